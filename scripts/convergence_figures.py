@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from fedlora_lab import theory
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.federated.simulation import run
+from fedlora_lab.federated.run import run
 from fedlora_lab.methods.method import Cycle
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.published import FedLoRA

@@ -26,7 +26,7 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.federated import uploads
 from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.local_training import local_step
-from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.published import MEASURED_FILE
 from fedlora_lab.methods.state import ParamKey, ServerState
@@ -93,7 +93,7 @@ def gauge_gaps(row: Method, draws: int = 100) -> list[float] | None:
         a, b = (state.tensors[ParamKey(side, layer)] for side in "AB")
         return state.tensors.get(ParamKey("W", layer), 0.0) + b @ a
 
-    run = Federation.open(task, row, privacy, plan, lora=lora, seed=0)
+    run = Run.open(task, row, privacy, plan, lora=lora, seed=0)
     begun, key = run.state.server, next(key for key in run.state.server.tensors if key.side == "B")
     if not begun.tensors[key].any():
         begun = begun.replace_tensors({key: 0.3 * draw(*begun.tensors[key].shape)})

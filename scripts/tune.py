@@ -25,7 +25,7 @@ from tqdm import tqdm
 import fedlora_lab as fl
 from fedlora_lab._utils.files import append_line, read_lines, write_atomically
 from fedlora_lab.experiments.tuned_rates import FILE
-from fedlora_lab.federated.comparison import BASELINES, Cell
+from fedlora_lab.federated.compare import BASELINES, Cell
 from fedlora_lab.measures.statistics import headline
 from fedlora_lab.report.run_folder import to_json
 

@@ -30,7 +30,7 @@ from fedlora_lab.cli import main
 from fedlora_lab.experiments import runner
 from fedlora_lab.experiments.studies import STUDIES, Case, Study
 from fedlora_lab.federated import checkpoint
-from fedlora_lab.federated.comparison import Cell
+from fedlora_lab.federated.compare import Cell
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.report.run_folder import Folder, read_frame, run_cell
 

@@ -12,7 +12,8 @@ from broken_rows import leaves_one_tensor_without_noise, smuggles
 
 import fedlora_lab as fl
 from fedlora_lab.course.sharp_edges import BUGS
-from fedlora_lab.federated import local_training, run_spec, simulation, uploads
+from fedlora_lab.federated import local_training, spec, uploads
+from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.published import DEeRLiteral, FedLoRA
 from fedlora_lab.privacy import mechanism
@@ -23,7 +24,7 @@ Plant = Callable[[pytest.MonkeyPatch], Method]
 PLAN = fl.Plan(rounds=3, local_steps=2, batch=4, lr=0.2, participation=0.7)
 true_preconditioners, true_send = local_training.preconditioners, uploads.release_round
 true_step, true_batch = local_training.local_step, local_training.poisson_batch
-true_charge = simulation.Federation.charge_ledger
+true_charge = Run.charge_ledger
 
 
 def replaced(place: Any, name: str, broken: Callable) -> Plant:
@@ -162,7 +163,7 @@ def certifies_anything(patch: pytest.MonkeyPatch) -> Method:
     def unasked(*parts: Any) -> Any:
         return true_preconditioners(*parts[:3])
 
-    patch.setattr(run_spec, "uncertified_reason", lambda *rules: None)
+    patch.setattr(spec, "uncertified_reason", lambda *rules: None)
     patch.setattr(local_training, "preconditioners", unasked)
     return DEeRLiteral
 
@@ -180,8 +181,8 @@ def everyone_every_round(self: Any, t: int) -> tuple[int, ...]:
     return tuple(range(len(self.context.task.sizes)))
 
 
-LEDGER = simulation.Federation, "charge_ledger"
-DRAW = simulation.Federation, "participants"
+LEDGER = Run, "charge_ledger"
+DRAW = Run, "participants"
 STEP, BATCH = (local_training, "local_step"), (local_training, "poisson_batch")
 SENT, NOISE, SENT_NOISE = (
     (uploads, "release_round"),

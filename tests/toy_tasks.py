@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import fedlora_lab as fl
 from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.records import Round
-from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.privacy.ledger import Ledger
@@ -83,15 +83,15 @@ def play(
 
 def opened(
     task: Task, row: Method, privacy: Any, plan: fl.Plan, t: int, values: ServerState, seed: int = 0
-) -> Federation:
+) -> Run:
     """A run that stands before round t with these values on the server."""
-    run = Federation.open(task, row, privacy, plan.replace(rounds=t + 1), lora=LORA, seed=seed)
+    run = Run.open(task, row, privacy, plan.replace(rounds=t + 1), lora=LORA, seed=seed)
     run.state = RunState(t, values, {}, [-1] * len(task.sizes), [{} for _ in range(t)])
     run.resumed = True
     return run
 
 
-def one_round(run: Federation) -> Round:
+def one_round(run: Run) -> Round:
     """The record of the round that is next."""
     return next(event for event in run.events() if isinstance(event, Round))
 
@@ -108,7 +108,7 @@ def somewhere(
 @lru_cache(maxsize=64)
 def begun(task: Task, row: Method | str) -> ServerState:
     """The server's state of a run that has not begun; to open one takes longer than a step."""
-    return Federation.open(task, row, None, PLAN, lora=LORA).state.server
+    return Run.open(task, row, None, PLAN, lora=LORA).state.server
 
 
 def anywhere(task: Task, row: Method, seed: int = 0) -> ServerState:

@@ -15,8 +15,8 @@ from fedlora_lab._utils.validation import check, check_number, check_whole, erro
 from fedlora_lab.audit import bounds, instruments
 from fedlora_lab.audit.instruments import LEFT_OUT, Recorder, Rows, encode_marks, select_examples
 from fedlora_lab.federated import local_training
-from fedlora_lab.federated.records import Round, Tick
-from fedlora_lab.federated.simulation import Diverged, predict
+from fedlora_lab.federated.records import Round, Tick, predict
+from fedlora_lab.federated.run import Diverged
 from fedlora_lab.lora import per_example
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method

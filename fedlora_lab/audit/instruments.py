@@ -14,7 +14,7 @@ from torch import Tensor
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.records import Round
-from fedlora_lab.federated.simulation import Federation, RoundOutcome
+from fedlora_lab.federated.run import RoundOutcome, Run
 from fedlora_lab.federated.uploads import Received
 from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.tasks.metrics import OverAll, TextScore
@@ -90,7 +90,7 @@ def select_examples(pair: Examples, index: Any) -> Examples:
 
 
 @dataclass
-class Recorder(Federation):
+class Recorder(Run):
     """A run that keeps what it releases and computes nothing else; ``absent`` clients never join.
 
     Args:

@@ -16,7 +16,7 @@ from fedlora_lab.cli import status
 if TYPE_CHECKING:  # loaded by the command that needs them
     from fedlora_lab.audit.canary_audit import Audit
     from fedlora_lab.audit.self_check import SelfCheck
-    from fedlora_lab.federated.comparison import Cell
+    from fedlora_lab.federated.compare import Cell
     from fedlora_lab.report.run_folder import Folder
 
 AUDIT_FIELDS = (
@@ -97,7 +97,7 @@ def rebuild_cells(folder: Path, rounds: int | None, seed: int) -> "list[Cell]":
     Raises: ``ValueError`` where the folder is none, or its task or methods are no longer what they
         were.
     """
-    from fedlora_lab.federated.comparison import Cell
+    from fedlora_lab.federated.compare import Cell
     from fedlora_lab.report.run_folder import Folder, row_settings
 
     settings, cells = Folder(folder).settings, []

@@ -15,7 +15,7 @@ import fedlora_lab as fl
 from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.cli import options as read
 from fedlora_lab.cli import status
-from fedlora_lab.federated.comparison import BAR, BASELINES, Cell, Progress
+from fedlora_lab.federated.compare import BAR, BASELINES, Cell, Progress
 from fedlora_lab.federated.records import Round, Tick
 from fedlora_lab.report import html_page
 from fedlora_lab.report import summary_table as shown

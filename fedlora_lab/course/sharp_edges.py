@@ -32,7 +32,7 @@ from fedlora_lab import tasks, theory
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check_one_of, check_whole
 from fedlora_lab.audit.bounds import best_threshold_bound
-from fedlora_lab.federated.simulation import run
+from fedlora_lab.federated.run import run
 from fedlora_lab.methods.filters import binomial, factor_space, product_space
 from fedlora_lab.methods.method import Cycle
 from fedlora_lab.methods.plan import Lora, Plan

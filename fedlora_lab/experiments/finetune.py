@@ -28,9 +28,9 @@ from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
 from fedlora_lab.experiments.regime import guide
 from fedlora_lab.experiments.tuned_rates import suggest_lr
-from fedlora_lab.federated.comparison import BAR, Cell, Progress
-from fedlora_lab.federated.records import Round, save_adapter
-from fedlora_lab.federated.simulation import Federation, RunOptions, generate, predict
+from fedlora_lab.federated.compare import BAR, Cell, Progress
+from fedlora_lab.federated.records import Round, generate, predict, save_adapter
+from fedlora_lab.federated.run import Run, RunOptions
 from fedlora_lab.methods.optimizers import optimizer_of
 from fedlora_lab.methods.plan import Plan, lora_of
 from fedlora_lab.privacy.config import Privacy
@@ -843,7 +843,7 @@ def _train(
                 raise
         if record is None:  # every round was done before
             parts = cell.task, cell.method, cell.privacy, cell.plan
-            kept = Federation.open(*parts, lora=cell.lora, seed=cell.seed, resume=state)
+            kept = Run.open(*parts, lora=cell.lora, seed=cell.seed, resume=state)
             record = kept.record(kept.initial_outcome())
         folder.gather()
         save_adapter(record, folder.path / "adapter")

@@ -14,7 +14,7 @@ from fedlora_lab.experiments.paper_claims import SHOWN, select_rows
 from fedlora_lab.experiments.runner import read_study
 from fedlora_lab.experiments.studies import FAMILIES, STUDIES, Case
 from fedlora_lab.federated.amplification import forecast_of
-from fedlora_lab.federated.run_spec import make_run_spec
+from fedlora_lab.federated.spec import make_run_spec
 from fedlora_lab.measures.statistics import (
     POINTS_FOR_A_LINE,
     PairedDifference,

@@ -95,7 +95,7 @@ def run_job(job: Job) -> dict[str, Any]:
     Returns: key, lr, seed, and values: measures by name, ``None`` for what is not finite; bytes and
         seconds summed over the run, the last round's noise terms summed over the layers.
     """
-    from fedlora_lab.federated.simulation import run  # loads Transformers
+    from fedlora_lab.federated.run import run  # loads Transformers
     from fedlora_lab.measures.gradients import flatness
 
     case, lr = job.case, job.setting.lr
@@ -124,7 +124,7 @@ def run_job(job: Job) -> dict[str, Any]:
 @cache
 def _scores_at_start(name: str, arguments: str, tune: bool) -> dict[str, float]:
     """Scores a task's frozen model, on validation data if ``tune``."""
-    from fedlora_lab.federated.simulation import run
+    from fedlora_lab.federated.run import run
     from fedlora_lab.methods import FedLoRA
 
     with _one_thread():

@@ -8,22 +8,29 @@ from html import escape
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jaxtyping import Float
+from torch import Tensor
+
 from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.validation import check
-from fedlora_lab.lora import peft
+from fedlora_lab.lora import peft, per_example
 from fedlora_lab.measures.deviation import frame_of
 from fedlora_lab.measures.statistics import COLUMNS
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.quantization import Traffic
 from fedlora_lab.methods.state import ServerState
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.tasks.task import Task
+from fedlora_lab.tasks.task import Task, first_line
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
-    from torch import Tensor
+
+
+NOT_SEEN = float("nan")
+"""In the place of what nobody may see, or nobody measured."""
+PRIVATE_TEST = "the test examples are private: an exact score would be a release without noise"
 
 
 class Tick(NamedTuple):
@@ -202,3 +209,61 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     check(isinstance(path, (str, PurePath)), "path", path, "a path")
     place = task.model, task.targets, task.head, lora
     return peft.save(*place, state.tensors, path, task.new_modules)
+
+
+def predict(
+    task: Task, record: Round, x: "Tensor | Mapping[str, Tensor]"
+) -> Float[Tensor, "n ..."]:
+    """Returns the outputs of the model with a record's global adapter (and head).
+
+    Args:
+        task, record: of the run.
+        x: inputs as the task's model takes them, (n, ...) or a mapping of such tensors.
+    Raises: ``ValueError`` for other inputs, and for a task whose model the record is not of.
+
+    >>> import fedlora_lab as fl
+    >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
+    >>> *_, last = fl.run(task, "rolora", None, fl.Plan(rounds=1, local_steps=2))
+    >>> fl.predict(task, last, task.test[0]).shape
+    torch.Size([8, 3])
+    """
+    lora, state = source_for(task, record)
+    words = "inputs as the model takes them: a tensor, or a mapping of tensors"
+    check(isinstance(x, Tensor | Mapping), "x", type(x).__name__, words)
+    adapted = peft.adapt(task.model, task.targets, task.head, lora)
+    try:
+        return per_example.model_outputs(task, adapted, state.tensors, x)
+    except Exception as error:  # whatever a foreign model raises, the reader needs it in one line
+        shape = tuple(x.shape) if isinstance(x, Tensor) else sorted(x)
+        raise ValueError(f"x={shape}: expected {words}; it says: {first_line(error)}") from error
+
+
+def generate(
+    task: Task, record: Round, prompts: Any, *, max_new_tokens: int | None = None
+) -> list[str]:
+    """Returns what the decoder with a record's global adapter (and head) answers to each prompt.
+
+    The likeliest next token is taken each time, up to the end token.
+
+    Args:
+        task, record: of a run on a task of `fl.tasks.prompts`.
+        prompts: texts, or rows with the columns that the task's prompts are made of.
+        max_new_tokens: written at most; ``None``: as the task says.
+    Raises: ``ValueError`` for another task, an empty prompt or one without room for an answer.
+    Guarantees: tests/tasks/test_prompts.py::test_plain_peft_writes_the_same_texts.
+
+    >>> import tempfile
+    >>> import fedlora_lab as fl
+    >>> data = [{"say": f"say {word}", "answer": word} for word in ("yes", "no", "maybe") * 2]
+    >>> folder = fl.tasks.tiny("llama", tempfile.mkdtemp(), [row["say"] for row in data])
+    >>> task = fl.tasks.prompts(folder, data, prompt="say", answer="answer", clients=2)
+    >>> *_, last = fl.run(task, "rolora", None, fl.Plan(rounds=1, local_steps=1))
+    >>> len(fl.generate(task, last, ["say yes", "say no"]))
+    2
+    """
+    code: Any = getattr(task, "generation", None)
+    check(code is not None, "task", getattr(task, "name", task), "a task of fl.tasks.prompts")
+    lora, state = source_for(task, record)
+    adapted = peft.adapt(task.model, task.targets, task.head, lora)
+    per_example.place_values(adapted, state.tensors)
+    return code.write(adapted.model, code.encode(prompts), max_new_tokens)

@@ -29,7 +29,8 @@ from torch import Tensor
 import fedlora_lab as fl
 from fedlora_lab._utils.files import lock_folder, write_atomically
 from fedlora_lab._utils.validation import check, check_number
-from fedlora_lab.federated import local_training, run_spec, uploads
+from fedlora_lab.federated import local_training, uploads
+from fedlora_lab.federated.spec import RunSpec, initial_server, make_run_spec, prepare_run
 from fedlora_lab.flower import messages
 from fedlora_lab.lora import per_example
 from fedlora_lab.methods.state import ServerState, Tensors
@@ -93,7 +94,7 @@ class Participant:
     ({}, 64)
     """
 
-    spec: run_spec.RunSpec
+    spec: RunSpec
     context: local_training.RunContext
     begin: ServerState
     terms: str
@@ -124,9 +125,9 @@ class Participant:
             sizes = privacy.units(task)
             persons = placeholder_persons(sizes)
         task = replace(task, clients=placeholder_examples(sizes, task.test), persons=persons)
-        spec = run_spec.make_run_spec(task, method, privacy, plan, lora, seed)
-        context = run_spec.prepare_run(spec, {})
-        server = run_spec.initial_server(spec, context)
+        spec = make_run_spec(task, method, privacy, plan, lora, seed)
+        context = prepare_run(spec, {})
+        server = initial_server(spec, context)
         keys = {str(key): [list(x.shape), str(x.dtype)] for key, x in server.tensors.items()}
         rules = [getattr(rule, "__qualname__", repr(rule)) for rule in (task.forward, task.loss)]
         model = {"slots": keys, "targets": task.targets, "head": task.head, "rules": rules}

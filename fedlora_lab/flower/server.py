@@ -11,9 +11,10 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from fedlora_lab._utils.validation import check, check_number
-from fedlora_lab.federated import local_training, run_spec, simulation, uploads
-from fedlora_lab.federated.records import Round
-from fedlora_lab.federated.simulation import Federation, OpenRound
+from fedlora_lab.federated import local_training, uploads
+from fedlora_lab.federated.records import NOT_SEEN, Round
+from fedlora_lab.federated.run import OpenRound, Run
+from fedlora_lab.federated.spec import checkpoint_folder
 from fedlora_lab.flower import messages
 from fedlora_lab.flower.client import LOG, Participant
 from fedlora_lab.methods.state import Keys, ServerState, Tensors
@@ -28,22 +29,22 @@ def open_run(
     checkpoint: "str | Path | None" = None,
     resume: "str | Path | None" = None,
     stop_at: float | None = None,
-) -> Federation:
+) -> Run:
     """Opens the server's run.
 
     Args:
         participant: the server's terms.
         checkpoint, resume, stop_at: as in `fl.run`.
     """
-    folder = run_spec.checkpoint_folder(checkpoint, resume, participant.spec)
+    folder = checkpoint_folder(checkpoint, resume, participant.spec)
     spec, context = participant.spec, participant.context
-    return Federation.from_spec(spec, context, folder, resume, stop_at)
+    return Run.from_spec(spec, context, folder, resume, stop_at)
 
 
 def rounds(
     grid: Grid,
     participant: Participant,
-    run: Federation,
+    run: Run,
     *,
     timeout: float = 600.0,
     patience: float = 300.0,
@@ -73,7 +74,7 @@ def rounds(
     return _Server(grid, participant, run, timeout).play(patience)
 
 
-def clients_kept_state(run: Federation) -> bool:
+def clients_kept_state(run: Run) -> bool:
     """Tells whether clients have kept tensors in the rounds that are done."""
     tensors = run.state.server.tensors
     return any(uploads.round_keys(run.context, tensors, t).kept for t in range(run.state.round))
@@ -85,7 +86,7 @@ class _Server:
 
     grid: Grid
     participant: Participant
-    run: Federation
+    run: Run
     timeout: float
     nodes: dict[int, int] = field(default_factory=dict)
 
@@ -183,7 +184,7 @@ class _Server:
         """Means of the metrics that clients report of their own models; NaN where they may not."""
         state, task, privacy = self.run.state, self.run.spec.task, self.run.spec.privacy
         names = tuple(task.metrics)
-        unseen = dict.fromkeys(names, simulation.NOT_SEEN)
+        unseen = dict.fromkeys(names, NOT_SEEN)
         if privacy is not None and (privacy.unit == "client" or not task.public_test):
             return unseen
         t, sent = state.round, uploads.broadcast(self.run.context, state.server)

@@ -21,14 +21,14 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.serverapp import Grid, ServerApp
-from flwr.supercore.run import Run
+from flwr.supercore.run import Run as FlowerRun
 from flwr.supercore.task_identity import TaskIdentity
 
 import fedlora_lab as fl
 from fedlora_lab._utils.environment import mute_logger, telemetry_off
 from fedlora_lab._utils.validation import check_whole
 from fedlora_lab.federated.records import Round
-from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.federated.run import Run
 from fedlora_lab.flower.client import LOG, WHY, Participant, client_app
 from fedlora_lab.flower.server import Stopped, clients_kept_state, open_run, rounds
 from fedlora_lab.tasks.task import Task
@@ -63,8 +63,8 @@ class InProcessGrid(Grid):
         """There is one run."""
 
     @property
-    def run(self) -> Run:
-        return Run.create_empty(RUN)
+    def run(self) -> FlowerRun:
+        return FlowerRun.create_empty(RUN)
 
     def create_message(self, content, message_type, dst_node_id, group_id, ttl=None) -> Message:
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
@@ -136,7 +136,7 @@ class SimulatedClients:
         return self.participant(), number, data
 
 
-def open_simulation(participant: Participant, *where: Any, **options: Any) -> Federation:
+def open_simulation(participant: Participant, *where: Any, **options: Any) -> Run:
     """Opens the server's run; it resets where clients, new at every start, had kept something.
 
     Args: participant: the terms. where, options: as of `open_run`.
@@ -212,7 +212,7 @@ def _locate_errors(message: Message, context: Context, call: ClientAppCallable) 
 def run_engine(
     app: ClientApp,
     participant: Participant,
-    run: Federation,
+    run: Run,
     each: Callable[[Round], None],
     workers: int,
     **waiting: float,

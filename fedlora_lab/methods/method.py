@@ -191,7 +191,7 @@ def check_names(rows: "Iterable[tuple[str, Method]]") -> None:
 
     Args: rows: each name with its row.
     Raises: ``ValueError`` that says how to name a row that was changed.
-    Guarantees: test_comparison.py::test_two_rows_of_one_name_are_refused_wherever_names_meet.
+    Guarantees: test_compare.py::test_two_rows_of_one_name_are_refused_wherever_names_meet.
 
     >>> from fedlora_lab import methods
     >>> slow = methods.RoLoRA.replace(train=Cycle(("B", "B", "A", "A")))

@@ -31,7 +31,7 @@ from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:  # they load PEFT, which a folder that is only read does not need
-    from fedlora_lab.federated.comparison import Cell
+    from fedlora_lab.federated.compare import Cell
     from fedlora_lab.federated.records import Round, Tick
 
 Ledgers = dict[str, Ledger | None]  # cell -> its ledger; None of one without privacy

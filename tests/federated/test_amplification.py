@@ -13,7 +13,7 @@ import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.federated.amplification import forecast_of
 from fedlora_lab.federated.records import require_source
-from fedlora_lab.federated.run_spec import make_run_spec
+from fedlora_lab.federated.spec import make_run_spec
 from fedlora_lab.flower import Participant
 
 BALANCED = methods.BalancedLoRA

@@ -17,7 +17,7 @@ import fedlora_lab as fl
 from fedlora_lab._utils.files import append_line, write_atomically
 from fedlora_lab.cli import runs
 from fedlora_lab.federated import checkpoint
-from fedlora_lab.federated.comparison import Cell
+from fedlora_lab.federated.compare import Cell
 from fedlora_lab.federated.records import require_source
 from fedlora_lab.report.html_page import report
 from fedlora_lab.report.run_folder import Folder

@@ -11,7 +11,7 @@ from toy_tasks import PLAN, anywhere, gap, play, private, tokens
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.federated import compute, local_training, uploads
-from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.federated.run import Run
 from fedlora_lab.lora import peft
 from fedlora_lab.lora.per_example import per_example_gradients
 from fedlora_lab.tasks.task import concatenate, take
@@ -99,7 +99,7 @@ def test_a_local_step_reads_nothing_from_the_device(row):
     rules = ("sgd:momentum=0.5,weight_decay=0.1", "adamw")  # shared out over the rows
     rules = rules if row.balance is None else ("sgd:momentum=0.5",) * 2  # others hide its noise
     task, plan = tokens(), PLAN.replace(optimizer=rules[sum(row.slug.encode()) % 2])
-    context = Federation.open(task, row, private("example"), plan, lora=LORA).context
+    context = Run.open(task, row, private("example"), plan, lora=LORA).context
     on_meta = peft.adapt(task.model, task.targets, task.head, LORA, "meta")
     context = replace(context, adapted=on_meta)
     clients = uploads.begin_clients(context, (0, 1, 2), anywhere(task, row), {})

@@ -12,7 +12,7 @@ from toy_tasks import PLAN, Tokens, examples, play, private, regression, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.federated import local_training
-from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.federated.run import Run
 from fedlora_lab.lora import peft, per_example
 from fedlora_lab.methods import state
 from fedlora_lab.methods.published import FedLoRA
@@ -57,7 +57,7 @@ def test_only_data_of_those_who_take_part_are_touched():
             return super().__getitem__(client)
 
     task, plan = tokens(sizes=(4, 7, 3) * 20), PLAN.replace(rounds=5, participation=0.1)
-    run = Federation.open(task, "fedlora", private("client"), plan)
+    run = Run.open(task, "fedlora", private("client"), plan)
     run.context = replace(run.context, data=Asked(enumerate(task.clients)))
     assert list(run.events())
     assert seen == {client for client, last in enumerate(run.state.seen) if last >= 0}

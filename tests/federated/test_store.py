@@ -9,7 +9,7 @@ from toy_tasks import LORA, PLAN, private, regression
 
 import fedlora_lab as fl
 from fedlora_lab._utils.files import read_lines
-from fedlora_lab.federated.comparison import Cell, Store
+from fedlora_lab.federated.compare import Cell, Store
 
 ROW = fl.methods.FFA
 

@@ -25,7 +25,7 @@ from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import local_training, uploads
 from fedlora_lab.federated.records import Round
-from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.federated.run import Run
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.state import ParamKey, ServerState
 
@@ -190,7 +190,7 @@ def test_denominators_are_fixed(unit, trust, weights):
     task, rates = tokens("head"), {"participation": 0.6, "dropout": 0.3}
     plan = fl.Plan(rounds=6, local_steps=1, batch=None, lr=0.4, weights=weights, **rates)
     privacy = private(unit, sigma=0.0, clip=1e6, trust=trust)
-    run = Federation.open(task, methods.FedLoRA, privacy, plan, lora=fl.Lora(rank=2, alpha=3.0))
+    run = Run.open(task, methods.FedLoRA, privacy, plan, lora=fl.Lora(rank=2, alpha=3.0))
     before, counts = None, set()
     for record in (event for event in run.events() if isinstance(event, Round)):
         now = tensors(record)

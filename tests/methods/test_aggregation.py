@@ -13,7 +13,7 @@ from toy_tasks import LORA, PLAN, play, private, regression, tokens
 import fedlora_lab as fl
 from fedlora_lab import measures, methods
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.federated.run import Run
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.state import ParamKey, ServerState
 
@@ -133,7 +133,7 @@ def test_clients_of_lower_rank_hold_nothing_beyond_it():
     task = tokens("head")
     for row in methods.ALL.values():
         for privacy in (private("example"), private("client", trust="local")):
-            run = Federation.open(task, row, privacy, PLAN.replace(rounds=1), lora=UNEVEN)
+            run = Run.open(task, row, privacy, PLAN.replace(rounds=1), lora=UNEVEN)
             watched, seen = measures.record_aggregation(row)
             run.context = replace(run.context, method=watched)
             list(run.events())

@@ -41,7 +41,7 @@ from fedlora_lab import methods
 from fedlora_lab.audit.instruments import Recorder
 from fedlora_lab.federated import local_training
 from fedlora_lab.federated.records import require_source
-from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.aggregation import Rule
 from fedlora_lab.methods.filters import binomial, identity
 from fedlora_lab.methods.method import Cycle, Method
@@ -247,7 +247,7 @@ def test_kept_factors_stay_with_their_client(row: Method, unit: str) -> None:
 
 
 def _personal(task: Task, row: Method, unit: str, plan: fl.Plan) -> Mapping:
-    run = Federation.open(task, row, private(unit), plan, lora=LORA)
+    run = Run.open(task, row, private(unit), plan, lora=LORA)
     list(run.events())
     return run.state.personal
 

@@ -11,7 +11,7 @@ from toy_tasks import LORA, play, private, regression, tokens
 import fedlora_lab as fl
 from fedlora_lab.audit.instruments import Recorder
 from fedlora_lab.federated.records import Round
-from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.federated.run import Run
 from fedlora_lab.methods import quantization
 from fedlora_lab.methods.quantization import bytes_text, normal_float, normal_levels
 from fedlora_lab.methods.state import ParamKey
@@ -143,7 +143,7 @@ def test_traffic_by_hand(slug):
 def test_a_client_that_was_away_gets_what_it_missed():
     """RoLoRA, client by client: what changed comes down; uploads that were lost do not count."""
     plan = fl.Plan(rounds=12, local_steps=1, batch=None, participation=0.5, dropout=0.3)
-    run = Federation.open(regression(), "rolora", private("client"), plan, lora=LORA)
+    run = Run.open(regression(), "rolora", private("client"), plan, lora=LORA)
     seen, changed, size = [-1] * K, [], {"A": A, "B": B}
     for record in [event for event in run.events() if isinstance(event, Round)][1:]:
         t = record.index - 1

@@ -9,7 +9,7 @@ import torch
 from toy_tasks import LORA, PLAN, play, private, regression
 
 import fedlora_lab as fl
-from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.federated.run import Run
 from fedlora_lab.lora import peft
 from fedlora_lab.lora.batch_independence import check_batch_independence
 from fedlora_lab.methods.method import Cycle
@@ -46,7 +46,7 @@ def shifted():
 
 
 def ended(row, privacy, plan=PLAN) -> Any:
-    run = Federation.open(shifted(), row, privacy, plan, lora=LORA, seed=3)
+    run = Run.open(shifted(), row, privacy, plan, lora=LORA, seed=3)
     records = list(run.events())
     return run.state.server.tensors, records[-1]
 

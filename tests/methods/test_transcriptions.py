@@ -18,7 +18,7 @@ import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.records import Round
-from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.federated.run import Run
 from fedlora_lab.federated.uploads import release_round
 from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.tasks.task import Task
@@ -84,7 +84,7 @@ def follow(
     privacy = None if clip == math.inf else private(unit, sigma=0.0, clip=clip, trust=trust)
     plan = {"local_steps": 2, "batch": None, "lr": 0.5, "weights": weights}
     plan = fl.Plan(rounds, **plan, optimizer=fl.SGD(momentum))
-    run = Federation.open(task, row, privacy, plan, lora=lora, seed=seed)
+    run = Run.open(task, row, privacy, plan, lora=lora, seed=seed)
     if scattered:  # random numbers in all that clients train and in what is added to the base
         server = run.state.server
         shapes = {key: x.shape for key, x in server.tensors.items() if key.side in SIDES}

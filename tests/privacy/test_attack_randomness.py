@@ -16,7 +16,7 @@ import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams, key
 from fedlora_lab.federated import local_training
 from fedlora_lab.federated.records import require_source
-from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.mechanism import gaussian_noise
 
@@ -46,8 +46,8 @@ def bits(some: np.ndarray, yes: bytes = BOTTOM, no: bytes = TOP) -> Callable[[in
     return BytesIO(b"".join(yes if x else no for x in some.flat)).read
 
 
-def opened(seed: int | None) -> Federation:
-    return Federation.open(regression(clients=40), "fedlora", None, PLAN, lora=LORA, seed=seed)
+def opened(seed: int | None) -> Run:
+    return Run.open(regression(clients=40), "fedlora", None, PLAN, lora=LORA, seed=seed)
 
 
 def numbers(record: Any) -> list[bytes]:

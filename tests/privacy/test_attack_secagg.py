@@ -13,7 +13,7 @@ from toy_tasks import LORA, PLAN, play, private, tokens
 import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.federated.records import Round
-from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.federated.run import Run
 from fedlora_lab.federated.uploads import too_few_uploads
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.mechanism import gaussian_noise
@@ -60,7 +60,7 @@ def test_the_size_of_the_noise_tells_how_many_sent() -> None:
     for trust, honest in (("secagg", 1), ("central", None)):
         privacy = plan_of(trust, noise_multiplier=3.0, clip_norm=1e-3, honest=honest)
         privacy = privacy.resolve(task, plan)
-        run = Federation.open(task, "fedlora", privacy, plan, lora=fl.Lora(rank=8), seed=2)
+        run = Run.open(task, "fedlora", privacy, plan, lora=fl.Lora(rank=8), seed=2)
         level: Any = privacy.noise_levels(8, plan)
         std, before, gaps = float(level.each or level.server), dict(run.state.server.tensors), []
         for record in (event for event in run.events() if isinstance(event, Round)):
@@ -84,7 +84,7 @@ def test_colluders_leave_enough_noise(colluding: int) -> None:
     sigma, clip, task = 1.3, 0.7, tokens()
     careless = plan_of("secagg", noise_multiplier=sigma, clip_norm=clip)
     privacy = careless.replace(colluding=colluding)
-    run = Federation.open(task, "fedlora", privacy, PLAN, lora=LORA, seed=5)
+    run = Run.open(task, "fedlora", privacy, PLAN, lora=LORA, seed=5)
     assert run.spec.privacy is not None
     each, _, shares = run.spec.privacy.noise_levels(3, PLAN)
     assert shares + colluding == 3 and isinstance(each, float)

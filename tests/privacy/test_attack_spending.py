@@ -19,9 +19,9 @@ from toy_tasks import LORA, PLAN, book, people, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.cli import main, runs
-from fedlora_lab.federated.comparison import Cell
+from fedlora_lab.federated.compare import Cell
 from fedlora_lab.federated.records import Round, Tick
-from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.federated.run import Run
 from fedlora_lab.flower import simulators
 from fedlora_lab.flower.client import client_app
 from fedlora_lab.flower.server import open_run, rounds
@@ -47,7 +47,7 @@ def indices(records: Any) -> list[int]:
     return [record.index for record in records]
 
 
-def over_messages(who: SimulatedClients, run: Federation) -> Iterator[Round]:
+def over_messages(who: SimulatedClients, run: Run) -> Iterator[Round]:
     grid = InProcessGrid(client_app(who), len(who.task.sizes))
     return rounds(grid, who.participant(), run)
 
@@ -303,12 +303,12 @@ def test_a_run_that_was_opened_before_another_wrote_is_refused(engine, tmp_path)
     cell = (tokens(), "fedlora", calibrated(), FOUR)
     who = SimulatedClients(*cell, LORA, None)
 
-    def taken(**where: Any) -> Federation:
+    def taken(**where: Any) -> Run:
         if engine == "flower":
             return open_run(who.participant(), **where)
-        return Federation.open(*cell, **RELEASE, **where)
+        return Run.open(*cell, **RELEASE, **where)
 
-    def played(run: Federation) -> Any:
+    def played(run: Run) -> Any:
         if engine == "flower":
             return over_messages(who, run)
         return (event for event in run.events() if isinstance(event, Round))
@@ -384,7 +384,7 @@ def test_every_unit_and_trust_stops_in_time(unit, fields, tmp_path):
     play(*cell, plan.replace(rounds=1), seed=None, checkpoint=tmp_path)
     longer = plan.replace(rounds=60)  # without a seed who takes part is drawn; all do in time
     play(*cell, longer, seed=None, resume=tmp_path, stop_at=stop)
-    left = Federation.open(*cell, longer, **RELEASE, resume=tmp_path, stop_at=stop)
+    left = Run.open(*cell, longer, **RELEASE, resume=tmp_path, stop_at=stop)
     assert left.ended and left._spent_after(1) > stop >= left._spent_after(0)
 
 
@@ -437,7 +437,7 @@ def test_a_table_states_what_killed_rounds_spent(tmp_path, capsys):
         cell = cell_of(out, "fedlora")
         parts: Any = (cell.task, "fedlora", cell.privacy, cell.plan)
         for _ in range(times):
-            run = Federation.open(*parts, lora=cell.lora, seed=None, resume=place.parent)
+            run = Run.open(*parts, lora=cell.lora, seed=None, resume=place.parent)
             with run.lock():
                 run.begin_round()
         return Ledger.load(place).epsilon_or_inf()

@@ -28,7 +28,7 @@ import fedlora_lab as fl
 from fedlora_lab.audit.self_check import self_check
 from fedlora_lab.federated import local_training
 from fedlora_lab.federated.local_training import ClientBatch
-from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.federated.run import Run
 from fedlora_lab.lora.per_example import per_example_gradients
 from fedlora_lab.methods import FedLoRA
 from fedlora_lab.methods.state import ParamKey
@@ -39,13 +39,13 @@ from fedlora_lab.tasks.identifiers import identifiers, to_identifier
 TASK, CLIP = people(), 0.7
 
 
-def opened(batch: int | None = 2, sigma: float = 0.0, **options: Any) -> Federation:
+def opened(batch: int | None = 2, sigma: float = 0.0, **options: Any) -> Run:
     privacy = private("person", sigma, CLIP, **options.pop("privacy", {}))
     plan = PLAN.replace(batch=batch, lr=1.0)
-    return Federation.open(TASK, FedLoRA, privacy, plan, lora=LORA, **options)
+    return Run.open(TASK, FedLoRA, privacy, plan, lora=LORA, **options)
 
 
-def moved(run: Federation, t: int = 0, s: int = 0) -> dict[ParamKey, torch.Tensor]:
+def moved(run: Run, t: int = 0, s: int = 0) -> dict[ParamKey, torch.Tensor]:
     """Each client's sum of a step without noise, from random values."""
     start = {key: x[None] for key, x in anywhere(TASK, FedLoRA).tensors.items()}
     clients = ClientBatch((0, 1, 2), dict(start), start)
@@ -140,7 +140,7 @@ def test_weights_by_size_count_persons() -> None:
         people_of = ([0] * 5, [1, 2, 3] + [4] * (counts[1] - 3), [5] * 3)
         task = replace(tokens("head", counts), persons=people_of)
         plan = PLAN.replace(weights="size", batch=None)
-        run = Federation.open(task, FedLoRA, private("person", 1.0, 0.0), plan, lora=LORA)
+        run = Run.open(task, FedLoRA, private("person", 1.0, 0.0), plan, lora=LORA)
         found.append(one_round(run))
     assert found[0].ledger is not None and found[0].adapter.keys() == found[1].adapter.keys()
     for layer, (_, b) in found[0].adapter.items():

@@ -15,7 +15,7 @@ import pytest
 from tqdm import tqdm
 
 import fedlora_lab as fl
-from fedlora_lab.federated.comparison import BAR, Progress
+from fedlora_lab.federated.compare import BAR, Progress
 from fedlora_lab.federated.records import Tick
 
 

@@ -15,7 +15,7 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.federated.records import Round, require_source
-from fedlora_lab.federated.simulation import run
+from fedlora_lab.federated.run import run
 from fedlora_lab.lora import peft
 from fedlora_lab.measures.deviation import noise_energies
 from fedlora_lab.methods.plan import Plan

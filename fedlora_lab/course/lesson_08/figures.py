@@ -14,7 +14,7 @@ from torch import Tensor
 from fedlora_lab import measures, methods, theory
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
 from fedlora_lab.course.widgets.dial import Dial, round_to_digits
-from fedlora_lab.federated.simulation import run
+from fedlora_lab.federated.run import run
 from fedlora_lab.lora import peft, per_example
 from fedlora_lab.measures.deviation import AggregationInput
 from fedlora_lab.methods import aggregation

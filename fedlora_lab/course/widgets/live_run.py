@@ -536,12 +536,12 @@ class Workbench(anywidget.AnyWidget):
 
     def _predicted(self, row: RunRow, record: "Round") -> dict[str, Any]:
         """The classes now predicted for the test images, of a single run."""
-        from fedlora_lab.federated import simulation
+        from fedlora_lab.federated.records import predict
 
         if self.setup["images"] is None or len(row.seeds) > 1 or row.swept:
             return {}
         assert self._x is not None
-        now = simulation.predict(row.config.task, record, self._x).argmax(1).tolist()
+        now = predict(row.config.task, record, self._x).argmax(1).tolist()
         row.points[next(iter(row.points))][-1]["right"] = sum(map(int.__eq__, now, self._truth))
         self._now = now
         return {"now": now}

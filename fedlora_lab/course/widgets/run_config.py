@@ -57,12 +57,12 @@ class RunConfig:
 
     def events(self) -> Generator[Any, None, None]:
         """Runs it: yields a tick after every local step, a record after every round."""
-        from fedlora_lab.federated import simulation  # slow to import
+        from fedlora_lab.federated.run import ticks  # slow to import
 
         task, plan, privacy = self.task, self.plan, None
         if self.epsilon is not None:
             privacy = self.privacy.calibrate(epsilon=self.epsilon, task=task, plan=plan)
-        return simulation.ticks(task, self.method, privacy, plan, lora=self.lora, seed=self.seed)
+        return ticks(task, self.method, privacy, plan, lora=self.lora, seed=self.seed)
 
     def likely_privacy(self) -> Privacy | None:
         """Estimates the calibrated privacy at once, by the central limit; ``None`` without privacy.
@@ -118,7 +118,7 @@ class RunConfig:
         Guarantees: test_live_run.py::test_the_numbers_before_start_are_those_of_the_run.
         """
         from fedlora_lab.federated.amplification import forecast_of  # slow to import
-        from fedlora_lab.federated.run_spec import make_run_spec
+        from fedlora_lab.federated.spec import make_run_spec
 
         privacy = self.likely_privacy()
         spec = make_run_spec(self.task, self.method, privacy, self.plan, self.lora, self.seed)

@@ -1,6 +1,6 @@
 """The federated loop: an iterator of rounds, and what each round's record may show.
 
-Stop it by ``break``. Progress bars, widgets, Flower and audits consume it, or drive a `Federation`
+Stop it by ``break``. Progress bars, widgets, Flower and audits consume it, or drive a `Run`
 by its public steps: `begin_round`, `start_clients`, `finish_round`, `save_state`, `record`.
 """
 
@@ -15,20 +15,26 @@ from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab import measures
 from fedlora_lab._utils.files import lock_folder
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.federated import checkpoint as checkpoint_
-from fedlora_lab.federated import local_training, run_spec, uploads
+from fedlora_lab.federated import local_training, uploads
 from fedlora_lab.federated.amplification import NoiseForecast
 from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.compute import Compute
 from fedlora_lab.federated.local_training import ClientBatch, RunContext
-from fedlora_lab.federated.records import Round, Tick, source_for
-from fedlora_lab.federated.run_spec import RunSpec
+from fedlora_lab.federated.records import NOT_SEEN, PRIVATE_TEST, Round, Tick
+from fedlora_lab.federated.spec import (
+    RunSpec,
+    checkpoint_folder,
+    initial_server,
+    make_run_spec,
+    prepare_run,
+    restore,
+)
 from fedlora_lab.federated.uploads import Received
 from fedlora_lab.lora import peft, per_example
 from fedlora_lab.methods import aggregation
@@ -40,11 +46,8 @@ from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, map_numbers
 from fedlora_lab.privacy.mechanism import ClipCounts, injected_bug_reason
-from fedlora_lab.tasks.task import Task, first_line
+from fedlora_lab.tasks.task import Task
 
-NOT_SEEN = float("nan")
-"""In the place of what nobody may see, or nobody measured."""
-PRIVATE_TEST = "the test examples are private: an exact score would be a release without noise"
 NOISE_MEASURES = ("noise_A", "noise_B", "noise_BA", "snr")
 
 
@@ -91,7 +94,7 @@ def run(
         device, products: where and in which precision the work is done, see `Compute`.
         evaluate_every: score before training, after every so many rounds and the last; NaN between.
         stop_at: an epsilon; the run ends before the round that would spend more, if all took part.
-        bug: see `Federation.open`; for tests and lesson 12 only.
+        bug: see `Run.open`; for tests and lesson 12 only.
 
     Raises: ``ValueError`` (name, value, range) at the call, before anything is trained.
     Guarantees: every release stands in the ledger before its value is used; method hooks see noised
@@ -124,65 +127,7 @@ def ticks(
     >>> [type(event).__name__ for event in fl.ticks(task, "rolora", None, plan)]
     ['Round', 'Tick', 'Tick', 'Round']
     """
-    return Federation.open(task, method, privacy, plan, **options).events()
-
-
-def predict(
-    task: Task, record: Round, x: "Tensor | Mapping[str, Tensor]"
-) -> Float[Tensor, "n ..."]:
-    """Returns the outputs of the model with a record's global adapter (and head).
-
-    Args:
-        task, record: of the run.
-        x: inputs as the task's model takes them, (n, ...) or a mapping of such tensors.
-    Raises: ``ValueError`` for other inputs, and for a task whose model the record is not of.
-
-    >>> import fedlora_lab as fl
-    >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
-    >>> *_, last = fl.run(task, "rolora", None, fl.Plan(rounds=1, local_steps=2))
-    >>> fl.predict(task, last, task.test[0]).shape
-    torch.Size([8, 3])
-    """
-    lora, state = source_for(task, record)
-    words = "inputs as the model takes them: a tensor, or a mapping of tensors"
-    check(isinstance(x, Tensor | Mapping), "x", type(x).__name__, words)
-    adapted = peft.adapt(task.model, task.targets, task.head, lora)
-    try:
-        return per_example.model_outputs(task, adapted, state.tensors, x)
-    except Exception as error:  # whatever a foreign model raises, the reader needs it in one line
-        shape = tuple(x.shape) if isinstance(x, Tensor) else sorted(x)
-        raise ValueError(f"x={shape}: expected {words}; it says: {first_line(error)}") from error
-
-
-def generate(
-    task: Task, record: Round, prompts: Any, *, max_new_tokens: int | None = None
-) -> list[str]:
-    """Returns what the decoder with a record's global adapter (and head) answers to each prompt.
-
-    The likeliest next token is taken each time, up to the end token.
-
-    Args:
-        task, record: of a run on a task of `fl.tasks.prompts`.
-        prompts: texts, or rows with the columns that the task's prompts are made of.
-        max_new_tokens: written at most; ``None``: as the task says.
-    Raises: ``ValueError`` for another task, an empty prompt or one without room for an answer.
-    Guarantees: tests/tasks/test_prompts.py::test_plain_peft_writes_the_same_texts.
-
-    >>> import tempfile
-    >>> import fedlora_lab as fl
-    >>> data = [{"say": f"say {word}", "answer": word} for word in ("yes", "no", "maybe") * 2]
-    >>> folder = fl.tasks.tiny("llama", tempfile.mkdtemp(), [row["say"] for row in data])
-    >>> task = fl.tasks.prompts(folder, data, prompt="say", answer="answer", clients=2)
-    >>> *_, last = fl.run(task, "rolora", None, fl.Plan(rounds=1, local_steps=1))
-    >>> len(fl.generate(task, last, ["say yes", "say no"]))
-    2
-    """
-    code: Any = getattr(task, "generation", None)
-    check(code is not None, "task", getattr(task, "name", task), "a task of fl.tasks.prompts")
-    lora, state = source_for(task, record)
-    adapted = peft.adapt(task.model, task.targets, task.head, lora)
-    per_example.place_values(adapted, state.tensors)
-    return code.write(adapted.model, code.encode(prompts), max_new_tokens)
+    return Run.open(task, method, privacy, plan, **options).events()
 
 
 class Diverged(ValueError):
@@ -218,7 +163,7 @@ class RoundOutcome:
 
 
 @dataclass
-class Federation:
+class Run:
     """One run: what is fixed, and the state that a round moves on."""
 
     spec: RunSpec
@@ -265,12 +210,12 @@ class Federation:
             check(not inside, name, compute[name], f"lora=fl.Lora({name}={compute[name]!r})")
             check(False, name, compute[name], f"an option of run, one of {', '.join(options)}")
         how = Compute(**compute)
-        spec = run_spec.make_run_spec(task, method, privacy, plan, lora, seed)
+        spec = make_run_spec(task, method, privacy, plan, lora, seed)
         if chunk_clients is not None:
             check_whole("chunk_clients", chunk_clients, 1)
         check_whole("evaluate_every", evaluate_every, 1)
-        folder = run_spec.checkpoint_folder(checkpoint, resume, spec)
-        context = run_spec.prepare_run(spec, task.clients, how)
+        folder = checkpoint_folder(checkpoint, resume, spec)
+        context = prepare_run(spec, task.clients, how)
         context = context if bug is None else replace(context, clip=bug)
         self = cls.from_spec(spec, context, folder, resume, stop_at)
         self.chunk_clients, self.evaluate_every = chunk_clients, evaluate_every
@@ -288,7 +233,7 @@ class Federation:
         """Opens the run of a checked specification whose model is prepared, here or on a server.
 
         Args:
-            spec, context: checked, and prepared by `run_spec.prepare_run`.
+            spec, context: checked, and prepared by `prepare_run`.
             folder: of checkpoints and the ledger; ``None``: nothing is stored.
             resume, stop_at: as `run`.
         """
@@ -313,7 +258,7 @@ class Federation:
             self.contents = (rounds, book) if same else ([t for t in rounds if not t], None)
         if resume is not None:
             fresh = self.state
-            self.state, self.ledger = run_spec.restore(Path(resume), spec, fresh, ledger)
+            self.state, self.ledger = restore(Path(resume), spec, fresh, ledger)
             self.resumed = self.state is not fresh
             self._warn_of_overspending()
         return self
@@ -679,7 +624,7 @@ class Federation:
 
 def _fresh(spec: RunSpec, context: RunContext) -> RunState:
     """The state before the first round."""
-    return RunState(0, run_spec.initial_server(spec, context), {}, [-1] * len(spec.task.sizes))
+    return RunState(0, initial_server(spec, context), {}, [-1] * len(spec.task.sizes))
 
 
 def _contents(folder: Path) -> tuple[list[int], bytes | None]:
@@ -690,7 +635,7 @@ def _contents(folder: Path) -> tuple[list[int], bytes | None]:
 
 def _named_options() -> inspect.Signature:
     """Signature of `run` with each of its options by name, for help and completion."""
-    own = {**inspect.signature(Federation.open).parameters, **inspect.signature(Compute).parameters}
+    own = {**inspect.signature(Run.open).parameters, **inspect.signature(Compute).parameters}
     options = [
         own[name].replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for name in RunOptions.__annotations__

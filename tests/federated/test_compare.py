@@ -7,7 +7,7 @@ from toy_tasks import LORA, PLAN, private, regression
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.federated.comparison import Cell
+from fedlora_lab.federated.compare import Cell
 from fedlora_lab.report.run_folder import Folder, run_settings
 
 CHANGED = {

@@ -159,7 +159,7 @@ def make_run_spec(
 def _warn_of_idle_sides(row: Method, plan: Plan) -> None:
     """Warns where a factor's turn comes at a local step that no round reaches.
 
-    Guarantees: test_simulation.py::test_a_factor_whose_turn_never_comes_is_told.
+    Guarantees: test_run.py::test_a_factor_whose_turn_never_comes_is_told.
     """
     rounds, steps = range(min(plan.rounds, 10)), plan.local_steps
     moved = {side for t in rounds for side in row.sides_in_round(t, steps)}

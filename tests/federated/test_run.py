@@ -17,10 +17,10 @@ from toy_tasks import LORA, PLAN, book, frame, play, private, regression, same_b
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.federated import uploads
-from fedlora_lab.federated.comparison import BASELINES
+from fedlora_lab.federated.compare import BASELINES
 from fedlora_lab.federated.local_training import local_step
 from fedlora_lab.federated.records import Round, Tick, require_source
-from fedlora_lab.federated.simulation import Federation
+from fedlora_lab.federated.run import Run
 from fedlora_lab.lora import per_example
 from fedlora_lab.measures.statistics import COLUMNS
 
@@ -31,7 +31,7 @@ PACKAGE = Path(fl.__file__).parent
 
 def opened(**changes):
     task, plan = regression(clients=10), PLAN.replace(**changes)
-    return Federation.open(task, methods.FedLoRA, None, plan, lora=LORA)
+    return Run.open(task, methods.FedLoRA, None, plan, lora=LORA)
 
 
 def test_events_come_in_order_and_only_when_asked_for():
@@ -68,7 +68,7 @@ def test_no_other_room_uses_a_private_name_of_a_run():
 
 def test_a_run_by_its_public_steps_is_the_run():
     parts = tokens("head"), "rolora", private("example"), PLAN.replace(dropout=0.3)
-    run = Federation.open(*parts, lora=LORA)
+    run = Run.open(*parts, lora=LORA)
     records = [run.record_start(run.initial_outcome())]
     while not run.ended:
         opened = run.begin_round()
@@ -173,7 +173,7 @@ def test_rounds_between_need_not_be_scored(tmp_path):
 def test_kept_factors_are_scored_client_by_client():
     """The metrics are means over the clients' own models, clients that never came included."""
     task, plan = tokens("head"), PLAN.replace(participation=0.5)
-    run = Federation.open(task, KEEPS_B, None, plan, lora=LORA, seed=4)
+    run = Run.open(task, KEEPS_B, None, plan, lora=LORA, seed=4)
     record = [event for event in run.events() if isinstance(event, Round)][-1]
     assert -1 in run.state.seen and math.isnan(record.deviation)
     losses = []

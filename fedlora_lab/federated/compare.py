@@ -19,7 +19,7 @@ from fedlora_lab._utils.validation import (
 from fedlora_lab.federated.checkpoint import settings_with_keyed_task
 from fedlora_lab.federated.compute import Compute
 from fedlora_lab.federated.records import Round, Tick, to_frame
-from fedlora_lab.federated.run_spec import make_run_spec
+from fedlora_lab.federated.spec import make_run_spec
 from fedlora_lab.measures.statistics import (
     count_collapsed,
     describe_collapse,
@@ -103,7 +103,7 @@ class Cell:
 
     def ticks(self, **options: Any) -> Iterator[Round | Tick]:
         """Runs the cell as `run` does, and yields a `Tick` after every local step too."""
-        from fedlora_lab.federated.simulation import ticks
+        from fedlora_lab.federated.run import ticks
 
         if self.privacy is None:
             options.pop("stop_at", None)

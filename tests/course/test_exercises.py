@@ -205,7 +205,7 @@ def test_letters_say_why_they_are_wrong():
     ):
         assert letters.difference(letters.read(answer), frozenset("ac")) == words
     assert Letters().difference(frozenset("a"), frozenset("ac")) == ""
-    assert "d is wrong: the gaps meet" in check("02.3", "bd").message
+    assert "d is wrong: the gaps meet" in check("02.2", "bd").message
 
 
 def test_functions_are_compared_in_every_call():

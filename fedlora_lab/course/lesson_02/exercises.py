@@ -16,12 +16,7 @@ def _factors(rng, clients=5):
 
 CALLS = {
     "02.1": Calls("B, A and n", draw=lambda rng: (*_factors(rng), rng.integers(10, 200, 5))),
-    "02.2": Calls("B and A", draw=_factors),
-    "02.4": Calls("B and A", draw=_factors),
-    "02.5": Calls(
-        "B, A, p and gamma",
-        draw=lambda rng: (*_factors(rng), rng.dirichlet(np.ones(5)), rng.uniform(2, 8)),
-    ),
+    "02.3": Calls("B and A", draw=_factors),
 }
 
 
@@ -59,35 +54,7 @@ turned_round = vary(fedavg_round, then=lambda parts: (*parts[:2], -parts[2]))
 swapped = vary(fedavg_round, then=lambda parts: (parts[1], parts[0], parts[2]))
 
 
-# ---- 02.2: the relative deviation
-
-
-def relative(B, A):
-    mean = (B @ A).mean(0)
-    return np.linalg.norm(B.mean(0) @ A.mean(0) - mean) / np.linalg.norm(mean)
-
-
-def covariance_form(B, A):
-    gaps = np.einsum("kor,kri->oi", B - B.mean(0), A - A.mean(0))
-    return norm(gaps) / norm(np.einsum("kor,kri->oi", B, A))
-
-
-def of_norms(B, A):
-    mean = np.mean(norm(B @ A, axis=(1, 2)))
-    return abs(norm(B.mean(0) @ A.mean(0)) - mean) / mean
-
-
-def summed(B, A):
-    total = np.sum(B @ A, axis=0)
-    return norm(B.mean(0) @ A.mean(0) - total) / norm(total)
-
-
-absolute = lambda B, A: relative(B, A) * norm(np.mean(B @ A, axis=0))
-over_the_servers = lambda B, A: absolute(B, A) / norm(B.mean(0) @ A.mean(0))
-squared = vary(relative, then=np.square)
-
-
-# ---- 02.4: weights under which D does not vanish
+# ---- 02.3: weights under which D does not vanish
 
 
 def witness(B, A):
@@ -126,20 +93,3 @@ def one_client(B, A):
 smallest_gap = partial(_pair, score=lambda b, a: -norm(b @ a))
 not_normalised = partial(_pair, weight=1.0)
 equal = lambda B, A: np.full(len(B), 1 / len(B))
-
-
-# ---- 02.5: the residual that makes the server exact
-
-
-def residual(B, A, p, gamma):
-    mean_B = np.einsum("k,kor->or", p, B)
-    mean_A = np.einsum("k,kri->ri", p, A)
-    mean_product = np.einsum("k,kor,kri->oi", p, B, A)
-    return gamma * (mean_product - mean_B @ mean_A)
-
-
-minus_the_deviation = lambda B, A, p, gamma: -gamma * theory.deviation_matrix(B, A, p)
-turned = vary(residual, then=np.negative)
-without_scale = vary(residual, gamma=1)
-whole_product = lambda B, A, p, gamma: gamma * np.einsum("k,kor,kri->oi", p, B, A)
-of_equal_clients = vary(residual, p=lambda p: np.full(len(p), 1 / len(p)))

@@ -12,7 +12,6 @@ import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.course.lesson_06 import figures
 from fedlora_lab.methods.filters import factor_space, product_space
-from fedlora_lab.plots import style
 
 
 def peer(size: float) -> torch.Tensor:
@@ -126,27 +125,3 @@ def test_the_comparisons_draw_the_closed_form_and_the_means():
     assert "FedLoRA 12" in words(figure) and "RoLoRA 6" in words(figure)
 
 
-def test_cells_show_means_and_what_was_not_run():
-    rows = [("home", "neither", 0.8), ("home", "neither", 0.9), ("home", "both", np.nan)]
-    table = pd.DataFrame(rows, columns=["place", "row", "accuracy"])
-    figure: Any = figures.cells(table, "what is found")
-    shown = words(figure)
-    assert "0.85" in shown and "left out: not private" in shown and "what is found" in shown
-
-
-def test_leads_are_drawn_as_they_are():
-    rows = [
-        ("a − b", "clients", "ε = 3", -0.03, -0.05, -0.01),
-        ("a − b", "examples", "ε = 8", 0.02, -0.01, 0.05),
-        ("c − b", "clients", "ε = 3", 0.04, 0.03, 0.05),
-    ]
-    columns = ["pair", "place", "epsilon", "mean", "low", "high"]
-    figure: Any = figures.leads(pd.DataFrame(rows, columns=columns), "who leads")
-    one, other = figure.axes
-    assert [x.get_text() for x in one.get_yticklabels()] == ["clients, ε = 3", "examples, ε = 8"]
-    lines = [line for ax in (one, other) for line in ax.lines[1:]]
-    bars = {
-        tuple(line.get_xdata()): line.get_color() for line in lines if len(line.get_xdata()) == 2
-    }
-    expected = {(-5.0, -1.0): style.WRONG, (-1.0, 5.0): style.GREY, (3.0, 5.0): style.RIGHT}
-    assert bars == expected

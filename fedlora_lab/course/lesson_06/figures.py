@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.patches import Ellipse, FancyBboxPatch
-from matplotlib.ticker import MaxNLocator
 
 from fedlora_lab import theory
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
@@ -288,82 +287,6 @@ def noise_comparisons(table: Any) -> style.Picture:
     seeds = int(table.groupby(["panel", "method", "x"]).size().min())
     words = f"lines: closed form; dots and bars: means of {seeds} seeds with 95 % intervals"
     style.footer(figure, words)
-    return figure
-
-
-def _interval(ax: Any, y: int, mean: float, low: float, high: float, colour: str) -> None:
-    """Draws a dot and its interval in the row y."""
-    ax.plot([low, high], [y, y], color=colour, lw=2.4, solid_capstyle="butt")
-    style.dots(ax, [mean], [y], colour, 7)
-
-
-def _panels_of(title: str, names: list[str], rows: list[str], left: float) -> Any:
-    """Makes a figure with a titled panel for each name, and rows from top to bottom."""
-    share = (0.985 - left) / len(names)
-    across = [(left + share * i, share - 0.025) for i in range(len(names))]
-    height = 0.34 * len(rows) + 1.45
-    figure, axes = style.row(10.4, height, (0.62 / height, 1 - 1.4 / height), *across)
-    for ax, name in zip(axes, names, strict=True):
-        ax.set(ylim=(len(rows) - 0.5, -0.5))
-        ax.set_yticks(range(len(rows)), rows if ax is axes[0] else [])
-        ax.set_title(name, fontsize=10)
-    figure.text(0.012, 1 - 0.12 / height, title, fontsize=11.5, weight="bold", va="top")
-    return figure, axes
-
-
-@style.paper()
-def cells(table: Any, title: str) -> style.Picture:
-    """Draws final accuracies with their intervals, a panel for each place and a line for each row.
-
-    Args: table: columns place, row (words), accuracy (one row a seed; NaN where nothing was run).
-        title: of the figure. A row that names a method after a colon has that method's colour.
-    Guarantees: test_cells_show_means_and_what_was_not_run.
-    """
-    places, rows = (list(dict.fromkeys(table[name])) for name in ("place", "row"))
-    figure, axes = _panels_of(title, places, rows, 0.185)
-    for ax, place in zip(axes, places, strict=True):
-        part = table[table["place"] == place]
-        for y, row in enumerate(rows):
-            values = part.loc[part["row"] == row, "accuracy"].dropna()
-            if not len(values):
-                put: Any = {"va": "center", "ha": "center", "transform": ax.get_yaxis_transform()}
-                style.note(ax, 0.5, y, "left out: not private", style.SOFT, 8.5, **put)
-                continue
-            slug = row.rpartition(": ")[2].lower()
-            colour = (
-                style.look(slug).colour
-                if slug in style.LOOKS
-                else style.SERIES[y % len(style.SERIES)]
-            )
-            ends = confidence_interval(values)
-            _interval(ax, y, values.mean(), *ends, colour)
-            words, ink = f"  {values.mean():.2f}", style.darken(colour)
-            style.note(ax, ends[1], y, words, ink, 9, va="center", transform=ax.transData)
-        ax.margins(x=0.2)
-        ax.xaxis.set_major_locator(MaxNLocator(4))
-        ax.set_xlabel("final accuracy")
-    return figure
-
-
-@style.paper()
-def leads(table: Any, title: str) -> style.Picture:
-    """Draws paired differences of two methods over budgets, a panel for each pair.
-
-    Args: table: columns pair, place and epsilon (words), mean, low, high. title: of the figure.
-    Guarantees: test_leads_are_drawn_as_they_are.
-    """
-    pairs = list(dict.fromkeys(table["pair"]))
-    table = table.assign(row=table["place"] + ", " + table["epsilon"])
-    rows = list(dict.fromkeys(table["row"]))
-    figure, axes = _panels_of(title, pairs, rows, 0.15)
-    end = 110 * table[["low", "high"]].abs().to_numpy().max()
-    for ax, pair in zip(axes, pairs, strict=True):
-        ax.axvline(0, color=style.INK, lw=1)
-        columns = ["row", "mean", "low", "high"]
-        for row, mean, low, high in table.loc[table["pair"] == pair, columns].to_numpy():
-            colour = style.RIGHT if low > 0 else style.WRONG if high < 0 else style.GREY
-            _interval(ax, rows.index(row), 100 * mean, 100 * low, 100 * high, colour)
-        ax.set(xlim=(-end, end), xlabel="points of accuracy")
     return figure
 
 

@@ -123,5 +123,3 @@ def test_the_comparisons_draw_the_closed_form_and_the_means():
         for form in ([4.0, 8.0, 12.0], [2.0, 4.0, 6.0]):  # the line, and the dots on it
             assert sum(one == pytest.approx(form) for one in drawn) == 2
     assert "FedLoRA 12" in words(figure) and "RoLoRA 6" in words(figure)
-
-

@@ -146,16 +146,6 @@ def test_renumbered_sensors_are_the_same_task():
     assert slow[0] > 4 * slow[1]
 
 
-def test_one_model_has_many_curvatures():
-    task = fl.tasks.regression(clients=2, examples=16, d_in=6, d_out=5, rank=2)
-    plan = fl.Plan(rounds=1, local_steps=2, batch=8, lr=0.2)
-    *_, plain = fl.run(task, "la-lora-unfiltered", None, plan, lora=fl.Lora(rank=2))
-    scaled = figures.rescale_factors(plain, 3.0)
-    for side, factor in (("B", 1 / 9), ("A", 9.0)):
-        one, other = (fl.measures.flatness(task, x, sides=side).top for x in (plain, scaled))
-        assert other == pytest.approx(factor * one, rel=1e-2)
-
-
 def test_the_filter_figure_states_what_is_kept():
     """Of a filter that helps, and of none; the axes stand still."""
     choices: Any = ((5, 0.6, 1.0, False), (15, 0.0, 2.0, True), (1, 1.0, 0.0))

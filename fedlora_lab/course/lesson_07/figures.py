@@ -1,7 +1,6 @@
 """Figures of notebook 07: turns inside a round, and what a low-pass filter keeps."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -250,19 +249,6 @@ def lines(
     band = f"mean of {seeds} seeds; band: its 95 % interval" if seeds > 1 else "one seed"
     style.footer(figure, band)
     return figure
-
-
-def rescale_factors(record: Any, z: float) -> Any:
-    """Rescales a record's factors and keeps its model: every B times z, every A divided by z.
-
-    Args: record: of a run; z: > 0.
-    Guarantees: the curvature along B is divided by z squared, that along A multiplied
-        (test_lesson_07.py::test_one_model_has_many_curvatures).
-    """
-    task, lora, state = record.source
-    sizes = {"A": 1 / z, "B": z}
-    changes = {key: sizes.get(key.side, 1.0) * x for key, x in state.tensors.items()}
-    return replace(record, source=(task, lora, state.replace_tensors(changes)))
 
 
 def sensors(shuffle: bool = False, clients: int = 10, examples: int = 128, seed: int = 0) -> Task:

@@ -28,11 +28,9 @@ from fedlora_lab.audit.bounds import (
     threshold_lower_bound,
 )
 from fedlora_lab.audit.canary_audit import Audit, audit
-from fedlora_lab.audit.self_check import SelfCheck, self_check
 
 __all__ = [
     "Audit",
-    "SelfCheck",
     "attacks_above",
     "audit",
     "audit_power",
@@ -41,7 +39,6 @@ __all__ = [
     "one_run_ceiling",
     "one_run_lower_bound",
     "one_run_p_value",
-    "self_check",
     "simulate_many_runs",
     "simulate_one_run",
     "summarize_audits",
@@ -51,7 +48,7 @@ __all__ = [
 
 
 class _Callable(ModuleType):
-    """A module that is also its main function: ``fl.audit(...)`` and ``fl.audit.self_check``."""
+    """A module that is also its main function: ``fl.audit(...)`` and ``fl.audit.bounds``."""
 
     __call__ = staticmethod(audit)
 

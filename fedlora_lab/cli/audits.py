@@ -15,9 +15,9 @@ from fedlora_lab.cli import status
 
 if TYPE_CHECKING:  # loaded by the command that needs them
     from fedlora_lab.audit.canary_audit import Audit
-    from fedlora_lab.audit.self_check import SelfCheck
     from fedlora_lab.federated.compare import Cell
     from fedlora_lab.report.run_folder import Folder
+    from fedlora_lab.review import Review
 
 AUDIT_FIELDS = (
     "method unit seed delta confidence canaries lower ceiling seconds rounds bug invalid holds"
@@ -35,7 +35,7 @@ AUDIT_SEED_HELP = "Seed of the audited runs and of the choice of canaries.  [0]"
 @click.option("--rounds", type=int, metavar="N", help="Rounds of the audited runs.  [the run's]")
 @click.option("--seed", default=0, metavar="N", help=AUDIT_SEED_HELP)
 @click.option(
-    "--check/--no-check", "checked", default=True, help="Also run the self-check.  [check]"
+    "--check/--no-check", "checked", default=True, help="Also review the engine's step.  [check]"
 )
 def audit_command(folder: Path, checked: bool, **options: Any) -> None:
     """Run every method of the run folder RUN once more with canaries inside, and write
@@ -43,7 +43,7 @@ def audit_command(folder: Path, checked: bool, **options: Any) -> None:
 
     Canaries are examples planted to measure what a release reveals. Each line states the epsilon
     that is proved and the one that the ledger states. The exit status is 1 if the first exceeds the
-    second, if an audit is invalid because a release is not finite, or if the self-check finds a
+    second, if an audit is invalid because a release is not finite, or if the review finds a
     fault.
     """
     check_number("confidence", options["confidence"], 0, 1 - 1e-9, open_low=True)
@@ -69,8 +69,8 @@ def audit_folder(
     Args: as the command; bug: as of `audit.audit`, for tests.
     """
     from fedlora_lab.audit.canary_audit import audit
-    from fedlora_lab.audit.self_check import self_check
     from fedlora_lab.report.run_folder import to_json
+    from fedlora_lab.review.engine import engine
 
     results, sound = [], True
     for cell in rebuild_cells(folder, rounds, seed):
@@ -79,9 +79,9 @@ def audit_folder(
         found, verdict = audit(canaries=canaries, confidence=confidence, **options), None
         status.say(audit_line(cell.slug, found))
         if checked and cell.privacy is not None:
-            verdict = self_check(**options)
-            status.say("  self-check: " + ("ok" if verdict.ok else f"FAILED\n{verdict}"))
-        sound = sound and found.holds and (verdict is None or verdict.ok)
+            verdict = engine(**options)
+            status.say("  review: " + ("sound" if verdict.sound else f"BROKEN\n{verdict}"))
+        sound = sound and found.holds and (verdict is None or verdict.sound)
         results.append(audit_to_json(cell.slug, found, verdict))
     # A function of the data under a known seed: with it guesses about the data can be tested.
     path = private_folder(folder) / "audit.json"
@@ -147,19 +147,16 @@ def audit_line(slug: str, found: "Audit") -> str:
     return f"{who}: {words} {delta} (confidence {found.confidence:g}; {power})"
 
 
-def audit_to_json(slug: str, found: "Audit", verdict: "SelfCheck | None") -> dict[str, Any]:
+def audit_to_json(slug: str, found: "Audit", verdict: "Review | None") -> dict[str, Any]:
     """An audit as JSON values; an epsilon that is infinite or not a number is null.
 
-    Args: slug: of the cell. found: its audit. verdict: its self-check, if there was one.
+    Args: slug: of the cell. found: its audit. verdict: its review, if there was one.
     """
 
     def finite(value: float) -> float | None:
         return value if math.isfinite(value) else None
 
-    check = None
-    if verdict is not None:
-        failed = [[one.trial, one.what, finite(one.value), one.limit] for one in verdict.failed]
-        check = {"ok": verdict.ok, "failed": failed}
+    broken = None if verdict is None else sorted(verdict.broken)
     return {
         "slug": slug,
         **{name: getattr(found, name) for name in AUDIT_FIELDS.split()},
@@ -167,5 +164,5 @@ def audit_to_json(slug: str, found: "Audit", verdict: "SelfCheck | None") -> dic
         "guesses": [list(guess) for guess in found.guesses],
         "included": found.included.tolist(),
         "scores": {view: values.tolist() for view, values in found.scores.items()},
-        "self_check": check,
+        "broken": broken,
     }

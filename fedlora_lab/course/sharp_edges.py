@@ -448,7 +448,7 @@ BUGS: dict[str, Callable[..., Any]] = {
     bug.__name__.strip("_").replace("_", " "): bug
     for bug in (_clips_nothing, _clips_the_mean, _clips_each_tensor, _clips_at_the_median)
 }
-"""Name -> bug. The self-check finds every one (test_lesson_12.py::test_every_bug_is_found)."""
+"""Name -> bug. A review finds every one (test_lesson_12.py::test_every_bug_is_found)."""
 
 
 # ---- learning and reporting: another model than meant, or a number that says too much

@@ -20,9 +20,10 @@ from types import ModuleType
 from fedlora_lab.review import museum
 from fedlora_lab.review.adapters import flower, opacus
 from fedlora_lab.review.claims import CHECKS, Check, Claims
+from fedlora_lab.review.engine import engine
 from fedlora_lab.review.review import Finding, Review, review
 
-__all__ = ["CHECKS", "Check", "Claims", "Finding", "Review", "flower", "museum", "opacus"]
+__all__ = ["CHECKS", "Check", "Claims", "Finding", "Review", "engine", "flower", "museum", "opacus"]
 
 
 class _Callable(ModuleType):

@@ -15,7 +15,6 @@ import numpy as np
 from scipy import stats
 
 from fedlora_lab._utils.validation import check, error_text
-from fedlora_lab.audit.self_check import normality_p_value
 from fedlora_lab.review.claims import Claims, Evidence, Step, Verdict
 from fedlora_lab.review.examples import (
     COPIES,
@@ -28,13 +27,12 @@ from fedlora_lab.review.examples import (
     scale,
     to_array,
 )
-from fedlora_lab.review.noise import (
+from fedlora_lab.review.noise import Noise, Tie, kept_places
+from fedlora_lab.review.p_values import (
     NOISE_SLACK,
-    Noise,
-    Tie,
-    kept_places,
+    normality_p_value,
     ratio_p_values,
-    size_p_value,
+    variance_p_value,
 )
 
 SLACK = 1e-3
@@ -633,7 +631,7 @@ class StepChecks:
             words = "no denominator is claimed, so the noise is compared with the reach only"
             yield Evidence("noise size", words, verdict="cannot tell")
         else:
-            p = size_p_value(self.noise.pairs)
+            p = variance_p_value(self.noise.pairs, NOISE_SLACK)
             size = f"{rms:.3g} times the claimed standard deviation"
             yield Evidence("noise size", f"the noise has {size}", rms, "all tensors", p)
         if not self.quiet:

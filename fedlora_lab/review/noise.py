@@ -14,12 +14,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from scipy import linalg, special, stats
+from scipy import linalg, special
 
-from fedlora_lab.audit.self_check import variance_p_value
+from fedlora_lab.review.p_values import cosine_p_value, variance_p_value
 
-NOISE_SLACK = 0.01
-"""A noise that is wrong by less than this share is not called wrong: epsilon hardly moves."""
 COMPARED_COLUMNS = 2048
 LEAST_SAMPLES = 8
 """Fewer samples say nothing of two numbers that were chosen among millions of pairs."""
@@ -176,33 +174,6 @@ def kept_places(size: int, most: int) -> np.ndarray:
     return np.unique(np.concatenate([block, size // 2 + block, size - 1 - block]))
 
 
-# ---- p-values
-
-
-def size_p_value(values: np.ndarray) -> float:
-    """Tests that independent normal numbers have variance 1, up to `NOISE_SLACK`."""
-    total = float(np.square(values).sum())
-    less = stats.chi2.cdf(total / (1 - NOISE_SLACK) ** 2, values.size)
-    more = stats.chi2.sf(total / (1 + NOISE_SLACK) ** 2, values.size)
-    return min(1.0, 2 * float(min(less, more)))
-
-
-def ratio_p_values(f: float, above: int, below: int) -> tuple[float, float]:
-    """Tests that two variances are equal, up to `NOISE_SLACK`: the chances of less, and of more.
-
-    Args: f: ratio of the mean squares of so many independent normal numbers; above, below: counts.
-    """
-    less = stats.f.cdf(f / (1 - NOISE_SLACK) ** 2, above, below)
-    more = stats.f.sf(f / (1 + NOISE_SLACK) ** 2, above, below)
-    return float(less), float(more)
-
-
-def _cosine_p_value(r: float, samples: int) -> float:
-    """Tests for no correlation. A floor keeps rounding from making it certain."""
-    free = max(1, samples - 2)
-    return 2 * float(stats.t.sf(abs(r) * math.sqrt(free / max(1 - r * r, 1e-6)), free))
-
-
 # ---- correlations
 
 
@@ -227,7 +198,7 @@ def _pooled(a: np.ndarray, b: np.ndarray, where: str) -> Tie:
     a, b = a[:, :width], b[:, :width]
     size = math.sqrt(float((a**2).sum() * (b**2).sum()))
     r = float((a * b).sum()) / size if size else 0.0
-    return Tie(_cosine_p_value(r, a.size - width), r, where)
+    return Tie(cosine_p_value(r, a.size - width), r, where)
 
 
 def _closest_columns(a: np.ndarray, b: np.ndarray, where: str) -> Tie:
@@ -235,7 +206,7 @@ def _closest_columns(a: np.ndarray, b: np.ndarray, where: str) -> Tie:
     sizes = [np.maximum(np.linalg.norm(x, axis=0), 1e-300) for x in (a, b)]
     cosines = a.T @ b / np.outer(*sizes)
     r, _, _, count = _largest(cosines, a is b)
-    p = count * _cosine_p_value(r, len(a)) if count else 1.0
+    p = count * cosine_p_value(r, len(a)) if count else 1.0
     return Tie(min(1.0, p), r, where)
 
 
@@ -271,12 +242,12 @@ def _ties_of_calls(a: np.ndarray, b: np.ndarray, words: str) -> list[Tie]:
             size = math.sqrt(float(squares[0][one].sum() * squares[1][one + lag].sum()))
             if samples >= LEAST_SAMPLES and size:
                 r = float(products[one, one + lag].sum()) / size
-                p = _cosine_p_value(r + bias, samples)
+                p = cosine_p_value(r + bias, samples)
                 found.append(Tie(p, r, f"{words}, {lag} seeds apart"))
         if numbers >= 4 * LEAST_SAMPLES:
             sizes = np.maximum(np.sqrt(np.outer(*squares)), 1e-300)
             r, i, j, count = _largest(products / sizes + bias, same)
-            p = min(1.0, count * _cosine_p_value(r, numbers))
+            p = min(1.0, count * cosine_p_value(r, numbers))
             found.append(Tie(p, r, f"{words}, {j - i} seeds apart"))
     return found
 

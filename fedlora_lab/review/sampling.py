@@ -8,9 +8,9 @@ import numpy as np
 from scipy import stats
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.audit.self_check import binomial_p_value, total_p_value
 from fedlora_lab.review.claims import Claims, Evidence, Loader, Verdict
 from fedlora_lab.review.examples import LOUD, same_numbers, scale
+from fedlora_lab.review.p_values import binomial_p_value, total_p_value
 
 LEAST_BATCHES = 300
 

@@ -38,7 +38,7 @@ def test_every_method_of_the_folder_is_audited(done, capsys):
     assert call("audit", done, "--canaries", 24) == 0
     text = capsys.readouterr().out
     assert len(re.findall(r"ε proved \S+ ≤ ε stated", text)) == 3
-    assert text.count("self-check: ok") == 2
+    assert text.count("review: sound") == 2
     found = read_json(done / "private" / "audit.json")["audits"]
     assert [one["slug"] for one in found] == ["deer", "central", "non-private"]
     stated = [one["epsilon_upper"] for one in found]
@@ -50,12 +50,12 @@ def test_every_method_of_the_folder_is_audited(done, capsys):
         assert one["holds"] is True
     assert not audit_folder(done, 8, 0.99, 1, 0, True, bug=BUGS["clips each tensor"])
     text = capsys.readouterr().out
-    assert "FAILED sensitivity" in text
+    assert "broken      reach" in text
     assert text.count("an injected bug: clips each tensor") == 3
     audits = read_json(done / "private" / "audit.json")["audits"]
-    alone, both = (one["self_check"] for one in audits[:2])
-    assert alone["ok"]  # one layer and one factor a step: there is nothing to clip apart
-    assert {one[0] for one in both["failed"]} == {"sensitivity"}
+    alone, both = (one["broken"] for one in audits[:2])
+    assert alone == []  # one layer and one factor a step: there is nothing to clip apart
+    assert both == ["reach"]
 
 
 @pytest.mark.parametrize(

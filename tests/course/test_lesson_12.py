@@ -13,7 +13,6 @@ import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.audit import bounds
 from fedlora_lab.audit.canary_audit import audit
-from fedlora_lab.audit.self_check import self_check
 from fedlora_lab.course import sharp_edges as edges
 from fedlora_lab.course.lesson_12 import figures
 
@@ -209,8 +208,8 @@ def test_the_power_of_audits_grows_with_the_canaries():
 @pytest.mark.parametrize("name", edges.BUGS)
 def test_every_bug_is_found(name):
     given: Any = {"lora": LORA, "bug": edges.BUGS[name]}
-    checked = self_check(tokens("head"), "fedlora", private("example"), PLAN, **given)
-    assert "sensitivity" in {one.trial for one in checked.failed}
+    found = fl.review.engine(tokens("head"), "fedlora", private("example"), PLAN, **given)
+    assert "reach" in found.broken
 
 
 def test_a_bug_that_is_no_function_is_refused():

@@ -25,7 +25,6 @@ from toy_tasks import (
 )
 
 import fedlora_lab as fl
-from fedlora_lab.audit.self_check import self_check
 from fedlora_lab.federated import local_training
 from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.run import Run
@@ -346,10 +345,10 @@ def test_the_audits_leave_out_persons(slug: str) -> None:
 
         return clip_sum(rows, 2 * clip_norm, *rest)
 
-    found = self_check(TASK, slug, private("person"), PLAN, lora=LORA)
-    assert found.ok and found.unit == "person", str(found)
-    bad = self_check(TASK, slug, private("person"), PLAN, lora=LORA, bug=half)
-    assert any("one person, in units of C" in one.what for one in bad.failed)
+    found = fl.review.engine(TASK, slug, private("person"), PLAN, lora=LORA)
+    assert found.sound, str(found)
+    bad = fl.review.engine(TASK, slug, private("person"), PLAN, lora=LORA, bug=half)
+    assert "reach" in bad.broken
     plan = PLAN.replace(batch=2)
     audit = fl.audit.audit(TASK, slug, private("person"), plan, canaries=16, lora=LORA)
     assert audit.holds and audit.unit == "person"

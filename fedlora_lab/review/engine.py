@@ -1,0 +1,298 @@
+"""The library's own engine as a step: a local step of two clients, or what a server receives.
+
+What is reviewed is the engine's own code at a random state of what it trains, with the user's
+method, privacy and model on a few of the user's examples. Two things are chosen for it: the state,
+and who is in a batch, since a review has to know that.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.validation import check
+from fedlora_lab.audit.instruments import Recorder
+from fedlora_lab.federated import local_training, uploads
+from fedlora_lab.federated.records import Round, Tick
+from fedlora_lab.methods.filters import identity
+from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.plan import Plan
+from fedlora_lab.methods.published import get
+from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.mechanism import in_noise_units
+from fedlora_lab.review.claims import Claims, Loader, Step
+from fedlora_lab.review.review import Review, review
+from fedlora_lab.tasks.task import Examples, Task, concatenate, take
+
+UNITS = 8
+"""Units whose batch is varied."""
+SLOTS = 4 * UNITS
+"""Units that a client has, or clients that there are: what a review puts into one batch at most."""
+EXPECTED = 4
+"""Expected size of a batch: small enough for an empty one to count."""
+ROWS_OF = {"example": 1, "person": 2, "client": 4}
+"""Examples that make one unit."""
+SPREAD = 0.3
+"""Standard deviation of what is added to trained tensors: some gradients vanish at the start."""
+LOADER_BATCHES = 50
+LEDGER_ROUNDS = 3
+
+
+class ChosenBatch(Streams):
+    """Random streams whose draw of a batch takes the first units, so that a review knows them.
+
+    Args:
+        seed: of everything else, noise included.
+        count: units of the first client that are drawn, or clients.
+    """
+
+    def __init__(self, seed: int, count: int) -> None:
+        super().__init__(seed)
+        self.count = count
+
+    def uniform(self, shape: tuple[int, ...], purpose: str, *indices: int) -> Tensor:
+        if purpose not in ("sampling", "participation"):
+            return super().uniform(shape, purpose, *indices)
+        first = purpose == "participation" or indices[1] == 0
+        drawn = torch.arange(shape[0]) < (self.count if first else EXPECTED)
+        return torch.where(drawn, 0.0, 1.0)
+
+
+def few_units(task: Task, unit: str) -> list[Examples]:
+    """Takes units from the clients in turn: pairs (x, y) of as many rows as `ROWS_OF` says."""
+    size, units = ROWS_OF[unit], []
+    for i in range(UNITS):
+        x, y = task.clients[i % len(task.clients)]
+        # A client that has fewer examples gives them again.
+        rows = (torch.arange(size) + size * (i // len(task.clients))) % len(y)
+        units.append((take(x, rows), y[rows]))
+    return units
+
+
+@dataclass
+class EngineStep:
+    """One release of the engine as a function of the units in its batch, and of a seed.
+
+    Args:
+        run: stands at the state from which every call begins.
+        units: those that the other places, and the other client, hold.
+        t, s: round and local step that are reviewed, from 0.
+    """
+
+    run: Recorder
+    units: list[Examples]
+    t: int = 0
+    s: int = 0
+
+    def __call__(self, units: Sequence[Examples], seed: int) -> dict[str, Tensor]:
+        check(len(units) <= SLOTS, "examples", len(units), f"at most {SLOTS}")
+        task = task_of(self.run.spec.task, units, self.units, self.unit)
+        streams = ChosenBatch(seed, len(units))
+        context = replace(self.run.context, task=task, data=task.clients, streams=streams)
+        released, start = self._step(context) if context.by_step else self._round(context)
+        maps = local_training.preconditioners(context.method, tuple(released), start)
+        # Clip and noise are compared where the noise is white.
+        white = {k: in_noise_units(k, maps[k], x) if k in maps else x for k, x in released.items()}
+        several = {f"{key.side} {key.layer}": x for key, x in white.items()}
+        return {f"client {k}: {name}": x[k] for name, x in several.items() for k in range(len(x))}
+
+    @property
+    def unit(self) -> str:
+        """What is protected."""
+        assert self.run.spec.privacy is not None
+        return self.run.spec.privacy.unit
+
+    def _step(self, context: local_training.RunContext) -> tuple[Any, Any]:
+        """How far a step at rate 1 moves both clients, and where they stood."""
+        server = replace(self.run.state.server, round=self.t)
+        clients = self.run.start_clients((0, 1), uploads.broadcast(context, server))
+        start = dict(clients.params)
+        local_training.local_step(context, clients, self.t, self.s)
+        moved = {key: x for key, x in clients.params.items() if x is not start[key]}
+        return {key: (start[key] - x).expand(2, *x.shape[1:]) for key, x in moved.items()}, start
+
+    def _round(self, context: local_training.RunContext) -> tuple[Any, Any]:
+        """What the server receives in a round, less what it sent; and what it sent."""
+        spec = replace(self.run.spec, task=context.task)
+        run = Recorder.from_spec(spec, context)
+        run.state.server, run.state.round = replace(self.run.state.server, round=self.t), self.t
+        run.state.changed = [{} for _ in range(self.t)]
+        run.resumed = True
+        next(event for event in run.events() if isinstance(event, Round))
+        assert run.outcome is not None
+        start = {key: x[None] for key, x in run.outcome.sent.tensors.items()}
+        reference = context.method.clip_reference
+        rows = run.outcome.received.uploads.items()
+        return {key: x - reference(start[key]) for key, x in rows}, start
+
+
+def task_of(task: Task, units: Sequence[Examples], others: list[Examples], unit: str) -> Task:
+    """The task with these units in the first places, and others in all further ones.
+
+    Args: task: whose model is trained. units, others: pairs (x, y). unit: what they are.
+    """
+
+    def filled(first: Sequence[Examples]) -> list[Examples]:
+        return [*first, *(others[i % len(others)] for i in range(len(first), SLOTS))]
+
+    clients = filled(units)
+    persons = None
+    if unit != "client":
+        clients = [concatenate(filled(units)), concatenate(filled([]))]
+    if unit == "person":
+        numbers = torch.arange(2 * SLOTS).repeat_interleave(ROWS_OF[unit])
+        persons = tuple(numbers.chunk(2))
+    return replace(task, clients=tuple(clients), persons=persons, client_names=())
+
+
+def open_run(
+    task: Task,
+    row: Method,
+    privacy: Privacy,
+    plan: Plan,
+    *,
+    lora: Any,
+    seed: int,
+    bug: "Callable[..., Any] | None",
+) -> Recorder:
+    """Opens a run of the small task at a random state; rates are 1, and everybody takes part.
+
+    Args: task, row, privacy, plan, lora, seed, bug: as of `engine`; the task is that of `task_of`.
+    """
+    plan = plan.replace(
+        optimizer="sgd", server_optimizer="sgd", lr=1.0, lr_decay=1.0, server_lr=1.0
+    )
+    plan = plan.replace(dropout=0.0, weights="uniform", rounds=max(plan.rounds, LEDGER_ROUNDS))
+    run = Recorder.open(task, row, privacy, plan, lora=lora, seed=seed, bug=bug)
+    server, streams = run.state.server, Streams(seed)
+    moved = {
+        key: x + (SPREAD * streams.normal(x.shape, "review", number)).to(x)
+        for number, (key, x) in enumerate(server.tensors.items())
+        if key.kind.trained
+    }
+    run.state.server = server.replace_tensors(moved)
+    return run
+
+
+def drawn_batches(run: Recorder) -> Loader:
+    """Seed -> batches that the engine draws, of both clients' units, or of clients.
+
+    Args: run: whose rule draws.
+    """
+
+    def draw(seed: int) -> list[list[int]]:
+        context = replace(run.context, streams=Streams(seed))
+        if not context.by_step:
+            copied = Recorder.from_spec(run.spec, context)
+            return [list(copied.participants(t)) for t in range(LOADER_BATCHES)]
+        batches = []
+        for i in range(LOADER_BATCHES):
+            both = local_training.poisson_batch(context, i // 2, i % 2, (0, 1))
+            if context.by_person:  # of the examples that a client draws, whose they are
+                both = [context.persons[k][x].unique() for k, x in enumerate(both)]
+            batches.append([*both[0].tolist(), *(SLOTS + both[1]).tolist()])
+        return batches
+
+    return draw
+
+
+def counted_run(run: Recorder) -> tuple[int, float, dict[str, Any]]:
+    """Makes a few rounds and counts: releases of the first client, the epsilon that the ledger
+    states when the last of them is made, and the terms of the ledger's last entry.
+    """
+    steps, stated, terms = 0, 0.0, {}
+    for event in run.events():
+        if isinstance(event, Tick):
+            steps = steps + 1 if run.context.by_step else event.round
+            # Before the round is over: an entry that comes later than its release is missing here.
+            assert run.ledger is not None
+            stated = run.ledger.nominal_epsilon()
+            terms = vars(run.ledger.releases[-1]) if run.ledger.releases else {}
+    return steps, stated, terms
+
+
+def engine(
+    task: Task,
+    method: "Method | str",
+    privacy: Privacy,
+    plan: Plan,
+    *,
+    lora: Any = None,
+    seed: int = 0,
+    bug: "Callable[..., Any] | None" = None,
+    round: int = 0,
+    local_step: int = 0,
+    draws: int = 16,
+    significance: float = 0.01,
+) -> Review:
+    """Reviews the library's own engine under a method and a privacy plan.
+
+    A filter after the noise is left out: it is post-processing, and makes the noise correlated.
+
+    Args:
+        task, method, privacy, plan, lora: as of `fl.run`.
+        seed: of the state and of the review.
+        bug: clips in the library's place, one of `fl.sharp_edges.BUGS`: to see that it is found.
+        round, local_step: those that are reviewed, from 0: a schedule moves other factors in each.
+        draws, significance: see `fedlora_lab.review`.
+
+    Guarantees: test_every_planted_bug_is_found, test_no_row_is_blamed.
+
+    >>> import fedlora_lab as fl
+    >>> task = fl.tasks.regression(clients=2, examples=8, d_in=5, d_out=4, rank=1, test=4)
+    >>> privacy, plan = fl.Privacy(noise_multiplier=1.0, delta=1e-5), fl.Plan(rounds=2)
+    >>> fl.review.engine(task, "fedlora", privacy, plan).sound
+    True
+    """
+    check(isinstance(privacy, Privacy), "privacy", privacy, "a Privacy with its noise set")
+    row = get(method).replace(filter=identity)
+    units = few_units(task, privacy.unit)
+    small = task_of(task, [], units, privacy.unit)
+    sampled = privacy.trust == "central" or privacy.by_step
+    plan = plan.replace(batch=EXPECTED if privacy.by_step else None, participation=1.0)
+    if sampled and not privacy.by_step:
+        plan = plan.replace(participation=EXPECTED / SLOTS)
+    sigma: Any = privacy.noise_multiplier
+    if isinstance(sigma, tuple):
+        sigma = tuple(sigma[k % len(sigma)] for k in range(len(small.clients)))
+    free: Any = {"sample_rate": None, "honest": None, "colluding": 0, "target": None}
+    privacy = privacy.replace(noise_multiplier=sigma, **free)
+    options: Any = {"lora": lora, "seed": seed, "bug": bug}
+    run = open_run(small, row, privacy, plan, **options)
+    short = plan.replace(rounds=LEDGER_ROUNDS)
+    steps, stated, terms = counted_run(Recorder.open(small, row, privacy, short, **options))
+
+    def first(value: Any) -> float:
+        return float(value[0] if isinstance(value, tuple) else value)
+
+    claims = Claims(
+        clip_norm=privacy.clip_norm,
+        noise_multiplier=first(terms["noise_multiplier"]),
+        denominator=EXPECTED if sampled else SLOTS,
+        sampling="poisson" if sampled else None,
+        sample_rate=first(terms["sample_rate"]),
+        dataset_size=len(small.clients) * SLOTS if privacy.by_step else SLOTS,
+        steps=steps,
+        epsilon=stated,
+        delta=privacy.delta,
+        relation="add/remove" if sampled else "replace",
+        finite=False,
+    )
+    others: dict[str, Step] = {"the next round": EngineStep(run, units, round + 1, local_step)}
+    if privacy.by_step:
+        others["the next step"] = EngineStep(run, units, round, local_step + 1)
+    return review(
+        EngineStep(run, units, round, local_step),
+        units,
+        claims,
+        loader=drawn_batches(run) if sampled else None,
+        others=others,
+        batch=UNITS,
+        draws=draws,
+        seed=seed,
+        significance=significance,
+        title=f"Is this private? {row.name}, {privacy.unit} unit",
+    )

@@ -1,0 +1,58 @@
+"""The engine's own step under review: every planted bug is found, and no row is blamed."""
+
+from itertools import cycle
+
+import planted_bugs
+import pytest
+from toy_tasks import LORA, UNITS, tokens
+
+import fedlora_lab as fl
+from fedlora_lab.course.sharp_edges import BUGS
+
+TASK = tokens("head", (9, 7, 5))
+PLAN = fl.Plan(rounds=3, local_steps=2, batch=4, lr=0.2)
+KINDS = ("fedlora", "rolora", "deer", "la-lora", "fedsa-lora", "fed-sb", "dp-lora")
+"""Rows that differ in what they move, map, keep or clip."""
+
+
+def reviewed(row="fedlora", unit="example", task=TASK, **options):
+    """A review with the small adapter."""
+    privacy = fl.Privacy(unit=unit, noise_multiplier=1.0, clip_norm=0.7, delta=1e-3)
+    return fl.review.engine(task, row, privacy, PLAN, lora=LORA, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", planted_bugs.PLANTED)
+def test_every_planted_bug_is_found(name, monkeypatch):
+    """Fault: a check of the engine's step, batches, ledger or noise that lost its teeth."""
+    unit, place, bug, check = planted_bugs.PLANTED[name]
+    monkeypatch.setattr(*place, bug)
+    assert check in reviewed(unit=unit).broken
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("row", "unit", "bug", "check"),
+    [
+        *(("fedlora", "example", bug, "reach") for bug in BUGS.values()),
+        ("fedlora", "client", BUGS["clips each tensor"], "reach"),
+        ("deer", "example", planted_bugs.twice_too_far, "reach"),
+        ("fedlora", "example", planted_bugs.lets_infinities_through, "non-finite"),
+    ],
+)
+def test_every_broken_clip_is_found(row, unit, bug, check):
+    """Fault: a clip that is looked at in other coordinates than the noise's, or not at all."""
+    assert check in reviewed(row, unit, bug=bug).broken
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("row", "unit"), list(zip(KINDS, cycle(UNITS))))
+def test_no_row_is_blamed(row, unit):
+    """Fault: an adapter that takes a schedule, a map or what a client keeps for a mistake."""
+    found = reviewed(row, unit)
+    assert found.sound, found
+
+
+def test_what_no_epsilon_covers_is_broken():
+    """Fault: noise and clip that pass different maps, called sound."""
+    assert "reach" in reviewed("deer-literal").broken

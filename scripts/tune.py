@@ -45,12 +45,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "lora": {"rank": 4, "alpha": 8.0},
         "grid": [0.0125, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2],
     },
-    "sentiment": {
-        "plan": {"rounds": 3, "local_steps": 5, "batch": 32},
-        "privacy": {"clip_norm": 1.0, "delta": 1e-5},
-        "lora": {"rank": 4, "alpha": 8.0},
-        "grid": [0.05, 0.1, 0.2, 0.4, 0.8],
-    },
 }
 EPSILON = 8.0
 

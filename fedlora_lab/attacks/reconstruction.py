@@ -434,7 +434,7 @@ def read_sentence(
 
 
 def measured_sentence_reads() -> Any:
-    """Loads how many word pieces `scripts/read_sentences.py` read right from one update each.
+    """Loads how many word pieces `studies/read_sentences.py` read right from one update each.
 
     Returns: frame with columns domain, noise, pieces, right.
     Guarantees: test_sentence_reconstruction.py::test_a_sentence_is_read_from_two_layers.

@@ -91,11 +91,8 @@ def tool_rows() -> list[DoctorRow]:
 
 
 def task_rows() -> list[DoctorRow]:
-    """Which embedded tasks are ready without a network, and where downloads are kept."""
+    """Whether the embedded tasks are ready."""
     from fedlora_lab import tasks
-    from fedlora_lab.tasks import downloads
-    from fedlora_lab.tasks.digits import SCANS
-    from fedlora_lab.tasks.sentiment import PARTS
 
     digits = DoctorRow("tasks", "digits", "ready", True, True)
     if IN_CHECKOUT:
@@ -106,14 +103,7 @@ def task_rows() -> list[DoctorRow]:
         tasks.digits()
     except ValueError as error:
         digits = digits._replace(found=str(error), ok=False, help=help)
-    # The content of what was downloaded is hashed when it is used.
-    rows = [DoctorRow("tasks", "regression", "ready"), digits]
-    for name, parts, size in (("mnist", (SCANS,), "1.4 MB"), ("sentiment", PARTS, "92 MB")):
-        absent = downloads.to_fetch(parts)
-        help = f"python -c 'import fedlora_lab as fl; fl.tasks.{name}()'   (fetches {size} once)"
-        found = f"to fetch: {', '.join(absent)}" if absent else "ready"
-        rows.append(DoctorRow("tasks", name, found, not absent, help=help))
-    return [*rows, DoctorRow("tasks", "downloads in", str(downloads.cache_folder()))]
+    return [DoctorRow("tasks", "regression", "ready"), digits]
 
 
 def network_rows() -> list[DoctorRow]:
@@ -124,9 +114,6 @@ def network_rows() -> list[DoctorRow]:
     """
     hub = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname
     hosts = {hub or "huggingface.co": "for models and data of fl.tasks.hub"}
-    hosts |= dict.fromkeys(
-        ("pypi.org", "files.pythonhosted.org"), "for the tasks mnist and sentiment, first use only"
-    )
     return [DoctorRow("network", host, what) for host, what in hosts.items()]
 
 

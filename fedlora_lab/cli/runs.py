@@ -44,7 +44,7 @@ SEEDS_HELP = "Number of seeds, or a list such as 0,1,2.  [3]"
 @click.option("--seeds", default="3", metavar="N", help=SEEDS_HELP)
 @read.run_options
 def compare_command(task: str, methods: str, seeds: str, **options: Any) -> None:
-    """Train several methods on TASK (digits, mnist, regression, sentiment) and write a run folder
+    """Train several methods on TASK (digits, regression) and write a run folder
     with a report."""
     _run_cells(task, read.parse_names("methods", methods), [*read.parse_seeds(seeds)], options)
 
@@ -57,7 +57,7 @@ def compare_command(task: str, methods: str, seeds: str, **options: Any) -> None
 def run_command(task: str, method: str, seed: str, **options: Any) -> None:
     """Train one METHOD on TASK and print a line for every round.
 
-    TASK is digits, mnist, regression or sentiment; `fedlora-lab methods` lists the methods. The
+    TASK is digits or regression; `fedlora-lab methods` lists the methods. The
     same command continues a run that was killed.
     """
     options["out"] = options["out"] or f"runs/{task}-{method}"
@@ -72,7 +72,7 @@ def run_command(task: str, method: str, seed: str, **options: Any) -> None:
 def flower_command(task: str, method: str, seed: str, **options: Any) -> None:
     """Train one method on TASK in Flower's simulation, where every client is a node.
 
-    TASK is digits, mnist, regression or sentiment. Each client clips and adds noise itself, so in
+    TASK is digits or regression. Each client clips and adds noise itself, so in
     the client unit --trust is local or secagg. The same command continues a run that was killed;
     where clients keep state of their own, that state is lost with their processes and training
     starts again. The ledger counts earlier releases either way. Telemetry is off unless
@@ -155,7 +155,7 @@ def guide_command(task: str, **options: Any) -> None:
     """Say in one sentence whether training both factors or one leads in a situation like this.
 
     The nearest measured settings of the regime map decide, or the answer is that they cannot tell.
-    Nothing is trained. TASK is digits, mnist, regression or sentiment.
+    Nothing is trained. TASK is digits or regression.
     """
     status.say(str(fl.guide(*read.build_situation(task, options))))
 

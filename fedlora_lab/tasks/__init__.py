@@ -13,7 +13,7 @@ from typing import Any
 
 from fedlora_lab._utils.validation import check, check_one_of
 from fedlora_lab.tasks.architectures import quiet, tiny
-from fedlora_lab.tasks.digits import digits, mnist
+from fedlora_lab.tasks.digits import digits
 from fedlora_lab.tasks.hub import hub
 from fedlora_lab.tasks.metrics import (
     METRICS,
@@ -26,7 +26,6 @@ from fedlora_lab.tasks.metrics import (
 )
 from fedlora_lab.tasks.prompts import prompts
 from fedlora_lab.tasks.regression import regression, zero_signal
-from fedlora_lab.tasks.sentiment import sentiment
 from fedlora_lab.tasks.task import Task, classification
 
 __all__ = [
@@ -41,23 +40,19 @@ __all__ = [
     "digits",
     "exact_match",
     "hub",
-    "mnist",
     "prompts",
     "quiet",
     "register",
     "regression",
     "rouge",
     "select_metrics",
-    "sentiment",
     "tiny",
     "zero_signal",
 ]
 
 TASKS: dict[str, Callable[..., Task]] = {
     "digits": digits,
-    "mnist": mnist,
     "regression": regression,
-    "sentiment": sentiment,
 }
 """Name -> function that builds the task; its ``clients`` and ``alpha`` are options of commands."""
 

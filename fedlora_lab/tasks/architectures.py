@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
-from fedlora_lab.tasks.downloads import ask_hub
 from fedlora_lab.tasks.task import (
     CLASSIFIERS,
     MERGE_FIRST,
@@ -181,8 +180,11 @@ def cached_only(source: str | Path) -> bool:
     """Whether only the cache can have it: it is no folder, and the hub does not answer."""
     if Path(source).exists():
         return False
+    from huggingface_hub import constants, get_session
+
     try:
-        ask_hub()
+        # One quick question: the hub's own calls would retry for half a minute.
+        get_session().head(constants.ENDPOINT, timeout=5)
     except Exception:  # which errors there are depends on the version
         return True
     return False

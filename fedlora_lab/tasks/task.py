@@ -549,20 +549,19 @@ def target_layers(
         check(bool(matches), "targets", target, expected)
         for name in matches:
             obstacle = _obstacle(modules, name, heads)
-            linear = is_linear(modules[name])
-            value = name if linear else f"{name}: {type(modules[name]).__name__}"
-            check(obstacle is None, "targets", value, str(obstacle))
+            check(obstacle is None, "targets", name, str(obstacle))
         found.update(matches)
     return tuple(name for name in modules if name in found)
 
 
 def _obstacle(modules: Mapping[str, nn.Module], name: str, heads: Sequence[str]) -> str | None:
     """Why a module can have no adapter, in words that follow "expected"; ``None`` if it can."""
-    if not is_linear(modules[name]):
-        return "nn.Linear or Transformers' Conv1D; per-example gradients of others are not exact"
     for outer, module in modules.items():
         if isinstance(module, nn.MultiheadAttention) and name.startswith(outer and f"{outer}."):
             return "a linear map outside nn.MultiheadAttention, which never calls its own"
+    if not is_linear(modules[name]):
+        kind = type(modules[name]).__name__
+        return f"nn.Linear or Transformers' Conv1D, not {kind}: others have no exact gradients"
     for head in heads:
         if is_within(name, head):
             return f"a module outside the head {head!r}, which is trained in full"

@@ -11,18 +11,12 @@ from toy_tasks import play, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.course.lesson_14 import figures
-from fedlora_lab.tasks.downloads import is_offline
-from fedlora_lab.tasks.sentiment import STRENGTH
 
 PLAN = fl.Plan(rounds=3, local_steps=1, batch=2, participation=0.7)
 
 
-def test_without_the_files_a_toy_takes_their_place(tmp_path, monkeypatch):
-    monkeypatch.setenv("FEDLORA_LAB_CACHE", str(tmp_path / "none"))
-    monkeypatch.setenv("FEDLORA_LAB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "none"))
+def test_a_toy_trains_on_its_table(tmp_path):
     own = figures.materials(tmp_path / "toy", rows=12)
-    assert not own.real
     assert own.table["site"].value_counts().to_dict() == dict.fromkeys(
         sorted(set(own.table["site"])), 12
     )
@@ -33,30 +27,6 @@ def test_without_the_files_a_toy_takes_their_place(tmp_path, monkeypatch):
     plan = fl.Plan(rounds=1, local_steps=1, batch=4)
     *_, last = fl.run(task, "ffa-lora", None, plan)
     assert fl.predict(task, last, x).shape == (48, 2)
-
-
-@pytest.mark.slow
-def test_the_table_is_that_of_the_task(tmp_path):
-    """The files' own rows, positive where people rated them above neutral."""
-    own = figures.materials(tmp_path / "toy", rows=30)
-    if not own.real and is_offline():
-        pytest.skip("the files of the task sentiment are not here")
-    assert own.real and list(own.table.columns) == ["text", "label", "site"]
-    assert own.table["site"].value_counts().to_dict() == dict.fromkeys(
-        ("films", "news", "products", "tweets"), 30
-    )
-    archive = figures.find(figures.TEXTS, None, figures.PARTS)
-    rated = {(site, text): score for site, score, text in figures.rated_sentences(archive)}
-    for text, label, site in own.table.itertuples(index=False):
-        assert abs(rated[site, text]) >= STRENGTH
-        assert label == ("positive" if rated[site, text] > 0 else "negative")
-    task = fl.tasks.sentiment(limit=40)
-    ids = own.tokenizer("a fine film")["input_ids"]
-    x = {
-        "input_ids": torch.tensor([ids]),
-        "attention_mask": torch.ones(1, len(ids), dtype=torch.int64),
-    }
-    assert torch.allclose(own.model(**x), task.model(**x), atol=1e-5)
 
 
 def test_the_lines_are_the_tables():

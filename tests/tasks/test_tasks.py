@@ -64,7 +64,9 @@ def test_a_task_from_outside_runs_from_the_command_line(tmp_path, monkeypatch) -
         return dataclasses.replace(small(clients=[pair(8)] * clients), name="mine", info=info)
 
     fl.tasks.register("mine", mine)
-    with pytest.raises(ValueError, match=r"^name='mine': expected a new name; in use: digits, mni"):
+    with pytest.raises(
+        ValueError, match=r"^name='mine': expected a new name; in use: digits, regr"
+    ):
         fl.tasks.register("mine", mine)
     options = ["--rounds", "1", "--lr", "0.1", "--epsilon", "8", "--clients", "3"]
     with pytest.raises(SystemExit, match="0"):

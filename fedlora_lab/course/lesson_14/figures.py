@@ -9,19 +9,8 @@ import pandas as pd
 from fedlora_lab._utils.validation import check_whole
 from fedlora_lab.plots import style, tidy
 from fedlora_lab.tasks import architectures
-from fedlora_lab.tasks.downloads import find
-from fedlora_lab.tasks.sentiment import (
-    PARTS,
-    STRENGTH,
-    TEXTS,
-    TOKENIZER,
-    WEIGHTS,
-    SentenceClassifier,
-    rated_sentences,
-)
 
 WORDS = ("good", "great", "fine", "poor", "awful", "dull", "film", "book", "song", "day", "very")
-LAST = tuple(f"layer.{i}.attention.self.{kind}" for i in (4, 5) for kind in ("query", "value"))
 
 
 class Materials(NamedTuple):
@@ -32,7 +21,6 @@ class Materials(NamedTuple):
         tokenizer: makes its inputs of a list of texts.
         table: columns text, label, site.
         targets, head: what gets adapters, and what is trained in full.
-        real: whether these are MiniLM and rated sentences.
     """
 
     model: Any
@@ -40,41 +28,24 @@ class Materials(NamedTuple):
     table: pd.DataFrame
     targets: tuple[str, ...]
     head: str
-    real: bool
 
 
 def materials(folder: str | Path, rows: int = 1000) -> Materials:
-    """Loads MiniLM and rated sentences, or makes a toy model where the files are missing.
+    """Makes a toy model of random weights, and sentences of four sites.
 
-    Args: folder: new or empty, for the toy; rows: of each site, drawn from a fixed seed.
-    Guarantees: test_without_the_files_a_toy_takes_their_place, test_the_table_is_that_of_the_task.
+    Args: folder: new or empty, for the model; rows: of each site, drawn from a fixed seed.
+    Guarantees: test_a_toy_trains_on_its_table.
     """
     from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
     check_whole("rows", rows, 1)
-    try:
-        archive, weights, words = (find(part, None, PARTS) for part in (TEXTS, WEIGHTS, TOKENIZER))
-    except FileNotFoundError:
-        table = _made_up(rows)
-        with architectures.quiet():
-            architectures.tiny("bert", folder, table["text"], hidden_size=32, initializer_range=0.3)
-            model = AutoModelForSequenceClassification.from_pretrained(str(folder))
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
-        places = tuple(f"layer.1.attention.self.{kind}" for kind in ("query", "value"))
-        return Materials(model, tokenizer, table, places, "classifier", False)
-    from tokenizers import Tokenizer
-
-    table = pd.DataFrame(rated_sentences(archive), columns=pd.Index(["site", "rating", "text"]))
-    table = table[table["rating"].abs() >= STRENGTH]
-    table["label"] = np.where(table["rating"] > 0, "positive", "negative")
-    table = table.groupby("site").sample(rows, random_state=0).reset_index(drop=True)
-    fast = Tokenizer.from_str(words.decode("utf-8"))
-    fast.no_padding()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=fast, pad_token="[PAD]", model_input_names=["input_ids", "attention_mask"]
-    )
-    model = SentenceClassifier(weights, seed=0)
-    return Materials(model, tokenizer, table[["text", "label", "site"]], LAST, "head", True)
+    table = _made_up(rows)
+    with architectures.quiet():
+        architectures.tiny("bert", folder, table["text"], hidden_size=32, initializer_range=0.3)
+        model = AutoModelForSequenceClassification.from_pretrained(str(folder))
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
+    places = tuple(f"layer.1.attention.self.{kind}" for kind in ("query", "value"))
+    return Materials(model, tokenizer, table, places, "classifier")
 
 
 def _made_up(rows: int) -> pd.DataFrame:

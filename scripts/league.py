@@ -36,7 +36,7 @@ import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.attacks import reconstruction
 from fedlora_lab.attacks.membership_inference import likelihood_ratio
-from fedlora_lab.audit.canary_audit import audit
+from fedlora_lab.audit.canary_audit import canaries as audit
 from fedlora_lab.audit.instruments import (
     LEFT_OUT,
     Recorder,

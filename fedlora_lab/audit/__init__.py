@@ -1,17 +1,12 @@
-"""Lower bounds on epsilon from what a run releases: ``fl.audit(task, method, privacy, plan)``.
-
-The package itself can be called, and then makes one audit.
+"""Lower bounds on epsilon from what a run releases: ``fl.audit.canaries``.
 
 >>> import fedlora_lab as fl
 >>> task, plan = fl.tasks.regression(clients=2, examples=4), fl.Plan(rounds=1)
 >>> privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-5)
->>> found = fl.audit(task, "fedlora", privacy, plan, canaries=8)
+>>> found = fl.audit.canaries(task, "fedlora", privacy, plan, canaries=8)
 >>> found.holds, found.epsilon_lower <= found.ceiling
 (True, True)
 """
-
-import sys
-from types import ModuleType
 
 from fedlora_lab.audit.bounds import (
     attacks_above,
@@ -27,13 +22,13 @@ from fedlora_lab.audit.bounds import (
     tabulate_audits,
     threshold_lower_bound,
 )
-from fedlora_lab.audit.canary_audit import Audit, audit
+from fedlora_lab.audit.canary_audit import Audit, canaries
 
 __all__ = [
     "Audit",
     "attacks_above",
-    "audit",
     "audit_power",
+    "canaries",
     "canaries_needed",
     "gaussian_one_run_lower_bound",
     "one_run_ceiling",
@@ -45,12 +40,3 @@ __all__ = [
     "tabulate_audits",
     "threshold_lower_bound",
 ]
-
-
-class _Callable(ModuleType):
-    """A module that is also its main function: ``fl.audit(...)`` and ``fl.audit.bounds``."""
-
-    __call__ = staticmethod(audit)
-
-
-sys.modules[__name__].__class__ = _Callable

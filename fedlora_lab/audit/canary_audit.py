@@ -465,7 +465,7 @@ class Audit:
         return f"Audit: {self}"
 
 
-def audit(
+def canaries(
     task: Task,
     method: "Method | str",
     privacy: Privacy | None,
@@ -506,7 +506,7 @@ def audit(
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
     >>> privacy, plan = fl.Privacy(noise_multiplier=1.0, delta=1e-5), fl.Plan(rounds=1)
-    >>> audit(task, "fedlora", privacy, plan, canaries=8).holds
+    >>> canaries(task, "fedlora", privacy, plan, canaries=8).holds
     True
     """
     row, unit = get(method), "example" if privacy is None else privacy.unit

@@ -66,9 +66,9 @@ def audit_folder(
 ) -> bool:
     """Audits every method of a run folder, prints and writes the results; whether all of it holds.
 
-    Args: as the command; bug: as of `audit.audit`, for tests.
+    Args: as the command; bug: as of `audit.canaries`, for tests.
     """
-    from fedlora_lab.audit.canary_audit import audit
+    from fedlora_lab.audit.canary_audit import canaries as run_audit
     from fedlora_lab.report.run_folder import to_json
     from fedlora_lab.review.engine import engine
 
@@ -76,7 +76,7 @@ def audit_folder(
     for cell in rebuild_cells(folder, rounds, seed):
         options: Any = {"task": cell.task, "method": cell.method, "privacy": cell.privacy}
         options |= {"plan": cell.plan, "lora": cell.lora, "seed": seed, "bug": bug}
-        found, verdict = audit(canaries=canaries, confidence=confidence, **options), None
+        found, verdict = run_audit(canaries=canaries, confidence=confidence, **options), None
         status.say(audit_line(cell.slug, found))
         if checked and cell.privacy is not None:
             verdict = engine(**options)

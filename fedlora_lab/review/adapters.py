@@ -19,13 +19,13 @@ from torch import Tensor
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.review.claims import Claims, Loader, Step
-from fedlora_lab.review.review import Review, review
+from fedlora_lab.review.review import Review, step
 
 PREFIX = "_module."
 
 
 class Subject(NamedTuple):
-    """What is reviewed: ``fl.review(*subject[:3], loader=subject.loader)``."""
+    """What is reviewed: ``fl.review.step(*subject[:3], loader=subject.loader)``."""
 
     step: Step
     data: list[Any]
@@ -287,7 +287,7 @@ def opacus(
         claims: fields of `Claims` that you state otherwise.
         examples: how many of the data set are tried.
         steps, epsilon, delta: of the whole training, as you state them.
-        draws, seed: see `fedlora_lab.review`.
+        draws, seed: see `fedlora_lab.review.step`.
 
     Guarantees: test_opacus_passes, test_a_review_leaves_no_trace.
     """
@@ -296,7 +296,7 @@ def opacus(
     subject = opacus_subject(module, optimizer, loader, criterion, **options)
     title = f"Is this private? {type(optimizer).__name__}"
     options = {"loader": subject.loader, "draws": draws, "seed": seed, "title": title}
-    return review(*subject[:3], **options)
+    return step(*subject[:3], **options)
 
 
 def flower_step(
@@ -381,10 +381,10 @@ def flower(
         claims: what you say of it; ``denominator``: expected batch size / learning rate.
         parameters: arrays that the server sends.
         config: what the server sends beside them, for one local step.
-        loader, draws, seed: see `fedlora_lab.review`.
+        loader, draws, seed: see `fedlora_lab.review.step`.
 
     Guarantees: test_a_flower_client_is_reviewed_as_its_server_sees_it.
     """
-    step = flower_step(client, parameters, config)
+    asked = flower_step(client, parameters, config)
     options: Any = {"loader": loader, "draws": draws, "seed": seed}
-    return review(step, data, claims, title="Is this private? A Flower client", **options)
+    return step(asked, data, claims, title="Is this private? A Flower client", **options)

@@ -24,7 +24,7 @@ from fedlora_lab.methods.published import get
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.mechanism import in_noise_units
 from fedlora_lab.review.claims import Claims, Loader, Step
-from fedlora_lab.review.review import Review, review
+from fedlora_lab.review.review import Review, step
 from fedlora_lab.tasks.task import Examples, Task, concatenate, take
 
 UNITS = 8
@@ -237,7 +237,7 @@ def engine(
         seed: of the state and of the review.
         bug: clips in the library's place, one of `fl.sharp_edges.BUGS`: to see that it is found.
         round, local_step: those that are reviewed, from 0: a schedule moves other factors in each.
-        draws, significance: see `fedlora_lab.review`.
+        draws, significance: see `fedlora_lab.review.step`.
 
     Guarantees: test_every_planted_bug_is_found, test_no_row_is_blamed.
 
@@ -284,7 +284,7 @@ def engine(
     others: dict[str, Step] = {"the next round": EngineStep(run, units, round + 1, local_step)}
     if privacy.by_step:
         others["the next step"] = EngineStep(run, units, round, local_step + 1)
-    return review(
+    return step(
         EngineStep(run, units, round, local_step),
         units,
         claims,

@@ -166,8 +166,8 @@ def documentation_link(docs: str, repository: str) -> str | None:
     return f"{repository}/blob/main/{docs}" if public else None
 
 
-def review(
-    step: "Step | None",
+def step(
+    function: "Step | None",
     data: Sequence[Any],
     claims: Claims,
     *,
@@ -186,9 +186,9 @@ def review(
     other seeds. A pass is no proof: it covers what the checks look at, near these examples.
 
     Args:
-        step: (examples, seed) -> name -> array: everything that leaves one step, noised gradients
-            or plain-SGD updates, buffers, metrics; ``examples`` is a list of any length, 0
-            included. ``None``: only loader, claims and preparation are looked at.
+        function: (examples, seed) -> name -> array: everything that leaves one step, noised
+            gradients or plain-SGD updates, buffers, metrics; ``examples`` is a list of any length,
+            0 included. ``None``: only loader, claims and preparation are looked at.
         data: at least 8 examples, of any kind; floating-point arrays in them are what is scaled.
         claims: what the author says.
         loader: seed -> batches, each a list of indices into the data set.
@@ -213,13 +213,14 @@ def review(
 
     >>> import numpy as np
     >>> import fedlora_lab as fl
-    >>> def step(examples, seed):
+    >>> def private_sum(examples, seed):
     ...     total = np.zeros(20)
     ...     for x in examples:  # the clip norm is 1
     ...         total = total + x / max(1.0, np.linalg.norm(x))
     ...     return {"gradient": total + 2.0 * np.random.default_rng(seed).normal(size=20)}
     >>> data = list(np.random.default_rng(0).normal(size=(16, 20)))
-    >>> found = fl.review(step, data, fl.review.Claims(clip_norm=1.0, noise_multiplier=2.0))
+    >>> claims = fl.review.Claims(clip_norm=1.0, noise_multiplier=2.0)
+    >>> found = fl.review.step(private_sum, data, claims)
     >>> found.sound, round(found["reach"].number, 3)
     (True, 1.0)
     """
@@ -229,7 +230,7 @@ def review(
     check_number("significance", significance, 0, 1, open_low=True)
     check_whole("draws", draws, 16)
     check_whole("seed", seed)
-    subject: Any = {"step": step, "data": data, "claims": claims, "loader": loader}
+    subject: Any = {"function": function, "data": data, "claims": claims, "loader": loader}
     subject |= {"others": others, "prepare": prepare, "batch": batch, "draws": draws}
     looks = [_all_evidence(**subject, seed=seed)]
     if is_doubtful(looks[0], significance):
@@ -239,7 +240,7 @@ def review(
 
 
 def _all_evidence(
-    step: "Step | None",
+    function: "Step | None",
     data: Sequence[Any],
     claims: Claims,
     loader: "Loader | None",
@@ -249,13 +250,13 @@ def _all_evidence(
     draws: int,
     seed: int,
 ) -> list[Evidence]:
-    """What all checks find. Args: see `review`."""
+    """What all checks find. Args: see `step`."""
     evidence: list[Evidence] = []
-    if step is None:
+    if function is None:
         words = "no step was given"
         evidence += [Evidence(name, words, verdict="cannot tell") for name in NEEDS_A_STEP]
     else:
-        check(callable(step), "step", step, "a function of (examples, seed)")
+        check(callable(function), "function", function, "a function of (examples, seed)")
         prepared = data if prepare is None else prepare([*data])
         listed = hasattr(prepared, "__iter__")
         check(listed, "prepare", type(prepared).__name__, "to return a list of examples")
@@ -265,7 +266,7 @@ def _all_evidence(
         size = _batch_size(batch, claims, len(prepared))
         options: Any = {"others": dict(others or {}), "batch": size, "seed": seed}
         with ignore_warnings(RuntimeWarning, ""):
-            evidence += StepChecks(step, prepared, claims, draws=draws // 2 * 2, **options)
+            evidence += StepChecks(function, prepared, claims, draws=draws // 2 * 2, **options)
     evidence += sampling_evidence(loader, claims, seed)
     evidence += preparation_evidence(prepare, data)
     evidence += _accounting(claims)

@@ -11,7 +11,7 @@ from commands import call
 from toy_tasks import LORA, play, private, same_bits, tokens
 
 import fedlora_lab as fl
-from fedlora_lab.audit.canary_audit import audit
+from fedlora_lab.audit.canary_audit import canaries as audit
 from fedlora_lab.cli.audits import audit_line, audit_to_json
 from fedlora_lab.course.sharp_edges import BUGS
 from fedlora_lab.federated.records import Round

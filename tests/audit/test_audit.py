@@ -13,7 +13,7 @@ import fedlora_lab as fl
 from fedlora_lab import audit as audits
 from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab.audit import bounds, canary_audit, instruments
+from fedlora_lab.audit import canary_audit, instruments
 from fedlora_lab.audit.instruments import LEFT_OUT, Recorder, mark_examples, ordinary_marks
 from fedlora_lab.federated import local_training, uploads
 from fedlora_lab.federated.records import Round
@@ -33,7 +33,7 @@ every_unit = pytest.mark.parametrize("unit", UNITS)
 def audited(row, unit="example", sigma=1.0, seed=0, plan=PLAN, crafted=False, **fields):
     privacy = fl.Privacy(unit=unit, noise_multiplier=sigma, delta=1e-5, accountant="rdp", **fields)
     options: Any = {"lora": fl.Lora(8, 8.0), "seed": seed, "crafted": crafted}
-    return audits.audit(WIDE, row, privacy, plan, canaries=32, confidence=0.99, **options)
+    return audits.canaries(WIDE, row, privacy, plan, canaries=32, confidence=0.99, **options)
 
 
 @every_unit
@@ -102,7 +102,7 @@ def test_the_gaussian_bound_of_an_audit_is_the_sharper_one():
     task = fl.tasks.regression(clients=2, examples=8, d_in=60, d_out=40, rank=2)
     privacy = fl.Privacy(unit="client", noise_multiplier=0.5, delta=1e-5)
     plan = fl.Plan(rounds=1, local_steps=1, batch=None, lr=0.02)
-    found = audits.audit(task, "ffa-lora", privacy, plan, canaries=100, lora=fl.Lora(4, 4.0))
+    found = audits.canaries(task, "ffa-lora", privacy, plan, canaries=100, lora=fl.Lora(4, 4.0))
     assert 0.2 < found.epsilon_lower < found.gaussian_lower <= found.epsilon_upper
     assert np.isnan(replace(found, scores={}, invalid="not finite").gaussian_lower)
 
@@ -201,7 +201,7 @@ def test_the_estimate_errs_on_both_sides_of_the_ledger():
 
 def test_a_run_without_privacy_promises_nothing():
     """Its canaries, by default, are as many as it can afford."""
-    found = audits.audit(tokens("head"), "fedlora", None, PLAN.replace(batch=3), lora=LORA)
+    found = audits.canaries(tokens("head"), "fedlora", None, PLAN.replace(batch=3), lora=LORA)
     assert (found.canaries, found.epsilon_upper, found.delta) == (16, float("inf"), 1e-5)
     plan, digits = fl.Plan(batch=16, local_steps=5), fl.tasks.digits()
     sizes = ((digits, "example"), (digits, "client"), (WIDE, "client"))
@@ -217,9 +217,8 @@ def test_a_run_without_privacy_promises_nothing():
         ({"crafted": True}, "crafted=True: expected False in the example unit"),
     ],
 )
-def test_the_audit_module_is_called_and_refuses_bad_arguments(bad, message):
-    call: Any = fl.audit
-    assert audits is call and call.bounds is bounds
+def test_bad_arguments_are_refused(bad, message):
+    call: Any = fl.audit.canaries
     with pytest.raises(ValueError, match=message):
         call(WIDE, "fedlora", private("example"), PLAN, **bad)
 

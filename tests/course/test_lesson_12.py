@@ -12,7 +12,7 @@ from toy_tasks import LORA, PLAN, UNITS, private, tokens
 import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.audit import bounds
-from fedlora_lab.audit.canary_audit import audit
+from fedlora_lab.audit.canary_audit import canaries as audit
 from fedlora_lab.course import sharp_edges as edges
 from fedlora_lab.course.lesson_12 import figures
 

@@ -9,7 +9,7 @@ from frames import marked
 
 from fedlora_lab.course.lesson_15 import figures
 from fedlora_lab.review import museum
-from fedlora_lab.review.review import review
+from fedlora_lab.review.review import step
 
 UNIT = museum.CLIP / museum.BATCH
 
@@ -58,7 +58,7 @@ def test_the_matrix_is_complete():
     """Fault: a verdict that is not drawn, or a mistake counted as found that was not."""
     names = "The mean is clipped", "One key for all tensors"
     some = [one for one in museum.MISTAKES if one.name in names]
-    reviews = {one.name: review(one.step, one.data(), one.claims, draws=16) for one in some}
+    reviews = {one.name: step(one.step, one.data(), one.claims, draws=16) for one in some}
     picture = figures.verdicts(reviews, {one.name: one.broken for one in some})
     squares = marked(picture.axes[0], "s")
     assert len(squares) == sum(len(one.broken) for one in reviews.values())

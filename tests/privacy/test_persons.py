@@ -350,5 +350,5 @@ def test_the_audits_leave_out_persons(slug: str) -> None:
     bad = fl.review.engine(TASK, slug, private("person"), PLAN, lora=LORA, bug=half)
     assert "reach" in bad.broken
     plan = PLAN.replace(batch=2)
-    audit = fl.audit.audit(TASK, slug, private("person"), plan, canaries=16, lora=LORA)
+    audit = fl.audit.canaries(TASK, slug, private("person"), plan, canaries=16, lora=LORA)
     assert audit.holds and audit.unit == "person"

@@ -5,11 +5,11 @@ from sound_steps import SOUND, Sound
 
 from fedlora_lab.review.claims import CHECKS
 from fedlora_lab.review.museum import MISTAKES, Mistake
-from fedlora_lab.review.review import Review, review
+from fedlora_lab.review.review import Review, step
 
 
 def reviewed(one: Mistake | Sound) -> Review:
-    return review(one.step, one.data(), one.claims, loader=one.loader, draws=16)
+    return step(one.step, one.data(), one.claims, loader=one.loader, draws=16)
 
 
 @pytest.mark.slow

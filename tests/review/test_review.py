@@ -21,7 +21,7 @@ from fedlora_lab.review.examples import to_array
 from fedlora_lab.review.review import documentation_link, repository_address
 
 Claims: Any = fl.review.Claims
-review: Any = fl.review
+review: Any = fl.review.step
 
 SHAPES = {"weight": (4, 3), "bias": (3,), "head": (5,)}
 SIZE, SIGMA, MEAN = 20, 1.1, 8.0
@@ -606,7 +606,7 @@ def test_every_check_is_explained_where_it_says():
         (lambda: Claims(clip_norm=0, noise_multiplier=1.0), "clip_norm=0: expected"),
         (lambda: review(sound, DATA[:3], Claims(**CLAIMS)), "data='3 examples'"),
         (lambda: review(sound, DATA, CLAIMS), "claims="),
-        (lambda: review(total, DATA, Claims(**CLAIMS)), "step="),
+        (lambda: review(total, DATA, Claims(**CLAIMS)), "function="),
         (lambda: review(lambda *_: {"g": None}, DATA, Claims(**CLAIMS)), "step['g']='NoneType'"),
         (lambda: review(sound, DATA, Claims(**CLAIMS, noise_std={"g": 1.0})), "noise_std='g'"),
         (lambda: review(sound, DATA, Claims(**CLAIMS), prepare=lambda x: None), "prepare="),

@@ -15,7 +15,7 @@ from fedlora_lab.review.noise import Noise, kept_places
 from fedlora_lab.review.review import is_doubtful, judge_evidence
 
 Claims: Any = fl.review.Claims
-review: Any = fl.review
+review: Any = fl.review.step
 
 NUMBERS, SIGMA, MEAN = 20, 1.1, 8.0
 DATA = [(x, 0) for x in np.random.default_rng(0).normal(size=(12, NUMBERS))]

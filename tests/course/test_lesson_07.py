@@ -118,10 +118,6 @@ def test_the_differences_are_drawn():
     for ax in figure.axes:
         middles = [line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 1]
         assert middles == pytest.approx([0.2, -0.2])
-    for one_scale in (False, True):
-        panels = {"left": rows, "right": {"first": [1.0, 2.0, 3.0]}}
-        figure = figures.forest(panels, "finding", "points", one_scale)
-        assert (len({ax.get_xlim() for ax in figure.axes}) == 1) == one_scale
 
 
 def test_lines_are_means_over_seeds():

@@ -178,12 +178,11 @@ def forest(
     panels: Mapping[str, Mapping[str, Sequence[float]]],
     title: str,
     unit: str,
-    one_scale: bool = False,
 ) -> style.Picture:
     """Draws mean paired differences with 95 % intervals, a panel for each comparison.
 
     Args: panels: comparison -> row's name -> one difference a seed; title: the finding; unit: of
-        the axis; one_scale: the same axis in every panel.
+        the axis.
     Guarantees: test_lesson_07.py::test_the_differences_are_drawn.
     """
     count, tall = len(panels), 1.55 + 0.3 * max(map(len, panels.values()))
@@ -202,10 +201,6 @@ def forest(
         ax.grid(visible=False, axis="y")
         ax.set_title(words, fontsize=9.5)
         ax.xaxis.set_major_locator(MaxNLocator(3 if count > 3 else 5))
-    if one_scale:
-        lows, highs = zip(*(ax.get_xlim() for ax in axes))
-        for ax in axes:
-            ax.set_xlim(min(lows), max(highs))
     figure.text(0.012, 1 - 0.28 / tall, title, fontsize=10.5, weight="bold")
     seeds = sorted({len(values) for rows in panels.values() for values in rows.values()})
     counted = " to ".join(dict.fromkeys(str(n) for n in (seeds[0], seeds[-1])))

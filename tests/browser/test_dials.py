@@ -20,7 +20,6 @@ from fedlora_lab.methods.quantization import normal_levels
 SETUP = """
 import time
 import numpy as np
-import pandas as pd
 import fedlora_lab as fl
 rng = np.random.default_rng(0)
 rows = rng.standard_normal((600, 50)) * np.exp(1.5 * rng.standard_normal((600, 1))) / 7 + 0.02
@@ -29,12 +28,6 @@ first = {"moves": "B", "rests": "A", "stretches": [0.7, 0.5], "angle": 30.0}
 then = {"moves": "A", "rests": "B", "stretches": [1.5, 0.4], "angle": 80.0}
 first |= {"from": [0, 0.7], "to": [0.5, 0.7]}
 then |= {"from": [0.5, 0.7], "to": [0.5, 1.1]}
-labels = [(e, a) for e in (1.0, None) for a in (0.1, 0.5, 10.0)]
-cells = [("made", m, *at, 0.1, s, round(rng.uniform(), 3), round(rng.uniform(), 3))
-         for m in ("fedlora", "ffa-lora", "deer") for at in labels for s in range(5)]
-columns = ["study", "method", "epsilon", "alpha", "lr", "seed", "accuracy", "deviation"]
-scores = pd.DataFrame(cells, columns=columns).iloc[:-3]  # some seeds of one case are missing
-studies = {"all": scores, "one": scores.query("alpha == 0.1"), "few": scores.query("seed < 3")}
 """
 # Name -> call.
 DIALS = {
@@ -54,7 +47,6 @@ DIALS = {
     "regulator": "fl.course.lesson(6).regulator_explorer()",
     "rounds": "fl.course.lesson(6).rounds_explorer([first, then], 0.75)",
     "filter": "fl.course.lesson(7).filter_explorer()",
-    "results": "fl.course.lesson(9).results_explorer(studies)",
 }
 
 
@@ -145,37 +137,6 @@ def counted(text):
     moved = [row.sides_in_round(t, 4) for t in range(6)]
     shares = [sum(side in word for word in words) / 24 for side in "AB"]
     return [*shares, sum(map(len, moved)) / 12, sum(len(sides) == 2 for sides in moved)]
-
-
-SEEN = "view => (found => [found.means, found.gaps].flatMap(all => all.sort((a, b) => a.place - "
-SEEN += (
-    "b.place || (a.slug < b.slug ? -1 : 1)).flatMap(a => [a.place, a.mean, a.low, a.high, a.n])))"
-)
-SEEN += f"(m.compare({json.dumps(dial('results').data)}, view))"
-
-
-HELD: dict[str, dict[str, Any]] = {  # what the other label is held at, in words
-    "epsilon": {f"β = {value:g}": {"alpha": value} for value in (0.1, 0.5, 10.0)},
-    "alpha": {"ε = 1": {"epsilon": 1.0}, "no privacy": {"epsilon": None}},
-}
-
-
-def view(rng):
-    x = str(rng.choice(["epsilon", "alpha"]))
-    names = {"measure": ["accuracy", "deviation"], "against": ["fedlora", "ffa-lora", "deer"]}
-    drawn = {key: str(rng.choice(offered)) for key, offered in names.items()}
-    return {"study": "all", "x": x, "where": str(rng.choice([*HELD[x]])), **drawn}
-
-
-def seen(at):
-    """The means and the gaps of `means_and_gaps`, in a row."""
-    held = HELD[at["x"]][at["where"]]
-    slugs = "fedlora", "ffa-lora", "deer"
-    lesson = fl.course.lesson(9)
-    looked = lesson.View(at["measure"], at["x"], slugs, at["against"], held)
-    tables = lesson.means_and_gaps(ROOM["scores"], looked)
-    order = [table.sort_values(["place", "method"]) for table in tables]
-    return [v for table in order for v in table.drop(columns="method").to_numpy().flat]
 
 
 # Lesson -> JavaScript of one argument list, the same in Python, arguments from a generator.
@@ -289,7 +250,6 @@ FORMULAS: dict[str, Formula] = {
         lambda g: [g.uniform(size=32).tolist(), int(g.choice([1, 3, 5, 9]))],
     ),
     "noise and signal": (4, RHO, amplification, lambda g: [plan(g)]),
-    "results": (9, SEEN, seen, lambda g: [view(g)]),
 }
 
 

@@ -7,8 +7,7 @@ import numpy as np
 from scipy.stats import t as student
 from scipy.stats import ttest_rel
 
-from fedlora_lab import theory
-from fedlora_lab.course.exercises import Calls, vary
+from fedlora_lab.course.exercises import Calls
 
 
 def _pair(rng, methods=2, seeds=8):
@@ -20,20 +19,9 @@ def _scores(rng):
     return (np.stack(_pair(rng, methods=5, seeds=10)),)
 
 
-def _plan(rng):
-    return (
-        rng.uniform(0.5, 5),
-        rng.uniform(0.1, 0.9),
-        int(rng.integers(20, 200)),
-        int(rng.integers(5, 50)),
-        int(rng.integers(32, 512)),
-    )
-
-
 CALLS = {
     "09.1": Calls("two arrays", draw=_pair),
     "09.2": Calls("scores", draw=_scores),
-    "09.3": Calls("sigma, q, K, N and d_in", draw=_plan),
 }
 
 
@@ -110,20 +98,3 @@ on_one_side = partial(_upper_ends, quantile=lambda m: 1 - 0.05 / (m * (m - 1) / 
 lower_ends = partial(_upper_ends, end=-1)
 turned = partial(_upper_ends, sign=-1)
 columns_apart = partial(_upper_ends, paired=False)
-
-
-# ---- 09.3: the amplification number of a path of one
-
-
-def rho_of_unit_path(sigma, q, K, N, d_in):
-    tau = sigma * (1 / N) / (q * K)
-    return 3 * d_in * N * tau**2
-
-
-in_two_steps = lambda sigma, q, K, N, d_in: 3 * d_in / N * (sigma / (q * K)) ** 2
-with_the_theory = lambda sigma, q, K, N, d_in: theory.amplification(sigma / (N * q * K), N, d_in)
-at_clip_one = lambda sigma, q, K, N, d_in: 3 * d_in * N * (sigma / (q * K)) ** 2
-turned_over = lambda sigma, q, K, N, d_in: 3 * d_in * N**2 * (sigma / (q * K)) ** 2
-without_participation = vary(rho_of_unit_path, q=1)
-not_squared = lambda sigma, q, K, N, d_in: 3 * d_in * sigma / (q * K)
-without_three = vary(rho_of_unit_path, then=lambda rho: rho / 3)

@@ -173,26 +173,12 @@ def table() -> str:
     return markdown_table(rows)
 
 
-def gauge_table() -> str:
-    """How far each row's path depends on the factors behind one product, least first."""
-    from fedlora_lab import methods
-
-    found = methods.table().dropna(subset="gauge").sort_values("gauge")
-    largest = methods.published.measurements()["methods"]
-    rows = [["method", "median", "largest of 100"]]
-    for slug, row in found.iterrows():
-        most = largest[str(slug)]["gauge_largest"]
-        rows.append([str(row["name"]), f"{row['gauge']:.2g}", f"{most:.2g}"])
-    return markdown_table(rows)
-
-
 def methods_page() -> str:
     """docs/methods.md with its generated parts as the package has them."""
     from fedlora_lab import methods
 
     parts = {
         "table": table(),
-        "gauge": gauge_table(),
         **{f"row {slug}": row_lines(slug) for slug in methods.ALL},
     }
     return filled(METHODS.read_text(encoding="utf-8"), parts)

@@ -143,7 +143,6 @@ class Loop(NamedTuple):
     filter: Callable[[np.ndarray, str], np.ndarray] = lambda g, side: g
     receives: Callable[[State], State] = dict
     sends: Callable | None = None
-    direction: Callable[[State, State, Keys], tuple[State, float | None]] | None = None
 
 
 def of(state: State, sides: str) -> Keys:
@@ -165,9 +164,7 @@ def local(oracle: Oracle, start: State, data: list, t: int, work: Work, loop: Lo
         for x, y in data:
             g = oracle(state, x, y)
             for keys in parts:
-                g, norm = (loop.direction or plain_gradient)(state, g, keys)
-                norm = size(g, keys) if norm is None else norm
-                factor = scaled(norm, clip / math.sqrt(len(parts)))
+                factor = scaled(size(g, keys), clip / math.sqrt(len(parts)))
                 for key in keys:
                     total[key] += g[key] * factor / len(data)
         for key, value in total.items():
@@ -373,23 +370,6 @@ def fedsvd(state: State, ends: list[State], weights: Sequence[float]) -> State:
     return new
 
 
-def fedpower(state: State, ends: list[State], weights: Sequence[float]) -> State:
-    """FedPower: twice an orthonormal basis of the mean product times the last, from A's rows on."""
-    new = heads(ends, weights)
-    for name in layers(state):
-        m = mean_product(ends, weights, name)
-        rows = np.linalg.qr(new_mean(ends, weights, name).T)[0]
-        columns = np.linalg.qr(m @ rows)[0]
-        columns = np.linalg.qr(m @ np.linalg.qr(m.T @ columns)[0])[0]
-        new["B", name], new["A", name] = columns, columns.T @ m
-    return new
-
-
-def new_mean(ends: list[State], weights: Sequence[float], name: str) -> np.ndarray:
-    """The mean of the clients' A."""
-    return np.sum([w * end["A", name] for w, end in zip(weights, ends)], axis=0)
-
-
 def ravan(state: State, ends: list[State], weights: Sequence[float]) -> State:
     """RAVAN: each client's blocks times their gains are averaged; gains are 1 again."""
     new = mean(ends, weights)
@@ -400,53 +380,6 @@ def ravan(state: State, ends: list[State], weights: Sequence[float]) -> State:
             new["R", name] = np.sum([w * x for w, x in zip(weights, cores)], axis=0)
             new["gain", name] = np.ones_like(state["gain", name])
     return new
-
-
-def prism(tangent: bool) -> Rule:
-    """PRISM: the product moves along the mean tangent (or is the mean of the products), then its
-    best approximation of rank r is split evenly by an SVD of the whole matrix.
-    """
-
-    def server(state: State, ends: list[State], weights: Sequence[float]) -> State:
-        new, middle = heads(ends, weights), mean(ends, weights)
-        for name in layers(state):
-            a, b = state["A", name], state["B", name]
-            z = b @ a + (middle["B", name] - b) @ a + b @ (middle["A", name] - a)
-            z = z if tangent else mean_product(ends, weights, name)
-            u, s, vt = np.linalg.svd(z)
-            r, root = len(a), np.sqrt(s[: len(a)])
-            new["A", name], new["B", name] = root[:, None] * vt[:r], u[:, :r] * root
-            new["W", name] = state["W", name]
-        return new
-
-    return server
-
-
-def tangent_gradient(state: State, g: State, keys: Keys) -> tuple[State, float]:
-    """PRISM's step directions of one example, and the norm of their move of the product.
-
-    dA = (B^T B)^-1 g_A, dB = (I - P_B) g_B (A A^T)^-1; other tensors by their gradient.
-    """
-    moves, squares = {}, 0.0
-    for key in keys:
-        side, name = key
-        if side in "AB":
-            a, b = state["A", name], state["B", name]
-            if side == "A":
-                moves[key] = np.linalg.solve(b.T @ b, g[key])
-                squares += ((b @ moves[key]) ** 2).sum()
-            else:
-                own = b @ np.linalg.solve(b.T @ b, b.T)
-                moves[key] = (g[key] - own @ g[key]) @ np.linalg.inv(a @ a.T)
-                squares += ((moves[key] @ a) ** 2).sum()
-        else:
-            moves[key], squares = g[key], squares + (g[key] ** 2).sum()
-    return moves, math.sqrt(squares)
-
-
-def plain_gradient(state: State, g: State, keys: Keys) -> tuple[State, float | None]:
-    """The gradient itself; its norm is that of the loop."""
-    return g, None
 
 
 def fedask(sketches: Iterator[dict[str, np.ndarray]]) -> Rule:

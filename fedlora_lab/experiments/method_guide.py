@@ -11,7 +11,7 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.experiments.runner import read_study
 from fedlora_lab.experiments.studies import STUDIES
 from fedlora_lab.measures.statistics import find_collapsed_by_group, paired_difference
-from fedlora_lab.methods.published import ALL, VARIANTS
+from fedlora_lab.methods.published import ALL
 
 Frames = Mapping[str, pd.DataFrame]
 LETTERS = {"epsilon": "ε", "alpha": "β"}
@@ -96,7 +96,7 @@ def rank_methods(rows: Any, level: float = 0.95) -> pd.DataFrame:
     best, each = means.index[0], 1 - (1 - level) / max(math.comb(len(means), 2), 1)
     table = []
     for slug, mean in means.items():
-        part, known, gap = rows[rows["method"] == slug], (ALL | VARIANTS).get(slug), (0.0, 0.0, 0.0)
+        part, known, gap = rows[rows["method"] == slug], ALL.get(slug), (0.0, 0.0, 0.0)
         if slug != best:
             gap = paired_difference(rows, slug, best, "score", each)[:3]
         numbers = part["seed"].nunique(), not gap[2] < 0, int(part["collapsed"].sum())

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from fedlora_lab import methods
 from fedlora_lab._utils.validation import check
+from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.filters import binomial, product_space
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.published import rule_name
@@ -243,10 +244,19 @@ CLIENT_SEARCH: dict[str, Any] = {
 }
 COMPARED = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "la-lora-unfiltered", "fedlpp")
 COMPARED += ("fedsvd", "balanced-lora")
-INGREDIENT = ("balanced-rolora", "balanced-la-lora")
+BALANCED = (
+    methods.RoLoRA.replace(name="Balanced RoLoRA", balance=0.5),
+    methods.LALoRAUnfiltered.replace(name="Balanced LA-LoRA", balance=0.5),
+)
 OTHERS = ("la-lora-unfiltered", "flora", "flexlora", "hetlora", "fedsa-lora", "sdflora")
 OTHERS += ("lora-fair", "fedask", "fed-sb", "as-lora", "dp-lora", "dp-fedlora", "local")
-OTHERS += ("la-lora-a-first", "fedask-both", "fedask-wide")
+VARIANTS = (
+    methods.LALoRA.replace(name="LA-LoRA A first", train=Cycle(("A B",))),
+    methods.FedASK.replace(name="FedASK both", train=Cycle(("AB",)), exact=False),
+    methods.FedASK.replace(
+        name="FedASK wide", train=Cycle(("AB",)), exact=False, aggregate=aggregation.sketch(32)
+    ),
+)
 
 
 def factorial_methods() -> list[Method]:
@@ -313,7 +323,7 @@ def _main_comparisons() -> Iterator[Study]:
     cases = [case for e in BUDGETS for case in _digits(rows, {}, epsilon=e)]
     note = "digits, every example protected; 10 clients, each noises for itself"
     yield Study("digits-example", note, tuple(cases), **how, **EXAMPLE_SEARCH)
-    more = [*rows, *map(methods.get, INGREDIENT)]
+    more = [*rows, *BALANCED]
     cases = [case for e in (3.0, 8.0, 20.0) for case in _digits(more, {}, epsilon=e, **CROWD)]
     note = "digits, every client protected; 100 clients, 20 % of them in a round"
     yield Study("digits-client", note, tuple(cases), **how, **CLIENT_SEARCH)
@@ -490,7 +500,7 @@ def _earlier() -> Iterator[Study]:
     They have rows and questions that no later study has.
     """
     main = [methods.ALL[slug] for slug in MAIN]
-    others = [methods.get(slug) for slug in OTHERS]
+    others = [*(methods.get(slug) for slug in OTHERS), *VARIANTS]
 
     cases = [case for e in BUDGETS for case in _digits(main, {"alpha": 0.5}, epsilon=e)]
     for alpha in (0.1, 1000.0):

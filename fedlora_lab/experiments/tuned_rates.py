@@ -304,7 +304,7 @@ def _at(epsilon: float | None, unit: str) -> str:
 
 def _alike(slug: str, method: Any) -> tuple[str, ...]:
     """Lists methods whose rate stands in for one of which none is known."""
-    row = (methods.ALL | methods.VARIANTS).get(slug) if isinstance(method, str) else method
+    row = methods.ALL.get(slug) if isinstance(method, str) else method
     if row is None:  # a baseline trains FedLoRA; of another name nothing is known
         return ("fedlora",) if slug in ("central", "non-private") else ()
     published = [slug for slug, other in methods.ALL.items() if _works_as(row, other)]

@@ -153,38 +153,27 @@ def preconditioners(
     moving: tuple[ParamKey, ...],
     params: Mapping[ParamKey, Tensor],
     certified: bool = False,
-    change: bool = False,
 ) -> dict[ParamKey, Preconditioner]:
     """Makes each moving factor's preconditioner; empty for a method without one.
-
-    A rule reads the Gram matrix of the factor's peer or, where it has ``of_layer``, both factors.
 
     Args:
         method, moving: whose rule, and the tensors that train.
         params: key -> (clients, ...), or (1, ...) where all hold the same.
         certified: whether the ledger states an epsilon.
-        change: what is released is a change of the factors, and not a gradient.
 
     Raises: ``ValueError`` if ``certified`` and the epsilon would not hold, because noise and signal
         pass different maps.
     """
     found: dict[ParamKey, Preconditioner] = {}
-    of_layer = getattr(method.precondition, "of_layer", None)
     for key in moving if method.precondition else ():
         if key.side not in ("A", "B"):
             continue
-        if of_layer is not None:
-            a, b = (_finite(params[ParamKey(side, key.layer)]) for side in "AB")
-            found[key] = of_layer(a, b, change)[key.side]
-            shape = torch.Size((max(len(a), len(b)), a.shape[-2], a.shape[-2]))
-        else:
-            # In float64: the rule inverts this matrix, which enlarges the rounding in it.
-            peer = params[ParamKey("B" if key.side == "A" else "A", key.layer)].double()
-            gram = peer.mT @ peer if key.side == "A" else peer @ peer.mT
-            gram = _finite(gram.to(params[key].dtype))
-            found[key] = method.precondition(gram)  # type: ignore[misc]
-            shape = gram.shape
-        mechanism.check_maps(found[key], shape, key, params[key].shape)
+        # In float64: the rule inverts this matrix, which enlarges the rounding in it.
+        peer = params[ParamKey("B" if key.side == "A" else "A", key.layer)].double()
+        gram = peer.mT @ peer if key.side == "A" else peer @ peer.mT
+        gram = _finite(gram.to(params[key].dtype))
+        found[key] = method.precondition(gram)  # type: ignore[misc]
+        mechanism.check_maps(found[key], gram.shape, key)
     # A rule may differ from what it returned when the run opened: every answer is checked.
     sound = not certified or all(map(mechanism.maps_after_noise, found.values()))
     expected = "a rule that treats every peer alike: one map for signal and noise"

@@ -295,7 +295,7 @@ def _release_updates(
     whole = {key: x[None] for key, x in sent.tensors.items()}
     # From what all received: a client's own factors are not noised yet.
     certified = context.uncertified is None
-    maps = local_training.preconditioners(method, tuple(rows), whole, certified, change=True)
+    maps = local_training.preconditioners(method, tuple(rows), whole, certified)
     owner = torch.arange(len(ids)) if noised_alone else torch.zeros(len(ids), dtype=torch.int64)
     # By default the change alone: what all know already needs no hiding, and would use up the norm.
     change = {key: x - method.clip_reference(start[key]) for key, x in rows.items()}

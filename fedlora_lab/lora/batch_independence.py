@@ -279,16 +279,10 @@ def _probe_preconditioner(rule: Any, like: Tensor) -> None:
     def maps(gram: Float[Tensor, "n r r"]) -> list[Tensor]:
         found = rule(gram)
         check(isinstance(found, Preconditioner), name, rule, "a rule that gives a Preconditioner")
-        for x in found[:3]:
+        for x in found:
             expected = f"{tuple(gram.shape)}, a map for each matrix"
             check(x.shape == gram.shape, name, tuple(x.shape), expected)
-        if not hasattr(rule, "of_layer"):
-            return list(found[:3])
-        pair = rule.of_layer(gram[..., :2, :], gram.mT[..., :2] + 0.5, False)
-        expected = "a rule that gives maps of A and of B, signal and noise the same"
-        sound = set(pair) == {"A", "B"} and all(x.after is x.noise for x in pair.values())
-        check(sound, name, rule, expected)
-        return [x for one in pair.values() for x in one if x is not None]
+        return list(found)
 
     half = torch.randn(PROBE_EXAMPLES, 3, 8, generator=torch.Generator().manual_seed(0)).to(like)
     gram = half @ half.mT

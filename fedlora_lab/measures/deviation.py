@@ -236,7 +236,7 @@ def separation(
     check_whole("draws", draws, 2)
     change = worst_change(precondition, peer) if change is None else change
     key = ParamKey("B", "layer")
-    maps = {key: Preconditioner(*(matrix[None] for matrix in precondition(peer @ peer.mT)[:3]))}
+    maps = {key: Preconditioner(*(matrix[None] for matrix in precondition(peer @ peer.mT)))}
     one = torch.zeros(1, dtype=torch.int64)
     rows = mechanism.precondition_rows({key: change[None]}, maps, one)
     signal, _ = mechanism.clip_sum(rows, 1.0, one, 1)

@@ -11,15 +11,14 @@ come from two QR factorisations and one (q, q) problem.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab._utils.validation import check_number, check_whole
 from fedlora_lab.methods.state import MODES, ParamKey, ServerState, pad_to_rank
 
 Uploads = Mapping[ParamKey, Tensor]
@@ -33,13 +32,10 @@ class Rule:
         writes: sides of the state that the rule may change although no client sent them.
         mean_gain: times how much A moves by the weighted mean of the changes of A that were sent;
             ``None``: A becomes something else.
-        first_order: the rule adds the mean of the clients' moves along the tangent of the product,
-            so what it misses is of second order in their steps.
     """
 
     writes: ClassVar[tuple[str, ...]] = ()
     mean_gain: ClassVar[float | None] = None
-    first_order: ClassVar[bool] = False
 
     def initial_state(self, state: ServerState) -> ServerState:
         """Returns the state before the first round, with what the rule keeps there."""
@@ -82,8 +78,8 @@ class MeanUpdate:
         server_lr: eta, >= 0.
 
     Source: arXiv:2305.05644 (mean of factors); arXiv:2406.10976, which does not publish which of
-        four variants it uses: this one alone keeps a full-precision state and estimates its
-        gradient (server rule 1 of the reconstruction in docs/methods).
+        four forms it uses: this one alone keeps a full-precision state and estimates its gradient
+        (see docs/methods).
     """
 
     server_lr: float = 1.0
@@ -104,44 +100,6 @@ class MeanUpdate:
             # and a fixed denominator keeps one client's share of the result bounded.
             change = weights.to(upload.dtype) @ (upload - sent.tensors[key]).flatten(1)
             changed[key] = old + self.server_lr * change.view_as(old)
-        return state.replace_tensors(changed)
-
-
-@dataclass(frozen=True)
-class ServerForm:
-    """Makes FedLPP's server step in one of the forms that `MeanUpdate`, the first, is not.
-
-    2: Q(psi) + eta (mean_k psi_k - Q(psi)); 3: psi + eta (mean_k psi_k - psi); 4: as 3, with eta
-    (T - t) / T in round t of T, from 0. At eta 1, and with all weights there, 2 and 3 are the mean
-    of the uploads.
-
-    Args:
-        form: 2, 3 or 4.
-        server_lr: eta, >= 0.
-
-    Source: a later release by an author of arXiv:2406.10976, which has all four; see docs/methods.
-    Guarantees: test_aggregation.py::test_the_forms_of_fedlpp_by_hand.
-    """
-
-    form: int
-    server_lr: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_whole("form", self.form, 2, 4)
-        check_number("server_lr", self.server_lr, 0, 1e6)
-
-    def __call__(self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor):
-        base, changed = sent if self.form == 2 else state, {}
-        rate = self.server_lr
-        if self.form == 4:
-            rate *= 1 - state.round / max(state.planned, 1)
-        for key, upload in uploads.items():
-            old = base.tensors[key]
-            alike = old.shape == state.tensors[key].shape
-            check(alike, "ranks", len(old), "one rank for all clients: form 2 sets out from theirs")
-            # As in the plain mean: a fixed denominator, what did not arrive changes nothing.
-            change = weights.to(upload.dtype) @ (upload - old).flatten(1)
-            changed[key] = old + rate * change.view_as(old)
         return state.replace_tensors(changed)
 
 
@@ -185,7 +143,6 @@ class ByLayer(Rule):
     whose expectation is free of their noise; of a single sum, its squared norm.
 
     Args:
-        score: of the changes of a factor, (clients, ...); ``None``: `mean_inner_product`.
         warmup: share of the planned rounds that alternate, in [0, 1].
         memory: weight of the old score in the new, in [0, 1).
         cooling, coldest: of the temperature, in (0, 1].
@@ -194,7 +151,6 @@ class ByLayer(Rule):
         curvature, these do not.
     """
 
-    score: Callable[[Tensor], Tensor] | None = None
     warmup: float = 0.1
     memory: float = 0.9
     cooling: float = 0.95
@@ -209,8 +165,7 @@ class ByLayer(Rule):
         check_number("coldest", self.coldest, 0, 1, open_low=True)
 
     def __repr__(self) -> str:
-        own = "" if self.score is None else f", score={getattr(self.score, '__name__', self.score)}"
-        return f"by_layer(warmup={self.warmup:g}{own})"
+        return f"by_layer(warmup={self.warmup:g})"
 
     def initial_state(self, state: ServerState) -> ServerState:
         like = next(iter(state.tensors.values()))
@@ -225,8 +180,7 @@ class ByLayer(Rule):
             moved, score = ParamKey(side, layer), ParamKey(f"score {side}", layer)
             old = state.tensors[score]
             if moved in uploads:
-                score_of = self.score or mean_inner_product
-                new = score_of(uploads[moved] - sent.tensors[moved]).to(old)
+                new = mean_inner_product(uploads[moved] - sent.tensors[moved]).to(old)
                 changed[score] = new if old.isnan() else self.memory * old + (1 - self.memory) * new
             keys = ParamKey("score A", layer), ParamKey("score B", layer)
             a, b = (float(changed.get(key, state.tensors[key])) for key in keys)
@@ -253,124 +207,6 @@ def mean_inner_product(changes: Tensor) -> Tensor:
     # Pairs alone: the noise of two clients is independent, that of a row with itself would add up.
     total, own = rows.sum(0).square().sum(), rows.square().sum()
     return ((total - own) / (count * (count - 1))).clamp(min=0) if count > 1 else own
-
-
-def squared_norm(changes: Tensor) -> Tensor:
-    """The squared norm of the mean row, with the noise in it.
-
-    Source: arXiv:2605.05769 (AS-LoRA), score without curvature and before its noise is taken off.
-    """
-    return changes.flatten(1).double().mean(0).square().sum()
-
-
-@dataclass(frozen=True)
-class Sketched:
-    """The mean inner product of rows shortened by a public Gaussian matrix, which adds noise.
-
-    Args: width: numbers that a client would send of its change, >= 1.
-    Source: arXiv:2605.05769, released code: scores of a gradient times a Gaussian matrix.
-    """
-
-    width: int
-
-    def __post_init__(self) -> None:
-        check_whole("width", self.width, 1)
-
-    def __call__(self, changes: Tensor) -> Tensor:
-        rows = changes.flatten(1).double()
-        # A fixed public matrix: all clients' rows are shortened by the same one.
-        random = torch.Generator().manual_seed(rows.shape[1])
-        matrix = torch.randn(rows.shape[1], self.width, generator=random, dtype=torch.float64)
-        return mean_inner_product(rows @ matrix / self.width**0.5)
-
-
-# ---- rules that act on the uploads
-
-
-def shrink_spectrum(matrix: Tensor, noise: float | None = None) -> Tensor:
-    """Shrinks singular values by the rule that is optimal under white noise of this size.
-
-    A value y in units of noise sqrt(d), d the longer side and beta = shorter / longer, becomes
-    sqrt((y^2 - beta - 1)^2 - 4 beta) / y, and 0 below the edge 1 + sqrt(beta), which noise reaches.
-
-    Args:
-        matrix: (d_out, d_in), signal of low rank plus noise.
-        noise: standard deviation of a number; ``None``: that at which the median singular value
-            would be noise's, right where the signal takes up less than half of the directions.
-
-    Source: Gavish and Donoho, arXiv:1405.7511, optimal shrinkage in the Frobenius norm.
-    Guarantees: test_shrinking_takes_most_of_the_noise_away.
-
-    >>> shrink_spectrum(torch.diag(torch.tensor([9.0, 1.0])), noise=1.0).round(decimals=2)
-    tensor([[8.5400, 0.0000],
-            [0.0000, 0.0000]])
-    """
-    short, long = sorted(matrix.shape[-2:])
-    u, values, v = torch.linalg.svd(matrix.double(), full_matrices=False)
-    beta = short / long
-    unit = float(values.median()) / _median_of_noise(beta) if noise is None else noise * long**0.5
-    # Nothing to shrink without noise; NaN, of a run that diverged, stays to be seen.
-    if not unit > 0:
-        return matrix
-    y = values / unit
-    inside = ((y**2 - beta - 1) ** 2 - 4 * beta).clamp(min=0).sqrt() / y.clamp(min=1e-12)
-    kept = torch.where(y > 1 + beta**0.5, inside, torch.zeros_like(y))
-    return (u * (unit * kept) @ v).to(matrix)
-
-
-@lru_cache(maxsize=256)
-def _median_of_noise(beta: float) -> float:
-    """The median singular value of white noise, in units of its size times sqrt(longer side)."""
-    low, high = (1 - beta**0.5) ** 2, (1 + beta**0.5) ** 2
-    x = torch.linspace(low, high, 20_001, dtype=torch.float64)
-    middle = (x[1:] + x[:-1]) / 2
-    density = ((high - middle) * (middle - low)).clamp(min=0).sqrt() / middle
-    mass = density.cumsum(0) / density.sum()
-    return float(middle[int((mass < 0.5).sum())].sqrt())
-
-
-@dataclass(frozen=True)
-class Denoised(Rule):
-    """Shrinks the spectrum of each upload's change of A and of B, then does as another rule does.
-
-    It reads noised uploads only, so it costs no privacy and goes before any rule.
-
-    Args:
-        rule: of the server.
-        noise: of `shrink_spectrum`.
-
-    Source: arXiv:2510.01137 for a noised gradient of full size; here for factors.
-    """
-
-    rule: Any
-    noise: float | None = None
-
-    @property
-    def _inner(self) -> Rule:
-        return self.rule if isinstance(self.rule, Rule) else Rule()
-
-    @property
-    def writes(self) -> tuple[str, ...]:  # type: ignore[override]
-        """As of the rule."""
-        return self._inner.writes
-
-    def initial_state(self, state: ServerState) -> ServerState:
-        return self._inner.initial_state(state)
-
-    def upload_sizes(self, shapes: Shapes, keys: Sequence[ParamKey]) -> list[int]:
-        return self._inner.upload_sizes(shapes, keys)
-
-    def extra_download_sizes(self, shapes: Shapes) -> list[int]:
-        return self._inner.extra_download_sizes(shapes)
-
-    def __call__(self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor):
-        shrunk = dict(uploads)
-        for key in [key for key in uploads if key.side in "AB"]:
-            start = sent.tensors[key]
-            # Only the change is shrunk: the start carries none of this round's noise.
-            changes = torch.stack([shrink_spectrum(x, self.noise) for x in uploads[key] - start])
-            shrunk[key] = start + changes
-        return self.rule(state, sent, shrunk, weights)
 
 
 # ---- rules that use the mean of the products
@@ -436,15 +272,6 @@ class ProductRule(Rule, ABC):
             {ParamKey("W", k): b[k].new_zeros(shape) for k, shape in shapes.items()}
         )
 
-    def product(
-        self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor, layer: str
-    ) -> tuple[Tensor, Tensor]:
-        """The product that `layer` is given, as left and right.
-
-        Args: state, sent, uploads, weights, layer: as of `mean_product`, which it is.
-        """
-        return mean_product(state, sent, uploads, weights, layer)
-
     @abstractmethod
     def layer(
         self, after: ServerState, left: Tensor, right: Tensor, layer: str
@@ -460,7 +287,7 @@ class ProductRule(Rule, ABC):
     def __call__(self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor):
         after, changed = mean(state, sent, uploads, weights), {}
         for layer in state.layers:
-            left, right = self.product(state, sent, uploads, weights, layer)
+            left, right = mean_product(state, sent, uploads, weights, layer)
             for side, value in self.layer(after, left, right, layer).items():
                 key = ParamKey(side, layer)
                 changed[key] = value.to(state.tensors[key])
@@ -520,87 +347,6 @@ class TruncatedSVD(ProductRule):
         u, s, v = leading_svd(left, right, rank)
         # Singular vectors of a zero product are arbitrary: A would be lost with nothing gained.
         return _factors(v, u * s, rank) if s[0] > 0 else {}
-
-
-@dataclass(frozen=True)
-class Retraction(TruncatedSVD):
-    """Moves the product along the mean of the clients' moves and cuts it back to rank r, evenly.
-
-    The new product is the best approximation of B A + mean(B_k - B) A + B mean(A_k - A), split as
-    U sqrt(S) and sqrt(S) V^T. Clients that step once from a common point move along its tangent, so
-    that the mean of their moves is exact; then one rank is all that is lost.
-
-    Args:
-        tangent: False takes the mean of the clients' products instead, for more local steps.
-
-    Source: arXiv:2606.00944 (PRISM), retraction; the mean over clients is this project's, and for
-        more local steps a reconstruction. Its turn of the new factors towards the old ones moves no
-        product and is left out.
-    """
-
-    tangent: bool = True
-
-    @property
-    def first_order(self) -> bool:  # type: ignore[override]
-        """As of `Rule`."""
-        return self.tangent
-
-    def product(
-        self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor, layer: str
-    ) -> tuple[Tensor, Tensor]:
-        """Along the tangent, or as `mean_product`.
-
-        Args: state, sent, uploads, weights, layer: as there.
-        """
-        if not self.tangent:
-            return mean_product(state, sent, uploads, weights, layer)
-        moved = mean(state, sent, uploads, weights).tensors
-        (a, new_a), (b, new_b) = (
-            (state.tensors[key].double(), moved[key].double())
-            for key in (ParamKey("A", layer), ParamKey("B", layer))
-        )
-        # B (A + dA) + dB A: both moves along the tangent, without the term dB dA.
-        return torch.cat([b, new_b - b], 1), torch.cat([new_a, a])
-
-    def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
-        rank = after.tensors[ParamKey("A", layer)].shape[0]
-        u, s, v = leading_svd(left, right, rank)
-        root = s.sqrt()
-        return _factors(root.unsqueeze(1) * v, u * root, rank) if s[0] > 0 else {}
-
-
-@dataclass(frozen=True)
-class SubspaceIteration(ProductRule):
-    """Finds B = Q and A = Q^T M for the mean product M by iterating from the rows of A.
-
-    X begins as an orthonormal basis of A's rows; Q is one of M X, the next X one of M^T Q. Every
-    product with M is a use of the clients' data: here their uploads are noised before, so that no
-    use of their mean costs anything.
-
-    Args:
-        iterations: >= 1.
-
-    Source: arXiv:2605.08443 (FedPower), of which only the abstract could be read: a reconstruction.
-        There the server is handed un-noised products and puts noise into the iteration.
-    """
-
-    iterations: int = 2
-    writes: ClassVar[tuple[str, ...]] = ("A", "B")
-
-    def __post_init__(self) -> None:
-        check_whole("iterations", self.iterations, 1)
-
-    def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
-        a = after.tensors[ParamKey("A", layer)].double()
-        rank, basis = len(a), torch.linalg.qr(a.T)[0]
-        # Of a zero product no basis is better than another: A would be lost with nothing gained.
-        if not bool((left @ right).any()):
-            return {}
-        q = torch.linalg.qr(left @ (right @ basis))[0]
-        for _ in range(self.iterations - 1):
-            basis = torch.linalg.qr(right.T @ (left.T @ q))[0]
-            q = torch.linalg.qr(left @ (right @ basis))[0]
-        return _factors((q.T @ left) @ right, q, rank)
 
 
 @dataclass(frozen=True)
@@ -712,5 +458,4 @@ class Repair(ProductRule):
 mean, norm_weighted, merge = MeanUpdate(), NormWeighted(), Merge()
 mean_with_residual, truncated_svd = MeanWithResidual(), TruncatedSVD()
 straight_through, by_layer, sketch, repair = MeanUpdate, ByLayer, Sketch, Repair
-server_form, denoised, sketched = ServerForm, Denoised, Sketched
-retraction, subspace_iteration, merge_gains = Retraction(), SubspaceIteration, MergeGains()
+merge_gains = MergeGains()

@@ -117,15 +117,11 @@ class Preconditioner(NamedTuple):
     are: clip and noise come first, in one space, and everything behind them is post-processing.
     With another ``noise`` the release is after clip(before signal) + noise xi, and no epsilon is
     certified (`mechanism.uncertified_reason`).
-
-    ``apart`` (..., d, k), orthonormal columns along the long axis: signal and noise have no part in
-    their span, the signal before it is clipped. Other columns are refused before a run.
     """
 
     before: Tensor
     after: Tensor
     noise: Tensor
-    apart: Tensor | None = None
 
 
 def _roots(gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,65 +170,6 @@ def factor_space(gram: Tensor) -> Preconditioner:
     return Preconditioner(eye, eye, inverse)
 
 
-@dataclass(frozen=True)
-class TangentSpace:
-    """Clips and noises in orthonormal coordinates of the tangent space at the product Z = B A.
-
-    With U and V the singular vectors of Z, a move of both factors moves Z by dZ = U X + Y V^T, X =
-    U^T dZ and Y = (I - U U^T) dZ V, so that ||dZ||^2 = ||X||^2 + ||Y||^2. X stands for A, Y for B.
-    A gradient is taken in the product, where one size of step fits all directions; back in the
-    factors dA = T_B X and dB = Y T_A^T, where B T_B = U and A^T T_A = V. Signs of singular vectors
-    are fixed by their sums, so for simple singular values the product's path, noise included, is
-    the same from B R, R^-1 A as from B, A.
-
-    In the client unit the change of the factors takes the place of the gradient; what B moved
-    within its own columns, of second order in the round's steps, is left out.
-
-    Called with a Gram matrix alone it gives the maps of one factor, up to a rotation.
-
-    Source: arXiv:2606.00944 (PRISM), tangent projection, clip and noise of both factors; U and V
-        in the place of its roots, which differ from them by a rotation.
-    Guarantees: test_noise_in_the_tangent_space_is_white, test_prism_does_not_see_the_gauge.
-    """
-
-    def __call__(self, gram: Tensor) -> Preconditioner:
-        inverse = _roots(gram)[1]
-        return Preconditioner(inverse, inverse, inverse)
-
-    def of_layer(self, a: Tensor, b: Tensor, change: bool) -> dict[str, Preconditioner]:
-        """The maps of both factors of a layer, by side.
-
-        Args:
-            a, b: (..., r, d_in) and (..., d_out, r).
-            change: what is released is a change of the factors, and not a gradient.
-        """
-        # In float64: rounding turns the singular vectors of nearly equal values far.
-        wide, tall = a.double(), b.double()
-        (root_b, inverse_b), (root_a, inverse_a) = (
-            _roots(gram) for gram in (tall.mT @ tall, wide @ wide.mT)
-        )
-        u, _, v = torch.linalg.svd(root_b @ root_a)
-        u = u * _signs(tall @ inverse_b @ u)
-        v = v.mT * _signs(wide.mT @ inverse_a @ v.mT)
-        left, right = inverse_b @ u, inverse_a @ v  # T_B and T_A
-        back = (u.mT @ root_b, root_a @ v) if change else (left.mT, right)
-        into_a, into_b, from_a, from_b = (x.to(a) for x in (*back, left, right.mT.contiguous()))
-        return {
-            "A": Preconditioner(into_a, from_a, from_a),
-            # X has the part of a move within the span of U, so Y must have none of it.
-            "B": Preconditioner(into_b, from_b, from_b, (tall @ left).to(b)),
-        }
-
-
-def _signs(basis: Tensor) -> Tensor:
-    """1 or -1 for each column, (..., 1, k), so that its sum is not negative."""
-    total = basis.sum(-2, keepdim=True)
-    return torch.where(total < 0, -torch.ones_like(total), torch.ones_like(total))
-
-
-tangent_space = TangentSpace()
-
-
 # ---- starts
 
 
@@ -257,22 +194,6 @@ def spectral(weight: Tensor, rank: int) -> dict[str, Tensor]:
     return {side: value.to(weight).contiguous() for side, value in values.items()}
 
 
-def principal(weight: Tensor, rank: int) -> dict[str, Tensor]:
-    """Starts B A at the leading part of the frozen weight, split evenly, and subtracts it by W.
-
-    Args: weight: (d_out, d_in), public.
-    Returns: A (r, d_in), B (d_out, r) and W = -B A: the product is not zero, the model unchanged.
-    Raises: ``ValueError`` for a rank above the smaller side of the weight.
-    Source: arXiv:2606.00944 (PRISM), start from the singular vectors of the weight; there s B A is
-        the leading part, here B A, s times as large.
-    """
-    values = spectral(weight, rank)
-    a, b = values["A"].double(), values["B"].double()
-    root = (b * (weight.double() @ a.T)).sum(0).clamp(min=0).sqrt()
-    a, b = root.unsqueeze(1) * a, b * root
-    return {side: x.to(weight) for side, x in (("A", a), ("B", b), ("W", -b @ a))}
-
-
 @dataclass(frozen=True)
 class Heads:
     """Starts B and A at random orthonormal matrices, with h zero blocks as the core's diagonal.
@@ -281,14 +202,12 @@ class Heads:
     follows from the frozen weight, so that clients and server make the same one.
 
     Args:
-        heads: h >= 1.
-        gains: each block has a trained factor of its own, 1 at the start.
+        heads: h >= 1; each block has a trained gain of its own, 1 at the start.
 
     Source: arXiv:2506.05568 (RAVAN), sum of s_i B_i H_i A_i; the draw by Gram-Schmidt.
     """
 
     heads: int = 2
-    gains: bool = True
 
     def __post_init__(self) -> None:
         check_whole("heads", self.heads, 1)
@@ -306,7 +225,7 @@ class Heads:
         )
         values = {"A": wide.T.to(weight).contiguous(), "B": tall.to(weight)}
         values["R"] = weight.new_zeros(rank, rank // count)
-        return values | ({"gain": weight.new_ones(count)} if self.gains else {})
+        return values | {"gain": weight.new_ones(count)}
 
 
 heads = Heads

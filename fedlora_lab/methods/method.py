@@ -69,7 +69,7 @@ class Method:
         train: ``(t, s) -> word``, what moves in round t at local step s, counted from 0 (see
             `Cycle`).
         start: ``(weight, rank) -> {"A": ..., "B": ..., "R": ...}`` from a layer's frozen weight
-            (d_out, d_in), also "gain" and "W"; ``None``: A as PEFT draws it, B zero, no core.
+            (d_out, d_in), also "gain"; ``None``: A as PEFT draws it, B zero, no core.
         balance: A starts c times as large and the scale is divided by c, so that the noise that A
             takes up over the whole run stays at ``balance`` times A's own energy: c = max(1,
             sqrt(rho / balance)), from public numbers (see `fl.amplification`). ``None``: as PEFT
@@ -84,8 +84,7 @@ class Method:
         clip_reference: ``start -> tensor``; in the client unit clip and noise fall on what a client
             holds minus this, by default its change.
         precondition: ``gram -> Preconditioner``: maps applied to a factor before the clip and after
-            the noise, from the peer factor's Gram matrix (see `filters.product_space`); a rule with
-            ``of_layer`` is asked with both factors (see `filters.TangentSpace`).
+            the noise, from the peer factor's Gram matrix (see `filters.product_space`).
         filter: ``(tensor, side) -> tensor``, of what was noised and so free of privacy cost: each
             step's gradient in the example unit (and without privacy), the update in the client
             unit.

@@ -139,22 +139,6 @@ ASLoRA = FedLoRA.replace(
     exact=True,
     note="every layer moves the factor that gained more so far, read from released values only",
 )
-PRISM = FedLoRA.replace(
-    name="PRISM",
-    source="arXiv:2606.00944",
-    start=filters.principal,
-    precondition=filters.tangent_space,
-    aggregate=aggregation.retraction,
-    note="both factors move along the tangent of their product, clipped and noised there: no gauge "
-    "is seen; made for one local step a round",
-)
-FedPower = FedLoRA.replace(
-    name="FedPower",
-    source="arXiv:2605.08443, from its abstract",
-    aggregate=aggregation.subspace_iteration(2),
-    note="the server finds the leading directions of the mean product by iteration; a "
-    "reconstruction, noised before the server",
-)
 RAVAN = FedLoRA.replace(
     name="RAVAN",
     source="arXiv:2506.05568",
@@ -190,71 +174,8 @@ Local = FedLoRA.replace(
 
 _ROWS = {name: row for name, row in list(globals().items()) if isinstance(row, Method)}
 ALL: dict[str, Method] = {row.slug: row for row in _ROWS.values()}
-__all__ = ["ALL", "MEASURED_FILE", "VARIANTS", "get", "measurements", "rule_name", "show", "table"]
+__all__ = ["ALL", "MEASURED_FILE", "get", "measurements", "rule_name", "show", "table"]
 __all__ += list(_ROWS)
-
-_A_FIRST = LALoRA.replace(
-    name="LA-LoRA A first",
-    train=Cycle(("A B",)),
-    note="as in an older release: the first step is noise",
-)
-_BOTH = FedASK.replace(
-    name="FedASK both",
-    train=Cycle(("AB",)),
-    exact=False,
-    note="a sketch of the rank is too narrow",
-)
-_FORM_2, _FORM_3, _FORM_4 = (
-    FedLPP.replace(name=f"FedLPP form {form}", aggregate=aggregation.server_form(form), note=note)
-    for form, note in (
-        (2, "the server goes on from what it sent: at rate 1 the mean of the uploads"),
-        (3, "the server steps from its own state to the mean of the uploads"),
-        (4, "as form 3, by less in every round"),
-    )
-)
-_WIDE = _BOTH.replace(name="FedASK wide", aggregate=aggregation.sketch(32), note="a wider sketch")
-_TURNS = RoLoRA.replace(
-    name="Balanced RoLoRA",
-    source="this project",
-    balance=0.5,
-    note="turns from round to round, A started larger",
-)
-_STEPS = LALoRAUnfiltered.replace(
-    name="Balanced LA-LoRA",
-    source="this project",
-    balance=0.5,
-    note="turns at every local step, A started larger, no filter",
-)
-_PRODUCTS = PRISM.replace(
-    name="PRISM local steps",
-    aggregate=aggregation.Retraction(tangent=False),
-    note="as PRISM for more local steps: the mean of the products is cut back; a reconstruction",
-)
-_BLOCKS = RAVAN.replace(
-    name="RAVAN without gains",
-    start=filters.heads(2, gains=False),
-    aggregate=aggregation.mean,
-    note="only the small cores move: Fed-SB in blocks, linear in the noise",
-)
-_DENOISED = FedLoRA.replace(
-    name="FedLoRA denoised",
-    source="arXiv:2510.01137 on arXiv:2305.05644",
-    aggregate=aggregation.denoised(FedLoRA.aggregate),
-    note="the spectrum of each noised upload is shrunk before the mean",
-)
-_NORMS, _SKETCHED = (
-    ASLoRA.replace(name=f"AS-LoRA {words}", aggregate=aggregation.by_layer(score), note=note)
-    for words, score, note in (
-        ("noisy score", aggregation.squared_norm, "scores are squared norms, with their noise"),
-        ("sketched score", aggregation.sketched(16), "scores from 16 random numbers of a change"),
-    )
-)
-_OPEN = (_A_FIRST, _BOTH, _WIDE, _FORM_2, _FORM_3, _FORM_4, _TURNS, _STEPS, _PRODUCTS, _BLOCKS)
-_OPEN += (_DENOISED, _NORMS, _SKETCHED)
-VARIANTS: dict[str, Method] = {row.slug: row for row in _OPEN}
-"""What the literature leaves open, and the balanced start in other rows, by slug: for comparison,
-not recommended.
-"""
 
 
 def get(method: str | Method) -> Method:
@@ -267,12 +188,11 @@ def get(method: str | Method) -> Method:
     """
     if isinstance(method, Method):
         return method
-    known = ALL | VARIANTS
-    there = isinstance(method, str) and method in known
-    close = [] if there else get_close_matches(str(method).lower(), known, 1)
+    there = isinstance(method, str) and method in ALL
+    close = [] if there else get_close_matches(str(method).lower(), ALL, 1)
     words = [f"one of {', '.join(ALL)}", *(f"did you mean {slug!r}?" for slug in close)]
     check(there, "method", method, "; ".join(words))
-    return known[method]
+    return ALL[method]
 
 
 # ---- the table as a frame, and a row as text
@@ -308,9 +228,7 @@ def table(methods: Iterable[Method] | None = None) -> "pd.DataFrame":
 
     ``up`` and ``down`` are bytes of one client in one round, ``deviation`` the largest relative gap
     between the server's product and the mean of the clients', without noise; measured in the
-    setting of `measurements`, NaN where that was not done or no common product is formed. ``gauge``
-    is how far the product's path is from that of other factors of the same product, with the same
-    noise, as a share of the way: a median over 100 random gauges.
+    setting of `measurements`, NaN where that was not done or no common product is formed.
 
     Raises: ``ValueError`` for two rows of one name.
 
@@ -342,10 +260,7 @@ def table(methods: Iterable[Method] | None = None) -> "pd.DataFrame":
             "aggregate": rule_name(method.aggregate),
             "broadcast": rule_name(method.broadcast),
             "exact": method.exact,
-            **{
-                name: measured.get(name, float("nan"))
-                for name in ("up", "down", "deviation", "gauge")
-            },
+            **{name: measured.get(name, float("nan")) for name in ("up", "down", "deviation")},
             "source": method.source,
             "note": method.note,
         }

@@ -174,9 +174,9 @@ def look(slug: str) -> Look:
 
 def name(slug: str) -> str:
     """Returns the method's name as published, or the words of the slug if it has none."""
-    from fedlora_lab.methods.published import ALL, VARIANTS
+    from fedlora_lab.methods.published import ALL
 
-    row = (ALL | VARIANTS).get(slug)
+    row = ALL.get(slug)
     return slug.replace("-", " ") if row is None else row.name
 
 

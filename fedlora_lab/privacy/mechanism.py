@@ -47,27 +47,12 @@ def map_rank_axis(key: ParamKey, matrix: Tensor, tensor: Tensor) -> Tensor:
     return tensor @ matrix if key.side == "B" else matrix @ tensor
 
 
-def project_out(rule: Preconditioner, tensor: Tensor) -> Tensor:
-    """Removes a tensor's part in the span of ``rule.apart``, along its first axis of two.
-
-    Args: rule, tensor: its ``apart`` (..., d, k), or none; (..., d, r).
-    """
-    if rule.apart is None:
-        return tensor
-    basis = rule.apart.to(tensor)
-    return tensor - basis @ (basis.mT @ tensor)
-
-
 def in_noise_units(key: ParamKey, rule: Preconditioner, tensor: Tensor) -> Tensor:
     """Maps a release to coordinates in which its noise is white.
 
-    Args: key, rule, tensor: as of `map_rank_axis` and `project_out`.
+    Args: key, rule, tensor: as of `map_rank_axis`.
     """
-    white = map_rank_axis(key, torch.linalg.pinv(rule.noise), tensor)
-    if rule.apart is None:
-        return white
-    whole = torch.linalg.qr(rule.apart.to(tensor), mode="complete")[0]
-    return whole[..., rule.apart.shape[-1] :].mT @ white
+    return map_rank_axis(key, torch.linalg.pinv(rule.noise), tensor)
 
 
 def _on_cpu(tensor: Tensor) -> bool:
@@ -217,14 +202,9 @@ def precondition_rows(
         rule = preconditioners[key]
         # Each row passes its own owner's map: no client's factors may change another's clip.
         if len(rule.before) > 1:
-            each = [x.index_select(0, owner) for x in rule if x is not None]
-            rule = Preconditioner(*each)
-        # The noise has no part in the span of `apart` (see `release`), so the signal may have none.
-        mapped[key] = project_out(rule, map_rank_axis(key, rule.before, rows[key]))
+            rule = Preconditioner(*(x.index_select(0, owner) for x in rule))
+        mapped[key] = map_rank_axis(key, rule.before, rows[key])
     return mapped
-
-
-ORTHONORMAL = "orthonormal columns; these have other lengths, or are not at right angles"
 
 
 def uncertified_reason(
@@ -233,21 +213,13 @@ def uncertified_reason(
 ) -> str | None:
     """Why no epsilon covers a release under these rules of a method; ``None`` where one does.
 
-    Raises: ``ValueError`` for a rule that gives no `Preconditioner`, or a part ``apart`` whose
-        columns are not orthonormal.
-    Guarantees: test_attack_clip.py::test_a_part_that_is_no_projection_is_refused.
+    Raises: ``ValueError`` for a rule that gives no `Preconditioner`.
     """
     reasons = []
     if precondition is not None:
         rule = precondition(torch.eye(2))
         expected = "a rule that gives a Preconditioner"
         check(isinstance(rule, Preconditioner), "precondition", precondition, expected)
-        if rule.apart is not None:
-            # Other columns cost no privacy (see `release`), but what they take off is no part.
-            columns = rule.apart.double()
-            gap = columns.mT @ columns - torch.eye(columns.shape[-1], dtype=torch.float64)
-            right = bool((gap.abs() < 1e-3).all())
-            check(right, "precondition, apart", columns.norm(dim=-2).tolist(), ORTHONORMAL)
         if not maps_after_noise(rule):
             other = "the noise passes a map that the clipped value does not pass, so the clip does"
             reasons.append(f"{other} not bound what it hides")
@@ -265,13 +237,13 @@ def maps_after_noise(rule: Preconditioner) -> bool:
     return rule.noise is rule.after
 
 
-def check_maps(rule: Any, gram: torch.Size, key: ParamKey, tensor: torch.Size) -> None:
+def check_maps(rule: Any, gram: torch.Size, key: ParamKey) -> None:
     """Refuses what is no `Preconditioner` for a tensor; reads shapes and no values.
 
     Args:
         rule: what a method's rule returned.
         gram: (n, r, r), of the matrices that it was asked about: a map for each.
-        key, tensor: the tensor and its shape (..., r, d_in) or (..., d_out, r).
+        key: of the tensor.
 
     Raises: ``ValueError`` in one line.
     """
@@ -280,13 +252,9 @@ def check_maps(rule: Any, gram: torch.Size, key: ParamKey, tensor: torch.Size) -
     check(type(rule) is Preconditioner, "precondition", rule, expected)
     # A row finds its map by its owner's number: were there fewer maps of one kind than of another,
     # a row's map would follow from its place among all rows, and so from who else was drawn.
-    for name, x in zip(rule._fields[:3], rule[:3], strict=True):
+    for name, x in zip(rule._fields, rule, strict=True):
         shape = tuple(getattr(x, "shape", ()))
         check(shape == tuple(gram), f"precondition, {name} of {key}", shape, f"{tuple(gram)}")
-    if rule.apart is not None:
-        shape = tuple(getattr(rule.apart, "shape", ()))
-        fits = len(shape) == 3 and shape[:2] == (gram[0], tensor[-2])
-        check(fits, f"precondition, apart of {key}", shape, f"({gram[0]}, {tensor[-2]}, k)")
 
 
 def injected_bug_reason(clip: Callable[..., Any]) -> str | None:
@@ -318,11 +286,11 @@ def release(
             released[key], alone[key] = total + xi, xi
             continue
         rule = preconditioners[key]
-        alone[key] = project_out(rule, map_rank_axis(key, rule.noise, xi))
+        alone[key] = map_rank_axis(key, rule.noise, xi)
         if maps_after_noise(rule):
-            # Noised first and mapped as a whole: whatever the maps are, also where they overflow or
-            # are no projections, this is a function of the Gaussian mechanism.
-            released[key] = project_out(rule, map_rank_axis(key, rule.after, total + xi))
+            # Noised first and mapped as a whole: whatever the maps are, also where they overflow,
+            # this is a function of the Gaussian mechanism.
+            released[key] = map_rank_axis(key, rule.after, total + xi)
         else:
             released[key] = map_rank_axis(key, rule.after, total) + alone[key]
     return released, alone

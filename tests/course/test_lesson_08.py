@@ -12,7 +12,9 @@ from frames import limits, marked
 import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.course.lesson_08 import figures
+from fedlora_lab.course.lesson_08.server_form import ServerForm
 from fedlora_lab.methods.quantization import REACH, normal_float, normal_levels
+from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.tasks.task import concatenate
 
 
@@ -149,6 +151,19 @@ def test_the_four_forms_are_drawn():
     for ax, trace in zip(figures.four_forms(traces, 0.6).axes, traces.values(), strict=True):
         sent, held = (np.array(line.get_ydata()).tolist() for line in ax.lines[:2])
         assert list(zip(held, sent, strict=True)) == trace
+
+
+def test_the_forms_of_fedlpp_by_hand():
+    """In round 3 of 10: forms 2 and 3 are the mean of the uploads, form 4 goes 0.7 of the way."""
+    key, other = ParamKey("B", "layer"), ParamKey("A", "layer")
+    held, received, *sent_up = torch.randn(5, 4, 2, generator=torch.Generator().manual_seed(0))
+    state = ServerState({key: held, other: torch.ones(2, 3)}, round=3, planned=10)
+    sent, weights = state.replace_tensors({key: received}), torch.tensor([0.5, 0.2, 0.3])
+    mean = sum(w * x for w, x in zip(weights, sent_up, strict=True))
+    for form, expected in {2: mean, 3: mean, 4: held + 0.7 * (mean - held)}.items():
+        after = ServerForm(form)(state, sent, {key: torch.stack(sent_up)}, weights)
+        torch.testing.assert_close(after.tensors[key], expected)
+        assert after.tensors[other] is state.tensors[other]
 
 
 def test_the_forms_are_compared():

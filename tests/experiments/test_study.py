@@ -170,8 +170,8 @@ def test_a_case_is_known_by_what_it_does():
     words = one.method.replace(name="mine", source="composed", note="other words")
     speed = {"chunk_examples": 2}
     assert replace(one, method=words, labels={"kind": "same"}, compute=speed).key == one.key
-    keys = {case(slug).key for slug in (*methods.ALL, *methods.VARIANTS)}
-    assert len(keys) == len(methods.ALL) + len(methods.VARIANTS)
+    keys = {case(slug).key for slug in methods.ALL}
+    assert len(keys) == len(methods.ALL)
     others: Any = {"epsilon": 3.0}, {"plan": {**one.plan, "rounds": 3}}, {"lora": {"rank": 1}}
     assert one.key not in {replace(one, **other).key for other in others}
     with pytest.raises(ValueError, match="chunk_examples=0: expected"):

@@ -60,22 +60,6 @@ def test_the_mean_has_a_fixed_denominator(weights):
     torch.testing.assert_close(half, (before + after.tensors[B]) / 2)
 
 
-def test_the_forms_of_fedlpp_by_hand():
-    """Forms 2 to 4 at rate 0.5, in round 3 of 10; at rate 1 forms 2 and 3 are the plain mean."""
-    state, sent = replace(STATE, round=3, planned=10), STATE.replace_tensors({B: random(5, 2)})
-    uploads, weights, _ = federation()
-    held, received = state.tensors[B], sent.tensors[B]
-    mean = torch.einsum("k,kij->ij", weights, uploads[B])
-    steps = {2: received + 0.5 * (mean - received), 3: held + 0.5 * (mean - held)}
-    steps |= {4: held + 0.5 * 0.7 * (mean - held)}
-    for form, expected in steps.items():
-        after = aggregation.server_form(form, 0.5)(state, sent, {B: uploads[B]}, weights)
-        torch.testing.assert_close(after.tensors[B], expected)
-        assert after.tensors[A] is STATE.tensors[A]
-        whole = aggregation.server_form(form)(state, sent, uploads, weights).tensors[B]
-        assert torch.allclose(whole, mean) == (form < 4)
-
-
 # ---- rules of the product
 
 

@@ -147,13 +147,10 @@ def test_no_clip_no_noise_is_the_plain_run(row: Method, unit: str) -> None:
     """
     row = row if unit == "example" else row.replace(filter=identity)
     seen = {"trust": "local"} if unit == "client" and isinstance(row.aggregate, Rule) else {}
-    # What is released of a round is a move along the tangent: of one local step it is all.
-    tangent = getattr(row.aggregate, "first_order", False) and unit == "client"
-    plan = PLAN.replace(local_steps=1) if tangent else PLAN
     for task in (regression(), tokens("head")):
-        plain = play(task, row, None, plan)
-        limit = play(task, row, private(unit, sigma=0.0, clip=math.inf, **seen), plan)
-        bare = play(task, row.replace(precondition=None), None, plan)
+        plain = play(task, row, None, PLAN)
+        limit = play(task, row, private(unit, sigma=0.0, clip=math.inf, **seen), PLAN)
+        bare = play(task, row.replace(precondition=None), None, PLAN)
         assert gap(plain[0], limit[0]) == 0
         assert gap(limit[-1], plain[-1]) <= 1e-6
         assert gap(bare[-1], plain[-1]) <= 1e-6 or natural_gradient(row)
@@ -254,19 +251,13 @@ def _personal(task: Task, row: Method, unit: str, plan: fl.Plan) -> Mapping:
 
 def test_one_or_equal_clients_give_no_deviation(row: Method, unit: str) -> None:
     """Where clients do not differ nothing is lost by averaging; where no product is formed it is
-    not a number. A rule that averages moves along the tangent misses what is of second order in
-    their size: a tenth of the rate, about a hundredth of it.
+    not a number.
     """
     pair, plan = regression().clients[0], PLAN.replace(batch=None, rounds=2, local_steps=3)
     for clients in ([pair], [pair] * 3):
         task = with_clients(regression(), clients)
         for privacy in (None, private(unit, sigma=0.0, trust="local")):
-            records = play(task, row, privacy, plan)[1:]
-            if getattr(row.aggregate, "first_order", False):
-                slow = play(task, row, privacy, plan.replace(lr=plan.rate("A") / 10, rounds=1))[1]
-                assert slow.deviation < 0.05 * records[0].deviation, "not of second order"
-                continue
-            for record in records:
+            for record in play(task, row, privacy, plan)[1:]:
                 assert record.deviation < 1e-9 or (keeps(row) and math.isnan(record.deviation))
 
 

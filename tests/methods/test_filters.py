@@ -9,7 +9,7 @@ from toy_tasks import begun, play, regression
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.methods import aggregation, filters
+from fedlora_lab.methods import filters
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy import mechanism
 
@@ -149,67 +149,3 @@ def test_parts_are_clipped_apart_and_bounded_together(slug):
     assert float(together[small].norm()) < 1e-9
     if slug == "dp-fedlora":
         torch.testing.assert_close(apart[small], rows[small])
-
-
-# ---- the tangent space of the product
-
-
-def tangent(change: bool = False):
-    """Factors of a 7 x 9 product of rank 3, their maps, and a matrix to project."""
-    a, b, g = random(3, 9), random(7, 3, seed=1), random(7, 9, seed=2)
-    maps = filters.tangent_space.of_layer(a[None], b[None], change)
-    own = [x @ torch.linalg.pinv(x) for x in (b, a.T)]
-    plane = own[0] @ g + g @ own[1] - own[0] @ g @ own[1]
-    return a, b, g, {A: maps["A"], B: maps["B"]}, plane
-
-
-def test_a_gradient_is_projected_onto_the_tangent_space():
-    """What the clip sees is as long as the projection P_B G + G P_A - P_B G P_A, and what is
-    released moves the product by it; a wrong share of the overlap would be missed by any other
-    test. So it is for a change of the factors that moves the product along the tangent.
-    """
-    a, b, g, maps, plane = tangent()
-    owner = torch.zeros(1, dtype=torch.int64)
-    given = {A: (b.T @ g)[None], B: (g @ a.T)[None]}
-    for change in (False, True):
-        rows = mechanism.precondition_rows(given, tangent(change)[3], owner)
-        size = math.hypot(*(float(x.norm()) for x in rows.values()))
-        assert size == pytest.approx(float(plane.norm()), rel=1e-10)
-        given, _ = mechanism.release(rows, {key: 0 * x for key, x in rows.items()}, maps)
-        moved = given[B][0] @ a + b @ given[A][0]
-        torch.testing.assert_close(moved, plane, rtol=1e-9, atol=1e-11)
-
-
-def test_noise_in_the_tangent_space_is_white():
-    """Its energy in the product is r (m + n - r), whatever the factors, and nothing of it leaves
-    the tangent space: noise on both factors apart would count the overlap twice.
-    """
-    a, b, _, maps, _ = tangent()
-    xi = {A: random(20000, 3, 9), B: random(20000, 7, 3, seed=1)}
-    _, alone = mechanism.release({key: 0 * x for key, x in xi.items()}, xi, maps)
-    seen = alone[B] @ a + b @ alone[A]
-    energy = float(seen.square().sum((1, 2)).mean())
-    assert abs(energy / 39 - 1) < 5 * math.sqrt(2 / (39 * 20000))
-    own = [torch.eye(len(x), dtype=x.dtype) - x @ torch.linalg.pinv(x) for x in (b, a.T)]
-    assert float((own[0] @ seen @ own[1]).abs().max()) < 1e-9
-    white = {key: mechanism.in_noise_units(key, maps[key], x) for key, x in alone.items()}
-    assert white[B].shape[1:] == (4, 3)
-    for x in white.values():
-        assert abs(float(x.square().mean()) - 1) < 5 * math.sqrt(2 / x.numel())
-
-
-def test_shrinking_takes_most_of_the_noise_away():
-    """Values 40, 25, 15 and 8 in unit noise on 64 x 48: a mean squared error of about 3063 becomes
-    about 373; so it does where the noise is estimated. Pure noise is nearly all taken away.
-    """
-    errors = []
-    for seed in range(20):
-        left, right = (torch.linalg.qr(random(n, 4, seed=seed + n))[0] for n in (64, 48))
-        signal = left * torch.tensor([40.0, 25.0, 15.0, 8.0], dtype=torch.float64) @ right.T
-        noisy = signal + random(64, 48, seed=seed)
-        kept = noisy, aggregation.shrink_spectrum(noisy, 1.0), aggregation.shrink_spectrum(noisy)
-        errors.append([float((x - signal).square().sum()) for x in kept])
-        silent = aggregation.shrink_spectrum(random(64, 48, seed=seed + 1000), 1.0)
-        assert silent.norm() < 0.1 * 55
-    raw, known, estimated = np.mean(errors, 0)
-    assert abs(raw - 3072) < 60 and abs(known - 373) < 15 and abs(estimated - known) < 10

@@ -20,6 +20,7 @@ from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
 from fedlora_lab.federated.uploads import release_round
+from fedlora_lab.methods.aggregation import sketch
 from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.tasks.task import Task
 
@@ -84,7 +85,7 @@ def follow(
     privacy = None if clip == math.inf else private(unit, sigma=0.0, clip=clip, trust=trust)
     plan = {"local_steps": 2, "batch": None, "lr": 0.5, "weights": weights}
     plan = fl.Plan(rounds, **plan, optimizer=fl.SGD(momentum))
-    run = Run.open(task, row, privacy, plan, lora=lora, seed=seed)
+    run = Run.open(task, VARIANTS.get(row, row), privacy, plan, lora=lora, seed=seed)
     if scattered:  # random numbers in all that clients train and in what is added to the base
         server = run.state.server
         shapes = {key: x.shape for key, x in server.tensors.items() if key.side in SIDES}
@@ -145,6 +146,12 @@ def sketches(run: Trace, wider: int = 0) -> Iterator[dict[str, np.ndarray]]:
         yield omega
 
 
+BOTH = fl.methods.FedASK.replace(train=fl.Cycle(("AB",)), exact=False)
+VARIANTS = {
+    "la-lora-a-first": fl.methods.LALoRA.replace(train=fl.Cycle(("A B",))),
+    "fedask-both": BOTH,
+    "fedask-wide": BOTH.replace(aggregate=sketch(32)),
+}
 AB, B, TURNS = together("AB"), together("B"), together("B", "A")
 LOOPS: dict[str, Callable[[Trace], Loop]] = {
     "fedlora": lambda run: Loop(AB, plain.plain_mean),
@@ -166,21 +173,15 @@ LOOPS: dict[str, Callable[[Trace], Loop]] = {
     "hetlora": lambda run: Loop(AB, plain.hetlora),
     "lora-fair": lambda run: Loop(AB, plain.lora_fair),
     "fed-sb": lambda run: Loop(together("R"), plain.plain_mean),
-    "fedpower": lambda run: Loop(AB, plain.fedpower),
     "ravan": lambda run: Loop(together("R"), plain.ravan),
-    "ravan-without-gains": lambda run: Loop(together("R"), plain.plain_mean),
-    "prism": lambda run: Loop(AB, plain.prism(True), direction=plain.tangent_gradient),
-    "prism-local-steps": lambda run: Loop(AB, plain.prism(False), direction=plain.tangent_gradient),
     "dp-lora": lambda run: Loop(plain.apart, plain.plain_mean),
     "dp-fedlora": lambda run: Loop(AB, plain.plain_mean, sends=plain.weights_themselves),
 }
-UP_TO_SIGNS = {"flexlora", "fedsvd", "fedask", "fedask-both", "fedask-wide", "fedpower"}
-UP_TO_SIGNS |= {"prism", "prism-local-steps"}
+UP_TO_SIGNS = {"flexlora", "fedsvd", "fedask", "fedask-both", "fedask-wide"}
 UNEQUAL = {row: LOOPS[row] for row in ("flora", "flexlora", "hetlora")}
 UNEQUAL["fedlora"] = lambda run: Loop(AB, plain.padded_changes)
 UNITS = {"dp-lora": "example", "dp-fedlora": "client", "deer-literal": "client"}
-# As published; and nothing of so small cores' round reaches the clip.
-UNITS |= dict.fromkeys(("prism", "prism-local-steps", "ravan", "ravan-without-gains"), "example")
+UNITS |= {"ravan": "example"}  # nothing of so small cores' round reaches the clip
 CASES = [
     (row, s) for row in LOOPS for s in SETTINGS if UNITS.get(row, SETTINGS[s][2]) == SETTINGS[s][2]
 ]

@@ -2,7 +2,6 @@
 are computed.
 """
 
-import math
 from itertools import chain, repeat
 from typing import Any
 
@@ -18,9 +17,7 @@ from toy_tasks import (
     play,
     private,
     regression,
-    tensors,
     tokens,
-    with_clients,
 )
 
 import fedlora_lab as fl
@@ -176,14 +173,7 @@ def rules(draw: Any, side: str) -> Any:
     """A rule that returns maps of any values; noise and signal may pass one tensor or two."""
     before, after = draw(matrices(RANK, RANK)), draw(matrices(RANK, RANK))
     noise = draw(st.one_of(st.just(after), st.just(after.clone()), matrices(RANK, RANK)))
-    size = PEERS[side][0]
-    apart = draw(st.none() | st.integers(1, 2).flatmap(lambda k: matrices(size, k)))
-
-    def rule(gram: torch.Tensor) -> Preconditioner:
-        asked = gram.ndim == 2  # before the run begins, when a part must be one
-        return Preconditioner(before, after, noise, None if asked else apart)
-
-    return rule
+    return lambda gram: Preconditioner(before, after, noise)
 
 
 @settings(max_examples=50)
@@ -191,8 +181,8 @@ def rules(draw: Any, side: str) -> Any:
 def test_one_example_moves_a_release_as_a_shift_of_the_noise_by_at_most_c_does(
     data: Any, side: str
 ) -> None:
-    """Whatever a rule returns: singular, huge or infinite maps, parts that are no projection. A
-    shift of the noise is what the Gaussian mechanism hides; other rules certify no epsilon.
+    """Whatever a rule returns: singular, huge or infinite maps. A shift of the noise is what the
+    Gaussian mechanism hides; other rules certify no epsilon.
     """
     rule, key = data.draw(rules(side)), ParamKey(side, "layer")
     row = fl.methods.FedLoRA.replace(name="any", precondition=rule)
@@ -208,54 +198,9 @@ def test_one_example_moves_a_release_as_a_shift_of_the_noise_by_at_most_c_does(
     assert not certified or torch.equal(moved.nan_to_num(7.0), shifted.nan_to_num(7.0))
 
 
-def scaled_part(gram: torch.Tensor) -> Preconditioner:
-    """Takes most of one direction away, and not all of it: a part that is no projection. Before the
-    run begins it is one.
-    """
-    eye = torch.eye(gram.shape[-1], dtype=gram.dtype).expand_as(gram).contiguous()
-    apart = torch.zeros(*gram.shape[:-2], 5, 1, dtype=gram.dtype)
-    apart[..., 0, 0] = 1.0 if gram.ndim == 2 else 0.95
-    return Preconditioner(eye, eye, eye, apart)
-
-
-@pytest.mark.parametrize("columns", [[[0.95], [0.0]], [[1.0, 0.6], [0.0, 0.8]], [[math.nan], [1]]])
-def test_a_part_that_is_no_projection_is_refused(columns: Any) -> None:
-    def rule(gram: torch.Tensor) -> Preconditioner:
-        eye = torch.eye(gram.shape[-1], dtype=gram.dtype).expand_as(gram).contiguous()
-        return Preconditioner(eye, eye, eye, torch.tensor(columns).expand(*gram.shape[:-2], -1, -1))
-
-    row = fl.methods.FFA.replace(name="no part", precondition=rule)
-    with pytest.raises(ValueError, match=r"^precondition, apart=.*: expected orthonormal columns"):
-        play(regression(), row, private("example"), PLAN)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("unit", ["example", "client"])
-def test_a_part_that_is_no_projection_takes_no_noise_from_the_signal(unit: str) -> None:
-    """In a run: how far one unit moves the release along that part, against the noise there."""
-    row = fl.methods.FFA.replace(name="scaled part", precondition=scaled_part)
-    plan, (x, y) = PLAN.replace(rounds=1, local_steps=1, batch=None), regression(1).clients[0]
-    privacy = private(unit, sigma=2.0, clip=1.0)
-
-    def released(first: float, seed: int) -> torch.Tensor:
-        # All others are not finite and count as zero. The gradient lies along the first output.
-        data = torch.full_like(x, torch.nan), y.clone()
-        data[0][0], data[1][0, 0] = first * x[0], 1e6
-        record = play(with_clients(regression(1), [data]), row, privacy, plan, seed=seed)[-1]
-        assert book(record).uncertified is None
-        return tensors(record)["map.B"][0]
-
-    std = torch.stack([released(torch.nan, seed) for seed in range(12)]).std(0)
-    moved = (released(1.0, 0) - released(torch.nan, 0)) / std
-    # 1 / sigma, with room for the few draws; ten times as much where the part took the noise.
-    assert 0 < float(moved.norm()) < 1.2
-
-
 OTHER_SHAPES = {
     "as many maps as owners": lambda eye: Preconditioner(eye.expand(3, -1, -1), eye, eye),
     "one map for all": lambda eye: Preconditioner(eye[0], eye[0], eye[0]),
-    "a part of other length": lambda eye: Preconditioner(eye, eye, eye, torch.ones(1, 7, 1)),
-    "parts of each owner": lambda eye: Preconditioner(eye, eye, eye, torch.ones(3, 5, 1)),
     "numbers": lambda eye: Preconditioner(eye, 2.0, 2.0),  # type: ignore[arg-type]
     "a tuple": lambda eye: (eye, eye, eye),
 }

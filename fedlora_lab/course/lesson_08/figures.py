@@ -13,11 +13,11 @@ from torch import Tensor
 
 from fedlora_lab import measures, methods, theory
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
+from fedlora_lab.course.lesson_08.server_form import ServerForm
 from fedlora_lab.course.widgets.dial import Dial, round_to_digits
 from fedlora_lab.federated.run import run
 from fedlora_lab.lora import peft, per_example
 from fedlora_lab.measures.deviation import AggregationInput
-from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.quantization import normal_float, normal_levels
@@ -354,7 +354,7 @@ def fedlpp(width: int, form: int = 1) -> Method:
     """Makes FedLPP with codes of this many bits and one of the four forms of the server step."""
     name = f"FedLPP {width} bits" + (f" form {form}" if form > 1 else "")
     row = methods.FedLPP.replace(name=name, broadcast=normal_float(width, 64))
-    return row.replace(aggregate=aggregation.server_form(form)) if form > 1 else row
+    return row.replace(aggregate=ServerForm(form)) if form > 1 else row
 
 
 def runs_with_holders(

@@ -146,7 +146,7 @@ class RunConfig:
     def cell(self) -> str:
         """Writes the code cell that repeats the run."""
         method = f"...  # your row {self.method.name!r}"
-        if self.method in (methods.ALL | methods.VARIANTS).values():
+        if self.method in methods.ALL.values():
             method = repr(self.method.slug)
         privacy = "None"
         if self.epsilon is not None:

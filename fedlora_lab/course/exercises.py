@@ -21,32 +21,21 @@ import json
 import math
 import textwrap
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from html import escape
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from fedlora_lab._utils.validation import check as _check
-from fedlora_lab._utils.validation import check_one_of, check_whole
-from fedlora_lab.course.predictions import (
-    PREDICTION,
-    SOLVED,
-    TRIED,
-    all_predictions,
-    entries,
-    predict,
-    progress,
-    reveal,
-    save_result,
-    split_code,
-    to_html,
-    unwrap,
-)
+from fedlora_lab._utils.validation import check as check_value
+from fedlora_lab._utils.validation import check_whole
+from fedlora_lab.course.predictions import all_predictions, predict, reveal
+from fedlora_lab.course.progress import SOLVED, TRIED, progress, save_result
+from fedlora_lab.course.texts import PREDICTION_KEY, Entry, entries, split_code, to_html, unwrap
 
 __all__ = [
     "all_exercises",
@@ -59,7 +48,10 @@ __all__ = [
     "show",
 ]
 
-_FIELDS = ("question", "hint", "solution", "right")
+Result = Any
+"""What a reader of answers makes of one: an array, a set of letters, or a list of arrays."""
+Answer = Any
+"""What a reader of the notebook gives: anything at all."""
 
 
 @dataclass(frozen=True)
@@ -76,31 +68,55 @@ class Feedback:
         return f"{'Right' if self.right else 'Not yet'}: {self.message}"
 
 
+# ---- how an answer is read and compared
+
+
+class Reader(Protocol):
+    """Reads answers into one form, compares them, and says how they differ."""
+
+    def fresh(self) -> "Reader":
+        """Returns the reader of one check, whose inputs are the same for all answers."""
+        ...
+
+    def read(self, answer: Answer) -> Result:
+        """Returns the answer in one form; raises ``ValueError`` in one line where it has none."""
+        ...
+
+    def same(self, result: Result, other: Result) -> bool:
+        """Tells whether two results are the same answer."""
+        ...
+
+    def difference(self, result: Result, right: Result) -> str:
+        """Says in one line how a result differs from the right one; "" where it cannot tell."""
+        ...
+
+
 class Numbers:
     """Reads numbers (one, or an array of them) and compares them up to ``within``, relative."""
 
     def __init__(self, example: Any, within: float = 1e-6) -> None:
-        self.one, self.within = not np.ndim(example), within
-        self.wanted = "a number is" if self.one else f"numbers such as {example} are"
+        self.single = not np.ndim(example)
+        self.expected = "a number is" if self.single else f"numbers such as {example} are"
+        self.within = within
 
     def fresh(self) -> "Numbers":
         return self
 
-    def read(self, answer: Any) -> np.ndarray:
+    def read(self, answer: Answer) -> np.ndarray:
         """Returns the answer with at least two axes: one row needs no second pair of brackets."""
         try:
-            answer = answer.detach() if hasattr(answer, "detach") else answer
-            found = np.atleast_2d(np.asarray(answer, float))
+            plain = answer.detach() if hasattr(answer, "detach") else answer
+            numbers = np.atleast_2d(np.asarray(plain, float))
         except (TypeError, ValueError, RuntimeError):
-            found = np.array(math.nan)
-        wrong = np.isnan(found).any() or (self.one and found.size != 1)
-        _require(not wrong, f"{self.wanted} expected")
-        return found.reshape(1, 1) if self.one else found
+            numbers = np.array([[math.nan]])
+        if np.isnan(numbers).any() or (self.single and numbers.size != 1):
+            raise ValueError(f"{self.expected} expected")
+        return numbers.reshape(1, 1) if self.single else numbers
 
-    def same(self, found: np.ndarray, wanted: np.ndarray) -> bool:
-        return _close(found, wanted, self.within)
+    def same(self, result: np.ndarray, other: np.ndarray) -> bool:
+        return _close(result, other, self.within)
 
-    def difference(self, found: np.ndarray, wanted: np.ndarray) -> str:
+    def difference(self, result: np.ndarray, right: np.ndarray) -> str:
         return ""
 
 
@@ -117,21 +133,21 @@ class Letters:
     def fresh(self) -> "Letters":
         return self
 
-    def read(self, answer: Any) -> frozenset[str]:
-        readable = isinstance(answer, str | list | tuple | set | frozenset)
-        words = readable and all(isinstance(part, str) for part in answer)
-        _require(words, 'letters such as "a, b" are expected')
+    def read(self, answer: Answer) -> frozenset[str]:
+        collection = isinstance(answer, str | list | tuple | set | frozenset)
+        if not collection or not all(isinstance(part, str) for part in answer):
+            raise ValueError('letters such as "a, b" are expected')
         return frozenset(letter for letter in "".join(answer).lower() if letter.isalpha())
 
-    def same(self, found: frozenset[str], wanted: frozenset[str]) -> bool:
-        return found == wanted
+    def same(self, result: frozenset[str], other: frozenset[str]) -> bool:
+        return result == other
 
-    def difference(self, found: frozenset[str], wanted: frozenset[str]) -> str:
-        """Says which letters are wrong, and why; "" where nothing is known of them."""
-        known = sorted((found - wanted) & {*self.why})
-        if not known and self.why and found < wanted:
+    def difference(self, result: frozenset[str], right: frozenset[str]) -> str:
+        """Says which letters are wrong, and why; an option that is missing is not named."""
+        explained = sorted((result - right) & set(self.why))
+        if not explained and self.why and result < right:
             return "what you chose is right, but it is not all"
-        return "; ".join(f"{one} is wrong: {self.why[one]}" for one in known)
+        return "; ".join(f"{letter} is wrong: {self.why[letter]}" for letter in explained)
 
 
 class Calls:
@@ -154,14 +170,18 @@ class Calls:
         draw: Callable[[np.random.Generator], tuple] | None = None,
         times: int = 5,
         within: float = 1e-6,
-        standard: Callable[[Any], Any] = np.asarray,
+        standard: Callable[[np.ndarray], np.ndarray] = np.asarray,
     ) -> None:
-        _check(bool(cases) or draw is not None, "cases", cases, "arguments, or draw=")
-        self.words, self.cases, self.draw, self.times = words, cases, draw, times
-        self.within, self.standard = within, standard
+        check_value(bool(cases) or draw is not None, "cases", cases, "arguments, or draw=")
+        self.words = words
+        self.cases = cases
+        self.draw = draw
+        self.times = times
+        self.within = within
+        self.standard = standard
 
     def fresh(self, generator: np.random.Generator | None = None) -> "Calls":
-        """Returns a copy with newly drawn inputs, the same for all answers that it reads."""
+        """Returns a copy with newly drawn inputs, so that no answer can be learnt by heart."""
         drawn = copy.copy(self)
         if self.draw is not None:
             generator = generator or np.random.default_rng()
@@ -169,29 +189,34 @@ class Calls:
             drawn.draw = None
         return drawn
 
-    def read(self, answer: Any) -> list[Any]:
+    def read(self, answer: Answer) -> list[Result]:
         """Returns what a reader's function gives in every call: an array, or a list of them."""
-        _require(callable(answer), f"a function of {self.words} is expected")
-        one = self if self.draw is None else self.fresh()
+        if not callable(answer):
+            raise ValueError(f"a function of {self.words} is expected")
         results = []
-        for case in one.cases:
+        for case in self.fresh().cases:
             try:
                 with np.errstate(all="ignore"):  # a result that blows up is wrong, not an error
-                    given = answer(*copy.deepcopy(case))
+                    # A function that changes its arguments must not spoil the next call.
+                    returned = answer(*copy.deepcopy(case))
             except Exception as error:  # whatever a reader's function does wrong, it gets one line
                 problem = f"your function of {self.words} stops with {_first_line(error, answer)}"
                 raise ValueError(problem) from error
-            _require(given is not None, "your function returns nothing; let it end with `return`")
-            results.append(_map(self.standard, _arrays(given)))
+            if returned is None:
+                raise ValueError("your function returns nothing; let it end with `return`")
+            results.append(_map(self.standard, _to_arrays(returned)))
         return results
 
-    def same(self, found: list[Any], wanted: list[Any]) -> bool:
-        return _close(found, wanted, self.within)
+    def same(self, result: list[Result], other: list[Result]) -> bool:
+        return _close(result, other, self.within)
 
-    def difference(self, found: list[Any], wanted: list[Any]) -> str:
-        """Says in one line how the results differ in form; "" where they do not."""
-        lines = (_difference(one, other) for one, other in zip(found, wanted, strict=True))
-        return next(filter(None, lines), "")
+    def difference(self, result: list[Result], right: list[Result]) -> str:
+        """Says how the results differ in structure or shape; "" where they do not."""
+        for returned, expected in zip(result, right, strict=True):
+            if _form(returned) != _form(expected):
+                expected_form = _form(expected)
+                return f"{expected_form} should come out of your function, not {_form(returned)}"
+        return ""
 
 
 def vary(
@@ -216,67 +241,61 @@ def vary(
     return varied
 
 
-def _first_line(error: Exception, function: Any) -> str:
+def _first_line(error: Exception, function: Callable[..., Any]) -> str:
     """Describes an error in one line, with the line of the function in which it came up."""
     text = textwrap.shorten(str(error), 200, placeholder=" …")
-    code: Any = getattr(function, "__code__", None)
-    frames = traceback.walk_tb(error.__traceback__)
-    inside = [line - code.co_firstlineno + 1 for frame, line in frames if frame.f_code is code]
-    where = f" in its line {inside[-1]}" if inside else ""
+    code = getattr(function, "__code__", None)
+    where = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if code is not None and frame.f_code is code:
+            where = f" in its line {line - code.co_firstlineno + 1}"
     return f"{type(error).__name__}{where}{': ' if text else ''}{text}"
 
 
-def _arrays(given: Any) -> Any:
+def _to_arrays(returned: Any) -> Result:
     """Converts a result to an array, or to a list of them where its parts differ in shape."""
-    if isinstance(given, tuple | list):
-        parts = [_arrays(part) for part in given]
-        alike = all(isinstance(part, np.ndarray) for part in parts)
-        if alike and len({part.shape for part in parts}) == 1:
+    if isinstance(returned, tuple | list):
+        parts = [_to_arrays(part) for part in returned]
+        shapes = {part.shape if isinstance(part, np.ndarray) else None for part in parts}
+        if len(shapes) == 1 and None not in shapes:
             return np.stack(parts).squeeze()
         return parts
     try:
-        if hasattr(given, "detach"):
-            found = given.detach().cpu()
-            given = (found if found.dtype.itemsize == 4 else found.double()).numpy()
-        found = np.array(given)
-        single = found.dtype == np.float32
-        return found.astype(np.float32 if single else float).squeeze()
+        if hasattr(returned, "detach"):
+            tensor = returned.detach().cpu()
+            returned = (tensor if tensor.dtype.itemsize == 4 else tensor.double()).numpy()
+        array = np.array(returned)
+        # Single precision stays what it is: it is compared with more slack.
+        return array.astype(np.float32 if array.dtype == np.float32 else float).squeeze()
     except (TypeError, ValueError, RuntimeError):
-        problem = f"numbers should come out of your function, not {type(given).__name__}"
+        problem = f"numbers should come out of your function, not {type(returned).__name__}"
         raise ValueError(problem) from None
 
 
-def _map(change: Callable[[Any], Any], value: Any) -> Any:
-    return [_map(change, part) for part in value] if isinstance(value, list) else change(value)
+def _map(change: Callable[[np.ndarray], np.ndarray], result: Result) -> Result:
+    return [_map(change, part) for part in result] if isinstance(result, list) else change(result)
 
 
-def _form(value: Any) -> str:
-    if isinstance(value, list):
-        return f"{len(value)} parts ({'; '.join(map(_form, value))})"
-    return f"numbers of shape {value.shape}" if value.shape else "a number"
+def _form(result: Result) -> str:
+    if isinstance(result, list):
+        return f"{len(result)} parts ({'; '.join(map(_form, result))})"
+    return f"numbers of shape {result.shape}" if result.shape else "a number"
 
 
-def _difference(found: Any, wanted: Any) -> str:
-    """Says in one line how two results differ in structure or shape."""
-    differ = _form(found) != _form(wanted)
-    words = f"{_form(wanted)} should come out of your function, not {_form(found)}"
-    return words if differ else ""
-
-
-def _close(found: Any, wanted: Any, within: float) -> bool:
+def _close(result: Result, other: Result, within: float) -> bool:
     """Tells whether two results agree, part by part; single precision is compared as such."""
-    if isinstance(found, list) or isinstance(wanted, list):
-        alike = isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted)
-        return alike and all(map(partial(_close, within=within), found, wanted))
-    if np.float32 in (found.dtype, wanted.dtype):
+    if isinstance(result, list) and isinstance(other, list):
+        pairs = zip(result, other, strict=False)
+        return len(result) == len(other) and all(_close(*pair, within) for pair in pairs)
+    if isinstance(result, list) or isinstance(other, list) or result.shape != other.shape:
+        return False
+    if np.float32 in (result.dtype, other.dtype):
         within = max(within, 1e-5)
-    slack = within * max(1.0, abs(wanted[np.isfinite(wanted)]).max(initial=0.0))
-    return found.shape == wanted.shape and np.allclose(found, wanted, rtol=0, atol=slack)
+    slack = within * max(1.0, abs(other[np.isfinite(other)]).max(initial=0.0))
+    return bool(np.allclose(result, other, rtol=0, atol=slack))
 
 
-def _require(ok: bool, problem: str) -> None:
-    if not ok:
-        raise ValueError(problem)
+# ---- an exercise
 
 
 @dataclass(frozen=True)
@@ -285,81 +304,108 @@ class Exercise:
 
     Args:
         key: notebook and number, such as "02.1".
-        effort: difficulty, 1 to 5, and the minutes that it takes, about.
-        words: question, hint (one, or several in steps), solution, and what is shown beside a right
-            answer ("right").
+        difficulty: 1 to 5.
+        minutes: that it takes, about.
+        question: what is asked.
+        hints: from the faintest to the plainest.
+        solution: in words or in code.
+        right: what is said of a right answer.
         answers: right ones, the first of which is the solution's.
         wrong: at least three plausible wrong answers, each with what the reader is told.
         reader: `Numbers`, `Letters` or `Calls`: how an answer is read and compared.
     """
 
     key: str
-    effort: tuple[int, int]
-    words: Mapping[str, Any]
-    answers: tuple[Any, ...]
-    wrong: tuple[tuple[Any, str], ...]
-    reader: Any
+    difficulty: int
+    minutes: int
+    question: str
+    hints: tuple[str, ...]
+    solution: str
+    right: str
+    answers: tuple[Answer, ...]
+    wrong: tuple[tuple[Answer, str], ...]
+    reader: Reader
 
     def __post_init__(self) -> None:
-        check_whole("difficulty", self.effort[0], 1, 5)
-        check_whole("minutes", self.effort[1], 1, 120)
-        _check(len(self.wrong) >= 3, "wrong", len(self.wrong), "at least three")
-        _check(set(_FIELDS) <= set(self.words), "words", sorted(self.words), ", ".join(_FIELDS))
-
-    @property
-    def hints(self) -> Sequence[str]:
-        """Lists the hints, from the faintest to the plainest."""
-        hint = self.words["hint"]
-        return (hint,) if isinstance(hint, str) else tuple(hint)
+        check_whole("difficulty", self.difficulty, 1, 5)
+        check_whole("minutes", self.minutes, 1, 120)
+        check_value(len(self.wrong) >= 3, "wrong", len(self.wrong), "at least three")
 
     def __repr__(self) -> str:
-        return f"Exercise {self.key}: {self.words['question']}"
+        return f"Exercise {self.key}: {self.question}"
 
     def _repr_html_(self) -> str:
-        difficulty, minutes = self.effort
-        hard = "●" * difficulty + "○" * (5 - difficulty)
-        steps = [f"Hint {i} of {len(self.hints)}" for i in range(1, len(self.hints) + 1)]
-        folded = [*zip(steps if len(steps) > 1 else ["Hint"], self.hints, strict=True)]
-        folded.append(("Solution", self.words["solution"]))
-        return "\n".join(
-            [
-                f"<p><b>Exercise {escape(self.key)}</b> · difficulty {hard} · about {minutes} min"
-                f"</p>\n{to_html(self.words['question'])}",
-                *(
-                    f"<details><summary>{title}</summary>{to_html(text)}</details>"
-                    for title, text in folded
-                ),
-            ]
-        )
+        dots = "●" * self.difficulty + "○" * (5 - self.difficulty)
+        head = f"<b>Exercise {escape(self.key)}</b> · difficulty {dots} · about {self.minutes} min"
+        blocks = [f"<p>{head}</p>", to_html(self.question)]
+        for i, hint in enumerate(self.hints, 1):
+            title = f"Hint {i} of {len(self.hints)}" if len(self.hints) > 1 else "Hint"
+            blocks.append(_folded(title, hint))
+        blocks.append(_folded("Solution", self.solution))
+        return "\n".join(blocks)
+
+    def judge(self, answer: Answer) -> Feedback:
+        """Judges an answer, with inputs of its own: right, which mistake, or how it differs."""
+        reader = self.reader.fresh()
+        try:
+            result = reader.read(answer)
+        except ValueError as error:
+            kind = "" if callable(answer) else f", not {type(answer).__name__}"
+            return Feedback(False, f"{error}{kind}.")
+        rights = [reader.read(right) for right in self.answers]
+        if any(reader.same(result, right) for right in rights):
+            return Feedback(True, self.right)
+        for example, message in self.wrong:
+            try:
+                mistake = reader.read(example)
+            except ValueError:  # a wrong function may stop on some of the inputs
+                continue
+            if reader.same(result, mistake):
+                return Feedback(False, message)
+        difference = reader.difference(result, rights[0])
+        unknown = "this is not one of the known mistakes; the hint may help."
+        return Feedback(False, f"{difference}." if difference else unknown)
 
 
-def _parse(key: str, entry: dict[str, Any], folder: str) -> Exercise:
+def _folded(title: str, text: str) -> str:
+    return f"<details><summary>{title}</summary>{to_html(text)}</details>"
+
+
+def _parse(key: str, entry: Entry, folder: str) -> Exercise:
     """Builds an exercise from its entry in a lesson's ``exercises.toml``.
 
     Its answer decides how answers are read: numbers, a text of letters, or instead of an answer the
     name of a function in ``exercises.py``, whose ``CALLS`` says how it is called. The solution may
     then be left out: it is the source of that function.
     """
-    first: Any = entry.get("answer")
-    example: Callable[[Any], Any] = lambda given: given  # noqa: E731
-    words: dict[str, Any] = {name: entry[name] for name in _FIELDS if name in entry}
+    first = entry.get("answer")
+    examples = [first, *entry.get("others", ())]
+    mistakes = [example for example, _ in entry["wrong"]]
+    solution = entry.get("solution")
+    reader: Reader
     if "function" in entry:
-        first, module = entry["function"], import_module(f"fedlora_lab.course.{folder}.exercises")
-        reader, example = module.CALLS[key], partial(getattr, module)
-        words.setdefault("solution", inspect.getsource(example(first)))
+        module = import_module(f"fedlora_lab.course.{folder}.exercises")
+        reader = module.CALLS[key]
+        examples[0] = entry["function"]
+        examples = [getattr(module, name) for name in examples]
+        mistakes = [getattr(module, name) for name in mistakes]
+        solution = solution or f"```\n{inspect.getsource(examples[0])}```"
     elif isinstance(first, str):
         reader = Letters(entry.get("why"))
     else:
         reader = Numbers(first, entry.get("within", 1e-6))
+    hints = [entry["hint"]] if isinstance(entry["hint"], str) else entry["hint"]
+    messages = [message for _, message in entry["wrong"]]
     return Exercise(
         key=key,
-        effort=tuple(entry["effort"]),
-        words={
-            name: unwrap(text) if isinstance(text, str) else tuple(map(unwrap, text))
-            for name, text in words.items()
-        },
-        answers=tuple(map(example, (first, *entry.get("others", ())))),
-        wrong=tuple((example(given), message) for given, message in entry["wrong"]),
+        difficulty=entry["effort"][0],
+        minutes=entry["effort"][1],
+        question=unwrap(entry["question"]),
+        hints=tuple(map(unwrap, hints)),
+        solution=unwrap(str(solution)),
+        right=unwrap(entry["right"]),
+        answers=tuple(examples),
+        wrong=tuple(zip(mistakes, messages, strict=True)),
         reader=reader,
     )
 
@@ -367,15 +413,20 @@ def _parse(key: str, entry: dict[str, Any], folder: str) -> Exercise:
 @cache
 def all_exercises() -> dict[str, Exercise]:
     """Collects all exercises by key, in the order of the lessons."""
-    found = entries().items()
-    return {
-        key: _parse(key, entry, folder)
-        for key, (folder, entry) in found
-        if not PREDICTION.fullmatch(key)
-    }
+    exercises = {}
+    for key, (folder, entry) in entries().items():
+        if not PREDICTION_KEY.fullmatch(key):
+            exercises[key] = _parse(key, entry, folder)
+    return exercises
 
 
-def check(key: str, answer: Any = ...) -> Feedback:
+def show(key: str) -> Exercise:
+    """Shows an exercise with its difficulty and minutes; hint and solution are folded away."""
+    check_value(key in all_exercises(), "key", key, "one of " + ", ".join(all_exercises()))
+    return all_exercises()[key]
+
+
+def check(key: str, answer: Answer = ...) -> Feedback:
     """Checks an answer to an exercise; a wrong one is told which mistake it is, if it is known.
 
     That an answer was tried or right is kept in the reader's `progress`.
@@ -391,132 +442,96 @@ def check(key: str, answer: Any = ...) -> Feedback:
         a message of its own (test_every_mistake_has_a_message_of_its_own), on whatever is drawn
         (test_right_and_wrong_functions_are_told_apart_on_every_draw).
     """
-    one = show(key)
+    exercise = show(key)
     if answer is ... or _is_placeholder(answer):
         return Feedback(False, "no answer so far; replace the three dots with yours.")
-    verdict = _judge(one, answer)
-    save_result(key, SOLVED if verdict else TRIED)
-    return verdict
+    feedback = exercise.judge(answer)
+    save_result(key, SOLVED if feedback else TRIED)
+    return feedback
 
 
-def _judge(one: Exercise, answer: Any) -> Feedback:
-    reader = one.reader.fresh()
-    try:
-        value = reader.read(answer)
-    except ValueError as error:
-        kind = "" if callable(answer) else f", not {type(answer).__name__}"
-        return Feedback(False, f"{error}{kind}.")
-    rights = [reader.read(right) for right in one.answers]
-    if any(reader.same(value, right) for right in rights):
-        return Feedback(True, one.words["right"])
-    for example, message in one.wrong:
-        try:
-            if reader.same(value, reader.read(example)):
-                return Feedback(False, message)
-        except ValueError:  # a wrong function may stop on some of the inputs
-            continue
-    different = reader.difference(value, rights[0])
-    unknown = "this is not one of the known mistakes; the hint may help."
-    return Feedback(False, f"{different}." if different else unknown)
-
-
-def _is_placeholder(answer: Any) -> bool:
+def _is_placeholder(answer: Answer) -> bool:
     """Tells whether a function is still a placeholder: it only returns three dots."""
     code = getattr(answer, "__code__", None)
     steps = [step for step in dis.get_instructions(code) if step.opname != "RESUME"] if code else []
     return len(steps) <= 2 and any(step.argval is ... for step in steps)
 
 
-def export(kind: str, lesson: int, path: str | Path) -> Path:
-    """Writes a lesson's exercises as an assignment: the instructor's notebook, with solutions.
+# ---- an assignment for nbgrader, which reads marks in the cells of the instructor's notebook and
+# ---- makes the students' notebook of it; it need not be installed here
 
-    Args:
-        kind: "nbgrader" or "otter"; of the grader that makes the students' notebook of it.
-        lesson: number of the notebook.
-        path: of the file to write, ending in .ipynb.
-    Returns: the path.
-    Guarantees: test_assignment.py::test_an_assignment_is_graded.
-
-    >>> import fedlora_lab as fl, tempfile
-    >>> fl.course.exercises.export("otter", 2, tempfile.mkdtemp() + "/week-2.ipynb").name
-    'week-2.ipynb'
-    """
-    check_one_of("kind", kind, ("nbgrader", "otter"))
-    one_of = [one for key, one in all_exercises().items() if key.startswith(f"{lesson:02}.")]
-    _check(bool(one_of), "lesson", lesson, "the number of a notebook with exercises")
-    _check(Path(path).suffix == ".ipynb", "path", str(path), "a name that ends in .ipynb")
-    write_assignment(one_of, kind, Path(path))
-    return Path(path)
-
-
-def show(key: str) -> Exercise:
-    """Shows an exercise with its difficulty and minutes; hint and solution are folded away."""
-    _check(key in all_exercises(), "key", key, "one of " + ", ".join(all_exercises()))
-    return all_exercises()[key]
-
-
-# Assignments: an instructor's notebook for nbgrader or Otter-Grader, which read marks in its cells
-# and make the students' notebook of it; neither has to be installed here.
 
 IMPORTS = (
     "import math\nimport numpy as np\nimport pandas as pd\nimport torch\nimport fedlora_lab as fl"
 )
 
 
-def write_assignment(exercises: Sequence[Any], kind: str, path: Path) -> None:
-    """Writes a question, an answer and a check for each; see `fedlora_lab.course.exercises.export`.
+def export(lesson: int, path: str | Path) -> Path:
+    """Writes a lesson's exercises as an instructor's notebook for nbgrader, with solutions.
 
-    Args: exercises: in the order of the notebook. kind: "otter" or "nbgrader". path: of the file.
+    Args:
+        lesson: number of the notebook.
+        path: of the file to write, ending in .ipynb.
+
+    Returns: the path.
+    Guarantees: test_assignment.py::test_an_assignment_is_graded.
+
+    >>> import fedlora_lab as fl, tempfile
+    >>> fl.course.exercises.export(2, tempfile.mkdtemp() + "/week-2.ipynb").name
+    'week-2.ipynb'
     """
-    cells = [_notebook_cell("raw", "# ASSIGNMENT CONFIG\nfiles: []")] if kind == "otter" else []
-    cells.append(_notebook_cell("code", IMPORTS))
-    for one in exercises:
-        cells += _otter_cells(one) if kind == "otter" else _nbgrader_cells(one)
-    cells = [{"id": f"cell-{i}", **cell} for i, cell in enumerate(cells)]
+    chosen = [one for key, one in all_exercises().items() if key.startswith(f"{lesson:02}.")]
+    check_value(bool(chosen), "lesson", lesson, "the number of a notebook with exercises")
+    check_value(Path(path).suffix == ".ipynb", "path", str(path), "a name that ends in .ipynb")
+    cells = [_notebook_cell("imports", IMPORTS)]
+    for exercise in chosen:
+        cells += _assignment_cells(exercise)
     page = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
-    path.write_text(json.dumps(page, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    Path(path).write_text(json.dumps(page, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return Path(path)
 
 
-def _notebook_cell(kind: str, source: str, **metadata: Any) -> dict[str, Any]:
-    code = {"execution_count": None, "outputs": []} if kind == "code" else {}
-    return {"cell_type": kind, "metadata": metadata, "source": source, **code}
+def _notebook_cell(name: str, source: str, **metadata: Any) -> dict[str, Any]:
+    cell: dict[str, Any] = {"id": name, "metadata": metadata, "source": source}
+    if name.endswith("question"):
+        return {"cell_type": "markdown", **cell}
+    return {"cell_type": "code", "execution_count": None, "outputs": [], **cell}
 
 
-def _nbgrader_cells(one: Any) -> Iterator[dict[str, Any]]:
-    plain = {"schema_version": 3, "grade": False, "solution": False, "locked": True, "task": False}
-    own = {"answer": {"solution": True, "locked": False}}
-    own["check"] = {"grade": True, "points": one.effort[0]}
-    for part, text in _assignment_texts(one, "### {} SOLUTION").items():
-        name = f"exercise-{one.key}-{part}".replace(".", "-")
-        marks = plain | {"grade_id": name} | own.get(part, {})
-        yield _notebook_cell("markdown" if part == "question" else "code", text, nbgrader=marks)
-
-
-def _otter_cells(one: Any) -> Iterator[dict[str, Any]]:
-    text = _assignment_texts(one, "# {} SOLUTION")
-    name = f"name: q{one.key.replace('.', '_')}\npoints: {one.effort[0]}"
-    yield from (
-        _notebook_cell("raw", f"# BEGIN QUESTION\n{name}"),
-        _notebook_cell("markdown", text["question"]),
-    )
-    for mark, part in (("SOLUTION", "answer"), ("TESTS", "check")):
-        yield from (_notebook_cell("raw", f"# BEGIN {mark}"), _notebook_cell("code", text[part]))
-        yield _notebook_cell("raw", f"# END {mark}")
-    yield _notebook_cell("raw", "# END QUESTION")
-
-
-def _assignment_texts(one: Any, mark: str) -> dict[str, str]:
-    """The question, the answer with marks around what students do not get, and the check."""
-    name, lines, right = "answer", [], one.answers[0]
+def _assignment_cells(exercise: Exercise) -> list[dict[str, Any]]:
+    """Makes three cells: the question, the answer with its solution marked, and the check."""
+    right = exercise.answers[0]
+    name = "answer"
+    first_lines: list[str] = []
     hidden = [f"answer = {right!r}"]
     if callable(right):
-        code = [part for is_code, part in split_code(one.words["solution"]) if is_code]
-        hidden = ("\n\n".join(code) or inspect.getsource(right)).splitlines()
-        function: Any = ast.parse("\n".join(hidden)).body[-1]
-        name, body = function.name, function.body[0].lineno - 1
-        lines, hidden = hidden[:body], hidden[body:]
-    space = "    " if lines else ""
-    lines += [space + mark.format("BEGIN"), *hidden, space + mark.format("END")]
-    check = f'assert fl.course.exercises.check("{one.key}", {name})'
-    question = f"**Exercise {one.key}.** {one.words['question']}"
-    return {"question": question, "answer": "\n".join(lines), "check": check}
+        blocks = [block for is_code, block in split_code(exercise.solution) if is_code]
+        lines = ("\n\n".join(blocks) or inspect.getsource(right)).splitlines()
+        function = ast.parse("\n".join(lines)).body[-1]
+        assert isinstance(function, ast.FunctionDef)
+        name = function.name
+        # Students keep what stands above the function's body, and write the body.
+        body = function.body[0].lineno - 1
+        first_lines = lines[:body]
+        hidden = lines[body:]
+    space = "    " if first_lines else ""
+    marked = [f"{space}### BEGIN SOLUTION", *hidden, f"{space}### END SOLUTION"]
+    texts = {
+        "question": f"**Exercise {exercise.key}.** {exercise.question}",
+        "answer": "\n".join(first_lines + marked),
+        "check": f'assert fl.course.exercises.check("{exercise.key}", {name})',
+    }
+    cells = []
+    for part, source in texts.items():
+        mark: dict[str, Any] = {
+            "schema_version": 3,
+            "grade_id": f"exercise-{exercise.key.replace('.', '-')}-{part}",
+            "grade": part == "check",
+            "solution": part == "answer",
+            "locked": part != "answer",
+            "task": False,
+        }
+        if part == "check":
+            mark["points"] = exercise.difficulty
+        cells.append(_notebook_cell(mark["grade_id"], source, nbgrader=mark))
+    return cells

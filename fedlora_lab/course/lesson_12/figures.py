@@ -2,17 +2,15 @@
 
 import textwrap
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import ttest_1samp
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.audit import bounds
 from fedlora_lab.course.widgets.dial import Dial
-from fedlora_lab.measures.statistics import t_interval
 from fedlora_lab.plots import style
 
 if TYPE_CHECKING:
@@ -199,157 +197,6 @@ def repeated_audits(found: "dict[int, dict[str, np.ndarray]]", epsilon: float) -
 
 
 @style.paper()
-def audit_results(frame: "pd.DataFrame") -> style.Picture:
-    """Draws a table of audits: lower bounds as dots, ceilings as ticks, the ledger's ε as diamonds.
-
-    The last line says how many of the audits could have contradicted their ledger at all.
-
-    Args: frame: columns method, unit, noise_multiplier, epsilon_lower, ceiling, epsilon_upper, as
-        results/audit.csv; with ``target``, the planned epsilon, that is drawn in colours in place
-        of the noise. A lower bound that is NaN is that of an invalid audit, drawn as a cross.
-    Guarantees: every row is a dot or a cross (test_the_results_are_all_drawn).
-    """
-    check(len(frame) > 0, "frame", f"{len(frame)} rows", "at least one audit")
-    methods, units = list(dict.fromkeys(frame["method"])), list(dict.fromkeys(frame["unit"]))
-    # The noise differs from unit to unit, what it is planned for does not.
-    level = "target" if "target" in frame.columns else "noise_multiplier"
-    levels: Any = sorted(frame[level].unique())
-    height, width = 1.5 + 0.23 * len(methods), 0.81 / len(units)
-    bottom, share, top = 0.82 / height, 1 - 1.4 / height, 1 - 0.2 / height
-    places = [(0.155 + i * width, bottom, width - 0.03, share) for i in range(len(units))]
-    figure, axes = style.panels(9.8, height, *places)
-    for ax, unit in zip(axes, units, strict=True):
-        rng = np.random.default_rng(0)
-        for i, planned in enumerate(levels):
-            y = 0.3 * (i - (len(levels) - 1) / 2)
-            for row, method in enumerate(methods):
-                same = {"unit": unit, "method": method, level: planned}
-                here: Any = frame[(frame[list(same)] == list(same.values())).all(axis=1)]
-                _audits(ax, here, y + row, LEVELS[i], rng)
-        ax.set(xscale="log", xlim=(0.045, 60), ylim=(len(methods) - 0.4, -0.6), xlabel=EPSILON)
-        style.log_axis(ax.xaxis, (0.1, 0.3, 1, 3, 10, 30))
-        ax.set_xticks([0.05, 0.1, 0.3, 1, 3, 10, 30], ["none", "0.1", "0.3", "1", "3", "10", "30"])
-        ax.tick_params(axis="y", labelsize=8, length=0)
-        here = frame[frame["unit"] == unit]
-        above = int((here["epsilon_lower"] > here["epsilon_upper"]).sum())
-        ax.set_title(f"One {unit} is promised: {above or 'none'} refuted", fontsize=9.5)
-        first = [style.name(m) for m in methods] if ax is axes[0] else []
-        ax.set_yticks(range(len(methods)), first)
-    put: Any = {"fontsize": 9, "va": "center"}
-    for i, planned in enumerate(levels):
-        words, x = f"● {'ε' if level == 'target' else 'σ'} = {planned:g}", 0.155 + 0.1 * i
-        figure.text(x, top, words, color=LEVELS[i], weight="bold", **put)
-    words = "dot: proved by one audit,   tick: can be proved at most,   diamond: the ledger"
-    words += ",   cross: invalid" if bool(frame["epsilon_lower"].isna().any()) else ""
-    figure.text(0.985, top, words, color=style.SOFT, ha="right", **put)
-    style.footer(figure, bounds.summarize_audits(frame).replace("epsilon", "ε"))
-    return figure
-
-
-ATTACK_COLOURS = {
-    "likelihood ratio": "#0072B2",
-    "canaries": "#D55E00",
-    "span": "#7A4FD0",
-    "projection residual": "#169C78",
-}
-
-
-@style.paper()
-def league(frame: "pd.DataFrame", curve: Callable[[float], float]) -> style.Picture:
-    """Draws for each method what four attacks gain at one ε, beside what the ledger allows at most.
-
-    A gain is the share of members found less the share of others accused, where a tenth of the
-    others is accused: the mean over the seeds, with its interval of 95 %. A hollow mark: the method
-    missed the accuracy at which it was to be compared. A square: unlike the mean of the
-    methods beyond chance, over all of them together.
-
-    Args:
-        frame: columns method, seed, tuned, attack, rate, accused, others, found, members, as
-            results/league.csv.
-        curve: false positive rate -> the largest share of members found, as `Ledger.tradeoff`.
-    Guarantees: test_the_league_draws_every_method_and_attack.
-    """
-    check(len(frame) > 0, "frame", f"{len(frame)} rows", "at least one attack")
-    gains = league_gains(frame)
-    order = gains.groupby("method")["mean"].max().sort_values().index
-    height = 1.6 + 0.21 * len(order)
-    figure, (ax,) = style.panels(9.6, height, (0.155, 0.6 / height, 0.825, 1 - 1.35 / height))
-    for row, method in enumerate(order):
-        for i, (attack, colour) in enumerate(ATTACK_COLOURS.items()):
-            here: Any = gains[(gains["method"] == method) & (gains["attack"] == attack)]
-            for one in here.itertuples():
-                y = row + 0.18 * (i - 1.5)
-                ends = [one.mean - one.half, one.mean + one.half]
-                ax.plot(ends, [y, y], color=colour, lw=1.2, alpha=0.6)
-                fill = colour if one.reached else style.CARD
-                ax.plot(one.mean, y, "o", ms=3.6, color=colour, mfc=fill, mew=1)
-                if one.p < 0.05:
-                    ax.plot(one.mean, y, "s", ms=8, color=style.INK, mfc="none", mew=0.8)
-    most = curve(0.1) - 0.1
-    ax.axvline(most, color=style.INK, lw=1.4)
-    ax.axvline(0, color=style.FAINT, lw=1)
-    ax.set(ylim=(-0.7, len(order) - 0.3), xlim=(-0.1, 1.08 * most))
-    ax.set_yticks(range(len(order)), [style.name(m) for m in order], size=8)
-    ax.tick_params(axis="y", length=0)
-    ax.set_xlabel("members found less others accused, where 10 % of the others are accused")
-    ax.text(most - 0.01, len(order) - 0.5, "at most, by the ledger", ha="right", va="top", size=9)
-    largest = gains["mean"].max()
-    title = f"o attack gains over {np.ceil(100 * largest / most):.0f}% of what the ledger allows"
-    alike = not ((gains["p"] < 0.05) & (gains["off"] < 0)).any()
-    ax.set_title(("No method leaks less beyond chance, and n" if alike else "N") + title)
-    top = 1 - 0.2 / height
-    for i, (attack, colour) in enumerate(ATTACK_COLOURS.items()):
-        put: Any = {"color": colour, "weight": "bold", "va": "center", "fontsize": 9}
-        figure.text(0.155 + (0, 0.16, 0.27, 0.34)[i], top, f"● {attack}", **put)
-    words: Any = {"color": style.SOFT, "ha": "right", "va": "center", "fontsize": 9}
-    legend = "hollow: accuracy missed\nsquare: unlike the methods' mean"
-    figure.text(0.98, top - 0.06 / height, legend, **words)
-    return figure
-
-
-def league_gains(
-    frame: "pd.DataFrame", accuracy: float = 0.35, within: float = 0.02
-) -> "pd.DataFrame":
-    """Computes each attack's gain on each method at a false positive rate of one tenth.
-
-    Each gain is compared with the mean gain of the methods that ended at the accuracy, paired by
-    seed; the p-values of all of them and all attacks are corrected together (Bonferroni).
-
-    Args: frame: as of `league`; accuracy: at which the methods were to be compared; within: how far
-        from it a method may have ended.
-    Returns: method, attack, mean, half (of its interval of 95 %), reached, off (from the mean of
-        the methods), p (NaN where the accuracy was missed or one seed is there).
-    """
-    here: Any = frame[np.isclose(frame["rate"], 0.1)]
-    gain = here["found"] / here["members"] - here["accused"] / here["others"]
-    kept = (here.groupby("method")["tuned"].mean() - accuracy).abs() <= within
-    rows, tests = [], max(1, int(kept.sum()) * here["attack"].nunique())
-    for attack, part in here.assign(gain=gain).groupby("attack"):
-        gains = part.pivot(index="seed", columns="method", values="gain")
-        average = gains[kept.index[kept]].mean(axis=1)
-        for method in gains:
-            off = (gains[method] - average).dropna().to_numpy(float)
-            p = ttest_1samp(off, 0.0).pvalue if kept[method] and np.ptp(off) > 0 else np.nan
-            mean, half = t_interval(gains[method].dropna().to_numpy(float), 0.95)
-            row = (method, attack, mean, half, bool(kept[method]), off.mean(), p * tests)
-            rows.append(row)
-    columns = ["method", "attack", "mean", "half", "reached", "off", "p"]
-    return pd.DataFrame(rows, columns=columns).assign(p=lambda found: found["p"].clip(upper=1.0))
-
-
-def _audits(ax: Any, part: Any, y: float, colour: str, rng: np.random.Generator) -> None:
-    """Draws the audits of one method, unit and noise around the height y."""
-    places, invalid = y + rng.uniform(-0.1, 0.1, len(part)), part["epsilon_lower"].isna()
-    style.dots(ax, part["epsilon_lower"].clip(lower=0.05), places, colour, 2.6, mew=0, alpha=0.5)
-    if invalid.any():
-        ax.plot([0.05] * int(invalid.sum()), places[invalid], "x", ms=4, color=style.WRONG)
-    ax.plot(part["ceiling"].max(), y, "|", ms=6, color=style.GREY)
-    upper = part["epsilon_upper"].max()
-    if np.isfinite(upper):
-        ax.plot(upper, y, "D", ms=3.6, color=colour, mec=style.CARD, mew=0.4)
-
-
-@style.paper()
 def audit_bounds(
     audits: "Audit | Sequence[Audit] | Mapping[str, Audit]", gaussian: bool = False
 ) -> style.Picture:
@@ -444,23 +291,3 @@ def audit_explorer() -> Dial:
     """
     about = "One audit in one run: what is seen of its canaries, and ε as proved, provable, stated."
     return Dial(12, "audit_explorer", about, canaries=200, epsilon=2, leak=1)
-
-
-def loss_probability_sum(
-    noise_multiplier: float, sample_rate: float, steps: int, grid: float
-) -> float:
-    """Sums the probabilities of a composed privacy loss, in its direction of addition.
-
-    Args:
-        noise_multiplier, sample_rate, steps: of the sampled Gaussian releases.
-        grid: distance of neighbouring values of the loss.
-
-    They should add up to one; what is more is rounding of dp-accounting's convolution.
-    """
-    from dp_accounting.pld import privacy_loss_distribution as pld
-
-    loss = pld.from_gaussian_mechanism(
-        noise_multiplier, sampling_prob=sample_rate, value_discretization_interval=grid
-    )
-    composed = loss.self_compose(steps)._pmf_add  # the library hands out bounds on delta only
-    return float(composed.to_dense_pmf()._probs.sum())

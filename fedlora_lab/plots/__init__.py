@@ -17,7 +17,6 @@ from fedlora_lab.plots.theory_checks import (
     tradeoff,
 )
 from fedlora_lab.plots.training_curves import (
-    client_scaling,
     curves,
     deviation,
     noise,
@@ -29,7 +28,6 @@ from fedlora_lab.plots.verdicts import forest, regime
 __all__ = [
     "Measurements",
     "band_check",
-    "client_scaling",
     "closed_form",
     "curves",
     "deviation",

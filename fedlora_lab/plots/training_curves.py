@@ -1,6 +1,6 @@
 """Figures of training: a measure over rounds, deviation, noise, bytes, and an overview."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -374,42 +374,6 @@ def traffic(
         figure, (ax,) = panels(*FIGURE_SIZE, PLACE)
         _traffic_panel(ax, means, way, title)
         _seed_footer(figure, tidy.describe_seeds(tidy.select_measure(frame, "accuracy")), missing)
-    return figure
-
-
-def client_scaling(frames: Mapping[int, pd.DataFrame]) -> Picture:
-    """Draws the bytes that a server receives in a round over the number of clients.
-    A second line is what they would be if all took part.
-
-    ``frames`` maps two or more numbers of clients to the tidy frame of a run with at least a round.
-
-    Guarantees: points are the frames' own means
-        (tests/course/test_lesson_14.py::test_growth_shows_the_frames).
-    """
-    check(len(frames) > 1, "frames", len(frames), "runs with at least two numbers of clients")
-    sent, every = [], []
-    for clients, frame in frames.items():
-        after: Any = frame[frame["round"] > 0]
-        total = float(tidy.select_measure(after, "bytes_up")["value"].sum())
-        part = float(tidy.select_measure(after, "participants")["value"].sum())
-        sent.append(total / after["round"].nunique() / 2**20)
-        every.append(total / part * clients / 2**20 if part else np.nan)
-    with paper():
-        figure, (ax,) = panels(7.6, 3.8, (0.11, 0.17, 0.6, 0.72))
-        labels = [
-            style.named_line(ax, list(frames), y, words, style.FACTOR[key], marker="o", ls=dashes)
-            for y, words, key, dashes in (
-                (every, "if all took part", "A", style.DASHED),
-                (sent, "by those that do", "B", "-"),
-            )
-        ]
-        ax.set(xscale="log", yscale="log")
-        ax.set(xlabel="clients in the federation", ylabel="MiB sent up in a round")
-        ax.set_title(
-            "The upload of a round depends on who takes part, not on who is enrolled",
-            color=style.INK,
-        )
-        draw_labels(ax, labels, wide=20)
     return figure
 
 

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import torch
 from frames import words
-from toy_tasks import play, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.course.lesson_14 import figures
@@ -57,20 +56,3 @@ def test_the_budgets_show_the_study():
     assert ends == pytest.approx([0.62 - half, 0.62 + half], abs=1e-5)
     assert [x.get_text() for x in ax.get_xticklabels()] == ["ε = 1", "ε = 8", "no privacy"]
     assert "5 seeds" in words(figure)
-
-
-def test_growth_shows_the_frames():
-    """Points of the figure against the frame, by hand."""
-    runs = {
-        len(sizes): fl.to_frame(play(tokens(sizes=sizes), "fedlora", None, PLAN))
-        for sizes in ((5, 8, 3), (4,) * 6)
-    }
-    lines: Any = fl.plots.client_scaling(runs).axes[0].lines
-    everyone, part = (line.get_ydata() for line in lines[:2])
-    for i, (clients, frame) in enumerate(runs.items()):
-        sent = frame[(frame["measure"] == "bytes_up") & (frame["layer"] == "all")]["value"]
-        assert np.isclose(part[i] * 2**20, sent.sum() / 3)
-        took = frame[frame["measure"] == "participants"]["value"].sum()
-        assert np.isclose(everyone[i] * 2**20, sent.sum() / took * clients)
-    with pytest.raises(ValueError, match="frames=1: expected runs with at least two"):
-        fl.plots.client_scaling({3: runs[3]})

@@ -152,7 +152,7 @@ class Participant:
             try:
                 people, what = person_numbers(people, (len(y),)), " persons"
             except ValueError:
-                words = "(x, y, persons), a number or word for each example: persons are protected"
+                words = "(x, y, persons), a whole number for each example: persons are protected"
                 raise ValueError(f"examples: expected {words}") from None
         if (int(people[0].max()) + 1 if by_person else len(y)) != sizes[client]:
             agreed = f"{sizes[client]}{what}, as agreed for client {client}"

@@ -160,17 +160,13 @@ class Privacy:
         """Number of units each client draws from in a step: examples, or persons.
 
         Raises: ``ValueError`` in the person unit for a task that does not say whose examples are
-            whose, or in which a person is at several clients.
-        Guarantees: test_a_person_at_several_clients_is_refused.
+            whose.
         """
         if self.unit != "person":
             return tuple(task.sizes)
         where = "person= of fl.tasks.hub or persons= of fl.tasks.classification says it"
         persons = getattr(task, "persons", None)
         check(persons is not None, "persons", None, f"whose each example is, {where}")
-        # Each client draws and noises for itself: what a person spends at two of them adds up.
-        why = "one client for each person: merge those that share persons, or keep each at one"
-        check(task.sites == 1, "persons", f"at up to {task.sites} clients", why)
         return task.person_counts
 
     def settings(self) -> dict[str, Any]:

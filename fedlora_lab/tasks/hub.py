@@ -17,15 +17,16 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.tasks import architectures, partition
 from fedlora_lab.tasks import task as tasks
-from fedlora_lab.tasks.identifiers import Identifier, identifiers, number_identifiers
 from fedlora_lab.tasks.labels import (
     EMPTY_CELLS,
+    MISSING,
     OF_THE_TEST,
     class_names,
     column_of,
     describe_classes,
     in_model_order,
     read_labels,
+    to_identifier,
 )
 from fedlora_lab.tasks.metrics import (
     IGNORED,
@@ -34,6 +35,7 @@ from fedlora_lab.tasks.metrics import (
     next_token_loss,
     select_metrics,
 )
+from fedlora_lab.tasks.task import whole_numbers
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -92,9 +94,9 @@ def hub(
             epsilon covers that.
         clients: number of clients without ``by``; 10 by default.
         by: column with the owner of each example: one client for each value.
-        person: column with the person of each example, for ``Privacy(unit="person")``; texts or
-            whole numbers, compared by value. Without ``by`` all examples of a person go to one
-            client, as their first label says. Persons are held out, left out and counted whole.
+        person: column with the person of each example, for ``Privacy(unit="person")``: whole
+            numbers. All examples of a person go to one client, as their first label says or
+            ``by``. Persons are held out, left out and counted whole.
         alpha: without ``by``: concentration of the split by label, > 0; ``None``: at random.
         shares: in place of ``alpha``: a row for each client of its share of each class, in sorted
             order, see `partition.label_shares`.
@@ -359,10 +361,10 @@ def _split_by(
     Guarantees: tests/tasks/test_hub.py::test_a_site_that_is_left_without_rows_is_named,
         ::test_owners_are_compared_by_value.
     """
-    everyone = _identifiers([train], "by", by, "an owner in every row")
-    owners = [str(everyone[row]) for row in private.index]
+    everyone = _owner_names(train, by)
+    owners = [everyone[row] for row in private.index]
     names, split = sorted(set(owners)), partition.by_group(owners)
-    if gone := sorted(set(map(str, everyone)) - set(names)):
+    if gone := sorted(set(everyone) - set(names)):
         rest = f" and {len(gone) - 5} more" if len(gone) > 5 else ""
         words = "no client, since test= held all rows of theirs out, or limit= left them out"
         warnings.warn(f"by={by!r}: {', '.join(gone[:5])}{rest}: {words}", stacklevel=4)
@@ -382,18 +384,16 @@ def people_of(
         private, held_out: the rows to train on, and those to test on.
         person: the column.
         public_test: of the task; refused where persons of the test rows have private rows too.
-    Guarantees: tests/tasks/test_hub.py::test_persons_of_both_tables_are_found_however_written.
+    Guarantees: tests/tasks/test_hub.py::test_persons_of_both_tables_are_found.
     """
     if person is None:
         return None
-    tables = [private, held_out] if public_test and person in held_out.columns else [private]
-    keys = _identifiers(tables, "person", person, "a person in every row")
-    mine, theirs = keys[: len(private)], keys[len(private) :]
-    twice = len({*mine} & {*theirs})
-    shown = f"{twice} persons of the public test rows have private rows as well"
-    check(not twice, f"person {person!r}", shown, "public rows of others, in test=")
-    numbers = number_identifiers(mine)
-    return np.array([numbers[key] for key in mine])
+    people = _persons(private, person)
+    if public_test and person in held_out.columns:
+        twice = len({*people} & {*_persons(held_out, person, OF_THE_TEST)})
+        shown = f"{twice} persons of the public test rows have private rows as well"
+        check(not twice, f"person {person!r}", shown, "public rows of others, in test=")
+    return np.unique(people, return_inverse=True)[1]
 
 
 def owners_of(table: "DataFrame", person: str | None) -> tuple[np.ndarray, int]:
@@ -405,25 +405,35 @@ def owners_of(table: "DataFrame", person: str | None) -> tuple[np.ndarray, int]:
     """
     if person is None:
         return np.arange(len(table)), len(table)
-    keys = _identifiers([table], "person", person, "a person in every row")
-    numbers = number_identifiers(keys)
-    return np.array([numbers[key] for key in keys]), len(numbers)
+    names, numbers = np.unique(_persons(table, person), return_inverse=True)
+    return numbers, len(names)
 
 
-def _identifiers(
-    tables: Sequence["DataFrame"], argument: str, column: str, expected: str
-) -> list[Identifier]:
-    """The persons or owners in a column of one or two tables; refuses rows without one."""
-    cells: list[Any] = []
-    places: list[str] = []
-    for table, suffix in zip(tables, ("", OF_THE_TEST), strict=False):
-        column_of(table, argument, column)
-        # As the table keeps them: its own numbers know how exact they are.
-        gaps = table[column].isna()
-        cells += [None if gap else x for x, gap in zip(table[column].to_numpy(), gaps, strict=True)]
-        places += [f"row {row}{suffix}" for row in table.index]
-    expected += EMPTY_CELLS
-    return identifiers(f"{argument} {column!r}", cells, expected, places.__getitem__)
+def _persons(table: "DataFrame", column: str, suffix: str = "") -> list[int]:
+    """The persons in a column of whole numbers; refuses rows without one."""
+    column_of(table, "person", column)
+    rows = [f"row {row}{suffix}" for row in table.index]
+    # As the table keeps them: its own numbers know how exact they are.
+    return whole_numbers(f"person {column!r}", table[column].to_numpy(), rows.__getitem__)
+
+
+def _owner_names(table: "DataFrame", column: str) -> list[str]:
+    """The owner of each row: texts without the blanks around them, or whole numbers.
+
+    Raises: ``ValueError`` for an empty cell, and for two that differ in case or blanks only.
+    """
+    names, spelled = [], dict[str, str]()
+    for row, cell in enumerate(column_of(table, "by", column)):
+        key = to_identifier(cell)
+        empty = key is None or key in (*MISSING, "None")
+        words = "an owner in every row, a text or a whole number" + EMPTY_CELLS
+        check(not empty, f"by {column!r}", f"{cell} in row {row}", words)
+        name = str(key)
+        like = spelled.setdefault("".join(name.casefold().split()), name)
+        words = f"each owner written in one way, as {like!r} in an earlier row"
+        check(like == name, f"by {column!r}", f"{name} in row {row}", words)
+        names.append(name)
+    return names
 
 
 def row_names(

@@ -1,22 +1,47 @@
 """The labels of a table as numbers of classes, and the classes that there are."""
 
+import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.tasks.identifiers import MISSING, Identifier, plain_form, to_identifier
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+Identifier = int | str
+_WHOLE_NUMBER = re.compile("-?(0|[1-9][0-9]{0,18})")
+MISSING = ("", "nan", "NaT", "<NA>")
+"""What pandas makes of an empty cell that is turned into text."""
 MOST_CLASSES = 1000
 """From here on a largest whole number must be near how many there are: it may be an identifier."""
 EMPTY_CELLS = "; in a CSV file NA, None and null count as empty cells"
 OF_THE_TEST = " of the test data"
 """What tells rows of the test table from private ones in messages."""
+
+
+def to_identifier(value: Any) -> Identifier | None:
+    """A value that equals another one where both name the same: 7, 7.0, "7" and " 7 " are one.
+
+    ``None`` for what is neither a text nor a whole number.
+
+    >>> [to_identifier(value) for value in (7, 7.0, " 7 ", "P7 ", 0.5)]
+    [7, 7, 7, 'P7', None]
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        return int(text) if _WHOLE_NUMBER.fullmatch(text) else text
+    if isinstance(value, (bool, np.bool_)):
+        return str(value)
+    if isinstance(value, Integral) and not isinstance(value, np.timedelta64):
+        return int(value)
+    floating = isinstance(value, (float, np.floating)) and math.isfinite(value)
+    return int(value) if floating and value == int(value) else None
 
 
 def column_of(frame: "DataFrame", argument: str, name: Any) -> list[Any]:
@@ -230,7 +255,7 @@ def _classes(
         return tuple(range(max(numbers) + 1))
     alike: dict[str, Identifier] = {}
     for key, value in written.items():
-        like = alike.setdefault(plain_form(key), key)
+        like = alike.setdefault("".join(str(key).casefold().split()), key)
         both = [written[like], value]
         check(like == key, name, both, "each class written in one way; or give both in labels=")
     first = {_key(value): value for value in known or ()}

@@ -9,14 +9,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedlora_lab._utils.validation import check, check_whole
-from fedlora_lab.tasks.identifiers import identifiers, number_identifiers
 from fedlora_lab.tasks.metrics import Metric, TextScore, cross_entropy, select_metrics
 
 ALL_LINEAR = "all-linear"
@@ -101,10 +102,9 @@ class Task:
         public_test: the test examples are public. Otherwise their metrics are NaN in private runs:
             they would be exact numbers about private examples that no ledger counts.
         generation: how a decoder answers prompts, see `prompts.Generation`; ``None``: no decoder.
-        persons: whose each example is, for privacy by person: for every client n_k numbers or
-            words, the same for the same person at all clients, compared by value (see
-            `identifiers`); kept as numbers from 0. ``None``: not known. How many persons each
-            client has counts as public.
+        persons: whose each example is, for privacy by person: for every client n_k whole numbers,
+            each person at one client; kept as numbers from 0. ``None``: not known. How many
+            persons each client has counts as public.
         new_modules: names of modules that the model's checkpoint lacks, or may lack: whoever loads
             it draws other numbers, so a saved adapter holds these modules, trained or not.
     Raises: ValueError when data, targets, head or model cannot be trained exactly; it says why.
@@ -176,14 +176,6 @@ class Task:
     def person_counts(self) -> tuple[int, ...]:
         """Number of persons of each client; empty where persons are not known."""
         return tuple(int(part.max()) + 1 for part in self.local_persons)
-
-    @cached_property
-    def sites(self) -> int:
-        """The most clients at which one person has examples; 1 where persons are not known."""
-        if self.persons is None:
-            return 1
-        each = torch.cat([part.unique() for part in self.persons])
-        return int(each.unique(return_counts=True)[1].max())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -383,28 +375,61 @@ def check_examples(name: str, pair: Any, finite: bool = False) -> dict[str, Any]
 
 
 def person_numbers(persons: Any, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """Each client's persons as numbers from 0, in sorted order; refuses what names nobody."""
+    """Each client's persons as numbers from 0, in the order of the given ones.
+
+    Args:
+        persons: for each client a whole number for each example.
+        sizes: numbers of examples of the clients.
+    Raises: ``ValueError`` for anything but whole numbers, and for a person at two clients: each of
+        them draws and noises for itself, and what the person spends would be stated too small.
+    """
     listed = isinstance(persons, (tuple, list)) and len(persons) == len(sizes)
     shown = len(persons) if isinstance(persons, (tuple, list)) else type(persons).__name__
     check(listed, "persons", shown, f"{len(sizes)} lists, one for each client")
-    places: list[tuple[int, int]] = []
-    values: list[Any] = []
-    for k, (part, n) in enumerate(zip(persons, sizes, strict=True)):
+    client_of: dict[int, int] = {}
+    given: list[int] = []
+    for k, (part, count) in enumerate(zip(persons, sizes, strict=True)):
         # Of an array its own numbers: they know how exact they are.
         part = part.detach().cpu().numpy() if isinstance(part, Tensor) else part
         column = list(part) if hasattr(part, "__iter__") else []
-        check(len(column) == n, f"persons[{k}]", f"{len(column)} entries", f"{n}, one an example")
-        values += column
-        places += [(k, i) for i in range(n)]
-
-    def place(index: int) -> str:
-        client, row = places[index]
-        return f"row {row} of client {client}"
-
-    keys = identifiers("persons", values, "a person in every row", place)
-    numbers = number_identifiers(keys)
-    parts = torch.tensor([numbers[key] for key in keys]).split(list(sizes))
+        words = f"{count}, one an example"
+        check(len(column) == count, f"persons[{k}]", f"{len(column)} entries", words)
+        numbers = whole_numbers("persons", column, lambda i, k=k: f"row {i} of client {k}")
+        for number in numbers:
+            first = client_of.setdefault(number, k)
+            words = "one client for each person: merge those that share persons"
+            check(first == k, "persons", f"one at clients {first} and {k}", words)
+        given += numbers
+    order = {number: i for i, number in enumerate(sorted(client_of))}
+    parts = torch.tensor([order[number] for number in given]).split(list(sizes))
     return tuple(part.clone() for part in parts)
+
+
+def whole_numbers(name: str, values: Sequence[Any], place: Callable[[int], str]) -> list[int]:
+    """The whole numbers in a column, compared by value: 7 and 7.0 are one.
+
+    Messages name rows and no value, since persons are private.
+
+    Args:
+        name: of the argument, for messages.
+        values: the cells.
+        place: number of a value -> what messages call its row.
+    Raises: ``ValueError`` for an empty cell, a text, and a floating number so large that its
+        neighbours may have been rounded to it: one person counted as two would be protected by
+        half.
+    Guarantees: test_persons.py::test_persons_are_compared_by_value.
+    """
+    numbers = []
+    for i, value in enumerate(values):
+        known = isinstance(value, (Integral, float, np.floating))
+        known = known and not isinstance(value, (bool, np.bool_, np.timedelta64))
+        if known and not isinstance(value, Integral):
+            limit = 2 ** (np.finfo(type(value)).nmant + 1)
+            known = bool(np.isfinite(value)) and abs(value) < limit and value == int(value)
+        words = "whole numbers, such as pandas.factorize makes of texts"
+        check(bool(known), name, f"{type(value).__name__} in {place(i)}", words)
+        numbers.append(int(value))
+    return numbers
 
 
 def _is_finite(tensor: Tensor) -> bool:

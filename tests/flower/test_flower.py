@@ -80,7 +80,7 @@ def test_persons_travel_with_the_examples_of_their_client(slug):
     x, y = task.clients[1]
     persons = torch.tensor([1, 0, *[2] * 6])
     for data, line in (
-        ((x, y), r"^examples: expected \(x, y, persons\), a number or word for each"),
+        ((x, y), r"^examples: expected \(x, y, persons\), a whole number for each"),
         ((x, y, persons[1:]), r"^examples: expected \(x, y, persons\)"),
         ((x, y, persons), "^examples: expected 4 persons, as agreed for client 1$"),
     ):

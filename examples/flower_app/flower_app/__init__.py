@@ -1,0 +1,1 @@
+"""Two sites fine-tune one vision transformer together: LoRA under differential privacy."""

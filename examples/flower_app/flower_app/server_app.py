@@ -1,0 +1,26 @@
+"""The server's side: it sees noised uploads, writes the ledger, and keeps the adapter."""
+
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+import fedlora_lab as fl
+from flower_app.terms import participant
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Plays the rounds that are left of the run in the folder ``out``."""
+    config = context.run_config
+    out = Path(str(config["out"])).expanduser().resolve()
+    begun = (out / "ledger.json").exists()
+    run = fl.flower.open_run(participant(), checkpoint=out, resume=out if begun else None)
+    waiting = {name: float(config[name]) for name in ("timeout", "patience")}
+    for record in fl.flower.rounds(grid, participant(), run, **waiting):
+        accuracy = record.metrics["accuracy"]
+        print(f"round {record.index}: accuracy {accuracy:.3f}, epsilon {record.epsilon:.2f}")
+        fl.save_adapter(record, out / "adapter")
+    print(f"finished: {out / 'adapter'}")

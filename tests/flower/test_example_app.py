@@ -1,0 +1,97 @@
+"""The example app by the commands of its own page: in Flower's simulation, then between a server
+and two sites in processes of their own, over TLS.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from peft import PeftModel
+
+import fedlora_lab as fl
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "flower_app"
+LATE = 1800
+"""Seconds after which a machine, however busy, is taken to have failed."""
+
+
+def free_ports(count: int) -> list[str]:
+    """Ports that nobody uses now, each another one."""
+    with ExitStack() as taken:
+        sockets = [taken.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [str(one.getsockname()[1]) for one in sockets]
+
+
+@contextmanager
+def ended(home: Path):
+    """Afterwards nothing runs that was started with this folder as Flower's, whoever started it."""
+    try:
+        yield
+    finally:
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get("FLWR_HOME") == str(home):
+                    process.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.waits("cluster")
+def test_the_page_of_the_example_app_walks(tmp_path):
+    """Every command runs: the app ends in a simulation and between sites, the adapter loads in
+    PEFT, and server and sites count the same releases.
+    """
+    home, app = tmp_path / "flower", tmp_path / "app"
+    shutil.copytree(EXAMPLE, app)
+    page = (app / "README.md").read_text("utf-8")
+    own, control, *ports = free_ports(5)
+    for written, free in zip(("8443", "9094", "9095"), ports, strict=True):
+        page = page.replace(written, free)
+    simulate, *prepare, server, first, second, play = re.findall(
+        r"^```sh\n(.*?)^```$", page, re.M | re.S
+    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("FLWR_", "RAY_"))}
+    env |= {"FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    env |= {"FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": own, "FLWR_LOCAL_CONTROL_API_PORT": control}
+    # Ray's sockets need a short path.
+    env |= {
+        "TMPDIR": "/tmp",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]]),
+    }
+
+    def walk(script: str) -> str:
+        command = ["bash", "-c", f"set -eu\n{script}"]
+        with open(tmp_path / "walk.log", "w+b") as log:
+            options = {"cwd": app, "env": env, "stdout": log, "stderr": subprocess.STDOUT}
+            code = subprocess.run(command, timeout=LATE, check=False, **options).returncode
+            log.seek(0)
+            said = log.read().decode()
+        assert code == 0, said[-4000:]
+        return said
+
+    # `ended` kills what still runs before `terminals` waits for it.
+    with ExitStack() as terminals, ended(home):
+        assert "finished: " in walk(simulate)
+        walk("\n".join(prepare))
+        for number, script in enumerate((server, first, second)):
+            log = terminals.enter_context(open(tmp_path / f"terminal-{number}.log", "wb"))
+            options = {"cwd": app, "env": env, "stdout": log, "stderr": log}
+            command = ["bash", "-c", f"exec {script}"]
+            terminals.enter_context(subprocess.Popen(command, **options))
+        # `flwr` does not wait for a server, sites do.
+        walk(f"until (echo > /dev/tcp/127.0.0.1/{ports[0]}) 2> /dev/null; do sleep 0.2; done")
+        said = walk(play)
+    assert "round 3: " in said and "finished: " in said
+    PeftModel.from_pretrained(fl.tasks.digits(clients=1).model, str(app / "between" / "adapter"))
+    counted = fl.Ledger.load(app / "between" / "ledger.json")
+    assert not counted.reproducible and counted.epsilon() == pytest.approx(8, abs=0.05)
+    spent = [fl.flower.client_ledger(app / "private" / f"memory-{site}") for site in range(2)]
+    assert max(book.epsilon() for book in spent if book) == pytest.approx(counted.epsilon())

@@ -9,10 +9,10 @@ another is named.
 """
 # ruff: noqa: F403
 
-from fedlora_lab.theory.convergence import *
 from fedlora_lab.theory.gaussian_dp import *
 from fedlora_lab.theory.products import *
 from fedlora_lab.theory.rounding import *
+from fedlora_lab.theory.turns import *
 
 
 def __dir__() -> list[str]:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.optimize import brentq
 from scipy.special import gammaln, log_ndtr, logsumexp
 
 from fedlora_lab._utils.validation import (
@@ -128,15 +129,15 @@ def gdp_epsilon(mu: float, delta: float) -> float:
     check_symbols(mu=mu, delta=delta)
     if gdp_delta(mu, 0.0) <= delta:
         return 0.0
-    low, high = 0.0, 1.0
+    high = 1.0
     while gdp_delta(mu, high) > delta:
-        low, high = high, 2 * high
-    while high - low > 1e-13 * high:
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if gdp_delta(mu, middle) > delta else (low, middle)
-    return high
+        high *= 2
+
+    def excess(epsilon: float) -> float:
+        # Of logarithms: delta itself is flat, and may be tiny, where the root lies.
+        return math.log(max(gdp_delta(mu, epsilon), 1e-300) / delta)
+
+    return float(brentq(excess, 0.0, high, xtol=1e-300, rtol=1e-14))
 
 
 def classical_sigma(epsilon: float, delta: float) -> float:

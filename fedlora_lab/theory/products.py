@@ -44,29 +44,6 @@ def deviation_matrix(B: FactorsB, A: FactorsA, weights: Weights = None) -> Matri
     return np.tensordot(p, B, 1) @ np.tensordot(p, A, 1) - np.einsum("i,ior,irk->ok", p, B, A)
 
 
-def deviation_covariance(B: FactorsB, A: FactorsA, weights: Weights = None) -> Matrix:
-    """The same D as minus a covariance over clients: -sum p (B - mean B)(A - mean A).
-
-    Args: B, A: the clients' factors; weights: p.
-    Guarantees: test_deviation_covariance.
-    Source: derived; the expansion of `deviation_matrix` about the means.
-    """
-    p = _weights(B, A, weights)
-    return -np.einsum("i,ior,irk->ok", p, B - np.tensordot(p, B, 1), A - np.tensordot(p, A, 1))
-
-
-def sign_pairs() -> tuple[Float[np.ndarray, "4 1 1"], Float[np.ndarray, "4 1 1"]]:
-    """Four clients of rank 1 with (b, a) = (+-1, +-1): D = 0 though neither factor is common.
-
-    So "all A equal or all B equal" is sufficient for D = 0 but, for fixed weights, not necessary.
-
-    Guarantees: test_sign_pairs.
-    Source: derived; a counterexample to the literal reading of arXiv:2410.12926, theorem 1.
-    """
-    b, a = np.meshgrid([1.0, -1.0], [1.0, -1.0], indexing="ij")
-    return b.reshape(4, 1, 1), a.reshape(4, 1, 1)
-
-
 def vanishes_for_every_weighting(B: FactorsB, A: FactorsA, tolerance: float = 1e-12) -> bool:
     """Whether D = 0 for every choice of weights: if (B_i - B_j)(A_i - A_j) = 0 for all pairs.
 
@@ -114,13 +91,13 @@ def noisy_deviation(
         weights: p.
 
     Guarantees: test_noisy_deviation_is_the_mean_over_draws.
-    Source: derived from `deviation_covariance`.
+    Source: derived; D is minus the covariance of B and A over clients.
     """
     p = _weights(B, A, weights)
     u, v = (np.broadcast_to(np.asarray(std, float) ** 2, len(B)) for std in (std_B, std_A))
     check(bool(np.all(np.isfinite(u + v))), "std_B, std_A", (std_B, std_A), "numbers >= 0")
     gaps_B, gaps_A = (np.sum((x - np.tensordot(p, x, 1)) ** 2, axis=(1, 2)) for x in (B, A))
-    data = np.sum(deviation_covariance(B, A, p) ** 2)
+    data = np.sum(deviation_matrix(B, A, p) ** 2)
     linear = B.shape[1] * np.sum(p**2 * u * gaps_A) + A.shape[2] * np.sum(p**2 * v * gaps_B)
     spread = (np.diag(p) - np.outer(p, p)) ** 2
     quadratic = B.shape[1] * A.shape[2] * B.shape[2] * float(u @ spread @ v)
@@ -207,16 +184,11 @@ def product_average_terms(
     return NoiseTerms(*(term / clients for term in noise_terms(B, A, std_B, std_A, scaling)))
 
 
-def accumulated_std(std: float, releases: int, lr: float = 1.0) -> float:
-    """Standard deviation on a factor after N releases of fresh noise: lr std sqrt(N).
-
-    Args: std: of one release, >= 0; releases: N >= 0; lr: >= 0.
-    Guarantees: test_accumulated_std.
-    Source: derived; variances of independent noise add.
-    """
-    check_symbols(std=std, lr=lr)
+def _accumulated_std(std: float, releases: int) -> float:
+    """Standard deviation after N releases of fresh noise: variances of independent noise add."""
+    check_symbols(std=std)
     check_whole("releases", releases, 0)
-    return lr * std * math.sqrt(releases)
+    return std * math.sqrt(releases)
 
 
 def accumulated_noise_terms(
@@ -249,7 +221,8 @@ def accumulated_noise_terms(
     """
     check_symbols(d_out=d_out, rank=rank, d_in=d_in, scaling=scaling)
     check_number("start_scale", start_scale, 0, open_low=True)
-    std_B, std_A = accumulated_std(std_B, releases_B), accumulated_std(std_A, releases_A)
+    std_B = _accumulated_std(std_B, releases_B)
+    std_A = _accumulated_std(std_A, releases_A)
     s2 = float(scaling) ** 2
     return NoiseTerms(
         linear_B=s2 * std_B**2 * d_out * start_scale**2 * rank / 3,
@@ -278,7 +251,7 @@ def amplification(std: float, releases: int, d_in: int, start_scale: float = 1.0
     """
     check_symbols(d_in=d_in)
     check_number("start_scale", start_scale, 0, open_low=True)
-    return 3 * d_in * accumulated_std(std, releases) ** 2 / start_scale**2
+    return 3 * d_in * _accumulated_std(std, releases) ** 2 / start_scale**2
 
 
 def balanced_scale(amplification: float, target: float) -> float:
@@ -298,20 +271,14 @@ def balanced_scale(amplification: float, target: float) -> float:
     return max(1.0, math.sqrt(amplification / target))
 
 
-def quadratic_share(std: float, d_in: int) -> float:
-    """Quadratic over linear energy at the start of training: 3 std^2 d_in (B = 0, Kaiming A).
-
-    Guarantees: test_quadratic_share.
-    Source: derived; `amplification` after one release.
-    """
-    return amplification(std, 1, d_in)
-
-
 def crossover(d_in: int) -> float:
     """The noise std at which the quadratic term overtakes the linear one: 1 / sqrt(3 d_in).
 
-    Guarantees: test_quadratic_share.
-    Source: derived from `quadratic_share`.
+    At the start of training, B = 0 and A as PEFT draws it: there `amplification` of one release is
+    1.
+
+    Guarantees: test_crossover.
+    Source: derived from `amplification`.
     """
     check_symbols(d_in=d_in)
     return 1 / math.sqrt(3 * d_in)

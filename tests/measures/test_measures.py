@@ -86,7 +86,10 @@ def test_small_deviations_are_not_lost_in_squares(size):
 
 def test_a_cancelling_deviation_is_found_to_be_zero():
     """Four sign pairs: every client is far from the mean, the sum over clients is nothing."""
-    b, a = (torch.from_numpy(part) for part in fl.theory.sign_pairs())
+    b, a = (
+        torch.tensor(part, dtype=torch.float64).reshape(4, 1, 1)
+        for part in ([1, 1, -1, -1], [1, -1, 1, -1])
+    )
     weights = torch.full((4,), 0.25, dtype=torch.float64)
     found = measures.product_deviation((a[0], b[0]), (a.mean(0), b.mean(0)), (a, b), weights)
     assert found.norm < 1e-15

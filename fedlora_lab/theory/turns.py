@@ -1,0 +1,196 @@
+"""Closed forms of factors that move in turns: noise shaped by the peer, and the low-pass filter.
+
+The peer is the factor that stands still while the other one moves.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import chdtri
+
+from fedlora_lab._utils.validation import check, check_number, check_symbols, check_whole
+from fedlora_lab.theory.products import Band
+
+
+def regulated_mahalanobis(
+    shift: Float[np.ndarray, "d_out r"], peer: Float[np.ndarray, "r d_in"], std: float
+) -> float:
+    """Computes how many deviations of noise xi_W A^+ a shift of B is: |shift A| / std.
+
+    The noise has covariance std^2 (A A^T)^-1 on each row, so a shift counts by the product it
+    makes.
+
+    Args:
+        shift, peer: a change of B, and A of full row rank.
+        std: of the iid noise xi_W in weight space, > 0.
+
+    Guarantees: test_regulated_mahalanobis.
+    Source: derived; the noise is that of arXiv:2410.12926.
+    """
+    check_number("std", std, 0, open_low=True)
+    fits = shift.shape[1] == peer.shape[0]
+    check(fits, "shift, peer", (shift.shape, peer.shape), "(d_out, r) and (r, d_in)")
+    return float(np.linalg.norm(shift @ peer)) / std
+
+
+def regulated_multiplier(peer: Float[np.ndarray, "r d_in"], noise_multiplier: float) -> float:
+    """Computes the noise multiplier of a clipped change of B under xi_W A^+: sigma / |A|_2.
+
+    Weaker than nominal when that norm exceeds 1; clipping |dB A| instead gives sigma exactly.
+
+    Guarantees: test_regulated_multiplier.
+    Source: derived; see `regulated_mahalanobis`.
+    """
+    check_symbols(noise_multiplier=noise_multiplier)
+    size = float(np.linalg.norm(peer, 2))
+    check(size > 0, "peer", size, "a matrix other than zero")
+    return noise_multiplier / size
+
+
+def regulated_energy(d_out: int, rank: int, std: float) -> float:
+    """Computes the expected |xi_B A|^2 of regulated noise: std^2 d_out r, whatever A.
+
+    Noise of the same std put on B itself makes std^2 d_out |A|^2.
+
+    Args: d_out, rank: >= 1; std: of xi_W, >= 0.
+    Guarantees: test_regulated_energy.
+    Source: derived; xi_W A^+ A is xi_W projected on r dimensions.
+    """
+    check_symbols(d_out=d_out, rank=rank, std=std)
+    return std**2 * d_out * rank
+
+
+def measured_band(mu: float, draws: int, level: float = 0.95) -> Band:
+    """Computes the band of a separation measured on ``draws`` draws of noise, if ``mu`` is true.
+
+    Only the spread of the noise is estimated, so the ratio follows a chi-square with draws - 1
+    degrees of freedom.
+
+    Args: mu: > 0; draws: >= 2; level: in (0, 1).
+    Guarantees: test_measured_band.
+    Source: the law of a sample variance.
+    """
+    check_symbols(mu=mu, draws=draws, level=level)
+    low, high = (
+        float(mu * np.sqrt((draws - 1) / chdtri(draws - 1, (1 + side * level) / 2)))
+        for side in (-1, 1)
+    )
+    return Band(mu, low, high)
+
+
+def coupled_step(b: float, a: float, lr: float, target: float = 1.0) -> tuple[float, float, float]:
+    """Computes the change of b a by one step of both on the loss (b a - target)^2 / 2.
+
+    Three parts that add up: by b's step, by a's step, and by both together (the coupling).
+
+    Args: b, a: where the step starts; lr: >= 0; target: any.
+    Guarantees: test_a_coupled_step_is_the_change_of_the_product.
+    Source: derived; the coupling is the term that arXiv:2602.19926 removes from each step.
+    """
+    check_symbols(lr=lr)
+    error = b * a - target
+    return -lr * error * a * a, -lr * error * b * b, lr**2 * error**2 * a * b
+
+
+def two_number_descent(
+    start: tuple[float, float], lr: float, steps: int, turns: bool, target: float = 1.0
+) -> Float[np.ndarray, "n 2"]:
+    """Computes the path of (b, a) down (b a - target)^2 / 2, both at once or alternating.
+
+    In turns b moves in steps 0, 2, ... and a in the others.
+
+    Args:
+        start: (b, a).
+        lr, steps: >= 0.
+        turns: one number a step.
+        target: of the product.
+    Returns: (steps + 1, 2); NaN from where a number has passed a million.
+
+    Guarantees: test_in_turns_each_step_shrinks_the_error.
+    Source: derived.
+    """
+    check_symbols(lr=lr, steps=steps)
+    path = np.full((steps + 1, 2), np.nan)
+    point = np.array(start, float)
+    for step in range(steps + 1):
+        if not np.abs(point).max() < 1e6:
+            break
+        path[step] = point
+        gradient = (point.prod() - target) * point[::-1]
+        if turns:
+            gradient[(step + 1) % 2] = 0.0
+        point = point - lr * gradient
+    return path
+
+
+def filter_weights(taps: int) -> Float[np.ndarray, " taps"]:
+    """Binomial low-pass weights with sum 1: 1 4 6 4 1 over 16 for five taps; taps odd, in [1, 99].
+
+    Guarantees: test_filter_gain.
+    Source: arXiv:2602.19926, the low-pass filter.
+    """
+    check_whole("taps", taps, 1, 99)
+    check(taps % 2 == 1, "taps", taps, "an odd number")
+    return np.array([math.comb(taps - 1, i) for i in range(taps)], float) / 2.0 ** (taps - 1)
+
+
+def filter_gain(taps: int) -> float:
+    """Computes the share of white noise variance that the filter leaves: binom(2n, n) / 4^n.
+    Here n = taps - 1.
+
+    Guarantees: test_filter_gain.
+    Source: derived; the sum of squared `filter_weights`.
+    """
+    n = len(filter_weights(taps)) - 1
+    return math.comb(2 * n, n) / 4.0**n
+
+
+def filter_response(taps: int, size: int) -> Float[np.ndarray, " size"]:
+    """Gain of the binomial filter at each frequency along channels: cos^(taps - 1)(theta / 2).
+
+    Frequencies theta = pi j / size, j = 0 ... size - 1, are those of the cosine transform (DCT-II):
+    with mirrored edges its cosines are the filter's eigenvectors, so the gain is exact.
+
+    Guarantees: test_the_filter_response_is_the_librarys_filter.
+    Source: derived; the filter is that of arXiv:2602.19926.
+    """
+    filter_weights(taps)
+    check_whole("size", size, 1)
+    return np.cos(np.pi * np.arange(size) / (2 * size)) ** (taps - 1)
+
+
+def filtered_energy(energy: Float[np.ndarray, " n"], taps: int) -> float:
+    """Computes the share of a spectrum's energy (a number a DCT frequency) that a filter leaves.
+
+    sum g^2 E / sum E. The filter is of use where a signal keeps more than a flat spectrum does.
+
+    Guarantees: test_filtered_energy_is_what_the_filter_leaves.
+    Source: derived.
+    """
+    shares = _shares(energy)
+    return float(filter_response(taps, len(shares)) ** 2 @ shares)
+
+
+def filter_worth(energy: Float[np.ndarray, " n"], taps: int) -> float:
+    """Computes a filtered step's gain under white noise, relative to an unfiltered one.
+
+    (sum g E / sum E)^2 / mean(g^2), each step at its best rate: above 1 the filter helps, and a
+    flat spectrum under five taps has 0.51. A shorter step without a filter has 1.
+
+    Args: energy: of the gradient, at each DCT frequency; taps: of the filter.
+    Guarantees: test_the_worth_is_the_best_steps_gain.
+    Source: derived; one step, the same curvature in all directions, noise much larger than the
+        gradient.
+    """
+    shares = _shares(energy)
+    gain = filter_response(taps, len(shares))
+    return float((gain @ shares) ** 2 / np.mean(gain**2))
+
+
+def _shares(energy: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Each frequency's share of a spectrum's energy."""
+    energy = np.asarray(energy, float)
+    positive = energy.ndim == 1 and bool(energy.sum() > 0)
+    check(positive, "energy", energy.shape, "one dimension, not all zero")
+    return energy / energy.sum()

@@ -395,7 +395,7 @@ BAD = {
         "model": "gpt2",
     },
     "clients=3: expected none with by=": {"clients": 3},
-    "by 'site'='nothing in row 1': expected an owner": {
+    "by 'site'='nan in row 1': expected an owner": {
         "data": FRAME.assign(site=["a", None, *FRAME["site"][2:]])
     },
     "metrics='f1': expected one of 'exact_match', 'bleu'": {"metrics": ["f1"]},

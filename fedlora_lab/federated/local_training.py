@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
-from fedlora_lab.lora.batch_independence import check_penalty
+from fedlora_lab.lora.independence import check_penalty
 from fedlora_lab.lora.peft import AdaptedModel, matmuls
 from fedlora_lab.lora.per_example import NotPerExample, per_example_gradients, split_batch
 from fedlora_lab.methods.filters import Preconditioner, identity

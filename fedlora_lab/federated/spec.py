@@ -21,7 +21,7 @@ from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.compute import Compute
 from fedlora_lab.federated.local_training import RunContext
 from fedlora_lab.lora import peft
-from fedlora_lab.lora.batch_independence import check_batch_independence
+from fedlora_lab.lora.independence import check_batch_independence
 from fedlora_lab.lora.per_example import TEXTS_AT_ONCE
 from fedlora_lab.methods.aggregation import Rule
 from fedlora_lab.methods.method import Method

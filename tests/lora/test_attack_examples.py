@@ -339,8 +339,7 @@ class Remembers(Tokens):
     "kept", ["buffer", "hidden buffer", "parameter", "tensor", "list", "number"]
 )
 def test_a_model_that_keeps_something_of_its_examples_is_refused(kept):
-    words = r"^model\.mean='changed by a pass': expected a model whose passes change nothing in it"
-    refused(words, replace(tokens(), model=seeded(lambda: Remembers(kept))))
+    refused(MODEL.format("Remembers"), replace(tokens(), model=seeded(lambda: Remembers(kept))))
 
 
 class Tables(nn.Module):

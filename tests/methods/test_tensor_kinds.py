@@ -11,7 +11,7 @@ from toy_tasks import LORA, PLAN, play, private, regression
 import fedlora_lab as fl
 from fedlora_lab.federated.run import Run
 from fedlora_lab.lora import peft
-from fedlora_lab.lora.batch_independence import check_batch_independence
+from fedlora_lab.lora.independence import check_batch_independence
 from fedlora_lab.methods.method import Cycle
 from fedlora_lab.methods.state import KINDS, ParamKey, TensorKind
 

@@ -1,0 +1,381 @@
+"""Checks that no example's gradient depends on the other examples of its batch.
+
+Where they influence each other none has a gradient of its own, and no clip bounds what one of them
+adds. All parts of a task or method that see private values before the clip, and what keeps each to
+one example:
+
+- ``Task.prepare``, ``Task.forward``, the model and ``Task.loss``: probed here; the loss is (N,) at
+  every step.
+- ``Method.penalty``: probed for each set of tensors that moves together, before the run or, where
+  the server chooses layer by layer, before the first such step; (N,) at every step.
+- ``Method.precondition``: sees factors, un-noised in the local steps of the client unit; each
+  client's maps must be those that it has alone.
+- ``Method.filter`` sees noised values only; ``clip_reference``, ``start``, ``broadcast`` and
+  ``aggregate`` what the server sent or received; ``clip_groups`` and ``train`` names and numbers.
+- ``Task.metrics``: see test examples, which are public or not evaluated under privacy.
+
+Two probes find what mixes. In a batch each example must have the gradient that it has in a batch of
+one; and to the last digits the same gradient beside others that are not numbers, or are huge. They
+find mistakes, not code that behaves otherwise when it is not probed, and know texts by their
+``attention_mask`` (n, tokens).
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fedlora_lab._utils.validation import check
+from fedlora_lab.lora.peft import AdaptedModel, matmuls
+from fedlora_lab.lora.per_example import per_example_gradients, prepare_inputs
+from fedlora_lab.methods.filters import Preconditioner
+from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.plan import Plan
+from fedlora_lab.methods.state import Keys, ParamKey, Tensors
+from fedlora_lab.privacy.mechanism import row_norms
+from fedlora_lab.tasks.metrics import IGNORED
+from fedlora_lab.tasks.task import Examples, Task, concatenate, map_inputs, mask_of, take
+
+PROBES = 4
+"""Examples whose gradients are compared."""
+MOST_EXAMPLES = 256
+"""In the batch that is as large as a step."""
+DISTURBANCES = (float("nan"), 1e6)
+"""What the others of a batch are multiplied by."""
+MACHINE_EPSILON = {"bfloat16": 2.0**-7, "tf32": 2.0**-10}
+"""Of the products; elsewhere it is that of the tensors' own type."""
+MOST_ROUNDS = 1000
+"""Rounds of a schedule that are looked at before the run; later ones when they come."""
+
+_PROBED: "weakref.WeakKeyDictionary[Task, dict[Any, int]]" = weakref.WeakKeyDictionary()
+"""Task -> products, device, row with a penalty, and keys probed -> with how many examples."""
+
+
+def check_batch_independence(
+    task: Task,
+    adapted: AdaptedModel,
+    products: str = "float32",
+    method: Method | None = None,
+    plan: Plan | None = None,
+    rows: int = PROBES,
+    keys: Iterable[ParamKey] | None = None,
+) -> None:
+    """Refuses a model, loss or rule through which the examples of a batch influence each other.
+
+    Finds batch statistics, attention across the batch, losses and penalties that reduce, broadcast
+    or choose over the batch, computations that depend on the padded width, and layers whose input
+    does not come batch first.
+
+    Args:
+        task, adapted, products: whose examples go through which model, in which precision.
+        method, plan: whose penalty and preconditioner are probed, for which steps.
+        rows: examples that a step passes at once, as far as is foreseen.
+        keys: tensors with which the run begins; ``None``: all that the model has a place for.
+
+    Raises: ``ValueError`` with the reason.
+    Guarantees: test_models_that_mix_examples_are_refused, tests/lora/test_attack_examples.py.
+    """
+    _probe_once(task, adapted, products, None, tuple(adapted.shapes), rows)
+    if method is not None and method.penalty is not None:
+        plan = plan or Plan()
+        steps = product(range(min(plan.rounds, MOST_ROUNDS)), range(plan.local_steps))
+        words = {method.sides_at_step(t, s) for t, s in steps}
+        # Of a choice layer by layer the two extremes; `check_penalty` sees the others.
+        words = {side for word in words for side in ("AB" if word == "*" else (word,))}
+        keys = [*adapted.shapes, *adapted.optional] if keys is None else keys
+        trained = [key for key in keys if key.kind.trained]
+        for word in sorted(words):
+            moving = tuple(k for k in trained if not k.kind.scheduled or k.side in word)
+            _probe_once(task, adapted, products, method, moving, rows)
+    if method is not None and method.precondition is not None:
+        _probe_preconditioner(method.precondition, next(iter(adapted.initial.values())))
+
+
+def check_penalty(
+    task: Task, adapted: AdaptedModel, products: str, method: Method, moving: Keys
+) -> None:
+    """Refuses a penalty that mixes examples where just these tensors move; probed once for a set.
+
+    Called at every step, since a schedule that chooses layer by layer settles what moves only then.
+
+    Args:
+        task, adapted, products, method: as for `check_batch_independence`.
+        moving: the tensors that move in this step.
+
+    Raises: ``ValueError`` with the reason, before the penalty sees an example of a client.
+    Guarantees: test_a_penalty_is_asked_about_every_choice_of_layers.
+    """
+    if method.penalty is not None and moving:
+        _probe_once(task, adapted, products, method, moving, PROBES)
+
+
+def _probe_once(
+    task: Task,
+    adapted: AdaptedModel,
+    products: str,
+    method: Method | None,
+    moving: Keys,
+    rows: int,
+) -> None:
+    rows = min(max(rows, PROBES), MOST_EXAMPLES)
+    probed = _PROBED.setdefault(task, {})
+    # All that a verdict depends on: another precision, penalty or set of tensors is probed anew.
+    key = (products, str(adapted.device), method, frozenset(moving))
+    if probed.get(key, 0) < rows:
+        with matmuls(products):
+            _probe(_Setting.drawn(task, adapted, method, moving), products, rows)
+        probed[key] = rows
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What is probed, and tensors of its own for each of the probed examples.
+
+    Args:
+        task, adapted, method, moving: the loss, the model, a row with a penalty, what moves.
+        params, start: key -> (PROBES, ...): where the examples' clients are, and began.
+    """
+
+    task: Task
+    adapted: AdaptedModel
+    method: Method | None
+    moving: Keys
+    params: Tensors
+    start: Tensors
+
+    @classmethod
+    def drawn(
+        cls, task: Task, adapted: AdaptedModel, method: Method | None, moving: Keys
+    ) -> "_Setting":
+        # A generator of its own: a probe must not move the random numbers of its user.
+        random = torch.Generator().manual_seed(0)
+        like = next(iter(adapted.initial.values()))
+        shapes = {key: _shape(adapted, key) for key in (*adapted.shapes, *moving)}
+
+        def draw() -> dict[ParamKey, Tensor]:
+            # A step passes examples of several clients at once: each has factors of its own.
+            unit = {k: torch.randn(PROBES, *s, generator=random) for k, s in shapes.items()}
+            return {key: 0.1 * tensor.to(like) for key, tensor in unit.items()}
+
+        return cls(task, adapted, method, moving, draw(), draw())
+
+    def gradients(self, data: Examples, owner: Tensor) -> Tensors:
+        """Each example's gradient; unequal weights find a loss that is divided by their sum."""
+        weights = torch.linspace(0.7, 1.6, PROBES, dtype=torch.float64)[owner]
+        where = self.task, self.adapted, self.params, self.moving
+        return per_example_gradients(*where, data, owner, self.method, self.start, weights)
+
+    def refuse_unless(self, ok: bool, expected: str) -> None:
+        if self.method is None:
+            check(ok, "model", type(self.task.model).__name__, expected)
+        else:
+            check(ok, "penalty", self.method.penalty, expected)
+
+
+def _probe(setting: _Setting, products: str, rows: int) -> None:
+    """Compares each example's gradient in a batch with the one it has alone or in another batch."""
+    task = setting.task
+    like = next(iter(setting.adapted.initial.values()))
+    x, y = probes(task)
+    everyone = torch.arange(PROBES)
+    together = setting.gradients((x, y), everyone)
+    finite = all(bool(tensor.isfinite().all()) for tensor in together.values())
+    setting.refuse_unless(finite, "finite gradients of public examples (here they are not)")
+    # Where the model is sure of an example, its gradient is hardly more than rounding: a gap is
+    # then measured against the gradients of the others.
+    sizes = row_norms(together).cpu()
+    sizes = sizes.clamp(min=max(1e-12, 0.03 * float(sizes.max())))
+
+    def compare(i: int, gradient: Tensors, tolerance: float) -> None:
+        change = {key: gradient[key] - together[key][i : i + 1] for key in setting.moving}
+        gap = float(row_norms(change).cpu() / sizes[i])
+        # "Not within" instead of "beyond": a gap that is not a number is refused as well, such as
+        # that of a batch of one, which has no variance to divide by.
+        words = f"examples that do not mix, batch first (they differ by {gap:.1g})"
+        setting.refuse_unless(gap <= tolerance, words)
+
+    rough = _tolerance(like, products)
+    for i in range(PROBES):
+        one = everyone[i : i + 1]
+        compare(i, setting.gradients((take(x, one), y[one]), one), rough)
+    # Nothing of the example's own has changed, nor any shape: there is hardly anything to round.
+    same = 20 * torch.finfo(like.dtype).eps
+    for i, scale in product(range(PROBES), DISTURBANCES):
+        compare(i, _beside_strange(setting, (x, y), i, scale), same)
+    if rows > PROBES:
+        # In a batch as large as a step's: what depends on how many examples there are.
+        more = torch.arange(rows - PROBES) % len(task.test[1])
+        many = concatenate([(x, y), (take(task.test[0], more), task.test[1][more])])
+        full = setting.gradients(many, torch.arange(rows) % PROBES)
+        for i in range(PROBES):
+            compare(i, {key: tensor[i : i + 1] for key, tensor in full.items()}, rough)
+
+
+def _beside_strange(setting: _Setting, data: Examples, i: int, scale: float) -> Tensors:
+    """The gradient of example i where all others are disturbed.
+
+    Others that are not numbers show any arithmetic that reaches across examples, however small its
+    coefficient; huge ones show what passes over such values.
+    """
+
+    def disturb(module: Any, given: Any, output: Any) -> Any:
+        """What an embedding gives for the other rows: tokens themselves cannot be strange."""
+        rows = isinstance(output, Tensor) and output.ndim > 2 and len(output) == PROBES
+        return _strange(output, i, scale) if rows else output
+
+    strange = replace(
+        setting,
+        params={key: _strange(tensor, i, scale) for key, tensor in setting.params.items()},
+        start={key: _strange(tensor, i, scale) for key, tensor in setting.start.items()},
+    )
+    x = map_inputs(lambda value: _strange(value, i, scale), data[0])
+    y = _strange(data[1], i, scale)
+    with ExitStack() as hooks:
+        for module in setting.adapted.model.modules():
+            if isinstance(module, nn.Embedding):
+                hooks.enter_context(module.register_forward_hook(disturb))
+        try:
+            rows = strange.gradients((x, y), torch.arange(PROBES))
+        except Exception as error:  # whatever a foreign model raises
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+            words = f"passes that no example can stop (beside others times {scale:g}: {reason})"
+            setting.refuse_unless(False, words)
+            raise
+    return {key: tensor[i : i + 1] for key, tensor in rows.items()}
+
+
+def _strange(x: Tensor, i: int, scale: float) -> Tensor:
+    """The same rows, but all except row i multiplied or, of whole numbers, exchanged."""
+    others = [j for j in range(len(x)) if j != i]
+    x = x.clone()
+    # Added as well: zero times anything is zero.
+    x[others] = (x[others] + 1) * scale if x.is_floating_point() else x[[*others[1:], others[0]]]
+    return x
+
+
+def _shape(adapted: AdaptedModel, key: ParamKey) -> tuple[int, ...]:
+    """The shape of a tensor, also of one that only a method's ``start`` makes."""
+    if key in adapted.shapes:
+        return adapted.shapes[key]
+    assert key.kind.shape is not None
+    rank = adapted.shapes[ParamKey("A", key.layer)][0]
+    d_out, d_in = adapted.weights[key.layer].shape
+    return key.kind.shape(d_out, d_in, rank)
+
+
+def _tolerance(like: Tensor, products: str) -> float:
+    """Far above what rounding does to a gradient, far below what a mean over the batch does."""
+    eps = max(torch.finfo(like.dtype).eps, MACHINE_EPSILON.get(products, 0.0))
+    return max(20 * eps, min(10 * eps**0.5, 0.01))
+
+
+def _probe_preconditioner(
+    rule: Callable[[Float[Tensor, "n r r"]], Preconditioner], like: Tensor
+) -> None:
+    """Compares several clients' maps at once with those of each alone and beside huge ones."""
+
+    def maps(gram: Float[Tensor, "n r r"]) -> list[Tensor]:
+        made = rule(gram)
+        words = "a rule that gives a Preconditioner"
+        check(isinstance(made, Preconditioner), "precondition", rule, words)
+        for matrix in made:
+            words = f"{tuple(gram.shape)}, a map for each matrix"
+            check(matrix.shape == gram.shape, "precondition", tuple(matrix.shape), words)
+        return list(made)
+
+    half = torch.randn(PROBES, 3, 8, generator=torch.Generator().manual_seed(0)).to(like)
+    gram = half @ half.mT
+    together = maps(gram)
+    for i in range(PROBES):
+        alone = maps(gram[i : i + 1])
+        beside_huge = maps(_strange(gram, i, 1e6))
+        for matrix, single, crowded in zip(together, alone, beside_huge, strict=True):
+            size = single[0].norm().clamp(min=1e-12)
+            gap = float((matrix[i] - single[0]).norm() / size)
+            words = f"maps of each client's own matrix alone (they differ by {gap:.1g})"
+            check(gap <= _tolerance(like, "float32"), "precondition", rule, words)
+            words = "maps of each client's own matrix alone, however large the others are"
+            same = bool((matrix[i] - crowded[i]).norm() <= 1e-6 * crowded[i].norm())
+            check(same, "precondition", rule, words)
+
+
+# ---- what is probed
+
+
+def probes(task: Task) -> Examples:
+    """Makes four examples of public ones: inputs differ, the first and the last target agree.
+
+    Floating inputs are disturbed, tokens change places. Of texts one is cut short, and one fills
+    the task's whole width, whatever lengths the public ones have.
+    """
+    x, y = task.test
+    index = torch.arange(PROBES) % len(y)
+    x, y = take(x, index), y[index]
+    mask = mask_of(x)
+    for i in range(1, PROBES):
+        if isinstance(x, Mapping):
+            moved = [key for key in x if "mask" not in key and "type" not in key]
+            x = {**x, **{key: _disturbed(x[key], i, mask) for key in moved}}
+        else:
+            x = _disturbed(x, i)
+    steps = torch.tensor([0, 1, 2, 0])
+    if y.is_floating_point():
+        y = y[torch.tensor([0, 1, 2, 0])]
+        steps = (steps.to(y) / PROBES).view(-1, *[1] * (y.ndim - 1))
+        # Probabilities stay probabilities.
+        y = (y - steps).abs() if bool(((y >= 0) & (y <= 1)).all()) else y + steps
+    elif y.ndim == 1:
+        with torch.no_grad():
+            device = next(task.model.parameters()).device
+            outputs = task.forward(task.model, prepare_inputs(task, x, device))
+        scores = isinstance(outputs, Tensor) and outputs.ndim == 2
+        y = steps % (outputs.shape[1] if scores else int(y.max()) + 1)
+    if mask is not None and mask.ndim == 2:
+        config: Any = getattr(task.model, "config", None)
+        return _of_both_widths(x, y, getattr(config, "pad_token_id", None) or 0)
+    return x, y
+
+
+def _of_both_widths(x: Any, y: Tensor, pad: int) -> Examples:
+    """The same texts, the first cut to two tokens, the second repeated to the whole width.
+
+    Args: x, y: inputs with a mask (n, tokens), and targets. pad: the token for padding.
+    """
+    present = x["attention_mask"].bool()
+    tokens = present[1].nonzero().flatten()
+    source = tokens[torch.arange(present.shape[1]) % max(len(tokens), 1)]
+    gone = present[0] & (present[0].cumsum(0) > 2)
+
+    def resized(rows: Tensor, nothing: Any) -> Tensor:
+        if rows.shape[:2] != present.shape:
+            return rows
+        rows = rows.clone()
+        rows[1] = rows[1, source]
+        rows[0, gone] = nothing
+        return rows
+
+    padding = (~present).nonzero()[:1]
+    # As the texts have it: some classifiers find a text's last token by the padding's number.
+    padded = {key: rows[tuple(padding[0])] for key, rows in x.items()} if len(padding) else {}
+    usual = {"input_ids": pad}
+    x = {key: resized(rows, padded.get(key, usual.get(key, 0))) for key, rows in x.items()}
+    return x, y if y.is_floating_point() else resized(y, IGNORED)
+
+
+def _disturbed(x: Tensor, i: int, mask: Tensor | None = None) -> Tensor:
+    """A copy with another row i: noise on floating numbers; others change places in the mask."""
+    x = x.clone()
+    if x.is_floating_point():
+        noise = torch.randn(x[i].shape, generator=torch.Generator().manual_seed(i)).to(x)
+        x[i] += noise * (x.double().std(correction=0).to(x) * 0.3).clamp(min=1e-2)
+    elif x.ndim > 1:
+        there = torch.ones_like(x[i]) if mask is None or mask.shape != x.shape else mask[i]
+        row = x[i][there.bool()]
+        x[i] = x[i].masked_scatter(there.bool(), row.roll(i))
+    return x

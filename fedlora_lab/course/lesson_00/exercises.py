@@ -1,4 +1,4 @@
-"""Right and wrong answers to the built exercises of notebook 00."""
+"""Right and wrong answers to the exercises of notebook 00."""
 
 import numpy as np
 
@@ -8,7 +8,8 @@ from fedlora_lab.course.exercises import Calls, vary
 
 def _noised(rng):
     """Factors of four clients as they would be without noise, and the noise on them."""
-    B, A = rng.standard_normal((4, 5, 2)), rng.standard_normal((4, 2, 3))
+    B = rng.standard_normal((4, 5, 2))
+    A = rng.standard_normal((4, 2, 3))
     return B, A, rng.standard_normal(B.shape), rng.standard_normal(A.shape)
 
 
@@ -34,24 +35,12 @@ def split(B, A, U, V):
     return D_data, missed(B + U, A + V) - D_data
 
 
-def split_by_gaps(B, A, U, V):
-    F, H, u, v = (x - x.mean(0) for x in (B, A, U, V))
-    return -(F @ H).mean(0), -(u @ H + F @ v + u @ v).mean(0)
-
-
-def all_pairs(B, A, U, V):
-    """Adds the clients' products up where a mean is asked for."""
-
-    def missed(B, A):
-        return B.mean(0) @ A.mean(0) - (B @ A).sum(0)
-
-    return missed(B, A), missed(B + U, A + V) - missed(B, A)
+def noise_alone(B, A, U, V):
+    return theory.deviation_matrix(B, A), theory.deviation_matrix(U, V)
 
 
 whole_and_data = vary(split, then=lambda parts: (parts[0], sum(parts)))
-noise_alone = lambda B, A, U, V: (theory.deviation_matrix(B, A), theory.deviation_matrix(U, V))
 turned = vary(split, then=np.negative)
-exchanged = vary(split, then=lambda parts: parts[::-1])
 
 
 # ---- 00.3: the coupling of one step
@@ -69,19 +58,11 @@ def whole_change(B, A, G, eta, gamma):
     return (B - step * G @ A.T) @ (A - step * B.T @ G) - B @ A
 
 
-def own_work(B, A, G, eta, gamma):
-    return whole_change(B, A, G, eta, gamma) - coupling(B, A, G, eta, gamma)
-
-
 def in_turns(B, A, G, eta, gamma):
-    """A's gradient is that at the new B."""
     step = eta * gamma
     new_B = B - step * G @ A.T
-    new_A = A - step * new_B.T @ G
+    new_A = A - step * new_B.T @ G  # A's gradient at the new B
     return (new_B - B) @ (new_A - A)
 
 
-in_closed_form = lambda B, A, G, eta, gamma: (eta * gamma) ** 2 * G @ A.T @ B.T @ G
 without_scale = vary(coupling, gamma=1)
-uphill = vary(coupling, then=np.negative)
-rate_once = vary(coupling, eta=np.sqrt)

@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr
 
 from fedlora_lab import theory
 from fedlora_lab.course.exercises import Calls, vary
@@ -11,7 +11,8 @@ from fedlora_lab.course.exercises import Calls, vary
 
 def _batch(rng: np.random.Generator) -> tuple:
     """Rows longer and shorter than C, and an expected batch that is not their number."""
-    n, clip = int(rng.integers(2, 7)), float(rng.uniform(1.5, 3))
+    n = int(rng.integers(2, 7))
+    clip = float(rng.uniform(1.5, 3))
     g = abs(rng.standard_normal((n, 4)))  # so that the sum is long as well
     size = np.where(np.arange(n) % 2, rng.uniform(0.2, 0.8, n), rng.uniform(1.5, 4, n)) * clip
     g *= (size / np.linalg.norm(g, axis=1))[:, None]
@@ -19,8 +20,7 @@ def _batch(rng: np.random.Generator) -> tuple:
 
 
 def _rates(rng: np.random.Generator) -> tuple:
-    releases, sigma = int(rng.integers(2, 10)), float(rng.uniform(1.5, 3))
-    return float(rng.uniform(0.003, 0.1)), sigma, releases
+    return rng.uniform(0.003, 0.1), rng.uniform(1.5, 3), int(rng.integers(2, 10))
 
 
 def _history(rng: np.random.Generator) -> tuple:
@@ -28,6 +28,7 @@ def _history(rng: np.random.Generator) -> tuple:
     return math.sqrt(releases) * float(rng.uniform(1, 3)), releases, 10 ** -rng.uniform(4, 7)
 
 
+# An empty batch must release noise too: it is asked at every check.
 EMPTY = np.zeros((0, 4)), 2.0, 1.5, 8.0, np.array([1.0, -0.5, 0.25, 2.0])
 CALLS = {
     "03.1": Calls("g, C, sigma, b and xi", EMPTY, draw=_batch),
@@ -37,7 +38,7 @@ CALLS = {
 }
 
 
-# ---- 03.1
+# ---- 03.1: one private release
 
 
 def release(g, C, sigma, b, xi):
@@ -46,39 +47,20 @@ def release(g, C, sigma, b, xi):
     return (clipped.sum(axis=0) + sigma * C * xi) / b
 
 
-def release_in_a_loop(g, C, sigma, b, xi):
-    total = sigma * C * xi
-    for row in g:
-        total = total + row / max(1.0, np.linalg.norm(row) / C)
-    return total / b
-
-
 def clips_the_mean(g, C, sigma, b, xi):
     total = g.sum(0)
     return (total * min(1.0, C / max(np.linalg.norm(total), 1e-12)) + sigma * C * xi) / b
 
 
-def stretches(g, C, sigma, b, xi):
-    return ((C * g / np.linalg.norm(g, axis=1, keepdims=True)).sum(0) + sigma * C * xi) / b
+def divides_by_the_drawn(g, C, sigma, b, xi):
+    return release(g, C, sigma, max(len(g), 1), xi)
 
 
-def mean_of_the_drawn(g, C, sigma, b, xi):
-    return release(g, C, 0, max(len(g), 1), xi) + sigma * C * xi / b
+def noise_on_the_mean(g, C, sigma, b, xi):
+    return release(g, C, 0, b, xi) + sigma * C * xi
 
 
-def silent_when_empty(g, C, sigma, b, xi):
-    return release(g, C, sigma, b, xi) if len(g) else np.zeros(len(xi))
-
-
-clips_each_number = lambda g, C, sigma, b, xi: (np.clip(g, -C, C).sum(0) + sigma * C * xi) / b
-divides_by_the_drawn = lambda g, C, sigma, b, xi: release(g, C, sigma, max(len(g), 1), xi)
-noise_on_the_mean = lambda g, C, sigma, b, xi: release(g, C, 0, b, xi) + sigma * C * xi
-noise_without_sigma = vary(release, sigma=1)
-noise_without_C = lambda g, C, sigma, b, xi: release(g, C, sigma / C, b, xi)
-unclipped = lambda g, C, sigma, b, xi: (g.sum(0) + sigma * C * xi) / b
-
-
-# ---- 03.2
+# ---- 03.2: δ of a Gaussian release
 
 
 def delta(epsilon, mu):
@@ -89,25 +71,18 @@ def delta(epsilon, mu):
     return inside - np.exp(epsilon) * outside
 
 
-def worlds_swapped(epsilon, mu):
-    return ndtr(-mu / 2 - epsilon / mu) - math.exp(epsilon) * ndtr(mu / 2 - epsilon / mu)
+def first_term(epsilon, mu):
+    return ndtr(mu / 2 - epsilon / mu)
 
 
 def epsilon_not_divided(epsilon, mu):
     return ndtr(mu / 2 - epsilon) - math.exp(epsilon) * ndtr(-mu / 2 - epsilon)
 
 
-def without_the_half(epsilon, mu):
-    return ndtr(mu - epsilon / mu) - math.exp(epsilon) * ndtr(-mu - epsilon / mu)
-
-
-delta_of_the_library = lambda epsilon, mu: theory.gdp_delta(mu, epsilon)
-first_term = lambda epsilon, mu: ndtr(mu / 2 - epsilon / mu)
-without_the_factor = lambda epsilon, mu: ndtr(mu / 2 - epsilon / mu) - ndtr(-mu / 2 - epsilon / mu)
 sigma_for_mu = vary(delta, mu=lambda mu: 1 / mu)
 
 
-# ---- 03.3
+# ---- 03.3: the best attack
 
 
 def tpr(fpr, sigma, releases):
@@ -117,21 +92,12 @@ def tpr(fpr, sigma, releases):
     return norm.cdf(norm.ppf(fpr) + mu)
 
 
-def by_a_threshold(fpr, sigma, releases):
-    threshold = sigma * ndtri(1 - fpr)
-    return 1 - ndtr((threshold - math.sqrt(releases)) / sigma)
-
-
 of_one_release = vary(tpr, releases=1)
 adds_up_mu = vary(tpr, releases=np.square)
-multiplies_by_sigma = vary(tpr, sigma=lambda sigma: 1 / sigma)
-moves_the_wrong_way = vary(tpr, sigma=np.negative)
 upper_tail = vary(tpr, fpr=lambda fpr: 1 - fpr)
 
 
-# ---- 03.4
-
-ORDERS = range(2, 65)
+# ---- 03.4: ε by Rényi divergences
 
 
 def epsilon(sigma, releases, delta):
@@ -142,27 +108,14 @@ def epsilon(sigma, releases, delta):
     return min(bounds)
 
 
-def epsilon_of_the_library(sigma, releases, delta):
-    orders = np.arange(2, 65)
-    rdp = theory.sampled_gaussian_rdp(orders, 1.0, sigma, releases)
-    return theory.rdp_to_epsilon_classical(orders, rdp, delta)[0]
-
-
 def newer_conversion(sigma, releases, delta):
     orders = np.arange(2, 65)
     rdp = theory.sampled_gaussian_rdp(orders, 1.0, sigma, releases)
     return theory.rdp_to_epsilon(orders, rdp, delta)[0]
 
 
-def divides_by_the_order(sigma, releases, delta):
-    return min(releases * a / (2 * sigma**2) + math.log(1 / delta) / a for a in ORDERS)
-
-
-def log_of_delta(sigma, releases, delta):
-    return min(releases * a / (2 * sigma**2) + math.log(delta) / (a - 1) for a in ORDERS)
+def adds_up_epsilons(sigma, releases, delta):
+    return releases * epsilon(sigma, 1, delta)
 
 
 forgets_the_releases = vary(epsilon, releases=1)
-adds_up_epsilons = lambda sigma, releases, delta: releases * epsilon(sigma, 1, delta)
-first_order_only = lambda sigma, releases, delta: releases / sigma**2 + math.log(1 / delta)
-without_the_two = vary(epsilon, sigma=lambda sigma: sigma / math.sqrt(2))

@@ -1,20 +1,15 @@
 """Right and wrong answers to the exercises of notebook 07."""
 
 from functools import partial
-from typing import Any
 
 import numpy as np
-import torch
 
-from fedlora_lab import theory
-from fedlora_lab.course.exercises import Calls, vary
-from fedlora_lab.methods.filters import binomial
+from fedlora_lab.course.exercises import Calls
 
 
 def _least_squares(rng):
     """Factors, and the gradients of |B A x - y|^2 / 2 for eight examples, half of them short."""
-    d_out, r, d_in = 4, 2, 5
-    x, y = rng.standard_normal((8, d_in)), 2 * rng.standard_normal((8, d_out))
+    x, y = rng.standard_normal((8, 5)), 2 * rng.standard_normal((8, 4))
     y[::2] *= 0.05
     x[::2] *= 0.3
 
@@ -22,9 +17,9 @@ def _least_squares(rng):
         h = x @ (B @ A).T - y
         return h[:, :, None] * (x @ A.T)[:, None], (h @ B)[:, :, None] * x[:, None]
 
-    B, A = 0.5 * rng.standard_normal((d_out, r)), rng.standard_normal((r, d_in))
+    B, A = 0.5 * rng.standard_normal((4, 2)), rng.standard_normal((2, 5))
     rates = rng.uniform(0.2, 0.3), rng.uniform(0.05, 0.1)
-    return B, A, gradients, *rates, float(rng.uniform(0.8, 1.2)), int(rng.integers(4, 8))
+    return B, A, gradients, *rates, rng.uniform(0.8, 1.2), int(rng.integers(4, 8))
 
 
 def _pair(rng):
@@ -33,9 +28,8 @@ def _pair(rng):
 
 def _energy(rng):
     n = int(rng.integers(20, 60))
-    return (
-        rng.uniform(1, 20) * rng.chisquare(4, n) * np.exp(-rng.uniform(1, 3) * np.arange(n) / n),
-    )
+    falling = np.exp(-rng.uniform(1, 3) * np.arange(n) / n)
+    return (rng.uniform(1, 20) * rng.chisquare(4, n) * falling,)
 
 
 CALLS = {
@@ -45,7 +39,7 @@ CALLS = {
 }
 
 
-# ---- 07.1
+# ---- 07.1: the local steps
 
 
 def local_steps(B, A, gradients, lr_B, lr_A, C, steps):
@@ -61,35 +55,27 @@ def local_steps(B, A, gradients, lr_B, lr_A, C, steps):
     return B, A
 
 
-def _clipped(g, C):
-    return np.mean([one * min(1, C / np.linalg.norm(one)) for one in g], 0)
+def _mean_of_clipped(g, C):
+    lengths = np.linalg.norm(g, axis=(1, 2), keepdims=True)
+    return (g * np.minimum(1, C / lengths)).mean(0)
 
 
-def _steps(*given, turn=lambda s: "BA"[s % 2], clip=_clipped):
-    B, A, gradients, lr_B, lr_A, C, steps = given
-    for s in range(steps):
+def at_once(B, A, gradients, lr_B, lr_A, C, steps):
+    for _ in range(steps):
         g_B, g_A = gradients(B, A)
-        new_B, new_A = B - lr_B * clip(g_B, C), A - lr_A * clip(g_A, C)
-        B, A = new_B if "B" in turn(s) else B, new_A if "A" in turn(s) else A
+        B = B - lr_B * _mean_of_clipped(g_B, C)
+        A = A - lr_A * _mean_of_clipped(g_A, C)
     return B, A
 
 
-def stale(B, A, gradients, *rest):
-    seen = []
-
-    def late(*factors):
-        seen.append(gradients(*factors))
-        return seen[-1] if len(seen) % 2 else seen[-2]
-
-    return _steps(B, A, late, *rest)
-
-
-def rates_swapped(B, A, gradients, lr_B, lr_A, *rest):
-    return local_steps(B, A, gradients, lr_A, lr_B, *rest)
-
-
-def one_rate(B, A, gradients, lr_B, lr_A, *rest):
-    return local_steps(B, A, gradients, lr_B, lr_B, *rest)
+def stale(B, A, gradients, lr_B, lr_A, C, steps):
+    for s in range(steps):
+        if s % 2 == 0:  # A's step takes the gradients from before B's
+            g_B, g_A = gradients(B, A)
+            B = B - lr_B * _mean_of_clipped(g_B, C)
+        else:
+            A = A - lr_A * _mean_of_clipped(g_A, C)
+    return B, A
 
 
 def clips_both(B, A, gradients, lr_B, lr_A, C, steps):
@@ -98,21 +84,10 @@ def clips_both(B, A, gradients, lr_B, lr_A, C, steps):
         lengths = np.sqrt((g_B**2).sum((1, 2)) + (g_A**2).sum((1, 2)))[:, None, None]
         return [g * np.minimum(1, C / lengths) for g in (g_B, g_A)]
 
-    return _steps(B, A, shortened, lr_B, lr_A, C, steps)
+    return local_steps(B, A, shortened, lr_B, lr_A, C, steps)
 
 
-one_by_one = _steps
-at_once = partial(_steps, turn=lambda s: "BA")
-a_first = partial(_steps, turn=lambda s: "AB"[s % 2])
-by_halves = lambda *given: _steps(*given, turn=lambda s: "BA"[2 * s >= given[-1]])
-only_b = partial(_steps, turn=lambda s: "B")
-clips_the_mean = partial(_steps, clip=lambda g, C: _clipped(g.mean(0)[None], C))
-clips_nothing = partial(_steps, clip=lambda g, C: g.mean(0))
-adds_up = partial(_steps, clip=lambda g, C: len(g) * _clipped(g, C))
-uphill = vary(local_steps, lr_B=np.negative, lr_A=np.negative)
-
-
-# ---- 07.2
+# ---- 07.2: the filter
 
 
 def filtered(g_B, g_A):
@@ -125,35 +100,26 @@ def filtered(g_B, g_A):
     return along_rows(g_B.T).T, along_rows(g_A)
 
 
-def by_library(g_B, g_A):
-    return binomial(5)(torch.from_numpy(g_B), "B"), binomial(5)(torch.from_numpy(g_A), "A")
+def zeros(g_B, g_A):
+    weights = np.array([1, 4, 6, 4, 1]) / 16
+
+    def along_rows(g):
+        return np.array([np.convolve(row, weights, "same") for row in g])
+
+    return along_rows(g_B.T).T, along_rows(g_A)
 
 
-def _rows(g, weights=(1, 4, 6, 4, 1), mode: Any = "symmetric", total=16):
-    half, n = len(weights) // 2, g.shape[1]
-    padded = np.pad(g, ((0, 0), (half, half)), mode=mode) if mode else g
-    size = n if mode else n - 2 * half
-    return np.sum([w * padded[:, i : i + size] for i, w in enumerate(weights)], 0) / total
+def along_the_rank(g_B, g_A):
+    # Each factor in the other's place is filtered along its other axis.
+    wrong_A, wrong_B = filtered(g_A, g_B)
+    return wrong_B, wrong_A
 
 
-def _both(g_B, g_A, **how):
-    return _rows(g_B.T, **how).T, _rows(g_A, **how)
+def a_alone(g_B, g_A):
+    return g_B, filtered(g_B, g_A)[1]
 
 
-zeros = partial(_both, mode="constant")
-without_the_edge = partial(_both, mode="reflect")
-in_a_ring = partial(_both, mode="wrap")
-shorter = partial(_both, mode=None)
-along_the_rank = lambda g_B, g_A: (_rows(g_B), _rows(g_A.T).T)
-rows_of_both = lambda g_B, g_A: (_rows(g_B), _rows(g_A))
-three_taps = partial(_both, weights=(1, 2, 1), total=4)
-plain_mean = partial(_both, weights=(1, 1, 1, 1, 1), total=5)
-not_divided = partial(_both, total=1)
-a_alone = lambda g_B, g_A: (g_B, _rows(g_A))
-twice = vary(filtered, then=lambda parts: filtered(*parts))
-
-
-# ---- 07.4
+# ---- 07.4: the filter's worth
 
 
 def worth(energy):
@@ -163,19 +129,13 @@ def worth(energy):
     return along**2 / np.mean(gain**2)
 
 
-def _worth(energy, gain_power=4, along_power=1, root=1, noise=None):
-    gain = np.cos(np.pi * np.arange(len(energy)) / (2 * len(energy))) ** gain_power
-    along = (gain**along_power * energy).sum() / energy.sum()
-    return along ** (2 / root) / (np.mean(gain**2) if noise is None else noise(gain))
+def _worth(energy, power=1, root=1, noise=True):
+    """`worth` with another power of the gain or of m, or without the noise."""
+    gain = np.cos(np.pi * np.arange(len(energy)) / (2 * len(energy))) ** 4
+    along = (gain**power * energy).sum() / energy.sum()
+    return along ** (2 / root) / (np.mean(gain**2) if noise else 1)
 
 
-by_theory = lambda energy: theory.filter_worth(energy, 5)
-cos_8 = partial(_worth, gain_power=8)
-cos_2 = partial(_worth, gain_power=2)
-energies_compared = partial(_worth, along_power=2, root=2)
-energy_along = partial(_worth, along_power=2)
+energy_along = partial(_worth, power=2)
 not_squared = partial(_worth, root=2)
-mean_squared = partial(_worth, noise=lambda gain: np.mean(gain) ** 2)
-noise_summed = partial(_worth, noise=lambda gain: np.sum(gain**2))
-noise_left_out = partial(_worth, noise=lambda gain: 1.0)
-flat = vary(worth, energy=np.ones_like)
+noise_left_out = partial(_worth, noise=False)

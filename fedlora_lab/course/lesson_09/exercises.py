@@ -1,16 +1,15 @@
-"""Right and wrong answers to the built exercises of notebook 09."""
+"""Right and wrong answers to the exercises of notebook 09."""
 
 from functools import partial
-from itertools import combinations
 
 import numpy as np
 from scipy.stats import t as student
-from scipy.stats import ttest_rel
 
 from fedlora_lab.course.exercises import Calls
 
 
 def _pair(rng, methods=2, seeds=8):
+    """Accuracies of some methods that share what a seed does."""
     together = rng.normal(0.75, 0.05, seeds)
     return tuple(together + rng.normal(0.01 * i, 0.02, seeds) for i in range(methods))
 
@@ -35,28 +34,20 @@ def half_width(one, other):
     return t.ppf(0.975, n - 1) * difference.std(ddof=1) / n**0.5
 
 
-def with_the_library(one, other):
-    low, high = ttest_rel(one, other).confidence_interval()
-    return (high - low) / 2
-
-
 def unpaired(one, other):
     n = len(one)
     return student.ppf(0.975, 2 * n - 2) * ((one.var(ddof=1) + other.var(ddof=1)) / n) ** 0.5
 
 
-def one_sided(one, other):
-    n = len(one)
-    return student.ppf(0.95, n - 1) * (one - other).std(ddof=1) / n**0.5
+def normal(one, other):
+    return 1.96 * (one - other).std(ddof=1) / len(one) ** 0.5
 
 
-normal = lambda one, other: 1.96 * (one - other).std(ddof=1) / len(one) ** 0.5
-of_single_differences = lambda one, other: half_width(one, other) * len(one) ** 0.5
-biased = lambda one, other: half_width(one, other) * (1 - 1 / len(one)) ** 0.5
-mean_difference = lambda one, other: (one - other).mean()
+def of_single_differences(one, other):
+    return half_width(one, other) * len(one) ** 0.5
 
 
-# ---- 09.2: what cannot be told from the best
+# ---- 09.2: what is tied with the best
 
 
 def upper_ends(scores):
@@ -69,32 +60,20 @@ def upper_ends(scores):
     return gaps.mean(axis=1) + factor * gaps.std(axis=1, ddof=1) / n**0.5
 
 
-def pair_by_pair(scores):
-    order = range(len(scores))
-    best = max(order, key=lambda i: scores[i].mean())
-    level = 1 - 0.05 / len([*combinations(order, 2)])
-    pairs = [ttest_rel(scores[i], scores[best]) for i in order if i != best]
-    return np.array([pair.confidence_interval(level).high for pair in pairs])
-
-
-def _for_all_pairs(m):
-    return 1 - 0.05 / (m * (m - 1))
-
-
-def _upper_ends(scores, quantile=_for_all_pairs, paired=True, sign=1, end=1):
+def _ends_at(scores, pairs):
+    """Upper ends that hold together for another number of pairs, a function of m."""
     m, n = scores.shape
+    wide = upper_ends(scores)
     best = scores.mean(axis=1).argmax()
-    others = np.delete(scores, best, axis=0)
-    gaps = sign * (others - scores[best])
-    spread = gaps.std(axis=1, ddof=1)
-    if not paired:
-        spread = np.sqrt(others.var(axis=1, ddof=1) + scores[best].var(ddof=1))
-    return gaps.mean(axis=1) + end * student.ppf(quantile(m), n - 1) * spread / n**0.5
+    centre = np.delete(scores, best, axis=0).mean(axis=1) - scores[best].mean()
+    right, wrong = (student.ppf(1 - 0.025 / k, n - 1) for k in (m * (m - 1) / 2, pairs(m)))
+    return centre + (wide - centre) * wrong / right
 
 
-uncorrected = partial(_upper_ends, quantile=lambda m: 0.975)
-with_the_best_only = partial(_upper_ends, quantile=lambda m: 1 - 0.05 / (2 * (m - 1)))
-on_one_side = partial(_upper_ends, quantile=lambda m: 1 - 0.05 / (m * (m - 1) / 2))
-lower_ends = partial(_upper_ends, end=-1)
-turned = partial(_upper_ends, sign=-1)
-columns_apart = partial(_upper_ends, paired=False)
+def lower_ends(scores):
+    centre = np.delete(scores.mean(axis=1), scores.mean(axis=1).argmax()) - scores.mean(1).max()
+    return 2 * centre - upper_ends(scores)
+
+
+uncorrected = partial(_ends_at, pairs=lambda m: 1)
+with_the_best_only = partial(_ends_at, pairs=lambda m: m - 1)

@@ -1,7 +1,6 @@
 """Right and wrong answers to the exercises of notebook 10."""
 
 import numpy as np
-from numpy.linalg import norm, qr, svd
 
 from fedlora_lab.course.exercises import Calls, vary
 
@@ -18,15 +17,17 @@ CALLS = {
 }
 
 
+# ---- 10.1: a server with a residual
+
+
 def serve(B, A):
     mean_B, mean_A = B.mean(axis=0), A.mean(axis=0)
     residual = (B @ A).mean(axis=0) - mean_B @ mean_A
     return mean_B, mean_A, residual
 
 
-def serve_by_gaps(B, A):
-    gaps = (B - B.mean(0)) @ (A - A.mean(0))
-    return B.mean(0), A.mean(0), gaps.mean(0)
+def whole_product(B, A):
+    return B.mean(0), A.mean(0), (B @ A).mean(0)
 
 
 def summed_gaps(B, A):
@@ -34,9 +35,10 @@ def summed_gaps(B, A):
     return mean_B, mean_A, len(B) * residual
 
 
-def _cut(product, rank):
-    values = svd(product, compute_uv=False)
-    return norm(values[rank:]) / norm(values)
+deviation_for_residual = vary(serve, then=lambda parts: (*parts[:2], -parts[2]))
+
+
+# ---- 10.2: what a truncation loses
 
 
 def share_lost(B, A):
@@ -45,19 +47,16 @@ def share_lost(B, A):
     return np.linalg.norm(values[rank:]) / np.linalg.norm(values)
 
 
-def from_thin_factors(B, A):
-    left, right = np.concatenate(list(B), 1), np.concatenate(list(A))
-    return _cut(qr(left)[1] @ qr(right.T)[1].T, A.shape[1])
-
-
 def of_the_mean_factors(B, A):
     mean = (B @ A).mean(0)
-    return norm(B.mean(0) @ A.mean(0) - mean) / norm(mean)
+    return np.linalg.norm(B.mean(0) @ A.mean(0) - mean) / np.linalg.norm(mean)
 
 
-def next_value(B, A):
-    values = svd((B @ A).mean(0), compute_uv=False)
-    return values[A.shape[1]] / values[0]
+share_kept = vary(share_lost, then=lambda share: (1 - share**2) ** 0.5)
+squared = vary(share_lost, then=np.square)
+
+
+# ---- 10.4: the noise that two servers keep
 
 
 def noise_kept(z_B, z_A, tau):
@@ -68,25 +67,12 @@ def noise_kept(z_B, z_A, tau):
     return (of_factors**2).sum(), (of_products**2).sum()
 
 
-def noise_by_traces(z_B, z_A, tau):
-    means = (tau**2 * len(z_B) * x for x in (z_B.mean(0) @ z_A.mean(0), (z_B @ z_A).mean(0)))
-    return [np.trace(x @ x.T) for x in means]
+def averaged_before_scaling(z_B, z_A, tau):
+    return noise_kept(z_B, z_A, tau / len(z_B) ** 0.5)
 
 
-def mean_of_energies(z_B, z_A, tau):
-    products = tau**2 * len(z_B) * (z_B @ z_A)
-    return noise_kept(z_B, z_A, tau)[0], (products**2).sum((1, 2)).mean()
+def variance_for_std(z_B, z_A, tau):
+    return noise_kept(z_B, z_A, tau * len(z_B) ** 0.5)
 
 
-deviation_for_residual = vary(serve, then=lambda parts: (*parts[:2], -parts[2]))
-whole_product = lambda B, A: (B.mean(0), A.mean(0), (B @ A).mean(0))
-no_residual = vary(serve, then=lambda parts: (*parts[:2], 0 * parts[2]))
-factors_alone = vary(serve, then=lambda parts: parts[:2])
-of_each_product = lambda B, A: np.mean([_cut(product, A.shape[1]) for product in B @ A])
-share_kept = vary(share_lost, then=lambda share: (1 - share**2) ** 0.5)
-squared = vary(share_lost, then=np.square)
-absolute = lambda B, A: share_lost(B, A) * norm((B @ A).mean(0))
-averaged_before_scaling = lambda z_B, z_A, tau: noise_kept(z_B, z_A, tau / len(z_B) ** 0.5)
-norms_of_noise = vary(noise_kept, then=np.sqrt)
 servers_swapped = vary(noise_kept, then=lambda parts: parts[::-1])
-variance_for_std = lambda z_B, z_A, tau: noise_kept(z_B, z_A, tau * len(z_B) ** 0.5)

@@ -1,15 +1,9 @@
-"""Right and wrong functions of notebook 12: a threshold audit, a p-value, a sensitivity trial."""
-
-from functools import partial
+"""Right and wrong answers to the exercises of notebook 12: audits, and a trial of sensitivity."""
 
 import numpy as np
 from numpy.linalg import norm
-from scipy.stats import beta, binom
 
-from fedlora_lab.audit.bounds import one_run_p_value, threshold_lower_bound
 from fedlora_lab.course.exercises import Calls, vary
-
-# ---- 12.1: a threshold audit
 
 
 def _scores(rng):
@@ -18,97 +12,14 @@ def _scores(rng):
     return inside, outside, shift / 2 + rng.uniform(-0.2, 0.4), 0.01, 0.05
 
 
-_EVEN = np.arange(100.0)
-_FEW_MISSED = np.arange(100.0) + 55, np.arange(200.0) % 100, 60.5, 0.01, 0.05
-_NOTHING_SEEN = _EVEN, _EVEN, 49.5, 0.01, 0.05
-
-
-def _errors(inside, outside, t):
-    return int((outside > t).sum()), len(outside), int((inside <= t).sum()), len(inside)
-
-
-def _upper(k, n, significance):
-    return beta.ppf(1 - significance / 2, k + 1, n - k)
-
-
-def _audit(inside, outside, t, delta, significance, *, end=_upper, least=0.0):
-    """`threshold_audit` with another end of an error's interval, or below zero as well."""
-    fp, outs, fn, ins = _errors(inside, outside, t)
-    fpr, fnr = end(fp, outs, significance), end(fn, ins, significance)
-    return max(least, np.log((1 - delta - fnr) / fpr), np.log((1 - delta - fpr) / fnr))
-
-
-def threshold_audit(inside, outside, threshold, delta, significance):
-    from scipy.stats import beta
-
-    def upper_end(errors, runs):
-        return beta.ppf(1 - significance / 2, errors + 1, runs - errors)
-
-    fpr = upper_end((outside > threshold).sum(), len(outside))
-    fnr = upper_end((inside <= threshold).sum(), len(inside))
-    return max(0, np.log((1 - delta - fnr) / fpr), np.log((1 - delta - fpr) / fnr))
-
-
-def by_the_library(inside, outside, t, delta, significance):
-    return threshold_lower_bound(*_errors(inside, outside, t), delta, significance)
-
-
-def one_direction(inside, outside, t, delta, significance):
-    fp, outs, fn, ins = _errors(inside, outside, t)
-    fpr, fnr = _upper(fp, outs, significance), _upper(fn, ins, significance)
-    return max(0.0, np.log((1 - delta - fnr) / fpr))
-
-
-def rates_exchanged(inside, outside, t, delta, significance):
-    return threshold_audit(outside, inside, t, delta, significance)
-
-
-rates_as_measured = partial(_audit, end=lambda k, n, significance: k / n)
-whole_significance = vary(threshold_audit, significance=lambda alpha: 2 * alpha)
-lower_ends = partial(_audit, end=lambda k, n, alpha: beta.ppf(alpha / 2, k, n - k + 1))
-below_zero = partial(_audit, least=-np.inf)
-without_delta = vary(threshold_audit, delta=0.0)
-
-
-# ---- 12.2: the p-value of a one-run audit
-
-
 def _guesses(rng):
-    m, epsilon = int(rng.integers(200, 1000)), rng.uniform(0.3, 1.5)
-    r = int(m * rng.uniform(0.2, 0.6))
-    v = int(binom.ppf(rng.uniform(0.8, 0.97), r, 1 / (1 + np.exp(-epsilon))))
-    return m, r, v, epsilon, rng.uniform(0.5, 1) * 0.1 / m
-
-
-def p_value(m, g, v, epsilon, delta):
+    """Counts at which ε is refuted or nearly so, for instance 90 of 120."""
     from scipy.stats import binom
 
-    right = 1 / (1 + np.exp(-epsilon))
-    tail = binom.sf(v - 1, g, right)
-    i = np.arange(1, v + 1)
-    gain = (binom.sf(v - i - 1, g, right) - tail) / i
-    return min(1, tail + 2 * m * delta * gain.max())
-
-
-def in_a_loop(m, r, v, epsilon, delta):
-    chances = binom.pmf(np.arange(r + 1), r, 1 / (1 + np.exp(-epsilon)))
-    gains = [chances[v - i : v].sum() / i for i in range(1, v + 1)]
-    return min(1.0, chances[v:].sum() + 2 * m * delta * max(gains))
-
-
-def undivided(m, r, v, epsilon, delta):
-    tail = without_the_term(m, r, v, epsilon, delta)
-    return tail + 2 * m * delta * (1 - tail)
-
-
-without_the_term = vary(p_value, delta=0.0)
-strictly_more = vary(p_value, v=lambda v: v + 1)
-fair_coin = vary(p_value, epsilon=0.0)
-delta_of_the_guesses = lambda m, r, v, epsilon, delta: p_value(m, r, v, epsilon, delta * r / m)
-delta_once = vary(p_value, delta=lambda delta: delta / 2)
-
-
-# ---- 12.4: how far one row moves a release
+    m, epsilon = int(rng.integers(200, 1000)), rng.uniform(0.3, 1.5)
+    g = int(m * rng.uniform(0.2, 0.6))
+    v = int(binom.ppf(rng.uniform(0.8, 0.97), g, 1 / (1 + np.exp(-epsilon))))
+    return m, g, v, epsilon, rng.uniform(0.5, 1) * 0.1 / m
 
 
 def _clipped(rows, limit):
@@ -137,11 +48,79 @@ def _rows(rng, hole=False):
     return rows
 
 
-_FIXED = np.random.default_rng(12)
+# More false alarms than misses, and a threshold at which nothing is seen: asked at every check.
+FEW_MISSED = np.arange(100.0) + 55, np.arange(200.0) % 100, 60.5, 0.01, 0.05
+NOTHING_SEEN = np.arange(100.0), np.arange(100.0), 49.5, 0.01, 0.05
+FIXED = np.random.default_rng(12)
+CALLS = {
+    "12.1": Calls(
+        "inside, outside, threshold, delta and significance",
+        FEW_MISSED,
+        NOTHING_SEEN,
+        draw=_scores,
+    ),
+    "12.2": Calls("m, g, v, epsilon and delta", draw=_guesses),
+    "12.4": Calls(
+        "release, rows and C",
+        (_sound, _rows(FIXED), 0.5),
+        (_with_a_hole, _rows(FIXED, hole=True), 0.5),
+        draw=lambda rng: (_at_the_median, _rows(rng), rng.uniform(0.5, 2)),
+    ),
+}
 
 
-def _setups(rng):
-    return _at_the_median, _rows(rng), rng.uniform(0.5, 2)
+# ---- 12.1: a threshold audit
+
+
+def threshold_audit(inside, outside, threshold, delta, significance):
+    from scipy.stats import beta
+
+    def upper_end(errors, runs):
+        return beta.ppf(1 - significance / 2, errors + 1, runs - errors)
+
+    fpr = upper_end((outside > threshold).sum(), len(outside))
+    fnr = upper_end((inside <= threshold).sum(), len(inside))
+    return max(0, np.log((1 - delta - fnr) / fpr), np.log((1 - delta - fpr) / fnr))
+
+
+def rates_as_measured(inside, outside, threshold, delta, significance):
+    fpr = (outside > threshold).mean()
+    fnr = (inside <= threshold).mean()
+    return max(0, np.log((1 - delta - fnr) / fpr), np.log((1 - delta - fpr) / fnr))
+
+
+def one_direction(inside, outside, threshold, delta, significance):
+    from scipy.stats import beta
+
+    false_alarms, missed = (outside > threshold).sum(), (inside <= threshold).sum()
+    quantile = 1 - significance / 2
+    fpr = beta.ppf(quantile, false_alarms + 1, len(outside) - false_alarms)
+    fnr = beta.ppf(quantile, missed + 1, len(inside) - missed)
+    return max(0, np.log((1 - delta - fnr) / fpr))
+
+
+whole_significance = vary(threshold_audit, significance=lambda alpha: 2 * alpha)
+
+
+# ---- 12.2: the p-value of a one-run audit
+
+
+def p_value(m, g, v, epsilon, delta):
+    from scipy.stats import binom
+
+    right = 1 / (1 + np.exp(-epsilon))
+    tail = binom.sf(v - 1, g, right)
+    i = np.arange(1, v + 1)
+    gain = (binom.sf(v - i - 1, g, right) - tail) / i
+    return min(1, tail + 2 * m * delta * gain.max())
+
+
+without_the_term = vary(p_value, delta=0.0)
+strictly_more = vary(p_value, v=lambda v: v + 1)
+delta_once = vary(p_value, delta=lambda delta: delta / 2)
+
+
+# ---- 12.4: how far one row moves a release
 
 
 def largest_move(release, rows, C):
@@ -154,8 +133,8 @@ def largest_move(release, rows, C):
 
 
 def _moves(release, rows):
-    whole, rest = release(rows), (np.arange(len(rows)) != i for i in range(len(rows)))
-    return np.array([norm(whole - release(rows[others])) for others in rest])
+    parts = [release(np.delete(rows, i, axis=0)) for i in range(len(rows))]
+    return norm(release(rows) - parts, axis=1)
 
 
 def each_row_alone(release, rows, C):
@@ -167,26 +146,5 @@ def skips_what_is_no_number(release, rows, C):
     return moves[np.isfinite(moves)].max(initial=0) / C
 
 
-in_one_line = lambda release, rows, C: np.nan_to_num(_moves(release, rows), nan=np.inf).max() / C
-first_row_only = lambda release, rows, C: np.nan_to_num(_moves(release, rows)[0], nan=np.inf) / C
-mean_move = lambda release, rows, C: np.nan_to_num(_moves(release, rows), nan=np.inf).mean() / C
-not_in_units = vary(largest_move, C=1.0)
-squared = vary(largest_move, then=np.square)
-
-assert one_run_p_value  # an equal answer to 12.2, by name
-
-CALLS = {
-    "12.1": Calls(
-        "inside, outside, threshold, delta and significance",
-        _FEW_MISSED,
-        _NOTHING_SEEN,
-        draw=_scores,
-    ),
-    "12.2": Calls("m, g, v, epsilon and delta", draw=_guesses),
-    "12.4": Calls(
-        "release, rows and C",
-        (_sound, _rows(_FIXED), 0.5),
-        (_with_a_hole, _rows(_FIXED, hole=True), 0.5),
-        draw=_setups,
-    ),
-}
+def mean_move(release, rows, C):
+    return np.nan_to_num(_moves(release, rows), nan=np.inf).mean() / C

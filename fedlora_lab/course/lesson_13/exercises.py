@@ -1,10 +1,7 @@
-"""Right and wrong answers of notebook 13: a share of noise, masks, and a client that is lost."""
-
-import math
+"""Right and wrong answers to the exercises of notebook 13: noise shares, masks, a lost client."""
 
 import numpy as np
 
-from fedlora_lab import theory
 from fedlora_lab.course.exercises import Calls, vary
 
 
@@ -16,6 +13,7 @@ def _draw_share(rng):
 
 
 def _draw_masks(rng):
+    """Small values, and one mask for each pair of clients."""
     clients, modulus = int(rng.integers(4, 8)), int(2 ** rng.integers(16, 25))
     masks = np.triu(rng.integers(1, modulus, (6, clients, clients)), 1)
     masks = np.moveaxis(masks + np.swapaxes(masks, 1, 2), 0, -1)
@@ -24,13 +22,14 @@ def _draw_masks(rng):
 
 def _draw_loss(rng):
     values, masks, modulus = _draw_masks(rng)
-    kept = rng.permutation(len(values))[2:]
-    arrived = sorted(int(k) for k in kept)
+    arrived = sorted(int(k) for k in rng.permutation(len(values))[2:])
     return masked(values, masks, modulus)[arrived], masks, modulus, arrived
 
 
+# An update shorter than the clip norm must stay as it is: it is asked at every check.
+SHORT = np.array([0.1, -0.2, 0.0, 0.1, 0.3]), 1.0, 1.5, 20, 4, np.ones(5)
 CALLS = {
-    "13.1": Calls("update, clip, sigma, uploads, colluding and z", draw=_draw_share),
+    "13.1": Calls("update, clip, sigma, uploads, colluding and z", SHORT, draw=_draw_share),
     "13.2": Calls("values, masks and modulus", draw=_draw_masks),
     "13.3": Calls("uploads, masks, modulus and arrived", draw=_draw_loss),
 }
@@ -45,26 +44,8 @@ def noised_upload(update, clip, sigma, uploads, colluding, z):
     return clipped + sigma * clip / np.sqrt(honest) * z
 
 
-def noised_by_library(update, clip, sigma, uploads, colluding, z):
-    level = theory.trust_level("secagg", sigma, clip, uploads, honest=uploads - colluding)
-    return update / max(1, np.linalg.norm(update) / clip) + level.each * z
-
-
-def relies_on_the_colluding(update, clip, sigma, uploads, colluding, z):
-    return noised_upload(update, clip, sigma, colluding, 0, z)
-
-
-def divides_by_the_count(update, clip, sigma, uploads, colluding, z):
-    return noised_upload(update, clip, sigma, (uploads - colluding) ** 2, 0, z)
-
-
 def not_clipped(update, clip, sigma, uploads, colluding, z):
-    return update + sigma * clip / math.sqrt(uploads - colluding) * z
-
-
-def clip_left_out_of_the_noise(update, clip, sigma, uploads, colluding, z):
-    clipped = update * min(1, clip / np.linalg.norm(update))
-    return clipped + sigma / math.sqrt(uploads - colluding) * z
+    return update + sigma * clip / np.sqrt(uploads - colluding) * z
 
 
 relies_on_all = vary(noised_upload, colluding=0)
@@ -85,17 +66,8 @@ def masked(values, masks, modulus):
     return uploads % modulus
 
 
-def _signs(count):
-    """+1 where the column's client is the later one of the pair, −1 where the row's is."""
-    return np.sign(np.subtract.outer(-np.arange(count), -np.arange(count)))[..., None]
-
-
-def masked_at_once(values, masks, modulus):
-    return (values + (_signs(len(values)) * masks).sum(1)) % modulus
-
-
-def masked_the_other_way(values, masks, modulus):
-    return (values - (_signs(len(values)) * masks).sum(1)) % modulus
+def same_sign(values, masks, modulus):
+    return (values + masks.sum(1)) % modulus
 
 
 def one_end_only(values, masks, modulus):
@@ -103,9 +75,7 @@ def one_end_only(values, masks, modulus):
     return (values + (first[..., None] * masks).sum(1)) % modulus
 
 
-same_sign = lambda values, masks, modulus: (values + masks.sum(1)) % modulus
-without_modulus = lambda values, masks, modulus: values + (_signs(len(values)) * masks).sum(1)
-masks_alone = vary(masked, values=np.zeros_like)
+without_modulus = vary(masked, modulus=10**18, then=lambda sums: (sums + 10**17) % 10**18 - 10**17)
 
 
 # ---- 13.3: a client is lost
@@ -120,25 +90,15 @@ def open_sum(uploads, masks, modulus, arrived):
     return total % modulus
 
 
-def open_one_by_one(uploads, masks, modulus, arrived):
-    return (uploads - (_signs(len(masks)) * masks)[arrived].sum(1)).sum(0) % modulus
+def masks_left_in(uploads, masks, modulus, arrived):
+    return uploads.sum(0) % modulus
 
 
 def masks_added_again(uploads, masks, modulus, arrived):
+    # As far above the sum of the uploads as the right answer lies below it.
     return (2 * uploads.sum(0) - open_sum(uploads, masks, 10**18, arrived)) % modulus
-
-
-def sum_not_reduced(uploads, masks, modulus, arrived):
-    return uploads.sum(0) + (open_sum(uploads, masks, modulus, arrived) - uploads.sum(0)) % modulus
 
 
 def signs_forgotten(uploads, masks, modulus, arrived):
     lost = [j for j in range(len(masks)) if j not in arrived]
     return (uploads.sum(0) - masks[arrived][:, lost].sum((0, 1))) % modulus
-
-
-def opened_uploads(uploads, masks, modulus, arrived):
-    return (uploads - (_signs(len(masks)) * masks)[arrived].sum(1)) % modulus
-
-
-masks_left_in = lambda uploads, masks, modulus, arrived: uploads.sum(0) % modulus

@@ -3,25 +3,18 @@
 import numpy as np
 
 from fedlora_lab.course.exercises import Calls, vary
-from fedlora_lab.tasks import partition
-
-WORDS = ("calm", "glad", "grim", "warm")
-PLACES = ("east", "north", "south")
 
 
 def _table(rng):
-    """Sites of unlike sizes in mixed order; each lacks a word, and no order is the sorted one."""
-    while True:
-        sites = [PLACES[i] for i in rng.permutation(np.repeat([0, 1, 2], [5, 7, 9]))]
-        kept = {place: rng.permutation(WORDS)[:3] for place in PLACES}
-        labels = [str(rng.choice(kept[site])) for site in sites]
-        right = by_site(sites, labels)
-        if all(_differ(wrong(sites, labels), right) for wrong in WRONG_TABLES):
-            return sites, labels
-
-
-def _differ(one, other):
-    return any(len(a) != len(b) or (a != b).any() for a, b in zip(one, other, strict=True))
+    """Three sites of unlike sizes in mixed order, each of which lacks a word."""
+    sites = [str(site) for site in rng.permutation(np.repeat(["east", "north", "south"], 7))]
+    lacking = dict(zip(("east", "north", "south"), rng.permutation(WORDS)))
+    labels = [str(rng.choice([word for word in WORDS if word != lacking[s]])) for s in sites]
+    # Words that appear in the sorted order would hide a mistake: the last word comes first.
+    place = next(i for i, site in enumerate(sites) if lacking[site] != WORDS[-1])
+    sites[0], sites[place] = sites[place], sites[0]
+    labels[0] = WORDS[-1]
+    return sites, labels
 
 
 def _plans(rng):
@@ -39,6 +32,7 @@ def _scores(rng):
     return correct, float(rng.uniform(1.2, 4)), rng.laplace(size=m)
 
 
+WORDS = ("calm", "glad", "grim", "warm")
 CALLS = {
     "14.1": Calls("sites and labels", draw=_table),
     "14.2": Calls("plans, sigma, n, K, d and work", draw=_plans),
@@ -46,18 +40,12 @@ CALLS = {
 }
 
 
-# ---- 14.1
+# ---- 14.1: a table by its sites
 
 
 def by_site(sites, labels):
     numbers = np.unique(labels, return_inverse=True)[1]
     return [numbers[np.array(sites) == site] for site in sorted(set(sites))]
-
-
-def with_the_library(sites, labels):
-    order = sorted(set(labels))
-    numbers = np.array([order.index(label) for label in labels])
-    return [numbers[rows] for rows in partition.by_group(sites)]
 
 
 def own_classes(sites, labels):
@@ -71,21 +59,10 @@ def as_they_appear(sites, labels):
     return [numbers[np.array(sites) == site] for site in sorted(set(sites))]
 
 
-def sites_as_they_appear(sites, labels):
-    parts = dict(zip(sorted(set(sites)), by_site(sites, labels), strict=True))
-    return [parts[site] for site in dict.fromkeys(sites)]
-
-
-def dealt_out(sites, labels):
-    numbers = np.unique(labels, return_inverse=True)[1]
-    return np.split(numbers, np.cumsum([len(part) for part in by_site(sites, labels)])[:-1])
-
-
 labels_sorted = vary(by_site, then=lambda parts: [np.sort(part) for part in parts])
-WRONG_TABLES = own_classes, as_they_appear, sites_as_they_appear, dealt_out, labels_sorted
 
 
-# ---- 14.2
+# ---- 14.2: plans compared
 
 
 def compare_plans(plans, sigma, n, K, d, work):
@@ -96,38 +73,16 @@ def compare_plans(plans, sigma, n, K, d, work):
     return ratios
 
 
-def _all(plans, work, ratio):
-    return [ratio(b, N) if b * N <= work else np.inf for b, N in plans]
-
-
-def from_energies(plans, sigma, n, K, d, work):
-    return _all(plans, work, lambda b, N: (N * d * (sigma(b / n, N) / b) ** 2 / K / N**2) ** 0.5)
-
-
 def of_one_release(plans, sigma, n, K, d, work):
-    return _all(plans, work, lambda b, N: sigma(b / n, N) * (d / K) ** 0.5 / b)
+    ratios = compare_plans(plans, sigma, n, K, d, work)
+    return [ratio * np.sqrt(N) for ratio, (_, N) in zip(ratios, plans)]
 
 
-def signal_of_one_step(plans, sigma, n, K, d, work):
-    return _all(plans, work, lambda b, N: sigma(b / n, N) * (N * d / K) ** 0.5 / b)
-
-
-def without_the_batch(plans, sigma, n, K, d, work):
-    return _all(plans, work, lambda b, N: sigma(b / n, N) * (d / K / N) ** 0.5)
-
-
-def batch_as_rate(plans, sigma, n, K, d, work):
-    return compare_plans(plans, lambda q, N: sigma(q * n, N), n, K, d, work)
-
-
-of_one_number = vary(compare_plans, d=1)
-of_one_site = vary(compare_plans, K=1)
 divided_by_K = vary(compare_plans, K=np.square)
 without_limit = vary(compare_plans, work=np.inf)
-energies = vary(compare_plans, then=np.square)
 
 
-# ---- 14.4
+# ---- 14.4: private scores
 
 
 def private_scores(correct, epsilon, xi):
@@ -136,16 +91,6 @@ def private_scores(correct, epsilon, xi):
     return correct.mean(axis=1) + scale * xi
 
 
-def on_counts(correct, epsilon, xi):
-    m, n = correct.shape
-    return (correct.sum(1) + xi * m / epsilon) / n
-
-
 exact = vary(private_scores, xi=0)
 each_in_full = vary(private_scores, xi=lambda xi: xi / len(xi))
-noise_on_counts = lambda correct, epsilon, xi: correct.mean(1) + xi * len(correct) / epsilon
-budget_upside_down = vary(private_scores, epsilon=lambda epsilon: 1 / epsilon)
-without_epsilon = vary(private_scores, epsilon=1)
 common_noise = vary(private_scores, xi=lambda xi: xi[0])
-counts = lambda correct, epsilon, xi: correct.sum(1) + xi * len(correct) / epsilon
-best_alone = vary(private_scores, then=max)

@@ -27,7 +27,6 @@ if TYPE_CHECKING:  # never run: editors see the names here, and `_homes` reads w
     from fedlora_lab import tasks as tasks
     from fedlora_lab import theory as theory
     from fedlora_lab.cli import doctor as doctor
-    from fedlora_lab.course import sharp_edges as sharp_edges
     from fedlora_lab.experiments.finetune import finetune as finetune
     from fedlora_lab.experiments.regime import guide as guide
     from fedlora_lab.experiments.tuned_rates import suggest_lr as suggest_lr

@@ -1,9 +1,9 @@
-"""Write docs/sharp_edges.md from `fl.sharp_edges`: every pitfall, and its numbers measured.
+"""Write docs/sharp_edges.md from `fl.review.mistakes`: every mistake, and its numbers measured.
 
     python scripts/edges.py            rewrites the page
     python scripts/edges.py --check    leaves with status 1 where the page is not that of a new run
 
-A few seconds: every number on the page is measured anew.
+Half a minute: every number on the page is measured anew.
 """
 
 import argparse
@@ -12,18 +12,19 @@ import textwrap
 from pathlib import Path
 
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.course.sharp_edges import GROUPS, PITFALLS, Measurement, Pitfall
 from fedlora_lab.report.summary_table import markdown_table, require_visible
+from fedlora_lab.review.mistakes import EDGES, MISTAKES, Mistake
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "sharp_edges.md"
 WIDTH = 120
+GROUPS = ("Counting", "Learning", "Saying what was found", "Chance")
 
 HEAD = """\
 # Sharp edges
 
-Thirty ways in which differentially private federated LoRA goes wrong without looking wrong, for
-whoever writes or reviews such code. Most were seen in published code; the page is about the
-mechanism, not about who made the mistake. Terms are in the [glossary](glossary.md).
+Ways in which differentially private federated LoRA goes wrong without looking wrong, for whoever
+writes or reviews such code. Most were seen in published code; the page is about the mechanism, not
+about who made the mistake. Terms are in the [glossary](glossary.md).
 
 *Severity.* **Fatal**: the stated ε means nothing. **Serious**: it is wrong by a factor that
 matters. **Bug**: something other than what was meant is computed. **Utility**: privacy holds,
@@ -32,43 +33,38 @@ learning suffers. **Honesty**: the number is true and misleads. **Note**: a limi
 *What the library does.* **Not expressible**: there is no way to write the mistake with plans,
 rows and rules. **Refuses**: it is answered with an error, or with no ε. **Measures**: it is
 allowed, and a run's records show it. **Tells**: a run cannot prevent it; this page and the
-course warn of it, and where `fl.review` can find it from outside, its check is named. Names in
-brackets are tests.
+course warn of it. Names in brackets are tests.
 
-*Measured.* Every edge runs: a broken form and a sound one of the same small mechanism, and one
-number that tells them apart. *The line* is the value that a sound mechanism keeps to.
-`fl.course.sharp_edges.PITFALLS[3].measure()` measures again,
-`fl.course.sharp_edges.measure_pitfalls()` all of them; `python scripts/edges.py` writes this
-page from such a run, and a test holds the two equal."""
+*Measured.* Every mistake runs: a broken form and a sound one, and one number that tells them
+apart. *The line* is the number of a sound form. Where a single step shows the mistake, the number
+is that of a check of `fl.review`, which must find it and pass the sound form.
+`fl.review.mistakes.EDGES[3].measure()` measures again, `fl.review.mistakes.table(measured=True)`
+all of them; `python scripts/edges.py` writes this page from such a run, and a test holds the two
+equal."""
+
+REPORTED = """\
+Reported in public trackers and papers' code, rebuilt small, and found by the checks named here.
+Most were mended soon after somebody wrote them down."""
 
 
 def number(value: float) -> str:
-    """A measured number in three figures, or "< 0.001"; what is left by rounding is zero."""
-    return "0" if abs(value) <= 1e-9 else "< 0.001" if abs(value) < 1e-3 else f"{value:.3g}"
+    """A measured number in three figures; what is left by rounding is zero."""
+    if abs(value) <= 1e-9:
+        return "0"
+    if abs(value) < 1e-3:
+        return "< 0.001"
+    return "> 1,000,000" if value > 1e6 else f"{value:.3g}"
 
 
-def line(pitfall: Pitfall) -> str:
-    """Where the line is, in words."""
-    return f"{pitfall.side} {number(pitfall.line)}"
-
-
-def anchor(pitfall: Pitfall) -> str:
-    """The place of an edge's section on the page, as GitHub and the site name it."""
-    kept = "".join(c for c in heading(pitfall).lower() if c.isalnum() or c in "_- ")
-    return kept.replace(" ", "-")
-
-
-def heading(pitfall: Pitfall) -> str:
+def heading(mistake: Mistake) -> str:
     """An edge's heading without its marks."""
-    return f"{pitfall.number}. {pitfall.title} ({pitfall.severity})"
+    return f"{mistake.edge}. {mistake.name} ({mistake.severity})"
 
 
-def section(pitfall: Pitfall, measured: Measurement) -> str:
-    """One pitfall in Markdown."""
-    broken, sound = map(number, measured)
-    numbers = f"*Measured*: {pitfall.what}. Broken **{broken}**, sound **{sound}**; the line: "
-    parts = map(wrapped, (pitfall.wrong, pitfall.library, f"{numbers}{line(pitfall)}."))
-    return "\n\n".join([f"### {heading(pitfall)}", *parts])
+def anchor(mistake: Mistake) -> str:
+    """The place of an edge's section on the page, as GitHub and the site name it."""
+    kept = "".join(c for c in heading(mistake).lower() if c.isalnum() or c in "_- ")
+    return kept.replace(" ", "-")
 
 
 def wrapped(text: str) -> str:
@@ -76,19 +72,44 @@ def wrapped(text: str) -> str:
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
-def page() -> str:
-    """docs/sharp_edges.md as the edges are now, measured now."""
-    measured = {n: pitfall.measure() for n, pitfall in PITFALLS.items()}
+def section(mistake: Mistake) -> str:
+    """One edge in Markdown."""
+    broken, sound = map(number, mistake.measure())
+    numbers = f"Broken **{broken}**, sound **{sound}**; the line: {mistake.line}."
+    texts = [mistake.wrong, mistake.library, f"*Measured*: {mistake.what}. {numbers}"]
+    if mistake.source:
+        texts.append(f"*Seen* in [{mistake.source.split('/', 3)[3]}]({mistake.source}).")
+    return "\n\n".join([f"### {heading(mistake)}", *map(wrapped, texts)])
+
+
+def edges_table() -> str:
+    """All edges with their numbers."""
     rows = [["edge", "severity", "the library", "broken", "sound", "the line"]]
-    for n, pitfall in PITFALLS.items():
-        place = f"[{pitfall.number}. {pitfall.title}](#{anchor(pitfall)})"
-        words = [place, pitfall.severity, pitfall.answer.lower()]
-        rows.append([*words, *map(number, measured[n]), line(pitfall)])
-    parts = [*map(wrapped, HEAD.split("\n\n"))]
-    parts.append(f"<!-- edges -->\n{markdown_table(rows)}\n<!-- /edges -->")
+    for n, mistake in EDGES.items():
+        place = f"[{n}. {mistake.name}](#{anchor(mistake)})"
+        numbers = map(number, mistake.measure())
+        rows.append([place, mistake.severity, mistake.answer.lower(), *numbers, mistake.line])
+    return f"<!-- edges -->\n{markdown_table(rows)}\n<!-- /edges -->"
+
+
+def reported_table() -> str:
+    """The mistakes that have no section, with their sources."""
+    rows = [["mistake", "what happens", "check", "broken", "sound"]]
+    for mistake in MISTAKES.values():
+        if not mistake.edge:
+            name = f"[{mistake.name}]({mistake.source})"
+            checks = ", ".join(mistake.checks)
+            rows.append([name, mistake.wrong, checks, *map(number, mistake.measure())])
+    return markdown_table(rows)
+
+
+def page() -> str:
+    """docs/sharp_edges.md as the mistakes are now, measured now."""
+    parts = [*map(wrapped, HEAD.split("\n\n")), edges_table()]
     for group in GROUPS:
-        mine = [pitfall for pitfall in PITFALLS.values() if pitfall.group == group]
-        parts += [f"## {group}", *(section(pitfall, measured[pitfall.number]) for pitfall in mine)]
+        own = [mistake for mistake in EDGES.values() if mistake.group == group]
+        parts += [f"## {group}", *map(section, own)]
+    parts += ["## Reported elsewhere", wrapped(REPORTED), reported_table()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -102,7 +123,7 @@ def main() -> None:
         same = new == PAGE.read_text(encoding="utf-8")
         sys.exit(0 if same else f"{PAGE.name}: run python scripts/edges.py")
     write_atomically(PAGE, require_visible(new), shared=True)
-    print(f"{PAGE}: {len(PITFALLS)} edges")
+    print(f"{PAGE}: {len(MISTAKES)} mistakes")
 
 
 if __name__ == "__main__":

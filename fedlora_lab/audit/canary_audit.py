@@ -495,7 +495,7 @@ def canaries(
             they trained. Then there is no view "loss", and an estimate beside the bound.
         confidence: with which all lower bounds hold together, in (0, 1).
         seed: of the run and of the coins.
-        bug: clips in the library's place, one of `fl.sharp_edges.BUGS`: to see whether it is
+        bug: clips in the library's place, one of `fl.review.mistakes.BUGS`: to see whether it is
             found. The ledger then certifies nothing; ``epsilon_nominal`` is what is to be refuted.
         options: chunk sizes, as of `fl.run`.
 

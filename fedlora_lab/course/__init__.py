@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from fedlora_lab._utils.validation import check_whole
 
 if TYPE_CHECKING:
-    from fedlora_lab.course import exercises, secagg_demo, sharp_edges, widgets
+    from fedlora_lab.course import exercises, secagg_demo, widgets
 
-__all__ = ["exercises", "lesson", "secagg_demo", "sharp_edges", "widgets"]
+__all__ = ["exercises", "lesson", "secagg_demo", "widgets"]
 
 
 def lesson(number: int) -> SimpleNamespace:

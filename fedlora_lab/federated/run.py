@@ -200,9 +200,9 @@ class Run:
         Args:
             task, method, privacy, plan: as of `run`, and so all keywords but ``bug``.
             bug: a function that clips in the place of `mechanism.clip_sum`, such as one of
-                `fl.sharp_edges.BUGS`. The ledger then certifies no epsilon, also on disk.
+                `fl.review.mistakes.BUGS`. The ledger then certifies no epsilon, also on disk.
         """
-        known = "one of fl.sharp_edges.BUGS (a function), or None"
+        known = "one of fl.review.mistakes.BUGS (a function), or None"
         check(bug is None or callable(bug), "bug", bug, known)
         options = RunOptions.__annotations__
         for name in compute.keys() - options.keys():

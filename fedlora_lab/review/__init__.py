@@ -14,7 +14,7 @@ docs/review.md shows how any other code is reviewed.
 ['reach']
 """
 
-from fedlora_lab.review import museum
+from fedlora_lab.review import mistakes
 from fedlora_lab.review.adapters import flower, opacus
 from fedlora_lab.review.claims import CHECKS, Check, Claims
 from fedlora_lab.review.engine import engine
@@ -28,7 +28,7 @@ __all__ = [
     "Review",
     "engine",
     "flower",
-    "museum",
+    "mistakes",
     "opacus",
     "step",
 ]

@@ -235,7 +235,7 @@ def engine(
     Args:
         task, method, privacy, plan, lora: as of `fl.run`.
         seed: of the state and of the review.
-        bug: clips in the library's place, one of `fl.sharp_edges.BUGS`: to see that it is found.
+        bug: clips in the library's place, one of `fl.review.mistakes.BUGS`, to be found.
         round, local_step: those that are reviewed, from 0: a schedule moves other factors in each.
         draws, significance: see `fedlora_lab.review.step`.
 

@@ -13,11 +13,11 @@ from toy_tasks import LORA, play, private, same_bits, tokens
 import fedlora_lab as fl
 from fedlora_lab.audit.canary_audit import canaries as audit
 from fedlora_lab.cli.audits import audit_line, audit_to_json
-from fedlora_lab.course.sharp_edges import BUGS
 from fedlora_lab.federated.records import Round
 from fedlora_lab.privacy import mechanism
 from fedlora_lab.privacy.ledger import Ledger, Uncertified
 from fedlora_lab.report.run_folder import read_json, to_json
+from fedlora_lab.review.mistakes import BUGS
 
 pytestmark = pytest.mark.attack
 

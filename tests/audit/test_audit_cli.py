@@ -17,8 +17,8 @@ from commands import call
 
 import fedlora_lab as fl
 from fedlora_lab.cli.audits import audit_folder
-from fedlora_lab.course.sharp_edges import BUGS
 from fedlora_lab.report.run_folder import read_json
+from fedlora_lab.review.mistakes import BUGS
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = split("--clients 3 --rounds 2 --local-steps 1 --batch 8 --delta 1e-5 --lr 0.1 --seeds 1")

@@ -12,8 +12,8 @@ import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.audit import bounds
 from fedlora_lab.audit.canary_audit import canaries as audit
-from fedlora_lab.course import sharp_edges as edges
 from fedlora_lab.course.lesson_12 import figures
+from fedlora_lab.review.mistakes import BUGS
 
 COLUMNS = ["method", "unit", "noise_multiplier", "epsilon_lower", "ceiling", "epsilon_upper"]
 
@@ -94,7 +94,7 @@ def test_an_audit_that_refutes_is_labelled_beside_its_bar():
     task = fl.tasks.regression(clients=4, examples=16, d_in=40, d_out=24, rank=4)
     plan = fl.Plan(rounds=6, local_steps=2, batch=8, lr=1e-7)
     privacy = fl.Privacy(noise_multiplier=4.0, delta=1e-5, accountant="rdp")
-    given: Any = {"canaries": 64, "lora": fl.Lora(8, 8.0), "bug": edges.BUGS["clips nothing"]}
+    given: Any = {"canaries": 64, "lora": fl.Lora(8, 8.0), "bug": BUGS["clips nothing"]}
     found = audit(task, "fedlora", privacy, plan, **given)
     assert found.could_fail and not found.holds
     ax = figures.audit_bounds({"no clip": found}).axes[1]
@@ -149,9 +149,9 @@ def test_the_power_of_audits_grows_with_the_canaries():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", edges.BUGS)
+@pytest.mark.parametrize("name", BUGS)
 def test_every_bug_is_found(name):
-    given: Any = {"lora": LORA, "bug": edges.BUGS[name]}
+    given: Any = {"lora": LORA, "bug": BUGS[name]}
     found = fl.review.engine(tokens("head"), "fedlora", private("example"), PLAN, **given)
     assert "reach" in found.broken
 

@@ -8,18 +8,18 @@ import pytest
 from frames import marked
 
 from fedlora_lab.course.lesson_15 import figures
-from fedlora_lab.review import museum
-from fedlora_lab.review.review import step
+from fedlora_lab.review import mistakes
+from fedlora_lab.review.mistakes.steps import sums_into_itself
 
-UNIT = museum.CLIP / museum.BATCH
+UNIT = mistakes.CLIP / mistakes.BATCH
 
 
 def test_a_sound_step_reaches_1():
     """Fault: a reach that forgets a tensor, the denominator, or one of the three changes."""
-    batch = museum.examples(6)
-    found = figures.reach_by_change(museum.dp_sgd, batch, UNIT)
+    batch = mistakes.examples(6)
+    found = figures.reach_by_change(mistakes.dp_sgd, batch, UNIT)
     assert found == pytest.approx(dict.fromkeys(figures.CHANGES, 1.0))
-    twice = figures.reach_by_change(museum.sums_into_itself, batch, UNIT)
+    twice = figures.reach_by_change(sums_into_itself, batch, UNIT)
     assert twice == pytest.approx(dict.fromkeys(figures.CHANGES, 2.0))
 
 
@@ -56,10 +56,10 @@ def test_more_calls_tell_more():
 
 def test_the_matrix_is_complete():
     """Fault: a verdict that is not drawn, or a mistake counted as found that was not."""
-    names = "The mean is clipped", "One key for all tensors"
-    some = [one for one in museum.MISTAKES if one.name in names]
-    reviews = {one.name: step(one.step, one.data(), one.claims, draws=16) for one in some}
-    picture = figures.verdicts(reviews, {one.name: one.broken for one in some})
+    names = "Clipping the mean gradient of a batch", "One key for all tensors"
+    some = [mistakes.MISTAKES[name] for name in names]
+    reviews = {one.name: one.review() for one in some}
+    picture = figures.verdicts(reviews, {one.name: frozenset(one.checks) for one in some})
     squares = marked(picture.axes[0], "s")
     assert len(squares) == sum(len(one.broken) for one in reviews.values())
     assert picture.axes[0].get_title(loc="left").startswith("2 of 2")

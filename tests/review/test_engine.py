@@ -7,7 +7,7 @@ import pytest
 from toy_tasks import LORA, UNITS, tokens
 
 import fedlora_lab as fl
-from fedlora_lab.course.sharp_edges import BUGS
+from fedlora_lab.review.mistakes import BUGS
 
 TASK = tokens("head", (9, 7, 5))
 PLAN = fl.Plan(rounds=3, local_steps=2, batch=4, lr=0.2)

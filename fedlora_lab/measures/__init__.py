@@ -24,7 +24,6 @@ from fedlora_lab.measures.deviation import (
     server_deviation,
     signal_to_noise,
     sketch_errors,
-    update_products,
     worst_change,
 )
 from fedlora_lab.measures.gradients import (
@@ -33,7 +32,6 @@ from fedlora_lab.measures.gradients import (
     Gradients,
     flatness,
     full_updates,
-    gradient_agreement,
     gradient_spectra,
     gradients,
     sample_first_steps,

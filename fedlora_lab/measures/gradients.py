@@ -12,9 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
-from fedlora_lab.measures.deviation import AggregationInput
 from fedlora_lab.methods.plan import Lora
-from fedlora_lab.methods.state import ParamKey, ServerState
+from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.mechanism import clip_sum
 from fedlora_lab.tasks.task import (
     Examples,
@@ -133,33 +132,6 @@ def full_updates(
             for weight, gradient in zip(weights.values(), found, strict=True):
                 weight -= lr * gradient
     return {name: weights[names[name]].detach() - start[name] for name in names}
-
-
-def gradient_agreement(task: Task, lora: Lora, given: AggregationInput) -> float:
-    """Computes the cosine of the gradients at the clients' start and at the server's adapter.
-
-    They differ where the broadcast is quantised. Of the mean loss over all clients' examples, in
-    both factors of all layers, without clip and noise.
-
-    Args: task, lora: of the run. given: of a round of it.
-    Guarantees: 1 where nothing is lost on the way down
-        (test_measures.py::test_gradients_agree_unless_the_broadcast_is_coarse).
-    """
-    adapted = _adapt(task, lora)
-    x, y = concatenate(task.clients)
-
-    def gradient(state: ServerState) -> Tensor:
-        moving = []
-        for key in adapted.places:
-            leaf = state.tensors[key].detach().clone().requires_grad_(key.side in "AB")
-            moving += [leaf] if key.side in "AB" else []
-            adapted.set_tensor(key, leaf)
-        with torch.enable_grad():
-            loss = task.loss(task.forward(adapted.model, x), y).mean()
-            return torch.cat([part.flatten() for part in torch.autograd.grad(loss, moving)])
-
-    pair = gradient(given.state), gradient(given.sent)
-    return float(torch.nn.functional.cosine_similarity(*pair, dim=0))
 
 
 def sample_first_steps(

@@ -87,20 +87,11 @@ def seed_pairs(frame: "DataFrame", one: str, other: str, measure: str) -> "DataF
     Args: frame, one, other, measure: as for `paired_difference`.
     Raises: ``ValueError`` where they share fewer than two seeds.
     """
-    from pandas import DataFrame
-
-    seeds, names = np.unique(frame["seed"].to_numpy(), return_inverse=True)
-    method, values = frame["method"].to_numpy(), frame[measure].to_numpy(float)
-    table = np.full((len(seeds), 2), math.nan)
-    for column, slug in enumerate((one, other)):
-        own = (method == slug) & ~np.isnan(values)
-        count = np.bincount(names[own], minlength=len(seeds))
-        total = np.bincount(names[own], values[own], minlength=len(seeds))
-        table[count > 0, column] = total[count > 0] / count[count > 0]
-    shared = ~np.isnan(table).any(axis=1)
-    count = int(shared.sum())
-    check(count >= 2, "seeds", count, f"at least two that {one!r} and {other!r} share")
-    return DataFrame(table[shared], index=seeds[shared], columns=[one, other])
+    own = frame[frame["method"].isin([one, other])]
+    means: Any = own.groupby(["seed", "method"])[measure].mean().unstack()
+    table = means.reindex(columns=[one, other]).dropna()
+    check(len(table) >= 2, "seeds", len(table), f"at least two that {one!r} and {other!r} share")
+    return table
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,14 @@ import click
 import fedlora_lab as fl
 from fedlora_lab._utils.validation import check, check_one_of
 from fedlora_lab.experiments.tuned_rates import load_searches, suggestion
-from fedlora_lab.methods.optimizers import SGD, Optimizer
+from fedlora_lab.methods.optimizers import (
+    OPTIMIZERS,
+    SERVER_OPTIMIZERS,
+    SGD,
+    Optimizer,
+    Table,
+    optimizer_of,
+)
 
 PLAN_FIELDS = "rounds local_steps participation optimizer server_optimizer server_lr"
 """Fields of a plan that options of the same name set."""
@@ -157,6 +164,26 @@ def parse_pairs(name: str, text: str) -> dict[str, float]:
     return pairs
 
 
+def parse_optimizer(name: str, text: str) -> Optimizer:
+    """``"adamw:eps=1e-6,betas=0.9/0.99"``: a name, and settings, each a number or several.
+
+    Args: name: "optimizer" or "server_optimizer". text: of the option.
+
+    >>> parse_optimizer("optimizer", "adamw:eps=1e-6,betas=0.9/0.99").betas
+    (0.9, 0.99)
+    """
+    table: Table = OPTIMIZERS if name == "optimizer" else SERVER_OPTIMIZERS
+    kind, colon, rest = text.partition(":")
+    settings: dict[str, Any] = {"name": kind.strip()}
+    words = "settings as in 'adamw:eps=1e-6,betas=0.9/0.99', each once"
+    for part in rest.split(",") if colon else ():
+        key, _, value = (word.strip() for word in part.partition("="))
+        check(bool(key) and key not in settings, name, text, words)
+        numbers = tuple(parse_number(f"{name} {key}", number) for number in value.split("/"))
+        settings[key] = numbers if len(numbers) > 1 else numbers[0]
+    return optimizer_of(settings, name, table)
+
+
 def build_task(name: str, clients: int | None, alpha: float | None) -> fl.tasks.Task:
     """Builds a task of `fl.tasks.TASKS`.
 
@@ -215,6 +242,8 @@ def build_plan(options: Mapping[str, Any], tuned: Mapping[str, Any]) -> fl.Plan:
     """Builds the plan: what was given, else the setting that the learning rates were tuned in, else
     the defaults."""
     given, batch = _given(**{name: options[name] for name in PLAN_FIELDS.split()}), options["batch"]
+    for name in {"optimizer", "server_optimizer"} & given.keys():
+        given[name] = parse_optimizer(name, given[name])
     if batch is not None:
         check(batch == "all" or is_whole(batch), "batch", batch, "a whole number >= 1, or all")
         given["batch"] = None if batch == "all" else int(batch)

@@ -136,6 +136,8 @@ def finetune_command(data: Path, seed: str, **options: Any) -> None:
         given["batch"] = batch if batch == "all" else read.parse_whole("batch", batch)
     if lr is not None:
         given["lr"] = read.parse_pairs("lr", lr) if "=" in lr else read.parse_number("lr", lr)
+    if "optimizer" in given:
+        given["optimizer"] = read.parse_optimizer("optimizer", given["optimizer"])
     if "rank" in given or "lora_alpha" in given:
         words = {"rank": given.pop("rank", None), "alpha": given.pop("lora_alpha", None)}
         given["lora"] = fl.Lora(**{k: v for k, v in words.items() if v is not None})

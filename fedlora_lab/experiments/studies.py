@@ -462,7 +462,7 @@ def _at_home() -> Iterator[Study]:
     rows = [row.replace(clip_groups=methods.DEeRLiteral.clip_groups) for row in rows]
     task = ("digits", {"clients": 12, **unlike})
     plan = {"rounds": 20, "local_steps": 20, "batch": 10}
-    plan |= {"optimizer": "sgd:momentum=0.9,weight_decay=0.0005"}
+    plan |= {"optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0005}}
     own = {"unit": "client", "clip_norm": 0.2, "delta": 1e-3, "noise_multiplier": 0.75}
     labels = {"setting": "deer", "epsilon": 3.0}
     parts = own, plan, {"rank": 8, "alpha": 8.0}

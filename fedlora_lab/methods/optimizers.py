@@ -11,18 +11,19 @@ All arithmetic is element by element: a client's bits do not depend on who else 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from fedlora_lab._utils.validation import check, check_number, is_number
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TensorMapping = Mapping[Any, "Tensor"]
+TensorMapping = Mapping[Hashable, "Tensor"]
 Moments = Mapping[str, "Tensor"]
-OptimizerState = Mapping[Any, Moments]
+OptimizerState = Mapping[Hashable, Moments]
+Rates = float | Mapping[Hashable, float]
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,8 @@ class Optimizer(ABC):
         return {key: self._zeros(param) for key, param in params.items()}
 
     def update(
-        self,
-        grads: TensorMapping,
-        state: OptimizerState,
-        params: TensorMapping,
-        lr: Any,
-    ) -> tuple[dict[Any, "Tensor"], OptimizerState]:
+        self, grads: TensorMapping, state: OptimizerState, params: TensorMapping, lr: Rates
+    ) -> "tuple[dict[Hashable, Tensor], OptimizerState]":
         """Returns the steps, to be added to the parameters, and the state after them.
 
         Args:
@@ -73,33 +70,38 @@ class Optimizer(ABC):
         >>> step["B"]
         tensor([-0.1500, -0.1500])
         """
-        steps, after = {}, dict(state)
+        steps: dict[Hashable, Tensor] = {}
+        after = dict(state)
         for key, grad in grads.items():
             # A tensor that rests keeps its moments, and one that begins late begins from zero.
-            own = state[key] if key in state else self._zeros(params[key])
+            moments = state[key] if key in state else self._zeros(params[key])
             rate = lr[key] if isinstance(lr, Mapping) else lr
-            steps[key], after[key] = self._step(grad, own, params[key], rate)
+            steps[key], after[key] = self._step(grad, moments, params[key], rate)
         return steps, after
 
     @abstractmethod
-    def _zeros(self, param: Any) -> Moments: ...
+    def _zeros(self, param: "Tensor") -> Moments:
+        """The moments of a tensor before its first step."""
 
     @abstractmethod
-    def _step(self, grad: Any, own: Moments, param: Any, lr: float) -> Any: ...
+    def _step(
+        self, grad: "Tensor", moments: Moments, param: "Tensor", lr: float
+    ) -> "tuple[Tensor, Moments]":
+        """The step of one tensor, and its moments afterwards."""
 
     def __str__(self) -> str:
-        """The text that `optimizer_of` reads back: the name, and what differs from the default."""
+        """The name, and what differs from the default: the form of the command line."""
 
-        def text(value: Any) -> str:
+        def text(value: float | tuple[float, ...]) -> str:
             return "/".join(map(text, value)) if isinstance(value, tuple) else repr(float(value))
 
-        own = [(f.name, getattr(self, f.name), f.default) for f in fields(self) if f.init]
-        words = [f"{key}={text(value)}" for key, value, plain in own if value != plain]
-        return f"{self.name}:{','.join(words)}" if words else self.name
+        values = [(f.name, getattr(self, f.name), f.default) for f in fields(self) if f.init]
+        settings = [f"{key}={text(value)}" for key, value, default in values if value != default]
+        return f"{self.name}:{','.join(settings)}" if settings else self.name
 
 
-def _check_share(name: str, value: Any) -> None:
-    check(is_number(value) and 0 <= value < 1, name, value, "a number in [0, 1)")
+def _check_share(name: str, value: object) -> None:
+    check(is_number(value) and 0 <= value < 1, name, value, "a number in [0, 1)")  # type: ignore[operator]
 
 
 @dataclass(frozen=True)
@@ -126,15 +128,18 @@ class SGD(Optimizer):
         _check_share("sgd momentum", self.momentum)
         check_number("sgd weight_decay", self.weight_decay, 0, 1e9)
 
-    def _zeros(self, param: Any) -> Moments:
+    def _zeros(self, param: "Tensor") -> Moments:
         return {"momentum": param.new_zeros(param.shape)} if self.momentum else {}
 
-    def _step(self, grad: Any, own: Moments, param: Any, lr: float) -> Any:
+    def _step(
+        self, grad: "Tensor", moments: Moments, param: "Tensor", lr: float
+    ) -> "tuple[Tensor, Moments]":
+        # Without momentum and decay nothing but one product is computed: the bare step's bits.
         if self.weight_decay:
             grad = grad + self.weight_decay * param
         if not self.momentum:
-            return -lr * grad, own
-        speed = self.momentum * own["momentum"] + grad
+            return -lr * grad, moments
+        speed = self.momentum * moments["momentum"] + grad
         return -lr * speed, {"momentum": speed}
 
 
@@ -166,23 +171,28 @@ class Adam(Optimizer):
     def __post_init__(self) -> None:
         pair = isinstance(self.betas, (tuple, list)) and len(self.betas) == 2
         check(pair, f"{self.name} betas", self.betas, "two numbers in [0, 1)")
+        # A settings file has lists in the place of tuples.
         object.__setattr__(self, "betas", tuple(self.betas))
         for i, beta in enumerate(self.betas):
             _check_share(f"{self.name} betas[{i}]", beta)
         check_number(f"{self.name} eps", self.eps, 0, 1e9, open_low=True)
         check_number(f"{self.name} weight_decay", self.weight_decay, 0, 1e9)
 
-    def _zeros(self, param: Any) -> Moments:
+    def _zeros(self, param: "Tensor") -> Moments:
         import torch
 
         zeros = param.new_zeros(param.shape)
         # The count stays on the processor: nobody waits for a GPU to read it.
         return {"step": torch.zeros((), dtype=torch.float64), "mean": zeros, "square": zeros}
 
-    def _step(self, grad: Any, own: Moments, param: Any, lr: float) -> Any:
-        (first, second), step = self.betas, own["step"] + 1
-        mean = first * own["mean"] + (1 - first) * grad
-        square = second * own["square"] + (1 - second) * grad.square()
+    def _step(
+        self, grad: "Tensor", moments: Moments, param: "Tensor", lr: float
+    ) -> "tuple[Tensor, Moments]":
+        first, second = self.betas
+        step = moments["step"] + 1
+        mean = first * moments["mean"] + (1 - first) * grad
+        square = second * moments["square"] + (1 - second) * grad.square()
+        # Both means began at zero: the first steps are divided by the weight they have by now.
         size = (square / (1 - second**step)).sqrt() + self.eps
         move = -lr * (mean / (1 - first**step)) / size
         if self.weight_decay:
@@ -211,7 +221,7 @@ SERVER_OPTIMIZERS: Table = {"sgd": SGD, "adam": Adam}
 """What the server may do with an aggregate, by name."""
 
 
-def apply(params: TensorMapping, steps: TensorMapping) -> dict[Any, "Tensor"]:
+def apply(params: TensorMapping, steps: TensorMapping) -> "dict[Hashable, Tensor]":
     """Adds the steps to the parameters; one without a step is the same tensor as before."""
     return {**params, **{key: params[key] + step for key, step in steps.items()}}
 
@@ -222,7 +232,7 @@ def server_step(
     before: TensorMapping,
     aggregate: TensorMapping,
     lr: float = 1.0,
-) -> tuple[dict[Any, "Tensor"], OptimizerState]:
+) -> "tuple[dict[Hashable, Tensor], OptimizerState]":
     """Steps the server's optimiser; its gradient is the old state minus the aggregate.
 
     Args:
@@ -243,45 +253,29 @@ def server_step(
     return apply(old, steps), state
 
 
-def optimizer_of(value: Any, name: str = "optimizer", table: Table = OPTIMIZERS) -> Optimizer:
-    """Reads an optimiser from a value, from text, or from what a settings file holds.
+def optimizer_of(value: object, name: str = "optimizer", table: Table = OPTIMIZERS) -> Optimizer:
+    """Returns the optimiser that an argument stands for.
 
     Args:
-        value: an `Optimizer`; "sgd", "sgd:momentum=0.9,weight_decay=5e-4", "adamw:betas=0.9/0.99";
-            or {"name": "sgd", "momentum": 0.9}, as `dataclasses.asdict` gives it.
+        value: an `Optimizer`; its name, which has the default settings; or what a settings file
+            holds, {"name": "sgd", "momentum": 0.9}, as `dataclasses.asdict` gives it.
         name: of the argument, for the error.
         table: the optimisers that may stand there.
 
     Raises: ``ValueError`` for one that is not in the table, and a setting unknown or out of range.
-    Guarantees: test_text_and_settings_are_read_back.
+    Guarantees: test_settings_are_read_back.
 
-    >>> optimizer_of("sgd:momentum=0.9")
+    >>> optimizer_of({"name": "sgd", "momentum": 0.9})
     SGD(momentum=0.9, weight_decay=0.0)
     """
-    some = f"one of {', '.join(map(repr, table))}, with settings as in 'sgd:momentum=0.9'"
+    expected = f"one of {', '.join(map(repr, table))}, or an optimiser such as fl.SGD(momentum=0.9)"
     if isinstance(value, Optimizer):
-        check(table.get(value.name) is type(value), name, value, some)
+        check(table.get(value.name) is type(value), name, value, expected)
         return value
-    check(isinstance(value, (str, Mapping)), name, value, some)
-    given = dict(value) if isinstance(value, Mapping) else _read(name, value)
-    kind = given.pop("name", None)
-    check(isinstance(kind, str) and kind in table, name, value, some)
-    known = [f.name for f in fields(table[kind]) if f.init]
-    check(set(given) <= set(known), name, value, f"settings of {kind} among {', '.join(known)}")
-    return table[kind](**given)
-
-
-def _read(name: str, text: str) -> dict[str, Any]:
-    """``"adamw:eps=1e-6,betas=0.9/0.99"`` as a mapping, the first part under "name"."""
-    kind, colon, rest = text.partition(":")
-    given: dict[str, Any] = {"name": kind.strip()}
-    words = "settings as in 'adamw:eps=1e-6,betas=0.9/0.99', each once"
-    for part in rest.split(",") if colon else ():
-        key, _, value = (word.strip() for word in part.partition("="))
-        try:
-            numbers: tuple = tuple(float(word) for word in value.split("/"))
-        except ValueError:
-            numbers = ()
-        check(bool(key and numbers) and key not in given, name, text, words)
-        given[key] = numbers if len(numbers) > 1 else next(iter(numbers))
-    return given
+    settings = dict(value) if isinstance(value, Mapping) else {"name": value}
+    kind = settings.pop("name", None)
+    check(isinstance(kind, str) and kind in table, name, value, expected)
+    allowed = [f.name for f in fields(table[kind]) if f.init]
+    fits = set(settings) <= set(allowed)
+    check(fits, name, value, f"settings of {kind} among {', '.join(allowed)}")
+    return table[kind](**settings)

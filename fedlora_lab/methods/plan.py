@@ -202,9 +202,9 @@ class Plan:
             are protected: of persons, with all their examples.
         lr: learning rate, one number >= 0, or one for each of "A", "B" and, where a head is
             trained, "head" (which follows "B" when it is not given).
-        optimizer: how a client steps: `SGD` or `AdamW`, or a text such as
-            "sgd:momentum=0.9". Its state begins anew in every round.
-        server_optimizer: what the server does with the aggregate: `SGD` or `Adam`, or a text. Its
+        optimizer: how a client steps: `SGD` or `AdamW`, or a name, "sgd" or "adamw". Its state
+            begins anew in every round.
+        server_optimizer: what the server does with the aggregate: `SGD` or `Adam`, or a name. Its
             state lasts over the run.
         server_lr: learning rate of the server's optimiser, >= 0. Plain "sgd" at rate 1 takes the
             aggregate as it is.

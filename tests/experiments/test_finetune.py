@@ -186,7 +186,7 @@ def test_what_is_given_is_taken(tmp_path):
         "clip_norm": 0.5,
         "seed": 3,
     }
-    given |= {"delta": 1e-6, "lora": fl.Lora(rank=2), "optimizer": "sgd:momentum=0.5"}
+    given |= {"delta": 1e-6, "lora": fl.Lora(rank=2), "optimizer": fl.SGD(momentum=0.5)}
     found, lines = tuned(tmp_path, epsilon=2, test=table(8, flip=True), **given)
     assert found.record.method == "ffa-lora" and found.record.seed == 3
     assert 1.5 < found.record.epsilon <= 2 and book(found.record).delta == 1e-6

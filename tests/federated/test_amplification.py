@@ -38,7 +38,7 @@ TURNS = {"participation": 0.6, "dropout": 0.2}
 RATES = {"lr": {"A": 0.3, "B": 0.1}, "lr_decay": 0.8}
 CASES: dict[str, Any] = {
     "rates, decay, absence, loss": ("fedlora", "example", {**TURNS, **RATES}, {}, None),
-    "momentum": ("fedlora", "example", {"optimizer": "sgd:momentum=0.7"}, {}, None),
+    "momentum": ("fedlora", "example", {"optimizer": fl.SGD(momentum=0.7)}, {}, None),
     "turns in a round, filter": ("la-lora", "example", {"local_steps": 3}, {}, None),
     "a multiplier each, sizes": (
         *("fedlora", "example", {"weights": "size", "batch": None}),

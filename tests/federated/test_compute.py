@@ -96,8 +96,8 @@ def test_tied_weights_stay_tied_where_they_are_moved():
 @pytest.mark.parametrize("row", list(methods.ALL.values()), ids=lambda row: row.slug)
 def test_a_local_step_reads_nothing_from_the_device(row):
     """On the device "meta" there are no values: a step that looked at one would fail."""
-    rules = ("sgd:momentum=0.5,weight_decay=0.1", "adamw")  # shared out over the rows
-    rules = rules if row.balance is None else ("sgd:momentum=0.5",) * 2  # others hide its noise
+    rules = (fl.SGD(momentum=0.5, weight_decay=0.1), fl.AdamW())  # shared out over the rows
+    rules = rules if row.balance is None else (fl.SGD(momentum=0.5),) * 2  # others hide its noise
     task, plan = tokens(), PLAN.replace(optimizer=rules[sum(row.slug.encode()) % 2])
     context = Run.open(task, row, private("example"), plan, lora=LORA).context
     on_meta = peft.adapt(task.model, task.targets, task.head, LORA, "meta")

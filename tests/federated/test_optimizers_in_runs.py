@@ -18,7 +18,7 @@ from fedlora_lab.methods.optimizers import OPTIMIZERS, Adam, Optimizer
 EVERY = list(methods.ALL.values())
 WRITES = [r for r in EVERY if set(getattr(r.aggregate, "writes", ())) & set("ABRW")]
 NOISE = {"noise_A", "noise_B", "noise_BA", "snr"}
-SGD = "sgd:momentum=0.5,weight_decay=0.1"
+SGD = fl.SGD(momentum=0.5, weight_decay=0.1)
 
 
 @pytest.mark.parametrize("row", WRITES, ids=lambda row: row.slug)
@@ -31,7 +31,7 @@ def test_a_rule_that_writes_factors_has_no_server_optimiser(row):
     assert len(play(tokens(), row, None, PLAN.replace(server_optimizer="adam"))) == 3
 
 
-@pytest.mark.parametrize("client", [SGD, "adamw"])
+@pytest.mark.parametrize("client", [SGD, fl.AdamW()])
 @pytest.mark.parametrize("unit", [None, "example", "client"])
 def test_noise_is_known_or_it_is_said_why_not(client, unit):
     """Unknown only where a step that is no linear map meets noise."""

@@ -52,7 +52,7 @@ from fedlora_lab.privacy.mechanism import uncertified_reason
 from fedlora_lab.tasks.task import Task
 
 pytestmark = pytest.mark.slow  # some 800 short runs
-CLIENTS = ("sgd:momentum=0.5,weight_decay=0.1", "adamw")
+CLIENTS = (fl.SGD(momentum=0.5, weight_decay=0.1), fl.AdamW())
 
 
 def proximal(rows, start):
@@ -99,11 +99,11 @@ def _sent_up(row: Method, t: int, steps: int, state: ServerState) -> set[ParamKe
 def _lossy(method: Method) -> fl.Plan:
     """Some clients are absent, some uploads lost; optimisers go round among the rows."""
     turn = sum(method.slug.encode())
-    own = {"optimizer": CLIENTS[turn % 2]}
+    own: dict[str, Any] = {"optimizer": CLIENTS[turn % 2]}
     if method.balance is not None:  # needs to know the noise before the run
-        own = {"optimizer": "sgd:momentum=0.5"}
+        own = {"optimizer": fl.SGD(0.5)}
     elif not set(getattr(method.aggregate, "writes", ())) & {*"ABRW", "gain"}:
-        own["server_optimizer"] = ("adam", "sgd:momentum=0.5")[turn % 2]
+        own["server_optimizer"] = (fl.Adam(), fl.SGD(0.5))[turn % 2]
     return PLAN.replace(participation=0.8, dropout=0.2, lr=0.1, **own)
 
 

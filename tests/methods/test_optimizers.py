@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-import fedlora_lab as fl
 from fedlora_lab.methods import optimizers
 from fedlora_lab.methods.optimizers import (
     SGD,
@@ -150,43 +149,29 @@ def test_a_plain_server_takes_the_aggregate():
 
 
 @every_rule
-def test_text_and_settings_are_read_back(rule):
+def test_settings_are_read_back(rule):
     table = {**optimizers.OPTIMIZERS, **optimizers.SERVER_OPTIMIZERS}
-    kept = json.loads(json.dumps(asdict(rule)))
-    for written in (rule, str(rule), asdict(rule), kept):
-        assert optimizer_of(written, table=table) == rule
-    assert hash(optimizer_of(kept, table=table)) == hash(rule)
+    stored = json.loads(json.dumps(asdict(rule)))
+    for value in (rule, asdict(rule), stored):
+        assert optimizer_of(value, table=table) == rule
+    assert hash(optimizer_of(stored, table=table)) == hash(rule)
 
 
-def test_optimizer_text_forms():
-    assert str(AdamW(betas=(0.5, 0.9), eps=1)) == "adamw:betas=0.5/0.9,eps=1.0"
-    assert optimizer_of(" sgd : momentum = 0.9 , weight_decay=5e-4") == SGD(0.9, 5e-4)
-    assert fl.Plan(optimizer="sgd:momentum=0.9") == fl.Plan(optimizer=SGD(momentum=0.9))
-
-
-SETTINGS = "optimizer='{}': expected settings as in 'adamw:eps=1e-6,betas=0.9/0.99', each once"
-CHOICE = "expected one of 'sgd', 'adamw', with settings as in 'sgd:momentum=0.9'"
+CHOICE = "expected one of 'sgd', 'adamw', or an optimiser such as fl.SGD(momentum=0.9)"
 
 
 @pytest.mark.parametrize(
     ("value", "words"),
     [
         ("rmsprop", f"optimizer='rmsprop': {CHOICE}"),
-        (None, f"optimizer=None: {CHOICE}"),
         (SGD, f"SGD'>: {CHOICE}"),
         ({"name": ["sgd"]}, f"optimizer={{'name': ['sgd']}}: {CHOICE}"),
         (Adam(), CHOICE),
-        ("sgd:", SETTINGS.format("sgd:")),
-        ("sgd:momentum=x", SETTINGS.format("sgd:momentum=x")),
-        ("sgd:momentum=0.9,momentum=0.8", SETTINGS.format("sgd:momentum=0.9,momentum=0.8")),
-        ("sgd:betas=0.9", "expected settings of sgd among momentum, weight_decay"),
-        ("sgd:momentum=nan", "sgd momentum=nan: expected a number in [0, 1)"),
-        ("sgd:momentum=0.5/0.5", "sgd momentum=(0.5, 0.5): expected a number in [0, 1)"),
-        ("sgd:weight_decay=-1", "sgd weight_decay=-1.0: expected a number in [0, 1e+09]"),
-        ("adamw:betas=0.9", "adamw betas=0.9: expected two numbers in [0, 1)"),
-        ("adamw:betas=0.9/1", "adamw betas[1]=1.0: expected a number in [0, 1)"),
-        ("adamw:eps=0", "adamw eps=0.0: expected a number in (0, 1e+09]"),
+        ({"name": "sgd", "betas": 0.9}, "expected settings of sgd among momentum, weight_decay"),
         ({"name": "sgd", "momentum": "0.9"}, "sgd momentum='0.9': expected a number in [0, 1)"),
+        ({"name": "adamw", "betas": 0.9}, "adamw betas=0.9: expected two numbers in [0, 1)"),
+        ({"name": "adamw", "betas": [0.9, 1]}, "adamw betas[1]=1: expected a number in [0, 1)"),
+        ({"name": "adamw", "eps": 0}, "adamw eps=0: expected a number in (0, 1e+09]"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(value, words):

@@ -17,14 +17,14 @@ COUNTS = st.integers(-1, 4) | st.sampled_from([1.0, 2.5, True, None, "2", 10**30
 RATES = st.floats(0, 2) | st.sampled_from(
     [-1.0, NAN, 1e9, 1e10, {"A": 0.1}, {"A": 0.1, "B": 0.2}, {"C": 1}, "x"]
 )
-CLIENTS = ["sgd", "sgd:momentum=1", "adamw", "adamw:eps=0", fl.SGD(0.5), None, 3, {}]
+CLIENTS = ["sgd", "rmsprop", "adamw", {"name": "adamw", "eps": 0}, fl.SGD(0.5), None, 3, {}]
 PLANS: dict[str, Any] = {
     "rounds": st.integers(0, 2) | st.sampled_from([-1, 1.0, "2", None, True]),
     "local_steps": st.integers(1, 2) | st.sampled_from([0, -1, 1.5, None]),
     "batch": COUNTS,
     "lr": RATES,
     "optimizer": st.sampled_from(CLIENTS),
-    "server_optimizer": st.sampled_from(["sgd", "adam", "adamw", "sgd:momentum=0.9", None]),
+    "server_optimizer": st.sampled_from(["sgd", "adam", "adamw", fl.SGD(0.9), None]),
     "server_lr": RATES,
     "participation": SHARES,
     "dropout": SHARES,

@@ -309,7 +309,7 @@ CALLS = [
     (lambda: Privacy(delta="1e-5"), "delta='1e-5': expected a number in"),
     (lambda: Privacy(unit="row"), "unit='row': expected one of"),
     (lambda: Plan(participation=1e-300), "participation=1e-300: expected a number in"),
-    (lambda: Plan(optimizer="sgd:momentum=2"), "sgd momentum=2.0: expected a number in"),
+    (lambda: Plan(optimizer=fl.SGD(momentum=2)), "sgd momentum=2: expected a number in"),
     (
         lambda: Plan(local_steps=10**17),
         r"local_steps=10+: expected a whole number in \[1, 1000000\]",

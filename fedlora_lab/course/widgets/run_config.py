@@ -366,8 +366,8 @@ def knobs(first: RunConfig, rows: "Mapping[str, Method]") -> dict[str, Knob]:
             access[names.get(name, name)] = _deal(name, kinds[name], "∞")
     options = {
         "method": [(slug, row.name) for slug, row in rows.items()],
-        "optimizer": [*OPTIMIZERS, "sgd:momentum=0.9"],
-        "server_optimizer": [*SERVER_OPTIMIZERS, "sgd:momentum=0.9"],
+        "optimizer": [*OPTIMIZERS],
+        "server_optimizer": [*SERVER_OPTIMIZERS],
     }
     return {
         key: Knob(key, _page(page, options.get(key, [])), *access[key])

@@ -204,7 +204,10 @@ def _bytes(task: Task, method: "Method", lora: Lora, steps: int) -> tuple[float,
 
 
 def _arguments(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={value!r}" for key, value in values.items())
+    def text(value: Any) -> str:
+        return _call(value) if isinstance(value, Optimizer) else repr(value)
+
+    return ", ".join(f"{key}={text(value)}" for key, value in values.items())
 
 
 def _call(record: Any, *always: str) -> str:
@@ -213,7 +216,6 @@ def _call(record: Any, *always: str) -> str:
     for one in fields(record):
         value = getattr(record, one.name)
         if one.name in always or value != getattr(default, one.name):
-            value = str(value) if isinstance(value, Optimizer) else value
             written[one.name] = dict(value) if isinstance(value, Mapping) else value
     return f"fl.{type(record).__name__}({_arguments(written)})"
 

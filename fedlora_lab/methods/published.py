@@ -1,12 +1,9 @@
 """The published methods, one row each. `ALL` maps a slug to its row, in this order."""
 
-import ast
-import inspect
 import json
-import textwrap
 from collections.abc import Iterable
 from difflib import get_close_matches
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,8 +171,7 @@ Local = FedLoRA.replace(
 
 _ROWS = {name: row for name, row in list(globals().items()) if isinstance(row, Method)}
 ALL: dict[str, Method] = {row.slug: row for row in _ROWS.values()}
-__all__ = ["ALL", "MEASURED_FILE", "get", "measurements", "rule_name", "show", "table"]
-__all__ += list(_ROWS)
+__all__ = ["ALL", "get", "measurements", "rule_name", "table", *_ROWS]
 
 
 def get(method: str | Method) -> Method:
@@ -188,17 +184,18 @@ def get(method: str | Method) -> Method:
     """
     if isinstance(method, Method):
         return method
-    there = isinstance(method, str) and method in ALL
-    close = [] if there else get_close_matches(str(method).lower(), ALL, 1)
-    words = [f"one of {', '.join(ALL)}", *(f"did you mean {slug!r}?" for slug in close)]
-    check(there, "method", method, "; ".join(words))
+    listed = isinstance(method, str) and method in ALL
+    close = [] if listed else get_close_matches(str(method).lower(), ALL, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    check(listed, "method", method, f"one of {', '.join(ALL)}{hint}")
     return ALL[method]
 
 
-# ---- the table as a frame, and a row as text
+# ---- the table as a frame
 
 MEASURED_FILE = Path(__file__).parent / "measured.json"
-_DEFAULT = Method("default", "")
+DEFAULT = Method("default", "")
+"""A row without any rule of its own."""
 
 
 @cache
@@ -210,17 +207,6 @@ def measurements() -> dict[str, Any]:
 def rule_name(rule: object) -> str:
     """Writes a rule as tables show it: its function's name, or its call."""
     return getattr(rule, "__name__", None) or repr(rule)
-
-
-def _where_noised(method: Method) -> str:
-    """Where noise enters: at every step in the example unit, in the client unit once a round."""
-    moved = {side for t in range(8) for side in method.sides_in_round(t, 8)}
-    names = {"R": "core", "*": "chosen factor"}
-    what = " and ".join(names.get(side, side) for side in sorted(moved, key="ABR*".find))
-    shape = "" if method.precondition is None else ", shaped by the other factor"
-    after = "" if method.filter == filters.identity else ", then filtered"
-    own = "weights" if method.clip_reference is filters.origin else "change"
-    return f"gradient of {what}, or the round's {own}{shape}{after}"
 
 
 def table(methods: Iterable[Method] | None = None) -> "pd.DataFrame":
@@ -237,105 +223,51 @@ def table(methods: Iterable[Method] | None = None) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    chosen = list(ALL.values() if methods is None else methods)
-    check_names((method.slug, method) for method in chosen)
-    rows = {}
-    for method in chosen:
-
-        def own(name: str, method: Method = method) -> str:
-            rule = getattr(method, name)
-            return "" if rule in (None, getattr(_DEFAULT, name)) else rule_name(rule)
-
-        train, shared = method.train, "what moved" if method.share is None else method.share
-        measured = measurements()["methods"].get(method.slug, {})
-        rules = ("clip_groups", "clip_reference", "precondition", "filter", "penalty")
-        sent = f"{1 - method.own_ranks:.0%} of the ranks" if method.own_ranks else shared
-        rows[method.slug] = {
-            "name": method.name,
-            "train": " | ".join(train.rounds) if isinstance(train, Cycle) else rule_name(train),
-            "start": own("start") or (f"balance={method.balance:g}" if method.balance else ""),
-            "share": sent or "nothing",
-            "noise": _where_noised(method),
-            **{name: own(name) for name in rules},
-            "aggregate": rule_name(method.aggregate),
-            "broadcast": rule_name(method.broadcast),
-            "exact": method.exact,
-            **{name: measured.get(name, float("nan")) for name in ("up", "down", "deviation")},
-            "source": method.source,
-            "note": method.note,
-        }
-    return pd.DataFrame(list(rows.values()), index=pd.Index(rows, name="slug"))
+    rows = list(ALL.values() if methods is None else methods)
+    check_names((row.slug, row) for row in rows)
+    index = pd.Index([row.slug for row in rows], name="slug")
+    return pd.DataFrame([_table_row(row) for row in rows], index=index)
 
 
-class Source(str):
-    """Text that a notebook shows as it is."""
+def _table_row(method: Method) -> dict[str, object]:
+    """The columns of one method."""
 
-    def __repr__(self) -> str:
-        return str(self)
+    def own(name: str) -> str:
+        """A rule of the row, "" where it is the default's."""
+        rule = getattr(method, name)
+        return "" if rule in (None, getattr(DEFAULT, name)) else rule_name(rule)
 
-
-def show(thing: Any) -> str:
-    """Returns the source of a function, class or method of the library without its docstrings, or a
-    row as text with the source of the rules that differ from the default's.
-
-    >>> print(show(rule_name))
-    def rule_name(rule: object) -> str:
-        return getattr(rule, "__name__", None) or repr(rule)
-    >>> print(show("rolora"))
-    Method(
-        name='RoLoRA',
-        source='arXiv:2409.02346',
-        train=Cycle(rounds=('B', 'A')),
-        exact=True,
-        note='the factors take turns from round to round: exact, half the bytes a round',
-    )
-    <BLANKLINE>
-    ...
-
-    Args:
-        thing: slug or row of a method, or any object with a source; of an instance its class.
-
-    Raises:
-        ValueError: for a thing that has no Python source.
-
-    Guarantees: test_show_opens_functions_classes_and_methods.
-    """
-    if not isinstance(thing, str | Method):
-        return Source(_source(thing))
-    row, rules = [], {}
-    for name in Method.__dataclass_fields__:
-        value = getattr(get(thing), name)
-        if value != getattr(_DEFAULT, name):
-            is_function = inspect.isfunction(value)
-            row.append(f"    {name}={value.__name__ if is_function else repr(value)},")
-            if callable(value):
-                rules[value if is_function else type(value)] = None
-    sources = (inspect.getsource(rule).rstrip() for rule in rules)
-    return Source("\n\n".join(["\n".join(["Method(", *row, ")"]), *sources]))
+    train = method.train
+    start = own("start")
+    if method.balance:
+        start = f"balance={method.balance:g}"
+    sent = "what moved" if method.share is None else method.share or "nothing"
+    if method.own_ranks:
+        sent = f"{1 - method.own_ranks:.0%} of the ranks"
+    rules = ("clip_groups", "clip_reference", "precondition", "filter", "penalty")
+    measured = measurements()["methods"].get(method.slug, {})
+    return {
+        "name": method.name,
+        "train": " | ".join(train.rounds) if isinstance(train, Cycle) else rule_name(train),
+        "start": start,
+        "share": sent,
+        "noise": _where_noised(method),
+        **{name: own(name) for name in rules},
+        "aggregate": rule_name(method.aggregate),
+        "broadcast": rule_name(method.broadcast),
+        "exact": method.exact,
+        **{name: measured.get(name, float("nan")) for name in ("up", "down", "deviation")},
+        "source": method.source,
+        "note": method.note,
+    }
 
 
-def _source(thing: Any) -> str:
-    """The source of a thing without docstrings, from its first column."""
-    shown = thing.func if isinstance(thing, partial) else thing
-    shown = shown.fget if isinstance(shown, property) else inspect.unwrap(shown)
-    if not (inspect.isroutine(shown) or inspect.isclass(shown)):
-        shown = type(shown)
-    try:
-        lines = textwrap.dedent(inspect.getsource(shown)).rstrip().splitlines()
-    except (OSError, TypeError):
-        lines = []
-    check(bool(lines), "thing", thing, "a method's slug or row, or a thing with Python source")
-    dropped: dict[int, str | None] = {}
-    for node in ast.walk(ast.parse("\n".join(lines))):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
-            words = node.body[0]
-            dropped |= dict.fromkeys(range(words.lineno, (words.end_lineno or 0) + 1))
-            if len(node.body) == 1:
-                dropped[words.lineno] = " " * words.col_offset + "..."
-    kept: list[str] = []
-    for number, line in enumerate(lines, 1):
-        line = dropped.get(number, line)
-        # Neither a docstring nor the empty line that followed it leaves a gap under its head.
-        if line is not None and (line.strip() or (kept and not kept[-1].endswith(":"))):
-            kept.append(line)
-    return "\n".join(kept)
+def _where_noised(method: Method) -> str:
+    """Where noise enters: at every step in the example unit, in the client unit once a round."""
+    moved = {side for t in range(8) for side in method.sides_in_round(t, 8)}
+    names = {"R": "core", "*": "chosen factor"}
+    factors = " and ".join(names.get(side, side) for side in sorted(moved, key="ABR*".find))
+    shape = "" if method.precondition is None else ", shaped by the other factor"
+    after = "" if method.filter == filters.identity else ", then filtered"
+    update = "weights" if method.clip_reference is filters.origin else "change"
+    return f"gradient of {factors}, or the round's {update}{shape}{after}"

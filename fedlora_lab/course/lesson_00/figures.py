@@ -1,6 +1,5 @@
-"""The figures of notebook 00: the clients' data, where runs end, and who leads where."""
+"""The figure of notebook 00: printed and handwritten digits, and which of them a client holds."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +11,19 @@ from fedlora_lab.plots import style
 from fedlora_lab.tasks.task import Task, concatenate
 
 if TYPE_CHECKING:
-    from fedlora_lab.federated.records import Round
+    pass
 
 
 def printed_digit(digit: int) -> np.ndarray:
     """Draws a printed digit as the scans are stored: 32 pixels high, counted in 4 x 4 blocks."""
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    font, page = ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), 36), Image.new("L", (64, 64))
+    font = ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), 36)
+    page = Image.new("L", (64, 64))
     ImageDraw.Draw(page).text((32, 32), str(digit), font=font, fill=255, anchor="mm")
     ink = page.crop(page.getbbox())
     wide = min(32, round(32 * ink.width / ink.height))
-    bitmap, left = np.zeros((32, 32)), (32 - wide) // 2
+    bitmap = np.zeros((32, 32))
+    left = (32 - wide) // 2
     bitmap[:, left : left + wide] = np.asarray(ink.resize((wide, 32))) > 127
     return bitmap.reshape(8, 4, 8, 4).sum((1, 3)) / 16
 
@@ -33,8 +34,9 @@ def client_data(task: Task) -> style.Picture:
 
     Args: task: of digits.
     """
-    figure, (scans, mix) = style.row(9.6, 3.5, (0.14, 0.74), (0.075, 0.42), (0.56, 0.42))
+    figure, (scans, mix) = style.subplots(9.6, 3.5, columns=2)
     x, y = concatenate(task.clients)
+    # Ten printed digits, then five handwritten examples of each.
     rows = [[printed_digit(digit) for digit in range(10)]]
     rows += [[x[y == digit][which].numpy() for digit in range(10)] for which in range(0, 15, 3)]
     page = np.zeros((10 * len(rows) - 2, 10 * 10 - 2))
@@ -63,25 +65,3 @@ def client_data(task: Task) -> style.Picture:
     return figure
 
 
-@style.paper()
-def learning_curves(runs: "Mapping[str, Sequence[Round]]", title: str) -> style.Picture:
-    """Draws the accuracy of runs over the rounds in which it was measured, and before training.
-
-    Args: runs: words -> records, from one start; title: the finding.
-    """
-    figure, (ax,) = style.panels(7.2, 3.3, (0.09, 0.15, 0.58, 0.74))
-    labels = []
-    for colour, (words, records) in zip(style.SERIES, runs.items(), strict=False):
-        points = [(record.index, record.metrics["accuracy"]) for record in records]
-        rounds, accuracy = zip(*(point for point in points if np.isfinite(point[1])), strict=True)
-        words = f"{words} {accuracy[-1]:.2f}"
-        labels.append(style.named_line(ax, rounds, accuracy, words, colour, lw=2.2))
-    first = next(iter(runs.values()))
-    before = first[0].metrics["accuracy"]
-    ax.axhline(before, color=style.GREY, lw=1, ls=style.DOTTED)
-    labels.append(style.Label(first[-1].index, before, f"before training {before:.2f}", style.SOFT))
-    ax.set(xlim=(0, first[-1].index), ylim=(0.6, 1.0), xlabel="round", ylabel="test accuracy")
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set_title(title)
-    style.draw_labels(ax, labels, together=False, wide=28)
-    return figure

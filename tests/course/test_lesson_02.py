@@ -3,13 +3,10 @@
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
-from frames import words
 
 import fedlora_lab as fl
 from fedlora_lab import theory
-from fedlora_lab.plots.style import WRONG
 
 
 @pytest.mark.slow
@@ -61,45 +58,3 @@ def test_the_square_of_clients_is_named():
     figure = fl.course.lesson(2).client_cloud(np.array([2, 2, 0, 0]), np.array([2, 0, 2, 0]))
     assert "both factors differ" in figure.axes[0].get_title(loc="left").lower()
     assert figure.axes[1].get_title(loc="left").endswith("= 0")
-
-
-def test_the_sweeps_draw_means_of_seeds():
-    """A mean of zero has no place on a logarithmic axis; a split at random is named."""
-    steps = pd.DataFrame({"x": [1, 1, 4, 4], "deviation": [0, 0, 0.1, 0.3], "product": 2.0})
-    split = pd.DataFrame({"x": [0.1, 0.1, np.inf, np.inf], "relative": [0.4, 0.6, 0.1, 0.1]})
-    figure: Any = fl.course.lesson(2).deviation_sweeps(steps, split)
-    left, right = figure.axes
-    product, deviation = (line.get_xydata().tolist() for line in left.lines)
-    assert product == [[1, 2], [4, 2]] and deviation == [[4, pytest.approx(0.2)]]
-    assert right.lines[0].get_ydata() == pytest.approx([0.5, 0.1])
-    assert [tick.get_text() for tick in right.get_xticklabels()] == ["0.1", "at random"]
-    assert "2 seeds" in words(figure)
-
-
-@pytest.mark.parametrize("missing", [0, 3])
-def test_the_figure_counts_what_lies_inside(missing):
-    """Ten measurements of y = x, of which some miss the closed form: those are red."""
-    x = np.arange(1, 11.0)
-    mean = np.where(np.arange(10) < missing, 2 * x, x)
-    columns = {"x": x, "mean": mean, "low": 0.9 * mean, "high": 1.1 * mean}
-    table = pd.DataFrame({**columns, "closed": x, "half": x / 2})
-    figure: Any = fl.plots.theory_check(table, x="x", y="y", title="t", parts={"half": "one half"})
-    assert fl.plots.share_inside(table) == 1 - missing / 10
-    assert f"inside: {10 - missing}0% of 10" in words(figure)
-    lines = figure.axes[0].lines
-    assert sum(len(line.get_xdata()) for line in lines if line.get_color() == WRONG) == missing
-    drawn = [list(line.get_ydata()) for line in lines]
-    assert list(x) in drawn and list(x / 2) in drawn
-    assert {"one half", "closed form"} <= {text.get_text() for text in figure.axes[0].texts}
-    with pytest.raises(ValueError, match=r"^table\.columns=.*expected also closed"):
-        fl.plots.share_inside(table.drop(columns="closed"))
-
-
-def test_private_rounds_stand_beside_the_closed_form():
-    rounds = pd.DataFrame({"x": [1, 1, 2, 2], "deviation": [0.2, 0.3, 0.2, 0.2], "relative": 0.5})
-    figure: Any = fl.course.lesson(2).private_deviation(rounds, 0.21)
-    left, right = figure.axes
-    closed, dots = left.lines[1], left.lines[0]
-    assert list(closed.get_ydata()) == [0.21, 0.21] and list(dots.get_ydata()) == [0.25, 0.2]
-    assert list(right.lines[0].get_ydata()) == [0.5, 0.5]
-    assert left.get_ylim()[0] == 0 == right.get_ylim()[0]

@@ -63,5 +63,3 @@ def client_data(task: Task) -> style.Picture:
     mix.set_yticks(range(len(counts)), [f"{k + 1}" for k in range(len(counts))])
     mix.set(xlabel="digit", ylabel="client", title="Every client holds its own mix of digits")
     return figure
-
-

@@ -31,10 +31,13 @@ def low_rank_fit(
     values = np.linalg.svd(change, compute_uv=False)
     floor = theory.reachable_error(values)
     errors = theory.descent_errors(change, rank, alpha, STEPS, RATE)
-    count, best, last = len(values), floor[rank], errors[-1]
-    places = [(left, 0.16, 0.235, 0.68) for left in (0.07, 0.4, 0.735)]
-    figure, (first, second, third) = style.panels(8.4, 3.2, *places)
-    place, blue, lost = np.arange(1, count + 1), style.FACTOR["B"], not np.isfinite(last)
+    count = len(values)
+    best = floor[rank]
+    last = errors[-1]
+    lost = not np.isfinite(last)
+    blue = style.FACTOR["B"]
+    place = np.arange(1, count + 1)
+    figure, (first, second, third) = style.subplots(8.8, 3.2, columns=3)
     first.vlines(place[rank:], 0, values[rank:], color=style.FAINT, lw=120 / count)
     first.vlines(place[:rank], 0, values[:rank], color=blue, lw=120 / count)
     first.set(xlim=(0, count + 1), xticks=(1, count // 2, count), ylim=(0, 1.08 * values[0]))

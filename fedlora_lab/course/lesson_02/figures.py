@@ -7,7 +7,7 @@ from jaxtyping import Float, Num
 
 from fedlora_lab import theory
 from fedlora_lab.course.widgets.dial import Dial
-from fedlora_lab.plots import style, tidy
+from fedlora_lab.plots import style
 
 SHOWN = (-1.5, 3.5)
 
@@ -75,71 +75,6 @@ def client_cloud(
     right.set_xlabel("client, and the sum over the clients")
     right.set_ylabel("−p (B − B̄)(A − Ā)", color=style.SOFT)
     right.set_title(f"D = {_number(mean_B * mean_A)} − {_number(wanted)} = {_number(D)}")
-    return figure
-
-
-@style.paper()
-def deviation_sweeps(steps: Any, split: Any) -> style.Picture:
-    """Draws the deviation of one round over the local steps, and over how unlike the clients are.
-
-    Args:
-        steps: a frame with x (local steps), deviation and product (Frobenius norms), a row a seed.
-        split: a frame with x (Dirichlet's concentration, infinite for a split at random) and
-            relative, a row a seed.
-    Guarantees: the dots are the means of the rows (test_the_sweeps_draw_means_of_seeds).
-    """
-    figure, (left, right) = style.row(8.6, 3.7, (0.16, 0.73), (0.075, 0.375), (0.625, 0.335))
-    labels = []
-    for column, words, ink in (
-        ("product", "mean of the products", style.INK),
-        ("deviation", "deviation D", style.WRONG),
-    ):
-        x, mean, low, high = tidy.bands(steps, "x", column)
-        seen = mean > 1e-6 * mean.max()  # a logarithm has no place for zero and its rounding
-        drawn: Any = {"marker": "o", "ms": 5}
-        bands = low[seen], high[seen]
-        labels.append(style.named_line(left, x[seen], mean[seen], words, ink, *bands, **drawn))
-    left.set(xscale="log", yscale="log", xlabel="local steps S of a round", ylabel="Frobenius norm")
-    style.log_axis(left.xaxis, tuple(sorted(steps["x"].unique())))
-    if (steps["deviation"][steps["x"] == 1] < 1e-6).any():
-        style.note(left, 0.02, 0.06, "S = 1: D = 0", style.WRONG, 9, weight="bold")
-    left.set_title("From two steps on, D grows faster")
-    style.draw_labels(left, labels)
-    x, mean, low, high = tidy.bands(split, "x", "relative")
-    place = np.arange(len(x))
-    right.vlines(place, low, high, color=style.WRONG, lw=1.4)
-    right.plot(place, mean, "o-", color=style.WRONG, ms=6)
-    right.set(xlabel="Dirichlet concentration β of the labels", ylim=(0, None))
-    right.set(ylabel="‖D‖ / ‖mean of the products‖", title="D is larger for unlike clients")
-    right.set_xticks(place, ["at random" if np.isinf(value) else f"{value:g}" for value in x])
-    count = steps.groupby("x").size().min()
-    style.footer(figure, f"means and 95 % intervals of {count} seeds, one round, no privacy")
-    return figure
-
-
-@style.paper()
-def private_deviation(rounds: Any, closed: float) -> style.Picture:
-    """Draws the deviation of private rounds beside that of the noise alone, and its relative size.
-
-    Args:
-        rounds: a frame with x (round), deviation (Frobenius norm of a layer) and relative (of all
-            layers), a row a seed.
-        closed: the norm that the closed form gives to the noise, without data.
-    Guarantees: test_private_rounds_stand_beside_the_closed_form.
-    """
-    figure, (left, right) = style.row(8.6, 3.4, (0.17, 0.71), (0.075, 0.385), (0.59, 0.385))
-    for ax, column in ((left, "deviation"), (right, "relative")):
-        x, mean, low, high = tidy.bands(rounds, "x", column)
-        ax.vlines(x, low, high, color=style.WRONG, lw=1.6)
-        style.dots(ax, x, mean, style.WRONG, 7, zorder=3)
-        ax.set(xlabel="round", xticks=x, ylim=(0, 1.25 * high.max()))
-    left.axhline(closed, color=style.INK, lw=1.6)
-    words = f"closed form, without any data: {closed:.2f}"
-    style.note(left, 0.98, 0.9, words, style.INK, 9, ha="right", weight="bold")
-    left.set(ylabel="‖γ D‖ of a layer, root mean square", title="The noise alone predicts D")
-    right.set(ylabel="‖D‖ / ‖mean of the products‖", title="Relative to the product it falls")
-    count = rounds.groupby("x").size().min()
-    style.footer(figure, f"means and 95 % intervals of {count} seeds")
     return figure
 
 

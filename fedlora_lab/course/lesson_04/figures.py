@@ -20,16 +20,14 @@ from fedlora_lab.lora import peft
 from fedlora_lab.measures.deviation import noise_energies
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.plots import style, tidy
-from fedlora_lab.plots import theory_checks as checks
-from fedlora_lab.plots.training_curves import TERMS
+from fedlora_lab.plots import tidy
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.mechanism import gaussian_noise
 from fedlora_lab.tasks.task import Task
 
 WORDS = {"noise_B": "noise on B", "noise_A": "noise on A", "noise_BA": "noise × noise"}
-COLOURS = {term: TERMS[term][0] for term in WORDS} | {"signal": style.RIGHT}
-STD = "τ, standard deviation of the noise on each entry of B and A"
+PARTS = {"signal": "learned product", **WORDS}
+"""What the product consists of: term -> words."""
 
 
 def gathered_noise(task: Task, privacy: Privacy, plan: Plan, seeds: Sequence[int]) -> Any:
@@ -42,7 +40,8 @@ def gathered_noise(task: Task, privacy: Privacy, plan: Plan, seeds: Sequence[int
     Args: task, privacy, plan: of the runs, in the example unit under plain SGD; seeds: of them.
     Returns: columns seed, round, kind ("gathered", or "round": of this round's noise alone, as the
         records have it), term ("signal", "noise_B", "noise_A", "noise_BA"), value: energies γ²‖…‖²,
-        added up over the layers; and term "accuracy" of kind "run", at the start and the end.
+        added up over the layers, and their words as part; and term "accuracy" of kind "run", at the
+        start and the end.
     Guarantees: the noise drawn again is that of the run
         (test_the_noise_drawn_again_is_that_of_the_run).
     """
@@ -52,16 +51,16 @@ def gathered_noise(task: Task, privacy: Privacy, plan: Plan, seeds: Sequence[int
             rows.append((seed, record.index, "run", "accuracy", record.metrics["accuracy"]))
             if not record.index:
                 continue
-            found = dict.fromkeys(("signal", *WORDS), 0.0)
+            energies = dict.fromkeys(PARTS, 0.0)
             for a, b, xi_a, xi_b in layers.values():
-                parts = noise_energies(a, b, xi_a, xi_b, scaling)
-                parts["signal"] = float((scaling * (b @ a)).square().sum())
-                found = {term: value + parts[term] for term, value in found.items()}
+                of_layer = noise_energies(a, b, xi_a, xi_b, scaling)
+                of_layer["signal"] = float((scaling * (b @ a)).square().sum())
+                energies = {term: value + of_layer[term] for term, value in energies.items()}
             frame = record.layers.groupby("measure")["value"].sum()
-            rows += [(seed, record.index, "gathered", term, x) for term, x in found.items()]
+            rows += [(seed, record.index, "gathered", term, x) for term, x in energies.items()]
             rows += [(seed, record.index, "round", term, float(frame[term])) for term in WORDS]
     table = pd.DataFrame(rows, columns=["seed", "round", "kind", "term", "value"])
-    return table.dropna(subset="value")
+    return table.assign(part=table["term"].map(PARTS)).dropna(subset="value")
 
 
 def split_run(
@@ -95,7 +94,8 @@ def _round_noise(
     shapes: Any, task: Task, privacy: Privacy, plan: Plan, seed: int, t: int
 ) -> dict[ParamKey, torch.Tensor]:
     """Draws the noise of round t on the averaged factors: the mean over the clients."""
-    clients, sigmas = range(len(task.clients)), privacy.noise_multiplier
+    clients = range(len(task.clients))
+    sigmas = privacy.noise_multiplier
     each = sigmas if isinstance(sigmas, tuple) else [sigmas] * len(clients)
     std = [float(s or 0) * privacy.clip_norm for s in each]
     total = {key: torch.zeros(shape, dtype=torch.float64) for key, shape in shapes.items()}
@@ -106,53 +106,6 @@ def _round_noise(
     return total
 
 
-@style.paper()
-def noise_by_round(table: Any, predicted: float) -> style.Picture:
-    """Draws signal and noise energy in the product over the rounds, and the quadratic share.
-
-    Args: table: as `gathered_noise` gives it; predicted: ρ at the last round.
-    Guarantees: the lines are the means over seeds (test_the_rounds_are_drawn_as_they_are).
-    """
-    gathered, seeds = table[table["kind"] == "gathered"], table["seed"].nunique()
-    figure, (ax, right) = style.row(10.2, 4.1, (0.16, 0.74), (0.065, 0.39), (0.6, 0.26))
-    last, labels = int(gathered["round"].max()), []
-    names = {"signal": "learned product", **WORDS}
-    means = {}
-    for term, words in names.items():
-        part = gathered[gathered["term"] == term].groupby("round")["value"]
-        bands, means[term] = zip(*part.apply(tidy.confidence_interval), strict=True), part.mean()
-        drawn = means[term].index, means[term], words, COLOURS[term]
-        labels.append(style.named_line(ax, *drawn, *(np.maximum(x, 1e-3) for x in bands)))
-    over = means["noise_BA"] >= means["noise_B"]
-    ax.set(yscale="log", xlim=(1, last), ylim=(1e-2, 200), xlabel="round")
-    ticks = [1, *range(5, last + 1, 5)]
-    ax.set(ylabel="energy in γ B A", title="Noise × noise overtakes the noise on B")
-    style.log_axis(ax.yaxis, (0.01, 0.1, 1, 10, 100))
-    if over.any():
-        at = int(over.idxmax())
-        where: Any = {"marker": "*", "color": style.INK, "ms": 14, "mec": style.CARD, "zorder": 5}
-        ax.plot([at], [means["noise_BA"][at]], **where)
-        style.note(ax, 0.03, 0.95, f"★ in round {at}", style.INK, 9, va="top", weight="bold")
-    style.draw_labels(ax, labels, together=False)
-    shares, told = quadratic_shares(table), []
-    for kind, words, colour in (
-        ("gathered", "of all that has gathered", style.INK),
-        ("round", "of a single round's noise", style.GREY),
-    ):
-        mean = shares[shares["kind"] == kind].groupby("round")["share"].mean()
-        told.append(style.named_line(right, mean.index, mean, words, colour))
-    closed = np.arange(1, last + 1) / last * predicted
-    right.plot(range(1, last + 1), closed / (1 + closed), color=style.SERIES[0], ls=style.DASHED)
-    right.set(xlim=(1, last), ylim=(0, 0.8), xlabel="round", ylabel="share of noise × noise")
-    for axes in (ax, right):
-        axes.set_xticks(ticks)
-    right.set_title("A single round's share hides it")
-    style.note(right, 0.03, 0.95, "dashed: ρ/(1 + ρ)", style.SERIES[0], 8.5, va="top")
-    style.draw_labels(right, told, together=False, wide=12)
-    style.footer(figure, f"means of {seeds} seeds, band: 95 % interval; energies of all layers")
-    return figure
-
-
 def quadratic_shares(table: Any) -> Any:
     """Computes the share of noise × noise: columns kind, seed, round, share."""
     noise = table[table["term"].isin([*WORDS])]
@@ -160,62 +113,28 @@ def quadratic_shares(table: Any) -> Any:
     return (wide["noise_BA"] / wide[[*WORDS]].sum(axis=1)).rename("share").reset_index()
 
 
-def _factors(rank: int, width: int, size_B: float) -> tuple[Any, Any]:
-    """Makes B (width, r) and A (r, width) with ‖A‖² = r / 3 (Kaiming) and ‖B‖ = size_B ‖A‖."""
+def factors_at_start(rank: int, width: int, size_B: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Makes B (width, r) and A (r, width) with ‖A‖² = r / 3, as PEFT draws it on average.
+
+    Args: rank, width: of the layer; size_B: ‖B‖ over ‖A‖, 0 at the start of training.
+    """
     A = np.full((rank, width), (3 * width) ** -0.5)
     return size_B * A.T, A
 
 
-@style.paper()
-def noise_amplification(
-    std: float = 0.05, rank: int = 4, alpha: float = 8.0, width: int = 64, size_B: float = 0.0
-) -> tuple[style.Picture, str]:
-    """Draws the energies of the three noise terms over τ, and their shares at one τ.
+def energies_by_noise(rank: int, width: int, alpha: float, size_B: float = 0.0) -> pd.DataFrame:
+    """Computes the energies of the noise terms in γ B A over τ; columns tau, part, value.
 
-    Args:
-        std: of the noise on every entry of both factors; rank, alpha: of the adapter.
-        width: d_in = d_out.
-        size_B: norm of B over norm of A, 0 at the start.
-
-    Returns: the figure, and what it shows in words.
-    Guarantees: the lines are `theory.noise_terms` (test_the_amplifier_draws_the_theory).
+    Args: rank, alpha, width: of adapter and layer; size_B: as of `factors_at_start`.
+    Guarantees: test_the_energies_are_the_theory.
     """
-    B, A = _factors(rank, width, size_B)
-    one = theory.noise_terms(B, A, 1.0, 1.0, alpha / rank)
-    here = theory.noise_terms(B, A, std, std, alpha / rank)
-    linear = one.linear_B + one.linear_A
-    cross = float(np.sqrt(linear / one.quadratic))
-    shares = [value / here.total for value in here]
-    s = np.array([1e-3, 1.0])
-    figure, (ax, right) = style.row(8.4, 3.6, (0.15, 0.69), (0.08, 0.5), (0.725, 0.265))
-    place = 0.0
-    for (term, words), power, value in zip(WORDS.items(), (2, 2, 4), one, strict=True):
-        if value > 0:
-            # With equal factors two of the lines are one: both stay visible.
-            mark, dash = ("– –", style.DASHED) if term == "noise_A" else ("—", "-")
-            ax.plot(s, value * s**power, color=COLOURS[term], ls=dash)
-            style.note(ax, place, 1.04, f"{mark} {words}", COLOURS[term], 8.5, weight="bold")
-            place += 0.07 + 0.0163 * len(f"{mark} {words}")
-    ax.axvline(std, color=style.INK, lw=1.2, ls=(0, (2, 2)))
-    ax.plot([cross], [linear * cross**2], marker="*", color=style.INK, ms=14, mec=style.CARD)
-    ax.set(xscale="log", yscale="log", xlim=(1e-3, 1), ylim=(1e-6, 1e6), xlabel=STD)
-    ax.set_ylabel("energy in γ B A")
-    style.log_axis(ax.xaxis, (0.001, 0.01, 0.1, 1))
-    style.log_axis(ax.yaxis, (1e-6, 1e-3, 1, 1e3, 1e6))
-    ax.set_yticklabels(["10⁻⁶", "0.001", "1", "1,000", "10⁶"])
-    ax.set_title(f"Noise × noise takes over at τ = {cross:.3g} (★)", y=1, pad=22)
-    right.barh(range(3), shares, color=list(COLOURS.values()), height=0.62)
-    for i, share in enumerate(shares):
-        words = f"{share:.0%}" + (", since B = 0" if i == 1 and size_B == 0 else "")
-        right.text(share + 0.02, i, words, fontsize=10, va="center", weight="bold")
-    right.set(xlim=(0, 1.18), ylim=(2.6, -0.6), xticks=(0, 0.5, 1), xlabel="share of the energy")
-    right.set_yticks(range(3), list(WORDS.values()))
-    right.set_title(f"At τ = {std:.3g}: {shares[2]:.0%}", y=1, pad=22)
-    return figure, (
-        f"Noise of τ = {std:.3g}, rank {rank}, {width} × {width} layer, α = {alpha:g}: the product "
-        f"moves by {here.total**0.5:.3g} (root mean square norm). Noise × noise carries "
-        f"{shares[2]:.0%} of the energy and takes over at τ = {cross:.3g}."
-    )
+    B, A = factors_at_start(rank, width, size_B)
+    rows = []
+    for tau in np.geomspace(1e-3, 1, 13):
+        terms = theory.noise_terms(B, A, tau, tau, alpha / rank)
+        # A term of B is zero at the start, and has no place on a logarithmic axis.
+        rows += [(tau, *pair) for pair in zip(WORDS.values(), terms, strict=True) if pair[1] > 0]
+    return pd.DataFrame(rows, columns=["tau", "part", "value"])
 
 
 def ratio_draws(
@@ -231,7 +150,8 @@ def ratio_draws(
     rows = []
     for d_in, count, std, seed in product(widths, releases, stds, range(seeds)):
         rng = Streams(seed).numpy("ratio draws", d_in, count, round(1e9 * std))
-        A, B = rng.uniform(-1, 1, (4, d_in)) / d_in**0.5, np.zeros((64, 4))
+        A = rng.uniform(-1, 1, (4, d_in)) / d_in**0.5
+        B = np.zeros((64, 4))
         drawn = (std * sum(rng.standard_normal(x.shape) for _ in range(count)) for x in (A, B))
         xi_A, xi_B = map(torch.from_numpy, drawn)
         terms = noise_energies(torch.from_numpy(A), torch.from_numpy(B), xi_A, xi_B, 1.0)
@@ -247,99 +167,42 @@ def run_ratios(table: Any, predicted: float, rounds: Sequence[int]) -> Any:
     """
     part = table[(table["kind"] == "gathered") & table["round"].isin(rounds)]
     wide = part.pivot_table("value", ["round", "seed"], "term").reset_index()
-    rho, names = predicted * wide["round"] / table["round"].max(), ["noise_B", "noise_BA"]
-    words = {"noise_B": "linear", "noise_BA": "quadratic"}
-    found = wide[["seed", *names]].rename(columns=words)
-    return found.assign(setting="private training", rho=rho)
+    energies = wide.rename(columns={"noise_B": "linear", "noise_BA": "quadratic"})
+    rho = predicted * wide["round"] / table["round"].max()
+    columns = ["seed", "linear", "quadratic"]
+    return energies[columns].assign(setting="private training", rho=rho)
 
 
-@style.paper()
-def ratio_check(draws: Any) -> tuple[style.Picture, Any]:
-    """Draws noise × noise over linear noise against ρ: one line for all settings.
+def ratio_table(draws: pd.DataFrame) -> pd.DataFrame:
+    """Computes noise × noise over linear noise beside ρ, for `fl.plots.closed_form`.
 
     Args: draws: columns setting, rho, seed, linear, quadratic.
-    Returns: the figure; and a table setting, rho, measured, expected, half, inside.
-    Guarantees: right dots lie inside their bands nearly always, dots 15 % off nearly never
+    Returns: columns group (the setting), x and closed (both ρ), mean, low, high.
+    Guarantees: intervals of right ratios hold ρ nearly always, of ratios 15 % off nearly never
         (test_the_check_judges).
     """
     rows = []
     for (setting, rho), part in draws.groupby(["setting", "rho"], sort=False):
-        linear, quadratic = part["linear"], part["quadratic"]
+        linear = part["linear"]
         # The ratio of two means spreads as the residuals about the line through the origin do.
-        low, high = tidy.confidence_interval((quadratic - rho * linear) / linear.mean())
-        rows.append((setting, rho, quadratic.mean() / linear.mean(), rho, (high - low) / 2))
-    table = checks.ratio_table(rows, "setting", "rho")
-    figure, left, right = checks.ratio_panels()
-    line = np.array([0.5 * table["rho"].min(), 2 * table["rho"].max()])
-    left.plot(line, line, color=style.INK, lw=1)
-    for place, (setting, part) in enumerate(table.groupby("setting", sort=False)):
-        colour = style.SERIES[place] if place < 3 else style.INK
-        style.dots(left, part["rho"], part["measured"], colour, 5.5)
-        checks.draw_ratios(right, part["rho"] * 1.05 ** (place - 1), part, colour)
-        put: Any = {"va": "top", "weight": "bold"}
-        style.note(left, 0.03, 0.95 - 0.07 * place, str(setting), colour, 9, **put)
-    ticks = (0.01, 0.1, 1, 10)
-    for ax in (left, right):
-        ax.set(xscale="log", xlabel="ρ = 3 d_in N τ², from public numbers")
-        style.log_axis(ax.xaxis, ticks)
-    left.set(yscale="log", ylabel="noise × noise / linear noise, measured")
-    style.log_axis(left.yaxis, ticks)
-    checks.finish_ratios(figure, right, table, "the setting's")
-    left.set_title("Width, noise and releases fall onto one line")
-    return figure, table
+        off = tidy.confidence_interval((part["quadratic"] - rho * linear) / linear.mean())
+        rows.append((setting, rho, rho, part["quadratic"].mean() / linear.mean(), *off))
+    table = pd.DataFrame(rows, columns=["group", "x", "closed", "mean", "low", "high"])
+    return table.assign(low=table["x"] + table["low"], high=table["x"] + table["high"])
 
 
-@style.paper()
-def clip_trials(trials: Any) -> style.Picture:
-    """Draws how far FedLoRA is ahead of FFA-LoRA against ρ, a colour for each ε.
+def decision_tables(film: dict[str, Any], scan: int, rounds: Sequence[int]) -> dict[str, Any]:
+    """Tabulates class probabilities of one scan after some rounds, with and without the noise.
 
-    Args: trials: columns epsilon, rho, fedlora, ffa-lora.
+    Args: film: as `decisions_film` gives it; scan: which of its scans; rounds: the columns.
+    Guarantees: test_the_tables_are_the_films.
     """
-    figure, (ax,) = style.panels(7.6, 4.0, (0.1, 0.16, 0.68, 0.74))
-    ax.axhline(0, color=style.INK, lw=1)
-    for colour, (epsilon, part) in zip(style.SERIES, trials.groupby("epsilon")):
-        part = part.sort_values("rho")
-        gap = part["fedlora"] - part["ffa-lora"]
-        ax.plot(part["rho"], gap, color=colour, lw=1, alpha=0.5)
-        style.dots(ax, part["rho"], gap, colour, 8)
-        place = 0.42 - 0.09 * sorted(trials["epsilon"].unique()).index(epsilon)
-        style.note(ax, 0.03, place, f"ε = {epsilon:g}", colour, 10, weight="bold")
-    ax.set(xscale="log", xlabel="ρ, both factors moving", ylim=(-0.6, 0.1))
-    ax.set_ylabel("accuracy, FedLoRA − FFA-LoRA")
-    ax.set_title("With the clip norm given, FedLoRA falls behind where ρ is large")
-    style.log_axis(ax.xaxis, (0.1, 1, 10))
-    style.footer(figure, "one tuning seed on validation data, the best rate at each clip norm")
-    return figure
-
-
-@style.paper()
-def decision_strip(film: Any, scan: int, rounds: Sequence[int]) -> style.Picture:
-    """Draws class probabilities of one scan after some rounds, with and without the noise.
-
-    Args: film: as `decisions_film` gives it; scan: which of its scans; rounds: the frames.
-    Guarantees: the bars are the film's (test_the_strip_is_drawn_from_the_film).
-    """
-    one, places = film["scans"][scan], np.arange(10)
-    starts = np.linspace(0.18, 0.99, len(rounds) + 1)[:-1]
-    wide = starts[1] - starts[0] - 0.018
-    across = (0.01, 0.1), *((start, wide) for start in starts)
-    figure, (left, *frames) = style.row(10.2, 3.2, (0.2, 0.45), *across)
-    left.imshow(np.reshape(one["pixels"], (8, 8)), cmap="gray", vmin=0, vmax=1)
-    left.set_title(f"a {one['truth']}")
-    left.set_axis_off()
-    for ax, t in zip(frames, rounds, strict=True):
-        noisy, clean = one["noisy"][t], one["clean"][t]
-        ax.bar(places - 0.2, noisy, 0.4, color=style.SERIES[1])
-        ax.bar(places + 0.2, clean, 0.4, color=style.RIGHT)
-        ax.set(ylim=(0, 1), yticks=(0, 0.5, 1), xticks=places, xlabel="digit")
-        ax.tick_params(labelsize=7.5, labelleft=ax is frames[0])
-        ax.set_title(f"round {t}: says {int(np.argmax(noisy))}", fontsize=9.5)
-    frames[0].set_ylabel("probability")
-    style.note(frames[0], 0, 1.24, "■ as trained", style.SERIES[1], 9, weight="bold")
-    style.note(frames[1], 0, 1.24, "■ noise taken out", style.RIGHT, 9, weight="bold")
-    words = "As noise gathers, the decision on one scan goes back and forth"
-    figure.text(0.01, 0.92, words, color=style.INK, fontsize=11, weight="bold")
-    return figure
+    frames = film["scans"][scan]
+    titles = {"noisy": "as trained", "clean": "noise taken out"}
+    return {
+        f"{words} (a {frames['truth']})": pd.DataFrame({t: frames[name][t] for t in rounds})
+        for name, words in titles.items()
+    }
 
 
 FILM = Path(__file__).with_name("decisions.json")

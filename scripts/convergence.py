@@ -24,7 +24,7 @@ from fedlora_lab.federated.run import run
 from fedlora_lab.methods.method import Cycle
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.published import FedLoRA
-from fedlora_lab.plots import style, theory_check, tidy
+from fedlora_lab.plots import closed_form, style, tidy
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.tasks.regression import regression
 from fedlora_lab.tasks.task import Task
@@ -365,7 +365,7 @@ def start_draws(
         share: of A, as `drawn_start` takes it.
         final: what gives the last losses of runs, called as `final_losses`.
 
-    Returns: a table as `plots.theory_check` takes it: x is c, a group is a std.
+    Returns: a table as `plots.closed_form` takes it: x is c, a group is a std.
     """
     task, rows = task or toy(), []
     A, problem = drawn_start(task, 2, share), problem_of(task)
@@ -384,7 +384,7 @@ def curve_draws(std: float = 0.03, seeds: Sequence[int] = range(20)) -> Any:
     """Loss above that of the best weight, of one factor, turns and both factors over the rounds.
 
     Args: std, seeds: of the noise.
-    Returns: a table as `plots.theory_check` takes it: x is a round, a group is a family.
+    Returns: a table as `plots.closed_form` takes it: x is a round, a group is a family.
     """
     task, rows = toy(), []
     A, problem = drawn_start(task, 2, share=0.5), problem_of(task)
@@ -405,7 +405,7 @@ def curve_check(table: Any) -> style.Picture:
     Args: table: as of `curve_draws`.
     """
     title = "Two moments of the factors predict the mean loss"
-    return theory_check(table, x="round", y="expected loss above the least", title=title)
+    return closed_form(table, x="round", y="expected loss above the least", title=title)
 
 
 def start_check(table: Any) -> style.Picture:
@@ -416,7 +416,7 @@ def start_check(table: Any) -> style.Picture:
     table = table[np.isfinite(table[["mean", "closed"]]).all(axis=1)]  # the others diverge
     words = "c: A starts c times larger, at 1/c of the scale"
     title = "How large A should start is known before the run"
-    return theory_check(table, x=words, y="expected final loss", title=title)
+    return closed_form(table, x=words, y="expected final loss", title=title)
 
 
 @style.paper()

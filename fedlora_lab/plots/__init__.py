@@ -7,15 +7,17 @@
 'Test loss'
 """
 
-from fedlora_lab.plots.grammar import closed_form, film, heat, intervals, lines, measurements
-from fedlora_lab.plots.method_diagrams import method_diagram, method_diagrams
-from fedlora_lab.plots.theory_checks import (
-    Measurements,
-    band_check,
+from fedlora_lab.plots.grammar import (
+    closed_form,
+    film,
+    heat,
+    intervals,
+    lines,
+    measurements,
     share_inside,
-    theory_check,
-    tradeoff,
 )
+from fedlora_lab.plots.method_diagrams import method_diagram, method_diagrams
+from fedlora_lab.plots.theory_checks import tradeoff
 from fedlora_lab.plots.training_curves import (
     curves,
     deviation,
@@ -26,8 +28,6 @@ from fedlora_lab.plots.training_curves import (
 from fedlora_lab.plots.verdicts import forest, regime
 
 __all__ = [
-    "Measurements",
-    "band_check",
     "closed_form",
     "curves",
     "deviation",
@@ -43,7 +43,6 @@ __all__ = [
     "overview",
     "regime",
     "share_inside",
-    "theory_check",
     "tradeoff",
     "traffic",
 ]

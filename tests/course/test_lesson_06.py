@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from frames import words
@@ -49,12 +48,9 @@ def test_separation_follows_the_closed_form(rule, mu):
 @pytest.mark.parametrize(("clip", "mu"), [("factor", 1.8 / 0.9), ("product", 1 / 0.9)])
 def test_the_regulator_shows_the_real_mu(clip, mu):
     figure: Any = figures.regulator(first=1.8, second=0.6, sigma=0.9, clip=clip)
-    assert f"real {mu:.2f}" in words(figure)
-    assert f"promised {1 / 0.9:.2f}" in words(figure)
+    assert f"μ = {mu:.2f} deviations long (promised {1 / 0.9:.2f})" in words(figure)
     said = "less well than promised" if clip == "factor" else "as promised"
     assert f"hidden {said}" in words(figure)
-    x, y = figure.axes[2].lines[1].get_data()
-    assert x[np.argmax(y)] == pytest.approx(mu, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -103,23 +99,3 @@ def test_the_strip_shows_the_worst_change_of_each_round(path):
     for t in (1, 2, 3):
         assert f"round {t}: {path[1][t - 1]['moves']} moves" in titles
         assert f"{path[1][t - 1]['stretches'][0] / 0.5:.1f}" in shown
-    walk = figure.axes[-1].lines
-    ends = [(line.get_xdata()[-1], line.get_ydata()[-1]) for line in walk]
-    assert ends == [tuple(one["to"]) for one in path[1]]
-
-
-def test_the_comparisons_draw_the_closed_form_and_the_means():
-    rows = [
-        (panel, slug, t, factor * t + off, factor * t)
-        for panel in ("one", "two")
-        for slug, factor in (("fedlora", 4.0), ("rolora", 2.0))
-        for t in (1, 2, 3)
-        for off in (-0.1, 0.1)
-    ]
-    table = pd.DataFrame(rows, columns=["panel", "method", "x", "energy", "closed"])
-    figure: Any = figures.noise_comparisons(table)
-    for ax in figure.axes:
-        drawn = [list(line.get_ydata()) for line in ax.lines]
-        for form in ([4.0, 8.0, 12.0], [2.0, 4.0, 6.0]):  # the line, and the dots on it
-            assert sum(one == pytest.approx(form) for one in drawn) == 2
-    assert "FedLoRA 12" in words(figure) and "RoLoRA 6" in words(figure)

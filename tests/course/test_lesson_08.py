@@ -1,10 +1,8 @@
 """Notebook 08: what the quantiser costs, what it hides, and from whom."""
 
-import itertools
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from frames import limits, marked
@@ -12,9 +10,7 @@ from frames import limits, marked
 import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.course.lesson_08 import figures
-from fedlora_lab.course.lesson_08.server_form import ServerForm
 from fedlora_lab.methods.quantization import REACH, normal_float, normal_levels
-from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.tasks.task import concatenate
 
 
@@ -53,13 +49,6 @@ def test_normal_levels():
         )
     (marks,) = marked(figures.code_levels(3).axes[0], "o")
     np.testing.assert_allclose(marks.get_xdata() / marks.get_xdata().max(), normal_levels(3))
-
-
-def test_the_closed_form_holds_the_measurements():
-    _, table = figures.quantiser_check((2, 4), (16, 64), seeds=100, size=256)
-    assert len(table) == 4
-    assert table["inside"].mean() >= 0.9
-    assert ((table["measured"] - 1.2 * table["expected"]).abs() > table["half"]).all()
 
 
 def test_the_quantiser_figure_states_the_measured_error():
@@ -124,57 +113,9 @@ def test_accuracy_per_holder():
         figures.model_protection(last, method, seen, last=9)
 
 
-def test_the_accuracies_per_holder_are_drawn():
-    rows = [
-        (w, s, who, "accuracy", 0.5 + 0.01 * s + 0.1 / w)
-        for w, s, who in itertools.product((2, 4), (0, 1), figures.HOLDERS)
-    ]
-    table = pd.DataFrame(rows, columns=["width", "seed", "method", "measure", "value"])
-    ax = figures.accuracy_per_holder(table, 0.4, "title").axes[0]
-    lines = [line.get_ydata() for line in marked(ax, "o")]
-    np.testing.assert_allclose(lines, [[0.555, 0.53]] * len(figures.HOLDERS))
-
-
-def test_the_cosines_are_drawn():
-    rows = [
-        (t, s, w, 1 - 0.1 / w - 0.01 * s - t / 100) for t in (1, 5) for s in (0, 1) for w in (2, 4)
-    ]
-    table = pd.DataFrame(rows, columns=["round", "seed", "width", "cosine"])
-    lines = [
-        line.get_ydata() for line in marked(figures.gradient_accuracy(table, "t").axes[0], "o")
-    ]
-    np.testing.assert_allclose(lines, [[0.935, 0.96], [0.895, 0.92]])
-
-
-def test_the_four_forms_are_drawn():
-    traces = {"one": [(0.3, 0.5), (0.4, 1.0)], "two": [(0.1, 0.0), (0.2, 0.0)]}
-    for ax, trace in zip(figures.four_forms(traces, 0.6).axes, traces.values(), strict=True):
-        sent, held = (np.array(line.get_ydata()).tolist() for line in ax.lines[:2])
-        assert list(zip(held, sent, strict=True)) == trace
-
-
-def test_the_forms_of_fedlpp_by_hand():
-    """In round 3 of 10: forms 2 and 3 are the mean of the uploads, form 4 goes 0.7 of the way."""
-    key, other = ParamKey("B", "layer"), ParamKey("A", "layer")
-    held, received, *sent_up = torch.randn(5, 4, 2, generator=torch.Generator().manual_seed(0))
-    state = ServerState({key: held, other: torch.ones(2, 3)}, round=3, planned=10)
-    sent, weights = state.replace_tensors({key: received}), torch.tensor([0.5, 0.2, 0.3])
-    mean = sum(w * x for w, x in zip(weights, sent_up, strict=True))
-    for form, expected in {2: mean, 3: mean, 4: held + 0.7 * (mean - held)}.items():
-        after = ServerForm(form)(state, sent, {key: torch.stack(sent_up)}, weights)
-        torch.testing.assert_close(after.tensors[key], expected)
-        assert after.tensors[other] is state.tensors[other]
-
-
-def test_the_forms_are_compared():
-    rows = [(f, s, 0.7 + 0.01 * f + 0.02 * s) for f in (1, 2, 3, 4) for s in (0, 1)]
-    table = pd.DataFrame(rows, columns=["form", "seed", "accuracy"])
-    drawn = marked(figures.accuracy_by_form(table, 0.6, "title").axes[0], "D")
-    assert [line.get_xdata()[0] for line in drawn] == pytest.approx([0.72, 0.73, 0.74, 0.75])
-
-
-def test_the_differences_are_drawn():
-    found = [fl.report.PairedDifference(0.001 * i, -0.002, 0.004, 20) for i in range(3)]
-    for ax in figures.differences({"a": found, "b": found}, "title").axes:
-        (means,) = marked(ax, "o")
-        assert list(means.get_xdata()) == [0.0, 0.001, 0.002]
+def test_the_closed_form_holds_the_measurements():
+    """And a closed form that is a fifth larger holds none."""
+    table = figures.quantiser_table((2, 4), (16, 64), seeds=100, size=256)
+    assert len(table) == 4
+    assert fl.plots.share_inside(table) >= 0.75
+    assert fl.plots.share_inside(table.assign(closed=1.2 * table["closed"])) == 0

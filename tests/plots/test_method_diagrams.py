@@ -77,14 +77,6 @@ def test_a_page_of_diagrams_is_the_table():
     assert [title for title in titles if title in names] == names
 
 
-@pytest.mark.parametrize("cycle", [fl.Cycle(("AB",)), fl.Cycle(("B B A",))])
-def test_timeline_follows_the_schedule(cycle):
-    figure: Any = lesson.timeline(cycle, rounds=4, steps=3)
-    moved = [cycle(t, s) for t in range(4) for s in range(3)]
-    assert sum(p.get_facecolor()[3] > 0 for p in figure.axes[0].patches) == sum(map(len, moved))
-    assert f"{sum('A' in word for word in moved) / 12:.0%} of steps" in words(figure)
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -94,7 +86,6 @@ def test_timeline_follows_the_schedule(cycle):
             lambda: plots.method_diagram("rolora", rounds=0),
             "^rounds=0: expected a whole number >= 1",
         ),
-        (lambda: lesson.timeline(lambda t, s: "C"), 'expected "A", "B" or "AB"'),
         (lambda: live_figure(None, rounds=0, start=0.5), "^rounds=0: expected"),
     ],
 )

@@ -318,12 +318,12 @@ def test_names_do_not_overlap(frame, draw):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*FRAME_PLOTS, "method_diagrams", "timeline", "live_figure"])
+@pytest.mark.parametrize("name", [*FRAME_PLOTS, "method_diagrams", "live_figure"])
 def test_nothing_is_cut_off_and_nothing_leaks(frame, name, nothing_leaks):
     long = pd.concat([frame, tidy_frame(("la-lora-unfiltered", "deer-literal"))])
-    given: Any = {"method_diagrams": (), "timeline": (fl.Cycle(("B A",)),)}
+    given: Any = {"method_diagrams": ()}
     given["live_figure"] = (tidy_frame(("la-lora-unfiltered",), seeds=1),)
-    home = {"timeline": fl.course.lesson(6), "live_figure": fl.course.widgets}.get(name, plots)
+    home = {"live_figure": fl.course.widgets}.get(name, plots)
     figure = getattr(home, name)(*given.get(name, (long,)))
     style.png(figure)
     axes = ((*ax.texts, ax._left_title, ax.xaxis.label, ax.yaxis.label) for ax in figure.axes)

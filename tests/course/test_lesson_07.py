@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from frames import limits
@@ -94,41 +93,6 @@ def test_the_worth_is_the_best_steps_gain():
     assert theory.filter_worth(np.ones(4000), 5) == pytest.approx(0.375**2 / 0.2734375, abs=1e-3)
 
 
-def test_the_spectra_state_the_worth():
-    rng, names = np.random.default_rng(2), ("one", "two")
-    energies = {name: rng.uniform(size=64) * np.exp(-np.arange(64) / 9) for name in names}
-    picture: Any = figures.spectra(energies)
-    for ax, (name, energy) in zip(picture.axes, energies.items(), strict=True):
-        words = f"{name}: the filter is worth {theory.filter_worth(energy, 5):.2f}"
-        assert ax.get_title(loc="left") == words
-        assert sum(bar.get_height() for bar in ax.patches) == pytest.approx(len(ax.patches))
-
-
-def test_the_response_is_drawn_as_it_is():
-    ax: Any = figures.response(5, rows=400).axes[0]
-    amplitude, curve, energy, second = (line.get_ydata() for line in ax.lines)
-    assert amplitude == pytest.approx(curve[::2], abs=1e-9)
-    assert energy == pytest.approx(second[::2], abs=1e-9)
-    assert second == pytest.approx(curve**2)
-
-
-def test_the_differences_are_drawn():
-    rows = {"first": [0.1, 0.2, 0.3], "second": [-0.2, -0.3, -0.1]}
-    figure: Any = figures.forest({"left": rows, "right": rows}, "finding", "points")
-    for ax in figure.axes:
-        middles = [line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 1]
-        assert middles == pytest.approx([0.2, -0.2])
-
-
-def test_lines_are_means_over_seeds():
-    rows = [(name, x, seed, 10 * x + seed) for name in "ab" for x in (1, 2) for seed in (0, 1)]
-    table = pd.DataFrame(rows, columns=["name", "x", "seed", "value"])
-    figure: Any = figures.lines({"score": table}, "finding", "knob", log=True)
-    drawn = [line.get_ydata() for line in figure.axes[0].lines if len(line.get_xdata()) == 2]
-    assert [list(y) for y in drawn[:2]] == [[10.5, 20.5]] * 2
-    assert "mean of 2 seeds" in figure.texts[-1].get_text()
-
-
 def test_renumbered_sensors_are_the_same_task():
     """Its loss before training too; neighbours are alike in one numbering alone."""
     tasks = [figures.sensors(shuffle=shuffle, clients=2, examples=40) for shuffle in (False, True)]
@@ -152,3 +116,7 @@ def test_the_filter_figure_states_what_is_kept():
     kept, left = theory.filtered_energy(energy, 5), np.mean(theory.filter_response(5, 64) ** 2)
     assert titles[0] == f"kept: signal {kept:.0%}, noise {left:.0%}"
     assert titles[2] == "kept: signal 100%, noise 100%"
+
+
+def test_the_filter_keeps_what_the_closed_form_says():
+    assert fl.plots.share_inside(figures.filter_table()) == 1

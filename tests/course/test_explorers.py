@@ -26,10 +26,6 @@ CHANGE = np.diag(2.0 ** (1 - np.arange(8)))
             [{"A": np.ones(3)}, {"A": np.arange(3)}, {"A": np.array([2, 0, 1])}],
         ),
         (lesson(6).regulator, [{}, {"first": 2.6, "sigma": 2.5}, {"clip": "product", "angle": 90}]),
-        (
-            lesson(11).attack_under_noise,
-            [{}, {"noise": 3.0, "releases": 100, "rank": 32, "scan": 1}],
-        ),
     ],
 )
 def test_axes_stand_still(draw, calls):

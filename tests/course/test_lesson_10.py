@@ -1,15 +1,9 @@
 """Notebook 10: servers given the same uploads, what exactness costs, the noise that it keeps."""
 
-from typing import Any
-
 import numpy as np
 import pytest
-from frames import words
 
 import fedlora_lab as fl
-from fedlora_lab.course.lesson_10 import figures
-from fedlora_lab.course.lesson_10.figures import cost_and_deviation
-from fedlora_lab.plots import style
 
 LAYER = "blocks.1.value"
 
@@ -64,35 +58,3 @@ def test_sketch_errors_fall_to_the_best_of_the_rank(seen):
     assert both.mean()[2] > both.mean()[4] > both.mean()[16] == pytest.approx(best, rel=1e-3)
     assert both.min().min() >= best * (1 - 1e-3)
     assert common.max()[[4, 16]].max() < 1e-6 < 0.05 < common.min()[2]
-
-
-def test_cost_and_deviation_kinds():
-    table: Any = fl.methods.table()
-    found = cost_and_deviation(table, "down").set_index("method")
-    assert found.loc["fedex-lora", "bytes"] == table.loc["fedex-lora", "down"]
-    assert found.loc["fedsa-lora", "kind"] == found.loc["local", "kind"] == "own"
-    assert set(found.index[found["kind"] == "exact"]) == set(table.index[table["exact"]])
-    both = cost_and_deviation(table).set_index("method")["bytes"]
-    assert (both == table["up"] + table["down"]).all()
-    rows = [fl.methods.FFA.replace(name="mine"), fl.methods.FFA]
-    mine = cost_and_deviation(fl.methods.table(rows))
-    assert list(mine["method"]) == ["ffa-lora"], "what was not measured has no place"
-
-
-@pytest.mark.parametrize("way", ["both", "down"])
-def test_the_map_draws_every_row(way):
-    figure, found = figures.exactness_map(way=way), cost_and_deviation(fl.methods.table(), way)
-    for kind, ax in zip(("exact", "off", "own"), figure.axes, strict=True):
-        rows = found[found["kind"] == kind]
-        lines: Any = [line for line in ax.lines if line.get_marker() not in ("None", None, "")]
-        x, y = np.sort([line.get_xydata()[0] for line in lines], axis=0).T
-        np.testing.assert_allclose(x, sorted(rows["bytes"].clip(lower=ax.get_xlim()[0])))
-        shown = " ".join(words(figure).split())  # a long label is broken into lines
-        assert all(style.name(slug) in shown for slug in rows["method"])
-        if kind == "off":
-            np.testing.assert_allclose(y, sorted(rows["deviation"]))
-
-
-def test_the_figure_of_mean_products():
-    (ax,) = figures.mean_spectra({"one": [2.0, 1.0, 0.2, 0.0]}, rank=2).axes
-    np.testing.assert_allclose(np.asarray(ax.lines[0].get_ydata(), float), [1, 0.5, 0.1])

@@ -122,10 +122,11 @@ class NormWeighted(Rule):
             sizes = ((b.mT @ b) * (a @ a.mT)).sum((1, 2)).clamp(min=0).sqrt() * weights
             share = sizes / sizes.sum() * weights.sum() if sizes.sum() > 0 else weights
             for key in [key for key in keys if key in uploads]:
-                old, rows = state.tensors[key], uploads[key]
+                old = state.tensors[key]
+                rows = uploads[key]
                 # Weights that did not arrive stay with the old value, as in the plain mean.
-                kept = (1 - share.sum()).to(old) * old
-                changed[key] = kept + (share.to(rows) @ rows.flatten(1)).view_as(old)
+                absent = (1 - share.sum()).to(old) * old
+                changed[key] = absent + (share.to(rows) @ rows.flatten(1)).view_as(old)
         heads = {key: x for key, x in uploads.items() if not key.kind.scheduled}
         return mean(state, sent, heads, weights).replace_tensors(changed)
 
@@ -174,10 +175,13 @@ class ByLayer(Rule):
         return state.replace_tensors({key: like.new_tensor(x) for key, x in keys.items()})
 
     def __call__(self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor):
-        after, changed = mean(state, sent, uploads, weights), {}
+        after = mean(state, sent, uploads, weights)
+        changed = {}
         for layer in state.layers:
+            # The mode that the clients trained by in this round: released, like the scores.
             side = MODES[int(state.tensors[ParamKey("mode", layer)])]
-            moved, score = ParamKey(side, layer), ParamKey(f"score {side}", layer)
+            moved = ParamKey(side, layer)
+            score = ParamKey(f"score {side}", layer)
             old = state.tensors[score]
             if moved in uploads:
                 new = mean_inner_product(uploads[moved] - sent.tensors[moved]).to(old)
@@ -190,23 +194,29 @@ class ByLayer(Rule):
 
     def _next_mode(self, after: ServerState, layer: str, a: float, b: float) -> int:
         """The layer's mode for the round that comes: 0 moves B, 1 moves A."""
-        coming, warm = after.round + 1, math.ceil(self.warmup * after.planned - 1e-9)
-        if coming < warm:
+        coming = after.round + 1
+        warm = math.ceil(self.warmup * after.planned - 1e-9)
+        if coming < warm:  # alternating, B first
             return coming % 2
         if math.isnan(a) or math.isnan(b):  # this factor never moved
             return int(math.isnan(a) and not math.isnan(b))
         lead = (a - b) / (abs(a) + abs(b) + 1e-8)
         heat = max(self.coldest, self.cooling ** (coming + 1 - warm))
         chance = torch.sigmoid(torch.tensor(lead / heat, dtype=torch.float64))
+        # From the run's public stream of this round and layer: a client can repeat the draw.
         return int(after.random(layer).random() < chance)
 
 
 def mean_inner_product(changes: Tensor) -> Tensor:
     """The mean over pairs of different rows, at least 0; of a single row its squared norm."""
-    rows, count = changes.flatten(1).double(), len(changes)
+    rows = changes.flatten(1).double()
+    count = len(rows)
+    squares = rows.square().sum()
+    if count == 1:
+        return squares
     # Pairs alone: the noise of two clients is independent, that of a row with itself would add up.
-    total, own = rows.sum(0).square().sum(), rows.square().sum()
-    return ((total - own) / (count * (count - 1))).clamp(min=0) if count > 1 else own
+    pairs = rows.sum(0).square().sum() - squares
+    return (pairs / (count * (count - 1))).clamp(min=0)
 
 
 # ---- rules that use the mean of the products
@@ -228,12 +238,15 @@ def mean_product(
     # In float64: residuals and deviations are small differences from this mean.
     w = weights.double()
     if len(a) == 1:  # one A for all: the mean falls on B
-        left = [((w if len(b) > 1 else w.sum()[None]) @ b.flatten(1)).view_as(old_b)]
+        shares = w if len(b) > 1 else w.sum()[None]
+        left = [(shares @ b.flatten(1)).view_as(old_b)]
         right = [a[0]]
-    elif len(b) == 1:
-        left, right = [b[0]], [(w @ a.flatten(1)).view_as(old_a)]
+    elif len(b) == 1:  # one B for all: the mean falls on A
+        left = [b[0]]
+        right = [(w @ a.flatten(1)).view_as(old_a)]
     else:
-        left, right = list(w.view(-1, 1, 1) * b), list(a)
+        left = list(w.view(-1, 1, 1) * b)
+        right = list(a)
     # Weights that did not arrive stay with the old product, as in the plain mean.
     return torch.cat([(1 - w.sum()) * old_b, *left], 1), torch.cat([old_a, *right])
 
@@ -254,7 +267,8 @@ def leading_svd(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor,
 
 def _factors(a: Tensor, b: Tensor, rank: int) -> dict[str, Tensor]:
     """Both factors, padded to the rank: a product has no more directions than its smaller side."""
-    return dict(zip("AB", pad_to_rank(a, b, rank), strict=True))
+    a, b = pad_to_rank(a, b, rank)
+    return {"A": a, "B": b}
 
 
 class ProductRule(Rule, ABC):
@@ -266,11 +280,12 @@ class ProductRule(Rule, ABC):
     def initial_state(self, state: ServerState) -> ServerState:
         if "W" not in self.writes:
             return state
-        a, b = state.side("A"), state.side("B")
-        shapes = {layer: (len(b[layer]), a[layer].shape[1]) for layer in state.layers}
-        return state.replace_tensors(
-            {ParamKey("W", k): b[k].new_zeros(shape) for k, shape in shapes.items()}
-        )
+        a = state.side("A")
+        residuals = {
+            ParamKey("W", layer): b.new_zeros(len(b), a[layer].shape[1])
+            for layer, b in state.side("B").items()
+        }
+        return state.replace_tensors(residuals)
 
     @abstractmethod
     def layer(
@@ -285,11 +300,13 @@ class ProductRule(Rule, ABC):
         """
 
     def __call__(self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor):
-        after, changed = mean(state, sent, uploads, weights), {}
+        after = mean(state, sent, uploads, weights)
+        changed = {}
         for layer in state.layers:
             left, right = mean_product(state, sent, uploads, weights, layer)
             for side, value in self.layer(after, left, right, layer).items():
                 key = ParamKey(side, layer)
+                # Back in the state's precision: what clients receive is what is kept.
                 changed[key] = value.to(state.tensors[key])
         return after.replace_tensors(changed)
 
@@ -307,6 +324,7 @@ class MeanWithResidual(ProductRule):
     mean_gain: ClassVar[float | None] = 1.0
 
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
+        # In float64 the residual is what the mean of factors misses, and not rounding.
         a, b, w = (after.tensors[ParamKey(side, layer)].double() for side in "ABW")
         return {"W": w + left @ right - b @ a}
 
@@ -364,18 +382,19 @@ class MergeGains(Rule):
         return [math.prod(shapes[key]) for key in keys if key.side != "gain"]
 
     def __call__(self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor):
-        merged, gains = dict(uploads), [key for key in uploads if key.side == "gain"]
+        merged = dict(uploads)
+        gains = [key for key in uploads if key.side == "gain"]
         for key in gains:
-            core, gain = ParamKey("R", key.layer), merged.pop(key)
+            core = ParamKey("R", key.layer)
+            gain = merged.pop(key)
             rows = client_values(state, sent, uploads, core)
             blocks = rows.unflatten(1, (gain.shape[1], -1)) * gain[..., None, None]
             merged[core] = blocks.flatten(1, 2)
         # Each upload's gains are in its blocks now. Kept beside them they would count twice.
-        after, ones = mean(state, sent, merged, weights), {}
-        for key in gains:
-            if bool((state.tensors[key] != 1).any()):  # else they stay as clients know them
-                ones[key] = torch.ones_like(state.tensors[key])
-        return after.replace_tensors(ones)
+        after = mean(state, sent, merged, weights)
+        # A tensor that is all ones already stays the same one: clients need not receive it again.
+        changed = [key for key in gains if bool((state.tensors[key] != 1).any())]
+        return after.replace_tensors({key: torch.ones_like(state.tensors[key]) for key in changed})
 
 
 @dataclass(frozen=True)
@@ -412,16 +431,19 @@ class Sketch(ProductRule):
 
     def _sizes(self, shapes: Shapes, layer: str) -> tuple[int, int]:
         """Numbers of Y or Q, and of P."""
-        (rank, wide), (tall, _) = shapes[ParamKey("A", layer)], shapes[ParamKey("B", layer)]
+        rank, d_in = shapes[ParamKey("A", layer)]
+        d_out, _ = shapes[ParamKey("B", layer)]
         width = self.width or rank
-        return tall * width, wide * width
+        return d_out * width, d_in * width
 
     def upload_sizes(self, shapes: Shapes, keys: Sequence[ParamKey]) -> list[int]:
-        others = [math.prod(shapes[key]) for key in keys if key.side not in "AB"]
+        # Two sketches go up in the place of both factors; a head goes up as it is.
         layers = dict.fromkeys(key.layer for key in keys if key.side in "AB")
-        return others + [size for layer in layers for size in self._sizes(shapes, layer)]
+        sketches = [size for layer in layers for size in self._sizes(shapes, layer)]
+        return [math.prod(shapes[key]) for key in keys if key.side not in "AB"] + sketches
 
     def extra_download_sizes(self, shapes: Shapes) -> list[int]:
+        # Q, between the two sketches of a round.
         return [self._sizes(shapes, key.layer)[0] for key in shapes if key.side == "B"]
 
 
@@ -454,8 +476,14 @@ class Repair(ProductRule):
         return {"B": b + torch.linalg.solve(ridge, gap.T).T}
 
 
-# The names in rows of the table; those of the second line are called with settings.
-mean, norm_weighted, merge = MeanUpdate(), NormWeighted(), Merge()
-mean_with_residual, truncated_svd = MeanWithResidual(), TruncatedSVD()
-straight_through, by_layer, sketch, repair = MeanUpdate, ByLayer, Sketch, Repair
+# The names in rows of the table: rules without settings, and rules that are called with theirs.
+mean = MeanUpdate()
+norm_weighted = NormWeighted()
+merge = Merge()
+mean_with_residual = MeanWithResidual()
+truncated_svd = TruncatedSVD()
 merge_gains = MergeGains()
+straight_through = MeanUpdate
+by_layer = ByLayer
+sketch = Sketch
+repair = Repair

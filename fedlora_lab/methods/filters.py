@@ -4,27 +4,28 @@ import math
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check, check_whole
+from fedlora_lab.methods.state import ParamKey
 
 # ---- what is clipped together, and how far from what
 
 
-def together(key: Any) -> Any:
+def together(key: ParamKey) -> int:
     """Clips all tensors that move together."""
     return 0
 
 
-def by_side(key: Any) -> Any:
+def by_side(key: ParamKey) -> str:
     """Clips all A together, all B, and the head. Source: arXiv:2312.17493."""
     return key.side
 
 
-def by_tensor(key: Any) -> Any:
+def by_tensor(key: ParamKey) -> ParamKey:
     """Clips every tensor by itself. Source: arXiv:2509.09097."""
     return key
 
@@ -40,11 +41,12 @@ class EachTensor:
 
     shares_bound: ClassVar[bool] = False
 
-    def __call__(self, key: Any) -> Any:
+    def __call__(self, key: ParamKey) -> ParamKey:
         return key
 
 
 each_tensor = EachTensor()
+"""The rule without settings, as rows of the table name it."""
 
 
 def received(start: Tensor) -> Tensor:
@@ -98,7 +100,7 @@ class Binomial:
 
 
 @lru_cache(maxsize=64)
-def _mirrored(size: int, half: int, device: Any) -> Tensor:
+def _mirrored(size: int, half: int, device: torch.device) -> Tensor:
     """Indices of an axis with ``half`` mirrored ones before and after it, (size + 2 half,)."""
     index = torch.arange(-half, size + half, device=device) % (2 * size)
     return torch.minimum(index, 2 * size - 1 - index)
@@ -130,11 +132,13 @@ def _roots(gram: Tensor) -> tuple[Tensor, Tensor]:
     # A direction that is rounding alone is zero in both maps: its inverse would multiply the noise,
     # in float32 by thousands. The matrix was rounded to its type before it came here.
     least = max(1e-10, gram.shape[-1] * torch.finfo(gram.dtype).eps)
-    kept = values > least * values[..., -1:].clamp(min=0)
-    root = values.clamp(min=0).sqrt()
-    inverse = torch.where(kept, 1 / root.where(kept, torch.ones_like(root)), torch.zeros_like(root))
+    spanned = values > least * values[..., -1:].clamp(min=0)
+    root = values.clamp(min=0).sqrt() * spanned
+    # Divided by 1 where the root is 0: an infinity would make a NaN of the zero that is meant.
+    inverse = spanned / torch.where(spanned, root, torch.ones_like(root))
     back = vectors.transpose(-1, -2)
-    return tuple((vectors * d.unsqueeze(-2) @ back).to(gram.dtype) for d in (root * kept, inverse))
+    maps = [(vectors * d.unsqueeze(-2) @ back).to(gram.dtype) for d in (root, inverse)]
+    return maps[0], maps[1]
 
 
 def product_space(gram: Tensor) -> Preconditioner:

@@ -22,9 +22,10 @@ def _letters() -> str:
 def _check_word(name: str, word: object, letters: str) -> None:
     """Refuses what is no word of a schedule: letters, each once, "R" without "A" and "B"."""
     used = set(word) if isinstance(word, str) else set()
-    known = bool(used) and used <= set(letters) and len(used) == len(str(word))
+    spelled = bool(used) and used <= set(letters) and len(used) == len(str(word))
+    # A core's gradient is taken at factors that rest: both at once would be another method.
     alone = "R" not in used or not used & set("AB")
-    check(word == "*" or (known and alone), name, word, '"A", "B", "AB", "R" or "*"')
+    check(word == "*" or (spelled and alone), name, word, '"A", "B", "AB", "R" or "*"')
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Cycle:
     def __call__(self, t: int, s: int) -> str:
         """Returns the factors that move in round t at local step s, both counted from 0."""
         words = self.rounds[t % len(self.rounds)].split()
+        # By round and step alone: a schedule that read values would have to be noised.
         return words[s % len(words)]
 
 
@@ -126,8 +128,8 @@ class Method:
     note: str = ""
 
     def __post_init__(self) -> None:
-        ok = isinstance(self.name, str) and bool(self.slug)
-        check(ok, "name", self.name, "a name with a letter or digit")
+        named = isinstance(self.name, str) and bool(self.slug)
+        check(named, "name", self.name, "a name with a letter or digit")
         check(isinstance(self.source, str), "source", self.source, "a string")
         if self.share not in (None, ""):
             check(self.share != "*", "share", self.share, 'None, "", "A", "B", "AB" or "R"')
@@ -135,21 +137,29 @@ class Method:
         check_number("own_ranks", self.own_ranks, 0, 1 - 1e-9)
         if self.balance is not None:
             check_number("balance", self.balance, 0, 1e9, open_low=True)
-            words = "None, since start decides how large A is"
-            check(self.start is None, "balance", self.balance, words)
+            expected = "None, since start decides how large A is"
+            check(self.start is None, "balance", self.balance, expected)
         check(isinstance(self.exact, bool), "exact", self.exact, "True or False")
+        # Rules are called in the middle of a round: what cannot be called is refused here.
         for name in ("train", "clip_groups", "clip_reference", "filter", "aggregate", "broadcast"):
             check(callable(getattr(self, name)), name, getattr(self, name), "a function")
         for name in ("start", "precondition", "penalty"):
             rule = getattr(self, name)
             check(rule is None or callable(rule), name, rule, "None or a function")
-        known = hasattr(self.broadcast, "bits")
-        check(known, "broadcast", self.broadcast, "a rule with bits(numbers)")
-        words = " ".join(self.train.rounds) if isinstance(self.train, Cycle) else ""
+        counted = hasattr(self.broadcast, "bits")
+        check(counted, "broadcast", self.broadcast, "a rule with bits(numbers)")
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        """Refuses a schedule that moves what neither ``start`` nor the server's rule makes."""
+        if not isinstance(self.train, Cycle):
+            return  # a function's words are checked when it is asked
+        words = " ".join(self.train.rounds)
         # Modes must come from the server's rule, which sees released values only.
         chooses = "mode" in getattr(self.aggregate, "writes", ())
         expected = "no '*' unless the server's rule chooses, as by_layer() does"
         check("*" not in words or chooses, "train", words, expected)
+        # Every model has A and B; a core is there only where a row's start makes one.
         for side in set(words) - set("AB* "):
             check(self.start is not None, "train", words, f"no {side!r} unless start makes it")
 
@@ -165,18 +175,21 @@ class Method:
     def sides_at_step(self, t: int, s: int) -> str:
         """Returns what moves in round t at local step s, checked and in canonical order."""
         # Asked for round and step alone: no value of a client decides what moves and is noised.
-        word, letters = self.train(t, s), _letters()
+        word = self.train(t, s)
+        letters = _letters()
         _check_word(f"train({t}, {s})", word, letters)
         return "".join(side for side in letters + "*" if side in word)
 
     def sides_in_round(self, t: int, local_steps: int) -> str:
         """Returns what moves at some step of round t."""
         words = "".join({self.sides_at_step(t, s) for s in range(local_steps)})
+        # In canonical order: the steps of a round may name the same factors in another one.
         return "".join(side for side in _letters() + "*" if side in words)
 
     def is_shared(self, key: ParamKey) -> bool:
         """Tells whether clients send this tensor up when it has moved."""
         sides = _letters() if self.share is None else self.share
+        # What no schedule moves, a head or a gain, goes up with the factors, or not at all.
         return key.kind.sent_up and (key.side in sides or (bool(sides) and not key.kind.scheduled))
 
     def sides_sent(self, t: int, local_steps: int) -> str:
@@ -198,7 +211,7 @@ def check_names(rows: "Iterable[tuple[str, Method]]") -> None:
     Traceback (most recent call last):
     ValueError: methods='rolora': expected a name for each row, as by row.replace(name="...")
     """
-    known: dict[str, Method] = {}
+    seen: dict[str, Method] = {}
     for name, row in rows:
-        same = known.setdefault(name, row) == row
-        check(same, "methods", name, 'a name for each row, as by row.replace(name="...")')
+        unique = seen.setdefault(name, row) == row
+        check(unique, "methods", name, 'a name for each row, as by row.replace(name="...")')

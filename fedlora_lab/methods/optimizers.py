@@ -11,19 +11,19 @@ All arithmetic is element by element: a client's bits do not depend on who else 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedlora_lab._utils.validation import check, check_number, is_number
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TensorMapping = Mapping[Hashable, "Tensor"]
+TensorMapping = Mapping[Any, "Tensor"]
 Moments = Mapping[str, "Tensor"]
-OptimizerState = Mapping[Hashable, Moments]
-Rates = float | Mapping[Hashable, float]
+OptimizerState = Mapping[Any, Moments]
+Rates = float | Mapping[Any, float]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Optimizer(ABC):
 
     def update(
         self, grads: TensorMapping, state: OptimizerState, params: TensorMapping, lr: Rates
-    ) -> "tuple[dict[Hashable, Tensor], OptimizerState]":
+    ) -> "tuple[dict[Any, Tensor], OptimizerState]":
         """Returns the steps, to be added to the parameters, and the state after them.
 
         Args:
@@ -70,7 +70,7 @@ class Optimizer(ABC):
         >>> step["B"]
         tensor([-0.1500, -0.1500])
         """
-        steps: dict[Hashable, Tensor] = {}
+        steps: dict[Any, Tensor] = {}
         after = dict(state)
         for key, grad in grads.items():
             # A tensor that rests keeps its moments, and one that begins late begins from zero.
@@ -195,7 +195,7 @@ class Adam(Optimizer):
         # Both means began at zero: the first steps are divided by the weight they have by now.
         size = (square / (1 - second**step)).sqrt() + self.eps
         move = -lr * (mean / (1 - first**step)) / size
-        if self.weight_decay:
+        if self.weight_decay:  # decoupled: no part of the moments
             move = move - lr * self.weight_decay * param
         return move, {"step": step, "mean": mean, "square": square}
 
@@ -221,7 +221,7 @@ SERVER_OPTIMIZERS: Table = {"sgd": SGD, "adam": Adam}
 """What the server may do with an aggregate, by name."""
 
 
-def apply(params: TensorMapping, steps: TensorMapping) -> "dict[Hashable, Tensor]":
+def apply(params: TensorMapping, steps: TensorMapping) -> "dict[Any, Tensor]":
     """Adds the steps to the parameters; one without a step is the same tensor as before."""
     return {**params, **{key: params[key] + step for key, step in steps.items()}}
 
@@ -232,7 +232,7 @@ def server_step(
     before: TensorMapping,
     aggregate: TensorMapping,
     lr: float = 1.0,
-) -> "tuple[dict[Hashable, Tensor], OptimizerState]":
+) -> "tuple[dict[Any, Tensor], OptimizerState]":
     """Steps the server's optimiser; its gradient is the old state minus the aggregate.
 
     Args:
@@ -247,6 +247,7 @@ def server_step(
     """
     if rule == SGD() and lr == 1:  # before - (before - aggregate) would round
         return dict(aggregate), state
+    # What was not sent has no gradient: neither it nor its moments move.
     old = {key: before[key] for key in aggregate}
     grads = {key: old[key] - tensor for key, tensor in aggregate.items()}
     steps, state = rule.update(grads, state, old, lr)

@@ -85,18 +85,19 @@ class Lora:
         if self.ranks is not None:
             per_client = isinstance(self.ranks, tuple)
             check(per_client, "ranks", self.ranks, "None or one rank for each client")
+            # Ranks are public, and belong to clients: every method can be tried with unequal ones.
             for k, rank in enumerate(self.ranks):
                 check_whole(f"ranks[{k}]", rank, 1, self.rank)
         if isinstance(self.targets, str):
             _check_pattern(self.targets)
         elif self.targets is not None:
-            words = "names of linear maps, a regular expression or 'all-linear'"
-            check(_are_names(self.targets), "targets", self.targets, words)
+            expected = "names of linear maps, a regular expression or 'all-linear'"
+            check(_are_names(self.targets), "targets", self.targets, expected)
         if self.head is not None:
             check(_are_names(self.head), "head", self.head, "names of modules")
 
     @classmethod
-    def from_peft(cls, config: Any) -> "Lora":
+    def from_peft(cls, config: object) -> "Lora":
         """Reads PEFT's LoraConfig, or the folder or ``adapter_config.json`` of an adapter.
 
         Read are ``r``, ``lora_alpha``, ``use_rslora``, ``target_modules``, ``modules_to_save`` and
@@ -119,23 +120,29 @@ class Lora:
 
         if isinstance(config, (str, Path)):
             config = _read_config(Path(config))
-        words = "a peft.LoraConfig, or the folder of an adapter"
-        check(type(config) is peft.LoraConfig, "config", type(config).__name__, words)
+        expected = "a peft.LoraConfig, or the folder of an adapter"
+        check(type(config) is peft.LoraConfig, "config", type(config).__name__, expected)
+        assert isinstance(config, peft.LoraConfig)
+        # Any other option would be dropped without a word: it is refused in one line.
         for name, default in vars(peft.LoraConfig()).items():
             value = getattr(config, name)
-            taken = name in _READ_FROM_PEFT or name in _BOOKKEEPING_OF_PEFT
-            words = f"{default!r}: only plain LoRA is trained here, and rank-stabilised LoRA"
-            check(taken or value == default, name, value, words)
+            fits = name in _READ_FROM_PEFT | _BOOKKEEPING_OF_PEFT or value == default
+            expected = f"{default!r}: only plain LoRA is trained here, and rank-stabilised LoRA"
+            check(fits, name, value, expected)
         kinds = (None, "SEQ_CLS", "TOKEN_CLS", "CAUSAL_LM", "SEQ_2_SEQ_LM")
         check_one_of("task_type", config.task_type, kinds)
-        targets, head = config.target_modules, config.modules_to_save
+        targets = config.target_modules
+        if targets is not None and not isinstance(targets, str):
+            targets = tuple(sorted(targets))  # PEFT has a set, in another order each time
+        head = config.modules_to_save
+        # PEFT trains a classifier's head as a whole, whatever it is called.
         if config.task_type in ("SEQ_CLS", "TOKEN_CLS"):
             head = [*(head or ()), *(name for name in CLASSIFIERS if name not in (head or ()))]
         return cls(
             rank=config.r,
             alpha=float(config.lora_alpha),
             rslora=config.use_rslora,
-            targets=targets if targets is None or isinstance(targets, str) else sorted(targets),
+            targets=targets,
             head=None if head is None else tuple(head),
         )
 
@@ -150,7 +157,7 @@ class Lora:
         return asdict(self)
 
 
-def lora_of(value: Any) -> Lora:
+def lora_of(value: object) -> Lora:
     """The adapter that an argument ``lora=`` stands for.
 
     Args: value: a `Lora`, a `peft.LoraConfig`, or ``None`` for ``Lora()``.
@@ -162,7 +169,7 @@ def lora_of(value: Any) -> Lora:
     return Lora.from_peft(value)
 
 
-def _are_names(value: Any) -> bool:
+def _are_names(value: object) -> bool:
     listed = isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
     return listed and all(isinstance(name, str) and name for name in value)
 
@@ -238,18 +245,21 @@ class Plan:
         if self.batch is not None:
             check_whole("batch", self.batch, 1)
         if isinstance(self.lr, Mapping):
+            # A may learn at another rate than B; a head follows B.
             check_keys("lr", self.lr, ("A", "B", "head"))
             for side in ("A", "B"):
                 check_number(f"lr[{side!r}]", self.lr.get(side), 0, 1e9)
             check_number("lr['head']", self.rate("head"), 0, 1e9)
         else:
             check_number("lr", self.lr, 0, 1e9)
+        # Names, and what a settings file holds, become the optimiser itself.
         server = optimizer_of(self.server_optimizer, "server_optimizer", SERVER_OPTIMIZERS)
         object.__setattr__(self, "optimizer", optimizer_of(self.optimizer))
         object.__setattr__(self, "server_optimizer", server)
         check_number("server_lr", self.server_lr, 0, 1e9)
         # Not 0: the mean of the uploads is divided by it.
         check_number("participation", self.participation, 1e-9, 1)
+        # Not 1: a run in which every upload is lost trains nothing.
         check_number("dropout", self.dropout, 0, 1 - 1e-9)
         check_one_of("weights", self.weights, ("uniform", "size"))
         check_number("lr_decay", self.lr_decay, 0, 1, open_low=True)

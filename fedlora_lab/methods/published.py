@@ -14,6 +14,9 @@ from fedlora_lab.methods.method import Cycle, Method, check_names
 if TYPE_CHECKING:
     import pandas as pd
 
+# ---- which factor moves
+
+
 FedLoRA = Method(
     "FedLoRA",
     source="arXiv:2305.05644, arXiv:2312.17493",
@@ -33,12 +36,17 @@ RoLoRA = FedLoRA.replace(
     exact=True,
     note="the factors take turns from round to round: exact, half the bytes a round",
 )
+
+# ---- where clip and noise fall
+
+# The sound form: clipped value and noise pass one map, so the ledger certifies it.
 DEeR = RoLoRA.replace(
     name="DEeR",
     source="arXiv:2410.12926",
     precondition=filters.product_space,
     note="two phases, each averaged; clip and noise live in the space of the product",
 )
+# The released form, to be measured beside it. The noise passes a map that the clip does not bound.
 DEeRLiteral = DEeR.replace(
     name="DEeR literal",
     precondition=filters.factor_space,
@@ -46,6 +54,9 @@ DEeRLiteral = DEeR.replace(
     note="as released: each tensor clipped to C, noise shaped by the other factor; no epsilon is "
     "certified",
 )
+
+# ---- what follows the noise
+
 LALoRA = FedLoRA.replace(
     name="LA-LoRA",
     source="arXiv:2602.19926",
@@ -56,6 +67,9 @@ LALoRA = FedLoRA.replace(
 LALoRAUnfiltered = LALoRA.replace(
     name="LA-LoRA unfiltered", filter=filters.identity, note="turns at every local step, no filter"
 )
+
+# ---- what the server sends, and what it makes of the uploads
+
 FedLPP = FedLoRA.replace(
     name="FedLPP",
     source="arXiv:2406.10976",
@@ -63,6 +77,7 @@ FedLPP = FedLoRA.replace(
     broadcast=quantization.normal_float(width=4, block=64),
     note="clients only ever receive a quantised adapter; a trained head goes down in full",
 )
+# A residual is never trained: it goes down as the factors of one round's change, or whole.
 FedExLoRA = FedLoRA.replace(
     name="FedEx-LoRA",
     source="arXiv:2410.09432",
@@ -70,6 +85,7 @@ FedExLoRA = FedLoRA.replace(
     exact=True,
     note="what the mean of factors misses goes into the frozen weight: exact, and many bytes down",
 )
+# A is drawn anew in every round: an optimiser of the server would step between coordinates.
 FLoRA = FedLoRA.replace(
     name="FLoRA",
     source="arXiv:2409.05976",
@@ -90,6 +106,7 @@ HetLoRA = FedLoRA.replace(
     note="clients of unequal rank, padded with zeros and weighted by the size of their product; "
     "ranks are not pruned",
 )
+# Nobody holds a common product: its deviation is not a number, and its test is by client.
 FedSA = FedLoRA.replace(
     name="FedSA-LoRA",
     source="arXiv:2410.01463",
@@ -120,6 +137,10 @@ FedASK = FFA.replace(
     aggregate=aggregation.sketch(),
     note="B moves; the server sees two sketches of the product and splits it evenly",
 )
+
+# ---- what moves is no factor
+
+# The bases come from the frozen weight. Those of an estimated update would be a release.
 FedSB = FedLoRA.replace(
     name="Fed-SB",
     source="arXiv:2502.15436",
@@ -128,6 +149,7 @@ FedSB = FedLoRA.replace(
     exact=True,
     note="only an r x r core between two fixed factors moves: exact, and almost no bytes",
 )
+# The mode of a layer is chosen by the server from released values: no gradient is looked at.
 ASLoRA = FedLoRA.replace(
     name="AS-LoRA",
     source="arXiv:2605.05769",
@@ -136,6 +158,7 @@ ASLoRA = FedLoRA.replace(
     exact=True,
     note="every layer moves the factor that gained more so far, read from released values only",
 )
+# Gains move at every step, and are merged into their blocks before the mean.
 RAVAN = FedLoRA.replace(
     name="RAVAN",
     source="arXiv:2506.05568",
@@ -145,12 +168,17 @@ RAVAN = FedLoRA.replace(
     exact=True,
     note="small cores between fixed random factors move, and a gain of each, clipped together",
 )
+
+# ---- what is clipped together
+
+# Parts that are clipped apart are clipped to C / sqrt(parts): together they stay within C.
 DPLoRA = FedLoRA.replace(
     name="DP-LoRA",
     source="arXiv:2312.17493",
     clip_groups=filters.by_side,
     note="each factor clipped apart; published with one step a round",
 )
+# Weights, not their change: each upload hides the start that everybody knows as well.
 DPFedLoRA = FedLoRA.replace(
     name="DP-FedLoRA",
     source="arXiv:2509.09097",
@@ -158,6 +186,10 @@ DPFedLoRA = FedLoRA.replace(
     clip_reference=filters.origin,
     note="every tensor clipped apart; in the client unit the weights themselves, not their change",
 )
+
+# ---- this project's, and baselines
+
+# How much larger A starts follows from public numbers: noise, rounds and shapes.
 BalancedLoRA = FedLoRA.replace(
     name="Balanced LoRA",
     source="this project",
@@ -169,6 +201,7 @@ Local = FedLoRA.replace(
     name="Local", source="baseline", share="", note="every client trains alone; nothing is sent"
 )
 
+# A row is listed by being a name of this module: a new one is added nowhere else.
 _ROWS = {name: row for name, row in list(globals().items()) if isinstance(row, Method)}
 ALL: dict[str, Method] = {row.slug: row for row in _ROWS.values()}
 __all__ = ["ALL", "get", "measurements", "rule_name", "table", *_ROWS]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -12,8 +12,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check, check_whole, is_number
+from fedlora_lab.methods.state import ParamKey
 
 # ---- broadcast rules
+
+
+class Broadcast(Protocol):
+    """How a tensor is encoded on its way from the server to the clients."""
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """Returns what a client reads of the tensor."""
+        ...
+
+    def bits(self, numbers: int) -> int:
+        """Returns the bits that so many numbers take."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,11 +45,11 @@ REACH = 0.9677083
 """Normal quantile at which the outermost level of NF4 stands: the outermost must be finite."""
 
 
-def _check_code(width: Any, reach: Any) -> None:
+def _check_code(width: float, reach: float) -> None:
     if width != 1.5:
         check_whole("width", width, 1, 8)
-    ok = is_number(reach) and 0.5 < reach < 1
-    check(ok, "reach", reach, "a number between 0.5 and 1")
+    inside = is_number(reach) and 0.5 < reach < 1
+    check(inside, "reach", reach, "a number between 0.5 and 1")
 
 
 @cache
@@ -55,6 +68,7 @@ def normal_levels(width: float, reach: float = REACH) -> tuple[float, ...]:
     _check_code(width, reach)
     if width < 2:
         return (-1.0, 0.0, 1.0)
+    # One level fewer below zero: zero itself is a level, and 2^width is even.
     half = 2 ** (int(width) - 1)
     positive, negative = (
         [float(norm.ppf(reach + (0.5 - reach) * i / count)) for i in range(count)]
@@ -97,9 +111,9 @@ class NormalFloat:
 
     def __repr__(self) -> str:
         # What is as released is not written: this text names the rule in settings and keys.
-        more = f", reach={self.reach}" if self.reach != REACH else ""
-        more += ", head=True" if self.head else ""
-        return f"NormalFloat(width={self.width}, block={self.block}{more})"
+        options = f", reach={self.reach}" if self.reach != REACH else ""
+        options += ", head=True" if self.head else ""
+        return f"NormalFloat(width={self.width}, block={self.block}{options})"
 
     def __call__(self, tensor: Tensor) -> Tensor:
         return self.values(*self.codes(tensor), tensor)
@@ -111,11 +125,13 @@ class NormalFloat:
 
     def codes(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
         """Finds each number's nearest level, (blocks, block), and block scales, (blocks, 1)."""
-        levels, flat = self.levels(tensor), tensor.flatten()
+        levels = self.levels(tensor)
+        flat = tensor.flatten()
         blocks = F.pad(flat, (0, -flat.numel() % self.block)).view(-1, self.block)
         scale = blocks.abs().amax(1, keepdim=True)
         # A block of zeros is divided by 1: by its scale it would be NaN.
         unit = blocks / torch.where(scale > 0, scale, torch.ones_like(scale))
+        # Between two levels the nearer one: their middle is the edge.
         return torch.bucketize(unit, (levels[1:] + levels[:-1]) / 2), scale
 
     def values(self, codes: Tensor, scale: Tensor, like: Tensor) -> Tensor:
@@ -133,37 +149,45 @@ class NormalFloat:
         return int(self.width) * numbers + scales
 
 
-full, normal_float = Full(), NormalFloat
+# The names in rows of the table.
+full = Full()
+normal_float = NormalFloat
 
 
-def rule_for(key: Any, rule: Any) -> Any:
+def rule_for(key: ParamKey, rule: Broadcast) -> Broadcast:
     """Returns the rule that encodes a tensor on its way down.
 
     It is the method's for factors, and for a head if it has a true ``head``; for others `full`.
     """
-    whole = key.side == "head" and getattr(rule, "head", False)
-    return rule if key.kind.rank_axes or whole else full
+    head_too = key.side == "head" and getattr(rule, "head", False)
+    return rule if key.kind.rank_axes or head_too else full
 
 
 # ---- packing into bytes
 
-CODES, SCALES = " codes", " scales"
+CODES = " codes"
+SCALES = " scales"
 _POWERS = 3 ** np.arange(5, dtype=np.uint8)
 """Of three, for the five codes of a byte where there are three levels: log2(3) is 1.585."""
 
 
-def array_names(rule: Any) -> tuple[str, ...]:
+def _has_codes(rule: Broadcast) -> "TypeGuard[NormalFloat]":
+    """Whether a tensor goes down as codes and scales, and not as its numbers."""
+    return hasattr(rule, "codes")
+
+
+def array_names(rule: Broadcast) -> tuple[str, ...]:
     """Names the arrays that a tensor is sent as: one without a name, or codes and scales."""
-    return (CODES, SCALES) if hasattr(rule, "codes") else ("",)
+    return (CODES, SCALES) if _has_codes(rule) else ("",)
 
 
-def pack(tensor: Tensor, rule: Any) -> dict[str, Tensor]:
+def pack(tensor: Tensor, rule: Broadcast) -> dict[str, Tensor]:
     """Makes the arrays that a tensor is sent as; a rule without ``codes`` sends the numbers.
 
     Guarantees: codes and scales take as many bytes as ``rule.bits`` says, and `unpack` gives what
         the rule gives, bit for bit (tests/methods/test_quantization.py).
     """
-    if not hasattr(rule, "codes"):
+    if not _has_codes(rule):
         return {"": tensor}
     codes, scale = rule.codes(tensor)
     flat = codes.flatten()[: tensor.numel()].to(torch.uint8).numpy(force=True)
@@ -176,7 +200,7 @@ def pack(tensor: Tensor, rule: Any) -> dict[str, Tensor]:
     return {CODES: torch.from_numpy(packed), SCALES: scale.flatten()}
 
 
-def unpack(arrays: Mapping[str, Tensor], rule: Any, like: Tensor) -> Tensor:
+def unpack(arrays: Mapping[str, Tensor], rule: Broadcast, like: Tensor) -> Tensor:
     """Restores the tensor that was packed.
 
     Args:
@@ -186,17 +210,23 @@ def unpack(arrays: Mapping[str, Tensor], rule: Any, like: Tensor) -> Tensor:
 
     Raises: ``ValueError`` for a code beyond the levels.
     """
-    if not hasattr(rule, "codes"):
+    if not _has_codes(rule):
         return arrays[""]
-    width, count, levels = _code_bits(like, rule), like.numel(), len(rule.levels(like))
+    count = like.numel()
+    levels = len(rule.levels(like))
     packed = arrays[CODES].numpy(force=True)
+    # Five codes a byte where there are three levels, else the bits of one code after another.
     if levels == 3:
-        codes, most = packed, 3 ** len(_POWERS) - 1
+        codes = packed
+        largest = 3 ** len(_POWERS) - 1
     else:
+        width = _code_bits(like, rule)
         bits = np.unpackbits(packed, bitorder="little", count=width * count).reshape(count, width)
-        codes, most = np.packbits(bits, axis=1, bitorder="little").flatten(), levels - 1
-    worst = int(codes.max()) if len(codes) else 0  # the bytes come from a network
-    check(worst <= most, "codes", worst, f"at most {most}")
+        codes = np.packbits(bits, axis=1, bitorder="little").flatten()
+        largest = levels - 1
+    # The bytes come from a network: a code beyond the levels would read beyond their table.
+    worst = int(codes.max()) if len(codes) else 0
+    check(worst <= largest, "codes", worst, f"at most {largest}")
     if levels == 3:
         codes = (codes[:, None] // _POWERS % 3).flatten()[:count]
     codes = torch.from_numpy(codes.astype("int64"))
@@ -204,7 +234,7 @@ def unpack(arrays: Mapping[str, Tensor], rule: Any, like: Tensor) -> Tensor:
     return rule.values(blocks.to(like.device), arrays[SCALES].view(-1, 1), like)
 
 
-def _code_bits(like: Tensor, rule: Any) -> int:
+def _code_bits(like: Tensor, rule: NormalFloat) -> int:
     return (len(rule.levels(like)) - 1).bit_length()
 
 
@@ -223,7 +253,7 @@ class Traffic(NamedTuple):
         return Traffic(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-def bytes_of(numbers: list[int], rule: "Full | NormalFloat" = full) -> int:
+def bytes_of(numbers: list[int], rule: Broadcast = full) -> int:
     """Counts the bytes of tensors of these sizes under a rule, each rounded up to whole bytes."""
     check(all(n >= 0 for n in numbers), "numbers", numbers, "sizes >= 0")
     return sum(math.ceil(rule.bits(n) / 8) for n in numbers)

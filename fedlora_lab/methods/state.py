@@ -56,13 +56,17 @@ _FACTOR = TensorKind(
 )
 _WHOLE = TensorKind(trained=True, sent_up=True, sent_down=True)
 KINDS: dict[str, TensorKind] = {
+    # Public before training, and noised from the first step on.
     "A": replace(_FACTOR, rank_axes=(-2,), shape=lambda d_out, d_in, rank: (rank, d_in)),
     "B": replace(_FACTOR, rank_axes=(-1,), shape=lambda d_out, d_in, rank: (d_out, rank)),
+    # A core between both factors: B R A.
     "R": replace(_FACTOR, rank_axes=(-2, -1), shape=lambda d_out, d_in, rank: (rank, rank)),
+    # Of a core's blocks; like a head it moves at every step, whatever the schedule says.
     "gain": replace(_WHOLE, of_the_product=True, shape=lambda d_out, d_in, rank: (1,)),
     "head": _WHOLE,
     # Written by a server rule and trained by no client: nothing private is in it to clip or noise.
     "W": TensorKind(sent_down=True, shape=lambda d_out, d_in, rank: (d_out, d_in)),
+    # Which factor a layer moves: chosen by the server's rule, from released values.
     "mode": TensorKind(sent_down=True, of_the_model=False),
 }
 """Every kind but what a server rule remembers for itself. A new kind is one more row, and a method
@@ -124,12 +128,12 @@ class ServerState:
 
     def without_core(self) -> "ServerState":
         """Returns a state of the same products from A and B alone: each core multiplied into B."""
-        kept = {key: x for key, x in self.tensors.items() if key.side not in ("R", "gain")}
+        tensors = {key: x for key, x in self.tensors.items() if key.side not in ("R", "gain")}
         gains = self.side("gain")
         for layer, core in self.side("R").items():
             key = ParamKey("B", layer)
-            kept[key] = times_core(kept[key], core, gains.get(layer))
-        return replace(self, tensors=kept)
+            tensors[key] = times_core(tensors[key], core, gains.get(layer))
+        return replace(self, tensors=tensors)
 
     def random(self, layer: str) -> "Generator":
         """Opens the server's random numbers for a layer in this round; they are public."""
@@ -154,9 +158,10 @@ def times_core(b: Tensor, core: Tensor, gain: Tensor | None = None) -> Tensor:
     blocks = core.reshape(*core.shape[:-2], rank // width, width, width)
     if gain is not None:
         blocks = blocks * gain[..., None, None]
-    parts = b.reshape(*b.shape[:-1], rank // width, width).transpose(-2, -3)
-    found = (parts @ blocks).transpose(-2, -3)
-    return found.reshape(*found.shape[:-2], rank)
+    # (..., h, d_out, r / h) times (..., h, r / h, r / h): each block meets its own columns of B.
+    columns = b.reshape(*b.shape[:-1], rank // width, width).transpose(-2, -3)
+    product = (columns @ blocks).transpose(-2, -3)
+    return product.reshape(*product.shape[:-2], rank)
 
 
 def cut_to_rank(
@@ -186,6 +191,7 @@ def merge_own_ranks(key: ParamKey, sent: Tensor, own: Tensor, rank: int) -> Tens
         sent, own: (1 or clients, ...) each.
         rank: how many ranks are sent (`shared_rank`).
     """
+    # Selected, not added: a rank that stays with its client goes up with the bits it came with.
     return torch.where(_rank_mask(key, sent, torch.tensor([rank]))[0].bool(), sent, own)
 
 
@@ -194,12 +200,14 @@ def pad_to_rank(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
     Args: a: (r, d_in). b: (d_out, r). rank: at least r.
     """
-    more = rank - len(a)
-    return torch.nn.functional.pad(a, (0, 0, 0, more)), torch.nn.functional.pad(b, (0, more))
+    missing = rank - len(a)
+    a = torch.nn.functional.pad(a, (0, 0, 0, missing))
+    return a, torch.nn.functional.pad(b, (0, missing))
 
 
 def shared_rank(rank: int, own: float) -> int:
     """Counts the ranks that are sent where the share ``own``, the last, stays with its client."""
+    # Rounded up: at least one rank is sent, or nothing would be learned together.
     return math.ceil((1 - own) * rank)
 
 

@@ -1,7 +1,7 @@
 """Closed forms of Gaussian privacy: Renyi and Gaussian DP, attackers, and levels of trust."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -137,7 +137,8 @@ def gdp_epsilon(mu: float, delta: float) -> float:
         # Of logarithms: delta itself is flat, and may be tiny, where the root lies.
         return math.log(max(gdp_delta(mu, epsilon), 1e-300) / delta)
 
-    return float(brentq(excess, 0.0, high, xtol=1e-300, rtol=1e-14))
+    root: Any = brentq(excess, 0.0, high, xtol=1e-300, rtol=1e-14)
+    return float(root)
 
 
 def classical_sigma(epsilon: float, delta: float) -> float:

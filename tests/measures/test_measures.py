@@ -47,7 +47,7 @@ def test_deviation_is_that_of_the_matrices(clients, total, seed):
     weights = random(clients, seed=seed).abs()
     weights = weights / weights.sum() * total
     own = factors(clients, seed)
-    before, after = (tuple(x[0] for x in factors(1, number)) for number in (7, 9))
+    before, after = ((a[0], b[0]) for a, b in (factors(1, 7), factors(1, 9)))
     for added in (None, random(OUT, IN, seed=seed)):
         found = measures.product_deviation(before, after, own, weights, added)
         assert found == pytest.approx(

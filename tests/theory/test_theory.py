@@ -52,9 +52,9 @@ def test_deviation_matrix():
     """By loops for five clients; a common factor leaves none."""
     rng = RNG(0)
     B, A, p = rng.normal(size=(5, 4, 3)), rng.normal(size=(5, 3, 6)), rng.dirichlet(np.ones(5))
-    means = [sum(w * x for w, x in zip(p, X, strict=True)) for X in (B, A)]
-    products = sum(w * b @ a for w, b, a in zip(p, B, A, strict=True))
-    close(theory.deviation_matrix(B, A, p), means[0] @ means[1] - products)
+    means = [np.sum([w * x for w, x in zip(p, X, strict=True)], axis=0) for X in (B, A)]
+    products = [w * b @ a for w, b, a in zip(p, B, A, strict=True)]
+    close(theory.deviation_matrix(B, A, p), means[0] @ means[1] - np.sum(products, axis=0))
     close(theory.deviation_matrix(B, np.repeat(A[:1], 5, 0), p), 0)
     close(theory.deviation_matrix(np.repeat(B[:1], 5, 0), A), 0)
 

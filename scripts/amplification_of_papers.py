@@ -55,7 +55,7 @@ class Row:
     delta: float = 0.0
     examples: int = 0
     share: float = 1.0
-    accountant: str = "prv"
+    accountant: str = "pld"
     moved: list[float] = field(default_factory=list)
     frozen: list[float] = field(default_factory=list)
     ahead: str = ""

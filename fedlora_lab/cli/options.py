@@ -50,12 +50,12 @@ RUN_OPTIONS: list[tuple[str, type, str, str]] = [
     ("--server-optimizer", str, "O", "Of the server: sgd, adam, or sgd:momentum=0.9.  [sgd]"),
     ("--server-lr", float, "LR", "Learning rate of the server.  [1]"),
     ("--trust", str, "T", "Client unit: who is trusted: local, secagg or central.  [central]"),
-    ("--accountant", str, "A", "prv, rdp or another of fl.privacy.ACCOUNTANTS.  [prv]"),
+    ("--accountant", str, "A", "pld (tight) or rdp.  [pld]"),
     ("--stop-at", float, "E", "End a run before it spends more than this ε.  [none]"),
     ("--out", str, "DIR", "Run folder.  [runs/TASK]"),
 ]
 """Name, type, placeholder and help of each option."""
-DEFAULTS = {"--epsilon": "8", "--unit": "example", "--accountant": "prv"}
+DEFAULTS = {"--epsilon": "8", "--unit": "example", "--accountant": "pld"}
 SEED_HELP = "A whole number to repeat a run, or none for a release.  [0]"
 seed_option = click.option("--seed", default="0", metavar="N", help=SEED_HELP)
 

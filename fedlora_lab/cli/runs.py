@@ -168,7 +168,7 @@ def report_command(folder: Path) -> None:
     """Rewrite FOLDER/report.html from the contents of the run folder."""
     page = html_page.report(folder)
     ledgers = read_json(folder / "ledger.json")
-    spent = html_page.attack_bounds(ledgers) + html_page.group_bounds(ledgers)
+    spent = html_page.attack_bounds(ledgers)
     spent += html_page.folder_spending(folder, ledgers)
     status.say("\n".join([*spent, f"report: {page}"]))
 

@@ -6,13 +6,12 @@
 2.3
 """
 
-from fedlora_lab.privacy.accounting import ACCOUNTANTS, Accountant
+from fedlora_lab.privacy.accounting import ACCOUNTANTS
 from fedlora_lab.privacy.config import NoiseLevels, Privacy
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, Uncertified
 
 __all__ = [
     "ACCOUNTANTS",
-    "Accountant",
     "Ledger",
     "LedgerEntry",
     "NoiseLevels",

@@ -1,58 +1,44 @@
 """From a history of noised releases to epsilon, and from a target epsilon to the noise.
 
 A history is a tuple of ``(noise_multiplier, sample_rate, steps)``: Poisson-subsampled Gaussian
-releases, composed entry by entry, also where sigma or q change on the way. `ACCOUNTANTS` names the
-ways to compute epsilon; answers are cached, because a run asks often.
+releases, composed entry by entry, also where sigma or q change on the way. Privacy loss
+distributions are discretised, composed and read by dp-accounting. Answers are kept, because a run
+asks often.
 """
 
-import logging
 import math
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache, lru_cache
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
-from scipy import fft
-from scipy.special import log_ndtr, ndtr, ndtri
-from scipy.stats import binom
+from scipy.optimize import brentq
+from scipy.special import log_ndtr, logsumexp, ndtr, ndtri
 
-from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole, is_number
 
-History = tuple[Any, ...]
-"""Of tuples (noise multiplier or None, sample rate, steps)."""
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+    from dp_accounting.pld.pld_pmf import PLDPmf
+
+History = tuple[tuple[float | None, float, int], ...]
+"""Of (noise multiplier, ``None`` for no noise; sample rate; steps)."""
 Key = tuple[tuple[float, float, int], ...]
 """A merged history: (noise multiplier > 0, sample rate > 0, steps >= 1), sorted."""
 
 SMALLEST_DELTA = 1e-12
-# Each of these only enlarges what is stated, and keeps numbers from the accountants whose squares
-# overflow or vanish, or on which their searches do not end.
-SMALLEST_SIGMA, LARGEST_SIGMA, LARGEST_SAMPLED_SIGMA = 1e-2, 1e100, 1e6
-"""Noise multipliers below the first count as no noise: a single release at the first spends an
-epsilon of thousands. Those above the second, or of sampled releases the third, count as these."""
-SMALLEST_RATE, MOST_SAMPLED = 1e-9, 10**6
-"""Smaller sample rates count as the first; of more releases than the second sampling is not counted
-(q = 1). What one of them spends may be smaller than the rounding of a float, and would be added up
-as nothing."""
-
-
-@dataclass(frozen=True)
-class Accountant:
-    """A way to compute epsilon: (merged history, delta) -> an upper bound on it.
-
-    The bound never falls with less noise, a larger q or more steps. ``tight``: exact up to a small
-    error, so plans without sampling get the exact Gaussian noise, and many sample rates are
-    calibrated from one another.
-
-    >>> ACCOUNTANTS["rdp"].epsilon(((1.0, 0.1, 10),), 1e-5) > 2
-    True
-    """
-
-    epsilon: Callable[[Key, float], float]
-    tight: bool = False
+# Each of these only enlarges what is stated, and keeps off numbers whose squares overflow or
+# vanish, and searches that would not end.
+SMALLEST_SIGMA = 1e-2
+"""Noise multipliers below count as no noise: a release at it spends an epsilon of thousands."""
+LARGEST_SIGMA, LARGEST_SAMPLED_SIGMA = 1e100, 1e6
+"""Noise multipliers above the first, or of sampled releases the second, count as these."""
+SMALLEST_RATE = 1e-9
+"""Smaller sample rates count as this one."""
+MOST_SAMPLED = 10**6
+"""Of more releases sampling is not counted (q = 1): what one of them spends may be smaller than the
+rounding of a float, and would be added up as nothing."""
 
 
 def check_delta(delta: float) -> None:
@@ -63,59 +49,51 @@ def check_delta(delta: float) -> None:
     check(delta >= SMALLEST_DELTA, "delta", delta, f"at least {SMALLEST_DELTA:g}: {why}")
 
 
-def epsilon(history: History, delta: float, accountant: str = "prv") -> float:
-    """Computes the epsilon that a history has spent at ``delta``.
+def epsilon(history: History, delta: float, accountant: str = "pld") -> float:
+    """Computes an upper bound on the epsilon that a history has spent at ``delta``.
 
     Args:
         history: tuple of (noise_multiplier, sample_rate, steps); a multiplier of ``None``, or below
             `SMALLEST_SIGMA`, is no noise, and makes epsilon infinite.
         delta: in [1e-12, 1).
-        accountant: a name in `ACCOUNTANTS`. "rdp" is an upper bound; "prv" lies within
-            ``EPSILON_ERROR`` above the exact value or, where its grid would grow too large (an
-            epsilon of dozens over thousands of steps, a sigma near 0, a tiny delta), is a larger,
-            valid bound.
+        accountant: "pld": exact without sampling, else at most about 0.1 % above the exact value.
+            "rdp": Renyi divergences, a looser bound.
 
-    Guarantees: test_rdp_equals_dp_accounting, test_prv_within_stated_error_of_pld,
-        test_history_is_composed_not_approximated, test_where_no_grid_fits_the_bound_is_tight,
-        test_every_history_has_an_answer_that_never_falls_with_less_noise.
-    Source: arXiv:2106.02848, section 5 (PRV); arXiv:1908.10530, section 3.3 (RDP);
-        arXiv:1905.09982, theorem 21.
+    Guarantees: test_accounting.py::test_pld_is_never_below_dp_accounting_nor_an_attack,
+        ::test_rdp_equals_dp_accounting_and_opacus, ::test_full_batches_have_the_exact_epsilon,
+        ::test_every_history_has_an_answer_that_never_falls_with_less_noise.
+    Source: arXiv:2207.04380 (PLD); arXiv:1908.10530, section 3.3 (RDP).
 
     >>> round(epsilon(((2.0, 1.0, 10),), delta=1e-5), 2)
     7.51
     """
     check_delta(delta)
     check_one_of("accountant", accountant, tuple(ACCOUNTANTS))
-    return _epsilon(merge_history(history), float(delta), ACCOUNTANTS[accountant])
+    return _epsilon(merge_history(history), float(delta), accountant)
 
 
 @lru_cache(maxsize=8192)
-def _epsilon(key: Key, delta: float, accountant: Accountant) -> float:
+def _epsilon(key: Key, delta: float, accountant: str) -> float:
     # Sorted by sigma: a release without noise, which protects nobody, comes first.
     if key and key[0][0] == 0:
         return math.inf
     # A unit that is drawn in no release changes none, and it is drawn in some with this chance.
     if sum(q * steps for _, q, steps in key) <= delta:
         return 0.0
-    return accountant.epsilon(key, delta)
-
-
-def _counted_rate(q: float, steps: int) -> float:
-    """The sample rate > 0 at which so many releases count."""
-    return 1.0 if steps > MOST_SAMPLED else max(float(q), SMALLEST_RATE)
+    return ACCOUNTANTS[accountant](key, delta)
 
 
 def merge_history(history: History) -> Key:
     """Merges entries of equal (sigma, q), sorted by both, so that sigma = 0 comes first.
 
-    ``None`` and sigma below `SMALLEST_SIGMA` count as sigma = 0, q as `_counted_rate` says. Entries
-    that spend nothing (no steps, q = 0, sigma infinite) go.
+    ``None`` and sigma below `SMALLEST_SIGMA` count as sigma = 0. Entries that spend nothing (no
+    steps, q = 0, sigma infinite) go.
 
     Raises: ``ValueError`` for an entry that is not three numbers in their ranges.
     """
     expected = "a tuple of (noise_multiplier, sample_rate, steps)"
     check(isinstance(history, (tuple, list)), "history", history, expected)
-    counted: list[tuple[float, float, int]] = []
+    spending = []
     for entry in history:
         three = isinstance(entry, (tuple, list)) and len(entry) == 3
         check(three, "history", entry, "three numbers in every entry")
@@ -124,412 +102,313 @@ def merge_history(history: History) -> Key:
         check_number("sample_rate", q, 0, 1)
         check_whole("steps", steps, 0)
         if steps and q and sigma != math.inf:
-            known = sigma is not None and sigma >= SMALLEST_SIGMA
-            counted.append((float(sigma) if known else 0.0, float(q), steps))
-    total = sum(steps for *_, steps in counted)
+            noised = sigma is not None and sigma >= SMALLEST_SIGMA
+            spending.append((float(sigma) if noised else 0.0, float(q), int(steps)))
+    total = sum(steps for *_, steps in spending)
     merged: dict[tuple[float, float], int] = {}
-    for sigma, q, steps in counted:
+    for sigma, q, steps in spending:
         rate = _counted_rate(q, total)
-        pair = (min(sigma, LARGEST_SIGMA if rate == 1 else LARGEST_SAMPLED_SIGMA), rate)
+        largest = LARGEST_SIGMA if rate == 1 else LARGEST_SAMPLED_SIGMA
+        pair = (min(sigma, largest), rate)
         merged[pair] = merged.get(pair, 0) + steps
     return tuple((*pair, steps) for pair, steps in sorted(merged.items()))
 
 
-ORDERS = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 80, 96, 128, 192, 256, 512, 1000)
-"""Renyi orders: those of Opacus, and larger ones that keep a small epsilon tight."""
+def _counted_rate(q: float, steps: int) -> float:
+    """The sample rate > 0 at which so many releases count."""
+    return 1.0 if steps > MOST_SAMPLED else max(float(q), SMALLEST_RATE)
 
 
-@cache
-def opacus_analysis() -> Any:
-    """Imports Opacus' accountants without the handler that they give to the root logger.
+# ---- without sampling: the exact Gaussian
 
-    Guarantees: test_no_surprises.py::test_a_first_use_asks_no_network_and_freezes_nothing.
+
+def _gaussian_mu(key: Key) -> float:
+    """mu of releases that all have q = 1: sqrt(sum steps / sigma^2).
+
+    Source: arXiv:1905.02383, corollary 3.3.
     """
-    root = logging.getLogger()
-    before = list(root.handlers)
-    from opacus.accountants import analysis
-    from opacus.accountants.analysis import prv, rdp  # noqa: F401
-
-    root.handlers[:] = before
-    return analysis
+    return math.sqrt(math.fsum(steps / sigma / sigma for sigma, _, steps in key))
 
 
-@lru_cache(maxsize=1024)
-def _release_rdp(sigma: float, q: float, orders: tuple[float, ...]) -> np.ndarray:
-    """Renyi divergence of one release, (orders,); infinite where Opacus overflows."""
-    values = np.full(len(orders), math.inf)
-    for k, order in enumerate(orders):
-        with suppress(ValueError, ArithmeticError):
-            one = {"q": q, "noise_multiplier": sigma, "steps": 1, "orders": float(order)}
-            values[k] = opacus_analysis().rdp.compute_rdp(**one)
-    return np.where(np.isfinite(values), values, math.inf)
+def _gaussian_log_delta(epsilon: float | np.ndarray, mu: float) -> float | np.ndarray:
+    """log delta of mu-GDP: log(Phi(mu/2 - epsilon/mu) - exp(epsilon) Phi(-mu/2 - epsilon/mu)).
 
-
-def _rdp(key: Key, orders: tuple[float, ...] = ORDERS) -> np.ndarray:
-    """Renyi divergence of a whole history, (orders,); without noise infinite."""
-    # Divergences of one order add up over releases, whatever their sigma and q.
-    if key and key[0][0] == 0:
-        return np.full(len(orders), math.inf)
-    parts = [steps * _release_rdp(sigma, q, orders) for sigma, q, steps in key]
-    return np.sum(parts, axis=0) if parts else np.zeros(len(orders))
-
-
-def _renyi_epsilon(key: Key, delta: float, orders: tuple[float, ...] = ORDERS) -> float:
-    """Upper bound on epsilon from Renyi divergences; the best over ``orders``."""
-    return _spent(_rdp(key, orders), delta, orders)
-
-
-def _spent(total: np.ndarray, delta: float, orders: tuple[float, ...]) -> float:
-    # At the first or last order the bound is valid too, only not the tightest.
-    with ignore_warnings(UserWarning, "Optimal order is the"):
-        spent = opacus_analysis().rdp.get_privacy_spent
-        value, _ = spent(orders=list(orders), rdp=total, delta=delta)
-    return max(0.0, float(value))
-
-
-def _log_delta(epsilon: float, mu: float) -> float:
-    """log delta of mu-GDP: log(Phi(mu/2 - epsilon/mu) - exp(epsilon) Phi(-mu/2 - epsilon/mu))."""
+    Source: arXiv:1805.06530, theorem 8.
+    """
     # In logarithms: in the tail both terms may be below the smallest float, and their ratio is not.
-    first = float(log_ndtr(-epsilon / mu + mu / 2))
-    second = epsilon + float(log_ndtr(-epsilon / mu - mu / 2))
+    first = log_ndtr(-epsilon / mu + mu / 2)
+    second = epsilon + log_ndtr(-epsilon / mu - mu / 2)
     # The first term is the larger one, even where rounding says otherwise.
-    return first + math.log(-math.expm1(min(second - first, -1e-300)))
+    return first + np.log(-np.expm1(np.minimum(second - first, -1e-300)))
 
 
-def _bisect(above: Callable[[float], bool], low: float, high: float) -> float:
-    """The upper end of where ``above`` turns false between ``low`` and ``high``."""
-    # The upper end is the safe one: an epsilon or sigma may be stated too large, never too small.
-    while high - low > 1e-13 * high:
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if above(middle) else (low, middle)
-    return high
-
-
-def _round_up(sigma: float) -> float:
-    """Ten digits, rounded up: the same on every machine, and it spends no more."""
-    unit = 10.0 ** (math.floor(math.log10(sigma)) - 9)
-    return math.ceil(sigma / unit) * unit
-
-
-def _gaussian_epsilon(key: Key, delta: float) -> float:
-    """The smallest epsilon of releases that all have q = 1: mu = sqrt(sum steps / sigma^2).
-
-    Source: arXiv:1805.06530, theorem 8; arXiv:1905.02383, corollary 3.3 (composition).
-    """
-    mu = _gaussian_mu(key)
-    if mu == 0 or not math.isfinite(mu * mu):
-        return 0.0 if mu == 0 else math.inf
+def _gaussian_epsilon(mu: float, delta: float) -> float:
+    """The smallest epsilon of mu-GDP at ``delta``."""
     goal = math.log(delta)
-    if _log_delta(0.0, mu) <= goal:
+    if mu == 0 or _gaussian_log_delta(0.0, mu) <= goal:
         return 0.0
     # Phi(-epsilon / mu + mu / 2) <= delta is enough, and Phi(-x) <= exp(-x^2 / 2).
     high = mu * mu / 2 + mu * math.sqrt(-2 * goal)
-    return _bisect(lambda e: _log_delta(e, mu) > goal, 0.0, high)
+    if not math.isfinite(high):
+        return math.inf
+    root = brentq(
+        lambda e: float(_gaussian_log_delta(e, mu)) - goal, 0.0, high, xtol=1e-300, rtol=1e-13
+    )
+    # The upper end is the safe one: an epsilon may be stated too large, never too small.
+    return float(root) * (1 + 1e-12)
 
 
-def _gaussian_noise_multiplier(target: float, delta: float, steps: int) -> float:
-    """The smallest sigma of ``steps`` releases with q = 1 that spends at most ``target``."""
-    goal, high = math.log(delta), 1.0
-    while _log_delta(target, 1 / high) > goal:
-        high *= 2
-    low = high / 2
-    while low > 1e-30 and _log_delta(target, 1 / low) <= goal:
-        low, high = low / 2, low
-    one = _bisect(lambda sigma: _log_delta(target, 1 / sigma) > goal, low, high)
-    return _round_up(one * math.sqrt(steps))
+@lru_cache(maxsize=256)
+def _gaussian_mu_for(target: float, delta: float) -> float:
+    """The largest mu whose mu-GDP spends at most ``target`` at ``delta``."""
+    goal = math.log(delta)
+    root = brentq(
+        lambda log_mu: float(_gaussian_log_delta(target, math.exp(log_mu))) - goal,
+        math.log(1e-12),
+        math.log(1e6),
+        xtol=1e-12,
+    )
+    return math.exp(root - 2e-12)
 
 
-EPSILON_ERROR = 1e-2
-"""How far the value of "prv" may lie above the exact one: half the width of its interval and what
-the share of delta set aside for truncation costs, up to 1e-3 of it."""
+# ---- with sampling: privacy loss distributions of dp-accounting
 
-_HALF_WIDTH = 8e-3  # at most; a tenth of it where epsilon is small
-_TAIL_ORDERS = (*range(2, 33), 40, 48, 64, 96, 128, 256)  # whole orders cost Opacus microseconds,
-_LOW_ORDERS = (1.15, 1.3, 1.5, 1.75)  # fractional ones milliseconds: only where epsilon is large
-_LARGEST = 1 << 22  # points; beyond, one evaluation takes seconds and hundreds of megabytes
-_LARGEST_KEPT = 1 << 18  # points; beyond, a spectrum is not worth its memory
-_BLOCK = 32  # most points that one can stand for, see `prv_epsilon`
-_SHORTEST = 128  # a grid is laid out for at least so many steps, else for the next power of two
-_PLD_POINTS = 2e5  # of a composed distribution, about: a call takes a fraction of a second
-_NO_GRID = (RuntimeError, ValueError, ArithmeticError, MemoryError)
+FINENESS = 0.055
+"""Interval of the losses over the root of one release's chi^2. Rounding to the grid adds at most
+the interval's square / 4 to each variance: epsilon grows by less than 0.05 %. With little noise a
+release's loss is rarely large and else near 0, where rounding adds less, and so is coarser."""
+FINEST, COARSEST = 2.0**-23, 2.0**-5
+MOST_POINTS = 2e5
+"""Of a distribution, about; where it would have more, the grid is coarser."""
+LARGEST_DOUBLED = 3e5
+"""Points of a distribution, about, that is composed by doubling."""
+TAIL = 1e-15
+"""Probability that a composition may move to the loss infinity."""
+ROUNDED = 2.0**-53
+"""Probability that rounding may lose in one release: it is taken off delta for each."""
+LONGEST = 10.0
+"""Noise beyond so many standard deviations has the loss infinity: a chance of 1e-23."""
 
-
-def _tight_epsilon(key: Key, delta: float) -> float:
-    """Epsilon of the accountant "prv": exact at q = 1, else PRV; a bound where no grid fits."""
-    if all(q == 1 for _, q, _ in key):
-        return _gaussian_epsilon(key, delta)
-    # Each way out is an upper bound, so the smaller of two is valid.
-    try:
-        return prv_epsilon(key, delta)
-    except _NO_GRID:
-        bound = _renyi_epsilon(key, delta)
-    try:
-        return min(bound, _pld_epsilon(key, delta, bound))
-    except _NO_GRID:
-        return bound
+Pair = tuple["PLDPmf", "PLDPmf"]
+"""Losses of both directions: a unit is left out of the data, or comes in."""
 
 
-def prv_epsilon(key: Key, delta: float) -> float:
-    """Upper end of the PRV interval for epsilon.
-
-    Raises: one of ``_NO_GRID`` where no grid of acceptable size is accurate enough.
-    Source: arXiv:2106.02848, algorithm 1.
-    """
-    # One grid serves all histories up to the next power of two, so that spectra are reused.
-    planned = ((s, q, max(_SHORTEST, 1 << (steps - 1).bit_length())) for s, q, steps in key)
-    size, mesh, error = _grid(tuple(planned), delta)
-    spectrum_of = _spectrum if size <= _LARGEST_KEPT else _spectrum.__wrapped__
-    product, shift, count = np.ones(size // 2 + 1, complex), 0.0, 0
-    for sigma, q, steps in key:
-        spectrum, log_size, mean = spectrum_of(sigma, q, size, mesh)
-        # Higher frequencies are below exp(-40) = 4e-18 once raised to the power. Left out they move
-        # the density by at most so much in Euclidean norm (Parseval), and so delta by at most 2^11
-        # times that on 2^22 points: less than the rounding of the transform itself does.
-        used = int(np.count_nonzero(log_size >= -40 / steps))
-        product = product[:used] * _power(spectrum[: len(product)][:used], steps)
-        shift, count = shift + steps * mean, count + steps
-    # With few frequencies left the density is band-limited: one point in `every` misses nothing.
-    # The kink of (1 - e^(epsilon - t))+ costs about (4e-3)^2 / 8, some 1e-6 of epsilon.
-    every = 1
-    while every < _BLOCK and 4 * every * len(product) < size and 2 * every * mesh <= 4e-3:
-        every *= 2
-    # A sum of `count` grid indices holds the index of the origin `count` times: one has to stay.
-    turn, rest = divmod((count - 1) * (size // 2 - 1) % size, every)
-    pmf = np.roll(np.asarray(fft.irfft(product, n=size // every)), -turn)
-    domain = _domain(size, mesh, every).shift_right(shift - rest * mesh)
-    loss = opacus_analysis().prv.DiscretePRV(pmf=pmf, domain=domain)
-    # Only the upper end of the interval promises anything.
-    with np.errstate(all="ignore"):
-        _, _, upper = loss.compute_epsilon(delta, delta / 1000, error)
-    if not math.isfinite(upper):
-        raise RuntimeError("no finite epsilon on this grid")
-    return max(0.0, float(upper))
+def _log_moment(sigma: float, q: float) -> float:
+    """log of chi^2(mixture, noise) = q^2 (exp(1 / sigma^2) - 1), of one release."""
+    inverse = 1 / sigma**2
+    return 2 * math.log(q) + inverse + math.log(-math.expm1(-inverse))
 
 
-@lru_cache(maxsize=1024)
-def _grid(planned: Key, delta: float) -> tuple[int, float, float]:
-    """Points, mesh and epsilon error of a grid for every history up to ``planned``; remark 5.6."""
-    # The share of delta given to truncation and discretisation, as in Opacus.
-    slack, total = delta / 1000, sum(steps for *_, steps in planned)
-
-    def tail(key: Key, delta: float) -> float:
-        """A privacy loss exceeded with probability ``delta`` at most, from few Renyi orders."""
-        bound = _renyi_epsilon(key, delta, _TAIL_ORDERS)
-        return bound if bound < 40 else min(bound, _renyi_epsilon(key, delta, _LOW_ORDERS))
-
-    whole = tail(planned, slack / 4)
-    tails = [whole, *(tail(((sigma, q, 1),), slack / (8 * total)) for sigma, q, _ in planned)]
-    error = min(_HALF_WIDTH, max(_HALF_WIDTH / 10, whole / 500))
-    mesh = error / math.sqrt(total * math.log(12 / slack) / 2)
-    # 3: the margin of the authors' code and of Opacus; the remark's is smaller at such an error.
-    points = 2 * (max(tails) + 3) / mesh
-    if not points < _LARGEST:
-        raise MemoryError("the PRV grid would be too large")
-    blocks = math.ceil((points + 2) / (2 * _BLOCK))
-    return 2 * _BLOCK * int(fft.next_fast_len(blocks, real=True)), mesh, error  # type: ignore[arg-type]
+def _largest_loss(sigma: float) -> float:
+    """The loss of one release without sampling at `LONGEST`."""
+    return 1 / (2 * sigma**2) + LONGEST / sigma
 
 
-def _domain(size: int, mesh: float, every: int = 1) -> Any:
-    """A grid on which the privacy loss 0 has the index size // 2 - 1, of every so many points."""
-    low, points = -(size // 2 - 1) * mesh, size // every
-    high = low + (points - 1) * every * mesh
-    return opacus_analysis().prv.Domain(t_min=low, t_max=high, size=points)
-
-
-@lru_cache(maxsize=96)  # about 2 MB each
-def _spectrum(
-    sigma: float, q: float, size: int, mesh: float
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """One discretised release: Fourier transform, log of its largest size from there on, shift."""
-    from scipy.integrate import IntegrationWarning
-
-    prv, domain = opacus_analysis().prv, _domain(size, mesh)
-    release = prv.PoissonSubsampledGaussianPRV(q, sigma)
-    # log(0) off the support; quad warns at the truncation.
-    with np.errstate(all="ignore"), ignore_warnings(IntegrationWarning):
-        truncated = prv.TruncatedPrivacyRandomVariable(release, domain.t_min, domain.t_max)
-        one = prv.discretize(truncated, domain)
-    spectrum = np.asarray(fft.rfft(one.pmf))
-    sizes = np.maximum.accumulate(np.abs(spectrum)[::-1])[::-1]
-    return spectrum, np.log(np.maximum(sizes, 1e-300)).astype(np.float32), float(one.domain.shifts)
-
-
-def _power(x: np.ndarray, n: int) -> np.ndarray:
-    """x**n for a whole n >= 1 by repeated squaring, several times faster than complex ``**``."""
-    result = np.ones(1, complex)
-    while n:
-        if n & 1:
-            result = result * x
-        n >>= 1
-        x = x * x if n else x
-    return result
-
-
-def _pld(key: Key, interval: float) -> Any:
-    """The composed privacy loss distribution of dp-accounting, which bounds every delta from above.
-
-    Raises: one of ``_NO_GRID`` where the distribution of one release is too wide.
-    Source: arXiv:2207.04380 (connect the dots).
-    """
-    from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism as loss
-
-    # The library raises sizes to the power of the number of releases, digit by digit.
-    if sum(steps for *_, steps in key) > MOST_SAMPLED:
-        raise MemoryError("too many releases to compose their distributions")
-    whole: Any = None
-    for sigma, q, steps in key:
-        if (0.5 / sigma**2 + 12 / sigma) / interval > 5 * _PLD_POINTS:
-            raise MemoryError("one release has too many points")
-        # By default losses are rounded up, so every delta is bounded from above.
-        one = loss(sigma, value_discretization_interval=interval, sampling_prob=q)
-        part = one.self_compose(steps)
-        whole = part if whole is None else whole.compose(part)
-    return whole
-
-
-def _pld_epsilon(key: Key, delta: float, scale: float) -> float:
-    """Upper bound by a privacy loss distribution, close where ``scale`` >= epsilon is.
-
-    Raises: one of ``_NO_GRID``.
-    """
+def _interval(key: Key) -> float:
+    """The grid on which the losses of a history are composed: a power of two."""
     total = sum(steps for *_, steps in key)
-    # The rounding of one release is of second order in the interval, and adds up over the releases.
-    interval = min(1e-3, max(scale / _PLD_POINTS, 1e-3 / math.sqrt(total), 1e-5))
-    interval = max(interval, scale / (5 * _PLD_POINTS))
-    value = float(_pld(key, interval).get_epsilon_for_delta(delta))
-    if not math.isfinite(value):
-        raise RuntimeError("no finite epsilon at this delta")
-    return max(0.0, value)
+    moments = [_log_moment(sigma, q) for sigma, q, _ in key]
+    counts = [steps for *_, steps in key]
+    # Few large losses in place of many small ones: see FINENESS.
+    scaled = [m - 2 * math.log(min(s, 1.0)) for m, (s, *_) in zip(moments, key, strict=True)]
+    mean = (float(logsumexp(scaled, b=counts)) - math.log(total)) / 2
+    wanted = FINENESS * math.exp(min(mean, 0.0))
+    # The mean loss of a release is at most q / (2 sigma^2), and at most log(1 + chi^2).
+    drift = sum(
+        n * min(q / (2 * sigma**2), float(np.logaddexp(0.0, m)))
+        for (sigma, q, n), m in zip(key, moments, strict=True)
+    )
+    widest = max(_largest_loss(sigma) + math.log(q) for sigma, q, _ in key)
+    interval = max(min(wanted, COARSEST), FINEST, max(drift, widest) / MOST_POINTS)
+    # Powers of two: histories of nearly equal noise share a grid, and so what was composed on it.
+    return 2.0 ** math.floor(math.log2(interval))
 
 
-def group_epsilon(history: History, size: int, delta: float, accountant: str = "prv") -> float:
-    """Computes epsilon at ``delta`` for a group: so many units of one client, all left out at once.
+def _sampled_loss(loss: float, q: float) -> float:
+    """log(1 - q + q exp(loss))."""
+    return float(np.logaddexp(math.log1p(-q) if q < 1 else -math.inf, math.log(q) + loss))
 
-    Exact for q = 1, where the group is one unit of ``size`` times the norm. Otherwise an upper
-    bound, from the composed privacy loss of a mixture of Gaussians: a binomial number of the group
-    is drawn, and the sum moves by as many norms. Units of several clients spend no more by any
-    Renyi divergence of whole order.
 
-    Args:
-        history, delta, accountant: as for `epsilon`.
-        size: units in the group, >= 1.
+def _inner_epsilon(epsilons: Float[np.ndarray, " n"], q: float) -> Float[np.ndarray, " n"]:
+    """t with exp(epsilon) = 1 - q + q exp(t); -infinity where there is none."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        ratio = np.expm1(np.minimum(epsilons, 30.0)) / q
+        small = np.where(ratio > -1, np.log1p(np.maximum(ratio, -1.0)), -np.inf)
+        large = epsilons - math.log(q) + np.log1p(-(1 - q) * np.exp(-epsilons))
+    return np.where(epsilons > 30, large, small)
 
-    Guarantees: test_a_group_of_one_is_a_unit_and_larger_ones_spend_more,
-        test_group_epsilon_lies_between_what_an_attacker_sees_and_a_simple_bound.
-    Source: arXiv:2401.10294 (mixture of Gaussians).
 
-    >>> group_epsilon(((2.0, 1.0, 10),), 2, 1e-5) == epsilon(((1.0, 1.0, 10),), 1e-5)
-    True
+def _sampled_deltas(
+    epsilons: Float[np.ndarray, " n"], sigma: float, q: float, removed: bool
+) -> Float[np.ndarray, " n"]:
+    """delta at each epsilon of one release, where a unit is removed from the data or added to them.
+
+    dp-accounting computes the same numbers, one by one in Python.
+
+    Guarantees: test_accounting.py::test_one_release_has_the_deltas_of_dp_accounting.
+    Source: arXiv:1807.01647, theorem 2 (advanced joint convexity), in both directions.
     """
-    check_whole("size", size, 1)
-    key = merge_history(history)
-    whole = _group(key, size)
-    known = merge_history(whole)
-    if size == 1 or all(q == 1 for _, q, _ in key) or known[0][0] == 0:
-        return epsilon(whole, delta, accountant)
-    try:
-        mixture = _mixture_epsilon(key, size, float(delta))
-    except _NO_GRID:
-        return epsilon(whole, delta, accountant)
-    # Of `whole` a quick bound is enough beside the mixture's: it is nearly always the looser.
-    if accountant == "prv":
-        with suppress(*_NO_GRID):
-            return min(mixture, prv_epsilon(known, delta))
-    if accountant in ("prv", "rdp"):
-        return min(mixture, _renyi_epsilon(known, delta, _TAIL_ORDERS))
-    return min(mixture, epsilon(whole, delta, accountant))
-
-
-def _group(key: Key, size: int) -> History:
-    """Bounds a group: if any of it is drawn, the sum is taken to move by all of it."""
-    return tuple((sigma / size, 1 - (1 - q) ** size, steps) for sigma, q, steps in key)
+    mu = 1 / sigma
+    inner = _inner_epsilon(epsilons if removed else -epsilons, q)
+    known = np.isfinite(inner)
+    t = np.where(known, inner, 0.0)
+    if removed:
+        # Below log(1 - q) every outcome has a larger loss than epsilon.
+        sampled = q * np.exp(_gaussian_log_delta(t, mu))
+        return np.where(known, sampled, -np.expm1(np.minimum(epsilons, 0.0)))
+    # Above -log(1 - q) none has.
+    sampled = q * np.exp(epsilons + t + _gaussian_log_delta(-t, mu))
+    return np.where(known, sampled, 0.0)
 
 
 @lru_cache(maxsize=512)
-def _mixture_epsilon(key: Key, size: int, delta: float) -> float:
-    """Upper bound for a group by the loss of dp-accounting. Raises one of ``_NO_GRID``."""
-    from dp_accounting.pld.privacy_loss_distribution import from_mixture_gaussian_mechanism as loss
+def _release(sigma: float, q: float, interval: float) -> Pair:
+    """The losses of one release, rounded so that every delta is bounded from above."""
+    from dp_accounting.pld.pld_pmf import create_pmf_pessimistic_connect_dots_fixed_gap as connect
 
-    total, drawn = sum(steps for *_, steps in key), np.arange(size + 1)
-    # Rounding is upwards, of second order in the interval, and adds up over the releases.
-    interval = 0.2 * math.sqrt(size / total)
-    whole: Any = None
-    for sigma, q, steps in key:
-        ratio = size / sigma
-        if (ratio * ratio / 2 + 12 * ratio) / interval > _PLD_POINTS:
-            raise MemoryError("one release has too many points")
-        chances = binom.pmf(drawn, size, q).tolist()
-        one = loss(sigma, drawn.tolist(), chances, value_discretization_interval=interval)
-        part = one.self_compose(steps)
-        whole = part if whole is None else whole.compose(part)
-    value = float(whole.get_epsilon_for_delta(delta))
-    if not math.isfinite(value):
-        raise RuntimeError("no finite epsilon at this delta")
-    return max(0.0, value)
+    reach = _largest_loss(sigma)
+    lowest = _sampled_loss(-reach, q)
+    bounds = {
+        True: (lowest, _sampled_loss(reach, q)),
+        # What lies below is rounded up to the lower end: a chance of 1e-12.
+        False: (-_sampled_loss(7 / sigma - 1 / (2 * sigma**2), q), -lowest),
+    }
+    pair = []
+    for removed, (low, high) in bounds.items():
+        first = math.floor(low / interval)
+        last = math.ceil(high / interval)
+        epsilons = np.arange(first, last + 1) * interval
+        deltas = np.clip(_sampled_deltas(epsilons, sigma, q, removed), 0.0, 1.0)
+        # Delta falls with epsilon; where rounding says otherwise the larger one counts.
+        deltas = np.maximum.accumulate(deltas[::-1])[::-1]
+        pair.append(connect(interval, first, last, deltas).to_dense_pmf())
+    return pair[0], pair[1]
 
 
-def event_of(history: History) -> Any:
-    """Converts the history to a ``dp_accounting.DpEvent``.
+def _compose(one: Pair, other: Pair) -> Pair:
+    return one[0].compose(other[0], TAIL), one[1].compose(other[1], TAIL)
 
-    Guarantees: test_ledger_event_gives_the_same_epsilon.
+
+@lru_cache(maxsize=2048)  # some 50 kB each
+def _repeated(sigma: float, q: float, interval: float, steps: int) -> Pair:
+    """The losses of so many equal releases.
+
+    A number is composed of the same powers of two whatever was asked before, so the answer is
+    always the same; and the next round's number shares most of them with the last one's.
     """
-    import dp_accounting as dp
+    one = _release(sigma, q, interval)
+    if steps == 1:
+        return one
+    lowest = steps & -steps
+    if lowest == steps and one[0].size * math.sqrt(steps) > LARGEST_DOUBLED:
+        # Slower to begin with, but its cut of the tails does not depend on rounding.
+        return one[0].self_compose(steps, TAIL), one[1].self_compose(steps, TAIL)
+    if lowest == steps:
+        half = _repeated(sigma, q, interval, steps // 2)
+        return _compose(half, half)
+    rest = _repeated(sigma, q, interval, steps - lowest)
+    return _compose(rest, _repeated(sigma, q, interval, lowest))
 
-    parts: list[Any] = []
-    for entry in history:
-        sigma, q, count = entry
-        one = dp.GaussianDpEvent(sigma) if sigma else dp.NonPrivateDpEvent()
-        one = dp.PoissonSampledDpEvent(q, one) if sigma and q < 1 else one
-        parts += [dp.SelfComposedDpEvent(one, count)] if q and count else []
-    return dp.ComposedDpEvent(parts) if parts else dp.NoOpDpEvent()
+
+@lru_cache(maxsize=64)
+def _losses(key: Key) -> Pair:
+    """The losses of a whole history."""
+    interval = _interval(key)
+    (sigma, q, steps), *others = key
+    whole = _repeated(sigma, q, interval, steps)
+    for sigma, q, steps in others:
+        whole = _compose(whole, _repeated(sigma, q, interval, steps))
+    return whole
 
 
-def second_opinion(history: History, delta: float) -> tuple[float, str]:
-    """Computes epsilon by dp-accounting alone, and names the method, "pld" or "rdp".
+def _pld_epsilon(key: Key, delta: float) -> float:
+    """Epsilon by the composed privacy loss; exact where all releases have q = 1."""
+    exact = _gaussian_epsilon(_gaussian_mu(key), delta)
+    if all(q == 1 for _, q, _ in key):
+        return exact
+    rest = delta - ROUNDED * sum(steps for *_, steps in key)
+    if rest <= 0 or _interval(key) > 1:
+        return min(exact, _renyi_epsilon(key, delta))
+    value = max(0.0, *(float(one.get_epsilon_for_delta(rest)) for one in _losses(key)))
+    # Sampling never costs privacy: each is an upper bound, so the smaller one is.
+    return min(exact, value)
 
-    Renyi divergences serve where no loss distribution of acceptable size is accurate enough.
 
-    Args: history, delta: as for `epsilon`.
-    Guarantees: test_two_libraries_agree_on_epsilon.
+# ---- Renyi divergences
 
-    >>> value, name = second_opinion(((1.0, 0.1, 100),), 1e-5)
-    >>> round(value, 1), name
-    (7.0, 'pld')
-    """
-    check_delta(delta)
-    key = merge_history(history)
-    if not key or key[0][0] == 0:
-        return (math.inf if key else 0.0), "pld"
-    return _second_opinion(key, float(delta))
+ROUNDING = 1e-14
+ORDERS = (*(1 + x / 10 for x in range(1, 100)), *range(12, 64), 80, 96, 128, 192, 256, 512, 1000)
+"""Renyi orders: the usual ones, and larger ones that keep a small epsilon tight."""
 
 
 @lru_cache(maxsize=1024)
-def _second_opinion(key: Key, delta: float) -> tuple[float, str]:
-    with suppress(*_NO_GRID):
-        value = float(_curve_loss(key)[0].get_epsilon_for_delta(delta))
-        if value < 30:  # above, one grid of another spacing is closer
-            return max(0.0, value), "pld"
-    with suppress(*_NO_GRID):
-        scale = _renyi_epsilon(key, delta, _TAIL_ORDERS)
-        return _pld_epsilon(key, delta, scale), "pld"
-    from dp_accounting.rdp import RdpAccountant
+def _release_rdp(sigma: float, q: float) -> Float[np.ndarray, " orders"]:
+    """Renyi divergence of one release at each of `ORDERS`.
 
-    # Of whole orders alone: the series of the others need not converge there.
-    renyi = RdpAccountant([float(order) for order in _TAIL_ORDERS])
-    return max(0.0, float(renyi.compose(event_of(key)).get_epsilon(delta))), "rdp"
+    (order - 1) times it is log E_Q (P / Q)^order of Q = N(0, sigma^2), P = (1 - q) Q + q N(1,
+    sigma^2), here integrated. Orders that would need too many points are left out.
+
+    Guarantees: test_accounting.py::test_rdp_equals_dp_accounting_and_opacus.
+    Source: arXiv:1908.10530, section 3.3.
+    """
+    orders = np.array(ORDERS, float)
+    if q == 1:
+        return orders / (2 * sigma**2)
+    # The trapezoid rule's error falls as exp(-2 pi d / step), d the distance pi sigma^2 of the
+    # ratio's zeros from the real line.
+    step = min(sigma / 8, sigma**2 / 4)
+    divergences = np.full(len(orders), math.inf)
+    for k, order in enumerate(orders):
+        reach = LONGEST * sigma
+        if (order + 2 * reach) / step > 1e5:
+            break
+        x = np.arange(-reach, order + reach, step)
+        log_ratio = np.logaddexp(math.log1p(-q), math.log(q) + (2 * x - 1) / (2 * sigma**2))
+        log_noise = -(x**2) / (2 * sigma**2) - math.log(sigma * math.sqrt(2 * math.pi))
+        log_moment = float(logsumexp(order * log_ratio + log_noise)) + math.log(step)
+        # A moment is at least 1; rounding may have taken that much from it.
+        divergences[k] = (max(log_moment, 0.0) + ROUNDING) / (order - 1)
+    return divergences
 
 
-ACCOUNTANTS = {"prv": Accountant(_tight_epsilon, tight=True), "rdp": Accountant(_renyi_epsilon)}
-"""Name -> accountant. `Privacy`, `Ledger`, calibration and the command line take what is here; an
-entry added to this mapping is an accountant like the others."""
+def _renyi_epsilon(key: Key, delta: float) -> float:
+    """Upper bound on epsilon from Renyi divergences, which add up; the best over `ORDERS`.
+
+    Source: arXiv:2004.00010, proposition 12.
+    """
+    total = sum(steps * _release_rdp(sigma, q) for sigma, q, steps in key)
+    orders = np.array(ORDERS, float)
+    spent = total + np.log1p(-1 / orders) - (math.log(delta) + np.log(orders)) / (orders - 1)
+    return max(0.0, float(np.min(spent)))
+
+
+ACCOUNTANTS: Mapping[str, Callable[[Key, float], float]] = {
+    "pld": _pld_epsilon,
+    "rdp": _renyi_epsilon,
+}
+"""Name -> (merged history, delta) -> an upper bound on epsilon."""
+
+
+def event_of(history: History) -> "DpEvent":
+    """Converts the history to a ``dp_accounting.DpEvent``.
+
+    Guarantees: test_ledger.py::test_ledger_event_gives_the_same_epsilon.
+    """
+    import dp_accounting as dp
+
+    parts = []
+    for sigma, q, count in history:
+        one = dp.GaussianDpEvent(sigma) if sigma else dp.NonPrivateDpEvent()
+        one = dp.PoissonSampledDpEvent(q, one) if sigma and q < 1 else one
+        if q and count:
+            parts.append(dp.SelfComposedDpEvent(one, count))
+    return dp.ComposedDpEvent(parts) if parts else dp.NoOpDpEvent()
+
 
 # ---- what an attacker can find: the trade-off curve of the composed privacy loss
 
-_CURVE_POINTS = 5e4  # of the part of the loss that a curve needs, about
-_FURTHEST = 14.0  # slopes up to e^14: curves are followed to error rates of about 1e-6
-_EXCESS = 1e-4  # how far the probabilities of a composed loss may add up to another sum than 1
+STEEPEST = 14.0
+"""Slopes up to e^14: curves are followed to error rates of about 1e-6."""
 
 
 def tradeoff_curve(history: History, fpr: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
@@ -537,15 +416,15 @@ def tradeoff_curve(history: History, fpr: Float[np.ndarray, " n"]) -> Float[np.n
 
     The attacker sees all releases and knows everything else. The curve is that of the composed
     privacy loss, the larger of both directions (who is in is found, or who is out); it is exact
-    for q = 1, and otherwise an upper bound, within 2e-4 of the exact one where the grid fits. No
-    bound from epsilon at a single delta lies below it.
+    for q = 1, and otherwise an upper bound, within 1e-3 of the exact one. No bound from epsilon at
+    a single delta lies below it.
 
     Args:
         history: as for `epsilon`; no noise lets everyone be found.
         fpr: in [0, 1].
 
-    Guarantees: test_tradeoff_equals_golden_numbers, test_tradeoff_equals_riskcal,
-        test_tradeoff_lies_below_every_epsilon.
+    Guarantees: test_accounting.py::test_tradeoff_equals_golden_numbers,
+        ::test_tradeoff_equals_riskcal, ::test_tradeoff_lies_below_every_epsilon.
     Source: arXiv:1905.02383, propositions 2.12 (lines of epsilon and delta) and 4.7 (both
         directions); corollary 2.13 (Gaussian).
 
@@ -559,7 +438,8 @@ def tradeoff_curve(history: History, fpr: Float[np.ndarray, " n"]) -> Float[np.n
         return np.array(fpr, float)
     if key[0][0] == 0:
         return np.ones(len(fpr))
-    if all(q == 1 for _, q, _ in key):
+    # Sampling never costs privacy: where no grid is fine enough it is not counted.
+    if all(q == 1 for _, q, _ in key) or _interval(key) > 1:
         return ndtr(ndtri(fpr) + _gaussian_mu(key))
     slopes, heights = _tradeoff_lines(key)
     return np.minimum(1.0, (heights + slopes * np.asarray(fpr)[:, None]).min(1))
@@ -569,7 +449,7 @@ def advantage(history: History) -> float:
     """Computes the largest TPR - FPR of any attacker: the total variation distance, delta at 0.
 
     Args: history: as for `epsilon`.
-    Guarantees: test_tradeoff_equals_golden_numbers.
+    Guarantees: test_accounting.py::test_tradeoff_equals_golden_numbers.
     Source: arXiv:1709.01604, definition 4 (advantage).
 
     >>> round(advantage(((1.0, 1.0, 1),)), 5)
@@ -578,99 +458,52 @@ def advantage(history: History) -> float:
     key = merge_history(history)
     if not key or key[0][0] == 0:
         return float(bool(key))
-    if all(q == 1 for _, q, _ in key):
+    if all(q == 1 for _, q, _ in key) or _interval(key) > 1:
         return float(1 - 2 * ndtr(-_gaussian_mu(key) / 2))
     return float(min(1.0, _tradeoff_lines(key)[1][0]))
 
 
 @lru_cache(maxsize=512)
-def _tradeoff_lines(key: Key) -> tuple[np.ndarray, np.ndarray]:
+def _tradeoff_lines(key: Key) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
     """Slopes and heights at FPR = 0 of lines that no attacker exceeds; the first has slope 1.
 
     (epsilon, delta) gives TPR <= delta + e^epsilon FPR and, the roles exchanged,
     TPR <= 1 - e^-epsilon (1 - delta - FPR).
     """
-    try:
-        epsilons, deltas = _pld_profile(key)
-        first = deltas[0]
-    except _NO_GRID:
-        # Bounds on epsilon at a few deltas are looser, and valid.
-        deltas = np.geomspace(1e-9, 0.5, 12)
-        epsilons = np.minimum([_quick_epsilon(key, float(delta)) for delta in deltas], 700.0)
-        first = float(np.min(1 - 2 * (1 - deltas) / (np.exp(epsilons) + 1)))
+    counts = [steps for *_, steps in key]
+    moments = [_log_moment(sigma, q) for sigma, q, _ in key]
+    size = math.exp(min(0.0, float(logsumexp(moments, b=counts)) / 2))
+    epsilons = size * np.sinh(np.linspace(0, math.asinh(STEEPEST / size), 400))
+    both = [np.asarray(one.get_delta_for_epsilon(epsilons.tolist())) for one in _losses(key)]
+    deltas = np.clip(np.maximum(*both) + ROUNDED * sum(counts), 0.0, 1.0)
     steep, flat = np.exp(epsilons), np.exp(-epsilons)
     slopes = np.concatenate([[1.0], steep, flat])
-    return slopes, np.concatenate([[first], deltas, 1 - flat * (1 - deltas)])
-
-
-@lru_cache(maxsize=32)  # about 2 MB each
-def _curve_loss(key: Key) -> tuple[Any, float]:
-    """The composed privacy loss on a grid that serves every epsilon >= 0, and the size of mu.
-
-    Raises: one of ``_NO_GRID``.
-    """
-    total = sum(steps for *_, steps in key)
-    scale = _renyi_epsilon(key, 1e-6, _TAIL_ORDERS)
-    if not math.isfinite(scale):
-        raise RuntimeError("no finite scale")
-    # Rounding to the grid adds at most interval^2 / 4 to the variance of each loss, about mu^2 / T.
-    mu = math.sqrt(sum(n * q * q * math.expm1(min(50.0, s**-2)) for s, q, n in key))
-    fine, coarse = 0.03 * mu / math.sqrt(total), 0.2 * mu / math.sqrt(total)
-    # On too fine a grid differences of nearly equal numbers are composed, and probabilities add up
-    # to more than 1; scaled back to 1 they would be no bound.
-    interval = max(min(1e-3, fine), 2e-6 * math.sqrt(total), 1e-5, scale / _CURVE_POINTS)
-    if interval > coarse:
-        raise RuntimeError("no grid is fine enough for the loss and coarse enough for its sums")
-    loss = _pld(key, interval)
-    if abs(float(loss.get_delta_for_epsilon(-60.0)) - 1) > _EXCESS:
-        raise RuntimeError("the probabilities do not add up to 1")
-    return loss, mu
-
-
-def _pld_profile(key: Key) -> tuple[np.ndarray, np.ndarray]:
-    """Epsilons from 0 on, and their deltas, the larger of both directions.
-
-    Raises: one of ``_NO_GRID``.
-    """
-    loss, mu = _curve_loss(key)
-    size = min(1.0, mu)
-    epsilons = size * np.sinh(np.linspace(0, math.asinh(_FURTHEST / size), 400))
-    deltas = np.asarray(loss.get_delta_for_epsilon(epsilons.tolist()))
-    return epsilons, np.clip(deltas, 0.0, 1.0)
-
-
-def _quick_epsilon(key: Key, delta: float) -> float:
-    """The upper end of PRV, or the Renyi bound where no grid fits."""
-    try:
-        return prv_epsilon(key, delta)
-    except _NO_GRID:
-        return _renyi_epsilon(key, delta, _TAIL_ORDERS)
-
-
-def _gaussian_mu(key: Key) -> float:
-    """mu of releases that all have q = 1: sqrt(sum steps / sigma^2)."""
-    return math.sqrt(math.fsum(steps / sigma / sigma for sigma, _, steps in key))
+    return slopes, np.concatenate([deltas[:1], deltas, 1 - flat * (1 - deltas)])
 
 
 # ---- from a target to the noise
 
 MOST_RATES = 16
-"""Distinct sample rates that are calibrated one by one; more share the noise of so many."""
+"""Distinct sample rates that are calibrated as they are; more are rounded up to a grid of 1 %."""
+LEAST_SPENT = 1 - 2e-3
+"""A first guess that spends at least this share of the target is taken."""
+MARGIN = 5e-4
+"""Share of the target that is left where rates are rounded up: clients may have any rate between
+two of the grid, and the discretisation of their losses may differ by a little."""
 
 
 def noise_multiplier(
-    epsilon: float, delta: float, sample_rate: float, steps: int, accountant: str = "prv"
+    epsilon: float, delta: float, sample_rate: float, steps: int, accountant: str = "pld"
 ) -> float:
     """Finds the smallest sigma whose ``steps`` releases spend at most ``epsilon``.
 
     Args:
-        epsilon: target, > 0; finite. Spent is at most 0.1 % less, and never more.
+        epsilon: target, > 0; finite. Spent is at most 0.3 % less, and never more.
         delta, accountant: as for `epsilon`.
         sample_rate, steps: q in [0, 1] and number of releases, >= 0; 0 needs no noise.
 
-    Raises: ``ValueError`` for a value out of range, or a target below what the accountant can
-        certify (about 3e-3).
-    Guarantees: test_noise_multiplier_never_above_target.
+    Raises: ``ValueError`` for a value out of range, or a target that the accountant cannot certify.
+    Guarantees: test_accounting.py::test_noise_multiplier_never_above_target.
 
     >>> round(noise_multiplier(8.0, 1e-5, 1.0, 10), 3)
     1.898
@@ -683,15 +516,18 @@ def noise_multipliers(
     delta: float,
     sample_rates: tuple[float, ...],
     steps: int,
-    accountant: str = "prv",
+    accountant: str = "pld",
 ) -> tuple[float, ...]:
-    """Finds a sigma for each sample rate; more than ``MOST_RATES`` rates share some.
+    """Finds a sigma for each sample rate.
+
+    More than `MOST_RATES` distinct rates count as the next larger ones on a grid of 1 %: epsilon
+    never falls with q, so nobody spends more than the target.
 
     Args:
         epsilon, delta, steps, accountant: as for `noise_multiplier`.
         sample_rates: each in [0, 1].
 
-    Guarantees: test_many_distinct_sizes_spend_at_most_the_target.
+    Guarantees: test_accounting.py::test_many_distinct_sizes_spend_at_most_the_target.
     """
     check_number("epsilon", epsilon, 0, 1e9, open_low=True)
     check_delta(delta)
@@ -701,37 +537,22 @@ def noise_multipliers(
     check_one_of("accountant", accountant, tuple(ACCOUNTANTS))
     if not steps:
         return (0.0,) * len(sample_rates)
-    counted = tuple(_counted_rate(q, steps) if q > 0 else 0.0 for q in sample_rates)
-    # Epsilon never falls with q: the sigma of a group's largest rate is enough for all of them.
-    largest, chosen = group_rates(counted, MOST_RATES), ACCOUNTANTS[accountant]
-    goal = (float(epsilon), float(delta), int(steps), chosen)
-    tops, linked = sorted(set(largest.values())), len(largest) > MOST_RATES and chosen.tight
-    sigmas: dict[float, float] = {}
-    for rates in [tuple(tops)] if linked else [(q,) for q in tops]:
-        sigmas |= _noise_multipliers(*goal, rates, linked)
-    # Less noise would count as none, however large the target.
-    floor = {q: max(sigma, SMALLEST_SIGMA) for q, sigma in sigmas.items()}
-    return tuple(floor[largest[q]] if q > 0 else 0.0 for q in counted)
+    counted = [_counted_rate(q, steps) if q > 0 else 0.0 for q in sample_rates]
+    target = float(epsilon)
+    if len(set(counted)) > MOST_RATES:
+        counted = [_on_grid(q) if q > 0 else 0.0 for q in counted]
+        rates = tuple(sorted({q for q in counted if q > 0}))
+        sigmas = _linked_noise_multipliers(target, float(delta), rates, int(steps), accountant)
+    else:
+        each = (float(delta), int(steps), accountant)
+        sigmas = {q: _noise_multiplier(target, q, *each) for q in set(counted) if q > 0}
+    return tuple(sigmas[q] if q > 0 else 0.0 for q in counted)
 
 
-def group_rates(rates: Iterable[float], most: int) -> dict[float, float]:
-    """Maps each rate > 0 to the largest of its group; groups are as narrow in ratio as can be."""
-    distinct = sorted({float(rate) for rate in rates if rate > 0}, reverse=True)
-    if len(distinct) <= most:
-        return {rate: rate for rate in distinct}
-
-    def cover(width: float) -> dict[float, float]:
-        groups, top = {}, math.inf
-        for rate in distinct:
-            top = rate if top == math.inf or rate * width < top else top
-            groups[rate] = top
-        return groups
-
-    low, high = 1.0, (distinct[0] / distinct[-1]) ** (1 / most) * (1 + 1e-9)
-    for _ in range(40):
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if len(set(cover(middle).values())) <= most else (middle, high)
-    return cover(high)
+def _on_grid(q: float) -> float:
+    """The smallest 1.01^-k, k whole, that is not below q."""
+    k = math.floor(-math.log(q) / math.log(1.01))
+    return max(1.01**-k, q)
 
 
 def clt_noise_multiplier(target: float, delta: float, q: float, steps: int) -> float:
@@ -744,72 +565,86 @@ def clt_noise_multiplier(target: float, delta: float, q: float, steps: int) -> f
     Source: arXiv:1905.02383, corollary 2.13 (delta of mu); arXiv:1911.11607, section 3 (mu of q,
         sigma, steps).
     """
-    low, high, goal = 1e-9, 1e6, math.log(delta)
-    for _ in range(60):
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if _log_delta(target, middle) < goal else (low, middle)
-    return 1 / math.sqrt(math.log1p((high / q) ** 2 / steps))
-
-
-def solve_sigma(
-    spent: Callable[[float], float], target: float, sigma: float, slope: float
-) -> float:
-    """Finds the sigma at which the falling function ``spent`` is within 0.1 % below ``target``.
-
-    Args:
-        spent: of sigma.
-        target: > 0.
-        sigma, slope: where it begins, with which slope of log ``spent`` over log sigma until two
-            points are known.
-    """
-    low, high, points = 0.0, math.inf, []  # spent(low) > target >= spent(high)
-    for _ in range(80):
-        value = spent(sigma)
-        # Only a sigma that was counted and spends no more than the target may become the result.
-        low, high = (low, sigma) if value <= target else (sigma, high)
-        if target * (1 - 1e-3) <= value <= target or high < low * (1 + 1e-4) or low > 1e7:
-            break
-        if 0 < value < math.inf:
-            points = [*points, (math.log(sigma), math.log(value))][-2:]
-        # The secant's step if it falls inside the bracket, else its middle, else a step outward.
-        if points:
-            (x0, y0), (x1, y1) = points[0], points[-1]
-            steep = (y1 - y0) / (x1 - x0) if x1 != x0 else slope
-            step = (math.log(target) - 4e-4 - y1) / steep if steep < 0 else math.inf
-            sigma = math.exp(x1 + max(-2.0, min(2.0, step)))
-        if not points or not low * (1 + 1e-6) < sigma < high * (1 - 1e-6):
-            outward = 4 * low if high == math.inf else high / 4
-            sigma = math.sqrt(low * high) if 0 < low < high < math.inf else outward
-    expected = "a target that this accountant can certify, above about 3e-3"
-    check(high < math.inf, "epsilon", target, expected)
-    return _round_up(high)  # the last bits depend on the number of threads
+    mu = _gaussian_mu_for(target, delta)
+    return 1 / math.sqrt(math.log1p((mu / q) ** 2 / steps))
 
 
 @lru_cache(maxsize=1024)
-def _noise_multipliers(
-    target: float, delta: float, steps: int, accountant: Accountant, rates: tuple, linked: bool
-) -> dict[float, float]:
-    """Finds the sigma of each rate; ``linked`` searches begin where the two before them point.
+def _noise_multiplier(target: float, q: float, delta: float, steps: int, accountant: str) -> float:
+    """The smallest sigma that spends at most the target."""
+    if q == 1 and accountant == "pld":
+        sigma = math.sqrt(steps) / _gaussian_mu_for(target, delta)
+    else:
+        sigma = clt_noise_multiplier(target, delta, q, steps)
+    return _search_sigma(target, q, delta, steps, accountant, sigma)
 
-    How far the central limit is off hardly changes from one rate to the next.
-    """
+
+@lru_cache(maxsize=64)
+def _linked_noise_multipliers(
+    target: float, delta: float, rates: tuple[float, ...], steps: int, accountant: str
+) -> dict[float, float]:
+    """Sigmas of ascending sample rates; each search begins where the one before it points."""
+    goal = target * (1 - MARGIN)
     sigmas: dict[float, float] = {}
-    off: list[tuple[float, float]] = []  # log rate, log of the result over the first guess
+    points: list[tuple[float, float]] = []  # log rate, log of sigma over its estimate
     for q in rates:
-        if q == 1 and accountant.tight:
-            sigmas[q] = _gaussian_noise_multiplier(target, delta, steps)
-            continue
-        guess, slope, correction = clt_noise_multiplier(target, delta, q, steps), -1.0, 0.0
-        if linked:
-            above = clt_noise_multiplier(1.02 * target, delta, q, steps)
-            slope = math.log(1.02) / math.log(above / guess)
-            correction = off[-1][1] if off else 0.0
-        if len(off) > 1:
-            (x0, y0), (x1, y1) = off[-2:]
-            correction = y1 + (y1 - y0) * (math.log(q) - x1) / (x1 - x0)
-        sigmas[q] = solve_sigma(
-            lambda sigma, q=q: _epsilon(merge_history(((sigma, q, steps),)), delta, accountant),
-            *(target, guess * math.exp(correction), slope),
+        estimate = clt_noise_multiplier(goal, delta, q, steps)
+        sigmas[q] = _search_sigma(
+            goal, q, delta, steps, accountant, estimate * math.exp(_next_point(points, math.log(q)))
         )
-        off.append((math.log(q), math.log(sigmas[q] / guess)))
+        # Aimed at the middle of what is taken, so that an error to either side is small enough.
+        spent = _epsilon(merge_history(((sigmas[q], q, steps),)), delta, accountant)
+        share = min(max(spent / goal, 0.9), 1.0) + (1 - LEAST_SPENT) / 2
+        slope = math.log(estimate / clt_noise_multiplier(1.01 * goal, delta, q, steps), 1.01)
+        points.append((math.log(q), math.log(sigmas[q] / estimate) + slope * math.log(share)))
     return sigmas
+
+
+def _next_point(points: list[tuple[float, float]], x: float) -> float:
+    """Extrapolates the line through the last two points; 0 before the first."""
+    if len(points) < 2:
+        return points[0][1] if points else 0.0
+    (x0, y0), (x1, y1) = points[-2:]
+    return y1 + (y1 - y0) * (x - x1) / (x1 - x0)
+
+
+def _search_sigma(
+    target: float, q: float, delta: float, steps: int, accountant: str, guess: float
+) -> float:
+    """Finds sigma by Brent's method around a first guess, which is taken if it fits."""
+
+    def excess(log_sigma: float) -> float:
+        """log of what is spent over the target; rises without bound as the noise vanishes."""
+        history = ((_round_up(math.exp(log_sigma)), q, steps),)
+        spent = _epsilon(merge_history(history), delta, accountant)
+        return min(max(math.log(max(spent, 1e-300) / target), -40.0), 40.0)
+
+    least = math.log(SMALLEST_SIGMA)
+    start = max(math.log(guess), least)
+    if math.log(LEAST_SPENT) <= excess(start) <= 0:
+        return _round_up(math.exp(start))
+    low = high = start
+    step = 0.02
+    while excess(high) > 0:
+        low = high
+        high += step
+        step *= 3
+        reachable = high < math.log(100 * LARGEST_SAMPLED_SIGMA)
+        check(reachable, "epsilon", target, "a target that this accountant can certify")
+    while excess(low) <= 0:
+        if low <= least:
+            return SMALLEST_SIGMA  # less noise would count as none, however large the target
+        high = low
+        low = max(low - step, least)
+        step *= 3
+    root = float(brentq(excess, low, high, xtol=1e-4))
+    # Only a sigma that was counted and spends no more than the target may be the result.
+    while excess(root) > 0:
+        root += 5e-5
+    return _round_up(math.exp(root))
+
+
+def _round_up(sigma: float) -> float:
+    """Ten digits, rounded up: the same on every machine, and it spends no more."""
+    unit = 10.0 ** (math.floor(math.log10(sigma)) - 9)
+    return math.ceil(sigma / unit) * unit

@@ -64,7 +64,7 @@ class Privacy:
         sample_rate: q in [0, 1]; one number or, but in the client unit, one per client; ``None``:
             taken from the plan.
         delta: in [1e-12, 1); must lie below 1 / number of units.
-        accountant: "prv" (tight), "rdp", or another name in `accounting.ACCOUNTANTS`.
+        accountant: "pld" (tight) or "rdp", see `accounting.epsilon`.
         trust: whom the noise protects from. "local", always but in the client unit: every upload is
             protected alone. "secagg": only the sum of the uploads is seen, each client adds its
             share of the noise. "central", the default in the client unit: the server sees the
@@ -101,7 +101,7 @@ class Privacy:
     noise_multiplier: PerClient | None = None
     sample_rate: PerClient | None = None
     delta: float = 1e-5
-    accountant: str = "prv"
+    accountant: str = "pld"
     trust: str | None = None
     honest: int | None = None
     target: float | None = None

@@ -199,7 +199,7 @@ class Ledger:
         unit: "example", "person" or "client". In the client unit every release counts for every
             client, whether drawn or not, and q is the chance of taking part.
         delta: in [1e-12, 1).
-        accountant: a name in `accounting.ACCOUNTANTS`: "prv", "rdp" or an added one.
+        accountant: a name in `accounting.ACCOUNTANTS`: "pld" or "rdp".
         reproducible: the noise can be drawn again from a seed; only such a run repeats rounds.
         trust, relation: whom the noise protects from, and how neighbours differ, see `Privacy`.
 
@@ -233,7 +233,7 @@ class Ledger:
         *,
         unit: str = "example",
         delta: float = 1e-5,
-        accountant: str = "prv",
+        accountant: str = "pld",
         reproducible: bool = True,
         trust: str | None = None,
         relation: str = RELATION,
@@ -414,65 +414,9 @@ class Ledger:
         """The histories of which one spends most."""
         return _undominated(self.history(client, observer) for client in (None, *self.clients))
 
-    def group_epsilon(
-        self, size: int, client: int | None = None, observer: str | None = None
-    ) -> float:
-        """Epsilon for a group of ``size`` units of one client that are all left out at once.
-
-        Args:
-            size: examples, persons or clients in the group, >= 1.
-            client, observer: as for `epsilon`.
-
-        Raises: as `epsilon`.
-        Guarantees: test_a_group_of_one_is_a_unit_and_larger_ones_spend_more.
-        Source: see `accounting.group_epsilon`.
-
-        >>> ledger = Ledger()
-        >>> ledger.record(0, None, 4, sample_rate=1.0, noise_multiplier=2.0)
-        >>> [round(ledger.group_epsilon(size), 2) for size in (1, 2)]
-        [4.38, 10.0]
-        """
-        histories = self._certified("group_epsilon", client, observer)
-        parts = size, self.delta, self.accountant
-        return max((accounting.group_epsilon(h, *parts) for h in histories), default=0.0)
-
     def nominal_epsilon(self, observer: str | None = None) -> float:
         """`epsilon` as if the ledger were certified: accounting only, no promise."""
         return max(map(self._epsilon_of, self._largest(observer)), default=0.0)
-
-    def epsilon_by(self, accountant: str, observer: str | None = None) -> float:
-        """`epsilon` of whoever spent most, by another accountant than the ledger's.
-
-        Args: accountant: a name in `accounting.ACCOUNTANTS`. observer: as for `epsilon`.
-        Raises: as `epsilon`.
-        Guarantees: test_a_run_is_certified_and_verified.
-
-        >>> ledger = Ledger()
-        >>> ledger.record(0, None, 10, sample_rate=1.0, noise_multiplier=2.0)
-        >>> round(ledger.epsilon_by("prv"), 1), round(ledger.epsilon_by("rdp"), 1)
-        (7.5, 8.1)
-        """
-        histories = self._certified("epsilon", None, observer)
-        return max((accounting.epsilon(h, self.delta, accountant) for h in histories), default=0.0)
-
-    def second_opinion(self, observer: str | None = None) -> tuple[float, str]:
-        """`epsilon` of whoever spent most by dp-accounting alone, and its method, "pld" or "rdp".
-
-        "rdp" is taken where a distribution is too large, see `accounting.second_opinion`.
-
-        Raises: as `epsilon`.
-        Guarantees: test_a_run_is_certified_and_verified.
-
-        >>> ledger = Ledger()
-        >>> ledger.record(0, None, 10, sample_rate=1.0, noise_multiplier=2.0)
-        >>> value, name = ledger.second_opinion()
-        >>> round(value, 1), name
-        (7.5, 'pld')
-        """
-        histories = self._certified("epsilon", None, observer)
-        found = [accounting.second_opinion(h, self.delta) for h in histories]
-        value = max((one for one, _ in found), default=0.0)
-        return value, "rdp" if any(name == "rdp" for _, name in found) else "pld"
 
     def tradeoff(self, fpr: Any, client: int | None = None, observer: str | None = None) -> Any:
         """The largest share of members that any attacker finds at a false positive rate ``fpr``.

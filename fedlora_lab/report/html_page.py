@@ -22,7 +22,6 @@ from fedlora_lab.report.run_folder import Folder, read_frame, read_json, to_ledg
 from fedlora_lab.report.summary_table import display_rows, format_number, observer_phrase, summary
 
 HERE = Path(__file__).parent
-GROUP_SIZES = (2, 5, 10)
 _WORDS = tomllib.loads((HERE / "report.toml").read_text(encoding="utf-8"))
 WIDTH, HEIGHT = 4.9, 4.1  # narrower than in a notebook: still read on a phone, 330 pixels wide
 _SHOWN = ("task", "privacy", "lora", "plans", "methods", "versions")
@@ -131,27 +130,6 @@ def attack_bounds(ledgers: Mapping[str, Any]) -> list[str]:
     return [
         f"Attackers of one run: advantage at most {most:.2g}; share of members found at most "
         f"{one:.2g} where 1 % of the others are accused, {tenth:.2g} where 0.1 % are."
-    ]
-
-
-def group_bounds(ledgers: Mapping[str, Any]) -> list[str]:
-    """States what the largest epsilon of a folder's runs, each alone, is for groups.
-    None where no run states one.
-
-    Args: ledgers: cell -> text, as in the run folder.
-    Guarantees: test_report.py::test_a_report_states_epsilon_for_groups.
-    """
-    if not (some := _certified(ledgers)):
-        return []
-    worst = max(some, key=lambda book: book.epsilon())
-    numbers = [f"{worst.group_epsilon(size):.3g}" for size in GROUP_SIZES]
-    exact = all(q == 1 for client in (None, *worst.clients) for _, q, _ in worst.history(client))
-    how = "exact" if exact else "upper bounds of the composed loss, the number drawn being binomial"
-    sizes, many = ", ".join(map(str, GROUP_SIZES)), f"{worst.unit}s"
-    where = "" if worst.unit == "client" else " of one client"
-    return [
-        f"Groups: for {sizes} {many}{where}, left out at once, ε of the run that spends most is "
-        f"{', '.join(numbers)} at δ = {worst.delta:g} ({how})."
     ]
 
 
@@ -275,7 +253,7 @@ def render(
     return page.from_string((HERE / "report.html").read_text(encoding="utf-8")).render(
         rows=rows,
         facts=settings_summary(settings, [row["method"] for row in rows]),
-        promise=[*privacy_statement(settings, ledgers), *group_bounds(ledgers), *whole],
+        promise=[*privacy_statement(settings, ledgers), *whole],
         measure=table.attrs["measure"],
         rule=RULE,
         against=observer_phrase(None if privacy is None else privacy["trust"]),

@@ -11,7 +11,7 @@ from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.privacy.accounting import second_opinion
+from fedlora_lab.privacy.accounting import epsilon
 from fedlora_lab.review.checks import StepChecks
 from fedlora_lab.review.claims import CHECKS, Claims, Evidence, Loader, Step, Verdict
 from fedlora_lab.review.sampling import (
@@ -397,7 +397,7 @@ def _spent(claims: Claims, sigma: float) -> float:
         event = dp.SampledWithoutReplacementDpEvent(n, round(q * n), dp.GaussianDpEvent(sigma / 2))
         renyi = RdpAccountant(neighboring_relation=neighbours).compose(event, claims.steps)
         return float(renyi.get_epsilon(claims.delta))
-    return second_opinion(_history(claims, sigma), claims.delta)[0]
+    return epsilon(_history(claims, sigma), claims.delta)
 
 
 def _accounting(claims: Claims) -> Iterator[Evidence]:

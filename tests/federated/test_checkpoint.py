@@ -211,7 +211,7 @@ def test_every_entry_of_a_ledger_is_the_run_s_own(at, field, value, tmp_path):
 
 @pytest.mark.parametrize(
     ("term", "value"),
-    [("delta", 0.3), ("unit", "client"), ("accountant", "prv"), ("reproducible", False)],
+    [("delta", 0.3), ("unit", "client"), ("accountant", "pld"), ("reproducible", False)],
 )
 def test_a_ledger_of_other_terms_is_refused(tmp_path, term, value):
     """Rewritten by somebody who knows how its digest is made."""

@@ -40,7 +40,7 @@ SECAGG = {"unit": "client", "trust": "secagg"}
         ("sample_rate", [1.5, -0.1, "all"], RATE),
         ("delta", [0, 1, -1e-5, math.nan, "1e-5", None], DELTA),
         ("delta", [1e-300], "at least 1e-12: noise from 52 random bits ends at 8.2 sigma"),
-        ("accountant", ["gdp"], "one of 'prv', 'rdp'"),
+        ("accountant", ["gdp"], "one of 'pld', 'rdp'"),
         ("relation", ["add-or-remove"], f"{ZERO_OUT}; sums are .* sizes are public here"),
         ("relation", ["replace-one"], f"{ZERO_OUT}; .* read epsilon for groups of two"),
         ("relation", [3], ZERO_OUT),
@@ -97,7 +97,7 @@ def test_a_plan_is_frozen_and_a_changed_one_forgets_what_no_longer_holds() -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("accountant", ["prv", "rdp"])
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
 def test_calibrate_meets_its_target(accountant: str) -> None:
     """Every client, at its own sampling rate, spends at most epsilon and at least 99 % of it."""
     privacy = Privacy(delta=1e-4, accountant=accountant)
@@ -145,10 +145,9 @@ def test_calibrate_meets_its_target_in_the_client_unit(trust: str, q: float) -> 
     assert privacy.resolve(many, plan.replace(local_steps=50)) == privacy  # rounds alone count
 
 
-@pytest.mark.parametrize("epsilon", [0, math.nan, math.inf, "8", None, True, 1e-9])
+@pytest.mark.parametrize("epsilon", [0, math.nan, math.inf, "8", None, True])
 def test_calibrate_refuses_bad_targets(epsilon: Any) -> None:
-    expected = r"(a number in \(0, 1e\+09\]|a target that this accountant can certify, above .*)"
-    with pytest.raises(ValueError, match=f"^epsilon=.*: expected {expected}$"):
+    with pytest.raises(ValueError, match=r"^epsilon=.*: expected a number in \(0, 1e\+09\]$"):
         Privacy(delta=1e-4).calibrate(epsilon=epsilon, task=TASK, plan=PLAN)
 
 
@@ -285,7 +284,7 @@ def test_entry_and_ledger_take_the_numbers_of_the_participants() -> None:
     assert client(trust="local").entry(None) == {"sample_rate": 1.0, "noise_multiplier": 1.0}
     ledger = privacy.ledger(releases=7)
     assert ledger.history(1) == ((2.0, 0.2, 7),)
-    assert (ledger.delta, ledger.accountant, ledger.unit) == (1e-5, "prv", "example")
+    assert (ledger.delta, ledger.accountant, ledger.unit) == (1e-5, "pld", "example")
     assert Privacy().ledger().epsilon() == 0
     assert noised(sample_rate=0.1).ledger(1, reproducible=False).mode == "release"
     with pytest.raises(ValueError, match=r"^sample_rate=None: expected a number, or call resolve"):

@@ -178,44 +178,6 @@ def test_calibration_by_person_meets_its_target() -> None:
         free.replace(delta=0.2).calibrate(epsilon=3.0, task=TASK, plan=plan)
 
 
-# ---- groups
-
-
-@pytest.mark.slow
-def test_a_group_of_one_is_a_unit_and_larger_ones_spend_more() -> None:
-    """Without a draw exactly a unit of so many norms: a wrong scale would move it."""
-    ledger = person_ledger((1.5, 0.1, 40), (2.0, 0.3, 10), accountant="rdp")
-    assert ledger.group_epsilon(1) == ledger.epsilon()
-    found = [ledger.group_epsilon(size, 0) for size in (1, 2, 5, 10)]
-    assert found == sorted(found) and found[1] > 1.5 * found[0]
-    whole = person_ledger((6.0, 1.0, 9))
-    assert whole.group_epsilon(3) == accounting.epsilon(((2.0, 1.0, 9),), 1e-4)
-    assert person_ledger((0.0, 0.1, 1)).group_epsilon(2) == math.inf
-
-
-@pytest.mark.slow
-def test_group_epsilon_lies_between_what_an_attacker_sees_and_a_simple_bound() -> None:
-    """One release, delta by integration over the mixture; and all of a group drawn if any is."""
-    sigma, q, size, delta = 1.5, 0.2, 3, 1e-3
-    x = np.linspace(-30, 40, 700_001)
-
-    def density(mean: float) -> np.ndarray:
-        return np.exp(-((x - mean) ** 2) / (2 * sigma**2)) / (sigma * math.sqrt(2 * math.pi))
-
-    weights = [math.comb(size, j) * q**j * (1 - q) ** (size - j) for j in range(size + 1)]
-    mixture = sum(weight * density(j) for j, weight in enumerate(weights))
-    value = accounting.group_epsilon(((sigma, q, 1),), size, delta)
-    pairs = ((mixture, density(0)), (density(0), mixture))
-
-    def spent(epsilon: float) -> float:
-        gaps = (np.maximum(one - math.exp(epsilon) * two, 0).sum() for one, two in pairs)
-        return float(max(gaps) * (x[1] - x[0]))
-
-    assert spent(value) <= delta * (1 + 1e-6) < spent(value - 0.2)
-    simple = accounting.epsilon(((sigma / size, 1 - (1 - q) ** size, 1),), delta)
-    assert value < simple
-
-
 # ---- from a table to a task, and what an audit says
 
 

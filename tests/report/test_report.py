@@ -152,18 +152,6 @@ def test_a_report_states_what_attackers_reach():
     assert html_page.attack_bounds({"c": texts["c"], "none": None}) == []
 
 
-@pytest.mark.slow
-def test_a_report_states_epsilon_for_groups():
-    """Of the run that spends most: a page without it lets families be read as single examples."""
-    weak, unsure = of(noise_multiplier=0.5), of()
-    unsure.uncertified = "the noise does not match"
-    texts = {k: json.loads(x.to_json()) for k, x in (("a", of()), ("b", weak), ("c", unsure))}
-    (said,) = html_page.group_bounds(texts | {"none": None})
-    numbers = ", ".join(f"{weak.group_epsilon(size):.3g}" for size in (2, 5, 10))
-    assert f"is {numbers} at δ = {weak.delta:g}" in said
-    assert html_page.group_bounds({"c": texts["c"], "none": None}) == []
-
-
 def test_report_needs_a_finished_cell(tmp_path):
     with pytest.raises(ValueError, match=r"folder=.*: expected a run folder \(with settings"):
         report(tmp_path)

@@ -18,7 +18,6 @@ from fedlora_lab.audit.instruments import LEFT_OUT, Recorder, mark_examples, ord
 from fedlora_lab.federated import local_training, uploads
 from fedlora_lab.federated.records import Round
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.plots.style import png
 from fedlora_lab.privacy import mechanism
 
 PLAN = fl.Plan(rounds=3, local_steps=2, batch=8, lr=0.2)
@@ -221,24 +220,3 @@ def test_bad_arguments_are_refused(bad, message):
     call: Any = fl.audit.canaries
     with pytest.raises(ValueError, match=message):
         call(WIDE, "fedlora", private("example"), PLAN, **bad)
-
-
-@pytest.mark.slow
-def test_the_figure_draws_the_three_numbers():
-    """Of an invalid audit it says why, twice; where no epsilon is certified it says so."""
-    setups = (("fedlora", "example"), ("deer-literal", "example"), ("ffa-lora", "client"))
-    several = [audited(*one, plan=PLAN.replace(rounds=1)) for one in setups]
-    several[2] = replace(several[2], invalid="it explodes", scores={}, lower={})
-    draw = fl.course.lesson(12).audit_bounds
-    figure = draw([several[2], *several[:2]])
-    axes = figure.axes[1]
-    words = [" ".join(text.get_text().split()) for ax in figure.axes for text in ax.texts]
-    assert sum("invalid: it explodes" in word for word in words) == 2
-    assert all(any(f"{one.epsilon_lower:.2f}" in word for word in words) for one in several[:2])
-    assert any("not certified" in word for word in words)
-    drawn: Any = [line for line in axes.lines if line.get_marker() == "|"]
-    ticks = {line.get_ydata()[0]: line.get_xdata()[0] for line in drawn}
-    assert [ticks[y] for y in (1, 0)] == [one.ceiling for one in several[:2]]
-    assert png(draw(several[0])) == png(draw(several[:1]))
-    with pytest.raises(ValueError, match="audits"):
-        draw([])

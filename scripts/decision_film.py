@@ -10,8 +10,9 @@ import torch
 from torch.func import functional_call
 
 import fedlora_lab as fl
-from fedlora_lab.course.lesson_04.figures import FILM, split_run
-from fedlora_lab.course.widgets.dial import round_to_digits
+from fedlora_lab.course.lesson_04.dials import FILM
+from fedlora_lab.course.lesson_04.figures import split_run
+from fedlora_lab.course.widgets.dial import plain_values
 
 SCANS = (241, 113, 210)  # noise undoes the decision, carries it, does not matter
 
@@ -63,15 +64,15 @@ def film(probabilities: Any, task: Any, scans: Any) -> dict[str, Any]:
     said = probabilities.argmax(-1)
     return {
         "examples": len(y),
-        "changed": round_to_digits((said[:, 0] != said[:, 1]).mean(1), 3),
-        "right": round_to_digits((said == y.numpy()).mean(2).T, 3),
+        "changed": plain_values((said[:, 0] != said[:, 1]).mean(1)),
+        "right": plain_values((said == y.numpy()).mean(2).T),
         "scans": [
             {
                 "number": int(scan),
                 "truth": int(y[scan]),
-                "pixels": round_to_digits(x[scan].flatten().numpy(), 2),
-                "noisy": round_to_digits(probabilities[:, 0, scan], 3),
-                "clean": round_to_digits(probabilities[:, 1, scan], 3),
+                "pixels": [float(f"{shade:.2g}") for shade in x[scan].flatten().tolist()],
+                "noisy": plain_values(probabilities[:, 0, scan]),
+                "clean": plain_values(probabilities[:, 1, scan]),
             }
             for scan in scans
         ],

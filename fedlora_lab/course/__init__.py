@@ -1,12 +1,12 @@
-"""Holds what only the notebooks need: lessons, widgets, exercises and sharp edges.
+"""Holds what only the notebooks need: lessons, exercises and widgets.
 
 >>> import fedlora_lab as fl
->>> four = fl.course.lesson(4)
->>> figure, sentence = four.noise_amplification(std=0.05, rank=4, alpha=8, width=64, size_B=0.0)
->>> widget = four.noise_explorer()  # the same, turned in the browser
+>>> dial = fl.course.lesson(4).noise_explorer()  # turns in the browser
+>>> figure = dial.picture(std=0.05)  # the same, drawn
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +19,24 @@ __all__ = ["exercises", "lesson", "secagg_demo", "widgets"]
 
 
 def lesson(number: int) -> SimpleNamespace:
-    """Collects the figures and widgets of one notebook, so that it can call them by name.
+    """Collects the figures and dials of one notebook, so that it can call them by name.
 
     Args: number: of the notebook, 0 to 15.
-    Returns: a namespace with the public functions and classes of the lesson's ``figures.py``.
+    Returns: a namespace with the public functions and classes of the lesson's ``figures.py`` and
+        ``dials.py``.
     """
     check_whole("number", number, 0, 15)
-    module = import_module(f"fedlora_lab.course.lesson_{number:02}.figures")
-    own = {k: v for k, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__}
-    return SimpleNamespace(**{k: v for k, v in own.items() if not k.startswith("_")})
+    package = f"fedlora_lab.course.lesson_{number:02}"
+    public: dict[str, Any] = {}
+    for part in ("figures", "dials"):
+        if find_spec(f"{package}.{part}") is None:
+            continue
+        module = import_module(f"{package}.{part}")
+        for name, value in vars(module).items():
+            # What a module imports is not the lesson's.
+            if not name.startswith("_") and getattr(value, "__module__", "") == module.__name__:
+                public[name] = value
+    return SimpleNamespace(**public)
 
 
 def __getattr__(name: str) -> Any:

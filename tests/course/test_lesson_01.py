@@ -60,17 +60,6 @@ def test_descent_ends_at_the_reachable_error(change):
     assert np.all(np.isinf(theory.descent_errors(change, 2, 64, steps=200, lr=0.3)[-100:]))
 
 
-@pytest.mark.parametrize(
-    ("rank", "alpha", "said"),
-    [(1, 32, "diverges"), (1, 1, "Within 1 point of the best"), (8, 1, "Still at")],
-)
-def test_the_fit_says_where_it_ends(change, rank, alpha, said):
-    _, second, third = fl.course.lesson(1).low_rank_fit(change, rank, alpha).axes
-    floor = theory.reachable_error(np.linalg.svd(change, compute_uv=False))
-    assert f"misses {floor[rank]:.0%}" in second.get_title(loc="left")
-    assert said in third.get_title(loc="left")
-
-
 def test_descent_takes_the_gradients_steps(change):
     """One step against autograd's."""
     rng = np.random.default_rng(0)

@@ -9,7 +9,7 @@ import pytest
 
 import fedlora_lab as fl
 from fedlora_lab import theory
-from fedlora_lab.course.lesson_04 import figures
+from fedlora_lab.course.lesson_04 import dials, figures
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "decision_film.py"))
 
@@ -70,7 +70,7 @@ def test_the_film_is_of_the_run():
     """Its first two rounds are trained again."""
     task, privacy, plan = SCRIPT["setting"]()
     found = SCRIPT["decisions"](task, privacy, plan.replace(rounds=2), seed=0)
-    made, kept = SCRIPT["film"](found, task, SCRIPT["SCANS"]), figures.decisions_film()
+    made, kept = SCRIPT["film"](found, task, SCRIPT["SCANS"]), dials.decisions_film()
     assert [len(one["noisy"]) for one in kept["scans"]] == [plan.rounds + 1] * len(made["scans"])
     for name in ("changed", "right"):
         both = (np.array(x[name])[..., :3] for x in (made, kept))
@@ -101,7 +101,7 @@ def test_the_energies_are_the_theory():
 
 
 def test_the_tables_are_the_films():
-    film = figures.decisions_film()
+    film = dials.decisions_film()
     shown = film["scans"][1]
     noisy, clean = figures.decision_tables(film, 1, (0, 20)).values()
     for t in (0, 20):

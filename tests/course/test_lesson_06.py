@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from frames import words
 
 import fedlora_lab as fl
 from fedlora_lab import theory
@@ -45,28 +44,6 @@ def test_separation_follows_the_closed_form(rule, mu):
         assert far == pytest.approx(expected, rel=0.08)
 
 
-@pytest.mark.parametrize(("clip", "mu"), [("factor", 1.8 / 0.9), ("product", 1 / 0.9)])
-def test_the_regulator_shows_the_real_mu(clip, mu):
-    figure: Any = figures.regulator(first=1.8, second=0.6, sigma=0.9, clip=clip)
-    assert f"μ = {mu:.2f} deviations long (promised {1 / 0.9:.2f})" in words(figure)
-    said = "less well than promised" if clip == "factor" else "as promised"
-    assert f"hidden {said}" in words(figure)
-
-
-@pytest.mark.parametrize(
-    ("rounds", "exact", "sent"),
-    [
-        (("B", "A"), "so the mean of the products is exact", "50%"),
-        (("B A",), "so the mean of the products is missed", "100%"),
-        (("B", "AB"), "missed in rounds 2, 4, 6,", "75%"),
-    ],
-)
-def test_timeline_words_say_where_the_mean_is_exact(rounds, exact, sent):
-    text = figures.timeline_words(fl.Method("typed", "", train=fl.Cycle(rounds)))
-    for part in ("A moves in 50%", exact, f"Sent up: {sent}"):
-        assert part in text
-
-
 @pytest.fixture(scope="module")
 def path() -> Any:
     """Three rounds of a layer of rank 2, as recorded and as a path."""
@@ -90,12 +67,3 @@ def test_the_path_follows_the_factors(path):
         moved = 0 if one["moves"] == "B" else 1
         assert one["from"][1 - moved] == one["to"][1 - moved]
         assert one["to"] == (found[t + 1]["from"] if t < 2 else one["to"])
-
-
-def test_the_strip_shows_the_worst_change_of_each_round(path):
-    figure: Any = figures.turns_strip(path[1], 0.5, [1, 3, 2, 3])
-    titles = [ax.get_title(loc="left") or ax.get_title() for ax in figure.axes]
-    shown = words(figure)
-    for t in (1, 2, 3):
-        assert f"round {t}: {path[1][t - 1]['moves']} moves" in titles
-        assert f"{path[1][t - 1]['stretches'][0] / 0.5:.1f}" in shown

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from frames import limits, marked
+from frames import marked
 
 import fedlora_lab as fl
 from fedlora_lab import theory
@@ -49,17 +49,6 @@ def test_normal_levels():
         )
     (marks,) = marked(figures.code_levels(3).axes[0], "o")
     np.testing.assert_allclose(marks.get_xdata() / marks.get_xdata().max(), normal_levels(3))
-
-
-def test_the_quantiser_figure_states_the_measured_error():
-    choices: Any = ((2, 8), (8, 256, "a trained factor"))
-    row = np.linspace(-3, 1, 300)
-    shown: Any = [figures.quantiser(*values, trained=row) for values in choices]
-    assert limits(shown[0]) == limits(shown[1])
-    off = normal_float(8, 256)(torch.from_numpy(row)).numpy() - row
-    error = np.linalg.norm(off) / np.linalg.norm(row)
-    assert shown[1].axes[2].lines[1].get_ydata() == pytest.approx([error])
-    assert shown[1].axes[2].get_title(loc="left") == f"The error is {error:.1%}"
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ from fedlora_lab import theory
 from fedlora_lab.audit.bounds import DELTA, gaussian_noise_multiplier
 from fedlora_lab.course import secagg_demo
 from fedlora_lab.course.lesson_13 import figures
-from fedlora_lab.course.lesson_13.figures import TRUSTS, epsilon_by_observer
 
 
 def test_the_surviving_multiplier_is_that_of_drawn_noises():
@@ -49,21 +48,6 @@ def test_rounded_epsilon():
         excess += [np.maximum(a - math.exp(epsilon) * b, 0).sum() for a, b in ((p, q), (q, p))]
     assert max(excess) == pytest.approx(1e-3, rel=1e-3)
     assert theory.rounded_epsilon(1e-3, 1.0, 2, 1e-5) == math.inf, "no noise: nothing is hidden"
-
-
-def test_the_epsilon_by_observer():
-    sigma = gaussian_noise_multiplier(2.0)
-    local, secagg, central = (epsilon_by_observer(trust, sigma, 50, 10) for trust in TRUSTS)
-    stated = central["public"], secagg["public"], secagg["server"], local["server"]
-    assert [*stated, local["together"]] == pytest.approx([2.0] * 5)
-    assert central["server"] == central["together"] == math.inf
-    assert local["public"] == pytest.approx(theory.gdp_epsilon(1 / (sigma * 50**0.5), DELTA))
-    assert secagg["together"] == pytest.approx(theory.gdp_epsilon((50 / 40) ** 0.5 / sigma, DELTA))
-    assert epsilon_by_observer("secagg", sigma, 50, 0)["together"] == pytest.approx(2.0)
-    alone = theory.gdp_epsilon(1 / theory.trust_level("secagg", sigma, 1.0, 50).alone, DELTA)
-    assert epsilon_by_observer("secagg", sigma, 50, 49)["together"] == pytest.approx(alone)
-    with pytest.raises(ValueError, match=r"^colluders=5: expected"):
-        epsilon_by_observer("local", 1.0, 5, 5)
 
 
 def test_the_masked_figure():

@@ -14,7 +14,6 @@ from scipy.stats import norm
 
 from fedlora_lab import theory
 from fedlora_lab._utils.validation import check
-from fedlora_lab.course.widgets.dial import Dial, round_to_digits
 from fedlora_lab.lora import peft, per_example
 from fedlora_lab.plots import style
 from fedlora_lab.privacy.config import Privacy
@@ -24,81 +23,12 @@ from fedlora_lab.tasks.task import concatenate, take
 if TYPE_CHECKING:
     from fedlora_lab.federated.records import Round
 
-BIAS = style.WITH
-NOISE = style.SERIES[0]
-UNCUT = "#A9B4C2"
 LEAK = style.WRONG
 SPARSE = (0, (2, 2))
 ORDERS = np.arange(2, 65)
-CLIPS = 0.03, 100.0
 """The clip norms that are looked at, from the least to the largest."""
 BOLD: Any = {"weight": "bold"}
 TOP: Any = {"va": "top", **BOLD}
-
-
-def clip_effect(rows: Float[np.ndarray, "n p"], count: int = 48) -> pd.DataFrame:
-    """Computes how clipping at ``count`` norms changes the mean gradient.
-
-    Returns: columns at (the clip norm), length (of the mean of the clipped gradients, over that of
-        the mean gradient), cosine (between the two), square (mean squared length of a clipped one).
-    Guarantees: test_the_clip_figure_shows_length_and_direction.
-    """
-    at = np.geomspace(*CLIPS, count)
-    norms = np.linalg.norm(rows, axis=1)
-    mean = rows.mean(0)
-    means = [np.minimum(1, c / norms) @ rows / len(rows) for c in at]
-    lengths = np.array([np.linalg.norm(m) for m in means])
-    size = float(np.linalg.norm(mean))
-    cosine = np.array([m @ mean for m in means]) / (lengths * size)
-    square = np.array([np.mean(np.minimum(c, norms) ** 2) for c in at])
-    columns = {"at": at, "length": lengths / size, "cosine": cosine, "square": square}
-    return pd.DataFrame(columns)
-
-
-@style.paper()
-def clip_cost(
-    rows: Float[np.ndarray, "n p"],
-    clip_norm: float = 1.0,
-    noise_multiplier: float = 1.0,
-    batch: float = 1024,
-) -> style.Picture:
-    """Draws gradient norms with a clip norm; below, length and direction of what is released.
-
-    Args: rows: see `example_gradients`; clip_norm, noise_multiplier: of the release; batch:
-        examples averaged in one release.
-    Guarantees: test_the_clip_figure_shows_length_and_direction.
-    """
-    at, length, turned, _ = clip_effect(rows).to_numpy().T
-    norms = np.linalg.norm(rows, axis=1)
-    size = float(np.linalg.norm(rows.mean(0)))
-    terms = [theory.clip_terms(rows, float(c), noise_multiplier, batch) for c in at]
-    spread = np.array([term.sampling + term.noise for term in terms]) / size**2
-    released = turned * length / np.sqrt(length**2 + spread)
-    cut = float((norms > clip_norm).mean())
-    best = int(np.argmax(released))
-    figure, (top, low) = style.subplots(7.6, 5.3, rows=2, sharex=True, height_ratios=[2, 3])
-    counts, edges, bars = top.hist(norms, np.geomspace(*CLIPS, 43), edgecolor=style.CARD, lw=0.4)
-    for bar, left in zip(bars, edges, strict=False):
-        bar.set_facecolor(BIAS if left >= clip_norm else UNCUT)
-    top.set(ylim=(0, 1.6 * counts.max()), ylabel="examples")
-    top.set_title(f"The clip C = {clip_norm:g} shortens {cut:.0%} of the gradients")
-    style.note(top, 0.988, 0.95, f"cut down to C: {cut:.0%}", BIAS, 9, ha="right", **TOP)
-    style.note(top, 0.988, 0.8, f"kept as they are: {1 - cut:.0%}", size=9, ha="right", **TOP)
-    low.plot(at, length, color=style.GREY, ls=style.DASHED)
-    low.plot(at, turned, color=BIAS)
-    low.plot(at, released, color=NOISE)
-    low.plot([at[best]], [released[best]], marker="*", color=style.INK, ms=12, mec=style.CARD)
-    low.set(ylim=(0, 1.22), ylabel="cosine, or length, relative\nto the mean gradient")
-    low.set_xlabel(f"clip norm C (release: σ = {noise_multiplier:g}, batch {batch:,})")
-    low.set_title("A low clip turns the mean gradient, a high one drowns it in noise")
-    style.note(low, 0.165, 0.865, "cosine after the clip", BIAS, 9, **TOP)
-    style.note(low, 0.165, 0.97, "with draw and noise, best at ★", NOISE, 9, **TOP)
-    style.note(low, 0.55, 0.97, "dashed: length after the clip", style.SOFT, 9, **TOP)
-    for ax in (top, low):
-        ax.axvline(clip_norm, color=style.INK, lw=1.6)
-        ax.set(xscale="log", xlim=CLIPS)
-        style.log_axis(ax.xaxis, (0.1, 1, 10, 100))
-    return figure
 
 
 @style.paper()
@@ -243,50 +173,3 @@ def example_gradients(record: "Round") -> Float[np.ndarray, "n p"]:
         rows = per_example.per_example_gradients(task, adapted, params, moving, data, client)
         parts.append(torch.cat([tensor.flatten(1) for tensor in rows.values()], 1))
     return torch.cat(parts).numpy()
-
-
-def two_worlds() -> Dial:
-    """Makes a dial for σ, C, q, releases and ε: both outputs, the attacker's curve, and δ(ε).
-
-    For q = 1 everything is closed form; otherwise the browser composes the privacy loss on a grid.
-
-    Guarantees: the curve is the ledger's (tests/browser/test_dials.py::test_the_composed_loss).
-    """
-    about = "Two worlds, with and without one example: the laws of what is released, the best "
-    about += "attacker's curve, and δ at every ε."
-    return Dial(3, "two_worlds", about, sigma=1.0, C=1.0, q=1, N=1, epsilon=1.0)
-
-
-def clip_explorer(rows: Any) -> Dial:
-    """Makes a dial for clip norm, noise and batch: gradient norms and the cost of the clip.
-
-    What 36 clip norms do is worked out here, once, and sent with at most 500 of the norms.
-
-    Args: rows: (n, p), one example's gradient each.
-    """
-    rows = np.asarray(rows, float)
-    effect = clip_effect(rows, 36)
-    norms = np.sort(np.linalg.norm(rows, axis=1))
-    shown = np.linspace(0, len(norms) - 1, min(len(norms), 500)).astype(int)
-    data = {
-        "norms": round_to_digits(norms[shown]),
-        **{str(name): round_to_digits(values) for name, values in effect.items()},
-        "mean": float(np.linalg.norm(rows.mean(0))),
-        "count": len(rows),
-        "numbers": rows.shape[1],
-    }
-    about = (
-        "What the clip does to the mean gradient: too low turns it, too high drowns it in noise."
-    )
-    values = {"clip_norm": 1.0, "noise_multiplier": 1.0, "batch": 1024}
-    return Dial(3, "clip_explorer", about, data, **values)
-
-
-def privacy_planner() -> Dial:
-    """Makes a dial for a plan's unit, noise, draw and releases: ε and the attacker's success.
-
-    Guarantees: ε is the ledger's (tests/browser/test_dials.py::test_the_composed_loss).
-    """
-    values = {"unit": "example", "noise_multiplier": 2.0, "drawn": 16, "of": 120, "releases": 100}
-    about = "A plan's ε at δ = 0.0001 over its releases, and what that leaves to an attacker."
-    return Dial(3, "privacy_planner", about, **values)

@@ -1,9 +1,7 @@
 """Figures of notebook 04: what noise on the factors becomes in the product."""
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,6 @@ import torch
 from fedlora_lab import theory
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_whole
-from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.federated.records import Round, require_source
 from fedlora_lab.federated.run import run
 from fedlora_lab.lora import peft
@@ -203,52 +200,3 @@ def decision_tables(film: dict[str, Any], scan: int, rounds: Sequence[int]) -> d
         f"{words} (a {frames['truth']})": pd.DataFrame({t: frames[name][t] for t in rounds})
         for name, words in titles.items()
     }
-
-
-FILM = Path(__file__).with_name("decisions.json")
-
-
-def noise_explorer() -> Dial:
-    """Makes a dial for noise, rank, α, width and the size of B: energies of three noise terms.
-
-    Guarantees: the energies are `theory.noise_terms` (tests/browser/test_dials.py::test_formulas).
-    """
-    about = "What noise on both factors becomes in the product: its three terms over τ."
-    values = {"std": 0.05, "width": 64, "rank": 4, "alpha": 8, "size_B": 0.0}
-    return Dial(4, "noise_explorer", about, **values)
-
-
-def noise_signal() -> Dial:
-    """Makes a dial for a plan's settings: the noise gathered in the product over the rounds.
-
-    Noise is that of `theory.accumulated_noise_terms`: in the client unit σC/K on each round's mean,
-    in the example unit ησC/(b√K) on each step's. The signal is the largest that the clip allows.
-
-    Guarantees: ρ is `theory.amplification` (tests/browser/test_dials.py::test_formulas).
-    """
-    about = "Linear noise, noise × noise and the largest signal of a plan, round by round."
-    privacy = {"unit": "client", "sigma": 3.0, "C": 0.7}
-    work = {"clients": 100, "rounds": 40, "lr": 0.5, "batch": 16, "steps": 5}
-    adapter = {"width": 64, "rank": 4, "scale": 1}
-    return Dial(4, "noise_signal", about, **privacy, **work, **adapter)
-
-
-def decisions_film() -> dict[str, Any]:
-    """Loads the stored film of seed 0 of the runs, written by scripts/decision_film.py.
-
-    Guarantees: it is what the run gives (test_the_film_is_of_the_run).
-    """
-    return json.loads(FILM.read_text(encoding="utf-8"))
-
-
-def decision_film() -> Dial:
-    """Makes a dial for scan and round: class probabilities with and without the noise.
-
-    Guarantees: it plays the stored probabilities
-        (tests/browser/test_dials.py::test_a_film_plays_and_pauses).
-    """
-    about = (
-        "What a privately trained model says of one scan, round by round, with and without noise."
-    )
-    data = decisions_film()
-    return Dial(4, "decision_film", about, data, scan=0, round=len(data["changed"]) - 1)

@@ -10,8 +10,6 @@ from scipy.fft import idct
 from torch import nn
 
 from fedlora_lab import theory
-from fedlora_lab._utils.validation import check_number
-from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.measures.gradients import spectrum
 from fedlora_lab.methods.filters import binomial
 from fedlora_lab.plots import style
@@ -57,62 +55,6 @@ def coupling(
     nearer = min(labels, key=lambda label: label.y).text
     right.set_title(f"{nearer.capitalize()} the error ends smaller")
     style.label_ends(right, labels)
-    return figure
-
-
-def _signal(smoothness: float, shuffle: bool) -> np.ndarray:
-    """Makes a gradient of 64 channels, mean square 1: white at smoothness 0, slow at 1."""
-    check_number("smoothness", smoothness, 0, 1)
-    rng = np.random.default_rng(5)
-    waves = rng.standard_normal(CHANNELS) * np.exp(-9 * smoothness * np.arange(CHANNELS) / CHANNELS)
-    row = idct(waves, norm="ortho")
-    row = row / np.sqrt(np.mean(row**2))
-    return row[rng.permutation(CHANNELS)] if shuffle else row
-
-
-@style.paper()
-def low_pass(
-    taps: int = 5, smoothness: float = 0.6, noise: float = 1.0, shuffle: bool = False
-) -> style.Picture:
-    """Draws a gradient, its noised release and the filtered release, and their spectra.
-
-    Args:
-        taps: odd; noise: std on every channel, >= 0.
-        smoothness: of the gradient along its channels, 0 to 1; shuffle: mix them.
-
-    Guarantees: axes stand still; the title states `theory.filtered_energy`
-        (test_lesson_07.py::test_the_filter_figure_states_what_is_kept).
-    """
-    check_number("noise", noise, 0)
-    true = _signal(smoothness, shuffle)
-    floor = 1e-3
-    noised = true + noise * np.random.default_rng(11).standard_normal(CHANNELS)
-    filtered = binomial(taps)(torch.from_numpy(noised), "A").numpy()
-    energy = spectrum(true, "A")
-    gain = theory.filter_response(taps, CHANNELS) ** 2
-    kept = theory.filtered_energy(energy, taps)
-    left = float(gain.mean())
-    figure, (ax, right) = style.subplots(8.8, 3.6, columns=2, width_ratios=[5, 4])
-    place = np.arange(CHANNELS)
-    style.dots(ax, place, noised, style.GREY, 3.6, mew=0.4)
-    ax.plot(place, true, color=style.INK, lw=1.3)
-    ax.plot(place, filtered, color=TURNS, lw=2.2)
-    ax.set(xlim=(0, CHANNELS - 1), ylim=(-5, 5), xlabel="channel", ylabel="gradient")
-    ax.set_title("black: wanted, dots: noised, pink: filtered", fontsize=9.5)
-    edges = np.arange(CHANNELS + 1) / CHANNELS
-    for heights, colour in ((energy, style.FAINT), (energy * gain, style.INK)):
-        # One shape each: quicker to draw than 64 bars.
-        bars: Any = {"baseline": floor, "fill": True, "color": colour, "lw": 0}
-        right.stairs(np.maximum(heights, floor), edges, **bars)
-    right.axhline(max(noise**2, floor), color=style.GREY, lw=1.6)
-    right.plot(place / CHANNELS, np.maximum(noise**2 * gain, floor), color=TURNS, lw=2)
-    right.set(yscale="log", xlim=(0, 1), ylim=(floor, 100), ylabel="energy")
-    right.set_xlabel("frequency (1: every other channel)")
-    style.log_axis(right.yaxis, (0.001, 0.01, 0.1, 1, 10, 100))
-    text = "bars: signal before (pale), after (dark)\nlines: noise before (grey), after (pink)"
-    style.note(right, 0.99, 0.97, text, ha="right", va="top")
-    colour = style.RIGHT if kept > 2 * left else style.INK
-    right.set_title(f"kept: signal {kept:.0%}, noise {left:.0%}", color=colour)
     return figure
 
 
@@ -196,13 +138,3 @@ def sensors(shuffle: bool = False, clients: int = 10, examples: int = 128, seed:
         loss=squared_error,
         metrics=select_metrics((), "regression"),
     )
-
-
-def filter_explorer() -> Dial:
-    """Makes a dial for filter, smoothness, noise and channel order: a gradient, its spectrum.
-
-    Guarantees: shares are `theory.filtered_energy` (tests/browser/test_dials.py::test_formulas).
-    """
-    about = "A low-pass filter along the channels: what it keeps of a gradient, and of the noise."
-    values = {"taps": 5, "smoothness": 0.6, "noise": 1.0, "shuffle": False}
-    return Dial(7, "filter_explorer", about, **values)

@@ -1,7 +1,6 @@
 """Figures of notebook 08: quantised broadcasts, and what each party holds at the end."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 from itertools import product
 from typing import Any
 
@@ -12,8 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab import measures, methods, theory
-from fedlora_lab._utils.validation import check, check_one_of, check_whole
-from fedlora_lab.course.widgets.dial import Dial, round_to_digits
+from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.federated.run import run
 from fedlora_lab.lora import peft, per_example
 from fedlora_lab.measures.deviation import AggregationInput
@@ -26,67 +24,6 @@ from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.tasks.task import Task, concatenate, examples_to_judge
 
 CODE = style.look("fedlpp").colour
-WIDTHS = (2, 3, 4, 5, 6, 7, 8)
-BLOCKS = (8, 16, 32, 64, 128, 256)
-BINS = 60
-KINDS = ("a normal draw", "outliers", "a trained factor")
-
-
-def _numbers(kind: str, trained: Any) -> np.ndarray:
-    """Returns numbers to quantise, mean square 1: normal, with outliers, or the given ones."""
-    check_one_of("kind", kind, KINDS)
-    row = np.random.default_rng(2).standard_normal(4096)
-    if kind == "outliers":
-        row[::256] *= 8
-    elif kind == "a trained factor":
-        check(trained is not None, "trained", trained, "the numbers of a factor")
-        row = np.asarray(trained, float).ravel()
-    return row / np.sqrt(np.mean(row**2))
-
-
-@cache
-def expected_errors(block: int) -> list[float]:
-    """Computes the relative error of normal numbers for each of `WIDTHS`."""
-    return [theory.quantiser_error(normal_levels(w), block) ** 0.5 for w in WIDTHS]
-
-
-@style.paper()
-def quantiser(
-    width: int = 3,
-    block: int = 64,
-    kind: str = "a normal draw",
-    trained: "Float[np.ndarray, '...'] | None" = None,
-) -> style.Picture:
-    """Draws levels under the numbers they stand for, the staircase, and error against bits.
-
-    Args: width: bits of a code, 2 to 8; block: numbers to a scale; kind: of `KINDS`, the numbers
-        that are quantised; trained: those of a trained factor.
-    Guarantees: axes stand still; the dot is the measured error
-        (test_lesson_08.py::test_the_quantiser_figure_states_the_measured_error).
-    """
-    row = _numbers(kind, trained)
-    levels = np.array(normal_levels(width))
-    received = normal_float(width, block)(torch.from_numpy(row)).numpy()
-    error = float(np.linalg.norm(received - row) / np.linalg.norm(row))
-    figure, (one, two, three) = style.subplots(9.2, 3.6, columns=3)
-    edges = np.linspace(-1, 1, BINS + 1)
-    one.stairs(_histogram(row, block), edges, fill=True, color=style.FAINT)  # quicker than bars
-    one.vlines(levels, -0.16, 0, color=CODE, lw=2 if len(levels) <= 16 else 0.9)
-    one.axhline(0, color=style.SOFT, lw=0.8)
-    one.set(xlim=(-1.03, 1.03), ylim=(-0.18, 2.2), xticks=(-1, 0, 1), yticks=())
-    one.set(xlabel="number ÷ largest of its block", ylabel="density", title=f"{len(levels)} levels")
-    two.plot([-1, 1], [-1, 1], color=style.GREY, lw=1)
-    middles = (levels[1:] + levels[:-1]) / 2
-    two.stairs(levels, [-1, *middles, 1], baseline=None, color=CODE, lw=1.8)
-    two.set(xlim=(-1.03, 1.03), ylim=(-1.06, 1.06), xticks=(-1, 0, 1), yticks=(-1, 0, 1))
-    two.set(xlabel="sent", ylabel="received", title="Small numbers arrive best")
-    three.plot(WIDTHS, expected_errors(block), color=style.GREY, lw=1.6)
-    style.dots(three, [width], [error], CODE, 10, zorder=5, clip_on=False)
-    three.set(yscale="log", xlim=(1.6, 8.4), ylim=(0.003, 1.2), xticks=WIDTHS[::2])
-    three.set(xlabel="bits of a code", ylabel="relative error", title=f"The error is {error:.1%}")
-    style.log_axis(three.yaxis, (0.01, 0.1, 1))
-    style.note(three, 0.98, 0.96, "line: closed form,\nnormal numbers", ha="right", va="top")
-    return figure
 
 
 def quantiser_table(
@@ -216,44 +153,3 @@ def runs_with_holders(
         part = model_protection(last, row, seen, min(5, plan.rounds))
         parts.append(part.assign(width=width))
     return pd.concat(parts, ignore_index=True)
-
-
-def quantiser_explorer(trained: Any = None) -> Dial:
-    """Makes a dial for bits, block and numbers: the levels, what arrives, and the error.
-
-    The library's quantiser runs here, once for every choice; its errors are sent.
-
-    Args: trained: numbers of a trained factor, offered beside made ones.
-    Guarantees: the levels are `normal_levels` (tests/browser/test_dials.py::test_formulas).
-    """
-    kinds = KINDS if trained is not None else KINDS[:2]
-    histograms = []
-    errors = []
-    for kind in kinds:
-        row = _numbers(kind, trained)
-        received = [
-            [normal_float(width, block)(torch.from_numpy(row)).numpy() for width in WIDTHS]
-            for block in BLOCKS
-        ]
-        errors.append(np.linalg.norm(np.array(received) - row, axis=2) / np.linalg.norm(row))
-        histograms.append([_histogram(row, block) for block in BLOCKS])
-    data = {
-        "kinds": list(kinds),
-        "blocks": list(BLOCKS),
-        "widths": list(WIDTHS),
-        "histograms": round_to_digits(histograms, 2),
-        "errors": round_to_digits(errors),
-        "closed": round_to_digits([expected_errors(block) for block in BLOCKS]),
-    }
-    about = (
-        "A normal-float code: its levels, what arrives of a number, and the error over the bits."
-    )
-    return Dial(8, "quantiser_explorer", about, data, width=3, block=64, kind=kinds[0])
-
-
-def _histogram(row: np.ndarray, block: int) -> np.ndarray:
-    """Computes the density of the numbers over the largest of their block, in [-1, 1]."""
-    padded = np.pad(row, (0, -len(row) % block)).reshape(-1, block)
-    scale = np.abs(padded).max(1, keepdims=True)
-    unit = (padded / np.where(scale > 0, scale, 1)).ravel()[: len(row)]
-    return np.histogram(unit, np.linspace(-1, 1, BINS + 1), density=True)[0]

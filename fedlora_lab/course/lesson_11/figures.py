@@ -19,7 +19,6 @@ from fedlora_lab.attacks.reconstruction import (
     similarity,
 )
 from fedlora_lab.audit import bounds
-from fedlora_lab.course.widgets.dial import Dial, round_to_digits
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.plots.tidy import confidence_interval
 
@@ -133,20 +132,3 @@ def leak_table(
             lost = sigma / theory.vanishing_noise(rank, PIXELS)
             rows.append((f"rank {rank}", sigma, *band, closed, lost))
     return pd.DataFrame(rows, columns=["group", "x", "mean", "low", "high", "closed", "lost"])
-
-
-SCANS = 10
-
-
-def attack_explorer() -> Dial:
-    """Makes a dial for noise, releases, rank and scan: the reconstruction from an update.
-
-    The browser makes the update of A and attacks it: a gradient clipped to C, noise on every entry.
-
-    Guarantees: line and threshold are `theory.gradient_overlap` and `theory.vanishing_noise`
-        (tests/browser/test_dials.py::test_formulas).
-    """
-    scans = flattened_digits_task().clients[0][0][:SCANS].flatten(1).double().numpy()
-    about = "A scan, and what an attacker reads of it from one noised update."
-    values = {"noise": 0.1, "releases": 1, "rank": 8, "scan": 7}
-    return Dial(11, "attack_explorer", about, {"scans": round_to_digits(scans, 3)}, **values)

@@ -9,7 +9,6 @@ import pandas as pd
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.audit import bounds
-from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.plots import style
 
 if TYPE_CHECKING:
@@ -96,15 +95,3 @@ def power_table(
                 rows.append((kind, m, ceiling, leak, caught / repeats, low, high))
     columns = ["kind", "canaries", "ceiling", "leak", "mean", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def audit_explorer() -> Dial:
-    """Makes a dial for canaries, promise and size of a bug: one simulated audit.
-
-    Canaries and noise are drawn in the browser, the same for every promise and bug.
-
-    Guarantees: the bound is `audit.bounds.one_run_lower_bound`
-        (tests/browser/test_dials.py::test_formulas).
-    """
-    about = "One audit in one run: what is seen of its canaries, and ε as proved, provable, stated."
-    return Dial(12, "audit_explorer", about, canaries=200, epsilon=2, leak=1)

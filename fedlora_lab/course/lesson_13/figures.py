@@ -1,6 +1,5 @@
 """Figures of notebook 13: noise and ε by observer, colluding clients, masks and rounding."""
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,38 +8,12 @@ import pandas as pd
 from jaxtyping import Float
 
 from fedlora_lab import theory
-from fedlora_lab._utils.validation import check_one_of, check_whole
 from fedlora_lab.audit.bounds import DELTA, gaussian_noise_multiplier
-from fedlora_lab.course.widgets.dial import Dial
+from fedlora_lab.course.lesson_13.dials import TRUSTS, epsilon_by_observer
 from fedlora_lab.plots import style
 
 if TYPE_CHECKING:
     from fedlora_lab.course.secagg_demo import SecAggResult
-
-TRUSTS = {"local": "nobody", "secagg": "secure aggregation", "central": "the server"}
-
-
-def epsilon_by_observer(trust: str, sigma: float, clients: int, colluders: int) -> dict[str, float]:
-    """Computes ε of a release for the public, the server, and the server with some clients.
-
-    Args: trust, sigma, clients: as of `theory.trust_level`; colluders: clients that tell the server
-        their own noise, below ``clients``.
-    Returns: who -> epsilon at 1e-5; infinite for who sees an upload without noise.
-    Guarantees: test_lesson_13.py::test_the_epsilon_by_observer.
-    """
-    check_one_of("trust", trust, tuple(TRUSTS))
-    check_whole("clients", clients, 2)
-    check_whole("colluders", colluders, 0, clients - 1)
-    stated = theory.gdp_epsilon(1 / sigma, DELTA)
-    public = server = together = stated
-    if trust == "central":
-        server = together = math.inf
-    elif trust == "local":
-        public = theory.gdp_epsilon(1 / sigma / math.sqrt(clients), DELTA)
-    else:
-        left = theory.surviving_multiplier(sigma, clients, clients - colluders)
-        together = theory.gdp_epsilon(1 / left, DELTA)
-    return {"public": public, "server": server, "together": together}
 
 
 def epsilon_table(sigma: float, clients: int, colluders: int) -> pd.DataFrame:
@@ -96,14 +69,3 @@ def masked_upload(updates: Float[np.ndarray, "clients d"], opened: "SecAggResult
     right.set_xlabel(f"true sum of the {len(opened.arrived)} that arrived")
     right.set(ylabel="sum that the server opens", title="The sum is right")
     return figure
-
-
-def trust_explorer() -> Dial:
-    """Makes a dial for trust, clients, promise and colluders: the noise, each observer's ε.
-
-    Guarantees: noise and ε are `theory.trust_level` and those of `theory.surviving_multiplier`
-        (tests/browser/test_dials.py::test_formulas).
-    """
-    about = "One promise under three kinds of trust: the noise it needs, and who faces which ε."
-    values = {"trust": "secagg", "clients": 50, "epsilon": 2, "colluders": 10}
-    return Dial(13, "trust_explorer", about, **values)

@@ -1,5 +1,5 @@
 // The workbench for runs. Python trains and streams small records; this draws them.
-// It stands behind dial.js in one module and uses its panels, look and numbers.
+// It stands behind drawing.js in one module and uses its panels, look and numbers.
 
 const BENCH = `.fl-bench{max-width:1180px}.fl-bench .knobs{gap:4px 18px}
 .fl-bench .knob input[type=text]{width:84px;text-align:right;height:24px;font-weight:600}
@@ -34,6 +34,8 @@ const title = name => NAMES[name] ?? name;
 const short = words => words.length > 26 ? `${words.slice(0, 25).trimEnd()}…` : words; // the table and a hover say all
 const value = v => v === "inf" ? Infinity : v === "-inf" ? -Infinity : v ?? NaN;
 const TURNED = [["pale", 1, "right"], ["green", 2.4, "turned right"], ["red", 1.1, "wrong"], ["red", 2.6, "turned wrong"]];
+
+let made = 0;
 
 function mountBench(element, model) {
   const get = name => model.get(name), setup = get("setup"), id = `fl-bench-${++made}-${Math.random().toString(36).slice(2, 6)}`;
@@ -133,9 +135,11 @@ ${setup.images ? `<div class="seen"><figcaption>${now.length} test images</figca
   const shape = row => SHAPES[alike(row) % SHAPES.length];
 
   function band(stats, colour) { // [x, values of the seeds] -> lines of mean and interval
-    const line = stats.map(([x, vs]) => [x, mean(vs)]), wide = stats.filter(([, vs]) => vs.length > 1);
-    const area = [...wide.map(([x, vs]) => [x, mean(vs) + half(vs)]), ...wide.reverse().map(([x, vs]) => [x, mean(vs) - half(vs)])];
-    return {line, area: area.length > 2 ? [{area, colour}] : []};
+    const line = {kind: "line", colour, x: stats.map(([x]) => x), y: stats.map(([, vs]) => mean(vs))};
+    const wide = stats.filter(([, vs]) => vs.length > 1), back = [...wide].reverse();
+    const x = [...wide, ...back].map(([at]) => at);
+    const y = [...wide.map(([, vs]) => mean(vs) + half(vs)), ...back.map(([, vs]) => mean(vs) - half(vs))];
+    return {line, area: wide.length > 1 ? [{kind: "area", x, y, colour}] : []};
   }
 
   function overRounds(name) {
@@ -146,7 +150,8 @@ ${setup.images ? `<div class="seen"><figcaption>${now.length} test images</figca
       const stats = Array.from({length: long}, (_, t) => [seeds[0][t]?.round ?? t, seeds.map(s => value(s[t]?.[name])).filter(Number.isFinite)]).filter(s => s[1].length);
       if (!stats.length) continue;
       const {line, area} = band(stats, colour);
-      marks.push(...area, {line, colour, name: row.label, label: short(own(row)), dash: shape(row), width: row.pinned ? 3 : 2.2}, {dots: [line.at(-1)], colour, size: 4});
+      marks.push(...area, {...line, name: row.label, label: short(own(row)), dash: shape(row), width: row.pinned ? 3 : 2.2});
+      marks.push({kind: "dots", x: [line.x.at(-1)], y: [line.y.at(-1)], colour, size: 4});
     }
     return marks;
   }
@@ -165,15 +170,15 @@ ${setup.images ? `<div class="seen"><figcaption>${now.length} test images</figca
       if (!stats.length) continue;
       stats.sort((a, b) => a[0] - b[0]);
       const {line, area} = band([...stats], colour);
-      if (key !== "method") marks.push(...area, {line, colour, name: label, label: stats.length > 1 ? label : ""});
-      for (const [x, vs] of stats) marks.push({line: [[x, mean(vs) - half(vs)], [x, mean(vs) + half(vs)]], colour, width: 2});
-      marks.push({dots: line, colour});
+      if (key !== "method") marks.push(...area, {...line, name: label, label: stats.length > 1 ? label : ""});
+      for (const [x, vs] of stats) marks.push({kind: "line", x: [x, x], y: [mean(vs) - half(vs), mean(vs) + half(vs)], colour, width: 2});
+      marks.push({...line, kind: "dots", size: 5});
     }
     return {marks, stops};
   }
 
   function rangeOf(name, marks) {
-    const ys = marks.flatMap(m => m.line ?? m.area ?? []).map(p => p[1]).filter(Number.isFinite), top = Math.max(...ys, 0), low = Math.min(...ys, 0);
+    const ys = marks.flatMap(m => m.y).filter(Number.isFinite), top = Math.max(...ys, 0), low = Math.min(...ys, 0);
     if (name.startsWith("accuracy")) return [Math.max(0, Math.floor(10 * Math.min(get("setup").start ?? 0.5, ...ys) - 0.5) / 10), 1];
     if (name === "epsilon") return [0, 1.15 * Math.max(top, number(get("values").epsilon) < 1e6 ? number(get("values").epsilon) : 1)];
     if (name === "deviation") return [0, Math.max(0.5, 1.12 * top)];
@@ -186,9 +191,9 @@ ${setup.images ? `<div class="seen"><figcaption>${now.length} test images</figca
     const range = rangeOf(name, marks), start = name === setup.measure ? get("setup").start : null;
     const x = knobbed ? {label: specs.get(axis).label, range: [-0.35, Math.max(1, stops.length) - 0.65], ticks: stops.map((_, i) => i), names: stops, format: v => stops[Math.max(0, Math.min(stops.length - 1, Math.round(v)))]}
       : {label: small ? "" : "round", short: "round", range: [0, rounds], ticks: ticksOf({range: [0, rounds]}).filter(Number.isInteger), format: v => String(Math.round(v))};
-    if (start != null) marks.unshift({line: [[x.range[0], start], [x.range[1], start]], colour: "grey", dash: "2 3", width: 1.2}, {text: `before ${fixed(start)}`, at: [x.range[0], start], dx: 5, dy: 14, colour: "soft", size: 11.5});
+    if (start != null) marks.unshift({kind: "line", x: x.range, y: [start, start], colour: "grey", dash: "2 3", width: 1.2}, {kind: "text", words: `before ${fixed(start)}`, x: x.range[0], y: start, dx: 5, dy: 14, colour: "soft", size: 11.5});
     if (small) for (const m of marks) delete m.label;
-    if (name === "deviation" && shown().some(row => runs(row).some(s => s.length > 1)) && !marks.some(m => m.line?.length > 1)) marks.push({text: "not measured", at: [rounds / 2, (range[0] + range[1]) / 2], anchor: "middle", colour: "soft"});
+    if (name === "deviation" && shown().some(row => runs(row).some(s => s.length > 1)) && !marks.some(m => m.kind === "line" && m.x.length > 1)) marks.push({kind: "text", words: "not measured", x: rounds / 2, y: (range[0] + range[1]) / 2, anchor: "middle", colour: "soft"});
     const right = small ? 10 : Math.min(190, Math.max(96, ...marks.filter(m => m.label).map(m => 14 + 7.2 * m.label.length)));
     return {x, y: {range, format: v => num(v)}, marks, margin: {right, ...(small ? {left: 40, bottom: 22} : {})}};
   }
@@ -343,14 +348,8 @@ ${setup.images ? `<div class="seen"><figcaption>${now.length} test images</figca
     if (act === "cell" || act === "method") copy(get("texts")[row][act], act === "cell" ? "a cell that repeats the run" : "the method's row");
     else send("row", {id: one.id, [act]: act === "deleted" ? true : !one[act]});
   });
-  for (const svg of all("[data-panel]")) {
-    svg.addEventListener("pointermove", e => {
-      const box = svg.getBoundingClientRect();
-      hover(svg, views.get(svg), e.clientX - box.left, e.clientY - box.top);
-    });
-    svg.addEventListener("pointerleave", () => { svg.querySelector(".hover").innerHTML = ""; });
-  }
-  for (const kind of ["keydown", "mousedown", "pointerdown"]) home.addEventListener(kind, e => e.stopPropagation()); // not for the notebook's own keys
+  for (const svg of all("[data-panel]")) watchPointer(svg, () => views.get(svg));
+  keepEvents(home);
 
   // What Python says
 

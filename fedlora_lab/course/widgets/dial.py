@@ -1,12 +1,14 @@
-"""Dials: interactive figures of closed forms that the browser draws.
+"""Dials: interactive figures of closed forms that turn in the browser, with a kernel or without.
 
-The controls, axes and words are `dial.js`; what is drawn is the ``dial.js`` of a lesson. Both go to
-the browser as one ES module, which needs no kernel once it is there, so a dial answers while the
-kernel is busy, and on a page without one.
+A dial has a scene, a Python function of the controls' values. It is computed once for every stop of
+every control; what does not depend on a control is stored once. The browser looks up and draws.
 """
 
+import itertools
 import json
 import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -17,123 +19,236 @@ import numpy as np
 import traitlets
 
 from fedlora_lab._utils.validation import check
+from fedlora_lab.course.widgets.scene import Scene, draw_scene
+from fedlora_lab.plots.style import Picture
 
-COURSE = Path(__file__).parents[1]
-IMPORTS = re.compile(r"^import\b[^;]*;\n", re.M)
+HERE = Path(__file__).parent
+Value = float | int | str | bool
+DIGITS = 3
 
 
 @cache
-def lesson_code(lesson: str) -> str:
-    """Returns a lesson's ``dial.js``, which defines ``dials``, without its imports.
+def widget_module(name: str) -> str:
+    """Returns the ES module of a kind of widget: the drawing that all share, and its own part.
 
-    Args: lesson: such as "lesson_03".
+    Args: name: "dial" or "bench".
     """
-    return IMPORTS.sub("", (COURSE / lesson / "dial.js").read_text(encoding="utf-8"))
-
-
-@cache
-def shared_code() -> str:
-    """Returns the module that all dials share."""
-    return Path(__file__).with_name("dial.js").read_text(encoding="utf-8")
-
-
-@cache
-def dial_module(lesson: str) -> str:
-    """Returns the ES module of one lesson's dials.
-
-    It exports ``mount(element, data, values)`` and, for anywidget, ``render``.
-    """
-    ways = "export const mount = mounter(dials);\nexport default widgetOf(dials);\n"
-    return f"{shared_code()}\n{lesson_code(lesson)}\n{ways}"
+    files = [HERE / "drawing.js", HERE / f"{name}.js"]
+    return "\n".join(path.read_text(encoding="utf-8") for path in files)
 
 
 def page_script() -> str:
     """Returns one classic script that mounts every dial of a page, also of one opened as a file."""
-    lessons = sorted(path.parent.name for path in COURSE.glob("lesson_*/dial.js"))
-    plain = re.compile(r"^export ", re.M)
-    parts = [plain.sub("", shared_code()), "const lessons = {};"]
-    for lesson in lessons:
-        code = plain.sub("", lesson_code(lesson))
-        parts.append(f"lessons.{lesson} = (() => {{\n{code}\nreturn dials;\n}})();")
-    parts.append(
-        "const begin = () => document.querySelectorAll('[data-fedlora-dial]').forEach(place => {\n"
-        "  const {lesson, data, values} = JSON.parse(place.dataset.fedloraDial);\n"
-        "  mounter(lessons[lesson])(place, data, values);\n"
-        "});\n"
-        "if (document.readyState === 'loading') addEventListener('DOMContentLoaded', begin);\n"
-        "else begin();"
+    code = re.sub(r"^export default .*", "", widget_module("dial"), flags=re.MULTILINE | re.DOTALL)
+    plain = re.sub(r"^export ", "", code, flags=re.MULTILINE)
+    begin = (
+        "if (document.readyState === 'loading') addEventListener('DOMContentLoaded', mountAll);\n"
+        "else mountAll();"
     )
-    return "(() => {\n" + "\n".join(parts) + "\n})();\n"
+    return f"(() => {{\n{plain}\n{begin}\n}})();\n"
 
 
-def round_to_digits(values: Any, digits: int = 4) -> Any:
-    """Rounds numbers, nested as they are, to significant digits for JSON; NaN becomes ``None``."""
-    if np.ndim(values):
-        return [round_to_digits(value, digits) for value in values]
-    return None if np.isnan(values) else float(f"{values:.{digits}g}")
+@dataclass(frozen=True)
+class Control:
+    """One thing to turn: a slider over numbers, or a menu of words.
+
+    Args:
+        label, caption: what it is called, and one line on what it does.
+        values: its stops.
+        words: what is shown of each stop.
+        menu: whether it is a menu.
+    """
+
+    label: str
+    caption: str
+    values: tuple[Value, ...]
+    words: tuple[str, ...]
+    menu: bool = False
+
+
+def slider(label: str, caption: str, values: Sequence[float], unit: str = "") -> Control:
+    """Makes a slider over these numbers.
+
+    Args: label, caption: see `Control`; values: its stops; unit: stands behind the number.
+    """
+    words = tuple(f"{value:,.4g} {unit}".strip() for value in values)
+    plain = tuple(value.item() if isinstance(value, np.generic) else value for value in values)
+    return Control(label, caption, plain, words)
+
+
+def menu(label: str, caption: str, words: Mapping[Any, str]) -> Control:
+    """Makes a menu: value -> what is shown of it."""
+    return Control(label, caption, tuple(words), tuple(words.values()), menu=True)
+
+
+# ---- tables
+
+
+def plain_values(part: Any) -> Any:
+    """Converts a scene to JSON's types: numbers to `DIGITS` digits, NaN to None."""
+    if isinstance(part, dict):
+        return {key: plain_values(value) for key, value in part.items()}
+    if isinstance(part, list | tuple) and not all(isinstance(x, int | float) for x in part):
+        return [plain_values(value) for value in part]
+    if isinstance(part, str | bool | None):
+        return part
+    if np.ndim(part) > 1:
+        return [plain_values(row) for row in part]
+    if np.ndim(part):
+        return [_short(value) for value in np.asarray(part).tolist()]
+    return _short(part)
+
+
+def _short(number: Any) -> float | None:
+    if isinstance(number, int):
+        return number
+    if not np.isfinite(number):
+        return None
+    rounded = float(f"{number:.{DIGITS}g}")
+    return int(rounded) if rounded.is_integer() and abs(rounded) < 1e6 else rounded
+
+
+def tabulate(scene: Callable[..., Scene], controls: Mapping[str, Control]) -> dict[str, Any]:
+    """Computes a scene at every stop of its controls, and stores what differs in tables.
+
+    Returns: ``{"panels": [...], "say": [{"words": ...}, ...]}``, in which whatever depends on
+        controls is ``{"by": [their names], "table": [a value for each of their stops]}``.
+    Raises: ``ValueError`` for scenes that differ in their panels or marks.
+    Guarantees: test_dials.py::test_a_table_holds_the_scene_at_every_stop.
+    """
+    stops = [control.values for control in controls.values()]
+    scenes = []
+    for values in itertools.product(*stops):
+        panels, say = scene(**dict(zip(controls, values, strict=True)))
+        pieces = [say] if isinstance(say, str) else say
+        whole = {"panels": panels, "say": [{"words": piece} for piece in pieces]}
+        scenes.append(plain_values(whole))
+    shape = tuple(map(len, stops))
+    return _merge(scenes, list(controls), shape)
+
+
+def _merge(parts: list[Any], names: list[str], shape: tuple[int, ...]) -> Any:
+    """Merges the same part of all scenes: structure is kept, leaves become tables."""
+    first = parts[0]
+    if isinstance(first, dict):
+        check(all(part.keys() == first.keys() for part in parts), "scene", "keys", "alike")
+        return {key: _merge([part[key] for part in parts], names, shape) for key in first}
+    if isinstance(first, list) and first and isinstance(first[0], dict):
+        check(all(len(part) == len(first) for part in parts), "scene", "lists", "alike long")
+        places = range(len(first))
+        return [_merge([part[i] for part in parts], names, shape) for i in places]
+    texts = np.array([json.dumps(part) for part in parts], dtype=object).reshape(shape)
+    places = np.arange(len(parts)).reshape(shape)
+    by = []
+    for k, name in enumerate(names):
+        one_stop = texts.take([0], axis=k)
+        if (texts == one_stop).all():
+            texts = one_stop
+            places = places.take([0], axis=k)
+        else:
+            by.append(name)
+    table = [parts[i] for i in places.ravel()]
+    return {"by": by, "table": table} if by else first
+
+
+# ---- the widget
 
 
 class Dial(anywidget.AnyWidget):
-    """A picture of a closed form that the browser draws, with controls.
+    """A scene with controls that the browser draws, from tables that Python has computed.
 
     ``values`` holds what the controls say: the kernel sees every move, and what is assigned to it
     moves the controls. Where nothing runs the dial shows what it is in words; on the project's site
-    the same module turns it.
+    the same tables turn it.
 
     Args:
-        lesson: number of the lesson whose ``dial.js`` draws it.
-        name: of the dial in that module.
+        scene: values of the controls -> panels and a sentence (`scene.panel`).
+        title: its name, for readers who do not see it.
+        lead: what to try, above the controls.
         about: what it shows, one sentence for readers who see no widget.
-        data: what is sent once, JSON.
+        controls: name -> `slider` or `menu`.
+        presets: words -> values of some controls, settings to click.
+        play: name of a control that a button moves by itself.
         values: of the controls at first.
 
+    Raises: ``ValueError`` for a value that is no stop of its control.
     Guarantees: a control moves picture, sentence and ``values``
-        (tests/browser/test_dials.py::test_every_dial_turns), also while the kernel is busy
+        (tests/browser/test_dials.py::test_dials_turn_in_jupyter), also while the kernel is busy
         (test_a_dial_turns_while_the_kernel_is_busy) and on a page without one
         (test_dials_turn_on_a_page_without_a_kernel).
 
     >>> import fedlora_lab as fl
     >>> dial = fl.course.lesson(2).deviation_explorer()
-    >>> len(dial.values["points"])
-    6
+    >>> sorted(dial.values)
+    ['spread', 'together', 'weight']
     """
 
-    data = traitlets.Dict().tag(sync=True)
+    spec = traitlets.Dict().tag(sync=True)
     values = traitlets.Dict().tag(sync=True)
 
     def __init__(
         self,
-        lesson: int,
-        name: str,
+        scene: Callable[..., Scene],
+        *,
+        title: str,
+        lead: str,
         about: str,
-        data: "dict[str, Any] | None" = None,
-        **values: Any,
+        controls: Mapping[str, Control],
+        presets: Mapping[str, Mapping[str, Value]],
+        play: str = "",
+        **values: Value,
     ) -> None:
-        self._lesson, self._about, self._first = f"lesson_{lesson:02}", about, values
-        self.add_traits(_esm=traitlets.Unicode(dial_module(self._lesson)).tag(sync=True))
-        super().__init__(data={"dial": name, **(data or {})}, values=values)
+        self._scene = scene
+        self._about = about
+        self._controls = dict(controls)
+        self._first = values
+        for setting in (values, *presets.values()):
+            self._check(setting)
+        self.add_traits(_esm=traitlets.Unicode(widget_module("dial")).tag(sync=True))
+        described = {name: asdict(control) for name, control in controls.items()}
+        chosen = {words: dict(setting) for words, setting in presets.items()}
+        spec = {"title": title, "lead": lead, "play": play, "controls": described}
+        spec |= {"presets": chosen, **tabulate(scene, controls)}
+        # Tuples are lists in the browser, and so they are here.
+        super().__init__(spec=json.loads(json.dumps(spec)), values=values)
+
+    def _check(self, values: Mapping[str, Value]) -> None:
+        for name, value in values.items():
+            expected = f"a control: {', '.join(self._controls)}"
+            check(name in self._controls, name, value, expected)
+            stops = self._controls[name].values
+            check(value in stops, name, value, f"one of {', '.join(map(str, stops))}")
+
+    def set(self, **values: Value) -> None:
+        """Moves controls.
+
+        Args: values: control -> one of its stops.
+        Raises: ``ValueError`` for a control that the dial does not have, or another value.
+        """
+        self._check(values)
+        self.values = {**self.values, **values}
 
     def reset(self) -> None:
         """Puts every control back to its first value."""
         self.values = self._first
 
-    def set(self, **values: Any) -> None:
-        """Moves controls.
+    def picture(self, **values: Any) -> Picture:
+        """Draws the dial as a static figure, with its sentence below.
 
-        Args: values: control -> value.
-        Raises: ``ValueError`` for a control that the dial does not have.
+        Args: values: of controls; the others stand where they stand in the browser. They need not
+            be stops.
         """
-        for name, value in values.items():
-            check(name in self.values, name, value, f"a control: {', '.join(self.values)}")
-        self.values = {**self.values, **values}
+        return draw_scene(self._scene(**{**self.values, **values}))
 
     def __repr__(self) -> str:
         return f"Dial: {self._about}"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         bundle, *more = super()._repr_mimebundle_(**kwargs)  # type: ignore[misc]
-        setting = {"lesson": self._lesson, "data": self.data, "values": self.values}
-        state = escape(json.dumps(setting, ensure_ascii=False, separators=(",", ":")), quote=True)
+        state = {"spec": self.spec, "values": self.values}
+        # Between single quotes, so that the many double ones of JSON stay as they are.
+        text = json.dumps(state, ensure_ascii=False, separators=(",", ":"))
+        kept = escape(text, quote=False).replace("'", "&#39;")
         words = f"<p><b>Dial.</b> {escape(self._about)} Run this cell to turn it.</p>"
-        html = f'<div data-fedlora-dial="{state}">{words}</div>'
+        html = f"<div data-fedlora-dial='{kept}'>{words}</div>"
         return {**bundle, "text/plain": repr(self), "text/html": html}, *more

@@ -13,7 +13,6 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ import traitlets
 from fedlora_lab import methods
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.course.widgets import background_worker as work
+from fedlora_lab.course.widgets.dial import widget_module
 from fedlora_lab.course.widgets.run_config import (
     BREAKS,
     GROUP_HEADINGS,
@@ -54,12 +54,6 @@ DRAWN = ("epsilon", "deviation", "clipped", "bytes_up", "bytes_down")
 FOLLOWED = ("method", "epsilon", "unit", "optimizer")
 """Knobs on which the suggested learning rate depends."""
 _OPEN: "weakref.WeakValueDictionary[str, Workbench]" = weakref.WeakValueDictionary()
-
-
-@cache
-def workbench_module() -> str:
-    """Returns the ES module of the page: what all drawn widgets share, and the workbench."""
-    return "\n".join((HERE / name).read_text(encoding="utf-8") for name in ("dial.js", "bench.js"))
 
 
 @dataclass(eq=False)
@@ -219,7 +213,7 @@ class Workbench(anywidget.AnyWidget):
             lambda line: self._foresee([("this cannot run", line)]),
             rest=0.05,
         )
-        self.add_traits(_esm=traitlets.Unicode(workbench_module()).tag(sync=True))
+        self.add_traits(_esm=traitlets.Unicode(widget_module("bench")).tag(sync=True))
         super().__init__()
         from scipy.stats import t as student  # slow to import
 

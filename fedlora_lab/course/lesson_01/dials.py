@@ -1,0 +1,102 @@
+"""The dial of notebook 01: what rank and alpha let an adapter learn of a layer."""
+
+import numpy as np
+from jaxtyping import Float
+
+from fedlora_lab import theory
+from fedlora_lab._utils.validation import check
+from fedlora_lab.course.widgets.dial import Dial, slider
+from fedlora_lab.course.widgets.scene import Scene, axis, bars, dots, line, panel
+
+RANKS = (1, 2, 4, 8, 16, 32, 64)
+ALPHAS = (1, 2, 4, 8, 16, 32)
+STEPS = 200
+EVERY = 4
+RATE = 0.3
+
+
+def low_rank_explorer(change: Float[np.ndarray, "d_out d_in"]) -> Dial:
+    """Makes a dial for rank and α: the best error of a rank, and a descent towards it.
+
+    The descent takes 200 steps at learning rate 0.3, with the scale α / rank.
+
+    Args: change: what training in full did to a layer.
+    Guarantees: the floor is `theory.reachable_error`, the way `theory.descent_errors`
+        (test_dials.py::test_the_low_rank_dial_says_why_a_descent_does_not_arrive).
+    """
+    change = np.asarray(change, dtype=float)
+    check(change.ndim == 2, "change", change.shape, "a matrix (d_out, d_in)")
+    values = np.linalg.svd(change, compute_uv=False)
+    floor = theory.reachable_error(values)
+    count = len(values)
+    ranks = [rank for rank in RANKS if rank <= count]
+    directions = np.arange(1, count + 1)
+    share = axis("error, share of the change", 0, 1.02)
+
+    def scene(rank: int, alpha: int) -> Scene:
+        best = floor[rank]
+        errors = theory.descent_errors(change, rank, alpha, STEPS, RATE)
+        diverges = not np.isfinite(errors[-1]) or errors[-1] > 1
+        colours = [(directions[:rank], "blue"), (directions[rank:], "pale")]
+        kept = [
+            bars(some - 0.4, 0, some + 0.4, values[some - 1], colour) for some, colour in colours
+        ]
+        # Beyond the axes the curve of a descent that diverges is cut off.
+        path = np.where(np.isfinite(errors), np.minimum(errors, 9), 9)[::EVERY]
+        steps = np.arange(0, STEPS + 1, EVERY)
+        panels = [
+            panel(
+                f"Keeps {rank} of {count} directions",
+                axis("direction, largest first", 0.4, count + 0.6),
+                axis("singular value", 0, 1.08 * values[0]),
+                *kept,
+            ),
+            panel(
+                f"Rank: where it ends, at {best:.0%}",
+                axis("rank r", 1, count, log=True, ticks=ranks, names=list(map(str, ranks))),
+                share,
+                line([1, count], [best, best], "blue", dash="5 4", width=1.4),
+                line(directions, floor[1:], "ink", "best error"),
+                dots(rank, best, "blue", 6.5),
+            ),
+            panel(
+                f"α: how fast (γ = {alpha / rank:g})",
+                axis("gradient step", 0, STEPS),
+                share,
+                line([0, STEPS], [best, best], "blue", dash="5 4", width=1.4),
+                line(steps, path, "red" if diverges else "green", "error", width=2.8),
+            ),
+        ]
+        ending = _describe_descent(errors, float(best), diverges)
+        start = f"Rank {rank} can come within {best:.0%} of the change, whatever α is. "
+        return panels, [start, f"With α = {alpha} (γ = {alpha / rank:g}) ", ending]
+
+    return Dial(
+        scene,
+        title="What rank and alpha let an adapter learn",
+        lead="Change the rank, then α. Which one moves the floor, and which one the way down?",
+        about="What rank and α let an adapter learn of a change: where it ends, and how fast.",
+        controls={
+            "rank": slider("rank r", "how many directions the adapter has", ranks),
+            "alpha": slider("LoRA's α", "numerator of the scale γ = α / r", ALPHAS),
+        },
+        presets={
+            "rank 1": {"rank": 1, "alpha": 8},
+            "high rank, small α: slow": {"rank": ranks[-1], "alpha": 1},
+            "small rank, large α: diverges": {"rank": ranks[min(1, len(ranks) - 1)], "alpha": 32},
+        },
+        rank=min(4, ranks[-1]),
+        alpha=8,
+    )
+
+
+def _describe_descent(errors: Float[np.ndarray, " steps"], best: float, diverges: bool) -> str:
+    """Says whether a descent arrives at the best error of its rank, and if not, why."""
+    if diverges:
+        return "this learning rate is too large: the descent diverges. Lower α, or raise the rank."
+    near = np.flatnonzero(errors <= best + 0.01)
+    if len(near):
+        return f"the descent is within 1 point of that after {near[0]} steps."
+    overshoots = (np.diff(errors) > 1e-3).any()
+    why = "but steps this large overshoot: lower α." if overshoots else "the small scale is slow."
+    return f"{STEPS} steps end at {errors[-1]:.0%}: the rank would allow more, {why}"

@@ -1,0 +1,293 @@
+"""The dials of notebook 06: schedules, noise shaped by the frozen factor, and a run in turns."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from fedlora_lab import theory
+from fedlora_lab.course.widgets.dial import Dial, menu, slider
+from fedlora_lab.course.widgets.scene import Scene, area, axis, bars, dots, line, panel, text
+from fedlora_lab.methods.method import Cycle, Method
+
+SCHEDULES = {
+    "B | A": "RoLoRA, DEeR: B | A",
+    "B": "FFA-LoRA: B",
+    "AB": "FedLoRA: AB",
+    "B A": "LA-LoRA: B A",
+    "B | B | B | A": "A rarely: B | B | B | A",
+    "AB | B": "both, then B: AB | B",
+}
+"""Words for each local step, rounds apart by bars -> what it is called."""
+ROUNDS = 6
+STEPS = 4
+SIDES = {"B": (1, "blue"), "A": (0, "orange")}
+
+
+def timeline_scene(method: Method) -> Scene:
+    """Draws a schedule over six rounds of four local steps: a filled cell where a factor moves.
+
+    Guarantees: test_dials.py::test_a_cell_is_filled_where_the_schedule_moves_the_factor.
+    """
+    words = [method.sides_at_step(t, s) for t in range(ROUNDS) for s in range(STEPS)]
+    moved = [method.sides_in_round(t, STEPS) for t in range(ROUNDS)]
+    both = [t + 1 for t in range(ROUNDS) if len(moved[t]) > 1]
+    marks = []
+    names = []
+    for side, (row, colour) in SIDES.items():
+        moves = np.array([side in word for word in words])
+        step = np.arange(len(words))
+        for some, ink in ((step[~moves], "pale"), (step[moves], colour)):
+            marks.append(bars(some + 0.1, row + 0.15, some + 0.9, row + 0.85, ink))
+        names.append(f"{side}  {moves.mean():.0%}")
+    middles = [(t + 0.5) * STEPS for t in range(ROUNDS)]
+    title = "One factor rests in every round"
+    if both:
+        title = f"Both factors move in {len(both)} of {ROUNDS} rounds"
+    edges = [line([t * STEPS, t * STEPS], [0, 2], "ink", width=1.8) for t in range(1, ROUNDS)]
+    numbers = [str(t + 1) for t in range(ROUNDS)]
+    shown = panel(
+        title,
+        axis("round", 0, ROUNDS * STEPS, ticks=middles, names=numbers),
+        axis("", 0, 2, ticks=[1.5, 0.5], names=names),
+        *marks,
+        *edges,
+        wide=True,
+        height=170,
+    )
+    return [shown], timeline_words(method)
+
+
+def timeline_words(method: Method) -> str:
+    """Describes a schedule: how often factors move, when the mean is exact, what is sent.
+
+    Guarantees: test_dials.py::test_a_cell_is_filled_where_the_schedule_moves_the_factor.
+    """
+    words = [method.sides_at_step(t, s) for t in range(ROUNDS) for s in range(STEPS)]
+    shares = [f"{side} moves in {np.mean([side in word for word in words]):.0%}" for side in SIDES]
+    moved = [method.sides_in_round(t, STEPS) for t in range(ROUNDS)]
+    both = [str(t + 1) for t in range(ROUNDS) if len(moved[t]) > 1]
+    exact = f"the mean of the products is missed in rounds {', '.join(both)}, where both move"
+    if not both:
+        exact = "one factor is fixed in every round, so the mean of the products is exact"
+    elif len(both) == ROUNDS:
+        exact = "both move in every round, so the mean of the products is missed"
+    sent = sum(map(len, moved)) / (2 * ROUNDS)
+    return f"{' of the steps, '.join(shares)}; {exact}. Sent up: {sent:.0%} of FedLoRA's."
+
+
+def schedule_explorer() -> Dial:
+    """Makes a dial for schedules: which factor moves when."""
+
+    def scene(schedule: str) -> Scene:
+        rounds = tuple(part.strip() for part in schedule.split("|"))
+        return timeline_scene(Method("of the dial", "", train=Cycle(rounds)))
+
+    return Dial(
+        scene,
+        title="Who moves when",
+        lead="Pick a schedule. In which rounds is the mean of the products missed?",
+        about="Who moves when, over rounds and local steps, and where the mean of products is "
+        "missed.",
+        controls={
+            "schedule": menu("schedule", "a word for each local step; | ends a round", SCHEDULES)
+        },
+        presets={"RoLoRA": {"schedule": "B | A"}, "LA-LoRA": {"schedule": "B A"}},
+        schedule="B | A",
+    )
+
+
+# ---- noise shaped by a frozen factor
+
+
+CIRCLE = np.linspace(0, 2 * np.pi, 25)
+CLIPS = {"factor": "factor (as published)", "product": "product"}
+
+
+def _plane(
+    title: str, noise: Sequence[float], allowed: Sequence[float], degrees: float
+) -> dict[str, Any]:
+    """Draws ellipses of one and two deviations, the changes that the clip allows, and the worst."""
+    turn = np.radians(degrees)
+    axes = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+
+    def ellipse(halves: Sequence[float]) -> Float[np.ndarray, "2 points"]:
+        around = np.array(halves)[:, None] * np.stack([np.cos(CIRCLE), np.sin(CIRCLE)])
+        return (axes.T @ around).round(2)
+
+    worst = int(np.argmax(np.divide(allowed, noise)))
+    tip = allowed[worst] * axes[worst]
+    frame = axis("in units of the clip C", -2.9, 2.9, ticks=[-2, 0, 2])
+    return panel(
+        title,
+        frame,
+        frame | {"label": ""},
+        line(*ellipse(noise), "teal", width=1.6),
+        line(*ellipse([2 * half for half in noise]), "teal", width=0.9),
+        area(*ellipse(allowed), "ink", 0.12),
+        line(*ellipse(allowed), "ink", width=1.8),
+        line([0, tip[0]], [0, tip[1]], "red", width=3),
+        dots(*tip, "red"),
+        square=True,
+        height=240,
+    )
+
+
+def separation(stretches: Sequence[float], sigma: float, clip: str) -> float:
+    """Computes how far the worst allowed change stands out of the noise, in deviations.
+
+    Args: stretches: singular values of the frozen factor; sigma: nominal noise multiplier; clip: of
+        `CLIPS`, what the clip bounds.
+    Source: arXiv:2410.12926 for the regulator; see `theory.regulated_multiplier`.
+    """
+    if clip == "product":
+        return 1 / sigma
+    return 1 / theory.regulated_multiplier(np.diag(stretches), sigma)
+
+
+def regulator_explorer() -> Dial:
+    """Makes a dial for frozen factor, noise and clip: how well the noise hides a change.
+
+    Guarantees: the separation is that of `separation`
+        (test_dials.py::test_the_regulator_shows_the_real_separation).
+    """
+    x = np.linspace(-4, 7, 45)
+
+    def scene(first: float, second: float, sigma: float, clip: str) -> Scene:
+        stretches = np.array([first, second])
+        allowed = 1 / stretches if clip == "product" else np.ones(2)
+        mu = separation(stretches, sigma, clip)
+        promised = 1 / sigma
+        colour = "red" if mu > promised + 1e-9 else "green"
+        bells = [np.exp(-((x - place) ** 2) / 2) for place in (0, promised, mu)]
+        real = float(theory.gdp_epsilon(mu, 1e-5))
+        nominal = float(theory.gdp_epsilon(promised, 1e-5))
+        panels = [
+            _plane("The factor: a row of ΔB", sigma / stretches, allowed, 30),
+            _plane("The product: a row of ΔB·A", [sigma, sigma], allowed * stretches, 30),
+            panel(
+                f"The worst change stands {mu:.2f} deviations out",
+                axis("along the worst direction, in deviations", -4, 7),
+                axis("", 0, 1.3, ticks=[]),
+                area([-4, *x, 7], [0, *bells[0], 0], "teal"),
+                line(x, bells[1], "grey", dash="5 4", width=1.6),
+                line(x, bells[2], colour, width=2.6),
+                text(7, 1.18, f"real {mu:.2f}", colour, anchor="end", dx=-4),
+                text(7, 1.06, f"promised {promised:.2f}", "soft", anchor="end", dx=-4),
+                text(-4, 1.18, "noise", "teal", dx=4),
+                height=240,
+            ),
+        ]
+        judged = f"as the {promised:.2f} promised"
+        if not np.isclose(mu, promised):
+            judged = f"{'more' if mu > promised else 'less'} than the {promised:.2f} promised"
+        return panels, [
+            "Thin ellipses are noise, the filled shape holds the changes that the clip allows, red "
+            f"is the worst of them. Clip on the {clip}: ",
+            f"the worst change stands {mu:.2f} deviations out, {judged}; one release gives "
+            f"ε = {real:.2f}, promised {nominal:.2f} at δ = 0.00001.",
+        ]
+
+    return Dial(
+        scene,
+        title="Noise shaped by the frozen factor",
+        lead="Stretch the frozen factor, then clip on the product instead. What does the promise "
+        "say?",
+        about="Noise shaped by a frozen factor, and the worst of the changes that the clip allows.",
+        controls={
+            "first": slider(
+                "1st stretch", "singular value of the frozen factor", (0.5, 1, 1.4, 1.8, 2.4)
+            ),
+            "second": slider("2nd stretch", "its other singular value", (0.4, 0.6, 1)),
+            "sigma": slider("noise σ", "nominal noise multiplier", (0.5, 1, 2), "× C"),
+            "clip": menu("clip on the", "what the clip bounds", CLIPS),
+        },
+        presets={
+            "as published, stretched": {"first": 1.8, "second": 0.6, "clip": "factor"},
+            "the same, clip on the product": {"first": 1.8, "second": 0.6, "clip": "product"},
+            "a small frozen factor": {"first": 0.5, "second": 0.4, "clip": "factor"},
+        },
+        first=1.8,
+        second=0.6,
+        sigma=1,
+        clip="factor",
+    )
+
+
+def rounds_explorer(path: Sequence[Mapping[str, Any]], sigma: float) -> Dial:
+    """Makes a dial for the round of a run: the shape of its noise, and the factors' path.
+
+    Args: path: of `turns_path`; sigma: noise multiplier of the run, > 0.
+    """
+    count = len(path)
+    starts = np.array([one["from"] for one in path])
+    ends = np.array([one["to"] for one in path])
+    most = 1.1 * np.maximum(starts.max(0), ends.max(0))
+    rounds = np.arange(1, count + 1)
+    promised = 1 / sigma
+
+    def scene(round: int, clip: str) -> Scene:
+        one = path[round - 1]
+        stretches = np.array(one["stretches"])
+        far = np.array([separation(other["stretches"], sigma, clip) for other in path])
+        mu = float(far[round - 1])
+        colour = "red" if mu > promised + 1e-9 else "green"
+        what = "a row of ΔB" if one["moves"] == "B" else "a column of ΔA"
+        walked = []
+        for t in range(count):
+            ink = SIDES[path[t]["moves"]][1] if t < round else "pale"
+            walked.append(line(*np.stack([starts[t], ends[t]], 1), ink, width=3))
+        allowed = 1 / stretches if clip == "product" else np.ones(2)
+        panels = [
+            _plane(f"Round {round}: {what}", sigma / stretches, allowed, one["angle"]),
+            panel(
+                "One factor at a time: a staircase",
+                axis("largest singular value of B", 0, most[0]),
+                axis("of A", 0, most[1]),
+                *walked,
+                dots(*ends[round - 1], "ink", 6),
+                height=240,
+            ),
+            panel(
+                f"The worst change: {mu:.2f} deviations; dashed: promised {promised:.2f}",
+                axis("round", 0.5, count + 0.5),
+                axis("deviations of the noise", 0, 1.15 * max(promised, float(far.max()))),
+                line([0.5, count + 0.5], [promised, promised], "ink", dash="5 4", width=1.4),
+                line(rounds, far, "grey", "worst change", width=1.4),
+                dots(rounds, far, "grey", 4),
+                dots(round, mu, colour, 7),
+                height=240,
+            ),
+        ]
+        judged = "as promised"
+        if not np.isclose(mu, promised):
+            judged = f"{'more' if mu > promised else 'less'} than the {promised:.2f} promised"
+        return panels, [
+            f"Round {round}: {one['moves']} moves, {one['rests']} is frozen with singular values "
+            f"{stretches[0]:.2f} and {stretches[1]:.2f}. The noise on {one['moves']} is smallest "
+            "along the first. ",
+            f"With the clip on the {clip} the worst change stands {mu:.2f} deviations out, ",
+            f"{judged}.",
+        ]
+
+    return Dial(
+        scene,
+        title="Round by round",
+        lead="Go through the rounds. Who moves, how is its noise shaped, and how far does the "
+        "worst change stand out?",
+        about="A run in turns, round by round: noise shaped by the frozen factor, and the factors.",
+        controls={
+            "round": slider("round", "of a run as published, rank 2", rounds.tolist()),
+            "clip": menu("clip on the", "what the clip bounds", CLIPS),
+        },
+        presets={
+            "B moves first": {"round": 1, "clip": "factor"},
+            "A moves for the first time": {"round": 2, "clip": "factor"},
+            "last round": {"round": count, "clip": "factor"},
+            "the same, clip on the product": {"round": count, "clip": "product"},
+        },
+        play="round",
+        round=1,
+        clip="factor",
+    )

@@ -1,0 +1,124 @@
+"""The dial of notebook 08: what a normal-float code does to numbers."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from fedlora_lab import theory
+from fedlora_lab._utils.validation import check
+from fedlora_lab.course.widgets.dial import Dial, menu, slider
+from fedlora_lab.course.widgets.scene import Scene, axis, bars, dots, line, panel
+from fedlora_lab.methods.quantization import normal_float, normal_levels
+
+WIDTHS = (2, 3, 4, 5, 6, 7, 8)
+BLOCKS = (8, 32, 64, 256)
+BINS = 40
+NORMAL, OUTLIERS, TRAINED = "a normal draw", "outliers", "a trained factor"
+
+
+def _numbers(kind: str, trained: Any) -> Float[np.ndarray, " n"]:
+    """Returns numbers to quantise, mean square 1: normal, with outliers, or the given ones."""
+    row = np.random.default_rng(2).standard_normal(4096)
+    if kind == OUTLIERS:
+        row[::256] *= 8
+    elif kind == TRAINED:
+        check(trained is not None, "trained", trained, "the numbers of a factor")
+        row = np.asarray(trained, float).ravel()
+    return row / np.sqrt(np.mean(row**2))
+
+
+@cache
+def expected_errors(block: int) -> list[float]:
+    """Computes the relative error of normal numbers for each of `WIDTHS`."""
+    return [theory.quantiser_error(normal_levels(w), block) ** 0.5 for w in WIDTHS]
+
+
+def measured_errors(row: Float[np.ndarray, " n"], block: int) -> list[float]:
+    """Computes the relative error of these numbers for each of `WIDTHS`, by the library's code."""
+    received = [normal_float(w, block)(torch.from_numpy(row)).numpy() for w in WIDTHS]
+    return [float(np.linalg.norm(one - row) / np.linalg.norm(row)) for one in received]
+
+
+def quantiser_explorer(trained: Any = None) -> Dial:
+    """Makes a dial for bits, block and numbers: the levels, what arrives, and the error.
+
+    Args: trained: numbers of a trained factor, offered beside made ones.
+    Guarantees: the levels are `normal_levels`, the errors the library's quantiser's
+        (test_dials.py::test_a_dial_shows_what_its_scene_draws).
+    """
+    kinds = [NORMAL, OUTLIERS] + ([TRAINED] if trained is not None else [])
+    rows = {kind: _numbers(kind, trained) for kind in kinds}
+    errors = {(kind, b): measured_errors(row, b) for kind, row in rows.items() for b in BLOCKS}
+    edges = np.linspace(-1, 1, BINS + 1)
+    ends = {"ticks": [-1, 0, 1]}
+
+    def scene(width: int, block: int, kind: str) -> Scene:
+        levels = np.array(normal_levels(width))
+        off = errors[kind, block][WIDTHS.index(width)]
+        normal = expected_errors(block)[WIDTHS.index(width)]
+        middles = np.array([-1, *(levels[1:] + levels[:-1]) / 2, 1])
+        thin = 0.0015 if width > 5 else 0.006
+        bits = width + 32 / block
+        panels = [
+            panel(
+                f"The numbers, and the {len(levels)} levels below",
+                axis("number ÷ largest of its block", -1.03, 1.03, **ends),
+                axis("", -0.25, 2.2, ticks=[]),
+                bars(edges[:-1], 0, edges[1:], _histogram(rows[kind], block), "pale"),
+                bars(levels - thin, -0.2, levels + thin, -0.02, "purple"),
+            ),
+            panel(
+                "What arrives",
+                axis("sent", -1.03, 1.03, **ends),
+                axis("received", -1.06, 1.06, **ends),
+                line([-1, 1], [-1, 1], "edge", width=1.2),
+                line(np.stack([middles[:-1], middles[1:]], 1).ravel(), levels.repeat(2), "purple"),
+            ),
+            panel(
+                f"Off by {off:.1%}",
+                axis("bits of a code", 1.6, 8.4, ticks=[2, 4, 6, 8]),
+                axis("relative error", 0.002, 1.2, log=True),
+                line(WIDTHS, expected_errors(block), "grey", "normal numbers, closed form"),
+                line(WIDTHS, errors[kind, block], "purple", "measured", dash="2 4"),
+                dots(width, off, "purple", 7),
+            ),
+        ]
+        return panels, [
+            f"{width} bits, {len(levels)} levels, blocks of {block}: {bits:.3g} bits a number on "
+            f"the wire, {32 / bits:.2g} times fewer than float32. ",
+            f"What arrives is {off:.1%} off; ",
+            f"normal numbers would be {normal:.1%} off.",
+        ]
+
+    return Dial(
+        scene,
+        title="What a normal-float code does to numbers",
+        lead="Take bits away. What arrives, and how far is it off?",
+        about="A normal-float code: its levels, what arrives of a number, and the error over the "
+        "bits.",
+        controls={
+            "width": slider("bits", "of a code: 2 to this power levels", WIDTHS),
+            "block": slider("block", "numbers that share a scale", BLOCKS),
+            "kind": menu("numbers", "what is quantised", {kind: kind for kind in kinds}),
+        },
+        presets={
+            "NF4, as in QLoRA": {"width": 4, "block": 64},
+            "2 bits": {"width": 2, "block": 64},
+            "outliers, large blocks": {"width": 4, "block": 256, "kind": OUTLIERS},
+            "outliers, small blocks": {"width": 4, "block": 8, "kind": OUTLIERS},
+        },
+        width=3,
+        block=64,
+        kind=kinds[0],
+    )
+
+
+def _histogram(row: Float[np.ndarray, " n"], block: int) -> Float[np.ndarray, " bins"]:
+    """Computes the density of the numbers over the largest of their block, in [-1, 1]."""
+    padded = np.pad(row, (0, -len(row) % block)).reshape(-1, block)
+    scale = np.abs(padded).max(1, keepdims=True)
+    unit = (padded / np.where(scale > 0, scale, 1)).ravel()[: len(row)]
+    return np.histogram(unit, np.linspace(-1, 1, BINS + 1), density=True)[0]

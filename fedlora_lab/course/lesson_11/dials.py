@@ -1,0 +1,80 @@
+"""The dial of notebook 11: a scan, and what an attacker reads of it from a noised update."""
+
+import numpy as np
+
+from fedlora_lab import theory
+from fedlora_lab.attacks.reconstruction import as_image
+from fedlora_lab.course.lesson_11.figures import PIXELS, AttackedClient
+from fedlora_lab.course.widgets.dial import Dial, slider
+from fedlora_lab.course.widgets.scene import Scene, axis, band, dots, line, panel, picture, text
+
+NOISES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.22, 0.3, 0.5, 1, 2, 3)
+RELEASES = (1, 10, 100)
+SCANS = (0, 3, 7)
+RANK = 8
+DELTA = 1e-4
+
+
+def attack_explorer() -> Dial:
+    """Makes a dial for noise, releases and scan: the reconstruction from an update of rank 8.
+
+    Guarantees: the picture is what `AttackedClient.read` reads, line and threshold are
+        `theory.gradient_overlap` and `theory.vanishing_noise`
+        (test_dials.py::test_a_dial_shows_what_its_scene_draws).
+    """
+    client = AttackedClient()
+    scans = client.task.clients[0][0]
+    sigmas = np.geomspace(NOISES[0], NOISES[-1], 60)
+
+    def scene(noise: float, releases: int, scan: int) -> Scene:
+        image, cosine = client.read(noise, releases, RANK, scan)
+        lost = theory.vanishing_noise(RANK, PIXELS, releases)
+        overlap = [theory.gradient_overlap(sigma, RANK, PIXELS, releases) for sigma in sigmas]
+        closed = theory.gradient_overlap(noise, RANK, PIXELS, releases)
+        spent = float(theory.gdp_epsilon(theory.gaussian_mu(noise, releases), DELTA))
+        seen = "can be read" if noise < 0.6 * lost else "fades" if noise < lost else "is lost"
+        edge = min(lost, NOISES[-1])
+        panels = [
+            picture("The scan", scans[scan].numpy()),
+            picture(f"Read from the update: it {seen}", as_image(image)),
+            panel(
+                f"|cos| with the scan: {cosine:.2f}",
+                axis("noise multiplier σ of each release", NOISES[0], NOISES[-1], log=True),
+                axis("|cos|", 0, 1.04),
+                band([edge, NOISES[-1]], 0, 1.04, "green", 0.13),
+                text(NOISES[-1], 0.95, "image lost", "green", anchor="end", dx=-6),
+                line(sigmas, overlap, "ink", "closed form"),
+                dots(noise, cosine, "red", 7),
+                wide=True,
+                height=220,
+            ),
+        ]
+        price = f"{spent:,.0f}" if spent >= 10 else f"{spent:.2g}"
+        return panels, [
+            f"σ = {noise:g}, {releases} releases: |cos| with the scan ",
+            f"{cosine:.2f} ",
+            f"(closed form for a large layer {closed:.2f}). The image {seen}; in a large layer "
+            f"nothing of it is left above σ = {lost:.2g}. ",
+            f"Spent on this scan: ε = {price} at δ = 0.0001.",
+        ]
+
+    return Dial(
+        scene,
+        title="A scan read from one update",
+        lead="Add noise until the scan cannot be read. What does the ε say by then?",
+        about="A scan, and what an attacker reads of it from one noised update.",
+        controls={
+            "noise": slider("noise σ", "noise std of a release", NOISES, "× C"),
+            "releases": slider("releases", "updates for this scan that are averaged", RELEASES),
+            "scan": slider("scan", "which of the client's scans", SCANS),
+        },
+        presets={
+            "hardly any noise": {"noise": 0.01, "releases": 1},
+            "just lost": {"noise": 0.22, "releases": 1},
+            "the same noise, 100 releases": {"noise": 0.22, "releases": 100},
+            "private": {"noise": 3, "releases": 1},
+        },
+        noise=0.1,
+        releases=1,
+        scan=7,
+    )

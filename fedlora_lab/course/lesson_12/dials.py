@@ -1,0 +1,103 @@
+"""The dial of notebook 12: one audit in one run, with or without a bug."""
+
+from functools import cache
+
+import numpy as np
+
+from fedlora_lab.audit import bounds
+from fedlora_lab.course.widgets.dial import Dial, slider
+from fedlora_lab.course.widgets.scene import Scene, axis, bars, dots, line, panel, text
+
+CANARIES = (10, 20, 50, 200, 1000)
+EPSILONS = (1, 2, 4, 8)
+LEAKS = (1, 1.5, 2, 4, 8)
+EDGE = 13.0
+SHOWN = 40
+
+
+def audit_explorer() -> Dial:
+    """Makes a dial for canaries, promise and size of a bug: one simulated audit.
+
+    Canaries and noise are the same for every promise and bug.
+
+    Guarantees: it is `audit.bounds.simulate_one_run`
+        (test_dials.py::test_the_audit_dial_shows_the_simulated_audit).
+    """
+    simulate = cache(bounds.simulate_one_run)
+
+    def scene(canaries: int, epsilon: float, leak: float) -> Scene:
+        audit = simulate(canaries, epsilon, leak)
+        aside = np.random.default_rng(1).uniform(-0.24, 0.24, SHOWN)
+        groups = []
+        for row, colour in enumerate(("blue", "pink")):
+            traces = (audit.scores / audit.sigma)[audit.included == bool(row)][:SHOWN]
+            groups.append(dots(traces, row + aside[: len(traces)], colour, 2.8, 0.7))
+        proved = min(audit.lower, EDGE)
+        colour = "red" if audit.caught else "green"
+        marks = [
+            (audit.ceiling, f"{canaries} canaries can show {audit.ceiling:.2f}", "soft"),
+            (audit.stated, f"the ledger states {audit.stated:g}", "ink"),
+            (audit.true, f"true {audit.true:.2f}", "red" if leak > 1 else "soft"),
+        ]
+        # Words pass over the lower lines.
+        drawn = []
+        for (value, words, ink), height in zip(sorted(marks), (0.85, 0.58, 0.31), strict=True):
+            at = min(value, EDGE)
+            left = at > 0.55 * EDGE
+            drawn.append(line([at, at], [-0.16, height], ink, width=1.6))
+            side = {"anchor": "end", "dx": -5} if left else {"anchor": "start", "dx": 5}
+            drawn.append(text(at, height, words, ink, dy=4, **side))
+        panels = [
+            panel(
+                "What is seen of canaries: the further apart, the easier to guess",
+                axis("trace of a canary, in noise deviations", -5, 13),
+                axis("", -0.6, 1.6, ticks=[0, 1], names=["out", "in"]),
+                *groups,
+            ),
+            panel(
+                f"The audit {'refutes' if audit.caught else 'does not contradict'} the ledger",
+                axis("ε at δ = 0.00001", 0, EDGE),
+                axis("", -0.8, 1.1, ticks=[]),
+                bars(0, -0.09, EDGE, 0.09, "pale"),
+                bars(0, -0.09, proved, 0.09, colour),
+                text(0, -0.4, f"proved {audit.lower:.2f}", colour, dx=4),
+                *drawn,
+                wide=True,
+            ),
+        ]
+        bug = f"a bug makes the true ε {audit.true:.2f}" if leak > 1 else "there is no bug"
+        return panels, [
+            f"{canaries} canaries, ",
+            f"the ledger states ε = {epsilon:g}, {bug}: ",
+            f"the audit proves {audit.lower:.2f}{_verdict(audit)}",
+        ]
+
+    return Dial(
+        scene,
+        title="One audit in one run",
+        lead="Plant a bug and add canaries. When is the ledger caught?",
+        about="One audit in one run: what is seen of its canaries, and ε as proved, provable, "
+        "stated.",
+        controls={
+            "canaries": slider("canaries", "examples, each in or out by a fair coin", CANARIES),
+            "epsilon": slider("stated ε", "the ledger's: it sets the noise", EPSILONS),
+            "leak": slider("bug", "1 is no bug: a canary adds at most C", LEAKS, "× too loud"),
+        },
+        presets={
+            "no bug": {"canaries": 200, "epsilon": 2, "leak": 1},
+            "a bug, caught": {"canaries": 200, "epsilon": 2, "leak": 4},
+            "the same bug, too few canaries": {"canaries": 20, "epsilon": 2, "leak": 4},
+            "ε = 8: nothing can be caught": {"canaries": 200, "epsilon": 8, "leak": 8},
+        },
+        canaries=200,
+        epsilon=2,
+        leak=1,
+    )
+
+
+def _verdict(audit: bounds.SimulatedAudit) -> str:
+    if audit.caught:
+        return ", more than stated. Caught."
+    if audit.ceiling < audit.stated:
+        return f" and could prove {audit.ceiling:.2f} at most, so no bug of any size can be caught."
+    return f" of the {audit.ceiling:.2f} it could prove at most; nothing is refuted."

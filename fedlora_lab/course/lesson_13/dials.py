@@ -1,0 +1,119 @@
+"""The dial of notebook 13: one promise under three kinds of trust."""
+
+import math
+
+from fedlora_lab import theory
+from fedlora_lab.audit.bounds import DELTA, gaussian_noise_multiplier
+from fedlora_lab.course.widgets.dial import Dial, menu, slider
+from fedlora_lab.course.widgets.scene import Scene, axis, bars, line, panel, text
+
+TRUSTS = {"local": "nobody", "secagg": "secure aggregation", "central": "the server"}
+COLOURS = {"local": "pink", "secagg": "purple", "central": "teal"}
+
+
+def epsilon_by_observer(trust: str, sigma: float, clients: int, colluders: int) -> dict[str, float]:
+    """Computes ε of a release for the public, the server, and the server with some clients.
+
+    Args:
+        trust: of `TRUSTS`.
+        sigma: noise multiplier of the sum, as of `theory.trust_level`.
+        clients: that upload.
+        colluders: clients that tell the server their own noise, below ``clients``.
+
+    Returns: who -> epsilon at 1e-5; infinite for who sees an upload without noise.
+    Guarantees: test_dials.py::test_the_epsilon_by_observer.
+    """
+    stated = float(theory.gdp_epsilon(1 / sigma, DELTA))
+    if trust == "central":
+        return {"public": stated, "server": math.inf, "together": math.inf}
+    if trust == "local":
+        crowd = float(theory.gdp_epsilon(1 / sigma / math.sqrt(clients), DELTA))
+        return {"public": crowd, "server": stated, "together": stated}
+    remaining = theory.surviving_multiplier(sigma, clients, clients - colluders)
+    together = float(theory.gdp_epsilon(1 / remaining, DELTA))
+    return {"public": stated, "server": stated, "together": together}
+
+
+def trust_explorer() -> Dial:
+    """Makes a dial for trust, clients, promise and colluders: the noise, each observer's ε.
+
+    Guarantees: noise and ε are `theory.trust_level` and `epsilon_by_observer`
+        (test_dials.py::test_a_dial_shows_what_its_scene_draws).
+    """
+    rows = {"ticks": [0, 1, 2]}
+
+    def scene(trust: str, clients: int, epsilon: float, colluders: int) -> Scene:
+        others = min(colluders, clients - 1)
+        sigma = gaussian_noise_multiplier(float(epsilon))
+        faced = epsilon_by_observer(trust, sigma, clients, others)
+        levels = {kind: theory.trust_level(kind, sigma, 1.0, clients).mean for kind in TRUSTS}
+        noise = []
+        for i, (kind, level) in enumerate(levels.items()):
+            chosen = kind == trust
+            noise.append(bars(1e-4, i - 0.28, level, i + 0.28, COLOURS[kind] if chosen else "pale"))
+            ink = "ink" if chosen else "soft"
+            noise.append(text(level, i, f"{level:.2g} C", ink, dx=6, dy=4, bold=chosen))
+        seen = []
+        for i, value in enumerate(faced.values()):
+            colour = "green" if value <= epsilon * (1 + 1e-6) else "red"
+            end = min(value, 100)
+            seen.append(bars(0.03, i - 0.28, end, i + 0.28, colour))
+            words = f"{value:.2f}" if math.isfinite(value) else "everything"
+            seen.append(text(end, i, words, colour, dx=6, dy=4))
+        observers = ["who sees the model", "the server", f"server + {others} clients"]
+        panels = [
+            panel(
+                "The same promise needs other noise",
+                axis("noise on the mean, in units of C", 1e-4, 100, log=True),
+                axis("", 2.6, -0.6, names=[f"trust {words}" for words in TRUSTS.values()], **rows),
+                *noise,
+                wide=True,
+            ),
+            panel(
+                "Who faces which ε",
+                axis("ε (dashed: promised)", 0.03, 3000, log=True),
+                axis("", 2.6, -0.6, names=observers, **rows),
+                *seen,
+                line([epsilon, epsilon], [2.6, -0.6], "ink", dash="4 3", width=1.6),
+                wide=True,
+            ),
+        ]
+        each = sigma if trust == "local" else sigma / math.sqrt(clients)
+        adds = f"each client adds {each:.2g} C"
+        ending = (
+            f"; with {others} clients on its side the server faces ε = {faced['together']:.2f}."
+        )
+        if trust == "central":
+            adds = f"the server adds {sigma:.2g} C to the sum"
+            ending = "; the server sees every update as it is."
+        elif trust == "local":
+            more = levels[trust] / levels["central"]
+            ending = f", {more:.2g} times what a trusted server needs; nobody faces more than "
+            ending += f"ε = {epsilon:g}."
+        start = f"ε = {epsilon:g} for {clients} clients, trust in {TRUSTS[trust]}: {adds}; "
+        return panels, [f"{start}the mean carries {levels[trust]:.2g} C", ending]
+
+    return Dial(
+        scene,
+        title="Whom do you trust?",
+        lead="Change whom the clients trust. Who pays in noise, and who sees what?",
+        about="One promise under three kinds of trust: the noise it needs, and who faces which ε.",
+        controls={
+            "trust": menu("clients trust", "who may see single uploads, or their sum only", TRUSTS),
+            "clients": slider("clients K", "that upload in a round", (10, 50, 300, 1000)),
+            "epsilon": slider("promised ε", "to each client, for one release", (0.5, 1, 2, 4, 8)),
+            "colluders": slider(
+                "colluders", "clients that tell the server their noise", (0, 5, 10, 25, 45)
+            ),
+        },
+        presets={
+            "trust nobody": {"trust": "local"},
+            "secure aggregation": {"trust": "secagg", "colluders": 0},
+            "half of 50 collude": {"trust": "secagg", "clients": 50, "colluders": 25},
+            "trust the server": {"trust": "central"},
+        },
+        trust="secagg",
+        clients=50,
+        epsilon=2,
+        colluders=10,
+    )

@@ -1,0 +1,276 @@
+"""Scenes: what a dial shows where its controls stand, as data, and the same drawn by Matplotlib.
+
+A scene is a list of panels and a sentence. A panel has two axes and marks; numbers are in units of
+the axes. The browser draws it by ``drawing.js``, `draw_scene` as a static figure.
+"""
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from fedlora_lab.plots import style
+
+Scene = tuple[list[dict[str, Any]], "str | list[str]"]
+"""Panels, and the sentence below them, whole or in pieces."""
+
+COLOURS = {
+    "ink": style.INK,
+    "soft": style.SOFT,
+    "edge": style.GREY,
+    "card": style.CARD,
+    "grey": "#6A7180",
+    "pale": "#C9CED8",
+    "blue": "#0069A6",
+    "orange": "#B44600",
+    "purple": "#6F45C6",
+    "green": "#0B7656",
+    "red": "#B3261E",
+    "pink": "#A53B63",
+    "teal": "#0E6A7C",
+}
+"""Name of a colour -> what it is in a static figure; ``drawing.js`` has them for both grounds."""
+
+DASH = "6 4"
+
+
+def axis(
+    label: str,
+    low: float,
+    high: float,
+    *,
+    log: bool = False,
+    ticks: Sequence[float] | None = None,
+    names: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Describes an axis.
+
+    Args:
+        label: its words, with the unit; may be empty.
+        low, high: its ends; the first may be the larger.
+        log: whether it is logarithmic.
+        ticks: places that are marked; ``None``: round numbers.
+        names: words at the ticks; ``None``: their numbers.
+    """
+    described: dict[str, Any] = {"label": label, "range": [low, high], "log": log}
+    if ticks is not None:
+        described["ticks"] = list(ticks)
+    if names is not None:
+        described["names"] = list(names)
+    return described
+
+
+def panel(
+    title: str,
+    x: dict[str, Any],
+    y: dict[str, Any],
+    *marks: dict[str, Any],
+    wide: bool = False,
+    height: int = 260,
+    square: bool = False,
+    bare: bool = False,
+) -> dict[str, Any]:
+    """Describes a panel.
+
+    Args:
+        title: its finding.
+        x, y: of `axis`.
+        marks: what is drawn, in this order.
+        wide: whether it takes more of the page than others.
+        height: pixels.
+        square: whether a unit is as long across as upwards.
+        bare: whether it has no axes.
+    """
+    looks = {"wide": wide, "height": height, "square": square, "bare": bare}
+    return {"title": title, "x": x, "y": y, "marks": list(marks), **looks}
+
+
+def picture(title: str, pixels: Any) -> dict[str, Any]:
+    """Describes a panel that shows a picture.
+
+    Args: title: its finding; pixels: rows of grey values from 0 (black) to 1 (white), (h, w).
+    """
+    grey = np.clip(np.asarray(pixels, float), 0, 1)
+    rows, columns = grey.shape
+    mark = {
+        "kind": "image",
+        "pixels": (255 * grey).round().astype(int).ravel().tolist(),
+        "columns": columns,
+    }
+    return panel(title, axis("", 0, columns), axis("", rows, 0), mark, height=200, bare=True)
+
+
+def line(
+    x: Any,
+    y: Any,
+    colour: str = "ink",
+    name: str = "",
+    *,
+    labelled: bool = False,
+    dash: str | None = None,
+    width: float = 2.2,
+) -> dict[str, Any]:
+    """Describes a line; its name is shown where the pointer is, and if ``labelled`` at its end.
+
+    Args: x, y: (n,), NaN where there is nothing; colour: of `COLOURS`; name: its words; labelled,
+        dash, width: how it looks.
+    """
+    mark = {"kind": "line", "x": x, "y": y, "colour": colour, "name": name, "width": width}
+    return mark | {"dash": dash, "label": name if labelled else ""}
+
+
+def area(x: Any, y: Any, colour: str, opacity: float = 0.18) -> dict[str, Any]:
+    """Describes a filled shape with these corners, (n,)."""
+    return {"kind": "area", "x": x, "y": y, "colour": colour, "opacity": opacity}
+
+
+def band(x: Any, low: Any, high: Any, colour: str, opacity: float = 0.18) -> dict[str, Any]:
+    """Describes the area between two lines, (n,)."""
+    around = np.concatenate(
+        [np.broadcast_to(low, np.shape(x)), np.broadcast_to(high, np.shape(x))[::-1]]
+    )
+    return area(np.concatenate([x, np.asarray(x)[::-1]]), around, colour, opacity)
+
+
+def bars(left: Any, bottom: Any, right: Any, top: Any, colour: str) -> dict[str, Any]:
+    """Describes rectangles, (n,)."""
+    sides = dict(
+        zip(
+            ("left", "bottom", "right", "top"),
+            np.broadcast_arrays(left, bottom, right, top),
+            strict=True,
+        )
+    )
+    return {
+        "kind": "bars",
+        "colour": colour,
+        **{name: np.atleast_1d(v) for name, v in sides.items()},
+    }
+
+
+def dots(
+    x: Any, y: Any, colour: str = "ink", size: float = 5.0, opacity: float = 1.0
+) -> dict[str, Any]:
+    """Describes dots of this radius in pixels, (n,) or one."""
+    where = {"x": np.atleast_1d(x), "y": np.atleast_1d(y)}
+    return {"kind": "dots", **where, "colour": colour, "size": size, "opacity": opacity}
+
+
+def text(
+    x: float,
+    y: float,
+    words: str,
+    colour: str = "ink",
+    *,
+    anchor: str = "start",
+    bold: bool = True,
+    dx: float = 0.0,
+    dy: float = 0.0,
+) -> dict[str, Any]:
+    """Describes words at a place.
+
+    Args: x, y: the place; words, colour: what is written; anchor: "start", "middle" or "end"; bold:
+        of the letters; dx, dy: pixels to the right and down.
+    """
+    looks = {"colour": colour, "anchor": anchor, "bold": bold, "size": 11.5}
+    return {"kind": "text", "x": x, "y": y, "words": words, "dx": dx, "dy": dy, **looks}
+
+
+# ---- the static figure
+
+
+@style.paper()
+def draw_scene(scene: Scene) -> style.Picture:
+    """Draws a scene as a figure, with its sentence below."""
+    panels, say = scene
+    ratios = [1.5 if one["wide"] else 1.0 for one in panels]
+    height = max(one["height"] for one in panels) / 72
+    width = min(11.0, 2.2 + 2.6 * sum(ratios))
+    figure, axes = style.subplots(width, height, columns=len(panels), width_ratios=ratios)
+    for ax, one, ratio in zip(axes, panels, ratios, strict=True):
+        _draw_panel(ax, one, letters=int(9.5 * (width - 1) * ratio / sum(ratios)))
+    figure.below = Sentence("".join(say))
+    return figure
+
+
+class Sentence(str):
+    """Words that a notebook shows as a paragraph."""
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<p>{escape(self)}</p>"
+
+
+def _draw_panel(ax: Axes, one: dict[str, Any], letters: int) -> None:
+    title = textwrap.fill(one["title"], max(24, letters))
+    ax.set_title(title, fontsize=9.5)
+    for name in ("x", "y"):
+        place = one[name]
+        ax.set(
+            **{f"{name}scale": "log" if place["log"] else "linear", f"{name}lim": place["range"]}
+        )
+        ax.set(**{f"{name}label": place["label"]})
+        if "ticks" in place:
+            ax.set(**{f"{name}ticks": place["ticks"]})
+        if "names" in place:
+            ax.set(**{f"{name}ticklabels": place["names"]})
+    labels = []
+    for mark in one["marks"]:
+        _DRAWN[mark["kind"]](ax, mark, COLOURS[mark.get("colour", "ink")])
+        if mark.get("label") and len(mark["x"]):
+            end = float(np.asarray(mark["x"])[-1]), float(np.asarray(mark["y"])[-1])
+            labels.append(style.Label(*end, mark["label"], COLOURS[mark["colour"]]))
+    style.label_ends(ax, labels)
+    if one["square"]:
+        ax.set_aspect("equal")
+    if one["bare"]:
+        ax.axis("off")
+        ax.set_aspect("equal")
+
+
+def _draw_line(ax: Axes, mark: dict[str, Any], colour: str) -> None:
+    dashes = "-" if mark["dash"] is None else (0, tuple(map(float, mark["dash"].split())))
+    ax.plot(mark["x"], mark["y"], color=colour, lw=0.8 * mark["width"], ls=dashes)
+
+
+def _draw_area(ax: Axes, mark: dict[str, Any], colour: str) -> None:
+    ax.fill(mark["x"], mark["y"], color=colour, alpha=mark["opacity"], lw=0)
+
+
+def _draw_bars(ax: Axes, mark: dict[str, Any], colour: str) -> None:
+    wide = np.subtract(mark["right"], mark["left"])
+    high = np.subtract(mark["top"], mark["bottom"])
+    look: Any = {"color": colour, "align": "edge", "edgecolor": style.CARD, "linewidth": 0.4}
+    ax.bar(mark["left"], high, wide, mark["bottom"], **look)
+
+
+def _draw_dots(ax: Axes, mark: dict[str, Any], colour: str) -> None:
+    look: Any = {"ms": 1.2 * mark["size"], "alpha": mark["opacity"], "clip_on": False}
+    style.dots(ax, mark["x"], mark["y"], colour, mew=0.6 if mark["size"] >= 4 else 0, **look)
+
+
+def _draw_text(ax: Axes, mark: dict[str, Any], colour: str) -> None:
+    aligned = {"start": "left", "middle": "center", "end": "right"}[mark["anchor"]]
+    weight = "bold" if mark["bold"] else "normal"
+    moved: Any = {"xytext": (0.75 * mark["dx"], -0.75 * mark["dy"]), "textcoords": "offset points"}
+    look: Any = {"color": colour, "ha": aligned, "fontsize": 8.5, "weight": weight}
+    ax.annotate(mark["words"], (mark["x"], mark["y"]), **moved, **look)
+
+
+def _draw_image(ax: Axes, mark: dict[str, Any], colour: str) -> None:
+    pixels = np.reshape(mark["pixels"], (-1, mark["columns"]))
+    rows, columns = pixels.shape
+    ax.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=(0, columns, rows, 0))
+
+
+_DRAWN = {
+    "line": _draw_line,
+    "area": _draw_area,
+    "bars": _draw_bars,
+    "dots": _draw_dots,
+    "text": _draw_text,
+    "image": _draw_image,
+}

@@ -1,0 +1,198 @@
+"""Dials: their tables hold what Python draws at every stop, and what that says is the theory."""
+
+import itertools
+import json
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from dial_cases import DIALS, make_dial, shown
+
+import fedlora_lab as fl
+from fedlora_lab import theory
+from fedlora_lab.course.widgets.dial import menu, plain_values, slider, tabulate
+from fedlora_lab.course.widgets.scene import axis, line, panel
+from fedlora_lab.plots import style
+
+LARGEST = 130_000
+"""Bytes of a dial in a notebook."""
+
+
+# ---- tables
+
+
+def test_a_table_holds_the_scene_at_every_stop():
+    """And what does not depend on a control is stored once."""
+    controls = {"a": slider("a", "", [1, 2, 3]), "b": menu("b", "", {False: "no", True: "yes"})}
+
+    def scene(a, b):
+        marks = [line([0, 1], [a, -a if b else a], name="the same")]
+        return [panel(f"a is {a}", axis("x", 0, 1), axis("y", 0, 3), *marks)], [f"{a}, ", f"{b}"]
+
+    spec = tabulate(scene, controls)
+    (only,) = spec["panels"]
+    assert only["title"] == {"by": ["a"], "table": ["a is 1", "a is 2", "a is 3"]}
+    assert only["marks"][0]["y"]["by"] == ["a", "b"]
+    assert only["marks"][0]["y"]["table"][:2] == [[1, 1], [1, -1]]
+    assert only["marks"][0]["x"] == [0, 1] and only["marks"][0]["name"] == "the same"
+    assert [piece["words"]["by"] for piece in spec["say"]] == [["a"], ["b"]]
+
+
+def test_scenes_of_different_parts_are_refused():
+    def scene(a):
+        return [panel("t", axis("", 0, 1), axis("", 0, 1), *[line([0], [0])] * a)], ""
+
+    with pytest.raises(ValueError, match="alike long"):
+        tabulate(scene, {"a": slider("a", "", [1, 2])})
+
+
+def test_numbers_are_json_of_few_digits():
+    given = {"a": np.array([1.23456, np.nan, 2e-9]), "b": np.float32(3), "c": [True, "x"]}
+    assert plain_values(given) == {"a": [1.23, None, 2e-09], "b": 3, "c": [True, "x"]}
+
+
+# ---- every dial
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DIALS)
+def test_a_dial_shows_what_its_scene_draws(name):
+    """At stops drawn at random; it is small enough for a page, and drawn without a browser."""
+    dial = make_dial(name)
+    stops = {key: control["values"] for key, control in dial.spec["controls"].items()}
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        values = {key: some[rng.integers(len(some))] for key, some in stops.items()}
+        panels, say = dial._scene(**values)
+        assert shown(dial, **values) == (plain_values(panels), "".join(say)), values
+    html = dial._repr_mimebundle_()[0]["text/html"]
+    assert len(html) < LARGEST and "NaN" not in html and "Infinity" not in html
+    figure = dial.picture(**values)
+    assert style.png(figure).startswith(b"\x89PNG")
+    assert figure.below == "".join(say) and len(figure.axes) == len(panels)
+
+
+def test_the_kernel_moves_a_dial_and_sees_where_it_stands():
+    dial = make_dial("amplifier")
+    dial.set(width=4096)
+    assert dial.values["width"] == 4096 and dial.values["rank"] == 4
+    for wrong in ({"height": 1}, {"width": 65}):
+        with pytest.raises(ValueError, match="expected"):
+            dial.set(**wrong)
+    dial.reset()
+    assert dial.values["width"] == 64
+
+
+def test_what_a_dial_leaves_in_a_notebook():
+    """Words for readers without widgets, and all that the site needs to turn it."""
+    dial = make_dial("amplifier")
+    bundle: Any = dial._repr_mimebundle_()[0]
+    assert bundle["text/plain"].startswith("Dial: What noise on both factors") and len(bundle) == 3
+    html = bundle["text/html"]
+    assert "Run this cell to turn it." in html and "<script" not in html
+    state = re.findall("data-fedlora-dial='([^']*)'", html)[0]
+    kept = json.loads(state.replace("&#39;", "'").replace("&lt;", "<").replace("&gt;", ">"))
+    assert kept == {"spec": dial.spec, "values": dial.values}
+
+
+# ---- what they say
+
+
+def test_the_low_rank_dial_says_why_a_descent_does_not_arrive():
+    dial = make_dial("low rank")
+    assert "steps this large overshoot" in shown(dial)[1]
+    assert "the small scale is slow" in shown(dial, rank=64, alpha=1)[1]
+    assert "diverges" in shown(dial, rank=2, alpha=32)[1]
+    floor = theory.reachable_error(np.diag(2.0 ** (1 - np.arange(64))).diagonal())
+    dot = shown(dial, rank=8)[0][1]["marks"][-1]
+    assert dot["y"][0] == pytest.approx(floor[8], rel=0.01)
+
+
+def test_the_bars_of_a_cloud_add_up_to_the_deviation():
+    dial = make_dial("deviation")
+    for together, weight in itertools.product((-1, 0.5), dial.spec["controls"]["weight"]["values"]):
+        right = shown(dial, together=together, weight=weight)[0][1]
+        parts, whole = (mark["top"] for mark in right["marks"][:2])
+        assert sum(parts) == pytest.approx(whole[0], abs=4e-3)
+    assert "same A, so nothing is lost" in shown(dial, spread=0)[1]
+    assert "though both differ" in shown(dial, together=0, spread=0.8)[1]
+
+
+def test_two_worlds_are_gaussian_differential_privacy():
+    panels, say = shown(make_dial("two worlds"), sigma=2, releases=10, epsilon=1)
+    delta = float(theory.gdp_delta(theory.gaussian_mu(2, 10), 1.0))
+    assert panels[2]["title"] == f"δ(1) = {delta:.2g}"
+    ending = float(theory.gdp_epsilon(theory.gaussian_mu(2, 10), 1e-5))
+    assert f"δ = 0.00001 with ε = {ending:.3g}" in say
+
+
+@pytest.mark.parametrize(("sigma", "rate", "releases"), [(2, 0.1333, 100), (0.7, 0.01, 30)])
+def test_the_planner_states_the_ledgers_epsilon(sigma, rate, releases):
+    panels, _ = shown(make_dial("planner"), sigma=sigma, rate=rate, releases=releases)
+    plan = fl.Privacy(noise_multiplier=sigma, sample_rate=rate, delta=1e-4).ledger(releases)
+    curve = panels[1]["marks"][2]
+    assert panels[0]["title"].startswith(f"ε = {plan.epsilon():.2f}")
+    assert curve["y"] == pytest.approx(plan.tradeoff(curve["x"]), rel=0.02)
+
+
+def test_the_plan_dial_states_rho():
+    panels, _ = shown(make_dial("noise and signal"), unit="example", sigma=1, clients=10, scale=2)
+    tau = 0.5 * 1 * 1 / 16 / 10**0.5
+    assert panels[1]["title"].endswith(f"= {theory.amplification(tau, 100, 64, 2):.3g}")
+
+
+def test_the_film_shows_the_stored_probabilities():
+    film = fl.course.lesson(4).decisions_film()
+    one = film["scans"][1]
+    panels, say = shown(make_dial("film"), scan=1, round=7)
+    assert panels[1]["marks"][0]["top"] == pytest.approx(one["noisy"][7], rel=0.01, abs=1e-6)
+    assert f"{film['changed'][7]:.0%} are decided differently" in say
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        ("B | A", "one factor is fixed in every round"),
+        ("AB | B", "missed in rounds 1, 3, 5, where both move"),
+        ("B A", "both move in every round"),
+    ],
+)
+def test_a_cell_is_filled_where_the_schedule_moves_the_factor(schedule, words):
+    panels, say = shown(make_dial("schedule"), schedule=schedule)
+    assert words in say
+    filled = [mark for mark in panels[0]["marks"] if mark["kind"] == "bars"][1::2]
+    row = fl.Method("typed", "", train=fl.Cycle(tuple(schedule.split(" | "))))
+    for side, mark in zip("BA", filled, strict=True):
+        steps = [4 * t + s for t in range(6) for s in range(4) if side in row.sides_at_step(t, s)]
+        assert mark["left"] == pytest.approx([step + 0.1 for step in steps])
+
+
+def test_the_regulator_shows_the_real_separation():
+    dial = make_dial("regulator")
+    for clip, mu in (("factor", 1.8), ("product", 1.0)):
+        assert shown(dial, clip=clip)[0][2]["title"].startswith(f"The worst change stands {mu:.2f}")
+
+
+def test_the_filter_dial_states_what_is_kept():
+    panels, _ = shown(make_dial("filter"), taps=5)
+    left = (theory.filter_response(5, 64) ** 2).mean()
+    assert panels[1]["title"].endswith(f"{left:.0%} of the noise")
+
+
+def test_the_audit_dial_shows_the_simulated_audit():
+    _, say = shown(make_dial("audit"), canaries=200, epsilon=2, leak=4)
+    audit = fl.audit.simulate_one_run(canaries=200, epsilon=2, leak=4)
+    assert f"the audit proves {audit.lower:.2f}, more than stated" in say
+    assert "no bug of any size" in shown(make_dial("audit"), canaries=20, epsilon=8, leak=8)[1]
+
+
+def test_the_epsilon_by_observer():
+    """Who trusts nobody is seen by nobody beyond the promise; colluders take noise away."""
+    seen = fl.course.lesson(13).epsilon_by_observer
+    local, central, sum_only = (seen(k, 2.0, 50, 25) for k in ("local", "central", "secagg"))
+    assert local["public"] < local["server"] == local["together"] == central["public"]
+    assert central["server"] == np.inf
+    assert sum_only["together"] == pytest.approx(
+        float(theory.gdp_epsilon(1 / (2.0 * 0.5**0.5), 1e-5))
+    )

@@ -1,0 +1,65 @@
+"""Every dial of the course, and what it shows where its controls stand."""
+
+from typing import Any
+
+SETUP = """
+import time
+import numpy as np
+import fedlora_lab as fl
+rng = np.random.default_rng(0)
+rows = rng.standard_normal((600, 50)) * np.exp(1.5 * rng.standard_normal((600, 1))) / 7 + 0.02
+change = np.diag(2.0 ** (1 - np.arange(64)))
+first = {"moves": "B", "rests": "A", "stretches": [0.7, 0.5], "angle": 30.0}
+then = {"moves": "A", "rests": "B", "stretches": [1.5, 0.4], "angle": 80.0}
+first |= {"from": [0, 0.7], "to": [0.5, 0.7]}
+then |= {"from": [0.5, 0.7], "to": [0.5, 1.1]}
+"""
+DIALS = {
+    "low rank": "fl.course.lesson(1).low_rank_explorer(change)",
+    "deviation": "fl.course.lesson(2).deviation_explorer()",
+    "two worlds": "fl.course.lesson(3).two_worlds()",
+    "clip": "fl.course.lesson(3).clip_explorer(rows)",
+    "planner": "fl.course.lesson(3).privacy_planner()",
+    "amplifier": "fl.course.lesson(4).noise_explorer()",
+    "noise and signal": "fl.course.lesson(4).noise_signal()",
+    "film": "fl.course.lesson(4).decision_film()",
+    "schedule": "fl.course.lesson(6).schedule_explorer()",
+    "regulator": "fl.course.lesson(6).regulator_explorer()",
+    "rounds": "fl.course.lesson(6).rounds_explorer([first, then], 0.75)",
+    "filter": "fl.course.lesson(7).filter_explorer()",
+    "quantiser": "fl.course.lesson(8).quantiser_explorer(rows)",
+    "attack": "fl.course.lesson(11).attack_explorer()",
+    "audit": "fl.course.lesson(12).audit_explorer()",
+    "trust": "fl.course.lesson(13).trust_explorer()",
+}
+"""Name -> the call that makes it, after `SETUP`."""
+
+_ROOM: dict[str, Any] = {}
+
+
+def make_dial(name: str) -> Any:
+    """Makes a dial of `DIALS` in this process."""
+    if not _ROOM:
+        exec(SETUP, _ROOM)
+    return eval(DIALS[name], _ROOM)
+
+
+def shown(dial: Any, **values: Any) -> Any:
+    """What the browser shows of a dial where its controls stand: panels, and the sentence."""
+    stands = {**dial.values, **values}
+    controls = dial.spec["controls"]
+
+    def choose(part: Any) -> Any:
+        if isinstance(part, list):
+            return [choose(one) for one in part]
+        if not isinstance(part, dict):
+            return part
+        if "table" not in part:
+            return {key: choose(one) for key, one in part.items()}
+        place = 0
+        for name in part["by"]:
+            stops = controls[name]["values"]
+            place = place * len(stops) + stops.index(stands[name])
+        return part["table"][place]
+
+    return choose(dial.spec["panels"]), "".join(one["words"] for one in choose(dial.spec["say"]))

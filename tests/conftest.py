@@ -34,6 +34,12 @@ TRAINING_ROOMS = ("attacks", "experiments", "federated", "lora", "measures", "me
 LIBRARIES = ("matplotlib.pyplot", "opacus", "pandas", "peft", "scipy.stats", "seaborn", "torch")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """For the author of a method: all clauses of the contract on all rows."""
+    words = "run each clause of tests/methods/test_contract.py on every row of the table"
+    parser.addoption("--every-row", action="store_true", help=words)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Load the libraries before jaxtyping's import hook, within which Python reads no cache; a
     process that only hands out tests needs none of them. Nothing that a test solves or guesses

@@ -8,6 +8,7 @@ A study that is not under results/ leaves its claims unjudged there, and the pag
 """
 
 import argparse
+import textwrap
 from itertools import product
 from pathlib import Path
 from statistics import fmean
@@ -32,7 +33,7 @@ from fedlora_lab.experiments.paper_claims import (
 from fedlora_lab.experiments.runner import load_results
 from fedlora_lab.lora import peft
 from fedlora_lab.measures.statistics import RULE
-from fedlora_lab.plots import forest, style
+from fedlora_lab.plots import intervals, style
 from fedlora_lab.report.summary_table import markdown_table, require_visible
 from fedlora_lab.tasks.task import concatenate
 
@@ -173,9 +174,8 @@ FIGURES = {
     "claims-further": "other measures, as shares of the other method's or as they are",
 }
 ALT = (
-    "One row a claim: its sentence, the measured share with its interval, the size that is asked "
-    "for as a tick, filled markers at home and open ones elsewhere, and the verdict as colour and "
-    "shape."
+    "One row a claim: its sentence and the place that decides, the measured share with its "
+    "interval, and the verdict as colour."
 )
 
 
@@ -282,6 +282,21 @@ def page(table: pd.DataFrame, frames: Any) -> str:
     return "\n".join(parts)
 
 
+def figure(table: Any) -> style.Picture:
+    """Draws a row for each measured claim at the place that decides, a colour for each verdict."""
+    there = table[table["mean"].notna() & (table["at"] != "away")]
+    return intervals(
+        there.assign(
+            row=[textwrap.shorten(words, 96, placeholder=" …") for words in there["claim"]]
+        ),
+        by="row",
+        hue="verdict",
+        reference=0.0,
+        title=f"{len(there)} claims, by their verdict",
+        xlabel="← against the claim      share      with the claim →",
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--measure", action="store_true", help="also make results/updates.csv")
@@ -293,7 +308,7 @@ def main() -> None:
     write_atomically(PAGE, require_visible(page(table, frames)), shared=True)
     of_room = table["unit"] == "of the room"
     for name, part in zip(FIGURES, (table[of_room], table[~of_room]), strict=True):
-        write_atomically(FIGURE / f"{name}.png", style.png(forest(part)), shared=True)
+        write_atomically(FIGURE / f"{name}.png", style.png(figure(part)), shared=True)
     print(table[table["at"] != "away"]["verdict"].value_counts().to_string())
 
 

@@ -1,5 +1,5 @@
 """Set the regime map beside its prediction: fedlora_lab/experiments/regime.csv, which travels with
-the package, docs/figures/regime.png, and the map's tables on docs/amplification.md.
+the package, and the map's tables on docs/amplification.md.
 
     python scripts/regime_map.py
 
@@ -18,12 +18,11 @@ from readme import filled
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.experiments.regime import MAP, PAIRS, read_map
 from fedlora_lab.measures.statistics import POINTS_FOR_A_LINE, fit_line
-from fedlora_lab.plots import regime, style
 from fedlora_lab.report.summary_table import markdown_table, require_visible
 
 ROOT = Path(__file__).resolve().parent.parent
 PREDICTION = ROOT / "results" / "regime-prediction.csv"
-FIGURE, PAGE = ROOT / "docs" / "figures" / "regime.png", ROOT / "docs" / "amplification.md"
+PAGE = ROOT / "docs" / "amplification.md"
 
 
 def lines(both: Any) -> str:
@@ -80,6 +79,5 @@ if __name__ == "__main__":
     if not len(cells):
         raise SystemExit("no cell is measured yet: fedlora-lab study regime-example")
     write_atomically(MAP, cells.to_csv(index=False, float_format="%.6g"), shared=True)
-    write_atomically(FIGURE, style.png(regime(cells)), shared=True)
     text = filled(PAGE.read_text(encoding="utf-8"), {"regime": "\n\n".join(parts(cells))})
     write_atomically(PAGE, require_visible(text), shared=True)

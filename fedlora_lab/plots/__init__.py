@@ -25,14 +25,12 @@ from fedlora_lab.plots.training_curves import (
     overview,
     traffic,
 )
-from fedlora_lab.plots.verdicts import forest, regime
 
 __all__ = [
     "closed_form",
     "curves",
     "deviation",
     "film",
-    "forest",
     "heat",
     "intervals",
     "lines",
@@ -41,7 +39,6 @@ __all__ = [
     "method_diagrams",
     "noise",
     "overview",
-    "regime",
     "share_inside",
     "tradeoff",
     "traffic",

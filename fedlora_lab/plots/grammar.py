@@ -13,6 +13,7 @@ computed; or it has the means already, in the columns ``mean``, ``low`` and ``hi
 'FFA-LoRA is ahead'
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -126,7 +127,9 @@ def intervals(
     _check_columns(frame, by, hue, panel, "mean" if summarised else value)
     parts = _split(frame, panel)
     rows = list(dict.fromkeys(frame[by]))
-    height = 1.3 + len(rows) * (0.34 if hue is None else 0.5)
+    crowded = hue is not None and frame.groupby(by)[hue].nunique().max() > 1
+    lines_of_words = max(_row_name(row, by).count("\n") + 1 for row in rows)
+    height = 1.3 + len(rows) * max(0.5 if crowded else 0.34, 0.17 * lines_of_words)
     width = 7.6 if len(parts) == 1 else min(11.0, 2.0 + 3.2 * len(parts))
     figure, axes = style.subplots(width, height, columns=len(parts), sharey=True)
     for ax, part in zip(axes, parts.values(), strict=True):
@@ -164,7 +167,9 @@ def draw_intervals(
     table = tidy.means(frame, groups, value)
     hues = list(dict.fromkeys(frame[hue])) if hue else list(rows)
     looks = dict(zip(hues, value_looks(hues, hue or by, colours), strict=True))
-    shifts = np.linspace(-0.25, 0.25, len(hues)) if hue and len(hues) > 1 else np.zeros(len(hues))
+    # Marks of one row stand beside one another, unless each row has one of its own.
+    beside = hue is not None and table.groupby(by).size().max() > 1
+    shifts = np.linspace(-0.25, 0.25, len(hues)) if beside else np.zeros(len(hues))
     for i, key in enumerate(hues):
         part = table[table[hue or by] == key]
         y = np.array([rows.index(row) for row in part[by]]) + shifts[i]
@@ -185,8 +190,12 @@ def draw_intervals(
                 words = number.format(mean).replace("-", "−")
                 style.note(ax, 1.02, place, words, style.darken(look.colour), 9, **beside)
     ax.set_ylim(len(rows) - 0.5, -0.5)
-    ax.set_yticks(range(len(rows)), [value_name(row, by) for row in rows], color=style.INK)
+    ax.set_yticks(range(len(rows)), [_row_name(row, by) for row in rows], color=style.INK)
     ax.grid(visible=False, axis="y")
+
+
+def _row_name(row: Any, by: str) -> str:
+    return textwrap.fill(value_name(row, by), 50)
 
 
 def _count_words(frame: pd.DataFrame, groups: Sequence[str | None]) -> str:

@@ -11,7 +11,6 @@ import pytest
 from experiments.test_guide import made
 from scipy.stats import f, t
 
-import fedlora_lab as fl
 from fedlora_lab import experiments as study
 from fedlora_lab import methods
 from fedlora_lab.experiments import paper_claims
@@ -393,21 +392,6 @@ def test_the_committed_page_is_that_of_the_committed_frames():
     assert all(f"`{name}`" in waits for name in missing)
     for name in script["FIGURES"]:
         assert (ROOT / "docs" / "figures" / f"{name}.png").stat().st_size < 300_000
-
-
-def test_the_forest_has_a_row_for_each_measured_claim():
-    """Filled at the place that decides, open elsewhere; what was not measured has no row."""
-    claims = (claim(places=[HERE, {"study": "other"}]), claim(slug="b", places=[{"study": "none"}]))
-    table: Any = study.judge_claims(claims, {"mine": lead(0.3), "other": lead(-0.3)})
-    ax: Any = fl.plots.forest(table.assign(claim=["first", "first", "second"])).axes[0]
-    words = [text.get_text() for text in ax.texts]
-    assert words == ["first", "holds", "mine"]
-    marks = {line.get_xdata()[0]: line for line in ax.lines if line.get_marker() != "None"}
-    assert [round(x, 2) for x in marks] == [-0.3, 0.3]
-    faces = [line.get_markerfacecolor() == line.get_color() for line in marks.values()]
-    assert faces == [False, True]
-    with pytest.raises(ValueError, match=r"^table='no measured claim'"):
-        fl.plots.forest(table[table["verdict"] == WAITS])
 
 
 def test_claims_that_read_stale_rows_are_found():

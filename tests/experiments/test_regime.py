@@ -8,14 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from commands import call
-from frames import line_of, marked, words
 from scipy.stats import t
 
 import fedlora_lab as fl
 from fedlora_lab import experiments as study
 from fedlora_lab.experiments import regime
 from fedlora_lab.experiments.studies import FAMILIES, STUDIES
-from fedlora_lab.plots import verdicts
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 PREDICTION: Any = pd.read_csv(RESULTS / "regime-prediction.csv")
@@ -129,28 +127,6 @@ def test_the_map_of_the_package_is_that_of_the_results():
     for name in ("mean", "low_together", "high_together"):
         one, other = (np.asarray(x[name], float) for x in (ours, theirs))
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
-
-
-def test_the_figure_shows_every_cell_and_rings_the_misses(cells):
-    figure = fl.plots.regime(cells)
-    axes = figure.axes
-    assert len(axes) == 2
-    points = [
-        x for ax in axes for m in "osv^" for x in marked(ax, m) if x.get_markersize() in (5, 7)
-    ]
-    assert len(points) == 64
-    rings = [x for ax in axes for x in marked(ax, "o") if x.get_markersize() == 14]
-    assert len(rings) == int((cells["verdict"] == "miss").sum()) == 1
-    assert rings[0].get_ydata()[0] == pytest.approx(0.2)
-    moved = cells.assign(mean=cells["mean"] + 0.1 * (cells["task"] == "mnist"))
-    for before, after in zip(axes, fl.plots.regime(moved).axes, strict=True):
-        for colour, far in zip(verdicts.FITS, (0.0, 0.1), strict=False):  # of digits, of MNIST
-            first, later = (line_of(ax, colour).get_ydata() for ax in (before, after))
-            np.testing.assert_allclose(later - first, far, atol=1e-9)
-    hits = (cells["verdict"] == "hit").sum()
-    assert f"{hits} as predicted before the runs, 1 otherwise" in words(figure)
-    with pytest.raises(ValueError, match=r"^cells="):
-        fl.plots.regime(cells[:0])
 
 
 def situation(noise, **plan):

@@ -16,9 +16,9 @@ docs/review.md shows how any other code is reviewed.
 
 from fedlora_lab.review import mistakes
 from fedlora_lab.review.adapters import flower, opacus
-from fedlora_lab.review.claims import CHECKS, Check, Claims
+from fedlora_lab.review.claims import CHECKS, Check, Claims, Finding
 from fedlora_lab.review.engine import engine
-from fedlora_lab.review.review import Finding, Review, step
+from fedlora_lab.review.review import Review, step
 
 __all__ = [
     "CHECKS",

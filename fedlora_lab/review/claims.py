@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
 
-Step = Callable[[list[Any], int], Mapping[str, Any]]
+Step: TypeAlias = Callable[[list[Any], int], Mapping[str, Any]]
 Loader = Callable[[int], Sequence[Sequence[int]]]
 Verdict = Literal["sound", "broken", "cannot tell"]
 Sampling = Literal["poisson", "fixed", "shuffle"]
@@ -132,18 +132,16 @@ class Claims:
         dataset_size: number of units in the whole data set.
         steps: how many releases are made in all.
         epsilon, delta: what is promised.
-        unit: what is protected, "example" or "client"; what `data` holds.
         relation: of neighbouring data sets, "add/remove" or "replace" (batches of one size).
         seeded: the step obeys its seed.
         frozen: outputs that nothing may move.
         public: outputs that may depend on the data, such as a number of examples.
-        noise_std: standard deviation of the noise of outputs where it is not sigma C / denominator.
         finite: no example, and no example's gradient, is NaN or infinite: it was checked before. A
             step that turns to NaN where one is, is then not called broken; one that goes on without
             its noise, or without the other examples, is.
 
-    >>> Claims(clip_norm=1.0, noise_multiplier=1.1, denominator=64).unit
-    'example'
+    >>> Claims(clip_norm=1.0, noise_multiplier=1.1, denominator=64).relation
+    'add/remove'
     """
 
     clip_norm: float
@@ -155,18 +153,18 @@ class Claims:
     steps: int | None = None
     epsilon: float | None = None
     delta: float | None = None
-    unit: Literal["example", "client"] = "example"
     relation: Literal["add/remove", "replace"] = "add/remove"
     seeded: bool = True
     frozen: tuple[str, ...] = ()
     public: tuple[str, ...] = ()
-    noise_std: Mapping[str, float] = field(default_factory=dict)
     finite: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("clip_norm", "noise_multiplier", "denominator", "sample_rate", "delta"):
-            value, most = getattr(self, name), 1 if name in ("sample_rate", "delta") else math.inf
-            if value is not None or name in ("clip_norm", "noise_multiplier"):
+        optional = ("denominator", "sample_rate", "delta")
+        for name in ("clip_norm", "noise_multiplier", *optional):
+            value = getattr(self, name)
+            if value is not None or name not in optional:
+                most = 1 if name in ("sample_rate", "delta") else math.inf
                 check_number(name, value, 0, most, open_low=True)
                 check(value < math.inf, name, value, "a finite number")
         for name in ("dataset_size", "steps"):
@@ -175,14 +173,11 @@ class Claims:
         if self.epsilon is not None:
             check_number("epsilon", self.epsilon, 0)
         check_one_of("sampling", self.sampling, (None, *get_args(Sampling)))
-        check_one_of("unit", self.unit, ("example", "client"))
         check_one_of("relation", self.relation, ("add/remove", "replace"))
         for name in ("frozen", "public"):
             value = getattr(self, name)
             names = not isinstance(value, str) and all(isinstance(one, str) for one in value)
             check(names, name, value, "a tuple of names of outputs")
-        for name, value in self.noise_std.items():
-            check_number(f"noise_std[{name!r}]", value, 0, open_low=True)
 
 
 class Evidence(NamedTuple):
@@ -194,3 +189,23 @@ class Evidence(NamedTuple):
     example: str = ""
     p: float | None = None
     verdict: Verdict = "sound"
+
+
+class Finding(NamedTuple):
+    """One line of a review.
+
+    Args:
+        check: a name in `CHECKS`.
+        verdict: "sound", "broken" or "cannot tell".
+        number: what was measured, as ``CHECKS[check].asks`` says.
+        example: the example or tensor that shows it.
+        words: what was found, in a sentence.
+        docs: where it is explained.
+    """
+
+    check: str
+    verdict: Verdict
+    number: float
+    example: str
+    words: str
+    docs: str

@@ -1,33 +1,74 @@
 """Checks of what comes before the step: batches that a loader draws, examples that are prepared."""
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import stats
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.review.claims import Claims, Evidence, Loader, Verdict
-from fedlora_lab.review.examples import LOUD, same_numbers, scale
-from fedlora_lab.review.p_values import binomial_p_value, total_p_value
+from fedlora_lab.review.neighbours import LOUD, Batch, Example, same_numbers, scale
+from fedlora_lab.review.p_values import binomial_p_value, total_p_value, two_sided
 
 LEAST_BATCHES = 300
+CHECK = "sampling"
 
 
-def sampling_evidence(loader: Loader | None, claims: Claims, seed: int) -> Iterator[Evidence]:
-    """Compares the batches that a loader draws with the claimed law.
+@dataclass(frozen=True)
+class Drawn:
+    """Batches that a loader drew, with many seeds if an epoch has few.
 
-    Args:
-        loader: seed -> batches, each of indices into the data set.
-        claims: with sampling, sample_rate and dataset_size.
-        seed: of the seeds that the loader is given.
+    Args: epochs: of each seed, its batches of indices. n: examples in the data set. q: the rate.
     """
-    check_, q, n = "sampling", claims.sample_rate, claims.dataset_size
-    if loader is None or claims.sampling is None or q is None or n is None:
-        words = "needs a loader, and sampling, sample_rate and dataset_size among the claims"
-        yield Evidence(check_, words, verdict="cannot tell")
-        return
+
+    epochs: list[list[list[int]]]
+    n: int
+    q: float
+
+    @cached_property
+    def batches(self) -> list[list[int]]:
+        """The batches of all epochs."""
+        return [batch for epoch in self.epochs for batch in epoch]
+
+    @cached_property
+    def here(self) -> np.ndarray:
+        """Which example is in which batch, (batches, examples)."""
+        here = np.zeros((len(self.batches), self.n), bool)
+        for row, batch in zip(here, self.batches):
+            row[batch] = True
+        return here
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Examples in each batch."""
+        return self.here.sum(1)
+
+    @property
+    def together(self) -> int:
+        """How often an example is in a batch and in the next one, over pairs of batches."""
+        even = len(self.here) // 2 * 2
+        return int((self.here[0:even:2] & self.here[1:even:2]).sum())
+
+    @property
+    def pattern(self) -> str:
+        """Says so where an epoch looks shuffled and cut."""
+        often = self.here[: len(self.epochs[0])].sum(0)
+        cut = len(self.epochs[0]) > 1 and (often <= 1).all() and often.mean() > 0.5
+        return ": an epoch holds no example twice, as if shuffled and cut" if cut else ""
+
+    def evidence(self, words: str, p: float | None = None, sound: bool = True) -> Evidence:
+        """Evidence, with how many batches it is from."""
+        rate = float(self.here.mean()) / self.q
+        sizes = self.sizes
+        told = f"{len(self.here)} batches of {sizes.min()} to {sizes.max()} examples"
+        return Evidence(CHECK, words, rate, told, p, "sound" if sound else "broken")
+
+
+def draw_batches(loader: Loader, n: int, q: float, seed: int) -> Drawn:
+    """Draws epochs until there are enough batches. Args: as of `sampling_evidence`."""
     epochs: list[list[list[int]]] = []
     while sum(map(len, epochs)) < LEAST_BATCHES and len(epochs) < LEAST_BATCHES:
         drawn = loader(seed * 1_000_003 + len(epochs))
@@ -38,68 +79,100 @@ def sampling_evidence(loader: Loader | None, claims: Claims, seed: int) -> Itera
     check(len(batches) > 1, "loader", len(batches), "more than one batch")
     inside = all(0 <= i < n for batch in batches for i in batch)
     check(inside, "loader", "an index outside", f"indices from 0 to {n - 1}")
-    here = np.zeros((len(batches), n), bool)
-    for row, batch in zip(here, batches):
-        row[batch] = True
-    sizes = here.sum(1)
-    rate = float(here.mean()) / q
-    told = f"{len(batches)} batches of {sizes.min()} to {sizes.max()} examples"
-    if sum(map(len, batches)) != int(sizes.sum()):
-        words = "a batch holds the same example twice"
-        yield Evidence(check_, words, rate, told, verdict="broken")
-    if len(epochs) > 1 and all(epoch == epochs[0] for epoch in epochs) and q < 1:
-        words = "every seed draws the same batches"
-        yield Evidence(check_, words, rate, told, verdict="broken")
+    return Drawn(epochs, n, q)
+
+
+def sampling_evidence(loader: Loader | None, claims: Claims, seed: int) -> Iterator[Evidence]:
+    """Compares the batches that a loader draws with the claimed law.
+
+    Args:
+        loader: seed -> batches, each of indices into the data set.
+        claims: with sampling, sample_rate and dataset_size.
+        seed: of the seeds that the loader is given.
+    """
+    q = claims.sample_rate
+    n = claims.dataset_size
+    if loader is None or claims.sampling is None or q is None or n is None:
+        words = "needs a loader, and sampling, sample_rate and dataset_size among the claims"
+        yield Evidence(CHECK, words, verdict="cannot tell")
         return
-    often = here[: len(epochs[0])].sum(0)
-    pattern = ""
-    if len(epochs[0]) > 1 and (often <= 1).all() and often.mean() > 0.5:
-        pattern = ": an epoch holds no example twice, as if shuffled and cut"
-    if claims.sampling == "shuffle":
-        twice = any(
-            max(np.bincount([i for batch in epoch for i in batch], minlength=n)) > 1
-            for epoch in epochs
+    drawn = draw_batches(loader, n, q, seed)
+    if sum(map(len, drawn.batches)) != int(drawn.sizes.sum()):
+        yield drawn.evidence("a batch holds the same example twice", sound=False)
+    same = all(epoch == drawn.epochs[0] for epoch in drawn.epochs)
+    if len(drawn.epochs) > 1 and same and q < 1:
+        yield drawn.evidence("every seed draws the same batches", sound=False)
+    elif claims.sampling == "shuffle":
+        yield from shuffle_evidence(drawn)
+    else:
+        yield from (
+            fixed_evidence(drawn) if claims.sampling == "fixed" else poisson_evidence(drawn, seed)
         )
-        words = "an epoch holds an example twice" if twice else "an epoch holds no example twice"
-        yield Evidence(check_, words, rate, told, verdict="broken" if twice else "sound")
-        p = float(abs(sizes.mean() - q * n) > 0.02 * q * n + 1)
-        words = f"batches hold {rate:.3g} times the claimed share of the data"
-        yield Evidence(check_, words, rate, told, verdict="broken" if p else "sound")
+        yield from share_evidence(drawn)
+
+
+def shuffle_evidence(drawn: Drawn) -> Iterator[Evidence]:
+    """Whether every epoch is a permutation, cut into batches of one size."""
+    counts = [np.bincount([i for batch in epoch for i in batch]).max() for epoch in drawn.epochs]
+    once = max(counts) <= 1
+    yield drawn.evidence(f"an epoch holds {'no' if once else 'an'} example twice", sound=once)
+    expected = drawn.q * drawn.n
+    right = abs(drawn.sizes.mean() - expected) <= 0.02 * expected + 1
+    rate = float(drawn.here.mean()) / drawn.q
+    yield drawn.evidence(
+        f"batches hold {rate:.3g} times the claimed share of the data", sound=right
+    )
+
+
+def fixed_evidence(drawn: Drawn) -> Iterator[Evidence]:
+    """Whether batches of one size are drawn anew each time."""
+    n = drawn.n
+    size = round(drawn.q * n)
+    sizes = drawn.sizes
+    words = f"batches of {sizes.min()} to {sizes.max()} examples, claimed {size}"
+    yield drawn.evidence(words, sound=bool((sizes == size).all()))
+    # Of one batch and the next: the variance of a hypergeometric number.
+    variance = size * size / n * (1 - size / n) ** 2 * n / max(1, n - 1)
+    pairs = len(sizes) // 2
+    gap = abs(drawn.together - pairs * size * size / n) / (math.sqrt(pairs * variance) or math.inf)
+    words = f"{drawn.together} examples stand in a batch and in the next one{drawn.pattern}"
+    yield drawn.evidence(words, float(2 * stats.norm.sf(gap)))
+
+
+def poisson_evidence(drawn: Drawn, seed: int) -> Iterator[Evidence]:
+    """Whether every example is drawn for every batch by itself, at the claimed rate."""
+    q = drawn.q
+    if q >= 1:
         return
-    rng, count = np.random.default_rng(seed), len(batches)
-    together = int((here[0 : count // 2 * 2 : 2] & here[1 : count // 2 * 2 : 2]).sum())
-    trials = count // 2 * n
-    if claims.sampling == "fixed":
-        size = round(q * n)
-        right: Verdict = "sound" if (sizes == size).all() else "broken"
-        words = f"batches of {sizes.min()} to {sizes.max()} examples, claimed {size}"
-        yield Evidence(check_, words, rate, told, verdict=right)
-        # Of one batch and the next: the variance of a hypergeometric number.
-        variance = size * size / n * (1 - size / n) ** 2 * n / max(1, n - 1)
-        spread = math.sqrt(count // 2 * variance) or math.inf
-        gap = abs(together - count // 2 * size * size / n) / spread
-        words = f"{together} examples stand in a batch and in the next one{pattern}"
-        yield Evidence(check_, words, rate, told, float(2 * stats.norm.sf(gap)))
-    elif q < 1:
-        words = f"examples are drawn at {rate:.4g} times the claimed rate"
-        yield Evidence(check_, words, rate, told, total_p_value(int(here.sum()), here.size, q))
-        words = f"sizes from {sizes.min()} to {sizes.max()} do not vary as those of Poisson batches"
-        p = binomial_p_value(sizes, n, q, rng)
-        yield Evidence(check_, words + pattern, rate, told, p)
-        words = f"{together} examples stand in a batch and in the next one"
-        words += f", expected {trials * q * q:.0f}{pattern}"
-        yield Evidence(check_, words, rate, told, total_p_value(together, trials, q * q))
-    mean = claims.sample_rate or 1.0
-    each = here.sum(0)
-    variance = count * mean * (1 - mean)
-    if variance > 0:
-        # Squares of a binomial number: mean 1, variance as for a normal one and a little more.
-        total = float(np.sum((each - count * mean) ** 2) / variance)
-        spread = n * (2 + (1 - 6 * mean * (1 - mean)) / variance)
-        law = stats.gamma(n * n / spread, scale=spread / n)
-        p = min(1.0, 2 * float(min(law.cdf(total), law.sf(total))))
-        words = f"an example is drawn {each.min()} to {each.max()} times in {count} batches"
-        yield Evidence(check_, words + pattern, rate, told, p)
+    here = drawn.here
+    sizes = drawn.sizes
+    rate = float(here.mean()) / q
+    words = f"examples are drawn at {rate:.4g} times the claimed rate"
+    yield drawn.evidence(words, total_p_value(int(here.sum()), here.size, q))
+    words = f"sizes from {sizes.min()} to {sizes.max()} do not vary as those of Poisson batches"
+    p = binomial_p_value(sizes, drawn.n, q, np.random.default_rng(seed))
+    yield drawn.evidence(words + drawn.pattern, p)
+    trials = len(here) // 2 * drawn.n
+    words = f"{drawn.together} examples stand in a batch and in the next one"
+    words += f", expected {trials * q * q:.0f}{drawn.pattern}"
+    yield drawn.evidence(words, total_p_value(drawn.together, trials, q * q))
+
+
+def share_evidence(drawn: Drawn) -> Iterator[Evidence]:
+    """Whether all examples are drawn equally often."""
+    q = drawn.q
+    each = drawn.here.sum(0)
+    count = len(drawn.here)
+    variance = count * q * (1 - q)
+    if not variance > 0:
+        return
+    # Squares of a binomial number: mean 1, variance as for a normal one and a little more.
+    total = float(np.sum((each - count * q) ** 2) / variance)
+    spread = drawn.n * (2 + (1 - 6 * q * (1 - q)) / variance)
+    law = stats.gamma(drawn.n**2 / spread, scale=spread / drawn.n)
+    words = f"an example is drawn {each.min()} to {each.max()} times in {count} batches"
+    p = two_sided(float(law.cdf(total)), float(law.sf(total)))
+    yield drawn.evidence(words + drawn.pattern, p)
 
 
 def most_participations(loader: Loader, steps: int, n: int, seed: int) -> int:
@@ -107,7 +180,8 @@ def most_participations(loader: Loader, steps: int, n: int, seed: int) -> int:
 
     Args: loader, n, seed: see `sampling_evidence`. steps: of the whole training.
     """
-    often, seen = np.zeros(n), 0
+    often = np.zeros(n)
+    seen = 0
     for epoch in range(LEAST_BATCHES):
         batches = loader(seed * 1_000_003 + epoch)
         for batch in batches:
@@ -118,7 +192,9 @@ def most_participations(loader: Loader, steps: int, n: int, seed: int) -> int:
     return math.ceil(float(often.max()) * steps / max(seen, 1) - 1e-9)
 
 
-def preparation_evidence(prepare: Any, data: Sequence[Any]) -> Iterator[Evidence]:
+def preparation_evidence(
+    prepare: "Callable[[Batch], Sequence[Example]] | None", data: Batch
+) -> Iterator[Evidence]:
     """Checks that leaving out a raw example changes no other prepared one.
 
     Args: prepare: raw examples -> examples. data: raw examples.
@@ -127,17 +203,20 @@ def preparation_evidence(prepare: Any, data: Sequence[Any]) -> Iterator[Evidence
     if prepare is None:
         yield Evidence(check_, "no prepare function was given", verdict="cannot tell")
         return
-    whole, most, where = [*prepare([*data])], 0, ""
+    whole = [*prepare([*data])]
+    changes = []
     for i in sorted({0, len(data) // 2, len(data) - 1}):
-        for words, raw in (("left out", None), ("scaled by 1e6", scale(data[i], LOUD))):
-            changed = [*data[:i], *([] if raw is None else [raw]), *data[i + 1 :]]
-            others, after = whole[:i] + whole[i + 1 :], [*prepare(changed)]
-            after = after if raw is None else after[:i] + after[i + 1 :]
-            moved = abs(len(after) - len(others)) + sum(
-                not same_numbers(a, b) for a, b in zip(others, after)
-            )
-            if moved > most:
-                most, where = moved, f"raw example {i} {words}"
+        others = whole[:i] + whole[i + 1 :]
+        without = [*prepare([*data[:i], *data[i + 1 :]])]
+        loud = [*prepare([*data[:i], scale(data[i], LOUD), *data[i + 1 :]])]
+        beside = loud[:i] + loud[i + 1 :]
+        for words, after in (("left out", without), ("scaled by 1e6", beside)):
+            moved = sum(not same_numbers(a, b) for a, b in zip(others, after))
+            moved += abs(len(after) - len(others))
+            changes.append((moved, f"raw example {i} {words}"))
+    most, where = max(changes)
     words = "every example is prepared alone"
-    words = f"{most} of {len(whole) - 1} other examples change with {where}" if most else words
-    yield Evidence(check_, words, float(most), where, verdict="broken" if most else "sound")
+    if most:
+        words = f"{most} of {len(whole) - 1} other examples change with {where}"
+    verdict: Verdict = "broken" if most else "sound"
+    yield Evidence(check_, words, float(most), where, verdict=verdict)

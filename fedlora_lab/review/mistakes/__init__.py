@@ -135,26 +135,31 @@ class Mistake:
         function, data, claims, loader = subject
         return step(function, data(), claims, loader=loader, **{"draws": DRAWS} | options)
 
-    def number(self, *, sound: bool) -> float:
-        """Measures the number of the broken or the sound form."""
-        if self.name in NUMBERS:
-            return NUMBERS[self.name][0](not sound)
-        found = reviewed(self.name, sound)
-        number = found[self.checks[0]].number
-        return number / (found.claims.epsilon or 1.0) if self.checks[0] == "accounting" else number
-
     def measure(self) -> Measurement:
         """Measures both forms."""
-        return Measurement(broken=self.number(sound=False), sound=self.number(sound=True))
+        return measured(self.name)
 
     def __repr__(self) -> str:
         return f"Mistake: {self.name}"
 
 
-@cache
-def reviewed(name: str, sound: bool) -> Review:
-    """A review is the same every time; the page and the tests ask for it more than once."""
+@cache  # the page and the tests ask more than once
+def reviewed(name: str, *, sound: bool) -> Review:
+    """Reviews the broken or the sound form of a mistake."""
     return MISTAKES[name].review(sound=sound)
+
+
+@cache
+def measured(name: str) -> Measurement:
+    """Measures the number of both forms of a mistake."""
+    if name in NUMBERS:
+        metric = NUMBERS[name][0]
+        return Measurement(broken=metric(True), sound=metric(False))
+    check = MISTAKES[name].checks[0]
+    reviews = [reviewed(name, sound=sound) for sound in (False, True)]
+    # Of the accounting: what is spent in units of what is stated.
+    units = [one.claims.epsilon or 1.0 if check == "accounting" else 1.0 for one in reviews]
+    return Measurement(*(one[check].number / unit for one, unit in zip(reviews, units)))
 
 
 def _mistake(name: str, text: dict[str, Any]) -> Mistake:

@@ -87,7 +87,7 @@ def mistake(
         claims: fields of `Claims` in which the mistake's differ from those of `dp_sgd`.
     """
     of_clients = like is client_step
-    terms: dict = {"denominator": CLIENTS, "unit": "client"} if of_clients else {}
+    terms: dict = {"denominator": CLIENTS} if of_clients else {}
     claimed = replace(DP_SGD_CLAIMS, **terms | claims)
     right = replace(claimed, **dict(sound or {}))
     made = data or (clients if of_clients else examples)

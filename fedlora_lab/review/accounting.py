@@ -1,0 +1,101 @@
+"""The epsilon that a step's noise, sampling and number of steps give: as claimed, as measured."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from fedlora_lab.privacy import accounting
+from fedlora_lab.review.claims import Claims, Evidence, Finding, Loader, Verdict
+from fedlora_lab.review.sampling import most_participations
+
+EPSILON_SLACK = 0.01
+"""Share by which a stated epsilon may lie below that of dp-accounting: the accountants' errors."""
+LAWS = {
+    None: "no amplification by sampling",
+    "fixed": "fresh batches of one size",
+    "poisson": "Poisson batches",
+    "shuffle": "shuffled batches, without amplification",
+}
+HIDES_NOTHING = ("non-finite", "noise law", "un-noised output", "preparation")
+"""Checks of which each, broken, leaves no finite epsilon."""
+
+
+def spent_epsilon(claims: Claims, sigma: float) -> float:
+    """Epsilon at the claimed delta of all claimed steps with this noise multiplier."""
+    assert claims.delta is not None and claims.steps is not None
+    q = claims.sample_rate or 1.0
+    steps = claims.steps
+    replaced = claims.relation == "replace"
+    if replaced:  # one example in the place of another moves a sum by twice the clip norm
+        sigma = sigma / 2
+    if claims.sampling == "fixed" and replaced and claims.dataset_size and q < 1 and sigma:
+        return _fixed_size_epsilon(claims.dataset_size, q, sigma, steps, claims.delta)
+    if claims.sampling == "shuffle":
+        steps = math.ceil(steps * q - 1e-9)
+    amplified = claims.sampling == "poisson" and not replaced
+    return accounting.epsilon(((sigma, q if amplified else 1.0, steps),), claims.delta)
+
+
+def _fixed_size_epsilon(n: int, q: float, sigma: float, steps: int, delta: float) -> float:
+    """Epsilon of batches of one size, each drawn anew without replacement, by dp-accounting."""
+    import dp_accounting as dp
+    from dp_accounting.rdp import RdpAccountant
+
+    event = dp.SampledWithoutReplacementDpEvent(n, round(q * n), dp.GaussianDpEvent(sigma))
+    renyi = RdpAccountant(neighboring_relation=dp.NeighboringRelation.REPLACE_ONE)
+    return float(renyi.compose(event, steps).get_epsilon(delta))
+
+
+def accounting_evidence(claims: Claims) -> Iterator[Evidence]:
+    """Whether the claimed epsilon follows from the other claims."""
+    check = "accounting"
+    if claims.delta is None or claims.steps is None:
+        words = "needs steps and delta among the claims, and epsilon to compare with"
+        yield Evidence(check, words, verdict="cannot tell")
+        return
+    spent = spent_epsilon(claims, claims.noise_multiplier)
+    words = (
+        f"{claims.steps} steps, {LAWS[claims.sampling]}: ε = {spent:.4g} at δ = {claims.delta:g}"
+    )
+    verdict: Verdict = "cannot tell"
+    if claims.epsilon is not None:
+        holds = claims.epsilon >= spent * (1 - EPSILON_SLACK)
+        verdict = "sound" if holds else "broken"
+        words += f"; claimed {claims.epsilon:.4g}"
+    yield Evidence(check, words, spent, "all steps", verdict=verdict)
+    if claims.dataset_size is not None and claims.delta * claims.dataset_size >= 1:
+        words = f"δ = {claims.delta:g} allows one of {claims.dataset_size} to be published outright"
+        yield Evidence(check, words, spent, "delta", verdict="broken")
+
+
+def epsilon_given(
+    findings: Mapping[str, Finding], claims: Claims, loader: "Loader | None", seed: int
+) -> float | None:
+    """The epsilon of what was measured: the claim holds where nothing broken was found.
+
+    Args: findings: check -> finding. claims, loader, seed: of the review.
+    """
+    if claims.delta is None or claims.steps is None:
+        return None
+    broken = {name: abs(one.number) for name, one in findings.items() if one.verdict == "broken"}
+    if broken.keys() & {*HIDES_NOTHING}:
+        return math.inf
+    sigma = claims.noise_multiplier
+    for name in ("noise size", "noise per tensor"):
+        sigma *= min(1.0, broken.get(name, 1.0))
+    limit = 2.0 if claims.relation == "replace" else 1.0
+    sigma *= limit / max(limit, broken.get("reach", limit))
+    # Along a difference of correlated numbers the noise is smaller by this factor.
+    shared = min(1.0, broken.get("noise independence", 0.0))
+    sigma *= math.sqrt(1 - shared) if shared < 0.99 else 0.0
+    delta = claims.delta
+    if "empty batch" in broken:
+        q = claims.sample_rate or 1.0
+        delta -= min(1.0, (1 - q) ** (claims.dataset_size or 1) * claims.steps)
+    if not 0 < sigma < math.inf or delta <= 0:
+        return math.inf
+    measured = replace(claims, delta=delta)
+    if "sampling" in broken and loader is not None and claims.dataset_size is not None:
+        most = most_participations(loader, claims.steps, claims.dataset_size, seed)
+        measured = replace(measured, sampling=None, sample_rate=None, steps=most)
+    return spent_epsilon(measured, sigma)

@@ -1,0 +1,192 @@
+"""What is tried on a step: examples that are changed, and batches that differ in one of them."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+Example: TypeAlias = Any
+"""Arrays, tensors and numbers, in tuples, lists and mappings of any depth."""
+Batch = list[Example]
+
+LOUD = 1e6
+"""Factor of an example whose gradient is to exceed any clip."""
+OVERFLOWS = (1e12, 1e24, 1e36, 1e150, 1e300)
+"""Factors of finite examples that overflow in one precision or another, or whose squares do."""
+COPIES = 16
+"""How often an example is repeated to show a direction through the noise."""
+TRIED = 4
+"""Examples that are scaled."""
+LONGEST_WAY = 64
+
+
+# ---- examples
+
+
+def map_floats(change: Callable[[Example], Example], example: Example) -> Example:
+    """Changes every floating-point number and array of an example; all else stays."""
+    if isinstance(example, Mapping):
+        mapped = {name: map_floats(change, value) for name, value in example.items()}
+        return type(example)(mapped)  # type: ignore[call-arg]
+    if isinstance(example, (tuple, list)):
+        parts = [map_floats(change, value) for value in example]
+        return type(example)(*parts) if hasattr(example, "_fields") else type(example)(parts)
+    kind = str(getattr(example, "dtype", type(example).__name__))
+    return change(example) if "float" in kind else example
+
+
+def scale(example: Example, factor: float) -> Example:
+    """Multiplies every floating-point number and array of an example.
+
+    What is finite stays finite: less of the factor is taken where a number would overflow.
+
+    >>> scale(([1.5], 3), 2)
+    ([3.0], 3)
+    """
+
+    def change(x: Example) -> Example:
+        with np.errstate(all="ignore"):
+            scaled = x * factor
+            part = factor
+            if math.isfinite(factor) and np.isfinite(to_array(x)).all():
+                while not np.isfinite(to_array(scaled)).all():
+                    part /= 10
+                    scaled = x * part
+        return scaled
+
+    return map_floats(change, example)
+
+
+def only_largest(example: Example, spoilt: bool = False) -> Example:
+    """Keeps the largest number of every floating-point array, others become zero.
+
+    Args: example: see `Example`. spoilt: in its place NaN, and the others stay.
+    """
+
+    def change(x: Example) -> Example:
+        if getattr(x, "ndim", 0) == 0:
+            return x
+        with np.errstate(all="ignore"):
+            infinite = x / (x != x.max())
+            return x + (infinite - infinite) if spoilt else x * (x == x.max())
+
+    return map_floats(change, example)
+
+
+def same_numbers(one: Example, other: Example) -> bool:
+    """Whether two examples hold the same numbers, NaN included."""
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(same_numbers(one[key], other[key]) for key in one)
+    if isinstance(one, (tuple, list)):
+        return len(one) == len(other) and all(map(same_numbers, one, other))
+    try:
+        a = to_array(one)
+        b = to_array(other)
+    except (TypeError, ValueError):
+        return bool(one == other)
+    return a.shape == b.shape and bool(np.allclose(a, b, 1e-6, 1e-12, equal_nan=True))
+
+
+def to_array(value: Example) -> np.ndarray:
+    """An array of float64 from an array or tensor of any library, or a number."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.double().numpy() if hasattr(value, "double") else value
+    if value is None:  # NumPy would read it as NaN
+        raise TypeError("None is no number")
+    return np.asarray(value, dtype=np.float64)
+
+
+# ---- batches
+
+
+class Neighbours(NamedTuple):
+    """Two batches that differ in one example. ``far`` and ``away`` differ in many copies of it, to
+    show the direction where it drowns in the noise by itself."""
+
+    words: str
+    one: Batch
+    other: Batch
+    far: Batch
+    away: Batch
+
+
+def neighbours(
+    words: str, rest: Batch, ones: Batch, stand: Sequence[Example] = (), copies: int = COPIES
+) -> Neighbours:
+    """Makes two batches of ``rest``: one with ``ones``, the other with ``stand`` in their place.
+
+    Args: words: what was done. rest, ones, stand: examples. copies: of what differs, to learn from.
+    """
+
+    def batch(units: Batch) -> Batch:
+        # In second place: a step that cuts its batch into pieces puts it beside another example.
+        return [*rest[:1], *units, *rest[1:]]
+
+    stand = [*stand]
+    return Neighbours(words, batch(ones), batch(stand), batch(ones * copies), batch(stand * copies))
+
+
+def single_changes(batch: Batch, replaced: bool, count: int) -> Iterator[Neighbours]:
+    """What is done to one example of a batch.
+
+    Args: batch: of examples. replaced: batches have one size. count: of examples that are changed.
+    """
+    for i, example in enumerate(batch[:count]):
+        rest = batch[:i] + batch[i + 1 :]
+        loud = scale(example, LOUD)
+        stand = [batch[(i + 1) % len(batch)]] if replaced else []
+        yield neighbours(
+            f"example {i} {'replaced' if replaced else 'left out'}", rest, [example], stand
+        )
+        if i < TRIED and not same_numbers(loud, example):
+            yield neighbours(f"example {i} scaled by 1e6", rest, [loud], stand)
+            if replaced:
+                turned = [scale(example, -LOUD)]
+                yield neighbours(f"example {i} scaled by 1e6 and turned", rest, [loud], turned)
+    alike = [scale(example, LOUD) for example in batch]
+    if not replaced:
+        yield neighbours("example 0 twice", batch, batch[:1])
+        yield neighbours("example 0 scaled by 1e6, in a batch of two", batch[1:2], alike[:1])
+    if not same_numbers(alike[0], batch[0]):
+        stand = batch[:1] if replaced else []
+        yield neighbours("example 0 among examples scaled by 1e6", alike[1:], alike[:1], stand)
+
+
+def tipping_point(
+    start: Example,
+    end: Example,
+    length: int,
+    replaced: bool,
+    rng: np.random.Generator,
+    farthest: Callable[[list[Batch]], int],
+) -> Neighbours:
+    """Finds neighbours on a way from copies of one example to copies of another.
+
+    Where the batch decides which examples count, a majority tips on this way, and one example moves
+    many.
+
+    Args:
+        start, end: the two examples.
+        length: copies of each.
+        replaced: batches have one size; else they grow until they hold all copies of both.
+        rng: mixes the two, so that pieces of a batch hold both.
+        farthest: says which batch of a way lies farthest from the next one.
+    """
+    items = [start] * length + [end] * length
+    order = rng.permutation(2 * length).tolist()
+    windows = [range(i, i + length) for i in range(length + 1)]
+    if not replaced:
+        windows = [range(i) for i in range(1, 2 * length + 1)]
+        windows += [range(i, 2 * length) for i in range(1, length + 1)]
+    way = [[items[i] for i in order if i in window] for window in windows]
+    at = farthest(way)
+    before, after = windows[at : at + 2]
+    lost = [items[i] for i in before if i not in after]
+    new = [items[i] for i in after if i not in before]
+    starts = sum(i < length for i in before)
+    words = f"{starts} copies of one and {len(before) - starts} of another example, one changed"
+    return Neighbours(
+        words, way[at + 1], way[at], way[at + 1] + new * COPIES, way[at] + lost * COPIES
+    )

@@ -1,0 +1,78 @@
+"""Calls a step and lays all that leaves it into one vector, in the order of its names."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from fedlora_lab._utils.validation import check
+from fedlora_lab.review.claims import Step
+from fedlora_lab.review.neighbours import Batch, Example, to_array
+
+ROUNDING = 1e-5
+"""Relative change of a number that is taken for rounding."""
+
+
+class Outputs:
+    """What leaves a step, as one vector, and between which values each number of it has been.
+
+    Args:
+        function: see `fedlora_lab.review.step`.
+        seed: of the seeds that the step is given.
+        first: examples of the first call, which decides names and shapes.
+        one_size: batches have the size of the first; what others show is public.
+    """
+
+    def __init__(self, function: Step, seed: int, first: Batch, one_size: bool = False) -> None:
+        self.function = function
+        self.watched = len(first) if one_size else None
+        self.base = seed * 1_000_003
+        arrays = self._read(first, 0)
+        self.shapes = {name: x.shape for name, x in arrays.items()}
+        ends = np.cumsum([x.size for x in arrays.values()]).tolist()
+        starts = [0, *ends[:-1]]
+        self.places = {name: slice(a, b) for name, a, b in zip(arrays, starts, ends)}
+        self.size = ends[-1]
+        self.low = np.full(self.size, np.inf)
+        self.high = np.full(self.size, -np.inf)
+        self.resized: set[str] = set()
+
+    def _read(self, examples: Sequence[Example], draw: int) -> dict[str, np.ndarray]:
+        """Calls the step and reads its mapping."""
+        returned = self.function(list(examples), self.base + draw)
+        named = isinstance(returned, Mapping) and len(returned) > 0
+        check(named, "function", type(returned).__name__, "to return a mapping, name -> array")
+        arrays: dict[str, np.ndarray] = {}
+        for name, value in returned.items():
+            try:
+                arrays[str(name)] = to_array(value)
+            except (TypeError, ValueError):
+                check(False, f"function[{name!r}]", type(value).__name__, "an array or a number")
+        return arrays
+
+    def __call__(
+        self, examples: Sequence[Example], draw: int, *, spoilt: bool = False
+    ) -> np.ndarray:
+        """What leaves for these examples and this draw of noise, (numbers,).
+
+        Args: examples: a batch. draw: number of the seed. spoilt: an example is not finite, so
+            that a number which is none may be due to it.
+        """
+        arrays = self._read(examples, draw)
+        vector = np.zeros(self.size)
+        for name, shape in self.shapes.items():
+            if name in arrays and arrays[name].shape == shape:
+                vector[self.places[name]] = arrays[name].ravel()
+        if not spoilt and self.watched in (None, len(examples)):
+            shapes = {name: x.shape for name, x in arrays.items()}
+            names = {*shapes} | {*self.shapes}
+            self.resized |= {one for one in names if shapes.get(one) != self.shapes.get(one)}
+            self.low = np.minimum(self.low, vector)
+            self.high = np.maximum(self.high, vector)
+        return vector
+
+    def changes(self) -> np.ndarray:
+        """How far each number has moved in all calls, (numbers,); infinite if it was none."""
+        with np.errstate(all="ignore"):
+            moved = self.high - self.low
+            rounding = ROUNDING * np.maximum(np.abs(self.low), np.abs(self.high))
+        return np.where(moved <= rounding, 0.0, np.nan_to_num(moved, nan=np.inf))

@@ -1,0 +1,357 @@
+"""A step that is called again and again: the record of trials on which all checks look.
+
+Where equal seeds give equal noise, differences are exact. Where they do not, a direction is learned
+on one half of the calls and measured on the other half.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from fedlora_lab._utils.validation import check
+from fedlora_lab.review.claims import Claims, Step
+from fedlora_lab.review.neighbours import (
+    LONGEST_WAY,
+    LOUD,
+    TRIED,
+    Batch,
+    Example,
+    Neighbours,
+    neighbours,
+    same_numbers,
+    scale,
+    single_changes,
+    tipping_point,
+)
+from fedlora_lab.review.noise import Noise, kept_places
+from fedlora_lab.review.outputs import Outputs
+
+SLACK = 1e-3
+"""Rounding that a reach may show, relative to the clip norm."""
+HOLDOUT = 4
+REPEATS = 9
+"""Further draws in which a reach beyond the limit must be the same to count as measured exactly:
+after rounding to a coarse grid a few of them agree by chance."""
+MOST_COLUMNS = 4096
+KEPT_COLUMNS = 200_000
+
+
+class Shift(NamedTuple):
+    """How far two batches lie apart in all noised outputs, in clip norms; ``error``: its standard
+    error, 0 where the noise cancelled exactly."""
+
+    value: float
+    error: float
+
+    @property
+    def visible(self) -> bool:
+        """Whether it is more than rounding or noise."""
+        return self.value > max(1e-6, 5 * self.error)
+
+
+class Trials:
+    """What a step gave in all calls, and how far apart its batches lie.
+
+    Args:
+        function, data, claims: see `fedlora_lab.review.step`.
+        batch: how many of the examples make the batch that is varied.
+        draws: calls from which the noise is measured, even.
+        seed: of the review's own choices, and of the seeds that the step is given.
+    """
+
+    def __init__(
+        self, function: Step, data: Batch, claims: Claims, *, batch: int, draws: int, seed: int
+    ) -> None:
+        self.claims = claims
+        self.batch = data[:batch]
+        self.draws = draws
+        self.seed = seed
+        self.replaced = claims.relation == "replace"
+        self.limit = 2.0 if self.replaced else 1.0
+        self.rng = np.random.default_rng(seed)
+        self.fresh = itertools.count(draws)
+        self.uncoupled: list[Neighbours] = []
+        self.out = Outputs(function, seed, self.batch, self.replaced)
+        for field, names in (("frozen", claims.frozen), ("public", claims.public)):
+            for name in names:
+                check(name in self.out.places, field, name, f"one of {', '.join(self.out.places)}")
+        first = np.stack([self.out(self.batch, draw) for draw in range(TRIED)])
+        self.noised = (first != first[0]).any(0)
+        for name in claims.frozen:
+            self.noised[self.out.places[name]] = False
+        self.exact = claims.seeded and self._noise_cancels(first)
+        self.quiet = self.batch
+        if not self.exact:
+            self._look_at_empty_batch()
+        self.names = [name for name, place in self.out.places.items() if self.noised[place].any()]
+        self.copies = self._find_copies(first)
+        self.names = [name for name in self.names if name not in self.copies]
+        self.kept = np.zeros(self.out.size, bool)
+        for name in self.names:
+            self.kept[self.out.places[name]] = self.noised[self.out.places[name]]
+
+    def _noise_cancels(self, first: np.ndarray) -> bool:
+        """Whether equal seeds give equal noise, whatever the examples are."""
+        swapped = [*self.batch[1:], self.batch[1]]
+        moves = np.stack([self.out(swapped, draw) for draw in (0, 1)]) - first[:2]
+        gap = np.abs(moves[1] - moves[0])[self.noised]
+        spread = math.sqrt(first.var(0)[self.noised].mean()) if self.noised.any() else 0.0
+        return bool((gap <= 0.01 * spread + 1e-5 * np.abs(moves).max()).all())
+
+    def _look_at_empty_batch(self) -> None:
+        """Measures noise on an empty batch where that works, and finds what is not noised there.
+
+        With dropout, or without a seed, nothing else is left to chance there.
+        """
+        empty = self.call_empty(TRIED)
+        if empty is None or not np.isfinite(empty[:, self.noised]).all():
+            return
+        varied = (empty != empty[0]).any(0)
+        if varied.any():
+            self.quiet = []
+            self.noised &= varied
+
+    def call_empty(self, draws: int) -> np.ndarray | None:
+        """What leaves for an empty batch, (draws, numbers); None where it is refused."""
+        try:
+            return np.stack([self.out([], draw) for draw in range(draws)])
+        except Exception:  # told by the check of the empty batch
+            return None
+
+    def _find_copies(self, first: np.ndarray) -> set[str]:
+        """Outputs that are a multiple of another one in every call, data and noise alike."""
+        loud = [scale(example, LOUD) for example in self.batch]
+        variants = [self.out(self.batch[1:], 0), self.out(loud, 1)]
+        moves = np.stack([*first[1:], *variants]) - first[0]
+        copies: set[str] = set()
+        for name, other in itertools.combinations(self.names, 2):
+            a = moves[:, self.out.places[name]]
+            b = moves[:, self.out.places[other]]
+            if a.shape != b.shape or other in copies or not np.isfinite([a.sum(), b.sum()]).all():
+                continue
+            # Without a move by the data, two draws of the same noise would look like a copy.
+            if not (a[-2] != 0).any() or not (b[-2] != 0).any():
+                continue
+            factor = float((a * b).sum() / (a * a).sum())
+            if np.abs(b - factor * a).max() <= 1e-4 * np.abs(b).max():
+                copies.add(other)
+        return copies
+
+    # -- the noise
+
+    @property
+    def std(self) -> float:
+        """The claimed standard deviation of the noise."""
+        claims = self.claims
+        return claims.noise_multiplier * claims.clip_norm / (claims.denominator or 1.0)
+
+    @cached_property
+    def columns(self) -> dict[str, np.ndarray]:
+        """Tensor -> places in it of the numbers from which noise is measured."""
+        most = max(64, min(MOST_COLUMNS, KEPT_COLUMNS // max(1, len(self.names))))
+        noised = {name: np.flatnonzero(self.noised[self.out.places[name]]) for name in self.names}
+        return {name: x[kept_places(len(x), most)] for name, x in noised.items()}
+
+    def noise_of(self, examples: Batch, out: Outputs | None = None) -> Noise:
+        """What leaves for these examples in all draws, in claimed standard deviations.
+
+        Args: examples: a batch. out: of another worker, in the tensors and places that both have.
+        """
+        out = out or self.out
+        both = {name: x for name, x in self.columns.items() if name in out.shapes}
+        both = {name: x[x < math.prod(out.shapes[name])] for name, x in both.items()}
+        flat = [out.places[name].start + x for name, x in both.items()]
+        chosen = np.concatenate([np.zeros(0, int), *flat])
+        calls = range(self.draws if len(chosen) else 0)
+        rows = [out(examples, draw)[chosen] / self.std for draw in calls]
+        return Noise(np.reshape(rows, (len(rows), len(chosen))), both, self.out.shapes)
+
+    @cached_property
+    def noise(self) -> Noise:
+        """The noise that the others are compared with."""
+        return self.noise_of(self.quiet)
+
+    @cached_property
+    def per_clip(self) -> float:
+        """Clip norms in one unit of what leaves, by the claim; where no denominator is claimed, by
+        the noise that is found."""
+        pairs = self.noise.pairs
+        found = self.claims.denominator is None and pairs.size
+        scale = float(np.sqrt(np.mean(pairs**2))) if found else 1.0
+        return self.claims.noise_multiplier / ((scale or 1.0) * self.std)
+
+    # -- how far two batches lie apart
+
+    def in_clips(self, vector: np.ndarray) -> np.ndarray:
+        """Noised outputs in clip norms."""
+        return vector[self.kept] * self.per_clip
+
+    def exact_shift(self, trial: Neighbours, *, spoilt: bool = False) -> Shift | None:
+        """How far they lie apart, where their noise is the same at equal seeds.
+
+        Args: trial: the two. spoilt: one of them holds an example that is not finite.
+        """
+
+        def gap(draw: int) -> np.ndarray:
+            one = self.out(trial.one, draw, spoilt=spoilt)
+            return self.in_clips(one - self.out(trial.other, draw))
+
+        first = gap(0)
+        if not np.isfinite(first).all():
+            return Shift(math.inf, 0.0)
+        if not self.claims.seeded:
+            return None
+        value = float(np.linalg.norm(first))
+        rounding = 0.0
+        for draw in range(REPEATS if value > self.limit * (1 + SLACK) else 1):
+            rounding = max(rounding, float(np.linalg.norm(gap(draw + 1) - first)))
+            if not rounding <= 0.01 + 1e-4 * value:
+                return None
+        return Shift(max(0.0, value - rounding), 0.0)
+
+    def measure(self, trial: Neighbours, *, brief: bool) -> Shift:
+        """How far two neighbours lie apart. Args: trial: the two. brief: see `estimate`."""
+        shift = self.exact_shift(trial)
+        if shift is None and self.exact:  # equal seeds give another noise here
+            self.uncoupled.append(trial)
+        return shift or self.estimate(trial, brief=brief)
+
+    def direction(self, far: Batch, away: Batch) -> np.ndarray:
+        """The direction from one batch to another, of length 1, as it shows through the noise.
+
+        Args: far, away: batches that lie far apart. Returns: zeros where they do not at all.
+        """
+        learned = np.zeros(self.out.size)
+        for _ in range(self.draws // 2):
+            learned += self.out(far, next(self.fresh))
+            learned -= self.out(away, next(self.fresh))
+        direction = self.in_clips(learned)
+        length = float(np.linalg.norm(direction))
+        return direction / length if length else direction
+
+    def estimate(
+        self, trial: Neighbours, direction: np.ndarray | None = None, *, brief: bool = False
+    ) -> Shift:
+        """Measures along a direction that was learned on other calls.
+
+        Args: trial: two neighbours. direction: if known. brief: only what is plain is looked for.
+        """
+        if direction is None:
+            direction = self.direction(trial.far, trial.away)
+        if not np.isfinite(direction).all():
+            return Shift(math.inf, 0.0)
+        here: list[float] = []
+        there: list[float] = []
+        value = error = 0.0
+        sizes = (self.draws // 2,) if brief else (self.draws, HOLDOUT * self.draws)
+        for size in sizes if direction.any() else ():
+            for seen, batch in ((here, trial.one), (there, trial.other)):
+                draws = itertools.islice(self.fresh, size - len(seen))
+                seen += [float(self.in_clips(self.out(batch, draw)) @ direction) for draw in draws]
+            value = abs(float(np.mean(here) - np.mean(there)))
+            error = math.sqrt((np.var(here, ddof=1) + np.var(there, ddof=1)) / size)
+            if value - 8 * error > self.limit:  # what is plain to see needs no more calls
+                break
+        return Shift(value, error)
+
+    # -- what is tried on one example
+
+    @cached_property
+    def singles(self) -> list[tuple[str, Shift]]:
+        """What one example of the batch moves, whatever is done to it."""
+        changes = single_changes(self.batch, self.replaced, 8 if self.exact else 1)
+        return [(trial.words, self.measure(trial, brief=False)) for trial in changes]
+
+    @cached_property
+    def among_copies(self) -> list[tuple[str, Shift]]:
+        """What one example moves in batches of copies, whose contributions add up: a rule of the
+        batch that changes them all shows at once."""
+        weak, strong, opposite = self.extremes
+        length = len(self.batch) if self.replaced else min(len(self.batch), LONGEST_WAY)
+
+        def tipping(start: Example) -> Neighbours:
+            def farthest(way: list[Batch]) -> int:
+                return self.farthest_step(way, [start] * length, [strong] * length)
+
+            return tipping_point(start, strong, length, self.replaced, self.rng, farthest)
+
+        words = "example 0 scaled by 1e6 among copies of another"
+        trials = [self.beside(words, scale(self.batch[0], LOUD), strong)]
+        trials += [tipping(weak), tipping(opposite)]
+        return [(trial.words, self.measure(trial, brief=True)) for trial in trials]
+
+    def beside(self, words: str, example: Example, other: Example) -> Neighbours:
+        """An example among copies of another one; ``words`` say what was done."""
+        rest = [other] * (len(self.batch) - 1)
+        return neighbours(words, rest, [example], [other] if self.replaced else [])
+
+    @property
+    def shifts(self) -> list[tuple[str, Shift]]:
+        """All that was tried on one finite example."""
+        return self.singles + self.among_copies
+
+    @property
+    def farthest(self) -> float:
+        """How far an example that is not finite may move: as far as another one does.
+
+        Where that is far beyond the limit, what is not finite adds nothing to it.
+        """
+        most = max(shift.value for _, shift in self.shifts)
+        return max(self.limit, most) if most <= 2 * self.limit else math.inf
+
+    @cached_property
+    def extremes(self) -> tuple[Example, Example, Example]:
+        """Three examples: a weak one, one that moves the outputs far from there, and one that moves
+        them far from both. Copies add up, so that what happens to all of them shows."""
+        plain, factors = self.batch[:8], (1.0,)
+        if not same_numbers(scale(self.batch[0], LOUD), self.batch[0]):
+            plain, factors = self.batch[:3], (1 / LOUD, -1.0, 1.0, -LOUD, LOUD)
+        pool = [scale(example, factor) for factor in factors for example in plain]
+
+        def means() -> np.ndarray:
+            draws = [0] if self.exact else [next(self.fresh) for _ in range(TRIED)]
+            rows = [self._sample([one] * len(self.batch), draws) for one in pool]
+            return np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
+
+        first = means()
+        # With noise, two means whose errors are independent: their products are not biased.
+        products = first @ (first if self.exact else means()).T
+        lengths = np.diag(products)
+        squares = lengths[:, None] + lengths[None] - products - products.T
+        apart = np.sqrt(np.maximum(squares, 0.0)).round(2)
+        # Of those that move equally far: the loudest one, and the least loud one against it.
+        strong = len(pool) - 1 - int(np.argmax(apart[0][::-1]))
+        return pool[0], pool[strong], pool[int(np.argmax(apart[strong]))]
+
+    def _sample(self, examples: Batch, draws: list[int]) -> np.ndarray:
+        """Some numbers of what leaves, in clip norms: the mean over these draws."""
+        flat = [self.out.places[name].start + x for name, x in self.columns.items()]
+        rows = [self.out(examples, draw)[np.concatenate(flat)] for draw in draws]
+        return np.mean(rows, axis=0) * self.per_clip
+
+    def farthest_step(self, way: list[Batch], start: Batch, end: Batch) -> int:
+        """Which batch of a way lies farthest from the next one.
+
+        Args: way: batches. start, end: two that show the direction, where one call is but noise.
+        """
+        direction = None if self.exact else self.direction(end, start)
+        draws = itertools.repeat(0) if self.exact else self.fresh
+        points = [self.in_clips(self.out(batch, draw)) for batch, draw in zip(way, draws)]
+        gaps = np.diff(points, axis=0)
+        sizes = np.linalg.norm(gaps, axis=1) if direction is None else np.abs(gaps @ direction)
+        return int(np.argmax(np.nan_to_num(sizes, nan=np.inf)))
+
+
+def other_workers(trials: Trials, others: Mapping[str, Step]) -> dict[str, Noise]:
+    """The noise of the step and of further ones at the same seeds, by name.
+
+    Args: trials: of the step. others: name -> step.
+    """
+    workers = {"the step": trials.noise}
+    for name, function in others.items():
+        workers[name] = trials.noise_of(trials.quiet, Outputs(function, trials.seed, trials.batch))
+    return workers

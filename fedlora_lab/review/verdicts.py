@@ -1,0 +1,99 @@
+"""The evidence of all checks judged together, from one look or from two."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from fedlora_lab.review.claims import CHECKS, Evidence, Finding, Verdict
+
+
+def check_p_values(look: Sequence[Evidence]) -> dict[str, float]:
+    """The p-value of each check that chance decides: of all its evidence together (Bonferroni)."""
+    by_check: dict[str, list[float]] = {}
+    for one in look:
+        if one.p is not None:  # of what is not finite it is no number either
+            by_check.setdefault(one.check, []).append(0.0 if math.isnan(one.p) else one.p)
+    return {name: min(1.0, len(values) * min(values)) for name, values in by_check.items()}
+
+
+def two_looks_p_value(p: float, q: float) -> float:
+    """The p-value of two independent looks (Fisher): far beyond chance in either, it stays so.
+
+    Args: p, q: p-values of the two; 1 for a look that was not made, which takes nothing back.
+
+    >>> two_looks_p_value(1e-12, 1.0) < 1e-10, two_looks_p_value(1e-3, 0.5) > 4e-3
+    (True, True)
+    """
+    product = p * q
+    return product * (1 - math.log(product)) if product > 0 else 0.0
+
+
+def rejected_checks(p_values: Mapping[str, float], significance: float) -> set[str]:
+    """The checks that are beyond chance, all judged together (Holm).
+
+    Args: p_values: of each check. significance: chance that any of them is rejected wrongly.
+    """
+    rejected: set[str] = set()
+    for name, p in sorted(p_values.items(), key=lambda pair: pair[1]):
+        if p > significance / (len(p_values) - len(rejected)):
+            break
+        rejected.add(name)
+    return rejected
+
+
+def is_doubtful(look: Sequence[Evidence], significance: float) -> bool:
+    """Whether one look calls something broken that two might not.
+
+    Args: look: evidence of all checks. significance: see `rejected_checks`.
+    """
+    p_values = check_p_values(look)
+    alone = {name: two_looks_p_value(p, 1.0) for name, p in p_values.items()}
+    plain = {one.check for one in look if one.verdict == "broken"}
+    sure = rejected_checks(alone, significance)
+    return bool(rejected_checks(p_values, significance) - sure - plain)
+
+
+def judge_evidence(looks: Sequence[Sequence[Evidence]], significance: float) -> tuple[Finding, ...]:
+    """One finding for each check, from one look, or from two with other seeds.
+
+    What does not depend on chance counts in either look. Where chance decides, the two looks have
+    one p-value. As a rejection needs it whether a second look is made or not, the choice of making
+    one adds no false alarm.
+
+    Args: looks: evidence of all checks in each. significance: see `rejected_checks`.
+    """
+    first, second = [*map(check_p_values, looks), {}][:2]
+    p_values = {
+        name: two_looks_p_value(first.get(name, 1.0), second.get(name, 1.0))
+        for name in {*first, *second}
+    }
+    rejected = rejected_checks(p_values, significance)
+    evidence = [one for look in looks for one in look]
+    findings = []
+    for name in CHECKS:
+        of_check = [one for one in evidence if one.check == name]
+        findings.append(_finding(name, of_check, name in rejected, significance))
+    return tuple(findings)
+
+
+def _finding(
+    name: str, evidence: Sequence[Evidence], rejected: bool, significance: float
+) -> Finding:
+    """What one check found. Args: rejected: by chance. The others: see `judge_evidence`."""
+    broken = [one for one in evidence if one.verdict == "broken"]
+    if rejected:
+        by_chance = [(one.p or 0.0, one) for one in evidence if one.p is not None]
+        least = min(p for p, _ in by_chance)
+        limit = max(least, significance / len(by_chance))
+        broken += [one for p, one in by_chance if p <= limit]
+    unsure = [one for one in evidence if one.verdict == "cannot tell"]
+    verdict: Verdict = "broken" if broken else "cannot tell" if unsure else "sound"
+    deciding = broken or unsure or evidence
+    shown = deciding[0]
+    # The largest number shows these best; of other checks the first thing that was tried.
+    if name == "reach" or (name == "noise independence" and broken):
+        shown = max(deciding, key=lambda one: round(_size(one.number), 3))
+    return Finding(name, verdict, shown.number, shown.example, shown.words, CHECKS[name].docs)
+
+
+def _size(number: float) -> float:
+    return -1.0 if math.isnan(number) else abs(number)

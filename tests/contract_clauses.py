@@ -34,7 +34,7 @@ from fedlora_lab.lora import peft
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.privacy.mechanism import in_noise_units, map_rank_axis, uncertified_reason
+from fedlora_lab.privacy.privatizer import in_noise_units, map_rank_axis, uncertified_reason
 from fedlora_lab.tasks.task import Task
 
 Step = Callable[[RunContext, ClientBatch, int, int], None]

@@ -10,9 +10,10 @@ import torch
 from broken_rows import leaves_one_tensor_without_noise
 from torch import Tensor
 
-from fedlora_lab.federated import local_training, uploads
+from fedlora_lab.federated import local_training
 from fedlora_lab.federated.run import Run
-from fedlora_lab.privacy.mechanism import ClipCounts, clip_sum, gaussian_noise, row_norms
+from fedlora_lab.privacy import privatizer
+from fedlora_lab.privacy.privatizer import ClipCounts, clip_sum, gaussian_noise, row_norms
 
 true_step, true_batch = local_training.local_step, local_training.poisson_batch
 true_charge = Run.charge_ledger
@@ -137,8 +138,7 @@ LEDGER = Run, "charge_ledger"
 DRAW = Run, "participants"
 STEP = local_training, "local_step"
 BATCH = local_training, "poisson_batch"
-NOISE = local_training, "gaussian_noise"
-SENT_NOISE = uploads, "gaussian_noise"
+NOISE = privatizer, "gaussian_noise"
 
 PLANTED: dict[str, tuple[str, tuple[Any, str], Callable, str]] = {
     "divides by the real batch": ("example", STEP, over_the_real_batch, "noise size"),
@@ -155,8 +155,8 @@ PLANTED: dict[str, tuple[str, tuple[Any, str], Callable, str]] = {
     "one draw for all steps": ("example", BATCH, the_same_every_step, "sampling"),
     "a new ledger every round": ("example", LEDGER, one_round_only, "accounting"),
     "one release a round": ("example", LEDGER, one_release_a_round, "accounting"),
-    "client: noise over the root": ("client", SENT_NOISE, over_the_root, "noise size"),
-    "client: noise shared": ("client", SENT_NOISE, shared_by_rounds, "noise independence"),
+    "client: noise over the root": ("client", NOISE, over_the_root, "noise size"),
+    "client: noise shared": ("client", NOISE, shared_by_rounds, "noise independence"),
     "client: takes everyone": ("client", DRAW, everyone_every_round, "sampling"),
 }
 """Name -> unit, what is replaced, by what, and the check that must call it broken."""

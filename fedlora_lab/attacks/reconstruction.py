@@ -26,7 +26,7 @@ from fedlora_lab.federated.records import Round, require_source
 from fedlora_lab.lora import peft, per_example
 from fedlora_lab.methods.plan import lora_of
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.privacy.mechanism import clip_sum, gaussian_noise
+from fedlora_lab.privacy.privatizer import clip_sum, gaussian_noise
 from fedlora_lab.tasks.digits import digits
 from fedlora_lab.tasks.task import Examples, Task, classification, take
 

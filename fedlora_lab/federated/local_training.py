@@ -20,9 +20,9 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import OptimizerState, apply
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.state import MODES, ParamKey, cut_to_rank
-from fedlora_lab.privacy import mechanism
+from fedlora_lab.privacy import privatizer
 from fedlora_lab.privacy.config import Privacy
-from fedlora_lab.privacy.mechanism import ClipCounts, gaussian_noise
+from fedlora_lab.privacy.privatizer import ClipAndNoise, ClipCounts, noise_std
 from fedlora_lab.tasks.task import Examples, Task, concatenate, take
 
 ClientParams = dict[ParamKey, Tensor]
@@ -45,9 +45,20 @@ class RunContext:
     products: str = "float32"
     uncertified: str | None = None  # why no epsilon covers the method's preconditioner
     privacy: Privacy | None = None
-    clip: Callable[..., tuple[ClientParams, ClipCounts]] = mechanism.clip_sum  # others: no epsilon
+    clip: Callable[..., tuple[ClientParams, ClipCounts]] = privatizer.clip_sum  # others: no epsilon
     # In the person unit: by number of the client, the person of each example, counted from 0.
     persons: Mapping[int, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def step_privatizer(self) -> ClipAndNoise:
+        """Clips and noises local steps; where steps are not released it leaves them as they are."""
+        return ClipAndNoise(self.clip_norm, self.method.clip_groups, self.clip)
+
+    @cached_property
+    def update_privatizer(self) -> ClipAndNoise:
+        """Clips and noises clients' whole updates, in the client unit."""
+        assert self.privacy is not None
+        return ClipAndNoise(self.privacy.clip_norm, self.method.clip_groups, self.clip)
 
     @property
     def by_person(self) -> bool:
@@ -173,9 +184,9 @@ def preconditioners(
         gram = peer.mT @ peer if key.side == "A" else peer @ peer.mT
         gram = _finite(gram.to(params[key].dtype))
         found[key] = method.precondition(gram)  # type: ignore[misc]
-        mechanism.check_maps(found[key], gram.shape, key)
+        privatizer.check_maps(found[key], gram.shape, key)
     # A rule may differ from what it returned when the run opened: every answer is checked.
-    sound = not certified or all(map(mechanism.maps_after_noise, found.values()))
+    sound = not certified or all(map(privatizer.maps_after_noise, found.values()))
     expected = "a rule that treats every peer alike: one map for signal and noise"
     check(sound, "precondition", method.precondition, expected)
     return found
@@ -224,18 +235,19 @@ def local_step(context: RunContext, clients: ClientBatch, t: int, s: int) -> Non
         check_penalty(context.task, context.adapted, context.products, method, moving)
     maps = preconditioners(method, moving, clients.params, context.uncertified is None)
     drawn = poisson_batch(context, t, s, ids)
-    with matmuls(context.products):  # what is rounded here is clipped afterwards
-        sums = _clipped_sums(context, clients, moving, maps, drawn, t, s)
-    # Every client draws noise whatever its batch: an empty batch looks like any other.
-    sigma = context.noise_multiplier
-    # Without noise the norm may be infinite, and 0 times infinity is not a number.
-    std = [sigma[k] * context.clip_norm if sigma[k] else 0.0 for k in ids]
-    shapes = {key: clients.params[key].shape[1:] for key in moving}
-    xi = gaussian_noise(shapes, std, context.streams, [(t, k, s) for k in ids])
-    # What follows is a function of released values and costs no privacy.
-    released = mechanism.release(sums, xi, maps)
-    # Lower ranks are cut after the maps, which mix ranks: a cut before would leave signal unnoised.
-    gradients, noises = (cut_to_rank(part, ranks_of(context, ids)) for part in released)
+    zeros = {
+        key: clients.params[key].new_zeros(len(ids), *clients.params[key].shape[1:])
+        for key in moving
+    }
+    rows = _gradient_rows(context, clients, zeros, drawn)
+    std = [noise_std(context.noise_multiplier[k], context.clip_norm) for k in ids]
+    where = [(t, k, s) for k in ids]
+    release = context.step_privatizer.update(rows, zeros, std, {}, context.streams, where, maps)
+    clients.clipped = clients.clipped + release.counts
+    # What follows is a function of released values and costs no privacy. Lower ranks are cut after
+    # the maps, which mix ranks: a cut before would leave signal unnoised.
+    gradients = cut_to_rank(release.value, ranks_of(context, ids))
+    noises = cut_to_rank(release.noise, ranks_of(context, ids))
     # The divisor is the expected batch: the drawn batch's size is private.
     expected = torch.tensor([context.units[k] * context.sample_rate[k] for k in ids])
     for part in (gradients, noises):
@@ -246,29 +258,31 @@ def local_step(context: RunContext, clients: ClientBatch, t: int, s: int) -> Non
     _descend(context, clients, gradients, noises, t, noised=any(std))
 
 
-def _clipped_sums(
-    context: RunContext,
-    clients: ClientBatch,
-    moving: tuple[ParamKey, ...],
-    maps: dict[ParamKey, Preconditioner],
-    drawn: list[Tensor],
-    t: int,
-    s: int,
-) -> ClientParams:
-    """Sums each client's clipped gradients, of examples or persons: key -> (clients, ...)."""
-    count, params = len(drawn), clients.params
-    sums = {key: params[key].new_zeros(count, *params[key].shape[1:]) for key in moving}
-    owner = torch.arange(count).repeat_interleave(torch.tensor([len(index) for index in drawn]))
+def _gradient_rows(
+    context: RunContext, clients: ClientBatch, sums: ClientParams, drawn: list[Tensor]
+) -> Iterator[tuple[ClientParams, Tensor]]:
+    """Gradients of the drawn examples, or persons, in chunks: key -> (n, ...), and whose (n,).
+
+    Args:
+        context, clients: of the run, and who draws.
+        sums: of the keys to differentiate, key -> (clients, ...); their values are not read.
+        drawn: places of each client's drawn examples.
+    """
+    params = clients.params
+    owner = torch.arange(len(drawn)).repeat_interleave(
+        torch.tensor([len(index) for index in drawn])
+    )
     if not len(owner):
-        return sums
+        return
     lengths = (len(context.data[k][1]) for k in clients.ids)
     index = torch.cat(drawn) + torch.tensor([0, *accumulate(lengths)])[owner]
     x, y = context.examples(clients.ids)
 
     def gradients(these: Tensor) -> ClientParams:
         data = take(x, index[these]), y[index[these]]
-        parts = params, moving, data, owner[these], context.method, clients.start
-        return per_example_gradients(context.task, context.adapted, *parts)
+        parts = params, tuple(sums), data, owner[these], context.method, clients.start
+        with matmuls(context.products):  # what is rounded here is clipped afterwards
+            return per_example_gradients(context.task, context.adapted, *parts)
 
     def by_example() -> Iterator[tuple[ClientParams, Tensor]]:
         for part in split_batch(x, index, context.adapted.device, context.chunk):
@@ -302,15 +316,7 @@ def _clipped_sums(
             yield mean, client[some]
 
     for rows, own in by_person() if context.by_person else by_example():
-        who = own.to(context.adapted.device, non_blocking=True)
-        rows = mechanism.precondition_rows(rows, maps, who)
-        # Clip before the sum: afterwards nobody's gradient moves it by more than clip_norm.
-        groups = context.method.clip_groups
-        added, counts = context.clip(rows, context.clip_norm, who, count, groups)
-        clients.clipped = clients.clipped + counts
-        for key in moving:
-            sums[key] += added[key]
-    return sums
+        yield rows, own.to(context.adapted.device, non_blocking=True)
 
 
 def gradients_or_nan(

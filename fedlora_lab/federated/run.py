@@ -45,7 +45,7 @@ from fedlora_lab.methods.quantization import Traffic, full
 from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, map_numbers
-from fedlora_lab.privacy.mechanism import ClipCounts, injected_bug_reason
+from fedlora_lab.privacy.privatizer import ClipCounts, injected_bug_reason
 from fedlora_lab.tasks.task import Task
 
 NOISE_MEASURES = ("noise_A", "noise_B", "noise_BA", "snr")
@@ -199,7 +199,7 @@ class Run:
 
         Args:
             task, method, privacy, plan: as of `run`, and so all keywords but ``bug``.
-            bug: a function that clips in the place of `mechanism.clip_sum`, such as one of
+            bug: a function that clips in the place of `privatizer.clip_sum`, such as one of
                 `fl.review.mistakes.BUGS`. The ledger then certifies no epsilon, also on disk.
         """
         known = "one of fl.review.mistakes.BUGS (a function), or None"

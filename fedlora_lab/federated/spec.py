@@ -31,7 +31,7 @@ from fedlora_lab.methods.published import rule_name
 from fedlora_lab.methods.state import KINDS, ParamKey, ServerState
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, per_client
-from fedlora_lab.privacy.mechanism import uncertified_reason
+from fedlora_lab.privacy.privatizer import uncertified_reason
 from fedlora_lab.tasks.task import Examples, Task, mask_of
 
 

@@ -34,12 +34,7 @@ from fedlora_lab.methods.state import (
     shared_rank,
 )
 from fedlora_lab.privacy.config import Privacy
-from fedlora_lab.privacy.mechanism import (
-    ClipCounts,
-    gaussian_noise,
-    precondition_rows,
-    release,
-)
+from fedlora_lab.privacy.privatizer import ClipCounts
 from fedlora_lab.tasks.task import Task
 
 SERVER = -1
@@ -299,25 +294,28 @@ def _release_updates(
     owner = torch.arange(len(ids)) if noised_alone else torch.zeros(len(ids), dtype=torch.int64)
     # By default the change alone: what all know already needs no hiding, and would use up the norm.
     change = {key: x - method.clip_reference(start[key]) for key, x in rows.items()}
-    change = precondition_rows(change, maps, owner)
     owners = len(ids) if noised_alone else 1
-    # Each client's whole change is clipped before it meets any other's, and before the noise.
-    sums, clipped = context.clip(change, privacy.clip_norm, owner, owners, method.clip_groups)
+    zeros = {key: x.new_zeros(owners, *x.shape[1:]) for key, x in change.items()}
     # Each client's noise is from its own stream, so that it is the same whoever else takes part.
-    shapes = {key: x.shape[1:] for key, x in rows.items()}
-    xi = gaussian_noise(shapes, [level.each] * len(ids), streams, [(t, k, 0) for k in ids])
+    std = [level.each] * len(ids)
+    where = [(t, k, 0) for k in ids]
     rank_limit, reference, weights = None, start, _weights(context, ids)
     if noised_alone:
         rank_limit = ranks_of(context, ids)
     else:
-        common = gaussian_noise(shapes, [level.server], streams, [(t, SERVER, 0)])
-        xi = {key: xi[key].sum(0, keepdim=True) + common[key] for key in shapes}
+        if privacy.trust == "central":
+            std = [level.server]
+            where = [(t, SERVER, 0)]
         reference, weights = whole, torch.ones(1, dtype=torch.float64)
+    # Each client's whole change is clipped before it meets any other's, and before the noise.
+    noised = context.update_privatizer.update(
+        [(change, owner)], zeros, std, {}, streams, where, maps
+    )
     if rank is not None:
         shared = torch.tensor([rank])
         rank_limit = shared if rank_limit is None else rank_limit.clamp(max=rank)
     found = []
-    for part in release(sums, xi, maps):
+    for part in (noised.value, noised.noise):
         if not noised_alone:
             # The expected number of clients: the true one is not released.
             expected = len(context.task.sizes) * context.plan.participation
@@ -329,7 +327,7 @@ def _release_updates(
     # The received value plus the noised change: a client's own tensors, un-noised, do not leave it.
     uploads = {key: method.clip_reference(reference[key]) + x for key, x in released.items()}
     noise = _mean(drawn, weights)
-    rest = _row_by_row(sent, reference), noised_alone, clipped
+    rest = _row_by_row(sent, reference), noised_alone, noised.counts
     return Received(uploads, weights, noise, *rest)
 
 

@@ -38,7 +38,7 @@ from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.state import Keys, ParamKey, Tensors
-from fedlora_lab.privacy.mechanism import row_norms
+from fedlora_lab.privacy.privatizer import row_norms
 from fedlora_lab.tasks.metrics import IGNORED
 from fedlora_lab.tasks.task import Examples, Task, concatenate, map_inputs, mask_of, take
 

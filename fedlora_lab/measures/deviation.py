@@ -16,7 +16,7 @@ from fedlora_lab.methods.aggregation import Uploads, sketch
 from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey, ServerState, times_core
-from fedlora_lab.privacy import mechanism
+from fedlora_lab.privacy import privatizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -180,11 +180,11 @@ def separation(
     key = ParamKey("B", "layer")
     maps = {key: Preconditioner(*(matrix[None] for matrix in precondition(peer @ peer.mT)))}
     one = torch.zeros(1, dtype=torch.int64)
-    rows = mechanism.precondition_rows({key: change[None]}, maps, one)
-    signal, _ = mechanism.clip_sum(rows, 1.0, one, 1)
+    rows = privatizer.precondition_rows({key: change[None]}, maps, one)
+    signal, _ = privatizer.clip_sum(rows, 1.0, one, 1)
     stds, where = [noise_multiplier] * draws, [(i,) for i in range(draws)]
-    drawn = mechanism.gaussian_noise({key: change.shape}, stds, Streams(seed), where)
-    shown, alone = mechanism.release({key: signal[key].expand(draws, -1, -1)}, drawn, maps)
+    drawn = privatizer.gaussian_noise({key: change.shape}, stds, Streams(seed), where)
+    shown, alone = privatizer.release({key: signal[key].expand(draws, -1, -1)}, drawn, maps)
     moved = (shown[key] - alone[key])[0]
     # The best direction for Gaussian noise xi N is the signal times the inverse covariance (N
     # N^T)^-1.

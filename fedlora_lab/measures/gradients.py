@@ -14,7 +14,7 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.privacy.mechanism import clip_sum
+from fedlora_lab.privacy.privatizer import clip_sum
 from fedlora_lab.tasks.task import (
     Examples,
     Task,

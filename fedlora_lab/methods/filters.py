@@ -118,7 +118,7 @@ class Preconditioner(NamedTuple):
     A rule that returns the same tensor as ``after`` and ``noise`` is covered whatever its values
     are: clip and noise come first, in one space, and everything behind them is post-processing.
     With another ``noise`` the release is after clip(before signal) + noise xi, and no epsilon is
-    certified (`mechanism.uncertified_reason`).
+    certified (`privatizer.uncertified_reason`).
     """
 
     before: Tensor

@@ -14,7 +14,7 @@ import fedlora_lab as fl
 from fedlora_lab.audit.canary_audit import canaries as audit
 from fedlora_lab.cli.audits import audit_line, audit_to_json
 from fedlora_lab.federated.records import Round
-from fedlora_lab.privacy import mechanism
+from fedlora_lab.privacy import privatizer
 from fedlora_lab.privacy.ledger import Ledger, Uncertified
 from fedlora_lab.report.run_folder import read_json, to_json
 from fedlora_lab.review.mistakes import BUGS
@@ -128,7 +128,7 @@ def test_a_run_with_a_bug_is_uncertified_from_the_first_moment(tmp_path):
 
 def test_a_bug_belongs_to_its_run_alone():
     """Two runs in two threads, step by step in turn: each has the bits that it has alone."""
-    setup, before = (*SMALL, private("example"), STEPS), mechanism.clip_sum
+    setup, before = (*SMALL, private("example"), STEPS), privatizer.clip_sum
     found: dict[str, Any] = {}
     turn = threading.Barrier(2)
 
@@ -144,7 +144,7 @@ def test_a_bug_belongs_to_its_run_alone():
         thread.start()
     for thread in threads:
         thread.join()
-    assert mechanism.clip_sum is before
+    assert privatizer.clip_sum is before
     same_bits(found["sound"], play(*setup))
     assert found["sound"][-1].ledger.uncertified is None
     assert found["broken"][-1].ledger.uncertified == REASON

@@ -15,7 +15,7 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.audit import bounds
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.config import Privacy
-from fedlora_lab.privacy.mechanism import clip_sum, gaussian_noise, release
+from fedlora_lab.privacy.privatizer import clip_sum, gaussian_noise, release
 
 
 def test_one_run_bounds_are_those_of_the_paper():

@@ -16,7 +16,7 @@ from fedlora_lab.federated.run import Run
 from fedlora_lab.lora import peft, per_example
 from fedlora_lab.methods import state
 from fedlora_lab.methods.published import FedLoRA
-from fedlora_lab.privacy import mechanism
+from fedlora_lab.privacy import privatizer
 from fedlora_lab.tasks.task import Task, frozen_copy
 
 
@@ -113,7 +113,7 @@ def test_an_empty_batch_still_adds_noise(clients):
     assert group.clipped.rows == sum(len(index) for index in drawn)
     shapes = context.adapted.shapes
     for k in clients:
-        xi = mechanism.gaussian_noise(
+        xi = privatizer.gaussian_noise(
             shapes, [2.0 * contract_clauses.CLIP], context.streams, [(0, k, 0)]
         )
         for key in shapes:
@@ -184,7 +184,7 @@ def test_how_rows_lie_in_memory_changes_nothing(spoilt):
     owner = torch.tensor([2, 0, 2, 2, 0, 0, 2])
     if spoilt:
         rows[4, 1, 1] = math.nan
-    found = [mechanism.clip_sum({key: x}, 4.0, owner, 4) for x in (rows, rows.mT.contiguous().mT)]
+    found = [privatizer.clip_sum({key: x}, 4.0, owner, 4) for x in (rows, rows.mT.contiguous().mT)]
     norms = rows.flatten(1).norm(dim=1).nan_to_num(math.inf)
     clipped = (rows * (4.0 / norms).clamp(max=1).view(-1, 1, 1)).nan_to_num(0)
     expected = torch.stack([clipped[owner == k].sum(0) for k in range(4)])

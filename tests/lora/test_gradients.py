@@ -17,7 +17,7 @@ import fedlora_lab as fl
 from fedlora_lab.lora import peft as adapters
 from fedlora_lab.lora import per_example
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.privacy.mechanism import row_norms
+from fedlora_lab.privacy.privatizer import row_norms
 from fedlora_lab.tasks.task import Task, concatenate, head_names, is_within, take
 
 LORA = fl.Lora(rank=2, alpha=3.0)

@@ -52,7 +52,7 @@ from fedlora_lab.methods.published import rule_name
 from fedlora_lab.methods.quantization import normal_float
 from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.privacy.ledger import Uncertified
-from fedlora_lab.privacy.mechanism import uncertified_reason
+from fedlora_lab.privacy.privatizer import uncertified_reason
 from fedlora_lab.tasks.task import Task
 
 pytestmark = pytest.mark.slow

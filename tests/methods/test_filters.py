@@ -11,7 +11,7 @@ import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.methods import filters
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.privacy import mechanism
+from fedlora_lab.privacy import privatizer
 
 B, A = ParamKey("B", "layer"), ParamKey("A", "layer")
 
@@ -35,7 +35,7 @@ def test_product_space_noise_is_white_in_the_product(key, size):
     peer = size * (random(3, 9) if key is B else random(9, 3))
     rule = filters.product_space(gram(key, peer)[None])
     xi = random(20000, 7, 3) if key is B else random(20000, 3, 7)
-    seen = product(key, mechanism.map_rank_axis(key, rule.noise, xi), peer)
+    seen = product(key, privatizer.map_rank_axis(key, rule.noise, xi), peer)
     energy = float(seen.square().sum((1, 2)).mean())
     assert abs(energy / (7 * 3) - 1) < 5 * math.sqrt(2 / (21 * 20000))
     span = torch.linalg.qr(peer.T if key is B else peer)[0]
@@ -53,10 +53,10 @@ def test_product_space_is_post_processing(key, clip):
     shapes = ((3, 9), (7, 3)) if key is B else ((9, 3), (3, 7))
     peer, change = (random(*shape, seed=i) for i, shape in enumerate(shapes))
     rule, owner = filters.product_space(gram(key, peer)[None]), torch.zeros(1, dtype=torch.int64)
-    rows = mechanism.precondition_rows({key: change[None]}, {key: rule}, owner)
-    sums, _ = mechanism.clip_sum(rows, clip, owner, 1)
+    rows = privatizer.precondition_rows({key: change[None]}, {key: rule}, owner)
+    sums, _ = privatizer.clip_sum(rows, clip, owner, 1)
     xi = {key: 0.3 * random(1, *change.shape, seed=2)}
-    released, alone = mechanism.release(sums, xi, {key: rule})
+    released, alone = privatizer.release(sums, xi, {key: rule})
     effect = product(key, change, peer)
     clipped = effect * min(1.0, clip / float(effect.norm()))
     found = product(key, (released[key] - alone[key])[0], peer)
@@ -69,7 +69,7 @@ def test_directions_that_the_peer_does_not_span_stay_still():
     """A peer of rank 2 of 3, and one that is zero: no change there can change the product."""
     peer = torch.cat([random(2, 9), torch.zeros(1, 9, dtype=torch.float64)])
     rule = filters.product_space((peer @ peer.T)[None])
-    moved = mechanism.map_rank_axis(B, rule.noise, random(1, 7, 3))
+    moved = privatizer.map_rank_axis(B, rule.noise, random(1, 7, 3))
     assert moved[..., 2].abs().max() < 1e-12 and moved.isfinite().all()
     assert not torch.stack(filters.product_space(torch.zeros(1, 3, 3))[:3]).any()
     # Rounded to float32, the Gram matrix of a third row that depends on two has rank 3.
@@ -83,9 +83,9 @@ def test_the_published_form_is_certified_by_nobody():
     """Its noise passes the peer's pseudo-inverse and its signal does not. The noise that hides a
     change of norm C along the peer's largest direction is sigma C / ||A||_2.
     """
-    assert mechanism.uncertified_reason(None) is None
-    assert mechanism.uncertified_reason(filters.product_space) is None
-    assert "does not pass" in (mechanism.uncertified_reason(filters.factor_space) or "")
+    assert privatizer.uncertified_reason(None) is None
+    assert privatizer.uncertified_reason(filters.product_space) is None
+    assert "does not pass" in (privatizer.uncertified_reason(filters.factor_space) or "")
     peer, eye = random(3, 9), torch.eye(3, dtype=torch.float64)
     rule = filters.factor_space((peer @ peer.T)[None])
     torch.testing.assert_close(rule.before[0], eye)
@@ -94,7 +94,7 @@ def test_the_published_form_is_certified_by_nobody():
     largest = float(torch.linalg.svdvals(peer)[0])
     assert float((rule.noise[0] @ direction).norm()) == pytest.approx(1 / largest, rel=1e-9)
     with pytest.raises(ValueError, match="expected a rule that gives a Preconditioner"):
-        mechanism.uncertified_reason(lambda gram: gram)  # type: ignore[arg-type, return-value]
+        privatizer.uncertified_reason(lambda gram: gram)  # type: ignore[arg-type, return-value]
 
 
 def matrix(taps: int, size: int) -> np.ndarray:
@@ -142,8 +142,8 @@ def test_parts_are_clipped_apart_and_bounded_together(slug):
     rows = {ParamKey("A", "one"): 1e6 * random(4, 2, 7), small: 1e-6 * random(4, 5, 2)}
     rows[huge] = 1e6 * random(4, 5, 2, seed=1)
     owner, parts = torch.arange(4), methods.ALL[slug].clip_groups
-    apart, counts = mechanism.clip_sum(rows, 1.0, owner, 4, parts)
-    together, _ = mechanism.clip_sum(rows, 1.0, owner, 4)
+    apart, counts = privatizer.clip_sum(rows, 1.0, owner, 4, parts)
+    together, _ = privatizer.clip_sum(rows, 1.0, owner, 4)
     total = torch.stack([x.flatten(1).square().sum(1) for x in apart.values()]).sum(0)
     assert bool((total <= 1 + 1e-9).all()) and counts.scaled == 4
     assert float(together[small].norm()) < 1e-9

@@ -18,7 +18,7 @@ from fedlora_lab.federated import local_training
 from fedlora_lab.federated.records import require_source
 from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.privacy.mechanism import gaussian_noise
+from fedlora_lab.privacy.privatizer import gaussian_noise
 
 pytestmark = pytest.mark.attack
 

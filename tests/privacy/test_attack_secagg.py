@@ -16,7 +16,7 @@ from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
 from fedlora_lab.federated.uploads import too_few_uploads
 from fedlora_lab.privacy import accounting
-from fedlora_lab.privacy.mechanism import gaussian_noise
+from fedlora_lab.privacy.privatizer import gaussian_noise
 
 pytestmark = pytest.mark.attack
 

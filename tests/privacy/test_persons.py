@@ -241,7 +241,7 @@ def test_the_audits_leave_out_persons(slug: str) -> None:
     """A sound set-up passes; a clip that lets persons through by half their examples does not."""
 
     def half(rows: Any, clip_norm: float, *rest: Any) -> Any:
-        from fedlora_lab.privacy.mechanism import clip_sum
+        from fedlora_lab.privacy.privatizer import clip_sum
 
         return clip_sum(rows, 2 * clip_norm, *rest)
 

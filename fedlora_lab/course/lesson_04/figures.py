@@ -19,7 +19,7 @@ from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.plots import tidy
 from fedlora_lab.privacy.config import Privacy
-from fedlora_lab.privacy.mechanism import gaussian_noise
+from fedlora_lab.privacy.privatizer import gaussian_noise
 from fedlora_lab.tasks.task import Task
 
 WORDS = {"noise_B": "noise on B", "noise_A": "noise on A", "noise_BA": "noise × noise"}

@@ -1,6 +1,6 @@
 """Bugs in the place of the engine's clip, for tests and notebook 12 only.
 
-Each has the signature of `fedlora_lab.privacy.mechanism.clip_sum`; the ledger of a run with one
+Each has the signature of `fedlora_lab.privacy.privatizer.clip_sum`; the ledger of a run with one
 certifies no epsilon.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedlora_lab.methods.state import Tensors
-from fedlora_lab.privacy.mechanism import ClipCounts, clip_sum, row_norms
+from fedlora_lab.privacy.privatizer import ClipCounts, clip_sum, row_norms
 
 Clipped = tuple[dict, ClipCounts]
 

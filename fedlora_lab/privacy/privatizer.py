@@ -1,0 +1,434 @@
+"""Clip and noise: the only functions between private values and released ones.
+
+A privatizer is two functions, as an optimiser is: ``init(zeros) -> state`` before the first
+release, and ``update(rows, ..., state, ...) -> released, noise, counts, state`` for each. The
+entry of a release stands in the ledger before its ``update`` is called.
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.validation import check
+from fedlora_lab.methods.filters import Preconditioner, together
+from fedlora_lab.methods.state import ParamKey, Tensors
+
+FLOAT32_MIN_NORM = 1e-15
+"""Norms below are taken in float64: float32 may lose small squares."""
+FLOAT32_MAX_NUMBERS = 2**14
+"""Norms of rows of more numbers are taken in float64: float32's sum of many is too coarse. The norm
+of 2^14 numbers may come out 5e-5 too small, and is clipped so much too little; that of 2^20 would
+be 3.6e-3 too small."""
+
+ClipGroups = Callable[[ParamKey], Hashable]
+Metric = Mapping[ParamKey, Preconditioner]
+"""The coordinates in which a tensor is clipped and noised; without an entry its own. Maps common to
+all owners are (1, r, r), others (owners, r, r)."""
+State = Mapping[ParamKey, Tensor]
+
+
+class ClipCounts(NamedTuple):
+    """Rows that a clip saw, scaled down, and replaced by zero because they were not finite.
+
+    On a GPU the counts stay there until `read` is called.
+    """
+
+    rows: int = 0
+    scaled: "int | Tensor" = 0
+    nonfinite: "int | Tensor" = 0
+
+    def read(self) -> "ClipCounts":
+        """The counts as numbers."""
+        return ClipCounts(self.rows, int(self.scaled), int(self.nonfinite))
+
+    def __add__(self, other: "ClipCounts") -> "ClipCounts":  # type: ignore[override]
+        return ClipCounts(*(mine + yours for mine, yours in zip(self, other, strict=True)))
+
+
+class Release(NamedTuple):
+    """One release of every owner: key -> (owners, ...).
+
+    Args:
+        value: the clipped sum with its noise.
+        noise: the noise in ``value`` alone, for measures in a laboratory.
+        counts: of the clip.
+        state: of the privatizer, for the next release.
+    """
+
+    value: dict[ParamKey, Tensor]
+    noise: dict[ParamKey, Tensor]
+    counts: ClipCounts
+    state: State
+
+
+class Privatizer(Protocol):
+    """What turns private rows into a release; `ClipAndNoise` is the one of this library."""
+
+    def init(self, zeros: Tensors) -> State:
+        """The state before the first release, for sums of these shapes, key -> (owners, ...)."""
+        ...
+
+    def update(
+        self,
+        rows: Iterable[tuple[Tensors, Int[Tensor, " n"]]],
+        zeros: Tensors,
+        std: Sequence[float],
+        state: State,
+        streams: Streams,
+        where: Sequence[tuple[int, ...]],
+        metric: Metric,
+    ) -> Release:
+        """Makes one release, see `ClipAndNoise.update`."""
+        ...
+
+
+@dataclass(frozen=True)
+class ClipAndNoise:
+    """Clips every row, sums the rows of each owner and adds Gaussian noise to the sum.
+
+    Args:
+        clip_norm: C >= 0, of a row over all its tensors; infinity only without noise.
+        clip_groups: key -> group, see `clip_sum`.
+        clip: what clips; with another function than `clip_sum` no epsilon is certified.
+    """
+
+    clip_norm: float
+    clip_groups: ClipGroups = together
+    clip: "Callable[..., tuple[dict[ParamKey, Tensor], ClipCounts]] | None" = None
+
+    def init(self, zeros: Tensors) -> State:
+        """Nothing is kept from release to release: their noise is independent."""
+        return {}
+
+    def update(
+        self,
+        rows: Iterable[tuple[Tensors, Int[Tensor, " n"]]],
+        zeros: Tensors,
+        std: Sequence[float],
+        state: State,
+        streams: Streams,
+        where: Sequence[tuple[int, ...]],
+        metric: Metric,
+    ) -> Release:
+        """Makes one release of every owner.
+
+        Args:
+            rows: in chunks, key -> (n, ...) with each row's owner (n,); there may be none.
+            zeros: key -> (owners, ...), sums of no rows.
+            std: of the noise, sigma C: one for each owner, or any number for a single owner, whose
+                noise is then the sum of independent shares.
+            state: of the release before.
+            streams, where: of the run, and the indices of the stream of each noise in ``std``.
+            metric: in which rows are clipped and noised.
+
+        Guarantees: test_attack_clip.py::
+            test_one_example_moves_a_release_as_a_shift_of_the_noise_by_at_most_c_does,
+            test_attack_neighbours.py::test_one_example_less_moves_a_step_by_at_most_what_is_assumed.
+        """
+        clip = clip_sum if self.clip is None else self.clip
+        owners = len(next(iter(zeros.values())))
+        sums = dict(zeros)
+        counts = ClipCounts()
+        for chunk, owner in rows:
+            mapped = precondition_rows(chunk, metric, owner)
+            # Clip before the sum: afterwards no row moves it by more than C.
+            added, seen = clip(mapped, self.clip_norm, owner, owners, self.clip_groups)
+            sums = {key: total + added[key] for key, total in sums.items()}
+            counts = counts + seen
+        # Every owner draws noise, whatever its rows: no rows look like any other.
+        shapes = {key: total.shape[1:] for key, total in zeros.items()}
+        drawn = gaussian_noise(shapes, list(std), streams, where)
+        if owners == 1 and len(std) != 1:
+            drawn = {key: shares.sum(0, keepdim=True) for key, shares in drawn.items()}
+        value, noise = release(sums, drawn, metric)
+        return Release(value, noise, counts, state)
+
+
+# ---- clip
+
+
+def _on_cpu(tensor: Tensor) -> bool:
+    """Whether its values can be looked at without waiting for a device."""
+    return tensor.device.type == "cpu"
+
+
+def row_norms(rows: Tensors) -> Float[Tensor, " n"]:
+    """Euclidean norm of each row over all tensors together, (N,), float64.
+
+    Not finite where the row is not.
+
+    Guarantees: a row's norm depends on that row alone
+        (test_attack_clip.py::test_no_row_moves_the_norms_of_others).
+    """
+
+    def norms(longest: int) -> Tensor:
+        each = []
+        for x in rows.values():
+            dtype = torch.float64 if x.numel() > longest * len(x) else None
+            axes = tuple(range(1, x.dim()))
+            each.append(torch.linalg.vector_norm(x, dim=axes, dtype=dtype).double())
+        # Joined in float64: there the square of a tensor's norm neither overflows nor vanishes.
+        return torch.linalg.vector_norm(torch.stack(each), dim=0)
+
+    # The squares of a finite float32 row may overflow or vanish, and a sum of many loses the small
+    # ones: only there is the slower float64 needed. On a GPU a look would wait for the device.
+    if not _on_cpu(next(iter(rows.values()))):
+        return norms(0)
+    quick = norms(FLOAT32_MAX_NUMBERS)
+    sure = (quick > FLOAT32_MIN_NORM) & torch.isfinite(quick)
+    # Row by row: were all rows measured again because of one odd row, that row would move their
+    # rounding, and with it the sum of the others.
+    return quick if bool(sure.all()) else torch.where(sure, quick, norms(0))
+
+
+def clip_sum(
+    rows: Tensors,
+    clip_norm: float,
+    owner: Int[Tensor, " n"],
+    owners: int,
+    clip_groups: ClipGroups = together,
+) -> tuple[dict[ParamKey, Tensor], ClipCounts]:
+    """Clips each row (one example's gradient) to norm ``clip_norm`` and sums the rows per owner.
+
+    Args:
+        rows: key -> (N, ...).
+        clip_norm: C >= 0; infinity leaves finite rows as they are.
+        owner, owners: (N,), in [0, owners); the number of owners (clients).
+        clip_groups: key -> group; the tensors of a group share one norm, and each of g groups is
+            clipped to C / sqrt(g), or to C by a rule that does not share it (`EachTensor`).
+
+    Returns: key -> (owners, ...), and the counts; a row scaled in any group counts once.
+    Guarantees: what is not finite adds zero; one row more or less moves a sum by at most C, but for
+        rounding (`FLOAT32_MAX_NUMBERS`), unless the groups do not share C
+        (test_contract.py::test_leaving_out_one_example_moves_the_sum_by_at_most_c).
+    """
+    names = list(dict.fromkeys(clip_groups(key) for key in rows))
+    # g groups of norm C / sqrt(g) have norm C together.
+    limit = clip_norm / len(names) ** 0.5 if shares_bound(clip_groups) else clip_norm
+    scaled = torch.zeros(len(owner), dtype=torch.bool, device=owner.device)
+    nonfinite = torch.zeros_like(scaled)
+    sums: dict[ParamKey, Tensor] = {}
+    for name in names:
+        group = {key: tensor for key, tensor in rows.items() if clip_groups(key) == name}
+        added, shorter, bad = _clip_group(group, limit, owner, owners)
+        sums |= added
+        scaled = scaled | shorter
+        nonfinite = nonfinite | bad
+    counts = ClipCounts(len(owner), (scaled & ~nonfinite).sum(), nonfinite.sum())
+    return {key: sums[key] for key in rows}, counts.read() if _on_cpu(owner) else counts
+
+
+def shares_bound(clip_groups: ClipGroups) -> bool:
+    """Whether the groups together are clipped to C, and not each of them."""
+    return getattr(clip_groups, "shares_bound", True)
+
+
+def _clip_group(
+    rows: Tensors,
+    clip_norm: float,
+    owner: Int[Tensor, " n"],
+    owners: int,
+) -> tuple[dict[ParamKey, Tensor], Tensor, Tensor]:
+    """Sums rows clipped over these tensors; (N,) which were scaled, and which are not finite."""
+    norms = row_norms(rows)
+    finite = torch.isfinite(norms)
+    zero = torch.zeros_like(norms)
+    scale = (clip_norm / norms.clamp(min=1e-300)).clamp(max=1.0)
+    # A gradient that is not finite counts as zero: sensitivity stays C, and the sum stays a number.
+    scale = torch.where(finite, scale, zero)
+    # A scale below the dtype's smallest normal number may be rounded up, which would exceed C.
+    tiny = max(torch.finfo(tensor.dtype).tiny for tensor in rows.values())
+    scale = torch.where(scale < tiny, zero, scale)
+    scaled = finite & (scale < 1)
+    # On a processor these are known at once, and work on rows that need it not is saved; reading
+    # them from a GPU would cost a wait.
+    any_scaled = not _on_cpu(norms) or bool(scaled.any())
+    any_strange = not _on_cpu(norms) or not finite.all()
+    sums = {}
+    for key, tensor in rows.items():
+        # Rounding to float32 may make a row longer than C by a factor of 1 + 2^-24.
+        weight = scale.to(tensor.dtype).view(-1, *[1] * (tensor.dim() - 1))
+        if any_strange:  # replaced before scaling: zero times infinity is not a number
+            tensor = torch.where(finite.view(weight.shape), tensor, torch.zeros_like(tensor))
+        sums[key] = _sums(tensor * weight if any_scaled else tensor, owner, owners)
+    return sums, scaled, ~finite
+
+
+def _sums(rows: Tensor, owner: Int[Tensor, " n"], owners: int) -> Tensor:
+    """Sums each owner's rows, (owners, ...); rows stored transposed are summed as such."""
+    if rows.dim() == 3 and not rows.is_contiguous() and rows.mT.is_contiguous():
+        return _sums(rows.mT, owner, owners).mT
+    return rows.new_zeros(owners, *rows.shape[1:]).index_add_(0, owner, rows)
+
+
+# ---- noise
+
+
+def gaussian_noise(
+    shapes: Mapping[ParamKey, torch.Size],
+    std: list[float],
+    streams: Streams,
+    where: Sequence[tuple[int, ...]],
+) -> dict[ParamKey, Tensor]:
+    """Draws Gaussian noise for several owners: key -> (owners, ...).
+
+    Args:
+        shapes, std: of one owner's tensors; the standard deviation of each owner, >= 0.
+        streams, where: of the run, and the indices of each owner's stream.
+    """
+    sizes = [shape.numel() for shape in shapes.values()]
+    length = sum(sizes)
+    # A stream for each owner: nobody's noise depends on who else takes part. One for all tensors of
+    # an owner: no two of them share a number.
+    rows = [
+        level * streams.normal((length,), "noise", *indices) if level > 0 else torch.zeros(length)
+        for level, indices in zip(std, where, strict=True)
+    ]
+    parts = (torch.stack(rows) if rows else torch.zeros(0, length)).split(sizes, dim=1)
+    pairs = zip(shapes.items(), parts, strict=True)
+    return {key: part.reshape(-1, *shape) for (key, shape), part in pairs}
+
+
+def release(
+    sums: Tensors, drawn: Tensors, metric: Metric
+) -> tuple[dict[ParamKey, Tensor], dict[ParamKey, Tensor]]:
+    """Adds noise to clipped sums and maps both back to the coordinates of the factors.
+
+    Args:
+        sums, drawn: key -> (owners, ...), clipped and summed; the noise.
+        metric: as for `precondition_rows`.
+
+    Returns: the released tensors, and the noise in them alone.
+    Guarantees: test_attack_clip.py::
+        test_one_example_moves_a_release_as_a_shift_of_the_noise_by_at_most_c_does.
+    """
+    released: dict[ParamKey, Tensor] = {}
+    alone: dict[ParamKey, Tensor] = {}
+    for key, total in sums.items():
+        # In the sum's own precision: noise on a coarser grid would leave its last digits in sight.
+        xi = drawn[key].to(total)
+        if key not in metric:
+            released[key] = total + xi
+            alone[key] = xi
+            continue
+        rule = metric[key]
+        alone[key] = map_rank_axis(key, rule.noise, xi)
+        if maps_after_noise(rule):
+            # Noised first and mapped as a whole: whatever the maps are, also where they overflow,
+            # this is a function of the Gaussian mechanism.
+            released[key] = map_rank_axis(key, rule.after, total + xi)
+        else:
+            released[key] = map_rank_axis(key, rule.after, total) + alone[key]
+    return released, alone
+
+
+# ---- the hook: a metric
+
+
+def map_rank_axis(key: ParamKey, matrix: Tensor, tensor: Tensor) -> Tensor:
+    """Multiplies the rank axis by a matrix: on the right of B, on the left of A.
+
+    Args:
+        key, tensor: B (..., d_out, r) or A (..., r, d_in).
+        matrix: (..., r, r).
+    """
+    return tensor @ matrix if key.side == "B" else matrix @ tensor
+
+
+def in_noise_units(key: ParamKey, rule: Preconditioner, tensor: Tensor) -> Tensor:
+    """Maps a release to coordinates in which its noise is white.
+
+    Args: key, rule, tensor: as of `map_rank_axis`.
+    """
+    return map_rank_axis(key, torch.linalg.pinv(rule.noise), tensor)
+
+
+def precondition_rows(
+    rows: Tensors, metric: Metric, owner: Int[Tensor, " n"]
+) -> dict[ParamKey, Tensor]:
+    """Maps the rows to the coordinates in which they are clipped.
+
+    Args:
+        rows, owner: key -> (N, ...), and each row's owner (N,).
+        metric: maps common to all owners (1, r, r), or one for each.
+    """
+    mapped = dict(rows)
+    for key in rows.keys() & metric.keys():
+        rule = metric[key]
+        # Each row passes its own owner's map: no client's factors may change another's clip.
+        if len(rule.before) > 1:
+            rule = Preconditioner(*(x.index_select(0, owner) for x in rule))
+        mapped[key] = map_rank_axis(key, rule.before, rows[key])
+    return mapped
+
+
+def maps_after_noise(rule: Preconditioner) -> bool:
+    """Whether what this rule does behind the clip is done to the clipped sum and its noise at once.
+
+    The release is then a function of the Gaussian mechanism, and covered by its epsilon. A rule
+    says so by returning one tensor for both.
+    """
+    return rule.noise is rule.after
+
+
+def check_maps(rule: object, gram: torch.Size, key: ParamKey) -> None:
+    """Refuses what is no `Preconditioner` for a tensor; reads shapes and no values.
+
+    Args:
+        rule: what a method's rule returned.
+        gram: (n, r, r), of the matrices that it was asked about: a map for each.
+        key: of the tensor.
+
+    Raises: ``ValueError`` in one line.
+    """
+    expected = "a rule that gives a Preconditioner"
+    # Of a subclass ``after`` and ``noise`` might be one tensor when asked, and two at work.
+    check(type(rule) is Preconditioner, "precondition", rule, expected)
+    assert isinstance(rule, Preconditioner)
+    # A row finds its map by its owner's number: were there fewer maps of one kind than of another,
+    # a row's map would follow from its place among all rows, and so from who else was drawn.
+    for name, x in zip(rule._fields, rule, strict=True):
+        shape = tuple(getattr(x, "shape", ()))
+        check(shape == tuple(gram), f"precondition, {name} of {key}", shape, f"{tuple(gram)}")
+
+
+# ---- what no epsilon covers
+
+
+def uncertified_reason(
+    precondition: "Callable[[Tensor], Preconditioner] | None",
+    clip_groups: ClipGroups = together,
+) -> str | None:
+    """Why no epsilon covers a release under these rules of a method; ``None`` where one does.
+
+    Raises: ``ValueError`` for a rule that gives no `Preconditioner`.
+    """
+    reasons = []
+    if precondition is not None:
+        rule = precondition(torch.eye(2))
+        expected = "a rule that gives a Preconditioner"
+        check(isinstance(rule, Preconditioner), "precondition", precondition, expected)
+        if not maps_after_noise(rule):
+            other = "the noise passes a map that the clipped value does not pass, so the clip does"
+            reasons.append(f"{other} not bound what it hides")
+    if not shares_bound(clip_groups):
+        reasons.append("each group is clipped to C, so all together move by more than C")
+    return "; ".join(reasons) or None
+
+
+def injected_bug_reason(clip: Callable[..., object] | None) -> str | None:
+    """Why no epsilon covers a run that clips with this function; ``None`` for `clip_sum`."""
+    if clip is None or clip is clip_sum:
+        return None
+    name = getattr(clip, "__name__", type(clip).__name__)
+    return f"an injected bug: {name.strip('_').replace('_', ' ')}"
+
+
+def noise_std(noise_multiplier: float, clip_norm: float) -> float:
+    """sigma C; 0 without noise, where C may be infinite."""
+    return noise_multiplier * clip_norm if noise_multiplier else 0.0

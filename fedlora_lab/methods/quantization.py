@@ -45,19 +45,18 @@ REACH = 0.9677083
 """Normal quantile at which the outermost level of NF4 stands: the outermost must be finite."""
 
 
-def _check_code(width: float, reach: float) -> None:
-    if width != 1.5:
-        check_whole("width", width, 1, 8)
+def _check_code(width: int, reach: float) -> None:
+    check_whole("width", width, 1, 8)
     inside = is_number(reach) and 0.5 < reach < 1
     check(inside, "reach", reach, "a number between 0.5 and 1")
 
 
 @cache
-def normal_levels(width: float, reach: float = REACH) -> tuple[float, ...]:
-    """Returns the levels of a normal-float code in [-1, 1]: 2^width, but -1, 0, 1 below width 2.
+def normal_levels(width: int, reach: float = REACH) -> tuple[float, ...]:
+    """Returns the levels of a normal-float code in [-1, 1]: 2^width, but -1, 0, 1 at width 1.
 
     Args:
-        width: nominal bits: 1, 1.5 or a whole number from 2 to 8.
+        width: nominal bits, 1 to 8.
         reach: quantile of the outermost level, in (0.5, 1). The release keeps that of width 4.
 
     Source: arXiv:2305.14314 (NF4 is width 4), for any width as in arXiv:2406.10976.
@@ -66,10 +65,10 @@ def normal_levels(width: float, reach: float = REACH) -> tuple[float, ...]:
     from scipy.stats import norm
 
     _check_code(width, reach)
-    if width < 2:
+    if width == 1:
         return (-1.0, 0.0, 1.0)
     # One level fewer below zero: zero itself is a level, and 2^width is even.
-    half = 2 ** (int(width) - 1)
+    half = 2 ** (width - 1)
     positive, negative = (
         [float(norm.ppf(reach + (0.5 - reach) * i / count)) for i in range(count)]
         for count in (half, half - 1)
@@ -84,8 +83,8 @@ class NormalFloat:
     Deterministic; a block of zeros stays zero. The last block may be short.
 
     Args:
-        width: nominal bits a number: 2 to 8, or 1 and 1.5, which both have the levels -1, 0, 1 and
-            take 1.6 bits, five numbers a byte.
+        width: nominal bits a number: 2 to 8, or 1, which has the levels -1, 0, 1 and takes 1.6
+            bits, five numbers a byte.
         block: numbers a scale, >= 1.
         reach: of the levels, see `normal_levels`. The default is the release's; for normal numbers
             in blocks of 64 the error is least near 0.9365 (`theory.best_reach`).
@@ -99,7 +98,7 @@ class NormalFloat:
     NormalFloat(width=3, block=64, reach=0.9365)
     """
 
-    width: float = 4
+    width: int = 4
     block: int = 64
     reach: float = REACH
     head: bool = False
@@ -144,9 +143,9 @@ class NormalFloat:
     def bits(self, numbers: int) -> int:
         """Returns the bits that this many numbers take: a code each, and a float32 a block."""
         scales = 32 * math.ceil(numbers / self.block)
-        if self.width < 2:
+        if self.width == 1:
             return 8 * math.ceil(numbers / len(_POWERS)) + scales
-        return int(self.width) * numbers + scales
+        return self.width * numbers + scales
 
 
 # The names in rows of the table.

@@ -64,29 +64,6 @@ def test_the_mean_has_a_fixed_denominator(weights):
 
 
 @pytest.mark.parametrize(
-    "rule", [aggregation.mean_with_residual, aggregation.merge, aggregation.sketch(6)], **by_rule
-)
-def test_exact_rules_give_the_mean_of_the_products(rule):
-    """Residual, merging, and a sketch as wide as three clients' ranks together, cut to a rank that
-    holds them all.
-    """
-    (uploads, weights, target), state = federation(), STATE
-    if "W" not in rule.writes:
-        pads = {A: (0, 0, 0, 4), B: (0, 4)}
-        uploads = {k: torch.nn.functional.pad(x, pads[k]) for k, x in uploads.items()}
-        state = ServerState({A: random(6, 7), B: random(5, 6)}, streams=Streams(0))
-    after = rule(rule.initial_state(state), state, uploads, weights)
-    torch.testing.assert_close(product(after), target)
-
-
-@pytest.mark.parametrize("width", [1, 4])
-def test_a_narrow_sketch_loses_directions(width):
-    uploads, weights, _ = federation()
-    after = aggregation.sketch(width)(STATE, STATE, uploads, weights)
-    assert int(torch.linalg.matrix_rank(product(after))) == min(width, 2)
-
-
-@pytest.mark.parametrize(
     "rule", [aggregation.truncated_svd, aggregation.sketch(), aggregation.norm_weighted], **by_rule
 )
 def test_a_product_of_zero_breaks_nothing(rule):
@@ -129,19 +106,6 @@ def test_clients_of_lower_rank_hold_nothing_beyond_it():
     whole, uneven = (play(task, "fedlora", None, lora=lora)[-1].uploads for lora in (LORA, UNEVEN))
     heads = 3 * 15
     assert uneven.numbers_up - heads == (whole.numbers_up - heads) * 4 / 6
-
-
-@pytest.mark.parametrize(
-    ("ranks", "message"),
-    [
-        ((1, 2), "ranks"),
-        ((1, 2, 3), r"ranks\[2\]=3: expected a whole number in \[1, 2\]"),
-        ("122", "ranks='122': expected None or one rank for each client"),
-    ],
-)
-def test_ranks_that_do_not_fit_are_refused(ranks, message):
-    with pytest.raises(ValueError, match=message):
-        play(regression(), "fedlora", None, lora=fl.Lora(rank=2, alpha=3.0, ranks=ranks))
 
 
 @pytest.mark.slow

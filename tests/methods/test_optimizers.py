@@ -88,12 +88,10 @@ def test_adam_is_that_of_torch(betas, weight_decay):
 
 @both_precisions
 def test_plain_sgd_is_the_bare_step(dtype):
-    """One tensor of all clients at first, then one each: the bits of ``p - lr * g``."""
-    bare = {"B": draw(1, 4, 2, dtype=dtype)}
-    grads = [{"B": draw(5, 4, 2, seed=i, dtype=dtype)} for i in range(1, 4)]
-    found, state = walk(SGD(), bare, grads, 0.3)
-    expected = ((bare["B"] - 0.3 * grads[0]["B"]) - 0.3 * grads[1]["B"]) - 0.3 * grads[2]["B"]
-    assert torch.equal(found["B"], expected) and state == {"B": {}}
+    """The bits of ``p - lr * g``, and no state."""
+    p, g = draw(5, 4, 2, dtype=dtype), draw(5, 4, 2, seed=1, dtype=dtype)
+    found, state = walk(SGD(), {"B": p}, [{"B": g}], 0.3)
+    assert torch.equal(found["B"], p - 0.3 * g) and state == {"B": {}}
 
 
 @every_rule
@@ -164,14 +162,11 @@ CHOICE = "expected one of 'sgd', 'adamw', or an optimiser such as fl.SGD(momentu
     ("value", "words"),
     [
         ("rmsprop", f"optimizer='rmsprop': {CHOICE}"),
-        (SGD, f"SGD'>: {CHOICE}"),
-        ({"name": ["sgd"]}, f"optimizer={{'name': ['sgd']}}: {CHOICE}"),
         (Adam(), CHOICE),
         ({"name": "sgd", "betas": 0.9}, "expected settings of sgd among momentum, weight_decay"),
         ({"name": "sgd", "momentum": "0.9"}, "sgd momentum='0.9': expected a number in [0, 1)"),
         ({"name": "adamw", "betas": 0.9}, "adamw betas=0.9: expected two numbers in [0, 1)"),
         ({"name": "adamw", "betas": [0.9, 1]}, "adamw betas[1]=1: expected a number in [0, 1)"),
-        ({"name": "adamw", "eps": 0}, "adamw eps=0: expected a number in (0, 1e+09]"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(value, words):

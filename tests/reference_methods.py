@@ -200,15 +200,6 @@ def each_tensor(start: State, end: State, keys: Keys, work: Work, loop: Loop) ->
     return end | {key: start[key] + x for key, x in clipped.items()}
 
 
-def regulated(xi: np.ndarray, side: str, peer: np.ndarray) -> np.ndarray:
-    """DEeR's release: noise of the size of the weight, by the pseudo-inverse of the factor at rest:
-    xi A^T (A A^T)^-1 for B, (B^T B)^-1 B^T xi for A.
-    """
-    if side == "B":
-        return xi @ peer.T @ np.linalg.inv(peer @ peer.T)
-    return np.linalg.inv(peer.T @ peer) @ peer.T @ xi
-
-
 def federated(
     oracle: Oracle,
     state: State,

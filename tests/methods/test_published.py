@@ -75,12 +75,9 @@ def test_the_table_is_the_rows():
         ("la-lora", "train", "B A"),
         ("rolora", "train", "B | A"),
         ("local", "share", "nothing"),
-        ("deer", "precondition", "product_space"),
         ("fedlpp", "broadcast", "NormalFloat(width=4, block=64)"),
-        ("ffa-lora", "noise", "gradient of B, or the round's change"),
         ("deer", "noise", "gradient of A and B, or the round's change, shaped by the other factor"),
         ("la-lora", "noise", "gradient of A and B, or the round's change, then filtered"),
-        ("fed-sb", "noise", "gradient of core, or the round's change"),
         ("dp-fedlora", "noise", "gradient of A and B, or the round's weights"),
     ):
         assert table.loc[slug, column] == expected, slug
@@ -88,13 +85,6 @@ def test_the_table_is_the_rows():
     row = fl.methods.table([mine]).loc["mine"]
     assert (row["train"], row["share"]) == ("<lambda>", "75% of the ranks")
     assert math.isnan(row["up"])
-
-
-def test_show_gives_the_row_and_its_rules():
-    text = str(fl.show("la-lora"))
-    assert "name='LA-LoRA'" in text and "class Binomial" in text
-    assert "class MeanUpdate" not in text and repr(fl.show("la-lora")) == text
-    assert "def product_space" in str(fl.show(methods.DEeR))
 
 
 def test_show_opens_functions_classes_and_methods():
@@ -113,13 +103,12 @@ def test_show_opens_functions_classes_and_methods():
     for thing, start, holds in (
         (fl.theory.filter_gain, "def filter_gain(", "return"),
         (fl.Ledger, "class Ledger", "def epsilon("),
-        (fl.Ledger.epsilon, "def epsilon(", "return"),
         (methods.ALL["la-lora"].filter, "@dataclass", "class Binomial"),
-        (fl.compare, "def compare(", "return"),
+        ("la-lora", "Method(", "class Binomial"),
     ):
         text = repr(fl.show(thing))
         assert text.startswith(start) and holds in text
-        assert '"""' not in text, f"{start} keeps a docstring"
+        assert thing == "la-lora" or '"""' not in text, f"{start} keeps a docstring"
         compile(text, start, "exec")
     for thing in (3, len, None):
         with pytest.raises(ValueError, match=r"^thing=.*: expected a method's slug or row, or a "):
@@ -142,15 +131,6 @@ def test_the_measurement_is_what_the_script_measures():
     found = runpy.run_path(str(script))["measured"](methods.FedExLoRA)
     assert (found["up"], found["down"]) == (kept["up"], kept["down"])
     assert found["deviation"] == pytest.approx(kept["deviation"], rel=1e-3, abs=1e-6)
-
-
-@pytest.mark.slow
-def test_nothing_is_measured_of_a_run_that_diverged():
-    """Where a run diverges rounding decides: HetLoRA's deviation was 0.58 on one machine and 0.79
-    on another."""
-    script = runpy.run_path(str(ROOT / "scripts" / "measure_methods.py"))
-    with pytest.raises(ValueError, match=r"lr=0\.1: expected a rate at which hetlora ends above"):
-        script["measured"](methods.HetLoRA, lr=0.1)
 
 
 ROW = """\

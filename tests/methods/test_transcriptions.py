@@ -9,17 +9,14 @@ import numpy as np
 import pytest
 import reference_methods as plain
 import torch
-from contract_clauses import make_context
 from reference_methods import Loop, together
 from scipy.stats import binomtest, kstest
-from toy_tasks import LORA, anywhere, movers, private, regression, somewhere, tokens
+from toy_tasks import LORA, private, regression, somewhere, tokens
 
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
-from fedlora_lab.federated.uploads import release_round
 from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.tasks.task import Task
 
@@ -241,39 +238,6 @@ def test_dp_fedlora_on_a_sum_equals_its_loop(trust):
     """Where the server sees a sum only, it is that of the clipped weights too."""
     run = follow(tokens("head"), "dp-fedlora", 0.3, "client unit", trust=trust)
     follows(run, "dp-fedlora", LOOPS["dp-fedlora"](run))
-
-
-@pytest.mark.parametrize("t", [0, 1], ids=["B moves", "A moves"])
-def test_deer_literal_is_noised_as_released(t):
-    """Each of K clients adds the released noise of sigma C / sqrt(K): the mean's has its covariance
-    over the ranks, within five standard errors; a head's is sigma C / K in every number.
-    """
-    task, row, sigma, clip = tokens("head"), fl.methods.DEeRLiteral, 1.3, 0.7
-    privacy = private("client", sigma, clip, trust="secagg", honest=len(task.sizes))
-    ids, start, drawn = tuple(range(len(task.sizes))), anywhere(task, row), {}
-    held = {key: x[None] for key, x in start.tensors.items()}
-    keys = tuple(movers(row, t, 0, start))
-    for seed in range(60):
-        context = make_context(task, row, fl.Plan(), seed, math.inf, 0.0, privacy=privacy)
-        clients = ClientBatch(
-            ids, {k: held[k].expand(len(ids), *held[k].shape[1:]) for k in keys}, held
-        )
-        sent = release_round(context, clients, torch.arange(len(ids)), keys, start, t)
-        assert len(sent.weights) == 1, "the server sees the sum alone"
-        for key, x in sent.uploads.items():  # nothing was trained: what arrives is noise
-            drawn.setdefault(key, []).append((x[0] - start.tensors[key]).numpy())
-    std = sigma * clip / math.sqrt(len(ids)) / math.sqrt(len(ids))  # of a mean of K such clients
-    for key, noise in drawn.items():
-        rows = np.stack(noise).reshape(-1, 1)
-        if key.side in "AB":
-            peer = start.tensors[ParamKey("BA"[key.side == "B"], key.layer)].numpy()
-            size = peer.shape[1] if key.side == "B" else len(peer)
-            maps = plain.regulated(np.eye(size), key.side, peer)  # one row of noise, or one column
-            maps = maps if key.side == "B" else maps.T
-            rows = np.concatenate([x if key.side == "B" else x.T for x in noise])
-            rows = rows @ np.linalg.inv(np.linalg.cholesky(maps.T @ maps)).T
-        found, limit = rows.T @ rows / std**2 / len(rows), 5 * math.sqrt(2 / len(rows))
-        assert np.abs(found - np.eye(len(found))).max() < limit, key
 
 
 # ---- AS-LoRA: training with given modes, scores, and how modes are drawn

@@ -425,7 +425,7 @@ def leader_check(table: Any) -> style.Picture:
 
     Args: table: as of `leader_draws`.
     """
-    figure, (ax,) = style.panels(8.2, 4.6, (0.115, 0.16, 0.86, 0.74))
+    figure, (ax,) = style.subplots(8.2, 4.6)
     x, led = table["std"] / table["boundary"], table["measured"] > 0
     right = (table["predicted"] > 0) == led
     ax.axvline(1, color=style.INK, lw=1.4, ls=style.DASHED)

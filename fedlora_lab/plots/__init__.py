@@ -16,8 +16,8 @@ from fedlora_lab.plots.grammar import (
     measurements,
     share_inside,
 )
+from fedlora_lab.plots.membership import tradeoff
 from fedlora_lab.plots.method_diagrams import method_diagram, method_diagrams
-from fedlora_lab.plots.theory_checks import tradeoff
 from fedlora_lab.plots.training_curves import (
     curves,
     deviation,

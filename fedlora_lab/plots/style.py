@@ -126,26 +126,6 @@ def subplots(
         return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
 
 
-def panels(width: float, height: float, *places: tuple[float, ...]) -> tuple[Picture, list[Any]]:
-    """Makes a figure with axes at given places; call it inside `paper`.
-
-    Args: width, height: of the figure, inches; places: left, bottom, width and height of each axes,
-        shares of the figure.
-    """
-    figure = picture(width, height)
-    return figure, [figure.add_axes(place) for place in places]  # type: ignore[arg-type]
-
-
-def row(
-    width: float, height: float, up: tuple[float, float], *across: tuple[float, float]
-) -> tuple[Picture, list[Any]]:
-    """Makes a figure of this size in inches, and axes side by side.
-
-    Args: up: bottom and height of all axes; across: left and width of each; shares of the figure.
-    """
-    return panels(width, height, *((left, up[0], wide, up[1]) for left, wide in across))
-
-
 def png(figure: Figure) -> bytes:
     """Renders the figure as PNG bytes: fixed dpi, 256 colours, no date, no version.
 
@@ -209,15 +189,6 @@ def dots(ax: Any, x: Any, y: Any, colour: str, size: float = 6.0, **style: Any) 
     ax.plot(x, y, **{"marker": "o", "ls": "none", "color": colour, "mec": CARD, "ms": size} | style)
 
 
-def mark(ax: Any, x: float, y: float, slug: str, size: float = 6.5) -> None:
-    """Draws the marker of the method ``slug`` at one point.
-
-    Args: ax, x, y: where; slug: whose; size: in points.
-    """
-    kind: Any = {"marker": look(slug).marker, "color": look(slug).colour}
-    ax.plot([x], [y], ms=size, mec=CARD, mew=0.6, clip_on=False, **kind)
-
-
 def headline(figure: Picture, text: str) -> None:
     """Writes the finding above all panels of a figure."""
     figure.suptitle(text, x=0.012, ha="left", fontsize=11, weight="bold", color=INK)
@@ -231,10 +202,6 @@ def footer(figure: Picture, text: str) -> None:
     else:
         # The layout makes room for the label of the whole figure's x axis, not for a free text.
         figure.supxlabel(text, x=0.012, **small)
-
-
-SHRINK = 2.0, 3.0  # points that a leader keeps from its label and from its place
-LOW, HIGH = -0.14, 1.06  # between these shares of the axes' height labels are written
 
 
 class Label(NamedTuple):
@@ -328,73 +295,3 @@ def spread_apart(
     edges = isotonic_regression(np.asarray(values, float)[order] - below - size / 2).x
     places[order] = np.clip(edges, low, max(low, high - size.sum())) + below + size / 2
     return places.tolist()
-
-
-def draw_labels(
-    ax: Any,
-    labels: list[Label],
-    *,
-    size: float = 8.5,
-    together: bool = True,
-    inside: bool = False,
-    above: bool = False,
-    wide: int = 14,
-    low: float = LOW,
-) -> None:
-    """Writes labels right of the axes or, ``inside``, right of their points, with leaders to them.
-
-    Call it with final limits. With ``above``, labels inside stay above the curves that pass there:
-    test_names_inside_lie_above_the_curves_that_pass.
-
-    Args:
-        together: lines that end at the same height share one label, in ink.
-        size, wide: of the letters in points, and letters in a line.
-        low: share of the axes' height below which no label is written.
-    """
-
-    def in_axes(x: Any, y: Any) -> Any:
-        return ax.transAxes.inverted().transform(ax.transData.transform(np.stack([x, y], -1)))
-
-    points = [in_axes(label.x, label.y) for label in labels]
-    if together:
-        groups: dict[int, list[str]] = {}
-        for i, label in enumerate(labels):
-            first = (j for j in groups if abs(points[j][1] - points[i][1]) < 0.006)
-            groups.setdefault(next(first, i), []).append(label.text)
-        points = [points[i] for i in groups]
-        labels = [
-            labels[i] if len(texts) == 1 else labels[i]._replace(text=",\n".join(texts), colour=INK)
-            for i, texts in groups.items()
-        ]
-    fold: Any = {"width": wide, "break_long_words": False, "break_on_hyphens": False}
-    texts = ["\n".join(textwrap.fill(x, **fold) for x in one.text.split("\n")) for one in labels]
-    inches = 72 * ax.figure.get_size_inches() * ax.get_position().size
-    columns: dict[float, list[int]] = {}
-    for i, (x, _) in enumerate(points):
-        near = next((c for c in columns if abs(c - x) < 0.15), x) if inside else 1.0
-        columns.setdefault(near, []).append(i)
-    leaders = []
-    for members in columns.values():
-        sizes = [1.2 * size * (texts[i].count("\n") + 1) / inches[1] for i in members]
-        left = max(points[i][0] for i in members) + 0.03
-        floor = [low]
-        for line in ax.get_lines() if above else ():
-            x, y = in_axes(*np.asarray(line.get_xydata(), float).T).T
-            long = max(len(part) for i in members for part in texts[i].split("\n"))
-            if len(x) > 1 and x[-1] > left:  # x rises
-                right = min(left + 0.75 * size * long / inches[0], x[-1])
-                floor += list(np.interp(np.linspace(left, right, 9), x, y) + 0.03)
-        bottom = min(max(floor), max(LOW, HIGH - sum(sizes)))
-        places = spread_apart([points[i][1] for i in members], sizes, bottom, HIGH)
-        for i, place in zip(members, places, strict=True):
-            colour, stroke = darken(labels[i].colour), withStroke(linewidth=2.5, foreground=CARD)
-            text = note(ax, left, place, texts[i], colour, size, weight="bold", va="center")
-            text.set_path_effects([stroke])
-            start, end = np.array([left, place]), np.array(points[i])
-            long = float(np.linalg.norm((end - start) * inches))
-            if long > sum(SHRINK):
-                shares = SHRINK[0] / long, 1 - SHRINK[1] / long
-                leaders.append([start + share * (end - start) for share in shares])
-    # One collection is drawn much faster than an arrow for each label.
-    style: Any = {"colors": GREY, "linewidths": 0.6, "clip_on": False, "transform": ax.transAxes}
-    ax.add_collection(LineCollection(leaders, **style), False)

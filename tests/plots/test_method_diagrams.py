@@ -10,8 +10,8 @@ from frames import limits, line_of, tidy_frame, words
 import fedlora_lab as fl
 from fedlora_lab import plots
 from fedlora_lab.plots import style
+from fedlora_lab.plots.live_figure import live_figure
 from fedlora_lab.plots.method_diagrams import describe_method
-from fedlora_lab.plots.training_curves import live_figure
 
 lesson = fl.course.lesson(6)
 PLAIN = fl.methods.FedLoRA

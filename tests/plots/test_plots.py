@@ -18,7 +18,7 @@ from scipy.stats import t
 import fedlora_lab as fl
 from fedlora_lab import plots
 from fedlora_lab.plots import style, tidy
-from fedlora_lab.plots.training_curves import mean_noise_energies
+from fedlora_lab.plots.training_curves import TERMS, mean_noise_energies
 
 every_plot = pytest.mark.parametrize("draw", [getattr(plots, name) for name in FRAME_PLOTS])
 both_kinds = pytest.mark.parametrize("draw", [plots.overview, plots.noise])  # lines, and points
@@ -76,15 +76,15 @@ def test_the_figure_says_how_many_seeds(seeds):
 
 
 def test_deviation_names_the_exact(frame):
-    text = words(plots.deviation(frame))
-    assert "FFA-LoRA,\nRoLoRA,\nDEeR\nexact: 0" in text
-    assert "LA-LoRA" in text.replace("FFA-LoRA", "")
+    names = [text.get_text() for text in plots.deviation(frame).axes[0].texts]
+    assert {"FFA-LoRA = 0", "RoLoRA = 0", "DEeR = 0", "LA-LoRA"} <= {*names}
 
 
-@pytest.mark.slow
-def test_noise_says_which_term_is_absent(frame):
+def test_noise_leaves_out_what_is_zero(frame):
     """FFA has no noise on A; FFA, RoLoRA and DEeR no product of noises."""
-    assert words(plots.noise(frame)).count("none") == 1 + 3
+    ax = plots.noise(frame).axes[0]
+    drawn = {line.get_label(): len(line.get_xdata()) for line in ax.lines}
+    assert [drawn[words] for words, _ in TERMS.values()] == [6, 5, 3]
     each = mean_noise_energies(frame).query("method == 'fedlora' and term == 'noise_B'")
     assert each["value"].tolist() == [4.0] * 3
 
@@ -113,7 +113,6 @@ def test_traffic_ends_at_the_total(frame):
 def test_overview_has_four_panels(frame):
     figure = plots.overview(frame)
     assert [ax.get_title(loc="left")[0] for ax in figure.axes] == ["1", "2", "3", "4"]
-    assert "every method\nε = 8.00" in words(figure)
     assert "no finite ε" in words(plots.overview(where(frame, False, measure=["epsilon"])))
 
 
@@ -271,38 +270,6 @@ def test_labels_keep_apart():
     assert all(a[1] <= b[0] + 1e-9 for a, b in itertools.pairwise(edges))
     assert edges[0][0] >= 0 and edges[-1][1] <= 1
     assert style.spread_apart([0.2, 0.8], [0.1, 0.1]) == pytest.approx([0.2, 0.8])
-
-
-@pytest.fixture
-def ax():
-    with style.paper():
-        (ax,) = style.panels(6, 4, (0.1, 0.1, 0.6, 0.8))[1]
-        ax.set(xlim=(0, 10), ylim=(0, 1))
-        yield ax
-
-
-def test_a_thin_line_leads_from_every_label_to_its_point(ax):
-    points = [(2.0, 0.2), (9.0, 0.5), (9.0, 0.51)]
-    labels = [style.Label(x, y, f"{y}", style.INK) for x, y in points]
-    style.draw_labels(ax, labels, together=False)
-    inches = 72 * ax.figure.get_size_inches() * ax.get_position().size
-    lines = ax.collections[0].get_segments()
-    for text, (x, y), (near, far) in zip(ax.texts, points, lines, strict=True):
-        pairs = ((near, np.array(text.get_position())), (far, (x / 10, y)))
-        gaps = [np.linalg.norm((a - b) * inches) for a, b in pairs]
-        assert gaps == pytest.approx(style.SHRINK)
-
-
-def test_names_inside_lie_above_the_curves_that_pass(ax):
-    for x, y in (((0, 10), (0.4, 0.6)), ((0, 4), (0.3, 0.49))):
-        ax.plot(x, y)
-    ends = [style.Label(4, 0.49, "short", style.INK), style.Label(10, 0.6, "long", style.INK)]
-    style.draw_labels(ax, ends, together=False, inside=True, above=True)
-    style.png(ax.figure)
-    short, long = ax.texts
-    (_, low), (right, _) = ax.transData.inverted().transform(short.get_window_extent())
-    assert low > 0.4 + 0.02 * right
-    assert long.get_position()[1] == pytest.approx(0.6)
 
 
 @pytest.mark.slow

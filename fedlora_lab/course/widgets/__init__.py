@@ -10,7 +10,7 @@ Nothing is trained before Start is pressed.
 """
 
 from fedlora_lab.course.widgets.live_run import live
-from fedlora_lab.plots.training_curves import live_figure
+from fedlora_lab.plots.live_figure import live_figure
 
 __all__ = ["live", "live_figure"]
 

@@ -43,7 +43,7 @@ def tradeoff(
     grid, attacks = np.geomspace(lowest, 1, 200), attacks or {}
     allowed, spent = ledger.tradeoff(grid), ledger.epsilon()
     loose = theory.membership_bound(grid, spent, ledger.delta)
-    figure, (ax,) = style.panels(7.4, 4.8, (0.1, 0.16, 0.87, 0.76))
+    figure, (ax,) = style.subplots(7.4, 4.8)
     ax.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1))
     ax.fill_between(grid, allowed, 1, color=style.WRONG, alpha=0.09, lw=0)
     ax.plot(grid, allowed, color=style.WRONG, lw=1.8)

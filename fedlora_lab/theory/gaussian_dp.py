@@ -69,21 +69,6 @@ def rdp_to_epsilon(
     return max(0.0, float(bounds[best])), float(orders[best])
 
 
-def rdp_to_epsilon_classical(
-    orders: Orders, rdp: Float[np.ndarray, " n"], delta: float
-) -> tuple[float, float]:
-    """The older, looser conversion: min over orders a of rdp + log(1 / delta) / (a - 1).
-
-    Args: as `rdp_to_epsilon`.
-    Guarantees: test_rdp_to_epsilon.
-    Source: arXiv:1702.07476, proposition 3.
-    """
-    check_symbols(delta=delta)
-    bounds = rdp - math.log(delta) / (orders - 1)
-    best = int(np.argmin(bounds))
-    return float(bounds[best]), float(orders[best])
-
-
 def gaussian_mu(noise_multiplier: float, steps: int = 1) -> float:
     """mu of Gaussian DP of releases without sampling: sqrt(steps) / sigma, exact.
 

@@ -61,19 +61,6 @@ def test_least_squares_is_the_loss_of_a_run(uneven):
     assert by_hand[0, -1] == pytest.approx(problem.loss(change))
 
 
-def test_the_noise_of_a_run_is_that_of_the_closed_forms():
-    """What one round of the engine adds to A and to B; five standard errors."""
-    task = forms.toy(12, clients=2)
-    A = forms.drawn_start(task, 2)
-    still, *noisy = (
-        forms.records(task, A, ("AB",), LR, std, SCALING, seed)[-1].adapter
-        for std, seed in ((0.0, 0), *((0.2, seed) for seed in range(8)))
-    )
-    for side in (0, 1):
-        gaps = [(x[layer][side] - still[layer][side]).numpy() for x in noisy for layer in x]
-        assert np.std(gaps) == pytest.approx(0.2, rel=5 / (2 * np.size(gaps)) ** 0.5)
-
-
 def test_one_factor_has_two_derivations_of_one_curve(uneven):
     """Eigenvalues, and the full covariance of the factors; descent of B ends at the floor."""
     _, problem, A = uneven

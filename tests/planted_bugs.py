@@ -37,27 +37,16 @@ def lets_infinities_through(rows: Any, clip: float, owner: Any, owners: int, *re
 # ---- steps and batches
 
 
-def scaled_step(context: Any, clients: Any, t: int, s: int, factor: Callable) -> None:
-    """The true step, each client's change of a matrix times factor(k, size of its batch)."""
+def without_empty_batches(context: Any, clients: Any, t: int, s: int) -> None:
+    """Leaves a client where it is, without its noise, when its batch is empty."""
     drawn = true_batch(context, t, s, clients.ids)
     before = dict(clients.params)
     true_step(context, clients, t, s)
-    scales = torch.tensor([factor(k, len(d)) for k, d in zip(clients.ids, drawn, strict=True)])
+    some = torch.tensor([float(len(index) > 0) for index in drawn])
     for key, after in clients.params.items():
         if after is not before[key]:
-            scale = scales.to(after).view(-1, *[1] * (after.dim() - 1))
-            clients.params[key] = before[key] + scale * (after - before[key])
-
-
-def over_the_real_batch(context: Any, clients: Any, t: int, s: int) -> None:
-    def factor(k: int, size: int) -> float:
-        return context.task.sizes[k] * context.sample_rate[k] / max(size, 1)
-
-    scaled_step(context, clients, t, s, factor)
-
-
-def without_empty_batches(context: Any, clients: Any, t: int, s: int) -> None:
-    scaled_step(context, clients, t, s, lambda k, size: float(size > 0))
+            moved = some.to(after).view(-1, *[1] * (after.dim() - 1))
+            clients.params[key] = before[key] + moved * (after - before[key])
 
 
 def fixed_batches(context: Any, t: int, s: int, ids: tuple[int, ...]) -> list[Tensor]:
@@ -141,7 +130,6 @@ BATCH = local_training, "poisson_batch"
 NOISE = privatizer, "gaussian_noise"
 
 PLANTED: dict[str, tuple[str, tuple[Any, str], Callable, str]] = {
-    "divides by the real batch": ("example", STEP, over_the_real_batch, "noise size"),
     "skips empty batches": ("example", STEP, without_empty_batches, "empty batch"),
     "one tensor bare": ("example", STEP, leaves_one_tensor_without_noise, "un-noised output"),
     "noise shared by clients": ("example", NOISE, shared_by_clients, "noise independence"),
@@ -156,7 +144,6 @@ PLANTED: dict[str, tuple[str, tuple[Any, str], Callable, str]] = {
     "a new ledger every round": ("example", LEDGER, one_round_only, "accounting"),
     "one release a round": ("example", LEDGER, one_release_a_round, "accounting"),
     "client: noise over the root": ("client", NOISE, over_the_root, "noise size"),
-    "client: noise shared": ("client", NOISE, shared_by_rounds, "noise independence"),
     "client: takes everyone": ("client", DRAW, everyone_every_round, "sampling"),
 }
 """Name -> unit, what is replaced, by what, and the check that must call it broken."""

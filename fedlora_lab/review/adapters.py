@@ -1,8 +1,7 @@
 """Steps out of what other libraries hand out: Opacus' private parts, a Flower client.
 
-An adapter turns somebody's objects into a `Subject`: a function of examples and a seed, examples,
-claims, and a function that draws batches. Nothing is changed for good: parameters, buffers,
-optimiser and generators are put back after every call.
+Nothing is changed for good: parameters, buffers, optimiser and generators are put back after every
+call.
 """
 
 import copy
@@ -10,34 +9,31 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.review.claims import Claims, Loader, Step
+from fedlora_lab.review.claims import Claims, Loader
+from fedlora_lab.review.neighbours import Batch, Example
 from fedlora_lab.review.review import Review, step
 
-PREFIX = "_module."
-
-
-class Subject(NamedTuple):
-    """What is reviewed: ``fl.review.step(*subject[:3], loader=subject.loader)``."""
-
-    step: Step
-    data: list[Any]
-    claims: Claims
-    loader: Loader | None
+Foreign: TypeAlias = Any
+"""An object of Opacus or Flower, whose types these do not export."""
+Loss = Callable[[nn.Module, Foreign], Tensor]
+Metrics = Callable[[Tensor, nn.Module, Foreign], Mapping[str, Example]]
 
 
 @contextmanager
-def seed_generators(generators: Sequence[Any], seed: int) -> Iterator[None]:
+def seed_generators(generators: Sequence[torch.Generator], seed: int) -> Iterator[None]:
     """Seeds PyTorch, NumPy, Python and these generators in a block, and puts their states back."""
     before = [generator.get_state() for generator in generators]
-    own, numpys = random.getstate(), np.random.get_state()  # noqa: NPY002
+    of_python = random.getstate()
+    of_numpy = np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         random.seed(seed)
@@ -47,12 +43,16 @@ def seed_generators(generators: Sequence[Any], seed: int) -> Iterator[None]:
         try:
             yield
         finally:
-            random.setstate(own)
-            np.random.set_state(numpys)  # noqa: NPY002
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)  # noqa: NPY002
             for generator, state in zip(generators, before):
                 generator.set_state(state)
 
 
+# ---- Opacus
+
+
+@dataclass
 class OpacusStep:
     """One step of a training loop with Opacus, from the state in which it was made.
 
@@ -64,47 +64,46 @@ class OpacusStep:
         metrics: (loss, module, batch) -> name -> number that is published with every step.
     """
 
-    def __init__(
-        self,
-        module: Any,
-        optimizer: Any,
-        loss: Callable[[Any, Any], Any],
-        collate: Callable[[list[Any]], Any],
-        metrics: "Callable[[Any, Any, Any], Mapping[str, Any]] | None" = None,
-    ) -> None:
-        self.module, self.optimizer, self.loss, self.collate = module, optimizer, loss, collate
-        self.metrics = metrics
-        self.inner: Any = getattr(optimizer, "original_optimizer", None)
-        self.parameters = {_plain(name): p for name, p in module.named_parameters()}
-        self.trained = {name: p for name, p in self.parameters.items() if p.requires_grad}
-        self.buffers = {_plain(name): x for name, x in module.named_buffers()}
-        everything = [*self.parameters.values(), *self.buffers.values()]
-        self.start = [(x, x.detach().clone()) for x in everything]
-        self.state = copy.deepcopy(optimizer.state_dict())
+    module: nn.Module
+    optimizer: Foreign
+    loss: Loss
+    collate: Callable[[Batch], Foreign]
+    metrics: Metrics | None = None
+    start: dict[str, Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.state = copy.deepcopy(self.optimizer.state_dict())
+        self.start = {name: x.detach().clone() for name, x in self.tensors().items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name."""
+        named = [*self.module.named_parameters(), *self.module.named_buffers()]
+        return {name.removeprefix("_module."): x for name, x in named}
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """Names of the outputs that stand for parameters without a gradient."""
-        return tuple(_frozen(name) for name in self.parameters if name not in self.trained)
+        """Names of the parameters without a gradient."""
+        tensors = self.tensors().items()
+        return tuple(k for k, x in tensors if isinstance(x, nn.Parameter) and not x.requires_grad)
 
     def reset(self) -> None:
         """Puts parameters, buffers and optimiser back to where they were."""
         with torch.no_grad():
-            for x, value in self.start:
-                x.copy_(value)
+            for name, x in self.tensors().items():
+                x.copy_(self.start[name])
         self.optimizer.load_state_dict(copy.deepcopy(self.state))
         self.optimizer.zero_grad()
-        for p in self.parameters.values():
+        # What a call that failed on its way left with Opacus' hooks.
+        for p in self.module.parameters():
             p.grad = None
-            # What a call that failed on its way left with Opacus' hooks.
-            for name in ("grad_sample", "_forward_counter", "_current_grad_sample"):
+            for name, empty in (("grad_sample", None), ("_forward_counter", 0)):
                 if getattr(p, name, None) is not None and p.requires_grad:
-                    setattr(p, name, 0 if name == "_forward_counter" else None)
+                    setattr(p, name, empty)
         for layer in self.module.modules():
-            if isinstance(kept := getattr(layer, "activations", None), list):
-                kept.clear()
+            if isinstance(activations := getattr(layer, "activations", None), list):
+                activations.clear()
 
-    def __call__(self, examples: list[Any], seed: int) -> dict[str, Any]:
+    def __call__(self, examples: Batch, seed: int) -> dict[str, Example]:
         generator = getattr(self.optimizer, "generator", None)
         hook = getattr(self.optimizer, "step_hook", None)
         self.reset()
@@ -112,65 +111,53 @@ class OpacusStep:
             self.optimizer.step_hook = None  # the accountant counts no step of a review
         try:
             with seed_generators([] if generator is None else [generator], seed):
-                return self._step(examples)
+                return self._released(self.collate(examples))
         finally:
             if hook is not None:
                 self.optimizer.step_hook = hook
             self.reset()
 
-    def _step(self, examples: list[Any]) -> dict[str, Any]:
-        batch = self.collate(examples)
+    def _released(self, batch: Foreign) -> dict[str, Example]:
+        """All that leaves a step on a batch."""
         loss = self.loss(self.module, batch)
         loss.backward()
         self.optimizer.step()
-        sent: dict[str, Any] = {}
-        for name, p in self.trained.items():
-            if p.grad is not None:
-                sent[name] = p.grad.detach().clone()
-        for name, x in self.buffers.items():
-            sent[f"buffer {name}"] = x.detach().clone()
-        begin = {id(x): value for x, value in self.start}
-        for name, p in self.parameters.items():
-            if name not in self.trained:
-                change = (p.detach() - begin[id(p)]).abs()
-                sent[_frozen(name)] = change.max() if change.numel() else 0.0
-        if self.inner is not None:
+        sent: dict[str, Example] = {}
+        for name, x in self.tensors().items():
+            if not isinstance(x, nn.Parameter):
+                sent[f"buffer {name}"] = x.detach().clone()
+            elif not x.requires_grad:
+                change = (x.detach() - self.start[name]).abs()
+                sent[f"change of {name}"] = change.max() if change.numel() else 0.0
+            elif x.grad is not None:
+                sent[name] = x.grad.detach().clone()
+        if getattr(self.optimizer, "original_optimizer", None) is not None:
             sent |= self._besides(sent)
         if self.metrics is not None:
             sent |= self.metrics(loss, self.module, batch)
         return sent
 
-    def _besides(self, sent: Mapping[str, Any]) -> dict[str, Any]:
+    def _besides(self, sent: Mapping[str, Example]) -> dict[str, float]:
         """What moved parameters and optimiser besides the gradient that leaves: a plain step by
         the same gradient must do the same."""
-        after = {name: p.detach().clone() for name, p in self.trained.items()}
-        state = _tensors(self.optimizer.state_dict())
+
+        def moved() -> tuple[list[Tensor], list[Tensor]]:
+            trained = [x for x in self.tensors().values() if x.requires_grad]
+            copies = [x.detach().double().clone() for x in trained]
+            return copies, _tensors(self.optimizer.state_dict())
+
+        private = moved()
         self.reset()
-        for name, p in self.trained.items():
-            p.grad = sent[name].clone() if name in sent else None
-        self.inner.step()
-        gaps = [(after[name] - p.detach()).abs().max() for name, p in self.trained.items()]
-        again = _tensors(self.optimizer.state_dict())
-        same = [a.shape == b.shape for a, b in zip(state, again)]
-        held = [
-            (a - b).abs().max() for a, b in zip(state, again) if a.numel() and a.shape == b.shape
-        ]
-        lost = float(not all(same) or len(state) != len(again))
-        return {
-            "parameters besides the gradient": float(max(gaps, default=0.0)),
-            "optimizer state besides the gradient": max([lost, *map(float, held)]),
-        }
+        for name, p in self.tensors().items():
+            if isinstance(p, nn.Parameter) and p.requires_grad:
+                p.grad = sent[name].clone() if name in sent else None
+        self.optimizer.original_optimizer.step()
+        gaps = [_largest_gap(a, b) for a, b in zip(private, moved())]
+        names = "parameters besides the gradient", "optimizer state besides the gradient"
+        return dict(zip(names, gaps))
 
 
-def _plain(name: str) -> str:
-    return name.removeprefix(PREFIX)
-
-
-def _frozen(name: str) -> str:
-    return f"change of {name}"
-
-
-def _tensors(state: Any) -> list[Tensor]:
+def _tensors(state: Foreign) -> list[Tensor]:
     """The tensors of an optimiser's state, in its order."""
     if isinstance(state, Tensor):
         return [state.detach().clone().double()]
@@ -178,51 +165,16 @@ def _tensors(state: Any) -> list[Tensor]:
     return [x for part in parts for x in _tensors(part)] if isinstance(parts, (list, tuple)) else []
 
 
-def opacus_subject(
-    module: Any,
-    optimizer: Any,
-    loader: Any,
-    criterion: "Callable[..., Any] | None" = None,
-    *,
-    loss: "Callable[[Any, Any], Any] | None" = None,
-    metrics: "Callable[[Any, Any, Any], Mapping[str, Any]] | None" = None,
-    claims: "Mapping[str, Any] | None" = None,
-    examples: int = 16,
-) -> Subject:
-    """Makes of Opacus' private parts what can be reviewed; for the arguments see `opacus`.
-
-    Args:
-        module, optimizer, loader, criterion: what ``make_private`` returned.
-        loss, metrics, claims, examples: see `opacus`.
-    """
-    for name in ("noise_multiplier", "max_grad_norm"):
-        words = "an optimizer that make_private returned"
-        check(hasattr(optimizer, name), "optimizer", type(optimizer).__name__, words)
-    count = len(loader.dataset)
-    chosen = np.unique(np.linspace(0, count - 1, min(examples, count)).astype(int))
-    data = [loader.dataset[int(i)] for i in chosen]
-    loader.collate_fn(data)  # Opacus learns from a first batch what an empty one looks like
-    if loss is None:
-        loss = _loss_of(criterion)
-    step = OpacusStep(module, optimizer, loss, loader.collate_fn, metrics)
-    mean = getattr(optimizer, "loss_reduction", "mean") == "mean"
-    sampler = _batch_sampler(loader)
-    rates = (getattr(x, "sample_rate", None) for x in (loader, sampler))
-    said: dict[str, Any] = {
-        "clip_norm": float(optimizer.max_grad_norm),
-        "noise_multiplier": float(optimizer.noise_multiplier),
-        "denominator": float(optimizer.expected_batch_size) if mean else 1.0,
-        "sampling": "poisson",
-        "sample_rate": next(filter(None, rates), 1 / len(loader if sampler is None else sampler)),
-        "dataset_size": count,
-        "frozen": step.frozen,
-        "seeded": not getattr(optimizer, "secure_mode", False),
-    }
-    return Subject(step, data, Claims(**said | dict(claims or {})), _batches(loader))
+def _largest_gap(ones: Sequence[Tensor], others: Sequence[Tensor]) -> float:
+    """The largest difference of two lists of tensors; 1 at least where their shapes differ."""
+    if [x.shape for x in ones] != [x.shape for x in others]:
+        return 1.0
+    gaps = [float((a - b).abs().max()) for a, b in zip(ones, others) if a.numel()]
+    return max(gaps, default=0.0)
 
 
-def _loss_of(criterion: "Callable[..., Any] | None") -> Callable[[Any, Any], Any]:
-    def loss(module: Any, batch: Any) -> Any:
+def _loss_of(criterion: "Callable[..., Tensor] | None") -> Loss:
+    def loss(module: nn.Module, batch: Foreign) -> Tensor:
         if isinstance(batch, Mapping):
             outputs = module(**batch)
             return outputs.loss if criterion is None else criterion(outputs, batch)
@@ -234,35 +186,39 @@ def _loss_of(criterion: "Callable[..., Any] | None") -> Callable[[Any, Any], Any
     return loss
 
 
-def _batch_sampler(loader: Any) -> Any:
-    """What draws a loader's batches; BatchMemoryManager of Opacus cuts them in pieces."""
-    sampler: Any = getattr(loader, "batch_sampler", None)
-    return sampler.sampler if type(sampler).__name__ == "BatchSplittingSampler" else sampler
-
-
-def _batches(loader: Any) -> "Loader | None":
+def _drawn_batches(loader: Foreign) -> "Loader | None":
     """Seed -> the batches of indices that a PyTorch loader draws for an epoch."""
-    sampler = _batch_sampler(loader)
+    sampler = getattr(loader, "batch_sampler", None)
+    if type(sampler).__name__ == "BatchSplittingSampler":  # BatchMemoryManager cuts batches
+        sampler = sampler.sampler
     if sampler is None:
         return None
-    parts = (sampler, getattr(sampler, "sampler", None), loader)
-    found = {id(g): g for x in parts if (g := getattr(x, "generator", None)) is not None}
+    owners = (sampler, getattr(sampler, "sampler", None), loader)
+    generators = {id(g): g for one in owners if (g := getattr(one, "generator", None)) is not None}
 
     def draw(seed: int) -> list[list[int]]:
-        with seed_generators([*found.values()], seed):
+        with seed_generators([*generators.values()], seed):
             return [[int(i) for i in batch] for batch in sampler]
 
     return draw
 
 
+def _sample_rate(loader: Foreign) -> float:
+    """The rate at which a loader draws: Opacus' own, or one over its batches."""
+    sampler = getattr(loader, "batch_sampler", None)
+    inner = getattr(sampler, "sampler", None)
+    rates = (getattr(one, "sample_rate", None) for one in (loader, sampler, inner))
+    return next(filter(None, rates), 1 / len(loader))
+
+
 def opacus(
-    module: Any,
-    optimizer: Any,
-    loader: Any,
-    criterion: "Callable[..., Any] | None" = None,
+    module: nn.Module,
+    optimizer: Foreign,
+    loader: Foreign,
+    criterion: "Callable[..., Tensor] | None" = None,
     *,
-    loss: "Callable[[Any, Any], Any] | None" = None,
-    metrics: "Callable[[Any, Any, Any], Mapping[str, Any]] | None" = None,
+    loss: "Loss | None" = None,
+    metrics: "Metrics | None" = None,
     claims: "Mapping[str, Any] | None" = None,
     examples: int = 16,
     steps: int | None = None,
@@ -291,80 +247,78 @@ def opacus(
 
     Guarantees: test_opacus_passes, test_a_review_leaves_no_trace.
     """
-    said = {"steps": steps, "epsilon": epsilon, "delta": delta} | dict(claims or {})
-    options: Any = {"loss": loss, "metrics": metrics, "claims": said, "examples": examples}
-    subject = opacus_subject(module, optimizer, loader, criterion, **options)
-    title = f"Is this private? {type(optimizer).__name__}"
-    options = {"loader": subject.loader, "draws": draws, "seed": seed, "title": title}
-    return step(*subject[:3], **options)
+    for name in ("noise_multiplier", "max_grad_norm"):
+        words = "an optimizer that make_private returned"
+        check(hasattr(optimizer, name), "optimizer", type(optimizer).__name__, words)
+    count = len(loader.dataset)
+    chosen = np.unique(np.linspace(0, count - 1, min(examples, count)).astype(int))
+    data = [loader.dataset[int(i)] for i in chosen]
+    loader.collate_fn(data)  # Opacus learns from a first batch what an empty one looks like
+    private = OpacusStep(module, optimizer, loss or _loss_of(criterion), loader.collate_fn, metrics)
+    mean = getattr(optimizer, "loss_reduction", "mean") == "mean"
+    terms: dict[str, Any] = {
+        "clip_norm": float(optimizer.max_grad_norm),
+        "noise_multiplier": float(optimizer.noise_multiplier),
+        "denominator": float(optimizer.expected_batch_size) if mean else 1.0,
+        "sampling": "poisson",
+        "sample_rate": _sample_rate(loader),
+        "dataset_size": count,
+        "steps": steps,
+        "epsilon": epsilon,
+        "delta": delta,
+        "frozen": tuple(f"change of {name}" for name in private.frozen),
+        "seeded": not getattr(optimizer, "secure_mode", False),
+    }
+    return step(
+        private,
+        data,
+        Claims(**terms | dict(claims or {})),
+        loader=_drawn_batches(loader),
+        draws=draws,
+        seed=seed,
+        title=f"Is this private? {type(optimizer).__name__}",
+    )
 
 
-def flower_step(
-    client: Callable[[list[Any]], Any],
-    parameters: Sequence[Any],
-    config: "Mapping[str, Any] | None" = None,
-) -> Step:
-    """Makes a step of a Flower client: what it answers to one request to train.
-
-    Args: client, parameters, config: see `flower`.
-    """
-    import_module("fedlora_lab.flower")  # imports Flower, or says how to install it
-    start = [np.asarray(x) for x in parameters]
-
-    def step(examples: list[Any], seed: int) -> dict[str, Any]:
-        with seed_generators([], seed):
-            given = client(examples)
-            given = given.to_client() if hasattr(given, "to_client") else given
-            answer = _ask_client if hasattr(given, "fit") else _ask_app
-            arrays, others = answer(given, [x.copy() for x in start], dict(config or {}))
-        names = [f"parameter {i}" for i in range(len(arrays))]
-        # What a server sees beyond what it sent: a change where shapes are alike.
-        sent = dict(zip(names, start))
-        changes = {
-            name: x - sent[name] if name in sent and sent[name].shape == x.shape else x
-            for name, x in zip(names, arrays)
-        }
-        return changes | others
-
-    return step
+# ---- Flower
 
 
-def _ask_client(client: Any, arrays: list[np.ndarray], config: dict[str, Any]) -> Any:
+def _ask_client(client: Foreign, arrays: list[np.ndarray], config: dict[str, Any]) -> Foreign:
     """What ``fit`` of a NumPyClient or Client returns: arrays, and numbers by name."""
     from flwr.common import FitIns, ndarrays_to_parameters, parameters_to_ndarrays
 
+    client = client.to_client() if hasattr(client, "to_client") else client
     reply = client.fit(FitIns(ndarrays_to_parameters(arrays), config))
-    others = {f"metric {name}": value for name, value in reply.metrics.items()}
-    others = {name: x for name, x in others.items() if not isinstance(x, (str, bytes))}
+    numbers = {k: x for k, x in reply.metrics.items() if not isinstance(x, (str, bytes))}
+    others = {f"metric {name}": value for name, value in numbers.items()}
     return parameters_to_ndarrays(reply.parameters), others | {"num_examples": reply.num_examples}
 
 
-def _ask_app(app: Any, arrays: list[np.ndarray], config: dict[str, Any]) -> Any:
+def _ask_app(app: Foreign, arrays: list[np.ndarray], config: dict[str, Any]) -> Foreign:
     """What a ClientApp replies to a train message: arrays, and numbers by name."""
     from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
     from flwr.app.metadata import Metadata
 
     content = RecordDict({"arrays": ArrayRecord(arrays), "config": ConfigRecord(config)})
     about = Metadata(1, "1", 0, 1, "", "", time.time(), 3600.0, "train")
-    make: Any = Message  # the form that a received message has
-    message = make(content, metadata=about)
-    reply = app(message, Context(1, 1, {}, RecordDict(), {}))
-    found: list[np.ndarray] = []
-    others: dict[str, Any] = {}
+    make: Foreign = Message  # the form that a received message has
+    reply = app(make(content, metadata=about), Context(1, 1, {}, RecordDict(), {}))
+    sent: list[np.ndarray] = []
+    others: dict[str, Example] = {}
     for name, record in reply.content.items():
         if isinstance(record, ArrayRecord):
-            found += record.to_numpy_ndarrays()
+            sent += record.to_numpy_ndarrays()
         elif isinstance(record, MetricRecord):
             others |= {f"{name} {key}": value for key, value in record.items()}
-    return found, others
+    return sent, others
 
 
 def flower(
-    client: "Callable[[list[Any]], Any]",
-    data: Sequence[Any],
+    client: "Callable[[Batch], Foreign]",
+    data: Batch,
     claims: Claims,
     *,
-    parameters: Sequence[Any],
+    parameters: Sequence[np.ndarray],
     config: "Mapping[str, Any] | None" = None,
     loader: "Loader | None" = None,
     draws: int = 64,
@@ -385,6 +339,20 @@ def flower(
 
     Guarantees: test_a_flower_client_is_reviewed_as_its_server_sees_it.
     """
-    asked = flower_step(client, parameters, config)
-    options: Any = {"loader": loader, "draws": draws, "seed": seed}
-    return step(asked, data, claims, title="Is this private? A Flower client", **options)
+    import_module("fedlora_lab.flower")  # imports Flower, or says how to install it
+    start = {f"parameter {i}": np.asarray(x) for i, x in enumerate(parameters)}
+
+    def asked(examples: Batch, seed: int) -> dict[str, Example]:
+        with seed_generators([], seed):
+            made = client(examples)
+            ask = _ask_client if hasattr(made, "fit") else _ask_app
+            arrays, others = ask(made, [x.copy() for x in start.values()], dict(config or {}))
+        sent = {f"parameter {i}": x for i, x in enumerate(arrays)}
+        # What a server sees beyond what it sent: a change where shapes are alike.
+        for name in sent.keys() & start.keys():
+            if sent[name].shape == start[name].shape:
+                sent[name] = sent[name] - start[name]
+        return sent | others
+
+    title = "Is this private? A Flower client"
+    return step(asked, data, claims, loader=loader, draws=draws, seed=seed, title=title)

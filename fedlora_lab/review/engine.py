@@ -5,9 +5,9 @@ method, privacy and model on a few of the user's examples. Two things are chosen
 and who is in a batch, since a review has to know that.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,8 +19,9 @@ from fedlora_lab.federated import local_training, uploads
 from fedlora_lab.federated.records import Round, Tick
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.plan import Plan
+from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.published import get
+from fedlora_lab.methods.state import Tensors
 from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.privatizer import in_noise_units
 from fedlora_lab.review.claims import Claims, Loader, Step
@@ -39,6 +40,16 @@ SPREAD = 0.3
 """Standard deviation of what is added to trained tensors: some gradients vanish at the start."""
 LOADER_BATCHES = 50
 LEDGER_ROUNDS = 3
+PLAIN: dict[str, Any] = {
+    "optimizer": "sgd",
+    "server_optimizer": "sgd",
+    "lr": 1.0,
+    "lr_decay": 1.0,
+    "server_lr": 1.0,
+    "dropout": 0.0,
+    "weights": "uniform",
+}
+"""Of the plan: a released sum moves the tensors by itself, and nobody is lost."""
 
 
 class ChosenBatch(Streams):
@@ -63,13 +74,32 @@ class ChosenBatch(Streams):
 
 def few_units(task: Task, unit: str) -> list[Examples]:
     """Takes units from the clients in turn: pairs (x, y) of as many rows as `ROWS_OF` says."""
-    size, units = ROWS_OF[unit], []
+    size = ROWS_OF[unit]
+    units = []
     for i in range(UNITS):
         x, y = task.clients[i % len(task.clients)]
         # A client that has fewer examples gives them again.
         rows = (torch.arange(size) + size * (i // len(task.clients))) % len(y)
         units.append((take(x, rows), y[rows]))
     return units
+
+
+def task_of(task: Task, units: Sequence[Examples], others: list[Examples], unit: str) -> Task:
+    """The task with these units in the first places, and others in all further ones.
+
+    Args: task: whose model is trained. units, others: pairs (x, y). unit: what they are.
+    """
+
+    def filled(first: Sequence[Examples]) -> list[Examples]:
+        return [*first, *(others[i % len(others)] for i in range(len(first), SLOTS))]
+
+    if unit == "client":
+        return replace(task, clients=tuple(filled(units)), client_names=())
+    clients = concatenate(filled(units)), concatenate(filled([]))
+    persons = None
+    if unit == "person":
+        persons = tuple(torch.arange(2 * SLOTS).repeat_interleave(ROWS_OF[unit]).chunk(2))
+    return replace(task, clients=clients, persons=persons, client_names=())
 
 
 @dataclass
@@ -89,23 +119,22 @@ class EngineStep:
 
     def __call__(self, units: Sequence[Examples], seed: int) -> dict[str, Tensor]:
         check(len(units) <= SLOTS, "examples", len(units), f"at most {SLOTS}")
-        task = task_of(self.run.spec.task, units, self.units, self.unit)
+        spec = self.run.spec
+        assert spec.privacy is not None
+        task = task_of(spec.task, units, self.units, spec.privacy.unit)
         streams = ChosenBatch(seed, len(units))
         context = replace(self.run.context, task=task, data=task.clients, streams=streams)
         released, start = self._step(context) if context.by_step else self._round(context)
         maps = local_training.preconditioners(context.method, tuple(released), start)
-        # Clip and noise are compared where the noise is white.
-        white = {k: in_noise_units(k, maps[k], x) if k in maps else x for k, x in released.items()}
-        several = {f"{key.side} {key.layer}": x for key, x in white.items()}
-        return {f"client {k}: {name}": x[k] for name, x in several.items() for k in range(len(x))}
+        white = {}
+        for key, x in released.items():
+            # Clip and noise are compared where the noise is white.
+            mapped = in_noise_units(key, maps[key], x) if key in maps else x
+            for k, row in enumerate(mapped):
+                white[f"client {k}: {key.side} {key.layer}"] = row
+        return white
 
-    @property
-    def unit(self) -> str:
-        """What is protected."""
-        assert self.run.spec.privacy is not None
-        return self.run.spec.privacy.unit
-
-    def _step(self, context: local_training.RunContext) -> tuple[Any, Any]:
+    def _step(self, context: local_training.RunContext) -> tuple[Tensors, Tensors]:
         """How far a step at rate 1 moves both clients, and where they stood."""
         server = replace(self.run.state.server, round=self.t)
         clients = self.run.start_clients((0, 1), uploads.broadcast(context, server))
@@ -114,11 +143,11 @@ class EngineStep:
         moved = {key: x for key, x in clients.params.items() if x is not start[key]}
         return {key: (start[key] - x).expand(2, *x.shape[1:]) for key, x in moved.items()}, start
 
-    def _round(self, context: local_training.RunContext) -> tuple[Any, Any]:
+    def _round(self, context: local_training.RunContext) -> tuple[Tensors, Tensors]:
         """What the server receives in a round, less what it sent; and what it sent."""
-        spec = replace(self.run.spec, task=context.task)
-        run = Recorder.from_spec(spec, context)
-        run.state.server, run.state.round = replace(self.run.state.server, round=self.t), self.t
+        run = Recorder.from_spec(replace(self.run.spec, task=context.task), context)
+        run.state.server = replace(self.run.state.server, round=self.t)
+        run.state.round = self.t
         run.state.changed = [{} for _ in range(self.t)]
         run.resumed = True
         next(event for event in run.events() if isinstance(event, Round))
@@ -129,65 +158,14 @@ class EngineStep:
         return {key: x - reference(start[key]) for key, x in rows}, start
 
 
-def task_of(task: Task, units: Sequence[Examples], others: list[Examples], unit: str) -> Task:
-    """The task with these units in the first places, and others in all further ones.
-
-    Args: task: whose model is trained. units, others: pairs (x, y). unit: what they are.
-    """
-
-    def filled(first: Sequence[Examples]) -> list[Examples]:
-        return [*first, *(others[i % len(others)] for i in range(len(first), SLOTS))]
-
-    clients = filled(units)
-    persons = None
-    if unit != "client":
-        clients = [concatenate(filled(units)), concatenate(filled([]))]
-    if unit == "person":
-        numbers = torch.arange(2 * SLOTS).repeat_interleave(ROWS_OF[unit])
-        persons = tuple(numbers.chunk(2))
-    return replace(task, clients=tuple(clients), persons=persons, client_names=())
-
-
-def open_run(
-    task: Task,
-    row: Method,
-    privacy: Privacy,
-    plan: Plan,
-    *,
-    lora: Any,
-    seed: int,
-    bug: "Callable[..., Any] | None",
-) -> Recorder:
-    """Opens a run of the small task at a random state; rates are 1, and everybody takes part.
-
-    Args: task, row, privacy, plan, lora, seed, bug: as of `engine`; the task is that of `task_of`.
-    """
-    plan = plan.replace(
-        optimizer="sgd", server_optimizer="sgd", lr=1.0, lr_decay=1.0, server_lr=1.0
-    )
-    plan = plan.replace(dropout=0.0, weights="uniform", rounds=max(plan.rounds, LEDGER_ROUNDS))
-    run = Recorder.open(task, row, privacy, plan, lora=lora, seed=seed, bug=bug)
-    server, streams = run.state.server, Streams(seed)
-    moved = {
-        key: x + (SPREAD * streams.normal(x.shape, "review", number)).to(x)
-        for number, (key, x) in enumerate(server.tensors.items())
-        if key.kind.trained
-    }
-    run.state.server = server.replace_tensors(moved)
-    return run
-
-
 def drawn_batches(run: Recorder) -> Loader:
-    """Seed -> batches that the engine draws, of both clients' units, or of clients.
-
-    Args: run: whose rule draws.
-    """
+    """Seed -> batches that the engine draws, of both clients' units, or of clients."""
 
     def draw(seed: int) -> list[list[int]]:
         context = replace(run.context, streams=Streams(seed))
         if not context.by_step:
-            copied = Recorder.from_spec(run.spec, context)
-            return [list(copied.participants(t)) for t in range(LOADER_BATCHES)]
+            other = Recorder.from_spec(run.spec, context)
+            return [list(other.participants(t)) for t in range(LOADER_BATCHES)]
         batches = []
         for i in range(LOADER_BATCHES):
             both = local_training.poisson_batch(context, i // 2, i % 2, (0, 1))
@@ -199,19 +177,103 @@ def drawn_batches(run: Recorder) -> Loader:
     return draw
 
 
-def counted_run(run: Recorder) -> tuple[int, float, dict[str, Any]]:
-    """Makes a few rounds and counts: releases of the first client, the epsilon that the ledger
-    states when the last of them is made, and the terms of the ledger's last entry.
-    """
-    steps, stated, terms = 0, 0.0, {}
+class Counted(NamedTuple):
+    """What a few rounds released, and what the ledger said of it when the last was made."""
+
+    steps: int = 0
+    epsilon: float = 0.0
+    noise_multiplier: float = 0.0
+    sample_rate: float = 0.0
+
+
+def counted_run(run: Recorder) -> Counted:
+    """Makes the rounds of a run and counts, for the first client."""
+
+    def first(value: "float | tuple[float, ...]") -> float:
+        return float(value[0] if isinstance(value, tuple) else value)
+
+    counted = Counted()
     for event in run.events():
-        if isinstance(event, Tick):
-            steps = steps + 1 if run.context.by_step else event.round
-            # Before the round is over: an entry that comes later than its release is missing here.
-            assert run.ledger is not None
-            stated = run.ledger.nominal_epsilon()
-            terms = vars(run.ledger.releases[-1]) if run.ledger.releases else {}
-    return steps, stated, terms
+        # Before the round is over: an entry that comes later than its release is missing here.
+        if isinstance(event, Tick) and run.ledger is not None and run.ledger.releases:
+            steps = counted.steps + 1 if run.context.by_step else event.round
+            entry = run.ledger.releases[-1]
+            noise = first(entry.noise_multiplier)
+            rate = first(entry.sample_rate)
+            counted = Counted(steps, run.ledger.nominal_epsilon(), noise, rate)
+    return counted
+
+
+def small_plans(privacy: Privacy, plan: Plan) -> tuple[Privacy, Plan]:
+    """The user's plans for the task of `task_of`: its clients, and its expected batches."""
+    share = EXPECTED / SLOTS if not privacy.by_step and privacy.trust == "central" else 1.0
+    batch = EXPECTED if privacy.by_step else None
+    plan = plan.replace(**PLAIN, rounds=LEDGER_ROUNDS, participation=share, batch=batch)
+    sigma = privacy.noise_multiplier
+    if isinstance(sigma, tuple):
+        sigma = tuple(sigma[k % len(sigma)] for k in range(2))
+    # The noise was calibrated for another plan, and the sharing of it for other clients.
+    free: dict[str, Any] = {"sample_rate": None, "honest": None, "colluding": 0, "target": None}
+    return privacy.replace(noise_multiplier=sigma, **free), plan
+
+
+def somewhere(server_tensors: Tensors, streams: Streams) -> dict:
+    """Trained tensors moved at random, and all others as they are."""
+    moved = {}
+    for number, (key, x) in enumerate(server_tensors.items()):
+        change = SPREAD * streams.normal(x.shape, "review", number)
+        moved[key] = x + change.to(x) if key.kind.trained else x
+    return moved
+
+
+class EngineSubject(NamedTuple):
+    """What `fl.review.step` is given of the engine."""
+
+    function: EngineStep
+    data: list[Examples]
+    claims: Claims
+    loader: Loader | None
+    others: Mapping[str, Step]
+
+
+def engine_subject(
+    task: Task,
+    method: "Method | str",
+    privacy: Privacy,
+    plan: Plan,
+    *,
+    lora: "Lora | None" = None,
+    seed: int = 0,
+    bug: "Callable[..., Any] | None" = None,
+    round: int = 0,
+) -> EngineSubject:
+    """Makes of a method and its plans what can be reviewed. Args: see `engine`."""
+    check(isinstance(privacy, Privacy), "privacy", privacy, "a Privacy with its noise set")
+    row = get(method).replace(filter=identity)
+    units = few_units(task, privacy.unit)
+    small = task_of(task, [], units, privacy.unit)
+    privacy, plan = small_plans(privacy, plan)
+    setup: dict[str, Any] = {"lora": lora, "seed": seed, "bug": bug}
+    counted = counted_run(Recorder.open(small, row, privacy, plan, **setup))
+    run = Recorder.open(small, row, privacy, plan.replace(rounds=round + 2), **setup)
+    server = run.state.server
+    run.state.server = server.replace_tensors(somewhere(server.tensors, Streams(seed)))
+    sampled = privacy.by_step or privacy.trust == "central"
+    claims = Claims(
+        clip_norm=privacy.clip_norm,
+        denominator=EXPECTED if sampled else SLOTS,
+        sampling="poisson" if sampled else None,
+        dataset_size=2 * SLOTS if privacy.by_step else SLOTS,
+        delta=privacy.delta,
+        relation="add/remove" if sampled else "replace",
+        finite=False,
+        **counted._asdict(),
+    )
+    others: dict[str, Step] = {"the next round": EngineStep(run, units, round + 1)}
+    if privacy.by_step:
+        others["the next step"] = EngineStep(run, units, round, 1)
+    loader = drawn_batches(run) if sampled else None
+    return EngineSubject(EngineStep(run, units, round), units, claims, loader, others)
 
 
 def engine(
@@ -220,11 +282,10 @@ def engine(
     privacy: Privacy,
     plan: Plan,
     *,
-    lora: Any = None,
+    lora: "Lora | None" = None,
     seed: int = 0,
     bug: "Callable[..., Any] | None" = None,
     round: int = 0,
-    local_step: int = 0,
     draws: int = 16,
     significance: float = 0.01,
 ) -> Review:
@@ -236,7 +297,7 @@ def engine(
         task, method, privacy, plan, lora: as of `fl.run`.
         seed: of the state and of the review.
         bug: clips in the library's place, one of `fl.review.mistakes.BUGS`, to be found.
-        round, local_step: those that are reviewed, from 0: a schedule moves other factors in each.
+        round: which is reviewed, from 0: a schedule moves other factors in each.
         draws, significance: see `fedlora_lab.review.step`.
 
     Guarantees: test_every_planted_bug_is_found, test_no_row_is_blamed.
@@ -247,52 +308,13 @@ def engine(
     >>> fl.review.engine(task, "fedlora", privacy, plan).sound
     True
     """
-    check(isinstance(privacy, Privacy), "privacy", privacy, "a Privacy with its noise set")
-    row = get(method).replace(filter=identity)
-    units = few_units(task, privacy.unit)
-    small = task_of(task, [], units, privacy.unit)
-    sampled = privacy.trust == "central" or privacy.by_step
-    plan = plan.replace(batch=EXPECTED if privacy.by_step else None, participation=1.0)
-    if sampled and not privacy.by_step:
-        plan = plan.replace(participation=EXPECTED / SLOTS)
-    sigma: Any = privacy.noise_multiplier
-    if isinstance(sigma, tuple):
-        sigma = tuple(sigma[k % len(sigma)] for k in range(len(small.clients)))
-    free: Any = {"sample_rate": None, "honest": None, "colluding": 0, "target": None}
-    privacy = privacy.replace(noise_multiplier=sigma, **free)
-    options: Any = {"lora": lora, "seed": seed, "bug": bug}
-    run = open_run(small, row, privacy, plan, **options)
-    short = plan.replace(rounds=LEDGER_ROUNDS)
-    steps, stated, terms = counted_run(Recorder.open(small, row, privacy, short, **options))
-
-    def first(value: Any) -> float:
-        return float(value[0] if isinstance(value, tuple) else value)
-
-    claims = Claims(
-        clip_norm=privacy.clip_norm,
-        noise_multiplier=first(terms["noise_multiplier"]),
-        denominator=EXPECTED if sampled else SLOTS,
-        sampling="poisson" if sampled else None,
-        sample_rate=first(terms["sample_rate"]),
-        dataset_size=len(small.clients) * SLOTS if privacy.by_step else SLOTS,
-        steps=steps,
-        epsilon=stated,
-        delta=privacy.delta,
-        relation="add/remove" if sampled else "replace",
-        finite=False,
-    )
-    others: dict[str, Step] = {"the next round": EngineStep(run, units, round + 1, local_step)}
-    if privacy.by_step:
-        others["the next step"] = EngineStep(run, units, round, local_step + 1)
+    setup: dict[str, Any] = {"lora": lora, "seed": seed, "bug": bug, "round": round}
+    subject = engine_subject(task, method, privacy, plan, **setup)
     return step(
-        EngineStep(run, units, round, local_step),
-        units,
-        claims,
-        loader=drawn_batches(run) if sampled else None,
-        others=others,
+        **subject._asdict(),
         batch=UNITS,
         draws=draws,
         seed=seed,
         significance=significance,
-        title=f"Is this private? {row.name}, {privacy.unit} unit",
+        title=f"Is this private? {get(method).name}, {privacy.unit} unit",
     )

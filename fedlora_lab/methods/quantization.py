@@ -92,7 +92,7 @@ class NormalFloat:
 
     Source: arXiv:2406.10976 (FedLPP), reconstructed from a later release of its authors; QLoRA,
         arXiv:2305.14314.
-    Guarantees: a second pass changes nothing (test_quantising_twice_is_quantising_once).
+    Guarantees: a second pass changes nothing (test_every_number_goes_to_the_nearest_level).
 
     >>> NormalFloat(3, reach=0.9365)
     NormalFloat(width=3, block=64, reach=0.9365)

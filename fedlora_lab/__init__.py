@@ -47,8 +47,8 @@ if TYPE_CHECKING:  # never run: editors see the names here, and `_homes` reads w
     from fedlora_lab.methods.plan import Lora as Lora
     from fedlora_lab.methods.plan import Plan as Plan
     from fedlora_lab.methods.source_code import show as show
-    from fedlora_lab.privacy.config import Privacy as Privacy
     from fedlora_lab.privacy.ledger import Ledger as Ledger
+    from fedlora_lab.privacy.plan import Privacy as Privacy
     from fedlora_lab.tasks import partition as partition
 
 

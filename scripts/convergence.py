@@ -25,7 +25,7 @@ from fedlora_lab.methods.method import Cycle
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.published import FedLoRA
 from fedlora_lab.plots import closed_form, style, tidy
-from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.regression import regression
 from fedlora_lab.tasks.task import Task
 

@@ -4,7 +4,7 @@ import itertools
 import json
 
 from fedlora_lab.course.lesson_03 import dials
-from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.plan import Privacy
 
 
 def plan(sigma: float, rate: float, releases: int) -> dict[str, object]:

@@ -20,7 +20,7 @@ from fedlora_lab.federated.records import Round, predict, require_source
 from fedlora_lab.federated.run import run
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Plan
-from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
 
 

@@ -23,7 +23,7 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Plan, lora_of
 from fedlora_lab.methods.published import get
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.privatizer import (
     clip_sum,
     injected_bug_reason,

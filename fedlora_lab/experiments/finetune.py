@@ -33,8 +33,8 @@ from fedlora_lab.federated.records import Round, generate, predict, save_adapter
 from fedlora_lab.federated.run import Run, RunOptions
 from fedlora_lab.methods.optimizers import optimizer_of
 from fedlora_lab.methods.plan import Plan, lora_of
-from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import UNITS, Ledger
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.report.html_page import folder_spending
 from fedlora_lab.report.html_page import report as write_report
 from fedlora_lab.report.run_folder import Folder, read_frame, read_json, run_cell, run_settings
@@ -396,7 +396,7 @@ def choose_cell(
 def sort_options(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The options by the part that takes them: task, plan, privacy, run."""
     own = {*inspect.signature(finetune).parameters} - {"options"}
-    fixed = {"checkpoint", "resume", "bug", "public_test", "name", "dataset", "target", "releases"}
+    fixed = {"checkpoint", "resume", "bug", "public_test", "name", "dataset", "target"}
     takes = {
         "task": [*inspect.signature(hub).parameters, *inspect.signature(prompts).parameters],
         "plan": [field.name for field in fields(Plan)],

@@ -25,7 +25,7 @@ from fedlora_lab.measures.statistics import (
 )
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.published import ALL
-from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
 
 BOUNDARY = {"example": 1e-3, "client": 0.03}

@@ -30,7 +30,7 @@ from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.experiments.studies import EXTENSIONS, Case, Job, Setting, Stage, Study, scale_knob
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
-from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
 
 Done = dict[str, dict[str, Any]]  # key of a job -> what `run_job` gave for it

@@ -27,8 +27,8 @@ from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.state import KINDS
-from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import UNITS
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
 
 FILE = Path(__file__).parent / "tuned.json"

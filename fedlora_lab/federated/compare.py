@@ -28,8 +28,8 @@ from fedlora_lab.measures.statistics import (
 )
 from fedlora_lab.methods.method import Method, check_names
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
-from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:

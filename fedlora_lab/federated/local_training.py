@@ -21,7 +21,7 @@ from fedlora_lab.methods.optimizers import OptimizerState, apply
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.state import MODES, ParamKey, cut_to_rank
 from fedlora_lab.privacy import privatizer
-from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.privatizer import ClipAndNoise, ClipCounts, noise_std
 from fedlora_lab.tasks.task import Examples, Task, concatenate, take
 
@@ -125,7 +125,7 @@ def poisson_batch(
     """Draws each client's Poisson batch of round t, step s, as places in the client's examples.
 
     Every example, or person, is drawn on its own at the client's rate; of a drawn person all
-    examples count, or as many as ``person_examples`` says.
+    examples count.
 
     Args:
         context: of the run.
@@ -145,16 +145,7 @@ def poisson_batch(
     def draw_persons(k: int) -> Tensor:
         person, drawn = context.persons[k], torch.zeros(context.units[k], dtype=torch.bool)
         drawn[draw(k)] = True
-        index = drawn[person].nonzero().squeeze(1)
-        # Any choice of a person's examples is covered: it changes their mean, and not its clip.
-        most = None if context.privacy is None else context.privacy.person_examples
-        if most is None or not len(index):
-            return index
-        uniform = context.streams.uniform((len(person),), "person examples", t, k, s)
-        index = index[uniform[index].argsort()]
-        index = index[person[index].argsort(stable=True)]  # by person, each in random order
-        first = torch.searchsorted(person[index], person[index])
-        return index[torch.arange(len(index)) - first < most].sort().values
+        return drawn[person].nonzero().squeeze(1)
 
     return [draw_persons(k) if context.by_person else draw(k) for k in ids]
 

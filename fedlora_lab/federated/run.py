@@ -43,8 +43,8 @@ from fedlora_lab.methods.optimizers import OptimizerState, server_step
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.quantization import Traffic, full
 from fedlora_lab.methods.state import ParamKey, ServerState
-from fedlora_lab.privacy.config import Privacy
-from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, map_numbers
+from fedlora_lab.privacy.ledger import Ledger, LedgerEntry
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.privatizer import ClipCounts, injected_bug_reason
 from fedlora_lab.tasks.task import Task
 
@@ -284,23 +284,16 @@ class Run:
         """Epsilon after so many further rounds in which everyone takes part."""
         return self._ledger_after(rounds).epsilon_or_inf()
 
-    def _ledger_after(self, rounds: int, noise: float = 1.0) -> Ledger:
-        """The ledger after more rounds in which everyone takes part.
-
-        Args: rounds: how many. noise: times their noise multipliers.
-        """
+    def _ledger_after(self, rounds: int) -> Ledger:
+        """The ledger after so many more rounds in which everyone takes part."""
         ledger, now = self.ledger, self.state.round
         assert ledger is not None
         everyone = None if ledger.unit == "client" else tuple(range(len(self.spec.task.sizes)))
         # With a seed a repeated round gives the same values: it is no second release.
         known = {entry.round for entry in ledger.releases} if ledger.reproducible else set()
         ahead = [t for t in range(now + 1, now + 1 + rounds) if t not in known]
-        entries = []
-        for t in ahead:
-            whose, terms = self.spec.counted(everyone), self.spec.entry(everyone)
-            sigma = map_numbers(lambda x: noise * x, terms["noise_multiplier"])
-            entries.append(LedgerEntry(t, whose, **terms | {"noise_multiplier": sigma}))
-        return ledger.after(entries)
+        whose, terms = self.spec.counted(everyone), self.spec.entry(everyone)
+        return ledger.after(LedgerEntry(t, whose, **terms) for t in ahead)
 
     @property
     def ended(self) -> bool:

@@ -29,8 +29,8 @@ from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.published import rule_name
 from fedlora_lab.methods.state import KINDS, ParamKey, ServerState
-from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, per_client
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.privatizer import uncertified_reason
 from fedlora_lab.tasks.task import Examples, Task, mask_of
 
@@ -51,7 +51,7 @@ class RunSpec:
         names = Method.__dataclass_fields__
         # What the noise was calibrated for and how long the run is change no round that is done: a
         # longer run may go on from it with replace(target=None).
-        free = ("rounds", "target", "releases")
+        free = ("rounds", "target")
         parts: dict[str, Any] = {
             "method": {name: rule_name(getattr(self.method, name)) for name in names},
             "plan": {name: value for name, value in asdict(self.plan).items() if name not in free},

@@ -33,7 +33,7 @@ from fedlora_lab.methods.state import (
     shape_at_rank,
     shared_rank,
 )
-from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.privatizer import ClipCounts
 from fedlora_lab.tasks.task import Task
 

@@ -7,8 +7,8 @@
 """
 
 from fedlora_lab.privacy.accounting import ACCOUNTANTS
-from fedlora_lab.privacy.config import NoiseLevels, Privacy
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, Uncertified
+from fedlora_lab.privacy.plan import NoiseLevels, Privacy
 
 __all__ = [
     "ACCOUNTANTS",

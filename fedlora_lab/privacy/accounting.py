@@ -119,6 +119,19 @@ def _counted_rate(q: float, steps: int) -> float:
     return 1.0 if steps > MOST_SAMPLED else max(float(q), SMALLEST_RATE)
 
 
+def _root(
+    function: Callable[[float], float],
+    low: float,
+    high: float,
+    xtol: float = 1e-300,
+    rtol: float = 1e-15,
+) -> float:
+    """Where a function changes its sign between two points, by Brent's method."""
+    root = brentq(function, low, high, xtol=xtol, rtol=rtol)
+    assert isinstance(root, float)
+    return root
+
+
 # ---- without sampling: the exact Gaussian
 
 
@@ -151,23 +164,20 @@ def _gaussian_epsilon(mu: float, delta: float) -> float:
     high = mu * mu / 2 + mu * math.sqrt(-2 * goal)
     if not math.isfinite(high):
         return math.inf
-    root = brentq(
-        lambda e: float(_gaussian_log_delta(e, mu)) - goal, 0.0, high, xtol=1e-300, rtol=1e-13
-    )
+    root = _root(lambda e: float(_gaussian_log_delta(e, mu)) - goal, 0.0, high, rtol=1e-13)
     # The upper end is the safe one: an epsilon may be stated too large, never too small.
-    return float(root) * (1 + 1e-12)
+    return root * (1 + 1e-12)
 
 
 @lru_cache(maxsize=256)
 def _gaussian_mu_for(target: float, delta: float) -> float:
     """The largest mu whose mu-GDP spends at most ``target`` at ``delta``."""
     goal = math.log(delta)
-    root = brentq(
-        lambda log_mu: float(_gaussian_log_delta(target, math.exp(log_mu))) - goal,
-        math.log(1e-12),
-        math.log(1e6),
-        xtol=1e-12,
-    )
+
+    def excess(log_mu: float) -> float:
+        return float(_gaussian_log_delta(target, math.exp(log_mu))) - goal
+
+    root = _root(excess, math.log(1e-12), math.log(1e6), xtol=1e-12)
     return math.exp(root - 2e-12)
 
 
@@ -396,7 +406,7 @@ def event_of(history: History) -> "DpEvent":
     """
     import dp_accounting as dp
 
-    parts = []
+    parts: list[dp.DpEvent] = []
     for sigma, q, count in history:
         one = dp.GaussianDpEvent(sigma) if sigma else dp.NonPrivateDpEvent()
         one = dp.PoissonSampledDpEvent(q, one) if sigma and q < 1 else one
@@ -637,7 +647,7 @@ def _search_sigma(
         high = low
         low = max(low - step, least)
         step *= 3
-    root = float(brentq(excess, low, high, xtol=1e-4))
+    root = _root(excess, low, high, xtol=1e-4)
     # Only a sigma that was counted and spends no more than the target may be the result.
     while excess(root) > 0:
         root += 5e-5

@@ -2,31 +2,35 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from html import escape
 from numbers import Integral
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from fedlora_lab._utils import files
-from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
 from fedlora_lab.privacy import accounting
 
+if TYPE_CHECKING:
+    from dp_accounting import DpEvent
+
 PerClient = float | tuple[float, ...]
 """One number for all clients, or a number for each."""
-Totals = dict[int | None, dict[tuple[float, float], int]]
-"""Client, or ``None`` for all -> (noise multiplier, sample rate) -> releases."""
+Numbers = Sequence[float] | np.ndarray
 MOST = 2**53
 """Rounds and releases beyond which a float no longer counts them one by one."""
-
+FORMAT = "fedlora_lab.ledger"
+VERSION = 2
+UNITS = ("example", "person", "client")
 RELATION = "zero-out"
-"""Neighbours: one unit's contribution is replaced by nothing; number and sizes are public."""
+"""Neighbours: one unit's contribution is replaced by nothing. How many clients and units there are
+is public: sums are divided by numbers of units, and sample rates are made of them."""
 
 
 class Terms(NamedTuple):
@@ -37,35 +41,17 @@ class Terms(NamedTuple):
     accountant: str
     reproducible: bool
     trust: str
-    relation: str
 
 
-UNITS = ("example", "person", "client")
-
-
-def check_terms(
-    unit: Any,
-    delta: Any,
-    accountant: Any,
-    trust: Any = None,
-    relation: Any = RELATION,
-) -> str:
+def check_terms(unit: str, delta: float, accountant: str, trust: str | None = None) -> str:
     """Raises for terms that no epsilon here covers; gives the trust, the unit's own for ``None``.
 
     Args:
-        unit, delta, accountant, trust, relation: see `Privacy`.
+        unit, delta, accountant, trust: see `Privacy`.
     """
     check_one_of("unit", unit, UNITS)
     accounting.check_delta(delta)
     check_one_of("accountant", accountant, tuple(accounting.ACCOUNTANTS))
-    more = {
-        "add-or-remove": "; sums are divided by n_k q and q is batch / n_k, so a size that differs "
-        "would show; sizes are public here",
-        "replace-one": "; replacing one unit is two of these changes: read epsilon for groups of "
-        "two",
-    }.get(str(relation), "")
-    expected = f"{RELATION!r}, one unit's contribution replaced by nothing{more}"
-    check(relation == RELATION, "relation", relation, expected)
     if trust is None:
         return "central" if unit == "client" else "local"
     check_one_of("trust", trust, ("local", "secagg", "central"))
@@ -74,7 +60,7 @@ def check_terms(
     return trust
 
 
-def as_floats(name: str, value: Any, high: float = math.inf) -> PerClient:
+def as_floats(name: str, value: object, high: float = math.inf) -> PerClient:
     """Makes one finite float in [0, ``high``], or a tuple of them, of any types of numbers.
 
     Args:
@@ -82,13 +68,15 @@ def as_floats(name: str, value: Any, high: float = math.inf) -> PerClient:
         value: a number or a sequence of them.
         high: the largest that is taken.
     """
-    several = hasattr(value, "__iter__") and not isinstance(value, (str, bytes))
-    entries: tuple[Any, ...] = tuple(value) if several else (value,)
-    for k, entry in enumerate(entries):
-        own = f"{name}[{k}]" if several else name
-        check_number(own, entry, 0, high)
-        check(entry < math.inf, own, entry, "a finite number")
-    return tuple(map(float, entries)) if several else float(value)
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        return tuple(_as_float(f"{name}[{k}]", x, high) for k, x in enumerate(value))
+    return _as_float(name, value, high)
+
+
+def _as_float(name: str, value: Any, high: float) -> float:
+    check_number(name, value, 0, high)
+    check(value < math.inf, name, value, "a finite number")
+    return float(value)
 
 
 def per_client(value: PerClient, count: int = 1) -> tuple[float, ...]:
@@ -96,11 +84,12 @@ def per_client(value: PerClient, count: int = 1) -> tuple[float, ...]:
     return value if isinstance(value, tuple) else (float(value),) * count
 
 
-def map_numbers(function: Callable[[float], float], value: PerClient | None) -> Any:
-    """Applies a function to one number, or to each of several; ``None`` stays ``None``."""
-    if value is None:
-        return None
-    return tuple(map(function, value)) if isinstance(value, tuple) else function(value)
+def _as_count(name: str, value: Any) -> int:
+    """A whole number >= 0 of any type, small enough to be counted one by one."""
+    plain = isinstance(value, Integral) and not isinstance(value, bool)
+    check_whole(name, int(value) if plain else value, 0)
+    check(value <= MOST, name, value, f"at most {MOST}")
+    return int(value)
 
 
 @dataclass(frozen=True)
@@ -118,49 +107,44 @@ class LedgerEntry:
     """
 
     round: int
-    clients: Any  # of `record` and the constructor any sequence; then a tuple or None
+    clients: Collection[int] | None  # of any sequence; then a tuple
     count: int
-    sample_rate: Any
-    noise_multiplier: Any
+    sample_rate: PerClient | Numbers
+    noise_multiplier: PerClient | Numbers | None
 
     def __post_init__(self) -> None:
-        def whole(name: str, value: Any) -> int:
-            plain = isinstance(value, Integral) and not isinstance(value, bool)
-            check_whole(name, int(value) if plain else value, 0)
-            check(value <= MOST, name, value, f"at most {MOST}")
-            return int(value)
-
-        clients, plain = self.clients, dict(vars(self))
+        clients = self.clients
         if clients is not None:
-            check(hasattr(clients, "__iter__"), "clients", clients, "client numbers, or None")
-            clients = plain["clients"] = tuple(whole("clients", client) for client in clients)
+            check(isinstance(clients, Iterable), "clients", clients, "client numbers, or None")
+            clients = tuple(_as_count("clients", client) for client in clients)
             check(len(set(clients)) == len(clients), "clients", clients, "every client once")
-        for name in ("round", "count"):
-            plain[name] = whole(name, plain[name])
         # Noise that is not given is no noise, whose epsilon is infinite: it never looks private.
-        if self.noise_multiplier is None:
-            plain["noise_multiplier"] = 0.0
-        numbers = {"sample_rate": 1.0, "noise_multiplier": math.inf}
-        for name, high in numbers.items():
-            value = plain[name] = as_floats(name, plain[name], high)
+        sigma = 0.0 if self.noise_multiplier is None else self.noise_multiplier
+        numbers = {
+            "sample_rate": as_floats("sample_rate", self.sample_rate, 1.0),
+            "noise_multiplier": as_floats("noise_multiplier", sigma),
+        }
+        for name, value in numbers.items():
             fits = not isinstance(value, tuple) or len(value) == len(clients or ())
             check(fits, name, value, "one number, or as many as clients")
-        for name, value in plain.items():
+        counts = {name: _as_count(name, getattr(self, name)) for name in ("round", "count")}
+        for name, value in {**counts, "clients": clients, **numbers}.items():
             object.__setattr__(self, name, value)
 
     def rows(self) -> list[tuple[int | None, tuple[float, float]]]:
         """(client, (noise multiplier, sample rate)) for each client it counts for."""
-        clients = (None,) if self.clients is None else self.clients
-        both = (self.noise_multiplier, self.sample_rate)
-        columns = (per_client(v, len(clients)) for v in both)
-        return list(zip(clients, zip(*columns, strict=True), strict=True))
+        clients = (None,) if self.clients is None else tuple(self.clients)
+        sigmas = per_client(self.noise_multiplier, len(clients))  # type: ignore[arg-type]
+        rates = per_client(self.sample_rate, len(clients))  # type: ignore[arg-type]
+        return list(zip(clients, zip(sigmas, rates, strict=True), strict=True))
 
 
-def _dominates(one: accounting.History, other: accounting.History) -> bool:
-    """Whether ``one`` spends at least as much as ``other``, as entry by entry shows."""
-    pairs = list(zip(one, other))
-    less = all((a[0] or 0) <= (b[0] or 0) and a[1] >= b[1] and a[2] >= b[2] for a, b in pairs)
-    return less and len(one) == len(other)
+def _dominates(larger: accounting.History, smaller: accounting.History) -> bool:
+    """Whether ``larger`` spends at least as much, as entry by entry shows."""
+    return len(larger) == len(smaller) and all(
+        (a[0] or 0) <= (b[0] or 0) and a[1] >= b[1] and a[2] >= b[2]
+        for a, b in zip(larger, smaller, strict=True)
+    )
 
 
 def _undominated(histories: Iterable[accounting.History]) -> list[accounting.History]:
@@ -169,15 +153,12 @@ def _undominated(histories: Iterable[accounting.History]) -> list[accounting.His
     Epsilon never falls with less noise, a larger q or more releases. Entries are compared one by
     one in their order, so histories of different lengths never dominate each other.
     """
-
-    def key(history: accounting.History) -> list[tuple[float, float, int]]:
-        return [(sigma, -q, -steps) for sigma, q, steps in history]
-
     kept: list[accounting.History] = []
-    # The largest first, so that most of the others fall at the first comparison.
-    for one in sorted(set(histories), key=key):
-        if not any(_dominates(other, one) for other in kept):
-            kept = [*(other for other in kept if not _dominates(one, other)), one]
+    # The largest first: a later one may fall by an earlier one, and never the other way round.
+    order = sorted(set(histories), key=lambda history: [(s, -q, -n) for s, q, n in history])
+    for history in order:
+        if not any(_dominates(other, history) for other in kept):
+            kept.append(history)
     return kept
 
 
@@ -199,9 +180,9 @@ class Ledger:
         unit: "example", "person" or "client". In the client unit every release counts for every
             client, whether drawn or not, and q is the chance of taking part.
         delta: in [1e-12, 1).
-        accountant: a name in `accounting.ACCOUNTANTS`: "pld" or "rdp".
+        accountant: "pld" or "rdp", see `accounting.epsilon`.
         reproducible: the noise can be drawn again from a seed; only such a run repeats rounds.
-        trust, relation: whom the noise protects from, and how neighbours differ, see `Privacy`.
+        trust: whom the noise protects from, see `Privacy`.
 
     Guarantees: test_ledger_round_trip, test_ledger_refuses_any_changed_byte,
         test_every_record_counts, test_a_replay_counts_once,
@@ -212,7 +193,7 @@ class Ledger:
     >>> ledger = Ledger(delta=1e-5)
     >>> ledger.record(0, [0, 1], 100, sample_rate=0.1, noise_multiplier=1.0)
     >>> round(ledger.epsilon(), 2)
-    7.06
+    7.05
     """
 
     # Nothing that a ledger states, and no method that states it, can be assigned afterwards.
@@ -220,13 +201,12 @@ class Ledger:
 
     terms = property(attrgetter("_terms"))
     parts = property(attrgetter("_parts"))
-    # Of a composition `trust` names all parts'.
-    unit = property(attrgetter("terms.unit"))
-    delta = property(attrgetter("terms.delta"))
-    accountant = property(attrgetter("terms.accountant"))
-    reproducible = property(attrgetter("terms.reproducible"))
-    trust = property(attrgetter("terms.trust"))
-    relation = property(attrgetter("terms.relation"))
+    unit = property(attrgetter("_terms.unit"))
+    delta = property(attrgetter("_terms.delta"))
+    accountant = property(attrgetter("_terms.accountant"))
+    reproducible = property(attrgetter("_terms.reproducible"))
+    trust = property(attrgetter("_terms.trust"), doc="Of a composition the trusts of all parts.")
+    relation = property(lambda self: RELATION)
 
     def __init__(
         self,
@@ -236,53 +216,54 @@ class Ledger:
         accountant: str = "pld",
         reproducible: bool = True,
         trust: str | None = None,
-        relation: str = RELATION,
     ) -> None:
-        trust = check_terms(unit, delta, accountant, trust, relation)
+        trust = check_terms(unit, delta, accountant, trust)
         check(isinstance(reproducible, bool), "reproducible", reproducible, "True or False")
-        self._terms = Terms(unit, float(delta), accountant, reproducible, trust, relation)
+        self._terms = Terms(unit, float(delta), accountant, reproducible, trust)
         self._parts: tuple[Ledger, ...] = ()
         self._uncertified: str | None = None
         self._closed: str | None = None
         # Replaced and never changed in place: copies and snapshots may share them.
         self._entries: tuple[LedgerEntry, ...] = ()
-        self._spent: Totals = {}
+        # Client, or None for all -> (noise multiplier, sample rate) -> releases.
+        self._spent: Mapping[int | None, Mapping[tuple[float, float], int]] = {}
 
     @classmethod
     def compose(cls, *ledgers: "Ledger") -> "Ledger":
         """Adds up what several runs on the same data have spent, as a closed ledger.
 
         They are of one task, so that client 3 is the same client in all, or of its pooled data,
-        which count for every client; and of one unit, delta and relation. Each is counted under its
-        own trust. Runs in which the data were dealt to other clients: `for_everyone` first.
+        which count for every client; and of one unit and delta. Each is counted under its own
+        trust. Runs in which the data were dealt to other clients: `for_everyone` first.
 
         Returns: a ledger that takes no more entries; with "rdp" where accountants differ,
             reproducible and uncertified where a part is. Runs of one seed are counted as if each
-            had noise of its own, and `statement` says so.
+            had noise of its own, and `report.statement` says so.
         Guarantees: test_compose_adds_up, test_compose_refuses_other_terms,
             test_pooled_data_are_spent_for_every_client.
         """
-        some = bool(ledgers) and all(isinstance(one, Ledger) for one in ledgers)
-        check(some, "ledgers", ledgers, "Ledgers, >= 1")
+        right = bool(ledgers) and all(isinstance(ledger, Ledger) for ledger in ledgers)
+        check(right, "ledgers", ledgers, "Ledgers, >= 1")
         # Snapshots: what a part records afterwards must not change a sum that was stated.
-        parts = tuple(part.snapshot() for one in ledgers for part in one.parts or (one,))
-        for name in ("unit", "delta", "relation"):
+        parts = [part.snapshot() for ledger in ledgers for part in ledger.parts or (ledger,)]
+        for name in ("unit", "delta"):
             values = list(dict.fromkeys(getattr(part, name) for part in parts))
             why = "the same in all ledgers: only then their releases add up"
             check(len(values) == 1, name, values, why)
-        first, accountants = parts[0], {part.accountant for part in parts}
-        whole = cls(unit=first.unit, delta=first.delta)
-        whole._terms = first.terms._replace(
+        accountants = {part.accountant for part in parts}
+        total = cls(unit=parts[0].unit, delta=parts[0].delta)
+        total._terms = parts[0].terms._replace(
             # A bound by Renyi divergences holds for every history, whichever accountant it had.
-            accountant="rdp" if len(accountants) > 1 else first.accountant,
+            accountant="rdp" if len(accountants) > 1 else parts[0].accountant,
             reproducible=any(part.reproducible for part in parts),
             trust=" and ".join(sorted({part.trust for part in parts})),
         )
         # A promise about the whole needs one about every part.
         reasons = dict.fromkeys(part.uncertified for part in parts if part.uncertified is not None)
-        whole._uncertified = "; ".join(reasons) or None
-        whole._parts, whole._closed = parts, "composition"
-        return whole
+        total._uncertified = "; ".join(reasons) or None
+        total._parts = tuple(parts)
+        total._closed = "composition"
+        return total
 
     @property
     def observers(self) -> tuple[str, ...]:
@@ -304,6 +285,12 @@ class Ledger:
         return self._entries + tuple(entry for part in self.parts for entry in part.releases)
 
     @property
+    def clients(self) -> tuple[int, ...]:
+        """Clients that are named in some entry, sorted."""
+        named = {client for part in self.parts for client in part.clients} | {*self._spent}
+        return tuple(sorted(client for client in named if client is not None))
+
+    @property
     def uncertified(self) -> str | None:
         """Why no epsilon can be stated; ``None`` when one can."""
         return self._uncertified
@@ -311,8 +298,8 @@ class Ledger:
     @uncertified.setter
     def uncertified(self, reason: str | None) -> None:
         self._check_open()
-        words = reason is None or (isinstance(reason, str) and bool(reason))
-        check(words, "uncertified", reason, "a reason or None")
+        right = reason is None or (isinstance(reason, str) and bool(reason))
+        check(right, "uncertified", reason, "a reason or None")
         # What was released without a promise stays released: a reason cannot be taken back.
         kept = reason is not None or self._uncertified is None
         check(kept, "uncertified", reason, "a reason: what was released without a promise stays so")
@@ -328,8 +315,8 @@ class Ledger:
         clients: Sequence[int] | None,
         count: int = 1,
         *,
-        sample_rate: Any,
-        noise_multiplier: Any,
+        sample_rate: PerClient | Numbers,
+        noise_multiplier: PerClient | Numbers | None,
         repeats: bool = False,
     ) -> None:
         """Records ``count`` releases of a round, before any of them is used. Every call counts.
@@ -347,25 +334,22 @@ class Ledger:
         fresh = "False in release mode: the noise is fresh"
         check(not repeats or self.reproducible, "repeats", repeats, fresh)
         # A round that is drawn again from its seed has the same noise, so it releases nothing new.
-        same = [one for one in self._entries if one.round == entry.round] if repeats else []
+        earlier = [e for e in self._entries if e.round == entry.round] if repeats else []
         why = "the entry that this round already has in the ledger"
-        check(same[-1:] in ([], [entry]), "round", round, why)
-        if not same:
+        check(earlier[-1:] in ([], [entry]), "round", round, why)
+        if not earlier:
             self._append(entry)
 
     def _append(self, entry: LedgerEntry) -> None:
         # Counted before its value exists: a run that is killed in between has spent it.
         self._entries += (entry,)
-        self._spent = dict(self._spent)
+        spent = dict(self._spent)
         for client, pair in entry.rows():
-            history = self._spent.get(client, {})
-            self._spent[client] = history | {pair: history.get(pair, 0) + entry.count}
+            history = spent.get(client, {})
+            spent[client] = {**history, pair: history.get(pair, 0) + entry.count}
+        self._spent = spent
 
-    @property
-    def clients(self) -> tuple[int, ...]:
-        """Clients that are named in some entry, sorted."""
-        named = {client for part in self.parts for client in part.clients} | {*self._spent}
-        return tuple(sorted(client for client in named if client is not None))
+    # ---- what was spent
 
     def history(self, client: int | None = None, observer: str | None = None) -> accounting.History:
         """(noise_multiplier, sample_rate, steps) of one client, or of ``None`` what counts for all.
@@ -386,10 +370,24 @@ class Ledger:
         return tuple((*pair, count) for pair, count in total.items())
 
     def _check_observer(self, observer: str | None) -> None:
-        central = " for trust='central': a trusted server sees the updates themselves"
-        names = " or ".join(map(repr, self.observers))
-        names += central if "central" in self.trust else ""
-        check(observer is None or observer in self.observers, "observer", observer, names)
+        allowed = " or ".join(map(repr, self.observers))
+        if "central" in self.trust:
+            allowed += " for trust='central': a trusted server sees the updates themselves"
+        check(observer is None or observer in self.observers, "observer", observer, allowed)
+
+    def _histories(
+        self, quantity: str, client: int | None, observer: str | None
+    ) -> list[accounting.History]:
+        """The histories of which one spends most, and is attacked most easily.
+
+        Raises: `Uncertified`, naming the ``quantity`` that was asked for.
+        """
+        self._check_observer(observer)
+        if self._uncertified is not None:
+            raise Uncertified(f"{quantity}: not certified: {self._uncertified}")
+        # What can be promised to everyone is what is promised to the client who spent most.
+        clients = (None, *self.clients) if client is None else (client,)
+        return _undominated(self.history(k, observer) for k in clients)
 
     def epsilon(self, client: int | None = None, observer: str | None = None) -> float:
         """Epsilon spent by one client, or the largest over all; ``inf`` after one without noise.
@@ -403,22 +401,25 @@ class Ledger:
         Guarantees: test_the_aggregator_is_not_amplified_against,
             test_the_worst_client_is_found_among_many.
         """
-        # What can be promised to everyone is what is promised to the client who spent most.
-        spent = map(self._epsilon_of, self._certified("epsilon", client, observer))
-        return max(spent, default=0.0)
+        histories = self._histories("epsilon", client, observer)
+        return max(accounting.epsilon(h, self.delta, self.accountant) for h in histories)
 
-    def _epsilon_of(self, history: accounting.History) -> float:
-        return accounting.epsilon(history, self.delta, self.accountant)
-
-    def _largest(self, observer: str | None) -> list[accounting.History]:
-        """The histories of which one spends most."""
-        return _undominated(self.history(client, observer) for client in (None, *self.clients))
+    def epsilon_or_inf(self) -> float:
+        """Largest epsilon over the clients; ``inf`` where none can be certified."""
+        return math.inf if self._uncertified is not None else self.epsilon()
 
     def nominal_epsilon(self, observer: str | None = None) -> float:
         """`epsilon` as if the ledger were certified: accounting only, no promise."""
-        return max(map(self._epsilon_of, self._largest(observer)), default=0.0)
+        twin = copy(self)
+        twin._uncertified = None
+        return twin.epsilon(observer=observer)
 
-    def tradeoff(self, fpr: Any, client: int | None = None, observer: str | None = None) -> Any:
+    def tradeoff(
+        self,
+        fpr: float | Float[np.ndarray, " n"],
+        client: int | None = None,
+        observer: str | None = None,
+    ) -> Any:
         """The largest share of members that any attacker finds at a false positive rate ``fpr``.
 
         It follows from the composed privacy loss, with no detour by epsilon and delta.
@@ -438,7 +439,7 @@ class Ledger:
         0.0924
         """
         rates = np.atleast_1d(np.asarray(fpr, float))
-        histories = self._certified("tradeoff", client, observer)
+        histories = self._histories("tradeoff", client, observer)
         # At each rate by itself: another client may be the most exposed at another rate.
         largest = np.max([accounting.tradeoff_curve(h, rates) for h in histories], axis=0)
         return largest if np.ndim(fpr) else float(largest[0])
@@ -455,25 +456,20 @@ class Ledger:
         >>> round(ledger.advantage(), 4)
         0.3829
         """
-        return max(map(accounting.advantage, self._certified("advantage", client, observer)))
+        return max(map(accounting.advantage, self._histories("advantage", client, observer)))
 
-    def _certified(
-        self, what: str, client: int | None, observer: str | None
-    ) -> list[accounting.History]:
-        """The histories of which one spends most, and is attacked most easily; raises as `epsilon`.
+    def event(self, client: int | None = None, observer: str | None = None) -> "DpEvent":
+        """The history of one client, or of the one who spent most, as a ``dp_accounting.DpEvent``.
 
-        Less noise, a larger q and more releases help every attacker.
+        Guarantees: test_ledger_event_gives_the_same_epsilon.
         """
-        self._check_observer(observer)
-        if self._uncertified is not None:
-            raise Uncertified(f"{what}: not certified: {self._uncertified}")
-        return self._largest(observer) if client is None else [self.history(client, observer)]
+        histories = self._histories("event", client, observer)
+        worst = max(histories, key=lambda h: accounting.epsilon(h, self.delta, self.accountant))
+        return accounting.event_of(worst)
 
-    def epsilon_or_inf(self) -> float:
-        """Largest epsilon over the clients; ``inf`` where none can be certified."""
-        return math.inf if self._uncertified is not None else self.epsilon()
+    # ---- other ledgers made of this one
 
-    def after(self, releases: Sequence[LedgerEntry]) -> "Ledger":
+    def after(self, releases: Iterable[LedgerEntry]) -> "Ledger":
         """Returns what a run's ledger would be after these releases; nothing is recorded."""
         check(not self.parts, "ledger", "composition", "the ledger of one run")
         twin = copy(self)
@@ -490,14 +486,15 @@ class Ledger:
         """
         check(not self.parts, "ledger", "composition", "the ledger of one run")
         # In another split somebody's data may lie with any client.
-        whole = Ledger(**self.terms._asdict())
-        whole.uncertified = self._uncertified
+        ledger = Ledger(**self.terms._asdict())
+        ledger.uncertified = self._uncertified
         for entry in self._entries:
             pairs = [pair for _, pair in entry.rows()]
             if pairs:
-                sigma, q = min(pair[0] for pair in pairs), max(pair[1] for pair in pairs)
-                whole._append(LedgerEntry(entry.round, None, entry.count, q, sigma))
-        return whole
+                sigma = min(sigma for sigma, _ in pairs)
+                q = max(q for _, q in pairs)
+                ledger._append(LedgerEntry(entry.round, None, entry.count, q, sigma))
+        return ledger
 
     def snapshot(self) -> "Ledger":
         """A copy that takes no more entries."""
@@ -505,113 +502,22 @@ class Ledger:
         twin._closed = self._closed or "snapshot"
         return twin
 
-    def statement(self, observer: str | None = None) -> str:
-        """One sentence: epsilon, delta, unit, neighbours, observer, and noise from a seed."""
-        self._check_observer(observer)
-        parts = self.parts or (self,)
-        own = sorted({part.observers[0] for part in parts})
-        name = observer or (own[0] if len(own) == 1 else None)
-        views = {"secagg": "the sum of the uploads", "local": "every upload"}
-        view = views.get(self.trust, "uploads or sums")
-        against = {
-            "server": f"the server, which sees {view} and who sends",
-            "released": "whoever sees the released models only",
-            None: f"each part's own observer ({' or '.join(own)})",
-        }[name]
-        unit = {
-            "example": "one example of one client",
-            "person": "one person's rows at one client",
-            "client": "all data of one client",
-        }[self.unit]
-        counted = "persons of each" if self.unit == "person" else "examples"
-        seeded = sum(part.reproducible for part in parts)
-        twice = " or sees two runs of one seed, which share their noise" if seeded > 1 else ""
-        warning = f" The noise came from a seed: nothing is promised to whoever knows it{twice}."
-        why = self._uncertified
-        value = f"not certified: {why}," if why else f"{self.epsilon(None, observer):.4g}"
-        found = "" if why else f" {self._attack(observer)}."
-        warning = warning if seeded else ""
-        return (
-            f"epsilon = {value} at delta = {self.delta:g} against {against}, for neighbours that "
-            f"differ by {unit} replaced by nothing ({self.relation}: how many clients "
-            f"and {counted} there are is public).{found}{warning}"
-        )
-
-    def _attack(self, observer: str | None) -> str:
-        """What the best attacker reaches, in words."""
-        one, tenth = (format(self.tradeoff(fpr, None, observer), ".2g") for fpr in (0.01, 0.001))
-        return (
-            f"Then no attacker finds more than a share {one} of the members where 1 % of the "
-            f"others are accused (0.1 %: {tenth}); advantage at most "
-            f"{self.advantage(None, observer):.2g}"
-        )
-
     def __repr__(self) -> str:
-        spent, attack = "uncertified", ""
+        spent = "uncertified"
         if self._uncertified is None:
-            spent = ", ".join(f"{one} {self.epsilon(None, one):.4g}" for one in self.observers)
-            attack = (
-                f", advantage {self.advantage():.2g}, TPR {self.tradeoff(0.01):.2g} at FPR 0.01"
-            )
+            spent = ", ".join(f"{name} {self.epsilon(None, name):.4g}" for name in self.observers)
         mode = "reproducible" if self.reproducible else "release"
         entries = f"{len(self.parts)} ledgers" if self.parts else f"{len(self._entries)} entries"
         return (
             f"Ledger(unit={self.unit!r}, trust={self.trust!r}, relation={self.relation!r}, {mode}, "
-            f"{entries}, epsilon: {spent} at delta={self.delta:g}{attack})"
+            f"{entries}, epsilon: {spent} at delta={self.delta:g})"
         )
 
-    def _repr_html_(self) -> str:
-        head = ("against", "ε", "advantage", "TPR at FPR 1 %", "TPR at FPR 0.1 %")
-        rows = []
-        for one in self.observers if self._uncertified is None else ():
-            rates = [self.tradeoff(fpr, None, one) for fpr in (0.01, 0.001)]
-            numbers = self.epsilon(None, one), self.advantage(None, one), *rates
-            rows.append((one, *(f"{number:.3g}" for number in numbers)))
-        return f"<p>{escape(self.statement())}</p>{html_table(rows, head) if rows else ''}"
-
-    def event(self, client: int | None = None, observer: str | None = None) -> Any:
-        """The history of one client, or of the one who spent most, as a ``dp_accounting.DpEvent``.
-
-        Guarantees: test_ledger_event_gives_the_same_epsilon.
-        """
-        worst = max(self._certified("event", client, observer), key=self._epsilon_of)
-        return accounting.event_of(worst)
-
-    def to_frame(self) -> Any:
-        """One row per client: client ("every" for a common history), releases, epsilon."""
-        import pandas as pd
-
-        uncertified = self._uncertified is not None
-        rows = []
-        for client in self.clients or (None,):
-            history = self.history(client)
-            releases = (n for *_, n in history)
-            name, count = "every" if client is None else client, sum(releases)
-            spent = math.inf if uncertified else self.epsilon(client)
-            rows.append({"client": name, "releases": count, "epsilon": spent})
-        return pd.DataFrame(rows)
+    # ---- on disk
 
     def to_json(self) -> str:
         """The whole ledger as one line of text with a digest, which finds damage, not forgery."""
-        return files.dump_checksummed("fedlora_lab.ledger", 2, self._content())
-
-    def _content(self) -> dict[str, Any]:
-        content = {**self.terms._asdict(), "uncertified": self._uncertified}
-        if self.parts:
-            return {**content, "parts": [part._content() for part in self.parts]}
-        return {**content, "releases": [dict(vars(entry)) for entry in self._entries]}
-
-    @classmethod
-    def _of(cls, content: dict[str, Any]) -> "Ledger":
-        if "parts" in content:
-            return cls.compose(*(cls._of(part) for part in content["parts"]))
-        terms = dict(content)
-        reason, entries = terms.pop("uncertified"), terms.pop("releases")
-        ledger = cls(**terms)
-        ledger.uncertified = reason
-        for fields in entries:
-            ledger._append(LedgerEntry(**fields))
-        return ledger
+        return files.dump_checksummed(FORMAT, VERSION, _content(self))
 
     @classmethod
     def from_json(cls, text: str, name: str = "ledger") -> "Ledger":
@@ -619,9 +525,9 @@ class Ledger:
 
         Raises: ``ValueError`` in one line, for anything but a text that ``to_json`` gave.
         """
-        content = files.load_checksummed("fedlora_lab.ledger", 2, text, name)
+        content = files.load_checksummed(FORMAT, VERSION, text, name)
         try:
-            ledger = cls._of(content)
+            ledger = _from_content(content)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             ledger = None
         # Anyone can compute a digest. What counts is that this ledger would write the same text.
@@ -640,3 +546,24 @@ class Ledger:
         # Without its line end the file was cut off, so `from_json` must refuse it.
         text = text.removesuffix("\n") if text.endswith("\n") else text + "<cut>"
         return cls.from_json(text, Path(path).name)
+
+
+def _content(ledger: Ledger) -> dict[str, Any]:
+    """A ledger as JSON values."""
+    content = {
+        **ledger.terms._asdict(),
+        "relation": ledger.relation,
+        "uncertified": ledger.uncertified,
+    }
+    if ledger.parts:
+        return {**content, "parts": [_content(part) for part in ledger.parts]}
+    return {**content, "releases": [dict(vars(entry)) for entry in ledger.releases]}
+
+
+def _from_content(content: Mapping[str, Any]) -> Ledger:
+    """The ledger whose content this is; any error where it is none's."""
+    if "parts" in content:
+        return Ledger.compose(*map(_from_content, content["parts"]))
+    ledger = Ledger(**{name: content[name] for name in Terms._fields})
+    ledger.uncertified = content["uncertified"]
+    return ledger.after(LedgerEntry(**fields) for fields in content["releases"])

@@ -47,7 +47,11 @@ class ClipCounts(NamedTuple):
         return ClipCounts(self.rows, int(self.scaled), int(self.nonfinite))
 
     def __add__(self, other: "ClipCounts") -> "ClipCounts":  # type: ignore[override]
-        return ClipCounts(*(mine + yours for mine, yours in zip(self, other, strict=True)))
+        return ClipCounts(
+            self.rows + other.rows,
+            self.scaled + other.scaled,
+            self.nonfinite + other.nonfinite,
+        )
 
 
 class Release(NamedTuple):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedlora_lab.measures.statistics import PairedDifference, paired_difference
     from fedlora_lab.report.html_page import report
+    from fedlora_lab.report.promise import statement, statement_html
     from fedlora_lab.report.run_folder import Folder
     from fedlora_lab.report.summary_table import claims_table, final_difference, summary
 
@@ -19,6 +20,7 @@ _HOMES = {
     "fedlora_lab.measures.statistics": ("PairedDifference", "paired_difference"),
     "fedlora_lab.report.html_page": ("report",),
     "fedlora_lab.report.run_folder": ("Folder",),
+    "fedlora_lab.report.promise": ("statement", "statement_html"),
     "fedlora_lab.report.summary_table": ("claims_table", "final_difference", "summary"),
 }
 
@@ -37,5 +39,7 @@ __all__ = [
     "final_difference",
     "paired_difference",
     "report",
+    "statement",
+    "statement_html",
     "summary",
 ]

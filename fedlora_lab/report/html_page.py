@@ -18,6 +18,7 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.measures.statistics import RULE
 from fedlora_lab.methods.optimizers import OPTIMIZERS, SERVER_OPTIMIZERS, optimizer_of
 from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.report.promise import statement
 from fedlora_lab.report.run_folder import Folder, read_frame, read_json, to_ledger
 from fedlora_lab.report.summary_table import display_rows, format_number, observer_phrase, summary
 
@@ -99,7 +100,8 @@ def ledger_rows(ledgers: Mapping[str, Any]) -> list[dict[str, str]]:
             reason = f" ({ledger.uncertified})" if ledger.uncertified else ""
             row |= {"unit": ledger.unit, "relation": ledger.relation}
             row["observer"] = ledger.observers[0]
-            row["releases"] = str(int(ledger.to_frame()["releases"].max()))
+            clients = ledger.clients or (None,)
+            row["releases"] = str(max(sum(n for *_, n in ledger.history(k)) for k in clients))
             row["epsilon"] = format_number(ledger.epsilon_or_inf(), 3) + reason
             if ledger.uncertified is None:
                 rates = ledger.tradeoff(np.array([0.01, 0.001]))
@@ -155,7 +157,7 @@ def composed_spending(ledgers: Iterable[Ledger | None], unseen: Iterable[Ledger]
     sentences = []
     for parts, name in sums:
         try:
-            said = Ledger.compose(*parts).statement()
+            said = statement(Ledger.compose(*parts))
         except ValueError as error:
             said = f"no epsilon can be stated ({error})."
         sentences.append(f"{name}: {said}")

@@ -26,8 +26,8 @@ from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.federated import checkpoint
 from fedlora_lab.methods.method import check_names
-from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:  # they load PEFT, which a folder that is only read does not need
@@ -44,7 +44,7 @@ released stays spent."""
 WHOLE = ("task", "privacy", "lora")
 BY_METHOD = ("methods", "plans", "privacies")
 # What follows from other settings, and is named only where no other one differs.
-DERIVED = ("fingerprint", "noise_multiplier", "releases", "sample_rate", "sizes")
+DERIVED = ("fingerprint", "noise_multiplier", "sample_rate", "sizes")
 FIELDS: dict[str, Any] = {
     **dict.fromkeys(("task", "lora", "versions", *BY_METHOD), dict),
     **dict.fromkeys(("seeds", "commands"), list),

@@ -22,7 +22,7 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.published import get
 from fedlora_lab.methods.state import Tensors
-from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.privatizer import in_noise_units
 from fedlora_lab.review.claims import Claims, Loader, Step
 from fedlora_lab.review.review import Review, step

@@ -14,7 +14,7 @@ from fedlora_lab import theory
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.audit import bounds
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.privatizer import clip_sum, gaussian_noise, release
 
 

@@ -73,7 +73,7 @@ def test_messages_give_the_run_of_the_loop_under_other_settings(task, slug, priv
 def test_persons_travel_with_the_examples_of_their_client(slug):
     """Over messages the run of the loop; without them, or with others, one line."""
     task = people()
-    privacy, plan = protected("person", person_examples=2), ROUNDS.replace(rounds=2, batch=2)
+    privacy, plan = protected("person"), ROUNDS.replace(rounds=2, batch=2)
     agree(task, slug, privacy, plan)
     own = fl.flower.Participant.of(task, slug, privacy, plan, lora=LORA)
     assert own.spec.task.sizes == task.person_counts != task.sizes, "no number of rows is agreed"

@@ -136,7 +136,7 @@ def test_rdp_equals_dp_accounting_and_opacus() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             other, _ = opacus.get_privacy_spent(
-                orders=list(accounting.ORDERS), rdp=sum(parts), delta=delta
+                orders=list(accounting.ORDERS), rdp=np.sum(parts, axis=0), delta=delta
             )
         assert value == pytest.approx(other, rel=1e-5)
 

@@ -31,7 +31,6 @@ from fedlora_lab.lora.per_example import per_example_gradients
 from fedlora_lab.methods import FedLoRA
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy import accounting
-from fedlora_lab.privacy.ledger import Ledger
 
 TASK, CLIP = people(), 0.7
 
@@ -69,16 +68,6 @@ def test_a_batch_draws_persons_with_all_their_examples() -> None:
         sizes.append(len(drawn))
     assert bool(((seen[3:] - count / 2).abs() < 5 * math.sqrt(count / 4)).all())
     assert abs(np.var(sizes) - 1.0) < 5 * math.sqrt(2 / count)  # of four coins, each on its own
-
-
-def test_at_most_so_many_examples_of_a_person_are_drawn_anew_each_step() -> None:
-    context, chosen = opened(None, privacy={"person_examples": 2}).context, set()
-    for s in range(30):
-        index = local_training.poisson_batch(context, 0, s, (1,))[0].tolist()
-        counts = pd.Series([PERSONS[1][i] for i in index]).value_counts()
-        assert counts.to_dict() == {3: 2, 4: 2, 5: 1, 6: 2}
-        chosen.add(tuple(i for i in index if PERSONS[1][i] == 3))
-    assert chosen == {(0, 2), (0, 4), (2, 4)}
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 2, 5])
@@ -120,14 +109,11 @@ def test_one_bad_example_voids_its_person_and_nobody_else() -> None:
 
 
 def test_a_run_by_person_goes_on_where_it_was_left(tmp_path) -> None:
-    """To the bit, and not under another number of examples; other units say nothing new."""
+    """To the bit."""
     privacy, plan = private("person", 1.0), PLAN.replace(rounds=3, batch=2)
     whole = play(TASK, "fedlora", privacy, plan)
     play(TASK, "fedlora", privacy, plan.replace(rounds=1), checkpoint=tmp_path)
     same_bits(play(TASK, "fedlora", privacy, plan, resume=tmp_path), whole[2:], "seconds")
-    with pytest.raises(ValueError, match=r"expected the same privacy as in this run"):
-        play(TASK, "fedlora", privacy.replace(person_examples=3), plan, resume=tmp_path)
-    assert "person_examples" not in fl.Privacy().settings()
 
 
 def test_weights_by_size_count_persons() -> None:
@@ -153,13 +139,6 @@ def test_a_person_at_several_clients_is_refused() -> None:
     line = r"^persons=None: expected whose each example is, person= of fl.tasks.hub or"
     with pytest.raises(ValueError, match=line):
         fl.run(tokens(), "fedlora", private("person"), PLAN)
-
-
-def person_ledger(*terms: tuple[float, float, int], **options: Any) -> Ledger:
-    ledger = Ledger(unit="person", delta=1e-4, **options)
-    for k, (sigma, q, count) in enumerate(terms):
-        ledger.record(0, (k,), count, sample_rate=q, noise_multiplier=sigma)
-    return ledger
 
 
 @pytest.mark.slow

@@ -256,8 +256,8 @@ def test_methods_page_shows_every_row(site, pages):
 def test_reference_comes_from_the_docstrings(site, pages):
     index, page = (pages[site / "api" / f"{name}.html"] for name in ("index", "privacy"))
     assert [name for name in fl.__all__ if f"fl.{name}" not in index.text] == []
-    assert "privacy.html#fedlora_lab.privacy.config.Privacy" in index.links
-    privacy = "fedlora_lab.privacy.config.Privacy"
+    assert "privacy.html#fedlora_lab.privacy.plan.Privacy" in index.links
+    privacy = "fedlora_lab.privacy.plan.Privacy"
     assert {f"{privacy}.calibrate", f"{privacy}.ledger"} <= page.ids
     assert (fl.Privacy.__doc__ or "").splitlines()[0] in page.text
     texts = [path.read_text(encoding="utf-8") for path in (site / "api").iterdir()]

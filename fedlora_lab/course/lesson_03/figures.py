@@ -16,8 +16,8 @@ from fedlora_lab import theory
 from fedlora_lab._utils.validation import check
 from fedlora_lab.lora import peft, per_example
 from fedlora_lab.plots import style
-from fedlora_lab.privacy.config import Privacy
 from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import concatenate, take
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from fedlora_lab.measures.deviation import noise_energies
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.plots import tidy
-from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.privatizer import gaussian_noise
 from fedlora_lab.tasks.task import Task
 

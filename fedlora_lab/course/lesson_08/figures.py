@@ -20,7 +20,7 @@ from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.quantization import normal_float, normal_levels
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.plots import style
-from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task, concatenate, examples_to_judge
 
 CODE = style.look("fedlpp").colour

@@ -37,7 +37,7 @@ from fedlora_lab.course.widgets.run_config import (
 from fedlora_lab.measures.statistics import find_collapsed, smaller_is_better, t_interval
 from fedlora_lab.methods.plan import Plan, lora_of
 from fedlora_lab.plots.style import look
-from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.report.summary_table import format_number, observer_phrase
 from fedlora_lab.tasks.metrics import TextScore
 from fedlora_lab.tasks.task import Task, take

@@ -17,7 +17,7 @@ from fedlora_lab.methods.optimizers import OPTIMIZERS, SERVER_OPTIMIZERS, Optimi
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.quantization import bytes_text
 from fedlora_lab.privacy.accounting import clt_noise_multiplier
-from fedlora_lab.privacy.config import Privacy
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:

@@ -3,27 +3,24 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import wraps
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from scipy.special import bdtr
 
-from fedlora_lab._utils.validation import (
-    check,
-    check_number,
-    check_whole,
-    is_number,
-)
+from fedlora_lab._utils.validation import check, check_number, check_whole, is_number
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.privacy import accounting
-from fedlora_lab.privacy.ledger import (
-    RELATION,
-    Ledger,
-    PerClient,
-    as_floats,
-    check_terms,
-    per_client,
-)
+from fedlora_lab.privacy.ledger import Ledger, PerClient, as_floats, check_terms, per_client
+
+LOCAL = "no amplification under trust={!r}, where observers learn who sends"
+
+
+class Federation(Protocol):
+    """What a plan reads of a task: the number of examples of each client, and for the person unit
+    ``persons`` and ``person_counts``."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]: ...
 
 
 class NoiseLevels(NamedTuple):
@@ -48,15 +45,15 @@ class NoiseLevels(NamedTuple):
 class Privacy:
     """Protects examples, persons or clients by clipping what each adds and adding Gaussian noise.
 
+    Neighbouring data sets differ by one unit's contribution, replaced by nothing ("zero-out"). The
+    number of clients and of units of each is public; how many examples a person has is not.
+
     Args:
         unit: what neighbours differ by. "example": every client runs DP-SGD on its own data, q =
             batch / n_k per step. "person": the same over the persons of ``Task.persons``: a step
             draws each of a client's n_k persons with q = batch / n_k, so ``batch`` counts persons;
             the mean of a drawn person's gradients, over all examples of that person at the client,
             is clipped as one vector. "client": its whole update is clipped, one release a round.
-        relation: "zero-out", the only one covered: one unit's contribution is replaced by nothing.
-            The number of clients and their sizes are public; in the person unit sizes are numbers
-            of persons, and how many examples a person has is not public.
         clip_norm: C >= 0, the L2 norm of one unit's contribution over all tensors that move;
             ``inf`` (no clip) only without noise.
         noise_multiplier: sigma >= 0, noise in units of C; one number or, but in the client unit,
@@ -73,9 +70,7 @@ class Privacy:
             uploads than ``honest + colluding`` is not released. ``None``: the 1 % quantile of the
             number of uploads less ``colluding``, at least 1.
         colluding: under "secagg": clients that may upload and tell the server their noise.
-        target, releases: the epsilon it was calibrated for, and for how many releases of each unit.
-        person_examples: person unit: at most so many examples of a person in a step, drawn anew in
-            each, which bounds time and memory; ``None``: all. It changes no epsilon.
+        target: the epsilon it was calibrated for; a plan that would spend more is refused.
 
     Participation amplifies under "central" alone, against whoever sees the released models. Under
     "local" the uploads tell who takes part; under "secagg" the server sees who sends, and everybody
@@ -104,59 +99,59 @@ class Privacy:
     accountant: str = "pld"
     trust: str | None = None
     honest: int | None = None
-    target: float | None = None
-    relation: str = RELATION
     colluding: int = 0
-    releases: int | None = None
-    person_examples: int | None = None
+    target: float | None = None
 
     def __post_init__(self) -> None:
-        terms = self.unit, self.delta, self.accountant, self.trust, self.relation
-        trust = check_terms(*terms)
-        if self.person_examples is not None:
-            check_whole("person_examples", self.person_examples, 1)
-            given, why = self.person_examples, "None unless unit='person'"
-            check(self.unit == "person", "person_examples", given, why)
+        trust = check_terms(self.unit, self.delta, self.accountant, self.trust)
         object.__setattr__(self, "trust", trust)
-        plain = is_number(self.clip_norm) and self.clip_norm >= 0
-        check(plain, "clip_norm", self.clip_norm, "a number >= 0")
         for name, high in (("noise_multiplier", math.inf), ("sample_rate", 1.0)):
-            value = getattr(self, name)
-            if value is not None:
-                value = as_floats(name, value, high)
-                common = "one number for unit='client': a round's noise and draw are common to all"
-                check(self.by_step or isinstance(value, float), name, value, common)
-                check(value != (), name, value, "one number, or one per client")
-            object.__setattr__(self, name, value)
-        sigma, rate = self.noise_multiplier, self.sample_rate
-        both = isinstance(sigma, tuple) and isinstance(rate, tuple)
-        fits = not both or len(_each(sigma)) == len(_each(rate))
-        check(fits, "sample_rate", rate, "as many numbers as noise_multiplier has")
+            object.__setattr__(self, name, self._checked_numbers(name, high))
+        sigma = self.noise_multiplier
+        rate = self.sample_rate
+        if isinstance(sigma, tuple) and isinstance(rate, tuple):
+            fits = len(sigma) == len(rate)
+            check(fits, "sample_rate", rate, "as many numbers as noise_multiplier has")
+        clip = self.clip_norm
+        check(is_number(clip) and clip >= 0, "clip_norm", clip, "a number >= 0")
+        noised = sigma is not None and any(per_client(sigma))
         why = "a finite number when noise_multiplier > 0: noise is sigma C"
-        finite = self.clip_norm < math.inf
-        check(finite or not any(_each(sigma)), "clip_norm", self.clip_norm, why)
+        check(clip < math.inf or not noised, "clip_norm", clip, why)
         if self.target is not None:
             check_number("target", self.target, 0, open_low=True)
-        if self.releases is not None:
-            check_whole("releases", self.releases, 0)
         if self.unit == "client" and trust != "central" and rate is not None:
             why = "uploads, or the noise of their sum, tell who takes part"
             check(rate == 1, "sample_rate", rate, f"1 or None for trust={trust!r}: {why}")
-        summed = self.server_sees_only_sum
         if self.honest is not None:
             check_whole("honest", self.honest, 1)
-            check(summed, "honest", self.honest, "None unless trust='secagg'")
+            check(trust == "secagg", "honest", self.honest, "None unless trust='secagg'")
         check_whole("colluding", self.colluding, 0)
         # Elsewhere every upload, or the server, has noise of its own: nobody's share is relied on.
-        why = "0 unless trust='secagg'"
-        check(summed or not self.colluding, "colluding", self.colluding, why)
+        shared = trust == "secagg" or not self.colluding
+        check(shared, "colluding", self.colluding, "0 unless trust='secagg'")
+
+    def _checked_numbers(self, name: str, high: float) -> PerClient | None:
+        """A field of one number, or of one for each client, as floats."""
+        value = getattr(self, name)
+        if value is None:
+            return None
+        numbers = as_floats(name, value, high)
+        common = "one number for unit='client': a round's noise and draw are common to all"
+        check(self.by_step or isinstance(numbers, float), name, value, common)
+        check(numbers != (), name, value, "one number, or one per client")
+        return numbers
 
     @property
     def by_step(self) -> bool:
         """Whether clients release every step, clipped by example or person; else their update."""
         return self.unit != "client"
 
-    def units(self, task: Any) -> tuple[int, ...]:
+    @property
+    def server_sees_only_sum(self) -> bool:
+        """Whether the server sees the sum of the uploads and no upload (secure aggregation)."""
+        return self.trust == "secagg"
+
+    def units(self, task: Federation) -> tuple[int, ...]:
         """Number of units each client draws from in a step: examples, or persons.
 
         Raises: ``ValueError`` in the person unit for a task that does not say whose examples are
@@ -167,38 +162,27 @@ class Privacy:
         where = "person= of fl.tasks.hub or persons= of fl.tasks.classification says it"
         persons = getattr(task, "persons", None)
         check(persons is not None, "persons", None, f"whose each example is, {where}")
-        return task.person_counts
+        counts: tuple[int, ...] = getattr(task, "person_counts", ())
+        return counts
 
     def settings(self) -> dict[str, Any]:
-        """Its fields as plain values; newer ones only where they are not the default."""
-        # Settings stored before a field existed still equal those of the same run today.
-        later = {"person_examples": None}
-        known = asdict(self).items()
-        return {name: x for name, x in known if name not in later or x != later[name]}
-
-    @property
-    def server_sees_only_sum(self) -> bool:
-        """Whether the server sees the sum of the uploads and no upload (secure aggregation)."""
-        return self.trust == "secagg"
-
-    def _check_noise(self) -> None:
-        why = "a number >= 0, or call calibrate(epsilon=..., task=..., plan=...)"
-        check(self.noise_multiplier is not None, "noise_multiplier", None, why)
+        """Its fields as plain values."""
+        return asdict(self)
 
     def replace(self, **changes: Any) -> "Privacy":
         """Changes some fields. A new unit takes its default trust; changes of what epsilon depends
         on forget the target.
         """
         # sigma is in units of C: the clip norm alone changes no epsilon.
-        free = {"clip_norm", "honest", "colluding", "person_examples"}
-        if changes.keys() - free:
-            changes = {"target": None, "releases": None, **changes}
+        if changes.keys() - {"clip_norm", "honest", "colluding"}:
+            changes = {"target": None, **changes}
         if changes.get("unit", self.unit) != self.unit:
-            fresh = {"trust": None, "honest": None, "colluding": 0}
-            changes = {**fresh, "person_examples": None, **changes}
+            changes = {"trust": None, "honest": None, "colluding": 0, **changes}
         return replace(self, **changes)
 
-    def resolve(self, task: Any, plan: Plan) -> "Privacy":
+    # ---- for a task and a plan
+
+    def resolve(self, task: Federation, plan: Plan) -> "Privacy":
         """Fills in ``sample_rate`` and checks the plan against the work it is for.
 
         Args:
@@ -208,31 +192,26 @@ class Privacy:
 
         Raises: ``ValueError``: no noise multiplier; a sample rate other than the plan's; a tuple of
             the wrong length; more honest and colluding clients than there are; delta >= 1 / number
-            of units; more releases than the target was calibrated for.
+            of units; a plan that spends more than the target.
         Guarantees: test_resolve_refuses_contradictions, test_delta_must_lie_below_one_over_units,
             test_a_plan_longer_than_its_calibration_is_refused.
         """
         self._check_noise()
         fixed = replace(self, sample_rate=self._plan_rate(self.units(task), plan))
-        planned, target, most = self._planned(plan), self.target, self.releases
-        if target is not None and most is not None and planned > most:
-            calibrated = f"at most {most}, for which epsilon = {target:g} was calibrated"
-            would = f"({planned} would spend {fixed.ledger(planned).epsilon():.3g})"
-            instead = "calibrate for this plan, or replace(target=None)"
-            check(False, "releases", planned, f"{calibrated} {would}: {instead}")
+        if self.target is not None:
+            releases = self._planned(plan)
+            spent = fixed.ledger(releases).epsilon()
+            # The rounding of an accountant's grid is no overspending.
+            instead = f"at least {spent:.4g}, which {releases} releases of this plan spend: "
+            instead += "calibrate for this plan, or replace(target=None)"
+            check(spent <= self.target * (1 + 1e-6), "target", self.target, instead)
         return fixed
 
-    def _planned(self, plan: Plan) -> int:
-        """Counts the plan's releases of each unit."""
-        return plan.rounds * (plan.local_steps if self.by_step else 1)
-
-    def calibrate(self, *, epsilon: float, task: Any, plan: Plan) -> "Privacy":
+    def calibrate(self, *, epsilon: float, task: Federation, plan: Plan) -> "Privacy":
         """Sets the smallest noise that spends at most ``epsilon``.
 
         Counted is taking part in every round, against the ledger's default observer. More than 16
-        distinct sample rates are grouped, and each group has the noise of its largest rate: nobody
-        spends more, and nobody gets more noise than (q_max / q_min)^(1/16) times the own rate needs
-        (at most 33 % more for sizes that differ 100 times).
+        distinct sample rates count as the next larger ones on a grid of 1 %: nobody spends more.
 
         Args:
             epsilon: > 0, finite; but in the client unit each client, with its own q and sigma,
@@ -247,12 +226,24 @@ class Privacy:
         check(hasattr(task, "sizes"), "task", task, "a Task")
         check(isinstance(plan, Plan), "plan", plan, "a Plan")
         rate = replace(self, noise_multiplier=None)._plan_rate(self.units(task), plan)
-        goal, steps = (epsilon, self.delta), self._planned(plan)
-        # All rounds count: by expected participation an unlucky client would spend too much.
-        sigmas = accounting.noise_multipliers(*goal, _each(rate), steps, self.accountant)
+        sigmas = accounting.noise_multipliers(
+            epsilon=epsilon,
+            delta=self.delta,
+            sample_rates=per_client(rate),
+            # All rounds count: by expected participation an unlucky client would spend too much.
+            steps=self._planned(plan),
+            accountant=self.accountant,
+        )
         sigma = sigmas if isinstance(rate, tuple) else sigmas[0]
-        new = {"sample_rate": rate, "noise_multiplier": sigma, "target": float(epsilon)}
-        return replace(self, **new, releases=steps)
+        return replace(self, sample_rate=rate, noise_multiplier=sigma, target=float(epsilon))
+
+    def _planned(self, plan: Plan) -> int:
+        """Counts the plan's releases of each unit."""
+        return plan.rounds * (plan.local_steps if self.by_step else 1)
+
+    def _check_noise(self) -> None:
+        why = "a number >= 0, or call calibrate(epsilon=..., task=..., plan=...)"
+        check(self.noise_multiplier is not None, "noise_multiplier", None, why)
 
     def _plan_rate(self, sizes: tuple[int, ...], plan: Plan) -> PerClient:
         """The sample rate of this work, after all checks that need the task.
@@ -261,31 +252,42 @@ class Privacy:
             sizes: as `units` gives them.
             plan: the work.
         """
-        clients, sigma, rate = len(sizes), self.noise_multiplier, self.sample_rate
+        clients = len(sizes)
         units = sum(sizes) if self.by_step else clients
         # At delta >= 1 / units a mechanism that publishes one unit outright would pass.
         limit = f"< {1 / max(units, 1):.3g} = 1 / {units} {self.unit}s"
         check(self.delta * units < 1, "delta", self.delta, limit)
-        for name, value in (("noise_multiplier", sigma), ("sample_rate", rate)):
+        rate = self.sample_rate
+        for name, value in (("noise_multiplier", self.noise_multiplier), ("sample_rate", rate)):
             fits = not isinstance(value, tuple) or len(value) == clients
             check(fits, name, value, f"{clients} numbers, one per client")
         self._check_shares(clients)
         if self.by_step:
             # Each example is drawn on its own: `batch` is only the expected number of them.
-            batch, source = plan.batch, "batch / n_k"
-            expected = tuple(1.0 if batch is None else min(1.0, batch / max(n, 1)) for n in sizes)
+            source = "batch / n_k"
+            expected = tuple(
+                1.0 if plan.batch is None else min(1.0, plan.batch / max(n, 1)) for n in sizes
+            )
         elif self.trust == "central":
-            expected, source = (float(plan.participation),), "participation"
+            source = "participation"
+            expected = (float(plan.participation),)
         else:
+            source = LOCAL.format(self.trust)
             expected = (1.0,)
-            source = f"no amplification under trust={self.trust!r}, where observers learn who sends"
         # A rate that is not the plan's own would state an epsilon of another mechanism.
         rates = rate if isinstance(rate, tuple) else (rate,) * len(expected)
-        for k, (mine, right) in enumerate(zip(rates, expected, strict=True)):
+        for k, (stated, right) in enumerate(zip(rates, expected, strict=True)):
             name = f"sample_rate[{k}]" if isinstance(rate, tuple) else "sample_rate"
-            same = mine is None or math.isclose(mine, right, rel_tol=1e-9)
-            check(same, name, mine, f"{right:.6g} = {source} of this plan")
+            same = stated is None or math.isclose(stated, right, rel_tol=1e-9)
+            check(same, name, stated, f"{right:.6g} = {source} of this plan")
         return expected[0] if len(set(expected)) == 1 else expected
+
+    def _check_shares(self, clients: int) -> None:
+        if self.honest is not None:
+            check_whole("honest", self.honest, 1, clients)
+        most = clients - (self.honest or 1)
+        why = f"at most {most}: the others are honest"
+        check(self.colluding <= most, "colluding", self.colluding, why)
 
     def noise_levels(self, clients: int, plan: Plan) -> NoiseLevels:
         """The noise on the sum of clipped contributions, see `NoiseLevels`.
@@ -300,7 +302,10 @@ class Privacy:
         check_whole("clients", clients, 1)
         self._check_noise()
         # Without noise C may be infinite, and 0 times infinity is not a number.
-        stds = tuple(s * self.clip_norm if s else 0.0 for s in _each(self.noise_multiplier))
+        stds = tuple(
+            sigma * self.clip_norm if sigma else 0.0
+            for sigma in per_client(self.noise_multiplier or 0.0)
+        )
         # Alone, an upload is hidden by its own noise only: each has all of sigma C.
         if self.trust == "local":
             several = isinstance(self.noise_multiplier, tuple)
@@ -317,12 +322,7 @@ class Privacy:
         # Variances of independent shares add up: each of n shares is sigma C / sqrt(n).
         return NoiseLevels(each=stds[0] / math.sqrt(shares), server=0.0, shares=shares)
 
-    def _check_shares(self, clients: int) -> None:
-        if self.honest is not None:
-            check_whole("honest", self.honest, 1, clients)
-        most = clients - (self.honest or 1)
-        why = f"at most {most}: the others are honest"
-        check(self.colluding <= most, "colluding", self.colluding, why)
+    # ---- what the ledger writes
 
     def entry(self, clients: Sequence[int] | None) -> dict[str, Any]:
         """Sample rate and noise multiplier of these clients, as `Ledger.record` takes them."""
@@ -331,12 +331,13 @@ class Privacy:
             public = self.trust == "local" and self.unit == "client"  # who uploads is no secret
             check(public, "sample_rate", None, "a number, or call resolve first")
             rate = 1.0
-
-        def of(value: Any) -> Any:
-            several = isinstance(value, tuple) and clients is not None
-            return tuple(value[k] for k in clients or ()) if several else value
-
-        return {"sample_rate": of(rate), "noise_multiplier": of(self.noise_multiplier)}
+        entry = {"sample_rate": rate, "noise_multiplier": self.noise_multiplier}
+        if clients is None:
+            return entry
+        return {
+            name: tuple(value[k] for k in clients) if isinstance(value, tuple) else value
+            for name, value in entry.items()
+        }
 
     def ledger(self, releases: int = 0, reproducible: bool = True) -> Ledger:
         """Makes a ledger for this plan, in which every client has made so many releases.
@@ -344,35 +345,16 @@ class Privacy:
         Raises: ``ValueError`` with ``releases``, when the noise multiplier or sample rate is open.
         """
         check_whole("releases", releases, 0)
-        names = ("unit", "delta", "accountant", "trust", "relation")
-        ledger = Ledger(**{name: getattr(self, name) for name in names}, reproducible=reproducible)
+        ledger = Ledger(
+            unit=self.unit,
+            delta=self.delta,
+            accountant=self.accountant,
+            trust=self.trust,
+            reproducible=reproducible,
+        )
         if releases:
             self._check_noise()
             several = [v for v in (self.sample_rate, self.noise_multiplier) if isinstance(v, tuple)]
             clients = range(len(several[0])) if several else None
             ledger.record(0, clients, releases, **self.entry(clients))
         return ledger
-
-
-def _refuse_foreign_names(init: Any) -> Any:
-    """Refuses ``Privacy(epsilon=8)`` and Opacus' ``max_grad_norm``, saying what to write."""
-    instead = {
-        "epsilon": "to be met by a plan: Privacy(...).calibrate(epsilon=..., task=task, plan=plan)",
-        "max_grad_norm": "clip_norm, the name of this bound here",
-    }
-
-    @wraps(init)
-    def wrapped(self: Privacy, *args: Any, **fields: Any) -> None:
-        for name in fields.keys() & instead.keys():
-            check(False, name, fields[name], instead[name])
-        init(self, *args, **fields)
-
-    return wrapped
-
-
-# Wrapped here: a dataclass's own ``__init__`` refuses other keywords before `__post_init__` runs.
-Privacy.__init__ = _refuse_foreign_names(Privacy.__init__)
-
-
-def _each(value: PerClient | None) -> tuple[float, ...]:
-    return () if value is None else per_client(value)

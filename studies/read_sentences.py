@@ -2,25 +2,38 @@
 
     python studies/read_sentences.py
 
-Writes fedlora_lab/attacks/sentences.json, which notebook 11 shows. The task is `sentiment`
+Writes results/sentences.csv, which notebook 11 shows. The task is `sentiment`
 (MiniLM-L6), the adapter has rank 16 on query and value, the sentences are the first of each domain
 that have between 8 and 16 word pieces, and at every position all 30,522 word pieces are tried.
 Needs the files that sentiment.py names.
 """
 
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from sentiment import sentiment
 from tqdm import tqdm
 
 import fedlora_lab as fl
 from fedlora_lab import attacks
-from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.attacks.reconstruction import PIECES, SENTENCES, read_sentence
-from fedlora_lab.report.run_folder import to_json
+from fedlora_lab.attacks.reconstruction import span_check, stack_gradients
 
 RANK, EACH, NOISES = 16, 3, (0.0, 1e-5, 1e-3)
+PIECES = 30_522
+OUT = Path(__file__).resolve().parent.parent / "results" / "sentences.csv"
+
+
+def read_sentence(victim: attacks.Victim, upload: Any, length: int) -> torch.Tensor:
+    """At each position the word piece nearest the span of query and value of the first layer."""
+    names = [f"layer.0.attention.self.{name}" for name in ("query", "value")]
+    keys = [victim.layer(upload, name=name) for name in names]
+    both = stack_gradients(upload[key] for key in keys)
+    ids = torch.arange(PIECES).view(-1, 1).expand(-1, length).contiguous()
+    sentences = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    rank = min(length, len(both))
+    return span_check(victim, both, keys[0].layer, sentences, rank=rank).argmin(0)
 
 
 def main() -> None:
@@ -36,9 +49,7 @@ def main() -> None:
                 right = int((read_sentence(victim, upload, n) == one[0]["input_ids"][0]).sum())
                 row = {"domain": task.client_names[k], "noise": noise, "pieces": n, "right": right}
                 found.append(row)
-    setting = {"task": "sentiment", "model": "MiniLM-L6", "rank": RANK}
-    setting |= {"clip_norm": 1.0, "tried": PIECES}
-    write_atomically(SENTENCES, to_json({"setting": setting, "sentences": found}), shared=True)
+    pd.DataFrame(found).to_csv(OUT, index=False)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What an update gives away: spans of inputs, labels, inversion by search, membership.
+"""What an update gives away: spans of inputs, labels, membership.
 
 >>> import torch
 >>> from fedlora_lab import attacks
@@ -16,9 +16,7 @@ from fedlora_lab.attacks.reconstruction import (
     infer_label,
     input_from_a_gradient,
     input_from_b_gradient,
-    invert,
     match_b_gradient,
-    measured_sentence_reads,
     read_scan,
     similarity,
     span_residual_by_batch_size,

@@ -1,24 +1,21 @@
-"""Inputs read from one update: exactly, from the span of A's gradient, or by search; and labels.
+"""Inputs and labels read from one update, exactly, from the span of A's gradient.
 
 First a victim whose updates an attacker sees, then spans and what lies in them, images of scans,
-sentences word piece by word piece, and the search.
+and labels.
 
-Source: arXiv:2003.14053 (search by cosine distance); arXiv:2001.02610 (labels).
+Source: arXiv:2001.02610 (labels).
 """
 
 import itertools
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_whole
@@ -31,8 +28,6 @@ from fedlora_lab.tasks.digits import digits
 from fedlora_lab.tasks.task import Examples, Task, classification, take
 
 SIDE, PATCH, CHUNK = 8, 2, 2048
-PIECES = 30_522
-SENTENCES = Path(__file__).parent / "sentences.json"
 Upload = dict[ParamKey, Tensor]
 
 # ---- the victim
@@ -241,7 +236,7 @@ def span_check(
         candidates: inputs whose token at a position does not depend on the others'.
         rank: of the span, as of `row_space`.
 
-    Guarantees: test_an_image_is_read_from_one_gradient, test_a_sentence_is_read_from_one_gradient.
+    Guarantees: test_an_image_is_read_from_one_gradient.
     """
     check(bool(gradient.any()), "gradient", "zero", "one that is not zero: B has not moved yet")
     space, several = row_space(gradient, rank), isinstance(candidates, Mapping)
@@ -398,124 +393,6 @@ def flattened_digits_task(
     held = [(x[:examples], y[:examples]) for x, y in task.clients]
     options: Any = {"name": "whole scans", "labels": task.labels, "head": "3" if head else None}
     return classification(model, held, test=task.test, targets=["1"], **options)
-
-
-# ---- sentences
-
-
-def repeat_pieces(pieces: Int[Tensor, " n"], length: int) -> dict[str, Int[Tensor, "n length"]]:
-    """Makes for each word piece the sentence that repeats it."""
-    check_whole("length", length, 1, 512)
-    ids = pieces.view(-1, 1).expand(-1, length).contiguous()
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
-def read_sentence(
-    victim: Victim, upload: Upload, length: int, pieces: "Int[Tensor, ' n'] | None" = None
-) -> Int[Tensor, " length"]:
-    """Reads a sentence from one update: at each position the word piece nearest the span.
-
-    From the first layer's query and value; more pieces than twice the rank cannot be read.
-
-    Args:
-        victim: of a task with a BERT.
-        upload: with the A's of ``layer.0.attention.self``; of one sentence.
-        length: its word pieces, [CLS] and [SEP] included.
-        pieces: those that are tried; ``None``: all 30,522.
-
-    Guarantees: test_sentence_reconstruction.py::test_a_sentence_is_read_from_two_layers.
-    """
-    names = [f"layer.0.attention.self.{name}" for name in ("query", "value")]
-    keys = [victim.layer(upload, name=name) for name in names]
-    both = stack_gradients(upload[key] for key in keys)
-    tried = torch.arange(PIECES) if pieces is None else pieces
-    sentences, rank = repeat_pieces(tried, length), min(length, len(both))
-    return tried[span_check(victim, both, keys[0].layer, sentences, rank=rank).argmin(0)]
-
-
-def measured_sentence_reads() -> Any:
-    """Loads how many word pieces `studies/read_sentences.py` read right from one update each.
-
-    Returns: frame with columns domain, noise, pieces, right.
-    Guarantees: test_sentence_reconstruction.py::test_a_sentence_is_read_from_two_layers.
-
-    >>> int(measured_sentence_reads().query("noise == 0")["right"].sum())
-    144
-    """
-    import pandas as pd
-
-    return pd.DataFrame(json.loads(SENTENCES.read_text(encoding="utf-8"))["sentences"])
-
-
-# ---- by search
-
-
-class Inversion(NamedTuple):
-    """Inputs (n, ...) that a search found, and 1 - cosine of their gradient with the upload."""
-
-    x: Tensor
-    distance: float
-
-
-def _distance(victim: Victim, upload: Upload, x: Tensor, y: Tensor) -> Tensor:
-    """1 - cosine of the gradient of the summed loss with the upload; differentiable in x."""
-    leaves = {key: victim.values[key].detach().requires_grad_() for key in upload}
-    for key in victim.adapted.select_keys(victim.values):
-        victim.adapted.set_tensor(key, leaves.get(key, victim.values[key]))
-    loss = victim.task.loss(victim.task.forward(victim.adapted.model, x), y).sum()
-    found = torch.autograd.grad(loss, list(leaves.values()), create_graph=True)
-    products: Any = sum((a * b).sum() for a, b in zip(found, upload.values(), strict=True))
-    sizes: Any = [sum(x.square().sum() for x in part) for part in (found, upload.values())]
-    return 1 - products / (sizes[0] * sizes[1]).sqrt().clamp(min=1e-30)
-
-
-def invert(
-    victim: Victim,
-    upload: Upload,
-    y: Tensor,
-    *,
-    steps: int = 300,
-    lr: float = 0.1,
-    smoothness: float = 0.01,
-    seed: int = 0,
-) -> Inversion:
-    """Searches for inputs in [0, 1] with labels y whose gradient points where the upload does.
-
-    Args:
-        victim, upload: the model, and its release for as many examples as there are labels.
-        y: (n,) labels, known or recovered by `infer_label`.
-        steps: of Adam; its learning rate ``lr`` falls to a tenth after 3/8, 5/8 and 7/8 of them.
-        smoothness: weight of the total variation, for inputs with a height and a width.
-        seed: of the images from which the search sets out.
-
-    Guarantees: test_an_image_is_found_by_search_and_noise_hides_it.
-    """
-    check_whole("steps", steps, 1)
-    check_number("lr", lr, 0, open_low=True)
-    check_number("smoothness", smoothness, 0)
-    public = victim.task.test[0]
-    numbers = isinstance(public, Tensor) and public.is_floating_point()
-    check(numbers, "task", victim.task.name, "inputs that are numbers")
-    drawn = Streams(seed).normal((len(y), *public.shape[1:]), "inversion")
-    x = (0.5 + 0.1 * drawn).to(public).requires_grad_()
-    search = torch.optim.Adam([x], lr=lr)
-    milestones = [round(steps * i / 8) for i in (3, 5, 7)]
-    decay = torch.optim.lr_scheduler.MultiStepLR(search, milestones, gamma=0.1)
-    best = Inversion(x.detach().clone(), math.inf)
-    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative
-        for _ in range(steps):
-            loss = distance = _distance(victim, upload, x, y)
-            if float(distance.detach()) < best.distance:
-                best = Inversion(x.detach().clone(), float(distance.detach()))
-            if x.dim() > 2:
-                total_variation = x.diff(dim=-1).abs().mean() + x.diff(dim=-2).abs().mean()
-                loss = distance + smoothness * total_variation
-            (x.grad,) = torch.autograd.grad(loss, x)
-            search.step()
-            decay.step()
-            with torch.no_grad():
-                x.clamp_(0, 1)
-    return best
 
 
 def infer_label(upload: Upload) -> int:

@@ -113,7 +113,6 @@ for found in pkgutil.walk_packages(fl.__path__, "fedlora_lab."):
 privacy, plan = fl.Privacy(noise_multiplier=1.0, delta=1e-4), fl.Plan(rounds=1, batch=8, lr=0.1)
 list(fl.run(fl.tasks.digits(clients=3), "rolora", privacy, plan))
 list(fl.run(fl.tasks.regression(clients=2), "fedlora", None, plan))
-fl.attacks.measured_sentence_reads()
 fl.course.lesson(12).audit_explorer()
 print(json.dumps([asked, before, state()]))
 """

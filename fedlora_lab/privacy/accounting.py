@@ -8,7 +8,7 @@ asks often.
 
 import math
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,8 +32,8 @@ SMALLEST_DELTA = 1e-12
 # vanish, and searches that would not end.
 SMALLEST_SIGMA = 1e-2
 """Noise multipliers below count as no noise: a release at it spends an epsilon of thousands."""
-LARGEST_SIGMA, LARGEST_SAMPLED_SIGMA = 1e100, 1e6
-"""Noise multipliers above the first, or of sampled releases the second, count as these."""
+LARGEST_SIGMA = 1e6
+"""Larger noise multipliers of sampled releases count as this one."""
 SMALLEST_RATE = 1e-9
 """Smaller sample rates count as this one."""
 MOST_SAMPLED = 10**6
@@ -45,8 +45,8 @@ def check_delta(delta: float) -> None:
     """Raises unless ``SMALLEST_DELTA`` <= delta < 1."""
     check(is_number(delta) and 0 < delta < 1, "delta", delta, "a number in (0, 1)")
     # Drawn noise has a largest value: what only larger values would hide cannot be promised.
-    why = "noise from 52 random bits ends at 8.2 sigma"
-    check(delta >= SMALLEST_DELTA, "delta", delta, f"at least {SMALLEST_DELTA:g}: {why}")
+    limit = f"at least {SMALLEST_DELTA:g}: noise from 52 random bits ends at 8.2 sigma"
+    check(delta >= SMALLEST_DELTA, "delta", delta, limit)
 
 
 def epsilon(history: History, delta: float, accountant: str = "pld") -> float:
@@ -108,8 +108,7 @@ def merge_history(history: History) -> Key:
     merged: dict[tuple[float, float], int] = {}
     for sigma, q, steps in spending:
         rate = _counted_rate(q, total)
-        largest = LARGEST_SIGMA if rate == 1 else LARGEST_SAMPLED_SIGMA
-        pair = (min(sigma, largest), rate)
+        pair = (sigma if rate == 1 else min(sigma, LARGEST_SIGMA), rate)
         merged[pair] = merged.get(pair, 0) + steps
     return tuple((*pair, steps) for pair, steps in sorted(merged.items()))
 
@@ -260,15 +259,15 @@ def _sampled_deltas(
     """
     mu = 1 / sigma
     inner = _inner_epsilon(epsilons if removed else -epsilons, q)
-    known = np.isfinite(inner)
-    t = np.where(known, inner, 0.0)
+    exists = np.isfinite(inner)
+    t = np.where(exists, inner, 0.0)
     if removed:
         # Below log(1 - q) every outcome has a larger loss than epsilon.
         sampled = q * np.exp(_gaussian_log_delta(t, mu))
-        return np.where(known, sampled, -np.expm1(np.minimum(epsilons, 0.0)))
+        return np.where(exists, sampled, -np.expm1(np.minimum(epsilons, 0.0)))
     # Above -log(1 - q) none has.
     sampled = q * np.exp(epsilons + t + _gaussian_log_delta(-t, mu))
-    return np.where(known, sampled, 0.0)
+    return np.where(exists, sampled, 0.0)
 
 
 @lru_cache(maxsize=512)
@@ -306,29 +305,25 @@ def _repeated(sigma: float, q: float, interval: float, steps: int) -> Pair:
     A number is composed of the same powers of two whatever was asked before, so the answer is
     always the same; and the next round's number shares most of them with the last one's.
     """
-    one = _release(sigma, q, interval)
+    single = _release(sigma, q, interval)
     if steps == 1:
-        return one
+        return single
     lowest = steps & -steps
-    if lowest == steps and one[0].size * math.sqrt(steps) > LARGEST_DOUBLED:
+    if lowest == steps and single[0].size * math.sqrt(steps) > LARGEST_DOUBLED:
         # Slower to begin with, but its cut of the tails does not depend on rounding.
-        return one[0].self_compose(steps, TAIL), one[1].self_compose(steps, TAIL)
+        return single[0].self_compose(steps, TAIL), single[1].self_compose(steps, TAIL)
     if lowest == steps:
         half = _repeated(sigma, q, interval, steps // 2)
         return _compose(half, half)
-    rest = _repeated(sigma, q, interval, steps - lowest)
-    return _compose(rest, _repeated(sigma, q, interval, lowest))
+    higher = _repeated(sigma, q, interval, steps - lowest)
+    return _compose(higher, _repeated(sigma, q, interval, lowest))
 
 
 @lru_cache(maxsize=64)
 def _losses(key: Key) -> Pair:
     """The losses of a whole history."""
     interval = _interval(key)
-    (sigma, q, steps), *others = key
-    whole = _repeated(sigma, q, interval, steps)
-    for sigma, q, steps in others:
-        whole = _compose(whole, _repeated(sigma, q, interval, steps))
-    return whole
+    return reduce(_compose, (_repeated(sigma, q, interval, steps) for sigma, q, steps in key))
 
 
 def _pld_epsilon(key: Key, delta: float) -> float:
@@ -336,10 +331,10 @@ def _pld_epsilon(key: Key, delta: float) -> float:
     exact = _gaussian_epsilon(_gaussian_mu(key), delta)
     if all(q == 1 for _, q, _ in key):
         return exact
-    rest = delta - ROUNDED * sum(steps for *_, steps in key)
-    if rest <= 0 or _interval(key) > 1:
+    remaining = delta - ROUNDED * sum(steps for *_, steps in key)
+    if remaining <= 0 or _interval(key) > 1:
         return min(exact, _renyi_epsilon(key, delta))
-    value = max(0.0, *(float(one.get_epsilon_for_delta(rest)) for one in _losses(key)))
+    value = max(0.0, *(float(loss.get_epsilon_for_delta(remaining)) for loss in _losses(key)))
     # Sampling never costs privacy: each is an upper bound, so the smaller one is.
     return min(exact, value)
 
@@ -363,7 +358,7 @@ def _release_rdp(sigma: float, q: float) -> Float[np.ndarray, " orders"]:
     """
     orders = np.array(ORDERS, float)
     if q == 1:
-        return orders / (2 * sigma**2)
+        return orders / 2 / sigma / sigma
     # The trapezoid rule's error falls as exp(-2 pi d / step), d the distance pi sigma^2 of the
     # ratio's zeros from the real line.
     step = min(sigma / 8, sigma**2 / 4)
@@ -406,13 +401,14 @@ def event_of(history: History) -> "DpEvent":
     """
     import dp_accounting as dp
 
-    parts: list[dp.DpEvent] = []
+    events: list[dp.DpEvent] = []
     for sigma, q, count in history:
-        one = dp.GaussianDpEvent(sigma) if sigma else dp.NonPrivateDpEvent()
-        one = dp.PoissonSampledDpEvent(q, one) if sigma and q < 1 else one
+        event = dp.GaussianDpEvent(sigma) if sigma else dp.NonPrivateDpEvent()
+        if sigma and q < 1:
+            event = dp.PoissonSampledDpEvent(q, event)
         if q and count:
-            parts.append(dp.SelfComposedDpEvent(one, count))
-    return dp.ComposedDpEvent(parts) if parts else dp.NoOpDpEvent()
+            events.append(dp.SelfComposedDpEvent(event, count))
+    return dp.ComposedDpEvent(events) if events else dp.NoOpDpEvent()
 
 
 # ---- what an attacker can find: the trade-off curve of the composed privacy loss
@@ -484,7 +480,7 @@ def _tradeoff_lines(key: Key) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray
     moments = [_log_moment(sigma, q) for sigma, q, _ in key]
     size = math.exp(min(0.0, float(logsumexp(moments, b=counts)) / 2))
     epsilons = size * np.sinh(np.linspace(0, math.asinh(STEEPEST / size), 400))
-    both = [np.asarray(one.get_delta_for_epsilon(epsilons.tolist())) for one in _losses(key)]
+    both = [np.asarray(loss.get_delta_for_epsilon(epsilons.tolist())) for loss in _losses(key)]
     deltas = np.clip(np.maximum(*both) + ROUNDED * sum(counts), 0.0, 1.0)
     steep, flat = np.exp(epsilons), np.exp(-epsilons)
     slopes = np.concatenate([[1.0], steep, flat])
@@ -545,17 +541,13 @@ def noise_multipliers(
         check_number("sample_rate", rate, 0, 1)
     check_whole("steps", steps, 0)
     check_one_of("accountant", accountant, tuple(ACCOUNTANTS))
-    if not steps:
-        return (0.0,) * len(sample_rates)
-    counted = [_counted_rate(q, steps) if q > 0 else 0.0 for q in sample_rates]
+    counted = [_counted_rate(q, steps) if q > 0 and steps else 0.0 for q in sample_rates]
     target = float(epsilon)
     if len(set(counted)) > MOST_RATES:
         counted = [_on_grid(q) if q > 0 else 0.0 for q in counted]
-        rates = tuple(sorted({q for q in counted if q > 0}))
-        sigmas = _linked_noise_multipliers(target, float(delta), rates, int(steps), accountant)
-    else:
-        each = (float(delta), int(steps), accountant)
-        sigmas = {q: _noise_multiplier(target, q, *each) for q in set(counted) if q > 0}
+        target *= 1 - MARGIN
+    rates = tuple(sorted({q for q in counted if q > 0}))
+    sigmas = _noise_multipliers(target, float(delta), rates, int(steps), accountant)
     return tuple(sigmas[q] if q > 0 else 0.0 for q in counted)
 
 
@@ -580,32 +572,23 @@ def clt_noise_multiplier(target: float, delta: float, q: float, steps: int) -> f
 
 
 @lru_cache(maxsize=1024)
-def _noise_multiplier(target: float, q: float, delta: float, steps: int, accountant: str) -> float:
-    """The smallest sigma that spends at most the target."""
-    if q == 1 and accountant == "pld":
-        sigma = math.sqrt(steps) / _gaussian_mu_for(target, delta)
-    else:
-        sigma = clt_noise_multiplier(target, delta, q, steps)
-    return _search_sigma(target, q, delta, steps, accountant, sigma)
-
-
-@lru_cache(maxsize=64)
-def _linked_noise_multipliers(
+def _noise_multipliers(
     target: float, delta: float, rates: tuple[float, ...], steps: int, accountant: str
-) -> dict[float, float]:
-    """Sigmas of ascending sample rates; each search begins where the one before it points."""
-    goal = target * (1 - MARGIN)
+) -> Mapping[float, float]:
+    """Sigmas of ascending sample rates; each search begins where those before it point."""
     sigmas: dict[float, float] = {}
     points: list[tuple[float, float]] = []  # log rate, log of sigma over its estimate
     for q in rates:
-        estimate = clt_noise_multiplier(goal, delta, q, steps)
-        sigmas[q] = _search_sigma(
-            goal, q, delta, steps, accountant, estimate * math.exp(_next_point(points, math.log(q)))
-        )
+        if q == 1 and accountant == "pld":
+            sigmas[q] = _round_up(math.sqrt(steps) / _gaussian_mu_for(target, delta))
+            continue
+        estimate = clt_noise_multiplier(target, delta, q, steps)
+        guess = estimate * math.exp(_next_point(points, math.log(q)))
+        sigmas[q] = _search_sigma(target, q, delta, steps, accountant, guess)
         # Aimed at the middle of what is taken, so that an error to either side is small enough.
         spent = _epsilon(merge_history(((sigmas[q], q, steps),)), delta, accountant)
-        share = min(max(spent / goal, 0.9), 1.0) + (1 - LEAST_SPENT) / 2
-        slope = math.log(estimate / clt_noise_multiplier(1.01 * goal, delta, q, steps), 1.01)
+        share = min(max(spent / target, 0.9), 1.0) + (1 - LEAST_SPENT) / 2
+        slope = math.log(estimate / clt_noise_multiplier(1.01 * target, delta, q, steps), 1.01)
         points.append((math.log(q), math.log(sigmas[q] / estimate) + slope * math.log(share)))
     return sigmas
 
@@ -639,7 +622,7 @@ def _search_sigma(
         low = high
         high += step
         step *= 3
-        reachable = high < math.log(100 * LARGEST_SAMPLED_SIGMA)
+        reachable = high < math.log(100 * LARGEST_SIGMA)
         check(reachable, "epsilon", target, "a target that this accountant can certify")
     while excess(low) <= 0:
         if low <= least:

@@ -55,8 +55,10 @@ def check_terms(unit: str, delta: float, accountant: str, trust: str | None = No
     if trust is None:
         return "central" if unit == "client" else "local"
     check_one_of("trust", trust, ("local", "secagg", "central"))
-    why = f"'local' for unit={unit!r}: each client noises its own steps, so its upload is protected"
-    check(unit == "client" or trust == "local", "trust", trust, f"{why} alone")
+    local = (
+        f"'local' for unit={unit!r}: each client noises its steps, its upload is protected alone"
+    )
+    check(unit == "client" or trust == "local", "trust", trust, local)
     return trust
 
 
@@ -153,13 +155,13 @@ def _undominated(histories: Iterable[accounting.History]) -> list[accounting.His
     Epsilon never falls with less noise, a larger q or more releases. Entries are compared one by
     one in their order, so histories of different lengths never dominate each other.
     """
-    kept: list[accounting.History] = []
+    largest: list[accounting.History] = []
     # The largest first: a later one may fall by an earlier one, and never the other way round.
     order = sorted(set(histories), key=lambda history: [(s, -q, -n) for s, q, n in history])
     for history in order:
-        if not any(_dominates(other, history) for other in kept):
-            kept.append(history)
-    return kept
+        if not any(_dominates(before, history) for before in largest):
+            largest.append(history)
+    return largest
 
 
 class Uncertified(ValueError):
@@ -245,23 +247,23 @@ class Ledger:
         right = bool(ledgers) and all(isinstance(ledger, Ledger) for ledger in ledgers)
         check(right, "ledgers", ledgers, "Ledgers, >= 1")
         # Snapshots: what a part records afterwards must not change a sum that was stated.
-        parts = [part.snapshot() for ledger in ledgers for part in ledger.parts or (ledger,)]
+        runs = [run.snapshot() for ledger in ledgers for run in ledger.parts or (ledger,)]
         for name in ("unit", "delta"):
-            values = list(dict.fromkeys(getattr(part, name) for part in parts))
-            why = "the same in all ledgers: only then their releases add up"
-            check(len(values) == 1, name, values, why)
-        accountants = {part.accountant for part in parts}
-        total = cls(unit=parts[0].unit, delta=parts[0].delta)
-        total._terms = parts[0].terms._replace(
+            values = list(dict.fromkeys(getattr(run, name) for run in runs))
+            equal = "the same in all ledgers: only then their releases add up"
+            check(len(values) == 1, name, values, equal)
+        accountants = {run.accountant for run in runs}
+        total = cls(unit=runs[0].unit, delta=runs[0].delta)
+        total._terms = runs[0].terms._replace(
             # A bound by Renyi divergences holds for every history, whichever accountant it had.
-            accountant="rdp" if len(accountants) > 1 else parts[0].accountant,
-            reproducible=any(part.reproducible for part in parts),
-            trust=" and ".join(sorted({part.trust for part in parts})),
+            accountant="rdp" if len(accountants) > 1 else runs[0].accountant,
+            reproducible=any(run.reproducible for run in runs),
+            trust=" and ".join(sorted({run.trust for run in runs})),
         )
         # A promise about the whole needs one about every part.
-        reasons = dict.fromkeys(part.uncertified for part in parts if part.uncertified is not None)
+        reasons = dict.fromkeys(run.uncertified for run in runs if run.uncertified is not None)
         total._uncertified = "; ".join(reasons) or None
-        total._parts = tuple(parts)
+        total._parts = tuple(runs)
         total._closed = "composition"
         return total
 
@@ -301,13 +303,15 @@ class Ledger:
         right = reason is None or (isinstance(reason, str) and bool(reason))
         check(right, "uncertified", reason, "a reason or None")
         # What was released without a promise stays released: a reason cannot be taken back.
-        kept = reason is not None or self._uncertified is None
-        check(kept, "uncertified", reason, "a reason: what was released without a promise stays so")
+        stays = reason is not None or self._uncertified is None
+        check(
+            stays, "uncertified", reason, "a reason: what was released without a promise stays so"
+        )
         self._uncertified = reason
 
     def _check_open(self) -> None:
-        why = f"the run's own ledger: a {self._closed} takes no entries"
-        check(self._closed is None, "ledger", self._closed, why)
+        expected = f"the run's own ledger: a {self._closed} takes no entries"
+        check(self._closed is None, "ledger", self._closed, expected)
 
     def record(
         self,
@@ -335,8 +339,8 @@ class Ledger:
         check(not repeats or self.reproducible, "repeats", repeats, fresh)
         # A round that is drawn again from its seed has the same noise, so it releases nothing new.
         earlier = [e for e in self._entries if e.round == entry.round] if repeats else []
-        why = "the entry that this round already has in the ledger"
-        check(earlier[-1:] in ([], [entry]), "round", round, why)
+        expected = "the entry that this round already has in the ledger"
+        check(earlier[-1:] in ([], [entry]), "round", round, expected)
         if not earlier:
             self._append(entry)
 

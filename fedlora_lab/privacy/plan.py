@@ -115,13 +115,13 @@ class Privacy:
         clip = self.clip_norm
         check(is_number(clip) and clip >= 0, "clip_norm", clip, "a number >= 0")
         noised = sigma is not None and any(per_client(sigma))
-        why = "a finite number when noise_multiplier > 0: noise is sigma C"
-        check(clip < math.inf or not noised, "clip_norm", clip, why)
+        finite = "a finite number when noise_multiplier > 0: noise is sigma C"
+        check(clip < math.inf or not noised, "clip_norm", clip, finite)
         if self.target is not None:
             check_number("target", self.target, 0, open_low=True)
         if self.unit == "client" and trust != "central" and rate is not None:
-            why = "uploads, or the noise of their sum, tell who takes part"
-            check(rate == 1, "sample_rate", rate, f"1 or None for trust={trust!r}: {why}")
+            reason = "uploads, or the noise of their sum, tell who takes part"
+            check(rate == 1, "sample_rate", rate, f"1 or None for trust={trust!r}: {reason}")
         if self.honest is not None:
             check_whole("honest", self.honest, 1)
             check(trust == "secagg", "honest", self.honest, "None unless trust='secagg'")
@@ -242,8 +242,8 @@ class Privacy:
         return plan.rounds * (plan.local_steps if self.by_step else 1)
 
     def _check_noise(self) -> None:
-        why = "a number >= 0, or call calibrate(epsilon=..., task=..., plan=...)"
-        check(self.noise_multiplier is not None, "noise_multiplier", None, why)
+        expected = "a number >= 0, or call calibrate(epsilon=..., task=..., plan=...)"
+        check(self.noise_multiplier is not None, "noise_multiplier", None, expected)
 
     def _plan_rate(self, sizes: tuple[int, ...], plan: Plan) -> PerClient:
         """The sample rate of this work, after all checks that need the task.
@@ -278,16 +278,16 @@ class Privacy:
         rates = rate if isinstance(rate, tuple) else (rate,) * len(expected)
         for k, (stated, right) in enumerate(zip(rates, expected, strict=True)):
             name = f"sample_rate[{k}]" if isinstance(rate, tuple) else "sample_rate"
-            same = stated is None or math.isclose(stated, right, rel_tol=1e-9)
-            check(same, name, stated, f"{right:.6g} = {source} of this plan")
+            agrees = stated is None or math.isclose(stated, right, rel_tol=1e-9)
+            check(agrees, name, stated, f"{right:.6g} = {source} of this plan")
         return expected[0] if len(set(expected)) == 1 else expected
 
     def _check_shares(self, clients: int) -> None:
         if self.honest is not None:
             check_whole("honest", self.honest, 1, clients)
         most = clients - (self.honest or 1)
-        why = f"at most {most}: the others are honest"
-        check(self.colluding <= most, "colluding", self.colluding, why)
+        limit = f"at most {most}: the others are honest"
+        check(self.colluding <= most, "colluding", self.colluding, limit)
 
     def noise_levels(self, clients: int, plan: Plan) -> NoiseLevels:
         """The noise on the sum of clipped contributions, see `NoiseLevels`.

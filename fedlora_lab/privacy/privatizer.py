@@ -7,7 +7,7 @@ entry of a release stands in the ledger before its ``update`` is called.
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -68,27 +68,6 @@ class Release(NamedTuple):
     noise: dict[ParamKey, Tensor]
     counts: ClipCounts
     state: State
-
-
-class Privatizer(Protocol):
-    """What turns private rows into a release; `ClipAndNoise` is the one of this library."""
-
-    def init(self, zeros: Tensors) -> State:
-        """The state before the first release, for sums of these shapes, key -> (owners, ...)."""
-        ...
-
-    def update(
-        self,
-        rows: Iterable[tuple[Tensors, Int[Tensor, " n"]]],
-        zeros: Tensors,
-        std: Sequence[float],
-        state: State,
-        streams: Streams,
-        where: Sequence[tuple[int, ...]],
-        metric: Metric,
-    ) -> Release:
-        """Makes one release, see `ClipAndNoise.update`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -293,9 +272,9 @@ def gaussian_noise(
         level * streams.normal((length,), "noise", *indices) if level > 0 else torch.zeros(length)
         for level, indices in zip(std, where, strict=True)
     ]
-    parts = (torch.stack(rows) if rows else torch.zeros(0, length)).split(sizes, dim=1)
-    pairs = zip(shapes.items(), parts, strict=True)
-    return {key: part.reshape(-1, *shape) for (key, shape), part in pairs}
+    drawn = torch.stack(rows) if rows else torch.zeros(0, length)
+    pairs = zip(shapes.items(), drawn.split(sizes, dim=1), strict=True)
+    return {key: numbers.reshape(-1, *shape) for (key, shape), numbers in pairs}
 
 
 def release(
@@ -418,8 +397,10 @@ def uncertified_reason(
         expected = "a rule that gives a Preconditioner"
         check(isinstance(rule, Preconditioner), "precondition", precondition, expected)
         if not maps_after_noise(rule):
-            other = "the noise passes a map that the clipped value does not pass, so the clip does"
-            reasons.append(f"{other} not bound what it hides")
+            reasons.append(
+                "the noise passes a map that the clipped value does not pass, so the clip does not "
+                "bound what it hides"
+            )
     if not shares_bound(clip_groups):
         reasons.append("each group is clipped to C, so all together move by more than C")
     return "; ".join(reasons) or None

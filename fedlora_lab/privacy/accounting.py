@@ -580,7 +580,8 @@ def _noise_multipliers(
     points: list[tuple[float, float]] = []  # log rate, log of sigma over its estimate
     for q in rates:
         if q == 1 and accountant == "pld":
-            sigmas[q] = _round_up(math.sqrt(steps) / _gaussian_mu_for(target, delta))
+            sigma = math.sqrt(steps) / _gaussian_mu_for(target, delta)
+            sigmas[q] = _round_up(max(sigma, SMALLEST_SIGMA))
             continue
         estimate = clt_noise_multiplier(target, delta, q, steps)
         guess = estimate * math.exp(_next_point(points, math.log(q)))

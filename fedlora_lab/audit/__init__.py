@@ -9,7 +9,6 @@
 """
 
 from fedlora_lab.audit.bounds import (
-    attacks_above,
     audit_power,
     canaries_needed,
     gaussian_one_run_lower_bound,
@@ -18,7 +17,6 @@ from fedlora_lab.audit.bounds import (
     one_run_p_value,
     simulate_many_runs,
     simulate_one_run,
-    summarize_audits,
     tabulate_audits,
     threshold_lower_bound,
 )
@@ -26,7 +24,6 @@ from fedlora_lab.audit.canary_audit import Audit, canaries
 
 __all__ = [
     "Audit",
-    "attacks_above",
     "audit_power",
     "canaries",
     "canaries_needed",
@@ -36,7 +33,6 @@ __all__ = [
     "one_run_p_value",
     "simulate_many_runs",
     "simulate_one_run",
-    "summarize_audits",
     "tabulate_audits",
     "threshold_lower_bound",
 ]

@@ -1,12 +1,11 @@
 """Lower bounds on epsilon from an auditor's guesses: one run with many canaries, or many runs.
 
-`epsilon_estimate` estimates epsilon and bounds nothing. Below the bounds: simulated audits of one
-noised number, and summaries of tables of audits.
+Below the bounds: simulated audits of one noised number, and a table of audits.
 """
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -27,7 +26,10 @@ if TYPE_CHECKING:
 Guesses = tuple[int, int]
 """How many canaries are guessed in, and how many out; all others are left open."""
 Scores = Sequence[float] | np.ndarray
-LARGEST_EPSILON, LARGEST_MU, MOST_CANARIES = 1e3, 32.0, 100_000
+LARGEST_EPSILON = 1e3
+LARGEST_MU = 32.0
+MOST_CANARIES = 100_000
+"""Searches end there."""
 
 
 def one_run_p_value(
@@ -81,15 +83,19 @@ def one_run_lower_bound(
 
     if not refuted(0.0):
         return 0.0
-    low, high = 0.0, 1.0
+    high = 1.0
     while refuted(high):
-        low, high = high, 2 * high
+        high *= 2
         if high > LARGEST_EPSILON:
-            return low
+            return high / 2
+    low = 0.0 if high == 1.0 else high / 2
     while high - low > 1e-8:
         middle = (low + high) / 2
-        low, high = (middle, high) if refuted(middle) else (low, middle)
-    return low
+        if refuted(middle):
+            low = middle
+        else:
+            high = middle
+    return low  # from below: the bound must be an epsilon that is refuted
 
 
 def gaussian_one_run_lower_bound(
@@ -113,14 +119,16 @@ def gaussian_one_run_lower_bound(
     check_whole("correct", correct, 0, guesses)
     check_number("delta", delta, 0, 1, open_low=True)
     check_number("significance", significance, 0, 1, open_low=True)
-    low, high = 0.0, LARGEST_MU
+    low = 0.0
+    high = LARGEST_MU
     while high - low > 1e-4:
         mus = np.linspace(low, high, 65)
         # What is refuted ends somewhere: less is refuted the larger mu.
         count = int(_refuted_mus(canaries, guesses, correct, significance, mus).sum())
         if not count:
             return 0.0 if low == 0 else gdp_epsilon(low, delta)
-        low, high = float(mus[count - 1]), float(mus[min(count, 64)])
+        low = float(mus[count - 1])
+        high = float(mus[min(count, 64)])
     return gdp_epsilon(low, delta) if low else 0.0
 
 
@@ -152,7 +160,8 @@ def count_correct(scores: Scores, included: Sequence[bool] | np.ndarray, guesses
         scores, included: (m,), high where a canary looks included; and the coins.
         guesses: (k_in, k_out), together at most m; fixed before the scores are seen.
     """
-    scores, included = _without_nan("scores", scores), np.asarray(included, bool)
+    scores = _without_nan("scores", scores)
+    included = np.asarray(included, bool)
     check(scores.shape == included.shape, "scores", scores.shape, f"{included.shape}")
     k_in, k_out = guesses
     check_whole("guess", k_in, 0, len(scores))
@@ -173,8 +182,9 @@ def default_guesses(canaries: int) -> tuple[Guesses, ...]:
     """Returns guesses worth trying: an eighth, a quarter and half of the canaries on each side."""
     if canaries <= 1:
         return ((1, 0),)
-    half, rest = canaries // 2, canaries - canaries // 2
-    return tuple(sorted({(max(1, half // k), max(1, rest // k)) for k in (4, 2, 1)}))
+    inside = canaries // 2
+    outside = canaries - inside
+    return tuple(sorted({(max(1, inside // k), max(1, outside // k)) for k in (4, 2, 1)}))
 
 
 def one_run_best_bound(
@@ -259,7 +269,8 @@ def _upper_rates(fp: int, outs: int, fn: int, ins: int, significance: float) -> 
 
 def _errors(inside: Scores, outside: Scores, t: float) -> tuple[int, int, int, int]:
     """Counts false positives of how many, and false negatives of how many, at the threshold t."""
-    inside, outside = _without_nan("inside", inside), _without_nan("outside", outside)
+    inside = _without_nan("inside", inside)
+    outside = _without_nan("outside", outside)
     return int((outside > t).sum()), len(outside), int((inside <= t).sum()), len(inside)
 
 
@@ -308,15 +319,6 @@ def best_threshold_bound(
     return max(threshold_lower_bound(*some, delta, significance / len(counts)) for some in counts)
 
 
-def threshold_ceiling(runs: int, delta: float, significance: float) -> float:
-    """Returns the bound of ``runs`` runs with and as many without the canary, all guessed right.
-
-    Args: runs: >= 1. delta, significance: as of `threshold_lower_bound`.
-    Guarantees: test_ceilings_grow_with_the_canaries.
-    """
-    return threshold_lower_bound(0, runs, 0, runs, delta, significance)
-
-
 def threshold_gdp_lower_bound(
     inside: Scores, outside: Scores, threshold: float, delta: float, significance: float
 ) -> float:
@@ -333,63 +335,6 @@ def threshold_gdp_lower_bound(
     return gdp_epsilon(mu, delta) if mu else 0.0
 
 
-def epsilon_between_normals(p: tuple[float, float], q: tuple[float, float], delta: float) -> float:
-    """Returns the least epsilon at delta between two normal laws (mean, deviation), both ways.
-
-    Args: p, q: means and standard deviations. delta: in (0, 1].
-    Guarantees: test_epsilon_between_normals_is_the_gaussian_one.
-    """
-    check_number("delta", delta, 0, 1, open_low=True)
-
-    def excess(epsilon: float) -> float:
-        factor = math.exp(min(epsilon, 700.0))
-        return max(_hockey_stick(factor, *p, *q), _hockey_stick(factor, *q, *p)) - delta
-
-    if excess(0.0) <= 0:
-        return 0.0
-    high = 1.0
-    while excess(high) > 0:
-        high *= 2
-        if high > 600:
-            return math.inf
-    return float(brentq(excess, 0.0, high, xtol=1e-10))  # type: ignore[arg-type]
-
-
-def _hockey_stick(factor: float, m: float, s: float, n: float, t: float) -> float:
-    """sup over events of P - factor * Q, for P = N(m, s^2) and Q = N(n, t^2)."""
-    # The densities cross where a x^2 + b x + c = 0: between the roots one of them is the larger.
-    a = (1 / t**2 - 1 / s**2) / 2
-    b = m / s**2 - n / t**2
-    c = (n**2 / t**2 - m**2 / s**2) / 2 + math.log(t / s) - math.log(factor)
-    real = [float(root.real) for root in np.roots([a, b, c]) if root.imag == 0]
-    edges = np.array([-np.inf, *sorted(real), np.inf])
-
-    def masses(z: np.ndarray) -> np.ndarray:  # on the right from the other tail: 1 - ndtr is coarse
-        return np.where(z[:-1] > 0, -np.diff(ndtr(-z)), np.diff(ndtr(z)))
-
-    gains = masses((edges - m) / s) - factor * masses((edges - n) / t)
-    return float(gains.clip(min=0).sum())
-
-
-def epsilon_estimate(cosines: Float[np.ndarray, " k"], dimension: int, delta: float) -> float:
-    """Estimates epsilon from the cosines of K canary clients with the whole change of the model.
-
-    Without a canary its cosine follows N(0, 1 / D) nearly; with it, a normal law is fitted.
-    Canaries disturb each other unless K is far below D sigma^2, which pulls the fitted mean down;
-    the error of the fitted spread makes single estimates vary, above the truth as well as below.
-
-    Args: cosines: (K,), K >= 2. dimension: D >= 1000, numbers released. delta: in (0, 1].
-    Guarantees: test_the_federated_estimate_is_near_the_truth.
-    Source: arXiv:2302.03098.
-    """
-    check_whole("dimension", dimension, 1000)
-    check(cosines.ndim == 1 and len(cosines) >= 2, "cosines", cosines.shape, "at least two")
-    finite = bool(np.isfinite(cosines).all())
-    check(finite, "cosines", "with NaN or infinity", "numbers in [-1, 1]")
-    fitted = float(cosines.mean()), float(cosines.std())
-    return epsilon_between_normals((0.0, dimension**-0.5), fitted, delta)
-
-
 # ---- audits of the plainest release, a number plus Gaussian noise; and tables of audits
 
 DELTA = 1e-5
@@ -402,8 +347,9 @@ def gaussian_noise_multiplier(epsilon: float, delta: float = DELTA) -> float:
     Guarantees: test_lesson_12.py::test_the_game_states_what_it_spends.
     """
     check_number("epsilon", epsilon, 0, 100, open_low=True)
-    ends = math.log(1e-4), math.log(60.0)
-    log_mu = brentq(lambda x: gdp_delta(math.exp(x), epsilon) - delta, *ends, xtol=1e-12)
+    low = math.log(1e-4)
+    high = math.log(60.0)
+    log_mu = brentq(lambda x: gdp_delta(math.exp(x), epsilon) - delta, low, high, xtol=1e-12)
     return math.exp(-float(log_mu))  # type: ignore[arg-type]
 
 
@@ -452,7 +398,8 @@ def simulate_one_run(
     """
     check_whole("canaries", canaries, 2)
     check_number("leak", leak, 1, 1e3)
-    rng, sigma = Streams(seed).numpy("audit game", canaries), gaussian_noise_multiplier(epsilon)
+    rng = Streams(seed).numpy("audit game", canaries)
+    sigma = gaussian_noise_multiplier(epsilon)
     included = rng.random(canaries) < 0.5
     scores = leak * included + sigma * rng.standard_normal(canaries)
     lower = one_run_best_bound(scores, included, DELTA, 1 - confidence)
@@ -478,7 +425,8 @@ def simulate_many_runs(
     """
     check_whole("runs", runs, 2)
     check_whole("repeats", repeats, 1)
-    rng, sigma = Streams(seed).numpy("repeated audits", runs), gaussian_noise_multiplier(epsilon)
+    rng = Streams(seed).numpy("repeated audits", runs)
+    sigma = gaussian_noise_multiplier(epsilon)
     lower = np.empty((2, repeats))
     for i in range(repeats):
         scores = 1 + sigma * rng.standard_normal(runs), sigma * rng.standard_normal(runs)
@@ -487,34 +435,11 @@ def simulate_many_runs(
     return {"any mechanism": lower[0], "Gaussian noise": lower[1]}
 
 
-def summarize_audits(frame: "pd.DataFrame") -> str:
-    """Counts audits above their ledger's epsilon, invalid ones, and those that could be above.
-    Only where the ceiling lies above the stated epsilon could an audit exceed it; others prove
-    nothing.
-
-    Args:
-        frame: one row an audit, columns method, unit, noise_multiplier, epsilon_lower (NaN:
-            invalid), ceiling, epsilon_upper, as results/audit.csv.
-
-    Guarantees: test_the_verdict_counts_what_could_have_failed.
-    """
-    check(len(frame) > 0, "frame", f"{len(frame)} rows", "at least one audit")
-    columns = ["method", "unit", "noise_multiplier"]
-    could: Any = frame[frame["ceiling"] > frame["epsilon_upper"]]
-    above = (frame["epsilon_lower"] > frame["epsilon_upper"]).sum()
-    settings, able = (len(part[columns].drop_duplicates()) for part in (frame, could))
-    return (
-        f"{len(frame):,} audits, {above} above the ledger's epsilon, "
-        f"{frame['epsilon_lower'].isna().sum()} invalid; in {able} of {settings} settings "
-        f"({len(could):,} audits) the ceiling lies above the stated epsilon: "
-        f"{'only' if able else 'none of'} these could have contradicted it"
-    )
-
-
 def tabulate_audits(frame: "pd.DataFrame") -> "pd.DataFrame":
     """Tabulates for each method, unit and noise what its audits could prove, and what they did.
 
-    Args: frame: as of `summarize_audits`, with gaussian_lower.
+    Args: frame: one row an audit, columns method, unit, noise_multiplier, epsilon_lower (NaN:
+        invalid), gaussian_lower, ceiling, epsilon_upper, as results/audit.csv.
     Returns: epsilon_upper; ceiling; could_fail, whether the ceiling lies above it; audits; invalid;
         epsilon_lower (median over the seeds), lowest, highest; share, of epsilon_upper that the
         median reaches; gaussian_lower and gaussian_share likewise. NaN where no audit is valid.
@@ -525,49 +450,15 @@ def tabulate_audits(frame: "pd.DataFrame") -> "pd.DataFrame":
     table: Any = groups["epsilon_upper"].max().to_frame()
     table["ceiling"] = groups["ceiling"].max()
     table["could_fail"] = table["ceiling"] > table["epsilon_upper"]
-    table["audits"], table["invalid"] = lower.size(), lower.size() - lower.count()
+    table["audits"] = lower.size()
+    table["invalid"] = lower.size() - lower.count()
     table["epsilon_lower"] = lower.median()
-    table["lowest"], table["highest"] = lower.min(), lower.max()
+    table["lowest"] = lower.min()
+    table["highest"] = lower.max()
     table["share"] = table["epsilon_lower"] / table["epsilon_upper"]
     table["gaussian_lower"] = groups["gaussian_lower"].median()
     table["gaussian_share"] = table["gaussian_lower"] / table["epsilon_upper"]
     return table.reset_index()
-
-
-def attacks_above(
-    frame: "pd.DataFrame", curve: "Callable[[float], float]", significance: float = 0.05
-) -> "pd.DataFrame":
-    """Finds attacks that lie above a trade-off curve beyond chance: each would refute the ledger.
-
-    Of each attack the share of members found has a lower end, the share of others accused an upper
-    one (Clopper-Pearson, together right with a chance of error of ``significance`` over all rows,
-    by Bonferroni). Above is one whose lower end exceeds the curve at the upper end. Examples count
-    as independent, and the threshold must have been set on others.
-
-    Args:
-        frame: one row an attack, columns accused, others, found, members (counts), as
-            results/league.csv.
-        curve: false positive rate -> the largest share of members found, as `Ledger.tradeoff`.
-        significance: in (0, 1).
-
-    Returns: the rows above, with columns lower and bound.
-    Guarantees: test_an_attack_above_the_curve_is_found_and_chance_is_not.
-
-    >>> import pandas as pd
-    >>> counts = {"accused": [1, 1], "others": [100, 100], "found": [90, 2], "members": [100, 100]}
-    >>> list(attacks_above(pd.DataFrame(counts), lambda fpr: min(1.0, 3 * fpr)).index)
-    [0]
-    """
-    check(len(frame) > 0, "frame", f"{len(frame)} rows", "at least one attack")
-    check_number("significance", significance, 0, 1, open_low=True)
-    share, ends = significance / (2 * len(frame)), []
-    for row in frame.to_dict("records"):
-        missed = row["members"] - row["found"]
-        accused = clopper_pearson_upper(row["accused"], row["others"], share)
-        lower = 1 - clopper_pearson_upper(missed, row["members"], share)
-        ends.append((lower, float(curve(min(accused, 1.0)))))
-    found = frame.assign(lower=[low for low, _ in ends], bound=[high for _, high in ends])
-    return found[found["lower"] > found["bound"]]
 
 
 def audit_power(

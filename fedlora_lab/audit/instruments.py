@@ -21,7 +21,8 @@ from fedlora_lab.tasks.metrics import OverAll, TextScore
 from fedlora_lab.tasks.task import Examples, Task, take
 
 Rows = dict[ParamKey, Tensor]
-ORDINARY, LEFT_OUT = 0, -1
+ORDINARY = 0
+LEFT_OUT = -1
 """Marks; a positive mark is the weight itself."""
 
 
@@ -110,6 +111,11 @@ class Recorder(Run):
     outcome: RoundOutcome | None = None
     personal: Rows = field(default_factory=dict)
 
+    @property
+    def clip_norm(self) -> float:
+        """The clip norm of the run; 1 without privacy."""
+        return 1.0 if self.spec.privacy is None else self.spec.privacy.clip_norm
+
     def participants(self, t: int) -> tuple[int, ...]:
         return tuple(k for k in super().participants(t) if k not in self.absent)
 
@@ -118,7 +124,8 @@ class Recorder(Run):
         return self.group
 
     def advance(self, everyone: ClientBatch, *rest: Any, **kw: Any) -> None:
-        self.everyone, self.personal = everyone, dict(self.state.personal)
+        self.everyone = everyone
+        self.personal = dict(self.state.personal)
         super().advance(everyone, *rest, **kw)
 
     def finish_round(self, opened: Any, received: Received, *rest: Any, **kw: Any) -> RoundOutcome:

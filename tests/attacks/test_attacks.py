@@ -184,13 +184,3 @@ def test_a_victim_from_a_run_sends_clipped_gradients():
         victim.upload(pair, "C")
     with pytest.raises(ValueError, match="clip_norm=inf: expected finite where noise is added"):
         victim.upload(pair, noise_multiplier=1.0)
-
-
-def test_the_recovered_images_are_drawn():
-    images = {"true": np.eye(8), "σ = 1": np.zeros((8, 8))}
-    figure = fl.course.lesson(11).recovered_images(images, "One update")
-    assert [ax.get_xlabel() for ax in figure.axes] == list(images)
-    drawn: Any = figure.axes[0].images[0].get_array()
-    assert np.array_equal(drawn, np.eye(8))
-    with pytest.raises(ValueError, match=r"images={}: expected at least one"):
-        fl.course.lesson(11).recovered_images({})

@@ -2,12 +2,10 @@
 
 import threading
 from dataclasses import replace
-from shlex import split
 from typing import Any
 
 import numpy as np
 import pytest
-from commands import call
 from toy_tasks import LORA, play, private, same_bits, tokens
 
 import fedlora_lab as fl
@@ -16,7 +14,7 @@ from fedlora_lab.cli.audits import audit_line, audit_to_json
 from fedlora_lab.federated.records import Round
 from fedlora_lab.privacy import privatizer
 from fedlora_lab.privacy.ledger import Ledger, Uncertified
-from fedlora_lab.report.run_folder import read_json, to_json
+from fedlora_lab.report.run_folder import to_json
 from fedlora_lab.review.mistakes import BUGS
 
 pytestmark = pytest.mark.attack
@@ -30,9 +28,10 @@ REASON = "an injected bug: clips nothing"
 
 
 def audited(lr=1e-7, row="fedlora", task=WIDE, bug=None, **fields):
-    noise: Any = {"noise_multiplier": 4.0, "delta": 1e-5, "accountant": "rdp"} | fields
-    plan, lora = PLAN.replace(lr=lr), fl.Lora(8, 8.0)
-    return audit(task, row, fl.Privacy(**noise), plan, canaries=64, lora=lora, bug=bug)
+    noise: dict = {"noise_multiplier": 4.0, "delta": 1e-5, "accountant": "rdp"} | fields
+    privacy = fl.Privacy(**noise)
+    options = {"canaries": 64, "lora": fl.Lora(8, 8.0), "bug": bug}
+    return audit(task, row, privacy, PLAN.replace(lr=lr), **options)
 
 
 @pytest.mark.parametrize(("unit", "sigma", "ends"), [("example", 0.01, 1), ("client", 100.0, 2)])
@@ -70,26 +69,15 @@ def test_traces_of_a_large_finite_release_do_not_overflow():
     assert late.invalid == f"the release of round {late.rounds} is not finite"
 
 
-@pytest.mark.parametrize("row", ["deer", "flexlora", "fedsvd", "fedask"])
+@pytest.mark.parametrize("row", ["deer", "fedsvd"])
 def test_a_rule_that_fails_on_what_is_not_finite_is_no_traceback(row):
     found = audited(1e9, row, noise_multiplier=0.01, clip_norm=1e38)
     assert found.invalid is not None and "\n" not in str(found)
 
 
-@pytest.mark.slow
-def test_the_command_says_invalid_and_leaves_with_status_one(tmp_path, capsys):
-    out = tmp_path / "runs"
-    options = split("--clients 3 --rounds 2 --batch 8 --delta 1e-5 --lr 1e9 --clip 1e30 --seeds 1")
-    assert call("compare", "regression", "--methods", "fedlora", *options, "--out", out) == 0
-    capsys.readouterr()
-    assert call("audit", out, "--canaries", 16, "--no-check") == 1
-    assert "invalid: the release of round" in capsys.readouterr().out
-    (kept,) = read_json(out / "private" / "audit.json")["audits"]
-    assert kept["epsilon_lower"] is None and not kept["holds"]
-
-
 def test_a_bug_is_refuted_against_what_the_ledger_would_have_stated():
-    sound, broken = audited(), audited(bug=NOTHING)
+    sound = audited()
+    broken = audited(bug=NOTHING)
     assert sound.holds and sound.bug is None
     assert sound.epsilon_upper == sound.epsilon_nominal == sound.claimed
     assert broken.epsilon_upper == float("inf")
@@ -104,7 +92,8 @@ def test_a_run_with_a_bug_is_uncertified_from_the_first_moment(tmp_path):
     privacy = fl.Privacy(delta=1e-3, accountant="rdp").calibrate(
         epsilon=8, task=SMALL[0], plan=STEPS
     )
-    setup, folder = (*SMALL, privacy, STEPS), tmp_path / "broken"
+    setup = *SMALL, privacy, STEPS
+    folder = tmp_path / "broken"
     events = fl.ticks(*setup, lora=LORA, bug=NOTHING, checkpoint=folder)
     first: Any = next(events)
     next(events)
@@ -128,7 +117,8 @@ def test_a_run_with_a_bug_is_uncertified_from_the_first_moment(tmp_path):
 
 def test_a_bug_belongs_to_its_run_alone():
     """Two runs in two threads, step by step in turn: each has the bits that it has alone."""
-    setup, before = (*SMALL, private("example"), STEPS), privatizer.clip_sum
+    setup = *SMALL, private("example"), STEPS
+    before = privatizer.clip_sum
     found: dict[str, Any] = {}
     turn = threading.Barrier(2)
 

@@ -45,19 +45,6 @@ def test_repeated_audits_stay_below_the_truth():
     assert found["Gaussian noise"].mean() > found["any mechanism"].mean() > 0
 
 
-def test_the_verdict_counts_what_could_have_failed():
-    bounds = (0.1, 2, 2.5), (0.2, 3, 2.5), (2.6, 3, 2.5), (np.nan, 2, 2.5), (0.1, 2, np.inf)
-    frame = pd.DataFrame([("a", "example", 1.0, *three) for three in bounds], columns=COLUMNS)
-    assert fl.audit.summarize_audits(frame) == (
-        "5 audits, 1 above the ledger's epsilon, 1 invalid; in 1 of 1 settings (2 audits) the "
-        "ceiling lies above the stated epsilon: only these could have contradicted it"
-    )
-    assert fl.audit.summarize_audits(frame.head(1)).endswith(
-        "in 0 of 1 settings (0 audits) the ceiling lies above the stated epsilon: none of these "
-        "could have contradicted it"
-    )
-
-
 def test_the_table_of_audits_states_what_was_reached():
     """Of valid audits only; a row that could not fail, or states nothing, is told apart."""
     rows = [(0.5, 3.0, 2.0), (1.0, 3.0, 2.0), (1.5, 3.0, 2.0), (np.nan, 3.0, 2.0)]

@@ -1,0 +1,194 @@
+"""What an auditor sees of canaries: losses under released models, traces in releases."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from fedlora_lab.audit.instruments import Recorder, Rows, encode_marks
+from fedlora_lab.audit.planting import Canaries
+from fedlora_lab.federated import local_training
+from fedlora_lab.federated.records import Round, predict
+from fedlora_lab.lora import per_example
+from fedlora_lab.methods.filters import identity
+from fedlora_lab.privacy.privatizer import clip_sum, map_rank_axis, precondition_rows
+from fedlora_lab.tasks.task import take
+
+
+def canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Tensor, " m"]:
+    """Computes each canary's loss under the released model, by example with its client's part."""
+    task = canaries.task
+    x, plain = canaries.examples
+    y = encode_marks(plain)
+    personal = run.state.personal
+    if not personal or not run.context.by_step:
+        return task.loss(predict(task, record, x), y).detach().double()
+    losses = torch.zeros(len(y), dtype=torch.float64)
+    for k in canaries.owner.unique().tolist():
+        of_client = (canaries.owner == k).nonzero().squeeze(1)
+        values = {**run.state.server.tensors, **{key: own[k] for key, own in personal.items()}}
+        inputs = take(x, of_client)
+        outputs = per_example.model_outputs(task, run.context.adapted, values, inputs)
+        losses[of_client] = task.loss(outputs, y[of_client]).double()
+    return losses
+
+
+class Released(NamedTuple):
+    """What a round released, as seen by the auditor.
+
+    Args:
+        values: key -> (releases, ...), float64: changes, in units of the learning rate where a step
+            is released.
+        start: key -> where those who trained began.
+        scale: key -> by which a gradient counts in a release.
+        place: client -> the release that it may be in.
+    """
+
+    values: Rows
+    start: Rows
+    scale: Mapping
+    place: Mapping[int, int]
+
+
+def released_steps(run: Recorder) -> Released:
+    """The sum of noised gradients of each client over a round of the example unit."""
+    everyone = run.everyone
+    assert everyone is not None
+    t = run.state.round - 1
+    rate = {key: run.context.plan.rate(key.side, t) for key in everyone.params}
+    kept = {key: own[list(everyone.ids)] for key, own in run.personal.items()}
+    start = {**everyone.start, **kept}
+    moved = {key: x for key, x in everyone.params.items() if rate[key]}
+    values = {key: (start[key].double() - x) / rate[key] for key, x in moved.items()}
+    place = {k: i for i, k in enumerate(everyone.ids)}
+    return Released(values, start, dict.fromkeys(values, 1.0), place)
+
+
+def released_updates(run: Recorder, canaries: Canaries) -> Released:
+    """The noised updates of a round of the client unit: of all together, or each alone."""
+    outcome = run.outcome
+    everyone = run.everyone
+    assert outcome is not None and everyone is not None
+    t = run.state.round - 1
+    start = {key: tensor[None] for key, tensor in outcome.sent.tensors.items()}
+    reference = run.context.method.clip_reference
+    uploads = outcome.received.uploads
+    values = {key: x.double() - reference(start[key]) for key, x in uploads.items()}
+    scale = {key: -run.context.plan.rate(key.side, t) for key in uploads}
+    arrived = run.arrivals(t, everyone.ids).tolist()
+    place = {everyone.ids[i]: row for row, i in enumerate(arrived)}
+    if not outcome.received.per_client:
+        place = dict.fromkeys(canaries.owner.tolist(), 0)
+    return Released(values, start, scale, place)
+
+
+class Trace(NamedTuple):
+    """The traces of n canaries in one round.
+
+    Args:
+        who, release: (n,), their numbers, and the number of the release that holds each.
+        signal, seen: key -> (n, ...), in units of the noise: what each would add, clipped; and
+            that release.
+    """
+
+    who: Int[Tensor, " n"]
+    signal: Rows
+    seen: Rows
+    release: Int[Tensor, " n"]
+
+
+def trace_round(run: Recorder, canaries: Canaries) -> Trace | None:
+    """Returns the canaries' traces in the round just made; ``None`` if nothing was released."""
+    if run.outcome is None or run.everyone is None:
+        return None
+    context = run.context
+    released = released_steps(run) if context.by_step else released_updates(run, canaries)
+    owners = canaries.owner.tolist()
+    who = torch.tensor([i for i, k in enumerate(owners) if k in released.place], dtype=torch.int64)
+    release = torch.tensor([released.place[owners[i]] for i in who.tolist()], dtype=torch.int64)
+    if not len(who) or not released.values:
+        return None
+    seen = {key: x[release] for key, x in released.values.items()}
+    owner = release if context.by_step else torch.zeros_like(release)
+    # Of each canary's loud loss where the round began, whether it took part or not.
+    x, y = canaries.examples
+    data = (take(x, who), encode_marks(y[who], canaries.weights[who]))
+    signal = per_example.per_example_gradients(
+        canaries.task,
+        context.adapted,
+        released.start,
+        tuple(seen),
+        data,
+        owner,
+        context.method,
+        run.everyone.start,
+    )
+    signal = {key: released.scale[key] * x for key, x in signal.items()}
+    return Trace(who, *clip_and_whiten(run, signal, seen, released.start, owner), release)
+
+
+def clip_and_whiten(
+    run: Recorder, signal: Rows, seen: Rows, values: Rows, owner: Int[Tensor, " n"]
+) -> tuple[Rows, Rows]:
+    """Clips a signal as the mechanism does, and brings both to where the noise is white.
+
+    A row that is not finite is zero, as in the mechanism: nothing of it is in the release. What was
+    seen is in double precision, in which no product with a clipped float32 row overflows.
+    """
+    method = run.context.method
+    maps = local_training.preconditioners(method, tuple(signal), values)
+    before = precondition_rows(signal, maps, owner)
+    # Each row is the whole of its own sum: the mechanism itself clips it, group by group; in
+    # float64, where it takes no scale for zero.
+    wide = {key: x.double() for key, x in before.items()}
+    alone = torch.arange(len(owner))
+    sums, _ = clip_sum(wide, run.clip_norm, alone, len(alone), method.clip_groups)
+    clipped = {key: sums[key].to(x) for key, x in before.items()}
+    white = dict(seen)
+    for key in maps.keys() & clipped.keys():
+        back = _of_owners(torch.linalg.pinv(maps[key].noise), owner)
+        after = _of_owners(maps[key].after, owner)
+        clipped[key] = map_rank_axis(key, back, map_rank_axis(key, after, clipped[key]))
+        white[key] = map_rank_axis(key, back.to(seen[key]), seen[key])
+    return clipped, white
+
+
+def _of_owners(matrices: Tensor, owner: Int[Tensor, " n"]) -> Tensor:
+    """The matrix of each row's owner; one for all stays one."""
+    return matrices if len(matrices) == 1 else matrices[owner]
+
+
+def decorrelate(signal: Rows, release: Int[Tensor, " n"], clip_norm: float) -> Rows:
+    """Finds directions (U U^T + C^2)^-1 U that answer to one canary and little to the others.
+
+    Args:
+        signal: key -> (n, ...), the clipped gradients U.
+        release: (n,), the number of the release that holds each.
+        clip_norm: C.
+    """
+    flat = torch.cat([rows.flatten(1) for rows in signal.values()], 1).double()
+    for number in release.unique():
+        held = release == number
+        ridge = max(clip_norm, 1e-12) ** 2 * torch.eye(int(held.sum()), dtype=flat.dtype)
+        flat[held] = torch.linalg.solve(flat[held] @ flat[held].T + ridge, flat[held])
+    parts = flat.split([rows[0].numel() for rows in signal.values()], 1)
+    pairs = zip(signal.items(), parts, strict=True)
+    return {key: part.view_as(rows).to(rows) for (key, rows), part in pairs}
+
+
+def trace_scores(run: Recorder, trace: Trace) -> dict[str, Float[Tensor, " n"]]:
+    """Scores each canary of a round by its direction's product with the release, side by side."""
+    method = run.context.method
+    signal = trace.signal
+    if method.filter is not identity:
+        factors = {key: x for key, x in signal.items() if key.side != "head"}
+        signal = signal | {key: method.filter(x, key.side) for key, x in factors.items()}
+    clip = run.clip_norm if run.clip_norm < math.inf else 1.0
+    scores: dict[str, Tensor] = {}
+    for key, rows in decorrelate(signal, trace.release, clip).items():
+        score = (rows.double() * trace.seen[key]).flatten(1).sum(1)
+        scores[key.side] = scores.get(key.side, torch.zeros_like(score)) + score
+    return scores

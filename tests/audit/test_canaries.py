@@ -1,0 +1,196 @@
+"""The audit of a run: canaries, what is seen of them, and that it refutes no sound run."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from toy_tasks import LORA, UNITS, gap, play, private, same_bits, tokens
+
+import fedlora_lab as fl
+from fedlora_lab import methods
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab.audit import planting, traces
+from fedlora_lab.audit.instruments import (
+    LEFT_OUT,
+    Recorder,
+    mark_examples,
+    ordinary_marks,
+    select_examples,
+)
+from fedlora_lab.federated.records import Round
+from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.privacy import privatizer
+
+PLAN = fl.Plan(rounds=3, local_steps=2, batch=8, lr=0.2)
+LOSSY = PLAN.replace(participation=0.7, dropout=0.2)
+ONE_SIDE = LOSSY.replace(optimizer=fl.SGD(0.5), lr={"A": 0.0, "B": 0.2})
+WIDE = fl.tasks.regression(clients=3, examples=10, d_in=40, d_out=24, rank=4)
+KINDS = [(row, UNITS[i % 2]) for i, row in enumerate(("fedlora", "deer", "fedsa-lora", "fed-sb"))]
+
+
+def audited(row, unit="example", sigma=1.0, plan=PLAN, **fields):
+    privacy = fl.Privacy(unit=unit, noise_multiplier=sigma, delta=1e-5, accountant="rdp", **fields)
+    lora = fl.Lora(8, 8.0)
+    return fl.audit.canaries(WIDE, row, privacy, plan, canaries=32, confidence=0.99, lora=lora)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_audit_changes_nothing_of_the_run(unit):
+    """Fault: marks, or whoever records a run, that change its bits."""
+    task = tokens("head")
+    plan = PLAN.replace(batch=3, participation=0.8, dropout=0.1)
+    marked = mark_examples(task, ordinary_marks(task))
+    watched = Recorder.open(marked, methods.DEeR, private(unit), plan, lora=LORA).events()
+    records = [event for event in watched if isinstance(event, Round)]
+    same_bits(records, play(task, "deer", private(unit), plan))
+
+
+def test_an_example_that_is_left_out_weighs_nothing():
+    """Fault: an example that is left out and moves something besides the size, which is public."""
+    task = tokens("head", (6,))
+    marks = ordinary_marks(task)
+    marks[0][2] = LEFT_OUT
+    stay = torch.tensor([0, 1, 3, 4, 5])
+    fewer = replace(task, clients=(select_examples(task.clients[0], stay),))
+    plan = fl.Plan(rounds=3, local_steps=2, batch=None, lr=0.3)
+    quiet = private("example", 0.0)
+    out = play(mark_examples(task, marks), "fedlora", quiet, plan)
+    gone = play(fewer, "fedlora", quiet, plan.replace(lr=0.3 * 5 / 6))
+    assert gap(out[-1], gone[-1]) < 1e-9
+
+
+def test_canaries_are_dealt_evenly():
+    """Fault: coins that are not fair, or do not follow the seed."""
+    examples = planting.mislabel(WIDE, 32, Streams(0))
+    weights = torch.full((32,), 9)
+
+    def planted(unit, seed):
+        return planting.insert_canaries(WIDE, unit, examples, weights, Streams(seed))
+
+    for unit, sizes in (("example", (21, 21, 20)), ("client", (10, 10, 10, *[1] * 32))):
+        found = planted(unit, 0)
+        marks = torch.cat([y for _, y in found.task.clients])[:, -1]
+        assert found.task.sizes == sizes
+        assert int((marks == 9).sum()) == int(found.included.sum())
+        assert int((marks == LEFT_OUT).sum()) == int((~found.included).sum())
+    coins = [planted("example", seed).included for seed in (*range(40), 0)]
+    assert torch.equal(coins[0], coins[-1]) and not torch.equal(coins[0], coins[1])
+    assert abs(int(torch.stack(coins[:40]).sum()) - 640) < 5 * np.sqrt(320)
+
+
+def test_wrong_targets_are_wrong():
+    """Fault: a canary with its true label, which no clip has to cut."""
+    task = fl.tasks.digits(clients=3)
+    pool, right = task.validation or task.test
+    for image, label in zip(*planting.mislabel(task, 50, Streams(0)), strict=True):
+        true = right[(pool == image).flatten(1).all(1)]
+        assert len(true) >= 1 and label not in true
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("row", "unit"), KINDS)
+def test_no_row_is_refuted(row, unit):
+    """Fault: a bound above the ledger's epsilon or the ceiling, at 99 %; every row at ten seeds:
+    test_no_committed_audit_exceeds_its_ledger."""
+    found = audited(row, unit, sigma=4.0)
+    assert found.epsilon_lower <= min(found.epsilon_upper, found.ceiling)
+    assert found.holds and str(found).count("<=") == 1
+
+
+@pytest.mark.slow
+def test_the_gaussian_bound_of_an_audit_is_the_sharper_one():
+    """Fault: not between the other bound and the ledger's epsilon, where nothing is sampled."""
+    task = fl.tasks.regression(clients=2, examples=8, d_in=60, d_out=40, rank=2)
+    privacy = fl.Privacy(unit="client", noise_multiplier=0.5, delta=1e-5)
+    plan = fl.Plan(rounds=1, local_steps=1, batch=None, lr=0.02)
+    found = fl.audit.canaries(task, "ffa-lora", privacy, plan, canaries=100, lora=fl.Lora(4, 4.0))
+    assert 0.2 < found.epsilon_lower < found.gaussian_lower <= found.epsilon_upper
+    assert np.isnan(replace(found, scores={}, invalid="not finite").gaussian_lower)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ["fedlora", "deer", "fedsa-lora", "local"])
+def test_a_run_without_noise_is_seen(row):
+    """Fault: an auditor who does not come near the ceiling although nothing hides a canary."""
+    found = audited(row, sigma=0.0, plan=PLAN.replace(batch=None, rounds=2))
+    assert found.lower["update"] >= 0.3 * found.ceiling
+    sides = {view for view in found.scores if view.startswith("update ")}
+    assert sides <= {"update A", "update B"}
+
+
+def test_a_false_claim_is_refuted(monkeypatch):
+    """Fault: a hundredth of the noise that the ledger was told, and a bound below its epsilon."""
+    true_noise = privatizer.gaussian_noise
+
+    def quiet(shapes, std, *rest):
+        return true_noise(shapes, [x / 100 for x in std], *rest)
+
+    monkeypatch.setattr(privatizer, "gaussian_noise", quiet)
+    found = audited("fedlora", "example", 25.0, plan=PLAN.replace(batch=None))
+    assert not found.holds and " > " in str(found)
+    assert found.epsilon_lower > 1.2 * found.epsilon_upper
+
+
+def test_each_direction_answers_most_to_its_own_canary():
+    """Fault: directions that near copies share, so that one canary scores for another."""
+    random = torch.Generator().manual_seed(0)
+    key = ParamKey("B", "x")
+    u = torch.randn(6, 50, generator=random) / 50**0.5 + torch.randn(50, generator=random) / 10
+    answers = traces.decorrelate({key: u}, torch.zeros(6).long(), 0.1)[key] @ u.T
+    off = ~torch.eye(6, dtype=torch.bool)
+    assert answers[off].abs().max() < 0.05 * answers.diagonal().min()
+    assert (u @ u.T)[off].abs().max() > 0.3 * (u @ u.T).diagonal().min()
+    alone = traces.decorrelate({key: u}, torch.arange(6), 0.1)[key]
+    assert torch.allclose(torch.cosine_similarity(alone, u), torch.ones(6))
+
+
+@pytest.mark.parametrize(
+    ("row", "norms"),
+    [
+        (methods.FedLoRA, (0.28, 0.96)),
+        (methods.DPLoRA, (0.5**0.5, 0.5**0.5)),
+        (methods.FedLoRA.replace(clip_groups=methods.DEeRLiteral.clip_groups), (1.0, 1.0)),
+    ],
+)
+def test_a_canary_is_expected_as_its_groups_are_clipped(row, norms):
+    """Fault: all together to C, where each of two groups is clipped to C / sqrt(2), or to C."""
+    sizes = (("A", 7.0), ("B", 24.0))
+    signal = {ParamKey(side, "x"): torch.full((2, 4, 4), x) for side, x in sizes}
+    run = SimpleNamespace(context=SimpleNamespace(method=row), clip_norm=1.0)
+    clipped, _ = traces.clip_and_whiten(run, signal, {}, {}, torch.zeros(2).long())
+    for x, norm in zip(clipped.values(), norms, strict=True):
+        assert x.flatten(1).norm(dim=1).tolist() == pytest.approx([norm] * 2, rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("unit", "options"),
+    [
+        ("client", {"trust": "local", "plan": LOSSY}),
+        ("client", {"trust": "secagg"}),
+        ("client", {"plan": LOSSY}),
+        ("example", {"plan": ONE_SIDE}),
+    ],
+)
+def test_audits_hold_under_every_trust_and_with_absent_clients(unit, options):
+    """Fault: a canary looked for in a release that it is not in."""
+    assert audited("fedlora", unit, sigma=0.3, **options).holds
+
+
+def test_a_run_without_privacy_promises_nothing():
+    """Fault: an epsilon of a run without privacy; more canaries than it can afford."""
+    found = fl.audit.canaries(tokens("head"), "fedlora", None, PLAN.replace(batch=3), lora=LORA)
+    assert (found.canaries, found.epsilon_upper, found.delta) == (16, float("inf"), 1e-5)
+    plan = fl.Plan(batch=16, local_steps=5)
+    sizes = ((fl.tasks.digits(), "example"), (fl.tasks.digits(), "client"), (WIDE, "client"))
+    assert [planting.affordable_canaries(t, plan, u) for t, u in sizes] == [100, 32, 16]
+
+
+@pytest.mark.parametrize("bad", [{"confidence": 1.0}, {"canaries": 1}, {"seed": None}])
+def test_bad_arguments_are_refused(bad):
+    """Fault: an argument that surfaces as somebody else's error."""
+    (name,) = bad
+    with pytest.raises(ValueError, match=f"^{name}=[^\n]*: expected [^\n]*$"):
+        fl.audit.canaries(WIDE, "fedlora", private("example"), PLAN, **bad)

@@ -1,11 +1,11 @@
-"""Configures a run in a widget: its settings, their controls, and forecasts before it starts."""
+"""Configures a run in a widget: its settings, their controls, and what is known before Start."""
 
 import inspect
 import math
 import tomllib
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache, partial
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,19 +13,22 @@ from typing import TYPE_CHECKING, Any
 from fedlora_lab import methods, tasks
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.experiments.tuned_rates import Suggestion, rates, suggest_lr, suggestion
-from fedlora_lab.methods.optimizers import OPTIMIZERS, SERVER_OPTIMIZERS, Optimizer
+from fedlora_lab.methods import aggregation, filters
+from fedlora_lab.methods.method import Cycle, Method
+from fedlora_lab.methods.optimizers import Optimizer
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.quantization import bytes_text
-from fedlora_lab.privacy.accounting import clt_noise_multiplier
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:
-    from fedlora_lab.methods.method import Method
+    from fedlora_lab.federated.records import Round, Tick
 
 TABLE = Path(__file__).with_name("knobs.toml")
 ADAPTIVE_RATE = 0.01  # a usual first rate of optimisers that rescale gradients; none was tuned
 TOO_NOISY = 8  # times the rate that public numbers suggest; where it was tuned, at most six times
+Facts = list[tuple[str, str]]
+"""Terms and what is known of them before a run."""
 
 
 def drop_calibration(privacy: Privacy | None) -> Privacy:
@@ -41,7 +44,7 @@ class RunConfig:
     """
 
     task: Task
-    method: "Method"
+    method: Method
     plan: Plan
     privacy: Privacy
     epsilon: float | None
@@ -55,92 +58,92 @@ class RunConfig:
         if self.epsilon is not None:
             check_number("epsilon", self.epsilon, 0, 1e6, open_low=True)
 
-    def events(self) -> Generator[Any, None, None]:
-        """Runs it: yields a tick after every local step, a record after every round."""
-        from fedlora_lab.federated.run import ticks  # slow to import
+    def calibrated(self) -> Privacy | None:
+        """Calibrates the noise for the chosen ε and the plan that runs; ``None`` without privacy.
 
-        task, plan, privacy = self.task, self.plan, None
-        if self.epsilon is not None:
-            privacy = self.privacy.calibrate(epsilon=self.epsilon, task=task, plan=plan)
-        return ticks(task, self.method, privacy, plan, lora=self.lora, seed=self.seed)
-
-    def likely_privacy(self) -> Privacy | None:
-        """Estimates the calibrated privacy at once, by the central limit; ``None`` without privacy.
-
-        It is known at once, where a calibration takes seconds. ``None`` without privacy.
+        The library remembers calibrations, so Start does not wait for what was shown before it.
         """
         if self.epsilon is None:
             return None
-        some = self.privacy.replace(noise_multiplier=1.0).resolve(self.task, self.plan)
-        steps = self.plan.rounds * (self.plan.local_steps if some.by_step else 1)
-        rate: Any = some.sample_rate
-        known = {
-            q: clt_noise_multiplier(self.epsilon, some.delta, q, steps)
-            for q in {*(rate if isinstance(rate, tuple) else (rate,))}
-        }
-        sigma = tuple(known[q] for q in rate) if isinstance(rate, tuple) else known[rate]
-        return some.replace(noise_multiplier=sigma)
+        return self.privacy.calibrate(epsilon=self.epsilon, task=self.task, plan=self.plan)
+
+    def events(self) -> "Generator[Round | Tick, None, None]":
+        """Runs it: yields a tick after every local step, a record after every round."""
+        from fedlora_lab.federated.run import ticks  # slow to import
+
+        privacy = self.calibrated()
+        return ticks(self.task, self.method, privacy, self.plan, lora=self.lora, seed=self.seed)
 
     def suggestion(self) -> Suggestion:
-        """The learning rate suggested for method, ε and unit, with plain gradient descent."""
-        plan, unit = self.plan, self.privacy.unit
+        """Suggests a learning rate for method, ε and unit, with plain gradient descent."""
+        plan = self.plan
         if plan.optimizer.nonlinear:
             words = f"a usual first rate with {plan.optimizer.name}; none was tuned with it"
             return Suggestion(ADAPTIVE_RATE, words, False)
-        tuned = suggestion(self.task, self.method, self.epsilon, unit)
+        tuned = suggestion(self.task, self.method, self.epsilon, self.privacy.unit)
+        if self.epsilon is None or self.privacy.unit != "example":
+            return tuned
         try:
-            privacy = self.likely_privacy() if unit == "example" else None
-            if privacy is None:
-                return tuned
-            found = suggest_lr(self.task, self.method, privacy, plan, self.lora).lr
-        except ValueError:
+            public = suggest_lr(self.task, self.method, self.calibrated(), plan, self.lora).lr
+        except ValueError:  # a run that cannot begin, which its facts say, or a row that rests B
             return tuned
         if self.task.name not in rates():
             words = f"from public numbers, nothing was tuned on {self.task.name}"
-        elif found < tuned.lr / TOO_NOISY:
+        elif public < tuned.lr / TOO_NOISY:
             words = f"from public numbers: {tuned.lr:g} was tuned under less noise"
         else:
             return tuned
-        return Suggestion(float(f"{found:.2g}"), words, False)
+        return Suggestion(float(f"{public:.2g}"), words, False)
 
     def with_rate(self, lr: float) -> "RunConfig":
-        """The same run at another learning rate of B; A's keeps its ratio to it."""
-        old, plan = self.plan.lr, self.plan
-        if isinstance(old, Mapping):
-            ratio = lr / (plan.rate("B") or 1.0)
-            return replace(self, plan=plan.replace(lr={k: v * ratio for k, v in old.items()}))
-        return replace(self, plan=plan.replace(lr=lr))
+        """Returns the same run at another learning rate of B; A's keeps its ratio to it."""
+        rates_of_sides = self.plan.lr
+        if isinstance(rates_of_sides, Mapping):
+            ratio = lr / (self.plan.rate("B") or 1.0)
+            changed = {side: rate * ratio for side, rate in rates_of_sides.items()}
+            return replace(self, plan=self.plan.replace(lr=changed))
+        return replace(self, plan=self.plan.replace(lr=lr))
 
-    def facts(self) -> list[tuple[str, str]]:
-        """Numbers known before the run: sigma, sample rate, noise against signal, bytes.
+    def facts(self) -> Facts:
+        """Returns numbers known before the run: σ, sample rate, ρ and bytes.
 
         Raises: ``ValueError`` for a run that could not begin.
         Guarantees: test_live_run.py::test_the_numbers_before_start_are_those_of_the_run.
         """
         from fedlora_lab.federated.amplification import forecast_of  # slow to import
         from fedlora_lab.federated.spec import make_run_spec
+        from fedlora_lab.federated.uploads import bytes_of_round
 
-        privacy = self.likely_privacy()
+        privacy = self.calibrated()
         spec = make_run_spec(self.task, self.method, privacy, self.plan, self.lora, self.seed)
-        sigma, rate, ratio, taken = "no noise", "–", "0", "none"
-        once = "step" if self.privacy.by_step else "round"
+        sigma = "no noise"
+        rate = "–"
+        taken_up = "none"
         if privacy is not None:
+            sigma = _range(privacy.noise_multiplier)
+            rate = _range(privacy.sample_rate)
             forecast = forecast_of(spec)
-            unknown, ratio = forecast.unknown, f"≥ {_round(forecast.noise_to_signal())}"
-            sigma, rate = f"≈ {_range(privacy.noise_multiplier)}", _range(privacy.sample_rate)
-            rho = 0.0 if unknown else forecast.over_run().mean
-            taken = f"{_round(rho)} × A's energy" if rho else "none: A rests"
-            taken = f"not known: {unknown}" if unknown else taken
-        up, down = _bytes(self.task, self.method, self.lora, self.plan.local_steps)
+            if forecast.unknown:
+                taken_up = f"not known: {forecast.unknown}"
+            else:
+                rho = forecast.over_run().mean
+                taken_up = f"{_round(rho)} × A's energy" if rho else "none: A rests"
+        try:
+            up, down = bytes_of_round(self.task, self.method, self.lora, self.plan)
+        except ValueError:  # targets that do not fit, say
+            up = down = math.nan
         clients = self.plan.participation * len(self.task.clients)
-        sent, back = bytes_text(clients * up), bytes_text(clients * down)
-        sent = f"{sent} each way" if sent == back else f"{sent} up, {back} down"
+        sent = bytes_text(clients * up)
+        received = bytes_text(clients * down)
+        once = "step" if self.privacy.by_step else "round"
         return [
             ("noise multiplier σ", sigma),
             (f"sample rate of a {once}", rate),
-            (f"noise / signal of a {once}", ratio),
-            ("noise that A takes up, ρ", taken),
-            ("sent in a round", sent),
+            ("noise that A takes up, ρ", taken_up),
+            (
+                "sent in a round",
+                f"{sent} each way" if up == down else f"{sent} up, {received} down",
+            ),
         ]
 
     def cell(self) -> str:
@@ -162,45 +165,16 @@ lora = {_call(self.lora, "rank", "alpha")}
 records = list(fl.run(task, method, privacy, plan, lora=lora, seed={self.seed}))
 frame = fl.to_frame(records)"""
 
-    def method_row(self) -> str:
-        """Writes the method's row: its fields as `fl.methods.table` names them."""
-        table = methods.table([self.method]).drop(columns=["up", "down", "deviation"])
-        lines = [f"{name}: {value}" for name, value in table.iloc[0].items() if value != ""]
-        return "\n".join(lines)
-
 
 def _round(value: float) -> str:
     return f"{value:.2g}" if value < 100 else f"{value:,.0f}"
 
 
-def _range(values: Any) -> str:
+def _range(values: "float | tuple[float, ...] | None") -> str:
     """Formats one number, or the least and the largest over clients."""
     every = values if isinstance(values, tuple) else (values,)
-    some = sorted({f"{v:.2f}" for v in every}, key=float)
-    return some[0] if len(some) == 1 else f"{some[0]} to {some[-1]}"
-
-
-@lru_cache(maxsize=32)
-def _counted(model: Any, targets: Any, head: Any, method: Any, lora: Any, steps: int, task: Any):
-    from fedlora_lab.federated.uploads import bytes_of_round  # slow to import
-
-    try:
-        return bytes_of_round(task.value, method, lora, Plan(local_steps=steps))
-    except ValueError:  # targets that do not fit, say
-        return math.nan, math.nan
-
-
-@dataclass(frozen=True)
-class _Unhashed:
-    """A value that takes no part in a cache's key."""
-
-    value: Any = field(compare=False, hash=False)
-
-
-def _bytes(task: Task, method: "Method", lora: Lora, steps: int) -> tuple[float, float]:
-    """Counts bytes of one client in a round, up and down."""
-    key = task.model, task.targets, task.head, method, lora, steps
-    return _counted(*key, _Unhashed(task))
+    words = sorted({f"{value:.3g}" for value in every}, key=float)
+    return words[0] if len(words) == 1 else f"{words[0]} to {words[-1]}"
 
 
 def _arguments(values: Mapping[str, Any]) -> str:
@@ -212,7 +186,8 @@ def _arguments(values: Mapping[str, Any]) -> str:
 
 def _call(record: Any, *always: str) -> str:
     """Writes the call that makes a dataclass: fields off their defaults, and those ``always``."""
-    default, written = type(record)(), {}
+    default = type(record)()
+    written = {}
     for one in fields(record):
         value = getattr(record, one.name)
         if one.name in always or value != getattr(default, one.name):
@@ -232,17 +207,21 @@ def _task_call(info: Mapping[str, Any]) -> str:
     return f"fl.tasks.{info['task']}({_arguments(named)})"
 
 
+# ---- knobs: each reads its text from a configuration, and writes a text into one
+
+
+Read = Callable[[RunConfig], str]
+Write = Callable[[RunConfig, str], RunConfig]
+Parse = Callable[[str], Any]
 GROUP_HEADINGS = {
     "step": "Step",
     "privacy": "Privacy",
     "federation": "Federation",
     "adapter": "Adapter",
     "work": "Work",
+    "row": "Your own row",
 }
 """Group of knobs -> its heading; knobs of no group stand first."""
-
-
-# Knobs: each reads its text from a configuration, and writes a text into one
 
 
 @dataclass(frozen=True)
@@ -259,8 +238,8 @@ class Knob:
 
     key: str
     page: dict[str, Any]
-    read: Callable[[RunConfig], str]
-    write: Callable[[RunConfig, str], RunConfig]
+    read: Read
+    write: Write
 
 
 def text_of(value: Any, nothing: str = "∞") -> str:
@@ -270,7 +249,7 @@ def text_of(value: Any, nothing: str = "∞") -> str:
     return f"{value:.12g}" if isinstance(value, float) else str(getattr(value, "slug", value))
 
 
-def _number(kind: type, nothing: str | None = None, most: float = 1e9) -> Callable[[str], Any]:
+def _number(kind: type, nothing: str | None = None, most: float = 1e9) -> Parse:
     """Returns a reader of numbers up to ``most``; the word ``nothing`` is ``None``."""
 
     def read(text: str) -> Any:
@@ -288,7 +267,7 @@ def _number(kind: type, nothing: str | None = None, most: float = 1e9) -> Callab
     return read
 
 
-def _field(path: str, kind: Callable[[str], Any], nothing: str = "none") -> Any:
+def _field(path: str, parse: Parse, nothing: str = "none") -> tuple[Read, Write]:
     """Makes ``read`` and ``write`` of a field such as "seed" or "plan.rounds"."""
     owner, _, name = path.rpartition(".")
 
@@ -298,24 +277,29 @@ def _field(path: str, kind: Callable[[str], Any], nothing: str = "none") -> Any:
     def write(config: RunConfig, text: str) -> RunConfig:
         part: Any = getattr(config, owner) if owner else config
         change = part.replace if hasattr(part, "replace") else partial(replace, part)
-        changed = change(**{name: kind(text)})
+        changed = change(**{name: parse(text)})
         return replace(config, **{owner: changed}) if owner else changed
 
     return read, write
 
 
-def _deal(argument: str, kind: Callable[[str], Any], nothing: str = "none") -> Any:
+def _deal(argument: str, parse: Parse, nothing: str = "none") -> tuple[Read, Write]:
     """Makes ``read`` and ``write`` of how the task deals its data to clients."""
 
+    def read(config: RunConfig) -> str:
+        return text_of(config.task.info["arguments"][argument], nothing)
+
     def write(config: RunConfig, text: str) -> RunConfig:
-        old, value = config.task, kind(text)
-        if value == old.info["arguments"][argument]:
+        task = config.task
+        value = parse(text)
+        if value == task.info["arguments"][argument]:
             return config
-        dealt = tasks.build(old.info["task"], **{**old.info["arguments"], argument: value})
-        kept = {name: getattr(old, name) for name in ("model", "loss", "metrics", "public_test")}
+        arguments = {**task.info["arguments"], argument: value}
+        dealt = tasks.build(task.info["task"], **arguments)
+        kept = {name: getattr(task, name) for name in ("model", "loss", "metrics", "public_test")}
         return replace(config, task=replace(dealt, **kept))
 
-    return lambda config: text_of(config.task.info["arguments"][argument], nothing), write
+    return read, write
 
 
 def _read_ratio(config: RunConfig) -> str:
@@ -324,14 +308,56 @@ def _read_ratio(config: RunConfig) -> str:
 
 
 def _write_ratio(config: RunConfig, text: str) -> RunConfig:
-    ratio, base, old = _number(float)(text), config.plan.rate("B"), config.plan.lr
-    if ratio == 1 and not isinstance(old, Mapping):
+    ratio = _number(float)(text)
+    base = config.plan.rate("B")
+    both = config.plan.lr
+    if ratio == 1 and not isinstance(both, Mapping):
         return config
-    apart = {**(old if isinstance(old, Mapping) else {"B": base}), "A": ratio * base}
+    apart = {**(both if isinstance(both, Mapping) else {"B": base}), "A": ratio * base}
     return replace(config, plan=config.plan.replace(lr=apart))
 
 
-def knobs(first: RunConfig, rows: "Mapping[str, Method]") -> dict[str, Knob]:
+OWN_ROW: dict[str, dict[str, Callable[..., Any]]] = {
+    "train": {
+        "both factors": Cycle(("AB",)),
+        "B alone": Cycle(("B",)),
+        "turns of rounds": Cycle(("B", "A")),
+        "turns of steps": Cycle(("B A",)),
+    },
+    "aggregate": {
+        "mean of each factor": aggregation.mean,
+        "the same, residual into W": aggregation.mean_with_residual,
+        "SVD of the mean product": aggregation.truncated_svd,
+    },
+    "filter": {"none": filters.identity, "binomial, 5 taps": filters.binomial(5)},
+    "clip_groups": {"together": filters.together, "each factor apart": filters.by_side},
+}
+"""Field of a method -> what a row of one's own may have in it."""
+AS_PUBLISHED = "as published"
+
+
+def _row_field(name: str) -> tuple[Read, Write]:
+    """Makes ``read`` and ``write`` of a field of the method; a change makes a row of one's own.
+
+    The new row claims nothing: whether its server is exact is measured.
+    """
+    rules = OWN_ROW[name]
+
+    def read(config: RunConfig) -> str:
+        rule = getattr(config.method, name)
+        return next((words for words, other in rules.items() if other == rule), AS_PUBLISHED)
+
+    def write(config: RunConfig, text: str) -> RunConfig:
+        if text == read(config):
+            return config
+        check(text in rules, name, text, f"one of {', '.join(rules)}")
+        changes = {"name": "own row", "source": "", "note": "", "exact": False, name: rules[text]}
+        return replace(config, method=config.method.replace(**changes))
+
+    return read, write
+
+
+def knobs(first: RunConfig, rows: Mapping[str, Method]) -> dict[str, Knob]:
     """Returns the knobs of a task, by key, as they stand on the page.
 
     Args: first: the configuration at first; rows: slug -> method on offer.
@@ -340,8 +366,9 @@ def knobs(first: RunConfig, rows: "Mapping[str, Method]") -> dict[str, Knob]:
     def choose(config: RunConfig, text: str) -> RunConfig:
         return replace(config, method=rows[text] if text in rows else methods.get(text))
 
-    whole, real = _number(int), _number(float)
-    access: dict[str, Any] = {
+    whole = _number(int)
+    real = _number(float)
+    access: dict[str, tuple[Read, Write]] = {
         "method": (lambda config: config.method.slug, choose),
         "epsilon": _field("epsilon", _number(float, "∞"), "∞"),
         "lr": (
@@ -353,24 +380,22 @@ def knobs(first: RunConfig, rows: "Mapping[str, Method]") -> dict[str, Knob]:
         "seed": _field("seed", whole),
         "batch": _field("plan.batch", _number(int, "all"), "all"),
         "local_steps": _field("plan.local_steps", whole),
+        "participation": _field("plan.participation", real),
         "rank": _field("lora.rank", _number(int, most=1024)),
         "alpha": _field("lora.alpha", real),
+        "unit": _field("privacy.unit", str),
+        "trust": _field("privacy.trust", str),
+        "clip_norm": _field("privacy.clip_norm", real),
+        "delta": _field("privacy.delta", real),
+        **{name: _row_field(name) for name in OWN_ROW},
     }
-    access |= {name: _field(f"privacy.{name}", str) for name in ("unit", "trust")}
-    access |= {name: _field(f"privacy.{name}", real) for name in ("clip_norm", "delta")}
-    access |= {name: _field(f"plan.{name}", str) for name in ("optimizer", "server_optimizer")}
-    access |= {name: _field(f"plan.{name}", real) for name in ("server_lr", "participation")}
     dealt = first.task.info.get("arguments", {})
-    if "shares" not in dealt:
-        kinds = {"clients": whole, "alpha": _number(float, "∞"), "heterogeneity": real}
-        names = {"alpha": "beta"}
-        for name in kinds.keys() & dealt.keys():
-            access[names.get(name, name)] = _deal(name, kinds[name], "∞")
-    options = {
-        "method": [(slug, row.name) for slug, row in rows.items()],
-        "optimizer": [*OPTIMIZERS],
-        "server_optimizer": [*SERVER_OPTIMIZERS],
-    }
+    if "clients" in dealt and "shares" not in dealt:
+        access["clients"] = _deal("clients", whole)
+        if "alpha" in dealt:
+            access["beta"] = _deal("alpha", _number(float, "∞"), "∞")
+    options = {name: [*rules, AS_PUBLISHED] for name, rules in OWN_ROW.items()}
+    options["method"] = [(slug, row.name) for slug, row in rows.items()]
     return {
         key: Knob(key, _page(page, options.get(key, [])), *access[key])
         for key, page in tomllib.loads(TABLE.read_text(encoding="utf-8")).items()
@@ -385,18 +410,12 @@ def _page(page: dict[str, Any], options: list[Any]) -> dict[str, Any]:
         return {**page, "options": every}
     if "low" not in page:
         return page
-    low, high = page["low"], page["high"]
+    low = page["low"]
+    high = page["high"]
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    stops = [s * 10.0**p for p in powers for s in (1, 1.5, 2, 3, 4, 5, 7)]
-    whole = all(isinstance(x, int) for x in (low, high))
+    stops = [step * 10.0**power for power in powers for step in (1, 1.5, 2, 3, 4, 5, 7)]
+    whole = isinstance(low, int) and isinstance(high, int)
+    # The slack keeps an end that floating point puts beside itself.
     inside = [v for v in stops if low <= v * (1 + 1e-9) and v <= high * (1 + 1e-9)]
     texts = dict.fromkeys(f"{v:.6g}" for v in inside if not whole or v == int(v))
     return {**page, "values": [*texts, *([page["end"]] if "end" in page else [])]}
-
-
-# Settings to click
-
-BREAKS = {"unit": "client", "clients": "100", "participation": "0.2", "epsilon": "3"}
-BREAKS |= {"rounds": "40", "clip_norm": "1", "delta": "0.001", "local_steps": "5", "lr_ratio": "1"}
-BREAKS |= {"optimizer": "sgd"}
-"""Where a method that moves both factors ends below its start."""

@@ -93,7 +93,7 @@ def rounded_distribution(
     std).
 
     Args: places: whole numbers; mean: any; std: > 0, in steps.
-    Guarantees: test_the_rounded_distribution_is_flowers.
+    Guarantees: test_the_rounded_distribution_is_that_of_the_grid.
     Source: derived.
     """
     check_number("std", std, 0, open_low=True)

@@ -21,15 +21,16 @@ def test_the_surviving_multiplier_is_that_of_drawn_noises():
 
 
 @pytest.mark.parametrize("std", [0.05, 0.4, 3.0])
-def test_the_rounded_distribution_is_flowers(std):
-    """The law sums to one, has the right mean, and is that of Flower's quantiser."""
+def test_the_rounded_distribution_is_that_of_the_grid(std):
+    """The law sums to one, has the right mean, and is that of the demonstration's quantiser."""
     places = np.arange(-60, 61).astype(float)
     law = theory.rounded_distribution(places, 0.3, std)
     assert law.sum() == pytest.approx(1, abs=1e-12)
     assert law @ places == pytest.approx(0.3, abs=1e-9)
     grid = secagg_demo.Grid(clipping_range=60.0, levels=120)
-    noised = 0.3 + std * np.random.default_rng(1).standard_normal(100_000)
-    drawn = grid.dequantize(grid.quantize(noised), 1)
+    rng = np.random.default_rng(1)
+    noised = 0.3 + std * rng.standard_normal(100_000)
+    drawn = grid.dequantize(grid.quantize(noised, rng), 1)
     counts = np.array([(np.abs(drawn - place) < 1e-6).mean() for place in places])
     assert counts.sum() == pytest.approx(1)
     assert np.abs(counts - law).max() < 5 * (0.25 / 100_000) ** 0.5
@@ -53,7 +54,7 @@ def test_rounded_epsilon():
 def test_the_masked_figure():
     updates = 0.1 * np.random.default_rng(0).standard_normal((4, 50))
     grid = secagg_demo.Grid(clipping_range=1.0)
-    opened = secagg_demo.aggregate(updates, grid, threshold=2, dropped=(0,))
+    opened = secagg_demo.aggregate(updates, grid, dropped=0)
     (x, y), (true, total) = (
         ax.lines[0].get_data() for ax in figures.masked_upload(updates, opened).axes
     )

@@ -36,39 +36,22 @@ def pld(history: tuple[Entry, ...], delta: float) -> float:
     return dp_accounted(PLDAccountant(), history, delta)
 
 
-def random_histories(
-    count: int, seed: int, parts: int = 1
-) -> list[tuple[tuple[Entry, ...], float]]:
-    """Histories with their delta, log-uniform in q, sigma and steps, of reportable epsilon."""
-    rng, chosen = np.random.default_rng(seed), []
-
-    def draw(low: float, high: float) -> float:
-        return float(np.exp(rng.uniform(np.log(low), np.log(high))))
-
-    while len(chosen) < count:
-        history = tuple((draw(0.5, 8), draw(0.003, 1), int(draw(1, 1500))) for _ in range(parts))
-        delta = float(10 ** rng.uniform(-7, -3))
-        if 0.05 < epsilon(history, delta, "rdp") < 12:
-            chosen.append((history, delta))
-    return chosen
-
+HISTORIES: list[tuple[tuple[Entry, ...], float]] = [
+    (((3.0, 0.1, 512),), 1e-6),
+    (((0.7, 0.02, 800),), 1e-5),
+    (((5.0, 0.7, 60),), 1e-4),
+    (((20.0, 0.1, 100),), 1e-5),
+    (((1.0, 0.1, 60), (2.0, 1.0, 3), (0.8, 0.01, 200)), 1e-5),  # sigma and q change on the way
+]
 
 # ---- against other libraries, attacks and closed forms
 
 
 def test_epsilon_equals_published_values() -> None:
-    """Published values at q = 0.1 and of a mixed history, to the digits published."""
+    """Published values at q = 0.1, to the digits published; the central limit is too small."""
     published = {(3.0, 512): 3.770, (9.66, 512): 1.000, (3.0, 155): 1.996, (3.0, 156): 2.003}
     for (sigma, steps), value in published.items():
         assert epsilon(((sigma, 0.1, steps),), 1e-6) == pytest.approx(value, abs=1.5e-3)
-    orders = np.arange(2, 65)
-    rdp = theory.sampled_gaussian_rdp(orders, 0.1, 3.0, 512)
-    value, order = theory.rdp_to_epsilon(orders, rdp, 1e-6)
-    assert value == pytest.approx(4.052, abs=1e-3) and order == 7
-    # Fractional orders are finer than whole ones, so the library's value may only be smaller.
-    assert 4.045 < epsilon(((3.0, 0.1, 512),), 1e-6, "rdp") <= value
-    # Of clients, from noise that was meant for examples; and the central limit, which is too small.
-    assert theory.gdp_epsilon(theory.gaussian_mu(1.12, 100), 1 / 12) == pytest.approx(51, abs=0.5)
     assert theory.gdp_epsilon(theory.clt_mu(0.1, 3.0, 512), 1e-6) == pytest.approx(3.668, abs=1e-3)
 
 
@@ -90,8 +73,7 @@ def test_pld_is_never_below_dp_accounting_nor_an_attack() -> None:
     and where draws are rare and noise is little."""
     rare = [(((0.4, 1e-4, 100),), 1e-6), (((0.5, 0.003, 1000),), 1e-6)]
     many = [(((1.0, 0.1, 100),), 1e-12), (((1.0, 0.05, 20_000),), 1e-10)]
-    mixed = random_histories(3, 5, parts=3)
-    for history, delta in (*random_histories(10, 4), *rare, *many, *mixed):
+    for history, delta in (*HISTORIES, *rare, *many):
         value, other = epsilon(history, delta), pld(history, delta)
         # Its grid is the finer one, so its number is the smaller, but for the rounding of both.
         assert other - 3e-4 <= value <= 1.003 * other + 1e-4, (history, delta)
@@ -122,11 +104,11 @@ def test_an_optimal_attack_finds_what_is_stated(sigma: float, q: float, delta: f
 
 @pytest.mark.slow
 def test_rdp_equals_dp_accounting_and_opacus() -> None:
-    """Opacus at all orders, dp-accounting at those whole, one to three parts."""
+    """Opacus at all orders, dp-accounting at those whole."""
     from opacus.accountants.analysis import rdp as opacus
 
     whole = [order for order in accounting.ORDERS if float(order).is_integer()]
-    for history, delta in (*random_histories(5, 1), *random_histories(2, 3, 3)):
+    for history, delta in HISTORIES:
         value = epsilon(history, delta, "rdp")
         assert value <= dp_accounted(RdpAccountant(whole), history, delta) * (1 + 1e-6)
         parts = [

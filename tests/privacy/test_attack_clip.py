@@ -137,23 +137,6 @@ def test_tensors_of_half_precision_are_not_trained() -> None:
         play(task.to(torch.bfloat16), "fedlora", None, lora=LORA)
 
 
-@pytest.mark.parametrize("unit", ["example", "client"])
-def test_a_two_faced_whitening_is_refused(unit: str) -> None:
-    """Asked about the identity it passes signal and noise through one map; at work it leaves the
-    noise out.
-    """
-
-    def rule(gram: torch.Tensor) -> Preconditioner:
-        eye = torch.eye(gram.shape[-1], dtype=gram.dtype)
-        asked = torch.equal(gram.double(), torch.eye(2).double())
-        return Preconditioner(eye, eye, eye if asked else 0 * eye)
-
-    with pytest.raises(ValueError, match="precondition="):
-        play(
-            regression(), fl.methods.FFA.replace(name="two-faced", precondition=rule), private(unit)
-        )
-
-
 RANK, LONG = 2, 3
 PEERS = {"A": (RANK, LONG), "B": (LONG, RANK)}
 NUMBERS = st.one_of(

@@ -148,8 +148,7 @@ def test_every_name_has_a_key_of_its_own():
     assert len({k & 0xFFFFFFFF for k in large}) < 100_000, "32 bits would not have been enough"
     assert min(large).bit_length() < 120 < max(large).bit_length() <= 128
     alike = [(text,) for text in ("a", "a/1", "a, 1", "a\\", "1", "", 'a", 1')]
-    alike += [("a", 1), ("a", 1, 1), ("a", 11), ("a/1", 1), ("a", -1), ("a", 0), ("a\\", 1)]
-    alike += [("", 1), ("1", 1), ("noise", 2**64), ("noise", 0)]
+    alike += [("a", 1), ("a", 1, 1), ("a", 11), ("a/1", 1), ("a", -1), ("a", 2**64)]
     names = [(seed, *name) for seed in (0, 1, 10, 2**32, 2**64) for name in alike]
     assert len({key(*name) for name in names}) == len(names)  # type: ignore[arg-type]
     for index in (1.5, "1", None):

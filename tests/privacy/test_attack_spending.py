@@ -2,13 +2,12 @@
 Flower.
 """
 
-import json
 import os
 import re
-import signal
 import subprocess
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,16 @@ from flower_runs import protected
 from toy_tasks import LORA, PLAN, book, people, play, private, tokens
 
 import fedlora_lab as fl
-from fedlora_lab.cli import main, runs
+from fedlora_lab.cli import runs
 from fedlora_lab.federated.compare import Cell
 from fedlora_lab.federated.records import Round, Tick
 from fedlora_lab.federated.run import Run
-from fedlora_lab.flower import simulators
 from fedlora_lab.flower.client import client_app
 from fedlora_lab.flower.server import open_run, rounds
 from fedlora_lab.flower.simulators import InProcessGrid, SimulatedClients, open_simulation
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.report.html_page import folder_spending
-from fedlora_lab.report.run_folder import Folder, read_frame
+from fedlora_lab.report.run_folder import Folder
 
 pytestmark = pytest.mark.attack
 HERE = Path(__file__).parents[1]
@@ -59,19 +57,17 @@ def ledger_of(out: Path, slug: str = "fedlora") -> Path:
 
 KILLED = """
 import os, signal, sys
-from functools import partial
 from pathlib import Path
-from test_attack_spending import PLAYED, commanded, simulated
+from test_attack_spending import PLAYED, simulated
 def play(method, out):
     for record in simulated(method, out):
         if record.index == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-acts = {method: partial(play, method) for method in PLAYED} | {"command": commanded}
-for name, act in acts.items():
+for method in PLAYED:
     if not os.fork():
-        act(Path(sys.argv[1]) / name)
+        play(method, Path(sys.argv[1]) / method)
         os._exit(1)
-    assert os.wait()[1] == signal.SIGKILL, name
+    assert os.wait()[1] == signal.SIGKILL, method
 """
 PLAYED = {"fedlora": [4], "fedsa-lora": [0, 1, 2, 3, 4]}
 """Rounds of a simulation that was killed after round 3 of 4, when it is taken up again."""
@@ -79,44 +75,24 @@ PLAYED = {"fedlora": [4], "fedsa-lora": [0, 1, 2, 3, 4]}
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory) -> Path:
-    """Where simulations, and a command, were killed by SIGKILL in processes of their own."""
+    """Where simulations were killed by SIGKILL in processes of their own."""
     folder = tmp_path_factory.mktemp("killed")
     subprocess.run([PYTHON, "-c", KILLED, str(folder)], env=ENVIRONMENT, check=True)
     return folder
 
 
-def simulated(method: str, out: Path) -> Iterator[Round]:
+def simulated(method: str, out: Path) -> Iterator[Any]:
     """A cell of a run folder on a simulation in one process: clients are new at every start."""
-    return on_flower(
-        out, Cell.from_name(method, tokens("head"), protected("example"), FOUR, **RELEASE)
-    )
+    cell = Cell.from_name(method, tokens("head"), protected("example"), FOUR, **RELEASE)
 
-
-def on_flower(out: Path, cell: Cell) -> Iterator[Any]:
-    parts = (cell.task, cell.method, cell.privacy, cell.plan, cell.lora, cell.seed)
-
-    def engine(**where):
-        who = SimulatedClients(*parts)
+    def engine(**where: Any) -> Iterator[Round]:
+        who = SimulatedClients(
+            cell.task, cell.method, cell.privacy, cell.plan, cell.lora, cell.seed
+        )
         return over_messages(who, open_simulation(who.participant(), **where))
 
     with Folder(out) as folder:
         yield from runs.run_cell(folder, cell, engine=engine)
-
-
-def commanded(out: Path) -> None:
-    """The command, with clients in this process; it kills itself after round 2 of 8."""
-
-    def engine(app: Any, participant: Any, run: Any, each: Any, workers: int, **_: Any) -> None:
-        grid = InProcessGrid(app, len(participant.spec.task.sizes))
-        for record in rounds(grid, participant, run):
-            each(record)
-            if record.index == 2:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    simulators.run_engine = engine
-    words = "flower regression --method fedsa-lora --clients 1 --rounds 8 --local-steps 1 --lr 0.1"
-    words += " --delta 1e-4 --seed none --accountant rdp --out"
-    main([*words.split(), str(out)])
 
 
 @pytest.mark.slow
@@ -135,25 +111,6 @@ def test_a_killed_simulation_forgets_no_release(killed):
         with Folder(killed / method) as folder:
             (kept,) = folder.ledgers().values()
         assert kept is not None and [one.round for one in kept.releases] == counted(state)
-
-
-def cell_of(out: Path, slug: str) -> Cell:
-    """The cell that a run folder's settings describe."""
-    settings = Folder(out).settings
-    task = fl.tasks.regression(**settings["task"]["info"]["arguments"])
-    privacy = fl.Privacy(**settings["privacies"][slug])
-    plan, lora = fl.Plan(**settings["plans"][slug]), fl.Lora(**settings["lora"])
-    return Cell.from_name(slug, task, privacy, plan, lora, None)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_killed_command_on_flower_forgets_no_release(killed):
-    """What clients kept died with them: the run begins anew, and every release counts."""
-    out, state = killed / "command", ledger_of(killed / "command", "fedsa-lora")
-    assert counted(state) == [1, 2]
-    assert indices(on_flower(out, cell_of(out, "fedsa-lora"))) == list(range(9))
-    assert counted(state) == [1, 2, *range(1, 9)]
 
 
 @pytest.mark.slow
@@ -180,24 +137,6 @@ def test_a_fresh_start_forgets_no_release(tmp_path, capsys):
     assert call(*words, "0") == 0
     # What was released stays; a run with a seed leaves nothing.
     assert len(list(out.glob("spent-*.json"))) == 3
-
-
-@pytest.mark.slow
-def test_a_run_without_privacy_is_never_forgotten(tmp_path, capsys):
-    """Beside the epsilon of a private run in the same folder stands that an un-noised one was."""
-    words = ["run", "regression", "fedlora", *SMALL, "--out", tmp_path, "--seed"]
-    said = "Runs without privacy ({} here, including interrupted and deleted ones) promise nothing"
-    assert call(*words, "none", "--epsilon", "none") == 0
-    assert said.format(1) in capsys.readouterr().out
-    for ending in ("json", "csv"):
-        (tmp_path / "cells" / f"fedlora-release.{ending}").unlink()  # as if it had been cut short
-    assert call(*words, "none", "--fresh") == 0
-    assert said.format(1) in capsys.readouterr().out
-    assert said.format(1) in (tmp_path / "report.html").read_text()
-    assert json.loads((tmp_path / "spent-001-fedlora-release.json").read_text()) is None
-    assert call(*words, "0", "--fresh", "--epsilon", "none") == 0
-    assert call(*words, "0", "--fresh") == 0
-    assert said.format(2) in capsys.readouterr().out, "a seed is no noise"
 
 
 def example_cell() -> Cell:
@@ -295,36 +234,23 @@ def cut_short(folder: Path, times: int) -> None:
                 break
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:epsilon=:UserWarning")
-@pytest.mark.parametrize("engine", ["loop", "flower"])
-def test_a_run_that_was_opened_before_another_wrote_is_refused(engine, tmp_path):
+def test_a_run_that_was_opened_before_another_wrote_is_refused(tmp_path):
     """Opened after two rounds, it must not forget the third, which another released meanwhile."""
-    cell = (tokens(), "fedlora", calibrated(), FOUR)
-    who = SimulatedClients(*cell, LORA, None)
 
-    def taken(**where: Any) -> Run:
-        if engine == "flower":
-            return open_run(who.participant(), **where)
-        return Run.open(*cell, **RELEASE, **where)
+    def opened(**where: Any) -> Run:
+        return Run.open(tokens(), "fedlora", calibrated(), FOUR, **RELEASE, **where)
 
-    def played(run: Run) -> Any:
-        if engine == "flower":
-            return over_messages(who, run)
-        return (event for event in run.events() if isinstance(event, Round))
-
-    begun = played(taken(checkpoint=tmp_path))
+    begun = (e for e in opened(checkpoint=tmp_path).events() if isinstance(e, Round))
     assert [next(begun).index for _ in range(3)] == [0, 1, 2]
     begun.close()
-    first, other = taken(resume=tmp_path), taken(resume=tmp_path)
-    with other.lock():
-        other.begin_round()
+    first, second = opened(resume=tmp_path), opened(resume=tmp_path)
+    with second.lock():
+        second.begin_round()
     words = r"^checkpoint='.*': expected a folder in which no other run has written mean"
     with pytest.raises(ValueError, match=words):
-        next(played(first))
+        next(first.events())
     assert counted(tmp_path / "ledger.json") == [1, 2, 3]
-    assert indices(played(taken(resume=tmp_path))) == [3, 4]
-    assert counted(tmp_path / "ledger.json") == [1, 2, 3, 3, 4]
 
 
 @pytest.mark.slow
@@ -388,88 +314,32 @@ def test_every_unit_and_trust_stops_in_time(unit, fields, tmp_path):
     assert left.ended and left._spent_after(1) > stop >= left._spent_after(0)
 
 
-def test_where_to_stop_is_checked():
-    wrong: list[Any] = [0, -1, float("nan"), "3"]
-    for value in wrong:
-        with pytest.raises(ValueError, match=r"^stop_at=.*: expected a number > 0$"):
-            fl.run(tokens(), "fedlora", private("example"), PLAN, stop_at=value)
-    with pytest.raises(ValueError, match=r"^stop_at=3: expected None without privacy"):
-        fl.run(tokens(), "fedlora", None, PLAN, stop_at=3)
-
-
-@pytest.mark.slow
-def test_the_command_stops_there_too(tmp_path, capsys):
-    words = ["run", "regression", "fedlora", *SMALL, "--out", tmp_path]
-    assert call(*words, "--stop-at", "7.5") == 0
-    shown = capsys.readouterr().out
-    assert "stopped after round 1 of 2, the next could spend more than --stop-at" in shown
-    for page in (shown, (tmp_path / "report.html").read_text()):
-        assert "fedlora, seed 0: stopped after round 1 of 2." in page
-    assert call(*words, "--stop-at", "7.5") == 0
-    again = capsys.readouterr().out
-    assert "stopped after round 1 of 2, the next" in again
-    assert "round 2:" not in shown + again
-    assert call(*words) == 0
-    on = capsys.readouterr().out
-    assert "round 1:" not in on and "round 2:" in on and "stopped" not in on
-    assert Folder(tmp_path).last_round("fedlora", 0) == 2 and not Folder(tmp_path).stopped_cells()
-    assert call(*words, "--stop-at", "0") == 2
-    assert "stop_at=0.0: expected a number > 0" in capsys.readouterr().err
-
-
-def last_epsilon(frame: Any) -> float:
-    """The epsilon that the last round of a frame states."""
-    return float(frame.query("layer == 'all' and measure == 'epsilon'")["value"].iloc[-1])
-
-
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:epsilon=:UserWarning")
-def test_a_table_states_what_killed_rounds_spent(tmp_path, capsys):
-    """Rounds were noised and their process killed; then the run ends, with no round to play.
-
-    And a cell that --stop-at ended goes on and is killed: its page, made again, knows of it.
-    """
-    out, place = tmp_path / "out", ledger_of(tmp_path / "out")
-    words = ["run", "regression", "fedlora", *SMALL, "--rounds=4", "--seed=none", "--out", out]
-
-    def killed(times: int) -> float:
-        """Begun and never done: what stands in the ledger then."""
-        cell = cell_of(out, "fedlora")
-        parts: Any = (cell.task, "fedlora", cell.privacy, cell.plan)
-        for _ in range(times):
-            run = Run.open(*parts, lora=cell.lora, seed=None, resume=place.parent)
-            with run.lock():
-                run.begin_round()
-        return Ledger.load(place).epsilon_or_inf()
-
-    assert call(*words, "--stop-at", "6.5") == 0
-    frame: Any = read_frame(out / "frame.csv")
-    done, stated = frame["round"].max(), last_epsilon(frame)
-    assert 0 < done < 4 and stated == Ledger.load(place).epsilon_or_inf()
-    spent = killed(1)
-    assert spent > stated * 1.1 and call("report", out) == 0
-    page = (out / "report.html").read_text()
-    assert f">{spent:.2f}<" in page and f">{spent:.3f}<" in page and f"{stated:.2f}<" not in page
-    spent = killed(2)
-    capsys.readouterr()
-    assert call(*words, "--stop-at", "8") == 0
-    shown, frame = capsys.readouterr().out, read_frame(out / "frame.csv")
-    assert frame["round"].max() == done and "no round was run" in shown
-    assert last_epsilon(frame) == spent and f"  {spent:.2f}  " in shown
-    assert f">{spent:.2f}<" in (out / "report.html").read_text()
-    assert last_epsilon(Folder(out).read("fedlora", None)) == spent
+def test_a_table_states_what_killed_rounds_spent(tmp_path):
+    """Rounds were noised and their process killed; then the run ends, with no round to play."""
+    cell = replace(example_cell(), privacy=calibrated())
+    with Folder(tmp_path) as folder:
+        place = play_two_rounds(folder, cell)
+        run = Run.open(cell.task, "fedlora", cell.privacy, FOUR, **RELEASE, resume=place)
+        with run.lock():
+            run.begin_round()
+        spent = Ledger.load(place / "ledger.json").epsilon()
+        assert list(runs.run_cell(folder, cell, stop_at=spent)) == []
+        frame = folder.read("fedlora", None)
+    assert frame.query("measure == 'epsilon'")["value"].iloc[-1] == spent
 
 
 @pytest.mark.slow
-def test_a_run_that_may_spend_nothing_says_the_same_twice(tmp_path, capsys):
-    """Stopped before its first round, there is no ledger on the disk yet."""
-    words = ["run", "regression", "fedlora", *SMALL, "--seed=none", "--stop-at=0.01"]
-    for _ in range(2):
-        assert call(*words, "--out", tmp_path) == 0
-        shown = capsys.readouterr().out
-        assert "stopped after round 0 of 2" in shown and "without privacy" not in shown
-    (kept,) = json.loads((tmp_path / "ledger.json").read_text()).values()
-    assert kept["content"]["releases"] == []
+def test_a_run_without_privacy_is_never_forgotten(tmp_path, capsys):
+    """Beside the epsilon of a private run in the same folder stands that an un-noised one was."""
+    words = ["run", "regression", "fedlora", *SMALL, "--out", tmp_path, "--seed", "none"]
+    said = "Runs without privacy (1 here, including interrupted and deleted ones) promise nothing"
+    assert call(*words, "--epsilon", "none") == 0
+    assert said in capsys.readouterr().out
+    for ending in ("json", "csv"):
+        (tmp_path / "cells" / f"fedlora-release.{ending}").unlink()  # as if it had been cut short
+    assert call(*words, "--fresh") == 0
+    assert said in capsys.readouterr().out and said in (tmp_path / "report.html").read_text()
 
 
 def test_ledgers_over_other_splits_are_bounded():

@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ def filled(**options: Any) -> Ledger:
     return ledger
 
 
-def said(ledger: Ledger) -> tuple[float, str]:
+def state(ledger: Ledger) -> tuple[float, str]:
     return ledger.epsilon(), ledger.to_json()
 
 
@@ -35,6 +34,9 @@ def of_clients(trust: str, rounds: int = 100) -> Ledger:
     ledger = Ledger(unit="client", delta=1e-3, trust=trust)
     ledger.record(0, None, rounds, sample_rate=0.1, noise_multiplier=5.0)
     return ledger
+
+
+# ---- what is counted
 
 
 def test_example_unit_counts_rounds_one_took_part_in() -> None:
@@ -78,16 +80,13 @@ def test_every_client_one_client_and_nobody_add_up() -> None:
 def test_a_replay_counts_once() -> None:
     """A resumed round draws the same noise. A different entry for it is an error."""
     ledger = filled()
-    before, same = ledger.to_json(), {"sample_rate": 0.1, "repeats": True}
-    ledger.record(1, (0, 1), 5, noise_multiplier=(1.0, 0.8), **same)
-    assert ledger.to_json() == before
+    before, again = ledger.to_json(), {"sample_rate": 0.1, "repeats": True}
+    ledger.record(1, (0, 1), 5, noise_multiplier=(1.0, 0.8), **again)
     for clients, count, sigma in [((0, 1), 4, 0.8), ((0, 2), 5, 0.8), ((0, 1), 5, 0.9)]:
-        words = "^round=1: expected the entry that this round already has in the ledger$"
-        with pytest.raises(ValueError, match=words):
-            ledger.record(1, clients, count, noise_multiplier=(1.0, sigma), **same)
+        with pytest.raises(ValueError, match=r"^round=1: expected the entry that this round alr"):
+            ledger.record(1, clients, count, noise_multiplier=(1.0, sigma), **again)
     assert ledger.to_json() == before
-    words = "^repeats=True: expected False in release mode: the noise is fresh$"
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=r"^repeats=True: expected False in release mode: the no"):
         filled(reproducible=False).record(1, (0,), 5, **RATES, repeats=True)
 
 
@@ -99,148 +98,18 @@ def test_every_record_counts(reproducible: bool) -> None:
     for _ in range(2):
         ledger.record(1, (0, 1), 5, sample_rate=0.1, noise_multiplier=(1.0, 0.8))
     assert ledger.history(1) == ((0.8, 0.1, 15),)
-    assert ledger.epsilon(1) == accounting.epsilon(((0.8, 0.1, 15),), 1e-5) > filled().epsilon(1)
     assert Ledger.from_json(ledger.to_json()).history(1) == ledger.history(1)
 
 
-def test_an_uncertified_ledger_states_no_epsilon() -> None:
-    ledger, reason = filled(), "noise shaped by the peer, clip on the factor"
-    ledger.uncertified = reason
-    composed = Ledger.compose(filled(), ledger)
-    for refused in (ledger.advantage, lambda: ledger.tradeoff(0.1, 0), composed.advantage):
-        with pytest.raises(Uncertified, match=f": not certified: {reason}$"):
-            refused()
-    for call in (ledger.epsilon, lambda: ledger.epsilon(0), ledger.snapshot().epsilon):
-        with pytest.raises(Uncertified, match=f"^epsilon: not certified: {reason}$"):
-            call()
-    for call in (ledger.event, composed.epsilon):
-        with pytest.raises(Uncertified, match=f": not certified: {reason}$"):
-            call()
-    again = Ledger.from_json(ledger.to_json())
-    assert again.uncertified == reason and again.epsilon_or_inf() == math.inf
-    assert "uncertified" in repr(ledger) and 0 < ledger.nominal_epsilon() < math.inf
-    for wrong, words in (("", "a reason or None"), (None, "a reason: what was released without.*")):
-        with pytest.raises(ValueError, match=f"^uncertified={wrong!r}: expected {words}$"):
-            ledger.uncertified = wrong
-
-
-def test_nothing_that_a_ledger_states_can_be_assigned() -> None:
-    """No term, entry or method of it, nor of its entries; but a reason against it can be given."""
-    ledger, composed = filled(), Ledger.compose(filled(), filled())
-    for one in (ledger, ledger.snapshot(), composed):
-        before, own = said(one), {name for name in dir(one) if not name.startswith("_")}
-        assert {"terms", "parts", "epsilon", "relation"} <= own
-        for name in own - {"uncertified"}:
-            with pytest.raises(AttributeError):
-                setattr(one, name, lambda *_: 0.0)
-        with pytest.raises(AttributeError):
-            one.releases[0].count = 0  # type: ignore[misc]
-        with pytest.raises(AttributeError):
-            one.terms.delta = 0.5
-        assert said(one) == before
-
-
-def test_a_snapshot_and_a_copy_are_ledgers_of_their_own() -> None:
-    ledger = filled()
-    earlier, other, spent, text = ledger.snapshot(), copy.copy(ledger), *said(ledger)
-    other.record(5, (0,), 1, sample_rate=0.01, noise_multiplier=5.0)
-    assert ledger.to_json() == text
-    ledger.record(2, (0, 1, 2), 50, **RATES)
-    ledger.uncertified = "later"
-    assert said(earlier) == (spent, text)
-    assert [entry.round for entry in other.releases] == [0, 1, 5] and other.uncertified is None
-    words = "^ledger='snapshot': expected the run's own ledger: a snapshot takes no entries$"
-    with pytest.raises(ValueError, match=words):
-        earlier.record(2, (0,), 1, **RATES)
-    with pytest.raises(ValueError, match=words):
-        earlier.uncertified = "x"
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"reproducible": False, "accountant": "rdp"}, {"unit": "client", "delta": 0.1 + 0.2}],
-)
-def test_ledger_round_trip(options: dict[str, Any], tmp_path: Path) -> None:
-    ledger, path = Ledger(**options), tmp_path / "ledger.json"
-    ledger.record(0, (0, 2), 5, sample_rate=0.3, noise_multiplier=2.0)
-    ledger.save(path)
-    again = Ledger.load(path)
-    for name in ("terms", "uncertified", "releases", "clients"):
-        assert getattr(again, name) == getattr(ledger, name)
-    assert said(again) == said(ledger)
-    again.record(2, (0,), 1, **RATES)  # it can be continued, and knows its rounds
-    assert len(again.releases) == 2
-    # A file that somebody reads is replaced and never changed; nothing else is left.
-    os.link(path, tmp_path / "open")
-    again.save(path)
-    assert Ledger.load(tmp_path / "open").to_json() == ledger.to_json() != again.to_json()
-    assert sorted(part.name for part in tmp_path.iterdir()) == ["ledger.json", "open"]
-    # A text that went through a JSON reader and writer, as inside another file, is still a ledger.
-    assert Ledger.from_json(json.dumps(json.loads(ledger.to_json()))).epsilon() == ledger.epsilon()
-
-
-@pytest.mark.slow
-def test_ledger_refuses_any_changed_byte(tmp_path: Path) -> None:
-    """Every byte of a small file changed, every truncation and additions: one clear line."""
-    ledger = Ledger()
-    ledger.record(0, (0, 2), 5, sample_rate=(0.1, 0.3), noise_multiplier=1.0)
-    path = tmp_path / "ledger.json"
-    ledger.save(path)
-    whole = path.read_bytes()
-    damaged = [whole + b"\n", whole + b"x", b"\xef\xbb\xbf" + whole]
-    for at, byte in enumerate(whole):
-        changed = bytes([byte ^ (1, 32, 255)[at % 3]])
-        damaged += [whole[:at], whole[:at] + changed + whole[at + 1 :]]
-    for content in damaged:
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"^ledger\.json: expected .{,180}$"):
-            Ledger.load(path)
-
-
-GONE = object()
-TERMS: list[dict[str, Any]] = [
-    *({name: GONE} for name in ("unit", "releases", "uncertified", "trust")),
-    *({"unit": "user"}, {"trust": "central"}, {"relation": "replace-one"}, {"parts": []}),
-    *({"delta": 2}, {"delta": "1e-5"}, {"extra": 1}, {"reproducible": "yes"}, {"uncertified": 3}),
-    *({"releases": None}, {"releases": [3]}),
-]
-ENTRY: list[dict[str, Any]] = [
-    *({"count": GONE}, {"count": -1}, {"count": 1.5}, {"clients": "02"}, {"clients": [0, 0]}),
-    *({"clients": [0, 1, 2]}, {"sample_rate": 1.5}, {"sample_rate": None}, {"more": 1}),
-    *({"noise_multiplier": -1}, {"noise_multiplier": None}),
-]
-
-
-@pytest.mark.parametrize("fields", [*TERMS, *ENTRY, {"parts": [json.loads(filled().to_json())]}])
-def test_content_of_the_wrong_kind_is_refused(fields: dict[str, Any]) -> None:
-    """Under a right digest."""
-    data = json.loads(filled().to_json())
-    place = data["content"]["releases"][0] if fields in ENTRY else data["content"]
-    place |= fields
-    for name in [name for name, value in fields.items() if value is GONE]:
-        del place[name]
-    text = files.dump_checksummed(data["format"], data["version"], data["content"])
-    words = "^ledger: expected the entries of a ledger, found others$"
-    with pytest.raises(ValueError, match=words):
-        Ledger.from_json(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "a whole file of format fedlora_lab.ledger; it is another, or was cut off or altered"),
-        ("null", "a whole file .*"),
-        ("[" * 100_000, "a whole file .*"),
-        ('{"format": "other"}', "a whole file .*"),
-        ('{"format": "fedlora_lab.ledger", "content": {"delta": NaN}}', "a whole file .*"),
-        (files.dump_checksummed("fedlora_lab.ledger", 1, {}), "version 2 of .*, found 1"),
-        ('{"format": "fedlora_lab.ledger", "version": 2}', "an unaltered .* content do not fit"),
-        (None, "a whole file .*"),
-    ],
-)
-def test_text_that_is_no_ledger_is_refused(text: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^ledger: expected {message}$"):
-        Ledger.from_json(text)
+def test_the_worst_client_is_found_among_many() -> None:
+    """Left out of the search: whom another beats in noise, rate and number of releases."""
+    random, ledger = np.random.default_rng(3), Ledger(accountant="rdp")
+    sigmas, rates = random.choice([0.8, 1.0, 1.5], 40), random.uniform(0.01, 0.3, 40)
+    for t in range(4):
+        there = [k for k in range(40) if random.random() < 0.5]
+        ledger.record(t, there, 5, sample_rate=rates[there], noise_multiplier=sigmas[there])
+    assert ledger.epsilon() == max(ledger.epsilon(k) for k in ledger.clients)
+    assert len(ledger._histories("epsilon", None, None)) < 15
 
 
 @pytest.mark.slow
@@ -248,12 +117,61 @@ def test_ledger_event_gives_the_same_epsilon() -> None:
     """dp-accounting states the epsilon of the ledger for the event, but for the grid."""
     ledger = filled()
     ledger.record(2, (0, 2), 5, sample_rate=(1.0, 0.05), noise_multiplier=(4.0, 1.0))
-    for client in (None, 0, 1, 2):
+    for client in (None, 0, 2):
         accountant = PLDAccountant(value_discretization_interval=1e-3)
-        gap = ledger.epsilon(client) - accountant.compose(ledger.event(client)).get_epsilon(1e-5)
-        assert abs(gap) < 1e-3
+        value = accountant.compose(ledger.event(client)).get_epsilon(1e-5)
+        assert ledger.epsilon(client) == pytest.approx(value, rel=1e-3)
     ledger.record(3, (1,), 1, sample_rate=0.1, noise_multiplier=0.0)
     assert PLDAccountant().compose(ledger.event()).get_epsilon(1e-5) == math.inf
+
+
+# ---- what is stated, and to whom
+
+
+def test_an_uncertified_ledger_states_no_epsilon() -> None:
+    ledger, reason = filled(), "noise shaped by the peer, clip on the factor"
+    ledger.uncertified = reason
+    composed = Ledger.compose(filled(), ledger)
+    for refused in (
+        *(ledger.epsilon, ledger.advantage, ledger.event, lambda: ledger.tradeoff(0.1, 0)),
+        *(lambda: ledger.epsilon(0), ledger.snapshot().epsilon, composed.epsilon),
+    ):
+        with pytest.raises(Uncertified, match=f": not certified: {reason}$"):
+            refused()
+    again = Ledger.from_json(ledger.to_json())
+    assert again.uncertified == reason and again.epsilon_or_inf() == math.inf
+    assert "uncertified" in repr(ledger) and 0 < ledger.nominal_epsilon() < math.inf
+    for wrong in ("", None):
+        with pytest.raises(ValueError, match=f"^uncertified={wrong!r}: expected a reason"):
+            ledger.uncertified = wrong
+
+
+def test_nothing_that_a_ledger_states_can_be_assigned() -> None:
+    """No term, entry or method of it, nor of its entries; but a reason against it can be given."""
+    for ledger in (filled(), filled().snapshot(), Ledger.compose(filled(), filled())):
+        before, names = state(ledger), {name for name in dir(ledger) if not name.startswith("_")}
+        assert {"terms", "parts", "epsilon", "relation"} <= names
+        for name in names - {"uncertified"}:
+            with pytest.raises(AttributeError):
+                setattr(ledger, name, lambda *_: 0.0)
+        with pytest.raises(AttributeError):
+            ledger.releases[0].count = 0  # type: ignore[misc]
+        with pytest.raises(AttributeError):
+            ledger.terms.delta = 0.5
+        assert state(ledger) == before
+
+
+def test_a_snapshot_and_a_copy_are_ledgers_of_their_own() -> None:
+    ledger = filled()
+    earlier, other, (spent, text) = ledger.snapshot(), copy.copy(ledger), state(ledger)
+    other.record(5, (0,), 1, sample_rate=0.01, noise_multiplier=5.0)
+    assert ledger.to_json() == text
+    ledger.record(2, (0, 1, 2), 50, **RATES)
+    ledger.uncertified = "later"
+    assert state(earlier) == (spent, text)
+    assert [entry.round for entry in other.releases] == [0, 1, 5] and other.uncertified is None
+    with pytest.raises(ValueError, match=r"^ledger='snapshot': expected the run's own ledger: a s"):
+        earlier.record(2, (0,), 1, **RATES)
 
 
 def test_the_curve_of_a_ledger_is_that_of_its_worst_client() -> None:
@@ -264,26 +182,21 @@ def test_the_curve_of_a_ledger_is_that_of_its_worst_client() -> None:
     assert (ledger.tradeoff(rates, client=2) == each[2]).all()
     shares = [accounting.advantage(ledger.history(k)) for k in range(3)]
     assert ledger.advantage() == max(shares) == ledger.advantage(client=int(np.argmax(shares)))
-    assert len(set(shares)) == 3
-    seen = of_clients("secagg")
-    assert seen.tradeoff(0.01, observer="server") > 2 * of_clients("central").tradeoff(0.01)
-    empty = Ledger()
-    assert (empty.advantage(), empty.tradeoff(0.2)) == (0.0, 0.2)
-    with pytest.raises(ValueError, match=r"^observer='x': expected 'server' or"):
-        empty.tradeoff(0.1, observer="x")
+    summed = of_clients("secagg").tradeoff(0.01, observer="server")
+    assert summed > 2 * of_clients("central").tradeoff(0.01)
+    assert (Ledger().advantage(), Ledger().tradeoff(0.2)) == (0.0, 0.2)
     with pytest.raises(ValueError, match=r"^fpr=.*: expected numbers in \[0, 1\]$"):
-        empty.tradeoff(math.nan)
+        Ledger().tradeoff(math.nan)
 
 
 def test_every_epsilon_names_its_observer() -> None:
     secagg, central = of_clients("secagg"), of_clients("central")
     assert Ledger().observers == secagg.observers == ("server", "released")
     assert central.observers == ("released",)
-    words = "'released' for trust='central': a trusted server sees the updates themselves"
-    with pytest.raises(ValueError, match=f"^observer='server': expected {words}$"):
+    with pytest.raises(ValueError, match=r"^observer='server': expected 'released' for trust='ce"):
         central.epsilon(observer="server")
     with pytest.raises(ValueError, match=r"^observer='x': expected 'server' or 'released'$"):
-        Ledger().epsilon(observer="x")
+        Ledger().tradeoff(0.1, observer="x")
     server, released = (f"{secagg.epsilon(observer=name):.4g}" for name in secagg.observers)
     assert repr(secagg) == (
         "Ledger(unit='client', trust='secagg', relation='zero-out', reproducible, 1 entries, "
@@ -291,7 +204,9 @@ def test_every_epsilon_names_its_observer() -> None:
     )
 
 
-@pytest.mark.slow
+# ---- several runs on the same data
+
+
 def test_compose_adds_up() -> None:
     """Runs on the same data: their releases together, client by client; equal runs count twice."""
     one, two = filled(), filled(reproducible=False)
@@ -300,28 +215,19 @@ def test_compose_adds_up() -> None:
     for client in (0, 1, 2, 5, 9):
         together = accounting.epsilon(one.history(client) + two.history(client), 1e-5)
         assert both.epsilon(client) == together >= max(one.epsilon(client), two.epsilon(client))
-    assert both.epsilon() == max(both.epsilon(k) for k in both.clients)
     assert both.clients == (0, 1, 2, 5) and "2 ledgers" in repr(both)
     assert both.reproducible and not Ledger.compose(two, two).reproducible
-    same = Ledger.compose(one, one)
-    assert same.history(0) == ((1.0, 0.1, 20),)
-    assert len(same.releases) == 2 * len(one.releases)
-    again, frozen = Ledger.from_json(both.to_json()), both.to_json()
-    assert (again.to_json(), again.epsilon()) == (frozen, both.epsilon())
-    assert again.parts[1].terms == two.terms
+    assert Ledger.compose(one, one).history(0) == ((1.0, 0.1, 20),)
+    frozen = both.to_json()
+    assert Ledger.from_json(frozen).to_json() == frozen
     assert Ledger.compose(both, one).epsilon() == Ledger.compose(one, two, one).epsilon()
-    assert len(Ledger.compose(both, one).parts) == 3
     one.record(7, (0,), 5, **RATES)
     assert both.to_json() == frozen
     # what it said has been spent, whatever is foreseen
     entry = LedgerEntry(9, None, 100, 1.0, 0.1)
     assert one.after([entry]).epsilon_or_inf() > 1000 > one.epsilon()
-    for change, words in (
-        (lambda: both.record(9, (0,), **RATES), "the run's own ledger: a composition takes no ent"),
-        (lambda: setattr(both, "uncertified", "x"), "the run's own ledger: a composition takes"),
-        (lambda: both.after([entry]), "the ledger of one run"),
-    ):
-        with pytest.raises(ValueError, match=f"^ledger='composition': expected {words}"):
+    for change in (lambda: both.record(9, (0,), **RATES), lambda: both.after([entry])):
+        with pytest.raises(ValueError, match=r"^ledger='composition': expected the"):
             change()
 
 
@@ -332,8 +238,8 @@ def test_pooled_data_are_spent_for_every_client(unit: str) -> None:
     """
     task, plan = people(), PLAN.replace(batch=2)
     apart, pooled = (
-        book(play(one, "fedlora", privacy, plan)[-1])
-        for one, privacy in (
+        book(play(data, "fedlora", privacy, plan)[-1])
+        for data, privacy in (
             (task, private(unit)),
             (task.pooled(), private(unit).replace(noise_multiplier=(0.8,))),
         )
@@ -351,58 +257,94 @@ def test_compose_counts_each_part_under_its_own_observer() -> None:
     both = Ledger.compose(of_clients("secagg", 3), of_clients("central", 5))
     assert both.observers == ("released",) and both.trust == "central and secagg"
     assert both.epsilon() == accounting.epsilon(((5.0, 1.0, 3), (5.0, 0.1, 5)), 1e-3)
-    assert both.epsilon(observer="released") == both.epsilon()
-    with pytest.raises(ValueError, match=r"^observer='server': expected 'released' for trust="):
-        both.epsilon(observer="server")
     assert Ledger.from_json(both.to_json()).to_json() == both.to_json()
 
 
 def test_compose_refuses_other_terms() -> None:
-    why = "the same in all ledgers: only then their releases add up"
     for other, name in ((Ledger(delta=1e-6), "delta"), (Ledger(unit="client"), "unit")):
-        with pytest.raises(ValueError, match=rf"^{name}=\[.*\]: expected {why}$"):
+        with pytest.raises(ValueError, match=rf"^{name}=\[.*\]: expected the same in all ledgers"):
             Ledger.compose(Ledger(), other)
-    calls: Any = (), (Ledger(), "x")
-    for wrong in calls:
+    for wrong in ((), (Ledger(), "x")):
         with pytest.raises(ValueError, match=r"^ledgers=.*: expected Ledgers, >= 1$"):
-            Ledger.compose(*wrong)
+            Ledger.compose(*wrong)  # type: ignore[arg-type]
     assert Ledger.compose(filled(), filled(accountant="rdp")).accountant == "rdp"
 
 
-@pytest.mark.slow
-def test_the_worst_client_is_found_among_many() -> None:
-    """Left out of the search: whom another beats in noise, rate and number of releases."""
-    random, ledger = np.random.default_rng(3), Ledger()
-    sigmas, rates = random.choice([0.8, 1.0, 1.5], 40), random.uniform(0.01, 0.3, 40)
-    for t in range(4):
-        there = [k for k in range(40) if random.random() < 0.5]
-        ledger.record(t, there, 5, sample_rate=rates[there], noise_multiplier=sigmas[there])
-    assert ledger.epsilon() == max(ledger.epsilon(k) for k in ledger.clients)
-    assert len(ledger._histories("epsilon", None, None)) < 15
+# ---- on disk
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"round": -1}, "round=-1: expected a whole number >= 0"),
-        ({"round": True}, "round=True: expected a whole number >= 0"),
-        ({"round": 2**53 + 1}, "round=9007199254740993: expected at most 9007199254740992"),
-        ({"clients": (0, 0)}, r"clients=\(0, 0\): expected every client once"),
-        ({"clients": (0.5,)}, "clients=0.5: expected a whole number >= 0"),
-        ({"clients": "ab"}, "clients='a': expected a whole number >= 0"),
-        ({"clients": 3}, "clients=3: expected client numbers, or None"),
-        ({"count": 2.0}, "count=2.0: expected a whole number >= 0"),
-        ({"sample_rate": 1.1}, r"sample_rate=1.1: expected a number in \[0, 1\]"),
-        ({"sample_rate": None}, r"sample_rate=None: expected a number in \[0, 1\]"),
-        ({"sample_rate": ()}, r"sample_rate=\(\): expected one number, or as many as clients"),
-        ({"noise_multiplier": (1, -1)}, r"noise_multiplier\[1\]=-1: expected a number >= 0"),
-        ({"noise_multiplier": math.inf}, "noise_multiplier=inf: expected a finite number"),
-        ({"noise_multiplier": (1, 2, 3)}, r".*=\(1.*\): expected one number, or as many .*"),
-    ],
+    "options",
+    [{}, {"reproducible": False, "accountant": "rdp"}, {"unit": "client", "delta": 0.1 + 0.2}],
 )
-def test_record_refuses_bad_entries(arguments: dict[str, Any], message: str) -> None:
+def test_ledger_round_trip(options: dict[str, Any], tmp_path: Path) -> None:
+    ledger, path = Ledger(**options), tmp_path / "ledger.json"
+    ledger.record(0, (0, 2), 5, sample_rate=0.3, noise_multiplier=2.0)
+    ledger.save(path)
+    again = Ledger.load(path)
+    for name in ("terms", "uncertified", "releases", "clients"):
+        assert getattr(again, name) == getattr(ledger, name)
+    again.record(2, (0,), 1, **RATES)  # it can be continued
+    assert len(again.releases) == 2
+    # A text that went through a JSON reader and writer, as inside another file, is still a ledger.
+    assert Ledger.from_json(json.dumps(json.loads(ledger.to_json()))).epsilon() == ledger.epsilon()
+
+
+def test_ledger_refuses_any_changed_byte(tmp_path: Path) -> None:
+    """Bytes of a small file changed, truncations and additions: one clear line."""
+    path = tmp_path / "ledger.json"
+    filled().save(path)
+    content = path.read_bytes()
+    damaged = [b"", b"null", b"[" * 100_000, content + b"\n", content + b"x"]
+    for at in range(0, len(content), 3):
+        changed = bytes([content[at] ^ (1, 32, 255)[at % 3]])
+        damaged += [content[:at], content[:at] + changed + content[at + 1 :]]
+    for other in damaged:
+        path.write_bytes(other)
+        with pytest.raises(ValueError, match=r"^ledger\.json: expected .{,180}$"):
+            Ledger.load(path)
+
+
+GONE = object()
+WRONG_TERMS: list[dict[str, Any]] = [
+    *({name: GONE} for name in ("unit", "releases", "uncertified", "trust", "relation")),
+    *({"unit": "user"}, {"trust": "central"}, {"relation": "replace-one"}, {"parts": []}),
+    *({"delta": 2}, {"extra": 1}, {"reproducible": "yes"}, {"releases": [3]}),
+]
+WRONG_ENTRIES: list[dict[str, Any]] = [
+    *({"count": GONE}, {"count": 1.5}, {"clients": "02"}, {"clients": [0, 0]}, {"more": 1}),
+    *({"sample_rate": 1.5}, {"noise_multiplier": None}),
+]
+
+
+@pytest.mark.parametrize("fields", [*WRONG_TERMS, *WRONG_ENTRIES], ids=repr)
+def test_content_of_the_wrong_kind_is_refused(fields: dict[str, Any]) -> None:
+    """Under a right digest."""
+    data = json.loads(filled().to_json())
+    place = data["content"]["releases"][0] if fields in WRONG_ENTRIES else data["content"]
+    place |= fields
+    for name in [name for name, value in fields.items() if value is GONE]:
+        del place[name]
+    text = files.dump_checksummed(data["format"], data["version"], data["content"])
+    with pytest.raises(ValueError, match=r"^ledger: expected the entries of a ledger, found othe"):
+        Ledger.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *({"round": value} for value in (-1, True, 2**53 + 1)),
+        *({"clients": value} for value in ((0, 0), (0.5,), "ab", 3)),
+        {"count": 2.0},
+        *({"sample_rate": value} for value in (1.1, None, ())),
+        *({"noise_multiplier": value} for value in ((1, -1), math.inf, (1, 2, 3))),
+    ],
+    ids=repr,
+)
+def test_record_refuses_bad_entries(arguments: dict[str, Any]) -> None:
     ledger = Ledger()
-    with pytest.raises(ValueError, match=f"^{message}$"):
+    name = next(iter(arguments))
+    with pytest.raises(ValueError, match=rf"^{name}(\[1\])?=.*: expected "):
         ledger.record(**dict[str, Any](round=0, clients=(0, 1), count=1) | RATES | arguments)
     assert ledger.releases == ()
 

@@ -19,7 +19,6 @@ from toy_tasks import (
     people,
     play,
     private,
-    same_bits,
     tokens,
 )
 
@@ -106,14 +105,6 @@ def test_one_bad_example_voids_its_person_and_nobody_else() -> None:
             assert torch.equal(with_bad[key][0], value[0]) and with_bad[key].isfinite().all()
         gap = torch.cat([(value - with_bad[key])[1].flatten() for key, value in whole.items()])
         assert 0 < float(gap.norm()) <= CLIP * (1 + 1e-6)
-
-
-def test_a_run_by_person_goes_on_where_it_was_left(tmp_path) -> None:
-    """To the bit."""
-    privacy, plan = private("person", 1.0), PLAN.replace(rounds=3, batch=2)
-    whole = play(TASK, "fedlora", privacy, plan)
-    play(TASK, "fedlora", privacy, plan.replace(rounds=1), checkpoint=tmp_path)
-    same_bits(play(TASK, "fedlora", privacy, plan, resume=tmp_path), whole[2:], "seconds")
 
 
 def test_weights_by_size_count_persons() -> None:

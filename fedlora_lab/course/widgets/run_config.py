@@ -334,6 +334,7 @@ OWN_ROW: dict[str, dict[str, Callable[..., Any]]] = {
 }
 """Field of a method -> what a row of one's own may have in it."""
 AS_PUBLISHED = "as published"
+OWN_SLUG = "own-row"
 
 
 def _row_field(name: str) -> tuple[Read, Write]:
@@ -351,7 +352,13 @@ def _row_field(name: str) -> tuple[Read, Write]:
         if text == read(config):
             return config
         check(text in rules, name, text, f"one of {', '.join(rules)}")
-        changes = {"name": "own row", "source": "", "note": "", "exact": False, name: rules[text]}
+        changes = {
+            "name": OWN_SLUG.replace("-", " "),
+            "source": "",
+            "note": "",
+            "exact": False,
+            name: rules[text],
+        }
         return replace(config, method=config.method.replace(**changes))
 
     return read, write

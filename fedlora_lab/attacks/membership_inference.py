@@ -19,7 +19,7 @@ from fedlora_lab.audit.instruments import LEFT_OUT, encode_marks, mark_examples,
 from fedlora_lab.federated.records import Round, predict, require_source
 from fedlora_lab.federated.run import run
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.plan import Plan
+from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
 
@@ -38,7 +38,8 @@ class Membership:
     @property
     def auc(self) -> float:
         """Chance that a member scores above another, ties by half; 0.5 is guessing."""
-        n, m = len(self.members), len(self.others)
+        n = len(self.members)
+        m = len(self.others)
         ranks = rankdata(np.concatenate([self.members, self.others]))[:n]
         return float((ranks.sum() - n * (n + 1) / 2) / (n * m))
 
@@ -47,10 +48,12 @@ class Membership:
 
         Guarantees: test_lesson_11.py::test_the_area_under_an_attacks_curve_is_its_auc.
         """
-        both = self.others, self.members
-        steps = np.unique(np.concatenate(both))[::-1]
-        accused, found = (1 - np.searchsorted(np.sort(x), steps) / len(x) for x in both)
-        return np.append(0.0, accused), np.append(0.0, found)
+        steps = np.unique(np.concatenate([self.others, self.members]))[::-1]
+
+        def share_above(scores: np.ndarray) -> np.ndarray:
+            return np.append(0.0, 1 - np.searchsorted(np.sort(scores), steps) / len(scores))
+
+        return share_above(self.others), share_above(self.members)
 
     def tpr(self, fpr: float) -> float:
         """Share of the members found where at most this share of the others is accused."""
@@ -83,7 +86,7 @@ def lira(
     plan: Plan,
     *,
     runs: int = 16,
-    lora: Any = None,
+    lora: "Lora | None" = None,
     seed: int = 0,
     **options: Any,
 ) -> Membership:
@@ -100,7 +103,7 @@ def lira(
     """
     check_whole("runs", runs, 4)
     there = Streams(seed).numpy("lira coins").random((runs, sum(task.sizes))) < 0.5
-    plain, found = [(x, encode_marks(y)) for x, y in task.clients], []
+    confidences = []
     for i, included in enumerate(there):
         marks = ordinary_marks(task)
         for mark, part in zip(marks, np.split(included, np.cumsum(task.sizes)[:-1])):
@@ -108,18 +111,24 @@ def lira(
         marked = mark_examples(task, marks)
         events = run(marked, method, privacy, plan, lora=lora, seed=seed + i, **options)
         (last,) = deque(events, maxlen=1)
-        losses = torch.cat([marked.loss(predict(marked, last, x), y) for x, y in plain])
-        losses = losses.double().clamp(1e-12, 700)
-        # log(p / (1 - p)) of the true answer, p = exp(-loss): large where the model is sure.
-        found.append((-losses - torch.log(-torch.expm1(-losses))).numpy())
-    confidences, members, others = np.stack(found), [], []
+        confidences.append(_confidences(task, marked, last))
+    members = []
+    others = []
     for target in range(runs):
         shadows = np.arange(runs) != target
-        scores = likelihood_ratio(confidences[target], confidences[shadows], there[shadows])
+        of_shadows = np.stack(confidences)[shadows]
+        scores = likelihood_ratio(confidences[target], of_shadows, there[shadows])
         usable = ~np.isnan(scores)
         members.append(scores[usable & there[target]])
         others.append(scores[usable & ~there[target]])
     return Membership(np.concatenate(members), np.concatenate(others))
+
+
+def _confidences(task: Task, marked: Task, record: Round) -> np.ndarray:
+    """log(p / (1 - p)) of each true answer, p = exp(-loss): large where the model is sure."""
+    losses = [marked.loss(predict(marked, record, x), encode_marks(y)) for x, y in task.clients]
+    clamped = torch.cat(losses).double().clamp(1e-12, 700)
+    return (-clamped - torch.log(-torch.expm1(-clamped))).numpy()
 
 
 def likelihood_ratio(

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -21,14 +21,23 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.federated.records import Round, require_source
 from fedlora_lab.lora import peft, per_example
-from fedlora_lab.methods.plan import lora_of
+from fedlora_lab.methods.plan import Lora, lora_of
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.privatizer import clip_sum, gaussian_noise
 from fedlora_lab.tasks.digits import digits
 from fedlora_lab.tasks.task import Examples, Task, classification, take
 
-SIDE, PATCH, CHUNK = 8, 2, 2048
+if TYPE_CHECKING:
+    import pandas as pd
+
+SIDE = 8
+PATCH = 2
+"""Pixels across a scan, and across one of its 16 patches."""
+CHUNK = 2048
+"""Candidates that go through the model at once."""
 Upload = dict[ParamKey, Tensor]
+Inputs = Tensor | Mapping[str, Tensor]
+"""Inputs as a task has them."""
 
 # ---- the victim
 
@@ -52,7 +61,7 @@ class Victim:
 
     @classmethod
     def from_task(
-        cls, task: Task, lora: Any = None, seed: int = 0, spread: float = 0.02
+        cls, task: Task, lora: "Lora | None" = None, seed: int = 0, spread: float = 0.02
     ) -> "Victim":
         """Gives the task's model an adapter that has moved: A as it starts, B normal.
 
@@ -118,33 +127,34 @@ class Victim:
 
     def _rows(self, examples: Examples, sides: str) -> Upload:
         """Each example's gradient of the sides named, key -> (n, ...)."""
-        words = sides.replace("head", " head ").split()
-        wanted = {side for word in words for side in ((word,) if word == "head" else word)}
+        wanted = {*sides.replace("head", "")} | ({"head"} if "head" in sides else set())
         keys = tuple(key for key in self.values if key.side in wanted)
         check(bool(keys), "sides", sides, 'some of "A", "B" and "head" that this model has')
         params = {key: value[None] for key, value in self.values.items()}
         owner = torch.zeros(len(examples[1]), dtype=torch.int64)
-        parts = (self.task, self.adapted, params, keys, examples, owner)
-        return per_example.per_example_gradients(*parts)
+        return per_example.per_example_gradients(
+            self.task, self.adapted, params, keys, examples, owner
+        )
 
     def layer(self, upload: Upload, side: str = "A", name: str = "") -> ParamKey:
         """Finds the key of one side: the first layer's, or the one whose name ends so.
 
         Args: upload: in which to look. side: "A", "B" or "head". name: end of the layer's name.
         """
-        found = [key for key in upload if key.side == side and key.layer.endswith(name)]
-        check(bool(found), "layer", name, "the end of the name of a layer in this upload")
-        return found[0]
+        keys = [key for key in upload if key.side == side and key.layer.endswith(name)]
+        check(bool(keys), "layer", name, "the end of the name of a layer in this upload")
+        return keys[0]
 
 
-def similarity(one: Any, other: Any) -> float:
+def similarity(a: Tensor, b: Tensor) -> float:
     """|cosine| of two tensors, 1 where they differ by a factor only.
 
     >>> similarity(torch.tensor([3.0, 4.0]), torch.tensor([-3.0, -4.0]))
     1.0
     """
-    one, other = one.flatten().double(), other.flatten().double()
-    return float((one @ other).abs() / (one.norm() * other.norm()).clamp(min=1e-300))
+    a = a.flatten().double()
+    b = b.flatten().double()
+    return float((a @ b).abs() / (a.norm() * b.norm()).clamp(min=1e-300))
 
 
 # ---- spans
@@ -199,7 +209,7 @@ class _Reached(Exception):
     """Carries a layer's input out of the model."""
 
 
-def layer_inputs(victim: Victim, layer: str, x: Any) -> Float[Tensor, "n tokens d_in"]:
+def layer_inputs(victim: Victim, layer: str, x: Inputs) -> Float[Tensor, "n tokens d_in"]:
     """Returns what a layer is given for the model's inputs; nothing behind it is computed.
 
     Args:
@@ -215,8 +225,8 @@ def layer_inputs(victim: Victim, layer: str, x: Any) -> Float[Tensor, "n tokens 
     try:
         per_example.model_outputs(victim.task, victim.adapted, victim.values, x)
     except _Reached as reached:
-        found = reached.args[0]
-        return found.reshape(len(found), -1, found.shape[-1])
+        inputs = reached.args[0]
+        return inputs.reshape(len(inputs), -1, inputs.shape[-1])
     finally:
         hook.remove()
     raise ValueError(f"layer={layer!r}: expected a layer that the model calls")
@@ -226,7 +236,7 @@ def span_check(
     victim: Victim,
     gradient: Float[Tensor, "r d_in"],
     layer: str,
-    candidates: Any,
+    candidates: Inputs,
     rank: int | None = None,
 ) -> Float[Tensor, "n tokens"]:
     """Measures how far each candidate lies outside the gradient's span at each position; 0: inside.
@@ -239,15 +249,16 @@ def span_check(
     Guarantees: test_an_image_is_read_from_one_gradient.
     """
     check(bool(gradient.any()), "gradient", "zero", "one that is not zero: B has not moved yet")
-    space, several = row_space(gradient, rank), isinstance(candidates, Mapping)
-    count = len(next(iter(candidates.values())) if several else candidates)
+    space = row_space(gradient, rank)
+    first = next(iter(candidates.values())) if isinstance(candidates, Mapping) else candidates
+    count = len(first)
     parts = (take(candidates, part) for part in torch.arange(count).split(CHUNK))
     return torch.cat([residual_share(space, layer_inputs(victim, layer, part)) for part in parts])
 
 
 def span_residual_by_batch_size(
     victim: Victim, sizes: "range | tuple[int, ...]", draws: int = 20, seed: int = 0
-) -> Any:
+) -> "pd.DataFrame":
     """Measures the share of inputs outside the span of one gradient of A, for growing batches.
 
     Args:
@@ -262,15 +273,16 @@ def span_residual_by_batch_size(
 
     x, y = victim.task.clients[0]
     strangers = victim.task.test[0].flatten(1)
-    rng, rows = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    rows = []
     for size, draw in itertools.product(sizes, range(draws)):
         check_whole("size", size, 1, len(y))
         index = torch.from_numpy(rng.choice(len(y), size, replace=False))
         upload = victim.upload((x[index], y[index]))
         gradient = upload[victim.layer(upload)]
         space = row_space(gradient, min(size, len(gradient)))
-        for who, given in (("in the batch", x[index].flatten(1)), ("somebody else", strangers)):
-            rows.append((size, draw, who, float(residual_share(space, given).mean())))
+        for who, inputs in (("in the batch", x[index].flatten(1)), ("somebody else", strangers)):
+            rows.append((size, draw, who, float(residual_share(space, inputs).mean())))
     return pd.DataFrame(rows, columns=["size", "draw", "who", "value"])
 
 
@@ -339,8 +351,9 @@ def assemble_image(
     images: Float[Tensor, "n 8 8"], best: Int[Tensor, " 16"]
 ) -> Float[Tensor, "8 8"]:
     """Puts together the image that has at each position the patch of the image named there."""
-    parts, across = images[:, :PATCH, :PATCH][best], SIDE // PATCH
-    return parts.view(across, across, PATCH, PATCH).permute(0, 2, 1, 3).reshape(SIDE, SIDE)
+    across = SIDE // PATCH
+    chosen = images[:, :PATCH, :PATCH][best]
+    return chosen.view(across, across, PATCH, PATCH).permute(0, 2, 1, 3).reshape(SIDE, SIDE)
 
 
 class ReadScan(NamedTuple):
@@ -390,9 +403,15 @@ def flattened_digits_task(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.Tanh(), nn.Linear(hidden, 10))
-    held = [(x[:examples], y[:examples]) for x, y in task.clients]
-    options: Any = {"name": "whole scans", "labels": task.labels, "head": "3" if head else None}
-    return classification(model, held, test=task.test, targets=["1"], **options)
+    return classification(
+        model,
+        [(x[:examples], y[:examples]) for x, y in task.clients],
+        test=task.test,
+        targets=["1"],
+        name="whole scans",
+        labels=task.labels,
+        head="3" if head else None,
+    )
 
 
 def infer_label(upload: Upload) -> int:

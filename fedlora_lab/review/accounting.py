@@ -14,7 +14,6 @@ LAWS = {
     None: "no amplification by sampling",
     "fixed": "fresh batches of one size",
     "poisson": "Poisson batches",
-    "shuffle": "shuffled batches, without amplification",
 }
 HIDES_NOTHING = ("non-finite", "noise law", "un-noised output", "preparation")
 """Checks of which each, broken, leaves no finite epsilon."""
@@ -30,8 +29,6 @@ def spent_epsilon(claims: Claims, sigma: float) -> float:
         sigma = sigma / 2
     if claims.sampling == "fixed" and replaced and claims.dataset_size and q < 1 and sigma:
         return _fixed_size_epsilon(claims.dataset_size, q, sigma, steps, claims.delta)
-    if claims.sampling == "shuffle":
-        steps = math.ceil(steps * q - 1e-9)
     amplified = claims.sampling == "poisson" and not replaced
     return accounting.epsilon(((sigma, q if amplified else 1.0, steps),), claims.delta)
 
@@ -50,22 +47,20 @@ def accounting_evidence(claims: Claims) -> Iterator[Evidence]:
     """Whether the claimed epsilon follows from the other claims."""
     check = "accounting"
     if claims.delta is None or claims.steps is None:
-        words = "needs steps and delta among the claims, and epsilon to compare with"
-        yield Evidence(check, words, verdict="cannot tell")
+        text = "needs steps and delta among the claims, and epsilon to compare with"
+        yield Evidence(check, text, verdict="cannot tell")
         return
     spent = spent_epsilon(claims, claims.noise_multiplier)
-    words = (
-        f"{claims.steps} steps, {LAWS[claims.sampling]}: ε = {spent:.4g} at δ = {claims.delta:g}"
-    )
+    text = f"{claims.steps} steps, {LAWS[claims.sampling]}: ε = {spent:.4g} at δ = {claims.delta:g}"
     verdict: Verdict = "cannot tell"
     if claims.epsilon is not None:
         holds = claims.epsilon >= spent * (1 - EPSILON_SLACK)
         verdict = "sound" if holds else "broken"
-        words += f"; claimed {claims.epsilon:.4g}"
-    yield Evidence(check, words, spent, "all steps", verdict=verdict)
+        text += f"; claimed {claims.epsilon:.4g}"
+    yield Evidence(check, text, spent, "all steps", verdict=verdict)
     if claims.dataset_size is not None and claims.delta * claims.dataset_size >= 1:
-        words = f"δ = {claims.delta:g} allows one of {claims.dataset_size} to be published outright"
-        yield Evidence(check, words, spent, "delta", verdict="broken")
+        text = f"δ = {claims.delta:g} allows one of {claims.dataset_size} to be published outright"
+        yield Evidence(check, text, spent, "delta", verdict="broken")
 
 
 def epsilon_given(
@@ -77,7 +72,7 @@ def epsilon_given(
     """
     if claims.delta is None or claims.steps is None:
         return None
-    broken = {name: abs(one.number) for name, one in findings.items() if one.verdict == "broken"}
+    broken = {name: abs(f.number) for name, f in findings.items() if f.verdict == "broken"}
     if broken.keys() & {*HIDES_NOTHING}:
         return math.inf
     sigma = claims.noise_multiplier

@@ -46,9 +46,9 @@ def step_evidence(trials: Trials, others: Mapping[str, Step]) -> Iterator[Eviden
         yield from check_independence(trials, others)
         yield from check_law(trials)
     else:
-        words = "every seed gives the same numbers: there is no noise, or it is always the same"
-        yield Evidence("noise size", words, 0.0, verdict="broken")
-        yield Evidence("noise independence", words, 1.0, verdict="broken")
+        text = "every seed gives the same numbers: there is no noise, or it is always the same"
+        yield Evidence("noise size", text, 0.0, verdict="broken")
+        yield Evidence("noise independence", text, 1.0, verdict="broken")
         for name in NEED_NOISE:
             yield Evidence(name, "there is no noise to compare with", verdict="cannot tell")
     yield from check_empty(trials)
@@ -65,19 +65,19 @@ def judge(check: str, words: str, shift: Shift, trials: Trials, limit: float) ->
     Args: check, words: its name, and what was tried. shift: measured. limit: in clip norms.
     """
     value, error = shift
-    said = f"one example moves all that leaves together by {value:.3g} clip norms"
+    text = f"one example moves all that leaves together by {value:.3g} clip norms"
     if trials.replaced:
-        said += " (2 are allowed, for a replacement)"
+        text += " (2 are allowed, for a replacement)"
     if error:
         p = float(stats.t.sf((value - limit) / error, trials.draws - 2))
-        return Evidence(check, f"{said} ± {error:.2g}", value, words, p)
+        return Evidence(check, f"{text} ± {error:.2g}", value, words, p)
     if trials.claims.denominator is None and math.isfinite(value):
         # The unit is the noise that was found, which is known as well as its numbers allow.
         count = trials.noise.pairs.size
         p = float(stats.chi2.cdf(count * (limit / max(value, 1e-30)) ** 2, count))
-        return Evidence(check, said, value, words, p)
+        return Evidence(check, text, value, words, p)
     broken = not value <= limit * (1 + SLACK)
-    return Evidence(check, said, value, words, verdict="broken" if broken else "sound")
+    return Evidence(check, text, value, words, verdict="broken" if broken else "sound")
 
 
 def reach_evidence(trials: Trials) -> list[Evidence]:
@@ -89,17 +89,17 @@ def reach_evidence(trials: Trials) -> list[Evidence]:
 def check_reach(trials: Trials) -> Iterator[Evidence]:
     """How far one example moves everything, and whether any moves anything."""
     yield from reach_evidence(trials)
-    words, best = max(trials.singles, key=lambda single: single[1].value)
+    tried, best = max(trials.singles, key=lambda single: single[1].value)
     uncertain = best.value <= trials.limit / 2 or best.value + 3 * best.error > 1.5 * trials.limit
     if best.error and uncertain:
-        said = f"found {best.value:.2g} ± {best.error:.2g}: more draws would tell"
-        yield Evidence("reach", said, best.value, words, verdict="cannot tell")
-    said = f"{words} moves the noised outputs by {best.value:.3g} clip norms"
+        text = f"found {best.value:.2g} ± {best.error:.2g}: more draws would tell"
+        yield Evidence("reach", text, best.value, tried, verdict="cannot tell")
+    text = f"{tried} moves the noised outputs by {best.value:.3g} clip norms"
     verdict: Verdict = "sound"
     if not any(shift.visible for _, shift in trials.shifts):
-        said = "no example moves any noised output"
+        text = "no example moves any noised output"
         verdict = "cannot tell" if best.error else "broken"
-    yield Evidence("signal", said, best.value, words, verdict=verdict)
+    yield Evidence("signal", text, best.value, tried, verdict=verdict)
 
 
 def bad_examples(trials: Trials) -> Iterator[tuple[str, Example, Example]]:
@@ -126,21 +126,21 @@ def check_non_finite(trials: Trials) -> Iterator[Evidence]:
         try:
             vector = trials.out(trial.one, 0, spoilt=True)
         except Exception as error:  # a step that refuses such data is in order
-            words = f"the step refuses {kind}: {error_text(error, 80)}"
-            yield Evidence(check, words, 0.0, trial.words)
+            text = f"the step refuses {kind}: {error_text(error, 80)}"
+            yield Evidence(check, text, 0.0, trial.words)
             continue
         share = float(np.mean(~np.isfinite(vector)))
         if share:  # to be seen by all: no training goes on with it
-            words = f"an example of {kind} makes {share:.0%} of all numbers NaN or infinite"
-            words += "; epsilon holds only if no such example comes here"
+            text = f"an example of {kind} makes {share:.0%} of all numbers NaN or infinite"
+            text += "; epsilon holds only if no such example comes here"
             verdict: Verdict = "cannot tell" if trials.claims.finite else "broken"
-            yield Evidence(check, words, math.inf, trial.words, verdict=verdict)
+            yield Evidence(check, text, math.inf, trial.words, verdict=verdict)
             continue
         shift = trials.exact_shift(trial, spoilt=True)
         if shift is None:
             noise = [*compare_noise(trials, check, trial.one, trial.words)]
             yield from noise
-            if any(one.verdict == "broken" for one in noise):
+            if any(evidence.verdict == "broken" for evidence in noise):
                 continue
             shift = trials.estimate(trial, brief=True)
         yield judge(check, trial.words, shift, trials, trials.farthest)
@@ -163,64 +163,64 @@ def quietest(trials: Trials) -> tuple[int, int] | None:
 
 def doubled(trials: Trials, x: Example, y: Example, few: int) -> tuple[Shift, Shift]:
     """How far copies of x lie from as many of y, and twice as many: 2 few, and 4 few of each."""
-    single = neighbours("", [], [x] * few, [y] * few)
-    double = neighbours("", [], [x] * 2 * few, [y] * 2 * few, COPIES // few)
-    one = trials.exact_shift(single)
-    two = trials.exact_shift(double)
-    if one is None or two is None:
+    once = neighbours("", [], [x] * few, [y] * few)
+    twice = neighbours("", [], [x] * 2 * few, [y] * 2 * few, COPIES // few)
+    single = trials.exact_shift(once)
+    double = trials.exact_shift(twice)
+    if single is None or double is None:
         # Along one direction: two that were learned apart would not show the same share.
-        direction = trials.direction(double.far, double.away)
-        one = trials.estimate(single, direction)
-        two = trials.estimate(double, direction)
-    return one, two
+        direction = trials.direction(twice.far, twice.away)
+        single = trials.estimate(once, direction)
+        double = trials.estimate(twice, direction)
+    return single, double
 
 
 def check_denominator(trials: Trials) -> Iterator[Evidence]:
     """Whether a contribution stays what it is when the batch is doubled."""
     check = "denominator"
     if trials.replaced and trials.claims.sampling != "poisson":
-        words = "under replacement batches have one size, so a moving denominator stays fixed"
-        yield Evidence(check, words, 2.0)
+        text = "under replacement batches have one size, so a moving denominator stays fixed"
+        yield Evidence(check, text, 2.0)
         return
-    told = False
+    visible = False
     pairs = [(i, i + 1, 4) for i in range(min(TRIED, len(trials.batch) - 1))]
     least = quietest(trials)
     for i, j, few in pairs if least is None else [*pairs, (*least, 1)]:
-        if told and few > 1:
+        if visible and few > 1:
             continue
-        one, two = doubled(trials, trials.batch[i], trials.batch[j], few)
-        if not one.value > max(1e-6, 6 * one.error) or one.value == math.inf:
+        single, double = doubled(trials, trials.batch[i], trials.batch[j], few)
+        if not single.value > max(1e-6, 6 * single.error) or single.value == math.inf:
             continue
-        told = True
-        words = f"{2 * few} copies of example {i} against as many of example {j}"
-        yield judge_doubling(trials, one, two, words)
-    if not told:
-        words = "the examples that were tried pull alike, or their pull drowns in the noise"
-        yield Evidence(check, words, verdict="cannot tell")
+        visible = True
+        text = f"{2 * few} copies of example {i} against as many of example {j}"
+        yield judge_doubling(trials, single, double, text)
+    if not visible:
+        text = "the examples that were tried pull alike, or their pull drowns in the noise"
+        yield Evidence(check, text, verdict="cannot tell")
     yield from compare_noise(trials, check, [*trials.batch, *trials.batch], "twice the batch")
 
 
-def judge_doubling(trials: Trials, one: Shift, two: Shift, words: str) -> Evidence:
-    """Judges how far twice the examples move. Args: one, two: shifts. words: what was tried."""
+def judge_doubling(trials: Trials, single: Shift, double: Shift, words: str) -> Evidence:
+    """Judges how far twice the examples move; ``words`` say what was tried."""
     check = "denominator"
-    ratio = two.value / one.value
-    said = f"twice the examples move {ratio:.3g} times as far"
-    plain = one.error == two.error == 0
+    ratio = double.value / single.value
+    text = f"twice the examples move {ratio:.3g} times as far"
+    plain = single.error == double.error == 0
     p = None
     if not plain:
-        error = math.hypot(two.error, 2 * one.error)
-        gap = abs(two.value - 2 * one.value) / error
+        error = math.hypot(double.error, 2 * single.error)
+        gap = abs(double.value - 2 * single.value) / error
         p = float(2 * stats.t.sf(gap, 2 * trials.draws - 2))
     differs = abs(ratio - 2) > 0.02 if p is None else p < 0.01
     reaches_far = any(
-        found.verdict == "broken" or (found.p is not None and found.p < 1e-3)
-        for found in reach_evidence(trials)
+        reach.verdict == "broken" or (reach.p is not None and reach.p < 1e-3)
+        for reach in reach_evidence(trials)
     )
     if ratio < 2 and not reaches_far:
         # So does a sum that is cut after the clip, which hides each example as well.
-        said += ", and none moves more than it may" if differs else ""
-        return Evidence(check, said, ratio, words, verdict="cannot tell" if differs else "sound")
-    return Evidence(check, said, ratio, words, p, "broken" if plain and differs else "sound")
+        text += ", and none moves more than it may" if differs else ""
+        return Evidence(check, text, ratio, words, verdict="cannot tell" if differs else "sound")
+    return Evidence(check, text, ratio, words, p, "broken" if plain and differs else "sound")
 
 
 # ---- the noise
@@ -232,38 +232,38 @@ def compare_noise(trials: Trials, check: str, examples: Batch, where: str) -> It
     Args: check: its name. examples: the other batch. where: names it.
     """
     base = trials.noise.pairs
-    other = trials.noise_of(examples).pairs
-    if not np.isfinite(other).all():
+    compared = trials.noise_of(examples).pairs
+    if not np.isfinite(compared).all():
         return
-    silent = (base != 0).any(0) & (other == 0).all(0)
+    silent = (base != 0).any(0) & (compared == 0).all(0)
     if silent.any():
         share = "" if silent.all() else f" in {silent.mean():.0%} of the numbers"
         yield Evidence(check, f"{where} gets no noise{share}", 0.0, where, verdict="broken")
         return
-    ratio = float(np.sqrt(np.mean(other**2) / np.mean(base**2)))
-    said = f"{where} gets {ratio:.3g} times the noise"
-    cosine = float((base * other).sum() / math.sqrt((base**2).sum() * (other**2).sum()))
+    ratio = float(np.sqrt(np.mean(compared**2) / np.mean(base**2)))
+    text = f"{where} gets {ratio:.3g} times the noise"
+    cosine = float((base * compared).sum() / math.sqrt((base**2).sum() * (compared**2).sum()))
     if cosine > 0.999:  # the same draws: no chance is left
         verdict: Verdict = "sound" if abs(ratio - 1) <= NOISE_SLACK else "broken"
-        yield Evidence(check, said, ratio, where, verdict=verdict)
+        yield Evidence(check, text, ratio, where, verdict=verdict)
         return
-    less, more = ratio_p_values(ratio**2, other.size, base.size)
+    below, above = ratio_p_values(ratio**2, compared.size, base.size)
     # Where a batch has a chance of its own, it may well vary more than its noise.
-    p = min(1.0, 2 * min(less, more)) if trials.quiet else less
-    yield Evidence(check, said, ratio, where, p)
+    p = min(1.0, 2 * min(below, above)) if trials.quiet else below
+    yield Evidence(check, text, ratio, where, p)
 
 
 def check_noise_size(trials: Trials) -> Iterator[Evidence]:
     """Whether the noise has the claimed size, whatever the data are."""
     check = "noise size"
     if trials.claims.denominator is None:
-        words = "no denominator is claimed, so the noise is compared with the reach only"
-        yield Evidence(check, words, verdict="cannot tell")
+        text = "no denominator is claimed, so the noise is compared with the reach only"
+        yield Evidence(check, text, verdict="cannot tell")
     else:
         rms = float(np.sqrt(np.mean(trials.noise.pairs**2)))
         p = variance_p_value(trials.noise.pairs, NOISE_SLACK)
-        words = f"the noise has {rms:.3g} times the claimed standard deviation"
-        yield Evidence(check, words, rms, "all tensors", p)
+        text = f"the noise has {rms:.3g} times the claimed standard deviation"
+        yield Evidence(check, text, rms, "all tensors", p)
     for where, examples in noise_batches(trials):
         yield from compare_noise(trials, check, examples, where)
 
@@ -293,8 +293,8 @@ def silent_batches(trials: Trials) -> Iterator[tuple[str, Batch]]:
         if not trials.replaced:  # under replacement batches have one size
             tried.append((f"example {i} alone", [example]))
     for where, examples in tried:
-        one = trials.in_clips(trials.out(examples, 0))
-        if (one == trials.in_clips(trials.out(examples, 1))).any():
+        first = trials.in_clips(trials.out(examples, 0))
+        if (first == trials.in_clips(trials.out(examples, 1))).any():
             yield where, examples
 
 
@@ -308,21 +308,23 @@ def check_noise_per_tensor(trials: Trials) -> Iterator[Evidence]:
         return
     total = float(sum(x.sum() for x in squares.values()))
     looks = []
-    for name, own in squares.items():
-        rest = noise.pairs.size - own.size
-        others = (total - float(own.sum())) / rest
-        ratio = float(own.mean() / others) if others else math.inf
-        looks.append((2 * min(ratio_p_values(ratio, own.size, rest)), math.sqrt(ratio), name))
+    for name, values in squares.items():
+        remaining = noise.pairs.size - values.size
+        usual = (total - float(values.sum())) / remaining
+        ratio = float(values.mean() / usual) if usual else math.inf
+        looks.append(
+            (2 * min(ratio_p_values(ratio, values.size, remaining)), math.sqrt(ratio), name)
+        )
     p, ratio, name = min(looks)
-    words = f"{name} has {ratio:.3g} times the noise of the others"
-    yield Evidence(check, words, ratio, name, min(1.0, p * len(looks)))
+    text = f"{name} has {ratio:.3g} times the noise of the others"
+    yield Evidence(check, text, ratio, name, min(1.0, p * len(looks)))
 
 
 def strongest(ties: Sequence[Tie], example: str) -> Evidence:
     """The least likely of all correlations, with a p-value for all of them together."""
     p, r, where = min(ties)
-    words = f"the noise correlates by {r:.2g}: {where}"
-    return Evidence("noise independence", words, r, example, min(1.0, p * len(ties)))
+    text = f"the noise correlates by {r:.2g}: {where}"
+    return Evidence("noise independence", text, r, example, min(1.0, p * len(ties)))
 
 
 def check_independence(trials: Trials, others: Mapping[str, Step]) -> Iterator[Evidence]:
@@ -330,28 +332,28 @@ def check_independence(trials: Trials, others: Mapping[str, Step]) -> Iterator[E
     check = "noise independence"
     noise = trials.noise
     if not noise.finite:
-        words = "what leaves is NaN or infinite for ordinary examples"
-        yield Evidence(check, words, example="all noise", verdict="broken")
+        text = "what leaves is NaN or infinite for ordinary examples"
+        yield Evidence(check, text, example="all noise", verdict="broken")
         return
     distinct = len(np.unique(noise.rows, axis=0))
     if distinct < len(noise.rows):
-        words = f"{len(noise.rows)} seeds give {distinct} draws of noise"
-        yield Evidence(check, words, 1.0, "seeds", verdict="broken")
-    if words := noise.exact_tie():
-        yield Evidence(check, words, 1.0, "exact ties", verdict="broken")
+        text = f"{len(noise.rows)} seeds give {distinct} draws of noise"
+        yield Evidence(check, text, 1.0, "seeds", verdict="broken")
+    if text := noise.exact_tie():
+        yield Evidence(check, text, 1.0, "exact ties", verdict="broken")
     yield strongest(noise.ties(), "all noise")
     workers = other_workers(trials, others)
-    for name in [name for name, own in workers.items() if not own.finite]:
-        words = f"{name} returns NaN or infinity for ordinary examples"
-        yield Evidence(check, words, example=name, verdict="broken")
+    for name in [name for name, of in workers.items() if not of.finite]:
+        text = f"{name} returns NaN or infinity for ordinary examples"
+        yield Evidence(check, text, example=name, verdict="broken")
         del workers[name]
-    for one, other in itertools.combinations(workers, 2):
-        ties = workers[one].ties_with(workers[other], f"{one} and {other}")
+    for first, second in itertools.combinations(workers, 2):
+        ties = workers[first].ties_with(workers[second], f"{first} and {second}")
         if ties:
-            yield strongest(ties, other)
+            yield strongest(ties, second)
         else:
-            words = f"{other} returns none of the outputs of {one}"
-            yield Evidence(check, words, example=other, verdict="cannot tell")
+            text = f"{second} returns none of the outputs of {first}"
+            yield Evidence(check, text, example=second, verdict="cannot tell")
 
 
 def check_law(trials: Trials) -> Iterator[Evidence]:
@@ -364,11 +366,11 @@ def check_law(trials: Trials) -> Iterator[Evidence]:
     z = np.concatenate(scaled)
     kurtosis = float(np.mean(z**4) / np.mean(z**2) ** 2 - 3)
     where = f"{len(z):,} numbers of noise"
-    words = f"excess kurtosis {kurtosis:.2g} over {where}"
-    yield Evidence("noise law", words, kurtosis, where, normality_p_value(z, trials.rng))
+    text = f"excess kurtosis {kurtosis:.2g} over {where}"
+    yield Evidence("noise law", text, kurtosis, where, normality_p_value(z, trials.rng))
     if len(z) >= LARGE_TENSOR:
         p = float(stats.kurtosistest(z).pvalue)
-        yield Evidence("noise law", words, kurtosis, where, p)
+        yield Evidence("noise law", text, kurtosis, where, p)
 
 
 # ---- empty batches, and what leaves without noise
@@ -395,23 +397,23 @@ def check_empty(trials: Trials) -> Iterator[Evidence]:
     try:
         vector = trials.out([], 0)
     except Exception as error:
-        words = f"an empty batch is refused: {error_text(error, 100)}{reason}"
-        yield Evidence(check, words, 0.0, "no example", verdict=verdict)
+        text = f"an empty batch is refused: {error_text(error, 100)}{reason}"
+        yield Evidence(check, text, 0.0, "no example", verdict=verdict)
         return
     if not trials.names:
         yield Evidence(check, "there is no noise to compare with", verdict="cannot tell")
         return
     if not trials.quiet:
-        words = "an empty batch gets noise; all of the noise was measured there"
-        yield Evidence(check, words, 1.0, "no example")
+        text = "an empty batch gets noise; all of the noise was measured there"
+        yield Evidence(check, text, 1.0, "no example")
         return
-    for one in compare_noise(trials, check, [], "an empty batch"):
-        if reason and (one.number < 1 or trials.claims.sampling is not None):
-            one = Evidence(check, one.words + reason, one.number, one.example, verdict=verdict)
-        yield one
+    for evidence in compare_noise(trials, check, [], "an empty batch"):
+        if reason and (evidence.number < 1 or trials.claims.sampling is not None):
+            evidence = evidence._replace(words=evidence.words + reason, p=None, verdict=verdict)
+        yield evidence
     if not np.isfinite(vector).all():
-        words = "an empty batch makes what leaves NaN or infinite"
-        yield Evidence(check, words, math.nan, "no example", verdict=verdict)
+        text = "an empty batch makes what leaves NaN or infinite"
+        yield Evidence(check, text, math.nan, "no example", verdict=verdict)
 
 
 def check_un_noised(trials: Trials) -> Iterator[Evidence]:
@@ -423,22 +425,22 @@ def check_un_noised(trials: Trials) -> Iterator[Evidence]:
     trials.call_empty(1)
     exempt = {*trials.claims.public, *trials.claims.frozen}
     for name in trials.out.resized - exempt:
-        words = f"{name} leaves without noise: its shape changes with the batch"
-        yield Evidence(check, words, math.inf, name, verdict="broken")
+        text = f"{name} leaves without noise: its shape changes with the batch"
+        yield Evidence(check, text, math.inf, name, verdict="broken")
     changes = np.where(trials.noised, 0.0, trials.out.changes())
     moved = {
         name: float(changes[place].max(initial=0.0)) for name, place in trials.out.places.items()
     }
     moved = {name: most for name, most in moved.items() if most and name not in exempt}
     if moved:
-        name = max(moved, key=lambda one: moved[one])
-        words = f"{listed(moved)}: without noise, and other with other data; {name}"
-        words += f" by {moved[name]:.3g}"
-        yield Evidence(check, words, moved[name], name, verdict="broken")
+        name = max(moved, key=lambda name: moved[name])
+        text = f"{listed(moved)}: without noise, and other with other data; {name}"
+        text += f" by {moved[name]:.3g}"
+        yield Evidence(check, text, moved[name], name, verdict="broken")
         return
     bare = {*trials.out.places} - {*trials.names} - trials.copies - exempt
-    words = f"{listed(sorted(bare))}: without noise, and the same for all data that were tried"
-    yield Evidence(check, words if bare else "no number leaves without noise", 0.0)
+    text = f"{listed(sorted(bare))}: without noise, and the same for all data that were tried"
+    yield Evidence(check, text if bare else "no number leaves without noise", 0.0)
 
 
 def check_frozen(trials: Trials) -> Iterator[Evidence]:
@@ -449,12 +451,12 @@ def check_frozen(trials: Trials) -> Iterator[Evidence]:
         return
     changes = trials.out.changes()
     moved = {name: float(changes[trials.out.places[name]].max(initial=0.0)) for name in names}
-    name = max(moved, key=lambda one: moved[one])
-    words = f"{listed(names)}: the same in every call"
+    name = max(moved, key=lambda name: moved[name])
+    text = f"{listed(names)}: the same in every call"
     if moved[name]:
-        words = f"{name} changes by {moved[name]:.3g}"
+        text = f"{name} changes by {moved[name]:.3g}"
     verdict: Verdict = "broken" if moved[name] else "sound"
-    yield Evidence("frozen", words, moved[name], name, verdict=verdict)
+    yield Evidence("frozen", text, moved[name], name, verdict=verdict)
 
 
 def listed(names: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from fedlora_lab._utils.validation import check, check_number, check_one_of, che
 Step: TypeAlias = Callable[[list[Any], int], Mapping[str, Any]]
 Loader = Callable[[int], Sequence[Sequence[int]]]
 Verdict = Literal["sound", "broken", "cannot tell"]
-Sampling = Literal["poisson", "fixed", "shuffle"]
+Sampling = Literal["poisson", "fixed"]
 
 
 class Check(NamedTuple):
@@ -126,8 +126,8 @@ class Claims:
         noise_multiplier: sigma > 0; the noise on the sum has standard deviation sigma C.
         denominator: what the noised sum is divided by; 1: the sum itself leaves; ``None``: by a
             factor that is not known, such as a learning rate: then only ratios are judged.
-        sampling: "poisson", "fixed" (a fresh draw without replacement for each batch), "shuffle"
-            (every epoch a permutation, cut into batches); ``None``: no claim, no amplification.
+        sampling: "poisson", or "fixed" (a fresh draw without replacement for each batch);
+            ``None``: no claim, and no amplification, as for shuffled batches.
         sample_rate: share of the data in a batch, in (0, 1].
         dataset_size: number of units in the whole data set.
         steps: how many releases are made in all.

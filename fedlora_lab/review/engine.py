@@ -164,8 +164,8 @@ def drawn_batches(run: Recorder) -> Loader:
     def draw(seed: int) -> list[list[int]]:
         context = replace(run.context, streams=Streams(seed))
         if not context.by_step:
-            other = Recorder.from_spec(run.spec, context)
-            return [list(other.participants(t)) for t in range(LOADER_BATCHES)]
+            copied = Recorder.from_spec(run.spec, context)
+            return [list(copied.participants(t)) for t in range(LOADER_BATCHES)]
         batches = []
         for i in range(LOADER_BATCHES):
             both = local_training.poisson_batch(context, i // 2, i % 2, (0, 1))

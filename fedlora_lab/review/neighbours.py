@@ -30,8 +30,8 @@ def map_floats(change: Callable[[Example], Example], example: Example) -> Exampl
         mapped = {name: map_floats(change, value) for name, value in example.items()}
         return type(example)(mapped)  # type: ignore[call-arg]
     if isinstance(example, (tuple, list)):
-        parts = [map_floats(change, value) for value in example]
-        return type(example)(*parts) if hasattr(example, "_fields") else type(example)(parts)
+        changed = [map_floats(change, value) for value in example]
+        return type(example)(*changed) if hasattr(example, "_fields") else type(example)(changed)
     kind = str(getattr(example, "dtype", type(example).__name__))
     return change(example) if "float" in kind else example
 
@@ -134,17 +134,17 @@ def single_changes(batch: Batch, replaced: bool, count: int) -> Iterator[Neighbo
     Args: batch: of examples. replaced: batches have one size. count: of examples that are changed.
     """
     for i, example in enumerate(batch[:count]):
-        rest = batch[:i] + batch[i + 1 :]
+        without = batch[:i] + batch[i + 1 :]
         loud = scale(example, LOUD)
         stand = [batch[(i + 1) % len(batch)]] if replaced else []
         yield neighbours(
-            f"example {i} {'replaced' if replaced else 'left out'}", rest, [example], stand
+            f"example {i} {'replaced' if replaced else 'left out'}", without, [example], stand
         )
         if i < TRIED and not same_numbers(loud, example):
-            yield neighbours(f"example {i} scaled by 1e6", rest, [loud], stand)
+            yield neighbours(f"example {i} scaled by 1e6", without, [loud], stand)
             if replaced:
                 turned = [scale(example, -LOUD)]
-                yield neighbours(f"example {i} scaled by 1e6 and turned", rest, [loud], turned)
+                yield neighbours(f"example {i} scaled by 1e6 and turned", without, [loud], turned)
     alike = [scale(example, LOUD) for example in batch]
     if not replaced:
         yield neighbours("example 0 twice", batch, batch[:1])
@@ -186,7 +186,7 @@ def tipping_point(
     lost = [items[i] for i in before if i not in after]
     new = [items[i] for i in after if i not in before]
     starts = sum(i < length for i in before)
-    words = f"{starts} copies of one and {len(before) - starts} of another example, one changed"
+    text = f"{starts} copies of one and {len(before) - starts} of another example, one changed"
     return Neighbours(
-        words, way[at + 1], way[at], way[at + 1] + new * COPIES, way[at] + lost * COPIES
+        text, way[at + 1], way[at], way[at + 1] + new * COPIES, way[at] + lost * COPIES
     )

@@ -81,20 +81,20 @@ class Noise:
 
         Args: other: calls of the same seeds. words: names the two.
         """
-        here: list[int] = []
-        there: list[int] = []
+        left: list[int] = []
+        right: list[int] = []
         for name in self.parts.keys() & other.parts.keys():
-            mine, theirs = matches(self.columns[name], other.columns[name])
-            here += (self.parts[name].start + mine).tolist()
-            there += (other.parts[name].start + theirs).tolist()
-        if not here:
+            a, b = matches(self.columns[name], other.columns[name])
+            left += (self.parts[name].start + a).tolist()
+            right += (other.parts[name].start + b).tolist()
+        if not left:
             return []
-        few = kept_places(len(here), COMPARED_COLUMNS)
+        few = kept_places(len(left), COMPARED_COLUMNS)
         views = zip(
-            both_views(self.pairs[:, np.array(here)[few]]),
-            both_views(other.pairs[:, np.array(there)[few]]),
+            both_views(self.pairs[:, np.array(left)[few]]),
+            both_views(other.pairs[:, np.array(right)[few]]),
         )
-        calls = ties_of_calls(self.centred[:, here], other.centred[:, there], words)
+        calls = ties_of_calls(self.centred[:, left], other.centred[:, right], words)
         return [*calls, *(closest_columns(a, b, words) for a, b in views)]
 
     def exact_tie(self) -> str:
@@ -116,11 +116,11 @@ class Noise:
         if len(self.parts) > MOST_TENSORS:  # neighbours, and tensors of one shape
             alike = sorted(self.parts, key=lambda name: self.shapes[name])
             pairs = [*itertools.pairwise(self.parts), *itertools.pairwise(alike)]
-        for one, other in pairs:
-            a = all_columns[self.parts[one]]
-            b = all_columns[self.parts[other]]
+        for first, second in pairs:
+            a = all_columns[self.parts[first]]
+            b = all_columns[self.parts[second]]
             width = min(len(a), len(b))
-            yield f"{one} and {other}", a[:width], b[:width]
+            yield f"{first} and {second}", a[:width], b[:width]
         for name, part in self.parts.items():
             places = self.columns[name]
             shape = self.shapes[name]
@@ -132,27 +132,27 @@ class Noise:
                 "halves": np.where(first_half, places + size // 2, -1),
                 "mirrored halves": np.where(first_half, size - 1 - places, -1),
             }
-            for words, wanted in partners.items():
-                here, there = matches(wanted, places)
-                yield f"{words} of {name}", part.start + here, part.start + there
+            for kind, wanted in partners.items():
+                here, partner = matches(wanted, places)
+                yield f"{kind} of {name}", part.start + here, part.start + partner
 
     def _ties_of_partners(self) -> Iterator[Tie]:
         """Partners in one call, and in one call and the next, all of a kind together."""
         views = both_views(self.pairs)
         next_views = both_views(self.centred)
-        for words, here, there in self._partners():
+        for kind, left, right in self._partners():
             for view in views:
-                yield pooled(view[:, here], view[:, there], words)
+                yield pooled(view[:, left], view[:, right], kind)
             for view in next_views:
-                for one, other in ((here, there), (there, here)):
-                    after = f"{words} of the next seed"
-                    yield pooled(view[:-1][:, one], view[1:][:, other], after)
+                for now, then in ((left, right), (right, left)):
+                    after = f"{kind} of the next seed"
+                    yield pooled(view[:-1][:, now], view[1:][:, then], after)
 
     def _ties_of_any_numbers(self) -> Iterator[Tie]:
         """Any two numbers, wherever they stand, in one call, or in one call and the next."""
         most = max(2, COMPARED_COLUMNS // len(self.parts))
-        parts = self.parts.values()
-        columns = [part.start + kept_places(part.stop - part.start, most) for part in parts]
+        tensors = self.parts.values()
+        columns = [part.start + kept_places(part.stop - part.start, most) for part in tensors]
         compared = np.concatenate(columns)
         for view in both_views(self.pairs[:, compared]):
             yield closest_columns(view, view, "two numbers of one call")
@@ -163,9 +163,9 @@ class Noise:
             count = (len(self.rows) - first) // 4
             calls = self.rows[first : first + 4 * count, few].reshape(count, 4, len(few))
             if count >= LEAST_SAMPLES:
-                one = calls[:, 0] - calls[:, 2]
-                other = calls[:, 1] - calls[:, 3]
-                yield closest_columns(one, other, "two numbers of one seed and the next")
+                now = calls[:, 0] - calls[:, 2]
+                then = calls[:, 1] - calls[:, 3]
+                yield closest_columns(now, then, "two numbers of one seed and the next")
 
 
 def kept_places(size: int, most: int) -> np.ndarray:
@@ -231,24 +231,24 @@ def ties_of_calls(a: np.ndarray, b: np.ndarray, words: str) -> list[Tie]:
     """
     ties = []
     calls, numbers = a.shape
-    same = a is b
-    lags = range(1, calls // 2 + 1) if same else range(-calls // 2, calls // 2 + 1)
-    bias = 1 / (calls - 1) if same else 0.0  # what was centred together repels itself
+    alone = a is b
+    lags = range(1, calls // 2 + 1) if alone else range(-calls // 2, calls // 2 + 1)
+    bias = 1 / (calls - 1) if alone else 0.0  # what was centred together repels itself
     for x, y in zip(both_views(a), both_views(b)):
         products = x @ y.T
         lengths = np.outer(np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1))
         for lag, parity in itertools.product(lags, (0, 1)):
-            one = np.arange(parity, calls, 2)  # a pair may begin at an even seed or at an odd one
-            one = one[(one + lag >= 0) & (one + lag < calls)]
-            size = math.sqrt(float((x[one] ** 2).sum() * (y[one + lag] ** 2).sum()))
-            if len(one) * numbers >= LEAST_SAMPLES and size:
-                r = float(products[one, one + lag].sum()) / size
-                p = cosine_p_value(r + bias, len(one) * numbers)
+            i = np.arange(parity, calls, 2)  # a pair may begin at an even seed or at an odd one
+            i = i[(i + lag >= 0) & (i + lag < calls)]
+            size = math.sqrt(float((x[i] ** 2).sum() * (y[i + lag] ** 2).sum()))
+            if len(i) * numbers >= LEAST_SAMPLES and size:
+                r = float(products[i, i + lag].sum()) / size
+                p = cosine_p_value(r + bias, len(i) * numbers)
                 ties.append(Tie(p, r, f"{words}, {lag} seeds apart"))
         if numbers >= 4 * LEAST_SAMPLES:
-            r, i, j, count = largest(products / np.maximum(lengths, 1e-300) + bias, same)
+            r, first, second, count = largest(products / np.maximum(lengths, 1e-300) + bias, alone)
             p = min(1.0, count * cosine_p_value(r, numbers))
-            ties.append(Tie(p, r, f"{words}, {j - i} seeds apart"))
+            ties.append(Tie(p, r, f"{words}, {second - first} seeds apart"))
     return ties
 
 

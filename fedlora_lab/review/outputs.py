@@ -65,7 +65,7 @@ class Outputs:
         if not spoilt and self.watched in (None, len(examples)):
             shapes = {name: x.shape for name, x in arrays.items()}
             names = {*shapes} | {*self.shapes}
-            self.resized |= {one for one in names if shapes.get(one) != self.shapes.get(one)}
+            self.resized |= {k for k in names if shapes.get(k) != self.shapes.get(k)}
             self.low = np.minimum(self.low, vector)
             self.high = np.maximum(self.high, vector)
         return vector

@@ -31,9 +31,9 @@ def variance_p_value(values: np.ndarray, slack: float = 0.0) -> float:
     Args: values: of any shape. slack: share by which the standard deviation may be off.
     """
     total = float(np.square(values).sum())
-    less = stats.chi2.cdf(total / (1 - slack) ** 2, values.size)
-    more = stats.chi2.sf(total / (1 + slack) ** 2, values.size)
-    return two_sided(less, more)
+    lower_tail = stats.chi2.cdf(total / (1 - slack) ** 2, values.size)
+    upper_tail = stats.chi2.sf(total / (1 + slack) ** 2, values.size)
+    return two_sided(lower_tail, upper_tail)
 
 
 def ratio_p_values(ratio: float, above: int, below: int) -> tuple[float, float]:
@@ -41,9 +41,9 @@ def ratio_p_values(ratio: float, above: int, below: int) -> tuple[float, float]:
 
     Args: ratio: of the mean squares of so many independent normal numbers; above, below: counts.
     """
-    less = stats.f.cdf(ratio / (1 - NOISE_SLACK) ** 2, above, below)
-    more = stats.f.sf(ratio / (1 + NOISE_SLACK) ** 2, above, below)
-    return float(less), float(more)
+    lower_tail = stats.f.cdf(ratio / (1 - NOISE_SLACK) ** 2, above, below)
+    upper_tail = stats.f.sf(ratio / (1 + NOISE_SLACK) ** 2, above, below)
+    return float(lower_tail), float(upper_tail)
 
 
 def cosine_p_value(r: float, samples: int) -> float:
@@ -66,6 +66,6 @@ def binomial_p_value(
 
 def total_p_value(count: int, trials: int, rate: float) -> float:
     """Tests one count, two-sided. Args: count, trials, rate: of a binomial law, rate in (0, 1)."""
-    less = stats.binom.cdf(count, trials, rate)
-    more = stats.binom.sf(count - 1, trials, rate)
-    return two_sided(float(less), float(more))
+    lower_tail = stats.binom.cdf(count, trials, rate)
+    upper_tail = stats.binom.sf(count - 1, trials, rate)
+    return two_sided(float(lower_tail), float(upper_tail))

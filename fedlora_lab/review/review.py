@@ -53,20 +53,20 @@ class Review:
     @property
     def broken(self) -> frozenset[str]:
         """Names of the checks that found something broken."""
-        return frozenset(one.check for one in self.findings if one.verdict == "broken")
+        return frozenset(f.check for f in self.findings if f.verdict == "broken")
 
     def __getitem__(self, name: str) -> Finding:
-        return {one.check: one for one in self.findings}[name]
+        return {finding.check: finding for finding in self.findings}[name]
 
     @property
     def summary(self) -> str:
         """The outcome in two sentences."""
-        broken = [one.check for one in self.findings if one.verdict == "broken"]
-        told = sum(one.verdict != "cannot tell" for one in self.findings)
-        words = f"{told} of {len(self.findings)} checks could tell, and found nothing broken."
+        broken = [finding.check for finding in self.findings if finding.verdict == "broken"]
+        clear = sum(finding.verdict != "cannot tell" for finding in self.findings)
+        text = f"{clear} of {len(self.findings)} checks could tell, and found nothing broken."
         if broken:
-            words = f"Broken: {', '.join(broken)}."
-        return f"{words} {self._epsilon_words()}"
+            text = f"Broken: {', '.join(broken)}."
+        return f"{text} {self._epsilon_words()}"
 
     def _epsilon_words(self) -> str:
         stated = self.claims.epsilon
@@ -84,14 +84,14 @@ class Review:
         """One row for each check, indexed by its name."""
         import pandas as pd
 
-        return pd.DataFrame([one._asdict() for one in self.findings]).set_index("check")
+        return pd.DataFrame([finding._asdict() for finding in self.findings]).set_index("check")
 
     def __str__(self) -> str:
-        rows = [f"{one.verdict:<12}{one.check:<20}{one.words}" for one in self.findings]
+        rows = [f"{f.verdict:<12}{f.check:<20}{f.words}" for f in self.findings]
         return "\n".join([*rows, self.summary])
 
     def _repr_html_(self) -> str:
-        rows = [(one.check, one.verdict, digits(one.number), one.words) for one in self.findings]
+        rows = [(f.check, f.verdict, digits(f.number), f.words) for f in self.findings]
         return html_table([*rows, ("", "", "", self.summary)], ("check", "verdict", "number", ""))
 
     def page(self) -> str:
@@ -189,9 +189,9 @@ def step(
         evidence = [*sampling_evidence(loader, claims, seed), *accounting_evidence(claims)]
         evidence += preparation_evidence(prepare, data)
         if function is None:
-            words = "no step was given"
+            text = "no step was given"
             needing = [name for name in CHECKS if name not in NEED_NO_STEP]
-            return evidence + [Evidence(name, words, verdict="cannot tell") for name in needing]
+            return evidence + [Evidence(name, text, verdict="cannot tell") for name in needing]
         with ignore_warnings(RuntimeWarning, ""):
             even = draws // 2 * 2
             trials = Trials(function, examples, claims, batch=size, draws=even, seed=seed)
@@ -201,15 +201,15 @@ def step(
     if is_doubtful(looks[0], significance):
         looks.append(look(seed + OTHER_SEEDS))
     findings = judge_evidence(looks, significance)
-    by_check = {one.check: one for one in findings}
+    by_check = {finding.check: finding for finding in findings}
     return Review(findings, epsilon_given(by_check, claims, loader, seed), claims, title)
 
 
 def prepared_examples(prepare: "Callable[[Batch], Sequence[Example]] | None", data: Batch) -> Batch:
     """The examples that the step is given. Args: see `step`."""
     prepared = data if prepare is None else prepare([*data])
-    words = "to return a list of examples"
-    check(hasattr(prepared, "__iter__"), "prepare", type(prepared).__name__, words)
+    expected = "to return a list of examples"
+    check(hasattr(prepared, "__iter__"), "prepare", type(prepared).__name__, expected)
     return [*prepared]
 
 

@@ -59,12 +59,12 @@ class Drawn:
         cut = len(self.epochs[0]) > 1 and (often <= 1).all() and often.mean() > 0.5
         return ": an epoch holds no example twice, as if shuffled and cut" if cut else ""
 
-    def evidence(self, words: str, p: float | None = None, sound: bool = True) -> Evidence:
+    def evidence(self, text: str, p: float | None = None, sound: bool = True) -> Evidence:
         """Evidence, with how many batches it is from."""
         rate = float(self.here.mean()) / self.q
         sizes = self.sizes
-        told = f"{len(self.here)} batches of {sizes.min()} to {sizes.max()} examples"
-        return Evidence(CHECK, words, rate, told, p, "sound" if sound else "broken")
+        batches = f"{len(self.here)} batches of {sizes.min()} to {sizes.max()} examples"
+        return Evidence(CHECK, text, rate, batches, p, "sound" if sound else "broken")
 
 
 def draw_batches(loader: Loader, n: int, q: float, seed: int) -> Drawn:
@@ -72,8 +72,8 @@ def draw_batches(loader: Loader, n: int, q: float, seed: int) -> Drawn:
     epochs: list[list[list[int]]] = []
     while sum(map(len, epochs)) < LEAST_BATCHES and len(epochs) < LEAST_BATCHES:
         drawn = loader(seed * 1_000_003 + len(epochs))
-        words = "to return batches, lists of indices"
-        check(hasattr(drawn, "__iter__"), "loader", type(drawn).__name__, words)
+        text = "to return batches, lists of indices"
+        check(hasattr(drawn, "__iter__"), "loader", type(drawn).__name__, text)
         epochs.append([[int(i) for i in batch] for batch in drawn])
     batches = [batch for epoch in epochs for batch in epoch]
     check(len(batches) > 1, "loader", len(batches), "more than one batch")
@@ -93,17 +93,15 @@ def sampling_evidence(loader: Loader | None, claims: Claims, seed: int) -> Itera
     q = claims.sample_rate
     n = claims.dataset_size
     if loader is None or claims.sampling is None or q is None or n is None:
-        words = "needs a loader, and sampling, sample_rate and dataset_size among the claims"
-        yield Evidence(CHECK, words, verdict="cannot tell")
+        text = "needs a loader, and sampling, sample_rate and dataset_size among the claims"
+        yield Evidence(CHECK, text, verdict="cannot tell")
         return
     drawn = draw_batches(loader, n, q, seed)
     if sum(map(len, drawn.batches)) != int(drawn.sizes.sum()):
         yield drawn.evidence("a batch holds the same example twice", sound=False)
-    same = all(epoch == drawn.epochs[0] for epoch in drawn.epochs)
-    if len(drawn.epochs) > 1 and same and q < 1:
+    repeated = all(epoch == drawn.epochs[0] for epoch in drawn.epochs)
+    if len(drawn.epochs) > 1 and repeated and q < 1:
         yield drawn.evidence("every seed draws the same batches", sound=False)
-    elif claims.sampling == "shuffle":
-        yield from shuffle_evidence(drawn)
     else:
         yield from (
             fixed_evidence(drawn) if claims.sampling == "fixed" else poisson_evidence(drawn, seed)
@@ -111,32 +109,19 @@ def sampling_evidence(loader: Loader | None, claims: Claims, seed: int) -> Itera
         yield from share_evidence(drawn)
 
 
-def shuffle_evidence(drawn: Drawn) -> Iterator[Evidence]:
-    """Whether every epoch is a permutation, cut into batches of one size."""
-    counts = [np.bincount([i for batch in epoch for i in batch]).max() for epoch in drawn.epochs]
-    once = max(counts) <= 1
-    yield drawn.evidence(f"an epoch holds {'no' if once else 'an'} example twice", sound=once)
-    expected = drawn.q * drawn.n
-    right = abs(drawn.sizes.mean() - expected) <= 0.02 * expected + 1
-    rate = float(drawn.here.mean()) / drawn.q
-    yield drawn.evidence(
-        f"batches hold {rate:.3g} times the claimed share of the data", sound=right
-    )
-
-
 def fixed_evidence(drawn: Drawn) -> Iterator[Evidence]:
     """Whether batches of one size are drawn anew each time."""
     n = drawn.n
     size = round(drawn.q * n)
     sizes = drawn.sizes
-    words = f"batches of {sizes.min()} to {sizes.max()} examples, claimed {size}"
-    yield drawn.evidence(words, sound=bool((sizes == size).all()))
+    text = f"batches of {sizes.min()} to {sizes.max()} examples, claimed {size}"
+    yield drawn.evidence(text, sound=bool((sizes == size).all()))
     # Of one batch and the next: the variance of a hypergeometric number.
     variance = size * size / n * (1 - size / n) ** 2 * n / max(1, n - 1)
     pairs = len(sizes) // 2
     gap = abs(drawn.together - pairs * size * size / n) / (math.sqrt(pairs * variance) or math.inf)
-    words = f"{drawn.together} examples stand in a batch and in the next one{drawn.pattern}"
-    yield drawn.evidence(words, float(2 * stats.norm.sf(gap)))
+    text = f"{drawn.together} examples stand in a batch and in the next one{drawn.pattern}"
+    yield drawn.evidence(text, float(2 * stats.norm.sf(gap)))
 
 
 def poisson_evidence(drawn: Drawn, seed: int) -> Iterator[Evidence]:
@@ -147,15 +132,15 @@ def poisson_evidence(drawn: Drawn, seed: int) -> Iterator[Evidence]:
     here = drawn.here
     sizes = drawn.sizes
     rate = float(here.mean()) / q
-    words = f"examples are drawn at {rate:.4g} times the claimed rate"
-    yield drawn.evidence(words, total_p_value(int(here.sum()), here.size, q))
-    words = f"sizes from {sizes.min()} to {sizes.max()} do not vary as those of Poisson batches"
+    text = f"examples are drawn at {rate:.4g} times the claimed rate"
+    yield drawn.evidence(text, total_p_value(int(here.sum()), here.size, q))
+    text = f"sizes from {sizes.min()} to {sizes.max()} do not vary as those of Poisson batches"
     p = binomial_p_value(sizes, drawn.n, q, np.random.default_rng(seed))
-    yield drawn.evidence(words + drawn.pattern, p)
+    yield drawn.evidence(text + drawn.pattern, p)
     trials = len(here) // 2 * drawn.n
-    words = f"{drawn.together} examples stand in a batch and in the next one"
-    words += f", expected {trials * q * q:.0f}{drawn.pattern}"
-    yield drawn.evidence(words, total_p_value(drawn.together, trials, q * q))
+    text = f"{drawn.together} examples stand in a batch and in the next one"
+    text += f", expected {trials * q * q:.0f}{drawn.pattern}"
+    yield drawn.evidence(text, total_p_value(drawn.together, trials, q * q))
 
 
 def share_evidence(drawn: Drawn) -> Iterator[Evidence]:
@@ -170,9 +155,9 @@ def share_evidence(drawn: Drawn) -> Iterator[Evidence]:
     total = float(np.sum((each - count * q) ** 2) / variance)
     spread = drawn.n * (2 + (1 - 6 * q * (1 - q)) / variance)
     law = stats.gamma(drawn.n**2 / spread, scale=spread / drawn.n)
-    words = f"an example is drawn {each.min()} to {each.max()} times in {count} batches"
+    text = f"an example is drawn {each.min()} to {each.max()} times in {count} batches"
     p = two_sided(float(law.cdf(total)), float(law.sf(total)))
-    yield drawn.evidence(words + drawn.pattern, p)
+    yield drawn.evidence(text + drawn.pattern, p)
 
 
 def most_participations(loader: Loader, steps: int, n: int, seed: int) -> int:
@@ -203,20 +188,20 @@ def preparation_evidence(
     if prepare is None:
         yield Evidence(check_, "no prepare function was given", verdict="cannot tell")
         return
-    whole = [*prepare([*data])]
+    prepared = [*prepare([*data])]
     changes = []
     for i in sorted({0, len(data) // 2, len(data) - 1}):
-        others = whole[:i] + whole[i + 1 :]
+        expected = prepared[:i] + prepared[i + 1 :]
         without = [*prepare([*data[:i], *data[i + 1 :]])]
         loud = [*prepare([*data[:i], scale(data[i], LOUD), *data[i + 1 :]])]
         beside = loud[:i] + loud[i + 1 :]
-        for words, after in (("left out", without), ("scaled by 1e6", beside)):
-            moved = sum(not same_numbers(a, b) for a, b in zip(others, after))
-            moved += abs(len(after) - len(others))
-            changes.append((moved, f"raw example {i} {words}"))
+        for text, after in (("left out", without), ("scaled by 1e6", beside)):
+            moved = sum(not same_numbers(a, b) for a, b in zip(expected, after))
+            moved += abs(len(after) - len(expected))
+            changes.append((moved, f"raw example {i} {text}"))
     most, where = max(changes)
-    words = "every example is prepared alone"
+    text = "every example is prepared alone"
     if most:
-        words = f"{most} of {len(whole) - 1} other examples change with {where}"
+        text = f"{most} of {len(prepared) - 1} other examples change with {where}"
     verdict: Verdict = "broken" if most else "sound"
-    yield Evidence(check_, words, float(most), where, verdict=verdict)
+    yield Evidence(check_, text, float(most), where, verdict=verdict)

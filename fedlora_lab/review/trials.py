@@ -128,17 +128,17 @@ class Trials:
         variants = [self.out(self.batch[1:], 0), self.out(loud, 1)]
         moves = np.stack([*first[1:], *variants]) - first[0]
         copies: set[str] = set()
-        for name, other in itertools.combinations(self.names, 2):
+        for name, later in itertools.combinations(self.names, 2):
             a = moves[:, self.out.places[name]]
-            b = moves[:, self.out.places[other]]
-            if a.shape != b.shape or other in copies or not np.isfinite([a.sum(), b.sum()]).all():
+            b = moves[:, self.out.places[later]]
+            if a.shape != b.shape or later in copies or not np.isfinite([a.sum(), b.sum()]).all():
                 continue
             # Without a move by the data, two draws of the same noise would look like a copy.
             if not (a[-2] != 0).any() or not (b[-2] != 0).any():
                 continue
             factor = float((a * b).sum() / (a * a).sum())
             if np.abs(b - factor * a).max() <= 1e-4 * np.abs(b).max():
-                copies.add(other)
+                copies.add(later)
         return copies
 
     # -- the noise
@@ -180,8 +180,8 @@ class Trials:
         """Clip norms in one unit of what leaves, by the claim; where no denominator is claimed, by
         the noise that is found."""
         pairs = self.noise.pairs
-        found = self.claims.denominator is None and pairs.size
-        scale = float(np.sqrt(np.mean(pairs**2))) if found else 1.0
+        unknown = self.claims.denominator is None and pairs.size
+        scale = float(np.sqrt(np.mean(pairs**2))) if unknown else 1.0
         return self.claims.noise_multiplier / ((scale or 1.0) * self.std)
 
     # -- how far two batches lie apart
@@ -197,8 +197,8 @@ class Trials:
         """
 
         def gap(draw: int) -> np.ndarray:
-            one = self.out(trial.one, draw, spoilt=spoilt)
-            return self.in_clips(one - self.out(trial.other, draw))
+            vector = self.out(trial.one, draw, spoilt=spoilt)
+            return self.in_clips(vector - self.out(trial.other, draw))
 
         first = gap(0)
         if not np.isfinite(first).all():
@@ -244,16 +244,16 @@ class Trials:
             direction = self.direction(trial.far, trial.away)
         if not np.isfinite(direction).all():
             return Shift(math.inf, 0.0)
-        here: list[float] = []
-        there: list[float] = []
+        with_it: list[float] = []
+        without: list[float] = []
         value = error = 0.0
         sizes = (self.draws // 2,) if brief else (self.draws, HOLDOUT * self.draws)
         for size in sizes if direction.any() else ():
-            for seen, batch in ((here, trial.one), (there, trial.other)):
+            for seen, batch in ((with_it, trial.one), (without, trial.other)):
                 draws = itertools.islice(self.fresh, size - len(seen))
                 seen += [float(self.in_clips(self.out(batch, draw)) @ direction) for draw in draws]
-            value = abs(float(np.mean(here) - np.mean(there)))
-            error = math.sqrt((np.var(here, ddof=1) + np.var(there, ddof=1)) / size)
+            value = abs(float(np.mean(with_it) - np.mean(without)))
+            error = math.sqrt((np.var(with_it, ddof=1) + np.var(without, ddof=1)) / size)
             if value - 8 * error > self.limit:  # what is plain to see needs no more calls
                 break
         return Shift(value, error)
@@ -279,15 +279,15 @@ class Trials:
 
             return tipping_point(start, strong, length, self.replaced, self.rng, farthest)
 
-        words = "example 0 scaled by 1e6 among copies of another"
-        trials = [self.beside(words, scale(self.batch[0], LOUD), strong)]
+        text = "example 0 scaled by 1e6 among copies of another"
+        trials = [self.beside(text, scale(self.batch[0], LOUD), strong)]
         trials += [tipping(weak), tipping(opposite)]
         return [(trial.words, self.measure(trial, brief=True)) for trial in trials]
 
     def beside(self, words: str, example: Example, other: Example) -> Neighbours:
         """An example among copies of another one; ``words`` say what was done."""
-        rest = [other] * (len(self.batch) - 1)
-        return neighbours(words, rest, [example], [other] if self.replaced else [])
+        copies = [other] * (len(self.batch) - 1)
+        return neighbours(words, copies, [example], [other] if self.replaced else [])
 
     @property
     def shifts(self) -> list[tuple[str, Shift]]:
@@ -314,7 +314,7 @@ class Trials:
 
         def means() -> np.ndarray:
             draws = [0] if self.exact else [next(self.fresh) for _ in range(TRIED)]
-            rows = [self._sample([one] * len(self.batch), draws) for one in pool]
+            rows = [self._sample([example] * len(self.batch), draws) for example in pool]
             return np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
 
         first = means()

@@ -9,9 +9,10 @@ from fedlora_lab.review.claims import CHECKS, Evidence, Finding, Verdict
 def check_p_values(look: Sequence[Evidence]) -> dict[str, float]:
     """The p-value of each check that chance decides: of all its evidence together (Bonferroni)."""
     by_check: dict[str, list[float]] = {}
-    for one in look:
-        if one.p is not None:  # of what is not finite it is no number either
-            by_check.setdefault(one.check, []).append(0.0 if math.isnan(one.p) else one.p)
+    for evidence in look:
+        if evidence.p is not None:  # of what is not finite it is no number either
+            p = 0.0 if math.isnan(evidence.p) else evidence.p
+            by_check.setdefault(evidence.check, []).append(p)
     return {name: min(1.0, len(values) * min(values)) for name, values in by_check.items()}
 
 
@@ -47,7 +48,7 @@ def is_doubtful(look: Sequence[Evidence], significance: float) -> bool:
     """
     p_values = check_p_values(look)
     alone = {name: two_looks_p_value(p, 1.0) for name, p in p_values.items()}
-    plain = {one.check for one in look if one.verdict == "broken"}
+    plain = {seen.check for seen in look if seen.verdict == "broken"}
     sure = rejected_checks(alone, significance)
     return bool(rejected_checks(p_values, significance) - sure - plain)
 
@@ -67,10 +68,10 @@ def judge_evidence(looks: Sequence[Sequence[Evidence]], significance: float) -> 
         for name in {*first, *second}
     }
     rejected = rejected_checks(p_values, significance)
-    evidence = [one for look in looks for one in look]
+    evidence = [seen for look in looks for seen in look]
     findings = []
     for name in CHECKS:
-        of_check = [one for one in evidence if one.check == name]
+        of_check = [seen for seen in evidence if seen.check == name]
         findings.append(_finding(name, of_check, name in rejected, significance))
     return tuple(findings)
 
@@ -79,19 +80,19 @@ def _finding(
     name: str, evidence: Sequence[Evidence], rejected: bool, significance: float
 ) -> Finding:
     """What one check found. Args: rejected: by chance. The others: see `judge_evidence`."""
-    broken = [one for one in evidence if one.verdict == "broken"]
+    broken = [seen for seen in evidence if seen.verdict == "broken"]
     if rejected:
-        by_chance = [(one.p or 0.0, one) for one in evidence if one.p is not None]
+        by_chance = [(seen.p or 0.0, seen) for seen in evidence if seen.p is not None]
         least = min(p for p, _ in by_chance)
         limit = max(least, significance / len(by_chance))
-        broken += [one for p, one in by_chance if p <= limit]
-    unsure = [one for one in evidence if one.verdict == "cannot tell"]
+        broken += [seen for p, seen in by_chance if p <= limit]
+    unsure = [seen for seen in evidence if seen.verdict == "cannot tell"]
     verdict: Verdict = "broken" if broken else "cannot tell" if unsure else "sound"
     deciding = broken or unsure or evidence
     shown = deciding[0]
     # The largest number shows these best; of other checks the first thing that was tried.
     if name == "reach" or (name == "noise independence" and broken):
-        shown = max(deciding, key=lambda one: round(_size(one.number), 3))
+        shown = max(deciding, key=lambda seen: round(_size(seen.number), 3))
     return Finding(name, verdict, shown.number, shown.example, shown.words, CHECKS[name].docs)
 
 

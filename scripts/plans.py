@@ -3,6 +3,8 @@
 import itertools
 import json
 
+import numpy as np
+
 from fedlora_lab.course.lesson_03 import dials
 from fedlora_lab.privacy.plan import Privacy
 
@@ -11,7 +13,7 @@ def plan(sigma: float, rate: float, releases: int) -> dict[str, object]:
     """Returns ε of a plan, and the largest share of members that an attacker finds."""
     privacy = Privacy(noise_multiplier=sigma, sample_rate=rate, delta=dials.PLAN_DELTA)
     ledger = privacy.ledger(releases)
-    found = ledger.tradeoff(list(dials.PLAN_FALSE_ALARMS))
+    found = ledger.tradeoff(np.array(dials.PLAN_FALSE_ALARMS))
     return {
         "epsilon": float(f"{ledger.epsilon():.4g}"),
         "found": [float(f"{share:.3g}") for share in found],

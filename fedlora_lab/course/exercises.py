@@ -94,7 +94,7 @@ class Reader(Protocol):
 class Numbers:
     """Reads numbers (one, or an array of them) and compares them up to ``within``, relative."""
 
-    def __init__(self, example: Any, within: float = 1e-6) -> None:
+    def __init__(self, example: Answer, within: float = 1e-6) -> None:
         self.single = not np.ndim(example)
         self.expected = "a number is" if self.single else f"numbers such as {example} are"
         self.within = within
@@ -252,14 +252,14 @@ def _first_line(error: Exception, function: Callable[..., Any]) -> str:
     return f"{type(error).__name__}{where}{': ' if text else ''}{text}"
 
 
-def _to_arrays(returned: Any) -> Result:
+def _to_arrays(returned: Answer) -> Result:
     """Converts a result to an array, or to a list of them where its parts differ in shape."""
     if isinstance(returned, tuple | list):
-        parts = [_to_arrays(part) for part in returned]
-        shapes = {part.shape if isinstance(part, np.ndarray) else None for part in parts}
+        arrays = [_to_arrays(part) for part in returned]
+        shapes = {array.shape if isinstance(array, np.ndarray) else None for array in arrays}
         if len(shapes) == 1 and None not in shapes:
-            return np.stack(parts).squeeze()
-        return parts
+            return np.stack(arrays).squeeze()
+        return arrays
     try:
         if hasattr(returned, "detach"):
             tensor = returned.detach().cpu()
@@ -480,7 +480,7 @@ def export(lesson: int, path: str | Path) -> Path:
     >>> fl.course.exercises.export(2, tempfile.mkdtemp() + "/week-2.ipynb").name
     'week-2.ipynb'
     """
-    chosen = [one for key, one in all_exercises().items() if key.startswith(f"{lesson:02}.")]
+    chosen = [ex for key, ex in all_exercises().items() if key.startswith(f"{lesson:02}.")]
     check_value(bool(chosen), "lesson", lesson, "the number of a notebook with exercises")
     check_value(Path(path).suffix == ".ipynb", "path", str(path), "a name that ends in .ipynb")
     cells = [_notebook_cell("imports", IMPORTS)]

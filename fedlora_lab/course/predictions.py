@@ -105,13 +105,13 @@ class Prediction:
         sentence = ipywidgets.HTML()
 
         def show_state(letter: str | None) -> None:
-            words = "Nothing chosen yet."
+            state = "Nothing chosen yet."
             if letter is not None:
-                words = (
+                state = (
                     f"Your guess is kept: {letter}. You may change it until you run the next cell."
                 )
             # The role lets screen readers say it when it changes.
-            sentence.value = f'<div role="status">{words}</div>'
+            sentence.value = f'<div role="status">{state}</div>'
 
         def keep(change: Any) -> None:
             if change["new"] is not None:
@@ -134,16 +134,16 @@ class Prediction:
 class Outcome:
     """Words on a guess and the measured answer; folded away where nothing was guessed."""
 
-    words: str
+    text: str
     folded: bool = False
 
     def __repr__(self) -> str:
-        return self.words
+        return self.text
 
     def _repr_html_(self) -> str:
         if not self.folded:
-            return to_html(self.words)
-        start, mark, measured = self.words.partition(" Measured: ")
+            return to_html(self.text)
+        start, mark, measured = self.text.partition(" Measured: ")
         hidden = to_html((mark + measured).strip())
         return f"<details><summary>{escape(start)}</summary>{hidden}</details>"
 

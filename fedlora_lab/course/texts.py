@@ -30,18 +30,18 @@ def entries() -> dict[str, tuple[str, Entry]]:
 
 def split_code(text: str) -> list[tuple[bool, str]]:
     """Splits a text at its lines of three backticks: (whether it is code, its lines)."""
-    parts = re.split(r"^```\w*\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    pieces = re.split(r"^```\w*\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     # What the pattern caught, every second part, is code.
-    pairs = [(i % 2 == 1, part.strip("\n")) for i, part in enumerate(parts)]
+    pairs = [(i % 2 == 1, part.strip("\n")) for i, part in enumerate(pieces)]
     return [(is_code, part) for is_code, part in pairs if part.strip()]
 
 
 def unwrap(text: str) -> str:
     """Joins the lines of prose, which are wrapped in the file, and keeps those of code."""
-    parts = []
+    blocks = []
     for is_code, part in split_code(text):
-        parts.append(f"```\n{part}\n```" if is_code else " ".join(part.split()))
-    return "\n".join(parts)
+        blocks.append(f"```\n{part}\n```" if is_code else " ".join(part.split()))
+    return "\n".join(blocks)
 
 
 def to_html(text: str) -> str:

@@ -56,7 +56,7 @@ def value_looks(values: Sequence[Any], by: str, colours: Colours | None = None) 
     return looks
 
 
-def value_name(value: Any, by: str) -> str:
+def value_name(value: object, by: str) -> str:
     """Returns the words for a value of a column: a method's name, or the value itself."""
     return style.name(str(value)) if by == "method" else str(value)
 
@@ -125,14 +125,14 @@ def intervals(
     """
     summarised = "mean" in frame.columns
     _check_columns(frame, by, hue, panel, "mean" if summarised else value)
-    parts = _split(frame, panel)
+    panels = _split(frame, panel)
     rows = list(dict.fromkeys(frame[by]))
     crowded = hue is not None and frame.groupby(by)[hue].nunique().max() > 1
     lines_of_words = max(_row_name(row, by).count("\n") + 1 for row in rows)
     height = 1.3 + len(rows) * max(0.5 if crowded else 0.34, 0.17 * lines_of_words)
-    width = 7.6 if len(parts) == 1 else min(11.0, 2.0 + 3.2 * len(parts))
-    figure, axes = style.subplots(width, height, columns=len(parts), sharey=True)
-    for ax, part in zip(axes, parts.values(), strict=True):
+    width = 7.6 if len(panels) == 1 else min(11.0, 2.0 + 3.2 * len(panels))
+    figure, axes = style.subplots(width, height, columns=len(panels), sharey=True)
+    for ax, part in zip(axes, panels.values(), strict=True):
         draw_intervals(ax, part, by, rows, value=value, hue=hue, number=number, colours=colours)
         if reference is not None:
             ax.axvline(reference, color=style.GREY, lw=1, ls=style.DOTTED, zorder=0.9)
@@ -142,7 +142,7 @@ def intervals(
     caption = "mark: mean, bar: its 95 % interval"
     if not summarised:
         caption = f"dots: {_count_words(frame, [by, hue, panel])}; {caption} (Student's t)"
-    return _finish(figure, axes, list(parts), title, caption)
+    return _finish(figure, axes, list(panels), title, caption)
 
 
 def draw_intervals(
@@ -175,6 +175,7 @@ def draw_intervals(
         y = np.array([rows.index(row) for row in part[by]]) + shifts[i]
         look = looks[key]
         wide = 7 if hue is None else 4
+        # The band is pale, so that dots and mean stand out on it.
         bar: Any = {"color": look.colour, "lw": wide, "alpha": 0.3, "capstyle": "butt"}
         ax.hlines(y, part["low"], part["high"], **bar)
         if "mean" not in frame.columns:
@@ -187,21 +188,23 @@ def draw_intervals(
         if number and hue is None:
             beside: Any = {"transform": ax.get_yaxis_transform(), "weight": "bold", "va": "center"}
             for place, mean in zip(y, part["mean"], strict=True):
-                words = number.format(mean).replace("-", "−")
-                style.note(ax, 1.02, place, words, style.darken(look.colour), 9, **beside)
+                text = number.format(mean).replace("-", "−")
+                style.note(ax, 1.02, place, text, style.darken(look.colour), 9, **beside)
+    # The first row stands on top.
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set_yticks(range(len(rows)), [_row_name(row, by) for row in rows], color=style.INK)
     ax.grid(visible=False, axis="y")
 
 
-def _row_name(row: Any, by: str) -> str:
+def _row_name(row: object, by: str) -> str:
     return textwrap.fill(value_name(row, by), 50)
 
 
 def _count_words(frame: pd.DataFrame, groups: Sequence[str | None]) -> str:
     """Says how many measurements a mean has."""
     counts = frame.groupby([name for name in groups if name is not None]).size()
-    low, high = int(counts.min()), int(counts.max())
+    low = int(counts.min())
+    high = int(counts.max())
     count = f"{low}" if low == high else f"{low} to {high}"
     return f"{count} seeds" if "seed" in frame.columns else f"{count} measurements"
 
@@ -245,10 +248,10 @@ def lines(
     summarised = "mean" in frame.columns
     _check_columns(frame, x, by, panel, "mean" if summarised else value)
     check_one_of("band", band, BANDS)
-    parts = _split(frame, panel)
-    width = 7.6 if len(parts) == 1 else min(11.0, 1.6 + 3.6 * len(parts))
-    figure, axes = style.subplots(width, 4.1, columns=len(parts), sharey=True)
-    for ax, part in zip(axes, parts.values(), strict=True):
+    panels = _split(frame, panel)
+    width = 7.6 if len(panels) == 1 else min(11.0, 1.6 + 3.6 * len(panels))
+    figure, axes = style.subplots(width, 4.1, columns=len(panels), sharey=True)
+    for ax, part in zip(axes, panels.values(), strict=True):
         for axis in log:
             ax.set(**{f"{axis}scale": "log"})
         labels = draw_lines(ax, part, x, by, value=value, band=band, colours=colours)
@@ -261,11 +264,11 @@ def lines(
     axes[0].set_ylabel(ylabel)
     caption = ""
     if band != "none":
-        words = "band" if band == "area" else "bars"
-        caption = f"{words}: 95 % interval of the mean"
+        mark = "band" if band == "area" else "bars"
+        caption = f"{mark}: 95 % interval of the mean"
         if not summarised:
             caption = f"mean of {_count_words(frame, [x, by, panel])}, {caption} (Student's t)"
-    return _finish(figure, axes, list(parts), title, caption)
+    return _finish(figure, axes, list(panels), title, caption)
 
 
 def draw_lines(
@@ -286,6 +289,7 @@ def draw_lines(
     """
     table = tidy.means(frame, [by, x], value)
     places = list(dict.fromkeys(frame[x]))
+    # Words, such as a budget of "∞", have no distance: they stand side by side.
     numbers = pd.api.types.is_numeric_dtype(frame[x])
     ax.margins(x=0.02)
     if not numbers:
@@ -305,6 +309,7 @@ def draw_lines(
         elif band != "none":
             ax.vlines(at, part["low"], part["high"], color=look.colour, lw=1.6, alpha=0.6)
         drawn: Any = {"color": look.colour, "dashes": look.dashes or (None, None)}
+        # On a long line markers would hide its dashes.
         if len(part) <= 12:
             drawn |= {"marker": look.marker, "ms": 5, "mec": style.CARD, "mew": 0.6}
         ax.plot(at, mean, **drawn)
@@ -367,20 +372,14 @@ def closed_form(
             style.named_line(ax, curve.index, curve["closed"], str(group), look.colour, *edges)
         )
         _draw_measured(axes, rows, look.colour)
-    for i, (column, words) in enumerate((parts or {}).items()):
+    for i, (column, name) in enumerate((parts or {}).items()):
         curve = table.groupby("x")[column].mean()
         dashed: Any = {"lw": 1.3, "ls": style.DASHED, "zorder": 1}
         colour = PART_COLOURS[i % len(PART_COLOURS)]
-        labels.append(style.named_line(ax, curve.index, curve, words, colour, **dashed))
+        labels.append(style.named_line(ax, curve.index, curve, name, colour, **dashed))
     if "y" in log:
-        # Dashed parts may fall far below what was measured, which must fill the axes.
-        measured = table[["value" if single else "low", "closed"]].to_numpy()
-        top = max(ax.get_ylim()[1], float(measured.max()))
-        ax.set_ylim(bottom=float(measured[measured > 0].min()) / 2.5, top=top)
+        _fit_log_axis(ax, table[["value" if single else "low", "closed"]].to_numpy())
         labels = [label for label in labels if label.y > ax.get_ylim()[0]]
-        ax.yaxis.set_major_formatter("{x:g}")
-        if top < 30 * ax.get_ylim()[0]:  # powers of ten alone would leave a tick or two
-            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     _place_ticks(axes[-1], table["x"])
     ax.set(ylabel=y, title=title)
     axes[-1].set_xlabel(x)
@@ -394,10 +393,21 @@ def closed_form(
     return figure
 
 
+def _fit_log_axis(ax: Axes, shown: np.ndarray) -> None:
+    """Fits a logarithmic y axis to what was measured, and writes plain numbers at its ticks."""
+    # Dashed parts may fall far below what was measured, which must fill the axes.
+    bottom = float(shown[shown > 0].min()) / 2.5
+    top = max(ax.get_ylim()[1], float(shown.max()))
+    ax.set_ylim(bottom, top)
+    ax.yaxis.set_major_formatter("{x:g}")
+    if top < 30 * bottom:  # powers of ten alone would leave a tick or two
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+
+
 def _draw_measured(axes: Sequence[Axes], rows: pd.DataFrame, colour: str) -> None:
     """Draws the measurements of one group; into second axes their ratio to the closed form."""
-    held = _inside(rows)
-    for part, ink in ((rows[held], colour), (rows[~held], style.WRONG)):
+    agrees = _inside(rows)
+    for part, ink in ((rows[agrees], colour), (rows[~agrees], style.WRONG)):
         if "value" in rows.columns:
             style.dots(axes[0], part["x"], part["value"], ink, 3, mew=0, alpha=0.5)
             continue
@@ -412,10 +422,10 @@ def _draw_measured(axes: Sequence[Axes], rows: pd.DataFrame, colour: str) -> Non
 
 def _place_ticks(ax: Axes, places: pd.Series) -> None:
     """Puts the ticks of an x axis at the places that were measured, where they are few."""
-    there = sorted(set(places.astype(float)))
+    marked = sorted(set(places.astype(float)))
     ax.xaxis.set_major_formatter("{x:g}")
-    if len(there) <= 8:
-        ax.xaxis.set_major_locator(FixedLocator(there))
+    if len(marked) <= 8:
+        ax.xaxis.set_major_locator(FixedLocator(marked))
         ax.xaxis.set_minor_locator(NullLocator())
 
 
@@ -433,9 +443,9 @@ def measurements(
     Returns: columns x, value, closed, low, high, group; one row a measurement.
     """
     rows = [
-        (float(place), float(one), *band, group)
+        (float(place), float(number), *band, group)
         for place, drawn, band in zip(x, values, bands, strict=True)
-        for one in np.ravel(drawn)
+        for number in np.ravel(drawn)
     ]
     return pd.DataFrame(rows, columns=["x", "value", "closed", "low", "high", "group"])
 
@@ -456,8 +466,8 @@ def share_inside(table: pd.DataFrame) -> float:
     Raises: ``ValueError`` for no row, or a table without x, closed, low, high, or both of mean and
         value.
     """
-    given = type(table).__name__
-    check(isinstance(table, pd.DataFrame), "table", given, "a pandas frame")
+    kind = type(table).__name__
+    check(isinstance(table, pd.DataFrame), "table", kind, "a pandas frame")
     number = "value" if "value" in table.columns else "mean"
     missing = [name for name in ("x", number, "low", "high", "closed") if name not in table.columns]
     check(not missing, "table.columns", list(table.columns), f"also {', '.join(missing)}")
@@ -498,6 +508,7 @@ def heat(
 
     shown = {"": tables} if isinstance(tables, pd.DataFrame) else dict(tables)
     check(bool(shown), "tables", "none", "at least one")
+    # All panels have one scale, so that a colour means the same number in each.
     numbers = np.concatenate([table.to_numpy(float).ravel() for table in shown.values()])
     finite = numbers[np.isfinite(numbers)]
     check(finite.size > 0, "tables", "no finite number", "at least one")
@@ -508,10 +519,10 @@ def heat(
     for ax, table in zip(axes, shown.values(), strict=True):
         if table.index.name == "method":
             table = table.rename(index=style.name)
-        words = table.map(lambda cell: number.format(cell) if np.isfinite(cell) else "")
+        texts = table.map(lambda cell: number.format(cell) if np.isfinite(cell) else "")
         cells: Any = {"vmin": low, "vmax": high, "cmap": colours, "cbar": False, "fmt": ""}
         cells |= {"annot_kws": {"fontsize": 8}, "linewidths": 0.6, "linecolor": style.CARD}
-        sns.heatmap(table.astype(float), annot=words if number else None, ax=ax, **cells)
+        sns.heatmap(table.astype(float), annot=texts if number else None, ax=ax, **cells)
         ax.grid(visible=False)
         ax.set(xlabel=xlabel, ylabel=ylabel if ax is axes[0] else "")
         ax.tick_params(axis="y", rotation=0)
@@ -549,10 +560,10 @@ def film(
     figure, axes = style.subplots(size * across, 0.5 + (size + 0.25) * rows, rows, across)
     for ax in axes:
         ax.axis("off")
-    for ax, (words, picture) in zip(axes, pictures.items(), strict=False):
+    for ax, (text, picture) in zip(axes, pictures.items(), strict=False):
         look: Any = {"cmap": colours, "vmin": limits[0], "vmax": limits[1]}
         ax.imshow(np.asarray(picture, float), interpolation="nearest", **look)
-        ax.set_title(words, fontsize=8.5, weight="normal", loc="left")
+        ax.set_title(text, fontsize=8.5, weight="normal", loc="left")
     style.headline(figure, title)
     if caption:
         style.footer(figure, caption)

@@ -41,8 +41,8 @@ def live_figure(
     >>> len(figure.axes)  # score, ε spent, deviation
     3
     """
-    known, values = series(frame, measure)
-    rounds = int(known.max(initial=0)) if rounds is None else rounds
+    measured, values = series(frame, measure)
+    rounds = int(measured.max(initial=0)) if rounds is None else rounds
     start = float(next(iter(values), 0.0)) if start is None else start
     check(rounds >= 1, "rounds", rounds, "a whole number >= 1")
     figure, axes = style.subplots(9.2, 2.9, columns=3, width_ratios=[1.7, 1, 1])

@@ -1,7 +1,7 @@
 """Draws what a promise leaves to attackers: members found against others accused."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,13 +10,16 @@ from fedlora_lab._utils.validation import check_number
 from fedlora_lab.plots import style
 from fedlora_lab.privacy.ledger import Ledger
 
-HUES = (style.WRONG, style.FACTOR["A"], style.FACTOR["B"], style.RIGHT, style.INK)
+if TYPE_CHECKING:
+    from fedlora_lab.attacks.membership_inference import Membership
+
+COLOURS = (style.FACTOR["A"], style.FACTOR["B"], style.RIGHT, style.INK)
 
 
 @style.paper()
 def tradeoff(
     ledger: Ledger,
-    attacks: Mapping[str, Any] | None = None,
+    attacks: "Mapping[str, Membership] | None" = None,
     lowest: float = 1e-3,
     title: str = "Who was in the training data?",
 ) -> style.Picture:
@@ -40,8 +43,9 @@ def tradeoff(
     'Who was in the training data?'
     """
     check_number("lowest", lowest, 0, 0.1, open_low=True)
-    grid, attacks = np.geomspace(lowest, 1, 200), attacks or {}
-    allowed, spent = ledger.tradeoff(grid), ledger.epsilon()
+    grid = np.geomspace(lowest, 1, 200)
+    allowed = ledger.tradeoff(grid)
+    spent = ledger.epsilon()
     loose = theory.membership_bound(grid, spent, ledger.delta)
     figure, (ax,) = style.subplots(7.4, 4.8)
     ax.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1))
@@ -53,16 +57,19 @@ def tradeoff(
     style.note(ax, 0.025, 0.987, "impossible", style.WRONG, 9, **bold)
     # Beside the diagonal, at any height of the axes.
     style.note(ax, 0.2, 0.175, "guessing", size=8.5, rotation=33, ha="center", va="center")
-    for i, (words, one) in enumerate(attacks.items()):
-        accused, members = (np.maximum(share, lowest) for share in one.curve())
-        hue, y = HUES[1 + i % (len(HUES) - 1)], 0.03 + 0.055 * (len(attacks) - 1 - i)
-        ax.plot(accused, members, color=hue, lw=2, drawstyle="steps-post")
-        style.note(ax, 0.985, y, f"{words}: AUC {one.auc:.2f}", hue, 9, ha="right", weight="bold")
+    for i, (name, attack) in enumerate((attacks or {}).items()):
+        # A logarithmic axis has no place for zero.
+        accused, members = (np.maximum(share, lowest) for share in attack.curve())
+        colour = COLOURS[i % len(COLOURS)]
+        ax.plot(accused, members, color=colour, lw=2, drawstyle="steps-post")
+        height = 0.03 + 0.055 * i
+        text = f"{name}: AUC {attack.auc:.2f}"
+        style.note(ax, 0.985, height, text, colour, 9, ha="right", weight="bold")
     ax.set(xlabel="share of others accused (false positive rate)", ylabel="share of members found")
     ax.set_title(title)
     for axis in (ax.xaxis, ax.yaxis):
         style.log_axis(axis, tuple(tick for tick in (0.001, 0.01, 0.1, 1) if tick >= lowest))
-    loosely = f"dashed: all that ε = {spent:.3g} at δ = {ledger.delta:g} says"
-    words = f"red: composed privacy loss, advantage at most {ledger.advantage():.2g}; {loosely}"
-    style.footer(figure, words + ("; AUC 0.5 is guessing" if attacks else ""))
+    caption = f"red: composed privacy loss, advantage at most {ledger.advantage():.2g}; "
+    caption += f"dashed: all that ε = {spent:.3g} at δ = {ledger.delta:g} says"
+    style.footer(figure, caption + ("; AUC 0.5 is guessing" if attacks else ""))
     return figure

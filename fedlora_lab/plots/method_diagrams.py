@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
 from fedlora_lab._utils.validation import check, check_whole
@@ -12,8 +13,11 @@ from fedlora_lab.plots.style import FACTOR, FAINT, GREY, INK, SOFT, Picture, loo
 if TYPE_CHECKING:
     from fedlora_lab.methods.method import Method
 
-WIDTH, HEIGHT = 4.9, 1.95  # inches of one diagram
-SIGN = 1.9, 0.25  # inches of one sign of the key
+WIDTH = 4.9  # inches of one diagram
+HEIGHT = 1.95
+SIGN_WIDTH = 1.9  # inches of one sign of the key
+SIGN_HEIGHT = 0.25
+GAP = 1.25  # steps between the rounds of a diagram
 ROUND = "round,pad=0,rounding_size=.13"
 LINE_HEIGHTS = {"A": 1.45, "B": 0.45}
 HEIGHTS_WITH_CORE = {"A": 1.62, "R": 0.95, "B": 0.28}
@@ -40,7 +44,8 @@ def _marks(method: "Method") -> dict[str, Any]:
     from fedlora_lab.methods.published import rule_name
 
     plain = Method("plain", source="")
-    filtered, shaped = method.filter != plain.filter, method.precondition is not None
+    filtered = method.filter != plain.filter
+    shaped = method.precondition is not None
     rule = "" if method.aggregate == plain.aggregate else rule_name(method.aggregate)
     return {
         "glyph": "◇" * shaped + ("≈" if filtered else "" if shaped else "~"),
@@ -60,7 +65,7 @@ def describe_method(method: "Method", rounds: int = 4, steps: int = 4) -> str:
 
     if method.note and method in ALL.values():
         return method.note
-    words = {tuple(method.sides_at_step(t, s) for s in range(steps)) for t in range(rounds)}
+    schedules = {tuple(method.sides_at_step(t, s) for s in range(steps)) for t in range(rounds)}
     moved = {method.sides_in_round(t, steps) for t in range(rounds)}
     if moved == {"R"}:
         text = "only a core between two fixed factors moves"
@@ -68,11 +73,11 @@ def describe_method(method: "Method", rounds: int = 4, steps: int = 4) -> str:
         text = "every layer chooses the factor that moves"
     elif moved in ({"A"}, {"B"}):
         text = f"{'B' if moved == {'A'} else 'A'} never moves"
-    elif words == {("AB",) * steps}:
+    elif schedules == {("AB",) * steps}:
         text = "both factors move"
-    elif all(len(set(row)) == 1 for row in words):
+    elif all(len(set(row)) == 1 for row in schedules):
         text = "the factors take turns between rounds"
-    elif len(words) == 1:
+    elif len(schedules) == 1:
         text = "the factors take turns within a round"
     else:
         text = "a schedule of its own"
@@ -84,34 +89,35 @@ def describe_method(method: "Method", rounds: int = 4, steps: int = 4) -> str:
         "received quantised": marks["quantised"],
         "the mean product is kept": method.exact,
     }
-    return ", ".join([text, *(word for word, there in extras.items() if there)])
+    return ", ".join([text, *(extra for extra, holds in extras.items() if holds)])
 
 
-def _step(ax: Any, x: float, y: float, factor: str, text: str = "", pale: bool = False) -> None:
+def _step(ax: Axes, x: float, y: float, factor: str, text: str = "", pale: bool = False) -> None:
     fill = {"fc": FACTOR[factor], "ec": "none", "alpha": 0.55 if pale else 1}
     ax.add_patch(FancyBboxPatch((x, y - 0.26), 0.74, 0.52, boxstyle=ROUND, **fill))
     size = 11 if len(text) == 1 else 9
     ax.text(x + 0.37, y - 0.02, text, color="white", fontsize=size, ha="center", va="center")
 
 
-def _stairs(ax: Any, x: float, y: float) -> None:
+def _stairs(ax: Axes, x: float, y: float) -> None:
     across, up = (0, 0.1, 0.1, 0.2, 0.2, 0.3), (-0.15, -0.15, 0, 0, 0.15, 0.15)
     ax.plot([x + d for d in across], [y + d for d in up], color=INK, lw=1.4)
 
 
-def _arrow(ax: Any, x: float, low: float, high: float, colour: str) -> None:
+def _arrow(ax: Axes, x: float, low: float, high: float, colour: str) -> None:
     arrow = {"arrowstyle": "-|>", "color": colour, "lw": 1.8, "shrinkA": 0, "shrinkB": 0}
     ax.annotate("", (x, high), (x, low), arrowprops=arrow)
 
 
-def draw_diagram(ax: Any, method: "Method", rounds: int, steps: int) -> None:
+def draw_diagram(ax: Axes, method: "Method", rounds: int, steps: int) -> None:
     """Draws the diagram of a method into axes.
 
     Args: ax, method: where and what; rounds, steps: how much of it.
     """
-    marks, end = _marks(method), rounds * (steps + 1.25)
-    ever = "".join(method.sides_in_round(t, steps) for t in range(rounds)).replace("*", "AB")
-    heights = HEIGHTS_WITH_CORE if "R" in ever else LINE_HEIGHTS
+    marks = _marks(method)
+    end = rounds * (steps + GAP)
+    moved = "".join(method.sides_in_round(t, steps) for t in range(rounds)).replace("*", "AB")
+    heights = HEIGHTS_WITH_CORE if "R" in moved else LINE_HEIGHTS
     ax.set(xlim=(-1.1, end + 0.1), ylim=(-0.75, 3.05))
     ax.axis("off")
     strip: Any = {"color": look(method.slug).colour, "lw": 4, "solid_capstyle": "butt"}
@@ -122,56 +128,64 @@ def draw_diagram(ax: Any, method: "Method", rounds: int, steps: int) -> None:
     for factor, y in heights.items():
         ax.text(-0.95, y, factor, fontsize=12, color=FACTOR[factor], weight="bold", va="center")
         ax.plot([-0.6, end], [y, y], color=FAINT, lw=1, zorder=0)
-        if factor not in ever:
-            words = "set by the server" if factor in marks["writes"] else "never moves"
-            ax.text(steps / 2, y + 0.2, words, fontsize=7.5, color=GREY, va="center", ha="center")
+        if factor not in moved:
+            reason = "set by the server" if factor in marks["writes"] else "never moves"
+            ax.text(steps / 2, y + 0.2, reason, fontsize=7.5, color=GREY, va="center", ha="center")
     for t in range(rounds):
-        left = t * (steps + 1.25) + 0.12
+        left = t * (steps + GAP) + 0.12
         for factor, y in heights.items():
             if marks["quantised"]:
                 _stairs(ax, left - 0.5, y)
             for s in range(steps):
-                word = method.sides_at_step(t, s)
-                pale = word == "*"  # each layer chooses one of the two
-                if factor in word.replace("*", "AB"):
-                    text = marks["glyph"] + marks["penalty"] + "?" * pale
-                    _step(ax, left + s, y, factor, text, pale)
+                side = method.sides_at_step(t, s)
+                pale = side == "*"  # each layer chooses one of the two
+                if factor in side.replace("*", "AB"):
+                    sign = marks["glyph"] + marks["penalty"] + "?" * pale
+                    _step(ax, left + s, y, factor, sign, pale)
         label: Any = {"fontsize": 8, "color": SOFT, "ha": "center"}
         ax.text(left + steps / 2 - 0.13, -0.22, f"round {t + 1}", **label)
-        # The server's line, whether it holds the mean product, and what was sent and what was not.
-        x, moved = left + steps + 0.06, method.sides_in_round(t, steps)
-        sent = method.sides_sent(t, steps)
-        ax.plot([x, x], [0.0, 1.92], color=INK if sent else FAINT, lw=2.2)
-        if sent and marks["rule"]:
-            ax.plot([x - 0.12, x - 0.12], [0.0, 1.92], color=INK, lw=0.9)
-        if sent:
-            sign: Any = {"fontsize": 11, "weight": "bold", "color": INK}
-            ax.text(x, 2.09, "=" if method.exact else "≠", ha="center", va="center", **sign)
-        for factor in moved.replace("*", "AB"):
-            y, colour = heights[factor], FACTOR[factor]
-            if factor in sent.replace("*", "AB"):
-                _arrow(ax, x + 0.33, y - 0.27, y + 0.33, colour)
-            else:
-                ax.text(x + 0.36, y, "↺", fontsize=13, color=colour, ha="center", va="center")
+        _draw_server(ax, left + steps + 0.06, method, t, steps, heights)
     if marks["rule"]:
         ax.text(end, -0.55, f"server: {marks['rule']}", fontsize=7.5, color=SOFT, ha="right")
 
 
+def _draw_server(
+    ax: Axes, x: float, method: "Method", t: int, steps: int, heights: dict[str, float]
+) -> None:
+    """Draws the server's line after a round: its sign, what was sent, and what was not."""
+    sent = method.sides_sent(t, steps)
+    ax.plot([x, x], [0.0, 1.92], color=INK if sent else FAINT, lw=2.2)
+    if sent:
+        # A second line: the server does not take the mean.
+        if _marks(method)["rule"]:
+            ax.plot([x - 0.12, x - 0.12], [0.0, 1.92], color=INK, lw=0.9)
+        sign: Any = {"fontsize": 11, "weight": "bold", "color": INK}
+        ax.text(x, 2.09, "=" if method.exact else "≠", ha="center", va="center", **sign)
+    for factor in method.sides_in_round(t, steps).replace("*", "AB"):
+        y = heights[factor]
+        colour = FACTOR[factor]
+        if factor in sent.replace("*", "AB"):
+            _arrow(ax, x + 0.33, y - 0.27, y + 0.33, colour)
+        else:
+            ax.text(x + 0.36, y, "↺", fontsize=13, color=colour, ha="center", va="center")
+
+
 def _signs(methods: "list[Method]", rounds: int, steps: int) -> list[str]:
     """Lists the signs that occur on a page, in the order of the key."""
-    there = {"step", "bar"}
+    signs = {"step", "bar"}
     for method in methods:
         marks = _marks(method)
-        there |= {*marks["glyph"], marks["penalty"], "stairs" if marks["quantised"] else ""}
+        signs |= {*marks["glyph"], marks["penalty"], "stairs" if marks["quantised"] else ""}
         for t in range(rounds):
-            sent, moved = method.sides_sent(t, steps), method.sides_in_round(t, steps)
+            sent = method.sides_sent(t, steps)
+            moved = method.sides_in_round(t, steps)
             if sent:
-                there |= {"arrow", "=" if method.exact else "≠", "double" if marks["rule"] else ""}
-            there |= {"↺" if sent != moved else "", "?" if "*" in moved else ""}
-    return [kind for kind in KEY if kind in there]
+                signs |= {"arrow", "=" if method.exact else "≠", "double" if marks["rule"] else ""}
+            signs |= {"↺" if sent != moved else "", "?" if "*" in moved else ""}
+    return [kind for kind in KEY if kind in signs]
 
 
-def _key(ax: Any, kind: str) -> None:
+def _key(ax: Axes, kind: str) -> None:
     """Draws one sign and its words around height 0."""
     ax.axis("off")
     ax.set(xlim=(0, 4.2), ylim=(-0.6, 0.6))
@@ -222,19 +236,24 @@ def method_diagrams(
     listed = [get(method) for method in (ALL.values() if methods is None else methods)]
     check(len(listed) > 0, "methods", listed, "at least one method")
     signs = _signs(listed, rounds, steps) if key else []
-    across = int((WIDTH * columns - 0.2) / SIGN[0])
-    lines, key_lines = -(-len(listed) // columns), -(-len(signs) // across)
-    width, height = WIDTH * columns, HEIGHT * lines + 0.1 + SIGN[1] * key_lines
-    wide, tall = WIDTH / width, HEIGHT / height
+    signs_in_line = int((WIDTH * columns - 0.2) / SIGN_WIDTH)
+    lines = -(-len(listed) // columns)
+    key_lines = -(-len(signs) // signs_in_line)
+    width = WIDTH * columns
+    height = HEIGHT * lines + 0.1 + SIGN_HEIGHT * key_lines
+    wide = WIDTH / width
+    tall = HEIGHT / height
     with paper():
         figure = picture(width, height)
+        # Diagrams have a scale of their own, in steps and lines, so they fill fixed places.
         for i, method in enumerate(listed):
-            left, low = (i % columns) * wide + 0.008, 1 - (i // columns + 1) * tall
+            left = (i % columns) * wide + 0.008
+            low = 1 - (i // columns + 1) * tall
             ax = figure.add_axes((left, low, wide - 0.016, tall * 0.97))
             draw_diagram(ax, method, rounds, steps)
         for i, kind in enumerate(signs):
-            left = 0.12 + SIGN[0] * (i % across)
-            low = SIGN[1] * ((len(signs) - 1) // across - i // across) + 0.08
-            place = (left / width, low / height, SIGN[0] / width, SIGN[1] / height)
+            left = 0.12 + SIGN_WIDTH * (i % signs_in_line)
+            low = SIGN_HEIGHT * (key_lines - 1 - i // signs_in_line) + 0.08
+            place = (left / width, low / height, SIGN_WIDTH / width, SIGN_HEIGHT / height)
             _key(figure.add_axes(place), kind)
     return figure

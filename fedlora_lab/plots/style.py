@@ -12,33 +12,50 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from numpy.typing import ArrayLike
 from PIL import Image
 
 DPI = 100
-INK, SOFT, GREY, FAINT = "#22252B", "#4A505C", "#8A8F99", "#D5D8DE"
-GRID, CARD = "#E8EAEE", "#FCFCFD"
-RIGHT, WRONG = "#169C78", "#B3261E"
-WITH, WITHOUT = "#B0486A", "#4F6D8F"  # the example (or canary) took part, or did not
+INK = "#22252B"
+SOFT = "#4A505C"
+GREY = "#8A8F99"
+FAINT = "#D5D8DE"
+CARD = "#FCFCFD"
+RIGHT = "#169C78"
+WRONG = "#B3261E"
+WITH = "#B0486A"  # the example (or canary) took part
+WITHOUT = "#4F6D8F"  # it did not
 FACTOR = {"A": "#D55E00", "B": "#0072B2", "BA": INK, "R": "#7A4FD0", "head": "#7A8290"}
 SERIES = ("#0F7F94", "#7A4FD0", "#8F5A33", "#B0486A")  # lines of no method and no factor
-DASHED, DOTTED = (0, (4, 2)), (0, (1, 2))
+DASHED = (0, (4, 2))
+DOTTED = (0, (1, 2))
+Dashes = tuple[float, ...]
+"""Lengths of dashes and gaps in points; none is a solid line."""
 
 
 class Look(NamedTuple):
-    """A method's colour, marker and dashes (as seaborn writes them; "" is solid)."""
+    """A method's colour, marker and dashes."""
 
     colour: str
     marker: str = "o"
-    dashes: Any = ""
+    dashes: Dashes = ()
 
 
-DASHES: Any = {"solid": "", "dash": (4.5, 1.5), "dot": (1.1, 1.3), "dash-dot": (4, 1.2, 1.2, 1.2)}
+DASHES: dict[str, Dashes] = {
+    "solid": (),
+    "dash": (4.5, 1.5),
+    "dot": (1.1, 1.3),
+    "dash-dot": (4, 1.2, 1.2, 1.2),
+}
 _TABLE = tomllib.loads(Path(__file__).with_name("looks.toml").read_text(encoding="utf-8"))
 LOOKS: Mapping[str, Look] = {
     slug: Look(colour, marker, DASHES[dashes]) for slug, (colour, marker, dashes) in _TABLE.items()
@@ -71,8 +88,8 @@ class Picture(Figure):
         from IPython.display import display
 
         titles = [ax.get_title(loc="left") or ax.get_title() for ax in self.axes]
-        words = "; ".join(title for title in titles if title) or "no title"
-        display({"image/png": png(self), "text/plain": f"Picture: {words}"}, raw=True)
+        text = "; ".join(title for title in titles if title) or "no title"
+        display({"image/png": png(self), "text/plain": f"Picture: {text}"}, raw=True)
         if self.below is not None:
             display(self.below)
 
@@ -101,7 +118,7 @@ class _LabelledLayout(ConstrainedLayoutEngine):
         super().__init__(h_pad=0.06, w_pad=0.08)
         self.columns: list[_LabelColumn] = []
 
-    def execute(self, fig: Any) -> None:
+    def execute(self, fig: Figure) -> None:
         super().execute(fig)
         # The height of the axes, which decides how far apart labels must be, is known only now.
         for column in self.columns:
@@ -110,7 +127,7 @@ class _LabelledLayout(ConstrainedLayoutEngine):
 
 def subplots(
     width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
-) -> tuple[Picture, list[Any]]:
+) -> tuple[Picture, list[Axes]]:
     """Makes a figure whose axes, titles and labels find their own places.
 
     Args:
@@ -134,6 +151,7 @@ def png(figure: Figure) -> bytes:
     with paper():
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
+        # Matplotlib's own writer would put its version into the file.
         image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     buffer = io.BytesIO()
     image.quantize(256, method=Image.Quantize.FASTOCTREE).save(buffer, format="png")
@@ -147,6 +165,7 @@ def look(slug: str) -> Look:
     """
     if slug in LOOKS:
         return LOOKS[slug]
+    # Python's own hash of a text differs from process to process.
     code = int.from_bytes(hashlib.blake2b(slug.encode(), digest_size=4).digest(), "big")
     dashes = DASHES[("dash-dot", "dash")[code // 40 % 2]]
     return Look(SPARE_COLOURS[code % 8], "X8ph>"[code // 8 % 5], dashes)
@@ -166,14 +185,22 @@ def darken(colour: str, share: float = 0.25) -> str:
     return "#" + "".join(f"{round(a + share * (b - a)):02X}" for a, b in pairs)
 
 
-def log_axis(axis: Any, ticks: tuple[float, ...]) -> None:
+def log_axis(axis: Axis, ticks: tuple[float, ...]) -> None:
     """Writes plain numbers at these places of a log axis, and no minor ticks."""
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 
 
-def note(ax: Any, x: float, y: float, text: str, colour: str = SOFT, size: float = 8.0, **style):
+def note(
+    ax: Axes,
+    x: float,
+    y: float,
+    text: str,
+    colour: str = SOFT,
+    size: float = 8.0,
+    **style: Any,
+) -> Text:
     """Writes a text at (x, y), in shares of the axes unless ``transform`` says otherwise.
 
     Args: ax, x, y, text, colour: what stands where; size: in points; style: as of ``Axes.text``.
@@ -181,7 +208,9 @@ def note(ax: Any, x: float, y: float, text: str, colour: str = SOFT, size: float
     return ax.text(x, y, text, color=colour, fontsize=size, **{"transform": ax.transAxes, **style})
 
 
-def dots(ax: Any, x: Any, y: Any, colour: str, size: float = 6.0, **style: Any) -> None:
+def dots(
+    ax: Axes, x: ArrayLike, y: ArrayLike, colour: str, size: float = 6.0, **style: Any
+) -> None:
     """Draws dots with a light edge, which keeps them apart from lines and from each other.
 
     Args: ax, x, y, colour: what stands where; size: in points; style: as of ``Axes.plot``.
@@ -197,11 +226,8 @@ def headline(figure: Picture, text: str) -> None:
 def footer(figure: Picture, text: str) -> None:
     """Writes one small line under a figure: what the band is, how many seeds."""
     small: Any = {"fontsize": 7.5, "color": SOFT, "ha": "left", "va": "bottom"}
-    if figure.get_layout_engine() is None:
-        figure.text(0.012, 0.012, text, **small)
-    else:
-        # The layout makes room for the label of the whole figure's x axis, not for a free text.
-        figure.supxlabel(text, x=0.012, **small)
+    # The layout makes room for the label of the whole figure's x axis, not for a free text.
+    figure.supxlabel(text, x=0.012, **small)
 
 
 class Label(NamedTuple):
@@ -214,48 +240,54 @@ class Label(NamedTuple):
 
 
 def named_line(
-    ax: Any,
-    x: Any,
-    y: Any,
-    words: str,
+    ax: Axes,
+    x: ArrayLike,
+    y: ArrayLike,
+    text: str,
     colour: str,
-    low: Any = None,
-    high: Any = None,
+    low: ArrayLike | None = None,
+    high: ArrayLike | None = None,
     **drawn: Any,
 ) -> Label:
     """Draws a line, with a pale band around it where one is given; returns a label for its end.
 
-    Args: x, y: of the line, not empty; words, colour: of its label; low, high: edges of the band;
+    Args: x, y: of the line, not empty; text, colour: of its label; low, high: edges of the band;
         drawn: as of ``Axes.plot``.
     """
-    if low is not None:
+    if low is not None and high is not None:
         ax.fill_between(x, low, high, color=colour, alpha=0.13, lw=0)
     ax.plot(x, y, color=colour, **drawn)
-    return Label(float(np.asarray(x)[-1]), float(np.asarray(y)[-1]), words, colour)
+    return Label(float(np.asarray(x)[-1]), float(np.asarray(y)[-1]), text, colour)
+
+
+LABEL_SIZE = 8.5  # points
 
 
 class _LabelColumn:
     """The labels right of some axes, each with a leader to the end of its line."""
 
-    def __init__(self, ax: Any, labels: list[Label], wide: int) -> None:
+    def __init__(self, ax: Axes, labels: list[Label], wide: int) -> None:
         self.ax = ax
         self.labels = labels
         halo = withStroke(linewidth=2.5, foreground=CARD)
         self.texts = []
+        fold: Any = {"break_long_words": False, "break_on_hyphens": False}
         for label in labels:
-            words = textwrap.fill(label.text, wide, break_long_words=False, break_on_hyphens=False)
-            text = note(ax, 1.03, 0.5, words, darken(label.colour), 8.5, weight="bold", va="center")
+            folded = textwrap.fill(label.text, wide, **fold)
+            bold: Any = {"weight": "bold", "va": "center"}
+            text = note(ax, 1.03, 0.5, folded, darken(label.colour), LABEL_SIZE, **bold)
             text.set_path_effects([halo])
             self.texts.append(text)
         style: Any = {"colors": GREY, "linewidths": 0.6, "clip_on": False}
         self.leaders = LineCollection([], transform=ax.transAxes, **style)
+        # A leader runs where its label stands already: it needs no room of its own.
         self.leaders.set_in_layout(False)
         ax.add_collection(self.leaders, autolim=False)
 
     def place(self) -> None:
         """Puts the labels as near to their lines as they fit, and draws the leaders."""
         inches = self.ax.figure.get_size_inches()[1] * self.ax.get_position().height
-        line = 1.2 * 8.5 / 72 / inches
+        line = 1.2 * LABEL_SIZE / 72 / inches
         heights = [line * (text.get_text().count("\n") + 1) for text in self.texts]
         ends = self.ax.transData.transform([(label.x, label.y) for label in self.labels])
         ends = self.ax.transAxes.inverted().transform(ends)
@@ -263,12 +295,13 @@ class _LabelColumn:
         segments = []
         for text, place, end in zip(self.texts, places, ends, strict=True):
             text.set_y(place)
+            # Beside the end of its line a label needs no leader.
             if 1.025 - end[0] > 0.03 or abs(place - end[1]) > 0.02:
                 segments.append([(1.025, place), (end[0] + 0.008, end[1])])
         self.leaders.set_segments(segments)
 
 
-def label_ends(ax: Any, labels: list[Label], wide: int = 14) -> None:
+def label_ends(ax: Axes, labels: list[Label], wide: int = 14) -> None:
     """Writes labels right of axes of `subplots`, as near to the ends of their lines as they fit.
 
     Args: ax, labels: of its lines; wide: letters in a line of a label.
@@ -288,7 +321,8 @@ def spread_apart(
     """
     from scipy.optimize import isotonic_regression  # slow to import
 
-    order, places = np.argsort(values, kind="stable"), np.empty(len(values))
+    order = np.argsort(values, kind="stable")
+    places = np.empty(len(values))
     size = np.asarray(sizes, float)[order]
     # Less the boxes below it, a box may move anywhere above its predecessor: a monotone fit.
     below = np.cumsum(size) - size

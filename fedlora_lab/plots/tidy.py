@@ -1,17 +1,21 @@
 """Reads tidy frames for the figures: rows of a measure, means over seeds and 95 % intervals."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.measures.statistics import COLUMNS, run_ends, t_interval
 
+RUN = ["method", "seed"]
 
-def select_measure(frame: Any, measure: str, *, layers: bool = False, required: bool = True) -> Any:
+
+def select_measure(
+    frame: pd.DataFrame, measure: str, *, layers: bool = False, required: bool = True
+) -> pd.DataFrame:
     """Selects the finite values of a measure of the whole model or, with ``layers``, of each layer.
 
     There is at least one, unless ``required`` is false. A run that has a value of its start only
@@ -22,18 +26,19 @@ def select_measure(frame: Any, measure: str, *, layers: bool = False, required: 
     Guarantees: test_a_frame_without_the_measure_is_refused,
         test_plots_leave_out_what_was_not_measured.
     """
-    given = type(frame).__name__
-    check(isinstance(frame, pd.DataFrame), "frame", given, "a pandas frame as fl.compare gives it")
+    kind = type(frame).__name__
+    check(isinstance(frame, pd.DataFrame), "frame", kind, "a pandas frame as fl.compare gives it")
     missing = [column for column in COLUMNS if column not in frame.columns]
     check(not missing, "frame.columns", list(map(str, frame.columns)), f"also {', '.join(missing)}")
     tasks = sorted(frame["task"].unique())
     check(len(tasks) <= 1, "task", tasks, "one task; select it first")
     scope = frame[(frame["layer"] == "all") != layers]
     part = scope[scope["measure"] == measure].astype({"value": float})
-    there = ", ".join(sorted(scope["measure"].unique())) or "nothing"
+    names = ", ".join(sorted(scope["measure"].unique())) or "nothing"
     kind = "a measure of each layer" if layers else "a measure of the whole model"
-    check(len(part) > 0, "measure", measure, f"{kind} in the frame, which has {there}")
-    run = [part[key].astype(object).where(part[key].notna(), "none") for key in ("method", "seed")]
+    check(len(part) > 0, "measure", measure, f"{kind} in the frame, which has {names}")
+    # A missing seed is a group of its own, which pandas would drop.
+    run = [part[key].astype(object).where(part[key].notna(), "none") for key in RUN]
     finite = np.isfinite(part["value"])
     later = part["round"] > part.groupby(run)["round"].transform("min")
     measured = (later & finite).groupby(run).transform("any")
@@ -43,24 +48,25 @@ def select_measure(frame: Any, measure: str, *, layers: bool = False, required: 
     return part
 
 
-def unmeasured_methods(frame: Any, measure: str) -> list[str]:
+def unmeasured_methods(frame: pd.DataFrame, measure: str) -> list[str]:
     """Lists slugs of the frame of which `select_measure` has none of this measure."""
-    there = set(select_measure(frame, measure, required=False)["method"])
-    return [slug for slug in slugs_in_order(frame) if slug not in there]
+    measured = set(select_measure(frame, measure, required=False)["method"])
+    return [slug for slug in slugs_in_order(frame) if slug not in measured]
 
 
-def last_values(frame: Any, measure: str) -> Any:
+def last_values(frame: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Selects the finite values of a measure after the last round of each run."""
-    part, run = select_measure(frame, measure), ["method", "seed"]
-    whole = frame[frame["layer"] == "all"]
-    ends = whole.groupby(run, dropna=False)["round"].max().rename("end").reset_index()
-    part = part.merge(ends, on=run).query("round == end").drop(columns="end")
-    words = "a finite value after the last round of at least one run"
-    check(len(part) > 0, "measure", measure, words)
+    part = select_measure(frame, measure)
+    whole_model = frame[frame["layer"] == "all"]
+    # The last round of the run, not of the measure: an earlier value never stands in for it.
+    ends = whole_model.groupby(RUN, dropna=False)["round"].max().rename("end").reset_index()
+    part = part.merge(ends, on=RUN).query("round == end").drop(columns="end")
+    expected = "a finite value after the last round of at least one run"
+    check(len(part) > 0, "measure", measure, expected)
     return part
 
 
-def collapsed_ends(part: Any, measure: str) -> Any:
+def collapsed_ends(part: pd.DataFrame, measure: str) -> pd.DataFrame:
     """Selects the last rows of runs that collapsed by this measure.
 
     See `fl.measures.find_collapsed`.
@@ -68,19 +74,20 @@ def collapsed_ends(part: Any, measure: str) -> Any:
     Args: part: rows of the measure as `select_measure` gives them. measure: a score of the model.
     """
     runs = run_ends(part, measure).reset_index()
-    last: Any = part.sort_values("round").drop_duplicates(["method", "seed"], keep="last")
-    return last.merge(runs[runs["collapsed"]][["method", "seed"]], on=["method", "seed"])
+    last = part.sort_values("round").drop_duplicates(RUN, keep="last")
+    return last.merge(runs[runs["collapsed"]][RUN], on=RUN)
 
 
-def slugs_in_order(frame: Any) -> list[str]:
+def slugs_in_order(frame: pd.DataFrame) -> list[str]:
     """Lists slugs in the order in which the frame first shows them."""
     return list(dict.fromkeys(frame["method"]))
 
 
-def confidence_interval(values: Any) -> tuple[float, float]:
+def confidence_interval(values: ArrayLike) -> tuple[float, float]:
     """Computes the 95 % interval of a mean by Student's t; of one value, the value twice."""
-    mean, half = t_interval(values)
-    half = half if len(values) > 1 else 0.0
+    numbers = np.asarray(values, float)
+    mean, half = t_interval(numbers)
+    half = half if numbers.size > 1 else 0.0
     return mean - half, mean + half
 
 
@@ -98,33 +105,25 @@ def means(frame: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.Da
     groups = frame.groupby(list(by), sort=False, dropna=False)[value]
     table = groups.agg(["mean", "std", "count"]).reset_index()
     point = stdtrit(table["count"].clip(lower=2) - 1, 0.975)
+    # A single value has no spread: its interval is the value itself.
     half = (point * table["std"] / table["count"] ** 0.5).where(table["count"] > 1, 0.0)
     table["low"] = table["mean"] - half
     table["high"] = table["mean"] + half
     return table[[*by, "mean", "low", "high"]]
 
 
-def bands(table: Any, by: str, column: str = "value") -> tuple[np.ndarray, ...]:
-    """Computes places, means and both ends of 95 % intervals over the rows of each place.
-
-    Args: table: one row a measurement; by: its column of places, which are numbers; column: of what
-        was measured.
-    """
-    rows = [(x, own.mean(), *confidence_interval(own)) for x, own in table.groupby(by)[column]]
-    return tuple(np.array(rows, float).T)
-
-
-def describe_seeds(part: Any) -> str:
+def describe_seeds(part: pd.DataFrame) -> str:
     """Says how many seeds a mean has, in words for the figure."""
     counts = part.groupby("method")["seed"].nunique()
-    low, high = int(counts.min()), int(counts.max())
+    low = int(counts.min())
+    high = int(counts.max())
     if high == 1:
         return "one seed, no band"
     count = low if low == high else f"{low}–{high}"
     return f"mean of n = {count} seeds, band: 95 % interval (Student's t)"
 
 
-def cumulative_sum(frame: pd.DataFrame, measures: tuple[str, ...]) -> Any:
+def cumulative_sum(frame: pd.DataFrame, measures: tuple[str, ...]) -> pd.DataFrame:
     """Adds some measures up over the rounds: columns method, seed, round, value.
 
     A run with a round that was not measured is left out: its sum is unknown.
@@ -133,10 +132,10 @@ def cumulative_sum(frame: pd.DataFrame, measures: tuple[str, ...]) -> Any:
         select_measure(frame, measure, required=False)  # refuses a frame without it
     part = frame[(frame["layer"] == "all") & frame["measure"].isin(measures)]
     # The groups' own sum takes skipna from pandas 3 on only.
-    total = part.groupby(["method", "seed", "round"])["value"].agg(lambda x: x.sum(skipna=False))
-    runs = total.groupby(["method", "seed"])
-    known = runs.transform(lambda values: np.isfinite(values).all()).astype(bool)
-    return runs.cumsum(skipna=False)[known].reset_index()
+    total = part.groupby([*RUN, "round"])["value"].agg(lambda x: x.sum(skipna=False))
+    runs = total.groupby(RUN)
+    complete = runs.transform(lambda values: np.isfinite(values).all()).astype(bool)
+    return runs.cumsum(skipna=False)[complete].reset_index()
 
 
 def byte_unit(count: float) -> tuple[float, str]:

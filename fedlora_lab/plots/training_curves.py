@@ -54,6 +54,7 @@ def _rounds_panel(ax: Axes, part: pd.DataFrame, measure: str) -> int:
     title, unit = AXES.get(measure, (measure, measure))
     low = int(part["round"].min())
     high = int(part["round"].max())
+    # A single round still needs axes of some width.
     beyond = 0.5 if low == high else 0
     ax.set(ylabel=unit, xlabel="round", xlim=(low - beyond, high + beyond), title=title)
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -62,6 +63,7 @@ def _rounds_panel(ax: Axes, part: pd.DataFrame, measure: str) -> int:
         collapsed = _mark_collapsed(ax, part, measure)
         _start_line(ax, part)
     bottom, top = ax.get_ylim()
+    # A band may leave [0, 1], an accuracy cannot.
     if measure.startswith("accuracy"):
         ax.set_ylim(max(0.0, bottom), min(1.0, top))
     elif measure in ("epsilon", "deviation"):
@@ -83,8 +85,8 @@ def _start_line(ax: Axes, part: pd.DataFrame) -> None:
         value = float(first.mean())
         ax.axhline(value, color=style.GREY, lw=0.9, ls=style.DOTTED, zorder=0.9)
         across = ax.get_yaxis_transform()
-        words = f"before training {value:.2f}"
-        style.note(ax, 0.98, value, words, size=7.5, ha="right", va="top", transform=across)
+        text = f"before training {value:.2f}"
+        style.note(ax, 0.98, value, text, size=7.5, ha="right", va="top", transform=across)
 
 
 def _mark_collapsed(ax: Axes, part: pd.DataFrame, measure: str) -> int:
@@ -100,13 +102,13 @@ def _caption(
     part: pd.DataFrame, collapsed: int = 0, missing: Sequence[str] = (), why: str = "not measured"
 ) -> str:
     """Says how many seeds a mean has, what a cross is, and of which methods there is nothing."""
-    words = tidy.describe_seeds(part)
+    caption = tidy.describe_seeds(part)
     if collapsed:
         runs = "the run that" if collapsed == 1 else f"{collapsed} runs that"
-        words += f"; ×: {runs} collapsed"
+        caption += f"; ×: {runs} collapsed"
     if missing:
-        words += f"; {why}: {', '.join(map(style.name, missing))}"
-    return words
+        caption += f"; {why}: {', '.join(map(style.name, missing))}"
+    return caption
 
 
 @style.paper()
@@ -125,9 +127,9 @@ def curves(frame: pd.DataFrame, measure: str = "accuracy") -> Picture:
     part = tidy.select_measure(frame, measure)
     figure, (ax,) = style.subplots(7.6, 4.1)
     collapsed = _rounds_panel(ax, part, measure)
-    why = "no finite ε" if measure == "epsilon" else "not measured"
+    reason = "no finite ε" if measure == "epsilon" else "not measured"
     missing = tidy.unmeasured_methods(frame, measure)
-    style.footer(figure, _caption(part, collapsed, missing, why))
+    style.footer(figure, _caption(part, collapsed, missing, reason))
     return figure
 
 
@@ -150,6 +152,7 @@ def deviation(frame: pd.DataFrame) -> Picture:
     """
     part = tidy.select_measure(frame, "deviation")
     layers = frame[(frame["layer"] != "all") & (frame["measure"] == "deviation")]
+    # Rounding by layer would be drawn as if it told methods apart.
     layers = layers[~layers["method"].isin(_exact(part))]
     if len(layers):
         layers = tidy.select_measure(layers, "deviation", layers=True, required=False)
@@ -172,14 +175,15 @@ def mean_noise_energies(frame: pd.DataFrame) -> pd.DataFrame:
 
     It is summed over layers; the mean over the rounds with noise.
     """
-    parts = []
+    energies = []
     for term in TERMS:
         part = tidy.select_measure(frame, term, layers=True)
+        # Before the first round nothing is noised.
         part = part[part["round"] > 0] if (part["round"] > 0).any() else part
         total = part.groupby(["method", "seed", "round"], sort=False)["value"].sum()
         mean = total.groupby(["method", "seed"], sort=False).mean().reset_index()
-        parts.append(mean.assign(term=term))
-    return pd.concat(parts, ignore_index=True)
+        energies.append(mean.assign(term=term))
+    return pd.concat(energies, ignore_index=True)
 
 
 def accumulated_energies(frame: pd.DataFrame) -> pd.DataFrame:
@@ -188,13 +192,14 @@ def accumulated_energies(frame: pd.DataFrame) -> pd.DataFrame:
     That is what noise alone has left in the product, in closed form, and the whole change as
     measured, each summed over layers. Without rows where the frame does not hold them.
     """
-    there = frame[frame["measure"].isin([*GATHERED]) & (frame["layer"] != "all")]
-    there = there[there["round"] == there.groupby(["method", "seed"])["round"].transform("max")]
-    energy = there["value"].where(there["measure"] != "norm", there["value"] ** 2)
-    rows = there.assign(value=energy).dropna(subset="value").rename(columns={"measure": "term"})
-    whole = rows.groupby(["method", "seed", "term"], sort=False)["value"].sum().reset_index()
-    known = whole[whole["term"] != "norm"]["method"].unique()
-    return whole[whole["method"].isin(known)]
+    some = frame[frame["measure"].isin([*GATHERED]) & (frame["layer"] != "all")]
+    some = some[some["round"] == some.groupby(["method", "seed"])["round"].transform("max")]
+    # A norm is squared where the other two are energies already.
+    energy = some["value"].where(some["measure"] != "norm", some["value"] ** 2)
+    rows = some.assign(value=energy).dropna(subset="value").rename(columns={"measure": "term"})
+    sums = rows.groupby(["method", "seed", "term"], sort=False)["value"].sum().reset_index()
+    forecast = sums[sums["term"] != "norm"]["method"].unique()
+    return sums[sums["method"].isin(forecast)]
 
 
 @style.paper()
@@ -222,9 +227,9 @@ def noise(frame: pd.DataFrame) -> Picture:
         _energy_panel(axes[1], gathered, GATHERED, slugs)
         axes[1].set_xlabel("by the last round (squared Frobenius norm)")
     style.headline(figure, "What the noise adds to B·A" + ", and what has gathered" * (columns - 1))
-    words = _caption(added, missing=[x for x in tidy.slugs_in_order(frame) if x not in slugs])
-    words = words.replace("mean of", "geometric mean of")
-    style.footer(figure, f"{words}; no mark: the term is zero")
+    missing = [slug for slug in tidy.slugs_in_order(frame) if slug not in slugs]
+    caption = _caption(added, missing=missing).replace("mean of", "geometric mean of")
+    style.footer(figure, f"{caption}; no mark: the term is zero")
     return figure
 
 
@@ -232,6 +237,7 @@ def _energy_panel(
     ax: Axes, table: pd.DataFrame, terms: Mapping[str, tuple[str, str]], slugs: list[str]
 ) -> None:
     """Draws energies by method and term on a log axis, with the terms named above it."""
+    # A logarithmic axis has no place for a term that is zero.
     some = table[table["value"] > 0]
     if not len(some):
         _say_absent(ax, "no noise")

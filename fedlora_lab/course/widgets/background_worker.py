@@ -6,8 +6,13 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any
 
-READY, RUNNING, PAUSED = "ready", "running", "paused"
-OVER = STOPPED, FINISHED, FAILED = "stopped", "finished", "failed"
+READY = "ready"
+RUNNING = "running"
+PAUSED = "paused"
+STOPPED = "stopped"
+FINISHED = "finished"
+FAILED = "failed"
+OVER = (STOPPED, FINISHED, FAILED)
 _END = object()
 
 
@@ -39,11 +44,16 @@ class Worker:
         changed: Callable[[str], None] = lambda state: None,
         name: str = "worker",
     ) -> None:
-        self._make, self._handle, self._changed = make, handle, changed
-        self._go, self._halt = threading.Event(), threading.Event()
-        self._begun = self._waited = 0.0
+        self._make = make
+        self._handle = handle
+        self._changed = changed
+        self._go = threading.Event()
+        self._halt = threading.Event()
+        self._begun = 0.0
+        self._waited = 0.0
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self.state, self.error = READY, ""
+        self.state = READY
+        self.error = ""
 
     @property
     def alive(self) -> bool:
@@ -86,7 +96,8 @@ class Worker:
         try:
             outcome = self._consume()
         except BaseException as error:
-            self.error, outcome = one_line(error), FAILED
+            self.error = one_line(error)
+            outcome = FAILED
         try:
             self._enter(outcome)
         except Exception as error:  # the display may be gone: no traceback from a thread
@@ -135,8 +146,14 @@ class LatestOnly:
         failed: Callable[[str], None] = lambda line: None,
         rest: float = 0.01,
     ) -> None:
-        self._answer, self._show, self._failed, self._rest = answer, show, failed, rest
-        self._lock, self._pending, self._shown, self.closed = threading.Lock(), [], 0.0, False
+        self._answer = answer
+        self._show = show
+        self._failed = failed
+        self._rest = rest
+        self._lock = threading.Lock()
+        self._pending: list[Any] = []
+        self._shown = 0.0
+        self.closed = False
         self._thread: threading.Thread | None = None
 
     def request(self, request: Any) -> None:
@@ -159,7 +176,8 @@ class LatestOnly:
     def close(self) -> None:
         """Answers nothing more."""
         with self._lock:
-            self.closed, self._pending = True, []
+            self.closed = True
+            self._pending = []
 
     def _work(self) -> None:
         while True:

@@ -17,7 +17,7 @@ export function mountDial(element, spec, start, changed = () => {}) {
 
   const knob = (name, i) => {
     const c = controls[name], about = `id="${id}-${i}" data-control="${name}" aria-describedby="${id}-${i}c"`;
-    const options = c.words.map((words, k) => `<option value="${k}">${escaped(words)}</option>`).join("");
+    const options = c.texts.map((words, k) => `<option value="${k}">${escaped(words)}</option>`).join("");
     const input = c.menu ? `<select ${about}>${options}</select>` : `<input type="range" ${about} min="0" max="${c.values.length - 1}" step="1">`;
     return `<div class="knob"><label for="${id}-${i}"><span>${escaped(c.label)}</span><output style="min-width:5ch"></output></label>`
       + `${input}<small id="${id}-${i}c">${escaped(c.caption)}</small></div>`;
@@ -44,7 +44,7 @@ export function mountDial(element, spec, start, changed = () => {}) {
     });
     find(".say").textContent = say.map(piece => piece.words).join("");
     for (const input of all("[data-control]")) {
-      const {values: stops, words, menu} = controls[input.dataset.control], k = at[input.dataset.control];
+      const {values: stops, texts: words, menu} = controls[input.dataset.control], k = at[input.dataset.control];
       input.value = k;
       input.closest(".knob").querySelector("output").textContent = menu ? "" : words[k];
       if (!menu) input.setAttribute("aria-valuetext", words[k]);

@@ -55,14 +55,14 @@ class Control:
     Args:
         label, caption: what it is called, and one line on what it does.
         values: its stops.
-        words: what is shown of each stop.
+        texts: what is shown of each stop.
         menu: whether it is a menu.
     """
 
     label: str
     caption: str
     values: tuple[Value, ...]
-    words: tuple[str, ...]
+    texts: tuple[str, ...]
     menu: bool = False
 
 
@@ -71,20 +71,20 @@ def slider(label: str, caption: str, values: Sequence[float], unit: str = "") ->
 
     Args: label, caption: see `Control`; values: its stops; unit: stands behind the number.
     """
-    words = tuple(f"{value:,.4g} {unit}".strip() for value in values)
+    texts = tuple(f"{value:,.4g} {unit}".strip() for value in values)
     plain = tuple(value.item() if isinstance(value, np.generic) else value for value in values)
-    return Control(label, caption, plain, words)
+    return Control(label, caption, plain, texts)
 
 
-def menu(label: str, caption: str, words: Mapping[Any, str]) -> Control:
+def menu(label: str, caption: str, texts: Mapping[Any, str]) -> Control:
     """Makes a menu: value -> what is shown of it."""
-    return Control(label, caption, tuple(words), tuple(words.values()), menu=True)
+    return Control(label, caption, tuple(texts), tuple(texts.values()), menu=True)
 
 
 # ---- tables
 
 
-def plain_values(part: Any) -> Any:
+def plain_values(part: object) -> Any:
     """Converts a scene to JSON's types: numbers to `DIGITS` digits, NaN to None."""
     if isinstance(part, dict):
         return {key: plain_values(value) for key, value in part.items()}
@@ -99,7 +99,7 @@ def plain_values(part: Any) -> Any:
     return _short(part)
 
 
-def _short(number: Any) -> float | None:
+def _short(number: float) -> float | None:
     if isinstance(number, int):
         return number
     if not np.isfinite(number):
@@ -121,8 +121,8 @@ def tabulate(scene: Callable[..., Scene], controls: Mapping[str, Control]) -> di
     for values in itertools.product(*stops):
         panels, say = scene(**dict(zip(controls, values, strict=True)))
         pieces = [say] if isinstance(say, str) else say
-        whole = {"panels": panels, "say": [{"words": piece} for piece in pieces]}
-        scenes.append(plain_values(whole))
+        scene_parts = {"panels": panels, "say": [{"words": piece} for piece in pieces]}
+        scenes.append(plain_values(scene_parts))
     shape = tuple(map(len, stops))
     return _merge(scenes, list(controls), shape)
 
@@ -206,7 +206,7 @@ class Dial(anywidget.AnyWidget):
             self._check(setting)
         self.add_traits(_esm=traitlets.Unicode(widget_module("dial")).tag(sync=True))
         described = {name: asdict(control) for name, control in controls.items()}
-        chosen = {words: dict(setting) for words, setting in presets.items()}
+        chosen = {name: dict(setting) for name, setting in presets.items()}
         spec = {"title": title, "lead": lead, "play": play, "controls": described}
         spec |= {"presets": chosen, **tabulate(scene, controls)}
         # Tuples are lists in the browser, and so they are here.
@@ -244,11 +244,11 @@ class Dial(anywidget.AnyWidget):
         return f"Dial: {self._about}"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        bundle, *more = super()._repr_mimebundle_(**kwargs)  # type: ignore[misc]
+        bundle, *metadata = super()._repr_mimebundle_(**kwargs)  # type: ignore[misc]
         state = {"spec": self.spec, "values": self.values}
         # Between single quotes, so that the many double ones of JSON stay as they are.
         text = json.dumps(state, ensure_ascii=False, separators=(",", ":"))
-        kept = escape(text, quote=False).replace("'", "&#39;")
-        words = f"<p><b>Dial.</b> {escape(self._about)} Run this cell to turn it.</p>"
-        html = f"<div data-fedlora-dial='{kept}'>{words}</div>"
-        return {**bundle, "text/plain": repr(self), "text/html": html}, *more
+        attribute = escape(text, quote=False).replace("'", "&#39;")
+        about = f"<p><b>Dial.</b> {escape(self._about)} Run this cell to turn it.</p>"
+        html = f"<div data-fedlora-dial='{attribute}'>{about}</div>"
+        return {**bundle, "text/plain": repr(self), "text/html": html}, *metadata

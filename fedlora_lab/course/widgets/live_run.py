@@ -155,9 +155,9 @@ class Workbench(anywidget.AnyWidget):
         self._publish_values({key: shown[key] for key in shown if key in errors})
 
     def _publish_values(self, wrong: Mapping[str, str] | None = None) -> None:
-        kept = {key: self.values[key] for key in self.errors if key in self.values}
+        typed = {key: self.values[key] for key in self.errors if key in self.values}
         texts = {key: knob.read(self.config) for key, knob in self.knobs.items()}
-        self.values = {**texts, **kept, **(wrong or {})}
+        self.values = {**texts, **typed, **(wrong or {})}
         presets = [
             (name, _settings_words(values), name == self._setting)
             for name, values in self._presets.items()
@@ -374,15 +374,15 @@ class Workbench(anywidget.AnyWidget):
         import pandas as pd
 
         labels = dict(zip([row.id for row in self.rows], self._labels(), strict=True))
-        parts = [part.assign(run=labels[row.id]) for row in self.rows for part in row.frames]
-        if not parts:
+        frames = [part.assign(run=labels[row.id]) for row in self.rows for part in row.frames]
+        if not frames:
             return pd.DataFrame()
-        frame = pd.concat(parts, ignore_index=True)
+        frame = pd.concat(frames, ignore_index=True)
         return frame[["run", *frame.columns.drop("run")]]
 
     def _labels(self) -> list[str]:
-        parts = label_parts(self.rows, self.knobs)
-        return [" ".join(words for _, words in some) for some in parts]
+        labels = label_parts(self.rows, self.knobs)
+        return [" ".join(text for _, text in parts) for parts in labels]
 
     # What the thread reports
 
@@ -430,8 +430,8 @@ class Workbench(anywidget.AnyWidget):
             worker = self.worker
             if state is None:
                 state = work.READY if worker is None else worker.state
-            parts = label_parts(self.rows, self.knobs)
-            self.table = [self._line(*pair) for pair in zip(self.rows, parts, strict=True)]
+            labels = label_parts(self.rows, self.knobs)
+            self.table = [self._line(*pair) for pair in zip(self.rows, labels, strict=True)]
             text = "preparing" if state == work.RUNNING and not self._ticks else state
             if state in (work.RUNNING, work.PAUSED) and self._ticks > 1 and worker is not None:
                 each = (worker.seconds - self._first_tick) / (self._ticks - 1)
@@ -455,7 +455,7 @@ class Workbench(anywidget.AnyWidget):
         return {
             "id": row.id,
             "parts": parts,
-            "label": " ".join(words for _, words in parts),
+            "label": " ".join(text for _, text in parts),
             "recipe": dict(row.recipe),
             "colour": look(row.config.method.slug).colour,
             "shown": row.shown,
@@ -506,8 +506,8 @@ def _foresee(config: RunConfig) -> tuple[RunConfig, Facts, Suggestion]:
 
 
 def _settings_words(values: Mapping[str, Any]) -> str:
-    words = [f"{key.replace('_', ' ')} {text_of(value)}" for key, value in values.items()]
-    return ", ".join(words)
+    texts = [f"{key.replace('_', ' ')} {text_of(value)}" for key, value in values.items()]
+    return ", ".join(texts)
 
 
 def live(

@@ -78,8 +78,8 @@ class RunConfig:
         """Suggests a learning rate for method, ε and unit, with plain gradient descent."""
         plan = self.plan
         if plan.optimizer.nonlinear:
-            words = f"a usual first rate with {plan.optimizer.name}; none was tuned with it"
-            return Suggestion(ADAPTIVE_RATE, words, False)
+            source = f"a usual first rate with {plan.optimizer.name}; none was tuned with it"
+            return Suggestion(ADAPTIVE_RATE, source, False)
         tuned = suggestion(self.task, self.method, self.epsilon, self.privacy.unit)
         if self.epsilon is None or self.privacy.unit != "example":
             return tuned
@@ -88,12 +88,12 @@ class RunConfig:
         except ValueError:  # a run that cannot begin, which its facts say, or a row that rests B
             return tuned
         if self.task.name not in rates():
-            words = f"from public numbers, nothing was tuned on {self.task.name}"
+            source = f"from public numbers, nothing was tuned on {self.task.name}"
         elif public < tuned.lr / TOO_NOISY:
-            words = f"from public numbers: {tuned.lr:g} was tuned under less noise"
+            source = f"from public numbers: {tuned.lr:g} was tuned under less noise"
         else:
             return tuned
-        return Suggestion(float(f"{public:.2g}"), words, False)
+        return Suggestion(float(f"{public:.2g}"), source, False)
 
     def with_rate(self, lr: float) -> "RunConfig":
         """Returns the same run at another learning rate of B; A's keeps its ratio to it."""
@@ -173,12 +173,12 @@ def _round(value: float) -> str:
 def _range(values: "float | tuple[float, ...] | None") -> str:
     """Formats one number, or the least and the largest over clients."""
     every = values if isinstance(values, tuple) else (values,)
-    words = sorted({f"{value:.3g}" for value in every}, key=float)
-    return words[0] if len(words) == 1 else f"{words[0]} to {words[-1]}"
+    texts = sorted({f"{value:.3g}" for value in every}, key=float)
+    return texts[0] if len(texts) == 1 else f"{texts[0]} to {texts[-1]}"
 
 
 def _arguments(values: Mapping[str, Any]) -> str:
-    def text(value: Any) -> str:
+    def text(value: object) -> str:
         return _call(value) if isinstance(value, Optimizer) else repr(value)
 
     return ", ".join(f"{key}={text(value)}" for key, value in values.items())
@@ -188,10 +188,11 @@ def _call(record: Any, *always: str) -> str:
     """Writes the call that makes a dataclass: fields off their defaults, and those ``always``."""
     default = type(record)()
     written = {}
-    for one in fields(record):
-        value = getattr(record, one.name)
-        if one.name in always or value != getattr(default, one.name):
-            written[one.name] = dict(value) if isinstance(value, Mapping) else value
+    for attribute in fields(record):
+        name = attribute.name
+        value = getattr(record, name)
+        if name in always or value != getattr(default, name):
+            written[name] = dict(value) if isinstance(value, Mapping) else value
     return f"fl.{type(record).__name__}({_arguments(written)})"
 
 
@@ -242,7 +243,7 @@ class Knob:
     write: Write
 
 
-def text_of(value: Any, nothing: str = "∞") -> str:
+def text_of(value: object, nothing: str = "∞") -> str:
     """Formats a knob's value as text."""
     if value is None:
         return nothing
@@ -259,9 +260,9 @@ def _number(kind: type, nothing: str | None = None, most: float = 1e9) -> Parse:
             value = kind(text)
         except ValueError:
             value = math.nan
-        words = "a whole number" if kind is int else "a number"
-        words += f" or {nothing}" if nothing else ""
-        check(abs(value) <= most, "typed", text, f"{words}, at most {most:g}")
+        expected = "a whole number" if kind is int else "a number"
+        expected += f" or {nothing}" if nothing else ""
+        check(abs(value) <= most, "typed", text, f"{expected}, at most {most:g}")
         return value
 
     return read
@@ -296,8 +297,11 @@ def _deal(argument: str, parse: Parse, nothing: str = "none") -> tuple[Read, Wri
             return config
         arguments = {**task.info["arguments"], argument: value}
         dealt = tasks.build(task.info["task"], **arguments)
-        kept = {name: getattr(task, name) for name in ("model", "loss", "metrics", "public_test")}
-        return replace(config, task=replace(dealt, **kept))
+        # The reader may have changed these, and data that are dealt anew bring the task's own.
+        changed = {
+            name: getattr(task, name) for name in ("model", "loss", "metrics", "public_test")
+        }
+        return replace(config, task=replace(dealt, **changed))
 
     return read, write
 
@@ -346,7 +350,7 @@ def _row_field(name: str) -> tuple[Read, Write]:
 
     def read(config: RunConfig) -> str:
         rule = getattr(config.method, name)
-        return next((words for words, other in rules.items() if other == rule), AS_PUBLISHED)
+        return next((name for name, listed in rules.items() if listed == rule), AS_PUBLISHED)
 
     def write(config: RunConfig, text: str) -> RunConfig:
         if text == read(config):
@@ -373,7 +377,7 @@ def knobs(first: RunConfig, rows: Mapping[str, Method]) -> dict[str, Knob]:
     def choose(config: RunConfig, text: str) -> RunConfig:
         return replace(config, method=rows[text] if text in rows else methods.get(text))
 
-    whole = _number(int)
+    integer = _number(int)
     real = _number(float)
     access: dict[str, tuple[Read, Write]] = {
         "method": (lambda config: config.method.slug, choose),
@@ -383,10 +387,10 @@ def knobs(first: RunConfig, rows: Mapping[str, Method]) -> dict[str, Knob]:
             lambda config, text: config.with_rate(real(text)),
         ),
         "lr_ratio": (_read_ratio, _write_ratio),
-        "rounds": _field("plan.rounds", whole),
-        "seed": _field("seed", whole),
+        "rounds": _field("plan.rounds", integer),
+        "seed": _field("seed", integer),
         "batch": _field("plan.batch", _number(int, "all"), "all"),
-        "local_steps": _field("plan.local_steps", whole),
+        "local_steps": _field("plan.local_steps", integer),
         "participation": _field("plan.participation", real),
         "rank": _field("lora.rank", _number(int, most=1024)),
         "alpha": _field("lora.alpha", real),
@@ -398,7 +402,7 @@ def knobs(first: RunConfig, rows: Mapping[str, Method]) -> dict[str, Knob]:
     }
     dealt = first.task.info.get("arguments", {})
     if "clients" in dealt and "shares" not in dealt:
-        access["clients"] = _deal("clients", whole)
+        access["clients"] = _deal("clients", integer)
         if "alpha" in dealt:
             access["beta"] = _deal("alpha", _number(float, "∞"), "∞")
     options = {name: [*rules, AS_PUBLISHED] for name, rules in OWN_ROW.items()}
@@ -421,8 +425,8 @@ def _page(page: dict[str, Any], options: list[Any]) -> dict[str, Any]:
     high = page["high"]
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     stops = [step * 10.0**power for power in powers for step in (1, 1.5, 2, 3, 4, 5, 7)]
-    whole = isinstance(low, int) and isinstance(high, int)
+    integers = isinstance(low, int) and isinstance(high, int)
     # The slack keeps an end that floating point puts beside itself.
     inside = [v for v in stops if low <= v * (1 + 1e-9) and v <= high * (1 + 1e-9)]
-    texts = dict.fromkeys(f"{v:.6g}" for v in inside if not whole or v == int(v))
+    texts = dict.fromkeys(f"{v:.6g}" for v in inside if not integers or v == int(v))
     return {**page, "values": [*texts, *([page["end"]] if "end" in page else [])]}

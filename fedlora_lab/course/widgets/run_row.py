@@ -84,19 +84,19 @@ class RunRow:
         done = [len(points) - 1 for points in self.points.values()]
         if self.state in ("waiting", "running"):
             return f"{self.state}: round {max(done)} of {rounds}" if done else self.state
-        words = (
+        notes = (
             [] if self.state == "finished" else [f"{self.state} at round {min(done)} of {rounds}"]
         )
         sign = -1 if smaller_is_better(measure) else 1
         gains = np.array([sign * (after - before) for before, after in self.ends(measure)])
         collapsed = int(find_collapsed(gains).sum()) if len(gains) else 0
         large = "step" if self.config.epsilon is None else "step or noise"
-        why = f": {large} too large" if (gains < 0).any() else ""
-        if len(gains) == 1 and why:
-            words.append(f"diverged{why}")
+        cause = f": {large} too large" if (gains < 0).any() else ""
+        if len(gains) == 1 and cause:
+            notes.append(f"diverged{cause}")
         elif collapsed:
-            words.append(f"{collapsed} of {len(gains)} collapsed{why}")
-        return "; ".join(words)
+            notes.append(f"{collapsed} of {len(gains)} collapsed{cause}")
+        return "; ".join(notes)
 
 
 def differing_knobs(rows: Sequence[RunRow]) -> list[str]:
@@ -127,17 +127,17 @@ def label_parts(rows: Sequence[RunRow], knobs: Mapping[str, Knob]) -> list[list[
     keys = [key for key in differing_knobs(rows) if key != "method"]
     labels = []
     for row in rows:
-        parts: list[Part] = [("method", row.config.method.name)]
+        label: list[Part] = [("method", row.config.method.name)]
         for key in keys:
             symbol = knobs[key].page.get("symbol")
-            parts.append((key, f"{symbol} = {row.recipe[key]}" if symbol else row.recipe[key]))
-        labels.append(parts)
+            label.append((key, f"{symbol} = {row.recipe[key]}" if symbol else row.recipe[key]))
+        labels.append(label)
     # The same recipe twice is numbered.
     counts = Counter(map(str, labels))
     numbers: Counter[str] = Counter()
-    for parts in labels:
-        key = str(parts)
+    for label in labels:
+        key = str(label)
         if counts[key] > 1:
             numbers[key] += 1
-            parts.append(("", f"({numbers[key]})"))
+            label.append(("", f"({numbers[key]})"))
     return labels

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
 
 from fedlora_lab.plots import style
 
@@ -87,7 +88,7 @@ def panel(
     return {"title": title, "x": x, "y": y, "marks": list(marks), **looks}
 
 
-def picture(title: str, pixels: Any) -> dict[str, Any]:
+def picture(title: str, pixels: ArrayLike) -> dict[str, Any]:
     """Describes a panel that shows a picture.
 
     Args: title: its finding; pixels: rows of grey values from 0 (black) to 1 (white), (h, w).
@@ -103,8 +104,8 @@ def picture(title: str, pixels: Any) -> dict[str, Any]:
 
 
 def line(
-    x: Any,
-    y: Any,
+    x: ArrayLike,
+    y: ArrayLike,
     colour: str = "ink",
     name: str = "",
     *,
@@ -121,12 +122,14 @@ def line(
     return mark | {"dash": dash, "label": name if labelled else ""}
 
 
-def area(x: Any, y: Any, colour: str, opacity: float = 0.18) -> dict[str, Any]:
+def area(x: ArrayLike, y: ArrayLike, colour: str, opacity: float = 0.18) -> dict[str, Any]:
     """Describes a filled shape with these corners, (n,)."""
     return {"kind": "area", "x": x, "y": y, "colour": colour, "opacity": opacity}
 
 
-def band(x: Any, low: Any, high: Any, colour: str, opacity: float = 0.18) -> dict[str, Any]:
+def band(
+    x: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str, opacity: float = 0.18
+) -> dict[str, Any]:
     """Describes the area between two lines, (n,)."""
     around = np.concatenate(
         [np.broadcast_to(low, np.shape(x)), np.broadcast_to(high, np.shape(x))[::-1]]
@@ -134,7 +137,9 @@ def band(x: Any, low: Any, high: Any, colour: str, opacity: float = 0.18) -> dic
     return area(np.concatenate([x, np.asarray(x)[::-1]]), around, colour, opacity)
 
 
-def bars(left: Any, bottom: Any, right: Any, top: Any, colour: str) -> dict[str, Any]:
+def bars(
+    left: ArrayLike, bottom: ArrayLike, right: ArrayLike, top: ArrayLike, colour: str
+) -> dict[str, Any]:
     """Describes rectangles, (n,)."""
     sides = dict(
         zip(
@@ -151,7 +156,7 @@ def bars(left: Any, bottom: Any, right: Any, top: Any, colour: str) -> dict[str,
 
 
 def dots(
-    x: Any, y: Any, colour: str = "ink", size: float = 5.0, opacity: float = 1.0
+    x: ArrayLike, y: ArrayLike, colour: str = "ink", size: float = 5.0, opacity: float = 1.0
 ) -> dict[str, Any]:
     """Describes dots of this radius in pixels, (n,) or one."""
     where = {"x": np.atleast_1d(x), "y": np.atleast_1d(y)}
@@ -185,12 +190,12 @@ def text(
 def draw_scene(scene: Scene) -> style.Picture:
     """Draws a scene as a figure, with its sentence below."""
     panels, say = scene
-    ratios = [1.5 if one["wide"] else 1.0 for one in panels]
-    height = max(one["height"] for one in panels) / 72
+    ratios = [1.5 if shown["wide"] else 1.0 for shown in panels]
+    height = max(shown["height"] for shown in panels) / 72
     width = min(11.0, 2.2 + 2.6 * sum(ratios))
     figure, axes = style.subplots(width, height, columns=len(panels), width_ratios=ratios)
-    for ax, one, ratio in zip(axes, panels, ratios, strict=True):
-        _draw_panel(ax, one, letters=int(9.5 * (width - 1) * ratio / sum(ratios)))
+    for ax, shown, ratio in zip(axes, panels, ratios, strict=True):
+        _draw_panel(ax, shown, letters=int(9.5 * (width - 1) * ratio / sum(ratios)))
     figure.below = Sentence("".join(say))
     return figure
 
@@ -204,11 +209,11 @@ class Sentence(str):
         return f"<p>{escape(self)}</p>"
 
 
-def _draw_panel(ax: Axes, one: dict[str, Any], letters: int) -> None:
-    title = textwrap.fill(one["title"], max(24, letters))
+def _draw_panel(ax: Axes, shown: dict[str, Any], letters: int) -> None:
+    title = textwrap.fill(shown["title"], max(24, letters))
     ax.set_title(title, fontsize=9.5)
     for name in ("x", "y"):
-        place = one[name]
+        place = shown[name]
         ax.set(
             **{f"{name}scale": "log" if place["log"] else "linear", f"{name}lim": place["range"]}
         )
@@ -218,15 +223,15 @@ def _draw_panel(ax: Axes, one: dict[str, Any], letters: int) -> None:
         if "names" in place:
             ax.set(**{f"{name}ticklabels": place["names"]})
     labels = []
-    for mark in one["marks"]:
+    for mark in shown["marks"]:
         _DRAWN[mark["kind"]](ax, mark, COLOURS[mark.get("colour", "ink")])
         if mark.get("label") and len(mark["x"]):
             end = float(np.asarray(mark["x"])[-1]), float(np.asarray(mark["y"])[-1])
             labels.append(style.Label(*end, mark["label"], COLOURS[mark["colour"]]))
     style.label_ends(ax, labels)
-    if one["square"]:
+    if shown["square"]:
         ax.set_aspect("equal")
-    if one["bare"]:
+    if shown["bare"]:
         ax.axis("off")
         ax.set_aspect("equal")
 

@@ -18,6 +18,7 @@ from torch import nn
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import local_training
+from fedlora_lab.federated.spec import Prepared, RunSpec
 from fedlora_lab.lora import peft
 from fedlora_lab.lora.peft import BFloat16Linear
 from fedlora_lab.lora.per_example import prepare_inputs, split_batch
@@ -96,25 +97,15 @@ def stacked(task: fl.tasks.Task, batch: int, rank: int, how: How = USUAL) -> Cal
     where = how.device, how.products
     adapted = peft.adapt(small.model, small.targets, small.head, lora, *where)
     streams, count = Streams(0), len(small.clients)
-    context = local_training.RunContext(
-        small,
-        adapted,
-        fl.methods.FedLoRA,
-        plan,
-        streams,
-        1.0,
-        (1.0,) * count,
-        small.clients,
-        chunk=how.chunk,
-        lora=lora,
-        products=how.products,
-    )
+    privacy = fl.Privacy(clip_norm=1.0, noise_multiplier=1.0)
+    spec = RunSpec(small, fl.methods.FedLoRA, privacy, plan, lora, streams)
+    prepared = Prepared(spec, adapted, small.clients, products=how.products, chunk=how.chunk)
     start = ServerState(peft.initial_values(adapted, streams))
     received = {key: tensor[None] for key, tensor in start.tensors.items()}
     # From the second step on the clients differ: that is the state to time.
     clients = local_training.ClientBatch(tuple(range(count)), dict(received), received)
-    local_training.local_step(context, clients, 0, 0)
-    return lambda: local_training.local_step(context, clients, 0, 1)
+    local_training.local_step(prepared, clients, 0, 0)
+    return lambda: local_training.local_step(prepared, clients, 0, 1)
 
 
 def _peft(task: fl.tasks.Task, rank: int, how: How) -> nn.Module:

@@ -11,7 +11,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedlora_lab.federated.local_training import ClientBatch, RunContext, local_step, moving_keys
+from fedlora_lab.federated.local_training import ClientBatch, local_step, moving_keys
+from fedlora_lab.federated.spec import Prepared
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.published import FFA, FedLoRA, LALoRA
@@ -19,52 +20,57 @@ from fedlora_lab.methods.state import ParamKey
 
 
 def _part(
-    context: RunContext, clients: ClientBatch, t: int, s: int, noise: bool
+    prepared: Prepared, clients: ClientBatch, t: int, s: int, noise: bool
 ) -> dict[ParamKey, Tensor]:
     """What the noise of the true step, or its signal, changes; the clients are left as they are."""
 
-    def after(level: RunContext) -> Mapping[ParamKey, Tensor]:
+    def after(level: Prepared) -> Mapping[ParamKey, Tensor]:
         twin = replace(
             clients, params=dict(clients.params), noise={}, optimizer={}, noise_optimizer={}
         )
         local_step(level, twin, t, s)
         return twin.params
 
-    silent = after(_unnoised(context))
-    from_, to = (silent, after(context)) if noise else (clients.params, silent)
+    silent = after(_unnoised(prepared))
+    from_, to = (silent, after(prepared)) if noise else (clients.params, silent)
     return {key: to[key] - from_[key] for key in to}
 
 
-def _unnoised(context: RunContext) -> RunContext:
-    return replace(context, noise_multiplier=(0.0,) * len(context.noise_multiplier))
+def _unnoised(prepared: Prepared, **privacy: float) -> Prepared:
+    spec = prepared.spec
+    assert spec.privacy is not None
+    silent = spec.privacy.replace(noise_multiplier=0.0, **privacy)
+    return replace(prepared, spec=replace(spec, privacy=silent))
 
 
-def clips_nothing(context: RunContext, clients: ClientBatch, t: int, s: int) -> None:
+def clips_nothing(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None:
     """Adds up the examples' gradients as they are; the noise is that of the plan."""
-    noise = _part(context, clients, t, s, noise=True)
-    local_step(replace(_unnoised(context), clip_norm=math.inf), clients, t, s)
+    noise = _part(prepared, clients, t, s, noise=True)
+    local_step(_unnoised(prepared, clip_norm=math.inf), clients, t, s)
     for key, xi in noise.items():
         clients.params[key] = clients.params[key] + xi
 
 
 def leaves_one_tensor_without_noise(
-    context: RunContext, clients: ClientBatch, t: int, s: int
+    prepared: Prepared, clients: ClientBatch, t: int, s: int
 ) -> None:
     """Forgets the last of the tensors that move."""
-    noise = _part(context, clients, t, s, noise=True)
-    local_step(context, clients, t, s)
-    last = moving_keys(clients.params, context.method.sides_at_step(t, s))[-1]
+    noise = _part(prepared, clients, t, s, noise=True)
+    local_step(prepared, clients, t, s)
+    last = moving_keys(clients.params, prepared.spec.method.sides_at_step(t, s))[-1]
     clients.params[last] = clients.params[last] - noise[last]
 
 
-def smooths_before_the_noise(context: RunContext, clients: ClientBatch, t: int, s: int) -> None:
+def smooths_before_the_noise(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None:
     """Filters the clipped sum and then adds white noise, which the filter was for."""
-    plain = replace(context, method=context.method.replace(filter=identity))
+    spec = prepared.spec
+    unfiltered = spec.method.replace(filter=identity)
+    plain = replace(prepared, spec=replace(spec, method=unfiltered))
     signal = _part(plain, clients, t, s, noise=False)
     local_step(plain, clients, t, s)
     for key, x in signal.items():
         if key.side != "head":
-            clients.params[key] = clients.params[key] - x + context.method.filter(x, key.side)
+            clients.params[key] = clients.params[key] - x + spec.method.filter(x, key.side)
 
 
 class SendsAFrozenFactor(Method):

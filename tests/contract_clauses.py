@@ -8,6 +8,7 @@ row says it stands.
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -29,7 +30,8 @@ from toy_tasks import (
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import local_training, uploads
-from fedlora_lab.federated.local_training import ClientBatch, RunContext, local_step
+from fedlora_lab.federated.local_training import ClientBatch, local_step
+from fedlora_lab.federated.spec import Prepared, RunSpec
 from fedlora_lab.lora import peft
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
@@ -37,7 +39,7 @@ from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.privatizer import in_noise_units, map_rank_axis, uncertified_reason
 from fedlora_lab.tasks.task import Task
 
-Step = Callable[[RunContext, ClientBatch, int, int], None]
+Step = Callable[[Prepared, ClientBatch, int, int], None]
 Release = Mapping[ParamKey, Tensor]
 CLIP = 0.7
 
@@ -48,14 +50,13 @@ def adapted(model: nn.Module, targets: tuple[str, ...], head: str | None) -> pef
     return peft.adapt(model, targets, head, LORA)
 
 
-def make_context(
-    task: Task, row: Method, plan: fl.Plan, seed: int, clip: float, sigma: float, **fields: Any
-) -> RunContext:
-    model, own = adapted(task.model, task.targets, task.head), (sigma,) * len(task.clients)
-    parts: Any = (task, model, row, plan, Streams(seed), clip, own, task.clients)
-    return RunContext(
-        *parts, uncertified=uncertified_reason(row.precondition, row.clip_groups), **fields
-    )
+def prepare(
+    task: Task, row: Method, plan: fl.Plan, privacy: fl.Privacy | None, seed: int = 0
+) -> Prepared:
+    """A run's fixed parts, without a look at the arguments and the model."""
+    model = adapted(task.model, task.targets, task.head)
+    spec = RunSpec(task, row, privacy, plan, LORA, Streams(seed))
+    return Prepared(spec, model, task.clients)
 
 
 def prepared(
@@ -65,20 +66,22 @@ def prepared(
     seed: int = 0,
     clip: float = CLIP,
     batch: int | None = None,
-) -> tuple[RunContext, ClientBatch]:
+) -> tuple[Prepared, ClientBatch]:
     """Clients all at the same random values, about to make a local step with lr = 1."""
-    context = make_context(task, row, fl.Plan(batch=batch, lr=1.0), seed, clip, sigma)
+    privacy = private("example", sigma, clip)
+    ready = prepare(task, row, fl.Plan(batch=batch, lr=1.0), privacy, seed)
     start = {key: tensor[None] for key, tensor in anywhere(task, row).tensors.items()}
-    return context, ClientBatch(tuple(range(len(task.clients))), dict(start), start)
+    return ready, ClientBatch(tuple(range(len(task.clients))), dict(start), start)
 
 
 def released(
-    context: RunContext, clients: ClientBatch, t: int, s: int, step: Step
+    ready: Prepared, clients: ClientBatch, t: int, s: int, step: Step
 ) -> dict[ParamKey, Tensor]:
     """What each client releases in the step, key -> (clients, ...), a sum over its examples."""
     before, count = dict(clients.params), len(clients.ids)
-    step(context, clients, t, s)
-    expected = torch.tensor([context.task.sizes[k] * context.sample_rate[k] for k in clients.ids])
+    step(ready, clients, t, s)
+    spec = ready.spec
+    expected = torch.tensor([spec.units[k] * spec.sample_rates[k] for k in clients.ids])
     moves = {}
     for key, after in clients.params.items():
         if key.kind.trained:
@@ -136,8 +139,8 @@ def leaving_out_one_example(row: Method, step: Step = local_step) -> None:
         sums = []
         for left_out in (None, *range(len(y))):
             stay = torch.tensor([i for i in range(len(y)) if i != left_out])
-            context, clients = prepared(with_clients(task, [(x[stay], y[stay])]), row, 0.0)
-            change = released(context, clients, t, s, step)
+            ready, clients = prepared(with_clients(task, [(x[stay], y[stay])]), row, 0.0)
+            change = released(ready, clients, t, s, step)
             sums.append(in_units_of_clip(row, change, clients.start))
         _moved_by_at_most_c(row, sums, False, f"round {t}, step {s}")
 
@@ -172,8 +175,8 @@ def noise_draws(
     for seed in range(draws):
         pair = []
         for level in (sigma, 0.0):
-            context, clients = prepared(tokens("head"), row, level, seed, batch=2)
-            change = released(context, clients, t, s, step)
+            ready, clients = prepared(tokens("head"), row, level, seed, batch=2)
+            change = released(ready, clients, t, s, step)
             pair.append(in_units_of_noise(row, change, clients.start))
         for key, noisy in pair[0].items():
             found.setdefault(key, []).append((noisy - pair[1][key]).flatten(1))
@@ -234,9 +237,9 @@ def noise_of_the_update(row: Method, trust: str = "central", draws: int = 40) ->
             states = []
             for level in (sigma, 0.0):
                 privacy = private("client", level, CLIP, trust=trust)
-                context = make_context(task, row, fl.Plan(), seed, math.inf, 0.0, privacy=privacy)
-                arrived = torch.arange(len(ids))
-                got = uploads.release_round(context, clients, arrived, keys, sent, t)
+                ready = prepare(task, row, fl.Plan(), privacy, seed)
+                arrived, now = torch.arange(len(ids)), replace(sent, round=t)
+                got = uploads.release_round(ready, clients, arrived, keys, now)
                 states.append(row.aggregate(start, sent, got.uploads, got.weights).tensors)
             held = [key for key in start.tensors if key.kind.trained]
             change = {key: (states[0][key] - states[1][key])[None] for key in held}
@@ -287,8 +290,8 @@ def smoothing_comes_after_the_noise(row: Method, step: Step = local_step) -> Non
     for t, s in ((0, 0), (0, 1)):
         pair = []
         for smooth in (row.filter, identity):
-            context, clients = prepared(tokens("head"), row.replace(filter=smooth), 1.0)
-            pair.append(released(context, clients, t, s, step))
+            ready, clients = prepared(tokens("head"), row.replace(filter=smooth), 1.0)
+            pair.append(released(ready, clients, t, s, step))
         for key, plain in pair[1].items():
             expected = plain if key.side == "head" else row.filter(plain, key.side)
             torch.testing.assert_close(pair[0][key], expected, rtol=1e-9, atol=1e-9)

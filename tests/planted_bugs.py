@@ -37,11 +37,11 @@ def lets_infinities_through(rows: Any, clip: float, owner: Any, owners: int, *re
 # ---- steps and batches
 
 
-def without_empty_batches(context: Any, clients: Any, t: int, s: int) -> None:
+def without_empty_batches(prepared: Any, clients: Any, t: int, s: int) -> None:
     """Leaves a client where it is, without its noise, when its batch is empty."""
-    drawn = true_batch(context, t, s, clients.ids)
+    drawn = true_batch(prepared, t, s, clients.ids)
     before = dict(clients.params)
-    true_step(context, clients, t, s)
+    true_step(prepared, clients, t, s)
     some = torch.tensor([float(len(index) > 0) for index in drawn])
     for key, after in clients.params.items():
         if after is not before[key]:
@@ -49,21 +49,21 @@ def without_empty_batches(context: Any, clients: Any, t: int, s: int) -> None:
             clients.params[key] = before[key] + moved * (after - before[key])
 
 
-def fixed_batches(context: Any, t: int, s: int, ids: tuple[int, ...]) -> list[Tensor]:
+def fixed_batches(prepared: Any, t: int, s: int, ids: tuple[int, ...]) -> list[Tensor]:
     batches = []
     for k in ids:
-        size = context.task.sizes[k]
-        order = torch.from_numpy(context.streams.numpy("sampling", t, k, s).permutation(size))
-        batches.append(order[: max(1, round(size * context.sample_rate[k]))].sort().values)
+        size = prepared.spec.task.sizes[k]
+        order = torch.from_numpy(prepared.spec.streams.numpy("sampling", t, k, s).permutation(size))
+        batches.append(order[: max(1, round(size * prepared.spec.sample_rates[k]))].sort().values)
     return batches
 
 
-def one_draw_for_all(context: Any, t: int, s: int, ids: tuple[int, ...]) -> list[Tensor]:
-    return true_batch(context, t, s, ids[:1]) * len(ids)
+def one_draw_for_all(prepared: Any, t: int, s: int, ids: tuple[int, ...]) -> list[Tensor]:
+    return true_batch(prepared, t, s, ids[:1]) * len(ids)
 
 
-def the_same_every_step(context: Any, t: int, s: int, ids: tuple[int, ...]) -> list[Tensor]:
-    return true_batch(context, t, 0, ids)
+def the_same_every_step(prepared: Any, t: int, s: int, ids: tuple[int, ...]) -> list[Tensor]:
+    return true_batch(prepared, t, 0, ids)
 
 
 # ---- noise
@@ -114,13 +114,13 @@ def more_noise_than_there_is(self: Any, t: int, ids: Any) -> None:
     """Writes down twice the noise."""
     fields = self.spec.privacy.entry(ids)
     fields["noise_multiplier"] *= 2
-    steps = self.context.plan.local_steps if self.spec.privacy.unit == "example" else 1
+    steps = self.spec.plan.local_steps if self.spec.privacy.unit == "example" else 1
     self.ledger.record(t + 1, ids, steps, **fields)
 
 
 def everyone_every_round(self: Any, t: int) -> tuple[int, ...]:
     """Takes all clients although the ledger counts on a draw."""
-    return tuple(range(len(self.context.task.sizes)))
+    return tuple(range(len(self.prepared.spec.task.sizes)))
 
 
 LEDGER = Run, "charge_ledger"

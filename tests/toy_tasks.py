@@ -86,7 +86,8 @@ def opened(
 ) -> Run:
     """A run that stands before round t with these values on the server."""
     run = Run.open(task, row, privacy, plan.replace(rounds=t + 1), lora=LORA, seed=seed)
-    run.state = RunState(t, values, {}, [-1] * len(task.sizes), [{} for _ in range(t)])
+    values = replace(values, round=t)
+    run.state = RunState(values, {}, [-1] * len(task.sizes), [{} for _ in range(t)])
     run.resumed = True
     return run
 

@@ -321,6 +321,6 @@ def judged(observed: Observed, confidence: float, seed: int) -> Audit:
         epsilon_nominal=math.inf if run.ledger is None else run.ledger.nominal_epsilon(),
         seconds=observed.seconds,
         rounds=observed.rounds,
-        bug=injected_bug_reason(run.context.clip),
+        bug=injected_bug_reason(run.prepared.clip),
         invalid=observed.invalid,
     )

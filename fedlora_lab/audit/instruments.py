@@ -14,7 +14,7 @@ from torch import Tensor
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.records import Round
-from fedlora_lab.federated.run import RoundOutcome, Run
+from fedlora_lab.federated.run import OpenRound, RoundResult, Run
 from fedlora_lab.federated.uploads import Received
 from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.tasks.metrics import OverAll, TextScore
@@ -98,7 +98,7 @@ class Recorder(Run):
         everyone: the clients at the end of the round, all that moved stacked over them.
         group: the clients that train now, or trained last.
         received: what the server received, before its rule acted on it.
-        outcome: what was sent, and what the server received.
+        result: what was sent, and what the server received.
         personal: what clients kept for themselves before the round, key -> (all clients, ...).
 
     Guarantees: test_the_audit_changes_nothing_of_the_run.
@@ -108,7 +108,7 @@ class Recorder(Run):
     everyone: ClientBatch | None = None
     group: ClientBatch | None = None
     received: Received | None = None
-    outcome: RoundOutcome | None = None
+    result: RoundResult | None = None
     personal: Rows = field(default_factory=dict)
 
     @property
@@ -123,18 +123,22 @@ class Recorder(Run):
         self.group = super().start_clients(ids, sent)
         return self.group
 
-    def advance(self, everyone: ClientBatch, *rest: Any, **kw: Any) -> None:
+    def finish_round(
+        self,
+        opened: OpenRound,
+        received: Received,
+        everyone: ClientBatch,
+        arrived: Int[Tensor, " n"],
+    ) -> RoundResult:
+        # First: the server's rule may fail on what is not finite.
+        self.received = received
         self.everyone = everyone
         self.personal = dict(self.state.personal)
-        super().advance(everyone, *rest, **kw)
+        return super().finish_round(opened, received, everyone, arrived)
 
-    def finish_round(self, opened: Any, received: Received, *rest: Any, **kw: Any) -> RoundOutcome:
-        self.received = received  # first: the server's rule may fail on what is not finite
-        return super().finish_round(opened, received, *rest, **kw)
-
-    def record(self, outcome: RoundOutcome, *rest: Any) -> Round:
-        self.outcome = outcome
-        return super().record(outcome, *rest)
+    def record(self, result: RoundResult) -> Round:
+        self.result = result
+        return super().record(result)
 
     @property
     def finite(self) -> bool:

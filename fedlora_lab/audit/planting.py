@@ -118,12 +118,12 @@ def weights_at_clip_norm(run: Recorder, examples: Examples) -> Int[Tensor, " m"]
 
     They are judged by the public start, at which the run stands.
     """
-    adapted = run.context.adapted
-    plan = run.context.plan
+    adapted = run.prepared.adapted
+    plan = run.spec.plan
     start = {key: tensor[None] for key, tensor in run.state.server.tensors.items()}
     owner = torch.zeros(len(examples[1]), dtype=torch.int64)
     rows = per_example.per_example_gradients(
-        run.context.task, adapted, start, tuple(adapted.shapes), examples, owner
+        run.spec.task, adapted, start, tuple(adapted.shapes), examples, owner
     )
     norms = row_norms({key: plan.rate(key.side) * plan.local_steps * x for key, x in rows.items()})
     scale = run.clip_norm / norms.clamp(min=1e-12)

@@ -24,14 +24,14 @@ def canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Ten
     x, plain = canaries.examples
     y = encode_marks(plain)
     personal = run.state.personal
-    if not personal or not run.context.by_step:
+    if not personal or not run.spec.by_step:
         return task.loss(predict(task, record, x), y).detach().double()
     losses = torch.zeros(len(y), dtype=torch.float64)
     for k in canaries.owner.unique().tolist():
         of_client = (canaries.owner == k).nonzero().squeeze(1)
         values = {**run.state.server.tensors, **{key: own[k] for key, own in personal.items()}}
         inputs = take(x, of_client)
-        outputs = per_example.model_outputs(task, run.context.adapted, values, inputs)
+        outputs = per_example.model_outputs(task, run.prepared.adapted, values, inputs)
         losses[of_client] = task.loss(outputs, y[of_client]).double()
     return losses
 
@@ -58,7 +58,7 @@ def released_steps(run: Recorder) -> Released:
     everyone = run.everyone
     assert everyone is not None
     t = run.state.round - 1
-    rate = {key: run.context.plan.rate(key.side, t) for key in everyone.params}
+    rate = {key: run.spec.plan.rate(key.side, t) for key in everyone.params}
     kept = {key: own[list(everyone.ids)] for key, own in run.personal.items()}
     start = {**everyone.start, **kept}
     moved = {key: x for key, x in everyone.params.items() if rate[key]}
@@ -69,18 +69,18 @@ def released_steps(run: Recorder) -> Released:
 
 def released_updates(run: Recorder, canaries: Canaries) -> Released:
     """The noised updates of a round of the client unit: of all together, or each alone."""
-    outcome = run.outcome
+    result = run.result
     everyone = run.everyone
-    assert outcome is not None and everyone is not None
+    assert result is not None and everyone is not None
     t = run.state.round - 1
-    start = {key: tensor[None] for key, tensor in outcome.sent.tensors.items()}
-    reference = run.context.method.clip_reference
-    uploads = outcome.received.uploads
+    start = {key: tensor[None] for key, tensor in result.opened.sent.tensors.items()}
+    reference = run.spec.method.clip_reference
+    uploads = result.received.uploads
     values = {key: x.double() - reference(start[key]) for key, x in uploads.items()}
-    scale = {key: -run.context.plan.rate(key.side, t) for key in uploads}
+    scale = {key: -run.spec.plan.rate(key.side, t) for key in uploads}
     arrived = run.arrivals(t, everyone.ids).tolist()
     place = {everyone.ids[i]: row for row, i in enumerate(arrived)}
-    if not outcome.received.per_client:
+    if not result.received.per_client:
         place = dict.fromkeys(canaries.owner.tolist(), 0)
     return Released(values, start, scale, place)
 
@@ -102,28 +102,27 @@ class Trace(NamedTuple):
 
 def trace_round(run: Recorder, canaries: Canaries) -> Trace | None:
     """Returns the canaries' traces in the round just made; ``None`` if nothing was released."""
-    if run.outcome is None or run.everyone is None:
+    if run.result is None or run.everyone is None:
         return None
-    context = run.context
-    released = released_steps(run) if context.by_step else released_updates(run, canaries)
+    released = released_steps(run) if run.spec.by_step else released_updates(run, canaries)
     owners = canaries.owner.tolist()
     who = torch.tensor([i for i, k in enumerate(owners) if k in released.place], dtype=torch.int64)
     release = torch.tensor([released.place[owners[i]] for i in who.tolist()], dtype=torch.int64)
     if not len(who) or not released.values:
         return None
     seen = {key: x[release] for key, x in released.values.items()}
-    owner = release if context.by_step else torch.zeros_like(release)
+    owner = release if run.spec.by_step else torch.zeros_like(release)
     # Of each canary's loud loss where the round began, whether it took part or not.
     x, y = canaries.examples
     data = (take(x, who), encode_marks(y[who], canaries.weights[who]))
     signal = per_example.per_example_gradients(
         canaries.task,
-        context.adapted,
+        run.prepared.adapted,
         released.start,
         tuple(seen),
         data,
         owner,
-        context.method,
+        run.spec.method,
         run.everyone.start,
     )
     signal = {key: released.scale[key] * x for key, x in signal.items()}
@@ -138,7 +137,7 @@ def clip_and_whiten(
     A row that is not finite is zero, as in the mechanism: nothing of it is in the release. What was
     seen is in double precision, in which no product with a clipped float32 row overflows.
     """
-    method = run.context.method
+    method = run.spec.method
     maps = local_training.preconditioners(method, tuple(signal), values)
     before = precondition_rows(signal, maps, owner)
     # Each row is the whole of its own sum: the mechanism itself clips it, group by group; in
@@ -181,7 +180,7 @@ def decorrelate(signal: Rows, release: Int[Tensor, " n"], clip_norm: float) -> R
 
 def trace_scores(run: Recorder, trace: Trace) -> dict[str, Float[Tensor, " n"]]:
     """Scores each canary of a round by its direction's product with the release, side by side."""
-    method = run.context.method
+    method = run.spec.method
     signal = trace.signal
     if method.filter is not identity:
         factors = {key: x for key, x in signal.items() if key.side != "head"}

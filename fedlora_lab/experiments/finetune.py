@@ -401,7 +401,7 @@ def sort_options(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         "task": [*inspect.signature(hub).parameters, *inspect.signature(prompts).parameters],
         "plan": [field.name for field in fields(Plan)],
         "privacy": [field.name for field in fields(Privacy)],
-        "run": [*RunOptions.__annotations__],
+        "run": [field.name for field in fields(RunOptions)],
     }
     known = {name for names in takes.values() for name in names} | own
     known -= fixed | {"noise_multiplier", "sample_rate"}
@@ -844,7 +844,7 @@ def _train(
         if record is None:  # every round was done before
             parts = cell.task, cell.method, cell.privacy, cell.plan
             kept = Run.open(*parts, lora=cell.lora, seed=cell.seed, resume=state)
-            record = kept.record(kept.initial_outcome())
+            record = kept.record(kept.initial_result())
         folder.gather()
         save_adapter(record, folder.path / "adapter")
         write_report(folder.path)

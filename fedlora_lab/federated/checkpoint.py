@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,18 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fedlora_lab._utils.files import (
-    has_key,
-    keyed_digest,
-    private_folder,
-    write_atomically,
-)
+from fedlora_lab._utils.files import has_key, keyed_digest, private_folder, write_atomically
 from fedlora_lab._utils.validation import check, error_text
-from fedlora_lab.methods.optimizers import Optimizer, OptimizerState
+from fedlora_lab.federated.spec import RunSpec
+from fedlora_lab.methods.optimizers import OptimizerState
 from fedlora_lab.methods.state import ParamKey, ServerState
+from fedlora_lab.privacy.ledger import Ledger, LedgerEntry
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Of the files; those of another version are refused."""
 KEPT_ROUNDS = 2
 """The last so many rounds stay in the folder: should the newest be damaged, one is left."""
 LEDGER = "ledger.json"
-ADAPTER = "adapter"
-"""Folder of the adapter that a run ends with, as PEFT reads it."""
 
 
 class DamagedCheckpoint(ValueError):
@@ -43,16 +38,68 @@ class DamagedCheckpoint(ValueError):
 class RunState:
     """The state of a run between two rounds: all that the next round depends on.
 
-    ``changed``: for each round done, the server's tensors that it changed, by name, and the rank of
-    the change (0: the tensor is new as a whole).
+    Args:
+        server: the server's tensors.
+        personal: key -> (all clients, ...), what moved and was not sent.
+        seen: rounds done when each client last received the server's state; -1: never.
+        changed: for each round done, the server's tensors that it changed, by name, and the rank of
+            the change (0: the tensor is new as a whole).
+        optimizer: what the server's optimiser remembers.
     """
 
-    round: int  # rounds done
     server: ServerState
-    personal: dict[ParamKey, Tensor]  # key -> (all clients, ...), what moved and was not sent
-    seen: list[int]  # rounds done when each client last received the server's state; -1: never
+    personal: dict[ParamKey, Tensor]
+    seen: list[int]
     changed: list[dict[str, int]] = field(default_factory=list)
-    optimizer: OptimizerState = field(default_factory=dict)  # what the server's optimiser remembers
+    optimizer: OptimizerState = field(default_factory=dict)
+
+    @property
+    def round(self) -> int:
+        """Rounds done."""
+        return self.server.round
+
+
+# ---- the folder
+
+
+def checkpoint_folder(
+    save: "str | Path | None", resume: "str | Path | None", spec: RunSpec
+) -> Path | None:
+    """Chooses the folder for checkpoints, or ``None``; refuses one that holds another run.
+
+    Args:
+        save, resume: as ``checkpoint`` and ``resume`` of `run`.
+        spec: of the run.
+
+    A release goes on in its own folder only: that folder's ledger would know nothing of a branch
+    elsewhere, nor the branch's ledger how this run went on.
+    """
+    for name, value in (("checkpoint", save), ("resume", resume)):
+        check(isinstance(value, str | Path | None), name, value, "a folder's path or None")
+        check(not value or not Path(value).is_file(), name, value, "a folder, not a file")
+    if not save:
+        return Path(resume) if resume else None
+    folder = Path(save)
+    same = bool(resume) and Path(resume or "").resolve() == folder.resolve()
+    branch = bool(resume) and not same and spec.is_release
+    expected = f"{str(resume)!r}: a release (seed=None) goes on in its own folder"
+    check(not branch, "checkpoint", str(folder), expected)
+    free = same or not (any(rounds_in(folder)) or (folder / LEDGER).exists())
+    expected = "a folder without rounds of another run; resume= goes on from them"
+    check(free, "checkpoint", str(folder), expected)
+    return folder
+
+
+def contents(folder: Path) -> tuple[list[int], bytes | None]:
+    """The rounds in a folder, and the bytes of its ledger."""
+    path = folder / LEDGER
+    return rounds_in(folder), path.read_bytes() if path.exists() else None
+
+
+def rounds_in(folder: Path) -> list[int]:
+    """Rounds with a JSON file in the folder, ascending."""
+    names = [re.fullmatch(r"round-(\d{6,})\.json", path.name) for path in folder.glob("round-*")]
+    return sorted(int(match[1]) for match in names if match)
 
 
 def settings_with_keyed_task(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,36 +113,7 @@ def settings_with_keyed_task(folder: Path, settings: Mapping[str, Any]) -> dict[
     return {**settings, "task": keyed_digest(folder, settings["task"])}
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _flat(moments: OptimizerState) -> dict[ParamKey, Tensor]:
-    """An optimiser's moments as tensors with names of their own, such as "momentum A"."""
-    return {
-        ParamKey(f"{name} {key.side}", key.layer): x
-        for key, own in moments.items()
-        for name, x in own.items()
-    }
-
-
-def _named(**groups: Mapping[ParamKey, Tensor]) -> bytes:
-    return save({
-        f"{group}/{key.side}/{key.layer}": x.detach().cpu().contiguous()
-        for group, part in groups.items()
-        for key, x in part.items()
-    })  # fmt: skip
-
-
-def _with_digest(body: Mapping[str, Any]) -> bytes:
-    text = json.dumps(body, sort_keys=True)
-    return json.dumps({"body": body, "sha256": _digest(text.encode())}).encode()
-
-
-def _paths(folder: Path, round: int) -> tuple[Path, ...]:
-    """The files of a round: released tensors and JSON, then private tensors and JSON."""
-    stems = (folder / f"round-{round:06d}", private_folder(folder) / f"round-{round:06d}")
-    return tuple(stem.with_suffix(ending) for stem in stems for ending in (".safetensors", ".json"))
+# ---- writing
 
 
 def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
@@ -111,156 +129,240 @@ def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
     Guarantees: what lies outside ``private/`` tells nothing of who took part but what the server's
         tensors tell (test_attack_folders.py::test_nothing_outside_private_tells_who_took_part).
     """
-    content = _named(server=state.server.tensors, optimizer=_flat(state.optimizer))
-    own = _named(personal=state.personal)
+    released = _to_bytes(server=state.server.tensors, optimizer=_flat(state.optimizer))
+    personal = _to_bytes(personal=state.personal)
     about = {"version": FORMAT_VERSION, "round": state.round}
-    keyed = settings_with_keyed_task(folder, settings)
-    shown = about | {"settings": keyed, "tensors": _digest(content)}
-    hidden = about | {"seen": state.seen, "changed": state.changed}
-    hidden |= {"server": _digest(content), "tensors": _digest(own)}
-    parts = (content, _with_digest(shown), own, _with_digest(hidden))
-    paths = _paths(folder, state.round)
-    for i in (2, 3, 0, 1):  # the released JSON last: without it the round is not there
-        write_atomically(paths[i], parts[i])
-    for old in [done for done in rounds_in(folder) if done <= state.round][:-KEPT_ROUNDS]:
-        remove(folder, old)
+    shown = {
+        **about,
+        "settings": settings_with_keyed_task(folder, settings),
+        "tensors": _digest(released),
+    }
+    hidden = {
+        **about,
+        "seen": state.seen,
+        "changed": state.changed,
+        "server": _digest(released),
+        "tensors": _digest(personal),
+    }
+    here = _stem(folder, state.round)
+    private = _stem(private_folder(folder), state.round)
+    write_atomically(private.with_suffix(".safetensors"), personal)
+    write_atomically(private.with_suffix(".json"), _with_digest(hidden))
+    write_atomically(here.with_suffix(".safetensors"), released)
+    # The released JSON last: without it the round is not there.
+    write_atomically(here.with_suffix(".json"), _with_digest(shown))
+    done = [round for round in rounds_in(folder) if round <= state.round]
+    for round in done[:-KEPT_ROUNDS]:
+        remove(folder, round)
 
 
 def remove(folder: Path, round: int) -> None:
     """Deletes a round, its JSON first: a round without its JSON does not count as stored."""
-    tensors, text, *hidden = _paths(folder, round)
-    for path in (text, tensors, *hidden):
-        path.unlink(missing_ok=True)
+    for stem in (_stem(folder, round), _stem(private_folder(folder), round)):
+        stem.with_suffix(".json").unlink(missing_ok=True)
+        stem.with_suffix(".safetensors").unlink(missing_ok=True)
 
 
-def rounds_in(folder: Path) -> list[int]:
-    """Rounds with a JSON file in the folder, ascending."""
-    names = [re.fullmatch(r"round-(\d{6,})\.json", path.name) for path in folder.glob("round-*")]
-    return sorted(int(found[1]) for found in names if found)
+def _stem(folder: Path, round: int) -> Path:
+    return folder / f"round-{round:06d}"
 
 
-def _part(
-    folder: Path, round: int, groups: tuple[str, ...], at: int
-) -> tuple[dict[str, Any], list[dict[ParamKey, Tensor]]]:
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _with_digest(body: Mapping[str, Any]) -> bytes:
+    text = json.dumps(body, sort_keys=True)
+    return json.dumps({"body": body, "sha256": _digest(text.encode())}).encode()
+
+
+def _flat(moments: OptimizerState) -> dict[ParamKey, Tensor]:
+    """An optimiser's moments as tensors with names of their own, such as "momentum A"."""
+    return {
+        ParamKey(f"{name} {key.side}", key.layer): x
+        for key, of_tensor in moments.items()
+        for name, x in of_tensor.items()
+    }
+
+
+def _to_bytes(**groups: Mapping[ParamKey, Tensor]) -> bytes:
+    tensors = {}
+    for group, values in groups.items():
+        for key, x in values.items():
+            tensors[f"{group}/{key.side}/{key.layer}"] = x.detach().cpu().contiguous()
+    return save(tensors)
+
+
+# ---- reading
+
+
+def read(folder: Path, round: int) -> tuple[RunState, dict[str, Any]]:
+    """Reads one checkpoint and its run's settings. Raises `DamagedCheckpoint` for another content.
+
+    Args: folder, round: which.
+    """
+    try:
+        shown, groups = _read_part(_stem(folder, round), round)
+        hidden, private_groups = _read_part(_stem(private_folder(folder), round), round)
+        # Each part may be whole and of another run, or of the same round before a restart.
+        if hidden["server"] != shown["tensors"]:
+            raise DamagedCheckpoint("what is private belongs to other tensors of the server")
+        moments: dict[ParamKey, dict[str, Tensor]] = {}
+        for key, x in groups.get("optimizer", {}).items():  # the inverse of `_flat`
+            name, _, side = key.side.rpartition(" ")
+            moments.setdefault(ParamKey(side, key.layer), {})[name] = x
+        state = RunState(
+            server=ServerState(groups["server"], round),
+            personal=private_groups.get("personal", {}),
+            seen=hidden["seen"],
+            changed=hidden["changed"],
+            optimizer=moments,
+        )
+        _check_lists(state)
+        return state, shown["settings"]
+    except Exception as error:
+        text = f"checkpoint=round-{round:06d}: expected a whole one ({error_text(error, 200)})"
+        raise DamagedCheckpoint(text) from error
+
+
+def _read_part(stem: Path, round: int) -> tuple[dict[str, Any], dict[str, dict[ParamKey, Tensor]]]:
     """The JSON and the tensors of one part of a round, by group; any exception means damage."""
-    tensors, text = _paths(folder, round)[at : at + 2]
-    whole = json.loads(text.read_bytes())
-    body, content = whole["body"], tensors.read_bytes()
-    if whole["sha256"] != _digest(json.dumps(body, sort_keys=True).encode()):
+    parts = json.loads(stem.with_suffix(".json").read_bytes())
+    content = stem.with_suffix(".safetensors").read_bytes()
+    body = parts["body"]
+    if parts["sha256"] != _digest(json.dumps(body, sort_keys=True).encode()):
         raise DamagedCheckpoint("the JSON part is not what was written")
     if body["tensors"] != _digest(content):
         raise DamagedCheckpoint("the tensors are not those of the JSON part")
     if body["version"] != FORMAT_VERSION or body["round"] != round:
         raise DamagedCheckpoint("another version, or another round's file")
-    found: dict[str, dict[ParamKey, Tensor]] = {group: {} for group in groups}
+    groups: dict[str, dict[ParamKey, Tensor]] = {}
     for name, tensor in load(content).items():
-        kind, side, layer = name.split("/", 2)
-        if kind not in found:
-            raise DamagedCheckpoint(f"tensors of {kind} among those of {' and '.join(groups)}")
-        found[kind][ParamKey(side, layer)] = tensor
-    return body, list(found.values())
-
-
-def read(folder: Path, round: int, hidden: bool = True) -> tuple[RunState, dict[str, Any]]:
-    """Reads one checkpoint and its run's settings.
-
-    Args:
-        folder, round: which.
-        hidden: whether its private part is read too.
-
-    Raises: `DamagedCheckpoint` unless it is what was written.
-    """
-    try:
-        body, (tensors, flat) = _part(folder, round, ("server", "optimizer"), 0)
-        moments: dict[Any, dict[str, Tensor]] = {}
-        for key, x in flat.items():  # the inverse of `_flat`
-            name, _, side = key.side.rpartition(" ")
-            moments.setdefault(ParamKey(side, key.layer), {})[name] = x
-        state = RunState(round, ServerState(tensors), {}, [], optimizer=moments)
-        if hidden:
-            mine, (state.personal,) = _part(folder, round, ("personal",), 2)
-            # Each part may be whole and of another run, or of the same round before a restart.
-            if mine["server"] != body["tensors"]:
-                raise DamagedCheckpoint("what is private belongs to other tensors of the server")
-            state.seen, state.changed = mine["seen"], mine["changed"]
-            _check_lists(state)
-        return state, body["settings"]
-    except Exception as error:
-        words = error_text(error, 200)
-        words = f"checkpoint=round-{round:06d}: expected a whole one ({words})"
-        raise DamagedCheckpoint(words) from error
+        group, side, layer = name.split("/", 2)
+        groups.setdefault(group, {})[ParamKey(side, layer)] = tensor
+    return body, groups
 
 
 def _check_lists(state: RunState) -> None:
     """Refuses lists that no run of so many rounds leaves behind."""
-    seen: Any = state.seen
-    changed: Any = state.changed
     latest = max(state.round, 1)
-    known = isinstance(seen, list) and all(type(t) is int and -1 <= t < latest for t in seen)
-    known = known and isinstance(changed, list) and len(changed) == state.round
-    for one in changed if known else ():
-        known &= isinstance(one, dict) and all(type(r) is int and r >= 0 for r in one.values())
-    if not known:
+    right = isinstance(state.seen, list) and isinstance(state.changed, list)
+    right = right and all(type(t) is int and -1 <= t < latest for t in state.seen)
+    right = right and len(state.changed) == state.round
+    for change in state.changed if right else ():
+        right &= isinstance(change, dict)
+        right = right and all(type(rank) is int and rank >= 0 for rank in change.values())
+    if not right:
         raise DamagedCheckpoint("the lists of rounds are not those of a run")
 
 
-def read_released(folder: "str | Path", round: int) -> tuple[ServerState, dict[str, Any]]:
-    """Reads what a checkpoint holds outside ``private/``. Raises as `read`.
-
-    Args:
-        folder, round: which.
-    """
-    state, settings = read(Path(folder), round, hidden=False)
-    return state.server, settings
-
-
-def read_latest(folder: Path) -> tuple[RunState, dict[str, Any]]:
+def read_latest(folder: "str | Path") -> tuple[RunState, dict[str, Any]]:
     """Reads the newest whole checkpoint of a folder. Raises: ``ValueError`` when there is none."""
-    found = read_latest_or_none(folder)
-    check(found is not None, "resume", str(folder), "a folder with a whole checkpoint")
-    assert found is not None
-    return found
+    for state in whole_checkpoints(Path(folder)):
+        return state
+    raise ValueError(f"resume={str(folder)!r}: expected a folder with a whole checkpoint")
 
 
-def read_latest_or_none(folder: Path) -> tuple[RunState, dict[str, Any]] | None:
-    """As `read_latest`, or ``None`` without one; damaged ones are passed over with a warning."""
-    folder, found = Path(folder), rounds_in(folder)
-    whole = not found or has_key(folder)
-    check(whole, "resume", str(folder), "a folder with its subfolder private/ as it was")
-    for round in reversed(found):
+def whole_checkpoints(folder: Path) -> Iterator[tuple[RunState, dict[str, Any]]]:
+    """Yields the whole checkpoints of a folder, the newest first; warns of damaged ones."""
+    rounds = rounds_in(folder)
+    usable = not rounds or has_key(folder)
+    check(usable, "resume", str(folder), "a folder with its subfolder private/ as it was")
+    for round in reversed(rounds):
         try:
-            return read(folder, round)
+            yield read(folder, round)
         except DamagedCheckpoint as error:
             warnings.warn(f"{error}; going back to an earlier one", stacklevel=2)
-    return None
 
 
-def validate_and_reorder(state: RunState, like: ServerState, rule: Optimizer) -> RunState:
+# ---- resuming
+
+
+def restore(
+    folder: Path, spec: RunSpec, fresh: RunState, opened: Ledger | None
+) -> tuple[RunState, Ledger | None]:
+    """Reads the state and the ledger to resume with; refuses those of another run.
+
+    Args:
+        folder, spec: the folder, and the run that goes on from it.
+        fresh, opened: state and ledger of that run if it began anew.
+
+    Where no checkpoint is whole and a ledger is there it begins anew: what was spent stays spent.
+
+    Raises: ``ValueError`` where the folder is of another run, or its ledger not the one that this
+        run would have written.
+    Guarantees: test_attack_spending.py::test_a_lost_checkpoint_forgets_no_release.
+    """
+    latest = next(whole_checkpoints(folder), None)
+    if latest is None and opened is not None and (folder / LEDGER).exists():
+        text = "no checkpoint in it is whole; the run begins anew"
+        text = f"resume={str(folder)!r}: {text}, and what stands in its ledger stays spent"
+        warnings.warn(text, stacklevel=2)
+        return fresh, _stored_ledger(folder, spec, fresh, opened)
+    check(latest is not None, "resume", str(folder), "a folder with a whole checkpoint")
+    assert latest is not None
+    state, settings = latest
+    for name, value in settings_with_keyed_task(folder, spec.settings()).items():
+        same = settings.get(name) == value
+        check(same, "resume", str(folder), f"the same {name} as in this run")
+    check(len(state.seen) == len(fresh.seen), "resume", str(folder), f"{len(fresh.seen)} clients")
+    state = _fitted(state, fresh.server, spec)
+    return state, _stored_ledger(folder, spec, state, opened)
+
+
+def _forms(tensors: Mapping[ParamKey, Tensor]) -> dict[ParamKey, Any]:
+    return {key: (tuple(x.shape), x.dtype) for key, x in tensors.items()}
+
+
+def _fitted(state: RunState, like: ServerState, spec: RunSpec) -> RunState:
     """Checks that a stored state fits this run, and puts its tensors in the run's order.
 
     Args:
         state: as it was read.
-        like, rule: the run's server before training, and its server's optimiser.
+        like, spec: the run's server before training, and the run.
 
     Raises: ``ValueError`` if the state is another model's or optimiser's.
     """
-
-    def forms(tensors: Mapping[ParamKey, Tensor]) -> dict[ParamKey, Any]:
-        return {key: (tuple(x.shape), x.dtype) for key, x in tensors.items()}
-
-    same = set(state.server.tensors) == set(like.tensors)
+    stored, wanted = _forms(state.server.tensors), _forms(like.tensors)
+    same = stored.keys() == wanted.keys()
     check(same, "resume", "another model's checkpoint", "the same layers")
-    found, wanted = forms(state.server.tensors), forms(like.tensors)
     for key, form in wanted.items():
-        check(found[key] == form, f"resume, {key}", found[key], f"{form}")
-    for key, form in forms(state.personal).items():
-        shape, dtype = wanted.get(key, (None, None))
-        each = None if shape is None else ((len(state.seen), *shape), dtype)
+        check(stored[key] == form, f"resume, {key}", stored[key], f"{form}")
+    for key, form in _forms(state.personal).items():
+        shape, dtype = wanted.get(key, ((), None))
+        each = ((len(state.seen), *shape), dtype)
         check(form == each, f"resume, {key} of the clients", form, f"{each}")
-    own = {key: x for key, x in like.tensors.items() if key in state.optimizer}
-    moments = forms(_flat(state.optimizer)), forms(_flat(rule.init(own)))
-    check(moments[0] == moments[1], "resume, server_optimizer", moments[0], f"{moments[1]}")
+    with_moments = {key: x for key, x in like.tensors.items() if key in state.optimizer}
+    moments = _forms(_flat(state.optimizer))
+    expected = _forms(_flat(spec.plan.server_optimizer.init(with_moments)))
+    check(moments == expected, "resume, server_optimizer", moments, f"{expected}")
     # One draw of noise is split over the tensors in their order: the run's own keeps its bits.
     tensors = {key: state.server.tensors[key] for key in like.tensors}
     state.server = ServerState(tensors, state.round, like.planned, like.streams)
     return state
+
+
+def _stored_ledger(
+    folder: Path, spec: RunSpec, state: RunState, opened: Ledger | None
+) -> Ledger | None:
+    """Loads the folder's ledger; refuses entries that this run would not have written."""
+    path = folder / LEDGER
+    if opened is None or not (state.round or path.exists()):
+        return opened
+    # Also before the first round is done: what was spent in one that was cut short stays spent.
+    check(path.exists(), "ledger", str(path), "the ledger of the rounds done")
+    ledger = Ledger.load(path)
+    expected = f"{opened.terms}, those of this run"
+    check(ledger.terms == opened.terms, "ledger", ledger.terms, expected)
+    same = ledger.uncertified == opened.uncertified
+    check(same, "ledger", ledger.uncertified, "what this run says")
+    # With other noise or rates than this run's the ledger would state another run's epsilon.
+    for entry in ledger.releases:
+        right = all(k < len(state.seen) for k in entry.clients or ())
+        check(right, "ledger", entry, "clients of this run")
+        ours = LedgerEntry(entry.round, spec.counted(entry.clients), **spec.entry(entry.clients))
+        check(entry == ours, "ledger", entry, f"{ours}, as this run writes it")
+    written = {entry.round for entry in ledger.releases}
+    complete = written >= set(range(1, state.round + 1))
+    check(complete, "ledger", sorted(written), f"all {state.round} rounds done")
+    return ledger

@@ -6,7 +6,7 @@ Finished runs are kept in a file of JSON lines and found again by their argument
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from fedlora_lab._utils.validation import (
     check,
 )
 from fedlora_lab.federated.checkpoint import settings_with_keyed_task
-from fedlora_lab.federated.compute import Compute
 from fedlora_lab.federated.records import Round, Tick, to_frame
 from fedlora_lab.federated.spec import make_run_spec
 from fedlora_lab.measures.statistics import (
@@ -42,7 +41,7 @@ BASELINES: dict[str, Method] = {
 }
 """Names that `compare` takes beside the table's: without privacy; all data in one place; every
 client alone."""
-OPTIONS = ("evaluate_every", "chunk_clients", "stop_at", *(field.name for field in fields(Compute)))
+OPTIONS = ("stop_at", "evaluate_every", "chunk_clients", "chunk_examples", "device", "products")
 """What every run of a comparison may be given."""
 
 

@@ -1,126 +1,79 @@
 """Local steps, many clients as one batch: draw, differentiate, clip, add noise, filter, descend."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import partial
 from itertools import accumulate
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
+from fedlora_lab.federated.spec import Prepared, RunSpec
 from fedlora_lab.lora.independence import check_penalty
-from fedlora_lab.lora.peft import AdaptedModel, matmuls
+from fedlora_lab.lora.peft import matmuls
 from fedlora_lab.lora.per_example import NotPerExample, per_example_gradients, split_batch
 from fedlora_lab.methods.filters import Preconditioner, identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import OptimizerState, apply
-from fedlora_lab.methods.plan import Lora, Plan
-from fedlora_lab.methods.state import MODES, ParamKey, cut_to_rank
+from fedlora_lab.methods.state import MODES, Keys, ParamKey, cut_to_rank
 from fedlora_lab.privacy import privatizer
-from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.privacy.privatizer import ClipAndNoise, ClipCounts, noise_std
-from fedlora_lab.tasks.task import Examples, Task, concatenate, take
+from fedlora_lab.privacy.privatizer import ClipCounts
+from fedlora_lab.tasks.task import Examples, take
 
 ClientParams = dict[ParamKey, Tensor]
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """All that is fixed during a run: task, model, method, plan, noise."""
-
-    task: Task
-    adapted: AdaptedModel
-    method: Method
-    plan: Plan
-    streams: Streams
-    clip_norm: float  # of a local step; infinity where steps are not released
-    noise_multiplier: tuple[float, ...]  # of sums, of each client; zeros where nothing is released
-    data: Sequence[Examples] | Mapping[int, Examples]  # of the clients that work here, by number
-    chunk: int | None = None  # at most so many examples at once
-    lora: Lora = field(default=Lora())
-    products: str = "float32"
-    uncertified: str | None = None  # why no epsilon covers the method's preconditioner
-    privacy: Privacy | None = None
-    clip: Callable[..., tuple[ClientParams, ClipCounts]] = privatizer.clip_sum  # others: no epsilon
-    # In the person unit: by number of the client, the person of each example, counted from 0.
-    persons: Mapping[int, Tensor] = field(default_factory=dict)
-
-    @cached_property
-    def step_privatizer(self) -> ClipAndNoise:
-        """Clips and noises local steps; where steps are not released it leaves them as they are."""
-        return ClipAndNoise(self.clip_norm, self.method.clip_groups, self.clip)
-
-    @cached_property
-    def update_privatizer(self) -> ClipAndNoise:
-        """Clips and noises clients' whole updates, in the client unit."""
-        assert self.privacy is not None
-        return ClipAndNoise(self.privacy.clip_norm, self.method.clip_groups, self.clip)
-
-    @property
-    def by_person(self) -> bool:
-        """Whether a step draws and clips persons, with all their examples."""
-        return self.privacy is not None and self.privacy.unit == "person"
-
-    @cached_property
-    def units(self) -> tuple[int, ...]:
-        """Number of units each client draws from in a step: examples, or persons."""
-        return self.task.sizes if self.privacy is None else self.privacy.units(self.task)
-
-    @cached_property
-    def sample_rate(self) -> tuple[float, ...]:
-        """Each client's probability of drawing an example, or a person, in a step."""
-        batch = self.plan.batch
-        return tuple(1.0 if batch is None else min(1.0, batch / max(n, 1)) for n in self.units)
-
-    @cached_property
-    def noise_levels(self) -> Any:
-        """`NoiseLevels` on the sum of the clients' updates; ``None`` without privacy."""
-        if self.privacy is None:
-            return None
-        return self.privacy.noise_levels(len(self.task.sizes), self.plan)
-
-    @cached_property
-    def examples(self) -> Callable[[tuple[int, ...]], Examples]:
-        """Concatenates some clients' examples; the last result is kept for the same clients."""
-        data = self.data
-        return lru_cache(maxsize=1)(lambda ids: concatenate([data[k] for k in ids]))
-
-    @property
-    def rank(self) -> int:
-        """The adapter's rank."""
-        return next(len(tensor) for key, tensor in self.adapted.initial.items() if key.side == "A")
-
-    @cached_property
-    def by_step(self) -> bool:
-        """Whether clip, noise and filter act on each step; in the client unit: on updates."""
-        return self.privacy is None or self.privacy.by_step
+Maps = dict[ParamKey, Preconditioner]
 
 
 @dataclass
 class ClientBatch:
-    """Clients that train together: key -> (clients, ...) or (1, ...) where all hold the same."""
+    """Clients that train together: key -> (clients, ...) or (1, ...) where all hold the same.
+
+    Args:
+        ids: their numbers.
+        params: their tensors.
+        start: what these were when the round began.
+        noise: the noise in their tensors.
+        optimizer, noise_optimizer: the optimiser's memory of gradients, and of the noise in them.
+        clipped: what the clip did in all steps so far.
+    """
 
     ids: tuple[int, ...]
-    params: ClientParams  # their tensors
-    start: ClientParams  # what these were when the round began
-    noise: ClientParams = field(default_factory=dict)  # the noise in their tensors
-    optimizer: OptimizerState = field(default_factory=dict)  # the optimiser's memory of gradients
-    noise_optimizer: OptimizerState = field(default_factory=dict)  # and of the noise in them
+    params: ClientParams
+    start: ClientParams
+    noise: ClientParams = field(default_factory=dict)
+    optimizer: OptimizerState = field(default_factory=dict)
+    noise_optimizer: OptimizerState = field(default_factory=dict)
     clipped: ClipCounts = field(default_factory=ClipCounts)
 
 
-def ranks_of(context: RunContext, ids: tuple[int, ...]) -> Tensor | None:
+def ranks_of(spec: RunSpec, ids: tuple[int, ...]) -> Tensor | None:
     """The ranks of these clients, (clients,); ``None`` where all have the adapter's."""
-    ranks = context.lora.ranks
+    ranks = spec.lora.ranks
     return None if ranks is None else torch.tensor([ranks[k] for k in ids])
 
 
+def moving_keys(values: Mapping[ParamKey, Tensor], word: str) -> Keys:
+    """Selects the tensors that a schedule's word moves, heads too; "*" asks each layer's mode."""
+    chosen = set()
+    if "*" in word:
+        modes = {key.layer: mode for key, mode in values.items() if key.side == "mode"}
+        chosen = {ParamKey(MODES[int(mode)], layer) for layer, mode in modes.items()}
+    moving = []
+    for key in values:
+        kind = key.kind
+        if kind.trained and (not kind.scheduled or key.side in word or key in chosen):
+            moving.append(key)
+    return tuple(moving)
+
+
+# ---- the batch of a step
+
+
 def poisson_batch(
-    context: RunContext, t: int, s: int, ids: tuple[int, ...]
+    prepared: Prepared, t: int, s: int, ids: tuple[int, ...]
 ) -> list[Int[Tensor, " n"]]:
     """Draws each client's Poisson batch of round t, step s, as places in the client's examples.
 
@@ -128,34 +81,202 @@ def poisson_batch(
     examples count.
 
     Args:
-        context: of the run.
+        prepared: of the run.
         t, s: round and step, from 0.
         ids: the clients that draw.
     """
+    draw = _draw_persons if prepared.spec.by_person else _draw_units
+    return [draw(prepared, t, s, k) for k in ids]
 
+
+def _draw_units(prepared: Prepared, t: int, s: int, k: int) -> Int[Tensor, " n"]:
+    """Draws the examples, or the persons, of one client's batch."""
+    spec = prepared.spec
+    size = spec.units[k]
+    rate = spec.sample_rates[k]
+    if rate >= 1:
+        return torch.arange(size)
     # A stream of its own per client and step: no draw depends on who else takes part, and no batch
     # has a fixed size, which the accountants' amplification would not cover.
-    def draw(k: int) -> Tensor:
-        size, rate = context.units[k], context.sample_rate[k]
-        if rate >= 1:
-            return torch.arange(size)
-        uniform = context.streams.uniform((size,), "sampling", t, k, s)
-        return (uniform < rate).nonzero().squeeze(1)
+    uniform = spec.streams.uniform((size,), "sampling", t, k, s)
+    return (uniform < rate).nonzero().squeeze(1)
 
-    def draw_persons(k: int) -> Tensor:
-        person, drawn = context.persons[k], torch.zeros(context.units[k], dtype=torch.bool)
-        drawn[draw(k)] = True
-        return drawn[person].nonzero().squeeze(1)
 
-    return [draw_persons(k) if context.by_person else draw(k) for k in ids]
+def _draw_persons(prepared: Prepared, t: int, s: int, k: int) -> Int[Tensor, " n"]:
+    """Draws persons, and gives all examples of those drawn."""
+    person = prepared.persons[k]
+    drawn = torch.zeros(prepared.spec.units[k], dtype=torch.bool)
+    drawn[_draw_units(prepared, t, s, k)] = True
+    return drawn[person].nonzero().squeeze(1)
+
+
+class StepExamples(NamedTuple):
+    """The examples drawn in a step by a batch of clients: place i is the i-th that was drawn.
+
+    Args:
+        data: all examples of these clients, concatenated.
+        index: (n,), where each drawn example is in ``data``.
+        owner: (n,), the position of its client in the batch.
+        person: (n,), a number of its person, unique over the clients; ``None``: not by person.
+    """
+
+    data: Examples
+    index: Int[Tensor, " n"]
+    owner: Int[Tensor, " n"]
+    person: Int[Tensor, " n"] | None
+
+
+def gather_examples(prepared: Prepared, ids: tuple[int, ...], drawn: list[Tensor]) -> StepExamples:
+    """Finds the drawn examples among those of all clients of the batch.
+
+    Args:
+        prepared, ids: of the run, and the clients.
+        drawn: by client, (n_k,), places in its examples.
+    """
+    counts = torch.tensor([len(places) for places in drawn])
+    owner = torch.arange(len(ids)).repeat_interleave(counts)
+    places = torch.cat(drawn)
+    sizes = [len(prepared.data[k][1]) for k in ids]
+    index = places + torch.tensor([0, *accumulate(sizes)])[owner]
+    person = None
+    if prepared.spec.by_person:
+        mine = [prepared.persons[k][of_client] for k, of_client in zip(ids, drawn, strict=True)]
+        counts_before = torch.tensor([0, *accumulate(prepared.spec.units[k] for k in ids)])
+        person = torch.cat(mine) + counts_before[owner]
+    return StepExamples(prepared.examples(ids), index, owner, person)
+
+
+# ---- gradients of examples and of persons
+
+
+def _gradients(
+    prepared: Prepared,
+    clients: ClientBatch,
+    moving: Keys,
+    batch: StepExamples,
+    places: Int[Tensor, " m"],
+) -> ClientParams:
+    """Gradients of the examples at some places of a step's batch: key -> (m, ...)."""
+    x, y = batch.data
+    where = batch.index[places]
+    with matmuls(prepared.products):  # what is rounded here is clipped afterwards
+        return per_example_gradients(
+            prepared.spec.task,
+            prepared.adapted,
+            clients.params,
+            moving,
+            (take(x, where), y[where]),
+            batch.owner[places],
+            prepared.spec.method,
+            clients.start,
+        )
+
+
+def gradients_or_nan(
+    gradients: Callable[[Tensor], ClientParams], places: Int[Tensor, " n"], sums: ClientParams
+) -> ClientParams:
+    """Computes these examples' gradients; NaN, zero to the clip, for an example that raises.
+
+    Whether a run goes on must not hang on one example: no noise hides it. Where a pass over several
+    raises each half passes alone, down to the example, so that the others are what they would be
+    without it.
+
+    Args:
+        gradients: of the examples at some places.
+        places: of the examples.
+        sums: tensors of the shapes of a sum, for the keys to fill.
+
+    Raises: what the code or the machine decides and no example: ``NotPerExample``, no memory.
+    Guarantees: test_attack_evaluation.py::test_no_example_stops_a_run.
+    """
+    try:
+        return gradients(places)
+    except (NotPerExample, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception:
+        if len(places) == 1:
+            return {key: torch.full_like(total[:1], torch.nan) for key, total in sums.items()}
+    # By halves: of n examples one that raises costs 2 log n passes and not n, and time tells less.
+    parts = [gradients_or_nan(gradients, half, sums) for half in places.tensor_split(2)]
+    return {key: torch.cat([part[key] for part in parts]) for key in sums}
+
+
+Rows = Iterator[tuple[ClientParams, Int[Tensor, " n"]]]
+"""Rows to clip, key -> (n, ...), with the position of each row's client."""
+
+
+def gradient_rows(
+    prepared: Prepared, clients: ClientBatch, sums: ClientParams, drawn: list[Tensor]
+) -> Rows:
+    """Yields gradients of the drawn examples, or the means over persons, in chunks.
+
+    Args:
+        prepared, clients: of the run, and who draws.
+        sums: of the keys to differentiate, key -> (clients, ...); their values are not read.
+        drawn: by client, (n_k,), places in its examples.
+    """
+    if not any(len(places) for places in drawn):
+        return
+    batch = gather_examples(prepared, clients.ids, drawn)
+    gradients = partial(_gradients, prepared, clients, tuple(sums), batch)
+    rows_of = _person_rows if prepared.spec.by_person else _example_rows
+    for rows, owner in rows_of(prepared, gradients, batch, sums):
+        yield rows, owner.to(prepared.adapted.device, non_blocking=True)
+
+
+def _example_rows(
+    prepared: Prepared,
+    gradients: Callable[[Tensor], ClientParams],
+    batch: StepExamples,
+    sums: ClientParams,
+) -> Rows:
+    """Yields the gradients of the examples, as many at once as the chunk allows."""
+    private = prepared.spec.privacy is not None
+    x, _ = batch.data
+    for places in split_batch(x, batch.index, prepared.adapted.device, prepared.chunk):
+        # Without privacy an error is the user's to see.
+        rows = gradients_or_nan(gradients, places, sums) if private else gradients(places)
+        yield rows, batch.owner[places]
+
+
+def _person_rows(
+    prepared: Prepared,
+    gradients: Callable[[Tensor], ClientParams],
+    batch: StepExamples,
+    sums: ClientParams,
+) -> Rows:
+    """Yields the mean gradient of each drawn person's examples."""
+    assert batch.person is not None
+    device = prepared.adapted.device
+    x, _ = batch.data
+    _, number, examples = batch.person.unique(return_inverse=True, return_counts=True)
+    client = torch.zeros_like(examples).index_copy_(0, number, batch.owner)
+    for persons in torch.arange(len(examples)).split(prepared.chunk or len(examples)):
+        places = ((number >= persons[0]) & (number <= persons[-1])).nonzero().squeeze(1)
+        total = {key: x.new_zeros(len(persons), *x.shape[1:]) for key, x in sums.items()}
+        # A person's examples may go through the model in several parts: they meet here, before the
+        # clip, which sees one vector for each person.
+        for part in split_batch(x, batch.index[places], device, prepared.chunk):
+            rows = gradients_or_nan(gradients, places[part], sums)
+            position = (number[places[part]] - persons[0]).to(device)
+            for key, row in rows.items():
+                total[key].index_add_(0, position, row)
+        counts = examples[persons].to(device)
+        mean = {key: x / _per_row(counts, x) for key, x in total.items()}
+        yield mean, client[persons]
+
+
+def _per_row(values: Tensor, like: Tensor) -> Tensor:
+    """One number for each row, in a shape that divides the rows of a tensor."""
+    return values.to(like).view(-1, *[1] * (like.dim() - 1))
+
+
+# ---- preconditioners
 
 
 def preconditioners(
-    method: Method,
-    moving: tuple[ParamKey, ...],
-    params: Mapping[ParamKey, Tensor],
-    certified: bool = False,
-) -> dict[ParamKey, Preconditioner]:
+    method: Method, moving: Keys, params: Mapping[ParamKey, Tensor], certified: bool = False
+) -> Maps:
     """Makes each moving factor's preconditioner; empty for a method without one.
 
     Args:
@@ -166,21 +287,23 @@ def preconditioners(
     Raises: ``ValueError`` if ``certified`` and the epsilon would not hold, because noise and signal
         pass different maps.
     """
-    found: dict[ParamKey, Preconditioner] = {}
-    for key in moving if method.precondition else ():
+    maps: Maps = {}
+    if method.precondition is None:
+        return maps
+    for key in moving:
         if key.side not in ("A", "B"):
             continue
         # In float64: the rule inverts this matrix, which enlarges the rounding in it.
         peer = params[ParamKey("B" if key.side == "A" else "A", key.layer)].double()
         gram = peer.mT @ peer if key.side == "A" else peer @ peer.mT
         gram = _finite(gram.to(params[key].dtype))
-        found[key] = method.precondition(gram)  # type: ignore[misc]
-        privatizer.check_maps(found[key], gram.shape, key)
+        maps[key] = method.precondition(gram)
+        privatizer.check_maps(maps[key], gram.shape, key)
     # A rule may differ from what it returned when the run opened: every answer is checked.
-    sound = not certified or all(map(privatizer.maps_after_noise, found.values()))
+    sound = not certified or all(map(privatizer.maps_after_noise, maps.values()))
     expected = "a rule that treats every peer alike: one map for signal and noise"
     check(sound, "precondition", method.precondition, expected)
-    return found
+    return maps
 
 
 def _finite(matrices: Tensor) -> Tensor:
@@ -195,24 +318,16 @@ def _finite(matrices: Tensor) -> Tensor:
     return torch.where(sound, matrices, eye)
 
 
-def moving_keys(values: Mapping[ParamKey, Tensor], word: str) -> tuple[ParamKey, ...]:
-    """Selects the tensors that a schedule's word moves, heads too; "*" asks each layer's mode."""
-    modes = {key.layer: MODES[int(mode)] for key, mode in values.items() if key.side == "mode"}
-
-    def moves(key: ParamKey) -> bool:
-        chosen = "*" in word and modes.get(key.layer) == key.side
-        return chosen or key.side in word or not key.kind.scheduled
-
-    return tuple(key for key in values if key.kind.trained and moves(key))
+# ---- a step
 
 
 @matmuls("float32")  # also after the clip: the sensitivity has no allowance for TF32 rounding
-def local_step(context: RunContext, clients: ClientBatch, t: int, s: int) -> None:
-    """Takes one step of every client of the group, in place.
+def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None:
+    """Takes one step of every client of the batch, in place.
 
     Args:
-        context: of the run.
-        clients: the group; its tensors, noise and optimiser's memory move.
+        prepared: of the run.
+        clients: the batch; its tensors, noise and optimiser's memory move.
         t, s: round and step, from 0.
 
     Guarantees: frozen factors get neither gradient nor noise; an empty batch still adds noise; the
@@ -220,148 +335,68 @@ def local_step(context: RunContext, clients: ClientBatch, t: int, s: int) -> Non
         tests/federated/test_local_training.py); no value is read from a GPU
         (tests/federated/test_compute.py::test_a_local_step_reads_nothing_from_the_device).
     """
-    method, ids = context.method, clients.ids
-    moving = moving_keys(clients.params, method.sides_at_step(t, s))
-    if method.penalty is not None:  # what "*" moves is known only here
-        check_penalty(context.task, context.adapted, context.products, method, moving)
-    maps = preconditioners(method, moving, clients.params, context.uncertified is None)
-    drawn = poisson_batch(context, t, s, ids)
-    zeros = {
-        key: clients.params[key].new_zeros(len(ids), *clients.params[key].shape[1:])
-        for key in moving
-    }
-    rows = _gradient_rows(context, clients, zeros, drawn)
-    std = [noise_std(context.noise_multiplier[k], context.clip_norm) for k in ids]
-    where = [(t, k, s) for k in ids]
-    release = context.step_privatizer.update(rows, zeros, std, {}, context.streams, where, maps)
-    clients.clipped = clients.clipped + release.counts
-    # What follows is a function of released values and costs no privacy. Lower ranks are cut after
-    # the maps, which mix ranks: a cut before would leave signal unnoised.
-    gradients = cut_to_rank(release.value, ranks_of(context, ids))
-    noises = cut_to_rank(release.noise, ranks_of(context, ids))
-    # The divisor is the expected batch: the drawn batch's size is private.
-    expected = torch.tensor([context.units[k] * context.sample_rate[k] for k in ids])
-    for part in (gradients, noises):
-        for key, x in part.items():
-            x = x / expected.to(x).view(-1, *[1] * (x.dim() - 1))
-            # After the noise a filter is post-processing; before it would change the sensitivity.
-            part[key] = method.filter(x, key.side) if _is_filtered(context, key) else x
-    _descend(context, clients, gradients, noises, t, noised=any(std))
-
-
-def _gradient_rows(
-    context: RunContext, clients: ClientBatch, sums: ClientParams, drawn: list[Tensor]
-) -> Iterator[tuple[ClientParams, Tensor]]:
-    """Gradients of the drawn examples, or persons, in chunks: key -> (n, ...), and whose (n,).
-
-    Args:
-        context, clients: of the run, and who draws.
-        sums: of the keys to differentiate, key -> (clients, ...); their values are not read.
-        drawn: places of each client's drawn examples.
-    """
-    params = clients.params
-    owner = torch.arange(len(drawn)).repeat_interleave(
-        torch.tensor([len(index) for index in drawn])
+    spec = prepared.spec
+    moving = moving_keys(clients.params, spec.method.sides_at_step(t, s))
+    if spec.method.penalty is not None:  # what "*" moves is known only here
+        check_penalty(spec.task, prepared.adapted, prepared.products, spec.method, moving)
+    certified = spec.uncertified is None
+    maps = preconditioners(spec.method, moving, clients.params, certified)
+    drawn = poisson_batch(prepared, t, s, clients.ids)
+    like = {key: clients.params[key] for key in moving}
+    zeros = {key: x.new_zeros(len(clients.ids), *x.shape[1:]) for key, x in like.items()}
+    release = prepared.step_privatizer.update(
+        rows=gradient_rows(prepared, clients, zeros, drawn),
+        zeros=zeros,
+        std=[spec.step_noise[k] for k in clients.ids],
+        state={},
+        streams=spec.streams,
+        where=[(t, k, s) for k in clients.ids],
+        metric=maps,
     )
-    if not len(owner):
-        return
-    lengths = (len(context.data[k][1]) for k in clients.ids)
-    index = torch.cat(drawn) + torch.tensor([0, *accumulate(lengths)])[owner]
-    x, y = context.examples(clients.ids)
-
-    def gradients(these: Tensor) -> ClientParams:
-        data = take(x, index[these]), y[index[these]]
-        parts = params, tuple(sums), data, owner[these], context.method, clients.start
-        with matmuls(context.products):  # what is rounded here is clipped afterwards
-            return per_example_gradients(context.task, context.adapted, *parts)
-
-    def by_example() -> Iterator[tuple[ClientParams, Tensor]]:
-        for part in split_batch(x, index, context.adapted.device, context.chunk):
-            rows = (
-                gradients(part)
-                if context.privacy is None
-                else gradients_or_nan(gradients, part, sums)
-            )
-            yield rows, owner[part]
-
-    def by_person() -> Iterator[tuple[ClientParams, Tensor]]:
-        person = torch.cat([context.persons[k][i] for k, i in zip(clients.ids, drawn, strict=True)])
-        # Persons are counted over all these clients: whoever is at two of them counts twice.
-        numbers = (
-            person + torch.tensor([0, *accumulate(context.units[k] for k in clients.ids)])[owner]
-        )
-        _, number, examples = numbers.unique(return_inverse=True, return_counts=True)
-        client = torch.zeros_like(examples).index_copy_(0, number, owner)
-        for some in torch.arange(len(examples)).split(context.chunk or len(examples)):
-            mine = ((number >= some[0]) & (number <= some[-1])).nonzero().squeeze(1)
-            total = {key: like.new_zeros(len(some), *like.shape[1:]) for key, like in sums.items()}
-            # A person's examples may go through the model in several parts: they meet here, before
-            # the clip, which sees one vector for each person.
-            for part in split_batch(x, index[mine], context.adapted.device, context.chunk):
-                rows = gradients_or_nan(gradients, mine[part], sums)
-                place = (number[mine[part]] - some[0]).to(context.adapted.device)
-                for key, own in rows.items():
-                    total[key].index_add_(0, place, own)
-            count_of = examples[some].to(context.adapted.device)
-            mean = {k: v / count_of.to(v).view(-1, *[1] * (v.dim() - 1)) for k, v in total.items()}
-            yield mean, client[some]
-
-    for rows, own in by_person() if context.by_person else by_example():
-        yield rows, own.to(context.adapted.device, non_blocking=True)
+    clients.clipped = clients.clipped + release.counts
+    # What follows is a function of released values and costs no privacy.
+    gradients = _mean_of_batch(spec, clients.ids, release.value)
+    noises = _mean_of_batch(spec, clients.ids, release.noise)
+    _descend(spec, clients, gradients, noises, t)
 
 
-def gradients_or_nan(
-    gradients: Callable[[Tensor], ClientParams], these: Tensor, sums: ClientParams
-) -> ClientParams:
-    """Computes these examples' gradients; NaN, zero to the clip, for an example that raises.
+def _mean_of_batch(spec: RunSpec, ids: tuple[int, ...], sums: ClientParams) -> ClientParams:
+    """Turns released sums over a step's batch into means, cut to each client's rank and filtered.
 
-    Whether a run goes on must not hang on one example: no noise hides it. Where a pass over several
-    raises each half passes alone, down to the example, so that the others are what they would be
-    without it.
-
-    Args:
-        gradients: of the examples at some positions, as sums over them.
-        these: positions of the examples, shape (n,).
-        sums: tensors of the shapes of a sum, for the keys to fill.
-
-    Raises: what the code or the machine decides and no example: ``NotPerExample``, no memory.
-    Guarantees: test_attack_evaluation.py::test_no_example_stops_a_run.
+    Noise passes the same map, so that it stays known.
     """
-    try:
-        return gradients(these)
-    except (NotPerExample, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception:
-        if len(these) == 1:
-            return {key: torch.full_like(total[:1], torch.nan) for key, total in sums.items()}
-    # By halves: of n examples one that raises costs 2 log n passes and not n, and time tells less.
-    parts = [gradients_or_nan(gradients, half, sums) for half in these.tensor_split(2)]
-    return {key: torch.cat([part[key] for part in parts]) for key in sums}
-
-
-def _is_filtered(context: RunContext, key: ParamKey) -> bool:
-    """Whether the method's filter acts on this tensor's gradient: it belongs where the noise is."""
-    return key.side in "AB" and context.by_step and context.method.filter is not identity
+    # The divisor is the expected batch: the drawn batch's size is private.
+    expected = torch.tensor([spec.units[k] * spec.sample_rates[k] for k in ids])
+    # Lower ranks are cut after the preconditioner, which mixes ranks: a cut before would leave
+    # signal un-noised.
+    means = cut_to_rank(sums, ranks_of(spec, ids))
+    filtered = spec.by_step and spec.method.filter is not identity
+    for key, x in means.items():
+        mean = x / _per_row(expected, x)
+        # After the noise a filter is post-processing; before it would change the sensitivity.
+        means[key] = spec.method.filter(mean, key.side) if filtered and key.side in "AB" else mean
+    return means
 
 
 def _descend(
-    context: RunContext,
+    spec: RunSpec,
     clients: ClientBatch,
     gradients: ClientParams,
     noises: ClientParams,
     t: int,
-    noised: bool,
 ) -> None:
     """Takes a step of the clients' optimiser, and moves the noise in their tensors alike."""
-    rule, memory = context.plan.optimizer, clients.optimizer
-    rates = {key: context.plan.rate(key.side, t) for key in gradients}
-    steps, clients.optimizer = rule.update(gradients, memory, clients.params, rates)
+    rule = spec.plan.optimizer
+    rates = {key: spec.plan.rate(key.side, t) for key in gradients}
+    steps, clients.optimizer = rule.update(gradients, clients.optimizer, clients.params, rates)
     clients.params.update(apply({key: clients.params[key] for key in steps}, steps))
     if rule.linear:  # then the step moves noise as it moves gradients, exactly
         # In the place of the parameters: weight decay shrinks the noise in them as well.
         old = {key: clients.noise.get(key, x.new_zeros(1)) for key, x in noises.items()}
         steps, clients.noise_optimizer = rule.update(noises, clients.noise_optimizer, old, rates)
         clients.noise.update(apply(old, steps))
-    elif noised:  # unknown: NaN, rather than a number that looks measured
+    elif any(
+        spec.step_noise[k] for k in clients.ids
+    ):  # unknown: NaN, rather than a number that looks measured
         for key, x in noises.items():
             clients.noise[key] = x.new_full((1, *x.shape[1:]), torch.nan)

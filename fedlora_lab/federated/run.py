@@ -1,45 +1,44 @@
 """The federated loop: an iterator of rounds, and what each round's record may show.
 
-Stop it by ``break``. Progress bars, widgets, Flower and audits consume it, or drive a `Run`
-by its public steps: `begin_round`, `start_clients`, `finish_round`, `save_state`, `record`.
+Stop it by ``break``. Progress bars, widgets, Flower and audits consume it, or drive a `Run` by its
+public steps: `begin_round`, `start_clients`, `finish_round`, `save_state`, `record`.
 """
 
-import inspect
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from fedlora_lab import measures
 from fedlora_lab._utils.files import lock_folder
 from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.federated import checkpoint as checkpoint_
-from fedlora_lab.federated import local_training, uploads
+from fedlora_lab.federated import checkpoint, local_training, uploads
 from fedlora_lab.federated.amplification import NoiseForecast
 from fedlora_lab.federated.checkpoint import RunState
-from fedlora_lab.federated.compute import Compute
-from fedlora_lab.federated.local_training import ClientBatch, RunContext
+from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.records import NOT_SEEN, PRIVATE_TEST, Round, Tick
 from fedlora_lab.federated.spec import (
+    ClipSum,
+    Prepared,
     RunSpec,
-    checkpoint_folder,
+    check_compute,
     initial_server,
     make_run_spec,
     prepare_run,
-    restore,
 )
-from fedlora_lab.federated.uploads import Received
+from fedlora_lab.federated.uploads import Received, RoundKeys
 from fedlora_lab.lora import peft, per_example
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.optimizers import OptimizerState, server_step
+from fedlora_lab.methods.optimizers import server_step
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.quantization import Traffic, full
 from fedlora_lab.methods.state import ParamKey, ServerState
@@ -48,31 +47,63 @@ from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.privatizer import ClipCounts, injected_bug_reason
 from fedlora_lab.tasks.task import Task
 
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
 NOISE_MEASURES = ("noise_A", "noise_B", "noise_BA", "snr")
+LayerRows = list[tuple[str, str, float]]
+"""Layer, measure and value."""
 
 
-class RunOptions(TypedDict, total=False):
-    """The keywords of `run`, which describes them."""
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The keywords of `run`, which describes them.
 
-    lora: Any
-    seed: int | None
-    checkpoint: str | Path | None
-    resume: str | Path | None
-    chunk_clients: int | None
-    evaluate_every: int
-    stop_at: float | None
-    bug: Callable[..., Any] | None
-    device: str | torch.device | None
-    products: str
-    chunk_examples: int | None
+    ``bug`` is a function that clips in the place of `privatizer.clip_sum`, one of
+    `fl.review.mistakes.BUGS`. The ledger then certifies no epsilon, also on disk. For tests and
+    lesson 12 only.
+    """
+
+    lora: "Lora | LoraConfig | None" = None
+    seed: int | None = 0
+    checkpoint: "str | Path | None" = None
+    resume: "str | Path | None" = None
+    stop_at: float | None = None
+    evaluate_every: int = 1
+    chunk_clients: int | None = None
+    chunk_examples: int | None = None
+    device: "str | torch.device | None" = None
+    products: str = "float32"
+    bug: ClipSum | None = None
+
+    def __post_init__(self) -> None:
+        if self.stop_at is not None:
+            check_number("stop_at", self.stop_at, 0, open_low=True)
+        check_whole("evaluate_every", self.evaluate_every, 1)
+        if self.chunk_clients is not None:
+            check_whole("chunk_clients", self.chunk_clients, 1)
+        check_compute(self.device, self.products, self.chunk_examples)
+        expected = "one of fl.review.mistakes.BUGS (a function), or None"
+        check(self.bug is None or callable(self.bug), "bug", self.bug, expected)
 
 
 def run(
     task: Task,
-    method: "Method | str",
+    method: Method | str,
     privacy: Privacy | None,
     plan: Plan,
-    **options: Unpack[RunOptions],
+    *,
+    lora: "Lora | LoraConfig | None" = None,
+    seed: int | None = 0,
+    checkpoint: "str | Path | None" = None,
+    resume: "str | Path | None" = None,
+    stop_at: float | None = None,
+    evaluate_every: int = 1,
+    chunk_clients: int | None = None,
+    chunk_examples: int | None = None,
+    device: "str | torch.device | None" = None,
+    products: str = "float32",
+    bug: ClipSum | None = None,
 ) -> "Generator[Round, None, None]":
     """Trains federated low-rank adapters; yields a `Round` before training and after every round.
 
@@ -89,16 +120,21 @@ def run(
         resume: folder of checkpoints to go on from: the rounds that follow have the bits they would
             have had. Without a seed they are new releases, the ledger counts on, and ``checkpoint``
             may be no other folder.
-        chunk_examples, chunk_clients: at most so many in memory at once; results differ by
-            rounding.
-        device, products: where and in which precision the work is done, see `Compute`.
-        evaluate_every: score before training, after every so many rounds and the last; NaN between.
         stop_at: an epsilon; the run ends before the round that would spend more, if all took part.
-        bug: see `Run.open`; for tests and lesson 12 only.
+        evaluate_every: score before training, after every so many rounds and the last; NaN between.
+        chunk_clients, chunk_examples: at most so many in memory at once; results differ by
+            rounding. ``None``: all, of texts on a processor sixteen of like length.
+        device: of local steps and evaluation; ``None``: where the task's model is. The server's
+            part, and the examples that no step needs, stay on the processor.
+        products: precision of the frozen base: "float32"; "tf32" on a GPU that has it; "bfloat16".
+            The factors, their gradients, the clip and the noise are float32 throughout.
+        bug: see `RunOptions`; for tests and lesson 12 only.
 
     Raises: ``ValueError`` (name, value, range) at the call, before anything is trained.
     Guarantees: every release stands in the ledger before its value is used; method hooks see noised
-        values only; resume equals uninterrupted (tests/methods/test_contract.py).
+        values only; resume equals uninterrupted (tests/methods/test_contract.py); clip, noise and
+        ledger are the same whatever device, products and chunks are
+        (test_compute.py::test_epsilon_and_noise_are_the_same_under_every_switch).
 
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
@@ -106,16 +142,25 @@ def run(
     >>> [record.index for record in fl.run(task, "rolora", None, plan)]
     [0, 1, 2]
     """
-    events = ticks(task, method, privacy, plan, **options)
+    options = RunOptions(
+        lora=lora,
+        seed=seed,
+        checkpoint=checkpoint,
+        resume=resume,
+        stop_at=stop_at,
+        evaluate_every=evaluate_every,
+        chunk_clients=chunk_clients,
+        chunk_examples=chunk_examples,
+        device=device,
+        products=products,
+        bug=bug,
+    )
+    events = Run.start(task, method, privacy, plan, options).events()
     return (event for event in events if isinstance(event, Round))
 
 
 def ticks(
-    task: Task,
-    method: "Method | str",
-    privacy: Privacy | None,
-    plan: Plan,
-    **options: Unpack[RunOptions],
+    task: Task, method: Method | str, privacy: Privacy | None, plan: Plan, **options: Any
 ) -> "Generator[Round | Tick, None, None]":
     """Trains as `run` does and also yields a `Tick` after every local step, where one may stop.
 
@@ -127,7 +172,7 @@ def ticks(
     >>> [type(event).__name__ for event in fl.ticks(task, "rolora", None, plan)]
     ['Round', 'Tick', 'Tick', 'Round']
     """
-    return Run.open(task, method, privacy, plan, **options).events()
+    return Run.start(task, method, privacy, plan, RunOptions(**options)).events()
 
 
 class Diverged(ValueError):
@@ -136,164 +181,181 @@ class Diverged(ValueError):
 
 @dataclass(frozen=True)
 class OpenRound:
-    """Inputs of a round, fixed when it begins."""
+    """What a round begins with.
+
+    Args:
+        started_at: by `time.perf_counter`.
+        ids: of the clients that take part.
+        before: the server's state.
+        sent: what goes down of it.
+        keys: which tensors move, are sent and stay.
+    """
 
     started_at: float
-    t: int  # its number, from 0
-    ids: tuple[int, ...]  # of the clients that take part
+    ids: tuple[int, ...]
     before: ServerState
-    sent: ServerState  # what goes down of it
+    sent: ServerState
+    keys: RoundKeys
+
+    @property
+    def t(self) -> int:
+        """Its number, from 0."""
+        return self.before.round
 
 
 @dataclass(frozen=True)
-class RoundOutcome:
-    """Results of a round, from which its record is made."""
+class RoundResult:
+    """What a round ends with, from which its record is made.
 
-    started_at: float
-    before: ServerState
-    sent: ServerState  # what the clients received of it
-    received: Received  # what the server had in hand at the end
-    steps: ClipCounts = field(default_factory=ClipCounts)  # of the local steps
+    Args:
+        opened: what it began with.
+        received: what the server had in hand at the end.
+        aggregated: what the method's rule made of that, before the server's optimiser.
+        steps: what the clip did in the local steps.
+        traffic: numbers and bytes, over all clients.
+        metrics: reported by clients, of their own models.
+        shown: this process knows the counts of clips and the noise, as on one machine.
+    """
+
+    opened: OpenRound
+    received: Received
+    aggregated: ServerState
+    steps: ClipCounts = field(default_factory=ClipCounts)
     traffic: Traffic = field(default_factory=Traffic)
-    participants: int = 0
-    kept: bool = False  # something that moved stayed with its client
-    metrics: Mapping[str, float] | None = None  # reported by clients, of their own models
-    shown: bool = True  # this process knows the counts of clips and the noise, as on one machine
-    aggregated: ServerState | None = None  # by the method's rule, before the server's optimiser
+    metrics: Mapping[str, float] | None = None
+    shown: bool = True
 
 
 @dataclass
 class Run:
-    """One run: what is fixed, and the state that a round moves on."""
+    """One run: what was asked and prepared, and the state that a round moves on.
 
-    spec: RunSpec
-    context: RunContext
+    Args:
+        prepared: the checked arguments, the adapted model and the examples.
+        options: as of `run`.
+        ledger: of what was released; ``None`` without privacy.
+        state: between two rounds.
+        folder: of checkpoints and the ledger; ``None``: nothing is stored.
+        resumed: the state was read from a folder, so that the first record was made before.
+        contents: rounds and ledger of the folder as this run last read or wrote them, see `lock`.
+    """
+
+    prepared: Prepared
+    options: RunOptions
     ledger: Ledger | None
     state: RunState
-    folder: Path | None
-    stop_at: float | None = None
+    folder: Path | None = None
     resumed: bool = False
-    chunk_clients: int | None = None
-    evaluate_every: int = 1
-    contents: tuple[list[int], bytes | None] = ([], None)  # rounds and ledger: see `lock`
+    contents: tuple[list[int], bytes | None] = ([], None)
+
+    @classmethod
+    def start(
+        cls,
+        task: Task,
+        method: Method | str,
+        privacy: Privacy | None,
+        plan: Plan,
+        options: RunOptions,
+    ) -> Self:
+        """Validates everything and prepares the run; nothing is trained yet.
+
+        Args:
+            task, method, privacy, plan, options: as of `run`.
+        """
+        spec = make_run_spec(task, method, privacy, plan, options.lora, options.seed)
+        prepared = prepare_run(
+            spec,
+            task.clients,
+            device=options.device,
+            products=options.products,
+            chunk_examples=options.chunk_examples,
+        )
+        if options.bug is not None:
+            prepared = replace(prepared, clip=options.bug)
+        return cls.of(prepared, options)
 
     @classmethod
     def open(
         cls,
         task: Task,
-        method: "Method | str",
+        method: Method | str,
         privacy: Privacy | None,
         plan: Plan,
-        *,
-        lora: Any = None,
-        seed: int | None = 0,
-        checkpoint: "str | Path | None" = None,
-        resume: "str | Path | None" = None,
-        chunk_clients: int | None = None,
-        evaluate_every: int = 1,
-        stop_at: float | None = None,
-        bug: "Callable[..., Any] | None" = None,
-        **compute: Any,
+        **options: Any,
     ) -> Self:
-        """Validates everything and prepares the run; nothing is trained yet.
-
-        Args:
-            task, method, privacy, plan: as of `run`, and so all keywords but ``bug``.
-            bug: a function that clips in the place of `privatizer.clip_sum`, such as one of
-                `fl.review.mistakes.BUGS`. The ledger then certifies no epsilon, also on disk.
-        """
-        known = "one of fl.review.mistakes.BUGS (a function), or None"
-        check(bug is None or callable(bug), "bug", bug, known)
-        options = RunOptions.__annotations__
-        for name in compute.keys() - options.keys():
-            inside = name in {part.name for part in fields(Lora)}
-            check(not inside, name, compute[name], f"lora=fl.Lora({name}={compute[name]!r})")
-            check(False, name, compute[name], f"an option of run, one of {', '.join(options)}")
-        how = Compute(**compute)
-        spec = make_run_spec(task, method, privacy, plan, lora, seed)
-        if chunk_clients is not None:
-            check_whole("chunk_clients", chunk_clients, 1)
-        check_whole("evaluate_every", evaluate_every, 1)
-        folder = checkpoint_folder(checkpoint, resume, spec)
-        context = prepare_run(spec, task.clients, how)
-        context = context if bug is None else replace(context, clip=bug)
-        self = cls.from_spec(spec, context, folder, resume, stop_at)
-        self.chunk_clients, self.evaluate_every = chunk_clients, evaluate_every
-        return self
+        """As `start`, with the options as keywords."""
+        return cls.start(task, method, privacy, plan, RunOptions(**options))
 
     @classmethod
-    def from_spec(
-        cls,
-        spec: RunSpec,
-        context: RunContext,
-        folder: Path | None = None,
-        resume: "str | Path | None" = None,
-        stop_at: float | None = None,
-    ) -> Self:
-        """Opens the run of a checked specification whose model is prepared, here or on a server.
+    def of(cls, prepared: Prepared, options: RunOptions) -> Self:
+        """Opens a prepared run, here or on a server; resumes it if the options say so.
 
         Args:
-            spec, context: checked, and prepared by `prepare_run`.
-            folder: of checkpoints and the ledger; ``None``: nothing is stored.
-            resume, stop_at: as `run`.
+            prepared: by `prepare_run`.
+            options: as of `run`; those of which a prepared run has its own are not read.
         """
-        if stop_at is not None:
-            private, why = spec.privacy is not None, "None without privacy: no epsilon is spent"
-            check(private, "stop_at", stop_at, why)
-            check_number("stop_at", stop_at, 0, open_low=True)
-        ledger = None
-        if spec.privacy is not None:
-            # Whoever knows the seed can draw the noise again and subtract it.
-            ledger = spec.privacy.ledger(reproducible=spec.streams.seed is not None)
+        spec, resume = prepared.spec, options.resume
+        if options.stop_at is not None:
+            expected = "None without privacy: no epsilon is spent"
+            check(spec.privacy is not None, "stop_at", options.stop_at, expected)
+        folder = checkpoint.checkpoint_folder(options.checkpoint, resume, spec)
+        ledger = spec.ledger()
+        if ledger is not None:
             # Before the first release: no ledger on disk ever states an epsilon that does not hold.
-            reasons = (injected_bug_reason(context.clip), context.uncertified)
+            reasons = (injected_bug_reason(prepared.clip), spec.uncertified)
             ledger.uncertified = "; ".join(reason for reason in reasons if reason) or None
-            _ = spec.terms  # settled now, so that a round reads no configuration
-        self = cls(spec, context, ledger, _fresh(spec, context), folder, stop_at)
+        fresh = RunState(initial_server(prepared), {}, [-1] * len(spec.task.sizes))
+        self = cls(prepared, options, ledger, fresh, folder)
         if folder is not None:
             # Looked at before it is read: `lock` finds whoever writes in between. A new run was
             # promised a folder without rounds but the start, and without a ledger.
             same = resume is not None and folder.resolve() == Path(resume).resolve()
-            rounds, book = _contents(folder)
+            rounds, book = checkpoint.contents(folder)
             self.contents = (rounds, book) if same else ([t for t in rounds if not t], None)
         if resume is not None:
-            fresh = self.state
-            self.state, self.ledger = restore(Path(resume), spec, fresh, ledger)
+            self.state, self.ledger = checkpoint.restore(Path(resume), spec, fresh, ledger)
             self.resumed = self.state is not fresh
             self._warn_of_overspending()
         return self
 
+    @property
+    def spec(self) -> RunSpec:
+        """The checked arguments."""
+        return self.prepared.spec
+
     def reset(self) -> None:
         """Resets the state to round 0; the ledger keeps what was spent."""
-        self.state, self.resumed = _fresh(self.spec, self.context), False
+        self.state = RunState(initial_server(self.prepared), {}, [-1] * len(self.spec.task.sizes))
+        self.resumed = False
         self._warn_of_overspending()
+
+    # ---- what the rounds ahead would spend
 
     def _warn_of_overspending(self) -> None:
         """Warns where rounds that were released twice carry the run past its calibrated epsilon."""
         target = None if self.spec.privacy is None else self.spec.privacy.target
-        stops = bool(target and self.stop_at and self.stop_at <= target * (1 + 1e-9))
+        stop_at = self.options.stop_at
+        stops = bool(target and stop_at and stop_at <= target * (1 + 1e-9))
         if not target or stops or self.ledger is None or self.ledger.uncertified is not None:
             return
-        spent = self._spent_after(self.context.plan.rounds - self.state.round)
+        spent = self._spent_after(self.spec.plan.rounds - self.state.round)
         if spent > target * (1 + 1e-6):
-            why = f"rounds were released twice, stop_at={target:g} ends the run in time"
             text = f"epsilon={spent:.4g} after the last round: expected at most target={target:g}"
-            warnings.warn(f"{text}; {why}", stacklevel=2)
+            advice = f"rounds were released twice, stop_at={target:g} ends the run in time"
+            warnings.warn(f"{text}; {advice}", stacklevel=2)
 
     def _spent_after(self, rounds: int) -> float:
         """Epsilon after so many further rounds in which everyone takes part."""
-        return self._ledger_after(rounds).epsilon_or_inf()
-
-    def _ledger_after(self, rounds: int) -> Ledger:
-        """The ledger after so many more rounds in which everyone takes part."""
-        ledger, now = self.ledger, self.state.round
-        assert ledger is not None
-        everyone = None if ledger.unit == "client" else tuple(range(len(self.spec.task.sizes)))
+        assert self.ledger is not None
+        spec = self.spec
+        now = self.state.round
         # With a seed a repeated round gives the same values: it is no second release.
-        known = {entry.round for entry in ledger.releases} if ledger.reproducible else set()
-        ahead = [t for t in range(now + 1, now + 1 + rounds) if t not in known]
-        whose, terms = self.spec.counted(everyone), self.spec.entry(everyone)
-        return ledger.after(LedgerEntry(t, whose, **terms) for t in ahead)
+        repeats = self.ledger.reproducible
+        written = {entry.round for entry in self.ledger.releases} if repeats else set()
+        ahead = [t for t in range(now + 1, now + 1 + rounds) if t not in written]
+        clients, terms = spec.counted(spec.everyone), spec.entry(spec.everyone)
+        ahead_of = self.ledger.after(LedgerEntry(t, clients, **terms) for t in ahead)
+        return ahead_of.epsilon_or_inf()
 
     @property
     def ended(self) -> bool:
@@ -301,20 +363,23 @@ class Run:
 
         Counted as if everyone took part in it.
         """
-        if self.state.round >= self.context.plan.rounds:
+        if self.state.round >= self.spec.plan.rounds:
             return True
-        return self.stop_at is not None and self._spent_after(1) > self.stop_at
+        stop_at = self.options.stop_at
+        return stop_at is not None and self._spent_after(1) > stop_at
+
+    # ---- the loop
 
     def events(self) -> "Generator[Round | Tick, None, None]":
         """The run: a record of the start unless resumed, then each round's ticks and record."""
         with self.lock():
             if not self.resumed:
-                yield self.record_start(self.initial_outcome())
+                yield self.record_start(self.initial_result())
             while not self.ended:
-                outcome = yield from self._round()
+                result = yield from self._round()
                 # Before the record is shown: whoever stops there goes on after this round.
                 self.save_state()
-                yield self.record(outcome)
+                yield self.record(result)
 
     @contextmanager
     def lock(self) -> "Iterator[None]":
@@ -325,266 +390,263 @@ class Run:
             test_attack_spending.py::test_a_run_that_was_opened_before_another_wrote_is_refused.
         """
         with lock_folder(self.folder):
-            same = self.folder is None or _contents(self.folder) == self.contents
+            same = self.folder is None or checkpoint.contents(self.folder) == self.contents
             expected = "a folder in which no other run has written meanwhile"
             check(same, "checkpoint", str(self.folder), expected)
             yield
 
-    def initial_outcome(self) -> RoundOutcome:
-        """The outcome before the first round."""
+    def initial_result(self) -> RoundResult:
+        """The result before the first round."""
         server, privacy = self.state.server, self.spec.privacy
-        kept = bool(uploads.round_keys(self.context, server.tensors, 0).kept)
+        keys = uploads.round_keys(self.spec, server.tensors, 0)
+        opened = OpenRound(time.perf_counter(), (), server, server, keys)
         # Where later rounds measure no deviation, neither does this: 0 would look like a measure.
-        alone = privacy is None or privacy.by_step or privacy.trust == "local"
-        received = Received({}, torch.zeros(0), {}, server, alone)
-        return RoundOutcome(time.perf_counter(), server, server, received, kept=kept)
+        per_client = privacy is None or privacy.by_step or privacy.trust == "local"
+        received = replace(Received.empty(server), per_client=per_client)
+        return RoundResult(opened, received, aggregated=server)
 
-    def record_start(self, outcome: RoundOutcome) -> Round:
+    def record_start(self, result: RoundResult) -> Round:
         """Stores the initial state, deletes the folder's other rounds and makes the first record.
 
-        Args: ``outcome``: as `initial_outcome` gives it.
+        Args: ``result``: as `initial_result` gives it.
         """
         self.save_state()
         # Rounds of an earlier attempt: a run that goes on from them would not be this one.
         if self.folder is not None:
             for round in set(self.contents[0]) - {self.state.round}:
-                checkpoint_.remove(self.folder, round)
-        return self.record(outcome)
+                checkpoint.remove(self.folder, round)
+        return self.record(result)
 
-    def _round(self) -> "Generator[Tick, None, RoundOutcome]":
+    def _round(self) -> "Generator[Tick, None, RoundResult]":
         """Trains one round, a tick after every local step."""
-        context, opened, groups = self.context, self.begin_round(), []
-        size = self.chunk_clients or max(len(opened.ids), 1)
+        opened = self.begin_round()
+        batches = []
+        size = self.options.chunk_clients or max(len(opened.ids), 1)
         for i in range(0, len(opened.ids), size):
             clients = self.start_clients(opened.ids[i : i + size], opened.sent)
-            for step in range(context.plan.local_steps):
-                local_training.local_step(context, clients, opened.t, step)
+            for step in range(self.spec.plan.local_steps):
+                local_training.local_step(self.prepared, clients, opened.t, step)
                 yield Tick(opened.t + 1, step + 1)
-            groups.append(clients)
-        keys = uploads.round_keys(context, opened.before.tensors, opened.t)
-        everyone = uploads.stack_clients(context, groups, keys.moved, opened.sent)
+            batches.append(clients)
+        keys, sent = opened.keys, opened.sent
+        everyone = uploads.stack_clients(self.prepared, batches, keys.moved, sent)
         arrived = self.arrivals(opened.t, opened.ids)
-        sent = keys.sent, opened.sent
-        received = uploads.release_round(context, everyone, arrived, *sent, opened.t)
-        there = tuple(opened.ids[i] for i in arrived.tolist())
-        return self.finish_round(opened, received, everyone, keys.kept, there)
+        received = uploads.release_round(self.prepared, everyone, arrived, keys.sent, sent)
+        return self.finish_round(opened, received, everyone, arrived)
 
     def begin_round(self) -> OpenRound:
         """Draws who takes part; the round stands in the ledger when this returns."""
-        started_at, before, t = time.perf_counter(), self.state.server, self.state.round
-        ids, sent = self.participants(t), uploads.broadcast(self.context, before)
+        started_at = time.perf_counter()
+        before = self.state.server
+        ids = self.participants(before.round)
+        keys = uploads.round_keys(self.spec, before.tensors, before.round)
+        sent = uploads.broadcast(self.spec.method, before)
         # Nothing above reads private values. All that follows does, so the ledger comes first.
-        self.charge_ledger(t, ids)
-        return OpenRound(started_at, t, ids, before, sent)
+        self.charge_ledger(before.round, ids)
+        return OpenRound(started_at, ids, before, sent, keys)
 
     def participants(self, t: int) -> tuple[int, ...]:
         """Draws who takes part: each client on its own with the plan's probability."""
-        count, share = len(self.context.task.sizes), self.context.plan.participation
+        count, share = len(self.spec.task.sizes), self.spec.plan.participation
         if share >= 1:
             return tuple(range(count))
         # Each client on its own: accountants do not cover the draw of a fixed number of clients.
-        uniform = self.context.streams.uniform((count,), "participation", t)
+        uniform = self.spec.streams.uniform((count,), "participation", t)
         return tuple((uniform < share).nonzero().squeeze(1).tolist())
 
     def charge_ledger(self, t: int, ids: tuple[int, ...]) -> None:
         """Writes the round's releases into the ledger, on disk too, before any of them exists."""
-        if self.ledger is None:
+        ledger = self.ledger
+        if ledger is None:
             return
-        terms = dict(self.spec.terms)
-        for name in ("sample_rate", "noise_multiplier"):
-            if isinstance(terms.get(name), tuple):  # a number for each client
-                terms[name] = tuple(terms[name][k] for k in ids)
-        self._write_entry(t, self.spec.counted(ids), terms)
-
-    def _write_entry(self, t: int, ids: tuple[int, ...] | None, terms: dict[str, Any]) -> None:
-        """Writes an entry into the ledger, on disk too."""
-        assert self.ledger is not None
-        self.ledger.record(t + 1, ids, **terms, repeats=self.ledger.reproducible)
+        terms = self.spec.entry(ids)
+        ledger.record(t + 1, self.spec.counted(ids), **terms, repeats=ledger.reproducible)
         # A run that is cut short in this round has released what it sent: the disk comes first.
         if self.folder is not None:
-            self.ledger.save(self.folder / checkpoint_.LEDGER)
-            self.contents = self.contents[0], _contents(self.folder)[1]
+            ledger.save(self.folder / checkpoint.LEDGER)
+            self.contents = self.contents[0], checkpoint.contents(self.folder)[1]
 
     def start_clients(self, ids: tuple[int, ...], sent: ServerState) -> ClientBatch:
         """Prepares clients for a round, from what they received and their own tensors."""
-        personal = {key: own[list(ids)] for key, own in self.state.personal.items()}
-        return uploads.begin_clients(self.context, ids, sent, personal)
+        personal = {key: x[list(ids)] for key, x in self.state.personal.items()}
+        return uploads.begin_clients(self.prepared, ids, sent, personal)
 
-    def arrivals(self, t: int, ids: tuple[int, ...]) -> Tensor:
+    def arrivals(self, t: int, ids: tuple[int, ...]) -> Int[Tensor, " n"]:
         """Draws whose upload arrives, as positions in ``ids``."""
-        if not self.context.plan.dropout:
+        if not self.spec.plan.dropout:
             return torch.arange(len(ids))
         # A number for each client, present or not: whose upload is lost depends on nobody else.
-        uniform = self.context.streams.uniform((len(self.context.task.sizes),), "dropout", t)
-        return (uniform[list(ids)] >= self.context.plan.dropout).nonzero().squeeze(1)
+        uniform = self.spec.streams.uniform((len(self.spec.task.sizes),), "dropout", t)
+        return (uniform[list(ids)] >= self.spec.plan.dropout).nonzero().squeeze(1)
 
     def finish_round(
         self,
         opened: OpenRound,
         received: Received,
         everyone: ClientBatch,
-        kept: tuple[ParamKey, ...],
-        there: tuple[int, ...],
-    ) -> RoundOutcome:
+        arrived: Int[Tensor, " n"],
+    ) -> RoundResult:
         """Applies the server's rule to what it has in hand, and moves the state on.
 
         Args:
             opened, received: from `begin_round`, and `uploads.release_round` or `combine`.
-            everyone: the clients that took part; their tensors ``kept`` stay theirs.
-            there: those whose upload was not lost.
+            everyone: the clients that took part, with what is known of their tensors here.
+            arrived: positions in ``opened.ids`` of those whose upload was not lost.
 
         Raises: `Diverged` where the rule decomposes matrices that are not finite.
-        """
-        before, method, plan = opened.before, self.context.method, self.context.plan
-        aggregated, after, moments = before, before, self.state.optimizer
-        if received.uploads:
-            # Everything from here on is a function of released values and costs no privacy.
-            parts = before, received.sent, received.uploads, received.weights
-            try:
-                aggregated = method.aggregate(*parts)
-            except torch.linalg.LinAlgError as error:
-                part = f"{method.slug} cannot do the server's part of round {opened.t + 1}"
-                text = f"lr={plan.lr}: expected a smaller one; {part}"
-                raise Diverged(f"{text} ({' '.join(str(error).split())})") from error
-            right = isinstance(aggregated, ServerState)
-            check(right, "aggregate(...)", type(aggregated).__name__, "the server's ServerState")
-            # What was not sent has no gradient: neither it nor its moments move.
-            new = {key: aggregated.tensors[key] for key in received.uploads}
-            rule, rate = plan.server_optimizer, plan.server_lr
-            stepped, moments = server_step(rule, moments, before.tensors, new, rate)
-            after = aggregated.replace_tensors(stepped)
-        keys, ids = uploads.round_keys(self.context, before.tensors, opened.t), opened.ids
-        clients = ids, there, keys.sent, self.spec.privacy
-        load = uploads.count_traffic(method, self.spec.lora, self.state, *clients)
-        self.advance(everyone, kept, after, len(received.weights), moments)
-        return RoundOutcome(
-            opened.started_at,
-            before,
-            opened.sent,
-            received,
-            steps=everyone.clipped,
-            traffic=load,
-            participants=len(ids),
-            kept=bool(keys.kept),
-            aggregated=aggregated,
-        )
-
-    def advance(
-        self,
-        everyone: ClientBatch,
-        kept: tuple[ParamKey, ...],
-        after: ServerState,
-        rows: int,
-        moments: OptimizerState,
-    ) -> None:
-        """Moves the state on by a round.
-
-        Args:
-            everyone, kept: the clients, and which of their tensors stay theirs.
-            after, moments: the server's tensors, and its optimiser's memory.
-            rows: uploads in hand: so many times the rank is what the round adds to a residual.
-
         Guarantees: test_checkpoint.py::test_resume_equals_uninterrupted.
         """
-        state, before, there = self.state, self.state.server.tensors, set(everyone.ids)
-        index = torch.tensor(everyone.ids, dtype=torch.int64)
-        for key in kept:
-            everyones = before[key].expand(len(state.seen), *before[key].shape)
-            mine = state.personal.get(key, everyones)
-            state.personal[key] = mine.index_copy(0, index, everyone.params[key])
+        spec, state, before = self.spec, self.state, opened.before
+        there = [opened.ids[i] for i in arrived.tolist()]
+        traffic = uploads.count_traffic(spec, state, opened.ids, there, opened.keys.sent)
+        aggregated = after = before
+        if received.uploads:
+            # Everything from here on is a function of released values and costs no privacy.
+            aggregated = self._aggregate(opened, received)
+            # What was not sent has no gradient: neither it nor its moments move.
+            new = {key: aggregated.tensors[key] for key in received.uploads}
+            rule, rate = spec.plan.server_optimizer, spec.plan.server_lr
+            stepped, state.optimizer = server_step(rule, state.optimizer, before.tensors, new, rate)
+            after = aggregated.replace_tensors(stepped)
+        self._keep_personal(opened, everyone)
+        # So many rows times the rank is what the round adds to a residual.
+        rows = len(received.weights)
         ranks = {layer: rows * len(a) for layer, a in after.side("A").items()}
-        changed = [key for key, x in after.tensors.items() if x is not before[key]]
+        changed = [key for key, x in after.tensors.items() if x is not before.tensors[key]]
         state.changed.append({str(k): ranks[k.layer] if k.side == "W" else 0 for k in changed})
-        state.seen = [state.round if k in there else last for k, last in enumerate(state.seen)]
+        taking_part = set(opened.ids)
+        state.seen = [opened.t if k in taking_part else t for k, t in enumerate(state.seen)]
         # In memory as a loaded state: transposed tensors multiply to other last bits on some CPUs.
         tensors = {key: x.contiguous() for key, x in after.tensors.items()}
-        state.round += 1
-        state.server = replace(after, tensors=tensors, round=state.round)
-        state.optimizer = moments
+        state.server = replace(after, tensors=tensors, round=opened.t + 1)
+        return RoundResult(opened, received, aggregated, everyone.clipped, traffic)
+
+    def _aggregate(self, opened: OpenRound, received: Received) -> ServerState:
+        """What the method's rule makes of the uploads."""
+        method = self.spec.method
+        try:
+            aggregated = method.aggregate(
+                opened.before, received.sent, received.uploads, received.weights
+            )
+        except torch.linalg.LinAlgError as error:
+            part = f"{method.slug} cannot do the server's part of round {opened.t + 1}"
+            text = f"lr={self.spec.plan.lr}: expected a smaller one; {part}"
+            raise Diverged(f"{text} ({' '.join(str(error).split())})") from error
+        right = isinstance(aggregated, ServerState)
+        check(right, "aggregate(...)", type(aggregated).__name__, "the server's ServerState")
+        return aggregated
+
+    def _keep_personal(self, opened: OpenRound, everyone: ClientBatch) -> None:
+        """Stores what moved and was not sent, of those who took part."""
+        personal = self.state.personal
+        count = len(self.spec.task.sizes)
+        index = torch.tensor(everyone.ids, dtype=torch.int64)
+        for key in opened.keys.kept:
+            if key in everyone.params:  # on Flower it is with the client, and not here
+                common = opened.before.tensors[key]
+                earlier = personal.get(key, common.expand(count, *common.shape))
+                personal[key] = earlier.index_copy(0, index, everyone.params[key])
 
     def save_state(self) -> None:
         """Stores the state in the run's folder, if it has one."""
         if self.folder is not None:
-            checkpoint_.store(self.folder, self.state, self.spec.settings())
+            checkpoint.store(self.folder, self.state, self.spec.settings())
 
-    def record(self, outcome: RoundOutcome) -> Round:
+    # ---- the record of a round
+
+    def record(self, result: RoundResult) -> Round:
         """Makes the record of the round that ended in the present state.
 
         Guarantees: test_attack_evaluation.py::test_records_do_not_tell_who_took_part,
             ::test_without_a_clip_norm_a_release_does_not_depend_on_the_data.
         """
-        spec, state, task, got = self.spec, self.state, self.spec.task, outcome.received
-        released = spec.privacy is not None and spec.streams.seed is None
+        spec, state, received = self.spec, self.state, result.received
         # Clips, noise and clients' own models read private values: hidden from a release's record.
-        shown = outcome.shown and not released
+        shown = result.shown and not spec.is_release
         counted = not self._counts_on_secret_participation()
-        rows, deviation = self._layers(outcome, shown)
-        own, metrics = outcome.steps if self.context.by_step else got.clipped, outcome.metrics
-        if state.round % self.evaluate_every and not self.ended:
-            metrics = dict.fromkeys(task.metrics, NOT_SEEN)
-        plain, rule = state.server.without_core(), spec.plan.optimizer
-        a, b = plain.side("A"), plain.side("B")
-        noisy = {name for _, name, x in rows if x != x and name in NOISE_MEASURES}
-        unmeasured = dict.fromkeys(noisy if rule.nonlinear else (), f"{rule}: {rule.nonlinear}")
-        if spec.privacy is not None and not task.public_test:
-            unmeasured |= dict.fromkeys(task.metrics, PRIVATE_TEST)
-        rows += self._forecast.rows(state.round)
-        if (unknown := self._forecast.unknown) is not None:
-            unmeasured["amplification"] = unknown
+        rows, deviation = self._layers(result, shown)
+        clip = result.steps if spec.by_step else received.clipped
+        nonfinite = result.steps.nonfinite + received.clipped.nonfinite
+        plain = state.server.without_core()
+        factors_a, factors_b = plain.side("A"), plain.side("B")
         return Round(
             index=state.round,
             method=spec.method.slug,
-            task=task.name,
+            task=spec.task.name,
             seed=spec.streams.seed,
-            metrics=metrics or self._metrics(shown),
+            metrics=self._metrics(result, shown),
             deviation=deviation,
-            adapter={layer: (a[layer], b[layer]) for layer in state.server.layers},
+            adapter={x: (factors_a[x], factors_b[x]) for x in state.server.layers},
             head=state.server.side("head"),
-            uploads=outcome.traffic if counted else Traffic(*[NOT_SEEN] * len(Traffic._fields)),
-            participants=outcome.participants if counted else NOT_SEEN,
-            clipped=float(own.scaled) / max(own.rows, 1) if shown else NOT_SEEN,
-            nonfinite=float((outcome.steps + got.clipped).nonfinite) if shown else NOT_SEEN,
-            # One example that raises may make a round a hundred times as long: no noise hides it.
-            seconds=NOT_SEEN if released else time.perf_counter() - outcome.started_at,
+            uploads=result.traffic if counted else Traffic(*[NOT_SEEN] * len(Traffic._fields)),
+            participants=len(result.opened.ids) if counted else NOT_SEEN,
+            clipped=float(clip.scaled) / max(clip.rows, 1) if shown else NOT_SEEN,
+            nonfinite=float(nonfinite) if shown else NOT_SEEN,
+            seconds=self._seconds(result),
             ledger=None if self.ledger is None else self.ledger.snapshot(),
-            rows=tuple(rows),
-            unmeasured=dict(sorted(unmeasured.items())),
-            source=(task, spec.lora, state.server),
+            rows=(*rows, *self._forecast.rows(state.round)),
+            unmeasured=self._unmeasured(rows),
+            source=(spec.task, spec.lora, state.server),
         )
+
+    def _seconds(self, result: RoundResult) -> float:
+        """The time that the round took; NaN in a release."""
+        # One example that raises may make a round a hundred times as long: no noise hides it.
+        if self.spec.is_release:
+            return NOT_SEEN
+        return time.perf_counter() - result.opened.started_at
+
+    def _counts_on_secret_participation(self) -> bool:
+        """Whether an epsilon of this run counts on nobody knowing who took part in a round."""
+        privacy = self.spec.privacy
+        if privacy is None or not self.spec.is_release:
+            return False
+        central = privacy.unit == "client" and privacy.trust == "central"
+        return central and self.spec.plan.participation < 1
+
+    def _unmeasured(self, rows: LayerRows) -> dict[str, str]:
+        """Measure -> why it is NaN."""
+        spec, rule = self.spec, self.spec.plan.optimizer
+        reasons = {}
+        if rule.nonlinear:
+            hidden = {name for _, name, x in rows if x != x and name in NOISE_MEASURES}
+            reasons |= dict.fromkeys(hidden, f"{rule}: {rule.nonlinear}")
+        if spec.privacy is not None and not spec.task.public_test:
+            reasons |= dict.fromkeys(spec.task.metrics, PRIVATE_TEST)
+        if self._forecast.unknown is not None:
+            reasons["amplification"] = self._forecast.unknown
+        return dict(sorted(reasons.items()))
 
     @cached_property
     def _forecast(self) -> NoiseForecast:
         """The noise that A takes up, known before any round from public numbers."""
-        return NoiseForecast(self.spec, self.context.adapted.weights)
+        return NoiseForecast(self.spec, self.prepared.adapted.weights)
 
-    def _counts_on_secret_participation(self) -> bool:
-        """Whether an epsilon of this run counts on nobody knowing who took part in a round."""
-        privacy, release = self.spec.privacy, self.spec.streams.seed is None
-        central = not self.context.by_step and privacy is not None and privacy.trust == "central"
-        return central and release and self.spec.plan.participation < 1
-
-    def _layers(
-        self, outcome: RoundOutcome, shown: bool
-    ) -> tuple[list[tuple[str, str, float]], float]:
+    def _layers(self, result: RoundResult, shown: bool) -> tuple[LayerRows, float]:
         """Measures of each layer, and the deviation of all where clients' products may be seen."""
-        got, before, after = outcome.received, outcome.before, self.state.server
-        clients, mean = None, before
-        if got.uploads:
-            mean = aggregation.mean(before, got.sent, got.uploads, got.weights)
+        received, opened, after = result.received, result.opened, self.state.server
+        before = opened.before
+        mean, clients = before, None
+        if received.uploads:
+            parts = before, received.sent, received.uploads
+            mean = aggregation.mean(*parts, received.weights)
         # Before training the mean is the server's product; later a round without uploads has none.
-        if got.per_client and (got.uploads or not after.round) and not outcome.kept:
-            # What the quantised broadcast took is given back: it is no error of the mean.
-            clients = {
-                key: aggregation.client_values(before, got.sent, got.uploads, key)
-                + (x - outcome.sent.tensors[key])
-                for key, x in before.tensors.items()
-                if key.kind.of_the_product
-            }
-        noise, ruled = got.noise if shown else None, outcome.aggregated or before
-        exchange = measures.Exchange(before, mean, after, clients, got.weights, noise, ruled)
+        measured = bool(received.uploads) or not after.round
+        if received.per_client and measured and not opened.keys.kept:
+            parts = before, received.sent, received.uploads
+            clients = {}
+            for key, x in before.tensors.items():
+                if key.kind.of_the_product:
+                    # What the quantised broadcast took is given back: it is no error of the mean.
+                    lost = x - opened.sent.tensors[key]
+                    clients[key] = aggregation.client_values(*parts, key) + lost
+        noise = received.noise if shown else None
+        exchange = measures.Exchange(
+            before, mean, after, clients, received.weights, noise, result.aggregated
+        )
         return measures.layer_rows(exchange, self.spec.lora.scaling)
 
-    def _metrics(self, shown: bool) -> dict[str, float]:
+    def _metrics(self, result: RoundResult, shown: bool) -> Mapping[str, float]:
         """The task's metrics of the server's model, or the mean over the models that clients keep.
 
         NaN in a private run, with a seed or without, where the test examples are not public.
@@ -592,50 +654,34 @@ class Run:
         Guarantees:
             test_attack_evaluation.py::test_private_test_examples_are_never_judged_under_privacy.
         """
-        context, task, server = self.context, self.context.task, self.state.server
-        personal = self.state.personal
+        spec, task, state = self.spec, self.spec.task, self.state
+        unseen = dict.fromkeys(task.metrics, NOT_SEEN)
+        if state.round % self.options.evaluate_every and not self.ended:
+            return unseen
+        if result.metrics is not None:
+            return result.metrics
+        server, personal = state.server, state.personal
         # What clients keep in the client unit carries no noise.
-        hidden = bool(personal) and not context.by_step and not shown
-        hidden = hidden or (self.spec.privacy is not None and not task.public_test)
-
-        def evaluate(values: Mapping[ParamKey, Tensor]) -> dict[str, float]:
-            if hidden:
-                return dict.fromkeys(task.metrics, NOT_SEEN)
-            with peft.matmuls(context.products):
-                return per_example.evaluate(task, context.adapted, values, task.test, context.chunk)
-
+        hidden = bool(personal) and not spec.by_step and not shown
+        hidden = hidden or (spec.privacy is not None and not task.public_test)
         if personal:
-            own = [{key: x[k] for key, x in personal.items()} for k in range(len(task.sizes))]
-            each = [evaluate({**server.tensors, **mine}) for mine in own]
+            if hidden:
+                return unseen
+            models = [{key: x[k] for key, x in personal.items()} for k in range(len(task.sizes))]
+            each = [self._evaluate({**server.tensors, **model}) for model in models]
             return {name: sum(scores[name] for scores in each) / len(each) for name in task.metrics}
-        found = evaluate(server.tensors)
-        if context.method.broadcast != full:
-            received = evaluate(uploads.broadcast(context, server).tensors)
-            found |= {f"{name}_received": value for name, value in received.items()}
-        return found
+        scores = unseen if hidden else self._evaluate(server.tensors)
+        if spec.method.broadcast == full:
+            return scores
+        received = scores
+        if not hidden:
+            received = self._evaluate(uploads.broadcast(spec.method, server).tensors)
+        return {**scores, **{f"{name}_received": value for name, value in received.items()}}
 
-
-def _fresh(spec: RunSpec, context: RunContext) -> RunState:
-    """The state before the first round."""
-    return RunState(0, initial_server(spec, context), {}, [-1] * len(spec.task.sizes))
-
-
-def _contents(folder: Path) -> tuple[list[int], bytes | None]:
-    """The rounds in a folder, and the bytes of its ledger."""
-    path = folder / checkpoint_.LEDGER
-    return checkpoint_.rounds_in(folder), path.read_bytes() if path.exists() else None
-
-
-def _named_options() -> inspect.Signature:
-    """Signature of `run` with each of its options by name, for help and completion."""
-    own = {**inspect.signature(Run.open).parameters, **inspect.signature(Compute).parameters}
-    options = [
-        own[name].replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for name in RunOptions.__annotations__
-    ]
-    first = list(inspect.signature(run).parameters.values())[:-1]
-    return inspect.Signature([*first, *options])
-
-
-# One signature for both: a second call would find the first one's options among `run`'s own.
-run.__signature__ = ticks.__signature__ = _named_options()  # type: ignore[attr-defined]
+    def _evaluate(self, values: Mapping[ParamKey, Tensor]) -> dict[str, float]:
+        """The task's metrics of a model on the test examples."""
+        prepared, task = self.prepared, self.spec.task
+        with peft.matmuls(prepared.products):
+            return per_example.evaluate(
+                task, prepared.adapted, values, task.test, chunk=prepared.chunk
+            )

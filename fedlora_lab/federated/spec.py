@@ -1,25 +1,24 @@
-"""Sets a run up: checks its arguments, adapts the model, finds the folder to resume from."""
+"""What was asked of a run, checked once, and what is made ready for it.
+
+`RunSpec` holds the arguments that decide all numbers of a run; `Prepared` the adapted model and the
+examples. Neither changes while the run goes on.
+"""
 
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check
-from fedlora_lab.federated import checkpoint
+from fedlora_lab._utils.validation import check, check_one_of, check_whole
 from fedlora_lab.federated.amplification import Amplification, balanced_start, forecast_of
-from fedlora_lab.federated.checkpoint import RunState
-from fedlora_lab.federated.compute import Compute
-from fedlora_lab.federated.local_training import RunContext
 from fedlora_lab.lora import peft
 from fedlora_lab.lora.independence import check_batch_independence
 from fedlora_lab.lora.per_example import TEXTS_AT_ONCE
@@ -30,14 +29,27 @@ from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.published import rule_name
 from fedlora_lab.methods.state import KINDS, ParamKey, ServerState
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, per_client
-from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.privacy.privatizer import uncertified_reason
-from fedlora_lab.tasks.task import Examples, Task, mask_of
+from fedlora_lab.privacy.plan import NoiseLevels, Privacy
+from fedlora_lab.privacy.privatizer import (
+    ClipAndNoise,
+    ClipCounts,
+    noise_std,
+    uncertified_reason,
+)
+from fedlora_lab.tasks.task import Examples, Task, concatenate, mask_of
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+PRODUCTS = ("float32", "tf32", "bfloat16")
+"""Precisions in which the frozen base may multiply."""
+ClipSum = Callable[..., tuple[dict[ParamKey, Tensor], ClipCounts]]
+"""A function with the arguments of `privatizer.clip_sum`."""
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """The checked arguments of a run, which decide all of its numbers."""
+    """The checked arguments of a run, which decide all of its numbers; see `make_run_spec`."""
 
     task: Task
     method: Method
@@ -46,23 +58,78 @@ class RunSpec:
     lora: Lora
     streams: Streams
 
+    @property
+    def by_step(self) -> bool:
+        """Whether clip, noise and filter act on each step; in the client unit: on updates."""
+        return self.privacy is None or self.privacy.by_step
+
+    @property
+    def by_person(self) -> bool:
+        """Whether a step draws and clips persons, with all their examples."""
+        return self.privacy is not None and self.privacy.unit == "person"
+
+    @property
+    def is_release(self) -> bool:
+        """Whether the run is private and nobody can draw its noise again."""
+        return self.privacy is not None and self.streams.seed is None
+
+    @cached_property
+    def units(self) -> tuple[int, ...]:
+        """Number of units each client draws from in a step: examples, or persons."""
+        return self.task.sizes if self.privacy is None else self.privacy.units(self.task)
+
+    @cached_property
+    def sample_rates(self) -> tuple[float, ...]:
+        """Each client's probability of drawing an example, or a person, in a step."""
+        batch = self.plan.batch
+        return tuple(1.0 if batch is None else min(1.0, batch / max(n, 1)) for n in self.units)
+
+    @cached_property
+    def step_clip_norm(self) -> float:
+        """The clip norm of a local step; infinity where steps are not released."""
+        return self.privacy.clip_norm if self.privacy is not None and self.by_step else math.inf
+
+    @cached_property
+    def step_noise(self) -> tuple[float, ...]:
+        """Standard deviation of the noise in each client's sum of a step; 0 without a release."""
+        count = len(self.task.sizes)
+        if self.privacy is None or not self.by_step:
+            return (0.0,) * count
+        sigmas = per_client(self.privacy.noise_multiplier or 0.0, count)
+        return tuple(noise_std(sigma, self.step_clip_norm) for sigma in sigmas)
+
+    @cached_property
+    def update_noise(self) -> NoiseLevels:
+        """Noise on the sum of the clients' updates, in the client unit."""
+        assert self.privacy is not None
+        return self.privacy.noise_levels(len(self.task.sizes), self.plan)
+
+    @cached_property
+    def uncertified(self) -> str | None:
+        """Why no epsilon covers the method's rules; ``None`` where one does."""
+        return uncertified_reason(self.method.precondition, self.method.clip_groups)
+
+    @property
+    def server_sees_only_sum(self) -> bool:
+        """Whether the server sees the sum of the uploads and no upload (secure aggregation)."""
+        return self.privacy is not None and self.privacy.server_sees_only_sum
+
     def settings(self) -> dict[str, Any]:
         """The settings that a checkpoint and the run that resumes from it share, as JSON values."""
         names = Method.__dataclass_fields__
         # What the noise was calibrated for and how long the run is change no round that is done: a
         # longer run may go on from it with replace(target=None).
         free = ("rounds", "target")
-        parts: dict[str, Any] = {
+        plan = asdict(self.plan)
+        privacy = {} if self.privacy is None else self.privacy.settings()
+        parts = {
             "method": {name: rule_name(getattr(self.method, name)) for name in names},
-            "plan": {name: value for name, value in asdict(self.plan).items() if name not in free},
+            "plan": {name: value for name, value in plan.items() if name not in free},
             "lora": self.lora.settings(),
             "seed": self.streams.seed,
-            "privacy": None,
+            "privacy": {name: value for name, value in privacy.items() if name not in free} or None,
             "task": self.task.fingerprint,
         }
-        if self.privacy is not None:
-            terms = self.privacy.settings().items()
-            parts["privacy"] = {name: value for name, value in terms if name not in free}
         return json.loads(json.dumps(parts, default=str))
 
     def counted(self, ids: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -84,26 +151,34 @@ class RunSpec:
             terms = {k: x[0] if isinstance(x, tuple) and x else x for k, x in terms.items()}
         return terms
 
+    @property
+    def everyone(self) -> tuple[int, ...] | None:
+        """All clients, as a ledger entry counts them: in the client unit ``None``."""
+        in_entries = self.privacy is not None and self.privacy.unit != "client"
+        return tuple(range(len(self.task.sizes))) if in_entries else None
+
+    def ledger(self) -> Ledger | None:
+        """A ledger without releases; ``None`` without privacy."""
+        if self.privacy is None:
+            return None
+        # Whoever knows the seed can draw the noise again and subtract it.
+        return self.privacy.ledger(reproducible=self.streams.seed is not None)
+
     def ledger_after(self, rounds: int) -> Ledger:
         """The ledger of a private run after so many rounds in which everyone takes part."""
-        assert self.privacy is not None
-        everyone = None if self.privacy.unit == "client" else tuple(range(len(self.task.sizes)))
-        terms, whose = self.entry(everyone), self.counted(everyone)
-        ledger = self.privacy.ledger(reproducible=self.streams.seed is not None)
-        return ledger.after([LedgerEntry(1, whose, **terms | {"count": rounds * terms["count"]})])
-
-    @cached_property
-    def terms(self) -> dict[str, Any]:
-        """The entry of all clients: a tuple holds one number for each."""
-        return self.entry(None)
+        terms = self.entry(self.everyone)
+        terms["count"] *= rounds
+        ledger = self.ledger()
+        assert ledger is not None
+        return ledger.after([LedgerEntry(1, self.counted(self.everyone), **terms)])
 
 
 def make_run_spec(
     task: Task,
-    method: "Method | str",
+    method: Method | str,
     privacy: Privacy | None,
     plan: Plan,
-    lora: Any,
+    lora: "Lora | LoraConfig | None",
     seed: int | None,
 ) -> RunSpec:
     """Checks the parts of a run one by one and against each other.
@@ -114,39 +189,25 @@ def make_run_spec(
 
     Raises: ``ValueError`` (name, value, range).
     """
-    lora, kinds = lora_of(lora), (("task", task, Task), ("plan", plan, Plan))
-    for name, value, kind in (*kinds, ("privacy", privacy, Privacy | None)):
-        check(isinstance(value, kind), name, value, f"a {name.capitalize()}")
-    row, streams, count = methods.get(method), Streams(seed), len(task.sizes)
-    for t in range(min(plan.rounds, 100)):  # a schedule's mistakes are refused here, not in round t
-        row.sides_in_round(t, plan.local_steps)
-    _warn_of_idle_sides(row, plan)
-    for side in "AB":
-        given = torch.ones(16, 16)
-        found = row.filter(given, side)
-        right = isinstance(found, torch.Tensor) and found.shape == given.shape
-        shape = tuple(found.shape) if isinstance(found, torch.Tensor) else found
-        check(right, f"filter(x, {side!r})", shape, f"a tensor of x's shape, {(16, 16)}")
-    # Where a rule writes factors anew, old minus new is no gradient: coordinates change by round.
-    plain = plan.server_optimizer == SGD() and plan.server_lr == 1
-    writes = getattr(row.aggregate, "writes", ())
-    written = [side for side in writes if side in KINDS and KINDS[side].of_the_model]
-    given = f"{plan.server_optimizer} at server_lr={plan.server_lr:g}"
-    words = f"sgd at server_lr=1 for {row.slug}, whose rule writes {' and '.join(written)} anew"
-    check(plain or not written, "server_optimizer", given, words)
+    lora = lora_of(lora)
+    check(isinstance(task, Task), "task", task, "a Task")
+    check(isinstance(plan, Plan), "plan", plan, "a Plan")
+    check(isinstance(privacy, Privacy | None), "privacy", privacy, "a Privacy")
+    row = methods.get(method)
+    streams = Streams(seed)
+    _check_schedule(row, plan)
+    _check_filter(row)
+    _check_server_rule(row, plan, lora)
     # Called for its check: refuses a rule that gives no Preconditioner.
     uncertified_reason(row.precondition, row.clip_groups)
-    alike = lora.ranks is None or len(lora.ranks) == count
-    check(alike, "ranks", lora.ranks, f"one for each of {count} clients")
+    count = len(task.sizes)
+    right = lora.ranks is None or len(lora.ranks) == count
+    check(right, "ranks", lora.ranks, f"one for each of {count} clients")
     if privacy is not None:
         privacy = privacy.resolve(task, plan)
         even = privacy.by_step or plan.weights == "uniform"
-        words = "'uniform' in the client unit: sizes would set the sensitivity"
-        check(even, "weights", plan.weights, words)
-    fresh = "A" in writes  # what the rule writes is as large as ever
-    expected = "1, since " + ("the method's rule writes A anew" if fresh else "balance chooses it")
-    free = not fresh and row.balance is None
-    check(free or lora.start_scale == 1, "start_scale", lora.start_scale, expected)
+        expected = "'uniform' in the client unit: sizes would set the sensitivity"
+        check(even, "weights", plan.weights, expected)
     spec = RunSpec(task, row, privacy, plan, lora, streams)
     if row.balance is None:
         return spec
@@ -156,21 +217,54 @@ def make_run_spec(
     return replace(spec, lora=replace(lora, start_scale=scale))
 
 
-def _warn_of_idle_sides(row: Method, plan: Plan) -> None:
-    """Warns where a factor's turn comes at a local step that no round reaches.
+def _check_schedule(row: Method, plan: Plan) -> None:
+    """Refuses words that are no schedule; warns where a factor's turn never comes.
 
     Guarantees: test_run.py::test_a_factor_whose_turn_never_comes_is_told.
     """
-    rounds, steps = range(min(plan.rounds, 10)), plan.local_steps
+    steps = plan.local_steps
+    for t in range(min(plan.rounds, 100)):  # a schedule's mistakes are refused here, not in round t
+        row.sides_in_round(t, steps)
+    rounds = range(min(plan.rounds, 10))
     moved = {side for t in rounds for side in row.sides_in_round(t, steps)}
     ahead = {row.sides_at_step(t, s) for t in rounds for s in range(steps, steps + 10)}
     if idle := "".join(sorted(set("".join(ahead)) - moved)):
-        text = f"local_steps={plan.local_steps}: {row.slug} never moves {idle}"
-        warnings.warn(f"{text}, whose turn comes at a later step of the round", stacklevel=3)
+        text = f"local_steps={steps}: {row.slug} never moves {idle}"
+        warnings.warn(f"{text}, whose turn comes at a later step of the round", stacklevel=4)
+
+
+def _check_filter(row: Method) -> None:
+    """Refuses a filter that gives another shape than it takes."""
+    for side in "AB":
+        given = torch.ones(16, 16)
+        result = row.filter(given, side)
+        shape = tuple(result.shape) if isinstance(result, Tensor) else result
+        expected = f"a tensor of x's shape, {tuple(given.shape)}"
+        check(shape == tuple(given.shape), f"filter(x, {side!r})", shape, expected)
+
+
+def _check_server_rule(row: Method, plan: Plan, lora: Lora) -> None:
+    """Refuses settings that have no meaning beside a rule which writes factors anew."""
+    writes = getattr(row.aggregate, "writes", ())
+    written = [side for side in writes if side in KINDS and KINDS[side].of_the_model]
+    # Old minus new is no gradient there: coordinates change from round to round.
+    plain = plan.server_optimizer == SGD() and plan.server_lr == 1
+    given = f"{plan.server_optimizer} at server_lr={plan.server_lr:g}"
+    expected = f"sgd at server_lr=1 for {row.slug}, whose rule writes {' and '.join(written)} anew"
+    check(plain or not written, "server_optimizer", given, expected)
+    # What the rule writes is as large as ever.
+    rewritten = "A" in writes
+    reason = "the method's rule writes A anew" if rewritten else "balance chooses it"
+    free = not rewritten and row.balance is None
+    check(free or lora.start_scale == 1, "start_scale", lora.start_scale, f"1, since {reason}")
 
 
 def amplification(
-    task: Task, method: Method | str, privacy: Privacy | None, plan: Plan, lora: Any = None
+    task: Task,
+    method: Method | str,
+    privacy: Privacy | None,
+    plan: Plan,
+    lora: "Lora | LoraConfig | None" = None,
 ) -> Amplification:
     """Computes the amplification number: the energy of the noise in A after a run over A's own.
 
@@ -191,138 +285,119 @@ def amplification(
     return forecast_of(make_run_spec(task, method, privacy, plan, lora, 0)).over_run()
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A run's adapted model and examples, ready to train.
+
+    Args:
+        spec: of the run.
+        adapted: the model in which every example may have factors of its own.
+        data: examples of the clients that work here, by number: everyone's, one client's, or none.
+        persons: in the person unit, by number of the client, the person of each example, from 0.
+        products: precision in which the frozen base multiplies, one of `PRODUCTS`.
+        chunk: at most so many examples go through the model at once; ``None``: no limit.
+        clip: clips and sums in the place of `privatizer.clip_sum`: an injected bug, of which the
+            ledger certifies no epsilon.
+    """
+
+    spec: RunSpec
+    adapted: peft.AdaptedModel
+    data: Sequence[Examples] | Mapping[int, Examples]
+    persons: Mapping[int, Tensor] = field(default_factory=dict)
+    products: str = "float32"
+    chunk: int | None = None
+    clip: ClipSum | None = None
+
+    @cached_property
+    def step_privatizer(self) -> ClipAndNoise:
+        """Clips and noises local steps; where steps are not released it leaves them as they are."""
+        return ClipAndNoise(self.spec.step_clip_norm, self.spec.method.clip_groups, self.clip)
+
+    @cached_property
+    def update_privatizer(self) -> ClipAndNoise:
+        """Clips and noises clients' whole updates, in the client unit."""
+        assert self.spec.privacy is not None
+        return ClipAndNoise(self.spec.privacy.clip_norm, self.spec.method.clip_groups, self.clip)
+
+    @cached_property
+    def examples(self) -> Callable[[tuple[int, ...]], Examples]:
+        """Concatenates some clients' examples; the last result is kept for the same clients."""
+        data = self.data
+        return lru_cache(maxsize=1)(lambda ids: concatenate([data[k] for k in ids]))
+
+    @property
+    def rank(self) -> int:
+        """The adapter's rank."""
+        return self.spec.lora.rank
+
+
+def check_compute(
+    device: "str | torch.device | None", products: str, chunk_examples: int | None
+) -> None:
+    """Refuses a place, precision or number of examples that torch has not got.
+
+    Args: device, products, chunk_examples: as of `run`.
+    """
+    check_one_of("products", products, PRODUCTS)
+    if chunk_examples is not None:
+        check_whole("chunk_examples", chunk_examples, 1)
+    try:
+        # On "meta" tensors hold no values.
+        usable = torch.empty(0, device=device).device.type != "meta"
+    except (RuntimeError, AssertionError, ValueError, TypeError):
+        usable = False
+    check(usable, "device", str(device), "a device that torch finds here, such as 'cpu' or 'cuda'")
+
+
 def prepare_run(
-    spec: RunSpec, data: Sequence[Examples] | Mapping[int, Examples], how: Compute | None = None
-) -> RunContext:
-    """Adapts the model, probes it, and collects what is fixed over all rounds.
+    spec: RunSpec,
+    data: Sequence[Examples] | Mapping[int, Examples],
+    *,
+    device: "str | torch.device | None" = None,
+    products: str = "float32",
+    chunk_examples: int | None = None,
+) -> Prepared:
+    """Adapts the model and probes that no example touches another in it.
 
     Args:
         spec: checked.
         data: clients' examples by their numbers: everyone's, one client's, or none.
-        how: switches of speed and memory.
+        device, products, chunk_examples: as of `run`.
 
-    Raises: ``ValueError`` for a model in which examples touch each other, or that PEFT cannot
-        adapt, and where a switch does not suit the model.
+    Raises: ``ValueError`` for a model in which examples touch each other, or that cannot be
+        adapted.
     """
-    task, how = spec.task, how or Compute()
-    adapted = peft.adapt(task.model, task.targets, task.head, spec.lora, how.device, how.products)
+    check_compute(device, products, chunk_examples)
+    task = spec.task
+    adapted = peft.adapt(task.model, task.targets, task.head, spec.lora, device, products)
     widest = max(max(weight.shape) for weight in adapted.weights.values())
-    room = f"at most {16 * widest}, 16 times the widest adapted layer: no more can be learned"
-    check(spec.lora.rank <= 16 * widest, "rank", spec.lora.rank, room)
-    why = "float32 or float64: in half precision a sum may move by more than the clip norm"
+    expected = f"at most {16 * widest}, 16 times the widest adapted layer: no more can be learned"
+    check(spec.lora.rank <= 16 * widest, "rank", spec.lora.rank, expected)
+    expected = "float32 or float64: in half precision a sum may move by more than the clip norm"
     for key, tensor in adapted.initial.items():
-        check(tensor.dtype in (torch.float32, torch.float64), f"dtype of {key}", tensor.dtype, why)
-    clip, sigma = math.inf, (0.0,) * len(task.sizes)  # of a step, where steps are not released
-    if spec.privacy is not None and spec.privacy.by_step:
-        clip = spec.privacy.clip_norm
-        sigma = per_client(spec.privacy.noise_multiplier or 0.0, len(task.sizes))
-    context = RunContext(
-        task, adapted, spec.method, spec.plan, spec.streams, clip, sigma, data, lora=spec.lora,
-        chunk=how.chunk_examples, products=how.products, privacy=spec.privacy,
-        uncertified=uncertified_reason(spec.method.precondition, spec.method.clip_groups),
-    )  # fmt: skip
-    if context.by_person and data:
-        context = replace(context, persons=dict(enumerate(task.local_persons)))
+        fine = tensor.dtype in (torch.float32, torch.float64)
+        check(fine, f"dtype of {key}", tensor.dtype, expected)
+    persons = dict(enumerate(task.local_persons)) if spec.by_person and data else {}
     # Probed with as many examples as pass the model together, half as many again as expected.
-    expected = sum(n * q for n, q in zip(task.sizes, context.sample_rate, strict=True))
+    drawn = sum(n * rate for n, rate in zip(task.sizes, spec.sample_rates, strict=True))
     texts = adapted.device.type == "cpu" and mask_of(task.test[0]) is not None
-    most = math.ceil(min(1.5 * expected, context.chunk or (TEXTS_AT_ONCE if texts else math.inf)))
-    keys = _start(spec, adapted) if spec.method.penalty is not None else ()  # what may move
-    check_batch_independence(task, adapted, how.products, spec.method, spec.plan, most, keys)
-    return context
+    most = chunk_examples or (TEXTS_AT_ONCE if texts else math.inf)
+    rows = math.ceil(min(1.5 * drawn, most))
+    # A penalty reads what may move, a core or a gain included.
+    keys = _start(spec, adapted) if spec.method.penalty is not None else ()
+    check_batch_independence(task, adapted, products, spec.method, spec.plan, rows, keys)
+    return Prepared(spec, adapted, data, persons, products, chunk_examples)
 
 
 def _start(spec: RunSpec, adapted: peft.AdaptedModel) -> dict[ParamKey, Tensor]:
-    parts = spec.method.start, spec.lora.start_scale
-    return peft.initial_values(adapted, spec.streams, *parts)
+    """The tensors of the model before the first round."""
+    return peft.initial_values(adapted, spec.streams, spec.method.start, spec.lora.start_scale)
 
 
-def initial_server(spec: RunSpec, context: RunContext) -> ServerState:
+def initial_server(prepared: Prepared) -> ServerState:
     """The server's tensors before the first round, with what the method's rule keeps there."""
-    start = _start(spec, context.adapted)
+    spec = prepared.spec
+    start = _start(spec, prepared.adapted)
     server = ServerState(start, planned=spec.plan.rounds, streams=spec.streams)
     rule = spec.method.aggregate
     return rule.initial_state(server) if isinstance(rule, Rule) else server
-
-
-def checkpoint_folder(
-    save: "str | Path | None", resume: "str | Path | None", spec: RunSpec
-) -> Path | None:
-    """Chooses the folder for checkpoints, or ``None``; refuses one that holds another run.
-
-    Args:
-        save, resume: as ``checkpoint`` and ``resume`` of `run`.
-        spec: of the run.
-
-    A release (no seed) goes on in its own folder only: that folder's ledger would know nothing of a
-    branch elsewhere, nor the branch's ledger how this run went on.
-    """
-    for name, value in (("checkpoint", save), ("resume", resume)):
-        check(isinstance(value, str | Path | None), name, value, "a folder's path or None")
-        check(not value or not Path(value).is_file(), name, value, "a folder, not a file")
-    if not save:
-        return Path(resume) if resume else None
-    save = Path(save)
-    same = bool(resume) and Path(resume or "").resolve() == save.resolve()
-    branch = bool(resume) and not same and spec.privacy is not None and spec.streams.seed is None
-    words = f"{str(resume)!r}: a release (seed=None) goes on in its own folder"
-    check(not branch, "checkpoint", str(save), words)
-    free = same or not (any(checkpoint.rounds_in(save)) or (save / checkpoint.LEDGER).exists())
-    words = "a folder without rounds of another run; resume= goes on from them"
-    check(free, "checkpoint", str(save), words)
-    return save
-
-
-def restore(
-    folder: Path, spec: RunSpec, fresh: RunState, opened: Ledger | None
-) -> tuple[RunState, Ledger | None]:
-    """Reads the state and the ledger to resume with; refuses those of another run.
-
-    Args:
-        folder, spec: the folder, and the run that goes on from it.
-        fresh, opened: state and ledger of that run if it began anew.
-
-    Where no checkpoint is whole and a ledger is there it begins anew: what was spent stays spent.
-
-    Raises: ``ValueError`` where the folder is of another run, or its ledger not the one that this
-        run would have written.
-    Guarantees: test_attack_spending.py::test_a_lost_checkpoint_forgets_no_release.
-    """
-    found, book = checkpoint.read_latest_or_none(folder), folder / checkpoint.LEDGER
-    if found is None and opened is not None and book.exists():
-        text = "no checkpoint in it is whole; the run begins anew"
-        text = f"resume={str(folder)!r}: {text}, and what stands in its ledger stays spent"
-        warnings.warn(text, stacklevel=2)
-        return fresh, _stored_ledger(book, spec, fresh, opened)
-    check(found is not None, "resume", str(folder), "a folder with a whole checkpoint")
-    assert found is not None
-    state, theirs = found
-    for name, ours in checkpoint.settings_with_keyed_task(folder, spec.settings()).items():
-        check(theirs.get(name) == ours, "resume", str(folder), f"the same {name} as in this run")
-    check(len(state.seen) == len(fresh.seen), "resume", str(folder), f"{len(fresh.seen)} clients")
-    state = checkpoint.validate_and_reorder(state, fresh.server, spec.plan.server_optimizer)
-    return state, _stored_ledger(book, spec, state, opened)
-
-
-def _stored_ledger(
-    book: Path, spec: RunSpec, state: RunState, opened: Ledger | None
-) -> Ledger | None:
-    """Loads the folder's ledger; refuses entries that this run would not have written."""
-    if opened is None or not (state.round or book.exists()):
-        return opened
-    # Also before the first round is done: what was spent in one that was cut short stays spent.
-    check(book.exists(), "ledger", str(book), "the ledger of the rounds done")
-    found = Ledger.load(book)
-    check(found.terms == opened.terms, "ledger", found.terms, f"{opened.terms}, those of this run")
-    same = found.uncertified == opened.uncertified
-    check(same, "ledger", found.uncertified, "what this run says")
-    # With other noise or rates than this run's the ledger would state another run's epsilon.
-    for entry in found.releases:
-        known = all(k < len(state.seen) for k in entry.clients or ())
-        check(known, "ledger", entry, "clients of this run")
-        terms = spec.entry(entry.clients)
-        ours = LedgerEntry(entry.round, spec.counted(entry.clients), **terms)
-        check(entry == ours, "ledger", entry, f"{ours}, as this run writes it")
-    written, done = {entry.round for entry in found.releases}, range(1, state.round + 1)
-    check(written >= set(done), "ledger", sorted(written), f"all {state.round} rounds done")
-    return found

@@ -9,16 +9,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from math import prod
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated import local_training
 from fedlora_lab.federated.checkpoint import RunState
-from fedlora_lab.federated.local_training import ClientBatch, ClientParams, RunContext, ranks_of
+from fedlora_lab.federated.local_training import (
+    ClientBatch,
+    ClientParams,
+    moving_keys,
+    preconditioners,
+    ranks_of,
+)
+from fedlora_lab.federated.spec import Prepared, RunSpec
 from fedlora_lab.lora import peft
 from fedlora_lab.lora.peft import matmuls
 from fedlora_lab.methods.aggregation import Rule
@@ -26,6 +32,7 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.quantization import Traffic, bytes_of, full, rule_for
 from fedlora_lab.methods.state import (
+    Keys,
     ParamKey,
     ServerState,
     cut_to_rank,
@@ -33,7 +40,7 @@ from fedlora_lab.methods.state import (
     shape_at_rank,
     shared_rank,
 )
-from fedlora_lab.privacy.plan import Privacy
+from fedlora_lab.privacy.ledger import per_client
 from fedlora_lab.privacy.privatizer import ClipCounts
 from fedlora_lab.tasks.task import Task
 
@@ -46,14 +53,22 @@ class Received:
     """What the server has in hand after a round: key -> (rows, ...), empty when nothing arrived.
 
     A row for each client that arrived, or one, their noised mean, where it may see a sum only.
+
+    Args:
+        uploads: key -> (rows, ...).
+        weights: (rows,), fixed before the round.
+        noise: key -> (...), the noise in the weighted mean.
+        sent: what these clients received: (rows, ...) where they have unequal ranks.
+        per_client: each client's upload is seen by itself.
+        clipped: what the clip of the uploads did.
     """
 
     uploads: Mapping[ParamKey, Tensor]
-    weights: Float[Tensor, " rows"]  # fixed before the round
-    noise: Mapping[ParamKey, Tensor]  # key -> (...), in the weighted mean
-    sent: ServerState  # at the start: (rows, ...) where clients have unequal ranks
-    per_client: bool = True  # each client's upload is seen by itself
-    clipped: ClipCounts = field(default_factory=ClipCounts)  # by the clip of the uploads
+    weights: Float[Tensor, " rows"]
+    noise: Mapping[ParamKey, Tensor]
+    sent: ServerState
+    per_client: bool = True
+    clipped: ClipCounts = field(default_factory=ClipCounts)
 
     @classmethod
     def empty(cls, sent: ServerState) -> "Received":
@@ -64,44 +79,52 @@ class Received:
 class RoundKeys(NamedTuple):
     """The tensors of a round: those that train, those sent up, those that stay in part or whole."""
 
-    moved: tuple[ParamKey, ...]
-    sent: tuple[ParamKey, ...]
-    kept: tuple[ParamKey, ...]
+    moved: Keys
+    sent: Keys
+    kept: Keys
 
 
-def tensors_received(context: RunContext, ids: tuple[int, ...], sent: ServerState) -> ClientParams:
-    """Cuts what was sent to these clients' ranks: key -> (1, ...), (clients, ...) if they differ.
-
-    Args:
-        context, ids: of the run, and the clients.
-        sent: what the server sent.
-    """
-    whole = {key: tensor[None] for key, tensor in sent.tensors.items()}
-    return cut_to_rank(whole, ranks_of(context, ids))
-
-
-def broadcast(context: RunContext, server: ServerState) -> ServerState:
-    """Encodes the server's tensors as clients receive them, each by its rule (`rule_for`)."""
-    rule = context.method.broadcast
-    return server.replace_tensors({k: rule_for(k, rule)(x) for k, x in server.tensors.items()})
-
-
-def round_keys(context: RunContext, values: Mapping[ParamKey, Tensor], t: int) -> RoundKeys:
+def round_keys(spec: RunSpec, values: Mapping[ParamKey, Tensor], t: int) -> RoundKeys:
     """Reads the keys of a round from the schedule and the modes that the clients received.
 
     Args:
-        context, t: of the run, and the round.
+        spec, t: of the run, and the round.
         values: the server's tensors.
     """
-    method, steps = context.method, context.plan.local_steps
-    moved = local_training.moving_keys(values, method.sides_in_round(t, steps))
+    method = spec.method
+    moved = moving_keys(values, method.sides_in_round(t, spec.plan.local_steps))
     sent = tuple(key for key in moved if method.is_shared(key))
-    split = [key for key in sent if method.own_ranks and key.kind.rank_axes]
-    return RoundKeys(moved, sent, tuple(key for key in moved if key not in sent or key in split))
+    kept = tuple(key for key in moved if key not in sent or _is_split(method, key))
+    return RoundKeys(moved, sent, kept)
+
+
+def _is_split(method: Method, key: ParamKey) -> bool:
+    """Whether the last ranks of a tensor that is sent stay with their client."""
+    return bool(method.own_ranks and key.kind.rank_axes)
+
+
+# ---- down
+
+
+def broadcast(method: Method, server: ServerState) -> ServerState:
+    """Encodes the server's tensors as clients receive them, each by its rule (`rule_for`)."""
+    rule = method.broadcast
+    return server.replace_tensors({k: rule_for(k, rule)(x) for k, x in server.tensors.items()})
+
+
+def tensors_received(spec: RunSpec, ids: tuple[int, ...], sent: ServerState) -> ClientParams:
+    """Cuts what was sent to these clients' ranks: key -> (1, ...), (clients, ...) if they differ.
+
+    Args:
+        spec, ids: of the run, and the clients.
+        sent: what the server sent.
+    """
+    common = {key: tensor[None] for key, tensor in sent.tensors.items()}
+    return cut_to_rank(common, ranks_of(spec, ids))
 
 
 def begin_clients(
-    context: RunContext,
+    prepared: Prepared,
     ids: tuple[int, ...],
     sent: ServerState,
     personal: Mapping[ParamKey, Tensor],
@@ -109,154 +132,247 @@ def begin_clients(
     """Makes a batch of clients at the start of a round.
 
     Args:
-        context, ids: of the run, and the clients.
+        prepared, ids: of the run, and the clients.
         sent: what they received.
         personal: key -> (clients, ...), what they kept.
     """
-    method, start = context.method, tensors_received(context, ids, sent)
-    params, rank = dict(start), shared_rank(context.rank, method.own_ranks)
-    for key, own in personal.items():
-        split = method.own_ranks and key.kind.rank_axes and method.is_shared(key)
-        params[key] = merge_own_ranks(key, start[key], own, rank) if split else own
+    method = prepared.spec.method
+    start = tensors_received(prepared.spec, ids, sent)
+    params = dict(start)
+    rank = shared_rank(prepared.rank, method.own_ranks)
+    for key, mine in personal.items():
+        split = _is_split(method, key) and method.is_shared(key)
+        params[key] = merge_own_ranks(key, start[key], mine, rank) if split else mine
+    device = prepared.adapted.device
+    return ClientBatch(ids, _to_device(params, device), _to_device(start, device))
 
-    def placed(values: ClientParams) -> ClientParams:
-        there = context.adapted.device  # the schedule reads modes: they stay here
-        keep = {key: x for key, x in values.items() if key.side == "mode"}
-        return {key: x.to(there, non_blocking=True) for key, x in values.items()} | keep
 
-    return ClientBatch(ids, placed(params), placed(start))
+def _to_device(values: ClientParams, device: torch.device) -> ClientParams:
+    """The tensors on a device; modes stay on the processor, where the schedule reads them."""
+    moved = {}
+    for key, x in values.items():
+        moved[key] = x if key.side == "mode" else x.to(device, non_blocking=True)
+    return moved
+
+
+# ---- up
 
 
 def stack_clients(
-    context: RunContext, groups: list[ClientBatch], keys: tuple[ParamKey, ...], sent: ServerState
+    prepared: Prepared, batches: Sequence[ClientBatch], keys: Keys, sent: ServerState
 ) -> ClientBatch:
-    """Stacks the groups of a round into one, on the processor.
+    """Stacks the batches of a round into one, on the processor.
 
     Args:
-        context, groups: of the run, and clients that trained together.
+        prepared, batches: of the run, and clients that trained together.
         keys: the tensors to stack.
         sent: what the server sent.
     """
+    ids = tuple(k for batch in batches for k in batch.ids)
+    params: ClientParams = {}
+    noise: ClientParams = {}
+    for key in keys:
+        like = sent.tensors[key]
+        params[key] = _stacked([(batch.ids, batch.params.get(key)) for batch in batches], like)
+        noise[key] = _stacked([(batch.ids, batch.noise.get(key)) for batch in batches], like)
+    clipped = sum((batch.clipped for batch in batches), ClipCounts()).read()
+    start = tensors_received(prepared.spec, ids, sent)
+    return ClientBatch(ids, params, start, noise, clipped=clipped)
 
-    def stacked(key: ParamKey, name: str) -> Tensor:
-        parts = []
-        for group in groups:
-            like, own = group.params[key], getattr(group, name).get(key)
-            shape = (len(group.ids), *like.shape[1:])
-            parts.append(like.new_zeros(shape) if own is None else own.expand(shape))
-        return torch.cat(parts).cpu() if parts else sent.tensors[key][None][:0]
 
-    ids = tuple(k for group in groups for k in group.ids)
-    params, noise = ({key: stacked(key, name) for key in keys} for name in ("params", "noise"))
-    clipped = sum((group.clipped for group in groups), ClipCounts()).read()
-    return ClientBatch(
-        ids,
-        params,
-        tensors_received(context, ids, sent),
-        noise,
-        clipped=clipped,
-    )
+def _stacked(parts: Sequence[tuple[tuple[int, ...], Tensor | None]], like: Tensor) -> Tensor:
+    """Stacks each batch's tensor, zeros where it has none: (clients, ...)."""
+    rows = [like[None][:0]]
+    for ids, x in parts:
+        shape = (len(ids), *like.shape)
+        rows.append(like.new_zeros(shape) if x is None else x.expand(shape).cpu())
+    return torch.cat(rows)
 
 
 def release_round(
-    context: RunContext,
+    prepared: Prepared,
     clients: ClientBatch,
-    arrived: Tensor,
-    keys: tuple[ParamKey, ...],
+    arrived: Int[Tensor, " n"],
+    keys: Keys,
     sent: ServerState,
-    t: int,
     single_client: bool = False,
 ) -> Received:
-    """Releases the uploads of round t as the trust model asks.
+    """Releases the uploads of a round as the trust model asks.
 
     Args:
-        context, t: of the run, and the round.
+        prepared: of the run.
         clients: all that trained, stacked.
         arrived: positions in ``clients.ids`` of those whose upload is not lost.
         keys: what is sent.
-        sent: what the server sent, before a lower rank cut it.
+        sent: what the server sent, before a lower rank cut it; its ``round`` is the round.
         single_client: one client sends for itself, and does not know how many others do.
     """
+    spec = prepared.spec
     # Fewer shares of noise than sigma was divided into protect less than the ledger says.
-    if not single_client and too_few_uploads(context, len(arrived)):
+    if not single_client and too_few_uploads(spec, len(arrived)):
         return Received.empty(sent)
-    method, privacy = context.method, context.privacy
+    # A sum of nothing is released with its noise: silence would tell that nobody took part.
+    summed = spec.privacy is not None and not spec.by_step and spec.privacy.trust != "local"
+    if not keys or not (len(arrived) or summed):
+        return Received.empty(sent)
     ids = tuple(clients.ids[i] for i in arrived.tolist())
     start = {key: x if len(x) == 1 else x[arrived] for key, x in clients.start.items()}
-    rows, rank = {key: clients.params[key][arrived] for key in keys}, None
-    if method.own_ranks:  # the last ranks are the client's own: they go up as they came down
-        rank = shared_rank(context.rank, method.own_ranks)
-        ranked = [key for key in rows if key.kind.rank_axes]
-        rows |= {key: merge_own_ranks(key, rows[key], start[key], rank) for key in ranked}
-    # A sum of nothing is released with its noise: silence would tell that nobody took part.
-    summed = not context.by_step and privacy is not None and privacy.trust != "local"
-    if not rows or not (ids or summed):
-        return Received.empty(sent)
-    if not context.by_step:
-        batch = ClientBatch(ids, rows, start)
-        return _release_updates(context, batch, sent, rank, t)
-    drawn = {key: clients.noise[key][arrived] for key in keys}
-    drawn = cut_to_rank(drawn, None if rank is None else torch.tensor([rank]))
-    weights = _weights(context, ids)
-    return Received(rows, weights, _mean(drawn, weights), _row_by_row(sent, start))
+    rows = {key: clients.params[key][arrived] for key in keys}
+    shared = None
+    if spec.method.own_ranks:  # the last ranks are the client's own: they go up as they came down
+        rank = shared_rank(prepared.rank, spec.method.own_ranks)
+        shared = torch.tensor([rank])
+        for key in keys:
+            if key.kind.rank_axes:
+                rows[key] = merge_own_ranks(key, rows[key], start[key], rank)
+    if not spec.by_step:
+        return _release_updates(prepared, ClientBatch(ids, rows, start), sent, shared)
+    noise = cut_to_rank({key: clients.noise[key][arrived] for key in keys}, shared)
+    weights = _weights(spec, ids)
+    return Received(rows, weights, _mean(noise, weights), _row_by_row(sent, start))
+
+
+@matmuls("float32")  # as a local step
+def _release_updates(
+    prepared: Prepared, clients: ClientBatch, sent: ServerState, shared: Tensor | None
+) -> Received:
+    """Client unit: clips each client's change, adds the noise, goes on from the noised value.
+
+    Args:
+        prepared, sent: as of `release_round`.
+        clients: those whose upload arrived, with what they send.
+        shared: (1,), the ranks that are sent where clients keep some.
+    """
+    spec = prepared.spec
+    method = spec.method
+    assert spec.privacy is not None
+    # Each upload has noise of its own; otherwise the sum has, and is all that the server sees.
+    alone = spec.privacy.trust == "local"
+    common = {key: x[None] for key, x in sent.tensors.items()}
+    # From what all received: a client's own factors are not noised yet.
+    maps = preconditioners(method, tuple(clients.params), common, spec.uncertified is None)
+    count = len(clients.ids)
+    owner = torch.arange(count) if alone else torch.zeros(count, dtype=torch.int64)
+    start = clients.start
+    # By default the change alone: what all know already needs no hiding, and would use up the norm.
+    change = {key: x - method.clip_reference(start[key]) for key, x in clients.params.items()}
+    owners = count if alone else 1
+    std, where = _update_noise(spec, clients.ids, sent.round)
+    # Each client's whole change is clipped before it meets any other's, and before the noise.
+    release = prepared.update_privatizer.update(
+        rows=[(change, owner)],
+        zeros={key: x.new_zeros(owners, *x.shape[1:]) for key, x in change.items()},
+        std=std,
+        state={},
+        streams=spec.streams,
+        where=where,
+        metric=maps,
+    )
+    limit = _ranks_released(spec, clients.ids, shared, alone)
+    released = _finish_updates(spec, release.value, limit, alone)
+    noise = _finish_updates(spec, release.noise, limit, alone)
+    reference = start if alone else common
+    # The received value plus the noised change: a client's own tensors, un-noised, do not leave it.
+    uploads = {key: method.clip_reference(reference[key]) + x for key, x in released.items()}
+    weights = _weights(spec, clients.ids) if alone else torch.ones(1, dtype=torch.float64)
+    return Received(
+        uploads=uploads,
+        weights=weights,
+        noise=_mean(noise, weights),
+        sent=_row_by_row(sent, reference),
+        per_client=alone,
+        clipped=release.counts,
+    )
+
+
+def _update_noise(
+    spec: RunSpec, ids: tuple[int, ...], t: int
+) -> tuple[list[float], list[tuple[int, ...]]]:
+    """Standard deviations and streams of the noise of round t: the server's, or every client's."""
+    assert spec.privacy is not None
+    level = spec.update_noise
+    if spec.privacy.trust == "central":
+        return [level.server], [(t, SERVER, 0)]
+    # Each client's noise is from its own stream, so that it is the same whoever else takes part.
+    return [per_client(level.each)[0]] * len(ids), [(t, k, 0) for k in ids]
+
+
+def _ranks_released(
+    spec: RunSpec, ids: tuple[int, ...], shared: Tensor | None, alone: bool
+) -> Tensor | None:
+    """Ranks beyond which an upload holds nothing, noise included: (clients,) or (1,)."""
+    held = ranks_of(spec, ids) if alone else None
+    if shared is None or held is None:
+        return shared if held is None else held
+    return held.clamp(max=int(shared))
+
+
+def _finish_updates(
+    spec: RunSpec, sums: ClientParams, limit: Tensor | None, alone: bool
+) -> ClientParams:
+    """Turns released sums of changes into means, filtered and cut to the ranks that are sent."""
+    # The expected number of clients: the true one is not released.
+    expected = 1.0 if alone else len(spec.task.sizes) * spec.plan.participation
+    finished = {}
+    for key, x in sums.items():
+        mean = x if alone else x / expected
+        # After the noise a filter is post-processing; before it would change the sensitivity.
+        finished[key] = spec.method.filter(mean, key.side) if key.side in "AB" else mean
+    return cut_to_rank(finished, limit)
 
 
 def privatize(
-    context: RunContext, client: ClientBatch, keys: tuple[ParamKey, ...], sent: ServerState, t: int
+    prepared: Prepared, client: ClientBatch, keys: Keys, sent: ServerState
 ) -> dict[ParamKey, Tensor]:
     """Makes what one client sends, key -> (...): clipped and noised if the run is private.
 
     Under secure aggregation with its share of the noise: only the sum of all is protected in full.
 
     Args:
-        context, t: of the run, and the round.
+        prepared: of the run.
         client: a batch of this client alone, which has trained.
         keys: what is sent.
         sent: what the server sent.
     Raises: ``ValueError`` where a trusted server would clip and noise.
     Guarantees: as `release_round` (test_flower.py::test_messages_give_the_run_of_the_loop).
     """
-    trust = None if context.privacy is None else context.privacy.trust
+    privacy = prepared.spec.privacy
+    trust = None if privacy is None else privacy.trust
     expected = "'local' or 'secagg': a client that sends for itself noises for itself"
     check(trust != "central", "trust", trust, expected)
-    found = release_round(context, client, torch.arange(1), keys, sent, t, single_client=True)
-    return {key: rows[0] for key, rows in found.uploads.items()}
+    received = release_round(prepared, client, torch.arange(1), keys, sent, single_client=True)
+    return {key: rows[0] for key, rows in received.uploads.items()}
 
 
 def combine(
-    context: RunContext, ids: tuple[int, ...], rows: Mapping[ParamKey, Tensor], sent: ServerState
+    spec: RunSpec, ids: tuple[int, ...], rows: Mapping[ParamKey, Tensor], sent: ServerState
 ) -> Received:
     """Combines uploads made by `privatize`, whose noise is not known here.
 
     Under secure aggregation nothing but their sum is used.
 
     Args:
-        context, ids: of the run, and the clients whose uploads arrived.
+        spec, ids: of the run, and the clients whose uploads arrived.
         rows: key -> (clients, ...).
         sent: what the server sent.
     """
-    if not rows or not ids or too_few_uploads(context, len(ids)):
+    if not rows or not ids or too_few_uploads(spec, len(ids)):
         return Received.empty(sent)
-    if _only_sum(context.privacy):
+    if spec.server_sees_only_sum:
         # An upload is the reference plus a noised share: the sum has the reference once only.
-        base = {key: context.method.clip_reference(sent.tensors[key][None]) for key in rows}
+        base = {key: spec.method.clip_reference(sent.tensors[key][None]) for key in rows}
         total = {key: base[key] + (x - base[key]).sum(0, keepdim=True) for key, x in rows.items()}
         return Received(total, torch.ones(1, dtype=torch.float64), {}, sent, per_client=False)
-    start = tensors_received(context, ids, sent)
-    return Received(rows, _weights(context, ids), {}, _row_by_row(sent, start))
+    start = tensors_received(spec, ids, sent)
+    return Received(rows, _weights(spec, ids), {}, _row_by_row(sent, start))
 
 
-def too_few_uploads(context: RunContext, uploads: int) -> bool:
+def too_few_uploads(spec: RunSpec, uploads: int) -> bool:
     """Whether a sum of so many uploads holds less noise than the ledger says."""
-    privacy = context.privacy
-    if privacy is None or not _only_sum(privacy):
+    if spec.privacy is None or not spec.server_sees_only_sum:
         return False
     # Those who collude upload as well, and know their own noise: their shares hide nothing.
-    return uploads < context.noise_levels.shares + privacy.colluding
-
-
-def _only_sum(privacy: Privacy | None) -> bool:
-    return privacy is not None and privacy.server_sees_only_sum
+    return uploads < spec.update_noise.shares + spec.privacy.colluding
 
 
 def _row_by_row(sent: ServerState, start: Mapping[ParamKey, Tensor]) -> ServerState:
@@ -264,81 +380,32 @@ def _row_by_row(sent: ServerState, start: Mapping[ParamKey, Tensor]) -> ServerSt
     return sent if all(len(x) == 1 for x in start.values()) else sent.replace_tensors(start)
 
 
-def _weights(context: RunContext, ids: tuple[int, ...]) -> Float[Tensor, " rows"]:
+def _weights(spec: RunSpec, ids: tuple[int, ...]) -> Float[Tensor, " rows"]:
     """w_k = p_k / participation: absent clients leave their weight to the old state."""
     # The denominator is fixed: one that counted who came would change the sensitivity.
-    sizes, plan = context.units, context.plan
-    share = [1 / len(sizes) if plan.weights == "uniform" else sizes[k] / sum(sizes) for k in ids]
-    return torch.tensor(share, dtype=torch.float64) / plan.participation
+    sizes = spec.units
+    uniform = spec.plan.weights == "uniform"
+    shares = [1 / len(sizes) if uniform else sizes[k] / sum(sizes) for k in ids]
+    return torch.tensor(shares, dtype=torch.float64) / spec.plan.participation
 
 
-def _mean(drawn: Mapping[ParamKey, Tensor], weights: Tensor) -> ClientParams:
+def _mean(noise: Mapping[ParamKey, Tensor], weights: Tensor) -> ClientParams:
     """Weights the noise as the mean of the uploads does."""
-    means = {key: weights.to(x.dtype) @ x.flatten(1) for key, x in drawn.items()}
-    return {key: means[key].view(x.shape[1:]) for key, x in drawn.items()}
+    means = {}
+    for key, x in noise.items():
+        means[key] = (weights.to(x.dtype) @ x.flatten(1)).view(x.shape[1:])
+    return means
 
 
-@matmuls("float32")  # as a local step
-def _release_updates(
-    context: RunContext, clients: ClientBatch, sent: ServerState, rank: int | None, t: int
-) -> Received:
-    """Client unit: clips each client's change, adds the noise, goes on from the noised value."""
-    method, privacy, level = context.method, context.privacy, context.noise_levels
-    ids, rows, start = clients.ids, clients.params, clients.start
-    assert privacy is not None
-    noised_alone, streams = privacy.trust == "local", context.streams
-    whole = {key: x[None] for key, x in sent.tensors.items()}
-    # From what all received: a client's own factors are not noised yet.
-    certified = context.uncertified is None
-    maps = local_training.preconditioners(method, tuple(rows), whole, certified)
-    owner = torch.arange(len(ids)) if noised_alone else torch.zeros(len(ids), dtype=torch.int64)
-    # By default the change alone: what all know already needs no hiding, and would use up the norm.
-    change = {key: x - method.clip_reference(start[key]) for key, x in rows.items()}
-    owners = len(ids) if noised_alone else 1
-    zeros = {key: x.new_zeros(owners, *x.shape[1:]) for key, x in change.items()}
-    # Each client's noise is from its own stream, so that it is the same whoever else takes part.
-    std = [level.each] * len(ids)
-    where = [(t, k, 0) for k in ids]
-    rank_limit, reference, weights = None, start, _weights(context, ids)
-    if noised_alone:
-        rank_limit = ranks_of(context, ids)
-    else:
-        if privacy.trust == "central":
-            std = [level.server]
-            where = [(t, SERVER, 0)]
-        reference, weights = whole, torch.ones(1, dtype=torch.float64)
-    # Each client's whole change is clipped before it meets any other's, and before the noise.
-    noised = context.update_privatizer.update(
-        [(change, owner)], zeros, std, {}, streams, where, maps
-    )
-    if rank is not None:
-        shared = torch.tensor([rank])
-        rank_limit = shared if rank_limit is None else rank_limit.clamp(max=rank)
-    found = []
-    for part in (noised.value, noised.noise):
-        if not noised_alone:
-            # The expected number of clients: the true one is not released.
-            expected = len(context.task.sizes) * context.plan.participation
-            part = {key: x / expected for key, x in part.items()}
-        # After the noise a filter is post-processing; before it would change the sensitivity.
-        part |= {key: method.filter(x, key.side) for key, x in part.items() if key.side in "AB"}
-        found.append(cut_to_rank(part, rank_limit))
-    released, drawn = found
-    # The received value plus the noised change: a client's own tensors, un-noised, do not leave it.
-    uploads = {key: method.clip_reference(reference[key]) + x for key, x in released.items()}
-    noise = _mean(drawn, weights)
-    rest = _row_by_row(sent, reference), noised_alone, noised.counts
-    return Received(uploads, weights, noise, *rest)
+# ---- bytes
 
 
 def count_traffic(
-    method: Method,
-    lora: Lora,
+    spec: RunSpec,
     state: RunState,
     clients: Sequence[int],
     arrived: Sequence[int],
     keys: Sequence[ParamKey],
-    privacy: Privacy | None = None,
 ) -> Traffic:
     """Counts the numbers and bytes of the round that starts in ``state``, over all its clients.
 
@@ -348,13 +415,14 @@ def count_traffic(
     server's rule asks for in place of ``keys``.
 
     Args:
-        method, lora, state, privacy: of the run.
+        spec, state: of the run.
         clients, arrived: who takes part, and whose upload is not lost.
         keys: what is sent up.
 
     Guarantees: tests/methods/test_quantization.py::test_traffic_by_hand.
     """
-    rule: Any = method.aggregate if isinstance(method.aggregate, Rule) else Rule()
+    method = spec.method
+    rule = method.aggregate if isinstance(method.aggregate, Rule) else Rule()
 
     def shapes(rank: int) -> dict[ParamKey, tuple[int, ...]]:
         return {key: shape_at_rank(key, x.shape, rank) for key, x in state.server.tensors.items()}
@@ -366,24 +434,34 @@ def count_traffic(
 
     @cache  # one for all of them who last received in the same round
     def down(rank: int, seen: int) -> Traffic:
-        own, missed, first = shapes(rank), state.changed[max(seen, 0) :], seen < 0
-        coded, rest = [], []
-        for key, shape in own.items():
+        missed = state.changed[max(seen, 0) :]
+        coded: list[int] = []
+        plain: list[int] = []
+        for key, shape in shapes(rank).items():
             ranks = [change[str(key)] for change in missed if str(key) in change]
-            altered = first and rule_for(key, method.broadcast) != full
+            uncoded = rule_for(key, method.broadcast) == full
+            altered = seen < 0 and not uncoded
             if key.kind.sent_down and (ranks or altered):
-                size = min(prod(shape), sum(ranks) * sum(shape)) if key.side == "W" else prod(shape)
-                (rest if rule_for(key, method.broadcast) == full else coded).append(size)
-        rest += rule.extra_download_sizes(own)
-        size = bytes_of(coded, method.broadcast) + bytes_of(rest)
-        return Traffic(0, 0, sum(coded + rest), size)
+                size = prod(shape)
+                if key.side == "W":
+                    size = min(size, sum(ranks) * sum(shape))
+                (plain if uncoded else coded).append(size)
+        plain += rule.extra_download_sizes(shapes(rank))
+        size = bytes_of(coded, method.broadcast) + bytes_of(plain)
+        return Traffic(0, 0, sum(coded + plain), size)
 
-    loads = [up(rank_sent(method, lora, k, privacy)) for k in arrived]
-    loads += [down(rank_sent(method, lora, k, None), state.seen[k]) for k in clients]
+    loads = [up(rank_sent(spec, k)) for k in arrived]
+    loads += [down(_rank_held(spec, k), state.seen[k]) for k in clients]
     return sum(loads, Traffic())
 
 
-def rank_sent(method: Method, lora: Lora, k: int, privacy: Privacy | None) -> int:
+def _rank_held(spec: RunSpec, k: int) -> int:
+    """Counts the shared ranks that client k holds."""
+    shared = shared_rank(spec.lora.rank, spec.method.own_ranks)
+    return shared if spec.lora.ranks is None else min(spec.lora.ranks[k], shared)
+
+
+def rank_sent(spec: RunSpec, k: int) -> int:
     """Counts the shared ranks that client k sends: its own, or all under secure aggregation.
 
     Under secure aggregation each client adds its share of the noise in every rank of the sum. Were
@@ -391,12 +469,13 @@ def rank_sent(method: Method, lora: Lora, k: int, privacy: Privacy | None) -> in
     of the noise, and one client's whole change.
 
     Args:
-        method, lora, privacy: of the run.
+        spec: of the run.
         k: the client's number.
     Guarantees: test_attack_secagg.py::test_clients_of_low_rank_add_their_noise_to_every_rank.
     """
-    shared = shared_rank(lora.rank, method.own_ranks)
-    return shared if _only_sum(privacy) or lora.ranks is None else min(lora.ranks[k], shared)
+    if spec.server_sees_only_sum:
+        return shared_rank(spec.lora.rank, spec.method.own_ranks)
+    return _rank_held(spec, k)
 
 
 def bytes_of_round(task: Task, method: Method, lora: Lora, plan: Plan) -> tuple[int, int]:
@@ -409,7 +488,7 @@ def bytes_of_round(task: Task, method: Method, lora: Lora, plan: Plan) -> tuple[
     shapes = peft.adapt(task.model, task.targets, task.head, lora).initial
     up, down = 0, 0
     for t in range(2):  # schedules take turns
-        keys = local_training.moving_keys(shapes, method.sides_in_round(t, plan.local_steps))
+        keys = moving_keys(shapes, method.sides_in_round(t, plan.local_steps))
         sent = [key for key in keys if method.is_shared(key)]
         factors = [shapes[key].numel() for key in sent if key.kind.scheduled]
         head = [shapes[key].numel() for key in sent if not key.kind.scheduled]

@@ -29,8 +29,15 @@ from torch import Tensor
 import fedlora_lab as fl
 from fedlora_lab._utils.files import lock_folder, write_atomically
 from fedlora_lab._utils.validation import check, check_number
-from fedlora_lab.federated import local_training, uploads
-from fedlora_lab.federated.spec import RunSpec, initial_server, make_run_spec, prepare_run
+from fedlora_lab.federated import uploads
+from fedlora_lab.federated.local_training import local_step
+from fedlora_lab.federated.spec import (
+    Prepared,
+    RunSpec,
+    initial_server,
+    make_run_spec,
+    prepare_run,
+)
 from fedlora_lab.flower import messages
 from fedlora_lab.lora import per_example
 from fedlora_lab.methods.state import ServerState, Tensors
@@ -81,8 +88,7 @@ class Participant:
     """What server and every client prepare from the agreed terms: the run and the adapted model.
 
     Args:
-        spec: of the run, on a task without examples.
-        context: of the local training; it holds no examples.
+        prepared: the run, on a task without examples, and the adapted model.
         begin: the server's tensors before training, for their names, shapes and types.
         terms: a digest of everything that must be the same for all; seed, privacy and base model
             included.
@@ -90,14 +96,18 @@ class Participant:
     >>> import fedlora_lab as fl
     >>> task, plan = fl.tasks.regression(clients=2, examples=8), fl.Plan(rounds=1, batch=4)
     >>> participant = fl.flower.Participant.of(task, "rolora", None, plan)
-    >>> participant.context.data, len(participant.terms)
+    >>> participant.prepared.data, len(participant.terms)
     ({}, 64)
     """
 
-    spec: RunSpec
-    context: local_training.RunContext
+    prepared: Prepared
     begin: ServerState
     terms: str
+
+    @property
+    def spec(self) -> RunSpec:
+        """The checked terms of the run."""
+        return self.prepared.spec
 
     @classmethod
     def of(
@@ -126,17 +136,17 @@ class Participant:
             persons = placeholder_persons(sizes)
         task = replace(task, clients=placeholder_examples(sizes, task.test), persons=persons)
         spec = make_run_spec(task, method, privacy, plan, lora, seed)
-        context = prepare_run(spec, {})
-        server = initial_server(spec, context)
+        prepared = prepare_run(spec, {})
+        server = initial_server(prepared)
         keys = {str(key): [list(x.shape), str(x.dtype)] for key, x in server.tensors.items()}
         rules = [getattr(rule, "__qualname__", repr(rule)) for rule in (task.forward, task.loss)]
         model = {"slots": keys, "targets": task.targets, "head": task.head, "rules": rules}
         terms = {**spec.settings(), **model, "rounds": plan.rounds}
         digest = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()
-        return cls(spec, context, server, digest)
+        return cls(prepared, server, digest)
 
-    def with_data(self, client: int, data: Any) -> local_training.RunContext:
-        """Returns the context of one client: its own examples and nobody else's.
+    def with_data(self, client: int, data: Any) -> Prepared:
+        """Returns the run as one client prepares it: its own examples and nobody else's.
 
         Args:
             client: its number.
@@ -145,7 +155,7 @@ class Participant:
             the types and shapes of the public ones; none of their values is named.
         Guarantees: test_flower.py::test_persons_travel_with_the_examples_of_their_client.
         """
-        sizes, by_person = self.spec.task.sizes, self.context.by_person
+        sizes, by_person = self.spec.task.sizes, self.spec.by_person
         check(0 <= client < len(sizes), "client", client, f"a number in [0, {len(sizes) - 1}]")
         (x, y), people, what = data[:2], data[2:], ""
         if by_person:
@@ -165,7 +175,7 @@ class Participant:
             expected = "inputs and labels of the types and shapes of the public test examples"
             raise ValueError(f"examples: expected {expected}")
         persons = {client: people[0]} if by_person else {}
-        return replace(self.context, data={client: (x, y)}, persons=persons)
+        return replace(self.prepared, data={client: (x, y)}, persons=persons)
 
     def name(self, what: str) -> str:
         """Returns the name of something that a client keeps under these terms."""
@@ -281,8 +291,8 @@ def _train(owner: _Owner, message: Message, context: Context) -> Message:
     own, number, data = _load(owner, context)
     t = own.round_of(message)  # no memory is touched under other terms
     with _remembered(owner, context) as state:
-        run_context = own.with_data(number, data)
-        _check_examples(state, run_context, number)
+        prepared = own.with_data(number, data)
+        _check_examples(state, prepared, number)
         answered: Any = state.config_records.get(own.name(ANSWERED), {})
         last, first = answered.get("round", -1), answered.get("client", number)
         # One answer counted as that of two clients would have the noise of one.
@@ -295,7 +305,7 @@ def _train(owner: _Owner, message: Message, context: Context) -> Message:
             sent = own.received(message, t)
             with private_errors("training"):
                 parts = number, sent, _personal(own, state)
-                reply, kept = _upload(own, run_context, *parts, t)
+                reply, kept = _upload(own, prepared, *parts, t)
                 packed = map(messages.pack_arrays, (reply, kept))
                 state[own.name(REPLY)], state[own.name(PERSONAL)] = packed
             # In the memory before the reply leaves: the release is counted or was never made.
@@ -351,7 +361,7 @@ def _with_digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest() + content
 
 
-def _check_examples(state: RecordDict, context: Any, number: int) -> None:
+def _check_examples(state: RecordDict, prepared: Prepared, number: int) -> None:
     """Binds a state to the examples that it was first used with, and refuses others.
 
     The ledger counts what was released from these: of others it would say too little, or too much.
@@ -360,8 +370,8 @@ def _check_examples(state: RecordDict, context: Any, number: int) -> None:
     # A plain digest would confirm a guess at a label; the key stays in the client's own state.
     key = secrets.token_bytes(32) if known is None else known["key"]
     digest = hmac.new(key, digestmod="sha256")
-    persons = {"person": context.persons[number]} if context.by_person else {}
-    for name, x in sorted({**named_tensors(context.data[number]), **persons}.items()):
+    persons = {"person": prepared.persons[number]} if number in prepared.persons else {}
+    for name, x in sorted({**named_tensors(prepared.data[number]), **persons}.items()):
         digest.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
         flat = x.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().tobytes())
@@ -418,7 +428,7 @@ def _charged(own: Participant, number: int, state: RecordDict, t: int) -> dict[s
         book = fl.Ledger.from_json(books[own.terms])
     else:
         book = fresh
-        book.uncertified = own.context.uncertified
+        book.uncertified = own.spec.uncertified
     entry = own.spec.entry((number,))
     one = {name: x[0] if isinstance(x, tuple) else x for name, x in entry.items()}
     # For everybody: in other terms the client has another number, and its examples are the same.
@@ -441,7 +451,7 @@ def _check_limit(own: Participant, most: float | None, books: dict[str, str]) ->
 
 def _upload(
     own: Participant,
-    context: Any,
+    prepared: Prepared,
     number: int,
     sent: ServerState,
     personal: Tensors,
@@ -449,15 +459,15 @@ def _upload(
 ) -> tuple[Any, Tensors]:
     """The client's half of a round: what it sends, and what it keeps until the next."""
     spec, before = own.spec, {key: tensor[None] for key, tensor in personal.items()}
-    clients = uploads.begin_clients(context, (number,), sent, before)
-    for step in range(context.plan.local_steps):
-        local_training.local_step(context, clients, t, step)
-    keys = uploads.round_keys(context, sent.tensors, t)
-    whole = uploads.stack_clients(context, [clients], keys.moved, sent)
+    clients = uploads.begin_clients(prepared, (number,), sent, before)
+    for step in range(spec.plan.local_steps):
+        local_step(prepared, clients, t, step)
+    keys = uploads.round_keys(spec, sent.tensors, t)
+    whole = uploads.stack_clients(prepared, [clients], keys.moved, sent)
     # Clipped and noised here, before anything is put into a message.
-    reply = uploads.privatize(context, whole, keys.sent, sent, t)
+    reply = uploads.privatize(prepared, whole, keys.sent, sent)
     kept = {**personal, **{key: whole.params[key][0] for key in keys.kept}}
-    rank = uploads.rank_sent(spec.method, spec.lora, number, spec.privacy)
+    rank = uploads.rank_sent(spec, number)
     return messages.take_ranks(reply, rank), kept
 
 
@@ -497,6 +507,6 @@ def answer_evaluation(
     sent = own.received(message, t).tensors
     with private_errors("judging"):
         values = {**sent, **_personal(own, state)}
-        scores = per_example.evaluate(task, own.context.adapted, values, task.test)
+        scores = per_example.evaluate(task, own.prepared.adapted, values, task.test)
     about = {"client": number, "terms": own.terms, "round": t}
     return Message(messages.make_content(about, None, **scores), reply_to=message)

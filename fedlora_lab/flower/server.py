@@ -11,13 +11,13 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from fedlora_lab._utils.validation import check, check_number
-from fedlora_lab.federated import local_training, uploads
+from fedlora_lab.federated import uploads
+from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.records import NOT_SEEN, Round
-from fedlora_lab.federated.run import OpenRound, Run
-from fedlora_lab.federated.spec import checkpoint_folder
+from fedlora_lab.federated.run import OpenRound, Run, RunOptions
 from fedlora_lab.flower import messages
 from fedlora_lab.flower.client import LOG, Participant
-from fedlora_lab.methods.state import Keys, ServerState, Tensors
+from fedlora_lab.methods.state import ServerState, Tensors
 
 
 class Stopped(ConnectionError):
@@ -36,9 +36,8 @@ def open_run(
         participant: the server's terms.
         checkpoint, resume, stop_at: as in `fl.run`.
     """
-    folder = checkpoint_folder(checkpoint, resume, participant.spec)
-    spec, context = participant.spec, participant.context
-    return Run.from_spec(spec, context, folder, resume, stop_at)
+    options = RunOptions(checkpoint=checkpoint, resume=resume, stop_at=stop_at)
+    return Run.of(participant.prepared, options)
 
 
 def rounds(
@@ -77,7 +76,7 @@ def rounds(
 def clients_kept_state(run: Run) -> bool:
     """Tells whether clients have kept tensors in the rounds that are done."""
     tensors = run.state.server.tensors
-    return any(uploads.round_keys(run.context, tensors, t).kept for t in range(run.state.round))
+    return any(uploads.round_keys(run.spec, tensors, t).kept for t in range(run.state.round))
 
 
 @dataclass
@@ -95,23 +94,24 @@ class _Server:
         run, keeps = self.run, clients_kept_state(self.run)
         with run.lock():
             if not run.resumed:
-                yield run.record_start(replace(run.initial_outcome(), shown=False))
+                yield run.record_start(replace(run.initial_result(), shown=False))
             while not run.ended:
-                state = run.state
-                keys = uploads.round_keys(run.context, state.server.tensors, state.round)
-                keeps = bool(keys.kept) or keeps
                 # The round stands in the ledger, on disk as well, before any client is asked.
                 opened = run.begin_round()
-                found = self.collect_uploads(opened, keys.sent)
+                keys = opened.keys
+                keeps = bool(keys.kept) or keeps
+                found = self.collect_uploads(opened)
                 arrived = {opened.ids[i] for i in run.arrivals(opened.t, opened.ids).tolist()}
                 there = tuple(k for k in opened.ids if k in found and k in arrived)
                 rows = {x: torch.stack([found[k][x] for k in there]) for x in keys.sent if there}
-                received = uploads.combine(run.context, there, rows, opened.sent)
-                trained = local_training.ClientBatch(opened.ids, {}, {})
-                outcome = run.finish_round(opened, received, trained, (), there)
+                received = uploads.combine(run.spec, there, rows, opened.sent)
+                # What they trained, and what they keep, is with the clients.
+                trained = ClientBatch(opened.ids, {}, {})
+                places = torch.tensor([opened.ids.index(k) for k in there], dtype=torch.int64)
+                result = run.finish_round(opened, received, trained, places)
                 run.save_state()
                 metrics = self.collect_scores() if keeps else None
-                yield run.record(replace(outcome, shown=False, metrics=metrics))
+                yield run.record(replace(result, shown=False, metrics=metrics))
 
     def wait_for_all(self, patience: float) -> None:
         """Asks every node once for its number, until all clients are there. Raises `Stopped`."""
@@ -145,7 +145,7 @@ class _Server:
             raise Stopped(f"node {node}: {error}") from None
         self.nodes[k] = node
 
-    def collect_uploads(self, opened: OpenRound, keys: Keys) -> dict[int, Tensors]:
+    def collect_uploads(self, opened: OpenRound) -> dict[int, Tensors]:
         """Returns the valid uploads of a round by client. Raises `Stopped` when none is valid."""
         found, wrong = {}, {}
         about = {"terms": self.participant.terms, "round": opened.t}
@@ -153,7 +153,7 @@ class _Server:
             try:
                 answer = self._checked(reply)
                 messages.check_about(answer, {"client": k, **about})
-                found[k] = self._upload(opened, keys, k, messages.get_arrays(answer))
+                found[k] = self._upload(opened, k, messages.get_arrays(answer))
             except ValueError as error:
                 wrong[k] = str(error)
                 LOG.warning("round %d, client %d is left out: %s", opened.t + 1, k, error)
@@ -163,21 +163,21 @@ class _Server:
             raise Stopped(f"round {opened.t + 1}: {reason}")
         return found
 
-    def _upload(self, opened: OpenRound, keys: Keys, k: int, arrays: Any) -> Tensors:
+    def _upload(self, opened: OpenRound, k: int, arrays: Any) -> Tensors:
         """One client's upload in full size. Raises ``ValueError`` for anything else."""
-        context, privacy = self.run.context, self.run.spec.privacy
-        rank = uploads.rank_sent(context.method, self.run.spec.lora, k, privacy)
+        spec, keys = self.run.spec, opened.keys.sent
+        rank = uploads.rank_sent(spec, k)
         like = {key: opened.before.tensors[key] for key in keys}
         tensors = messages.unpack_arrays(arrays, like, rank)
         # Of a sum everyone sends all ranks, and what is not sent is what the server has: it takes
         # that off again.
-        if privacy is not None and privacy.server_sees_only_sum:
+        if spec.server_sees_only_sum:
             start = {key: tensor[None] for key, tensor in opened.sent.tensors.items()}
         else:
-            start = uploads.tensors_received(context, (k,), opened.sent)
+            start = uploads.tensors_received(spec, (k,), opened.sent)
         base = {key: start[key] for key in keys}
-        if privacy is not None and privacy.unit == "client":
-            base = {key: context.method.clip_reference(value) for key, value in base.items()}
+        if not spec.by_step:
+            base = {key: spec.method.clip_reference(value) for key, value in base.items()}
         return messages.fill_ranks(tensors, {key: value[0] for key, value in base.items()})
 
     def collect_scores(self) -> dict[str, float]:
@@ -187,7 +187,7 @@ class _Server:
         unseen = dict.fromkeys(names, NOT_SEEN)
         if privacy is not None and (privacy.unit == "client" or not task.public_test):
             return unseen
-        t, sent = state.round, uploads.broadcast(self.run.context, state.server)
+        t, sent = state.round, uploads.broadcast(self.run.spec.method, state.server)
         about, found = {"terms": self.participant.terms, "round": t}, []
         for k, reply in self._ask(sorted(self.nodes), MessageType.EVALUATE, about, sent):
             try:

@@ -380,7 +380,7 @@ def _finished_rows(folder: Path, rows: Path) -> Any:
     for index in checkpoint.rounds_in(folder):
         if frame is None or index > frame["round"].max():
             checkpoint.remove(folder, index)
-    found = checkpoint.read_latest_or_none(folder)
+    found = next(checkpoint.whole_checkpoints(folder), None)
     return None if found is None or frame is None else frame[frame["round"] <= found[0].round]
 
 

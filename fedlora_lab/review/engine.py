@@ -17,6 +17,8 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.audit.instruments import Recorder
 from fedlora_lab.federated import local_training, uploads
 from fedlora_lab.federated.records import Round, Tick
+from fedlora_lab.federated.run import RunOptions
+from fedlora_lab.federated.spec import Prepared
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
@@ -123,9 +125,10 @@ class EngineStep:
         assert spec.privacy is not None
         task = task_of(spec.task, units, self.units, spec.privacy.unit)
         streams = ChosenBatch(seed, len(units))
-        context = replace(self.run.context, task=task, data=task.clients, streams=streams)
-        released, start = self._step(context) if context.by_step else self._round(context)
-        maps = local_training.preconditioners(context.method, tuple(released), start)
+        spec = replace(spec, task=task, streams=streams)
+        prepared = replace(self.run.prepared, spec=spec, data=task.clients)
+        released, start = self._step(prepared) if spec.by_step else self._round(prepared)
+        maps = local_training.preconditioners(spec.method, tuple(released), start)
         white = {}
         for key, x in released.items():
             # Clip and noise are compared where the noise is white.
@@ -134,27 +137,27 @@ class EngineStep:
                 white[f"client {k}: {key.side} {key.layer}"] = row
         return white
 
-    def _step(self, context: local_training.RunContext) -> tuple[Tensors, Tensors]:
+    def _step(self, prepared: Prepared) -> tuple[Tensors, Tensors]:
         """How far a step at rate 1 moves both clients, and where they stood."""
         server = replace(self.run.state.server, round=self.t)
-        clients = self.run.start_clients((0, 1), uploads.broadcast(context, server))
+        sent = uploads.broadcast(prepared.spec.method, server)
+        clients = self.run.start_clients((0, 1), sent)
         start = dict(clients.params)
-        local_training.local_step(context, clients, self.t, self.s)
+        local_training.local_step(prepared, clients, self.t, self.s)
         moved = {key: x for key, x in clients.params.items() if x is not start[key]}
         return {key: (start[key] - x).expand(2, *x.shape[1:]) for key, x in moved.items()}, start
 
-    def _round(self, context: local_training.RunContext) -> tuple[Tensors, Tensors]:
+    def _round(self, prepared: Prepared) -> tuple[Tensors, Tensors]:
         """What the server receives in a round, less what it sent; and what it sent."""
-        run = Recorder.from_spec(replace(self.run.spec, task=context.task), context)
+        run = Recorder.of(prepared, RunOptions())
         run.state.server = replace(self.run.state.server, round=self.t)
-        run.state.round = self.t
         run.state.changed = [{} for _ in range(self.t)]
         run.resumed = True
         next(event for event in run.events() if isinstance(event, Round))
-        assert run.outcome is not None
-        start = {key: x[None] for key, x in run.outcome.sent.tensors.items()}
-        reference = context.method.clip_reference
-        rows = run.outcome.received.uploads.items()
+        assert run.result is not None
+        start = {key: x[None] for key, x in run.result.opened.sent.tensors.items()}
+        reference = prepared.spec.method.clip_reference
+        rows = run.result.received.uploads.items()
         return {key: x - reference(start[key]) for key, x in rows}, start
 
 
@@ -162,15 +165,16 @@ def drawn_batches(run: Recorder) -> Loader:
     """Seed -> batches that the engine draws, of both clients' units, or of clients."""
 
     def draw(seed: int) -> list[list[int]]:
-        context = replace(run.context, streams=Streams(seed))
-        if not context.by_step:
-            copied = Recorder.from_spec(run.spec, context)
+        spec = replace(run.spec, streams=Streams(seed))
+        prepared = replace(run.prepared, spec=spec)
+        if not spec.by_step:
+            copied = Recorder.of(prepared, RunOptions())
             return [list(copied.participants(t)) for t in range(LOADER_BATCHES)]
         batches = []
         for i in range(LOADER_BATCHES):
-            both = local_training.poisson_batch(context, i // 2, i % 2, (0, 1))
-            if context.by_person:  # of the examples that a client draws, whose they are
-                both = [context.persons[k][x].unique() for k, x in enumerate(both)]
+            both = local_training.poisson_batch(prepared, i // 2, i % 2, (0, 1))
+            if spec.by_person:  # of the examples that a client draws, whose they are
+                both = [prepared.persons[k][x].unique() for k, x in enumerate(both)]
             batches.append([*both[0].tolist(), *(SLOTS + both[1]).tolist()])
         return batches
 
@@ -196,7 +200,7 @@ def counted_run(run: Recorder) -> Counted:
     for event in run.events():
         # Before the round is over: an entry that comes later than its release is missing here.
         if isinstance(event, Tick) and run.ledger is not None and run.ledger.releases:
-            steps = counted.steps + 1 if run.context.by_step else event.round
+            steps = counted.steps + 1 if run.spec.by_step else event.round
             entry = run.ledger.releases[-1]
             noise = first(entry.noise_multiplier)
             rate = first(entry.sample_rate)

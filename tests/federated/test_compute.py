@@ -10,8 +10,9 @@ from toy_tasks import PLAN, anywhere, gap, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.federated import compute, local_training, uploads
+from fedlora_lab.federated import local_training, uploads
 from fedlora_lab.federated.run import Run
+from fedlora_lab.federated.spec import PRODUCTS
 from fedlora_lab.lora import peft
 from fedlora_lab.lora.per_example import per_example_gradients
 from fedlora_lab.tasks.task import concatenate, take
@@ -55,7 +56,7 @@ def test_what_the_process_allows_does_not_count(allowed):
     setting = torch.backends.cuda.matmul
     before, setting.allow_tf32 = setting.allow_tf32, allowed
     try:
-        for products in compute.PRODUCTS:
+        for products in PRODUCTS:
             with peft.matmuls(products):
                 assert setting.allow_tf32 == (products == "tf32")
         assert setting.allow_tf32 == allowed
@@ -99,11 +100,11 @@ def test_a_local_step_reads_nothing_from_the_device(row):
     rules = (fl.SGD(momentum=0.5, weight_decay=0.1), fl.AdamW())  # shared out over the rows
     rules = rules if row.balance is None else (fl.SGD(momentum=0.5),) * 2  # others hide its noise
     task, plan = tokens(), PLAN.replace(optimizer=rules[sum(row.slug.encode()) % 2])
-    context = Run.open(task, row, private("example"), plan, lora=LORA).context
+    prepared = Run.open(task, row, private("example"), plan, lora=LORA).prepared
     on_meta = peft.adapt(task.model, task.targets, task.head, LORA, "meta")
-    context = replace(context, adapted=on_meta)
-    clients = uploads.begin_clients(context, (0, 1, 2), anywhere(task, row), {})
+    prepared = replace(prepared, adapted=on_meta)
+    clients = uploads.begin_clients(prepared, (0, 1, 2), anywhere(task, row), {})
     for step in range(2):
-        local_training.local_step(context, clients, 0, step)
+        local_training.local_step(prepared, clients, 0, step)
     assert any(tensor.device.type == "meta" for tensor in clients.params.values())
     assert clients.clipped.rows > 0

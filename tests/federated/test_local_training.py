@@ -1,7 +1,6 @@
 """The local step: who is drawn, how rates and momentum act, empty batches, bad examples, mixing."""
 
 import math
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +20,8 @@ from fedlora_lab.tasks.task import Task, frozen_copy
 
 
 def draw(batch, t=0, s=0, seed=0, task=None):
-    context, clients = contract_clauses.prepared(task or tokens(), FedLoRA, 1.0, seed, batch=batch)
-    return local_training.poisson_batch(context, t, s, clients.ids)
+    ready, clients = contract_clauses.prepared(task or tokens(), FedLoRA, 1.0, seed, batch=batch)
+    return local_training.poisson_batch(ready, t, s, clients.ids)
 
 
 def test_a_batch_is_poisson():
@@ -43,8 +42,8 @@ def test_draws_belong_to_round_client_and_step():
     assert all(map(torch.equal, one, draw(10, task=task)))
     others = [draw(10, t=1, task=task), draw(10, s=1, task=task), draw(10, seed=1, task=task)]
     assert not any(torch.equal(one[0], other) for other in (one[1], *(draw[0] for draw in others)))
-    context, _ = contract_clauses.prepared(task, FedLoRA, 1.0, batch=10)
-    assert torch.equal(local_training.poisson_batch(context, 0, 0, (2,))[0], one[2])
+    ready, _ = contract_clauses.prepared(task, FedLoRA, 1.0, batch=10)
+    assert torch.equal(local_training.poisson_batch(ready, 0, 0, (2,))[0], one[2])
 
 
 def test_only_data_of_those_who_take_part_are_touched():
@@ -58,7 +57,7 @@ def test_only_data_of_those_who_take_part_are_touched():
 
     task, plan = tokens(sizes=(4, 7, 3) * 20), PLAN.replace(rounds=5, participation=0.1)
     run = Run.open(task, "fedlora", private("client"), plan)
-    run.context = replace(run.context, data=Asked(enumerate(task.clients)))
+    run.prepared = replace(run.prepared, data=Asked(enumerate(task.clients)))
     assert list(run.events())
     assert seen == {client for client, last in enumerate(run.state.seen) if last >= 0}
     assert 5 < len(seen) < 60
@@ -66,11 +65,11 @@ def test_only_data_of_those_who_take_part_are_touched():
 
 def test_examples_lie_one_client_after_the_other():
     """In the order that is asked for; once for the same clients; of one alone without a copy."""
-    context, _ = contract_clauses.prepared(tokens(sizes=(5, 2, 3)), FedLoRA, 1.0)
-    x, y = context.examples((2, 0))
-    assert torch.equal(y, torch.cat([context.data[2][1], context.data[0][1]])) and len(x) == 8
-    assert context.examples((2, 0))[0] is x
-    assert context.examples((1,))[0] is context.data[1][0]
+    ready, _ = contract_clauses.prepared(tokens(sizes=(5, 2, 3)), FedLoRA, 1.0)
+    x, y = ready.examples((2, 0))
+    assert torch.equal(y, torch.cat([ready.data[2][1], ready.data[0][1]])) and len(x) == 8
+    assert ready.examples((2, 0))[0] is x
+    assert ready.examples((1,))[0] is ready.data[1][0]
 
 
 def test_texts_go_with_others_of_like_length():
@@ -103,18 +102,18 @@ def test_an_empty_batch_still_adds_noise(clients):
     seed = -1
     while True:
         seed += 1
-        context, group = contract_clauses.prepared(
+        ready, group = contract_clauses.prepared(
             tokens(sizes=(40, 40)), FedLoRA, 2.0, seed, batch=1
         )
-        drawn = local_training.poisson_batch(context, 0, 0, group.ids)
+        drawn = local_training.poisson_batch(ready, 0, 0, group.ids)
         if not any(len(drawn[k]) for k in clients):
             break
-    released = contract_clauses.released(context, group, 0, 0, local_training.local_step)
+    released = contract_clauses.released(ready, group, 0, 0, local_training.local_step)
     assert group.clipped.rows == sum(len(index) for index in drawn)
-    shapes = context.adapted.shapes
+    shapes = ready.adapted.shapes
     for k in clients:
         xi = privatizer.gaussian_noise(
-            shapes, [2.0 * contract_clauses.CLIP], context.streams, [(0, k, 0)]
+            shapes, [2.0 * contract_clauses.CLIP], ready.spec.streams, [(0, k, 0)]
         )
         for key in shapes:
             expected = xi[key][0].double()
@@ -125,19 +124,19 @@ def test_steps_are_those_of_torch_sgd():
     """Full batches, no privacy, one client: the walk of torch.optim.SGD, a rate for each side."""
     task = tokens("head").only(1)
     plan = fl.Plan(batch=None, lr={"A": 0.05, "B": 0.2, "head": 0.1}, optimizer=fl.SGD(0.8))
-    context, clients = contract_clauses.prepared(task, FedLoRA, 0.0, clip=math.inf)
-    context = replace(context, plan=plan)
+    ready, clients = contract_clauses.prepared(task, FedLoRA, 0.0, clip=math.inf)
+    ready = replace(ready, spec=replace(ready.spec, plan=plan))
     weights = {key: rows[0].clone().requires_grad_() for key, rows in clients.params.items()}
     groups = [{"params": [weight], "lr": plan.rate(key.side)} for key, weight in weights.items()]
     optimizer = torch.optim.SGD(groups, momentum=0.8)
     x, y = task.clients[0]
     for s in range(4):
-        local_training.local_step(context, clients, 0, s)
+        local_training.local_step(ready, clients, 0, s)
     for _ in range(4):
         for key, weight in weights.items():
-            context.adapted.set_tensor(key, weight)
+            ready.adapted.set_tensor(key, weight)
         optimizer.zero_grad()
-        task.loss(task.forward(context.adapted.model, x), y).mean().backward()
+        task.loss(task.forward(ready.adapted.model, x), y).mean().backward()
         optimizer.step()
     for key, weight in weights.items():
         torch.testing.assert_close(clients.params[key][0], weight.detach(), rtol=1e-9, atol=1e-12)
@@ -200,17 +199,19 @@ def test_small_examples_are_scored_many_at_once():
     task, sizes = fl.tasks.digits(clients=2), []
     adapted = peft.adapt(task.model, task.targets, task.head, fl.Lora())
 
-    def kept(index, x):
-        sizes.append(len(index))
-        return nullcontext()
+    def counted(x):
+        sizes.append(len(x))
+        return x
 
     (x, y), found = task.test, []
-    large, shrunk = x[:, None].repeat(1, 2, 4, 4), replace(task, prepare=lambda x: x[:, 0, :8, :8])
+    large = x[:, None].repeat(1, 2, 4, 4)
+    shrunk = replace(task, prepare=lambda x: counted(x)[:, 0, :8, :8])
+    task = replace(task, prepare=counted)
     thrice = x.repeat(3, 1, 1), y.repeat(3)
     for one, data, chunk in (
         (task, (x, y), None), (task, (x, y), 200), (task, thrice, 1000), (shrunk, (large, y), None)
     ):  # fmt: skip
-        found.append(per_example.evaluate(one, adapted, adapted.initial, data, kept, chunk))
+        found.append(per_example.evaluate(one, adapted, adapted.initial, data, chunk))
         assert found[-1] == pytest.approx(found[0], rel=1e-5)
     assert sizes == [360, *(200, 160), *(512, 512, 56), *(128, 128, 104)]
 

@@ -50,12 +50,13 @@ def test_the_noise_that_a_client_holds_is_known(row, rule):
     """A walk with noise less one without, where C -> 0 takes the signal: decay shrinks it too."""
     found = []
     for sigma in (1e12, 0.0):
-        context, clients = contract_clauses.prepared(
+        ready, clients = contract_clauses.prepared(
             tokens("head"), methods.get(row), sigma, clip=1e-12
         )
-        context = replace(context, plan=fl.Plan(batch=2, lr=0.1, optimizer=rule))
+        plan = fl.Plan(batch=2, lr=0.1, optimizer=rule)
+        ready = replace(ready, spec=replace(ready.spec, plan=plan))
         for s in range(4):
-            local_training.local_step(context, clients, 0, s)
+            local_training.local_step(ready, clients, 0, s)
         found.append(clients)
     for key, noise in found[0].noise.items():
         change = found[0].params[key] - found[1].params[key]

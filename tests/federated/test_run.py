@@ -69,18 +69,17 @@ def test_no_other_room_uses_a_private_name_of_a_run():
 def test_a_run_by_its_public_steps_is_the_run():
     parts = tokens("head"), "rolora", private("example"), PLAN.replace(dropout=0.3)
     run = Run.open(*parts, lora=LORA)
-    records = [run.record_start(run.initial_outcome())]
+    records = [run.record_start(run.initial_result())]
     while not run.ended:
         opened = run.begin_round()
         clients = run.start_clients(opened.ids, opened.sent)
         for step in range(PLAN.local_steps):
-            local_step(run.context, clients, opened.t, step)
-        keys = uploads.round_keys(run.context, opened.before.tensors, opened.t)
-        everyone = uploads.stack_clients(run.context, [clients], keys.moved, opened.sent)
-        arrived, sent = run.arrivals(opened.t, opened.ids), opened.sent
-        received = uploads.release_round(run.context, everyone, arrived, keys.sent, sent, opened.t)
-        there = tuple(opened.ids[i] for i in arrived.tolist())
-        records.append(run.record(run.finish_round(opened, received, everyone, keys.kept, there)))
+            local_step(run.prepared, clients, opened.t, step)
+        keys, sent = opened.keys, opened.sent
+        everyone = uploads.stack_clients(run.prepared, [clients], keys.moved, sent)
+        arrived = run.arrivals(opened.t, opened.ids)
+        received = uploads.release_round(run.prepared, everyone, arrived, keys.sent, sent)
+        records.append(run.record(run.finish_round(opened, received, everyone, arrived)))
     same_bits(records, list(fl.run(*parts, lora=LORA)))
 
 
@@ -179,7 +178,7 @@ def test_kept_factors_are_scored_client_by_client():
     losses = []
     for k in range(3):
         own = {key: own[k] for key, own in run.state.personal.items()}
-        parts = task, run.context.adapted, {**run.state.server.tensors, **own}, task.test
+        parts = task, run.prepared.adapted, {**run.state.server.tensors, **own}, task.test
         losses.append(per_example.evaluate(*parts)["loss"])
     assert record.metrics["loss"] == pytest.approx(sum(losses) / 3) and len(set(losses)) > 1
 

@@ -22,7 +22,6 @@ from toy_tasks import (
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import local_training, uploads
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
@@ -41,17 +40,17 @@ def standing(seed=0, participation=1.0):
         key: torch.stack([x + 0.1 * (k + 1) * way[key] for k in ids]) for key, x in start.items()
     }
     plan = fl.Plan(participation=participation)
-    work = methods.FedLoRA, plan, Streams(seed), math.inf, (0.0,) * 6, task.clients
-    context = local_training.RunContext(task, model, *work)
+    ready = contract_clauses.prepare(task, methods.FedLoRA, plan, None, seed)
     received = {key: x[None] for key, x in start.items()}
-    return context, local_training.ClientBatch(ids, params, received), tuple(start)
+    return ready, local_training.ClientBatch(ids, params, received), tuple(start)
 
 
-def sent(context, clients, keys, arrived=tuple(range(6)), sigma=SIGMA, **privacy):
+def sent(ready, clients, keys, arrived=tuple(range(6)), sigma=SIGMA, **privacy):
     plan = private("client", sigma=sigma, clip=CLIP, **privacy)
     begun = ServerState({key: x[0] for key, x in clients.start.items()})
     places = torch.tensor(list(arrived), dtype=torch.int64)
-    return uploads.release_round(replace(context, privacy=plan), clients, places, keys, begun, 0)
+    ready = replace(ready, spec=replace(ready.spec, privacy=plan))
+    return uploads.release_round(ready, clients, places, keys, begun)
 
 
 def mean_change(received, clients):
@@ -120,9 +119,9 @@ def test_a_trusted_server_releases_noise_when_nobody_comes():
 @pytest.mark.parametrize("trust", TRUSTS)
 def test_the_clip_is_one_over_all_tensors(trust):
     """Each whole change, head included, is scaled to C; the divisor is the expected number."""
-    context, clients, keys = standing(participation=0.5)
+    ready, clients, keys = standing(participation=0.5)
     options = {"honest": 2} if trust == "secagg" else {}
-    received = sent(context, clients, keys, (1, 3), sigma=0.0, trust=trust, **options)
+    received = sent(ready, clients, keys, (1, 3), sigma=0.0, trust=trust, **options)
     expected = 0.0
     for k in (1, 3):
         change = torch.cat(
@@ -165,11 +164,8 @@ def test_each_client_has_its_own_noise_in_the_example_unit():
     for seed in range(40):
         ends = []
         for level in (sigma, (0.0,) * 3):
-            context, clients = contract_clauses.prepared(task, methods.FedLoRA, 0.0, seed)
-            context = replace(context, noise_multiplier=level)
-            ends.append(
-                contract_clauses.released(context, clients, 0, 0, local_training.local_step)
-            )
+            ready, clients = contract_clauses.prepared(task, methods.FedLoRA, level, seed)
+            ends.append(contract_clauses.released(ready, clients, 0, 0, local_training.local_step))
         found.append(torch.cat([(ends[0][key] - ends[1][key]).flatten(1) for key in ends[0]], 1))
     xi, level = torch.stack(found), torch.tensor(sigma) * contract_clauses.CLIP
     error = 5 / math.sqrt(2 * xi[:, 0].numel())

@@ -105,7 +105,7 @@ def test_the_server_needs_no_data():
     assert SimulatedClients(moved, "fedlora", *terms).participant().terms == participant.terms
     assert participant.spec.task.sizes == task.sizes
     assert all(not x.any() and not y.any() for x, y in participant.spec.task.clients)
-    assert participant.context.data == {}
+    assert participant.prepared.data == {}
     with pytest.raises(ValueError, match=r"^examples: expected 8, as agreed for client 1$"):
         participant.with_data(1, task.clients[0])
     with pytest.raises(ValueError, match=r"^client=3: expected a number in \[0, 2\]$"):

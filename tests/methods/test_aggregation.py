@@ -96,7 +96,7 @@ def test_clients_of_lower_rank_hold_nothing_beyond_it():
         for privacy in (private("example"), private("client", trust="local")):
             run = Run.open(task, row, privacy, PLAN.replace(rounds=1), lora=UNEVEN)
             watched, seen = measures.record_aggregation(row)
-            run.context = replace(run.context, method=watched)
+            run.prepared = replace(run.prepared, spec=replace(run.spec, method=watched))
             list(run.events())
             for _, _, uploads, _ in seen:
                 for key, rows in uploads.items():

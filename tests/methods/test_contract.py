@@ -216,8 +216,8 @@ def test_the_filter_acts_once_where_the_noise_is(row: Method) -> None:
             filtered = row.replace(filter=rule, balance=None)
             run = Recorder.open(task, filtered, privacy, plan, lora=LORA, seed=3)
             list(run.events())
-            assert run.outcome is not None
-            start, sent = run.outcome.sent.tensors, run.outcome.received.uploads
+            assert run.result is not None
+            start, sent = run.result.opened.sent.tensors, run.result.received.uploads
             changes.append({k: x - row.clip_reference(start[k][None]) for k, x in sent.items()})
         assert set(changes[0]) == set(changes[1])
         for key, plain in changes[0].items():

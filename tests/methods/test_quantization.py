@@ -84,8 +84,8 @@ def test_a_head_is_quantised_where_the_rule_says_so():
         row = fl.methods.FedLPP.replace(broadcast=rule)
         run = Recorder.open(tokens("head"), row, None, plan, lora=LORA)
         records = [event for event in run.events() if isinstance(event, Round)]
-        assert run.outcome is not None
-        before, sent = run.outcome.before.tensors, run.outcome.sent.tensors
+        assert run.result is not None
+        before, sent = run.result.opened.before.tensors, run.result.opened.sent.tensors
         for key in head:
             assert torch.equal(sent[key], rule(before[key]) if whole else before[key])
         rest = quantization.bytes_of([*head.values()], *([rule] if whole else []))

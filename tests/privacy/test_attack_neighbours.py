@@ -71,31 +71,30 @@ def released(
         task, by_person = replace(task, persons=PERSONS), {"chunk_examples": 2}
     parts = task, row, privacy, plan.replace(rounds=t + 1)
     run: Any = Recorder.open(*parts, lora=LORA, seed=seed, **by_person)
-    values = anywhere(tokens(sizes=SIZES), row)
-    rest: Any = [-1] * len(SIZES), [{} for _ in range(t)]
-    run.state = RunState(t, values, {}, *rest)
+    values = replace(anywhere(tokens(sizes=SIZES), row), round=t)
+    run.state = RunState(values, {}, [-1] * len(SIZES), [{} for _ in range(t)])
     run.resumed = True
     assert any(isinstance(event, Round) for event in run.events())
-    start = {key: row.clip_reference(x[None]) for key, x in run.outcome.sent.tensors.items()}
-    return run, {key: x - start[key] for key, x in run.outcome.received.uploads.items()}
+    start = {key: row.clip_reference(x[None]) for key, x in run.result.opened.sent.tensors.items()}
+    return run, {key: x - start[key] for key, x in run.result.received.uploads.items()}
 
 
-def voided(run: Any, client: int, t: int) -> uploads.Received:
+def voided(run: Any, client: int) -> uploads.Received:
     """The same round, the client's tensors not a number: the clip makes nothing of them."""
-    everyone, sent = run.everyone, run.outcome.sent
+    everyone, sent = run.everyone, run.result.opened.sent
     params = {key: x.clone() for key, x in everyone.params.items()}
     for x in params.values():
         if len(x) == len(everyone.ids):
             x[everyone.ids.index(client)] = math.nan
-    keys, arrived = tuple(run.outcome.received.uploads), torch.arange(len(everyone.ids))
+    keys, arrived = tuple(run.result.received.uploads), torch.arange(len(everyone.ids))
     emptied = replace(everyone, params=params)
-    return uploads.release_round(run.context, emptied, arrived, keys, sent, t)
+    return uploads.release_round(run.prepared, emptied, arrived, keys, sent)
 
 
-def void(run: Any, row: Method, client: int, t: int) -> dict:
+def void(run: Any, row: Method, client: int) -> dict:
     """Its uploads, as changes of what was sent."""
-    sent = run.outcome.sent.tensors
-    got = voided(run, client, t).uploads
+    sent = run.result.opened.sent.tensors
+    got = voided(run, client).uploads
     return {key: x - row.clip_reference(sent[key][None]) for key, x in got.items()}
 
 
@@ -105,7 +104,7 @@ def deviation(run: Any) -> Any:
     """
     privacy, plan = run.spec.privacy, run.spec.plan
     if privacy.by_step:
-        sizes = torch.tensor(run.context.units, dtype=torch.float64)
+        sizes = torch.tensor(run.spec.units, dtype=torch.float64)
         return plan.rate("B") * SIGMA * CLIP / sizes.clamp(max=plan.batch or math.inf)
     if privacy.trust == "local":
         return SIGMA * CLIP
@@ -116,7 +115,7 @@ def deviation(run: Any) -> Any:
 
 def distance(row: Method, run: Any, one: Mapping, other: Mapping) -> Tensor:
     """How many deviations of the noise two releases are apart, for each row that is seen."""
-    sent = {key: x[None] for key, x in run.outcome.sent.tensors.items()}
+    sent = {key: x[None] for key, x in run.result.opened.sent.tensors.items()}
     change = in_units_of_noise(row, {key: one[key] - other[key] for key in one}, sent)
     apart = torch.stack([x.flatten(1).norm(dim=1) for x in change.values()]).norm(dim=0)
     return apart / deviation(run)
@@ -185,7 +184,7 @@ def test_one_client_less_moves_a_round_by_at_most_what_is_assumed(slug, trust):
             out = {client: list(range(SIZES[client]))}
             other = released(row, privacy, plan, seed, t, out)[1]
         else:
-            other = void(run, row, client, t)
+            other = void(run, row, client)
         apart = distance(row, run, whole, other)
         assert 0.05 / SIGMA < float(apart.max()) <= (1 + 1e-6) / SIGMA
         if trust == "local":

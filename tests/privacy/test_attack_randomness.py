@@ -65,7 +65,7 @@ def test_without_a_seed_every_set_of_participants_and_every_batch_can_come(monke
         Entropy(monkeypatch, bits(some, yes=TOP, no=BOTTOM))
         assert run.arrivals(0, everyone).tolist() == np.flatnonzero(some).tolist()
         entropy = Entropy(monkeypatch, bits(batch))
-        drawn = local_training.poisson_batch(run.context, 0, 0, everyone)
+        drawn = local_training.poisson_batch(run.prepared, 0, 0, everyone)
         assert [x.tolist() for x in drawn] == [np.flatnonzero(row).tolist() for row in batch]
         assert len(entropy.given) == 8 * batch.size
 
@@ -126,7 +126,7 @@ def test_every_bit_of_the_seed_decides_everything():
 
     def decisions(seed: int) -> list[list]:
         run, ids = opened(seed), tuple(range(40))
-        batches = local_training.poisson_batch(run.context, 1, 1, ids)
+        batches = local_training.poisson_batch(run.prepared, 1, 1, ids)
         start = [x.tolist() for x in run.state.server.tensors.values()]
         arrived = run.arrivals(1, ids).tolist()
         return [list(run.participants(1)), arrived, [x.tolist() for x in batches], start]

@@ -61,10 +61,10 @@ def test_colluders_leave_enough_noise(colluding: int) -> None:
     assert run.spec.privacy is not None
     each, _, shares = run.spec.privacy.noise_levels(3, PLAN)
     assert shares + colluding == 3 and isinstance(each, float)
-    assert [too_few_uploads(run.context, count) for count in range(4)] == [True, True, True, False]
+    assert [too_few_uploads(run.spec, count) for count in range(4)] == [True, True, True, False]
     wide = {key: torch.Size((4000,)) for key in list(run.state.server.tensors)[:1]}
     where = [(0, k, 0) for k in range(3)]
-    (drawn,) = gaussian_noise(wide, [each] * 3, run.context.streams, where).values()
+    (drawn,) = gaussian_noise(wide, [each] * 3, run.spec.streams, where).values()
     left = drawn[colluding:].sum(0)
     error = 4 / math.sqrt(2 * left.numel())
     assert float(left.std()) == pytest.approx(sigma * clip, rel=error)

@@ -44,8 +44,8 @@ def moved(run: Run, t: int = 0, s: int = 0) -> dict[ParamKey, torch.Tensor]:
     """Each client's sum of a step without noise, from random values."""
     start = {key: x[None] for key, x in anywhere(TASK, FedLoRA).tensors.items()}
     clients = ClientBatch((0, 1, 2), dict(start), start)
-    local_training.local_step(run.context, clients, t, s)
-    scale = [n * q for n, q in zip(run.context.units, run.context.sample_rate, strict=True)]
+    local_training.local_step(run.prepared, clients, t, s)
+    scale = [n * q for n, q in zip(run.spec.units, run.spec.sample_rates, strict=True)]
     expected = torch.tensor(scale, dtype=torch.float64)
     return {
         key: (start[key] - x) * expected.view(-1, *[1] * (x.dim() - 1))
@@ -56,11 +56,12 @@ def moved(run: Run, t: int = 0, s: int = 0) -> dict[ParamKey, torch.Tensor]:
 
 def test_a_batch_draws_persons_with_all_their_examples() -> None:
     """Each at batch / persons: a draw of examples would leave a person's rows apart."""
-    context, count, sizes = opened().context, 400, []
-    assert context.units == (3, 4, 2) and context.sample_rate == (2 / 3, 0.5, 1.0)
+    prepared, count, sizes = opened().prepared, 400, []
+    assert prepared.spec.units == (3, 4, 2)
+    assert prepared.spec.sample_rates == (2 / 3, 0.5, 1.0)
     own, seen = torch.tensor(PERSONS[1]), torch.zeros(7)
     for s in range(count):
-        index = local_training.poisson_batch(context, 0, s, (1,))[0]
+        index = local_training.poisson_batch(prepared, 0, s, (1,))[0]
         drawn = own[index].unique()
         assert index.tolist() == [i for i, who in enumerate(PERSONS[1]) if who in drawn.tolist()]
         seen[drawn] += 1
@@ -73,7 +74,7 @@ def test_a_batch_draws_persons_with_all_their_examples() -> None:
 def test_a_person_is_clipped_once_as_the_mean_of_single_gradients(chunk: int | None) -> None:
     """Against batches of one, added up by hand, also where chunks cut a person in two."""
     run = opened(None, chunk_examples=chunk)
-    sums, context = moved(run), run.context
+    sums = moved(run)
     start = {key: x[None] for key, x in anywhere(TASK, FedLoRA).tensors.items()}
     for k, (x, y) in enumerate(TASK.clients):
         total = {key: torch.zeros_like(value[k]) for key, value in sums.items()}
@@ -81,7 +82,7 @@ def test_a_person_is_clipped_once_as_the_mean_of_single_gradients(chunk: int | N
             index = [i for i, who in enumerate(PERSONS[k]) if who == person]
             data = (x[index], y[index])
             parts = start, tuple(sums), data, torch.zeros(len(index), dtype=torch.int64)
-            rows = per_example_gradients(TASK, context.adapted, *parts)
+            rows = per_example_gradients(TASK, run.prepared.adapted, *parts)
             mean = {key: value.mean(0) for key, value in rows.items()}
             norm = float(torch.cat([value.flatten() for value in mean.values()]).norm())
             for key, value in mean.items():
@@ -98,9 +99,9 @@ def test_one_bad_example_voids_its_person_and_nobody_else() -> None:
         spoilt = x.clone()
         spoilt[5] = bad  # the one example of person 5
         data = (TASK.clients[0], (spoilt, y), TASK.clients[2])
-        run.context = replace(run.context, data=data)
+        run.prepared = replace(run.prepared, data=data)
         with_bad = moved(run)
-        run.context = replace(run.context, data=TASK.clients)
+        run.prepared = replace(run.prepared, data=TASK.clients)
         for key, value in whole.items():
             assert torch.equal(with_bad[key][0], value[0]) and with_bad[key].isfinite().all()
         gap = torch.cat([(value - with_bad[key])[1].flatten() for key, value in whole.items()])

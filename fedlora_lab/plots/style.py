@@ -161,7 +161,7 @@ def png(figure: Figure) -> bytes:
 def look(slug: str) -> Look:
     """Returns colour, marker and dashes of a method, the same in every figure.
 
-    Guarantees: depends on the slug alone (test_a_method_keeps_its_colour).
+    Guarantees: depends on the slug alone (test_curves_draw_the_mean).
     """
     if slug in LOOKS:
         return LOOKS[slug]
@@ -317,7 +317,7 @@ def spread_apart(
     """Places boxes of these sizes as near to ``values`` as possible, without overlap.
 
     Args: values, sizes: of the boxes, alike long; low, high: they stay between, where they fit.
-    Guarantees: test_labels_keep_apart.
+    Guarantees: test_labels_beside_lines_keep_apart.
     """
     from scipy.optimize import isotonic_regression  # slow to import
 

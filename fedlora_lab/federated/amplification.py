@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from scipy.special import bdtrc
@@ -17,7 +17,7 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.lora import peft
 from fedlora_lab.methods.aggregation import ProductRule
 from fedlora_lab.methods.filters import identity, received
-from fedlora_lab.methods.method import Cycle
+from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.published import rule_name
 from fedlora_lab.privacy.ledger import per_client
@@ -25,6 +25,8 @@ from fedlora_lab.theory import products as theory
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from fedlora_lab.federated.spec import RunSpec
 
 BLOCK = 256
 """Rows of an identity that a filter is given at once."""
@@ -35,117 +37,124 @@ class NoiseForecast:
     """Predicts the noise that a run's releases leave in the averaged factors, round by round.
 
     Args:
-        spec: a `RunSpec`: task, method, privacy, plan and adapter of the run.
+        spec: task, method, privacy, plan and adapter of the run.
         weights: layer -> its frozen weight, (d_out, d_in).
 
     Counted is the noise alone, not what training makes of it afterwards; expected over who takes
     part and whose upload is lost.
     """
 
-    spec: Any
+    spec: "RunSpec"
     weights: Mapping[str, Tensor]
 
     @cached_property
-    def noisy(self) -> bool:
+    def is_noisy(self) -> bool:
         """Whether anything is noised at all."""
         privacy = self.spec.privacy
-        sigma: Any = 0.0 if privacy is None else privacy.noise_multiplier
-        return any(sigma) if isinstance(sigma, tuple) else bool(sigma)
+        return privacy is not None and any(per_client(privacy.noise_multiplier or 0.0))
 
-    @cached_property
+    # ---- what is known before the run
+
+    @property
     def unknown(self) -> str | None:
         """Why the noise in A is not known before the run; ``None``: it is."""
         return self._unknown["A"]
 
     @cached_property
     def _unknown(self) -> dict[str, str | None]:
-        """Side -> why the noise in it is not known before the run. Asked for in every round and
-        layer, and the same in all."""
-        return {side: self._reason(side) for side in "AB"}
+        """Side -> why the noise in it is not known before the run; the same in all rounds."""
+        return {side: self._reason(side) if self.is_noisy else None for side in "AB"}
 
     def _reason(self, side: str) -> str | None:
         """Why the noise in a factor is not known before the run."""
         method, plan = self.spec.method, self.spec.plan
-        if not self.noisy:
-            return None
-        if _mean_gain(method.aggregate) is None:
-            return f"{rule_name(method.aggregate)} does not leave {side} the mean of what was sent"
+        rule = rule_name(method.aggregate)
+        if _mean_gain(method) is None:
+            return f"{rule} does not leave {side} the mean of what was sent"
         words = {method.sides_in_round(t, plan.local_steps) for t in range(min(plan.rounds, 100))}
         if any("*" in word for word in words):
             return "which factor moves is chosen during the run"
         if not any(side in word for word in words):
-            other = side == "B" and not set("".join(words)) <= set("AB")
-            return "noised is something else than the factors" if other else None
+            others = side == "B" and not set("".join(words)) <= set("AB")
+            return "noised is something else than the factors" if others else None
         if side == "B" and isinstance(method.aggregate, ProductRule):
-            return f"{rule_name(method.aggregate)} adds what the mean of the products has more"
+            return f"{rule} adds what the mean of the products has more"
         if method.own_ranks or not (method.share is None or side in method.share):
             return f"{side}, or part of it, stays with its client"
         if method.precondition is not None:
-            other = "B" if side == "A" else "A"
-            return f"{rule_name(method.precondition)} shapes the noise on {side} by {other}"
+            peer = "B" if side == "A" else "A"
+            return f"{rule_name(method.precondition)} shapes the noise on {side} by {peer}"
         if plan.server_optimizer != SGD():
             return f"the server's optimiser {plan.server_optimizer} is more than a step"
-        if self._by_step and plan.optimizer.nonlinear:
+        if self.spec.by_step and plan.optimizer.nonlinear:
             return f"{plan.optimizer}: {plan.optimizer.nonlinear}"
         if getattr(plan.optimizer, "weight_decay", 0.0):
             return f"{plan.optimizer} shrinks {side}, and the noise in it"
-        if not self._by_step and method.clip_reference is not received:
+        if not self.spec.by_step and method.clip_reference is not received:
             return "clipped are the weights, with the noise in them, and not their change"
         return None
 
-    @property
-    def _by_step(self) -> bool:
-        return self.spec.privacy is None or self.spec.privacy.by_step
+    # ---- variance
 
     @cached_property
     def _variance(self) -> float:
         """Variance of the noise that a release at rate 1 adds to an entry of an averaged factor."""
-        privacy, plan = self.spec.privacy, self.spec.plan
-        if privacy is None or not self.noisy:
+        spec, privacy, plan = self.spec, self.spec.privacy, self.spec.plan
+        if privacy is None or not self.is_noisy:
             return 0.0
-        sizes = privacy.units(self.spec.task)
-        count, ranks, every = len(sizes), self.spec.lora.ranks, plan.participation * len(sizes)
-        share = (_mean_gain(self.spec.method.aggregate) or 1.0) * plan.server_lr
-        level, came = privacy.noise_levels(count, plan), plan.participation * (1 - plan.dropout)
+        count = len(spec.units)
+        level = privacy.noise_levels(count, plan)
+        gain = (_mean_gain(spec.method) or 1.0) * plan.server_lr
+        expected = plan.participation * count
+        arrives = plan.participation * (1 - plan.dropout)
         if level.server:  # added once to the sum, whoever came
-            return (share * level.server / every) ** 2
+            return (gain * level.server / expected) ** 2
+        each = per_client(level.each, count)
         if privacy.server_sees_only_sum:
             # Expected number of uploads in a round that is released: E[n; n >= least].
             least = level.shares + privacy.colluding
-            uploads = count * came * float(bdtrc(least - 2, count - 1, came))
-            return uploads * (share * per_client(level.each, 1)[0] / every) ** 2
+            uploads = count * arrives * float(bdtrc(least - 2, count - 1, arrives))
+            return uploads * (gain * each[0] / expected) ** 2
+        ranks = spec.lora.ranks or (spec.lora.rank,) * count
+        uniform = plan.weights == "uniform"
         total = 0.0
-        for k, std in enumerate(per_client(level.each, count)):
-            weight = 1 / count if plan.weights == "uniform" else sizes[k] / sum(sizes)
-            if self._by_step:  # of a step's sum, divided by the expected batch
-                std /= sizes[k] if plan.batch is None else min(plan.batch, max(sizes[k], 1))
-            ranked = 1.0 if ranks is None else ranks[k] / self.spec.lora.rank
-            total += ranked * came * (weight / plan.participation * std) ** 2
-        return share**2 * total
+        for k, std in enumerate(each):
+            weight = 1 / count if uniform else spec.units[k] / sum(spec.units)
+            if spec.by_step:  # of a step's sum, divided by the expected batch
+                size = max(spec.units[k], 1)
+                std /= size if plan.batch is None else min(plan.batch, size)
+            held = ranks[k] / spec.lora.rank
+            total += held * arrives * (weight / plan.participation * std) ** 2
+        return gain**2 * total
 
     def releases_in_round(self, side: str, t: int) -> int:
         """How often noise falls on A or B in round t, counted from 0."""
         method, steps = self.spec.method, self.spec.plan.local_steps
-        if not self._by_step:
+        if not self.spec.by_step:
             return int(side in method.sides_in_round(t, steps))
         if not isinstance(method.train, Cycle):
             return sum(side in method.sides_at_step(t, s) for s in range(steps))
+        # In closed form: a round may have very many steps.
         words = method.train.rounds[t % len(method.train.rounds)].split()
-        whole, rest = divmod(steps, len(words))
-        return whole * sum(side in w for w in words) + sum(side in w for w in words[:rest])
+        cycles, left = divmod(steps, len(words))
+        in_cycle = sum(side in word for word in words)
+        return cycles * in_cycle + sum(side in word for word in words[:left])
 
     def _round_variance(self, side: str, t: int) -> float:
         """What round t adds to the variance of an entry, before a filter."""
-        count, plan = self.releases_in_round(side, t), self.spec.plan
-        if not self._by_step:
+        plan, count = self.spec.plan, self.releases_in_round(side, t)
+        if not self.spec.by_step:
             return count * self._variance
+        momentum = getattr(plan.optimizer, "momentum", 0.0)
+        if not momentum:
+            return plan.rate(side, t) ** 2 * count * self._variance
         # With momentum m the noise of a step moves the factor in each later step of the round too:
         # in all by 1 + m + m^2 + ... times the rate.
-        kept, moved, total = getattr(plan.optimizer, "momentum", 0.0), 0.0, 0.0
-        for _ in range(count) if kept else ():
-            moved = 1 + kept * moved
+        moved = total = 0.0
+        for _ in range(count):
+            moved = 1 + momentum * moved
             total += moved**2
-        return plan.rate(side, t) ** 2 * (total if kept else count) * self._variance
+        return plan.rate(side, t) ** 2 * total * self._variance
 
     @cached_property
     def _sums(self) -> dict[str, list[float]]:
@@ -163,28 +172,36 @@ class NoiseForecast:
         sums = self._sums[side]
         while len(sums) <= rounds:
             sums.append(sums[-1] + self._round_variance(side, len(sums) - 1))
-        rule, (d_out, d_in) = self.spec.method.filter, self.weights[layer].shape
-        size = d_in if side == "A" else d_out
-        return sums[rounds] * (1.0 if rule is identity else _filter_gain(rule, side, size))
+        rule = self.spec.method.filter
+        if rule is identity:
+            return sums[rounds]
+        d_out, d_in = self.weights[layer].shape
+        return sums[rounds] * _filter_gain(rule, side, d_in if side == "A" else d_out)
 
-    def _start_scale(self, layer: str) -> float:
-        """How many times as large A starts as PEFT draws it, where its energy is r / 3."""
+    # ---- energies
+
+    @cached_property
+    def _start_scales(self) -> dict[str, float]:
+        """Layer -> how many times as large A starts as PEFT draws it, where its energy is r / 3."""
         start, lora = self.spec.method.start, self.spec.lora
-        rank = lora.rank
-        own = {} if start is None else start(self.weights[layer], rank)
-        if "A" not in own:
-            return lora.start_scale
-        energy = float(own["A"].double().square().sum())
-        return lora.start_scale * math.sqrt(3 * energy / rank)
+        scales = {}
+        for layer, weight in self.weights.items():
+            made = {} if start is None else start(weight, lora.rank)
+            scales[layer] = lora.start_scale
+            if "A" in made:
+                energy = float(made["A"].double().square().sum())
+                scales[layer] *= math.sqrt(3 * energy / lora.rank)
+        return scales
 
     def amplification(self, layer: str, rounds: int) -> float:
         """Expected energy of the noise in A over A's own at the start; NaN where `unknown`."""
         if self.unknown is not None:
             return math.nan
-        if not (variance := self.variance("A", layer, rounds)):
+        variance = self.variance("A", layer, rounds)
+        if not variance:
             return 0.0
         d_in = self.weights[layer].shape[1]
-        return theory.amplification(math.sqrt(variance), 1, d_in, self._start_scale(layer))
+        return theory.amplification(math.sqrt(variance), 1, d_in, self._start_scales[layer])
 
     def mean(self, rounds: int) -> float:
         """The amplification of all layers, weighted by the energy of B's noise, and so by d_out."""
@@ -200,38 +217,17 @@ class NoiseForecast:
 
         Signal and start are not counted, see `theory.accumulated_noise_terms`.
         """
-        d_out, d_in = self.weights[layer].shape
-        lora, known = self.spec.lora, {x: self._unknown[x] is None for x in "AB"}
-        if not known["B"]:
+        if self._unknown["B"] is not None:
             return theory.NoiseTerms(*[math.nan] * 3)
-        std = {x: math.sqrt(self.variance(x, layer, rounds)) if known[x] else 0.0 for x in "AB"}
-        scales = lora.scaling, self._start_scale(layer)
+        std_b = math.sqrt(self.variance("B", layer, rounds))
+        known = self.unknown is None
+        std_a = math.sqrt(self.variance("A", layer, rounds)) if known else 0.0
+        d_out, d_in = self.weights[layer].shape
+        lora, scale = self.spec.lora, self._start_scales[layer]
         terms = theory.accumulated_noise_terms(
-            d_out, lora.rank, d_in, std["B"], std["A"], 1, 1, *scales
+            d_out, lora.rank, d_in, std_b, std_a, 1, 1, lora.scaling, scale
         )
-        return terms if known["A"] else terms._replace(quadratic=math.nan)
-
-    def noise_to_signal(self) -> float:
-        """Length of the noise in the first averaged release over the longest signal: C times 1.
-
-        A release is a step in the example unit, a round in the client unit. 0 without noise.
-
-        Guarantees: test_amplification.py::test_noise_to_signal_is_what_a_release_shows.
-        """
-        privacy = self.spec.privacy
-        if privacy is None or not self.noisy:
-            return 0.0
-        steps = 1 if self._by_step else self.spec.plan.local_steps
-        word, numbers = self.spec.method.sides_in_round(0, steps), 0
-        for layer, (d_out, d_in) in ((k, weight.shape) for k, weight in self.weights.items()):
-            rank = self.spec.lora.rank
-            sizes = {"A": rank * d_in, "B": d_out * rank, "*": d_out * rank}
-            numbers += sum(sizes.get(side, 0) for side in word)
-            if "R" in word and self.spec.method.start is not None:  # a core may be blocks
-                made = self.spec.method.start(self.weights[layer], rank)
-                numbers += sum(x.numel() for side, x in made.items() if side in ("R", "gain"))
-        gain = (_mean_gain(self.spec.method.aggregate) or 1.0) * self.spec.plan.server_lr
-        return math.sqrt(numbers * self._variance) / (gain * privacy.clip_norm)
+        return terms if known else terms._replace(quadratic=math.nan)
 
     def rows(self, rounds: int) -> list[tuple[str, str, float]]:
         """The rows of a record after so many rounds: layer, measure, value."""
@@ -245,22 +241,31 @@ class NoiseForecast:
 
     def over_run(self) -> "Amplification":
         """Sums the noise over the whole run, layer by layer."""
-        rounds, unknown = self.spec.plan.rounds, self.unknown
-        in_a, in_b = (sum(self.releases_in_round(x, t) for t in range(rounds)) for x in "AB")
+        rounds = self.spec.plan.rounds
+        releases = {x: sum(self.releases_in_round(x, t) for t in range(rounds)) for x in "AB"}
 
-        def std(side: str, layer: str, count: int) -> float:
+        def std(side: str, layer: str) -> float:
             if self._unknown[side] is not None:
                 return math.nan
-            return math.sqrt(self.variance(side, layer, rounds) / max(count, 1))
+            return math.sqrt(self.variance(side, layer, rounds) / max(releases[side], 1))
 
         layers = []
         for layer, weight in self.weights.items():
             d_out, d_in = weight.shape
-            std_a, std_b = std("A", layer, in_a), std("B", layer, in_b)
-            rho = self.amplification(layer, rounds)
-            layers.append(LayerNoise(layer, d_out, d_in, std_a, std_b, in_a, in_b, rho))
+            layers.append(
+                LayerNoise(
+                    layer=layer,
+                    d_out=d_out,
+                    d_in=d_in,
+                    std_A=std("A", layer),
+                    std_B=std("B", layer),
+                    releases_A=releases["A"],
+                    releases_B=releases["B"],
+                    amplification=self.amplification(layer, rounds),
+                )
+            )
         scale = self.spec.lora.start_scale
-        return Amplification(tuple(layers), self.mean(rounds), scale, unknown)
+        return Amplification(tuple(layers), self.mean(rounds), scale, self.unknown)
 
 
 class LayerNoise(NamedTuple):
@@ -311,7 +316,7 @@ class Amplification(NamedTuple):
         return pd.DataFrame(list(self.layers), columns=LayerNoise._fields)
 
 
-def forecast_of(spec: Any) -> NoiseForecast:
+def forecast_of(spec: "RunSpec") -> NoiseForecast:
     """Makes the forecast of a run that is not prepared, from the shapes of its layers."""
     task = spec.task
     return NoiseForecast(spec, peft.adapt(task.model, task.targets, task.head, spec.lora).weights)
@@ -326,14 +331,15 @@ def balanced_start(forecast: NoiseForecast, balance: float) -> float:
 
     Raises: ``ValueError`` where the noise in A is not known before the run.
     """
-    why = forecast.unknown
-    check(why is None, "balance", balance, f"None: the noise in A is not known before a run, {why}")
+    reason = forecast.unknown
+    expected = f"None: the noise in A is not known before a run, {reason}"
+    check(reason is None, "balance", balance, expected)
     return theory.balanced_scale(forecast.mean(forecast.spec.plan.rounds), balance)
 
 
-def _mean_gain(rule: Any) -> float | None:
-    """The factor by which a server's rule multiplies the mean change of A; ``None``: no factor."""
-    return getattr(rule, "mean_gain", None)
+def _mean_gain(method: Method) -> float | None:
+    """The factor by which the server's rule multiplies the mean change of A; ``None``: none."""
+    return getattr(method.aggregate, "mean_gain", None)
 
 
 @lru_cache(maxsize=64)

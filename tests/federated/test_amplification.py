@@ -1,7 +1,6 @@
 """The amplification number against simulated runs, and the start that is chosen by it."""
 
 import math
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -11,7 +10,6 @@ from toy_tasks import LORA, PLAN, gap, play, private, regression, same_bits, tok
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.federated.amplification import forecast_of
 from fedlora_lab.federated.records import require_source
 from fedlora_lab.federated.spec import make_run_spec
 from fedlora_lab.flower import Participant
@@ -51,23 +49,6 @@ CASES: dict[str, Any] = {
     "unequal ranks": ("fedlora", "client", {}, {"trust": "local"}, (1, 2, 4, 3)),
     "quantised on the way down": ("fedlpp", "client", {}, {}, None),
 }
-
-
-@pytest.mark.parametrize(("slug", "unit"), [("fedlora", "example"), ("rolora", "client")])
-def test_noise_to_signal_is_what_a_release_shows(slug, unit):
-    """The length of the first averaged release of a run without signal, over the clip norm."""
-    task, lora = wide(4), fl.Lora(4, 4.0)
-    plan = fl.Plan(rounds=1, local_steps=1, batch=3, lr=0.2)
-    privacy = without_signal(unit)
-    spec = make_run_spec(task, slug, privacy, plan, lora, 0)
-    rate, lengths = (0.2 if unit == "example" else 1.0), []
-    for seed in range(RUNS):
-        first, last = fl.run(task, slug, privacy, plan, lora=lora, seed=seed)
-        pairs = zip(first.adapter["map"], last.adapter["map"], strict=True)
-        moved = sum(float((x - y).double().square().sum()) for x, y in pairs)
-        lengths.append(moved / (rate * privacy.clip_norm) ** 2)
-    assert forecast_of(spec).noise_to_signal() ** 2 in fl.theory.mean_band(np.array(lengths))
-    assert forecast_of(replace(spec, privacy=None)).noise_to_signal() == 0
 
 
 @pytest.mark.slow

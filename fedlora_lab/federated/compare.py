@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedlora_lab import methods
 from fedlora_lab._utils.environment import __version__
@@ -18,8 +18,9 @@ from fedlora_lab._utils.validation import (
 )
 from fedlora_lab.federated.checkpoint import settings_with_keyed_task
 from fedlora_lab.federated.records import Round, Tick, to_frame
-from fedlora_lab.federated.spec import make_run_spec
+from fedlora_lab.federated.spec import RunSpec, make_run_spec
 from fedlora_lab.measures.statistics import (
+    COLUMNS,
     count_collapsed,
     describe_collapse,
     headline,
@@ -33,7 +34,10 @@ from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:
     import pandas as pd
+    from peft import LoraConfig
+    from tqdm import tqdm
 
+_T = TypeVar("_T")
 BASELINES: dict[str, Method] = {
     "non-private": methods.FedLoRA,
     "central": methods.FedLoRA,
@@ -83,17 +87,15 @@ class Cell:
         if not isinstance(method, str) or method not in BASELINES:
             row = methods.get(method)
             return cls(row.slug, task, row, privacy, plan, lora, seed)
-        privacy = None if method == "non-private" else privacy
-        if method == "central":  # as many examples a step as all clients together take
-            batch = None if plan.batch is None else plan.batch * len(task.clients)
-            task, plan = task.pooled(), plan.replace(batch=batch)
+        if method == "non-private":
+            privacy = None
+        if method == "central":
+            count = len(task.clients)
+            task = task.pooled()
+            if plan.batch is not None:  # as many examples a step as all clients together take
+                plan = plan.replace(batch=plan.batch * count)
             if privacy is not None:
-                words = f"'example' for {method!r}: pooled data have no clients"
-                check(privacy.by_step, "unit", privacy.unit, words)
-                goal, words = privacy.target, f"one from calibrate(epsilon=...) for {method!r}"
-                check(goal is not None, "privacy", "without a target", words)
-                free = privacy.replace(sample_rate=None)
-                privacy = free.calibrate(epsilon=goal or 0.0, task=task, plan=plan)
+                privacy = _calibrated_for_pooled(privacy, task, plan)
         return cls(method, task, BASELINES[method], privacy, plan, lora, seed)
 
     def run(self, **options: Any) -> Iterator[Round]:
@@ -106,12 +108,34 @@ class Cell:
 
         if self.privacy is None:
             options.pop("stop_at", None)
-        parts = self.task, self.method, self.privacy, self.plan
-        return ticks(*parts, lora=self.lora, seed=self.seed, **options)
+        return ticks(
+            self.task,
+            self.method,
+            self.privacy,
+            self.plan,
+            lora=self.lora,
+            seed=self.seed,
+            **options,
+        )
+
+    def spec(self) -> RunSpec:
+        """The checked arguments. Raises ``ValueError`` as `run` does."""
+        return make_run_spec(self.task, self.method, self.privacy, self.plan, self.lora, self.seed)
 
     def frame(self, records: Iterable[Round]) -> "pd.DataFrame":
         """Tidy frame of the cell's records, under its own name."""
         return to_frame(records).assign(method=self.slug)
+
+
+def _calibrated_for_pooled(privacy: Privacy, task: Task, plan: Plan) -> Privacy:
+    """The plan with the noise that pooled data need for the same epsilon."""
+    expected = "'example' for 'central': pooled data have no clients"
+    check(privacy.by_step, "unit", privacy.unit, expected)
+    target = privacy.target
+    expected = "one from calibrate(epsilon=...) for 'central'"
+    check(target is not None, "privacy", "without a target", expected)
+    assert target is not None
+    return privacy.replace(sample_rate=None).calibrate(epsilon=target, task=task, plan=plan)
 
 
 BAR: dict[str, Any] = {
@@ -131,9 +155,12 @@ class Progress:
         name: of the run, for the bar.
     """
 
-    def __init__(self, bar: Any, plan: Plan, name: str) -> None:
-        self.bar, self.plan, self.name, self.before = bar, plan, name, bar.n
-        self.round, self.epsilon = "", ""
+    def __init__(self, bar: "tqdm", plan: Plan, name: str) -> None:
+        self.bar = bar
+        self.plan = plan
+        self.name = name
+        self.before = bar.n
+        self.epsilon = ""
         bar.set_description_str(f"{name}, preparing")
 
     def follow(self, events: Iterable[Round | Tick]) -> Iterator[Round]:
@@ -143,18 +170,18 @@ class Progress:
             if isinstance(event, Round):
                 yield event
 
-    def show(self, event: Round | Tick, words: str = "") -> None:
+    def show(self, event: Round | Tick, text: str = "") -> None:
         """Moves the bar to where the run is.
 
         Args:
             event: that the run yielded.
-            words: behind a round, in the place of its epsilon.
+            text: behind a round, in the place of its epsilon.
         """
         if isinstance(event, Round):
-            self.epsilon = words
-            if not words and event.ledger is not None:
-                self.epsilon = f"ε {event.epsilon:.3g}"
-            place, done = f"round {event.index} of {self.plan.rounds}", event.index
+            spent = "" if event.ledger is None else f"ε {event.epsilon:.3g}"
+            self.epsilon = text or spent
+            place = f"round {event.index} of {self.plan.rounds}"
+            done = event.index
         else:
             place = f"round {event.round} of {self.plan.rounds}, step {event.step}"
             done = event.round - 1 + event.step / (self.plan.local_steps + 1)
@@ -163,7 +190,7 @@ class Progress:
         self.bar.update(self.before + done - self.bar.n)
 
     def end(self) -> None:
-        """Moves the bar to the run's end, also if the run was cached or stopped early."""
+        """Moves the bar to the run's end, also if the run was found in a store or stopped early."""
         self.bar.update(self.before + self.plan.rounds - self.bar.n)
 
 
@@ -174,7 +201,7 @@ def compare(
     plan: Plan | Mapping[str, Plan],
     seeds: Iterable[int] = (0, 1, 2),
     *,
-    lora: Any = None,
+    lora: "Lora | LoraConfig | None" = None,
     progress: bool = True,
     store: "str | Path | None" = None,
     **options: Any,
@@ -210,35 +237,52 @@ def compare(
     import pandas as pd
     from tqdm.auto import tqdm
 
-    lora = lora_of(lora)
-    names = _listed("methods", which, 'such as ["fedlora", "ffa-lora"]')
-    draws = _listed("seeds", seeds, "such as range(3)")
-    words = "each once; for several releases compare several times"
-    check(len(set(draws)) == len(draws), "seeds", draws, words)
-    check(isinstance(task, Task), "task", task, "a Task")
-    check(isinstance(privacy, Privacy | None), "privacy", privacy, "a Privacy")
-    check(set(options) <= set(OPTIONS), "options", sorted(options), "some of " + ", ".join(OPTIONS))
-    parts = [(name, task, privacy, _plan_for(name, plan), lora) for name in names]
-    cells = [Cell.from_name(*part, seed) for part in parts for seed in draws]
-    check_names((cell.slug, cell.method) for cell in cells)
-    slugs = [cell.slug for cell in cells[:: len(draws)]]
-    check(len(set(slugs)) == len(slugs), "methods", slugs, "each once")
-    for cell in cells:
-        make_run_spec(cell.task, cell.method, cell.privacy, cell.plan, cell.lora, cell.seed)
+    cells = _checked_cells(task, which, privacy, plan, seeds, lora_of(lora))
+    expected = "some of " + ", ".join(OPTIONS)
+    check(set(options) <= set(OPTIONS), "options", sorted(options), expected)
     kept = None if store is None else Store(store)
-    frames, total = [], sum(cell.plan.rounds for cell in cells)
+    frames = []
+    total = sum(cell.plan.rounds for cell in cells)
     with tqdm(total=total, disable=not progress, **BAR) as bar:
         for cell in cells:
             shown = Progress(bar, cell.plan, f"{cell.slug} seed {cell.seed}")
             frames.append(_run_or_find(cell, options, kept, shown))
             shown.end()
         frame = pd.concat(frames, ignore_index=True)
-        counts, measure = count_collapsed(run_ends(frame)), headline(frame)
-        frame.attrs["collapsed"] = {slug: own["collapsed"] for slug, own in counts.items()}
-        for slug, own in counts.items() if not bar.disable else ():
-            if words := describe_collapse(measure, own):
-                bar.write(f"{slug}: {words}")
+        counts = count_collapsed(run_ends(frame))
+        frame.attrs["collapsed"] = {slug: count["collapsed"] for slug, count in counts.items()}
+        if not bar.disable:
+            for slug, count in counts.items():
+                if text := describe_collapse(headline(frame), count):
+                    bar.write(f"{slug}: {text}")
     return frame
+
+
+def _checked_cells(
+    task: Task,
+    which: Iterable[str | Method],
+    privacy: Privacy | None,
+    plan: Plan | Mapping[str, Plan],
+    seeds: Iterable[int],
+    lora: Lora,
+) -> list[Cell]:
+    """The runs of a comparison, every one checked before the first begins."""
+    names = _listed("methods", which, 'such as ["fedlora", "ffa-lora"]')
+    draws = _listed("seeds", seeds, "such as range(3)")
+    expected = "each once; for several releases compare several times"
+    check(len(set(draws)) == len(draws), "seeds", draws, expected)
+    check(isinstance(task, Task), "task", task, "a Task")
+    check(isinstance(privacy, Privacy | None), "privacy", privacy, "a Privacy")
+    cells = []
+    for name in names:
+        its_plan = _plan_for(name, plan)
+        cells += [Cell.from_name(name, task, privacy, its_plan, lora, seed) for seed in draws]
+    check_names((cell.slug, cell.method) for cell in cells)
+    slugs = [cell.slug for cell in cells[:: len(draws)]]
+    check(len(set(slugs)) == len(slugs), "methods", slugs, "each once")
+    for cell in cells:
+        cell.spec()
+    return cells
 
 
 def _run_or_find(
@@ -257,12 +301,12 @@ def _run_or_find(
     return frame
 
 
-def _listed(name: str, values: Any, example: str) -> list:
+def _listed(name: str, values: Iterable[_T], example: str) -> list[_T]:
     several = isinstance(values, Iterable) and not isinstance(values, (str, bytes, Method, Mapping))
     check(several, name, values, f"a list, {example}")
-    values = list(values)
-    check(bool(values), name, values, f"at least one, {example}")
-    return values
+    listed = list(values)
+    check(bool(listed), name, listed, f"at least one, {example}")
+    return listed
 
 
 def _plan_for(name: str | Method, plan: Plan | Mapping[str, Plan]) -> Plan:
@@ -299,9 +343,8 @@ class Store:
 
     def settings(self, cell: Cell, options: Mapping[str, Any]) -> dict[str, Any]:
         """All that a run was given, as JSON values."""
-        spec = make_run_spec(cell.task, cell.method, cell.privacy, cell.plan, cell.lora, cell.seed)
         given = {
-            **spec.settings(),
+            **cell.spec().settings(),
             "name": cell.slug,
             "rounds": cell.plan.rounds,
             "made": dict(cell.task.info),
@@ -315,8 +358,6 @@ class Store:
     def find(self, settings: Mapping[str, Any]) -> "pd.DataFrame | None":
         """The frame of the run with these settings; ``None`` where it is not kept."""
         import pandas as pd
-
-        from fedlora_lab.measures.statistics import COLUMNS
 
         key = _digest(settings)
         for entry in read_lines(self.path):

@@ -133,9 +133,16 @@ class Round:
 
     def measures(self) -> dict[str, float]:
         """Whole-model measures by name, as they stand in the frame."""
-        named = {"epsilon": self.epsilon, "deviation": self.deviation, **self.uploads._asdict()}
-        names = ("participants", "clipped", "nonfinite", "seconds")
-        return {**self.metrics, **named, **{name: getattr(self, name) for name in names}}
+        return {
+            **self.metrics,
+            "epsilon": self.epsilon,
+            "deviation": self.deviation,
+            **self.uploads._asdict(),
+            "participants": self.participants,
+            "clipped": self.clipped,
+            "nonfinite": self.nonfinite,
+            "seconds": self.seconds,
+        }
 
 
 def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":
@@ -162,10 +169,11 @@ def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":
 
 def require_source(record: Round) -> tuple[Task, Lora, ServerState]:
     """Task, adapter and server's tensors of a record that a run yielded, or ``ValueError``."""
-    found = getattr(record, "source", None)
+    source = getattr(record, "source", None)
     value = "a pickled copy, without its task" if isinstance(record, Round) else record
-    check(found is not None, "record", value, "a record as run() yields it")
-    return found  # type: ignore[return-value]
+    check(source is not None, "record", value, "a record as run() yields it")
+    assert source is not None
+    return source
 
 
 def source_for(task: Task, record: Round) -> tuple[Lora, ServerState]:
@@ -174,18 +182,20 @@ def source_for(task: Task, record: Round) -> tuple[Lora, ServerState]:
     Args: task: that of the run, or one of the same model. record: as `run` yields it.
     Raises: ``ValueError`` for anything else.
     """
-    own, lora, state = require_source(record)
+    trained_on, lora, state = require_source(record)
     check(isinstance(task, Task), "task", task, "a Task")
-
-    def places(task: Task) -> Any:
-        shapes = {name: tensor.shape for name, tensor in task.model.named_parameters()}
-        return task.targets, task.head, shapes
-
     # PEFT would adapt other layers of another model, and leave them as they were.
-    same = task is own or places(task) == places(own)
-    words = f"{own.name!r}, of which the record is, or a task of the same model and targets"
-    check(same, "task", task.name, words)
+    same = task is trained_on or _places(task) == _places(trained_on)
+    name = repr(trained_on.name)
+    expected = f"{name}, of which the record is, or a task of the same model and targets"
+    check(same, "task", task.name, expected)
     return lora, state
+
+
+def _places(task: Task) -> tuple[object, ...]:
+    """What decides which layers of a task's model are adapted, and their shapes."""
+    shapes = {name: tensor.shape for name, tensor in task.model.named_parameters()}
+    return task.targets, task.head, shapes
 
 
 def save_adapter(record: Round, path: "str | Path") -> "Path":
@@ -228,14 +238,15 @@ def predict(
     torch.Size([8, 3])
     """
     lora, state = source_for(task, record)
-    words = "inputs as the model takes them: a tensor, or a mapping of tensors"
-    check(isinstance(x, Tensor | Mapping), "x", type(x).__name__, words)
+    expected = "inputs as the model takes them: a tensor, or a mapping of tensors"
+    check(isinstance(x, Tensor | Mapping), "x", type(x).__name__, expected)
     adapted = peft.adapt(task.model, task.targets, task.head, lora)
     try:
         return per_example.model_outputs(task, adapted, state.tensors, x)
     except Exception as error:  # whatever a foreign model raises, the reader needs it in one line
         shape = tuple(x.shape) if isinstance(x, Tensor) else sorted(x)
-        raise ValueError(f"x={shape}: expected {words}; it says: {first_line(error)}") from error
+        text = f"x={shape}: expected {expected}; it says: {first_line(error)}"
+        raise ValueError(text) from error
 
 
 def generate(

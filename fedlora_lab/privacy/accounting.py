@@ -187,8 +187,8 @@ FINENESS = 0.055
 the interval's square / 4 to each variance: epsilon grows by less than 0.05 %. With little noise a
 release's loss is rarely large and else near 0, where rounding adds less, and so is coarser."""
 FINEST, COARSEST = 2.0**-23, 2.0**-5
-MOST_POINTS = 2e5
-"""Of a distribution, about; where it would have more, the grid is coarser."""
+MOST_POINTS, MOST_COMPOSED = 2e4, 2e5
+"""Of the losses of one release, and of many; where they would have more, the grid is coarser."""
 LARGEST_DOUBLED = 3e5
 """Points of a distribution, about, that is composed by doubling."""
 TAIL = 1e-15
@@ -228,7 +228,7 @@ def _interval(key: Key) -> float:
         for (sigma, q, n), m in zip(key, moments, strict=True)
     )
     widest = max(_largest_loss(sigma) + math.log(q) for sigma, q, _ in key)
-    interval = max(min(wanted, COARSEST), FINEST, max(drift, widest) / MOST_POINTS)
+    interval = max(min(wanted, COARSEST), FINEST, drift / MOST_COMPOSED, widest / MOST_POINTS)
     # Powers of two: histories of nearly equal noise share a grid, and so what was composed on it.
     return 2.0 ** math.floor(math.log2(interval))
 

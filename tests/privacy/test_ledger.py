@@ -347,14 +347,6 @@ def test_record_refuses_bad_entries(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=rf"^{name}(\[1\])?=.*: expected "):
         ledger.record(**dict[str, Any](round=0, clients=(0, 1), count=1) | RATES | arguments)
     assert ledger.releases == ()
-
-
-def test_a_ledger_refuses_bad_terms_and_takes_numpy_numbers() -> None:
-    """Its terms are those of a `Privacy`, whose test has all that is refused."""
-    refused: list[dict[str, Any]] = [{"reproducible": 1}, {"trust": "secagg"}, {"delta": 0}]
-    for options in refused:
-        with pytest.raises(ValueError, match=f"^{next(iter(options))}=.*: expected "):
-            Ledger(**options)
     clients, rates = np.array([1, 2]), np.array([0.1, 0.2])
     entry = LedgerEntry(np.int64(3), clients, np.int32(4), rates, np.float64(1.5))  # type: ignore[arg-type]
     assert vars(entry) == vars(LedgerEntry(3, (1, 2), 4, (0.1, 0.2), 1.5))

@@ -152,10 +152,11 @@ def test_resolve_fills_the_sample_rate() -> None:
 
 def test_delta_must_lie_below_one_over_units() -> None:
     """delta >= 1 / units would allow to publish one unit outright."""
-    dozen = SimpleNamespace(sizes=(500,) * 12)
+    dozen = SimpleNamespace(sizes=(500,) * 12, persons=(), person_counts=(2,) * 12)
     for privacy, limit in (
         (client(delta=1 / 12), "< 0.0833 = 1 / 12 clients"),
         (noised(delta=16 / 6000), "< 0.000167 = 1 / 6000 examples"),
+        (noised(unit="person", delta=0.2), "< 0.0417 = 1 / 24 persons"),
     ):
         with pytest.raises(ValueError, match=rf"^delta=.*: expected {limit}$"):
             privacy.resolve(dozen, PLAN)

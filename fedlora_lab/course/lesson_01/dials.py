@@ -1,5 +1,7 @@
 """The dial of notebook 01: what rank and alpha let an adapter learn of a layer."""
 
+from functools import partial
+
 import numpy as np
 from jaxtyping import Float
 
@@ -15,6 +17,51 @@ EVERY = 4
 RATE = 0.3
 
 
+def _low_rank_scene(change: Float[np.ndarray, "d_out d_in"], rank: int, alpha: int) -> Scene:
+    """Draws singular values, the best error of a rank, and a descent towards it."""
+
+    values = np.linalg.svd(change, compute_uv=False)
+    floor = theory.reachable_error(values)
+    count = len(values)
+    directions = np.arange(1, count + 1)
+    ranks = [rank for rank in RANKS if rank <= count]
+    share = axis("error, share of the change", 0, 1.02)
+    best = floor[rank]
+    errors = theory.descent_errors(change, rank, alpha, STEPS, RATE)
+    diverges = not np.isfinite(errors[-1]) or errors[-1] > 1
+    colours = [(directions[:rank], "blue"), (directions[rank:], "pale")]
+    shown = [bars(some - 0.4, 0, some + 0.4, values[some - 1], colour) for some, colour in colours]
+    # Beyond the axes the curve of a descent that diverges is cut off.
+    path = np.where(np.isfinite(errors), np.minimum(errors, 9), 9)[::EVERY]
+    steps = np.arange(0, STEPS + 1, EVERY)
+    panels = [
+        panel(
+            f"Keeps {rank} of {count} directions",
+            axis("direction, largest first", 0.4, count + 0.6),
+            axis("singular value", 0, 1.08 * values[0]),
+            *shown,
+        ),
+        panel(
+            f"Rank: where it ends, at {best:.0%}",
+            axis("rank r", 1, count, log=True, ticks=ranks, names=list(map(str, ranks))),
+            share,
+            line([1, count], [best, best], "blue", dash="5 4", width=1.4),
+            line(directions, floor[1:], "ink", "best error"),
+            dots(rank, best, "blue", 6.5),
+        ),
+        panel(
+            f"α: how fast (γ = {alpha / rank:g})",
+            axis("gradient step", 0, STEPS),
+            share,
+            line([0, STEPS], [best, best], "blue", dash="5 4", width=1.4),
+            line(steps, path, "red" if diverges else "green", "error", width=2.8),
+        ),
+    ]
+    ending = _describe_descent(errors, float(best), diverges)
+    start = f"Rank {rank} can come within {best:.0%} of the change, whatever α is. "
+    return panels, [start, f"With α = {alpha} (γ = {alpha / rank:g}) ", ending]
+
+
 def low_rank_explorer(change: Float[np.ndarray, "d_out d_in"]) -> Dial:
     """Makes a dial for rank and α: the best error of a rank, and a descent towards it.
 
@@ -24,55 +71,12 @@ def low_rank_explorer(change: Float[np.ndarray, "d_out d_in"]) -> Dial:
     Guarantees: the floor is `theory.reachable_error`, the way `theory.descent_errors`
         (test_dials.py::test_the_low_rank_dial_says_why_a_descent_does_not_arrive).
     """
+
     change = np.asarray(change, dtype=float)
     check(change.ndim == 2, "change", change.shape, "a matrix (d_out, d_in)")
-    values = np.linalg.svd(change, compute_uv=False)
-    floor = theory.reachable_error(values)
-    count = len(values)
-    ranks = [rank for rank in RANKS if rank <= count]
-    directions = np.arange(1, count + 1)
-    share = axis("error, share of the change", 0, 1.02)
-
-    def scene(rank: int, alpha: int) -> Scene:
-        best = floor[rank]
-        errors = theory.descent_errors(change, rank, alpha, STEPS, RATE)
-        diverges = not np.isfinite(errors[-1]) or errors[-1] > 1
-        colours = [(directions[:rank], "blue"), (directions[rank:], "pale")]
-        kept = [
-            bars(some - 0.4, 0, some + 0.4, values[some - 1], colour) for some, colour in colours
-        ]
-        # Beyond the axes the curve of a descent that diverges is cut off.
-        path = np.where(np.isfinite(errors), np.minimum(errors, 9), 9)[::EVERY]
-        steps = np.arange(0, STEPS + 1, EVERY)
-        panels = [
-            panel(
-                f"Keeps {rank} of {count} directions",
-                axis("direction, largest first", 0.4, count + 0.6),
-                axis("singular value", 0, 1.08 * values[0]),
-                *kept,
-            ),
-            panel(
-                f"Rank: where it ends, at {best:.0%}",
-                axis("rank r", 1, count, log=True, ticks=ranks, names=list(map(str, ranks))),
-                share,
-                line([1, count], [best, best], "blue", dash="5 4", width=1.4),
-                line(directions, floor[1:], "ink", "best error"),
-                dots(rank, best, "blue", 6.5),
-            ),
-            panel(
-                f"α: how fast (γ = {alpha / rank:g})",
-                axis("gradient step", 0, STEPS),
-                share,
-                line([0, STEPS], [best, best], "blue", dash="5 4", width=1.4),
-                line(steps, path, "red" if diverges else "green", "error", width=2.8),
-            ),
-        ]
-        ending = _describe_descent(errors, float(best), diverges)
-        start = f"Rank {rank} can come within {best:.0%} of the change, whatever α is. "
-        return panels, [start, f"With α = {alpha} (γ = {alpha / rank:g}) ", ending]
-
+    ranks = [rank for rank in RANKS if rank <= min(change.shape)]
     return Dial(
-        scene,
+        partial(_low_rank_scene, change),
         title="What rank and alpha let an adapter learn",
         lead="Change the rank, then α. Which one moves the floor, and which one the way down?",
         about="What rank and α let an adapter learn of a change: where it ends, and how fast.",
@@ -98,5 +102,5 @@ def _describe_descent(errors: Float[np.ndarray, " steps"], best: float, diverges
     if len(near):
         return f"the descent is within 1 point of that after {near[0]} steps."
     overshoots = (np.diff(errors) > 1e-3).any()
-    why = "but steps this large overshoot: lower α." if overshoots else "the small scale is slow."
-    return f"{STEPS} steps end at {errors[-1]:.0%}: the rank would allow more, {why}"
+    cause = "but steps this large overshoot: lower α." if overshoots else "the small scale is slow."
+    return f"{STEPS} steps end at {errors[-1]:.0%}: the rank would allow more, {cause}"

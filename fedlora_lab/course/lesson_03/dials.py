@@ -20,69 +20,71 @@ EPSILONS = (0.1, 0.5, 1, 2, 4, 8)
 RATES = np.concatenate([[0], np.geomspace(1e-3, 0.1, 14), np.linspace(0.15, 1, 18)])
 
 
+def _worlds_scene(sigma: float, releases: int, epsilon: float) -> Scene:
+    """Draws both outputs, the best attacker, and δ for every ε."""
+
+    x = np.linspace(-4, 12, 49)
+    without = np.exp(-(x**2) / 2).round(3)
+    grid = np.linspace(0, 10, 26)
+    mu = theory.gaussian_mu(sigma, releases)
+    delta = float(theory.gdp_delta(mu, epsilon))
+    best_rates = norm.cdf(norm.ppf(RATES) + mu)
+    few = float(norm.cdf(norm.ppf(0.01) + mu))
+    advantage = float(theory.gdp_delta(mu, 0.0))
+    # All that (ε, δ) says is two straight lines, which meet on the way.
+    meet = (1 - delta) / (1 + np.exp(epsilon))
+    corners = [0, meet, 1 - delta, 1], [delta, 1 - meet, 1, 1]
+    into = np.exp(-((x - mu) ** 2) / 2).round(3)
+    likely = float(epsilon / mu + mu / 2)
+    panels = [
+        panel(
+            "The mean of the releases, with and without you",
+            axis("released number, in noise deviations", -4, 12),
+            axis("", 0, 1.3, ticks=[]),
+            line(x, without, "blue", "without"),
+            line(x, into, "pink", "with"),
+            line([likely, likely], [0, 1.05], "red", dash="3 3", width=1.4),
+            text(-4, 1.19, "without you", "blue", dx=6),
+            text(12, 1.19, "with you", "pink", anchor="end", dx=-6),
+            text(12, 1.07, "red: e^ε times likelier", "red", anchor="end", dx=-6, bold=False),
+        ),
+        panel(
+            f"The best attacker finds {few:.0%} at 1 % false alarms",
+            axis("others wrongly accused (FPR)", 0, 1),
+            axis("members found (TPR)", 0, 1),
+            line([0, 1], [0, 1], "edge", dash="3 3", width=1.2),
+            line(*corners, "red", "allowed by (ε, δ)", dash="6 4"),
+            line(RATES, best_rates, "ink", "best attacker", width=2.6),
+            dots(0.01, few, "red"),
+            text(1, 0.06, "red: (ε, δ) allows", "red", anchor="end", dx=-4, bold=False),
+        ),
+        panel(
+            f"δ({epsilon:g}) = {delta:.2g}",
+            axis("ε", 0, 10),
+            axis("δ", 1e-10, 1, log=True),
+            line(grid, np.maximum(theory_deltas(mu, grid), 1e-13), "ink", "δ"),
+            line([epsilon, epsilon], [1e-10, 1], "soft", dash="3 3", width=1.4),
+            dots(epsilon, max(delta, 1e-10), "red", 6),
+        ),
+    ]
+    ending = float(theory.gdp_epsilon(mu, 1e-5))
+    return panels, [
+        f"σ = {sigma:g}, {releases} releases: ",
+        f"ε = {epsilon:g} holds with δ = {delta:.2g}, ",
+        f"and δ = 0.00001 with ε = {ending:.3g}. The best attacker has an advantage of "
+        f"{advantage:.2f} and finds {few:.1%} of the members while accusing 1 % of the others "
+        "wrongly.",
+    ]
+
+
 def two_worlds() -> Dial:
     """Makes a dial for noise, releases and ε: both outputs, the attacker's curve, and δ(ε).
 
     Guarantees: δ and curve are those of Gaussian differential privacy, `theory.gdp_delta`
         (test_dials.py::test_two_worlds_are_gaussian_differential_privacy).
     """
-    x = np.linspace(-4, 12, 49)
-    without = np.exp(-(x**2) / 2).round(3)
-    grid = np.linspace(0, 10, 26)
-
-    def scene(sigma: float, releases: int, epsilon: float) -> Scene:
-        mu = theory.gaussian_mu(sigma, releases)
-        delta = float(theory.gdp_delta(mu, epsilon))
-        found = norm.cdf(norm.ppf(RATES) + mu)
-        few = float(norm.cdf(norm.ppf(0.01) + mu))
-        advantage = float(theory.gdp_delta(mu, 0.0))
-        # All that (ε, δ) says is two straight lines, which meet on the way.
-        meet = (1 - delta) / (1 + np.exp(epsilon))
-        corners = [0, meet, 1 - delta, 1], [delta, 1 - meet, 1, 1]
-        into = np.exp(-((x - mu) ** 2) / 2).round(3)
-        likely = float(epsilon / mu + mu / 2)
-        panels = [
-            panel(
-                "The mean of the releases, with and without you",
-                axis("released number, in noise deviations", -4, 12),
-                axis("", 0, 1.3, ticks=[]),
-                line(x, without, "blue", "without"),
-                line(x, into, "pink", "with"),
-                line([likely, likely], [0, 1.05], "red", dash="3 3", width=1.4),
-                text(-4, 1.19, "without you", "blue", dx=6),
-                text(12, 1.19, "with you", "pink", anchor="end", dx=-6),
-                text(12, 1.07, "red: e^ε times likelier", "red", anchor="end", dx=-6, bold=False),
-            ),
-            panel(
-                f"The best attacker finds {few:.0%} at 1 % false alarms",
-                axis("others wrongly accused (FPR)", 0, 1),
-                axis("members found (TPR)", 0, 1),
-                line([0, 1], [0, 1], "edge", dash="3 3", width=1.2),
-                line(*corners, "red", "allowed by (ε, δ)", dash="6 4"),
-                line(RATES, found, "ink", "best attacker", width=2.6),
-                dots(0.01, few, "red"),
-                text(1, 0.06, "red: (ε, δ) allows", "red", anchor="end", dx=-4, bold=False),
-            ),
-            panel(
-                f"δ({epsilon:g}) = {delta:.2g}",
-                axis("ε", 0, 10),
-                axis("δ", 1e-10, 1, log=True),
-                line(grid, np.maximum(theory_deltas(mu, grid), 1e-13), "ink", "δ"),
-                line([epsilon, epsilon], [1e-10, 1], "soft", dash="3 3", width=1.4),
-                dots(epsilon, max(delta, 1e-10), "red", 6),
-            ),
-        ]
-        ending = float(theory.gdp_epsilon(mu, 1e-5))
-        return panels, [
-            f"σ = {sigma:g}, {releases} releases: ",
-            f"ε = {epsilon:g} holds with δ = {delta:.2g}, ",
-            f"and δ = 0.00001 with ε = {ending:.3g}. The best attacker has an advantage of "
-            f"{advantage:.2f} and finds {few:.1%} of the members while accusing 1 % of the others "
-            "wrongly.",
-        ]
-
     return Dial(
-        scene,
+        _worlds_scene,
         title="Two worlds",
         lead="Turn the noise down: when can an attacker tell the two worlds apart?",
         about="Outputs with and without one example, the best attacker, and δ for every ε.",
@@ -235,48 +237,50 @@ def _plans() -> dict[str, Any]:
     return json.loads(PLANS.read_text(encoding="utf-8"))
 
 
+def _plan_scene(sigma: float, rate: float, releases: int) -> Scene:
+    """Draws what the ledger says of a plan, and what that leaves to an attacker."""
+
+    rates = np.array(PLAN_FALSE_ALARMS)
+    plans = _plans()
+    spent = {n: plans[f"{sigma:g} {rate:g} {n}"]["epsilon"] for n in PLAN_RELEASES}
+    allowed = np.array(plans[f"{sigma:g} {rate:g} {releases}"]["found"])
+    loose = theory.membership_bound(rates, spent[releases], PLAN_DELTA)
+    panels = [
+        panel(
+            f"ε = {spent[releases]:.2f} after {releases} releases",
+            axis("releases", 1, 1000, log=True),
+            axis("ε at δ = 0.0001", 0.001, 1000, log=True),
+            line(PLAN_RELEASES, np.maximum(list(spent.values()), 1e-3), "purple", "ε"),
+            dots(releases, max(spent[releases], 1e-3), "ink", 6.5),
+        ),
+        panel(
+            f"An attacker finds at most {allowed[0]:.1%} at one false alarm in 1,000",
+            axis("others wrongly accused", 1e-3, 1, log=True),
+            axis("members found", 1e-3, 1, log=True),
+            line(rates, rates, "edge", dash="3 3"),
+            line(rates, loose, "red", "by (ε, δ) alone", dash="6 4", width=1.4),
+            line(rates, allowed, "ink", "at most"),
+            dots(rates[0], allowed[0], "ink", 6),
+            text(1e-3, 0.7, "red: (ε, δ) allows", "red", dx=8),
+            text(0.2, 0.1, "guessing", "soft", bold=False),
+        ),
+    ]
+    return panels, [
+        f"σ = {sigma:g}, each unit drawn with chance {rate:g}, {releases} releases: ",
+        f"one unit is promised ε = {spent[releases]:.2f} at δ = 0.0001. Wrongly accusing 1 in "
+        f"1,000, an attacker finds at most {allowed[0]:.1%} of the members; ε and δ alone "
+        f"(dashed) would allow {loose[0]:.1%}.",
+    ]
+
+
 def privacy_planner() -> Dial:
     """Makes a dial for noise, draw and releases: ε of the plan, and the attacker's success.
 
     Guarantees: ε and the curve are the ledger's
         (test_dials.py::test_the_planner_states_the_ledgers_epsilon).
     """
-    rates = np.array(PLAN_FALSE_ALARMS)
-
-    def scene(sigma: float, rate: float, releases: int) -> Scene:
-        plans = _plans()
-        spent = {n: plans[f"{sigma:g} {rate:g} {n}"]["epsilon"] for n in PLAN_RELEASES}
-        allowed = np.array(plans[f"{sigma:g} {rate:g} {releases}"]["found"])
-        loose = theory.membership_bound(rates, spent[releases], PLAN_DELTA)
-        panels = [
-            panel(
-                f"ε = {spent[releases]:.2f} after {releases} releases",
-                axis("releases", 1, 1000, log=True),
-                axis("ε at δ = 0.0001", 0.001, 1000, log=True),
-                line(PLAN_RELEASES, np.maximum(list(spent.values()), 1e-3), "purple", "ε"),
-                dots(releases, max(spent[releases], 1e-3), "ink", 6.5),
-            ),
-            panel(
-                f"An attacker finds at most {allowed[0]:.1%} at one false alarm in 1,000",
-                axis("others wrongly accused", 1e-3, 1, log=True),
-                axis("members found", 1e-3, 1, log=True),
-                line(rates, rates, "edge", dash="3 3"),
-                line(rates, loose, "red", "by (ε, δ) alone", dash="6 4", width=1.4),
-                line(rates, allowed, "ink", "at most"),
-                dots(rates[0], allowed[0], "ink", 6),
-                text(1e-3, 0.7, "red: (ε, δ) allows", "red", dx=8),
-                text(0.2, 0.1, "guessing", "soft", bold=False),
-            ),
-        ]
-        return panels, [
-            f"σ = {sigma:g}, each unit drawn with chance {rate:g}, {releases} releases: ",
-            f"one unit is promised ε = {spent[releases]:.2f} at δ = 0.0001. Wrongly accusing 1 in "
-            f"1,000, an attacker finds at most {allowed[0]:.1%} of the members; ε and δ alone "
-            f"(dashed) would allow {loose[0]:.1%}.",
-        ]
-
     return Dial(
-        scene,
+        _plan_scene,
         title="A privacy planner",
         lead="Plan a run: what ε does it spend, and what does that leave to an attacker?",
         about="A plan's ε at δ = 0.0001 over its releases, and what that leaves to an attacker.",

@@ -1,6 +1,7 @@
 """The dials of notebook 06: schedules, noise shaped by the frozen factor, and a run in turns."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -146,51 +147,53 @@ def separation(stretches: Sequence[float], sigma: float, clip: str) -> float:
     return 1 / theory.regulated_multiplier(np.diag(stretches), sigma)
 
 
+def _regulator_scene(first: float, second: float, sigma: float, clip: str) -> Scene:
+    """Draws noise and allowed changes on factor and product, and how far the worst stands out."""
+
+    x = np.linspace(-4, 7, 45)
+    stretches = np.array([first, second])
+    allowed = 1 / stretches if clip == "product" else np.ones(2)
+    mu = separation(stretches, sigma, clip)
+    promised = 1 / sigma
+    colour = "red" if mu > promised + 1e-9 else "green"
+    bells = [np.exp(-((x - place) ** 2) / 2) for place in (0, promised, mu)]
+    real = float(theory.gdp_epsilon(mu, 1e-5))
+    nominal = float(theory.gdp_epsilon(promised, 1e-5))
+    panels = [
+        _plane("The factor: a row of ΔB", sigma / stretches, allowed, 30),
+        _plane("The product: a row of ΔB·A", [sigma, sigma], allowed * stretches, 30),
+        panel(
+            f"The worst change stands {mu:.2f} deviations out",
+            axis("along the worst direction, in deviations", -4, 7),
+            axis("", 0, 1.3, ticks=[]),
+            area([-4, *x, 7], [0, *bells[0], 0], "teal"),
+            line(x, bells[1], "grey", dash="5 4", width=1.6),
+            line(x, bells[2], colour, width=2.6),
+            text(7, 1.18, f"real {mu:.2f}", colour, anchor="end", dx=-4),
+            text(7, 1.06, f"promised {promised:.2f}", "soft", anchor="end", dx=-4),
+            text(-4, 1.18, "noise", "teal", dx=4),
+            height=240,
+        ),
+    ]
+    judged = f"as the {promised:.2f} promised"
+    if not np.isclose(mu, promised):
+        judged = f"{'more' if mu > promised else 'less'} than the {promised:.2f} promised"
+    return panels, [
+        "Thin ellipses are noise, the filled shape holds the changes that the clip allows, red "
+        f"is the worst of them. Clip on the {clip}: ",
+        f"the worst change stands {mu:.2f} deviations out, {judged}; one release gives "
+        f"ε = {real:.2f}, promised {nominal:.2f} at δ = 0.00001.",
+    ]
+
+
 def regulator_explorer() -> Dial:
     """Makes a dial for frozen factor, noise and clip: how well the noise hides a change.
 
     Guarantees: the separation is that of `separation`
         (test_dials.py::test_the_regulator_shows_the_real_separation).
     """
-    x = np.linspace(-4, 7, 45)
-
-    def scene(first: float, second: float, sigma: float, clip: str) -> Scene:
-        stretches = np.array([first, second])
-        allowed = 1 / stretches if clip == "product" else np.ones(2)
-        mu = separation(stretches, sigma, clip)
-        promised = 1 / sigma
-        colour = "red" if mu > promised + 1e-9 else "green"
-        bells = [np.exp(-((x - place) ** 2) / 2) for place in (0, promised, mu)]
-        real = float(theory.gdp_epsilon(mu, 1e-5))
-        nominal = float(theory.gdp_epsilon(promised, 1e-5))
-        panels = [
-            _plane("The factor: a row of ΔB", sigma / stretches, allowed, 30),
-            _plane("The product: a row of ΔB·A", [sigma, sigma], allowed * stretches, 30),
-            panel(
-                f"The worst change stands {mu:.2f} deviations out",
-                axis("along the worst direction, in deviations", -4, 7),
-                axis("", 0, 1.3, ticks=[]),
-                area([-4, *x, 7], [0, *bells[0], 0], "teal"),
-                line(x, bells[1], "grey", dash="5 4", width=1.6),
-                line(x, bells[2], colour, width=2.6),
-                text(7, 1.18, f"real {mu:.2f}", colour, anchor="end", dx=-4),
-                text(7, 1.06, f"promised {promised:.2f}", "soft", anchor="end", dx=-4),
-                text(-4, 1.18, "noise", "teal", dx=4),
-                height=240,
-            ),
-        ]
-        judged = f"as the {promised:.2f} promised"
-        if not np.isclose(mu, promised):
-            judged = f"{'more' if mu > promised else 'less'} than the {promised:.2f} promised"
-        return panels, [
-            "Thin ellipses are noise, the filled shape holds the changes that the clip allows, red "
-            f"is the worst of them. Clip on the {clip}: ",
-            f"the worst change stands {mu:.2f} deviations out, {judged}; one release gives "
-            f"ε = {real:.2f}, promised {nominal:.2f} at δ = 0.00001.",
-        ]
-
     return Dial(
-        scene,
+        _regulator_scene,
         title="Noise shaped by the frozen factor",
         lead="Stretch the frozen factor, then clip on the product instead. What does the promise "
         "say?",
@@ -215,70 +218,74 @@ def regulator_explorer() -> Dial:
     )
 
 
+def _round_scene(path: Sequence[Mapping[str, Any]], noise: float, round: int, clip: str) -> Scene:
+    """Draws the noise of a round, the path of both factors, and the worst change of every round."""
+
+    count = len(path)
+    starts = np.array([moved["from"] for moved in path])
+    ends = np.array([moved["to"] for moved in path])
+    most = 1.1 * np.maximum(starts.max(0), ends.max(0))
+    rounds = np.arange(1, count + 1)
+    promised = 1 / noise
+    turn = path[round - 1]
+    stretches = np.array(turn["stretches"])
+    far = np.array([separation(moved["stretches"], noise, clip) for moved in path])
+    mu = float(far[round - 1])
+    colour = "red" if mu > promised + 1e-9 else "green"
+    what = "a row of ΔB" if turn["moves"] == "B" else "a column of ΔA"
+    walked = []
+    for t in range(count):
+        ink = SIDES[path[t]["moves"]][1] if t < round else "pale"
+        walked.append(line(*np.stack([starts[t], ends[t]], 1), ink, width=3))
+    allowed = 1 / stretches if clip == "product" else np.ones(2)
+    panels = [
+        _plane(f"Round {round}: {what}", noise / stretches, allowed, turn["angle"]),
+        panel(
+            "One factor at a time: a staircase",
+            axis("largest singular value of B", 0, most[0]),
+            axis("of A", 0, most[1]),
+            *walked,
+            dots(*ends[round - 1], "ink", 6),
+            height=240,
+        ),
+        panel(
+            f"The worst change: {mu:.2f} deviations; dashed: promised {promised:.2f}",
+            axis("round", 0.5, count + 0.5),
+            axis("deviations of the noise", 0, 1.15 * max(promised, float(far.max()))),
+            line([0.5, count + 0.5], [promised, promised], "ink", dash="5 4", width=1.4),
+            line(rounds, far, "grey", "worst change", width=1.4),
+            dots(rounds, far, "grey", 4),
+            dots(round, mu, colour, 7),
+            height=240,
+        ),
+    ]
+    judged = "as promised"
+    if not np.isclose(mu, promised):
+        judged = f"{'more' if mu > promised else 'less'} than the {promised:.2f} promised"
+    return panels, [
+        f"Round {round}: {turn['moves']} moves, {turn['rests']} is frozen with singular values "
+        f"{stretches[0]:.2f} and {stretches[1]:.2f}. The noise on {turn['moves']} is smallest "
+        "along the first. ",
+        f"With the clip on the {clip} the worst change stands {mu:.2f} deviations out, ",
+        f"{judged}.",
+    ]
+
+
 def rounds_explorer(path: Sequence[Mapping[str, Any]], sigma: float) -> Dial:
     """Makes a dial for the round of a run: the shape of its noise, and the factors' path.
 
     Args: path: of `turns_path`; sigma: noise multiplier of the run, > 0.
     """
+
     count = len(path)
-    starts = np.array([one["from"] for one in path])
-    ends = np.array([one["to"] for one in path])
-    most = 1.1 * np.maximum(starts.max(0), ends.max(0))
-    rounds = np.arange(1, count + 1)
-    promised = 1 / sigma
-
-    def scene(round: int, clip: str) -> Scene:
-        one = path[round - 1]
-        stretches = np.array(one["stretches"])
-        far = np.array([separation(other["stretches"], sigma, clip) for other in path])
-        mu = float(far[round - 1])
-        colour = "red" if mu > promised + 1e-9 else "green"
-        what = "a row of ΔB" if one["moves"] == "B" else "a column of ΔA"
-        walked = []
-        for t in range(count):
-            ink = SIDES[path[t]["moves"]][1] if t < round else "pale"
-            walked.append(line(*np.stack([starts[t], ends[t]], 1), ink, width=3))
-        allowed = 1 / stretches if clip == "product" else np.ones(2)
-        panels = [
-            _plane(f"Round {round}: {what}", sigma / stretches, allowed, one["angle"]),
-            panel(
-                "One factor at a time: a staircase",
-                axis("largest singular value of B", 0, most[0]),
-                axis("of A", 0, most[1]),
-                *walked,
-                dots(*ends[round - 1], "ink", 6),
-                height=240,
-            ),
-            panel(
-                f"The worst change: {mu:.2f} deviations; dashed: promised {promised:.2f}",
-                axis("round", 0.5, count + 0.5),
-                axis("deviations of the noise", 0, 1.15 * max(promised, float(far.max()))),
-                line([0.5, count + 0.5], [promised, promised], "ink", dash="5 4", width=1.4),
-                line(rounds, far, "grey", "worst change", width=1.4),
-                dots(rounds, far, "grey", 4),
-                dots(round, mu, colour, 7),
-                height=240,
-            ),
-        ]
-        judged = "as promised"
-        if not np.isclose(mu, promised):
-            judged = f"{'more' if mu > promised else 'less'} than the {promised:.2f} promised"
-        return panels, [
-            f"Round {round}: {one['moves']} moves, {one['rests']} is frozen with singular values "
-            f"{stretches[0]:.2f} and {stretches[1]:.2f}. The noise on {one['moves']} is smallest "
-            "along the first. ",
-            f"With the clip on the {clip} the worst change stands {mu:.2f} deviations out, ",
-            f"{judged}.",
-        ]
-
     return Dial(
-        scene,
+        partial(_round_scene, path, sigma),
         title="Round by round",
         lead="Go through the rounds. Who moves, how is its noise shaped, and how far does the "
         "worst change stand out?",
         about="A run in turns, round by round: noise shaped by the frozen factor, and the factors.",
         controls={
-            "round": slider("round", "of a run as published, rank 2", rounds.tolist()),
+            "round": slider("round", "of a run as published, rank 2", range(1, count + 1)),
             "clip": menu("clip on the", "what the clip bounds", CLIPS),
         },
         presets={

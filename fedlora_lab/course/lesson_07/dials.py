@@ -24,63 +24,63 @@ def _signal(smoothness: float, shuffle: bool) -> Float[np.ndarray, " channels"]:
     return row[rng.permutation(CHANNELS)] if shuffle else row
 
 
+def _filter_scene(taps: int, smoothness: float, noise: float, shuffle: bool) -> Scene:
+    """Draws a gradient, its noised and filtered release, and their energies by frequency."""
+
+    channels = np.arange(CHANNELS)
+    frequency = channels / CHANNELS
+    draws = np.random.default_rng(11).standard_normal(CHANNELS)
+    gradient = _signal(smoothness, shuffle)
+    noised = gradient + noise * draws
+    filtered = binomial(taps)(torch.from_numpy(noised), "A").numpy()
+    energy = spectrum(gradient, "A")
+    gain = theory.filter_response(taps, CHANNELS) ** 2
+    kept = float(theory.filtered_energy(energy, taps))
+    left = float(gain.mean())
+    verdict = "One tap is no filter."
+    if taps > 1:
+        apart = kept > 2 * left
+        verdict = "They are told apart." if apart else "Signal and noise look alike to it."
+    edges = {"left": frequency, "right": (channels + 0.85) / CHANNELS}
+    panels = [
+        panel(
+            "The gradient, with noise, and filtered",
+            axis("channel", 0, CHANNELS - 1),
+            axis("gradient", -5, 5),
+            dots(channels, noised.round(2), "grey", 2.8),
+            line(channels, gradient, "ink", "gradient", labelled=True, width=1.5),
+            line(channels, filtered.round(2), "pink", "filtered", labelled=True, width=2.6),
+            wide=True,
+        ),
+        panel(
+            f"Kept: {kept:.0%} of the signal, {left:.0%} of the noise",
+            axis("frequency (1: every other channel)", 0, 1),
+            axis("energy", FLOOR, 100, log=True),
+            bars(**edges, bottom=FLOOR, top=np.maximum(energy, FLOOR), colour="pale"),
+            bars(**edges, bottom=FLOOR, top=np.maximum(energy * gain, FLOOR), colour="ink"),
+            line([0, 1], [noise**2, noise**2], "grey", "noise before"),
+            line(frequency, np.maximum(noise**2 * gain, 1e-9), "pink", "noise after", width=2.6),
+            text(1, 50, "bars: signal before (pale), after", "soft", anchor="end", bold=False),
+            text(1, 20, "lines: noise before (grey), after", "soft", anchor="end", bold=False),
+            wide=True,
+        ),
+    ]
+    return panels, [
+        f"{taps} taps keep {left:.0%} of the noise's energy",
+        f" and {kept:.0%} of the signal's: {kept / left:.2g} times as much signal to noise as "
+        f"before. {verdict}",
+    ]
+
+
 def filter_explorer() -> Dial:
     """Makes a dial for filter, smoothness, noise and channel order: a gradient, its spectrum.
 
     Guarantees: shares are `theory.filtered_energy`, the filter is that of LA-LoRA
         (test_dials.py::test_the_filter_dial_states_what_is_kept).
     """
-    channels = np.arange(CHANNELS)
-    frequency = channels / CHANNELS
-    draws = np.random.default_rng(11).standard_normal(CHANNELS)
-
-    def scene(taps: int, smoothness: float, noise: float, shuffle: bool) -> Scene:
-        gradient = _signal(smoothness, shuffle)
-        noised = gradient + noise * draws
-        filtered = binomial(taps)(torch.from_numpy(noised), "A").numpy()
-        energy = spectrum(gradient, "A")
-        gain = theory.filter_response(taps, CHANNELS) ** 2
-        kept = float(theory.filtered_energy(energy, taps))
-        left = float(gain.mean())
-        verdict = "One tap is no filter."
-        if taps > 1:
-            apart = kept > 2 * left
-            verdict = "They are told apart." if apart else "Signal and noise look alike to it."
-        edges = {"left": frequency, "right": (channels + 0.85) / CHANNELS}
-        panels = [
-            panel(
-                "The gradient, with noise, and filtered",
-                axis("channel", 0, CHANNELS - 1),
-                axis("gradient", -5, 5),
-                dots(channels, noised.round(2), "grey", 2.8),
-                line(channels, gradient, "ink", "gradient", labelled=True, width=1.5),
-                line(channels, filtered.round(2), "pink", "filtered", labelled=True, width=2.6),
-                wide=True,
-            ),
-            panel(
-                f"Kept: {kept:.0%} of the signal, {left:.0%} of the noise",
-                axis("frequency (1: every other channel)", 0, 1),
-                axis("energy", FLOOR, 100, log=True),
-                bars(**edges, bottom=FLOOR, top=np.maximum(energy, FLOOR), colour="pale"),
-                bars(**edges, bottom=FLOOR, top=np.maximum(energy * gain, FLOOR), colour="ink"),
-                line([0, 1], [noise**2, noise**2], "grey", "noise before"),
-                line(
-                    frequency, np.maximum(noise**2 * gain, 1e-9), "pink", "noise after", width=2.6
-                ),
-                text(1, 50, "bars: signal before (pale), after", "soft", anchor="end", bold=False),
-                text(1, 20, "lines: noise before (grey), after", "soft", anchor="end", bold=False),
-                wide=True,
-            ),
-        ]
-        return panels, [
-            f"{taps} taps keep {left:.0%} of the noise's energy",
-            f" and {kept:.0%} of the signal's: {kept / left:.2g} times as much signal to noise as "
-            f"before. {verdict}",
-        ]
-
     alike = {"taps": 5, "smoothness": 0.6}
     return Dial(
-        scene,
+        _filter_scene,
         title="What a low-pass filter keeps",
         lead="Shuffle the channels, or make neighbours unlike. Does the filter still tell signal "
         "from noise?",

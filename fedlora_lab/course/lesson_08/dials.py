@@ -1,11 +1,12 @@
 """The dial of notebook 08: what a normal-float code does to numbers."""
 
-from functools import cache
-from typing import Any
+from collections.abc import Mapping
+from functools import cache, partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from fedlora_lab import theory
 from fedlora_lab._utils.validation import check
@@ -16,10 +17,12 @@ from fedlora_lab.methods.quantization import normal_float, normal_levels
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 BLOCKS = (8, 32, 64, 256)
 BINS = 40
-NORMAL, OUTLIERS, TRAINED = "a normal draw", "outliers", "a trained factor"
+NORMAL = "a normal draw"
+OUTLIERS = "outliers"
+TRAINED = "a trained factor"
 
 
-def _numbers(kind: str, trained: Any) -> Float[np.ndarray, " n"]:
+def _numbers(kind: str, trained: ArrayLike | None) -> Float[np.ndarray, " n"]:
     """Returns numbers to quantise, mean square 1: normal, with outliers, or the given ones."""
     row = np.random.default_rng(2).standard_normal(4096)
     if kind == OUTLIERS:
@@ -42,59 +45,68 @@ def measured_errors(row: Float[np.ndarray, " n"], block: int) -> list[float]:
     return [float(np.linalg.norm(one - row) / np.linalg.norm(row)) for one in received]
 
 
-def quantiser_explorer(trained: Any = None) -> Dial:
+def _code_scene(
+    rows: Mapping[str, np.ndarray],
+    errors: Mapping[tuple[str, int], list[float]],
+    width: int,
+    block: int,
+    kind: str,
+) -> Scene:
+    """Draws the numbers with the levels, what arrives of a number, and the error over the bits."""
+
+    edges = np.linspace(-1, 1, BINS + 1)
+    ends = {"ticks": [-1, 0, 1]}
+    levels = np.array(normal_levels(width))
+    off = errors[kind, block][WIDTHS.index(width)]
+    normal = expected_errors(block)[WIDTHS.index(width)]
+    middles = np.array([-1, *(levels[1:] + levels[:-1]) / 2, 1])
+    thin = 0.0015 if width > 5 else 0.006
+    bits = width + 32 / block
+    panels = [
+        panel(
+            f"The numbers, and the {len(levels)} levels below",
+            axis("number ÷ largest of its block", -1.03, 1.03, **ends),
+            axis("", -0.25, 2.2, ticks=[]),
+            bars(edges[:-1], 0, edges[1:], _histogram(rows[kind], block), "pale"),
+            bars(levels - thin, -0.2, levels + thin, -0.02, "purple"),
+        ),
+        panel(
+            "What arrives",
+            axis("sent", -1.03, 1.03, **ends),
+            axis("received", -1.06, 1.06, **ends),
+            line([-1, 1], [-1, 1], "edge", width=1.2),
+            line(np.stack([middles[:-1], middles[1:]], 1).ravel(), levels.repeat(2), "purple"),
+        ),
+        panel(
+            f"Off by {off:.1%}",
+            axis("bits of a code", 1.6, 8.4, ticks=[2, 4, 6, 8]),
+            axis("relative error", 0.002, 1.2, log=True),
+            line(WIDTHS, expected_errors(block), "grey", "normal numbers, closed form"),
+            line(WIDTHS, errors[kind, block], "purple", "measured", dash="2 4"),
+            dots(width, off, "purple", 7),
+        ),
+    ]
+    return panels, [
+        f"{width} bits, {len(levels)} levels, blocks of {block}: {bits:.3g} bits a number on "
+        f"the wire, {32 / bits:.2g} times fewer than float32. ",
+        f"What arrives is {off:.1%} off; ",
+        f"normal numbers would be {normal:.1%} off.",
+    ]
+
+
+def quantiser_explorer(trained: ArrayLike | None = None) -> Dial:
     """Makes a dial for bits, block and numbers: the levels, what arrives, and the error.
 
     Args: trained: numbers of a trained factor, offered beside made ones.
     Guarantees: the levels are `normal_levels`, the errors the library's quantiser's
         (test_dials.py::test_a_dial_shows_what_its_scene_draws).
     """
+
     kinds = [NORMAL, OUTLIERS] + ([TRAINED] if trained is not None else [])
     rows = {kind: _numbers(kind, trained) for kind in kinds}
     errors = {(kind, b): measured_errors(row, b) for kind, row in rows.items() for b in BLOCKS}
-    edges = np.linspace(-1, 1, BINS + 1)
-    ends = {"ticks": [-1, 0, 1]}
-
-    def scene(width: int, block: int, kind: str) -> Scene:
-        levels = np.array(normal_levels(width))
-        off = errors[kind, block][WIDTHS.index(width)]
-        normal = expected_errors(block)[WIDTHS.index(width)]
-        middles = np.array([-1, *(levels[1:] + levels[:-1]) / 2, 1])
-        thin = 0.0015 if width > 5 else 0.006
-        bits = width + 32 / block
-        panels = [
-            panel(
-                f"The numbers, and the {len(levels)} levels below",
-                axis("number ÷ largest of its block", -1.03, 1.03, **ends),
-                axis("", -0.25, 2.2, ticks=[]),
-                bars(edges[:-1], 0, edges[1:], _histogram(rows[kind], block), "pale"),
-                bars(levels - thin, -0.2, levels + thin, -0.02, "purple"),
-            ),
-            panel(
-                "What arrives",
-                axis("sent", -1.03, 1.03, **ends),
-                axis("received", -1.06, 1.06, **ends),
-                line([-1, 1], [-1, 1], "edge", width=1.2),
-                line(np.stack([middles[:-1], middles[1:]], 1).ravel(), levels.repeat(2), "purple"),
-            ),
-            panel(
-                f"Off by {off:.1%}",
-                axis("bits of a code", 1.6, 8.4, ticks=[2, 4, 6, 8]),
-                axis("relative error", 0.002, 1.2, log=True),
-                line(WIDTHS, expected_errors(block), "grey", "normal numbers, closed form"),
-                line(WIDTHS, errors[kind, block], "purple", "measured", dash="2 4"),
-                dots(width, off, "purple", 7),
-            ),
-        ]
-        return panels, [
-            f"{width} bits, {len(levels)} levels, blocks of {block}: {bits:.3g} bits a number on "
-            f"the wire, {32 / bits:.2g} times fewer than float32. ",
-            f"What arrives is {off:.1%} off; ",
-            f"normal numbers would be {normal:.1%} off.",
-        ]
-
     return Dial(
-        scene,
+        partial(_code_scene, rows, errors),
         title="What a normal-float code does to numbers",
         lead="Take bits away. What arrives, and how far is it off?",
         about="A normal-float code: its levels, what arrives of a number, and the error over the "

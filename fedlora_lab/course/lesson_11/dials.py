@@ -1,5 +1,7 @@
 """The dial of notebook 11: a scan, and what an attacker reads of it from a noised update."""
 
+from functools import partial
+
 import numpy as np
 
 from fedlora_lab import theory
@@ -15,6 +17,43 @@ RANK = 8
 DELTA = 1e-4
 
 
+def _attack_scene(client: AttackedClient, noise: float, releases: int, scan: int) -> Scene:
+    """Draws a scan, what is read of it from an update, and the closed form."""
+
+    scans = client.task.clients[0][0]
+    sigmas = np.geomspace(NOISES[0], NOISES[-1], 60)
+    image, cosine = client.read(noise, releases, RANK, scan)
+    lost = theory.vanishing_noise(RANK, PIXELS, releases)
+    overlap = [theory.gradient_overlap(sigma, RANK, PIXELS, releases) for sigma in sigmas]
+    closed = theory.gradient_overlap(noise, RANK, PIXELS, releases)
+    spent = float(theory.gdp_epsilon(theory.gaussian_mu(noise, releases), DELTA))
+    seen = "can be read" if noise < 0.6 * lost else "fades" if noise < lost else "is lost"
+    edge = min(lost, NOISES[-1])
+    panels = [
+        picture("The scan", scans[scan].numpy()),
+        picture(f"Read from the update: it {seen}", as_image(image)),
+        panel(
+            f"|cos| with the scan: {cosine:.2f}",
+            axis("noise multiplier σ of each release", NOISES[0], NOISES[-1], log=True),
+            axis("|cos|", 0, 1.04),
+            band([edge, NOISES[-1]], 0, 1.04, "green", 0.13),
+            text(NOISES[-1], 0.95, "image lost", "green", anchor="end", dx=-6),
+            line(sigmas, overlap, "ink", "closed form"),
+            dots(noise, cosine, "red", 7),
+            wide=True,
+            height=220,
+        ),
+    ]
+    price = f"{spent:,.0f}" if spent >= 10 else f"{spent:.2g}"
+    return panels, [
+        f"σ = {noise:g}, {releases} releases: |cos| with the scan ",
+        f"{cosine:.2f} ",
+        f"(closed form for a large layer {closed:.2f}). The image {seen}; in a large layer "
+        f"nothing of it is left above σ = {lost:.2g}. ",
+        f"Spent on this scan: ε = {price} at δ = 0.0001.",
+    ]
+
+
 def attack_explorer() -> Dial:
     """Makes a dial for noise, releases and scan: the reconstruction from an update of rank 8.
 
@@ -22,44 +61,8 @@ def attack_explorer() -> Dial:
         `theory.gradient_overlap` and `theory.vanishing_noise`
         (test_dials.py::test_a_dial_shows_what_its_scene_draws).
     """
-    client = AttackedClient()
-    scans = client.task.clients[0][0]
-    sigmas = np.geomspace(NOISES[0], NOISES[-1], 60)
-
-    def scene(noise: float, releases: int, scan: int) -> Scene:
-        image, cosine = client.read(noise, releases, RANK, scan)
-        lost = theory.vanishing_noise(RANK, PIXELS, releases)
-        overlap = [theory.gradient_overlap(sigma, RANK, PIXELS, releases) for sigma in sigmas]
-        closed = theory.gradient_overlap(noise, RANK, PIXELS, releases)
-        spent = float(theory.gdp_epsilon(theory.gaussian_mu(noise, releases), DELTA))
-        seen = "can be read" if noise < 0.6 * lost else "fades" if noise < lost else "is lost"
-        edge = min(lost, NOISES[-1])
-        panels = [
-            picture("The scan", scans[scan].numpy()),
-            picture(f"Read from the update: it {seen}", as_image(image)),
-            panel(
-                f"|cos| with the scan: {cosine:.2f}",
-                axis("noise multiplier σ of each release", NOISES[0], NOISES[-1], log=True),
-                axis("|cos|", 0, 1.04),
-                band([edge, NOISES[-1]], 0, 1.04, "green", 0.13),
-                text(NOISES[-1], 0.95, "image lost", "green", anchor="end", dx=-6),
-                line(sigmas, overlap, "ink", "closed form"),
-                dots(noise, cosine, "red", 7),
-                wide=True,
-                height=220,
-            ),
-        ]
-        price = f"{spent:,.0f}" if spent >= 10 else f"{spent:.2g}"
-        return panels, [
-            f"σ = {noise:g}, {releases} releases: |cos| with the scan ",
-            f"{cosine:.2f} ",
-            f"(closed form for a large layer {closed:.2f}). The image {seen}; in a large layer "
-            f"nothing of it is left above σ = {lost:.2g}. ",
-            f"Spent on this scan: ε = {price} at δ = 0.0001.",
-        ]
-
     return Dial(
-        scene,
+        partial(_attack_scene, AttackedClient()),
         title="A scan read from one update",
         lead="Add noise until the scan cannot be read. What does the ε say by then?",
         about="A scan, and what an attacker reads of it from one noised update.",

@@ -34,67 +34,67 @@ def epsilon_by_observer(trust: str, sigma: float, clients: int, colluders: int) 
     return {"public": stated, "server": stated, "together": together}
 
 
+def _trust_scene(trust: str, clients: int, epsilon: float, colluders: int) -> Scene:
+    """Draws the noise that a promise needs, and who faces which ε."""
+
+    rows = {"ticks": [0, 1, 2]}
+    others = min(colluders, clients - 1)
+    sigma = gaussian_noise_multiplier(float(epsilon))
+    faced = epsilon_by_observer(trust, sigma, clients, others)
+    levels = {kind: theory.trust_level(kind, sigma, 1.0, clients).mean for kind in TRUSTS}
+    noise = []
+    for i, (kind, level) in enumerate(levels.items()):
+        chosen = kind == trust
+        noise.append(bars(1e-4, i - 0.28, level, i + 0.28, COLOURS[kind] if chosen else "pale"))
+        ink = "ink" if chosen else "soft"
+        noise.append(text(level, i, f"{level:.2g} C", ink, dx=6, dy=4, bold=chosen))
+    seen = []
+    for i, value in enumerate(faced.values()):
+        colour = "green" if value <= epsilon * (1 + 1e-6) else "red"
+        end = min(value, 100)
+        seen.append(bars(0.03, i - 0.28, end, i + 0.28, colour))
+        words = f"{value:.2f}" if math.isfinite(value) else "everything"
+        seen.append(text(end, i, words, colour, dx=6, dy=4))
+    observers = ["who sees the model", "the server", f"server + {others} clients"]
+    panels = [
+        panel(
+            "The same promise needs other noise",
+            axis("noise on the mean, in units of C", 1e-4, 100, log=True),
+            axis("", 2.6, -0.6, names=[f"trust {words}" for words in TRUSTS.values()], **rows),
+            *noise,
+            wide=True,
+        ),
+        panel(
+            "Who faces which ε",
+            axis("ε (dashed: promised)", 0.03, 3000, log=True),
+            axis("", 2.6, -0.6, names=observers, **rows),
+            *seen,
+            line([epsilon, epsilon], [2.6, -0.6], "ink", dash="4 3", width=1.6),
+            wide=True,
+        ),
+    ]
+    each = sigma if trust == "local" else sigma / math.sqrt(clients)
+    adds = f"each client adds {each:.2g} C"
+    ending = f"; with {others} clients on its side the server faces ε = {faced['together']:.2f}."
+    if trust == "central":
+        adds = f"the server adds {sigma:.2g} C to the sum"
+        ending = "; the server sees every update as it is."
+    elif trust == "local":
+        more = levels[trust] / levels["central"]
+        ending = f", {more:.2g} times what a trusted server needs; nobody faces more than "
+        ending += f"ε = {epsilon:g}."
+    start = f"ε = {epsilon:g} for {clients} clients, trust in {TRUSTS[trust]}: {adds}; "
+    return panels, [f"{start}the mean carries {levels[trust]:.2g} C", ending]
+
+
 def trust_explorer() -> Dial:
     """Makes a dial for trust, clients, promise and colluders: the noise, each observer's ε.
 
     Guarantees: noise and ε are `theory.trust_level` and `epsilon_by_observer`
         (test_dials.py::test_a_dial_shows_what_its_scene_draws).
     """
-    rows = {"ticks": [0, 1, 2]}
-
-    def scene(trust: str, clients: int, epsilon: float, colluders: int) -> Scene:
-        others = min(colluders, clients - 1)
-        sigma = gaussian_noise_multiplier(float(epsilon))
-        faced = epsilon_by_observer(trust, sigma, clients, others)
-        levels = {kind: theory.trust_level(kind, sigma, 1.0, clients).mean for kind in TRUSTS}
-        noise = []
-        for i, (kind, level) in enumerate(levels.items()):
-            chosen = kind == trust
-            noise.append(bars(1e-4, i - 0.28, level, i + 0.28, COLOURS[kind] if chosen else "pale"))
-            ink = "ink" if chosen else "soft"
-            noise.append(text(level, i, f"{level:.2g} C", ink, dx=6, dy=4, bold=chosen))
-        seen = []
-        for i, value in enumerate(faced.values()):
-            colour = "green" if value <= epsilon * (1 + 1e-6) else "red"
-            end = min(value, 100)
-            seen.append(bars(0.03, i - 0.28, end, i + 0.28, colour))
-            words = f"{value:.2f}" if math.isfinite(value) else "everything"
-            seen.append(text(end, i, words, colour, dx=6, dy=4))
-        observers = ["who sees the model", "the server", f"server + {others} clients"]
-        panels = [
-            panel(
-                "The same promise needs other noise",
-                axis("noise on the mean, in units of C", 1e-4, 100, log=True),
-                axis("", 2.6, -0.6, names=[f"trust {words}" for words in TRUSTS.values()], **rows),
-                *noise,
-                wide=True,
-            ),
-            panel(
-                "Who faces which ε",
-                axis("ε (dashed: promised)", 0.03, 3000, log=True),
-                axis("", 2.6, -0.6, names=observers, **rows),
-                *seen,
-                line([epsilon, epsilon], [2.6, -0.6], "ink", dash="4 3", width=1.6),
-                wide=True,
-            ),
-        ]
-        each = sigma if trust == "local" else sigma / math.sqrt(clients)
-        adds = f"each client adds {each:.2g} C"
-        ending = (
-            f"; with {others} clients on its side the server faces ε = {faced['together']:.2f}."
-        )
-        if trust == "central":
-            adds = f"the server adds {sigma:.2g} C to the sum"
-            ending = "; the server sees every update as it is."
-        elif trust == "local":
-            more = levels[trust] / levels["central"]
-            ending = f", {more:.2g} times what a trusted server needs; nobody faces more than "
-            ending += f"ε = {epsilon:g}."
-        start = f"ε = {epsilon:g} for {clients} clients, trust in {TRUSTS[trust]}: {adds}; "
-        return panels, [f"{start}the mean carries {levels[trust]:.2g} C", ending]
-
     return Dial(
-        scene,
+        _trust_scene,
         title="Whom do you trust?",
         lead="Change whom the clients trust. Who pays in noise, and who sees what?",
         about="One promise under three kinds of trust: the noise it needs, and who faces which ε.",

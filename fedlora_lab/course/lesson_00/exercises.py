@@ -49,7 +49,8 @@ turned = vary(split, then=np.negative)
 def coupling(B, A, G, eta, gamma):
     new_B = B - eta * gamma * G @ A.T
     new_A = A - eta * gamma * B.T @ G
-    by_B, by_A = new_B @ A - B @ A, B @ new_A - B @ A
+    by_B = new_B @ A - B @ A
+    by_A = B @ new_A - B @ A
     return (new_B @ new_A - B @ A) - by_B - by_A
 
 

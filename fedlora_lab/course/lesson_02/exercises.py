@@ -44,12 +44,14 @@ turned_round = vary(fedavg_round, then=lambda parts: (*parts[:2], -parts[2]))
 
 
 def witness(B, A):
-    worst, p = 0.0, None
+    worst = 0.0
+    p = None
     for i in range(len(B)):
         for j in range(i):
             size = np.linalg.norm((B[i] - B[j]) @ (A[i] - A[j]))
             if size > worst:
-                worst, p = size, np.zeros(len(B))
+                worst = size
+                p = np.zeros(len(B))
                 p[i] = p[j] = 0.5
     return p
 

@@ -45,7 +45,8 @@ CALLS = {
 
 
 def energy(B, A, tau):
-    (d_out, r), d_in = B.shape, A.shape[1]
+    (d_out, r) = B.shape
+    d_in = A.shape[1]
     noise_on_B = tau**2 * d_out * (A**2).sum()
     noise_on_A = tau**2 * d_in * (B**2).sum()
     return noise_on_B + noise_on_A + tau**4 * d_out * d_in * r
@@ -81,7 +82,8 @@ lengths_added = vary(rho_of, N=np.square)
 
 
 def private_round(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A):
-    new_A, new_B = [], []
+    new_A = []
+    new_B = []
     for k in range(len(g_A)):
         norms = np.sqrt((g_A[k] ** 2).sum(axis=(1, 2)) + (g_B[k] ** 2).sum(axis=(1, 2)))
         scale = np.minimum(1, C / np.maximum(norms, 1e-12))[:, None, None]
@@ -95,7 +97,8 @@ def private_round(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A):
 def _round_of(*given, together=True, divisor=lambda drawn, b: b):
     """A round that clips an example's factors together or apart, with any divisor."""
     B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A = given
-    new_B, new_A = [], []
+    new_B = []
+    new_A = []
     for g, a, noise_B, noise_A in zip(g_B, g_A, xi_B, xi_A, strict=True):
         norms = [np.linalg.norm(rows, axis=(1, 2)) for rows in (g, a)]
         if together:

@@ -82,7 +82,8 @@ def split_run(
             noise = {key: noise[key] + xi for key, xi in drawn.items()}
         layers = {}
         for layer, (a, b) in record.adapter.items():
-            xi_a, xi_b = noise[ParamKey("A", layer)], noise[ParamKey("B", layer)]
+            xi_a = noise[ParamKey("A", layer)]
+            xi_b = noise[ParamKey("B", layer)]
             layers[layer] = (a.double() - xi_a, b.double() - xi_b, xi_a, xi_b)
         yield record, lora.scaling, layers
 
@@ -197,6 +198,6 @@ def decision_tables(film: dict[str, Any], scan: int, rounds: Sequence[int]) -> d
     frames = film["scans"][scan]
     titles = {"noisy": "as trained", "clean": "noise taken out"}
     return {
-        f"{words} (a {frames['truth']})": pd.DataFrame({t: frames[name][t] for t in rounds})
-        for name, words in titles.items()
+        f"{title} (a {frames['truth']})": pd.DataFrame({t: frames[name][t] for t in rounds})
+        for name, title in titles.items()
     }

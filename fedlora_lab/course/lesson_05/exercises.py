@@ -9,7 +9,8 @@ from fedlora_lab.course.exercises import Calls, vary
 
 def _change(rng):
     """A square change of a weight, and an A whose rows are neither of length 1 nor orthogonal."""
-    width, rank = int(rng.integers(6, 12)), int(rng.integers(2, 5))
+    width = int(rng.integers(6, 12))
+    rank = int(rng.integers(2, 5))
     return rng.standard_normal((width, width)), rng.uniform(0, 1, (rank, width)) + 0.2
 
 
@@ -21,8 +22,10 @@ def _settings(rng):
 
 def _round(rng):
     """Four clients, one with an empty batch; of an example's gradient for B some exceed C."""
-    gamma, C = float(rng.uniform(1.5, 4)), float(rng.uniform(0.5, 2))
-    B, A = rng.standard_normal((3, 2)), rng.uniform(0.2, 1, (2, 5))
+    gamma = float(rng.uniform(1.5, 4))
+    C = float(rng.uniform(0.5, 2))
+    B = rng.standard_normal((3, 2))
+    A = rng.uniform(0.2, 1, (2, 5))
     G = [rng.standard_normal((n, 3, 5)) + 0.5 for n in rng.permutation([0, 2, 3, 5])]
     for g in G:
         wanted = C * np.where(np.arange(len(g)) % 2, rng.uniform(0.3, 0.9), rng.uniform(2, 5))
@@ -42,8 +45,8 @@ CALLS = {
 
 
 def kept_share(change, A):
-    kept = change @ A.T @ np.linalg.inv(A @ A.T) @ A
-    return (kept**2).sum() / (change**2).sum()
+    inside = change @ A.T @ np.linalg.inv(A @ A.T) @ A
+    return (inside**2).sum() / (change**2).sum()
 
 
 def without_the_inverse(change, A):

@@ -10,8 +10,11 @@ from fedlora_lab.course.exercises import Calls
 
 def _federation(rng):
     """A step size at which no schedule diverges, whatever factors and scale are drawn."""
-    B, A = rng.standard_normal((4, 2)), rng.standard_normal((2, 5))
-    wanted, p, gamma = rng.standard_normal((3, 4, 5)), rng.dirichlet([4, 2, 1]), rng.uniform(1.2, 2)
+    B = rng.standard_normal((4, 2))
+    A = rng.standard_normal((2, 5))
+    wanted = rng.standard_normal((3, 4, 5))
+    p = rng.dirichlet([4, 2, 1])
+    gamma = rng.uniform(1.2, 2)
     eta = 0.3 / (gamma * max(norm(B, 2), norm(A, 2))) ** 2
     return B, A, wanted, p, eta, gamma, 2, int(rng.integers(3, 6))
 
@@ -26,7 +29,8 @@ def _updates(rng):
     """Two clients change the product by more than C, two by less; A is stretched unequally."""
     left, right = (np.linalg.qr(rng.standard_normal((n, 3)))[0] for n in (3, 7))
     A = left @ np.diag([rng.uniform(1.5, 2.5), 1.0, rng.uniform(0.3, 0.6)]) @ right.T
-    C, dB = rng.uniform(0.5, 2), rng.standard_normal((4, 5, 3))
+    C = rng.uniform(0.5, 2)
+    dB = rng.standard_normal((4, 5, 3))
     wanted = C * np.array([rng.uniform(2, 4), rng.uniform(4, 8), rng.uniform(0.2, 0.5), 0.7])
     dB *= (wanted / norm(dB @ A, axis=(1, 2)))[:, None, None]
     return dB, A, C, rng.uniform(0.5, 1.5), rng.standard_normal((5, 7))
@@ -44,9 +48,11 @@ CALLS = {
 
 def take_turns(B, A, wanted, p, eta, gamma, S, T):
     for t in range(T):
-        new_B, new_A = [], []
+        new_B = []
+        new_A = []
         for W in wanted:
-            b, a = B, A
+            b = B
+            a = A
             for _ in range(S):
                 G = gamma * b @ a - W
                 if t % 2 == 0:
@@ -55,7 +61,8 @@ def take_turns(B, A, wanted, p, eta, gamma, S, T):
                     a = a - eta * gamma * b.T @ G
             new_B.append(b)
             new_A.append(a)
-        B, A = np.tensordot(p, new_B, 1), np.tensordot(p, new_A, 1)
+        B = np.tensordot(p, new_B, 1)
+        A = np.tensordot(p, new_A, 1)
     return B, A
 
 
@@ -65,7 +72,8 @@ def _turns(*given, word):
     for t in range(T):
         sent = []
         for W in wanted:
-            b, a = B, A
+            b = B
+            a = A
             for s in range(S):
                 G = gamma * b @ a - W
                 new_b = b - eta * gamma * G @ a.T
@@ -86,7 +94,8 @@ turns_by_step = partial(_turns, word=lambda t, s: "BA"[s % 2])
 
 
 def energy_in_turns(T, tau, d_out, d_in, r, gamma):
-    N_B, N_A = (T + 1) // 2, T // 2
+    N_B = (T + 1) // 2
+    N_A = T // 2
     linear = d_out * r / 3 * N_B * tau**2
     quadratic = d_out * d_in * r * N_B * N_A * tau**4
     return gamma**2 * (linear + quadratic)

@@ -9,7 +9,8 @@ from fedlora_lab.course.exercises import Calls
 
 def _least_squares(rng):
     """Factors, and the gradients of |B A x - y|^2 / 2 for eight examples, half of them short."""
-    x, y = rng.standard_normal((8, 5)), 2 * rng.standard_normal((8, 4))
+    x = rng.standard_normal((8, 5))
+    y = 2 * rng.standard_normal((8, 4))
     y[::2] *= 0.05
     x[::2] *= 0.3
 
@@ -17,7 +18,8 @@ def _least_squares(rng):
         h = x @ (B @ A).T - y
         return h[:, :, None] * (x @ A.T)[:, None], (h @ B)[:, :, None] * x[:, None]
 
-    B, A = 0.5 * rng.standard_normal((4, 2)), rng.standard_normal((2, 5))
+    B = 0.5 * rng.standard_normal((4, 2))
+    A = rng.standard_normal((2, 5))
     rates = rng.uniform(0.2, 0.3), rng.uniform(0.05, 0.1)
     return B, A, gradients, *rates, rng.uniform(0.8, 1.2), int(rng.integers(4, 8))
 

@@ -13,7 +13,8 @@ def _draw_code(rng):
 
 def _draw_numbers(rng):
     """Blocks of several sizes, the largest of each below zero, and a short one at the end."""
-    block, width = int(rng.integers(5, 9)), int(rng.integers(2, 4))
+    block = int(rng.integers(5, 9))
+    width = int(rng.integers(2, 4))
     x = rng.uniform(0.1, 0.9, 4 * block - 2) * rng.choice([-1, 1], 4 * block - 2)
     x[::block] = -1
     scales = np.repeat(rng.permutation([0.5, 1.7, 3.1, 6.0]), block)[: len(x)]
@@ -22,7 +23,8 @@ def _draw_numbers(rng):
 
 def _draw_step(rng):
     """Weights that sum to less than one: some clients did not answer."""
-    psi, uploads = rng.normal(size=6), rng.normal(size=(4, 6))
+    psi = rng.normal(size=6)
+    uploads = rng.normal(size=(4, 6))
     sent = psi + rng.normal(0, 0.3, 6)
     return psi, sent, uploads, rng.uniform(0.1, 0.23, 4), rng.uniform(0.3, 0.9)
 

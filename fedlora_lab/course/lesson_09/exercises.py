@@ -30,7 +30,8 @@ CALLS = {
 def half_width(one, other):
     from scipy.stats import t
 
-    difference, n = one - other, len(one)
+    difference = one - other
+    n = len(one)
     return t.ppf(0.975, n - 1) * difference.std(ddof=1) / n**0.5
 
 

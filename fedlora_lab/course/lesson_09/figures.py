@@ -51,12 +51,12 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
         for slug, row in table.iterrows():
             y = slugs.index(str(slug))
             if slug == table.index[0]:
-                words = f"{row['mean']:.2f}"
+                text = f"{row['mean']:.2f}"
                 ax.plot([place], [y], "s", ms=22, mfc="none", mec=style.INK, mew=1.6)
             else:
-                words = f"−{abs(row['gap']):.2f}" + (" •" if row["tied"] else "")
+                text = f"−{abs(row['gap']):.2f}" + (" •" if row["tied"] else "")
             ink = "white" if row["gap"] < -0.07 else style.INK
-            ax.text(place, y, words, ha="center", va="center", fontsize=8, color=ink)
+            ax.text(place, y, text, ha="center", va="center", fontsize=8, color=ink)
     ax.grid(False)
     ax.set_yticks(range(len(slugs)), [style.name(slug) for slug in slugs])
     ax.xaxis.tick_top()
@@ -64,6 +64,6 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     figure.suptitle("Best in each situation, and how far behind it the others are", weight="bold")
-    words = "framed: best mean; others: how far behind; •: tied with the best (95 %, all pairs)"
-    figure.supxlabel(words, fontsize=8, color=style.SOFT)
+    text = "framed: best mean; others: how far behind; •: tied with the best (95 %, all pairs)"
+    figure.supxlabel(text, fontsize=8, color=style.SOFT)
     return figure

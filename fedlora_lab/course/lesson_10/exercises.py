@@ -6,7 +6,8 @@ from fedlora_lab.course.exercises import Calls, vary
 
 
 def _uploads(rng):
-    clients, rank = rng.integers(4, 7), rng.integers(2, 4)
+    clients = rng.integers(4, 7)
+    rank = rng.integers(2, 4)
     return rng.standard_normal((clients, 9, rank)), rng.standard_normal((clients, rank, 8))
 
 
@@ -21,7 +22,8 @@ CALLS = {
 
 
 def serve(B, A):
-    mean_B, mean_A = B.mean(axis=0), A.mean(axis=0)
+    mean_B = B.mean(axis=0)
+    mean_A = A.mean(axis=0)
     residual = (B @ A).mean(axis=0) - mean_B @ mean_A
     return mean_B, mean_A, residual
 
@@ -60,8 +62,9 @@ squared = vary(share_lost, then=np.square)
 
 
 def noise_kept(z_B, z_A, tau):
-    own = tau * len(z_B) ** 0.5
-    noise_B, noise_A = own * z_B, own * z_A
+    std = tau * len(z_B) ** 0.5
+    noise_B = std * z_B
+    noise_A = std * z_A
     of_factors = noise_B.mean(axis=0) @ noise_A.mean(axis=0)
     of_products = (noise_B @ noise_A).mean(axis=0)
     return (of_factors**2).sum(), (of_products**2).sum()

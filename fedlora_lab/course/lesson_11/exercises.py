@@ -18,7 +18,8 @@ def _noised(rng):
 
 
 def _batch(rng):
-    n, candidates = int(rng.integers(2, 5)), rng.standard_normal((9, 16)) * rng.uniform(0.5, 3)
+    n = int(rng.integers(2, 5))
+    candidates = rng.standard_normal((9, 16)) * rng.uniform(0.5, 3)
     mixed = rng.standard_normal((8, n)) @ candidates[rng.permutation(9)[:n]]
     return mixed + 1e-9 * rng.standard_normal((8, 16)), candidates, n
 

@@ -106,8 +106,12 @@ def beyond_threshold(
         best = float(norm.cdf(0.5**0.5 / sigma))
         rows.append(("presence", sigma, np.mean(areas), *confidence_interval(areas), best))
     table = pd.DataFrame(rows, columns=["attack", "noise", "mean", "low", "high", "closed"])
-    words = {"image": "|cos| of the image", "name": "share named", "presence": "AUC of presence"}
-    return table.assign(attack=table["attack"].map(words))
+    labels_of = {
+        "image": "|cos| of the image",
+        "name": "share named",
+        "presence": "AUC of presence",
+    }
+    return table.assign(attack=table["attack"].map(labels_of))
 
 
 def leak_table(

@@ -7,8 +7,10 @@ from fedlora_lab.course.exercises import Calls, vary
 
 
 def _scores(rng):
-    n, shift = int(rng.integers(200, 600)), rng.uniform(1, 2)
-    inside, outside = shift + rng.standard_normal(n), rng.standard_normal(2 * n)
+    n = int(rng.integers(200, 600))
+    shift = rng.uniform(1, 2)
+    inside = shift + rng.standard_normal(n)
+    outside = rng.standard_normal(2 * n)
     return inside, outside, shift / 2 + rng.uniform(-0.2, 0.4), 0.01, 0.05
 
 
@@ -16,7 +18,8 @@ def _guesses(rng):
     """Counts at which ε is refuted or nearly so, for instance 90 of 120."""
     from scipy.stats import binom
 
-    m, epsilon = int(rng.integers(200, 1000)), rng.uniform(0.3, 1.5)
+    m = int(rng.integers(200, 1000))
+    epsilon = rng.uniform(0.3, 1.5)
     g = int(m * rng.uniform(0.2, 0.6))
     v = int(binom.ppf(rng.uniform(0.8, 0.97), g, 1 / (1 + np.exp(-epsilon))))
     return m, g, v, epsilon, rng.uniform(0.5, 1) * 0.1 / m
@@ -92,7 +95,8 @@ def rates_as_measured(inside, outside, threshold, delta, significance):
 def one_direction(inside, outside, threshold, delta, significance):
     from scipy.stats import beta
 
-    false_alarms, missed = (outside > threshold).sum(), (inside <= threshold).sum()
+    false_alarms = (outside > threshold).sum()
+    missed = (inside <= threshold).sum()
     quantile = 1 - significance / 2
     fpr = beta.ppf(quantile, false_alarms + 1, len(outside) - false_alarms)
     fnr = beta.ppf(quantile, missed + 1, len(inside) - missed)
@@ -124,17 +128,18 @@ delta_once = vary(p_value, delta=lambda delta: delta / 2)
 
 
 def largest_move(release, rows, C):
-    whole, moves = release(rows), []
+    full = release(rows)
+    moves = []
     for i in range(len(rows)):
         part = release(np.delete(rows, i, axis=0))
-        distance = np.linalg.norm(whole - part)
+        distance = np.linalg.norm(full - part)
         moves.append(distance if np.isfinite(distance) else np.inf)
     return max(moves) / C
 
 
 def _moves(release, rows):
-    parts = [release(np.delete(rows, i, axis=0)) for i in range(len(rows))]
-    return norm(release(rows) - parts, axis=1)
+    sums = [release(np.delete(rows, i, axis=0)) for i in range(len(rows))]
+    return norm(release(rows) - sums, axis=1)
 
 
 def each_row_alone(release, rows, C):

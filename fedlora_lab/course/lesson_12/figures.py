@@ -29,8 +29,8 @@ def audit_bounds(audits: Mapping[str, "Audit"]) -> style.Picture:
         ax.barh(y, audit.epsilon_lower, height=0.4, color=colour)
         ax.plot([audit.ceiling], [y], "|", color=style.GREY, ms=15, mew=1.8)
         ax.plot([audit.claimed], [y], "D", color=style.INK, ms=6, mec=style.CARD)
-        words = f"{audit.epsilon_lower:.2f} {'≤' if audit.holds else '>'} {audit.claimed:.3g}"
-        style.note(ax, 1.02, y, words, transform=ax.get_yaxis_transform(), va="center", size=9)
+        text = f"{audit.epsilon_lower:.2f} {'≤' if audit.holds else '>'} {audit.claimed:.3g}"
+        style.note(ax, 1.02, y, text, transform=ax.get_yaxis_transform(), va="center", size=9)
     ax.set_yticks(range(len(audits)), list(audits), color=style.INK)
     ax.grid(visible=False, axis="y")
     ax.invert_yaxis()

@@ -6,15 +6,18 @@ from fedlora_lab.course.exercises import Calls, vary
 
 
 def _draw_share(rng):
-    clip, uploads = rng.uniform(0.2, 2), int(rng.integers(12, 60))
-    update, z = rng.normal(size=5), rng.normal(size=5)
+    clip = rng.uniform(0.2, 2)
+    uploads = int(rng.integers(12, 60))
+    update = rng.normal(size=5)
+    z = rng.normal(size=5)
     update *= clip * rng.uniform(1.5, 4) / np.linalg.norm(update)
     return update, clip, rng.uniform(0.7, 4), uploads, int(rng.integers(3, uploads // 2 - 1)), z
 
 
 def _draw_masks(rng):
     """Small values, and one mask for each pair of clients."""
-    clients, modulus = int(rng.integers(4, 8)), int(2 ** rng.integers(16, 25))
+    clients = int(rng.integers(4, 8))
+    modulus = int(2 ** rng.integers(16, 25))
     masks = np.triu(rng.integers(1, modulus, (6, clients, clients)), 1)
     masks = np.moveaxis(masks + np.swapaxes(masks, 1, 2), 0, -1)
     return rng.integers(0, modulus // 10, (clients, 6)), masks, modulus

@@ -22,8 +22,8 @@ def epsilon_table(sigma: float, clients: int, colluders: int) -> pd.DataFrame:
     Args: sigma, clients, colluders: as of `epsilon_by_observer`.
     """
     rows = {
-        f"trust {words}": epsilon_by_observer(trust, sigma, clients, colluders)
-        for trust, words in TRUSTS.items()
+        f"trust {label}": epsilon_by_observer(trust, sigma, clients, colluders)
+        for trust, label in TRUSTS.items()
     }
     observers = {
         "public": "who sees the model",

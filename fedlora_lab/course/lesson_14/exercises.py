@@ -19,7 +19,9 @@ def _table(rng):
 
 def _plans(rng):
     """Three to five plans, of which about a half is too much work."""
-    count, base, slope = int(rng.integers(3, 6)), rng.uniform(0.3, 1), rng.uniform(0.5, 2)
+    count = int(rng.integers(3, 6))
+    base = rng.uniform(0.3, 1)
+    slope = rng.uniform(0.5, 2)
     plans = [(int(rng.integers(4, 65)), int(rng.integers(5, 400))) for _ in range(count)]
     n, K, d = (int(rng.integers(*ends)) for ends in ((100, 900), (2, 40), (50, 9000)))
     work = float(np.median([b * N for b, N in plans]))
@@ -27,7 +29,8 @@ def _plans(rng):
 
 
 def _scores(rng):
-    m, n = int(rng.integers(3, 9)), int(rng.integers(50, 400))
+    m = int(rng.integers(3, 9))
+    n = int(rng.integers(50, 400))
     correct = (rng.random((m, n)) < rng.uniform(0.5, 0.9, (m, 1))).astype(float)
     return correct, float(rng.uniform(1.2, 4)), rng.laplace(size=m)
 
@@ -49,8 +52,8 @@ def by_site(sites, labels):
 
 
 def own_classes(sites, labels):
-    parts = [np.array(labels)[np.array(sites) == site] for site in sorted(set(sites))]
-    return [np.unique(part, return_inverse=True)[1] for part in parts]
+    by_site_words = [np.array(labels)[np.array(sites) == site] for site in sorted(set(sites))]
+    return [np.unique(part, return_inverse=True)[1] for part in by_site_words]
 
 
 def as_they_appear(sites, labels):
@@ -59,7 +62,7 @@ def as_they_appear(sites, labels):
     return [numbers[np.array(sites) == site] for site in sorted(set(sites))]
 
 
-labels_sorted = vary(by_site, then=lambda parts: [np.sort(part) for part in parts])
+labels_sorted = vary(by_site, then=lambda parts: [np.sort(part) for part in by_site])
 
 
 # ---- 14.2: plans compared

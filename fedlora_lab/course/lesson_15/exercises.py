@@ -7,7 +7,8 @@ from fedlora_lab.course.exercises import Calls
 
 def _steps(rng):
     """A step of somebody's, whose clip may be up to three times too loose."""
-    clip, scale = rng.uniform(0.5, 2), rng.uniform(0.2, 3)
+    clip = rng.uniform(0.5, 2)
+    scale = rng.uniform(0.2, 3)
 
     def step(examples, seed):
         noise = np.random.default_rng(seed)
@@ -60,10 +61,11 @@ CALLS = {
 
 
 def reach(step, batch, seed, C):
-    whole, moved = step(batch, seed), []
+    full = step(batch, seed)
+    moved = []
     for i in range(len(batch)):
-        rest = step(batch[:i] + batch[i + 1 :], seed)
-        squares = sum(((whole[name] - rest[name]) ** 2).sum() for name in whole)
+        without = step(batch[:i] + batch[i + 1 :], seed)
+        squares = sum(((full[name] - without[name]) ** 2).sum() for name in full)
         moved.append(np.sqrt(squares))
     return max(moved) / C
 
@@ -83,8 +85,9 @@ def largest_tensor(step, batch, seed, C):
 
 
 def first_example_only(step, batch, seed, C):
-    whole, rest = step(batch, seed), step(batch[1:], seed)
-    return np.sqrt(sum(((whole[name] - rest[name]) ** 2).sum() for name in whole)) / C
+    full = step(batch, seed)
+    without = step(batch[1:], seed)
+    return np.sqrt(sum(((full[name] - without[name]) ** 2).sum() for name in full)) / C
 
 
 # ---- 15.2: an adapter

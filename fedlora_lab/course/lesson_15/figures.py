@@ -30,13 +30,13 @@ def reach_by_change(
         outputs = step(list(examples), 0)
         return np.concatenate([np.ravel(np.asarray(x, float)) for x in outputs.values()])
 
-    whole = released(batch)
+    complete = released(batch)
     moved = dict.fromkeys(CHANGES, 0.0)
     for i, (x, y) in enumerate(batch):
         without = released([*batch[:i], *batch[i + 1 :]])
         loud = released([*batch[:i], (1e6 * np.asarray(x), y), *batch[i + 1 :]])
         twice = released([*batch, (x, y)])
-        moves = whole - without, twice - whole, loud - without
+        moves = complete - without, twice - complete, loud - without
         for name, move in zip(CHANGES, moves, strict=True):
             moved[name] = max(moved[name], float(np.linalg.norm(move)) / unit)
     return moved

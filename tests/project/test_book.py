@@ -196,7 +196,7 @@ def test_notebooks_show_their_outputs_and_can_be_found(site, pages):
 
 @pytest.mark.slow
 def test_dials_have_their_place_and_script(site, pages):
-    """What turns them is tested in tests/browser/test_dials.py, on a page of the same form."""
+    """What turns them is tested in tests/browser/test_dial_pages.py, on a page of the same form."""
     found = 0
     for path in NOTEBOOKS:
         kept = path.read_text(encoding="utf-8").count("data-fedlora-dial")

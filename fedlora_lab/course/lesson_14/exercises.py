@@ -62,7 +62,7 @@ def as_they_appear(sites, labels):
     return [numbers[np.array(sites) == site] for site in sorted(set(sites))]
 
 
-labels_sorted = vary(by_site, then=lambda parts: [np.sort(part) for part in by_site])
+labels_sorted = vary(by_site, then=lambda parts: [np.sort(part) for part in parts])
 
 
 # ---- 14.2: plans compared

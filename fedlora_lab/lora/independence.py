@@ -343,21 +343,25 @@ def probes(task: Task) -> Examples:
 
 
 def _of_both_widths(x: Any, y: Tensor, pad: int) -> Examples:
-    """The same texts, the first cut to two tokens, the second repeated to the whole width.
+    """The same texts, the first cut to two tokens, the second drawn out to the whole width.
 
     Args: x, y: inputs with a mask (n, tokens), and targets. pad: the token for padding.
     """
     present = x["attention_mask"].bool()
-    tokens = present[1].nonzero().flatten()
-    source = tokens[torch.arange(present.shape[1]) % max(len(tokens), 1)]
-    gone = present[0] & (present[0].cumsum(0) > 2)
+    first, second = (present[i].nonzero().flatten() for i in (0, 1))
+    # A text keeps its ends: some classifiers refuse one that has its end mark never or twice.
+    shorter = first[[0, -1]][: len(first)]
+    middle = len(second) // 2
+    repeats = second[middle].repeat(present.shape[1] - len(second) + 1)
+    longer = torch.cat([second[:middle], repeats, second[middle + 1 :]])
 
     def resized(rows: Tensor, nothing: Any) -> Tensor:
         if rows.shape[:2] != present.shape:
             return rows
         rows = rows.clone()
-        rows[1] = rows[1, source]
-        rows[0, gone] = nothing
+        rows[1] = rows[1, longer]
+        rows[0, first[:2]] = rows[0, shorter]
+        rows[0, first[2:]] = nothing
         return rows
 
     padding = (~present).nonzero()[:1]

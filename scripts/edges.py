@@ -38,9 +38,8 @@ course warn of it. Names in brackets are tests.
 *Measured.* Every mistake runs: a broken form and a sound one, and one number that tells them
 apart. *The line* is the number of a sound form. Where a single step shows the mistake, the number
 is that of a check of `fl.review`, which must find it and pass the sound form.
-`fl.review.mistakes.EDGES[3].measure()` measures again, `fl.review.mistakes.table(measured=True)`
-all of them; `python scripts/edges.py` writes this page from such a run, and a test holds the two
-equal."""
+`fl.review.mistakes.EDGES[3].measure()` measures again; `python scripts/edges.py` writes
+this page from such a run, and a test holds the two equal."""
 
 REPORTED = """\
 Reported in public trackers and papers' code, rebuilt small, and found by the checks named here.

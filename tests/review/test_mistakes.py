@@ -8,7 +8,7 @@ import pytest
 from sound_steps import SOUND
 
 from fedlora_lab.review.claims import CHECKS
-from fedlora_lab.review.mistakes import EDGES, MISTAKES, reviewed, table
+from fedlora_lab.review.mistakes import EDGES, MISTAKES, reviewed
 from fedlora_lab.review.mistakes.numbers import NUMBERS
 from fedlora_lab.review.mistakes.steps import STEPS
 from fedlora_lab.review.review import step
@@ -87,12 +87,3 @@ def test_nothing_else_of_the_library_imports_the_broken_forms():
     for path in {*package.rglob("*.py")} - {*package.glob("review/**/*.py")}:
         text = path.read_text("utf-8")
         assert not re.search(r"^\s*(from|import) .*review.*mistakes", text, re.M), path
-
-
-def test_a_table_measures_what_it_is_asked_for():
-    """Fault: a row of another mistake, or a name that is none."""
-    names = "A sum added to itself", "A clip for each tensor, one release counted"
-    rows = table(names, measured=True)
-    assert rows["broken"].tolist() == pytest.approx([2, 2]) and list(rows["edge"]) == [0, 7]
-    with pytest.raises(KeyError):
-        table(["no such mistake"])

@@ -13,11 +13,10 @@ Measurement(broken=2.0, sound=1.0)
 
 import re
 import tomllib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from fedlora_lab.review.claims import CHECKS
 from fedlora_lab.review.mistakes.engine_bugs import BUGS
@@ -34,9 +33,6 @@ from fedlora_lab.review.mistakes.numbers import NUMBERS
 from fedlora_lab.review.mistakes.steps import DP_SGD_CLAIMS, STEPS, Subject
 from fedlora_lab.review.review import Review, step
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 __all__ = [
     "BATCH",
     "BUGS",
@@ -51,7 +47,6 @@ __all__ = [
     "dp_sgd",
     "example_gradients",
     "examples",
-    "table",
 ]
 
 TEXTS = tomllib.loads(Path(__file__).with_name("mistakes.toml").read_text(encoding="utf-8"))
@@ -175,24 +170,3 @@ MISTAKES: dict[str, Mistake] = {name: _mistake(name, text) for name, text in TEX
 """Name -> mistake."""
 EDGES: dict[int, Mistake] = {one.edge: one for one in MISTAKES.values() if one.edge}
 """Number of a sharp edge -> mistake."""
-
-
-def table(names: Iterable[str] | None = None, *, measured: bool = False) -> "pd.DataFrame":
-    """Lists mistakes, indexed by name: edge, severity, checks, source and seen.
-
-    Args:
-        names: which; ``None``: all of them.
-        measured: also columns broken, sound and line; all of them take half a minute.
-    """
-    import pandas as pd
-
-    rows = {}
-    for name in MISTAKES if names is None else names:
-        one = MISTAKES[name]
-        rows[name] = {
-            field: getattr(one, field) for field in ("edge", "severity", "source", "seen")
-        }
-        rows[name]["checks"] = ", ".join(one.checks)
-        if measured:
-            rows[name] |= one.measure()._asdict() | {"line": one.line}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")

@@ -145,10 +145,10 @@ def dp_sgd(
     return release(clip(example_gradients(batch), limit), seed, noise * limit, denominator)
 
 
-def local_changes(updates: Sequence[Client], limit: float = np.inf, lr: float = 0.5) -> Grads:
-    """How far three local steps move each client's weights: weight (clients, 4, 8), bias.
+def local_changes(updates: Sequence[Client]) -> Grads:
+    """How far three local steps at rate 0.5 move each client's weights.
 
-    Args: updates: each client's examples. limit: clips each step's mean. lr: of a step.
+    Args: updates: each client's examples. Returns: weight (clients, 4, 8), bias (clients, 4).
     """
     changes = []
     for own in updates:
@@ -157,7 +157,7 @@ def local_changes(updates: Sequence[Client], limit: float = np.inf, lr: float = 
         for _ in range(3):
             errors = logit_gradients(x, y, weights) / len(x)
             step = np.concatenate([errors.T @ x, errors.sum(0)[:, None]], axis=1)
-            weights -= lr * step * min(1.0, limit / max(float(np.linalg.norm(step)), 1e-12))
+            weights -= 0.5 * step
         changes.append(weights - START)
     rows = np.array(changes).reshape(len(updates), CLASSES, FEATURES + 1)
     return {"weight": rows[:, :, :-1], "bias": rows[:, :, -1]}

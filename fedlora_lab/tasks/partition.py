@@ -54,7 +54,7 @@ def dirichlet(
             largest client's.
     Raises: ValueError when alpha <= 0 or for fewer than clients * min_size examples.
     Guarantees: test_partition.py::test_minimum_size_holds_for_extreme_alpha,
-        ::test_alpha_sets_the_skew, ::test_proportions_follow_the_dirichlet_law.
+        ::test_proportions_follow_the_dirichlet_law.
     Source: proportions per label as in Yurochkin et al., arXiv:1905.12022, section 4.
 
     >>> [part.tolist() for part in dirichlet([0, 0, 1, 1], 2, alpha=float("inf"))]

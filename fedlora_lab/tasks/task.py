@@ -108,7 +108,8 @@ class Task:
         new_modules: names of modules that the model's checkpoint lacks, or may lack: whoever loads
             it draws other numbers, so a saved adapter holds these modules, trained or not.
     Raises: ValueError when data, targets, head or model cannot be trained exactly; it says why.
-    Guarantees: test_tasks.py::test_bad_calls_are_refused, ::test_fingerprint_sees_data_and_weights.
+    Guarantees: test_tasks.py::test_what_cannot_be_trained_exactly_is_refused_in_one_line,
+        ::test_fingerprint_sees_data_and_weights.
     """
 
     name: str
@@ -264,7 +265,8 @@ def classification(
     Raises: ValueError in one line when something cannot be trained exactly, such as BatchNorm in
         training mode, wrong labels, or targets that are no linear maps.
     Guarantees: test_tasks.py::test_classification_leaves_the_model_alone,
-        ::test_inputs_may_be_mappings, ::test_bad_calls_are_refused.
+        ::test_inputs_may_be_mappings,
+        ::test_what_cannot_be_trained_exactly_is_refused_in_one_line.
 
     >>> import torch, fedlora_lab as fl
     >>> x, y = torch.randn(60, 4), torch.arange(60) % 3

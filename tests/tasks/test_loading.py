@@ -50,10 +50,6 @@ def under_a_prefix(path: Path) -> Path:
     return write(folder, {f"module.{k}": v for k, v in weights_of(folder).items()})
 
 
-def of_another_architecture(path: Path) -> Path:
-    return write(tiny(path), weights_of(tiny(path, "distilbert")))
-
-
 def of_other_sizes(path: Path) -> Path:
     return write(tiny(path), weights_of(tiny(path / "wide", hidden_size=32)))
 
@@ -62,10 +58,6 @@ def without_a_layer(path: Path) -> Path:
     folder = tiny(path)
     kept = {k: v for k, v in weights_of(folder).items() if "layer.1." not in k}
     return write(folder, kept)
-
-
-def with_half_of_the_layers(path: Path) -> Path:
-    return write(tiny(path, num_hidden_layers=4), weights_of(tiny(path / "short")))
 
 
 def with_fewer_words(path: Path) -> Path:
@@ -81,25 +73,12 @@ def with_a_damaged_pooler(path: Path) -> Path:
     return write(folder, {k: v for k, v in weights_of(folder).items() if k != "pooler.dense.bias"})
 
 
-def with_a_wide_pooler(path: Path) -> Path:
-    folder = tiny(path)
-    return write(folder, {**weights_of(folder), "pooler.dense.weight": torch.ones(16, 8)})
-
-
-def with_nothing_that_is_known(path: Path) -> Path:
-    return write(tiny(path), {"weights": torch.ones(3)})
-
-
 DAMAGED = {
     under_a_prefix: r"missing: bert\.embeddings.* not used: module\.embeddings.*",
-    of_another_architecture: r"missing: bert\..* not used: .*",
     of_other_sizes: r"of another shape: bert\.embeddings.* for .*",
     without_a_layer: r"missing: bert\.encoder\.layer\.1\..* and 13 more",
-    with_half_of_the_layers: r"missing: bert\.encoder\.layer\.2\..* and 29 more",
     with_fewer_words: r"of another shape: bert\.embeddings\.word_\w+\.weight \(14, 16\) for .*",
     with_a_damaged_pooler: r"missing: bert\.pooler\.dense\.bias",
-    with_a_wide_pooler: r"of another shape: bert\.pooler\.dense\.weight \(16, 8\) for \(16, 16\)",
-    with_nothing_that_is_known: r"missing: bert\..* not used: weights",
 }
 
 
@@ -138,26 +117,12 @@ GPT2 = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 40, "eos_token_i
 PATCHES = {"image_size": 8, "patch_size": 4}
 CHECKPOINTS: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[str], Any]] = {
     "bert": ("AutoModelForMaskedLM", SMALL, {}, ["bert.pooler", "classifier"], "classifier"),
-    "roberta": (
-        "AutoModelForMaskedLM",
-        SMALL | {"type_vocab_size": 1},
-        {},
-        ["classifier"],
-        "classifier",
-    ),
     "distilbert": (
         "AutoModelForMaskedLM",
         DISTIL,
         {},
         ["pre_classifier", "classifier"],
         ("pre_classifier", "classifier"),
-    ),
-    "albert": (
-        "AutoModelForMaskedLM",
-        SMALL | {"embedding_size": 8},
-        {},
-        ["albert.pooler", "classifier"],
-        "classifier",
     ),
     "deberta-v2": (
         "AutoModelForMaskedLM",
@@ -166,14 +131,6 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[str], Any
         ["pooler", "classifier"],
         ("pooler", "classifier"),
     ),
-    "electra": (
-        "AutoModelForPreTraining",
-        SMALL | {"embedding_size": 8},
-        {},
-        ["classifier"],
-        "classifier",
-    ),
-    "mpnet": ("AutoModelForMaskedLM", SMALL, {"targets": ["q", "v"]}, ["classifier"], "classifier"),
     "modernbert": (
         "AutoModel",
         SMALL | {"cls_token_id": 1, "sep_token_id": 2},
@@ -183,8 +140,6 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[str], Any
     ),
     "bart": ("AutoModel", BART, {}, ["classification_head"], "classification_head"),
     "gpt2": ("AutoModelForCausalLM", GPT2, {}, ["score"], "score"),
-    "llama": ("AutoModelForCausalLM", SMALL | {"num_key_value_heads": 1}, {}, ["score"], "score"),
-    "vit": ("AutoModel", SMALL | PATCHES, {}, ["classifier"], "classifier"),
     "beit": (
         "BeitForMaskedImageModeling",
         SMALL | PATCHES | {"vocab_size": 8},
@@ -285,27 +240,6 @@ def test_whatever_is_trained_the_rest_of_what_is_new_is_saved(way, tmp_path):
 
 
 @pytest.mark.slow
-def test_adapters_of_two_poolers_stand_side_by_side(tmp_path):
-    """On one base, and after PEFT has saved one of them again."""
-    folder = checkpoint("bert", tmp_path / "base")
-    tasks = [task_of("bert", folder, seed=seed) for seed in (0, 1)]
-    poolers = [task.model.get_parameter("bert.pooler.dense.weight") for task in tasks]
-    assert not torch.equal(*poolers)
-    pairs = [trained(task, LORA, tmp_path / str(i)) for i, task in enumerate(tasks)]
-    with fl.tasks.quiet(), torch.no_grad():
-        base = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
-        model = peft.PeftModel.from_pretrained(base, pairs[0][1], adapter_name="one")
-        model.load_adapter(pairs[1][1], adapter_name="two")
-        for i in (0, 1, 0):
-            model.set_adapter(("one", "two")[i])
-            theirs = tasks[i].forward(model.eval(), tasks[i].test[0])
-            torch.testing.assert_close(theirs, pairs[i][0], rtol=0, atol=1e-5)
-        model.save_pretrained(tmp_path / "again")
-    theirs = loaded_anew(folder, tmp_path / "again" / "two", tasks[1], 1)[1]
-    torch.testing.assert_close(theirs, pairs[1][0], rtol=0, atol=1e-5)
-
-
-@pytest.mark.slow
 def test_a_module_in_hand_may_have_new_parts(tmp_path):
     """Nobody knows which: what Transformers puts behind the base is saved."""
     folder = checkpoint("bert", tmp_path / "base")
@@ -352,33 +286,21 @@ def test_what_loading_made_anew_is_named(tmp_path):
         fl.tasks.hub(tmp_path, five, **LABELLED)
 
 
-SHARDED = {"max_shard_size": "5KB"}
-SOUND: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
-    "sharded": (torch.float32, SHARDED),
-    "bfloat16": (torch.bfloat16, {}),
-    "float16": (torch.float16, SHARDED),
-}
-
-
-@pytest.mark.parametrize("form", SOUND)
-@pytest.mark.parametrize("kind", ["bert", "llama"])
-def test_weights_in_other_forms_are_those_of_the_file(form, kind, tmp_path):
+def test_weights_in_other_forms_are_those_of_the_file(tmp_path):
     """In several files, in half precision, and with tied embeddings."""
-    dtype, options = SOUND[form]
-    folder = toy_hubs.folder(kind)
+    folder = toy_hubs.folder("llama")
     with fl.tasks.quiet():
-        given = transformers.AutoModel.from_pretrained(folder, dtype=dtype)
-        given.save_pretrained(tmp_path, **options)
+        given = transformers.AutoModel.from_pretrained(folder, dtype=torch.float16)
+        given.save_pretrained(tmp_path, max_shard_size="5KB")
     code: Any = transformers.AutoTokenizer.from_pretrained(folder)
     code.save_pretrained(tmp_path)
-    files = len(list(tmp_path.glob("*.safetensors")))
-    assert (files > 1) == bool(options)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
     task = fl.tasks.hub(tmp_path, toy_hubs.texts(), **LABELLED)
-    assert task.info["new"] == [*head_names(task.head)]
-    own: Any = task.model
-    named = dict(own.base_model.named_parameters())
+    assert task.info["new"] == ["score"]
+    model: Any = task.model
+    weights = dict(model.base_model.named_parameters())
     for name, weight in given.named_parameters():
-        assert torch.equal(named[name], weight.float())
+        assert torch.equal(weights[name], weight.float())
 
 
 # ---- models that hold an adapter
@@ -464,20 +386,6 @@ def test_a_head_of_several_modules_is_clipped_and_noised_as_one():
     steps += [b - first.adapter[layer][1] for layer, (_, b) in last.adapter.items()]
     length = float(torch.cat([step.flatten() for step in steps]).norm())
     assert 0 < length <= 1.001e-3
-
-
-BAD_HEADS = {
-    r"head='middle': expected modules that do not hold each other, each once": ["middle", "middle"],
-    r"head='no': expected the full name of a module": ["middle", "no"],
-    r"head=3: expected the full name of a module": ["middle", 3],
-    r"targets='body': expected a module outside the head 'body'": ["last", "body"],
-}
-
-
-@pytest.mark.parametrize("line", BAD_HEADS)
-def test_a_head_that_is_none_is_refused(line):
-    with pytest.raises(ValueError, match=f"^{line}"):
-        two(head=BAD_HEADS[line])
 
 
 # ---- images

@@ -90,11 +90,10 @@ compare: setup ## train the six methods on digits at epsilon 8 and write a repor
 bench: setup ## measure speed and memory against peers; rewrites benchmarks/results
 	$(BIN)/python -m benchmarks
 
-results: setup ## run every study from where it stands, draw the regime map and judge the claims; what is whole is not run again
-	@for name in $$($(BIN)/fedlora-lab study | awk '{print $$1}'); do $(QUICK) $(BIN)/fedlora-lab study $$name || exit 1; done
-	$(QUICK) $(BIN)/python scripts/regime_map.py
-	$(QUICK) $(BIN)/python scripts/claims.py --measure
-	$(QUICK) $(BIN)/python scripts/measured_amplification.py
+results: setup ## run every study from where it stands and judge the claims; what is whole is not run again
+	@for name in $$($(BIN)/python -m studies | awk '{print $$1}'); do $(QUICK) $(BIN)/python -m studies $$name || exit 1; done
+	$(QUICK) $(BIN)/python -m studies claims --measure
+	$(QUICK) $(BIN)/python -m studies amplification
 
 lint: setup ## ruff and pyrefly
 	$(BIN)/ruff format --check .

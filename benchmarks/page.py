@@ -185,7 +185,7 @@ text. For Opacus the eight texts of a client are one such group.
 The same with AdamW, dropout, all-linear and a decoder: [options](options.md).
 
 A whole federation beside one written by hand with Flower, PEFT and Opacus:
-[end to end](end_to_end.md). How long the studies take: [studies](studies.md).
+[end to end](end_to_end.md).
 
 Not measured on a GPU; `python -m benchmarks.gpu` does it.
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:  # never run: editors see the names here, and `_homes` reads w
     from fedlora_lab import theory as theory
     from fedlora_lab.cli import doctor as doctor
     from fedlora_lab.experiments.finetune import finetune as finetune
-    from fedlora_lab.experiments.regime import guide as guide
     from fedlora_lab.experiments.tuned_rates import suggest_lr as suggest_lr
     from fedlora_lab.experiments.tuned_rates import tuned_rate as tuned_rate
     from fedlora_lab.federated.compare import compare as compare

@@ -5,7 +5,7 @@ It reads ``mnist_5k.csv.gz``, 5,000 scans of MNIST (LeCun, Cortes and Burges) as
 variable FEDLORA_STUDIES names; the weights, taught by pretrain_mnist.py, lie beside this file.
 
 >>> import fedlora_lab as fl
->>> import mnist                                                                  # doctest: +SKIP
+>>> import studies.mnist                                                # doctest: +SKIP
 >>> fl.tasks.build("mnist", clients=20).sizes                                     # doctest: +SKIP
 """
 

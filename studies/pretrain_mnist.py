@@ -5,7 +5,7 @@ shears, the same number of examples and epochs) and stored the way MNIST stores 
 handwritten digit is used to train or to choose anything; the handwritten accuracy in the card is
 measured once, at the end, and decides nothing.
 
-    PYTHONPATH=scripts python studies/pretrain_mnist.py --out studies
+    PYTHONPATH=scripts python -m studies.pretrain_mnist --out studies
 """
 
 import argparse
@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mnist import scans
 from PIL import Image
 from pretrain_digits import PACKAGES, accuracy, faces, number, typeset, write
 from safetensors.torch import save
 
 from fedlora_lab.tasks.digits import TinyViT
+from studies.mnist import scans
 
 SIZES = {"image": 28, "patch": 14, "width": 128, "blocks": 3}
 SIDE, BOX = SIZES["image"], 20

@@ -1,6 +1,6 @@
 """Read sentences from one update each of a language model's adapter, and count right word pieces.
 
-    python studies/read_sentences.py
+    python -m studies.read_sentences
 
 Writes results/sentences.csv, which notebook 11 shows. The task is `sentiment`
 (MiniLM-L6), the adapter has rank 16 on query and value, the sentences are the first of each domain
@@ -13,12 +13,12 @@ from typing import Any
 
 import pandas as pd
 import torch
-from sentiment import sentiment
 from tqdm import tqdm
 
 import fedlora_lab as fl
 from fedlora_lab import attacks
 from fedlora_lab.attacks.reconstruction import span_check, stack_gradients
+from studies.sentiment import sentiment
 
 RANK, EACH, NOISES = 16, 3, (0.0, 1e-5, 1e-3)
 PIECES = 30_522

@@ -6,7 +6,7 @@ parameters), and ``hutto_ICWSM_2014.tar.gz``, rated sentences from the source pa
 vaderSentiment 3.3.2 (``additional_resources``; MIT licence).
 
 >>> import fedlora_lab as fl
->>> import sentiment                                                              # doctest: +SKIP
+>>> import studies.sentiment                                            # doctest: +SKIP
 >>> fl.tasks.build("sentiment").client_names                                      # doctest: +SKIP
 ('films', 'products', 'tweets', 'news')
 """

@@ -15,8 +15,6 @@ COMMANDS = {
     "run": ("runs", "Train one method, with a line for every round."),
     "compare": ("runs", "Train several methods and write a report."),
     "finetune": ("runs", "Fine-tune your own model on your own CSV file, with defaults."),
-    "guide": ("runs", "Say whether both factors or one leads, by the nearest measurements."),
-    "study": ("study_commands", "Run or continue a declared study."),
     "flower": ("runs", "Train one method on Flower's simulation engine."),
     "report": ("runs", "Rewrite the report of a run folder."),
     "audit": ("audits", "Audit the runs of a folder: attack them and compare with the stated ε."),

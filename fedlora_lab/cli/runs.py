@@ -1,4 +1,4 @@
-"""The commands that train into a run folder (run, compare, flower), and methods, guide, report."""
+"""The commands that train into a run folder (run, compare, flower), and methods, report."""
 
 import shlex
 import time
@@ -92,7 +92,7 @@ OWN_OPTIONS: list[tuple[str, type, str, str]] = [
     ("--by", str, "COLUMN", "Column of the owner; each value is a client.  [dealt at random]"),
     ("--image", str, "COLUMN", "Column of image files, in place of --text."),
     ("--test", str, "CSV", "Public rows to score on, or a share to hold out.  [none]"),
-    ("--method", str, "A", "A method that `fedlora-lab methods` lists.  [by fl.guide]"),
+    ("--method", str, "A", "A method that `fedlora-lab methods` lists.  [turns: rolora]"),
     ("--max-length", int, "N", "Tokens kept of a text.  [what the model takes, at most 128]"),
     ("--person", str, "COLUMN", "Column of persons: protect all rows of each.  [each row alone]"),
     ("--device", str, "D", "Such as cpu or cuda.  [cpu]"),
@@ -148,18 +148,6 @@ def finetune_command(data: Path, seed: str, **options: Any) -> None:
 
     given |= {"seed": read.parse_seed(seed), "say": status.say}
     fl.finetune(given.pop("model"), data, **given)
-
-
-@click.command("guide")
-@click.argument("task")
-@read.situation_options
-def guide_command(task: str, **options: Any) -> None:
-    """Say in one sentence whether training both factors or one leads in a situation like this.
-
-    The nearest measured settings of the regime map decide, or the answer is that they cannot tell.
-    Nothing is trained. TASK is digits or regression.
-    """
-    status.say(str(fl.guide(*read.build_situation(task, options))))
 
 
 @click.command("report")

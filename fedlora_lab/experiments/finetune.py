@@ -26,7 +26,6 @@ from fedlora_lab import methods
 from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
-from fedlora_lab.experiments.regime import guide
 from fedlora_lab.experiments.tuned_rates import suggest_lr
 from fedlora_lab.federated.compare import BAR, Cell, Progress
 from fedlora_lab.federated.records import Round, generate, predict, save_adapter
@@ -382,7 +381,7 @@ def choose_cell(
         seen = observer_phrase(privacy.trust).strip()
         noise = _numbers(privacy.noise_multiplier)
         settings.choose("noise", noise, f"the least that keeps to ε {seen}")
-    row = _choose_method(task, privacy, plan, adapter, settings)
+    row = _choose_method(privacy, settings)
     privacy, plan = _choose_rate(task, row, privacy, plan, adapter, settings)
     release = "fresh noise, fit for release; seed=0 repeats a run, for study only"
     anew = "drawn anew; seed=0 repeats a run"
@@ -728,10 +727,8 @@ def _choose_plan(task: Task, unit: str, settings: Settings, more: dict[str, Any]
     return Plan(rounds=rounds, local_steps=steps, batch=size, **more)
 
 
-def _choose_method(
-    task: Task, privacy: Privacy | None, plan: Plan, lora: Any, settings: Settings
-) -> "methods.Method":
-    """The row that the measured situations near this one speak for."""
+def _choose_method(privacy: Privacy | None, settings: Settings) -> "methods.Method":
+    """What was asked for, else turns under privacy and both factors without."""
     if (method := settings.asked["method"]) is not None:
         row = methods.get(method)
         settings.choose("method", row.slug, GIVEN)
@@ -739,11 +736,9 @@ def _choose_method(
     if privacy is None:
         settings.choose("method", "fedlora", "both factors: without noise none has to rest")
         return methods.FedLoRA
-    said = guide(task, privacy, plan, lora)
-    words = said.sentence.split("; ")[0].rstrip(".")
-    turns = f"turns, whose mean is exact, since fl.guide cannot tell: {words}"
-    reason = turns if said.take is None else f"fl.guide: {words}"
-    return methods.get(settings.choose("method", said.take or "rolora", reason))
+    reason = "turns: their mean is exact, and no place measured left them far behind"
+    settings.choose("method", "rolora", reason)
+    return methods.RoLoRA
 
 
 def _choose_rate(

@@ -1,8 +1,8 @@
 """Learning rates tuned on validation data, and rates that follow from public numbers alone.
 
-Two searches were made: scripts/tune.py for each embedded task at one budget (tuned.json), and the
+Two searches were made: studies/tune.py for each embedded task at one budget (tuned.json), and the
 studies under results/ for each budget and unit (suggested.json, collected by
-scripts/suggest_rates.py). They looked at the validation part of the embedded tasks, with seeds of
+studies/suggested_rates.py). They looked at the validation part of the embedded tasks, with seeds of
 their own; no ledger counts them. On private data every such look is a release that has to be
 counted (arXiv:2110.03620).
 """
@@ -51,12 +51,12 @@ NOISE_LIMITS = {
     BALANCED: 5.9,
 }
 """How noise on two factors meets (`noise_product`), or a balanced start -> how large 3 d_in
-N tau^2 of B's noise may become. Fitted on the task digits alone (scripts/noise_limits.py)."""
+N tau^2 of B's noise may become. Fitted on the task digits alone (studies/noise_limits.py)."""
 
 
 @cache
 def load_searches() -> dict[str, Any]:
-    """Loads the searches of scripts/tune.py: task -> "setting", and "methods": slug -> lr, grid."""
+    """Loads the searches of studies/tune.py: task -> "setting", and "methods": slug -> lr, grid."""
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 

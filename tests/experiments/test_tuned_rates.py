@@ -1,7 +1,6 @@
 """The learning rates that commands suggest: tuned on the studies, and said where they come from."""
 
 import json
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.experiments import tuned_rates
+from studies.suggested_rates import collected
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,8 +18,7 @@ ROOT = Path(__file__).parents[2]
 def test_suggested_rates_are_those_of_the_studies():
     """The committed table is what the script makes of the committed studies; a study's rate is its
     tuned one."""
-    script = runpy.run_path(str(ROOT / "scripts" / "suggest_rates.py"))
-    assert json.loads(tuned_rates.SUGGESTED.read_text(encoding="utf-8")) == script["collected"]()
+    assert json.loads(tuned_rates.SUGGESTED.read_text(encoding="utf-8")) == collected()
     frame = pd.read_csv(ROOT / "results" / "digits.csv").query(
         "method == 'rolora' and alpha == 0.5"
     )

@@ -386,8 +386,6 @@ COMMANDS = [
     ("flower digits --unit client --trust nobody", "trust='nobody': expected one of"),
     ("report file", "folder='file': expected a run folder"),
     ("audit full", "folder='full': expected a run folder"),
-    ("study nope", "study='nope': expected one of"),
-    ("guide digitz", "task='digitz': expected one of"),
     ("comparee digits", "No such command 'comparee'. Did you mean 'compare'?"),
 ]
 

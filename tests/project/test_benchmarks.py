@@ -4,12 +4,11 @@ import copy
 import math
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 from peft import PeftModel
 
-from benchmarks import by_library, end_to_end, gpu, pace, peers
+from benchmarks import by_library, end_to_end, gpu, peers
 from fedlora_lab._utils.files import read_lines
 from fedlora_lab.flower.simulators import InProcessGrid
 
@@ -96,27 +95,3 @@ def test_lines_of_code_are_neither_docstrings_nor_comments(tmp_path):
     )
     (tmp_path / "a.py").write_text(text)
     assert end_to_end.code_lines(tmp_path / "a.py") == 3
-
-
-def test_a_study_s_hours_today_follow_from_runs_drawn_at_random():
-    """The ratio of a study is applied to all its recorded seconds, and its interval is that of a
-    sample without replacement."""
-    then = pd.DataFrame({"study": ["a"] * 100 + ["b"] * 50, "undisturbed": [7.2] * 150})
-    drawn = pd.DataFrame({"study": ["a"] * 4 + ["b"] * 50, "undisturbed": [7.2] * 54})
-    # The machine is twice as slow as it was when the runs were recorded: only the ratio counts.
-    drawn["then"] = 14.4
-    drawn["now"] = [3.6, 10.8, 3.6, 10.8] + [14.4, 7.2] * 25
-    table = pace.pace_table(then, drawn).set_index("study")
-    assert table["seconds"].to_dict() == pytest.approx({"a": 360, "b": 270, "all": 630})
-    assert table.loc["b", "half"] == 0  # all of it was run again
-    # 100 sqrt(0.96 * 4.32 / 4) seconds, times 3.182 for three degrees of freedom.
-    assert table.loc["a", "half"] == pytest.approx(3.18245 * 101.823, rel=1e-4)
-    assert table.loc["all", "ratio"] == pytest.approx(630 / (150 * 7.2))
-
-
-def test_every_run_is_drawn_alike_often():
-    """Of a study's runs, whatever case they belong to: some would else count more than others."""
-    timed = pd.DataFrame({"study": ["a"] * 6 + ["b"] * 3, "key": list("uvwxyzuvw")})
-    drawn = pace.drawn(timed, 4)
-    assert drawn.groupby("study").size().to_dict() == {"a": 4, "b": 3}
-    assert not drawn.duplicated().any()

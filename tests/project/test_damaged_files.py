@@ -19,14 +19,13 @@ from reports import settings as report_settings
 from safetensors.torch import load, save
 from toy_tasks import PLAN, play, private, regression
 
-from fedlora_lab import experiments as study
 from fedlora_lab._utils.files import append_line, parse_json, read_lines
 from fedlora_lab.cli.audits import rebuild_cells
-from fedlora_lab.experiments import runner
 from fedlora_lab.federated import checkpoint
 from fedlora_lab.federated.checkpoint import read_latest
 from fedlora_lab.report.html_page import report
 from fedlora_lab.report.run_folder import Folder, read_frame, to_json
+from studies import runner
 
 SHORT = st.text(max_size=5)
 PLAIN = st.none() | st.booleans() | st.integers() | SHORT
@@ -283,5 +282,5 @@ def test_a_line_that_is_no_result_is_run_again(tmp_path):
 @pytest.mark.parametrize("content", [b'a,b\n1,2,3\n4,"5', b"", b"a,b\n\xff\xfe,1\n"])
 def test_a_frame_of_results_is_one_line(content, tmp_path):
     (tmp_path / "x.csv").write_bytes(content)
-    refused(lambda: study.read_study("x", tmp_path))
-    assert "`fedlora-lab study y` makes it" in refused(lambda: study.read_study("y", tmp_path))
+    refused(lambda: runner.read_study("x", tmp_path))
+    assert "`python -m studies y` makes it" in refused(lambda: runner.read_study("y", tmp_path))

@@ -19,8 +19,8 @@ from docutils.core import publish_doctree
 from myst_parser.parsers.docutils_ import Parser
 
 import fedlora_lab as fl
-from fedlora_lab.experiments.paper_claims import CLAIMS
 from fedlora_lab.report.summary_table import hidden_lines, require_visible
+from studies.claims import CLAIMS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -92,7 +92,7 @@ def test_public_functions_of_three_parameters_describe_each():
     assert missing == []
 
 
-PLACES = r"`((?:fedlora_lab|tests|scripts|docs|notebooks|benchmarks|results)/[\w./-]*)`"
+PLACES = r"`((?:fedlora_lab|tests|scripts|docs|notebooks|benchmarks|results|studies)/[\w./-]*)`"
 
 
 @pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: path.stem)

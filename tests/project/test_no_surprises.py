@@ -58,7 +58,7 @@ def sins(source: str) -> list[str]:
 
 @pytest.mark.slow
 def test_nothing_is_unpickled_and_no_text_is_run():
-    folders = [ROOT / part for part in ("fedlora_lab", "scripts", "benchmarks")]
+    folders = [ROOT / part for part in ("fedlora_lab", "scripts", "benchmarks", "studies")]
     paths = [path for folder in folders for path in folder.rglob("*.py")]
     found = {path.name: sins(path.read_text(encoding="utf-8")) for path in paths}
     # It stands for `python -c`, by which pytest starts its workers.

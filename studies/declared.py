@@ -149,8 +149,6 @@ class Study:
     tune_seeds: tuple[int, ...] = TUNE_SEEDS
     finalists: int = 3  # how many settings meet all tuning seeds
     measure_curvature: bool = False  # at the end of every reported run
-    # Its cases are situations to choose a method in; else it turns one knob.
-    has_situations: bool = False
     extends: bool = False  # grids go on where the best is at their end
     # Key of a case -> the setting that it is reported at, where nothing is tuned.
     settings: Mapping[str, "Setting"] | None = None
@@ -280,21 +278,12 @@ def factorial_methods() -> list[Method]:
 
 
 SWEEPS: dict[str, tuple[str, dict[float, dict[str, Any]]]] = {
-    "rank": (
-        "rank 1 to 32, alpha twice the rank",
-        {r: {"lora": {"rank": r, "alpha": 2.0 * r}} for r in (1, 2, 4, 8, 16, 32)},
-    ),
     "steps": (
         "local steps 1 to 40, 100 steps in all",
         {
             s: {"plan": {**WORK, "local_steps": s, "rounds": max(100 // s, 1)}}
             for s in (1, 5, 20, 40)
         },
-    ),
-    "crowd": (
-        "2 to 200 clients sharing the same data",
-        # At least six examples each, as elsewhere, is the mean of two hundred clients.
-        {n: {"clients": n} | ({"min_size": 2} if n > 100 else {}) for n in (2, 10, 50, 200)},
     ),
     "clip": (
         "clip norm",
@@ -319,7 +308,7 @@ def _main_comparisons() -> Iterator[Study]:
     """Every family at its best: both units, twenty seeds, rate, clip and the rates of A and B."""
     rows = [methods.get(slug) for slug in COMPARED]
     how: dict[str, Any] = {"seeds": tuple(range(20)), "finalists": 2}
-    how |= {"extends": True, "has_situations": True}
+    how["extends"] = True
     cases = [case for e in BUDGETS for case in _digits(rows, {}, epsilon=e)]
     note = "digits, every example protected; 10 clients, each noises for itself"
     yield Study("digits-example", note, tuple(cases), **how, **EXAMPLE_SEARCH)
@@ -338,92 +327,12 @@ def _main_comparisons() -> Iterator[Study]:
     yield Study("mnist-client", note, tuple(cases), **how, **CLIENT_SEARCH)
 
 
-def _regime_cells() -> Iterator[dict[str, Any]]:
-    """Lists the settings of the regime map: what `_cell` takes."""
-    for e in (1.0, 4.0, 15.0, 60.0):
-        wide: dict[str, Any] = {"unit": "example", "clients": 20, "local_steps": 5, "batch": 32}
-        yield from ({"task": "mnist", **wide, "epsilon": e, "rounds": rounds} for rounds in (20, 5))
-    for e in (2.0, 4.0, 8.0, 16.0, 40.0):
-        crowd: dict[str, Any] = {"task": "mnist", "unit": "client", "epsilon": e}
-        for clients, participation, rounds in ((100, 0.2, 40), (100, 0.2, 10), (50, 0.4, 40)):
-            yield {**crowd, "clients": clients, "participation": participation, "rounds": rounds}
-    example: dict[str, Any] = {"unit": "example", "clients": 10, "rounds": 20, "local_steps": 5}
-    for e in (1.0, 4.0, 15.0, 60.0):
-        yield {**example, "epsilon": e}
-        yield {**example, "epsilon": e, "rounds": 5}
-        yield {**example, "epsilon": e, "clients": 40, "batch": 8}
-    for e in (4.0, 60.0):
-        yield {**example, "epsilon": e, "alpha": 0.1}
-        yield {**example, "epsilon": e, "rounds": 100, "local_steps": 1}
-        yield {**example, "epsilon": e, "rounds": 4, "local_steps": 25}
-    client: dict[str, Any] = {"unit": "client", "clients": 100, "participation": 0.2, "rounds": 40}
-    for e in (2.0, 4.0, 8.0, 16.0, 40.0):
-        yield {**client, "epsilon": e}
-        yield {**client, "epsilon": e, "rounds": 10}
-        yield {**client, "epsilon": e, "clients": 50, "participation": 0.4}
-    for e in (4.0, 40.0):
-        yield {**client, "epsilon": e, "alpha": 0.1}
-        yield {**client, "epsilon": e, "local_steps": 10}
-        yield {**client, "epsilon": e, "rank": 16}
-        yield {**client, "epsilon": e, "maps": 6}
-
-
-def _cell(
-    unit: str,
-    epsilon: float,
-    clients: int,
-    rounds: int,
-    task: str = "digits",
-    local_steps: int = 2,
-    batch: int = 16,
-    participation: float = 1.0,
-    alpha: float = 0.5,
-    rank: int = 4,
-    maps: int = 2,
-) -> list[Case]:
-    """Makes one cell of the regime map, a case for each family."""
-    by_step = unit == "example"
-    labels = {"task": task, "unit": unit, "epsilon": epsilon, "clients": clients, "rounds": rounds}
-    labels |= {"local_steps": local_steps, "batch": batch if by_step else 0}
-    labels |= {"participation": participation, "alpha": alpha, "rank": rank, "maps": maps}
-    split = {"clients": clients, "alpha": alpha, "seed": 0}
-    split |= {"targets": ("query", "key", "value", "out", "up", "down")} if maps == 6 else {}
-    plan = {"rounds": rounds, "local_steps": local_steps, "batch": batch if by_step else None}
-    plan |= {"participation": participation} if participation != 1 else {}
-    privacy = CLIP if by_step else CROWD["privacy"]
-    adapter = {"rank": rank, "alpha": 2.0 * rank}
-    rows = [methods.get(slug) for slug in FAMILIES]
-    return [Case(row, labels, (task, split), epsilon, privacy, plan, adapter) for row in rows]
-
-
-FAMILIES = ("fedlora", "ffa-lora", "rolora", "balanced-lora")
-"""Both factors, one, turns, and both from a balanced start."""
-
-
-def _regime() -> Iterator[Study]:
-    cells = [_cell(**cell) for cell in _regime_cells()]
-    how: dict[str, Any] = {"seeds": tuple(range(6)), "tune_seeds": TUNE_SEEDS[:3]}
-    how |= {"extends": True, "finalists": 2}
-    turned = "two tasks, noise, clients, steps, splits, adapters"
-    for unit, rates, stages in (
-        ("example", (0.04, 0.1, 0.25, 0.63, 1.6), ()),
-        (
-            "client",
-            (0.08, 0.2, 0.5, 1.25),
-            (Stage("clip", (0.16, 0.4, 2.5)), Stage("lr", (0.4, 2.5))),
-        ),
-    ):
-        cases = [case for cell in cells for case in cell if case.labels["unit"] == unit]
-        note = f"which family leads, unit {unit}: {turned}"
-        yield Study(f"regime-{unit}", note, tuple(cases), rates=rates, stages=stages, **how)
-
-
 def _texts() -> Iterator[Study]:
     rows = [methods.get(x) for x in ("fedlora", "ffa-lora", "rolora", "la-lora", "fedsvd")]
     rows.append(methods.BalancedLoRA)
     cases = [case for e in (1.0, 8.0, None) for case in _sentiment(rows, e)]
     how: dict[str, Any] = {"rates": (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4), "finalists": 2}
-    how |= {"seeds": tuple(range(20)), "extends": True, "has_situations": True}
+    how |= {"seeds": tuple(range(20)), "extends": True}
     note = "texts, every example protected; one client for each of four domains"
     yield Study("sentiment-example", note, tuple(cases), **how)
 
@@ -507,16 +416,16 @@ def _earlier() -> Iterator[Study]:
         cases += _digits(main, {"alpha": alpha}, epsilon=3.0, alpha=alpha)
     cases += [case for e in BUDGETS for case in _digits(others, {"alpha": 0.5}, epsilon=e)]
     note = "all certified methods at four budgets; the main ones also at other splits"
-    yield Study("digits", note, tuple(cases), rates=SMALLER, has_situations=True)
+    yield Study("digits", note, tuple(cases), rates=SMALLER)
 
     cases = [case for e in (3.0, 8.0, 20.0) for case in _digits(main, {}, epsilon=e, **CROWD)]
     note = "client-level privacy with 100 clients, 20 % of them in a round"
-    yield Study("digits-clients", note, tuple(cases), has_situations=True)
+    yield Study("digits-clients", note, tuple(cases))
 
     cases = [case for e in BUDGETS for case in _sentiment(main, e)]
     how: dict[str, Any] = {"rates": (0.05, 0.2, 0.8, 3.2, 12.8), "tune_seeds": (1001,)}
     note = "sentiment with a pretrained language model, one client per domain"
-    yield Study("sentiment", note, tuple(cases), **how, has_situations=True)
+    yield Study("sentiment", note, tuple(cases), **how)
 
     cases = [case for e in (1.0, 8.0) for case in _digits(factorial_methods(), {}, epsilon=e)]
     note, seeds = "36 methods: schedule x server rule x gradient rule", tuple(range(5))
@@ -527,7 +436,7 @@ def _earlier() -> Iterator[Study]:
     note = "curvature of the trained model"
     yield Study("digits-flat", note, tuple(cases), measure_curvature=True)
 
-    rates = {"crowd": SMALLER, "clip": (*RATES, 12.5)}  # a step is at most the rate times the clip
+    rates = {"clip": (*RATES, 12.5)}  # a step is at most the rate times the clip
     few: dict[str, Any] = {"seeds": seeds, "tune_seeds": TUNE_SEEDS[:2]}
     for name, (note, settings) in SWEEPS.items():
         cases = [
@@ -538,12 +447,11 @@ def _earlier() -> Iterator[Study]:
         yield Study(f"digits-{name}", note, tuple(cases), rates=rates.get(name, RATES), **few)
 
 
-_PARTS = _main_comparisons(), _texts(), _at_home(), _regime(), _causes(), _earlier()
+_PARTS = _main_comparisons(), _texts(), _at_home(), _causes(), _earlier()
 STUDIES: dict[str, Study] = {study.name: study for part in _PARTS for study in part}
-EARLIER = frozenset(study.name for study in _earlier())
 
 SUGGESTED_FILE = Path(__file__).parent / "suggested_settings.json"
-"""Key of a case -> [rate, clip over its own], as scripts/noise_limits.py wrote them down."""
+"""Key of a case -> [rate, clip over its own], as noise_limits.py wrote them down."""
 SUGGESTED_CASES = tuple(
     case
     for name in ("mnist-example", "mnist-client", "sentiment-example")

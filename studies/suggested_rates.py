@@ -1,6 +1,6 @@
 """Collect the learning rates that the studies tuned into experiments/suggested.json.
 
-    python scripts/suggest_rates.py
+    python -m studies.suggested_rates
 
 Read are results/digits.csv (unit example, the task's own split), results/digits-clients.csv (unit
 client) and results/sentiment.csv. Nothing is trained. Run it again when those studies have been run
@@ -10,11 +10,11 @@ again.
 from pathlib import Path
 from typing import Any
 
-from fedlora_lab import experiments as study
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.experiments.paper_claims import STALE
 from fedlora_lab.experiments.tuned_rates import SUGGESTED, budget_label
 from fedlora_lab.report.run_folder import to_json
+from studies.claims import STALE
+from studies.runner import read_study
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 READ: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
@@ -30,7 +30,7 @@ def collected() -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for task, unit, name, where in READ:
-        frame: Any = study.read_study(name, RESULTS)
+        frame: Any = read_study(name, RESULTS)
         stale = {one.method for one in STALE if one.study == name}
         frame = frame[~frame["method"].isin(stale)]
         for column, value in where.items():

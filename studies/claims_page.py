@@ -1,13 +1,12 @@
 """Judge the published claims by the committed studies: results/claims.csv, docs/claims.md and its
 figure.
 
-    python scripts/claims.py
-    python scripts/claims.py --measure   # first what no study records, into results/updates.csv
+    python -m studies claims
+    python -m studies claims --measure   # first what no study records, into results/updates.csv
 
 A study that is not under results/ leaves its claims unjudged there, and the page says so.
 """
 
-import argparse
 import textwrap
 from itertools import product
 from pathlib import Path
@@ -18,9 +17,13 @@ import pandas as pd
 import torch
 
 import fedlora_lab as fl
-from fedlora_lab import experiments as study
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.experiments.paper_claims import (
+from fedlora_lab.lora import peft
+from fedlora_lab.measures.statistics import RULE
+from fedlora_lab.plots import intervals, style
+from fedlora_lab.report.summary_table import markdown_table, require_visible
+from fedlora_lab.tasks.task import concatenate
+from studies.claims import (
     CLAIMS,
     STALE,
     STAND_INS,
@@ -29,13 +32,10 @@ from fedlora_lab.experiments.paper_claims import (
     claim_frames,
     claims_using,
     judge_claims,
+    select_rows,
 )
-from fedlora_lab.experiments.runner import load_results
-from fedlora_lab.lora import peft
-from fedlora_lab.measures.statistics import RULE
-from fedlora_lab.plots import intervals, style
-from fedlora_lab.report.summary_table import markdown_table, require_visible
-from fedlora_lab.tasks.task import concatenate
+from studies.declared import STUDIES
+from studies.runner import load_results, read_study
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -96,14 +96,14 @@ def measure(method: str, epsilon: float | None, seed: int, lr: float) -> dict[st
 def measure_updates(seeds: range = range(10)) -> None:
     """Adds the runs that results/updates.csv lacks, one by one, at the rates of study digits."""
     torch.set_num_threads(1)
-    digits = study.read_study("digits", RESULTS).query("alpha == 0.5")
+    digits = read_study("digits", RESULTS).query("alpha == 0.5")
     done = pd.read_csv(UPDATES) if UPDATES.is_file() else pd.DataFrame()
     for seed, (method, epsilon) in product(seeds, MEASURED):
         place = {"method": method, "epsilon": epsilon}
-        if len(done) and len(study.select_rows(done, seed=seed, **place)):
+        if len(done) and len(select_rows(done, seed=seed, **place)):
             continue
         known = {**place, "method": "fedlpp" if method == TWO_BITS.slug else method}
-        lr = float(study.select_rows(digits, **known)["lr"].iloc[0])
+        lr = float(select_rows(digits, **known)["lr"].iloc[0])
         new = pd.DataFrame([measure(method, epsilon, seed, lr)])
         done = pd.concat([done, new], ignore_index=True)
         write_atomically(UPDATES, done.to_csv(index=False), shared=True)
@@ -199,9 +199,7 @@ def waiting(table: Any, frames: Any) -> str:
         told = f"Claims that read them: {reads}." if reads else "No claim of this page reads them."
         lines.append(f"- `{one.study}`, rows of `{one.method}`: {one.why}. {told}")
     summed = [
-        s.name
-        for s in study.STUDIES.values()
-        if any(c.privacy.get("trust") == "secagg" for c in s.cases)
+        s.name for s in STUDIES.values() if any(c.privacy.get("trust") == "secagg" for c in s.cases)
     ]
     sums = SUMS.format(", ".join(summed)) if summed else NO_SUMS
     return "\n".join(lines) + "\n\n" + STREAMS.format(secagg=sums)
@@ -226,8 +224,8 @@ def places(table: Any) -> str:
         "[Glossary](glossary.md). β is the concentration of the Dirichlet split: with a small β "
         "clients are unlike.\n",
     ]
-    for name in sorted({*names} & {*study.STUDIES}):
-        one = study.STUDIES[name]
+    for name in sorted({*names} & {*STUDIES}):
+        one = STUDIES[name]
         lines.append(f"- `{name}`: {one.note}; {len(one.seeds)} seeds.")
     lines.append("- `updates`: what no study records, on digits; 10 seeds, rates of `digits`.")
     lines.append("- *screens*: the scores of a study's first tuning seed at each learning rate.")
@@ -297,10 +295,12 @@ def figure(table: Any) -> style.Picture:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--measure", action="store_true", help="also make results/updates.csv")
-    if parser.parse_args().measure:
+def write(measure_first: bool) -> None:
+    """Writes the table, the page and its figures.
+
+    Args: measure_first: also make results/updates.csv.
+    """
+    if measure_first:
         measure_updates()
     frames = claim_frames(RESULTS)
     table: Any = judge_claims(CLAIMS, frames)
@@ -310,7 +310,3 @@ def main() -> None:
     for name, part in zip(FIGURES, (table[of_room], table[~of_room]), strict=True):
         write_atomically(FIGURE / f"{name}.png", style.png(figure(part)), shared=True)
     print(table[table["at"] != "away"]["verdict"].value_counts().to_string())
-
-
-if __name__ == "__main__":
-    main()

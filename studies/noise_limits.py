@@ -1,12 +1,12 @@
 """Fit the limits of `fl.suggest_lr` on the task digits, and write down what it suggests elsewhere.
 
-    python scripts/noise_limits.py
+    python -m studies.noise_limits
 
 Read are the searches of the studies digits-example and digits-client: how well the first tuning
 seed did at each rate (unit example) or clip norm (unit client), and how much noise B took up there.
 The limit of a kind loses least, on the mean over its cases of both units. Written are
 results/noise-limits.csv and, for the tasks on which nothing was fitted, the settings that the study
-`suggested` reports (experiments/suggested_settings.json): before any of its runs. The limits
+`suggested` reports (suggested_settings.json): before any of its runs. The limits
 themselves stand in experiments/tuned_rates.py, which a test holds equal.
 """
 
@@ -17,16 +17,11 @@ from typing import Any
 import pandas as pd
 
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.experiments import runner, tuned_rates
-from fedlora_lab.experiments.studies import (
-    STUDIES,
-    SUGGESTED_CASES,
-    SUGGESTED_FILE,
-    Job,
-    Setting,
-)
+from fedlora_lab.experiments import tuned_rates
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.report.run_folder import to_json
+from studies import runner
+from studies.declared import STUDIES, SUGGESTED_CASES, SUGGESTED_FILE, Job, Setting
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 

@@ -1,6 +1,6 @@
 """Fill what is measured on docs/amplification.md from the main comparisons under results/.
 
-    python scripts/measured_amplification.py
+    python -m studies amplification
 
 Nothing is trained. A study that is not whole yet is left out, and the page says so.
 """
@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from readme import filled
 
-from fedlora_lab import experiments as study
+from fedlora_lab import methods
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.experiments import regime, runner
+from fedlora_lab.federated.amplification import forecast_of
+from fedlora_lab.federated.spec import make_run_spec
 from fedlora_lab.measures.statistics import find_collapsed, paired_difference, t_interval
+from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.plots.style import name
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.report.summary_table import markdown_table, require_visible
+from studies import runner
+from studies.declared import STUDIES, Case
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "amplification.md"
@@ -96,16 +100,30 @@ def leads(frame: Any) -> str:
     return markdown_table([*rows, best])
 
 
+def unit_path_amplification(case: Case) -> float:
+    """The amplification number of both factors for steps that together could move A by one.
+
+    A release of the client unit moves a factor by at most C: the path of T releases is T C, and at
+    a path L the number is L^2 times this one, whatever clip norm makes it up.
+    """
+    task, plan = runner.build_task(*case.task), Plan(**case.plan)
+    privacy = Privacy(**case.privacy).calibrate(epsilon=case.epsilon, task=task, plan=plan)
+    privacy = privacy.replace(clip_norm=1 / plan.rounds)
+    plan = plan.replace(lr=1.0, lr_decay=1.0)
+    spec = make_run_spec(task, methods.FedLoRA, privacy, plan, lora=Lora(**case.lora), seed=0)
+    return forecast_of(spec).mean(plan.rounds)
+
+
 def clips(key: str) -> str:
     """What one tuning seed saw at each clip norm, at the best rate there, and rho at it; written to
     results/KEY-clips.csv too, which notebook 04 draws."""
-    one, path = study.STUDIES[key], RESULTS / "runs" / f"{key}.jsonl"
+    one, path = STUDIES[key], RESULTS / "runs" / f"{key}.jsonl"
     done, found, steps = runner.load_results(path), {}, {}
     for case in one.cases:
         if case.method.slug not in ("fedlora", "ffa-lora", "balanced-lora"):
             continue
         if case.epsilon not in steps:
-            steps[case.epsilon] = regime.case_amplification(case)
+            steps[case.epsilon] = unit_path_amplification(case)
         path_length = case.plan["rounds"] * case.privacy["clip_norm"]
         for job in one.screening_jobs(case, runner.screen(one, case, done)[0]):
             if job.key not in done or job.setting.ratio != 1:
@@ -152,17 +170,17 @@ def suggested(part: Any, tuned: Any) -> tuple[str, str]:
 
 def parts() -> Iterator[str]:
     """The paragraphs of the block."""
-    frames = study.read_studies(RESULTS)
+    frames = runner.read_studies(RESULTS)
     there = [key for key in MAIN if key in frames]
     yield INTRO
     for key in there:
         frame: pd.DataFrame = frames[key]
         rows = frame.groupby("epsilon", dropna=False)["method"].transform("nunique")
         frame = frame[rows == rows.max()]  # budgets at which every row is there
-        one = study.STUDIES[key]
+        one = STUDIES[key]
         note, tries = one.note, frame.get("tries", pd.Series([one.tries]))
         span = " to ".join(f"{n}" for n in sorted({tries.min(), tries.max()}))
-        command = f"`fedlora-lab study {key}`, {span} tries a row"
+        command = f"`python -m studies {key}`, {span} tries a row"
         yield f"**{note[0].upper()}{note[1:]}** ({command})."
         yield scores(frame)
         yield leads(frame)
@@ -174,19 +192,19 @@ def parts() -> Iterator[str]:
         yield SUGGESTED
         for (task, unit), part in frames["suggested"].groupby(["task", "unit"], sort=False):
             if (key := f"{task}-{unit}") in there:
-                note = study.STUDIES[key].note
+                note = STUDIES[key].note
                 yield f"**{note[0].upper()}{note[1:]}**."
                 yield from suggested(part, frames[key])
-    open_ones = [(key, study.STUDIES[key], RESULTS / "runs" / f"{key}.jsonl") for key in MAIN]
+    open_ones = [(key, STUDIES[key], RESULTS / "runs" / f"{key}.jsonl") for key in MAIN]
     counts = {key: runner.count_runs(one, path) for key, one, path in open_ones}
     if left := [f"`{key}` ({d} of {n} runs)" for key, (d, n) in counts.items() if d < n]:
         yield f"Not whole yet: {', '.join(left)}."
 
 
-def main() -> None:
-    text = filled(PAGE.read_text(encoding="utf-8"), {"measured": "\n\n".join(parts())})
+def write() -> None:
+    """Writes the block of the page, and the clip norms that notebooks draw."""
+    before, _, after = PAGE.read_text(encoding="utf-8").partition("<!-- measured -->\n")
+    after = after.partition("<!-- /measured -->")[2]
+    block = "\n\n".join(parts())
+    text = f"{before}<!-- measured -->\n{block}\n<!-- /measured -->{after}"
     write_atomically(PAGE, require_visible(text), shared=True)
-
-
-if __name__ == "__main__":
-    main()

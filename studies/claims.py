@@ -1,4 +1,4 @@
-"""Judges published claims (paper_claims.json) by the committed studies.
+"""Judges published claims (claims.json) by the committed studies.
 
 Each claim has its source, how far that could be read, the places where it is judged, the nearest to
 the paper first, and the rule that judges it.
@@ -19,11 +19,13 @@ import numpy as np
 import pandas as pd
 
 from fedlora_lab._utils.validation import check, check_one_of
-from fedlora_lab.experiments.method_guide import Frames, describe_label, label_columns, read_studies
-from fedlora_lab.experiments.runner import count_runs, load_results
-from fedlora_lab.experiments.studies import STUDIES
 from fedlora_lab.measures.statistics import find_collapsed_by_group, seed_pairs, t_interval
+from studies.declared import STUDIES
+from studies.runner import count_runs, load_results, read_studies
 
+Frames = Mapping[str, pd.DataFrame]
+LETTERS = {"epsilon": "ε", "alpha": "β"}
+"""Label -> the letter that stands for it."""
 HOLDS, OPPOSITE, SAME = "holds", "opposite", "no difference of that size"
 OPEN, FULL = "cannot tell", "no room here"
 WAITS, UNTESTED = "not run yet", "not measured here"
@@ -37,6 +39,25 @@ STAND_INS: dict[str, tuple[str, dict[str, Any]]] = {
     "sentiment-example screens": ("sentiment screens", {}),
 }
 """Study -> an older one of the same task, with the labels to add, that is read until it is run."""
+
+
+def label_columns(frame: pd.DataFrame) -> list[str]:
+    """Lists the columns that tell the cases of a study apart.
+
+    They stand between the method and its learning rate.
+    """
+    columns = list(frame.columns)
+    expected = "a study's: study, method, labels, lr, seed"
+    check({"method", "lr", "seed"} <= set(columns), "frame.columns", columns, expected)
+    return columns[columns.index("method") + 1 : columns.index("lr")]
+
+
+def describe_label(name: str, value: Any) -> str:
+    """Describes a label in words; an ε that is missing is no privacy."""
+    if name == "epsilon" and value != value:
+        return "no privacy"
+    text = f"{value:g}" if isinstance(value, float | int) else value
+    return f"{LETTERS.get(name, name)} = {text}"
 
 
 class ClaimResult(NamedTuple):
@@ -624,8 +645,8 @@ def judge_claims(claims: tuple[Claim, ...], frames: Frames) -> pd.DataFrame:
 
 def _command(study: str) -> str:
     if study == "updates":
-        return "python scripts/claims.py --measure"
-    return f"fedlora-lab study {study.removesuffix(' screens')}"
+        return "python -m studies claims --measure"
+    return f"python -m studies {study.removesuffix(' screens')}"
 
 
 def screen_frame(name: str, path: Path) -> pd.DataFrame:
@@ -649,11 +670,11 @@ def screen_frame(name: str, path: Path) -> pd.DataFrame:
 def claim_frames(folder: str | Path = "results") -> dict[str, pd.DataFrame]:
     """Reads all frames that claims are judged by.
     They are those of the studies, of the tuning of studies that are whole ("NAME screens"), and of
-    what scripts/claims.py measures ("updates").
+    what `python -m studies claims --measure` measures ("updates").
     """
     folder = Path(folder)
     frames = read_studies(folder)
-    for name in [name for name in frames if STUDIES[name].has_situations]:
+    for name in [name for name in frames if f"{name} screens" in SCREENS]:
         path = folder / "runs" / f"{name}.jsonl"
         if path.is_file() and len({*count_runs(STUDIES[name], path)}) == 1:
             frames[f"{name} screens"] = screen_frame(name, path)
@@ -686,5 +707,8 @@ def _claim(row: dict[str, Any]) -> Claim:
 
 _TABLE = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 CLAIMS = tuple(map(_claim, _TABLE))  # in the order of the page
+PLACES = {place["study"] for claim in CLAIMS for place in claim.places}
+SCREENS = PLACES | {older for older, _ in STAND_INS.values()}
+"""Frames that claims read."""
 _TWICE = "its filter acted twice in the client unit, on the local steps and on the noised update; "
 STALE = (Stale("digits-clients", "la-lora", f"{_TWICE}it now acts once"),)

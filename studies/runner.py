@@ -1,4 +1,4 @@
-"""Runs a study: tunes, trains and reports each case, resumable; and what tuning costs in ε."""
+"""Runs a study: tunes, trains and reports each case, and goes on after a kill at any point."""
 
 import json
 import math
@@ -7,19 +7,19 @@ import platform
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from statistics import fmean
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
@@ -27,14 +27,25 @@ from tqdm import tqdm
 from fedlora_lab import tasks
 from fedlora_lab._utils.files import append_line, lock_folder, read_lines
 from fedlora_lab._utils.validation import check, check_whole
-from fedlora_lab.experiments.studies import EXTENSIONS, Case, Job, Setting, Stage, Study, scale_knob
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
+from studies.declared import (
+    EXTENSIONS,
+    STUDIES,
+    Case,
+    Job,
+    Setting,
+    Stage,
+    Study,
+    scale_knob,
+)
 
 Done = dict[str, dict[str, Any]]  # key of a job -> what `run_job` gave for it
 RunJobs = Callable[[list[Job]], Iterable[dict[str, Any]]]
+RECIPES = ("mnist", "sentiment")
+"""Tasks that are made from files of the reader, by modules of this folder."""
 PACKAGES = ("fedlora-lab", "torch", "peft", "opacus", "dp-accounting", "numpy", "scipy")
 
 
@@ -50,9 +61,19 @@ def load_results(path: Path) -> Done:
     return {entry["key"]: entry for entry in read_lines(path) if whole(entry)}
 
 
+def build_task(name: str, arguments: Mapping[str, Any]) -> Task:
+    """Builds a task of the package or of this folder.
+
+    Args: name, arguments: as of `Case.task`.
+    """
+    if name in RECIPES:
+        import_module(f"studies.{name}")  # it registers the task
+    return tasks.build(name, **arguments)
+
+
 @cache
 def _task(name: str, arguments: str, tune: bool) -> Any:
-    task: Any = tasks.build(name, **json.loads(arguments))
+    task: Any = build_task(name, json.loads(arguments))
     check(not tune or task.validation is not None, "task", name, "one with a validation part")
     return replace(task, test=task.validation, validation=None) if tune else task
 
@@ -263,8 +284,8 @@ def run_study(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -
 
     Raises: ``ValueError`` when another process is at work on the same file.
     Guarantees: killed at any point and called again, no finished run is lost or done twice, nor one
-        that another study in the same folder has done from the same start (test_study.py,
-        test_killed_runs.py).
+        that another study in the same folder has done from the same start
+        (test_runner.py::test_a_study_goes_on_after_a_kill).
     """
     check_whole("workers", workers)
     options: Any = {"total": study.runs, "unit": "run", "disable": not bar, "mininterval": 5}
@@ -409,7 +430,7 @@ def study_frame(study: Study, path: Path) -> pd.DataFrame:
     Unfinished cases are left out.
 
     Guarantees: a label is the declared one, whatever is measured
-        (test_study.py::test_a_study_tunes_and_reports).
+        (test_runner.py::test_a_study_goes_on_after_a_kill).
     """
     done, rows = load_results(path), []
     for case in study.cases:
@@ -464,39 +485,11 @@ def study_settings(study: Study, command: str, path: Path) -> dict[str, Any]:
 def read_study(name: str, folder: str | Path = "results") -> pd.DataFrame:
     """Reads the committed frame of a study; raises ``ValueError`` when it is not there."""
     path = Path(folder) / f"{name}.csv"
-    check(path.is_file(), "results", str(path), f"a file; `fedlora-lab study {name}` makes it")
+    check(path.is_file(), "results", str(path), f"a file; `python -m studies {name}` makes it")
     return pd.read_csv(path)
 
 
-class TuningCost(NamedTuple):
-    """The price of a search, every client's releases composed by the accountant."""
-
-    runs: int  # training runs of the search, and the one that is reported
-    epsilon: float  # what one run spends
-    all: float  # what all of them spend together
-    left: float  # what each run may spend so that all together spend `epsilon`
-    noise: float  # by how much the noise multiplier grows for that, the largest over clients
-
-
-def tuning_cost(study: Study, case: Case) -> TuningCost:
-    """Computes ε of tuning: the runs that choose a rate and the one that uses it, composed.
-    The scores that are compared, which are released as well, are not counted.
-
-    Raises: ``ValueError`` for a case without privacy.
-    Guarantees: one run alone costs the case's own ε
-        (test_guide.py::test_tuning_cost_counts_every_run).
-    """
-    check(case.epsilon is not None, "epsilon", case.epsilon, "a case with privacy")
-    task, plan = tasks.build(case.task[0], **case.task[1]), Plan(**case.plan)
-    privacy, runs = Privacy(**case.privacy), study.tries + 1
-    one, careful = (
-        privacy.calibrate(epsilon=float(case.epsilon or 0), task=task, plan=plan.replace(rounds=n))
-        for n in (plan.rounds, runs * plan.rounds)
-    )
-    sigmas: Any = [np.array(p.noise_multiplier, float) for p in (one, careful)]
-    releases = plan.rounds * (plan.local_steps if privacy.by_step else 1)
-    spent = (
-        p.ledger(releases=n).epsilon_or_inf()
-        for p, n in ((one, releases), (one, runs * releases), (careful, releases))
-    )
-    return TuningCost(runs, *spent, noise=float(np.max(sigmas[1] / sigmas[0])))
+def read_studies(folder: str | Path = "results") -> dict[str, pd.DataFrame]:
+    """Reads the committed frames of the declared studies that were run, by name."""
+    there = [name for name in STUDIES if (Path(folder) / f"{name}.csv").is_file()]
+    return {name: read_study(name, folder) for name in there}

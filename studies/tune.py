@@ -1,8 +1,8 @@
 """Find a learning rate for every method on the embedded tasks and write
 fedlora_lab/experiments/tuned.json.
 
-    python scripts/tune.py digits --work runs/tuning
-    python scripts/tune.py digits --methods deer-literal   # the other rows stay as they are
+    python -m studies.tune digits --work runs/tuning
+    python -m studies.tune digits --methods deer-literal   # the other rows stay as they are
 
 Every method tries the same learning rates with the same two seeds, then its three best with two
 more; no reported run uses these seeds. It is judged by the mean score after the last round on the

@@ -1,0 +1,67 @@
+"""Run or continue a declared study, or write a page from the studies that are there.
+
+python -m studies                      what is declared, and how much of it is done
+python -m studies NAME [--workers 2]   results/NAME.csv; goes on after a kill at any point
+python -m studies claims [--measure]   results/claims.csv, docs/claims.md and its figures
+python -m studies amplification        what is measured on docs/amplification.md
+"""
+
+import json
+from pathlib import Path
+
+import click
+
+from fedlora_lab._utils.files import write_atomically
+from fedlora_lab._utils.validation import check
+from fedlora_lab.report.run_folder import to_json
+from studies import runner
+from studies.declared import STUDIES, Study
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+
+
+def show_all(folder: Path) -> None:
+    """Prints a line for every declared study."""
+    for study in STUDIES.values():
+        done, total = runner.count_runs(study, folder / "runs" / f"{study.name}.jsonl")
+        click.echo(f"{study.name:<18} {done:>5} of {total:<5} runs  {study.note}")
+
+
+def continue_study(study: Study, folder: Path, workers: int) -> None:
+    """Runs what is missing, and writes the frame of the finished cases and what reproduces them."""
+    lines = folder / "runs" / f"{study.name}.jsonl"
+    path = folder / f"{study.name}.csv"
+    try:
+        runner.run_study(study, lines, workers=workers)
+    finally:
+        table = runner.study_frame(study, lines)
+        if len(table):
+            write_atomically(path, table.to_csv(index=False, float_format="%.6g"), shared=True)
+            settings = runner.study_settings(study, f"python -m studies {study.name}", lines)
+            write_atomically(path.with_suffix(".json"), to_json(settings), shared=True)
+    click.echo(json.dumps({"study": study.name, "rows": len(table), "file": str(path)}))
+
+
+@click.command(help=__doc__)
+@click.argument("name", required=False)
+@click.option("--workers", default=2, help="Processes, each with one thread.  [2]")
+@click.option("--out", default=RESULTS, type=click.Path(path_type=Path), help="Folder of results.")
+@click.option("--measure", is_flag=True, help="Of claims: first run what no study records.")
+def main(name: str | None, workers: int, out: Path, measure: bool) -> None:
+    if name is None:
+        show_all(out)
+    elif name == "claims":
+        from studies import claims_page
+
+        claims_page.write(measure)
+    elif name == "amplification":
+        from studies import amplification
+
+        amplification.write()
+    else:
+        check(name in STUDIES, "study", name, "one of " + ", ".join(STUDIES))
+        continue_study(STUDIES[name], out, workers)
+
+
+if __name__ == "__main__":
+    main()

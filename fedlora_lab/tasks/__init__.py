@@ -19,9 +19,7 @@ from fedlora_lab.tasks.metrics import (
     METRICS,
     OverAll,
     TextScore,
-    bleu,
     exact_match,
-    rouge,
     select_metrics,
 )
 from fedlora_lab.tasks.prompts import prompts
@@ -34,7 +32,6 @@ __all__ = [
     "OverAll",
     "Task",
     "TextScore",
-    "bleu",
     "build",
     "classification",
     "digits",
@@ -44,7 +41,6 @@ __all__ = [
     "quiet",
     "register",
     "regression",
-    "rouge",
     "select_metrics",
     "tiny",
     "zero_signal",

@@ -110,8 +110,8 @@ def hub(
         tokenizer: where there is none beside the model.
         max_length: tokens kept of a text; ``None`` keeps all that the model can hold.
         limit: private examples used, drawn at random, with ``person`` persons; ``None``: all.
-        metrics: names in `fl.tasks.METRICS`, ``["accuracy", "f1", "auc"]`` of classes or
-            ``["perplexity"]`` of a decoder, or a mapping; the loss is reported in any case.
+        metrics: names in `fl.tasks.METRICS`, such as ``["perplexity"]`` of a decoder, or a mapping
+            from names to metrics of your own; the loss is reported in any case.
         public_test: the test examples are public, so private runs may report their metrics.
             Private rows given as public ones are refused, see `check_public_test`.
         name: short name of the task.

@@ -58,7 +58,7 @@ def prompts(
     An example is the prompt's tokens, the answer's, and the tokenizer's end token where it has one.
     Its loss is the mean over the tokens of the answer and the end; the prompt is read only.
     Prompt and answer are encoded apart and joined as they are: a blank between them stands in one
-    of them. Scores such as "exact_match", "bleu" and "rouge" judge what the model writes after the
+    of them. Scores such as "exact_match" judge what the model writes after the
     prompts of the test examples, always taking the likeliest token. In a private run all scores are
     NaN unless the test examples are declared public.
 

@@ -259,8 +259,8 @@ def classification(
         clients: (x, y) of every client, x a tensor (n_k, ...) or a mapping of tensors that the
             model takes as keywords, y (n_k,) whole numbers in [0, classes).
         test: (x, y), public and held out.
-        metrics: names in `fl.tasks.METRICS`, such as ``["accuracy", "f1", "auc"]``, or a mapping
-            from names to metrics of your own; the loss is reported in any case.
+        metrics: names in `fl.tasks.METRICS`, or a mapping from names to metrics of your own; the
+            loss is reported in any case.
         targets, head, validation, labels, client_names, persons, name: as of `Task`.
     Raises: ValueError in one line when something cannot be trained exactly, such as BatchNorm in
         training mode, wrong labels, or targets that are no linear maps.

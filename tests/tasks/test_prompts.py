@@ -1,5 +1,5 @@
 """Decoders that learn to answer prompts: exact gradients of the answers alone, texts that do not
-depend on what is written beside them, scores of the libraries.
+depend on what is written beside them, scores of what is written.
 """
 
 import math
@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import sacrebleu
 import torch
 import toy_hubs
 from peft import PeftModel
-from rouge_score.rouge_scorer import RougeScorer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -82,7 +80,7 @@ def byte_task(kind: str) -> Any:
     frame = FRAME.assign(answer=np.where(FRAME["question"].str.len() % 3, "good film", "dull"))
     many = toy_hubs.MANY[kind]
     options: dict[str, Any] = {"by": "site", "public_test": True, "max_new_tokens": 8}
-    options |= {"metrics": ["exact_match", "bleu", "rouge", "rouge1", "perplexity"]}
+    options |= {"metrics": ["exact_match", "perplexity"]}
     return fl.tasks.prompts(
         module(kind), frame, **TEMPLATE, tokenizer=bytes_code(), targets=many, **options
     )
@@ -220,8 +218,9 @@ def test_plain_peft_writes_the_same_texts(kind, tmp_path):
 
 
 @pytest.mark.slow
-def test_scores_are_the_libraries_of_the_written_texts():
-    """With some answers right and some wrong; references are the texts as given."""
+def test_scores_are_those_of_the_written_texts():
+    """With some answers right and some wrong; references are the texts as given. Perplexity counts
+    every token alike, and not every text."""
     task, last = byte_task("llama"), trained("llama")
     found = fl.generate(task, last, [bytes_code().decode(ids) for ids in asked(task)])
     wanted = list(task.generation.known[1])
@@ -229,13 +228,6 @@ def test_scores_are_the_libraries_of_the_written_texts():
     assert 0 < sum(right) < len(right)
     scores = last.metrics
     assert scores["exact_match"] == sum(right) / len(right)
-    assert scores["bleu"] == sacrebleu.corpus_bleu(found, [wanted]).score
-    for name, kind in (("rouge", "rougeL"), ("rouge1", "rouge1")):
-        each = [
-            RougeScorer([kind]).score(a, b)[kind].fmeasure
-            for a, b in zip(wanted, found, strict=True)
-        ]
-        assert scores[name] == pytest.approx(sum(each) / len(each), rel=1e-12)
     logs, count = 0.0, 0
     outputs = fl.predict(task, last, task.test[0]).log_softmax(-1)
     for i, labels in enumerate(task.test[1]):

@@ -5,7 +5,6 @@ import json
 import re
 import warnings
 from dataclasses import replace
-from typing import Any
 
 import peft
 import pytest
@@ -16,8 +15,6 @@ from toy_tasks import LORA, PLAN, Tokens, examples, play, private, tokens
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.lora import peft as adapters
-from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.tasks.task import head_names
 
 SHORT = fl.Plan(rounds=1, local_steps=2, batch=4, lr=0.5)
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
@@ -26,27 +23,6 @@ pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 def adapted(name="digits", head=False, lora=LORA):
     task = toy_hubs.varied(name, head)
     return task, adapters.adapt(task.model, task.targets, task.head, lora)
-
-
-@pytest.mark.parametrize("name", ["digits", *toy_hubs.TEXT, *toy_hubs.IMAGE])
-def test_every_target_has_its_two_factors(name):
-    """Shapes (r, d_in) and (d_out, r), also for transposed maps; a head its weights and biases."""
-    task, model = adapted(name, head=True)
-    layers = {key.layer for key in model.shapes if key.side == "A"}
-    ends = tuple(f".{target}" for target in task.targets)
-    assert layers == {part for part, _ in task.model.named_modules() if f".{part}".endswith(ends)}
-    for layer in layers:
-        module: Any = task.model.get_submodule(layer)
-        shape = tuple(module.weight.shape)
-        out, into = shape if isinstance(module, torch.nn.Linear) else shape[::-1]
-        assert model.shapes[ParamKey("A", layer)] == (LORA.rank, into)
-        assert model.shapes[ParamKey("B", layer)] == (out, LORA.rank)
-    own = {
-        f"{head}.{part}"
-        for head in head_names(task.head)
-        for part, _ in task.model.get_submodule(head).named_parameters()
-    }
-    assert {key.layer for key in model.shapes if key.side == "head"} == own
 
 
 def test_every_layer_and_seed_starts_elsewhere():

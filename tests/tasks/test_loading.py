@@ -4,7 +4,6 @@ that hold an adapter already; images of every mode.
 
 import io
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -220,12 +219,9 @@ LORA = fl.Lora(rank=2, alpha=8.0)
 OTHER_WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "no head": ({"head": None}, {}),
     "the pooler is the head": ({"head": "bert.pooler"}, {}),
-    "both are the head": ({"head": ["bert.pooler", "classifier"]}, {}),
     "an adapter in the pooler": ({"targets": ["dense"]}, {}),
     "adapters everywhere": ({"head": None}, {"target_modules": "all-linear"}),
     "a task of PEFT's": ({"head": None}, {"task_type": "SEQ_CLS"}),
-    "another head": ({}, {"modules_to_save": ["bert.encoder.layer.0.output.dense"]}),
-    "one head for the run": ({}, {"modules_to_save": ["bert.pooler"]}),
 }
 
 
@@ -306,44 +302,27 @@ def test_weights_in_other_forms_are_those_of_the_file(tmp_path):
 # ---- models that hold an adapter
 
 
-def adapted(config: peft.LoraConfig) -> Any:
-    auto = transformers.AutoModelForSequenceClassification
-    with fl.tasks.quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return peft.get_peft_model(auto.from_pretrained(toy_hubs.folder("bert")), config)
-
-
 def test_a_model_with_an_adapter_is_refused_everywhere(tmp_path):
     """PEFT would make its factors anew, with B = 0: a run started at another model than given."""
     config = peft.LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS")
-    wrapped, frame = adapted(config), toy_hubs.texts()
-    code: Any = transformers.AutoTokenizer.from_pretrained(toy_hubs.folder("bert"))
+    auto = transformers.AutoModelForSequenceClassification
+    with fl.tasks.quiet():
+        wrapped: Any = peft.get_peft_model(auto.from_pretrained(toy_hubs.folder("bert")), config)
     wrapped.save_pretrained(tmp_path / "adapter")
-    injected = peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["0"]), Small())
-    task = toy_hubs.task("bert")
+    task, frame = toy_hubs.task("bert"), toy_hubs.texts()
+    code: Any = transformers.AutoTokenizer.from_pretrained(toy_hubs.folder("bert"))
+    columns: dict[str, Any] = {"prompt": "question", "answer": "answer", "clients": 2}
     for model in (tmp_path / "adapter", wrapped, wrapped.get_base_model()):
-        decoder: dict[str, Any] = {"text": "text", "clients": 2}
-        for options in (LABELLED, decoder):
-            with pytest.raises(ValueError, match=MERGE):
-                fl.tasks.hub(model, frame, tokenizer=code, targets=["value"], **options)
-        named: dict[str, Any] = {"prompt": "question", "answer": "answer", "clients": 2}
         with pytest.raises(ValueError, match=MERGE):
-            fl.tasks.prompts(model, toy_hubs.questions(), tokenizer=code, **named)
-    for model in (wrapped, wrapped.get_base_model()):
+            fl.tasks.hub(model, frame, tokenizer=code, targets=["value"], **LABELLED)
         with pytest.raises(ValueError, match=MERGE):
-            fl.tasks.classification(model, task.clients, task.test, ["value"])
-    pair = torch.ones(4, 3), torch.arange(4) % 2
+            fl.tasks.prompts(model, toy_hubs.questions(), tokenizer=code, **columns)
     with pytest.raises(ValueError, match=MERGE):
-        fl.tasks.classification(injected, [pair], pair, ["1"])
+        fl.tasks.classification(wrapped, task.clients, task.test, ["value"])
     with pytest.raises(ValueError, match=MERGE):  # a task keeps no copy of a model given to it
         adapters.adapt(wrapped.get_base_model(), ("value",), None, LORA)
     merged = wrapped.merge_and_unload()
     assert fl.tasks.hub(merged, frame, tokenizer=code, **LABELLED).head == "classifier"
-
-
-class Small(torch.nn.Sequential):
-    def __init__(self) -> None:
-        super().__init__(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2))
 
 
 def test_what_peft_warns_of_reaches_the_user():

@@ -123,15 +123,9 @@ def test_digits_streams_differ() -> None:
     assert min(digits(clients=100, alpha=0.01, min_size=12).sizes) == 12
 
 
-def test_vision_transformer_keeps_examples_apart() -> None:
-    """And reads patches of neighbouring pixels."""
-    task, x = digits(), digits().test[0][:6]
-    batch = task.forward(task.model, x)
-    alone = torch.cat([task.forward(task.model, x[i : i + 1]) for i in range(6)])
-    torch.testing.assert_close(batch, alone, atol=1e-5, rtol=1e-5)
-    assert task.forward(task.model, x[:0]).shape == (0, 10)
-    first: Any = torch.autograd.functional.jacobian(task.model, x[:2])
-    assert float(first[0, :, 1].abs().max()) == 0 < float(first[0, :, 0].abs().max())
+def test_vision_transformer_reads_patches_of_neighbouring_pixels() -> None:
+    """Of no image, too; that it keeps examples apart is probed by every run."""
+    assert TinyViT()(torch.zeros(0, 8, 8)).shape == (0, 10)
     model, seen = TinyViT(), []
     model.patch.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     image = torch.zeros(1, 8, 8)

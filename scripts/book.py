@@ -26,7 +26,7 @@ import nbformat
 import yaml
 from readme import filled, linked
 
-from fedlora_lab.cli.runs import describe_schedule, own_rules
+from fedlora_lab.cli.method_table import describe_schedule, own_rules
 from fedlora_lab.course.widgets.dial import page_script
 from fedlora_lab.report.summary_table import markdown_table, require_visible
 

@@ -11,7 +11,7 @@ import pandas as pd
 import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.measures.statistics import COLUMNS
-from fedlora_lab.report.html_page import report
+from fedlora_lab.report.page import report
 from fedlora_lab.report.run_folder import to_json
 
 METHODS, SEEDS = ("fedlora", "rolora"), (0, 1, 2)
@@ -70,15 +70,21 @@ def settings(task: str = "digits", methods: tuple[str, ...] = METHODS, seeds=SEE
 
 def ledgers(
     methods: tuple[str, ...] = METHODS, seeds=SEEDS, reproducible: bool = True
-) -> dict[str, Any]:
+) -> dict[str, fl.Ledger | None]:
     plan = fl.Privacy(noise_multiplier=0.8, sample_rate=0.1, delta=1e-4)
-    text = json.loads(plan.ledger(releases=20, reproducible=reproducible).to_json())
-    return {f"{method}-{seed}": text for method, seed in product(methods, seeds)}
+    ledger = plan.ledger(releases=20, reproducible=reproducible)
+    return {f"{method}-{seed}": ledger for method, seed in product(methods, seeds)}
+
+
+def ledger_file(methods: tuple[str, ...] = METHODS, seeds=SEEDS) -> str:
+    """The text of a folder's ledger.json."""
+    books = ledgers(methods, seeds).items()
+    return to_json({name: json.loads(book.to_json()) for name, book in books if book})
 
 
 def write_folder(folder: Any, task: str = "digits", methods: Any = METHODS, seeds: Any = SEEDS):
     """A run folder of these frames, and its report's path."""
     write_atomically(folder / "frame.csv", frame(task, methods, seeds).to_csv(index=False))
     write_atomically(folder / "settings.json", to_json(settings(task, methods, seeds)))
-    write_atomically(folder / "ledger.json", to_json(ledgers(methods, seeds)))
+    write_atomically(folder / "ledger.json", ledger_file(methods, seeds))
     return report(folder)

@@ -1,111 +1,139 @@
-"""Options shared by run, compare and flower, and how their words become a run's parts."""
+"""Options of the commands, made of the declarations in `RunSettings`, and how their text is read.
+
+Everything is read and checked before PyTorch is loaded, so that a mistake is told at once.
+"""
 
 import math
-from collections.abc import Callable, Mapping
-from inspect import signature
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-import fedlora_lab as fl
+from fedlora_lab._utils.options import OPTIONS, RunSettings
 from fedlora_lab._utils.validation import check, check_one_of
-from fedlora_lab.experiments.tuned_rates import load_searches, suggestion
-from fedlora_lab.methods.optimizers import (
-    OPTIMIZERS,
-    SERVER_OPTIMIZERS,
-    SGD,
-    Optimizer,
-    Table,
-    optimizer_of,
-)
 
-PLAN_FIELDS = "rounds local_steps participation optimizer server_optimizer server_lr"
-"""Fields of a plan that options of the same name set."""
-PLAIN = SGD()
-LR_HELP = (
-    "Such as 0.3, or A=0.1,B=0.3, or ffa-lora=0.3,rolora=0.1.  [suggested for method, ε and unit]"
-)
-RUN_OPTIONS: list[tuple[str, type, str, str]] = [
-    ("--epsilon", str, "E", "Privacy budget ε, or none to train without privacy.  [8]"),
-    ("--delta", float, "D", "The δ of (ε, δ)-differential privacy.  [as tuned, or 1e-5]"),
-    ("--unit", str, "U", "What is protected: example, person or client.  [example]"),
-    (
-        "--clip",
-        float,
-        "C",
-        "A clip norm.  [as tuned, or 1]",
-    ),
-    ("--rounds", int, "N", "Communication rounds.  [as tuned, or 20]"),
-    ("--local-steps", int, "N", "Steps of a client in a round.  [as tuned, or 5]"),
-    ("--batch", str, "N", "Expected batch size of a client, or all.  [as tuned, or 16]"),
-    ("--clients", int, "N", "Number of clients.  [the task's]"),
-    ("--alpha", float, "A", "Dirichlet β of the data split; small is heterogeneous.  [the task's]"),
-    ("--rank", int, "R", "Rank of the adapter.  [as tuned, or 4]"),
-    ("--lora-alpha", float, "A", "α of the adapter; its scale is α / rank.  [as tuned, or 8]"),
-    ("--peft", str, "FILE", "An adapter_config.json of PEFT that sets the adapter.  [none]"),
-    ("--lr", str, "LR", LR_HELP),
-    ("--participation", float, "P", "Chance that a client takes part in a round.  [1]"),
-    ("--optimizer", str, "O", "Of clients: sgd, adamw, or sgd:momentum=0.9.  [sgd]"),
-    ("--server-optimizer", str, "O", "Of the server: sgd, adam, or sgd:momentum=0.9.  [sgd]"),
-    ("--server-lr", float, "LR", "Learning rate of the server.  [1]"),
-    ("--trust", str, "T", "Client unit: who is trusted: local, secagg or central.  [central]"),
-    ("--accountant", str, "A", "pld (tight) or rdp.  [pld]"),
-    ("--stop-at", float, "E", "End a run before it spends more than this ε.  [none]"),
-    ("--out", str, "DIR", "Run folder.  [runs/TASK]"),
-]
-"""Name, type, placeholder and help of each option."""
-DEFAULTS = {"--epsilon": "8", "--unit": "example", "--accountant": "pld"}
-SEED_HELP = "A whole number to repeat a run, or none for a release.  [0]"
-seed_option = click.option("--seed", default="0", metavar="N", help=SEED_HELP)
+TASKS = ("digits", "regression")
+METHODS = (
+    "fedlora", "ffa-lora", "rolora", "deer", "deer-literal", "la-lora", "la-lora-unfiltered",
+    "fedlpp", "fedex-lora", "flora", "flexlora", "hetlora", "fedsa-lora", "sdflora",
+    "lora-fair", "fedsvd", "fedask", "fed-sb", "as-lora", "ravan", "dp-lora", "dp-fedlora",
+    "balanced-lora", "local",
+)  # fmt: skip
+"""Slugs of the table, whose own module loads PyTorch."""
+BASELINES = ("non-private", "central", "local")
+NOT_GIVEN: Any = object()
+"""In the place of an option that was not given: ``None`` is a value, as of ``--epsilon none``."""
+FLAGS = {"clip_norm": "--clip"}
+"""Flags that are not the setting's own name."""
+CHOSEN = "chosen, and printed with its reason"
+SITUATION = (
+    "epsilon", "delta", "unit", "clip_norm", "rounds", "local_steps", "batch", "clients", "alpha",
+    "rank", "lora_alpha", "participation", "server_lr", "trust", "accountant", "stop_at",
+)  # fmt: skip
+"""Settings of `run` and `compare`."""
+FINETUNE = (
+    "epsilon", "delta", "unit", "clip_norm", "rounds", "local_steps", "batch", "clients", "rank",
+    "lora_alpha", "participation", "trust", "accountant", "stop_at",
+)  # fmt: skip
+"""Settings of `finetune`."""
+TUNED = {"delta", "clip_norm", "rounds", "local_steps", "batch", "rank", "lora_alpha"}
+"""Settings whose default is what the learning rates of the task were tuned in."""
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def run_options(command: Callable) -> Callable:
-    """Puts the shared options on a command."""
-    fresh = "Start anew, or keep finished runs.  [resume]"
-    command = click.option("--fresh/--resume", default=False, help=fresh)(command)
-    return _put(command, RUN_OPTIONS)
+class Text(click.ParamType):
+    """A text that is read and checked at once, with the library's own errors.
+
+    Args: name: of the argument. read: name, text -> value. words: what completion offers.
+    """
+
+    def __init__(
+        self, name: str, read: Callable[[str, str], Any], words: Iterable[str] = ()
+    ) -> None:
+        self.name = name
+        self.read = read
+        self.words = tuple(words)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Reads the text of an option; a default that is none passes as it is."""
+        return self.read(self.name, value) if isinstance(value, str) else value
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
+        """Offers words; in a list behind the last comma."""
+        before, comma, last = incomplete.rpartition(",")
+        near = [word for word in self.words if word.startswith(last)]
+        return [CompletionItem(f"{before}{comma}{word}") for word in near]
 
 
-def situation_options(command: Callable) -> Callable:
-    """Puts those of them on a command that say what would be trained, and not where or how fast."""
-    elsewhere = ("--lr", "--stop-at", "--out")
-    return _put(command, [x for x in RUN_OPTIONS if x[0] not in elsewhere])
+def setting(name: str) -> Text:
+    """A declared setting as click reads it."""
+    option = OPTIONS[name]
+    return Text(name, option.parse, filter(None, (*option.choices, option.word)))
 
 
-def own_options(own: list[tuple[str, type, str, str]], names: list[str]) -> Callable:
-    """Puts options of its own on a command, and some of the shared ones without their defaults."""
-    why = "  [chosen, printed with its reason]"
-    shared = [
-        (
-            name,
-            kind,
-            word,
-            text.split("  [")[0] + (why if name not in ("--stop-at", "--out") else ""),
-        )
-        for name, kind, word, text in RUN_OPTIONS
-        if name in names
-    ]
-    return lambda command: _put(command, [*own, *shared], {})
+def setting_options(names: Iterable[str], default: str = "") -> Decorator:
+    """Puts declared settings on a command, as options whose default is `NOT_GIVEN`.
+
+    Args: names: of the settings. default: in words, for all; "": the declared ones.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name in reversed(list(names)):
+            option = OPTIONS[name]
+            flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
+            meaning = option.meaning + (f" Or {option.word}." if option.word else "")
+            words = default or _default_in_words(name)
+            options: dict[str, Any] = {"help": f"{meaning}  [{words}]", "default": NOT_GIVEN}
+            metavar = "|".join(option.choices) or ("N" if option.whole else "X")
+            decorated = click.option(flag, name, type=setting(name), metavar=metavar, **options)
+            command = decorated(command)
+        return command
+
+    return decorate
 
 
-def _put(
-    command: Callable,
-    options: list[tuple[str, type, str, str]],
-    defaults: Mapping[str, str] = MappingProxyType(DEFAULTS),
-) -> Callable:
-    for name, kind, metavar, text in reversed(options):
-        words: dict[str, Any] = {"metavar": metavar, "help": text, "default": defaults.get(name)}
-        command = click.option(name, type=kind, **words)(command)
-    return command
+def _default_in_words(name: str) -> str:
+    value = getattr(RunSettings, name)
+    if name in ("clients", "alpha"):
+        return "the task's"
+    if name == "trust":
+        return "central"
+    if value is None:
+        return "none"
+    text = value if isinstance(value, str) else f"{value:g}"
+    return f"as tuned, or {text}" if name in TUNED else text
 
 
-def _given(**values: Any) -> dict[str, Any]:
+def text_option(
+    flag: str, read: Callable[[str, str], Any], metavar: str, meaning: str, **options: Any
+) -> Decorator:
+    """An option whose text a function of this module reads.
+
+    Args: flag, metavar, meaning, options: as of `click.option`. read: name, text -> value.
+    """
+    name = flag.removeprefix("--").replace("-", "_")
+    options = {"default": NOT_GIVEN, **options}
+    kind = Text(name, read, options.pop("words", ()))
+    return click.option(flag, name, type=kind, metavar=metavar, help=meaning, **options)
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that were given."""
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in options.items() if value is not NOT_GIVEN}
 
 
-def parse_number(name: str, text: str) -> float:
+# ---- how text is read
+
+
+def read_plain(name: str, text: str) -> str:
+    """A text that is taken as it is."""
+    return text
+
+
+def read_number(name: str, text: str) -> float:
     """A number; ``ValueError`` in one line for anything else."""
     try:
         value = float(text)
@@ -115,37 +143,27 @@ def parse_number(name: str, text: str) -> float:
     return value
 
 
-def is_whole(text: str) -> bool:
-    """Whether a text is a whole number in plain digits; `str.isdigit` also takes signs that `int`
-    refuses, as "²"."""
-    return text.isascii() and text.isdecimal()
-
-
-def parse_whole(name: str, text: str) -> int:
-    """A whole number; ``ValueError`` in one line for anything else."""
-    check(is_whole(text), name, text, "a whole number")
+def read_whole(name: str, text: str) -> int:
+    """A whole number >= 1; ``ValueError`` in one line for anything else."""
+    check(text.isascii() and text.isdecimal() and int(text) >= 1, name, text, "a whole number >= 1")
     return int(text)
 
 
-def parse_seed(text: str) -> int | None:
-    """The seed of one run; ``None`` for "none"."""
-    check(text == "none" or is_whole(text), "seed", text, "a whole number >= 0, or none")
-    return None if text == "none" else int(text)
-
-
-def parse_seeds(text: str) -> list[int]:
+def read_seeds(name: str, text: str) -> list[int]:
     """``"3"`` is 0, 1, 2; ``"4,7"`` is those two."""
-    parts, expected = text.split(","), "how many, or whole numbers joined by commas"
-    check(all(is_whole(part.strip()) for part in parts), "seeds", text, expected)
+    parts = [part.strip() for part in text.split(",")]
+    # `str.isdigit` also takes signs that `int` refuses, as "²".
+    whole = all(part.isascii() and part.isdecimal() for part in parts)
+    check(whole, name, text, "how many, or whole numbers joined by commas")
     numbers = [int(part) for part in parts]
     if len(numbers) == 1:
-        check(1 <= numbers[0] <= 1000, "seeds", text, "between 1 and 1000, or a list such as 0,1,2")
+        check(1 <= numbers[0] <= 1000, name, text, "between 1 and 1000, or a list such as 0,1,2")
         return list(range(numbers[0]))
-    check(len(set(numbers)) == len(numbers), "seeds", text, "every seed once")
+    check(len(set(numbers)) == len(numbers), name, text, "every seed once")
     return numbers
 
 
-def parse_names(name: str, text: str) -> list[str]:
+def read_names(name: str, text: str) -> list[str]:
     """``"a,b"`` as a list without repeats or blanks."""
     names = [part.strip() for part in text.split(",") if part.strip()]
     check(bool(names), name, text, "one or more names joined by commas")
@@ -153,139 +171,59 @@ def parse_names(name: str, text: str) -> list[str]:
     return names
 
 
-def parse_pairs(name: str, text: str) -> dict[str, float]:
-    """``"a=1,b=2"`` as a mapping."""
-    pairs: dict[str, float] = {}
+def read_columns(name: str, text: str) -> str | list[str]:
+    """The name of one column, or a list of several joined by commas."""
+    return read_names(name, text) if "," in text else text
+
+
+def read_task(name: str, text: str) -> str:
+    """The name of an embedded task."""
+    check_one_of(name, text, TASKS)
+    return text
+
+
+def read_method(name: str, text: str) -> str:
+    """The slug of a row of the table, or a baseline."""
+    check_one_of(name, text, tuple(dict.fromkeys((*METHODS, *BASELINES))))
+    return text
+
+
+def read_methods(name: str, text: str) -> list[str]:
+    """Slugs and baselines joined by commas."""
+    return [read_method("method", slug) for slug in read_names(name, text)]
+
+
+def read_rates(name: str, text: str) -> float | dict[str, float]:
+    """A learning rate, or one for each factor or method: ``"A=1,B=2"``."""
+    if "=" not in text:
+        return read_number(name, text)
+    rates: dict[str, float] = {}
     for part in text.split(","):
-        key, sign, value = part.strip().partition("=")
-        check(bool(sign and key), name, text, "a number, or name=number pairs joined by commas")
-        check(key not in pairs, name, text, f"{key} once")
-        pairs[key] = parse_number(f"{name}[{key!r}]", value)
-    return pairs
+        key, equals, value = part.strip().partition("=")
+        words = "a number, or name=number pairs joined by commas"
+        check(bool(equals and key), name, text, words)
+        check(key not in rates, name, text, f"{key} once")
+        rates[key] = read_number(f"{name}[{key!r}]", value)
+    return rates
 
 
-def parse_optimizer(name: str, text: str) -> Optimizer:
+def read_test(name: str, text: str) -> float | Path:
+    """The path of public rows, or the share of rows that is held out."""
+    return float(text) if text.replace(".", "", 1).isdecimal() else Path(text)
+
+
+def read_optimizer(name: str, text: str) -> dict[str, Any]:
     """``"adamw:eps=1e-6,betas=0.9/0.99"``: a name, and settings, each a number or several.
 
-    Args: name: "optimizer" or "server_optimizer". text: of the option.
-
-    >>> parse_optimizer("optimizer", "adamw:eps=1e-6,betas=0.9/0.99").betas
+    >>> read_optimizer("optimizer", "adamw:eps=1e-6,betas=0.9/0.99")["betas"]
     (0.9, 0.99)
     """
-    table: Table = OPTIMIZERS if name == "optimizer" else SERVER_OPTIMIZERS
     kind, colon, rest = text.partition(":")
     settings: dict[str, Any] = {"name": kind.strip()}
-    words = "settings as in 'adamw:eps=1e-6,betas=0.9/0.99', each once"
     for part in rest.split(",") if colon else ():
-        key, _, value = (word.strip() for word in part.partition("="))
-        check(bool(key) and key not in settings, name, text, words)
-        numbers = tuple(parse_number(f"{name} {key}", number) for number in value.split("/"))
+        key, _, value = part.strip().partition("=")
+        once = bool(key) and key not in settings
+        check(once, name, text, "settings as in 'adamw:eps=1e-6,betas=0.9/0.99', each once")
+        numbers = tuple(read_number(f"{name} {key}", number) for number in value.split("/"))
         settings[key] = numbers if len(numbers) > 1 else numbers[0]
-    return optimizer_of(settings, name, table)
-
-
-def build_task(name: str, clients: int | None, alpha: float | None) -> fl.tasks.Task:
-    """Builds a task of `fl.tasks.TASKS`.
-
-    Args: name: of the task. clients, alpha: of its split, if given; refused where it takes none.
-    """
-    check_one_of("task", name, tuple(fl.tasks.TASKS))
-    given, taken = _given(clients=clients, alpha=alpha), signature(fl.tasks.TASKS[name]).parameters
-    for key, value in given.items():
-        check(key in taken, f"--{key}", value, f"not given, since {name} has none")
-    return fl.tasks.build(name, **given)
-
-
-def learning_rates(
-    text: str | None,
-    task: str,
-    slugs: list[str],
-    epsilon: float | None = 8.0,
-    unit: str = "example",
-    say: Callable[[str], Any] = lambda line: None,
-    optimizer: Optimizer = PLAIN,
-) -> dict[str, float | Mapping[str, float]]:
-    """Finds each method's learning rate: one for all, one for each factor, one for each method,
-    else what is suggested.
-
-    Args:
-        text: of the option --lr; ``None``: not given.
-        task, slugs: of the run.
-        epsilon, unit: what is suggested for; ``None``: no privacy.
-        say: called with one line for each suggestion that was tuned for something else.
-        optimizer: of the clients; suggestions were tuned for SGD, others need a rate of their own.
-    """
-    if text is not None and "=" not in text:
-        return dict.fromkeys(slugs, parse_number("lr", text))
-    given = parse_pairs("lr", text) if text is not None else {}
-    if given and set(given) <= {"A", "B", "head"}:
-        return dict.fromkeys(slugs, given)
-    check(set(given) <= set(slugs), "lr", text, f"names among {', '.join(slugs)}, or A, B, head")
-    rates: dict[str, float | Mapping[str, float]] = {**given}
-    for slug in (slug for slug in slugs if slug not in given):
-        why = f"a number with --optimizer {optimizer}: what is suggested was tuned for sgd"
-        check(optimizer.linear, "lr", None, why)
-        found = suggestion(task, slug, epsilon, unit)
-        rates[slug] = found.lr
-        if not found.exact or optimizer != PLAIN:
-            momentum = "" if optimizer == PLAIN else f", without {optimizer}"
-            say(f"{slug}: learning rate {found.lr:g}, {found.words}{momentum}")
-    return {slug: rates[slug] for slug in slugs}
-
-
-def parse_budget(text: str) -> float | None:
-    """The epsilon of --epsilon; ``None`` for "none"."""
-    return None if text == "none" else parse_number("epsilon", text)
-
-
-def build_plan(options: Mapping[str, Any], tuned: Mapping[str, Any]) -> fl.Plan:
-    """Builds the plan: what was given, else the setting that the learning rates were tuned in, else
-    the defaults."""
-    given, batch = _given(**{name: options[name] for name in PLAN_FIELDS.split()}), options["batch"]
-    for name in {"optimizer", "server_optimizer"} & given.keys():
-        given[name] = parse_optimizer(name, given[name])
-    if batch is not None:
-        check(batch == "all" or is_whole(batch), "batch", batch, "a whole number >= 1, or all")
-        given["batch"] = None if batch == "all" else int(batch)
-    return fl.Plan(**tuned.get("plan", {})).replace(**given)
-
-
-def build_lora(options: Mapping[str, Any], tuned: Mapping[str, Any]) -> fl.Lora:
-    """Builds the adapter, in the same order."""
-    given = _given(rank=options["rank"], alpha=options["lora_alpha"])
-    if options["peft"] is not None:
-        for name, value in given.items():
-            check(False, name, value, "not given beside --peft, whose file has r and lora_alpha")
-        return fl.Lora.from_peft(options["peft"])
-    return fl.Lora(**{**tuned.get("lora", {}), **given})
-
-
-def build_privacy(
-    options: Mapping[str, Any], tuned: Mapping[str, Any], task: fl.tasks.Task, plan: fl.Plan
-) -> fl.Privacy | None:
-    """Calibrates the privacy plan; ``None`` for ``--epsilon none``.
-
-    Args: options, tuned: as for `build_plan`. task, plan: what is calibrated for.
-    """
-    epsilon, unit = parse_budget(options["epsilon"]), options["unit"]
-    if epsilon is None:
-        return None
-    own = {name: options[name] for name in ("delta", "trust")}
-    given = _given(**own, clip_norm=options["clip"])
-    fields = {**(tuned.get("privacy", {}) if unit == "example" else {}), **given}
-    privacy = fl.Privacy(unit=unit, accountant=options["accountant"], **fields)
-    return privacy.calibrate(epsilon=epsilon, task=task, plan=plan)
-
-
-def build_situation(
-    name: str, options: Mapping[str, Any]
-) -> tuple[fl.tasks.Task, fl.Privacy | None, fl.Plan, fl.Lora]:
-    """Builds task, privacy, plan and adapter from the options of `situation_options`.
-
-    Args: name: of the task. options: by their names.
-    """
-    task = build_task(name, options["clients"], options["alpha"])
-    tuned = load_searches().get(task.name, {}).get("setting", {})
-    plan = build_plan(options, tuned)
-    lora = build_lora(options, tuned)
-    return task, build_privacy(options, tuned, task, plan), plan, lora
+    return settings

@@ -34,9 +34,9 @@ from fedlora_lab.methods.optimizers import optimizer_of
 from fedlora_lab.methods.plan import Plan, lora_of
 from fedlora_lab.privacy.ledger import UNITS, Ledger
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.report.html_page import folder_spending
-from fedlora_lab.report.html_page import report as write_report
-from fedlora_lab.report.run_folder import Folder, read_frame, read_json, run_cell, run_settings
+from fedlora_lab.report.page import report as write_report
+from fedlora_lab.report.promise import folder_statements
+from fedlora_lab.report.run_folder import Folder, read_frame, run_cell, run_settings
 from fedlora_lab.report.summary_table import observer_phrase
 from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.hub import (
@@ -295,7 +295,7 @@ def finetune(
     folder = _choose_folder(out)
     settings.choose("folder", str(folder), "report, ledger, adapter and checkpoints")
     record = _train(folder, cell, fresh, parts["run"], progress, say)
-    notes = folder_spending(folder, read_json(folder / "ledger.json"))
+    notes = folder_statements(Folder(folder))
     if epsilon is not None and label is not None and labels is None:
         notes.append(f"the classes were read from the rows: {READ_CLASSES}")
     found = Finetuned(record, tuple(settings.choices), folder, encode, tuple(notes))
@@ -824,7 +824,7 @@ def _train(
         with tqdm(total=cell.plan.rounds, disable=disable, **BAR) as bar:
             shown = Progress(bar, cell.plan, cell.slug)
             try:
-                for event in run_cell(folder, cell, stop_at, cell.ticks, **options):
+                for event in run_cell(folder, cell, stop_at, **options):
                     begun = True
                     shown.show(event)
                     record = event if isinstance(event, Round) else record

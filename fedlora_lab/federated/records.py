@@ -205,7 +205,10 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
         record: as a run yields it.
         path: a new folder, or one with an adapter.
 
-    Guarantees: the loaded model gives the run's logits (tests/lora/test_adapters.py).
+    Beside it lie the ledger of the run and, in PRIVACY.md, what that promises, with its caveats.
+
+    Guarantees: the loaded model gives the run's logits (tests/lora/test_adapters.py); the numbers
+        are those of the ledger (test_promise.py::test_a_changed_ledger_states_nothing).
 
     >>> import tempfile
     >>> import fedlora_lab as fl
@@ -215,10 +218,15 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     >>> sorted(path.name for path in fl.save_adapter(last, folder).glob("*.safetensors"))
     ['adapter_model.safetensors']
     """
+    from fedlora_lab.report.promise import privacy_page  # sentences are no part of the engine
+
     task, lora, state = require_source(record)
     check(isinstance(path, (str, PurePath)), "path", path, "a path")
     place = task.model, task.targets, task.head, lora
-    return peft.save(*place, state.tensors, path, task.new_modules)
+    beside = {"PRIVACY.md": privacy_page(record.ledger)}
+    if record.ledger is not None:
+        beside["ledger.json"] = record.ledger.to_json() + "\n"
+    return peft.save(*place, state.tensors, path, task.new_modules, beside)
 
 
 def predict(

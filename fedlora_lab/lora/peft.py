@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ from fedlora_lab.tasks.task import (
 ABSENT = torch.empty(0)
 """In the place of a core, a residual or another tensor that a run does not have."""
 ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+ADAPTER_FILES |= {"ledger.json", "PRIVACY.md"}
 PEFT_PREFIX = "base_model.model."
 """Before the names of a model's tensors in the file of an adapter."""
 Places = dict[ParamKey, tuple[nn.Module, str]]
@@ -424,6 +426,7 @@ def save(
     values: Mapping[ParamKey, Tensor],
     path: str | Path,
     new: Sequence[str] = (),
+    beside: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
     """Writes an adapter folder that ``peft.PeftModel.from_pretrained`` reads.
 
@@ -437,6 +440,7 @@ def save(
         model, targets, head, lora: what was adapted, and with which options.
         values, path: the trained tensors, and the folder.
         new: names of modules that the base's checkpoint lacks.
+        beside: file name -> text of files that lie beside the adapter from the first moment.
 
     Raises: ``ValueError`` when the path is taken by anything else, or the method trained a kind of
         tensor for which PEFT has no place.
@@ -478,6 +482,8 @@ def save(
         copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
         copies = {name: tensor.contiguous() for name, tensor in copies.items()}
         save_file(copies, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+        for name, text in beside.items():
+            (folder / name).write_text(text, encoding="utf-8")
         # This one is opened as any file is; safetensors writes with mode 0600.
         mode = stat.S_IMODE((folder / "adapter_config.json").stat().st_mode)
         for part in folder.iterdir():

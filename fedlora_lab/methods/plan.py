@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fedlora_lab._utils.options import OPTIONS, RunSettings, check_options
 from fedlora_lab._utils.validation import (
     check,
     check_keys,
@@ -65,8 +66,8 @@ class Lora:
     2.0
     """
 
-    rank: int = 4
-    alpha: float = 8.0
+    rank: int = RunSettings.rank
+    alpha: float = RunSettings.lora_alpha
     ranks: tuple[int, ...] | None = None
     start_scale: float = 1.0
     rslora: bool = False
@@ -74,8 +75,8 @@ class Lora:
     head: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_whole("rank", self.rank, 1)
-        check_number("alpha", self.alpha, 0, 1e9, open_low=True)
+        check_options(rank=self.rank)
+        OPTIONS["lora_alpha"].check("alpha", self.alpha)
         check_number("start_scale", self.start_scale, 0, 1e9, open_low=True)
         check(isinstance(self.rslora, bool), "rslora", self.rslora, "True or False")
         # Settings come back from JSON with lists in the place of tuples.
@@ -227,23 +228,29 @@ class Plan:
     (0.05, 3)
     """
 
-    rounds: int = 20
-    local_steps: int = 5
-    batch: int | None = 16
+    rounds: int = RunSettings.rounds
+    local_steps: int = RunSettings.local_steps
+    batch: int | None = RunSettings.batch
     lr: float | Mapping[str, float] = 0.3
     optimizer: Any = field(default=SGD())
     server_optimizer: Any = field(default=SGD())
-    server_lr: float = 1.0
-    participation: float = 1.0
-    dropout: float = 0.0
-    weights: str = "uniform"
-    lr_decay: float = 1.0
+    server_lr: float = RunSettings.server_lr
+    participation: float = RunSettings.participation
+    dropout: float = RunSettings.dropout
+    weights: str = RunSettings.weights
+    lr_decay: float = RunSettings.lr_decay
 
     def __post_init__(self) -> None:
-        check_whole("rounds", self.rounds, 0, 10**6)
-        check_whole("local_steps", self.local_steps, 1, 10**6)
-        if self.batch is not None:
-            check_whole("batch", self.batch, 1)
+        check_options(
+            rounds=self.rounds,
+            local_steps=self.local_steps,
+            batch=self.batch,
+            server_lr=self.server_lr,
+            participation=self.participation,
+            dropout=self.dropout,
+            weights=self.weights,
+            lr_decay=self.lr_decay,
+        )
         if isinstance(self.lr, Mapping):
             # A may learn at another rate than B; a head follows B.
             check_keys("lr", self.lr, ("A", "B", "head"))
@@ -256,13 +263,6 @@ class Plan:
         server = optimizer_of(self.server_optimizer, "server_optimizer", SERVER_OPTIMIZERS)
         object.__setattr__(self, "optimizer", optimizer_of(self.optimizer))
         object.__setattr__(self, "server_optimizer", server)
-        check_number("server_lr", self.server_lr, 0, 1e9)
-        # Not 0: the mean of the uploads is divided by it.
-        check_number("participation", self.participation, 1e-9, 1)
-        # Not 1: a run in which every upload is lost trains nothing.
-        check_number("dropout", self.dropout, 0, 1 - 1e-9)
-        check_one_of("weights", self.weights, ("uniform", "size"))
-        check_number("lr_decay", self.lr_decay, 0, 1, open_low=True)
 
     def rate(self, side: str, round: int = 0) -> float:
         """Returns the learning rate of "A", "B" or "head" in a round counted from 0."""

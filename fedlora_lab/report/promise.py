@@ -1,9 +1,21 @@
-"""What a ledger promises, in sentences and as a small table."""
+"""What a ledger promises, in sentences and as a small table: to whom, for which unit, with which
+caveats.
 
+Every number is computed from the ledger itself, so that a stored one is checked by reading it.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
 from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedlora_lab._utils.html_table import html_table
+from fedlora_lab._utils.validation import check
 from fedlora_lab.privacy.ledger import Ledger
+
+if TYPE_CHECKING:
+    from fedlora_lab.report.run_folder import Folder
 
 VIEWS = {"secagg": "the sum of the uploads", "local": "every upload"}
 UNITS = {
@@ -12,6 +24,31 @@ UNITS = {
     "client": "all data of one client",
 }
 RATES = (0.01, 0.001)
+"""Shares of non-members that are wrongly accused, at which attacks are bounded."""
+NO_PRIVACY = "Trained without privacy: nothing is promised."
+SEEDED = (
+    "The noise came from a recorded seed, so that the run can be repeated: whoever knows the seed "
+    "can subtract the noise. For study, not for release."
+)
+ALWAYS = (
+    "How many clients, examples and persons there are is public. To replace one unit by another is "
+    "two such changes.",
+    "Other runs on the same data, and choices made by looking at them (learning rate, clip norm, "
+    "the best of several runs), spend more: count those too.",
+    "Outside are time, memory and network as side channels, poisoned updates, and who may read the "
+    "data where they lie.",
+)
+"""Caveats of every ledger."""
+OF_UNIT = {
+    "example": "A person with several examples is protected as a group of them, with a larger ε.",
+    "person": "A person with rows at several clients is protected less.",
+    "client": "Nothing is hidden from the client itself.",
+}
+OF_TRUST = {
+    "secagg": "Uploads must reach the server as a sum only; secure aggregation is not part of this "
+    "package.",
+    "central": "The server sees every upload before its noise, and is trusted with them.",
+}
 
 
 def statement(ledger: Ledger, observer: str | None = None) -> str:
@@ -78,3 +115,125 @@ def statement_html(ledger: Ledger) -> str:
         numbers = (ledger.epsilon(None, name), ledger.advantage(None, name), *found)
         rows.append((name, *(f"{number:.3g}" for number in numbers)))
     return f"<p>{escape(statement(ledger))}</p>{html_table(rows, head) if rows else ''}"
+
+
+def caveats(ledger: Ledger) -> list[str]:
+    """Says what the numbers of a ledger do not cover."""
+    lines = [OF_UNIT[ledger.unit], OF_TRUST.get(ledger.trust, ""), *ALWAYS]
+    if ledger.reproducible:
+        lines.insert(0, SEEDED)
+    return [line for line in lines if line]
+
+
+def privacy_page(ledger: Ledger | None) -> str:
+    """Writes the page that lies beside an adapter; ``None``: it was trained without privacy."""
+    if ledger is None:
+        return f"# Privacy\n\n{NO_PRIVACY}\n"
+    facts = {
+        "protected unit": UNITS[ledger.unit],
+        "neighbours": f"{ledger.relation}: its contribution is replaced by nothing",
+        "δ": f"{ledger.delta:g}",
+        "mode": ledger.mode,
+        "accountant": ledger.accountant,
+    }
+    for observer in ledger.observers:
+        spent = ledger.uncertified or f"{ledger.epsilon(None, observer):.4g}"
+        facts[f"ε against observer: {observer}"] = spent
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    lines = "\n".join(f"- {line}" for line in caveats(ledger))
+    again = "`fl.report.read_privacy(folder)` computes these numbers again from ledger.json."
+    return (
+        f"# Privacy\n\n{statement(ledger)}\n\n| | |\n|---|---|\n{table}\n\n"
+        f"## What this does not say\n\n{lines}\n\n{again}\n"
+    )
+
+
+def read_privacy(folder: str | Path) -> str:
+    """Computes the privacy page of an adapter again, from the ledger in its folder.
+
+    Args: folder: as `fl.save_adapter` wrote it; a checkpoint's does too.
+    Raises: ``ValueError`` where no ledger lies there, or one that was changed.
+    Guarantees: test_promise.py::test_a_changed_ledger_states_nothing.
+    """
+    path = Path(folder).expanduser() / "ledger.json"
+    check(path.is_file(), "folder", str(folder), "one with a ledger.json, of a private run")
+    return privacy_page(Ledger.load(path))
+
+
+# ---- of all runs in a folder
+
+
+def total_statements(ledgers: Mapping[str, Ledger | None], shown: Iterable[str]) -> list[str]:
+    """States what runs on the same data spend together; nothing for a single one.
+
+    Runs with recorded seeds are not for release: of those the sentences state what they would spend
+    if they were.
+
+    Args: ledgers: of all runs by name, ``None`` without privacy. shown: names that a table shows; a
+        single release that it does not is told too.
+    Guarantees: test_promise.py::test_runs_on_the_same_data_are_added_up.
+    """
+    books = {name: one for name, one in ledgers.items() if one is not None}
+    released = {name: one for name, one in books.items() if not one.reproducible}
+    gone = "including interrupted and deleted ones"
+    sums: dict[str, list[Ledger]] = {}
+    if len(released) > 1:
+        title = f"All {len(released)} runs without a seed together, {gone}"
+        sums[title] = list(released.values())
+    elif released.keys() - set(shown):
+        sums["A run without a seed that was interrupted or deleted"] = list(released.values())
+    if len(books) > max(1, len(released)):
+        sums[f"All {len(books)} runs together, if they were all released"] = list(books.values())
+    sentences = []
+    for title, parts in sums.items():
+        try:
+            sentence = statement(Ledger.compose(*parts))
+        except ValueError as error:
+            sentence = f"no epsilon can be stated ({error})."
+        sentences.append(f"{title}: {sentence}")
+    if count := len(ledgers) - len(books):
+        sentences.append(
+            f"Runs without privacy ({count} here, {gone}) promise nothing: no ε covers what they "
+            f"reveal about the data."
+        )
+    return sentences
+
+
+def folder_statements(folder: "Folder") -> list[str]:
+    """States what all runs of a folder spend together, and which of them were stopped.
+
+    Guarantees: test_attack_spending.py::test_a_run_without_privacy_is_never_forgotten.
+    """
+    shown = folder.shown()
+    return [*folder.stopped_cells(), *total_statements(shown | folder.ledgers(), shown)]
+
+
+def ledger_row(name: str, ledger: Ledger | None) -> dict[str, str]:
+    """Tabulates what one run released, what that spent, and whether it may be released.
+
+    Args: name: of the run. ledger: of it; ``None`` without privacy.
+    """
+    columns = ("unit", "relation", "observer", "releases", "epsilon", "attacks", "mode")
+    row = {"cell": name, **dict.fromkeys(columns, "–")}
+    if ledger is None:
+        return row | {"epsilon": "not private", "mode": "no privacy"}
+    row |= {
+        "unit": ledger.unit,
+        "relation": ledger.relation,
+        "observer": ledger.observers[0],
+        "releases": str(_most_releases(ledger)),
+        "epsilon": f"not private ({ledger.uncertified})",
+        "mode": f"{ledger.accountant}, δ = {ledger.delta:g}, {ledger.mode}",
+    }
+    if ledger.uncertified is None:
+        epsilon = ledger.epsilon()
+        row["epsilon"] = "not private" if math.isinf(epsilon) else f"{epsilon:.3f}"
+        numbers = [ledger.advantage(), *(ledger.tradeoff(rate) for rate in RATES)]
+        row["attacks"] = " · ".join(f"{number:.2g}" for number in numbers)
+    return row
+
+
+def _most_releases(ledger: Ledger) -> int:
+    """How many releases the client has made who has made most."""
+    clients = ledger.clients or (None,)
+    return max(sum(count for *_, count in ledger.history(client)) for client in clients)

@@ -10,9 +10,9 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.federated import checkpoint
+from fedlora_lab.measures.statistics import COLUMNS
 from fedlora_lab.methods.method import check_names
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.plan import Privacy
@@ -34,22 +35,31 @@ if TYPE_CHECKING:  # they load PEFT, which a folder that is only read does not n
     from fedlora_lab.federated.compare import Cell
     from fedlora_lab.federated.records import Round, Tick
 
-Ledgers = dict[str, Ledger | None]  # cell -> its ledger; None of one without privacy
-OWN = "cells checkpoints private frame.csv ledger.json report.html audit.json settings.json"
+Ledgers = dict[str, Ledger | None]
+"""Cell -> its ledger; ``None`` of one without privacy."""
+OWN = (
+    "cells", "checkpoints", "private", "frame.csv", "ledger.json", "report.html", "settings.json",
+)  # fmt: skip
 """What a run leaves, in the order in which it is cleared: the settings outlive the cells."""
 SPENT = "spent-[0-9]*-*.json"
 """Ledgers of releases whose runs were cleared away, ``null`` of one without privacy: what was
 released stays spent."""
-# What must be equal before cells may stand in one table, and what must be equal method by method.
-WHOLE = ("task", "privacy", "lora")
+COMMON = ("task", "privacy", "lora")
+"""Settings that must be equal before cells may stand in one table."""
 BY_METHOD = ("methods", "plans", "privacies")
-# What follows from other settings, and is named only where no other one differs.
+"""Settings that must be equal method by method."""
 DERIVED = ("fingerprint", "noise_multiplier", "sample_rate", "sizes")
-FIELDS: dict[str, Any] = {
+"""What follows from other settings, and is named only where no other one differs."""
+KINDS: dict[str, Any] = {
     **dict.fromkeys(("task", "lora", "versions", *BY_METHOD), dict),
     **dict.fromkeys(("seeds", "commands"), list),
     "privacy": (dict, type(None)),
 }
+"""Setting -> its type in settings.json."""
+PACKAGES = ("torch", "peft", "dp-accounting", "numpy", "scipy", "pandas", "transformers")
+
+
+# ---- files
 
 
 def read_json(path: Path) -> Any:
@@ -76,36 +86,18 @@ def read_frame(path: Path) -> pd.DataFrame:
     def exact(text: str) -> float:  # what pandas does by itself is exact in some versions only
         return float(text) if text else math.nan
 
-    names = ("task", "method", "layer", "measure")
-    options: Any = {"dtype": dict.fromkeys(names, str), "converters": {"value": exact}}
-    options |= {"keep_default_na": False, "na_values": {"seed": [""]}}
+    texts = dict.fromkeys(("task", "method", "layer", "measure"), str)
+    options: Any = {"keep_default_na": False, "na_values": {"seed": [""]}}
     try:
-        frame = pd.read_csv(path, **options)
+        frame = pd.read_csv(path, dtype=texts, converters={"value": exact}, **options)
     except ValueError as error:  # those of pandas' parser and of UTF-8 are ValueErrors
-        why = error_text(error, 120)
-        raise ValueError(f"{path}: expected a tidy frame ({why})") from error
-    whole = {*names, "seed", "round", "value"} <= set(frame.columns)
-    check(whole, str(path), list(frame.columns), "a tidy frame")
+        raise ValueError(f"{path}: expected a tidy frame ({error_text(error, 120)})") from error
+    complete = set(COLUMNS) <= set(frame.columns)
+    check(complete, str(path), list(frame.columns), "a tidy frame")
     for column in [frame["round"], frame["seed"].dropna()] if len(frame) else []:
-        whole = column.dtype.kind in "if" and bool(((column >= 0) & (column % 1 == 0)).all())
-        check(whole, f"{path}, {column.name}", column.dtype.name, "whole numbers >= 0")
+        counted = column.dtype.kind in "if" and bool(((column >= 0) & (column % 1 == 0)).all())
+        check(counted, f"{path}, {column.name}", column.dtype.name, "whole numbers >= 0")
     return frame
-
-
-def with_ledger_epsilon(frame: pd.DataFrame, ledger: Ledger | None) -> pd.DataFrame:
-    """Raises a cell's last epsilon to what its ledger counts.
-
-    A round that was begun and never recorded, since its process was killed, was released: the
-    ledger beside the checkpoints has it, and no record.
-
-    Guarantees: test_attack_spending.py::test_a_table_states_what_killed_rounds_spent.
-    """
-    if ledger is None:
-        return frame
-    last = frame["round"] == frame["round"].max()
-    there: Any = (frame["layer"] == "all") & (frame["measure"] == "epsilon") & last
-    floor = frame["value"].clip(lower=ledger.epsilon_or_inf())
-    return frame.assign(value=frame["value"].mask(there, floor))
 
 
 def first_difference(
@@ -119,17 +111,27 @@ def first_difference(
     Args: old, new: the values. name: dotted, of their place. without: keys that are passed over.
     """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = sorted({*old, *new} - {*without})
-        pairs = ((f"{name}.{key}".strip("."), old.get(key), new.get(key)) for key in keys)
-        found = (first_difference(a, b, path, without) for path, a, b in pairs)
-        return next((place for place in found if place), None)
+        for key in sorted({*old, *new} - {*without}):
+            place = f"{name}.{key}".strip(".")
+            if difference := first_difference(old.get(key), new.get(key), place, without):
+                return difference
+        return None
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        same = all(first_difference(a, b) is None for a, b in zip(old, new))
+        same = all(first_difference(a, b) is None for a, b in zip(old, new, strict=True))
     elif isinstance(old, float) and isinstance(new, float):
         same = math.isclose(old, new, rel_tol=1e-9)
     else:
         same = old == new
     return None if same else f"{name} is {json.dumps(old)} there and {json.dumps(new)} now"
+
+
+def _ledger_content(ledger: Ledger | None) -> Any:
+    return None if ledger is None else json.loads(ledger.to_json())
+
+
+def _cell_name(slug: str, seed: float | None) -> str:
+    released = seed is None or math.isnan(seed)
+    return f"{slug}-{'release' if released else int(seed)}"
 
 
 class Folder:
@@ -149,29 +151,32 @@ class Folder:
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path).expanduser()
-        self._lock: Any = None
+        self._lock: AbstractContextManager[Any] | None = None
 
     def __enter__(self) -> "Folder":
         check(not self.path.is_file(), "out", str(self.path), "a folder, not a file")
         names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
         names -= {path.name for path in (*self.path.glob(SPENT), *self.path.glob(".*.part"))}
-        known = "settings.json" in names or names <= {".lock", "cells", "checkpoints", "private"}
-        expected = "an empty or new folder, or one made by this command"
-        check(known, "out", str(self.path), expected)
+        ours = "settings.json" in names or names <= {".lock", "cells", "checkpoints", "private"}
+        check(ours, "out", str(self.path), "an empty or new folder, or one made by this command")
         self._lock = files.lock_folder(self.path)
         self._lock.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
+        assert self._lock is not None
         self._lock.__exit__(*error)
+
+    # ---- settings
 
     def keyed_fingerprint(self, fingerprint: str) -> str:
         """Makes the keyed digest of a private fingerprint, which may stand in the settings.
 
         Raises: ``ValueError`` where the folder holds a run and its key is gone.
         """
-        whole = files.has_key(self.path) or not (self.path / "settings.json").exists()
-        check(whole, "folder", str(self.path), "a run folder with its subfolder private/ as it was")
+        usable = files.has_key(self.path) or not (self.path / "settings.json").exists()
+        expected = "a run folder with its subfolder private/ as it was"
+        check(usable, "folder", str(self.path), expected)
         return files.keyed_digest(self.path, fingerprint)
 
     @property
@@ -180,9 +185,9 @@ class Folder:
         path = self.path / "settings.json"
         check(path.is_file(), "folder", str(self.path), "a run folder (with settings.json)")
         settings = read_json(path)
-        known = isinstance(settings, dict) and settings.get("format") == 1
-        check(known, "settings.json", str(path), "format 1")
-        for name, kind in FIELDS.items():
+        readable = isinstance(settings, dict) and settings.get("format") == 1
+        check(readable, "settings.json", str(path), "format 1")
+        for name, kind in KINDS.items():
             right = isinstance(settings.get(name, ...), kind)
             check(right, "settings.json", str(path), f"the settings of a run, with {name}")
         right = all(set(settings[part]) == set(settings["methods"]) for part in BY_METHOD)
@@ -203,47 +208,53 @@ class Folder:
         settings = json.loads(to_json(settings))
         if (self.path / "settings.json").exists():
             old = self.settings
-            pairs = [(key, old[key], settings[key]) for key in WHOLE]
-            for key in BY_METHOD:
-                common = [slug for slug in old[key] if slug in settings[key]]
-                pairs += [(f"{key}.{slug}", old[key][slug], settings[key][slug]) for slug in common]
-            for without in (DERIVED, ()):
-                for name, was, now in pairs:
-                    if found := first_difference(was, now, name, without):
-                        raise ValueError(
-                            f"{self.path} holds a run with other settings ({found}): "
-                            f"expected the same settings, another --out, or --fresh"
-                        )
+            self._require_same(old, settings)
             settings |= {key: settings[key] | old[key] for key in BY_METHOD}
-            settings |= {key: old[key] for key in WHOLE}
+            settings |= {key: old[key] for key in COMMON}
             seeds = {*old["seeds"], *settings["seeds"]}
             settings["seeds"] = sorted(seeds, key=lambda seed: -1 if seed is None else seed)
             settings["commands"] = list(dict.fromkeys([*old["commands"], *settings["commands"]]))
         write_atomically(self.path / "settings.json", to_json(settings))
         return settings
 
+    def _require_same(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+        pairs = [(key, old[key], new[key]) for key in COMMON]
+        for key in BY_METHOD:
+            common = [slug for slug in old[key] if slug in new[key]]
+            pairs += [(f"{key}.{slug}", old[key][slug], new[key][slug]) for slug in common]
+        for without in (DERIVED, ()):
+            for name, before, now in pairs:
+                if difference := first_difference(before, now, name, without):
+                    raise ValueError(
+                        f"{self.path} holds a run with other settings ({difference}): "
+                        f"expected the same settings, another --out, or --fresh"
+                    )
+
     # ---- cells
 
-    def _name(self, slug: str, seed: int | None) -> str:
-        return f"{slug}-{'release' if seed is None else seed}"
-
-    def _cell(self, slug: str, seed: int | None, ending: str) -> Path:
-        return self.path / "cells" / f"{self._name(slug, seed)}.{ending}"
+    def _cell(self, slug: str, seed: float | None, ending: str) -> Path:
+        return self.path / "cells" / f"{_cell_name(slug, seed)}.{ending}"
 
     def checkpoint(self, slug: str, seed: int | None) -> Path:
         """Returns the path where the run of one cell keeps its state."""
-        return self.path / "checkpoints" / self._name(slug, seed)
+        return self.path / "checkpoints" / _cell_name(slug, seed)
 
     def is_done(self, slug: str, seed: int | None) -> bool:
         """Whether a cell is finished or was stopped; its frame is renamed into place last."""
         return self._cell(slug, seed, "csv").exists()
 
+    def is_complete(self, cell: "Cell") -> bool:
+        """Whether nothing of a cell is left to run: one that was stopped can go on."""
+        if not self.is_done(cell.slug, cell.seed):
+            return False
+        can_go_on = (self.checkpoint(cell.slug, cell.seed) / "rounds.csv").exists()
+        return not can_go_on or self.last_round(cell.slug, cell.seed) >= cell.plan.rounds
+
     def last_round(self, slug: str, seed: int | None) -> int:
         """Returns the last round of a finished cell."""
-        frame: Any = self.read(slug, seed)
-        return int(frame["round"].max())
+        return int(self.read(slug, seed)["round"].max())
 
-    def _finished(self) -> list[tuple[str, int | None]]:
+    def finished(self) -> list[tuple[str, int | None]]:
         """Slug and seed of the finished cells, in the order of the settings."""
         settings = self.settings
         pairs = ((slug, seed) for slug in settings["methods"] for seed in settings["seeds"])
@@ -251,36 +262,41 @@ class Folder:
 
     def stopped_cells(self) -> list[str]:
         """Names the finished cells that ended before their plan's last round."""
-        found = []
-        for slug, seed in self._finished() if (self.path / "settings.json").exists() else []:
-            rounds, last = self.settings["plans"][slug]["rounds"], self.last_round(slug, seed)
+        sentences = []
+        for slug, seed in self.finished():
+            rounds = self.settings["plans"][slug]["rounds"]
+            last = self.last_round(slug, seed)
             if last < rounds:
                 name = f"{slug}, seed {'none' if seed is None else seed}"
-                found.append(f"{name}: stopped after round {last} of {rounds}.")
-        return found
+                sentences.append(f"{name}: stopped after round {last} of {rounds}.")
+        return sentences
 
     def read(self, slug: str, seed: int | None) -> pd.DataFrame:
         """The frame of one finished cell."""
         return read_frame(self._cell(slug, seed, "csv"))
 
-    def save(self, slug: str, seed: int | None, frame: pd.DataFrame, ledger: Any) -> None:
-        """Keeps one finished cell: its tidy frame, and its ledger as a JSON value, or ``None``.
+    def save(self, slug: str, seed: int | None, frame: pd.DataFrame, ledger: Ledger | None) -> None:
+        """Keeps one finished cell, its frame last: without it the cell is not there.
 
         Args: slug, seed: of the cell. frame, ledger: what is kept.
         """
-        write_atomically(self._cell(slug, seed, "json"), to_json(ledger))
+        write_atomically(self._cell(slug, seed, "json"), to_json(_ledger_content(ledger)))
+        frame = _with_spent_epsilon(frame, ledger)
         write_atomically(self._cell(slug, seed, "csv"), frame.to_csv(index=False))
 
     def gather(self) -> pd.DataFrame:
         """Writes frame.csv and ledger.json from all finished cells; returns the frame.
+
         Cells stand in the order of the settings.
         """
-        cells = self._finished()
+        cells = self.finished()
         check(bool(cells), "folder", str(self.path), "at least one finished cell")
         frame = pd.concat([self.read(*cell) for cell in cells], ignore_index=True)
-        ledgers = {self._name(*cell): read_json(self._cell(*cell, "json")) for cell in cells}
-        frame, ledgers = self.add_spending(frame, ledgers)
-        write_atomically(self.path / "ledger.json", to_json(ledgers))
+        frame = self.with_spending(frame)
+        books = self._books()
+        names = [_cell_name(*cell) for cell in cells]
+        contents = {name: _ledger_content(books.get(name)) for name in names}
+        write_atomically(self.path / "ledger.json", to_json(contents))
         write_atomically(self.path / "frame.csv", frame.to_csv(index=False))
         return frame
 
@@ -288,58 +304,66 @@ class Folder:
 
     def _books(self) -> Ledgers:
         """Lists the ledgers of the cells, finished or cut short."""
-        found: Ledgers = {}
+        books: Ledgers = {}
         for path in sorted((self.path / "checkpoints").glob("*/round-*.json")):
-            if not self._private(path.parent.name):
-                found[path.parent.name] = None
+            if not self._is_private(path.parent.name):
+                books[path.parent.name] = None
         for path in sorted((self.path / "cells").glob("*.json")):
-            found[path.stem] = to_ledger(read_json(path), str(path))
+            books[path.stem] = to_ledger(read_json(path), str(path))
         # At least as long as the one kept when the cell was finished.
         for path in sorted((self.path / "checkpoints").glob("*/ledger.json")):
-            found[path.parent.name] = Ledger.load(path)
-        return found
+            books[path.parent.name] = Ledger.load(path)
+        return books
 
-    def _private(self, name: str) -> bool:
+    def _is_private(self, name: str) -> bool:
         """Tells whether the settings plan this cell with privacy; not where they cannot be read."""
         try:
             return self.settings["privacies"][name.rpartition("-")[0]] is not None
         except (ValueError, KeyError):
             return False
 
+    def shown(self) -> Ledgers:
+        """The ledgers of the runs in the folder's table, as they are now: a stopped run may have
+        gone on and been killed.
+        """
+        books = self._books()
+        path = self.path / "ledger.json"
+        contents = read_json(path) if path.exists() else {}
+        return {
+            name: to_ledger(content, name) if books.get(name) is None else books[name]
+            for name, content in contents.items()
+        }
+
     def ledgers(self) -> Ledgers:
         """Collects every ledger in the folder by name, of all cells and of runs cleared away.
-        They are fit to be added up.
 
-        A run that was cleared away may have split the same data otherwise, sizes being equal or
-        not: its releases are counted for every client.
+        They are fit to be added up. A run that was cleared away may have split the same data
+        otherwise, sizes being equal or not: its releases are counted for every client.
 
         Raises: ``ValueError`` for one that cannot be read.
         Guarantees: test_attack_spending.py::test_a_split_of_equal_sizes_is_not_taken_for_the_same.
         """
-        found = self._books()
+        books = self._books()
         for path in sorted(self.path.glob(SPENT)):
-            found[path.stem] = None if read_json(path) is None else Ledger.load(path)
-        for name, ledger in found.items():
+            books[path.stem] = None if read_json(path) is None else Ledger.load(path)
+        for name, ledger in books.items():
             if ledger is not None and name.startswith(("central-", "spent-")):
-                found[name] = ledger.for_everyone()
-        return found
+                books[name] = ledger.for_everyone()
+        return books
 
-    def add_spending(
-        self, frame: pd.DataFrame, ledgers: Mapping[str, Any]
-    ) -> tuple[pd.DataFrame, dict[str, Any]]:
-        """Adds to finished cells what was spent since, to frame and ledgers.
-        A stopped cell may have gone on and been killed.
-        """
-        later = {name: book for name, book in self._books().items() if book is not None}
-        whole = {n: json.loads(later[n].to_json()) if n in later else x for n, x in ledgers.items()}
-        parts = []
-        for (slug, seed), part in frame.groupby(["method", "seed"], sort=False, dropna=False):  # type: ignore[misc]
-            text = whole.get(self._name(slug, None if math.isnan(seed) else int(seed)))
-            parts.append(with_ledger_epsilon(part, to_ledger(text)))
-        return pd.concat(parts).sort_index(), whole
+    def with_spending(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Raises each cell's last epsilon to what its ledger counts now."""
+        books = self._books()
+        keys: Any = ["method", "seed"]
+        parts = [
+            _with_spent_epsilon(part, books.get(_cell_name(slug, seed)))
+            for (slug, seed), part in frame.groupby(keys, sort=False, dropna=False)
+        ]
+        return pd.concat(parts).sort_index()
 
     def clear(self) -> None:
         """Removes what earlier runs left here, and nothing else.
+
         Ledgers of releases are kept, as spent-*.json, and of a run without privacy that there was
         one.
 
@@ -352,106 +376,99 @@ class Folder:
         """
         for name, ledger in self._books().items():
             if ledger is None or not ledger.reproducible:
-                numbers = (int(path.name.split("-")[1]) for path in self.path.glob(SPENT))
+                numbers = [int(path.name.split("-")[1]) for path in self.path.glob(SPENT)]
                 path = self.path / f"spent-{1 + max(numbers, default=0):03d}-{name}.json"
                 write_atomically(path, ("null" if ledger is None else ledger.to_json()) + "\n")
         for path in (self.path / "cells").glob("*.csv"):  # without its frame a cell is not there
             path.unlink()
-        for name in OWN.split():
+        for name in OWN:
             path = self.path / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _with_spent_epsilon(frame: pd.DataFrame, ledger: Ledger | None) -> pd.DataFrame:
+    """Raises a cell's last epsilon to what its ledger counts.
+
+    A round that was begun and never recorded, since its process was killed, was released: the
+    ledger beside the checkpoints has it, and no record.
+
+    Guarantees: test_attack_spending.py::test_a_table_states_what_killed_rounds_spent.
+    """
+    if ledger is None:
+        return frame
+    last = frame["round"] == frame["round"].max()
+    rows: Any = (frame["layer"] == "all") & (frame["measure"] == "epsilon") & last
+    spent = frame["value"].clip(lower=ledger.epsilon_or_inf())
+    return frame.assign(value=frame["value"].mask(rows, spent))
 
 
 # ---- runs that write into it
 
-VERSIONED_PACKAGES = "torch peft opacus dp-accounting numpy scipy pandas transformers"
-RunCell = Callable[..., Iterator[Any]]
-"""Runs a cell, with options as of `fl.run`; a `Tick` passes to whoever shows the progress."""
+
+def run_cell(
+    folder: Folder, cell: "Cell", stop_at: float | None = None, **options: Any
+) -> "Iterator[Round | Tick]":
+    """Runs a cell to its end, or from where it was left; keeps its frame and ledger in the folder.
+
+    Args: folder, cell: where, and what is run. stop_at, options: as of `fl.run`.
+    Guarantees: killed at any moment and started again, the cell's frame is that of an undisturbed
+        run, but for the seconds (test_killed_runs.py::test_kills_of_a_run_lose_nothing);
+        the ledger holds every release of every start (test_attack_spending.py).
+    """
+    from fedlora_lab.federated.records import Tick
+
+    state = folder.checkpoint(cell.slug, cell.seed)
+    rows = state / "rounds.csv"
+    spent = (state / "ledger.json").exists()
+    done = _finished_rows(state, rows)
+    if done is not None and not spent and not done["round"].max():
+        done = None  # nothing was done or spent yet: the start is run again
+    if done is not None:  # rows without a checkpoint are taken back
+        write_atomically(rows, done.to_csv(index=False))
+    if done is not None or spent:
+        options["resume"] = state
+    if cell.privacy is not None:
+        options["stop_at"] = stop_at
+    ledger = None
+    for event in cell.ticks(checkpoint=state, **options):
+        if not isinstance(event, Tick):
+            ledger = event.ledger
+            frame = cell.frame([event])
+            # A run that begins anew takes no rows of an earlier start.
+            if done is not None and event.index:
+                frame = pd.concat([done, frame], ignore_index=True)
+            done = frame
+            write_atomically(rows, done.to_csv(index=False))
+        yield event
+    if ledger is None and cell.privacy is not None:
+        # No round was left to run, or none that may be spent.
+        ledger = Ledger.load(state / "ledger.json")
+    frame = read_frame(rows)
+    if folder.is_done(cell.slug, cell.seed):
+        kept = folder.read(cell.slug, cell.seed)
+        if kept["round"].max() > frame["round"].max():
+            frame = kept  # stopped, begun anew and stopped again, earlier
+    folder.save(cell.slug, cell.seed, frame, ledger)
 
 
-def _finished_rows(folder: Path, rows: Path) -> Any:
+def _finished_rows(folder: Path, rows: Path) -> pd.DataFrame | None:
     """Returns the rows of the rounds done and a checkpoint right after them, else ``None``.
 
     The loop writes its state before it yields a round, and the rows are written after. A run that
     was killed in between has one round too many in the checkpoint: it is taken back and run
     again. Without a seed that is a new release, and the ledger, left as it is, counts both.
     """
-    frame: Any = read_frame(rows) if rows.exists() else None
+    frame = read_frame(rows) if rows.exists() else None
     for index in checkpoint.rounds_in(folder):
         if frame is None or index > frame["round"].max():
             checkpoint.remove(folder, index)
-    found = next(checkpoint.whole_checkpoints(folder), None)
-    return None if found is None or frame is None else frame[frame["round"] <= found[0].round]
-
-
-def run_rounds(
-    start: RunCell, state: Path, rows: Path, to_frame: Callable[..., pd.DataFrame] | None = None
-) -> "Iterator[Round | Tick]":
-    """Runs the rounds that are left of a run; writes each one's rows, then yields it.
-
-    Args:
-        start: begins or resumes the run, with ``checkpoint`` and ``resume`` as of `fl.run`.
-        state: folder of its checkpoints and ledger.
-        rows: CSV file of all its rounds. Beside ``state``, rounds without rows are another run's.
-        to_frame: records -> tidy frame; ``None``: `federated.records.to_frame`.
-    """
-    from fedlora_lab.federated import records
-
-    to_frame = to_frame or records.to_frame
-    spent, earlier = (state / "ledger.json").exists(), None
-    if ours := rows.exists() or rows.parent == state:
-        earlier = _finished_rows(state, rows)
-    if earlier is not None and not spent and not earlier["round"].max():
-        earlier = None  # nothing was done or spent yet: the start is run again
-    parts = [] if earlier is None else [earlier]
-    for part in parts:  # rows without a checkpoint are taken back
-        write_atomically(rows, part.to_csv(index=False))
-    where = {"resume": state} if parts or (ours and spent) else {}
-    for record in start(checkpoint=state, **where):
-        if isinstance(record, records.Tick):
-            yield record
-            continue
-        # Begun anew, rows of an earlier start are of another run.
-        parts = [*(parts if record.index else []), to_frame([record])]
-        frame = pd.concat(parts, ignore_index=True)
-        write_atomically(rows, frame.to_csv(index=False))
-        yield record
-
-
-def run_cell(
-    folder: Folder,
-    cell: "Cell",
-    stop_at: float | None = None,
-    engine: RunCell | None = None,
-    **options: Any,
-) -> "Iterator[Round | Tick]":
-    """Runs a cell to its end, or from where it was left; keeps its frame and ledger in the folder.
-
-    Args:
-        folder, cell: where, and what is run.
-        stop_at, options: as of `fl.run`.
-        engine: runs the cell, with options as of `fl.run`; default: the cell's own loop.
-
-    Guarantees: killed at any moment and started again, the cell's frame is that of an undisturbed
-        run, but for the seconds (test_killed_runs.py::test_kills_of_a_run_lose_nothing);
-        the ledger holds every release of every start (test_attack_spending.py).
-    """
-    from fedlora_lab.federated.records import Round
-
-    state, name, ledger = folder.checkpoint(cell.slug, cell.seed), (cell.slug, cell.seed), None
-    limit: dict[str, Any] = {} if cell.privacy is None else {"stop_at": stop_at}
-    start = partial(engine or cell.run, **limit, **options)
-    for record in run_rounds(start, state, state / "rounds.csv", cell.frame):
-        ledger = record.ledger if isinstance(record, Round) else ledger
-        yield record
-    if ledger is None and cell.privacy is not None:
-        # No round was left to run, or none that may be spent.
-        ledger = Ledger.load(state / "ledger.json")
-    frame: Any = read_frame(state / "rounds.csv")
-    if folder.is_done(*name) and folder.last_round(*name) > frame["round"].max():
-        frame = folder.read(*name)  # stopped, begun anew and stopped again, earlier
-    text = None if ledger is None else json.loads(ledger.to_json())
-    folder.save(*name, with_ledger_epsilon(frame, ledger), text)
+    latest = next(checkpoint.whole_checkpoints(folder), None)
+    if latest is None or frame is None:
+        return None
+    return frame[frame["round"] <= latest[0].round]
 
 
 def run_settings(
@@ -468,8 +485,6 @@ def run_settings(
     check_names((cell.slug, cell.method) for cell in cells)
     # The report shows them. How many examples a person has is not public.
     by_person = privacy is not None and privacy.unit == "person"
-    system = f"{platform.system()} {platform.machine()}"
-    ours = {"fedlora-lab": __version__, "Python": platform.python_version(), "system": system}
     return {
         "format": 1,
         "commands": [command],
@@ -484,7 +499,12 @@ def run_settings(
         },
         "privacy": privacy and privacy.settings(),
         "lora": cells[0].lora.settings(),
-        "versions": {**ours, **{name: version(name) for name in VERSIONED_PACKAGES.split()}},
+        "versions": {
+            "fedlora-lab": __version__,
+            "Python": platform.python_version(),
+            "system": f"{platform.system()} {platform.machine()}",
+            **{name: version(name) for name in PACKAGES},
+        },
         "plans": {cell.slug: asdict(cell.plan) for cell in cells},
         "privacies": {cell.slug: cell.privacy and cell.privacy.settings() for cell in cells},
         "methods": {cell.slug: row_settings(cell) for cell in cells},
@@ -495,4 +515,4 @@ def run_settings(
 def row_settings(cell: "Cell") -> dict[str, Any]:
     """Converts a cell's row of the table to JSON values; what was not measured is null."""
     row = methods.table([cell.method]).drop(columns=["note"]).loc[cell.method.slug].to_dict()
-    return {str(name): None if x != x else x for name, x in row.items()}
+    return {str(name): None if value != value else value for name, value in row.items()}

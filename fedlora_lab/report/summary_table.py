@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 import pandas as pd
@@ -127,6 +127,48 @@ def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
         }
         for row in rows
     ]
+
+
+def summary_lines(frame: pd.DataFrame, trust: str | None = None) -> list[str]:
+    """Sets the table at the end, as in the report.
+
+    Args: frame: tidy, of all runs. trust: names against whom ε holds.
+    """
+    table = summary(frame)
+    measure = table.attrs["measure"]
+    rows = display_rows(table)
+    heads = {
+        "method": "method",
+        "seeds": "seeds",
+        "before": f"{measure} before",
+        "score": f"{measure} after",
+        "deviation": "deviation",
+        "epsilon": "ε",
+        "up": "sent up",
+        "down": "sent down",
+        "seconds": "seconds",
+    }
+    cells = [list(heads.values()), *([row[key] for key in heads] for row in rows)]
+    lines = align_columns(cells, right=range(1, len(heads)))
+    observer = [f"ε:{observer_phrase(trust)}"] if trust else []
+    collapsed = [f"{row['method']}: {row['collapsed']}" for row in rows if row["collapsed"]]
+    return [*lines, *observer, *collapsed]
+
+
+def align_columns(rows: list[list[str]], right: Container[int] = ()) -> list[str]:
+    """Sets rows of text as lines with columns of equal width.
+
+    Args: rows: of text. right: numbers of the columns that are set flush right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 def collapse_text(frame: pd.DataFrame) -> str:

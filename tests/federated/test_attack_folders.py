@@ -15,12 +15,11 @@ from toy_tasks import LORA, PLAN, play, private, regression, tokens
 
 import fedlora_lab as fl
 from fedlora_lab._utils.files import append_line, write_atomically
-from fedlora_lab.cli import runs
 from fedlora_lab.federated import checkpoint
 from fedlora_lab.federated.compare import Cell
 from fedlora_lab.federated.records import require_source
-from fedlora_lab.report.html_page import report
-from fedlora_lab.report.run_folder import Folder
+from fedlora_lab.report.page import report
+from fedlora_lab.report.run_folder import Folder, run_cell
 from fedlora_lab.tasks.task import Task
 
 pytestmark = pytest.mark.attack
@@ -92,7 +91,7 @@ def test_a_label_cannot_be_guessed_from_a_digest(tmp_path):
     for name in "ab":
         list(fl.run(task, row, privacy, PLAN, **RELEASE, checkpoint=tmp_path / name))
         with Folder(tmp_path / f"cell-{name}") as folder:
-            list(runs.run_cell(folder, Cell.from_name(row, task, privacy, PLAN, LORA, None)))
+            list(run_cell(folder, Cell.from_name(row, task, privacy, PLAN, LORA, None)))
             text = json.dumps({"fingerprint": folder.keyed_fingerprint(task.fingerprint)})
             write_atomically(folder.path / "settings.json", text)
     content = written(tmp_path)

@@ -25,7 +25,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}
 pytestmark = [pytest.mark.waits("kills"), pytest.mark.slow]
 posix = pytest.mark.skipif(os.name != "posix", reason="forks and limits of POSIX")
 ROLORA = regression(), "rolora", private("example")
-PLAIN_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+PLAIN_ADAPTER = ("PRIVACY.md", "adapter_config.json", "adapter_model.safetensors")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 others on the machine could see.
 """
 
-import json
 import os
 import re
 import stat
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from commands import call
 from filelock import FileLock
 from toy_tasks import PLAN, private, tokens
 
@@ -24,10 +22,7 @@ from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.flower import simulate, simulators
 from fedlora_lab.flower.client import client_app, private_errors
 from fedlora_lab.flower.simulators import private_ray, run_engine, temporary_private_folder
-from fedlora_lab.report.run_folder import read_frame, read_json
 
-COMMAND = "--method fedsa-lora --clients 2 --rounds 4 --local-steps 2 --batch 3 --lr 0.1"
-COMMAND += " --optimizer sgd:momentum=0.5 --delta 1e-4 --accountant rdp --epsilon 8"
 LATE = 10.0
 """Seconds for a round: many times what an honest one takes beside other tests on a slow machine."""
 pytestmark = [
@@ -92,14 +87,20 @@ def attacked(folder):
 def test_a_client_that_hangs_or_raises_is_left_out(
     tmp_path, tmp_path_factory, short, caplog, monkeypatch
 ):
-    """`fedlora-lab flower`, with a factor that clients keep and models that they judge: two rounds
-    are those of `fl.run`. Then the run goes on with those who are there; the ledger counts every
+    """With a factor that clients keep and models that they judge two rounds are those of `fl.run`.
+    Then the run goes on with those who are there; the ledger counts every
     round for everyone who was asked.
 
     Nobody else reads what it writes, or talks to it; telemetry is off; afterwards nothing of it is
     there, and the environment as before.
     """
-    environment, looked = dict(os.environ), []
+    environment = dict(os.environ)
+    looked: list[int] = []
+    task = fl.tasks.regression(clients=2)
+    rule = fl.SGD(momentum=0.5)
+    plan = fl.Plan(rounds=4, local_steps=2, batch=3, lr=0.1, optimizer=rule)
+    privacy = fl.Privacy(delta=1e-4, accountant="rdp", noise_multiplier=1.0)
+    terms: Any = (task, "fedsa-lora", privacy, plan)
 
     def engine(app, participant, run, each, workers):
         def look(record):
@@ -116,21 +117,18 @@ def test_a_client_that_hangs_or_raises_is_left_out(
     monkeypatch.setattr(simulators, "run_engine", engine)
     # One cluster at a time in all workers of a run: two were seen to get in each other's way.
     with FileLock(tmp_path_factory.getbasetemp().parent / "cluster.lock"):
-        assert call("flower", "regression", *COMMAND.split(), "--out", tmp_path) == 0
+        records = list(simulate(*terms, checkpoint=tmp_path))
     assert looked and not list(short.iterdir()) and dict(os.environ) == environment
-    settings, task = read_json(tmp_path / "settings.json"), fl.tasks.regression(clients=2)
-    plan, lora = fl.Plan(**settings["plans"]["fedsa-lora"]), fl.Lora(**settings["lora"])
-    privacy = fl.Privacy(**settings["privacies"]["fedsa-lora"])
-    loop: Any = list(fl.run(task, "fedsa-lora", privacy, plan, lora=lora))
-    frame, keys = read_frame(tmp_path / "frame.csv"), ["round", "layer", "measure"]
+    loop: Any = list(fl.run(*terms))
+    frame = fl.to_frame(records)
+    keys = ["round", "layer", "measure"]
     both: Any = fl.to_frame(loop).merge(frame, on=keys).query("round <= 2 and measure != 'seconds'")
     both = both[~both["measure"].isin(["clipped", "nonfinite"])]  # what only clients know
     assert {"loss", "deviation", "epsilon", "bytes_up"} <= set(both["measure"])
     assert np.allclose(both["value_x"], both["value_y"], rtol=1e-5, atol=1e-9, equal_nan=True)
     sent = frame.query("layer == 'all' and measure == 'numbers_up'")["value"]
     assert [2 * x // loop[1].uploads.numbers_up for x in sent] == [0, 2, 2, 1, 1]
-    ledger = read_json(tmp_path / "ledger.json")["fedsa-lora-0"]
-    assert ledger == json.loads(loop[-1].ledger.to_json())
+    assert fl.Ledger.load(tmp_path / "ledger.json").to_json() == loop[-1].ledger.to_json()
     late, raised = (line for line in caplog.messages if "is left out" in line)
     assert late == f"round 3, client 1 is left out: reply=None: expected one within {LATE:g} s"
     assert raised.startswith("round 4, client 1 is left out: client failed: ")
@@ -158,12 +156,9 @@ def test_the_folder_of_a_simulation_goes_with_it(short, monkeypatch):
     assert not folder.exists()
 
 
-def test_mistakes_are_found_before_anything_is_started(tmp_path, capsys):
+def test_mistakes_are_found_before_anything_is_started():
     with pytest.raises(ValueError, match=r"^workers=0: expected a whole number >= 1$"):
         simulate(tokens(), "fedlora", None, PLAN, workers=0)
-    words, options = "trust='central': expected 'local' or 'secagg'", ["--unit", "client"]
-    with pytest.raises(ValueError, match=f"^{words}"):
+    words = r"^trust='central': expected 'local' or 'secagg'"
+    with pytest.raises(ValueError, match=words):
         simulate(tokens(), "fedlora", private("client"), PLAN)
-    assert call("flower", "regression", *options, "--epsilon", 8, "--out", tmp_path / "out") == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith(f"fedlora-lab: {words}")

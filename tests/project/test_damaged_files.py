@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reports import frame as report_frame
-from reports import ledgers as report_ledgers
+from reports import ledger_file
 from reports import settings as report_settings
 from safetensors.torch import load, save
 from toy_tasks import PLAN, play, private, regression
@@ -23,7 +23,7 @@ from fedlora_lab._utils.files import append_line, parse_json, read_lines
 from fedlora_lab.cli.audits import rebuild_cells
 from fedlora_lab.federated import checkpoint
 from fedlora_lab.federated.checkpoint import read_latest
-from fedlora_lab.report.html_page import report
+from fedlora_lab.report.page import report
 from fedlora_lab.report.run_folder import Folder, read_frame, to_json
 from studies import runner
 
@@ -204,7 +204,7 @@ def folder_files():
     frame = frame.assign(value=frame["value"].where(frame["measure"] != "loss", np.inf))
     texts = {
         "settings.json": to_json(report_settings(**ONE)),
-        "ledger.json": to_json(report_ledgers(**ONE)),
+        "ledger.json": ledger_file(**ONE),
         "frame.csv": frame.to_csv(index=False),
     }
     return {name: text.encode() for name, text in texts.items()}

@@ -16,7 +16,7 @@ from reports import HOSTILE, TAGS, Reader, frame, ledgers, settings
 
 from fedlora_lab.cli import doctor
 from fedlora_lab.course.exercises import Exercise, Numbers
-from fedlora_lab.report.html_page import render
+from fedlora_lab.report.page import render
 from fedlora_lab.report.summary_table import claims_table
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ import toy_hubs
 from peft import PeftModel
 
 import fedlora_lab as fl
-from fedlora_lab.cli import commands
+from fedlora_lab.cli.commands import commands
 from fedlora_lab.lora import peft
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,10 +1,15 @@
 """The sentences of a ledger."""
 
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+import fedlora_lab as fl
 from fedlora_lab import report
 from fedlora_lab._utils.html_table import CELL
 from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.report.promise import ledger_row, total_statements
 
 
 def ledger(observer_trust: str | None = None, **terms: Any) -> Ledger:
@@ -46,3 +51,58 @@ def test_an_uncertified_ledger_states_its_reason_and_no_number() -> None:
     book.uncertified = "noise shaped by the peer"
     assert "not certified: noise shaped by the peer" in report.statement(book)
     assert "attacker" not in report.statement(book) and "<td" not in report.statement_html(book)
+
+
+def test_runs_on_the_same_data_are_added_up() -> None:
+    """Runs with seeds are added as if they were released; one run needs no sum; a run without
+    privacy is told.
+    """
+    seeded, fresh = ledger(), ledger(reproducible=False)
+    three = {"a": seeded, "b": seeded, "c": seeded}
+    (line,) = total_statements(three, three)
+    total = Ledger.compose(seeded, seeded, seeded).epsilon()
+    assert line.startswith("All 3 runs together, if they were all released: epsilon = ")
+    assert f"{total:.4g}" in line and total > 1.3 * seeded.epsilon()
+    mixed = {"a": fresh, "b": fresh, "c": seeded, "d": None}
+    released, everything, plain = total_statements(mixed, mixed)
+    assert released.startswith("All 2 runs without a seed together")
+    assert f"{Ledger.compose(fresh, fresh).epsilon():.4g} " in released
+    assert everything.startswith("All 3 runs together")
+    assert plain.startswith("Runs without privacy (1 here")
+    assert total_statements({"a": seeded}, ["a"]) == total_statements({}, []) == []
+    (hidden,) = total_statements({"a": fresh}, [])
+    assert hidden.startswith("A run without a seed that was interrupted or deleted")
+    (apart,) = total_statements({"a": seeded, "b": Ledger(delta=1e-5)}, ["a", "b"])
+    assert "no epsilon can be stated (delta=" in apart
+
+
+def test_every_row_of_the_table_names_relation_and_observer() -> None:
+    unsure = ledger()
+    unsure.uncertified = "the noise does not match"
+    plain, none = ledger_row("plain", ledger("secagg")), ledger_row("none", None)
+    assert (plain["observer"], plain["relation"], none["observer"]) == ("server", "zero-out", "–")
+    assert plain["epsilon"] == f"{ledger('secagg').epsilon():.3f}"
+    assert plain["attacks"].startswith(f"{ledger('secagg').advantage():.2g} · ")
+    row = ledger_row("unsure", unsure)
+    assert (row["epsilon"], row["attacks"]) == ("not private (the noise does not match)", "–")
+
+
+def test_a_changed_ledger_states_nothing(tmp_path: Path) -> None:
+    """Beside an adapter lies what its run promises; the numbers follow from the ledger there."""
+    task = fl.tasks.regression(clients=2, examples=8, test=4)
+    privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-3)
+    *_, last = fl.run(task, "rolora", privacy, fl.Plan(rounds=1, local_steps=2, batch=4))
+    folder = fl.save_adapter(last, tmp_path / "adapter")
+    page = (folder / "PRIVACY.md").read_text("utf-8")
+    assert page == report.read_privacy(folder)
+    for part in (f"{last.epsilon:.4g}", "zero-out", "against observer: server", "0.001", "seed"):
+        assert part in page
+    text = (folder / "ledger.json").read_text("utf-8")
+    (folder / "ledger.json").write_text(text.replace("1.0", "9.0"), "utf-8")
+    with pytest.raises(ValueError, match=r"ledger.json: expected an unaltered file"):
+        report.read_privacy(folder)
+    *_, plain = fl.run(task, "rolora", None, fl.Plan(rounds=1))
+    folder = fl.save_adapter(plain, tmp_path / "adapter")
+    assert "nothing is promised" in (folder / "PRIVACY.md").read_text("utf-8")
+    with pytest.raises(ValueError, match=r"expected one with a ledger.json"):
+        report.read_privacy(folder)

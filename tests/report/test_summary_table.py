@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from fedlora_lab.cli.runs import summary_lines
 from fedlora_lab.measures.statistics import COLUMNS, describe_decline, t_interval
-from fedlora_lab.report.summary_table import display_rows, summary
+from fedlora_lab.report.summary_table import display_rows, summary, summary_lines
 
 NAN, INF = math.nan, math.inf
 

@@ -1,0 +1,273 @@
+"""Writes a run folder as one HTML page: figures, table, ledger, settings and versions.
+
+A page that was made of the same files by the same version is left as it is; nothing heavy is loaded
+to find that out.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedlora_lab._utils.environment import __version__
+from fedlora_lab._utils.validation import check
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fedlora_lab.privacy.ledger import Ledger
+
+HERE = Path(__file__).parent
+PAGE = "report.html"
+MARK = '<meta name="made-of" content="'
+WIDTH = 4.9  # narrower than in a notebook: still read on a phone, 330 pixels wide
+HEIGHT = 4.1
+SHOWN = ("task", "privacy", "lora", "plans", "methods", "versions")
+FIGURES: tuple[tuple[str, str, dict[str, str], str], ...] = (
+    (
+        "Accuracy",
+        "curves",
+        {"measure": "accuracy"},
+        "On the test examples after every round: the mean over seeds and its 95 % interval.",
+    ),
+    ("Loss", "curves", {"measure": "loss"}, "Mean loss of a test example after every round."),
+    (
+        "Deviation",
+        "deviation",
+        {},
+        "How far the server's product of factors is from the mean of the clients' products.",
+    ),
+    (
+        "Privacy spent",
+        "curves",
+        {"measure": "epsilon"},
+        "ε at the plan's δ after every round, as the ledger states it.",
+    ),
+    (
+        "Sent to the server",
+        "traffic",
+        {"way": "up"},
+        "Accuracy against the bytes that all clients have sent so far.",
+    ),
+    (
+        "Received from the server",
+        "traffic",
+        {"way": "down"},
+        "Accuracy against the bytes that all clients have received so far.",
+    ),
+)
+"""Title, function of `fl.plots`, its options, and what one sees."""
+
+
+def report(path: str | Path) -> Path:
+    """Writes ``report.html`` into a run folder, from what is in it; returns its path.
+
+    Raises: ``ValueError`` when the folder is not a run's or holds no finished cell.
+    Guarantees: test_report.py::test_a_page_that_is_up_to_date_is_left_alone.
+
+    >>> report("nowhere")
+    Traceback (most recent call last):
+    ValueError: folder='nowhere': expected a run folder, as compare and run write it
+    """
+    path = Path(path).expanduser()
+    check(path.is_dir(), "folder", str(path), "a run folder, as compare and run write it")
+    page = path / PAGE
+    digest = _digest_of_inputs(path)
+    if page.is_file() and f'{MARK}{digest}"' in page.read_text("utf-8", errors="replace")[:1000]:
+        return page
+
+    from fedlora_lab._utils.files import write_atomically
+    from fedlora_lab.report.promise import folder_statements
+    from fedlora_lab.report.run_folder import Folder, read_frame
+
+    folder = Folder(path)
+    settings = folder.settings
+    done = (path / "frame.csv").is_file()
+    check(done, "folder", str(path), "at least one finished cell (frame.csv)")
+    frame = folder.with_spending(read_frame(path / "frame.csv"))
+    try:
+        sentences = folder_statements(folder)
+        text = render(frame, settings, folder.shown(), sentences, digest)
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        words = f"expected settings, frame and ledger of one run ({why})"
+        raise ValueError(f"{path}: {words}") from error
+    write_atomically(page, text, shared=True)
+    return page
+
+
+def _digest_of_inputs(path: Path) -> str:
+    """A digest of all that a page is made of: the folder's files, this package, the template."""
+    digest = hashlib.sha256(__version__.encode())
+    inputs = [HERE / "report.html", path / "settings.json", path / "frame.csv"]
+    for pattern in ("ledger.json", "cells/*.json", "checkpoints/*/ledger.json", "spent-*.json"):
+        inputs += sorted(path.glob(pattern))
+    for file in inputs:
+        if file.is_file():
+            digest.update(f"\n{file.name} ".encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def render(
+    frame: "pd.DataFrame",
+    settings: Mapping[str, Any],
+    ledgers: "Mapping[str, Ledger | None]",
+    sentences: Iterable[str] = (),
+    digest: str = "",
+) -> str:
+    """Renders the page as text.
+
+    Args:
+        frame, settings: of the run folder.
+        ledgers: of the runs in the frame, by name.
+        sentences: what all runs of the folder spend together.
+        digest: of what the page is made of.
+
+    Guarantees: all data are escaped (test_a_report_shows_any_name_as_text); equal input gives equal
+        bytes (test_same_run_same_page); nothing is loaded from elsewhere (test_page_stands_alone).
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    from fedlora_lab.measures.statistics import RULE
+    from fedlora_lab.plots.style import look, name
+    from fedlora_lab.report.promise import (
+        NO_PRIVACY,
+        caveats,
+        ledger_row,
+        statement,
+    )
+    from fedlora_lab.report.summary_table import display_rows, observer_phrase, summary
+
+    table = summary(frame)
+    rows = [
+        {**row, "name": name(row["method"]), "colour": look(row["method"]).colour}
+        for row in display_rows(table)
+    ]
+    private = [one for one in ledgers.values() if one is not None]
+    promise = [NO_PRIVACY]
+    if private:
+        largest = max(private, key=lambda one: one.epsilon_or_inf())
+        promise = [f"The run that spends most: {statement(largest)}", *caveats(largest)]
+    privacy = settings["privacy"]
+    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(autoescape=True, undefined=StrictUndefined, **options)
+    template = environment.from_string((HERE / "report.html").read_text("utf-8"))
+    return template.render(
+        mark=digest,
+        rows=rows,
+        facts=settings_summary(settings, [row["method"] for row in rows]),
+        promise=[*promise, *sentences],
+        measure=table.attrs["measure"],
+        rule=RULE,
+        against=observer_phrase(None if privacy is None else privacy["trust"]),
+        figures=list(draw_figures(frame)),
+        ledger=[ledger_row(cell, ledger) for cell, ledger in ledgers.items()],
+        settings=settings,
+        shown={part: list(flatten(settings[part])) for part in SHOWN if settings.get(part)},
+    )
+
+
+# ---- figures
+
+
+def draw_figures(frame: "pd.DataFrame") -> Iterator[dict[str, str]]:
+    """Draws the figures that this frame can fill: address, title, and what one sees in it."""
+    from fedlora_lab import plots
+
+    rows: Any = frame[frame["layer"] == "all"]
+    names = {column: rows[column].astype(str).map(drawable) for column in ("task", "method")}
+    rows = rows.assign(**names, seed=rows["seed"].fillna(-1))
+    for title, plot, options, text in FIGURES:
+        try:
+            figure = getattr(plots, plot)(rows, **options)
+        except ValueError:
+            continue  # nothing finite of this measure: no privacy, a single client, no accuracy
+        yield {"title": title, "text": text, "address": data_address(figure)}
+
+
+def data_address(figure: Any) -> str:
+    """Encodes a figure as a data address.
+
+    An image's own scripts and names cannot reach the page, nor the page's the image.
+    """
+    import base64
+    import io
+
+    import matplotlib
+
+    figure.set_size_inches(WIDTH, HEIGHT)
+    for axes in figure.axes:
+        axes.set_title("", loc="left")  # the page has the title
+    buffer = io.BytesIO()
+    # Neither a date nor random identifiers: the same run gives the same bytes.
+    with matplotlib.rc_context({"svg.hashsalt": "fedlora_lab"}):
+        metadata = {"Date": None, "Creator": None}
+        figure.savefig(
+            buffer, format="svg", pad_inches=0.08, bbox_inches="tight", metadata=metadata
+        )
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def drawable(name: str) -> str:
+    """Makes a name drawable: at most 60 letters, no sign that fonts lack or Matplotlib reads.
+
+    Different names stay different.
+    """
+    if len(name) > 60:
+        digest = hashlib.blake2b(name.encode("utf-8", "replace"), digest_size=4).hexdigest()
+        name = f"{name[:40]} … {digest}"
+    letters = (letter if letter.isprintable() else "\ufffd" for letter in name)
+    return "".join(letters).replace("$", "\\$")
+
+
+# ---- settings
+
+
+def settings_summary(settings: Mapping[str, Any], methods: Iterable[str]) -> dict[str, str]:
+    """Summarizes in a few words what all runs share.
+
+    Args: settings: of the folder. methods: slugs of the runs that are shown.
+    """
+    task = settings["task"]
+    privacy = settings["privacy"]
+    plans = [settings["plans"][slug] for slug in methods]
+    unit = "persons" if privacy is not None and privacy["unit"] == "person" else "examples"
+    facts = {"clients": len(task["sizes"]), f"private {unit}": sum(task["sizes"])}
+    for key in ("rounds", "local_steps", "batch", "participation"):
+        values = ["all" if plan[key] is None else str(plan[key]) for plan in plans]
+        facts[key.replace("_", " ")] = ", ".join(dict.fromkeys(values))
+    if facts["participation"] == "1.0":
+        del facts["participation"]
+    facts["rank"] = settings["lora"]["rank"]
+    facts["seeds"] = ", ".join("none" if seed is None else str(seed) for seed in settings["seeds"])
+    if privacy is None:
+        facts["privacy"] = "none"
+    else:
+        target = privacy["target"]
+        facts["ε planned"] = "as spent" if target is None else f"{target:g}"
+        facts["δ"] = f"{privacy['delta']:g}"
+        facts["unit"] = privacy["unit"]
+    return {name: str(value) for name, value in facts.items()}
+
+
+def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Flattens nested settings to dotted names and values as text, floats to five digits.
+
+    Args: value: of JSON. name: dotted, of its place.
+    """
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from flatten(inner, f"{name}.{key}".strip("."))
+    else:
+        yield (
+            name,
+            value if isinstance(value, str) else json.dumps(_rounded(value), ensure_ascii=False),
+        )
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return float(f"{value:.5g}") if isinstance(value, float) else value

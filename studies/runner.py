@@ -17,7 +17,6 @@ from importlib.metadata import version
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from statistics import fmean
-from time import monotonic
 from typing import Any
 
 import pandas as pd
@@ -242,22 +241,17 @@ def best_setting(study: Study, case: Case, done: Done) -> Setting | None:
     return max(scores, key=scores.__getitem__)
 
 
-def known_jobs(study: Study, case: Case, done: Done, tuned: Done | None = None) -> Iterator[Job]:
+def known_jobs(study: Study, case: Case, done: Done) -> Iterator[Job]:
     """Lists the runs of a case as far as they are known: each stage decides the next.
 
-    Args:
-        study, case, done: as for `finalists`.
-        tuned: results of another machine; a case that was tuned there is only reported, at the
-            setting chosen there.
+    Args: study, case, done: as for `finalists`.
     """
     # A study without a search has its setting before any result.
-    if (setting := best_setting(study, case, tuned or {})) is not None:
-        yield from study.report_jobs(case, setting)
-        return
-    tried, _ = screen(study, case, done)
-    yield from study.screening_jobs(case, tried)
-    if (settings := finalists(study, case, done)) is not None:
-        yield from study.final_jobs(case, settings)
+    if study.settings is None:
+        tried, _ = screen(study, case, done)
+        yield from study.screening_jobs(case, tried)
+        if (settings := finalists(study, case, done)) is not None:
+            yield from study.final_jobs(case, settings)
     if (setting := best_setting(study, case, done)) is not None:
         yield from study.report_jobs(case, setting)
 
@@ -294,116 +288,67 @@ def run_study(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -
         tqdm(initial=count_runs(study, path)[0], **options) as shown,
         worker_pool(workers) as run,
     ):
-        return finish_study(study, path, run, size=max(workers, 1) * 4, shown=shown.update)
-
-
-def finish_study(
-    study: Study,
-    path: Path,
-    run: RunJobs,
-    *,
-    size: int,
-    shown: Callable[[], Any],
-    tuned: Done | None = None,
-) -> Done:
-    """Runs what is missing in the file of results, as `run_study` does, in workers that are there.
-
-    Args:
-        study, path: as for `run_study`; no other process may be at work on the file.
-        run: as `worker_pool` yields it.
-        size: how many cases are worked on side by side.
-        shown: called after every run.
-        tuned: as for `known_jobs`.
-    """
-    # In another study's file the same case at the same rate and seed is the same run.
-    done, others = load_results(path), {}
-    for other in sorted(set(path.parent.glob("*.jsonl")) - {path}):
-        others |= load_results(other)
-
-    def known(job: Job) -> bool:
-        entry = others.get(job.key)
-        asked = {"sharpness"} if job.measure_curvature else set()
-        return entry is not None and asked <= set(entry["values"]) and _begins_as(job, entry)
-
-    # While the last of a group of cases are tuned, others of it keep the processes busy.
-    for cases in (study.cases[i : i + size] for i in range(0, len(study.cases), size)):
-        while todo := [
-            job
-            for case in cases
-            for job in known_jobs(study, case, done, tuned)
-            if job.key not in done
-        ]:
-            taken = [others[job.key] for job in todo if known(job)]
-            for entry in taken or run(todo):
-                append_line(path, entry)
-                done[entry["key"]] = entry
-                shown()
+        done = load_results(path)
+        others = _results_beside(path)
+        # While the last of a group of cases are tuned, others of it keep the processes busy.
+        size = max(workers, 1) * 4
+        for start in range(0, len(study.cases), size):
+            while missing := _missing_jobs(study, study.cases[start : start + size], done):
+                reusable = [others[job.key] for job in missing if _is_same_run(job, others)]
+                for entry in reusable or run(missing):
+                    append_line(path, entry)
+                    done[entry["key"]] = entry
+                    shown.update()
     return done
 
 
-class OutOfTime(Exception):
-    """A pool of workers has reached its moment; what was finished is kept."""
+def _results_beside(path: Path) -> Done:
+    """Reads the results of the other studies of a folder."""
+    others: Done = {}
+    for other in sorted(set(path.parent.glob("*.jsonl")) - {path}):
+        others |= load_results(other)
+    return others
+
+
+def _missing_jobs(study: Study, cases: Iterable[Case], done: Done) -> list[Job]:
+    """Lists the known jobs of some cases that are not done."""
+    jobs = (job for case in cases for job in known_jobs(study, case, done))
+    return [job for job in jobs if job.key not in done]
+
+
+def _is_same_run(job: Job, others: Done) -> bool:
+    """Tells whether another study has this case at this rate and seed, with all its measures."""
+    entry = others.get(job.key)
+    if entry is None or (job.measure_curvature and "sharpness" not in entry["values"]):
+        return False
+    return _begins_as(job, entry)
 
 
 @contextmanager
-def worker_pool(count: int, until: float = math.inf) -> Iterator[RunJobs]:
+def worker_pool(count: int) -> Iterator[RunJobs]:
     """Yields a function that runs jobs in so many processes, or in this one where there are none.
 
     Ctrl-C is answered by this process alone, and ends the others in the middle of their runs.
 
-    Args:
-        count: processes, each with one thread.
-        until: on the clock of `time.monotonic`. No run is begun that would end later if it took as
-            long as the longest so far, and what still runs then is ended, except in this process.
-
-    Raises: `OutOfTime`, from the function, when jobs are left.
+    Args: count: processes, each with one thread.
     """
-    longest = 0.0
-
-    def late() -> bool:
-        return monotonic() + longest >= until
-
-    def run_here(jobs: list[Job]) -> Iterator[dict[str, Any]]:
-        nonlocal longest
-        for job in jobs:
-            if late():
-                raise OutOfTime
-            begun = monotonic()
-            entry = run_job(job)
-            longest = max(longest, monotonic() - begun)
-            yield entry
-
-    def submit(job: Job) -> "Future[dict[str, Any]]":
-        # Processes that begin here inherit a mask without Ctrl-C, until `_begin` ignores it.
-        masks = hasattr(signal, "pthread_sigmask")  # not on Windows
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
-        try:
-            return pool.submit(run_job, job)
-        finally:
-            if masks:
-                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if not count:
+        yield lambda jobs: map(run_job, jobs)
+        return
 
     def run(jobs: list[Job]) -> Iterator[dict[str, Any]]:
-        nonlocal longest
-        rest, begun = deque(jobs), dict[Future, float]()
-        while rest or begun:
-            while rest and len(begun) < count and not late():
-                begun[submit(rest.popleft())] = monotonic()
-            left = None if until == math.inf else max(until - monotonic(), 0.0)
-            ended = wait(begun, timeout=left, return_when=FIRST_COMPLETED).done
-            if not ended:
-                raise OutOfTime
-            for future in ended:
-                longest = max(longest, monotonic() - begun.pop(future))
-                yield future.result()
+        waiting = deque(jobs)
+        running: set[Future[dict[str, Any]]] = set()
+        while waiting or running:
+            while waiting and len(running) < count:
+                running.add(_submit(pool, waiting.popleft()))
+            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in ended)
 
-    if not count:
-        yield run_here
-        return
     with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin) as pool:
         try:
             yield run
-        except (KeyboardInterrupt, OutOfTime):
+        except KeyboardInterrupt:
             # No future is cancelled: the executor would trip over it when its processes end.
             for process in active_children():
                 process.terminate()
@@ -411,6 +356,17 @@ def worker_pool(count: int, until: float = math.inf) -> Iterator[RunJobs]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _submit(pool: ProcessPoolExecutor, job: Job) -> "Future[dict[str, Any]]":
+    """Hands a job to the pool, whose new processes inherit a mask without Ctrl-C."""
+    masks = hasattr(signal, "pthread_sigmask")  # not on Windows
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
+    try:
+        return pool.submit(run_job, job)
+    finally:
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin() -> None:

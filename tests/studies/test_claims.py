@@ -143,8 +143,8 @@ def test_verdicts_hold_together(sign):
             assert set(part["verdict"]) == {verdict} and len(part) == count
 
 
-def test_the_nearest_place_that_was_run_decides(monkeypatch):
-    """Home is the first place; where its study is not there, an older one or the next stands in."""
+def test_the_nearest_place_that_was_run_decides():
+    """Home is the first place; where its study is not there, the next stands in."""
     first, second = {"study": "first", "epsilon": 1.0}, {"study": "second", "epsilon": None}
     one = claim(places=[first, second])
     behind, ahead = lead(-0.3, epsilon=1.0), lead(0.3, epsilon=None)
@@ -159,40 +159,10 @@ def test_the_nearest_place_that_was_run_decides(monkeypatch):
     assert seen(second=ahead) == [gone, ("stand-in", *away[1:])]
     assert seen(second=behind)[1] == ("away", "second, no privacy", WAITS)
     assert seen() == [("home", *gone[1:]), ("away", "second, no privacy", WAITS)]
-    monkeypatch.setitem(published.STAND_INS, "first", ("older", {"alpha": 0.5}))
-    older = pd.concat([lead(-0.3, epsilon=1.0, alpha=0.5), lead(0.3, epsilon=1.0, alpha=9.0)])
-    read = ("stand-in", "older, ε = 1, β = 0.5", OPPOSITE)
-    assert seen(older=older, second=ahead) == [read, away]
-    half = behind[behind["method"] != "one"]
-    assert seen(first=half, older=older, second=ahead) == [read, away]
-    assert seen(first=behind, older=older, second=ahead)[0][0] == "home"
-    rule = {"rule": "loses_less", "label": "epsilon", "ends": [None, 1.0]}
-    one = claim(rule, places=[{"study": "first"}])
-    both = pd.concat([lead(0.0, epsilon=None, alpha=0.5), lead(-0.3, epsilon=1.0, alpha=0.5)])
-    assert seen(first=behind, older=both) == [("stand-in", "older, β = 0.5", OPPOSITE)]
-
-
-def knob(noise, powers=(4.0,) * 6, values=(1.0, 2.0, 4.0), **labels):
-    """Runs over a knob, with a power of their own in each seed and learning rates that differ."""
-    rows = [
-        {"seed": s, "knob": v, "lr": lr, "noise": noise * (v * lr) ** power}
-        for s, power in enumerate(powers)
-        for v, lr in zip(values, (0.3, 0.8, 0.6))
-    ]
-    return pd.DataFrame(rows).assign(method="one", **labels)
 
 
 def ask(kind, frame, place=HERE, **own):
     return judge(claim({"rule": kind, "method": "one", **own}), place, {"mine": frame})
-
-
-@pytest.mark.parametrize(("value", "verdict"), [(0.0, HOLDS), (1e-3, OPPOSITE), (np.nan, OPEN)])
-def test_one_run_that_is_not_zero_is_enough(value, verdict):
-    frame: Any = knob(0, epsilon=1.0)
-    frame.loc[len(frame) - 1, "noise"] = value
-    frame = pd.concat([frame, knob(1, epsilon=1.0).assign(method="other"), knob(1, epsilon=3.0)])
-    place = {**HERE, "epsilon": 1.0}
-    assert ask("always_zero", frame, place, measure="noise", below=1e-4).verdict == verdict
 
 
 def turned(**gains):

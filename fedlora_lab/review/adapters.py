@@ -161,8 +161,10 @@ def _tensors(state: Foreign) -> list[Tensor]:
     """The tensors of an optimiser's state, in its order."""
     if isinstance(state, Tensor):
         return [state.detach().clone().double()]
-    parts = [*state.values()] if isinstance(state, Mapping) else state
-    return [x for part in parts for x in _tensors(part)] if isinstance(parts, (list, tuple)) else []
+    values = [*state.values()] if isinstance(state, Mapping) else state
+    if not isinstance(values, (list, tuple)):
+        return []
+    return [x for value in values for x in _tensors(value)]
 
 
 def _largest_gap(ones: Sequence[Tensor], others: Sequence[Tensor]) -> float:
@@ -194,7 +196,8 @@ def _drawn_batches(loader: Foreign) -> "Loader | None":
     if sampler is None:
         return None
     owners = (sampler, getattr(sampler, "sampler", None), loader)
-    generators = {id(g): g for one in owners if (g := getattr(one, "generator", None)) is not None}
+    # A sampler and its loader often share one generator, which is seeded and put back once.
+    generators = {id(g): g for x in owners if (g := getattr(x, "generator", None)) is not None}
 
     def draw(seed: int) -> list[list[int]]:
         with seed_generators([*generators.values()], seed):
@@ -207,8 +210,25 @@ def _sample_rate(loader: Foreign) -> float:
     """The rate at which a loader draws: Opacus' own, or one over its batches."""
     sampler = getattr(loader, "batch_sampler", None)
     inner = getattr(sampler, "sampler", None)
-    rates = (getattr(one, "sample_rate", None) for one in (loader, sampler, inner))
+    rates = (getattr(owner, "sample_rate", None) for owner in (loader, sampler, inner))
     return next(filter(None, rates), 1 / len(loader))
+
+
+def _claims_of_opacus(private: OpacusStep, loader: Foreign) -> dict[str, Any]:
+    """What Opacus' accountant takes for granted, read from the optimizer and the loader."""
+    optimizer = private.optimizer
+    mean = getattr(optimizer, "loss_reduction", "mean") == "mean"
+    return {
+        "clip_norm": float(optimizer.max_grad_norm),
+        "noise_multiplier": float(optimizer.noise_multiplier),
+        "denominator": float(optimizer.expected_batch_size) if mean else 1.0,
+        # Claimed even where the loader shuffles: the stated epsilon rests on it.
+        "sampling": "poisson",
+        "sample_rate": _sample_rate(loader),
+        "dataset_size": len(loader.dataset),
+        "frozen": tuple(f"change of {name}" for name in private.frozen),
+        "seeded": not getattr(optimizer, "secure_mode", False),
+    }
 
 
 def opacus(
@@ -248,31 +268,18 @@ def opacus(
     Guarantees: test_opacus_passes, test_a_review_leaves_no_trace.
     """
     for name in ("noise_multiplier", "max_grad_norm"):
-        words = "an optimizer that make_private returned"
-        check(hasattr(optimizer, name), "optimizer", type(optimizer).__name__, words)
+        expected = "an optimizer that make_private returned"
+        check(hasattr(optimizer, name), "optimizer", type(optimizer).__name__, expected)
     count = len(loader.dataset)
     chosen = np.unique(np.linspace(0, count - 1, min(examples, count)).astype(int))
     data = [loader.dataset[int(i)] for i in chosen]
     loader.collate_fn(data)  # Opacus learns from a first batch what an empty one looks like
     private = OpacusStep(module, optimizer, loss or _loss_of(criterion), loader.collate_fn, metrics)
-    mean = getattr(optimizer, "loss_reduction", "mean") == "mean"
-    terms: dict[str, Any] = {
-        "clip_norm": float(optimizer.max_grad_norm),
-        "noise_multiplier": float(optimizer.noise_multiplier),
-        "denominator": float(optimizer.expected_batch_size) if mean else 1.0,
-        "sampling": "poisson",
-        "sample_rate": _sample_rate(loader),
-        "dataset_size": count,
-        "steps": steps,
-        "epsilon": epsilon,
-        "delta": delta,
-        "frozen": tuple(f"change of {name}" for name in private.frozen),
-        "seeded": not getattr(optimizer, "secure_mode", False),
-    }
+    stated = {"steps": steps, "epsilon": epsilon, "delta": delta} | dict(claims or {})
     return step(
         private,
         data,
-        Claims(**terms | dict(claims or {})),
+        Claims(**_claims_of_opacus(private, loader) | stated),
         loader=_drawn_batches(loader),
         draws=draws,
         seed=seed,
@@ -289,9 +296,9 @@ def _ask_client(client: Foreign, arrays: list[np.ndarray], config: dict[str, Any
 
     client = client.to_client() if hasattr(client, "to_client") else client
     reply = client.fit(FitIns(ndarrays_to_parameters(arrays), config))
-    numbers = {k: x for k, x in reply.metrics.items() if not isinstance(x, (str, bytes))}
-    others = {f"metric {name}": value for name, value in numbers.items()}
-    return parameters_to_ndarrays(reply.parameters), others | {"num_examples": reply.num_examples}
+    metrics = {k: x for k, x in reply.metrics.items() if not isinstance(x, (str, bytes))}
+    numbers = {f"metric {name}": value for name, value in metrics.items()}
+    return parameters_to_ndarrays(reply.parameters), numbers | {"num_examples": reply.num_examples}
 
 
 def _ask_app(app: Foreign, arrays: list[np.ndarray], config: dict[str, Any]) -> Foreign:
@@ -304,13 +311,13 @@ def _ask_app(app: Foreign, arrays: list[np.ndarray], config: dict[str, Any]) -> 
     make: Foreign = Message  # the form that a received message has
     reply = app(make(content, metadata=about), Context(1, 1, {}, RecordDict(), {}))
     sent: list[np.ndarray] = []
-    others: dict[str, Example] = {}
+    numbers: dict[str, Example] = {}
     for name, record in reply.content.items():
         if isinstance(record, ArrayRecord):
             sent += record.to_numpy_ndarrays()
         elif isinstance(record, MetricRecord):
-            others |= {f"{name} {key}": value for key, value in record.items()}
-    return sent, others
+            numbers |= {f"{name} {key}": value for key, value in record.items()}
+    return sent, numbers
 
 
 def flower(
@@ -346,13 +353,13 @@ def flower(
         with seed_generators([], seed):
             made = client(examples)
             ask = _ask_client if hasattr(made, "fit") else _ask_app
-            arrays, others = ask(made, [x.copy() for x in start.values()], dict(config or {}))
+            arrays, numbers = ask(made, [x.copy() for x in start.values()], dict(config or {}))
         sent = {f"parameter {i}": x for i, x in enumerate(arrays)}
         # What a server sees beyond what it sent: a change where shapes are alike.
         for name in sent.keys() & start.keys():
             if sent[name].shape == start[name].shape:
                 sent[name] = sent[name] - start[name]
-        return sent | others
+        return sent | numbers
 
     title = "Is this private? A Flower client"
     return step(asked, data, claims, loader=loader, draws=draws, seed=seed, title=title)

@@ -71,11 +71,6 @@ def judge(check: str, words: str, shift: Shift, trials: Trials, limit: float) ->
     if error:
         p = float(stats.t.sf((value - limit) / error, trials.draws - 2))
         return Evidence(check, f"{text} ± {error:.2g}", value, words, p)
-    if trials.claims.denominator is None and math.isfinite(value):
-        # The unit is the noise that was found, which is known as well as its numbers allow.
-        count = trials.noise.pairs.size
-        p = float(stats.chi2.cdf(count * (limit / max(value, 1e-30)) ** 2, count))
-        return Evidence(check, text, value, words, p)
     broken = not value <= limit * (1 + SLACK)
     return Evidence(check, text, value, words, verdict="broken" if broken else "sound")
 
@@ -83,7 +78,7 @@ def judge(check: str, words: str, shift: Shift, trials: Trials, limit: float) ->
 def reach_evidence(trials: Trials) -> list[Evidence]:
     """Every trial on one finite example, judged."""
     shifts = trials.shifts
-    return [judge("reach", words, shift, trials, trials.limit) for words, shift in shifts]
+    return [judge("reach", tried, shift, trials, trials.limit) for tried, shift in shifts]
 
 
 def check_reach(trials: Trials) -> Iterator[Evidence]:
@@ -121,8 +116,8 @@ def check_non_finite(trials: Trials) -> Iterator[Evidence]:
     if same_numbers(scale(trials.batch[0], math.nan), trials.batch[0]):
         yield Evidence(check, "examples hold no floating-point numbers", 0.0)
         return
-    for kind, example, other in bad_examples(trials):
-        trial = trials.beside(f"an example of {kind} among copies of another", example, other)
+    for kind, example, copied in bad_examples(trials):
+        trial = trials.beside(f"an example of {kind} among copies of another", example, copied)
         try:
             vector = trials.out(trial.one, 0, spoilt=True)
         except Exception as error:  # a step that refuses such data is in order
@@ -256,14 +251,10 @@ def compare_noise(trials: Trials, check: str, examples: Batch, where: str) -> It
 def check_noise_size(trials: Trials) -> Iterator[Evidence]:
     """Whether the noise has the claimed size, whatever the data are."""
     check = "noise size"
-    if trials.claims.denominator is None:
-        text = "no denominator is claimed, so the noise is compared with the reach only"
-        yield Evidence(check, text, verdict="cannot tell")
-    else:
-        rms = float(np.sqrt(np.mean(trials.noise.pairs**2)))
-        p = variance_p_value(trials.noise.pairs, NOISE_SLACK)
-        text = f"the noise has {rms:.3g} times the claimed standard deviation"
-        yield Evidence(check, text, rms, "all tensors", p)
+    rms = float(np.sqrt(np.mean(trials.noise.pairs**2)))
+    p = variance_p_value(trials.noise.pairs, NOISE_SLACK)
+    text = f"the noise has {rms:.3g} times the claimed standard deviation"
+    yield Evidence(check, text, rms, "all tensors", p)
     for where, examples in noise_batches(trials):
         yield from compare_noise(trials, check, examples, where)
 
@@ -359,8 +350,8 @@ def check_independence(trials: Trials, others: Mapping[str, Step]) -> Iterator[E
 def check_law(trials: Trials) -> Iterator[Evidence]:
     """Whether the noise is normal."""
     noise = trials.noise.centred
-    parts = [noise[:, part] for part in trials.noise.parts.values()]
-    large = [x for x in parts if x.size >= LARGE_TENSOR]
+    tensors = [noise[:, part] for part in trials.noise.parts.values()]
+    large = [x for x in tensors if x.size >= LARGE_TENSOR]
     # A scale that was estimated makes this test miss more, never alarm more.
     scaled = [(x / np.sqrt(np.mean(x**2))).ravel() for x in large or [noise] if x.any()]
     z = np.concatenate(scaled)

@@ -124,8 +124,7 @@ class Claims:
     Args:
         clip_norm: C, norm to which one unit's contribution is clipped, over all tensors jointly.
         noise_multiplier: sigma > 0; the noise on the sum has standard deviation sigma C.
-        denominator: what the noised sum is divided by; 1: the sum itself leaves; ``None``: by a
-            factor that is not known, such as a learning rate: then only ratios are judged.
+        denominator: what the noised sum is divided by; 1: the sum itself leaves.
         sampling: "poisson", or "fixed" (a fresh draw without replacement for each batch);
             ``None``: no claim, and no amplification, as for shuffled batches.
         sample_rate: share of the data in a batch, in (0, 1].
@@ -146,7 +145,7 @@ class Claims:
 
     clip_norm: float
     noise_multiplier: float
-    denominator: float | None = 1.0
+    denominator: float = 1.0
     sampling: Sampling | None = None
     sample_rate: float | None = None
     dataset_size: int | None = None
@@ -160,8 +159,8 @@ class Claims:
     finite: bool = True
 
     def __post_init__(self) -> None:
-        optional = ("denominator", "sample_rate", "delta")
-        for name in ("clip_norm", "noise_multiplier", *optional):
+        optional = ("sample_rate", "delta")
+        for name in ("clip_norm", "noise_multiplier", "denominator", *optional):
             value = getattr(self, name)
             if value is not None or name not in optional:
                 most = 1 if name in ("sample_rate", "delta") else math.inf
@@ -176,7 +175,7 @@ class Claims:
         check_one_of("relation", self.relation, ("add/remove", "replace"))
         for name in ("frozen", "public"):
             value = getattr(self, name)
-            names = not isinstance(value, str) and all(isinstance(one, str) for one in value)
+            names = not isinstance(value, str) and all(isinstance(name, str) for name in value)
             check(names, name, value, "a tuple of names of outputs")
 
 

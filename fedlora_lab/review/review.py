@@ -189,20 +189,25 @@ def step(
         evidence = [*sampling_evidence(loader, claims, seed), *accounting_evidence(claims)]
         evidence += preparation_evidence(prepare, data)
         if function is None:
-            text = "no step was given"
-            needing = [name for name in CHECKS if name not in NEED_NO_STEP]
-            return evidence + [Evidence(name, text, verdict="cannot tell") for name in needing]
+            return [*evidence, *without_step()]
         with ignore_warnings(RuntimeWarning, ""):
-            even = draws // 2 * 2
+            even = draws // 2 * 2  # noise is measured from pairs of calls
             trials = Trials(function, examples, claims, batch=size, draws=even, seed=seed)
             return [*evidence, *step_evidence(trials, others or {})]
 
     looks = [look(seed)]
+    # A second look only where chance decides: what is plain needs none, and each doubles the calls.
     if is_doubtful(looks[0], significance):
         looks.append(look(seed + OTHER_SEEDS))
     findings = judge_evidence(looks, significance)
     by_check = {finding.check: finding for finding in findings}
     return Review(findings, epsilon_given(by_check, claims, loader, seed), claims, title)
+
+
+def without_step() -> list[Evidence]:
+    """What all checks say that need a step, where none was given."""
+    needing = [name for name in CHECKS if name not in NEED_NO_STEP]
+    return [Evidence(name, "no step was given", verdict="cannot tell") for name in needing]
 
 
 def prepared_examples(prepare: "Callable[[Batch], Sequence[Example]] | None", data: Batch) -> Batch:
@@ -216,7 +221,7 @@ def prepared_examples(prepare: "Callable[[Batch], Sequence[Example]] | None", da
 def batch_size(batch: int | None, claims: Claims, count: int) -> int:
     """The size of the batch that is varied. Args: batch, claims: see `step`. count: of examples."""
     size = min(count, USUAL_BATCH)
-    if claims.relation == "replace" and claims.denominator and claims.denominator >= 2:
+    if claims.relation == "replace" and claims.denominator >= 2:
         size = round(claims.denominator)
     if batch is not None:
         check_whole("batch", batch, 2, max(count, 2))

@@ -147,7 +147,7 @@ class Trials:
     def std(self) -> float:
         """The claimed standard deviation of the noise."""
         claims = self.claims
-        return claims.noise_multiplier * claims.clip_norm / (claims.denominator or 1.0)
+        return claims.noise_multiplier * claims.clip_norm / claims.denominator
 
     @cached_property
     def columns(self) -> dict[str, np.ndarray]:
@@ -175,14 +175,10 @@ class Trials:
         """The noise that the others are compared with."""
         return self.noise_of(self.quiet)
 
-    @cached_property
+    @property
     def per_clip(self) -> float:
-        """Clip norms in one unit of what leaves, by the claim; where no denominator is claimed, by
-        the noise that is found."""
-        pairs = self.noise.pairs
-        unknown = self.claims.denominator is None and pairs.size
-        scale = float(np.sqrt(np.mean(pairs**2))) if unknown else 1.0
-        return self.claims.noise_multiplier / ((scale or 1.0) * self.std)
+        """Clip norms in one unit of what leaves, by the claim."""
+        return self.claims.denominator / self.claims.clip_norm
 
     # -- how far two batches lie apart
 

@@ -153,20 +153,20 @@ def measured(name: str) -> Measurement:
     check = MISTAKES[name].checks[0]
     reviews = [reviewed(name, sound=sound) for sound in (False, True)]
     # Of the accounting: what is spent in units of what is stated.
-    units = [one.claims.epsilon or 1.0 if check == "accounting" else 1.0 for one in reviews]
-    return Measurement(*(one[check].number / unit for one, unit in zip(reviews, units)))
+    units = [x.claims.epsilon or 1.0 if check == "accounting" else 1.0 for x in reviews]
+    return Measurement(*(x[check].number / unit for x, unit in zip(reviews, units)))
 
 
 def _mistake(name: str, text: dict[str, Any]) -> Mistake:
-    words = {key: " ".join(x.split()) if isinstance(x, str) else x for key, x in text.items()}
-    checks = tuple(words.pop("checks", ()))
+    fields = {key: " ".join(x.split()) if isinstance(x, str) else x for key, x in text.items()}
+    checks = tuple(fields.pop("checks", ()))
     measured = "ε really spent, in units of the stated one"
     if checks and checks[0] != "accounting":
         measured = CHECKS[checks[0]].asks
-    return Mistake(name=name, checks=checks, **{"what": measured} | words)
+    return Mistake(name=name, checks=checks, **{"what": measured} | fields)
 
 
 MISTAKES: dict[str, Mistake] = {name: _mistake(name, text) for name, text in TEXTS.items()}
 """Name -> mistake."""
-EDGES: dict[int, Mistake] = {one.edge: one for one in MISTAKES.values() if one.edge}
+EDGES: dict[int, Mistake] = {mistake.edge: mistake for mistake in MISTAKES.values() if mistake.edge}
 """Number of a sharp edge -> mistake."""

@@ -33,9 +33,9 @@ def clips_each_tensor(
     rows: Tensors, clip: float, owner: Tensor, owners: int, *rest: Any
 ) -> Clipped:
     """Clips every tensor to C and counts one release."""
-    parts = [clip_sum({key: x}, clip, owner, owners) for key, x in rows.items()]
-    sums = {key: x for part, _ in parts for key, x in part.items()}
-    return sums, sum((counts for _, counts in parts), ClipCounts())
+    releases = [clip_sum({key: x}, clip, owner, owners) for key, x in rows.items()]
+    sums = {key: x for tensors, _ in releases for key, x in tensors.items()}
+    return sums, sum((counts for _, counts in releases), ClipCounts())
 
 
 def clips_at_the_median(

@@ -151,8 +151,8 @@ def local_changes(updates: Sequence[Client]) -> Grads:
     Args: updates: each client's examples. Returns: weight (clients, 4, 8), bias (clients, 4).
     """
     changes = []
-    for own in updates:
-        x, y = arrays(own)
+    for client in updates:
+        x, y = arrays(client)
         weights = START.copy()
         for _ in range(3):
             errors = logit_gradients(x, y, weights) / len(x)

@@ -81,11 +81,11 @@ def delta_of_one_over_units(broken: bool) -> float:
 def shuffled_batches(broken: bool) -> float:
     runs, steps, sigma, scores = 20_000, 200, 0.8, []
     rng = np.random.default_rng(14)
-    own = np.arange(steps) == steps // 2
-    chance = own.astype(float) if broken else np.full(steps, 1 / steps)
-    for there in (1, 0):
-        member = np.tile(own, (runs, 1)) if broken else rng.random((runs, steps)) < 1 / steps
-        seen = there * member + sigma * rng.standard_normal((runs, steps))
+    its_step = np.arange(steps) == steps // 2
+    chance = its_step.astype(float) if broken else np.full(steps, 1 / steps)
+    for present in (1, 0):
+        member = np.tile(its_step, (runs, 1)) if broken else rng.random((runs, steps)) < 1 / steps
+        seen = present * member + sigma * rng.standard_normal((runs, steps))
         # The likelihood ratio: each step by the chance, known to all, that the example is in it.
         scores.append(np.log1p(chance * np.expm1((2 * seen - 1) / (2 * sigma**2))).sum(1))
     return proved_epsilon(*scores)
@@ -164,7 +164,7 @@ def best_round(broken: bool) -> float:
 @number("Rates, clips and ranks chosen by the best private result", 4.38)
 def best_of_twenty(broken: bool) -> float:
     rng = np.random.default_rng(27)
-    scores = [there + rng.standard_normal((20_000, 20)) for there in (1.0, 0.0)]  # each is 1-GDP
+    scores = [mean + rng.standard_normal((20_000, 20)) for mean in (1.0, 0.0)]  # each is 1-GDP
     return proved_epsilon(*(x.max(1) if broken else x[:, 0] for x in scores))
 
 
@@ -192,5 +192,5 @@ def floating_point_noise(broken: bool) -> float:
 def one_integer_for_two_purposes(broken: bool) -> float:
     streams = (Streams(0).numpy(purpose) for purpose in ("pretraining", "adapter"))
     generators = [np.random.default_rng(0) for _ in range(2)] if broken else streams
-    one, other = (generator.standard_normal(4096) for generator in generators)
-    return abs(float(np.corrcoef(one, other)[0, 1]))
+    draws = [generator.standard_normal(4096) for generator in generators]
+    return abs(float(np.corrcoef(draws)[0, 1]))

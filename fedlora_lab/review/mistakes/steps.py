@@ -285,7 +285,7 @@ def unequal_clients() -> list[Client]:
 
 @mistake("Weights by size under noise for equal weights", like=client_step, data=unequal_clients)
 def weights_by_size(updates: Updates, seed: int) -> Grads:
-    weights = np.array([len(own) / 4 for own in updates])
+    weights = np.array([len(client) / 4 for client in updates])
     clipped = scale_examples(clip(local_changes(updates)), weights)
     return release(clipped, seed, denominator=CLIENTS)
 

@@ -5,25 +5,23 @@ and return what one step releases. Opacus and this library's engine have tests o
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlora_lab.review.claims import Claims, Step
+from fedlora_lab.review.claims import Step
 from fedlora_lab.review.mistakes import model
 from fedlora_lab.review.mistakes.model import BATCH, CLASSES, CLIP, FEATURES, NOISE
-from fedlora_lab.review.mistakes.steps import DP_SGD_CLAIMS
 
 
 @dataclass(frozen=True)
 class Sound:
-    """An implementation, its claims where they differ, and on what it is reviewed."""
+    """An implementation, and on what it is reviewed."""
 
     step: Step
-    claims: Claims = DP_SGD_CLAIMS
     data: Callable[[], list] = model.examples
 
 
@@ -47,10 +45,6 @@ def persons(people: Sequence, seed: int) -> model.Grads:
     return model.release(model.clip(rows), seed)
 
 
-def in_single_precision(batch: Sequence, seed: int) -> model.Grads:
-    return {k: g.astype(np.float32) for k, g in model.dp_sgd(batch, seed).items()}
-
-
 @cache
 def linear() -> nn.Linear:
     with torch.random.fork_rng(devices=[]):
@@ -68,20 +62,6 @@ def noised_mean(sums: Sequence[Tensor], seed: int) -> dict[str, Tensor]:
     names = [name for name, _ in linear().named_parameters()]
     noised = [x + NOISE * CLIP * torch.randn(x.shape, generator=rng) for x in sums]
     return {name: x / BATCH for name, x in zip(names, noised, strict=True)}
-
-
-def one_by_one(batch: Sequence, seed: int) -> dict[str, Tensor]:
-    """A hand-written loop: backward for each example by itself."""
-    params = list(linear().parameters())
-    sums = [torch.zeros_like(p) for p in params]
-    for x, y in zip(*tensors(batch), strict=True):
-        loss = nn.functional.cross_entropy(linear()(x[None]), y[None])
-        grads = torch.autograd.grad(loss, params)
-        norm = torch.stack([g.norm() for g in grads]).norm()
-        if norm.isfinite():
-            for total, g in zip(sums, grads, strict=True):
-                total += g * (CLIP / norm).clamp(max=1.0)
-    return noised_mean(sums, seed)
 
 
 def by_vmap(batch: Sequence, seed: int) -> dict[str, Tensor]:
@@ -103,11 +83,8 @@ def by_vmap(batch: Sequence, seed: int) -> dict[str, Tensor]:
 
 
 SOUND: dict[str, Sound] = {
-    "a sum": Sound(partial(model.dp_sgd, denominator=1), replace(DP_SGD_CLAIMS, denominator=1)),
-    "single precision": Sound(in_single_precision),
     "automatic clipping": Sound(automatic),
     "two parts of a clip": Sound(two_parts),
     "persons": Sound(persons, data=partial(model.clients, 8, 2)),
-    "PyTorch, one by one": Sound(one_by_one),
     "PyTorch, vmap": Sound(by_vmap),
 }

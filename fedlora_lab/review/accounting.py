@@ -29,6 +29,7 @@ def spent_epsilon(claims: Claims, sigma: float) -> float:
         sigma = sigma / 2
     if claims.sampling == "fixed" and replaced and claims.dataset_size and q < 1 and sigma:
         return _fixed_size_epsilon(claims.dataset_size, q, sigma, steps, claims.delta)
+    # Amplification by Poisson sampling is proved for neighbours that lack an example.
     amplified = claims.sampling == "poisson" and not replaced
     return accounting.epsilon(((sigma, q if amplified else 1.0, steps),), claims.delta)
 
@@ -78,17 +79,20 @@ def epsilon_given(
     sigma = claims.noise_multiplier
     for name in ("noise size", "noise per tensor"):
         sigma *= min(1.0, broken.get(name, 1.0))
+    # A reach of r clip norms is as good as noise that is r times smaller.
     limit = 2.0 if claims.relation == "replace" else 1.0
     sigma *= limit / max(limit, broken.get("reach", limit))
     # Along a difference of correlated numbers the noise is smaller by this factor.
     shared = min(1.0, broken.get("noise independence", 0.0))
     sigma *= math.sqrt(1 - shared) if shared < 0.99 else 0.0
+    # That an empty batch came is told outright: its chance is taken from delta.
     delta = claims.delta
     if "empty batch" in broken:
         q = claims.sample_rate or 1.0
         delta -= min(1.0, (1 - q) ** (claims.dataset_size or 1) * claims.steps)
     if not 0 < sigma < math.inf or delta <= 0:
         return math.inf
+    # Batches that are not drawn as claimed are not amplified: an example counts wherever it is.
     measured = replace(claims, delta=delta)
     if "sampling" in broken and loader is not None and claims.dataset_size is not None:
         most = most_participations(loader, claims.steps, claims.dataset_size, seed)

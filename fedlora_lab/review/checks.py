@@ -37,6 +37,7 @@ LARGE_TENSOR = 300
 
 def step_evidence(trials: Trials, others: Mapping[str, Step]) -> Iterator[Evidence]:
     """All checks of a step. Args: trials: of it. others: further steps, by name."""
+    # Without any noise there is no unit in which the other checks could measure.
     if trials.names:
         yield from check_reach(trials)
         yield from check_non_finite(trials)
@@ -68,6 +69,7 @@ def judge(check: str, words: str, shift: Shift, trials: Trials, limit: float) ->
     text = f"one example moves all that leaves together by {value:.3g} clip norms"
     if trials.replaced:
         text += " (2 are allowed, for a replacement)"
+    # Estimated through the noise: chance decides. Else the difference is exact.
     if error:
         p = float(stats.t.sf((value - limit) / error, trials.draws - 2))
         return Evidence(check, f"{text} ± {error:.2g}", value, words, p)
@@ -85,6 +87,7 @@ def check_reach(trials: Trials) -> Iterator[Evidence]:
     """How far one example moves everything, and whether any moves anything."""
     yield from reach_evidence(trials)
     tried, best = max(trials.singles, key=lambda single: single[1].value)
+    # An example that is cut at the clip norm must show; one that hardly does proves nothing.
     uncertain = best.value <= trials.limit / 2 or best.value + 3 * best.error > 1.5 * trials.limit
     if best.error and uncertain:
         text = f"found {best.value:.2g} ± {best.error:.2g}: more draws would tell"
@@ -131,6 +134,7 @@ def check_non_finite(trials: Trials) -> Iterator[Evidence]:
             verdict: Verdict = "cannot tell" if trials.claims.finite else "broken"
             yield Evidence(check, text, math.inf, trial.words, verdict=verdict)
             continue
+        # It may count as zero or as another example does, never further.
         shift = trials.exact_shift(trial, spoilt=True)
         if shift is None:
             noise = [*compare_noise(trials, check, trial.one, trial.words)]
@@ -151,6 +155,7 @@ def quietest(trials: Trials) -> tuple[int, int] | None:
     if empty is None:
         return None
     alone = [trials.in_clips(trials.out([x], 0) - empty[0]) for x in trials.batch]
+    # Above the clip norm the clip would hide a factor that depends on the batch.
     moves = np.nan_to_num([np.linalg.norm(x) for x in alone], nan=math.inf)
     i, j = np.argsort(moves)[:2].tolist()
     return i, j
@@ -230,6 +235,7 @@ def compare_noise(trials: Trials, check: str, examples: Batch, where: str) -> It
     compared = trials.noise_of(examples).pairs
     if not np.isfinite(compared).all():
         return
+    # Noise that is exactly zero where there was some is skipped, and needs no statistics.
     silent = (base != 0).any(0) & (compared == 0).all(0)
     if silent.any():
         share = "" if silent.all() else f" in {silent.mean():.0%} of the numbers"
@@ -264,6 +270,7 @@ def noise_batches(trials: Trials) -> Iterator[tuple[str, Batch]]:
     batch = trials.batch
     if not trials.quiet:
         yield "a full batch", batch
+    # Noise that follows the data, as that of a threshold from the batch, grows with them.
     loud = [scale(example, 1e3) for example in batch]
     if not same_numbers(loud[0], batch[0]):
         yield "a batch scaled by 1e3", loud
@@ -300,6 +307,7 @@ def check_noise_per_tensor(trials: Trials) -> Iterator[Evidence]:
     total = float(sum(x.sum() for x in squares.values()))
     looks = []
     for name, values in squares.items():
+        # Each tensor against all others: a single one without noise stands out most.
         remaining = noise.pairs.size - values.size
         usual = (total - float(values.sum())) / remaining
         ratio = float(values.mean() / usual) if usual else math.inf
@@ -326,6 +334,7 @@ def check_independence(trials: Trials, others: Mapping[str, Step]) -> Iterator[E
         text = "what leaves is NaN or infinite for ordinary examples"
         yield Evidence(check, text, example="all noise", verdict="broken")
         return
+    # Seeds that come again give equal calls, which no correlation of different calls shows.
     distinct = len(np.unique(noise.rows, axis=0))
     if distinct < len(noise.rows):
         text = f"{len(noise.rows)} seeds give {distinct} draws of noise"
@@ -333,6 +342,7 @@ def check_independence(trials: Trials, others: Mapping[str, Step]) -> Iterator[E
     if text := noise.exact_tie():
         yield Evidence(check, text, 1.0, "exact ties", verdict="broken")
     yield strongest(noise.ties(), "all noise")
+    # Workers with one generator each from one seed: their noise cancels in a difference.
     workers = other_workers(trials, others)
     for name in [name for name, of in workers.items() if not of.finite]:
         text = f"{name} returns NaN or infinity for ordinary examples"
@@ -414,6 +424,7 @@ def check_un_noised(trials: Trials) -> Iterator[Evidence]:
     for examples in (trials.batch[1:], tiny):
         trials.out(examples, 0)
     trials.call_empty(1)
+    # What the author calls public may depend on the data; what is frozen has a check of its own.
     exempt = {*trials.claims.public, *trials.claims.frozen}
     for name in trials.out.resized - exempt:
         text = f"{name} leaves without noise: its shape changes with the batch"

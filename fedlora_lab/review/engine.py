@@ -124,6 +124,7 @@ class EngineStep:
         spec = self.run.spec
         assert spec.privacy is not None
         task = task_of(spec.task, units, self.units, spec.privacy.unit)
+        # Noise and batches come from the seed alone, so that it cancels between two calls.
         streams = ChosenBatch(seed, len(units))
         spec = replace(spec, task=task, streams=streams)
         prepared = replace(self.run.prepared, spec=spec, data=task.clients)
@@ -139,6 +140,7 @@ class EngineStep:
 
     def _step(self, prepared: Prepared) -> tuple[Tensors, Tensors]:
         """How far a step at rate 1 moves both clients, and where they stood."""
+        # Every call begins at the same state; what a call trains is thrown away.
         server = replace(self.run.state.server, round=self.t)
         sent = uploads.broadcast(prepared.spec.method, server)
         clients = self.run.start_clients((0, 1), sent)
@@ -151,6 +153,7 @@ class EngineStep:
         """What the server receives in a round, less what it sent; and what it sent."""
         run = Recorder.of(prepared, RunOptions())
         run.state.server = replace(self.run.state.server, round=self.t)
+        # The round stands in a history in which nothing has changed before.
         run.state.changed = [{} for _ in range(self.t)]
         run.resumed = True
         next(event for event in run.events() if isinstance(event, Round))
@@ -253,11 +256,13 @@ def engine_subject(
 ) -> EngineSubject:
     """Makes of a method and its plans what can be reviewed. Args: see `engine`."""
     check(isinstance(privacy, Privacy), "privacy", privacy, "a Privacy with its noise set")
+    # A filter follows the noise: it makes noise correlated and smaller, and tells nothing.
     row = get(method).replace(filter=identity)
     units = few_units(task, privacy.unit)
     small = task_of(task, [], units, privacy.unit)
     privacy, plan = small_plans(privacy, plan)
     setup: dict[str, Any] = {"lora": lora, "seed": seed, "bug": bug}
+    # The ledger of a run that is made, not the plan, says what was spent.
     counted = counted_run(Recorder.open(small, row, privacy, plan, **setup))
     run = Recorder.open(small, row, privacy, plan.replace(rounds=round + 2), **setup)
     server = run.state.server

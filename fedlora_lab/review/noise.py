@@ -90,6 +90,7 @@ class Noise:
         if not left:
             return []
         few = kept_places(len(left), COMPARED_COLUMNS)
+        # Few columns: every pair of them is compared.
         views = zip(
             both_views(self.pairs[:, np.array(left)[few]]),
             both_views(other.pairs[:, np.array(right)[few]]),
@@ -99,6 +100,7 @@ class Noise:
 
     def exact_tie(self) -> str:
         """Says which combination has no noise at all: of calls, of numbers, or "" for none."""
+        # Orthonormal differences of the calls: white if the noise is.
         contrasts = linalg.helmert(len(self.rows)) @ self.rows  # the signal is in none of them
         calls, numbers = contrasts.shape
         few = min(calls, numbers - LEAST_SAMPLES)
@@ -183,6 +185,7 @@ def matches(wanted: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndar
     """Indices into both where ``wanted`` is among the places, which ascend."""
     if not len(places):
         return np.zeros(0, int), np.zeros(0, int)
+    # Places ascend, so a binary search finds each partner or its absence.
     at = np.minimum(np.searchsorted(places, wanted), len(places) - 1)
     here = np.flatnonzero(places[at] == wanted)
     return here, at[here]

@@ -25,6 +25,7 @@ class Outputs:
     def __init__(self, function: Step, seed: int, first: Batch, one_size: bool = False) -> None:
         self.function = function
         self.watched = len(first) if one_size else None
+        # Seeds of two reviews do not overlap, however many calls either makes.
         self.base = seed * 1_000_003
         arrays = self._read(first, 0)
         self.shapes = {name: x.shape for name, x in arrays.items()}
@@ -62,6 +63,7 @@ class Outputs:
         for name, shape in self.shapes.items():
             if name in arrays and arrays[name].shape == shape:
                 vector[self.places[name]] = arrays[name].ravel()
+        # Shapes and values of every ordinary call are remembered: un-noised outputs must not move.
         if not spoilt and self.watched in (None, len(examples)):
             shapes = {name: x.shape for name, x in arrays.items()}
             names = {*shapes} | {*self.shapes}
@@ -74,5 +76,6 @@ class Outputs:
         """How far each number has moved in all calls, (numbers,); infinite if it was none."""
         with np.errstate(all="ignore"):
             moved = self.high - self.low
+            # Sums in another order differ in their last digits; that tells nobody anything.
             rounding = ROUNDING * np.maximum(np.abs(self.low), np.abs(self.high))
         return np.where(moved <= rounding, 0.0, np.nan_to_num(moved, nan=np.inf))

@@ -20,6 +20,7 @@ def normality_p_value(values: np.ndarray, rng: np.random.Generator) -> float:
     Args: values: of any shape. rng: chooses among very many.
     """
     values = values.ravel()
+    # More numbers find deviations that do not matter to epsilon, and take longer.
     if len(values) > MOST_TESTED:
         values = rng.choice(values, MOST_TESTED, replace=False)
     return float(stats.kstest(values, "norm").pvalue) if np.isfinite(values).all() else 0.0
@@ -48,6 +49,7 @@ def ratio_p_values(ratio: float, above: int, below: int) -> tuple[float, float]:
 
 def cosine_p_value(r: float, samples: int) -> float:
     """Tests for no correlation. A floor keeps rounding from making it certain."""
+    # Student's law of a correlation of independent normal numbers.
     free = max(1, samples - 2)
     return 2 * float(stats.t.sf(abs(r) * np.sqrt(free / max(1 - r * r, 1e-6)), free))
 
@@ -59,6 +61,7 @@ def binomial_p_value(
 
     Args: counts: (n,), each of so many trials at this rate; rng: for the places in the atoms.
     """
+    # A number drawn uniformly within its atom makes a discrete law continuous, hence exact.
     low = stats.binom.cdf(counts - 1, trials, rate)
     atom = stats.binom.pmf(counts, trials, rate)
     return float(stats.kstest(low + rng.random(len(counts)) * atom, "uniform").pvalue)

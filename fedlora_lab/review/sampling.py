@@ -46,6 +46,7 @@ def sampling_evidence(loader: Loader | None, claims: Claims, seed: int) -> Itera
         return
     epochs = draw_epochs(loader, n, seed)
     batches = [batch for epoch in epochs for batch in epoch]
+    # Rows: batches; columns: examples. Poisson sampling makes all of them independent coins.
     here = np.zeros((len(batches), n), bool)
     for row, batch in zip(here, batches):
         row[batch] = True
@@ -56,6 +57,7 @@ def sampling_evidence(loader: Loader | None, claims: Claims, seed: int) -> Itera
     def broken(text: str) -> Evidence:
         return Evidence(check_, text, rate, seen, verdict="broken")
 
+    # An example that is drawn twice counts twice, and moves a sum by two clip norms.
     if sum(map(len, batches)) != int(sizes.sum()):
         yield broken("a batch holds the same example twice")
     if len(epochs) > 1 and all(epoch == epochs[0] for epoch in epochs) and q < 1:
@@ -98,6 +100,7 @@ def most_participations(loader: Loader, steps: int, n: int, seed: int) -> int:
 
     Args: loader, n, seed: see `sampling_evidence`. steps: of the whole training.
     """
+    # Without amplification the example that comes most often decides.
     often = np.zeros(n)
     seen = 0
     for epoch in range(LEAST_BATCHES):
@@ -125,6 +128,7 @@ def preparation_evidence(
     changes = []
     for i in sorted({0, len(data) // 2, len(data) - 1}):
         expected = prepared[:i] + prepared[i + 1 :]
+        # What was computed from all examples changes the prepared form of the others.
         without = [*prepare([*data[:i], *data[i + 1 :]])]
         loud = [*prepare([*data[:i], scale(data[i], LOUD), *data[i + 1 :]])]
         beside = loud[:i] + loud[i + 1 :]

@@ -79,8 +79,10 @@ class Trials:
         for field, names in (("frozen", claims.frozen), ("public", claims.public)):
             for name in names:
                 check(name in self.out.places, field, name, f"one of {', '.join(self.out.places)}")
+        # Equal examples, other seeds: what differs is noise, or another chance of the step's.
         first = np.stack([self.out(self.batch, draw) for draw in range(TRIED)])
         self.noised = (first != first[0]).any(0)
+        # What is frozen has to stand still: noise on it is a finding, not noise.
         for name in claims.frozen:
             self.noised[self.out.places[name]] = False
         self.exact = claims.seeded and self._noise_cancels(first)
@@ -96,6 +98,7 @@ class Trials:
 
     def _noise_cancels(self, first: np.ndarray) -> bool:
         """Whether equal seeds give equal noise, whatever the examples are."""
+        # One example is exchanged for another: the move by it is the same under every seed.
         swapped = [*self.batch[1:], self.batch[1]]
         moves = np.stack([self.out(swapped, draw) for draw in (0, 1)]) - first[:2]
         gap = np.abs(moves[1] - moves[0])[self.noised]
@@ -127,6 +130,7 @@ class Trials:
         loud = [scale(example, LOUD) for example in self.batch]
         variants = [self.out(self.batch[1:], 0), self.out(loud, 1)]
         moves = np.stack([*first[1:], *variants]) - first[0]
+        # A copy, such as momentum, tells nothing new; counted, it would lengthen every move.
         copies: set[str] = set()
         for name, later in itertools.combinations(self.names, 2):
             a = moves[:, self.out.places[name]]
@@ -197,10 +201,12 @@ class Trials:
             return self.in_clips(vector - self.out(trial.other, draw))
 
         first = gap(0)
+        # What is not finite is infinitely far away, whatever the noise is.
         if not np.isfinite(first).all():
             return Shift(math.inf, 0.0)
         if not self.claims.seeded:
             return None
+        # Coupled: the noise of equal seeds cancels in the difference, and no statistics are needed.
         value = float(np.linalg.norm(first))
         rounding = 0.0
         for draw in range(REPEATS if value > self.limit * (1 + SLACK) else 1):
@@ -225,6 +231,7 @@ class Trials:
         for _ in range(self.draws // 2):
             learned += self.out(far, next(self.fresh))
             learned -= self.out(away, next(self.fresh))
+        # The direction of the largest difference maximises the shift that one number can show.
         direction = self.in_clips(learned)
         length = float(np.linalg.norm(direction))
         return direction / length if length else direction
@@ -245,6 +252,7 @@ class Trials:
         value = error = 0.0
         sizes = (self.draws // 2,) if brief else (self.draws, HOLDOUT * self.draws)
         for size in sizes if direction.any() else ():
+            # Calls that the direction was not learned on: they flatter nobody.
             for seen, batch in ((with_it, trial.one), (without, trial.other)):
                 draws = itertools.islice(self.fresh, size - len(seen))
                 seen += [float(self.in_clips(self.out(batch, draw)) @ direction) for draw in draws]
@@ -303,6 +311,7 @@ class Trials:
     def extremes(self) -> tuple[Example, Example, Example]:
         """Three examples: a weak one, one that moves the outputs far from there, and one that moves
         them far from both. Copies add up, so that what happens to all of them shows."""
+        # Examples without floating-point numbers, such as tokens, can be chosen but not scaled.
         plain, factors = self.batch[:8], (1.0,)
         if not same_numbers(scale(self.batch[0], LOUD), self.batch[0]):
             plain, factors = self.batch[:3], (1 / LOUD, -1.0, 1.0, -LOUD, LOUD)

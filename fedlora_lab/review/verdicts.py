@@ -47,6 +47,7 @@ def is_doubtful(look: Sequence[Evidence], significance: float) -> bool:
     Args: look: evidence of all checks. significance: see `rejected_checks`.
     """
     p_values = check_p_values(look)
+    # What one look rejects by itself stays, and what no p-value decides needs no second one.
     alone = {name: two_looks_p_value(p, 1.0) for name, p in p_values.items()}
     plain = {seen.check for seen in look if seen.verdict == "broken"}
     sure = rejected_checks(alone, significance)
@@ -82,6 +83,7 @@ def _finding(
     """What one check found. Args: rejected: by chance. The others: see `judge_evidence`."""
     broken = [seen for seen in evidence if seen.verdict == "broken"]
     if rejected:
+        # Of a check that is rejected every piece of evidence beyond the limit is shown.
         by_chance = [(seen.p or 0.0, seen) for seen in evidence if seen.p is not None]
         least = min(p for p, _ in by_chance)
         limit = max(least, significance / len(by_chance))

@@ -87,6 +87,7 @@ def clip(grads: Grads, limit: float = CLIP) -> Grads:
     """
     with np.errstate(all="ignore"):
         norms = example_norms(grads)
+    # The factor is at most 1: what is short stays as it is.
     factors = np.where(np.isfinite(norms), limit / np.maximum(norms, limit), 0.0)
     finite = {k: np.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0) for k, g in grads.items()}
     return scale_examples(finite, np.nan_to_num(factors))

@@ -284,15 +284,6 @@ def test_generated_tables_are_the_package_s(monkeypatch):
     assert book["methods_page"]() == page, "run: python scripts/book.py --fill"
 
 
-@pytest.mark.slow
-def test_amplification_page_is_that_of_the_published_settings(monkeypatch):
-    """A setting, a bound or the accountant changed and the tables of the page did not."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    script = runpy.run_path(str(ROOT / "scripts" / "amplification_of_papers.py"))
-    kept = script["PAGE"].read_text(encoding="utf-8")
-    assert script["page"]() == kept, "run: python scripts/amplification_of_papers.py"
-
-
 def test_docstrings_become_text_and_never_markup():
     converted = runpy.run_path(str(ROOT / "book" / "docstrings.py"))["converted"]
     docstring = """\

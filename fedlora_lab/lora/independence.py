@@ -85,12 +85,12 @@ def check_batch_independence(
     if method is not None and method.penalty is not None:
         plan = plan or Plan()
         steps = product(range(min(plan.rounds, MOST_ROUNDS)), range(plan.local_steps))
-        words = {method.sides_at_step(t, s) for t, s in steps}
+        sides = {method.sides_at_step(t, s) for t, s in steps}
         # Of a choice layer by layer the two extremes; `check_penalty` sees the others.
-        words = {side for word in words for side in ("AB" if word == "*" else (word,))}
+        sides = {side for word in sides for side in ("AB" if word == "*" else (word,))}
         keys = [*adapted.shapes, *adapted.optional] if keys is None else keys
         trained = [key for key in keys if key.kind.trained]
-        for word in sorted(words):
+        for word in sorted(sides):
             moving = tuple(k for k in trained if not k.kind.scheduled or k.side in word)
             _probe_once(task, adapted, products, method, moving, rows)
     if method is not None and method.precondition is not None:
@@ -123,6 +123,7 @@ def _probe_once(
     moving: Keys,
     rows: int,
 ) -> None:
+    # A probe must not cost much more than the step that it protects.
     rows = min(max(rows, PROBES), MOST_EXAMPLES)
     probed = _PROBED.setdefault(task, {})
     # All that a verdict depends on: another precision, penalty or set of tensors is probed anew.
@@ -197,21 +198,22 @@ def _probe(setting: _Setting, products: str, rows: int) -> None:
         gap = float(row_norms(change).cpu() / sizes[i])
         # "Not within" instead of "beyond": a gap that is not a number is refused as well, such as
         # that of a batch of one, which has no variance to divide by.
-        words = f"examples that do not mix, batch first (they differ by {gap:.1g})"
-        setting.refuse_unless(gap <= tolerance, words)
+        expected = f"examples that do not mix, batch first (they differ by {gap:.1g})"
+        setting.refuse_unless(gap <= tolerance, expected)
 
+    # A batch of one is computed in another order than a batch of four, and rounds otherwise.
     rough = _tolerance(like, products)
     for i in range(PROBES):
-        one = everyone[i : i + 1]
-        compare(i, setting.gradients((take(x, one), y[one]), one), rough)
+        single = everyone[i : i + 1]
+        compare(i, setting.gradients((take(x, single), y[single]), single), rough)
     # Nothing of the example's own has changed, nor any shape: there is hardly anything to round.
-    same = 20 * torch.finfo(like.dtype).eps
+    exact = 20 * torch.finfo(like.dtype).eps
     for i, scale in product(range(PROBES), DISTURBANCES):
-        compare(i, _beside_strange(setting, (x, y), i, scale), same)
+        compare(i, _beside_strange(setting, (x, y), i, scale), exact)
     if rows > PROBES:
         # In a batch as large as a step's: what depends on how many examples there are.
-        more = torch.arange(rows - PROBES) % len(task.test[1])
-        many = concatenate([(x, y), (take(task.test[0], more), task.test[1][more])])
+        repeated = torch.arange(rows - PROBES) % len(task.test[1])
+        many = concatenate([(x, y), (take(task.test[0], repeated), task.test[1][repeated])])
         full = setting.gradients(many, torch.arange(rows) % PROBES)
         for i in range(PROBES):
             compare(i, {key: tensor[i : i + 1] for key, tensor in full.items()}, rough)
@@ -244,18 +246,21 @@ def _beside_strange(setting: _Setting, data: Examples, i: int, scale: float) -> 
             rows = strange.gradients((x, y), torch.arange(PROBES))
         except Exception as error:  # whatever a foreign model raises
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
-            words = f"passes that no example can stop (beside others times {scale:g}: {reason})"
-            setting.refuse_unless(False, words)
+            expected = f"passes that no example can stop (beside others times {scale:g}: {reason})"
+            setting.refuse_unless(False, expected)
             raise
     return {key: tensor[i : i + 1] for key, tensor in rows.items()}
 
 
 def _strange(x: Tensor, i: int, scale: float) -> Tensor:
     """The same rows, but all except row i multiplied or, of whole numbers, exchanged."""
-    others = [j for j in range(len(x)) if j != i]
+    neighbours = [j for j in range(len(x)) if j != i]
     x = x.clone()
     # Added as well: zero times anything is zero.
-    x[others] = (x[others] + 1) * scale if x.is_floating_point() else x[[*others[1:], others[0]]]
+    if x.is_floating_point():
+        x[neighbours] = (x[neighbours] + 1) * scale
+    else:
+        x[neighbours] = x[[*neighbours[1:], neighbours[0]]]
     return x
 
 
@@ -282,13 +287,14 @@ def _probe_preconditioner(
 
     def maps(gram: Float[Tensor, "n r r"]) -> list[Tensor]:
         made = rule(gram)
-        words = "a rule that gives a Preconditioner"
-        check(isinstance(made, Preconditioner), "precondition", rule, words)
+        expected = "a rule that gives a Preconditioner"
+        check(isinstance(made, Preconditioner), "precondition", rule, expected)
         for matrix in made:
-            words = f"{tuple(gram.shape)}, a map for each matrix"
-            check(matrix.shape == gram.shape, "precondition", tuple(matrix.shape), words)
+            expected = f"{tuple(gram.shape)}, a map for each matrix"
+            check(matrix.shape == gram.shape, "precondition", tuple(matrix.shape), expected)
         return list(made)
 
+    # Matrices as the rule sees them: symmetric, and positive definite.
     half = torch.randn(PROBES, 3, 8, generator=torch.Generator().manual_seed(0)).to(like)
     gram = half @ half.mT
     together = maps(gram)
@@ -298,11 +304,11 @@ def _probe_preconditioner(
         for matrix, single, crowded in zip(together, alone, beside_huge, strict=True):
             size = single[0].norm().clamp(min=1e-12)
             gap = float((matrix[i] - single[0]).norm() / size)
-            words = f"maps of each client's own matrix alone (they differ by {gap:.1g})"
-            check(gap <= _tolerance(like, "float32"), "precondition", rule, words)
-            words = "maps of each client's own matrix alone, however large the others are"
-            same = bool((matrix[i] - crowded[i]).norm() <= 1e-6 * crowded[i].norm())
-            check(same, "precondition", rule, words)
+            expected = f"maps of each client's own matrix alone (they differ by {gap:.1g})"
+            check(gap <= _tolerance(like, "float32"), "precondition", rule, expected)
+            expected = "maps of each client's own matrix alone, however large the others are"
+            agrees = bool((matrix[i] - crowded[i]).norm() <= 1e-6 * crowded[i].norm())
+            check(agrees, "precondition", rule, expected)
 
 
 # ---- what is probed
@@ -316,7 +322,8 @@ def probes(task: Task) -> Examples:
     """
     x, y = task.test
     index = torch.arange(PROBES) % len(y)
-    x, y = take(x, index), y[index]
+    x = take(x, index)
+    y = y[index]
     mask = mask_of(x)
     for i in range(1, PROBES):
         if isinstance(x, Mapping):
@@ -324,6 +331,7 @@ def probes(task: Task) -> Examples:
             x = {**x, **{key: _disturbed(x[key], i, mask) for key in moved}}
         else:
             x = _disturbed(x, i)
+    # Equal targets find a loss that compares examples of one class, unequal ones all others.
     steps = torch.tensor([0, 1, 2, 0])
     if y.is_floating_point():
         y = y[torch.tensor([0, 1, 2, 0])]
@@ -379,7 +387,7 @@ def _disturbed(x: Tensor, i: int, mask: Tensor | None = None) -> Tensor:
         noise = torch.randn(x[i].shape, generator=torch.Generator().manual_seed(i)).to(x)
         x[i] += noise * (x.double().std(correction=0).to(x) * 0.3).clamp(min=1e-2)
     elif x.ndim > 1:
-        there = torch.ones_like(x[i]) if mask is None or mask.shape != x.shape else mask[i]
-        row = x[i][there.bool()]
-        x[i] = x[i].masked_scatter(there.bool(), row.roll(i))
+        present = torch.ones_like(x[i]) if mask is None or mask.shape != x.shape else mask[i]
+        row = x[i][present.bool()]
+        x[i] = x[i].masked_scatter(present.bool(), row.roll(i))
     return x

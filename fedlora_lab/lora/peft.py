@@ -64,6 +64,7 @@ class PerExampleLinear(nn.Module):
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
         if self.rows.dim() == 2:
             return F.linear(x, self.rows, self.bias_rows)
+        # One product for each example: its rows never meet another example's input.
         y = torch.bmm(by_example(x, len(self.rows)), self.rows.mT)
         y = y if self.bias_rows is None else y + self.bias_rows.unsqueeze(1)
         return y.reshape(*x.shape[:-1], -1)
@@ -72,8 +73,8 @@ class PerExampleLinear(nn.Module):
 def by_example(x: Float[Tensor, "m ... d"], n: int) -> Float[Tensor, "n rest d"]:
     """Groups the first dimension, which goes through n examples in order, by example."""
     # Any other layout would give an example rows of its neighbour, and no clip would bound them.
-    words = f"a multiple of the {n} examples (batch first)"
-    check(x.shape[0] % n == 0, "first dimension", x.shape[0], words)
+    expected = f"a multiple of the {n} examples (batch first)"
+    check(x.shape[0] % n == 0, "first dimension", x.shape[0], expected)
     return x.reshape(n, -1, x.shape[-1])
 
 
@@ -89,8 +90,10 @@ class Adapter(nn.Module):
         super().__init__()
         self.base = base
         self.scaling = scaling
-        self.A, self.B = a, b
-        self.R, self.W, self.gain = ABSENT, ABSENT, ABSENT
+        self.A = a
+        self.B = b
+        for side in ("R", "W", "gain"):
+            setattr(self, side, ABSENT)
         self.further = {
             side: (kind.output, len(kind.shape(1, 1, 1)))
             for side, kind in KINDS.items()
@@ -113,6 +116,7 @@ class Adapter(nn.Module):
         if self.W.numel():
             y = y + F.linear(x, self.scaling * self.W)
         b = self.B
+        # A core or a residual that the run does not have costs nothing.
         if self.R.numel():
             b = times_core(b, self.R, self.gain if self.gain.numel() else None)
         y = low_rank(y, x, self.A, b, self.scaling)
@@ -137,6 +141,7 @@ def low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tens
     if a.dim() == b.dim() == 2:
         inner = F.linear(x, a).reshape(-1, len(a))
         return torch.addmm(y.reshape(-1, len(b)), inner, b.mT, alpha=scaling).reshape(y.shape)
+    # Where one factor is frozen it is common to all, and the other has a leading N.
     n = len(a) if a.dim() == 3 else len(b)
     out: Any = _LowRank.apply(by_example(y, n), by_example(x, n), a, b, scaling)
     return out.reshape(y.shape)
@@ -284,7 +289,8 @@ def adapt(
     # In eval mode: a module's own dropout would draw from global numbers for the batch as a whole.
     # Without gradients of parameters, which examples share: what moves is set by `set_tensor`.
     twin = structure_copy(model, device).eval().requires_grad_(False)
-    places, optional = Places(), Places()
+    places = Places()
+    optional = Places()
     weights: dict[str, Tensor] = {}
     for name, module in list(twin.named_modules()):
         if name in heads:
@@ -294,14 +300,17 @@ def adapt(
             adapter = _with_factors(module, lora)
             twin.set_submodule(name, adapter)
             places |= {ParamKey(side, name): (adapter, side) for side in "AB"}
-            others = [side for side, kind in KINDS.items() if kind.shape and side not in "AB"]
-            optional |= {ParamKey(side, name): (adapter, side) for side in others}
+            further = [side for side, kind in KINDS.items() if kind.shape and side not in "AB"]
+            optional |= {ParamKey(side, name): (adapter, side) for side in further}
+    # Last, so that factors and head, which are clipped and noised, stay in full precision.
     if products == "bfloat16":
         for name, module in list(twin.named_modules()):
             if is_linear(module):
                 twin.set_submodule(name, BFloat16Linear(module))
-    given = {key: getattr(module, attribute).clone() for key, (module, attribute) in places.items()}
-    return AdaptedModel(twin, places, given, optional, weights, lora)
+    initial = {
+        key: getattr(module, attribute).clone() for key, (module, attribute) in places.items()
+    }
+    return AdaptedModel(twin, places, initial, optional, weights, lora)
 
 
 def trained_modules(model: nn.Module, head: Head, lora: Lora) -> tuple[str, ...]:
@@ -333,14 +342,15 @@ def adapted_layers(
 
     Raises: ``ValueError`` for targets that `target_layers` refuses.
     """
-    asked = targets if lora.targets is None else lora.targets
-    layers = target_layers(model, asked, heads)
+    requested = targets if lora.targets is None else lora.targets
+    layers = target_layers(model, requested, heads)
+    # Merging an adapter of the output layer would change the embeddings, which share its weight.
     tied = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     table = model.get_input_embeddings() if tied is not None else None
     for name in layers:
         if table is not None and model.get_submodule(name) is tied and tied.weight is table.weight:
-            words = "has the weight of the embeddings (tie_word_embeddings=True): to merge its"
-            warnings.warn(f"targets: {name} {words} adapter would change both", stacklevel=3)
+            reason = "has the weight of the embeddings (tie_word_embeddings=True): to merge its"
+            warnings.warn(f"targets: {name} {reason} adapter would change both", stacklevel=3)
     return layers
 
 
@@ -355,6 +365,7 @@ def _with_factors(linear: nn.Module, lora: Lora) -> Adapter:
     weight = matrix_of(linear)
     d_out, d_in = weight.shape
     dtype = weight.dtype if weight.dtype == torch.float64 else torch.float32
+    # Gradients are clipped and noised in the factors' precision: half would round them away.
     a = weight.new_zeros(lora.rank, d_in, dtype=dtype)
     b = weight.new_zeros(d_out, lora.rank, dtype=dtype)
     return Adapter(linear, a, b, lora.scaling)
@@ -410,6 +421,7 @@ def matmuls(products: str) -> Iterator[None]:
 
     Guarantees: test_compute.py::test_what_the_process_allows_does_not_count.
     """
+    # TF32 keeps ten bits: what the process allows must not decide how exact a clip is.
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = products == "tf32"
     try:
@@ -454,27 +466,28 @@ def save(
 
     path = Path(path)
     replaces = path.is_dir() and {part.name for part in path.iterdir()} <= ADAPTER_FILES
-    words = "a new folder, or one with an adapter and nothing else"
-    check(replaces or not path.exists(), "path", str(path), words)
+    expected = "a new folder, or one with an adapter and nothing else"
+    check(replaces or not path.exists(), "path", str(path), expected)
     heads = trained_modules(model, head, lora)
     layers = adapted_layers(model, targets, heads, lora)
     factors, stored = _plain_factors(values, layers, lora)
-    whole = [*heads, *_untrained_parts(model, new, heads, layers)]
+    in_full = [*heads, *_untrained_parts(model, new, heads, layers)]
     named = targets if lora.targets is None else lora.targets
     config = LoraConfig(
         r=stored.rank,
         target_modules=list(layers) if named == ALL_LINEAR else named,  # type: ignore[arg-type]
-        modules_to_save=whole or None,
+        modules_to_save=in_full or None,
         use_rslora=stored.rslora,
         base_model_name_or_path=getattr(model, "name_or_path", None),
         inference_mode=True,
         fan_in_fan_out=not any(isinstance(model.get_submodule(x), nn.Linear) for x in layers),
     )
     config.lora_alpha = stored.alpha / stored.start_scale  # type: ignore[assignment]  # PEFT divides it by r, of any type
-    tensors = _tensors_of_modules(model, whole, new, values)
+    tensors = _tensors_of_modules(model, in_full, new, values)
     for key, factor in factors.items():
         tensors[f"{PEFT_PREFIX}{key.layer}.lora_{key.side}.weight"] = factor
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside its place and renamed: a reader finds the whole folder, or the old one.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
         folder = Path(scratch) / "adapter"
         config.save_pretrained(folder)
@@ -521,7 +534,7 @@ def _untrained_parts(
 
 def _tensors_of_modules(
     model: nn.Module,
-    whole: Sequence[str],
+    in_full: Sequence[str],
     new: Sequence[str],
     values: Mapping[ParamKey, Tensor],
 ) -> dict[str, Tensor]:
@@ -535,7 +548,7 @@ def _tensors_of_modules(
         values: the trained tensors.
     """
     layers = {key.layer for key in values if key.side == "A"}
-    names = [name for name, _ in model.named_modules() if name.endswith(tuple(whole))]
+    names = [name for name, _ in model.named_modules() if name.endswith(tuple(in_full))]
     tensors: dict[str, Tensor] = {}
     for name in [*names, *new]:
         for path, tensor in model.get_submodule(name).state_dict(prefix=f"{name}.").items():
@@ -552,24 +565,28 @@ def _plain_factors(
 
     Returns: the factors, and the adapter with their rank and the same scale.
     """
+    # What acts on the output of a layer, and not on its weight, cannot become a low-rank product.
     for key in values:
-        words = "A, B, R, W or head: a PEFT adapter has no place for another"
-        check(key.kind.output is None, "kind", key.side, words)
+        expected = "A, B, R, W or head: a PEFT adapter has no place for another"
+        check(key.kind.output is None, "kind", key.side, expected)
     state = ServerState(values).without_core()
-    a, b = state.side("A"), state.side("B")
+    a = state.side("A")
+    b = state.side("B")
     for layer, residual in state.side("W").items():
         u, s, v = torch.linalg.svd(residual.double(), full_matrices=False)
         # Without the directions that are rounding alone: the stored rank is what the product needs.
-        kept = s > s.max() * max(residual.shape) * torch.finfo(residual.dtype).eps
-        a[layer] = torch.cat([a[layer], v[kept].to(a[layer])])
-        b[layer] = torch.cat([b[layer], (u[:, kept] * s[kept]).to(b[layer])], 1)
+        significant = s > s.max() * max(residual.shape) * torch.finfo(residual.dtype).eps
+        a[layer] = torch.cat([a[layer], v[significant].to(a[layer])])
+        b[layer] = torch.cat([b[layer], (u[:, significant] * s[significant]).to(b[layer])], 1)
     # PEFT reads one rank for all layers: zeros fill the smaller ones up.
     rank = max(len(a[layer]) for layer in layers)
     factors: dict[ParamKey, Tensor] = {}
     for layer in layers:
-        padded = pad_to_rank(a[layer], b[layer], rank)
-        factors[ParamKey("A", layer)], factors[ParamKey("B", layer)] = padded
+        padded_a, padded_b = pad_to_rank(a[layer], b[layer], rank)
+        factors[ParamKey("A", layer)] = padded_a
+        factors[ParamKey("B", layer)] = padded_b
     if rank != lora.rank:
+        # PEFT divides alpha by the stored rank: the product must keep its scale.
         alpha = lora.scaling * rank
         lora = replace(lora, rank=rank, alpha=alpha, start_scale=1.0, rslora=False)
     return factors, lora

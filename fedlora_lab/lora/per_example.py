@@ -62,6 +62,7 @@ def per_example_gradients(
             # Each example has a leaf row of its own, so its gradient is never summed with others'.
             leaves[key] = rows = _rows(tensor, owner).detach().requires_grad_()
         else:
+            # Frozen tensors need no row of their own: one for the batch saves the memory of N.
             rows = tensor[0] if len(tensor) == 1 else tensor.index_select(0, owner)
         adapted.set_tensor(key, rows)
     x, y = data
@@ -75,8 +76,11 @@ def per_example_gradients(
             _check_per_example("penalty", penalty, len(owner))
             # Added before the clip: what a penalty reads of an example is clipped with its loss.
             loss = loss + penalty
-        words = "linear maps that the model calls; the loss depends on none of them, and on no head"
-        check(loss.requires_grad, "targets", task.targets, words)
+        expected = (
+            "linear maps that the model calls; the loss depends on none of them, and on no head"
+        )
+        check(loss.requires_grad, "targets", task.targets, expected)
+        # Weights multiply each example's own loss: a division by their sum would mix examples.
         loss = loss if weights is None else loss * weights.to(loss)
         # An example's copies enter its own loss alone, so the sum's gradient in them is its own.
         gradients = torch.autograd.grad(loss.sum(), list(leaves.values()), allow_unused=True)
@@ -88,9 +92,9 @@ def per_example_gradients(
 def _check_per_example(name: str, value: Any, count: int) -> None:
     """Refuses anything but (N,): other shapes would add the examples up before the clip."""
     shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-    words = f"({count},), one number for each example: reduce over all but the first dimension"
+    expected = f"({count},), one number for each example: reduce over all but the first dimension"
     try:
-        check(shape == (count,) and value.is_floating_point(), name, shape, words)
+        check(shape == (count,) and value.is_floating_point(), name, shape, expected)
     except ValueError as error:
         raise NotPerExample(str(error)) from None
 
@@ -131,11 +135,12 @@ def split_batch(
         chunk, otherwise: at most so many at once; where ``chunk`` is ``None``, ``otherwise`` is for
             what is no text, or lies on another device.
     """
-    whole, mask = otherwise or max(len(index), 1), mask_of(x)
+    mask = mask_of(x)
+    everything = otherwise or max(len(index), 1)
     if mask is None:
-        return torch.arange(len(index)).split(chunk or whole)
+        return torch.arange(len(index)).split(chunk or everything)
     places = mask[index].flatten(1).sum(1).argsort(descending=True, stable=True)
-    return places.split(chunk or (TEXTS_AT_ONCE if device.type == "cpu" else whole))
+    return places.split(chunk or (TEXTS_AT_ONCE if device.type == "cpu" else everything))
 
 
 def evaluate(
@@ -154,29 +159,25 @@ def evaluate(
         task, adapted, values, data: the metrics, the model, its tensors, the examples.
         chunk: at most so many examples at once; never more than 128, of small ones 512.
     """
-    (x, y), all_metrics = data, task.metrics.items()
-    of_texts = {name: metric for name, metric in all_metrics if isinstance(metric, TextScore)}
-    metrics = {
-        name: over_all(metric) for name, metric in all_metrics if not isinstance(metric, TextScore)
-    }
-    found: dict[str, list[Tensor]] = {name: [] for name in metrics}
+    x, y = data
+    of_texts = {k: metric for k, metric in task.metrics.items() if isinstance(metric, TextScore)}
+    metrics = {k: over_all(m) for k, m in task.metrics.items() if k not in of_texts}
+    scored: dict[str, list[Tensor]] = {name: [] for name in metrics}
     # A call costs the same for few, and many small examples need little memory.
     small = isinstance(x, Tensor) and x.is_floating_point() and len(x)
     most = max(128, min(512, 2**15 // max(1, x[0].numel()))) if small else 128  # type: ignore[union-attr]
     everyone = torch.arange(len(y))
-    parts = split_batch(x, everyone, adapted.device, chunk and min(chunk, most), most)
-    for part in parts:
-        outputs = model_outputs(task, adapted, values, take(x, part))
+    chunks = split_batch(x, everyone, adapted.device, chunk and min(chunk, most), most)
+    for places in chunks:
+        outputs = model_outputs(task, adapted, values, take(x, places))
         for name, metric in metrics.items():
-            found[name].append(metric.keep(outputs, y[part].to(outputs.device)).cpu())
+            scored[name].append(metric.keep(outputs, y[places].to(outputs.device)).cpu())
     # In the order of the examples: how they were split must not change the bits of a mean.
-    order, labels = torch.cat(list(parts)).argsort(), y.cpu()
-    scores = {
-        name: metric.reduce(torch.cat(found[name])[order], labels)
-        for name, metric in metrics.items()
-    }
+    order = torch.cat(list(chunks)).argsort()
+    scores = {k: m.reduce(torch.cat(scored[k])[order], y.cpu()) for k, m in metrics.items()}
     if math.isnan(scores.get("loss", 0.0)):
         scores["loss"] = math.inf
+    # One pass of generation for all scores of texts: it costs more than all else here.
     if of_texts and task.generation is not None:
         place_values(adapted, values)
         pairs = task.generation.answer(adapted.model, x, y)

@@ -72,13 +72,13 @@ def load(source: Any, kind: str, classes: int, seed: int) -> tuple[nn.Module, tu
         ::test_what_loading_made_anew_is_named,
         ::test_a_model_with_an_adapter_is_refused_everywhere.
     """
-    words = "a Transformers model, a name or a folder"
+    expected = "a Transformers model, a name or a folder"
     if isinstance(source, nn.Module):
-        check(hasattr(source, "config"), "model", type(source).__name__, words)
+        check(hasattr(source, "config"), "model", type(source).__name__, expected)
         check_no_adapters(source)
         return frozen_copy(source), task_parts(source)
-    check(isinstance(source, (str, Path)), "model", source, words)
-    check(not Path(source).is_file(), "model", str(source), f"{words}; this is a file")
+    check(isinstance(source, (str, Path)), "model", source, expected)
+    check(not Path(source).is_file(), "model", str(source), f"{expected}; this is a file")
     adapter = (Path(source) / "adapter_config.json").exists()
     check(not adapter, "model", str(source), MERGE_FIRST)
     import transformers
@@ -95,8 +95,8 @@ def load(source: Any, kind: str, classes: int, seed: int) -> tuple[nn.Module, tu
         try:
             model, report = auto.from_pretrained(str(source), dtype=torch.float32, **options)
         except Exception as error:  # which errors there are depends on the version
-            words = f"a name or folder that {AUTO[kind]} reads from safetensors"
-            reason = f"model={str(source)!r}: expected {words}: {first_line(error)}"
+            expected = f"a name or folder that {AUTO[kind]} reads from safetensors"
+            reason = f"model={str(source)!r}: expected {expected}: {first_line(error)}"
             raise ValueError(reason) from error
     check_no_adapters(model)
     new = _made_anew(model, report, str(source), 0 if kind == "causal" else classes)
@@ -135,13 +135,13 @@ def _made_anew(model: Any, report: dict[str, Any], source: str, classes: int) ->
     ]
     unused = sorted(report["unexpected_keys"])
     problems = {"missing": absent, "of another shape": sorted(wrong), "not used": unused}
-    said = "; ".join(f"{what}: {_few(names)}" for what, names in problems.items() if names)
-    words = f"weights for all of {type(model).__name__}; {said}"
+    summary = "; ".join(f"{what}: {_few(names)}" for what, names in problems.items() if names)
+    words = f"weights for all of {type(model).__name__}; {summary}"
     check(not absent and not wrong, "model", source, words)
-    known = {re.sub(r"\d+", "#", name) for name in model.state_dict()}
+    patterns = {re.sub(r"\d+", "#", name) for name in model.state_dict()}
     base = f"{getattr(model, 'base_model_prefix', '')}."
-    known |= {name.removeprefix(base) for name in known}
-    beyond = [name for name in unused if re.sub(r"\d+", "#", name) in known]
+    patterns |= {name.removeprefix(base) for name in patterns}
+    beyond = [name for name in unused if re.sub(r"\d+", "#", name) in patterns]
     if beyond:
         words = f"its file has more layers than its configuration says; not used: {_few(beyond)}"
         warnings.warn(f"model={source!r}: {words}", stacklevel=4)
@@ -160,8 +160,8 @@ def _made_anew(model: Any, report: dict[str, Any], source: str, classes: int) ->
 
 def _few(names: Sequence[str]) -> str:
     """The first names, and how many there are more."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+    tail = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + tail
 
 
 def _largest(model: nn.Module, layers: set[str]) -> tuple[str, ...]:
@@ -229,8 +229,8 @@ def default_targets(model: nn.Module) -> tuple[str, ...]:
         matches = [matching_modules(model, [name]) for name in names]
         if names and all(matches) and all(is_linear(m) for part in matches for m in part.values()):
             return names
-    words = "names, since this architecture is not known; linear maps: "
-    raise ValueError(f"targets=None: expected {words}{linear_names(model)}")
+    expected = "names, since this architecture is not known; linear maps: "
+    raise ValueError(f"targets=None: expected {expected}{linear_names(model)}")
 
 
 def default_head(model: nn.Module) -> str | tuple[str, ...] | None:
@@ -242,17 +242,17 @@ def default_head(model: nn.Module) -> str | tuple[str, ...] | None:
     """
     base = getattr(model, "base_model_prefix", "")
     modules = dict(model.named_modules())
-    parts = [name for name in task_parts(model) if not is_within(name, base)]
-    parts = parts or [name for name in CLASSIFIERS if name in modules]
+    queue = [name for name in task_parts(model) if not is_within(name, base)]
+    queue = queue or [name for name in CLASSIFIERS if name in modules]
     names: list[str] = []
-    while parts:
-        name = parts.pop(0)
+    while queue:
+        name = queue.pop(0)
         inner = [m for m in modules[name].modules() if type(m) is nn.Linear]
         linear = {p for m in inner for p in m.parameters(recurse=False)}
         if inner and set(modules[name].parameters()) <= linear:
             names.append(name)
         else:  # such as a classifier with a norm: its linear maps
-            parts = [f"{name}.{child}" for child, _ in modules[name].named_children()] + parts
+            queue = [f"{name}.{child}" for child, _ in modules[name].named_children()] + queue
     return tuple(names) if len(names) > 1 else names[0] if names else None
 
 
@@ -332,12 +332,12 @@ def check_tokens(texts: Sequence[Sequence[int]], model: nn.Module, rows: RowName
         rows: what messages call each row.
     """
     # Some models read characters or pixels of text, and name no number of tokens.
-    known = getattr(model.config, "vocab_size", None) or math.inf
+    vocabulary = getattr(model.config, "vocab_size", None) or math.inf
     largest = [max(ids, default=0) for ids in texts]
-    row = next((i for i, token in enumerate(largest) if token >= known), None)
+    row = next((i for i, token in enumerate(largest) if token >= vocabulary), None)
     advice = "as many as the model knows: resize its embeddings, or give its own tokenizer"
     token = f"token {largest[row or 0]} in row {row_name(rows, row or 0)}"
-    check(row is None, "tokenizer", token, f"tokens below {known}, {advice}")
+    check(row is None, "tokenizer", token, f"tokens below {vocabulary}, {advice}")
 
 
 def tokenize(
@@ -362,12 +362,12 @@ def tokenize(
         check_whole("max_length", max_length, 2, limit)
     for part in texts:
         odd = next((i for i, text in enumerate(part) if not isinstance(text, str)), None)
-        words = f"text in every row, which row {row_name(rows, odd or 0)} has not"
-        check(odd is None, "text", part[odd or 0], words)
+        expected = f"text in every row, which row {row_name(rows, odd or 0)} has not"
+        check(odd is None, "text", part[odd or 0], expected)
     with ignore_warnings():  # texts beyond the tokenizer's own limit are checked below
-        whole = tokenizer(*texts, verbose=False)["input_ids"]
-    check_tokens(whole, model, rows)
-    lengths = np.array([len(ids) for ids in whole])
+        encodings = tokenizer(*texts, verbose=False)["input_ids"]
+    check_tokens(encodings, model, rows)
+    lengths = np.array([len(ids) for ids in encodings])
     row, longest = int(lengths.argmax()), int(lengths.max())
     fits = max_length is not None or limit is None or longest <= limit
     advice = f"at most {limit}; max_length={limit} cuts them"
@@ -415,8 +415,8 @@ def scale_images(
     config: Any = model.config
     size: Any = getattr(config, "image_size", None)
     fits = size is not None and getattr(config, "num_channels", None) in (1, 3)
-    words = "an image classifier whose configuration has image_size, and num_channels of 1 or 3"
-    check(fits, "model", type(model).__name__, words)
+    expected = "an image classifier whose configuration has image_size, and num_channels of 1 or 3"
+    check(fits, "model", type(model).__name__, expected)
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
     factor, mean, std = _image_settings(model, source)
     mode, scaled = "L" if config.num_channels == 1 else "RGB", []
@@ -483,8 +483,8 @@ def _of_8_bits(image: Any, mode: str) -> Any:
         # No rounding to 8 bits: of 12 bits in 16, as cameras write them, 16 grey levels were left.
         return Image.fromarray(np.asarray(image, dtype=np.float32) / 257)
     if image.mode not in MODES_OF_8_BITS:
-        words = "whose range is not known; convert it to 8 or 16 bits first"
-        raise ValueError(f"its mode is {image.mode}, {words}")
+        reason = "whose range is not known; convert it to 8 or 16 bits first"
+        raise ValueError(f"its mode is {image.mode}, {reason}")
     if "a" in image.mode.lower() or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

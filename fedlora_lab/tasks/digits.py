@@ -63,13 +63,13 @@ def digits(
     test, validation, private = order.split([TEST, VALIDATION, len(y) - TEST - VALIDATION])
     alpha = None if alpha == math.inf else alpha
     if shares is None:
-        parts = partition.dirichlet(y[private], clients, alpha, seed, min_size)
+        split = partition.dirichlet(y[private], clients, alpha, seed, min_size)
     else:
-        parts = partition.label_shares(y[private], shares, seed, min_size)
+        split = partition.label_shares(y[private], shares, seed, min_size)
     model, card = load_pretrained()
     task = classification(
         model,
-        [(x[private[part]], y[private[part]]) for part in map(torch.from_numpy, parts)],
+        [(x[private[part]], y[private[part]]) for part in map(torch.from_numpy, split)],
         test=(x[test], y[test]),
         validation=(x[validation], y[validation]),
         targets=targets,
@@ -86,7 +86,7 @@ def digits(
         "head": head,
     }
     if shares is not None:
-        arguments |= {"clients": len(parts), "alpha": None, "shares": [list(x) for x in shares]}
+        arguments |= {"clients": len(split), "alpha": None, "shares": [list(x) for x in shares]}
     sums = {"data_sha256": DIGITS_SHA256, "weights_sha256": card["weights_sha256"]}
     return replace(task, info={"task": "digits", "arguments": arguments, **sums})
 
@@ -98,9 +98,9 @@ def _scans() -> tuple[Tensor, Tensor]:
 
     data: Any = load_digits()
     pixels, labels = data.images.astype(np.uint8), data.target.astype(np.uint8)
-    found = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
+    digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
     expected = f"{DIGITS_SHA256}; reinstall scikit-learn"
-    check(found == DIGITS_SHA256, "sha256 of scikit-learn's digits", found, expected)
+    check(digest == DIGITS_SHA256, "sha256 of scikit-learn's digits", digest, expected)
     return torch.from_numpy(pixels).float() / 16, torch.from_numpy(labels).long()
 
 

@@ -125,8 +125,8 @@ def hub(
     check_whole("seed", seed)
     for option, value in {"min_size": min_size, "limit": limit, "clients": clients}.items():
         check_whole(option, 1 if value is None else value, 1)
-    one = (text is None) != (image is None)
-    check(one, "text, image", (text, image), "one of them, a column's name")
+    either = (text is None) != (image is None)
+    check(either, "text, image", (text, image), "one of them, a column's name")
     labelled = image is None or label is not None
     check(labelled, "label", label, "a column's name: images are classified")
     kind = "image" if image is not None else "text" if label is not None else "causal"
@@ -228,31 +228,33 @@ def read_splits(dataset: Any) -> dict[str, "DataFrame"]:
     if not path.is_dir():
         kind = path.suffix.lower()
         gone = kind in (".csv", ".jsonl") and not path.exists()
-        words = f"a file that exists; there is none in {path.parent.resolve()}"
-        check(not gone, "dataset", str(path), words)
+        expected = f"a file that exists; there is none in {path.parent.resolve()}"
+        check(not gone, "dataset", str(path), expected)
         check(path.is_file() and kind in (".csv", ".jsonl"), "dataset", str(path), DATASET_KINDS)
         return {"train": _frame(_csv(path) if kind == ".csv" else _json_lines(path))}
-    parts = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
-    has_splits = any(part.name == "train" for part in parts)
-    return {p.name: _images(p) for p in parts} if has_splits else {"train": _images(path)}
+    folders = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    has_splits = any(part.name == "train" for part in folders)
+    return {p.name: _images(p) for p in folders} if has_splits else {"train": _images(path)}
 
 
 def _csv(path: Path) -> "DataFrame":
     """The table of a CSV file."""
     import pandas as pd
 
-    words = "a CSV file in UTF-8, with a header and as many cells in each row"
+    expected = "a CSV file in UTF-8, with a header and as many cells in each row"
     try:
         header = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].dropna()
         frame = pd.read_csv(path)
     except ValueError as error:  # those of pandas' parser and of UTF-8 are ValueErrors
         reason = " ".join(str(error).split())
-        raise ValueError(f"dataset={str(path)!r}: expected {words} ({reason})") from error
+        raise ValueError(f"dataset={str(path)!r}: expected {expected} ({reason})") from error
     # pandas renames a column that is there twice, and takes the first column for the rows' names
     # where every row has a cell more than the header: the others would stand under wrong names.
     check(not header.duplicated().any(), "columns", header.tolist(), "each name once")
     shifted = not isinstance(frame.index, pd.RangeIndex)
-    check(not shifted, "dataset", str(path), f"{words}; here rows have more cells than the header")
+    check(
+        not shifted, "dataset", str(path), f"{expected}; here rows have more cells than the header"
+    )
     return frame
 
 
@@ -297,8 +299,8 @@ def _frame(data: Any) -> "DataFrame":
     check(len(frame) > 0, "dataset", "0 rows", "at least one row")
     frame = frame.reset_index(drop=True)
     features = getattr(data, "features", None) or {}
-    known = {name: getattr(feature, "names", None) for name, feature in features.items()}
-    frame.attrs = {name: tuple(words) for name, words in known.items() if words}
+    classes = {name: getattr(feature, "names", None) for name, feature in features.items()}
+    frame.attrs = {name: tuple(words) for name, words in classes.items() if words}
     return frame
 
 
@@ -470,12 +472,12 @@ def split_rows(
 
     if isinstance(test, (int, float)):
         check_number("test", test, 0, 0.5, open_low=True)
-        held = max(1, round(test * count))
+        held_count = max(1, round(test * count))
         counted = "rows" if person is None else "persons"
         expected = f"a share that leaves some of {count} {counted} to train on"
-        check(held < count, "test", test, expected)
-        rest = order[held:][:limit]
-        return rows_of_these(rest), rows_of_these(order[:held]), (train, train)
+        check(held_count < count, "test", test, expected)
+        remaining = order[held_count:][:limit]
+        return rows_of_these(remaining), rows_of_these(order[:held_count]), (train, train)
     table = _test_table(test, splits)
     return rows_of_these(order[:limit]), table, (train, table)
 
@@ -491,8 +493,8 @@ def _test_table(test: Any, splits: Mapping[str, "DataFrame"]) -> "DataFrame":
         check(test in splits, "test", test, expected)
         return splits[test]
     tables = read_splits(test)
-    one = "one table; of several splits name one, as test=data['validation']"
-    check(len(tables) == 1, "test", sorted(tables), one)
+    single = "one table; of several splits name one, as test=data['validation']"
+    check(len(tables) == 1, "test", sorted(tables), single)
     return next(iter(tables.values()))
 
 
@@ -531,14 +533,14 @@ def check_public_test(task: tasks.Task, both: tuple["DataFrame", "DataFrame"]) -
     public = Counter(_digests(task.test))
     repeated = sum(count for count in private.values() if count > 1) / private.total()
     twins = sum(count for row, count in public.items() if row in private)
-    found = sum(count for row, count in private.items() if row in public)
-    share = max(twins / public.total(), found / private.total())
+    copies = sum(count for row, count in private.items() if row in public)
+    share = max(twins / public.total(), copies / private.total())
     expected = "public rows of their own, without those that are private"
     value = f"{twins} of {public.total()} rows equal private rows"
     distinct = len(private.keys() & public.keys())
     copied = len(private) >= MANY_ROWS and 2 * distinct > min(len(private), len(public))
-    own = public != private and share <= (1 + repeated) / 2 and not copied
-    check(own, "test", value, expected)
+    distinct_tables = public != private and share <= (1 + repeated) / 2 and not copied
+    check(distinct_tables, "test", value, expected)
     if twins / public.total() > repeated:
         words = "some rows equal private rows, and their scores would be exact and not protected"
         warnings.warn(f"test: {words}: expected {expected}", stacklevel=3)

@@ -52,8 +52,8 @@ def column_of(frame: "DataFrame", argument: str, name: Any) -> list[Any]:
         argument: where its name was given.
     Raises: ``ValueError`` with the columns that there are.
     """
-    known = isinstance(name, str) and name in frame.columns
-    check(known, argument, name, "a column: " + ", ".join(map(str, frame.columns)))
+    exists = isinstance(name, str) and name in frame.columns
+    check(exists, argument, name, "a column: " + ", ".join(map(str, frame.columns)))
     return frame[name].tolist()
 
 
@@ -119,14 +119,14 @@ def in_model_order(
     Raises: ``ValueError`` for a declared order that is not the model's.
     Guarantees: test_hub.py::test_classes_stand_in_the_order_of_the_model_s_classifier.
     """
-    known = getattr(config, "id2label", None) or {}
-    own = tuple(str(known.get(i)) for i in range(len(classes)))
+    names = getattr(config, "id2label", None) or {}
+    theirs = tuple(str(names.get(i)) for i in range(len(classes)))
     ours = tuple(map(str, classes))
-    if own == ours or set(own) != set(ours):
+    if theirs == ours or set(theirs) != set(ours):
         return columns, classes
-    expected = f"the order of the model's own classes: {', '.join(own)}"
+    expected = f"the order of the model's own classes: {', '.join(theirs)}"
     check(not declared, "labels", list(classes), expected)
-    places = [ours.index(name) for name in own]
+    places = [ours.index(name) for name in theirs]
     numbers = np.argsort(places)
     return [numbers[column] for column in columns], tuple(classes[i] for i in places)
 
@@ -160,7 +160,7 @@ def _cells(
         known: names of the classes, for which whole numbers stand.
         suffix: what messages call the table's rows.
     """
-    name, found = f"label {label!r}", []
+    name, values = f"label {label!r}", []
     cells = column_of(table, "label", label)
     for i, (cell, gap) in enumerate(zip(cells, table[label].isna(), strict=True)):
         value = cell.strip() if isinstance(cell, str) else None if gap else to_identifier(cell)
@@ -174,11 +174,11 @@ def _cells(
         if known is not None and isinstance(value, int):
             check(0 <= value < len(known), name, value, f"one of {len(known)} classes")
             value = known[value]
-        found.append(value)
+        values.append(value)
     truths = sum(isinstance(cell, (bool, np.bool_)) for cell in cells)
-    words = "truth values in every row, or in none: True and 'True' are two classes"
-    check(truths in (0, len(cells)), name, f"{truths} truth values among other labels", words)
-    return found
+    expected = "truth values in every row, or in none: True and 'True' are two classes"
+    check(truths in (0, len(cells)), name, f"{truths} truth values among other labels", expected)
+    return values
 
 
 def _check_declared(
@@ -259,8 +259,8 @@ def _classes(
         both = [written[like], value]
         check(like == key, name, both, "each class written in one way; or give both in labels=")
     first = {_key(value): value for value in known or ()}
-    rest = [value for key, value in written.items() if key not in first]
-    return (*first.values(), *sorted(rest, key=str))
+    unnamed = [value for key, value in written.items() if key not in first]
+    return (*first.values(), *sorted(unnamed, key=str))
 
 
 def _list(labels: Sequence[Identifier]) -> str:

@@ -267,9 +267,9 @@ class Generation:
 
 def _end_tokens(tokenizer: Any, config: Any) -> list[int]:
     """The tokenizer's end token and those of the model, which has several for chats."""
-    own = getattr(config, "eos_token_id", None)
-    several = list(own) if isinstance(own, list | tuple) else [own]
-    return sorted({int(end) for end in (tokenizer.eos_token_id, *several) if end is not None})
+    of_model = getattr(config, "eos_token_id", None)
+    ends = list(of_model) if isinstance(of_model, list | tuple) else [of_model]
+    return sorted({int(end) for end in (tokenizer.eos_token_id, *ends) if end is not None})
 
 
 def _filled(
@@ -290,12 +290,14 @@ def _texts(
     Raises: ``ValueError`` naming the row of something else than a text, or of an empty cell.
     """
     if not isinstance(source, str) or source in rows.columns or "{" not in source:
-        found = column_of(rows, argument, source)
-        odd = next((i for i, text in enumerate(found) if not isinstance(text, str)), None)
+        texts = column_of(rows, argument, source)
+        odd = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
         where = architectures.row_name(places, odd or 0)
-        words = f'text in every row, which row {where} has not; "{{{source}}}" writes numbers out'
-        check(odd is None, argument, found[odd or 0], words)
-        return found
+        expected = (
+            f'text in every row, which row {where} has not; "{{{source}}}" writes numbers out'
+        )
+        check(odd is None, argument, texts[odd or 0], expected)
+        return texts
     try:
         names = [name for _, name, _, _ in Formatter().parse(source) if name is not None]
     except ValueError as error:
@@ -334,9 +336,9 @@ def encode_pairs(
     if most is not None:
         check_whole("max_length", most, 2, limit)
     heads, tails = own.encode(prompts, places), own.encode_answers(answers, places)
-    whole = [[*head, *tail] for head, tail in zip(heads, tails, strict=True)]
-    architectures.check_tokens(whole, model, places)
-    lengths = torch.tensor([len(ids) for ids in whole])
+    joined = [[*head, *tail] for head, tail in zip(heads, tails, strict=True)]
+    architectures.check_tokens(joined, model, places)
+    lengths = torch.tensor([len(ids) for ids in joined])
     row, longest = int(lengths.argmax()), int(lengths.max())
     fits = most is not None or limit is None or longest <= limit
     advice = f"at most {limit} with the answer; max_length={limit} cuts them"
@@ -349,8 +351,8 @@ def encode_pairs(
     advice = f"more, since {len(gone)} prompts leave no room for their answers: rows {rows}"
     check(not gone, "max_length", most, advice)
     steps, starts = torch.arange(size), torch.tensor([len(head) for head in heads])
-    ids = torch.full((len(whole), size), int(own.tokenizer.pad_token_id))
-    for place, tokens in zip(ids, whole, strict=True):
+    ids = torch.full((len(joined), size), int(own.tokenizer.pad_token_id))
+    for place, tokens in zip(ids, joined, strict=True):
         place[: len(tokens)] = torch.tensor(tokens[:size])
     mask = steps < lengths[:, None]
     y = torch.where(mask & (steps >= starts[:, None]), ids, IGNORED)
@@ -364,19 +366,19 @@ def _check_decoder(model: nn.Module, x: Mapping[str, Tensor]) -> None:
     writes = getattr(model, "can_generate", None)
     check(writes is not None and writes(), "model", kind, "a decoder that generates texts")
     ids = x["input_ids"][:1, : int(x["attention_mask"][0].sum())]
-    other = ids.clone()
-    other[0, -1] = int(ids[0, -1] == 0)
+    changed = ids.clone()
+    changed[0, -1] = int(ids[0, -1] == 0)
     mask = torch.ones_like(ids)
     try:
-        one, two = (
+        before, after = (
             tasks.forward(model, {"input_ids": part, "attention_mask": mask})[:, :-1]
-            for part in (ids, other)
+            for part in (ids, changed)
         )
     except Exception as error:  # whatever a foreign model raises, the reader needs it in one line
         words = f"expected a decoder of texts, but it says: {tasks.first_line(error)}"
         raise ValueError(f"model={kind!r}: {words}") from error
     expected = "a decoder: here outputs depend on tokens that come later"
     # What is masked adds nothing at all, so there is hardly anything to round.
-    room = 1e-5 * float(one.nan_to_num().abs().max())
-    same = torch.allclose(one, two, rtol=0, atol=room, equal_nan=True)
-    check(same, "model", kind, expected)
+    room = 1e-5 * float(before.nan_to_num().abs().max())
+    agrees = torch.allclose(before, after, rtol=0, atol=room, equal_nan=True)
+    check(agrees, "model", kind, expected)

@@ -307,8 +307,10 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     try:
         twin = copy.deepcopy(model).eval().requires_grad_(False)
     except Exception as error:  # whatever a foreign model raises, the reader needs it in one line
-        words = f"expected a module that can be copied and frozen, but it says: {first_line(error)}"
-        raise ValueError(f"model={type(model).__name__!r}: {words}") from error
+        expected = (
+            f"expected a module that can be copied and frozen, but it says: {first_line(error)}"
+        )
+        raise ValueError(f"model={type(model).__name__!r}: {expected}") from error
     for module in twin.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
             # 0 switches off a fused kernel that passes by the adapters.
@@ -333,8 +335,8 @@ def _each(
     def pair(examples: Any) -> Examples:
         return map_inputs(to_x, examples[0]), to_y(examples[1])
 
-    rest = None if validation is None else pair(validation)
-    return {"clients": tuple(map(pair, clients)), "test": pair(test), "validation": rest}
+    held_out = None if validation is None else pair(validation)
+    return {"clients": tuple(map(pair, clients)), "test": pair(test), "validation": held_out}
 
 
 def _check_data(clients: Any, test: Any, validation: Any) -> None:
@@ -394,13 +396,13 @@ def person_numbers(persons: Any, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
         # Of an array its own numbers: they know how exact they are.
         part = part.detach().cpu().numpy() if isinstance(part, Tensor) else part
         column = list(part) if hasattr(part, "__iter__") else []
-        words = f"{count}, one an example"
-        check(len(column) == count, f"persons[{k}]", f"{len(column)} entries", words)
+        expected = f"{count}, one an example"
+        check(len(column) == count, f"persons[{k}]", f"{len(column)} entries", expected)
         numbers = whole_numbers("persons", column, lambda i, k=k: f"row {i} of client {k}")
         for number in numbers:
             first = client_of.setdefault(number, k)
-            words = "one client for each person: merge those that share persons"
-            check(first == k, "persons", f"one at clients {first} and {k}", words)
+            expected = "one client for each person: merge those that share persons"
+            check(first == k, "persons", f"one at clients {first} and {k}", expected)
         given += numbers
     order = {number: i for i, number in enumerate(sorted(client_of))}
     parts = torch.tensor([order[number] for number in given]).split(list(sizes))
@@ -423,23 +425,23 @@ def whole_numbers(name: str, values: Sequence[Any], place: Callable[[int], str])
     """
     numbers = []
     for i, value in enumerate(values):
-        known = isinstance(value, (Integral, float, np.floating))
-        known = known and not isinstance(value, (bool, np.bool_, np.timedelta64))
-        if known and not isinstance(value, Integral):
+        is_whole = isinstance(value, (Integral, float, np.floating))
+        is_whole = is_whole and not isinstance(value, (bool, np.bool_, np.timedelta64))
+        if is_whole and not isinstance(value, Integral):
             limit = 2 ** (np.finfo(type(value)).nmant + 1)
-            known = bool(np.isfinite(value)) and abs(value) < limit and value == int(value)
-        words = "whole numbers, such as pandas.factorize makes of texts"
-        check(bool(known), name, f"{type(value).__name__} in {place(i)}", words)
+            is_whole = bool(np.isfinite(value)) and abs(value) < limit and value == int(value)
+        expected = "whole numbers, such as pandas.factorize makes of texts"
+        check(bool(is_whole), name, f"{type(value).__name__} in {place(i)}", expected)
         numbers.append(int(value))
     return numbers
 
 
 def _is_finite(tensor: Tensor) -> bool:
     """Whether all numbers of an ordinary floating tensor are finite; other types pass."""
-    known = tensor.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    ordinary = tensor.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
     # An expanded tensor holds each number many times: look at it once.
     once = tensor[tuple(slice(None if step else 1) for step in tensor.stride())]
-    return not known or tensor.is_meta or bool(once.isfinite().all())
+    return not ordinary or tensor.is_meta or bool(once.isfinite().all())
 
 
 def first_line(error: Exception) -> str:
@@ -465,16 +467,16 @@ def check_classes(task: Task) -> Task:
     what = tuple(batch.shape) if tensor else type(batch).__name__
     ok = tensor and batch.ndim == 2 and len(batch) == count and batch.is_floating_point()
     check(ok, "model output", what, f"a floating tensor ({count}, classes) for {count} examples")
-    same = torch.allclose(batch[0], repeated[0], rtol=1e-3, atol=1e-4, equal_nan=True)
+    apart = torch.allclose(batch[0], repeated[0], rtol=1e-3, atol=1e-4, equal_nan=True)
     expected = "one that keeps examples apart; here other examples of a batch change an output"
-    check(same, "model", name, expected)
+    check(apart, "model", name, expected)
     classes = batch.shape[1]
     fits = task.labels is None or len(task.labels) == classes
     check(fits, "labels", task.labels, f"{classes} names, one for each output of the model")
     for part, (_, labels) in _parts(task.clients, task.test, task.validation).items():
         kind = f"{labels.dtype} {tuple(labels.shape)}"
-        whole = labels.dtype == torch.int64 and labels.ndim == 1
-        check(whole, f"{part} y", kind, "one whole number per example")
+        integral = labels.dtype == torch.int64 and labels.ndim == 1
+        check(integral, f"{part} y", kind, "one whole number per example")
         low, high = int(labels.min()), int(labels.max())
         check(low >= 0, f"{part} y", low, "labels >= 0")
         check(high < classes, f"{part} y", high, f"labels in [0, {classes - 1}]")
@@ -505,8 +507,8 @@ def check_no_adapters(model: nn.Module) -> None:
     Guarantees: tests/tasks/test_loading.py::test_a_model_with_an_adapter_is_refused_everywhere.
     """
     kinds = (kind for module in model.modules() for kind in type(module).__mro__)
-    held = next((kind.__name__ for kind in kinds if kind.__module__.startswith("peft.")), None)
-    check(held is None, "model", held, MERGE_FIRST)
+    layer = next((kind.__name__ for kind in kinds if kind.__module__.startswith("peft.")), None)
+    check(layer is None, "model", layer, MERGE_FIRST)
 
 
 def _check_batch_norm(model: nn.Module) -> None:
@@ -594,8 +596,8 @@ def _obstacle(modules: Mapping[str, nn.Module], name: str, heads: Sequence[str])
             return f"a module outside the head {head!r}, which is trained in full"
         for other in lookalikes(modules, head):
             if is_within(name, other):
-                words = f"its name ends with the head's, {head!r}, and PEFT wraps it as well"
-                return f"a module outside {other!r}: {words}"
+                reason = f"its name ends with the head's, {head!r}, and PEFT wraps it as well"
+                return f"a module outside {other!r}: {reason}"
     return None
 
 
@@ -641,8 +643,8 @@ def check_head(model: nn.Module, head: Any) -> None:
     modules = dict(model.named_modules())
     parts = head_names(head)
     for part in parts:
-        known = isinstance(part, str) and bool(part) and part in modules
-        check(known, "head", part, "the full name of a module")
+        present = isinstance(part, str) and bool(part) and part in modules
+        check(present, "head", part, "the full name of a module")
     for number, part in enumerate(parts):
         others = (*parts[:number], *parts[number + 1 :])
         apart = not any(is_within(part, other) for other in others)
@@ -654,19 +656,19 @@ def check_head(model: nn.Module, head: Any) -> None:
         linear_maps = [m for m in modules[part].modules() if type(m) is nn.Linear]
         linear = {p for m in linear_maps for p in m.parameters(recurse=False)}
         inside = set(modules[part].parameters())
-        words = "a module whose parameters all belong to nn.Linear"
-        check(inside <= linear, "head", part, words)
-        words = "a module with nn.Linear inside: there is nothing to train in it"
-        check(bool(linear), "head", part, words)
-        words = "a module that shares no weight with the frozen base"
-        check(not inside & elsewhere, "head", part, words)
+        expected = "a module whose parameters all belong to nn.Linear"
+        check(inside <= linear, "head", part, expected)
+        expected = "a module with nn.Linear inside: there is nothing to train in it"
+        check(bool(linear), "head", part, expected)
+        expected = "a module that shares no weight with the frozen base"
+        check(not inside & elsewhere, "head", part, expected)
         similar = lookalikes(modules, part)
         odd = [n for n in similar if is_within(n, part) or isinstance(modules[n], lists)]
-        words = "a name with which no module inside it, and no list, ends; "
-        check(not odd, "head", part, words + f"{', '.join(odd)} does")
-        taken = next((name for name in PARTS_OF_PEFT if name.endswith(part)), None)
-        words = f"another name for this module: that of PEFT's own {taken!r} ends with it"
-        check(taken is None, "head", part, words)
+        expected = "a name with which no module inside it, and no list, ends; "
+        check(not odd, "head", part, expected + f"{', '.join(odd)} does")
+        reserved = next((name for name in PARTS_OF_PEFT if name.endswith(part)), None)
+        expected = f"another name for this module: that of PEFT's own {reserved!r} ends with it"
+        check(reserved is None, "head", part, expected)
 
 
 def is_within(name: str, module: str) -> bool:

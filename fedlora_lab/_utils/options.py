@@ -1,7 +1,7 @@
 """The settings of a run that are one plain value each, declared once: meaning, default and range.
 
-`Plan`, `Lora` and `Privacy` check their fields against these declarations, and the command line
-makes its options of them. Nothing here loads torch.
+`Plan`, `Lora` and `Privacy` take their defaults from here, the first two their ranges as well, and
+the command line makes its options of these declarations. Nothing here loads torch.
 """
 
 import math

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from scipy.special import bdtr
 
+from fedlora_lab._utils.options import RunSettings
 from fedlora_lab._utils.validation import check, check_number, check_whole, is_number
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.privacy import accounting
@@ -91,12 +92,12 @@ class Privacy:
     2.58
     """
 
-    unit: str = "example"
-    clip_norm: float = 1.0
+    unit: str = RunSettings.unit
+    clip_norm: float = RunSettings.clip_norm
     noise_multiplier: PerClient | None = None
     sample_rate: PerClient | None = None
-    delta: float = 1e-5
-    accountant: str = "pld"
+    delta: float = RunSettings.delta
+    accountant: str = RunSettings.accountant
     trust: str | None = None
     honest: int | None = None
     colluding: int = 0

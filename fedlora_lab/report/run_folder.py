@@ -86,10 +86,14 @@ def read_frame(path: Path) -> pd.DataFrame:
     def exact(text: str) -> float:  # what pandas does by itself is exact in some versions only
         return float(text) if text else math.nan
 
-    texts = dict.fromkeys(("task", "method", "layer", "measure"), str)
-    options: Any = {"keep_default_na": False, "na_values": {"seed": [""]}}
+    options: Any = {
+        "dtype": dict.fromkeys(("task", "method", "layer", "measure"), str),
+        "converters": {"value": exact},
+        "keep_default_na": False,
+        "na_values": {"seed": [""]},
+    }
     try:
-        frame = pd.read_csv(path, dtype=texts, converters={"value": exact}, **options)
+        frame = pd.read_csv(path, **options)
     except ValueError as error:  # those of pandas' parser and of UTF-8 are ValueErrors
         raise ValueError(f"{path}: expected a tidy frame ({error_text(error, 120)})") from error
     complete = set(COLUMNS) <= set(frame.columns)

@@ -7,8 +7,8 @@ code; most are steps that `fl.review.step` must call broken, and whose sound for
 >>> one = fl.review.mistakes.MISTAKES["A sum added to itself"]
 >>> one
 Mistake: A sum added to itself
->>> one.measure()  # how far one example reaches, in clip norms
-Measurement(broken=2.0, sound=1.0)
+>>> [round(number, 3) for number in one.measure()]  # how far one example reaches, in clip norms
+[2.0, 1.0]
 """
 
 import re

@@ -107,6 +107,7 @@ def unit_path_amplification(case: Case) -> float:
     a path L the number is L^2 times this one, whatever clip norm makes it up.
     """
     task, plan = runner.build_task(*case.task), Plan(**case.plan)
+    assert case.epsilon is not None
     privacy = Privacy(**case.privacy).calibrate(epsilon=case.epsilon, task=task, plan=plan)
     privacy = privacy.replace(clip_norm=1 / plan.rounds)
     plan = plan.replace(lr=1.0, lr_decay=1.0)

@@ -37,4 +37,4 @@ from fedlora_lab.measures.gradients import (
     sample_first_steps,
     spectrum,
 )
-from fedlora_lab.measures.statistics import Line, find_collapsed, fit_line, run_ends
+from fedlora_lab.measures.statistics import find_collapsed, run_ends

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import linregress, t
 from toy_tasks import LORA, PLAN, play, same_bits, tokens
 
 import fedlora_lab as fl
@@ -245,20 +244,3 @@ def test_full_updates_lower_the_loss_and_leave_the_model():
     assert all(torch.equal(before[name], p) for name, p in task.model.named_parameters())
     data = task.pooled().clients[0]
     assert loss_after(task, found, *data) < 0.95 * loss_after(task, {}, *data)
-
-
-def test_a_line_and_where_it_is_zero():
-    """Slope as SciPy's; the interval of the zero holds the truth in 95 % of draws; an even line has
-    no zero that one could name."""
-    rng, x = np.random.default_rng(0), np.linspace(0, 3, 12)
-    y = 0.4 - 0.5 * x + 0.2 * rng.standard_normal((1000, len(x)))
-    found, other = measures.fit_line(x, y[0]), linregress(x, y[0])
-    assert found.slope == pytest.approx(other.slope)
-    assert found.half_slope == pytest.approx(t.ppf(0.975, 10) * other.stderr)
-    assert found.at(0)[0] == pytest.approx(other.intercept)
-    assert found.at(0)[1] == pytest.approx(t.ppf(0.975, 10) * other.intercept_stderr)
-    zeros = np.array([measures.fit_line(x, row).zero for row in y])
-    assert np.mean((zeros[:, 1] < 0.8) & (zeros[:, 2] > 0.8)) == pytest.approx(0.95, abs=0.02)
-    assert np.isnan(measures.fit_line(x, rng.standard_normal(12)).zero).all()
-    with pytest.raises(ValueError, match=r"^x="):
-        measures.fit_line([1, 1, 1], [0, 1, 2])

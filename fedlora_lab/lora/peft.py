@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,9 @@ from fedlora_lab.tasks.task import (
     is_within,
     target_layers,
 )
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 ABSENT = torch.empty(0)
 """In the place of a core, a residual or another tensor that a run does not have."""
@@ -461,8 +464,6 @@ def save(
         test_every_file_of_a_run_is_its_owner_s (its modes).
     """
     from peft import LoraConfig  # slow to import
-    from peft.utils import SAFETENSORS_WEIGHTS_NAME
-    from safetensors.torch import save_file
 
     path = Path(path)
     replaces = path.is_dir() and {part.name for part in path.iterdir()} <= ADAPTER_FILES
@@ -486,6 +487,28 @@ def save(
     tensors = _tensors_of_modules(model, in_full, new, values)
     for key, factor in factors.items():
         tensors[f"{PEFT_PREFIX}{key.layer}.lora_{key.side}.weight"] = factor
+    _write_folder(path, config, tensors, beside, replaces)
+    return path
+
+
+def _write_folder(
+    path: Path,
+    config: "LoraConfig",
+    tensors: Mapping[str, Tensor],
+    beside: Mapping[str, str],
+    replaces: bool,
+) -> None:
+    """Writes the files of an adapter: all of them, or none.
+
+    Args:
+        path: the folder.
+        config, tensors: of the adapter, as PEFT names them.
+        beside: name -> text of further files.
+        replaces: whether a folder is there, which goes.
+    """
+    from peft.utils import SAFETENSORS_WEIGHTS_NAME
+    from safetensors.torch import save_file
+
     path.parent.mkdir(parents=True, exist_ok=True)
     # Written beside its place and renamed: a reader finds the whole folder, or the old one.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
@@ -504,7 +527,6 @@ def save(
         if replaces:
             path.rename(Path(scratch) / "old")
         folder.rename(path)
-    return path
 
 
 def _untrained_parts(

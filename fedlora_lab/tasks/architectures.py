@@ -203,7 +203,8 @@ def quiet() -> Iterator[None]:
     """Silences Transformers' progress bars, notes on new classifiers and future warnings."""
     from transformers import logging
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
@@ -287,7 +288,8 @@ def prepare_tokenizer(source: Any, given: Any, model: nn.Module) -> Any:
     tokenizer = copy.deepcopy(given)
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     if tokenizer.pad_token is None:
-        end, expected = tokenizer.eos_token, "one, or an end token to pad with"
+        end = tokenizer.eos_token
+        expected = "one, or an end token to pad with"
         check(end is not None, "tokenizer", "no padding token", expected)
         tokenizer.pad_token = end
         words = f"tokenizer without a padding token: {end} pads, behind the mask"
@@ -368,7 +370,8 @@ def tokenize(
         encodings = tokenizer(*texts, verbose=False)["input_ids"]
     check_tokens(encodings, model, rows)
     lengths = np.array([len(ids) for ids in encodings])
-    row, longest = int(lengths.argmax()), int(lengths.max())
+    row = int(lengths.argmax())
+    longest = int(lengths.max())
     fits = max_length is not None or limit is None or longest <= limit
     advice = f"at most {limit}; max_length={limit} cuts them"
     check(fits, "text", f"{longest} tokens in row {row_name(rows, row)}", advice)
@@ -419,7 +422,8 @@ def scale_images(
     check(fits, "model", type(model).__name__, expected)
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
     factor, mean, std = _image_settings(model, source)
-    mode, scaled = "L" if config.num_channels == 1 else "RGB", []
+    mode = "L" if config.num_channels == 1 else "RGB"
+    scaled = []
     for i, image in enumerate(images):
         try:
             if isinstance(image, dict):  # an image column of `datasets`
@@ -560,7 +564,8 @@ def _word_tokenizer(words: list[str], roles: dict[str, str], form: str) -> Any:
 
     numbers = {word: i for i, word in enumerate(words)}
     code = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
-    code.normalizer, code.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.WhitespaceSplit()
+    code.normalizer = normalizers.Lowercase()
+    code.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     if "bos" in roles:
         code.post_processor = processors.TemplateProcessing(
             single=form,

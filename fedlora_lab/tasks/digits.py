@@ -97,7 +97,8 @@ def _scans() -> tuple[Tensor, Tensor]:
     from sklearn.datasets import load_digits
 
     data: Any = load_digits()
-    pixels, labels = data.images.astype(np.uint8), data.target.astype(np.uint8)
+    pixels = data.images.astype(np.uint8)
+    labels = data.target.astype(np.uint8)
     digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
     expected = f"{DIGITS_SHA256}; reinstall scikit-learn"
     check(digest == DIGITS_SHA256, "sha256 of scikit-learn's digits", digest, expected)
@@ -115,7 +116,8 @@ def load_pretrained(folder: Path | None = None, name: str = "digits_vit") -> tup
     home = resources.files("fedlora_lab.tasks") / "data" if folder is None else Path(folder)
     weights = (home / f"{name}.safetensors").read_bytes()
     card = json.loads((home / f"{name}.json").read_text(encoding="utf-8"))
-    found, expected = hashlib.sha256(weights).hexdigest(), card["weights_sha256"]
+    found = hashlib.sha256(weights).hexdigest()
+    expected = card["weights_sha256"]
     advice = f"{expected}; reinstall fedlora-lab"
     check(found == expected, f"sha256 of {name}.safetensors", found, advice)
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced below
@@ -140,14 +142,18 @@ class TinyViT(nn.Module):
         self, image: int = 8, patch: int = 2, width: int = 64, blocks: int = 4, heads: int = 4
     ) -> None:
         super().__init__()
-        self.side, self.tokens = patch, (image // patch) ** 2
+        self.side = patch
+        self.tokens = (image // patch) ** 2
         self.patch = nn.Linear(patch * patch, width)
         self.position = nn.Parameter(torch.randn(1, self.tokens, width) * 0.02)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(blocks))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 10)
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, 10)
 
     def forward(self, x: Float[Tensor, "n side side"]) -> Float[Tensor, "n 10"]:
-        n, side, p = x.shape[0], x.shape[1] // self.side, self.side
+        n = x.shape[0]
+        side = x.shape[1] // self.side
+        p = self.side
         patches = x.reshape(n, side, p, side, p).permute(0, 1, 3, 2, 4)
         tokens = self.patch(patches.reshape(n, self.tokens, p * p)) + self.position
         for block in self.blocks:
@@ -161,14 +167,20 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
-        self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.norm1 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        self.up = nn.Linear(width, 2 * width)
+        self.down = nn.Linear(2 * width, width)
 
     def forward(self, x: Float[Tensor, "n tokens width"]) -> Float[Tensor, "n tokens width"]:
         n, tokens, width = x.shape
-        z, heads, size = self.norm1(x), self.heads, width // self.heads
+        z = self.norm1(x)
+        heads = self.heads
+        size = width // self.heads
 
         def by_head(linear: nn.Module) -> Tensor:
             # Explicit sizes instead of -1: a federation's batch may be empty.

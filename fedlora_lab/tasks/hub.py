@@ -132,7 +132,8 @@ def hub(
     kind = "image" if image is not None else "text" if label is not None else "causal"
     private, held_out, both = split_rows(dataset, test, limit, seed, person)
     people = people_of(private, held_out, person, public_test)
-    count, places = len(private), row_names(private, held_out, both)
+    count = len(private)
+    places = row_names(private, held_out, both)
 
     ys: list[torch.Tensor] = []
     names: tuple[Any, ...] = ()
@@ -365,7 +366,8 @@ def _split_by(
     """
     everyone = _owner_names(train, by)
     owners = [everyone[row] for row in private.index]
-    names, split = sorted(set(owners)), partition.by_group(owners)
+    names = sorted(set(owners))
+    split = partition.by_group(owners)
     if gone := sorted(set(everyone) - set(names)):
         rest = f" and {len(gone) - 5} more" if len(gone) > 5 else ""
         words = "no client, since test= held all rows of theirs out, or limit= left them out"
@@ -424,7 +426,8 @@ def _owner_names(table: "DataFrame", column: str) -> list[str]:
 
     Raises: ``ValueError`` for an empty cell, and for two that differ in case or blanks only.
     """
-    names, spelled = [], dict[str, str]()
+    names = []
+    spelled = dict[str, str]()
     for row, cell in enumerate(column_of(table, "by", column)):
         key = to_identifier(cell)
         empty = key is None or key in (*MISSING, "None")

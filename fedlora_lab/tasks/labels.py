@@ -78,7 +78,8 @@ def read_labels(
     Guarantees: test_hub.py::test_declared_labels_are_the_classes,
         ::test_labels_of_two_tables_are_one_set_of_classes_or_refused.
     """
-    name, known = f"label {label!r}", both[0].attrs.get(label)
+    name = f"label {label!r}"
+    known = both[0].attrs.get(label)
     tables = [_cells(both[0], label, known, "")]
     if both[0] is not both[1]:
         # Both by the names of their own table: class 0 of one may be class 1 of the other.
@@ -160,7 +161,8 @@ def _cells(
         known: names of the classes, for which whole numbers stand.
         suffix: what messages call the table's rows.
     """
-    name, values = f"label {label!r}", []
+    name = f"label {label!r}"
+    values = []
     cells = column_of(table, "label", label)
     for i, (cell, gap) in enumerate(zip(cells, table[label].isna(), strict=True)):
         value = cell.strip() if isinstance(cell, str) else None if gap else to_identifier(cell)

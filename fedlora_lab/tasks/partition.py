@@ -117,7 +117,8 @@ def label_shares(
         for i, share in enumerate(row):
             check_number(f"shares[{k}][{i}]", share, 0, 1e9)
     _check_room(len(labels), len(shares), min_size)
-    totals, rng = np.sum(shares, axis=0), Streams(seed).numpy("partition label shares")
+    totals = np.sum(shares, axis=0)
+    rng = Streams(seed).numpy("partition label shares")
     check(bool((totals > 0).all()), "shares", shares, "a share above 0 of every label")
     parts: list[list[int]] = [[] for _ in shares]
     for i, label in enumerate(kinds):
@@ -155,7 +156,8 @@ def by_group(groups: Any, parts: int = 1, seed: int | None = 0) -> Split:
 
 
 def _column(name: str, values: Any) -> np.ndarray:
-    column, expected = np.asarray(values), "a vector with at least one entry"
+    column = np.asarray(values)
+    expected = "a vector with at least one entry"
     check(column.ndim == 1 and column.size > 0, name, column.shape, expected)
     return column
 

@@ -105,7 +105,8 @@ def prompts(
         check_whole(option, 1 if value is None else value, 1)
     private, held_out, both = split_rows(dataset, test, limit, seed, person)
     people = people_of(private, held_out, person, public_test)
-    count, places = len(private), row_names(private, held_out, both)
+    count = len(private)
+    places = row_names(private, held_out, both)
     base, _ = architectures.load(model, "causal", 0, seed)
     code = architectures.prepare_tokenizer(model, tokenizer, base)
     own = Generation(code, prompt, max_new_tokens)
@@ -184,7 +185,8 @@ class Generation:
 
         Args: texts: the answers. places: what messages call each row.
         """
-        found, end = _filled("answer", self._tokens(texts), places), self.tokenizer.eos_token_id
+        found = _filled("answer", self._tokens(texts), places)
+        end = self.tokenizer.eos_token_id
         return [ids if end is None else [*ids, end] for ids in found]
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
@@ -207,13 +209,16 @@ class Generation:
         most = self.max_new_tokens if max_new_tokens is None else max_new_tokens
         check_whole("max_new_tokens", most, 1)
         base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-        room, lengths = architectures.longest_text(base), [len(ids) for ids in prompts]
+        room = architectures.longest_text(base)
+        lengths = [len(ids) for ids in prompts]
         longest = max(lengths)
         value = f"{longest} tokens in row {lengths.index(longest)}"
         fits = room is None or longest < room
         check(fits, "prompt", value, f"fewer than {room}, all that the model holds")
-        before, pad = base.generation_config, self.tokenizer.pad_token_id
-        ends, texts = _end_tokens(self.tokenizer, before), [""] * len(prompts)
+        before = base.generation_config
+        pad = self.tokenizer.pad_token_id
+        ends = _end_tokens(self.tokenizer, before)
+        texts = [""] * len(prompts)
         # Prompts of one length go together: there is no padding that a model could mistake.
         order = sorted(range(len(prompts)), key=lengths.__getitem__)
         groups = [list(group) for _, group in groupby(order, lengths.__getitem__)]
@@ -250,7 +255,8 @@ class Generation:
             model: a decoder.
             x, y: the examples: tokens, and the same with `IGNORED` for prompt and padding.
         """
-        tokens, ends = x["input_ids"].cpu(), _end_tokens(self.tokenizer, None)
+        tokens = x["input_ids"].cpu()
+        ends = _end_tokens(self.tokenizer, None)
         answers = y.cpu()[:, : tokens.shape[1]] != IGNORED
         rows = zip(tokens, answers.int().argmax(1).tolist(), strict=True)
         written = self.write(model, [ids[:start].tolist() for ids, start in rows])
@@ -335,11 +341,13 @@ def encode_pairs(
     limit = architectures.longest_text(model)
     if most is not None:
         check_whole("max_length", most, 2, limit)
-    heads, tails = own.encode(prompts, places), own.encode_answers(answers, places)
+    heads = own.encode(prompts, places)
+    tails = own.encode_answers(answers, places)
     joined = [[*head, *tail] for head, tail in zip(heads, tails, strict=True)]
     architectures.check_tokens(joined, model, places)
     lengths = torch.tensor([len(ids) for ids in joined])
-    row, longest = int(lengths.argmax()), int(lengths.max())
+    row = int(lengths.argmax())
+    longest = int(lengths.max())
     fits = most is not None or limit is None or longest <= limit
     advice = f"at most {limit} with the answer; max_length={limit} cuts them"
     where = architectures.row_name(places, row)
@@ -350,7 +358,8 @@ def encode_pairs(
     rows += ", ..." if len(gone) > 5 else ""
     advice = f"more, since {len(gone)} prompts leave no room for their answers: rows {rows}"
     check(not gone, "max_length", most, advice)
-    steps, starts = torch.arange(size), torch.tensor([len(head) for head in heads])
+    steps = torch.arange(size)
+    starts = torch.tensor([len(head) for head in heads])
     ids = torch.full((len(joined), size), int(own.tokenizer.pad_token_id))
     for place, tokens in zip(ids, joined, strict=True):
         place[: len(tokens)] = torch.tensor(tokens[:size])

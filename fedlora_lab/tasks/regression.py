@@ -117,13 +117,15 @@ def teachers(
 
     def draw(purpose: str, *client: int) -> tuple[np.ndarray, np.ndarray]:
         rng = Streams(seed).numpy(purpose, *client)
-        b, a = rng.standard_normal((d_out, rank)), rng.standard_normal((rank, d_in))
+        b = rng.standard_normal((d_out, rank))
+        a = rng.standard_normal((rank, d_in))
         return b / math.sqrt(rank), a / math.sqrt(d_in)
 
     base = Streams(seed).numpy("regression base").standard_normal((d_out, d_in)) / math.sqrt(d_in)
     shared = draw("regression shared teacher")
     own = [draw("regression own teacher", k) for k in range(clients)]
-    keep, leave = math.sqrt(1 - heterogeneity), math.sqrt(heterogeneity)
+    keep = math.sqrt(1 - heterogeneity)
+    leave = math.sqrt(heterogeneity)
     return base, [(keep * shared[0] + leave * b, keep * shared[1] + leave * a) for b, a in own]
 
 

@@ -218,7 +218,8 @@ class Task:
     def only(self, client: int) -> "Task":
         """The same task with one client alone, counted from 0."""
         check_whole("client", client, 0, len(self.clients) - 1)
-        names, info = (self.client_names[client],), {**self.info, "only": client}
+        names = (self.client_names[client],)
+        info = {**self.info, "only": client}
         persons = None if self.persons is None else (self.persons[client],)
         changes: Any = {"client_names": names, "info": info, "persons": persons}
         return replace(self, clients=(self.clients[client],), **changes)
@@ -456,7 +457,8 @@ def check_classes(task: Task) -> Task:
     Runs up to four test examples, together and the first among copies of itself.
     """
     x, y = task.test
-    count, name = min(4, len(y)), type(task.model).__name__
+    count = min(4, len(y))
+    name = type(task.model).__name__
     try:
         batch = task.forward(task.model, take(x, torch.arange(count)))
         repeated = task.forward(task.model, take(x, torch.zeros(count, dtype=torch.int64)))
@@ -477,7 +479,8 @@ def check_classes(task: Task) -> Task:
         kind = f"{labels.dtype} {tuple(labels.shape)}"
         integral = labels.dtype == torch.int64 and labels.ndim == 1
         check(integral, f"{part} y", kind, "one whole number per example")
-        low, high = int(labels.min()), int(labels.max())
+        low = int(labels.min())
+        high = int(labels.max())
         check(low >= 0, f"{part} y", low, "labels >= 0")
         check(high < classes, f"{part} y", high, f"labels in [0, {classes - 1}]")
     return task
@@ -517,7 +520,8 @@ def _check_batch_norm(model: nn.Module) -> None:
     memory = "track_running_stats=True: without running statistics BatchNorm mixes examples"
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm):
-            name, kind = f"model.{name}", type(module).__name__
+            name = f"model.{name}"
+            kind = type(module).__name__
             check(not module.training, name, kind, mode)
             check(module.running_mean is not None, name, kind, memory)
 

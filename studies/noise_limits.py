@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fedlora_lab._utils.files import write_atomically
@@ -46,10 +47,29 @@ def profile() -> Iterator[dict[str, Any]]:
             yield from (best[key] for key in sorted(best))
 
 
+def fit_noise_limits(table: pd.DataFrame) -> pd.DataFrame:
+    """Fits for each kind the limit that loses least against the best that was tried.
+    That is on the mean over its cases; between two tries the score is a straight line over the
+    logarithm.
+
+    Args: table: columns study, method, epsilon, kind, taken_up (see `NoiseTakenUp`) and score.
+    Returns: by kind: limit (two digits), lost (in score, mean) and cases.
+    """
+    grid, rows = np.geomspace(0.05, 50, 121), {}
+    for kind, part in table.groupby("kind", sort=False):
+        lost = [
+            case["score"].max() - np.interp(np.log(grid), np.log(case["taken_up"]), case["score"])
+            for _, case in part.sort_values("taken_up").groupby(["study", "method", "epsilon"])
+        ]
+        mean = np.mean(lost, axis=0)
+        rows[kind] = float(f"{grid[mean.argmin()]:.2g}"), mean.min(), len(lost)
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["limit", "lost", "cases"])
+
+
 def main() -> None:
     table = pd.DataFrame(list(profile()))
     table.to_csv(RESULTS / "noise-limits.csv", index=False, float_format="%.6g")
-    print(tuned_rates.fit_noise_limits(table))
+    print(fit_noise_limits(table))
     settings = {}
     for case in SUGGESTED_CASES:
         asked: Any = runner.job_arguments(Job(case, Setting(Plan().rate("B")), 0, False))

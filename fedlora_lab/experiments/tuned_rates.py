@@ -14,8 +14,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import pandas as pd
 import torch
 
 from fedlora_lab import methods
@@ -153,7 +151,7 @@ def suggest_lr(
     Raises: ``ValueError`` without noise; where B rests; and for optimisers whose noise is not known
         before a run.
     Guarantees: test_tuned_rates.py::test_the_suggested_rate_meets_the_limit_of_its_noise.
-    Source: derived; the limits are fitted on digits, see `fit_noise_limits`.
+    Source: derived; the limits are fitted on digits, see studies/noise_limits.py.
 
     >>> import fedlora_lab as fl
     >>> task, plan = fl.tasks.digits(), fl.Plan(rounds=20, batch=32)
@@ -223,25 +221,6 @@ def noise_taken_up(
     if not by_step and meets == "within a round":
         meets = "at once"  # of a round's change both factors are noised together
     return NoiseTakenUp(found, BALANCED if row.balance is not None else meets, scale)
-
-
-def fit_noise_limits(table: pd.DataFrame) -> pd.DataFrame:
-    """Fits for each kind the limit that loses least against the best that was tried.
-    That is on the mean over its cases; between two tries the score is a straight line over the
-    logarithm.
-
-    Args: table: columns study, method, epsilon, kind, taken_up (see `NoiseTakenUp`) and score.
-    Returns: by kind: limit (two digits), lost (in score, mean) and cases.
-    """
-    grid, rows = np.geomspace(0.05, 50, 121), {}
-    for kind, part in table.groupby("kind", sort=False):
-        lost = [
-            case["score"].max() - np.interp(np.log(grid), np.log(case["taken_up"]), case["score"])
-            for _, case in part.sort_values("taken_up").groupby(["study", "method", "epsilon"])
-        ]
-        mean = np.mean(lost, axis=0)
-        rows[kind] = float(f"{grid[mean.argmin()]:.2g}"), mean.min(), len(lost)
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["limit", "lost", "cases"])
 
 
 def suggestion(

@@ -10,6 +10,7 @@ import pytest
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.experiments import tuned_rates
+from studies.noise_limits import fit_noise_limits
 from studies.suggested_rates import collected
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +84,7 @@ def test_tuned_is_the_best_of_its_grid():
 
 def test_the_limits_of_noise_are_those_fitted_on_digits():
     table = pd.read_csv(ROOT / "results" / "noise-limits.csv")
-    fitted = tuned_rates.fit_noise_limits(table)
+    fitted = fit_noise_limits(table)
     assert fitted["limit"].to_dict() == tuned_rates.NOISE_LIMITS
     assert (fitted["lost"] < 0.03).all() and set(table["study"]) == {
         "digits-example",

@@ -19,7 +19,10 @@ from fedlora_lab.tasks.task import take
 
 
 def canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Tensor, " m"]:
-    """Computes each canary's loss under the released model, by example with its client's part."""
+    """Computes each canary's loss under the released model, by example with its client's part.
+
+    Args: run: the audited one. record: of the round that released the model. canaries: all m.
+    """
     task = canaries.task
     x, plain = canaries.examples
     y = encode_marks(plain)
@@ -136,6 +139,9 @@ def clip_and_whiten(
 
     A row that is not finite is zero, as in the mechanism: nothing of it is in the release. What was
     seen is in double precision, in which no product with a clipped float32 row overflows.
+
+    Args: run: the audited one. signal, seen: see `Trace`. values: where training began. owner: of
+        each row, whose values it has.
     """
     method = run.spec.method
     maps = local_training.preconditioners(method, tuple(signal), values)

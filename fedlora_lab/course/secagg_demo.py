@@ -74,7 +74,10 @@ def pair_seeds(clients: int) -> dict[Pair, int]:
 
 
 def pair_mask(seed: int, modulus: int, size: int) -> Int[np.ndarray, " d"]:
-    """The numbers that both clients of a pair draw from their seed, in [0, modulus)."""
+    """The numbers that both clients of a pair draw from their seed.
+
+    Args: seed: which only the two know. modulus: numbers are in [0, modulus). size: how many.
+    """
     return np.random.default_rng(seed).integers(0, modulus, size)
 
 

@@ -162,7 +162,10 @@ def quietest(trials: Trials) -> tuple[int, int] | None:
 
 
 def doubled(trials: Trials, x: Example, y: Example, few: int) -> tuple[Shift, Shift]:
-    """How far copies of x lie from as many of y, and twice as many: 2 few, and 4 few of each."""
+    """How far copies of x lie from as many of y, and twice as many.
+
+    Args: trials: of the step. x, y: examples. few: half as many as there are copies at first.
+    """
     once = neighbours("", [], [x] * few, [y] * few)
     twice = neighbours("", [], [x] * 2 * few, [y] * 2 * few, COPIES // few)
     single = trials.exact_shift(once)
@@ -201,7 +204,10 @@ def check_denominator(trials: Trials) -> Iterator[Evidence]:
 
 
 def judge_doubling(trials: Trials, single: Shift, double: Shift, words: str) -> Evidence:
-    """Judges how far twice the examples move; ``words`` say what was tried."""
+    """Judges how far twice the examples move.
+
+    Args: trials: of the step. single, double: see `doubled`. words: say what was tried.
+    """
     check = "denominator"
     ratio = double.value / single.value
     text = f"twice the examples move {ratio:.3g} times as far"

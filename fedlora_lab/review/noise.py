@@ -192,14 +192,20 @@ def matches(wanted: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def pooled(a: np.ndarray, b: np.ndarray, where: str) -> Tie:
-    """Correlation of columns with columns, all together."""
+    """Correlation of columns with columns, all together.
+
+    Args: a, b: (calls, columns). where: names the two.
+    """
     size = math.sqrt(float((a**2).sum() * (b**2).sum()))
     r = float((a * b).sum()) / size if size else 0.0
     return Tie(cosine_p_value(r, a.size - a.shape[1]), r, where)
 
 
 def closest_columns(a: np.ndarray, b: np.ndarray, where: str) -> Tie:
-    """The two columns that are most correlated, of all pairs; of one set each pair counts once."""
+    """The two columns that are most correlated, of all pairs; of one set each pair counts once.
+
+    Args: a, b: (calls, columns), the same array for one set. where: names the two.
+    """
     sizes = [np.maximum(np.linalg.norm(x, axis=0), 1e-300) for x in (a, b)]
     cosines = a.T @ b / np.outer(*sizes)
     count = cosines.size

@@ -289,7 +289,7 @@ class Trials:
         return [(trial.words, self.measure(trial, brief=True)) for trial in trials]
 
     def beside(self, words: str, example: Example, other: Example) -> Neighbours:
-        """An example among copies of another one; ``words`` say what was done."""
+        """An example among copies of another one. Args: words: say what was done."""
         copies = [other] * (len(self.batch) - 1)
         return neighbours(words, copies, [example], [other] if self.replaced else [])
 

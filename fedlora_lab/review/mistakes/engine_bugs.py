@@ -18,12 +18,18 @@ Clipped = tuple[dict, ClipCounts]
 
 
 def clips_nothing(rows: Tensors, clip: float, owner: Tensor, owners: int, *rest: Any) -> Clipped:
-    """Adds up the rows as they are."""
+    """Adds up the rows as they are.
+
+    Args: as of `clip_sum`.
+    """
     return clip_sum(rows, math.inf, owner, owners)
 
 
 def clips_the_mean(rows: Tensors, clip: float, owner: Tensor, owners: int, *rest: Any) -> Clipped:
-    """Adds up first and clips each owner's sum, as if its mean were one row."""
+    """Adds up first and clips each owner's sum, as if its mean were one row.
+
+    Args: as of `clip_sum`.
+    """
     sums, counts = clip_sum(rows, math.inf, owner, owners)
     scaled = clip * max(1, len(owner)) / owners
     return clip_sum(sums, scaled, torch.arange(owners), owners)[0], counts
@@ -32,7 +38,10 @@ def clips_the_mean(rows: Tensors, clip: float, owner: Tensor, owners: int, *rest
 def clips_each_tensor(
     rows: Tensors, clip: float, owner: Tensor, owners: int, *rest: Any
 ) -> Clipped:
-    """Clips every tensor to C and counts one release."""
+    """Clips every tensor to C and counts one release.
+
+    Args: as of `clip_sum`.
+    """
     releases = [clip_sum({key: x}, clip, owner, owners) for key, x in rows.items()]
     sums = {key: x for tensors, _ in releases for key, x in tensors.items()}
     return sums, sum((counts for _, counts in releases), ClipCounts())
@@ -41,7 +50,10 @@ def clips_each_tensor(
 def clips_at_the_median(
     rows: Tensors, clip: float, owner: Tensor, owners: int, *rest: Any
 ) -> Clipped:
-    """Takes the threshold from the batch."""
+    """Takes the threshold from the batch.
+
+    Args: as of `clip_sum`.
+    """
     norms = row_norms(rows)
     norms = norms[norms.isfinite()]
     return clip_sum(rows, float(norms.median()) if len(norms) else clip, owner, owners)

@@ -435,9 +435,9 @@ def leader_check(table: Any) -> style.Picture:
     colours = dict(zip(dict.fromkeys(table["start"]), (style.FACTOR["B"], style.FACTOR["A"])))
     for place, (start, colour) in enumerate(colours.items()):
         part = table["start"] == start
-        style.dots(ax, x[part], table["measured"][part], colour, 6.5, zorder=3)
+        style.draw_dots(ax, x[part], table["measured"][part], colour, 6.5, zorder=3)
         style.note(ax, 0.02, 0.16 - 0.07 * place, f"● {start}", colour, 9, weight="bold")
-    style.dots(ax, x[~right], table["measured"][~right], style.WRONG, 6.5, zorder=4)
+    style.draw_dots(ax, x[~right], table["measured"][~right], style.WRONG, 6.5, zorder=4)
     ax.set(xscale="log", ylim=(-1.08, 1.08), xlabel="noise std / boundary of the closed form")
     ax.set_ylabel("lead of both factors\n(share of the loser's loss)")
     style.log_axis(ax.xaxis, (0.1, 0.2, 0.5, 1, 2, 5))

@@ -26,7 +26,7 @@ import fedlora_lab as fl
 from fedlora_lab._utils.files import append_line, read_lines, write_atomically
 from fedlora_lab.experiments.tuned_rates import FILE
 from fedlora_lab.federated.compare import BASELINES, Cell
-from fedlora_lab.measures.statistics import headline
+from fedlora_lab.measures.statistics import headline_measure
 from fedlora_lab.report.run_folder import to_json
 
 SEEDS = (1001, 1002)
@@ -61,7 +61,7 @@ def judged_on_validation(task: fl.tasks.Task) -> fl.tasks.Task:
 def score(cell: Cell) -> tuple[str, float | None]:
     """Name and last value of the headline measure; ``None`` when it is not finite."""
     frame: Any = cell.frame(cell.run())
-    measure = headline(frame)
+    measure = headline_measure(frame)
     last = (
         frame[(frame["layer"] == "all") & (frame["measure"] == measure)]
         .sort_values("round")["value"]

@@ -25,7 +25,7 @@ from fedlora_lab.methods.plan import Lora, lora_of
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.privatizer import clip_sum, gaussian_noise
 from fedlora_lab.tasks.digits import digits
-from fedlora_lab.tasks.task import Examples, Task, classification, take
+from fedlora_lab.tasks.task import Examples, Inputs, Task, classification, take
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,9 +36,6 @@ PATCH = 2
 CHUNK = 2048
 """Candidates that go through the model at once."""
 Upload = dict[ParamKey, Tensor]
-Inputs = Tensor | Mapping[str, Tensor]
-"""Inputs as a task has them."""
-
 # ---- the victim
 
 

@@ -34,7 +34,7 @@ from fedlora_lab.report.summary_table import (
 PLAN_FIELDS = (
     "rounds", "local_steps", "batch", "participation", "optimizer", "server_optimizer", "server_lr",
 )  # fmt: skip
-Rates = dict[str, float | Mapping[str, float]]
+RatesByMethod = dict[str, float | Mapping[str, float]]
 
 
 def train(
@@ -144,7 +144,9 @@ def build_setup(
     return task, privacy.calibrate(epsilon=epsilon, task=task, plan=plan), plan, lora
 
 
-def learning_rates(asked: Mapping[str, Any], task: str, slugs: list[str], plan: fl.Plan) -> Rates:
+def learning_rates(
+    asked: Mapping[str, Any], task: str, slugs: list[str], plan: fl.Plan
+) -> RatesByMethod:
     """Finds each method's learning rate: one for all, one for each factor, one for each method,
     else what is suggested, with a line for each suggestion that was tuned for something else.
 
@@ -159,7 +161,7 @@ def learning_rates(asked: Mapping[str, Any], task: str, slugs: list[str], plan: 
     words = f"names among {', '.join(slugs)}, or A, B, head"
     check(set(lr) <= set(slugs), "lr", dict(lr), words)
     rule = optimizer_of(plan.optimizer)
-    rates: Rates = dict(lr)
+    rates: RatesByMethod = dict(lr)
     for slug in (slug for slug in slugs if slug not in lr):
         why = f"a number with --optimizer {rule}: what is suggested was tuned for sgd"
         check(rule.linear, "lr", None, why)

@@ -91,7 +91,7 @@ class Reader(Protocol):
         ...
 
 
-class Numbers:
+class NumberAnswer:
     """Reads numbers (one, or an array of them) and compares them up to ``within``, relative."""
 
     def __init__(self, example: Answer, within: float = 1e-6) -> None:
@@ -99,7 +99,7 @@ class Numbers:
         self.expected = "a number is" if self.single else f"numbers such as {example} are"
         self.within = within
 
-    def fresh(self) -> "Numbers":
+    def fresh(self) -> "NumberAnswer":
         return self
 
     def read(self, answer: Answer) -> np.ndarray:
@@ -312,7 +312,7 @@ class Exercise:
         right: what is said of a right answer.
         answers: right ones, the first of which is the solution's.
         wrong: at least three plausible wrong answers, each with what the reader is told.
-        reader: `Numbers`, `Letters` or `Calls`: how an answer is read and compared.
+        reader: `NumberAnswer`, `Letters` or `Calls`: how an answer is read and compared.
     """
 
     key: str
@@ -393,7 +393,7 @@ def _parse(key: str, entry: Entry, folder: str) -> Exercise:
     elif isinstance(first, str):
         reader = Letters(entry.get("why"))
     else:
-        reader = Numbers(first, entry.get("within", 1e-6))
+        reader = NumberAnswer(first, entry.get("within", 1e-6))
     hints = [entry["hint"]] if isinstance(entry["hint"], str) else entry["hint"]
     messages = [message for _, message in entry["wrong"]]
     return Exercise(

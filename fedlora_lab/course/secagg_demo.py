@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 
 from fedlora_lab._utils.validation import check, check_number, check_whole
 
-Pair = tuple[int, int]
+ClientPair = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Grid:
         return total * self.step - clients * self.clipping_range
 
 
-def pair_seeds(clients: int) -> dict[Pair, int]:
+def pair_seeds(clients: int) -> dict[ClientPair, int]:
     """A secret seed of 128 bits for every pair of clients."""
     return {pair: secrets.randbits(128) for pair in itertools.combinations(range(clients), 2)}
 
@@ -82,7 +82,7 @@ def pair_mask(seed: int, modulus: int, size: int) -> Int[np.ndarray, " d"]:
 
 
 def masked_upload(
-    k: int, levels: Int[np.ndarray, " d"], seeds: Mapping[Pair, int], modulus: int
+    k: int, levels: Int[np.ndarray, " d"], seeds: Mapping[ClientPair, int], modulus: int
 ) -> Int[np.ndarray, " d"]:
     """What client k sends: its levels plus one mask for every other client.
 

@@ -31,7 +31,9 @@ from fedlora_lab.tasks.task import Task
 
 FILE = Path(__file__).parent / "tuned.json"
 SUGGESTED = FILE.with_name("suggested.json")
-Rates = dict[float | None, float]  # budget -> rate; the budget None is training without privacy
+RatesByBudget = dict[
+    float | None, float
+]  # budget -> rate; the budget None is training without privacy
 LIKE = {  # how noise on two factors meets (`noise_product`) -> methods in which it does so
     "never": ("ffa-lora",),
     "at once": ("fedlora",),
@@ -64,11 +66,11 @@ def budget_label(epsilon: float | None) -> str:
 
 
 @cache
-def rates() -> dict[str, dict[str, dict[str, Rates]]]:
+def rates() -> dict[str, dict[str, dict[str, RatesByBudget]]]:
     """Returns task -> unit -> slug -> budget -> rate, of the studies and the tasks' searches.
     The latter go before the former.
     """
-    found: dict[str, dict[str, dict[str, Rates]]] = {}
+    found: dict[str, dict[str, dict[str, RatesByBudget]]] = {}
     for task, units in json.loads(SUGGESTED.read_text(encoding="utf-8")).items():
         for unit, part in units.items():
             found.setdefault(task, {})[unit] = {
@@ -267,7 +269,7 @@ def _names(
     return name, slug, float(epsilon), unit
 
 
-def _nearest(known: Rates, epsilon: float | None) -> Any:
+def _nearest(known: RatesByBudget, epsilon: float | None) -> Any:
     """Returns the nearest budget on a log axis, of two the smaller; ``...`` for none."""
     if epsilon is None:
         return None if None in known else ...

@@ -23,7 +23,7 @@ from fedlora_lab.measures.statistics import (
     COLUMNS,
     count_collapsed,
     describe_collapse,
-    headline,
+    headline_measure,
     run_ends,
 )
 from fedlora_lab.methods.method import Method, check_names
@@ -253,7 +253,7 @@ def compare(
         frame.attrs["collapsed"] = {slug: count["collapsed"] for slug, count in counts.items()}
         if not bar.disable:
             for slug, count in counts.items():
-                if text := describe_collapse(headline(frame), count):
+                if text := describe_collapse(headline_measure(frame), count):
                     bar.write(f"{slug}: {text}")
     return frame
 

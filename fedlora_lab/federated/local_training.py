@@ -201,13 +201,13 @@ def gradients_or_nan(
     return {key: torch.cat([part[key] for part in parts]) for key in sums}
 
 
-Rows = Iterator[tuple[ClientParams, Int[Tensor, " n"]]]
-"""Rows to clip, key -> (n, ...), with the position of each row's client."""
+OwnedRows = Iterator[tuple[ClientParams, Int[Tensor, " n"]]]
+"""OwnedRows to clip, key -> (n, ...), with the position of each row's client."""
 
 
 def gradient_rows(
     prepared: Prepared, clients: ClientBatch, sums: ClientParams, drawn: list[Tensor]
-) -> Rows:
+) -> OwnedRows:
     """Yields gradients of the drawn examples, or the means over persons, in chunks.
 
     Args:
@@ -229,7 +229,7 @@ def _example_rows(
     gradients: Callable[[Tensor], ClientParams],
     batch: StepExamples,
     sums: ClientParams,
-) -> Rows:
+) -> OwnedRows:
     """Yields the gradients of the examples, as many at once as the chunk allows."""
     private = prepared.spec.privacy is not None
     x, _ = batch.data
@@ -244,7 +244,7 @@ def _person_rows(
     gradients: Callable[[Tensor], ClientParams],
     batch: StepExamples,
     sums: ClientParams,
-) -> Rows:
+) -> OwnedRows:
     """Yields the mean gradient of each drawn person's examples."""
     assert batch.person is not None
     device = prepared.adapted.device

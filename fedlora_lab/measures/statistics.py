@@ -134,7 +134,7 @@ def smaller_is_better(measure: str) -> bool:
     return measure.removesuffix("_received") in SMALLER_IS_BETTER
 
 
-def headline(frame: "DataFrame") -> str:
+def headline_measure(frame: "DataFrame") -> str:
     """Returns the measure a run is judged by: accuracy if the task has it, else the test loss."""
     return "accuracy" if "accuracy" in set(frame["measure"]) else "loss"
 
@@ -142,10 +142,10 @@ def headline(frame: "DataFrame") -> str:
 def run_ends(frame: "DataFrame", measure: str | None = None) -> "DataFrame":
     """Tabulates a measure at the first and last round of every run, and which collapsed.
 
-    Args: frame: tidy. measure: of the whole model; ``None``: the `headline`.
+    Args: frame: tidy. measure: of the whole model; ``None``: the `headline_measure`.
     Returns: index method, seed; before, after, fell (ended worse than it began), collapsed.
     """
-    measure = headline(frame) if measure is None else measure
+    measure = headline_measure(frame) if measure is None else measure
     whole: Any = frame[frame["layer"] == "all"]
     keys: Any = {"by": ["method", "seed"], "sort": False, "dropna": False}
     rounds, own = whole.groupby(**keys)["round"], whole["measure"] == measure

@@ -204,7 +204,7 @@ Local = FedLoRA.replace(
 # A row is listed by being a name of this module: a new one is added nowhere else.
 _ROWS = {name: row for name, row in list(globals().items()) if isinstance(row, Method)}
 ALL: dict[str, Method] = {row.slug: row for row in _ROWS.values()}
-__all__ = ["ALL", "get", "measurements", "rule_name", "table", *_ROWS]
+__all__ = ["ALL", "get", "measured_properties", "rule_name", "table", *_ROWS]
 
 
 def get(method: str | Method) -> Method:
@@ -232,7 +232,7 @@ DEFAULT = Method("default", "")
 
 
 @cache
-def measurements() -> dict[str, Any]:
+def measured_properties() -> dict[str, Any]:
     """Loads what scripts/measure_methods.py measured: "setting", and for each slug in "methods"."""
     return json.loads(MEASURED_FILE.read_text(encoding="utf-8"))
 
@@ -247,7 +247,7 @@ def table(methods: Iterable[Method] | None = None) -> "pd.DataFrame":
 
     ``up`` and ``down`` are bytes of one client in one round, ``deviation`` the largest relative gap
     between the server's product and the mean of the clients', without noise; measured in the
-    setting of `measurements`, NaN where that was not done or no common product is formed.
+    setting of `measured_properties`, NaN where that was not done or no common product is formed.
 
     Raises: ``ValueError`` for two rows of one name.
 
@@ -278,7 +278,7 @@ def _table_row(method: Method) -> dict[str, object]:
     if method.own_ranks:
         sent = f"{1 - method.own_ranks:.0%} of the ranks"
     rules = ("clip_groups", "clip_reference", "precondition", "filter", "penalty")
-    measured = measurements()["methods"].get(method.slug, {})
+    measured = measured_properties()["methods"].get(method.slug, {})
     return {
         "name": method.name,
         "train": " | ".join(train.rounds) if isinstance(train, Cycle) else rule_name(train),

@@ -181,10 +181,10 @@ def draw_intervals(
         if "mean" not in frame.columns:
             dots = frame[frame[hue or by] == key]
             places = np.array([rows.index(row) for row in dots[by]]) + shifts[i]
-            style.dots(ax, dots[value], places, look.colour, 4, mew=0, alpha=0.55)
+            style.draw_dots(ax, dots[value], places, look.colour, 4, mew=0, alpha=0.55)
         marker: Any = {"marker": look.marker if hue == "method" else "D", "zorder": 3}
         label = value_name(key, hue) if hue else None
-        style.dots(ax, part["mean"], y, look.colour, 6.5, label=label, **marker)
+        style.draw_dots(ax, part["mean"], y, look.colour, 6.5, label=label, **marker)
         if number and hue is None:
             beside: Any = {"transform": ax.get_yaxis_transform(), "weight": "bold", "va": "center"}
             for place, mean in zip(y, part["mean"], strict=True):
@@ -409,12 +409,12 @@ def _draw_measured(axes: Sequence[Axes], rows: pd.DataFrame, colour: str) -> Non
     agrees = _inside(rows)
     for part, ink in ((rows[agrees], colour), (rows[~agrees], style.WRONG)):
         if "value" in rows.columns:
-            style.dots(axes[0], part["x"], part["value"], ink, 3, mew=0, alpha=0.5)
+            style.draw_dots(axes[0], part["x"], part["value"], ink, 3, mew=0, alpha=0.5)
             continue
         for ax, scale in ((axes[0], 1.0), (axes[1], part["closed"])):
             low, mean, high = (part[name] / scale for name in ("low", "mean", "high"))
             ax.vlines(part["x"], low.clip(lower=1e-300), high, color=ink, lw=1.4)
-            style.dots(ax, part["x"], mean, ink, 5, zorder=4)
+            style.draw_dots(ax, part["x"], mean, ink, 5, zorder=4)
     if len(axes) > 1:
         axes[1].axhline(1, color=style.GREY, lw=1.2, zorder=1)
         axes[1].set_ylabel("measured /\nclosed form")

@@ -118,7 +118,7 @@ def _draw_run(
         x, values = series(frame, measure)
         look = style.look(str(frame["method"].iloc[0]))
         ax.plot(x, values, color=look.colour, lw=2.2)
-        style.dots(ax, x[-1:], values[-1:], look.colour, 7, marker=look.marker)
+        style.draw_dots(ax, x[-1:], values[-1:], look.colour, 7, marker=look.marker)
         every.append(values)
     if measure not in ("epsilon", "deviation"):
         style.label_ends(ax, labels)

@@ -8,7 +8,17 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyBboxPatch
 
 from fedlora_lab._utils.validation import check, check_whole
-from fedlora_lab.plots.style import FACTOR, FAINT, GREY, INK, SOFT, Picture, look, paper, picture
+from fedlora_lab.plots.style import (
+    FACTOR,
+    FAINT,
+    GREY,
+    INK,
+    SOFT,
+    Picture,
+    blank_picture,
+    look,
+    paper,
+)
 
 if TYPE_CHECKING:
     from fedlora_lab.methods.method import Method
@@ -244,7 +254,7 @@ def method_diagrams(
     wide = WIDTH / width
     tall = HEIGHT / height
     with paper():
-        figure = picture(width, height)
+        figure = blank_picture(width, height)
         # Diagrams have a scale of their own, in steps and lines, so they fill fixed places.
         for i, method in enumerate(listed):
             left = (i % columns) * wide + 0.008

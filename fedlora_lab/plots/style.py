@@ -104,7 +104,7 @@ def paper() -> Iterator[None]:
         yield
 
 
-def picture(width: float, height: float) -> Picture:
+def blank_picture(width: float, height: float) -> Picture:
     """Makes an empty figure of this size in inches; call it inside `paper`."""
     figure = Picture(figsize=(width, height), dpi=DPI)
     FigureCanvasAgg(figure)
@@ -138,7 +138,7 @@ def subplots(
     Returns: the figure, and its axes row by row.
     """
     with paper():
-        figure = picture(width, height)
+        figure = blank_picture(width, height)
         figure.set_layout_engine(_LabelledLayout())
         return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
 
@@ -208,7 +208,7 @@ def note(
     return ax.text(x, y, text, color=colour, fontsize=size, **{"transform": ax.transAxes, **style})
 
 
-def dots(
+def draw_dots(
     ax: Axes, x: ArrayLike, y: ArrayLike, colour: str, size: float = 6.0, **style: Any
 ) -> None:
     """Draws dots with a light edge, which keeps them apart from lines and from each other.

@@ -14,7 +14,7 @@ from fedlora_lab.measures.statistics import (
     PairedDifference,
     count_collapsed,
     describe_collapse,
-    headline,
+    headline_measure,
     paired_difference,
     run_ends,
     t_interval,
@@ -45,7 +45,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     known = set(COLUMNS) <= set(frame.columns)
     check(known, "frame", list(frame.columns), f"columns {', '.join(COLUMNS)}")
     check(len(frame) > 0, "frame", "empty", "at least one row")
-    measure = headline(frame)
+    measure = headline_measure(frame)
     whole: Any = frame[frame["layer"] == "all"]
     keys: Any = {"by": ["method", "seed"], "sort": False, "dropna": False}
     rounds = whole.groupby(**keys)["round"]

@@ -17,7 +17,14 @@ import torch
 import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.course import progress as readers_progress
-from fedlora_lab.course.exercises import Calls, Exercise, Letters, Numbers, all_exercises, check
+from fedlora_lab.course.exercises import (
+    Calls,
+    Exercise,
+    Letters,
+    NumberAnswer,
+    all_exercises,
+    check,
+)
 from fedlora_lab.course.predictions import Prediction, all_predictions
 from fedlora_lab.course.texts import split_code, to_html, unwrap
 from fedlora_lab.plots import style
@@ -119,8 +126,8 @@ def test_a_function_of_three_dots_is_no_answer_yet():
 
 
 def test_numbers_are_read_in_every_form():
-    single = Numbers(2.0)
-    row = Numbers([3, 12, 30])
+    single = NumberAnswer(2.0)
+    row = NumberAnswer([3, 12, 30])
     for answer in (2, "2", np.float64(2), np.array([2.0]), torch.tensor(2.0, requires_grad=True)):
         assert single.same(single.read(answer), single.read(2.0))
     for bad in ("two", None, [1, 2], ..., math.nan):

@@ -16,7 +16,7 @@ from commands import PYTHON
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.methods.method import Cycle, Method
-from fedlora_lab.methods.published import measurements
+from fedlora_lab.methods.published import measured_properties
 
 ROOT = Path(__file__).parents[2]
 
@@ -116,7 +116,7 @@ def test_show_opens_functions_classes_and_methods():
 
 
 def test_what_was_measured_are_rows_and_exact_rows_are_exact():
-    found, table = measurements()["methods"], fl.methods.table()
+    found, table = measured_properties()["methods"], fl.methods.table()
     assert {*found} <= {*methods.ALL} and len(found) >= 20
     formed: Any = table[~table["deviation"].map(lambda gap: gap is None or math.isnan(gap))]
     assert len(formed) >= 18
@@ -126,7 +126,7 @@ def test_what_was_measured_are_rows_and_exact_rows_are_exact():
 @pytest.mark.slow
 def test_the_measurement_is_what_the_script_measures():
     """Bytes to the byte; a deviation up to the rounding of another processor."""
-    kept = measurements()["methods"]["fedex-lora"]
+    kept = measured_properties()["methods"]["fedex-lora"]
     script = ROOT / "scripts" / "measure_methods.py"
     found = runpy.run_path(str(script))["measured"](methods.FedExLoRA)
     assert (found["up"], found["down"]) == (kept["up"], kept["down"])

@@ -15,7 +15,7 @@ import pytest
 from reports import HOSTILE, TAGS, Reader, frame, ledgers, settings
 
 from fedlora_lab.cli import doctor
-from fedlora_lab.course.exercises import Exercise, Numbers
+from fedlora_lab.course.exercises import Exercise, NumberAnswer
 from fedlora_lab.report.page import render
 from fedlora_lab.report.summary_table import claims_table
 
@@ -220,7 +220,7 @@ def test_a_report_shows_any_name_as_text():
 def test_tables_and_cards_show_any_name_as_text(name):
     texts: Any = {"question": name, "hints": (name,), "solution": name, "right": name}
     wrong = tuple((answer, name) for answer in (1, 2, 3))
-    one = Exercise(name, 1, 1, answers=(0,), wrong=wrong, reader=Numbers(0), **texts)
+    one = Exercise(name, 1, 1, answers=(0,), wrong=wrong, reader=NumberAnswer(0), **texts)
     for html, tags in (
         (claims_table((name, name, name))._repr_html_(), {"table", "tr", "td", "th"}),
         (one._repr_html_(), {"p", "b", "details", "summary"}),

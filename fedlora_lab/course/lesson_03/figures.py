@@ -47,7 +47,7 @@ def two_normals(
     edges = np.linspace(*span, 41)
     peak = float(norm.pdf(0, 0, sigma))
     for mean, (points, colour, words) in enumerate(worlds):
-        style.dots(ax, points[:600, 0], points[:600, 1], colour, 3.2, alpha=0.5, mew=0)
+        style.draw_dots(ax, points[:600, 0], points[:600, 1], colour, 3.2, alpha=0.5, mew=0)
         right.hist(points[:, 0], edges, density=True, color=colour, alpha=0.25)
         right.plot(x, norm.pdf(x, mean, sigma), color=colour)
         place = {"ha": "right" if mean == 0 else "left", **BOLD}
@@ -108,7 +108,7 @@ def neighbouring_outputs(
     style.note(right, 0.03, 0.97, "forbidden", LEAK, 9, **TOP)
     style.note(right, 0.63, 0.52, "guessing", size=9, va="top")
     if attack is not None:
-        style.dots(right, attack[0], attack[1], style.INK, 5)
+        style.draw_dots(right, attack[0], attack[1], style.INK, 5)
     right.text(0.36, 0.63, "best\nattack", color=style.INK, fontsize=9, **TOP)
     right.set_title("ε and δ: two lines above the curve")
     return figure

@@ -63,7 +63,7 @@ def code_levels(width: int = 4) -> style.Picture:
     figure, (ax,) = style.subplots(8.2, 2.9)
     ax.fill_between(x, np.exp(-(x**2) / 2), color=style.FAINT, lw=0)
     ax.vlines(code, 0, np.exp(-(code**2) / 2), color=CODE, lw=1.8)
-    style.dots(ax, code, np.exp(-(code**2) / 2), CODE, 5)
+    style.draw_dots(ax, code, np.exp(-(code**2) / 2), CODE, 5)
     ax.vlines([0], 0, 1, color=style.INK, lw=2.2)
     ax.set(xlim=(-3, 3), ylim=(0, 1.08), yticks=[])
     ax.set_xlabel("a normal number, in standard deviations")

@@ -61,11 +61,11 @@ def masked_upload(updates: Float[np.ndarray, "clients d"], opened: "SecAggResult
     figure, (left, right) = style.subplots(8.8, 3.7, columns=2)
     received = opened.uploads[0] / opened.grid.modulus
     one = updates[opened.arrived[0]]
-    style.dots(left, one, received, style.SERIES[1], 2.4, mew=0, alpha=0.5)
+    style.draw_dots(left, one, received, style.SERIES[1], 2.4, mew=0, alpha=0.5)
     left.set(ylim=(-0.02, 1.02), xlabel="a number of one client's update")
     left.set(ylabel="received, share of the modulus", title="One upload tells nothing")
     true = updates[list(opened.arrived)].sum(0)
-    style.dots(right, true, opened.total, style.RIGHT, 2.6, mew=0, alpha=0.7)
+    style.draw_dots(right, true, opened.total, style.RIGHT, 2.6, mew=0, alpha=0.7)
     right.set_xlabel(f"true sum of the {len(opened.arrived)} that arrived")
     right.set(ylabel="sum that the server opens", title="The sum is right")
     return figure

@@ -48,7 +48,7 @@ DRAWN = ("epsilon", "deviation", "clipped", "bytes_up", "bytes_down")
 FOLLOWED = ("method", "epsilon", "unit")
 """Knobs on which the suggested learning rate depends."""
 _OPEN: "weakref.WeakValueDictionary[str, Workbench]" = weakref.WeakValueDictionary()
-Settings = Mapping[str, Mapping[str, Any]]
+Presets = Mapping[str, Mapping[str, Any]]
 """Name -> knob -> value."""
 
 
@@ -81,7 +81,7 @@ class Workbench(anywidget.AnyWidget):
         self,
         first: RunConfig,
         follows: bool,
-        presets: Settings | None = None,
+        presets: Presets | None = None,
         sweep: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
         self._first = first
@@ -519,7 +519,7 @@ def live(
     privacy: Privacy | None = None,
     lora: "Lora | Mapping[str, Any] | None" = None,
     seed: int = 0,
-    presets: Settings | None = None,
+    presets: Presets | None = None,
     sweep: Mapping[str, Sequence[Any]] | None = None,
 ) -> Workbench:
     """Makes a workbench for runs of a task: set them, watch them train, keep and compare them.

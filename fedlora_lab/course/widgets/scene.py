@@ -254,7 +254,7 @@ def _draw_bars(ax: Axes, mark: dict[str, Any], colour: str) -> None:
 
 def _draw_dots(ax: Axes, mark: dict[str, Any], colour: str) -> None:
     look: Any = {"ms": 1.2 * mark["size"], "alpha": mark["opacity"], "clip_on": True}
-    style.dots(ax, mark["x"], mark["y"], colour, mew=0.6 if mark["size"] >= 4 else 0, **look)
+    style.draw_dots(ax, mark["x"], mark["y"], colour, mew=0.6 if mark["size"] >= 4 else 0, **look)
 
 
 def _draw_text(ax: Axes, mark: dict[str, Any], colour: str) -> None:

@@ -46,9 +46,12 @@ from fedlora_lab.tasks.task import Examples, Task, map_inputs, named_tensors, pe
 LOG = logging.getLogger("fedlora_lab.flower")
 WHY = "its own log says why"
 PUBLIC_TEST_NEEDED = "True: scores would tell of private test examples"
-ANSWERED, REPLY, PERSONAL = "answered", "reply", "personal"
+ANSWERED = "answered"
+REPLY = "reply"
+PERSONAL = "personal"
 """Names in a client's state, each followed by the terms that it belongs to."""
-EXAMPLES, RELEASED = "examples", "released"
+EXAMPLES = "examples"
+RELEASED = "released"
 """Of all terms: key and digest of the examples, and the ledger of each terms."""
 MEMORY = "client"
 """The file in a memory's folder."""
@@ -129,7 +132,8 @@ class Participant:
         trust = None if privacy is None else privacy.trust
         expected = "'local' or 'secagg': on Flower clients clip and noise for themselves"
         check(trust != "central", "trust", trust, expected)
-        sizes, persons = task.sizes, None
+        sizes = task.sizes
+        persons = None
         if privacy is not None and privacy.unit == "person":
             # Public is how many persons a client has, and not how many examples: one for each.
             sizes = privacy.units(task)
@@ -155,12 +159,14 @@ class Participant:
             the types and shapes of the public ones; none of their values is named.
         Guarantees: test_flower.py::test_persons_travel_with_the_examples_of_their_client.
         """
-        sizes, by_person = self.spec.task.sizes, self.spec.by_person
+        sizes = self.spec.task.sizes
+        by_person = self.spec.by_person
         check(0 <= client < len(sizes), "client", client, f"a number in [0, {len(sizes) - 1}]")
         (x, y), people, what = data[:2], data[2:], ""
         if by_person:
             try:
-                people, what = person_numbers(people, (len(y),)), " persons"
+                people = person_numbers(people, (len(y),))
+                what = " persons"
             except ValueError:
                 words = "(x, y, persons), a whole number for each example: persons are protected"
                 raise ValueError(f"examples: expected {words}") from None
@@ -189,7 +195,8 @@ class Participant:
         """Returns the tensors that the server sent for round t."""
         arrays = messages.get_arrays(message)
         codes = messages.unpack_arrays(arrays, self.broadcast(self.begin))
-        rule, like = self.spec.method.broadcast, _sent_down(self.begin)
+        rule = self.spec.method.broadcast
+        like = _sent_down(self.begin)
         return ServerState(messages.decode_broadcast(codes, rule, like), t)
 
     def round_of(self, message: Message, beyond: int = 0) -> int:
@@ -255,7 +262,8 @@ def client_app(
     if most_epsilon is not None:
         check_number("most_epsilon", most_epsilon, 0, open_low=True)
     check_number("patience", patience, 0, open_low=True)
-    app, owner = ClientApp(mods=mods), _Owner(load, memory, most_epsilon, patience)
+    app = ClientApp(mods=mods)
+    owner = _Owner(load, memory, most_epsilon, patience)
     for register, answer in ((app.query, _introduce), (app.train, _train), (app.evaluate, _score)):
         register()(partial(answer, owner))  # of a function that other processes find by its name
     return app
@@ -294,7 +302,8 @@ def _train(owner: _Owner, message: Message, context: Context) -> Message:
         prepared = own.with_data(number, data)
         _check_examples(state, prepared, number)
         answered: Any = state.config_records.get(own.name(ANSWERED), {})
-        last, first = answered.get("round", -1), answered.get("client", number)
+        last = answered.get("round", -1)
+        first = answered.get("client", number)
         # One answer counted as that of two clients would have the noise of one.
         check(number == first, "client", number, f"{first}, as which these examples answered")
         check(t >= last, "round", t, f"{last}, which was answered last, or a later one")
@@ -421,7 +430,8 @@ def _charged(own: Participant, number: int, state: RecordDict, t: int) -> dict[s
     fresh = privacy.ledger(reproducible=own.spec.streams.seed is not None)
     for book in (fl.Ledger.from_json(text) for text in books.values() if text):
         for name in SAME:
-            one, other = getattr(fresh, name), getattr(book, name)
+            one = getattr(fresh, name)
+            other = getattr(book, name)
             words = f"{other!r}, as in all releases of these examples: others do not add up"
             check(one == other, name, one, words)
     if own.terms in books:
@@ -458,7 +468,8 @@ def _upload(
     t: int,
 ) -> tuple[Any, Tensors]:
     """The client's half of a round: what it sends, and what it keeps until the next."""
-    spec, before = own.spec, {key: tensor[None] for key, tensor in personal.items()}
+    spec = own.spec
+    before = {key: tensor[None] for key, tensor in personal.items()}
     clients = uploads.begin_clients(prepared, (number,), sent, before)
     for step in range(spec.plan.local_steps):
         local_step(prepared, clients, t, step)
@@ -499,11 +510,13 @@ def answer_evaluation(
         neither would its score; and in a private run on test examples that are not public.
     """
     if own.spec.privacy is not None:
-        public, unit = own.spec.task.public_test, own.spec.privacy.unit
+        public = own.spec.task.public_test
+        unit = own.spec.privacy.unit
         check(public, "public_test", public, PUBLIC_TEST_NEEDED)
         by_step = own.spec.privacy.by_step
         check(by_step, "unit", unit, "'example' or 'person': scores would tell what is kept")
-    t, task = own.round_of(message, beyond=1), own.spec.task
+    t = own.round_of(message, beyond=1)
+    task = own.spec.task
     sent = own.received(message, t).tensors
     with private_errors("judging"):
         values = {**sent, **_personal(own, state)}

@@ -15,7 +15,9 @@ from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.methods.quantization import array_names, pack, rule_for, unpack
 from fedlora_lab.methods.state import ParamKey, Tensors, shape_at_rank
 
-ABOUT, ARRAYS, SCORES = "about", "arrays", "scores"
+ABOUT = "about"
+ARRAYS = "arrays"
+SCORES = "scores"
 HEADER = 1024
 """Bytes that an array may take on the wire beside its numbers."""
 
@@ -48,7 +50,8 @@ def unpack_arrays(
         finite: NaN and infinity are refused.
     Raises: ``ValueError`` in one line. Sizes are compared before anything is read.
     """
-    expected, found = sorted(map(wire_name, like)), sorted(record)
+    expected = sorted(map(wire_name, like))
+    found = sorted(record)
     check(found == expected, "arrays", found[: len(expected) + 1], f"{expected}")
     tensors = {}
     for key, model in like.items():
@@ -60,14 +63,16 @@ def unpack_arrays(
 
 def _read(key: ParamKey, array: Array, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Reads bytes that NumPy wrote; raises ``ValueError`` for any others."""
-    name, data = str(dtype).removeprefix("torch."), array.data
+    name = str(dtype).removeprefix("torch.")
+    data = array.data
     check(array.dtype == name, f"type of {key}", array.dtype, name)
     check(tuple(array.shape) == shape, f"shape of {key}", tuple(array.shape), f"{shape}")
     check(array.stype == "numpy.ndarray", f"format of {key}", array.stype, "numpy.ndarray")
     size = prod(shape) * dtype.itemsize
     check(size <= len(data) <= size + HEADER, f"bytes of {key}", len(data), f"{size} and a header")
     # The header is parsed as data, never unpickled, and nothing is allocated for what it claims.
-    file, kind = BytesIO(data), numpy.dtype(name)
+    file = BytesIO(data)
+    kind = numpy.dtype(name)
     try:
         numpy.lib.format.read_magic(file)
         found = numpy.lib.format.read_array_header_1_0(file)
@@ -142,7 +147,8 @@ def check_about(message: Message, expected: Mapping[str, str | int]) -> None:
 
 def get_arrays(message: Message) -> ArrayRecord:
     """Returns the tensors of a message. Raises ``ValueError`` for none, or for other records."""
-    keys, own = sorted(message.content), sorted((ABOUT, ARRAYS))
+    keys = sorted(message.content)
+    own = sorted((ABOUT, ARRAYS))
     ok = keys == own and ARRAYS in message.content.array_records
     check(ok, "records", keys, " and ".join(own))
     return message.content.array_records[ARRAYS]

@@ -91,7 +91,8 @@ class _Server:
 
     def play(self, patience: float) -> "Generator[Round, None, None]":
         self.wait_for_all(patience)
-        run, keeps = self.run, clients_kept_state(self.run)
+        run = self.run
+        keeps = clients_kept_state(self.run)
         with run.lock():
             if not run.resumed:
                 yield run.record_start(replace(run.initial_result(), shown=False))
@@ -115,7 +116,8 @@ class _Server:
 
     def wait_for_all(self, patience: float) -> None:
         """Asks every node once for its number, until all clients are there. Raises `Stopped`."""
-        count, end = len(self.participant.spec.task.sizes), time.monotonic() + patience
+        count = len(self.participant.spec.task.sizes)
+        end = time.monotonic() + patience
         known: set[int] = set()
         waiting: set[str] = set()
         content = messages.make_content({"terms": self.participant.terms})
@@ -147,7 +149,8 @@ class _Server:
 
     def collect_uploads(self, opened: OpenRound) -> dict[int, Tensors]:
         """Returns the valid uploads of a round by client. Raises `Stopped` when none is valid."""
-        found, wrong = {}, {}
+        found = {}
+        wrong = {}
         about = {"terms": self.participant.terms, "round": opened.t}
         for k, reply in self._ask(opened.ids, MessageType.TRAIN, about, opened.sent):
             try:
@@ -165,7 +168,8 @@ class _Server:
 
     def _upload(self, opened: OpenRound, k: int, arrays: Any) -> Tensors:
         """One client's upload in full size. Raises ``ValueError`` for anything else."""
-        spec, keys = self.run.spec, opened.keys.sent
+        spec = self.run.spec
+        keys = opened.keys.sent
         rank = uploads.rank_sent(spec, k)
         like = {key: opened.before.tensors[key] for key in keys}
         tensors = messages.unpack_arrays(arrays, like, rank)
@@ -182,13 +186,17 @@ class _Server:
 
     def collect_scores(self) -> dict[str, float]:
         """Means of the metrics that clients report of their own models; NaN where they may not."""
-        state, task, privacy = self.run.state, self.run.spec.task, self.run.spec.privacy
+        state = self.run.state
+        task = self.run.spec.task
+        privacy = self.run.spec.privacy
         names = tuple(task.metrics)
         unseen = dict.fromkeys(names, NOT_SEEN)
         if privacy is not None and (privacy.unit == "client" or not task.public_test):
             return unseen
-        t, sent = state.round, uploads.broadcast(self.run.spec.method, state.server)
-        about, found = {"terms": self.participant.terms, "round": t}, []
+        t = state.round
+        sent = uploads.broadcast(self.run.spec.method, state.server)
+        about = {"terms": self.participant.terms, "round": t}
+        found = []
         for k, reply in self._ask(sorted(self.nodes), MessageType.EVALUATE, about, sent):
             try:
                 own = {**about, "client": k}
@@ -203,7 +211,8 @@ class _Server:
     ) -> list[tuple[int, Message | None]]:
         """Sends the server's tensors to these clients; yields each with its reply, if in time."""
         arrays = messages.pack_arrays(self.participant.broadcast(values))
-        content, nodes = messages.make_content(about, arrays), self.nodes
+        content = messages.make_content(about, arrays)
+        nodes = self.nodes
         asked = [Message(content, nodes[k], kind, ttl=self.timeout) for k in clients]
         replies = self.grid.send_and_receive(asked, timeout=self.timeout) if asked else ()
         sources = {reply.metadata.src_node_id: reply for reply in replies}

@@ -33,7 +33,9 @@ from fedlora_lab.flower.client import LOG, WHY, Participant, client_app
 from fedlora_lab.flower.server import Stopped, clients_kept_state, open_run, rounds
 from fedlora_lab.tasks.task import Task
 
-RUN, SERVER, FAILED = 1, 1, 2
+RUN = 1
+SERVER = 1
+FAILED = 2
 
 
 class InProcessGrid(Grid):
@@ -51,8 +53,11 @@ class InProcessGrid(Grid):
         self, app: ClientApp, clients: int, seen: "Callable[[Message], None] | None" = None
     ) -> None:
         # A message takes its sender from the process that makes it, which here is the server's.
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = RUN, SERVER, 1
-        self.app, self.seen = app, seen or (lambda message: None)
+        TaskIdentity.run_id = RUN
+        TaskIdentity.node_id = SERVER
+        TaskIdentity.task_id = 1
+        self.app = app
+        self.seen = seen or (lambda message: None)
         self.contexts = {}
         for n in range(clients):
             config: Any = {"partition-id": n, "num-partitions": clients}

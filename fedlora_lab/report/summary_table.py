@@ -49,7 +49,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     whole: Any = frame[frame["layer"] == "all"]
     keys: Any = {"by": ["method", "seed"], "sort": False, "dropna": False}
     rounds = whole.groupby(**keys)["round"]
-    ended, counts = whole["round"] == rounds.transform("max"), count_collapsed(run_ends(frame))
+    ended = whole["round"] == rounds.transform("max")
+    counts = count_collapsed(run_ends(frame))
 
     def per_run(name: str, where: Any = True, total: bool = False) -> Any:
         """A value of each run: where it was measured last, or the sum over its rounds.
@@ -109,7 +110,8 @@ def observer_phrase(trust: str | None) -> str:
 
 def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
     """Formats the summary as it is shown in the terminal and in the report."""
-    measure, found = table.attrs.get("measure", "accuracy"), table.to_dict("records")
+    measure = table.attrs.get("measure", "accuracy")
+    found = table.to_dict("records")
     rows = [{str(name): value for name, value in row.items()} for row in found]
     return [
         {
@@ -243,7 +245,9 @@ def hidden_lines(page: str) -> list[str]:
     It takes them, outside code, for a comment, the end of a block, a target or a directive, even
     within prose.
     """
-    hidden, lines, fence = re.compile(r" {0,3}(%|\+\+\+|\([^()\s]+\)=\s*$|:::)"), [], ""
+    hidden = re.compile(r" {0,3}(%|\+\+\+|\([^()\s]+\)=\s*$|:::)")
+    lines = []
+    fence = ""
     for line in page.splitlines():
         mark = re.match(r" {0,3}(```+|~~~+)", line)
         if mark:

@@ -59,11 +59,17 @@ class Text(click.ParamType):
         self.words = tuple(words)
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Reads the text of an option; a default that is none passes as it is."""
+        """Reads the text of an option; a default that is none passes as it is.
+
+        Args: value: text or default; param, ctx: of click.
+        """
         return self.read(self.name, value) if isinstance(value, str) else value
 
     def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[CompletionItem]:
-        """Offers words; in a list behind the last comma."""
+        """Offers words; in a list behind the last comma.
+
+        Args: ctx, param: of click; incomplete: what is typed so far.
+        """
         before, comma, last = incomplete.rpartition(",")
         near = [word for word in self.words if word.startswith(last)]
         return [CompletionItem(f"{before}{comma}{word}") for word in near]

@@ -319,6 +319,7 @@ def adapt(
 def trained_modules(model: nn.Module, head: Head, lora: Lora) -> tuple[str, ...]:
     """The names of the modules that are trained as a whole: the task's, or those of ``lora``.
 
+    Args: model: with these modules; head: of the task; lora: whose own head comes first.
     Raises: ``ValueError`` for names that `check_head` refuses.
     """
     names = head_names(head)

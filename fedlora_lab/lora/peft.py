@@ -349,8 +349,9 @@ def adapted_layers(
     requested = targets if lora.targets is None else lora.targets
     layers = target_layers(model, requested, heads)
     # Merging an adapter of the output layer would change the embeddings, which share its weight.
-    tied = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    table = model.get_input_embeddings() if tied is not None else None
+    base: Any = model
+    tied: Any = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
+    table = base.get_input_embeddings() if tied is not None else None
     for name in layers:
         if table is not None and model.get_submodule(name) is tied and tied.weight is table.weight:
             reason = "has the weight of the embeddings (tie_word_embeddings=True): to merge its"
@@ -514,7 +515,7 @@ def _write_folder(
     # Written beside its place and renamed: a reader finds the whole folder, or the old one.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as scratch:
         folder = Path(scratch) / "adapter"
-        config.save_pretrained(folder)
+        config.save_pretrained(str(folder))
         # Copies: safetensors refuses tensors that share their memory, as tied weights do.
         copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
         copies = {name: tensor.contiguous() for name, tensor in copies.items()}

@@ -145,7 +145,7 @@ def hub(
     if label is not None:
         columns, names = in_model_order(columns, names, base.config, labels is not None)
         pairs = zip(columns, (private, held_out), strict=True)
-        ys = [torch.from_numpy(column[rows.index]) for column, rows in pairs]
+        ys = [torch.from_numpy(column[rows.index.to_numpy()]) for column, rows in pairs]
     if kind == "image":
         parts = [(column_of(private, "image", image), places[:count])]
         parts += [(column_of(held_out, "image", image), places[count:])]
@@ -471,7 +471,7 @@ def split_rows(
     order = Streams(seed).numpy("hub split").permutation(count)
 
     def rows_of_these(chosen: np.ndarray) -> "DataFrame":
-        return train.iloc[np.flatnonzero(np.isin(owner, chosen))]
+        return train.iloc[np.flatnonzero(np.isin(owner, chosen)).tolist()]
 
     if isinstance(test, (int, float)):
         check_number("test", test, 0, 0.5, open_low=True)

@@ -6,7 +6,7 @@ In this order: inputs, `Task`, `classification`, and the checks of both.
 import copy
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Integral
@@ -410,7 +410,7 @@ def person_numbers(persons: Any, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
     return tuple(part.clone() for part in parts)
 
 
-def whole_numbers(name: str, values: Sequence[Any], place: Callable[[int], str]) -> list[int]:
+def whole_numbers(name: str, values: Iterable[Any], place: Callable[[int], str]) -> list[int]:
     """The whole numbers in a column, compared by value: 7 and 7.0 are one.
 
     Messages name rows and no value, since persons are private.
@@ -569,7 +569,8 @@ def target_layers(
     """
     modules = dict(model.named_modules())
     if targets == ALL_LINEAR:
-        output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        base: Any = model
+        output = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
         free = [name for name in modules if _obstacle(modules, name, heads) is None]
         return tuple(name for name in free if modules[name] is not output)
     found: set[str] = set()

@@ -207,6 +207,8 @@ def read(folder: Path, round: int) -> tuple[RunState, dict[str, Any]]:
         # Each part may be whole and of another run, or of the same round before a restart.
         if hidden["server"] != shown["tensors"]:
             raise DamagedCheckpoint("what is private belongs to other tensors of the server")
+        if not (groups.keys() <= {"server", "optimizer"} and private_groups.keys() <= {"personal"}):
+            raise DamagedCheckpoint("it has tensors of an unknown group")
         moments: dict[ParamKey, dict[str, Tensor]] = {}
         for key, x in groups.get("optimizer", {}).items():  # the inverse of `_flat`
             name, _, side = key.side.rpartition(" ")

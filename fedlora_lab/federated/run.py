@@ -283,7 +283,10 @@ class Run:
         plan: Plan,
         **options: Any,
     ) -> Self:
-        """As `start`, with the options as keywords."""
+        """As `start`, with the options as keywords.
+
+        Args: task, method, privacy, plan, options: as of `run`.
+        """
         return cls.start(task, method, privacy, plan, RunOptions(**options))
 
     @classmethod

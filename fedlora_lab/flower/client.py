@@ -414,7 +414,8 @@ def _composed(texts: Any) -> "fl.Ledger | None":
     """One ledger of those of each terms, where an empty text is a run without privacy."""
     books = [fl.Ledger.from_json(text) for text in texts.values() if text]
     if len(books) < len(texts):
-        like = {name: getattr(books[0], name) for name in (*SAME, "trust")} if books else {}
+        terms = ("unit", "delta", "accountant", "reproducible", "trust")
+        like = {name: getattr(books[0], name) for name in terms} if books else {}
         books.append(fl.Ledger(**like))
         # In whatever unit: what left without noise protects nobody.
         books[-1].record(0, None, sample_rate=1.0, noise_multiplier=0.0)

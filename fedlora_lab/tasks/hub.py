@@ -432,7 +432,7 @@ def _owner_names(table: "DataFrame", column: str) -> list[str]:
         key = to_identifier(cell)
         empty = key is None or key in (*MISSING, "None")
         words = "an owner in every row, a text or a whole number" + EMPTY_CELLS
-        check(not empty, f"by {column!r}", f"{cell} in row {row}", words)
+        check(not empty, f"by {column!r}", f"nothing in row {row}", words)
         name = str(key)
         like = spelled.setdefault("".join(name.casefold().split()), name)
         words = f"each owner written in one way, as {like!r} in an earlier row"

@@ -102,7 +102,10 @@ RANK = 4
 
 
 def released_noise(unit: str, sigma: float, clients: int) -> float:
-    """Computes the std of one release's noise on an entry of the averaged factor."""
+    """Computes the std of one release's noise on an entry of the averaged factor.
+
+    Args: unit: "example" or "client"; sigma: noise multiplier; clients: how many are averaged.
+    """
     reach = PLANS[unit]["reach"]
     return reach * sigma / clients if unit == "client" else reach * sigma / 16 / clients**0.5
 

@@ -43,7 +43,9 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
         for epsilon, rows in frame.groupby("epsilon", dropna=False):
             promise = "no privacy" if np.isnan(epsilon) else f"ε = {epsilon:g}"
             columns[f"{study.replace('-', ' ')}\n{promise}"] = rank(rows)
-    slugs = [slug for slug in ALL if any(slug in table.index for table in columns.values())]
+    seen = {str(slug) for table in columns.values() for slug in table.index}
+    slugs = [slug for slug in ALL if slug in seen]
+    slugs += sorted(seen - set(slugs))
     gaps = pd.DataFrame({head: table["gap"] for head, table in columns.items()}).reindex(slugs)
     figure, (ax,) = style.subplots(2.3 + 1.05 * len(columns), 1.5 + 0.3 * len(slugs))
     ax.imshow(gaps, cmap="YlGnBu_r", vmin=-0.15, vmax=0.06, aspect="auto")

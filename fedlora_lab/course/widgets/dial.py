@@ -77,7 +77,10 @@ def slider(label: str, caption: str, values: Sequence[float], unit: str = "") ->
 
 
 def menu(label: str, caption: str, texts: Mapping[Any, str]) -> Control:
-    """Makes a menu: value -> what is shown of it."""
+    """Makes a menu.
+
+    Args: label, caption: see `Control`; texts: value -> what is shown of it.
+    """
     return Control(label, caption, tuple(texts), tuple(texts.values()), menu=True)
 
 

@@ -123,14 +123,20 @@ def line(
 
 
 def area(x: ArrayLike, y: ArrayLike, colour: str, opacity: float = 0.18) -> dict[str, Any]:
-    """Describes a filled shape with these corners, (n,)."""
+    """Describes a filled shape.
+
+    Args: x, y: its corners, (n,); colour: of `COLOURS`; opacity: in [0, 1].
+    """
     return {"kind": "area", "x": x, "y": y, "colour": colour, "opacity": opacity}
 
 
 def band(
     x: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str, opacity: float = 0.18
 ) -> dict[str, Any]:
-    """Describes the area between two lines, (n,)."""
+    """Describes the area between two lines.
+
+    Args: x, low, high: the lines, (n,); colour: of `COLOURS`; opacity: in [0, 1].
+    """
     around = np.concatenate(
         [np.broadcast_to(low, np.shape(x)), np.broadcast_to(high, np.shape(x))[::-1]]
     )
@@ -140,7 +146,10 @@ def band(
 def bars(
     left: ArrayLike, bottom: ArrayLike, right: ArrayLike, top: ArrayLike, colour: str
 ) -> dict[str, Any]:
-    """Describes rectangles, (n,)."""
+    """Describes rectangles.
+
+    Args: left, bottom, right, top: their sides, (n,); colour: of `COLOURS`.
+    """
     sides = dict(
         zip(
             ("left", "bottom", "right", "top"),
@@ -158,7 +167,10 @@ def bars(
 def dots(
     x: ArrayLike, y: ArrayLike, colour: str = "ink", size: float = 5.0, opacity: float = 1.0
 ) -> dict[str, Any]:
-    """Describes dots of this radius in pixels, (n,) or one."""
+    """Describes dots.
+
+    Args: x, y: (n,), or one dot; colour: of `COLOURS`; size: radius in pixels; opacity: in [0, 1].
+    """
     where = {"x": np.atleast_1d(x), "y": np.atleast_1d(y)}
     return {"kind": "dots", **where, "colour": colour, "size": size, "opacity": opacity}
 

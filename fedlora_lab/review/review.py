@@ -91,7 +91,7 @@ class Review:
         return "\n".join([*rows, self.summary])
 
     def _repr_html_(self) -> str:
-        rows = [(f.check, f.verdict, format_number(f.number), f.words) for f in self.findings]
+        rows = [(f.check, f.verdict, plain_number(f.number), f.words) for f in self.findings]
         return html_table([*rows, ("", "", "", self.summary)], ("check", "verdict", "number", ""))
 
     def page(self) -> str:
@@ -105,7 +105,7 @@ class Review:
         environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
         claims = {name: x for name, x in vars(self.claims).items() if x not in (None, ())}
         page = environment.from_string(template)
-        return page.render(review=self, checks=CHECKS, claims=claims, format_number=format_number)
+        return page.render(review=self, checks=CHECKS, claims=claims, plain_number=plain_number)
 
     def save(self, path: "str | Path") -> Path:
         """Writes the page; returns its path."""
@@ -114,7 +114,7 @@ class Review:
         return target
 
 
-def format_number(number: float) -> str:
+def plain_number(number: float) -> str:
     """A number in three figures; nothing where there is none."""
     return "" if math.isnan(number) else f"{number:.3g}"
 

@@ -106,12 +106,19 @@ def test_a_place_below_a_file_is_one_line(tmp_path):
 
 def test_a_cell_whose_ledger_cannot_be_written_is_not_done(tmp_path):
     """Its frame, which says that it is finished, is written last: else it would never run again."""
-    cell = "fedlora", 0, pd.DataFrame({"value": [1.0]})
+    cell = (
+        "fedlora",
+        0,
+        pd.DataFrame({"round": [0], "layer": [""], "measure": ["loss"], "value": [1.0]}),
+    )
     with Folder(tmp_path / "run") as folder:
-        with pytest.raises(ValueError, match="JSON"):
-            folder.save(*cell, {"epsilon": float("nan")})
+        blocked = tmp_path / "run" / "cells" / "fedlora-0.json"
+        blocked.mkdir(parents=True)
+        with pytest.raises(OSError):
+            folder.save(*cell, fl.Ledger())
         assert not folder.is_done(*cell[:2])
-        folder.save(*cell, {"epsilon": 1.0})
+        blocked.rmdir()
+        folder.save(*cell, fl.Ledger())
         assert folder.is_done(*cell[:2])
 
 

@@ -142,7 +142,7 @@ def test_a_site_that_is_left_without_rows_is_named():
     whole = bert(frame, by="site", test=frame)
     assert whole.client_names[0] == "alone" and whole.sizes[0] == 1
     frame.loc[7, "site"] = None
-    with pytest.raises(ValueError, match="by 'site'='nan in row 7': expected an owner"):
+    with pytest.raises(ValueError, match="by 'site'='nothing in row 7': expected an owner"):
         bert(frame, by="site")
 
 

@@ -5,14 +5,12 @@ Nothing heavy is imported until a name is used, so ``import fedlora_lab`` is qui
 torch.
 """
 
-import ast
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlora_lab._utils.environment import __version__ as __version__
 
-if TYPE_CHECKING:  # never run: editors see the names here, and `_homes` reads where each one lives
+if TYPE_CHECKING:  # never run: editors read here what HOMES says
     from fedlora_lab import attacks as attacks
     from fedlora_lab import audit as audit
     from fedlora_lab import course as course
@@ -51,35 +49,54 @@ if TYPE_CHECKING:  # never run: editors see the names here, and `_homes` reads w
     from fedlora_lab.tasks import partition as partition
 
 
-def _homes() -> dict[str, tuple[str, str | None]]:
-    """Name -> (module under fedlora_lab, attribute there, or None for the module itself).
+HOMES: dict[str, tuple[str, str | None]] = {
+    "attacks": ("attacks", None),
+    "audit": ("audit", None),
+    "course": ("course", None),
+    "experiments": ("experiments", None),
+    "flower": ("flower", None),
+    "measures": ("measures", None),
+    "methods": ("methods", None),
+    "plots": ("plots", None),
+    "privacy": ("privacy", None),
+    "report": ("report", None),
+    "review": ("review", None),
+    "tasks": ("tasks", None),
+    "theory": ("theory", None),
+    "doctor": ("cli.doctor", None),
+    "finetune": ("experiments.finetune", "finetune"),
+    "suggest_lr": ("experiments.tuned_rates", "suggest_lr"),
+    "tuned_rate": ("experiments.tuned_rates", "tuned_rate"),
+    "compare": ("federated.compare", "compare"),
+    "generate": ("federated.records", "generate"),
+    "predict": ("federated.records", "predict"),
+    "save_adapter": ("federated.records", "save_adapter"),
+    "to_frame": ("federated.records", "to_frame"),
+    "run": ("federated.run", "run"),
+    "ticks": ("federated.run", "ticks"),
+    "amplification": ("federated.spec", "amplification"),
+    "Cycle": ("methods.method", "Cycle"),
+    "Method": ("methods.method", "Method"),
+    "SGD": ("methods.optimizers", "SGD"),
+    "Adam": ("methods.optimizers", "Adam"),
+    "AdamW": ("methods.optimizers", "AdamW"),
+    "Lora": ("methods.plan", "Lora"),
+    "Plan": ("methods.plan", "Plan"),
+    "show": ("methods.source_code", "show"),
+    "Ledger": ("privacy.ledger", "Ledger"),
+    "Privacy": ("privacy.plan", "Privacy"),
+    "partition": ("tasks.partition", None),
+}
+"""Name -> (module under fedlora_lab, attribute there; ``None``: the module itself)."""
 
-    Read from this file's own text: the imports above serve editors and run time, and are the one
-    list of names.
-    """
-    here, found = Path(__file__), {}
-    body = ast.parse(here.read_text(encoding="utf-8")).body
-    block = next(node for node in body if isinstance(node, ast.If))
-    for node in block.body:
-        assert isinstance(node, ast.ImportFrom) and node.module
-        for name in node.names:
-            home = node.module.split(".")[1:]
-            place = here.parent.joinpath(*home, name.name)
-            module = place.is_dir() or place.with_suffix(".py").is_file()
-            path = ".".join([*home, name.name] if module else home)
-            found[name.asname] = path, None if module else name.name
-    return found
-
-
-_HOMES = _homes()
-__all__ = sorted(_HOMES)
+__all__ = sorted(HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in HOMES:
         names = ", ".join(__all__)
         raise AttributeError(f"module 'fedlora_lab' has no attribute {name!r}; it has: {names}")
-    home, attribute = _HOMES[name]
+    home, attribute = HOMES[name]
     module = import_module(f"fedlora_lab.{home}")
     globals()[name] = module if attribute is None else getattr(module, attribute)
     return globals()[name]

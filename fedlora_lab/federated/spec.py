@@ -28,7 +28,7 @@ from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.published import rule_name
 from fedlora_lab.methods.state import KINDS, ParamKey, ServerState
-from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, per_client
+from fedlora_lab.privacy.ledger import Ledger, per_client
 from fedlora_lab.privacy.plan import NoiseLevels, Privacy
 from fedlora_lab.privacy.privatizer import (
     ClipAndNoise,
@@ -163,14 +163,6 @@ class RunSpec:
             return None
         # Whoever knows the seed can draw the noise again and subtract it.
         return self.privacy.ledger(reproducible=self.streams.seed is not None)
-
-    def ledger_after(self, rounds: int) -> Ledger:
-        """The ledger of a private run after so many rounds in which everyone takes part."""
-        terms = self.entry(self.everyone)
-        terms["count"] *= rounds
-        ledger = self.ledger()
-        assert ledger is not None
-        return ledger.after([LedgerEntry(1, self.counted(self.everyone), **terms)])
 
 
 def make_run_spec(

@@ -109,13 +109,26 @@ def test_every_public_name_is_found_in_its_home():
     """And none is hidden by a module: importing fedlora_lab.compare, were there such a file, would
     put the module where the function fl.compare belongs.
     """
-    assert set(fl.__all__) <= set(dir(fl))
+    assert set(fl.__all__) <= set(dir(fl)) and len(dir(fl)) <= 45
     modules = {path.stem for path in PACKAGE.iterdir()}
-    for name, (_, attribute) in fl._HOMES.items():
+    for name, (_, attribute) in fl.HOMES.items():
         assert getattr(fl, name) is not None
         assert attribute is None or name not in modules, name
     with pytest.raises(AttributeError, match="has no attribute 'plan_b'; it has: "):
         _ = fl.plan_b
+
+
+def test_editors_see_each_public_name_where_its_home_says():
+    """An editor reads the imports under TYPE_CHECKING, a run reads HOMES: one list twice."""
+    body = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body
+    (for_editors,) = (node for node in body if isinstance(node, ast.If))
+    seen = {}
+    for node in for_editors.body:
+        assert isinstance(node, ast.ImportFrom) and node.module
+        for imported in node.names:
+            seen[imported.asname] = f"{node.module}.{imported.name}"
+    homes = {name: ".".join(filter(None, home)) for name, home in fl.HOMES.items()}
+    assert seen == {name: f"fedlora_lab.{home}" for name, home in homes.items()}
 
 
 # The wheel

@@ -34,8 +34,6 @@ COLOURS = {
 }
 """Name of a colour -> what it is in a static figure; ``drawing.js`` has them for both grounds."""
 
-DASH = "6 4"
-
 
 def axis(
     label: str,

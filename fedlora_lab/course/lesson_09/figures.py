@@ -10,6 +10,9 @@ from fedlora_lab.measures.statistics import paired_difference
 from fedlora_lab.methods.published import ALL
 from fedlora_lab.plots import style
 
+VARIANTS = {"balanced-rolora": "Balanced RoLoRA", "balanced-la-lora": "Balanced LA-LoRA"}
+"""Rows of the studies that are not in the table of methods."""
+
 
 def rank(rows: pd.DataFrame) -> pd.DataFrame:
     """Ranks the methods of one situation by mean accuracy, with each one's gap to the best.
@@ -60,7 +63,7 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
             ink = "white" if row["gap"] < -0.07 else style.INK
             ax.text(place, y, text, ha="center", va="center", fontsize=8, color=ink)
     ax.grid(False)
-    ax.set_yticks(range(len(slugs)), [style.name(slug) for slug in slugs])
+    ax.set_yticks(range(len(slugs)), [VARIANTS.get(slug, style.name(slug)) for slug in slugs])
     ax.xaxis.tick_top()
     ax.set_xticks(range(len(columns)), list(columns), fontsize=8)
     ax.tick_params(length=0)

@@ -1,23 +1,13 @@
 """The command line ``fedlora-lab``. A mistake is one line on stderr and status 2."""
 
 import sys
-import threading
-import time
-from collections.abc import Callable
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 import click
 
 
-class Bar(Protocol):
-    """What is used of a tqdm bar."""
-
-    def refresh(self) -> object:
-        """Draws the bar again."""
-
-
 class StatusLine:
-    """On a terminal, a line that says what a command is doing, renewed every second.
+    """On a terminal, a line that says what a command is doing.
 
     Imports, downloads and calibration take seconds in which a command has nothing else to show.
 
@@ -25,23 +15,14 @@ class StatusLine:
     """
 
     def __init__(self) -> None:
-        self._over = threading.Event()
-        self._drawn = ""
+        self._shown = ""
 
     def begin(self, activity: str) -> None:
-        """Shows this and the time so far, until another line or a bar takes the place."""
-        started = time.monotonic()
-
-        def draw() -> None:
-            self._drawn = f"{activity} {time.monotonic() - started:.0f} s"
-            sys.stderr.write(f"\r{self._drawn}")
-            sys.stderr.flush()
-
-        self._repeat(draw)
-
-    def follow(self, bar: Bar) -> None:
-        """Renews a bar from now on, in the place of the line."""
-        self._repeat(bar.refresh)
+        """Shows the activity until the next line; never in a file or a pipe."""
+        self.end()
+        if sys.stderr.isatty():
+            self._shown = f"{activity} …"
+            click.echo(self._shown, nl=False, err=True)
 
     def say(self, line: str) -> None:
         """Prints a line in the place of this one."""
@@ -50,25 +31,9 @@ class StatusLine:
 
     def end(self) -> None:
         """Takes the line away."""
-        self._over.set()
-        if self._drawn:
-            sys.stderr.write(f"\r{' ' * len(self._drawn)}\r")
-            sys.stderr.flush()
-            self._drawn = ""
-
-    def _repeat(self, draw: Callable[[], object]) -> None:
-        """Draws now and after every second, until the end; never into a file or a pipe."""
-        self.end()
-        if not sys.stderr.isatty():
-            return
-        self._over = over = threading.Event()
-        draw()
-
-        def renew() -> None:
-            while not over.wait(1):
-                draw()
-
-        threading.Thread(target=renew, daemon=True).start()
+        if self._shown:
+            click.echo(f"\r{' ' * len(self._shown)}\r", nl=False, err=True)
+            self._shown = ""
 
 
 status = StatusLine()

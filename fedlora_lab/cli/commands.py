@@ -1,6 +1,7 @@
 """The commands and their options. What a command does is loaded when its options have been read."""
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +52,24 @@ def commands() -> None:
 # ---- training
 
 
-def training_options(command: Any) -> Any:
+LR = read.Text("lr", read.read_rates)
+OPTIMIZER = read.Text("optimizer", read.read_optimizer)
+SERVER_OPTIMIZER = read.Text("server_optimizer", read.read_optimizer)
+LR_HELP = "Such as 0.3, or A=0.1,B=0.3, or ffa-lora=0.3,rolora=0.1.  [suggested for the setting]"
+RULE_HELP = "Of clients: sgd, adamw, or sgd:momentum=0.9.  [sgd]"
+SERVER_RULE_HELP = "Of the server: sgd, adam, or sgd:momentum=0.9.  [sgd]"
+
+
+def training_options(command: Callable[..., None]) -> Callable[..., None]:
     """Puts on a command what `run` and `compare` share."""
-    lr = "Such as 0.3, or A=0.1,B=0.3, or ffa-lora=0.3,rolora=0.1.  [suggested for the setting]"
-    rule = "Of clients: sgd, adamw, or sgd:momentum=0.9.  [sgd]"
-    server_rule = "Of the server: sgd, adam, or sgd:momentum=0.9.  [sgd]"
     for option in (
         click.option("--fresh/--resume", default=False, help="Start anew, or go on.  [resume]"),
         click.option("--out", type=PATH, metavar="DIR", help="Run folder.  [runs/TASK]"),
-        read.text_option("--server-optimizer", read.read_optimizer, "O", server_rule),
-        read.text_option("--optimizer", read.read_optimizer, "O", rule),
-        read.text_option("--lr", read.read_rates, "LR", lr),
+        click.option(
+            "--server-optimizer", type=SERVER_OPTIMIZER, metavar="O", help=SERVER_RULE_HELP
+        ),
+        click.option("--optimizer", type=OPTIMIZER, metavar="O", help=RULE_HELP),
+        click.option("--lr", type=LR, metavar="LR", help=LR_HELP),
         read.setting_options(read.SITUATION),
     ):
         command = option(command)
@@ -109,38 +117,31 @@ def run_command(task: str, method: str, seed: int | None, **options: Any) -> Non
     train(task, [method], [seed], every_round=True, **options)
 
 
+COLUMNS = read.Text("text", read.read_columns)
+CLASSES = read.Text("labels", read.read_names)
+TEST = read.Text("test", read.read_test)
+LENGTH = click.IntRange(1)
+
+
 @commands.command("finetune")
 @click.argument("data", type=PATH)
-@read.text_option(
-    "--model", read.read_plain, "DIR", "A Hugging Face name, or a folder.  [required]"
+@click.option("--model", metavar="DIR", help="A Hugging Face name, or a folder.  [required]")
+@click.option("--text", type=COLUMNS, metavar="COLUMN", help="Of the texts, or A,B of pairs.")
+@click.option(
+    "--label", metavar="COLUMN", help="Of the classes; without it a decoder learns texts."
 )
-@read.text_option("--text", read.read_columns, "COLUMN", "Column of the texts, or A,B of pairs.")
-@read.text_option(
-    "--label",
-    read.read_plain,
-    "COLUMN",
-    "Column of the classes; without it a decoder learns texts.",
+@click.option("--labels", type=CLASSES, metavar="A,B", help="Classes in order.  [from the rows]")
+@click.option("--by", metavar="COLUMN", help="Of the owner, a client.  [dealt at random]")
+@click.option("--image", metavar="COLUMN", help="Of image files, in place of --text.")
+@click.option(
+    "--test", type=TEST, metavar="CSV", help="Public rows to score on, or a share.  [none]"
 )
-@read.text_option("--labels", read.read_names, "A,B", "The classes in order.  [read from the rows]")
-@read.text_option(
-    "--by", read.read_plain, "COLUMN", "Column of the owner, a client.  [dealt at random]"
-)
-@read.text_option(
-    "--image", read.read_plain, "COLUMN", "Column of image files, in place of --text."
-)
-@read.text_option(
-    "--test", read.read_test, "CSV", "Public rows to score on, or a share to hold out.  [none]"
-)
-@read.text_option(
-    "--method", read.read_method, "A", f"A method.  [{read.CHOSEN}]", words=read.METHODS
-)
-@read.text_option(
-    "--person", read.read_plain, "COLUMN", "Column of persons: protect all rows of each."
-)
-@read.text_option("--max-length", read.read_whole, "N", "Tokens of a text.  [at most 128]")
-@read.text_option("--device", read.read_plain, "D", "Such as cpu or cuda.  [cpu]")
-@read.text_option("--lr", read.read_rates, "LR", f"Learning rate.  [{read.CHOSEN}]")
-@read.text_option("--optimizer", read.read_optimizer, "O", "Of clients: sgd or adamw.  [sgd]")
+@click.option("--method", type=METHOD, metavar="A", help=f"A method.  [{read.CHOSEN}]")
+@click.option("--person", metavar="COLUMN", help="Of persons: protect all rows of each.")
+@click.option("--max-length", type=LENGTH, metavar="N", help="Tokens of a text.  [at most 128]")
+@click.option("--device", metavar="D", help="Such as cpu or cuda.  [cpu]")
+@click.option("--lr", type=LR, metavar="LR", help=f"Learning rate.  [{read.CHOSEN}]")
+@click.option("--optimizer", type=OPTIMIZER, metavar="O", help="Of clients: sgd or adamw.  [sgd]")
 @read.setting_options(read.FINETUNE, default=read.CHOSEN)
 @click.option("--seed", default="none", type=SEED, metavar="N", help="none for a release.  [none]")
 @click.option("--out", type=PATH, metavar="DIR", help="Run folder.  [runs/finetune-DATA]")
@@ -154,7 +155,7 @@ def finetune_command(
     Settings that are not given are chosen from public numbers and printed with the reason. The same
     command continues a run that was stopped.
     """
-    asked = read.given(options)
+    asked = read.typed_options(options)
     check("model" in asked, "--model", None, "a Hugging Face name, or a folder")
     check(data.exists(), "data", str(data), "a CSV file, or a folder of images, that exists")
     from fedlora_lab.cli.training import finetune

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from fedlora_lab._utils.options import OPTIONS, RunSettings
@@ -24,8 +25,6 @@ METHODS = (
 )  # fmt: skip
 """Slugs of the table, whose own module loads PyTorch."""
 BASELINES = ("non-private", "central", "local")
-NOT_GIVEN: Any = object()
-"""In the place of an option that was not given: ``None`` is a value, as of ``--epsilon none``."""
 FLAGS = {"clip_norm": "--clip"}
 """Flags that are not the setting's own name."""
 CHOSEN = "chosen, and printed with its reason"
@@ -34,10 +33,7 @@ SITUATION = (
     "rank", "lora_alpha", "participation", "server_lr", "trust", "accountant", "stop_at",
 )  # fmt: skip
 """Settings of `run` and `compare`."""
-FINETUNE = (
-    "epsilon", "delta", "unit", "clip_norm", "rounds", "local_steps", "batch", "clients", "rank",
-    "lora_alpha", "participation", "trust", "accountant", "stop_at",
-)  # fmt: skip
+FINETUNE = tuple(name for name in SITUATION if name not in ("alpha", "server_lr"))
 """Settings of `finetune`."""
 TUNED = {"delta", "clip_norm", "rounds", "local_steps", "batch", "rank", "lora_alpha"}
 """Settings whose default is what the learning rates of the task were tuned in."""
@@ -82,7 +78,7 @@ def setting(name: str) -> Text:
 
 
 def setting_options(names: Iterable[str], default: str = "") -> Decorator:
-    """Puts declared settings on a command, as options whose default is `NOT_GIVEN`.
+    """Puts declared settings on a command, as options.
 
     Args: names: of the settings. default: in words, for all; "": the declared ones.
     """
@@ -92,11 +88,10 @@ def setting_options(names: Iterable[str], default: str = "") -> Decorator:
             option = OPTIONS[name]
             flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
             meaning = option.meaning + (f" Or {option.word}." if option.word else "")
-            words = default or _default_in_words(name)
-            options: dict[str, Any] = {"help": f"{meaning}  [{words}]", "default": NOT_GIVEN}
+            meaning += f"  [{default or _default_in_words(name)}]"
             metavar = "|".join(option.choices) or ("N" if option.whole else "X")
-            decorated = click.option(flag, name, type=setting(name), metavar=metavar, **options)
-            command = decorated(command)
+            add = click.option(flag, name, type=setting(name), metavar=metavar, help=meaning)
+            command = add(command)
         return command
 
     return decorate
@@ -114,30 +109,14 @@ def _default_in_words(name: str) -> str:
     return f"as tuned, or {text}" if name in TUNED else text
 
 
-def text_option(
-    flag: str, read: Callable[[str, str], Any], metavar: str, meaning: str, **options: Any
-) -> Decorator:
-    """An option whose text a function of this module reads.
-
-    Args: flag, metavar, meaning, options: as of `click.option`. read: name, text -> value.
-    """
-    name = flag.removeprefix("--").replace("-", "_")
-    options = {"default": NOT_GIVEN, **options}
-    kind = Text(name, read, options.pop("words", ()))
-    return click.option(flag, name, type=kind, metavar=metavar, help=meaning, **options)
-
-
-def given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given."""
-    return {name: value for name, value in options.items() if value is not NOT_GIVEN}
+def typed_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were typed: ``None`` is a value too, as of ``--epsilon none``."""
+    source = click.get_current_context().get_parameter_source
+    typed = ParameterSource.COMMANDLINE
+    return {name: value for name, value in options.items() if source(name) is typed}
 
 
 # ---- how text is read
-
-
-def read_plain(name: str, text: str) -> str:
-    """A text that is taken as it is."""
-    return text
 
 
 def read_number(name: str, text: str) -> float:
@@ -148,12 +127,6 @@ def read_number(name: str, text: str) -> float:
         value = math.nan
     check(not math.isnan(value), name, text, "a number")
     return value
-
-
-def read_whole(name: str, text: str) -> int:
-    """A whole number >= 1; ``ValueError`` in one line for anything else."""
-    check(text.isascii() and text.isdecimal() and int(text) >= 1, name, text, "a whole number >= 1")
-    return int(text)
 
 
 def read_seeds(name: str, text: str) -> list[int]:

@@ -34,6 +34,8 @@ from fedlora_lab.report.summary_table import (
 PLAN_FIELDS = (
     "rounds", "local_steps", "batch", "participation", "optimizer", "server_optimizer", "server_lr",
 )  # fmt: skip
+LORA_FIELDS = {"rank": "rank", "lora_alpha": "alpha"}
+"""Option -> field of `Lora`."""
 RatesByMethod = dict[str, float | Mapping[str, float]]
 
 
@@ -56,9 +58,9 @@ def train(
         out: run folder; ``None``: runs/TASK.
         fresh: clear it before.
         every_round: print a line for every round.
-        options: settings by name; `options.NOT_GIVEN` where none was given.
+        options: settings by name; those that were not typed are chosen.
     """
-    asked = read.given(options)
+    asked = read.typed_options(options)
     task, privacy, plan, lora = build_setup(task_name, asked)
     stop_at = asked.get("stop_at")
     if stop_at is not None:
@@ -81,7 +83,7 @@ def train(
         if kept := len(cells) - len(waiting):
             status.say(f"{kept} of {len(cells)} runs are finished in {folder.path} and kept")
         with tqdm(total=sum(cell.plan.rounds for cell in waiting), disable=None, **BAR) as bar:
-            status.follow(bar)
+            status.end()
             for number, cell in enumerate(waiting, 1):
                 events = run_cell(folder, cell, stop_at)
                 show_cell(folder, cell, events, bar, f"[{number}/{len(waiting)}]", every_round)
@@ -98,18 +100,21 @@ def finetune(data: Path, asked: dict[str, Any], out: Path, fresh: bool, seed: in
 
     Args: data: CSV file or folder of images. asked: what was given. out, fresh, seed: as there.
     """
-    given = dict(asked)
-    if given.get("batch", 1) is None:
-        given["batch"] = "all"
-    adapter = {"rank": given.pop("rank", None), "alpha": given.pop("lora_alpha", None)}
-    adapter = {name: value for name, value in adapter.items() if value is not None}
-    if adapter:
-        given["lora"] = fl.Lora(**adapter)
-    model = given.pop("model")
-    fl.finetune(model, data, out=out, fresh=fresh, seed=seed, say=status.say, **given)
+    settings = {name: value for name, value in asked.items() if name not in LORA_FIELDS}
+    if settings.get("batch", 1) is None:
+        settings["batch"] = "all"
+    if adapter := lora_fields(asked):
+        settings["lora"] = fl.Lora(**adapter)
+    model = settings.pop("model")
+    fl.finetune(model, data, out=out, fresh=fresh, seed=seed, say=status.say, **settings)
 
 
 # ---- from options to a run's parts
+
+
+def lora_fields(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `Lora` that were asked for."""
+    return {LORA_FIELDS[name]: value for name, value in asked.items() if name in LORA_FIELDS}
 
 
 def build_setup(
@@ -128,9 +133,7 @@ def build_setup(
     tuned: dict[str, Any] = load_searches().get(task.name, {}).get("setting", {})
     work = {key: asked[key] for key in PLAN_FIELDS if key in asked}
     plan = fl.Plan(**{**tuned.get("plan", {}), **work})
-    adapter = {"rank": asked.get("rank"), "alpha": asked.get("lora_alpha")}
-    adapter = {key: value for key, value in adapter.items() if value is not None}
-    lora = fl.Lora(**{**tuned.get("lora", {}), **adapter})
+    lora = fl.Lora(**{**tuned.get("lora", {}), **lora_fields(asked)})
     epsilon = asked.get("epsilon", RunSettings.epsilon)
     if epsilon is None:
         return task, None, plan, lora

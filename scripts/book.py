@@ -250,7 +250,7 @@ def reference(folder: Path) -> list[str]:
     ]
     lines += ["`import fedlora_lab as fl`, and then:", "", "| name | meaning |", "|---|---|"]
     for name in fedlora_lab.__all__:
-        home, attribute = fedlora_lab._HOMES[name]
+        home, attribute = fedlora_lab.HOMES[name]
         place, role = (f"fedlora_lab.{home}", "mod") if attribute is None else (_home(name), "obj")
         thing = import_module(place) if attribute is None else getattr(fedlora_lab, name)
         lines.append(f"| {{py:{role}}}`fl.{name} <{place}>` | {summary(thing)} |")

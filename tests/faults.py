@@ -149,6 +149,8 @@ def runs(root: Path) -> list[dict[str, Any]]:
 
 def limited(act: Callable[[], Any], size: int) -> None:
     """Acts while no file may grow past this size."""
+    # Bytecode that is cut off would stop every later process that imports the module.
+    sys.dont_write_bytecode = True
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     act()
 

@@ -261,6 +261,8 @@ def lines(
         ax.set_xlabel(xlabel or x)
         if "x" in log:
             _place_ticks(ax, part[x])
+        elif pd.api.types.is_integer_dtype(part[x]):
+            ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0].set_ylabel(ylabel)
     caption = ""
     if band != "none":
@@ -478,6 +480,10 @@ def share_inside(table: pd.DataFrame) -> float:
 # ---- heat maps and films
 
 
+LETTER = 0.085
+"""Width of a letter of a label, inches."""
+
+
 @style.paper()
 def heat(
     tables: pd.DataFrame | Mapping[str, pd.DataFrame],
@@ -513,22 +519,34 @@ def heat(
     finite = numbers[np.isfinite(numbers)]
     check(finite.size > 0, "tables", "no finite number", "at least one")
     low, high = limits or (float(finite.min()), float(finite.max()))
-    rows, columns = next(iter(shown.values())).shape
-    width = min(11.0, 2.4 + len(shown) * max(2.2, 0.62 * columns))
-    figure, axes = style.subplots(width, 1.5 + 0.42 * rows, columns=len(shown), sharey=True)
-    for ax, table in zip(axes, shown.values(), strict=True):
+    named = {}
+    for name, table in shown.items():
         if table.index.name == "method":
             table = table.rename(index=style.name)
+        # Long words over narrow cells would run into each other.
+        named[name] = table.rename(columns=lambda words: textwrap.fill(str(words), 12))
+    rows, columns = next(iter(named.values())).shape
+    longest_row = max(len(str(words)) for table in named.values() for words in table.index)
+    lines = [line for t in named.values() for words in t.columns for line in words.splitlines()]
+    cell = max(0.62, LETTER * max(map(len, lines)) + 0.1)
+    width = 1.4 + LETTER * longest_row + len(named) * max(1.6, cell * columns)
+    width = min(11.0, max(width, 1.2 * LETTER * len(title) + 0.5))
+    figure, axes = style.subplots(width, 1.7 + 0.42 * rows, columns=len(named), sharey=True)
+    for ax, table in zip(axes, named.values(), strict=True):
         texts = table.map(lambda cell: number.format(cell) if np.isfinite(cell) else "")
         cells: Any = {"vmin": low, "vmax": high, "cmap": colours, "cbar": False, "fmt": ""}
         cells |= {"annot_kws": {"fontsize": 8}, "linewidths": 0.6, "linecolor": style.CARD}
         sns.heatmap(table.astype(float), annot=texts if number else None, ax=ax, **cells)
         ax.grid(visible=False)
         ax.set(xlabel=xlabel, ylabel=ylabel if ax is axes[0] else "")
-        ax.tick_params(axis="y", rotation=0)
+        ax.tick_params(axis="both", rotation=0)
     bar = figure.colorbar(axes[0].collections[0], ax=axes, pad=0.02)
     bar.set_label(unit)
-    return _finish(figure, axes, list(shown), title, "")
+    for ax, name in zip(axes, named, strict=True):
+        ax.set_title(name, fontsize=9.5)
+    # At the figure's edge: one panel of few columns is narrower than its title.
+    style.headline(figure, title)
+    return figure
 
 
 @style.paper()

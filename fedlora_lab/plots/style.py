@@ -273,11 +273,13 @@ class _LabelColumn:
         self.texts = []
         fold: Any = {"break_long_words": False, "break_on_hyphens": False}
         for label in labels:
-            folded = textwrap.fill(label.text, wide, **fold)
+            # "ε = 8" stays on one line.
+            text = label.text.replace(" = ", "\u00a0=\u00a0")
+            folded = textwrap.fill(text, wide, **fold)
             bold: Any = {"weight": "bold", "va": "center"}
-            text = note(ax, 1.03, 0.5, folded, darken(label.colour), LABEL_SIZE, **bold)
-            text.set_path_effects([halo])
-            self.texts.append(text)
+            shown = note(ax, 1.03, 0.5, folded, darken(label.colour), LABEL_SIZE, **bold)
+            shown.set_path_effects([halo])
+            self.texts.append(shown)
         style: Any = {"colors": GREY, "linewidths": 0.6, "clip_on": False}
         self.leaders = LineCollection([], transform=ax.transAxes, **style)
         # A leader runs where its label stands already: it needs no room of its own.

@@ -121,6 +121,17 @@ def test_a_heat_map_writes_every_number(frame):
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["FedLoRA", "FFA-LoRA", "mine"]
 
 
+def test_labels_of_a_heat_map_stand_apart_and_its_title_fits():
+    """Few columns under long words, and a title that is longer than they are wide."""
+    columns = ["who sees the model", "the server", "the server and 10 of 50"]
+    table = pd.DataFrame(np.eye(3), ["nobody", "the server", "secure aggregation"], columns)
+    figure = plots.heat(table, title="Who faces which ε, where an ε of 2 was promised")
+    figure.draw_without_rendering()
+    labels = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(labels))
+    assert all(text.get_window_extent().x1 <= figure.bbox.x1 for text in figure.texts)
+
+
 def test_a_film_shows_each_picture_under_its_words():
     pictures = {f"round {t}": np.full((2, 2), t / 4) for t in range(5)}
     figure = plots.film(pictures, columns=3, title="t")

@@ -168,9 +168,8 @@ Machine: {described(found["machine"])}.{again}
 
 {above(table)}
 
-All three multiply frozen weights by oneDNN where torch has it (below). The private and the plain
-step group texts of similar length, sixteen at once (decision 0020), and pad a group to its longest
-text. For Opacus the eight texts of a client are one such group.
+The private and the plain step group texts of similar length, sixteen at once, and pad a group to
+its longest text. For Opacus the eight texts of a client are one such group.
 
 {padded(table)}
 
@@ -181,8 +180,6 @@ text. For Opacus the eight texts of a client are one such group.
 {beside(found["beside"])}
 
 {prices(found["price"])}
-
-The same with AdamW, dropout, all-linear and a decoder: [options](options.md).
 
 A whole federation beside one written by hand with Flower, PEFT and Opacus:
 [end to end](end_to_end.md).

@@ -106,7 +106,7 @@ def pretrain(out: Path, examples: int, epochs: int, batch: int, peak: float, see
         "accuracy_handwritten_before_tuning": accuracy(
             model, *scans(Path(os.environ["FEDLORA_STUDIES"]))
         ),
-        "script": "scripts/pretrain_mnist.py",
+        "script": "studies/pretrain_mnist.py",
         "script_sha256": {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sums},
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "faces": [Path(face).name for face in faces()],

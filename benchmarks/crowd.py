@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.report.summary_table import markdown_table
+from fedlora_lab._utils.markdown import markdown_table
 
 if TYPE_CHECKING:
     from fedlora_lab.tasks.task import Task

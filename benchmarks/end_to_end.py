@@ -28,7 +28,7 @@ import pandas as pd
 from benchmarks.__main__ import HERE, processor
 from benchmarks.page import spread
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.report.summary_table import markdown_table
+from fedlora_lab._utils.markdown import markdown_table
 
 SIDES = {"by_library": "this library", "by_hand": "Flower, PEFT and Opacus"}
 GOAL = 10

@@ -26,7 +26,7 @@ from benchmarks.__main__ import HERE, processor
 from benchmarks.crowd import crowd
 from benchmarks.page import spread
 from fedlora_lab._utils.files import append_line, read_lines, write_atomically
-from fedlora_lab.report.summary_table import markdown_table
+from fedlora_lab._utils.markdown import markdown_table
 
 if TYPE_CHECKING:
     from fedlora_lab.tasks.task import Task

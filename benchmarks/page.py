@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.price import CLIENTS, STEPS, priced
-from fedlora_lab.report.summary_table import markdown_table
+from fedlora_lab._utils.markdown import markdown_table
 
 PEERS = ("stacked", "plain", "opacus")
 TIME, MEMORY = 1.25, 1.3

@@ -26,9 +26,9 @@ import nbformat
 import yaml
 from readme import filled, linked
 
+from fedlora_lab._utils.markdown import markdown_table, require_visible
 from fedlora_lab.cli.method_table import describe_schedule, own_rules
 from fedlora_lab.course.widgets.dial import page_script
-from fedlora_lab.report.summary_table import markdown_table, require_visible
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ROOT / "docs" / "methods.md"

@@ -12,7 +12,7 @@ import textwrap
 from pathlib import Path
 
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.report.summary_table import markdown_table, require_visible
+from fedlora_lab._utils.markdown import markdown_table, require_visible
 from fedlora_lab.review.mistakes import EDGES, MISTAKES, Mistake
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "sharp_edges.md"

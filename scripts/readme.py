@@ -16,10 +16,11 @@ import pandas as pd
 
 from fedlora_lab import methods, plots
 from fedlora_lab._utils.files import write_atomically
+from fedlora_lab._utils.markdown import markdown_table
 from fedlora_lab.cli.method_table import describe_schedule
 from fedlora_lab.plots.style import name, png
 from fedlora_lab.report.run_folder import Folder, read_frame
-from fedlora_lab.report.summary_table import display_rows, markdown_table, summary
+from fedlora_lab.report.summary_table import display_rows, summary
 
 ROOT = Path(__file__).resolve().parent.parent
 README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"

@@ -13,13 +13,13 @@ import pandas as pd
 
 from fedlora_lab import methods
 from fedlora_lab._utils.files import write_atomically
+from fedlora_lab._utils.markdown import markdown_table, require_visible
 from fedlora_lab.federated.amplification import forecast_of
 from fedlora_lab.federated.spec import make_run_spec
 from fedlora_lab.measures.statistics import find_collapsed, paired_difference, t_interval
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.plots.style import name
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.report.summary_table import markdown_table, require_visible
 from studies import runner
 from studies.declared import STUDIES, Case
 

@@ -18,10 +18,10 @@ import torch
 
 import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
+from fedlora_lab._utils.markdown import markdown_table, require_visible
 from fedlora_lab.lora import peft
 from fedlora_lab.measures.statistics import RULE
 from fedlora_lab.plots import intervals, style
-from fedlora_lab.report.summary_table import markdown_table, require_visible
 from fedlora_lab.tasks.task import concatenate
 from studies.claims import (
     CLAIMS,

@@ -19,7 +19,7 @@ from docutils.core import publish_doctree
 from myst_parser.parsers.docutils_ import Parser
 
 import fedlora_lab as fl
-from fedlora_lab.report.summary_table import hidden_lines, require_visible
+from fedlora_lab._utils.markdown import hidden_lines, require_visible
 from studies.claims import CLAIMS
 
 ROOT = Path(__file__).parents[2]

@@ -116,7 +116,7 @@ def left(state: Path) -> dict[str, Any]:
     if reached(state) < 0:
         return {"done": -1, "rows": -1, "claimed": 0.0, "spent": 0.0, "fits": True}
     done, book, rows = (
-        checkpoint.read_latest(state)[0].round,
+        next(checkpoint.whole_checkpoints(state))[0].round,
         state / "ledger.json",
         state / "rounds.csv",
     )

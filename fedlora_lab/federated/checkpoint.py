@@ -258,13 +258,6 @@ def _check_lists(state: RunState) -> None:
         raise DamagedCheckpoint("the lists of rounds are not those of a run")
 
 
-def read_latest(folder: "str | Path") -> tuple[RunState, dict[str, Any]]:
-    """Reads the newest whole checkpoint of a folder. Raises: ``ValueError`` when there is none."""
-    for state in whole_checkpoints(Path(folder)):
-        return state
-    raise ValueError(f"resume={str(folder)!r}: expected a folder with a whole checkpoint")
-
-
 def whole_checkpoints(folder: Path) -> Iterator[tuple[RunState, dict[str, Any]]]:
     """Yields the whole checkpoints of a folder, the newest first; warns of damaged ones."""
     rounds = rounds_in(folder)

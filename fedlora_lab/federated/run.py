@@ -142,7 +142,11 @@ def run(
     >>> [record.index for record in fl.run(task, "rolora", None, plan)]
     [0, 1, 2]
     """
-    options = RunOptions(
+    opened = Run.open(
+        task,
+        method,
+        privacy,
+        plan,
         lora=lora,
         seed=seed,
         checkpoint=checkpoint,
@@ -155,8 +159,7 @@ def run(
         products=products,
         bug=bug,
     )
-    events = Run.start(task, method, privacy, plan, options).events()
-    return (event for event in events if isinstance(event, Round))
+    return (event for event in opened.events() if isinstance(event, Round))
 
 
 def ticks(
@@ -172,7 +175,12 @@ def ticks(
     >>> [type(event).__name__ for event in fl.ticks(task, "rolora", None, plan)]
     ['Round', 'Tick', 'Tick', 'Round']
     """
-    return Run.start(task, method, privacy, plan, RunOptions(**options)).events()
+    return Run.open(task, method, privacy, plan, **options).events()
+
+
+def fresh_state(prepared: Prepared) -> RunState:
+    """The state of a run before its first round: no client has received anything."""
+    return RunState(initial_server(prepared), {}, [-1] * len(prepared.spec.task.sizes))
 
 
 class Diverged(ValueError):
@@ -249,32 +257,6 @@ class Run:
     contents: tuple[list[int], bytes | None] = ([], None)
 
     @classmethod
-    def start(
-        cls,
-        task: Task,
-        method: Method | str,
-        privacy: Privacy | None,
-        plan: Plan,
-        options: RunOptions,
-    ) -> Self:
-        """Validates everything and prepares the run; nothing is trained yet.
-
-        Args:
-            task, method, privacy, plan, options: as of `run`.
-        """
-        spec = make_run_spec(task, method, privacy, plan, options.lora, options.seed)
-        prepared = prepare_run(
-            spec,
-            task.clients,
-            device=options.device,
-            products=options.products,
-            chunk_examples=options.chunk_examples,
-        )
-        if options.bug is not None:
-            prepared = replace(prepared, clip=options.bug)
-        return cls.of(prepared, options)
-
-    @classmethod
     def open(
         cls,
         task: Task,
@@ -283,11 +265,22 @@ class Run:
         plan: Plan,
         **options: Any,
     ) -> Self:
-        """As `start`, with the options as keywords.
+        """Validates everything and prepares the run; nothing is trained yet.
 
         Args: task, method, privacy, plan, options: as of `run`.
         """
-        return cls.start(task, method, privacy, plan, RunOptions(**options))
+        checked = RunOptions(**options)
+        spec = make_run_spec(task, method, privacy, plan, checked.lora, checked.seed)
+        prepared = prepare_run(
+            spec,
+            task.clients,
+            device=checked.device,
+            products=checked.products,
+            chunk_examples=checked.chunk_examples,
+        )
+        if checked.bug is not None:
+            prepared = replace(prepared, clip=checked.bug)
+        return cls.of(prepared, checked)
 
     @classmethod
     def of(cls, prepared: Prepared, options: RunOptions) -> Self:
@@ -297,7 +290,8 @@ class Run:
             prepared: by `prepare_run`.
             options: as of `run`; those of which a prepared run has its own are not read.
         """
-        spec, resume = prepared.spec, options.resume
+        spec = prepared.spec
+        resume = options.resume
         if options.stop_at is not None:
             expected = "None without privacy: no epsilon is spent"
             check(spec.privacy is not None, "stop_at", options.stop_at, expected)
@@ -307,14 +301,15 @@ class Run:
             # Before the first release: no ledger on disk ever states an epsilon that does not hold.
             reasons = (injected_bug_reason(prepared.clip), spec.uncertified)
             ledger.uncertified = "; ".join(reason for reason in reasons if reason) or None
-        fresh = RunState(initial_server(prepared), {}, [-1] * len(spec.task.sizes))
+        fresh = fresh_state(prepared)
         self = cls(prepared, options, ledger, fresh, folder)
         if folder is not None:
             # Looked at before it is read: `lock` finds whoever writes in between. A new run was
             # promised a folder without rounds but the start, and without a ledger.
-            same = resume is not None and folder.resolve() == Path(resume).resolve()
-            rounds, book = checkpoint.contents(folder)
-            self.contents = (rounds, book) if same else ([t for t in rounds if not t], None)
+            goes_on = resume is not None and folder.resolve() == Path(resume).resolve()
+            rounds, ledger_bytes = checkpoint.contents(folder)
+            start = [t for t in rounds if t == 0]
+            self.contents = (rounds, ledger_bytes) if goes_on else (start, None)
         if resume is not None:
             self.state, self.ledger = checkpoint.restore(Path(resume), spec, fresh, ledger)
             self.resumed = self.state is not fresh
@@ -328,7 +323,7 @@ class Run:
 
     def reset(self) -> None:
         """Resets the state to round 0; the ledger keeps what was spent."""
-        self.state = RunState(initial_server(self.prepared), {}, [-1] * len(self.spec.task.sizes))
+        self.state = fresh_state(self.prepared)
         self.resumed = False
         self._warn_of_overspending()
 
@@ -338,10 +333,12 @@ class Run:
         """Warns where rounds that were released twice carry the run past its calibrated epsilon."""
         target = None if self.spec.privacy is None else self.spec.privacy.target
         stop_at = self.options.stop_at
+        # Equal up to rounding counts as equal.
         stops = bool(target and stop_at and stop_at <= target * (1 + 1e-9))
         if not target or stops or self.ledger is None or self.ledger.uncertified is not None:
             return
         spent = self._spent_after(self.spec.plan.rounds - self.state.round)
+        # More than calibration's own tolerance: a round was released twice.
         if spent > target * (1 + 1e-6):
             text = f"epsilon={spent:.4g} after the last round: expected at most target={target:g}"
             advice = f"rounds were released twice, stop_at={target:g} ends the run in time"
@@ -356,9 +353,11 @@ class Run:
         repeats = self.ledger.reproducible
         written = {entry.round for entry in self.ledger.releases} if repeats else set()
         ahead = [t for t in range(now + 1, now + 1 + rounds) if t not in written]
-        clients, terms = spec.counted(spec.everyone), spec.entry(spec.everyone)
-        ahead_of = self.ledger.after(LedgerEntry(t, clients, **terms) for t in ahead)
-        return ahead_of.epsilon_or_inf()
+        # Who will take part is not drawn yet: everyone is the most that a round can spend.
+        clients = spec.counted(spec.everyone)
+        terms = spec.entry(spec.everyone)
+        entries = (LedgerEntry(t, clients, **terms) for t in ahead)
+        return self.ledger.after(entries).epsilon_or_inf()
 
     @property
     def ended(self) -> bool:
@@ -393,14 +392,16 @@ class Run:
             test_attack_spending.py::test_a_run_that_was_opened_before_another_wrote_is_refused.
         """
         with lock_folder(self.folder):
-            same = self.folder is None or checkpoint.contents(self.folder) == self.contents
+            # Two runs that go on from one ledger would each state its own releases only.
+            untouched = self.folder is None or checkpoint.contents(self.folder) == self.contents
             expected = "a folder in which no other run has written meanwhile"
-            check(same, "checkpoint", str(self.folder), expected)
+            check(untouched, "checkpoint", str(self.folder), expected)
             yield
 
     def initial_result(self) -> RoundResult:
         """The result before the first round."""
-        server, privacy = self.state.server, self.spec.privacy
+        server = self.state.server
+        privacy = self.spec.privacy
         keys = uploads.round_keys(self.spec, server.tensors, 0)
         opened = OpenRound(time.perf_counter(), (), server, server, keys)
         # Where later rounds measure no deviation, neither does this: 0 would look like a measure.
@@ -424,6 +425,7 @@ class Run:
         """Trains one round, a tick after every local step."""
         opened = self.begin_round()
         batches = []
+        # A chunk of clients changes memory alone: each client's draws are from its own streams.
         size = self.options.chunk_clients or max(len(opened.ids), 1)
         for i in range(0, len(opened.ids), size):
             clients = self.start_clients(opened.ids[i : i + size], opened.sent)
@@ -431,9 +433,11 @@ class Run:
                 local_training.local_step(self.prepared, clients, opened.t, step)
                 yield Tick(opened.t + 1, step + 1)
             batches.append(clients)
-        keys, sent = opened.keys, opened.sent
+        keys = opened.keys
+        sent = opened.sent
         everyone = uploads.stack_clients(self.prepared, batches, keys.moved, sent)
         arrived = self.arrivals(opened.t, opened.ids)
+        # The one way from clients to the server: in the client unit clip and noise are in here.
         received = uploads.release_round(self.prepared, everyone, arrived, keys.sent, sent)
         return self.finish_round(opened, received, everyone, arrived)
 
@@ -450,7 +454,8 @@ class Run:
 
     def participants(self, t: int) -> tuple[int, ...]:
         """Draws who takes part: each client on its own with the plan's probability."""
-        count, share = len(self.spec.task.sizes), self.spec.plan.participation
+        count = len(self.spec.task.sizes)
+        share = self.spec.plan.participation
         if share >= 1:
             return tuple(range(count))
         # Each client on its own: accountants do not cover the draw of a fixed number of clients.
@@ -463,6 +468,7 @@ class Run:
         if ledger is None:
             return
         terms = self.spec.entry(ids)
+        # With a seed a repeated round gives the same values: counted once.
         ledger.record(t + 1, self.spec.counted(ids), **terms, repeats=ledger.reproducible)
         # A run that is cut short in this round has released what it sent: the disk comes first.
         if self.folder is not None:
@@ -471,6 +477,7 @@ class Run:
 
     def start_clients(self, ids: tuple[int, ...], sent: ServerState) -> ClientBatch:
         """Prepares clients for a round, from what they received and their own tensors."""
+        # Only their own rows: a client never reads what another one keeps.
         personal = {key: x[list(ids)] for key, x in self.state.personal.items()}
         return uploads.begin_clients(self.prepared, ids, sent, personal)
 
@@ -499,23 +506,32 @@ class Run:
         Raises: `Diverged` where the rule decomposes matrices that are not finite.
         Guarantees: test_checkpoint.py::test_resume_equals_uninterrupted.
         """
-        spec, state, before = self.spec, self.state, opened.before
-        there = [opened.ids[i] for i in arrived.tolist()]
-        traffic = uploads.count_traffic(spec, state, opened.ids, there, opened.keys.sent)
+        spec = self.spec
+        state = self.state
+        before = opened.before
+        senders = [opened.ids[i] for i in arrived.tolist()]
+        # Before the state moves on: bytes down depend on what each client last received.
+        traffic = uploads.count_traffic(spec, state, opened.ids, senders, opened.keys.sent)
         aggregated = after = before
         if received.uploads:
             # Everything from here on is a function of released values and costs no privacy.
             aggregated = self._aggregate(opened, received)
             # What was not sent has no gradient: neither it nor its moments move.
             new = {key: aggregated.tensors[key] for key in received.uploads}
-            rule, rate = spec.plan.server_optimizer, spec.plan.server_lr
-            stepped, state.optimizer = server_step(rule, state.optimizer, before.tensors, new, rate)
+            stepped, state.optimizer = server_step(
+                spec.plan.server_optimizer,
+                state.optimizer,
+                before.tensors,
+                new,
+                spec.plan.server_lr,
+            )
             after = aggregated.replace_tensors(stepped)
         self._keep_personal(opened, everyone)
         # So many rows times the rank is what the round adds to a residual.
         rows = len(received.weights)
         ranks = {layer: rows * len(a) for layer, a in after.side("A").items()}
         changed = [key for key, x in after.tensors.items() if x is not before.tensors[key]]
+        # A tensor that no rule replaced costs no bytes on the way down.
         state.changed.append({str(k): ranks[k.layer] if k.side == "W" else 0 for k in changed})
         taking_part = set(opened.ids)
         state.seen = [opened.t if k in taking_part else t for k, t in enumerate(state.seen)]
@@ -535,8 +551,8 @@ class Run:
             part = f"{method.slug} cannot do the server's part of round {opened.t + 1}"
             text = f"lr={self.spec.plan.lr}: expected a smaller one; {part}"
             raise Diverged(f"{text} ({' '.join(str(error).split())})") from error
-        right = isinstance(aggregated, ServerState)
-        check(right, "aggregate(...)", type(aggregated).__name__, "the server's ServerState")
+        is_state = isinstance(aggregated, ServerState)
+        check(is_state, "aggregate(...)", type(aggregated).__name__, "the server's ServerState")
         return aggregated
 
     def _keep_personal(self, opened: OpenRound, everyone: ClientBatch) -> None:
@@ -546,8 +562,10 @@ class Run:
         index = torch.tensor(everyone.ids, dtype=torch.int64)
         for key in opened.keys.kept:
             if key in everyone.params:  # on Flower it is with the client, and not here
+                # Who has not taken part yet would begin from the server's tensor.
                 common = opened.before.tensors[key]
                 earlier = personal.get(key, common.expand(count, *common.shape))
+                # Not in place: an observer may still hold what was kept before the round.
                 personal[key] = earlier.index_copy(0, index, everyone.params[key])
 
     def save_state(self) -> None:
@@ -563,7 +581,9 @@ class Run:
         Guarantees: test_attack_evaluation.py::test_records_do_not_tell_who_took_part,
             ::test_without_a_clip_norm_a_release_does_not_depend_on_the_data.
         """
-        spec, state, received = self.spec, self.state, result.received
+        spec = self.spec
+        state = self.state
+        received = result.received
         # Clips, noise and clients' own models read private values: hidden from a release's record.
         shown = result.shown and not spec.is_release
         counted = not self._counts_on_secret_participation()
@@ -571,7 +591,8 @@ class Run:
         clip = result.steps if spec.by_step else received.clipped
         nonfinite = result.steps.nonfinite + received.clipped.nonfinite
         plain = state.server.without_core()
-        factors_a, factors_b = plain.side("A"), plain.side("B")
+        factors_a = plain.side("A")
+        factors_b = plain.side("B")
         return Round(
             index=state.round,
             method=spec.method.slug,
@@ -604,12 +625,14 @@ class Run:
         privacy = self.spec.privacy
         if privacy is None or not self.spec.is_release:
             return False
+        # Amplification by participation holds only while who took part stays secret.
         central = privacy.unit == "client" and privacy.trust == "central"
         return central and self.spec.plan.participation < 1
 
     def _unmeasured(self, rows: LayerRows) -> dict[str, str]:
         """Measure -> why it is NaN."""
-        spec, rule = self.spec, self.spec.plan.optimizer
+        spec = self.spec
+        rule = spec.plan.optimizer
         reasons = {}
         if rule.nonlinear:
             hidden = {name for _, name, x in rows if x != x and name in NOISE_MEASURES}
@@ -627,22 +650,22 @@ class Run:
 
     def _layers(self, result: RoundResult, shown: bool) -> tuple[LayerRows, float]:
         """Measures of each layer, and the deviation of all where clients' products may be seen."""
-        received, opened, after = result.received, result.opened, self.state.server
-        before = opened.before
-        mean, clients = before, None
+        received = result.received
+        before = result.opened.before
+        after = self.state.server
+        mean = before
         if received.uploads:
-            parts = before, received.sent, received.uploads
-            mean = aggregation.mean(*parts, received.weights)
+            mean = aggregation.mean(before, received.sent, received.uploads, received.weights)
+        clients = None
         # Before training the mean is the server's product; later a round without uploads has none.
         measured = bool(received.uploads) or not after.round
-        if received.per_client and measured and not opened.keys.kept:
-            parts = before, received.sent, received.uploads
+        if received.per_client and measured and not result.opened.keys.kept:
             clients = {}
             for key, x in before.tensors.items():
                 if key.kind.of_the_product:
+                    values = aggregation.client_values(before, received.sent, received.uploads, key)
                     # What the quantised broadcast took is given back: it is no error of the mean.
-                    lost = x - opened.sent.tensors[key]
-                    clients[key] = aggregation.client_values(*parts, key) + lost
+                    clients[key] = values + (x - result.opened.sent.tensors[key])
         noise = received.noise if shown else None
         exchange = measures.Exchange(
             before, mean, after, clients, received.weights, noise, result.aggregated
@@ -657,15 +680,18 @@ class Run:
         Guarantees:
             test_attack_evaluation.py::test_private_test_examples_are_never_judged_under_privacy.
         """
-        spec, task, state = self.spec, self.spec.task, self.state
+        spec = self.spec
+        task = spec.task
         unseen = dict.fromkeys(task.metrics, NOT_SEEN)
-        if state.round % self.options.evaluate_every and not self.ended:
+        if self.state.round % self.options.evaluate_every and not self.ended:
             return unseen
         if result.metrics is not None:
             return result.metrics
-        server, personal = state.server, state.personal
+        server = self.state.server
+        personal = self.state.personal
         # What clients keep in the client unit carries no noise.
         hidden = bool(personal) and not spec.by_step and not shown
+        # An exact score of private examples is a release without noise.
         hidden = hidden or (spec.privacy is not None and not task.public_test)
         if personal:
             if hidden:
@@ -683,7 +709,8 @@ class Run:
 
     def _evaluate(self, values: Mapping[ParamKey, Tensor]) -> dict[str, float]:
         """The task's metrics of a model on the test examples."""
-        prepared, task = self.prepared, self.spec.task
+        prepared = self.prepared
+        task = self.spec.task
         with peft.matmuls(prepared.products):
             return per_example.evaluate(
                 task, prepared.adapted, values, task.test, chunk=prepared.chunk

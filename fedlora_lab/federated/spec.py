@@ -317,11 +317,6 @@ class Prepared:
         data = self.data
         return lru_cache(maxsize=1)(lambda ids: concatenate([data[k] for k in ids]))
 
-    @property
-    def rank(self) -> int:
-        """The adapter's rank."""
-        return self.spec.lora.rank
-
 
 def check_compute(
     device: "str | torch.device | None", products: str, chunk_examples: int | None

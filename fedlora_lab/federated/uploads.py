@@ -139,10 +139,10 @@ def begin_clients(
     method = prepared.spec.method
     start = tensors_received(prepared.spec, ids, sent)
     params = dict(start)
-    rank = shared_rank(prepared.rank, method.own_ranks)
-    for key, mine in personal.items():
+    rank = shared_rank(prepared.spec.lora.rank, method.own_ranks)
+    for key, values in personal.items():
         split = _is_split(method, key) and method.is_shared(key)
-        params[key] = merge_own_ranks(key, start[key], mine, rank) if split else mine
+        params[key] = merge_own_ranks(key, start[key], values, rank) if split else values
     device = prepared.adapted.device
     return ClientBatch(ids, _to_device(params, device), _to_device(start, device))
 
@@ -220,7 +220,7 @@ def release_round(
     rows = {key: clients.params[key][arrived] for key in keys}
     shared = None
     if spec.method.own_ranks:  # the last ranks are the client's own: they go up as they came down
-        rank = shared_rank(prepared.rank, spec.method.own_ranks)
+        rank = shared_rank(spec.lora.rank, spec.method.own_ranks)
         shared = torch.tensor([rank])
         for key in keys:
             if key.kind.rank_axes:

@@ -135,7 +135,7 @@ def test_nothing_outside_private_tells_who_took_part(method, tmp_path):
     plan = PLAN.replace(participation=0.5, rounds=4)
     for name in "abcd":
         play(regression(), method, privacy, plan, seed=None, checkpoint=tmp_path / name)
-        state = checkpoint.read_latest(tmp_path / name)[0]
+        state = next(checkpoint.whole_checkpoints(tmp_path / name))[0]
         took.append((state.seen, state.changed))
         outside.append(seen_outside(tmp_path / name))
     assert len({str(one) for one in took}) > 1, "the same clients each time: once in 10^10 times"
@@ -150,7 +150,7 @@ def test_what_clients_keep_lies_in_private_only(tmp_path):
     """
     parts = regression(), "fedsa-lora", private("client")
     last = play(*parts, seed=None, checkpoint=tmp_path)[-1]
-    (kept,) = checkpoint.read_latest(tmp_path)[0].personal.values()
+    (kept,) = next(checkpoint.whole_checkpoints(tmp_path))[0].personal.values()
     rows, outside = [row for row in kept if row.any()], written(tmp_path)
     assert rows and all(row.numpy().tobytes()[:64] not in outside for row in rows)
     shutil.rmtree(tmp_path / "private")

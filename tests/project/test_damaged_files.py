@@ -22,7 +22,7 @@ from toy_tasks import PLAN, play, private, regression
 from fedlora_lab._utils.files import append_line, parse_json, read_lines
 from fedlora_lab.cli.audits import rebuild_cells
 from fedlora_lab.federated import checkpoint
-from fedlora_lab.federated.checkpoint import read_latest
+from fedlora_lab.federated.checkpoint import whole_checkpoints
 from fedlora_lab.report.page import report
 from fedlora_lab.report.run_folder import Folder, read_frame, to_json
 from studies import runner
@@ -163,7 +163,7 @@ def test_a_checkpoint_with_right_digests_and_wrong_content_is_refused(change, st
     line = refused(lambda: checkpoint.read(folder, 2))
     assert line.startswith("checkpoint=round-000002: expected a whole one")
     with pytest.warns(UserWarning, match="going back to an earlier one"):
-        assert read_latest(folder)[0].round == 1
+        assert next(whole_checkpoints(folder))[0].round == 1
 
 
 A, KEPT = "server/A/map", "personal/B/map"

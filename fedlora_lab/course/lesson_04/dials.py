@@ -204,7 +204,12 @@ FILM = Path(__file__).with_name("decisions.json")
 
 @cache
 def decisions_film() -> dict[str, Any]:
-    """Loads the stored film of seed 0 of the runs, written by scripts/decision_film.py.
+    """Loads what the model of the notebook's run of seed 0 says of three test scans, by round.
+
+    Its keys: ``scans``, each with pixels, digit and class probabilities of the model as it is
+    ("noisy") and of B̂ Â, without the noise gathered in its factors ("clean"), see
+    `figures.split_run`; over all test scans ``changed``, the share that noise decides otherwise,
+    and ``right``, the accuracy of both models.
 
     Guarantees: it is what the run gives (test_the_film_is_of_the_run).
     """

@@ -482,6 +482,8 @@ def share_inside(table: pd.DataFrame) -> float:
 
 LETTER = 0.085
 """Width of a letter of a label, inches."""
+WIDEST = 11.0
+"""Inches beyond which a heat map's cells shrink and the words under them are slanted."""
 
 
 @style.paper()
@@ -530,8 +532,11 @@ def heat(
     lines = [line for t in named.values() for words in t.columns for line in words.splitlines()]
     cell = max(0.62, LETTER * max(map(len, lines)) + 0.1)
     width = 1.4 + LETTER * longest_row + len(named) * max(1.6, cell * columns)
-    width = min(11.0, max(width, 1.2 * LETTER * len(title) + 0.5))
-    figure, axes = style.subplots(width, 1.7 + 0.42 * rows, columns=len(named), sharey=True)
+    width = max(width, 1.2 * LETTER * len(title) + 0.5)
+    slanted = width > WIDEST
+    figure, axes = style.subplots(
+        min(width, WIDEST), 1.7 + 0.42 * rows, columns=len(named), sharey=True
+    )
     for ax, table in zip(axes, named.values(), strict=True):
         texts = table.map(lambda cell: number.format(cell) if np.isfinite(cell) else "")
         cells: Any = {"vmin": low, "vmax": high, "cmap": colours, "cbar": False, "fmt": ""}
@@ -540,6 +545,9 @@ def heat(
         ax.grid(visible=False)
         ax.set(xlabel=xlabel, ylabel=ylabel if ax is axes[0] else "")
         ax.tick_params(axis="both", rotation=0)
+        if slanted:
+            for words in ax.get_xticklabels():
+                words.set(rotation=40, ha="right", rotation_mode="anchor")
     bar = figure.colorbar(axes[0].collections[0], ax=axes, pad=0.02)
     bar.set_label(unit)
     for ax, name in zip(axes, named, strict=True):

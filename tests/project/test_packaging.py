@@ -1,22 +1,17 @@
 """The folder as a product: one list of dependencies, a light import, a wheel that runs."""
 
 import ast
-import itertools
 import os
 import re
 import runpy
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tomllib
 import zipfile
-from collections import Counter
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
 
-import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -27,7 +22,7 @@ from packaging.version import Version
 import fedlora_lab as fl
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGE, START = ROOT / "fedlora_lab", ROOT / "notebooks" / "00_why_is_it_hard.ipynb"
+PACKAGE = ROOT / "fedlora_lab"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OPTIONAL = PROJECT["optional-dependencies"]
 NEEDED = {*PROJECT["dependencies"], *OPTIONAL["text"], *OPTIONAL["flower"], *OPTIONAL["dev"]}
@@ -56,26 +51,21 @@ def test_environment_equals_pyproject():
     assert f"python{PROJECT['requires-python']}" in listed
 
 
-def test_every_pin_is_a_plain_version_inside_its_range():
-    plain = r"(#.*\n)+([a-z0-9-]+==[0-9][0-9a-z.]*\n)+"
-    assert re.fullmatch(plain, CONSTRAINTS), "only name==version, no address, no local build"
+def test_pins_are_plain_versions_inside_their_ranges_and_closed(monkeypatch):
+    """No address and no local build; and whatever a pinned package needs is pinned."""
+    assert re.fullmatch(r"(#.*\n)+([a-z0-9-]+==[0-9][0-9a-z.]*\n)+", CONSTRAINTS)
     for requirement in map(Requirement, NEEDED):
         pinned = Version(PINS[canonicalize_name(requirement.name)])
         assert pinned in requirement.specifier, requirement
-
-
-def test_pins_are_closed_under_what_the_packages_need(monkeypatch):
     monkeypatch.chdir(ROOT)
     module = runpy.run_path("scripts/pins.py")
     assert set(module["closure"](module["wanted"](("dev", "text", "flower")))) <= set(PINS)
 
 
 def test_setup_installs_each_pin_by_the_digests_of_its_files_and_torch_by_its_version():
-    lock = re.findall(
-        r"^([a-z0-9-]+)==(\S+).*\\\n((?: +--hash=sha256:[0-9a-f]{64}.*\n)+)", LOCK, re.M
-    )
-    files = {name: version for name, version, _ in lock}
-    assert len(lock) == len(re.findall(r"^\w", LOCK, re.M)) and "://" not in LOCK
+    digests = r"^([a-z0-9-]+)==(\S+).*\\\n(?: +--hash=sha256:[0-9a-f]{64}.*\n)+"
+    files = dict(re.findall(digests, LOCK, re.M))
+    assert len(files) == len(re.findall(r"^\w", LOCK, re.M)) and "://" not in LOCK
     assert {name for name in PINS if name not in files} == {"torch"}
     assert all(PINS.get(name, version) == version for name, version in files.items())
     installs = run("make", "-B", "-n", "setup")
@@ -87,9 +77,8 @@ def test_every_pin_installs_on_the_first_release_of_each_python():
     """A system's own Python 3.11 is often an early one; a pin that asks for a later one cannot be
     installed there.
     """
-    wanted = [(str(canonicalize_name(d.name)), d.metadata) for d in distributions()]
-    ranges = {name: metadata["Requires-Python"] for name, metadata in wanted}
-    asked = {name: SpecifierSet(ranges[name] or "") for name in PINS if name in ranges}
+    named = [(canonicalize_name(d.name), d.metadata["Requires-Python"]) for d in distributions()]
+    asked = {name: SpecifierSet(versions or "") for name, versions in named if name in PINS}
     assert len(asked) > 100
     for python in ("3.11.0", "3.12.0", "3.13.0"):
         assert python in SpecifierSet(PROJECT["requires-python"])
@@ -133,92 +122,52 @@ def test_editors_see_each_public_name_where_its_home_says():
 
 # The wheel
 
+# The beginning of the course, and the command as its entry point starts it.
+BEGIN = """
+import sys
+from importlib.metadata import distribution
+import fedlora_lab as fl
+task = fl.tasks.digits(clients=2)
+print(fl.__file__, task.fingerprint)
+fl.course.lesson(0).client_data(task)
+fl.course.exercises.show("00.1")
+list(fl.run(task, "rolora", None, fl.Plan(rounds=1, local_steps=1, batch=8)))
+sys.argv = ["fedlora-lab", "methods"]
+distribution("fedlora-lab").entry_points["fedlora-lab"].load()()
+"""
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The package as a wheel; built from a copy, for setuptools writes beside the source."""
-    folder = tmp_path_factory.mktemp("wheel")
-    copy = folder / "source"
+
+@pytest.mark.slow
+def test_the_wheel_is_whole_and_runs_elsewhere(tmp_path):
+    """Unpacked in an empty folder, before the checkout on the path. It is built from a copy, for
+    setuptools writes beside the source.
+    """
+    copy, place = tmp_path / "source", tmp_path / "installed"
     shutil.copytree(PACKAGE, copy / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", folder]
-    run(sys.executable, "-m", "pip", "wheel", *options, copy, cwd=folder, PYTHONWARNINGS="ignore")
-    shutil.rmtree(copy)
-    return next(folder.glob("*.whl"))
-
-
-@pytest.mark.slow
-def test_wheel_carries_code_and_data(wheel):
-    with zipfile.ZipFile(wheel) as archive:
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", "."]
+    run(sys.executable, "-m", "pip", "wheel", *options, copy, cwd=tmp_path, PYTHONWARNINGS="ignore")
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as archive:
         inside = {name for name in archive.namelist() if name.startswith(f"{PACKAGE.name}/")}
+        archive.extractall(place)
     files = [p for p in PACKAGE.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
     assert inside == {str(path.relative_to(ROOT)) for path in files}
+    first, *shown = run(
+        sys.executable, "-c", BEGIN, cwd=tmp_path, PYTHONPATH=str(place), MPLBACKEND="agg"
+    ).splitlines()
+    home, fingerprint = first.split()
+    assert Path(home).is_relative_to(place) and fingerprint == fl.tasks.digits(2).fingerprint
+    assert all(slug in "".join(shown) for slug in fl.methods.ALL)
 
 
-EXECUTE = """
-import nbformat
-from nbclient import NotebookClient
-notebook = nbformat.read('begin.ipynb', as_version=4)
-NotebookClient(notebook, timeout=600, kernel_name='python3').execute()
-nbformat.write(notebook, 'done.ipynb')
-"""
-WHERE = "print(fl.__file__, fl.tasks.digits.__code__.co_filename, fl.tasks.digits().fingerprint)"
-
-
-@pytest.mark.slow
-def test_the_wheel_runs_the_beginning_of_the_course_elsewhere(wheel, tmp_path):
-    """In an environment that sees the packages of this one, but neither the checkout nor its
-    editable install: the command, and notebook 00 up to where it first reads the results.
-    """
-    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "env", cwd=tmp_path)
-    python, command = (tmp_path / "env" / "bin" / name for name in ("python", "fedlora-lab"))
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index"]
-    run(*pip, "--no-deps", wheel, cwd=tmp_path)
-    # A .pth file puts the other packages on the path and does not follow the .pth of the editable
-    # install among them.
-    place = next((tmp_path / "env" / "lib").glob("python3*/site-packages"))
-    (place / "others.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    shown = run(command, "methods", cwd=tmp_path)
-    assert all(slug in shown for slug in fl.methods.ALL)
-    read: Any = nbformat.read
-    notebook = read(START, as_version=4)
-    code_cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    notebook.cells = [*code_cells[:6], nbformat.v4.new_code_cell(WHERE)]
-    for cell in notebook.cells:
-        cell.outputs = []
-    nbformat.write(notebook, tmp_path / "begin.ipynb")
-    share = str(tmp_path / "env/share/jupyter")
-    run(python, "-c", EXECUTE, cwd=tmp_path, JUPYTER_PATH=share)
-    cells = read(tmp_path / "done.ipynb", as_version=4).cells
-    home, source, fingerprint = cells[-1].outputs[-1].text.split()
-    assert Path(home).is_relative_to(tmp_path) and Path(source).is_relative_to(tmp_path)
-    assert fingerprint == fl.tasks.digits().fingerprint
-    assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
-
-
-# What pages and commands promise
-
-
-def test_the_page_on_opening_it_elsewhere_names_what_exists():
-    page = (ROOT / "docs" / "open_elsewhere.md").read_text(encoding="utf-8")
-    assert f"notebooks/{START.name}" in page and START.exists()
-    assert "name: fedlora-lab\n" in (ROOT / "environment.yml").read_text(encoding="utf-8")
-    assert "conda activate fedlora-lab" in page and '"fedlora-lab @ git+https://' in page
-
-
-def test_make_help_names_every_command():
-    phony = set(re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[0].split())
-    assert phony == set(re.findall(r"^  make ([a-z]+)", run("make", "help"), re.M))
+# What commands promise, and what a file may say
 
 
 def test_tests_run_under_the_arithmetic_that_is_asked_for():
-    """`make test` runs python under it, so every process that tests start has it too."""
-    settings = {"default": "ATEN_CPU_CAPABILITY=default", "compatible": "MKL_CBWR=COMPATIBLE"}
-    for target, (name, setting) in itertools.product(("test", "trained"), settings.items()):
-        assert f" {setting} " in run("make", "-n", target, f"ARITHMETIC={name}")
-    kind = "import torch; print(torch.backends.cpu.get_cpu_capability())"
-    assert run(sys.executable, "-c", kind, ATEN_CPU_CAPABILITY="default") == "DEFAULT\n"
+    for target in ("test", "trained"):
+        planned = run("make", "-n", target, "ARITHMETIC=default")
+        assert " ATEN_CPU_CAPABILITY=default " in planned
     with pytest.raises(AssertionError, match="ARITHMETIC=x87: expected default, avx2"):
         run("make", "test", "ARITHMETIC=x87")
 
@@ -241,43 +190,16 @@ def test_no_file_tells_about_the_machine_it_was_written_on():
     assert found == []
 
 
-SHARED_FILES = ("accounting.py", "options.py", "plan.py")
+# The rooms, from the ground up, as docs/architecture.md draws them.
+ROOMS = ("_utils", "theory", "methods", "tasks", "privacy", "lora", "measures", "federated")
+ROOMS += ("plots", "report", "audit", "attacks", "experiments", "flower", "review", "course", "cli")
 
 
-def test_every_module_has_a_name_of_its_own_and_the_core_knows_no_course():
-    """Except lessons, which are laid out alike, and a room's accounting, options and plan."""
-    home = PACKAGE
-    files = [path for path in home.rglob("*.py") if path.name != "__init__.py"]
-    files = [path for path in files if not path.parent.name.startswith("lesson_")]
-    names = [path.name for path in files if path.name not in SHARED_FILES]
-    assert len(names) == len(set(names)) and not list(home.glob("[!_]*.py"))
-    rooms = ("methods", "privacy", "lora", "tasks", "federated")
-    core = "\n".join(
-        path.read_text("utf-8") for room in rooms for path in (home / room).rglob("*.py")
-    )
-    assert not re.search(r"fedlora_lab(\.| import )(course|plots|experiments|flower)", core)
-
-
-TWICE = {
-    "Metric": "a score of a task; the inner product in which the privatizer clips",
-    "amplification": "fl.amplification of a run, fl.theory.amplification in closed form",
-    "predict": "fl.predict gives a model's outputs, fl.course.exercises.predict asks a reader",
-    "show": "fl.show opens a source, fl.course.exercises.show an exercise",
-}
-"""Public names that two modules define, each the word for both things in the course."""
-
-
-def test_no_public_function_class_or_type_is_defined_twice():
-    """Except in lessons, commands and mistakes, whose names stay there. Finds a name that a second
-    module takes for another thing, which no import, type or test of either module shows."""
-    found: Counter[str] = Counter()
-    for path in PACKAGE.rglob("*.py"):
-        if path.parent.name.startswith(("lesson_", "_")) or path.parent.name in ("cli", "mistakes"):
-            continue
+def test_a_room_imports_only_rooms_that_stand_lower():
+    """Where a module is loaded; what a function imports when it is called is its own affair."""
+    for path in PACKAGE.rglob("*/*.py"):
+        room = path.relative_to(PACKAGE).parts[0]
         for node in ast.parse(path.read_text("utf-8")).body:
-            names = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
-            if isinstance(node, ast.Assign):  # a type's alias is written like a class
-                targets = (x.id for x in node.targets if isinstance(x, ast.Name))
-                names = [x for x in targets if x[0].isupper() and not x.isupper()]
-            found.update(name for name in names if not name.startswith("_"))
-    assert {name for name, count in found.items() if count > 1} == set(TWICE)
+            if isinstance(node, ast.ImportFrom) and node.module and "fedlora_lab." in node.module:
+                below = node.module.split(".")[1]
+                assert ROOMS.index(below) <= ROOMS.index(room), f"{path}: {node.module}"

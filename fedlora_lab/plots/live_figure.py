@@ -24,6 +24,8 @@ def live_figure(
 ) -> style.Picture:
     """Draws a run so far: score, privacy spent and deviation over rounds, on fixed axes.
 
+    A run whose deviation nobody can measure has no panel for it.
+
     Args:
         frame: tidy frame of one run, or ``None`` before it begins.
         rounds: planned, >= 1; ``None``: as many as the frame has.
@@ -45,12 +47,16 @@ def live_figure(
     rounds = int(measured.max(initial=0)) if rounds is None else rounds
     start = float(next(iter(values), 0.0)) if start is None else start
     check(rounds >= 1, "rounds", rounds, "a whole number >= 1")
-    figure, axes = style.subplots(9.2, 2.9, columns=3, width_ratios=[1.7, 1, 1])
-    measures = (measure, "epsilon", "deviation")
+    measures = [measure, "epsilon", "deviation"]
+    # Where only the sum of the uploads is known, nobody can measure the deviation.
+    if frame is not None and not np.isfinite(series(frame, "deviation")[1]).any():
+        measures.remove("deviation")
+    widths = [1.7, 1, 1][: len(measures)]
+    figure, axes = style.subplots(9.2, 2.9, columns=len(measures), width_ratios=widths)
     seen = {}
     for ax, name in zip(axes, measures, strict=True):
         seen[name] = _draw_run(ax, frame, past, name, rounds)
-    score, spent, drift = axes
+    score, spent = axes[:2]
     if measure.startswith("accuracy"):
         score.set_ylim(_floor(start, seen[measure]), 1.0)
     else:
@@ -70,7 +76,8 @@ def live_figure(
         style.note(spent, 0.5, 0.5, "∞ (no privacy)", size=8, ha="center")
     else:
         spent.axhline(target, color=style.INK, lw=0.8, ls=style.DASHED)
-    drift.set_ylim(-0.03, _doubled(1.0, seen["deviation"]))
+    for drift in axes[2:]:
+        drift.set_ylim(-0.03, _doubled(1.0, seen["deviation"]))
     return figure
 
 

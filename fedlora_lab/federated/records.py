@@ -20,6 +20,7 @@ from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.quantization import Traffic
 from fedlora_lab.methods.state import ServerState
 from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.privacy.statement import privacy_page
 from fedlora_lab.tasks.task import Task, first_line
 
 if TYPE_CHECKING:
@@ -218,7 +219,6 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     >>> sorted(path.name for path in fl.save_adapter(last, folder).glob("*.safetensors"))
     ['adapter_model.safetensors']
     """
-    from fedlora_lab.report.promise import privacy_page  # sentences are no part of the engine
 
     task, lora, state = require_source(record)
     check(isinstance(path, (str, PurePath)), "path", path, "a path")

@@ -1,17 +1,29 @@
 """Draws what a promise leaves to attackers: members found against others accused."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
+from jaxtyping import Float
 
 from fedlora_lab import theory
 from fedlora_lab._utils.validation import check_number
 from fedlora_lab.plots import style
 from fedlora_lab.privacy.ledger import Ledger
 
-if TYPE_CHECKING:
-    from fedlora_lab.attacks.membership_inference import Membership
+
+class Attack(Protocol):
+    """What an attack found, such as `attacks.Membership`."""
+
+    @property
+    def auc(self) -> float:
+        """Returns the area under the curve."""
+        ...
+
+    def curve(self) -> "tuple[Float[np.ndarray, ' n'], Float[np.ndarray, ' n']]":
+        """Returns the shares of others accused and of members found, at each threshold."""
+        ...
+
 
 COLOURS = (style.FACTOR["A"], style.FACTOR["B"], style.RIGHT, style.INK)
 
@@ -19,7 +31,7 @@ COLOURS = (style.FACTOR["A"], style.FACTOR["B"], style.RIGHT, style.INK)
 @style.paper()
 def tradeoff(
     ledger: Ledger,
-    attacks: "Mapping[str, Membership] | None" = None,
+    attacks: Mapping[str, Attack] | None = None,
     lowest: float = 1e-3,
     title: str = "Who was in the training data?",
 ) -> style.Picture:

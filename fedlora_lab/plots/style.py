@@ -275,7 +275,7 @@ class _LabelColumn:
         for label in labels:
             # "ε = 8" stays on one line.
             text = label.text.replace(" = ", "\u00a0=\u00a0")
-            folded = textwrap.fill(text, wide, **fold)
+            folded = textwrap.fill(text, wide, **fold).replace("\u00a0", " ")
             bold: Any = {"weight": "bold", "va": "center"}
             shown = note(ax, 1.03, 0.5, folded, darken(label.colour), LABEL_SIZE, **bold)
             shown.set_path_effects([halo])

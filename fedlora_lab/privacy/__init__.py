@@ -9,6 +9,7 @@
 from fedlora_lab.privacy.accounting import ACCOUNTANTS
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, Uncertified
 from fedlora_lab.privacy.plan import NoiseLevels, Privacy
+from fedlora_lab.privacy.statement import privacy_page, read_privacy, statement, statement_html
 
 __all__ = [
     "ACCOUNTANTS",
@@ -17,4 +18,8 @@ __all__ = [
     "NoiseLevels",
     "Privacy",
     "Uncertified",
+    "privacy_page",
+    "read_privacy",
+    "statement",
+    "statement_html",
 ]

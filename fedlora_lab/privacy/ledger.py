@@ -240,7 +240,7 @@ class Ledger:
 
         Returns: a ledger that takes no more entries; with "rdp" where accountants differ,
             reproducible and uncertified where a part is. Runs of one seed are counted as if each
-            had noise of its own, and `report.statement` says so.
+            had noise of its own, and `privacy.statement` says so.
         Guarantees: test_compose_adds_up, test_compose_refuses_other_terms,
             test_pooled_data_are_spent_for_every_client.
         """

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedlora_lab.measures.statistics import PairedDifference, paired_difference
     from fedlora_lab.report.page import report
-    from fedlora_lab.report.promise import privacy_page, read_privacy, statement, statement_html
     from fedlora_lab.report.run_folder import Folder
     from fedlora_lab.report.summary_table import claims_table, final_difference, summary
 
@@ -20,7 +19,6 @@ _HOMES = {
     "fedlora_lab.measures.statistics": ("PairedDifference", "paired_difference"),
     "fedlora_lab.report.page": ("report",),
     "fedlora_lab.report.run_folder": ("Folder",),
-    "fedlora_lab.report.promise": ("privacy_page", "read_privacy", "statement", "statement_html"),
     "fedlora_lab.report.summary_table": ("claims_table", "final_difference", "summary"),
 }
 
@@ -38,10 +36,6 @@ __all__ = [
     "claims_table",
     "final_difference",
     "paired_difference",
-    "privacy_page",
-    "read_privacy",
     "report",
-    "statement",
-    "statement_html",
     "summary",
 ]

@@ -132,12 +132,8 @@ def render(
 
     from fedlora_lab.measures.statistics import RULE
     from fedlora_lab.plots.style import look, name
-    from fedlora_lab.report.promise import (
-        NO_PRIVACY,
-        caveats,
-        ledger_row,
-        statement,
-    )
+    from fedlora_lab.privacy.statement import NO_PRIVACY, caveats, statement
+    from fedlora_lab.report.promise import ledger_row
     from fedlora_lab.report.summary_table import display_rows, observer_phrase, summary
 
     table = summary(frame)

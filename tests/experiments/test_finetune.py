@@ -96,7 +96,7 @@ def chosen(folder, frame, **options):
         return [*map(str, settings.choices)], written, ""
     releases = cell.plan.rounds * cell.plan.local_steps
     book = cell.privacy.resolve(cell.task, cell.plan).ledger(releases)
-    return [*map(str, settings.choices)], written, fl.report.statement(book)
+    return [*map(str, settings.choices)], written, fl.privacy.statement(book)
 
 
 @pytest.mark.parametrize(

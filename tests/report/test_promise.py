@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 import fedlora_lab as fl
-from fedlora_lab import report
 from fedlora_lab._utils.html_table import CELL
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.report.promise import ledger_row, total_statements
@@ -23,34 +22,36 @@ def ledger(observer_trust: str | None = None, **terms: Any) -> Ledger:
 def test_a_statement_has_all_its_parts() -> None:
     """Epsilon, delta, unit, relation, observer, what attackers reach, and the seed."""
     seeded, fresh = ledger(), ledger(reproducible=False)
-    said = report.statement(seeded)
+    said = fl.privacy.statement(seeded)
     for part in (f"{seeded.epsilon():.4g}", "0.001", "one example", "zero-out", "every upload"):
         assert part in said
     assert f"share {seeded.tradeoff(0.01):.2g} of the members" in said
-    assert "promised to whoever knows it." in said and "seed" not in report.statement(fresh)
+    assert "promised to whoever knows it." in said and "seed" not in fl.privacy.statement(fresh)
 
 
 def test_a_statement_names_its_observer() -> None:
     summed, trusted = ledger("secagg"), ledger("central")
-    assert "the server, which sees the sum of the uploads" in report.statement(summed)
-    assert "whoever sees the released models only" in report.statement(summed, "released")
-    assert "whoever sees the released models only" in report.statement(trusted)
-    both = report.statement(Ledger.compose(summed, trusted))
+    assert "the server, which sees the sum of the uploads" in fl.privacy.statement(summed)
+    assert "whoever sees the released models only" in fl.privacy.statement(summed, "released")
+    assert "whoever sees the released models only" in fl.privacy.statement(trusted)
+    both = fl.privacy.statement(Ledger.compose(summed, trusted))
     assert "each part's own observer (released or server)" in both
     twice = "sees two runs of one seed, which share their noise"
     assert twice in both
-    assert twice not in report.statement(
+    assert twice not in fl.privacy.statement(
         Ledger.compose(summed, ledger("secagg", reproducible=False))
     )
     row = f">server</td><td {CELL}>{summed.epsilon(observer='server'):.3g}<"
-    assert row in report.statement_html(summed)
+    assert row in fl.privacy.statement_html(summed)
 
 
 def test_an_uncertified_ledger_states_its_reason_and_no_number() -> None:
     book = ledger()
     book.uncertified = "noise shaped by the peer"
-    assert "not certified: noise shaped by the peer" in report.statement(book)
-    assert "attacker" not in report.statement(book) and "<td" not in report.statement_html(book)
+    assert "not certified: noise shaped by the peer" in fl.privacy.statement(book)
+    assert "attacker" not in fl.privacy.statement(book) and "<td" not in fl.privacy.statement_html(
+        book
+    )
 
 
 def test_runs_on_the_same_data_are_added_up() -> None:
@@ -94,15 +95,15 @@ def test_a_changed_ledger_states_nothing(tmp_path: Path) -> None:
     *_, last = fl.run(task, "rolora", privacy, fl.Plan(rounds=1, local_steps=2, batch=4))
     folder = fl.save_adapter(last, tmp_path / "adapter")
     page = (folder / "PRIVACY.md").read_text("utf-8")
-    assert page == report.read_privacy(folder)
+    assert page == fl.privacy.read_privacy(folder)
     for part in (f"{last.epsilon:.4g}", "zero-out", "against observer: server", "0.001", "seed"):
         assert part in page
     text = (folder / "ledger.json").read_text("utf-8")
     (folder / "ledger.json").write_text(text.replace("1.0", "9.0"), "utf-8")
     with pytest.raises(ValueError, match=r"ledger.json: expected an unaltered file"):
-        report.read_privacy(folder)
+        fl.privacy.read_privacy(folder)
     *_, plain = fl.run(task, "rolora", None, fl.Plan(rounds=1))
     folder = fl.save_adapter(plain, tmp_path / "adapter")
     assert "nothing is promised" in (folder / "PRIVACY.md").read_text("utf-8")
     with pytest.raises(ValueError, match=r"expected one with a ledger.json"):
-        report.read_privacy(folder)
+        fl.privacy.read_privacy(folder)

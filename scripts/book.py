@@ -106,34 +106,19 @@ def main_figure() -> str:
 
 
 def row_lines(slug: str) -> str:
-    """One method's row in Markdown: the fields in which it differs from the plain row, and its
-    source.
+    """One method's row in Markdown, so far as the table above does not say it: what is sent up if
+    it is not what moved, what was measured, and the source.
     """
     from fedlora_lab import methods
 
     row: Any = methods.table().loc[slug]
     words = {
-        "moves": describe_schedule(row),
-        "start": f"`{row['start']}`" if row["start"] else "",
-        "sent up": row["share"],
-        "clip and noise": ", ".join(
-            f"`{row[name]}`"
-            for name in ("clip_groups", "clip_reference", "precondition")
-            if row[name]
-        ),
-        "filter": f"`{row['filter']}`" if row["filter"] else "",
-        "penalty": f"`{row['penalty']}`" if row["penalty"] else "",
-        "server": f"`{row['aggregate']}`"
-        if row["aggregate"] != "MeanUpdate(server_lr=1.0)"
-        else "",
-        "received": f"`{row['broadcast']}`" if row["broadcast"] != "Full()" else "",
-        "noise on": row["noise"],
-        "mean of products": "exact" if row["exact"] else "missed",
+        "sent up": row["share"] if row["share"] != "what moved" else "",
         "measured": measured(row),
         "source": linked(row["source"]),
     }
-    fields = " · ".join(f"{name}: {value}" for name, value in words.items() if value)
-    return f"*{row['note'][0].upper()}{row['note'][1:]}.*\n\n`{slug}` · {fields}"
+    fields = [f"{name}: {value}" for name, value in words.items() if value]
+    return " · ".join([f"`{slug}`", *fields])
 
 
 def measured(row: Any) -> str:

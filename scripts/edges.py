@@ -24,7 +24,7 @@ HEAD = """\
 
 Ways in which differentially private federated LoRA goes wrong without looking wrong, for whoever
 writes or reviews such code. Most were seen in published code; the page is about the mechanism, not
-about who made the mistake. Terms are in the [glossary](glossary.md).
+about who made the mistake.
 
 *Severity.* **Fatal**: the stated ε means nothing. **Serious**: it is wrong by a factor that
 matters. **Bug**: something other than what was meant is computed. **Utility**: privacy holds,
@@ -38,8 +38,7 @@ course warn of it. Names in brackets are tests.
 *Measured.* Every mistake runs: a broken form and a sound one, and one number that tells them
 apart. *The line* is the number of a sound form. Where a single step shows the mistake, the number
 is that of a check of `fl.review`, which must find it and pass the sound form.
-`fl.review.mistakes.EDGES[3].measure()` measures again; `python scripts/edges.py` writes
-this page from such a run, and a test holds the two equal."""
+`fl.review.mistakes.EDGES[3].measure()` measures again."""
 
 REPORTED = """\
 Reported in public trackers and papers' code, rebuilt small, and found by the checks named here.
@@ -73,9 +72,7 @@ def wrapped(text: str) -> str:
 
 def section(mistake: Mistake) -> str:
     """One edge in Markdown."""
-    broken, sound = map(number, mistake.measure())
-    numbers = f"Broken **{broken}**, sound **{sound}**; the line: {mistake.line}."
-    texts = [mistake.wrong, mistake.library, f"*Measured*: {mistake.what}. {numbers}"]
+    texts = [mistake.wrong, mistake.library, f"*Measured*: {mistake.what}."]
     if mistake.source:
         texts.append(f"*Seen* in [{mistake.source.split('/', 3)[3]}]({mistake.source}).")
     return "\n\n".join([f"### {heading(mistake)}", *map(wrapped, texts)])

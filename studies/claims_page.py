@@ -7,6 +7,7 @@ figure.
 A study that is not under results/ leaves its claims unjudged there, and the page says so.
 """
 
+import re
 import textwrap
 from itertools import product
 from pathlib import Path
@@ -112,17 +113,16 @@ def measure_updates(seeds: range = range(10)) -> None:
 OPENING = """# Published claims, measured again
 
 Claims of papers about federated LoRA, one sentence each, with the place where each was made and
-what was measured here. The page is for readers who choose a method, and for the papers' authors.
-Small models and real data stand in for the papers' own: **no verdict says anything about a paper's
-own setting.**
+what was measured here. Small models and real data stand in for the papers' own: **no verdict says
+anything about a paper's own setting.**
 
 *Sources.* A tag says how far a claim could be read. *Primary*: the paper's abstract or its authors'
 code. *Secondary*: notes, reviews, benchmark pages or implementations by others. *Inferred*: our own
 reading.
 
-*Comparison.* All methods run on the same code under the same accounting, and their learning rates
-were tuned alike. A result is that of the last round, not of the best one. Differences are paired by
-seed.
+*Comparison.* All methods run on the same code under the same accounting, with learning rates tuned
+alike. A result is that of the last round, not of the best one. Differences are paired by seed.
+`python -m studies NAME` runs the study of that name again.
 
 **Shares.** An effect on accuracy is a share of the *room*: the accuracy of the best method on the
 task, in any study and at any budget, less the accuracy before training. What a paper claims is
@@ -138,21 +138,20 @@ other method's value. The deviation of an average and cosines are printed as the
 - *No difference of that size*: the interval rules out a lead of the size asked for. Where no size
   was claimed, it lies within a tenth of the room.
 - *Cannot tell*: the interval allows more than one of these.
-- *No room here*: the place cannot show such a lead. The other method leaves less room than is
-  asked for, or neither method gained as much. A method that is certain to be behind by more than a
-  tenth of the room is behind all the same.
+- *No room here*: the other method leaves less room than is asked for, or neither method gained as
+  much. A method that is certain to be behind by more than a tenth of the room is behind all the
+  same.
 - *Not run yet* and *not measured here*: the column *why* says what is missing.
 
 **Places.** The verdict comes from the place nearest to the paper's setting that has been run. It is
-*home* if it is the nearest of all, else a *stand-in* until that one is run. The other places stand
-in the column *elsewhere*.
+*home* if it is the nearest of all, else a *stand-in* until that one is run.
 
 **Intervals.** Those printed are 95 % intervals of one difference by itself: Student's t, and for
-spreads a jackknife over seeds, which collapsed runs do not mislead. Those that decide are wider:
-they hold for all verdicts of the page together (Bonferroni), and those elsewhere for all verdicts
-elsewhere. So a printed interval can exclude zero where the verdict is *cannot tell*.
+spreads a jackknife over seeds. Those that decide are wider: they hold for all verdicts of the page
+together (Bonferroni), and those elsewhere for all verdicts elsewhere. So a printed interval can
+exclude zero where the verdict is *cannot tell*.
 
-*Collapsed* is {collapsed}.
+*Collapsed* is {collapsed}; where no run of a difference has, nothing is said.
 A run *of another start* was made with an older model of its task and is not compared with the
 others.
 
@@ -271,13 +270,15 @@ def page(table: pd.DataFrame, frames: Any) -> str:
         for row in rows:
             number = row["source"].removeprefix("arXiv:")
             link = f"[{number}](https://arxiv.org/abs/{number})"
-            told = f"{row['measured']} (`{row['command']}`)" if row["command"] else row["measured"]
             at = f"{row['at']}, {named(row['place'])} – " if row["place"] else ""
             rest = table[(table["slug"] == row["slug"]) & (table["at"] == "away")]
             claimed = f"{link}, {row['tag']}: {row['setting']}"
-            lines.append((row["claim"], claimed, at + told, row["reason"], elsewhere(rest)))
+            told = re.sub(r"; 0 of \d+ runs collapsed", "", at + row["measured"])
+            lines.append((row["claim"], claimed, told, row["reason"], elsewhere(rest)))
         parts.append(markdown_table(lines) + "\n" if rows else "None.\n")
-    return "\n".join(parts)
+    # "4 % [1 %, 7 %]" says its unit three times.
+    ends = r"(\S+) % \[(\S+) %, (\S+) %\]"
+    return re.sub(ends, r"\1 [\2, \3] %", "\n".join(parts))
 
 
 def figure(table: Any) -> style.Picture:

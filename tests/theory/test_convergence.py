@@ -82,7 +82,7 @@ def test_one_factor_learns_along_the_closed_form():
 
 @pytest.mark.parametrize("words", [("AB",), ("B", "A")])
 def test_every_direction_costs_the_same_noise(words):
-    """Step 8: at the minimum r (d_out + d_in - r) directions lose std^2 / (4 lr) each, with both
+    """Step 5: at the minimum r (d_out + d_in - r) directions lose std^2 / (4 lr) each, with both
     factors and in turns."""
     d_out, d_in, rank, lr, std, runs = 8, 12, 2, 0.05, 0.001, 40
     draw = np.random.default_rng(0)

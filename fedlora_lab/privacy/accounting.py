@@ -19,7 +19,6 @@ from scipy.special import log_ndtr, logsumexp, ndtr, ndtri
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole, is_number
 
 if TYPE_CHECKING:
-    from dp_accounting import DpEvent
     from dp_accounting.pld.pld_pmf import PLDPmf
 
 History = tuple[tuple[float | None, float, int], ...]
@@ -89,15 +88,10 @@ def merge_history(history: History) -> Key:
     ``None`` and sigma below `SMALLEST_SIGMA` count as sigma = 0. Entries that spend nothing (no
     steps, q = 0, sigma infinite) go.
 
-    Raises: ``ValueError`` for an entry that is not three numbers in their ranges.
+    Raises: ``ValueError`` for a number that is not in its range.
     """
-    expected = "a tuple of (noise_multiplier, sample_rate, steps)"
-    check(isinstance(history, (tuple, list)), "history", history, expected)
     spending = []
-    for entry in history:
-        three = isinstance(entry, (tuple, list)) and len(entry) == 3
-        check(three, "history", entry, "three numbers in every entry")
-        sigma, q, steps = entry
+    for sigma, q, steps in history:
         check_number("noise_multiplier", 0 if sigma is None else sigma, 0)
         check_number("sample_rate", q, 0, 1)
         check_whole("steps", steps, 0)
@@ -394,23 +388,6 @@ ACCOUNTANTS: Mapping[str, Callable[[Key, float], float]] = {
 """Name -> (merged history, delta) -> an upper bound on epsilon."""
 
 
-def event_of(history: History) -> "DpEvent":
-    """Converts the history to a ``dp_accounting.DpEvent``.
-
-    Guarantees: test_ledger.py::test_ledger_event_gives_the_same_epsilon.
-    """
-    import dp_accounting as dp
-
-    events: list[dp.DpEvent] = []
-    for sigma, q, count in history:
-        event = dp.GaussianDpEvent(sigma) if sigma else dp.NonPrivateDpEvent()
-        if sigma and q < 1:
-            event = dp.PoissonSampledDpEvent(q, event)
-        if q and count:
-            events.append(dp.SelfComposedDpEvent(event, count))
-    return dp.ComposedDpEvent(events) if events else dp.NoOpDpEvent()
-
-
 # ---- what an attacker can find: the trade-off curve of the composed privacy loss
 
 STEEPEST = 14.0
@@ -430,7 +407,7 @@ def tradeoff_curve(history: History, fpr: Float[np.ndarray, " n"]) -> Float[np.n
         fpr: in [0, 1].
 
     Guarantees: test_accounting.py::test_tradeoff_equals_golden_numbers,
-        ::test_tradeoff_equals_riskcal, ::test_tradeoff_lies_below_every_epsilon.
+        ::test_tradeoff_lies_below_every_epsilon.
     Source: arXiv:1905.02383, propositions 2.12 (lines of epsilon and delta) and 4.7 (both
         directions); corollary 2.13 (Gaussian).
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -16,9 +16,6 @@ from jaxtyping import Float
 from fedlora_lab._utils import files
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
 from fedlora_lab.privacy import accounting
-
-if TYPE_CHECKING:
-    from dp_accounting import DpEvent
 
 PerClient = float | tuple[float, ...]
 """One number for all clients, or a number for each."""
@@ -461,15 +458,6 @@ class Ledger:
         0.3829
         """
         return max(map(accounting.advantage, self._histories("advantage", client, observer)))
-
-    def event(self, client: int | None = None, observer: str | None = None) -> "DpEvent":
-        """The history of one client, or of the one who spent most, as a ``dp_accounting.DpEvent``.
-
-        Guarantees: test_ledger_event_gives_the_same_epsilon.
-        """
-        histories = self._histories("event", client, observer)
-        worst = max(histories, key=lambda h: accounting.epsilon(h, self.delta, self.accountant))
-        return accounting.event_of(worst)
 
     # ---- other ledgers made of this one
 

@@ -6,10 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-import dp_accounting as dp
 import numpy as np
 import pytest
-from dp_accounting.pld import PLDAccountant
 from toy_tasks import PLAN, book, people, play, private
 
 from fedlora_lab._utils import files
@@ -26,10 +24,6 @@ def filled(**options: Any) -> Ledger:
     return ledger
 
 
-def state(ledger: Ledger) -> tuple[float, str]:
-    return ledger.epsilon(), ledger.to_json()
-
-
 def of_clients(trust: str, rounds: int = 100) -> Ledger:
     ledger = Ledger(unit="client", delta=1e-3, trust=trust)
     ledger.record(0, None, rounds, sample_rate=0.1, noise_multiplier=5.0)
@@ -39,42 +33,36 @@ def of_clients(trust: str, rounds: int = 100) -> Ledger:
 # ---- what is counted
 
 
-def test_example_unit_counts_rounds_one_took_part_in() -> None:
-    """Also where sigma and q change on the way."""
+def test_a_client_has_spent_what_it_took_part_in() -> None:
+    """Also where sigma and q change on the way; what names no client counts for everybody."""
     ledger = filled()
     ledger.record(2, (1,), 4, sample_rate=0.2, noise_multiplier=2.0)
-    assert ledger.clients == (0, 1, 2)
+    ledger.record(3, (), 5, **RATES)
     assert ledger.history(0) == ((1.0, 0.1, 10),)
     assert ledger.history(1) == ((0.8, 0.1, 5), (2.0, 0.2, 4))
-    assert ledger.history(2) == ((2.0, 0.3, 5),)
-    assert ledger.history(9) == () and ledger.epsilon(9) == 0
+    assert ledger.history(9) == ()
+    ledger.record(4, None, 10, **RATES)
+    assert ledger.clients == (0, 1, 2)
+    assert ledger.history(0) == ((1.0, 0.1, 20),)
+    assert ledger.history(9) == ledger.history() == ((1.0, 0.1, 10),)
     spent = [ledger.epsilon(k) for k in range(3)]
     assert spent == [accounting.epsilon(ledger.history(k), 1e-5) for k in range(3)]
     assert ledger.epsilon() == ledger.epsilon_or_inf() == max(spent)
 
 
+def test_a_release_without_noise_is_no_privacy() -> None:
+    ledger = filled()
+    ledger.record(2, (1,), 1, sample_rate=0.1, noise_multiplier=None)
+    assert ledger.epsilon() == ledger.epsilon(1) == math.inf > ledger.epsilon(0)
+    assert Ledger.from_json(ledger.to_json()).epsilon_or_inf() == math.inf
+
+
 def test_client_unit_counts_for_everybody_and_forgets_who_was_drawn() -> None:
     ledger = Ledger(unit="client", delta=1e-3)
-    for t in range(50):
-        ledger.record(t, (t % 7,), 1, sample_rate=0.2, noise_multiplier=1.1)
-    assert ledger.epsilon() == ledger.epsilon(3) == accounting.epsilon(((1.1, 0.2, 50),), 1e-3)
-    assert ledger.clients == () and all(entry.clients is None for entry in ledger.releases)
-
-
-def test_every_client_one_client_and_nobody_add_up() -> None:
-    """And a release without noise is no privacy."""
-    ledger = Ledger()
-    ledger.record(0, (), 5, **RATES)
-    assert ledger.epsilon() == 0 and len(ledger.releases) == 1
-    assert isinstance(ledger.event(), dp.NoOpDpEvent)
-    ledger.record(1, None, 10, **RATES)
-    ledger.record(2, (3,), 10, **RATES)
-    assert ledger.history(3) == ((1.0, 0.1, 20),)
-    assert ledger.history(5) == ledger.history() == ((1.0, 0.1, 10),)
-    assert ledger.epsilon() == ledger.epsilon(3) > ledger.epsilon(5)
-    ledger.record(3, (3,), 1, sample_rate=0.1, noise_multiplier=None)
-    assert ledger.epsilon() == ledger.epsilon(3) == math.inf > ledger.epsilon(5)
-    assert Ledger.from_json(ledger.to_json()).epsilon_or_inf() == math.inf
+    for t in range(5):
+        ledger.record(t, (t % 3,), 1, sample_rate=0.2, noise_multiplier=1.1)
+    assert ledger.history() == ledger.history(9) == ((1.1, 0.2, 5),)
+    assert all(entry.clients is None for entry in ledger.releases)
 
 
 def test_a_replay_counts_once() -> None:
@@ -103,26 +91,15 @@ def test_every_record_counts(reproducible: bool) -> None:
 
 def test_the_worst_client_is_found_among_many() -> None:
     """Left out of the search: whom another beats in noise, rate and number of releases."""
-    random, ledger = np.random.default_rng(3), Ledger(accountant="rdp")
-    sigmas, rates = random.choice([0.8, 1.0, 1.5], 40), random.uniform(0.01, 0.3, 40)
+    random = np.random.default_rng(3)
+    ledger = Ledger(accountant="rdp")
+    sigmas = random.choice([0.8, 1.0, 1.5], 15)
+    rates = random.choice([0.05, 0.1, 0.3], 15)
     for t in range(4):
-        there = [k for k in range(40) if random.random() < 0.5]
+        there = [k for k in range(15) if random.random() < 0.5]
         ledger.record(t, there, 5, sample_rate=rates[there], noise_multiplier=sigmas[there])
     assert ledger.epsilon() == max(ledger.epsilon(k) for k in ledger.clients)
-    assert len(ledger._histories("epsilon", None, None)) < 15
-
-
-@pytest.mark.slow
-def test_ledger_event_gives_the_same_epsilon() -> None:
-    """dp-accounting states the epsilon of the ledger for the event, but for the grid."""
-    ledger = filled()
-    ledger.record(2, (0, 2), 5, sample_rate=(1.0, 0.05), noise_multiplier=(4.0, 1.0))
-    for client in (None, 0, 2):
-        accountant = PLDAccountant(value_discretization_interval=1e-3)
-        value = accountant.compose(ledger.event(client)).get_epsilon(1e-5)
-        assert ledger.epsilon(client) == pytest.approx(value, rel=1e-3)
-    ledger.record(3, (1,), 1, sample_rate=0.1, noise_multiplier=0.0)
-    assert PLDAccountant().compose(ledger.event()).get_epsilon(1e-5) == math.inf
+    assert len(ledger._histories("epsilon", None, None)) < 8
 
 
 # ---- what is stated, and to whom
@@ -133,8 +110,8 @@ def test_an_uncertified_ledger_states_no_epsilon() -> None:
     ledger.uncertified = reason
     composed = Ledger.compose(filled(), ledger)
     for refused in (
-        *(ledger.epsilon, ledger.advantage, ledger.event, lambda: ledger.tradeoff(0.1, 0)),
-        *(lambda: ledger.epsilon(0), ledger.snapshot().epsilon, composed.epsilon),
+        *(ledger.epsilon, ledger.advantage, lambda: ledger.tradeoff(0.1, 0)),
+        *(ledger.snapshot().epsilon, composed.epsilon),
     ):
         with pytest.raises(Uncertified, match=f": not certified: {reason}$"):
             refused()
@@ -147,28 +124,29 @@ def test_an_uncertified_ledger_states_no_epsilon() -> None:
 
 
 def test_nothing_that_a_ledger_states_can_be_assigned() -> None:
-    """No term, entry or method of it, nor of its entries; but a reason against it can be given."""
-    for ledger in (filled(), filled().snapshot(), Ledger.compose(filled(), filled())):
-        before, names = state(ledger), {name for name in dir(ledger) if not name.startswith("_")}
+    """No term, entry or method of it; but a reason against it can be given."""
+    for ledger in (filled(), Ledger.compose(filled(), filled())):
+        before = ledger.to_json()
+        names = {name for name in dir(ledger) if not name.startswith("_")}
         assert {"terms", "parts", "epsilon", "relation"} <= names
         for name in names - {"uncertified"}:
             with pytest.raises(AttributeError):
                 setattr(ledger, name, lambda *_: 0.0)
         with pytest.raises(AttributeError):
             ledger.releases[0].count = 0  # type: ignore[misc]
-        with pytest.raises(AttributeError):
-            ledger.terms.delta = 0.5
-        assert state(ledger) == before
+        assert ledger.to_json() == before
 
 
 def test_a_snapshot_and_a_copy_are_ledgers_of_their_own() -> None:
     ledger = filled()
-    earlier, other, (spent, text) = ledger.snapshot(), copy.copy(ledger), state(ledger)
+    before = ledger.to_json()
+    earlier = ledger.snapshot()
+    other = copy.copy(ledger)
     other.record(5, (0,), 1, sample_rate=0.01, noise_multiplier=5.0)
-    assert ledger.to_json() == text
+    assert ledger.to_json() == before
     ledger.record(2, (0, 1, 2), 50, **RATES)
     ledger.uncertified = "later"
-    assert state(earlier) == (spent, text)
+    assert earlier.to_json() == before
     assert [entry.round for entry in other.releases] == [0, 1, 5] and other.uncertified is None
     with pytest.raises(ValueError, match=r"^ledger='snapshot': expected the run's own ledger: a s"):
         earlier.record(2, (0,), 1, **RATES)
@@ -176,32 +154,22 @@ def test_a_snapshot_and_a_copy_are_ledgers_of_their_own() -> None:
 
 def test_the_curve_of_a_ledger_is_that_of_its_worst_client() -> None:
     """Of any client, not of the one with the largest epsilon; and of the observer it names."""
-    ledger, rates = filled(), np.array([0.001, 0.01, 0.1])
+    ledger = filled()
+    rates = np.array([0.001, 0.01, 0.1])
     each = [accounting.tradeoff_curve(ledger.history(k), rates) for k in range(3)]
     assert (ledger.tradeoff(rates) == np.max(each, axis=0)).all()
     assert (ledger.tradeoff(rates, client=2) == each[2]).all()
-    shares = [accounting.advantage(ledger.history(k)) for k in range(3)]
-    assert ledger.advantage() == max(shares) == ledger.advantage(client=int(np.argmax(shares)))
+    assert ledger.advantage() == max(accounting.advantage(ledger.history(k)) for k in range(3))
     summed = of_clients("secagg").tradeoff(0.01, observer="server")
     assert summed > 2 * of_clients("central").tradeoff(0.01)
-    assert (Ledger().advantage(), Ledger().tradeoff(0.2)) == (0.0, 0.2)
-    with pytest.raises(ValueError, match=r"^fpr=.*: expected numbers in \[0, 1\]$"):
-        Ledger().tradeoff(math.nan)
 
 
 def test_every_epsilon_names_its_observer() -> None:
-    secagg, central = of_clients("secagg"), of_clients("central")
-    assert Ledger().observers == secagg.observers == ("server", "released")
-    assert central.observers == ("released",)
+    assert Ledger().observers == of_clients("secagg").observers == ("server", "released")
+    central = of_clients("central")
     with pytest.raises(ValueError, match=r"^observer='server': expected 'released' for trust='ce"):
         central.epsilon(observer="server")
-    with pytest.raises(ValueError, match=r"^observer='x': expected 'server' or 'released'$"):
-        Ledger().tradeoff(0.1, observer="x")
-    server, released = (f"{secagg.epsilon(observer=name):.4g}" for name in secagg.observers)
-    assert repr(secagg) == (
-        "Ledger(unit='client', trust='secagg', relation='zero-out', reproducible, 1 entries, "
-        f"epsilon: server {server}, released {released} at delta=0.001)"
-    )
+    assert f"epsilon: released {central.epsilon():.4g} at delta=0.001" in repr(central)
 
 
 # ---- several runs on the same data
@@ -209,47 +177,44 @@ def test_every_epsilon_names_its_observer() -> None:
 
 def test_compose_adds_up() -> None:
     """Runs on the same data: their releases together, client by client; equal runs count twice."""
-    one, two = filled(), filled(reproducible=False)
+    one = filled()
+    two = filled(reproducible=False)
     two.record(2, (1, 5), 3, sample_rate=0.5, noise_multiplier=2.0)
     both = Ledger.compose(one, two)
-    for client in (0, 1, 2, 5, 9):
+    for client in (0, 1, 5):
         together = accounting.epsilon(one.history(client) + two.history(client), 1e-5)
-        assert both.epsilon(client) == together >= max(one.epsilon(client), two.epsilon(client))
-    assert both.clients == (0, 1, 2, 5) and "2 ledgers" in repr(both)
+        assert both.epsilon(client) == together
+    assert both.clients == (0, 1, 2, 5)
     assert both.reproducible and not Ledger.compose(two, two).reproducible
     assert Ledger.compose(one, one).history(0) == ((1.0, 0.1, 20),)
+    assert Ledger.compose(both, one).epsilon() == Ledger.compose(one, two, one).epsilon()
     frozen = both.to_json()
     assert Ledger.from_json(frozen).to_json() == frozen
-    assert Ledger.compose(both, one).epsilon() == Ledger.compose(one, two, one).epsilon()
+    # What it said has been spent, whatever a part records later.
     one.record(7, (0,), 5, **RATES)
     assert both.to_json() == frozen
-    # what it said has been spent, whatever is foreseen
     entry = LedgerEntry(9, None, 100, 1.0, 0.1)
-    assert one.after([entry]).epsilon_or_inf() > 1000 > one.epsilon()
+    assert one.after([entry]).epsilon() > 1000 > one.epsilon()
     for change in (lambda: both.record(9, (0,), **RATES), lambda: both.after([entry])):
         with pytest.raises(ValueError, match=r"^ledger='composition': expected the"):
             change()
 
 
-@pytest.mark.parametrize("unit", ["example", "person"])
-def test_pooled_data_are_spent_for_every_client(unit: str) -> None:
+def test_pooled_data_are_spent_for_every_client() -> None:
     """In a run of one client its data may be those of any client in another run; with noise of its
     own too. A round in which the one client takes no part counts for nobody.
     """
-    task, plan = people(), PLAN.replace(batch=2)
-    apart, pooled = (
-        book(play(data, "fedlora", privacy, plan)[-1])
-        for data, privacy in (
-            (task, private(unit)),
-            (task.pooled(), private(unit).replace(noise_multiplier=(0.8,))),
-        )
-    )
+    task = people()
+    plan = PLAN.replace(batch=2)
+    privacy = private("person")
+    apart = book(play(task, "fedlora", privacy, plan)[-1])
+    alone = privacy.replace(noise_multiplier=(0.8,))
+    pooled = book(play(task.pooled(), "fedlora", alone, plan)[-1])
     both = Ledger.compose(pooled, apart)
-    assert apart.clients == (0, 1, 2) and both.epsilon() > max(apart.epsilon(), pooled.epsilon())
     for client in apart.clients:
-        together = pooled.history(0) + apart.history(client)
+        together = pooled.history() + apart.history(client)
         assert both.epsilon(client) == accounting.epsilon(together, 1e-3, "rdp")
-    never = play(task.pooled(), "fedlora", private(unit), plan.replace(participation=1e-9))
+    never = play(task.pooled(), "fedlora", privacy, plan.replace(participation=1e-9))
     assert book(never[-1]).epsilon() == 0
 
 
@@ -264,30 +229,25 @@ def test_compose_refuses_other_terms() -> None:
     for other, name in ((Ledger(delta=1e-6), "delta"), (Ledger(unit="client"), "unit")):
         with pytest.raises(ValueError, match=rf"^{name}=\[.*\]: expected the same in all ledgers"):
             Ledger.compose(Ledger(), other)
-    for wrong in ((), (Ledger(), "x")):
-        with pytest.raises(ValueError, match=r"^ledgers=.*: expected Ledgers, >= 1$"):
-            Ledger.compose(*wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^ledgers=.*: expected Ledgers, >= 1$"):
+        Ledger.compose()
     assert Ledger.compose(filled(), filled(accountant="rdp")).accountant == "rdp"
 
 
 # ---- on disk
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"reproducible": False, "accountant": "rdp"}, {"unit": "client", "delta": 0.1 + 0.2}],
-)
-def test_ledger_round_trip(options: dict[str, Any], tmp_path: Path) -> None:
-    ledger, path = Ledger(**options), tmp_path / "ledger.json"
-    ledger.record(0, (0, 2), 5, sample_rate=0.3, noise_multiplier=2.0)
+def test_ledger_round_trip(tmp_path: Path) -> None:
+    ledger = filled(reproducible=False, accountant="rdp", delta=0.1 + 0.2)
+    path = tmp_path / "ledger.json"
     ledger.save(path)
     again = Ledger.load(path)
-    for name in ("terms", "uncertified", "releases", "clients"):
-        assert getattr(again, name) == getattr(ledger, name)
+    assert (again.terms, again.releases) == (ledger.terms, ledger.releases)
     again.record(2, (0,), 1, **RATES)  # it can be continued
-    assert len(again.releases) == 2
+    assert again.history(0) == ((1.0, 0.1, 11),)
     # A text that went through a JSON reader and writer, as inside another file, is still a ledger.
-    assert Ledger.from_json(json.dumps(json.loads(ledger.to_json()))).epsilon() == ledger.epsilon()
+    copied = Ledger.from_json(json.dumps(json.loads(ledger.to_json())))
+    assert copied.releases == ledger.releases
 
 
 def test_ledger_refuses_any_changed_byte(tmp_path: Path) -> None:
@@ -296,7 +256,7 @@ def test_ledger_refuses_any_changed_byte(tmp_path: Path) -> None:
     filled().save(path)
     content = path.read_bytes()
     damaged = [b"", b"null", b"[" * 100_000, content + b"\n", content + b"x"]
-    for at in range(0, len(content), 3):
+    for at in range(0, len(content), 5):
         changed = bytes([content[at] ^ (1, 32, 255)[at % 3]])
         damaged += [content[:at], content[:at] + changed + content[at + 1 :]]
     for other in damaged:
@@ -305,16 +265,11 @@ def test_ledger_refuses_any_changed_byte(tmp_path: Path) -> None:
             Ledger.load(path)
 
 
-GONE = "left out"
 WRONG_TERMS: list[dict[str, Any]] = [
-    *({name: GONE} for name in ("unit", "releases", "uncertified", "trust", "relation")),
-    *({"unit": "user"}, {"trust": "central"}, {"relation": "replace-one"}, {"parts": []}),
-    *({"delta": 2}, {"extra": 1}, {"reproducible": "yes"}, {"releases": [3]}),
+    *({"trust": "central"}, {"relation": "replace-one"}, {"parts": []}, {"extra": 1}),
+    *({"reproducible": "yes"}, {"releases": [3]}),
 ]
-WRONG_ENTRIES: list[dict[str, Any]] = [
-    *({"count": GONE}, {"count": 1.5}, {"clients": "02"}, {"clients": [0, 0]}, {"more": 1}),
-    *({"sample_rate": 1.5}, {"noise_multiplier": None}),
-]
+WRONG_ENTRIES: list[dict[str, Any]] = [{"count": 1.5}, {"clients": "02"}, {"more": 1}]
 
 
 @pytest.mark.parametrize("fields", [*WRONG_TERMS, *WRONG_ENTRIES], ids=repr)
@@ -323,8 +278,6 @@ def test_content_of_the_wrong_kind_is_refused(fields: dict[str, Any]) -> None:
     data = json.loads(filled().to_json())
     place = data["content"]["releases"][0] if fields in WRONG_ENTRIES else data["content"]
     place |= fields
-    for name in [name for name, value in fields.items() if value == GONE]:
-        del place[name]
     text = files.dump_checksummed(data["format"], data["version"], data["content"])
     with pytest.raises(ValueError, match=r"^ledger: expected the entries of a ledger, found othe"):
         Ledger.from_json(text)
@@ -334,9 +287,8 @@ def test_content_of_the_wrong_kind_is_refused(fields: dict[str, Any]) -> None:
     "arguments",
     [
         *({"round": value} for value in (-1, True, 2**53 + 1)),
-        *({"clients": value} for value in ((0, 0), (0.5,), "ab", 3)),
-        {"count": 2.0},
-        *({"sample_rate": value} for value in (1.1, None, ())),
+        *({"clients": value} for value in ((0, 0), (0.5,), "ab")),
+        *({"count": 2.0}, {"sample_rate": 1.1}, {"sample_rate": ()}),
         *({"noise_multiplier": value} for value in ((1, -1), math.inf, (1, 2, 3))),
     ],
     ids=repr,
@@ -347,6 +299,10 @@ def test_record_refuses_bad_entries(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=rf"^{name}(\[1\])?=.*: expected "):
         ledger.record(**dict[str, Any](round=0, clients=(0, 1), count=1) | RATES | arguments)
     assert ledger.releases == ()
-    clients, rates = np.array([1, 2]), np.array([0.1, 0.2])
+
+
+def test_an_entry_takes_numbers_of_any_type() -> None:
+    clients = np.array([1, 2])
+    rates = np.array([0.1, 0.2])
     entry = LedgerEntry(np.int64(3), clients, np.int32(4), rates, np.float64(1.5))  # type: ignore[arg-type]
     assert vars(entry) == vars(LedgerEntry(3, (1, 2), 4, (0.1, 0.2), 1.5))

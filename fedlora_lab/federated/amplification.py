@@ -14,6 +14,7 @@ from scipy.special import bdtrc
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check
+from fedlora_lab.federated.spec import RunSpec
 from fedlora_lab.lora import peft
 from fedlora_lab.methods.aggregation import ProductRule
 from fedlora_lab.methods.filters import identity, received
@@ -25,8 +26,6 @@ from fedlora_lab.theory import products as theory
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from fedlora_lab.federated.spec import RunSpec
 
 BLOCK = 256
 """Rows of an identity that a filter is given at once."""
@@ -44,7 +43,7 @@ class NoiseForecast:
     part and whose upload is lost.
     """
 
-    spec: "RunSpec"
+    spec: RunSpec
     weights: Mapping[str, Tensor]
 
     @cached_property
@@ -316,7 +315,7 @@ class Amplification(NamedTuple):
         return pd.DataFrame(list(self.layers), columns=LayerNoise._fields)
 
 
-def forecast_of(spec: "RunSpec") -> NoiseForecast:
+def forecast_of(spec: RunSpec) -> NoiseForecast:
     """Makes the forecast of a run that is not prepared, from the shapes of its layers."""
     task = spec.task
     return NoiseForecast(spec, peft.adapt(task.model, task.targets, task.head, spec.lora).weights)

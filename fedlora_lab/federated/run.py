@@ -24,6 +24,7 @@ from fedlora_lab.federated import checkpoint, local_training, uploads
 from fedlora_lab.federated.amplification import NoiseForecast
 from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.local_training import ClientBatch
+from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.federated.records import NOT_SEEN, PRIVATE_TEST, Round, Tick
 from fedlora_lab.federated.spec import (
     ClipSum,
@@ -31,7 +32,6 @@ from fedlora_lab.federated.spec import (
     RunSpec,
     check_compute,
     initial_server,
-    make_run_spec,
     prepare_run,
 )
 from fedlora_lab.federated.uploads import Received, RoundKeys

@@ -31,13 +31,8 @@ from fedlora_lab._utils.files import lock_folder, write_atomically
 from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.federated import uploads
 from fedlora_lab.federated.local_training import local_step
-from fedlora_lab.federated.spec import (
-    Prepared,
-    RunSpec,
-    initial_server,
-    make_run_spec,
-    prepare_run,
-)
+from fedlora_lab.federated.make_spec import make_run_spec
+from fedlora_lab.federated.spec import Prepared, RunSpec, initial_server, prepare_run
 from fedlora_lab.flower import messages
 from fedlora_lab.lora import per_example
 from fedlora_lab.methods.state import ServerState, Tensors

@@ -10,8 +10,8 @@ from toy_tasks import LORA, PLAN, gap, play, private, regression, same_bits, tok
 
 import fedlora_lab as fl
 from fedlora_lab import methods
+from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.federated.records import require_source
-from fedlora_lab.federated.spec import make_run_spec
 from fedlora_lab.flower import Participant
 
 BALANCED = methods.BalancedLoRA

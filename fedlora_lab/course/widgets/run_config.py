@@ -111,7 +111,7 @@ class RunConfig:
         Guarantees: test_live_run.py::test_the_numbers_before_start_are_those_of_the_run.
         """
         from fedlora_lab.federated.amplification import forecast_of  # slow to import
-        from fedlora_lab.federated.spec import make_run_spec
+        from fedlora_lab.federated.make_spec import make_run_spec
         from fedlora_lab.federated.uploads import bytes_of_round
 
         privacy = self.calibrated()

@@ -36,6 +36,7 @@ from fedlora_lab.lora import peft
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.privacy.ledger import PerClient
 from fedlora_lab.privacy.privatizer import in_noise_units, map_rank_axis, uncertified_reason
 from fedlora_lab.tasks.task import Task
 
@@ -62,7 +63,7 @@ def prepare(
 def prepared(
     task: Task,
     row: Method,
-    sigma: float,
+    sigma: PerClient,
     seed: int = 0,
     clip: float = CLIP,
     batch: int | None = None,

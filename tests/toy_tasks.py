@@ -15,7 +15,7 @@ from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey, ServerState
-from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.privacy.ledger import Ledger, PerClient
 from fedlora_lab.tasks.task import Task
 
 LORA = fl.Lora(rank=2, alpha=3.0)
@@ -67,7 +67,7 @@ def people() -> Task:
     return replace(tokens("head"), persons=PERSONS)
 
 
-def private(unit: str, sigma: float = 1.0, clip: float = 0.7, **fields: Any) -> fl.Privacy:
+def private(unit: str, sigma: PerClient = 1.0, clip: float = 0.7, **fields: Any) -> fl.Privacy:
     """A privacy plan with its noise set, for any of the small tasks."""
     fields |= {"unit": unit, "noise_multiplier": sigma, "clip_norm": clip}
     return fl.Privacy(delta=1e-3, accountant="rdp", **fields)

@@ -14,6 +14,7 @@ from fedlora_lab.federated import local_training
 from fedlora_lab.federated.records import Round, predict
 from fedlora_lab.lora import per_example
 from fedlora_lab.methods.filters import identity
+from fedlora_lab.methods.method import Method
 from fedlora_lab.privacy.privatizer import clip_sum, map_rank_axis, precondition_rows
 from fedlora_lab.tasks.task import take
 
@@ -129,28 +130,34 @@ def trace_round(run: Recorder, canaries: Canaries) -> Trace | None:
         run.everyone.start,
     )
     signal = {key: released.scale[key] * x for key, x in signal.items()}
-    return Trace(who, *clip_and_whiten(run, signal, seen, released.start, owner), release)
+    rows = (signal, seen, released.start, owner)
+    clipped, white = clip_and_whiten(run.spec.method, run.clip_norm, *rows)
+    return Trace(who, clipped, white, release)
 
 
 def clip_and_whiten(
-    run: Recorder, signal: Rows, seen: Rows, values: Rows, owner: Int[Tensor, " n"]
+    method: Method,
+    clip_norm: float,
+    signal: Rows,
+    seen: Rows,
+    values: Rows,
+    owner: Int[Tensor, " n"],
 ) -> tuple[Rows, Rows]:
     """Clips a signal as the mechanism does, and brings both to where the noise is white.
 
     A row that is not finite is zero, as in the mechanism: nothing of it is in the release. What was
     seen is in double precision, in which no product with a clipped float32 row overflows.
 
-    Args: run: the audited one. signal, seen: see `Trace`. values: where training began. owner: of
-        each row, whose values it has.
+    Args: method, clip_norm: of the audited run. signal, seen: see `Trace`. values: where training
+        began. owner: of each row, whose values it has.
     """
-    method = run.spec.method
     maps = local_training.preconditioners(method, tuple(signal), values)
     before = precondition_rows(signal, maps, owner)
     # Each row is the whole of its own sum: the mechanism itself clips it, group by group; in
     # float64, where it takes no scale for zero.
     wide = {key: x.double() for key, x in before.items()}
     alone = torch.arange(len(owner))
-    sums, _ = clip_sum(wide, run.clip_norm, alone, len(alone), method.clip_groups)
+    sums, _ = clip_sum(wide, clip_norm, alone, len(alone), method.clip_groups)
     clipped = {key: sums[key].to(x) for key, x in before.items()}
     white = dict(seen)
     for key in maps.keys() & clipped.keys():

@@ -379,15 +379,15 @@ def _parse(key: str, entry: Entry, folder: str) -> Exercise:
     then be left out: it is the source of that function.
     """
     first = entry.get("answer")
-    examples = [first, *entry.get("others", ())]
+    others = entry.get("others", ())
+    examples = [first, *others]
     mistakes = [example for example, _ in entry["wrong"]]
     solution = entry.get("solution")
     reader: Reader
     if "function" in entry:
         module = import_module(f"fedlora_lab.course.{folder}.exercises")
         reader = module.CALLS[key]
-        examples[0] = entry["function"]
-        examples = [getattr(module, name) for name in examples]
+        examples = [getattr(module, name) for name in (entry["function"], *others)]
         mistakes = [getattr(module, name) for name in mistakes]
         solution = solution or f"```\n{inspect.getsource(examples[0])}```"
     elif isinstance(first, str):

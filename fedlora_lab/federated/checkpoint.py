@@ -355,7 +355,8 @@ def _stored_ledger(
     for entry in ledger.releases:
         right = all(k < len(state.seen) for k in entry.clients or ())
         check(right, "ledger", entry, "clients of this run")
-        ours = LedgerEntry(entry.round, spec.counted(entry.clients), **spec.entry(entry.clients))
+        ids = None if entry.clients is None else tuple(entry.clients)
+        ours = LedgerEntry(entry.round, spec.counted(ids), **spec.entry(ids))
         check(entry == ours, "ledger", entry, f"{ours}, as this run writes it")
     written = {entry.round for entry in ledger.releases}
     complete = written >= set(range(1, state.round + 1))

@@ -262,7 +262,7 @@ def lines(
         if "x" in log:
             _place_ticks(ax, part[x])
         elif pd.api.types.is_integer_dtype(part[x]):
-            ax.xaxis.get_major_locator().set_params(integer=True)
+            style.whole_ticks(ax.xaxis)
     axes[0].set_ylabel(ylabel)
     caption = ""
     if band != "none":

@@ -112,7 +112,7 @@ def _draw_run(
 ) -> Float[np.ndarray, " n"]:
     """Draws one measure of this run and, pale, of earlier ones; returns all its finite values."""
     ax.set(title=AXES.get(measure, (measure, measure))[0], xlim=(0, rounds), xlabel="round")
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    style.whole_ticks(ax.xaxis)
     every = []
     labels = []
     for earlier in past:

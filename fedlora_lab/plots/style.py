@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 from PIL import Image
 
@@ -192,6 +192,13 @@ def log_axis(axis: Axis, ticks: tuple[float, ...]) -> None:
     axis.set_minor_locator(NullLocator())
 
 
+def whole_ticks(axis: Axis) -> None:
+    """Puts the ticks of a linear axis at whole numbers alone."""
+    locator = axis.get_major_locator()
+    assert isinstance(locator, MaxNLocator)  # what a linear axis has
+    locator.set_params(integer=True)
+
+
 def note(
     ax: Axes,
     x: float,
@@ -205,7 +212,8 @@ def note(
 
     Args: ax, x, y, text, colour: what stands where; size: in points; style: as of ``Axes.text``.
     """
-    return ax.text(x, y, text, color=colour, fontsize=size, **{"transform": ax.transAxes, **style})
+    style.setdefault("transform", ax.transAxes)
+    return ax.text(x, y, text, color=colour, fontsize=size, **style)
 
 
 def draw_dots(
@@ -215,7 +223,8 @@ def draw_dots(
 
     Args: ax, x, y, colour: what stands where; size: in points; style: as of ``Axes.plot``.
     """
-    ax.plot(x, y, **{"marker": "o", "ls": "none", "color": colour, "mec": CARD, "ms": size} | style)
+    look: dict[str, Any] = {"marker": "o", "ls": "none", "color": colour, "mec": CARD, "ms": size}
+    ax.plot(x, y, **look | style)
 
 
 def headline(figure: Picture, text: str) -> None:
@@ -288,7 +297,9 @@ class _LabelColumn:
 
     def place(self) -> None:
         """Puts the labels as near to their lines as they fit, and draws the leaders."""
-        inches = self.ax.figure.get_size_inches()[1] * self.ax.get_position().height
+        figure = self.ax.figure
+        assert isinstance(figure, Figure)
+        inches = figure.get_size_inches()[1] * self.ax.get_position().height
         line = 1.2 * LABEL_SIZE / 72 / inches
         heights = [line * (text.get_text().count("\n") + 1) for text in self.texts]
         ends = self.ax.transData.transform([(label.x, label.y) for label in self.labels])
@@ -310,7 +321,9 @@ def label_ends(ax: Axes, labels: list[Label], wide: int = 14) -> None:
     Guarantees: no label lies on another (test_labels_beside_lines_keep_apart).
     """
     if labels:
-        ax.figure.get_layout_engine().columns.append(_LabelColumn(ax, labels, wide))
+        layout = ax.figure.get_layout_engine()
+        assert isinstance(layout, _LabelledLayout)
+        layout.columns.append(_LabelColumn(ax, labels, wide))
 
 
 def spread_apart(

@@ -52,7 +52,7 @@ def _rounds_panel(ax: Axes, part: pd.DataFrame, measure: str) -> int:
     # A single round still needs axes of some width.
     beyond = 0.5 if low == high else 0
     ax.set(ylabel=unit, xlabel="round", xlim=(low - beyond, high + beyond), title=title)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    style.whole_ticks(ax.xaxis)
     collapsed = 0
     if measure.startswith("accuracy") or measure == "loss":
         collapsed = _mark_collapsed(ax, part, measure)
@@ -87,9 +87,9 @@ def _start_line(ax: Axes, part: pd.DataFrame) -> None:
 def _mark_collapsed(ax: Axes, part: pd.DataFrame, measure: str) -> int:
     """Marks the last value of each run that collapsed by a cross; returns how many there are."""
     ends = tidy.collapsed_ends(part, measure)
-    for end in ends.itertuples():
-        colour = style.darken(style.look(end.method).colour)
-        ax.plot([end.round], [end.value], "x", ms=6, mew=1.6, color=colour, clip_on=False)
+    for slug, at, value in zip(ends["method"], ends["round"], ends["value"], strict=True):
+        colour = style.darken(style.look(slug).colour)
+        ax.plot([at], [value], "x", ms=6, mew=1.6, color=colour, clip_on=False)
     return len(ends)
 
 

@@ -7,7 +7,7 @@ call.
 import copy
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.review.claims import Claims, Loader
+from fedlora_lab.review.claims import ClaimedFields, Claims, Loader
 from fedlora_lab.review.neighbours import Batch, Example
 from fedlora_lab.review.review import Review, step
 
@@ -191,17 +191,18 @@ def _loss_of(criterion: "Callable[..., Tensor] | None") -> Loss:
 def _drawn_batches(loader: Foreign) -> "Loader | None":
     """Seed -> the batches of indices that a PyTorch loader draws for an epoch."""
     sampler = getattr(loader, "batch_sampler", None)
-    if type(sampler).__name__ == "BatchSplittingSampler":  # BatchMemoryManager cuts batches
-        sampler = sampler.sampler
     if sampler is None:
         return None
+    if type(sampler).__name__ == "BatchSplittingSampler":  # BatchMemoryManager cuts batches
+        sampler = sampler.sampler
+    batches: Iterable[Sequence[int]] = sampler
     owners = (sampler, getattr(sampler, "sampler", None), loader)
     # A sampler and its loader often share one generator, which is seeded and put back once.
     generators = {id(g): g for x in owners if (g := getattr(x, "generator", None)) is not None}
 
     def draw(seed: int) -> list[list[int]]:
         with seed_generators([*generators.values()], seed):
-            return [[int(i) for i in batch] for batch in sampler]
+            return [[int(i) for i in batch] for batch in batches]
 
     return draw
 
@@ -214,7 +215,7 @@ def _sample_rate(loader: Foreign) -> float:
     return next(filter(None, rates), 1 / len(loader))
 
 
-def _claims_of_opacus(private: OpacusStep, loader: Foreign) -> dict[str, Any]:
+def _claims_of_opacus(private: OpacusStep, loader: Foreign) -> ClaimedFields:
     """What Opacus' accountant takes for granted, read from the optimizer and the loader."""
     optimizer = private.optimizer
     mean = getattr(optimizer, "loss_reduction", "mean") == "mean"
@@ -239,7 +240,7 @@ def opacus(
     *,
     loss: "Loss | None" = None,
     metrics: "Metrics | None" = None,
-    claims: "Mapping[str, Any] | None" = None,
+    claims: "ClaimedFields | None" = None,
     examples: int = 16,
     steps: int | None = None,
     epsilon: float | None = None,
@@ -275,7 +276,8 @@ def opacus(
     data = [loader.dataset[int(i)] for i in chosen]
     loader.collate_fn(data)  # Opacus learns from a first batch what an empty one looks like
     private = OpacusStep(module, optimizer, loss or _loss_of(criterion), loader.collate_fn, metrics)
-    stated = {"steps": steps, "epsilon": epsilon, "delta": delta} | dict(claims or {})
+    stated: ClaimedFields = {"steps": steps, "epsilon": epsilon, "delta": delta}
+    stated |= claims or {}
     return step(
         private,
         data,

@@ -1,16 +1,17 @@
 """What a review asks, what an author claims of a step, and what speaks for or against it."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, get_args
 
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
 
 Step: TypeAlias = Callable[[list[Any], int], Mapping[str, Any]]
-Loader = Callable[[int], Sequence[Sequence[int]]]
+Loader = Callable[[int], Iterable[Iterable[int]]]
 Verdict = Literal["sound", "broken", "cannot tell"]
 Sampling = Literal["poisson", "fixed"]
+Relation = Literal["add/remove", "replace"]
 
 
 class Check(NamedTuple):
@@ -116,6 +117,25 @@ CHECKS: dict[str, Check] = {
 """Name -> check, in the order of the table."""
 
 
+class ClaimedFields(TypedDict, total=False):
+    """Some fields of `Claims`, by name."""
+
+    clip_norm: float
+    noise_multiplier: float
+    denominator: float
+    sampling: Sampling | None
+    sample_rate: float | None
+    dataset_size: int | None
+    steps: int | None
+    epsilon: float | None
+    delta: float | None
+    relation: Relation
+    seeded: bool
+    frozen: tuple[str, ...]
+    public: tuple[str, ...]
+    finite: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claims:
     """What the author of a step says of it. The first two are needed; each other one switches on
@@ -152,7 +172,7 @@ class Claims:
     steps: int | None = None
     epsilon: float | None = None
     delta: float | None = None
-    relation: Literal["add/remove", "replace"] = "add/remove"
+    relation: Relation = "add/remove"
     seeded: bool = True
     frozen: tuple[str, ...] = ()
     public: tuple[str, ...] = ()
@@ -172,7 +192,7 @@ class Claims:
         if self.epsilon is not None:
             check_number("epsilon", self.epsilon, 0)
         check_one_of("sampling", self.sampling, (None, *get_args(Sampling)))
-        check_one_of("relation", self.relation, ("add/remove", "replace"))
+        check_one_of("relation", self.relation, get_args(Relation))
         for name in ("frozen", "public"):
             value = getattr(self, name)
             names = not isinstance(value, str) and all(isinstance(name, str) for name in value)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.published import get
 from fedlora_lab.methods.state import Tensors
+from fedlora_lab.privacy.ledger import Numbers, PerClient
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.privatizer import in_noise_units
 from fedlora_lab.review.claims import Claims, Loader, Step
@@ -196,8 +198,9 @@ class Counted(NamedTuple):
 def counted_run(run: Recorder) -> Counted:
     """Makes the rounds of a run and counts, for the first client."""
 
-    def first(value: "float | tuple[float, ...]") -> float:
-        return float(value[0] if isinstance(value, tuple) else value)
+    def first(value: "PerClient | Numbers | None") -> float:
+        assert value is not None  # an entry without noise says 0
+        return float(np.ravel(value)[0])
 
     counted = Counted()
     for event in run.events():

@@ -34,7 +34,7 @@ def variance_p_value(values: np.ndarray, slack: float = 0.0) -> float:
     total = float(np.square(values).sum())
     lower_tail = stats.chi2.cdf(total / (1 - slack) ** 2, values.size)
     upper_tail = stats.chi2.sf(total / (1 + slack) ** 2, values.size)
-    return two_sided(lower_tail, upper_tail)
+    return two_sided(float(lower_tail), float(upper_tail))
 
 
 def ratio_p_values(ratio: float, above: int, below: int) -> tuple[float, float]:

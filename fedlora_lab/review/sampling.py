@@ -104,9 +104,10 @@ def most_participations(loader: Loader, steps: int, n: int, seed: int) -> int:
     often = np.zeros(n)
     seen = 0
     for epoch in range(LEAST_BATCHES):
-        batches = loader(seed * 1_000_003 + epoch)
+        drawn = loader(seed * 1_000_003 + epoch)
+        batches = [np.array([int(i) for i in batch], int) for batch in drawn]
         for batch in batches:
-            often[np.unique(np.asarray(batch, dtype=int))] += 1
+            often[np.unique(batch)] += 1
         seen += len(batches)
         if seen >= min(steps, LEAST_BATCHES):
             break

@@ -153,6 +153,7 @@ def test_membership_by_the_fall_of_the_loss():
     )
     noised = play(random_labels(), "fedlora", NOISED, LEARN.replace(rounds=3))[-1]
     hidden = attacks.loss_difference(noised)
+    assert noised.ledger is not None
     assert (len(plain.members), len(plain.others)) == (40, 20)
     assert plain.auc > 0.85 and plain.tpr(0.05) > 0.5  # one of the twenty others may be above
     assert abs(hidden.auc - 0.5) < 0.25

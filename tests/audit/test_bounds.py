@@ -155,8 +155,9 @@ def test_a_plain_gaussian_release_is_seen(sigma):
         released, _ = release(sums, {key: drawn[key].T}, {})
         scores.append(released[key][:, 0].double().numpy())
     grid = [0.5 + z * sigma for z in (1.0, 2.0, 2.5, 3.0)]
-    gaussian = bounds.threshold_gdp_lower_bound(*scores, 0.5, delta, p)
-    thresholds = bounds.best_threshold_bound(*scores, delta, p, grid)
+    inside, outside = scores
+    gaussian = bounds.threshold_gdp_lower_bound(inside, outside, 0.5, delta, p)
+    thresholds = bounds.best_threshold_bound(inside, outside, delta, p, grid)
     assert 0.95 * truth <= gaussian <= truth
     assert 0.55 * truth <= thresholds <= truth
 

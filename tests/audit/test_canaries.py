@@ -1,7 +1,6 @@
 """The audit of a run: canaries, what is seen of them, and that it refutes no sound run."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -158,8 +157,7 @@ def test_a_canary_is_expected_as_its_groups_are_clipped(row, norms):
     """Fault: all together to C, where each of two groups is clipped to C / sqrt(2), or to C."""
     sizes = (("A", 7.0), ("B", 24.0))
     signal = {ParamKey(side, "x"): torch.full((2, 4, 4), x) for side, x in sizes}
-    run = SimpleNamespace(spec=SimpleNamespace(method=row), clip_norm=1.0)
-    clipped, _ = traces.clip_and_whiten(run, signal, {}, {}, torch.zeros(2).long())
+    clipped, _ = traces.clip_and_whiten(row, 1.0, signal, {}, {}, torch.zeros(2).long())
     for x, norm in zip(clipped.values(), norms, strict=True):
         assert x.flatten(1).norm(dim=1).tolist() == pytest.approx([norm] * 2, rel=1e-6)
 

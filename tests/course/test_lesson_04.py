@@ -87,7 +87,8 @@ def test_the_energies_are_the_theory():
     """At every τ, for an adapter whose B has grown."""
     table = figures.energies_by_noise(rank=2, width=64, alpha=4.0, size_B=0.5)
     B, A = figures.factors_at_start(2, 64, 0.5)
-    for tau, part in table.groupby("tau"):
+    for tau in table["tau"].unique():
+        part = table[table["tau"] == tau]
         terms = theory.noise_terms(B, A, float(tau), float(tau), 2.0)
         assert part["value"].tolist() == pytest.approx(list(terms))
 

@@ -12,7 +12,7 @@ def scores(means: dict[str, float], seed: int) -> pd.DataFrame:
     shared = rng.normal(0, 0.1, 10)
     columns = {slug: mean + shared + rng.normal(0, 0.01, 10) for slug, mean in means.items()}
     wide = pd.DataFrame(columns).rename_axis(index="seed", columns="method")
-    return wide.stack().rename("accuracy").reset_index()
+    return wide.melt(value_name="accuracy", ignore_index=False).reset_index()
 
 
 def test_ties_are_rarely_broken_by_chance():

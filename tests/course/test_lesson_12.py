@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.patches import Rectangle
 
 import fedlora_lab as fl
 from fedlora_lab import theory
@@ -95,5 +96,7 @@ def test_an_audit_that_refutes_is_labelled_beside_its_bar():
     ax = figures.audit_bounds({"no clip": refuted}).axes[0]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["no clip"]
     assert f"{refuted.epsilon_lower:.2f} >" in ax.texts[0].get_text()
-    assert ax.patches[0].get_width() == pytest.approx(refuted.epsilon_lower)
+    bar = ax.patches[0]
+    assert isinstance(bar, Rectangle)
+    assert bar.get_width() == pytest.approx(refuted.epsilon_lower)
     assert ax.get_title(loc="left").startswith("1 of 1")

@@ -82,8 +82,8 @@ class SignDescent(Optimizer):
     def _zeros(self, param):
         return {}
 
-    def _step(self, grad, own, param, lr):
-        return -lr * grad.sign(), own
+    def _step(self, grad, moments, param, lr):
+        return -lr * grad.sign(), moments
 
 
 def test_an_optimizer_from_outside_is_one_entry(monkeypatch, tmp_path):

@@ -163,7 +163,7 @@ def test_each_client_has_its_own_noise_in_the_example_unit():
     task, sigma, found = tokens(sizes=(4, 4, 4)), (0.5, 1.0, 3.0), []
     for seed in range(40):
         ends = []
-        for level in (sigma, (0.0,) * 3):
+        for level in (sigma, (0.0, 0.0, 0.0)):
             ready, clients = contract_clauses.prepared(task, methods.FedLoRA, level, seed)
             ends.append(contract_clauses.released(ready, clients, 0, 0, local_training.local_step))
         found.append(torch.cat([(ends[0][key] - ends[1][key]).flatten(1) for key in ends[0]], 1))

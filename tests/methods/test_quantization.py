@@ -52,7 +52,9 @@ def test_every_number_goes_to_the_nearest_level(numbers, width, block):
     for part, sent in zip(x.split(block), once.split(block)) if numbers else ():
         levels = part.abs().max() * torch.tensor(normal_levels(width))
         nearest = (part[:, None] - levels).abs().amin(1)
-        torch.testing.assert_close((part - sent).abs(), nearest, rtol=1e-5, atol=1e-7 * levels[-1])
+        torch.testing.assert_close(
+            (part - sent).abs(), nearest, rtol=1e-5, atol=1e-7 * float(levels[-1])
+        )
     packed = quantization.pack(x, rule)
     codes, scales = (packed[name] for name in quantization.array_names(rule))
     assert len(codes) + 4 * len(scales) == quantization.bytes_of([x.numel()], rule)

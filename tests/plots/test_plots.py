@@ -57,14 +57,15 @@ def test_the_curve_is_the_ledgers_and_the_dashed_line_lies_above():
 
 
 def test_deviation_names_the_exact(frame):
-    names = [text.get_text() for text in plots.deviation(frame).axes[0].texts]
+    texts = plots.deviation(frame).axes[0].texts
+    names = [text.get_text().replace("\u00a0", " ") for text in texts]
     assert {"FFA-LoRA = 0", "RoLoRA = 0", "DEeR = 0", "LA-LoRA"} <= {*names}
 
 
 def test_noise_leaves_out_what_is_zero(frame):
     """FFA has no noise on A; FFA, RoLoRA and DEeR no product of noises."""
     ax = plots.noise(frame).axes[0]
-    drawn = {line.get_label(): len(line.get_xdata()) for line in ax.lines}
+    drawn = {line.get_label(): np.size(line.get_xdata()) for line in ax.lines}
     assert [drawn[name] for name, _ in TERMS.values()] == [6, 5, 3]
     each = mean_noise_energies(frame).query("method == 'fedlora' and term == 'noise_B'")
     assert each["value"].tolist() == [4.0] * 3

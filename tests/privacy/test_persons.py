@@ -150,7 +150,7 @@ def test_a_table_names_the_person_of_each_row() -> None:
         ("^persons='one at clients 0 and 1': expected one client", {"by": "site", "clients": None}),
     )
     for line, more in calls:
-        given = {**words, "clients": 2, **more}
+        given: Any = {**words, "clients": 2, **more}
         with pytest.raises(ValueError, match=line):
             fl.tasks.hub(toy_hubs.folder("bert"), given.pop("rows", frame), **given)
 

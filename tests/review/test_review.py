@@ -248,11 +248,11 @@ def test_every_check_is_explained_where_it_says():
 REFUSED = {
     "clip_norm": lambda: replace(CLAIMS, clip_norm=0),
     "data": lambda: fl.review.step(sound, DATA[:3], CLAIMS),
-    "claims": lambda: fl.review.step(sound, DATA, {}),
-    "function": lambda: fl.review.step(lambda *_: 3, DATA, CLAIMS),
-    "prepare": lambda: fl.review.step(sound, DATA, CLAIMS, prepare=lambda x: None),
-    "others": lambda: fl.review.step(sound, DATA, CLAIMS, others=[sound]),
-    "loader": lambda: fl.review.step(None, (), SAMPLED, loader=lambda s: None),
+    "claims": lambda: fl.review.step(sound, DATA, {}),  # type: ignore[arg-type]
+    "function": lambda: fl.review.step(lambda *_: 3, DATA, CLAIMS),  # type: ignore[arg-type]
+    "prepare": lambda: fl.review.step(sound, DATA, CLAIMS, prepare=lambda x: None),  # type: ignore[arg-type]
+    "others": lambda: fl.review.step(sound, DATA, CLAIMS, others=[sound]),  # type: ignore[arg-type]
+    "loader": lambda: fl.review.step(None, (), SAMPLED, loader=lambda s: None),  # type: ignore[arg-type]
     "frozen": lambda: fl.review.step(sound, DATA, replace(CLAIMS, frozen=("base",))),
     "optimizer": lambda: fl.review.opacus(torch.nn.Linear(1, 1), object(), [], None),
 }

@@ -255,7 +255,7 @@ BESIDE = {
     "squares that overflow": Wrong(skips(squares_fit), SKIPPED),
     "half the noise": Wrong(skips(lambda rows: bool(np.isfinite(rows).all()), 0.5), SKIPPED),
     "skips small gradients": Wrong(
-        skips(lambda rows: np.linalg.norm(total(rows)) > 0.1), {"noise size"}
+        skips(lambda rows: bool(np.linalg.norm(total(rows)) > 0.1)), {"noise size"}
     ),
     "skips what is right": Wrong(
         skips(lambda rows: bool((rows[:, 0] > 0).any())), {"noise size"}, REPLACED

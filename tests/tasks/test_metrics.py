@@ -16,7 +16,7 @@ from fedlora_lab.lora import peft, per_example
 from fedlora_lab.tasks.metrics import METRICS, OverAll, select_metrics
 
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
-F1 = OverAll(lambda outputs, y: theirs.f1_score(y, outputs.argmax(1), average="macro"))
+F1 = OverAll(lambda outputs, y: float(theirs.f1_score(y, outputs.argmax(1), average="macro")))
 
 
 def test_scores_of_a_whole_test_set_do_not_depend_on_how_it_is_cut():

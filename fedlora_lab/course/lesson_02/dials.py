@@ -45,7 +45,7 @@ def _cloud(
     D = float(theory.deviation_matrix(B.reshape(-1, 1, 1), A.reshape(-1, 1, 1), p)[0, 0])
     parts = (-p * (B - mean_B) * (A - mean_A)).round(3)
     places = np.arange(1, len(B) + 1)
-    sums = [*places, len(B) + 1.5]
+    sums = [*places.tolist(), len(B) + 1.5]
     names = [*map(str, places), "D"]
     # A hyperbola holds all pairs with one product.
     at = np.geomspace(0.1, HIGH, 20)

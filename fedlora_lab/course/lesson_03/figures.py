@@ -44,14 +44,15 @@ def two_normals(
     figure, (ax, right) = style.subplots(10.2, 3.9, columns=2)
     span = (-4 * sigma, 1 + 4 * sigma)
     x = np.linspace(*span, 301)
-    edges = np.linspace(*span, 41)
+    edges = np.linspace(*span, 41).tolist()
     peak = float(norm.pdf(0, 0, sigma))
     for mean, (points, colour, words) in enumerate(worlds):
         style.draw_dots(ax, points[:600, 0], points[:600, 1], colour, 3.2, alpha=0.5, mew=0)
         right.hist(points[:, 0], edges, density=True, color=colour, alpha=0.25)
         right.plot(x, norm.pdf(x, mean, sigma), color=colour)
-        place = {"ha": "right" if mean == 0 else "left", **BOLD}
-        right.text(mean + (2 * mean - 1) * sigma, 0.75 * peak, words, color=colour, **place)
+        side = "right" if mean == 0 else "left"
+        place = mean + (2 * mean - 1) * sigma
+        right.text(place, 0.75 * peak, words, color=colour, ha=side, **BOLD)
     ax.set(xlim=span, ylim=(-4.5 * sigma, 4.5 * sigma), ylabel="along any other direction")
     ax.set_title("One direction tells, 4,095 do not")
     right.set(xlim=span, ylim=(0, 1.3 * peak), ylabel="probability density")

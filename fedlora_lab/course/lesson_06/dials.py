@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from fedlora_lab import theory
 from fedlora_lab.course.widgets.dial import Dial, menu, slider
@@ -107,17 +108,18 @@ CLIPS = {"factor": "factor (as published)", "product": "product"}
 
 
 def _plane(
-    title: str, noise: Sequence[float], allowed: Sequence[float], degrees: float
+    title: str, noise: Float[np.ndarray, " 2"], allowed: Float[np.ndarray, " 2"], degrees: float
 ) -> dict[str, Any]:
     """Draws ellipses of one and two deviations, the changes that the clip allows, and the worst."""
     turn = np.radians(degrees)
     axes = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
 
-    def ellipse(halves: Sequence[float]) -> Float[np.ndarray, "2 points"]:
-        around = np.array(halves)[:, None] * np.stack([np.cos(CIRCLE), np.sin(CIRCLE)])
-        return (axes.T @ around).round(2)
+    def ellipse(halves: Float[np.ndarray, " 2"]) -> tuple[np.ndarray, np.ndarray]:
+        around = halves[:, None] * np.stack([np.cos(CIRCLE), np.sin(CIRCLE)])
+        x, y = (axes.T @ around).round(2)
+        return x, y
 
-    worst = int(np.argmax(np.divide(allowed, noise)))
+    worst = int(np.argmax(allowed / noise))
     tip = allowed[worst] * axes[worst]
     frame = axis("in units of the clip C", -2.9, 2.9, ticks=[-2, 0, 2])
     return panel(
@@ -125,17 +127,17 @@ def _plane(
         frame,
         frame | {"label": ""},
         line(*ellipse(noise), "teal", width=1.6),
-        line(*ellipse([2 * half for half in noise]), "teal", width=0.9),
+        line(*ellipse(2 * noise), "teal", width=0.9),
         area(*ellipse(allowed), "ink", 0.12),
         line(*ellipse(allowed), "ink", width=1.8),
         line([0, tip[0]], [0, tip[1]], "red", width=3),
-        dots(*tip, "red"),
+        dots(tip[0], tip[1], "red"),
         square=True,
         height=240,
     )
 
 
-def separation(stretches: Sequence[float], sigma: float, clip: str) -> float:
+def separation(stretches: ArrayLike, sigma: float, clip: str) -> float:
     """Computes how far the worst allowed change stands out of the noise, in deviations.
 
     Args: stretches: singular values of the frozen factor; sigma: nominal noise multiplier; clip: of
@@ -161,7 +163,7 @@ def _regulator_scene(first: float, second: float, sigma: float, clip: str) -> Sc
     nominal = float(theory.gdp_epsilon(promised, 1e-5))
     panels = [
         _plane("The factor: a row of ΔB", sigma / stretches, allowed, 30),
-        _plane("The product: a row of ΔB·A", [sigma, sigma], allowed * stretches, 30),
+        _plane("The product: a row of ΔB·A", sigma * np.ones(2), allowed * stretches, 30),
         panel(
             f"The worst change stands {mu:.2f} deviations out",
             axis("along the worst direction, in deviations", -4, 7),
@@ -236,7 +238,8 @@ def _round_scene(path: Sequence[Mapping[str, Any]], noise: float, round: int, cl
     walked = []
     for t in range(count):
         ink = SIDES[path[t]["moves"]][1] if t < round else "pale"
-        walked.append(line(*np.stack([starts[t], ends[t]], 1), ink, width=3))
+        across, up = np.stack([starts[t], ends[t]], 1)
+        walked.append(line(across, up, ink, width=3))
     allowed = 1 / stretches if clip == "product" else np.ones(2)
     panels = [
         _plane(f"Round {round}: {what}", noise / stretches, allowed, turn["angle"]),
@@ -245,7 +248,7 @@ def _round_scene(path: Sequence[Mapping[str, Any]], noise: float, round: int, cl
             axis("largest singular value of B", 0, most[0]),
             axis("of A", 0, most[1]),
             *walked,
-            dots(*ends[round - 1], "ink", 6),
+            dots(ends[round - 1, 0], ends[round - 1, 1], "ink", 6),
             height=240,
         ),
         panel(

@@ -71,11 +71,10 @@ def at_once(B, A, gradients, lr_B, lr_A, C, steps):
 
 
 def stale(B, A, gradients, lr_B, lr_A, C, steps):
-    for s in range(steps):
-        if s % 2 == 0:  # A's step takes the gradients from before B's
-            g_B, g_A = gradients(B, A)
-            B = B - lr_B * _mean_of_clipped(g_B, C)
-        else:
+    for s in range(0, steps, 2):
+        g_B, g_A = gradients(B, A)
+        B = B - lr_B * _mean_of_clipped(g_B, C)
+        if s + 1 < steps:  # A's step takes the gradients from before B's
             A = A - lr_A * _mean_of_clipped(g_A, C)
     return B, A
 

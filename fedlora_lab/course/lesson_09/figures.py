@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from math import comb
 
-import numpy as np
 import pandas as pd
 
 from fedlora_lab.measures.statistics import paired_difference
@@ -44,7 +43,7 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
     columns = {}
     for study, frame in frames.items():
         for epsilon, rows in frame.groupby("epsilon", dropna=False):
-            promise = "no privacy" if np.isnan(epsilon) else f"ε = {epsilon:g}"
+            promise = "no privacy" if pd.isna(epsilon) else f"ε = {epsilon:g}"
             columns[f"{study.replace('-', ' ')}\n{promise}"] = rank(rows)
     seen = {str(slug) for table in columns.values() for slug in table.index}
     slugs = [slug for slug in ALL if slug in seen]

@@ -39,8 +39,9 @@ def _audit_scene(canaries: int, epsilon: float, leak: float) -> Scene:
         at = min(value, EDGE)
         left = at > 0.55 * EDGE
         drawn.append(line([at, at], [-0.16, height], ink, width=1.6))
-        side = {"anchor": "end", "dx": -5} if left else {"anchor": "start", "dx": 5}
-        drawn.append(text(at, height, words, ink, dy=4, **side))
+        anchor = "end" if left else "start"
+        dx = -5 if left else 5
+        drawn.append(text(at, height, words, ink, anchor=anchor, dx=dx, dy=4))
     panels = [
         panel(
             "What is seen of canaries: the further apart, the easier to guess",

@@ -95,11 +95,12 @@ def plain_values(part: object) -> Any:
         return [plain_values(value) for value in part]
     if isinstance(part, str | bool | None):
         return part
-    if np.ndim(part) > 1:
-        return [plain_values(row) for row in part]
-    if np.ndim(part):
-        return [_short(value) for value in np.asarray(part).tolist()]
-    return _short(part)
+    numbers = np.asarray(part)
+    if numbers.ndim > 1:
+        return [plain_values(row) for row in numbers]
+    if numbers.ndim:
+        return [_short(value) for value in numbers.tolist()]
+    return _short(numbers.item())
 
 
 def _short(number: float) -> float | None:

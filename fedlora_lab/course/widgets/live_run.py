@@ -387,8 +387,10 @@ class Workbench(anywidget.AnyWidget):
     # What the thread reports
 
     def _handle(self, row: RunRow, seed: int, event: "Round | Tick") -> None:
+        from fedlora_lab.federated.records import Round  # slow to import
+
         row.state = "running"
-        if hasattr(event, "metrics"):
+        if isinstance(event, Round):
             self._take(row, seed, event)
         else:
             self._ticks += 1

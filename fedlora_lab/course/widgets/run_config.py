@@ -84,7 +84,9 @@ class RunConfig:
         if self.epsilon is None or self.privacy.unit != "example":
             return tuned
         try:
-            public = suggest_lr(self.task, self.method, self.calibrated(), plan, self.lora).lr
+            privacy = self.calibrated()
+            assert privacy is not None  # as ε is a number
+            public = suggest_lr(self.task, self.method, privacy, plan, self.lora).lr
         except ValueError:  # a run that cannot begin, which its facts say, or a row that rests B
             return tuned
         if self.task.name not in rates():
@@ -405,7 +407,9 @@ def knobs(first: RunConfig, rows: Mapping[str, Method]) -> dict[str, Knob]:
         access["clients"] = _deal("clients", integer)
         if "alpha" in dealt:
             access["beta"] = _deal("alpha", _number(float, "∞"), "∞")
-    options = {name: [*rules, AS_PUBLISHED] for name, rules in OWN_ROW.items()}
+    options: dict[str, list[str | tuple[str, str]]] = {
+        name: [*rules, AS_PUBLISHED] for name, rules in OWN_ROW.items()
+    }
     options["method"] = [(slug, row.name) for slug, row in rows.items()]
     return {
         key: Knob(key, _page(page, options.get(key, [])), *access[key])

@@ -119,16 +119,16 @@ class Mistake:
         """The numbers that a sound form may have, in words."""
         return str(NUMBERS[self.name][1]) if self.name in NUMBERS else CHECKS[self.checks[0]].line
 
-    def review(self, *, sound: bool = False, **options: Any) -> Review:
+    def review(self, *, sound: bool = False, draws: int = DRAWS, **options: Any) -> Review:
         """Reviews its broken form, or the sound one.
 
-        Args: sound: which. options: as of `fl.review.step`.
+        Args: sound: which. draws, options: as of `fl.review.step`.
         """
         subject = self.sound if sound else self.broken
         if subject is None:
             raise ValueError(f"name={self.name!r}: expected a mistake that a step shows")
         function, data, claims, loader = subject
-        return step(function, data(), claims, loader=loader, **{"draws": DRAWS} | options)
+        return step(function, data(), claims, loader=loader, draws=draws, **options)
 
     def measure(self) -> Measurement:
         """Measures both forms."""
@@ -158,12 +158,15 @@ def measured(name: str) -> Measurement:
 
 
 def _mistake(name: str, text: dict[str, Any]) -> Mistake:
-    fields = {key: " ".join(x.split()) if isinstance(x, str) else x for key, x in text.items()}
+    fields: dict[str, Any] = {
+        key: " ".join(x.split()) if isinstance(x, str) else x for key, x in text.items()
+    }
     checks = tuple(fields.pop("checks", ()))
     measured = "ε really spent, in units of the stated one"
     if checks and checks[0] != "accounting":
         measured = CHECKS[checks[0]].asks
-    return Mistake(name=name, checks=checks, **{"what": measured} | fields)
+    fields.setdefault("what", measured)
+    return Mistake(name=name, checks=checks, **fields)
 
 
 MISTAKES: dict[str, Mistake] = {name: _mistake(name, text) for name, text in TEXTS.items()}

@@ -192,5 +192,5 @@ def floating_point_noise(broken: bool) -> float:
 def one_integer_for_two_purposes(broken: bool) -> float:
     streams = (Streams(0).numpy(purpose) for purpose in ("pretraining", "adapter"))
     generators = [np.random.default_rng(0) for _ in range(2)] if broken else streams
-    draws = [generator.standard_normal(4096) for generator in generators]
-    return abs(float(np.corrcoef(draws)[0, 1]))
+    first, second = (generator.standard_normal(4096) for generator in generators)
+    return abs(float(np.corrcoef(first, second)[0, 1]))

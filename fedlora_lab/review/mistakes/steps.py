@@ -4,14 +4,14 @@ Everybody makes some of these, and most were mended soon after somebody wrote th
 words and sources stand in mistakes.toml, under the names given here.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 
-from fedlora_lab.review.claims import Claims, Loader, Step
+from fedlora_lab.review.claims import ClaimedFields, Claims, Loader, Step
 from fedlora_lab.review.mistakes.model import (
     BATCH,
     CLASSES,
@@ -70,10 +70,10 @@ def mistake(
     *,
     like: Callable[..., Grads] = dp_sgd,
     data: Callable[[], list] | None = None,
-    sound: "Mapping[str, object] | None" = None,
+    sound: "ClaimedFields | None" = None,
     loaders: "tuple[Loader, Loader] | tuple[None, None]" = (None, None),
     mended: Step | None = None,
-    **claims: object,
+    **claims: Unpack[ClaimedFields],
 ) -> Callable[[Callable[..., Grads]], Callable[..., Grads]]:
     """Enters a step among the mistakes.
 
@@ -87,9 +87,9 @@ def mistake(
         claims: fields of `Claims` in which the mistake's differ from those of `dp_sgd`.
     """
     of_clients = like is client_step
-    terms: dict = {"denominator": CLIENTS} if of_clients else {}
-    claimed = replace(DP_SGD_CLAIMS, **terms | claims)
-    right = replace(claimed, **dict(sound or {}))
+    usual = replace(DP_SGD_CLAIMS, denominator=CLIENTS) if of_clients else DP_SGD_CLAIMS
+    claimed = replace(usual, **claims)
+    right = replace(claimed, **(sound or {}))
     made = data or (clients if of_clients else examples)
 
     def enter(step: Callable[..., Grads]) -> Callable[..., Grads]:
@@ -100,16 +100,21 @@ def mistake(
     return enter
 
 
-def claim(name: str, wrong: Mapping[str, object], **claims: object) -> None:
+def claim(name: str, wrong: ClaimedFields, **claims: Unpack[ClaimedFields]) -> None:
     """Enters a mistake of accounting that no step shows.
 
     Args: name: of the mistake. wrong: claims in which it differs from the sound ones in ``claims``.
     """
-    right = Claims(clip_norm=CLIP, **claims)  # type: ignore[arg-type]
-    STEPS[name] = Subject(None, list, replace(right, **wrong)), Subject(None, list, right)  # type: ignore[arg-type]
+    right = Claims(clip_norm=CLIP, **claims)
+    STEPS[name] = Subject(None, list, replace(right, **wrong)), Subject(None, list, right)
 
 
-POISSON = {"sampling": "poisson", "sample_rate": 1 / 6, "dataset_size": 96, "steps": 6}
+POISSON: ClaimedFields = {
+    "sampling": "poisson",
+    "sample_rate": 1 / 6,
+    "dataset_size": 96,
+    "steps": 6,
+}
 
 # ---- the clip
 

@@ -1,215 +1,157 @@
-"""Measure, side by side in one run, what the library promises about speed; write results and one
-page with a figure.
+"""Measure side by side what the library promises about speed; write one table.
 
     python -m benchmarks            everything, about ten minutes on two quiet cores
-    python -m benchmarks --quick    a look in a minute
-    python -m benchmarks --again MiniLM    steps and memory of these cases; the rest stays
+    python -m benchmarks --quick    one turn of everything, toy texts, written to a temporary folder
 
-Peers take turns step by step, so a noisy machine disturbs all of them alike; the ratio of each turn
-is what counts. With one thread (`--threads 1`) the processor's time is counted instead of the
-clock's: that is the figure for a machine that others use as well.
+Peers take turns, so a noisy machine disturbs all of them alike; the ratio of each turn counts.
 """
 
-import json
 import os
 import platform
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from time import perf_counter
+from typing import Any
 
 import click
 import numpy as np
 import pandas as pd
+import torch
 
-from benchmarks import price
-from benchmarks.page import PEERS, figure, page
-
-if TYPE_CHECKING:
-    from fedlora_lab.tasks.task import Task
+import fedlora_lab as fl
+from benchmarks import by_library, peers
+from fedlora_lab._utils.files import write_atomically
+from fedlora_lab._utils.markdown import markdown_table
 
 HERE = Path(__file__).parent
-CASES = {
+STEPS = {
     "digits 10 x 16": ("digits", 10, 16, 4),
     "digits 50 x 8": ("digits", 50, 8, 4),
-    "digits 10 x 64": ("digits", 10, 64, 4),
-    "digits 10 x 16, rank 16": ("digits", 10, 16, 16),
     "MiniLM 4 x 8": ("text", 4, 8, 8),
-    "MiniLM 4 x 8, layers 4 and 5": ("upper", 4, 8, 8),
 }
-MORE = {
-    "MiniLM 4 x 8": ("plain, padded",),
-    "MiniLM 4 x 8, layers 4 and 5": ("plain, padded",),
-}
-"""Peers measured beside the others, for this case: the plain step on one batch of all texts,
-padded to the longest."""
+"""Name of a case -> task, clients, examples of each, rank."""
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12}
 MINILM |= {"intermediate_size": 1536, "vocab_size": 30_522}
-WORDS = [
-    "good",
-    "great",
-    "fine",
-    "poor",
-    "awful",
-    "dull",
-    "film",
-    "book",
-    "song",
-    "day",
-    "very",
-    "not",
-]
-UPPER = tuple(f"layer.{i}.attention.self.{name}" for i in (4, 5) for name in ("query", "value"))
+WORDS = ("good", "great", "fine", "poor", "awful", "dull", "film", "book", "day", "very", "not")
+RUN = "run of digits"
+IMPORT = "import fedlora_lab"
+
+# Words, case, whose time is divided by whose, and what was asked of the ratio.
+RATIOS = (
+    ("private step / plain step", "digits 10 x 16", "private", "plain", "at most 1.25"),
+    ("private step / plain step", "digits 50 x 8", "private", "plain", "at most 1.25"),
+    ("private step / plain step", "MiniLM 4 x 8", "private", "plain", "at most 1.25"),
+    ("Opacus by client / private step", "digits 10 x 16", "opacus", "private", "at least 2"),
+    ("Opacus by client / private step", "digits 50 x 8", "opacus", "private", "at least 3.5"),
+    ("Opacus by client / private step", "MiniLM 4 x 8", "opacus", "private", "at least 1"),
+    ("Flower, PEFT and Opacus / this library", RUN, "by hand", "library", "at least 10"),
+)
+SECONDS = ((RUN, "library", ""), (IMPORT, "library", "at most 0.3"))
 
 
-def clock() -> float:
-    """Seconds: of the processor with one thread, of the clock with more."""
-    import torch
+def build_task(name: str, clients: int, sizes: Mapping[str, int]) -> fl.tasks.Task:
+    """Builds a case's task; the texts are made up, and their model has MiniLM's size.
 
-    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
-
-
-def task_of(name: str, clients: int) -> "Task":
-    """The benchmark's task; the texts are made up, and their model has MiniLM's size."""
-    import fedlora_lab as fl
-
+    Args: name: "digits" or "text". clients: how many. sizes: of the text model.
+    """
     if name == "digits":
         return fl.tasks.digits(clients=clients)
     draw = np.random.default_rng(0)
     texts = [" ".join(draw.choice(WORDS, draw.integers(8, 40))) for _ in range(800)]
     rows = [{"text": text, "label": i % 2} for i, text in enumerate(texts)]
-    folder = fl.tasks.tiny("bert", Path(tempfile.mkdtemp()) / "model", texts, **MINILM)
-    whole = fl.tasks.hub(folder, rows, text="text", label="label", clients=clients)
-    return replace(whole, targets=UPPER) if name == "upper" else whole
+    folder = fl.tasks.tiny("bert", Path(tempfile.mkdtemp()) / "model", texts, **sizes)
+    return fl.tasks.hub(folder, rows, text="text", label="label", clients=clients)
 
 
-def turns(case: str, count: int, inner: int) -> pd.DataFrame:
-    """Seconds a step of every peer, ``count`` turns; peers follow each other within a turn."""
-    from benchmarks import peers
+def in_turns(case: str, steps: Mapping[str, Callable[[], Any]], turns: int) -> pd.DataFrame:
+    """Times peers one after the other, turn by turn; a turn before the first warms up.
 
-    name, clients, batch, rank = CASES[case]
-    task = task_of(name, clients)
-    names = [*PEERS, *MORE.get(case, ())]
-    steps = {peer: peers.PEERS[peer](task, batch, rank) for peer in names}
-    return in_turns(steps, count, inner).assign(case=case)
-
-
-def in_turns(steps: dict[str, Callable[[], None]], count: int, inner: int) -> pd.DataFrame:
-    """Columns peer, turn, seconds (a step's mean over ``inner``); the first turn warms up and is
-    left out.
+    Args: case: its name. steps: peer -> what is timed. turns: how many.
+    Returns: columns case, peer, turn, seconds.
     """
     rows = []
-    for turn in range(-1, count):
+    for turn in range(-1, turns):
         for peer, step in steps.items():
-            begun = clock()
-            for _ in range(inner):
-                step()
-            rows.append({"peer": peer, "turn": turn, "seconds": (clock() - begun) / inner})
-    return pd.DataFrame(rows[len(steps) :])
+            begun = perf_counter()
+            step()
+            rows.append((case, peer, turn, perf_counter() - begun))
+    table = pd.DataFrame(rows, columns=["case", "peer", "turn", "seconds"])
+    return table[table["turn"] >= 0]
 
 
-def peak(case: str, peer: str) -> list[float]:
-    """MiB in a fresh process that builds a peer and makes five steps: largest resident size, and
-    its growth.
-    """
-    command = [sys.executable, "-m", "benchmarks", "--peak", case, peer]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE.parent)
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-def one_peak(case: str, peer: str) -> None:
-    """In a process of its own: five steps, then both numbers of `peak`."""
-
-    def high_water() -> float:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-    from benchmarks import peers
-
-    name, clients, batch, rank = CASES[case]
-    task = task_of(name, clients)
-    Path("/proc/self/clear_refs").write_text("5")  # the mark starts anew at the present size
-    before = high_water()
-    step = peers.PEERS[peer](task, batch, rank)
-    for _ in range(5):
-        step()
-    click.echo(json.dumps([high_water(), high_water() - before]))
-
-
-def step_by_batch(count: int, inner: int) -> dict[str, Any]:
-    """Seconds of the private step for each batch of `benchmarks.price`, the batches in turns; a
-    client's examples.
-    """
-    from benchmarks.peers import stacked
-
-    task = task_of("digits", price.CLIENTS)
-    steps = {str(batch): stacked(task, batch, price.RANK) for batch in price.BATCHES}
-    found = in_turns(steps, count, inner).groupby("peer")["seconds"]
-    seconds = {batch: found.get_group(batch).tolist() for batch in steps}
-    return {"examples": sum(task.sizes) // price.CLIENTS, "seconds": seconds}
-
-
-def whole_run(repeats: int) -> dict[str, list[float]]:
-    """Share of a `digits` run's wall time that is not the engine's local steps: set-up, evaluation,
-    epsilon.
-    """
-    import fedlora_lab as fl
-    from fedlora_lab.federated import local_training
-
-    task, plan = fl.tasks.digits(clients=10), fl.Plan()
-    privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
-    spent, step = [0.0], local_training.local_step
-
-    def timed(*arguments: Any, **named: Any) -> None:
-        begun = clock()
-        step(*arguments, **named)
-        spent[0] += clock() - begun
-
-    shares, seconds = [], []
-    local_training.local_step = timed
-    try:
-        for _ in range(repeats):
-            spent[0], begun = 0.0, clock()
-            for record in fl.run(task, fl.methods.RoLoRA, privacy, plan):
-                _ = record.metrics["accuracy"], record.epsilon, record.deviation
-            seconds.append(clock() - begun)
-            shares.append(1 - spent[0] / seconds[-1])
-    finally:
-        local_training.local_step = step
-    return {"share": shares, "seconds": seconds}
-
-
-def through_flower(repeats: int) -> dict[str, list[float]]:
-    """Clock seconds of a round of `digits` (10 clients, 5 steps of 16) in the loop and through
-    Flower's simulation.
-    """
-    import fedlora_lab as fl
-    from fedlora_lab.flower.simulators import simulate
-
-    task, plan = fl.tasks.digits(clients=10), fl.Plan(rounds=repeats + 1)
-    privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
-    runs = {
-        "loop": fl.run(task, "rolora", privacy, plan),
-        "flower": simulate(task, "rolora", privacy, plan, workers=2),
-    }
-    # The first round of either warms up.
-    return {
-        name: [record.seconds for record in run if record.index > 1] for name, run in runs.items()
-    }
-
-
-def import_seconds(repeats: int) -> list[float]:
-    """Seconds that ``import fedlora_lab`` takes in a fresh interpreter."""
-    code = (
-        "import time; t = time.perf_counter(); import fedlora_lab; print(time.perf_counter() - t)"
-    )
+def measure_import(turns: int) -> pd.DataFrame:
+    """Times the import in fresh interpreters, by their own clocks."""
+    code = "from time import perf_counter as now; t = now(); import fedlora_lab; print(now() - t)"
     command = [sys.executable, "-c", code]
-    return [float(subprocess.check_output(command, text=True)) for _ in range(repeats)]
+    seconds = [float(subprocess.check_output(command, text=True)) for _ in range(turns)]
+    columns = {"case": IMPORT, "peer": "library", "turn": range(turns), "seconds": seconds}
+    return pd.DataFrame(columns)
+
+
+def measure(quick: bool) -> pd.DataFrame:
+    """Measures everything; a row for each case, peer and turn."""
+    turns = 1 if quick else 12
+    tables = []
+    for case, (name, clients, batch, rank) in STEPS.items():
+        task = build_task(name, clients, {} if quick else MINILM)
+        makers = {peer: peers.PEERS[peer] for peer in ("private", "plain", "opacus")}
+        steps = {peer: make(task, batch, rank) for peer, make in makers.items()}
+        tables.append(in_turns(case, steps, turns))
+    from benchmarks import by_hand  # its Flower warns of click where it is imported first
+
+    rounds = 2 if quick else by_library.ROUNDS
+    with tempfile.TemporaryDirectory() as folder:
+        sides = {"library": by_library.federate, "by hand": by_hand.federate}
+        runs = {side: partial(run, Path(folder) / side, rounds) for side, run in sides.items()}
+        tables.append(in_turns(RUN, runs, 1 if quick else 3))
+    tables.append(measure_import(1 if quick else 5))
+    return pd.concat(tables, ignore_index=True)
+
+
+def spread(values: Any) -> str:
+    """Median, and the middle 80 % of repeated measurements."""
+    low, middle, high = np.quantile(np.asarray(values), [0.1, 0.5, 0.9])
+    return f"{middle:.3g} ({low:.3g} to {high:.3g})"
+
+
+def page(table: pd.DataFrame, machine: str) -> str:
+    """The page of the results.
+
+    Args: table: as of `measure`. machine: in words.
+    """
+    seconds = table.set_index(["case", "peer", "turn"])["seconds"].sort_index()
+    rows = [["ratio of times", "of a", "measured", "asked"]]
+    for words, case, one, other, asked in RATIOS:
+        ratio = seconds[case, one] / seconds[case, other]
+        rows.append([words, case, spread(ratio), asked])
+    times = [["time of", "seconds", "asked"]]
+    times += [[case, spread(seconds[case, peer]), asked] for case, peer, asked in SECONDS]
+    return f"""# Speed
+
+Rebuilt by `make bench`. Medians, with the middle 80 % of the turns in brackets.
+
+{machine}
+
+{markdown_table(rows)}
+
+{markdown_table(times)}
+
+- *Private step*: this library's, all clients in one batch. *Plain step*: PEFT's model on the same
+  examples, without clients, clip and noise. *Opacus by client*: Opacus' hooks, one client after the
+  other. *10 x 16*: ten clients with sixteen examples each.
+- *Run of digits*: {by_library.CLIENTS} clients, {by_library.ROUNDS} rounds of {by_library.STEPS}
+  steps, an adapter at ε = 8, with this library (`benchmarks/by_library.py`) and in a script that
+  uses Flower's simulation, PEFT and Opacus (`benchmarks/by_hand.py`). A first run of each is left
+  out: this library remembers the noise that it has calibrated. The script starts Ray's processes
+  and trains client after client; Flower's simulation is made for larger clients than these.
+
+On a GPU: `python -m benchmarks.gpu`.
+"""
 
 
 def processor() -> str:
@@ -217,94 +159,22 @@ def processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    return next(
-        (line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine()
-    )
+        lines = []
+    names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
-@click.command()
-@click.option("--quick", is_flag=True, help="Few turns, the small cases only.")
-@click.option(
-    "--threads",
-    type=click.IntRange(1),
-    help="Threads of torch; 1 counts processor time.  [torch's own]",
-)
-@click.option(
-    "--turns", "count", type=click.IntRange(2), default=25, help="Turns of every case.  [25]"
-)
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=HERE / "results", help="Where the results go."
-)
-@click.option("--again", help="Steps and memory of the cases whose name begins so; the rest stays.")
-@click.option("--peak", "one", nargs=2, hidden=True)
-def main(
-    quick: bool,
-    threads: int | None,
-    count: int,
-    out: Path,
-    again: str | None,
-    one: tuple[str, str] | None,
-) -> None:
-    """Measure and write results.json, turns.csv, speed.png and README.md."""
+@click.command(help=__doc__)
+@click.option("--quick", is_flag=True, help="One turn of everything, at toy sizes.")
+def main(quick: bool) -> None:
     warnings.simplefilter("ignore")  # Opacus warns of every hook; nothing here is tested
-    if one:
-        one_peak(*one)
-        return
-    import torch
-
-    from benchmarks.beside import beside
-
-    torch.set_num_threads(threads or torch.get_num_threads())
-    count = 4 if quick else count
-    cases = [case for case in CASES if not (quick and "MiniLM" in case)]
-    cases = [case for case in cases if case.startswith(again or "")]
-    table = pd.concat(
-        [turns(case, count, 1 if "MiniLM" in case else 3) for case in cases], ignore_index=True
-    )
-    memory = {case: {peer: peak(case, peer) for peer in PEERS} for case in cases}
-    machine = {
-        "cores": os.cpu_count(),
-        "system": processor(),
-        "torch": torch.__version__,
-        "turns": count,
-        "threads": torch.get_num_threads(),
-    }
-    if again:
-        found = json.loads((out / "results.json").read_text())
-        rest = pd.read_csv(out / "turns.csv")
-        table = pd.concat([rest[~rest["case"].isin(cases)], table], ignore_index=True)
-        found["memory_MiB"] |= memory
-        found.setdefault("again", {}).update(dict.fromkeys(cases, machine))
-        write(out, table, found)
-        return
-    run, imports, rounds = (
-        whole_run(3 if quick else 7),
-        import_seconds(5),
-        through_flower(3 if quick else 15),
-    )
-    by_batch = step_by_batch(count, 3)
-    found = {
-        "memory_MiB": memory,
-        "run": run,
-        "rounds": rounds,
-        "import": imports,
-    }
-    found |= {"machine": machine, "price": by_batch, "beside": beside(3 if quick else 7)}
-    write(out, table, found)
-
-
-def write(out: Path, table: pd.DataFrame, found: dict[str, Any]) -> None:
-    """Writes turns.csv, results.json, the figure and the page.
-
-    Args: out: the folder. table: case, peer, turn, seconds. found: what results.json holds.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(out / "turns.csv", index=False, float_format="%.6f")
-    (out / "results.json").write_text(json.dumps(found, indent=1))
-    figure(table, out / "speed.png")
-    text = page(table, found)
-    (out / "README.md").write_text(text)
+    out = Path(tempfile.mkdtemp()) if quick else HERE / "results"
+    table = measure(quick)
+    threads = f"{torch.get_num_threads()} threads"
+    machine = f"{os.cpu_count()} cores, {processor()}, torch {torch.__version__}, {threads}."
+    text = page(table, machine)
+    write_atomically(out / "turns.csv", table.to_csv(index=False, float_format="%.5g"), shared=True)
+    write_atomically(out / "README.md", text, shared=True)
     click.echo(text)
 
 

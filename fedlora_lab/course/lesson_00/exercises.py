@@ -35,11 +35,14 @@ def split(B, A, U, V):
     return D_data, missed(B + U, A + V) - D_data
 
 
+# The noise also meets the factors themselves, which this leaves out.
 def noise_alone(B, A, U, V):
     return theory.deviation_matrix(B, A), theory.deviation_matrix(U, V)
 
 
+# Gives the whole deviation in the place of the noise's part.
 whole_and_data = vary(split, then=lambda parts: (parts[0], sum(parts)))
+# The mean of products less the product of means: the opposite sign.
 turned = vary(split, then=np.negative)
 
 
@@ -54,11 +57,13 @@ def coupling(B, A, G, eta, gamma):
     return (new_B @ new_A - B @ A) - by_B - by_A
 
 
+# Keeps the two changes that each factor makes alone.
 def whole_change(B, A, G, eta, gamma):
     step = eta * gamma
     return (B - step * G @ A.T) @ (A - step * B.T @ G) - B @ A
 
 
+# Both gradients are taken at the old factors where they move together.
 def in_turns(B, A, G, eta, gamma):
     step = eta * gamma
     new_B = B - step * G @ A.T
@@ -66,4 +71,5 @@ def in_turns(B, A, G, eta, gamma):
     return (new_B - B) @ (new_A - A)
 
 
+# Forgets that a change of B A changes the layer γ times as much.
 without_scale = vary(coupling, gamma=1)

@@ -37,11 +37,14 @@ def lora_linear(x, W0, B, A, gamma):
     return x @ W0.T + gamma * (x @ A.T) @ B.T
 
 
+# γ belongs to the adapter only: the frozen layer would change with α.
 def base_scaled_too(x, W0, B, A, gamma):
     return gamma * (x @ W0.T + x @ A.T @ B.T)
 
 
+# Without γ another rank would be another step size.
 without_scale = vary(lora_linear, gamma=1)
+# An adapter adds to the layer, it does not replace it.
 without_the_base = vary(lora_linear, W0=np.zeros_like)
 
 
@@ -54,8 +57,11 @@ def per_example(x, h, B, A, gamma):
     return grad_B, grad_A
 
 
+# The sum over examples is what a framework gives, and cannot be clipped by example.
 summed = vary(per_example, then=lambda parts: [part.sum(0) for part in parts])
+# The chain rule passes through γ, too.
 gradients_without_scale = vary(per_example, gamma=1)
+# Divided by the batch, every gradient looks shorter to the clip than it is.
 averaged = vary(per_example, then=lambda parts: [part / len(part) for part in parts])
 
 
@@ -67,9 +73,12 @@ def first_move(G, A, gamma, lr):
     return gamma * B @ A
 
 
+# The move of B; the weight moves by that times A.
 def only_B(G, A, gamma, lr):
     return -lr * gamma * G @ A.T
 
 
+# γ counts twice: in the gradient of B and in the product.
 scale_once = vary(first_move, gamma=np.sqrt)
+# Adds the gradient in place of taking it away.
 uphill = vary(first_move, lr=np.negative)

@@ -30,13 +30,16 @@ def fedavg_round(B, A, n):
     return mean_B, mean_A, mean_B @ mean_A - mean_product
 
 
+# Sums, so that the factors grow with the number of examples.
 def not_divided(B, A, n):
     sum_B = np.einsum("k,kor->or", n, B)
     sum_A = np.einsum("k,kri->ri", n, A)
     return sum_B, sum_A, sum_B @ sum_A - np.einsum("k,kor,kri->oi", n, B, A)
 
 
+# Every client counts alike, however few examples it holds.
 equal_weights = vary(fedavg_round, n=np.ones_like)
+# Mean of products less product of means: the opposite sign.
 turned_round = vary(fedavg_round, then=lambda parts: (*parts[:2], -parts[2]))
 
 
@@ -56,14 +59,17 @@ def witness(B, A):
     return p
 
 
+# One client alone deviates from nobody.
 def one_client(B, A):
     p = np.zeros(len(B))
     p[np.argmax(np.linalg.norm(B @ A, axis=(1, 2)))] = 1.0
     return p
 
 
+# Deviations of several clients may cancel where all count alike.
 def equal(B, A):
     return np.full(len(B), 1 / len(B))
 
 
+# Weights of a mean add up to one.
 not_normalised = vary(witness, then=lambda p: 2 * p)

@@ -47,15 +47,18 @@ def release(g, C, sigma, b, xi):
     return (clipped.sum(axis=0) + sigma * C * xi) / b
 
 
+# Clips the sum: one example may still move it by its whole length.
 def clips_the_mean(g, C, sigma, b, xi):
     total = g.sum(0)
     return (total * min(1.0, C / max(np.linalg.norm(total), 1e-12)) + sigma * C * xi) / b
 
 
+# How many were drawn is private: it differs between neighbours.
 def divides_by_the_drawn(g, C, sigma, b, xi):
     return release(g, C, sigma, max(len(g), 1), xi)
 
 
+# The noise is not divided by b: b times too much.
 def noise_on_the_mean(g, C, sigma, b, xi):
     return release(g, C, 0, b, xi) + sigma * C * xi
 
@@ -71,14 +74,17 @@ def delta(epsilon, mu):
     return inside - np.exp(epsilon) * outside
 
 
+# Leaves out what ε allows.
 def first_term(epsilon, mu):
     return ndtr(mu / 2 - epsilon / mu)
 
 
+# The threshold lies at ε / μ.
 def epsilon_not_divided(epsilon, mu):
     return ndtr(mu / 2 - epsilon) - math.exp(epsilon) * ndtr(-mu / 2 - epsilon)
 
 
+# The distance of the two worlds is 1 / σ, not σ.
 sigma_for_mu = vary(delta, mu=lambda mu: 1 / mu)
 
 
@@ -92,8 +98,11 @@ def tpr(fpr, sigma, releases):
     return norm.cdf(norm.ppf(fpr) + mu)
 
 
+# Forgets that the attacker sees all releases.
 of_one_release = vary(tpr, releases=1)
+# μ grows with the root of the number of releases.
 adds_up_mu = vary(tpr, releases=np.square)
+# The quantile of the others who are not accused.
 upper_tail = vary(tpr, fpr=lambda fpr: 1 - fpr)
 
 
@@ -108,14 +117,17 @@ def epsilon(sigma, releases, delta):
     return min(bounds)
 
 
+# A tighter conversion than the one that was derived.
 def newer_conversion(sigma, releases, delta):
     orders = np.arange(2, 65)
     rdp = theory.sampled_gaussian_rdp(orders, 1.0, sigma, releases)
     return theory.rdp_to_epsilon(orders, rdp, delta)[0]
 
 
+# Pays for δ in every release.
 def adds_up_epsilons(sigma, releases, delta):
     return releases * epsilon(sigma, 1, delta)
 
 
+# One release is less than the run.
 forgets_the_releases = vary(epsilon, releases=1)

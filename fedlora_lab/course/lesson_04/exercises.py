@@ -52,14 +52,17 @@ def energy(B, A, tau):
     return noise_on_B + noise_on_A + tau**4 * d_out * d_in * r
 
 
+# Noise × noise alone.
 def quadratic(B, A, tau):
     return tau**4 * B.size * A.shape[1]
 
 
+# Leaves out noise × noise, which overtakes both others.
 def linear(B, A, tau):
     return energy(B, A, tau) - quadratic(B, A, tau)
 
 
+# Noise on B is spread over d_out rows, noise on A over d_in columns.
 def swapped(B, A, tau):
     terms = A.shape[1] * np.sum(A**2) + len(B) * np.sum(B**2)
     return tau**2 * terms + quadratic(B, A, tau)
@@ -73,8 +76,11 @@ def rho_of(lr, sigma, C, b, K, N, d_in):
     return 3 * d_in * N * tau**2
 
 
+# The mean of K clients has the noise of one over √K.
 of_one_client = vary(rho_of, K=1)
+# Variances, not lengths, are divided by K.
 divided_by_K = vary(rho_of, K=np.square)
+# Independent noise adds up in squares.
 lengths_added = vary(rho_of, N=np.square)
 
 
@@ -112,9 +118,12 @@ def _round_of(*given, together=True, divisor=lambda drawn, b: b):
     return np.mean(new_B, 0) @ np.mean(new_A, 0)
 
 
+# b times the noise that the clip asks for.
 def noise_on_the_mean(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A):
     return private_round(B, A, g_B, g_A, lr, C, sigma * b, b, xi_B, xi_A)
 
 
+# Two norms of C each: an example moves the pair by √2 C.
 clips_each_tensor = partial(_round_of, together=False)
+# How many were drawn is private.
 divides_by_the_drawn = partial(_round_of, divisor=lambda drawn, b: max(drawn, 1))

@@ -49,11 +49,14 @@ def kept_share(change, A):
     return (inside**2).sum() / (change**2).sum()
 
 
+# A's rows are neither orthogonal nor of length one.
 def without_the_inverse(change, A):
     return ((change @ A.T @ A) ** 2).sum() / (change**2).sum()
 
 
+# A share of the length, where the energy was asked for.
 of_lengths = vary(kept_share, then=np.sqrt)
+# The part that A cannot write.
 what_is_lost = vary(kept_share, then=lambda share: 1 - share)
 
 
@@ -65,15 +68,18 @@ def same_run(lr, C, alpha, new_alpha):
     return lr / c**2, C * c
 
 
+# The rate acts on B, whose gradient and whose effect both carry α.
 def rate_once(lr, C, alpha, new_alpha):
     c = new_alpha / alpha
     return lr / c, C * c
 
 
+# Gradients of B grow with α: the same C would cut deeper.
 def clip_left(lr, C, alpha, new_alpha):
     return lr * (alpha / new_alpha) ** 2, C
 
 
+# The ratio the other way round.
 def turned(lr, C, alpha, new_alpha):
     return same_run(lr, C, new_alpha, alpha)
 
@@ -111,6 +117,9 @@ def _round_of(*given, both=False, chain=True, divisor=lambda drawn, b: b):
     return gamma * np.mean(sent, 0) @ A
 
 
+# A does not move: to count its gradient clips B for nothing.
 clips_both_factors = partial(_round_of, both=True)
+# The gradient of B passes through γ.
 chain_rule_without_gamma = partial(_round_of, chain=False)
+# How many were drawn is private.
 divides_by_the_drawn = partial(_round_of, divisor=lambda drawn, b: max(drawn, 1))

@@ -85,8 +85,11 @@ def _turns(*given, word):
     return B, A
 
 
+# B's turn comes first: while B is zero A has no gradient.
 a_first = partial(_turns, word=lambda t, s: "AB"[t % 2])
+# The mean of the products is missed again.
 both_move = partial(_turns, word=lambda t, s: "AB")
+# Both factors are uploaded in every round.
 turns_by_step = partial(_turns, word=lambda t, s: "BA"[s % 2])
 
 
@@ -107,8 +110,11 @@ def _energy(T, tau, d_out, d_in, r, gamma, releases):
     return gamma**2 * d_out * r * N_B * tau**2 * (1 / 3 + d_in * N_A * tau**2)
 
 
+# Each factor is released in half of the rounds only.
 every_round = partial(_energy, releases=lambda T: (T, T))
+# An odd last round is B's.
 half_rounds = partial(_energy, releases=lambda T: (T / 2, T / 2))
+# Independent noise adds up in squares.
 lengths_added = partial(_energy, releases=lambda T: ((T - T // 2) ** 2, (T // 2) ** 2))
 
 
@@ -122,15 +128,18 @@ def release(dB, A, C, sigma, xi):
     return (total + sigma * C * xi) @ np.linalg.pinv(A) / len(dB)
 
 
+# The product may move by ‖A‖ times the clip norm.
 def clips_the_factor(dB, A, C, sigma, xi):
     clipped = sum(change * min(1, C / norm(change)) for change in dB)
     return (clipped + sigma * C * xi @ np.linalg.pinv(A)) / len(dB)
 
 
+# Only the pseudo-inverse gives back noise of one size in the product.
 def transposed(dB, A, C, sigma, xi):
     plain = release(dB, A, C, 0, xi)
     return plain + sigma * C * xi @ A.T / len(dB)
 
 
+# As many times too much noise as there are clients.
 def noise_on_the_mean(dB, A, C, sigma, xi):
     return release(dB, A, C, sigma * len(dB), xi)

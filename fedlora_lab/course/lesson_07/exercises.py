@@ -62,6 +62,7 @@ def _mean_of_clipped(g, C):
     return (g * np.minimum(1, C / lengths)).mean(0)
 
 
+# Both factors take every step.
 def at_once(B, A, gradients, lr_B, lr_A, C, steps):
     for _ in range(steps):
         g_B, g_A = gradients(B, A)
@@ -70,6 +71,7 @@ def at_once(B, A, gradients, lr_B, lr_A, C, steps):
     return B, A
 
 
+# A's turn does not see what B has just done.
 def stale(B, A, gradients, lr_B, lr_A, C, steps):
     for s in range(0, steps, 2):
         g_B, g_A = gradients(B, A)
@@ -79,6 +81,7 @@ def stale(B, A, gradients, lr_B, lr_A, C, steps):
     return B, A
 
 
+# The factor that does not move takes its share of the clip norm.
 def clips_both(B, A, gradients, lr_B, lr_A, C, steps):
     def shortened(*factors):
         g_B, g_A = gradients(*factors)
@@ -101,6 +104,7 @@ def filtered(g_B, g_A):
     return along_rows(g_B.T).T, along_rows(g_A)
 
 
+# Zeros beyond the ends pull the outer entries down.
 def zeros(g_B, g_A):
     weights = np.array([1, 4, 6, 4, 1]) / 16
 
@@ -116,6 +120,7 @@ def along_the_rank(g_B, g_A):
     return wrong_B, wrong_A
 
 
+# B is noised like A.
 def a_alone(g_B, g_A):
     return g_B, filtered(g_B, g_A)[1]
 
@@ -137,6 +142,9 @@ def _worth(energy, power=1, root=1, noise=True):
     return along ** (2 / root) / (np.mean(gain**2) if noise else 1)
 
 
+# The part along the gradient carries the gain once, not squared.
 energy_along = partial(_worth, power=2)
+# Lengths against energies.
 not_squared = partial(_worth, root=2)
+# A filter that removes everything would look best.
 noise_left_out = partial(_worth, noise=False)

@@ -46,14 +46,17 @@ def levels(width, reach, quantile):
     return np.concatenate([-below[::-1], above]) / above[-1]
 
 
+# Levels beyond one: the largest entry of a block has no level of its own.
 def unscaled_levels(width, reach, quantile):
     return levels(width, reach, quantile) * quantile(reach)
 
 
+# Most entries lie near zero, where even levels are far apart.
 def even_levels(width, reach, quantile):
     return np.linspace(-1, 1, 2**width)
 
 
+# Zero is a level, so one side has a level more.
 def alike_on_both_sides(width, reach, quantile):
     above = quantile(np.linspace(0.5, reach, 2 ** (width - 1) + 1))
     return np.concatenate([-above[:0:-1], above]) / above[-1]
@@ -72,15 +75,18 @@ def receive(x, levels, block):
     return copy
 
 
+# One large entry makes all others coarse.
 def one_scale(x, levels, block):
     return receive(x, levels, len(x))
 
 
+# The copy stays in units of each block.
 def not_scaled_back(x, levels, block):
     scales = [np.abs(x[i : i + block]).max() for i in range(0, len(x), block)]
     return receive(x, levels, block) / np.repeat(scales, block)[: len(x)]
 
 
+# The level below is up to a whole step away.
 def rounds_down(x, levels, block):
     copy = np.empty(len(x))
     for start in range(0, len(x), block):
@@ -99,12 +105,15 @@ def server_step(psi, sent, uploads, weights, eta):
     return psi + eta * movement
 
 
+# The server's exact factors are lost to the rounding.
 def from_the_copy(psi, sent, uploads, weights, eta):
     return sent + eta * weights @ (uploads - sent)
 
 
+# Takes the rounding error for movement.
 def towards_the_mean(psi, sent, uploads, weights, eta):
     return psi + eta * weights @ (uploads - psi)
 
 
+# Who answered then sets how much one client counts.
 weights_made_to_sum = vary(server_step, weights=lambda weights: weights / weights.sum())

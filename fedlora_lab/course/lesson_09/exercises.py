@@ -35,15 +35,18 @@ def half_width(one, other):
     return t.ppf(0.975, n - 1) * difference.std(ddof=1) / n**0.5
 
 
+# Luck of the seed that both methods share is counted as noise.
 def unpaired(one, other):
     n = len(one)
     return student.ppf(0.975, 2 * n - 2) * ((one.var(ddof=1) + other.var(ddof=1)) / n) ** 0.5
 
 
+# Few seeds: the spread is itself uncertain.
 def normal(one, other):
     return 1.96 * (one - other).std(ddof=1) / len(one) ** 0.5
 
 
+# The interval of one difference, not of their mean.
 def of_single_differences(one, other):
     return half_width(one, other) * len(one) ** 0.5
 
@@ -71,10 +74,13 @@ def _ends_at(scores, pairs):
     return centre + (wide - centre) * wrong / right
 
 
+# A method is tied where its gap may be zero: the upper end.
 def lower_ends(scores):
     centre = np.delete(scores.mean(axis=1), scores.mean(axis=1).argmax()) - scores.mean(1).max()
     return 2 * centre - upper_ends(scores)
 
 
+# Many pairs are looked at: some gaps look large by luck.
 uncorrected = partial(_ends_at, pairs=lambda m: 1)
+# Which one is best was seen in the same numbers, so all pairs count.
 with_the_best_only = partial(_ends_at, pairs=lambda m: m - 1)

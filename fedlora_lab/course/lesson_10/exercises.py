@@ -28,15 +28,18 @@ def serve(B, A):
     return mean_B, mean_A, residual
 
 
+# The factors' own product is then added twice.
 def whole_product(B, A):
     return B.mean(0), A.mean(0), (B @ A).mean(0)
 
 
+# The mean is missing: it grows with the clients.
 def summed_gaps(B, A):
     mean_B, mean_A, residual = serve(B, A)
     return mean_B, mean_A, len(B) * residual
 
 
+# Adds the gap a second time in place of closing it.
 deviation_for_residual = vary(serve, then=lambda parts: (*parts[:2], -parts[2]))
 
 
@@ -49,12 +52,15 @@ def share_lost(B, A):
     return np.linalg.norm(values[rank:]) / np.linalg.norm(values)
 
 
+# The deviation of another server.
 def of_the_mean_factors(B, A):
     mean = (B @ A).mean(0)
     return np.linalg.norm(B.mean(0) @ A.mean(0) - mean) / np.linalg.norm(mean)
 
 
+# What the truncation leaves.
 share_kept = vary(share_lost, then=lambda share: (1 - share**2) ** 0.5)
+# Energies, where lengths were asked for.
 squared = vary(share_lost, then=np.square)
 
 
@@ -70,12 +76,15 @@ def noise_kept(z_B, z_A, tau):
     return (of_factors**2).sum(), (of_products**2).sum()
 
 
+# Each client's noise has the size that a mean of all would have.
 def averaged_before_scaling(z_B, z_A, tau):
     return noise_kept(z_B, z_A, tau / len(z_B) ** 0.5)
 
 
+# The factor is a root.
 def variance_for_std(z_B, z_A, tau):
     return noise_kept(z_B, z_A, tau * len(z_B) ** 0.5)
 
 
+# The mean of products comes second.
 servers_swapped = vary(noise_kept, then=lambda parts: parts[::-1])

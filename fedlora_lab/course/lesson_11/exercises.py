@@ -44,14 +44,17 @@ def read(G):
     return np.linalg.svd(G)[2][0]
 
 
+# A row is the input only without noise and where its error is not zero.
 def first_row(G):
     return G[0]
 
 
+# The direction of the errors, not of the inputs.
 def left_vector(G):
     return svd(G)[0][:, 0]
 
 
+# The transposed of the wanted vectors.
 def column_for_row(G):
     return svd(G)[2][:, 0]
 
@@ -65,14 +68,17 @@ def outside(G, candidates, n):
     return np.linalg.norm(candidates - inside, axis=1) / np.linalg.norm(candidates, axis=1)
 
 
+# All directions span everything: nothing lies outside.
 def all_rows(G, candidates, n):
     return outside(G, candidates, len(G))
 
 
+# Long candidates look further away.
 def not_relative(G, candidates, n):
     return outside(G, candidates, n) * norm(candidates, axis=1)
 
 
+# What lies inside.
 inside_share = vary(outside, then=lambda share: (1 - share**2).clip(min=0) ** 0.5)
 
 
@@ -83,13 +89,16 @@ def label(G):
     return G.sum(axis=1).argmin()
 
 
+# The gradient of the right class is the negative one.
 def raised_most(G):
     return G.sum(axis=1).argmax()
 
 
+# A short row says that the model was sure, not which label was right.
 def faintest(G):
     return norm(G, axis=1).argmin()
 
 
+# Sums over the classes, of which one was asked for.
 def of_the_features(G):
     return G.sum(axis=0).argmin()

@@ -86,12 +86,14 @@ def threshold_audit(inside, outside, threshold, delta, significance):
     return max(0, np.log((1 - delta - fnr) / fpr), np.log((1 - delta - fpr) / fnr))
 
 
+# Rates of few runs are luck: a bound takes their upper ends.
 def rates_as_measured(inside, outside, threshold, delta, significance):
     fpr = (outside > threshold).mean()
     fnr = (inside <= threshold).mean()
     return max(0, np.log((1 - delta - fnr) / fpr), np.log((1 - delta - fpr) / fnr))
 
 
+# A mechanism may leak by what it does not show.
 def one_direction(inside, outside, threshold, delta, significance):
     from scipy.stats import beta
 
@@ -103,6 +105,7 @@ def one_direction(inside, outside, threshold, delta, significance):
     return max(0, np.log((1 - delta - fnr) / fpr))
 
 
+# Two rates are bounded, and each may fail.
 whole_significance = vary(threshold_audit, significance=lambda alpha: 2 * alpha)
 
 
@@ -119,8 +122,11 @@ def p_value(m, g, v, epsilon, delta):
     return min(1, tail + 2 * m * delta * gain.max())
 
 
+# With probability δ anything may happen.
 without_the_term = vary(p_value, delta=0.0)
+# At least v right guesses: v itself counts.
 strictly_more = vary(p_value, v=lambda v: v + 1)
+# Both worlds may fail.
 delta_once = vary(p_value, delta=lambda delta: delta / 2)
 
 
@@ -142,14 +148,17 @@ def _moves(release, rows):
     return norm(release(rows) - sums, axis=1)
 
 
+# A row may move the sum only in company.
 def each_row_alone(release, rows, C):
     return np.nan_to_num([norm(release(row[None])) for row in rows], nan=np.inf).max() / C
 
 
+# A release that becomes NaN tells that the row was there.
 def skips_what_is_no_number(release, rows, C):
     moves = _moves(release, rows)
     return moves[np.isfinite(moves)].max(initial=0) / C
 
 
+# The promise is made to the row that moves most.
 def mean_move(release, rows, C):
     return np.nan_to_num(_moves(release, rows), nan=np.inf).mean() / C

@@ -47,11 +47,14 @@ def noised_upload(update, clip, sigma, uploads, colluding, z):
     return clipped + sigma * clip / np.sqrt(honest) * z
 
 
+# One client could move the sum by any length.
 def not_clipped(update, clip, sigma, uploads, colluding, z):
     return update + sigma * clip / np.sqrt(uploads - colluding) * z
 
 
+# Those who collude take their noise out again.
 relies_on_all = vary(noised_upload, colluding=0)
+# Each client adds all the noise: as if nobody else did.
 whole_noise = vary(noised_upload, uploads=1, colluding=0)
 
 
@@ -69,15 +72,18 @@ def masked(values, masks, modulus):
     return uploads % modulus
 
 
+# The masks add up in place of cancelling.
 def same_sign(values, masks, modulus):
     return (values + masks.sum(1)) % modulus
 
 
+# Only one of each pair masks: nothing cancels.
 def one_end_only(values, masks, modulus):
     first = np.triu(np.ones(masks.shape[:2], int), 1)
     return (values + (first[..., None] * masks).sum(1)) % modulus
 
 
+# Masked numbers that can be small or large tell about the value.
 without_modulus = vary(masked, modulus=10**18, then=lambda sums: (sums + 10**17) % 10**18 - 10**17)
 
 
@@ -93,6 +99,7 @@ def open_sum(uploads, masks, modulus, arrived):
     return total % modulus
 
 
+# Masks shared with the lost stay in the sum.
 def masks_left_in(uploads, masks, modulus, arrived):
     return uploads.sum(0) % modulus
 
@@ -102,6 +109,7 @@ def masks_added_again(uploads, masks, modulus, arrived):
     return (2 * uploads.sum(0) - open_sum(uploads, masks, 10**18, arrived)) % modulus
 
 
+# Of each pair one added the mask and one took it away.
 def signs_forgotten(uploads, masks, modulus, arrived):
     lost = [j for j in range(len(masks)) if j not in arrived]
     return (uploads.sum(0) - masks[arrived][:, lost].sum((0, 1))) % modulus

@@ -51,17 +51,20 @@ def by_site(sites, labels):
     return [numbers[np.array(sites) == site] for site in sorted(set(sites))]
 
 
+# Class 0 would be another class at each site.
 def own_classes(sites, labels):
     by_site_words = [np.array(labels)[np.array(sites) == site] for site in sorted(set(sites))]
     return [np.unique(part, return_inverse=True)[1] for part in by_site_words]
 
 
+# The numbers depend on the order of the rows.
 def as_they_appear(sites, labels):
     order = list(dict.fromkeys(labels))
     numbers = np.array([order.index(label) for label in labels])
     return [numbers[np.array(sites) == site] for site in sorted(set(sites))]
 
 
+# Labels and their rows come apart.
 labels_sorted = vary(by_site, then=lambda parts: [np.sort(part) for part in parts])
 
 
@@ -76,12 +79,15 @@ def compare_plans(plans, sigma, n, K, d, work):
     return ratios
 
 
+# Forgets that the noise of all releases adds up.
 def of_one_release(plans, sigma, n, K, d, work):
     ratios = compare_plans(plans, sigma, n, K, d, work)
     return [ratio * np.sqrt(N) for ratio, (_, N) in zip(ratios, plans)]
 
 
+# Standard deviations fall with the root of K.
 divided_by_K = vary(compare_plans, K=np.square)
+# More work than can be paid for.
 without_limit = vary(compare_plans, work=np.inf)
 
 
@@ -94,6 +100,9 @@ def private_scores(correct, epsilon, xi):
     return correct.mean(axis=1) + scale * xi
 
 
+# A score of private rows without noise.
 exact = vary(private_scores, xi=0)
+# Each score then spends all of ε, and all of them m times that.
 each_in_full = vary(private_scores, xi=lambda xi: xi / len(xi))
+# One draw for all scores: their differences are exact.
 common_noise = vary(private_scores, xi=lambda xi: xi[0])

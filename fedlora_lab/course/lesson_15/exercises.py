@@ -70,6 +70,7 @@ def reach(step, batch, seed, C):
     return max(moved) / C
 
 
+# Two noises differ, and hide what the example did.
 def another_seed(step, batch, seed, C):
     def unpaired(examples, seed):
         return step(examples, seed + (len(examples) < len(batch)))
@@ -77,6 +78,7 @@ def another_seed(step, batch, seed, C):
     return reach(unpaired, batch, seed, C)
 
 
+# An example moves all tensors at once.
 def largest_tensor(step, batch, seed, C):
     def only(name):
         return lambda examples, seed: {name: step(examples, seed)[name]}
@@ -84,6 +86,7 @@ def largest_tensor(step, batch, seed, C):
     return max(reach(only(name), batch, seed, C) for name in ("weight", "bias"))
 
 
+# The example that moves most may be another.
 def first_example_only(step, batch, seed, C):
     full = step(batch, seed)
     without = step(batch[1:], seed)
@@ -99,14 +102,17 @@ def as_step(fit, examples, seed):
     return list(fit(x, y, np.random.default_rng(seed)))
 
 
+# Whatever is uploaded must be reviewed, the loss too.
 def keeps_the_loss(fit, examples, seed):
     return as_step(fit, examples, seed)[:2]
 
 
+# Every call repeats the same noise.
 def one_seed_for_all(fit, examples, seed):
     return as_step(fit, examples, 1000)
 
 
+# Another batch than was asked for.
 def drops_the_first(fit, examples, seed):
     return as_step(fit, examples[1:], seed)
 
@@ -120,14 +126,17 @@ def mean_gradient(rows, C, sigma, expected, z):
     return (total + sigma * C * z) / expected
 
 
+# How many were drawn is private.
 def still_over_the_batch(rows, C, sigma, expected, z):
     return mean_gradient(rows, C, sigma, max(len(rows), 1), z)
 
 
+# b times the noise that the clip asks for.
 def noise_after_the_division(rows, C, sigma, expected, z):
     return mean_gradient(rows, C, 0, expected, z) + sigma * C * z
 
 
+# One example may turn the whole mean.
 def mean_clipped(rows, C, sigma, expected, z):
     mean = rows.sum(0, keepdims=True) / max(len(rows), 1)
     return mean_gradient(mean, C, 0, 1, 0) + sigma * C * z / expected

@@ -176,9 +176,7 @@ def with_diagrams(page: str, folder: Path) -> str:
 
     folder.mkdir(parents=True, exist_ok=True)
     for slug, method in methods.ALL.items():
-        (folder / f"diagram-{slug}.png").write_bytes(
-            png(plots.method_diagrams([method], rounds=2, steps=4, columns=1))
-        )
+        (folder / f"diagram-{slug}.png").write_bytes(png(plots.method_diagram(method)))
         end = f"<!-- /row {slug} -->"
         page = page.replace(
             end, f"{end}\n\n![The diagram of {method.name}](figures/diagram-{slug}.png)"

@@ -9,7 +9,6 @@ import pandas as pd
 from fedlora_lab.measures.statistics import COLUMNS
 
 FOUNDING = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp")
-FRAME_PLOTS = ("curves", "deviation", "noise", "overview", "traffic")
 
 
 def tidy_frame(methods=FOUNDING, seeds=3, rounds=4, layers=("query", "value")) -> Any:
@@ -55,10 +54,6 @@ def line_of(ax, colour) -> Any:
 def marked(ax, marker) -> Any:
     """The lines drawn with this marker."""
     return [line for line in ax.lines if line.get_marker() == marker]
-
-
-def limits(figure) -> Any:
-    return tuple(ax.get_xlim() + ax.get_ylim() for ax in figure.axes)
 
 
 def words(figure):

@@ -97,34 +97,31 @@ def intervals(
     frame: pd.DataFrame,
     by: str = "method",
     *,
-    value: str = "value",
     hue: str | None = None,
     panel: str | None = None,
     title: str = "",
     xlabel: str = "",
     reference: float | None = None,
     number: str = "{:.1%}",
-    colours: Colours | None = None,
 ) -> Picture:
     """Draws a row for each value of ``by``: measurements as dots, their mean with its interval.
 
     Args:
-        frame: one row a measurement, or means with ``mean``, ``low`` and ``high``.
+        frame: one row a measurement, in the column value, or means with ``mean``, ``low`` and
+            ``high``.
         by: column whose values are the rows, in their order in the frame.
-        value: column of the measurements.
         hue: column that splits a row into several marks, named in a legend.
         panel: column whose values are panels side by side, with the same rows.
         title, xlabel: the finding, and what is measured, with its unit.
         reference: a value to compare with, drawn as a vertical line.
         number: format of the mean that stands right of a row; "" for none. With ``hue``: none.
-        colours: value of ``hue``, or of ``by`` without it -> colour.
 
     Raises: ``ValueError`` for a frame without a row, or without one of the columns.
     Guarantees: means and intervals are those of the rows
         (test_grammar.py::test_intervals_draw_means_and_their_bands).
     """
     summarised = "mean" in frame.columns
-    _check_columns(frame, by, hue, panel, "mean" if summarised else value)
+    _check_columns(frame, by, hue, panel, "mean" if summarised else "value")
     panels = _split(frame, panel)
     rows = list(dict.fromkeys(frame[by]))
     crowded = hue is not None and frame.groupby(by)[hue].nunique().max() > 1
@@ -133,7 +130,7 @@ def intervals(
     width = 7.6 if len(panels) == 1 else min(11.0, 2.0 + 3.2 * len(panels))
     figure, axes = style.subplots(width, height, columns=len(panels), sharey=True)
     for ax, part in zip(axes, panels.values(), strict=True):
-        draw_intervals(ax, part, by, rows, value=value, hue=hue, number=number, colours=colours)
+        draw_intervals(ax, part, by, rows, hue=hue, number=number)
         if reference is not None:
             ax.axvline(reference, color=style.GREY, lw=1, ls=style.DOTTED, zorder=0.9)
         ax.set_xlabel(xlabel)
@@ -151,7 +148,6 @@ def draw_intervals(
     by: str,
     rows: Sequence[Any],
     *,
-    value: str = "value",
     hue: str | None = None,
     number: str = "",
     colours: Colours | None = None,
@@ -161,10 +157,10 @@ def draw_intervals(
     Args:
         ax, frame, by: where, what, and by which column.
         rows: values of ``by`` from top to bottom.
-        value, hue, number, colours: as of `intervals`.
+        hue, number: as of `intervals`. colours: value of ``hue`` -> colour.
     """
     groups = [by] if hue is None else [by, hue]
-    table = tidy.means(frame, groups, value)
+    table = tidy.means(frame, groups)
     hues = list(dict.fromkeys(frame[hue])) if hue else list(rows)
     looks = dict(zip(hues, value_looks(hues, hue or by, colours), strict=True))
     # Marks of one row stand beside one another, unless each row has one of its own.
@@ -181,7 +177,7 @@ def draw_intervals(
         if "mean" not in frame.columns:
             dots = frame[frame[hue or by] == key]
             places = np.array([rows.index(row) for row in dots[by]]) + shifts[i]
-            style.draw_dots(ax, dots[value], places, look.colour, 4, mew=0, alpha=0.55)
+            style.draw_dots(ax, dots["value"], places, look.colour, 4, mew=0, alpha=0.55)
         marker: Any = {"marker": look.marker if hue == "method" else "D", "zorder": 3}
         label = value_name(key, hue) if hue else None
         style.draw_dots(ax, part["mean"], y, look.colour, 6.5, label=label, **marker)
@@ -226,7 +222,6 @@ def lines(
     ylabel: str = "",
     log: str = "",
     reference: float | None = None,
-    colours: Colours | None = None,
 ) -> Picture:
     """Draws a line of means for each value of ``by`` over ``x``, with 95 % bands.
 
@@ -240,7 +235,6 @@ def lines(
         title, xlabel, ylabel: the finding, and the axes with their units.
         log: the axes that are logarithmic: "", "x", "y" or "xy".
         reference: a value to compare with, drawn as a horizontal line.
-        colours: value of ``by`` -> colour.
 
     Raises: ``ValueError`` for a frame without a row, or without one of the columns.
     Guarantees: a line goes through the means (test_grammar.py::test_lines_go_through_the_means).
@@ -254,7 +248,7 @@ def lines(
     for ax, part in zip(axes, panels.values(), strict=True):
         for axis in log:
             ax.set(**{f"{axis}scale": "log"})
-        labels = draw_lines(ax, part, x, by, value=value, band=band, colours=colours)
+        labels = draw_lines(ax, part, x, by, value=value, band=band)
         style.label_ends(ax, labels)
         if reference is not None:
             ax.axhline(reference, color=style.GREY, lw=1, ls=style.DOTTED, zorder=0.9)
@@ -281,13 +275,12 @@ def draw_lines(
     *,
     value: str = "value",
     band: str = "area",
-    colours: Colours | None = None,
 ) -> list[Label]:
     """Draws lines of means into axes; returns their labels for `style.label_ends`.
 
     Args:
         ax, frame: where, and what.
-        x, by, value, band, colours: as of `lines`.
+        x, by, value, band: as of `lines`.
     """
     table = tidy.means(frame, [by, x], value)
     places = list(dict.fromkeys(frame[x]))
@@ -300,7 +293,7 @@ def draw_lines(
         table[x] = table[x].map(places.index)
     keys = list(dict.fromkeys(frame[by]))
     labels = []
-    for i, (key, look) in enumerate(zip(keys, value_looks(keys, by, colours), strict=True)):
+    for i, (key, look) in enumerate(zip(keys, value_looks(keys, by), strict=True)):
         part = table[table[by] == key].sort_values(x)
         # Beside one another, bars of several lines can be told apart.
         shift = 0.06 * (i - (len(keys) - 1) / 2) if band == "bars" and not numbers else 0.0
@@ -331,7 +324,6 @@ def closed_form(
     title: str,
     log: str = "xy",
     parts: Mapping[str, str] | None = None,
-    colours: Colours | None = None,
 ) -> Picture:
     """Draws closed forms as lines, and what was measured beside them.
 
@@ -347,7 +339,6 @@ def closed_form(
         title: the finding.
         log: the axes that are logarithmic: "", "x", "y" or "xy".
         parts: column -> words, further closed forms, drawn dashed.
-        colours: group -> colour.
 
     Raises: ``ValueError`` when a column is missing.
     Guarantees: the caption states `share_inside`
@@ -358,7 +349,7 @@ def closed_form(
     if "group" not in table.columns:
         table = table.assign(group="closed form")
     groups = list(dict.fromkeys(table["group"]))
-    looks = value_looks(groups, "group", colours)
+    looks = value_looks(groups, "group")
     heights = [1] if single else [3, 1]
     figure, axes = style.subplots(
         8.2, 4.3 if single else 5.2, len(heights), sharex=True, height_ratios=heights
@@ -496,7 +487,6 @@ def heat(
     unit: str = "",
     number: str = "{:.2f}",
     limits: tuple[float, float] | None = None,
-    colours: str = "cividis",
 ) -> Picture:
     """Draws tables of numbers as coloured cells, with the number in each; missing ones stay empty.
 
@@ -507,7 +497,6 @@ def heat(
         unit: words beside the colour bar.
         number: format of a cell's number; "" for none.
         limits: of the colours; ``None``: of all numbers.
-        colours: a colour map of Matplotlib.
 
     Raises: ``ValueError`` for no table, or tables without a finite number.
     Guarantees: test_grammar.py::test_a_heat_map_writes_every_number.
@@ -539,7 +528,7 @@ def heat(
     )
     for ax, table in zip(axes, named.values(), strict=True):
         texts = table.map(lambda cell: number.format(cell) if np.isfinite(cell) else "")
-        cells: Any = {"vmin": low, "vmax": high, "cmap": colours, "cbar": False, "fmt": ""}
+        cells: Any = {"vmin": low, "vmax": high, "cmap": "cividis", "cbar": False, "fmt": ""}
         cells |= {"annot_kws": {"fontsize": 8}, "linewidths": 0.6, "linecolor": style.CARD}
         sns.heatmap(table.astype(float), annot=texts if number else None, ax=ax, **cells)
         ax.grid(visible=False)
@@ -558,39 +547,18 @@ def heat(
 
 
 @style.paper()
-def film(
-    pictures: Mapping[str, Any],
-    *,
-    title: str = "",
-    columns: int | None = None,
-    limits: tuple[float, float] = (0.0, 1.0),
-    colours: str = "gray",
-    size: float = 1.35,
-    caption: str = "",
-) -> Picture:
+def film(pictures: Mapping[str, Any], *, title: str = "") -> Picture:
     """Draws small pictures in a row, such as one thing round by round, each under its own words.
 
-    Args:
-        pictures: words -> rows of grey values, (h, w).
-        title, caption: the finding, and a small line below.
-        columns: pictures in a row; ``None``: all of them.
-        limits: what is black and what is white.
-        colours: a colour map of Matplotlib.
-        size: of a picture, inches.
-
+    Args: pictures: words -> rows of grey values in [0, 1], (h, w). title: the finding.
     Raises: ``ValueError`` for no picture.
     """
     check(len(pictures) > 0, "pictures", "none", "at least one")
-    across = columns or len(pictures)
-    rows = -(-len(pictures) // across)
-    figure, axes = style.subplots(size * across, 0.5 + (size + 0.25) * rows, rows, across)
-    for ax in axes:
+    figure, axes = style.subplots(1.35 * len(pictures), 2.1, columns=len(pictures))
+    for ax, (text, picture) in zip(axes, pictures.items(), strict=True):
         ax.axis("off")
-    for ax, (text, picture) in zip(axes, pictures.items(), strict=False):
-        look: Any = {"cmap": colours, "vmin": limits[0], "vmax": limits[1]}
-        ax.imshow(np.asarray(picture, float), interpolation="nearest", **look)
+        grey: Any = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0}
+        ax.imshow(np.asarray(picture, float), interpolation="nearest", **grey)
         ax.set_title(text, fontsize=8.5, weight="normal", loc="left")
     style.headline(figure, title)
-    if caption:
-        style.footer(figure, caption)
     return figure

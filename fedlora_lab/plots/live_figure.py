@@ -14,28 +14,24 @@ from fedlora_lab.plots.training_curves import AXES
 
 @style.paper()
 def live_figure(
-    frame: pd.DataFrame | None,
+    frame: pd.DataFrame,
     *,
-    rounds: int | None = None,
-    start: float | None = None,
     target: float | None = None,
     measure: str = "accuracy",
     past: Sequence[pd.DataFrame] = (),
 ) -> style.Picture:
-    """Draws a run so far: score, privacy spent and deviation over rounds, on fixed axes.
+    """Draws a run: score, privacy spent and deviation over rounds, on the axes of a live run.
 
     A run whose deviation nobody can measure has no panel for it.
 
     Args:
-        frame: tidy frame of one run, or ``None`` before it begins.
-        rounds: planned, >= 1; ``None``: as many as the frame has.
-        start: the score before training; ``None``: round 0 of the frame.
+        frame: tidy frame of one run.
         target: the epsilon planned for; ``None``: no privacy.
         measure: "accuracy", or another whole-model measure of the frame such as "loss".
         past: frames of earlier runs, drawn pale.
 
-    Guarantees: axes depend on the plan and not on the data (test_live_axes_stand_still), unless a
-        value would leave them: then they grow (test_the_static_twin_shows_a_fall).
+    Guarantees: axes depend on the start and the target alone, unless a value would leave them: then
+        they grow (test_the_static_twin_shows_a_fall).
 
     >>> import fedlora_lab as fl
     >>> records = fl.run(fl.tasks.regression(clients=2), "ffa-lora", None, fl.Plan(rounds=1))
@@ -44,9 +40,9 @@ def live_figure(
     3
     """
     measured, values = series(frame, measure)
-    rounds = int(measured.max(initial=0)) if rounds is None else rounds
-    start = float(next(iter(values), 0.0)) if start is None else start
-    check(rounds >= 1, "rounds", rounds, "a whole number >= 1")
+    check(len(values) > 0, "measure", measure, "one of the whole model that the frame has")
+    rounds = max(int(measured[-1]), 1)
+    start = float(values[0])
     measures = [measure, "epsilon", "deviation"]
     # Where only the sum of the uploads is known, nobody can measure the deviation.
     if frame is not None and not np.isfinite(series(frame, "deviation")[1]).any():
@@ -65,11 +61,9 @@ def live_figure(
         score.axhline(start, color=style.GREY, lw=0.9, ls=style.DOTTED, zorder=0.9)
         beside = {"ha": "right", "va": "top", "transform": score.transData}
         style.note(score, rounds, start, f"before {start:.2f} ", size=7.5, **beside)
-    if frame is not None:
-        slug = str(frame["method"].iloc[0])
-        last = "".join(f"{value:.2f}" for value in values[-1:])
-        title = f"{style.name(slug)}: {measure} {start:.2f} → {last}"
-        score.set_title(title, color=style.darken(style.look(slug).colour))
+    slug = str(frame["method"].iloc[0])
+    title = f"{style.name(slug)}: {measure} {start:.2f} → {values[-1]:.2f}"
+    score.set_title(title, color=style.darken(style.look(slug).colour))
     spent.set_ylim(0, 1 if target is None else 1.15 * target)
     if target is None:
         spent.set_yticks([])
@@ -82,11 +76,9 @@ def live_figure(
 
 
 def series(
-    frame: pd.DataFrame | None, measure: str
+    frame: pd.DataFrame, measure: str
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Returns rounds and values of one measure of one run; none for ``None``."""
-    if frame is None:
-        return np.zeros(0), np.zeros(0)
+    """Returns rounds and values of one measure of one run."""
     part = frame[(frame["layer"] == "all") & (frame["measure"] == measure)].sort_values("round")
     return part["round"].to_numpy(dtype=float), part["value"].to_numpy(dtype=float)
 
@@ -105,7 +97,7 @@ def _doubled(top: float, values: Float[np.ndarray, " n"]) -> float:
 
 def _draw_run(
     ax: Axes,
-    frame: pd.DataFrame | None,
+    frame: pd.DataFrame,
     past: Sequence[pd.DataFrame],
     measure: str,
     rounds: int,
@@ -121,13 +113,12 @@ def _draw_run(
         ax.plot(x, values, color=style.look(slug).colour, lw=1.1, alpha=0.35)
         labels.append(style.Label(float(x[-1]), float(values[-1]), style.name(slug), style.SOFT))
         every.append(values)
-    if frame is not None:
-        x, values = series(frame, measure)
-        look = style.look(str(frame["method"].iloc[0]))
-        ax.plot(x, values, color=look.colour, lw=2.2)
-        style.draw_dots(ax, x[-1:], values[-1:], look.colour, 7, marker=look.marker)
-        every.append(values)
+    x, values = series(frame, measure)
+    look = style.look(str(frame["method"].iloc[0]))
+    ax.plot(x, values, color=look.colour, lw=2.2)
+    style.draw_dots(ax, x[-1:], values[-1:], look.colour, 7, marker=look.marker)
+    every.append(values)
     if measure not in ("epsilon", "deviation"):
         style.label_ends(ax, labels)
-    numbers = np.concatenate([np.zeros(0), *every])
+    numbers = np.concatenate(every)
     return numbers[np.isfinite(numbers)]

@@ -23,6 +23,9 @@ from fedlora_lab.plots.style import (
 if TYPE_CHECKING:
     from fedlora_lab.methods.method import Method
 
+ROUNDS = 2
+STEPS = 4
+"""How much of a schedule is drawn."""
 WIDTH = 4.9  # inches of one diagram
 HEIGHT = 1.95
 SIGN_WIDTH = 1.9  # inches of one sign of the key
@@ -66,24 +69,22 @@ def _marks(method: "Method") -> dict[str, Any]:
     }
 
 
-def describe_method(method: "Method", rounds: int = 4, steps: int = 4) -> str:
-    """Describes a method in one line: its note, or what its fields say.
-
-    Args: method: a row; rounds, steps: how much of its schedule to read.
-    """
+def describe_method(method: "Method") -> str:
+    """Describes a method in one line: its note, or what its fields say of its first rounds."""
     from fedlora_lab.methods.published import ALL
 
     if method.note and method in ALL.values():
         return method.note
-    schedules = {tuple(method.sides_at_step(t, s) for s in range(steps)) for t in range(rounds)}
-    moved = {method.sides_in_round(t, steps) for t in range(rounds)}
+    rounds = range(2 * ROUNDS)
+    schedules = {tuple(method.sides_at_step(t, s) for s in range(STEPS)) for t in rounds}
+    moved = {method.sides_in_round(t, STEPS) for t in rounds}
     if moved == {"R"}:
         text = "only a core between two fixed factors moves"
     elif any("*" in word for word in moved):
         text = "every layer chooses the factor that moves"
     elif moved in ({"A"}, {"B"}):
         text = f"{'B' if moved == {'A'} else 'A'} never moves"
-    elif schedules == {("AB",) * steps}:
+    elif schedules == {("AB",) * STEPS}:
         text = "both factors move"
     elif all(len(set(row)) == 1 for row in schedules):
         text = "the factors take turns between rounds"
@@ -93,7 +94,7 @@ def describe_method(method: "Method", rounds: int = 4, steps: int = 4) -> str:
         text = "a schedule of its own"
     marks = _marks(method)
     extras = {
-        "nothing is sent": not any(method.sides_sent(t, steps) for t in range(rounds)),
+        "nothing is sent": not any(method.sides_sent(t, STEPS) for t in rounds),
         "noise shaped by the other factor": method.precondition is not None,
         "noised gradient filtered": "≈" in marks["glyph"],
         "received quantised": marks["quantised"],
@@ -119,14 +120,11 @@ def _arrow(ax: Axes, x: float, low: float, high: float, colour: str) -> None:
     ax.annotate("", (x, high), (x, low), arrowprops=arrow)
 
 
-def draw_diagram(ax: Axes, method: "Method", rounds: int, steps: int) -> None:
-    """Draws the diagram of a method into axes.
-
-    Args: ax, method: where and what; rounds, steps: how much of it.
-    """
+def draw_diagram(ax: Axes, method: "Method") -> None:
+    """Draws the diagram of a method into axes."""
     marks = _marks(method)
-    end = rounds * (steps + GAP)
-    moved = "".join(method.sides_in_round(t, steps) for t in range(rounds)).replace("*", "AB")
+    end = ROUNDS * (STEPS + GAP)
+    moved = "".join(method.sides_in_round(t, STEPS) for t in range(ROUNDS)).replace("*", "AB")
     heights = HEIGHTS_WITH_CORE if "R" in moved else LINE_HEIGHTS
     ax.set(xlim=(-1.1, end + 0.1), ylim=(-0.75, 3.05))
     ax.axis("off")
@@ -140,30 +138,28 @@ def draw_diagram(ax: Axes, method: "Method", rounds: int, steps: int) -> None:
         ax.plot([-0.6, end], [y, y], color=FAINT, lw=1, zorder=0)
         if factor not in moved:
             reason = "set by the server" if factor in marks["writes"] else "never moves"
-            ax.text(steps / 2, y + 0.2, reason, fontsize=7.5, color=GREY, va="center", ha="center")
-    for t in range(rounds):
-        left = t * (steps + GAP) + 0.12
+            ax.text(STEPS / 2, y + 0.2, reason, fontsize=7.5, color=GREY, va="center", ha="center")
+    for t in range(ROUNDS):
+        left = t * (STEPS + GAP) + 0.12
         for factor, y in heights.items():
             if marks["quantised"]:
                 _stairs(ax, left - 0.5, y)
-            for s in range(steps):
+            for s in range(STEPS):
                 side = method.sides_at_step(t, s)
                 pale = side == "*"  # each layer chooses one of the two
                 if factor in side.replace("*", "AB"):
                     sign = marks["glyph"] + marks["penalty"] + "?" * pale
                     _step(ax, left + s, y, factor, sign, pale)
         label: Any = {"fontsize": 8, "color": SOFT, "ha": "center"}
-        ax.text(left + steps / 2 - 0.13, -0.22, f"round {t + 1}", **label)
-        _draw_server(ax, left + steps + 0.06, method, t, steps, heights)
+        ax.text(left + STEPS / 2 - 0.13, -0.22, f"round {t + 1}", **label)
+        _draw_server(ax, left + STEPS + 0.06, method, t, heights)
     if marks["rule"]:
         ax.text(end, -0.55, f"server: {marks['rule']}", fontsize=7.5, color=SOFT, ha="right")
 
 
-def _draw_server(
-    ax: Axes, x: float, method: "Method", t: int, steps: int, heights: dict[str, float]
-) -> None:
+def _draw_server(ax: Axes, x: float, method: "Method", t: int, heights: dict[str, float]) -> None:
     """Draws the server's line after a round: its sign, what was sent, and what was not."""
-    sent = method.sides_sent(t, steps)
+    sent = method.sides_sent(t, STEPS)
     ax.plot([x, x], [0.0, 1.92], color=INK if sent else FAINT, lw=2.2)
     if sent:
         # A second line: the server does not take the mean.
@@ -171,7 +167,7 @@ def _draw_server(
             ax.plot([x - 0.12, x - 0.12], [0.0, 1.92], color=INK, lw=0.9)
         sign: Any = {"fontsize": 11, "weight": "bold", "color": INK}
         ax.text(x, 2.09, "=" if method.exact else "≠", ha="center", va="center", **sign)
-    for factor in method.sides_in_round(t, steps).replace("*", "AB"):
+    for factor in method.sides_in_round(t, STEPS).replace("*", "AB"):
         y = heights[factor]
         colour = FACTOR[factor]
         if factor in sent.replace("*", "AB"):
@@ -180,15 +176,15 @@ def _draw_server(
             ax.text(x + 0.36, y, "↺", fontsize=13, color=colour, ha="center", va="center")
 
 
-def _signs(methods: "list[Method]", rounds: int, steps: int) -> list[str]:
+def _signs(methods: "list[Method]") -> list[str]:
     """Lists the signs that occur on a page, in the order of the key."""
     signs = {"step", "bar"}
     for method in methods:
         marks = _marks(method)
         signs |= {*marks["glyph"], marks["penalty"], "stairs" if marks["quantised"] else ""}
-        for t in range(rounds):
-            sent = method.sides_sent(t, steps)
-            moved = method.sides_in_round(t, steps)
+        for t in range(ROUNDS):
+            sent = method.sides_sent(t, STEPS)
+            moved = method.sides_in_round(t, STEPS)
             if sent:
                 signs |= {"arrow", "=" if method.exact else "≠", "double" if marks["rule"] else ""}
             signs |= {"↺" if sent != moved else "", "?" if "*" in moved else ""}
@@ -216,36 +212,25 @@ def _key(ax: Axes, kind: str) -> None:
     ax.text(0.85, -0.02, KEY[kind], fontsize=8, color=SOFT, va="center")
 
 
-def method_diagram(method: "Method | str", rounds: int = 2, steps: int = 4) -> Picture:
+def method_diagram(method: "Method | str") -> Picture:
     """Draws one method: which factor moves at each step, what is noised, sent and received.
 
-    Args: method: to draw; rounds, steps: how much of it.
     Guarantees: read from the row's fields alone (test_a_diagram_is_read_from_the_row).
     """
-    return method_diagrams([method], rounds=rounds, steps=steps, columns=1)
+    return method_diagrams([method], columns=1)
 
 
-def method_diagrams(
-    methods: "Iterable[Method | str] | None" = None,
-    rounds: int = 2,
-    steps: int = 4,
-    columns: int = 2,
-    key: bool = True,
-) -> Picture:
-    """Draws a page of diagrams with its key; all rows of the table unless ``methods`` names some.
+def method_diagrams(methods: "Iterable[Method | str] | None" = None, columns: int = 2) -> Picture:
+    """Draws two rounds of four steps of each method, and a key of the signs.
 
-    Args:
-        rounds, steps: how much of each method to draw.
-        columns: diagrams side by side.
-        key: explain the signs below.
+    Args: methods: rows or slugs; ``None``: all of the table. columns: diagrams side by side.
     """
     from fedlora_lab.methods.published import ALL, get
 
-    for label, value in (("rounds", rounds), ("steps", steps), ("columns", columns)):
-        check_whole(label, value, 1)
+    check_whole("columns", columns, 1)
     listed = [get(method) for method in (ALL.values() if methods is None else methods)]
     check(len(listed) > 0, "methods", listed, "at least one method")
-    signs = _signs(listed, rounds, steps) if key else []
+    signs = _signs(listed)
     signs_in_line = int((WIDTH * columns - 0.2) / SIGN_WIDTH)
     lines = -(-len(listed) // columns)
     key_lines = -(-len(signs) // signs_in_line)
@@ -260,7 +245,7 @@ def method_diagrams(
             left = (i % columns) * wide + 0.008
             low = 1 - (i // columns + 1) * tall
             ax = figure.add_axes((left, low, wide - 0.016, tall * 0.97))
-            draw_diagram(ax, method, rounds, steps)
+            draw_diagram(ax, method)
         for i, kind in enumerate(signs):
             left = 0.12 + SIGN_WIDTH * (i % signs_in_line)
             low = SIGN_HEIGHT * (key_lines - 1 - i // signs_in_line) + 0.08

@@ -146,7 +146,7 @@ def subplots(
 def png(figure: Figure) -> bytes:
     """Renders the figure as PNG bytes: fixed dpi, 256 colours, no date, no version.
 
-    Guarantees: equal figures give equal bytes (test_same_frame_same_bytes).
+    Guarantees: equal figures give equal bytes (test_threads_may_draw_at_once).
     """
     with paper():
         canvas = FigureCanvasAgg(figure)
@@ -179,10 +179,10 @@ def name(slug: str) -> str:
     return slug.replace("-", " ") if row is None else row.name
 
 
-def darken(colour: str, share: float = 0.25) -> str:
-    """Mixes the colour with ink, for text in a method's colour."""
+def darken(colour: str) -> str:
+    """Mixes the colour with a quarter of ink, for text in a method's colour."""
     pairs = [(int(colour[i : i + 2], 16), int(INK[i : i + 2], 16)) for i in (1, 3, 5)]
-    return "#" + "".join(f"{round(a + share * (b - a)):02X}" for a, b in pairs)
+    return "#" + "".join(f"{round(a + 0.25 * (b - a)):02X}" for a, b in pairs)
 
 
 def log_axis(axis: Axis, ticks: tuple[float, ...]) -> None:
@@ -304,7 +304,7 @@ class _LabelColumn:
         heights = [line * (text.get_text().count("\n") + 1) for text in self.texts]
         ends = self.ax.transData.transform([(label.x, label.y) for label in self.labels])
         ends = self.ax.transAxes.inverted().transform(ends)
-        places = spread_apart(list(ends[:, 1]), heights, 0.0, 1.0)
+        places = spread_apart(list(ends[:, 1]), heights)
         segments = []
         for text, place, end in zip(self.texts, places, ends, strict=True):
             text.set_y(place)
@@ -326,12 +326,10 @@ def label_ends(ax: Axes, labels: list[Label], wide: int = 14) -> None:
         layout.columns.append(_LabelColumn(ax, labels, wide))
 
 
-def spread_apart(
-    values: list[float], sizes: list[float], low: float = 0.0, high: float = 1.0
-) -> list[float]:
+def spread_apart(values: list[float], sizes: list[float]) -> list[float]:
     """Places boxes of these sizes as near to ``values`` as possible, without overlap.
 
-    Args: values, sizes: of the boxes, alike long; low, high: they stay between, where they fit.
+    Args: values, sizes: of the boxes, alike long; they stay in [0, 1], where they fit.
     Guarantees: test_labels_beside_lines_keep_apart.
     """
     from scipy.optimize import isotonic_regression  # slow to import
@@ -342,5 +340,5 @@ def spread_apart(
     # Less the boxes below it, a box may move anywhere above its predecessor: a monotone fit.
     below = np.cumsum(size) - size
     edges = isotonic_regression(np.asarray(values, float)[order] - below - size / 2).x
-    places[order] = np.clip(edges, low, max(low, high - size.sum())) + below + size / 2
+    places[order] = np.clip(edges, 0.0, max(0.0, 1.0 - size.sum())) + below + size / 2
     return places.tolist()

@@ -1,6 +1,6 @@
 """Figures of runs: a measure over rounds, deviation, noise, bytes, and an overview."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -30,11 +30,6 @@ TERMS = {  # measure of a layer: (words, colour), what noise adds in a round
     "noise_B": ("$\\Xi_B A$   noise on B", style.FACTOR["B"]),
     "noise_A": ("$B\\, \\Xi_A$   noise on A", style.FACTOR["A"]),
     "noise_BA": ("$\\Xi_B \\Xi_A$   noise times noise", style.FACTOR["BA"]),
-}
-GATHERED = {  # measure of a layer: (words, colour), what has gathered after all rounds
-    "accumulated_linear": ("gathered $\\Xi_B A_0$, closed form", style.FACTOR["B"]),
-    "accumulated_quadratic": ("gathered $\\Xi_B \\Xi_A$, closed form", style.FACTOR["BA"]),
-    "norm": ("the whole change $\\gamma B A$, measured", style.SOFT),
 }
 WAYS = {  # direction: (measures that are added up, words)
     "both": (("bytes_up", "bytes_down"), "sent and received"),
@@ -136,9 +131,7 @@ def _exact(part: pd.DataFrame) -> list[str]:
 
 @style.paper()
 def deviation(frame: pd.DataFrame) -> Picture:
-    """Draws the aggregation deviation over the rounds and, if known, layer by layer.
-
-    It is mean B · mean A − mean of B·A: relative over rounds; by layer in the last round.
+    """Draws the aggregation deviation over the rounds: mean B · mean A − mean of B·A, relative.
 
     Raises: ``ValueError`` when the frame lacks the measure.
     Guarantees: methods whose deviation is rounding are named as exact
@@ -146,20 +139,8 @@ def deviation(frame: pd.DataFrame) -> Picture:
     Source: arXiv:2403.12313, the first discordance.
     """
     part = tidy.select_measure(frame, "deviation")
-    layers = frame[(frame["layer"] != "all") & (frame["measure"] == "deviation")]
-    # Rounding by layer would be drawn as if it told methods apart.
-    layers = layers[~layers["method"].isin(_exact(part))]
-    if len(layers):
-        layers = tidy.select_measure(layers, "deviation", layers=True, required=False)
-    columns = 2 if len(layers) else 1
-    figure, axes = style.subplots(5.6 + 2.4 * columns, 4.1, columns=columns)
-    _rounds_panel(axes[0], part, "deviation")
-    if len(layers):
-        last = layers[layers["round"] == layers["round"].max()]
-        names = list(dict.fromkeys(last["layer"]))
-        draw_intervals(axes[1], last, "layer", names, hue="method")
-        axes[1].set(xlabel="Frobenius norm of the layer's deviation", xlim=(0, None))
-        axes[1].set_title(f"By layer, round {int(last['round'].iloc[0])}")
+    figure, (ax,) = style.subplots(7.6, 4.1)
+    _rounds_panel(ax, part, "deviation")
     missing = tidy.unmeasured_methods(frame, "deviation")
     style.footer(figure, _caption(part, missing=missing))
     return figure
@@ -181,71 +162,38 @@ def mean_noise_energies(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(energies, ignore_index=True)
 
 
-def accumulated_energies(frame: pd.DataFrame) -> pd.DataFrame:
-    """Computes the energy gathered by the last round: columns method, seed, term, value.
-
-    That is what noise alone has left in the product, in closed form, and the whole change as
-    measured, each summed over layers. Without rows where the frame does not hold them.
-    """
-    some = frame[frame["measure"].isin([*GATHERED]) & (frame["layer"] != "all")]
-    some = some[some["round"] == some.groupby(["method", "seed"])["round"].transform("max")]
-    # A norm is squared where the other two are energies already.
-    energy = some["value"].where(some["measure"] != "norm", some["value"] ** 2)
-    rows = some.assign(value=energy).dropna(subset="value").rename(columns={"measure": "term"})
-    sums = rows.groupby(["method", "seed", "term"], sort=False)["value"].sum().reset_index()
-    forecast = sums[sums["term"] != "norm"]["method"].unique()
-    return sums[sums["method"].isin(forecast)]
-
-
 @style.paper()
 def noise(frame: pd.DataFrame) -> Picture:
-    """Draws the noise energy that a round adds to the product, and the energy after all rounds.
+    """Draws the energy that noise adds to the product in a round, the mean over the rounds.
 
-    Left the energies of ‖γ Ξ_B A‖², ‖γ B Ξ_A‖² and ‖γ Ξ_B Ξ_A‖² as measured, the mean over rounds;
-    right, where the frame has the rows accumulated_…, what all releases have left, beside the
-    energy of the whole change. Log axes, geometric means over seeds.
+    It is that of ‖γ Ξ_B A‖², ‖γ B Ξ_A‖² and ‖γ Ξ_B Ξ_A‖² as measured, on a log axis, with geometric
+    means over seeds.
 
     Raises: ``ValueError`` when the frame lacks noise_B, noise_A or noise_BA of each layer.
-    Guarantees: a term that is zero has no mark (test_noise_leaves_out_what_is_zero);
-        test_noise_draws_what_has_gathered_beside_the_signal.
-    Source: arXiv:2403.12313, the second discordance; `theory.accumulated_noise_terms`.
+    Guarantees: a term that is zero has no mark (test_noise_leaves_out_what_is_zero).
+    Source: arXiv:2403.12313, the second discordance.
     """
     added = mean_noise_energies(frame)
-    gathered = accumulated_energies(frame)
     slugs = tidy.slugs_in_order(added)
-    columns = 2 if len(gathered) else 1
-    size = 5.4 + 2.6 * columns, 2.4 + 0.5 * len(slugs)
-    figure, axes = style.subplots(*size, columns=columns, sharey=True)
-    _energy_panel(axes[0], added, TERMS, slugs)
-    axes[0].set_xlabel("added in a round, measured (squared Frobenius norm)")
-    if len(gathered):
-        _energy_panel(axes[1], gathered, GATHERED, slugs)
-        axes[1].set_xlabel("by the last round (squared Frobenius norm)")
-    style.headline(figure, "What the noise adds to B·A" + ", and what has gathered" * (columns - 1))
+    figure, (ax,) = style.subplots(8.0, 2.4 + 0.5 * len(slugs))
+    ax.set_xlabel("added in a round, measured (squared Frobenius norm)")
+    # A logarithmic axis has no place for a term that is zero.
+    some = added[added["value"] > 0]
+    if len(some):
+        logs = tidy.means(some.assign(value=np.log10(some["value"])), ["method", "term"])
+        shown = logs.assign(**{name: 10 ** logs[name] for name in ("mean", "low", "high")})
+        words = {term: text for term, (text, _) in TERMS.items()}
+        shown = shown.assign(term=shown["term"].map(words))
+        ax.set_xscale("log")
+        draw_intervals(ax, shown, "method", slugs, hue="term", colours=dict(TERMS.values()))
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=8.5)
+    else:
+        _say_absent(ax, "no noise")
+    style.headline(figure, "What the noise adds to B·A")
     missing = [slug for slug in tidy.slugs_in_order(frame) if slug not in slugs]
     caption = _caption(added, missing=missing).replace("mean of", "geometric mean of")
     style.footer(figure, f"{caption}; no mark: the term is zero")
     return figure
-
-
-def _energy_panel(
-    ax: Axes, table: pd.DataFrame, terms: Mapping[str, tuple[str, str]], slugs: list[str]
-) -> None:
-    """Draws energies by method and term on a log axis, with the terms named above it."""
-    # A logarithmic axis has no place for a term that is zero.
-    some = table[table["value"] > 0]
-    if not len(some):
-        _say_absent(ax, "no noise")
-        return
-    logs = tidy.means(some.assign(value=np.log10(some["value"])), ["method", "term"])
-    shown = logs.assign(**{name: 10 ** logs[name] for name in ("mean", "low", "high")})
-    shown = shown.assign(
-        term=shown["term"].map({term: words for term, (words, _) in terms.items()})
-    )
-    colours = dict(terms.values())
-    ax.set_xscale("log")
-    draw_intervals(ax, shown, "method", slugs, hue="term", colours=colours)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=8.5)
 
 
 def traffic_table(frame: pd.DataFrame, way: str = "both") -> pd.DataFrame:

@@ -393,14 +393,14 @@ def test_the_static_twin_shows_a_fall():
         chosen = (frame["measure"] == measure) & (frame["round"] >= 4)
         return frame.assign(value=frame["value"].mask(chosen, value))
 
-    def axes(one, start=0.61, **more):
-        return fl.course.widgets.live_figure(one, start=start, **more).axes
+    def score(one, **more):
+        return fl.course.widgets.live_figure(one, **more).axes[0]
 
     fallen = edited("accuracy", 0.07)
-    lows = [axes(one, rounds=4)[0].get_ylim()[0] for one in (None, frame, fallen)]
-    assert lows[0] == lows[1] > 0.07 > lows[2]
-    assert axes(frame, past=[fallen])[0].get_ylim()[0] < 0.07
-    assert axes(edited("loss", 31.0), start=None, measure="loss")[0].get_ylim()[1] > 31
+    assert score(edited("accuracy", 0.7)).get_ylim() == score(frame).get_ylim()
+    assert score(frame).get_ylim()[0] > 0.07 > score(fallen).get_ylim()[0]
+    assert score(frame, past=[fallen]).get_ylim()[0] < 0.07
+    assert score(edited("loss", 31.0), measure="loss").get_ylim()[1] > 31
 
 
 # ---- the learning rate, and the promise

@@ -1,19 +1,16 @@
-"""Diagrams of methods, timelines and the figures of a run under way."""
+"""Diagrams of methods are read from their fields."""
 
 from typing import Any
 
 import matplotlib.colors
-import numpy as np
 import pytest
-from frames import limits, line_of, tidy_frame, words
+from frames import words
 
 import fedlora_lab as fl
 from fedlora_lab import plots
 from fedlora_lab.plots import style
-from fedlora_lab.plots.live_figure import live_figure
 from fedlora_lab.plots.method_diagrams import describe_method
 
-lesson = fl.course.lesson(6)
 PLAIN = fl.methods.FedLoRA
 ODD = PLAIN.replace(name="odd", share="A")
 SOME = "deer", "la-lora", "fedsa-lora", "fed-sb", "as-lora", "flora"
@@ -23,8 +20,8 @@ SOME = "deer", "la-lora", "fedsa-lora", "fed-sb", "as-lora", "flora"
 def test_a_diagram_is_read_from_the_row(row):
     """Boxes, arrows and signs; where each layer chooses, both factors are drawn, with a question
     mark."""
-    rounds, steps = 3, 4
-    ax: Any = plots.method_diagram(row, rounds=rounds, steps=steps).axes[0]
+    rounds, steps = 2, 4
+    ax: Any = plots.method_diagram(row).axes[0]
     expected = [
         (round(t * (steps + 1.25) + 0.12 + s, 2), style.FACTOR[factor].upper())
         for t in range(rounds)
@@ -69,36 +66,6 @@ def test_a_row_without_a_place_in_the_table_is_described_by_its_fields():
     assert describe_method(mine.replace(train=fl.Cycle(("B",)), share=None)) == "A never moves"
 
 
-@pytest.mark.slow
-def test_a_page_of_diagrams_is_the_table():
-    page: Any = plots.method_diagrams()
-    titles = [t.get_text() for ax in page.axes for t in ax.texts if t.get_weight() == "bold"]
-    names = [row.name for row in fl.methods.ALL.values()]
-    assert [title for title in titles if title in names] == names
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: plots.method_diagram("nobody"), "^method='nobody': expected one of"),
-        (lambda: plots.method_diagrams([]), r"^methods=\[\]: expected at least one method"),
-        (
-            lambda: plots.method_diagram("rolora", rounds=0),
-            "^rounds=0: expected a whole number >= 1",
-        ),
-        (lambda: live_figure(None, rounds=0, start=0.5), "^rounds=0: expected"),
-    ],
-)
-def test_bad_calls(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
-
-
-def test_live_axes_stand_still():
-    one = tidy_frame(("rolora",), seeds=1)
-    given: Any = {"rounds": 10, "start": 0.6, "target": 8.0}
-    shown = None, one[one["round"] == 0], one, one.assign(value=one["value"] * 5)
-    assert len({limits(live_figure(frame, past=(one,), **given)) for frame in shown}) == 1
-    ax = live_figure(one, **given).axes[0]
-    line = line_of(ax, style.look("rolora").colour)
-    np.testing.assert_allclose(line.get_ydata(), one[one.measure == "accuracy"]["value"])
+def test_a_page_without_a_method_is_refused():
+    with pytest.raises(ValueError, match=r"^methods=\[\]: expected at least one method"):
+        plots.method_diagrams([])

@@ -183,7 +183,7 @@ def simulate(
     Guarantees: the numbers of the loop
         (tests/flower/test_flower_simulation.py::test_a_client_that_hangs_or_raises_is_left_out);
         spending survives a kill
-        (tests/privacy/test_attack_spending.py::test_a_killed_simulation_forgets_no_release).
+        (tests/privacy/test_attack_spending.py::test_a_simulation_that_was_cut_short_forgets_no_release).
     """
     workers = min(os.cpu_count() or 1, len(task.sizes)) if workers is None else workers
     check_whole("workers", workers, 1)

@@ -345,7 +345,7 @@ class Folder:
         otherwise, sizes being equal or not: its releases are counted for every client.
 
         Raises: ``ValueError`` for one that cannot be read.
-        Guarantees: test_attack_spending.py::test_a_split_of_equal_sizes_is_not_taken_for_the_same.
+        Guarantees: test_attack_spending.py::test_a_run_cut_short_is_kept_by_a_fresh_start.
         """
         books = self._books()
         for path in sorted(self.path.glob(SPENT)):

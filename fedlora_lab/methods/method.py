@@ -37,7 +37,7 @@ class Cycle:
     "*" moves in every layer the factor that the layer's mode in the server's state names.
 
     Raises: ``ValueError`` unless every word is "A", "B", "AB" (or "BA"), "R" or "*".
-    Guarantees: repeats with period ``len(rounds)`` (test_cycle_repeats).
+    Guarantees: repeats with period ``len(rounds)`` (test_any_words_are_a_schedule_or_refused).
 
     >>> turns = Cycle(("B", "A"))
     >>> [turns(t, 0) for t in range(4)]

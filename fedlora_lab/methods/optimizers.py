@@ -37,7 +37,7 @@ class Optimizer(ABC):
 
     Guarantees: a step reads gradients, parameters and public settings only: of noised gradients it
         is post-processing (test_linear_rules_move_the_noise_alone,
-        test_sgd_is_that_of_torch, test_a_client_has_the_bits_it_has_alone).
+        test_steps_are_those_of_torch, test_a_client_has_the_bits_it_has_alone).
     """
 
     name: str = field(default="", init=False, repr=False)
@@ -112,8 +112,7 @@ class SGD(Optimizer):
         momentum: share of the last step's speed that is kept, in [0, 1).
         weight_decay: times the weights, is added to the gradient (coupled), >= 0.
 
-    Guarantees: test_sgd_is_that_of_torch; without momentum and decay a step is ``-lr * gradient``
-        to the last bit (test_plain_sgd_is_the_bare_step).
+    Guarantees: test_steps_are_those_of_torch.
     Source: heavy ball, Polyak 1964; on the server arXiv:1909.06335 (FedAvgM).
 
     >>> str(SGD(momentum=0.9))
@@ -152,7 +151,8 @@ class Adam(Optimizer):
         eps: added to the root of the mean square, > 0; the default is the source's for a server.
         weight_decay: every step takes lr * weight_decay of the weights (decoupled), >= 0.
 
-    Guarantees: test_adam_is_that_of_torch, which has it coupled where it is called Adam.
+    Guarantees: test_steps_are_those_of_torch, for `torch.optim.AdamW`; `torch.optim.Adam` has the
+        decay coupled.
     Source: arXiv:1412.6980, algorithm 1; on the server arXiv:2003.00295, algorithm 2 (FedAdam),
         here with the correction for the first steps, which is left out there.
 
@@ -242,7 +242,7 @@ def server_step(
         lr: the server's learning rate, >= 0.
 
     Guarantees: plain SGD at rate 1 gives the aggregate's own tensors
-        (test_a_plain_server_takes_the_aggregate). Of noised uploads it is post-processing.
+        (test_the_server_steps_by_hand). Of noised uploads it is post-processing.
     Source: arXiv:2003.00295, algorithm 1 (FedOpt).
     """
     if rule == SGD() and lr == 1:  # before - (before - aggregate) would round
@@ -264,7 +264,7 @@ def optimizer_of(value: object, name: str = "optimizer", table: Table = OPTIMIZE
         table: the optimisers that may stand there.
 
     Raises: ``ValueError`` for one that is not in the table, and a setting unknown or out of range.
-    Guarantees: test_settings_are_read_back.
+    Guarantees: test_settings_are_read_back_or_refused.
 
     >>> optimizer_of({"name": "sgd", "momentum": 0.9})
     SGD(momentum=0.9, weight_decay=0.0)

@@ -1,12 +1,11 @@
-"""Dials in Chromium: they turn with a kernel, busy, and without one; names, contrast, the film."""
+"""Dials in Chromium: they turn with a kernel and without one; names, contrast, the film."""
 
 import re
 from typing import Any
 
-import numpy as np
 import pytest
 from dial_cases import DIALS, SETUP, make_dial
-from lab import open_notebook
+from lab import accessibility_faults, open_notebook
 
 from fedlora_lab.course.widgets.dial import page_script
 
@@ -83,41 +82,15 @@ def test_a_film_plays_and_pauses(browser, tmp_path):
     page.close()
 
 
-def luminance(colour: str) -> float:
-    """Relative luminance of a CSS colour, as WCAG 2 defines it."""
-    parts = [int(x) / 255 for x in re.findall(r"\d+", colour)[:3]]
-    linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
-    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
-
-
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_controls_have_names_and_text_has_contrast(browser, tmp_path, theme):
-    """4.5 : 1 for all text; no control without a name; nothing wider than a narrow page."""
+def test_dials_can_be_used_by_everybody_on_a_narrow_page(browser, tmp_path, theme):
+    """Names, contrast, and nothing wider than the page."""
     page = static(browser, tmp_path, theme=theme, width=360)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    named = """[...document.querySelectorAll('.fl-dial :is(button, input, select, [tabindex])')]
-        .filter(e => !(e.getAttribute('aria-label') || e.labels?.[0]?.innerText || e.innerText))
-        .map(e => e.outerHTML)"""
-    assert page.evaluate(named) == []
     narrow = """[...document.querySelectorAll('.fl-dial .knob > :is(input, select)')]
         .filter(e => e.offsetWidth < 180).map(e => e.outerHTML)"""
     assert page.evaluate(narrow) == []
-    texts = page.evaluate(
-        """[...document.querySelectorAll('.fl-dial, .fl-dial *')].flatMap(e => {
-            const words = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
-            if (!words || e.tagName === 'STYLE') return [];
-            const style = getComputedStyle(e), svg = e.tagName === 'text';
-            let back = svg ? e.closest('.fl-dial') : e;
-            while (getComputedStyle(back).backgroundColor === 'rgba(0, 0, 0, 0)')
-                back = back.parentElement;
-            const card = getComputedStyle(back).backgroundColor;
-            return [[svg ? style.fill : style.color, card, e.textContent]];
-        })"""
-    )
-    assert len(texts) > 40
-    for ink, card, words in texts:
-        high, low = sorted((luminance(ink), luminance(card)), reverse=True)
-        assert (high + 0.05) / (low + 0.05) >= 4.5, (words, ink, card)
+    assert accessibility_faults(page, ".fl-dial") == []
     page.close()
 
 
@@ -126,22 +99,20 @@ def test_controls_have_names_and_text_has_contrast(browser, tmp_path, theme):
 CELLS = [
     SETUP,
     "dial = fl.course.lesson(2).deviation_explorer(); dial",
-    "for _ in range(60): time.sleep(0.1)",
-    "print(dial.values['together'])",
     DIALS["film"],
+    "print(dial.values['together'])",
 ]
 
 
-@pytest.fixture(scope="module")
-def notebook(browser, lab):
-    with open_notebook(browser, lab, "dials.ipynb", CELLS) as page:
-        yield page
-        assert page.errors == []
-
-
-def test_dials_turn_in_jupyter(notebook):
+def test_dials_turn_in_jupyter(browser, lab):
     """Nothing jumps or sticks out while they do, in either theme."""
-    outputs = [notebook.run(1), notebook.run(4)]
+    with open_notebook(browser, lab, "dials.ipynb", CELLS) as notebook:
+        turn_in_jupyter(notebook)
+        assert notebook.errors == []
+
+
+def turn_in_jupyter(notebook: Any) -> None:
+    outputs = [notebook.run(1), notebook.run(2)]
     for output in outputs:
         output.locator(".fl-dial svg").first.wait_for()
     notebook.page.wait_for_timeout(300)
@@ -151,31 +122,9 @@ def test_dials_turn_in_jupyter(notebook):
         first = look(output)
         turn(output)
         assert all(now != was for now, was in zip(look(output), first, strict=True))
-        output.get_by_role("button", name="Reset").click()
-        assert look(output) == first
     assert notebook.jumps() == []
+    assert notebook.run(3).inner_text().strip() == "1", "the kernel has heard of it"
     wide = "e => e.scrollWidth <= e.clientWidth && e.querySelector('.fl-dial').offsetWidth"
     for theme in ("Light", "Dark"):
         notebook.dress(theme, 1024)
         assert all(output.evaluate(wide) for output in outputs)
-
-
-def test_a_dial_turns_while_the_kernel_is_busy(notebook):
-    """The kernel hears of it afterwards."""
-    output = notebook.run(1)
-    output.locator(".fl-dial svg").first.wait_for()
-    first = look(output)
-    busy = """index => {
-        const notebook = window.jupyterapp.shell.currentWidget.content;
-        const cell = notebook.widgets.filter(one => one.model.type === 'code')[index];
-        notebook.activeCellIndex = notebook.widgets.indexOf(cell);
-        window.jupyterapp.commands.execute('notebook:run-cell');
-    }"""
-    status = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status"
-    notebook.page.evaluate(busy, 2)
-    notebook.page.wait_for_function(f"{status} === 'busy'")
-    turn(output)
-    assert all(now != was for now, was in zip(look(output), first, strict=True))
-    assert notebook.page.evaluate(status) == "busy"
-    notebook.page.wait_for_function(f"{status} === 'idle'")
-    assert notebook.run(3).inner_text().strip() == "1"

@@ -32,12 +32,3 @@ def test_a_search_names_lessons_first_and_needs_no_network(page, site):
     rooms = [room if room in ("notebooks", "api") else "docs" for room in rooms]  # or a start page
     order = [room for at, room in enumerate(rooms) if at == 0 or room != rooms[at - 1]]
     assert order == ["notebooks", "docs", "api"] and rooms.count("notebooks") > 5
-
-
-def test_a_term_leads_to_its_line_of_the_glossary(page, site):
-    page.goto((site / LESSON).as_uri())
-    link = page.locator("a.glossary-term", has_text="energy").first
-    assert "squared Frobenius norm" in (link.get_attribute("title") or "")
-    link.click()
-    page.wait_for_url("**/glossary.html#term-energy")
-    assert page.locator("#term-energy").is_visible()

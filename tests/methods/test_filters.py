@@ -8,7 +8,6 @@ import torch
 from toy_tasks import begun, play, regression
 
 import fedlora_lab as fl
-from fedlora_lab import methods
 from fedlora_lab.methods import filters
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy import privatizer
@@ -29,24 +28,10 @@ def product(key, change, peer):
     return change @ peer if key is B else peer @ change
 
 
-@pytest.mark.parametrize(("key", "size"), [(B, 0.01), (A, 1.0)])
-def test_product_space_noise_is_white_in_the_product(key, size):
-    """Whatever the peer's size, noise is the same in the product: white in the peer's span."""
-    peer = size * (random(3, 9) if key is B else random(9, 3))
-    rule = filters.product_space(gram(key, peer)[None])
-    xi = random(20000, 7, 3) if key is B else random(20000, 3, 7)
-    seen = product(key, privatizer.map_rank_axis(key, rule.noise, xi), peer)
-    span = torch.linalg.qr(peer.T if key is B else peer)[0]
-    inside = seen @ span if key is B else span.T @ seen
-    covariance = np.cov(inside.flatten(1).numpy().T)
-    assert np.abs(covariance - np.eye(21)).max() < 6 / math.sqrt(20000)
-
-
-@pytest.mark.parametrize("key", [B, A])
-@pytest.mark.parametrize("clip", [1e-3, 1.0, math.inf])
+@pytest.mark.parametrize(("key", "clip"), [(B, 1e-3), (A, 1.0), (B, math.inf)])
 def test_product_space_is_post_processing(key, clip):
     """The release in the product is the Gaussian privatizer on the change of the product, mapped by
-    the peer alone.
+    the peer alone; so its noise there is white, whatever the peer's size.
     """
     shapes = ((3, 9), (7, 3)) if key is B else ((9, 3), (3, 7))
     peer, change = (random(*shape, seed=i) for i, shape in enumerate(shapes))
@@ -60,6 +45,8 @@ def test_product_space_is_post_processing(key, clip):
     found = product(key, (released[key] - alone[key])[0], peer)
     torch.testing.assert_close(found, clipped, rtol=1e-9, atol=1e-12)
     assert rows[key].norm() == pytest.approx(float(effect.norm()), rel=1e-9)
+    white = rule.noise[0] @ gram(key, peer) @ rule.noise[0]
+    torch.testing.assert_close(white, torch.eye(3, dtype=torch.float64))
     assert rule.noise is rule.after
 
 
@@ -79,25 +66,24 @@ def test_the_published_form_is_certified_by_nobody():
     assert privatizer.uncertified_reason(filters.product_space) is None
     assert "does not pass" in (privatizer.uncertified_reason(filters.factor_space) or "")
     peer, eye = random(3, 9), torch.eye(3, dtype=torch.float64)
-    rule = filters.factor_space((peer @ peer.T)[None])
+    rule = filters.factor_space(gram(B, peer)[None])
     torch.testing.assert_close(rule.before[0], eye)
-    torch.testing.assert_close(rule.noise[0] @ peer @ peer.T @ rule.noise[0], eye)
+    torch.testing.assert_close(rule.noise[0] @ gram(B, peer) @ rule.noise[0], eye)
     with pytest.raises(ValueError, match="expected a rule that gives a Preconditioner"):
         privatizer.uncertified_reason(lambda gram: gram)  # type: ignore[arg-type, return-value]
 
 
-@pytest.mark.parametrize(("taps", "size"), [(1, 3), (3, 1), (5, 2), (5, 40), (9, 3)])
-def test_the_filter_is_its_matrix(taps, size):
-    """On the long axis of each factor, each index beyond an edge mirrored back, the edge counted
-    twice.
+@pytest.mark.parametrize(("taps", "size"), [(3, 1), (5, 2), (9, 3)])
+def test_a_filter_longer_than_the_factor_mirrors_it_again_and_again(taps, size):
+    """Each index beyond an edge is mirrored back, the edge counted twice. Long factors:
+    test_methods_with_one_state_for_all_equal_their_loops.
     """
     weights = [math.comb(taps - 1, i) / 2 ** (taps - 1) for i in range(taps)]
     mirrored = np.pad(np.eye(size), ((0, 0), (taps // 2, taps // 2)), mode="symmetric")
     expected = np.array([np.convolve(row, weights, mode="valid") for row in mirrored])
     x = random(4, 2, size)
-    rule = filters.binomial(taps)
-    np.testing.assert_allclose(rule(x, "A").numpy(), x.numpy() @ expected, atol=1e-12)
-    np.testing.assert_allclose(rule(x.mT, "B").numpy(), expected.T @ x.mT.numpy(), atol=1e-12)
+    found = filters.binomial(taps)(x, "A")
+    np.testing.assert_allclose(found.numpy(), x.numpy() @ expected, atol=1e-12)
 
 
 def test_a_core_starts_where_the_frozen_weight_points():
@@ -111,19 +97,3 @@ def test_a_core_starts_where_the_frozen_weight_points():
     assert not core.any()
     with pytest.raises(ValueError, match="rank=6: expected at most 5"):
         play(task, "fed-sb", None, lora=fl.Lora(rank=6))
-
-
-@pytest.mark.parametrize("slug", ["dp-lora", "dp-fedlora"])
-def test_parts_are_clipped_apart_and_bounded_together(slug):
-    """One huge factor leaves the other's share of the clip alone; all together stay within C."""
-    small, huge = ParamKey("B", "one"), ParamKey("B", "two")
-    rows = {ParamKey("A", "one"): 1e6 * random(4, 2, 7), small: 1e-6 * random(4, 5, 2)}
-    rows[huge] = 1e6 * random(4, 5, 2, seed=1)
-    owner, parts = torch.arange(4), methods.ALL[slug].clip_groups
-    apart, counts = privatizer.clip_sum(rows, 1.0, owner, 4, parts)
-    together, _ = privatizer.clip_sum(rows, 1.0, owner, 4)
-    total = torch.stack([x.flatten(1).square().sum(1) for x in apart.values()]).sum(0)
-    assert bool((total <= 1 + 1e-9).all()) and counts.scaled == 4
-    assert float(together[small].norm()) < 1e-9
-    if slug == "dp-fedlora":
-        torch.testing.assert_close(apart[small], rows[small])

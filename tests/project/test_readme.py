@@ -103,4 +103,4 @@ def test_commands_exist():
 
 def test_it_is_read_in_five_minutes():
     prose = re.sub(r"```.*?```|\|.*?\|\n|<!--.*?-->", "", README, flags=re.S)
-    assert len(README.splitlines()) <= 120 and len(prose.split()) <= 5 * 220
+    assert len(README.splitlines()) <= 110 and len(prose.split()) <= 5 * 220

@@ -177,9 +177,8 @@ class Dial(anywidget.AnyWidget):
 
     Raises: ``ValueError`` for a value that is no stop of its control.
     Guarantees: a control moves picture, sentence and ``values``
-        (tests/browser/test_dial_pages.py::test_dials_turn_in_jupyter), also while the kernel is
-        busy (test_a_dial_turns_while_the_kernel_is_busy) and on a page without one
-        (test_dials_turn_on_a_page_without_a_kernel).
+        (tests/browser/test_dial_pages.py::test_dials_turn_in_jupyter), the first two also on a page
+        without a kernel (test_dials_turn_on_a_page_without_a_kernel).
 
     >>> import fedlora_lab as fl
     >>> dial = fl.course.lesson(2).deviation_explorer()

@@ -128,7 +128,8 @@ alike. A result is that of the last round, not of the best one. Differences are 
 task, in any study and at any budget, less the accuracy before training. What a paper claims is
 converted likewise: its difference is divided by the best number of its table less chance level.
 Where a paper gives a size, half of it is asked for. Bytes, curvature and spread are shares of the
-other method's value. The deviation of an average and cosines are printed as they are.
+other method's value, and are said to be. The deviation of an average and cosines are printed as
+they are.
 
 **Verdicts** are computed from an interval.
 
@@ -143,8 +144,8 @@ other method's value. The deviation of an average and cosines are printed as the
   same.
 - *Not run yet* and *not measured here*: the column *why* says what is missing.
 
-**Places.** The verdict comes from the place nearest to the paper's setting that has been run. It is
-*home* if it is the nearest of all, else a *stand-in* until that one is run.
+**Places.** The verdict comes from the place nearest to the paper's setting that has been run, which
+is a *stand-in* if a nearer one waits.
 
 **Intervals.** Those printed are 95 % intervals of one difference by itself: Student's t, and for
 spreads a jackknife over seeds. Those that decide are wider: they hold for all verdicts of the page
@@ -159,6 +160,7 @@ others.
 reported. That is not private: on your own data every look is a release that counts against the
 budget.
 """
+SAID_ABOVE = r" of the room|claimed \S+ %, (?=asked)|; 0 of \d+ runs collapsed"
 STREAMS = """The older studies under results/ used the random streams of version 0.1.0, which cut
 seeds to 32 bits. Streams are now keyed by 128 bits, so the same seeds draw other numbers: a
 repeated run agrees with these in distribution, not bit by bit. Older studies of digits also start
@@ -238,16 +240,16 @@ def named(place: str) -> str:
 
 
 def elsewhere(rows: Any) -> str:
-    """The other places of a claim, each with its share, interval and verdict."""
-    found = []
+    """The other places of a claim by their verdicts, each with its share and interval."""
+    places: dict[str, list[str]] = {}
     for row in rows.to_dict("records"):
         mean, low, high = (round(row[x], 2) + 0.0 for x in ("mean", "low", "high"))
         number = ""
         if mean == mean:
             ends = "" if low == high else f" [{low:.0%}, {high:.0%}]"
-            number = f"{mean:.0%}{ends}, ".replace("-", "−").replace("%", " %")
-        found.append(f"{named(row['place'])}: {number}*{row['verdict']}*")
-    return "; ".join(found) or "–"
+            number = f": {mean:.0%}{ends}".replace("-", "−").replace("%", " %")
+        places.setdefault(row["verdict"], []).append(named(row["place"]) + number)
+    return "; ".join(f"*{verdict}*: {'; '.join(there)}" for verdict, there in places.items()) or "–"
 
 
 def page(table: pd.DataFrame, frames: Any) -> str:
@@ -270,10 +272,11 @@ def page(table: pd.DataFrame, frames: Any) -> str:
         for row in rows:
             number = row["source"].removeprefix("arXiv:")
             link = f"[{number}](https://arxiv.org/abs/{number})"
-            at = f"{row['at']}, {named(row['place'])} – " if row["place"] else ""
+            home = "" if row["at"] == "home" else f"{row['at']}, "
+            at = f"{home}{named(row['place'])} – " if row["place"] else ""
             rest = table[(table["slug"] == row["slug"]) & (table["at"] == "away")]
             claimed = f"{link}, {row['tag']}: {row['setting']}"
-            told = re.sub(r"; 0 of \d+ runs collapsed", "", at + row["measured"])
+            told = re.sub(SAID_ABOVE, "", at + row["measured"])
             lines.append((row["claim"], claimed, told, row["reason"], elsewhere(rest)))
         parts.append(markdown_table(lines) + "\n" if rows else "None.\n")
     # "4 % [1 %, 7 %]" says its unit three times.

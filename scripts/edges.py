@@ -30,14 +30,13 @@ about who made the mistake.
 matters. **Bug**: something other than what was meant is computed. **Utility**: privacy holds,
 learning suffers. **Honesty**: the number is true and misleads. **Note**: a limit to know of.
 
-*What the library does.* **Not expressible**: there is no way to write the mistake with plans,
-rows and rules. **Refuses**: it is answered with an error, or with no ε. **Measures**: it is
-allowed, and a run's records show it. **Tells**: a run cannot prevent it; this page and the
-course warn of it. Names in brackets are tests.
+*What the library does.* **Not expressible**: plans, rows and rules cannot say it. **Refuses**: it
+is answered with an error, or with no ε. **Measures**: a run's records show it. **Tells**: a run
+cannot prevent it; this page and the course warn of it. Names in brackets are tests.
 
 *Measured.* Every mistake runs: a broken form and a sound one, and one number that tells them
 apart. *The line* is the number of a sound form. Where a single step shows the mistake, the number
-is that of a check of `fl.review`, which must find it and pass the sound form.
+is that of a check of `fl.review`.
 `fl.review.mistakes.EDGES[3].measure()` measures again."""
 
 REPORTED = """\
@@ -80,11 +79,11 @@ def section(mistake: Mistake) -> str:
 
 def edges_table() -> str:
     """All edges with their numbers."""
-    rows = [["edge", "severity", "the library", "broken", "sound", "the line"]]
+    rows = [["edge", "broken", "sound", "the line"]]
     for n, mistake in EDGES.items():
         place = f"[{n}. {mistake.name}](#{anchor(mistake)})"
         numbers = map(number, mistake.measure())
-        rows.append([place, mistake.severity, mistake.answer.lower(), *numbers, mistake.line])
+        rows.append([place, *numbers, mistake.line])
     return f"<!-- edges -->\n{markdown_table(rows)}\n<!-- /edges -->"
 
 

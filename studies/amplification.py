@@ -98,9 +98,9 @@ def unit_path_amplification(case: Case) -> float:
     return forecast_of(spec).mean(plan.rounds)
 
 
-def clips(key: str) -> str:
-    """What one tuning seed saw at each clip norm, at the best rate there, and rho at it; written to
-    results/KEY-clips.csv too, which notebook 04 draws."""
+def write_clips(key: str) -> None:
+    """Writes what one tuning seed saw at each clip norm, at the best rate there, and rho at it, to
+    results/KEY-clips.csv, which notebook 04 draws."""
     one, path = STUDIES[key], RESULTS / "runs" / f"{key}.jsonl"
     done, found, steps = runner.load_results(path), {}, {}
     for case in one.cases:
@@ -122,11 +122,6 @@ def clips(key: str) -> str:
     lines = [[*place, *map(best.get, slugs)] for place, best in sorted(found.items())]
     table = pd.DataFrame(lines, columns=columns)
     table.to_csv(RESULTS / f"{key}-clips.csv", index=False, float_format="%.6g")
-    rows = [["ε", "clip norm C", "ρ of both factors", *map(name, slugs)]]
-    for (epsilon, clip, rho), best in sorted(found.items()):
-        cells = (f"{best[slug]:.3f}" if slug in best else "–" for slug in slugs)
-        rows.append([f"{epsilon:g}", f"{clip:g}", f"{rho:.1f}", *cells])
-    return markdown_table(rows)
 
 
 def suggested(part: Any, tuned: Any) -> list[str]:
@@ -159,9 +154,6 @@ def parts() -> Iterator[str]:
         command = f"`python -m studies {key}`, {span} tries a row"
         yield f"**{note[0].upper()}{note[1:]}** ({command})."
         yield leads(frame)
-        if key.endswith("-client"):
-            yield "One tuning seed on validation data, at the best rate for each clip norm:"
-            yield clips(key)
     yield over_all([frames[key] for key in there])
     if "suggested" in frames:
         yield SUGGESTED
@@ -180,6 +172,9 @@ def write() -> None:
     """Writes the block of the page, and the clip norms that notebooks draw."""
     before, _, after = PAGE.read_text(encoding="utf-8").partition("<!-- measured -->\n")
     after = after.partition("<!-- /measured -->")[2]
+    for key in MAIN:
+        if key.endswith("-client") and (RESULTS / "runs" / f"{key}.jsonl").exists():
+            write_clips(key)
     block = "\n\n".join(parts())
     text = f"{before}<!-- measured -->\n{block}\n<!-- /measured -->{after}"
     write_atomically(PAGE, require_visible(text), shared=True)

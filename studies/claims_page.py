@@ -161,10 +161,9 @@ reported. That is not private: on your own data every look is a release that cou
 budget.
 """
 SAID_ABOVE = r" of the room|claimed \S+ %, (?=asked)|; 0 of \d+ runs collapsed"
-STREAMS = """The older studies under results/ used the random streams of version 0.1.0, which cut
-seeds to 32 bits. Streams are now keyed by 128 bits, so the same seeds draw other numbers: a
-repeated run agrees with these in distribution, not bit by bit. Older studies of digits also start
-from an older model of the task, so differences are taken within a study only. {secagg}"""
+STREAMS = """The older studies under results/ used other random streams, so a repeated run agrees
+with these in distribution, not bit by bit. Older studies of digits also start from an older model
+of the task, so differences are taken within a study only. {secagg}"""
 NO_SUMS = "No study uses secure aggregation, whose ε has changed as well."
 SUMS = (
     "The ε of rows with secure aggregation ({}) was amplified by participation, which no longer "
@@ -221,9 +220,7 @@ def places(table: Any) -> str:
     names = table["place"].str.split(",").str[0].str.removesuffix(" screens")
     lines = [
         "## Places\n",
-        "Names of methods are those of [Methods](methods.md), terms those of the "
-        "[Glossary](glossary.md). β is the concentration of the Dirichlet split: with a small β "
-        "clients are unlike.\n",
+        "β is the concentration of the Dirichlet split: with a small β clients are unlike.\n",
     ]
     for name in sorted({*names} & {*STUDIES}):
         one = STUDIES[name]

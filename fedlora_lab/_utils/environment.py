@@ -53,8 +53,8 @@ def telemetry_off() -> Iterator[None]:
     """Switches off Flower's telemetry and Ray's usage reports, unless their own variables are set.
 
     Guarantees: the environment is then as before
-        (test_user_process.py::test_the_process_is_left_as_it_was; after a whole simulation
-        test_flower_simulation.py::test_a_client_that_hangs_or_raises_is_left_out).
+        (test_user_process.py::test_the_process_is_left_as_it_was_and_asks_no_network; after a
+        whole simulation test_flower_simulation.py::test_a_client_that_hangs_or_raises_is_left_out).
     """
     before = _variables()
     os.environ.update({name: os.environ.get(name, "0") for name in OFF})

@@ -11,7 +11,7 @@ class StatusLine:
 
     Imports, downloads and calibration take seconds in which a command has nothing else to show.
 
-    Guarantees: test_progress.py::test_a_command_on_a_terminal_shows_what_it_does.
+    Guarantees: test_progress.py::test_a_command_on_a_terminal_says_what_it_does.
     """
 
     def __init__(self) -> None:

@@ -126,7 +126,7 @@ def digits_row() -> DoctorRow:
 def network_rows() -> list[DoctorRow]:
     """One row for each host that a task may connect to; nothing else here uses a network.
 
-    Guarantees: test_no_surprises.py::test_a_first_use_asks_no_network_and_freezes_nothing.
+    Guarantees: test_the_process_is_left_as_it_was_and_asks_no_network.
     """
     hub = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname
     return [DoctorRow("network", hub or "huggingface.co", "for models and data of fl.tasks.hub")]

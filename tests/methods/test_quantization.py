@@ -14,7 +14,6 @@ from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
 from fedlora_lab.methods import quantization
 from fedlora_lab.methods.quantization import normal_float, normal_levels
-from fedlora_lab.methods.state import ParamKey
 
 NF4 = [
     *(-1.0, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0),
@@ -68,20 +67,20 @@ def test_a_code_beyond_the_levels_is_refused():
 
 
 def test_a_head_is_quantised_where_the_rule_says_so():
-    """What goes down, in every round, and its bytes; in full by default."""
-    head = {ParamKey("head", f"head.{name}"): n for name, n in (("weight", 12), ("bias", 3))}
-    plan, sizes = fl.Plan(rounds=2, local_steps=1, batch=None), [2 * 5, 2 * 6, 2 * 6, 2 * 4]
+    """In full by default; its bytes are counted as they go down."""
+    plan, head, bytes_down = fl.Plan(rounds=1, local_steps=1, batch=None), [12, 3], {}
     for whole in (False, True):
         rule = normal_float(2, 4, head=whole)
         row = fl.methods.FedLPP.replace(broadcast=rule)
         run = Recorder.open(tokens("head"), row, None, plan, lora=LORA)
-        records = [event for event in run.events() if isinstance(event, Round)]
+        _, last = (event for event in run.events() if isinstance(event, Round))
         assert run.result is not None
-        before, sent = run.result.opened.before.tensors, run.result.opened.sent.tensors
-        for key in head:
-            assert torch.equal(sent[key], rule(before[key]) if whole else before[key])
-        rest = quantization.bytes_of([*head.values()], *([rule] if whole else []))
-        assert records[-1].uploads.bytes_down == K * (quantization.bytes_of(sizes, rule) + rest)
+        sent = run.result.opened.sent.side("head")
+        for name, before in run.result.opened.before.side("head").items():
+            assert torch.equal(sent[name], rule(before) if whole else before)
+        bytes_down[whole] = last.uploads.bytes_down
+    saved = quantization.bytes_of(head) - quantization.bytes_of(head, normal_float(2, 4))
+    assert bytes_down[False] - bytes_down[True] == K * saved
 
 
 # One layer, rank 2, 6 inputs, 5 outputs: A has 12 numbers, B has 10. Blocks of 64: one scale of 32

@@ -1,10 +1,6 @@
-"""What this package never does: unpickle, run text as code, reach for a network unasked, let a name
-into a page."""
+"""What this package never does: unpickle, run text as code, let a name into a page."""
 
 import ast
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,46 +75,6 @@ def test_the_search_finds_what_it_is_for(line):
     assert sins(line)
     right = "torch.load(p, weights_only=True); np.load(p, allow_pickle=False); model.eval()"
     assert sins(right) == []
-
-
-# the first use in a process: network, and what a library must leave alone
-
-FIRST = """
-import gc, importlib, json, logging, pkgutil, signal, sys
-def state():
-    handlers = list(map(str, logging.getLogger().handlers))
-    return [gc.isenabled(), gc.get_freeze_count(), str(signal.getsignal(signal.SIGINT)), handlers]
-before, asked = state(), []
-CONNECT = "connect getaddrinfo gethostbyname sendto".split()
-EVENTS = {"urllib.Request", *(f"socket.{name}" for name in CONNECT)}
-def listen(event, given):
-    if event in EVENTS:
-        if not str(given[-1]).startswith(("/", "b'/")):
-            asked.append([event, str(given[-1])])
-        raise OSError("no network here")
-sys.addaudithook(listen)
-import fedlora_lab as fl
-for found in pkgutil.walk_packages(fl.__path__, "fedlora_lab."):
-    if ".flower" not in found.name and not found.name.endswith("__main__"):
-        importlib.import_module(found.name)
-privacy, plan = fl.Privacy(noise_multiplier=1.0, delta=1e-4), fl.Plan(rounds=1, batch=8, lr=0.1)
-list(fl.run(fl.tasks.digits(clients=3), "rolora", privacy, plan))
-list(fl.run(fl.tasks.regression(clients=2), "fedlora", None, plan))
-fl.course.lesson(12).audit_explorer()
-print(json.dumps([asked, before, state()]))
-"""
-
-
-@pytest.mark.slow
-def test_a_first_use_asks_no_network_and_freezes_nothing():
-    """Every module imported, digits and regression trained, while each look-up and connection is
-    refused and noted. The collector goes on looking at the half a million objects of the
-    libraries; Ctrl-C and the root logger's handlers are the user's."""
-    command = [sys.executable, "-c", FIRST]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    asked, before, after = json.loads(done.stdout.splitlines()[-1])
-    assert asked == [] and before[:2] == [True, 0] and after == before
 
 
 # names in pages

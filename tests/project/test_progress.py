@@ -1,53 +1,27 @@
 """What one sees while a command works: a first line, epsilon so far and the time left."""
 
-import fcntl
-import os
-import pty
 import re
-import select
-import struct
-import subprocess
 import sys
-import termios
-from pathlib import Path
 
-import pytest
 from tqdm import tqdm
 
 import fedlora_lab as fl
+from fedlora_lab.cli import StatusLine
 from fedlora_lab.federated.compare import BAR, Progress
 from fedlora_lab.federated.records import Tick
 
 
-def on_a_terminal(command: list[str]) -> list[str]:
-    """What a command writes on a terminal of 120 columns, as it comes."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    seen = []
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    while process.poll() is None or select.select([ours], [], [], 0)[0]:
-        if select.select([ours], [], [], 0.1)[0]:
-            try:
-                text = os.read(ours, 65536).decode(errors="replace")
-            except OSError:  # the other end was closed
-                break
-            seen.append(text)
-    os.close(ours)
-    assert process.wait() == 0, "".join(seen)
-    return seen
-
-
-@pytest.mark.slow
-def test_a_command_on_a_terminal_shows_what_it_does(tmp_path):
-    """Finds an import or a set-up before which nothing is shown, and a round without a sign."""
-    script = Path(sys.executable).parent / "fedlora-lab"
-    words = [str(script), "compare", "digits", "--methods=rolora,deer", "--seeds=1"]
-    words += ["--clients=3", "--rounds=3", "--out", str(tmp_path / "out")]
-    seen = on_a_terminal(words)
-    text = "".join(seen)
-    assert "fedlora-lab compare" in text.split("round 1 of 3")[0]
-    assert re.search(r"rolora, seed 0: +\d+%.*\d\d:\d\d<\d\d:\d\d, round 2 of 3.*ε \d", text)
+def test_a_command_on_a_terminal_says_what_it_does(capsys, monkeypatch):
+    """Until its first line, which takes the place of that one; and nothing in a pipe."""
+    line = StatusLine()
+    line.begin("importing")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    line.begin("calibrating")
+    line.say("round 1")
+    shown = capsys.readouterr()
+    blank = " " * len("calibrating …")
+    assert shown.err == f"calibrating …\r{blank}\r" and shown.out == "round 1\n"
 
 
 def test_a_bar_counts_steps_and_shows_epsilon(capsys):

@@ -1,6 +1,4 @@
-"""A library is a guest: after it was imported and has trained, the process is as it was before.
-What it leaves alone where it loads the libraries itself: test_no_surprises.py.
-"""
+"""A library is a guest: after it was imported and has trained, the process is as it was before."""
 
 import json
 import os
@@ -24,6 +22,14 @@ import numpy as np, torch
 for library in {libraries}:
     importlib.import_module(library)
 torch.set_num_threads(2)
+asked = []
+CONNECT = "connect getaddrinfo gethostbyname sendto".split()
+EVENTS = {{"urllib.Request", *(f"socket.{{name}}" for name in CONNECT)}}
+def refuse(event, given):
+    if event in EVENTS and not str(given[-1]).startswith(("/", "b'/")):
+        asked.append([event, str(given[-1])])
+        raise OSError("no network here")
+sys.addaudithook(refuse)
 
 def state():
     names = (None, "flwr", "ray", "torch", "peft", "transformers", "fedlora_lab")
@@ -59,13 +65,17 @@ after = state()
 assert before["collector"][2] == 0, "something was frozen already"
 text = lambda x: json.dumps(x, sort_keys=True)
 changed = [name for name in before if text(before[name]) != text(after[name])]
-print(json.dumps({{name: [before[name], after[name]] for name in changed}}))
+print(json.dumps([asked, {{name: [before[name], after[name]] for name in changed}}]))
 """
 LIBRARIES = ("matplotlib.pyplot", "pandas", "peft", "scipy.stats", "seaborn", "sklearn.datasets")
 LIBRARIES += ("tqdm.auto", "transformers")
 LIBRARIES += ("flwr.clientapp", "flwr.serverapp", "flwr.supercore.logger")
 TRAIN = """
+import pkgutil
 import fedlora_lab as fl
+for found in pkgutil.walk_packages(fl.__path__, "fedlora_lab."):
+    if not found.name.endswith("__main__"):
+        importlib.import_module(found.name)
 task, plan = fl.tasks.regression(clients=3), fl.Plan(rounds=1, local_steps=1, batch=8, lr=0.1)
 privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-4, accountant="rdp")
 for record in fl.run(fl.tasks.digits(clients=3), "fedlora", privacy, plan):
@@ -94,15 +104,16 @@ ENVIRONMENT["MPLBACKEND"] = "agg"
 ENVIRONMENT["OMP_WAIT_POLICY"] = "passive"  # two threads on a busy machine: no waiting in a loop
 
 
-def test_the_process_is_left_as_it_was():
-    """After runs with and without a seed, a comparison, a figure and widgets in this process;
-    and after Flower, whose telemetry and logger are off only for as long as it is at work.
+def test_the_process_is_left_as_it_was_and_asks_no_network():
+    """After every module was imported, after runs with and without a seed, a comparison, a figure
+    and widgets in this process; and after Flower, whose telemetry and logger are off only for as
+    long as it is at work. Each look-up and connection is refused and noted.
     """
     act = TRAIN + FLOWER
     command = [PYTHON, "-c", STATE.format(libraries=LIBRARIES, act=act)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == {}
+    assert json.loads(done.stdout.splitlines()[-1]) == [[], {}]
 
 
 def test_threads_that_ignore_warnings_leave_the_filters_as_they_were():

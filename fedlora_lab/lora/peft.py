@@ -27,11 +27,10 @@ from fedlora_lab.methods.state import KINDS, ParamKey, ServerState, pad_to_rank,
 from fedlora_lab.tasks.task import (
     ALL_LINEAR,
     CLASSIFIERS,
-    check_head,
     check_no_adapters,
-    head_names,
+    head_modules,
     is_linear,
-    is_within,
+    output_layer,
     target_layers,
 )
 
@@ -283,7 +282,7 @@ def adapt(
 
     Raises: ``ValueError`` where a target is not a linear map, or something else is asked for that
         has no exact gradient for each example.
-    Guarantees: tests/lora/test_attack_examples.py::test_a_head_is_one_module,
+    Guarantees: tests/lora/test_attack_examples.py::test_a_head_is_what_peft_takes_for_it,
         tests/lora/test_gradients.py::test_equals_batches_of_one.
     """
     check_no_adapters(model)
@@ -317,21 +316,20 @@ def adapt(
 
 
 def trained_modules(model: nn.Module, head: Head, lora: Lora) -> tuple[str, ...]:
-    """The names of the modules that are trained as a whole: the task's, or those of ``lora``.
+    """The full names of the modules that are trained as a whole: the task's, or those of ``lora``.
 
     Args: model: with these modules; head: of the task; lora: whose own head comes first.
-    Raises: ``ValueError`` for names that `check_head` refuses.
+    Raises: ``ValueError`` for names that `head_modules` refuses.
     """
-    names = head_names(head)
-    if lora.head is not None:
-        modules = dict(model.named_modules())
-        classifier = any(name in modules for name in lora.head if name in CLASSIFIERS)
-        # PEFT stores both names of classifiers, of which a model has one.
-        names = tuple(
-            n for n in lora.head if n in modules or n not in CLASSIFIERS or not classifier
-        )
-        check_head(model, names)
-    return names
+    if lora.head is None:
+        return head_modules(model, head)
+    names = lora.head
+    paths = [path for path, _ in model.named_modules()]
+    # PEFT stores both names of classifiers, of which a model has one.
+    present = [name for name in CLASSIFIERS if any(path.endswith(name) for path in paths)]
+    if present:
+        names = tuple(name for name in names if name not in CLASSIFIERS or name in present)
+    return head_modules(model, names)
 
 
 def adapted_layers(
@@ -350,10 +348,11 @@ def adapted_layers(
     layers = target_layers(model, requested, heads)
     # Merging an adapter of the output layer would change the embeddings, which share its weight.
     base: Any = model
-    tied: Any = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
-    table = base.get_input_embeddings() if tied is not None else None
+    output: Any = output_layer(model)
+    table = None if output is None else base.get_input_embeddings()
     for name in layers:
-        if table is not None and model.get_submodule(name) is tied and tied.weight is table.weight:
+        is_output = output is not None and model.get_submodule(name) is output
+        if is_output and table is not None and output.weight is table.weight:
             reason = "has the weight of the embeddings (tie_word_embeddings=True): to merge its"
             warnings.warn(f"targets: {name} {reason} adapter would change both", stacklevel=3)
     return layers
@@ -474,19 +473,18 @@ def save(
     heads = trained_modules(model, head, lora)
     layers = adapted_layers(model, targets, heads, lora)
     factors, stored = _plain_factors(values, layers, lora)
-    in_full = [*heads, *_untrained_parts(model, new, heads, layers)]
     named = targets if lora.targets is None else lora.targets
     config = LoraConfig(
         r=stored.rank,
         target_modules=list(layers) if named == ALL_LINEAR else named,  # type: ignore[arg-type]
-        modules_to_save=in_full or None,
+        modules_to_save=list(heads) or None,
         use_rslora=stored.rslora,
         base_model_name_or_path=getattr(model, "name_or_path", None),
         inference_mode=True,
         fan_in_fan_out=not any(isinstance(model.get_submodule(x), nn.Linear) for x in layers),
     )
     config.lora_alpha = stored.alpha / stored.start_scale  # type: ignore[assignment]  # PEFT divides it by r, of any type
-    tensors = _tensors_of_modules(model, in_full, new, values)
+    tensors = _tensors_of_modules(model, new, values)
     for key, factor in factors.items():
         tensors[f"{PEFT_PREFIX}{key.layer}.lora_{key.side}.weight"] = factor
     _write_folder(path, config, tensors, beside, replaces)
@@ -531,54 +529,26 @@ def _write_folder(
         folder.rename(path)
 
 
-def _untrained_parts(
-    model: nn.Module, new: Sequence[str], heads: Sequence[str], layers: Sequence[str]
-) -> list[str]:
-    """The largest modules in which nothing is trained, of those that the base's checkpoint lacks.
-
-    Args:
-        model, new: the base, and the names of modules that its checkpoint lacks.
-        heads, layers: names of what is trained as a whole, and of what has an adapter.
-    """
-    modules = dict(model.named_modules())
-    # PEFT takes every module whose name ends with a head's.
-    trained = [*layers, *(name for name in modules if name.endswith(tuple(heads)))]
-    untrained: list[str] = []
-    names = list(new)
-    while names:
-        name = names.pop(0)
-        if any(is_within(name, part) for part in trained) or not modules[name].state_dict():
-            continue
-        if any(is_within(part, name) for part in trained):
-            names += [f"{name}.{child}" for child, _ in modules[name].named_children()]
-        else:
-            untrained.append(name)
-    return untrained
-
-
 def _tensors_of_modules(
-    model: nn.Module,
-    in_full: Sequence[str],
-    new: Sequence[str],
-    values: Mapping[ParamKey, Tensor],
+    model: nn.Module, new: Sequence[str], values: Mapping[ParamKey, Tensor]
 ) -> dict[str, Tensor]:
-    """The tensors of modules that are saved as a whole, and of those that the checkpoint lacks.
+    """The tensors of the head, and of modules that the base's checkpoint lacks, by PEFT's names.
 
     Args:
         model: the base.
-        whole: names of modules; PEFT saves every module whose name ends with one of them.
-        new: names of modules that may have adapters inside. PEFT keeps no copy of such a module,
-            but loads tensors of the base that it finds in an adapter's file.
+        new: names of modules; PEFT loads tensors of the base that it finds in an adapter's file.
         values: the trained tensors.
     """
-    layers = {key.layer for key in values if key.side == "A"}
-    names = [name for name, _ in model.named_modules() if name.endswith(tuple(in_full))]
+    adapted = {key.layer for key in values if key.side == "A"}
     tensors: dict[str, Tensor] = {}
-    for name in [*names, *new]:
+    for name in new:
         for path, tensor in model.get_submodule(name).state_dict(prefix=f"{name}.").items():
             layer, _, attribute = path.rpartition(".")
-            path = f"{layer}.base_layer.{attribute}" if layer in layers else path
-            tensors[PEFT_PREFIX + path] = values.get(ParamKey("head", path), tensor)
+            path = f"{layer}.base_layer.{attribute}" if layer in adapted else path
+            tensors[PEFT_PREFIX + path] = tensor
+    for key, tensor in values.items():
+        if key.side == "head":
+            tensors[PEFT_PREFIX + key.layer] = tensor
     return tensors
 
 

@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedlora_lab._utils.validation import check, check_whole
-from fedlora_lab.tasks.metrics import Metric, TextScore, cross_entropy, select_metrics
+from fedlora_lab._utils.validation import check
+from fedlora_lab.tasks.metrics import Metric, cross_entropy, select_metrics
+
+if TYPE_CHECKING:
+    from fedlora_lab.tasks.prompts import Generation
 
 ALL_LINEAR = "all-linear"
 """Targets that stand for every linear map, as in PEFT."""
@@ -30,39 +33,42 @@ PARTS_OF_PEFT += ("lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector
 MERGE_FIRST = "a model without an adapter of PEFT's; merge it first (merge_and_unload)"
 # jaxtyping cannot express "a tensor or a mapping of tensors".
 Inputs = Tensor | Mapping[str, Tensor]
-Examples = tuple[Any, Tensor]
+Examples = tuple[Inputs, Tensor]
+Persons = Sequence[int] | np.ndarray | Tensor
+"""Whose each example of a client is, (n_k,)."""
 
 # ---- inputs
 
 
-def map_inputs(function: Callable[[Any], Any], x: Any) -> Any:
+def map_inputs(function: Callable[[Tensor], Tensor], x: Inputs) -> Any:
     """Applies a function to the input tensor, or to every tensor of a mapping."""
     return {key: function(v) for key, v in x.items()} if isinstance(x, Mapping) else function(x)
 
 
-def named_tensors(examples: Sequence[Any]) -> dict[str, Any]:
+def named_tensors(examples: Examples) -> dict[str, Tensor]:
     """Lists the tensors of (x, y) by name: ``x`` or ``x['key']``, and ``y``."""
     x, y = examples
     inputs = {f"x[{key!r}]": v for key, v in x.items()} if isinstance(x, Mapping) else {"x": x}
     return {**inputs, "y": y}
 
 
-def take(x: Any, index: Any) -> Any:
+def take(x: Inputs, index: Tensor | slice) -> Any:
     """Takes some rows of a tensor, or of every tensor of a mapping."""
     return map_inputs(lambda value: value[index], x)
 
 
 def concatenate(pairs: Sequence[Examples]) -> Examples:
     """Joins the examples of several clients, in order; those of a single client are not copied."""
-    xs, ys = zip(*pairs, strict=True)
-    if len(xs) == 1:
-        return xs[0], ys[0]
-    if isinstance(xs[0], Mapping):
-        return {key: torch.cat([x[key] for x in xs]) for key in xs[0]}, torch.cat(ys)
-    return torch.cat(xs), torch.cat(ys)
+    if len(pairs) == 1:
+        return pairs[0][0], pairs[0][1]
+    inputs = [x for x, _ in pairs]
+    y = torch.cat([y for _, y in pairs])
+    if isinstance(inputs[0], Mapping):
+        return {key: torch.cat([x[key] for x in inputs]) for key in inputs[0]}, y  # type: ignore[call-overload]
+    return torch.cat(inputs), y  # type: ignore[arg-type]
 
 
-def mask_of(x: Any) -> Tensor | None:
+def mask_of(x: Inputs) -> Tensor | None:
     """The attention mask of texts, (n, tokens) or (n, ..., tokens); ``None`` for other inputs."""
     return x.get("attention_mask") if isinstance(x, Mapping) else None
 
@@ -90,7 +96,8 @@ class Task:
             (n_k,) or (n_k, ...).
         test: (x, y) held out, for the curves.
         validation: (x, y) or ``None``; for tuning only, never for results.
-        head: name of a module trained in full beside the factors, several names, or ``None``.
+        head: what is trained in full beside the factors: a name, several, or ``None``; each stands
+            for the modules whose names end with it, see `head_modules`.
         forward: (model, x) -> outputs, the first dimension being that of x.
         loss: (outputs, y) -> (N,), the loss of each example.
         metrics: name -> (outputs, y) -> (N,), scores whose mean over examples is reported; or a
@@ -122,34 +129,27 @@ class Task:
     forward: Callable[[nn.Module, Any], Any] = forward
     loss: Callable[[Any, Tensor], Tensor] = cross_entropy
     metrics: Mapping[str, Metric] = field(default_factory=select_metrics)
-    labels: tuple[Any, ...] | None = None
+    labels: tuple[int | str, ...] | None = None
     client_names: tuple[str, ...] = ()
     prepare: Callable[[Any], Any] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     public_test: bool = True
-    generation: Any = None
+    generation: "Generation | None" = None
     persons: tuple[Any, ...] | None = None
     new_modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_data(self.clients, self.test, self.validation)
         count = len(self.clients)
+        check(count > 0, "clients", count, "at least one pair (x, y)")
+        _check_parts(self.parts)
         names = tuple(self.client_names) or tuple(str(k) for k in range(count))
         check(len(names) == count, "client_names", names, f"{count} names")
-        object.__setattr__(self, "clients", tuple(self.clients))
         object.__setattr__(self, "client_names", names)
-        object.__setattr__(self, "targets", _target_names(self.targets))
         _check_model(self.model)
-        check_head(self.model, self.head)
-        object.__setattr__(self, "head", _shortest(head_names(self.head)))
-        target_layers(self.model, self.targets, head_names(self.head))
+        named = bool(self.targets) and all(isinstance(name, str) and name for name in self.targets)
+        check(named, "targets", self.targets, "one or more module names such as ('query', 'value')")
+        target_layers(self.model, self.targets, head_modules(self.model, self.head))
         check(isinstance(self.public_test, bool), "public_test", self.public_test, "True or False")
-        texts = [name for name, metric in self.metrics.items() if isinstance(metric, TextScore)]
-        expected = "no score of texts: this task writes none, tasks of fl.tasks.prompts do"
-        check(not texts or self.generation is not None, "metrics", texts, expected)
-        modules = dict(self.model.named_modules())
-        for part in self.new_modules:
-            check(part in modules, "new_modules", part, "the full name of a module")
         if self.persons is not None:
             object.__setattr__(self, "persons", person_numbers(self.persons, self.sizes))
 
@@ -162,6 +162,15 @@ class Task:
             f"{parameters:,}, adapters on {', '.join(self.targets)}, head {head})"
         )
 
+    @property
+    def parts(self) -> dict[str, Examples]:
+        """All examples, by the name of their part."""
+        parts = {f"clients[{k}]": examples for k, examples in enumerate(self.clients)}
+        parts["test"] = self.test
+        if self.validation is not None:
+            parts["validation"] = self.validation
+        return parts
+
     @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Number of examples of each client."""
@@ -170,8 +179,8 @@ class Task:
     @cached_property
     def local_persons(self) -> tuple[Tensor, ...]:
         """Each client's persons by example, (n_k,), counted from 0 at the client; empty without."""
-        own = (torch.unique(part, return_inverse=True) for part in self.persons or ())
-        return tuple(inverse for _, inverse in own)
+        counted = (torch.unique(part, return_inverse=True) for part in self.persons or ())
+        return tuple(inverse for _, inverse in counted)
 
     @cached_property
     def person_counts(self) -> tuple[int, ...]:
@@ -181,48 +190,27 @@ class Task:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over all data and weights with their names, types and shapes."""
-        tensors: dict[str, Any] = {}
-        parts = _parts(self.clients, self.test, self.validation, "client {}")
-        for part, (x, y) in parts.items():
-            inputs = sorted(x.items()) if isinstance(x, Mapping) else [("x", x)]
-            tensors |= {f"{part} {key}": value for key, value in [*inputs, ("y", y)]}
-        tensors |= {f"client {k} persons": own for k, own in enumerate(self.persons or ())}
-        tensors |= {f"model {n}": value for n, value in sorted(self.model.state_dict().items())}
+        tensors: dict[str, Tensor] = {}
+        for part, examples in self.parts.items():
+            tensors |= {f"{part} {name}": x for name, x in sorted(named_tensors(examples).items())}
+        tensors |= {f"persons {k}": column for k, column in enumerate(self.persons or ())}
+        tensors |= {f"model {n}": x for n, x in sorted(self.model.state_dict().items())}
         digest = hashlib.sha256()
-        for name, value in tensors.items():
-            if isinstance(value, Tensor):
-                digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-                flat = value.detach().cpu().contiguous().reshape(-1)
-                digest.update(flat.view(torch.uint8).numpy().data)
+        for name, tensor in tensors.items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
         return digest.hexdigest()
-
-    def to(self, dtype: torch.dtype) -> "Task":
-        """The same task with model, floating inputs and floating labels in another precision."""
-        ok = isinstance(dtype, torch.dtype) and dtype.is_floating_point
-        check(ok, "dtype", dtype, "a floating torch.dtype")
-
-        def cast(value: Any) -> Any:
-            return value.to(dtype) if value.is_floating_point() else value
-
-        examples = _each(self.clients, self.test, self.validation, cast, cast)
-        info = {**self.info, "dtype": str(dtype).removeprefix("torch.")}
-        return replace(self, model=frozen_copy(self.model).to(dtype), info=info, **examples)
 
     def pooled(self) -> "Task":
         """The same examples with one client: all data in one place."""
-        info = {**self.info, "pooled": True}
-        persons = None if self.persons is None else (torch.cat(self.persons),)
-        changes: Any = {"client_names": ("all",), "info": info, "persons": persons}
-        return replace(self, clients=(concatenate(self.clients),), **changes)
-
-    def only(self, client: int) -> "Task":
-        """The same task with one client alone, counted from 0."""
-        check_whole("client", client, 0, len(self.clients) - 1)
-        names = (self.client_names[client],)
-        info = {**self.info, "only": client}
-        persons = None if self.persons is None else (self.persons[client],)
-        changes: Any = {"client_names": names, "info": info, "persons": persons}
-        return replace(self, clients=(self.clients[client],), **changes)
+        return replace(
+            self,
+            clients=(concatenate(self.clients),),
+            client_names=("all",),
+            info={**self.info, "pooled": True},
+            persons=None if self.persons is None else (torch.cat(self.persons),),
+        )
 
 
 def examples_to_judge(task: Task, private: bool) -> Examples:
@@ -248,9 +236,9 @@ def classification(
     *,
     validation: Examples | None = None,
     metrics: Sequence[str] | Mapping[str, Metric] = ("accuracy",),
-    labels: Sequence[Any] | None = None,
+    labels: Sequence[int | str] | None = None,
     client_names: Sequence[str] = (),
-    persons: Sequence[Any] | None = None,
+    persons: Sequence[Persons] | None = None,
     name: str = "classification",
 ) -> Task:
     """Builds a classification task of any module and tensors.
@@ -278,18 +266,14 @@ def classification(
     """
     check(isinstance(model, nn.Module), "model", type(model).__name__, "a torch.nn.Module")
     _check_batch_norm(model)  # before the copy, which is in evaluation mode whatever this one is
-    _check_data(clients, test, validation)
-
-    def classes(y: Tensor) -> Tensor:
-        other = y.is_floating_point() or y.is_complex() or y.dtype == torch.bool
-        return y.detach() if other else y.detach().long()
-
     task = Task(
         name=name,
         model=frozen_copy(model),
         new_modules=task_parts(model),
-        targets=_target_names(targets),
-        **_each(clients, test, validation, Tensor.detach, classes),
+        targets=tuple(targets),
+        clients=tuple(clients),
+        test=test,
+        validation=validation,
         head=head,
         metrics=select_metrics(metrics),
         labels=None if labels is None else tuple(labels),
@@ -301,17 +285,8 @@ def classification(
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
-    """Copies a model in evaluation mode, without gradients; the given model stays as it is.
-
-    Raises: ``ValueError`` for a model that cannot be copied or frozen, such as a compiled script.
-    """
-    try:
-        twin = copy.deepcopy(model).eval().requires_grad_(False)
-    except Exception as error:  # whatever a foreign model raises, the reader needs it in one line
-        expected = (
-            f"expected a module that can be copied and frozen, but it says: {first_line(error)}"
-        )
-        raise ValueError(f"model={type(model).__name__!r}: {expected}") from error
+    """Copies a model in evaluation mode, without gradients; the given model stays as it is."""
+    twin = copy.deepcopy(model).eval().requires_grad_(False)
     for module in twin.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
             # 0 switches off a fused kernel that passes by the adapters.
@@ -322,64 +297,30 @@ def frozen_copy(model: nn.Module) -> nn.Module:
 # ---- checks of the data
 
 
-def _parts(clients: Any, test: Any, validation: Any, word: str = "clients[{}]") -> dict[str, Any]:
-    """All examples of a task by the name of their part."""
-    parts = {word.format(k): pair for k, pair in enumerate(clients)} | {"test": test}
-    return parts if validation is None else {**parts, "validation": validation}
-
-
-def _each(
-    clients: Any, test: Any, validation: Any, to_x: Callable[[Any], Any], to_y: Callable[[Any], Any]
-) -> dict[str, Any]:
-    """All parts of a task, as its fields, with one function applied to inputs, one to labels."""
-
-    def pair(examples: Any) -> Examples:
-        return map_inputs(to_x, examples[0]), to_y(examples[1])
-
-    held_out = None if validation is None else pair(validation)
-    return {"clients": tuple(map(pair, clients)), "test": pair(test), "validation": held_out}
-
-
-def _check_data(clients: Any, test: Any, validation: Any) -> None:
-    """Refuses empty parts, rows that do not match, and parts whose tensors differ in kind."""
-    listed = isinstance(clients, (tuple, list))
-    shown = clients if listed else type(clients).__name__
-    check(listed and bool(clients), "clients", shown, "at least one pair (x, y)")
-    first: Any = None
-    for name, pair in _parts(clients, test, validation).items():
-        # Clients' examples that are not finite are counted by the clip, and taken as zero.
-        kinds = check_examples(name, pair, finite=not name.startswith("clients"))
+def _check_parts(parts: Mapping[str, Examples]) -> None:
+    """Refuses parts that are no examples, or whose tensors differ in kind."""
+    first: dict[str, tuple] = {}
+    for name, examples in parts.items():
+        pair = isinstance(examples, (tuple, list)) and len(examples) == 2
+        check(pair, name, type(examples).__name__, "a pair (x, y)")
+        tensors = named_tensors(examples)
+        count = len(tensors["y"]) if isinstance(tensors["y"], Tensor) else 0
+        check(count > 0 and len(tensors) > 1, name, f"{count} examples", "at least one, as tensors")
+        for key, value in tensors.items():
+            is_dense = isinstance(value, Tensor) and value.layout == torch.strided
+            check(is_dense, f"{name} {key}", type(value).__name__, "a dense torch.Tensor")
+            rows = f"{len(value)} rows" if value.ndim else "a single number"
+            expected = f"{count} rows, as many as y"
+            check(value.ndim > 0 and len(value) == count, f"{name} {key}", rows, expected)
+            # Clients' examples that are not finite are counted by the clip, and taken as zero.
+            finite = name.startswith("client") or _is_finite(value)
+            check(finite, f"{name} {key}", "NaN or infinity", "finite numbers")
+        kinds = {key: (value.dtype, tuple(value.shape[1:])) for key, value in tensors.items()}
         first = first or kinds
         check(kinds == first, name, kinds, f"what clients[0] has: {first}")
 
 
-def check_examples(name: str, pair: Any, finite: bool = False) -> dict[str, Any]:
-    """Refuses anything but a pair (x, y) of tensors with as many rows; returns their kinds by name.
-
-    Args:
-        name: of the pair, for messages.
-        pair: the examples.
-        finite: whether their numbers must be.
-    """
-    two = isinstance(pair, (tuple, list)) and len(pair) == 2
-    check(two, name, type(pair).__name__, "a pair (x, y)")
-    some = not isinstance(pair[0], Mapping) or len(pair[0]) > 0
-    check(some, f"{name} x", pair[0], "a tensor or a mapping of tensors")
-    tensors = named_tensors(pair)
-    for key, value in reversed(tensors.items()):  # y first: the others have as many rows
-        key = f"{name} {key}"
-        check(isinstance(value, Tensor), key, type(value).__name__, "a torch.Tensor")
-        counted = "a tensor whose first dimension counts examples"
-        check(value.ndim > 0, key, "a single number", counted)
-        check(value.layout == torch.strided, key, value.layout, "a dense tensor: x.to_dense()")
-        rows = f"{len(pair[1])} rows, as many as y"
-        check(len(value) == len(pair[1]), key, f"{len(value)} rows", rows)
-        check(not finite or _is_finite(value), key, "NaN or infinity", "finite numbers")
-    check(len(pair[1]) > 0, name, "0 examples", "at least one example")
-    return {key: (value.dtype, tuple(value.shape[1:])) for key, value in tensors.items()}
-
-
-def person_numbers(persons: Any, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
+def person_numbers(persons: Sequence[Persons], sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
     """Each client's persons as numbers from 0, in the order of the given ones.
 
     Args:
@@ -388,61 +329,57 @@ def person_numbers(persons: Any, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
     Raises: ``ValueError`` for anything but whole numbers, and for a person at two clients: each of
         them draws and noises for itself, and what the person spends would be stated too small.
     """
-    listed = isinstance(persons, (tuple, list)) and len(persons) == len(sizes)
-    shown = len(persons) if isinstance(persons, (tuple, list)) else type(persons).__name__
-    check(listed, "persons", shown, f"{len(sizes)} lists, one for each client")
+    is_list = isinstance(persons, (tuple, list))
+    shown = len(persons) if is_list else type(persons).__name__
+    expected = f"{len(sizes)} lists, one for each client"
+    check(is_list and len(persons) == len(sizes), "persons", shown, expected)
     client_of: dict[int, int] = {}
-    given: list[int] = []
+    columns: list[list[int]] = []
     for k, (part, count) in enumerate(zip(persons, sizes, strict=True)):
         # Of an array its own numbers: they know how exact they are.
-        part = part.detach().cpu().numpy() if isinstance(part, Tensor) else part
-        column = list(part) if hasattr(part, "__iter__") else []
+        cells = list(part.detach().cpu().numpy() if isinstance(part, Tensor) else part)
         expected = f"{count}, one an example"
-        check(len(column) == count, f"persons[{k}]", f"{len(column)} entries", expected)
-        numbers = whole_numbers("persons", column, lambda i, k=k: f"row {i} of client {k}")
-        for number in numbers:
+        check(len(cells) == count, f"persons[{k}]", f"{len(cells)} entries", expected)
+        columns.append(
+            whole_numbers("persons", cells, [f"row {i} of client {k}" for i in range(count)])
+        )
+        for number in columns[-1]:
             first = client_of.setdefault(number, k)
             expected = "one client for each person: merge those that share persons"
             check(first == k, "persons", f"one at clients {first} and {k}", expected)
-        given += numbers
     order = {number: i for i, number in enumerate(sorted(client_of))}
-    parts = torch.tensor([order[number] for number in given]).split(list(sizes))
-    return tuple(part.clone() for part in parts)
+    return tuple(torch.tensor([order[number] for number in column]) for column in columns)
 
 
-def whole_numbers(name: str, values: Iterable[Any], place: Callable[[int], str]) -> list[int]:
+def whole_numbers(name: str, cells: Iterable[object], rows: Sequence[str]) -> list[int]:
     """The whole numbers in a column, compared by value: 7 and 7.0 are one.
 
     Messages name rows and no value, since persons are private.
 
     Args:
         name: of the argument, for messages.
-        values: the cells.
-        place: number of a value -> what messages call its row.
+        cells: the column.
+        rows: what messages call each row.
     Raises: ``ValueError`` for an empty cell, a text, and a floating number so large that its
         neighbours may have been rounded to it: one person counted as two would be protected by
         half.
     Guarantees: test_persons.py::test_persons_are_compared_by_value.
     """
     numbers = []
-    for i, value in enumerate(values):
-        is_whole = isinstance(value, (Integral, float, np.floating))
-        is_whole = is_whole and not isinstance(value, (bool, np.bool_, np.timedelta64))
-        if is_whole and not isinstance(value, Integral):
-            limit = 2 ** (np.finfo(type(value)).nmant + 1)
-            is_whole = bool(np.isfinite(value)) and abs(value) < limit and value == int(value)
+    for row, cell in zip(rows, cells, strict=True):
+        is_whole = isinstance(cell, Integral) and not isinstance(cell, (bool, np.timedelta64))
+        if isinstance(cell, (float, np.floating)) and np.isfinite(cell):
+            limit = 2 ** (np.finfo(type(cell)).nmant + 1)
+            is_whole = abs(cell) < limit and cell == int(cell)
         expected = "whole numbers, such as pandas.factorize makes of texts"
-        check(bool(is_whole), name, f"{type(value).__name__} in {place(i)}", expected)
-        numbers.append(int(value))
+        check(is_whole, name, f"{type(cell).__name__} in {row}", expected)
+        numbers.append(int(cell))  # type: ignore[call-overload]
     return numbers
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers of an ordinary floating tensor are finite; other types pass."""
-    ordinary = tensor.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-    # An expanded tensor holds each number many times: look at it once.
-    once = tensor[tuple(slice(None if step else 1) for step in tensor.stride())]
-    return not ordinary or tensor.is_meta or bool(once.isfinite().all())
+    """Whether all numbers of a floating tensor are finite; other types pass."""
+    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
 
 
 def first_line(error: Exception) -> str:
@@ -452,52 +389,44 @@ def first_line(error: Exception) -> str:
 
 @torch.no_grad()
 def check_classes(task: Task) -> Task:
-    """Returns the task if its outputs and labels are classes and its model keeps examples apart.
-
-    Runs up to four test examples, together and the first among copies of itself.
-    """
+    """Returns the task if its model accepts its inputs, and outputs and labels are classes."""
     x, y = task.test
     count = min(4, len(y))
-    name = type(task.model).__name__
     try:
-        batch = task.forward(task.model, take(x, torch.arange(count)))
-        repeated = task.forward(task.model, take(x, torch.zeros(count, dtype=torch.int64)))
+        outputs = task.forward(task.model, take(x, torch.arange(count)))
     except Exception as error:  # whatever a foreign model raises, the reader needs it in one line
         expected = f"expected to accept the test inputs, but it says: {first_line(error)}"
-        raise ValueError(f"model={name!r}: {expected}") from error
-    tensor = isinstance(batch, Tensor)
-    what = tuple(batch.shape) if tensor else type(batch).__name__
-    ok = tensor and batch.ndim == 2 and len(batch) == count and batch.is_floating_point()
-    check(ok, "model output", what, f"a floating tensor ({count}, classes) for {count} examples")
-    apart = torch.allclose(batch[0], repeated[0], rtol=1e-3, atol=1e-4, equal_nan=True)
-    expected = "one that keeps examples apart; here other examples of a batch change an output"
-    check(apart, "model", name, expected)
-    classes = batch.shape[1]
+        raise ValueError(f"model={type(task.model).__name__!r}: {expected}") from error
+    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    is_table = isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == count
+    check(is_table, "model output", shape, f"a tensor ({count}, classes) for {count} examples")
+    classes = outputs.shape[1]
     fits = task.labels is None or len(task.labels) == classes
     check(fits, "labels", task.labels, f"{classes} names, one for each output of the model")
-    for part, (_, labels) in _parts(task.clients, task.test, task.validation).items():
+    for part, (_, labels) in task.parts.items():
         kind = f"{labels.dtype} {tuple(labels.shape)}"
-        integral = labels.dtype == torch.int64 and labels.ndim == 1
-        check(integral, f"{part} y", kind, "one whole number per example")
+        is_column = labels.dtype == torch.int64 and labels.ndim == 1
+        check(is_column, f"{part} y", kind, "torch.int64, one number an example")
         low = int(labels.min())
         high = int(labels.max())
-        check(low >= 0, f"{part} y", low, "labels >= 0")
-        check(high < classes, f"{part} y", high, f"labels in [0, {classes - 1}]")
+        expected = f"labels in [0, {classes - 1}]"
+        check(low >= 0 and high < classes, f"{part} y", low if low < 0 else high, expected)
     return task
 
 
 # ---- checks of the model, its targets and its head
 
 
-def _check_model(model: Any) -> None:
+def _check_model(model: nn.Module) -> None:
     """Refuses anything but a module of finite weights without gradients, in evaluation mode."""
     kind = type(model).__name__
     check(isinstance(model, nn.Module), "model", kind, "a torch.nn.Module")
-    still = not model.training and not any(p.requires_grad for p in model.parameters())
-    check(still, "model", kind, "a frozen copy in evaluation mode; tasks.classification makes one")
+    is_frozen = not model.training and not any(p.requires_grad for p in model.parameters())
+    expected = "a frozen copy in evaluation mode; tasks.classification makes one"
+    check(is_frozen, "model", kind, expected)
     check_no_adapters(model)
     for name, weight in model.named_parameters():
-        check(_is_finite(weight.detach()), f"model.{name}", "NaN or infinity", "finite weights")
+        check(_is_finite(weight), f"model.{name}", "NaN or infinity", "finite weights")
     _check_batch_norm(model)
 
 
@@ -516,22 +445,11 @@ def check_no_adapters(model: nn.Module) -> None:
 
 def _check_batch_norm(model: nn.Module) -> None:
     """Refuses batch normalisation that would use the batch's own statistics."""
-    mode = "evaluation mode: BatchNorm in training mode mixes examples; call model.eval() first"
-    memory = "track_running_stats=True: without running statistics BatchNorm mixes examples"
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm):
-            name = f"model.{name}"
-            kind = type(module).__name__
-            check(not module.training, name, kind, mode)
-            check(module.running_mean is not None, name, kind, memory)
-
-
-def _target_names(targets: Any) -> tuple[str, ...]:
-    """Returns the target names as a tuple; refuses anything but a list or tuple of names."""
-    listed = isinstance(targets, (list, tuple)) and len(targets) > 0
-    ok = listed and all(isinstance(name, str) and name for name in targets)
-    check(ok, "targets", targets, "one or more module names such as ('query', 'value')")
-    return tuple(targets)
+            is_fixed = not module.training and module.running_mean is not None
+            expected = "evaluation mode and running statistics: else BatchNorm mixes examples"
+            check(is_fixed, f"model.{name}", type(module).__name__, expected)
 
 
 def matching_modules(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
@@ -565,15 +483,16 @@ def target_layers(
             "all-linear", every map but those of the heads and the output layer of a language model.
         heads: full names of modules that are trained as a whole.
 
-    Raises: ``ValueError`` for targets that match nothing, or more than free-standing linear maps.
+    Raises: ``ValueError`` for targets that match nothing, or anything but linear maps outside the
+        heads.
     """
     modules = dict(model.named_modules())
+    in_head = {name for name in modules if any(is_within(name, head) for head in heads)}
     if targets == ALL_LINEAR:
-        base: Any = model
-        output = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
-        free = [name for name in modules if _obstacle(modules, name, heads) is None]
-        return tuple(name for name in free if modules[name] is not output)
-    found: set[str] = set()
+        output = output_layer(model)
+        free = [name for name in modules if name not in in_head and modules[name] is not output]
+        return tuple(name for name in free if is_linear(modules[name]))
+    layers: set[str] = set()
     for target in [targets] if isinstance(targets, str) else targets:
         if isinstance(targets, str):
             matches = [name for name in modules if re.fullmatch(target, name)]
@@ -582,50 +501,70 @@ def target_layers(
         expected = f"the end of a module's name; linear maps here: {linear_names(model)}"
         check(bool(matches), "targets", target, expected)
         for name in matches:
-            obstacle = _obstacle(modules, name, heads)
-            check(obstacle is None, "targets", name, str(obstacle))
-        found.update(matches)
-    return tuple(name for name in modules if name in found)
+            kind = type(modules[name]).__name__
+            expected = f"nn.Linear or Conv1D, not {kind}: others have no exact gradients"
+            check(is_linear(modules[name]), "targets", name, expected)
+            expected = "a module outside the head, which is trained in full"
+            check(name not in in_head, "targets", name, expected)
+        layers.update(matches)
+    return tuple(name for name in modules if name in layers)
 
 
-def _obstacle(modules: Mapping[str, nn.Module], name: str, heads: Sequence[str]) -> str | None:
-    """Why a module can have no adapter, in words that follow "expected"; ``None`` if it can."""
-    for outer, module in modules.items():
-        if isinstance(module, nn.MultiheadAttention) and name.startswith(outer and f"{outer}."):
-            return "a linear map outside nn.MultiheadAttention, which never calls its own"
-    if not is_linear(modules[name]):
-        kind = type(modules[name]).__name__
-        return f"nn.Linear or Transformers' Conv1D, not {kind}: others have no exact gradients"
-    for head in heads:
-        if is_within(name, head):
-            return f"a module outside the head {head!r}, which is trained in full"
-        for other in lookalikes(modules, head):
-            if is_within(name, other):
-                reason = f"its name ends with the head's, {head!r}, and PEFT wraps it as well"
-                return f"a module outside {other!r}: {reason}"
-    return None
+def output_layer(model: nn.Module) -> nn.Module | None:
+    """The layer of a language model that gives the scores of its words; ``None`` without one."""
+    base: Any = model
+    return base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
 
 
-def head_names(head: Any) -> tuple[Any, ...]:
-    """The names of the modules that a head consists of: none, one, or several."""
+def head_names(head: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The names that a head is given by: none, one, or several."""
     if head is None:
         return ()
-    return tuple(head) if isinstance(head, list | tuple) else (head,)
+    return (head,) if isinstance(head, str) else tuple(head)
 
 
-def _shortest(names: tuple[str, ...]) -> str | tuple[str, ...] | None:
-    """Names of modules as `Task.head` has them."""
-    return names if len(names) > 1 else names[0] if names else None
+def head_modules(model: nn.Module, head: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The full names of the modules that are trained as a whole, in the model's order.
+
+    As of PEFT's ``modules_to_save``, a name stands for every module whose name ends with it:
+    "classifier" for DistilBERT's ``pre_classifier`` as well.
+
+    Raises: ``ValueError`` for a name that matches nothing, anything but linear maps, weights that
+        the rest of the model uses, and names that PEFT takes for parts of its own layers.
+    Guarantees: tests/lora/test_attack_examples.py::test_a_head_is_what_peft_takes_for_it.
+    """
+    modules = dict(model.named_modules())
+    names = head_names(head)
+    for name in names:
+        is_name = isinstance(name, str) and any(name and path.endswith(name) for path in modules)
+        check(is_name, "head", name, "the end of a module's name")
+        own = next((part for part in PARTS_OF_PEFT if part.endswith(name)), None)
+        check(own is None, "head", name, f"another name: PEFT's own {own!r} ends with this one")
+    paths = tuple(path for path in modules if names and path.endswith(names))
+    parameters = list(model.named_parameters(remove_duplicate=False))
+    for path in paths:
+        maps = [module for module in modules[path].modules() if type(module) is nn.Linear]
+        weights = {weight for module in maps for weight in module.parameters()}
+        is_list = isinstance(modules[path], (nn.ModuleList, nn.ModuleDict))
+        only_linear = bool(maps) and weights == set(modules[path].parameters())
+        expected = "a module that holds nn.Linear and no other weights, and is no list"
+        check(only_linear and not is_list, "head", path, expected)
+        is_apart = not any(is_within(path, other) for other in paths if other != path)
+        check(is_apart, "head", path, "modules that do not hold each other")
+        elsewhere = {weight for place, weight in parameters if not is_within(place, path)}
+        expected = "a module that shares no weight with the rest of the model"
+        check(not weights & elsewhere, "head", path, expected)
+    return paths
 
 
-def task_parts(model: Any) -> tuple[str, ...]:
+def task_parts(model: nn.Module) -> tuple[str, ...]:
     """Modules with weights that Transformers puts behind a base: classifiers, and poolers.
 
     A base's own pooler is one: classes for pretraining have none. The output layer of a language
     model is none: it belongs to the base.
     """
     prefix = getattr(model, "base_model_prefix", None)
-    if prefix is None or model.get_output_embeddings() is not None:
+    if prefix is None or output_layer(model) is not None:
         return ()
     children = dict(model.named_children())
     base = children.pop(prefix, None)
@@ -637,50 +576,6 @@ def task_parts(model: Any) -> tuple[str, ...]:
     return tuple(name for name, module in children.items() if module.state_dict())
 
 
-def check_head(model: nn.Module, head: Any) -> None:
-    """Refuses a head that is missing, has more than linear maps, shares weights with the base, or
-    that PEFT cannot tell from modules inside it, from a list of modules or from its own modules.
-
-    Args:
-        model, head: the base, and the full names of the modules that are trained in full: one,
-            several, or ``None``.
-    """
-    modules = dict(model.named_modules())
-    parts = head_names(head)
-    for part in parts:
-        present = isinstance(part, str) and bool(part) and part in modules
-        check(present, "head", part, "the full name of a module")
-    for number, part in enumerate(parts):
-        others = (*parts[:number], *parts[number + 1 :])
-        apart = not any(is_within(part, other) for other in others)
-        check(apart, "head", part, "modules that do not hold each other, each once")
-    parameters = list(model.named_parameters(remove_duplicate=False))
-    lists = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
-    for part in parts:
-        elsewhere = {p for path, p in parameters if not is_within(path, part)}
-        linear_maps = [m for m in modules[part].modules() if type(m) is nn.Linear]
-        linear = {p for m in linear_maps for p in m.parameters(recurse=False)}
-        inside = set(modules[part].parameters())
-        expected = "a module whose parameters all belong to nn.Linear"
-        check(inside <= linear, "head", part, expected)
-        expected = "a module with nn.Linear inside: there is nothing to train in it"
-        check(bool(linear), "head", part, expected)
-        expected = "a module that shares no weight with the frozen base"
-        check(not inside & elsewhere, "head", part, expected)
-        similar = lookalikes(modules, part)
-        odd = [n for n in similar if is_within(n, part) or isinstance(modules[n], lists)]
-        expected = "a name with which no module inside it, and no list, ends; "
-        check(not odd, "head", part, expected + f"{', '.join(odd)} does")
-        reserved = next((name for name in PARTS_OF_PEFT if name.endswith(part)), None)
-        expected = f"another name for this module: that of PEFT's own {reserved!r} ends with it"
-        check(reserved is None, "head", part, expected)
-
-
 def is_within(name: str, module: str) -> bool:
     """Whether a path is that of a module, or of something inside it."""
     return name == module or name.startswith(f"{module}.")
-
-
-def lookalikes(modules: Mapping[str, nn.Module], head: str) -> list[str]:
-    """Modules that PEFT takes for the head as well: their names end with its name."""
-    return [name for name in modules if name != head and name.endswith(head)]

@@ -22,7 +22,11 @@ LINEAR = fl.tasks.regression(clients=1, examples=32, d_in=48, d_out=24, rank=4, 
 
 @cache
 def scans():
-    return fl.tasks.digits(clients=3, head="head").to(torch.float64)
+    task = fl.tasks.digits(clients=3, head="head")
+    clients = [(x.double(), y) for x, y in task.clients]
+    test = (task.test[0].double(), task.test[1])
+    places = {"targets": task.targets, "head": "head"}
+    return fl.tasks.classification(task.model.double(), clients, test=test, **places)
 
 
 def first(task, count: int = 1):

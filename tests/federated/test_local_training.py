@@ -7,7 +7,7 @@ from typing import Any
 import contract_clauses
 import pytest
 import torch
-from toy_tasks import PLAN, Tokens, examples, play, private, regression, tokens
+from toy_tasks import PLAN, Tokens, examples, play, private, regression, tokens, with_clients
 
 import fedlora_lab as fl
 from fedlora_lab.federated import local_training
@@ -122,7 +122,7 @@ def test_an_empty_batch_still_adds_noise(clients):
 
 def test_steps_are_those_of_torch_sgd():
     """Full batches, no privacy, one client: the walk of torch.optim.SGD, a rate for each side."""
-    task = tokens("head").only(1)
+    task = with_clients(tokens("head"), [tokens("head").clients[1]])
     plan = fl.Plan(batch=None, lr={"A": 0.05, "B": 0.2, "head": 0.1}, optimizer=fl.SGD(0.8))
     ready, clients = contract_clauses.prepared(task, FedLoRA, 0.0, clip=math.inf)
     ready = replace(ready, spec=replace(ready.spec, plan=plan))

@@ -18,6 +18,7 @@ from toy_tasks import (
     somewhere,
     tensors,
     tokens,
+    with_clients,
 )
 
 import fedlora_lab as fl
@@ -211,7 +212,11 @@ def alone(task, k, values, plan):
     pairs = [(name.split(".", 1) if name[:5] == "head." else name.rsplit(".", 1)[::-1], x)
              for name, x in values.items()]  # fmt: skip
     state = ServerState({ParamKey(*place): x for place, x in pairs})
-    return tensors(one_round(opened(task.only(k), methods.FedLoRA, None, plan, 0, state)))
+    return tensors(
+        one_round(
+            opened(with_clients(task, [task.clients[k]]), methods.FedLoRA, None, plan, 0, state)
+        )
+    )
 
 
 def test_a_diverging_client_adds_nothing():

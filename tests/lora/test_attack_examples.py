@@ -53,19 +53,9 @@ def leash(penalty: Callable, **fields: Any) -> fl.Method:
 SHAPE = r"^penalty={}: expected \(\d+,\), one number for each example: reduce over all but"
 PENALTIES: dict[str, tuple[Callable, str]] = {
     "the scalar of FedProx": (lambda rows, start: gaps(rows, start).sum(), SHAPE.format(r"\(\)")),
-    "a column": (lambda rows, start: gaps(rows, start)[:, None], SHAPE.format(r"\(\d+, 1\)")),
-    "one number": (
-        lambda rows, start: gaps(rows, start).mean(0, keepdim=True),
-        SHAPE.format(r"\(1,\)"),
-    ),
     "nothing": (lambda rows, start: None, SHAPE.format("'NoneType'")),
     "the mean": (lambda rows, start: gaps(rows, start).mean() + 0 * gaps(rows, start), PENALTY),
-    "against the batch": (
-        lambda rows, start: gaps(rows, {key: rows[key].mean(0) for key in rows}),
-        PENALTY,
-    ),
     "the next one's": (lambda rows, start: gaps(rows, start).roll(1), PENALTY),
-    "weights that sum to one": (lambda rows, start: torch.softmax(gaps(rows, start), 0), PENALTY),
     "faintly": (
         lambda rows, start: 1e-9 * gaps(rows, {key: rows[key].mean(0) for key in rows}),
         PENALTY,
@@ -81,11 +71,10 @@ def test_a_penalty_that_is_not_each_example_s_own_is_refused(penalty, words):
     task = tokens("head")
     sound = leash(lambda rows, start: 0.1 * gaps(rows, start))
     assert len(play(task, sound, private("example"))) == PLAN.rounds + 1
-    for unit in (None, "example", "client"):
-        refused(words, task, leash(penalty), unit)
+    refused(words, task, leash(penalty))
 
 
-@pytest.mark.parametrize("slug", ["ffa-lora", "rolora", "fedask", "as-lora"])
+@pytest.mark.parametrize("slug", ["rolora", "fedask", "as-lora"])
 def test_a_penalty_is_asked_about_what_moves(slug):
     """One that mixes a single factor only, at the steps that move it, with or without a core."""
     asked = []
@@ -140,9 +129,7 @@ class Late:
         return "A" if t >= self.begin else "B"
 
 
-@pytest.mark.parametrize(
-    ("train", "rounds"), [(fl.Cycle(("B", "A")), 2), (Late(1), 2), (Late(120), 121)]
-)
+@pytest.mark.parametrize(("train", "rounds"), [(fl.Cycle(("B", "A")), 2), (Late(120), 121)])
 def test_a_penalty_is_probed_on_all_that_its_schedule_moves(train, rounds):
     """Before the run starts, and again for a longer plan."""
 
@@ -196,14 +183,9 @@ def test_a_scalar_loss_is_refused_at_every_step():
         play(replace(tokens(), loss=loss), "fedlora", private("example"), PLAN.replace(batch=None))
 
 
-def test_whole_outputs_are_compared_with_whole_targets():
-    task = regression()
-    x, y = task.test
-    assert task.loss(task.forward(task.model, x), y).shape == (len(y),)
-    for shape in ((3,), (3, 2, 4)):
-        words = r"^outputs=\(3.*\): expected \(3, classes\) for labels"
-        with pytest.raises(ValueError, match=words):
-            cross_entropy(torch.ones(shape), torch.ones(3, *shape[2:]))
+def test_outputs_of_every_token_are_not_compared_with_one_label_each():
+    with pytest.raises(ValueError, match=r"^outputs=\(3, 3, 4\): expected \(3, classes\)"):
+        cross_entropy(torch.ones(3, 3, 4), torch.ones(3, 4))
 
 
 def cross(out: Tensor, y: Tensor) -> Tensor:
@@ -223,11 +205,9 @@ def kept_hardest(out: Tensor, y: Tensor, count: int = 6) -> Tensor:
 
 LOSSES: dict[str, Callable] = {
     "the next one's": lambda out, y: cross(out, y).roll(1),
-    "centred": lambda out, y: cross(out, y) - cross(out, y).mean() + cross(out, y).detach().mean(),
     "only equal labels touch": lambda out, y: (
         cross(out, y) + (alike(out, y) * (out[:, None] - out).square().sum(-1)).sum(1)
     ),
-    "no gradient passes between examples": lambda out, y: cross(out, y) / alike(out, y).sum(1),
     "only unequal labels touch": lambda out, y: (
         cross(out, y) + ((1 - alike(out, y)) * (out[:, None] * out).sum(-1)).mean(1)
     ),
@@ -237,17 +217,13 @@ FAINT: dict[str, Callable] = {
     "a mean without a gradient": lambda out, y: (
         cross(out, y) * (1 + 1e-7 * cross(out, y).detach().mean())
     ),
-    "a mean of numbers only": lambda out, y: (
-        cross(out, y) + 1e-7 * (out - out.nanmean(0)).square().sum(1)
-    ),
     "the hardest of many": kept_hardest,
 }
 
 
-@pytest.mark.parametrize("labels", ["as drawn", "all equal", "one row again and again"])
+@pytest.mark.parametrize("labels", ["as drawn", "one row again and again"])
 def test_a_loss_that_mixes_examples_is_refused_whatever_the_public_labels_are(labels):
     x, y = examples(9, 1)
-    y = torch.full_like(y, 1) if labels == "all equal" else y
     if labels == "one row again and again":
         x, y = x[:1].expand_as(x), y[:1].expand_as(y)
     task = replace(tokens(), test=(x, y))
@@ -317,13 +293,12 @@ class Remembers(Tokens):
 
     def __init__(self, kept: str) -> None:
         super().__init__()
-        self.kept, zeros = kept, torch.zeros(5)
-        if kept in ("buffer", "hidden buffer"):
-            self.register_buffer("mean", zeros, persistent=kept == "buffer")
+        self.kept = kept
+        zeros = torch.zeros(5)
+        if kept == "hidden buffer":
+            self.register_buffer("mean", zeros, persistent=False)
         else:
-            double = zeros.double()
-            known: dict[str, Any] = {"tensor": double, "list": [double], "number": 0.0}
-            self.mean = nn.Parameter(zeros) if kept == "parameter" else known[kept]
+            self.mean = [zeros.double()] if kept == "list" else 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         held: Any = self.mean[0] if self.kept == "list" else self.mean
@@ -335,9 +310,7 @@ class Remembers(Tokens):
         return out
 
 
-@pytest.mark.parametrize(
-    "kept", ["buffer", "hidden buffer", "parameter", "tensor", "list", "number"]
-)
+@pytest.mark.parametrize("kept", ["hidden buffer", "list", "number"])
 def test_a_model_that_keeps_something_of_its_examples_is_refused(kept):
     refused(MODEL.format("Remembers"), replace(tokens(), model=seeded(lambda: Remembers(kept))))
 
@@ -379,8 +352,10 @@ def texts_task(public: list[int], **options: Any) -> Task:
     return Task("texts", model, ("map",), clients, padded(public), prepare=trim_padding)
 
 
-@pytest.mark.parametrize("public", [[4, 5, 4, 6], [12, 12, 12, 12]], ids=["short", "long"])
-@pytest.mark.parametrize("bound", [None, 3, 7, 11])
+@pytest.mark.parametrize(
+    ("public", "bound"),
+    [([4, 5, 4, 6], None), ([4, 5, 4, 6], 3), ([4, 5, 4, 6], 11), ([12, 12, 12, 12], 3)],
+)
 def test_a_model_that_sees_how_wide_a_batch_is_padded_is_refused(public, bound):
     """Whatever lengths public texts have: one private text decides how others are computed."""
     task = texts_task(public, bound=bound)
@@ -422,7 +397,9 @@ class Heads(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.xfc, self.fc = nn.Linear(5, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.body = nn.Linear(5, 4)
+        self.xfc = nn.Linear(4, 4)
+        self.fc = nn.Linear(4, 3)
         self.b = nn.ModuleDict({"fc": nn.Linear(4, 3)})
 
     def forward(self, x: Tensor) -> Tensor:
@@ -436,33 +413,23 @@ def heads(**options: Any) -> Task:
     return fl.tasks.classification(**given | {"model": seeded(Heads), "head": "fc"} | options)
 
 
-@pytest.mark.parametrize("head", ["fc", "b.fc", "xfc"])
-def test_a_head_is_one_module(head, tmp_path):
-    """PEFT matches the end of a name: "fc" stands for b.fc and xfc as well. What was not named
-    stays as it was.
-    """
+@pytest.mark.parametrize(
+    ("head", "paths"), [("fc", {"fc", "b.fc", "xfc"}), ("b.fc", {"b.fc"}), ("xfc", {"xfc"})]
+)
+def test_a_head_is_what_peft_takes_for_it(head, paths, tmp_path):
+    """PEFT matches the end of a name, and trains "pre_classifier" with "classifier"."""
     task = heads(head=head)
     *_, last = play(task, "fedlora", None)
-    assert set(last.head) == {f"{head}.weight", f"{head}.bias"}
+    assert {name.rpartition(".")[0] for name in last.head} == paths
     folder = fl.save_adapter(last, tmp_path / "adapter")
     loaded: Any = PeftModel.from_pretrained(copy.deepcopy(task.model), str(folder)).eval()
     x = task.test[0]
     torch.testing.assert_close(loaded(x), fl.predict(task, last, x), rtol=1e-9, atol=1e-9)
     merged = loaded.merge_and_unload()
-    for name in ("fc", "b.fc", "xfc"):
-        before, after = (m.get_parameter(f"{name}.weight") for m in (task.model, merged))
-        assert torch.equal(before, after) == (name != head)
-
-
-def test_a_head_that_cannot_be_told_apart_is_refused():
-    words = "targets='xfc': expected a module outside 'xfc': its name ends with the head"
-    with pytest.raises(ValueError, match=words):
-        heads(targets=["xfc"])
-    nested = nn.Sequential(OrderedDict[str, nn.Module](fc=nn.Linear(4, 3)))
-    model = nn.Sequential(OrderedDict[str, nn.Module](body=nn.Linear(5, 4), fc=nested)).double()
-    words = r"head='fc': expected a name with which no module inside .* ends; fc\.fc does"
-    with pytest.raises(ValueError, match=words):
-        heads(model=model)
+    for path in ("fc", "b.fc", "xfc"):
+        before = task.model.get_parameter(f"{path}.weight")
+        after = merged.get_parameter(f"{path}.weight")
+        assert torch.equal(before, after) == (path not in paths)
 
 
 def test_a_head_named_like_a_part_of_an_adapter_is_refused():
@@ -470,8 +437,7 @@ def test_a_head_named_like_a_part_of_an_adapter_is_refused():
     model = nn.Sequential(OrderedDict[str, nn.Module](body=nn.Linear(5, 4), out=nn.Linear(4, 3)))
     pair = torch.zeros(6, 5).double(), examples(6, 0)[1]
     given: dict[str, Any] = {"model": model.double(), "clients": [pair], "test": pair}
-    words = "another name for this module: that of PEFT's own 'lora_dropout' ends with it"
-    with pytest.raises(ValueError, match=f"^head='out': expected {words}$"):
+    with pytest.raises(ValueError, match="^head='out': expected another name: PEFT's own"):
         heads(**given, head="out")
 
 
@@ -496,19 +462,3 @@ def test_targets_are_matched_at_a_dot():
     """As documented: "fc" adapts fc and b.fc, and never xfc."""
     first, *_ = play(heads(targets=["fc"], head=None), "fedlora", None)
     assert set(first.adapter) == {"fc", "b.fc"}
-
-
-def test_weights_and_public_examples_are_finite():
-    x, y = examples(6, 0)
-    bad, spoilt = x.clone(), Heads().double()
-    bad[1, 0, 0] = float("inf")
-    with torch.no_grad():
-        spoilt.xfc.weight[0, 0] = float("nan")
-    for options, name, words in (
-        ({"model": spoilt}, "model.xfc.weight", "weights"),
-        ({"test": (bad, y)}, "test x", "numbers"),
-        ({"validation": (bad, y)}, "validation x", "numbers"),
-    ):
-        with pytest.raises(ValueError, match=f"^{name}='NaN or infinity': expected finite {words}"):
-            heads(**options)
-    assert heads(clients=[(bad, y)])

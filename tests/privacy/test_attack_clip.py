@@ -131,11 +131,12 @@ def test_a_rule_that_turns_unsound_is_refused_where_it_does(unit: str) -> None:
 
 def test_tensors_of_half_precision_are_not_trained() -> None:
     """Sums would be rounded after every addend: one example moved them by 1.4 C."""
-    x, y = torch.randn(6, 6), torch.arange(6) % 3
-    task = fl.tasks.classification(two_layers(), [(x, y)], test=(x, y), targets=["0"], head="1")
+    x, y = torch.randn(6, 6).bfloat16(), torch.arange(6) % 3
+    model = two_layers().bfloat16()
+    task = fl.tasks.classification(model, [(x, y)], test=(x, y), targets=["0"], head="1")
     words = r"^dtype of .*: expected float32 or float64: in half precision"
     with pytest.raises(ValueError, match=words):
-        play(task.to(torch.bfloat16), "fedlora", None, lora=LORA)
+        play(task, "fedlora", None, lora=LORA)
 
 
 NUMBERS = st.one_of(

@@ -352,7 +352,7 @@ def two(**options: Any) -> Task:
 
 def test_a_head_of_several_modules_is_clipped_and_noised_as_one():
     """Without noise the whole of a client's step is as long as the clip; with noise both move."""
-    task = two(head=["middle", "last"])
+    task = two(head=("middle", "last"))
     assert task.head == ("middle", "last") and "head middle, last" in repr(task)
     plan = fl.Plan(rounds=1, local_steps=1, batch=None, lr=1.0, optimizer="sgd")
     first, last = fl.run(task, "fedlora", None, plan, seed=0, lora=LORA)

@@ -22,7 +22,6 @@ from fedlora_lab.tasks.regression import teachers
 from fedlora_lab.tasks.task import matching_modules
 
 digits = cache(fl.tasks.digits)
-INF = float("inf")
 
 
 def numbers(*shape: int) -> Tensor:
@@ -36,18 +35,15 @@ def pair(count: int) -> tuple[Tensor, Tensor]:
 def net() -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        inner, middle, outer = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        inner = nn.Linear(4, 8)
+        middle = nn.Linear(8, 8)
+        outer = nn.Linear(8, 3)
     return nn.Sequential(inner, nn.GELU(), middle, nn.GELU(), outer)
 
 
 def small(**changes: Any) -> Task:
     given: dict[str, Any] = {"clients": [pair(5), pair(7)], "test": pair(6), "targets": ["0", "2"]}
     return classification(changes.pop("model", None) or net(), **given | changes)
-
-
-@torch.no_grad()
-def mean_loss(task: Task) -> float:
-    return float(task.metrics["loss"](task.forward(task.model, task.test[0]), task.test[1]).mean())
 
 
 # ---- tasks by name
@@ -63,24 +59,20 @@ def test_a_task_from_outside_runs_from_the_command_line(tmp_path, monkeypatch) -
         return dataclasses.replace(small(clients=[pair(8)] * clients), name="mine", info=info)
 
     fl.tasks.register("mine", mine)
-    with pytest.raises(
-        ValueError, match=r"^name='mine': expected a new name; in use: digits, regr"
-    ):
+    with pytest.raises(ValueError, match=r"^name='mine': expected a new name"):
         fl.tasks.register("mine", mine)
     options = ["--rounds", "1", "--lr", "0.1", "--epsilon", "8", "--clients", "3"]
     with pytest.raises(SystemExit, match="0"):
         main(["run", "mine", "fedlora", *options, "--out", str(tmp_path / "run")])
     settings = json.loads((tmp_path / "run" / "settings.json").read_text())
-    assert settings["task"]["info"] == mine(3).info and (tmp_path / "run" / "report.html").exists()
+    assert settings["task"]["info"] == mine(3).info
     with pytest.raises(SystemExit, match="2"):
         main(["run", "mine", "fedlora", "--alpha", "1"])
 
 
 NAMED = [
-    lambda: digits(clients=4, alpha=INF, seed=3, head="head", targets=("key", "up")),
-    lambda: digits(clients=6, alpha=0.2, seed=2, min_size=20),
-    lambda: digits(shares=((0.9, *[0.1] * 9), (0.5,) * 10)),
-    lambda: regression(clients=3, seed=2, dtype=torch.float64, heterogeneity=0.25),
+    lambda: digits(clients=4, alpha=float("inf"), seed=3, head="head", targets=("key", "up")),
+    lambda: regression(clients=3, seed=2, dtype="float64", heterogeneity=0.25),
 ]
 
 
@@ -99,13 +91,8 @@ def test_info_rebuilds_the_task(task: Any) -> None:
 def test_digits_use_every_scan_once() -> None:
     task = digits()
     assert task.validation is not None
-    assert (len(task.clients), sum(task.sizes), len(task.test[1])) == (10, 1257, 360)
-    assert len(task.validation[1]) == 180 and min(task.sizes) >= 8
     assert len(matching_modules(task.model, task.targets)) == 8
     parts = [*task.clients, task.test, task.validation]
-    assert {(x.shape[1:], x.dtype, y.dtype) for x, y in parts} == {
-        ((8, 8), torch.float32, torch.int64)
-    }
     rows = torch.cat([torch.cat([x.flatten(1) * 16, y[:, None]], 1) for x, y in parts])
     data: Any = load_digits()
     truth = np.concatenate([data.data, data.target[:, None]], 1)
@@ -115,18 +102,18 @@ def test_digits_use_every_scan_once() -> None:
 def test_digits_streams_differ() -> None:
     """Who is in the test set depends on the seed, and not on the clients."""
     base = digits()
-    for same in (digits(alpha=None), digits(clients=3), digits(alpha=0.1)):
+    for same in (digits(alpha=None), digits(clients=3)):
         assert torch.equal(same.test[0], base.test[0])
         assert same.fingerprint != base.fingerprint
-    assert len({row.numpy().tobytes() for t in (base, digits(seed=1)) for row in t.test[0]}) > 600
-    assert set(digits(alpha=None).sizes) == {125, 126}
+    assert not torch.equal(digits(seed=1).test[0], base.test[0])
     assert min(digits(clients=100, alpha=0.01, min_size=12).sizes) == 12
 
 
 def test_vision_transformer_reads_patches_of_neighbouring_pixels() -> None:
     """Of no image, too; that it keeps examples apart is probed by every run."""
     assert TinyViT()(torch.zeros(0, 8, 8)).shape == (0, 10)
-    model, seen = TinyViT(), []
+    model = TinyViT()
+    seen = []
     model.patch.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     image = torch.zeros(1, 8, 8)
     image[0, 2:4, 6:8] = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
@@ -137,7 +124,7 @@ def test_vision_transformer_reads_patches_of_neighbouring_pixels() -> None:
 # ---- regression
 
 
-@pytest.mark.parametrize("heterogeneity", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("heterogeneity", [0.0, 0.4])
 def test_regression_loss_is_the_closed_form(heterogeneity: float) -> None:
     sizes: dict[str, Any] = {"clients": 4, "d_in": 12, "d_out": 5, "rank": 2, "dtype": "float64"}
     task = regression(heterogeneity=heterogeneity, noise=0.0, whitened=True, **sizes)
@@ -145,11 +132,8 @@ def test_regression_loss_is_the_closed_form(heterogeneity: float) -> None:
     assert np.array_equal(task.model.get_parameter("map.weight").numpy(), base)
     trial = numbers(5, 12).double()
     for (x, y), (b, a) in zip(task.clients, factors, strict=True):
-        torch.testing.assert_close(x.T @ x / len(x), torch.eye(12, dtype=torch.float64))
         wanted = ((trial.numpy() - base - b @ a) ** 2).sum() / 5
         assert float(task.loss(x @ trial.T, y).mean()) == pytest.approx(wanted, rel=1e-12)
-    wanted = float(np.mean([((b @ a) ** 2).sum() / 5 for b, a in factors]))
-    assert mean_loss(task) == pytest.approx(wanted, rel=1e-12)
 
 
 def test_heterogeneity_moves_the_teachers() -> None:
@@ -176,7 +160,6 @@ def test_classification_leaves_the_model_alone() -> None:
     task = small(model=model)
     assert model.training and not task.model.training
     assert [p.requires_grad for p in model.parameters()] == [False] + [True] * 5
-    assert not any(p.requires_grad for p in task.model.parameters())
     with torch.no_grad():
         model[4].get_parameter("weight").add_(1.0)
     assert all(torch.equal(value, before[name]) for name, value in task.model.state_dict().items())
@@ -187,7 +170,9 @@ class Described(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.table, self.dense, self.head = nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.table = nn.Embedding(9, 4)
+        self.dense = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 3)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
         weight = attention_mask[..., None].to(self.dense.weight.dtype)
@@ -203,16 +188,10 @@ def words(count: int) -> tuple[dict[str, Tensor], Tensor]:
 def test_inputs_may_be_mappings() -> None:
     clients = [words(4), words(6)]
     task = classification(Described(), clients, test=words(5), targets=["dense"], head="head")
-    x, y = task.clients[1]
-    outputs = task.forward(task.model, x)
-    assert outputs.shape == (6, 3)
+    x, _ = task.clients[1]
+    assert task.forward(task.model, x).shape == (6, 3)
     assert task.sizes == (4, 6) and task.pooled().sizes == (10,)
     assert torch.equal(task.pooled().clients[0][0]["input_ids"][4:], x["input_ids"])
-    double = task.to(torch.float64)
-    assert double.clients[0][0]["input_ids"].dtype == torch.int64
-    wide = double.forward(double.model, x)
-    assert wide.dtype == task.loss(wide, y).dtype == torch.float64
-    torch.testing.assert_close(wide.float(), outputs)
 
 
 def test_fused_transformer_layers_do_not_bypass_adapters() -> None:
@@ -223,7 +202,6 @@ def test_fused_transformer_layers_do_not_bypass_adapters() -> None:
     task = classification(model, data, test=data[0], targets=["linear1"])
     with torch.no_grad():
         before = task.forward(task.model, data[0][0])
-        torch.testing.assert_close(before, model.eval()(data[0][0]))
         config = peft.LoraConfig(target_modules=["linear1"], init_lora_weights=False)
         adapted: Any = peft.get_peft_model(task.model, config)  # type: ignore[arg-type]
         assert not torch.allclose(adapted.eval()(data[0][0]), before, atol=1e-4)
@@ -231,63 +209,19 @@ def test_fused_transformer_layers_do_not_bypass_adapters() -> None:
 
 def test_fingerprint_sees_data_and_weights() -> None:
     base = small().fingerprint
-    assert small().fingerprint == base and len(base) == 64
+    assert small().fingerprint == base
     x, y = pair(5)
-    nudged, swapped, model = x.clone(), y.clone(), net()
+    nudged = x.clone()
     nudged[2, 1] = torch.nextafter(nudged[2, 1], torch.tensor(9.0))
-    swapped[0] = 1
+    model = net()
     with torch.no_grad():
         model[2].get_parameter("bias")[3] += 1e-6
-    changes: list[dict] = [{"clients": [first, pair(7)]} for first in ((nudged, y), (x, swapped))]
-    changes += [{"clients": [pair(7), pair(5)]}, {"test": pair(5)}, {"validation": pair(5)}]
-    others = {small(**change).fingerprint for change in [*changes, {"model": model}]}
-    assert len({*others, base, small().to(torch.float64).fingerprint}) == 8
-
-
-def test_pooled_and_only_keep_the_model_and_the_test_rows() -> None:
-    task = small(client_names=["left", "right"], validation=pair(4))
-    pooled, alone = task.pooled(), task.only(1)
-    assert (pooled.sizes, alone.sizes, alone.client_names) == ((12,), (7,), ("right",))
-    for i in (0, 1):
-        assert torch.equal(pooled.clients[0][i], torch.cat([pair[i] for pair in task.clients]))
-    assert alone.clients == task.clients[1:]
-    for other in (pooled, alone):
-        assert other.model is task.model
-        assert (other.test, other.validation) == (task.test, task.validation)
-
-
-def test_other_precision_is_a_copy() -> None:
-    task = small(head="4", validation=pair(4))
-    double = task.to(torch.float64)
-    assert {p.dtype for p in double.model.parameters()} == {torch.float64}
-    assert {p.dtype for p in task.model.parameters()} == {torch.float32}
-    assert double.clients[0][0].dtype == double.test[0].dtype == torch.float64
-    assert double.clients[0][1].dtype == torch.int64 and double.head == "4"
-    assert mean_loss(double) == pytest.approx(mean_loss(task), abs=1e-6)
-    assert regression(clients=2).to(torch.float64).clients[0][1].dtype == torch.float64
+    changes: list[dict] = [{"clients": [(nudged, y), pair(7)]}, {"clients": [pair(7), pair(5)]}]
+    changes += [{"test": pair(5)}, {"validation": pair(5)}, {"model": model}]
+    assert len({base, *(small(**change).fingerprint for change in changes)}) == 6
 
 
 # ---- what is refused
-
-
-class Mixer(nn.Module):
-    """Subtracts the mean over the batch: examples meet."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.dense = nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dense(x - x.mean(0))
-
-
-class Attentive(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.mix, self.out = nn.MultiheadAttention(4, 2, batch_first=True), nn.Linear(4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(self.mix(x[:, None], x[:, None], x[:, None])[0][:, 0])
 
 
 def of(model: nn.Module, target: str, head: str | None = None) -> dict[str, Any]:
@@ -296,22 +230,28 @@ def of(model: nn.Module, target: str, head: str | None = None) -> dict[str, Any]
 
 X, Y = pair(5)
 NORM = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
-NO_MEMORY = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8, track_running_stats=False)).eval()
 TIED = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
 TIED[1].weight = TIED[0].weight
+SPOILT = net()
+SPOILT[2].weight.data[0, 0] = float("nan")
+NESTED = nn.Sequential(nn.Linear(4, 4), nn.ModuleDict({"1": nn.Linear(4, 3)}))
 REFUSED: dict[str, dict[str, Any]] = {
     "model.1='BatchNorm1d': expected evaluation mode": {"model": NORM},
-    "model.1='BatchNorm1d': expected track_running_stats=True": {"model": NO_MEMORY},
-    "model='Mixer': expected one that keeps examples apart": of(Mixer(), "dense"),
+    "model.2.weight='NaN or infinity': expected finite": {"model": SPOILT},
     "targets='1': expected nn.Linear": {"targets": ["1"]},
-    "targets='mix.out_proj': expected a linear map outside nn.Mul": of(Attentive(), "mix.out_proj"),
-    "targets='2': expected a module outside the head '2'": {"head": "2"},
-    "head='3': expected a module with nn.Linear inside": {"head": "3"},
+    "targets='2': expected a module outside the head": {"head": "2"},
+    "head='3': expected a module that holds nn.Linear": {"head": "3"},
     "head='1': expected a module that shares no weight": of(TIED, "0", "1"),
+    "head='1': expected .* no list": of(NESTED, "0", "1"),
     r"clients\[0\] x='5 rows': expected 4 rows, as many": {"clients": [(X, Y[:4])]},
     r"clients\[1\]=.*float64.*: expected what": {"clients": [(X, Y), (X.double(), Y)]},
+    "test x='NaN or infinity': expected finite": {"test": (X / 0, Y)},
     r"clients\[0\] y=3: expected labels in \[0, 2\]": {"clients": [(X, Y + 1)]},
-    r"clients\[0\] y=-1: expected labels >= 0": {"clients": [(X, Y - 1)]},
+    r"labels=\('a',\): expected 3 names": {"labels": ["a"]},
+    "model='Sequential': expected to accept the test inputs": {
+        "clients": [(X[:, :3], Y)],
+        "test": (X[:, :3], Y),
+    },
 }
 
 

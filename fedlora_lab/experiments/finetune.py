@@ -39,17 +39,10 @@ from fedlora_lab.report.promise import folder_statements
 from fedlora_lab.report.run_folder import Folder, read_frame, run_cell, run_settings
 from fedlora_lab.report.summary_table import observer_phrase
 from fedlora_lab.tasks import architectures
-from fedlora_lab.tasks.hub import (
-    check_public_test,
-    hub,
-    owners_of,
-    people_of,
-    read_splits,
-    split_clients,
-    split_rows,
-)
+from fedlora_lab.tasks.hub import hub
 from fedlora_lab.tasks.labels import class_names, describe_classes, read_labels
 from fedlora_lab.tasks.prompts import prompts
+from fedlora_lab.tasks.tables import Deal, Rows, check_public_test, owners_of, read_splits
 from fedlora_lab.tasks.task import Task, classification, is_linear
 
 ROUNDS, LOCAL_STEPS = 20, 5
@@ -264,7 +257,7 @@ def finetune(
         fresh: clear ``out`` of an earlier run; what that released stays counted.
         progress: a bar; ``None``: on a terminal and in a notebook.
         say: takes each printed line; ``None``: nothing is printed.
-        options: of `fl.tasks.hub` or `fl.tasks.prompts` (person, targets, head, max_length, limit,
+        options: of `fl.tasks.hub` or `fl.tasks.prompts` (person, targets, head, max_length,
             …), `fl.Plan`, `fl.Privacy` and `fl.run` (device, stop_at, …), by their names there.
             With ``person``, the column of persons, all rows of each are protected.
 
@@ -554,7 +547,7 @@ def _hub_task(
     if test is None:  # shapes are read from made-up rows; nothing of them is scored
         made = list(data.columns) if asked else words
         test = _made_up(data, made, image, label, columns["labels"])
-    given: dict[str, Any] = {"test": test, "public_test": public, "name": "finetune", **options}
+    given: dict[str, Any] = {"test": test, "public_test": public, **options}
     takes = [*inspect.signature(prompts if asked else hub).parameters]
     for name in given:
         check(name in takes, name, given[name], f"one of {', '.join(takes[2:])} for this task")
@@ -570,7 +563,9 @@ def _hub_task(
     if asked:
         return task, list
     if image is not None:
-        return task, lambda images: architectures.scale_images(list(images), task.model, model)
+        own_processor = options.get("tokenizer")
+        processor = architectures.read_processor(model, own_processor, "AutoImageProcessor")
+        return task, lambda images: architectures.encode_images(processor, list(images))
     with ignore_warnings():  # what there is to warn of was told when the task was made
         code = architectures.prepare_tokenizer(model, options.get("tokenizer"), task.model)
 
@@ -582,7 +577,7 @@ def _hub_task(
         pairs = all(isinstance(row, (list, tuple)) and len(row) == len(words) for row in rows)
         check(len(words) == 1 or pairs, "texts", rows, what)
         parts = [rows] if len(words) == 1 else [list(part) for part in zip(*rows, strict=True)]
-        return architectures.tokenize(code, parts, task.model, options["max_length"])[0]
+        return architectures.tokenize(code, parts, task.model, options["max_length"])
 
     return task, encode
 
@@ -598,7 +593,7 @@ def _longest(model: Any) -> tuple[int, str]:
             config = AutoConfig.from_pretrained(str(model), **here)
         except Exception:  # a model that cannot be read is refused when it is loaded
             config = SimpleNamespace()
-    limit = architectures.longest_text(SimpleNamespace(config=config))
+    limit = architectures.longest_text(config)
     if limit is not None and limit < MOST_TOKENS:
         return limit, "tokens of a text, as many as the model takes; longer texts are cut"
     return MOST_TOKENS, "tokens of a text; longer texts are cut"
@@ -632,15 +627,16 @@ def _features_task(
 
     label, by = columns["label"], options.pop("by")
     check(isinstance(label, str), "label", label, "a column's name, the class of each row")
-    taken = {"clients", "alpha", "seed", "min_size", "targets", "head", "metrics", "limit"}
-    taken |= {"person"}
+    taken = {"clients", "seed", "targets", "head", "metrics", "person"}
     for name in options:
         expected = f"one of {', '.join(sorted(taken))} with features"
         check(name in taken, name, options[name], expected)
     seed, whose = options["seed"], options.get("person")
     # Without test rows the table stands in their place, and nothing of it is scored.
     given = frame if test is None else test
-    data, rest, both = split_rows(frame, given, options.get("limit"), seed, whose)
+    public_test = test is not None and not isinstance(test, float)
+    rows = Rows.read(frame, given, seed, whose, public_test)
+    data, rest = rows.private, rows.held_out
     names = columns["features"]
     if names is None:
         names = [name for name in data.columns if name not in (label, by, whose)]
@@ -661,20 +657,15 @@ def _features_task(
         check(not gaps.any(), f"feature {names[column]!r}", f"{what} in row {row}", words)
         return values
 
-    public_test = test is not None and not isinstance(test, float)
-    people = people_of(data, rest, whose, public_test)
-    codes, classes = read_labels(both, label, columns["labels"])
+    codes, classes = read_labels(rows.sources, label, columns["labels"])
     x, y = numbers(data), torch.from_numpy(codes[0][data.index])
     if test is None:
         example = torch.randn(4, x.shape[1], generator=torch.Generator().manual_seed(0))
         public = example, torch.arange(4) % len(classes)
     else:
         public = numbers(rest), torch.from_numpy(codes[1][rest.index])
-    where = {"by": by, "clients": options["clients"], "alpha": options.get("alpha")}
-    least = options.get("min_size", 1)
-    split, names_of = split_clients(
-        data, both[0], people, labels=y, seed=seed, min_size=least, **where
-    )
+    split, names_of = Deal(by, options["clients"], seed).split(rows)
+    people = rows.people
     maps = [name for name, module in model.named_modules() if name and is_linear(module)]
     targets = options.get("targets") or maps
     single = isinstance(model, nn.Linear)
@@ -698,8 +689,8 @@ def _features_task(
         raise ValueError(f"model={type(model).__name__}: expected {words} ({reason})") from error
     info = {**task.info, **describe_classes(classes, columns["labels"])}
     task = replace(task, public_test=public_test, info=info)
-    check_public_test(task, both)
-    return task, lambda rows: numbers(read_splits(rows)["train"])
+    check_public_test(task, rows)
+    return task, lambda table: numbers(read_splits(table)["train"])
 
 
 # ---- the choices

@@ -1,6 +1,6 @@
 """What a run yields: frozen records, and the tidy frame made of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -258,7 +258,7 @@ def predict(
 
 
 def generate(
-    task: Task, record: Round, prompts: Any, *, max_new_tokens: int | None = None
+    task: Task, record: Round, prompts: Sequence[str], *, max_new_tokens: int | None = None
 ) -> list[str]:
     """Returns what the decoder with a record's global adapter (and head) answers to each prompt.
 
@@ -266,7 +266,7 @@ def generate(
 
     Args:
         task, record: of a run on a task of `fl.tasks.prompts`.
-        prompts: texts, or rows with the columns that the task's prompts are made of.
+        prompts: texts, as the task's own are after its template is filled.
         max_new_tokens: written at most; ``None``: as the task says.
     Raises: ``ValueError`` for another task, an empty prompt or one without room for an answer.
     Guarantees: tests/tasks/test_prompts.py::test_plain_peft_writes_the_same_texts.

@@ -285,30 +285,32 @@ def _probe_preconditioner(
 ) -> None:
     """Compares several clients' maps at once with those of each alone and beside huge ones."""
 
-    def maps(gram: Float[Tensor, "n r r"]) -> list[Tensor]:
-        made = rule(gram)
-        expected = "a rule that gives a Preconditioner"
-        check(isinstance(made, Preconditioner), "precondition", rule, expected)
-        for matrix in made:
-            expected = f"{tuple(gram.shape)}, a map for each matrix"
-            check(matrix.shape == gram.shape, "precondition", tuple(matrix.shape), expected)
-        return list(made)
-
     # Matrices as the rule sees them: symmetric, and positive definite.
     half = torch.randn(PROBES, 3, 8, generator=torch.Generator().manual_seed(0)).to(like)
     gram = half @ half.mT
-    together = maps(gram)
+    together = _maps(rule, gram)
     for i in range(PROBES):
-        alone = maps(gram[i : i + 1])
-        beside_huge = maps(_strange(gram, i, 1e6))
+        alone = _maps(rule, gram[i : i + 1])
+        beside_huge = _maps(rule, _strange(gram, i, 1e6))
         for matrix, single, crowded in zip(together, alone, beside_huge, strict=True):
-            size = single[0].norm().clamp(min=1e-12)
-            gap = float((matrix[i] - single[0]).norm() / size)
-            expected = f"maps of each client's own matrix alone (they differ by {gap:.1g})"
-            check(gap <= _tolerance(like, "float32"), "precondition", rule, expected)
+            rounding = _tolerance(like, "float32") * single[0].norm().clamp(min=1e-12)
+            is_own = (matrix[i] - single[0]).norm() <= rounding
+            stays = (matrix[i] - crowded[i]).norm() <= 1e-6 * crowded[i].norm()
             expected = "maps of each client's own matrix alone, however large the others are"
-            agrees = bool((matrix[i] - crowded[i]).norm() <= 1e-6 * crowded[i].norm())
-            check(agrees, "precondition", rule, expected)
+            check(bool(is_own and stays), "precondition", rule, expected)
+
+
+def _maps(
+    rule: Callable[[Float[Tensor, "n r r"]], Preconditioner], gram: Float[Tensor, "n r r"]
+) -> list[Tensor]:
+    """What a rule makes of some matrices; refuses anything but a map for each of them."""
+    made = rule(gram)
+    expected = "a rule that gives a Preconditioner"
+    check(isinstance(made, Preconditioner), "precondition", rule, expected)
+    for matrix in made:
+        expected = f"{tuple(gram.shape)}, a map for each matrix"
+        check(matrix.shape == gram.shape, "precondition", tuple(matrix.shape), expected)
+    return list(made)
 
 
 # ---- what is probed

@@ -51,8 +51,7 @@ def per_example_gradients(
     Returns: key -> (N, ...).
     Raises: ``NotPerExample`` unless loss and penalty have one number for each example;
         ``ValueError`` where they depend on nothing that moves.
-    Guarantees: equals a loop over batches of one and Opacus' GradSampleModule
-        (tests/lora/test_gradients.py).
+    Guarantees: equals a loop over batches of one (tests/lora/test_gradients.py).
     """
     owner = owner.to(adapted.device, non_blocking=True)
     leaves = {}
@@ -180,7 +179,7 @@ def evaluate(
     # One pass of generation for all scores of texts: it costs more than all else here.
     if of_texts and task.generation is not None:
         place_values(adapted, values)
-        pairs = task.generation.answer(adapted.model, x, y)
+        pairs = task.generation.answer_prompts(adapted.model, x, y)
         scores |= {name: metric.reduce(*pairs) for name, metric in of_texts.items()}
     return {name: scores[name] for name in task.metrics}
 

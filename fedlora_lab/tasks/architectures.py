@@ -4,17 +4,17 @@ and toy models to practise on.
 
 import copy
 import io
-import json
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from fedlora_lab._utils.environment import ignore_warnings
@@ -27,6 +27,7 @@ from fedlora_lab.tasks.task import (
     first_line,
     frozen_copy,
     is_linear,
+    is_linear_head,
     is_within,
     linear_names,
     matching_modules,
@@ -39,21 +40,25 @@ AUTO = {
     "causal": "AutoModelForCausalLM",
 }
 ATTENTION = (
-    "query value",
-    "q_lin v_lin",
-    "q_proj v_proj",
-    "query_proj value_proj",
-    "c_attn",
-    "qkv_proj",
+    ("query", "value"),
+    ("q_lin", "v_lin"),
+    ("q_proj", "v_proj"),
+    ("query_proj", "value_proj"),
+    ("c_attn",),
+    ("qkv_proj",),
 )
 """Names of the query and value maps in versions of Transformers: what the papers adapt."""
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
 """Architectures that number positions from their padding token on."""
+MODES_OF_8_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"}
+"""Modes of images whose range is known: of others PIL would cut numbers off."""
 
 # ---- models
 
 
-def load(source: Any, kind: str, classes: int, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
+def load(
+    source: str | Path | nn.Module, kind: str, classes: int, seed: int
+) -> tuple[nn.Module, tuple[str, ...]]:
     """Loads a frozen model from safetensors; no code of its repository is run.
 
     A classifier that the file lacks, or has for other classes, is drawn from the seed; so is a
@@ -78,7 +83,6 @@ def load(source: Any, kind: str, classes: int, seed: int) -> tuple[nn.Module, tu
         check_no_adapters(source)
         return frozen_copy(source), task_parts(source)
     check(isinstance(source, (str, Path)), "model", source, expected)
-    check(not Path(source).is_file(), "model", str(source), f"{expected}; this is a file")
     adapter = (Path(source) / "adapter_config.json").exists()
     check(not adapter, "model", str(source), MERGE_FIRST)
     import transformers
@@ -88,9 +92,10 @@ def load(source: Any, kind: str, classes: int, seed: int) -> tuple[nn.Module, tu
     options |= {"use_safetensors": True, "trust_remote_code": False}
     if kind != "causal":
         options |= {"num_labels": classes}
-    auto = getattr(transformers, AUTO[kind])
+    # Without this the hub's library would ask again and again for half a minute.
     if cached_only(source):
         options |= {"local_files_only": True, "adapter_kwargs": {"local_files_only": True}}
+    auto = getattr(transformers, AUTO[kind])
     with _seeded(seed, "hub classifier"):
         try:
             model, report = auto.from_pretrained(str(source), dtype=torch.float32, **options)
@@ -99,62 +104,53 @@ def load(source: Any, kind: str, classes: int, seed: int) -> tuple[nn.Module, tu
             reason = f"model={str(source)!r}: expected {expected}: {first_line(error)}"
             raise ValueError(reason) from error
     check_no_adapters(model)
-    new = _made_anew(model, report, str(source), 0 if kind == "causal" else classes)
+    parts = () if kind == "causal" else task_parts(model)
+    new = _made_anew(model, parts, report, str(source))
     return model.eval().requires_grad_(False), new
 
 
-def _made_anew(model: Any, report: dict[str, Any], source: str, classes: int) -> tuple[str, ...]:
-    """The modules that loading drew at random: a classifier, or a pooler.
+def _made_anew(
+    model: nn.Module, parts: Sequence[str], report: Mapping[str, Any], source: str
+) -> tuple[str, ...]:
+    """Those of a model's parts that loading drew at random, wholly or partly.
 
     Args:
         model, report: what Transformers loaded, and what it says of it.
+        parts: which may be drawn: classifiers and poolers.
         source: for messages.
-        classes: outputs of a classifier; 0: of a decoder, of which nothing may be drawn.
     Raises: ``ValueError`` naming what else is missing, or has another shape.
     """
-    shapes = {name: (tuple(old), tuple(new)) for name, old, new in report["mismatched_keys"]}
-    missing = set(report["missing_keys"])
-    parts = task_parts(model) if classes else ()
-    resized = {
-        name
-        for name, (old, new) in shapes.items()
-        if any(is_within(name, part) for part in parts) and old[1:] == new[1:] and new[0] == classes
-    }
-    layers: dict[str, set[str]] = {}
-    for name in model.state_dict():
-        layers.setdefault(name.rpartition(".")[0], set()).add(name)
+    resized = {n: f"{tuple(old)} for {tuple(new)}" for n, old, new in report["mismatched_keys"]}
+    drawn = {*report["missing_keys"], *resized}
     # A layer of which the file has a part was not left out but damaged.
-    drawn = {
-        layer
-        for layer, tensors in layers.items()
-        if tensors <= missing | resized and any(is_within(layer, part) for part in parts)
-    }
-    absent = sorted(name for name in missing if name.rpartition(".")[0] not in drawn)
+    damaged = {name.rpartition(".")[0] for name in model.state_dict() if name not in drawn}
     wrong = [
-        f"{name} {old} for {new}" for name, (old, new) in shapes.items() if name not in resized
+        name
+        for name in sorted(drawn)
+        if name.rpartition(".")[0] in damaged or not any(is_within(name, part) for part in parts)
     ]
-    unused = sorted(report["unexpected_keys"])
-    problems = {"missing": absent, "of another shape": sorted(wrong), "not used": unused}
+    problems = {
+        "missing": [name for name in wrong if name not in resized],
+        "of another shape": [f"{name} {resized[name]}" for name in wrong if name in resized],
+        "not used": sorted(report["unexpected_keys"]),
+    }
     summary = "; ".join(f"{what}: {_few(names)}" for what, names in problems.items() if names)
-    words = f"weights for all of {type(model).__name__}; {summary}"
-    check(not absent and not wrong, "model", source, words)
-    patterns = {re.sub(r"\d+", "#", name) for name in model.state_dict()}
-    base = f"{getattr(model, 'base_model_prefix', '')}."
-    patterns |= {name.removeprefix(base) for name in patterns}
-    beyond = [name for name in unused if re.sub(r"\d+", "#", name) in patterns]
-    if beyond:
-        words = f"its file has more layers than its configuration says; not used: {_few(beyond)}"
-        warnings.warn(f"model={source!r}: {words}", stacklevel=4)
-    if resized:
-        names = _largest(model, {name.rpartition(".")[0] for name in resized})
-        words = f"was trained for other classes, and is made anew for {classes}"
-        warnings.warn(f"model={source!r}: {', '.join(names)} {words}", stacklevel=4)
-    new = _largest(model, drawn)
-    inside = [name for name in new if is_within(name, base[:-1])]
-    if inside:
-        words = f"{', '.join(inside)} is not in its file: drawn at random and frozen, unless head="
-        words += " names it; saved with each adapter"
-        warnings.warn(f"model={source!r}: {words}", stacklevel=4)
+    expected = f"weights for all of {type(model).__name__}; {summary}"
+    check(not wrong, "model", source, expected)
+    # Layers are numbered: what is not used, but for its number, belongs to one too many.
+    known = {re.sub(r"\d+", "#", name) for name in model.state_dict()}
+    new = tuple(part for part in parts if any(is_within(name, part) for name in drawn))
+    base = str(getattr(model, "base_model_prefix", ""))
+    beyond = [name for name in problems["not used"] if re.sub(r"\d+", "#", name) in known]
+    other = [part for part in new if any(is_within(name, part) for name in resized)]
+    frozen = [part for part in new if is_within(part, base)]
+    for names, words in (
+        (beyond, "not used, for the configuration has fewer layers than the file"),
+        (other, "made anew, since the file has it for other classes"),
+        (frozen, "not in the file: drawn at random and frozen, unless head= names it"),
+    ):
+        if names:
+            warnings.warn(f"model={source!r}: {_few(names)}: {words}", stacklevel=4)
     return new
 
 
@@ -162,18 +158,6 @@ def _few(names: Sequence[str]) -> str:
     """The first names, and how many there are more."""
     tail = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + tail
-
-
-def _largest(model: nn.Module, layers: set[str]) -> tuple[str, ...]:
-    """The largest modules all of whose weights are in some layers."""
-    holders = {name.rpartition(".")[0] for name in model.state_dict()}
-    names: list[str] = []
-    for name, _ in model.named_modules():
-        inside = {holder for holder in holders if is_within(holder, name)}
-        apart = not any(is_within(name, other) for other in names)
-        if name and inside and inside <= layers and apart:
-            names.append(name)
-    return tuple(names)
 
 
 def cached_only(source: str | Path) -> bool:
@@ -225,8 +209,9 @@ def default_targets(model: nn.Module) -> tuple[str, ...]:
     """
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
+    # Its table has regular expressions as well, which fit no name here.
     kind = getattr(getattr(model, "config", None), "model_type", None)
-    for names in (tuple(KNOWN.get(str(kind), ())), *(tuple(n.split()) for n in ATTENTION)):
+    for names in (tuple(KNOWN.get(str(kind), ())), *ATTENTION):
         matches = [matching_modules(model, [name]) for name in names]
         if names and all(matches) and all(is_linear(m) for part in matches for m in part.values()):
             return names
@@ -235,71 +220,82 @@ def default_targets(model: nn.Module) -> tuple[str, ...]:
 
 
 def default_head(model: nn.Module) -> str | tuple[str, ...] | None:
-    """The modules outside the base that consist of linear maps: what classifies.
+    """The modules of linear maps that Transformers puts behind the base: what classifies.
 
     One name where there is one, and ``None`` where there is nothing that can be trained in full.
 
     Guarantees: tests/tasks/test_hub.py::test_default_targets_and_heads.
     """
-    base = getattr(model, "base_model_prefix", "")
+    base = str(getattr(model, "base_model_prefix", ""))
+    parts = [part for part in task_parts(model) if not is_within(part, base)] or CLASSIFIERS
     modules = dict(model.named_modules())
-    queue = [name for name in task_parts(model) if not is_within(name, base)]
-    queue = queue or [name for name in CLASSIFIERS if name in modules]
     names: list[str] = []
-    while queue:
-        name = queue.pop(0)
-        inner = [m for m in modules[name].modules() if type(m) is nn.Linear]
-        linear = {p for m in inner for p in m.parameters(recurse=False)}
-        if inner and set(modules[name].parameters()) <= linear:
-            names.append(name)
-        else:  # such as a classifier with a norm: its linear maps
-            queue = [f"{name}.{child}" for child, _ in modules[name].named_children()] + queue
+    for part in parts:
+        if part in modules and is_linear_head(modules[part]):
+            names.append(part)
+        elif part in modules:  # such as a classifier with a norm: its linear maps
+            inner = modules[part].named_modules(prefix=part)
+            names += [path for path, module in inner if type(module) is nn.Linear]
     return tuple(names) if len(names) > 1 else names[0] if names else None
 
 
 # ---- their inputs
 
 
-def prepare_tokenizer(source: Any, given: Any, model: nn.Module) -> Any:
+def read_processor(source: str | Path | nn.Module, given: Any, auto: str) -> Any:
+    """A copy of the given tokenizer or image processor, or the one that lies beside the model.
+
+    Args:
+        source: name or folder of the model, or the module that the user gave.
+        given: what ``tokenizer=`` was; ``None``: read.
+        auto: the class that reads it, "AutoTokenizer" or "AutoImageProcessor".
+    Raises: ``ValueError`` in one line where there is none.
+    """
+    if given is not None:
+        check(callable(given), "tokenizer", type(given).__name__, "one of Transformers'")
+        return copy.deepcopy(given)
+    expected = f"what {auto} reads, since the model was given as a module"
+    check(isinstance(source, (str, Path)), "tokenizer", None, expected)
+    import transformers
+
+    try:
+        with quiet():
+            here = {"local_files_only": cached_only(str(source)), "trust_remote_code": False}
+            return getattr(transformers, auto).from_pretrained(str(source), **here)
+    except Exception as error:  # which errors there are depends on the version
+        expected = f"what {auto} reads beside the model, or tokenizer=: {first_line(error)}"
+        raise ValueError(f"tokenizer={str(source)!r}: expected {expected}") from error
+
+
+def prepare_tokenizer(source: str | Path | nn.Module, given: Any, model: nn.Module) -> Any:
     """Copies or reads a tokenizer, and makes it pad and cut on the right.
 
     One without a padding token pads with its end token, with a warning.
 
     Args:
-        source: name or folder of the model, or the module that the user gave.
-        given: a tokenizer; ``None``: the one beside the model.
+        source, given: as of `read_processor`.
         model: gets the number of the padding token, with a warning where it had another one.
     Raises: ``ValueError`` in one line where there is none.
     Guarantees: tests/tasks/test_loading.py::test_another_padding_token_is_told.
     """
-    if given is None:
-        expected = "a tokenizer, since the model was given as a module"
-        check(isinstance(source, (str, Path)), "tokenizer", None, expected)
-        from transformers import AutoTokenizer
-
-        try:
-            here: dict[str, Any] = {"local_files_only": cached_only(source)}
-            given = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, **here)
-        except Exception as error:  # which errors there are depends on the version
-            words = f"a tokenizer beside the model, or tokenizer=: {first_line(error)}"
-            raise ValueError(f"tokenizer={str(source)!r}: expected {words}") from error
-    ok = callable(given) and hasattr(given, "pad_token")
-    check(ok, "tokenizer", type(given).__name__, "one of Transformers'")
-    tokenizer = copy.deepcopy(given)
-    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    tokenizer = read_processor(source, given, "AutoTokenizer")
+    check(
+        hasattr(tokenizer, "pad_token"), "tokenizer", type(given).__name__, "one of Transformers'"
+    )
+    # On the left, padding would move positions, and a text would depend on the batch's width.
+    tokenizer.padding_side = "right"
+    tokenizer.truncation_side = "right"
     if tokenizer.pad_token is None:
         end = tokenizer.eos_token
-        expected = "one, or an end token to pad with"
-        check(end is not None, "tokenizer", "no padding token", expected)
+        check(end is not None, "tokenizer", "no padding token", "one, or an end token to pad with")
         tokenizer.pad_token = end
         words = f"tokenizer without a padding token: {end} pads, behind the mask"
         warnings.warn(words, stacklevel=3)
     config: Any = model.config
+    before = getattr(config, "pad_token_id", None)
     # Classifiers on a decoder find a text's last token by this number. RoBERTa's kin count
     # positions from theirs, which a tokenizer cannot change.
-    fixed = getattr(config, "model_type", "") in OFFSET_POSITIONS
-    before = getattr(config, "pad_token_id", None)
-    if before is None or not fixed:
+    if before is None or config.model_type not in OFFSET_POSITIONS:
         config.pad_token_id = tokenizer.pad_token_id
         if before not in (None, tokenizer.pad_token_id):
             change = f"pad_token_id was {before} and is {tokenizer.pad_token_id}"
@@ -308,83 +304,77 @@ def prepare_tokenizer(source: Any, given: Any, model: nn.Module) -> Any:
     return tokenizer
 
 
-RowNames = Sequence[Any] | None
-"""What messages call each row of some texts or images; ``None``: by its place."""
-
-
-def row_name(rows: RowNames, place: int) -> Any:
-    """What messages call the row at a place."""
-    return place if rows is None else rows[place]
-
-
-def longest_text(model: Any) -> int | None:
-    """The most tokens that a model holds; ``None`` where its configuration does not say."""
-    config: Any = model.config
+def longest_text(config: Any) -> int | None:
+    """The most tokens that a model of this configuration holds; ``None`` where it does not say."""
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
     if limit and getattr(config, "model_type", "") in OFFSET_POSITIONS:
         limit -= int(config.pad_token_id) + 1  # their positions begin after the padding token
     return limit
 
 
-def check_tokens(texts: Sequence[Sequence[int]], model: nn.Module, rows: RowNames = None) -> None:
-    """Refuses texts with tokens that the model does not know, naming the row.
+def check_max_length(max_length: int | None, model: nn.Module) -> None:
+    """Refuses a number of tokens to keep that is no whole number, or more than the model holds."""
+    if max_length is not None:
+        check_whole("max_length", max_length, 2, longest_text(model.config))
+
+
+def check_tokens(
+    ids: Int[Tensor, "n tokens"],
+    mask: Int[Tensor, "n tokens"],
+    model: nn.Module,
+    rows: Sequence[str],
+) -> None:
+    """Refuses texts that are empty, longer than the model holds, or of tokens unknown to it.
 
     Args:
-        texts, model: numbers of tokens, and whose vocabulary they are of.
+        ids, mask: the tokens, and 1 for those of the text.
+        model: with its configuration.
         rows: what messages call each row.
     """
+    config: Any = model.config
+    limit = longest_text(config) or math.inf
     # Some models read characters or pixels of text, and name no number of tokens.
-    vocabulary = getattr(model.config, "vocab_size", None) or math.inf
-    largest = [max(ids, default=0) for ids in texts]
-    row = next((i for i, token in enumerate(largest) if token >= vocabulary), None)
-    advice = "as many as the model knows: resize its embeddings, or give its own tokenizer"
-    token = f"token {largest[row or 0]} in row {row_name(rows, row or 0)}"
-    check(row is None, "tokenizer", token, f"tokens below {vocabulary}, {advice}")
+    vocabulary = getattr(config, "vocab_size", None) or math.inf
+    lengths = mask.sum(1).tolist()
+    for row, length, largest in zip(rows, lengths, ids.amax(1).tolist(), strict=True):
+        check(length > 0, "text", f"row {row} is empty", "at least one token in every row")
+        expected = f"at most {limit}; max_length={limit} cuts them"
+        check(length <= limit, "text", f"{length} tokens in row {row}", expected)
+        expected = f"tokens below {vocabulary}: resize the embeddings, or give the model's own"
+        check(largest < vocabulary, "tokenizer", f"token {largest} in row {row}", expected)
 
 
 def tokenize(
     tokenizer: Any,
-    texts: Sequence[list[str]],
+    texts: Sequence[Sequence[str]],
     model: nn.Module,
     max_length: int | None,
-    rows: RowNames = None,
-) -> tuple[dict[str, Tensor], int]:
-    """Encodes texts as the model's keywords, each (n, tokens); also returns how many were cut.
+    rows: Sequence[str] = (),
+) -> dict[str, Tensor]:
+    """Encodes texts as the model's keywords, each (n, tokens).
 
     Args:
         tokenizer: from `prepare_tokenizer`.
         texts: one list of n strings, or two of them for pairs.
         model: whose vocabulary and longest text are respected.
         max_length: cut longer texts to so many tokens; ``None``: nothing is cut.
-        rows: what messages call each row.
+        rows: what messages call each row; by default its number.
     Raises: ``ValueError`` naming the row of a text that is too long for the model, or empty.
     """
-    limit = longest_text(model)
-    if max_length is not None:
-        check_whole("max_length", max_length, 2, limit)
-    for part in texts:
-        odd = next((i for i, text in enumerate(part) if not isinstance(text, str)), None)
-        expected = f"text in every row, which row {row_name(rows, odd or 0)} has not"
-        check(odd is None, "text", part[odd or 0], expected)
+    rows = rows or [str(i) for i in range(len(texts[0]))]
+    check_max_length(max_length, model)
+    for column in texts:
+        for row, text in zip(rows, column, strict=True):
+            expected = f"text in every row, which row {row} has not"
+            check(isinstance(text, str), "text", text, expected)
+    options: dict[str, Any] = {"truncation": max_length is not None, "max_length": max_length}
     with ignore_warnings():  # texts beyond the tokenizer's own limit are checked below
-        encodings = tokenizer(*texts, verbose=False)["input_ids"]
-    check_tokens(encodings, model, rows)
-    lengths = np.array([len(ids) for ids in encodings])
-    row = int(lengths.argmax())
-    longest = int(lengths.max())
-    fits = max_length is not None or limit is None or longest <= limit
-    advice = f"at most {limit}; max_length={limit} cuts them"
-    check(fits, "text", f"{longest} tokens in row {row_name(rows, row)}", advice)
-    size = min(longest, max_length or limit or longest)
-    options: dict[str, Any] = {"padding": "max_length", "truncation": True, "max_length": size}
-    encoded = tokenizer(*texts, **options, return_tensors="pt")
+        encoded = tokenizer(*texts, padding=True, **options, return_tensors="pt", verbose=False)
     # With one text in a row there is one kind of token only: the model's own default.
-    wanted = ("input_ids", "attention_mask", "token_type_ids")[: 1 + len(texts)]
-    inputs = {key: encoded[key].long() for key in wanted if key in encoded}
-    counts = inputs["attention_mask"].sum(1)
-    empty = f"row {row_name(rows, int(counts.argmin()))} is empty"
-    check(bool((counts > 0).all()), "text", empty, "at least one token in every row")
-    return inputs, int((lengths > size).sum())
+    keys = ("input_ids", "attention_mask", "token_type_ids")[: 1 + len(texts)]
+    inputs = {key: encoded[key].long() for key in keys if key in encoded}
+    check_tokens(inputs["input_ids"], inputs["attention_mask"], model, rows)
+    return inputs
 
 
 def trim_padding(x: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -393,106 +383,48 @@ def trim_padding(x: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value[:, :longest] for key, value in x.items()}
 
 
-def scale_images(
-    images: Sequence[Any], model: nn.Module, source: Any, rows: RowNames = None
-) -> Tensor:
-    """Scales images to the model's size, mean and deviation: (n, channels, height, width).
-
-    White is 1 before mean and deviation, in 8 bits and in 16, unless the model's own settings have
-    another factor. What is transparent is laid on white, and a camera's turn is undone.
+def encode_images(processor: Any, images: Sequence[object], rows: Sequence[str] = ()) -> Tensor:
+    """The pixels that a model's own image processor makes of images, (n, channels, height, width).
 
     Args:
-        images: paths, PIL images, arrays of 8 bits (height, width[, channels]) or of 16 bits
-            (height, width), or what `datasets` keeps in a column.
-        model: has the size and the number of channels.
-        source: name or folder, whose ``preprocessor_config.json`` has mean and deviation; without
-            one both are 0.5. Of a module, the folder that it was loaded from.
-        rows: what messages call each row.
+        processor: an image processor of Transformers.
+        images: paths, PIL images, arrays of bytes (height, width[, channels]), or what `datasets`
+            keeps in a column. A camera's turn is undone.
+        rows: what messages call each row; by default its number.
     Raises: ``ValueError`` naming the row that is no image, or one of numbers whose range is not
-        known; for a model without a size of images.
-    Guarantees: tests/tasks/test_loading.py::test_an_image_is_scaled_by_its_mode_s_range_or_refused,
-        ::test_images_are_prepared_as_the_model_s_settings_say.
+        known.
+    Guarantees: tests/tasks/test_loading.py::test_images_are_those_of_the_model_s_own_processor,
+        ::test_what_is_no_image_of_8_bits_is_refused.
     """
-    from PIL import Image, ImageOps
-
-    config: Any = model.config
-    size: Any = getattr(config, "image_size", None)
-    fits = size is not None and getattr(config, "num_channels", None) in (1, 3)
-    expected = "an image classifier whose configuration has image_size, and num_channels of 1 or 3"
-    check(fits, "model", type(model).__name__, expected)
-    height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    factor, mean, std = _image_settings(model, source)
-    mode = "L" if config.num_channels == 1 else "RGB"
-    scaled = []
+    pictures = []
     for i, image in enumerate(images):
         try:
-            if isinstance(image, dict):  # an image column of `datasets`
-                image = io.BytesIO(image["bytes"]) if image.get("bytes") else image["path"]
-            if isinstance(image, (str, Path, io.BytesIO)):
-                image = Image.open(image)
-            elif not hasattr(image, "convert"):
-                array = np.asarray(image)
-                if array.dtype.name not in ("uint8", "uint16", "bool"):
-                    raise TypeError(f"an array of {array.dtype}, not of bytes (uint8) or uint16")
-                image = Image.fromarray(array)
-            picture = _of_8_bits(ImageOps.exif_transpose(image), mode)
-            picture = picture.resize((width, height), resample=2)
+            pictures.append(_picture(image))
         except Exception as error:
-            where = row_name(rows, i)
-            raise ValueError(f"image: expected an image in row {where}, but: {error}") from error
-        array = np.asarray(picture, dtype=np.float32).reshape(height, width, -1) * factor
-        array = array.repeat(config.num_channels // array.shape[2], axis=2)
-        scaled.append(((array - mean) / std).transpose(2, 0, 1))
-    return torch.from_numpy(np.stack(scaled).astype(np.float32))
+            row = rows[i] if rows else i
+            raise ValueError(f"image: expected an image in row {row}, but: {error}") from error
+    with quiet():
+        return processor(images=pictures, return_tensors="pt")["pixel_values"]
 
 
-def _image_settings(model: nn.Module, source: Any) -> tuple[float, np.ndarray, np.ndarray]:
-    """What the model's own image processor does behind the resizing: factor, mean and deviation.
+def _picture(image: Any) -> Any:
+    """An image as PIL has it, upright and in colours of 8 bits."""
+    from PIL import Image, ImageOps
 
-    Raises: ``ValueError`` for a processor that does not scale.
-    """
-    from transformers.utils.hub import cached_file
-
-    settings: dict[str, Any] = {}
-    config: Any = model.config
-    folder = getattr(config, "_name_or_path", "") if isinstance(source, nn.Module) else source
-    if folder and (not isinstance(source, nn.Module) or Path(folder).is_dir()):
-        with suppress(OSError):
-            file = cached_file(str(folder), "preprocessor_config.json")
-            settings = json.loads(Path(str(file)).read_text(encoding="utf-8"))
-    scales = settings.get("do_rescale", True)
-    words = "true in preprocessor_config.json: the model takes numbers that are not scaled"
-    check(scales, "do_rescale", scales, words)
-    if settings.get("do_center_crop", False):
-        words = "images are resized as a whole, where the model's own processor crops them"
-        warnings.warn(words, stacklevel=4)
-    factor = settings.get("rescale_factor", 1 / 255)
-    if not settings.get("do_normalize", True):
-        return factor, np.zeros(1, np.float32), np.ones(1, np.float32)
-    mean, std = (np.array(settings.get(f"image_{x}", 0.5), np.float32) for x in ("mean", "std"))
-    return factor, mean, std
-
-
-MODES_OF_8_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"}
-
-
-def _of_8_bits(image: Any, mode: str) -> Any:
-    """An image of 8 bits in this mode; one of 16 bits in floating point, with white at 255.
-
-    Raises: ``ValueError`` for a mode of numbers whose range is not known: PIL would cut them off.
-    """
-    from PIL import Image
-
-    if image.mode.startswith("I;16"):
-        # No rounding to 8 bits: of 12 bits in 16, as cameras write them, 16 grey levels were left.
-        return Image.fromarray(np.asarray(image, dtype=np.float32) / 257)
+    if isinstance(image, dict):  # an image column of `datasets`
+        image = io.BytesIO(image["bytes"]) if image.get("bytes") else image["path"]
+    if isinstance(image, (str, Path, io.BytesIO)):
+        image = Image.open(image)
+    elif not hasattr(image, "convert"):
+        array = np.asarray(image)
+        if array.dtype != np.uint8:
+            raise TypeError(f"an array of {array.dtype}, not of bytes (uint8)")
+        image = Image.fromarray(array)
+    # PIL's conversion cuts other ranges off: of 16 bits all but black would be white.
     if image.mode not in MODES_OF_8_BITS:
-        reason = "whose range is not known; convert it to 8 or 16 bits first"
+        reason = "whose range is not known; convert it to 8 bits first"
         raise ValueError(f"its mode is {image.mode}, {reason}")
-    if "a" in image.mode.lower() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
+    return ImageOps.exif_transpose(image).convert("RGB")
 
 
 # ---- toy models of real architectures
@@ -531,7 +463,7 @@ def tiny(
         sizes: fields of the architecture's configuration.
     Returns: the folder.
     Raises: ValueError for an unknown kind, a folder that holds something, or no texts.
-    Guarantees: tests/tasks/test_hub.py::test_a_tiny_model_is_read_back.
+    Guarantees: tests/tasks/test_hub.py::test_a_tiny_model_follows_from_its_seed.
     """
     import transformers
 
@@ -541,36 +473,42 @@ def tiny(
     new = not folder.exists() or not any(folder.iterdir())
     check(new, "folder", str(folder), "a new folder, or an empty one")
     body, fields = TOYS[kind]
-    if kind not in ("vit", "swin"):
+    if kind in ("vit", "swin"):
+        side = {**fields, **sizes}["image_size"]
+        with quiet():
+            processor = transformers.ViTImageProcessor(size={"height": side, "width": side})
+            processor.save_pretrained(folder)
+    else:
         words = sorted({word for text in texts for word in text.lower().split()})
         check(bool(words), "texts", (), "some texts, whose words the tokenizer will know")
-        roles = {} if kind == "gpt2" else {"pad": "<pad>", "bos": "<s>"}
-        roles |= {"eos": "</s>", "unk": "<unk>"}
-        form = "<s> $A" if kind == "llama" else "<s> $A </s>"
-        _word_tokenizer([*roles.values(), *words], roles, form).save_pretrained(folder)
-        numbers = {f"{role}_token_id": i for i, role in enumerate(roles) if role != "unk"}
-        numbers = {"pad_token_id": None, "bos_token_id": None, **numbers}
-        fields = {**fields, "vocab_size": len(roles) + len(words), **numbers}
+        tokenizer = _word_tokenizer(kind, words)
+        tokenizer.save_pretrained(folder)
+        marks = ("pad_token_id", "bos_token_id", "eos_token_id")
+        fields = fields | {mark: getattr(tokenizer, mark) for mark in marks}
+        fields |= {"vocab_size": len(tokenizer)}
     config = transformers.AutoConfig.for_model(kind, **{**fields, **sizes})
     with _seeded(seed, "tiny weights"):
         getattr(transformers, body)(config).save_pretrained(folder)
     return folder
 
 
-def _word_tokenizer(words: list[str], roles: dict[str, str], form: str) -> Any:
-    """Lower case, split at blanks, one number for each word; marks as ``form`` has them."""
+def _word_tokenizer(kind: str, words: Sequence[str]) -> Any:
+    """Lower case, split at blanks, one number for each word; with marks as the kind has them."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    numbers = {word: i for i, word in enumerate(words)}
+    marks = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    if kind == "gpt2":  # has no mark for padding, and none before a text
+        del marks["pad_token"], marks["bos_token"]
+    numbers = {word: number for number, word in enumerate([*marks.values(), *words])}
     code = Tokenizer(models.WordLevel(numbers, unk_token="<unk>"))
     code.normalizer = normalizers.Lowercase()
     code.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    if "bos" in roles:
+    if kind != "gpt2":
+        form = "<s> $A" if kind == "llama" else "<s> $A </s>"
         code.post_processor = processors.TemplateProcessing(
             single=form,
             pair=f"{form} $B </s>",
             special_tokens=[(word, numbers[word]) for word in ("<s>", "</s>")],
         )
-    tokens = {f"{role}_token": word for role, word in roles.items()}
-    return PreTrainedTokenizerFast(tokenizer_object=code, **tokens)
+    return PreTrainedTokenizerFast(tokenizer_object=code, **marks)

@@ -25,6 +25,8 @@ DIGITS_SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a82
 """Of scikit-learn's pixels and labels as bytes."""
 TEST, VALIDATION = 360, 180
 """Scans that test and that validate; the others are the clients'."""
+SMALLEST_CLIENT = 8
+"""Scans that every client has at least."""
 
 
 def digits(
@@ -32,8 +34,6 @@ def digits(
     alpha: float | None = 0.5,
     seed: int = 0,
     *,
-    shares: Sequence[Sequence[float]] | None = None,
-    min_size: int = 8,
     targets: Sequence[str] = ("query", "value"),
     head: str | None = None,
 ) -> Task:
@@ -42,12 +42,9 @@ def digits(
     Of 1,797 scans of 8 x 8 pixels in [0, 1] 360 test, 180 validate, 1,257 are the clients'.
 
     Args:
-        clients: number of clients, in [1, 1257 / min_size].
+        clients: number of clients, in [1, 157].
         alpha: Dirichlet concentration of the split by label, > 0; ``None`` or infinity: at random.
         seed: of the split into test, validation and clients; a whole number >= 0.
-        shares: in place of ``clients`` and ``alpha``: a row for each client of its share of each
-            digit, see `partition.label_shares`.
-        min_size: smallest number of examples of a client.
         targets: which of query, key, value, out, up, down, patch get adapters.
         head: ``"head"`` trains the classifier in full; ``None`` leaves it frozen.
     Raises: ValueError for a bad argument, or when data or weights have another sha256.
@@ -62,10 +59,7 @@ def digits(
     order = torch.from_numpy(Streams(seed).numpy("digits split").permutation(len(y)))
     test, validation, private = order.split([TEST, VALIDATION, len(y) - TEST - VALIDATION])
     alpha = None if alpha == math.inf else alpha
-    if shares is None:
-        split = partition.dirichlet(y[private], clients, alpha, seed, min_size)
-    else:
-        split = partition.label_shares(y[private], shares, seed, min_size)
+    split = partition.dirichlet(y[private], clients, alpha, seed, SMALLEST_CLIENT)
     model, card = load_pretrained()
     task = classification(
         model,
@@ -81,12 +75,9 @@ def digits(
         "clients": clients,
         "alpha": alpha,
         "seed": seed,
-        "min_size": min_size,
         "targets": list(targets),
         "head": head,
     }
-    if shares is not None:
-        arguments |= {"clients": len(split), "alpha": None, "shares": [list(x) for x in shares]}
     sums = {"data_sha256": DIGITS_SHA256, "weights_sha256": card["weights_sha256"]}
     return replace(task, info={"task": "digits", "arguments": arguments, **sums})
 

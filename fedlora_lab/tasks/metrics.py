@@ -26,6 +26,7 @@ IGNORED = -100
 
 def cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
     """Cross entropy of each example: (N, classes), labels (N,) or (N, classes) -> (N,)."""
+    # Scores of every token would be read as (N, tokens, classes), and mean something else.
     fits = outputs.ndim == 2 and y.shape in (outputs.shape[:1], outputs.shape)
     check(fits, "outputs", tuple(outputs.shape), f"({len(y)}, classes) for labels {tuple(y.shape)}")
     return F.cross_entropy(outputs, y, reduction="none")
@@ -208,4 +209,7 @@ def select_metrics(
         for name in metrics:
             check_one_of("metrics", name, tuple(usual))
         selected = {name: usual[name] for name in metrics}
+    for name, metric in selected.items():
+        writes = kind == "prompts" or not isinstance(metric, TextScore)
+        check(writes, "metrics", name, "no score of texts: tasks of fl.tasks.prompts write some")
     return selected if "loss" in selected else {**selected, "loss": usual["loss"]}

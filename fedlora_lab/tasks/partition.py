@@ -8,7 +8,6 @@ Every function returns one sorted int64 index vector per client. A seed is a who
 [[0, 2], [1]]
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -83,52 +82,6 @@ def dirichlet(
     # A part that is too small takes entries one by one from the largest.
     while len(smallest := min(parts, key=len)) < min_size:
         smallest.append(max(parts, key=len).pop())
-    return [np.sort(np.asarray(part, dtype=np.int64)) for part in parts]
-
-
-def label_shares(
-    labels: Any, shares: Sequence[Sequence[float]], seed: int | None = 0, min_size: int = 1
-) -> Split:
-    """Deals each label's examples among the clients in stated proportions.
-
-    Label l goes to client k in proportion to shares[k][l] among the clients. Where all labels are
-    equally frequent, and the columns have equal sums, a client's own labels stand in the
-    proportions of its row; otherwise they cannot all do so with every example dealt.
-
-    Args:
-        labels: (n,) labels of any kind that can be sorted, array or CPU tensor.
-        shares: a row for each client of a number >= 0 for each label, in sorted order.
-        seed: of who gets which example.
-        min_size: smallest number of examples of a client, >= 1.
-    Raises: ValueError for rows that do not fit the labels, a label that nobody gets, and a client
-        with fewer examples.
-    Guarantees: test_partition.py::test_labels_stand_in_the_stated_shares.
-    Source: splits as of arXiv:2403.12313 (FFA-LoRA): (.1, .9), (.9, .1), (.5, .5) for two labels.
-
-    >>> split = label_shares([0, 1] * 30, [(0.1, 0.9), (0.9, 0.1), (0.5, 0.5)])
-    >>> [len(part) for part in split], int((split[0] % 2).sum())
-    ([20, 20, 20], 18)
-    """
-    labels = _column("labels", labels)
-    kinds = np.unique(labels)
-    fit = all(isinstance(row, (list, tuple)) and len(row) == len(kinds) for row in shares)
-    check(len(shares) > 0 and fit, "shares", shares, f"rows of {len(kinds)} numbers, one a label")
-    for k, row in enumerate(shares):
-        for i, share in enumerate(row):
-            check_number(f"shares[{k}][{i}]", share, 0, 1e9)
-    _check_room(len(labels), len(shares), min_size)
-    totals = np.sum(shares, axis=0)
-    rng = Streams(seed).numpy("partition label shares")
-    check(bool((totals > 0).all()), "shares", shares, "a share above 0 of every label")
-    parts: list[list[int]] = [[] for _ in shares]
-    for i, label in enumerate(kinds):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        weights = [row[i] / totals[i] for row in shares]
-        cuts = np.rint(np.cumsum(weights)[:-1] * len(members)).astype(int)
-        for part, share in zip(parts, np.split(members, cuts), strict=True):
-            part.extend(share.tolist())
-    smallest = min(map(len, parts))
-    check(smallest >= min_size, "min_size", min_size, f"at most {smallest}, the smallest client's")
     return [np.sort(np.asarray(part, dtype=np.int64)) for part in parts]
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab._utils.validation import check_number, check_one_of, check_whole
 from fedlora_lab.tasks.metrics import select_metrics, squared_error
-from fedlora_lab.tasks.task import Task, concatenate
+from fedlora_lab.tasks.task import Examples, Task, concatenate
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -29,7 +29,7 @@ def regression(
     *,
     test: int = 64,
     whitened: bool = False,
-    dtype: torch.dtype | str = "float32",
+    dtype: str = "float32",
 ) -> Task:
     """Builds a linear regression in which client k sees y = x (W0 + B_k A_k)^T + noise.
 
@@ -37,58 +37,72 @@ def regression(
     Gaussian. Before training the expected loss is about 1 + noise^2, whatever the sizes.
 
     Args:
-        clients, examples: number of clients and examples of each, >= 1.
-        d_in, d_out: inputs and outputs, >= 1.
-        rank: rank of every teacher, in [1, min(d_in, d_out)].
+        clients, examples, d_in, d_out: numbers of clients, examples of each, inputs, outputs.
+        rank: of every teacher, in [1, min(d_in, d_out)].
         heterogeneity: in [0, 1]; 0: one teacher for all; 1: independent teachers.
-        noise: standard deviation of the noise on y, >= 0.
-        seed: a whole number >= 0.
+        noise, seed: standard deviation of the noise on y, >= 0; a whole number >= 0.
         test: examples of each client in the test and in the validation set, >= 1.
         whitened: makes X^T X / n of every part the identity: the loss of client k is exactly
             ||W - W_k||_F^2 / d_out when noise is 0. Needs examples and test >= d_in.
         dtype: "float32" or "float64".
-    Raises: ValueError for a value out of range.
     Guarantees: test_tasks.py::test_regression_loss_is_the_closed_form,
         ::test_heterogeneity_moves_the_teachers.
 
     >>> regression(clients=3, examples=20).sizes
     (20, 20, 20)
     """
-    check_whole("examples", examples, d_in if whitened else 1)
-    check_whole("test", test, d_in if whitened else 1)
+    arguments = dict(locals())
+    least = d_in if whitened else 1
+    check_whole("examples", examples, least)
+    check_whole("test", test, least)
     check_number("noise", noise, 0, 1e9)
-    name = str(dtype).removeprefix("torch.")
-    check(name in DTYPES, "dtype", dtype, "one of " + ", ".join(DTYPES))
-    shapes: dict[str, Any] = {"clients": clients, "d_in": d_in, "d_out": d_out, "rank": rank}
-    shapes |= {"heterogeneity": heterogeneity, "seed": seed}
-    base, factors = teachers(**shapes)
+    check_one_of("dtype", dtype, tuple(DTYPES))
+    base, factors = teachers(clients, d_in, d_out, rank, heterogeneity, seed)
+    maps = [base + b @ a for b, a in factors]
 
-    def draw(kind: str, count: int) -> list[tuple[Tensor, Tensor]]:
-        pairs = []
-        for k, (b, a) in enumerate(factors):
-            rng = Streams(seed).numpy(f"regression {kind}", k)
-            x = rng.standard_normal((count, d_in))
-            x = np.linalg.qr(x)[0] * math.sqrt(count) if whitened else x
-            y = x @ (base + b @ a).T + noise * rng.standard_normal((count, d_out))
-            x, y = (torch.from_numpy(part).to(DTYPES[name]) for part in (x, y))
-            pairs.append((x, y))
-        return pairs
+    def draw(kind: str, count: int) -> list[Examples]:
+        law = count, noise, whitened, DTYPES[dtype]
+        return [
+            _draw_examples(Streams(seed).numpy(f"regression {kind}", k), weight, *law)
+            for k, weight in enumerate(maps)
+        ]
 
-    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced below
-        linear = nn.Linear(d_in, d_out, bias=False, dtype=DTYPES[name]).requires_grad_(False)
-    linear.weight.copy_(torch.from_numpy(base))
-    rest = {"examples": examples, "noise": noise, "test": test, "whitened": whitened, "dtype": name}
     return Task(
         name="regression",
-        model=nn.Sequential(OrderedDict[str, nn.Module](map=linear)).eval(),
+        model=_linear_model(base, DTYPES[dtype]),
         targets=("map",),
         clients=tuple(draw("private", examples)),
         test=concatenate(draw("test", test)),
         validation=concatenate(draw("validation", test)),
         loss=squared_error,
         metrics=select_metrics((), "regression"),
-        info={"task": "regression", "arguments": {**shapes, **rest}},
+        info={"task": "regression", "arguments": arguments},
     )
+
+
+def _draw_examples(
+    stream: np.random.Generator,
+    weight: np.ndarray,
+    count: int,
+    noise: float,
+    whitened: bool,
+    dtype: torch.dtype,
+) -> Examples:
+    """Inputs (count, d_in) and targets (count, d_out) of a linear map (d_out, d_in)."""
+    d_out, d_in = weight.shape
+    x = stream.standard_normal((count, d_in))
+    if whitened:
+        x = np.linalg.qr(x)[0] * math.sqrt(count)
+    y = x @ weight.T + noise * stream.standard_normal((count, d_out))
+    return torch.from_numpy(x).to(dtype), torch.from_numpy(y).to(dtype)
+
+
+def _linear_model(weight: np.ndarray, dtype: torch.dtype) -> nn.Module:
+    """One frozen linear map, called ``map``."""
+    with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced below
+        linear = nn.Linear(*weight.shape[::-1], bias=False, dtype=dtype).requires_grad_(False)
+    linear.weight.copy_(torch.from_numpy(weight))
+    return nn.Sequential(OrderedDict[str, nn.Module](map=linear)).eval()
 
 
 def teachers(

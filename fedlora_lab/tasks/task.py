@@ -33,7 +33,7 @@ PARTS_OF_PEFT += ("lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector
 MERGE_FIRST = "a model without an adapter of PEFT's; merge it first (merge_and_unload)"
 # jaxtyping cannot express "a tensor or a mapping of tensors".
 Inputs = Tensor | Mapping[str, Tensor]
-Examples = tuple[Inputs, Tensor]
+Examples = tuple[Any, Tensor]
 Persons = Sequence[int] | np.ndarray | Tensor
 """Whose each example of a client is, (n_k,)."""
 
@@ -64,8 +64,8 @@ def concatenate(pairs: Sequence[Examples]) -> Examples:
     inputs = [x for x, _ in pairs]
     y = torch.cat([y for _, y in pairs])
     if isinstance(inputs[0], Mapping):
-        return {key: torch.cat([x[key] for x in inputs]) for key in inputs[0]}, y  # type: ignore[call-overload]
-    return torch.cat(inputs), y  # type: ignore[arg-type]
+        return {key: torch.cat([x[key] for x in inputs]) for key in inputs[0]}, y
+    return torch.cat(inputs), y
 
 
 def mask_of(x: Inputs) -> Tensor | None:
@@ -146,6 +146,7 @@ class Task:
         check(len(names) == count, "client_names", names, f"{count} names")
         object.__setattr__(self, "client_names", names)
         _check_model(self.model)
+        # The head comes first: what is trained in full has no adapter.
         named = bool(self.targets) and all(isinstance(name, str) and name for name in self.targets)
         check(named, "targets", self.targets, "one or more module names such as ('query', 'value')")
         target_layers(self.model, self.targets, head_modules(self.model, self.head))
@@ -179,6 +180,7 @@ class Task:
     @cached_property
     def local_persons(self) -> tuple[Tensor, ...]:
         """Each client's persons by example, (n_k,), counted from 0 at the client; empty without."""
+        # From 0, so that sums over a client's persons are indexed by person.
         counted = (torch.unique(part, return_inverse=True) for part in self.persons or ())
         return tuple(inverse for _, inverse in counted)
 
@@ -197,6 +199,7 @@ class Task:
         tensors |= {f"model {n}": x for n, x in sorted(self.model.state_dict().items())}
         digest = hashlib.sha256()
         for name, tensor in tensors.items():
+            # Bytes alone do not tell (2, 3) from (3, 2), or whole numbers from floating ones.
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().data)
@@ -254,7 +257,6 @@ def classification(
     Raises: ValueError in one line when something cannot be trained exactly, such as BatchNorm in
         training mode, wrong labels, or targets that are no linear maps.
     Guarantees: test_tasks.py::test_classification_leaves_the_model_alone,
-        ::test_inputs_may_be_mappings,
         ::test_what_cannot_be_trained_exactly_is_refused_in_one_line.
 
     >>> import torch, fedlora_lab as fl
@@ -301,20 +303,21 @@ def _check_parts(parts: Mapping[str, Examples]) -> None:
     """Refuses parts that are no examples, or whose tensors differ in kind."""
     first: dict[str, tuple] = {}
     for name, examples in parts.items():
-        pair = isinstance(examples, (tuple, list)) and len(examples) == 2
-        check(pair, name, type(examples).__name__, "a pair (x, y)")
+        is_pair = isinstance(examples, (tuple, list)) and len(examples) == 2
+        check(is_pair, name, type(examples).__name__, "a pair (x, y)")
         tensors = named_tensors(examples)
-        count = len(tensors["y"]) if isinstance(tensors["y"], Tensor) else 0
-        check(count > 0 and len(tensors) > 1, name, f"{count} examples", "at least one, as tensors")
-        for key, value in tensors.items():
-            is_dense = isinstance(value, Tensor) and value.layout == torch.strided
-            check(is_dense, f"{name} {key}", type(value).__name__, "a dense torch.Tensor")
-            rows = f"{len(value)} rows" if value.ndim else "a single number"
-            expected = f"{count} rows, as many as y"
-            check(value.ndim > 0 and len(value) == count, f"{name} {key}", rows, expected)
+        for key, value in reversed(tensors.items()):  # y first: the others have as many rows
+            is_dense = (
+                isinstance(value, Tensor) and value.layout == torch.strided and value.ndim > 0
+            )
+            expected = "a dense torch.Tensor whose first dimension counts examples"
+            check(is_dense, f"{name} {key}", type(value).__name__, expected)
             # Clients' examples that are not finite are counted by the clip, and taken as zero.
             finite = name.startswith("client") or _is_finite(value)
             check(finite, f"{name} {key}", "NaN or infinity", "finite numbers")
+            rows = f"{len(examples[1])} rows, as many as y, and at least one"
+            fits = len(value) == len(examples[1]) > 0
+            check(fits, f"{name} {key}", f"{len(value)} rows", rows)
         kinds = {key: (value.dtype, tuple(value.shape[1:])) for key, value in tensors.items()}
         first = first or kinds
         check(kinds == first, name, kinds, f"what clients[0] has: {first}")
@@ -329,26 +332,25 @@ def person_numbers(persons: Sequence[Persons], sizes: tuple[int, ...]) -> tuple[
     Raises: ``ValueError`` for anything but whole numbers, and for a person at two clients: each of
         them draws and noises for itself, and what the person spends would be stated too small.
     """
-    is_list = isinstance(persons, (tuple, list))
-    shown = len(persons) if is_list else type(persons).__name__
-    expected = f"{len(sizes)} lists, one for each client"
-    check(is_list and len(persons) == len(sizes), "persons", shown, expected)
-    client_of: dict[int, int] = {}
-    columns: list[list[int]] = []
+    is_list = isinstance(persons, (tuple, list)) and len(persons) == len(sizes)
+    shown = len(persons) if isinstance(persons, (tuple, list)) else type(persons).__name__
+    check(is_list, "persons", shown, f"{len(sizes)} lists, one for each client")
+    numbers: list[int] = []
     for k, (part, count) in enumerate(zip(persons, sizes, strict=True)):
         # Of an array its own numbers: they know how exact they are.
         cells = list(part.detach().cpu().numpy() if isinstance(part, Tensor) else part)
         expected = f"{count}, one an example"
         check(len(cells) == count, f"persons[{k}]", f"{len(cells)} entries", expected)
-        columns.append(
-            whole_numbers("persons", cells, [f"row {i} of client {k}" for i in range(count)])
-        )
-        for number in columns[-1]:
-            first = client_of.setdefault(number, k)
-            expected = "one client for each person: merge those that share persons"
-            check(first == k, "persons", f"one at clients {first} and {k}", expected)
-    order = {number: i for i, number in enumerate(sorted(client_of))}
-    return tuple(torch.tensor([order[number] for number in column]) for column in columns)
+        rows = [f"row {i} of client {k}" for i in range(count)]
+        numbers += whole_numbers("persons", cells, rows)
+    clients = np.repeat(np.arange(len(sizes)), sizes)
+    # As objects: beyond 64 bits NumPy would round numbers, and take two persons for one.
+    column = np.array(numbers, dtype=object)
+    _, first, inverse = np.unique(column, return_index=True, return_inverse=True)
+    for k, other in zip(clients, clients[first][inverse], strict=True):
+        expected = "one client for each person: merge those that share persons"
+        check(k == other, "persons", f"one at clients {other} and {k}", expected)
+    return torch.from_numpy(inverse).split(list(sizes))
 
 
 def whole_numbers(name: str, cells: Iterable[object], rows: Sequence[str]) -> list[int]:
@@ -391,14 +393,15 @@ def first_line(error: Exception) -> str:
 def check_classes(task: Task) -> Task:
     """Returns the task if its model accepts its inputs, and outputs and labels are classes."""
     x, y = task.test
+    # A few rows tell the number of classes, however large the test set is.
     count = min(4, len(y))
     try:
         outputs = task.forward(task.model, take(x, torch.arange(count)))
     except Exception as error:  # whatever a foreign model raises, the reader needs it in one line
         expected = f"expected to accept the test inputs, but it says: {first_line(error)}"
         raise ValueError(f"model={type(task.model).__name__!r}: {expected}") from error
-    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     is_table = isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == count
+    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     check(is_table, "model output", shape, f"a tensor ({count}, classes) for {count} examples")
     classes = outputs.shape[1]
     fits = task.labels is None or len(task.labels) == classes
@@ -407,10 +410,10 @@ def check_classes(task: Task) -> Task:
         kind = f"{labels.dtype} {tuple(labels.shape)}"
         is_column = labels.dtype == torch.int64 and labels.ndim == 1
         check(is_column, f"{part} y", kind, "torch.int64, one number an example")
-        low = int(labels.min())
-        high = int(labels.max())
-        expected = f"labels in [0, {classes - 1}]"
-        check(low >= 0 and high < classes, f"{part} y", low if low < 0 else high, expected)
+        # torch would refuse such a label in the step that draws its row, rounds later.
+        for label in (int(labels.min()), int(labels.max())):
+            expected = f"labels in [0, {classes - 1}]"
+            check(0 <= label < classes, f"{part} y", label, expected)
     return task
 
 
@@ -421,6 +424,7 @@ def _check_model(model: nn.Module) -> None:
     """Refuses anything but a module of finite weights without gradients, in evaluation mode."""
     kind = type(model).__name__
     check(isinstance(model, nn.Module), "model", kind, "a torch.nn.Module")
+    # An adapted copy shares the weights: it must find nothing to switch off in them.
     is_frozen = not model.training and not any(p.requires_grad for p in model.parameters())
     expected = "a frozen copy in evaluation mode; tasks.classification makes one"
     check(is_frozen, "model", kind, expected)
@@ -461,6 +465,7 @@ def matching_modules(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Mod
 
 def is_linear(module: nn.Module) -> bool:
     """Whether a module is nn.Linear itself, or Transformers' transposed linear map Conv1D."""
+    # The class itself: one derived from it may do something else with its weight.
     kind = type(module)
     transposed = kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.")
     return kind is nn.Linear or transposed
@@ -489,6 +494,7 @@ def target_layers(
     modules = dict(model.named_modules())
     in_head = {name for name in modules if any(is_within(name, head) for head in heads)}
     if targets == ALL_LINEAR:
+        # As PEFT reads it: all but what gives the scores of words, or is trained in full.
         output = output_layer(model)
         free = [name for name in modules if name not in in_head and modules[name] is not output]
         return tuple(name for name in free if is_linear(modules[name]))
@@ -543,18 +549,25 @@ def head_modules(model: nn.Module, head: str | Sequence[str] | None) -> tuple[st
     paths = tuple(path for path in modules if names and path.endswith(names))
     parameters = list(model.named_parameters(remove_duplicate=False))
     for path in paths:
-        maps = [module for module in modules[path].modules() if type(module) is nn.Linear]
-        weights = {weight for module in maps for weight in module.parameters()}
+        # PEFT wraps no lists, and other layers than nn.Linear have no exact gradient here.
         is_list = isinstance(modules[path], (nn.ModuleList, nn.ModuleDict))
-        only_linear = bool(maps) and weights == set(modules[path].parameters())
         expected = "a module that holds nn.Linear and no other weights, and is no list"
-        check(only_linear and not is_list, "head", path, expected)
+        check(is_linear_head(modules[path]) and not is_list, "head", path, expected)
         is_apart = not any(is_within(path, other) for other in paths if other != path)
         check(is_apart, "head", path, "modules that do not hold each other")
+        # A shared weight would be trained here and frozen there.
         elsewhere = {weight for place, weight in parameters if not is_within(place, path)}
+        is_shared = not elsewhere.isdisjoint(modules[path].parameters())
         expected = "a module that shares no weight with the rest of the model"
-        check(not weights & elsewhere, "head", path, expected)
+        check(not is_shared, "head", path, expected)
     return paths
+
+
+def is_linear_head(module: nn.Module) -> bool:
+    """Whether a module holds weights of nn.Linear, and no others."""
+    maps = [part for part in module.modules() if type(part) is nn.Linear]
+    weights = {weight for part in maps for weight in part.parameters()}
+    return bool(weights) and weights == set(module.parameters())
 
 
 def task_parts(model: nn.Module) -> tuple[str, ...]:
@@ -567,6 +580,7 @@ def task_parts(model: nn.Module) -> tuple[str, ...]:
     if prefix is None or output_layer(model) is not None:
         return ()
     children = dict(model.named_children())
+    # What is beside the base was put there for the task.
     base = children.pop(prefix, None)
     if base is None:  # such as CLIP's, whose parts are those of a larger model
         children = {name: part for name, part in children.items() if name in CLASSIFIERS}

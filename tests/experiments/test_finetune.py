@@ -105,8 +105,8 @@ def chosen(folder, frame, **options):
         {"by": "site"},
         {"features": ["a", "b"]},
         {"by": "site", "test": 0.3, "batch": "all"},
-        {"features": ["a", "b"], "test": 0.2, "limit": 21, "min_size": 3, "batch": "all"},
-        {"by": "site", "limit": 30, "min_size": 2, "batch": "all"},
+        {"features": ["a", "b"], "test": 0.2, "batch": "all"},
+        {"by": "site", "batch": "all"},
         {"by": "site", "method": "rolora", "labels": ["yes", "no"], "weights": "size"},
     ],
 )

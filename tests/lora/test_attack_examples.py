@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
 from toy_hubs import NO_PAD, folder, texts
-from toy_tasks import PLAN, Tokens, examples, play, private, regression, tokens
+from toy_tasks import PLAN, Tokens, examples, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.methods.aggregation import ByLayer
@@ -298,7 +298,7 @@ class Remembers(Tokens):
         if kept == "hidden buffer":
             self.register_buffer("mean", zeros, persistent=False)
         else:
-            self.mean = [zeros.double()] if kept == "list" else 0.0
+            self.mean: Any = [zeros.double()] if kept == "list" else 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         held: Any = self.mean[0] if self.kept == "list" else self.mean
@@ -437,7 +437,7 @@ def test_a_head_named_like_a_part_of_an_adapter_is_refused():
     model = nn.Sequential(OrderedDict[str, nn.Module](body=nn.Linear(5, 4), out=nn.Linear(4, 3)))
     pair = torch.zeros(6, 5).double(), examples(6, 0)[1]
     given: dict[str, Any] = {"model": model.double(), "clients": [pair], "test": pair}
-    with pytest.raises(ValueError, match="^head='out': expected another name: PEFT's own"):
+    with pytest.raises(ValueError, match=r"^head='out': expected another name: PEFT's own"):
         heads(**given, head="out")
 
 

@@ -137,7 +137,7 @@ def test_a_table_names_the_person_of_each_row() -> None:
     """A split of rows would put a person at two clients, or into training and test."""
     frame = toy_hubs.texts().assign(person=[i // 3 for i in range(48)])
     words: Any = {"text": "text", "label": "label", "person": "person", "public_test": True}
-    task = fl.tasks.hub(toy_hubs.folder("bert"), frame, **words, clients=3, alpha=1.0, seed=2)
+    task = fl.tasks.hub(toy_hubs.folder("bert"), frame, **words, clients=3, seed=2)
     assert sum(task.person_counts) * 3 == sum(task.sizes) == 39
     calls: Any = (
         ("^person='who': expected a column: text, label", {"person": "who"}),

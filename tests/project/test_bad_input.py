@@ -211,7 +211,7 @@ CALLS = {
     "infinite": (lambda: tuned(ROWS.assign(a=math.inf)), "feature 'a'='no finite number in row 0'"),
     "word for number": (lambda: tuned(ROWS.assign(a="x")), "feature 'a'="),
     "one class": (lambda: tuned(ROWS.assign(y="no")), r"label 'y'=\['no'\]"),
-    "share as label": (lambda: tuned(ROWS.assign(y=0.5)), "label 'y'=0.5"),
+    "share as label": (lambda: tuned(ROWS.assign(y=0.5)), "label 'y'='0.5 in row 0'"),
     "unknown class": (lambda: tuned(labels=["no", "so"]), "label 'y'='yes in row 1'"),
     "new test class": (lambda: tuned(test=ROWS.assign(y="so")), "label 'y' of the test data='so'"),
     # files

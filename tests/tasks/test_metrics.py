@@ -27,21 +27,27 @@ def test_scores_of_a_whole_test_set_do_not_depend_on_how_it_is_cut():
     for task, metrics in ((toy_hubs.decoder(), causal), (toy_hubs.task("bert"), classes)):
         task = replace(task, metrics=metrics)
         adapted = peft.adapt(task.model, task.targets, task.head, toy_tasks.LORA)
-        start, (x, y) = peft.initial_values(adapted, Streams(0)), task.test
+        start = peft.initial_values(adapted, Streams(0))
         at_once, cut = (
-            per_example.evaluate(task, adapted, start, (x, y), chunk=chunk) for chunk in (None, 3)
+            per_example.evaluate(task, adapted, start, task.test, chunk=chunk)
+            for chunk in (None, 3)
         )
-        outputs = task.forward(task.model, x)
-        direct = {name: float(metric(outputs, y).mean()) for name, metric in metrics.items()}
+        outputs = task.forward(task.model, task.test[0])
+        direct = {
+            name: float(metric(outputs, task.test[1]).mean()) for name, metric in metrics.items()
+        }
         assert at_once == pytest.approx(cut, rel=1e-5)
         assert at_once == pytest.approx(direct, rel=1e-5)
         assert at_once.get("in order", 1) == 1
 
 
-def test_the_perplexity_of_a_model_that_diverged_is_infinite():
-    """NaN stands for what was not measured."""
-    x, y = toy_hubs.decoder().test
-    outputs = toy_hubs.decoder().forward(toy_hubs.decoder().model, x)
+def test_perplexity_counts_every_token_alike_and_is_infinite_where_a_model_diverged():
+    """Transformers' own loss of all tokens at once; NaN stands for what was not measured."""
+    task = toy_hubs.decoder()
+    x, y = task.test
+    outputs = task.forward(task.model, x)
+    loss = task.model(**x, labels=y).loss
+    assert float(METRICS["causal"]["perplexity"](outputs, y)) == pytest.approx(float(loss.exp()))
     assert float(METRICS["causal"]["perplexity"](outputs * math.nan, y)) == math.inf
 
 
@@ -55,9 +61,11 @@ def test_metrics_are_found_by_name():
     *_, same = fl.run(marked, "fedlora", None, fl.Plan(rounds=1, local_steps=1, batch=3))
     assert list(last.metrics) == ["f1", "loss"]
     assert last.metrics == pytest.approx(same.metrics)
-    for names, line in (
+    score = fl.tasks.TextScore(lambda references, texts: 0.0)
+    for metrics, line in (
         (["f2"], r"^metrics='f2': expected one of 'accuracy', 'loss'"),
         ("loss", r"^metrics='loss': expected a list of names, some of accuracy, loss, or a map"),
+        ({"text": score}, r"^metrics='text': expected no score of texts"),
     ):
         with pytest.raises(ValueError, match=line):
-            select_metrics(names)
+            select_metrics(metrics)

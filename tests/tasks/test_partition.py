@@ -11,8 +11,6 @@ from fedlora_lab.tasks import partition
 LABELS = np.repeat(np.arange(10), 120)
 NAMES = np.array(["south", "north", "east"])[np.arange(300) % 3]
 
-THREE = [(0.1, 0.9), (0.9, 0.1), (0.5, 0.5)]
-
 
 def dirichlet(labels: Any = LABELS, clients: Any = 4, alpha: Any = 1, **options: Any) -> Any:
     return partition.dirichlet(labels, clients, alpha, **options)
@@ -23,7 +21,6 @@ SPLITS = {
     "without labels": lambda seed: dirichlet(alpha=None, seed=seed),
     "dirichlet": lambda seed: dirichlet(seed=seed),
     "infinite alpha": lambda seed: dirichlet(alpha=float("inf"), seed=seed),
-    "label shares": lambda seed: partition.label_shares(LABELS % 2, THREE, seed),
     "by group, cut": lambda seed: partition.by_group(NAMES, 4, seed),
 }
 
@@ -43,9 +40,8 @@ def test_every_example_exactly_once(build: Any) -> None:
     assert not same(split, build(4)) and not same(build(None), build(None))
 
 
-@pytest.mark.parametrize("alpha", [1e-9, 0.1, 1e6])
-@pytest.mark.parametrize("clients", [1, 3, 150])
-def test_minimum_size_holds_for_extreme_alpha(alpha: float, clients: int) -> None:
+@pytest.mark.parametrize(("clients", "alpha"), [(1, 0.1), (3, 1e-9), (150, 0.1), (150, 1e6)])
+def test_minimum_size_holds_for_extreme_alpha(clients: int, alpha: float) -> None:
     split = dirichlet(clients=clients, alpha=alpha, min_size=8)
     assert len(split) == clients and min(len(part) for part in split) >= 8
     assert sorted(np.concatenate(split).tolist()) == list(range(1200))
@@ -59,19 +55,6 @@ def test_proportions_follow_the_dirichlet_law() -> None:
     variance = (clients - 1) / (clients**2 * (clients * alpha + 1))
     assert abs(shares.mean(0) - 1 / clients).max() < 0.04
     assert abs(shares.var() / variance - 1) < 0.1
-
-
-def test_labels_stand_in_the_stated_shares() -> None:
-    """Two and three labels as FFA-LoRA deals them; an unequal pool is dealt in proportion."""
-    three = [(0.9, 0.05, 0.05), (0.05, 0.9, 0.05), (0.05, 0.05, 0.9)]
-    for labels, shares in ((LABELS % 2, THREE), (np.arange(1200) % 3, three)):
-        for part, row in zip(partition.label_shares(labels, shares), shares, strict=True):
-            assert len(part) == 400
-            assert np.bincount(labels[part]) / 400 == pytest.approx(row)
-    labels = np.repeat(["no", "yes"], [900, 300])
-    split = partition.label_shares(torch.arange(1200) >= 900, THREE)
-    found = [[int((labels[part] == word).sum()) for word in ("no", "yes")] for part in split]
-    assert found == [[60, 180], [540, 20], [300, 100]]
 
 
 @pytest.mark.parametrize("labels", [torch.from_numpy(LABELS), np.array(list("abcdefghij"))[LABELS]])

@@ -1,0 +1,359 @@
+"""The rows of a user's table: read, split into private rows and test rows, dealt to clients."""
+
+import hashlib
+import os
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.validation import check, check_number, check_whole, error_text
+from fedlora_lab.tasks import partition
+from fedlora_lab.tasks.labels import OF_THE_TEST, check_spelling, column_of, identifiers
+from fedlora_lab.tasks.task import (
+    Examples,
+    Inputs,
+    Task,
+    concatenate,
+    named_tensors,
+    take,
+    whole_numbers,
+)
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+DATASET_KINDS = (
+    "a pandas DataFrame, a list of dicts, a `datasets` Dataset or DatasetDict, a CSV or JSONL "
+    "file, or a folder with a folder for each class"
+)
+FILES = (".csv", ".jsonl")
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+MANY_ROWS = 20
+"""Kinds of rows of which honest tables do not share half."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a data set, split into private ones and those to test on.
+
+    Args:
+        private, held_out: the rows of each; their index counts rows of the table they come from.
+        sources: the tables that both come from; one and the same where a share is held out.
+        people: the person of each private row, numbers from 0; ``None``: not known.
+    """
+
+    private: "DataFrame"
+    held_out: "DataFrame"
+    sources: "tuple[DataFrame, DataFrame]"
+    people: np.ndarray | None
+
+    @classmethod
+    def read(
+        cls, dataset: object, test: object, seed: int, person: str | None, public_test: bool
+    ) -> "Rows":
+        """Reads a data set and splits it.
+
+        Args:
+            dataset, test, seed, person, public_test: as of `hub`. Persons are held out with all
+                their rows; public test rows of persons with private rows are refused.
+        Guarantees: tests/tasks/test_hub.py::test_persons_of_both_tables_are_found,
+            ::test_who_is_drawn_does_not_depend_on_how_many_rows_a_person_has.
+        """
+        splits = read_splits(dataset)
+        check("train" in splits, "dataset", sorted(splits), "a split called train")
+        train = splits["train"]
+        if isinstance(test, (int, float)):
+            private, held_out = _hold_out(train, test, seed, person)
+            sources = train, train
+        else:
+            private = train
+            held_out = _test_table(test, splits)
+            sources = train, held_out
+        if person is None:
+            return cls(private, held_out, sources, None)
+        people = _persons(private, person)
+        # A score of a person's public row is exact, and tells of the private ones.
+        if public_test and person in held_out.columns:
+            shared = len({*people} & {*_persons(held_out, person, OF_THE_TEST)})
+            shown = f"{shared} persons of the public test rows have private rows as well"
+            check(not shared, f"person {person!r}", shown, "public rows of others, in test=")
+        return cls(private, held_out, sources, np.unique(people, return_inverse=True)[1])
+
+    @property
+    def names(self) -> list[str]:
+        """What messages call each row, private ones first: its place in the given table."""
+        suffix = "" if self.sources[0] is self.sources[1] else OF_THE_TEST
+        return [*map(str, self.private.index), *(f"{i}{suffix}" for i in self.held_out.index)]
+
+    def column(self, argument: str, name: object) -> list[Any]:
+        """The values of a column, of private rows first."""
+        return [
+            *column_of(self.private, argument, name),
+            *column_of(self.held_out, argument, name),
+        ]
+
+    def labels(self, numbers: list[np.ndarray]) -> Tensor:
+        """The classes of all rows, private ones first.
+
+        Args: numbers: of all rows of both sources, from `read_labels`.
+        """
+        private = numbers[0][self.private.index.to_numpy()]
+        held_out = numbers[1][self.held_out.index.to_numpy()]
+        return torch.from_numpy(np.concatenate([private, held_out]))
+
+
+@dataclass(frozen=True)
+class Deal:
+    """How private rows are dealt to clients.
+
+    Args: by, clients, seed: as of `hub`.
+    """
+
+    by: str | None
+    clients: int | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_whole("seed", self.seed)
+        expected = "none with by=, which names the owner of each example"
+        check(self.by is None or self.clients is None, "clients", self.clients, expected)
+
+    def split(self, rows: Rows) -> tuple[partition.Split, tuple[str, ...]]:
+        """Each client's places among the private rows, and the clients' names, if they have some.
+
+        All rows of a person go to one client, unless ``by`` says where they are.
+
+        Guarantees: tests/tasks/test_hub.py::test_owners_are_compared_by_value,
+            ::test_a_site_that_is_left_without_rows_is_named.
+        """
+        if self.by is not None:
+            return _split_by_owner(rows, self.by)
+        # Persons are dealt, not their rows: else rows of one would say where others are.
+        owner = np.arange(len(rows.private)) if rows.people is None else rows.people
+        clients = 10 if self.clients is None else self.clients
+        split = partition.iid(int(owner.max()) + 1, clients, self.seed)
+        return [np.flatnonzero(np.isin(owner, part)) for part in split], ()
+
+
+def _split_by_owner(rows: Rows, by: str) -> tuple[partition.Split, tuple[str, ...]]:
+    """One client for each value of a column; warns of owners all of whose rows were held out."""
+    everyone = [str(owner) for owner in identifiers(rows.sources[0], "by", by)]
+    check_spelling(f"by {by!r}", everyone)
+    owners = [everyone[row] for row in rows.private.index]
+    names = sorted(set(owners))
+    # They take part in nothing, which nobody would see from the clients that there are.
+    absent = sorted(set(everyone) - set(names))
+    if absent:
+        words = "no client, since test= held all rows of theirs out"
+        warnings.warn(f"by={by!r}: {', '.join(absent)}: {words}", stacklevel=4)
+    return partition.by_group(owners), tuple(names)
+
+
+def make_task(rows: Rows, x: Inputs, y: Tensor, deal: Deal, **fields: Any) -> Task:
+    """The task of encoded rows.
+
+    Args:
+        rows, x, y: the rows, and their inputs and targets, private ones first.
+        deal: to which clients.
+        fields: of the task, but for its examples.
+    """
+    count = len(rows.private)
+    places, names = deal.split(rows)
+    indices = [torch.from_numpy(part) for part in places]
+    task = Task(
+        clients=tuple((take(x, index), y[index]) for index in indices),
+        test=(take(x, slice(count, None)), y[count:]),
+        client_names=names,
+        persons=None if rows.people is None else tuple(rows.people[part] for part in places),
+        **fields,
+    )
+    check_public_test(task, rows)
+    return task
+
+
+def owners_of(table: "DataFrame", person: str | None) -> tuple[np.ndarray, int]:
+    """Whose each row is, numbers from 0, and how many there are: persons, or rows without them.
+
+    Args:
+        table: the rows.
+        person: the column of persons.
+    """
+    if person is None:
+        return np.arange(len(table)), len(table)
+    names, numbers = np.unique(_persons(table, person), return_inverse=True)
+    return numbers, len(names)
+
+
+def _persons(table: "DataFrame", column: str, suffix: str = "") -> list[int]:
+    """The persons in a column of whole numbers; refuses rows without one."""
+    column_of(table, "person", column)
+    rows = [f"row {row}{suffix}" for row in table.index]
+    # As the table keeps them: its own numbers know how exact they are.
+    return whole_numbers(f"person {column!r}", table[column].to_numpy(), rows)
+
+
+def _hold_out(
+    train: "DataFrame", share: float, seed: int, person: str | None
+) -> "tuple[DataFrame, DataFrame]":
+    """The rows that stay, and a share of the persons, or rows, that is drawn to test on."""
+    check_number("test", share, 0, 0.5, open_low=True)
+    owner, count = owners_of(train, person)
+    held_count = max(1, round(share * count))
+    counted = "rows" if person is None else "persons"
+    expected = f"a share that leaves some of {count} {counted} to train on"
+    check(held_count < count, "test", share, expected)
+    # Of persons, not of their rows: with the rows that one person has others would change sides.
+    order = Streams(seed).numpy("hub split").permutation(count)
+    is_held = np.isin(owner, order[:held_count])
+    return train[~is_held], train[is_held]
+
+
+def _test_table(test: object, splits: "Mapping[str, DataFrame]") -> "DataFrame":
+    """The split, data set or file that a task is tested on."""
+    if isinstance(test, str) and test in splits:
+        return splits[test]
+    is_file = not isinstance(test, str) or Path(test).suffix in FILES or Path(test).exists()
+    others = ", ".join(name for name in splits if name != "train") or "none here"
+    expected = f"a share, a data set, a file, or the name of a split: {others}"
+    check(is_file, "test", test, expected)
+    tables = read_splits(test)
+    expected = "one table; of several splits name one, as test=data['validation']"
+    check(len(tables) == 1, "test", sorted(tables), expected)
+    return next(iter(tables.values()))
+
+
+# ---- tables of any kind
+
+
+def read_splits(dataset: object) -> "dict[str, DataFrame]":
+    """Reads the splits of a data set by name; one called ``train`` where it has none.
+
+    Classes of a `datasets` ClassLabel stand there by name, all of them in the frame's ``attrs``.
+
+    Raises: ``ValueError`` for an empty data set, or something else.
+    Guarantees: tests/tasks/test_hub.py::test_files_and_folders_equal_the_frame.
+    """
+    if isinstance(dataset, Mapping):
+        return {str(name): _frame(split) for name, split in dataset.items()}
+    if not isinstance(dataset, (str, os.PathLike)):
+        return {"train": _frame(dataset)}
+    path = Path(dataset)
+    if path.is_dir():
+        return {"train": _images(path)}
+    check(path.suffix in FILES, "dataset", str(path), DATASET_KINDS)
+    expected = f"a file that exists; there is none in {path.parent.resolve()}"
+    check(path.is_file(), "dataset", str(path), expected)
+    # By the name's end: a reader that guesses would take one kind of file for another.
+    try:
+        table = _csv(path) if path.suffix == ".csv" else _json_lines(path)
+    except ValueError as error:  # those of pandas' parsers and of UTF-8 are ValueErrors
+        kind = "CSV with a header" if path.suffix == ".csv" else "JSONL, an object in each line"
+        expected = f"{kind}, in UTF-8 ({error_text(error)})"
+        raise ValueError(f"dataset={str(path)!r}: expected {expected}") from error
+    return {"train": _frame(table)}
+
+
+def _csv(path: Path) -> "DataFrame":
+    import pandas as pd
+
+    # Without this the first column becomes the rows' names where rows have a cell more than the
+    # header, and all others stand under wrong names; with it pandas warns of the cell.
+    frame = pd.read_csv(path, index_col=False)
+    # pandas renames a column that is there twice.
+    header = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].dropna()
+    check(not header.duplicated().any(), "columns", header.tolist(), "each name once")
+    return frame
+
+
+def _json_lines(path: Path) -> "DataFrame":
+    import pandas as pd
+
+    # Nothing is guessed from a column's name or its texts.
+    return pd.read_json(path, lines=True, dtype=False, encoding="utf-8-sig")
+
+
+def _images(folder: Path) -> "DataFrame":
+    """The files of a folder that has a folder of images for each class."""
+    import pandas as pd
+
+    files = [f for f in folder.glob("[!.]*/**/*") if f.suffix.lower() in IMAGES]
+    rows = sorted((f.relative_to(folder).parts[0], str(f)) for f in files)
+    check(bool(rows), "dataset", str(folder), "a folder for each class, with images in it")
+    return pd.DataFrame(rows, columns=pd.Index(["label", "image"]))
+
+
+def _frame(data: Any) -> "DataFrame":
+    """A DataFrame, or what can be made one, with rows numbered from 0."""
+    import pandas as pd
+
+    frame = data.to_pandas() if hasattr(data, "to_pandas") else data
+    if isinstance(data, list) and all(isinstance(row, Mapping) for row in data):
+        frame = pd.DataFrame(data)
+    check(isinstance(frame, pd.DataFrame), "dataset", type(data).__name__, DATASET_KINDS)
+    doubled = frame.columns[frame.columns.duplicated()].tolist()
+    check(not doubled, "columns", doubled, "each name once")
+    check(len(frame) > 0, "dataset", "0 rows", "at least one row")
+    # Places in the table from here on: messages name rows by them.
+    frame = frame.reset_index(drop=True)
+    frame.attrs = {}
+    for column, feature in (getattr(data, "features", None) or {}).items():
+        names = getattr(feature, "names", None)
+        if names:  # a ClassLabel, whose numbers mean something in this table only
+            frame[column] = frame[column].map(dict(enumerate(names)))
+            frame.attrs[column] = tuple(names)
+    return frame
+
+
+# ---- public test rows
+
+
+def check_public_test(task: Task, rows: Rows) -> None:
+    """Refuses public test rows that are plainly private rows.
+
+    Scores of public rows are exact, and no epsilon counts them. Two rows are equal if all that the
+    model reads is, and the label. Refused are a test table that has the same rows as the private
+    one, and one that has more than half of its rows, or of the private ones, in common with it,
+    each counted once. Where most private rows stand several times, honest tables of few kinds of
+    rows share them all: these are refused only from `MANY_ROWS` kinds on. Fewer equal rows, but
+    more than private ones have among themselves, are warned of. How many they are is told in a
+    refusal only: it is a number about private rows. Rows that were written differently, such as
+    images that were encoded again, are not found.
+
+    Args:
+        task: with its rows.
+        rows: that they come from. Of one table a share is held out, and nothing is compared.
+    Guarantees: tests/tasks/test_hub.py::test_private_rows_are_no_public_test,
+        ::test_public_rows_that_are_private_are_warned_of_without_their_number,
+        ::test_the_private_table_is_known_from_any_place.
+    """
+    if not task.public_test or rows.sources[0] is rows.sources[1]:
+        return
+    # By content: the same rows may come from another file, a copy or a link.
+    private = Counter(_digests(concatenate(task.clients)))
+    public = Counter(_digests(task.test))
+    repeated = sum(count for count in private.values() if count > 1) / private.total()
+    twins = sum(count for row, count in public.items() if row in private)
+    shared = len(private.keys() & public.keys())
+    is_varied = repeated < 0.5 or len(private) >= MANY_ROWS
+    is_copy = public == private or (is_varied and 2 * shared > min(len(private), len(public)))
+    expected = "public rows of their own, without those that are private"
+    check(not is_copy, "test", f"{twins} of {public.total()} rows equal private rows", expected)
+    if twins / public.total() > repeated:
+        words = "some rows equal private rows, and their scores would be exact and not protected"
+        warnings.warn(f"test: {words}: expected {expected}", stacklevel=3)
+
+
+def _digests(examples: Examples) -> list[bytes]:
+    """A digest of each example: its inputs and its label."""
+    tensors = named_tensors(examples).values()
+    columns = [x.detach().contiguous().reshape(len(x), -1).view(torch.uint8) for x in tensors]
+    rows = zip(*(column.numpy() for column in columns), strict=True)
+    return [hashlib.blake2b(b"".join(map(bytes, row)), digest_size=16).digest() for row in rows]

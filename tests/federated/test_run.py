@@ -202,13 +202,14 @@ def release(row="fedlora", unit="client", **options):
 )
 @pytest.mark.parametrize("unit", ["example", "client"])
 def test_release_mode_shows_nothing_private(row, unit):
-    """No noise terms, no counts of clips, in the client unit no metrics of what clients keep."""
+    """No noise terms, counts of clips or seconds; of what clients keep un-noised no metrics."""
     records = release(row, unit)
     assert not NOISE & {measure for record in records for _, measure, _ in record.rows}
     hidden = row in ("local", KEEPS_B) and unit == "client"
     for record in records[1:]:
         assert record.seed is None
         assert math.isnan(record.clipped) and math.isnan(record.nonfinite)
+        assert math.isnan(record.seconds)
         assert all(math.isnan(value) for value in record.metrics.values()) == hidden
 
 

@@ -5,51 +5,34 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from fedlora_lab.privacy import accounting
-from fedlora_lab.review.claims import Claims, Evidence, Finding, Loader, Verdict
+from fedlora_lab.review.claims import Claims, Finding, Loader, Verdict
 from fedlora_lab.review.sampling import most_participations
 
 EPSILON_SLACK = 0.01
 """Share by which a stated epsilon may lie below that of dp-accounting: the accountants' errors."""
-LAWS = {
-    None: "no amplification by sampling",
-    "fixed": "fresh batches of one size",
-    "poisson": "Poisson batches",
-}
-HIDES_NOTHING = ("non-finite", "noise law", "un-noised output", "preparation")
+LAWS = {None: "no amplification by sampling", "poisson": "Poisson batches"}
+HIDES_NOTHING = ("non-finite", "noise law", "un-noised output")
 """Checks of which each, broken, leaves no finite epsilon."""
 
 
 def spent_epsilon(claims: Claims, sigma: float) -> float:
     """Epsilon at the claimed delta of all claimed steps with this noise multiplier."""
     assert claims.delta is not None and claims.steps is not None
-    q = claims.sample_rate or 1.0
-    steps = claims.steps
     replaced = claims.relation == "replace"
-    if replaced:  # one example in the place of another moves a sum by twice the clip norm
-        sigma = sigma / 2
-    if claims.sampling == "fixed" and replaced and claims.dataset_size and q < 1 and sigma:
-        return _fixed_size_epsilon(claims.dataset_size, q, sigma, steps, claims.delta)
     # Amplification by Poisson sampling is proved for neighbours that lack an example.
     amplified = claims.sampling == "poisson" and not replaced
-    return accounting.epsilon(((sigma, q if amplified else 1.0, steps),), claims.delta)
+    q = (claims.sample_rate or 1.0) if amplified else 1.0
+    # One example in the place of another moves a sum by twice the clip norm.
+    released = (sigma / 2 if replaced else sigma, q, claims.steps)
+    return accounting.epsilon((released,), claims.delta)
 
 
-def _fixed_size_epsilon(n: int, q: float, sigma: float, steps: int, delta: float) -> float:
-    """Epsilon of batches of one size, each drawn anew without replacement, by dp-accounting."""
-    import dp_accounting as dp
-    from dp_accounting.rdp import RdpAccountant
-
-    event = dp.SampledWithoutReplacementDpEvent(n, round(q * n), dp.GaussianDpEvent(sigma))
-    renyi = RdpAccountant(neighboring_relation=dp.NeighboringRelation.REPLACE_ONE)
-    return float(renyi.compose(event, steps).get_epsilon(delta))
-
-
-def accounting_evidence(claims: Claims) -> Iterator[Evidence]:
+def check_accounting(claims: Claims) -> Iterator[Finding]:
     """Whether the claimed epsilon follows from the other claims."""
     check = "accounting"
     if claims.delta is None or claims.steps is None:
         text = "needs steps and delta among the claims, and epsilon to compare with"
-        yield Evidence(check, text, verdict="cannot tell")
+        yield Finding(check, text, verdict="cannot tell")
         return
     spent = spent_epsilon(claims, claims.noise_multiplier)
     text = f"{claims.steps} steps, {LAWS[claims.sampling]}: ε = {spent:.4g} at δ = {claims.delta:g}"
@@ -58,10 +41,10 @@ def accounting_evidence(claims: Claims) -> Iterator[Evidence]:
         holds = claims.epsilon >= spent * (1 - EPSILON_SLACK)
         verdict = "sound" if holds else "broken"
         text += f"; claimed {claims.epsilon:.4g}"
-    yield Evidence(check, text, spent, "all steps", verdict=verdict)
+    yield Finding(check, text, spent, "all steps", verdict=verdict)
     if claims.dataset_size is not None and claims.delta * claims.dataset_size >= 1:
         text = f"δ = {claims.delta:g} allows one of {claims.dataset_size} to be published outright"
-        yield Evidence(check, text, spent, "delta", verdict="broken")
+        yield Finding(check, text, spent, "delta", verdict="broken")
 
 
 def epsilon_given(
@@ -77,8 +60,7 @@ def epsilon_given(
     if broken.keys() & {*HIDES_NOTHING}:
         return math.inf
     sigma = claims.noise_multiplier
-    for name in ("noise size", "noise per tensor"):
-        sigma *= min(1.0, broken.get(name, 1.0))
+    sigma *= min(1.0, broken.get("noise size", 1.0))
     # A reach of r clip norms is as good as noise that is r times smaller.
     limit = 2.0 if claims.relation == "replace" else 1.0
     sigma *= limit / max(limit, broken.get("reach", limit))

@@ -285,7 +285,6 @@ def opacus(
         loader=_drawn_batches(loader),
         draws=draws,
         seed=seed,
-        title=f"Is this private? {type(optimizer).__name__}",
     )
 
 
@@ -363,5 +362,4 @@ def flower(
                 sent[name] = sent[name] - start[name]
         return sent | numbers
 
-    title = "Is this private? A Flower client"
-    return step(asked, data, claims, loader=loader, draws=draws, seed=seed, title=title)
+    return step(asked, data, claims, loader=loader, draws=draws, seed=seed)

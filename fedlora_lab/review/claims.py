@@ -1,6 +1,7 @@
-"""What a review asks, what an author claims of a step, and what speaks for or against it."""
+"""What a review asks, what an author claims of a step, and what is found."""
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, get_args
@@ -10,7 +11,6 @@ from fedlora_lab._utils.validation import check, check_number, check_one_of, che
 Step: TypeAlias = Callable[[list[Any], int], Mapping[str, Any]]
 Loader = Callable[[int], Iterable[Iterable[int]]]
 Verdict = Literal["sound", "broken", "cannot tell"]
-Sampling = Literal["poisson", "fixed"]
 Relation = Literal["add/remove", "replace"]
 
 
@@ -33,7 +33,7 @@ CHECKS: dict[str, Check] = {
         "how far one example moves all noised outputs together, in clip norms",
         "at most 1",
         _edge("7-a-clip-for-each-tensor-one-release-counted-serious"),
-        "Clip each example's gradient, over all trained tensors together, before the sum.",
+        "Clip each example's gradient over all tensors together, sum, divide by a constant.",
     ),
     "non-finite": Check(
         "how far an example of NaN, infinity or huge numbers moves all outputs, in clip norms",
@@ -41,23 +41,11 @@ CHECKS: dict[str, Check] = {
         "docs/review.md#examples-that-are-not-finite",
         "Refuse such examples before the step, or count their gradients as zero, one by one.",
     ),
-    "denominator": Check(
-        "how a contribution grows when the batch is doubled: 2 where the denominator is fixed",
-        "2",
-        _edge("3-clipping-the-mean-gradient-of-a-batch-fatal"),
-        "Divide by the expected size of a batch, a constant, after clipping and summing.",
-    ),
     "noise size": Check(
-        "standard deviation of the noise, in units of the claimed one",
+        "standard deviation of the noise, of any tensor and any batch, in units of the claimed one",
         "1",
         _edge("4-a-threshold-taken-from-the-batch-fatal"),
-        "Add noise of noise_multiplier × clip_norm to the sum, then divide; never from the data.",
-    ),
-    "noise per tensor": Check(
-        "noise of the tensor that differs most, in units of the others' noise",
-        "1",
-        _edge("7-a-clip-for-each-tensor-one-release-counted-serious"),
-        "Add noise of the same size to every tensor that is clipped jointly.",
+        "Add noise of noise_multiplier × clip_norm to the sum, then divide by a constant.",
     ),
     "noise independence": Check(
         "correlation of noise that should be independent",
@@ -107,12 +95,6 @@ CHECKS: dict[str, Check] = {
         _edge("23-adapters-on-another-device-or-not-trained-at-all-bug"),
         "Look whether the trained parameters are in the model's forward pass and the optimiser.",
     ),
-    "preparation": Check(
-        "other prepared examples that change when one raw example is left out",
-        "0",
-        _edge("28-private-statistics-used-as-if-public-serious"),
-        "Prepare each example by constants, or by statistics of public data.",
-    ),
 }
 """Name -> check, in the order of the table."""
 
@@ -123,7 +105,7 @@ class ClaimedFields(TypedDict, total=False):
     clip_norm: float
     noise_multiplier: float
     denominator: float
-    sampling: Sampling | None
+    sampling: Literal["poisson"] | None
     sample_rate: float | None
     dataset_size: int | None
     steps: int | None
@@ -145,8 +127,7 @@ class Claims:
         clip_norm: C, norm to which one unit's contribution is clipped, over all tensors jointly.
         noise_multiplier: sigma > 0; the noise on the sum has standard deviation sigma C.
         denominator: what the noised sum is divided by; 1: the sum itself leaves.
-        sampling: "poisson", or "fixed" (a fresh draw without replacement for each batch);
-            ``None``: no claim, and no amplification, as for shuffled batches.
+        sampling: "poisson"; ``None``: no claim, and no amplification, as for shuffled batches.
         sample_rate: share of the data in a batch, in (0, 1].
         dataset_size: number of units in the whole data set.
         steps: how many releases are made in all.
@@ -166,7 +147,7 @@ class Claims:
     clip_norm: float
     noise_multiplier: float
     denominator: float = 1.0
-    sampling: Sampling | None = None
+    sampling: Literal["poisson"] | None = None
     sample_rate: float | None = None
     dataset_size: int | None = None
     steps: int | None = None
@@ -179,52 +160,38 @@ class Claims:
     finite: bool = True
 
     def __post_init__(self) -> None:
-        optional = ("sample_rate", "delta")
-        for name in ("clip_norm", "noise_multiplier", "denominator", *optional):
-            value = getattr(self, name)
-            if value is not None or name not in optional:
-                most = 1 if name in ("sample_rate", "delta") else math.inf
-                check_number(name, value, 0, most, open_low=True)
-                check(value < math.inf, name, value, "a finite number")
+        for name in ("clip_norm", "noise_multiplier", "denominator"):
+            check_number(name, getattr(self, name), 0, sys.float_info.max, open_low=True)
+        for name in ("sample_rate", "delta"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), 0, 1, open_low=True)
         for name in ("dataset_size", "steps"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), 1)
         if self.epsilon is not None:
             check_number("epsilon", self.epsilon, 0)
-        check_one_of("sampling", self.sampling, (None, *get_args(Sampling)))
+        check_one_of("sampling", self.sampling, (None, "poisson"))
         check_one_of("relation", self.relation, get_args(Relation))
         for name in ("frozen", "public"):
             value = getattr(self, name)
-            names = not isinstance(value, str) and all(isinstance(name, str) for name in value)
-            check(names, name, value, "a tuple of names of outputs")
+            check(isinstance(value, tuple), name, value, "a tuple of names of outputs")
 
 
-class Evidence(NamedTuple):
-    """One result of a check: judged by chance (``p``), or as it stands (``verdict``)."""
+class Finding(NamedTuple):
+    """What a check found.
+
+    Args:
+        check: a name in `CHECKS`.
+        words: what was found, in a sentence.
+        number: what was measured, as ``CHECKS[check].asks`` says.
+        example: the example or tensor that shows it.
+        verdict: "sound", "broken" or "cannot tell".
+        p: where chance decides, how likely a sound step shows this or worse.
+    """
 
     check: str
     words: str
     number: float = math.nan
     example: str = ""
-    p: float | None = None
     verdict: Verdict = "sound"
-
-
-class Finding(NamedTuple):
-    """One line of a review.
-
-    Args:
-        check: a name in `CHECKS`.
-        verdict: "sound", "broken" or "cannot tell".
-        number: what was measured, as ``CHECKS[check].asks`` says.
-        example: the example or tensor that shows it.
-        words: what was found, in a sentence.
-        docs: where it is explained.
-    """
-
-    check: str
-    verdict: Verdict
-    number: float
-    example: str
-    words: str
-    docs: str
+    p: float | None = None

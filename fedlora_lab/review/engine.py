@@ -328,5 +328,4 @@ def engine(
         draws=draws,
         seed=seed,
         significance=significance,
-        title=f"Is this private? {get(method).name}, {privacy.unit} unit",
     )

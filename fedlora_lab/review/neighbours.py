@@ -18,7 +18,6 @@ COPIES = 16
 """How often an example is repeated to show a direction through the noise."""
 TRIED = 4
 """Examples that are scaled."""
-LONGEST_WAY = 64
 
 
 # ---- examples
@@ -54,22 +53,6 @@ def scale(example: Example, factor: float) -> Example:
                     part /= 10
                     scaled = x * part
         return scaled
-
-    return map_floats(change, example)
-
-
-def only_largest(example: Example, spoilt: bool = False) -> Example:
-    """Keeps the largest number of every floating-point array, others become zero.
-
-    Args: example: see `Example`. spoilt: in its place NaN, and the others stay.
-    """
-
-    def change(x: Example) -> Example:
-        if getattr(x, "ndim", 0) == 0:
-            return x
-        with np.errstate(all="ignore"):
-            infinite = x / (x != x.max())
-            return x + (infinite - infinite) if spoilt else x * (x == x.max())
 
     return map_floats(change, example)
 
@@ -145,48 +128,7 @@ def single_changes(batch: Batch, replaced: bool, count: int) -> Iterator[Neighbo
             if replaced:
                 turned = [scale(example, -LOUD)]
                 yield neighbours(f"example {i} scaled by 1e6 and turned", without, [loud], turned)
-    alike = [scale(example, LOUD) for example in batch]
     if not replaced:
+        loud = scale(batch[0], LOUD)
         yield neighbours("example 0 twice", batch, batch[:1])
-        yield neighbours("example 0 scaled by 1e6, in a batch of two", batch[1:2], alike[:1])
-    if not same_numbers(alike[0], batch[0]):
-        stand = batch[:1] if replaced else []
-        yield neighbours("example 0 among examples scaled by 1e6", alike[1:], alike[:1], stand)
-
-
-def tipping_point(
-    start: Example,
-    end: Example,
-    length: int,
-    replaced: bool,
-    rng: np.random.Generator,
-    farthest: Callable[[list[Batch]], int],
-) -> Neighbours:
-    """Finds neighbours on a way from copies of one example to copies of another.
-
-    Where the batch decides which examples count, a majority tips on this way, and one example moves
-    many.
-
-    Args:
-        start, end: the two examples.
-        length: copies of each.
-        replaced: batches have one size; else they grow until they hold all copies of both.
-        rng: mixes the two, so that pieces of a batch hold both.
-        farthest: says which batch of a way lies farthest from the next one.
-    """
-    items = [start] * length + [end] * length
-    order = rng.permutation(2 * length).tolist()
-    windows = [range(i, i + length) for i in range(length + 1)]
-    if not replaced:
-        windows = [range(i) for i in range(1, 2 * length + 1)]
-        windows += [range(i, 2 * length) for i in range(1, length + 1)]
-    way = [[items[i] for i in order if i in window] for window in windows]
-    at = farthest(way)
-    before, after = windows[at : at + 2]
-    lost = [items[i] for i in before if i not in after]
-    new = [items[i] for i in after if i not in before]
-    starts = sum(i < length for i in before)
-    text = f"{starts} copies of one and {len(before) - starts} of another example, one changed"
-    return Neighbours(
-        text, way[at + 1], way[at], way[at + 1] + new * COPIES, way[at] + lost * COPIES
-    )
+        yield neighbours("example 0 scaled by 1e6, in a batch of two", batch[1:2], [loud])

@@ -1,30 +1,27 @@
 """Tests of noise that leaves with a signal: whether what should be independent is.
 
-Noise comes as a matrix, calls × numbers, in units of the claimed standard deviation. Tensors,
-numbers, calls and workers are held against each other, by their values and by their sizes alone:
-noise that is used twice with other signs is correlated in size. All p-values are those of
-independent normal noise.
+Noise comes as a matrix, calls × numbers, in units of the claimed standard deviation. Numbers, calls
+and workers are held against each other, by their values and by their sizes alone: noise that is
+used twice with other signs is correlated in size. All p-values are those of independent normal
+noise.
 """
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from scipy import linalg, special
-
-from fedlora_lab.review.p_values import cosine_p_value
+from scipy import special, stats
 
 COMPARED_COLUMNS = 2048
 LEAST_SAMPLES = 8
 """Fewer samples say nothing of two numbers that were chosen among millions of pairs."""
+
 SINGULAR = 1e-5
-"""Singular values of normal matrices lie closer together, if they are not quite square."""
-MOST_TENSORS = 20
-"""Of more tensors only those beside each other are compared."""
+"""Share of the largest singular value below which one is zero but for rounding."""
 
 
 class Tie(NamedTuple):
@@ -41,19 +38,11 @@ class Noise:
 
     Args:
         rows: (calls, numbers), with the signal, in units of the claimed noise.
-        columns: tensor -> where its numbers in ``rows`` stand in the flat tensor, ascending.
-        shapes: tensor -> shape.
+        parts: tensor -> its numbers in ``rows``.
     """
 
     rows: np.ndarray
-    columns: Mapping[str, np.ndarray]
-    shapes: Mapping[str, tuple[int, ...]]
-
-    @cached_property
-    def parts(self) -> dict[str, slice]:
-        """Tensor -> its numbers in ``rows``."""
-        ends = np.cumsum([0, *map(len, self.columns.values())]).tolist()
-        return {name: slice(a, b) for name, a, b in zip(self.columns, ends, ends[1:])}
+    parts: Mapping[str, slice]
 
     @cached_property
     def pairs(self) -> np.ndarray:
@@ -71,93 +60,54 @@ class Noise:
         """Whether every number is one."""
         return bool(np.isfinite(self.rows).all())
 
-    def ties(self) -> list[Tie]:
-        """Correlations between tensors, numbers and calls."""
-        calls = ties_of_calls(self.centred, self.centred, "all numbers")
-        return [*self._ties_of_partners(), *self._ties_of_any_numbers(), *calls]
-
-    def ties_with(self, other: "Noise", words: str) -> list[Tie]:
-        """Correlations with another worker's noise, in the numbers that both have.
-
-        Args: other: calls of the same seeds. words: names the two.
-        """
-        left: list[int] = []
-        right: list[int] = []
-        for name in self.parts.keys() & other.parts.keys():
-            a, b = matches(self.columns[name], other.columns[name])
-            left += (self.parts[name].start + a).tolist()
-            right += (other.parts[name].start + b).tolist()
-        if not left:
-            return []
-        few = kept_places(len(left), COMPARED_COLUMNS)
-        # Few columns: every pair of them is compared.
-        views = zip(
-            both_views(self.pairs[:, np.array(left)[few]]),
-            both_views(other.pairs[:, np.array(right)[few]]),
-        )
-        calls = ties_of_calls(self.centred[:, left], other.centred[:, right], words)
-        return [*calls, *(closest_columns(a, b, words) for a, b in views)]
-
-    def exact_tie(self) -> str:
-        """Says which combination has no noise at all: of calls, of numbers, or "" for none."""
-        # Orthonormal differences of the calls: white if the noise is.
-        contrasts = linalg.helmert(len(self.rows)) @ self.rows  # the signal is in none of them
-        calls, numbers = contrasts.shape
-        few = min(calls, numbers - LEAST_SAMPLES)
-        if few > 1 and is_singular(contrasts[:few]):
-            return "a combination of calls has no noise"
-        if 1 < numbers <= calls - LEAST_SAMPLES and is_singular(contrasts):
-            return "a combination of numbers has no noise"
-        return ""
-
-    def _partners(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        """Numbers that mistakes give one noise: of two tensors at one place, and of one tensor
-        beside, below and opposite each other. Words, and columns of ``rows`` on either side."""
-        all_columns = np.arange(self.rows.shape[1])
-        pairs = [*itertools.combinations(self.parts, 2)]
-        if len(self.parts) > MOST_TENSORS:  # neighbours, and tensors of one shape
-            alike = sorted(self.parts, key=lambda name: self.shapes[name])
-            pairs = [*itertools.pairwise(self.parts), *itertools.pairwise(alike)]
-        for first, second in pairs:
-            a = all_columns[self.parts[first]]
-            b = all_columns[self.parts[second]]
-            width = min(len(a), len(b))
-            yield f"{first} and {second}", a[:width], b[:width]
-        for name, part in self.parts.items():
-            places = self.columns[name]
-            shape = self.shapes[name]
-            size = math.prod(shape)
-            first_half = places < size // 2
-            partners = {
-                "numbers": places + 1,
-                "rows": places + (shape[-1] if shape else 1),
-                "halves": np.where(first_half, places + size // 2, -1),
-                "mirrored halves": np.where(first_half, size - 1 - places, -1),
-            }
-            for kind, wanted in partners.items():
-                here, partner = matches(wanted, places)
-                yield f"{kind} of {name}", part.start + here, part.start + partner
-
-    def _ties_of_partners(self) -> Iterator[Tie]:
-        """Partners in one call, and in one call and the next, all of a kind together."""
-        views = both_views(self.pairs)
-        next_views = both_views(self.centred)
-        for kind, left, right in self._partners():
-            for view in views:
-                yield pooled(view[:, left], view[:, right], kind)
-            for view in next_views:
-                for now, then in ((left, right), (right, left)):
-                    after = f"{kind} of the next seed"
-                    yield pooled(view[:-1][:, now], view[1:][:, then], after)
-
-    def _ties_of_any_numbers(self) -> Iterator[Tie]:
-        """Any two numbers, wherever they stand, in one call, or in one call and the next."""
+    def compared(self) -> np.ndarray:
+        """Columns of which every pair is compared: few of each tensor."""
         most = max(2, COMPARED_COLUMNS // len(self.parts))
-        tensors = self.parts.values()
-        columns = [part.start + kept_places(part.stop - part.start, most) for part in tensors]
-        compared = np.concatenate(columns)
-        for view in both_views(self.pairs[:, compared]):
-            yield closest_columns(view, view, "two numbers of one call")
+        parts = self.parts.values()
+        return np.concatenate([x.start + kept_places(x.stop - x.start, most) for x in parts])
+
+
+def ties_within(noise: Noise) -> list[Tie]:
+    """Correlations between numbers, of one call and of the next, and between calls."""
+    ties = ties_of_calls(noise.centred, noise.centred, "all numbers")
+    few = noise.compared()
+    for view in both_views(noise.pairs[:, few]):
+        ties.append(closest_columns(view, view, "two numbers of one call"))
+    for view in both_views(noise.centred[:, few]):
+        where = "a number of one call and one of the next"
+        ties.append(closest_columns(view[:-1], view[1:], where))
+    return ties
+
+
+def ties_between(one: Noise, other: Noise, where: str) -> list[Tie]:
+    """Correlations of two workers' noise at equal seeds, in the tensors that both have.
+
+    Args: one, other: of the two. where: names them.
+    """
+    names = [name for name in one.parts if name in other.parts]
+    if not names:
+        return []
+    left = np.concatenate([np.r_[one.parts[name]] for name in names])
+    right = np.concatenate([np.r_[other.parts[name]] for name in names])
+    few = kept_places(len(left), COMPARED_COLUMNS)
+    ties = ties_of_calls(one.centred[:, left], other.centred[:, right], where)
+    views = zip(both_views(one.pairs[:, left[few]]), both_views(other.pairs[:, right[few]]))
+    return [*ties, *(closest_columns(a, b, where) for a, b in views)]
+
+
+def lacks_rank(noise: Noise) -> bool:
+    """Whether some combination of calls, or of numbers, has no noise at all."""
+    calls, numbers = noise.rows.shape
+    # Singular values of a random matrix come close to zero only where it is almost square.
+    few = noise.rows[: max(1, numbers - LEAST_SAMPLES)]
+    if rank_of(few - few.mean(0)) < len(few) - 1:
+        return True
+    return numbers <= calls - 1 - LEAST_SAMPLES and rank_of(noise.centred) < numbers
+
+
+def rank_of(matrix: np.ndarray) -> int:
+    """Singular values that are not zero but for rounding."""
+    return int(np.linalg.matrix_rank(matrix, rtol=SINGULAR))
 
 
 def kept_places(size: int, most: int) -> np.ndarray:
@@ -173,48 +123,43 @@ def kept_places(size: int, most: int) -> np.ndarray:
     return np.unique(np.concatenate([block, size // 2 + block, size - 1 - block]))
 
 
-def both_views(noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The noise, and its sizes turned into normal numbers of mean zero: signs are gone."""
-    spread = np.sqrt(np.mean(noise**2, axis=0))
-    share = special.erf(np.abs(noise) / (math.sqrt(2) * np.maximum(spread, 1e-300)))
+def both_views(noise: np.ndarray) -> list[np.ndarray]:
+    """The noise, and its sizes turned into normal numbers of mean zero, without their signs; each
+    number has mean square 1 over the calls."""
+    views = [noise]
+    share = special.erf(np.abs(unit_columns(noise)) / math.sqrt(2))
     sizes = special.ndtri(np.clip(share, 1e-9, 1 - 1e-9))
-    return noise, sizes - sizes.mean(0)
+    views.append(sizes - sizes.mean(0))
+    return [unit_columns(view) for view in views]
 
 
-def matches(wanted: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Indices into both where ``wanted`` is among the places, which ascend."""
-    if not len(places):
-        return np.zeros(0, int), np.zeros(0, int)
-    # Places ascend, so a binary search finds each partner or its absence.
-    at = np.minimum(np.searchsorted(places, wanted), len(places) - 1)
-    here = np.flatnonzero(places[at] == wanted)
-    return here, at[here]
+def unit_columns(noise: np.ndarray) -> np.ndarray:
+    """Scales each column to mean square 1; one of zeros stays."""
+    return noise / np.maximum(np.sqrt(np.mean(noise**2, axis=0)), 1e-300)
 
 
-def pooled(a: np.ndarray, b: np.ndarray, where: str) -> Tie:
-    """Correlation of columns with columns, all together.
-
-    Args: a, b: (calls, columns). where: names the two.
-    """
-    size = math.sqrt(float((a**2).sum() * (b**2).sum()))
-    r = float((a * b).sum()) / size if size else 0.0
-    return Tie(cosine_p_value(r, a.size - a.shape[1]), r, where)
+def correlation_p_value(r: np.ndarray | float, samples: np.ndarray | float) -> np.ndarray:
+    """Tests for no correlation. A floor keeps rounding from making it certain."""
+    # Student's law of a correlation of independent normal numbers.
+    free = np.maximum(1, np.asarray(samples) - 2)
+    square = np.square(r)
+    return 2 * stats.t.sf(np.sqrt(square * free / np.maximum(1 - square, 1e-6)), free)
 
 
 def closest_columns(a: np.ndarray, b: np.ndarray, where: str) -> Tie:
     """The two columns that are most correlated, of all pairs; of one set each pair counts once.
 
-    Args: a, b: (calls, columns), the same array for one set. where: names the two.
+    Args: a, b: (calls, columns), as of `both_views`; equal for one set. where: names the two.
     """
-    sizes = [np.maximum(np.linalg.norm(x, axis=0), 1e-300) for x in (a, b)]
-    cosines = a.T @ b / np.outer(*sizes)
+    cosines = a.T @ b / len(a)
     count = cosines.size
-    if a is b:
+    if np.array_equal(a, b):
         cosines = np.triu(cosines, 1)
         count = len(cosines) * (len(cosines) - 1) // 2
     r = float(cosines.flat[np.argmax(np.abs(cosines))])
     # The largest of many is large by chance: each of them could have been it.
-    return Tie(min(1.0, count * cosine_p_value(r, len(a))) if count else 1.0, r, where)
+    p = float(correlation_p_value(r, len(a)))
+    return Tie(min(1.0, count * p) if count else 1.0, r, where)
 
 
 def ties_of_calls(a: np.ndarray, b: np.ndarray, words: str) -> list[Tie]:
@@ -234,12 +179,6 @@ def ties_of_calls(a: np.ndarray, b: np.ndarray, words: str) -> list[Tie]:
             size = math.sqrt(float((x[i] ** 2).sum() * (y[i + lag] ** 2).sum()))
             if len(i) * numbers >= LEAST_SAMPLES and size:
                 r = float((x[i] * y[i + lag]).sum()) / size
-                p = cosine_p_value(r + bias, len(i) * numbers)
+                p = float(correlation_p_value(r + bias, len(i) * numbers))
                 ties.append(Tie(p, r, f"{words}, {lag} seeds apart"))
     return ties
-
-
-def is_singular(matrix: np.ndarray) -> bool:
-    """Whether some combination of rows, or of columns, is zero but for rounding."""
-    values = np.linalg.svd(matrix, compute_uv=False)
-    return bool(values[-1] < SINGULAR * values[0])

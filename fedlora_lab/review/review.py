@@ -1,31 +1,26 @@
-"""A review: what all checks found, as one table and one page."""
+"""A review: all checks of one step, judged together, as one table."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlora_lab._utils.environment import ignore_warnings
-from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.review.accounting import accounting_evidence, epsilon_given
-from fedlora_lab.review.checks import step_evidence
-from fedlora_lab.review.claims import CHECKS, Claims, Evidence, Finding, Loader, Step
-from fedlora_lab.review.neighbours import Batch, Example
-from fedlora_lab.review.sampling import preparation_evidence, sampling_evidence
+from fedlora_lab.review.accounting import check_accounting, epsilon_given
+from fedlora_lab.review.checks import step_findings
+from fedlora_lab.review.claims import CHECKS, Claims, Finding, Loader, Step
+from fedlora_lab.review.neighbours import Example
+from fedlora_lab.review.sampling import check_sampling
 from fedlora_lab.review.trials import Trials
-from fedlora_lab.review.verdicts import is_doubtful, judge_evidence
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LEAST_EXAMPLES = 8
 USUAL_BATCH = 16
-OTHER_SEEDS = 104_729
-"""What chance alone may have shown is looked at again that many seeds further."""
-NEED_NO_STEP = ("sampling", "accounting", "preparation")
+NEED_NO_STEP = ("sampling", "accounting")
 
 
 @dataclass(frozen=True)
@@ -37,13 +32,11 @@ class Review:
         epsilon: what the measured sensitivity, noise and sampling give at the claimed delta;
             infinite where no finite one can be stated; ``None`` without steps or delta.
         claims: what was claimed.
-        title: heads the page.
     """
 
     findings: tuple[Finding, ...]
     epsilon: float | None
     claims: Claims
-    title: str = "Is this private?"
 
     @property
     def sound(self) -> bool:
@@ -87,36 +80,20 @@ class Review:
         return pd.DataFrame([finding._asdict() for finding in self.findings]).set_index("check")
 
     def __str__(self) -> str:
-        rows = [f"{f.verdict:<12}{f.check:<20}{f.words}" for f in self.findings]
+        rows = [f"{f.verdict:<12}{f.check:<20}{explained(f)}" for f in self.findings]
         return "\n".join([*rows, self.summary])
 
     def _repr_html_(self) -> str:
-        rows = [(f.check, f.verdict, plain_number(f.number), f.words) for f in self.findings]
+        rows = [(f.check, f.verdict, f"{f.number:.3g}", explained(f)) for f in self.findings]
         return html_table([*rows, ("", "", "", self.summary)], ("check", "verdict", "number", ""))
 
-    def page(self) -> str:
-        """One HTML page: the outcome, what to mend, every check, what it asks, the claims.
 
-        It needs no network: what explains a check stands on the page, under a link of its own.
-        """
-        from jinja2 import Environment, StrictUndefined
-
-        template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-        environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-        claims = {name: x for name, x in vars(self.claims).items() if x not in (None, ())}
-        page = environment.from_string(template)
-        return page.render(review=self, checks=CHECKS, claims=claims, plain_number=plain_number)
-
-    def save(self, path: "str | Path") -> Path:
-        """Writes the page; returns its path."""
-        target = Path(path)
-        write_atomically(target, self.page(), shared=True)
-        return target
-
-
-def plain_number(number: float) -> str:
-    """A number in three figures; nothing where there is none."""
-    return "" if math.isnan(number) else f"{number:.3g}"
+def explained(finding: Finding) -> str:
+    """The words of a finding; of a broken one also what mends it, and where it is explained."""
+    if finding.verdict != "broken":
+        return finding.words
+    check = CHECKS[finding.check]
+    return f"{finding.words} ({finding.example}). {check.remedy} See {check.docs}"
 
 
 def step(
@@ -126,12 +103,10 @@ def step(
     *,
     loader: "Loader | None" = None,
     others: "Mapping[str, Step] | None" = None,
-    prepare: "Callable[[Batch], Sequence[Example]] | None" = None,
     batch: int | None = None,
     draws: int = 64,
     seed: int = 0,
     significance: float = 0.01,
-    title: str = "Is this private?",
 ) -> Review:
     """Looks at a private training step from outside, and says what of its claims holds.
 
@@ -141,22 +116,19 @@ def step(
     Args:
         function: (examples, seed) -> name -> array: everything that leaves one step, noised
             gradients or plain-SGD updates, buffers, metrics; ``examples`` is a list of any length,
-            0 included. ``None``: only loader, claims and preparation are looked at.
+            0 included. ``None``: only loader and claims are looked at.
         data: at least 8 examples, of any kind; floating-point arrays in them are what is scaled.
         claims: what the author says.
         loader: seed -> batches, each a list of indices into the data set.
         others: name -> a further step (another worker, the next step) whose noise at the same seed
             must be independent.
-        prepare: raw examples -> examples; ``data`` are raw then.
         batch: size of the batch that is varied; default 16, under "replace" the denominator.
         draws: calls from which the noise is measured, at least 16.
         seed: of the review; the step gets seeds derived from it.
         significance: chance that a sound step is called broken, over all checks together.
-        title: heads the page.
 
     Raises: ``ValueError`` for a step that does not return arrays by name, or for too few examples.
     Guarantees: test_sound_steps_are_called_broken_no_more_often_than_stated,
-        test_two_looks_raise_no_more_false_alarms_than_stated,
         test_every_wrong_step_is_found, test_every_mistake_is_found_by_its_check,
         test_a_sound_step_that_looks_like_a_wrong_one_is_not_blamed.
 
@@ -181,41 +153,58 @@ def step(
     check_number("significance", significance, 0, 1, open_low=True)
     check_whole("draws", draws, 16)
     check_whole("seed", seed)
-    data = [*data]
-    examples = prepared_examples(prepare, data)
-    size = 0 if function is None else batch_size(batch, claims, len(examples))
-
-    def look(seed: int) -> list[Evidence]:
-        evidence = [*sampling_evidence(loader, claims, seed), *accounting_evidence(claims)]
-        evidence += preparation_evidence(prepare, data)
-        if function is None:
-            return [*evidence, *without_step()]
+    examples = [*data]
+    findings = [*check_sampling(loader, claims, seed), *check_accounting(claims)]
+    if function is None:
+        needing = [name for name in CHECKS if name not in NEED_NO_STEP]
+        findings += [Finding(name, "no step was given", verdict="cannot tell") for name in needing]
+    else:
+        size = batch_size(batch, claims, len(examples))
+        even = draws // 2 * 2  # noise is measured from pairs of calls
         with ignore_warnings(RuntimeWarning, ""):
-            even = draws // 2 * 2  # noise is measured from pairs of calls
             trials = Trials(function, examples, claims, batch=size, draws=even, seed=seed)
-            return [*evidence, *step_evidence(trials, others or {})]
-
-    looks = [look(seed)]
-    # A second look only where chance decides: what is plain needs none, and each doubles the calls.
-    if is_doubtful(looks[0], significance):
-        looks.append(look(seed + OTHER_SEEDS))
-    findings = judge_evidence(looks, significance)
-    by_check = {finding.check: finding for finding in findings}
-    return Review(findings, epsilon_given(by_check, claims, loader, seed), claims, title)
+            findings += step_findings(trials, others or {})
+    by_check = {one.check: one for one in judge_findings(findings, significance)}
+    epsilon = epsilon_given(by_check, claims, loader, seed)
+    return Review(tuple(by_check.values()), epsilon, claims)
 
 
-def without_step() -> list[Evidence]:
-    """What all checks say that need a step, where none was given."""
-    needing = [name for name in CHECKS if name not in NEED_NO_STEP]
-    return [Evidence(name, "no step was given", verdict="cannot tell") for name in needing]
+def judge_findings(findings: Sequence[Finding], significance: float) -> list[Finding]:
+    """One finding for each check, in the order of `CHECKS`: the one that decides.
+
+    Args: findings: of all checks. significance: chance that any of them is rejected wrongly.
+    """
+    by_chance = sum(one.p is not None for one in findings)
+    judged = []
+    for one in findings:
+        # Bonferroni: each of so many p-values has its share. One that is no number is rejected.
+        if one.p is not None and not one.p > significance / by_chance:
+            one = one._replace(verdict="broken")
+        judged.append(one)
+    shown = []
+    for name in CHECKS:
+        of_check = [one for one in judged if one.check == name]
+        for verdict in ("broken", "cannot tell", "sound"):
+            deciding = [one for one in of_check if one.verdict == verdict]
+            if deciding:
+                shown.append(worst(deciding))
+                break
+    return shown
 
 
-def prepared_examples(prepare: "Callable[[Batch], Sequence[Example]] | None", data: Batch) -> Batch:
-    """The examples that the step is given. Args: see `step`."""
-    prepared = data if prepare is None else prepare([*data])
-    expected = "to return a list of examples"
-    check(hasattr(prepared, "__iter__"), "prepare", type(prepared).__name__, expected)
-    return [*prepared]
+def worst(findings: Sequence[Finding]) -> Finding:
+    """Of findings of one check and verdict the one that is shown: usually the first."""
+
+    def size(finding: Finding) -> float:
+        # Rounded, so that of numbers that differ in their last digits the first is shown.
+        return -1.0 if math.isnan(finding.number) else round(abs(finding.number), 3)
+
+    first = findings[0]
+    if first.check == "noise size" and first.verdict == "broken":
+        return min(findings, key=size)
+    if first.check == "reach" or first.verdict == "broken":
+        return max(findings, key=size)
+    return first
 
 
 def batch_size(batch: int | None, claims: Claims, count: int) -> int:

@@ -6,26 +6,21 @@ on one half of the calls and measured on the other half.
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.review.claims import Claims, Step
+from fedlora_lab.review.claims import Claims, Finding, Step, Verdict
 from fedlora_lab.review.neighbours import (
-    LONGEST_WAY,
     LOUD,
     TRIED,
     Batch,
-    Example,
     Neighbours,
-    neighbours,
-    same_numbers,
     scale,
-    single_changes,
-    tipping_point,
 )
 from fedlora_lab.review.noise import Noise, kept_places
 from fedlora_lab.review.outputs import Outputs
@@ -38,6 +33,8 @@ REPEATS = 9
 after rounding to a coarse grid a few of them agree by chance."""
 MOST_COLUMNS = 4096
 KEPT_COLUMNS = 200_000
+NOISE_SLACK = 0.01
+"""A noise that is wrong by less than this share is not called wrong: epsilon hardly moves."""
 
 
 class Shift(NamedTuple):
@@ -74,7 +71,6 @@ class Trials:
         self.limit = 2.0 if self.replaced else 1.0
         self.rng = np.random.default_rng(seed)
         self.fresh = itertools.count(draws)
-        self.uncoupled: list[Neighbours] = []
         self.out = Outputs(function, seed, self.batch, self.replaced)
         for field, names in (("frozen", claims.frozen), ("public", claims.public)):
             for name in names:
@@ -163,16 +159,16 @@ class Trials:
     def noise_of(self, examples: Batch, out: Outputs | None = None) -> Noise:
         """What leaves for these examples in all draws, in claimed standard deviations.
 
-        Args: examples: a batch. out: of another worker, in the tensors and places that both have.
+        Args: examples: a batch. out: of another worker, in the tensors that both have.
         """
         out = out or self.out
-        both = {name: x for name, x in self.columns.items() if name in out.shapes}
-        both = {name: x[x < math.prod(out.shapes[name])] for name, x in both.items()}
-        flat = [out.places[name].start + x for name, x in both.items()]
-        chosen = np.concatenate([np.zeros(0, int), *flat])
-        calls = range(self.draws if len(chosen) else 0)
-        rows = [out(examples, draw)[chosen] / self.std for draw in calls]
-        return Noise(np.reshape(rows, (len(rows), len(chosen))), both, self.out.shapes)
+        both = [name for name in self.names if out.shapes.get(name) == self.out.shapes[name]]
+        places = [out.places[name].start + self.columns[name] for name in both]
+        chosen = np.concatenate([np.zeros(0, int), *places])
+        rows = [out(examples, draw)[chosen] for draw in range(self.draws)]
+        ends = np.cumsum([0, *map(len, places)]).tolist()
+        parts = {name: slice(*pair) for name, pair in zip(both, itertools.pairwise(ends))}
+        return Noise(np.array(rows) / self.std, parts)
 
     @cached_property
     def noise(self) -> Noise:
@@ -215,12 +211,15 @@ class Trials:
                 return None
         return Shift(max(0.0, value - rounding), 0.0)
 
-    def measure(self, trial: Neighbours, *, brief: bool) -> Shift:
+    def measure(self, trial: Neighbours, *, brief: bool = False) -> Shift:
         """How far two neighbours lie apart. Args: trial: the two. brief: see `estimate`."""
-        shift = self.exact_shift(trial)
-        if shift is None and self.exact:  # equal seeds give another noise here
-            self.uncoupled.append(trial)
-        return shift or self.estimate(trial, brief=brief)
+        return self.exact_shift(trial) or self.estimate(trial, brief=brief)
+
+    def sampled_mean(self, examples: Batch, draws: Sequence[int]) -> np.ndarray:
+        """Some numbers of what leaves, in clip norms: the mean over these draws."""
+        flat = [self.out.places[name].start + x for name, x in self.columns.items()]
+        rows = [self.out(examples, draw)[np.concatenate(flat)] for draw in draws]
+        return np.mean(rows, axis=0) * self.per_clip
 
     def direction(self, far: Batch, away: Batch) -> np.ndarray:
         """The direction from one batch to another, of length 1, as it shows through the noise.
@@ -262,101 +261,38 @@ class Trials:
                 break
         return Shift(value, error)
 
-    # -- what is tried on one example
 
-    @cached_property
-    def singles(self) -> list[tuple[str, Shift]]:
-        """What one example of the batch moves, whatever is done to it."""
-        changes = single_changes(self.batch, self.replaced, 8 if self.exact else 1)
-        return [(trial.words, self.measure(trial, brief=False)) for trial in changes]
+def ratio_tails(ratio: float, above: int, below: int) -> tuple[float, float]:
+    """Tests that two noises have one variance, up to `NOISE_SLACK`: chances of less, and of more.
 
-    @cached_property
-    def among_copies(self) -> list[tuple[str, Shift]]:
-        """What one example moves in batches of copies, whose contributions add up: a rule of the
-        batch that changes them all shows at once."""
-        weak, strong, opposite = self.extremes
-        length = len(self.batch) if self.replaced else min(len(self.batch), LONGEST_WAY)
-
-        def tipping(start: Example) -> Neighbours:
-            def farthest(way: list[Batch]) -> int:
-                return self.farthest_step(way, [start] * length, [strong] * length)
-
-            return tipping_point(start, strong, length, self.replaced, self.rng, farthest)
-
-        text = "example 0 scaled by 1e6 among copies of another"
-        trials = [self.beside(text, scale(self.batch[0], LOUD), strong)]
-        trials += [tipping(weak), tipping(opposite)]
-        return [(trial.words, self.measure(trial, brief=True)) for trial in trials]
-
-    def beside(self, words: str, example: Example, other: Example) -> Neighbours:
-        """An example among copies of another one. Args: words: say what was done."""
-        copies = [other] * (len(self.batch) - 1)
-        return neighbours(words, copies, [example], [other] if self.replaced else [])
-
-    @property
-    def shifts(self) -> list[tuple[str, Shift]]:
-        """All that was tried on one finite example."""
-        return self.singles + self.among_copies
-
-    @property
-    def farthest(self) -> float:
-        """How far an example that is not finite may move: as far as another one does.
-
-        Where that is far beyond the limit, what is not finite adds nothing to it.
-        """
-        most = max(shift.value for _, shift in self.shifts)
-        return max(self.limit, most) if most <= 2 * self.limit else math.inf
-
-    @cached_property
-    def extremes(self) -> tuple[Example, Example, Example]:
-        """Three examples: a weak one, one that moves the outputs far from there, and one that moves
-        them far from both. Copies add up, so that what happens to all of them shows."""
-        # Examples without floating-point numbers, such as tokens, can be chosen but not scaled.
-        plain, factors = self.batch[:8], (1.0,)
-        if not same_numbers(scale(self.batch[0], LOUD), self.batch[0]):
-            plain, factors = self.batch[:3], (1 / LOUD, -1.0, 1.0, -LOUD, LOUD)
-        pool = [scale(example, factor) for factor in factors for example in plain]
-
-        def means() -> np.ndarray:
-            draws = [0] if self.exact else [next(self.fresh) for _ in range(TRIED)]
-            rows = [self._sample([example] * len(self.batch), draws) for example in pool]
-            return np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
-
-        first = means()
-        # With noise, two means whose errors are independent: their products are not biased.
-        products = first @ (first if self.exact else means()).T
-        lengths = np.diag(products)
-        squares = lengths[:, None] + lengths[None] - products - products.T
-        apart = np.sqrt(np.maximum(squares, 0.0)).round(2)
-        # Of those that move equally far: the loudest one, and the least loud one against it.
-        strong = len(pool) - 1 - int(np.argmax(apart[0][::-1]))
-        return pool[0], pool[strong], pool[int(np.argmax(apart[strong]))]
-
-    def _sample(self, examples: Batch, draws: list[int]) -> np.ndarray:
-        """Some numbers of what leaves, in clip norms: the mean over these draws."""
-        flat = [self.out.places[name].start + x for name, x in self.columns.items()]
-        rows = [self.out(examples, draw)[np.concatenate(flat)] for draw in draws]
-        return np.mean(rows, axis=0) * self.per_clip
-
-    def farthest_step(self, way: list[Batch], start: Batch, end: Batch) -> int:
-        """Which batch of a way lies farthest from the next one.
-
-        Args: way: batches. start, end: two that show the direction, where one call is but noise.
-        """
-        direction = None if self.exact else self.direction(end, start)
-        draws = itertools.repeat(0) if self.exact else self.fresh
-        points = [self.in_clips(self.out(batch, draw)) for batch, draw in zip(way, draws)]
-        gaps = np.diff(points, axis=0)
-        sizes = np.linalg.norm(gaps, axis=1) if direction is None else np.abs(gaps @ direction)
-        return int(np.argmax(np.nan_to_num(sizes, nan=np.inf)))
-
-
-def other_workers(trials: Trials, others: Mapping[str, Step]) -> dict[str, Noise]:
-    """The noise of the step and of further ones at the same seeds, by name.
-
-    Args: trials: of the step. others: name -> step.
+    Args: ratio: of the mean squares of so many independent normal numbers. above, below: counts.
     """
-    workers = {"the step": trials.noise}
-    for name, function in others.items():
-        workers[name] = trials.noise_of(trials.quiet, Outputs(function, trials.seed, trials.batch))
-    return workers
+    lower_tail = stats.f.cdf(ratio / (1 - NOISE_SLACK) ** 2, above, below)
+    upper_tail = stats.f.sf(ratio / (1 + NOISE_SLACK) ** 2, above, below)
+    return float(lower_tail), float(upper_tail)
+
+
+def compare_noise(trials: Trials, check: str, examples: Batch, where: str) -> Finding | None:
+    """Compares the noise of another batch with that of the first one; nothing if it is not finite.
+
+    Args: trials: of the step. check: its name. examples: the other batch. where: names it.
+    """
+    base = trials.noise.pairs
+    compared = trials.noise_of(examples).pairs
+    if not np.isfinite(compared).all():
+        return None
+    # Noise that is exactly zero where there was some is skipped, and needs no statistics.
+    silent = (base != 0).any(0) & (compared == 0).all(0)
+    if silent.any():
+        share = "" if silent.all() else f" in {silent.mean():.0%} of the numbers"
+        return Finding(check, f"{where} gets no noise{share}", 0.0, where, "broken")
+    ratio = float(np.sqrt(np.mean(compared**2) / np.mean(base**2)))
+    text = f"{where} gets {ratio:.3g} times the noise"
+    cosine = float((base * compared).sum() / math.sqrt((base**2).sum() * (compared**2).sum()))
+    if cosine > 0.999:  # the same draws: no chance is left
+        verdict: Verdict = "sound" if abs(ratio - 1) <= NOISE_SLACK else "broken"
+        return Finding(check, text, ratio, where, verdict)
+    below, above = ratio_tails(ratio**2, compared.size, base.size)
+    # Where a batch has a chance of its own, it may well vary more than its noise.
+    p = min(1.0, 2 * min(below, above)) if trials.quiet else below
+    return Finding(check, text, ratio, where, p=p)

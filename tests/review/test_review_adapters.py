@@ -53,7 +53,7 @@ def test_opacus_passes(kind):
     found = fl.review.opacus(*parts, **steps, draws=32)
     assert found.sound, found
     told = {one.check for one in found.findings if one.verdict == "sound"}
-    assert told >= {"reach", "denominator", "sampling", "empty batch", "accounting"}
+    assert told >= {"reach", "noise size", "sampling", "empty batch", "accounting"}
 
 
 @pytest.mark.slow

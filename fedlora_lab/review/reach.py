@@ -1,0 +1,201 @@
+"""How far one example moves what leaves a step: what is tried, and how it is judged."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from scipy import stats
+
+from fedlora_lab._utils.validation import error_text
+from fedlora_lab.review.claims import Finding, Verdict
+from fedlora_lab.review.neighbours import (
+    COPIES,
+    LOUD,
+    OVERFLOWS,
+    TRIED,
+    Batch,
+    Example,
+    Neighbours,
+    neighbours,
+    same_numbers,
+    scale,
+    single_changes,
+)
+from fedlora_lab.review.trials import SLACK, Shift, Trials, compare_noise
+
+LONGEST_WAY = 64
+
+
+def extreme_examples(trials: Trials) -> tuple[Example, tuple[Example, Example]]:
+    """A strong example, and two that move the outputs far from it: a weak one and an opposite one.
+
+    They are chosen by batches of copies, which add up: what happens to all of them shows.
+    """
+    # Examples without floating-point numbers, such as tokens, can be chosen but not scaled.
+    examples, factors = trials.batch[:8], (1.0,)
+    if not same_numbers(scale(trials.batch[0], LOUD), trials.batch[0]):
+        examples, factors = trials.batch[:3], (1 / LOUD, -1.0, 1.0, -LOUD, LOUD)
+    pool = [scale(example, factor) for factor in factors for example in examples]
+
+    def means() -> np.ndarray:
+        draws = [0] if trials.exact else [next(trials.fresh) for _ in range(TRIED)]
+        rows = [trials.sampled_mean([example] * len(trials.batch), draws) for example in pool]
+        return np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
+
+    first = means()
+    # With noise, two means whose errors are independent: their products are not biased.
+    products = first @ (first if trials.exact else means()).T
+    lengths = np.diag(products)
+    squares = lengths[:, None] + lengths[None] - products - products.T
+    apart = np.sqrt(np.maximum(squares, 0.0)).round(2)
+    # Of those that move equally far from a weak one, the loudest; against it, the least loud.
+    strong = len(pool) - 1 - int(np.argmax(apart[0][::-1]))
+    opposite = int(np.argmax(apart[strong]))
+    return pool[strong], (pool[0], pool[opposite])
+
+
+def beside_copies(trials: Trials, words: str, example: Example, other: Example) -> Neighbours:
+    """An example among copies of another one, against the copies alone.
+
+    Args: trials: of the step. words: say what was done. example, other: the two.
+    """
+    copies = [other] * (len(trials.batch) - 1)
+    return neighbours(words, copies, [example], [other] if trials.replaced else [])
+
+
+def tipping_point(trials: Trials, start: Example, end: Example) -> Neighbours:
+    """Finds neighbours on a way from copies of one example to copies of another.
+
+    Where the batch decides which examples count, a majority tips on this way, and one example moves
+    many.
+
+    Args: trials: of the step. start, end: the two examples.
+    """
+    longest = len(trials.batch) if trials.replaced else LONGEST_WAY
+    length = min(len(trials.batch), longest)
+    items = [start] * length + [end] * length
+    # Mixed, so that a step which cuts its batch into pieces has both in each.
+    order = trials.rng.permutation(2 * length).tolist()
+    # Under replacement batches have one size; else they grow until they hold all copies.
+    windows = [range(i, i + length) for i in range(length + 1)]
+    if not trials.replaced:
+        windows = [range(i) for i in range(1, 2 * length + 1)]
+        windows += [range(i, 2 * length) for i in range(1, length + 1)]
+    way = [[items[i] for i in order if i in window] for window in windows]
+    at = farthest_step(trials, way, [start] * length, [end] * length)
+    before, after = windows[at : at + 2]
+    lost = [items[i] for i in before if i not in after]
+    new = [items[i] for i in after if i not in before]
+    starts = sum(i < length for i in before)
+    text = f"{starts} copies of one and {len(before) - starts} of another example, one changed"
+    far = way[at + 1] + new * COPIES
+    return Neighbours(text, way[at + 1], way[at], far, way[at] + lost * COPIES)
+
+
+def farthest_step(trials: Trials, way: Sequence[Batch], start: Batch, end: Batch) -> int:
+    """Which batch of a way lies farthest from the next one.
+
+    Args: way: batches. start, end: two that show the direction, where one call is but noise.
+    """
+    if trials.exact:
+        points = [trials.in_clips(trials.out(batch, 0)) for batch in way]
+        sizes = np.linalg.norm(np.diff(points, axis=0), axis=1)
+    else:
+        direction = trials.direction(end, start)
+        calls = zip(way, trials.fresh)
+        along = [trials.in_clips(trials.out(batch, draw)) @ direction for batch, draw in calls]
+        sizes = np.abs(np.diff(along))
+    return int(np.argmax(np.nan_to_num(sizes, nan=np.inf)))
+
+
+def judge_shift(trials: Trials, check: str, words: str, shift: Shift, limit: float) -> Finding:
+    """Says whether one example may move so far.
+
+    Args: check, words: its name, and what was tried. shift: measured. limit: in clip norms.
+    """
+    value, error = shift
+    text = f"one example moves all that leaves together by {value:.3g} clip norms"
+    if trials.replaced:
+        text += " (2 are allowed, for a replacement)"
+    # Estimated through the noise: chance decides. Else the difference is exact.
+    if error:
+        p = float(stats.t.sf((value - limit) / error, trials.draws - 2))
+        return Finding(check, f"{text} ± {error:.2g}", value, words, p=p)
+    broken = not value <= limit * (1 + SLACK)
+    return Finding(check, text, value, words, "broken" if broken else "sound")
+
+
+def check_reach(trials: Trials, strong: Example, starts: Sequence[Example]) -> Iterator[Finding]:
+    """How far one example moves everything, and whether any moves anything.
+
+    Args: trials: of the step. strong, starts: see `extreme_examples`.
+    """
+    changes = single_changes(trials.batch, trials.replaced, 8 if trials.exact else 1)
+    singles = [(trial.words, trials.measure(trial)) for trial in changes]
+    # Copies add up: a rule of the batch that changes them all shows at once.
+    loud = scale(trials.batch[0], LOUD)
+    text = "example 0 scaled by 1e6 among copies of another"
+    among_copies = [
+        beside_copies(trials, text, loud, strong),
+        *(tipping_point(trials, start, strong) for start in starts),
+    ]
+    shifts = singles + [(trial.words, trials.measure(trial, brief=True)) for trial in among_copies]
+    for words, shift in shifts:
+        yield judge_shift(trials, "reach", words, shift, trials.limit)
+    words, best = max(singles, key=lambda single: single[1].value)
+    # An example that is cut at the clip norm must show; one that hardly does proves nothing.
+    uncertain = best.value <= trials.limit / 2 or best.value + 3 * best.error > 1.5 * trials.limit
+    if best.error and uncertain:
+        text = f"found {best.value:.2g} ± {best.error:.2g}: more draws would tell"
+        yield Finding("reach", text, best.value, words, "cannot tell")
+    text = f"{words} moves the noised outputs by {best.value:.3g} clip norms"
+    verdict: Verdict = "sound"
+    if not any(shift.visible for _, shift in shifts):
+        text = "no example moves any noised output"
+        verdict = "cannot tell" if best.error else "broken"
+    yield Finding("signal", text, best.value, words, verdict)
+
+
+def bad_examples(trials: Trials, strong: Example) -> Iterator[tuple[str, Example]]:
+    """Examples that are not finite, or overflow, in words. Args: strong: is made to overflow."""
+    yield "NaN", scale(trials.batch[0], math.nan)
+    yield "infinity", scale(trials.batch[0], math.inf)
+    for factor in OVERFLOWS if trials.exact else OVERFLOWS[2::2]:
+        yield f"numbers {factor:g} times as large", scale(strong, factor)
+
+
+def check_non_finite(trials: Trials, strong: Example, limit: float) -> Iterator[Finding]:
+    """Puts an example that is not finite, or overflows, among copies of another. These must count
+    as without it, and the noise must be that of any other batch.
+
+    Args: trials: of the step. strong: example that is copied. limit: of what it may move.
+    """
+    check = "non-finite"
+    if same_numbers(scale(trials.batch[0], math.nan), trials.batch[0]):
+        yield Finding(check, "examples hold no floating-point numbers", 0.0)
+        return
+    for kind, example in bad_examples(trials, strong):
+        words = f"an example of {kind} among copies of another"
+        trial = beside_copies(trials, words, example, strong)
+        try:
+            vector = trials.out(trial.one, 0, spoilt=True)
+        except Exception as error:  # a step that refuses such data is in order
+            yield Finding(check, f"the step refuses {kind}: {error_text(error, 80)}", 0.0, words)
+            continue
+        share = float(np.mean(~np.isfinite(vector)))
+        if share:  # to be seen by all: no training goes on with it
+            text = f"an example of {kind} makes {share:.0%} of all numbers NaN or infinite"
+            text += "; epsilon holds only if no such example comes here"
+            verdict: Verdict = "cannot tell" if trials.claims.finite else "broken"
+            yield Finding(check, text, math.inf, words, verdict)
+            continue
+        # It may count as zero or as another example does, never further.
+        shift = trials.exact_shift(trial, spoilt=True)
+        if shift is None:
+            noise = compare_noise(trials, check, trial.one, words)
+            if noise is not None:
+                yield noise
+                if noise.verdict == "broken":
+                    continue
+            shift = trials.estimate(trial, brief=True)
+        yield judge_shift(trials, check, words, shift, limit)

@@ -27,6 +27,7 @@ import fedlora_lab as fl
 from benchmarks import by_library, peers
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import markdown_table
+from fedlora_lab.flower.simulators import InProcessGrid
 
 HERE = Path(__file__).parent
 STEPS = {
@@ -106,7 +107,10 @@ def measure(quick: bool) -> pd.DataFrame:
 
     rounds = 2 if quick else by_library.ROUNDS
     with tempfile.TemporaryDirectory() as folder:
-        sides = {"library": by_library.federate, "by hand": by_hand.federate}
+        # Ray alone takes minutes on a busy machine: a quick look does without it.
+        grid = InProcessGrid(by_hand.client_app, by_hand.CLIENTS)
+        federate = partial(by_hand.serve, grid) if quick else by_hand.federate
+        sides = {"library": by_library.federate, "by hand": federate}
         runs = {side: partial(run, Path(folder) / side, rounds) for side, run in sides.items()}
         tables.append(in_turns(RUN, runs, 1 if quick else 3))
     tables.append(measure_import(1 if quick else 5))

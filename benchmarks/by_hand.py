@@ -2,7 +2,7 @@
 
 Ten clients, FedAvg over the LoRA tensors, DP-SGD with Poisson batches in every client, noise
 calibrated for the whole run, an adapter for PEFT at the end. Of this package it takes the model and
-the data alone, so that `benchmarks.end_to_end` can set it beside `benchmarks.by_library`.
+the data alone, so that `benchmarks` can set it beside `benchmarks.by_library`.
 """
 
 import copy

@@ -28,7 +28,7 @@ def show_all(folder: Path) -> None:
 
 
 def continue_study(study: Study, folder: Path, workers: int) -> None:
-    """Runs what is missing, and writes the frame of the finished cases and what reproduces them."""
+    """Runs what is missing, and writes the frame of the finished cases and what ran them."""
     lines = folder / "runs" / f"{study.name}.jsonl"
     path = folder / f"{study.name}.csv"
     try:
@@ -37,8 +37,8 @@ def continue_study(study: Study, folder: Path, workers: int) -> None:
         table = runner.study_frame(study, lines)
         if len(table):
             write_atomically(path, table.to_csv(index=False, float_format="%.6g"), shared=True)
-            settings = runner.study_settings(study, f"python -m studies {study.name}", lines)
-            write_atomically(path.with_suffix(".json"), to_json(settings), shared=True)
+            about = runner.describe_study(study, lines)
+            write_atomically(path.with_suffix(".json"), to_json(about), shared=True)
     click.echo(json.dumps({"study": study.name, "rows": len(table), "file": str(path)}))
 
 
@@ -51,9 +51,11 @@ def main(name: str | None, workers: int, out: Path, measure: bool) -> None:
     if name is None:
         show_all(out)
     elif name == "claims":
-        from studies import claims_page
+        from studies import claims_page, updates
 
-        claims_page.write(measure)
+        if measure:
+            updates.main()
+        claims_page.write()
     elif name == "amplification":
         from studies import amplification
 

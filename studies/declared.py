@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from fedlora_lab import methods
-from fedlora_lab._utils.validation import check
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.filters import binomial, product_space
 from fedlora_lab.methods.method import Cycle, Method
@@ -153,17 +153,6 @@ class Study:
     # Key of a case -> the setting that it is reported at, where nothing is tuned.
     settings: Mapping[str, "Setting"] | None = None
 
-    def __post_init__(self) -> None:
-        rising = len(self.rates) >= 4 and list(self.rates) == sorted(self.rates)
-        among = 1 <= self.finalists <= len(self.rates)
-        apart = not set(self.seeds) & set(self.tune_seeds)
-        twice = len(self.cases) - len({case.key for case in self.cases})
-        check(bool(self.cases), "cases", self.cases, "at least one")
-        check(rising, "rates", self.rates, "four or more, rising")
-        check(among, "finalists", self.finalists, "1 to as many as there are rates")
-        check(apart, "seeds", self.seeds, "none of the tuning seeds")
-        check(not twice, "cases", f"{twice} twice", "each case once")
-
     def screening_jobs(self, case: Case, settings: Iterable[Setting] | None = None) -> list[Job]:
         """Lists a job for every rate, or these settings, with the first tuning seed."""
         tried = map(Setting, self.rates) if settings is None else settings
@@ -192,10 +181,19 @@ class Study:
 
 
 MAIN = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp", "fedsvd", "fedex-lora")
+COMPARED = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "la-lora-unfiltered", "fedlpp")
+COMPARED += ("fedsvd", "balanced-lora")
+ON_MNIST = tuple(slug for slug in COMPARED if slug != "fedlpp")
+OTHERS = ("la-lora-unfiltered", "flora", "flexlora", "hetlora", "fedsa-lora", "sdflora")
+OTHERS += ("lora-fair", "fedask", "fed-sb", "as-lora", "dp-lora", "dp-fedlora", "local")
+ON_TEXTS = ("fedlora", "ffa-lora", "rolora", "la-lora", "fedsvd", "balanced-lora")
 BUDGETS = (1.0, 3.0, 8.0, None)
-WORK: dict[str, Any] = {"rounds": 20, "local_steps": 5, "batch": 16}
-CLIP: dict[str, Any] = {"clip_norm": 1.0, "delta": 1e-4}
-RANK4 = {"rank": 4, "alpha": 8.0}
+CLIENT_BUDGETS = (3.0, 8.0, 20.0)
+Fields = Mapping[str, Any]
+WORK: Fields = {"rounds": 20, "local_steps": 5, "batch": 16}
+CLIP: Fields = {"clip_norm": 1.0, "delta": 1e-4}
+RANK4: Fields = {"rank": 4, "alpha": 8.0}
+WIDE: Fields = {"rank": 16, "alpha": 16.0}
 CROWD: dict[str, Any] = {
     "clients": 100,
     "plan": {"rounds": 40, "local_steps": 2, "batch": None, "participation": 0.2},
@@ -203,36 +201,51 @@ CROWD: dict[str, Any] = {
 }
 
 
-def _digits(
-    rows: Iterable[Method],
-    labels: Mapping[str, Any],
+def digits(
+    rows: Iterable[str | Method],
+    budgets: Iterable[float | None] = (None,),
+    labels: Fields = MappingProxyType({}),
     *,
-    epsilon: float | None,
-    alpha: float = 0.5,
-    clients: int = 10,
-    privacy: Mapping[str, Any] = CLIP,
-    plan: Mapping[str, Any] = WORK,
-    lora: Mapping[str, Any] = RANK4,
     task: str = "digits",
-    **split: Any,
-) -> list[Case]:
-    """Makes one setting on handwritten digits, a case a row; ``split``: more of `tasks.digits`."""
-    where = (task, {"clients": clients, "alpha": alpha, "seed": 0, **split})
-    labels = {**labels, "epsilon": epsilon}
-    return [Case(row, labels, where, epsilon, privacy, plan, lora) for row in rows]
+    clients: int = 10,
+    alpha: float = 0.5,
+    privacy: Fields = CLIP,
+    plan: Fields = WORK,
+    lora: Fields = RANK4,
+) -> tuple[Case, ...]:
+    """Makes the cases of a setting on handwritten digits, at each budget one for each row."""
+    where = (task, {"clients": clients, "alpha": alpha, "seed": 0})
+    return tuple(
+        Case(methods.get(row), {**labels, "epsilon": e}, where, e, privacy, plan, lora)
+        for e in budgets
+        for row in rows
+    )
+
+
+def sentiment(rows: Iterable[str], budgets: Iterable[float | None]) -> tuple[Case, ...]:
+    """Makes the cases of the setting on texts, at each budget one for each row."""
+    places = tuple(f"layer.{i}.attention.self.{x}" for i in (4, 5) for x in ("query", "value"))
+    where = ("sentiment", {"targets": places})
+    privacy = {"clip_norm": 1.0, "delta": 1e-5}
+    plan = {"rounds": 5, "local_steps": 5, "batch": 32}
+    parts: Any = privacy, plan, RANK4, {"products": "bfloat16"}
+    return tuple(
+        Case(methods.get(row), {"epsilon": e}, where, e, *parts) for e in budgets for row in rows
+    )
 
 
 # Rates by factors of two, then the clip, then the rates of A and B apart: neighbours differ by less
 # than the intervals of twenty seeds. In the client unit the noise of a round hangs on the clip and
 # not on the rate, so there the clip has more values.
-EXAMPLE_SEARCH: dict[str, Any] = {
+LARGE: dict[str, Any] = {"seeds": tuple(range(20)), "finalists": 2, "extends": True}
+EXAMPLE_SEARCH: dict[str, Any] = LARGE | {
     "rates": (0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56),
     "stages": (
         Stage("clip, lr", (0.1, 0.32, 3.2), 1, (0.8, 1.25, 1.6)),
         Stage("ratio", (0.25, 0.5, 2.0), 1, (0.7, 0.87, 1.15)),
     ),
 }
-CLIENT_SEARCH: dict[str, Any] = {
+CLIENT_SEARCH: dict[str, Any] = LARGE | {
     "rates": (0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28),
     "stages": (
         Stage("clip", (0.25, 0.5, 2.0), 2, (0.7, 1.15, 1.5)),
@@ -240,215 +253,223 @@ CLIENT_SEARCH: dict[str, Any] = {
         Stage("ratio", (0.25, 0.5, 2.0), 1, (0.7, 0.87, 1.15)),
     ),
 }
-COMPARED = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "la-lora-unfiltered", "fedlpp")
-COMPARED += ("fedsvd", "balanced-lora")
+TEXT_SEARCH: dict[str, Any] = LARGE | {"rates": (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)}
+HOME_SEARCH: dict[str, Any] = {
+    "seeds": tuple(range(12)),
+    "finalists": 2,
+    "extends": True,
+    "rates": (0.02, 0.05, 0.125, 0.3, 0.8),
+    "stages": (Stage("clip", (0.4, 2.5), 1), Stage("ratio", (0.5, 2.0), 1, (0.7, 1.4))),
+}
+CAUSES_SEARCH: dict[str, Any] = {
+    "rates": (0.01, 0.02, 0.04, 0.08, 0.16, 0.32),
+    "extends": True,
+    "tune_seeds": TUNE_SEEDS[:3],
+    "finalists": 2,
+}
+FEW: dict[str, Any] = {"seeds": tuple(range(5)), "tune_seeds": TUNE_SEEDS[:2]}
+
 BALANCED = (
     methods.RoLoRA.replace(name="Balanced RoLoRA", balance=0.5),
     methods.LALoRAUnfiltered.replace(name="Balanced LA-LoRA", balance=0.5),
 )
-OTHERS = ("la-lora-unfiltered", "flora", "flexlora", "hetlora", "fedsa-lora", "sdflora")
-OTHERS += ("lora-fair", "fedask", "fed-sb", "as-lora", "dp-lora", "dp-fedlora", "local")
+BOTH = Cycle(("AB",))
 VARIANTS = (
     methods.LALoRA.replace(name="LA-LoRA A first", train=Cycle(("A B",))),
-    methods.FedASK.replace(name="FedASK both", train=Cycle(("AB",)), exact=False),
+    methods.FedASK.replace(name="FedASK both", train=BOTH, exact=False),
     methods.FedASK.replace(
-        name="FedASK wide", train=Cycle(("AB",)), exact=False, aggregate=aggregation.sketch(32)
+        name="FedASK wide", train=BOTH, exact=False, aggregate=aggregation.sketch(32)
     ),
+)
+CYCLES = {"both": ("AB",), "B only": ("B",), "turns by round": ("B", "A")}
+CYCLES |= {"turns by step": ("B A",)}
+SERVERS = {"mean": methods.FedLoRA, "residual": methods.FedExLoRA, "svd": methods.FlexLoRA}
+GRADIENT_RULES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "whitened": {"precondition": product_space},
+    "filtered": {"filter": binomial(5)},
+}
+FACTORIAL = tuple(
+    methods.FedLoRA.replace(
+        name=f"{cycle}, {server}, {rule}",
+        source="composed",
+        train=Cycle(CYCLES[cycle]),
+        aggregate=SERVERS[server].aggregate,
+        note="composed from ingredients",
+        **GRADIENT_RULES[rule],
+    )
+    for cycle, server, rule in product(CYCLES, SERVERS, GRADIENT_RULES)
 )
 
 
-def factorial_methods() -> list[Method]:
-    """Makes the 36 methods of the factorial study: schedule x server rule x gradient rule."""
-    cycles = {"both": ("AB",), "B only": ("B",), "turns by round": ("B", "A")}
-    cycles |= {"turns by step": ("B A",)}
-    servers = {"mean": methods.FedLoRA, "residual": methods.FedExLoRA, "svd": methods.FlexLoRA}
-    rules: dict[str, dict[str, Any]] = {"plain": {}, "whitened": {"precondition": product_space}}
-    rules |= {"filtered": {"filter": binomial(5)}}
-    return [
-        methods.FedLoRA.replace(
-            name=f"{cycle}, {server}, {rule}",
-            source="composed",
-            train=Cycle(cycles[cycle]),
-            aggregate=servers[server].aggregate,
-            note="composed from ingredients",
-            **rules[rule],
-        )
-        for cycle, server, rule in product(cycles, servers, rules)
-    ]
-
-
-SWEEPS: dict[str, tuple[str, dict[float, dict[str, Any]]]] = {
-    "steps": (
-        "local steps 1 to 40, 100 steps in all",
-        {
-            s: {"plan": {**WORK, "local_steps": s, "rounds": max(100 // s, 1)}}
-            for s in (1, 5, 20, 40)
-        },
-    ),
-    "clip": (
-        "clip norm",
-        {c: {"privacy": {**CLIP, "clip_norm": c}} for c in (0.1, 0.3, 1.0, 3.0, 10.0)},
-    ),
-    "noise": (
-        "noise multiplier at a fixed clip norm, no budget",
-        {
-            sigma: {"epsilon": None, "privacy": {**CLIP, "noise_multiplier": sigma}}
-            for sigma in (0.0, 0.5, 1.0, 2.0, 4.0)
-        },
-    ),
-    "scale": (
-        "alpha over rank",
-        {s: {"lora": {"rank": 4, "alpha": 4.0 * s}} for s in (0.5, 1.0, 2.0, 4.0, 8.0)},
-    ),
-}
-"""Knob -> what is asked, and the setting of `_digits` at each of its values."""
-
-
-def _main_comparisons() -> Iterator[Study]:
-    """Every family at its best: both units, twenty seeds, rate, clip and the rates of A and B."""
-    rows = [methods.get(slug) for slug in COMPARED]
-    how: dict[str, Any] = {"seeds": tuple(range(20)), "finalists": 2}
-    how["extends"] = True
-    cases = [case for e in BUDGETS for case in _digits(rows, {}, epsilon=e)]
-    note = "digits, every example protected; 10 clients, each noises for itself"
-    yield Study("digits-example", note, tuple(cases), **how, **EXAMPLE_SEARCH)
-    more = [*rows, *BALANCED]
-    cases = [case for e in (3.0, 8.0, 20.0) for case in _digits(more, {}, epsilon=e, **CROWD)]
-    note = "digits, every client protected; 100 clients, 20 % of them in a round"
-    yield Study("digits-client", note, tuple(cases), **how, **CLIENT_SEARCH)
-    rows = [row for row in rows if row.slug != "fedlpp"]
-    mnist: dict[str, Any] = {"task": "mnist"}
-    wide = mnist | {"clients": 20, "plan": {**WORK, "batch": 32}}
-    cases = [case for e in (3.0, 8.0) for case in _digits(rows, {}, epsilon=e, **wide)]
-    note = "MNIST, every example protected; 20 clients, each noises for itself"
-    yield Study("mnist-example", note, tuple(cases), **how, **EXAMPLE_SEARCH)
-    cases = [case for e in (3.0, 8.0) for case in _digits(rows, {}, epsilon=e, **mnist, **CROWD)]
-    note = "MNIST, every client protected; 100 clients, 20 % of them in a round"
-    yield Study("mnist-client", note, tuple(cases), **how, **CLIENT_SEARCH)
-
-
-def _texts() -> Iterator[Study]:
-    rows = [methods.get(x) for x in ("fedlora", "ffa-lora", "rolora", "la-lora", "fedsvd")]
-    rows.append(methods.BalancedLoRA)
-    cases = [case for e in (1.0, 8.0, None) for case in _sentiment(rows, e)]
-    how: dict[str, Any] = {"rates": (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4), "finalists": 2}
-    how |= {"seeds": tuple(range(20)), "extends": True}
-    note = "texts, every example protected; one client for each of four domains"
-    yield Study("sentiment-example", note, tuple(cases), **how)
-
-
-def _sentiment(rows: Iterable[Method], epsilon: float | None) -> list[Case]:
-    """Makes one setting on texts, a case for each row."""
-    places = (f"layer.{i}.attention.self.{kind}" for i in (4, 5) for kind in ("query", "value"))
-    task, own = ("sentiment", {"targets": tuple(places)}), {"clip_norm": 1.0, "delta": 1e-5}
-    plan = {"rounds": 5, "local_steps": 5, "batch": 32}
-    parts: Any = own, plan, RANK4, {"products": "bfloat16"}
-    return [Case(row, {"epsilon": epsilon}, task, epsilon, *parts) for row in rows]
-
-
-def _at_home() -> Iterator[Study]:
+def at_home() -> tuple[Case, ...]:
     """DEeR and LA-LoRA as nearly as can be where their papers have them, at a scale of minutes.
 
-    DEeR: twelve unlike clients who all take part, SGD with momentum and weight decay, epochs of
-    small batches, every tensor of a change clipped by itself for every row, and the noise
-    multiplier that the release computes for its epsilon of 3 by an accounting of another unit: no
-    epsilon is certified. LA-LoRA: eight unlike clients, half of them in a round, 20 local steps,
-    rank 16 on all maps of the attention, a trained head, decaying rates, at the epsilon of 1 that
-    the paper states, and at 24, which by our accounting is the noise that a repetition takes.
+    LA-LoRA: eight unlike clients, half of them in a round, 20 local steps, rank 16 on all maps of
+    the attention, a trained head, decaying rates, at the epsilon of 1 that the paper states, and at
+    24, which by our accounting is the noise that a repetition takes. DEeR: twelve unlike clients
+    who all take part, SGD with momentum and weight decay, epochs of small batches, every tensor of
+    a change clipped by itself for every row, and the noise multiplier that the release computes for
+    its epsilon of 3 by an accounting of another unit: no epsilon is certified.
     """
-    slugs = "fedlora", "ffa-lora", "rolora", "la-lora", "la-lora-unfiltered", "balanced-lora"
     unlike: dict[str, Any] = {"alpha": 0.1, "seed": 0}
     maps = {"targets": ("query", "key", "value", "out"), "head": "head"}
-    task: Any = ("mnist", {"clients": 8, **unlike, **maps})
-    plan: dict[str, Any] = {"rounds": 15, "local_steps": 20, "batch": 16, "participation": 0.5}
-    parts: Any = CLIP, plan | {"lr_decay": 0.99}, {"rank": 16, "alpha": 16.0}
+    task = ("mnist", {"clients": 8, **unlike, **maps})
+    plan = {"rounds": 15, "local_steps": 20, "batch": 16, "participation": 0.5, "lr_decay": 0.99}
     cases = [
-        Case(methods.get(slug), {"setting": setting, "epsilon": e}, task, e, *parts)
-        for setting, e in (("la-lora", 1.0), ("la-lora-noise", 24.0))
-        for slug in slugs
+        Case(methods.get(slug), labels, task, labels["epsilon"], CLIP, plan, WIDE)
+        for labels in (
+            {"setting": "la-lora", "epsilon": 1.0},
+            {"setting": "la-lora-noise", "epsilon": 24.0},
+        )
+        for slug in ("fedlora", "ffa-lora", "rolora", "la-lora", "la-lora-unfiltered")
+        + ("balanced-lora",)
     ]
-    rows = methods.FedLoRA, methods.FFA, methods.RoLoRA
-    rows = [row.replace(clip_groups=methods.DEeRLiteral.clip_groups) for row in rows]
+    by_tensor = methods.DEeRLiteral.clip_groups
+    rows = (methods.FedLoRA, methods.FFA, methods.RoLoRA)
+    rows = [row.replace(clip_groups=by_tensor) for row in rows]
     task = ("digits", {"clients": 12, **unlike})
     plan = {"rounds": 20, "local_steps": 20, "batch": 10}
     plan |= {"optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0005}}
-    own = {"unit": "client", "clip_norm": 0.2, "delta": 1e-3, "noise_multiplier": 0.75}
+    privacy = {"unit": "client", "clip_norm": 0.2, "delta": 1e-3, "noise_multiplier": 0.75}
     labels = {"setting": "deer", "epsilon": 3.0}
-    parts = own, plan, {"rank": 8, "alpha": 8.0}
-    more = [methods.DEeR, methods.DEeRLiteral]
-    cases += [Case(row, labels, task, None, *parts) for row in (*rows, *more)]
-    how: dict[str, Any] = {"rates": (0.02, 0.05, 0.125, 0.3, 0.8), "extends": True, "finalists": 2}
-    how["stages"] = (Stage("clip", (0.4, 2.5), 1), Stage("ratio", (0.5, 2.0), 1, (0.7, 1.4)))
-    note = "DEeR and LA-LoRA where their papers have them, as nearly as can be"
-    yield Study("at-home", note, tuple(cases), seeds=tuple(range(12)), **how)
+    lora = {"rank": 8, "alpha": 8.0}
+    for row in (*rows, methods.DEeR, methods.DEeRLiteral):
+        cases.append(Case(row, labels, task, None, privacy, plan, lora))
+    return tuple(cases)
 
 
-def _causes() -> Iterator[Study]:
+STEPS = {s: {"plan": {**WORK, "local_steps": s, "rounds": 100 // s}} for s in (1, 5, 20, 40)}
+CAUSES: dict[str, dict[float, dict[str, Any]]] = {
+    "local_steps": STEPS,
+    "alpha": {a: {"alpha": a} for a in (0.05, 0.5, 1000.0)},
+    "participation": {q: {"plan": {**WORK, "participation": q}} for q in (0.2, 0.5)},
+    "clients": {n: {"clients": n} for n in (2, 50)},
+}
+"""Knob -> the setting of `digits` at each of its values."""
+
+
+def causes() -> tuple[Case, ...]:
     """What makes the mean of products differ from the product of means, without any noise."""
-    rows = [methods.ALL[slug] for slug in ("fedlora", "ffa-lora", "rolora", "la-lora-unfiltered")]
-    rows.append(methods.FedExLoRA)
-    knobs: dict[str, dict[float, dict[str, Any]]] = {
-        "local_steps": SWEEPS["steps"][1],
-        "alpha": {a: {"alpha": a} for a in (0.05, 0.5, 1000.0)},
-        "participation": {q: {"plan": {**WORK, "participation": q}} for q in (0.2, 0.5)},
-        "clients": {n: {"clients": n} for n in (2, 50)},
-    }
+    rows = ("fedlora", "ffa-lora", "rolora", "la-lora-unfiltered", "fedex-lora")
     cases: dict[str, Case] = {}
-    for knob, settings in knobs.items():
+    for knob, settings in CAUSES.items():
         for value, setting in settings.items():
-            for case in _digits(rows, {"knob": knob, "value": value}, epsilon=None, **setting):
+            for case in digits(rows, labels={"knob": knob, "value": value}, **setting):
                 cases.setdefault(case.key, case)  # the common centre counts once
-    how: dict[str, Any] = {"rates": (0.01, 0.02, 0.04, 0.08, 0.16, 0.32), "extends": True}
-    note = "no privacy: local steps, heterogeneity, participation, clients"
-    how |= {"tune_seeds": TUNE_SEEDS[:3], "finalists": 2}
-    yield Study("causes", note, tuple(cases.values()), **how)
+    return tuple(cases.values())
 
 
-def _earlier() -> Iterator[Study]:
-    """Declares the first edition's studies, with a rate tuned at one clip norm.
-    They have rows and questions that no later study has.
-    """
-    main = [methods.ALL[slug] for slug in MAIN]
-    others = [*(methods.get(slug) for slug in OTHERS), *VARIANTS]
-
-    cases = [case for e in BUDGETS for case in _digits(main, {"alpha": 0.5}, epsilon=e)]
-    for alpha in (0.1, 1000.0):
-        cases += _digits(main, {"alpha": alpha}, epsilon=3.0, alpha=alpha)
-    cases += [case for e in BUDGETS for case in _digits(others, {"alpha": 0.5}, epsilon=e)]
-    note = "all certified methods at four budgets; the main ones also at other splits"
-    yield Study("digits", note, tuple(cases), rates=SMALLER)
-
-    cases = [case for e in (3.0, 8.0, 20.0) for case in _digits(main, {}, epsilon=e, **CROWD)]
-    note = "client-level privacy with 100 clients, 20 % of them in a round"
-    yield Study("digits-clients", note, tuple(cases))
-
-    cases = [case for e in BUDGETS for case in _sentiment(main, e)]
-    how: dict[str, Any] = {"rates": (0.05, 0.2, 0.8, 3.2, 12.8), "tune_seeds": (1001,)}
-    note = "sentiment with a pretrained language model, one client per domain"
-    yield Study("sentiment", note, tuple(cases), **how)
-
-    cases = [case for e in (1.0, 8.0) for case in _digits(factorial_methods(), {}, epsilon=e)]
-    note, seeds = "36 methods: schedule x server rule x gradient rule", tuple(range(5))
-    yield Study("digits-factorial", note, tuple(cases), seeds=seeds, rates=SMALLER)
-
-    rows = [methods.ALL[x] for x in ("fedlora", "rolora", "la-lora-unfiltered", "la-lora")]
-    cases = [case for e in (1.0, 8.0) for case in _digits(rows, {}, epsilon=e)]
-    note = "curvature of the trained model"
-    yield Study("digits-flat", note, tuple(cases), measure_curvature=True)
-
-    rates = {"clip": (*RATES, 12.5)}  # a step is at most the rate times the clip
-    few: dict[str, Any] = {"seeds": seeds, "tune_seeds": TUNE_SEEDS[:2]}
-    for name, (note, settings) in SWEEPS.items():
-        cases = [
-            case
-            for value, setting in settings.items()
-            for case in _digits(main[:5], {name: value}, **dict[str, Any](epsilon=8.0) | setting)
-        ]
-        yield Study(f"digits-{name}", note, tuple(cases), rates=rates.get(name, RATES), **few)
+def sweep(
+    knob: str, settings: Mapping[float, Mapping[str, Any]], budget: float | None = 8.0
+) -> tuple[Case, ...]:
+    """Five methods at each value of a knob."""
+    parts = (
+        digits(MAIN[:5], (budget,), {knob: value}, **setting) for value, setting in settings.items()
+    )
+    return tuple(case for part in parts for case in part)
 
 
-_PARTS = _main_comparisons(), _texts(), _at_home(), _causes(), _earlier()
-STUDIES: dict[str, Study] = {study.name: study for part in _PARTS for study in part}
+CLIPS = {c: {"privacy": {**CLIP, "clip_norm": c}} for c in (0.1, 0.3, 1.0, 3.0, 10.0)}
+NOISES = {
+    sigma: {"privacy": {**CLIP, "noise_multiplier": sigma}} for sigma in (0.0, 0.5, 1.0, 2.0, 4.0)
+}
+SCALES = {s: {"lora": {"rank": 4, "alpha": 4.0 * s}} for s in (0.5, 1.0, 2.0, 4.0, 8.0)}
+FLAT = ("fedlora", "rolora", "la-lora-unfiltered", "la-lora")
+MNIST: dict[str, Any] = {"task": "mnist", "clients": 20, "plan": {**WORK, "batch": 32}}
+
+_DECLARED = (
+    # Every family at its best: both units, twenty seeds, rate, clip and the rates of A and B.
+    Study(
+        "digits-example",
+        "digits, every example protected; 10 clients, each noises for itself",
+        digits(COMPARED, BUDGETS),
+        **EXAMPLE_SEARCH,
+    ),
+    Study(
+        "digits-client",
+        "digits, every client protected; 100 clients, 20 % of them in a round",
+        digits((*COMPARED, *BALANCED), CLIENT_BUDGETS, **CROWD),
+        **CLIENT_SEARCH,
+    ),
+    Study(
+        "mnist-example",
+        "MNIST, every example protected; 20 clients, each noises for itself",
+        digits(ON_MNIST, (3.0, 8.0), **MNIST),
+        **EXAMPLE_SEARCH,
+    ),
+    Study(
+        "mnist-client",
+        "MNIST, every client protected; 100 clients, 20 % of them in a round",
+        digits(ON_MNIST, (3.0, 8.0), task="mnist", **CROWD),
+        **CLIENT_SEARCH,
+    ),
+    Study(
+        "sentiment-example",
+        "texts, every example protected; one client for each of four domains",
+        sentiment(ON_TEXTS, (1.0, 8.0, None)),
+        **TEXT_SEARCH,
+    ),
+    Study(
+        "at-home",
+        "DEeR and LA-LoRA where their papers have them, as nearly as can be",
+        at_home(),
+        **HOME_SEARCH,
+    ),
+    Study(
+        "causes",
+        "no privacy: local steps, heterogeneity, participation, clients",
+        causes(),
+        **CAUSES_SEARCH,
+    ),
+    # The first edition's studies, with a rate tuned at one clip norm, have rows and questions that
+    # no later study has.
+    Study(
+        "digits",
+        "all certified methods at four budgets; the main ones also at other splits",
+        digits(MAIN, BUDGETS, {"alpha": 0.5})
+        + digits(MAIN, (3.0,), {"alpha": 0.1}, alpha=0.1)
+        + digits(MAIN, (3.0,), {"alpha": 1000.0}, alpha=1000.0)
+        + digits((*OTHERS, *VARIANTS), BUDGETS, {"alpha": 0.5}),
+        rates=SMALLER,
+    ),
+    Study(
+        "digits-clients",
+        "client-level privacy with 100 clients, 20 % of them in a round",
+        digits(MAIN, CLIENT_BUDGETS, **CROWD),
+    ),
+    Study(
+        "sentiment",
+        "sentiment with a pretrained language model, one client per domain",
+        sentiment(MAIN, BUDGETS),
+        rates=(0.05, 0.2, 0.8, 3.2, 12.8),
+        tune_seeds=(1001,),
+    ),
+    Study(
+        "digits-factorial",
+        "36 methods: schedule x server rule x gradient rule",
+        digits(FACTORIAL, (1.0, 8.0)),
+        seeds=tuple(range(5)),
+        rates=SMALLER,
+    ),
+    Study(
+        "digits-flat",
+        "curvature of the trained model",
+        digits(FLAT, (1.0, 8.0)),
+        measure_curvature=True,
+    ),
+    Study("digits-steps", "local steps 1 to 40, 100 steps in all", sweep("steps", STEPS), **FEW),
+    # A step is at most the rate times the clip.
+    Study("digits-clip", "clip norm", sweep("clip", CLIPS), rates=(*RATES, 12.5), **FEW),
+    Study(
+        "digits-noise",
+        "noise multiplier at a fixed clip norm, no budget",
+        sweep("noise", NOISES, None),
+        **FEW,
+    ),
+    Study("digits-scale", "alpha over rank", sweep("scale", SCALES), **FEW),
+)
+STUDIES: dict[str, Study] = {study.name: study for study in _DECLARED}
 
 SUGGESTED_FILE = Path(__file__).parent / "suggested_settings.json"
 """Key of a case -> [rate, clip over its own], as noise_limits.py wrote them down."""
@@ -460,25 +481,21 @@ SUGGESTED_CASES = tuple(
 )
 
 
-def _suggested() -> Iterator[Study]:
+def suggested() -> Study:
     """The main comparisons on tasks on which no limit was fitted, at what is suggested."""
     given = json.loads(SUGGESTED_FILE.read_text(encoding="utf-8"))
-    settings = {key: Setting(lr, clip) for key, (lr, clip) in given.items()}
-    cases = tuple(
-        replace(
-            case,
-            labels={
-                "task": case.task[0],
-                "unit": case.privacy.get("unit", "example"),
-                **case.labels,
-            },
-        )
-        for case in SUGGESTED_CASES
-        if case.key in settings
+    cases = []
+    for case in SUGGESTED_CASES:
+        labels = {"task": case.task[0], "unit": case.privacy.get("unit", "example"), **case.labels}
+        if case.key in given:
+            cases.append(replace(case, labels=labels))
+    return Study(
+        "suggested",
+        "MNIST and texts at the rate or clip that public numbers suggest, nothing tuned",
+        tuple(cases),
+        settings={key: Setting(lr, clip) for key, (lr, clip) in given.items()},
     )
-    note = "MNIST and texts at the rate or clip that public numbers suggest, nothing tuned"
-    yield Study("suggested", note, cases, seeds=tuple(range(10)), settings=settings)
 
 
 if SUGGESTED_FILE.is_file():
-    STUDIES |= {study.name: study for study in _suggested()}
+    STUDIES["suggested"] = suggested()

@@ -4,17 +4,15 @@ import json
 import math
 import os
 import platform
-import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
-from multiprocessing import active_children, get_context, parent_process
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -30,16 +28,7 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
-from studies.declared import (
-    EXTENSIONS,
-    STUDIES,
-    Case,
-    Job,
-    Setting,
-    Stage,
-    Study,
-    scale_knob,
-)
+from studies.declared import EXTENSIONS, STUDIES, Case, Job, Setting, Stage, Study, scale_knob
 
 Done = dict[str, dict[str, Any]]  # key of a job -> what `run_job` gave for it
 RunJobs = Callable[[list[Job]], Iterable[dict[str, Any]]]
@@ -50,14 +39,10 @@ PACKAGES = ("fedlora-lab", "torch", "peft", "opacus", "dp-accounting", "numpy", 
 
 def load_results(path: Path) -> Done:
     """Reads key -> result of every whole line of a file of results."""
+    return {entry["key"]: entry for entry in read_lines(path)}
 
-    def whole(entry: dict[str, Any]) -> bool:
-        named = type(entry.get("key")) is str and type(entry.get("seed")) is int
-        values, numbers = entry.get("values"), (int, float, type(None))
-        right = isinstance(values, dict) and all(type(x) in numbers for x in values.values())
-        return named and type(entry.get("lr")) in (int, float) and right
 
-    return {entry["key"]: entry for entry in read_lines(path) if whole(entry)}
+# ---- one run
 
 
 def build_task(name: str, arguments: Mapping[str, Any]) -> Task:
@@ -79,34 +64,25 @@ def _task(name: str, arguments: str, tune: bool) -> Any:
 
 @cache
 def _privacy(name: str, arguments: str, fields: str, plan: str, epsilon: float | None) -> Any:
-    privacy, task = Privacy(**json.loads(fields)), _task(name, arguments, False)
-    if privacy.noise_multiplier is not None or epsilon is None:
+    privacy = Privacy(**json.loads(fields))
+    if epsilon is None:
         return None if privacy.noise_multiplier is None else privacy
+    task = _task(name, arguments, False)
     return privacy.calibrate(epsilon=epsilon, task=task, plan=Plan(**json.loads(plan)))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sets torch to one thread: sums are rounded alike however many processes there are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def job_arguments(job: Job) -> tuple[Task, Method, Privacy | None, Plan, Lora]:
     """Returns the arguments of `fl.run` for a job: task, method, privacy, plan and adapter."""
     case, (lr, clip, ratio) = job.case, job.setting
     plan = Plan(**case.plan, lr=lr if ratio == 1 else {"A": lr * ratio, "B": lr})
-    fields = (dict(part) for part in (case.task[1], case.privacy, case.plan))
-    arguments, *fixed = (json.dumps(part, sort_keys=True) for part in fields)
-    task = _task(case.task[0], arguments, job.tune)
-    privacy = _privacy(case.task[0], arguments, *fixed, case.epsilon)
-    if privacy is not None and clip != 1:  # the noise multiplier does not depend on it
+    name, fields = case.task
+    arguments = json.dumps(dict(fields), sort_keys=True)
+    private = json.dumps(dict(case.privacy), sort_keys=True)
+    work = json.dumps(dict(case.plan), sort_keys=True)
+    privacy = _privacy(name, arguments, private, work, case.epsilon)
+    if privacy is not None:  # the noise multiplier does not depend on the clip
         privacy = replace(privacy, clip_norm=privacy.clip_norm * clip)
-    return task, case.method, privacy, plan, Lora(**case.lora)
+    return _task(name, arguments, job.tune), case.method, privacy, plan, Lora(**case.lora)
 
 
 def run_job(job: Job) -> dict[str, Any]:
@@ -118,11 +94,10 @@ def run_job(job: Job) -> dict[str, Any]:
     from fedlora_lab.federated.run import run  # loads Transformers
     from fedlora_lab.measures.gradients import flatness
 
-    case, lr = job.case, job.setting.lr
     task, method, privacy, plan, lora = job_arguments(job)
     options: Any = {"lora": lora, "seed": job.seed, "evaluate_every": plan.rounds}
-    with _one_thread():
-        records = list(run(task, method, privacy, plan, **options | case.compute))
+    with one_thread():
+        records = list(run(task, method, privacy, plan, **options | job.case.compute))
         last = records[-1]
         values = {f"before_{name}": x for name, x in records[0].metrics.items()}
         values |= last.metrics
@@ -131,36 +106,29 @@ def run_job(job: Job) -> dict[str, Any]:
                 values[measure] = values.get(measure, 0.0) + value
         values |= {"deviation": last.deviation, "epsilon": last.epsilon, "clipped": last.clipped}
         grown = [value for _, measure, value in last.rows if measure == "amplification"]
-        values |= {"amplification": fmean(grown)} if grown else {}
+        if grown:
+            values["amplification"] = fmean(grown)
         for name in ("bytes_up", "bytes_down"):
             values[name] = sum(getattr(record.uploads, name) for record in records)
         if job.measure_curvature:
             values["sharpness"] = flatness(task, last).top
     values["seconds"] = sum(record.seconds for record in records)
     finite = {name: float(x) if math.isfinite(x) else None for name, x in values.items()}
-    return {"key": job.key, "lr": lr, "seed": job.seed, "values": finite}
+    return {"key": job.key, "lr": job.setting.lr, "seed": job.seed, "values": finite}
 
 
-@cache
-def _scores_at_start(name: str, arguments: str, tune: bool) -> dict[str, float]:
-    """Scores a task's frozen model, on validation data if ``tune``."""
-    from fedlora_lab.federated.run import run
-    from fedlora_lab.methods import FedLoRA
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sets torch to one thread: sums are rounded alike however many processes there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
-    with _one_thread():
-        task, lora = _task(name, arguments, tune), Lora(rank=1)
-        first = next(run(task, FedLoRA, None, Plan(rounds=1), lora=lora))
-    return {f"before_{measure}": x for measure, x in first.metrics.items()}
 
-
-def _begins_as(job: Job, entry: dict[str, Any]) -> bool:
-    """Tells whether a run of another study began where this job will, to three digits.
-    A case's key names its task and not the task's weights, which may have been made anew.
-    """
-    name, arguments = job.case.task
-    start = _scores_at_start(name, json.dumps(dict(arguments), sort_keys=True), job.tune)
-    found = [(entry["values"].get(measure), x) for measure, x in start.items()]
-    return all(x is not None and math.isclose(x, y, rel_tol=1e-3) for x, y in found)
+# ---- which runs
 
 
 def score(job: Job, done: Done) -> float:
@@ -179,6 +147,7 @@ def _rank(study: Study, case: Case, tried: Iterable[Setting], done: Done) -> lis
 
 def screen(study: Study, case: Case, done: Done) -> tuple[list[Setting], bool]:
     """Lists the settings that the first tuning seed tries, as far as known, and whether all ran.
+
     Each stage follows from the one before.
 
     Args: as for `finalists`.
@@ -199,27 +168,30 @@ def screen(study: Study, case: Case, done: Done) -> tuple[list[Setting], bool]:
         # Without a second point of its line there is no step to go on by.
         for _ in range(EXTENSIONS if study.extends and len(factors) > 1 else 0):
             best = _rank(study, case, tried, done)[0]
-            steps = {lines[i][0]: factors[0] / factors[1] for i in range(len(lines))}
-            steps |= {lines[i][-1]: factors[-1] / factors[-2] for i in range(len(lines))}
+            steps = {line[0]: factors[0] / factors[1] for line in lines}
+            steps |= {line[-1]: factors[-1] / factors[-2] for line in lines}
             if best not in steps:
                 break
             new = scale_knob(best, knob, steps[best])
             for line in lines:
-                line[:] = [new, *line] if line[0] == best else line
-                line[:] = [*line, new] if line[-1] == best else line
+                if line[0] == best:
+                    line.insert(0, new)
+                elif line[-1] == best:
+                    line.append(new)
             if not known([new]):
                 return tried, False
     return tried, True
 
 
-def finalists(study: Study, case: Case, done: Done) -> tuple[Setting, ...] | None:
+def finalists(study: Study, case: Case, done: Done) -> list[Setting] | None:
     """Selects the settings that the first tuning seed ranks best; ``None`` if runs are missing.
+
     Those that diverged come last.
 
     Args: study, case: what is tuned. done: its results so far, see `load_results`.
     """
     tried, whole = screen(study, case, done)
-    return tuple(_rank(study, case, tried, done)[: study.finalists]) if whole else None
+    return _rank(study, case, tried, done)[: study.finalists] if whole else None
 
 
 def best_setting(study: Study, case: Case, done: Done) -> Setting | None:
@@ -229,7 +201,8 @@ def best_setting(study: Study, case: Case, done: Done) -> Setting | None:
     """
     if study.settings is not None:
         return study.settings[case.key]
-    if (settings := finalists(study, case, done)) is None:
+    settings = finalists(study, case, done)
+    if settings is None:
         return None
     jobs = [*study.screening_jobs(case, settings), *study.final_jobs(case, settings)]
     if any(job.key not in done for job in jobs):
@@ -250,21 +223,26 @@ def known_jobs(study: Study, case: Case, done: Done) -> Iterator[Job]:
     if study.settings is None:
         tried, _ = screen(study, case, done)
         yield from study.screening_jobs(case, tried)
-        if (settings := finalists(study, case, done)) is not None:
-            yield from study.final_jobs(case, settings)
-    if (setting := best_setting(study, case, done)) is not None:
+        yield from study.final_jobs(case, finalists(study, case, done) or [])
+    setting = best_setting(study, case, done)
+    if setting is not None:
         yield from study.report_jobs(case, setting)
 
 
 def count_runs(study: Study, path: Path) -> tuple[int, int]:
     """Counts the runs done, and all: a grid that went on takes more, shared settings fewer."""
-    done, more, there = load_results(path), 0, 0
+    done = load_results(path)
+    there = 0
+    whole = study.runs
     for case in study.cases:
         jobs = list(known_jobs(study, case, done))
         there += sum(job.key in done for job in jobs)
         if best_setting(study, case, done) is not None:
-            more += len(jobs) - study.tries - len(study.seeds)
-    return there, study.runs + more
+            whole += len(jobs) - study.tries - len(study.seeds)
+    return there, whole
+
+
+# ---- all runs
 
 
 def run_study(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -> Done:
@@ -277,8 +255,7 @@ def run_study(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -
         bar: show the progress.
 
     Raises: ``ValueError`` when another process is at work on the same file.
-    Guarantees: killed at any point and called again, no finished run is lost or done twice, nor one
-        that another study in the same folder has done from the same start
+    Guarantees: killed at any point and called again, no finished run is lost or done twice
         (test_runner.py::test_a_study_goes_on_after_a_kill).
     """
     check_whole("workers", workers)
@@ -289,25 +266,16 @@ def run_study(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -
         worker_pool(workers) as run,
     ):
         done = load_results(path)
-        others = _results_beside(path)
         # While the last of a group of cases are tuned, others of it keep the processes busy.
         size = max(workers, 1) * 4
         for start in range(0, len(study.cases), size):
-            while missing := _missing_jobs(study, study.cases[start : start + size], done):
-                reusable = [others[job.key] for job in missing if _is_same_run(job, others)]
-                for entry in reusable or run(missing):
+            group = study.cases[start : start + size]
+            while missing := _missing_jobs(study, group, done):
+                for entry in run(missing):
                     append_line(path, entry)
                     done[entry["key"]] = entry
                     shown.update()
     return done
-
-
-def _results_beside(path: Path) -> Done:
-    """Reads the results of the other studies of a folder."""
-    others: Done = {}
-    for other in sorted(set(path.parent.glob("*.jsonl")) - {path}):
-        others |= load_results(other)
-    return others
 
 
 def _missing_jobs(study: Study, cases: Iterable[Case], done: Done) -> list[Job]:
@@ -316,65 +284,35 @@ def _missing_jobs(study: Study, cases: Iterable[Case], done: Done) -> list[Job]:
     return [job for job in jobs if job.key not in done]
 
 
-def _is_same_run(job: Job, others: Done) -> bool:
-    """Tells whether another study has this case at this rate and seed, with all its measures."""
-    entry = others.get(job.key)
-    if entry is None or (job.measure_curvature and "sharpness" not in entry["values"]):
-        return False
-    return _begins_as(job, entry)
-
-
 @contextmanager
 def worker_pool(count: int) -> Iterator[RunJobs]:
     """Yields a function that runs jobs in so many processes, or in this one where there are none.
-
-    Ctrl-C is answered by this process alone, and ends the others in the middle of their runs.
 
     Args: count: processes, each with one thread.
     """
     if not count:
         yield lambda jobs: map(run_job, jobs)
         return
+    with ProcessPoolExecutor(count, get_context("spawn"), initializer=_end_with_parent) as pool:
 
-    def run(jobs: list[Job]) -> Iterator[dict[str, Any]]:
-        waiting = deque(jobs)
-        running: set[Future[dict[str, Any]]] = set()
-        while waiting or running:
-            while waiting and len(running) < count:
-                running.add(_submit(pool, waiting.popleft()))
-            ended, running = wait(running, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in ended)
+        def run(jobs: list[Job]) -> Iterator[dict[str, Any]]:
+            for future in as_completed([pool.submit(run_job, job) for job in jobs]):
+                yield future.result()
 
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_begin) as pool:
         try:
             yield run
-        except KeyboardInterrupt:
-            # No future is cancelled: the executor would trip over it when its processes end.
-            for process in active_children():
-                process.terminate()
-            raise
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _submit(pool: ProcessPoolExecutor, job: Job) -> "Future[dict[str, Any]]":
-    """Hands a job to the pool, whose new processes inherit a mask without Ctrl-C."""
-    masks = hasattr(signal, "pthread_sigmask")  # not on Windows
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
-    try:
-        return pool.submit(run_job, job)
-    finally:
-        if masks:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _begin() -> None:
-    """Makes a worker ignore Ctrl-C, and end when its parent is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _end_with_parent() -> None:
+    """Makes a worker end when its parent is killed."""
     parent = parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+# ---- frames
 
 
 def study_frame(study: Study, path: Path) -> pd.DataFrame:
@@ -388,49 +326,41 @@ def study_frame(study: Study, path: Path) -> pd.DataFrame:
     Guarantees: a label is the declared one, whatever is measured
         (test_runner.py::test_a_study_goes_on_after_a_kill).
     """
-    done, rows = load_results(path), []
+    done = load_results(path)
+    rows = []
     for case in study.cases:
         setting = best_setting(study, case, done)
         jobs = [] if setting is None else list(study.report_jobs(case, setting))
         if setting is None or not all(job.key in done for job in jobs):
             continue
-        base = {"study": study.name, "method": case.method.slug, **case.labels}
-        found: dict[str, Any] = {"lr": setting.lr}
-        searched = study.settings is None
-        tried = screen(study, case, done)[0] if searched else []
-        if searched:
-            rates, norms = ({x[i] for x in tried} for i in (0, 1))
-            found["at_edge"] = setting.lr in (min(rates), max(rates))
-            found["at_edge"] |= len(norms) > 1 and setting.clip in (min(norms), max(norms))
-        if study.stages or not searched:
+        base = {"study": study.name, "method": case.method.slug, **case.labels, "lr": setting.lr}
+        if study.settings is None:
+            tried = screen(study, case, done)[0]
+            rates = {x.lr for x in tried}
+            norms = {x.clip for x in tried}
+            base["at_edge"] = setting.lr in (min(rates), max(rates))
+            base["at_edge"] |= len(norms) > 1 and setting.clip in (min(norms), max(norms))
+        if study.stages or study.settings is not None:
             clip = case.privacy.get("clip_norm", Privacy.clip_norm) if case.is_private else math.nan
-            found |= {"clip_norm": setting.clip * clip, "ratio": setting.ratio}
+            base |= {"clip_norm": setting.clip * clip, "ratio": setting.ratio}
         if study.stages:
-            found["tries"] = len(tried) + study.finalists * (len(study.tune_seeds) - 1)
+            base["tries"] = len(tried) + study.finalists * (len(study.tune_seeds) - 1)
         for job in jobs:
             values = done[job.key]["values"]
             measures = {"spent" if name == "epsilon" else name: x for name, x in values.items()}
-            rows.append({**base, **found, "seed": job.seed, **measures})
+            rows.append({**base, "seed": job.seed, **measures})
     return pd.DataFrame(rows)
 
 
-def study_settings(study: Study, command: str, path: Path) -> dict[str, Any]:
-    """Returns what reproduces a study, and how many of its runs are done.
+def describe_study(study: Study, path: Path) -> dict[str, Any]:
+    """Returns what a study asks, how many of its runs are done, and the versions that ran it.
 
-    Args: command: the one that runs it. path: its file of results.
+    Args: study: declared. path: its file of results.
     """
     done, whole = count_runs(study, path)
-    tuning: Any = {"seeds": list(study.tune_seeds), "rates": list(study.rates)}
-    tuning |= {"stages": [stage._asdict() for stage in study.stages]} if study.stages else {}
-    tuning |= {"finalists": study.finalists, "judged on": "validation data", "private": False}
-    if study.settings is not None:
-        tuning = {"settings": {case.key: list(study.settings[case.key]) for case in study.cases}}
     return {
         "study": study.name,
         "note": study.note,
-        "command": command,
-        "seeds": list(study.seeds),
-        "tuning": tuning,
         "runs": whole,
         "done": done,
         "versions": {name: version(name) for name in PACKAGES},

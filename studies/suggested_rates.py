@@ -31,7 +31,7 @@ def collected() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for task, unit, name, where in READ:
         frame: Any = read_study(name, RESULTS)
-        stale = {one.method for one in STALE if one.study == name}
+        stale = {method for study, method in STALE if study == name}
         frame = frame[~frame["method"].isin(stale)]
         for column, value in where.items():
             frame = frame[frame[column] == value]

@@ -1,8 +1,9 @@
 """Learning rates tuned on validation data, and rates that follow from public numbers alone.
 
-Two searches were made: studies/tune.py for each embedded task at one budget (tuned.json), and the
-studies under results/ for each budget and unit (suggested.json, collected by
-studies/suggested_rates.py). They looked at the validation part of the embedded tasks, with seeds of
+Two searches were made. For each embedded task at one budget (tuned.json) two seeds tried every rate
+of a grid with every method, and two more seeds the three best; the best mean of all four was taken.
+The studies under results/ searched for each budget and unit (suggested.json, collected by
+studies/suggested_rates.py). Both looked at the validation part of the embedded tasks, with seeds of
 their own; no ledger counts them. On private data every such look is a release that has to be
 counted (arXiv:2110.03620).
 """
@@ -56,7 +57,7 @@ N tau^2 of B's noise may become. Fitted on the task digits alone (studies/noise_
 
 @cache
 def load_searches() -> dict[str, Any]:
-    """Loads the searches of studies/tune.py: task -> "setting", and "methods": slug -> lr, grid."""
+    """Loads the searches: task -> "setting", and "methods": slug -> lr, grid, finalists."""
     return json.loads(FILE.read_text(encoding="utf-8"))
 
 

@@ -234,16 +234,6 @@ def test_a_damaged_run_folder_is_one_line(name, folder_files, tmp_path_factory, 
 
 # ---- results of a study
 
-GOOD = {"key": "a", "lr": 0.1, "seed": 0, "values": {"loss": 0.5, "deviation": None}}
-WRONG: list[Any] = [{"key": 3}, {"lr": "0.1"}, {"seed": None}, {"values": {"loss": "low"}}]
-
-
-def test_a_line_that_is_no_result_is_run_again(tmp_path):
-    path = tmp_path / "results.jsonl"
-    for entry in [*(GOOD | wrong for wrong in WRONG), {"key": "a"}, [GOOD]]:
-        path.write_text(json.dumps(entry) + "\n" + json.dumps({**GOOD, "key": "b"}) + "\n")
-        assert set(runner.load_results(path)) == {"b"}
-
 
 def test_a_frame_of_results_is_one_line(tmp_path):
     (tmp_path / "x.csv").write_bytes(b'a,b\n1,2,3\n4,"5')

@@ -18,17 +18,16 @@ RESULTS = Path(__file__).parents[2] / "results"
 SIZES: dict[str, Any] = {"clients": 3, "examples": 8, "test": 16, "d_in": 6, "d_out": 5, "rank": 2}
 
 
-def case(slug, epsilon=None, **labels):
+def case(slug, epsilon=None):
     plan = {"rounds": 2, "local_steps": 1, "batch": 4}
     privacy = {"delta": 1e-2, "accountant": "rdp"}
     task = ("regression", SIZES)
-    labels = {"epsilon": epsilon, **labels}
-    return Case(methods.get(slug), labels, task, epsilon, privacy, plan, {"rank": 2})
+    return Case(methods.get(slug), {"epsilon": epsilon}, task, epsilon, privacy, plan, {"rank": 2})
 
 
 def small(*cases, **fields):
     rates = (0.01, 0.1, 0.3, 1e9)
-    study = Study("small", "a test", cases, (0, 1, 2), rates, tune_seeds=(7, 8), finalists=2)
+    study = Study("small", "a test", cases, (0, 1), rates, tune_seeds=(7, 8), finalists=2)
     return replace(study, **fields)
 
 
@@ -41,20 +40,19 @@ def test_a_study_goes_on_after_a_kill(tmp_path):
     continue_study(study, tmp_path, workers=0)
     lines = path.read_text()
     frame = runner.study_frame(study, path)
-    assert runner.count_runs(study, path) == (study.runs, study.runs) == (18, 18)
+    assert runner.count_runs(study, path) == (study.runs, study.runs) == (16, 16)
     path.write_text(lines[: int(0.6 * len(lines))])
     there, _ = runner.count_runs(study, path)
-    assert 0 < there < 18
     begun = path.read_text().splitlines()[:there]
     continue_study(study, tmp_path, workers=0)
-    assert path.read_text().splitlines()[:there] == begun
+    assert 0 < there < 16 and path.read_text().splitlines()[:there] == begun
     again = runner.study_frame(study, path)
     timed = ["seconds"]
     pd.testing.assert_frame_equal(again.drop(columns=timed), frame.drop(columns=timed))
-    assert len(frame) == 6 and set(frame["seed"]) == {0, 1, 2} and (frame["lr"] < 1).all()
+    assert len(frame) == 4 and set(frame["seed"]) == {0, 1} and (frame["lr"] < 1).all()
     private = frame.dropna(subset="epsilon")
     assert set(private["epsilon"]) == {8.0} and (private["spent"] != 8.0).all()
-    assert private["spent"].tolist() == pytest.approx([8.0] * 3, rel=1e-2)
+    assert private["spent"].tolist() == pytest.approx([8.0] * 2, rel=1e-2)
     kept = runner.read_study("small", tmp_path)
     pd.testing.assert_frame_equal(kept, again, rtol=1e-5, check_dtype=False)
 
@@ -62,7 +60,6 @@ def test_a_study_goes_on_after_a_kill(tmp_path):
 @pytest.mark.parametrize(
     ("first", "finals", "rates", "best"),
     [
-        ((0.5, 0.375, 0.125, 0.75), (0.5, 0.375), (0.3, 0.1), 0.3),
         ((0.5, 0.375, 0.125, 0.75), (0.5, 0.125), (0.3, 0.1), 0.1),
         ((0.5, 0.5, 0.5, 0.5), (0.25, 0.25), (0.01, 0.1), 0.01),
         ((0.5, 0.4, 0.3, None), (None, 0.9), (0.3, 0.1), 0.1),
@@ -70,14 +67,11 @@ def test_a_study_goes_on_after_a_kill(tmp_path):
 )
 def test_all_tuning_seeds_choose_the_rate(first, finals, rates, best):
     """The first seed screens and counts in the mean too; of equal means the smaller rate is taken;
-    a run that diverged comes last; missing runs wait; reported runs take other seeds."""
+    a run that diverged comes last; missing runs wait."""
     tuned = case("fedlora")
     study = small(tuned)
-    settings = tuple(map(Setting, rates))
-    stages = (
-        (study.screening_jobs(tuned), first),
-        (list(study.final_jobs(tuned, settings)), finals),
-    )
+    settings = [Setting(rate) for rate in rates]
+    stages = ((study.screening_jobs(tuned), first), (study.final_jobs(tuned, settings), finals))
     done: Any = {}
     for jobs, values in stages:
         assert runner.best_setting(study, tuned, done) is None
@@ -85,8 +79,6 @@ def test_all_tuning_seeds_choose_the_rate(first, finals, rates, best):
             done[job.key] = {"values": {"loss": value}}
         assert runner.finalists(study, tuned, done) == settings
     assert runner.best_setting(study, tuned, done) == Setting(best)
-    reported = study.report_jobs(tuned, Setting(best))
-    assert not {job.seed for job in reported} & set(study.tune_seeds)
 
 
 def test_a_search_goes_through_its_stages_and_beyond_an_edge():
@@ -120,8 +112,6 @@ def test_a_reported_run_is_the_run_that_a_user_would_write():
     privacy = fl.Privacy(**asked.privacy).calibrate(epsilon=8.0, task=task, plan=plan)
     *_, last = fl.run(task, "rolora", privacy, plan, lora=fl.Lora(rank=2), seed=3)
     assert values["loss"] == last.metrics["loss"]
-    for name in ("noise_A", "noise_B"):
-        assert values[name] == sum(value for _, measure, value in last.rows if measure == name)
     tuned = runner.run_job(Job(asked, Setting(0.1), 3, tune=True))["values"]
     assert tuned["loss"] != values["loss"], "tuning reads the validation part"
 
@@ -129,10 +119,11 @@ def test_a_reported_run_is_the_run_that_a_user_would_write():
 @pytest.mark.slow
 def test_committed_runs_belong_to_declared_studies():
     """A renamed rule or field would make the committed runs unknown; no case that names a budget
-    is of a method without a certified ε."""
+    is of a method without a certified ε, and none is reported at a seed that tuned it."""
     for name, study in STUDIES.items():
         there, total = runner.count_runs(study, RESULTS / "runs" / f"{name}.jsonl")
         settings = json.loads((RESULTS / f"{name}.json").read_text())
         assert there == total if settings["done"] == settings["runs"] else there > 0, name
-        budgets = [each for each in study.cases if each.epsilon]
-        assert "deer-literal" not in {each.method.slug for each in budgets}
+        assert len({case.key for case in study.cases}) == len(study.cases)
+        assert not {*study.seeds} & {*study.tune_seeds}
+        assert "deer-literal" not in {case.method.slug for case in study.cases if case.epsilon}

@@ -1,8 +1,7 @@
-"""Where the package runs: how it is installed, and blocks in which others' warnings, loggers and
-telemetry are off, after which the process is as before.
+"""Where the package runs: how it is installed, and blocks in which others' warnings and telemetry
+are off, after which the process is as before.
 """
 
-import logging
 import os
 import sys
 import threading
@@ -42,46 +41,22 @@ def ignore_warnings(category: type[Warning] = Warning, message: str = "") -> Ite
         yield
 
 
-OFF = ("FLWR_TELEMETRY_ENABLED", "RAY_USAGE_STATS_ENABLED", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO")
-"""Read by the packages when they are imported, here and in the processes that they start."""
-ALSO_SET = ("PYTHONPATH", "OMP_NUM_THREADS", "PYTHONBREAKPOINT", "GRPC_VERBOSITY")
-"""Set by Flower and by Ray for their own processes, beside variables of their own names."""
+SET_BY_FLOWER = ("FLWR_TELEMETRY_ENABLED", "GRPC_VERBOSITY")
+"""Variables that change while Flower is imported."""
 
 
 @contextmanager
 def telemetry_off() -> Iterator[None]:
-    """Switches off Flower's telemetry and Ray's usage reports, unless their own variables are set.
+    """Switches off Flower's telemetry while it is imported, unless its own variable is set.
 
     Guarantees: the environment is then as before
-        (test_user_process.py::test_the_process_is_left_as_it_was_and_asks_no_network; after a
-        whole simulation test_flower_simulation.py::test_a_client_that_hangs_or_raises_is_left_out).
+        (test_user_process.py::test_the_process_is_left_as_it_was_and_asks_no_network).
     """
-    before = _variables()
-    os.environ.update({name: os.environ.get(name, "0") for name in OFF})
+    before = {name: os.environ[name] for name in SET_BY_FLOWER if name in os.environ}
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     try:
         yield
     finally:
-        for name in _variables():
-            del os.environ[name]
+        for name in SET_BY_FLOWER:
+            os.environ.pop(name, None)
         os.environ.update(before)
-
-
-def _variables() -> dict[str, str]:
-    """The environment variables that Flower and Ray may have set."""
-    return {k: v for k, v in os.environ.items() if k.startswith(("FLWR_", "RAY_")) or k in ALSO_SET}
-
-
-@contextmanager
-def mute_logger(name: str = "flwr", below: int = logging.CRITICAL) -> Iterator[None]:
-    """Mutes a logger; for a client that fails the server logs one line of its own.
-
-    Args: name: of the logger. below: the level of the first messages that are shown.
-    """
-    logger = logging.getLogger(name)
-    level, propagate = logger.level, logger.propagate
-    logger.setLevel(below)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        logger.propagate = propagate

@@ -221,7 +221,7 @@ class RoundResult:
         aggregated: what the method's rule made of that, before the server's optimiser.
         steps: what the clip did in the local steps.
         traffic: numbers and bytes, over all clients.
-        metrics: reported by clients, of their own models.
+        metrics: in place of those of the server's model.
         shown: this process knows the counts of clips and the noise, as on one machine.
     """
 

@@ -3,7 +3,8 @@
 A client trains on its own examples, clips and noises, and sends what the method shares; what it
 keeps stays in its own state. The server draws the participants, writes the ledger, combines the
 uploads by the method's rule and evaluates the result. Both call the functions of `fl.run`, so a
-seed gives the same run on either.
+seed gives the same run on either. `examples/flower_app` runs in Flower's simulation and between
+machines.
 
 Telemetry of Flower and usage reports of Ray are off unless their own variables are set.
 
@@ -30,15 +31,11 @@ except ImportError as error:
     words = f"flwr is not installed: run `{install_command('flower')}`"
     raise ImportError(words) from error
 
-from fedlora_lab.flower.client import (
-    Participant,
-    client_app,
-    client_ledger,
-    placeholder_examples,
-    placeholder_persons,
-)
+from fedlora_lab.flower.client import client_app
+from fedlora_lab.flower.in_process import InProcessGrid, SimulatedClients
+from fedlora_lab.flower.memory import client_ledger
+from fedlora_lab.flower.participant import Participant, placeholder_examples
 from fedlora_lab.flower.server import open_run, rounds
-from fedlora_lab.flower.simulators import InProcessGrid, SimulatedClients, simulate
 
 __all__ = [
     "InProcessGrid",
@@ -48,7 +45,5 @@ __all__ = [
     "client_ledger",
     "open_run",
     "placeholder_examples",
-    "placeholder_persons",
     "rounds",
-    "simulate",
 ]

@@ -8,8 +8,14 @@ from flower_runs import question
 from flwr.app import Context, RecordDict
 from toy_tasks import LORA, PLAN, private, tokens
 
-from fedlora_lab.flower import Participant, client_app, open_run, rounds
-from fedlora_lab.flower.simulators import InProcessGrid, SimulatedClients
+from fedlora_lab.flower import (
+    InProcessGrid,
+    Participant,
+    SimulatedClients,
+    client_app,
+    open_run,
+    rounds,
+)
 from fedlora_lab.privacy.ledger import Ledger
 
 pytestmark = [pytest.mark.attack, pytest.mark.slow]

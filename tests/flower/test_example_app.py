@@ -52,6 +52,9 @@ def test_the_page_of_the_example_app_walks(tmp_path):
     home, app = tmp_path / "flower", tmp_path / "app"
     shutil.copytree(EXAMPLE, app)
     page = (app / "README.md").read_text("utf-8")
+    # Flower starts a process for each message to a site, which loads PyTorch: one round, not three.
+    agreed = app / "flower_app" / "terms.py"
+    agreed.write_text(agreed.read_text("utf-8").replace("rounds=3", "rounds=1"), "utf-8")
     own, control, *ports = free_ports(5)
     for written, free in zip(("8443", "9094", "9095"), ports, strict=True):
         page = page.replace(written, free)
@@ -89,7 +92,7 @@ def test_the_page_of_the_example_app_walks(tmp_path):
         # `flwr` does not wait for a server, sites do.
         walk(f"until (echo > /dev/tcp/127.0.0.1/{ports[0]}) 2> /dev/null; do sleep 0.2; done")
         said = walk(play)
-    assert "round 3: " in said and "finished: " in said
+    assert "round 1: " in said and "finished: " in said
     PeftModel.from_pretrained(fl.tasks.digits(clients=1).model, str(app / "between" / "adapter"))
     counted = fl.Ledger.load(app / "between" / "ledger.json")
     assert not counted.reproducible and counted.epsilon() == pytest.approx(8, abs=0.05)

@@ -17,19 +17,17 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from toy_tasks import LORA, book, play, private, tokens
 
 from fedlora_lab import methods
-from fedlora_lab.flower.client import client_app
-from fedlora_lab.flower.server import Stopped, open_run, rounds
-from fedlora_lab.flower.simulators import InProcessGrid, SimulatedClients
+from fedlora_lab.flower import InProcessGrid, SimulatedClients, client_app, open_run, rounds
+from fedlora_lab.flower.server import Stopped
 from fedlora_lab.privacy.ledger import Ledger
 
 PLAN = ROUNDS.replace(participation=1.0, dropout=0.0)
 NAME = "B/inner"
 
 
-def with_arrays(reply, **changed):
-    """The same reply with other arrays; ``None``: without."""
-    given = {name.replace("_", "/"): array for name, array in changed.items()}
-    arrays = {**reply.content["arrays"], **given}
+def with_array(reply, array, name=NAME):
+    """The same reply with another array of this name; ``None``: without."""
+    arrays = {**reply.content["arrays"], name: array}
     kept = {name: array for name, array in arrays.items() if array is not None}
     return RecordDict({**reply.content, "arrays": ArrayRecord(kept)})
 
@@ -44,7 +42,7 @@ def lying(reply, data):
     """An array whose header says one thing and whose bytes another."""
     array = reply.content["arrays"][NAME]
     kind = {"dtype": array.dtype, "shape": tuple(array.shape), "stype": array.stype}
-    return with_arrays(reply, B_inner=Array(**kind, data=data))
+    return with_array(reply, Array(**kind, data=data))
 
 
 def stored(values, **options):
@@ -55,12 +53,7 @@ def stored(values, **options):
 
 
 def changed(reply, change):
-    return with_arrays(reply, B_inner=Array(change(reply.content["arrays"][NAME].numpy().copy())))
-
-
-def gone(reply, old):
-    """What Flower answers for a node that has gone."""
-    return Error(5, "Node unavailable")
+    return with_array(reply, Array(change(reply.content["arrays"][NAME].numpy().copy())))
 
 
 def raising(reply, old):
@@ -71,25 +64,21 @@ CLAIM = stored(np.zeros(12)).replace(b"(12,), }" + 10 * b" ", b"(100000000000,),
 """As many bytes as are expected, and a header of ten times a hundred gigabytes."""
 PICKLE = stored(np.array([print], dtype=object), allow_pickle=True)
 BAD: dict[str, Any] = {
-    "not a number": lambda r, old: changed(r, lambda x: x * math.nan),
     "infinite": lambda r, old: changed(r, lambda x: np.where(x == x.max(), -math.inf, x)),
     "wrong shape": lambda r, old: changed(r, lambda x: x[:-1]),
     "wrong type": lambda r, old: changed(r, lambda x: x.astype("float32")),
     "oversized": lambda r, old: lying(r, b"\x00" * 5_000_000),
-    "other bytes than said": lambda r, old: lying(r, stored(np.zeros((3, 3)))),
-    "no array at all": lambda r, old: lying(r, b"nonsense" * 12),
     "a pickle": lambda r, old: lying(r, PICKLE),
     "a header that claims a terabyte": lambda r, old: lying(r, CLAIM),
-    "one tensor less": lambda r, old: with_arrays(r, B_inner=None),
-    "one tensor more": lambda r, old: with_arrays(r, B_elsewhere=Array(np.zeros(3))),
+    "one tensor less": lambda r, old: with_array(r, None),
+    "one tensor more": lambda r, old: with_array(r, Array(np.zeros(3)), "B/elsewhere"),
     "a record more": lambda r, old: RecordDict({**r.content, "extra": MetricRecord({"loss": 1.0})}),
     "the round before": lambda r, old: RecordDict(dict(old.content)),
-    "another round": lambda r, old: claims(r, round=9),
     "another client": lambda r, old: claims(r, client=0),
     "other terms": lambda r, old: claims(r, terms="others"),
     "nothing": lambda r, old: RecordDict(),
     "an error": raising,
-    "a node that has gone": gone,
+    "a node that has gone": lambda r, old: Error(5, "Node unavailable"),
 }
 
 
@@ -103,9 +92,9 @@ def faulty(fault, clients=(1,)):
         def answer(message, context):
             reply = app(message, context)
             k, t = context.node_config["partition-id"], message.content["about"].get("round")
-            if message.metadata.message_type == "train" and t == 0:
+            if t == 0:
                 old[k] = copy.deepcopy(reply)
-            if k not in clients or (message.metadata.message_type, t) != ("train", 1):
+            if k not in clients or t != 1:
                 return reply
             return Message(fault(reply, old[k]), reply_to=message)
 
@@ -117,14 +106,10 @@ def faulty(fault, clients=(1,)):
 class Lossy(InProcessGrid):
     """A network that loses the reply of client 1 in round 1, as if it were too late or killed."""
 
-    def send_and_receive(self, messages, *, timeout=None):
-        for reply in super().send_and_receive(messages, timeout=timeout):
+    def pull_messages(self, message_ids):
+        for reply in super().pull_messages(message_ids):
             about = reply.content["about"]
-            if (reply.metadata.message_type, about["client"], about.get("round")) != (
-                "train",
-                1,
-                1,
-            ):
+            if (about["client"], about.get("round")) != (1, 1):
                 yield reply
 
 
@@ -134,17 +119,13 @@ def parties(row: Any = "fedlora", privacy=None, plan=PLAN, seed: int | None = 0)
     return who, who.participant()
 
 
-def run(app=lambda app: app, grid=InProcessGrid, seen=None, privacy=None, upto=4, **options):
+def run(app=lambda app: app, grid=InProcessGrid, privacy=None, upto=4, **options):
     """A run with this network, and with honest apps unless others are given."""
     who, participant = parties(privacy=privacy)
-    there = grid(app(client_app(who)), 3, seen)
-    return list(islice(rounds(there, participant, open_run(participant, **options)), upto))
-
-
-def site(who):
-    """The app of a client and its context, as a node that has just started."""
-    grid = InProcessGrid(client_app(who), 3)
-    return grid.app, grid.contexts[1000]
+    records = rounds(
+        grid(app(client_app(who)), 3), participant, open_run(participant, **options), timeout=0.1
+    )
+    return list(islice(records, upto))
 
 
 whole = cache(run)
@@ -172,13 +153,14 @@ def test_a_bad_upload_is_left_out(name, caplog):
     same ledger.
     """
     with caplog.at_level(logging.WARNING, "fedlora_lab.flower"):
-        found = run(faulty(BAD[name]), upto=3)
+        records = run(faulty(BAD[name]), upto=3)
     (line,) = caplog.messages
     assert line.startswith("round 2, client 1 is left out: ")
-    assert {raising: "out of memory", gone: "unavailable"}.get(BAD[name], "expected") in line
+    reasons = {"an error": "out of memory", "a node that has gone": "unavailable"}
+    assert reasons.get(name, "expected") in line
     assert "\n" not in line and len(line) < 600
-    assert apart(found, without_the_reply()[:3]) == 0
-    assert book(found[2]).to_json() == book(without_the_reply()[2]).to_json()
+    assert apart(records, without_the_reply()[:3]) == 0
+    assert book(records[2]).to_json() == book(without_the_reply()[2]).to_json()
 
 
 def test_when_nobody_answers_the_run_stops(tmp_path):
@@ -197,21 +179,26 @@ def test_when_nobody_answers_the_run_stops(tmp_path):
 
 def test_too_few_shares_release_nothing():
     """Secure aggregation: of fewer uploads than shares of noise are relied on, no sum is formed."""
-    found = run(grid=Lossy, privacy=private("client", trust="secagg", honest=3))
-    assert apart(found[1:2], found[2:3]) == 0
-    assert apart(found[2:3], found[3:4]) > 1e-3
-    assert [entry.round for entry in book(found[-1]).releases] == [1, 2, 3]
+    records = run(grid=Lossy, privacy=private("client", trust="secagg", honest=3))
+    assert apart(records[1:2], records[2:3]) == 0
+    assert apart(records[2:3], records[3:4]) > 1e-3
+    assert [entry.round for entry in book(records[-1]).releases] == [1, 2, 3]
 
 
 # ---- the server's faults, as a client meets them
 
 
-@pytest.mark.parametrize("seed", [0, None])
-def test_a_round_asked_twice_is_answered_twice_with_the_same_bits(seed):
-    """A server that lost its memory gets no second release: not even where every noise is drawn
-    afresh.
+def site(who):
+    """The app of a client and its context, as a node that has just started."""
+    grid = InProcessGrid(client_app(who), 3)
+    return grid.app, grid.contexts[1000]
+
+
+def test_a_round_asked_twice_is_answered_twice_with_the_same_bits():
+    """A server that lost its memory gets no second release, whatever it sends: not even where every
+    noise is drawn afresh.
     """
-    who, participant = parties(seed=seed)
+    who, participant = parties(seed=None)
     (app, context), message = site(who), question(participant)
     once, again = app(message, context), app(message, context)
     assert once.content["arrays"] == again.content["arrays"]
@@ -225,7 +212,6 @@ def test_a_round_asked_twice_is_answered_twice_with_the_same_bits(seed):
     [
         ({"round": 0}, r"^round=0: expected 1, which was answered last, or a later one$"),
         ({"round": 3}, r"^round=3: expected a whole number in \[0, 2\]$"),
-        ({"round": -1}, r"^round=-1: expected a whole number in \[0, 2\]$"),
         ({"terms": "weaker"}, r"^terms='weaker': expected [0-9a-f]{64}$"),
         ({}, r"^inner.B=nan: expected finite numbers$"),
     ],
@@ -245,14 +231,6 @@ def test_a_client_refuses_what_was_not_agreed_on(changes, line):
     assert context.state == kept
 
 
-def test_scores_are_refused_in_the_client_unit():
-    who, participant = parties(row="fedsa-lora", privacy=protected("client"))
-    app, context = site(who)
-    words = r"^unit='client': expected 'example' or 'person': scores would tell"
-    with pytest.raises(ValueError, match=words):
-        app(question(participant, kind="evaluate"), context)
-
-
 # ---- before the first round
 
 
@@ -267,30 +245,25 @@ def test_every_client_must_be_there_once():
     ):
         with pytest.raises(Stopped, match=line):
             next(rounds(grid, participant, open_run(participant), patience=0.3))
-    for name, value in (("timeout", 0), ("patience", -1), ("timeout", "soon")):
-        given: Any = {name: value}
-        with pytest.raises(ValueError, match=rf"^{name}={value!r}: expected a number > 0$"):
-            rounds(two, participant, open_run(participant), **given)
+    with pytest.raises(ValueError, match=r"^timeout=0: expected a number > 0$"):
+        rounds(two, participant, open_run(participant), timeout=0)
 
 
-class Starting(InProcessGrid):
-    """Clients of whose first answers nothing is there until the server has looked three times."""
-
-    looked = 0
-
-    def pull_messages(self, message_ids):
-        self.looked += 1
-        return super().pull_messages(message_ids) if self.looked > 3 else []
-
-
-@pytest.mark.slow
 def test_a_client_that_starts_slowly_is_asked_once_and_waited_for():
+    """Nothing of the clients' first answers is there until the server has looked three times."""
+    looked = []
+
+    class Starting(InProcessGrid):
+        def pull_messages(self, message_ids):
+            looked.append(list(message_ids))
+            return super().pull_messages(message_ids) if len(looked) > 3 else []
+
     (who, participant), seen = parties(), []
     grid = Starting(client_app(who), 3, seen.append)
-    next(rounds(grid, participant, open_run(participant), timeout=1e-3))
+    next(rounds(grid, participant, open_run(participant)))
     queries = [m.metadata for m in seen if m.metadata.message_type == "query"]
     asked = [m.dst_node_id for m in queries if not m.reply_to_message_id]
-    assert grid.looked > 3 and asked == [1000, 1001, 1002]
+    assert len(looked) > 3 and asked == [1000, 1001, 1002]
 
 
 def test_a_client_with_other_terms_stops_the_run():

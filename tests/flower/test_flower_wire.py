@@ -14,7 +14,7 @@ from fedlora_lab import methods
 from fedlora_lab.flower.messages import parse_key
 
 TRAINED = {"about", "arrays"}
-NAMES = {"query": {"about"}, "train": TRAINED, "evaluate": TRAINED | {"scores"}}
+NAMES = {"query": {"about"}, "train": TRAINED}
 EVERYONE = ROUNDS.replace(participation=1.0, dropout=0.0)
 
 
@@ -54,7 +54,7 @@ def test_without_a_clip_norm_messages_do_not_depend_on_the_data(row, unit):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize("slug", ["fedlora", "deer", "fed-sb"])
+@pytest.mark.parametrize("slug", ["fedlora", "fed-sb"])
 def test_it_is_the_clip_norm_that_makes_them_equal(slug, unit):
     """With C > 0 the same two data sets give other replies under the same noise."""
     terms, task = (slug, protected(unit), PLAN.replace(rounds=1, local_steps=1)), tokens("head")

@@ -13,7 +13,7 @@ from peft import PeftModel
 from benchmarks import by_library, gpu, peers
 from benchmarks.__main__ import page
 from fedlora_lab._utils.files import read_lines
-from fedlora_lab.flower.simulators import InProcessGrid
+from fedlora_lab.flower import InProcessGrid
 from fedlora_lab.privacy.accounting import epsilon
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Opacus warns of every hook

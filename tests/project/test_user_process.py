@@ -89,14 +89,9 @@ fl.course.widgets
 """
 FLOWER = """
 import fedlora_lab as fl
-from fedlora_lab._utils.environment import telemetry_off, mute_logger
 privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-3)
 plan = fl.Plan(rounds=1, local_steps=1, batch=3, lr=0.1)
 party = fl.flower.Participant.of(fl.tasks.regression(clients=2), "fedlora", privacy, plan)
-with telemetry_off(), mute_logger():  # as a simulation does for as long as it lasts
-    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
-    assert not logging.getLogger("flwr").isEnabledFor(logging.ERROR)
-    os.environ["PYTHONPATH"] = "as Flower sets it"
 """
 ENVIRONMENT = {name: x for name, x in os.environ.items() if not name.startswith(("FLWR_", "RAY_"))}
 ENVIRONMENT["PYTHONPATH"] = os.pathsep.join(map(str, Path(__file__).parents[1:3]))
@@ -106,8 +101,8 @@ ENVIRONMENT["OMP_WAIT_POLICY"] = "passive"  # two threads on a busy machine: no 
 
 def test_the_process_is_left_as_it_was_and_asks_no_network():
     """After every module was imported, after runs with and without a seed, a comparison, a figure
-    and widgets in this process; and after Flower, whose telemetry and logger are off only for as
-    long as it is at work. Each look-up and connection is refused and noted.
+    and widgets in this process; and after Flower, whose telemetry is off only while it is imported.
+    Each look-up and connection is refused and noted.
     """
     act = TRAIN + FLOWER
     command = [PYTHON, "-c", STATE.format(libraries=LIBRARIES, act=act)]

@@ -1,0 +1,122 @@
+"""A federation in one process: a grid without Ray or sockets, and clients that read a task."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run as FlowerRun
+from flwr.supercore.task_identity import TaskIdentity
+
+import fedlora_lab as fl
+from fedlora_lab.flower.participant import Participant
+from fedlora_lab.tasks.task import Task
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+RUN = 1
+SERVER = 1
+CLIENT_FAILED = 2
+"""A code of Flower's errors."""
+
+
+class InProcessGrid(Grid):
+    """A Flower grid without Ray, sockets or threads, for notebooks and tests.
+
+    A client that raises is answered for with an error, as by Flower. Nothing is timed.
+
+    Args:
+        app: of every client.
+        clients: how many nodes there are; node n + 1000 has the partition n.
+        seen: called with every message, the server's and the clients', as read from the wire.
+    """
+
+    def __init__(
+        self, app: ClientApp, clients: int, seen: "Callable[[Message], None] | None" = None
+    ) -> None:
+        # A message takes its sender from the process that makes it, which here is the server's.
+        TaskIdentity.run_id = RUN
+        TaskIdentity.node_id = SERVER
+        TaskIdentity.task_id = 1
+        self.app = app
+        self.seen = seen or (lambda message: None)
+        self.contexts = {}
+        for n in range(clients):
+            config: Any = {"partition-id": n, "num-partitions": clients}
+            self.contexts[1000 + n] = Context(RUN, 1000 + n, config, RecordDict(), {})
+        self.replies: dict[str, Message] = {}
+
+    def set_run(self, run: Any) -> None:
+        """There is one run."""
+
+    @property
+    def run(self) -> FlowerRun:
+        return FlowerRun.create_empty(RUN)
+
+    def create_message(self, content, message_type, dst_node_id, group_id, ttl=None) -> Message:
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self.contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        return [self._deliver(message) for message in messages]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return [self.replies.pop(key) for key in list(message_ids) if key in self.replies]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: Any = None) -> Any:
+        return self.pull_messages(self.push_messages(messages))
+
+    def _deliver(self, message: Message) -> str:
+        key = str(len(self.replies))
+        received = self._over_the_wire(message, key)
+        try:
+            reply = self.app(received, self.contexts[received.metadata.dst_node_id])
+        except Exception as error:
+            reply = Message(Error(CLIENT_FAILED, str(error)), reply_to=received)
+        self.replies[key] = self._over_the_wire(reply, f"reply to {key}")
+        return key
+
+    def _over_the_wire(self, message: Message, key: str) -> Message:
+        message.metadata.__dict__["_message_id"] = key
+        proto = message_to_proto(message)
+        read = message_from_proto(type(proto).FromString(proto.SerializeToString()))
+        self.seen(read)
+        return read
+
+
+@dataclass(frozen=True)
+class SimulatedClients:
+    """The clients of a task, to load for `client_app`: a node's partition is its number.
+
+    Its fields are the first arguments of `fl.run`.
+    """
+
+    task: Task
+    method: "fl.Method | str"
+    privacy: fl.Privacy | None
+    plan: fl.Plan
+    lora: "fl.Lora | LoraConfig | None" = None
+    seed: int | None = 0
+
+    @cached_property
+    def _participant(self) -> Participant:
+        terms = (self.task, self.method, self.privacy, self.plan)
+        return Participant.of(*terms, lora=self.lora, seed=self.seed)
+
+    def participant(self) -> Participant:
+        """Returns the terms, which all clients and the server share; they are prepared once."""
+        return self._participant
+
+    def __call__(self, context: Context) -> tuple[Participant, int, Any]:
+        number = int(context.node_config["partition-id"])
+        data: Any = self.task.clients[number]
+        if self.privacy is not None and self.privacy.unit == "person":
+            data = (*data, self.task.local_persons[number])
+        return self.participant(), number, data

@@ -1,0 +1,155 @@
+"""What a client keeps of its examples: the last answers, a ledger, and a digest.
+
+It lies in Flower's state of the run or, across runs, in a file of the client's own. The digest is
+made under a key that never leaves.
+"""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ConfigRecord, Context, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+
+import fedlora_lab as fl
+from fedlora_lab._utils.files import lock_folder, write_atomically
+from fedlora_lab._utils.validation import check
+from fedlora_lab.federated.spec import Prepared
+from fedlora_lab.flower.participant import Participant
+from fedlora_lab.tasks.task import named_tensors
+
+FILE = "client"
+"""The name of the file in a memory's folder."""
+EXAMPLES = "examples"
+"""The record with key and digest of the examples."""
+RELEASED = "released"
+"""The record with a ledger for each terms, as text; an empty text is a run without privacy."""
+PATIENCE = 600.0
+"""Seconds that a message waits for another run's message to the same memory."""
+
+
+@contextmanager
+def open_memory(folder: "str | Path | None", context: Context) -> Iterator[RecordDict]:
+    """Yields a client's state as its memory holds it; what was changed is on the disk afterwards.
+
+    Locked from reading it to writing it: two runs that ask at once would get two answers, each with
+    new noise.
+
+    Args: folder: of the memory; ``None``: the state of the run alone. context: of the message.
+    """
+    if folder is None:
+        yield context.state
+        return
+    folder = Path(folder)
+    # A node that is started somewhere else would find another, empty one, and answer again.
+    expected = "the folder's whole path, the same wherever the node is started"
+    check(folder.is_absolute(), "memory", str(folder), expected)
+    with lock_folder(folder, patience=PATIENCE, what=f"memory={str(folder)!r}"):
+        if (folder / FILE).exists():
+            context.state = read_memory(folder)
+        yield context.state
+        content = recorddict_to_proto(context.state).SerializeToString()
+        write_atomically(folder / FILE, _with_digest(content))
+
+
+def read_memory(folder: "str | Path") -> RecordDict:
+    """Reads what a client keeps in its memory.
+
+    Raises: ``ValueError`` for a memory that is damaged: what was answered and spent is then lost.
+    Guarantees: test_client_memory.py::test_no_answer_comes_from_a_damaged_memory.
+    """
+    stored = (Path(folder) / FILE).read_bytes()
+    content = stored[hashlib.sha256().digest_size :]
+    expected = "what this client wrote there; it is damaged, and nothing is answered from it"
+    check(stored == _with_digest(content), "memory", str(folder), expected)
+    return recorddict_from_proto(ProtoRecordDict.FromString(content))
+
+
+def _with_digest(content: bytes) -> bytes:
+    """Puts a digest before a memory's content; it finds damage, not forgery."""
+    return hashlib.sha256(content).digest() + content
+
+
+def check_examples(state: RecordDict, prepared: Prepared, client: int) -> None:
+    """Binds a state to the examples that it was first used with, and refuses others.
+
+    The ledger counts what was released from these: of others it would say too little, or too much.
+
+    Args: state: the client's. prepared: the run with its examples. client: its number.
+    """
+    first: Any = state.config_records.get(EXAMPLES)
+    # A plain digest would confirm a guess at a label; the key stays in the client's own state.
+    key = secrets.token_bytes(32) if first is None else first["key"]
+    digest = hmac.new(key, digestmod="sha256")
+    tensors = dict(named_tensors(prepared.data[client]))
+    if client in prepared.persons:
+        tensors["person"] = prepared.persons[client]
+    for name, x in sorted(tensors.items()):
+        digest.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
+        flat = x.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    if first is None:
+        state[EXAMPLES] = ConfigRecord({"key": key, "digest": digest.digest()})
+    elif not hmac.compare_digest(first["digest"], digest.digest()):
+        expected = "those of which this client keeps a memory; others have a memory of their own"
+        raise ValueError(f"examples: expected {expected}")
+
+
+# ---- what was released
+
+
+def count_release(own: Participant, client: int, state: RecordDict, t: int) -> ConfigRecord:
+    """Returns the client's ledgers with the release of round t, one for each terms.
+
+    Args: own, client: its terms and number. state: what it keeps. t: the round.
+    Raises: ``ValueError`` where releases under other terms do not add up with it.
+    """
+    ledgers: dict[str, Any] = {**state.config_records.get(RELEASED, {})}
+    stored = ledgers.get(own.terms)
+    ledgers[own.terms] = ""
+    privacy = own.spec.privacy
+    if privacy is not None:
+        fresh = privacy.ledger(reproducible=own.spec.streams.seed is not None)
+        ledger = fl.Ledger.from_json(stored) if stored else fresh
+        ledger.uncertified = own.spec.uncertified
+        entry = own.spec.entry((client,))
+        one = {name: x[0] if isinstance(x, tuple) else x for name, x in entry.items()}
+        # For everybody: in other terms the client has another number, and its examples are the
+        # same.
+        ledger.record(t + 1, None, **one)
+        ledgers[own.terms] = ledger.to_json()
+    _compose(ledgers)
+    return ConfigRecord(ledgers)
+
+
+def client_ledger(kept: "RecordDict | str | Path") -> "fl.Ledger | None":
+    """Adds up what a client has released from its examples under all terms; ``None`` for nothing.
+
+    A run without privacy makes epsilon infinite.
+
+    Args: kept: its state, or the folder of its memory.
+    Raises: ``ValueError`` for a memory that is damaged.
+    Guarantees: test_client_memory.py::test_a_client_counts_its_releases_under_all_terms.
+    """
+    if not isinstance(kept, RecordDict):
+        kept = read_memory(kept) if (Path(kept) / FILE).exists() else RecordDict()
+    return _compose(kept.config_records.get(RELEASED, {}))
+
+
+def _compose(texts: Mapping[str, Any]) -> "fl.Ledger | None":
+    """The sum of the ledgers of all terms."""
+    ledgers = [fl.Ledger.from_json(text) for text in texts.values() if text]
+    if len(ledgers) < len(texts):
+        unit = ledgers[0].unit if ledgers else "example"
+        delta = ledgers[0].delta if ledgers else 1e-5
+        plain = fl.Ledger(unit=unit, delta=delta)
+        # In whatever unit: what left without noise protects nobody.
+        plain.record(0, None, sample_rate=1.0, noise_multiplier=0.0)
+        ledgers.append(plain)
+    return fl.Ledger.compose(*ledgers) if ledgers else None

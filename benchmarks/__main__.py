@@ -27,7 +27,7 @@ import fedlora_lab as fl
 from benchmarks import by_library, peers
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import markdown_table
-from fedlora_lab.flower.simulators import InProcessGrid
+from fedlora_lab.flower import InProcessGrid
 
 HERE = Path(__file__).parent
 STEPS = {

@@ -24,10 +24,9 @@ from typing import Any
 
 import nbformat
 import yaml
-from readme import filled, linked
+from readme import describe_schedule, filled, linked, own_rules
 
 from fedlora_lab._utils.markdown import markdown_table, require_visible
-from fedlora_lab.cli.method_table import describe_schedule, own_rules
 from fedlora_lab.course.widgets.dial import page_script
 
 ROOT = Path(__file__).resolve().parent.parent

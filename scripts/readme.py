@@ -17,7 +17,6 @@ import pandas as pd
 from fedlora_lab import methods, plots
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import markdown_table
-from fedlora_lab.cli.method_table import describe_schedule
 from fedlora_lab.plots.style import name, png
 from fedlora_lab.report.run_folder import Folder, read_frame
 from fedlora_lab.report.summary_table import display_rows, summary
@@ -26,6 +25,32 @@ ROOT = Path(__file__).resolve().parent.parent
 README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
 NUMBERS = ROOT / "docs" / "figures" / "digits.csv"
 FIGURE = ROOT / "docs" / "figures" / "digits.png"
+
+
+RULE_FIELDS = (
+    "start", "clip_groups", "clip_reference", "precondition", "filter", "penalty", "aggregate",
+    "broadcast",
+)  # fmt: skip
+"""Columns of `methods.table` that hold a rule."""
+MOVES = {"AB": "A and B", "BA": "A and B", "R": "the core R", "*": "A or B, chosen layer by layer"}
+
+
+def own_rules(row: Any) -> str:
+    """The rules in which a row of the table differs from FedLoRA, the plain one."""
+    plain = methods.table().loc["fedlora"]
+    there = [name for name in RULE_FIELDS if name in row]
+    return ", ".join(str(row[name]) for name in there if row[name] != plain[name])
+
+
+def describe_schedule(row: Any) -> str:
+    """Who moves when: "A and B", "B, then A, round by round", "…, step by step"."""
+    rounds = [
+        [MOVES.get(word, word) for word in part.split()] for part in str(row["train"]).split("|")
+    ]
+    if len(rounds) == 1:
+        steps = rounds[0]
+        return ", then ".join(steps) + (", step by step" if len(steps) > 1 else "")
+    return ", then ".join(" and then ".join(steps) for steps in rounds) + ", round by round"
 
 
 def linked(source: str) -> str:

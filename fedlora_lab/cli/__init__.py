@@ -6,41 +6,7 @@ from typing import NoReturn
 import click
 
 
-class StatusLine:
-    """On a terminal, a line that says what a command is doing.
-
-    Imports, downloads and calibration take seconds in which a command has nothing else to show.
-
-    Guarantees: test_progress.py::test_a_command_on_a_terminal_says_what_it_does.
-    """
-
-    def __init__(self) -> None:
-        self._shown = ""
-
-    def begin(self, activity: str) -> None:
-        """Shows the activity until the next line; never in a file or a pipe."""
-        self.end()
-        if sys.stderr.isatty():
-            self._shown = f"{activity} …"
-            click.echo(self._shown, nl=False, err=True)
-
-    def say(self, line: str) -> None:
-        """Prints a line in the place of this one."""
-        self.end()
-        click.echo(line)
-
-    def end(self) -> None:
-        """Takes the line away."""
-        if self._shown:
-            click.echo(f"\r{' ' * len(self._shown)}\r", nl=False, err=True)
-            self._shown = ""
-
-
-status = StatusLine()
-
-
 def _fail(text: str, code: int = 2) -> NoReturn:
-    status.end()
     sys.stdout.flush()
     print("fedlora-lab: " + " ".join(text.split()), file=sys.stderr)
     raise SystemExit(code)
@@ -75,6 +41,4 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if "home directory" not in str(error):
             raise
         _fail("a path begins with ~name: expected the name of a user of this machine")
-    finally:
-        status.end()
     raise SystemExit(code if isinstance(code, int) else 0)

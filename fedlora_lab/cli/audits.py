@@ -1,69 +1,54 @@
 """What the command audit does: it tries to break what a run folder states."""
 
 import math
-from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 
 import fedlora_lab as fl
 from fedlora_lab._utils.files import private_folder, write_atomically
 from fedlora_lab._utils.validation import check
-from fedlora_lab.audit.canary_audit import INVALID_NOTE, Audit
+from fedlora_lab.audit.canary_audit import Audit
 from fedlora_lab.audit.canary_audit import canaries as run_audit
-from fedlora_lab.cli import status
 from fedlora_lab.federated.compare import Cell
 from fedlora_lab.report.run_folder import Folder, row_settings, to_json
-from fedlora_lab.review import Review
-from fedlora_lab.review.engine import engine
+
+CONFIDENCE = 0.99
+"""Of every lower bound: one command bounds the epsilon of several methods."""
 
 
-def audit_folder(
-    folder: Path,
-    canaries: int | None,
-    confidence: float,
-    rounds: int | None,
-    seed: int,
-    reviewed: bool,
-    bug: Callable[..., Any] | None = None,
-) -> bool:
+def audit_folder(folder: Path, canaries: int | None, rounds: int | None, seed: int) -> bool:
     """Audits every method of a run folder, prints and writes the results; whether all of it holds.
 
     Args:
         folder: of the runs.
-        canaries, confidence: as of `fl.audit.canaries`.
+        canaries: as of `fl.audit.canaries`.
         rounds: instead of the plan's, if given.
         seed: of the new runs.
-        reviewed: also review the engine's step.
-        bug: as of `fl.audit.canaries`, for tests.
     """
     results = []
     sound = True
     for cell in rebuild_cells(folder, rounds, seed):
-        setup: dict[str, Any] = {
-            "task": cell.task,
-            "method": cell.method,
-            "privacy": cell.privacy,
-            "plan": cell.plan,
-            "lora": cell.lora,
-            "seed": seed,
-            "bug": bug,
-        }
-        audit = run_audit(canaries=canaries, confidence=confidence, **setup)
-        status.say(audit_line(cell.slug, audit))
+        audit = run_audit(
+            cell.task,
+            cell.method,
+            cell.privacy,
+            cell.plan,
+            lora=cell.lora,
+            seed=seed,
+            canaries=canaries,
+            confidence=CONFIDENCE,
+        )
+        click.echo(f"{cell.slug}: {audit}")
         sound = sound and audit.holds
-        verdict = None
-        if reviewed and cell.privacy is not None:
-            verdict = engine(**setup)
-            status.say("  review: " + ("sound" if verdict.sound else f"BROKEN\n{verdict}"))
-            sound = sound and verdict.sound
-        results.append(audit_to_json(cell.slug, audit, verdict))
+        results.append({"slug": cell.slug, **audit_to_json(audit)})
     # A function of the data under a known seed: with it guesses about the data can be tested.
     path = private_folder(folder) / "audit.json"
     write_atomically(path, to_json({"format": 1, "audits": results}))
-    status.say(f"written: {path}")
+    click.echo(f"written: {path}")
     return sound
 
 
@@ -96,7 +81,7 @@ def rebuild_cells(path: Path, rounds: int | None, seed: int) -> list[Cell]:
     return cells
 
 
-def _rebuild_task(settings: Any, folder: Folder) -> fl.tasks.Task:
+def _rebuild_task(settings: dict[str, Any], folder: Folder) -> fl.tasks.Task:
     """The task that the settings name, with the same data and weights."""
     name = settings["info"].get("task")
     expected = "one that can be built again: " + ", ".join(fl.tasks.TASKS)
@@ -108,31 +93,8 @@ def _rebuild_task(settings: Any, folder: Folder) -> fl.tasks.Task:
     return task
 
 
-def audit_line(slug: str, audit: Audit) -> str:
-    """Describes one audit.
-
-    Args: slug: of the cell. audit: of it.
-    """
-    stated = f"{audit.epsilon_upper:.3g}"
-    if not math.isfinite(audit.epsilon_upper):
-        stated = "∞ (none is certified)"
-    delta = f"at δ = {audit.delta:g}"
-    who = f"{slug}, {audit.unit}, seed {audit.seed}"
-    if audit.invalid is not None:
-        return f"{who}: invalid: {audit.invalid} ({INVALID_NOTE}; ε stated {stated} {delta})"
-    relation = "≤" if audit.holds else ">"
-    proved = f"ε proved {audit.epsilon_lower:.3g} {relation} ε stated {stated}"
-    if audit.bug is not None:
-        proved += f", nominal {audit.epsilon_nominal:.3g} ({audit.bug})"
-    power = f"{audit.canaries} canaries could prove {audit.ceiling:.3g}"
-    return f"{who}: {proved} {delta} (confidence {audit.confidence:g}; {power})"
-
-
-def audit_to_json(slug: str, audit: Audit, verdict: Review | None) -> dict[str, Any]:
-    """Converts an audit to JSON values; a number that is not finite is null.
-
-    Args: slug: of the cell. audit: of it. verdict: its review, if there was one.
-    """
+def audit_to_json(audit: Audit) -> dict[str, Any]:
+    """Converts an audit to JSON values; a number that is not finite is null."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -143,6 +105,4 @@ def audit_to_json(slug: str, audit: Audit, verdict: Review | None) -> dict[str, 
             return plain(value.tolist())
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    values = {field.name: plain(getattr(audit, field.name)) for field in fields(audit)}
-    broken = None if verdict is None else sorted(verdict.broken)
-    return {"slug": slug, **values, "holds": audit.holds, "broken": broken}
+    return {**plain(asdict(audit)), "holds": audit.holds}

@@ -10,7 +10,7 @@ from toy_tasks import LORA, play, private, same_bits, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.audit.canary_audit import canaries as audit
-from fedlora_lab.cli.audits import audit_line, audit_to_json
+from fedlora_lab.cli.audits import audit_to_json
 from fedlora_lab.federated.records import Round
 from fedlora_lab.privacy import privatizer
 from fedlora_lab.privacy.ledger import Ledger, Uncertified
@@ -41,10 +41,10 @@ def test_a_release_that_is_not_finite_is_invalid(unit, sigma, ends):
     assert found.invalid == f"the release of round {ends} is not finite"
     assert np.isnan(found.epsilon_lower) and not found.holds
     assert found.scores == found.lower == {} and found.rounds == ends
-    for words in (str(found), repr(found), audit_line("fedlora", found)):
+    for words in (str(found), repr(found)):
         assert f"invalid: {found.invalid}" in words
         assert "the release itself is the finding" in words and "0.00" not in words
-    kept = audit_to_json("fedlora", found, None)
+    kept = audit_to_json(found)
     assert (kept["epsilon_lower"], kept["invalid"]) == (None, found.invalid)
     assert to_json(kept)
 

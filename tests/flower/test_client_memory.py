@@ -195,7 +195,8 @@ def test_no_order_of_messages_releases_a_round_twice(tmp_path):
         try:
             arrays = ask(remembering(parties[k], tmp_path), parties[k], t)
         except ValueError as error:
-            assert str(error).startswith(f"round={t}: expected")
+            if not str(error).startswith(f"round={t}: expected"):
+                raise
             continue
         assert given.setdefault((k, t), arrays) == arrays
     own = spent(tmp_path / "0")

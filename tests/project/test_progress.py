@@ -3,25 +3,20 @@
 import re
 import sys
 
+from commands import call
 from tqdm import tqdm
 
 import fedlora_lab as fl
-from fedlora_lab.cli import StatusLine
 from fedlora_lab.federated.compare import BAR, Progress
 from fedlora_lab.federated.records import Tick
 
 
-def test_a_command_on_a_terminal_says_what_it_does(capsys, monkeypatch):
-    """Until its first line, which takes the place of that one; and nothing in a pipe."""
-    line = StatusLine()
-    line.begin("importing")
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    line.begin("calibrating")
-    line.say("round 1")
-    shown = capsys.readouterr()
-    blank = " " * len("calibrating …")
-    assert shown.err == f"calibrating …\r{blank}\r" and shown.out == "round 1\n"
+def test_a_command_on_a_terminal_says_that_it_works(capsys, monkeypatch):
+    """Before its imports, which take seconds; and nothing in a pipe."""
+    for terminal, shown in ((False, ""), (True, "fedlora-lab methods …\n")):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        assert call("methods") == 0
+        assert capsys.readouterr().err == shown
 
 
 def test_a_bar_counts_steps_and_shows_epsilon(capsys):

@@ -126,7 +126,6 @@ class TinyViT(nn.Module):
         width: of a token, a multiple of ``heads``.
         blocks: how many.
         heads: of attention, in each block.
-    Guarantees: test_tasks.py::test_vision_transformer_reads_patches_of_neighbouring_pixels.
     """
 
     def __init__(

@@ -256,8 +256,8 @@ def classification(
         targets, head, validation, labels, client_names, persons, name: as of `Task`.
     Raises: ValueError in one line when something cannot be trained exactly, such as BatchNorm in
         training mode, wrong labels, or targets that are no linear maps.
-    Guarantees: test_tasks.py::test_classification_leaves_the_model_alone,
-        ::test_what_cannot_be_trained_exactly_is_refused_in_one_line.
+    Guarantees: test_adapters.py::test_the_users_model_is_left_alone,
+        test_tasks.py::test_what_cannot_be_trained_exactly_is_refused_in_one_line.
 
     >>> import torch, fedlora_lab as fl
     >>> x, y = torch.randn(60, 4), torch.arange(60) % 3

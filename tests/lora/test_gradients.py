@@ -118,19 +118,3 @@ def test_targets_of_the_adapter_are_those_of_peft(name, lora):
     task, adapted, bank, data, owner = setting(name, True, RAGGED, lora)
     found = per_example.per_example_gradients(task, adapted, bank, tuple(bank), data, owner)
     agree(found, one_by_one(task, bank, data, owner, lora))
-
-
-def test_frozen_keys_get_no_gradient_and_common_values_need_no_copies():
-    """B alone gives B's gradients, those that come with A's; one row stands for all clients."""
-    task, adapted, params, data, owner = setting("swin", True, RAGGED)
-
-    def gradients(params: ClientParams, moving: tuple) -> ClientParams:
-        return per_example.per_example_gradients(task, adapted, params, moving, data, owner)
-
-    moving, both = tuple(key for key in params if key.side == "B"), gradients(params, tuple(params))
-    alone = gradients(params, moving)
-    assert tuple(alone) == moving
-    agree(alone, {key: both[key] for key in moving})
-    common = {key: x[:1] for key, x in params.items()}
-    copies = {key: x[:1].expand(3, *x.shape[1:]).clone() for key, x in params.items()}
-    agree(gradients(common, tuple(params)), gradients(copies, tuple(params)))

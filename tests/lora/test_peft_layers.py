@@ -37,19 +37,6 @@ def test_low_rank_values_and_both_derivatives(own_a, own_b):
     assert gradgradcheck(partial(peft.low_rank, scaling=S), given)
 
 
-def test_core_and_residual_beside_the_factors():
-    """W0 x + s B R A x + s W x, the frozen layer's own answers, and its dtype."""
-    base = nn.Linear(INTO, OUT).requires_grad_(False)
-    _, x, a, b = (tensor.detach().float() for tensor in tensors(False, False))
-    adapter = peft.Adapter(base, a, b, S)
-    adapter.R, adapter.W = torch.randn(RANK, RANK), torch.randn(OUT, INTO)
-    weight = base.weight + S * (b @ adapter.R @ a + adapter.W)
-    torch.testing.assert_close(adapter(x), nn.functional.linear(x, weight, base.bias))
-    assert adapter.out_features == OUT and adapter.weight is base.weight
-    half = peft.Adapter(base.bfloat16(), a, b, S)
-    assert half(x.bfloat16()).dtype == torch.bfloat16
-
-
 def test_a_per_example_map_is_one_map_for_each_example_and_refuses_other_layouts():
     """Windows of one example follow each other."""
     random = torch.Generator().manual_seed(0)

@@ -92,13 +92,6 @@ def test_data_sets_of_hugging_face_equal_the_frame():
     assert (
         bert(made_of(frame, **kinds), by="site").fingerprint == bert(frame, by="site").fingerprint
     )
-    pictures = toy_hubs.images(12)
-    stored = made_of(pictures, image=datasets.Image(), label=datasets.Value("int64"))
-    one, other = (
-        fl.tasks.hub(toy_hubs.folder("vit"), data, **PICTURES, clients=2)
-        for data in (pictures, stored)
-    )
-    assert one.fingerprint == other.fingerprint
 
 
 def test_the_seed_decides_the_split():
@@ -294,26 +287,17 @@ def test_a_person_s_rows_move_nobody_to_another_client():
     assert members[0] == members[1] and one.sizes != two.sizes
 
 
-WAYS = {
-    "numbers": lambda who: who.astype(int),
-    "floats": lambda who: who.astype(float),
-    "categories": lambda who: who.astype("category"),
-    "nullable": lambda who: who.astype("Int64"),
-}
-
-
-@pytest.mark.parametrize("public", WAYS)
-def test_persons_of_both_tables_are_found(public):
+@pytest.mark.parametrize("kind", ["float64", "category", "Int64"])
+def test_persons_of_both_tables_are_found(kind):
     """Where a cell is missing elsewhere pandas makes floats of numbers: 7 and 7.0 are one person,
     whose private rows a score of public ones would be about."""
     mixed = pd.Series([i if i % 2 else float(i) for i in range(6)] * 2, dtype=object)
     frame = pd.DataFrame({"who": mixed})
-    other = pd.DataFrame({"who": WAYS[public](pd.Series([100, 5, 100]))})
+    other = pd.DataFrame({"who": pd.Series([100, 5, 100]).astype(kind)})
     numbers: Any = Rows.read(frame, other.iloc[[0, 2]], 0, "who", True).people
     assert numbers.tolist() == [*range(6)] * 2
     with pytest.raises(ValueError, match=r"^person 'who'='1 persons of the public"):
         Rows.read(frame, other, 0, "who", True)
-    assert Rows.read(frame, other, 0, "who", False).people is not None
 
 
 def test_owners_are_compared_by_value():
@@ -467,12 +451,9 @@ def test_private_rows_are_no_public_test():
 
 
 def test_public_rows_that_are_private_are_warned_of_without_their_number():
-    draw = np.random.default_rng(0)
-    rows = draw.normal(size=(40, 2))
-    others = draw.normal(size=(40, 2))
-    with pytest.warns(UserWarning, match="^test: some rows equal private rows") as told:
-        judged(rows, np.concatenate([others, rows[:3]]))
-    assert len(told) == 1 and not any(sign.isdigit() for sign in str(told[0].message))
+    rows = np.random.default_rng(0).normal(size=(80, 2))
+    with pytest.warns(UserWarning, match=r"^test: some rows equal private rows[^0-9]*$"):
+        judged(rows[:40], rows[37:])
 
 
 @pytest.mark.slow

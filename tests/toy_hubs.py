@@ -12,7 +12,8 @@ from PIL import Image
 import fedlora_lab as fl
 from fedlora_lab.tasks.task import Task
 
-TEXT, IMAGE = ("bert", "roberta", "distilbert", "gpt2"), ("vit", "swin")
+TEXT = ("bert", "roberta", "distilbert", "gpt2")
+IMAGE = ("vit", "swin")
 DECODERS = ("gpt2", "llama")
 WORDS = ("good", "great", "fine", "poor", "awful", "dull", "film", "book", "song", "day")
 WORDS += ("very", "not")
@@ -72,7 +73,8 @@ def decoder() -> Task:
 
 def questions(count: int = 40) -> pd.DataFrame:
     """Prompts of three to eight words, answers of one to four, four sites."""
-    draw, table = np.random.default_rng(2), texts(count)
+    draw = np.random.default_rng(2)
+    table = texts(count)
     answers = [" ".join(draw.choice(WORDS, draw.integers(1, 5))) for _ in range(count)]
     return pd.DataFrame({"question": table["text"], "answer": answers, "site": table["site"]})
 

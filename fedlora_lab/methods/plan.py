@@ -55,7 +55,8 @@ class Lora:
         rslora: divides alpha by sqrt(rank) in place of the rank.
         targets: in place of the task's targets: ends of the names of linear maps, one regular
             expression for whole names, or "all-linear".
-        head: in place of the task's head: full names of modules that are trained as a whole.
+        head: in place of the task's head: modules that are trained as a whole, by the ends of
+            their names, as of PEFT's ``modules_to_save``.
 
     Raises: ``ValueError`` (name, value, range).
     Guarantees: tests/lora/test_adapters.py::test_a_config_is_read_and_written_back.

@@ -104,8 +104,9 @@ def load(
             reason = f"model={str(source)!r}: expected {expected}: {first_line(error)}"
             raise ValueError(reason) from error
     check_no_adapters(model)
-    parts = () if kind == "causal" else task_parts(model)
-    new = _made_anew(model, parts, report, str(source))
+    # Of a decoder nothing may be drawn: it has no classifier.
+    drawable = () if kind == "causal" else task_parts(model)
+    new = _made_anew(model, drawable, report, str(source))
     return model.eval().requires_grad_(False), new
 
 
@@ -138,19 +139,19 @@ def _made_anew(
     expected = f"weights for all of {type(model).__name__}; {summary}"
     check(not wrong, "model", source, expected)
     # Layers are numbered: what is not used, but for its number, belongs to one too many.
-    known = {re.sub(r"\d+", "#", name) for name in model.state_dict()}
+    numbered = {re.sub(r"\d+", "#", name) for name in model.state_dict()}
     new = tuple(part for part in parts if any(is_within(name, part) for name in drawn))
     base = str(getattr(model, "base_model_prefix", ""))
-    beyond = [name for name in problems["not used"] if re.sub(r"\d+", "#", name) in known]
-    other = [part for part in new if any(is_within(name, part) for name in resized)]
+    beyond = [name for name in problems["not used"] if re.sub(r"\d+", "#", name) in numbered]
+    refitted = [part for part in new if any(is_within(name, part) for name in resized)]
     frozen = [part for part in new if is_within(part, base)]
-    for names, words in (
+    for names, reason in (
         (beyond, "not used, for the configuration has fewer layers than the file"),
-        (other, "made anew, since the file has it for other classes"),
+        (refitted, "made anew, since the file has it for other classes"),
         (frozen, "not in the file: drawn at random and frozen, unless head= names it"),
     ):
         if names:
-            warnings.warn(f"model={source!r}: {_few(names)}: {words}", stacklevel=4)
+            warnings.warn(f"model={source!r}: {_few(names)}: {reason}", stacklevel=4)
     return new
 
 
@@ -227,10 +228,10 @@ def default_head(model: nn.Module) -> str | tuple[str, ...] | None:
     Guarantees: tests/tasks/test_hub.py::test_default_targets_and_heads.
     """
     base = str(getattr(model, "base_model_prefix", ""))
-    parts = [part for part in task_parts(model) if not is_within(part, base)] or CLASSIFIERS
+    beside = [part for part in task_parts(model) if not is_within(part, base)]
     modules = dict(model.named_modules())
     names: list[str] = []
-    for part in parts:
+    for part in beside or CLASSIFIERS:
         if part in modules and is_linear_head(modules[part]):
             names.append(part)
         elif part in modules:  # such as a classifier with a norm: its linear maps
@@ -289,8 +290,8 @@ def prepare_tokenizer(source: str | Path | nn.Module, given: Any, model: nn.Modu
         end = tokenizer.eos_token
         check(end is not None, "tokenizer", "no padding token", "one, or an end token to pad with")
         tokenizer.pad_token = end
-        words = f"tokenizer without a padding token: {end} pads, behind the mask"
-        warnings.warn(words, stacklevel=3)
+        message = f"tokenizer without a padding token: {end} pads, behind the mask"
+        warnings.warn(message, stacklevel=3)
     config: Any = model.config
     before = getattr(config, "pad_token_id", None)
     # Classifiers on a decoder find a text's last token by this number. RoBERTa's kin count
@@ -479,9 +480,9 @@ def tiny(
             processor = transformers.ViTImageProcessor(size={"height": side, "width": side})
             processor.save_pretrained(folder)
     else:
-        words = sorted({word for text in texts for word in text.lower().split()})
-        check(bool(words), "texts", (), "some texts, whose words the tokenizer will know")
-        tokenizer = _word_tokenizer(kind, words)
+        vocabulary = sorted({word for text in texts for word in text.lower().split()})
+        check(bool(vocabulary), "texts", (), "some texts, whose words the tokenizer will know")
+        tokenizer = _word_tokenizer(kind, vocabulary)
         tokenizer.save_pretrained(folder)
         marks = ("pad_token_id", "bos_token_id", "eos_token_id")
         fields = fields | {mark: getattr(tokenizer, mark) for mark in marks}

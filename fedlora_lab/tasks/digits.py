@@ -58,6 +58,7 @@ def digits(
     x, y = _scans()
     order = torch.from_numpy(Streams(seed).numpy("digits split").permutation(len(y)))
     test, validation, private = order.split([TEST, VALIDATION, len(y) - TEST - VALIDATION])
+    # JSON, in which arguments are stored, has no infinity.
     alpha = None if alpha == math.inf else alpha
     split = partition.dirichlet(y[private], clients, alpha, seed, SMALLEST_CLIENT)
     model, card = load_pretrained()
@@ -107,10 +108,11 @@ def load_pretrained(folder: Path | None = None, name: str = "digits_vit") -> tup
     home = resources.files("fedlora_lab.tasks") / "data" if folder is None else Path(folder)
     weights = (home / f"{name}.safetensors").read_bytes()
     card = json.loads((home / f"{name}.json").read_text(encoding="utf-8"))
-    found = hashlib.sha256(weights).hexdigest()
+    # Other weights would make other numbers than those that the course states.
+    digest = hashlib.sha256(weights).hexdigest()
     expected = card["weights_sha256"]
     advice = f"{expected}; reinstall fedlora-lab"
-    check(found == expected, f"sha256 of {name}.safetensors", found, advice)
+    check(digest == expected, f"sha256 of {name}.safetensors", digest, advice)
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are replaced below
         model = TinyViT(**card.get("sizes", {}))
     model.load_state_dict(load(weights))

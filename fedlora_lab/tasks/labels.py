@@ -137,10 +137,12 @@ def check_order(classes: Sequence[Identifier], config: Any) -> None:
     Guarantees: test_hub.py::test_classes_stand_in_the_order_of_the_model_s_classifier.
     """
     names = getattr(config, "id2label", None) or {}
-    known = [str(names.get(number)) for number in range(len(classes))]
-    given = [str(value) for value in classes]
-    is_same = known == given or set(known) != set(given)
-    check(is_same, "labels", given, f"the order of the model's own classes: {', '.join(known)}")
+    of_model = [str(names.get(number)) for number in range(len(classes))]
+    of_task = [str(value) for value in classes]
+    is_same = of_model == of_task or set(of_model) != set(of_task)
+    check(
+        is_same, "labels", of_task, f"the order of the model's own classes: {', '.join(of_model)}"
+    )
 
 
 def class_names(classes: tuple[Identifier, ...]) -> tuple[Identifier, ...] | None:
@@ -182,8 +184,8 @@ def _classes(
     expected = f"labels that private rows have: {_listed(usual)}"
     check(bool(usual & set(test)), f"{name}{OF_THE_TEST}", _listed(strange), expected)
     if strange:
-        words = f"no private row has {_listed(strange)}, which test rows have and which becomes a"
-        warnings.warn(f"{name}: {words} class; private rows have {_listed(usual)}", stacklevel=4)
+        event = f"no private row has {_listed(strange)}, which test rows have and which becomes a"
+        warnings.warn(f"{name}: {event} class; private rows have {_listed(usual)}", stacklevel=4)
     values = usual | strange
     numbers = [value for value in values if isinstance(value, int)]
     if len(numbers) == len(values):

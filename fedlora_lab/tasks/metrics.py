@@ -206,6 +206,7 @@ def select_metrics(
     else:
         expected = f"a list of names, some of {', '.join(usual)}, or a mapping"
         check(isinstance(metrics, list | tuple), "metrics", metrics, expected)
+        # A text is a sequence of names as well, of one letter each.
         for name in metrics:
             check_one_of("metrics", name, tuple(usual))
         selected = {name: usual[name] for name in metrics}

@@ -65,7 +65,7 @@ def dirichlet(
     check_number("alpha", alpha, 0, open_low=True)
     _check_room(len(labels), clients, min_size)
     rng = Streams(seed).numpy("partition dirichlet")
-    parts: list[list[int]] = [[] for _ in range(clients)]
+    dealt: list[list[int]] = [[] for _ in range(clients)]
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
         weights = np.full(clients, 1 / clients)
@@ -77,12 +77,12 @@ def dirichlet(
             weights = np.exp(logs - logs.max())
             weights /= weights.sum()
         cuts = np.rint(np.cumsum(weights)[:-1] * len(members)).astype(int)
-        for part, share in zip(parts, np.split(members, cuts), strict=True):
+        for part, share in zip(dealt, np.split(members, cuts), strict=True):
             part.extend(share.tolist())
     # A part that is too small takes entries one by one from the largest.
-    while len(smallest := min(parts, key=len)) < min_size:
-        smallest.append(max(parts, key=len).pop())
-    return [np.sort(np.asarray(part, dtype=np.int64)) for part in parts]
+    while len(smallest := min(dealt, key=len)) < min_size:
+        smallest.append(max(dealt, key=len).pop())
+    return [np.sort(np.asarray(part, dtype=np.int64)) for part in dealt]
 
 
 def by_group(groups: Any, parts: int = 1, seed: int | None = 0) -> Split:
@@ -102,6 +102,7 @@ def by_group(groups: Any, parts: int = 1, seed: int | None = 0) -> Split:
         members = np.flatnonzero(groups == group)
         room = f"at most {len(members)}, the examples of group {group!s}"
         check(len(members) >= parts, "parts", parts, room)
+        # One part keeps the order of its rows, and takes nothing from the stream.
         if parts > 1:
             members = Streams(seed).numpy("partition group", i).permutation(members)
         split.extend(np.sort(part).astype(np.int64) for part in np.array_split(members, parts))

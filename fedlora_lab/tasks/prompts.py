@@ -174,6 +174,7 @@ class Generation:
             fits = len(ids) > 0 and (room is None or len(ids) < room)
             expected = f"at least one, and fewer than {room}, all that the model holds"
             check(fits, "prompt", f"{len(ids)} tokens in row {row}", expected)
+        # Put back afterwards: the model is the task's, and other runs share it.
         own_settings = base.generation_config
         ends = self._end_tokens(own_settings)
         # A model may come with settings of its own, such as sampling or a penalty.
@@ -213,13 +214,13 @@ class Generation:
         is_answer = y.cpu()[:, : tokens.shape[1]] != IGNORED
         # A prompt ends where its answer begins.
         starts = is_answer.int().argmax(1).tolist()
-        asked = [ids[:start].tolist() for ids, start in zip(tokens, starts, strict=True)]
+        heads = [ids[:start].tolist() for ids, start in zip(tokens, starts, strict=True)]
         ends = self._end_tokens(None)
         answers = [
             self._read(ids[mask].tolist(), ends)
             for ids, mask in zip(tokens, is_answer, strict=True)
         ]
-        return answers, self.write(model, asked)
+        return answers, self.write(model, heads)
 
     def _end_tokens(self, config: Any) -> list[int]:
         """The tokenizer's end token and those of the model, which has several for chats."""
@@ -279,6 +280,7 @@ def encode_pairs(
         names: what messages call each row.
     """
     architectures.check_max_length(max_length, model)
+    # Apart, so that where an answer begins does not depend on how the two are merged.
     heads = generation.encode([prompt for prompt, _ in pairs])
     tails = generation.tokens([answer for _, answer in pairs])
     end = generation.tokenizer.eos_token_id

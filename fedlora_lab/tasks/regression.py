@@ -51,7 +51,7 @@ def regression(
     >>> regression(clients=3, examples=20).sizes
     (20, 20, 20)
     """
-    arguments = dict(locals())
+    arguments = dict(locals())  # from which `build` makes the task again
     least = d_in if whitened else 1
     check_whole("examples", examples, least)
     check_whole("test", test, least)
@@ -91,7 +91,7 @@ def _draw_examples(
     """Inputs (count, d_in) and targets (count, d_out) of a linear map (d_out, d_in)."""
     d_out, d_in = weight.shape
     x = stream.standard_normal((count, d_in))
-    if whitened:
+    if whitened:  # orthonormal columns, in the scale of Gaussian ones
         x = np.linalg.qr(x)[0] * math.sqrt(count)
     y = x @ weight.T + noise * stream.standard_normal((count, d_out))
     return torch.from_numpy(x).to(dtype), torch.from_numpy(y).to(dtype)
@@ -137,10 +137,10 @@ def teachers(
 
     base = Streams(seed).numpy("regression base").standard_normal((d_out, d_in)) / math.sqrt(d_in)
     shared = draw("regression shared teacher")
-    own = [draw("regression own teacher", k) for k in range(clients)]
+    personal = [draw("regression own teacher", k) for k in range(clients)]
     keep = math.sqrt(1 - heterogeneity)
     leave = math.sqrt(heterogeneity)
-    return base, [(keep * shared[0] + leave * b, keep * shared[1] + leave * a) for b, a in own]
+    return base, [(keep * shared[0] + leave * b, keep * shared[1] + leave * a) for b, a in personal]
 
 
 def zero_signal(task: Task) -> Task:

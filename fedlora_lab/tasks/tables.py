@@ -105,6 +105,7 @@ class Rows:
 
         Args: numbers: of all rows of both sources, from `read_labels`.
         """
+        # Numbers stand for whole tables: an index picks those of the rows that were kept.
         private = numbers[0][self.private.index.to_numpy()]
         held_out = numbers[1][self.held_out.index.to_numpy()]
         return torch.from_numpy(np.concatenate([private, held_out]))
@@ -152,8 +153,8 @@ def _split_by_owner(rows: Rows, by: str) -> tuple[partition.Split, tuple[str, ..
     # They take part in nothing, which nobody would see from the clients that there are.
     absent = sorted(set(everyone) - set(names))
     if absent:
-        words = "no client, since test= held all rows of theirs out"
-        warnings.warn(f"by={by!r}: {', '.join(absent)}: {words}", stacklevel=4)
+        reason = "no client, since test= held all rows of theirs out"
+        warnings.warn(f"by={by!r}: {', '.join(absent)}: {reason}", stacklevel=4)
     return partition.by_group(owners), tuple(names)
 
 
@@ -218,11 +219,12 @@ def _hold_out(
 
 def _test_table(test: object, splits: "Mapping[str, DataFrame]") -> "DataFrame":
     """The split, data set or file that a task is tested on."""
+    # The name of a split comes first: a file of that name may lie anywhere.
     if isinstance(test, str) and test in splits:
         return splits[test]
     is_file = not isinstance(test, str) or Path(test).suffix in FILES or Path(test).exists()
-    others = ", ".join(name for name in splits if name != "train") or "none here"
-    expected = f"a share, a data set, a file, or the name of a split: {others}"
+    names = ", ".join(name for name in splits if name != "train") or "none here"
+    expected = f"a share, a data set, a file, or the name of a split: {names}"
     check(is_file, "test", test, expected)
     tables = read_splits(test)
     expected = "one table; of several splits name one, as test=data['validation']"
@@ -347,8 +349,8 @@ def check_public_test(task: Task, rows: Rows) -> None:
     expected = "public rows of their own, without those that are private"
     check(not is_copy, "test", f"{twins} of {public.total()} rows equal private rows", expected)
     if twins / public.total() > repeated:
-        words = "some rows equal private rows, and their scores would be exact and not protected"
-        warnings.warn(f"test: {words}: expected {expected}", stacklevel=3)
+        event = "some rows equal private rows, and their scores would be exact and not protected"
+        warnings.warn(f"test: {event}: expected {expected}", stacklevel=3)
 
 
 def _digests(examples: Examples) -> list[bytes]:

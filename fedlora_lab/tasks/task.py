@@ -166,11 +166,11 @@ class Task:
     @property
     def parts(self) -> dict[str, Examples]:
         """All examples, by the name of their part."""
-        parts = {f"clients[{k}]": examples for k, examples in enumerate(self.clients)}
-        parts["test"] = self.test
+        named = {f"clients[{k}]": examples for k, examples in enumerate(self.clients)}
+        named["test"] = self.test
         if self.validation is not None:
-            parts["validation"] = self.validation
-        return parts
+            named["validation"] = self.validation
+        return named
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
@@ -347,9 +347,9 @@ def person_numbers(persons: Sequence[Persons], sizes: tuple[int, ...]) -> tuple[
     # As objects: beyond 64 bits NumPy would round numbers, and take two persons for one.
     column = np.array(numbers, dtype=object)
     _, first, inverse = np.unique(column, return_index=True, return_inverse=True)
-    for k, other in zip(clients, clients[first][inverse], strict=True):
+    for k, holder in zip(clients, clients[first][inverse], strict=True):
         expected = "one client for each person: merge those that share persons"
-        check(k == other, "persons", f"one at clients {other} and {k}", expected)
+        check(k == holder, "persons", f"one at clients {holder} and {k}", expected)
     return torch.from_numpy(inverse).split(list(sizes))
 
 
@@ -544,8 +544,8 @@ def head_modules(model: nn.Module, head: str | Sequence[str] | None) -> tuple[st
     for name in names:
         is_name = isinstance(name, str) and any(name and path.endswith(name) for path in modules)
         check(is_name, "head", name, "the end of a module's name")
-        own = next((part for part in PARTS_OF_PEFT if part.endswith(name)), None)
-        check(own is None, "head", name, f"another name: PEFT's own {own!r} ends with this one")
+        clash = next((part for part in PARTS_OF_PEFT if part.endswith(name)), None)
+        check(clash is None, "head", name, f"another name: PEFT's own {clash!r} ends with this one")
     paths = tuple(path for path in modules if names and path.endswith(names))
     parameters = list(model.named_parameters(remove_duplicate=False))
     for path in paths:

@@ -31,7 +31,8 @@ def test_every_layer_and_seed_starts_elsewhere():
     """
     task, model = adapted(head=True, lora=fl.Lora(rank=16))
     values, again, other = (adapters.initial_values(model, Streams(seed)) for seed in (0, 0, 1))
-    norms, seen = [], []
+    norms = []
+    seen = []
     for key, x in values.items():
         assert torch.equal(x, again[key])
         if key.side == "A":
@@ -100,10 +101,12 @@ def test_the_users_model_is_left_alone(tmp_path):
     """Weights, requires_grad, training mode, and torch's global random state, whatever is done."""
     model = Tokens().double().train()
     model.outer.weight.requires_grad_(False)
-    clients, targets = [examples(5, 1), examples(4, 2)], ["inner", "outer"]
+    clients = [examples(5, 1), examples(4, 2)]
+    targets = ["inner", "outer"]
     before = fingerprint(model)
     task = fl.tasks.classification(model, clients, examples(6, 3), targets=targets, head="head")
-    inside, state = fingerprint(task.model), torch.get_rng_state()
+    inside = fingerprint(task.model)
+    state = torch.get_rng_state()
     record = play(task, "fedlora", private("example"), PLAN.replace(rounds=1))[-1]
     fl.predict(task, record, task.test[0])
     fl.save_adapter(record, tmp_path / "adapter")
@@ -131,7 +134,8 @@ def test_peft_reads_the_folder_and_gives_the_same_logits(name, tmp_path):
         loaded = peft.PeftModel.from_pretrained(copy.deepcopy(task.model), path).eval()
     x = task.test[0]
     with torch.no_grad():
-        theirs, bare = task.forward(loaded, x), task.forward(task.model, x)
+        theirs = task.forward(loaded, x)
+        bare = task.forward(task.model, x)
     torch.testing.assert_close(theirs, fl.predict(task, record, x), rtol=1e-4, atol=1e-5)
     assert float((theirs - bare).abs().max()) > 1e-3
 

@@ -87,7 +87,8 @@ def test_a_penalty_is_asked_about_what_moves(slug):
         only = {key: x for key, x in rows.items() if key.side == "B"}
         return gaps(rows, start) + (gaps(only, start).mean() if only else 0)
 
-    row, plan = fl.methods.get(slug), PLAN.replace(rounds=2)
+    row = fl.methods.get(slug)
+    plan = PLAN.replace(rounds=2)
     trained = {frozenset(s for s in row.sides_at_step(t, 0) if s in "ABR") for t in range(2)}
     trained = {sides for sides in trained if sides} or {frozenset("A"), frozenset("B")}
     fl.run(tokens(), row.replace(name="leash", penalty=sound), None, plan)
@@ -138,7 +139,8 @@ def test_a_penalty_is_probed_on_all_that_its_schedule_moves(train, rounds):
         means = {key: x.mean(0) for key, x in only.items()}
         return gaps(rows, start) + (gaps(only, means) if only else 0)
 
-    task, row = replace(tokens()), leash(pulled, train=train)
+    task = replace(tokens())
+    row = leash(pulled, train=train)
     assert fl.run(task, row, private("example"), PLAN.replace(rounds=1))
     refused(PENALTY, task, row, plan=PLAN.replace(rounds=rounds))
 
@@ -230,7 +232,8 @@ FAINT: dict[str, Callable] = {
 def test_a_loss_that_mixes_examples_is_refused_whatever_the_public_labels_are(labels):
     x, y = examples(9, 1)
     if labels == "one row again and again":
-        x, y = x[:1].expand_as(x), y[:1].expand_as(y)
+        x = x[:1].expand_as(x)
+        y = y[:1].expand_as(y)
     task = replace(tokens(), test=(x, y))
     for loss in LOSSES.values():
         refused(MODEL.format("Tokens"), replace(task, loss=loss))
@@ -245,7 +248,8 @@ def test_a_loss_that_mixes_faintly_or_seldom_is_refused(products):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3))
-    x, y = torch.randn(30, 6, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3
+    x = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(30) % 3
     task = fl.tasks.classification(model, [(x, y)], test=(x, y), targets=["0"])
     plan = PLAN.replace(batch=None)
     assert fl.run(task, "ffa-lora", private("example"), plan, products=products)
@@ -328,12 +332,15 @@ class Tables(nn.Module):
 
     def __init__(self, bound: int | None = None, shared: float = 0.0) -> None:
         super().__init__()
-        self.words, self.map = nn.Embedding(20, 4), nn.Linear(4, 3)
-        self.bound, self.shared = bound, shared
+        self.words = nn.Embedding(20, 4)
+        self.map = nn.Linear(4, 3)
+        self.bound = bound
+        self.shared = shared
         self.register_buffer("table", torch.zeros(0), persistent=False)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        width, words = input_ids.shape[1], self.words(input_ids)
+        width = input_ids.shape[1]
+        words = self.words(input_ids)
         if len(self.table) != width:
             self.table = torch.arange(width).to(self.words.weight) / 10
         if self.shared:
@@ -346,14 +353,16 @@ class Tables(nn.Module):
 
 def padded(lengths: list[int], width: int = 12) -> tuple[dict[str, Tensor], Tensor]:
     """Random texts of these lengths, and two classes that take turns."""
-    random, count = torch.Generator().manual_seed(len(lengths)), len(lengths)
+    random = torch.Generator().manual_seed(len(lengths))
+    count = len(lengths)
     ids = torch.randint(1, 20, (count, width), generator=random)
     mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
     return {"input_ids": ids * mask, "attention_mask": mask}, torch.arange(count) % 2
 
 
 def texts_task(public: list[int], **options: Any) -> Task:
-    model, clients = seeded(lambda: Tables(**options)), (padded([4, 12, 5, 3, 9]),)
+    model = seeded(lambda: Tables(**options))
+    clients = (padded([4, 12, 5, 3, 9]),)
     return Task("texts", model, ("map",), clients, padded(public), prepare=trim_padding)
 
 
@@ -391,7 +400,8 @@ def test_rotary_factors_chosen_by_the_longest_text_are_refused():
         torch.manual_seed(0)
         model = Phi3ForSequenceClassification(Phi3Config(**sizes | {"rope_scaling": rope}))
     own: dict[str, Any] = {"text": "text", "label": "label", "targets": ["qkv_proj"], "head": None}
-    words, own["tokenizer"] = texts(), AutoTokenizer.from_pretrained(folder("gpt2"))
+    words = texts()
+    own["tokenizer"] = AutoTokenizer.from_pretrained(folder("gpt2"))
     words.loc[0, "text"] = "good film " * 8
     task = fl.tasks.hub(model, words, clients=1, test=texts(60)[48:], public_test=True, **own)
     refused(MODEL.format("Phi3ForSequenceClassification"), task, FFA)
@@ -451,7 +461,8 @@ class Bypassed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.fc = nn.Linear(5, 4), nn.Linear(4, 3)
+        self.body = nn.Linear(5, 4)
+        self.fc = nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(F.linear(x.mean(1), self.body.weight, self.body.bias))

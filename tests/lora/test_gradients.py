@@ -41,7 +41,8 @@ def plain_peft(
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         peft = get_peft_model(adapters.structure_copy(task.model), config).eval()
-    named, places = dict(peft.named_parameters()), {}
+    named = dict(peft.named_parameters())
+    places = {}
     for key in values:
         prefix = f"base_model.model.{key.layer}"
         name = f"{prefix}.lora_{key.side}.default.weight"
@@ -59,7 +60,8 @@ def setting(name: str, head: bool, owner: list[int], lora: fl.Lora = LORA) -> tu
     """Task, adapted model, three clients' random values, a batch of examples of ``owner``."""
     task = toy_hubs.varied(name, head)
     adapted = adapters.adapt(task.model, task.targets, task.head, lora)
-    random, index = torch.Generator().manual_seed(3), torch.arange(len(owner))
+    random = torch.Generator().manual_seed(3)
+    index = torch.arange(len(owner))
     shapes = adapted.shapes.items()
     bank = {key: 0.3 * torch.randn(3, *shape, generator=random) for key, shape in shapes}
     x, y = concatenate(task.clients)

@@ -10,7 +10,12 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from fedlora_lab.lora import peft
 
-N, T, INTO, OUT, RANK, S = 2, 3, 4, 5, 2, 1.5
+N = 2
+T = 3
+INTO = 4
+OUT = 5
+RANK = 2
+S = 1.5
 OWN = list(itertools.product([False, True], repeat=2))
 
 

@@ -49,7 +49,9 @@ def test_minimum_size_holds_for_extreme_alpha(clients: int, alpha: float) -> Non
 
 def test_proportions_follow_the_dirichlet_law() -> None:
     # Var of one share of a symmetric Dirichlet over K clients: (K - 1) / (K^2 (K alpha + 1)).
-    labels, clients, alpha = np.zeros(2_000, dtype=int), 5, 0.7
+    labels = np.zeros(2_000, dtype=int)
+    clients = 5
+    alpha = 0.7
     splits = [dirichlet(labels, clients, alpha, seed=seed) for seed in range(400)]
     shares = np.array([[len(part) / 2_000 for part in split] for split in splits])
     variance = (clients - 1) / (clients**2 * (clients * alpha + 1))

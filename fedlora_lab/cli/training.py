@@ -131,8 +131,6 @@ def finetune(data: Path, asked: dict[str, Any], out: Path, fresh: bool, seed: in
     Args: data: CSV file or folder of images. asked: what was given. out, fresh, seed: as there.
     """
     settings = {name: value for name, value in asked.items() if name not in LORA_FIELDS}
-    if settings.get("batch", 1) is None:
-        settings["batch"] = "all"
     if adapter := lora_fields(asked):
         settings["lora"] = fl.Lora(**adapter)
     model = settings.pop("model")

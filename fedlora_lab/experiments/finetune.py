@@ -1,9 +1,9 @@
-"""One sentence for a model and data of one's own: what is not given follows from public numbers.
+"""Fine-tunes a model of one's own on data of one's own, with settings from public numbers.
 
-Public are the number, sizes and names of the clients, the set of classes, and the model. Where
-persons are protected, sizes are numbers of persons, and how many rows somebody has enters nothing.
-No value of an example enters a choice, but for the set of classes where ``labels=`` does not
-declare it; each choice is printed with its reason and can be given.
+`finetune` makes a task, chooses what was not given, and calls the engine. Public are the number,
+sizes and names of the clients, the set of classes, and the model. Where persons are protected,
+sizes are numbers of persons, and how many rows somebody has enters nothing. No value of an example
+enters a choice, but for the set of classes where ``labels=`` does not declare it.
 """
 
 import difflib
@@ -11,47 +11,49 @@ import inspect
 import math
 import shutil
 import textwrap
-from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from html import escape
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NamedTuple
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedlora_lab import methods
 from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.html_table import html_table
-from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
+from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.experiments.tuned_rates import suggest_lr
 from fedlora_lab.federated.compare import BAR, Cell, Progress
-from fedlora_lab.federated.records import Round, generate, predict, save_adapter
+from fedlora_lab.federated.records import Round, generate, predict, require_source, save_adapter
 from fedlora_lab.federated.run import Run, RunOptions
-from fedlora_lab.methods.optimizers import optimizer_of
-from fedlora_lab.methods.plan import Plan, lora_of
-from fedlora_lab.privacy.ledger import UNITS, Ledger
+from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.plan import Lora, Plan, lora_of
+from fedlora_lab.privacy.ledger import Ledger, per_client
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.report.page import report as write_report
+from fedlora_lab.report.page import report
 from fedlora_lab.report.promise import folder_statements
 from fedlora_lab.report.run_folder import Folder, read_frame, run_cell, run_settings
 from fedlora_lab.report.summary_table import observer_phrase
 from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.hub import hub
-from fedlora_lab.tasks.labels import class_names, describe_classes, read_labels
 from fedlora_lab.tasks.prompts import prompts
-from fedlora_lab.tasks.tables import Deal, Rows, check_public_test, owners_of, read_splits
-from fedlora_lab.tasks.task import Task, classification, is_linear
+from fedlora_lab.tasks.tables import read_splits
+from fedlora_lab.tasks.task import Task
 
-ROUNDS, LOCAL_STEPS = 20, 5
+if TYPE_CHECKING:
+    import pandas as pd
+    from peft import LoraConfig
+
+ROUNDS = 20
+LOCAL_STEPS = 5
 """The work for which the limits of noise behind `suggest_lr` were fitted."""
-SMALLEST_BATCH, LARGEST_BATCH = 4, 64
-LARGEST_RATE, CLIENT_RATE, ADAM_RATE = 3.2, 0.125, 1e-3
-"""The largest rate that was best in a committed search; the one that was best in most searches of
-the client unit; torch's own of Adam."""
-MOST_TOKENS = 128
+SMALLEST_BATCH = 4
+LARGEST_BATCH = 64
+LARGEST_RATE = 3.2
+"""The largest rate that was best in a committed search."""
+CLIENT_RATE = 0.125
+"""The rate that was best in most searches of the client unit."""
+HELD_OUT = 0.2
+"""The share of the rows that is scored where nothing is protected."""
 HIDDEN = {
     "example": 'one row is hidden; person= hides all rows of a person, unit="client" of a client',
     "person": "all rows of one person are hidden",
@@ -59,18 +61,19 @@ HIDDEN = {
 }
 """What a unit of privacy means."""
 GIVEN = "as given"
+READ = "read from the rows"
+"""What `Task.info` says of classes that were not declared."""
 READ_CLASSES = "a choice by private rows, which no ε covers"
+CHOSEN_HERE = {
+    "bug", "checkpoint", "noise_multiplier", "public_test", "resume", "sample_rate", "target",
+}  # fmt: skip
+"""Options of the parts of a run that nobody gives."""
 OTHER_NAMES = {
     "learning_rate": "lr",
     "batch_size": "batch",
-    "epochs": "rounds",
     "num_train_epochs": "rounds",
     "max_grad_norm": "clip_norm",
-    "max_seq_length": "max_length",
-    "target": "label",
     "rank": "lora=fl.Lora(rank=...)",
-    "r": "lora=fl.Lora(rank=...)",
-    "noise_multiplier": "epsilon, which sets it",
 }
 """Names of other libraries -> the name here."""
 
@@ -88,6 +91,38 @@ class Choice(NamedTuple):
         return textwrap.fill(text, 100, subsequent_indent=31 * " ", break_on_hyphens=False)
 
 
+@dataclass
+class Settings:
+    """Every setting with its reason; each is told at once.
+
+    Args:
+        say: takes each line; ``None``: nothing is told.
+        choices: so far.
+    """
+
+    say: Callable[[str], Any] | None = None
+    choices: list[Choice] = field(default_factory=list)
+
+    def tell(self, name: str, value: Any, reason: str) -> None:
+        """Adds a choice.
+
+        Args: name, value, reason: as of `Choice`.
+        """
+        choice = Choice(name, value, reason)
+        self.choices.append(choice)
+        if self.say is not None:
+            self.say(str(choice))
+
+    def choose(self, given: Mapping[str, Any], name: str, default: Any, reason: str) -> Any:
+        """Takes the option that was given, or else the default for this reason.
+
+        Args: given: option -> value. name, default, reason: of the choice.
+        """
+        value = given.get(name, default)
+        self.tell(name, value, GIVEN if name in given else reason)
+        return value
+
+
 @dataclass(frozen=True, repr=False)
 class Finetuned:
     """What `finetune` returns.
@@ -95,7 +130,7 @@ class Finetuned:
     Args:
         record: of the last round, with the adapter.
         choices: every setting with its reason.
-        folder: of the run: report, ledger, adapter, checkpoints.
+        folder: of the run: ``report.html``, ``ledger.json``, ``adapter/``, checkpoints.
         encode: inputs as `predict` takes them -> the model's.
         notes: what all runs of the folder have spent together, cleared ones included, where that
             is more than this one; and what no epsilon covers.
@@ -118,36 +153,16 @@ class Finetuned:
         return next(iter(self.record.metrics.values()))
 
     @property
-    def frame(self) -> Any:
+    def frame(self) -> "pd.DataFrame":
         """The tidy frame of all rounds, as of `fl.to_frame`."""
         return read_frame(self.folder / "frame.csv")
-
-    def _first(self, measure: str) -> float:
-        rows = self.frame.query("round == 0 and layer == 'all' and measure == @measure")
-        return float(rows["value"].iloc[0]) if len(rows) else math.nan
-
-    def _majority(self) -> float:
-        """Share of the largest class in the test rows; 0 for texts."""
-        task = self.record.source[0] if self.record.source else None
-        labels = None if task is None else task.test[1]
-        if labels is None or labels.ndim != 1:
-            return 0.0
-        return float(labels.bincount().max()) / len(labels)
-
-    def report(self) -> Path:
-        """Writes the report again and returns the path of its page."""
-        return write_report(self.folder)
-
-    def save(self, folder: str | Path) -> Path:
-        """Saves the adapter as a folder for ``peft.PeftModel.from_pretrained(model, folder)``."""
-        return save_adapter(self.record, folder)
 
     def predict(self, inputs: Any, *, probabilities: bool = False) -> Any:
         """Predicts the label of each row, or what a decoder answers to each prompt.
 
         Args:
-            inputs: a list of texts, pairs of texts, prompts or images; or a table with the feature
-                columns, as ``frame`` of `finetune`.
+            inputs: a list of texts, pairs of texts, prompts or images; of a finished task the
+                model's own inputs.
             probabilities: return a frame with a column for each class instead of the labels.
 
         Raises: ``ValueError`` for a decoder that was trained on texts alone, and for other inputs.
@@ -155,75 +170,59 @@ class Finetuned:
         """
         import pandas as pd
 
-        task, _, _ = self.record.source or (None, None, None)
-        check(task is not None, "record", "a pickled copy", "the result that fl.finetune returned")
-        assert task is not None
+        task, _, _ = require_source(self.record)
         if task.generation is not None:
-            return generate(task, self.record, self.encode(inputs))
-        expected = "a classifier; save() the adapter and generate() with PEFT and Transformers"
+            return generate(task, self.record, inputs)
+        expected = "a classifier; load the adapter and generate() with PEFT and Transformers"
         check(task.test[1].ndim == 1, "model", type(task.model).__name__, expected)
-        chances = predict(task, self.record, self.encode(inputs)).double().softmax(1)
-        names = task.labels or tuple(range(chances.shape[1]))
+        shares = predict(task, self.record, self.encode(inputs)).double().softmax(1)
+        names = task.labels or tuple(range(shares.shape[1]))
         if probabilities:
-            return pd.DataFrame(chances.numpy(), columns=list(names))
-        return [names[i] for i in chances.argmax(1).tolist()]
+            return pd.DataFrame(shares.numpy(), columns=list(names))
+        return [names[i] for i in shares.argmax(1).tolist()]
 
-    def _facts(self) -> list[tuple[str, str]]:
-        record, book = self.record, self.ledger
-        measure, score = next(iter(record.metrics)), self.score
+    def facts(self) -> list[tuple[str, str]]:
+        """What was reached and spent, in words."""
+        record = self.record
         rows = [("method", f"{record.method}, {record.index} rounds")]
-        if book is None:
+        if self.ledger is None:
             rows.append(("privacy", "none"))
         else:
-            words = observer_phrase(book.trust)
-            rows += [("ε spent", f"{record.epsilon:.3g} at δ = {book.delta:g}{words}")]
-            rows += [("unit", f"one {book.unit}"), ("mode", book.mode)]
+            against = observer_phrase(self.ledger.trust)
+            spent = f"{record.epsilon:.3g} at δ = {self.ledger.delta:g}{against}"
+            rows.append(("ε spent", spent))
+            rows.append(("unit", f"one {self.ledger.unit}"))
+            rows.append(("mode", self.ledger.mode))
         rows += [("note", sentence) for sentence in self.notes]
-        said = f"{score:.3f}, before training {self._first(measure):.3f}"
-        most = self._majority()
-        if measure == "accuracy" and score <= most:
-            said += f"; the largest class alone makes {most:.3f}: more rounds, rows or epsilon"
-        said = "not measured: no public test rows" if math.isnan(score) else said
-        return [*rows, (measure, said), ("folder", str(self.folder))]
+        unseen = math.isnan(self.score)
+        score = "not measured: no public test rows" if unseen else f"{self.score:.3f}"
+        rows.append((next(iter(record.metrics)), score))
+        rows.append(("folder", str(self.folder)))
+        return rows
 
     def __repr__(self) -> str:
-        return f"Finetuned({'; '.join(f'{name} {value}' for name, value in self._facts())})"
+        return f"Finetuned({'; '.join(f'{name} {value}' for name, value in self.facts())})"
 
     def _repr_html_(self) -> str:
-        rows = [(c.name, str(c.value), c.reason) for c in self.choices]
-        head = f"<p>{escape(self.record.task)}</p>{html_table(self._facts())}"
-        chosen = html_table(rows, ("setting", "value", "why"))
-        return f"{head}<details><summary>Settings</summary>{chosen}</details>"
+        title = f"<p>{escape(self.record.task)}</p>{html_table(self.facts())}"
+        chosen = html_table(self.choices, ("setting", "value", "why"))
+        return f"{title}<details><summary>Settings</summary>{chosen}</details>"
 
 
 def finetune(
     model: Any,
-    frame: Any,
+    frame: Any = None,
     *,
     text: str | Sequence[str] | None = None,
     label: str | None = None,
-    labels: Sequence[Any] | None = None,
     by: str | None = None,
     epsilon: float | None = 8.0,
     test: Any = None,
-    prompt: str | None = None,
-    answer: str | None = None,
-    features: Sequence[str] | None = None,
-    image: str | None = None,
-    clients: int | None = None,
-    unit: str | None = None,
-    delta: float | None = None,
-    method: "str | methods.Method | None" = None,
-    rounds: int | None = None,
-    local_steps: int | None = None,
-    batch: int | str | None = None,
-    lr: float | Mapping[str, float] | None = None,
-    clip_norm: Any = None,
-    lora: Any = None,
+    method: Method | str | None = None,
+    lora: "Lora | LoraConfig | None" = None,
     seed: int | None = None,
     out: str | Path | None = None,
     fresh: bool = False,
-    progress: bool | None = None,
     say: Callable[[str], Any] | None = print,
     **options: Any,
 ) -> Finetuned:
@@ -233,33 +232,24 @@ def finetune(
     Without public test rows nothing is scored under privacy.
 
     Args:
-        model: a Hugging Face name or folder, a pair (model, tokenizer), or any torch module that
-            takes the feature columns, (n, features) -> (n, classes).
-        frame: a DataFrame, a CSV file, or a `datasets` split; private.
+        model: a Hugging Face name, folder or module; or a finished task, which has its own data.
+        frame: a DataFrame, a CSV file, a folder of images or a `datasets` split; private.
         text, label, by: columns: the text (two for pairs), the class, the owner of a row. Without
-            ``by`` the rows are dealt at random among ``clients``; without ``label`` a decoder
-            learns the texts.
-        labels: the classes in order, names or numbers; rows with another label are refused.
-            Without it they are read from the rows, and no epsilon covers that.
+            ``by`` the rows are dealt at random; without ``label`` a decoder learns the texts.
         epsilon: the budget, > 0; ``None`` trains without privacy.
         test: public rows for scores, as ``frame``; or a share in (0, 0.5] held out of the private
-            rows, or persons, which is never scored under privacy. Private rows given as public
-            ones are refused.
-        prompt, answer: in place of ``text``, for a decoder: columns or templates, see
-            `fl.tasks.prompts`.
-        features, image: columns in place of ``text``: numbers for a torch module (default: all
-            others), or images.
-        clients, unit, delta, method, rounds, local_steps, batch, lr, clip_norm, lora: given in
-            place of what would be chosen; ``batch="all"`` takes every example in every step.
+            rows, or persons, which is never scored under privacy.
+        method: a row of the table, or its slug; default: RoLoRA, without privacy FedLoRA.
+        lora: rank and alpha, or a `peft.LoraConfig`; default ``Lora()``.
         seed: ``None``: the noise is fresh, and the result may be released; a number repeats a run.
         out: run folder; a run that was stopped goes on with the same call. Default: a new folder
             ``runs/finetune-1``, ``-2``, …
         fresh: clear ``out`` of an earlier run; what that released stays counted.
-        progress: a bar; ``None``: on a terminal and in a notebook.
         say: takes each printed line; ``None``: nothing is printed.
-        options: of `fl.tasks.hub` or `fl.tasks.prompts` (person, targets, head, max_length,
-            …), `fl.Plan`, `fl.Privacy` and `fl.run` (device, stop_at, …), by their names there.
-            With ``person``, the column of persons, all rows of each are protected.
+        options: of `fl.tasks.hub` or, with ``prompt=`` and ``answer=``, of `fl.tasks.prompts`
+            (labels, person, clients, image, max_length, tokenizer, …), of `fl.Plan` (rounds,
+            batch, lr, …), `fl.Privacy` (unit, delta, clip_norm, …) and `fl.run` (device, stop_at,
+            …). With ``person``, the column of persons, all rows of each are protected.
 
     Raises: ``ValueError`` in one line that says what to do, before anything is trained.
     Guarantees: no choice depends on a value of an example
@@ -267,571 +257,314 @@ def finetune(
         protected, on how many rows somebody has
         (test_finetune.py::test_nothing_chosen_or_stated_depends_on_the_rows_of_a_person).
 
-    >>> import tempfile, pandas as pd, fedlora_lab as fl
-    >>> rows = pd.DataFrame({"x": [0.0, 1.0] * 40, "z": 1.0, "y": [0, 1] * 40})
-    >>> model, folder = torch.nn.Linear(2, 2), tempfile.mkdtemp()
-    >>> found = fl.finetune(model, rows, label="y", clients=2, rounds=1, out=folder, say=None)
-    >>> found.record.index, found.ledger.mode
+    >>> import tempfile, fedlora_lab as fl
+    >>> task, folder = fl.tasks.digits(clients=2), tempfile.mkdtemp()
+    >>> tuned = fl.finetune(task, rounds=1, out=folder, say=None)
+    >>> tuned.record.index, tuned.ledger.mode
     (1, 'release')
     """
-    asked = {
-        "text": text, "label": label, "labels": labels, "by": by, "epsilon": epsilon, "test": test,
-        "prompt": prompt, "answer": answer, "features": features, "image": image,
-        "clients": clients, "unit": unit, "delta": delta, "method": method, "rounds": rounds,
-        "local_steps": local_steps, "batch": batch, "lr": lr, "clip_norm": clip_norm, "lora": lora,
-        "seed": seed,
-    }  # fmt: skip
     check(say is None or callable(say), "say", say, "a function of a line, or None")
-    check(progress in (None, True, False), "progress", progress, "True, False or None")
-    settings, parts = Settings(asked, say), sort_options(options)
-    cell, encode = choose_cell(model, frame, settings, parts)
-    folder = _choose_folder(out)
-    settings.choose("folder", str(folder), "report, ledger, adapter and checkpoints")
-    record = _train(folder, cell, fresh, parts["run"], progress, say)
+    check(out is None or isinstance(out, str | Path), "out", out, "a folder's path")
+    settings = Settings(say)
+    columns = {"text": text, "label": label, "by": by}
+    given = {name: column for name, column in columns.items() if column is not None} | options
+    builder = prompts if "prompt" in options else hub
+    takes = () if isinstance(model, Task) else inspect.signature(builder).parameters
+    parts = sort_options(given, takes)
+    _choose_promise(model, epsilon, parts, settings)
+    scored = _choose_test(model, frame, test, epsilon, settings)
+    task = model
+    if not isinstance(model, Task):
+        task = builder(model, frame, **{"seed": seed or 0, **scored, **parts["task"]})
+        # How many texts were cut is an exact number about private texts.
+        public = {name: fact for name, fact in task.info.items() if name != "texts cut"}
+        task = replace(task, info=public)
+    cell = choose_cell(task, epsilon, method, lora, seed, parts, settings)
+    folder = _new_folder() if out is None else Path(out).expanduser()
+    settings.tell("folder", str(folder), "report, ledger, adapter and checkpoints")
+    record = _train(folder, cell, fresh, parts["run"])
     notes = folder_statements(Folder(folder))
-    if epsilon is not None and label is not None and labels is None:
+    if epsilon is not None and task.info.get("labels") == READ:
         notes.append(f"the classes were read from the rows: {READ_CLASSES}")
-    found = Finetuned(record, tuple(settings.choices), folder, encode, tuple(notes))
+    encode = _encoder(task, model, parts["task"])
+    tuned = Finetuned(record, tuple(settings.choices), folder, encode, tuple(notes))
     if say is not None:
-        for name, value in found._facts()[:-1]:
+        for name, value in tuned.facts():
             say(f"{name}: {value}")
         say(f"report: {folder / 'report.html'}")
-    return found
+    return tuned
 
 
-class Settings:
-    """What was asked for, and what is chosen where it was not; each choice is told at once.
-
-    Args:
-        asked: option -> what was given for it, or ``None``.
-        say: takes each line; ``None``: nothing is told.
-    """
-
-    def __init__(self, asked: Mapping[str, Any], say: Callable[[str], Any] | None = None) -> None:
-        self.asked = dict(asked)
-        self.say = say
-        self.choices: list[Choice] = []
-
-    def choose(self, name: str, value: Any, reason: str) -> Any:
-        """Adds a choice and returns its value.
-
-        Args: name, value, reason: as of `Choice`.
-        """
-        self.choices.append(Choice(name, value, reason))
-        if self.say is not None:
-            self.say(str(self.choices[-1]))
-        return value
-
-    def default(self, name: str, value: Any, reason: str) -> Any:
-        """Chooses what was asked for, or else this value.
-
-        Args: name: of the option. value, reason: where nothing was asked for.
-        """
-        given = self.asked[name]
-        return (
-            self.choose(name, value, reason) if given is None else self.choose(name, given, GIVEN)
-        )
-
-
-def choose_cell(
-    model: Any, frame: Any, settings: Settings, parts: dict[str, dict[str, Any]]
-) -> tuple[Cell, Callable[[Any], Any]]:
-    """All that a run needs, and what encodes inputs for it; nothing is trained.
+def sort_options(
+    options: Mapping[str, Any], of_the_task: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """Sorts options by the part that takes them: task, plan, privacy, run.
 
     Args:
-        model, frame: as of `finetune`.
-        settings: what was asked for.
-        parts: other options by the part that takes them, as `sort_options` gives them.
+        options: name -> value.
+        of_the_task: names that the task's builder takes.
+    Raises: ``ValueError`` for a name that none of them takes.
     """
-    asked = settings.asked
-    epsilon, seed = asked["epsilon"], asked["seed"]
-    if epsilon is not None:
-        check_number("epsilon", epsilon, 0, 1e9, open_low=True)
-    whole = seed is None or (type(seed) is int and 0 <= seed < 2**63)
-    check(whole, "seed", seed, "a whole number >= 0 and below 2**63, or None")
-    budget = "smaller protects better and learns less" if epsilon else "nothing is promised"
-    settings.choose("epsilon", "none" if epsilon is None else float(epsilon), budget)
-    # Before the task: in the person unit nothing may be chosen from numbers of rows.
-    unit = _choose_unit(settings, parts["task"].get("person"))
-    parts["task"] = {"seed": seed or 0, **parts["task"]}
-    task, encode = _build(model, frame, unit, settings, parts["task"])
-
-    plan = _choose_plan(task, unit, settings, parts["plan"])
-    adapter = lora_of(asked["lora"])
-    words = f"rank {adapter.rank}, alpha {adapter.alpha:g}"
-    usual = "as in the committed studies"
-    settings.choose("lora", words, usual if asked["lora"] is None else GIVEN)
-    privacy = None
-    if epsilon is not None:
-        units = len(task.sizes) if unit == "client" else sum(_sizes(task, unit)[0])
-        tenth = 10.0 ** math.floor(math.log10(0.1 / max(units, 1)))
-        small = f"at most 1e-05 and a tenth of 1 / {units:,} {unit}s"
-        delta = settings.default("delta", min(1e-5, max(tenth, 1e-12)), small)
-        norm = 1.0 if asked["clip_norm"] is None else asked["clip_norm"]
-        terms: dict[str, Any] = {"unit": unit, "delta": delta, "clip_norm": norm}
-        terms |= parts["privacy"]
-        privacy = Privacy(**terms).calibrate(epsilon=epsilon, task=task, plan=plan)
-        seen = observer_phrase(privacy.trust).strip()
-        noise = _numbers(privacy.noise_multiplier)
-        settings.choose("noise", noise, f"the least that keeps to ε {seen}")
-    row = _choose_method(privacy, settings)
-    privacy, plan = _choose_rate(task, row, privacy, plan, adapter, settings)
-    release = "fresh noise, fit for release; seed=0 repeats a run, for study only"
-    anew = "drawn anew; seed=0 repeats a run"
-    seed = settings.default("seed", None, anew if epsilon is None else release)
-    return Cell(row.slug, task, row, privacy, plan, adapter, seed), encode
-
-
-# ---- where options belong
-
-
-def sort_options(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The options by the part that takes them: task, plan, privacy, run."""
-    own = {*inspect.signature(finetune).parameters} - {"options"}
-    fixed = {"checkpoint", "resume", "bug", "public_test", "name", "dataset", "target"}
     takes = {
-        "task": [*inspect.signature(hub).parameters, *inspect.signature(prompts).parameters],
-        "plan": [field.name for field in fields(Plan)],
-        "privacy": [field.name for field in fields(Privacy)],
-        "run": [field.name for field in fields(RunOptions)],
+        "task": {*of_the_task},
+        "plan": {field.name for field in fields(Plan)},
+        "privacy": {field.name for field in fields(Privacy)},
+        "run": {field.name for field in fields(RunOptions)},
     }
-    known = {name for names in takes.values() for name in names} | own
-    known -= fixed | {"noise_multiplier", "sample_rate"}
-    for name in options:
-        near = difflib.get_close_matches(name, sorted(known), 1)
+    names = set().union(*takes.values()) - CHOSEN_HERE
+    for name, value in options.items():
+        near = difflib.get_close_matches(name, sorted(names), 1)
         meant = OTHER_NAMES.get(name) or (near[0] if near else "")
         hint = f"; did you mean {meant}?" if meant else ", see help(fl.finetune)"
-        words = f"an option of fl.finetune{hint}"
-        check(name in known, name, options[name], words)
+        check(name in names, name, value, f"an option of fl.finetune{hint}")
     return {
-        part: {name: options[name] for name in options if name in names and name not in own}
-        for part, names in takes.items()
+        part: {name: value for name, value in options.items() if name in known}
+        for part, known in takes.items()
     }
 
 
-# ---- the task
+# ---- the data
 
 
-def _choose_unit(settings: Settings, person: Any) -> str:
-    """What is protected; not told where nothing is."""
-    unit = settings.asked["unit"]
-    check_one_of("unit", unit or "example", UNITS)
-    words = "with person= (--person), the column that says whose each row is"
-    check(unit != "person" or person is not None, "unit", unit, words)
-    usual = "example" if person is None else "person"
-    if settings.asked["epsilon"] is None:
-        return "example"
-    return settings.default("unit", usual, HIDDEN[usual])
-
-
-def _choose_test(settings: Settings, counted: str) -> Any:
-    """What to score on: a data set or a split's name, a share, or ``None`` for nothing."""
-    test, protected = settings.asked["test"], settings.asked["epsilon"] is not None
-    if test is None and not protected:
-        why = f"this share of the {counted} is held out, since nothing is protected"
-        return settings.choose("test", 0.2, why)
-    if test is None:
-        why = "scores are not measured; test=FRAME takes public rows to score on"
-        settings.choose("test", "none", why)
-        return None
-    if isinstance(test, (int, float)) and not isinstance(test, bool):
-        held = f"of the private {counted}, held out" + (": never scored" if protected else "")
-        return settings.choose("test", float(test), f"as given: {held}")
-    why = "public by your word: scored after every round, not protected"
-    settings.choose("test", GIVEN, why)
-    return test
-
-
-def _build(
-    model: Any, frame: Any, unit: str, settings: Settings, options: dict[str, Any]
-) -> tuple[Task, Callable[[Any], Any]]:
-    """The task, and what encodes inputs for it."""
-    if isinstance(model, tuple):
-        check(len(model) == 2, "model", f"{len(model)} things", "a pair (model, tokenizer)")
-        model, options = model[0], {"tokenizer": model[1], **options}
-    names = ("text", "image", "features", "label", "labels", "by", "prompt", "answer")
-    columns = {name: settings.asked[name] for name in names}
-    bare = isinstance(model, nn.Module) and not hasattr(model, "config")
-    read = any(columns[name] is not None for name in ("text", "image", "prompt"))
-    if bare:
-        why = "a Hugging Face model, since text= and image= are given; a module takes features="
-        check(not read, "model", type(model).__name__, why)
-    else:
-        check(read, "text, image", None, 'the column that the model reads, as text="review"')
-    both = (columns["prompt"] is None) == (columns["answer"] is None)
-    check(both, "prompt, answer", (columns["prompt"], columns["answer"]), "both or none")
-    splits = read_splits(frame)
-    check("train" in splits, "frame", sorted(splits), "a table, or splits with one called train")
-    data, person = splits["train"], options.get("person")
-    for argument in ("text", "image", "features", "label", "by"):
-        given = columns[argument]
-        several = argument in ("text", "features") and isinstance(given, (list, tuple))
-        columns[argument] = given = list(given) if several else given
-        for name in given if several else [given]:
-            _check_column(argument, name, data)
-    _check_column("person", person, data)
-    read = [columns[name] for name in ("text", "image", "features", "label")]
-    names = [name for given in read for name in (given if isinstance(given, list) else [given])]
-    twice = [name for name, count in Counter(names).items() if name is not None and count > 1]
-    check(not twice, "columns", twice, "each once: what the model reads is not its label")
-    dealt = "rows" if person is None else "persons"
-    test = _choose_test(settings, dealt)
-    if columns["by"] is None:
-        _, count = owners_of(data, person)
-        reason = f"no column by=: the {dealt} are dealt at random among so many clients"
-        clients = settings.default("clients", max(2, min(10, count // 20)), reason)
-    else:
-        clients = settings.asked["clients"]
-    shared = {"by": columns["by"], "clients": clients, **options}
-    if bare:
-        task, encode = _features_task(model, frame, test, columns, shared)
-    else:
-        task, encode = _hub_task(model, frame, data, test, columns, shared, settings)
-    if columns["by"] is not None:
-        found = f"one for each value of {columns['by']!r}"
-        sizes, counted = _sizes(task, unit)
-        settings.choose("clients", len(sizes), f"{found}, of {_span(sizes)} {counted}")
-    if columns["label"] is not None:
-        _tell_classes(task, settings)
-    return task, encode
-
-
-def _tell_classes(task: Task, settings: Settings) -> None:
-    """Says which classes there are, and whether private rows were read for it."""
-    shown = f"{task.info['classes']} classes"
-    reason = "those of the rows" if task.labels else "whole numbers from 0 to the rows' largest"
-    if settings.asked["epsilon"] is not None:
-        reason += f": {READ_CLASSES}"
-    declared = settings.asked["labels"] is not None
-    reason = GIVEN if declared else f"{reason}; labels=[...] declares them"
-    settings.choose("labels", shown, reason)
-
-
-def _sizes(task: Task, unit: str) -> tuple[tuple[int, ...], str]:
-    """How many each client has, and of what: persons where they are protected, else rows."""
-    return (task.person_counts, "persons") if unit == "person" else (task.sizes, "rows")
-
-
-def _span(sizes: Sequence[int]) -> str:
-    low, high = min(sizes), max(sizes)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def _check_column(argument: str, name: Any, data: Any) -> None:
-    if name is None or (isinstance(name, Hashable) and name in data.columns):
+def _choose_promise(
+    model: Any, epsilon: float | None, parts: dict[str, dict[str, Any]], settings: Settings
+) -> None:
+    """Chooses budget and unit, before anything is read: of persons no number of rows may count."""
+    if epsilon is None:
+        settings.tell("epsilon", "none", "nothing is promised")
         return
-    there = list(map(str, data.columns))
-    near = difflib.get_close_matches(str(name), there, 1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    if len(there) == 1 and any(sign in there[0] for sign in ";\t|"):
-        hint = "; cells must be separated by commas"
-    check(False, argument, name, f"one of the columns {', '.join(there)}{hint}")
+    check_number("epsilon", epsilon, 0, 1e9, open_low=True)
+    settings.tell("epsilon", float(epsilon), "smaller protects better and learns less")
+    persons = model.persons if isinstance(model, Task) else parts["task"].get("person")
+    unit = "example" if persons is None else "person"
+    privacy = parts["privacy"]
+    privacy["unit"] = settings.choose(privacy, "unit", unit, HIDDEN[unit])
+    named = privacy["unit"] != "person" or persons is not None
+    check(named, "unit", "person", "with person=, the column that says whose each row is")
 
 
-def _hub_task(
-    model: Any,
-    frame: Any,
-    data: Any,
-    test: Any,
-    columns: dict[str, Any],
-    options: dict[str, Any],
-    settings: Settings,
-) -> tuple[Task, Callable[[Any], Any]]:
-    """A task of a Hugging Face model."""
-    text, image, label = columns["text"], columns["image"], columns["label"]
-    asked = columns["prompt"] is not None
-    if (asked or text is not None) and "max_length" not in options:
-        options["max_length"] = settings.choose("max_length", *_longest(model))
-    words = [text] if isinstance(text, str) else list(text or ())
-    public = test is not None and not isinstance(test, float)
-    if test is None:  # shapes are read from made-up rows; nothing of them is scored
-        made = list(data.columns) if asked else words
-        test = _made_up(data, made, image, label, columns["labels"])
-    given: dict[str, Any] = {"test": test, "public_test": public, **options}
-    takes = [*inspect.signature(prompts if asked else hub).parameters]
-    for name in given:
-        check(name in takes, name, given[name], f"one of {', '.join(takes[2:])} for this task")
-    if asked:
-        plain = label is None and text is None and columns["labels"] is None
-        check(plain, "prompt", columns["prompt"], "no text=, label= or labels=")
-        task = prompts(model, frame, prompt=columns["prompt"], answer=columns["answer"], **given)
-    else:
-        own = {"text": text, "image": image, "label": label, "labels": columns["labels"]}
-        task = hub(model, frame, **own, **given)
-    # How many texts were cut is an exact number about private texts.
-    task = replace(task, info={k: v for k, v in task.info.items() if k != "texts cut"})
-    if asked:
-        return task, list
-    if image is not None:
-        own_processor = options.get("tokenizer")
-        processor = architectures.read_processor(model, own_processor, "AutoImageProcessor")
-        return task, lambda images: architectures.encode_images(processor, list(images))
+def _choose_test(
+    model: Any, frame: Any, test: Any, epsilon: float | None, settings: Settings
+) -> dict[str, Any]:
+    """Chooses what to score on, as options of the task: public rows, a share, or nothing."""
+    if isinstance(model, Task):
+        check(test is None, "test", test, "None with a task, which has test examples")
+        return {}
+    if test is None and epsilon is None:
+        settings.tell("test", HELD_OUT, "this share is held out, since nothing is protected")
+        return {"test": HELD_OUT}
+    if test is None:
+        settings.tell("test", "none", "not scored; test=FRAME takes public rows to score on")
+        tables = read_splits(frame)
+        check("train" in tables, "frame", sorted(tables), "a table, or splits with one of train")
+        # Rows of the right form, which the task needs. They are private, so nothing scores them.
+        return {"test": tables["train"].head(4), "public_test": False}
+    if isinstance(test, int | float):
+        settings.tell("test", test, "of the private rows, held out; never scored under privacy")
+        return {"test": test, "public_test": False}
+    settings.tell("test", GIVEN, "public by your word: scored after every round, not protected")
+    return {"test": test, "public_test": True}
+
+
+def _encoder(task: Task, model: Any, options: Mapping[str, Any]) -> Callable[[Any], Any]:
+    """What makes the model's inputs of a user's."""
+    if isinstance(model, Task) or task.generation is not None:
+        return lambda inputs: inputs
+    if "image" in options:
+        processor = options.get("tokenizer")
+        processor = architectures.read_processor(model, processor, "AutoImageProcessor")
+        return lambda images: architectures.encode_images(processor, list(images))
+    columns = [options["text"]] if isinstance(options["text"], str) else options["text"]
     with ignore_warnings():  # what there is to warn of was told when the task was made
-        code = architectures.prepare_tokenizer(model, options.get("tokenizer"), task.model)
+        tokenizer = architectures.prepare_tokenizer(model, options.get("tokenizer"), task.model)
 
     def encode(texts: Any) -> Any:
-        listed = hasattr(texts, "__iter__") and not isinstance(texts, str)
-        rows = list(texts) if listed else []
-        what = "a list of texts" if len(words) == 1 else "a list of pairs of texts"
-        check(bool(rows), "texts", texts, f"{what}, at least one")
-        pairs = all(isinstance(row, (list, tuple)) and len(row) == len(words) for row in rows)
-        check(len(words) == 1 or pairs, "texts", rows, what)
-        parts = [rows] if len(words) == 1 else [list(part) for part in zip(*rows, strict=True)]
-        return architectures.tokenize(code, parts, task.model, options["max_length"])
+        rows = [] if isinstance(texts, str) or texts is None else list(texts)
+        pairs = [[row] if isinstance(row, str) else row for row in rows]
+        fits = bool(rows) and all(len(pair) == len(columns) for pair in pairs)
+        kind = "texts" if len(columns) == 1 else "pairs of texts"
+        check(fits, "texts", texts, f"a list of {kind}, at least one")
+        sources = [list(source) for source in zip(*pairs, strict=True)]
+        return architectures.tokenize(tokenizer, sources, task.model, options.get("max_length"))
 
-    return task, encode
-
-
-def _longest(model: Any) -> tuple[int, str]:
-    """Tokens kept of a text."""
-    config = getattr(model, "config", None)
-    if config is None:
-        from transformers import AutoConfig
-
-        here: dict[str, Any] = {"local_files_only": architectures.cached_only(str(model))}
-        try:
-            config = AutoConfig.from_pretrained(str(model), **here)
-        except Exception:  # a model that cannot be read is refused when it is loaded
-            config = SimpleNamespace()
-    limit = architectures.longest_text(config)
-    if limit is not None and limit < MOST_TOKENS:
-        return limit, "tokens of a text, as many as the model takes; longer texts are cut"
-    return MOST_TOKENS, "tokens of a text; longer texts are cut"
-
-
-def _made_up(
-    data: Any, words: Sequence[str], image: str | None, label: str | None, labels: Any
-) -> Any:
-    """Four rows that are nobody's, with classes of the data."""
-    import numpy as np
-    import pandas as pd
-
-    rows: dict[str, Any] = {}
-    for column in words:
-        rows[column] = ["a made up text", "another one", "this is a third text", "the last"]
-    if image is not None:
-        draw = np.random.default_rng(0)
-        rows[image] = list(draw.integers(0, 256, (4, 8, 8, 3), dtype=np.uint8))
-    if label is not None:
-        # Of a table without labels the message comes later.
-        classes = list(data[label].dropna())[:4] if labels is None else list(labels)[:4]
-        rows[label] = [classes[i % len(classes)] if classes else 0 for i in range(4)]
-    return pd.DataFrame(rows)
-
-
-def _features_task(
-    model: nn.Module, frame: Any, test: Any, columns: dict[str, Any], options: dict[str, Any]
-) -> tuple[Task, Callable[[Any], Any]]:
-    """A task of any module on columns of numbers."""
-    import numpy as np
-
-    label, by = columns["label"], options.pop("by")
-    check(isinstance(label, str), "label", label, "a column's name, the class of each row")
-    taken = {"clients", "seed", "targets", "head", "metrics", "person"}
-    for name in options:
-        expected = f"one of {', '.join(sorted(taken))} with features"
-        check(name in taken, name, options[name], expected)
-    seed, whose = options["seed"], options.get("person")
-    # Without test rows the table stands in their place, and nothing of it is scored.
-    given = frame if test is None else test
-    public_test = test is not None and not isinstance(test, float)
-    rows = Rows.read(frame, given, seed, whose, public_test)
-    data, rest = rows.private, rows.held_out
-    names = columns["features"]
-    if names is None:
-        names = [name for name in data.columns if name not in (label, by, whose)]
-    names = names if isinstance(names, list) else [names]
-    check(bool(names), "features", names, "one or more columns of numbers")
-
-    def numbers(table: Any) -> torch.Tensor:
-        for name in names:
-            kind = table[name].dtype if name in table.columns else "missing"
-            right = kind != "missing" and getattr(kind, "kind", "O") in "iufb"
-            check(right, f"feature {name!r}", str(kind), "a column of numbers; or give features=")
-        values = torch.from_numpy(np.asarray(table[list(names)], dtype=np.float32))
-        gaps = ~values.isfinite()
-        row = int(gaps.any(1).int().argmax())
-        column = int(gaps[row].int().argmax())
-        what = "nothing" if values[row, column].isnan() else "no finite number"
-        words = "a number in each row"
-        check(not gaps.any(), f"feature {names[column]!r}", f"{what} in row {row}", words)
-        return values
-
-    codes, classes = read_labels(rows.sources, label, columns["labels"])
-    x, y = numbers(data), torch.from_numpy(codes[0][data.index])
-    if test is None:
-        example = torch.randn(4, x.shape[1], generator=torch.Generator().manual_seed(0))
-        public = example, torch.arange(4) % len(classes)
-    else:
-        public = numbers(rest), torch.from_numpy(codes[1][rest.index])
-    split, names_of = Deal(by, options["clients"], seed).split(rows)
-    people = rows.people
-    maps = [name for name, module in model.named_modules() if name and is_linear(module)]
-    targets = options.get("targets") or maps
-    single = isinstance(model, nn.Linear)
-    model = nn.Sequential(model) if single else model  # a layer without a name gets one
-    try:
-        task = classification(
-            model,
-            [(x[i], y[i]) for i in map(torch.from_numpy, split)],
-            test=public,
-            targets=["0"] if single else targets,
-            head=options.get("head"),
-            metrics=options.get("metrics", ("accuracy",)),
-            labels=class_names(classes),
-            client_names=names_of,
-            persons=None if people is None else [people[i] for i in split],
-            name="finetune",
-        )
-    except RuntimeError as error:
-        words = f"a module that takes ({len(names)},) features: {', '.join(map(str, names[:6]))}"
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"model={type(model).__name__}: expected {words} ({reason})") from error
-    info = {**task.info, **describe_classes(classes, columns["labels"])}
-    task = replace(task, public_test=public_test, info=info)
-    check_public_test(task, rows)
-    return task, lambda table: numbers(read_splits(table)["train"])
+    return encode
 
 
 # ---- the choices
 
 
-def _choose_plan(task: Task, unit: str, settings: Settings, more: dict[str, Any]) -> Plan:
-    """Rounds, steps and batch from the clients' sizes."""
-    protected = settings.asked["epsilon"] is not None
-    work = "the work that the noise limits were fitted for" if protected else "as with privacy"
-    rounds = settings.asked["rounds"]
-    check_whole("rounds", ROUNDS if rounds is None else rounds, 1)
-    rounds = settings.default("rounds", ROUNDS, work)
-    steps = settings.default("local_steps", LOCAL_STEPS, work)
-    sizes, counted = _sizes(task, unit)
-    middle = sorted(sizes)[len(sizes) // 2]
-    size = min(max(middle // 4, SMALLEST_BATCH), LARGEST_BATCH)
-    ends = f"{SMALLEST_BATCH} to {LARGEST_BATCH}"
-    reason = f"a quarter of the median client's {middle:,} {counted}, within {ends}"
-    if protected and unit != "client":
-        reason += "; larger: less noise, more time"
-    batch = settings.default("batch", size, reason)
-    named = not isinstance(batch, str) or batch == "all"
-    check(named, "batch", batch, 'a whole number >= 1, or "all"')
-    size = None if batch == "all" else batch
-    return Plan(rounds=rounds, local_steps=steps, batch=size, **more)
+def choose_cell(
+    task: Task,
+    epsilon: float | None,
+    method: Method | str | None,
+    lora: "Lora | LoraConfig | None",
+    seed: int | None,
+    parts: Mapping[str, dict[str, Any]],
+    settings: Settings,
+) -> Cell:
+    """Chooses all that a run needs beside its task; nothing is trained.
+
+    Args:
+        task: made.
+        epsilon, method, lora, seed: as of `finetune`.
+        parts: options as `sort_options` gives them, with the unit of privacy.
+        settings: takes the choices.
+    """
+    unit = parts["privacy"].get("unit", "example")
+    by_person = unit == "person"
+    sizes = task.person_counts if by_person else task.sizes
+    counted = "persons" if by_person else "rows"
+    settings.tell("clients", len(sizes), f"of {_span(sizes)} {counted}")
+    if "classes" in task.info:
+        declared = "labels" in parts["task"]
+        covered = "" if epsilon is None else f", {READ_CLASSES}"
+        reason = GIVEN if declared else f"read from the rows{covered}; labels=[...] declares them"
+        settings.tell("labels", f"{task.info['classes']} classes", reason)
+    plan = _choose_plan(sizes, counted, parts["plan"], settings)
+    adapter = lora_of(lora)
+    shape = f"rank {adapter.rank}, alpha {adapter.alpha:g}"
+    settings.tell("lora", shape, "as in the committed studies" if lora is None else GIVEN)
+    privacy = None
+    if epsilon is not None:
+        units = len(sizes) if unit == "client" else sum(sizes)
+        privacy = _choose_privacy(units, parts["privacy"], settings)
+        privacy = privacy.calibrate(epsilon=epsilon, task=task, plan=plan)
+        sigmas = per_client(privacy.noise_multiplier or 0.0)
+        reason = f"the least that keeps to ε{observer_phrase(privacy.trust)}"
+        settings.tell("noise", _span(sigmas), reason)
+    row = _choose_method(method, privacy, settings)
+    privacy, plan = _choose_rate(task, row, privacy, plan, adapter, parts, settings)
+    release = "drawn anew, fit for release; seed=0 repeats a run, for study only"
+    settings.tell("seed", seed, release if seed is None else GIVEN)
+    return Cell(row.slug, task, row, privacy, plan, adapter, seed)
 
 
-def _choose_method(privacy: Privacy | None, settings: Settings) -> "methods.Method":
-    """What was asked for, else turns under privacy and both factors without."""
-    if (method := settings.asked["method"]) is not None:
+def _span(numbers: Sequence[float]) -> str:
+    """The smallest and the largest of some numbers, in words."""
+    low = f"{min(numbers):.3g}"
+    high = f"{max(numbers):.3g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _choose_plan(
+    sizes: Sequence[int], counted: str, given: Mapping[str, Any], settings: Settings
+) -> Plan:
+    """Chooses rounds, steps and batch from the clients' sizes."""
+    work = "the work that the noise limits were fitted for"
+    rounds = settings.choose(given, "rounds", ROUNDS, work)
+    local_steps = settings.choose(given, "local_steps", LOCAL_STEPS, work)
+    median = sorted(sizes)[len(sizes) // 2]
+    quarter = min(max(median // 4, SMALLEST_BATCH), LARGEST_BATCH)
+    limits = f"within {SMALLEST_BATCH} to {LARGEST_BATCH}"
+    reason = f"a quarter of the median client's {median:,} {counted}, {limits}"
+    batch = settings.choose(given, "batch", quarter, reason)
+    return Plan(**{**given, "rounds": rounds, "local_steps": local_steps, "batch": batch})
+
+
+def _choose_privacy(units: int, given: Mapping[str, Any], settings: Settings) -> Privacy:
+    """Chooses delta from the number of units; the clip norm follows with the learning rate."""
+    tenth = 10.0 ** math.floor(math.log10(0.1 / max(units, 1)))
+    reason = f"at most 1e-05 and a tenth of 1 / {units:,} {given['unit']}s"
+    delta = settings.choose(given, "delta", min(1e-5, max(tenth, 1e-12)), reason)
+    return Privacy(**{**given, "delta": delta})
+
+
+def _choose_method(
+    method: Method | str | None, privacy: Privacy | None, settings: Settings
+) -> Method:
+    """Takes what was asked for, else turns under privacy and both factors without."""
+    if method is not None:
         row = methods.get(method)
-        settings.choose("method", row.slug, GIVEN)
-        return row
-    if privacy is None:
-        settings.choose("method", "fedlora", "both factors: without noise none has to rest")
-        return methods.FedLoRA
-    reason = "turns: their mean is exact, and no place measured left them far behind"
-    settings.choose("method", "rolora", reason)
-    return methods.RoLoRA
+        reason = GIVEN
+    elif privacy is None:
+        row = methods.FedLoRA
+        reason = "both factors: without noise none has to rest"
+    else:
+        row = methods.RoLoRA
+        reason = "turns: their mean is exact, and no place measured left them far behind"
+    settings.tell("method", row.slug, reason)
+    return row
 
 
 def _choose_rate(
     task: Task,
-    row: "methods.Method",
+    row: Method,
     privacy: Privacy | None,
     plan: Plan,
-    lora: Any,
+    lora: Lora,
+    parts: Mapping[str, dict[str, Any]],
     settings: Settings,
 ) -> tuple[Privacy | None, Plan]:
-    """Learning rate and clip norm by what the noise allows: in the example unit the rate, in the
-    client unit the norm."""
-    lr, clip_norm = settings.asked["lr"], settings.asked["clip_norm"]
-    rule, fixed = optimizer_of(plan.optimizer), privacy is not None and privacy.unit == "client"
-    rate, why = (
-        (CLIENT_RATE, "best in most searches of the unit") if fixed else (Plan().rate("B"), "")
-    )
-    norm, reason = 1.0, "with the noise in proportion to it, and the rate fitted to both"
-    if rule.nonlinear:
-        rate, why = ADAM_RATE, f"torch's own for Adam; what suits {rule} here is not known"
-    elif privacy is None:
-        why = "the library's; without noise no rate follows from public numbers"
-    elif lr is None or (fixed and clip_norm is None):
-        start = plan.replace(lr=rate if lr is None else lr)
-        try:
-            found = suggest_lr(task, row, privacy, start, lora)
-        except ValueError as error:
-            why = f"the library's, since fl.suggest_lr does not know this case ({error})"
+    """Chooses learning rate and clip norm by what the noise allows.
+
+    In the example unit it sets the rate, at a clip norm of 1; in the client unit the clip norm.
+    """
+    by_client = privacy is not None and privacy.unit == "client"
+    rate = CLIENT_RATE if by_client else Plan().rate("B")
+    why = "best in most searches of the unit" if by_client else "the default without privacy"
+    norm = 1.0
+    reason = "with the noise in proportion to it, and the rate fitted to both"
+    rate_given = "lr" in parts["plan"]
+    norm_given = "clip_norm" in parts["privacy"]
+    if privacy is not None and not (norm_given if by_client else rate_given):
+        start = plan if rate_given else plan.replace(lr=rate)
+        found = suggest_lr(task, row, privacy, start, lora)
+        if by_client:
+            norm = float(f"{min(found.clip_norm, 1.0):.3g}")
+            reason = f"fl.suggest_lr: {found.words}; at most 1"
         else:
-            if fixed:
-                norm = float(f"{min(found.clip_norm, 1.0):.3g}")
-                reason = f"fl.suggest_lr: {found.words}; at most 1"
-            else:
-                rate = float(f"{min(found.lr, LARGEST_RATE):.3g}")
-                why = f"fl.suggest_lr: {found.words}; at most {LARGEST_RATE:g}"
-    plan = plan.replace(lr=settings.default("lr", rate, why))
+            rate = float(f"{min(found.lr, LARGEST_RATE):.3g}")
+            why = f"fl.suggest_lr: {found.words}; at most {LARGEST_RATE:g}"
+    plan = plan.replace(lr=settings.choose(parts["plan"], "lr", rate, why))
     if privacy is None:
         return None, plan
-    return privacy.replace(clip_norm=settings.default("clip_norm", norm, reason)), plan
-
-
-def _numbers(value: Any) -> str:
-    values = value if isinstance(value, tuple) else (value,)
-    low, high = min(values), max(values)
-    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+    norm = settings.choose(parts["privacy"], "clip_norm", norm, reason)
+    return privacy.replace(clip_norm=norm), plan
 
 
 # ---- the run
 
 
-def _choose_folder(out: str | Path | None) -> Path:
-    if out is not None:
-        check(isinstance(out, (str, Path)), "out", out, "a folder's path")
-        return Path(out).expanduser()
-    numbers = range(1, 100_000)
-    return next(path for n in numbers if not (path := Path("runs") / f"finetune-{n}").exists())
+def _new_folder() -> Path:
+    """The first of runs/finetune-1, -2, … that does not exist."""
+    number = 1
+    while (path := Path("runs") / f"finetune-{number}").exists():
+        number += 1
+    return path
 
 
-def _train(
-    place: Path,
-    cell: Cell,
-    fresh: bool,
-    options: dict[str, Any],
-    progress: bool | None,
-    say: Callable[[str], Any] | None,
-) -> Round:
+def _train(place: Path, cell: Cell, fresh: bool, options: Mapping[str, Any]) -> Round:
     """Runs to the end, or from where the folder's run was left; returns the last record."""
     from tqdm.auto import tqdm
 
-    options = {"chunk_examples": 64, **options}
-    stop_at, record, begun = options.pop("stop_at", None), None, False
-    new = not place.exists()
+    RunOptions(**options)  # refuses bad values before there is a folder
+    begun = place.exists()
+    record = None
     with Folder(place) as folder:
         if fresh:
             folder.clear()
-        known = (folder.path / "settings.json").exists()
         command = f"fl.finetune(..., out={str(place)!r})"
-        terms = folder.claim(run_settings(folder, cell.task, cell.privacy, [cell], command))
-        if known and (stored := terms["privacies"][cell.slug]) is not None:
-            cell = replace(cell, privacy=Privacy(**stored))
-        state = folder.checkpoint(cell.slug, cell.seed)
-        disable = None if progress is None else not progress
-        with tqdm(total=cell.plan.rounds, disable=disable, **BAR) as bar:
-            shown = Progress(bar, cell.plan, cell.slug)
+        stored = folder.claim(run_settings(folder, cell.task, cell.privacy, [cell], command))
+        # Run with the noise that stands in the folder, to the last bit.
+        privacy = stored["privacies"][cell.slug]
+        cell = replace(cell, privacy=privacy and Privacy(**privacy))
+        with tqdm(total=cell.plan.rounds, disable=None, **BAR) as bar:
+            progress = Progress(bar, cell.plan, cell.slug)
             try:
-                for event in run_cell(folder, cell, stop_at, **options):
+                for event in run_cell(folder, cell, **{"chunk_examples": 64, **options}):
                     begun = True
-                    shown.show(event)
+                    progress.show(event)
                     record = event if isinstance(event, Round) else record
-            except KeyboardInterrupt:
-                if say is not None and begun:
-                    say(f"stopped; the same call with out={str(place)!r} goes on from here")
-                raise
             except Exception:
-                if new and not begun:  # a bad option leaves no folder behind
+                if not begun:  # a model that cannot be adapted leaves no folder behind
                     shutil.rmtree(place)
                 raise
         if record is None:  # every round was done before
             parts = cell.task, cell.method, cell.privacy, cell.plan
-            kept = Run.open(*parts, lora=cell.lora, seed=cell.seed, resume=state)
-            record = kept.record(kept.initial_result())
+            state = folder.checkpoint(cell.slug, cell.seed)
+            done = Run.open(*parts, lora=cell.lora, seed=cell.seed, resume=state)
+            record = done.record(done.initial_result())
         folder.gather()
         save_adapter(record, folder.path / "adapter")
-        write_report(folder.path)
+        report(folder.path)
     return record

@@ -484,7 +484,8 @@ def run_settings(
         folder, task, privacy, cells: of the runs.
         command: what was called.
 
-    Guarantees: test_finetune.py::test_nothing_handed_on_tells_how_many_rows_a_person_has.
+    Guarantees: test_finetune.py::
+        test_nothing_chosen_or_stated_depends_on_the_rows_of_a_person.
     """
     check_names((cell.slug, cell.method) for cell in cells)
     # The report shows them. How many examples a person has is not public.

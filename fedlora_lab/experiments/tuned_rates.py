@@ -32,15 +32,15 @@ from fedlora_lab.tasks.task import Task
 
 FILE = Path(__file__).parent / "tuned.json"
 SUGGESTED = FILE.with_name("suggested.json")
-RatesByBudget = dict[
-    float | None, float
-]  # budget -> rate; the budget None is training without privacy
-LIKE = {  # how noise on two factors meets (`noise_product`) -> methods in which it does so
+RatesByBudget = dict[float | None, float]
+"""Budget -> rate; the budget ``None`` is training without privacy."""
+LIKE = {
     "never": ("ffa-lora",),
     "at once": ("fedlora",),
     "within a round": ("la-lora-unfiltered", "rolora"),
     "over rounds": ("rolora",),
 }
+"""How noise on two factors meets (`noise_product`) -> methods in which it does so."""
 BALANCED = "balanced"
 HORIZON = 12
 """Rounds, and steps of a round, in which a schedule is looked at."""
@@ -71,29 +71,36 @@ def rates() -> dict[str, dict[str, dict[str, RatesByBudget]]]:
     """Returns task -> unit -> slug -> budget -> rate, of the studies and the tasks' searches.
     The latter go before the former.
     """
-    found: dict[str, dict[str, dict[str, RatesByBudget]]] = {}
+    tables: dict[str, dict[str, dict[str, RatesByBudget]]] = {}
     for task, units in json.loads(SUGGESTED.read_text(encoding="utf-8")).items():
-        for unit, part in units.items():
-            found.setdefault(task, {})[unit] = {
-                slug: {None if e == "none" else float(e): lr for e, lr in known.items()}
-                for slug, known in part["rates"].items()
-            }
-    for task, part in load_searches().items():
-        rows = found.setdefault(task, {}).setdefault("example", {})
-        budget = float(part["setting"]["epsilon"])
-        for slug, row in part["methods"].items():
-            plain = slug == "non-private"  # the row of FedLoRA
-            for name in (slug, "fedlora") if plain else (slug,):
-                rows.setdefault(name, {})[None if plain else budget] = row["lr"]
-    return found
+        for unit, study in units.items():
+            by_slug = tables.setdefault(task, {}).setdefault(unit, {})
+            for slug, lrs in study["rates"].items():
+                by_slug[slug] = {None if e == "none" else float(e): lr for e, lr in lrs.items()}
+    for task, search in load_searches().items():
+        by_slug = tables.setdefault(task, {}).setdefault("example", {})
+        budget = float(search["setting"]["epsilon"])
+        for slug, row in search["methods"].items():
+            by_slug.setdefault(slug, {})[budget] = row["lr"]
+        # Searched is FedLoRA's row, without privacy.
+        alone = search["methods"]["non-private"]["lr"]
+        by_slug["non-private"] = {None: alone}
+        by_slug["fedlora"][None] = alone
+    return tables
 
 
 class Suggestion(NamedTuple):
-    """A learning rate and where it comes from."""
+    """A learning rate and where it comes from.
+
+    Args:
+        lr: of B; where A has another rate, it keeps its ratio to B's.
+        words: for which method, budget and unit it was tuned, or that it is the default.
+        exact: that is what was asked for.
+    """
 
     lr: float
-    words: str  # for which method, budget and unit it was tuned, or that it is the default
-    exact: bool  # that is what was asked for
+    words: str
+    exact: bool
 
 
 def tuned_rate(
@@ -116,13 +123,14 @@ def tuned_rate(
     0.05
     """
     name, slug, epsilon, unit = _names(task, method, epsilon, unit)
-    known: Any = rates()
+    table: Any = rates()
     for argument, key in (("task", name), ("unit", unit), ("method", slug)):
-        check_one_of(argument, key, tuple(known))
-        known = known[key]
-    budget, words = _nearest(known, epsilon), f"a budget of the kind tuned for: {list(known)}"
-    check(budget is not ..., "epsilon", epsilon, words)
-    return known[budget]
+        check_one_of(argument, key, tuple(table))
+        table = table[key]
+    budget = _nearest(table, epsilon)
+    expected = f"a budget of the kind tuned for: {list(table)}"
+    check(budget is not ..., "epsilon", epsilon, expected)
+    return table[budget]
 
 
 class PublicSuggestion(NamedTuple):
@@ -162,16 +170,18 @@ def suggest_lr(
     >>> [round(suggest_lr(task, x, privacy, plan).lr, 2) for x in ("fedlora", "ffa-lora")]
     [0.89, 1.26]
     """
-    found, by_step = noise_taken_up(task, method, privacy, plan, lora), privacy.by_step
+    noise = noise_taken_up(task, method, privacy, plan, lora)
     # A larger start by hand makes A's noise less beside A, which leaves the limit of B's own.
-    limit = min(NOISE_LIMITS[found.kind] * found.start_scale**2, max(NOISE_LIMITS.values()))
-    factor = math.sqrt(limit / found.value)
-    words = f"at which B's noise makes 3 d_in N tau^2 = {limit:g} ({found.kind})"
+    limit = min(NOISE_LIMITS[noise.kind] * noise.start_scale**2, max(NOISE_LIMITS.values()))
+    # The noise grows with the square of what is chosen.
+    factor = math.sqrt(limit / noise.value)
+    words = f"at which B's noise makes 3 d_in N tau^2 = {limit:g} ({noise.kind})"
     rate = plan.rate("B") or 1.0
-    if by_step:
-        return PublicSuggestion(rate * factor, privacy.clip_norm, f"the rate {words}")
-    clip, words = privacy.clip_norm * factor, f"the clip norm {words}; the rate is the plan's"
-    return PublicSuggestion(rate, clip, words)
+    clip_norm = privacy.clip_norm
+    if privacy.by_step:
+        return PublicSuggestion(rate * factor, clip_norm, f"the rate {words}")
+    words = f"the clip norm {words}; the rate is the plan's"
+    return PublicSuggestion(rate, clip_norm * factor, words)
 
 
 class NoiseTakenUp(NamedTuple):
@@ -196,34 +206,36 @@ def noise_taken_up(
     Args: as of `run`, with the noise multiplier set.
     Raises: as `suggest_lr`.
     """
-    row, by_step = methods.get(method), privacy is None or privacy.by_step
-    words = "a Privacy: without noise no rate is bad"
-    check(isinstance(privacy, Privacy), "privacy", privacy, words)
-    if by_step:
+    expected = "a Privacy: without noise no rate is bad"
+    check(isinstance(privacy, Privacy), "privacy", privacy, expected)
+    row = methods.get(method)
+    if privacy.by_step:
         known = not plan.optimizer.nonlinear
-        check(known, "optimizer", str(plan.optimizer), "sgd: its noise follows from the rate")
+        expected = "sgd, whose noise follows from the rate; or give lr"
+        check(known, "optimizer", str(plan.optimizer), expected)
     plain = plan.server_optimizer == SGD()
     check(plain, "server_optimizer", str(plan.server_optimizer), "sgd without momentum")
     plan = plan if plan.rate("B") else plan.replace(lr=1.0)
     # What the run does with B's noise afterwards is not asked here: a plain mean stands in for the
     # server's rule, and turns for a schedule that chooses on the way.
-    words = row.sides_in_round(0, plan.local_steps)
-    other = {"aggregate": aggregation.mean, "balance": None}
-    other |= {"train": Cycle(("B", "A"))} if "*" in words else {}
+    chooses = "*" in row.sides_in_round(0, plan.local_steps)
+    train = Cycle(("B", "A")) if chooses else row.train
     spec = make_run_spec(task, row, privacy, plan, lora, 0)
-    scale = spec.lora.start_scale if row.balance is None else 1.0
-    forecast = forecast_of(replace(spec, method=row.replace(**other)))
+    balanced = row.balance is not None
+    scale = 1.0 if balanced else spec.lora.start_scale
+    row_like = row.replace(aggregate=aggregation.mean, balance=None, train=train)
+    forecast = forecast_of(replace(spec, method=row_like))
 
     def taken_up(layer: str) -> float:
         d_in = forecast.weights[layer].shape[1]
         return 3 * d_in * forecast.variance("B", layer, plan.rounds)
 
-    found = forecast.weighted(taken_up)
-    check(found > 0, "noise", found, "noise on B: a multiplier > 0, and a row that moves B")
-    meets = noise_product(row)
-    if not by_step and meets == "within a round":
-        meets = "at once"  # of a round's change both factors are noised together
-    return NoiseTakenUp(found, BALANCED if row.balance is not None else meets, scale)
+    value = forecast.weighted(taken_up)
+    check(value > 0, "noise", value, "noise on B: a multiplier > 0, and a row that moves B")
+    kind = BALANCED if balanced else noise_product(row)
+    if not privacy.by_step and kind == "within a round":
+        kind = "at once"  # of a round's change both factors are noised together
+    return NoiseTakenUp(value, kind, scale)
 
 
 def suggestion(
@@ -231,9 +243,8 @@ def suggestion(
 ) -> Suggestion:
     """Suggests a learning rate for any method, budget and unit, and says what it was tuned for.
 
-    In this order: the method at the nearest budget; the published method that it is under another
-    name; a method whose factors move at the same times, since noise reaches their products alike;
-    the default of `Plan`.
+    In this order: the method at the nearest budget; a method whose factors move at the same times,
+    since noise reaches their products alike; the default of `Plan`.
 
     Args: as for `tuned_rate`.
     Guarantees: test_a_suggestion_says_where_it_comes_from.
@@ -241,22 +252,25 @@ def suggestion(
     from fedlora_lab.plots.style import name as words_for  # loads Matplotlib
 
     name, slug, epsilon, unit = _names(task, method, epsilon, unit)
-    found = rates().get(name, {}).get(unit, {})
+    by_slug = rates().get(name, {}).get(unit, {})
     nothing = f"nothing was tuned for {words_for(slug)}"
     for other in (slug, *_alike(slug, method)):
-        budget = _nearest(found.get(other, {}), epsilon)
+        budget = _nearest(by_slug.get(other, {}), epsilon)
         if budget is ...:
             continue
         words = f"tuned for {words_for(other)}{_at(budget, unit)}"
-        words += "" if budget == epsilon else f", the budget nearest to {epsilon:g}"
-        words += "" if other == slug else f"; {nothing}{_at(epsilon, unit)}"
-        return Suggestion(found[other][budget], words, other == slug and budget == epsilon)
+        if budget != epsilon:
+            words += f", the budget nearest to {epsilon:g}"
+        if other != slug:
+            words += f"; {nothing}{_at(epsilon, unit)}"
+        exact = other == slug and budget == epsilon
+        return Suggestion(by_slug[other][budget], words, exact)
     words = f"the default; {nothing} on {name}{_at(epsilon, unit)}"
-    return Suggestion(Plan().rate("B"), words, False)
+    return Suggestion(Plan().rate("B"), words, exact=False)
 
 
 def _names(
-    task: Any, method: Any, epsilon: float | None, unit: str
+    task: Task | str, method: Method | str, epsilon: float | None, unit: str
 ) -> tuple[str, str, float | None, str]:
     """Checks and names task, method, budget and unit."""
     if epsilon is not None:
@@ -284,22 +298,15 @@ def _at(epsilon: float | None, unit: str) -> str:
     return f" at ε = {epsilon:g}" + (", unit client" if unit == "client" else "")
 
 
-def _alike(slug: str, method: Any) -> tuple[str, ...]:
+def _alike(slug: str, method: Method | str) -> tuple[str, ...]:
     """Lists methods whose rate stands in for one of which none is known."""
     row = methods.ALL.get(slug) if isinstance(method, str) else method
     if row is None:  # a baseline trains FedLoRA; of another name nothing is known
         return ("fedlora",) if slug in ("central", "non-private") else ()
-    published = [slug for slug, other in methods.ALL.items() if _works_as(row, other)]
     moved = set().union(*_moving_sides(row))
-    if row.own_ranks or (row.share is not None and moved - set(row.share)):
-        return (*published, "fedsa-lora")  # what stays with a client learns slowly
-    return (*published, *LIKE[noise_product(row)])
-
-
-def _works_as(row: Method, other: Method) -> bool:
-    """Whether two rows have the same fields but for their descriptions."""
-    described = {"name": other.name, "source": other.source, "exact": other.exact}
-    return row.replace(**described, note=other.note) == other
+    stays = row.own_ranks or (row.share is not None and moved - set(row.share))
+    # What stays with a client learns slowly.
+    return ("fedsa-lora",) if stays else LIKE[noise_product(row)]
 
 
 def _moving_sides(row: Method) -> list[set[str]]:
@@ -316,9 +323,9 @@ def noise_product(row: Method) -> str:
     """
     rounds = _moving_sides(row)
     every = set().union(*rounds)
-    made = set() if row.start is None else set(row.start(torch.eye(6, dtype=torch.float64), 2))
-    made &= KINDS.keys()
-    if any(KINDS[x].of_the_product and not KINDS[x].scheduled for x in made):
+    start = {} if row.start is None else row.start(torch.eye(6, dtype=torch.float64), 2)
+    kinds = [KINDS[side] for side in start if side in KINDS]
+    if any(kind.of_the_product and not kind.scheduled for kind in kinds):
         return "at once"
     if "*" not in every and len(every) < 2:
         return "never"

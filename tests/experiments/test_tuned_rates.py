@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -29,7 +28,6 @@ def test_suggested_rates_are_those_of_the_studies():
     assert "la-lora" not in tuned_rates.rates()["digits"]["client"], "waits for new measurement"
 
 
-MINE = methods.FFA.replace(name="mine", note="another name")
 LIKE = methods.FedLoRA.replace(name="mine", filter=methods.LALoRA.filter)
 
 
@@ -40,7 +38,6 @@ LIKE = methods.FedLoRA.replace(name="mine", filter=methods.LALoRA.filter)
         ("rolora", 2.5, "example", "tuned for RoLoRA at ε = 3, the budget nearest to 2.5", False),
         ("rolora", 3**0.5, "example", "tuned for RoLoRA at ε = 1,", False),  # of two the smaller
         ("rolora", None, "client", "tuned for RoLoRA without privacy", True),
-        (MINE, 1.0, "example", "tuned for FFA-LoRA at ε = 1; nothing was tuned for mine", False),
         (LIKE, 1.0, "example", "tuned for FedLoRA at ε = 1; nothing was tuned for mine", False),
     ],
 )
@@ -52,18 +49,11 @@ def test_a_suggestion_says_where_it_comes_from(method, epsilon, unit, line, exac
     assert default.lr == 0.3 and default.words.startswith(words)
 
 
-@pytest.mark.parametrize(
-    ("task", "method", "options", "line"),
-    [
-        ("digits", "rolora", {"epsilon": 0}, "epsilon=0: expected a number > 0"),
-        ("regression", "rolora", {"epsilon": None}, "epsilon=None: expected a budget of the kind"),
-        ("digits", "nope", {}, "method='nope': expected one of"),
-        ("nothing", "fedlora", {}, "task='nothing': expected one of"),
-    ],
-)
-def test_what_was_not_tuned_is_refused(task, method, options: dict[str, Any], line):
-    with pytest.raises(ValueError, match=f"^{line}"):
-        tuned_rates.tuned_rate(task, method, **options)
+def test_what_was_not_tuned_is_refused():
+    with pytest.raises(ValueError, match=r"^epsilon=None: expected a budget of the kind"):
+        fl.tuned_rate("regression", "rolora", epsilon=None)
+    with pytest.raises(ValueError, match=r"^method='nope': expected one of"):
+        fl.tuned_rate("digits", "nope")
 
 
 def test_tuned_is_the_best_of_its_grid():
@@ -74,9 +64,6 @@ def test_tuned_is_the_best_of_its_grid():
         assert not seeds & set(range(100)), "tuned with seeds that no report uses"
         best = min if found["setting"]["measure"] == "loss" else max
         for slug, row in found["methods"].items():
-            first = {lr: score for lr, score in row["grid"].items() if score is not None}
-            ranked = sorted(first, key=first.__getitem__, reverse=best is max)
-            assert set(row["finalists"]) == set(ranked[:3])
             scores = {float(lr): x for lr, x in row["finalists"].items() if x is not None}
             assert scores[row["lr"]] == best(scores.values())
             assert tuned_rates.tuned_rate(task, slug) == row["lr"]
@@ -117,20 +104,16 @@ def test_the_suggested_rate_meets_the_limit_of_its_noise(slug):
 
 
 @pytest.mark.parametrize(
-    ("slug", "fields", "work", "message"),
+    ("slug", "sigma", "work", "message"),
     [
-        ("fedlora", None, {}, "^privacy=None: expected a Privacy"),
-        ("fedlora", {"noise_multiplier": 0.0}, {}, "^noise=0.0: expected noise on B"),
-        ("fed-sb", {}, {}, "^noise=0.0: expected noise on B"),
-        ("fedlora", {}, {"optimizer": "adamw"}, "^optimizer='adamw': expected sgd"),
-        ("fedlora", {}, {"server_optimizer": "adam"}, "^server_optimizer='adam': expected sgd"),
+        ("fedlora", 0.0, {}, "^noise=0.0: expected noise on B"),
+        ("fed-sb", 1.0, {}, "^noise=0.0: expected noise on B"),
+        ("fedlora", 1.0, {"optimizer": "adamw"}, "^optimizer='adamw': expected sgd"),
+        ("fedlora", 1.0, {"server_optimizer": "adam"}, "^server_optimizer='adam': expected sgd"),
     ],
 )
-def test_a_rate_is_suggested_only_where_noise_decides_it(slug, fields, work, message):
-    task, plan = fl.tasks.regression(clients=5), fl.Plan(rounds=2, **work)
-    noise: Any = None
-    if fields is not None:
-        given: Any = {"noise_multiplier": 1.0, "delta": 1e-5, **fields}
-        noise = fl.Privacy(**given)
+def test_a_rate_is_suggested_only_where_noise_decides_it(slug, sigma, work, message):
+    task = fl.tasks.regression(clients=5)
+    noise = fl.Privacy(noise_multiplier=sigma, delta=1e-5)
     with pytest.raises(ValueError, match=message):
-        fl.suggest_lr(task, slug, noise, plan)
+        fl.suggest_lr(task, slug, noise, fl.Plan(rounds=2, **work))

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from scipy.special import bdtrc
@@ -18,14 +18,11 @@ from fedlora_lab.federated.spec import RunSpec
 from fedlora_lab.lora import peft
 from fedlora_lab.methods.aggregation import ProductRule
 from fedlora_lab.methods.filters import identity, received
-from fedlora_lab.methods.method import Cycle, Method
+from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.published import rule_name
 from fedlora_lab.privacy.ledger import per_client
 from fedlora_lab.theory import products as theory
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 BLOCK = 256
 """Rows of an identity that a filter is given at once."""
@@ -66,7 +63,8 @@ class NoiseForecast:
 
     def _reason(self, side: str) -> str | None:
         """Why the noise in a factor is not known before the run."""
-        method, plan = self.spec.method, self.spec.plan
+        method = self.spec.method
+        plan = self.spec.plan
         rule = rule_name(method.aggregate)
         if _mean_gain(method) is None:
             return f"{rule} does not leave {side} the mean of what was sent"
@@ -98,7 +96,9 @@ class NoiseForecast:
     @cached_property
     def _variance(self) -> float:
         """Variance of the noise that a release at rate 1 adds to an entry of an averaged factor."""
-        spec, privacy, plan = self.spec, self.spec.privacy, self.spec.plan
+        spec = self.spec
+        privacy = spec.privacy
+        plan = spec.plan
         if privacy is None or not self.is_noisy:
             return 0.0
         count = len(spec.units)
@@ -128,28 +128,23 @@ class NoiseForecast:
 
     def releases_in_round(self, side: str, t: int) -> int:
         """How often noise falls on A or B in round t, counted from 0."""
-        method, steps = self.spec.method, self.spec.plan.local_steps
+        method = self.spec.method
+        steps = self.spec.plan.local_steps
         if not self.spec.by_step:
             return int(side in method.sides_in_round(t, steps))
-        if not isinstance(method.train, Cycle):
-            return sum(side in method.sides_at_step(t, s) for s in range(steps))
-        # In closed form: a round may have very many steps.
-        words = method.train.rounds[t % len(method.train.rounds)].split()
-        cycles, left = divmod(steps, len(words))
-        in_cycle = sum(side in word for word in words)
-        return cycles * in_cycle + sum(side in word for word in words[:left])
+        return sum(side in method.sides_at_step(t, s) for s in range(steps))
 
     def _round_variance(self, side: str, t: int) -> float:
         """What round t adds to the variance of an entry, before a filter."""
-        plan, count = self.spec.plan, self.releases_in_round(side, t)
+        plan = self.spec.plan
+        count = self.releases_in_round(side, t)
         if not self.spec.by_step:
             return count * self._variance
         momentum = getattr(plan.optimizer, "momentum", 0.0)
-        if not momentum:
-            return plan.rate(side, t) ** 2 * count * self._variance
         # With momentum m the noise of a step moves the factor in each later step of the round too:
         # in all by 1 + m + m^2 + ... times the rate.
-        moved = total = 0.0
+        moved = 0.0
+        total = 0.0
         for _ in range(count):
             moved = 1 + momentum * moved
             total += moved**2
@@ -182,7 +177,8 @@ class NoiseForecast:
     @cached_property
     def _start_scales(self) -> dict[str, float]:
         """Layer -> how many times as large A starts as PEFT draws it, where its energy is r / 3."""
-        start, lora = self.spec.method.start, self.spec.lora
+        start = self.spec.method.start
+        lora = self.spec.lora
         scales = {}
         for layer, weight in self.weights.items():
             made = {} if start is None else start(weight, lora.rank)
@@ -218,13 +214,19 @@ class NoiseForecast:
         """
         if self._unknown["B"] is not None:
             return theory.NoiseTerms(*[math.nan] * 3)
-        std_b = math.sqrt(self.variance("B", layer, rounds))
         known = self.unknown is None
-        std_a = math.sqrt(self.variance("A", layer, rounds)) if known else 0.0
         d_out, d_in = self.weights[layer].shape
-        lora, scale = self.spec.lora, self._start_scales[layer]
         terms = theory.accumulated_noise_terms(
-            d_out, lora.rank, d_in, std_b, std_a, 1, 1, lora.scaling, scale
+            d_out=d_out,
+            rank=self.spec.lora.rank,
+            d_in=d_in,
+            std_B=math.sqrt(self.variance("B", layer, rounds)),
+            std_A=math.sqrt(self.variance("A", layer, rounds)) if known else 0.0,
+            # The variances are those of all releases together.
+            releases_B=1,
+            releases_A=1,
+            scaling=self.spec.lora.scaling,
+            start_scale=self._start_scales[layer],
         )
         return terms if known else terms._replace(quadratic=math.nan)
 
@@ -241,12 +243,10 @@ class NoiseForecast:
     def over_run(self) -> "Amplification":
         """Sums the noise over the whole run, layer by layer."""
         rounds = self.spec.plan.rounds
-        releases = {x: sum(self.releases_in_round(x, t) for t in range(rounds)) for x in "AB"}
 
         def std(side: str, layer: str) -> float:
-            if self._unknown[side] is not None:
-                return math.nan
-            return math.sqrt(self.variance(side, layer, rounds) / max(releases[side], 1))
+            known = self._unknown[side] is None
+            return math.sqrt(self.variance(side, layer, rounds)) if known else math.nan
 
         layers = []
         for layer, weight in self.weights.items():
@@ -258,8 +258,6 @@ class NoiseForecast:
                     d_in=d_in,
                     std_A=std("A", layer),
                     std_B=std("B", layer),
-                    releases_A=releases["A"],
-                    releases_B=releases["B"],
                     amplification=self.amplification(layer, rounds),
                 )
             )
@@ -273,9 +271,8 @@ class LayerNoise(NamedTuple):
     Args:
         layer: its name.
         d_out, d_in: its shape.
-        std_A, std_B: standard deviation of one release's noise on an entry of the averaged factor,
-            the root mean square over the releases.
-        releases_A, releases_B: how often noise falls on each factor in the whole run.
+        std_A, std_B: standard deviation of the noise that an entry of the averaged factor has taken
+            up at the end.
         amplification: how many times its own energy A takes up as noise.
     """
 
@@ -284,8 +281,6 @@ class LayerNoise(NamedTuple):
     d_in: int
     std_A: float
     std_B: float
-    releases_A: int
-    releases_B: int
     amplification: float
 
 
@@ -307,12 +302,6 @@ class Amplification(NamedTuple):
     def __repr__(self) -> str:
         sizes = f"mean={self.mean:.4g}, start_scale={self.start_scale:.4g}"
         return f"Amplification({sizes}, unknown={self.unknown!r}, {len(self.layers)} layers)"
-
-    def frame(self) -> "pd.DataFrame":
-        """The layers as a frame."""
-        import pandas as pd
-
-        return pd.DataFrame(list(self.layers), columns=LayerNoise._fields)
 
 
 def forecast_of(spec: RunSpec) -> NoiseForecast:

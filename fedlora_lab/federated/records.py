@@ -1,8 +1,7 @@
 """What a run yields: frozen records, and the tidy frame made of them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from pathlib import PurePath
@@ -63,10 +62,8 @@ class Round:
         clipped, nonfinite: share of examples (client unit: updates) that the clip scaled down, and
             how many were not finite and counted as zero. They read private values: NaN in release
             mode.
-        unmeasured: measure -> why it is NaN: an optimiser's step mixes noise and signal, or the
-            amplification follows from no closed form.
         source: the task, with everyone's examples, and what `save_adapter` and `predict` need
-            beside it. It stays in this process: a copy shares it, a pickled record is without.
+            beside it. It stays in this process: a record that was copied or pickled is without.
 
     Guarantees: tests/federated/test_attack_evaluation.py::test_a_pickled_record_holds_no_example.
     """
@@ -86,18 +83,10 @@ class Round:
     seconds: float
     ledger: Ledger | None
     rows: tuple[tuple[str, str, float], ...] = field(repr=False, default=())
-    unmeasured: Mapping[str, str] = field(repr=False, default_factory=dict)
     source: "tuple[Task, Lora, ServerState] | None" = field(repr=False, default=None, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "source": None}
-
-    def __copy__(self) -> "Round":
-        return replace(self)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Round":
-        names = [f.name for f in fields(self) if f.name != "source"]
-        return replace(self, **{name: deepcopy(getattr(self, name), memo) for name in names})
 
     def __repr__(self) -> str:
         scores = {name: float(f"{value:.4g}") for name, value in self.metrics.items()}
@@ -171,7 +160,7 @@ def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":
 def require_source(record: Round) -> tuple[Task, Lora, ServerState]:
     """Task, adapter and server's tensors of a record that a run yielded, or ``ValueError``."""
     source = getattr(record, "source", None)
-    value = "a pickled copy, without its task" if isinstance(record, Round) else record
+    value = "a copy, without its task" if isinstance(record, Round) else record
     check(source is not None, "record", value, "a record as run() yields it")
     assert source is not None
     return source

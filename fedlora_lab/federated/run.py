@@ -25,7 +25,7 @@ from fedlora_lab.federated.amplification import NoiseForecast
 from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.make_spec import make_run_spec
-from fedlora_lab.federated.records import NOT_SEEN, PRIVATE_TEST, Round, Tick
+from fedlora_lab.federated.records import NOT_SEEN, Round, Tick
 from fedlora_lab.federated.spec import (
     ClipSum,
     Prepared,
@@ -50,7 +50,6 @@ from fedlora_lab.tasks.task import Task
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-NOISE_MEASURES = ("noise_A", "noise_B", "noise_BA", "snr")
 LayerRows = list[tuple[str, str, float]]
 """Layer, measure and value."""
 
@@ -118,8 +117,8 @@ def run(
         checkpoint: folder for the state after every round, and for the ledger, which is written
             before each round.
         resume: folder of checkpoints to go on from: the rounds that follow have the bits they would
-            have had. Without a seed they are new releases, the ledger counts on, and ``checkpoint``
-            may be no other folder.
+            have had. Without a seed they are new releases, and the ledger counts on. The run goes
+            on in this folder.
         stop_at: an epsilon; the run ends before the round that would spend more, if all took part.
         evaluate_every: score before training, after every so many rounds and the last; NaN between.
         chunk_clients, chunk_examples: at most so many in memory at once; results differ by
@@ -142,6 +141,54 @@ def run(
     >>> [record.index for record in fl.run(task, "rolora", None, plan)]
     [0, 1, 2]
     """
+    events = ticks(
+        task,
+        method,
+        privacy,
+        plan,
+        lora=lora,
+        seed=seed,
+        checkpoint=checkpoint,
+        resume=resume,
+        stop_at=stop_at,
+        evaluate_every=evaluate_every,
+        chunk_clients=chunk_clients,
+        chunk_examples=chunk_examples,
+        device=device,
+        products=products,
+        bug=bug,
+    )
+    return (event for event in events if isinstance(event, Round))
+
+
+def ticks(
+    task: Task,
+    method: Method | str,
+    privacy: Privacy | None,
+    plan: Plan,
+    *,
+    lora: "Lora | LoraConfig | None" = None,
+    seed: int | None = 0,
+    checkpoint: "str | Path | None" = None,
+    resume: "str | Path | None" = None,
+    stop_at: float | None = None,
+    evaluate_every: int = 1,
+    chunk_clients: int | None = None,
+    chunk_examples: int | None = None,
+    device: "str | torch.device | None" = None,
+    products: str = "float32",
+    bug: ClipSum | None = None,
+) -> "Generator[Round | Tick, None, None]":
+    """Trains as `run` does and also yields a `Tick` after every local step, where one may stop.
+
+    Args: task, method, privacy, plan and all options: as of `run`.
+
+    >>> import fedlora_lab as fl
+    >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
+    >>> plan = fl.Plan(rounds=1, local_steps=2)
+    >>> [type(event).__name__ for event in fl.ticks(task, "rolora", None, plan)]
+    ['Round', 'Tick', 'Tick', 'Round']
+    """
     opened = Run.open(
         task,
         method,
@@ -159,23 +206,7 @@ def run(
         products=products,
         bug=bug,
     )
-    return (event for event in opened.events() if isinstance(event, Round))
-
-
-def ticks(
-    task: Task, method: Method | str, privacy: Privacy | None, plan: Plan, **options: Any
-) -> "Generator[Round | Tick, None, None]":
-    """Trains as `run` does and also yields a `Tick` after every local step, where one may stop.
-
-    Args:
-        task, method, privacy, plan, options: as of `run`.
-    >>> import fedlora_lab as fl
-    >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
-    >>> plan = fl.Plan(rounds=1, local_steps=2)
-    >>> [type(event).__name__ for event in fl.ticks(task, "rolora", None, plan)]
-    ['Round', 'Tick', 'Tick', 'Round']
-    """
-    return Run.open(task, method, privacy, plan, **options).events()
+    return opened.events()
 
 
 def fresh_state(prepared: Prepared) -> RunState:
@@ -295,7 +326,7 @@ class Run:
         if options.stop_at is not None:
             expected = "None without privacy: no epsilon is spent"
             check(spec.privacy is not None, "stop_at", options.stop_at, expected)
-        folder = checkpoint.checkpoint_folder(options.checkpoint, resume, spec)
+        folder = checkpoint.checkpoint_folder(options.checkpoint, resume)
         ledger = spec.ledger()
         if ledger is not None:
             # Before the first release: no ledger on disk ever states an epsilon that does not hold.
@@ -306,10 +337,9 @@ class Run:
         if folder is not None:
             # Looked at before it is read: `lock` finds whoever writes in between. A new run was
             # promised a folder without rounds but the start, and without a ledger.
-            goes_on = resume is not None and folder.resolve() == Path(resume).resolve()
             rounds, ledger_bytes = checkpoint.contents(folder)
             start = [t for t in rounds if t == 0]
-            self.contents = (rounds, ledger_bytes) if goes_on else (start, None)
+            self.contents = (start, None) if resume is None else (rounds, ledger_bytes)
         if resume is not None:
             self.state, self.ledger = checkpoint.restore(Path(resume), spec, fresh, ledger)
             self.resumed = self.state is not fresh
@@ -590,6 +620,7 @@ class Run:
         rows, deviation = self._layers(result, shown)
         clip = result.steps if spec.by_step else received.clipped
         nonfinite = result.steps.nonfinite + received.clipped.nonfinite
+        seconds = time.perf_counter() - result.opened.started_at
         plain = state.server.without_core()
         factors_a = plain.side("A")
         factors_b = plain.side("B")
@@ -606,19 +637,12 @@ class Run:
             participants=len(result.opened.ids) if counted else NOT_SEEN,
             clipped=float(clip.scaled) / max(clip.rows, 1) if shown else NOT_SEEN,
             nonfinite=float(nonfinite) if shown else NOT_SEEN,
-            seconds=self._seconds(result),
+            # One example that raises may make a round much longer: no noise hides that.
+            seconds=NOT_SEEN if spec.is_release else seconds,
             ledger=None if self.ledger is None else self.ledger.snapshot(),
             rows=(*rows, *self._forecast.rows(state.round)),
-            unmeasured=self._unmeasured(rows),
             source=(spec.task, spec.lora, state.server),
         )
-
-    def _seconds(self, result: RoundResult) -> float:
-        """The time that the round took; NaN in a release."""
-        # One example that raises may make a round a hundred times as long: no noise hides it.
-        if self.spec.is_release:
-            return NOT_SEEN
-        return time.perf_counter() - result.opened.started_at
 
     def _counts_on_secret_participation(self) -> bool:
         """Whether an epsilon of this run counts on nobody knowing who took part in a round."""
@@ -628,20 +652,6 @@ class Run:
         # Amplification by participation holds only while who took part stays secret.
         central = privacy.unit == "client" and privacy.trust == "central"
         return central and self.spec.plan.participation < 1
-
-    def _unmeasured(self, rows: LayerRows) -> dict[str, str]:
-        """Measure -> why it is NaN."""
-        spec = self.spec
-        rule = spec.plan.optimizer
-        reasons = {}
-        if rule.nonlinear:
-            hidden = {name for _, name, x in rows if x != x and name in NOISE_MEASURES}
-            reasons |= dict.fromkeys(hidden, f"{rule}: {rule.nonlinear}")
-        if spec.privacy is not None and not spec.task.public_test:
-            reasons |= dict.fromkeys(spec.task.metrics, PRIVATE_TEST)
-        if self._forecast.unknown is not None:
-            reasons["amplification"] = self._forecast.unknown
-        return dict(sorted(reasons.items()))
 
     @cached_property
     def _forecast(self) -> NoiseForecast:

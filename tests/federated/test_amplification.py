@@ -74,7 +74,7 @@ def test_amplification_is_what_a_run_measures(case):
     rank, c = lora.rank, lora.start_scale
     in_a, in_b = (np.array(x) for x in zip(*moved, strict=True))
     assert layer.amplification in fl.theory.mean_band(in_a / (c**2 * rank / 3))
-    assert layer.releases_B * layer.std_B**2 * 5 * rank in fl.theory.mean_band(in_b)
+    assert layer.std_B**2 * 5 * rank in fl.theory.mean_band(in_b)
     assert found.unknown is None and found.mean == pytest.approx(layer.amplification)
     assert sum(energies.values()) in fl.theory.mean_band(np.array(products))
     quadratic = energies["accumulated_quadratic"] / energies["accumulated_linear"]

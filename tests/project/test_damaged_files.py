@@ -1,7 +1,6 @@
 """Every reader of files before damaged, hostile and wrong ones: one clear line, nothing written,
 good state kept. Single bytes, links and paths: test_ledger.py, test_checkpoint.py."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +13,9 @@ from hypothesis import strategies as st
 from reports import frame as report_frame
 from reports import ledger_file
 from reports import settings as report_settings
-from safetensors.torch import load, save
-from toy_tasks import PLAN, play, private, regression
 
 from fedlora_lab._utils.files import append_line, parse_json, read_lines
 from fedlora_lab.cli.audits import rebuild_cells
-from fedlora_lab.federated import checkpoint
 from fedlora_lab.report.page import report
 from fedlora_lab.report.run_folder import Folder, read_frame, to_json
 from studies import runner
@@ -103,70 +99,6 @@ def put_junk(value: Any, draw: Callable[..., Any]) -> None:
     for key in path:
         value = value[key]
     value[last] = draw(JUNK)
-
-
-# ---- checkpoint
-
-
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    """Checkpoints of rounds 1 and 2 of a run that keeps B at home, as files and contents."""
-    folder = tmp_path_factory.mktemp("run")
-    play(regression(), "fedsa-lora", private("example"), checkpoint=folder)
-    return listing(folder)
-
-
-OPEN = ("round-000002.json", "round-000002.safetensors")
-HIDDEN = ("private/round-000002.json", "private/round-000002.safetensors")
-
-
-def resealed(stored: dict[str, bytes], change: Callable[[dict, dict], Any]) -> dict[str, bytes]:
-    """The files with round 2 changed, and every digest right for what it is now. ``change`` sees
-    both bodies as one, and all tensors."""
-    bodies = [json.loads(stored[name])["body"] for name in (OPEN[0], HIDDEN[0])]
-    joined: dict[str, Any] = {**bodies[0], **bodies[1]}
-    tensors: dict[str, Any] = {**load(stored[OPEN[1]]), **load(stored[HIDDEN[1]])}
-    change(joined, tensors)
-    own = {name: x for name, x in tensors.items() if name.startswith("personal/")}
-    content = save({k: x for k, x in tensors.items() if k not in own})
-    bodies = [{key: joined[key] for key in body if key in joined} for body in bodies]
-    bodies[1]["server"] = hashlib.sha256(content).hexdigest()
-    files = dict(stored)
-    for body, part, name in zip(bodies, (content, save(own)), (OPEN, HIDDEN), strict=True):
-        body["tensors"] = hashlib.sha256(part).hexdigest()
-        digest = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-        files |= {name[0]: json.dumps({"body": body, "sha256": digest}).encode(), name[1]: part}
-    return files
-
-
-@given(st.data())
-@settings(max_examples=40)
-def test_a_checkpoint_with_right_digests_is_one_line(stored, tmp_path_factory, data):
-    """Taken or refused, whatever stands at any place of it."""
-    files = resealed(stored, lambda body, _: put_junk(body, data.draw))
-    folder = lay(files, tmp_path_factory.mktemp("sealed") / "run")
-    line = taken_or_refused(lambda: checkpoint.read(folder, 2))
-    assert line == "" or line.startswith("checkpoint=round-000002: expected a whole one")
-
-
-A, KEPT = "server/A/map", "personal/B/map"
-TENSORS: dict[str, tuple[Callable[[dict, dict], Any], str]] = {
-    "unchanged": (lambda b, t: None, ""),
-    "dtype": (lambda b, t: t.update({A: t[A].float()}), "resume, "),
-    "one layer less": (lambda b, t: t.pop(A), "resume="),
-    "kept of two clients": (lambda b, t: t.update({KEPT: t[KEPT][:2].clone()}), "resume, "),
-}
-
-
-@pytest.mark.parametrize(("change", "begins"), TENSORS.values(), ids=TENSORS)
-def test_a_checkpoint_of_another_model_is_refused_before_training(change, begins, stored, tmp_path):
-    """One that is sealed anew without a change is taken."""
-    parts = (regression(), "fedsa-lora", private("example"), PLAN.replace(rounds=3))
-    files = resealed(stored, change)
-    folder = lay(files, tmp_path / "run")
-    line = taken_or_refused(lambda: play(*parts, resume=folder))
-    assert line.startswith(begins) and bool(line) == bool(begins), line
-    assert not line or listing(folder) | {".lock": b""} == files | {".lock": b""}
 
 
 # ---- run folder

@@ -43,7 +43,7 @@ def test_no_choice_depends_on_a_private_value(tmp_path, unit):
     data = toy_hubs.texts(40)
     others = data.assign(text=data["text"][::-1].values, label=data["label"][::-1].values)
     said = []
-    for name, frame in {"one": data, "other": others}.items():
+    for name, frame in {"a": data, "b": others}.items():
         model = toy_hubs.folder("bert")
         result, lines = tuned(tmp_path / name, model, frame, unit=unit, **COLUMNS)
         assert math.isnan(result.score) and book(result.record).mode == "release"
@@ -63,7 +63,7 @@ def test_nothing_chosen_or_stated_depends_on_the_rows_of_a_person(tmp_path, opti
         many = data.assign(who=who, site=who % 2).iloc[[*[0] * (rows - 1), *range(40)]]
         model = toy_hubs.folder("bert")
         options = {"text": "text", "label": "label", "person": "who", **options}
-        result, lines = tuned(tmp_path / str(rows), model, many, **options)
+        result, lines = tuned(tmp_path / f"{rows:02}", model, many, **options)
         assert not re.search(r"\d rows", "\n".join(lines))
         page = (result.folder / "report.html").read_text().replace(str(result.folder), "")
         facts = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", page))

@@ -14,7 +14,6 @@ from toy_tasks import (
     opened,
     play,
     private,
-    regression,
     somewhere,
     tensors,
     tokens,
@@ -68,7 +67,6 @@ def mean_change(received, clients):
         ("secagg", {}, SIGMA * CLIP / 6),
         ("secagg", {"honest": 3}, SIGMA * CLIP / 6 * math.sqrt(2)),
         ("central", {"arrived": (0, 2)}, SIGMA * CLIP / 6),
-        ("local", {"arrived": (0, 2)}, SIGMA * CLIP * math.sqrt(2) / 6),
         ("secagg", {"honest": 2, "arrived": (0, 2)}, SIGMA * CLIP / 6),
     ],
 )
@@ -93,22 +91,21 @@ def test_only_a_sum_is_seen(trust):
     assert all(len(x) == 1 for x in received.uploads.values())
 
 
-@pytest.mark.parametrize("arrived", [(), (0,), (1, 4)])
-def test_secure_aggregation_with_too_few_uploads_releases_nothing(arrived):
-    assert not sent(*standing(), arrived, trust="secagg", honest=3).uploads
+def test_secure_aggregation_with_too_few_uploads_releases_nothing():
+    assert not sent(*standing(), (1, 4), trust="secagg", honest=3).uploads
     assert sent(*standing(), (0, 1, 2), trust="secagg", honest=3).uploads
 
 
 def test_a_round_without_release_leaves_the_model_and_is_spent_all_the_same():
     privacy = private("client", trust="secagg", honest=3)
-    records = play(tokens("head"), "fedlora", privacy, PLAN.replace(rounds=12, dropout=0.3))
+    records = play(tokens("head"), "fedlora", privacy, PLAN.replace(rounds=8, dropout=0.3))
     still = [
         now
         for before, now in pairwise(records)
         if all(map(torch.equal, tensors(before).values(), tensors(now).values()))
     ]
-    assert 0 < len(still) < 12 and all(math.isnan(record.deviation) for record in still)
-    assert [release.round for release in book(records[-1]).releases] == list(range(1, 13))
+    assert 0 < len(still) < 8 and all(math.isnan(record.deviation) for record in still)
+    assert [release.round for release in book(records[-1]).releases] == list(range(1, 9))
 
 
 def test_a_trusted_server_releases_noise_when_nobody_comes():
@@ -163,16 +160,19 @@ def test_rules_see_noised_values_only(unit, trust):
 
 def test_each_client_has_its_own_noise_in_the_example_unit():
     """A tuple of multipliers: client k's step is noised by sigma_k C."""
-    task, sigma, found = tokens(sizes=(4, 4, 4)), (0.5, 1.0, 3.0), []
-    for seed in range(40):
+    task = tokens(sizes=(4, 4, 4))
+    sigma = (0.5, 1.0, 3.0)
+    draws = []
+    for seed in range(20):
         ends = []
         for level in (sigma, (0.0, 0.0, 0.0)):
             ready, clients = contract_clauses.prepared(task, methods.FedLoRA, level, seed)
             ends.append(contract_clauses.released(ready, clients, 0, 0, local_training.local_step))
-        found.append(torch.cat([(ends[0][key] - ends[1][key]).flatten(1) for key in ends[0]], 1))
-    xi, level = torch.stack(found), torch.tensor(sigma) * contract_clauses.CLIP
-    error = 5 / math.sqrt(2 * xi[:, 0].numel())
-    assert bool(((xi.transpose(0, 1).flatten(1).std(1) / level - 1).abs() < error).all())
+        draws.append(torch.cat([(ends[0][key] - ends[1][key]).flatten(1) for key in ends[0]], 1))
+    noise = torch.cat(draws, 1)
+    stds = torch.tensor(sigma) * contract_clauses.CLIP
+    error = 5 / math.sqrt(2 * noise[0].numel())
+    assert bool(((noise.std(1) / stds - 1).abs() < error).all())
 
 
 @pytest.mark.slow
@@ -187,10 +187,11 @@ def test_each_client_has_its_own_noise_in_the_example_unit():
 def test_denominators_are_fixed(unit, trust, weights):
     """Lost uploads and absent clients, by hand: what arrives is divided by what was expected."""
     task, rates = tokens("head"), {"participation": 0.6, "dropout": 0.3}
-    plan = fl.Plan(rounds=6, local_steps=1, batch=None, lr=0.4, weights=weights, **rates)
+    plan = fl.Plan(rounds=4, local_steps=1, batch=None, lr=0.4, weights=weights, **rates)
     privacy = private(unit, sigma=0.0, clip=1e6, trust=trust)
     run = Run.open(task, methods.FedLoRA, privacy, plan, lora=fl.Lora(rank=2, alpha=3.0))
-    before, counts = None, set()
+    before = None
+    counts = set()
     for record in (event for event in run.events() if isinstance(event, Round)):
         now = tensors(record)
         if before is not None:
@@ -214,16 +215,5 @@ def alone(task, k, values, plan):
     pairs = [(name.split(".", 1) if name[:5] == "head." else name.rsplit(".", 1)[::-1], x)
              for name, x in values.items()]  # fmt: skip
     state = ServerState({ParamKey(*place): x for place, x in pairs})
-    return tensors(
-        one_round(
-            opened(with_clients(task, [task.clients[k]]), methods.FedLoRA, None, plan, 0, state)
-        )
-    )
-
-
-def test_a_diverging_client_adds_nothing():
-    """In the client unit an update that is not finite counts as zero and is counted."""
-    wild = fl.Plan(rounds=1, local_steps=60, batch=None, lr=1e8)
-    record = play(regression(), "fedlora", private("client", sigma=0.0), wild)[-1]
-    assert all(x.isfinite().all() for x in tensors(record).values())
-    assert record.nonfinite > 0
+    run = opened(with_clients(task, [task.clients[k]]), methods.FedLoRA, None, plan, 0, state)
+    return tensors(one_round(run))

@@ -268,7 +268,7 @@ def finetune(
     settings = Settings(say)
     columns = {"text": text, "label": label, "by": by}
     given = {name: column for name, column in columns.items() if column is not None} | options
-    builder = prompts if "prompt" in options else hub
+    builder: Callable[..., Task] = prompts if "prompt" in options else hub
     takes = () if isinstance(model, Task) else inspect.signature(builder).parameters
     parts = sort_options(given, takes)
     _choose_promise(model, epsilon, parts, settings)

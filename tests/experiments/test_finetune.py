@@ -18,14 +18,15 @@ import fedlora_lab as fl
 from fedlora_lab.federated.records import require_source
 from fedlora_lab.lora import peft
 
-COLUMNS = {"text": "text", "label": "label", "by": "site"}
-SHORT = {"rounds": 1, "local_steps": 1, "accountant": "rdp"}
+COLUMNS: dict[str, Any] = {"text": "text", "label": "label", "by": "site"}
+SHORT: dict[str, Any] = {"rounds": 1, "local_steps": 1, "accountant": "rdp"}
 
 
 def tuned(folder, model, data=None, **options):
     """A short run; returns what it said as well, without the folder's own name."""
     lines: list[str] = []
-    result = fl.finetune(model, data, out=folder, say=lines.append, **SHORT | options)
+    given: dict[str, Any] = {"out": folder, "say": lines.append} | SHORT | options
+    result = fl.finetune(model, data, **given)
     return result, [line.replace(str(folder), "FOLDER") for line in lines]
 
 
@@ -60,7 +61,7 @@ def test_nothing_chosen_or_stated_depends_on_the_rows_of_a_person(tmp_path, opti
     for rows in (1, 60):
         data = toy_hubs.texts(40)
         who = np.arange(40) % 20
-        many = data.assign(who=who, site=who % 2).iloc[[*[0] * (rows - 1), *range(40)]]
+        many = data.assign(who=list(who), site=list(who % 2)).iloc[[0] * (rows - 1) + [*range(40)]]
         model = toy_hubs.folder("bert")
         options = {"text": "text", "label": "label", "person": "who", **options}
         result, lines = tuned(tmp_path / f"{rows:02}", model, many, **options)
@@ -116,7 +117,7 @@ def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = toy_hubs.texts(40)
     public = toy_hubs.texts(46).tail(6)
-    options = {"test": public, "say": None, "lr": 3.0, "labels": ["kind", "harsh"]}
+    options: dict[str, Any] = {"test": public, "say": None, "lr": 3.0, "labels": ["kind", "harsh"]}
     result = fl.finetune(toy_hubs.folder("bert"), data, **COLUMNS | SHORT | options)
     assert result.folder.name == "finetune-1" and (result.folder / "report.html").is_file()
     shares = result.predict(data["text"], probabilities=True)

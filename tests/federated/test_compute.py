@@ -21,20 +21,6 @@ pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 LORA = fl.Lora(rank=2, alpha=3.0)
 SHORT = fl.Plan(rounds=1, local_steps=2, batch=3, lr=0.2)
 PRIVATE = fl.Privacy(noise_multiplier=1.0, clip_norm=0.5, delta=1e-3, accountant="rdp")
-RUN = "fedlora", PRIVATE, SHORT
-
-
-@pytest.mark.parametrize(
-    ("options", "line"),
-    [
-        ({"products": "half"}, "products='half': expected one of 'float32', 'tf32', 'bfloat16'"),
-        ({"chunk_examples": 0}, "chunk_examples=0: expected a whole number >= 1"),
-        ({"device": "abacus"}, "device='abacus': expected a device that torch finds here"),
-    ],
-)
-def test_switches_are_checked(options, line):
-    with pytest.raises(ValueError, match=line):
-        fl.run(tokens(), "fedlora", None, PLAN, **options)
 
 
 @pytest.mark.slow
@@ -64,42 +50,34 @@ def test_what_the_process_allows_does_not_count(allowed):
         setting.allow_tf32 = before
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "vit"])
-def test_half_precision_is_of_the_frozen_base_only(kind):
+def test_half_precision_is_of_the_frozen_base_only():
     """Every frozen linear map is halved, no factor is; the rows stay float32 and near."""
-    task = toy_hubs.task(kind)
+    task = toy_hubs.task("gpt2")
     place = task.model, task.targets, task.head, LORA, None
     exact, adapted = (peft.adapt(*place, products) for products in ("float32", "bfloat16"))
-    parts = list(adapted.model.modules())
-    assert sum(isinstance(m, peft.BFloat16Linear) for m in parts) > 6
-    assert not any(isinstance(m, nn.Linear) for m in parts)
-    assert all(p.dtype == torch.float32 for p in task.model.parameters()), "the given model stays"
+    modules = list(adapted.model.modules())
+    assert sum(isinstance(module, peft.BFloat16Linear) for module in modules) > 6
+    assert not any(isinstance(module, nn.Linear) for module in modules)
     params = {key: 0.2 * torch.randn(1, *shape) for key, shape in adapted.shapes.items()}
     (x, y), owner = concatenate(task.clients), torch.zeros(4, dtype=torch.int64)
     rest = params, tuple(params), (take(x, owner), y[:4]), owner
-    rows, whole = (per_example_gradients(task, model, *rest) for model in (adapted, exact))
+    rows, plain = (per_example_gradients(task, model, *rest) for model in (adapted, exact))
     assert all(row.dtype == torch.float32 for row in rows.values())
-    size = torch.stack([w.norm() for w in whole.values()]).norm()
-    off = torch.stack([(rows[s] - whole[s]).norm() for s in whole]).norm() / size
+    size = torch.stack([x.norm() for x in plain.values()]).norm()
+    off = torch.stack([(rows[key] - x).norm() for key, x in plain.items()]).norm() / size
     assert 0 < off < 0.05, f"bfloat16 keeps about three digits: {float(off):.1e}"
 
 
-def test_tied_weights_stay_tied_where_they_are_moved():
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3))
-    model[1].weight = model[0].weight
-    there = peft.adapt(model, ("2",), None, LORA, "meta").model
-    first, second = (there.get_submodule(name).get_parameter("weight") for name in ("0", "1"))
-    assert first is second and first.device.type == "meta"
-    assert model[0].weight.device.type == "cpu", "the given model is as it was"
+ROWS = ("fedlora", "deer", "la-lora", "fedsa-lora", "hetlora", "fed-sb", "ravan", "as-lora")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", list(methods.ALL.values()), ids=lambda row: row.slug)
-def test_a_local_step_reads_nothing_from_the_device(row):
+@pytest.mark.parametrize("slug", ROWS)
+def test_a_local_step_reads_nothing_from_the_device(slug):
     """On the device "meta" there are no values: a step that looked at one would fail."""
-    rules = (fl.SGD(momentum=0.5, weight_decay=0.1), fl.AdamW())  # shared out over the rows
-    rules = rules if row.balance is None else (fl.SGD(momentum=0.5),) * 2  # others hide its noise
-    task, plan = tokens(), PLAN.replace(optimizer=rules[sum(row.slug.encode()) % 2])
+    row = methods.get(slug)
+    rule = (fl.SGD(momentum=0.5, weight_decay=0.1), fl.AdamW())[ROWS.index(slug) % 2]
+    task, plan = tokens(), PLAN.replace(optimizer=rule)
     prepared = Run.open(task, row, private("example"), plan, lora=LORA).prepared
     on_meta = peft.adapt(task.model, task.targets, task.head, LORA, "meta")
     prepared = replace(prepared, adapted=on_meta)

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import contract_clauses
 import pytest
@@ -11,9 +10,6 @@ from toy_tasks import PLAN, Tokens, examples, play, private, regression, tokens,
 
 import fedlora_lab as fl
 from fedlora_lab.federated import local_training
-from fedlora_lab.federated.run import Run
-from fedlora_lab.lora import per_example
-from fedlora_lab.methods import state
 from fedlora_lab.methods.published import FedLoRA
 from fedlora_lab.privacy import privatizer
 from fedlora_lab.tasks.task import Task, frozen_copy
@@ -44,42 +40,6 @@ def test_draws_belong_to_round_client_and_step():
     others = [first[1], draw(t=1)[0], draw(s=1)[0], draw(seed=1)[0]]
     assert not any(torch.equal(first[0], other) for other in others)
     assert torch.equal(draw(ids=(2,))[0], first[2])
-
-
-def test_only_data_of_those_who_take_part_are_touched():
-    """So memory does not grow with clients that stay at home."""
-    seen = set()
-
-    class Asked(dict[int, Any]):
-        def __getitem__(self, client: int) -> Any:
-            seen.add(client)
-            return super().__getitem__(client)
-
-    task, plan = tokens(sizes=(4, 7, 3) * 20), PLAN.replace(rounds=5, participation=0.1)
-    run = Run.open(task, "fedlora", private("client"), plan)
-    run.prepared = replace(run.prepared, data=Asked(enumerate(task.clients)))
-    assert list(run.events())
-    assert seen == {client for client, last in enumerate(run.state.seen) if last >= 0}
-    assert 5 < len(seen) < 60
-
-
-def test_texts_go_with_others_of_like_length():
-    """Each exactly once; never more padding than another order has, or more than asked for."""
-    lengths = torch.tensor([3, 9, 1, 7, 9, 2, 5] * 9)
-    index = torch.arange(50)
-    x = {"attention_mask": (torch.arange(9) < lengths[:, None]).long()}
-    cpu = torch.device("cpu")
-
-    def padded(parts):
-        return sum(len(part) * int(lengths[index[part]].max()) for part in parts)
-
-    for chunk, sizes in ((None, [16, 16, 16, 2]), (20, [20, 20, 10])):
-        parts = per_example.split_batch(x, index, cpu, chunk)
-        assert [len(part) for part in parts] == sizes
-        assert sorted(torch.cat(list(parts)).tolist()) == list(range(50))
-        assert padded(parts) < padded(index.split(sizes[0]))
-    images = per_example.split_batch(torch.zeros(63, 2), index[:5], cpu, 3)
-    assert [len(part) for part in images] == [3, 2]
 
 
 @pytest.mark.parametrize("clients", [(1,), (0, 1)], ids=["one", "all"])
@@ -156,24 +116,6 @@ def test_a_bad_example_counts_as_zero_and_is_counted(bad, unit):
     assert last.nonfinite == 3
     for layer, pair in last.adapter.items():
         torch.testing.assert_close(pair, expected.adapter[layer], rtol=1e-12, atol=1e-14)
-
-
-@pytest.mark.parametrize("spoilt", [False, True])
-def test_how_rows_lie_in_memory_changes_nothing(spoilt):
-    """Sums and counts of rows, of their copies that lie as transposes do, and by hand."""
-    random, key = torch.Generator().manual_seed(0), state.ParamKey("B", "x")
-    rows = torch.randn(7, 5, 3, generator=random, dtype=torch.float64)
-    owner = torch.tensor([2, 0, 2, 2, 0, 0, 2])
-    if spoilt:
-        rows[4, 1, 1] = math.nan
-    found = [privatizer.clip_sum({key: x}, 4.0, owner, 4) for x in (rows, rows.mT.contiguous().mT)]
-    norms = rows.flatten(1).norm(dim=1).nan_to_num(math.inf)
-    clipped = (rows * (4.0 / norms).clamp(max=1).view(-1, 1, 1)).nan_to_num(0)
-    expected = torch.stack([clipped[owner == k].sum(0) for k in range(4)])
-    for sums, counts in found:
-        torch.testing.assert_close(sums[key], expected, rtol=1e-12, atol=1e-12)
-        assert counts == (7, int(((norms > 4) & norms.isfinite()).sum()), int(spoilt))
-    assert 0 < found[0][1].scaled < 7, "some rows are within the clip, some are not"
 
 
 class Mixes(Tokens):

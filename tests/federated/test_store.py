@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
-import pytest
 from toy_tasks import LORA, PLAN, private, regression
 
 import fedlora_lab as fl
@@ -35,20 +34,18 @@ def test_a_kept_run_is_read_back_bit_by_bit(tmp_path):
 def test_any_changed_argument_trains_anew(tmp_path):
     x, y = regression().clients[0]
     moved = replace(regression(), clients=((x + 1e-9, y), *regression().clients[1:]))
-    base: list[Any] = [ROW, regression(), private("example"), PLAN, LORA, 0]
-    others: list[dict[int, Any]] = [
-        {0: ROW.replace(exact=not ROW.exact)}, {0: fl.methods.RoLoRA}, {1: moved},
-        {1: replace(regression(), public_test=False)}, {2: private("client")}, {2: None},
-        {2: private("example", sigma=1.5)}, {3: PLAN.replace(rounds=3)},
-        {3: PLAN.replace(server_lr=0.5)}, {4: fl.Lora(rank=2, alpha=4.0)}, {5: 1},
+    base = Cell.from_name(ROW, regression(), private("example"), PLAN, LORA, 0)
+    others: list[dict[str, Any]] = [
+        {"method": ROW.replace(exact=not ROW.exact)}, {"task": moved},
+        {"task": replace(regression(), public_test=False)}, {"privacy": None},
+        {"privacy": private("example", sigma=1.5)}, {"plan": PLAN.replace(rounds=3)},
+        {"plan": PLAN.replace(server_lr=0.5)}, {"lora": fl.Lora(rank=2, alpha=4.0)}, {"seed": 1},
     ]  # fmt: skip
     store = Store(tmp_path / "runs.jsonl")
-    cells = [Cell.from_name(*[{**dict(enumerate(base)), **one}[i] for i in range(6)])
-             for one in ({}, *others)]  # fmt: skip
-    found = [store.settings(cell, {}) for cell in cells]
-    found.append(store.settings(cells[0], {"evaluate_every": 2}))
-    assert store.settings(cells[0], {}) == found[0]
-    assert all(one not in found[:i] for i, one in enumerate(found))
+    keys = [store.settings(replace(base, **fields), {}) for fields in ({}, *others)]
+    keys.append(store.settings(base, {"evaluate_every": 2}))
+    assert store.settings(base, {}) == keys[0]
+    assert all(key not in keys[:i] for i, key in enumerate(keys))
 
 
 def test_nothing_in_the_file_confirms_a_guess_at_the_data(tmp_path):
@@ -62,9 +59,3 @@ def test_nothing_in_the_file_confirms_a_guess_at_the_data(tmp_path):
 def test_a_release_is_never_stored(tmp_path):
     frames = [compare(tmp_path / "runs.jsonl", seeds=[None]) for _ in range(2)]
     assert not frames[0].equals(frames[1]) and not (tmp_path / "runs.jsonl").exists()
-
-
-def test_a_folder_is_no_store(tmp_path):
-    for wrong in (tmp_path, 3):
-        with pytest.raises(ValueError, match=r"^store=.*: expected the path of a file"):
-            compare(wrong)

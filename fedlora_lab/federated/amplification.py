@@ -51,29 +51,33 @@ class NoiseForecast:
 
     # ---- what is known before the run
 
-    @property
+    @cached_property
     def unknown(self) -> str | None:
         """Why the noise in A is not known before the run; ``None``: it is."""
-        return self._unknown["A"]
+        return self._reason("A")
 
     @cached_property
-    def _unknown(self) -> dict[str, str | None]:
-        """Side -> why the noise in it is not known before the run; the same in all rounds."""
-        return {side: self._reason(side) if self.is_noisy else None for side in "AB"}
+    def _unknown_b(self) -> str | None:
+        """Why the noise in B is not known before the run; ``None``: it is."""
+        return self._reason("B")
 
     def _reason(self, side: str) -> str | None:
-        """Why the noise in a factor is not known before the run."""
+        """Why the noise in a factor is not known before the run, in any of its rounds."""
+        if not self.is_noisy:
+            return None
         method = self.spec.method
         plan = self.spec.plan
         rule = rule_name(method.aggregate)
         if _mean_gain(method) is None:
             return f"{rule} does not leave {side} the mean of what was sent"
-        words = {method.sides_in_round(t, plan.local_steps) for t in range(min(plan.rounds, 100))}
-        if any("*" in word for word in words):
+        steps = plan.local_steps
+        moving = {method.sides_in_round(t, steps) for t in range(min(plan.rounds, 100))}
+        if any("*" in sides for sides in moving):
             return "which factor moves is chosen during the run"
-        if not any(side in word for word in words):
-            others = side == "B" and not set("".join(words)) <= set("AB")
-            return "noised is something else than the factors" if others else None
+        if not any(side in sides for sides in moving):
+            # A factor at rest takes up nothing. A core between the factors is not counted here.
+            core = side == "B" and not set("".join(moving)) <= set("AB")
+            return "noised is something else than the factors" if core else None
         if side == "B" and isinstance(method.aggregate, ProductRule):
             return f"{rule} adds what the mean of the products has more"
         if method.own_ranks or not (method.share is None or side in method.share):
@@ -106,7 +110,8 @@ class NoiseForecast:
         gain = (_mean_gain(spec.method) or 1.0) * plan.server_lr
         expected = plan.participation * count
         arrives = plan.participation * (1 - plan.dropout)
-        if level.server:  # added once to the sum, whoever came
+        # A trusted server adds its noise once to the sum, whoever came.
+        if level.server:
             return (gain * level.server / expected) ** 2
         each = per_client(level.each, count)
         if privacy.server_sees_only_sum:
@@ -119,11 +124,13 @@ class NoiseForecast:
         total = 0.0
         for k, std in enumerate(each):
             weight = 1 / count if uniform else spec.units[k] / sum(spec.units)
-            if spec.by_step:  # of a step's sum, divided by the expected batch
+            # The noise of a step is in its sum, which is divided by the expected batch.
+            if spec.by_step:
                 size = max(spec.units[k], 1)
                 std /= size if plan.batch is None else min(plan.batch, size)
-            held = ranks[k] / spec.lora.rank
-            total += held * arrives * (weight / plan.participation * std) ** 2
+            # A client of a lower rank adds noise to its own ranks only.
+            share_of_ranks = ranks[k] / spec.lora.rank
+            total += share_of_ranks * arrives * (weight / plan.participation * std) ** 2
         return gain**2 * total
 
     def releases_in_round(self, side: str, t: int) -> int:
@@ -163,6 +170,7 @@ class NoiseForecast:
             layer: its name.
             rounds: done, >= 0.
         """
+        # Asked for round by round: what was added up before is kept.
         sums = self._sums[side]
         while len(sums) <= rounds:
             sums.append(sums[-1] + self._round_variance(side, len(sums) - 1))
@@ -181,10 +189,11 @@ class NoiseForecast:
         lora = self.spec.lora
         scales = {}
         for layer, weight in self.weights.items():
-            made = {} if start is None else start(weight, lora.rank)
             scales[layer] = lora.start_scale
-            if "A" in made:
-                energy = float(made["A"].double().square().sum())
+            tensors = {} if start is None else start(weight, lora.rank)
+            # A row's own start of A may be larger or smaller than PEFT's draw.
+            if "A" in tensors:
+                energy = float(tensors["A"].double().square().sum())
                 scales[layer] *= math.sqrt(3 * energy / lora.rank)
         return scales
 
@@ -212,23 +221,24 @@ class NoiseForecast:
 
         Signal and start are not counted, see `theory.accumulated_noise_terms`.
         """
-        if self._unknown["B"] is not None:
+        if self._unknown_b is not None:
             return theory.NoiseTerms(*[math.nan] * 3)
-        known = self.unknown is None
+        in_a_known = self.unknown is None
         d_out, d_in = self.weights[layer].shape
         terms = theory.accumulated_noise_terms(
             d_out=d_out,
             rank=self.spec.lora.rank,
             d_in=d_in,
             std_B=math.sqrt(self.variance("B", layer, rounds)),
-            std_A=math.sqrt(self.variance("A", layer, rounds)) if known else 0.0,
+            std_A=math.sqrt(self.variance("A", layer, rounds)) if in_a_known else 0.0,
             # The variances are those of all releases together.
             releases_B=1,
             releases_A=1,
             scaling=self.spec.lora.scaling,
             start_scale=self._start_scales[layer],
         )
-        return terms if known else terms._replace(quadratic=math.nan)
+        # The linear part is the noise of B alone.
+        return terms if in_a_known else terms._replace(quadratic=math.nan)
 
     def rows(self, rounds: int) -> list[tuple[str, str, float]]:
         """The rows of a record after so many rounds: layer, measure, value."""
@@ -243,21 +253,17 @@ class NoiseForecast:
     def over_run(self) -> "Amplification":
         """Sums the noise over the whole run, layer by layer."""
         rounds = self.spec.plan.rounds
-
-        def std(side: str, layer: str) -> float:
-            known = self._unknown[side] is None
-            return math.sqrt(self.variance(side, layer, rounds)) if known else math.nan
-
         layers = []
         for layer, weight in self.weights.items():
-            d_out, d_in = weight.shape
+            variance_a = self.variance("A", layer, rounds) if self.unknown is None else math.nan
+            variance_b = self.variance("B", layer, rounds) if self._unknown_b is None else math.nan
             layers.append(
                 LayerNoise(
                     layer=layer,
-                    d_out=d_out,
-                    d_in=d_in,
-                    std_A=std("A", layer),
-                    std_B=std("B", layer),
+                    d_out=weight.shape[0],
+                    d_in=weight.shape[1],
+                    std_A=math.sqrt(variance_a),
+                    std_B=math.sqrt(variance_b),
                     amplification=self.amplification(layer, rounds),
                 )
             )
@@ -333,6 +339,7 @@ def _mean_gain(method: Method) -> float | None:
 @lru_cache(maxsize=64)
 def _filter_gain(rule: Callable[..., Tensor], side: str, size: int) -> float:
     """Share of white noise's variance that a linear filter along the long axis leaves, the mean."""
+    # The energy of its matrix: it is applied to the rows of an identity, block by block.
     total = 0.0
     for i in range(0, size, BLOCK):
         ones = torch.zeros(min(BLOCK, size - i), size)

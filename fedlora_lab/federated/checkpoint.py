@@ -76,8 +76,10 @@ def checkpoint_folder(save: "str | Path | None", resume: "str | Path | None") ->
     folder = Path(save)
     if resume:
         # Elsewhere the ledger of the one would not know how the other went on.
-        same = Path(resume).resolve() == folder.resolve()
-        check(same, "checkpoint", str(folder), f"{str(resume)!r}: a run goes on in its own folder")
+        goes_on = Path(resume).resolve() == folder.resolve()
+        check(
+            goes_on, "checkpoint", str(folder), f"{str(resume)!r}: a run goes on in its own folder"
+        )
         return folder
     free = not (any(rounds_in(folder)) or (folder / LEDGER).exists())
     expected = "a folder without rounds of another run; resume= goes on from them"
@@ -141,6 +143,7 @@ def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
     }
     here = _stem(folder, state.round)
     private = _stem(private_folder(folder), state.round)
+    # A kill in between leaves parts without the JSON that makes them a round.
     write_atomically(private.with_suffix(".safetensors"), personal)
     write_atomically(private.with_suffix(".json"), _with_digest(hidden))
     write_atomically(here.with_suffix(".safetensors"), released)
@@ -223,10 +226,10 @@ def read(folder: Path, round: int) -> tuple[RunState, dict[str, Any]]:
 
 def _read_part(stem: Path, round: int) -> tuple[dict[str, Any], dict[str, dict[ParamKey, Tensor]]]:
     """The JSON and the tensors of one part of a round, by group; any exception means damage."""
-    parts = json.loads(stem.with_suffix(".json").read_bytes())
+    written = json.loads(stem.with_suffix(".json").read_bytes())
     content = stem.with_suffix(".safetensors").read_bytes()
-    body = parts["body"]
-    if parts["sha256"] != _digest(json.dumps(body, sort_keys=True).encode()):
+    body = written["body"]
+    if written["sha256"] != _digest(json.dumps(body, sort_keys=True).encode()):
         raise DamagedCheckpoint("the JSON part is not what was written")
     if body["tensors"] != _digest(content):
         raise DamagedCheckpoint("the tensors are not those of the JSON part")
@@ -279,10 +282,11 @@ def restore(
     assert latest is not None
     state, settings = latest
     for name, value in settings_with_keyed_task(folder, spec.settings()).items():
-        same = settings.get(name) == value
-        check(same, "resume", str(folder), f"the same {name} as in this run")
-    same = state.server.tensors.keys() == fresh.server.tensors.keys()
-    check(same, "resume", str(folder), "the same layers as in this run")
+        equal = settings.get(name) == value
+        check(equal, "resume", str(folder), f"the same {name} as in this run")
+    layers = state.server.tensors.keys()
+    fits = layers == fresh.server.tensors.keys()
+    check(fits, "resume", str(folder), "the same layers as in this run")
     # One draw of noise is split over the tensors in their order: the run's own keeps its bits.
     tensors = {key: state.server.tensors[key] for key in fresh.server.tensors}
     state.server = replace(fresh.server, tensors=tensors, round=state.round)
@@ -301,15 +305,16 @@ def _stored_ledger(
     ledger = Ledger.load(path)
     expected = f"{opened.terms}, those of this run"
     check(ledger.terms == opened.terms, "ledger", ledger.terms, expected)
-    same = ledger.uncertified == opened.uncertified
-    check(same, "ledger", ledger.uncertified, "what this run says")
+    agrees = ledger.uncertified == opened.uncertified
+    check(agrees, "ledger", ledger.uncertified, "what this run says")
     # With other noise or rates than this run's the ledger would state another run's epsilon.
     for entry in ledger.releases:
-        right = all(k < len(state.seen) for k in entry.clients or ())
-        check(right, "ledger", entry, "clients of this run")
-        ids = None if entry.clients is None else tuple(entry.clients)
-        ours = LedgerEntry(entry.round, spec.counted(ids), **spec.entry(ids))
+        exist = all(k < len(state.seen) for k in entry.clients or ())
+        check(exist, "ledger", entry, "clients of this run")
+        clients = None if entry.clients is None else tuple(entry.clients)
+        ours = LedgerEntry(entry.round, spec.counted(clients), **spec.entry(clients))
         check(entry == ours, "ledger", entry, f"{ours}, as this run writes it")
+    # More is no error: a round that was cut short was released, and stays spent.
     written = {entry.round for entry in ledger.releases}
     complete = written >= set(range(1, state.round + 1))
     check(complete, "ledger", sorted(written), f"all {state.round} rounds done")

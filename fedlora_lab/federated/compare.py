@@ -1,4 +1,4 @@
-"""Compares methods over seeds in one tidy frame, with baselines; tunes one method privately.
+"""Compares methods over seeds in one tidy frame, with baselines.
 
 Finished runs are kept in a file of JSON lines and found again by their arguments.
 """
@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fedlora_lab import methods
 from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.files import append_line, lock_folder, read_lines
-from fedlora_lab._utils.validation import (
-    check,
-)
+from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.checkpoint import settings_with_keyed_task
 from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.federated.records import Round, Tick, to_frame
@@ -63,6 +61,7 @@ class Cell:
     seed: int | None
 
     def __post_init__(self) -> None:
+        # Pandas keeps whole numbers in 64 bits: a larger seed would be another one in the frame.
         small = self.seed is None or self.seed < 2**63
         check(small, "seed", self.seed, "a whole number below 2**63, as frames have them")
 
@@ -81,8 +80,7 @@ class Cell:
         Args:
             method: a row, its slug, or a name in `BASELINES`.
             task, privacy, plan, lora, seed: as of `run`; "non-private" runs without ``privacy``.
-        Raises: ``ValueError`` for pooled data in the client unit: one client less turns the one
-            update into another of norm C, so that the sum moves by 2 C.
+        Raises: ``ValueError`` for pooled data in the client unit.
         Guarantees: test_attack_neighbours.py::test_pooled_data_have_no_clients.
         """
         if not isinstance(method, str) or method not in BASELINES:
@@ -93,7 +91,8 @@ class Cell:
         if method == "central":
             count = len(task.clients)
             task = task.pooled()
-            if plan.batch is not None:  # as many examples a step as all clients together take
+            # As many examples a step as all clients together take.
+            if plan.batch is not None:
                 plan = plan.replace(batch=plan.batch * count)
             if privacy is not None:
                 privacy = _calibrated_for_pooled(privacy, task, plan)
@@ -107,6 +106,7 @@ class Cell:
         """Runs the cell as `run` does, and yields a `Tick` after every local step too."""
         from fedlora_lab.federated.run import ticks
 
+        # The baseline without privacy spends no epsilon at which it could stop.
         if self.privacy is None:
             options.pop("stop_at", None)
         return ticks(
@@ -130,6 +130,7 @@ class Cell:
 
 def _calibrated_for_pooled(privacy: Privacy, task: Task, plan: Plan) -> Privacy:
     """The plan with the noise that pooled data need for the same epsilon."""
+    # One client less turns the one update into another of norm C: the sum moves by 2 C.
     expected = "'example' for 'central': pooled data have no clients"
     check(privacy.by_step, "unit", privacy.unit, expected)
     target = privacy.target
@@ -185,6 +186,7 @@ class Progress:
             done = event.index
         else:
             place = f"round {event.round} of {self.plan.rounds}, step {event.step}"
+            # The last part of a round is aggregation and scores.
             done = event.round - 1 + event.step / (self.plan.local_steps + 1)
         self.bar.set_description_str(self.name, refresh=False)
         self.bar.set_postfix_str(", ".join(filter(None, (place, self.epsilon))), refresh=False)
@@ -241,13 +243,13 @@ def compare(
     cells = _checked_cells(task, which, privacy, plan, seeds, lora_of(lora))
     expected = "some of " + ", ".join(OPTIONS)
     check(set(options) <= set(OPTIONS), "options", sorted(options), expected)
-    kept = None if store is None else Store(store)
+    finished = None if store is None else Store(store)
     frames = []
     total = sum(cell.plan.rounds for cell in cells)
     with tqdm(total=total, disable=not progress, **BAR) as bar:
         for cell in cells:
             shown = Progress(bar, cell.plan, f"{cell.slug} seed {cell.seed}")
-            frames.append(_run_or_find(cell, options, kept, shown))
+            frames.append(_run_or_find(cell, options, finished, shown))
             shown.end()
         frame = pd.concat(frames, ignore_index=True)
         counts = count_collapsed(run_ends(frame))
@@ -281,6 +283,7 @@ def _checked_cells(
     check_names((cell.slug, cell.method) for cell in cells)
     slugs = [cell.slug for cell in cells[:: len(draws)]]
     check(len(set(slugs)) == len(slugs), "methods", slugs, "each once")
+    # Before hours of training: a mistake in the last cell is told now.
     for cell in cells:
         cell.spec()
     return cells
@@ -303,6 +306,7 @@ def _run_or_find(
 
 
 def _listed(name: str, values: Iterable[_T], example: str) -> list[_T]:
+    # A text is iterable too, letter by letter, and a row field by field.
     several = isinstance(values, Iterable) and not isinstance(values, (str, bytes, Method, Mapping))
     check(several, name, values, f"a list, {example}")
     listed = list(values)
@@ -344,7 +348,7 @@ class Store:
 
     def settings(self, cell: Cell, options: Mapping[str, Any]) -> dict[str, Any]:
         """All that a run was given, as JSON values."""
-        given = {
+        arguments = {
             **cell.spec().settings(),
             "name": cell.slug,
             "rounds": cell.plan.rounds,
@@ -353,14 +357,16 @@ class Store:
             "options": {name: str(value) for name, value in sorted(options.items())},
             "version": __version__,
         }
-        given = json.loads(json.dumps(given, default=str))
-        return settings_with_keyed_task(self.path.parent, given)
+        # As they come back from the file, so that both have one digest.
+        arguments = json.loads(json.dumps(arguments, default=str))
+        return settings_with_keyed_task(self.path.parent, arguments)
 
     def find(self, settings: Mapping[str, Any]) -> "pd.DataFrame | None":
         """The frame of the run with these settings; ``None`` where it is not kept."""
         import pandas as pd
 
         key = _digest(settings)
+        # A line that a kill cut short is skipped: its run is trained again.
         for entry in read_lines(self.path):
             if entry.get("key") == key:
                 rows = [[*row[:-1], float(row[-1])] for row in entry["rows"]]
@@ -378,6 +384,7 @@ class Store:
         rows = [[*row[:-1], repr(float(row[-1]))] for row in frame.to_numpy(object).tolist()]
         text = None if ledger is None else json.loads(ledger.to_json())
         entry = {"key": _digest(settings), "settings": settings, "rows": rows, "ledger": text}
+        # Comparisons that run side by side may share a store.
         with lock_folder(self.path.parent, f".{self.path.name}.lock", patience=60.0):
             append_line(self.path, entry)
 

@@ -140,9 +140,10 @@ def gather_examples(prepared: Prepared, ids: tuple[int, ...], drawn: list[Tensor
     index = places + torch.tensor([0, *accumulate(sizes)])[owner]
     person = None
     if prepared.spec.by_person:
-        mine = [prepared.persons[k][of_client] for k, of_client in zip(ids, drawn, strict=True)]
-        counts_before = torch.tensor([0, *accumulate(prepared.spec.units[k] for k in ids)])
-        person = torch.cat(mine) + counts_before[owner]
+        numbers = [prepared.persons[k][examples] for k, examples in zip(ids, drawn, strict=True)]
+        # Person 0 of one client is another one than person 0 of the next.
+        persons_before = torch.tensor([0, *accumulate(prepared.spec.units[k] for k in ids)])
+        person = torch.cat(numbers) + persons_before[owner]
     return StepExamples(prepared.examples(ids), index, owner, person)
 
 
@@ -197,12 +198,12 @@ def gradients_or_nan(
         if len(places) == 1:
             return {key: torch.full_like(total[:1], torch.nan) for key, total in sums.items()}
     # By halves: of n examples one that raises costs 2 log n passes and not n, and time tells less.
-    parts = [gradients_or_nan(gradients, half, sums) for half in places.tensor_split(2)]
-    return {key: torch.cat([part[key] for part in parts]) for key in sums}
+    halves = [gradients_or_nan(gradients, half, sums) for half in places.tensor_split(2)]
+    return {key: torch.cat([half[key] for half in halves]) for key in sums}
 
 
 OwnedRows = Iterator[tuple[ClientParams, Int[Tensor, " n"]]]
-"""OwnedRows to clip, key -> (n, ...), with the position of each row's client."""
+"""Rows to clip, key -> (n, ...), with the position of each row's client."""
 
 
 def gradient_rows(
@@ -395,8 +396,7 @@ def _descend(
         old = {key: clients.noise.get(key, x.new_zeros(1)) for key, x in noises.items()}
         steps, clients.noise_optimizer = rule.update(noises, clients.noise_optimizer, old, rates)
         clients.noise.update(apply(old, steps))
-    elif any(
-        spec.step_noise[k] for k in clients.ids
-    ):  # unknown: NaN, rather than a number that looks measured
+    elif any(spec.step_noise[k] for k in clients.ids):
+        # Unknown: NaN, rather than a number that looks measured.
         for key, x in noises.items():
             clients.noise[key] = x.new_full((1, *x.shape[1:]), torch.nan)

@@ -52,10 +52,11 @@ def make_run_spec(
     # Called for its check: refuses a rule that gives no Preconditioner.
     uncertified_reason(row.precondition, row.clip_groups)
     count = len(task.sizes)
-    right = lora.ranks is None or len(lora.ranks) == count
-    check(right, "ranks", lora.ranks, f"one for each of {count} clients")
+    one_each = lora.ranks is None or len(lora.ranks) == count
+    check(one_each, "ranks", lora.ranks, f"one for each of {count} clients")
     if privacy is not None:
         privacy = privacy.resolve(task, plan)
+        # A client of many examples would move the mean by more than C over the number of clients.
         even = privacy.by_step or plan.weights == "uniform"
         expected = "'uniform' in the client unit: sizes would set the sensitivity"
         check(even, "weights", plan.weights, expected)
@@ -74,7 +75,8 @@ def _check_schedule(row: Method, plan: Plan) -> None:
     Guarantees: test_run.py::test_a_factor_whose_turn_never_comes_is_told.
     """
     steps = plan.local_steps
-    for t in range(min(plan.rounds, 100)):  # a schedule's mistakes are refused here, not in round t
+    # A schedule's mistakes are refused here, not in round t.
+    for t in range(min(plan.rounds, 100)):
         row.sides_in_round(t, steps)
     rounds = range(min(plan.rounds, 10))
     moved = {side for t in rounds for side in row.sides_in_round(t, steps)}
@@ -87,11 +89,9 @@ def _check_schedule(row: Method, plan: Plan) -> None:
 def _check_filter(row: Method) -> None:
     """Refuses a filter that gives another shape than it takes."""
     for side in "AB":
-        given = torch.ones(16, 16)
-        result = row.filter(given, side)
+        result = row.filter(torch.ones(16, 16), side)
         shape = tuple(result.shape) if isinstance(result, Tensor) else result
-        expected = f"a tensor of x's shape, {tuple(given.shape)}"
-        check(shape == tuple(given.shape), f"filter(x, {side!r})", shape, expected)
+        check(shape == (16, 16), f"filter(x, {side!r})", shape, "a tensor of x's shape, (16, 16)")
 
 
 def _check_server_rule(row: Method, plan: Plan, lora: Lora) -> None:
@@ -100,9 +100,9 @@ def _check_server_rule(row: Method, plan: Plan, lora: Lora) -> None:
     written = [side for side in writes if side in KINDS and KINDS[side].of_the_model]
     # Old minus new is no gradient there: coordinates change from round to round.
     plain = plan.server_optimizer == SGD() and plan.server_lr == 1
-    given = f"{plan.server_optimizer} at server_lr={plan.server_lr:g}"
+    optimizer = f"{plan.server_optimizer} at server_lr={plan.server_lr:g}"
     expected = f"sgd at server_lr=1 for {row.slug}, whose rule writes {' and '.join(written)} anew"
-    check(plain or not written, "server_optimizer", given, expected)
+    check(plain or not written, "server_optimizer", optimizer, expected)
     # What the rule writes is as large as ever.
     rewritten = "A" in writes
     reason = "the method's rule writes A anew" if rewritten else "balance chooses it"

@@ -3,14 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from html import escape
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
-from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.validation import check
 from fedlora_lab.lora import peft, per_example
 from fedlora_lab.measures.deviation import frame_of
@@ -86,6 +84,7 @@ class Round:
     source: "tuple[Task, Lora, ServerState] | None" = field(repr=False, default=None, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
+        # The task holds everyone's examples: a file or a queue must not get them with a record.
         return {**self.__dict__, "source": None}
 
     def __repr__(self) -> str:
@@ -96,23 +95,11 @@ class Round:
             f"participants={self.participants})"
         )
 
-    def _repr_html_(self) -> str:
-        title = f"{self.method} on {self.task}, seed {self.seed}, after round {self.index}"
-        rows = [(name, f"{value:.4g}") for name, value in self.metrics.items()]
-        rows += [
-            ("ε spent", f"{self.epsilon:.3g}"),
-            ("aggregation deviation", f"{self.deviation:.3g}"),
-            ("share that was clipped", f"{self.clipped:.3g}"),
-            ("participants", f"{self.participants:g}"),
-            ("bytes up, down", f"{self.uploads.bytes_up:,}, {self.uploads.bytes_down:,}"),
-            ("adapters", ", ".join(self.adapter)),
-        ]
-        return f"<p>{escape(title)}</p>{html_table(rows)}"
-
     @cached_property
     def epsilon(self) -> float:
         """Spent so far, the largest over clients; infinite where no epsilon can be certified."""
         if self.ledger is None:
+            # Before training nothing was released; without privacy every round tells everything.
             return float("inf") if self.index else 0.0
         return self.ledger.epsilon_or_inf()
 
@@ -174,18 +161,16 @@ def source_for(task: Task, record: Round) -> tuple[Lora, ServerState]:
     """
     trained_on, lora, state = require_source(record)
     check(isinstance(task, Task), "task", task, "a Task")
+
+    def adapted_layers(task: Task) -> tuple[object, ...]:
+        shapes = {name: tensor.shape for name, tensor in task.model.named_parameters()}
+        return task.targets, task.head, shapes
+
     # PEFT would adapt other layers of another model, and leave them as they were.
-    same = task is trained_on or _places(task) == _places(trained_on)
-    name = repr(trained_on.name)
-    expected = f"{name}, of which the record is, or a task of the same model and targets"
-    check(same, "task", task.name, expected)
+    fits = task is trained_on or adapted_layers(task) == adapted_layers(trained_on)
+    expected = f"{trained_on.name!r}, of which the record is, or a task of the same model"
+    check(fits, "task", task.name, expected)
     return lora, state
-
-
-def _places(task: Task) -> tuple[object, ...]:
-    """What decides which layers of a task's model are adapted, and their shapes."""
-    shapes = {name: tensor.shape for name, tensor in task.model.named_parameters()}
-    return task.targets, task.head, shapes
 
 
 def save_adapter(record: Round, path: "str | Path") -> "Path":
@@ -211,10 +196,11 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
 
     task, lora, state = require_source(record)
     check(isinstance(path, (str, PurePath)), "path", path, "a path")
-    place = task.model, task.targets, task.head, lora
+    # The promise goes with the adapter: whoever gets the folder can compute epsilon again.
     beside = {"PRIVACY.md": privacy_page(record.ledger)}
     if record.ledger is not None:
         beside["ledger.json"] = record.ledger.to_json() + "\n"
+    place = task.model, task.targets, task.head, lora
     return peft.save(*place, state.tensors, path, task.new_modules, beside)
 
 

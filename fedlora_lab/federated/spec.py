@@ -77,6 +77,7 @@ class RunSpec:
     @cached_property
     def sample_rates(self) -> tuple[float, ...]:
         """Each client's probability of drawing an example, or a person, in a step."""
+        # From the public number of units: the number that a step really draws is private.
         batch = self.plan.batch
         return tuple(1.0 if batch is None else min(1.0, batch / max(n, 1)) for n in self.units)
 
@@ -118,7 +119,7 @@ class RunSpec:
         free = ("rounds", "target")
         plan = asdict(self.plan)
         privacy = {} if self.privacy is None else self.privacy.settings()
-        parts = {
+        settings = {
             "method": {name: rule_name(getattr(self.method, name)) for name in names},
             "plan": {name: value for name, value in plan.items() if name not in free},
             "lora": self.lora.settings(),
@@ -126,7 +127,8 @@ class RunSpec:
             "privacy": {name: value for name, value in privacy.items() if name not in free} or None,
             "task": self.task.fingerprint,
         }
-        return json.loads(json.dumps(parts, default=str))
+        # As they come back from a file: tuples are lists there.
+        return json.loads(json.dumps(settings, default=str))
 
     def counted(self, ids: tuple[int, ...] | None) -> tuple[int, ...] | None:
         """Whom the releases of these clients count for; ``None`` is everybody.
@@ -143,7 +145,8 @@ class RunSpec:
         assert self.privacy is not None
         steps = self.plan.local_steps if self.privacy.by_step else 1
         terms = {"count": steps, **self.privacy.entry(ids)}
-        if len(self.task.sizes) == 1:  # an entry for everybody has one number
+        # The entry of a single client is one for everybody, which has one number.
+        if len(self.task.sizes) == 1:
             terms = {k: x[0] if isinstance(x, tuple) and x else x for k, x in terms.items()}
         return terms
 
@@ -198,6 +201,7 @@ class Prepared:
     @cached_property
     def examples(self) -> Callable[[tuple[int, ...]], Examples]:
         """Concatenates some clients' examples; the last result is kept for the same clients."""
+        # Most rounds ask for the same clients in every step.
         data = self.data
         return lru_cache(maxsize=1)(lambda ids: concatenate([data[k] for k in ids]))
 
@@ -213,7 +217,7 @@ def check_compute(
     if chunk_examples is not None:
         check_whole("chunk_examples", chunk_examples, 1)
     try:
-        # On "meta" tensors hold no values.
+        # On "meta" a tensor holds no values.
         usable = torch.empty(0, device=device).device.type != "meta"
     except (RuntimeError, AssertionError, ValueError, TypeError):
         usable = False
@@ -246,8 +250,9 @@ def prepare_run(
     check(spec.lora.rank <= 16 * widest, "rank", spec.lora.rank, expected)
     expected = "float32 or float64: in half precision a sum may move by more than the clip norm"
     for key, tensor in adapted.initial.items():
-        fine = tensor.dtype in (torch.float32, torch.float64)
-        check(fine, f"dtype of {key}", tensor.dtype, expected)
+        precise = tensor.dtype in (torch.float32, torch.float64)
+        check(precise, f"dtype of {key}", tensor.dtype, expected)
+    # Who owns which example stays with those who hold the data.
     persons = dict(enumerate(task.local_persons)) if spec.by_person and data else {}
     # Probed with as many examples as pass the model together, half as many again as expected.
     drawn = sum(n * rate for n, rate in zip(task.sizes, spec.sample_rates, strict=True))

@@ -94,8 +94,8 @@ def round_keys(spec: RunSpec, values: Mapping[ParamKey, Tensor], t: int) -> Roun
     method = spec.method
     moved = moving_keys(values, method.sides_in_round(t, spec.plan.local_steps))
     sent = tuple(key for key in moved if method.is_shared(key))
-    kept = tuple(key for key in moved if key not in sent or _is_split(method, key))
-    return RoundKeys(moved, sent, kept)
+    stays = tuple(key for key in moved if key not in sent or _is_split(method, key))
+    return RoundKeys(moved, sent, stays)
 
 
 def _is_split(method: Method, key: ParamKey) -> bool:
@@ -301,10 +301,10 @@ def _ranks_released(
     spec: RunSpec, ids: tuple[int, ...], shared: Tensor | None, alone: bool
 ) -> Tensor | None:
     """Ranks beyond which an upload holds nothing, noise included: (clients,) or (1,)."""
-    held = ranks_of(spec, ids) if alone else None
-    if shared is None or held is None:
-        return shared if held is None else held
-    return held.clamp(max=int(shared))
+    ranks = ranks_of(spec, ids) if alone else None
+    if shared is None or ranks is None:
+        return shared if ranks is None else ranks
+    return ranks.clamp(max=int(shared))
 
 
 def _finish_updates(

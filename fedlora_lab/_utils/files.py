@@ -93,6 +93,7 @@ def lock_folder(
     from filelock import FileLock, Timeout
 
     _make_folder(folder)
+    # The operating system lets go of it when the process ends, however it ends.
     lock = FileLock(folder / name, timeout=patience, mode=0o600, thread_local=False)
     try:
         lock.acquire()
@@ -112,12 +113,10 @@ def parse_json(text: "str | bytes", name: str) -> Any:
     Raises: ``ValueError`` in one line that begins with ``name``, for any other text or bytes.
     Guarantees: test_damaged_files.py::test_json_is_taken_strictly.
     """
-
     try:
         return _STRICT.decode(text.decode("utf-8") if isinstance(text, bytes) else text)
     except (ValueError, RecursionError) as error:
-        words = error_text(error, 120)
-        raise ValueError(f"{name}: expected JSON ({words})") from error
+        raise ValueError(f"{name}: expected JSON ({error_text(error, 120)})") from error
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -125,9 +124,10 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(found := dict(pairs)) < len(pairs):
+    content = dict(pairs)
+    if len(content) < len(pairs):
         raise ValueError("a key stands there twice")
-    return found
+    return content
 
 
 _STRICT = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique_keys)
@@ -153,8 +153,12 @@ def append_line(path: Path, entry: Mapping[str, Any]) -> None:
     _make_folder(path.parent)
     with open(path, "ab+", opener=partial(os.open, mode=0o600)) as file:
         begun = file.seek(0, os.SEEK_END) > 0
-        torn = begun and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n"
-        file.write((b"\n" if torn else b"") + json.dumps(entry).encode() + b"\n")
+        if begun:
+            file.seek(-1, os.SEEK_END)
+            # A kill may have cut the last line short: this one must not continue it.
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(json.dumps(entry).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
     if not begun:
@@ -202,8 +206,8 @@ def dump_checksummed(kind: str, version: int, content: dict[str, Any]) -> str:
         content: what `json` takes.
     """
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode())
-    whole = {"content": content, "digest": digest.hexdigest(), "format": kind, "version": version}
-    return json.dumps(whole, sort_keys=True)
+    sealed = {"content": content, "digest": digest.hexdigest(), "format": kind, "version": version}
+    return json.dumps(sealed, sort_keys=True)
 
 
 def load_checksummed(kind: str, version: int, text: str, name: str) -> dict[str, Any]:

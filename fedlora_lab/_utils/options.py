@@ -19,7 +19,7 @@ class Option:
         meaning: one line, for people.
         low, high: ends of the range of a number, both included.
         above: ``low`` itself is not allowed.
-        whole: only whole numbers.
+        whole: only whole numbers are allowed.
         choices: the words that are allowed, in place of numbers.
         word: how ``None`` is written on a command line; "": it is not allowed.
     """

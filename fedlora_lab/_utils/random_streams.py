@@ -47,8 +47,9 @@ class Streams:
     """
 
     def __init__(self, seed: int | None) -> None:
-        whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
-        check(seed is None or (whole and seed >= 0), "seed", seed, "None or a whole number >= 0")
+        countable = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
+        usable = seed is None or (countable and seed >= 0)
+        check(usable, "seed", seed, "None or a whole number >= 0")
         self.seed = None if seed is None else int(seed)
 
     def numpy(self, purpose: str, *indices: int) -> np.random.Generator:
@@ -59,8 +60,10 @@ class Streams:
         Args:
             purpose, indices: as for `key`.
         """
-        own = None if self.seed is None else key(self.seed, purpose, *indices)
-        bits = int.from_bytes(os.urandom(16), "big") if own is None else own
+        if self.seed is None:
+            bits = int.from_bytes(os.urandom(16), "big")
+        else:
+            bits = key(self.seed, purpose, *indices)
         return np.random.Generator(np.random.Philox(key=bits))
 
     def uniform(self, shape: Shape, purpose: str, *indices: int) -> "Tensor":

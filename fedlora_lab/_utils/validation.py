@@ -44,11 +44,11 @@ def check_number(
         low, high: the range's ends, both included.
         open_low: ``low`` itself is not allowed.
     """
-    words = f"a number {'>' if open_low else '>='} {low:g}"
+    expected = f"a number {'>' if open_low else '>='} {low:g}"
     if high < math.inf:
-        words = f"a number in {'(' if open_low else '['}{low:g}, {high:g}]"
+        expected = f"a number in {'(' if open_low else '['}{low:g}, {high:g}]"
     above = is_number(value) and (value > low if open_low else value >= low)
-    check(above and value <= high, name, value, words)
+    check(above and value <= high, name, value, expected)
 
 
 def check_whole(name: str, value: Any, low: int = 0, high: int | None = None) -> None:
@@ -58,9 +58,11 @@ def check_whole(name: str, value: Any, low: int = 0, high: int | None = None) ->
         name, value: of the argument.
         low, high: the range's ends, both included; ``None``: no upper end.
     """
-    words = f"a whole number >= {low}" if high is None else f"a whole number in [{low}, {high}]"
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    check(whole and value >= low and (high is None or value <= high), name, value, words)
+    expected = f"a whole number >= {low}" if high is None else f"a whole number in [{low}, {high}]"
+    # True is an int to Python, and never meant as one.
+    countable = isinstance(value, int) and not isinstance(value, bool)
+    in_range = countable and value >= low and (high is None or value <= high)
+    check(in_range, name, value, expected)
 
 
 def check_one_of(name: str, value: Any, allowed: tuple) -> None:

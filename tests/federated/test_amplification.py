@@ -77,19 +77,6 @@ def test_amplification_is_what_a_run_measures(case):
     assert quadratic == pytest.approx(layer.amplification)
 
 
-def test_where_the_noise_of_a_factor_is_not_known_its_energy_is_not_stated():
-    """Linear noise is that of B, the square of both; a residual takes up noise of its own."""
-
-    def stated(row: Any, **work: Any) -> list[bool]:
-        last = play(tokens(), row, private("example"), PLAN.replace(**work))[-1]
-        values = {name: x for _, name, x in last.rows if name.startswith("accumulated")}
-        return [not math.isnan(values[f"accumulated_{part}"]) for part in ("linear", "quadratic")]
-
-    assert stated("fedlora") == [True, True]
-    assert stated("fedex-lora") == stated("fed-sb") == [False, False]
-    assert stated("fedlora", optimizer="adamw") == [False, False]
-
-
 def test_a_record_says_what_a_has_taken_up_so_far():
     """It grows with the rounds in which A moves; 0 where A rests and without noise; NaN where no
     closed form holds, for which there is a reason.

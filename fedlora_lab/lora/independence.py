@@ -79,7 +79,7 @@ def check_batch_independence(
         keys: tensors with which the run begins; ``None``: all that the model has a place for.
 
     Raises: ``ValueError`` with the reason.
-    Guarantees: test_models_that_mix_examples_are_refused, tests/lora/test_attack_examples.py.
+    Guarantees: tests/lora/test_attack_examples.py.
     """
     _probe_once(task, adapted, products, None, tuple(adapted.shapes), rows)
     if method is not None and method.penalty is not None:

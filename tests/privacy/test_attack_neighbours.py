@@ -79,23 +79,20 @@ def released(
     return run, {key: x - start[key] for key, x in run.result.received.uploads.items()}
 
 
-def voided(run: Any, client: int) -> uploads.Received:
-    """The same round, the client's tensors not a number: the clip makes nothing of them."""
-    everyone, sent = run.everyone, run.result.opened.sent
+def void(run: Any, row: Method, client: int) -> dict:
+    """The uploads of the same round, the client's tensors not a number: the clip makes nothing of
+    them."""
+    everyone = run.everyone
+    sent = run.result.opened.sent
     params = {key: x.clone() for key, x in everyone.params.items()}
     for x in params.values():
         if len(x) == len(everyone.ids):
             x[everyone.ids.index(client)] = math.nan
-    keys, arrived = tuple(run.result.received.uploads), torch.arange(len(everyone.ids))
+    keys = tuple(run.result.received.uploads)
+    arrived = torch.arange(len(everyone.ids))
     emptied = replace(everyone, params=params)
-    return uploads.release_round(run.prepared, emptied, arrived, keys, sent)
-
-
-def void(run: Any, row: Method, client: int) -> dict:
-    """Its uploads, as changes of what was sent."""
-    sent = run.result.opened.sent.tensors
-    got = voided(run, client).uploads
-    return {key: x - row.clip_reference(sent[key][None]) for key, x in got.items()}
+    got = uploads.release_round(run.prepared, emptied, arrived, keys, sent).uploads
+    return {key: x - row.clip_reference(sent.tensors[key][None]) for key, x in got.items()}
 
 
 def deviation(run: Any) -> Any:
@@ -150,9 +147,7 @@ def test_one_example_less_moves_a_step_by_at_most_what_is_assumed(slug, batch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("slug", "batch"), [("fedlora", None), ("fedlora", 2), ("deer", 2), ("dp-lora", 2)]
-)
+@pytest.mark.parametrize(("slug", "batch"), [("fedlora", None), ("fedlora", 2), ("deer", 2)])
 def test_one_person_less_moves_a_step_by_at_most_what_is_assumed(slug, batch):
     """With all examples, which pass the model in chunks of two: a clip of each chunk, or of each
     example, would let a person of three go further, as would a divisor that counts examples."""
@@ -191,27 +186,20 @@ def test_one_client_less_moves_a_round_by_at_most_what_is_assumed(slug, trust):
             assert not apart[[i for i, k in enumerate(there) if k != client]].any()
 
 
-@pytest.mark.parametrize("trust", ["central", "secagg", "local"])
-def test_pooled_data_have_no_clients(trust):
+def test_pooled_data_have_no_clients():
     """One client less turns the one update of pooled data into another: the sum moved by 2 C."""
     words = r"^unit='client': expected 'example' for 'central': pooled data have no cl"
     with pytest.raises(ValueError, match=words):
-        fl.compare(tokens(), ["central"], private("client", trust), PLAN, [0], progress=False)
+        fl.compare(tokens(), ["central"], private("client", "secagg"), PLAN, [0], progress=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("unit", "trust"),
-    [
-        ("example", "local"),
-        ("person", "local"),
-        *product(["client"], ("local", "secagg", "central")),
-    ],
-)
+@pytest.mark.parametrize(("unit", "trust"), [("person", "local"), ("client", "secagg")])
 def test_the_noise_is_as_wide_as_is_assumed(unit, trust):
     """Nobody has anything to say: what is left is noise of the deviation that distances are in."""
     nothing = {k: list(range(n)) for k, n in enumerate(SIZES)}
-    plan, draws = fl.Plan(rounds=1, local_steps=1, batch=4, lr=0.2), []
+    plan = fl.Plan(rounds=1, local_steps=1, batch=4, lr=0.2)
+    draws = []
     for seed in range(6):
         run, noise = released(PLAIN, private(unit, trust), plan, seed, out=nothing)
         rows = torch.cat([x.flatten(1) for x in noise.values()], 1)

@@ -38,7 +38,7 @@ from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.state import Keys, ParamKey, Tensors
-from fedlora_lab.privacy.privatizer import row_norms
+from fedlora_lab.privacy.privatizer import check_maps, row_norms
 from fedlora_lab.tasks.metrics import IGNORED
 from fedlora_lab.tasks.task import Examples, Task, concatenate, map_inputs, mask_of, take
 
@@ -94,7 +94,7 @@ def check_batch_independence(
             moving = tuple(k for k in trained if not k.kind.scheduled or k.side in word)
             _probe_once(task, adapted, products, method, moving, rows)
     if method is not None and method.precondition is not None:
-        _probe_preconditioner(method.precondition, next(iter(adapted.initial.values())))
+        _probe_preconditioner(method.precondition, *next(iter(adapted.initial.items())))
 
 
 def check_penalty(
@@ -281,36 +281,27 @@ def _tolerance(like: Tensor, products: str) -> float:
 
 
 def _probe_preconditioner(
-    rule: Callable[[Float[Tensor, "n r r"]], Preconditioner], like: Tensor
+    rule: Callable[[Float[Tensor, "n r r"]], Preconditioner], key: ParamKey, like: Tensor
 ) -> None:
-    """Compares several clients' maps at once with those of each alone and beside huge ones."""
+    """Compares several clients' maps at once with those of each alone and beside huge ones.
 
+    Args: rule: of a method. key, like: one of the tensors that it is for, and its value.
+    """
     # Matrices as the rule sees them: symmetric, and positive definite.
     half = torch.randn(PROBES, 3, 8, generator=torch.Generator().manual_seed(0)).to(like)
     gram = half @ half.mT
-    together = _maps(rule, gram)
+    together = rule(gram)
+    check_maps(together, gram.shape, key)
     for i in range(PROBES):
-        alone = _maps(rule, gram[i : i + 1])
-        beside_huge = _maps(rule, _strange(gram, i, 1e6))
+        alone = rule(gram[i : i + 1])
+        beside_huge = rule(_strange(gram, i, 1e6))
         for matrix, single, crowded in zip(together, alone, beside_huge, strict=True):
             rounding = _tolerance(like, "float32") * single[0].norm().clamp(min=1e-12)
             is_own = (matrix[i] - single[0]).norm() <= rounding
+            # Nothing of the client's own has changed: there is hardly anything to round.
             stays = (matrix[i] - crowded[i]).norm() <= 1e-6 * crowded[i].norm()
             expected = "maps of each client's own matrix alone, however large the others are"
             check(bool(is_own and stays), "precondition", rule, expected)
-
-
-def _maps(
-    rule: Callable[[Float[Tensor, "n r r"]], Preconditioner], gram: Float[Tensor, "n r r"]
-) -> list[Tensor]:
-    """What a rule makes of some matrices; refuses anything but a map for each of them."""
-    made = rule(gram)
-    expected = "a rule that gives a Preconditioner"
-    check(isinstance(made, Preconditioner), "precondition", rule, expected)
-    for matrix in made:
-        expected = f"{tuple(gram.shape)}, a map for each matrix"
-        check(matrix.shape == gram.shape, "precondition", tuple(matrix.shape), expected)
-    return list(made)
 
 
 # ---- what is probed

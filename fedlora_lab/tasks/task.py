@@ -306,18 +306,17 @@ def _check_parts(parts: Mapping[str, Examples]) -> None:
         is_pair = isinstance(examples, (tuple, list)) and len(examples) == 2
         check(is_pair, name, type(examples).__name__, "a pair (x, y)")
         tensors = named_tensors(examples)
-        for key, value in reversed(tensors.items()):  # y first: the others have as many rows
+        for key, value in tensors.items():
             is_dense = (
                 isinstance(value, Tensor) and value.layout == torch.strided and value.ndim > 0
             )
-            expected = "a dense torch.Tensor whose first dimension counts examples"
-            check(is_dense, f"{name} {key}", type(value).__name__, expected)
+            check(is_dense, f"{name} {key}", type(value).__name__, "a dense tensor of rows")
             # Clients' examples that are not finite are counted by the clip, and taken as zero.
             finite = name.startswith("client") or _is_finite(value)
             check(finite, f"{name} {key}", "NaN or infinity", "finite numbers")
-            rows = f"{len(examples[1])} rows, as many as y, and at least one"
-            fits = len(value) == len(examples[1]) > 0
-            check(fits, f"{name} {key}", f"{len(value)} rows", rows)
+        rows = {key: len(value) for key, value in tensors.items()}
+        is_table = len(set(rows.values())) == 1 and rows["y"] > 0
+        check(is_table, f"rows of {name}", rows, "as many of each, and at least one")
         kinds = {key: (value.dtype, tuple(value.shape[1:])) for key, value in tensors.items()}
         first = first or kinds
         check(kinds == first, name, kinds, f"what clients[0] has: {first}")
@@ -407,13 +406,15 @@ def check_classes(task: Task) -> Task:
     fits = task.labels is None or len(task.labels) == classes
     check(fits, "labels", task.labels, f"{classes} names, one for each output of the model")
     for part, (_, labels) in task.parts.items():
-        kind = f"{labels.dtype} {tuple(labels.shape)}"
-        is_column = labels.dtype == torch.int64 and labels.ndim == 1
-        check(is_column, f"{part} y", kind, "torch.int64, one number an example")
         # torch would refuse such a label in the step that draws its row, rounds later.
-        for label in (int(labels.min()), int(labels.max())):
-            expected = f"labels in [0, {classes - 1}]"
-            check(0 <= label < classes, f"{part} y", label, expected)
+        is_class = labels.dtype == torch.int64 and labels.ndim == 1
+        odd = [
+            label
+            for label in labels.unique().tolist()
+            if not is_class or label not in range(classes)
+        ]
+        expected = f"labels in [0, {classes - 1}], one torch.int64 an example"
+        check(not odd, f"{part} y", odd, expected)
     return task
 
 
@@ -549,17 +550,15 @@ def head_modules(model: nn.Module, head: str | Sequence[str] | None) -> tuple[st
     paths = tuple(path for path in modules if names and path.endswith(names))
     parameters = list(model.named_parameters(remove_duplicate=False))
     for path in paths:
-        # PEFT wraps no lists, and other layers than nn.Linear have no exact gradient here.
+        # PEFT wraps no lists, other layers than nn.Linear have no exact gradient here, and a shared
+        # weight would be trained here and frozen there.
         is_list = isinstance(modules[path], (nn.ModuleList, nn.ModuleDict))
-        expected = "a module that holds nn.Linear and no other weights, and is no list"
-        check(is_linear_head(modules[path]) and not is_list, "head", path, expected)
-        is_apart = not any(is_within(path, other) for other in paths if other != path)
-        check(is_apart, "head", path, "modules that do not hold each other")
-        # A shared weight would be trained here and frozen there.
         elsewhere = {weight for place, weight in parameters if not is_within(place, path)}
         is_shared = not elsewhere.isdisjoint(modules[path].parameters())
-        expected = "a module that shares no weight with the rest of the model"
-        check(not is_shared, "head", path, expected)
+        is_apart = not any(is_within(path, other) for other in paths if other != path)
+        fits = is_linear_head(modules[path]) and is_apart and not is_list and not is_shared
+        expected = "modules of nn.Linear alone, no lists, that share no weight with other modules"
+        check(fits, "head", path, expected)
     return paths
 
 

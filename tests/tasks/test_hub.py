@@ -311,10 +311,8 @@ def test_declared_labels_are_the_classes():
     assert set(y.tolist()) == {0, 2}
     assert int((y == 0).sum()) == int((frame["label"] == "kind").sum())
     ratings = labelled([5, 1.0, "3 ", 4])
-    for declared in ([1, 2, 3, 4, 5], ["1", "2", "3", "4", "5"]):
-        (codes, _), classes = read_labels((ratings, ratings), "y", declared)
-        assert codes.tolist() == [4, 0, 2, 3] and classes == (1, 2, 3, 4, 5)
-    assert read_labels((labelled(["No", "no"]),) * 2, "y", ["No", "no"])[1] == ("No", "no")
+    (codes, _), classes = read_labels((ratings, ratings), "y", ["1", "2", "3", "4", "5"])
+    assert codes.tolist() == [4, 0, 2, 3] and classes == (1, 2, 3, 4, 5)
     line = "^label 'y'='6 in row 1 of the test data': expected one of the classes that labels= has"
     with pytest.raises(ValueError, match=line):
         read_labels((ratings, labelled([1, 6])), "y", [1, 2, 3, 4, 5])

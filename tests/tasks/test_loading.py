@@ -238,23 +238,6 @@ def test_what_loading_made_anew_is_named(tmp_path):
         fl.tasks.hub(tmp_path, five, **LABELLED)
 
 
-def test_weights_in_other_forms_are_those_of_the_file(tmp_path):
-    """In several files, in half precision, and with tied embeddings."""
-    folder = toy_hubs.folder("llama")
-    with fl.tasks.quiet():
-        given = transformers.AutoModel.from_pretrained(folder, dtype=torch.float16)
-        given.save_pretrained(tmp_path, max_shard_size="5KB")
-    code: Any = transformers.AutoTokenizer.from_pretrained(folder)
-    code.save_pretrained(tmp_path)
-    assert len(list(tmp_path.glob("*.safetensors"))) > 1
-    task = fl.tasks.hub(tmp_path, toy_hubs.texts(), **LABELLED)
-    assert task.new_modules == ("score",)
-    model: Any = task.model
-    weights = dict(model.base_model.named_parameters())
-    for name, weight in given.named_parameters():
-        assert torch.equal(weights[name], weight.float())
-
-
 # ---- models that hold an adapter
 
 

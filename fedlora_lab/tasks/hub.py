@@ -146,11 +146,12 @@ def _build(
         check_order(classes, config)
         y = rows.labels(numbers)
         info |= describe_classes(classes, declared)
+    targets = fields["targets"]
     own_head = None if is_causal else architectures.default_head(base)
     fields |= {
         "name": "hub",
         "model": base,
-        "targets": fields["targets"] or architectures.default_targets(base),
+        "targets": architectures.default_targets(base) if targets is None else tuple(targets),
         "head": own_head if fields["head"] == OWN_HEAD else fields["head"],
         "loss": next_token_loss if is_causal else cross_entropy,
         "metrics": select_metrics(fields["metrics"], "causal" if is_causal else "classification"),

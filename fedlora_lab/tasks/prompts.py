@@ -104,10 +104,11 @@ def _build(
     ]
     x, y, cut = encode_pairs(generation, base, pairs, max_length, rows.names)
     _check_decoder(base, x)
+    targets = fields["targets"]
     fields |= {
         "name": "prompts",
         "model": base,
-        "targets": fields["targets"] or architectures.default_targets(base),
+        "targets": architectures.default_targets(base) if targets is None else tuple(targets),
         "loss": next_token_loss,
         "metrics": select_metrics(fields["metrics"], "prompts"),
         "prepare": architectures.trim_padding,

@@ -178,6 +178,7 @@ FRAME = toy_hubs.texts()
 BAD: dict[str, dict[str, Any]] = {
     "label='y': expected a column: text, label, site": {"label": "y"},
     r"label=\['label'\]: expected a column": {"label": ["label"]},
+    r"targets=\(\): expected one or more module names": {"targets": []},
     r"labels=\[\]: expected two or more classes": {"labels": []},
     "clients=3: expected none with by=": {"by": "site", "clients": 3},
     "text, image=.*: expected one of them": {"text": None},

@@ -42,14 +42,15 @@ def sampled_gaussian_rdp(
     if sample_rate == 0:
         return np.zeros(len(orders))
 
-    def one(order: int) -> float:
+    def divergence(order: int) -> float:
+        # In logarithms: at high orders the terms leave the range of a float.
         j = np.arange(order + 1)
         binomial = gammaln(order + 1) - gammaln(j + 1) - gammaln(order - j + 1)
         sampled = (order - j) * math.log1p(-sample_rate) + j * math.log(sample_rate)
         terms = binomial + sampled + (j * j - j) / (2 * noise_multiplier**2)
         return float(np.asarray(logsumexp(terms))) / (order - 1)
 
-    return steps * np.array([one(int(order)) for order in orders])
+    return steps * np.array([divergence(int(order)) for order in orders])
 
 
 def rdp_to_epsilon(
@@ -101,7 +102,9 @@ def gdp_delta(mu: float, epsilon: float) -> float:
     Source: arXiv:1805.06530, theorem 8; arXiv:1905.02383, corollary 2.13.
     """
     check_symbols(mu=mu, epsilon=epsilon)
-    first, second = log_ndtr(-epsilon / mu + mu / 2), epsilon + log_ndtr(-epsilon / mu - mu / 2)
+    # In logarithms: far in the tail both terms are too small for a float.
+    first = log_ndtr(-epsilon / mu + mu / 2)
+    second = epsilon + log_ndtr(-epsilon / mu - mu / 2)
     return max(0.0, float(np.exp(first) * -np.expm1(min(0.0, second - first))))
 
 
@@ -114,6 +117,7 @@ def gdp_epsilon(mu: float, delta: float) -> float:
     check_symbols(mu=mu, delta=delta)
     if gdp_delta(mu, 0.0) <= delta:
         return 0.0
+    # delta falls with epsilon: doubled until the root lies below.
     high = 1.0
     while gdp_delta(mu, high) > delta:
         high *= 2
@@ -152,6 +156,7 @@ def membership_bound(
     check_symbols(epsilon=epsilon)
     check_number("delta", delta, 0, 1)
     check(bool(np.all((fpr >= 0) & (fpr <= 1))), "fpr", fpr, "numbers in [0, 1]")
+    # At 700 the exponential is as good as infinite, and no float overflows.
     steep = delta + fpr * math.exp(min(epsilon, 700.0))
     return np.minimum(1.0, np.minimum(steep, 1 - math.exp(-epsilon) * (1 - delta - fpr)))
 
@@ -189,7 +194,9 @@ def clip_terms(
     check_number("batch", batch, 0, n, open_low=True)
     norms = np.linalg.norm(rows, axis=1)
     scale = np.minimum(1.0, clip_norm / np.maximum(norms, 1e-300))
-    bias, q = (scale - 1.0) @ rows / n, batch / n
+    bias = (scale - 1.0) @ rows / n
+    # A row is in the batch or not: its part has the variance of a coin.
+    q = batch / n
     sampling = q * (1 - q) * float(np.sum((scale * norms) ** 2)) / batch**2
     return ClipTerms(float(bias @ bias), sampling, (noise_multiplier * clip_norm / batch) ** 2 * p)
 
@@ -214,7 +221,9 @@ def gradient_overlap(noise_multiplier: float, rank: int, d_in: int, releases: in
     check_whole("d_in", d_in, rank)
     if not noise_multiplier:
         return 1.0
-    square, shape = (math.sqrt(releases / d_in) / noise_multiplier) ** 2, rank / d_in
+    square = releases / d_in / noise_multiplier**2
+    shape = rank / d_in
+    # Below this signal the largest singular vector of the noise wins.
     if square**2 <= shape:
         return 0.0
     return math.sqrt(max(0.0, 1 - (shape + square) / (square * (square + 1))))
@@ -274,7 +283,9 @@ def trust_level(
     if trust == "central":
         return TrustLevel(each=0.0, server=std, mean=std / participants, alone=0.0)
     shares = 1 if trust == "local" else honest or participants
-    each, alone = std / math.sqrt(shares), noise_multiplier / math.sqrt(shares)
+    # The shares of the honest clients alone add up to the whole noise.
+    each = std / math.sqrt(shares)
+    alone = noise_multiplier / math.sqrt(shares)
     return TrustLevel(each, server=0.0, mean=each / math.sqrt(participants), alone=alone)
 
 

@@ -44,19 +44,19 @@ def deviation_matrix(B: FactorsB, A: FactorsA, weights: Weights = None) -> Matri
     return np.tensordot(p, B, 1) @ np.tensordot(p, A, 1) - np.einsum("i,ior,irk->ok", p, B, A)
 
 
-def vanishes_for_every_weighting(B: FactorsB, A: FactorsA, tolerance: float = 1e-12) -> bool:
+def vanishes_for_every_weighting(B: FactorsB, A: FactorsA) -> bool:
     """Whether D = 0 for every choice of weights: if (B_i - B_j)(A_i - A_j) = 0 for all pairs.
 
-    Args:
-        B, A: the clients' factors.
-        tolerance: largest entry that counts as zero, relative to the largest product of entries.
+    Args: B, A: the clients' factors.
 
     Guarantees: test_vanishes_for_every_weighting.
     Source: derived; the rigorous form of arXiv:2410.12926, theorem 1.
     """
     _weights(B, A)
     gaps = np.einsum("ijor,ijrk->ijok", B[:, None] - B[None], A[:, None] - A[None])
-    return bool(np.abs(gaps).max() <= tolerance * max(np.abs(B).max() * np.abs(A).max(), 1e-300))
+    # What rounding leaves of zero is small beside the largest product of entries.
+    size = max(np.abs(B).max() * np.abs(A).max(), 1e-300)
+    return bool(np.abs(gaps).max() <= 1e-12 * size)
 
 
 class DeviationTerms(NamedTuple):
@@ -94,13 +94,19 @@ def noisy_deviation(
     Source: derived; D is minus the covariance of B and A over clients.
     """
     p = _weights(B, A, weights)
-    u, v = (np.broadcast_to(np.asarray(std, float) ** 2, len(B)) for std in (std_B, std_A))
-    check(bool(np.all(np.isfinite(u + v))), "std_B, std_A", (std_B, std_A), "numbers >= 0")
-    gaps_B, gaps_A = (np.sum((x - np.tensordot(p, x, 1)) ** 2, axis=(1, 2)) for x in (B, A))
+    var_B = np.broadcast_to(np.asarray(std_B, float) ** 2, len(B))
+    var_A = np.broadcast_to(np.asarray(std_A, float) ** 2, len(B))
+    finite = bool(np.all(np.isfinite(var_B + var_A)))
+    check(finite, "std_B, std_A", (std_B, std_A), "numbers >= 0")
+    gaps_B = np.sum((B - np.tensordot(p, B, 1)) ** 2, axis=(1, 2))
+    gaps_A = np.sum((A - np.tensordot(p, A, 1)) ** 2, axis=(1, 2))
     data = np.sum(deviation_matrix(B, A, p) ** 2)
-    linear = B.shape[1] * np.sum(p**2 * u * gaps_A) + A.shape[2] * np.sum(p**2 * v * gaps_B)
+    _, d_out, r = B.shape
+    d_in = A.shape[2]
+    linear = d_out * np.sum(p**2 * var_B * gaps_A) + d_in * np.sum(p**2 * var_A * gaps_B)
+    # Squared weights of xi_B,k xi_A,l in D: a client's own product is also in the mean of products.
     spread = (np.diag(p) - np.outer(p, p)) ** 2
-    quadratic = B.shape[1] * A.shape[2] * B.shape[2] * float(u @ spread @ v)
+    quadratic = d_out * d_in * r * float(var_B @ spread @ var_A)
     return DeviationTerms(float(data), float(linear), quadratic)
 
 
@@ -155,22 +161,22 @@ def noise_terms(
 
 
 def factor_average_terms(
-    B: FactorB, A: FactorA, std_B: float, std_A: float, clients: int, scaling: float = 1.0
+    B: FactorB, A: FactorA, std_B: float, std_A: float, clients: int
 ) -> NoiseTerms:
-    """Energy when K clients noise the same factors and the server averages the FACTORS.
+    """Energy in B A when K clients noise the same factors and the server averages the FACTORS.
 
     `noise_terms` at std / sqrt(K), so the quadratic term falls with K^2.
 
-    Args: as `noise_terms`; the stds are those of one client; clients: K >= 1.
+    Args: B, A: the factors; std_B, std_A: of one client's noise; clients: K >= 1.
     Guarantees: test_product_average_terms.
     Source: derived.
     """
     check_symbols(clients=clients)
-    return noise_terms(B, A, std_B / math.sqrt(clients), std_A / math.sqrt(clients), scaling)
+    return noise_terms(B, A, std_B / math.sqrt(clients), std_A / math.sqrt(clients))
 
 
 def product_average_terms(
-    B: FactorB, A: FactorA, std_B: float, std_A: float, clients: int, scaling: float = 1.0
+    B: FactorB, A: FactorA, std_B: float, std_A: float, clients: int
 ) -> NoiseTerms:
     """Energy when the server averages the PRODUCTS instead (exact aggregation).
 
@@ -181,7 +187,7 @@ def product_average_terms(
     Source: derived.
     """
     check_symbols(clients=clients)
-    return NoiseTerms(*(term / clients for term in noise_terms(B, A, std_B, std_A, scaling)))
+    return NoiseTerms(*(term / clients for term in noise_terms(B, A, std_B, std_A)))
 
 
 def _accumulated_std(std: float, releases: int) -> float:
@@ -380,7 +386,8 @@ def descent_errors(
     check_symbols(rank=rank, steps=steps, alpha=alpha, lr=lr)
     size = float(np.linalg.norm(target))
     check(size > 0, "target", target.shape, "a matrix that is not zero")
-    gamma, (d_out, d_in) = alpha / rank, target.shape
+    gamma = alpha / rank
+    d_out, d_in = target.shape
     A = np.random.default_rng(seed).uniform(-1, 1, (rank, d_in)) / np.sqrt(d_in)
     B = np.zeros((d_out, rank))
     errors = np.full(steps + 1, np.inf)
@@ -390,21 +397,23 @@ def descent_errors(
         if not error < 1e3:
             break
         errors[step] = error
-        B, A = B - lr * gamma * G @ A.T, A - lr * gamma * B.T @ G
+        move_B = -lr * gamma * G @ A.T
+        # Of the same B and A: both descend at once.
+        A = A - lr * gamma * B.T @ G
+        B = B + move_B
     return errors
 
 
 def row_space_share(
-    rank: int, d_in: int, spectrum: "Float[np.ndarray, ' n'] | None" = None, level: float = 0.95
+    rank: int, d_in: int, spectrum: "Float[np.ndarray, ' n'] | None" = None
 ) -> Band:
-    """Share of a wanted change's energy in the row space of a random A: r / d_in on average.
+    """Share of a wanted change's energy in the row space of a random A: r / d_in, and a 95 % band.
 
     With A frozen, W can only move within that space, whatever B becomes.
 
     Args:
         rank, d_in: r in [1, d_in], d_in >= 2.
         spectrum: singular values of the wanted change; ``None``: it has one direction.
-        level: of the interval, in (0, 1).
 
     Guarantees: test_row_space_share.
     Source: derived; a projection on random directions has a beta law, exact for one direction, by
@@ -412,7 +421,6 @@ def row_space_share(
     """
     check_whole("d_in", d_in, 2)
     check_whole("rank", rank, 1, d_in)
-    check_symbols(level=level)
     if rank == d_in:
         return Band(1.0, 1.0, 1.0)
     share = np.ones(1) if spectrum is None else np.square(spectrum) / np.sum(np.square(spectrum))
@@ -421,5 +429,6 @@ def row_space_share(
     variance = one * (concentrated - (1 - concentrated) / (d_in - 1))
     mean = rank / d_in
     size = mean * (1 - mean) / variance - 1
-    ends = ((1 + side * level) / 2 for side in (-1, 1))
-    return Band(mean, *(float(betaincinv(mean * size, (1 - mean) * size, p)) for p in ends))
+    # The beta law with this mean and variance.
+    ends = betaincinv(mean * size, (1 - mean) * size, [0.025, 0.975])
+    return Band(mean, *ends.tolist())

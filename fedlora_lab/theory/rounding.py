@@ -23,8 +23,10 @@ def normal_float_levels(width: int, reach: float = 0.9677083) -> Float[np.ndarra
     """
     check_whole("width", width, 2, 8)
     check(0.5 < reach < 1, "reach", reach, "a number between 0.5 and 1")
-    counts = (2 ** (width - 1), 2 ** (width - 1) - 1)
-    above, below = (ndtri(np.linspace(0.5, reach, n + 1)) for n in counts)
+    # Zero is a level: one fewer is left for the numbers below it.
+    count = 2 ** (width - 1)
+    above = ndtri(np.linspace(0.5, reach, count + 1))
+    below = ndtri(np.linspace(0.5, reach, count))
     return np.concatenate([-below[:0:-1], above]) / ndtri(reach)
 
 
@@ -51,10 +53,16 @@ def quantiser_error(levels: Sequence[float], block: int) -> float:
     density = block * inside ** (block - 1) * 2 * np.exp(-(m**2) / 2) / np.sqrt(2 * np.pi)
     # Mean of (Q(x) - x)^2 over a standard normal x in [-m, m], cell by cell in closed form.
     edges = np.concatenate([[-1.0], (code[1:] + code[:-1]) / 2, [1.0]])
-    e, v = m[:, None] * edges, m[:, None] * code
-    bell, mass = np.exp(-(e**2) / 2) / np.sqrt(2 * np.pi), np.diff(ndtr(e))
-    first, second = -np.diff(bell), mass - np.diff(e * bell)
-    errors = (block - 1) / block * ((second - 2 * v * first + v**2 * mass).sum(1) / inside)
+    ends = m[:, None] * edges
+    values = m[:, None] * code
+    bell = np.exp(-(ends**2) / 2) / np.sqrt(2 * np.pi)
+    # Moments 0, 1 and 2 of the normal law in each cell.
+    mass = np.diff(ndtr(ends))
+    first = -np.diff(bell)
+    second = mass - np.diff(ends * bell)
+    squares = (second - 2 * values * first + values**2 * mass).sum(1)
+    # The largest number of a block is met exactly.
+    errors = (block - 1) / block * squares / inside
     return float(np.trapezoid(density * errors, m))
 
 
@@ -119,7 +127,9 @@ def rounded_epsilon(noise_multiplier: float, step: float, clients: int, delta: f
     check_number("noise_multiplier", noise_multiplier, 0, open_low=True)
     check_number("step", step, 1e-4, 1e4)
     check_symbols(clients=clients, delta=delta)
-    std, shift = noise_multiplier / math.sqrt(clients) / step, 1 / step
+    # In steps of the grid from here on.
+    std = noise_multiplier / math.sqrt(clients) / step
+    shift = 1 / step
     reach = math.ceil(14 * (std + 0.5) * math.sqrt(clients) + shift + clients)
     size = 2 ** math.ceil(math.log2(2 * reach + 2))
     places = np.arange(size) - size // 2
@@ -130,19 +140,27 @@ def rounded_epsilon(noise_multiplier: float, step: float, clients: int, delta: f
 
     def epsilon(offset: float) -> float:
         others = spectrum(offset) ** (clients - 1)
-        sums = (np.fft.irfft(others * spectrum(mean), size) for mean in (offset + shift, offset))
-        p, q = (np.where(law > 1e-13, law, 0.0) for law in sums)
+        p = np.fft.irfft(others * spectrum(offset + shift), size)
+        q = np.fft.irfft(others * spectrum(offset), size)
+        # What the transform leaves of zero is no probability.
+        p = np.where(p > 1e-13, p, 0.0)
+        q = np.where(q > 1e-13, q, 0.0)
 
         def excess(epsilon: float) -> float:
             factor = math.exp(epsilon)
             return max(np.maximum(p - factor * q, 0).sum(), np.maximum(q - factor * p, 0).sum())
 
-        low, high = 0.0, 60.0
+        low = 0.0
+        high = 60.0
         if excess(high) > delta:
             return math.inf
+        # By halves, from above: the excess is flat where the root lies.
         while high - low > 1e-6:
             middle = (low + high) / 2
-            low, high = (middle, high) if excess(middle) > delta else (low, middle)
+            if excess(middle) > delta:
+                low = middle
+            else:
+                high = middle
         return high
 
     return max(epsilon(offset) for offset in (0.0, 0.25, 0.5))

@@ -61,42 +61,39 @@ def regulated_energy(d_out: int, rank: int, std: float) -> float:
     return std**2 * d_out * rank
 
 
-def measured_band(mu: float, draws: int, level: float = 0.95) -> Band:
-    """Computes the band of a separation measured on ``draws`` draws of noise, if ``mu`` is true.
+def measured_band(mu: float, draws: int) -> Band:
+    """Computes the 95 % band of a separation that is ``mu``, measured on ``draws`` draws of noise.
 
     Only the spread of the noise is estimated, so the ratio follows a chi-square with draws - 1
     degrees of freedom.
 
-    Args: mu: > 0; draws: >= 2; level: in (0, 1).
+    Args: mu: > 0; draws: >= 2.
     Guarantees: test_measured_band.
     Source: the law of a sample variance.
     """
-    check_symbols(mu=mu, draws=draws, level=level)
-    low, high = (
-        float(mu * np.sqrt((draws - 1) / chdtri(draws - 1, (1 + side * level) / 2)))
-        for side in (-1, 1)
-    )
-    return Band(mu, low, high)
+    check_symbols(mu=mu, draws=draws)
+    ends = mu * np.sqrt((draws - 1) / chdtri(draws - 1, [0.025, 0.975]))
+    return Band(mu, *ends.tolist())
 
 
-def coupled_step(b: float, a: float, lr: float, target: float = 1.0) -> tuple[float, float, float]:
-    """Computes the change of b a by one step of both on the loss (b a - target)^2 / 2.
+def coupled_step(b: float, a: float, lr: float) -> tuple[float, float, float]:
+    """Computes the change of b a by one step of both on the loss (b a - 1)^2 / 2.
 
     Three parts that add up: by b's step, by a's step, and by both together (the coupling).
 
-    Args: b, a: where the step starts; lr: >= 0; target: any.
+    Args: b, a: where the step starts; lr: >= 0.
     Guarantees: test_a_coupled_step_is_the_change_of_the_product.
     Source: derived; the coupling is the term that arXiv:2602.19926 removes from each step.
     """
     check_symbols(lr=lr)
-    error = b * a - target
+    error = b * a - 1
     return -lr * error * a * a, -lr * error * b * b, lr**2 * error**2 * a * b
 
 
 def two_number_descent(
-    start: tuple[float, float], lr: float, steps: int, turns: bool, target: float = 1.0
+    start: tuple[float, float], lr: float, steps: int, turns: bool
 ) -> Float[np.ndarray, "n 2"]:
-    """Computes the path of (b, a) down (b a - target)^2 / 2, both at once or alternating.
+    """Computes the path of (b, a) down (b a - 1)^2 / 2, both at once or alternating.
 
     In turns b moves in steps 0, 2, ... and a in the others.
 
@@ -104,7 +101,6 @@ def two_number_descent(
         start: (b, a).
         lr, steps: >= 0.
         turns: one number a step.
-        target: of the product.
     Returns: (steps + 1, 2); NaN from where a number has passed a million.
 
     Guarantees: test_in_turns_each_step_shrinks_the_error.
@@ -117,7 +113,8 @@ def two_number_descent(
         if not np.abs(point).max() < 1e6:
             break
         path[step] = point
-        gradient = (point.prod() - target) * point[::-1]
+        # Of each number: the error times the other number.
+        gradient = (point.prod() - 1) * point[::-1]
         if turns:
             gradient[(step + 1) % 2] = 0.0
         point = point - lr * gradient

@@ -111,7 +111,7 @@ def run_job(job: Job) -> dict[str, Any]:
         for name in ("bytes_up", "bytes_down"):
             values[name] = sum(getattr(record.uploads, name) for record in records)
         if job.measure_curvature:
-            values["sharpness"] = flatness(task, last).top
+            values["sharpness"] = flatness(task, last)
     values["seconds"] = sum(record.seconds for record in records)
     finite = {name: float(x) if math.isfinite(x) else None for name, x in values.items()}
     return {"key": job.key, "lr": job.setting.lr, "seed": job.seed, "values": finite}

@@ -28,7 +28,6 @@ from fedlora_lab.measures.deviation import (
 )
 from fedlora_lab.measures.gradients import (
     FirstSteps,
-    Flatness,
     Gradients,
     flatness,
     full_updates,

@@ -27,7 +27,8 @@ FactorPair = tuple[Tensor, Tensor]
 
 def product_norm(left: Float[Tensor, "d_out r"], right: Float[Tensor, "r d_in"]) -> float:
     """Computes the norm of ``left @ right`` from two (r, r) Gram matrices, in float64."""
-    left, right = left.double(), right.double()
+    left = left.double()
+    right = right.double()
     return float(((left.T @ left) * (right @ right.T)).sum().clamp(min=0).sqrt())
 
 
@@ -93,8 +94,10 @@ def drift(server: FactorPair, clients: FactorPair) -> Float[Tensor, " clients"]:
 
     Guarantees: tests/measures/test_measures.py::test_drift.
     """
-    (a, b), (own_a, own_b) = (tuple(x.double() for x in pair) for pair in (server, clients))
-    return (own_b @ own_a - b @ a).flatten(1).norm(dim=1)
+    a, b = server
+    client_a, client_b = clients
+    change = client_b.double() @ client_a.double() - b.double() @ a.double()
+    return change.flatten(1).norm(dim=1)
 
 
 # ---- noise
@@ -182,7 +185,8 @@ def separation(
     one = torch.zeros(1, dtype=torch.int64)
     rows = privatizer.precondition_rows({key: change[None]}, maps, one)
     signal, _ = privatizer.clip_sum(rows, 1.0, one, 1)
-    stds, where = [noise_multiplier] * draws, [(i,) for i in range(draws)]
+    stds = [noise_multiplier] * draws
+    where = [(i,) for i in range(draws)]
     drawn = privatizer.gaussian_noise({key: change.shape}, stds, Streams(seed), where)
     shown, alone = privatizer.release({key: signal[key].expand(draws, -1, -1)}, drawn, maps)
     moved = (shown[key] - alone[key])[0]

@@ -86,8 +86,8 @@ def seed_pairs(frame: "DataFrame", one: str, other: str, measure: str) -> "DataF
     Args: frame, one, other, measure: as for `paired_difference`.
     Raises: ``ValueError`` where they share fewer than two seeds.
     """
-    own = frame[frame["method"].isin([one, other])]
-    means: Any = own.groupby(["seed", "method"])[measure].mean().unstack()
+    both = frame[frame["method"].isin([one, other])]
+    means: Any = both.groupby(["seed", "method"])[measure].mean().unstack()
     table = means.reindex(columns=[one, other]).dropna()
     check(len(table) >= 2, "seeds", len(table), f"at least two that {one!r} and {other!r} share")
     return table
@@ -115,8 +115,9 @@ def find_collapsed(gains: Float[np.ndarray, " runs"]) -> Bool[np.ndarray, " runs
     >>> find_collapsed(np.array([0.29, 0.004, 0.27, 0.30, -0.1])).tolist()
     [False, True, False, False, True]
     """
-    known = gains[~np.isnan(gains)]
-    middle = float(np.median(known)) if len(known) >= 3 else 0.0
+    measured = gains[~np.isnan(gains)]
+    # Of two runs none is the median.
+    middle = float(np.median(measured)) if len(measured) >= 3 else 0.0
     return gains < max(0.0, middle / 2)
 
 
@@ -126,7 +127,7 @@ def find_collapsed_by_group(groups: Any) -> Any:
     Args: groups: gains as of `find_collapsed`, a grouped pandas Series.
     Guarantees: test_collapse.py::test_each_method_and_seed_is_judged_by_its_own_ends.
     """
-    return groups.transform(lambda own: find_collapsed(own.to_numpy())).astype(bool)
+    return groups.transform(lambda gains: find_collapsed(gains.to_numpy())).astype(bool)
 
 
 def smaller_is_better(measure: str) -> bool:
@@ -148,9 +149,10 @@ def run_ends(frame: "DataFrame", measure: str | None = None) -> "DataFrame":
     measure = headline_measure(frame) if measure is None else measure
     whole: Any = frame[frame["layer"] == "all"]
     keys: Any = {"by": ["method", "seed"], "sort": False, "dropna": False}
-    rounds, own = whole.groupby(**keys)["round"], whole["measure"] == measure
+    rounds = whole.groupby(**keys)["round"]
+    chosen = whole["measure"] == measure
     values = {
-        name: whole["value"].where(own & (whole["round"] == rounds.transform(how)))
+        name: whole["value"].where(chosen & (whole["round"] == rounds.transform(how)))
         for name, how in (("before", "min"), ("after", "max"))
     }
     # Of each run one value of either is left, or none: not measured.
@@ -163,12 +165,12 @@ def run_ends(frame: "DataFrame", measure: str | None = None) -> "DataFrame":
 
 def count_collapsed(ends: "DataFrame") -> dict[str, dict[str, Any]]:
     """Counts for each method of `run_ends`: seeds, fell, collapsed, means before and after."""
-    found: dict[str, dict[str, Any]] = {}
+    table: dict[str, dict[str, Any]] = {}
     for method, part in ends.groupby(level="method", sort=False):
         counts = {name: int(part[name].sum()) for name in ("fell", "collapsed")}
         means = {name: float(part[name].mean(skipna=False)) for name in ("before", "after")}
-        found[str(method)] = {"seeds": len(part), **counts, **means}
-    return found
+        table[str(method)] = {"seeds": len(part), **counts, **means}
+    return table
 
 
 def describe_decline(measure: str, before: float, after: float) -> str:
@@ -186,7 +188,8 @@ def describe_collapse(measure: str, counts: Mapping[str, Any]) -> str:
     Args: measure: its name. counts: seeds, fell, collapsed, before, after; see `count_collapsed`.
     """
     seeds, fell, low = (int(counts[name]) for name in ("seeds", "fell", "collapsed"))
-    before, after = counts["before"], counts["after"]
+    before = counts["before"]
+    after = counts["after"]
     if not low or seeds == 1:
         return describe_decline(measure, before, after) if low else ""
     down = f"{fell} of {seeds} runs {_way(measure)} their start"

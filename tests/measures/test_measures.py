@@ -67,11 +67,6 @@ def test_small_deviations_are_not_lost_in_squares(size):
         assert found.norm == pytest.approx(exact, rel=1e-3, abs=1e-14)
 
 
-def test_a_deviation_is_relative_to_the_mean():
-    cases = {(0.0, 0.0): 0, (1.0, 0.0): math.inf, (1.0, 4.0): 0.25}
-    assert {case: measures.Deviation(*case).relative for case in cases} == cases
-
-
 # ---- noise, drift, and the rows of a round
 
 
@@ -131,15 +126,6 @@ def test_rows_of_a_round_are_those_by_hand():
         assert table["two", name] == 0
 
 
-def test_what_nobody_may_see_is_not_in_the_rows():
-    state = two_layers()
-    exchange = measures.Exchange(state, state, state, None, torch.ones(1), None)
-    rows, total = measures.layer_rows(exchange, 1.0)
-    frame = measures.frame_of(rows)
-    assert math.isnan(total) and list(frame.columns) == ["layer", "measure", "value"]
-    assert list(frame["measure"]) == ["norm", "norm"]
-
-
 def test_recording_changes_nothing():
     """And what is called A is A: the inputs and the record name the sides alike."""
     recorder, rounds = measures.record_aggregation(fl.methods.FedLoRA)
@@ -175,42 +161,28 @@ def record():
     return play(tokens(), "fedlora", None)[-1]
 
 
-def hessian(task, record, sides):
-    """The Hessian of the mean test loss in all coordinates, formed in full."""
+def test_flatness(record):
+    """The top of the Hessian of the mean test loss in all coordinates, formed in full."""
+    task = tokens()
     _, lora, state = record.source
     adapted = adapt(task.model, task.targets, task.head, lora)
-    keys = [key for key in adapted.places if key.side in sides]
-    sizes = [state.tensors[key].numel() for key in keys]
+    sizes = [state.tensors[key].numel() for key in adapted.places]
 
     def loss(flat):
-        parts = dict(zip(keys, flat.split(sizes), strict=True))
-        for key in adapted.places:
-            tensor = state.tensors[key]
-            adapted.set_tensor(key, parts[key].view_as(tensor) if key in parts else tensor)
+        for key, part in zip(adapted.places, flat.split(sizes), strict=True):
+            adapted.set_tensor(key, part.view_as(state.tensors[key]))
         return task.loss(task.forward(adapted.model, task.test[0]), task.test[1]).mean()
 
-    point = torch.cat([state.tensors[key].flatten() for key in keys])
-    return torch.autograd.functional.hessian(loss, point)
-
-
-@pytest.mark.parametrize("sides", ["A", "B", "AB"])
-def test_flatness(record, sides):
-    full = torch.linalg.eigvalsh(hessian(tokens(), record, sides))
-    found = measures.flatness(tokens(), record, sides=sides, steps=200, tolerance=1e-10)
-    assert found.top == pytest.approx(float(full[-1]), rel=1e-6)
-    early = measures.flatness(tokens(), record, sides=sides, steps=4)
-    assert early.steps <= 4
-    assert float((full - early.top).abs().min()) <= early.residual + 1e-9
-    with pytest.raises(ValueError, match=r"^sides='C': expected"):
-        measures.flatness(tokens(), record, sides="C")
+    point = torch.cat([state.tensors[key].flatten() for key in adapted.places])
+    full = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, point))
+    assert measures.flatness(task, record) == pytest.approx(float(full[-1]), rel=1e-3)
 
 
 def test_flatness_of_a_transformer():
     """Fused attention has no second derivative: the measure must not run into it."""
     task = fl.tasks.digits(clients=2, seed=1)
     start = next(fl.run(task, "fedlora", None, fl.Plan(rounds=0)))
-    found = measures.flatness(task, start, (task.test[0][:4], task.test[1][:4]), steps=1)
-    assert np.isfinite(found.top) and found.top > 0
+    assert measures.flatness(task, start, (task.test[0][:4], task.test[1][:4])) > 0
 
 
 def loss_after(task, changes, x, y):

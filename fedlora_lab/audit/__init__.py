@@ -9,7 +9,6 @@
 """
 
 from fedlora_lab.audit.bounds import (
-    audit_power,
     canaries_needed,
     gaussian_one_run_lower_bound,
     one_run_ceiling,
@@ -17,14 +16,12 @@ from fedlora_lab.audit.bounds import (
     one_run_p_value,
     simulate_many_runs,
     simulate_one_run,
-    tabulate_audits,
     threshold_lower_bound,
 )
 from fedlora_lab.audit.canary_audit import Audit, canaries
 
 __all__ = [
     "Audit",
-    "audit_power",
     "canaries",
     "canaries_needed",
     "gaussian_one_run_lower_bound",
@@ -33,6 +30,5 @@ __all__ = [
     "one_run_p_value",
     "simulate_many_runs",
     "simulate_one_run",
-    "tabulate_audits",
     "threshold_lower_bound",
 ]

@@ -1,6 +1,6 @@
 """Lower bounds on epsilon from an auditor's guesses: one run with many canaries, or many runs.
 
-Below the bounds: simulated audits of one noised number, and a table of audits.
+Below the bounds: simulated audits of one noised number.
 """
 
 import math
@@ -8,7 +8,6 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -19,9 +18,6 @@ from scipy.stats import beta, binom
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.theory.gaussian_dp import gdp_delta, gdp_epsilon
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Guesses = tuple[int, int]
 """How many canaries are guessed in, and how many out; all others are left open."""
@@ -335,21 +331,21 @@ def threshold_gdp_lower_bound(
     return gdp_epsilon(mu, delta) if mu else 0.0
 
 
-# ---- audits of the plainest release, a number plus Gaussian noise; and tables of audits
+# ---- audits of the plainest release: a number plus Gaussian noise
 
 DELTA = 1e-5
 
 
 @lru_cache(maxsize=256)
-def gaussian_noise_multiplier(epsilon: float, delta: float = DELTA) -> float:
-    """Returns the sigma at which one Gaussian release spends exactly epsilon.
+def gaussian_noise_multiplier(epsilon: float) -> float:
+    """Returns the sigma at which one Gaussian release spends exactly epsilon, at delta = 0.00001.
 
     Guarantees: test_lesson_12.py::test_the_game_states_what_it_spends.
     """
     check_number("epsilon", epsilon, 0, 100, open_low=True)
     low = math.log(1e-4)
     high = math.log(60.0)
-    log_mu = brentq(lambda x: gdp_delta(math.exp(x), epsilon) - delta, low, high, xtol=1e-12)
+    log_mu = brentq(lambda x: gdp_delta(math.exp(x), epsilon) - DELTA, low, high, xtol=1e-12)
     return math.exp(-float(log_mu))  # type: ignore[arg-type]
 
 
@@ -433,64 +429,3 @@ def simulate_many_runs(
         lower[0, i] = best_threshold_bound(*scores, DELTA, 0.05, [2.5 * sigma])
         lower[1, i] = threshold_gdp_lower_bound(*scores, 0.5, DELTA, 0.05)
     return {"any mechanism": lower[0], "Gaussian noise": lower[1]}
-
-
-def tabulate_audits(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """Tabulates for each method, unit and noise what its audits could prove, and what they did.
-
-    Args: frame: one row an audit, columns method, unit, noise_multiplier, epsilon_lower (NaN:
-        invalid), gaussian_lower, ceiling, epsilon_upper, as results/audit.csv.
-    Returns: epsilon_upper; ceiling; could_fail, whether the ceiling lies above it; audits; invalid;
-        epsilon_lower (median over the seeds), lowest, highest; share, of epsilon_upper that the
-        median reaches; gaussian_lower and gaussian_share likewise. NaN where no audit is valid.
-    Guarantees: test_the_table_of_audits_states_what_was_reached.
-    """
-    groups: Any = frame.groupby(["unit", "noise_multiplier", "method"], sort=False)
-    lower = groups["epsilon_lower"]
-    table: Any = groups["epsilon_upper"].max().to_frame()
-    table["ceiling"] = groups["ceiling"].max()
-    table["could_fail"] = table["ceiling"] > table["epsilon_upper"]
-    table["audits"] = lower.size()
-    table["invalid"] = lower.size() - lower.count()
-    table["epsilon_lower"] = lower.median()
-    table["lowest"] = lower.min()
-    table["highest"] = lower.max()
-    table["share"] = table["epsilon_lower"] / table["epsilon_upper"]
-    table["gaussian_lower"] = groups["gaussian_lower"].median()
-    table["gaussian_share"] = table["gaussian_lower"] / table["epsilon_upper"]
-    return table.reset_index()
-
-
-def audit_power(
-    epsilon: float,
-    canaries: Sequence[int] = (50, 100, 200, 500, 1000),
-    leak: float = 4.0,
-    confidence: float = 0.99,
-    repeats: int = 20,
-) -> "pd.DataFrame":
-    """Simulates, over the canaries, the proved epsilon and how often a broken release is found.
-    The attacker is the best there is; see `simulate_one_run`.
-
-    Args:
-        epsilon: stated, at delta = 0.00001.
-        canaries: numbers of canaries.
-        leak: how much louder a canary of the broken release is than the noise was made for.
-        confidence, repeats: of each bound; simulated audits for each number.
-
-    Returns: canaries; ceiling; could_fail; lower, the median of a sound release; power, the share
-        of audits of the broken one that exceed the stated epsilon.
-    Guarantees: test_the_power_of_audits_grows_with_the_canaries.
-    """
-    import pandas as pd
-
-    check_whole("repeats", repeats, 1)
-    rows = []
-    for m in canaries:
-        options: Any = {"canaries": m, "epsilon": epsilon, "confidence": confidence}
-        sound = [simulate_one_run(seed=seed, **options) for seed in range(repeats)]
-        broken = [simulate_one_run(leak=leak, seed=seed, **options) for seed in range(repeats)]
-        ceiling = sound[0].ceiling
-        row = {"canaries": m, "ceiling": ceiling, "could_fail": ceiling > epsilon}
-        row["lower"] = float(np.median([one.lower for one in sound]))
-        rows.append(row | {"power": float(np.mean([one.caught for one in broken]))})
-    return pd.DataFrame(rows)

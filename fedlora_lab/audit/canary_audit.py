@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from fedlora_lab.audit.planting import (
     weights_at_clip_norm,
 )
 from fedlora_lab.audit.traces import canary_losses, trace_round, trace_scores
-from fedlora_lab.federated.records import Round, Tick
+from fedlora_lab.federated.records import Tick
 from fedlora_lab.federated.run import Diverged
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
@@ -37,73 +37,65 @@ UNPROMISED_DELTA = 1e-5
 """Delta of an audit of a run without privacy."""
 
 
-@dataclass
-class Observed:
-    """What is seen of a run with canaries, and why the audit is invalid if it is.
+class Observed(NamedTuple):
+    """What is seen of a run with canaries.
 
     Args:
-        scores: view -> (m,), see `Audit`.
-        sides: side -> (m,), the canaries' traces summed over the rounds.
-        rounds, seconds: of training, scoring left out.
-        stage: what is computed now.
+        scores: view -> (m,), see `Audit`; empty where the audit is invalid.
+        rounds: that were made.
+        invalid: why nothing can be said; ``None``: valid.
     """
 
-    run: Recorder
-    canaries: Canaries
-    scores: dict[str, np.ndarray] = field(default_factory=dict)
-    sides: dict[str, Tensor] = field(default_factory=dict)
-    rounds: int = 0
-    seconds: float = 0.0
-    stage: str = "the start"
+    scores: dict[str, np.ndarray]
+    rounds: int
     invalid: str | None = None
 
-    def observe(self) -> "Observed":
-        """Makes the run and scores its canaries; ends with the first release that is not finite."""
-        try:
-            self.invalid = self._score()
-        except (Diverged, torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:
-            self.invalid = f"{self.stage} cannot be computed ({error_text(error, 100)})"
-            if not self.run.finite:
-                self.invalid = f"the release of round {self.rounds + 1} is not finite"
-        return self
 
-    def _score(self) -> str | None:
-        first = last = None
-        for event in self.run.events():
+def observe(run: Recorder, planted: Canaries) -> Observed:
+    """Makes a run and scores its canaries; ends with the first release that is not finite."""
+    sides: dict[str, Tensor] = {}
+    before = None
+    last = None
+    rounds = 0
+    try:
+        for event in run.events():
             if isinstance(event, Tick):
                 continue
-            self.rounds = event.index
-            self.seconds += event.seconds
-            if not self.run.finite:
-                return f"the release of round {event.index} is not finite"
-            self.stage = f"the scores after round {event.index}"
-            if first is None:
-                first = canary_losses(self.run, event, self.canaries)
+            rounds = event.index
+            # Looked at first: no score of such a release means anything.
+            if not run.finite:
+                return Observed({}, rounds, f"the release of round {rounds} is not finite")
+            if before is None:
+                before = canary_losses(run, event, planted)
             last = event
-            if not self._add_round(event):
-                return f"the traces of the canaries in round {event.index} are not finite"
-            self.stage = f"round {event.index + 1}"
-        assert first is not None and last is not None
-        views = {"loss": first - canary_losses(self.run, last, self.canaries)}
-        if not views["loss"].isfinite().all():
-            which = f"of round {last.index}" if first.isfinite().all() else "before training"
-            return f"the model {which} gives losses that are not finite"
-        if self.sides:
-            views["update"] = torch.stack(list(self.sides.values())).sum(0)
-        if len(self.sides) > 1:
-            views |= {f"update {side}": self.sides[side] for side in sorted(self.sides)}
-        self.scores = {view: values.numpy() for view, values in views.items()}
-        return None
+            _add_traces(sides, run, planted)
+            if not all(bool(total.isfinite().all()) for total in sides.values()):
+                return Observed({}, rounds, f"the traces of round {rounds} are not finite")
+        assert before is not None and last is not None
+        views = {"loss": before - canary_losses(run, last, planted)}
+    except (Diverged, torch.linalg.LinAlgError, np.linalg.LinAlgError) as error:
+        reason = f"what follows round {rounds} cannot be computed ({error_text(error, 100)})"
+        if not run.finite:
+            reason = f"the release of round {rounds + 1} is not finite"
+        return Observed({}, rounds, reason)
+    if not views["loss"].isfinite().all():
+        reason = f"the model of round {rounds} gives losses that are not finite"
+        return Observed({}, rounds, reason)
+    if sides:
+        views["update"] = torch.stack(list(sides.values())).sum(0)
+    if len(sides) > 1:
+        views |= {f"update {side}": sides[side] for side in sorted(sides)}
+    return Observed({view: values.numpy() for view, values in views.items()}, rounds)
 
-    def _add_round(self, event: Round) -> bool:
-        """Adds a round's traces to the scores of the sides; whether all of them are finite."""
-        trace = trace_round(self.run, self.canaries) if event.index else None
-        if trace is not None:
-            count = len(self.canaries.owner)
-            for side, score in trace_scores(self.run, trace).items():
-                self.sides.setdefault(side, torch.zeros(count, dtype=torch.float64))
-                self.sides[side][trace.who] += score
-        return all(bool(total.isfinite().all()) for total in self.sides.values())
+
+def _add_traces(sides: dict[str, Tensor], run: Recorder, planted: Canaries) -> None:
+    """Adds the canaries' traces in the last round to the scores of each side."""
+    trace = trace_round(run, planted)
+    if trace is None:
+        return
+    for side, score in trace_scores(run, trace).items():
+        nothing = torch.zeros(len(planted.owner), dtype=torch.float64)
+        sides.setdefault(side, nothing)[trace.who] += score
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -120,7 +112,7 @@ class Audit:
         ceiling: what as many canaries would show if every guess were right.
         epsilon_upper: the ledger's, of the audited run; infinite where none is certified.
         epsilon_nominal: what the ledger would state of the same releases if it were certified.
-        seconds, rounds: of training, scoring left out; an invalid audit ends early.
+        rounds: that were made; an invalid audit ends early.
         bug: the injected one, in words; ``None`` without.
         invalid: why nothing can be said, with the round: a release is not finite, or a score of a
             finite one is not. Then ``scores`` and ``lower`` are empty. ``None``: valid.
@@ -141,7 +133,6 @@ class Audit:
     ceiling: float
     epsilon_upper: float
     epsilon_nominal: float
-    seconds: float
     rounds: int
     bug: str | None = None
     invalid: str | None = None
@@ -240,8 +231,7 @@ def canaries(
     setup: dict[str, Any] = {"lora": lora_of(lora), "seed": seed}
     planted = plant(task, row, privacy, plan, count=canaries, **setup)
     run = open_audited(planted, row, privacy, plan, bug=bug, **setup, **options)
-    observed = Observed(run, planted).observe()
-    return judged(observed, confidence, seed)
+    return judge(run, planted, observe(run, planted), confidence, seed)
 
 
 def plant(
@@ -289,12 +279,13 @@ def open_audited(
     return run
 
 
-def judged(observed: Observed, confidence: float, seed: int) -> Audit:
+def judge(
+    run: Recorder, planted: Canaries, observed: Observed, confidence: float, seed: int
+) -> Audit:
     """Bounds epsilon by what was observed. Args: confidence, seed: as of `canaries`."""
-    run = observed.run
     privacy = run.spec.privacy
     delta = UNPROMISED_DELTA if privacy is None else privacy.delta
-    included = observed.canaries.included.numpy()
+    included = planted.included.numpy()
     m = len(included)
     guesses = bounds.default_guesses(m)
     views = max(1, len(observed.scores))
@@ -305,7 +296,7 @@ def judged(observed: Observed, confidence: float, seed: int) -> Audit:
     }
     return Audit(
         method=run.spec.method.slug,
-        task=observed.canaries.task.name,
+        task=planted.task.name,
         unit="example" if privacy is None else privacy.unit,
         seed=seed,
         delta=delta,
@@ -319,7 +310,6 @@ def judged(observed: Observed, confidence: float, seed: int) -> Audit:
         ceiling=bounds.one_run_ceiling(m, delta, 1 - confidence, guesses, views),
         epsilon_upper=math.inf if run.ledger is None else run.ledger.epsilon_or_inf(),
         epsilon_nominal=math.inf if run.ledger is None else run.ledger.nominal_epsilon(),
-        seconds=observed.seconds,
         rounds=observed.rounds,
         bug=injected_bug_reason(run.prepared.clip),
         invalid=observed.invalid,

@@ -75,32 +75,6 @@ def test_the_span_of_few_inputs_is_exact(count):
         assert float(inside.min()) > 0.3
 
 
-def test_an_image_is_read_from_one_gradient():
-    """Fault: a patch of a scan that is not read to the last grey level, or read through noise."""
-    x, y = first(scans())
-    victim = Victim.from_task(scans(), fl.Lora(24, 24.0))
-    # Four grey levels in each of four pixels stand for the 83,521 patches, beside the right ones.
-    right = x[0].reshape(4, 2, 4, 2).permute(0, 2, 1, 3).reshape(16, 2, 2).repeat(1, 4, 4)
-    patches = torch.cat([reconstruction.patches(4).double(), right])
-    images = {}
-    for sigma in (0.0, 0.5):
-        upload = victim.upload((x, y), clip_norm=1.0, noise_multiplier=sigma)
-        key = victim.layer(upload, name="blocks.0.query")
-        outside = reconstruction.span_check(victim, upload[key], key.layer, patches, rank=16)
-        assert outside.shape == (len(patches), 16)
-        images[sigma] = reconstruction.assemble_image(patches, outside.argmin(0))
-    assert torch.equal(images[0.0], x[0])
-    assert attacks.similarity(images[0.5], x) < 0.8
-
-
-def test_the_dictionary_holds_every_patch():
-    """Fault: fewer grey levels than scans have, or another order of pixels."""
-    patches = reconstruction.patches()
-    levels = scans().clients[0][0][:50] * 16
-    assert patches.shape == (17**4, 8, 8) and torch.equal(levels, levels.round())
-    assert torch.equal(patches[:, :2, :2], patches[:, 2:4, 6:])
-
-
 def test_inputs_of_a_layer_are_its_inputs():
     """Fault: the inputs of another layer, or those before an adapter."""
     victim = Victim.from_task(tokens(), LORA)

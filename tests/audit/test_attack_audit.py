@@ -69,9 +69,8 @@ def test_traces_of_a_large_finite_release_do_not_overflow():
     assert late.invalid == f"the release of round {late.rounds} is not finite"
 
 
-@pytest.mark.parametrize("row", ["deer", "fedsvd"])
-def test_a_rule_that_fails_on_what_is_not_finite_is_no_traceback(row):
-    found = audited(1e9, row, noise_multiplier=0.01, clip_norm=1e38)
+def test_a_rule_that_fails_on_what_is_not_finite_is_no_traceback():
+    found = audited(1e9, "fedsvd", noise_multiplier=0.01, clip_norm=1e38)
     assert found.invalid is not None and "\n" not in str(found)
 
 

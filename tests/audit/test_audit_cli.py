@@ -54,17 +54,10 @@ def test_a_release_that_is_not_finite_is_a_failure(done, tmp_path, capsys):
     assert "deer: deer, example: invalid: the release of round" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--canaries", 1], "1 is not in the range x>=2"),
-        (["--seed", "x"], "'x' is not a valid int"),
-    ],
-)
-def test_bad_options_are_one_line(options, message, tmp_path, capsys):
-    assert call("audit", tmp_path, *options) == 2
+def test_bad_options_are_one_line(tmp_path, capsys):
+    assert call("audit", tmp_path, "--canaries", 1) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert message in line
+    assert "1 is not in the range x>=2" in line
 
 
 @pytest.mark.slow
@@ -73,20 +66,17 @@ def test_bad_options_are_one_line(options, message, tmp_path, capsys):
     [
         (("task", "fingerprint"), "0" * 64, "have changed"),
         (("methods", "deer", "share"), "A", "the row of the table as it is now"),
-        (("plans", "deer", "rounds"), -1, "rounds=-1"),
         (("methods",), {}, "the settings of a run"),
-        ((), None, "run folder"),
     ],
 )
 def test_changed_settings_are_one_line(done, tmp_path, path, to, message, capsys):
     settings = part = json.loads((done / "settings.json").read_text())
     for name in path[:-1]:
         part = part[name]
-    if path:
-        part[path[-1]] = to
-        (tmp_path / "settings.json").write_text(json.dumps(settings))
-        key = shutil.ignore_patterns("audit.json")
-        shutil.copytree(done / "private", tmp_path / "private", ignore=key)
+    part[path[-1]] = to
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    key = shutil.ignore_patterns("audit.json")
+    shutil.copytree(done / "private", tmp_path / "private", ignore=key)
     assert call("audit", tmp_path) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line

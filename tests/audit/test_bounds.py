@@ -164,13 +164,8 @@ def test_a_plain_gaussian_release_is_seen(sigma):
 
 NAN = np.where(np.arange(8) == 3, np.nan, 0.0)
 REFUSED = {
-    "guesses": lambda: bounds.one_run_p_value(10, 11, 5, 1.0, 0.0),
     "correct": lambda: bounds.one_run_p_value(10, 5, 6, 1.0, 0.0),
-    "epsilon": lambda: bounds.one_run_p_value(10, 5, 5, -1.0, 0.0),
-    "significance": lambda: bounds.one_run_lower_bound(10, 5, 5, 0.0, 0.0),
     "guess": lambda: bounds.count_correct([1.0], [True], (1, 1)),
-    "count": lambda: bounds.clopper_pearson_upper(3, 2, 0.05),
-    "thresholds": lambda: bounds.best_threshold_bound([0.0], [0.0], 0.0, 0.05, []),
     # No threshold would count NaN as an error: it would raise the bound.
     "inside": lambda: bounds.best_threshold_bound(NAN, [0.0], 0.0, 0.05, [0.5]),
     "outside": lambda: bounds.threshold_gdp_lower_bound([0.0], NAN, 0.5, 0.0, 0.05),

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from matplotlib.patches import Rectangle
 
@@ -13,8 +12,6 @@ from fedlora_lab.audit import bounds
 from fedlora_lab.audit.canary_audit import canaries as audit
 from fedlora_lab.course.lesson_12 import figures
 from fedlora_lab.review.mistakes import BUGS
-
-COLUMNS = ["method", "unit", "noise_multiplier", "epsilon_lower", "ceiling", "epsilon_upper"]
 
 
 @pytest.mark.parametrize("epsilon", [0.1, 1.0, 40.0])
@@ -44,30 +41,6 @@ def test_repeated_audits_stay_below_the_truth():
         assert np.mean(values > 2.0) <= 0.05 + 4 * (0.05 * 0.95 / 60) ** 0.5
         assert np.array_equal(values, again[kind])
     assert found["Gaussian noise"].mean() > found["any mechanism"].mean() > 0
-
-
-def test_the_table_of_audits_states_what_was_reached():
-    """Of valid audits only; a row that could not fail, or states nothing, is told apart."""
-    rows = [(0.5, 3.0, 2.0), (1.0, 3.0, 2.0), (1.5, 3.0, 2.0), (np.nan, 3.0, 2.0)]
-    frame = pd.DataFrame([("a", "example", 1.0, *three) for three in rows], columns=COLUMNS)
-    low = frame.assign(method="b", ceiling=1.5)
-    none = frame.assign(method="c", epsilon_upper=np.inf)
-    both = pd.concat([frame, low, none]).assign(gaussian_lower=0.2)
-    table: Any = fl.audit.tabulate_audits(both).set_index("method")
-    assert table["could_fail"].to_dict() == {"a": True, "b": False, "c": False}
-    assert table.loc["a", ["audits", "invalid"]].tolist() == [4, 1]
-    found = table.loc["a", ["epsilon_lower", "lowest", "highest", "share", "gaussian_share"]]
-    assert found.tolist() == [1.0, 0.5, 1.5, 0.5, 0.1]
-    assert table.loc["c", "share"] == 0
-
-
-def test_the_power_of_audits_grows_with_the_canaries():
-    """Where the ceiling lies below the stated epsilon nothing is ever found."""
-    table = fl.audit.audit_power(3.0, canaries=(20, 100, 500), repeats=6)
-    assert table["could_fail"].tolist() == [False, False, True]
-    assert table["power"].iloc[0] == 0 and table["power"].iloc[2] >= 0.5
-    assert table["lower"].is_monotonic_increasing and table["ceiling"].is_monotonic_increasing
-    assert (table["lower"] < 3).all()
 
 
 def test_the_power_of_audits_is_that_of_the_bounds():

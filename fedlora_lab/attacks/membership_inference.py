@@ -58,6 +58,7 @@ class Membership:
     def tpr(self, fpr: float) -> float:
         """Share of the members found where at most this share of the others is accused."""
         allowed = int(fpr * len(self.others))
+        # Strictly above the first other that may not be accused.
         threshold = np.sort(self.others)[::-1][allowed] if allowed < len(self.others) else -np.inf
         return float((self.members > threshold).mean())
 
@@ -102,6 +103,7 @@ def lira(
     Guarantees: test_lira_finds_members_and_noise_hides_them.
     """
     check_whole("runs", runs, 4)
+    # Fair coins of its own: who is left out does not depend on what the runs draw.
     there = Streams(seed).numpy("lira coins").random((runs, sum(task.sizes))) < 0.5
     confidences = []
     for i, included in enumerate(there):
@@ -114,6 +116,7 @@ def lira(
         confidences.append(_confidences(task, marked, last))
     members = []
     others = []
+    # Every run is attacked once, with all others as shadows.
     for target in range(runs):
         shadows = np.arange(runs) != target
         of_shadows = np.stack(confidences)[shadows]
@@ -127,6 +130,7 @@ def lira(
 def _confidences(task: Task, marked: Task, record: Round) -> np.ndarray:
     """log(p / (1 - p)) of each true answer, p = exp(-loss): large where the model is sure."""
     losses = [marked.loss(predict(marked, record, x), encode_marks(y)) for x, y in task.clients]
+    # At a loss of zero the logit would be infinite.
     clamped = torch.cat(losses).double().clamp(1e-12, 700)
     return (-clamped - torch.log(-torch.expm1(-clamped))).numpy()
 
@@ -150,6 +154,7 @@ def likelihood_ratio(
         warnings.simplefilter("ignore", RuntimeWarning)  # an example that no shadow, or all, had
         for mask in (there, ~there):
             side = np.where(mask, shadows, np.nan)
+            # One spread for all examples: of a few shadows each has too few for its own.
             spread = np.sqrt(np.nanmean(np.nanvar(side, 0))) + 1e-9
             logs.append(norm.logpdf(target, np.nanmedian(side, 0), spread))
     return logs[0] - logs[1]

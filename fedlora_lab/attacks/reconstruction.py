@@ -167,6 +167,7 @@ def row_space(
     Guarantees: test_the_span_of_few_inputs_is_exact.
     """
     check_number("tolerance", tolerance, 0, 1)
+    # The gradient of A is a sum of outer products with the inputs: its rows lie in their span.
     _, values, rows = torch.linalg.svd(gradient, full_matrices=False)
     if rank is None:
         return rows[values > tolerance * values[:1].clamp(min=1e-300)]
@@ -246,6 +247,7 @@ def span_check(
     space = row_space(gradient, rank)
     first = next(iter(candidates.values())) if isinstance(candidates, Mapping) else candidates
     count = len(first)
+    # In parts, since all candidates of a scan would not fit into memory.
     parts = (take(candidates, part) for part in torch.arange(count).split(CHUNK))
     return torch.cat([residual_share(space, layer_inputs(victim, layer, part)) for part in parts])
 
@@ -292,6 +294,7 @@ def input_from_b_gradient(
     tensor([0., 2., 0.])
     """
     check(bool(gradient.any()), "gradient", "zero", "one that is not zero")
+    # The pseudo-inverse gives back the input's part in the rows of A, the only one that is sent.
     return torch.linalg.pinv(A) @ torch.linalg.svd(gradient, full_matrices=False)[2][0]
 
 
@@ -419,5 +422,6 @@ def infer_label(upload: Upload) -> int:
     head = [key for key in upload if key.side == "head"]
     check(bool(head), "upload", [str(key) for key in upload], "one with a trained head")
     bias = [key for key in head if key.layer.endswith("bias")]
+    # The gradient of a logit is its probability, less 1 for the true class: only there is it < 0.
     scores = upload[bias[-1]] if bias else upload[head[-1]].double().flatten(1).sum(1)
     return int(scores.double().argmin())

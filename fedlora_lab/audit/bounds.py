@@ -51,8 +51,10 @@ def one_run_p_value(
     check_whole("correct", correct, 0, guesses)
     check_number("epsilon", epsilon, 0)
     check_number("delta", delta, 0, 1)
+    # Nobody guesses one coin more often: the best case is randomised response on each.
     rate = float(expit(epsilon))
     tail = float(binom.sf(correct - 1, guesses, rate))
+    # What delta adds: guesses that come true where the mechanism fails.
     i = np.arange(1, correct + 1)
     extra = np.max((binom.sf(correct - i - 1, guesses, rate) - tail) / i, initial=0.0)
     return min(1.0, tail + 2 * canaries * delta * float(extra))
@@ -79,6 +81,7 @@ def one_run_lower_bound(
 
     if not refuted(0.0):
         return 0.0
+    # The chance rises with epsilon: doubled until it is likely enough, then halved down to it.
     high = 1.0
     while refuted(high):
         high *= 2
@@ -139,9 +142,10 @@ def _refuted_mus(
     right = np.full(len(mus), significance * correct / canaries)
     wrong = np.full(len(mus), significance * (guesses - correct) / canaries)
     for i in range(correct - 1, -1, -1):
+        # Under mu-GDP a share of right guesses bounds that of wrong ones from below.
         larger = np.maximum(wrong, ndtr(ndtri(right) - mus))
         if np.array_equal(larger, wrong):
-            break
+            break  # fewer right guesses bind no further
         right = np.minimum(1.0, right + i / (guesses - i) * (larger - wrong))
         wrong = larger
     return right + wrong > guesses / canaries
@@ -162,6 +166,7 @@ def count_correct(scores: Scores, included: Sequence[bool] | np.ndarray, guesses
     k_in, k_out = guesses
     check_whole("guess", k_in, 0, len(scores))
     check_whole("guess", k_out, 0, len(scores) - k_in)
+    # Stable: an order of ties that knew the coins would be a guess for free.
     order = np.argsort(-scores, kind="stable")
     return int(included[order[:k_in]].sum() + (~included[order[len(order) - k_out :]]).sum())
 
@@ -178,6 +183,7 @@ def default_guesses(canaries: int) -> tuple[Guesses, ...]:
     """Returns guesses worth trying: an eighth, a quarter and half of the canaries on each side."""
     if canaries <= 1:
         return ((1, 0),)
+    # Few guesses are surer, many prove more: which is better depends on the noise.
     inside = canaries // 2
     outside = canaries - inside
     return tuple(sorted({(max(1, inside // k), max(1, outside // k)) for k in (4, 2, 1)}))
@@ -200,6 +206,7 @@ def one_run_best_bound(
     tried = default_guesses(m) if guesses is None else tuple(guesses)
     check(bool(tried), "guesses", guesses, "at least one pair (in, out)")
     counts = [(sum(pair), count_correct(scores, included, pair)) for pair in tried]
+    # Bonferroni: the best of several bounds errs as often as all of them together.
     return max(one_run_lower_bound(m, r, v, delta, significance / len(tried)) for r, v in counts)
 
 
@@ -259,6 +266,7 @@ def clopper_pearson_upper(count: int, trials: int, significance: float) -> float
 
 def _upper_rates(fp: int, outs: int, fn: int, ins: int, significance: float) -> tuple[float, float]:
     """Computes upper ends of both error rates, half the significance each."""
+    # Both rates hold together with the whole significance.
     half = significance / 2
     return clopper_pearson_upper(fp, outs, half), clopper_pearson_upper(fn, ins, half)
 
@@ -294,6 +302,7 @@ def threshold_lower_bound(
     2.03
     """
     fpr, fnr = _upper_rates(false_positives, outs, false_negatives, ins, significance)
+    # Both directions of the definition: hits are at most e^epsilon times false alarms, plus delta.
     pairs = ((a, 1 - delta - b) for a, b in ((fpr, fnr), (fnr, fpr)))
     return max(0.0, *(math.log(hit / a) if hit > 0 and a > 0 else 0.0 for a, hit in pairs))
 
@@ -343,6 +352,7 @@ def gaussian_noise_multiplier(epsilon: float) -> float:
     Guarantees: test_lesson_12.py::test_the_game_states_what_it_spends.
     """
     check_number("epsilon", epsilon, 0, 100, open_low=True)
+    # In logarithms, over which delta is smooth; mu = 1 / sigma.
     low = math.log(1e-4)
     high = math.log(60.0)
     log_mu = brentq(lambda x: gdp_delta(math.exp(x), epsilon) - DELTA, low, high, xtol=1e-12)

@@ -251,6 +251,7 @@ def plant(
     examples = mislabel(task, m, streams)
     weights = torch.full((m,), CANARY_LOSS_WEIGHT)
     if unit == "client":
+        # Many local steps with a loud loss would diverge: the update need only reach the clip.
         free = None if privacy is None else privacy.replace(target=None)
         start = Recorder.open(task, row, free, plan, lora=lora, seed=seed)
         weights = weights_at_clip_norm(start, examples)

@@ -68,11 +68,14 @@ def mislabel(task: Task, count: int, streams: Streams) -> Examples:
     public = task.validation or task.test
     size = len(public[1])
     rng = streams.numpy("audit canaries")
+    # Public examples are taken again where they do not suffice.
     order = np.concatenate([rng.permutation(size) for _ in range(-(-count // size))])
     x, y = select_examples(public, torch.from_numpy(order[:count]))
     classes = 0 if y.is_floating_point() else int(task.test[1].max()) + 1
     if y.dim() == 1 and classes > 1:
+        # Any class but the right one.
         return x, (y + torch.from_numpy(rng.integers(1, classes, count))) % classes
+    # Answers without classes go to the next example.
     return x, y.roll(1, 0)
 
 
@@ -93,6 +96,7 @@ def insert_canaries(
     count = len(examples[1])
     old = len(task.clients)
     included = torch.from_numpy(streams.numpy("audit coins").random(count) < 0.5)
+    # A canary that is out stays in the sizes: sample rates and denominators do not know the coins.
     canary_marks = torch.where(included, weights, LEFT_OUT)
     owner = old + torch.arange(count) if unit == "client" else torch.arange(count) % old
     clients = []
@@ -105,6 +109,7 @@ def insert_canaries(
         marks.append(torch.cat([before, canary_marks[of_client]]))
     persons = task.persons
     if persons is not None:
+        # Numbers that no person of the task has.
         new = int(torch.cat(persons).max()) + 1 + torch.arange(count)
         persons = tuple(torch.cat([ids, new[owner == k]]) for k, ids in enumerate(persons))
     names = (*task.client_names, *(f"canary {i}" for i in range(len(clients) - old)))
@@ -122,9 +127,11 @@ def weights_at_clip_norm(run: Recorder, examples: Examples) -> Int[Tensor, " m"]
     plan = run.spec.plan
     start = {key: tensor[None] for key, tensor in run.state.server.tensors.items()}
     owner = torch.zeros(len(examples[1]), dtype=torch.int64)
+    # Of one local step; the update is about so many of them.
     rows = per_example.per_example_gradients(
         run.spec.task, adapted, start, tuple(adapted.shapes), examples, owner
     )
     norms = row_norms({key: plan.rate(key.side) * plan.local_steps * x for key, x in rows.items()})
     scale = run.clip_norm / norms.clamp(min=1e-12)
+    # Rounded up, so that the clip acts; a larger weight would make the canary's training diverge.
     return scale.nan_to_num(CANARY_LOSS_WEIGHT).clamp(1, CANARY_LOSS_WEIGHT).ceil().long()

@@ -30,6 +30,7 @@ def canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Ten
     personal = run.state.personal
     if not personal or not run.spec.by_step:
         return task.loss(predict(task, record, x), y).detach().double()
+    # A client's own tensors belong to its model: each canary is judged by its client's.
     losses = torch.zeros(len(y), dtype=torch.float64)
     for k in canaries.owner.unique().tolist():
         of_client = (canaries.owner == k).nonzero().squeeze(1)
@@ -63,9 +64,11 @@ def released_steps(run: Recorder) -> Released:
     assert everyone is not None
     t = run.state.round - 1
     rate = {key: run.spec.plan.rate(key.side, t) for key in everyone.params}
+    # What clients keep for themselves began where it stood before the round.
     kept = {key: own[list(everyone.ids)] for key, own in run.personal.items()}
     start = {**everyone.start, **kept}
     moved = {key: x for key, x in everyone.params.items() if rate[key]}
+    # In units of the learning rate the steps add up to the sum of noised gradients.
     values = {key: (start[key].double() - x) / rate[key] for key, x in moved.items()}
     place = {k: i for i, k in enumerate(everyone.ids)}
     return Released(values, start, dict.fromkeys(values, 1.0), place)
@@ -81,10 +84,12 @@ def released_updates(run: Recorder, canaries: Canaries) -> Released:
     reference = run.spec.method.clip_reference
     uploads = result.received.uploads
     values = {key: x.double() - reference(start[key]) for key, x in uploads.items()}
+    # An update is a step down the gradient.
     scale = {key: -run.spec.plan.rate(key.side, t) for key in uploads}
     arrived = run.arrivals(t, everyone.ids).tolist()
     place = {everyone.ids[i]: row for row, i in enumerate(arrived)}
     if not result.received.per_client:
+        # One sum holds everybody's update.
         place = dict.fromkeys(canaries.owner.tolist(), 0)
     return Released(values, start, scale, place)
 
@@ -181,9 +186,11 @@ def decorrelate(signal: Rows, release: Int[Tensor, " n"], clip_norm: float) -> R
         release: (n,), the number of the release that holds each.
         clip_norm: C.
     """
+    # Canaries of one class have much in common, which the plain product would count for all.
     flat = torch.cat([rows.flatten(1) for rows in signal.values()], 1).double()
     for number in release.unique():
         held = release == number
+        # Without it near copies would be told apart by their rounding.
         ridge = max(clip_norm, 1e-12) ** 2 * torch.eye(int(held.sum()), dtype=flat.dtype)
         flat[held] = torch.linalg.solve(flat[held] @ flat[held].T + ridge, flat[held])
     parts = flat.split([rows[0].numel() for rows in signal.values()], 1)
@@ -196,6 +203,7 @@ def trace_scores(run: Recorder, trace: Trace) -> dict[str, Float[Tensor, " n"]]:
     method = run.spec.method
     signal = trace.signal
     if method.filter is not identity:
+        # The release was filtered after the noise: the canary is looked for in what that leaves.
         factors = {key: x for key, x in signal.items() if key.side != "head"}
         signal = signal | {key: method.filter(x, key.side) for key, x in factors.items()}
     clip = run.clip_norm if run.clip_norm < math.inf else 1.0

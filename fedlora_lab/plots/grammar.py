@@ -161,6 +161,7 @@ def draw_intervals(
     """
     groups = [by] if hue is None else [by, hue]
     table = tidy.means(frame, groups)
+    # In the order of the frame, which is the author's.
     hues = list(dict.fromkeys(frame[hue])) if hue else list(rows)
     looks = dict(zip(hues, value_looks(hues, hue or by, colours), strict=True))
     # Marks of one row stand beside one another, unless each row has one of its own.
@@ -356,15 +357,10 @@ def closed_form(
     )
     ax = axes[0]
     ax.set(xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
-    labels = []
-    for group, look in zip(groups, looks, strict=True):
-        rows = table[table["group"] == group]
-        curve = rows.groupby("x")[["closed", "low", "high"]].mean()
-        edges = (curve["low"], curve["high"]) if single else ()
-        labels.append(
-            style.named_line(ax, curve.index, curve["closed"], str(group), look.colour, *edges)
-        )
-        _draw_measured(axes, rows, look.colour)
+    labels = [
+        _draw_closed_form(axes, table[table["group"] == group], look.colour)
+        for group, look in zip(groups, looks, strict=True)
+    ]
     for i, (column, name) in enumerate((parts or {}).items()):
         curve = table.groupby("x")[column].mean()
         dashed: Any = {"lw": 1.3, "ls": style.DASHED, "zorder": 1}
@@ -377,11 +373,10 @@ def closed_form(
     ax.set(ylabel=y, title=title)
     axes[-1].set_xlabel(x)
     style.label_ends(ax, labels, wide=18)
-    measured_words = (
-        f"band: 95 % of single measurements, dots: {len(table):,} of them (red: outside)"
-        if single
-        else "dots: measured means, bars: their 95 % interval (red: misses the line)"
-    )
+    measured_words = "dots: measured means, bars: their 95 % interval (red: misses the line)"
+    if single:
+        count = f"{len(table):,} of them"
+        measured_words = f"band: 95 % of single measurements, dots: {count} (red: outside)"
     style.footer(figure, f"lines: closed form; {measured_words}; inside: {share:.1%}")
     return figure
 
@@ -397,8 +392,20 @@ def _fit_log_axis(ax: Axes, shown: np.ndarray) -> None:
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
 
 
+def _draw_closed_form(axes: Sequence[Axes], rows: pd.DataFrame, colour: str) -> Label:
+    """Draws the curve of one group and its measurements; returns the label of the curve."""
+    curve = rows.groupby("x")[["closed", "low", "high"]].mean()
+    # Of measured means the interval is theirs, and no band of the closed form.
+    edges = (curve["low"], curve["high"]) if "value" in rows.columns else ()
+    name = str(rows["group"].iloc[0])
+    label = style.named_line(axes[0], curve.index, curve["closed"], name, colour, *edges)
+    _draw_measured(axes, rows, colour)
+    return label
+
+
 def _draw_measured(axes: Sequence[Axes], rows: pd.DataFrame, colour: str) -> None:
     """Draws the measurements of one group; into second axes their ratio to the closed form."""
+    # Red on top of a line that fits is seen; a number in the caption alone would not be.
     agrees = _inside(rows)
     for part, ink in ((rows[agrees], colour), (rows[~agrees], style.WRONG)):
         if "value" in rows.columns:
@@ -417,6 +424,7 @@ def _place_ticks(ax: Axes, places: pd.Series) -> None:
     """Puts the ticks of an x axis at the places that were measured, where they are few."""
     marked = sorted(set(places.astype(float)))
     ax.xaxis.set_major_formatter("{x:g}")
+    # Where they are many, Matplotlib's own ticks are easier to read.
     if len(marked) <= 8:
         ax.xaxis.set_major_locator(FixedLocator(marked))
         ax.xaxis.set_minor_locator(NullLocator())
@@ -516,16 +524,9 @@ def heat(
             table = table.rename(index=style.name)
         # Long words over narrow cells would run into each other.
         named[name] = table.rename(columns=lambda words: textwrap.fill(str(words), 12))
-    rows, columns = next(iter(named.values())).shape
-    longest_row = max(len(str(words)) for table in named.values() for words in table.index)
-    lines = [line for t in named.values() for words in t.columns for line in words.splitlines()]
-    cell = max(0.62, LETTER * max(map(len, lines)) + 0.1)
-    width = 1.4 + LETTER * longest_row + len(named) * max(1.6, cell * columns)
-    width = max(width, 1.2 * LETTER * len(title) + 0.5)
+    width, height = _size_for_words(list(named.values()), title)
     slanted = width > WIDEST
-    figure, axes = style.subplots(
-        min(width, WIDEST), 1.7 + 0.42 * rows, columns=len(named), sharey=True
-    )
+    figure, axes = style.subplots(min(width, WIDEST), height, columns=len(named), sharey=True)
     for ax, table in zip(axes, named.values(), strict=True):
         texts = table.map(lambda cell: number.format(cell) if np.isfinite(cell) else "")
         cells: Any = {"vmin": low, "vmax": high, "cmap": "cividis", "cbar": False, "fmt": ""}
@@ -544,6 +545,17 @@ def heat(
     # At the figure's edge: one panel of few columns is narrower than its title.
     style.headline(figure, title)
     return figure
+
+
+def _size_for_words(tables: Sequence[pd.DataFrame], title: str) -> tuple[float, float]:
+    """Computes a size in inches at which the words of heat maps and their title have room."""
+    rows, columns = tables[0].shape
+    longest_row = max(len(str(words)) for table in tables for words in table.index)
+    lines = [line for table in tables for words in table.columns for line in words.splitlines()]
+    cell = max(0.62, LETTER * max(map(len, lines)) + 0.1)
+    width = 1.4 + LETTER * longest_row + len(tables) * max(1.6, cell * columns)
+    width = max(width, 1.2 * LETTER * len(title) + 0.5)
+    return width, 1.7 + 0.42 * rows
 
 
 @style.paper()

@@ -48,6 +48,7 @@ def live_figure(
     if frame is not None and not np.isfinite(series(frame, "deviation")[1]).any():
         measures.remove("deviation")
     widths = [1.7, 1, 1][: len(measures)]
+    # The score is what one looks at; the other two need less room.
     figure, axes = style.subplots(9.2, 2.9, columns=len(measures), width_ratios=widths)
     seen = {}
     for ax, name in zip(axes, measures, strict=True):
@@ -58,12 +59,11 @@ def live_figure(
     else:
         score.set_ylim(0.0, _doubled(1.15 * start if 0 < start < np.inf else 1.0, seen[measure]))
     if np.isfinite(start):
-        score.axhline(start, color=style.GREY, lw=0.9, ls=style.DOTTED, zorder=0.9)
-        beside = {"ha": "right", "va": "top", "transform": score.transData}
-        style.note(score, rounds, start, f"before {start:.2f} ", size=7.5, **beside)
+        _mark_start(score, rounds, start)
     slug = str(frame["method"].iloc[0])
     title = f"{style.name(slug)}: {measure} {start:.2f} → {values[-1]:.2f}"
     score.set_title(title, color=style.darken(style.look(slug).colour))
+    # Room above the target, so that a run that ends on it is not cut off.
     spent.set_ylim(0, 1 if target is None else 1.15 * target)
     if target is None:
         spent.set_yticks([])
@@ -73,6 +73,13 @@ def live_figure(
     for drift in axes[2:]:
         drift.set_ylim(-0.03, _doubled(1.0, seen["deviation"]))
     return figure
+
+
+def _mark_start(ax: Axes, rounds: int, start: float) -> None:
+    """Draws the score before training as a dotted line, and its number at the end of it."""
+    ax.axhline(start, color=style.GREY, lw=0.9, ls=style.DOTTED, zorder=0.9)
+    beside = {"ha": "right", "va": "top", "transform": ax.transData}
+    style.note(ax, rounds, start, f"before {start:.2f} ", size=7.5, **beside)
 
 
 def series(
@@ -85,6 +92,7 @@ def series(
 
 def _floor(start: float, values: Float[np.ndarray, " n"]) -> float:
     """Returns the lower end of an accuracy axis, with room under the start and every value."""
+    # A tenth below the start, and the tenth below whatever fell further.
     start = start if np.isfinite(start) else 0.0
     lowest = min([start, *values])
     return max(0.0, min(np.floor(10 * start) / 10 - 0.1, np.floor(10 * lowest - 1e-9) / 10))

@@ -73,6 +73,7 @@ def describe_method(method: "Method") -> str:
     """Describes a method in one line: its note, or what its fields say of its first rounds."""
     from fedlora_lab.methods.published import ALL
 
+    # A row made by `replace` keeps the note of another, which need not hold.
     if method.note and method in ALL.values():
         return method.note
     rounds = range(2 * ROUNDS)
@@ -125,6 +126,7 @@ def draw_diagram(ax: Axes, method: "Method") -> None:
     marks = _marks(method)
     end = ROUNDS * (STEPS + GAP)
     moved = "".join(method.sides_in_round(t, STEPS) for t in range(ROUNDS)).replace("*", "AB")
+    # A core stands between its two factors.
     heights = HEIGHTS_WITH_CORE if "R" in moved else LINE_HEIGHTS
     ax.set(xlim=(-1.1, end + 0.1), ylim=(-0.75, 3.05))
     ax.axis("off")
@@ -231,6 +233,7 @@ def method_diagrams(methods: "Iterable[Method | str] | None" = None, columns: in
     listed = [get(method) for method in (ALL.values() if methods is None else methods)]
     check(len(listed) > 0, "methods", listed, "at least one method")
     signs = _signs(listed)
+    # The key is as wide as the page, and as high as its signs need.
     signs_in_line = int((WIDTH * columns - 0.2) / SIGN_WIDTH)
     lines = -(-len(listed) // columns)
     key_lines = -(-len(signs) // signs_in_line)

@@ -149,6 +149,7 @@ def png(figure: Figure) -> bytes:
     Guarantees: equal figures give equal bytes (test_threads_may_draw_at_once).
     """
     with paper():
+        # A canvas of its own: the figure may stand in a notebook's.
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         # Matplotlib's own writer would put its version into the file.

@@ -49,6 +49,7 @@ def _rounds_panel(ax: Axes, part: pd.DataFrame, measure: str) -> int:
     ax.set(ylabel=unit, xlabel="round", xlim=(low - beyond, high + beyond), title=title)
     style.whole_ticks(ax.xaxis)
     collapsed = 0
+    # Of what was spent or sent no run collapses.
     if measure.startswith("accuracy") or measure == "loss":
         collapsed = _mark_collapsed(ax, part, measure)
         _start_line(ax, part)
@@ -60,6 +61,7 @@ def _rounds_panel(ax: Axes, part: pd.DataFrame, measure: str) -> int:
         most = float(part["value"].max()) or 1
         ax.set_ylim(-0.02 * most, 1.1 * most)
     if measure == "deviation":
+        # Zero looks like any line near the axis: the label says that it is exact.
         exact = {style.name(slug) for slug in _exact(part)}
         named = [label.text + (" = 0" if label.text in exact else "") for label in labels]
         pairs = zip(labels, named, strict=True)
@@ -199,6 +201,7 @@ def noise(frame: pd.DataFrame) -> Picture:
 def traffic_table(frame: pd.DataFrame, way: str = "both") -> pd.DataFrame:
     """Averages over seeds: columns method, round, bytes (so far), mean (accuracy), low, high."""
     sent = tidy.cumulative_sum(frame, WAYS[way][0]).rename(columns={"value": "bytes"})
+    # Only rounds with both: an accuracy belongs to the bytes of its own run so far.
     joined = tidy.select_measure(frame, "accuracy").merge(sent, on=["method", "seed", "round"])
     scores = tidy.means(joined, ["method", "round"])
     bytes_so_far = joined.groupby(["method", "round"], sort=False)["bytes"].mean().reset_index()
@@ -207,6 +210,7 @@ def traffic_table(frame: pd.DataFrame, way: str = "both") -> pd.DataFrame:
 
 def _traffic_panel(ax: Axes, table: pd.DataFrame, way: str) -> None:
     """Draws accuracy against bytes so far, one line a method."""
+    # One unit for all lines, that of the longest.
     most = float(table["bytes"].max())
     scale, unit = tidy.byte_unit(most)
     labels = draw_lines(ax, table.assign(bytes=table["bytes"] / scale), "bytes", "method")

@@ -11,9 +11,8 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
-from fedlora_lab.methods.plan import Lora
-from fedlora_lab.methods.state import ParamKey
+from fedlora_lab._utils.validation import check_number, check_one_of, check_whole
+from fedlora_lab.methods.state import ParamKey, Tensors
 from fedlora_lab.privacy.privatizer import clip_sum
 from fedlora_lab.tasks.task import (
     Examples,
@@ -26,6 +25,9 @@ from fedlora_lab.tasks.task import (
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from fedlora_lab.federated.records import Round
+    from fedlora_lab.lora.peft import AdaptedModel
 
 
 class Gradients(NamedTuple):
@@ -43,24 +45,13 @@ class FirstSteps(NamedTuple):
     energy: np.ndarray
 
 
-def _source(record: Any) -> Any:
-    """Returns the task, the adapter's settings and the server's state of a record."""
-    expected = "a record as run() yields it"
-    check(record.source is not None, "record", "a copy without its task", expected)
-    return record.source
-
-
-def _adapt(task: Task, lora: Lora) -> Any:
-    """Returns a copy of the task's model with the adapter."""
+def _adapted(task: Task, record: "Round") -> "tuple[AdaptedModel, Tensors]":
+    """Returns an adapted model, and the tensors of the record."""
+    from fedlora_lab.federated.records import source_for  # imports this package
     from fedlora_lab.lora import peft  # loads PEFT, which tables do not need
 
-    return peft.adapt(task.model, task.targets, task.head, lora)
-
-
-def _adapted(task: Task, record: Any) -> tuple[Any, dict[ParamKey, Tensor]]:
-    """Returns an adapted model, and the tensors of the record."""
-    _, lora, state = _source(record)
-    return _adapt(task, lora), state.tensors
+    lora, state = source_for(task, record)
+    return peft.adapt(task.model, task.targets, task.head, lora), state.tensors
 
 
 def _mean_loss(task: Task, model: Any, weights: dict[str, Tensor], data: Examples) -> Tensor:
@@ -72,7 +63,7 @@ def _mean_loss(task: Task, model: Any, weights: dict[str, Tensor], data: Example
     return task.loss(task.forward(changed, data[0]), data[1]).mean()  # type: ignore[arg-type]
 
 
-def gradients(task: Task, record: Any, layer: str, data: Examples | None = None) -> Gradients:
+def gradients(task: Task, record: "Round", layer: str, data: Examples | None = None) -> Gradients:
     """Computes the gradients of a layer's A, B and of its frozen W, where the record stands.
 
     Args:
@@ -178,7 +169,7 @@ class _Curvature(LinearOperator):
         return torch.cat([part.flatten() for part in parts]).double().numpy()
 
 
-def flatness(task: Task, record: Any, data: Examples | None = None) -> float:
+def flatness(task: Task, record: "Round", data: Examples | None = None) -> float:
     """Computes the largest Hessian eigenvalue of the mean loss in the factors; small is flat.
 
     Lanczos iterations on products of the Hessian with vectors, to a thousandth; the Hessian is
@@ -232,7 +223,7 @@ def spectrum(tensor: "Tensor | np.ndarray", side: str) -> Float[np.ndarray, " n"
     return energy.reshape(-1, rows.shape[-1]).sum(0)
 
 
-def gradient_spectra(record: Any, clip_norm: float = 1.0) -> "pd.DataFrame":
+def gradient_spectra(record: "Round", clip_norm: float = 1.0) -> "pd.DataFrame":
     """Computes spectra of the mean clipped gradient over all private examples, by layer.
 
     One factor moves at a time, as in LA-LoRA. It reads private values and adds no noise: for the
@@ -243,10 +234,11 @@ def gradient_spectra(record: Any, clip_norm: float = 1.0) -> "pd.DataFrame":
     """
     import pandas as pd
 
+    from fedlora_lab.federated.records import require_source
     from fedlora_lab.lora.per_example import per_example_gradients  # loads PEFT
 
     check_number("clip_norm", clip_norm, 0, open_low=True)
-    task = _source(record)[0]
+    task, _, _ = require_source(record)
     adapted, tensors = _adapted(task, record)
     params = {key: tensor[None] for key, tensor in tensors.items()}
     frames = []

@@ -4,7 +4,7 @@ They look at private gradients before the clip: for the laboratory, never for a 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,15 +13,12 @@ from jaxtyping import Float
 from scipy.stats import norm
 
 from fedlora_lab import theory
-from fedlora_lab._utils.validation import check
+from fedlora_lab.federated.records import Round, require_source
 from fedlora_lab.lora import peft, per_example
 from fedlora_lab.plots import style
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import concatenate, take
-
-if TYPE_CHECKING:
-    from fedlora_lab.federated.records import Round
 
 LEAK = style.WRONG
 SPARSE = (0, (2, 2))
@@ -152,7 +149,7 @@ def tradeoff_table(ledgers: Mapping[str, Ledger], lowest: float = 1e-3) -> pd.Da
     return pd.concat(parts)
 
 
-def example_gradients(record: "Round") -> Float[np.ndarray, "n p"]:
+def example_gradients(record: Round) -> Float[np.ndarray, "n p"]:
     """Computes every private example's gradient at a record's global adapter, before any clip.
 
     Args: record: as `run` yields it.
@@ -160,9 +157,7 @@ def example_gradients(record: "Round") -> Float[np.ndarray, "n p"]:
     Guarantees: the mean row is the gradient of the mean loss
         (test_example_gradients_average_to_the_gradient).
     """
-    source = record.source
-    check(source is not None, "record", "a copy without its task", "a record as run() yields it")
-    task, lora, state = source  # type: ignore[misc]
+    task, lora, state = require_source(record)
     adapted = peft.adapt(task.model, task.targets, task.head, lora)
     moving = tuple(key for key in adapted.places if key.side in "AB")
     params = {key: tensor[None] for key, tensor in state.tensors.items()}

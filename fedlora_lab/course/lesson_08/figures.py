@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedlora_lab import measures, methods, theory
 from fedlora_lab._utils.validation import check, check_whole
+from fedlora_lab.federated.records import require_source
 from fedlora_lab.federated.run import run
 from fedlora_lab.lora import peft, per_example
 from fedlora_lab.measures.deviation import AggregationInput
@@ -106,10 +107,8 @@ def model_protection(
     Raises: ``ValueError`` for a private run whose test examples are not public.
     Guarantees: test_lesson_08.py::test_accuracy_per_holder.
     """
-    source = record.source
-    check(source is not None, "record", "a copy without its task", "a record as run() yields it")
     check_whole("last", last, 1, len(seen) + 1)
-    task, lora, state = source
+    task, lora, state = require_source(record)
     adapted = peft.adapt(task.model, task.targets, task.head, lora)
     server, test = state.tensors, examples_to_judge(task, record.ledger is not None)
     final = {key: x if key.side == "head" else method.broadcast(x) for key, x in server.items()}

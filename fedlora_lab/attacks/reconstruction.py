@@ -164,7 +164,7 @@ def row_space(
         rank: how many, where the attacker knows how many inputs there were; ``None``: those whose
             singular value exceeds ``tolerance`` times the largest.
 
-    Guarantees: test_the_span_of_few_inputs_is_exact.
+    Guarantees: test_lesson_11.py::test_span_residual_by_batch_size.
     """
     check_number("tolerance", tolerance, 0, 1)
     # The gradient of A is a sum of outer products with the inputs: its rows lie in their span.

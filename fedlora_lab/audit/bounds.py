@@ -69,7 +69,7 @@ def one_run_lower_bound(
         canaries, guesses, correct, delta: as of `one_run_p_value`.
         significance: how often the bound may be wrong, in (0, 1].
 
-    Guarantees: test_one_run_bounds_are_those_of_the_paper, test_the_bound_errs_as_often_as_it_says.
+    Guarantees: test_one_run_bounds_are_those_of_the_paper; notebook 12 counts how often it errs.
 
     >>> round(one_run_lower_bound(1000, 100, 75, delta=1e-4, significance=0.05), 2)
     0.67

@@ -283,7 +283,7 @@ def crossover(d_in: int) -> float:
     At the start of training, B = 0 and A as PEFT draws it: there `amplification` of one release is
     1.
 
-    Guarantees: test_crossover.
+    Guarantees: test_balanced_scale.
     Source: derived from `amplification`.
     """
     check_symbols(d_in=d_in)

@@ -26,7 +26,6 @@ PLAN = fl.Plan(rounds=3, local_steps=2, batch=8, lr=0.2)
 LOSSY = PLAN.replace(participation=0.7, dropout=0.2)
 ONE_SIDE = LOSSY.replace(optimizer=fl.SGD(0.5), lr={"A": 0.0, "B": 0.2})
 WIDE = fl.tasks.regression(clients=3, examples=10, d_in=40, d_out=24, rank=4)
-KINDS = [(row, UNITS[i % 2]) for i, row in enumerate(("fedlora", "deer", "fedsa-lora", "fed-sb"))]
 
 
 def audited(row, unit="example", sigma=1.0, plan=PLAN, **fields):
@@ -89,7 +88,7 @@ def test_wrong_targets_are_wrong():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("row", "unit"), KINDS)
+@pytest.mark.parametrize(("row", "unit"), [("deer", "example"), ("fed-sb", "client")])
 def test_no_row_is_refuted(row, unit):
     """Fault: a bound above the ledger's epsilon or the ceiling, at 99 %; every row at ten seeds:
     test_no_committed_audit_exceeds_its_ledger."""
@@ -110,7 +109,7 @@ def test_the_gaussian_bound_of_an_audit_is_the_sharper_one():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", ["fedlora", "deer", "fedsa-lora", "local"])
+@pytest.mark.parametrize("row", ["deer", "fedsa-lora"])
 def test_a_run_without_noise_is_seen(row):
     """Fault: an auditor who does not come near the ceiling although nothing hides a canary."""
     found = audited(row, sigma=0.0, plan=PLAN.replace(batch=None, rounds=2))

@@ -4,7 +4,6 @@ from typing import Any
 
 import matplotlib.colors
 import pytest
-from frames import words
 
 import fedlora_lab as fl
 from fedlora_lab import plots
@@ -41,20 +40,6 @@ def test_a_diagram_is_read_from_the_row(row):
     assert text.count("↺") == sum(len(a) - len(b) for a, b in zip(moved, sent, strict=True))
     averaged = sum(map(bool, sent))
     assert (text.count("="), text.count("≠")) == ((averaged, 0) if row.exact else (0, averaged))
-
-
-@pytest.mark.slow
-def test_a_diagram_shows_the_rules():
-    for glyph, fields in {
-        "~": {},
-        "≈": {"filter": fl.methods.LALoRA.filter},
-        "◇": {"precondition": fl.methods.DEeR.precondition},
-        "~+": {"penalty": lambda tensors, start: 0},
-        "server: ": {"aggregate": lambda state, sent, uploads, weights: state},
-    }.items():
-        assert glyph in words(plots.method_diagram(PLAIN.replace(**fields)))
-    stairs, plain = (plots.method_diagram(row).axes[0].lines for row in (fl.methods.FedLPP, PLAIN))
-    assert len(stairs) - len(plain) == 4
 
 
 def test_a_row_without_a_place_in_the_table_is_described_by_its_fields():

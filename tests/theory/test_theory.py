@@ -107,15 +107,13 @@ def test_accumulated_noise_terms():
 
 
 def test_balanced_scale():
-    """The amplification with the scale is the target, or what it was where that is less."""
+    """The amplification with the scale is the target, or what it was where that is less; at the
+    crossover it is 1."""
     for std in (0.001, 0.03):
         rho = theory.amplification(std, 40, 64)
         scale = theory.balanced_scale(rho, 0.5)
         assert scale >= 1
         assert theory.amplification(std, 40, 64, scale) == pytest.approx(min(rho, 0.5))
-
-
-def test_crossover():
     close(theory.amplification(theory.crossover(768), 1, 768), 1)
 
 

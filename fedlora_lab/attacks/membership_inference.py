@@ -104,27 +104,27 @@ def lira(
     """
     check_whole("runs", runs, 4)
     # Fair coins of its own: who is left out does not depend on what the runs draw.
-    there = Streams(seed).numpy("lira coins").random((runs, sum(task.sizes))) < 0.5
+    included = Streams(seed).numpy("lira coins").random((runs, sum(task.sizes))) < 0.5
     confidences = []
-    for i, included in enumerate(there):
+    for i, coins in enumerate(included):
         marks = ordinary_marks(task)
-        for mark, part in zip(marks, np.split(included, np.cumsum(task.sizes)[:-1])):
+        for mark, part in zip(marks, np.split(coins, np.cumsum(task.sizes)[:-1])):
             mark[~torch.from_numpy(part)] = LEFT_OUT
         marked = mark_examples(task, marks)
         events = run(marked, method, privacy, plan, lora=lora, seed=seed + i, **options)
         (last,) = deque(events, maxlen=1)
         confidences.append(_confidences(task, marked, last))
     members = []
-    others = []
+    outsiders = []
     # Every run is attacked once, with all others as shadows.
     for target in range(runs):
         shadows = np.arange(runs) != target
         of_shadows = np.stack(confidences)[shadows]
-        scores = likelihood_ratio(confidences[target], of_shadows, there[shadows])
+        scores = likelihood_ratio(confidences[target], of_shadows, included[shadows])
         usable = ~np.isnan(scores)
-        members.append(scores[usable & there[target]])
-        others.append(scores[usable & ~there[target]])
-    return Membership(np.concatenate(members), np.concatenate(others))
+        members.append(scores[usable & included[target]])
+        outsiders.append(scores[usable & ~included[target]])
+    return Membership(np.concatenate(members), np.concatenate(outsiders))
 
 
 def _confidences(task: Task, marked: Task, record: Round) -> np.ndarray:

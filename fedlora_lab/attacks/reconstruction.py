@@ -177,7 +177,7 @@ def row_space(
 
 def stack_gradients(gradients: "Iterable[Float[Tensor, '_ d_in']]") -> Float[Tensor, "rows d_in"]:
     """Stacks gradients of layers with equal inputs, as query and value, each scaled to norm 1."""
-    return torch.cat([one / one.norm().clamp(min=1e-300) for one in gradients])
+    return torch.cat([x / x.norm().clamp(min=1e-300) for x in gradients])
 
 
 def input_from_a_gradient(gradient: Float[Tensor, "r d_in"]) -> Float[Tensor, " d_in"]:
@@ -248,8 +248,10 @@ def span_check(
     first = next(iter(candidates.values())) if isinstance(candidates, Mapping) else candidates
     count = len(first)
     # In parts, since all candidates of a scan would not fit into memory.
-    parts = (take(candidates, part) for part in torch.arange(count).split(CHUNK))
-    return torch.cat([residual_share(space, layer_inputs(victim, layer, part)) for part in parts])
+    chunks = (take(candidates, index) for index in torch.arange(count).split(CHUNK))
+    return torch.cat(
+        [residual_share(space, layer_inputs(victim, layer, chunk)) for chunk in chunks]
+    )
 
 
 def span_residual_by_batch_size(

@@ -175,9 +175,10 @@ class Audit:
         if self.invalid is not None:
             return f"{self.method}, {self.unit}: invalid: {self.invalid} ({INVALID_NOTE}){bug}"
         power = f"{self.canaries} canaries can show {self.ceiling:.3g}"
-        words = f"{self.epsilon_lower:.3g} {'<=' if self.holds else '>'} {self.claimed:.3g}"
-        words = f"epsilon {words} at delta {self.delta:g}"
-        return f"{self.method}, {self.unit}: {words} ({self.confidence:.0%} sure; {power}){bug}"
+        relation = "<=" if self.holds else ">"
+        bound = f"epsilon {self.epsilon_lower:.3g} {relation} {self.claimed:.3g}"
+        verdict = f"{bound} at delta {self.delta:g}"
+        return f"{self.method}, {self.unit}: {verdict} ({self.confidence:.0%} sure; {power}){bug}"
 
     def __repr__(self) -> str:
         return f"Audit: {self}"

@@ -34,7 +34,7 @@ def canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Ten
     losses = torch.zeros(len(y), dtype=torch.float64)
     for k in canaries.owner.unique().tolist():
         of_client = (canaries.owner == k).nonzero().squeeze(1)
-        values = {**run.state.server.tensors, **{key: own[k] for key, own in personal.items()}}
+        values = {**run.state.server.tensors, **{key: tensor[k] for key, tensor in personal.items()}}
         inputs = take(x, of_client)
         outputs = per_example.model_outputs(task, run.prepared.adapted, values, inputs)
         losses[of_client] = task.loss(outputs, y[of_client]).double()
@@ -65,8 +65,8 @@ def released_steps(run: Recorder) -> Released:
     t = run.state.round - 1
     rate = {key: run.spec.plan.rate(key.side, t) for key in everyone.params}
     # What clients keep for themselves began where it stood before the round.
-    kept = {key: own[list(everyone.ids)] for key, own in run.personal.items()}
-    start = {**everyone.start, **kept}
+    personal = {key: x[list(everyone.ids)] for key, x in run.personal.items()}
+    start = {**everyone.start, **personal}
     moved = {key: x for key, x in everyone.params.items() if rate[key]}
     # In units of the learning rate the steps add up to the sum of noised gradients.
     values = {key: (start[key].double() - x) / rate[key] for key, x in moved.items()}
@@ -187,15 +187,15 @@ def decorrelate(signal: Rows, release: Int[Tensor, " n"], clip_norm: float) -> R
         clip_norm: C.
     """
     # Canaries of one class have much in common, which the plain product would count for all.
-    flat = torch.cat([rows.flatten(1) for rows in signal.values()], 1).double()
+    flat = torch.cat([x.flatten(1) for x in signal.values()], 1).double()
     for number in release.unique():
-        held = release == number
+        rows = release == number
         # Without it near copies would be told apart by their rounding.
-        ridge = max(clip_norm, 1e-12) ** 2 * torch.eye(int(held.sum()), dtype=flat.dtype)
-        flat[held] = torch.linalg.solve(flat[held] @ flat[held].T + ridge, flat[held])
-    parts = flat.split([rows[0].numel() for rows in signal.values()], 1)
-    pairs = zip(signal.items(), parts, strict=True)
-    return {key: part.view_as(rows).to(rows) for (key, rows), part in pairs}
+        ridge = max(clip_norm, 1e-12) ** 2 * torch.eye(int(rows.sum()), dtype=flat.dtype)
+        flat[rows] = torch.linalg.solve(flat[rows] @ flat[rows].T + ridge, flat[rows])
+    split = flat.split([x[0].numel() for x in signal.values()], 1)
+    pairs = zip(signal.items(), split, strict=True)
+    return {key: part.view_as(x).to(x) for (key, x), part in pairs}
 
 
 def trace_scores(run: Recorder, trace: Trace) -> dict[str, Float[Tensor, " n"]]:

@@ -182,9 +182,9 @@ def separation(
     change = worst_change(precondition, peer) if change is None else change
     key = ParamKey("B", "layer")
     maps = {key: Preconditioner(*(matrix[None] for matrix in precondition(peer @ peer.mT)))}
-    one = torch.zeros(1, dtype=torch.int64)
-    rows = privatizer.precondition_rows({key: change[None]}, maps, one)
-    signal, _ = privatizer.clip_sum(rows, 1.0, one, 1)
+    owner = torch.zeros(1, dtype=torch.int64)
+    rows = privatizer.precondition_rows({key: change[None]}, maps, owner)
+    signal, _ = privatizer.clip_sum(rows, 1.0, owner, 1)
     stds = [noise_multiplier] * draws
     where = [(i,) for i in range(draws)]
     drawn = privatizer.gaussian_noise({key: change.shape}, stds, Streams(seed), where)

@@ -117,9 +117,9 @@ def full_updates(
         index = torch.from_numpy(random.integers(len(y), size=min(batch, len(y))))
         with torch.enable_grad():
             loss = _mean_loss(task, task.model, weights, (take(x, index), y[index]))
-            found = torch.autograd.grad(loss, list(weights.values()))
+            slopes = torch.autograd.grad(loss, list(weights.values()))
         with torch.no_grad():
-            for weight, gradient in zip(weights.values(), found, strict=True):
+            for weight, gradient in zip(weights.values(), slopes, strict=True):
                 weight -= lr * gradient
     return {name: weights[names[name]].detach() - start[name] for name in names}
 
@@ -165,8 +165,8 @@ class _Curvature(LinearOperator):
 
     def _matvec(self, x: np.ndarray) -> np.ndarray:
         along = self.gradient @ torch.from_numpy(x.ravel()).to(self.gradient)
-        parts = torch.autograd.grad(along, self.moving, retain_graph=True)
-        return torch.cat([part.flatten() for part in parts]).double().numpy()
+        image = torch.autograd.grad(along, self.moving, retain_graph=True)
+        return torch.cat([part.flatten() for part in image]).double().numpy()
 
 
 def flatness(task: Task, record: "Round", data: Examples | None = None) -> float:
@@ -195,8 +195,8 @@ def flatness(task: Task, record: "Round", data: Examples | None = None) -> float
     # Fused attention kernels have no second derivative.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         loss = task.loss(task.forward(adapted.model, x), y).mean()
-        parts = torch.autograd.grad(loss, moving, create_graph=True)
-        gradient = torch.cat([part.flatten() for part in parts])
+        slopes = torch.autograd.grad(loss, moving, create_graph=True)
+        gradient = torch.cat([slope.flatten() for slope in slopes])
         # A start of its own: with ARPACK's the number would differ from call to call.
         start = Streams(0).numpy("curvature").standard_normal(gradient.numel())
         hessian = _Curvature(gradient, moving)

@@ -147,16 +147,16 @@ def run_ends(frame: "DataFrame", measure: str | None = None) -> "DataFrame":
     Returns: index method, seed; before, after, fell (ended worse than it began), collapsed.
     """
     measure = headline_measure(frame) if measure is None else measure
-    whole: Any = frame[frame["layer"] == "all"]
+    rows: Any = frame[frame["layer"] == "all"]
     keys: Any = {"by": ["method", "seed"], "sort": False, "dropna": False}
-    rounds = whole.groupby(**keys)["round"]
-    chosen = whole["measure"] == measure
+    rounds = rows.groupby(**keys)["round"]
+    chosen = rows["measure"] == measure
     values = {
-        name: whole["value"].where(chosen & (whole["round"] == rounds.transform(how)))
+        name: rows["value"].where(chosen & (rows["round"] == rounds.transform(how)))
         for name, how in (("before", "min"), ("after", "max"))
     }
     # Of each run one value of either is left, or none: not measured.
-    ends = whole.assign(**values).groupby(**keys)[list(values)].last().astype(float)
+    ends = rows.assign(**values).groupby(**keys)[list(values)].last().astype(float)
     sign = -1 if smaller_is_better(measure) else 1
     gains = sign * (ends["after"] - ends["before"])
     judged = gains.groupby(level="method", sort=False, dropna=False)

@@ -361,10 +361,9 @@ def closed_form(
         _draw_closed_form(axes, table[table["group"] == group], look.colour)
         for group, look in zip(groups, looks, strict=True)
     ]
-    for i, (column, name) in enumerate((parts or {}).items()):
+    for (column, name), colour in zip((parts or {}).items(), PART_COLOURS, strict=False):
         curve = table.groupby("x")[column].mean()
         dashed: Any = {"lw": 1.3, "ls": style.DASHED, "zorder": 1}
-        colour = PART_COLOURS[i % len(PART_COLOURS)]
         labels.append(style.named_line(ax, curve.index, curve, name, colour, **dashed))
     if "y" in log:
         _fit_log_axis(ax, table[["value" if single else "low", "closed"]].to_numpy())
@@ -536,8 +535,8 @@ def heat(
         ax.set(xlabel=xlabel, ylabel=ylabel if ax is axes[0] else "")
         ax.tick_params(axis="both", rotation=0)
         if slanted:
-            for words in ax.get_xticklabels():
-                words.set(rotation=40, ha="right", rotation_mode="anchor")
+            for label in ax.get_xticklabels():
+                label.set(rotation=40, ha="right", rotation_mode="anchor")
     bar = figure.colorbar(axes[0].collections[0], ax=axes, pad=0.02)
     bar.set_label(unit)
     for ax, name in zip(axes, named, strict=True):
@@ -550,8 +549,8 @@ def heat(
 def _size_for_words(tables: Sequence[pd.DataFrame], title: str) -> tuple[float, float]:
     """Computes a size in inches at which the words of heat maps and their title have room."""
     rows, columns = tables[0].shape
-    longest_row = max(len(str(words)) for table in tables for words in table.index)
-    lines = [line for table in tables for words in table.columns for line in words.splitlines()]
+    longest_row = max(len(str(place)) for table in tables for place in table.index)
+    lines = [line for table in tables for name in table.columns for line in name.splitlines()]
     cell = max(0.62, LETTER * max(map(len, lines)) + 0.1)
     width = 1.4 + LETTER * longest_row + len(tables) * max(1.6, cell * columns)
     width = max(width, 1.2 * LETTER * len(title) + 0.5)

@@ -184,8 +184,8 @@ def noise(frame: pd.DataFrame) -> Picture:
     if len(some):
         logs = tidy.means(some.assign(value=np.log10(some["value"])), ["method", "term"])
         shown = logs.assign(**{name: 10 ** logs[name] for name in ("mean", "low", "high")})
-        words = {term: text for term, (text, _) in TERMS.items()}
-        shown = shown.assign(term=shown["term"].map(words))
+        names = {term: text for term, (text, _) in TERMS.items()}
+        shown = shown.assign(term=shown["term"].map(names))
         ax.set_xscale("log")
         draw_intervals(ax, shown, "method", slugs, hue="term", colours=dict(TERMS.values()))
         ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=8.5)

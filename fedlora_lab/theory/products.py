@@ -425,8 +425,8 @@ def row_space_share(
         return Band(1.0, 1.0, 1.0)
     share = np.ones(1) if spectrum is None else np.square(spectrum) / np.sum(np.square(spectrum))
     concentrated = float(np.sum(share**2))
-    one = 2 * rank * (d_in - rank) / (d_in**2 * (d_in + 2))
-    variance = one * (concentrated - (1 - concentrated) / (d_in - 1))
+    along_one = 2 * rank * (d_in - rank) / (d_in**2 * (d_in + 2))
+    variance = along_one * (concentrated - (1 - concentrated) / (d_in - 1))
     mean = rank / d_in
     size = mean * (1 - mean) / variance - 1
     # The beta law with this mean and variance.

@@ -85,8 +85,8 @@ def best_reach(width: int, block: int) -> float:
     def error(reach: float) -> float:
         return quantiser_error(normal_float_levels(width, reach).tolist(), block)
 
-    found: Any = minimize_scalar(error, bounds=(0.6, 0.9999), method="bounded")
-    return float(found.x)
+    best: Any = minimize_scalar(error, bounds=(0.6, 0.9999), method="bounded")
+    return float(best.x)
 
 
 # ---- noised sums of which every client rounds its part
@@ -139,9 +139,9 @@ def rounded_epsilon(noise_multiplier: float, step: float, clients: int, delta: f
         return np.fft.rfft(np.fft.ifftshift(law))
 
     def epsilon(offset: float) -> float:
-        others = spectrum(offset) ** (clients - 1)
-        p = np.fft.irfft(others * spectrum(offset + shift), size)
-        q = np.fft.irfft(others * spectrum(offset), size)
+        sum_of_others = spectrum(offset) ** (clients - 1)
+        p = np.fft.irfft(sum_of_others * spectrum(offset + shift), size)
+        q = np.fft.irfft(sum_of_others * spectrum(offset), size)
         # What the transform leaves of zero is no probability.
         p = np.where(p > 1e-13, p, 0.0)
         q = np.where(q > 1e-13, q, 0.0)

@@ -397,10 +397,11 @@ def descent_errors(
         if not error < 1e3:
             break
         errors[step] = error
-        move_B = -lr * gamma * G @ A.T
-        # Of the same B and A: both descend at once.
-        A = A - lr * gamma * B.T @ G
-        B = B + move_B
+        # Both steps from the same point.
+        step_B = lr * gamma * G @ A.T
+        step_A = lr * gamma * B.T @ G
+        B = B - step_B
+        A = A - step_A
     return errors
 
 

@@ -69,6 +69,7 @@ class Victim:
         streams = Streams(0)
         values = peft.initial_values(adapted, streams, start_scale=lora_of(lora).start_scale)
         for number, (key, value) in enumerate(values.items()):
+            # At B = 0, where training begins, nothing of an input reaches the gradient of A.
             if key.side == "B":
                 drawn = streams.normal(value.shape, "attacked adapter", number)
                 values[key] = value + (spread * drawn).to(value)
@@ -101,6 +102,7 @@ class Victim:
         check_number("noise_multiplier", noise_multiplier, 0)
         bounded = noise_multiplier == 0 or clip_norm < math.inf
         check(bounded, "clip_norm", clip_norm, "finite where noise is added")
+        # The library's own clip and noise: what is attacked is what a run would send.
         owner = torch.zeros(len(examples[1]), dtype=torch.int64)
         sums, _ = clip_sum(self._rows(examples, sides), clip_norm, owner, 1)
         std = noise_multiplier * clip_norm if noise_multiplier else 0.0  # 0 * inf is no number
@@ -195,6 +197,7 @@ def residual_share(
     space: Float[Tensor, "n d_in"], vectors: Float[Tensor, "... d_in"]
 ) -> Float[Tensor, "..."]:
     """Returns the share of each vector outside the span of orthonormal rows, in [0, 1]."""
+    # By Pythagoras: what lies in the span is the projection on its orthonormal rows.
     size = vectors.square().sum(-1)
     inside = (vectors @ space.mT).square().sum(-1)
     return ((size - inside).clamp(min=0) / size.clamp(min=1e-300)).sqrt()
@@ -216,6 +219,7 @@ def layer_inputs(victim: Victim, layer: str, x: Inputs) -> Float[Tensor, "n toke
     def stop(_: nn.Module, given: tuple[Tensor, ...]) -> None:
         raise _Reached(given[0])
 
+    # The rest of the model is not run: candidates are many, and the layer is near the input.
     hook = module.register_forward_pre_hook(stop)
     try:
         per_example.model_outputs(victim.task, victim.adapted, victim.values, x)
@@ -319,6 +323,7 @@ def match_b_gradient(
     array([1., 0.])
     """
     seen = torch.linalg.svd(gradient.double(), full_matrices=False)[2][0].numpy()
+    # Of A x only the direction is seen: its size is mixed with that of the error signal.
     shadows = candidates @ A.double().numpy().T
     return np.abs(shadows @ seen) / np.linalg.norm(shadows, axis=1).clip(min=1e-300)
 

@@ -154,6 +154,7 @@ class Audit:
         It is that of `bounds.gaussian_one_run_lower_bound`.
         Guarantees: test_the_gaussian_bound_of_an_audit_is_the_sharper_one.
         """
+        # Bonferroni over the views and the numbers of guesses.
         tried = len(self.guesses) * max(1, len(self.scores))
         share = (1 - self.confidence) / tried
         lower = math.nan
@@ -227,6 +228,7 @@ def canaries(
     """
     check_number("confidence", confidence, 0, 1, open_low=True)
     check(confidence < 1, "confidence", confidence, "a number in (0, 1)")
+    # Who knows neither seed nor coins has nothing to check guesses by.
     check(isinstance(seed, int), "seed", seed, "a whole number: an audit must know its coins")
     row = get(method)
     setup: dict[str, Any] = {"lora": lora_of(lora), "seed": seed}

@@ -59,6 +59,7 @@ def mark_examples(task: Task, marks: list[Tensor]) -> Task:
     check(sizes == task.sizes, "marks", sizes, f"one an example of each client: {task.sizes}")
     shape = task.test[1].shape[1:]
 
+    # The mark is in the target, so that it follows an example through every draw of a batch.
     def loss(outputs: Any, y: Tensor) -> Tensor:
         plain, weights = decode_marks(y, shape)
         value = task.loss(outputs, plain)

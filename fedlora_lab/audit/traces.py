@@ -34,7 +34,8 @@ def canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Ten
     losses = torch.zeros(len(y), dtype=torch.float64)
     for k in canaries.owner.unique().tolist():
         of_client = (canaries.owner == k).nonzero().squeeze(1)
-        values = {**run.state.server.tensors, **{key: tensor[k] for key, tensor in personal.items()}}
+        values = dict(run.state.server.tensors)
+        values |= {key: tensor[k] for key, tensor in personal.items()}
         inputs = take(x, of_client)
         outputs = per_example.model_outputs(task, run.prepared.adapted, values, inputs)
         losses[of_client] = task.loss(outputs, y[of_client]).double()
@@ -156,6 +157,7 @@ def clip_and_whiten(
     Args: method, clip_norm: of the audited run. signal, seen: see `Trace`. values: where training
         began. owner: of each row, whose values it has.
     """
+    # The public metric of the clip, as the clients had it when the round began.
     maps = local_training.preconditioners(method, tuple(signal), values)
     before = precondition_rows(signal, maps, owner)
     # Each row is the whole of its own sum: the mechanism itself clips it, group by group; in
@@ -206,6 +208,7 @@ def trace_scores(run: Recorder, trace: Trace) -> dict[str, Float[Tensor, " n"]]:
         # The release was filtered after the noise: the canary is looked for in what that leaves.
         factors = {key: x for key, x in signal.items() if key.side != "head"}
         signal = signal | {key: method.filter(x, key.side) for key, x in factors.items()}
+    # Where nothing is clipped the ridge is that of a clip norm of 1.
     clip = run.clip_norm if run.clip_norm < math.inf else 1.0
     scores: dict[str, Tensor] = {}
     for key, rows in decorrelate(signal, trace.release, clip).items():

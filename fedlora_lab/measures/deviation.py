@@ -27,6 +27,7 @@ FactorPair = tuple[Tensor, Tensor]
 
 def product_norm(left: Float[Tensor, "d_out r"], right: Float[Tensor, "r d_in"]) -> float:
     """Computes the norm of ``left @ right`` from two (r, r) Gram matrices, in float64."""
+    # Of the product itself only the norm is wanted; for wide layers it would be large.
     left = left.double()
     right = right.double()
     return float(((left.T @ left) * (right @ right.T)).sum().clamp(min=0).sqrt())
@@ -150,6 +151,7 @@ def worst_change(
     rule = precondition(peer @ peer.mT)
     direction = torch.linalg.eigh(peer @ peer.mT).eigenvectors[:, -1]
     change = torch.zeros(d_out, len(peer), dtype=peer.dtype)
+    # As large as the clip lets pass.
     change[0] = direction / torch.linalg.vector_norm(rule.before @ direction)
     return change
 
@@ -254,6 +256,7 @@ def layer_rows(seen: Exchange, scaling: float) -> tuple[list[tuple[str, str, flo
             rows += _noise_rows(layer, before.tensors, mean, noise, scaling)
     if clients is None:
         return rows, float("nan")
+    # Squares of all layers add up, as those of one large matrix.
     norm, size = (math.hypot(*sizes) for sizes in zip(*deviations, strict=True))
     return rows, Deviation(norm, size).relative
 
@@ -413,6 +416,7 @@ def alignment(given: AggregationInput) -> float:
     Raises: ``ValueError`` for a round with fewer than two clients.
     Guarantees: test_measures.py::test_alignment_is_that_of_the_products.
     """
+    # Not weighted: each pair of clients counts alike.
     count = len(given.weights)
     check(count > 1, "clients", count, "at least two")
     moves = []

@@ -83,6 +83,7 @@ def gradients(task: Task, record: "Round", layer: str, data: Examples | None = N
         adapted.set_tensor(key, moving.get(key, tensors[key]))
     adapter = adapted.places[keys[0]][0]  # it may stand within a layer that trains its bias
     within = next(name for name, module in adapted.model.named_modules() if module is adapter)
+    # The frozen weight is no parameter that moves: it is given to the model from outside.
     name = f"{within}.base.weight"
     weight = adapted.model.get_parameter(name).detach().clone().requires_grad_()
     data = examples_to_judge(task, record.ledger is not None) if data is None else data
@@ -246,6 +247,7 @@ def gradient_spectra(record: "Round", clip_norm: float = 1.0) -> "pd.DataFrame":
     for side in "AB":
         moving = tuple(key for key in adapted.places if key.side == side)
         totals = {key: torch.zeros_like(tensors[key]) for key in moving}
+        # In parts: all gradients at once would not fit into memory.
         for index in torch.arange(len(y)).split(256):
             owner = torch.zeros_like(index)
             data = take(x, index), y[index]

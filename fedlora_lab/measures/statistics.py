@@ -27,6 +27,7 @@ def t_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """
     values = np.asarray(values, dtype=float)
     mean = float(values.mean()) if values.size else math.nan
+    # One seed says nothing of the spread; NaN keeps that apart from a spread of zero.
     if values.size < 2 or not np.isfinite(values).all():
         return mean, math.nan
     point = float(stdtrit(values.size - 1, (1 + level) / 2))
@@ -88,6 +89,7 @@ def seed_pairs(frame: "DataFrame", one: str, other: str, measure: str) -> "DataF
     """
     both = frame[frame["method"].isin([one, other])]
     means: Any = both.groupby(["seed", "method"])[measure].mean().unstack()
+    # Only seeds that both have: the spread between seeds cancels in pairs.
     table = means.reindex(columns=[one, other]).dropna()
     check(len(table) >= 2, "seeds", len(table), f"at least two that {one!r} and {other!r} share")
     return table

@@ -155,6 +155,7 @@ def png(figure: Figure) -> bytes:
         # Matplotlib's own writer would put its version into the file.
         image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     buffer = io.BytesIO()
+    # Few colours are enough for lines and text, and a notebook holds many figures.
     image.quantize(256, method=Image.Quantize.FASTOCTREE).save(buffer, format="png")
     return buffer.getvalue()
 
@@ -164,6 +165,7 @@ def look(slug: str) -> Look:
 
     Guarantees: depends on the slug alone (test_curves_draw_the_mean).
     """
+    # A method of the table has a place of its own among the colours.
     if slug in LOOKS:
         return LOOKS[slug]
     # Python's own hash of a text differs from process to process.

@@ -119,6 +119,7 @@ def describe_seeds(part: pd.DataFrame) -> str:
     high = int(counts.max())
     if high == 1:
         return "one seed, no band"
+    # Methods may have run at different numbers of seeds.
     count = low if low == high else f"{low}–{high}"
     return f"mean of n = {count} seeds, band: 95 % interval (Student's t)"
 
@@ -130,6 +131,7 @@ def cumulative_sum(frame: pd.DataFrame, measures: tuple[str, ...]) -> pd.DataFra
     """
     for measure in measures:
         select_measure(frame, measure, required=False)  # refuses a frame without it
+    # A missing round counts as missing, not as zero bytes.
     part = frame[(frame["layer"] == "all") & frame["measure"].isin(measures)]
     # The groups' own sum takes skipna from pandas 3 on only.
     total = part.groupby([*RUN, "round"])["value"].agg(lambda x: x.sum(skipna=False))

@@ -81,7 +81,7 @@ def measure(method: Method, epsilon: float | None, seed: int, lr: float) -> dict
     if recorded:
         values["alignment"] = fmean(map(fl.measures.alignment, recorded))
         values["gradient"] = fmean(gradient_agreement(task, lora, x) for x in recorded)
-    values["sharpness"] = fl.measures.flatness(task, last).top
+    values["sharpness"] = fl.measures.flatness(task, last)
     head = {"study": "updates", "method": method.slug, "epsilon": epsilon, "lr": lr}
     return {**head, "at_edge": False, "seed": seed, **values}
 

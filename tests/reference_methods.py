@@ -19,7 +19,9 @@ from toy_tasks import LORA, Tokens
 State = dict[tuple[str, str], np.ndarray]
 Keys = list[tuple[str, str]]
 Oracle = Callable[[State, np.ndarray, np.ndarray], State]
-Rule = Callable[[State, list[State], Sequence[float]], State]
+Ends = list[State]
+Shares = Sequence[float]
+Rule = Callable[[State, Ends, Shares], State]
 SCALE = LORA.alpha / LORA.rank
 
 # ---- gradients of one example
@@ -271,52 +273,54 @@ def low_pass(g: np.ndarray, side: str) -> np.ndarray:
     return np.array(rows) if side == "A" else np.array(rows).T
 
 
-def quantised(state: State, width: int = 4, block: int = 64) -> State:
+def quantised(state: State) -> State:
     """FedLPP: block by block, divide by the largest magnitude and take the nearest level.
 
-    Levels are quantiles of the normal law on both sides of zero, scaled to [-1, 1].
+    Levels are quantiles of the normal law on both sides of zero, scaled to [-1, 1]: 4 bits, and
+    blocks of 64 numbers.
     """
-    offset, half, sent = 0.9677083, 2 ** (width - 1), dict(state)
-    positive = norm.ppf(np.linspace(offset, 0.5, half + 1)[:-1])
-    negative = -norm.ppf(np.linspace(offset, 0.5, half)[:-1])
+    positive = norm.ppf(np.linspace(0.9677083, 0.5, 9)[:-1])
+    negative = -norm.ppf(np.linspace(0.9677083, 0.5, 8)[:-1])
     levels = np.sort(np.concatenate([negative, [0.0], positive])) / positive.max()
+    sent = dict(state)
     for key, x in state.items():
         if key[0] != "head":
-            flat, out = x.ravel(), []
-            for part in (flat[i : i + block] for i in range(0, len(flat), block)):
-                c = abs(part).max() or 1e-8
-                out.append(levels[abs(part[:, None] / c - levels).argmin(1)] * c)
-            sent[key] = np.concatenate(out).reshape(x.shape)
+            blocks = []
+            for block in np.split(x.ravel(), range(64, x.size, 64)):
+                largest = abs(block).max() or 1e-8
+                nearest = abs(block[:, None] / largest - levels).argmin(1)
+                blocks.append(levels[nearest] * largest)
+            sent[key] = np.concatenate(blocks).reshape(x.shape)
     return sent
 
 
 # ---- what the server does with the clients' ends
 
 
-def mean(ends: list[State], weights: Sequence[float], keys: Keys | None = None) -> State:
+def mean(ends: Ends, weights: Shares, keys: Keys | None = None) -> State:
     keys = list(ends[0]) if keys is None else keys
     return {key: np.sum([w * end[key] for w, end in zip(weights, ends)], axis=0) for key in keys}
 
 
-def heads(ends: list[State], weights: Sequence[float]) -> State:
+def heads(ends: Ends, weights: Shares) -> State:
     return mean(ends, weights, [key for key in ends[0] if key[0] == "head"])
 
 
-def mean_product(ends: list[State], weights: Sequence[float], name: str) -> np.ndarray:
+def mean_product(ends: Ends, weights: Shares, name: str) -> np.ndarray:
     return np.sum([w * product(end, name) for w, end in zip(weights, ends)], axis=0)
 
 
-def plain_mean(state: State, ends: list[State], weights: Sequence[float]) -> State:
+def plain_mean(state: State, ends: Ends, weights: Shares) -> State:
     return mean(ends, weights)
 
 
-def straight_through(state: State, ends: list[State], weights: Sequence[float]) -> State:
+def straight_through(state: State, ends: Ends, weights: Shares) -> State:
     """FedLPP: the server adds the mean change of what the clients received to its own."""
     sent, end = quantised(state), mean(ends, weights)
     return {key: x + end[key] - sent[key] for key, x in state.items()}
 
 
-def fedex(state: State, ends: list[State], weights: Sequence[float]) -> State:
+def fedex(state: State, ends: Ends, weights: Shares) -> State:
     """FedEx-LoRA: means of the factors; what their product misses goes into the base weight."""
     new = mean(ends, weights)
     for name in layers(state):
@@ -326,22 +330,25 @@ def fedex(state: State, ends: list[State], weights: Sequence[float]) -> State:
 
 
 def flora(fresh: Iterator[State]) -> Rule:
-    """FLoRA: stacked factors are merged into the base weight; then B = 0 and A is drawn afresh."""
+    """FLoRA: stacked factors are merged into the base weight; then B = 0 and A is drawn afresh.
+    The product of the stacks is the mean of the products.
+    """
 
-    def server(state: State, ends: list[State], weights: Sequence[float]) -> State:
+    def server(state: State, ends: Ends, weights: Shares) -> State:
         new = heads(ends, weights) | next(fresh)
         for name in layers(state):
-            rows = np.concatenate([w * end["A", name] for w, end in zip(weights, ends)])
-            columns = np.concatenate([end["B", name] for end in ends], axis=1)
-            new["W", name] = state.get(("W", name), 0.0) + SCALE * columns @ rows
+            merged = SCALE * mean_product(ends, weights, name)
+            new["W", name] = state.get(("W", name), 0.0) + merged
             new["B", name] = np.zeros_like(state["B", name])
         return new
 
     return server
 
 
-def flexlora(state: State, ends: list[State], weights: Sequence[float]) -> State:
-    """FlexLoRA: the mean of the products, by SVD cut to the server's rank."""
+def flexlora(state: State, ends: Ends, weights: Shares) -> State:
+    """FlexLoRA: the mean of the products, by SVD cut to the server's rank. FedSVD does the same
+    where A rests: the mean has the rank of B.
+    """
     new = heads(ends, weights)
     for name in layers(state):
         r = len(state["A", name])
@@ -350,18 +357,7 @@ def flexlora(state: State, ends: list[State], weights: Sequence[float]) -> State
     return new
 
 
-def fedsvd(state: State, ends: list[State], weights: Sequence[float]) -> State:
-    """FedSVD: the mean of B; then the product is factored anew, A with orthonormal rows."""
-    new = heads(ends, weights)
-    for name in layers(state):
-        a, b = state["A", name], state["B", name]
-        b = b + np.sum([w * (end["B", name] - b) for w, end in zip(weights, ends)], axis=0)
-        u, s, vt = np.linalg.svd(b @ a, full_matrices=False)
-        new["A", name], new["B", name] = vt[: len(a)], u[:, : len(a)] * s[: len(a)]
-    return new
-
-
-def ravan(state: State, ends: list[State], weights: Sequence[float]) -> State:
+def ravan(state: State, ends: Ends, weights: Shares) -> State:
     """RAVAN: each client's blocks times their gains are averaged; gains are 1 again."""
     new = mean(ends, weights)
     for name in layers(state):
@@ -378,7 +374,7 @@ def fedask(sketches: Iterator[dict[str, np.ndarray]]) -> Rule:
     values evenly; a sketch wider than the server's rank is cut to it.
     """
 
-    def server(state: State, ends: list[State], weights: Sequence[float]) -> State:
+    def server(state: State, ends: Ends, weights: Shares) -> State:
         new, omega = heads(ends, weights), next(sketches)
         for name in layers(state):
             pairs = [(w, end["A", name], end["B", name]) for w, end in zip(weights, ends)]
@@ -398,7 +394,7 @@ def padded(x: np.ndarray, like: np.ndarray) -> np.ndarray:
     return out
 
 
-def hetlora(state: State, ends: list[State], weights: Sequence[float]) -> State:
+def hetlora(state: State, ends: Ends, weights: Shares) -> State:
     """HetLoRA: factors padded with zeros; a client counts by its share and its product's norm."""
     new = heads(ends, weights)
     for name in layers(state):
@@ -410,7 +406,7 @@ def hetlora(state: State, ends: list[State], weights: Sequence[float]) -> State:
     return new
 
 
-def padded_changes(state: State, ends: list[State], weights: Sequence[float]) -> State:
+def padded_changes(state: State, ends: Ends, weights: Shares) -> State:
     """FedLoRA of unequal ranks: a factor moves by the mean of changes, none where a rank lacks."""
     new = heads(ends, weights)
     for name in layers(state):
@@ -422,7 +418,7 @@ def padded_changes(state: State, ends: list[State], weights: Sequence[float]) ->
     return new
 
 
-def lora_fair(state: State, ends: list[State], weights: Sequence[float]) -> State:
+def lora_fair(state: State, ends: Ends, weights: Shares) -> State:
     """LoRA-FAIR: B is corrected towards the mean product, ||dW - (B + D) A||^2 + 0.01 ||D||^2."""
     new = mean(ends, weights)
     for name in layers(state):

@@ -143,7 +143,7 @@ LOOPS: dict[str, Callable[[Trace], Loop]] = {
     "fedex-lora": lambda run: Loop(AB, plain.fedex),
     "flora": lambda run: Loop(AB, plain.flora(fresh(run))),
     "flexlora": lambda run: Loop(AB, plain.flexlora),
-    "fedsvd": lambda run: Loop(B, plain.fedsvd),
+    "fedsvd": lambda run: Loop(B, plain.flexlora),
     "fedask": lambda run: Loop(B, plain.fedask(sketches(run))),
     "fedask-both": lambda run: Loop(AB, plain.fedask(sketches(run))),
     "hetlora": lambda run: Loop(AB, plain.hetlora),

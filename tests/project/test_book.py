@@ -110,16 +110,6 @@ def test_lessons_link_the_first_use_of_every_term(site, pages, terms):
     assert [one.names for one in terms if one.place not in linked[one.lesson]] == []
 
 
-def test_the_glossary_is_whole_and_in_order(terms):
-    """One line a term, in the alphabet's order, with letters of the notation."""
-    rows = (DOCS / "glossary.md").read_text(encoding="utf-8").count("\n| **")
-    notation = (DOCS / "notation.md").read_text(encoding="utf-8")
-    letters = {x for row in re.findall(r"^\| (.+?) \|", notation, re.M) for x in row.split(", ")}
-    chief = [one.names[0].lower() for one in terms]
-    assert len(terms) == rows and chief == sorted(set(chief))
-    assert [one for one in terms if one.letter and not {*one.letter.split(", ")} <= letters] == []
-
-
 TERMS = (("noise × noise",), ("noise",), ("clip norm", "clip"), ("rank",))
 MATH = {"myst_enable_extensions": ["dollarmath"], "report_level": 5}
 PROSE = """\

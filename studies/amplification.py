@@ -32,8 +32,8 @@ rates of A and B apart, with seeds of their own. The numbers are leads in accura
 round, over 20 seeds, with Student's 95 % interval of one difference by itself. The best other row
 is the one with the highest mean there, chosen by the same numbers."""
 
-SUGGESTED = """What the settings of `fl.suggest_lr`, which come from public numbers alone, are
-ahead of the tuned ones, in points of accuracy over ten seeds; a case is a row at a budget. The
+SUGGESTED = """The lead of the settings of `fl.suggest_lr`, which come from public numbers
+alone, over the tuned ones, in points of accuracy over ten seeds; a case is a row at a budget. The
 limits behind them were fitted on digits. In the client unit the rate is the plan's default, and the
 clip norm follows."""
 

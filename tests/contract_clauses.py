@@ -79,7 +79,8 @@ def released(
     ready: Prepared, clients: ClientBatch, t: int, s: int, step: Step
 ) -> dict[ParamKey, Tensor]:
     """What each client releases in the step, key -> (clients, ...), a sum over its examples."""
-    before, count = dict(clients.params), len(clients.ids)
+    before = dict(clients.params)
+    count = len(clients.ids)
     step(ready, clients, t, s)
     spec = ready.spec
     expected = torch.tensor([spec.units[k] * spec.sample_rates[k] for k in clients.ids])
@@ -116,7 +117,8 @@ def _moved_by_at_most_c(
     """Between the first sum and each other one; and, unless it may be ``silent``, by something. A
     row whose groups do not share C keeps to it in each of them.
     """
-    shifts, shared = [], getattr(row.clip_groups, "shares_bound", True)
+    shifts = []
+    shared = getattr(row.clip_groups, "shares_bound", True)
     for one in sums[1:]:
         parts: dict[Any, list[Tensor]] = {}
         for key, x in one.items():
@@ -130,7 +132,8 @@ def _moved_by_at_most_c(
 def leaving_out_one_example(row: Method, step: Step = local_step) -> None:
     """Without noise, any one example less, outliers included, moves the sum by at most C."""
     task = tokens("head")
-    x, y = task.clients[0][0].clone(), task.clients[0][1]
+    x = task.clients[0][0].clone()
+    y = task.clients[0][1]
     # examples that try to be heard
     x[0], x[1], x[2], x[3] = x[0] * 1e30, x[1] * 1e8, math.nan, math.inf
     start = anywhere(task, row)
@@ -148,10 +151,12 @@ def leaving_out_one_example(row: Method, step: Step = local_step) -> None:
 
 def leaving_out_one_client(row: Method) -> None:
     """In the client unit: any one client less, however wild, moves the sum by at most C."""
-    full, row = tokens("head"), plain_server(row)
+    full = tokens("head")
+    row = plain_server(row)
     scales = (1, 1e6, math.nan)
     wild = [(x * scale, y) for (x, y), scale in zip(full.clients, scales, strict=True)]
-    plan, privacy = fl.Plan(local_steps=2, batch=None, lr=5.0), private("client", 0.0, CLIP)
+    plan = fl.Plan(local_steps=2, batch=None, lr=5.0)
+    privacy = private("client", 0.0, CLIP)
     for t in (0, 1) if row.sides_in_round(0, 2) != row.sides_in_round(1, 2) else (0,):
         sums = []
         for left_out in (None, 0, 1, 2):
@@ -160,7 +165,8 @@ def leaving_out_one_client(row: Method) -> None:
             run = opened(task, row, privacy, plan, t, start)
             one_round(run)
             held = {key: x for key, x in start.tensors.items() if key.kind.trained}
-            moved, change = run.state.server.tensors, {}
+            moved = run.state.server.tensors
+            change = {}
             for key, x in held.items():
                 if not torch.equal(moved[key], x):
                     change[key] = (moved[key] - row.clip_reference(x))[None] * len(task.clients)
@@ -185,7 +191,8 @@ def noise_draws(
 
 
 def _deviates_by(expected: float, xi: Tensor, what: object) -> None:
-    std, error = float(xi.square().mean().sqrt()), 5 / math.sqrt(2 * xi.numel())
+    std = float(xi.square().mean().sqrt())
+    error = 5 / math.sqrt(2 * xi.numel())
     assert abs(std / expected - 1) < error, f"{what}: {std:.3f} instead of {expected:.3f}"
 
 
@@ -194,7 +201,9 @@ def noise_is_sigma_c_on_what_moves(row: Method, step: Step = local_step, draws: 
 
     Five standard errors, fixed seeds. No two clients, steps or layers share any of it.
     """
-    row, sigma, seen = row.replace(filter=identity), 1.7, {}
+    row = row.replace(filter=identity)
+    sigma = 1.7
+    seen = {}
     for t, s in ((0, 0), (0, 1), (1, 0)):
         moving = movers(row, t, s, anywhere(tokens("head"), row))
         seen[t, s] = noise_draws(row, step, t, s, sigma, draws)
@@ -221,8 +230,12 @@ def noise_of_the_update(row: Method, trust: str = "central", draws: int = 40) ->
     On the mean over K clients: sigma C / K where only a sum is seen, sigma C / sqrt(K) where each
     upload stands alone.
     """
-    row, sigma, task = plain_server(row).replace(filter=identity), 1.3, tokens("head")
-    ids, start, end = tuple(range(len(task.clients))), anywhere(task, row), anywhere(task, row, 1)
+    row = plain_server(row).replace(filter=identity)
+    sigma = 1.3
+    task = tokens("head")
+    ids = tuple(range(len(task.clients)))
+    start = anywhere(task, row)
+    end = anywhere(task, row, 1)
     factors = {key: x for key, x in start.tensors.items() if key.side in "AB"}
     sent = start.replace_tensors({key: row.broadcast(x) for key, x in factors.items()})
     params = {
@@ -233,13 +246,15 @@ def noise_of_the_update(row: Method, trust: str = "central", draws: int = 40) ->
     expected = sigma * CLIP / len(ids) ** (0.5 if trust == "local" else 1)
     for t in (0, 1):
         moved = movers(row, t, 0, start) | movers(row, t, 1, start)
-        keys, found = tuple(key for key in start.tensors if key in moved and row.is_shared(key)), []
+        keys = tuple(key for key in start.tensors if key in moved and row.is_shared(key))
+        found = []
         for seed in range(draws if keys else 0):
             states = []
             for level in (sigma, 0.0):
                 privacy = private("client", level, CLIP, trust=trust)
                 ready = prepare(task, row, fl.Plan(), privacy, seed)
-                arrived, now = torch.arange(len(ids)), replace(sent, round=t)
+                arrived = torch.arange(len(ids))
+                now = replace(sent, round=t)
                 got = uploads.release_round(ready, clients, arrived, keys, now)
                 states.append(row.aggregate(start, sent, got.uploads, got.weights).tensors)
             held = [key for key in start.tensors if key.kind.trained]
@@ -279,7 +294,8 @@ def smoothing_is_linear(row: Method) -> None:
     ):
         for shape in shapes:
             x, y = (torch.randn(*shape, generator=random, dtype=torch.float64) for _ in range(2))
-            smooth, both = row.filter(x, side), row.filter(2 * x - 3 * y, side)
+            smooth = row.filter(x, side)
+            both = row.filter(2 * x - 3 * y, side)
             assert smooth.shape == x.shape
             torch.testing.assert_close(both, 2 * smooth - 3 * row.filter(y, side))
             torch.testing.assert_close(smooth.mean(axis), x.mean(axis))

@@ -31,7 +31,8 @@ def least_squares(base: np.ndarray) -> Oracle:
     """Loss of an example: mean over outputs of (W x - y)^2 with W = W0 + s B A."""
 
     def gradient(state: State, x: np.ndarray, y: np.ndarray) -> State:
-        a, b = state["A", "map"], state["B", "map"]
+        a = state["A", "map"]
+        b = state["B", "map"]
         g = 2 / len(y) * np.outer((base + SCALE * b @ a) @ x - y, x)
         return {("A", "map"): SCALE * b.T @ g, ("B", "map"): SCALE * g @ a.T}
 
@@ -65,7 +66,8 @@ def layers(state: State) -> list[str]:
 def inner(state: State, name: str) -> np.ndarray:
     """The core as a square matrix: blocks below one another are put on its diagonal."""
     core = state.get(("R", name), np.eye(len(state["A", name])))
-    width, full = core.shape[1], np.zeros((len(core), len(core)))
+    width = core.shape[1]
+    full = np.zeros((len(core), len(core)))
     gain = state.get(("gain", name), np.ones(len(core) // width))
     for i, s in enumerate(gain):
         part = slice(i * width, (i + 1) * width)
@@ -93,17 +95,21 @@ def whole(oracle: Oracle) -> Oracle:
         point = {key: value for key, value in state.items() if key[0] == "head"}
         for name in layers(state):
             change = weight_change(state, name)
-            point["A", name], point["B", name] = np.eye(change.shape[1]), change / SCALE
+            point["A", name] = np.eye(change.shape[1])
+            point["B", name] = change / SCALE
         found = oracle(point, x, y)
         for name in layers(state):
-            a, b, r = state["A", name], state["B", name], inner(state, name)
+            a = state["A", name]
+            b = state["B", name]
+            r = inner(state, name)
             g = found["B", name] / SCALE
             found["A", name] = SCALE * (b @ r).T @ g
             found["B", name] = SCALE * g @ (r @ a).T
             whole = SCALE * b.T @ g @ a.T
             if ("R", name) not in state:
                 continue
-            core, width = state["R", name], state["R", name].shape[1]
+            core = state["R", name]
+            width = state["R", name].shape[1]
             gain = state.get(("gain", name), np.ones(len(core) // width))
             parts = [slice(i * width, (i + 1) * width) for i in range(len(gain))]
             blocks = [whole[part, part] for part in parts]
@@ -158,8 +164,10 @@ def scaled(x: float, clip: float) -> float:
 
 def local(oracle: Oracle, start: State, data: list, t: int, work: Work, loop: Loop) -> State:
     """Local steps of one client on the mean of its examples' clipped gradients."""
-    clip, size = work.clip if work.unit == "example" else math.inf, loop.size(start)
-    state, speed = dict(start), {}
+    clip = work.clip if work.unit == "example" else math.inf
+    size = loop.size(start)
+    state = dict(start)
+    speed: State = {}
     for s in range(work.steps):
         parts = loop.parts(start, t, s)
         total = {key: np.zeros_like(state[key]) for keys in parts for key in keys}
@@ -214,10 +222,13 @@ def federated(
 
     Client k trains its first ``ranks[k]`` ranks, or all.
     """
-    states, sent, gradient = [state], [], whole(oracle)
+    states = [state]
+    sent = []
+    gradient = whole(oracle)
     for t in range(work.rounds):
         parts = [keys for s in range(work.steps) for keys in loop.parts(state, t, s)]
-        keys, ends = list(dict.fromkeys(key for part in parts for key in part)), []
+        keys = list(dict.fromkeys(key for part in parts for key in part))
+        ends = []
         for k, data in enumerate(clients):
             start = loop.receives(state)
             for name in layers(start) if ranks else ():
@@ -316,7 +327,8 @@ def plain_mean(state: State, ends: Ends, weights: Shares) -> State:
 
 def straight_through(state: State, ends: Ends, weights: Shares) -> State:
     """FedLPP: the server adds the mean change of what the clients received to its own."""
-    sent, end = quantised(state), mean(ends, weights)
+    sent = quantised(state)
+    end = mean(ends, weights)
     return {key: x + end[key] - sent[key] for key, x in state.items()}
 
 
@@ -353,7 +365,8 @@ def flexlora(state: State, ends: Ends, weights: Shares) -> State:
     for name in layers(state):
         r = len(state["A", name])
         u, s, vt = np.linalg.svd(mean_product(ends, weights, name))
-        new["A", name], new["B", name] = vt[:r], u[:, :r] @ np.diag(s[:r])
+        new["A", name] = vt[:r]
+        new["B", name] = u[:, :r] @ np.diag(s[:r])
     return new
 
 
@@ -375,14 +388,17 @@ def fedask(sketches: Iterator[dict[str, np.ndarray]]) -> Rule:
     """
 
     def server(state: State, ends: Ends, weights: Shares) -> State:
-        new, omega = heads(ends, weights), next(sketches)
+        new = heads(ends, weights)
+        omega = next(sketches)
         for name in layers(state):
             pairs = [(w, end["A", name], end["B", name]) for w, end in zip(weights, ends)]
             q, _ = np.linalg.qr(np.sum([w * b @ (a @ omega[name]) for w, a, b in pairs], axis=0))
             p = np.sum([w * a.T @ (b.T @ q) for w, a, b in pairs], axis=0)
             u, s, vt = np.linalg.svd(p.T, full_matrices=False)
-            r, root = len(state["A", name]), np.diag(np.sqrt(s))
-            new["B", name], new["A", name] = (q @ u @ root)[:, :r], (root @ vt)[:r]
+            r = len(state["A", name])
+            root = np.diag(np.sqrt(s))
+            new["B", name] = (q @ u @ root)[:, :r]
+            new["A", name] = (root @ vt)[:r]
         return new
 
     return server
@@ -422,7 +438,8 @@ def lora_fair(state: State, ends: Ends, weights: Shares) -> State:
     """LoRA-FAIR: B is corrected towards the mean product, ||dW - (B + D) A||^2 + 0.01 ||D||^2."""
     new = mean(ends, weights)
     for name in layers(state):
-        a, missing = new["A", name], mean_product(ends, weights, name) - product(new, name)
+        a = new["A", name]
+        missing = mean_product(ends, weights, name) - product(new, name)
         system = np.concatenate([a.T, math.sqrt(0.01) * np.eye(len(a))])
         target = np.concatenate([missing.T, np.zeros((len(a), len(missing)))])
         new["B", name] = new["B", name] + np.linalg.lstsq(system, target)[0].T
@@ -450,9 +467,12 @@ def personal(
     def fronts(s: State) -> State:
         return {key: x if key[0] == "head" else split(s, key)[0] for key, x in s.items()}
 
-    loop, gradient, keys = Loop(together("AB"), plain_mean), whole(oracle), of(state, "AB")
+    loop = Loop(together("AB"), plain_mean)
+    gradient = whole(oracle)
+    keys = of(state, "AB")
     still = {key: split(state, key)[1] for key in keys if key[0] != "head"}
-    server, own = fronts(state), [still for _ in clients]
+    server = fronts(state)
+    own = [still for _ in clients]
     for t in range(work.rounds):
         sent = []
         for k, data in enumerate(clients):

@@ -40,7 +40,8 @@ class Lab:
     """One JupyterLab server on the loopback address, with settings and notebooks of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.notebooks = folder, folder / "notebooks"
+        self.folder = folder
+        self.notebooks = folder / "notebooks"
         self.notebooks.mkdir(parents=True)
         for name, values in SETTINGS.items():
             path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"

@@ -27,7 +27,8 @@ def test_a_notebook_reads_without_running_it(browser, lab):
 
 def test_a_report_on_phone_screen_and_paper(browser, tmp_path):
     """Nothing is wider than the page, every picture is there, no text of a task runs as script."""
-    path, messages = write_folder(tmp_path, task=HOSTILE, methods=SIX), []
+    path = write_folder(tmp_path, task=HOSTILE, methods=SIX)
+    messages = []
     for width in (360, 768, 1280):
         page = browser.new_page(viewport={"width": width, "height": 800})
         page.on("console", lambda message: messages.append(message.text))

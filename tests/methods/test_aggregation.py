@@ -52,7 +52,8 @@ def test_the_mean_has_a_fixed_denominator(weights):
     changed in place, and what was not sent is the same tensor.
     """
     before = STATE.tensors[B].clone()
-    uploads, w = {B: random(3, 5, 2, seed=2)}, torch.tensor(weights)
+    uploads = {B: random(3, 5, 2, seed=2)}
+    w = torch.tensor(weights)
     after = aggregation.mean(STATE, STATE, uploads, w)
     expected = (1 - sum(weights)) * before + sum(x * y for x, y in zip(weights, uploads[B]))
     torch.testing.assert_close(after.tensors[B], expected, rtol=1e-6, atol=1e-6)
@@ -93,7 +94,8 @@ def test_clients_of_lower_rank_hold_nothing_beyond_it():
     """
     task = tokens("head")
     for slug, unit in itertools.product(CLIPPED, ("example", "client")):
-        row, privacy = methods.ALL[slug], private(unit, trust="local")
+        row = methods.ALL[slug]
+        privacy = private(unit, trust="local")
         run = Run.open(task, row, privacy, PLAN.replace(rounds=1), lora=UNEVEN)
         watched, seen = measures.record_aggregation(row)
         run.prepared = replace(run.prepared, spec=replace(run.spec, method=watched))
@@ -127,7 +129,8 @@ def test_peft_reads_what_was_trained(slug, tmp_path):
     outputs.
     """
     task: Any = tokens("head")
-    record, path = play(task, slug, None)[-1], str(tmp_path / "adapter")
+    record = play(task, slug, None)[-1]
+    path = str(tmp_path / "adapter")
     fl.save_adapter(record, path)
     model = peft.PeftModel.from_pretrained(copy.deepcopy(task.model), path).eval()
     x, _ = task.test

@@ -95,7 +95,8 @@ def reads(*fields: str, units: bool = False):
     privacy, else the rows take turns."""
 
     def marked(clause):
-        clause.fields, clause.units = set(fields) or FIELDS, units
+        clause.fields = set(fields) or FIELDS
+        clause.units = units
         return clause
 
     return marked
@@ -156,7 +157,8 @@ def _lossy(method: Method) -> fl.Plan:
 def test_adapter_changes_nothing_before_training(row: Method) -> None:
     """Before training the adapted model is the base model, and so is the clients' copy of it."""
     task = tokens("head")
-    (record,), (x, y) = play(task, row, None, PLAN.replace(rounds=0)), task.test
+    (record,) = play(task, row, None, PLAN.replace(rounds=0))
+    x, y = task.test
     base = task.forward(task.model, x)
     torch.testing.assert_close(fl.predict(task, record, x), base, rtol=1e-12, atol=1e-12)
     for name, value in record.metrics.items():
@@ -174,7 +176,8 @@ def test_a_seed_decides_every_bit_of_a_run_and_of_a_resumed_one(
     """A run that was stopped and taken up again has the bits of one that never was; another seed
     gives another run.
     """
-    task, plan = tokens("head"), _lossy(row).replace(rounds=3)
+    task = tokens("head")
+    plan = _lossy(row).replace(rounds=3)
     whole = play(task, row, private(unit), plan, seed=3)
     stopped = fl.run(task, row, private(unit), plan, lora=LORA, seed=3, checkpoint=str(tmp_path))
     early = list(itertools.islice(stopped, 3))  # the start and two rounds
@@ -207,7 +210,8 @@ def test_the_filter_acts_once_where_the_noise_is(row: Method) -> None:
     """In the client unit a filter changes an upload in one way: the noised update is filtered,
     once. Every row is given a filter; local steps go on as if there were none.
     """
-    task, plan = tokens("head"), PLAN.replace(rounds=1)
+    task = tokens("head")
+    plan = PLAN.replace(rounds=1)
     for sigma in (0.0, 1.1):
         changes = []
         for rule in (identity, binomial(5)):
@@ -217,7 +221,8 @@ def test_the_filter_acts_once_where_the_noise_is(row: Method) -> None:
             run = Recorder.open(task, filtered, privacy, plan, lora=LORA, seed=3)
             list(run.events())
             assert run.result is not None
-            start, sent = run.result.opened.sent.tensors, run.result.received.uploads
+            start = run.result.opened.sent.tensors
+            sent = run.result.received.uploads
             changes.append({k: x - row.clip_reference(start[k][None]) for k, x in sent.items()})
         assert set(changes[0]) == set(changes[1])
         for key, plain in changes[0].items():
@@ -244,7 +249,8 @@ def test_frozen_and_unsent_factors_never_change_on_the_server(row: Method, unit:
     """A factor that does not move, or is not sent, never changes on the server and takes no room on
     the way up; unless the server's rule says that it writes it. Own ranks are not sent.
     """
-    task, plan = tokens("head"), PLAN.replace(rounds=4)
+    task = tokens("head")
+    plan = PLAN.replace(rounds=4)
     records = play(task, row, private(unit), plan)
     own = math.ceil((1 - row.own_ranks) * LORA.rank) / LORA.rank
     written = getattr(row.aggregate, "writes", ())
@@ -267,7 +273,8 @@ def test_kept_factors_stay_with_their_client(row: Method, unit: str) -> None:
     """
     if not keeps(row):
         return
-    task, plan = tokens("head"), PLAN.replace(rounds=1)
+    task = tokens("head")
+    plan = PLAN.replace(rounds=1)
     first, *rest = task.clients
     strange = [examples(len(y), 99 + k) for k, (_, y) in enumerate(rest)]
     kept, foreign = (
@@ -303,8 +310,11 @@ def test_epsilon_is_that_of_the_plan(row: Method, unit: str) -> None:
     """Epsilon is, bit for bit, that of the releases alone, whatever the method; or none is
     certified, with a reason. One release is a step in the example unit, a round in the client unit.
     """
-    task, plan, privacy = tokens("head"), PLAN.replace(rounds=3, participation=0.8), private(unit)
-    fixed, steps = privacy.resolve(task, plan), plan.local_steps if unit == "example" else 1
+    task = tokens("head")
+    plan = PLAN.replace(rounds=3, participation=0.8)
+    privacy = private(unit)
+    fixed = privacy.resolve(task, plan)
+    steps = plan.local_steps if unit == "example" else 1
     for t, record in enumerate(play(task, row, privacy, plan)):
         ledger = record.ledger
         assert ledger is not None
@@ -338,7 +348,8 @@ def test_chunks_change_nothing(row: Method, unit: str) -> None:
     """In chunks that do not divide examples and clients, or all at once: the same run up to
     rounding.
     """
-    task, plan = tokens("head"), PLAN.replace(participation=0.8, optimizer=fl.SGD(0.5))
+    task = tokens("head")
+    plan = PLAN.replace(participation=0.8, optimizer=fl.SGD(0.5))
     chunks: Any = {}, {"chunk_examples": 3, "chunk_clients": 2}
     whole, last = (play(task, row, private(unit), plan, **options)[-1] for options in chunks)
     assert gap(last, whole) <= 1e-6

@@ -12,7 +12,8 @@ from fedlora_lab.methods import filters
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy import privatizer
 
-B, A = ParamKey("B", "layer"), ParamKey("A", "layer")
+B = ParamKey("B", "layer")
+A = ParamKey("A", "layer")
 
 
 def random(*shape, seed=0):
@@ -35,7 +36,8 @@ def test_product_space_is_post_processing(key, clip):
     """
     shapes = ((3, 9), (7, 3)) if key is B else ((9, 3), (3, 7))
     peer, change = (random(*shape, seed=i) for i, shape in enumerate(shapes))
-    rule, owner = filters.product_space(gram(key, peer)[None]), torch.zeros(1, dtype=torch.int64)
+    rule = filters.product_space(gram(key, peer)[None])
+    owner = torch.zeros(1, dtype=torch.int64)
     rows = privatizer.precondition_rows({key: change[None]}, {key: rule}, owner)
     sums, _ = privatizer.clip_sum(rows, clip, owner, 1)
     xi = {key: 0.3 * random(1, *change.shape, seed=2)}
@@ -65,7 +67,8 @@ def test_the_published_form_is_certified_by_nobody():
     """Its noise passes the peer's pseudo-inverse and its signal does not."""
     assert privatizer.uncertified_reason(filters.product_space) is None
     assert "does not pass" in (privatizer.uncertified_reason(filters.factor_space) or "")
-    peer, eye = random(3, 9), torch.eye(3, dtype=torch.float64)
+    peer = random(3, 9)
+    eye = torch.eye(3, dtype=torch.float64)
     rule = filters.factor_space(gram(B, peer)[None])
     torch.testing.assert_close(rule.before[0], eye)
     torch.testing.assert_close(rule.noise[0] @ gram(B, peer) @ rule.noise[0], eye)
@@ -89,7 +92,8 @@ def test_a_filter_longer_than_the_factor_mirrors_it_again_and_again(taps, size):
 def test_a_core_starts_where_the_frozen_weight_points():
     """Public, the same for all seeds, and of no effect before training."""
     task = regression()
-    state, weight = begun(task, "fed-sb"), task.model.get_parameter("map.weight")
+    state = begun(task, "fed-sb")
+    weight = task.model.get_parameter("map.weight")
     a, b, core = (state.tensors[ParamKey(side, "map")] for side in "ABR")
     values = torch.diag(torch.linalg.svdvals(weight)[:2])
     torch.testing.assert_close(b @ values @ a, b @ b.T @ weight)

@@ -106,7 +106,11 @@ def test_linear_rules_move_the_noise_alone(rule):
 @pytest.mark.parametrize("rule", [SGD(), SGD(momentum=0.9), Adam()], ids=str)
 def test_the_server_steps_by_hand(rule):
     """FedAvgM and FedAdam over three rounds, one tensor of which is sent in the first only."""
-    held, state, v, m, s = {"A": draw(2, 5), "B": draw(4, 2)}, {}, 0.0, 0.0, 0.0
+    held = {"A": draw(2, 5), "B": draw(4, 2)}
+    state = {}
+    v = 0.0
+    m = 0.0
+    s = 0.0
     plain = held["B"]
     for t in (1, 2, 3):
         mean = {key: draw(*x.shape, seed=t) for key, x in held.items() if key == "B" or t == 1}

@@ -11,7 +11,8 @@ from toy_tasks import LORA, private, regression, tensors
 
 import fedlora_lab as fl
 
-NAN, INF = float("nan"), float("inf")
+NAN = float("nan")
+INF = float("inf")
 SHARES = st.floats(0, 1) | st.sampled_from([-0.1, 1.1, NAN, INF, 0, 1, True, "1", None])
 COUNTS = st.integers(-1, 4) | st.sampled_from([1.0, 2.5, True, None, "2", 10**30])
 RATES = st.floats(0, 2) | st.sampled_from(

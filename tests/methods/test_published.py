@@ -92,7 +92,8 @@ def test_show_opens_functions_classes_and_methods():
 
 
 def test_what_was_measured_are_rows_and_exact_rows_are_exact():
-    found, table = measured_properties()["methods"], fl.methods.table()
+    found = measured_properties()["methods"]
+    table = fl.methods.table()
     assert {*found} <= {*methods.ALL} and len(found) >= 20
     formed: Any = table[~table["deviation"].map(lambda gap: gap is None or math.isnan(gap))]
     assert len(formed) >= 18

@@ -42,7 +42,8 @@ def test_every_number_goes_to_the_nearest_level(numbers, width, block):
     """A second pass changes nothing; codes and scales give back every bit, and are as long as
     counted.
     """
-    rule, x = normal_float(width, block), torch.tensor(numbers)
+    rule = normal_float(width, block)
+    x = torch.tensor(numbers)
     once = rule(x)
     assert torch.equal(rule(once), once)
     for part, sent in zip(x.split(block), once.split(block)) if numbers else ():
@@ -68,12 +69,14 @@ def test_a_code_beyond_the_levels_is_refused():
 
 def test_a_head_is_quantised_where_the_rule_says_so():
     """In full by default; its bytes are counted as they go down."""
-    plan, head, bytes_down = fl.Plan(rounds=1, local_steps=1, batch=None), [12, 3], {}
+    plan = fl.Plan(rounds=2, local_steps=1, batch=None)  # the first start is known to all
+    head = [12, 3]
+    bytes_down = {}
     for whole in (False, True):
         rule = normal_float(2, 4, head=whole)
         row = fl.methods.FedLPP.replace(broadcast=rule)
         run = Recorder.open(tokens("head"), row, None, plan, lora=LORA)
-        _, last = (event for event in run.events() if isinstance(event, Round))
+        *_, last = (event for event in run.events() if isinstance(event, Round))
         assert run.result is not None
         sent = run.result.opened.sent.side("head")
         for name, before in run.result.opened.before.side("head").items():
@@ -85,7 +88,9 @@ def test_a_head_is_quantised_where_the_rule_says_so():
 
 # One layer, rank 2, 6 inputs, 5 outputs: A has 12 numbers, B has 10. Blocks of 64: one scale of 32
 # bits a factor.
-A, B, K = 12, 10, 3
+A = 12
+B = 10
+K = 3
 Q = math.ceil((A * 4 + 32) / 8) + math.ceil((B * 4 + 32) / 8)
 BY_HAND = {
     "rolora": [(B, 0), (A, B), (B, A)],
@@ -107,10 +112,13 @@ def test_a_client_that_was_away_gets_what_it_missed():
     """RoLoRA, client by client: what changed comes down; uploads that were lost do not count."""
     plan = fl.Plan(rounds=12, local_steps=1, batch=None, participation=0.5, dropout=0.3)
     run = Run.open(regression(), "rolora", private("client"), plan, lora=LORA)
-    seen, changed, size = [-1] * K, [], {"A": A, "B": B}
+    seen = [-1] * K
+    changed = []
+    size = {"A": A, "B": B}
     for record in [event for event in run.events() if isinstance(event, Round)][1:]:
         t = record.index - 1
-        ids, side = run.participants(t), "BA"[t % 2]
+        ids = run.participants(t)
+        side = "BA"[t % 2]
         sides = [set().union(*changed[max(seen[k], 0) :]) if t else set() for k in ids]
         assert record.participants == len(ids)
         assert record.uploads.numbers_up == len(run.arrivals(t, ids)) * size[side]

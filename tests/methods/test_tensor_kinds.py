@@ -52,7 +52,8 @@ def ended(row, privacy, plan=PLAN) -> Any:
 
 def test_a_new_kind_is_trained_sent_and_counted(row):
     task = shifted()
-    (tensors, last), (start, _) = ended(row, None), ended(row, None, PLAN.replace(rounds=0))
+    (tensors, last) = ended(row, None)
+    (start, _) = ended(row, None, PLAN.replace(rounds=0))
     assert tensors[KEY].abs().max() > 0.01 and not start[KEY].any()
     assert torch.equal(tensors[A], start[A])
     plain = play(task, "ffa-lora", None, seed=3)[-1]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -86,7 +87,8 @@ def follow(
         oracle = plain.token_classifier(model)
     sizes = task.sizes if weights == "size" else [1] * len(task.sizes)
     clients = [[(x.numpy(), y.numpy()) for x, y in zip(*pair)] for pair in task.clients]
-    unit, shares = "example" if privacy is None else unit, [n / sum(sizes) for n in sizes]
+    unit = "example" if privacy is None else unit
+    shares = [n / sum(sizes) for n in sizes]
     work = plain.Work(rounds, 2, 0.5, momentum, clip, shares, unit)
     trace = Trace([], [], [], oracle, clients, work)
     for event in run.events():
@@ -130,7 +132,9 @@ def sketches(run: Trace) -> Iterator[dict[str, np.ndarray]]:
 
 
 VARIANTS = {"fedask-both": fl.methods.FedASK.replace(train=fl.Cycle(("AB",)), exact=False)}
-AB, B, TURNS = together("AB"), together("B"), together("B", "A")
+AB = together("AB")
+B = together("B")
+TURNS = together("B", "A")
 LOOPS: dict[str, Callable[[Trace], Loop]] = {
     "fedlora": lambda run: Loop(AB, plain.plain_mean),
     "ffa-lora": lambda run: Loop(B, plain.plain_mean),
@@ -250,7 +254,8 @@ def modes_of(server: ServerState) -> dict[str, str]:
 @pytest.mark.parametrize(("setting", "clip"), [("plain by size", 1e6), ("client unit", 0.3)])
 def test_modes_train_and_score(setting, clip):
     """With the library's modes the loop ends where it does, and its scores are running means."""
-    run, score = follow(tokens("head"), "as-lora", clip, setting, rounds=8), {}
+    run = follow(tokens("head"), "as-lora", clip, setting, rounds=8)
+    score = {}
     modes = [modes_of(server) for server in run.states[:-1]]
 
     def parts(state: plain.State, t: int, s: int) -> list[plain.Keys]:
@@ -283,7 +288,8 @@ def drawn(scores: dict[str, float], step: float, t: int, seed: int) -> tuple[int
     """How many of 1000 equal layers choose A after round t, in which B moved by ``step``; and the
     new score of B.
     """
-    tensors, number = {}, lambda x: torch.tensor(x, dtype=torch.float64)
+    tensors = {}
+    number = partial(torch.tensor, dtype=torch.float64)
     names = [f"layer{i}" for i in range(1000)]
     for name in names:
         tensors |= {ParamKey(side, name): torch.zeros(1, 1, dtype=torch.float64) for side in "AB"}

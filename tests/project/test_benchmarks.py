@@ -33,7 +33,8 @@ def test_opacus_clips_each_example_as_a_batch_of_one(ghost):
     def losses(model: Any, inputs: Any, labels: Any) -> torch.Tensor:
         return 6 * task.loss(task.forward(model, inputs), labels)
 
-    expected, norms = [torch.zeros_like(p) for p in peers.moving(base)], []
+    expected = [torch.zeros_like(p) for p in peers.moving(base)]
+    norms = []
     for i in range(4):
         one = {name: value[i : i + 1] for name, value in x.items()}
         own = torch.autograd.grad(losses(base, one, y[i : i + 1]).sum(), peers.moving(base))

@@ -61,7 +61,8 @@ PLACES = r"`((?:fedlora_lab|tests|scripts|docs|notebooks|benchmarks|results|stud
 @pytest.mark.parametrize("path", MARKDOWN, ids=lambda path: path.stem)
 def test_links_paths_and_names_of_a_page_exist(path):
     """CHANGELOG.md speaks of what is gone as well."""
-    text, home = path.read_text("utf-8"), ROOT if path.stem == "index" else path.parent
+    text = path.read_text("utf-8")
+    home = ROOT if path.stem == "index" else path.parent
     links = re.findall(r"\]\((?!https?:|api/)([^)#\s]+)", text)
     assert [link for link in links if not (home / link).exists()] == []
     if path.name == "CHANGELOG.md":
@@ -91,7 +92,8 @@ def test_adding_a_method_runs():
     adding: dict[str, Any] = {}
     for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", one_seed, re.M | re.S)):
         exec(compile(code, f"adding_a_method.md, block {number}", "exec"), adding)
-    last, row = adding["last"], adding["last"].loc
+    last = adding["last"]
+    row = adding["last"].loc
     assert set(last.index) == {"fedlora", "rolora", "two-to-one", "fedlora-proximal"}
     assert last["epsilon"].nunique() == 1
     sent = [row[slug, "bytes_up"] for slug in ("two-to-one", "rolora", "fedlora")]

@@ -93,19 +93,6 @@ def test_every_public_name_is_found_in_its_home():
         _ = fl.plan_b
 
 
-def test_editors_see_each_public_name_where_its_home_says():
-    """An editor reads the imports under TYPE_CHECKING, a run reads HOMES: one list twice."""
-    body = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")).body
-    (for_editors,) = (node for node in body if isinstance(node, ast.If))
-    seen = {}
-    for node in for_editors.body:
-        assert isinstance(node, ast.ImportFrom) and node.module
-        for imported in node.names:
-            seen[imported.asname] = f"{node.module}.{imported.name}"
-    homes = {name: ".".join(filter(None, home)) for name, home in fl.HOMES.items()}
-    assert seen == {name: f"fedlora_lab.{home}" for name, home in homes.items()}
-
-
 # The wheel
 
 # The beginning of the course, and the command as its entry point starts it.
@@ -128,7 +115,8 @@ def test_the_wheel_is_whole_and_runs_elsewhere(tmp_path):
     """Unpacked in an empty folder, before the checkout on the path. It is built from a copy, for
     setuptools writes beside the source.
     """
-    copy, place = tmp_path / "source", tmp_path / "installed"
+    copy = tmp_path / "source"
+    place = tmp_path / "installed"
     shutil.copytree(PACKAGE, copy / PACKAGE.name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)

@@ -26,7 +26,8 @@ def test_a_bar_counts_steps_and_shows_epsilon(capsys):
     privacy = fl.Privacy(delta=1e-3, noise_multiplier=2.0, accountant="rdp")
     with tqdm(total=4, **BAR) as bar:
         for name in ("first", "second"):
-            shown, before = Progress(bar, plan, name), bar.n
+            shown = Progress(bar, plan, name)
+            before = bar.n
             for event in fl.ticks(task, "rolora", privacy, plan):
                 shown.show(event)
                 if isinstance(event, Tick):

@@ -113,7 +113,9 @@ def test_the_process_is_left_as_it_was_and_asks_no_network():
 
 def test_threads_that_ignore_warnings_leave_the_filters_as_they_were():
     """The second thread would take the filters of the first for those of the process."""
-    inside, left, both = threading.Event(), threading.Event(), threading.Event()
+    inside = threading.Event()
+    left = threading.Event()
+    both = threading.Event()
 
     def first():
         with ignore_warnings(UserWarning, "planted"):

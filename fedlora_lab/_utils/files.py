@@ -18,6 +18,7 @@ from fedlora_lab._utils.validation import error_text
 
 def _make_folder(path: Path) -> None:
     """Makes a folder and its missing parents, readable by their owner only."""
+    # From the top, each with its mode at creation: changed afterwards, others could look inside.
     for folder in (*reversed(path.parents), path):
         if not folder.exists():
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -136,6 +137,7 @@ _STRICT = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_uniqu
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file of JSON lines; a line cut short by a kill is skipped."""
     entries = []
+    # By line ends alone: other separators of Unicode may stand inside a text.
     for line in path.read_bytes().split(b"\n") if path.exists() else []:
         try:
             entry = parse_json(line, path.name)
@@ -193,6 +195,7 @@ def secret_key(folder: Path) -> bytes:
     if not has_key(folder):
         write_atomically(path, secrets.token_hex(32) + "\n")
     content = path.read_bytes()
+    # A key that was cut short would be a weaker one, and nobody would notice.
     if not re.fullmatch(rb"[0-9a-f]{64}\n", content):
         raise ValueError(f"key={str(path)!r}: expected the 64 digits that were written there")
     return bytes.fromhex(content.decode())

@@ -75,6 +75,7 @@ class Streams:
         """
         import torch
 
+        # The top 53 bits are as many as a float64 below 1 can hold.
         if self.seed is None:
             return torch.from_numpy((_words(shape) >> np.uint64(11)) * 2.0**-53)
         return torch.from_numpy(self.numpy(purpose, *indices).random(shape))
@@ -96,6 +97,7 @@ class Streams:
         if self.seed is None:
             from scipy.special import ndtri
 
+            # The half keeps both ends out, where the inverse is infinite.
             return torch.from_numpy(ndtri(((_words(shape) >> np.uint64(12)) + 0.5) * 2.0**-52))
         generator = self.numpy(purpose, *indices)
         return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))

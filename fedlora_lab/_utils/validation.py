@@ -14,6 +14,7 @@ def check(ok: bool, name: str, value: Any, expected: str) -> None:
         expected: the range, in words that follow "expected".
     """
     if not ok:
+        # One line: a frame or tensor would fill the screen.
         text = " ".join(repr(value).split())
         text = text if len(text) <= 120 else text[:117] + "..."
         raise ValueError(f"{name}={text}: expected {expected}")
@@ -26,6 +27,7 @@ def error_text(error: BaseException, limit: int = 10_000) -> str:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a real number: no NaN, boolean, complex number or text."""
+    # `float` would take all three.
     if isinstance(value, (bool, str, bytes)):
         return False
     try:

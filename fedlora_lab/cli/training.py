@@ -126,7 +126,7 @@ def round_line(record: Round) -> str:
 
 
 def finetune(data: Path, asked: dict[str, Any], out: Path, fresh: bool, seed: int | None) -> None:
-    """Calls `fl.finetune` with the options of the command.
+    """Calls `fl.finetune` with the options of the command, and writes the report.
 
     Args: data: CSV file or folder of images. asked: what was given. out, fresh, seed: as there.
     """
@@ -134,7 +134,8 @@ def finetune(data: Path, asked: dict[str, Any], out: Path, fresh: bool, seed: in
     if adapter := lora_fields(asked):
         settings["lora"] = fl.Lora(**adapter)
     model = settings.pop("model")
-    fl.finetune(model, data, out=out, fresh=fresh, seed=seed, say=click.echo, **settings)
+    tuned = fl.finetune(model, data, out=out, fresh=fresh, seed=seed, say=click.echo, **settings)
+    click.echo(f"report: {report(tuned.folder)}")
 
 
 # ---- from options to a run's parts
@@ -190,5 +191,5 @@ def learning_rates(asked: Mapping[str, Any], task: str, slugs: list[str]) -> dic
         suggested = suggestion(task, slug, epsilon, unit)
         rates[slug] = suggested.lr
         if not suggested.exact:
-            click.echo(f"{slug}: learning rate {suggested.lr:g}, {suggested.words}")
+            click.echo(f"{slug}: learning rate {suggested.lr:g}, {suggested.origin}")
     return rates

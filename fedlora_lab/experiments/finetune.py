@@ -29,7 +29,6 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.privacy.ledger import Ledger, per_client
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.report.page import report
 from fedlora_lab.report.promise import folder_statements
 from fedlora_lab.report.run_folder import Folder, read_frame, run_cell, run_settings
 from fedlora_lab.report.summary_table import observer_phrase
@@ -42,6 +41,7 @@ from fedlora_lab.tasks.task import Task
 if TYPE_CHECKING:
     import pandas as pd
     from peft import LoraConfig
+    from torch import Tensor, nn
 
 ROUNDS = 20
 LOCAL_STEPS = 5
@@ -103,7 +103,7 @@ class Settings:
     say: Callable[[str], Any] | None = None
     choices: list[Choice] = field(default_factory=list)
 
-    def tell(self, name: str, value: Any, reason: str) -> None:
+    def tell(self, name: str, value: object, reason: str) -> None:
         """Adds a choice.
 
         Args: name, value, reason: as of `Choice`.
@@ -130,7 +130,8 @@ class Finetuned:
     Args:
         record: of the last round, with the adapter.
         choices: every setting with its reason.
-        folder: of the run: ``report.html``, ``ledger.json``, ``adapter/``, checkpoints.
+        folder: of the run: ``ledger.json``, ``adapter/``, checkpoints; `fl.report.report` writes
+            its page.
         encode: inputs as `predict` takes them -> the model's.
         notes: what all runs of the folder have spent together, cleared ones included, where that
             is more than this one; and what no epsilon covers.
@@ -210,14 +211,14 @@ class Finetuned:
 
 
 def finetune(
-    model: Any,
-    frame: Any = None,
+    model: "str | Path | nn.Module | Task",
+    frame: object = None,
     *,
     text: str | Sequence[str] | None = None,
     label: str | None = None,
     by: str | None = None,
     epsilon: float | None = 8.0,
-    test: Any = None,
+    test: object = None,
     method: Method | str | None = None,
     lora: "Lora | LoraConfig | None" = None,
     seed: int | None = None,
@@ -267,21 +268,23 @@ def finetune(
     check(out is None or isinstance(out, str | Path), "out", out, "a folder's path")
     settings = Settings(say)
     columns = {"text": text, "label": label, "by": by}
-    given = {name: column for name, column in columns.items() if column is not None} | options
+    named = {name: column for name, column in columns.items() if column is not None}
+    # A decoder that answers prompts is another task than one that classifies or goes on.
     builder: Callable[..., Task] = prompts if "prompt" in options else hub
     takes = () if isinstance(model, Task) else inspect.signature(builder).parameters
-    parts = sort_options(given, takes)
+    parts = sort_options(named | options, takes)
     _choose_promise(model, epsilon, parts, settings)
     scored = _choose_test(model, frame, test, epsilon, settings)
-    task = model
-    if not isinstance(model, Task):
+    if isinstance(model, Task):
+        task = model
+    else:
         task = builder(model, frame, **{"seed": seed or 0, **scored, **parts["task"]})
         # How many texts were cut is an exact number about private texts.
         public = {name: fact for name, fact in task.info.items() if name != "texts cut"}
         task = replace(task, info=public)
     cell = choose_cell(task, epsilon, method, lora, seed, parts, settings)
     folder = _new_folder() if out is None else Path(out).expanduser()
-    settings.tell("folder", str(folder), "report, ledger, adapter and checkpoints")
+    settings.tell("folder", str(folder), "ledger, adapter and checkpoints")
     record = _train(folder, cell, fresh, parts["run"])
     notes = folder_statements(Folder(folder))
     if epsilon is not None and task.info.get("labels") == READ:
@@ -291,7 +294,6 @@ def finetune(
     if say is not None:
         for name, value in tuned.facts():
             say(f"{name}: {value}")
-        say(f"report: {folder / 'report.html'}")
     return tuned
 
 
@@ -313,6 +315,7 @@ def sort_options(
     }
     names = set().union(*takes.values()) - CHOSEN_HERE
     for name, value in options.items():
+        # A slip would otherwise train with a default in its place.
         near = difflib.get_close_matches(name, sorted(names), 1)
         meant = OTHER_NAMES.get(name) or (near[0] if near else "")
         hint = f"; did you mean {meant}?" if meant else ", see help(fl.finetune)"
@@ -327,7 +330,7 @@ def sort_options(
 
 
 def _choose_promise(
-    model: Any, epsilon: float | None, parts: dict[str, dict[str, Any]], settings: Settings
+    model: object, epsilon: float | None, parts: dict[str, dict[str, Any]], settings: Settings
 ) -> None:
     """Chooses budget and unit, before anything is read: of persons no number of rows may count."""
     if epsilon is None:
@@ -344,12 +347,13 @@ def _choose_promise(
 
 
 def _choose_test(
-    model: Any, frame: Any, test: Any, epsilon: float | None, settings: Settings
+    model: object, frame: object, test: object, epsilon: float | None, settings: Settings
 ) -> dict[str, Any]:
     """Chooses what to score on, as options of the task: public rows, a share, or nothing."""
     if isinstance(model, Task):
         check(test is None, "test", test, "None with a task, which has test examples")
         return {}
+    # Without a promise a score of held-out rows breaks none.
     if test is None and epsilon is None:
         settings.tell("test", HELD_OUT, "this share is held out, since nothing is protected")
         return {"test": HELD_OUT}
@@ -366,7 +370,9 @@ def _choose_test(
     return {"test": test, "public_test": True}
 
 
-def _encoder(task: Task, model: Any, options: Mapping[str, Any]) -> Callable[[Any], Any]:
+def _encoder(
+    task: Task, model: "str | Path | nn.Module | Task", options: Mapping[str, Any]
+) -> Callable[[Any], Any]:
     """What makes the model's inputs of a user's."""
     if isinstance(model, Task) or task.generation is not None:
         return lambda inputs: inputs
@@ -378,8 +384,9 @@ def _encoder(task: Task, model: Any, options: Mapping[str, Any]) -> Callable[[An
     with ignore_warnings():  # what there is to warn of was told when the task was made
         tokenizer = architectures.prepare_tokenizer(model, options.get("tokenizer"), task.model)
 
-    def encode(texts: Any) -> Any:
-        rows = [] if isinstance(texts, str) or texts is None else list(texts)
+    def encode(texts: object) -> "dict[str, Tensor]":
+        listed = isinstance(texts, Iterable) and not isinstance(texts, str)
+        rows = list(texts) if listed else []
         pairs = [[row] if isinstance(row, str) else row for row in rows]
         fits = bool(rows) and all(len(pair) == len(columns) for pair in pairs)
         kind = "texts" if len(columns) == 1 else "pairs of texts"
@@ -415,6 +422,7 @@ def choose_cell(
     sizes = task.person_counts if by_person else task.sizes
     counted = "persons" if by_person else "rows"
     settings.tell("clients", len(sizes), f"of {_span(sizes)} {counted}")
+    # How many there are decides the model's shape, which is released.
     if "classes" in task.info:
         declared = "labels" in parts["task"]
         covered = "" if epsilon is None else f", {READ_CLASSES}"
@@ -453,6 +461,7 @@ def _choose_plan(
     work = "the work that the noise limits were fitted for"
     rounds = settings.choose(given, "rounds", ROUNDS, work)
     local_steps = settings.choose(given, "local_steps", LOCAL_STEPS, work)
+    # Sizes are public: the ledger's sample rates tell them anyway.
     median = sorted(sizes)[len(sizes) // 2]
     quarter = min(max(median // 4, SMALLEST_BATCH), LARGEST_BATCH)
     limits = f"within {SMALLEST_BATCH} to {LARGEST_BATCH}"
@@ -463,6 +472,7 @@ def _choose_plan(
 
 def _choose_privacy(units: int, given: Mapping[str, Any], settings: Settings) -> Privacy:
     """Chooses delta from the number of units; the clip norm follows with the learning rate."""
+    # Below 1 / number of units no single unit's data could be published as it is.
     tenth = 10.0 ** math.floor(math.log10(0.1 / max(units, 1)))
     reason = f"at most 1e-05 and a tenth of 1 / {units:,} {given['unit']}s"
     delta = settings.choose(given, "delta", min(1e-5, max(tenth, 1e-12)), reason)
@@ -499,26 +509,27 @@ def _choose_rate(
 
     In the example unit it sets the rate, at a clip norm of 1; in the client unit the clip norm.
     """
+    # In the client unit no rate enters the noise of an update: the clip norm decides it alone.
     by_client = privacy is not None and privacy.unit == "client"
     rate = CLIENT_RATE if by_client else Plan().rate("B")
-    why = "best in most searches of the unit" if by_client else "the default without privacy"
+    rate_reason = "best in most searches of the unit" if by_client else "the default"
     norm = 1.0
-    reason = "with the noise in proportion to it, and the rate fitted to both"
+    norm_reason = "with the noise in proportion to it, and the rate fitted to both"
     rate_given = "lr" in parts["plan"]
     norm_given = "clip_norm" in parts["privacy"]
     if privacy is not None and not (norm_given if by_client else rate_given):
         start = plan if rate_given else plan.replace(lr=rate)
-        found = suggest_lr(task, row, privacy, start, lora)
+        suggested = suggest_lr(task, row, privacy, start, lora)
         if by_client:
-            norm = float(f"{min(found.clip_norm, 1.0):.3g}")
-            reason = f"fl.suggest_lr: {found.words}; at most 1"
+            norm = float(f"{min(suggested.clip_norm, 1.0):.3g}")
+            norm_reason = f"fl.suggest_lr: {suggested.origin}; at most 1"
         else:
-            rate = float(f"{min(found.lr, LARGEST_RATE):.3g}")
-            why = f"fl.suggest_lr: {found.words}; at most {LARGEST_RATE:g}"
-    plan = plan.replace(lr=settings.choose(parts["plan"], "lr", rate, why))
+            rate = float(f"{min(suggested.lr, LARGEST_RATE):.3g}")
+            rate_reason = f"fl.suggest_lr: {suggested.origin}; at most {LARGEST_RATE:g}"
+    plan = plan.replace(lr=settings.choose(parts["plan"], "lr", rate, rate_reason))
     if privacy is None:
         return None, plan
-    norm = settings.choose(parts["privacy"], "clip_norm", norm, reason)
+    norm = settings.choose(parts["privacy"], "clip_norm", norm, norm_reason)
     return privacy.replace(clip_norm=norm), plan
 
 
@@ -527,6 +538,7 @@ def _choose_rate(
 
 def _new_folder() -> Path:
     """The first of runs/finetune-1, -2, … that does not exist."""
+    # Never one that exists: its run would go on, and its ledger with it.
     number = 1
     while (path := Path("runs") / f"finetune-{number}").exists():
         number += 1
@@ -560,11 +572,10 @@ def _train(place: Path, cell: Cell, fresh: bool, options: Mapping[str, Any]) -> 
                     shutil.rmtree(place)
                 raise
         if record is None:  # every round was done before
-            parts = cell.task, cell.method, cell.privacy, cell.plan
             state = folder.checkpoint(cell.slug, cell.seed)
-            done = Run.open(*parts, lora=cell.lora, seed=cell.seed, resume=state)
+            terms = cell.task, cell.method, cell.privacy, cell.plan
+            done = Run.open(*terms, lora=cell.lora, seed=cell.seed, resume=state)
             record = done.record(done.initial_result())
         folder.gather()
         save_adapter(record, folder.path / "adapter")
-        report(folder.path)
     return record

@@ -94,12 +94,12 @@ class Suggestion(NamedTuple):
 
     Args:
         lr: of B; where A has another rate, it keeps its ratio to B's.
-        words: for which method, budget and unit it was tuned, or that it is the default.
+        origin: for which method, budget and unit it was tuned, or that it is the default.
         exact: that is what was asked for.
     """
 
     lr: float
-    words: str
+    origin: str
     exact: bool
 
 
@@ -139,12 +139,12 @@ class PublicSuggestion(NamedTuple):
     Args:
         lr: of B; where A has another rate, it keeps its ratio to B's.
         clip_norm: C.
-        words: which of the two was chosen, and what for.
+        origin: which of the two was chosen, and what for.
     """
 
     lr: float
     clip_norm: float
-    words: str
+    origin: str
 
 
 def suggest_lr(
@@ -175,13 +175,13 @@ def suggest_lr(
     limit = min(NOISE_LIMITS[noise.kind] * noise.start_scale**2, max(NOISE_LIMITS.values()))
     # The noise grows with the square of what is chosen.
     factor = math.sqrt(limit / noise.value)
-    words = f"at which B's noise makes 3 d_in N tau^2 = {limit:g} ({noise.kind})"
+    origin = f"at which B's noise makes 3 d_in N tau^2 = {limit:g} ({noise.kind})"
     rate = plan.rate("B") or 1.0
     clip_norm = privacy.clip_norm
     if privacy.by_step:
-        return PublicSuggestion(rate * factor, clip_norm, f"the rate {words}")
-    words = f"the clip norm {words}; the rate is the plan's"
-    return PublicSuggestion(rate, clip_norm * factor, words)
+        return PublicSuggestion(rate * factor, clip_norm, f"the rate {origin}")
+    origin = f"the clip norm {origin}; the rate is the plan's"
+    return PublicSuggestion(rate, clip_norm * factor, origin)
 
 
 class NoiseTakenUp(NamedTuple):
@@ -215,6 +215,7 @@ def noise_taken_up(
         check(known, "optimizer", str(plan.optimizer), expected)
     plain = plan.server_optimizer == SGD()
     check(plain, "server_optimizer", str(plan.server_optimizer), "sgd without momentum")
+    # The noise is in proportion to the rate: any rate but 0 tells how much of it there is.
     plan = plan if plan.rate("B") else plan.replace(lr=1.0)
     # What the run does with B's noise afterwards is not asked here: a plain mean stands in for the
     # server's rule, and turns for a schedule that chooses on the way.
@@ -249,24 +250,24 @@ def suggestion(
     Args: as for `tuned_rate`.
     Guarantees: test_a_suggestion_says_where_it_comes_from.
     """
-    from fedlora_lab.plots.style import name as words_for  # loads Matplotlib
+    from fedlora_lab.plots.style import name as described  # loads Matplotlib
 
     name, slug, epsilon, unit = _names(task, method, epsilon, unit)
     by_slug = rates().get(name, {}).get(unit, {})
-    nothing = f"nothing was tuned for {words_for(slug)}"
-    for other in (slug, *_alike(slug, method)):
-        budget = _nearest(by_slug.get(other, {}), epsilon)
+    nothing = f"nothing was tuned for {described(slug)}"
+    for like in (slug, *_alike(slug, method)):
+        budget = _nearest(by_slug.get(like, {}), epsilon)
         if budget is ...:
             continue
-        words = f"tuned for {words_for(other)}{_at(budget, unit)}"
+        origin = f"tuned for {described(like)}{_at(budget, unit)}"
         if budget != epsilon:
-            words += f", the budget nearest to {epsilon:g}"
-        if other != slug:
-            words += f"; {nothing}{_at(epsilon, unit)}"
-        exact = other == slug and budget == epsilon
-        return Suggestion(by_slug[other][budget], words, exact)
-    words = f"the default; {nothing} on {name}{_at(epsilon, unit)}"
-    return Suggestion(Plan().rate("B"), words, exact=False)
+            origin += f", the budget nearest to {epsilon:g}"
+        if like != slug:
+            origin += f"; {nothing}{_at(epsilon, unit)}"
+        exact = like == slug and budget == epsilon
+        return Suggestion(by_slug[like][budget], origin, exact)
+    origin = f"the default; {nothing} on {name}{_at(epsilon, unit)}"
+    return Suggestion(Plan().rate("B"), origin, exact=False)
 
 
 def _names(
@@ -288,6 +289,7 @@ def _nearest(known: RatesByBudget, epsilon: float | None) -> Any:
     """Returns the nearest budget on a log axis, of two the smaller; ``...`` for none."""
     if epsilon is None:
         return None if None in known else ...
+    # Sorted, so that of two equally near the smaller is the first minimum.
     budgets = sorted(budget for budget in known if budget is not None)
     return min(budgets, key=lambda budget: abs(math.log(budget / epsilon)), default=...)
 
@@ -323,6 +325,7 @@ def noise_product(row: Method) -> str:
     """
     rounds = _moving_sides(row)
     every = set().union(*rounds)
+    # A core or a residual between the factors holds noise of the product itself.
     start = {} if row.start is None else row.start(torch.eye(6, dtype=torch.float64), 2)
     kinds = [KINDS[side] for side in start if side in KINDS]
     if any(kind.of_the_product and not kind.scheduled for kind in kinds):

@@ -205,8 +205,6 @@ def read(folder: Path, round: int) -> tuple[RunState, dict[str, Any]]:
         # Each part may be whole and of another run, or of the same round before a restart.
         if hidden["server"] != shown["tensors"]:
             raise DamagedCheckpoint("what is private belongs to other tensors of the server")
-        if not (groups.keys() <= {"server", "optimizer"} and private_groups.keys() <= {"personal"}):
-            raise DamagedCheckpoint("it has tensors of an unknown group")
         moments: dict[ParamKey, dict[str, Tensor]] = {}
         for key, x in groups.get("optimizer", {}).items():  # the inverse of `_flat`
             name, _, side = key.side.rpartition(" ")
@@ -219,6 +217,7 @@ def read(folder: Path, round: int) -> tuple[RunState, dict[str, Any]]:
             optimizer=moments,
         )
         return state, shown["settings"]
+    # A file that was cut off or altered may fail in any of the readers above, in any way.
     except Exception as error:
         text = f"checkpoint=round-{round:06d}: expected a whole one ({error_text(error, 200)})"
         raise DamagedCheckpoint(text) from error
@@ -245,6 +244,7 @@ def _read_part(stem: Path, round: int) -> tuple[dict[str, Any], dict[str, dict[P
 def whole_checkpoints(folder: Path) -> Iterator[tuple[RunState, dict[str, Any]]]:
     """Yields the whole checkpoints of a folder, the newest first; warns of damaged ones."""
     rounds = rounds_in(folder)
+    # With a new key no run would know its own data again.
     usable = not rounds or has_key(folder)
     check(usable, "resume", str(folder), "a folder with its subfolder private/ as it was")
     for round in reversed(rounds):
@@ -273,6 +273,7 @@ def restore(
     Guarantees: test_attack_spending.py::test_a_lost_checkpoint_forgets_no_release.
     """
     latest = next(whole_checkpoints(folder), None)
+    # Releases do not come back with the files that are lost.
     if latest is None and opened is not None and (folder / LEDGER).exists():
         text = "no checkpoint in it is whole; the run begins anew"
         text = f"resume={str(folder)!r}: {text}, and what stands in its ledger stays spent"

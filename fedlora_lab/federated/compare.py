@@ -161,6 +161,7 @@ class Progress:
         self.bar = bar
         self.plan = plan
         self.name = name
+        # Rounds of the runs before this one.
         self.before = bar.n
         self.epsilon = ""
         bar.set_description_str(f"{name}, preparing")
@@ -190,6 +191,7 @@ class Progress:
             done = event.round - 1 + event.step / (self.plan.local_steps + 1)
         self.bar.set_description_str(self.name, refresh=False)
         self.bar.set_postfix_str(", ".join(filter(None, (place, self.epsilon))), refresh=False)
+        # By the difference, so that a run that is taken up again begins where it stands.
         self.bar.update(self.before + done - self.bar.n)
 
     def end(self) -> None:
@@ -252,6 +254,7 @@ def compare(
             frames.append(_run_or_find(cell, options, finished, shown))
             shown.end()
         frame = pd.concat(frames, ignore_index=True)
+        # A mean over seeds hides a run that collapsed.
         counts = count_collapsed(run_ends(frame))
         frame.attrs["collapsed"] = {slug: count["collapsed"] for slug, count in counts.items()}
         if not bar.disable:
@@ -276,11 +279,13 @@ def _checked_cells(
     check(len(set(draws)) == len(draws), "seeds", draws, expected)
     check(isinstance(task, Task), "task", task, "a Task")
     check(isinstance(privacy, Privacy | None), "privacy", privacy, "a Privacy")
-    cells = []
+    cells: list[Cell] = []
+    # Method by method, so that the table of the first is whole before the next begins.
     for name in names:
         its_plan = _plan_for(name, plan)
         cells += [Cell.from_name(name, task, privacy, its_plan, lora, seed) for seed in draws]
     check_names((cell.slug, cell.method) for cell in cells)
+    # Twice, its seeds would count as twice as many, and its interval be too narrow.
     slugs = [cell.slug for cell in cells[:: len(draws)]]
     check(len(set(slugs)) == len(slugs), "methods", slugs, "each once")
     # Before hours of training: a mistake in the last cell is told now.

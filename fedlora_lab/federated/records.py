@@ -136,6 +136,7 @@ def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":
     import pandas as pd
 
     rows = []
+    # One by one: a generator's run trains while the frame is made.
     for record in records:
         check(isinstance(record, Round), "records", record, "records as run() yields them")
         key = (record.task, record.method, record.seed, record.index)
@@ -255,9 +256,11 @@ def generate(
     >>> len(fl.generate(task, last, ["say yes", "say no"]))
     2
     """
+    # Asked before the task itself is checked: a text in its place has none either.
     code: Any = getattr(task, "generation", None)
     check(code is not None, "task", getattr(task, "name", task), "a task of fl.tasks.prompts")
     lora, state = source_for(task, record)
     adapted = peft.adapt(task.model, task.targets, task.head, lora)
+    # The adapted copy answers; the task's model stays as it was given.
     per_example.place_values(adapted, state.tensors)
     return code.write(adapted.model, code.encode(prompts), max_new_tokens)

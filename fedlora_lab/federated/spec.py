@@ -90,6 +90,7 @@ class RunSpec:
     def step_noise(self) -> tuple[float, ...]:
         """Standard deviation of the noise in each client's sum of a step; 0 without a release."""
         count = len(self.task.sizes)
+        # In the client unit the noise is on whole updates, see `update_noise`.
         if self.privacy is None or not self.by_step:
             return (0.0,) * count
         sigmas = per_client(self.privacy.noise_multiplier or 0.0, count)
@@ -245,6 +246,7 @@ def prepare_run(
     check_compute(device, products, chunk_examples)
     task = spec.task
     adapted = peft.adapt(task.model, task.targets, task.head, spec.lora, device, products)
+    # A slip in the rank would otherwise ask for all memory.
     widest = max(max(weight.shape) for weight in adapted.weights.values())
     expected = f"at most {16 * widest}, 16 times the widest adapted layer: no more can be learned"
     check(spec.lora.rank <= 16 * widest, "rank", spec.lora.rank, expected)

@@ -108,6 +108,7 @@ def _is_split(method: Method, key: ParamKey) -> bool:
 
 def broadcast(method: Method, server: ServerState) -> ServerState:
     """Encodes the server's tensors as clients receive them, each by its rule (`rule_for`)."""
+    # Of released values: an encoding of them costs no privacy.
     rule = method.broadcast
     return server.replace_tensors({k: rule_for(k, rule)(x) for k, x in server.tensors.items()})
 
@@ -119,6 +120,7 @@ def tensors_received(spec: RunSpec, ids: tuple[int, ...], sent: ServerState) -> 
         spec, ids: of the run, and the clients.
         sent: what the server sent.
     """
+    # One row for all where nothing tells them apart: memory does not grow with the clients.
     common = {key: tensor[None] for key, tensor in sent.tensors.items()}
     return cut_to_rank(common, ranks_of(spec, ids))
 
@@ -168,6 +170,7 @@ def stack_clients(
         keys: the tensors to stack.
         sent: what the server sent.
     """
+    # In the order in which the clients were drawn, whatever chunk they trained in.
     ids = tuple(k for batch in batches for k in batch.ids)
     params: ClientParams = {}
     noise: ClientParams = {}
@@ -434,6 +437,7 @@ def count_traffic(
 
     @cache  # one for all of them who last received in the same round
     def down(rank: int, seen: int) -> Traffic:
+        # Changes of the rounds in which it did not take part come down with the next broadcast.
         missed = state.changed[max(seen, 0) :]
         coded: list[int] = []
         plain: list[int] = []
@@ -450,6 +454,7 @@ def count_traffic(
         size = bytes_of(coded, method.broadcast) + bytes_of(plain)
         return Traffic(0, 0, sum(coded + plain), size)
 
+    # Counted is what arrived: a lost upload reached nobody.
     loads = [up(rank_sent(spec, k)) for k in arrived]
     loads += [down(_rank_held(spec, k), state.seen[k]) for k in clients]
     return sum(loads, Traffic())

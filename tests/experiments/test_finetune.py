@@ -66,7 +66,7 @@ def test_nothing_chosen_or_stated_depends_on_the_rows_of_a_person(tmp_path, opti
         options = {"text": "text", "label": "label", "person": "who", **options}
         result, lines = tuned(tmp_path / f"{rows:02}", model, many, **options)
         assert not re.search(r"\d rows", "\n".join(lines))
-        page = (result.folder / "report.html").read_text().replace(str(result.folder), "")
+        page = fl.report.report(result.folder).read_text().replace(str(result.folder), "")
         facts = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", page))
         task = json.loads((result.folder / "settings.json").read_text())["task"]
         assert facts.pop("fingerprint", None) and task.pop("fingerprint")
@@ -119,7 +119,7 @@ def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch):
     public = toy_hubs.texts(46).tail(6)
     options: dict[str, Any] = {"test": public, "say": None, "lr": 3.0, "labels": ["kind", "harsh"]}
     result = fl.finetune(toy_hubs.folder("bert"), data, **COLUMNS | SHORT | options)
-    assert result.folder.name == "finetune-1" and (result.folder / "report.html").is_file()
+    assert result.folder.name == "finetune-1"
     shares = result.predict(data["text"], probabilities=True)
     assert list(shares.columns) == ["kind", "harsh"] and not result.notes
     assert result.predict(data["text"]) == shares.idxmax(axis=1).tolist()
@@ -152,4 +152,5 @@ def test_the_command_does_what_the_function_does(tmp_path, monkeypatch, capsys):
     assert not error, "no bar where there is no terminal"
     assert re.search(r"^ε spent: (3\.9\d*|4) at δ = 1e-05 against whoever sees", said, re.M)
     assert "rank 2, alpha 8" in said and (tmp_path / "runs/finetune-data/adapter").is_dir()
+    assert (tmp_path / "runs/finetune-data/report.html").is_file()
     assert "no ε covers" in said, "the classes were read from private rows"

@@ -43,10 +43,10 @@ LIKE = methods.FedLoRA.replace(name="mine", filter=methods.LALoRA.filter)
 )
 def test_a_suggestion_says_where_it_comes_from(method, epsilon, unit, line, exact):
     found = tuned_rates.suggestion("digits", method, epsilon, unit)
-    assert found.words.startswith(line) and found.exact == exact
+    assert found.origin.startswith(line) and found.exact == exact
     default = tuned_rates.suggestion("elsewhere", "rolora", 1.0)
     words = "the default; nothing was tuned for RoLoRA on elsewhere"
-    assert default.lr == 0.3 and default.words.startswith(words)
+    assert default.lr == 0.3 and default.origin.startswith(words)
 
 
 def test_what_was_not_tuned_is_refused():
@@ -87,7 +87,7 @@ def test_the_suggested_rate_meets_the_limit_of_its_noise(slug):
     task, plan = fl.tasks.regression(clients=5), fl.Plan(rounds=6, local_steps=2, lr=0.7)
     noise = fl.Privacy(noise_multiplier=2.0, delta=1e-5, clip_norm=0.4)
     found = fl.suggest_lr(task, slug, noise, plan)
-    assert found.clip_norm == 0.4 and "rate" in found.words
+    assert found.clip_norm == 0.4 and "rate" in found.origin
     assert fl.suggest_lr(task, slug, noise, plan.replace(lr=0.1)).lr == pytest.approx(found.lr)
     meets = (
         "balanced" if slug.startswith("balanced") else tuned_rates.noise_product(methods.get(slug))

@@ -175,7 +175,7 @@ class Workbench(anywidget.AnyWidget):
             self.config = config.with_rate(suggested.lr)
             self.values = {**self.values, "lr": self.knobs["lr"].read(self.config)}
         self.advice = {
-            "words": f"suggested: {suggested.lr:g}, {suggested.words}",
+            "words": f"suggested: {suggested.lr:g}, {suggested.origin}",
             "offer": not math.isclose(suggested.lr, self.config.plan.rate("B")),
         }
         self.facts = facts

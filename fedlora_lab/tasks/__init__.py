@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fedlora_lab._utils.validation import check, check_one_of
-from fedlora_lab.tasks.architectures import quiet, tiny
+from fedlora_lab.tasks.architectures import quiet
 from fedlora_lab.tasks.digits import digits
 from fedlora_lab.tasks.hub import hub
 from fedlora_lab.tasks.metrics import (
@@ -25,6 +25,7 @@ from fedlora_lab.tasks.metrics import (
 from fedlora_lab.tasks.prompts import prompts
 from fedlora_lab.tasks.regression import regression, zero_signal
 from fedlora_lab.tasks.task import Task, classification
+from fedlora_lab.tasks.toys import tiny
 
 __all__ = [
     "METRICS",

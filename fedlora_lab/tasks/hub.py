@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.tasks import architectures
-from fedlora_lab.tasks.labels import check_order, class_names, describe_classes, read_labels
+from fedlora_lab.tasks.labels import check_order, read_labels
 from fedlora_lab.tasks.metrics import (
     IGNORED,
     Metric,
@@ -145,7 +145,8 @@ def _build(
     else:
         check_order(classes, config)
         y = rows.labels(numbers)
-        info |= describe_classes(classes, declared)
+        info["classes"] = len(classes)
+        info["labels"] = "read from the rows" if declared is None else "declared"
     targets = fields["targets"]
     own_head = None if is_causal else architectures.default_head(base)
     fields |= {
@@ -155,7 +156,7 @@ def _build(
         "head": own_head if fields["head"] == OWN_HEAD else fields["head"],
         "loss": next_token_loss if is_causal else cross_entropy,
         "metrics": select_metrics(fields["metrics"], "causal" if is_causal else "classification"),
-        "labels": class_names(classes) if classes else None,
+        "labels": None if classes == tuple(range(len(classes))) else classes,
         "prepare": None if columns.kind == "image" else architectures.trim_padding,
         "info": info,
         "new_modules": new,

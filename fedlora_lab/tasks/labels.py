@@ -145,19 +145,6 @@ def check_order(classes: Sequence[Identifier], config: Any) -> None:
     )
 
 
-def class_names(classes: tuple[Identifier, ...]) -> tuple[Identifier, ...] | None:
-    """The classes as `Task.labels` has them: ``None`` where they are numbers from 0."""
-    return None if classes == tuple(range(len(classes))) else classes
-
-
-def describe_classes(
-    classes: tuple[Identifier, ...], declared: Sequence[object] | None
-) -> dict[str, Any]:
-    """What `Task.info` says of the classes: their number, and what they were read from."""
-    origin = "read from the rows" if declared is None else "declared"
-    return {"classes": len(classes), "labels": origin}
-
-
 def _declared_classes(declared: Any) -> tuple[Identifier, ...]:
     """The classes that the caller gave, as labels are compared."""
     values = declared.tolist() if hasattr(declared, "tolist") else declared

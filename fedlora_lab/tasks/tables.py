@@ -70,16 +70,21 @@ class Rows:
         splits = read_splits(dataset)
         check("train" in splits, "dataset", sorted(splits), "a split called train")
         train = splits["train"]
+        # Rows count as persons of one row each where persons are not known.
+        owner = np.arange(len(train)) if person is None else _persons(train, person)
         if isinstance(test, (int, float)):
-            private, held_out = _hold_out(train, test, seed, person)
+            is_held = _hold_out(owner, test, seed, "rows" if person is None else "persons")
+            private = train[~is_held]
+            held_out = train[is_held]
             sources = train, train
         else:
+            is_held = np.zeros(len(train), dtype=bool)
             private = train
             held_out = _test_table(test, splits)
             sources = train, held_out
         if person is None:
             return cls(private, held_out, sources, None)
-        people = _persons(private, person)
+        people = owner[~is_held]
         # A score of a person's public row is exact, and tells of the private ones.
         if public_test and person in held_out.columns:
             shared = len({*people} & {*_persons(held_out, person, OF_THE_TEST)})
@@ -180,41 +185,31 @@ def make_task(rows: Rows, x: Inputs, y: Tensor, deal: Deal, **fields: Any) -> Ta
     return task
 
 
-def owners_of(table: "DataFrame", person: str | None) -> tuple[np.ndarray, int]:
-    """Whose each row is, numbers from 0, and how many there are: persons, or rows without them.
-
-    Args:
-        table: the rows.
-        person: the column of persons.
-    """
-    if person is None:
-        return np.arange(len(table)), len(table)
-    names, numbers = np.unique(_persons(table, person), return_inverse=True)
-    return numbers, len(names)
-
-
-def _persons(table: "DataFrame", column: str, suffix: str = "") -> list[int]:
+def _persons(table: "DataFrame", column: str, suffix: str = "") -> np.ndarray:
     """The persons in a column of whole numbers; refuses rows without one."""
     column_of(table, "person", column)
     rows = [f"row {row}{suffix}" for row in table.index]
     # As the table keeps them: its own numbers know how exact they are.
-    return whole_numbers(f"person {column!r}", table[column].to_numpy(), rows)
+    numbers = whole_numbers(f"person {column!r}", table[column].to_numpy(), rows)
+    return np.array(numbers, dtype=object)
 
 
-def _hold_out(
-    train: "DataFrame", share: float, seed: int, person: str | None
-) -> "tuple[DataFrame, DataFrame]":
-    """The rows that stay, and a share of the persons, or rows, that is drawn to test on."""
+def _hold_out(owner: np.ndarray, share: float, seed: int, counted: str) -> np.ndarray:
+    """Whose rows are tested on: (rows,), true for those of a share of the owners.
+
+    Args:
+        owner: (rows,) the person of each row, or its number.
+        share, seed: of the owners, and of the draw.
+        counted: what messages call the owners.
+    """
     check_number("test", share, 0, 0.5, open_low=True)
-    owner, count = owners_of(train, person)
-    held_count = max(1, round(share * count))
-    counted = "rows" if person is None else "persons"
-    expected = f"a share that leaves some of {count} {counted} to train on"
-    check(held_count < count, "test", share, expected)
+    names, numbers = np.unique(owner, return_inverse=True)
+    held_count = max(1, round(share * len(names)))
+    expected = f"a share that leaves some of {len(names)} {counted} to train on"
+    check(held_count < len(names), "test", share, expected)
     # Of persons, not of their rows: with the rows that one person has others would change sides.
-    order = Streams(seed).numpy("hub split").permutation(count)
-    is_held = np.isin(owner, order[:held_count])
-    return train[~is_held], train[is_held]
+    order = Streams(seed).numpy("hub split").permutation(len(names))
+    return np.isin(numbers, order[:held_count])
 
 
 def _test_table(test: object, splits: "Mapping[str, DataFrame]") -> "DataFrame":

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from fedlora_lab._utils.validation import check_whole
-from fedlora_lab.tasks import architectures
+from fedlora_lab.tasks.architectures import quiet
+from fedlora_lab.tasks.toys import tiny
 
 WORDS = ("good", "great", "fine", "poor", "awful", "dull", "film", "book", "song", "day", "very")
 
@@ -39,8 +40,8 @@ def materials(folder: str | Path, rows: int = 1000) -> Materials:
 
     check_whole("rows", rows, 1)
     table = _made_up(rows)
-    with architectures.quiet():
-        architectures.tiny("bert", folder, table["text"], hidden_size=32, initializer_range=0.3)
+    with quiet():
+        tiny("bert", folder, table["text"], hidden_size=32, initializer_range=0.3)
         model = AutoModelForSequenceClassification.from_pretrained(str(folder))
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
     places = tuple(f"layer.1.attention.self.{kind}" for kind in ("query", "value"))

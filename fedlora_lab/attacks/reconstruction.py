@@ -268,7 +268,6 @@ def span_residual_by_batch_size(
         sizes, draws: of the batches, and batches of each size.
 
     Returns: columns size, draw, who ("in the batch", "somebody else") and value, a mean.
-    Guarantees: test_lesson_11.py::test_span_residual_by_batch_size.
     """
     import pandas as pd
 

@@ -184,7 +184,7 @@ def reveal(key: str, figure: "Picture | None" = None) -> "Outcome | Picture":
         key: such as "02.a".
         figure: is returned, and shows the sentence below itself.
 
-    Guarantees: test_a_guess_is_kept_and_revealed, test_a_figure_shows_the_outcome_below_it.
+    Guarantees: test_a_guess_is_kept_and_revealed.
     """
     outcome = predict(key).outcome()
     if figure is None:

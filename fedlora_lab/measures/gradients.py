@@ -133,8 +133,6 @@ def sample_first_steps(
     The move is -lr s^2 G A^T A; measured here at s = 1, lr = 1, relative to the gradient.
 
     Args: gradient: G; rank: r >= 1; draws, seed: of a Kaiming A, >= 1 draws.
-    Guarantees: the mean is that of `theory.first_step`
-        (test_lesson_01.py::test_measured_first_steps_have_the_closed_form).
     """
     check_whole("rank", rank, 1)
     check_whole("draws", draws, 1)
@@ -213,8 +211,6 @@ def spectrum(tensor: "Tensor | np.ndarray", side: str) -> Float[np.ndarray, " n"
     Shapes are (..., r, n) for A and (..., n, r) for B.
 
     Of the cosine transform (DCT-II), slow ones first; it sums to the squared Frobenius norm.
-
-    Guarantees: test_lesson_07.py::test_a_spectrum_adds_up_to_the_energy.
     """
     from scipy.fft import dct
 

@@ -6,7 +6,7 @@ import time
 import pytest
 from wait_for_thread import WAIT, until
 
-from fedlora_lab.course.widgets.background_worker import LatestOnly, Worker, one_line
+from fedlora_lab.course.widgets.background_worker import LatestOnly, Worker
 
 
 def started(steps, handle, changed=lambda state: None):
@@ -99,13 +99,6 @@ def test_an_iterator_that_raises(steps, handle, changed, state, line):
     worker = started(steps, handle, changed)
     until(lambda: not worker.alive)
     assert (worker.state, worker.error) == (state, line)
-
-
-def test_one_line():
-    assert one_line(ValueError("a=1: expected b")) == "a=1: expected b"
-    assert one_line(KeyError("a")) == "KeyError: 'a'"
-    assert one_line(RuntimeError("")) == "RuntimeError: no message"
-    assert len(one_line(RuntimeError("x\n" * 500))) == 200
 
 
 def test_the_last_request_is_answered():

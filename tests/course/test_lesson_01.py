@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-import fedlora_lab as fl
 from fedlora_lab import theory
 
 
@@ -40,15 +39,6 @@ def test_the_first_step_has_the_closed_form(rank, d_in):
     assert form.along in theory.mean_band(np.sum(moves * G, axis=(1, 2)) / size)
     assert form.energy in theory.mean_band(np.sum(moves * moves, axis=(1, 2)) / size)
     assert form.cosine == pytest.approx(np.sqrt(rank / (d_in + rank)), rel=0.1)
-
-
-def test_measured_first_steps_have_the_closed_form():
-    """The measure is the move itself, and its mean is the closed form's."""
-    G = torch.randn(6, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    seen, form = fl.measures.sample_first_steps(G, 3, draws=20_000), theory.first_step(3, 12)
-    assert form.along in theory.mean_band(seen.along)
-    assert form.energy in theory.mean_band(seen.energy)
-    assert np.all(seen.along <= np.sqrt(seen.energy))  # Cauchy and Schwarz
 
 
 def test_descent_ends_at_the_reachable_error(change):

@@ -37,15 +37,6 @@ def test_example_gradients_average_to_the_gradient():
     assert (slopes[0] - slopes[1]) / (2 * step) == pytest.approx(expected, abs=2e-3)
 
 
-def test_the_two_normals_are_those_of_the_worlds():
-    rng = np.random.default_rng(0)
-    worlds: Any = [centre + 2 * rng.standard_normal((700, 2)) for centre in ([1, 0], [0, 0])]
-    figure: Any = figures.two_normals(worlds[0], worlds[1], 2.0)
-    for line, centre in zip(figure.axes[1].lines, (0, 1), strict=True):
-        x, y = line.get_data()
-        assert np.trapezoid(x * y, x) == pytest.approx(centre, abs=0.01)
-
-
 @pytest.mark.parametrize(("sigma", "epsilon"), [(1.0, 1.0), (2.0, 0.5), (0.5, 3.0)])
 def test_the_shaded_area_is_delta(sigma, epsilon):
     figure: Any = figures.neighbouring_outputs(sigma, epsilon)

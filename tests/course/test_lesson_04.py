@@ -42,14 +42,6 @@ def test_the_ratio_is_the_amplification():
     assert draws["quadratic"].nunique() == len(draws)
 
 
-def test_rounds_of_a_run_stand_at_their_own_amplification(gathered):
-    table, rho = gathered
-    found = figures.run_ratios(table, rho, [1, 3])
-    assert sorted(found["rho"].unique()) == pytest.approx([rho / 3, rho])
-    one = table.query("kind == 'gathered' and seed == 3 and round == 1 and term == 'noise_BA'")
-    assert found.query("seed == 3")["quadratic"].iloc[0] == one["value"].item()
-
-
 @pytest.mark.slow
 def test_the_film_is_of_the_run():
     """Two rounds are trained again: what the model says as it is, and without the noise."""
@@ -73,16 +65,6 @@ def test_the_film_is_of_the_run():
     assert [len(shown["noisy"]) for shown in film["scans"]] == [plan.rounds + 1] * len(scans)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("off", [1.0, 1.15])
-def test_the_check_judges(off):
-    """Right ratios agree with ρ nearly always; ratios that are 15 % off nearly never."""
-    draws = figures.ratio_draws([64, 256], [1, 4], [0.01, 0.05], seeds=400)
-    draws["quadratic"] *= off
-    share = fl.plots.share_inside(figures.ratio_table(draws))
-    assert share >= 0.75 if off == 1.0 else share <= 0.3
-
-
 def test_the_energies_are_the_theory():
     """At every τ, for an adapter whose B has grown."""
     table = figures.energies_by_noise(rank=2, width=64, alpha=4.0, size_B=0.5)
@@ -91,11 +73,3 @@ def test_the_energies_are_the_theory():
         part = table[table["tau"] == tau]
         terms = theory.noise_terms(B, A, float(tau), float(tau), 2.0)
         assert part["value"].tolist() == pytest.approx(list(terms))
-
-
-def test_the_tables_are_the_films():
-    film = dials.decisions_film()
-    shown = film["scans"][1]
-    noisy, clean = figures.decision_tables(film, 1, (0, 20)).values()
-    for t in (0, 20):
-        assert noisy[t].tolist() == shown["noisy"][t] and clean[t].tolist() == shown["clean"][t]

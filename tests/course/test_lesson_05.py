@@ -39,11 +39,6 @@ def test_settings_are_lined_up_at_their_best_rate():
     assert (at.xs(0, level="step")["mean"] == 0).all()
 
 
-def test_the_centre_is_counted_once():
-    trials = _trials().query("value == 2")
-    assert figures.from_best_rate(trials).groupby(["method", "step"]).size().max() == 1
-
-
 def test_a_spread_has_its_interval():
     """The interval of a normal sample holds the true spread in 95 % of all samples."""
     rng, hits = np.random.default_rng(0), []
@@ -68,10 +63,3 @@ def test_gap_is_the_paired_interval():
     assert str(gap) == "+0.050 [+0.025, +0.075]"
     with pytest.raises(ValueError, match=r"^seeds=1: expected at least two"):
         difference(frame[frame["seed"] == 0], "fedlora", "ffa-lora")
-
-
-def test_the_table_shows_every_row():
-    table = fl.report.claims_table(("A < B (paper)", "here", "yes"), ("second", "there", "no"))
-    for text in (repr(table), table._repr_html_()):
-        assert all(word in text for word in ("here", "second", "there", "holds?"))
-    assert "A &lt; B (paper)" in table._repr_html_()

@@ -62,14 +62,6 @@ def test_filtered_energy_is_what_the_filter_leaves():
     assert flat == pytest.approx(theory.filter_gain(5), abs=2e-4)
 
 
-def test_a_spectrum_adds_up_to_the_energy():
-    x = np.random.default_rng(1).standard_normal((7, 12, 3))
-    for side in "AB":
-        assert fl.measures.spectrum(x, side).sum() == pytest.approx((x**2).sum())
-    constant = fl.measures.spectrum(np.ones((9, 4)), "B")
-    np.testing.assert_allclose(constant, [36] + [0] * 8, atol=1e-12)
-
-
 @pytest.mark.slow
 def test_gradient_spectra_are_those_of_the_mean_gradient(record):
     """With a clip that cuts nothing the energies are those of the gradient of the mean loss."""
@@ -103,7 +95,3 @@ def test_renumbered_sensors_are_the_same_task():
     assert losses[0] == pytest.approx(1.01, rel=0.2)
     slow = [fl.measures.spectrum(task.test[0].numpy(), "A")[:8].sum() for task in tasks]
     assert slow[0] > 4 * slow[1]
-
-
-def test_the_filter_keeps_what_the_closed_form_says():
-    assert fl.plots.share_inside(figures.filter_table()) == 1

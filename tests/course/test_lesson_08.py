@@ -52,15 +52,6 @@ def test_normal_levels():
 
 
 @pytest.mark.slow
-def test_coarser_copies_lie_further_away():
-    task, plan = fl.tasks.digits(clients=3, seed=5), fl.Plan(rounds=1, local_steps=1, batch=8)
-    held = figures.runs_with_holders(task, (2, 8), None, plan, seeds=(4,))
-    part: Any = held[(held["method"] == "received") & (held["measure"] == "distance")]
-    far = part.set_index("width")["value"]
-    assert float(far[2]) > 10 * float(far[8]) > 0
-
-
-@pytest.mark.slow
 def test_the_gradient_at_rounded_factors():
     """By autograd for one layer; a rule is applied to every factor before."""
     task, plan = fl.tasks.digits(clients=3, seed=5), fl.Plan(rounds=2, local_steps=2, batch=8)
@@ -100,11 +91,3 @@ def test_accuracy_per_holder():
     assert table.loc["trained", "distance"] > 0
     with pytest.raises(ValueError, match=r"^last=9"):
         figures.model_protection(last, method, seen, last=9)
-
-
-def test_the_closed_form_holds_the_measurements():
-    """And a closed form that is a fifth larger holds none."""
-    table = figures.quantiser_table((2, 4), (16, 64), seeds=100, size=256)
-    assert len(table) == 4
-    assert fl.plots.share_inside(table) >= 0.75
-    assert fl.plots.share_inside(table.assign(closed=1.2 * table["closed"])) == 0

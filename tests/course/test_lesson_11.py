@@ -8,7 +8,6 @@ import torch
 
 import fedlora_lab as fl
 from fedlora_lab import attacks, theory
-from fedlora_lab.attacks import reconstruction
 from fedlora_lab.course.lesson_11 import figures
 
 
@@ -58,14 +57,6 @@ def test_a_scan_is_read_from_two_layers():
     assert float(attacks.read_scan(victim, noised, levels=5).outside.max()) > 0.05
 
 
-def test_joined_rows_of_one_input_share_a_space():
-    loud, faint = (torch.outer(torch.randn(n), torch.arange(5.0)) for n in (8, 3))
-    both = reconstruction.stack_gradients([loud, 1e-6 * faint])
-    assert both.shape == (11, 5)
-    assert len(reconstruction.row_space(both, tolerance=1e-4)) == 1
-    assert float(both[8:].norm()) == pytest.approx(1)
-
-
 def test_the_gradient_of_b_shows_a_shadow(victim):
     x, y = first(victim)
     upload = victim.upload((x, y), "AB")
@@ -90,44 +81,6 @@ def test_an_upload_is_the_sum_of_the_traces(victim):
         traces = victim.traces(pair, sides, clip)
         torch.testing.assert_close(traces.sum(0), sent, rtol=1e-4, atol=1e-7)
         assert float(traces.norm(dim=1).max()) <= clip * (1 + 1e-5)
-
-
-def test_span_residual_by_batch_size(victim):
-    table = attacks.span_residual_by_batch_size(victim, (1, 8, 12), draws=5)
-    mean: Any = table.groupby(["who", "size"])["value"].mean()
-    assert mean["in the batch"][8] < 1e-3 < 0.05 < mean["in the batch"][12]
-    assert mean["somebody else"].min() > 0.3
-
-
-def test_flattened_digits_task():
-    task, again = (
-        attacks.flattened_digits_task(examples=5, hidden=7, head=head) for head in (True, False)
-    )
-    assert (task.sizes, task.head) == ((5, 5, 5), "3")
-    assert torch.equal(task.clients[1][0], attacks.flattened_digits_task().clients[1][0][:5])
-    assert torch.equal(*(part.model.state_dict()["1.weight"] for part in (task, again)))
-
-
-def test_recovered_images_have_no_sign():
-    image = torch.arange(64.0).reshape(8, 8) / 63
-    assert np.allclose(attacks.as_image(-3 * image), attacks.as_image(image))
-    assert attacks.as_image(image).max() == 1
-    assert attacks.as_image(image)[0, 0] == 0
-
-
-@pytest.mark.slow
-def test_averaged_releases_are_one_with_less_noise():
-    """The mean of T drawn uploads is as near to the scan as one upload with sigma / sqrt(T)."""
-    client = figures.AttackedClient()
-    x, y = (part[:1] for part in client.task.clients[0])
-    victim = client.victim(8)
-    each = [victim.upload((x, y), clip_norm=0.01, noise_multiplier=0.4, draw=i) for i in range(160)]
-    rows = torch.stack([upload[victim.layer(upload)] for upload in each])
-    means = rows.reshape(10, 16, 8, 64).mean(1)
-    drawn = np.mean([attacks.similarity(attacks.input_from_a_gradient(one), x) for one in means])
-    many, one = (np.mean([client.read(0.4, n, 8, 0, i)[1] for i in range(10)]) for n in (16, 1))
-    assert drawn == pytest.approx(many, abs=0.06)
-    assert one < drawn - 0.3
 
 
 def test_the_area_under_an_attacks_curve_is_its_auc():

@@ -51,19 +51,6 @@ def test_rounded_epsilon():
     assert theory.rounded_epsilon(1e-3, 1.0, 2, 1e-5) == math.inf, "no noise: nothing is hidden"
 
 
-def test_the_masked_figure():
-    updates = 0.1 * np.random.default_rng(0).standard_normal((4, 50))
-    grid = secagg_demo.Grid(clipping_range=1.0)
-    opened = secagg_demo.aggregate(updates, grid, dropped=0)
-    (x, y), (true, total) = (
-        ax.lines[0].get_data() for ax in figures.masked_upload(updates, opened).axes
-    )
-    assert np.array_equal(x, updates[1])
-    assert np.array_equal(y, opened.uploads[0] / grid.modulus)
-    assert np.allclose(true, updates[1:].sum(0))
-    assert np.array_equal(total, opened.total)
-
-
 def test_the_collusion_lines():
     table = figures.collusion_table(20, 1.0, (20, 10))
     sigma = gaussian_noise_multiplier(1.0)

@@ -25,9 +25,6 @@ def client_cloud(
         B: one number a client.
         A: one number a client.
         weights: p >= 0 with sum 1; ``None``: alike.
-
-    Guarantees: the bars add up to the deviation
-        (test_dials.py::test_the_bars_of_a_cloud_add_up_to_the_deviation).
     """
     count = len(B)
     shares = np.full(count, 1 / count) if weights is None else np.asarray(weights, float)
@@ -102,11 +99,7 @@ def _finding(B: np.ndarray, A: np.ndarray, D: float) -> str:
 
 
 def deviation_explorer() -> Dial:
-    """Makes a dial for six clients as points (B, A): D, and each client's part of it.
-
-    Guarantees: the numbers are `theory.deviation_matrix`
-        (test_dials.py::test_the_bars_of_a_cloud_add_up_to_the_deviation).
-    """
+    """Makes a dial for six clients as points (B, A): D, and each client's part of it."""
 
     def scene(together: float, spread: float, weight: float) -> Scene:
         B = 1 + 0.9 * np.cos(ANGLES)

@@ -164,8 +164,6 @@ def noise_signal() -> Dial:
 
     Noise is that of `theory.accumulated_noise_terms`: in the client unit σC/K on each round's mean,
     in the example unit ησC/(b√K) on each step's. The signal is the largest that the clip allows.
-
-    Guarantees: ρ is `theory.amplification` (test_dials.py::test_the_plan_dial_states_rho).
     """
     client = {"unit": "client", "sigma": 3, "clients": 100, "width": 64}
     example = {"unit": "example", "sigma": 1, "clients": 10, "scale": 1}
@@ -262,11 +260,7 @@ def _film_scene(scan: int, round: int) -> Scene:
 
 
 def decision_film() -> Dial:
-    """Makes a dial for scan and round: class probabilities with and without the noise.
-
-    Guarantees: it shows the stored probabilities
-        (test_dials.py::test_the_film_shows_the_stored_probabilities).
-    """
+    """Makes a dial for scan and round: class probabilities with and without the noise."""
 
     film = decisions_film()
     rounds = len(film["changed"]) - 1

@@ -176,8 +176,6 @@ def ratio_table(draws: pd.DataFrame) -> pd.DataFrame:
 
     Args: draws: columns setting, rho, seed, linear, quadratic.
     Returns: columns group (the setting), x and closed (both ρ), mean, low, high.
-    Guarantees: intervals of right ratios hold ρ nearly always, of ratios 15 % off nearly never
-        (test_the_check_judges).
     """
     rows = []
     for (setting, rho), part in draws.groupby(["setting", "rho"], sort=False):
@@ -193,7 +191,6 @@ def decision_tables(film: dict[str, Any], scan: int, rounds: Sequence[int]) -> d
     """Tabulates class probabilities of one scan after some rounds, with and without the noise.
 
     Args: film: as `decisions_film` gives it; scan: which of its scans; rounds: the columns.
-    Guarantees: test_the_tables_are_the_films.
     """
     frames = film["scans"][scan]
     titles = {"noisy": "as trained", "clean": "noise taken out"}

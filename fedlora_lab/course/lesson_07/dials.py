@@ -73,11 +73,7 @@ def _filter_scene(taps: int, smoothness: float, noise: float, shuffle: bool) -> 
 
 
 def filter_explorer() -> Dial:
-    """Makes a dial for filter, smoothness, noise and channel order: a gradient, its spectrum.
-
-    Guarantees: shares are `theory.filtered_energy`, the filter is that of LA-LoRA
-        (test_dials.py::test_the_filter_dial_states_what_is_kept).
-    """
+    """Makes a dial for filter, smoothness, noise and channel order: a gradient, its spectrum."""
     alike = {"taps": 5, "smoothness": 0.6}
     return Dial(
         _filter_scene,

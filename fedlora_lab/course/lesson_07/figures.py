@@ -63,7 +63,6 @@ def filter_table(taps: int = 5) -> pd.DataFrame:
 
     Args: taps: odd.
     Returns: columns group ("amplitude" or "energy"), x (frequency), mean, low, high, closed.
-    Guarantees: test_the_filter_keeps_what_the_closed_form_says.
     """
     rule = binomial(taps)
     gain = theory.filter_response(taps, CHANNELS)

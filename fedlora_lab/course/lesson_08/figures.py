@@ -141,7 +141,6 @@ def runs_with_holders(
     """Trains FedLPP at some widths and seeds; returns `model_protection` of each run, and width.
 
     Args: task, privacy, plan: of every run; widths: bits of a code; seeds: of each width.
-    Guarantees: test_lesson_08.py::test_coarser_copies_lie_further_away.
     """
     parts = []
     for width, seed in product(widths, seeds):

@@ -20,7 +20,6 @@ def audit_bounds(audits: Mapping[str, "Audit"]) -> style.Picture:
     """Draws each audit as a bar up to its lower bound, beside what it can prove and what is stated.
 
     Args: audits: words -> audit, valid ones.
-    Guarantees: test_an_audit_that_refutes_is_labelled_beside_its_bar.
     """
     check(bool(audits), "audits", audits, "at least one audit")
     figure, (ax,) = style.subplots(8.2, 1.6 + 0.42 * len(audits))

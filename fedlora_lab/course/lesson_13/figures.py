@@ -54,10 +54,7 @@ def collusion_table(clients: int, epsilon: float, relied: Sequence[int]) -> pd.D
 
 @style.paper()
 def masked_upload(updates: Float[np.ndarray, "clients d"], opened: "SecAggResult") -> style.Picture:
-    """Draws a client's numbers against the masked upload, and the opened sum against the true.
-
-    Guarantees: every number is a dot (test_lesson_13.py::test_the_masked_figure).
-    """
+    """Draws a client's numbers against the masked upload, and the opened sum against the true."""
     figure, (left, right) = style.subplots(8.8, 3.7, columns=2)
     received = opened.uploads[0] / opened.grid.modulus
     one = updates[opened.arrived[0]]

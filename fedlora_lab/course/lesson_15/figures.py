@@ -92,7 +92,6 @@ def verdict_table(reviews: "Mapping[str, Review]") -> pd.DataFrame:
     """Tabulates the verdict of each check on each mistake: 1 broken, 0 sound, NaN cannot tell.
 
     Args: reviews: mistake -> its review. Checks that find none of them are left out.
-    Guarantees: test_lesson_15.py::test_the_matrix_is_complete.
     """
     numbers = {"broken": 1.0, "sound": 0.0}
     rows = {

@@ -59,10 +59,9 @@ class Workbench(anywidget.AnyWidget):
     frame of all of them. `set` turns knobs, as the page does.
 
     Guarantees: a row keeps the recipe it was started with, wherever the knobs stand
-        (test_a_run_keeps_its_own_recipe). Stop ends within one local step
-        (test_live_stops_within_a_step, test_a_sweep_stops_within_a_step); an error is one line
-        (test_live_shows_an_error); a newer workbench of the task ends the older one's thread
-        (test_a_new_live_ends_the_old). Of test examples that are not public a private run shows no
+        (test_a_run_keeps_its_own_recipe). Stop, and a newer workbench of the task, end it within
+        one local step (test_a_sweep_pauses_and_stops_within_a_step); an error is one line
+        (test_live_shows_an_error). Of test examples that are not public a private run shows no
         score (test_live_shows_nothing_of_private_test_examples).
     """
 

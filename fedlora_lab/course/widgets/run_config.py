@@ -40,7 +40,7 @@ def drop_calibration(privacy: Privacy | None) -> Privacy:
 class RunConfig:
     """Everything that determines a run; ``epsilon=None`` trains without privacy.
 
-    Guarantees: the text of `cell` gives the frame of `events` (test_the_cell_repeats_the_run).
+    Guarantees: the text of `cell` makes the same plans and task (test_the_cell_is_complete).
     """
 
     task: Task

@@ -248,7 +248,7 @@ def _sampled_deltas(
 
     dp-accounting computes the same numbers, one by one in Python.
 
-    Guarantees: test_accounting.py::test_one_release_has_the_deltas_of_dp_accounting.
+    Guarantees: test_accounting.py::test_pld_is_never_below_dp_accounting_nor_an_attack.
     Source: arXiv:1807.01647, theorem 2 (advanced joint convexity), in both directions.
     """
     mu = 1 / sigma

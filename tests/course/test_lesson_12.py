@@ -1,6 +1,5 @@
 """Notebook 12: what audits show, what they can show at most, and injected bugs."""
 
-
 import numpy as np
 import pytest
 

@@ -14,8 +14,8 @@ from toy_tasks import (
     PERSONS,
     PLAN,
     anywhere,
-    one_round,
     people,
+    play,
     private,
     tokens,
     with_clients,
@@ -112,11 +112,12 @@ def test_weights_by_size_count_persons() -> None:
         task = tokens("head", (5, count))
         mute = [(x * math.nan, y) for x, y in task.clients]
         persons = ([0] * 5, [1, 2, 3] + [4] * (count - 3))
-        plan = PLAN.replace(weights="size", batch=None)
         task = replace(with_clients(task, mute), persons=persons)
-        heads.append(one_round(Run.open(task, FedLoRA, private("person"), plan, lora=LORA)).head)
+        plan = PLAN.replace(weights="size", batch=None)
+        first, *_, last = play(task, FedLoRA, private("person"), plan)
+        heads.append({name: x - first.head[name] for name, x in last.head.items()})
     for name, x in heads[0].items():
-        assert x.any() and torch.equal(x, heads[1][name])
+        assert x.all() and torch.equal(x, heads[1][name])
 
 
 def test_a_person_at_several_clients_is_refused() -> None:
@@ -139,20 +140,13 @@ def test_a_table_names_the_person_of_each_row() -> None:
     words: Any = {"text": "text", "label": "label", "person": "person", "public_test": True}
     task = fl.tasks.hub(toy_hubs.folder("bert"), frame, **words, clients=3, seed=2)
     assert sum(task.person_counts) * 3 == sum(task.sizes) == 39
-    calls: Any = (
-        ("^person='who': expected a column: text, label", {"person": "who"}),
-        (
-            "^person 'person'='NoneType in row 0': expected whole",
-            {"rows": frame.assign(person=None)},
-        ),
-        ("^test=0.2: expected a share that leaves some of 1 ", {"rows": frame.assign(person=1)}),
-        ("^person 'person'='2 persons of the public test rows have private", {"test": frame[:6]}),
-        ("^persons='one at clients 0 and 1': expected one client", {"by": "site", "clients": None}),
-    )
-    for line, more in calls:
-        given: Any = {**words, "clients": 2, **more}
+    calls: dict[str, Any] = {
+        "^person 'person'='2 persons of the public test rows have private": {"test": frame[:6]},
+        "^persons='one at clients 0 and 1': expected one client": {"by": "site", "clients": None},
+    }
+    for line, more in calls.items():
         with pytest.raises(ValueError, match=line):
-            fl.tasks.hub(toy_hubs.folder("bert"), given.pop("rows", frame), **given)
+            fl.tasks.hub(toy_hubs.folder("bert"), frame, **{**words, "clients": 2, **more})
 
 
 @pytest.mark.parametrize(
@@ -175,7 +169,7 @@ def test_persons_are_compared_by_value() -> None:
     assert task.person_counts == (1, 2)
 
 
-NOBODY: Any = (None, math.nan, "7", True, 0.5, math.inf, 2.0**53, np.float32(2**24), b"7", pd.NA)
+NOBODY: Any = (None, math.nan, "7", True, 0.5, 2.0**53, np.float32(2**24), pd.NA)
 
 
 @pytest.mark.parametrize("value", NOBODY, ids=repr)

@@ -9,7 +9,7 @@
 from fedlora_lab.privacy.accounting import ACCOUNTANTS
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, Uncertified
 from fedlora_lab.privacy.plan import NoiseLevels, Privacy
-from fedlora_lab.privacy.statement import privacy_page, read_privacy, statement, statement_html
+from fedlora_lab.privacy.statement import privacy_page, read_privacy, statement
 
 __all__ = [
     "ACCOUNTANTS",
@@ -21,5 +21,4 @@ __all__ = [
     "privacy_page",
     "read_privacy",
     "statement",
-    "statement_html",
 ]

@@ -3,10 +3,8 @@
 Every number is computed from the ledger itself, so that a stored one is checked by reading it.
 """
 
-from html import escape
 from pathlib import Path
 
-from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.validation import check
 from fedlora_lab.privacy.ledger import Ledger
 
@@ -97,17 +95,6 @@ def _attack(ledger: Ledger, observer: str | None) -> str:
         f"others are accused (0.1 %: {thousandth}); advantage at most "
         f"{ledger.advantage(None, observer):.2g}."
     )
-
-
-def statement_html(ledger: Ledger) -> str:
-    """The statement, with epsilon and what attackers reach against each observer in a table."""
-    head = ("against", "ε", "advantage", "TPR at FPR 1 %", "TPR at FPR 0.1 %")
-    rows = []
-    for name in ledger.observers if ledger.uncertified is None else ():
-        found = [ledger.tradeoff(fpr, None, name) for fpr in RATES]
-        numbers = (ledger.epsilon(None, name), ledger.advantage(None, name), *found)
-        rows.append((name, *(f"{number:.3g}" for number in numbers)))
-    return f"<p>{escape(statement(ledger))}</p>{html_table(rows, head) if rows else ''}"
 
 
 def caveats(ledger: Ledger) -> list[str]:

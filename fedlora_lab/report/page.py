@@ -1,4 +1,4 @@
-"""Writes a run folder as one HTML page: figures, table, ledger, settings and versions.
+"""Writes a run folder as one HTML page: table, curves, privacy, and how to run and cite it.
 
 A page that was made of the same files by the same version is left as it is; nothing heavy is loaded
 to find that out.
@@ -24,40 +24,22 @@ MARK = '<meta name="made-of" content="'
 WIDTH = 4.9  # narrower than in a notebook: still read on a phone, 330 pixels wide
 HEIGHT = 4.1
 SHOWN = ("task", "privacy", "lora", "plans", "methods", "versions")
-FIGURES: tuple[tuple[str, str, dict[str, str], str], ...] = (
-    (
-        "Accuracy",
-        "curves",
-        {"measure": "accuracy"},
+FIGURES = {
+    "Accuracy": (
+        "accuracy",
         "On the test examples after every round: the mean over seeds and its 95 % interval.",
     ),
-    ("Loss", "curves", {"measure": "loss"}, "Mean loss of a test example after every round."),
-    (
-        "Deviation",
+    "Loss": ("loss", "Mean loss of a test example after every round."),
+    "Deviation": (
         "deviation",
-        {},
         "How far the server's product of factors is from the mean of the clients' products.",
     ),
-    (
-        "Privacy spent",
-        "curves",
-        {"measure": "epsilon"},
+    "Privacy spent": (
+        "epsilon",
         "ε at the plan's δ after every round, as the ledger states it.",
     ),
-    (
-        "Sent to the server",
-        "traffic",
-        {"way": "up"},
-        "Accuracy against the bytes that all clients have sent so far.",
-    ),
-    (
-        "Received from the server",
-        "traffic",
-        {"way": "down"},
-        "Accuracy against the bytes that all clients have received so far.",
-    ),
-)
-"""Title, function of `fl.plots`, its options, and what one sees."""
+}
+"""Title -> measure, and what one sees."""
 
 
 def report(path: str | Path) -> Path:
@@ -133,7 +115,6 @@ def render(
     from fedlora_lab.measures.statistics import RULE
     from fedlora_lab.plots.style import look, name
     from fedlora_lab.privacy.statement import NO_PRIVACY, caveats, statement
-    from fedlora_lab.report.promise import ledger_row
     from fedlora_lab.report.summary_table import display_rows, observer_phrase, summary
 
     table = summary(frame)
@@ -141,26 +122,29 @@ def render(
         {**row, "name": name(row["method"]), "colour": look(row["method"]).colour}
         for row in display_rows(table)
     ]
-    private = [one for one in ledgers.values() if one is not None]
+    private = [ledger for ledger in ledgers.values() if ledger is not None]
     promise = [NO_PRIVACY]
     if private:
-        largest = max(private, key=lambda one: one.epsilon_or_inf())
+        largest = max(private, key=lambda ledger: ledger.epsilon_or_inf())
         promise = [f"The run that spends most: {statement(largest)}", *caveats(largest)]
     privacy = settings["privacy"]
-    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(autoescape=True, undefined=StrictUndefined, **options)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     template = environment.from_string((HERE / "report.html").read_text("utf-8"))
     return template.render(
         mark=digest,
         rows=rows,
-        facts=settings_summary(settings, [row["method"] for row in rows]),
         promise=[*promise, *sentences],
         measure=table.attrs["measure"],
         rule=RULE,
         against=observer_phrase(None if privacy is None else privacy["trust"]),
         figures=list(draw_figures(frame)),
-        ledger=[ledger_row(cell, ledger) for cell, ledger in ledgers.items()],
-        settings=settings,
+        task=settings["task"]["name"],
+        begun=settings["begun"],
+        version=settings["versions"].get("fedlora-lab", "of an unknown version"),
+        commands=settings["commands"],
+        sources={slug: row["source"] for slug, row in settings["methods"].items()},
         shown={part: list(flatten(settings[part])) for part in SHOWN if settings.get(part)},
     )
 
@@ -175,9 +159,9 @@ def draw_figures(frame: "pd.DataFrame") -> Iterator[dict[str, str]]:
     rows: Any = frame[frame["layer"] == "all"]
     names = {column: rows[column].astype(str).map(drawable) for column in ("task", "method")}
     rows = rows.assign(**names, seed=rows["seed"].fillna(-1))
-    for title, plot, options, text in FIGURES:
+    for title, (measure, text) in FIGURES.items():
         try:
-            figure = getattr(plots, plot)(rows, **options)
+            figure = plots.curves(rows, measure=measure)
         except ValueError:
             continue  # nothing finite of this measure: no privacy, a single client, no accuracy
         yield {"title": title, "text": text, "address": data_address(figure)}
@@ -219,33 +203,6 @@ def drawable(name: str) -> str:
 
 
 # ---- settings
-
-
-def settings_summary(settings: Mapping[str, Any], methods: Iterable[str]) -> dict[str, str]:
-    """Summarizes in a few words what all runs share.
-
-    Args: settings: of the folder. methods: slugs of the runs that are shown.
-    """
-    task = settings["task"]
-    privacy = settings["privacy"]
-    plans = [settings["plans"][slug] for slug in methods]
-    unit = "persons" if privacy is not None and privacy["unit"] == "person" else "examples"
-    facts = {"clients": len(task["sizes"]), f"private {unit}": sum(task["sizes"])}
-    for key in ("rounds", "local_steps", "batch", "participation"):
-        values = ["all" if plan[key] is None else str(plan[key]) for plan in plans]
-        facts[key.replace("_", " ")] = ", ".join(dict.fromkeys(values))
-    if facts["participation"] == "1.0":
-        del facts["participation"]
-    facts["rank"] = settings["lora"]["rank"]
-    facts["seeds"] = ", ".join("none" if seed is None else str(seed) for seed in settings["seeds"])
-    if privacy is None:
-        facts["privacy"] = "none"
-    else:
-        target = privacy["target"]
-        facts["ε planned"] = "as spent" if target is None else f"{target:g}"
-        facts["δ"] = f"{privacy['delta']:g}"
-        facts["unit"] = privacy["unit"]
-    return {name: str(value) for name, value in facts.items()}
 
 
 def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

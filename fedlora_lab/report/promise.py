@@ -1,11 +1,10 @@
 """States what the runs of a folder spend, one by one and together."""
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.privacy.statement import RATES, statement
+from fedlora_lab.privacy.statement import statement
 
 if TYPE_CHECKING:
     from fedlora_lab.report.run_folder import Folder
@@ -54,34 +53,3 @@ def folder_statements(folder: "Folder") -> list[str]:
     """
     shown = folder.shown()
     return [*folder.stopped_cells(), *total_statements(shown | folder.ledgers(), shown)]
-
-
-def ledger_row(name: str, ledger: Ledger | None) -> dict[str, str]:
-    """Tabulates what one run released, what that spent, and whether it may be released.
-
-    Args: name: of the run. ledger: of it; ``None`` without privacy.
-    """
-    columns = ("unit", "relation", "observer", "releases", "epsilon", "attacks", "mode")
-    row = {"cell": name, **dict.fromkeys(columns, "–")}
-    if ledger is None:
-        return row | {"epsilon": "not private", "mode": "no privacy"}
-    row |= {
-        "unit": ledger.unit,
-        "relation": ledger.relation,
-        "observer": ledger.observers[0],
-        "releases": str(_most_releases(ledger)),
-        "epsilon": f"not private ({ledger.uncertified})",
-        "mode": f"{ledger.accountant}, δ = {ledger.delta:g}, {ledger.mode}",
-    }
-    if ledger.uncertified is None:
-        epsilon = ledger.epsilon()
-        row["epsilon"] = "not private" if math.isinf(epsilon) else f"{epsilon:.3f}"
-        numbers = [ledger.advantage(), *(ledger.tradeoff(rate) for rate in RATES)]
-        row["attacks"] = " · ".join(f"{number:.2g}" for number in numbers)
-    return row
-
-
-def _most_releases(ledger: Ledger) -> int:
-    """How many releases the client has made who has made most."""
-    clients = ledger.clients or (None,)
-    return max(sum(count for *_, count in ledger.history(client)) for client in clients)

@@ -48,8 +48,8 @@ COMMON = ("task", "privacy", "lora")
 """Settings that must be equal before cells may stand in one table."""
 BY_METHOD = ("methods", "plans", "privacies")
 """Settings that must be equal method by method."""
-DERIVED = ("fingerprint", "noise_multiplier", "sample_rate", "sizes")
-"""What follows from other settings, and is named only where no other one differs."""
+CALIBRATED = ("noise_multiplier", "sample_rate")
+"""Settings of privacy that follow from others."""
 KINDS: dict[str, Any] = {
     **dict.fromkeys(("task", "lora", "versions", *BY_METHOD), dict),
     **dict.fromkeys(("seeds", "commands"), list),
@@ -104,24 +104,22 @@ def read_frame(path: Path) -> pd.DataFrame:
     return frame
 
 
-def first_difference(
-    old: Any, new: Any, name: str = "", without: tuple[str, ...] = ()
-) -> str | None:
+def first_difference(old: Any, new: Any, name: str) -> str | None:
     """Finds the first place where two JSON values differ: its dotted name and both values.
 
     Numbers that agree to nine digits are equal: a calibrated noise multiplier is found by search,
     and its last bits depend on how many threads added up.
 
-    Args: old, new: the values. name: dotted, of their place. without: keys that are passed over.
+    Args: old, new: the values. name: dotted, of their place.
     """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for key in sorted({*old, *new} - {*without}):
-            place = f"{name}.{key}".strip(".")
-            if difference := first_difference(old.get(key), new.get(key), place, without):
-                return difference
-        return None
+        # In the order of the settings, but for what a calibration gave: its target is named.
+        keys = sorted(dict.fromkeys([*old, *new]), key=lambda key: key in CALIBRATED)
+        places = ((f"{name}.{key}", old.get(key), new.get(key)) for key in keys)
+        differences = (first_difference(a, b, place) for place, a, b in places)
+        return next(filter(None, differences), None)
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        same = all(first_difference(a, b) is None for a, b in zip(old, new, strict=True))
+        same = all(first_difference(a, b, name) is None for a, b in zip(old, new, strict=True))
     elif isinstance(old, float) and isinstance(new, float):
         same = math.isclose(old, new, rel_tol=1e-9)
     else:
@@ -189,15 +187,14 @@ class Folder:
         path = self.path / "settings.json"
         check(path.is_file(), "folder", str(self.path), "a run folder (with settings.json)")
         settings = read_json(path)
-        readable = isinstance(settings, dict) and settings.get("format") == 1
-        check(readable, "settings.json", str(path), "format 1")
+        right = isinstance(settings, dict) and settings.get("format") == 1
         for name, kind in KINDS.items():
-            right = isinstance(settings.get(name, ...), kind)
-            check(right, "settings.json", str(path), f"the settings of a run, with {name}")
-        right = all(set(settings[part]) == set(settings["methods"]) for part in BY_METHOD)
-        right &= all(seed is None or type(seed) is int for seed in settings["seeds"])
-        right &= all(isinstance(line, str) for line in settings["commands"])
-        check(right, "settings.json", str(path), "the settings of a run")
+            right = right and isinstance(settings.get(name, ...), kind)
+        for name in BY_METHOD:
+            right = right and settings[name].keys() == settings["methods"].keys()
+        right = right and all(seed is None or type(seed) is int for seed in settings["seeds"])
+        right = right and all(isinstance(line, str) for line in settings["commands"])
+        check(right, "settings.json", str(path), "the settings of a run, in format 1")
         return settings
 
     def claim(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -222,17 +219,25 @@ class Folder:
         return settings
 
     def _require_same(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        pairs = [(key, old[key], new[key]) for key in COMMON]
-        for key in BY_METHOD:
+        """Refuses other settings, and names the first that differs.
+
+        What was asked for comes first, then what follows from it.
+        """
+        pairs = [("lora", old["lora"], new["lora"])]
+        for key in ("methods", "plans"):
             common = [slug for slug in old[key] if slug in new[key]]
             pairs += [(f"{key}.{slug}", old[key][slug], new[key][slug]) for slug in common]
-        for without in (DERIVED, ()):
-            for name, before, now in pairs:
-                if difference := first_difference(before, now, name, without):
-                    raise ValueError(
-                        f"{self.path} holds a run with other settings ({difference}): "
-                        f"expected the same settings, another --out, or --fresh"
-                    )
+        pairs += [(key, old[key], new[key]) for key in ("task", "privacy")]
+        pairs += [
+            (f"privacies.{slug}", terms, new["privacies"].get(slug, terms))
+            for slug, terms in old["privacies"].items()
+        ]
+        for name, before, now in pairs:
+            if difference := first_difference(before, now, name):
+                raise ValueError(
+                    f"{self.path} holds a run with other settings ({difference}): "
+                    f"expected the same settings, another --out, or --fresh"
+                )
 
     # ---- cells
 

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 import fedlora_lab as fl
-from fedlora_lab._utils.html_table import CELL
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.report.promise import ledger_row, total_statements
+from fedlora_lab.report.promise import total_statements
 
 
 def ledger(observer_trust: str | None = None, **terms: Any) -> Ledger:
@@ -41,17 +40,13 @@ def test_a_statement_names_its_observer() -> None:
     assert twice not in fl.privacy.statement(
         Ledger.compose(summed, ledger("secagg", reproducible=False))
     )
-    row = f">server</td><td {CELL}>{summed.epsilon(observer='server'):.3g}<"
-    assert row in fl.privacy.statement_html(summed)
 
 
 def test_an_uncertified_ledger_states_its_reason_and_no_number() -> None:
     book = ledger()
     book.uncertified = "noise shaped by the peer"
     assert "not certified: noise shaped by the peer" in fl.privacy.statement(book)
-    assert "attacker" not in fl.privacy.statement(book) and "<td" not in fl.privacy.statement_html(
-        book
-    )
+    assert "attacker" not in fl.privacy.statement(book)
 
 
 def test_runs_on_the_same_data_are_added_up() -> None:
@@ -75,17 +70,6 @@ def test_runs_on_the_same_data_are_added_up() -> None:
     assert hidden.startswith("A run without a seed that was interrupted or deleted")
     (apart,) = total_statements({"a": seeded, "b": Ledger(delta=1e-5)}, ["a", "b"])
     assert "no epsilon can be stated (delta=" in apart
-
-
-def test_every_row_of_the_table_names_relation_and_observer() -> None:
-    unsure = ledger()
-    unsure.uncertified = "the noise does not match"
-    plain, none = ledger_row("plain", ledger("secagg")), ledger_row("none", None)
-    assert (plain["observer"], plain["relation"], none["observer"]) == ("server", "zero-out", "–")
-    assert plain["epsilon"] == f"{ledger('secagg').epsilon():.3f}"
-    assert plain["attacks"].startswith(f"{ledger('secagg').advantage():.2g} · ")
-    row = ledger_row("unsure", unsure)
-    assert (row["epsilon"], row["attacks"]) == ("not private (the noise does not match)", "–")
 
 
 def test_a_changed_ledger_states_nothing(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ def test_table_and_every_figure(page):
     half = 4.302652729911275 * last.std(ddof=1) / np.sqrt(3)  # Student's t, two degrees, 97.5 %
     assert f"{last.mean():.3f} ± {half:.3f}" in page.text and "RoLoRA" in page.text
     assert "1.5 MB" in page.text, "3e5 bytes in each of 5 rounds"
-    traffic = ["Sent to the server", "Received from the server"]
-    assert figures_of(page) == ["Accuracy", "Loss", "Deviation", "Privacy spent", *traffic]
+    assert figures_of(page) == ["Accuracy", "Loss", "Deviation", "Privacy spent"]
+    assert "fedlora_lab 0.1.0 (CITATION.cff)" in page.text and "rolora, digits." in page.text
 
 
 def test_a_task_without_accuracy_and_without_privacy():
@@ -95,11 +95,12 @@ def test_report_needs_a_finished_cell(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ({"a": {"b": 1}}, {"a": {"b": 2}}, "a.b is 1 there and 2 now"),
-        ({"a": 1}, {}, "a is 1 there and null now"),
+        ({"b": 1}, {"b": 2}, "a.b is 1 there and 2 now"),
+        ({"b": 1}, {}, "a.b is 1 there and null now"),
         ([1.0, 2.0], [1.0, 2.0 + 1e-12], None),
-        ({"a": [1.0, 2.0]}, {"a": [1.0, 2.1]}, "a is [1.0, 2.0] there and [1.0, 2.1] now"),
+        ([1.0, 2.0], [1.0, 2.1], "a is [1.0, 2.0] there and [1.0, 2.1] now"),
+        ({"noise_multiplier": 1.0, "target": 8}, {"target": 3}, "a.target is 8 there and 3 now"),
     ],
 )
 def test_first_difference_names_the_place(old, new, line):
-    assert first_difference(old, new) == line
+    assert first_difference(old, new, "a") == line

@@ -8,13 +8,16 @@ from typing import Any
 import click
 import numpy as np
 
-import fedlora_lab as fl
+from fedlora_lab import tasks
 from fedlora_lab._utils.files import private_folder, write_atomically
 from fedlora_lab._utils.validation import check
 from fedlora_lab.audit.canary_audit import Audit
 from fedlora_lab.audit.canary_audit import canaries as run_audit
 from fedlora_lab.federated.compare import Cell
+from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.report.run_folder import Folder, row_settings, to_json
+from fedlora_lab.tasks.task import Task
 
 CONFIDENCE = 0.99
 """Of every lower bound: one command bounds the epsilon of several methods."""
@@ -64,16 +67,16 @@ def rebuild_cells(path: Path, rounds: int | None, seed: int) -> list[Cell]:
     cells = []
     try:
         task = _rebuild_task(settings["task"], folder)
-        lora = fl.Lora(**settings["lora"])
+        lora = Lora(**settings["lora"])
         for slug, row in settings["methods"].items():
-            plan = fl.Plan(**settings["plans"][slug])
+            plan = Plan(**settings["plans"][slug])
             terms = settings["privacies"][slug]
             cell = Cell.from_name(slug, task, None, plan, lora, seed)
             now = row_settings(cell)
             same = all(now.get(name) == value for name, value in row.items())
             check(same, f"methods.{slug}", row, "the row of the table as it is now")
             plan = plan if rounds is None else plan.replace(rounds=rounds)
-            cells.append(replace(cell, plan=plan, privacy=terms and fl.Privacy(**terms)))
+            cells.append(replace(cell, plan=plan, privacy=terms and Privacy(**terms)))
     except (KeyError, TypeError, AttributeError) as error:
         words = f"expected the settings of a run ({error})"
         raise ValueError(f"{path / 'settings.json'}: {words}") from error
@@ -81,12 +84,12 @@ def rebuild_cells(path: Path, rounds: int | None, seed: int) -> list[Cell]:
     return cells
 
 
-def _rebuild_task(settings: dict[str, Any], folder: Folder) -> fl.tasks.Task:
+def _rebuild_task(settings: dict[str, Any], folder: Folder) -> Task:
     """The task that the settings name, with the same data and weights."""
     name = settings["info"].get("task")
-    expected = "one that can be built again: " + ", ".join(fl.tasks.TASKS)
-    check(name in fl.tasks.TASKS, "task", name, expected)
-    task = fl.tasks.build(name, **settings["info"]["arguments"])
+    expected = "one that can be built again: " + ", ".join(tasks.TASKS)
+    check(name in tasks.TASKS, "task", name, expected)
+    task = tasks.build(name, **settings["info"]["arguments"])
     digest = folder.keyed_fingerprint(task.fingerprint)
     expected = "that of the run; data, weights or packages have changed"
     check(digest == settings["fingerprint"], "fingerprint", digest[:12], expected)

@@ -11,13 +11,16 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-import fedlora_lab as fl
+from fedlora_lab import tasks
 from fedlora_lab._utils.options import RunSettings
 from fedlora_lab._utils.validation import check
 from fedlora_lab.cli import options as read
+from fedlora_lab.experiments import finetune as tuning
 from fedlora_lab.experiments.tuned_rates import load_searches, suggestion
 from fedlora_lab.federated.compare import BAR, Cell, Progress
 from fedlora_lab.federated.records import Round
+from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.report.page import report
 from fedlora_lab.report.promise import folder_statements
 from fedlora_lab.report.run_folder import Folder, run_cell, run_settings
@@ -27,6 +30,7 @@ from fedlora_lab.report.summary_table import (
     observer_phrase,
     summary_lines,
 )
+from fedlora_lab.tasks.task import Task
 
 PLAN_FIELDS = ("rounds", "local_steps", "batch", "participation", "optimizer")
 PRIVACY_FIELDS = ("delta", "trust", "clip_norm", "accountant")
@@ -72,7 +76,7 @@ def train(
         command = shlex.join(["fedlora-lab", *click.get_current_context().obj])
         settings = folder.claim(run_settings(folder, task, privacy, cells, command))
         # Run with the noise that stands in the folder, to the last bit.
-        stored = {slug: one and fl.Privacy(**one) for slug, one in settings["privacies"].items()}
+        stored = {slug: one and Privacy(**one) for slug, one in settings["privacies"].items()}
         cells = [replace(cell, privacy=stored[cell.slug]) for cell in cells]
         waiting = [cell for cell in cells if not folder.is_complete(cell)]
         if kept := len(cells) - len(waiting):
@@ -132,9 +136,11 @@ def finetune(data: Path, asked: dict[str, Any], out: Path, fresh: bool, seed: in
     """
     settings = {name: value for name, value in asked.items() if name not in LORA_FIELDS}
     if adapter := lora_fields(asked):
-        settings["lora"] = fl.Lora(**adapter)
+        settings["lora"] = Lora(**adapter)
     model = settings.pop("model")
-    tuned = fl.finetune(model, data, out=out, fresh=fresh, seed=seed, say=click.echo, **settings)
+    tuned = tuning.finetune(
+        model, data, out=out, fresh=fresh, seed=seed, say=click.echo, **settings
+    )
     click.echo(f"report: {report(tuned.folder)}")
 
 
@@ -146,23 +152,21 @@ def lora_fields(asked: Mapping[str, Any]) -> dict[str, Any]:
     return {LORA_FIELDS[name]: value for name, value in asked.items() if name in LORA_FIELDS}
 
 
-def build_setup(
-    name: str, asked: Mapping[str, Any]
-) -> tuple[fl.tasks.Task, fl.Privacy | None, fl.Plan, fl.Lora]:
+def build_setup(name: str, asked: Mapping[str, Any]) -> tuple[Task, Privacy | None, Plan, Lora]:
     """Builds task, privacy, plan and adapter: of what was asked for, else of the setting that the
     task's learning rates were tuned in, else of the defaults.
 
     Args: name: of the task. asked: settings by name.
     """
-    takes = signature(fl.tasks.TASKS[name]).parameters
+    takes = signature(tasks.TASKS[name]).parameters
     split = {key: asked[key] for key in ("clients", "alpha") if key in asked}
     for key, value in split.items():
         check(key in takes, f"--{key}", value, f"not given, since {name} has none")
-    task = fl.tasks.build(name, **split)
+    task = tasks.build(name, **split)
     tuned: dict[str, Any] = load_searches().get(task.name, {}).get("setting", {})
     work = {key: asked[key] for key in PLAN_FIELDS if key in asked}
-    plan = fl.Plan(**{**tuned.get("plan", {}), **work})
-    lora = fl.Lora(**{**tuned.get("lora", {}), **lora_fields(asked)})
+    plan = Plan(**{**tuned.get("plan", {}), **work})
+    lora = Lora(**{**tuned.get("lora", {}), **lora_fields(asked)})
     epsilon = asked.get("epsilon", RunSettings.epsilon)
     if epsilon is None:
         return task, None, plan, lora
@@ -170,7 +174,7 @@ def build_setup(
     terms = {key: asked[key] for key in PRIVACY_FIELDS if key in asked}
     # What was tuned for single examples says nothing about larger units.
     usual = tuned.get("privacy", {}) if unit == "example" else {}
-    privacy = fl.Privacy(unit=unit, **{**usual, **terms})
+    privacy = Privacy(unit=unit, **{**usual, **terms})
     return task, privacy.calibrate(epsilon=epsilon, task=task, plan=plan), plan, lora
 
 

@@ -12,8 +12,10 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run as FlowerRun
 from flwr.supercore.task_identity import TaskIdentity
 
-import fedlora_lab as fl
 from fedlora_lab.flower.participant import Participant
+from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -99,10 +101,10 @@ class SimulatedClients:
     """
 
     task: Task
-    method: "fl.Method | str"
-    privacy: fl.Privacy | None
-    plan: fl.Plan
-    lora: "fl.Lora | LoraConfig | None" = None
+    method: "Method | str"
+    privacy: Privacy | None
+    plan: Plan
+    lora: "Lora | LoraConfig | None" = None
     seed: int | None = 0
 
     @cached_property

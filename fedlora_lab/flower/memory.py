@@ -17,11 +17,11 @@ from flwr.app import ConfigRecord, Context, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
-import fedlora_lab as fl
 from fedlora_lab._utils.files import lock_folder, write_atomically
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.spec import Prepared
 from fedlora_lab.flower.participant import Participant
+from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.tasks.task import named_tensors
 
 FILE = "client"
@@ -116,7 +116,7 @@ def count_release(own: Participant, client: int, state: RecordDict, t: int) -> C
     privacy = own.spec.privacy
     if privacy is not None:
         fresh = privacy.ledger(reproducible=own.spec.streams.seed is not None)
-        ledger = fl.Ledger.from_json(stored) if stored else fresh
+        ledger = Ledger.from_json(stored) if stored else fresh
         ledger.uncertified = own.spec.uncertified
         entry = own.spec.entry((client,))
         one = {name: x[0] if isinstance(x, tuple) else x for name, x in entry.items()}
@@ -128,7 +128,7 @@ def count_release(own: Participant, client: int, state: RecordDict, t: int) -> C
     return ConfigRecord(ledgers)
 
 
-def client_ledger(kept: "RecordDict | str | Path") -> "fl.Ledger | None":
+def client_ledger(kept: "RecordDict | str | Path") -> "Ledger | None":
     """Adds up what a client has released from its examples under all terms; ``None`` for nothing.
 
     A run without privacy makes epsilon infinite.
@@ -142,14 +142,14 @@ def client_ledger(kept: "RecordDict | str | Path") -> "fl.Ledger | None":
     return _compose(kept.config_records.get(RELEASED, {}))
 
 
-def _compose(texts: Mapping[str, Any]) -> "fl.Ledger | None":
+def _compose(texts: Mapping[str, Any]) -> "Ledger | None":
     """The sum of the ledgers of all terms."""
-    ledgers = [fl.Ledger.from_json(text) for text in texts.values() if text]
+    ledgers = [Ledger.from_json(text) for text in texts.values() if text]
     if len(ledgers) < len(texts):
         unit = ledgers[0].unit if ledgers else "example"
         delta = ledgers[0].delta if ledgers else 1e-5
-        plain = fl.Ledger(unit=unit, delta=delta)
+        plain = Ledger(unit=unit, delta=delta)
         # In whatever unit: what left without noise protects nobody.
         plain.record(0, None, sample_rate=1.0, noise_multiplier=0.0)
         ledgers.append(plain)
-    return fl.Ledger.compose(*ledgers) if ledgers else None
+    return Ledger.compose(*ledgers) if ledgers else None

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import Message
 from torch import Tensor
 
-import fedlora_lab as fl
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.federated.spec import Prepared, RunSpec, initial_server, prepare_run
 from fedlora_lab.flower import messages
+from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.state import ServerState, Tensors
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Examples, Task, map_inputs, named_tensors, person_numbers
 
 if TYPE_CHECKING:
@@ -70,11 +72,11 @@ class Participant:
     def of(
         cls,
         task: Task,
-        method: "fl.Method | str",
-        privacy: fl.Privacy | None,
-        plan: fl.Plan,
+        method: "Method | str",
+        privacy: Privacy | None,
+        plan: Plan,
         *,
-        lora: "fl.Lora | LoraConfig | None" = None,
+        lora: "Lora | LoraConfig | None" = None,
         seed: int | None = 0,
     ) -> "Participant":
         """Checks the terms and prepares the model. The examples of the task's clients are not read.

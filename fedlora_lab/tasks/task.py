@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,9 +19,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.tasks.metrics import Metric, cross_entropy, select_metrics
-
-if TYPE_CHECKING:
-    from fedlora_lab.tasks.prompts import Generation
 
 ALL_LINEAR = "all-linear"
 """Targets that stand for every linear map, as in PEFT."""
@@ -36,6 +33,15 @@ Inputs = Tensor | Mapping[str, Tensor]
 Examples = tuple[Any, Tensor]
 Persons = Sequence[int] | np.ndarray | Tensor
 """Whose each example of a client is, (n_k,)."""
+
+
+class Answers(Protocol):
+    """A decoder's way to answer, as `prompts.Generation` has it."""
+
+    def answer_prompts(self, model: nn.Module, x: Any, y: Tensor) -> tuple[list[str], list[str]]:
+        """Returns the answers of some examples, and those that the model writes."""
+        ...
+
 
 # ---- inputs
 
@@ -134,7 +140,7 @@ class Task:
     prepare: Callable[[Any], Any] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     public_test: bool = True
-    generation: "Generation | None" = None
+    generation: Answers | None = None
     persons: tuple[Any, ...] | None = None
     new_modules: tuple[str, ...] = ()
 

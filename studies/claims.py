@@ -621,6 +621,11 @@ def claim_frames(folder: Path) -> dict[str, pd.DataFrame]:
     return frames
 
 
+def _claim(row: dict[str, Any]) -> Claim:
+    places = tuple(row.pop("places", ()))
+    return Claim(places=places, **row)
+
+
 _TABLE = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
-CLAIMS = tuple(Claim(**{**row, "places": tuple(row.get("places", ()))}) for row in _TABLE)
+CLAIMS = tuple(map(_claim, _TABLE))
 """In the order of the page."""

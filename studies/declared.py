@@ -317,11 +317,8 @@ def at_home() -> tuple[Case, ...]:
     task = ("mnist", {"clients": 8, **unlike, **maps})
     plan = {"rounds": 15, "local_steps": 20, "batch": 16, "participation": 0.5, "lr_decay": 0.99}
     cases = [
-        Case(methods.get(slug), labels, task, labels["epsilon"], CLIP, plan, WIDE)
-        for labels in (
-            {"setting": "la-lora", "epsilon": 1.0},
-            {"setting": "la-lora-noise", "epsilon": 24.0},
-        )
+        Case(methods.get(slug), {"setting": name, "epsilon": e}, task, e, CLIP, plan, WIDE)
+        for name, e in (("la-lora", 1.0), ("la-lora-noise", 24.0))
         for slug in ("fedlora", "ffa-lora", "rolora", "la-lora", "la-lora-unfiltered")
         + ("balanced-lora",)
     ]
@@ -339,7 +336,9 @@ def at_home() -> tuple[Case, ...]:
     return tuple(cases)
 
 
-STEPS = {s: {"plan": {**WORK, "local_steps": s, "rounds": 100 // s}} for s in (1, 5, 20, 40)}
+STEPS: dict[float, dict[str, Any]] = {
+    s: {"plan": {**WORK, "local_steps": s, "rounds": 100 // s}} for s in (1, 5, 20, 40)
+}
 CAUSES: dict[str, dict[float, dict[str, Any]]] = {
     "local_steps": STEPS,
     "alpha": {a: {"alpha": a} for a in (0.05, 0.5, 1000.0)},

@@ -334,6 +334,7 @@ def study_frame(study: Study, path: Path) -> pd.DataFrame:
         if setting is None or not all(job.key in done for job in jobs):
             continue
         base = {"study": study.name, "method": case.method.slug, **case.labels, "lr": setting.lr}
+        tried = []
         if study.settings is None:
             tried = screen(study, case, done)[0]
             rates = {x.lr for x in tried}

@@ -79,7 +79,7 @@ def test_a_person_is_clipped_once_as_the_mean_of_single_gradients(chunk: int | N
     for k, (x, y) in enumerate(TASK.clients):
         owner = torch.zeros(len(y), dtype=torch.int64)
         rows = per_example_gradients(TASK, run.prepared.adapted, start, tuple(sums), (x, y), owner)
-        total = dict.fromkeys(sums, 0.0)
+        total = {key: torch.zeros_like(row[0]) for key, row in rows.items()}
         for person in set(PERSONS[k]):
             own = torch.tensor(PERSONS[k]) == person
             mean = {key: row[own].mean(0) for key, row in rows.items()}

@@ -5,7 +5,7 @@ Below the bounds: simulated audits of one noised number.
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -22,6 +22,8 @@ from fedlora_lab.theory.gaussian_dp import gdp_delta, gdp_epsilon
 Guesses = tuple[int, int]
 """How many canaries are guessed in, and how many out; all others are left open."""
 Scores = Sequence[float] | np.ndarray
+Bound = Callable[[int, int, int, float, float], float]
+"""Of canaries, guesses, correct ones, delta and significance."""
 LARGEST_EPSILON = 1e3
 LARGEST_MU = 32.0
 MOST_CANARIES = 100_000
@@ -195,11 +197,16 @@ def one_run_best_bound(
     delta: float,
     significance: float,
     guesses: Sequence[Guesses] | None = None,
+    bound: Bound = one_run_lower_bound,
 ) -> float:
     """Returns the largest lower bound over several numbers of guesses, corrected for their number.
 
-    Args: as of `count_correct` and `one_run_lower_bound`; guesses: fixed beforehand; ``None``:
-        `default_guesses` of the number of canaries.
+    Args:
+        scores, included: as of `count_correct`.
+        delta, significance: as of `one_run_lower_bound`.
+        guesses: fixed beforehand; ``None``: `default_guesses` of the number of canaries.
+        bound: of so many guesses, or `gaussian_one_run_lower_bound`.
+
     Guarantees: test_choosing_the_guesses_is_paid_for.
     """
     m = len(scores)
@@ -207,7 +214,7 @@ def one_run_best_bound(
     check(bool(tried), "guesses", guesses, "at least one pair (in, out)")
     counts = [(sum(pair), count_correct(scores, included, pair)) for pair in tried]
     # Bonferroni: the best of several bounds errs as often as all of them together.
-    return max(one_run_lower_bound(m, r, v, delta, significance / len(tried)) for r, v in counts)
+    return max(bound(m, r, v, delta, significance / len(tried)) for r, v in counts)
 
 
 @lru_cache(maxsize=256)  # widgets and simulated audits ask again

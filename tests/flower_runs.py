@@ -8,9 +8,10 @@ from torch import Tensor
 from toy_tasks import LORA, PLAN, private
 
 import fedlora_lab as fl
-from fedlora_lab.federated.records import Round, require_source
+from fedlora_lab.federated.records import Round
 from fedlora_lab.flower import InProcessGrid, Participant, SimulatedClients, client_app, messages
 from fedlora_lab.flower.server import open_run, rounds
+from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.state import ParamKey
 
 ROUNDS = PLAN.replace(rounds=3, participation=0.8, dropout=0.1, optimizer=fl.SGD(0.5))

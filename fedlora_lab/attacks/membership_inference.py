@@ -16,8 +16,9 @@ from scipy.stats import norm, rankdata
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check_whole
 from fedlora_lab.audit.instruments import LEFT_OUT, encode_marks, mark_examples, ordinary_marks
-from fedlora_lab.federated.records import Round, predict, require_source
+from fedlora_lab.federated.records import Round, predict
 from fedlora_lab.federated.run import run
+from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.federated.records import Round, require_source
+from fedlora_lab.federated.records import Round
 from fedlora_lab.lora import peft, per_example
+from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.plan import Lora, lora_of
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.privatizer import clip_sum, gaussian_noise

@@ -23,8 +23,9 @@ from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.experiments.tuned_rates import suggest_lr
 from fedlora_lab.federated.compare import BAR, Cell, Progress
-from fedlora_lab.federated.records import Round, generate, predict, require_source, save_adapter
+from fedlora_lab.federated.records import Round, generate, predict, save_adapter
 from fedlora_lab.federated.run import Run, RunOptions
+from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.privacy.ledger import Ledger, per_client

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.lora import peft, per_example
+from fedlora_lab.lora.source import require_source, source_for
 from fedlora_lab.measures.deviation import frame_of
 from fedlora_lab.measures.statistics import COLUMNS
 from fedlora_lab.methods.plan import Lora
@@ -143,35 +144,6 @@ def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":
         rows += [(*key, "all", name, float(value)) for name, value in record.measures().items()]
         rows += [(*key, *row) for row in record.rows]
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def require_source(record: Round) -> tuple[Task, Lora, ServerState]:
-    """Task, adapter and server's tensors of a record that a run yielded, or ``ValueError``."""
-    source = getattr(record, "source", None)
-    value = "a copy, without its task" if isinstance(record, Round) else record
-    check(source is not None, "record", value, "a record as run() yields it")
-    assert source is not None
-    return source
-
-
-def source_for(task: Task, record: Round) -> tuple[Lora, ServerState]:
-    """Adapter and server's tensors of a record, to use on a task.
-
-    Args: task: that of the run, or one of the same model. record: as `run` yields it.
-    Raises: ``ValueError`` for anything else.
-    """
-    trained_on, lora, state = require_source(record)
-    check(isinstance(task, Task), "task", task, "a Task")
-
-    def adapted_layers(task: Task) -> tuple[object, ...]:
-        shapes = {name: tensor.shape for name, tensor in task.model.named_parameters()}
-        return task.targets, task.head, shapes
-
-    # PEFT would adapt other layers of another model, and leave them as they were.
-    fits = task is trained_on or adapted_layers(task) == adapted_layers(trained_on)
-    expected = f"{trained_on.name!r}, of which the record is, or a task of the same model"
-    check(fits, "task", task.name, expected)
-    return lora, state
 
 
 def save_adapter(record: Round, path: "str | Path") -> "Path":

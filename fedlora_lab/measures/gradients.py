@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check_number, check_one_of, check_whole
+from fedlora_lab.lora.source import Trained, require_source, source_for
 from fedlora_lab.methods.state import ParamKey, Tensors
 from fedlora_lab.privacy.privatizer import clip_sum
 from fedlora_lab.tasks.task import (
@@ -26,7 +27,6 @@ from fedlora_lab.tasks.task import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fedlora_lab.federated.records import Round
     from fedlora_lab.lora.peft import AdaptedModel
 
 
@@ -45,9 +45,8 @@ class FirstSteps(NamedTuple):
     energy: np.ndarray
 
 
-def _adapted(task: Task, record: "Round") -> "tuple[AdaptedModel, Tensors]":
+def _adapted(task: Task, record: Trained) -> "tuple[AdaptedModel, Tensors]":
     """Returns an adapted model, and the tensors of the record."""
-    from fedlora_lab.federated.records import source_for  # imports this package
     from fedlora_lab.lora import peft  # loads PEFT, which tables do not need
 
     lora, state = source_for(task, record)
@@ -63,7 +62,7 @@ def _mean_loss(task: Task, model: Any, weights: dict[str, Tensor], data: Example
     return task.loss(task.forward(changed, data[0]), data[1]).mean()  # type: ignore[arg-type]
 
 
-def gradients(task: Task, record: "Round", layer: str, data: Examples | None = None) -> Gradients:
+def gradients(task: Task, record: Trained, layer: str, data: Examples | None = None) -> Gradients:
     """Computes the gradients of a layer's A, B and of its frozen W, where the record stands.
 
     Args:
@@ -168,7 +167,7 @@ class _Curvature(LinearOperator):
         return torch.cat([part.flatten() for part in image]).double().numpy()
 
 
-def flatness(task: Task, record: "Round", data: Examples | None = None) -> float:
+def flatness(task: Task, record: Trained, data: Examples | None = None) -> float:
     """Computes the largest Hessian eigenvalue of the mean loss in the factors; small is flat.
 
     Lanczos iterations on products of the Hessian with vectors, to a thousandth; the Hessian is
@@ -220,7 +219,7 @@ def spectrum(tensor: "Tensor | np.ndarray", side: str) -> Float[np.ndarray, " n"
     return energy.reshape(-1, rows.shape[-1]).sum(0)
 
 
-def gradient_spectra(record: "Round", clip_norm: float = 1.0) -> "pd.DataFrame":
+def gradient_spectra(record: Trained, clip_norm: float = 1.0) -> "pd.DataFrame":
     """Computes spectra of the mean clipped gradient over all private examples, by layer.
 
     One factor moves at a time, as in LA-LoRA. It reads private values and adds no noise: for the
@@ -231,7 +230,6 @@ def gradient_spectra(record: "Round", clip_norm: float = 1.0) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    from fedlora_lab.federated.records import require_source
     from fedlora_lab.lora.per_example import per_example_gradients  # loads PEFT
 
     check_number("clip_norm", clip_norm, 0, open_low=True)

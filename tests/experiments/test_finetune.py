@@ -15,8 +15,8 @@ from peft import PeftModel
 from toy_tasks import book
 
 import fedlora_lab as fl
-from fedlora_lab.federated.records import require_source
 from fedlora_lab.lora import peft
+from fedlora_lab.lora.source import require_source
 
 COLUMNS: dict[str, Any] = {"text": "text", "label": "label", "by": "site"}
 SHORT: dict[str, Any] = {"rounds": 1, "local_steps": 1, "accountant": "rdp"}

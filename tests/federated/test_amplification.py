@@ -11,7 +11,7 @@ from toy_tasks import LORA, PLAN, gap, play, private, regression, same_bits, tok
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.federated.make_spec import make_run_spec
-from fedlora_lab.federated.records import require_source
+from fedlora_lab.lora.source import require_source
 
 BALANCED = methods.BalancedLoRA
 WIDE = {"examples": 6, "d_in": 100, "d_out": 5, "rank": 2, "test": 4, "heterogeneity": 0.0}

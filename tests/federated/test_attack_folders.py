@@ -17,7 +17,8 @@ import fedlora_lab as fl
 from fedlora_lab._utils.files import append_line, write_atomically
 from fedlora_lab.federated import checkpoint
 from fedlora_lab.federated.compare import Cell
-from fedlora_lab.federated.records import Round, require_source
+from fedlora_lab.federated.records import Round
+from fedlora_lab.lora.source import require_source
 from fedlora_lab.report.run_folder import Folder, run_cell
 from fedlora_lab.tasks.task import Task
 

@@ -17,9 +17,10 @@ from fedlora_lab import methods
 from fedlora_lab.federated import uploads
 from fedlora_lab.federated.compare import BASELINES
 from fedlora_lab.federated.local_training import local_step
-from fedlora_lab.federated.records import Round, Tick, require_source
+from fedlora_lab.federated.records import Round, Tick
 from fedlora_lab.federated.run import Run
 from fedlora_lab.lora import per_example
+from fedlora_lab.lora.source import require_source
 from fedlora_lab.measures.statistics import COLUMNS
 
 KEEPS_B = methods.FedLoRA.replace(name="keeps B", share="A")

@@ -43,8 +43,8 @@ import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.audit.instruments import Recorder
 from fedlora_lab.federated import local_training
-from fedlora_lab.federated.records import require_source
 from fedlora_lab.federated.run import Run
+from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.aggregation import Rule
 from fedlora_lab.methods.filters import binomial, identity
 from fedlora_lab.methods.method import Cycle, Method

@@ -15,8 +15,8 @@ from toy_tasks import LORA, play, private, regression
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams, key
 from fedlora_lab.federated import local_training
-from fedlora_lab.federated.records import require_source
 from fedlora_lab.federated.run import Run
+from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.privatizer import gaussian_noise
 

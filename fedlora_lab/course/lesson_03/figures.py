@@ -13,8 +13,9 @@ from jaxtyping import Float
 from scipy.stats import norm
 
 from fedlora_lab import theory
-from fedlora_lab.federated.records import Round, require_source
+from fedlora_lab.federated.records import Round
 from fedlora_lab.lora import peft, per_example
+from fedlora_lab.lora.source import require_source
 from fedlora_lab.plots import style
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.plan import Privacy

@@ -11,9 +11,10 @@ import torch
 from fedlora_lab import theory
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_whole
-from fedlora_lab.federated.records import Round, require_source
+from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import run
 from fedlora_lab.lora import peft
+from fedlora_lab.lora.source import require_source
 from fedlora_lab.measures.deviation import noise_energies
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.state import ParamKey

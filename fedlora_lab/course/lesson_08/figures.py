@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fedlora_lab import measures, methods, theory
 from fedlora_lab._utils.validation import check, check_whole
-from fedlora_lab.federated.records import require_source
 from fedlora_lab.federated.run import run
 from fedlora_lab.lora import peft, per_example
+from fedlora_lab.lora.source import require_source
 from fedlora_lab.measures.deviation import AggregationInput
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Plan

@@ -4,9 +4,9 @@
     python -m benchmarks.gpu --device cpu --tiny    toy sizes on a processor, to a temporary folder
 
 Nothing is downloaded: weights are random, and a step takes as long whatever they are. Frozen linear
-maps multiply in bfloat16; factors, clip and noise are float32. Whole federations of a thousand
-clients are timed as well. A measurement is kept when it is done, and the same command goes on with
-those that are missing; none begins that would probably end after the minutes.
+maps multiply in bfloat16; factors, clip and noise are float32. A measurement is kept when it is
+done, and the same command goes on with those that are missing; none begins that would probably end
+after the minutes.
 """
 
 import gc
@@ -36,7 +36,6 @@ CLIENTS, EACH, RANK = (1, 10, 100), 8, 8
 CHUNK = 64
 """Examples that go through a model at once."""
 TOKENS, TURNS = 128, 5
-CROWD, ROUNDS = 1_000, 20
 TOY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
 # Model -> Transformers' class and configuration, and what the toy has in place of its sizes.
@@ -100,17 +99,6 @@ def random_task(name: str, clients: int, tiny: bool) -> fl.tasks.Task:
     )
 
 
-def crowd(clients: int) -> fl.tasks.Task:
-    """The task `digits` with so many clients of sixteen examples each, drawn with replacement."""
-    digits = fl.tasks.digits(clients=10)
-    ((x, y),) = digits.pooled().clients
-    rows = torch.from_numpy(np.random.default_rng(0).integers(len(y), size=(clients, 16)))
-    pairs = [(x[row], y[row]) for row in rows]
-    return fl.tasks.classification(
-        digits.model, pairs, test=digits.test, targets=digits.targets, name="digits"
-    )
-
-
 def free_memory() -> None:
     """Frees what is no longer needed; the peak of a GPU begins anew."""
     gc.collect()
@@ -142,27 +130,12 @@ def measure_step(task: fl.tasks.Task, peer: str, device: str, turns: int) -> dic
     return {"seconds": seconds[1:], "MiB": peak_memory(device)}
 
 
-def measure_federation(unit: str, device: str, clients: int, rounds: int) -> dict[str, Any]:
-    """Seconds of each round of a run on `digits`, everyone taking part, and peak memory.
-
-    Args: unit: "example" or "client". device: where. clients, rounds: how many.
-    """
-    plan = fl.Plan(rounds=rounds, local_steps=1, batch=16, lr=0.3)
-    privacy = fl.Privacy(unit=unit, clip_norm=0.5, noise_multiplier=1.0, delta=1e-5)
-    options: Any = {"device": device, "chunk_examples": CHUNK, "evaluate_every": rounds}
-    records = list(fl.run(crowd(clients), "fedlora", privacy, plan, **options))
-    return {"seconds": [record.seconds for record in records[1:]], "MiB": peak_memory(device)}
-
-
 def jobs(tiny: bool) -> Iterator[dict[str, Any]]:
     """What is measured, the most wanted first."""
     for clients in (1, 2) if tiny else CLIENTS:
         for model in MODELS:
             for peer in peers.PEERS:
                 yield {"what": model, "clients": clients, "peer": peer}
-        if clients == 1:
-            for unit in ("example", "client"):
-                yield {"what": "digits", "clients": 20 if tiny else CROWD, "peer": unit}
 
 
 def measure_all(device: str, minutes: float, tiny: bool, path: Path) -> None:
@@ -184,12 +157,8 @@ def measure_all(device: str, minutes: float, tiny: bool, path: Path) -> None:
         free_memory()
         found: dict[str, Any]
         try:
-            if job["what"] in MODELS:
-                task = random_task(job["what"], job["clients"], tiny)
-                found = measure_step(task, job["peer"], device, 2 if tiny else TURNS)
-            else:
-                rounds = 2 if tiny else ROUNDS
-                found = measure_federation(job["peer"], device, job["clients"], rounds)
+            task = random_task(job["what"], job["clients"], tiny)
+            found = measure_step(task, job["peer"], device, 2 if tiny else TURNS)
         except (RuntimeError, NotImplementedError, ValueError, MemoryError) as error:
             # One that does not fit in memory, or that Opacus refuses, costs only itself.
             why = f"{type(error).__name__}: {error}".splitlines()[0][:160]
@@ -200,19 +169,13 @@ def measure_all(device: str, minutes: float, tiny: bool, path: Path) -> None:
 
 
 def page(lines: list[dict[str, Any]], device: str) -> str:
-    """The measurements in words and two tables.
+    """The measurements in words and a table.
 
     Args: lines: of the file. device: its name, and torch's version.
     """
     steps: dict[tuple[str, int], dict[str, Any]] = {}
-    federations = [["federation", "clients", "protected", "s a round", "MiB"]]
     for line in lines:
-        if line["what"] in MODELS:
-            steps.setdefault((line["what"], line["clients"]), {})[line["peer"]] = line
-        elif line["seconds"]:
-            memory = "–" if line["MiB"] is None else f"{line['MiB']:.0f}"
-            took = spread(line["seconds"])
-            federations.append(["digits", f"{line['clients']:,}", line["peer"], took, memory])
+        steps.setdefault((line["what"], line["clients"]), {})[line["peer"]] = line
     head = ["private, ms", "private / plain", "Opacus, hooks / private", "ghost / private", "MiB"]
     rows = [["model", "clients", *head]]
     for (what, clients), by in steps.items():
@@ -230,12 +193,9 @@ def page(lines: list[dict[str, Any]], device: str) -> str:
 
 By `python -m benchmarks.gpu`: random weights, {EACH} examples of each client, rank {RANK} on query
 and value, texts of {TOKENS} tokens, frozen maps in bfloat16, at most {CHUNK} examples through the
-model at once (Opacus: one client's). Medians of {TURNS} steps. A federation is FedLoRA on `digits`,
-16 scans a client, everyone taking part.
+model at once (Opacus: one client's). Medians of {TURNS} steps.
 
-{markdown_table(rows)}
-
-{markdown_table(federations)}{missing}
+{markdown_table(rows)}{missing}
 """
 
 

@@ -7,11 +7,12 @@ reference from docstrings.
 
 Notebooks and pages have one home each; a temporary folder takes copies of them together with what
 is generated: the table of contents from the notebooks that are there, one page of reference for
-    each room of the library.
+each room of the library.
 """
 
 import argparse
 import html
+import math
 import pkgutil
 import re
 import shutil
@@ -26,11 +27,15 @@ import nbformat
 import yaml
 from readme import describe_schedule, filled, linked, own_rules
 
+import fedlora_lab
+from fedlora_lab import methods, plots
 from fedlora_lab._utils.markdown import markdown_table, require_visible
 from fedlora_lab.course.widgets.dial import page_script
+from fedlora_lab.plots.style import png
 
 ROOT = Path(__file__).resolve().parent.parent
-METHODS = ROOT / "docs" / "methods.md"
+DOCS = ROOT / "docs"
+METHODS = DOCS / "methods.md"
 PAGES = (
     "first_hour",
     "architecture",
@@ -51,6 +56,36 @@ PAGES = (
     "references",
     "open_elsewhere",
 )
+COPIED = {
+    "style.css": "_static",
+    "docstrings.py": "extensions",
+    "glossary.py": "extensions",
+    "mathml.py": "extensions",
+    "search_order.py": "extensions",
+    "search_order.js": "extensions",
+    "_config.yml": "",
+}
+"""File of book/ -> its folder in what the site is built from."""
+ROOM = """```{{eval-rst}}
+.. automodule:: {name}
+   :members:
+   :ignore-module-all:
+```
+"""
+REFERENCE = """# Reference
+
+Everything below comes from the docstrings.
+
+## What you use every day
+
+`import fedlora_lab as fl`, and then:
+
+{names}
+
+## All rooms
+
+{rooms}
+"""
 
 
 def notebooks() -> list[Path]:
@@ -58,42 +93,39 @@ def notebooks() -> list[Path]:
     return sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
+def first_cell(path: Path) -> str:
+    """The text of a notebook's first cell."""
+    notebook: Any = nbformat.read(path, as_version=4)
+    return notebook.cells[0].source
+
+
 def question(path: Path) -> str:
     """The question that a notebook asks in its first line."""
-    notebook: Any = nbformat.read(path, as_version=4)
-    first = notebook.cells[0].source.splitlines()[0]
-    assert first.startswith("# "), f"{path.name}: expected a heading in the first line"
-    return first.removeprefix("# ").strip()
+    return first_cell(path).splitlines()[0].removeprefix("# ").strip()
+
+
+def said(path: Path, name: str) -> str:
+    """What a notebook's first cell says after a name in bold, such as Time or Assumes."""
+    pattern = rf"\*\*{name}:\*\*\s*(.+?)\s*(?=\*\*\w+:\*\*|$)"
+    found = re.search(pattern, first_cell(path), re.M)
+    assert found, f"{path.name}: expected '**{name}:**' in the first cell"
+    words = found[1].rstrip(".")
+    return words[0].upper() + words[1:]
 
 
 def lessons() -> str:
     """The table of the course for the front page: question, time and what each lesson assumes."""
     paths = {path.name[:2]: path for path in notebooks()}
 
-    def with_links(words: str) -> str:
-        known = "|".join(paths)
-        return re.sub(
-            rf"\b({known})\b",
-            lambda found: f"[{found[1]}](notebooks/{paths[found[1]].name})",
-            words,
-        )
+    def link(found: re.Match) -> str:
+        return f"[{found[1]}](notebooks/{paths[found[1]].name})"
 
     rows = [["", "question", "time", "assumes"]]
     for number, path in paths.items():
-        time, assumes = said(path, "Time"), said(path, "Assumes")
-        link = f"[{question(path)}](notebooks/{path.name})"
-        rows.append([f"**{number}**", link, time, with_links(assumes)])
+        assumes = re.sub(rf"\b({'|'.join(paths)})\b", link, said(path, "Assumes"))
+        asked = f"[{question(path)}](notebooks/{path.name})"
+        rows.append([f"**{number}**", asked, said(path, "Time"), assumes])
     return markdown_table(rows)
-
-
-def said(path: Path, name: str) -> str:
-    """What a notebook's first cell says after a name in bold, such as Time or Assumes."""
-    notebook: Any = nbformat.read(path, as_version=4)
-    said_there = rf"\*\*{name}:\*\*\s*(.+?)\s*(?=\*\*\w+:\*\*|$)"
-    found = re.search(said_there, notebook.cells[0].source, re.M)
-    assert found, f"{path.name}: expected '**{name}:**' in the first cell"
-    words = found[1].rstrip(".")
-    return words[0].upper() + words[1:]
 
 
 def main_figure() -> str:
@@ -104,91 +136,65 @@ def main_figure() -> str:
     return found[0]
 
 
+# ---- the page of methods
+
+
 def row_lines(slug: str) -> str:
     """One method's row in Markdown, so far as the table above does not say it: what is sent up if
     it is not what moved, what was measured, and the source.
     """
-    from fedlora_lab import methods
-
     row: Any = methods.table().loc[slug]
-    words = {
-        "sent up": row["share"] if row["share"] != "what moved" else "",
-        "measured": measured(row),
-        "source": linked(row["source"]),
-    }
-    fields = [f"{name}: {value}" for name, value in words.items() if value]
-    return " · ".join([f"`{slug}`", *fields])
+    fields = [f"`{slug}`"]
+    if row["share"] != "what moved":
+        fields.append(f"sent up: {row['share']}")
+    if row["up"] >= 0:
+        fields.append(f"measured: {measured(row)}")
+    return " · ".join([*fields, f"source: {linked(row['source'])}"])
 
 
 def measured(row: Any) -> str:
-    """Bytes of a client's round and the deviation, as they were measured
-    (scripts/measure_methods.py).
-    """
-    if not row["up"] >= 0:
-        return ""
-    gap = (
-        "no common product"
-        if row["deviation"] is None or row["deviation"] != row["deviation"]
-        else row["deviation"]
-    )
-    deviation = (
-        gap if isinstance(gap, str) else "no deviation" if gap < 1e-5 else f"deviation {gap:.2g}"
-    )
+    """Bytes of a client's round and the deviation, as scripts/measure_methods.py measured them."""
+    gap = math.nan if row["deviation"] is None else row["deviation"]
+    deviation = "no deviation" if gap < 1e-5 else f"deviation {gap:.2g}"
+    deviation = "no common product" if math.isnan(gap) else deviation
     return f"{row['up'] / 1000:.1f} kB up, {row['down'] / 1000:.1f} kB down, {deviation}"
 
 
 def table() -> str:
     """The methods at a glance, each leading to its section."""
-    from fedlora_lab import methods
-
     frame: Any = methods.table()
     rows = [["method", "moves", "own rules", "exact mean", "in one line"]]
     for slug, row in frame.iterrows():
-        own = f"`{own_rules(row)}`" if own_rules(row) else ""
-        rows.append(
-            [
-                f"[{row['name']}](#{slug})",
-                describe_schedule(row),
-                own,
-                "yes" if row["exact"] else "no",
-                row["note"],
-            ]
-        )
+        rules = f"`{own_rules(row)}`" if own_rules(row) else ""
+        exact = "yes" if row["exact"] else "no"
+        name = f"[{row['name']}](#{slug})"
+        rows.append([name, describe_schedule(row), rules, exact, row["note"]])
     return markdown_table(rows)
 
 
 def methods_page() -> str:
     """docs/methods.md with its generated parts as the package has them."""
-    from fedlora_lab import methods
-
-    parts = {
-        "table": table(),
-        **{f"row {slug}": row_lines(slug) for slug in methods.ALL},
-    }
-    return filled(METHODS.read_text(encoding="utf-8"), parts)
+    parts = {f"row {slug}": row_lines(slug) for slug in methods.ALL}
+    return filled(METHODS.read_text(encoding="utf-8"), {"table": table(), **parts})
 
 
 def with_diagrams(page: str, folder: Path) -> str:
     """The page with a picture of each method's diagram under its row."""
-    from fedlora_lab import methods, plots
-    from fedlora_lab.plots.style import png
-
-    folder.mkdir(parents=True, exist_ok=True)
     for slug, method in methods.ALL.items():
         (folder / f"diagram-{slug}.png").write_bytes(png(plots.method_diagram(method)))
         end = f"<!-- /row {slug} -->"
-        page = page.replace(
-            end, f"{end}\n\n![The diagram of {method.name}](figures/diagram-{slug}.png)"
-        )
+        picture = f"![The diagram of {method.name}](figures/diagram-{slug}.png)"
+        page = page.replace(end, f"{end}\n\n{picture}")
     return page
+
+
+# ---- the reference
 
 
 def modules() -> dict[str, list[str]]:
     """Room -> its modules, for every public module of the package but the exercises, which hold the
     answers.
     """
-    import fedlora_lab
-
     rooms: dict[str, list[str]] = {}
     for found in pkgutil.walk_packages(fedlora_lab.__path__, "fedlora_lab."):
         parts = found.name.split(".")
@@ -200,69 +206,53 @@ def modules() -> dict[str, list[str]]:
 def summary(thing: Any) -> str:
     """The first sentence of a docstring, on one line."""
     text = " ".join((thing.__doc__ or "").strip().split("\n\n")[0].split()).replace("|", "\\|")
-    return re.sub(r"``", "`", text)
+    return text.replace("``", "`")
+
+
+def name_row(name: str) -> list[str]:
+    """A public name that leads to its place in the reference, and its meaning."""
+    home, attribute = fedlora_lab.HOMES[name]
+    thing = getattr(fedlora_lab, name)
+    place, role = f"fedlora_lab.{home}", "mod"
+    if attribute is not None:
+        place, role = f"{thing.__module__}.{thing.__qualname__}", "obj"
+    return [f"{{py:{role}}}`fl.{name} <{place}>`", summary(thing)]
 
 
 def reference(folder: Path) -> list[str]:
     """Write one page for each room and the page that lists them; gives the names of the rooms."""
-    import fedlora_lab
-
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True)
     rooms = modules()
-    for room, names in rooms.items():
-        text = [f"# {room}"]
-        for name in names:
-            text += ["", f"## {name}"] if len(names) > 1 else []
-            text += [
-                "",
-                "```{eval-rst}",
-                f".. automodule:: {name}",
-                "   :members:",
-                "   :ignore-module-all:",
-                "```",
-            ]
-        (folder / f"{room}.md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    lines = [
-        "# Reference",
-        "",
-        "Everything below comes from the docstrings.",
-        "",
-        "## What you use every day",
-        "",
-    ]
-    lines += ["`import fedlora_lab as fl`, and then:", "", "| name | meaning |", "|---|---|"]
-    for name in fedlora_lab.__all__:
-        home, attribute = fedlora_lab.HOMES[name]
-        place, role = (f"fedlora_lab.{home}", "mod") if attribute is None else (_home(name), "obj")
-        thing = import_module(place) if attribute is None else getattr(fedlora_lab, name)
-        lines.append(f"| {{py:{role}}}`fl.{name} <{place}>` | {summary(thing)} |")
-    lines += ["", "## All rooms", "", "| room | meaning |", "|---|---|"]
-    lines += [
-        f"| [{room}]({room}.md) | {summary(import_module(f'fedlora_lab.{room}'))} |"
-        for room in sorted(rooms)
-    ]
-    (folder / "index.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    listed = [["room", "meaning"]]
+    for room, names in sorted(rooms.items()):
+        heads = [f"## {name}\n\n" if len(names) > 1 else "" for name in names]
+        parts = [head + ROOM.format(name=name) for head, name in zip(heads, names, strict=True)]
+        text = "\n".join([f"# {room}\n", *parts])
+        (folder / f"{room}.md").write_text(text, encoding="utf-8")
+        listed.append([f"[{room}]({room}.md)", summary(import_module(f"fedlora_lab.{room}"))])
+    names = [["name", "meaning"], *map(name_row, fedlora_lab.__all__)]
+    text = REFERENCE.format(names=markdown_table(names), rooms=markdown_table(listed))
+    (folder / "index.md").write_text(text, encoding="utf-8")
     return sorted(rooms)
 
 
-def _home(name: str) -> str:
-    import fedlora_lab
+# ---- the site
 
-    thing = getattr(fedlora_lab, name)
-    return f"{thing.__module__}.{thing.__qualname__}"
+
+def files(folder: str, names: list[str]) -> list[dict[str, str]]:
+    """Entries of the table of contents."""
+    return [{"file": f"{folder}/{name}"} for name in names]
 
 
 def contents(rooms: list[str]) -> dict[str, Any]:
     """The table of contents."""
-    decisions = sorted(path.stem for path in (ROOT / "docs" / "decisions").glob("[0-9]*.md"))
-    look_up: list[dict[str, Any]] = [{"file": f"docs/{page}"} for page in PAGES]
-    look_up.append({"file": "api/index", "sections": [{"file": f"api/{room}"} for room in rooms]})
-    look_up.append(
-        {
-            "file": "docs/decisions/README",
-            "sections": [{"file": f"docs/decisions/{d}"} for d in decisions],
-        }
-    )
+    decisions = sorted(path.stem for path in (DOCS / "decisions").glob("[0-9]*.md"))
+    sections = files("docs/decisions", decisions)
+    look_up = [
+        *files("docs", list(PAGES)),
+        {"file": "api/index", "sections": files("api", rooms)},
+        {"file": "docs/decisions/README", "sections": sections},
+    ]
     course = [
         {"file": f"notebooks/{path.stem}", "title": f"{path.name[:2]} {question(path)}"}
         for path in notebooks()
@@ -286,46 +276,44 @@ def with_formulas(page: str) -> str:
     return re.sub(pattern, shown, page, flags=re.S)
 
 
+def readable(path: Path) -> Any:
+    """A notebook as the site shows it: exercises with their formulas, code in colours."""
+    notebook: Any = nbformat.read(path, as_version=4)
+    notebook.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
+    for cell in notebook.cells:
+        if "fl.course.exercises." in cell.source and cell.cell_type == "code":
+            for data in (output.get("data", {}) for output in cell.outputs):
+                if "text/html" in data:
+                    data["text/html"] = with_formulas(data["text/html"])
+    return notebook
+
+
 def assemble(folder: Path) -> None:
     """Put into an empty folder all that the site is built from."""
-    shutil.copytree(ROOT / "docs", folder / "docs")
-    (folder / "notebooks").mkdir()
-    for path in notebooks():
-        notebook: Any = nbformat.read(path, as_version=4)
-        notebook.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
-        for cell in notebook.cells:
-            if "fl.course.exercises." in cell.source and cell.cell_type == "code":
-                for data in (output.get("data", {}) for output in cell.outputs):
-                    if "text/html" in data:
-                        data["text/html"] = with_formulas(data["text/html"])
-        nbformat.write(notebook, folder / "notebooks" / path.name)
-    page = with_diagrams(methods_page(), folder / "docs" / "figures")
-    (folder / "docs" / "methods.md").write_text(page, encoding="utf-8")
-    rooms = reference(folder / "api")
-    parts = {"figure": main_figure(), "notebooks": lessons()}
-    front = filled((ROOT / "book" / "index.md").read_text(encoding="utf-8"), parts)
-    (folder / "index.md").write_text(front, encoding="utf-8")
+    shutil.copytree(DOCS, folder / "docs")
     shutil.copytree(ROOT / "book" / "story", folder / "book" / "story")
-    for source, target in (
-        ("style.css", "_static"),
-        ("docstrings.py", "extensions"),
-        ("glossary.py", "extensions"),
-        ("mathml.py", "extensions"),
-        ("search_order.py", "extensions"),
-        ("search_order.js", "extensions"),
-        ("_config.yml", ""),
-    ):
-        (folder / target).mkdir(exist_ok=True)
+    for name in ("notebooks", "_static", "extensions"):
+        (folder / name).mkdir()
+    for source, target in COPIED.items():
         shutil.copy(ROOT / "book" / source, folder / target)
-    (folder / "_static" / "dials.js").write_text(page_script(), encoding="utf-8")
-    toc = yaml.safe_dump(contents(rooms), sort_keys=False, allow_unicode=True)
-    (folder / "_toc.yml").write_text(toc, encoding="utf-8")
+    for path in notebooks():
+        nbformat.write(readable(path), folder / "notebooks" / path.name)
+    front = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
+    pages = {
+        "docs/methods.md": with_diagrams(methods_page(), folder / "docs" / "figures"),
+        "index.md": filled(front, {"figure": main_figure(), "notebooks": lessons()}),
+        "_static/dials.js": page_script(),
+        "_toc.yml": yaml.safe_dump(contents(reference(folder / "api")), sort_keys=False),
+    }
+    for name, text in pages.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def build(out: Path) -> None:
     """Assemble and build; a warning is an error. The site replaces what stood in ``out``."""
     with tempfile.TemporaryDirectory() as work:
-        source, made = Path(work) / "source", Path(work) / "made"
+        source = Path(work) / "source"
+        made = Path(work) / "made"
         source.mkdir()
         assemble(source)
         # Half of its processor time went to walks of the garbage collector; it ends before the
@@ -333,17 +321,15 @@ def build(out: Path) -> None:
         program = "import gc; gc.disable(); from jupyter_book.cli.main import main; main()"
         command = [sys.executable, "-c", program, "build", str(source), "--path-output", str(made)]
         subprocess.run([*command, "-W", "--keep-going", "-q"], check=True)
-        if out.exists():
-            shutil.rmtree(out)
+        shutil.rmtree(out, ignore_errors=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(made / "_build" / "html", out)
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "book")
     parser.add_argument("--fill", action="store_true")
     arguments = parser.parse_args()

@@ -1,13 +1,10 @@
 """Write docs/sharp_edges.md from `fl.review.mistakes`: every mistake, and its numbers measured.
 
-    python scripts/edges.py            rewrites the page
-    python scripts/edges.py --check    leaves with status 1 where the page is not that of a new run
+    python scripts/edges.py
 
 Half a minute: every number on the page is measured anew.
 """
 
-import argparse
-import sys
 import textwrap
 from pathlib import Path
 
@@ -108,18 +105,6 @@ def page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def main() -> None:
-    """The command line."""
-    layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
-    parser.add_argument("--check", action="store_true")
-    new = page()
-    if parser.parse_args().check:
-        same = new == PAGE.read_text(encoding="utf-8")
-        sys.exit(0 if same else f"{PAGE.name}: run python scripts/edges.py")
-    write_atomically(PAGE, require_visible(new), shared=True)
-    print(f"{PAGE}: {len(MISTAKES)} mistakes")
-
-
 if __name__ == "__main__":
-    main()
+    write_atomically(PAGE, require_visible(page()), shared=True)
+    print(f"{PAGE}: {len(MISTAKES)} mistakes")

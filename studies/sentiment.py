@@ -27,8 +27,7 @@ from torch import Tensor, nn
 
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_number
-from fedlora_lab.tasks import partition
+from fedlora_lab._utils.validation import check
 
 DOMAINS = {
     "films": "movieReviewSnippets_GroundTruth.txt",
@@ -36,7 +35,7 @@ DOMAINS = {
     "tweets": "tweets_GroundTruth.txt",
     "news": "nytEditorialSnippets_GroundTruth.txt",
 }
-"""Name of the domain -> file in the archive."""
+"""Client, one for each domain -> its file in the archive."""
 SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
@@ -44,65 +43,53 @@ SHA256 = {
 }
 STRENGTH = 0.5
 """Smallest distance of a rating from neutral; 19,459 sentences have it."""
+TEST = 0.025
+"""Share of every domain to test on; half as much again is to validate."""
+LENGTH = 64
+"""Tokens kept of a sentence."""
 
 
 def sentiment(
-    clients: int = 4,
-    seed: int = 0,
-    *,
-    max_length: int = 64,
-    test: float = 0.025,
-    limit: int | None = None,
-    targets: Sequence[str] = ("query", "value"),
-    head: str | None = "head",
+    seed: int = 0, *, targets: Sequence[str] = ("query", "value"), head: str | None = "head"
 ) -> fl.tasks.Task:
-    """Builds the task; each domain has its own clients.
+    """Builds the task.
 
     Args:
-        clients: 4, or a multiple of 4 that cuts every domain at random into equal parts.
-        seed: of the split, the limit and the classifier's start.
-        max_length: tokens kept of a sentence.
-        test: share of every domain to test on; half as much again is to validate.
-        limit: sentences taken of every domain, drawn at random; ``None``: all.
+        seed: of the split and the classifier's start.
         targets, head: as of `fl.tasks.classification`.
     """
-    parts, remainder = divmod(clients, len(DOMAINS))
-    check(remainder == 0 and parts > 0, "clients", clients, f"a multiple of {len(DOMAINS)}")
-    check_number("test", test, 0, 0.5, open_low=True)
-    tokens, labels, domains = _tokens(max_length)
+    tokens, labels, domains = _tokens()
     splits = []
     for domain in range(len(DOMAINS)):
         draw = Streams(seed).numpy("sentiment split", domain)
-        rows = draw.permutation(np.flatnonzero(domains == domain))[:limit]
-        first = max(1, round(test * len(rows)))
-        second = first + max(1, round(test * len(rows) / 2))
+        rows = draw.permutation(np.flatnonzero(domains == domain))
+        first = max(1, round(TEST * len(rows)))
+        second = first + max(1, round(TEST * len(rows) / 2))
         splits.append(np.split(rows, [first, second]))
-    public, validation, private = map(np.concatenate, zip(*splits, strict=True))
+    test, validation, private = zip(*splits, strict=True)
 
     def examples(rows: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
         ids = torch.from_numpy(tokens[rows].astype(np.int64))
-        return {"input_ids": ids, "attention_mask": (ids != 0).long()}, torch.from_numpy(
-            labels[rows]
-        )
+        mask = (ids != 0).long()
+        return {"input_ids": ids, "attention_mask": mask}, torch.from_numpy(labels[rows])
 
-    def by_length(rows: np.ndarray) -> np.ndarray:
+    def by_length(parts: Sequence[np.ndarray]) -> np.ndarray:
         """Batches of texts of like length carry little padding."""
+        rows = np.concatenate(parts)
         return rows[np.argsort((tokens[rows] != 0).sum(1), kind="stable")]
 
-    names = [name if parts == 1 else f"{name} {i + 1}" for name in DOMAINS for i in range(parts)]
     task = fl.tasks.classification(
         SentenceClassifier(read("model.safetensors"), seed),
-        [examples(private[part]) for part in partition.by_group(domains[private], parts, seed)],
-        test=examples(by_length(public)),
+        [examples(rows) for rows in private],
+        test=examples(by_length(test)),
         validation=examples(by_length(validation)),
         targets=targets,
         head=head,
         labels=("negative", "positive"),
-        client_names=names,
+        client_names=list(DOMAINS),
         name="sentiment",
     )
-    arguments = {"clients": clients, "seed": seed, "max_length": max_length, "test": test}
-    arguments |= {"limit": limit, "targets": list(targets), "head": head}
+    arguments = {"seed": seed, "targets": list(targets), "head": head}
     return replace(task, info={"task": "sentiment", "arguments": arguments, "sha256": SHA256})
 
 
@@ -153,31 +140,31 @@ def read(name: str) -> bytes:
     return content
 
 
-def rated_sentences() -> list[tuple[str, float, str]]:
-    """Reads (domain, mean rating in [-4, 4], text) of every row, neutral ones included."""
-    rows = []
-    with tarfile.open(fileobj=io.BytesIO(read("hutto_ICWSM_2014.tar.gz"))) as archive:
-        for domain, file in DOMAINS.items():
-            stream = archive.extractfile(f"hutto_ICWSM_2014/{file}")
-            assert stream is not None
-            lines = stream.read().decode("utf-8-sig").split("\n")
-            table = [line.rstrip("\r").split("\t", 2) for line in lines if line.rstrip("\r")]
-            rows += [(domain, float(score), text) for _, score, text in table]
-    return rows
-
-
 @cache
-def _tokens(max_length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens (19459, max_length) padded with 0, labels (19459,) and domains (19459,)."""
+def _tokens() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens (19459, LENGTH) padded with 0, labels (19459,) and domains (19459,)."""
     from tokenizers import Tokenizer
 
-    rows = [row for row in rated_sentences() if abs(row[1]) >= STRENGTH]
+    texts = []
+    labels = []
+    domains = []
+    with tarfile.open(fileobj=io.BytesIO(read("hutto_ICWSM_2014.tar.gz"))) as archive:
+        for domain, file in enumerate(DOMAINS.values()):
+            stream = archive.extractfile(f"hutto_ICWSM_2014/{file}")
+            assert stream is not None
+            for line in stream.read().decode("utf-8-sig").split("\n"):
+                if not line.rstrip("\r"):
+                    continue
+                _, rating, text = line.rstrip("\r").split("\t", 2)
+                if abs(float(rating)) >= STRENGTH:
+                    texts.append(text)
+                    labels.append(int(float(rating) > 0))
+                    domains.append(domain)
     tokenizer = Tokenizer.from_str(read("tokenizer.json").decode("utf-8"))
-    tokenizer.enable_truncation(max_length)
-    tokenizer.enable_padding(length=max_length)
-    ids = [code.ids for code in tokenizer.encode_batch([text for _, _, text in rows])]
-    domains = [list(DOMAINS).index(domain) for domain, _, _ in rows]
-    return np.array(ids, np.int32), np.array([int(row[1] > 0) for row in rows]), np.array(domains)
+    tokenizer.enable_truncation(LENGTH)
+    tokenizer.enable_padding(length=LENGTH)
+    ids = [code.ids for code in tokenizer.encode_batch(texts)]
+    return np.array(ids, np.int32), np.array(labels), np.array(domains)
 
 
 if "sentiment" not in fl.tasks.TASKS:

@@ -1,7 +1,6 @@
 """The rules of the course, held over every notebook."""
 
 import ast
-import json
 import re
 import runpy
 from pathlib import Path
@@ -105,19 +104,6 @@ def test_outputs_are_kept_clean_and_small(path):
     assert sum(map(bool, outputs)) >= len(outputs) / 2
     text = path.read_text(encoding="utf-8")
     assert str(Path.home()) not in text and str(ROOT) not in text
-
-
-@pytest.mark.slow
-def test_a_notebook_becomes_slides():
-    """Every heading begins one, every figure stands in it, and the notebook itself is unchanged."""
-    notebook = read(PATHS[10])
-    before = json.dumps(notebook)
-    page = TOOL["slides"](notebook)
-    headings = [x for x in notebook.cells if x.cell_type == "markdown" and x.source[0] == "#"]
-    pictures = before.count('"image/png"')
-    assert "reveal" in page and page.count("<section") > len(headings) + pictures
-    assert page.count("data:image/png;base64,") >= pictures > 2
-    assert json.dumps(notebook) == before
 
 
 def test_the_teachers_page_names_predictions_that_exist():

@@ -130,11 +130,11 @@ def page(table: pd.DataFrame, machine: str) -> str:
     """
     seconds = table.set_index(["case", "peer", "turn"])["seconds"].sort_index()
     rows = [["ratio of times", "of a", "measured", "asked"]]
-    for words, case, one, other, asked in RATIOS:
-        ratio = seconds[case, one] / seconds[case, other]
-        rows.append([words, case, spread(ratio), asked])
+    for label, case, one, reference, goal in RATIOS:
+        ratio = seconds[case, one] / seconds[case, reference]
+        rows.append([label, case, spread(ratio), goal])
     times = [["time of", "seconds", "asked"]]
-    times += [[case, spread(seconds[case, peer]), asked] for case, peer, asked in SECONDS]
+    times += [[case, spread(seconds[case, peer]), goal] for case, peer, goal in SECONDS]
     return f"""# Speed
 
 Rebuilt by `make bench`. Medians, with the middle 80 % of the turns in brackets.

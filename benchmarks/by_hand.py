@@ -162,16 +162,16 @@ def federate(out: Path, rounds: int = ROUNDS, workers: int = 2) -> dict[str, Any
 
     Args: out: folder of the adapter. rounds: how many. workers: processes that play the clients.
     """
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     server_app = ServerApp()
 
     @server_app.main()
     def main(grid: Grid, context: Context) -> None:
-        found.update(serve(grid, out, rounds))
+        result.update(serve(grid, out, rounds))
 
     backend: Any = {
         "init_args": {"num_cpus": workers, "log_to_driver": False, "include_dashboard": False},
         "client_resources": {"num_cpus": 1},
     }
     run_simulation(server_app, client_app, CLIENTS, backend_config=backend)
-    return found
+    return result

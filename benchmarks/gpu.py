@@ -88,14 +88,14 @@ def random_task(name: str, clients: int, tiny: bool) -> fl.tasks.Task:
             return x, x["input_ids"].clone()
         return x, torch.randint(config.num_labels, (count,), generator=draw)
 
-    given: dict[str, Any] = {"loss": next_token_loss, "metrics": {}} if kind == "llama" else {}
+    objective: dict[str, Any] = {"loss": next_token_loss, "metrics": {}} if kind == "llama" else {}
     return fl.tasks.Task(
         name=name,
         model=model,
         targets=default_targets(model),
         clients=tuple(examples(EACH) for _ in range(clients)),
         test=examples(2),
-        **given,
+        **objective,
     )
 
 
@@ -155,17 +155,17 @@ def measure_all(device: str, minutes: float, tiny: bool, path: Path) -> None:
             click.echo("The minutes are over; the same command goes on.")
             return
         free_memory()
-        found: dict[str, Any]
+        result: dict[str, Any]
         try:
             task = random_task(job["what"], job["clients"], tiny)
-            found = measure_step(task, job["peer"], device, 2 if tiny else TURNS)
+            result = measure_step(task, job["peer"], device, 2 if tiny else TURNS)
         except (RuntimeError, NotImplementedError, ValueError, MemoryError) as error:
             # One that does not fit in memory, or that Opacus refuses, costs only itself.
-            why = f"{type(error).__name__}: {error}".splitlines()[0][:160]
-            found = {"seconds": [], "MiB": None, "refused": why}
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+            result = {"seconds": [], "MiB": None, "refused": reason}
         longest = max(longest, perf_counter() - since)
-        append_line(path, {"key": key, **job, **found})
-        click.echo(f"{key}: {found.get('refused') or spread(found['seconds']) + ' s'}")
+        append_line(path, {"key": key, **job, **result})
+        click.echo(f"{key}: {result.get('refused') or spread(result['seconds']) + ' s'}")
 
 
 def page(lines: list[dict[str, Any]], device: str) -> str:
@@ -179,11 +179,11 @@ def page(lines: list[dict[str, Any]], device: str) -> str:
     head = ["private, ms", "private / plain", "Opacus, hooks / private", "ghost / private", "MiB"]
     rows = [["model", "clients", *head]]
     for (what, clients), by in steps.items():
-        own, plain, hooks, ghost = (
+        private, plain, hooks, ghost = (
             float(np.median(by[peer]["seconds"])) if by.get(peer, {}).get("seconds") else np.nan
             for peer in peers.PEERS
         )
-        ratios = (1000 * own, own / plain, hooks / own, ghost / own)
+        ratios = (1000 * private, private / plain, hooks / private, ghost / private)
         cells = [f"{x:.2f}" if np.isfinite(x) else "–" for x in ratios]
         memory = by.get("private", {}).get("MiB")
         rows.append([what, f"{clients}", *cells, "–" if memory is None else f"{memory:.0f}"])

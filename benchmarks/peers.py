@@ -111,8 +111,8 @@ def plain(task: Task, batch: int, rank: int, how: How = USUAL) -> Step:
     model = peft_model(task, rank, how)
     x, y = concatenate(examples(task, batch))
     cpu = torch.device("cpu")
-    parts = split_batch(x, torch.arange(len(y)), cpu, how.chunk)
-    batches = [(prepare_inputs(task, take(x, part), cpu), y[part]) for part in parts]
+    groups = split_batch(x, torch.arange(len(y)), cpu, how.chunk)
+    batches = [(prepare_inputs(task, take(x, part), cpu), y[part]) for part in groups]
     batches = [on_device(data, how.device) for data in batches]
     optimizer = torch.optim.SGD(moving(model), lr=RATE)
 

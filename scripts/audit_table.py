@@ -34,16 +34,16 @@ def audit(task: fl.tasks.Task, slug: str, unit: str, target: float, seed: int) -
     planned = fl.Privacy(unit=unit, delta=DELTA).calibrate(epsilon=target, task=task, plan=PLAN)
     sigma = float(np.max(np.asarray(planned.noise_multiplier, float)))
     privacy = fl.Privacy(unit=unit, noise_multiplier=sigma, delta=DELTA)
-    found = fl.audit.canaries(
+    result = fl.audit.canaries(
         task, slug, privacy, PLAN, lora=fl.Lora(8, 8.0), canaries=500, confidence=0.99, seed=seed
     )
     row: dict[str, Any] = {"method": slug, "unit": unit, "target": target, "seed": seed}
     row |= {"noise_multiplier": sigma, "canaries": 500, "confidence": 0.99, "delta": DELTA}
-    row |= {view: found.lower.get(view, float("nan")) for view in ("loss", "update")}
+    row |= {view: result.lower.get(view, float("nan")) for view in ("loss", "update")}
     for name in ("epsilon_lower", "gaussian_lower", "ceiling", "epsilon_upper"):
-        row[name] = getattr(found, name)
+        row[name] = getattr(result, name)
     floats = {name: float(f"{x:.5g}") for name, x in row.items() if isinstance(x, float)}
-    return {**row, **floats, "invalid": found.invalid or "", "holds": found.holds}
+    return {**row, **floats, "invalid": result.invalid or "", "holds": result.holds}
 
 
 def main(seeds: int) -> None:

@@ -107,10 +107,10 @@ def question(path: Path) -> str:
 def said(path: Path, name: str) -> str:
     """What a notebook's first cell says after a name in bold, such as Time or Assumes."""
     pattern = rf"\*\*{name}:\*\*\s*(.+?)\s*(?=\*\*\w+:\*\*|$)"
-    found = re.search(pattern, first_cell(path), re.M)
-    assert found, f"{path.name}: expected '**{name}:**' in the first cell"
-    words = found[1].rstrip(".")
-    return words[0].upper() + words[1:]
+    match = re.search(pattern, first_cell(path), re.M)
+    assert match, f"{path.name}: expected '**{name}:**' in the first cell"
+    sentence = match[1].rstrip(".")
+    return sentence[0].upper() + sentence[1:]
 
 
 def lessons() -> str:
@@ -123,17 +123,17 @@ def lessons() -> str:
     rows = [["", "question", "time", "assumes"]]
     for number, path in paths.items():
         assumes = re.sub(rf"\b({'|'.join(paths)})\b", link, said(path, "Assumes"))
-        asked = f"[{question(path)}](notebooks/{path.name})"
-        rows.append([f"**{number}**", asked, said(path, "Time"), assumes])
+        question_link = f"[{question(path)}](notebooks/{path.name})"
+        rows.append([f"**{number}**", question_link, said(path, "Time"), assumes])
     return markdown_table(rows)
 
 
 def main_figure() -> str:
     """The first figure of README.md, as Markdown for the front page."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = re.search(r"!\[[^\]]+\]\(docs/figures/[^)]+\)", readme)
-    assert found, "README.md: expected a figure of docs/figures with alternative text"
-    return found[0]
+    match = re.search(r"!\[[^\]]+\]\(docs/figures/[^)]+\)", readme)
+    assert match, "README.md: expected a figure of docs/figures with alternative text"
+    return match[0]
 
 
 # ---- the page of methods
@@ -174,8 +174,8 @@ def table() -> str:
 
 def methods_page() -> str:
     """docs/methods.md with its generated parts as the package has them."""
-    parts = {f"row {slug}": row_lines(slug) for slug in methods.ALL}
-    return filled(METHODS.read_text(encoding="utf-8"), {"table": table(), **parts})
+    rows = {f"row {slug}": row_lines(slug) for slug in methods.ALL}
+    return filled(METHODS.read_text(encoding="utf-8"), {"table": table(), **rows})
 
 
 def with_diagrams(page: str, folder: Path) -> str:
@@ -196,10 +196,10 @@ def modules() -> dict[str, list[str]]:
     answers.
     """
     rooms: dict[str, list[str]] = {}
-    for found in pkgutil.walk_packages(fedlora_lab.__path__, "fedlora_lab."):
-        parts = found.name.split(".")
-        if not any(part.startswith(("_", "lesson_")) for part in parts):
-            rooms.setdefault(parts[1], []).append(found.name)
+    for module in pkgutil.walk_packages(fedlora_lab.__path__, "fedlora_lab."):
+        names = module.name.split(".")
+        if not any(part.startswith(("_", "lesson_")) for part in names):
+            rooms.setdefault(names[1], []).append(module.name)
     return rooms
 
 
@@ -226,8 +226,8 @@ def reference(folder: Path) -> list[str]:
     listed = [["room", "meaning"]]
     for room, names in sorted(rooms.items()):
         heads = [f"## {name}\n\n" if len(names) > 1 else "" for name in names]
-        parts = [head + ROOM.format(name=name) for head, name in zip(heads, names, strict=True)]
-        text = "\n".join([f"# {room}\n", *parts])
+        sections = [head + ROOM.format(name=name) for head, name in zip(heads, names, strict=True)]
+        text = "\n".join([f"# {room}\n", *sections])
         (folder / f"{room}.md").write_text(text, encoding="utf-8")
         listed.append([f"[{room}]({room}.md)", summary(import_module(f"fedlora_lab.{room}"))])
     names = [["name", "meaning"], *map(name_row, fedlora_lab.__all__)]
@@ -257,11 +257,11 @@ def contents(rooms: list[str]) -> dict[str, Any]:
         {"file": f"notebooks/{path.stem}", "title": f"{path.name[:2]} {question(path)}"}
         for path in notebooks()
     ]
-    parts = [
+    chapters = [
         {"caption": "The course", "chapters": course},
         {"caption": "To look up", "chapters": look_up},
     ]
-    return {"format": "jb-book", "root": "index", "parts": parts}
+    return {"format": "jb-book", "root": "index", "parts": chapters}
 
 
 def with_formulas(page: str) -> str:

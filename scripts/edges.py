@@ -57,8 +57,8 @@ def heading(mistake: Mistake) -> str:
 
 def anchor(mistake: Mistake) -> str:
     """The place of an edge's section on the page, as GitHub and the site name it."""
-    kept = "".join(c for c in heading(mistake).lower() if c.isalnum() or c in "_- ")
-    return kept.replace(" ", "-")
+    text = "".join(c for c in heading(mistake).lower() if c.isalnum() or c in "_- ")
+    return text.replace(" ", "-")
 
 
 def wrapped(text: str) -> str:
@@ -97,12 +97,12 @@ def reported_table() -> str:
 
 def page() -> str:
     """docs/sharp_edges.md as the mistakes are now, measured now."""
-    parts = [*map(wrapped, HEAD.split("\n\n")), edges_table()]
+    sections = [*map(wrapped, HEAD.split("\n\n")), edges_table()]
     for group in GROUPS:
-        own = [mistake for mistake in EDGES.values() if mistake.group == group]
-        parts += [f"## {group}", *map(section, own)]
-    parts += ["## Reported elsewhere", wrapped(REPORTED), reported_table()]
-    return "\n\n".join(parts) + "\n"
+        edges = [mistake for mistake in EDGES.values() if mistake.group == group]
+        sections += [f"## {group}", *map(section, edges)]
+    sections += ["## Reported elsewhere", wrapped(REPORTED), reported_table()]
+    return "\n\n".join(sections) + "\n"
 
 
 if __name__ == "__main__":

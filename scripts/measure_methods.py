@@ -42,15 +42,15 @@ def measured(row: Method) -> dict[str, float | None]:
 
 def main(asked: list[str]) -> None:
     """Measures the named rows, or all."""
-    kept = json.loads(MEASURED_FILE.read_text(encoding="utf-8"))["methods"] if asked else {}
-    found: dict[str, Any] = {}
+    before = json.loads(MEASURED_FILE.read_text(encoding="utf-8"))["methods"] if asked else {}
+    table: dict[str, Any] = {}
     for slug, row in fl.methods.ALL.items():
-        if slug in kept and slug not in asked:
-            found[slug] = kept[slug]
+        if slug in before and slug not in asked:
+            table[slug] = before[slug]
         else:
-            found[slug] = measured(row)
+            table[slug] = measured(row)
     setting = {"task": "digits", "clients": 10, "plan": PLAN, "lora": LORA, "seed": 0}
-    content = {"setting": setting | {"privacy": None}, "methods": found}
+    content = {"setting": setting | {"privacy": None}, "methods": table}
     write_atomically(MEASURED_FILE, to_json(content), shared=True)
 
 

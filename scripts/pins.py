@@ -53,11 +53,11 @@ def closure(requirements: list[Requirement]) -> dict[str, str]:
             continue
         seen.add(key)
         try:
-            found = distribution(requirement.name)
+            installed = distribution(requirement.name)
         except PackageNotFoundError:
             continue  # needed elsewhere only: another system or another Python
-        pins[key[0]] = Version(found.version).public
-        for text in found.requires or []:
+        pins[key[0]] = Version(installed.version).public
+        for text in installed.requires or []:
             inner = Requirement(text)
             if inner.marker is None or any(
                 inner.marker.evaluate({"extra": extra}) for extra in (*key[1], "")

@@ -13,10 +13,10 @@ def plan(sigma: float, rate: float, releases: int) -> dict[str, object]:
     """Returns ε of a plan, and the largest share of members that an attacker finds."""
     privacy = Privacy(noise_multiplier=sigma, sample_rate=rate, delta=dials.PLAN_DELTA)
     ledger = privacy.ledger(releases)
-    found = ledger.tradeoff(np.array(dials.PLAN_FALSE_ALARMS))
+    shares = ledger.tradeoff(np.array(dials.PLAN_FALSE_ALARMS))
     return {
         "epsilon": float(f"{ledger.epsilon():.4g}"),
-        "found": [float(f"{share:.3g}") for share in found],
+        "found": [float(f"{share:.3g}") for share in shares],
     }
 
 

@@ -223,8 +223,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Pretrain on printed digits.")
     parser.add_argument("task", choices=sorted(RECIPES))
     parser.add_argument("--out", type=Path, required=True, help="folder of weights and card")
-    given = parser.parse_args()
-    print(json.dumps(pretrain(RECIPES[given.task], given.out), indent=2))
+    arguments = parser.parse_args()
+    print(json.dumps(pretrain(RECIPES[arguments.task], arguments.out), indent=2))
 
 
 if __name__ == "__main__":

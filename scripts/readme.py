@@ -99,8 +99,8 @@ def main() -> None:
         FIGURE.write_bytes(png(plots.overview(frame)))
         write_atomically(NUMBERS, summary(frame).to_csv(index=False), shared=True)
     table = pd.read_csv(NUMBERS)
-    parts = {README: {"methods": methods_table()}, RESULTS: {"results": results_table(table)}}
-    for page, content in parts.items():
+    blocks = {README: {"methods": methods_table()}, RESULTS: {"results": results_table(table)}}
+    for page, content in blocks.items():
         write_atomically(page, filled(page.read_text(encoding="utf-8"), content), shared=True)
 
 

@@ -54,8 +54,8 @@ def budget(epsilon: float) -> str:
 
 def best_other(here: Any) -> str:
     """The row with the highest mean among those that start as drawn."""
-    others = here[~here["method"].str.startswith("balanced")]
-    return str(others.groupby("method")["accuracy"].mean().idxmax())
+    as_drawn = here[~here["method"].str.startswith("balanced")]
+    return str(as_drawn.groupby("method")["accuracy"].mean().idxmax())
 
 
 def lead(here: Any, one: str, other: str) -> Any:
@@ -81,10 +81,10 @@ def over_all(frames: Any) -> str:
     places = [part for frame in frames for _, part in frame.groupby("epsilon")]
     rows = [["Balanced LoRA against", "ahead", "level", "behind"]]
     for one, other in LEADS[1:]:
-        found = [lead(here, one, other) for here in places]
-        ahead = sum(x.low > 0 for x in found)
-        behind = sum(x.high < 0 for x in found)
-        counts = (ahead, len(found) - ahead - behind, behind)
+        gaps = [lead(here, one, other) for here in places]
+        ahead = sum(x.low > 0 for x in gaps)
+        behind = sum(x.high < 0 for x in gaps)
+        counts = (ahead, len(gaps) - ahead - behind, behind)
         rows.append([BEST if other == BEST else name(other), *map(str, counts)])
     intro = f"Over all {len(places)} places with privacy, by the intervals above:"
     return f"{intro}\n\n{markdown_table(rows)}"
@@ -94,10 +94,10 @@ def suggested(part: Any, tuned: Any) -> list[str]:
     """By how much the settings of `fl.suggest_lr` are behind the tuned ones, paired by seed, over
     all methods and budgets of a place."""
     losses = []
-    for (method, epsilon), own in part.groupby(["method", "epsilon"]):
+    for (method, epsilon), rows in part.groupby(["method", "epsilon"]):
         best = select_rows(tuned, method=method, epsilon=epsilon)
         if not best.empty:
-            both = pd.concat([own.assign(method="suggested"), best.assign(method="tuned")])
+            both = pd.concat([rows.assign(method="suggested"), best.assign(method="tuned")])
             losses.append(paired_difference(both, "suggested", "tuned"))
     points = [100 * loss.mean for loss in losses]
     numbers = [f"{x:+.1f}" for x in (sum(points) / len(points), min(points), max(points))]
@@ -108,23 +108,23 @@ def suggested(part: Any, tuned: Any) -> list[str]:
 def parts() -> Iterator[str]:
     """The paragraphs of the block."""
     frames = runner.read_studies(RESULTS)
-    there = [key for key in MAIN if key in frames]
+    keys = [key for key in MAIN if key in frames]
     yield INTRO
-    for key in there:
+    for key in keys:
         frame: pd.DataFrame = frames[key]
         rows = frame.groupby("epsilon", dropna=False)["method"].transform("nunique")
-        one = STUDIES[key]
-        tries = frame.get("tries", pd.Series([one.tries]))
+        study = STUDIES[key]
+        tries = frame.get("tries", pd.Series([study.tries]))
         span = " to ".join(f"{n}" for n in sorted({tries.min(), tries.max()}))
         command = f"`python -m studies {key}`, {span} tries a row"
-        yield f"**{one.note[0].upper()}{one.note[1:]}** ({command})."
+        yield f"**{study.note[0].upper()}{study.note[1:]}** ({command})."
         yield leads(frame[rows == rows.max()])  # budgets at which every row is there
-    yield over_all([frames[key] for key in there])
+    yield over_all([frames[key] for key in keys])
     if "suggested" in frames:
         yield SUGGESTED
         table = [["study", "cases", "mean", "lowest", "highest", "intervals below zero"]]
         for (task, unit), part in frames["suggested"].groupby(["task", "unit"], sort=False):
-            if (key := f"{task}-{unit}") in there:
+            if (key := f"{task}-{unit}") in keys:
                 table.append([f"`{key}`", *suggested(part, frames[key])])
         yield markdown_table(table)
 

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from fedlora_lab._utils.validation import check, check_one_of
 from fedlora_lab.measures.statistics import find_collapsed_by_group, seed_pairs, t_interval
 from studies.declared import STUDIES
 from studies.runner import count_runs, load_results, read_studies
@@ -76,11 +75,6 @@ class Claim:
     numbers: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
 
-    def __post_init__(self) -> None:
-        check_one_of("tag", self.tag, ("primary", "secondary", "inferred"))
-        check("arXiv:" in self.source, "source", self.source, "an arXiv id")
-        check(bool(self.places) != ("untested" in self.judge), "places", self.places, "a place")
-
     @property
     def claimed(self) -> float:
         """The size that was claimed, as a share; NaN where none was."""
@@ -108,8 +102,9 @@ class Claim:
 
     def methods(self, place: Place) -> list[str]:
         """The methods whose rows are read at a place."""
-        own = self.arguments(place)
-        return [own["method"]] if "method" in own else [own["one"], own["other"]]
+        arguments = self.arguments(place)
+        names = ("method",) if "method" in arguments else ("one", "other")
+        return [arguments[name] for name in names]
 
 
 ARGUMENTS = ("one", "other", "method", "measure", "measures", "label", "ends", "within", "by")
@@ -222,12 +217,12 @@ def steadier(rows: Rows, one: str, other: str) -> Effect:
         table = part.pivot(index="seed", columns="setting", values="accuracy")
         number = table.count()
         square = (table - table.mean()) ** 2
-        whole = 0.5 * np.log(square.sum().sum() / (number - 1).sum())
+        log_std = 0.5 * np.log(square.sum().sum() / (number - 1).sum())
         # Without one of its numbers a sum of squares is less by n / (n - 1) of that one's square.
-        rest = square.sum().sum() - (square * number / (number - 1)).sum(axis=1)
+        left = square.sum().sum() - (square * number / (number - 1)).sum(axis=1)
         free = (number - 1).sum() - table.notna().sum(axis=1)
-        logs[method] = count * whole - (count - 1) * 0.5 * np.log(rest / free)
-        sizes.append(f"{100 * math.exp(whole):.1f}")
+        logs[method] = count * log_std - (count - 1) * 0.5 * np.log(left / free)
+        sizes.append(f"{100 * math.exp(log_std):.1f}")
     low = f"the standard deviation over seeds of {one} lies below that of {other}"
     what = f"how far {low} ({' and '.join(sizes)} points)"
     values = (logs[one] - logs[other]).dropna()
@@ -236,8 +231,8 @@ def steadier(rows: Rows, one: str, other: str) -> Effect:
 
 def change_of_lead(rows: Rows, one: str, other: str, label: str, ends: Any) -> Any:
     """How the lead grows from the first end of a knob to the second, by seed."""
-    parts = [select_rows(rows.frame, **{label: end}) for end in ends]
-    first, last = (seed_pairs(part, one, other, "accuracy") for part in parts)
+    at_ends = [select_rows(rows.frame, **{label: end}) for end in ends]
+    first, last = (seed_pairs(part, one, other, "accuracy") for part in at_ends)
     return ((last[one] - last[other] - first[one] + first[other]) / rows.room).dropna()
 
 
@@ -266,11 +261,11 @@ def own_lead(rows: Rows, method: str, one: str, other: str) -> Effect:
 def insensitive(rows: Rows, method: str, label: str, ends: Any, within: float) -> Effect:
     """A knob turned from end to end moves a method's accuracy by no more than ``within``."""
     first, last = (f"{method} at {describe_label(label, end)}" for end in ends)
-    parts = [
+    at_ends = [
         select_rows(rows.frame, **{label: end}).assign(method=name)
         for end, name in zip(ends, (first, last), strict=True)
     ]
-    effect = lead(rows._replace(frame=pd.concat(parts)), last, first, within)
+    effect = lead(rows._replace(frame=pd.concat(at_ends)), last, first, within)
     what = f"accuracy of {last} less that at {describe_label(label, ends[0])}"
     return replace(effect, what=what)
 
@@ -404,11 +399,11 @@ def label_columns(frame: pd.DataFrame) -> list[str]:
 
 def select_rows(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
     """Selects the rows with these labels; ``epsilon=None`` is no privacy."""
-    kept: Any = frame
+    rows: Any = frame
     for name, value in where.items():
-        column = kept[name]
-        kept = kept[column.isna() if value is None else column == value]
-    return kept
+        column = rows[name]
+        rows = rows[column.isna() if value is None else column == value]
+    return rows
 
 
 def end_of(values: pd.Series, end: Any) -> Any:
@@ -484,7 +479,7 @@ def measure_at(claim: Claim, place: Place, frames: Frames, means: Frames) -> Fou
     Args: claim, place: what and where. frames: study -> rows. means: study -> `mean_scores`.
     """
     study = place["study"]
-    own = claim.arguments(place)
+    arguments = claim.arguments(place)
     methods = claim.methods(place)
     labels = {k: v for k, v in place.items() if k != "study" and k not in ARGUMENTS}
     if study not in frames:
@@ -492,21 +487,23 @@ def measure_at(claim: Claim, place: Place, frames: Frames, means: Frames) -> Fou
     frame = frames[study]
     for name, value in labels.items():
         frame = select_rows(frame, **{name: end_of(frame[name], value)})
-    if "ends" in own:
-        own["ends"] = [end_of(frame[own["label"]], end) for end in own["ends"]]
-        frame = pd.concat([select_rows(frame, **{own["label"]: end}) for end in own["ends"]])
+    if "ends" in arguments:
+        label = arguments["label"]
+        ends = [end_of(frame[label], end) for end in arguments["ends"]]
+        frame = pd.concat([select_rows(frame, **{label: end}) for end in ends])
+        arguments["ends"] = ends
     frame = frame[frame["method"].isin(methods)]
     if missing := [x for x in methods if x not in {*frame["method"]}]:
         reason = f"study {study} has no runs of {', '.join(missing)} yet"
         return Found(describe_place(study, labels), study, None, reason)
     start = float(frame["before_accuracy"].mean())
     rows = Rows(frame, start, best_of_task(study, labels, start, means))
-    effect = RULES[claim.judge["rule"]](rows, **own)
+    effect = RULES[claim.judge["rule"]](rows, **arguments)
     if claim.sampled and not study.endswith("screens"):
         effect = replace(effect, count=f"{effect.count}; {describe_runs(rows, methods)}")
     # A place may compare other rows than the claim does elsewhere.
-    others = [str(place[x]) for x in ("method", "one", "other") if x in place]
-    return Found(", ".join((describe_place(study, labels), *others)), study, effect)
+    compared = [str(place[x]) for x in ("method", "one", "other") if x in place]
+    return Found(", ".join((describe_place(study, labels), *compared)), study, effect)
 
 
 def verdict_row(claim: Claim, found: Found, level: float) -> dict[str, Any]:
@@ -523,20 +520,20 @@ def verdict_row(claim: Claim, found: Found, level: float) -> dict[str, Any]:
     if verdict == OPEN != alone:
         reason = f"alone it would be: {alone}; the correction for all claims leaves it open"
     low, mean, high = effect.interval(SHOWN)
-    words = f"{effect.what}: {share(mean)}"
-    words += f" [{share(low)}, {share(high)}]" if low != high else ""
-    words += f" {effect.unit}" if effect.unit else ""
+    text = f"{effect.what}: {share(mean)}"
+    text += f" [{share(low)}, {share(high)}]" if low != high else ""
+    text += f" {effect.unit}" if effect.unit else ""
     if effect.within is not None:
-        words += (
+        text += (
             f"; asked: within ±{share(effect.within)}" if effect.within >= 1e-3 else "; asked: 0"
         )
     elif claim.numbers:
-        words += f"; claimed {share(claim.claimed)}, asked: more than {share(claim.asked)}"
+        text += f"; claimed {share(claim.claimed)}, asked: more than {share(claim.asked)}"
     together = effect.interval(level)
     row |= {"mean": mean, "low": low, "high": high}
     row |= {"low_together": together[0], "high_together": together[2]}
     row |= {"within": math.nan if effect.within is None else effect.within, "unit": effect.unit}
-    return {**row, "measured": f"{words}, {effect.count}", "verdict": verdict, "reason": reason}
+    return {**row, "measured": f"{text}, {effect.count}", "verdict": verdict, "reason": reason}
 
 
 def judge_claims(claims: Iterable[Claim], frames: Frames) -> pd.DataFrame:
@@ -552,25 +549,34 @@ def judge_claims(claims: Iterable[Claim], frames: Frames) -> pd.DataFrame:
     """
     claims = tuple(claims)
     means = {name: mean_scores(frame) for name, frame in frames.items()}
-    founds = [[measure_at(one, place, frames, means) for place in one.places] for one in claims]
-    there = [[x.effect is not None for x in found] for found in founds]
-    sampled = [sum(x) for one, x in zip(claims, there, strict=True) if one.sampled and any(x)]
-    main_level = 1 - (1 - SHOWN) / max(len(sampled), 1)
-    away_level = 1 - (1 - SHOWN) / max(sum(sampled) - len(sampled), 1)
+    results = {
+        claim.slug: [measure_at(claim, place, frames, means) for place in claim.places]
+        for claim in claims
+    }
+    # Of every claim that chance enters, one place decides and the others stand beside it.
+    counts = [
+        sum(found.effect is not None for found in results[claim.slug])
+        for claim in claims
+        if claim.sampled
+    ]
+    deciding = sum(map(bool, counts))
+    main_level = 1 - (1 - SHOWN) / max(deciding, 1)
+    away_level = 1 - (1 - SHOWN) / max(sum(counts) - deciding, 1)
     lines: list[dict[str, Any]] = []
-    for one, found, measured in zip(claims, founds, there, strict=True):
-        head = {"slug": one.slug, "claim": one.text, "source": one.source, "tag": one.tag}
-        head |= {"setting": one.setting, "claimed": one.claimed}
-        head |= {"asked": one.asked if one.numbers else math.nan}
-        if not one.places:
+    for claim in claims:
+        head = {"slug": claim.slug, "claim": claim.text, "source": claim.source, "tag": claim.tag}
+        head |= {"setting": claim.setting, "claimed": claim.claimed}
+        head |= {"asked": claim.asked if claim.numbers else math.nan}
+        if not claim.places:
             blank = {"at": "home", "place": "", "measured": "–", "unit": "", "command": ""}
-            blank |= {"verdict": UNTESTED, "reason": one.judge["untested"]}
+            blank |= {"verdict": UNTESTED, "reason": claim.judge["untested"]}
             lines.append({**head, **blank})
+        measured = [found.effect is not None for found in results[claim.slug]]
         main = measured.index(True) if any(measured) else 0
-        for i, x in enumerate(found):
-            row = verdict_row(one, x, main_level if i == main else away_level)
+        for i, found in enumerate(results[claim.slug]):
+            row = verdict_row(claim, found, main_level if i == main else away_level)
             row["at"] = "away" if i != main else "home" if i == 0 else "stand-in"
-            notes = (row["reason"], one.note if i == main else "")
+            notes = (row["reason"], claim.note if i == main else "")
             lines.append({**head, **row, "reason": "; ".join(filter(None, notes))})
     columns = "slug claim source tag setting at place measured mean low high low_together "
     columns += "high_together within unit claimed asked command verdict reason"
@@ -613,8 +619,8 @@ def claim_frames(folder: Path) -> dict[str, pd.DataFrame]:
     screens = {place["study"] for claim in CLAIMS for place in claim.places} - {*frames}
     for name in [name for name in frames if f"{name} screens" in screens]:
         path = folder / "runs" / f"{name}.jsonl"
-        there, whole = count_runs(STUDIES[name], path)
-        if there == whole:
+        done, runs = count_runs(STUDIES[name], path)
+        if done == runs:
             frames[f"{name} screens"] = screen_frame(name, path)
     if (path := folder / "updates.csv").is_file():
         frames["updates"] = pd.read_csv(path)

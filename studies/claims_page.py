@@ -121,9 +121,9 @@ def waiting(table: pd.DataFrame) -> str:
     """Which places wait for their runs, and which rows are to be measured again."""
     missing = study_of(table[table["verdict"] == WAITS]).value_counts()
     lines = [f"- `{name}`, for {n} of the judgements." for name, n in sorted(missing.items())]
-    for (study, method), why in STALE.items():
+    for (study, method), reason in STALE.items():
         # A test holds the last sentence.
-        row = f"- `{study}`, rows of `{method}`: {why}. No claim of this page reads them."
+        row = f"- `{study}`, rows of `{method}`: {reason}. No claim of this page reads them."
         lines.append(row)
     return WAITING.format(waits="\n".join(lines))
 
@@ -146,15 +146,15 @@ def place_name(place: str) -> str:
 
 def elsewhere(rows: pd.DataFrame) -> str:
     """The other places of a claim by their verdicts, each with its share and interval."""
-    found: dict[str, list[str]] = {}
+    by_verdict: dict[str, list[str]] = {}
     for row in rows.to_dict("records"):
         mean, low, high = (round(row[x], 2) + 0.0 for x in ("mean", "low", "high"))
         ends = "" if low == high else f" [{low:.0%}, {high:.0%}]"
         number = f": {mean:.0%}{ends}".replace("-", "−").replace("%", " %")
-        found.setdefault(row["verdict"], []).append(
-            place_name(row["place"]) + (number if mean == mean else "")
-        )
-    return "; ".join(f"*{verdict}*: {'; '.join(there)}" for verdict, there in found.items()) or "–"
+        number = number if mean == mean else ""
+        by_verdict.setdefault(row["verdict"], []).append(place_name(row["place"]) + number)
+    texts = [f"*{verdict}*: {'; '.join(names)}" for verdict, names in by_verdict.items()]
+    return "; ".join(texts) or "–"
 
 
 def verdict_section(table: pd.DataFrame, verdict: str) -> str:
@@ -169,8 +169,8 @@ def verdict_section(table: pd.DataFrame, verdict: str) -> str:
             at = "" if row["at"] == "home" else f"{row['at']}, "
             measured = f"{at}{place_name(row['place'])} – {measured}"
         measured = re.sub(SAID_ABOVE, "", measured)
-        others = table[(table["slug"] == row["slug"]) & (table["at"] == "away")]
-        lines.append((row["claim"], claimed, measured, row["reason"], elsewhere(others)))
+        away = table[(table["slug"] == row["slug"]) & (table["at"] == "away")]
+        lines.append((row["claim"], claimed, measured, row["reason"], elsewhere(away)))
     body = markdown_table(lines) if len(lines) > 1 else "None."
     return f"## {capitalized(verdict)}\n\n{body}\n"
 
@@ -182,14 +182,14 @@ def page(table: pd.DataFrame, frames: Any) -> str:
     """
     main = table[table["at"] != "away"]
     counts = main["verdict"].value_counts()
-    said = ", ".join(f"{counts.get(word, 0)} *{word}*" for word in VERDICTS)
+    summary = ", ".join(f"{counts.get(word, 0)} *{word}*" for word in VERDICTS)
     pictures = [
-        f"![{ALT}](figures/{name}.png)\n\n*{capitalized(words)}.*\n"
-        for name, words in FIGURES.items()
+        f"![{ALT}](figures/{name}.png)\n\n*{capitalized(caption)}.*\n"
+        for name, caption in FIGURES.items()
     ]
-    parts = [
+    sections = [
         OPENING.format(collapsed=RULE),
-        f"The verdicts of {len(main)} claims: {said}.\n",
+        f"The verdicts of {len(main)} claims: {summary}.\n",
         cost(frames),
         "## At a glance\n",
         *pictures,
@@ -199,19 +199,19 @@ def page(table: pd.DataFrame, frames: Any) -> str:
     ]
     # "4 % [1 %, 7 %]" says its unit three times.
     interval = r"(\S+) % \[(\S+) %, (\S+) %\]"
-    return re.sub(interval, r"\1 [\2, \3] %", "\n".join(parts))
+    return re.sub(interval, r"\1 [\2, \3] %", "\n".join(sections))
 
 
 def figure(table: pd.DataFrame) -> style.Picture:
     """Draws a row for each measured claim at the place that decides, a colour for each verdict."""
-    there = table[table["mean"].notna() & (table["at"] != "away")]
-    words = [textwrap.shorten(claim, 96, placeholder=" …") for claim in there["claim"]]
+    measured = table[table["mean"].notna() & (table["at"] != "away")]
+    sentences = [textwrap.shorten(claim, 96, placeholder=" …") for claim in measured["claim"]]
     return intervals(
-        there.assign(row=words),
+        measured.assign(row=sentences),
         by="row",
         hue="verdict",
         reference=0.0,
-        title=f"{len(there)} claims, by their verdict",
+        title=f"{len(measured)} claims, by their verdict",
         xlabel="← against the claim      share      with the claim →",
     )
 

@@ -124,8 +124,8 @@ def scale_knob(setting: Setting, knob: str, factor: float) -> Setting:
 
     Args: setting: what was tried. knob: of `POWERS`. factor: > 0.
     """
-    parts = zip(setting, POWERS[knob], strict=True)
-    return Setting(*(float(f"{x * factor**power:.4g}") for x, power in parts))
+    pairs = zip(setting, POWERS[knob], strict=True)
+    return Setting(*(float(f"{x * factor**power:.4g}") for x, power in pairs))
 
 
 @dataclass(frozen=True)
@@ -171,8 +171,8 @@ class Study:
         """Counts the runs that choose the setting of a case, where the grid does not go on."""
         if self.settings is not None:
             return 0
-        more = sum(len(stage.factors) * stage.keep for stage in self.stages)
-        return len(self.rates) + more + self.finalists * (len(self.tune_seeds) - 1)
+        later = sum(len(stage.factors) * stage.keep for stage in self.stages)
+        return len(self.rates) + later + self.finalists * (len(self.tune_seeds) - 1)
 
     @property
     def runs(self) -> int:
@@ -228,9 +228,9 @@ def sentiment(rows: Iterable[str], budgets: Iterable[float | None]) -> tuple[Cas
     where = ("sentiment", {"targets": places})
     privacy = {"clip_norm": 1.0, "delta": 1e-5}
     plan = {"rounds": 5, "local_steps": 5, "batch": 32}
-    parts: Any = privacy, plan, RANK4, {"products": "bfloat16"}
+    setting: Any = privacy, plan, RANK4, {"products": "bfloat16"}
     return tuple(
-        Case(methods.get(row), {"epsilon": e}, where, e, *parts) for e in budgets for row in rows
+        Case(methods.get(row), {"epsilon": e}, where, e, *setting) for e in budgets for row in rows
     )
 
 
@@ -363,10 +363,10 @@ def sweep(
     knob: str, settings: Mapping[float, Mapping[str, Any]], budget: float | None = 8.0
 ) -> tuple[Case, ...]:
     """Five methods at each value of a knob."""
-    parts = (
+    cases = (
         digits(MAIN[:5], (budget,), {knob: value}, **setting) for value, setting in settings.items()
     )
-    return tuple(case for part in parts for case in part)
+    return tuple(case for part in cases for case in part)
 
 
 CLIPS = {c: {"privacy": {**CLIP, "clip_norm": c}} for c in (0.1, 0.3, 1.0, 3.0, 10.0)}
@@ -482,17 +482,17 @@ SUGGESTED_CASES = tuple(
 
 def suggested() -> Study:
     """The main comparisons on tasks on which no limit was fitted, at what is suggested."""
-    given = json.loads(SUGGESTED_FILE.read_text(encoding="utf-8"))
+    numbers = json.loads(SUGGESTED_FILE.read_text(encoding="utf-8"))
     cases = []
     for case in SUGGESTED_CASES:
         labels = {"task": case.task[0], "unit": case.privacy.get("unit", "example"), **case.labels}
-        if case.key in given:
+        if case.key in numbers:
             cases.append(replace(case, labels=labels))
     return Study(
         "suggested",
         "MNIST and texts at the rate or clip that public numbers suggest, nothing tuned",
         tuple(cases),
-        settings={key: Setting(lr, clip) for key, (lr, clip) in given.items()},
+        settings={key: Setting(lr, clip) for key, (lr, clip) in numbers.items()},
     )
 
 

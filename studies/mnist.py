@@ -50,11 +50,11 @@ def mnist(
     x, y = scans(Path(os.environ.get("FEDLORA_STUDIES", ".")))
     order = torch.from_numpy(Streams(seed).numpy("mnist split").permutation(len(y)))
     test, validation, private = order.split([TEST, VALIDATION, len(y) - TEST - VALIDATION])
-    parts = partition.dirichlet(y[private], clients, alpha, seed, min_size)
+    clients_rows = partition.dirichlet(y[private], clients, alpha, seed, min_size)
     model, card = load_pretrained(Path(__file__).parent, "mnist_vit")
     task = fl.tasks.classification(
         model,
-        [(x[private[part]], y[private[part]]) for part in map(torch.from_numpy, parts)],
+        [(x[private[part]], y[private[part]]) for part in map(torch.from_numpy, clients_rows)],
         test=(x[test], y[test]),
         validation=(x[validation], y[validation]),
         targets=targets,

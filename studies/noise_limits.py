@@ -31,17 +31,18 @@ def profile() -> Iterator[dict[str, Any]]:
     """One row for each rate or clip norm that was tried on digits, the best of what it was tried
     with."""
     for name in ("digits-example", "digits-client"):
-        one, done = STUDIES[name], runner.load_results(RESULTS / "runs" / f"{name}.jsonl")
-        for case in (case for case in one.cases if case.epsilon is not None):
+        study = STUDIES[name]
+        done = runner.load_results(RESULTS / "runs" / f"{name}.jsonl")
+        for case in (case for case in study.cases if case.epsilon is not None):
             best: dict[float, dict[str, Any]] = {}
-            tried = [x for x in runner.screen(one, case, done)[0] if x.ratio == 1]
-            for job in one.screening_jobs(case, tried):
-                asked: Any = runner.job_arguments(job)
-                taken = tuned_rates.noise_taken_up(*asked)
+            tried = [x for x in runner.screen(study, case, done)[0] if x.ratio == 1]
+            for job in study.screening_jobs(case, tried):
+                arguments: Any = runner.job_arguments(job)
+                noise = tuned_rates.noise_taken_up(*arguments)
                 row = {"study": name, "method": case.method.slug, "epsilon": case.epsilon}
-                row |= {"kind": taken.kind, "lr": job.setting.lr, "clip": job.setting.clip}
-                row |= {"taken_up": taken.value, "score": runner.score(job, done)}
-                key = float(f"{taken.value:.3g}")
+                row |= {"kind": noise.kind, "lr": job.setting.lr, "clip": job.setting.clip}
+                row |= {"taken_up": noise.value, "score": runner.score(job, done)}
+                key = float(f"{noise.value:.3g}")
                 if key not in best or best[key]["score"] < row["score"]:
                     best[key] = row
             yield from (best[key] for key in sorted(best))
@@ -72,9 +73,10 @@ def main() -> None:
     print(fit_noise_limits(table))
     settings = {}
     for case in SUGGESTED_CASES:
-        asked: Any = runner.job_arguments(Job(case, Setting(Plan().rate("B")), 0, False))
-        found, clip = tuned_rates.suggest_lr(*asked), asked[2].clip_norm
-        settings[case.key] = [float(f"{x:.4g}") for x in (found.lr, found.clip_norm / clip)]
+        arguments: Any = runner.job_arguments(Job(case, Setting(Plan().rate("B")), 0, False))
+        suggestion = tuned_rates.suggest_lr(*arguments)
+        clip = suggestion.clip_norm / arguments[2].clip_norm
+        settings[case.key] = [float(f"{x:.4g}") for x in (suggestion.lr, clip)]
     write_atomically(SUGGESTED_FILE, to_json(settings))
 
 

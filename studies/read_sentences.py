@@ -38,18 +38,19 @@ def read_sentence(victim: attacks.Victim, upload: Any, length: int) -> torch.Ten
 
 def main() -> None:
     task: Any = sentiment(head=None)
-    victim, found = attacks.Victim.from_task(task, fl.Lora(RANK, float(RANK))), []
+    victim = attacks.Victim.from_task(task, fl.Lora(RANK, float(RANK)))
+    rows = []
     for k, (x, y) in enumerate(tqdm(task.clients)):
         length = x["attention_mask"].sum(1)
         for i in torch.nonzero((length >= 8) & (length <= 16)).flatten()[:EACH].tolist():
             n = int(length[i])
-            one = {key: value[i : i + 1, :n] for key, value in x.items()}, y[i : i + 1]
+            example = {key: value[i : i + 1, :n] for key, value in x.items()}, y[i : i + 1]
             for noise in NOISES:
-                upload = victim.upload(one, clip_norm=1.0, noise_multiplier=noise, draw=i)
-                right = int((read_sentence(victim, upload, n) == one[0]["input_ids"][0]).sum())
+                upload = victim.upload(example, clip_norm=1.0, noise_multiplier=noise, draw=i)
+                right = int((read_sentence(victim, upload, n) == example[0]["input_ids"][0]).sum())
                 row = {"domain": task.client_names[k], "noise": noise, "pieces": n, "right": right}
-                found.append(row)
-    pd.DataFrame(found).to_csv(OUT, index=False)
+                rows.append(row)
+    pd.DataFrame(rows).to_csv(OUT, index=False)
 
 
 if __name__ == "__main__":

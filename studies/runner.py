@@ -190,8 +190,8 @@ def finalists(study: Study, case: Case, done: Done) -> list[Setting] | None:
 
     Args: study, case: what is tuned. done: its results so far, see `load_results`.
     """
-    tried, whole = screen(study, case, done)
-    return _rank(study, case, tried, done)[: study.finalists] if whole else None
+    tried, all_ran = screen(study, case, done)
+    return _rank(study, case, tried, done)[: study.finalists] if all_ran else None
 
 
 def best_setting(study: Study, case: Case, done: Done) -> Setting | None:
@@ -232,14 +232,14 @@ def known_jobs(study: Study, case: Case, done: Done) -> Iterator[Job]:
 def count_runs(study: Study, path: Path) -> tuple[int, int]:
     """Counts the runs done, and all: a grid that went on takes more, shared settings fewer."""
     done = load_results(path)
-    there = 0
-    whole = study.runs
+    ran = 0
+    total = study.runs
     for case in study.cases:
         jobs = list(known_jobs(study, case, done))
-        there += sum(job.key in done for job in jobs)
+        ran += sum(job.key in done for job in jobs)
         if best_setting(study, case, done) is not None:
-            whole += len(jobs) - study.tries - len(study.seeds)
-    return there, whole
+            total += len(jobs) - study.tries - len(study.seeds)
+    return ran, total
 
 
 # ---- all runs
@@ -358,11 +358,11 @@ def describe_study(study: Study, path: Path) -> dict[str, Any]:
 
     Args: study: declared. path: its file of results.
     """
-    done, whole = count_runs(study, path)
+    done, total = count_runs(study, path)
     return {
         "study": study.name,
         "note": study.note,
-        "runs": whole,
+        "runs": total,
         "done": done,
         "versions": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
@@ -378,5 +378,5 @@ def read_study(name: str, folder: str | Path = "results") -> pd.DataFrame:
 
 def read_studies(folder: str | Path = "results") -> dict[str, pd.DataFrame]:
     """Reads the committed frames of the declared studies that were run, by name."""
-    there = [name for name in STUDIES if (Path(folder) / f"{name}.csv").is_file()]
-    return {name: read_study(name, folder) for name in there}
+    names = [name for name in STUDIES if (Path(folder) / f"{name}.csv").is_file()]
+    return {name: read_study(name, folder) for name in names}

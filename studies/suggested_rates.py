@@ -28,7 +28,7 @@ def collected() -> dict[str, Any]:
     """Task -> unit -> {"study", "rates": slug -> ε -> rate}, without rows that wait for new
     measurement.
     """
-    found: dict[str, Any] = {}
+    table: dict[str, Any] = {}
     for task, unit, name, where in READ:
         frame: Any = read_study(name, RESULTS)
         stale = {method for study, method in STALE if study == name}
@@ -40,8 +40,8 @@ def collected() -> dict[str, Any]:
             frame[["method", "epsilon", "lr"]].drop_duplicates().itertuples(index=False)
         ):
             rates.setdefault(slug, {})[budget_label(None if epsilon != epsilon else epsilon)] = lr
-        found.setdefault(task, {})[unit] = {"study": name, "rates": dict(sorted(rates.items()))}
-    return found
+        table.setdefault(task, {})[unit] = {"study": name, "rates": dict(sorted(rates.items()))}
+    return table
 
 
 def main() -> None:

@@ -1,12 +1,10 @@
-"""Rebuild the weights of the task `digits`, or of the studies' task `mnist`.
+"""Rebuild the weights of the task `digits`: a small vision transformer taught printed digits only.
 
-    python scripts/pretrain.py digits --out fedlora_lab/tasks/data
-    PYTHONPATH=. python scripts/pretrain.py mnist --out studies
+    python scripts/pretrain.py --out fedlora_lab/tasks/data
 
-A small vision transformer is taught printed digits only. They are drawn with the fonts that
-Matplotlib bundles, turned, sheared and stretched, and stored the way the handwritten set stores its
-scans. No handwritten digit is used to train or to choose anything; the handwritten accuracy in the
-card is measured once, at the end.
+The digits are drawn with the fonts that Matplotlib bundles, turned, sheared and stretched, and
+stored the way scikit-learn stores its scans. No handwritten digit is used to train or to choose
+anything; the handwritten accuracy in the card is measured once, at the end.
 """
 
 import argparse
@@ -14,12 +12,10 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import os
 import platform
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -38,24 +34,16 @@ PACKAGES = ("torch", "numpy", "matplotlib", "pillow", "scikit-learn", "safetenso
 EXAMPLES = 20_000
 SETTINGS = {"epochs": 8, "batch": 128, "peak": 2e-3, "seed": 0}
 """Epochs, batch, highest learning rate of the one cycle, and seed."""
+THREADS = 2
+"""With another number sums are rounded in another order: other last bits."""
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 
-class Recipe(NamedTuple):
-    """What differs between the two tasks."""
-
-    name: str
-    sizes: dict[str, int]  # arguments of `TinyViT`
-    scan: Callable[[np.ndarray, np.random.Generator], np.ndarray]  # ink -> pixels in [0, 1]
-    handwritten: Callable[[], Pair]
-    threads: int  # with another number sums are rounded in another order: other last bits
-    dtype: torch.dtype  # in which the weights are stored
-
-    def seed_of(self, purpose: str) -> int:
-        """The seed of one purpose, apart from the package's streams, which may change."""
-        text = f"{SETTINGS['seed']}/{self.name} pretraining {purpose}"
-        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") >> 1
+def seed_of(purpose: str) -> int:
+    """The seed of one purpose, apart from the package's streams, which may change."""
+    text = f"{SETTINGS['seed']}/digits pretraining {purpose}"
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 def faces() -> list[str]:
@@ -93,83 +81,47 @@ def typeset(digit: int, fonts: list[str], rng: np.random.Generator) -> np.ndarra
     return ink[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
 
 
-def resized(ink: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The ink on so many pixels, in grey from 0 to 255."""
-    page = Image.fromarray(ink.astype(np.uint8) * 255)
-    return np.asarray(page.resize((width, height), Image.Resampling.BILINEAR))
-
-
-def count_blocks(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """As scikit-learn's digits: fills the height of a 32 x 32 bitmap, counts 4 x 4 blocks: (8, 8).
+def scan(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Fills the height of a 32 x 32 bitmap and counts blocks of 4 x 4: (8, 8) in [0, 1].
 
     Proportions are kept, times a little squeeze.
     """
     squeeze = rng.uniform(0.85, 1.1)
     width = min(32, max(6, int(ink.shape[1] * 32 / ink.shape[0] * squeeze)))
     left = (32 - width) // 2
+    page = Image.fromarray(ink.astype(np.uint8) * 255)
     bitmap = np.zeros((32, 32))
-    bitmap[:, left : left + width] = resized(ink, width, 32) > 127
+    bitmap[:, left : left + width] = (
+        np.asarray(page.resize((width, 32), Image.Resampling.BILINEAR)) > 127
+    )
     return bitmap.reshape(8, 4, 8, 4).sum((1, 3)) / 16
 
 
-def centre_mass(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """As MNIST: fits 20 x 20 pixels, grey at the edges, centre of mass in the middle: (28, 28)."""
-    high, wide = (max(1, round(size * 20 / max(ink.shape))) for size in ink.shape)
-    grey = resized(ink, wide, high) / 255
-
-    def first(mass: np.ndarray) -> int:
-        centre = mass @ np.arange(len(mass)) / mass.sum()
-        return min(max(round(27 / 2 - centre), 0), 28 - len(mass))
-
-    top = first(grey.sum(1))
-    left = first(grey.sum(0))
-    image = np.zeros((28, 28))
-    image[top : top + high, left : left + wide] = grey
-    return image
-
-
-def sklearn_digits() -> Pair:
+def handwritten() -> Pair:
     """The digits of scikit-learn: (1797, 8, 8) float32 in [0, 1] and (1797,) int64."""
     digits: Any = load_digits()
     images = torch.tensor(digits.images / 16, dtype=torch.float32)
     return images, torch.tensor(digits.target, dtype=torch.int64)
 
 
-def mnist_scans() -> Pair:
-    """5,000 scans of MNIST from the folder that FEDLORA_STUDIES names."""
-    from studies.mnist import scans
-
-    return scans(Path(os.environ["FEDLORA_STUDIES"]))
-
-
-WIDE = {"image": 28, "patch": 14, "width": 128, "blocks": 3}
-RECIPES = {
-    "digits": Recipe("digits", {}, count_blocks, sklearn_digits, 2, torch.float32),
-    "mnist": Recipe("mnist", WIDE, centre_mass, mnist_scans, 1, torch.float16),
-}
-
-
-def printed(recipe: Recipe, count: int, purpose: str) -> Pair:
-    """Printed digits and their labels: (count, side, side) float32 in [0, 1] and (count,) int64."""
-    rng = np.random.default_rng(recipe.seed_of(purpose))
+def printed(count: int, purpose: str) -> Pair:
+    """Printed digits and their labels: (count, 8, 8) float32 in [0, 1] and (count,) int64."""
+    rng = np.random.default_rng(seed_of(purpose))
     fonts = faces()
     labels = rng.integers(0, 10, count)
-    images = [recipe.scan(typeset(digit, fonts, rng), rng) for digit in labels]
+    images = [scan(typeset(digit, fonts, rng), rng) for digit in labels]
     return torch.tensor(np.stack(images), dtype=torch.float32), torch.tensor(labels)
 
 
-def train(recipe: Recipe, x: torch.Tensor, y: torch.Tensor) -> TinyViT:
-    """AdamW, one cycle of the learning rate, label smoothing and a little noise on the pixels.
-
-    The weights are rounded as they are stored.
-    """
+def train(x: torch.Tensor, y: torch.Tensor) -> TinyViT:
+    """AdamW, one cycle of the learning rate, label smoothing and a little noise on the pixels."""
     epochs = int(SETTINGS["epochs"])
     batch = int(SETTINGS["batch"])
     with torch.random.fork_rng():
-        torch.manual_seed(recipe.seed_of("start"))
-        model = TinyViT(**recipe.sizes)
-    order = torch.Generator().manual_seed(recipe.seed_of("order"))
-    noise = torch.Generator().manual_seed(recipe.seed_of("pixels"))
+        torch.manual_seed(seed_of("start"))
+        model = TinyViT()
+    order = torch.Generator().manual_seed(seed_of("order"))
+    noise = torch.Generator().manual_seed(seed_of("pixels"))
     peak = SETTINGS["peak"]
     optimizer = torch.optim.AdamW(model.parameters(), peak / 2, weight_decay=0.01)
     steps = epochs * math.ceil(len(x) / batch)
@@ -181,7 +133,7 @@ def train(recipe: Recipe, x: torch.Tensor, y: torch.Tensor) -> TinyViT:
             F.cross_entropy(model(images), y[chosen], label_smoothing=0.1).backward()
             optimizer.step()
             schedule.step()
-    return model.to(recipe.dtype).float().eval()
+    return model.eval()
 
 
 @torch.no_grad()
@@ -190,42 +142,33 @@ def accuracy(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
     return (model(x).argmax(1) == y).double().mean().item()
 
 
-def pretrain(recipe: Recipe, out: Path) -> dict[str, Any]:
-    """Trains, and writes NAME_vit.safetensors and its card NAME_vit.json; returns the card."""
-    torch.set_num_threads(recipe.threads)
-    model = train(recipe, *printed(recipe, EXAMPLES, "examples"))
-    state = model.state_dict().items()
-    weights = save({name: value.to(recipe.dtype).contiguous() for name, value in state})
+def pretrain(out: Path) -> dict[str, Any]:
+    """Trains, and writes digits_vit.safetensors and its card digits_vit.json; returns the card."""
+    torch.set_num_threads(THREADS)
+    model = train(*printed(EXAMPLES, "examples"))
+    weights = save({name: value.contiguous() for name, value in model.state_dict().items()})
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
     card = {
         "model": "fedlora_lab.tasks.digits.TinyViT",
-        **({"sizes": recipe.sizes} if recipe.sizes else {}),
         "parameters": sum(p.numel() for p in model.parameters()),
         "trained_on": f"digits printed with {len(faces())} faces bundled with Matplotlib; "
         "no handwritten digit",
         "settings": {"examples": EXAMPLES, **SETTINGS},
-        "accuracy_printed_held_out": accuracy(model, *printed(recipe, 2000, "held out")),
-        "accuracy_handwritten_before_tuning": accuracy(model, *recipe.handwritten()),
+        "accuracy_printed_held_out": accuracy(model, *printed(2000, "held out")),
+        "accuracy_handwritten_before_tuning": accuracy(model, *handwritten()),
         "script": "scripts/pretrain.py",
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "faces": [Path(face).name for face in faces()],
         "versions": {"python": platform.python_version(), **versions},
-        "threads": recipe.threads,
+        "threads": THREADS,
     }
-    write_atomically(out / f"{recipe.name}_vit.safetensors", weights, shared=True)
+    write_atomically(out / "digits_vit.safetensors", weights, shared=True)
     text = json.dumps(card, indent=2) + "\n"
-    write_atomically(out / f"{recipe.name}_vit.json", text, shared=True)
+    write_atomically(out / "digits_vit.json", text, shared=True)
     return card
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Pretrain on printed digits.")
-    parser.add_argument("task", choices=sorted(RECIPES))
-    parser.add_argument("--out", type=Path, required=True, help="folder of weights and card")
-    arguments = parser.parse_args()
-    print(json.dumps(pretrain(RECIPES[arguments.task], arguments.out), indent=2))
-
-
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description="Pretrain on printed digits.")
+    parser.add_argument("--out", type=Path, required=True, help="folder of weights and card")
+    print(json.dumps(pretrain(parser.parse_args().out), indent=2))

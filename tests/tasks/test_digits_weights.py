@@ -38,12 +38,11 @@ def test_card_numbers_hold(card: dict, script: Any) -> None:
     model, shipped = load_pretrained()
     assert shipped == card
     # One scan is 0.0006: another library version may round one borderline output the other way.
-    handwritten = script.accuracy(model, *script.sklearn_digits())
+    handwritten = script.accuracy(model, *script.handwritten())
     assert handwritten == pytest.approx(card["accuracy_handwritten_before_tuning"], abs=0.0012)
     assert 0.5 < handwritten < 0.75
     # Fonts are drawn anew, by whatever Pillow and Matplotlib are installed.
-    digits = script.RECIPES["digits"]
-    printed = script.accuracy(model, *script.printed(digits, 2000, "held out"))
+    printed = script.accuracy(model, *script.printed(2000, "held out"))
     assert printed == pytest.approx(card["accuracy_printed_held_out"], abs=0.005)
 
 

@@ -10,7 +10,6 @@ after the minutes.
 """
 
 import gc
-import re
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -173,29 +172,25 @@ def page(lines: list[dict[str, Any]], device: str) -> str:
 
     Args: lines: of the file. device: its name, and torch's version.
     """
-    steps: dict[tuple[str, int], dict[str, Any]] = {}
+    medians = {
+        (line["what"], line["clients"], line["peer"]): float(np.median(line["seconds"]))
+        for line in lines
+        if line["seconds"]
+    }
+    rows = [["model", "clients", "step", "ms", "times the private step", "MiB at most"]]
     for line in lines:
-        steps.setdefault((line["what"], line["clients"]), {})[line["peer"]] = line
-    head = ["private, ms", "private / plain", "Opacus, hooks / private", "ghost / private", "MiB"]
-    rows = [["model", "clients", *head]]
-    for (what, clients), by in steps.items():
-        private, plain, hooks, ghost = (
-            float(np.median(by[peer]["seconds"])) if by.get(peer, {}).get("seconds") else np.nan
-            for peer in peers.PEERS
-        )
-        ratios = (1000 * private, private / plain, hooks / private, ghost / private)
-        cells = [f"{x:.2f}" if np.isfinite(x) else "–" for x in ratios]
-        memory = by.get("private", {}).get("MiB")
-        rows.append([what, f"{clients}", *cells, "–" if memory is None else f"{memory:.0f}"])
-    refused = [f"- {line['key']}: {line['refused']}" for line in lines if line.get("refused")]
-    missing = "\n\nNot measured:\n\n" + "\n".join(refused) if refused else ""
+        case = (line["what"], line["clients"])
+        median = medians.get((*case, line["peer"]), np.nan)
+        ratio = median / medians.get((*case, "private"), np.nan)
+        memory = line.get("refused") or ("–" if line["MiB"] is None else f"{line['MiB']:.0f}")
+        rows.append([*case, line["peer"], f"{1000 * median:.1f}", f"{ratio:.2f}", memory])
     return f"""# On {device}
 
 By `python -m benchmarks.gpu`: random weights, {EACH} examples of each client, rank {RANK} on query
 and value, texts of {TOKENS} tokens, frozen maps in bfloat16, at most {CHUNK} examples through the
 model at once (Opacus: one client's). Medians of {TURNS} steps.
 
-{markdown_table(rows)}{missing}
+{markdown_table(rows)}
 """
 
 
@@ -203,17 +198,15 @@ model at once (Opacus: one client's). Medians of {TURNS} steps.
 @click.option("--device", default="cuda", help="Such as cuda or cuda:1.  [cuda]")
 @click.option("--minutes", default=30.0, type=click.FloatRange(0), help="In all.  [30]")
 @click.option("--tiny", is_flag=True, help="Toy models, for a look at what would be done.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder of the results.")
-def main(device: str, minutes: float, tiny: bool, out: Path | None) -> None:
+def main(device: str, minutes: float, tiny: bool) -> None:
     warnings.simplefilter("ignore")  # Opacus warns of every hook; nothing here is tested
     on_gpu = torch.device(device).type == "cuda"
     if on_gpu and not torch.cuda.is_available():
         raise click.ClickException("no GPU here; a look at toy sizes: --device cpu --tiny")
     name = torch.cuda.get_device_name(device) if on_gpu else processor()
-    slug = re.sub(r"[^a-z0-9]+", "-", f"{name}{' tiny' if tiny else ''}".lower()).strip("-")
     # Toy numbers are no results.
-    out = out or (Path(tempfile.mkdtemp()) if tiny else HERE / "results")
-    path = out / f"gpu-{slug}.jsonl"
+    folder = Path(tempfile.mkdtemp()) if tiny else HERE / "results"
+    path = folder / f"gpu-{name.lower().replace(' ', '-')}.jsonl"
     measure_all(device, minutes, tiny, path)
     text = page(list(read_lines(path)), f"{name}, torch {torch.__version__}")
     click.echo(text)

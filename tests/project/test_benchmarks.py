@@ -65,7 +65,7 @@ def test_a_device_s_measurements_go_on_where_they_stopped(tmp_path, monkeypatch)
     assert path.read_bytes() == cut
     gpu.measure_all("cpu", 10, True, path)
     assert [line["key"] for line in read_lines(path)] == [line["key"] for line in whole]
-    assert "| decoder of 1 B | 1 |" in gpu.page(read_lines(path), "a processor")
+    assert "| decoder of 1 B | 1 | ghost |" in gpu.page(read_lines(path), "a processor")
 
 
 @pytest.mark.slow

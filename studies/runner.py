@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -301,8 +301,11 @@ def worker_pool(count: int) -> Iterator[RunJobs]:
 
         try:
             yield run
-        finally:
-            pool.shutdown(cancel_futures=True)
+        except BaseException:
+            # In the middle of their runs: what is unfinished is run again.
+            for process in active_children():
+                process.terminate()
+            raise
 
 
 def _end_with_parent() -> None:

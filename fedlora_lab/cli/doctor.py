@@ -1,4 +1,9 @@
-"""What is installed, what runs here, and the command that adds what is missing."""
+"""What is installed, what runs here, and the command that adds what is missing.
+
+>>> from fedlora_lab.cli import doctor
+>>> doctor.digits_row().value
+'ready'
+"""
 
 import os
 import platform

@@ -1,7 +1,8 @@
 """Tables of results: a row a method, a notebook's claims; and how numbers are shown."""
 
 import math
-from collections.abc import Container, Iterable
+from collections.abc import Container
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -107,18 +108,22 @@ def observer_phrase(trust: str | None) -> str:
     return "" if trust is None else f" against {AGAINST[trust]}"
 
 
+def format_score(score: float, interval: float) -> str:
+    """Formats a score with the half-width of its interval, if it has one."""
+    half = "" if math.isnan(interval) else f" ± {format_number(interval)}"
+    return format_number(score, infinite="∞") + half
+
+
 def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
     """Formats the summary as it is shown in the terminal and in the report."""
     measure = table.attrs.get("measure", "accuracy")
-    found = table.to_dict("records")
-    rows = [{str(name): value for name, value in row.items()} for row in found]
+    rows: Any = table.to_dict("records")
     return [
         {
             "method": str(row["method"]),
             "seeds": str(row["seeds"]),
             "before": format_number(row["before"], infinite="∞"),
-            "score": format_number(row["score"], infinite="∞")
-            + ("" if math.isnan(row["interval"]) else f" ± {format_number(row['interval'])}"),
+            "score": format_score(row["score"], row["interval"]),
             "deviation": format_deviation(row["deviation"]),
             "epsilon": format_number(row["epsilon"], 2),
             "up": bytes_text(row["bytes_up"]),
@@ -172,11 +177,6 @@ def align_columns(rows: list[list[str]], right: Container[int] = ()) -> list[str
     return lines
 
 
-def collapse_text(frame: pd.DataFrame) -> str:
-    """Describes a method's runs that collapsed; "" where none did."""
-    return display_rows(summary(frame))[0]["collapsed"]
-
-
 # ---- papers against measurement
 
 
@@ -203,16 +203,14 @@ def final_difference(
     return paired_difference(last_values(frame, measure), one, other, "value")
 
 
+@dataclass(frozen=True)
 class ClaimsTable:
     """Rows (claim with its source, what was measured here, verdict) as a notebook shows them."""
 
-    def __init__(self, rows: Iterable[tuple[str, str, str]]) -> None:
-        self.rows = [tuple(map(str, row)) for row in rows]
-        for row in self.rows:
-            check(len(row) == 3, "row", row, "claim, measurement, verdict")
+    rows: tuple[tuple[str, str, str], ...]
 
     def __repr__(self) -> str:
-        return "\n".join(" | ".join(row) for row in [HEAD, *self.rows])
+        return "\n".join(" | ".join(map(str, row)) for row in (HEAD, *self.rows))
 
     def _repr_html_(self) -> str:
         return html_table(self.rows, HEAD)
@@ -225,5 +223,4 @@ def claims_table(*rows: tuple[str, str, str]) -> ClaimsTable:
     claimed (source, its setting) | here (our setting) | holds?
     A < B (paper) | A < B | yes
     """
-    check(bool(rows), "rows", rows, "at least one")
     return ClaimsTable(rows)

@@ -11,7 +11,7 @@ docs/review.md shows how any other code is reviewed.
 >>> data = list(np.random.default_rng(0).normal(size=(16, 20)))
 >>> claims = fl.review.Claims(clip_norm=1.0, noise_multiplier=1.0)
 >>> sorted(fl.review.step(forgets_to_clip, data, claims).broken)
-['reach']
+['sensitivity']
 """
 
 from fedlora_lab.review import mistakes

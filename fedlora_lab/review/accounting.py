@@ -61,9 +61,9 @@ def epsilon_given(
         return math.inf
     sigma = claims.noise_multiplier
     sigma *= min(1.0, broken.get("noise size", 1.0))
-    # A reach of r clip norms is as good as noise that is r times smaller.
+    # A sensitivity of r clip norms is as good as noise that is r times smaller.
     limit = 2.0 if claims.relation == "replace" else 1.0
-    sigma *= limit / max(limit, broken.get("reach", limit))
+    sigma *= limit / max(limit, broken.get("sensitivity", limit))
     # Along a difference of correlated numbers the noise is smaller by this factor.
     shared = min(1.0, broken.get("noise independence", 0.0))
     sigma *= math.sqrt(1 - shared) if shared < 0.99 else 0.0

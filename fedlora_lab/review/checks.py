@@ -12,10 +12,10 @@ from fedlora_lab.review.claims import Claims, Finding, Step, Verdict
 from fedlora_lab.review.neighbours import LOUD, TRIED, Batch, same_numbers, scale
 from fedlora_lab.review.noise import Noise, Tie, lacks_rank, ties_between, ties_within
 from fedlora_lab.review.outputs import Outputs
-from fedlora_lab.review.reach import check_non_finite, check_reach, extreme_examples
+from fedlora_lab.review.sensitivity import check_non_finite, check_sensitivity, extreme_examples
 from fedlora_lab.review.trials import NOISE_SLACK, Trials, compare_noise, ratio_tails
 
-NEED_NOISE = ("reach", "non-finite", "noise law", "signal")
+NEED_NOISE = ("sensitivity", "non-finite", "noise law", "signal")
 LARGE_TENSOR = 300
 """Numbers of noise from which a tensor's own scale is known well enough to be divided by."""
 MOST_TESTED = 20_000
@@ -27,10 +27,10 @@ def step_findings(trials: Trials, others: Mapping[str, Step]) -> Iterator[Findin
     # Without any noise there is no unit in which the other checks could measure.
     if trials.names:
         strong, starts = extreme_examples(trials)
-        reach = [*check_reach(trials, strong, starts)]
-        yield from reach
+        found = [*check_sensitivity(trials, strong, starts)]
+        yield from found
         # Far beyond the limit, what is not finite adds nothing to what other examples do.
-        most = max(finding.number for finding in reach)
+        most = max(finding.number for finding in found)
         limit = max(trials.limit, most) if most <= 2 * trials.limit else math.inf
         yield from check_non_finite(trials, strong, limit)
         yield from check_noise_size(trials)

@@ -29,7 +29,7 @@ def _edge(place: str) -> str:
 
 
 CHECKS: dict[str, Check] = {
-    "reach": Check(
+    "sensitivity": Check(
         "how far one example moves all noised outputs together, in clip norms",
         "at most 1",
         _edge("7-a-clip-for-each-tensor-one-release-counted-serious"),

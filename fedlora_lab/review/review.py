@@ -142,7 +142,7 @@ def step(
     >>> data = list(np.random.default_rng(0).normal(size=(16, 20)))
     >>> claims = fl.review.Claims(clip_norm=1.0, noise_multiplier=2.0)
     >>> found = fl.review.step(private_sum, data, claims)
-    >>> found.sound, round(found["reach"].number, 3)
+    >>> found.sound, round(found["sensitivity"].number, 3)
     (True, 1.0)
     """
     check(isinstance(claims, Claims), "claims", claims, "fl.review.Claims(clip_norm=..., ...)")
@@ -202,7 +202,7 @@ def worst(findings: Sequence[Finding]) -> Finding:
     first = findings[0]
     if first.check == "noise size" and first.verdict == "broken":
         return min(findings, key=size)
-    if first.check == "reach" or first.verdict == "broken":
+    if first.check == "sensitivity" or first.verdict == "broken":
         return max(findings, key=size)
     return first
 

@@ -26,10 +26,10 @@ from fedlora_lab.review.noise import Noise, kept_places
 from fedlora_lab.review.outputs import Outputs
 
 SLACK = 1e-3
-"""Rounding that a reach may show, relative to the clip norm."""
+"""Rounding that a move may show, relative to the clip norm."""
 HOLDOUT = 4
 REPEATS = 9
-"""Further draws in which a reach beyond the limit must be the same to count as measured exactly:
+"""Further draws in which a move beyond the limit must be the same to count as measured exactly:
 after rounding to a coarse grid a few of them agree by chance."""
 MOST_COLUMNS = 4096
 KEPT_COLUMNS = 200_000

@@ -10,12 +10,11 @@ from frames import marked
 import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.course.lesson_08 import figures
-from fedlora_lab.methods.quantization import REACH, normal_float, normal_levels
+from fedlora_lab.methods.quantization import normal_float, normal_levels
 from fedlora_lab.tasks.task import concatenate
 
 
-@pytest.mark.parametrize("width", [1, 2, 4, 8])
-@pytest.mark.parametrize("block", [2, 64])
+@pytest.mark.parametrize(("width", "block"), [(1, 64), (2, 2), (4, 64), (8, 2)])
 def test_the_quantiser_error_is_the_mean_over_draws(width, block):
     draws = np.random.default_rng(width).standard_normal((400, 64))
     rule = normal_float(width, block)
@@ -26,7 +25,7 @@ def test_the_quantiser_error_is_the_mean_over_draws(width, block):
 
 @pytest.mark.slow
 def test_the_best_reach_loses_least():
-    """And QLoRA's rule for 4 bits, taken to others, is worse than 4 bits' own from 5 bits on."""
+    """Fault: a reach that is the best of another width or block size."""
 
     def error(reach, width, block):
         return theory.quantiser_error(theory.normal_float_levels(width, reach).tolist(), block)
@@ -34,11 +33,6 @@ def test_the_best_reach_loses_least():
     for case in ((2, 16), (3, 64), (8, 64), (4, 256)):
         least = min(error(reach, *case) for reach in np.linspace(0.7, 0.999, 60))
         assert error(theory.best_reach(*case), *case) <= least
-    derived = {w: 1 - (2.0**-w + 1 / (2**w - 1)) / 4 for w in (3, 4, 5)}
-    assert derived[4] == pytest.approx(REACH, abs=1e-6)
-    loss = {w: theory.quantiser_error(normal_levels(w, reach), 64) for w, reach in derived.items()}
-    assert loss[3] < theory.quantiser_error(normal_levels(3), 64)
-    assert loss[5] > theory.quantiser_error(normal_levels(5), 64)
 
 
 def test_normal_levels():

@@ -10,11 +10,11 @@ UNIT = mistakes.CLIP / mistakes.BATCH
 
 
 def test_a_sound_step_reaches_1():
-    """Fault: a reach that forgets a tensor, the denominator, or one of the three changes."""
+    """Fault: a sensitivity that forgets a tensor, the denominator, or one of the three changes."""
     batch = mistakes.examples(6)
-    found = figures.reach_by_change(mistakes.dp_sgd, batch, UNIT)
+    found = figures.sensitivity_by_change(mistakes.dp_sgd, batch, UNIT)
     assert found == pytest.approx(dict.fromkeys(figures.CHANGES, 1.0))
-    twice = figures.reach_by_change(sums_into_itself, batch, UNIT)
+    twice = figures.sensitivity_by_change(sums_into_itself, batch, UNIT)
     assert twice == pytest.approx(dict.fromkeys(figures.CHANGES, 2.0))
 
 

@@ -90,7 +90,7 @@ def test_a_loader_is_held_against_poisson_sampling(loader, right):
 
 @pytest.mark.slow
 def test_epsilon_given_is_that_of_what_was_measured():
-    """Fault: the claimed epsilon stated for a larger reach, another sampling, or a bare output."""
+    """Fault: the claimed epsilon stated for a larger move, another sampling, or a bare output."""
     claims = replace(SAMPLED, steps=100, delta=1e-5, epsilon=3.0)
 
     def spent(sigma, q, steps):
@@ -108,8 +108,10 @@ def test_epsilon_given_is_that_of_what_was_measured():
     halves = {"a": slice(0, 10), "b": slice(10, 20)}
     assert reviewed(sound).epsilon == spent(1.1, 0.02, 100)
     far = reviewed(twice)
-    assert far.broken == {"reach"} and far["reach"].number == pytest.approx(2**0.5, abs=1e-3)
-    assert far.epsilon == spent(1.1 / far["reach"].number, 0.02, 100)
+    assert far.broken == {"sensitivity"} and far["sensitivity"].number == pytest.approx(
+        2**0.5, abs=1e-3
+    )
+    assert far.epsilon == spent(1.1 / far["sensitivity"].number, 0.02, 100)
     assert "at least" in far.summary and "at least" not in reviewed(sound).summary
     cut = reviewed(sound, shuffled)
     # Shuffling hides more than an order that is known: what holds without it is no lower bound.

@@ -53,7 +53,7 @@ def test_opacus_passes(kind):
     found = fl.review.opacus(*parts, **steps, draws=32)
     assert found.sound, found
     told = {one.check for one in found.findings if one.verdict == "sound"}
-    assert told >= {"reach", "noise size", "sampling", "empty batch", "accounting"}
+    assert told >= {"sensitivity", "noise size", "sampling", "empty batch", "accounting"}
 
 
 @pytest.mark.slow
@@ -160,4 +160,4 @@ def test_a_flower_client_is_reviewed_as_its_server_sees_it(client, count):
     assert found.broken == {"un-noised output"} and count in found["un-noised output"].words
     claims["public"] = (count,)
     found = fl.review.flower(client, data, fl.review.Claims(**claims), parameters=start, draws=32)
-    assert found.sound and found["reach"].number == pytest.approx(1.0)
+    assert found.sound and found["sensitivity"].number == pytest.approx(1.0)

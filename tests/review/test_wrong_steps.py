@@ -310,10 +310,12 @@ RULES = {
     "centred by the batch": lambda rows: total(rows - finite(rows).mean(0)),
     "small sums": lambda rows: total(rows) * (np.linalg.norm(total(rows)) < 6),
 }
-REACH = {"reach"}
+SENSITIVITY = {"sensitivity"}
 DECIDED = {
-    **{name: Wrong(step_of(rule), REACH) for name, rule in RULES.items()},
-    "below the median, replaced": Wrong(step_of(below_median, denominator=12.0), REACH, REPLACED),
+    **{name: Wrong(step_of(rule), SENSITIVITY) for name, rule in RULES.items()},
+    "below the median, replaced": Wrong(
+        step_of(below_median, denominator=12.0), SENSITIVITY, REPLACED
+    ),
 }
 
 # ---- what leaves bare, other denominators, no seed
@@ -367,8 +369,8 @@ UNSEEDED = replace(CLAIMS, seeded=False)
 OTHERS = {
     "divides by its batch": Wrong(divides_by_its_batch, {"noise size"}, BATCH_OF_12),
     "noise of the largest norm": Wrong(noise_of_the_largest_norm, {"noise size"}),
-    "mean of its batch": Wrong(mean_of_its_batch, {"reach"}),
-    "counts a sum": Wrong(counted_sum, {"reach"}),
+    "mean of its batch": Wrong(mean_of_its_batch, {"sensitivity"}),
+    "counts a sum": Wrong(counted_sum, {"sensitivity"}),
     "a bare bias": Wrong(with_bare_bias, {"un-noised output"}),
     "a share of the clipped": Wrong(share_clipped, {"un-noised output"}),
     "a number each": Wrong(
@@ -380,9 +382,9 @@ OTHERS = {
         lambda e, s: sound(e, 0 * (1 // len(e)) + s), {"empty batch"}, SAMPLED
     ),
     "turned by calls": Wrong(turned_every_second_call(), INDEPENDENCE, UNSEEDED),
-    "mean, unseeded": Wrong(unseeded(mean_of_its_batch), REACH, UNSEEDED, MANY),
+    "mean, unseeded": Wrong(unseeded(mean_of_its_batch), SENSITIVITY, UNSEEDED, MANY),
     "skips, unseeded": Wrong(unseeded(SCALER), {"non-finite"}, UNSEEDED, MANY),
-    "median, unseeded": Wrong(unseeded(step_of(below_median)), REACH, UNSEEDED, MANY),
+    "median, unseeded": Wrong(unseeded(step_of(below_median)), SENSITIVITY, UNSEEDED, MANY),
 }
 WRONG = NOISE | BESIDE | DECIDED | OTHERS
 
@@ -404,7 +406,7 @@ def test_a_batch_that_decides_by_what_is_no_number_is_found():
     def step(examples, seed):
         return step_of(near_median)([(rows[tokens].sum(0), 0) for tokens in examples], seed)
 
-    assert "reach" in fl.review.step(step, data, CLAIMS, draws=16).broken
+    assert "sensitivity" in fl.review.step(step, data, CLAIMS, draws=16).broken
 
 
 @pytest.mark.parametrize("numbers", [1, 2])

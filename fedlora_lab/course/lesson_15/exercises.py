@@ -1,4 +1,4 @@
-"""Right and wrong answers to the exercises of notebook 15: a reach, an adapter, a mended step."""
+"""Right and wrong answers to the exercises of notebook 15."""
 
 import numpy as np
 
@@ -60,7 +60,7 @@ CALLS = {
 # ---- 15.1: how far one example moves a step
 
 
-def reach(step, batch, seed, C):
+def sensitivity(step, batch, seed, C):
     full = step(batch, seed)
     moved = []
     for i in range(len(batch)):
@@ -75,7 +75,7 @@ def another_seed(step, batch, seed, C):
     def unpaired(examples, seed):
         return step(examples, seed + (len(examples) < len(batch)))
 
-    return reach(unpaired, batch, seed, C)
+    return sensitivity(unpaired, batch, seed, C)
 
 
 # An example moves all tensors at once.
@@ -83,7 +83,7 @@ def largest_tensor(step, batch, seed, C):
     def only(name):
         return lambda examples, seed: {name: step(examples, seed)[name]}
 
-    return max(reach(only(name), batch, seed, C) for name in ("weight", "bias"))
+    return max(sensitivity(only(name), batch, seed, C) for name in ("weight", "bias"))
 
 
 # The example that moves most may be another.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 CHANGES = ("left out", "twice", "a million times")
 
 
-def reach_by_change(
+def sensitivity_by_change(
     step: Callable[[list, int], Mapping[str, Any]], batch: Sequence[Any], unit: float
 ) -> dict[str, float]:
     """Measures how far one example moves a step at most, by its change (see `CHANGES`).

@@ -125,7 +125,9 @@ def judge_shift(trials: Trials, check: str, words: str, shift: Shift, limit: flo
     return Finding(check, text, value, words, "broken" if broken else "sound")
 
 
-def check_reach(trials: Trials, strong: Example, starts: Sequence[Example]) -> Iterator[Finding]:
+def check_sensitivity(
+    trials: Trials, strong: Example, starts: Sequence[Example]
+) -> Iterator[Finding]:
     """How far one example moves everything, and whether any moves anything.
 
     Args: trials: of the step. strong, starts: see `extreme_examples`.
@@ -141,13 +143,13 @@ def check_reach(trials: Trials, strong: Example, starts: Sequence[Example]) -> I
     ]
     shifts = singles + [(trial.words, trials.measure(trial, brief=True)) for trial in among_copies]
     for words, shift in shifts:
-        yield judge_shift(trials, "reach", words, shift, trials.limit)
+        yield judge_shift(trials, "sensitivity", words, shift, trials.limit)
     words, best = max(singles, key=lambda single: single[1].value)
     # An example that is cut at the clip norm must show; one that hardly does proves nothing.
     uncertain = best.value <= trials.limit / 2 or best.value + 3 * best.error > 1.5 * trials.limit
     if best.error and uncertain:
         text = f"found {best.value:.2g} ± {best.error:.2g}: more draws would tell"
-        yield Finding("reach", text, best.value, words, "cannot tell")
+        yield Finding("sensitivity", text, best.value, words, "cannot tell")
     text = f"{words} moves the noised outputs by {best.value:.3g} clip norms"
     verdict: Verdict = "sound"
     if not any(shift.visible for _, shift in shifts):

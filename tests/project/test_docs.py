@@ -13,6 +13,7 @@ import pytest
 
 import fedlora_lab as fl
 from fedlora_lab._utils.markdown import hidden_lines, require_visible
+from fedlora_lab.review.claims import CHECKS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -82,20 +83,50 @@ def test_badges_lead_to_the_repository():
             assert f"(https://{host}" in first and f"notebooks/{path.name})" in first
 
 
+def run_page(page: str, given: dict[str, Any], one_seed: bool = False) -> dict[str, Any]:
+    """The names that the Python blocks of a page leave, run in order, with one seed for two."""
+    text = (DOCS / page).read_text("utf-8")
+    if one_seed:
+        assert "seeds=range(2)" in text
+        text = text.replace("seeds=range(2)", "seeds=range(1)")
+    names = dict(given)
+    for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)):
+        exec(compile(code, f"{page}, block {number}", "exec"), names)
+    return names
+
+
 @pytest.mark.slow
 def test_adding_a_method_runs():
-    """One seed in place of two. Its rows pass the contract: test_adding_a_method_is_adding_its_row,
-    and test_contract.py has one that stays near what its clients received."""
-    page = (DOCS / "adding_a_method.md").read_text("utf-8")
-    one_seed = page.replace("seeds=range(2)", "seeds=range(1)")
-    assert one_seed != page
-    adding: dict[str, Any] = {}
-    for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", one_seed, re.M | re.S)):
-        exec(compile(code, f"adding_a_method.md, block {number}", "exec"), adding)
+    """Its rows pass the contract: test_adding_a_method_is_adding_its_row, and test_contract.py has
+    one that stays near what its clients received."""
+    adding = run_page("adding_a_method.md", {}, one_seed=True)
     last = adding["last"]
-    row = adding["last"].loc
+    row = last.loc
     assert set(last.index) == {"fedlora", "rolora", "two-to-one", "fedlora-proximal"}
     assert last["epsilon"].nunique() == 1
     sent = [row[slug, "bytes_up"] for slug in ("two-to-one", "rolora", "fedlora")]
     assert sent[0] == sent[1] < sent[2]
     assert row["two-to-one", "deviation"] < 1e-5 < row["fedlora-proximal", "deviation"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Opacus warns of every hook
+def test_the_page_on_review_finds_what_it_says():
+    """And names every check."""
+    names = run_page("review.md", {})
+    assert {"reach", "empty batch"} <= {*names["review"].broken}
+    page = (DOCS / "review.md").read_text("utf-8")
+    assert re.findall(r"^\| ([a-z -]+) \| .+\? \|$", page, re.M) == [*CHECKS]
+
+
+@pytest.mark.slow
+def test_the_recipe_for_several_runs_stops_at_its_limit(tmp_path, monkeypatch):
+    """The second run of epsilon 9 would go beyond 10."""
+    monkeypatch.chdir(tmp_path)
+    task = fl.tasks.digits(clients=2)
+    plan = fl.Plan(rounds=2, local_steps=4, batch=16, lr=0.1)
+    privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=9, task=task, plan=plan)
+    given = {"task": task, "plan": plan, "privacy": privacy}
+    assert 8 < run_page("security.md", given)["last"].epsilon <= 9
+    with pytest.raises(SystemExit, match="calibrate it to a smaller one"):
+        run_page("security.md", given)

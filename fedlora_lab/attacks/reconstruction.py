@@ -166,8 +166,6 @@ def row_space(
         gradient: of A.
         rank: how many, where the attacker knows how many inputs there were; ``None``: those whose
             singular value exceeds ``tolerance`` times the largest.
-
-    Guarantees: test_lesson_11.py::test_span_residual_by_batch_size.
     """
     check_number("tolerance", tolerance, 0, 1)
     # The gradient of A is a sum of outer products with the inputs: its rows lie in their span.

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from fedlora_lab._utils.validation import check_whole
-from fedlora_lab.tasks.architectures import quiet
+from fedlora_lab.tasks.architectures import seeded
 from fedlora_lab.tasks.toys import tiny
 
 WORDS = ("good", "great", "fine", "poor", "awful", "dull", "film", "book", "song", "day", "very")
@@ -40,7 +40,7 @@ def materials(folder: str | Path, rows: int = 1000) -> Materials:
 
     check_whole("rows", rows, 1)
     table = _made_up(rows)
-    with quiet():
+    with seeded(0, "lesson 14 classifier"):
         tiny("bert", folder, table["text"], hidden_size=32, initializer_range=0.3)
         model = AutoModelForSequenceClassification.from_pretrained(str(folder))
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))

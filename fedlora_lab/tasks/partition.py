@@ -8,6 +8,7 @@ Every function returns one sorted int64 index vector per client. A seed is a who
 [[0, 2], [1]]
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -85,28 +86,14 @@ def dirichlet(
     return [np.sort(np.asarray(part, dtype=np.int64)) for part in dealt]
 
 
-def by_group(groups: Any, parts: int = 1, seed: int | None = 0) -> Split:
+def by_group(groups: Sequence[Any] | np.ndarray) -> Split:
     """Makes one client of each group, such as a domain or a site, in sorted order.
 
-    Args:
-        groups: (n,) the group of each example, of any kind that can be sorted.
-        parts: clients made of each group, cut at random, >= 1.
-        seed: of the cuts.
-    Raises: ValueError when a group has fewer examples than parts.
+    Args: groups: (n,) the group of each example, of any kind that can be sorted.
     Guarantees: test_partition.py::test_groups_stay_apart.
     """
-    groups = _column("groups", groups)
-    check_whole("parts", parts, 1)
-    split: Split = []
-    for i, group in enumerate(np.unique(groups)):
-        members = np.flatnonzero(groups == group)
-        room = f"at most {len(members)}, the examples of group {group!s}"
-        check(len(members) >= parts, "parts", parts, room)
-        # One part keeps the order of its rows, and takes nothing from the stream.
-        if parts > 1:
-            members = Streams(seed).numpy("partition group", i).permutation(members)
-        split.extend(np.sort(part).astype(np.int64) for part in np.array_split(members, parts))
-    return split
+    column = _column("groups", groups)
+    return [np.flatnonzero(column == group).astype(np.int64) for group in np.unique(column)]
 
 
 def _column(name: str, values: Any) -> np.ndarray:

@@ -21,7 +21,6 @@ SPLITS = {
     "without labels": lambda seed: dirichlet(alpha=None, seed=seed),
     "dirichlet": lambda seed: dirichlet(seed=seed),
     "infinite alpha": lambda seed: dirichlet(alpha=float("inf"), seed=seed),
-    "by group, cut": lambda seed: partition.by_group(NAMES, 4, seed),
 }
 
 
@@ -67,6 +66,3 @@ def test_labels_may_be_tensors_or_words(labels: Any) -> None:
 def test_groups_stay_apart() -> None:
     names = ["east", "north", "south"]
     assert [set(NAMES[part]) for part in partition.by_group(NAMES)] == [{name} for name in names]
-    cut = partition.by_group(NAMES, parts=3)
-    assert [set(NAMES[part]) for part in cut] == [{name} for name in names for _ in range(3)]
-    assert {len(part) for part in cut} == {33, 34}

@@ -21,7 +21,8 @@ SMALL = split("--clients 3 --rounds 2 --local-steps 1 --batch 8 --delta 1e-5 --l
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """A finished comparison of a method and two baselines."""
-    out, methods = tmp_path_factory.mktemp("runs") / "regression", "deer,central,non-private"
+    out = tmp_path_factory.mktemp("runs") / "regression"
+    methods = "deer,central,non-private"
     assert call("compare", "regression", "--methods", methods, *SMALL, "--out", out) == 0
     return out
 

@@ -48,11 +48,13 @@ def test_delta_lowers_the_one_run_bound():
 
 def test_choosing_the_guesses_is_paid_for():
     """Fault: on noise alone the best of several numbers of guesses errs more than it says."""
-    scores, included = [3.0, 2.0, 1.0, 0.0], [True, False, True, False]
+    scores = [3.0, 2.0, 1.0, 0.0]
+    included = [True, False, True, False]
     for guesses in ((1, 1), (2, 2), (4, 0)):  # of the highest and the lowest
         assert bounds.count_correct(scores, included, guesses) == 2
     rng = np.random.default_rng(1)
-    p, runs = 0.2, 300
+    p = 0.2
+    runs = 300
     draws = ((rng.random(40), rng.random(40) < 0.5) for _ in range(runs))
     wrong = sum(bounds.one_run_best_bound(*draw, 0.0, p) > 0 for draw in draws)
     assert wrong / runs <= p + 4 * math.sqrt(p * (1 - p) / runs)
@@ -78,7 +80,10 @@ def test_the_gaussian_one_run_bound_equals_another_implementation(
 def test_the_gaussian_one_run_bound_errs_as_often_as_it_says():
     """Fault: above the truth of Gaussian noise too often, or so seldom that it proves nothing."""
     rng = np.random.default_rng(5)
-    p, runs, m, delta = 0.2, 300, 100, 1e-5
+    p = 0.2
+    runs = 300
+    m = 100
+    delta = 1e-5
     truth = theory.gdp_epsilon(1.0, delta)
     lower = []
     for _ in range(runs):
@@ -110,7 +115,10 @@ def test_threshold_bounds_are_symmetric_in_both_errors(false_positives, false_ne
 def test_the_threshold_bound_errs_as_often_as_it_says():
     """Fault: two thresholds for the price of one."""
     rng = np.random.default_rng(3)
-    p, runs, n, delta = 0.1, 800, 200, 1e-2
+    p = 0.1
+    runs = 800
+    n = 200
+    delta = 1e-2
     draws = ((1 + rng.standard_normal(n), rng.standard_normal(n)) for _ in range(runs))
     lower = [bounds.best_threshold_bound(*draw, delta, p, [0.5, 1.5]) for draw in draws]
     assert np.mean(np.array(lower) > theory.gdp_epsilon(1.0, delta)) <= p
@@ -123,7 +131,9 @@ def test_a_plain_gaussian_release_is_seen(sigma):
     The (epsilon, delta) forms need the far tail at sigma = 1: a likelihood ratio of e^4.4 occurs
     once in 10^6 draws.
     """
-    n, delta, p = 400_000, 1e-5, 0.01
+    n = 400_000
+    delta = 1e-5
+    p = 0.01
     key = ParamKey("B", "only")
     truth = Privacy(noise_multiplier=sigma, sample_rate=1.0, delta=delta).ledger(1).epsilon()
     scores = []

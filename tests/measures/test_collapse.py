@@ -11,7 +11,8 @@ from toy_tasks import LORA, PLAN, tokens
 import fedlora_lab as fl
 from fedlora_lab.measures.statistics import describe_decline, find_collapsed, run_ends
 
-NAN, INF = math.nan, math.inf
+NAN = math.nan
+INF = math.inf
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,8 @@ def test_each_method_and_seed_is_judged_by_its_own_ends():
 
 def test_compare_says_which_runs_collapsed(capsys):
     """A rate far too large: the frame counts the runs, and a line names the method."""
-    task, plan = tokens(), PLAN.replace(batch=None, local_steps=4)
+    task = tokens()
+    plan = PLAN.replace(batch=None, local_steps=4)
     plans = {"fedlora": plan.replace(lr=0.05), "rolora": plan.replace(lr=1e4)}
     frame = fl.compare(task, list(plans), None, plans, seeds=range(2), lora=LORA)
     ends = run_ends(frame)

@@ -15,7 +15,9 @@ from fedlora_lab import measures
 from fedlora_lab.lora.peft import adapt
 from fedlora_lab.methods.state import ParamKey, ServerState
 
-OUT, IN, RANK = 7, 9, 2
+OUT = 7
+IN = 9
+RANK = 2
 ZERO = torch.zeros(RANK, IN), torch.zeros(OUT, RANK)
 
 
@@ -71,15 +73,18 @@ def test_small_deviations_are_not_lost_in_squares(size):
 
 
 def test_drift():
-    (a, b), own = (x[0] for x in factors(1)), factors(4, seed=2)
+    a, b = (x[0] for x in factors(1))
+    own = factors(4, seed=2)
     for first in (own[0], a[None]):  # one row stands for all
         exact = [float((y @ x - b @ a).norm()) for x, y in zip(first.expand(4, -1, -1), own[1])]
         assert measures.drift((a, b), (first, own[1])).tolist() == pytest.approx(exact)
 
 
 def test_signal_to_noise():
-    signal, noise = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 2.0])
-    both, alone = (signal + noise, noise), (signal, signal * 0)
+    signal = torch.tensor([3.0, 0.0])
+    noise = torch.tensor([0.0, 2.0])
+    both = (signal + noise, noise)
+    alone = (signal, signal * 0)
     assert measures.signal_to_noise([both]) == pytest.approx(1.5)
     assert measures.signal_to_noise([both, alone]) == pytest.approx(18**0.5 / 2)
     assert measures.signal_to_noise([alone]) == math.inf
@@ -110,7 +115,8 @@ def test_rows_of_a_round_are_those_by_hand():
     table = {row[:2]: row[2] for row in rows}
     squares = np.zeros(2)
     for layer in ("one", "two"):
-        a, b = ParamKey("A", layer), ParamKey("B", layer)
+        a = ParamKey("A", layer)
+        b = ParamKey("B", layer)
         old, new = ((x.tensors[a], x.tensors[b]) for x in (before, after))
         norm, mean = direct(old, new, (clients[a], clients[b]), weights)
         squares += norm**2, mean**2
@@ -118,7 +124,8 @@ def test_rows_of_a_round_are_those_by_hand():
         assert table[layer, "deviation_relative"] == pytest.approx(norm / mean)
         assert table[layer, "norm"] == pytest.approx(2 * float((new[1] @ new[0]).norm()))
     assert total == pytest.approx(float(np.sqrt(squares[0] / squares[1])))
-    a, b = ParamKey("A", "one"), ParamKey("B", "one")
+    a = ParamKey("A", "one")
+    b = ParamKey("B", "one")
     clean = {key: after.tensors[key] - xi[key] for key in (a, b)}
     parts = {"noise_B": xi[b] @ clean[a], "noise_A": clean[b] @ xi[a], "noise_BA": xi[b] @ xi[a]}
     for name, part in parts.items():
@@ -129,10 +136,12 @@ def test_rows_of_a_round_are_those_by_hand():
 def test_recording_changes_nothing():
     """And what is called A is A: the inputs and the record name the sides alike."""
     recorder, rounds = measures.record_aggregation(fl.methods.FedLoRA)
-    plain, kept = play(tokens(), "fedlora", None), play(tokens(), recorder, None)
+    plain = play(tokens(), "fedlora", None)
+    kept = play(tokens(), recorder, None)
     same_bits(plain, kept)
     assert len(rounds) == PLAN.rounds
-    layer, last = next(iter(plain[0].adapter)), rounds[1]
+    layer = next(iter(plain[0].adapter))
+    last = rounds[1]
     pairs = zip(last.server(layer), plain[1].adapter[layer], strict=True)
     assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
     given = last.server(layer), plain[2].adapter[layer], last.factors(layer), last.weights
@@ -144,9 +153,11 @@ def test_alignment_is_that_of_the_products():
     """Formed in full: W's moves over both layers, the cosine of each pair of clients."""
     recorder, rounds = measures.record_aggregation(fl.methods.FedLoRA)
     play(tokens(), recorder, None)
-    inputs, moves = rounds[1], []
+    inputs = rounds[1]
+    moves = []
     for layer in inputs.state.layers:
-        (a, b), (a_k, b_k) = inputs.server(layer), inputs.factors(layer)
+        a, b = inputs.server(layer)
+        a_k, b_k = inputs.factors(layer)
         moves.append((b_k @ a_k - b @ a).flatten(1).double())
     unit = torch.nn.functional.normalize(torch.cat(moves, 1), dim=1)
     pairs = [float(x @ y) for x, y in itertools.combinations(unit, 2)]

@@ -19,7 +19,8 @@ SOME = "deer", "la-lora", "fedsa-lora", "fed-sb", "as-lora", "flora"
 def test_a_diagram_is_read_from_the_row(row):
     """Boxes, arrows and signs; where each layer chooses, both factors are drawn, with a question
     mark."""
-    rounds, steps = 2, 4
+    rounds = 2
+    steps = 4
     ax: Any = plots.method_diagram(row).axes[0]
     expected = [
         (round(t * (steps + 1.25) + 0.12 + s, 2), style.FACTOR[factor].upper())

@@ -89,7 +89,8 @@ def test_overview_has_four_panels(frame):
 def test_plots_leave_out_what_was_not_measured(frame):
     """The zero of a run's start is no measurement: no line, no mark; the figure says who is
     missing."""
-    start, sent = frame["round"] == 0, ["deviation", "bytes_up", "bytes_down"]
+    start = frame["round"] == 0
+    sent = ["deviation", "bytes_up", "bytes_down"]
     part = where(frame, start, method=["rolora"], measure=sent)
     for figure in (plots.deviation(part), plots.traffic(part), plots.curves(part, "deviation")):
         assert "not measured: RoLoRA" in " ".join(text.get_text() for text in figure.texts)
@@ -173,7 +174,8 @@ def test_lines_and_their_names_are_seen_on_the_card():
 @pytest.fixture
 def nothing_leaks():
     """Settings, pyplot and random numbers stay as they were."""
-    before, state = dict(matplotlib.rcParams), np.random.get_state(legacy=False)  # noqa: NPY002
+    before = dict(matplotlib.rcParams)
+    state = np.random.get_state(legacy=False)  # noqa: NPY002
     yield
     assert dict(matplotlib.rcParams) == before and plt.get_fignums() == []
     np.testing.assert_equal(np.random.get_state(legacy=False), state)  # noqa: NPY002

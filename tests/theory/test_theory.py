@@ -51,7 +51,9 @@ def test_every_closed_form_names_its_test_and_its_source():
 def test_deviation_matrix():
     """By loops for five clients; a common factor leaves none."""
     rng = RNG(0)
-    B, A, p = rng.normal(size=(5, 4, 3)), rng.normal(size=(5, 3, 6)), rng.dirichlet(np.ones(5))
+    B = rng.normal(size=(5, 4, 3))
+    A = rng.normal(size=(5, 3, 6))
+    p = rng.dirichlet(np.ones(5))
     means = [np.sum([w * x for w, x in zip(p, X, strict=True)], axis=0) for X in (B, A)]
     products = [w * b @ a for w, b, a in zip(p, B, A, strict=True)]
     close(theory.deviation_matrix(B, A, p), means[0] @ means[1] - np.sum(products, axis=0))
@@ -64,15 +66,18 @@ def test_vanishes_for_every_weighting():
     where equal weights alone leave none.
     """
     rng = RNG(1)
-    B, A = rng.normal(size=(5, 4, 3)), rng.normal(size=(5, 3, 6))
-    apart_B, apart_A = np.repeat(B[:1], 5, 0), np.repeat(A[:1], 5, 0)
+    B = rng.normal(size=(5, 4, 3))
+    A = rng.normal(size=(5, 3, 6))
+    apart_B = np.repeat(B[:1], 5, 0)
+    apart_A = np.repeat(A[:1], 5, 0)
     apart_B[:, :, 0] = B[:, :, 0]
     apart_A[:, 1] = A[:, 1]
     for b, a, expected in ((B, A, False), (apart_B, apart_A, True)):
         assert theory.vanishes_for_every_weighting(b, a) is expected
         seen = [theory.deviation_matrix(b, a, rng.dirichlet(np.ones(5))) for _ in range(20)]
         assert bool(np.abs(seen).max() < 1e-12) is expected
-    b, a = np.array([[[1.0]], [[1.0]], [[-1.0]], [[-1.0]]]), np.array([1.0, -1.0] * 2)
+    b = np.array([[[1.0]], [[1.0]], [[-1.0]], [[-1.0]]])
+    a = np.array([1.0, -1.0] * 2)
     a = a.reshape(4, 1, 1)
     close(theory.deviation_matrix(b, a), 0)
     assert not theory.vanishes_for_every_weighting(b, a)
@@ -80,8 +85,11 @@ def test_vanishes_for_every_weighting():
 
 def test_noise_terms():
     """Each term and the total by simulation; the quadratic one of a published example."""
-    (B, A), rng, scaling = layer(), RNG(1), 2.0
-    xi_B, xi_A = rng.normal(0, 0.2, (DRAWS, *B.shape)), rng.normal(0, 0.15, (DRAWS, *A.shape))
+    B, A = layer()
+    rng = RNG(1)
+    scaling = 2.0
+    xi_B = rng.normal(0, 0.2, (DRAWS, *B.shape))
+    xi_A = rng.normal(0, 0.15, (DRAWS, *A.shape))
     terms = theory.noise_terms(B, A, 0.2, 0.15, scaling)
     parts = scaling * (xi_B @ A), scaling * (B @ xi_A), scaling * (xi_B @ xi_A)
     assert all(is_mean(e, energies(part)) for e, part in zip(terms, parts, strict=True))
@@ -94,7 +102,14 @@ def test_accumulated_noise_terms():
     """Three releases of B and five of A from B = 0 and a larger start, multiplied out at the end;
     the amplification is the energy of the noise in A over A's own, and the ratio of the two terms.
     """
-    rng, (d_out, r, d_in), (std_B, std_A), scaling, c = RNG(40), (6, 3, 10), (0.2, 0.1), 1.5, 2.0
+    rng = RNG(40)
+    d_out = 6
+    r = 3
+    d_in = 10
+    std_B = 0.2
+    std_A = 0.1
+    scaling = 1.5
+    c = 2.0
     start = c * rng.uniform(-1, 1, (DRAWS, r, d_in)) / math.sqrt(d_in)
     B = rng.normal(0, std_B, (3, DRAWS, d_out, r)).sum(0)
     noise = rng.normal(0, std_A, (5, DRAWS, r, d_in)).sum(0)
@@ -119,7 +134,8 @@ def test_balanced_scale():
 
 def test_product_average_terms():
     """Six noised copies of an adapter: means of factors, and means of products."""
-    (B, A), rng = layer(2, d_out=5, d_in=6), RNG(7)
+    B, A = layer(2, d_out=5, d_in=6)
+    rng = RNG(7)
     noised_B = B + rng.normal(0, 0.5, (3000, 6, *B.shape))
     noised_A = A + rng.normal(0, 0.4, (3000, 6, *A.shape))
     factors = theory.factor_average_terms(B, A, 0.5, 0.4, 6)
@@ -137,7 +153,9 @@ def test_mean_band():
 
 def test_row_space_share():
     """Against projections on random directions, for one and for several directions."""
-    rng, d_in, r = RNG(33), 24, 5
+    rng = RNG(33)
+    d_in = 24
+    r = 5
     spaces = [np.linalg.qr(rng.normal(size=(d_in, r)))[0] for _ in range(2000)]
     for spectrum in (np.ones(1), np.array([3.0, 2.0, 1.0, 0.5])):
         rows = np.diag(spectrum) @ np.eye(len(spectrum), d_in)
@@ -153,14 +171,17 @@ def test_row_space_share():
 def test_regulated_mahalanobis():
     """Against the covariance std^2 (A A^T)^-1 written out."""
     _, A = layer(3)
-    shift, std = RNG(12).normal(size=(2, 4)), 0.3
+    shift = RNG(12).normal(size=(2, 4))
+    std = 0.3
     expected = math.sqrt(sum(row @ (A @ A.T / std**2) @ row for row in shift))
     close(theory.regulated_mahalanobis(shift, A, std), expected)
 
 
 def test_regulated_multiplier():
     """The worst shift of norm C stands along the peer's largest direction; none stands out more."""
-    A, clip, sigma = 3 * layer(4)[1], 0.5, 1.1
+    A = 3 * layer(4)[1]
+    clip = 0.5
+    sigma = 1.1
     shifts = [np.outer([1.0, 0.0], np.linalg.svd(A)[0][:, 0]), *RNG(0).normal(size=(50, 2, 4))]
     sizes = [
         theory.regulated_mahalanobis(clip * x / np.linalg.norm(x), A, sigma * clip) for x in shifts
@@ -170,7 +191,8 @@ def test_regulated_multiplier():
 
 
 def test_regulated_energy():
-    (B, A), std = layer(5), 0.4
+    B, A = layer(5)
+    std = 0.4
     noise = RNG(14).normal(0, std, (DRAWS, len(B), A.shape[1])) @ np.linalg.pinv(A)
     assert is_mean(theory.regulated_energy(len(B), len(A), std), energies(noise @ A))
 
@@ -193,7 +215,11 @@ def test_filter_gain():
 
 def test_trust_level():
     """The noise of each level drawn: on the mean, and on one upload alone."""
-    rng, sigma, clip, m, n = RNG(9), 1.2, 0.7, 5, 4 * DRAWS
+    rng = RNG(9)
+    sigma = 1.2
+    clip = 0.7
+    m = 5
+    n = 4 * DRAWS
     for trust, honest in (("local", None), ("secagg", None), ("secagg", 3), ("central", None)):
         level = theory.trust_level(trust, sigma, clip, m, honest)
         uploads = rng.normal(0, level.each, (n, m))
@@ -206,7 +232,8 @@ def test_trust_level():
 
 def test_weighted_sensitivity():
     """Removes each client in turn from a weighted mean of updates of norm C: the largest move."""
-    weights, updates = np.array([0.5, 0.3, 0.2]), RNG(11).normal(size=(3, 5))
+    weights = np.array([0.5, 0.3, 0.2])
+    updates = RNG(11).normal(size=(3, 5))
     updates *= 0.7 / np.linalg.norm(updates, axis=1, keepdims=True)
     moves = np.linalg.norm(weights[:, None] * updates, axis=1)
     close(theory.weighted_sensitivity(0.7, weights), moves.max())
@@ -291,12 +318,14 @@ def test_membership_bound():
 
 def test_clip_terms():
     """Simulated releases of heavy-tailed rows."""
-    rng, n = RNG(21), 2 * DRAWS
+    rng = RNG(21)
+    n = 2 * DRAWS
     rows = rng.standard_t(3, size=(30, 5))
     for clip, sigma, batch in ((1.0, 0.7, 10.0), (2.5, 1.5, 30.0)):
         terms = theory.clip_terms(rows, clip, sigma, batch)
         clipped = rows * np.minimum(1.0, clip / np.linalg.norm(rows, axis=1, keepdims=True))
-        drawn, xi = rng.random((n, 30)) < batch / 30, rng.normal(0, sigma * clip, (n, 5))
+        drawn = rng.random((n, 30)) < batch / 30
+        xi = rng.normal(0, sigma * clip, (n, 5))
         errors = (drawn @ clipped + xi) / batch - rows.mean(0)
         assert is_mean(terms.total, np.square(errors).sum(1))
         close(terms.bias, np.sum((clipped.mean(0) - rows.mean(0)) ** 2))

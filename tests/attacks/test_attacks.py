@@ -54,7 +54,7 @@ def test_one_input_is_recovered_and_noise_hides_it():
         for draw in range(20):
             upload = victim.upload((x, y), clip_norm=0.1, noise_multiplier=sigma, draw=draw)
             read.append(attacks.input_from_a_gradient(upload[victim.layer(upload)]))
-        seen[sigma] = np.mean([attacks.similarity(one, x[0]) for one in read])
+        seen[sigma] = np.mean([attacks.similarity(direction, x[0]) for direction in read])
     assert seen[0.0] == pytest.approx(1.0, abs=1e-12)
     assert seen[0.05] > 0.9 and seen[1.0] < 0.3
 
@@ -76,8 +76,8 @@ def test_labels_are_read_and_noise_hides_them():
     hits = {0.0: 0, 3.0: 0}
     for sigma in hits:
         for i in range(40):
-            one = x[i : i + 1], y[i : i + 1]
-            upload = victim.upload(one, "head", clip_norm=1.0, noise_multiplier=sigma, draw=i)
+            example = x[i : i + 1], y[i : i + 1]
+            upload = victim.upload(example, "head", clip_norm=1.0, noise_multiplier=sigma, draw=i)
             hits[sigma] += attacks.infer_label(upload) == int(y[i])
     assert hits[0.0] == 40 and hits[3.0] < 20
     with pytest.raises(ValueError, match=r"upload=.*: expected one with a trained head"):
@@ -139,8 +139,8 @@ def test_the_likelihood_ratio_is_that_of_two_normals():
     """Fault: laws exchanged, or a score for an example that no shadow was without."""
     rng = np.random.default_rng(0)
     shadows = rng.standard_normal((400, 3))
-    there = rng.random((400, 3)) < 0.5
-    ratio = likelihood_ratio(np.array([2.0, 1.0, 0.0]), shadows + 2.0 * there, there)
+    included = rng.random((400, 3)) < 0.5
+    ratio = likelihood_ratio(np.array([2.0, 1.0, 0.0]), shadows + 2.0 * included, included)
     assert np.allclose(ratio, [2.0, 0.0, -2.0], atol=0.6)
     nobody = likelihood_ratio(np.zeros(3), shadows, np.ones((400, 3), bool))
     assert np.isnan(nobody).all()

@@ -37,23 +37,23 @@ def audited(lr=1e-7, row="fedlora", task=WIDE, bug=None, **fields):
 @pytest.mark.parametrize(("unit", "sigma", "ends"), [("example", 0.01, 1), ("client", 100.0, 2)])
 def test_a_release_that_is_not_finite_is_invalid(unit, sigma, ends):
     """A sound run that leaves float32: by steps of 1e9 under little noise, or by the noise."""
-    found = audited(1e9, unit=unit, noise_multiplier=sigma, clip_norm=1e36)
-    assert found.invalid == f"the release of round {ends} is not finite"
-    assert np.isnan(found.epsilon_lower) and not found.holds
-    assert found.scores == found.lower == {} and found.rounds == ends
-    for words in (str(found), repr(found)):
-        assert f"invalid: {found.invalid}" in words
-        assert "the release itself is the finding" in words and "0.00" not in words
-    kept = audit_to_json(found)
-    assert (kept["epsilon_lower"], kept["invalid"]) == (None, found.invalid)
-    assert to_json(kept)
+    result = audited(1e9, unit=unit, noise_multiplier=sigma, clip_norm=1e36)
+    assert result.invalid == f"the release of round {ends} is not finite"
+    assert np.isnan(result.epsilon_lower) and not result.holds
+    assert result.scores == result.lower == {} and result.rounds == ends
+    for text in (str(result), repr(result)):
+        assert f"invalid: {result.invalid}" in text
+        assert "the release itself is the finding" in text and "0.00" not in text
+    entry = audit_to_json(result)
+    assert (entry["epsilon_lower"], entry["invalid"]) == (None, result.invalid)
+    assert to_json(entry)
 
 
 def test_a_run_that_only_the_bug_makes_explode_is_invalid():
     """Finite tensors whose model gives no finite loss."""
-    found = audited(0.2, bug=NOTHING)
-    assert found.invalid == "the model of round 6 gives losses that are not finite"
-    assert REASON in str(found)
+    result = audited(0.2, bug=NOTHING)
+    assert result.invalid == "the model of round 6 gives losses that are not finite"
+    assert REASON in str(result)
 
 
 def test_traces_of_a_large_finite_release_do_not_overflow():
@@ -62,16 +62,16 @@ def test_traces_of_a_large_finite_release_do_not_overflow():
     """
     clients = tuple((1e17 * x, y) for x, y in WIDE.clients)
     task = replace(WIDE, clients=clients, test=(1e17 * WIDE.test[0], WIDE.test[1]), validation=None)
-    found, late = (audited(lr, task=task, clip_norm=1e-4, bug=NOTHING) for lr in (1e-38, 1e-37))
-    assert found.invalid is None and not found.holds
-    assert found.lower["update A"] > found.epsilon_nominal and found.lower["update"] > 0.5
+    result, late = (audited(lr, task=task, clip_norm=1e-4, bug=NOTHING) for lr in (1e-38, 1e-37))
+    assert result.invalid is None and not result.holds
+    assert result.lower["update A"] > result.epsilon_nominal and result.lower["update"] > 0.5
     assert 1 < late.rounds < PLAN.rounds
     assert late.invalid == f"the release of round {late.rounds} is not finite"
 
 
 def test_a_rule_that_fails_on_what_is_not_finite_is_no_traceback():
-    found = audited(1e9, "fedsvd", noise_multiplier=0.01, clip_norm=1e38)
-    assert found.invalid is not None and "\n" not in str(found)
+    result = audited(1e9, "fedsvd", noise_multiplier=0.01, clip_norm=1e38)
+    assert result.invalid is not None and "\n" not in str(result)
 
 
 def test_a_bug_is_refuted_against_what_the_ledger_would_have_stated():
@@ -118,14 +118,14 @@ def test_a_bug_belongs_to_its_run_alone():
     """Two runs in two threads, step by step in turn: each has the bits that it has alone."""
     setup = *SMALL, private("example"), STEPS
     before = privatizer.clip_sum
-    found: dict[str, Any] = {}
+    records: dict[str, Any] = {}
     turn = threading.Barrier(2)
 
     def work(name: str, bug: Any) -> None:
-        found[name] = []
+        records[name] = []
         for event in fl.ticks(*setup, lora=LORA, bug=bug):
             turn.wait(60)
-            found[name] += [event] if isinstance(event, Round) else []
+            records[name] += [event] if isinstance(event, Round) else []
 
     pairs = (("sound", None), ("broken", NOTHING))
     threads = [threading.Thread(target=work, args=pair) for pair in pairs]
@@ -134,8 +134,8 @@ def test_a_bug_belongs_to_its_run_alone():
     for thread in threads:
         thread.join()
     assert privatizer.clip_sum is before
-    same_bits(found["sound"], play(*setup))
-    assert found["sound"][-1].ledger.uncertified is None
-    assert found["broken"][-1].ledger.uncertified == REASON
-    one, other = (found[name][-1].adapter["inner"][1] for name in ("sound", "broken"))
-    assert not one.equal(other)
+    same_bits(records["sound"], play(*setup))
+    assert records["sound"][-1].ledger.uncertified is None
+    assert records["broken"][-1].ledger.uncertified == REASON
+    clipped, unclipped = (records[name][-1].adapter["inner"][1] for name in ("sound", "broken"))
+    assert not clipped.equal(unclipped)

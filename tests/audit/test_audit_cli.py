@@ -33,14 +33,14 @@ def test_every_method_of_the_folder_is_audited(done, capsys):
     text = capsys.readouterr().out
     assert len(re.findall(r"epsilon \S+ <= \S+ at delta", text)) == 3
     audits = read_json(done / "private" / "audit.json")["audits"]
-    assert [one["slug"] for one in audits] == ["deer", "central", "non-private"]
-    stated = [one["epsilon_upper"] for one in audits]
+    assert [entry["slug"] for entry in audits] == ["deer", "central", "non-private"]
+    stated = [entry["epsilon_upper"] for entry in audits]
     assert stated[2] is None
     assert all(0 < value < 8.01 for value in stated[:2])
-    for one in audits:
-        assert one["epsilon_lower"] <= one["ceiling"]
-        assert one["canaries"] == len(one["included"]) == len(one["scores"]["loss"]) == 24
-        assert one["holds"] is True
+    for entry in audits:
+        assert entry["epsilon_lower"] <= entry["ceiling"]
+        assert entry["canaries"] == len(entry["included"]) == len(entry["scores"]["loss"]) == 24
+        assert entry["holds"] is True
 
 
 @pytest.mark.slow

@@ -25,8 +25,8 @@ def test_one_run_bounds_are_those_of_the_paper():
 @pytest.mark.parametrize(("m", "one_run", "many"), [(100, 3.49, 3.28), (1000, 5.78, 5.60)])
 def test_ceilings_grow_with_the_canaries(m, one_run, many):
     """Fault: a perfect score that proves more, or less, than luck leaves open."""
-    found = bounds.one_run_ceiling(m, 1e-5, 0.05, ((m // 2, m - m // 2),))
-    assert found == pytest.approx(one_run, abs=5e-3)
+    ceiling = bounds.one_run_ceiling(m, 1e-5, 0.05, ((m // 2, m - m // 2),))
+    assert ceiling == pytest.approx(one_run, abs=5e-3)
     assert bounds.one_run_ceiling(m, 1e-5, 0.05) < one_run
     assert bounds.threshold_lower_bound(0, m, 0, m, 0.0, 0.05) == pytest.approx(many, abs=5e-3)
 
@@ -71,10 +71,10 @@ def test_the_gaussian_one_run_bound_equals_another_implementation(
 ):
     """The tests of jax_privacy [primary]: 20,000 scores of which half are larger by 1 or 2; its
     best of so many thresholds guesses so many canaries in, and is right so often."""
-    parts = guesses, correct, 1e-6, 0.05 / looks
-    found = bounds.gaussian_one_run_lower_bound(20_000, *parts)
-    assert found == pytest.approx(expected, abs=5e-4) and found <= expected
-    assert found > bounds.one_run_lower_bound(20_000, *parts) + 1
+    counts = guesses, correct, 1e-6, 0.05 / looks
+    lower = bounds.gaussian_one_run_lower_bound(20_000, *counts)
+    assert lower == pytest.approx(expected, abs=5e-4) and lower <= expected
+    assert lower > bounds.one_run_lower_bound(20_000, *counts) + 1
 
 
 def test_the_gaussian_one_run_bound_errs_as_often_as_it_says():
@@ -108,8 +108,8 @@ def test_clopper_pearson_inverts_the_binomial_tail():
 )
 def test_threshold_bounds_are_symmetric_in_both_errors(false_positives, false_negatives, expected):
     """Fault: one direction of the definition only."""
-    found = bounds.threshold_lower_bound(false_positives, 500, false_negatives, 500, 0.0, 0.05)
-    assert found == pytest.approx(expected, abs=6e-4)
+    lower = bounds.threshold_lower_bound(false_positives, 500, false_negatives, 500, 0.0, 0.05)
+    assert lower == pytest.approx(expected, abs=6e-4)
 
 
 def test_the_threshold_bound_errs_as_often_as_it_says():

@@ -68,11 +68,11 @@ def test_canaries_are_dealt_evenly():
         return planting.insert_canaries(WIDE, unit, examples, weights, Streams(seed))
 
     for unit, sizes in (("example", (21, 21, 20)), ("client", (10, 10, 10, *[1] * 32))):
-        found = planted(unit, 0)
-        marks = torch.cat([y for _, y in found.task.clients])[:, -1]
-        assert found.task.sizes == sizes
-        assert int((marks == 9).sum()) == int(found.included.sum())
-        assert int((marks == LEFT_OUT).sum()) == int((~found.included).sum())
+        result = planted(unit, 0)
+        marks = torch.cat([y for _, y in result.task.clients])[:, -1]
+        assert result.task.sizes == sizes
+        assert int((marks == 9).sum()) == int(result.included.sum())
+        assert int((marks == LEFT_OUT).sum()) == int((~result.included).sum())
     coins = [planted("example", seed).included for seed in (*range(40), 0)]
     assert torch.equal(coins[0], coins[-1]) and not torch.equal(coins[0], coins[1])
     assert abs(int(torch.stack(coins[:40]).sum()) - 640) < 5 * np.sqrt(320)
@@ -92,9 +92,9 @@ def test_wrong_targets_are_wrong():
 def test_no_row_is_refuted(row, unit):
     """Fault: a bound above the ledger's epsilon or the ceiling, at 99 %; every row at ten seeds:
     test_no_committed_audit_exceeds_its_ledger."""
-    found = audited(row, unit, sigma=4.0)
-    assert found.epsilon_lower <= min(found.epsilon_upper, found.ceiling)
-    assert found.holds and str(found).count("<=") == 1
+    result = audited(row, unit, sigma=4.0)
+    assert result.epsilon_lower <= min(result.epsilon_upper, result.ceiling)
+    assert result.holds and str(result).count("<=") == 1
 
 
 @pytest.mark.slow
@@ -103,18 +103,18 @@ def test_the_gaussian_bound_of_an_audit_is_the_sharper_one():
     task = fl.tasks.regression(clients=2, examples=8, d_in=60, d_out=40, rank=2)
     privacy = fl.Privacy(unit="client", noise_multiplier=0.5, delta=1e-5)
     plan = fl.Plan(rounds=1, local_steps=1, batch=None, lr=0.02)
-    found = fl.audit.canaries(task, "ffa-lora", privacy, plan, canaries=100, lora=fl.Lora(4, 4.0))
-    assert 0.2 < found.epsilon_lower < found.gaussian_lower <= found.epsilon_upper
-    assert np.isnan(replace(found, scores={}, invalid="not finite").gaussian_lower)
+    result = fl.audit.canaries(task, "ffa-lora", privacy, plan, canaries=100, lora=fl.Lora(4, 4.0))
+    assert 0.2 < result.epsilon_lower < result.gaussian_lower <= result.epsilon_upper
+    assert np.isnan(replace(result, scores={}, invalid="not finite").gaussian_lower)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ["deer", "fedsa-lora"])
 def test_a_run_without_noise_is_seen(row):
     """Fault: an auditor who does not come near the ceiling although nothing hides a canary."""
-    found = audited(row, sigma=0.0, plan=PLAN.replace(batch=None, rounds=2))
-    assert found.lower["update"] >= 0.3 * found.ceiling
-    sides = {view for view in found.scores if view.startswith("update ")}
+    result = audited(row, sigma=0.0, plan=PLAN.replace(batch=None, rounds=2))
+    assert result.lower["update"] >= 0.3 * result.ceiling
+    sides = {view for view in result.scores if view.startswith("update ")}
     assert sides <= {"update A", "update B"}
 
 
@@ -126,9 +126,9 @@ def test_a_false_claim_is_refuted(monkeypatch):
         return true_noise(shapes, [x / 100 for x in std], *rest)
 
     monkeypatch.setattr(privatizer, "gaussian_noise", quiet)
-    found = audited("fedlora", "example", 25.0, plan=PLAN.replace(batch=None))
-    assert not found.holds and " > " in str(found)
-    assert found.epsilon_lower > 1.2 * found.epsilon_upper
+    result = audited("fedlora", "example", 25.0, plan=PLAN.replace(batch=None))
+    assert not result.holds and " > " in str(result)
+    assert result.epsilon_lower > 1.2 * result.epsilon_upper
 
 
 def test_each_direction_answers_most_to_its_own_canary():
@@ -178,8 +178,8 @@ def test_audits_hold_under_every_trust_and_with_absent_clients(unit, options):
 
 def test_a_run_without_privacy_promises_nothing():
     """Fault: an epsilon of a run without privacy; more canaries than it can afford."""
-    found = fl.audit.canaries(tokens("head"), "fedlora", None, PLAN.replace(batch=3), lora=LORA)
-    assert (found.canaries, found.epsilon_upper, found.delta) == (16, float("inf"), 1e-5)
+    result = fl.audit.canaries(tokens("head"), "fedlora", None, PLAN.replace(batch=3), lora=LORA)
+    assert (result.canaries, result.epsilon_upper, result.delta) == (16, float("inf"), 1e-5)
     plan = fl.Plan(batch=16, local_steps=5)
     sizes = ((fl.tasks.digits(), "example"), (fl.tasks.digits(), "client"), (WIDE, "client"))
     assert [planting.affordable_canaries(t, plan, u) for t, u in sizes] == [100, 32, 16]

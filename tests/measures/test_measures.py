@@ -47,12 +47,12 @@ def test_deviation_is_that_of_the_matrices(clients, total, seed):
     """
     weights = random(clients, seed=seed).abs()
     weights = weights / weights.sum() * total
-    own = factors(clients, seed)
+    pairs = factors(clients, seed)
     before, after = ((a[0], b[0]) for a, b in (factors(1, 7), factors(1, 9)))
     for added in (None, random(OUT, IN, seed=seed)):
-        found = measures.product_deviation(before, after, own, weights, added)
-        assert found == pytest.approx(
-            direct(before, after, own, weights, 0.0 if added is None else added), rel=1e-9
+        measured = measures.product_deviation(before, after, pairs, weights, added)
+        assert measured == pytest.approx(
+            direct(before, after, pairs, weights, 0.0 if added is None else added), rel=1e-9
         )
 
 
@@ -65,8 +65,8 @@ def test_small_deviations_are_not_lost_in_squares(size):
     weights = torch.full((5,), 0.2, dtype=torch.float64)
     for clients in ((a.expand(5, -1, -1), b.expand(5, -1, -1)), (a, b)):
         server = a[0], b[0] + size * nudge
-        found = measures.product_deviation(ZERO, server, clients, weights)
-        assert found.norm == pytest.approx(exact, rel=1e-3, abs=1e-14)
+        measured = measures.product_deviation(ZERO, server, clients, weights)
+        assert measured.norm == pytest.approx(exact, rel=1e-3, abs=1e-14)
 
 
 # ---- noise, drift, and the rows of a round
@@ -74,10 +74,10 @@ def test_small_deviations_are_not_lost_in_squares(size):
 
 def test_drift():
     a, b = (x[0] for x in factors(1))
-    own = factors(4, seed=2)
-    for first in (own[0], a[None]):  # one row stands for all
-        exact = [float((y @ x - b @ a).norm()) for x, y in zip(first.expand(4, -1, -1), own[1])]
-        assert measures.drift((a, b), (first, own[1])).tolist() == pytest.approx(exact)
+    pairs = factors(4, seed=2)
+    for first in (pairs[0], a[None]):  # one row stands for all
+        exact = [float((y @ x - b @ a).norm()) for x, y in zip(first.expand(4, -1, -1), pairs[1])]
+        assert measures.drift((a, b), (first, pairs[1])).tolist() == pytest.approx(exact)
 
 
 def test_signal_to_noise():
@@ -127,8 +127,8 @@ def test_rows_of_a_round_are_those_by_hand():
     a = ParamKey("A", "one")
     b = ParamKey("B", "one")
     clean = {key: after.tensors[key] - xi[key] for key in (a, b)}
-    parts = {"noise_B": xi[b] @ clean[a], "noise_A": clean[b] @ xi[a], "noise_BA": xi[b] @ xi[a]}
-    for name, part in parts.items():
+    terms = {"noise_B": xi[b] @ clean[a], "noise_A": clean[b] @ xi[a], "noise_BA": xi[b] @ xi[a]}
+    for name, part in terms.items():
         assert table["one", name] == pytest.approx(4 * float(part.square().sum()))
         assert table["two", name] == 0
 
@@ -137,16 +137,16 @@ def test_recording_changes_nothing():
     """And what is called A is A: the inputs and the record name the sides alike."""
     recorder, rounds = measures.record_aggregation(fl.methods.FedLoRA)
     plain = play(tokens(), "fedlora", None)
-    kept = play(tokens(), recorder, None)
-    same_bits(plain, kept)
+    recorded = play(tokens(), recorder, None)
+    same_bits(plain, recorded)
     assert len(rounds) == PLAN.rounds
     layer = next(iter(plain[0].adapter))
     last = rounds[1]
     pairs = zip(last.server(layer), plain[1].adapter[layer], strict=True)
-    assert all(torch.equal(mine, theirs) for mine, theirs in pairs)
-    given = last.server(layer), plain[2].adapter[layer], last.factors(layer), last.weights
+    assert all(torch.equal(seen, theirs) for seen, theirs in pairs)
+    round_of_layer = last.server(layer), plain[2].adapter[layer], last.factors(layer), last.weights
     row = plain[2].layers.query("layer == @layer and measure == 'deviation'")["value"].item()
-    assert LORA.scaling * measures.product_deviation(*given).norm == pytest.approx(row)
+    assert LORA.scaling * measures.product_deviation(*round_of_layer).norm == pytest.approx(row)
 
 
 def test_alignment_is_that_of_the_products():
@@ -207,9 +207,9 @@ def test_gradients_of_a_layer_obey_the_chain_rule(record):
     """The two identities, and W's own gradient against a finite difference."""
     task = tokens()
     for layer, (a, b) in record.adapter.items():
-        found = measures.gradients(task, record, layer)
-        torch.testing.assert_close(found.A, LORA.scaling * b.T @ found.W)
-        torch.testing.assert_close(found.B, LORA.scaling * found.W @ a.T)
+        slopes = measures.gradients(task, record, layer)
+        torch.testing.assert_close(slopes.A, LORA.scaling * b.T @ slopes.W)
+        torch.testing.assert_close(slopes.B, LORA.scaling * slopes.W @ a.T)
     slope = measures.gradients(task, next(iter(play(task, "fedlora", None))), "outer").W
     nudge = 1e-6 * random(*slope.shape)
     up, down = (loss_after(task, {"outer": sign * nudge}, *task.test) for sign in (1, -1))
@@ -222,8 +222,8 @@ def test_full_updates_lower_the_loss_and_leave_the_model():
     """The loss falls by the change, which has the layers' shapes; the model keeps its bits."""
     task = tokens()
     before = {name: p.clone() for name, p in task.model.named_parameters()}
-    found = measures.full_updates(task, steps=40, lr=0.5, batch=8)
-    assert list(found) == ["inner", "outer"]
+    updates = measures.full_updates(task, steps=40, lr=0.5, batch=8)
+    assert list(updates) == ["inner", "outer"]
     assert all(torch.equal(before[name], p) for name, p in task.model.named_parameters())
     data = task.pooled().clients[0]
-    assert loss_after(task, found, *data) < 0.95 * loss_after(task, {}, *data)
+    assert loss_after(task, updates, *data) < 0.95 * loss_after(task, {}, *data)

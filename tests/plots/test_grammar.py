@@ -63,20 +63,20 @@ def test_lines_go_through_the_means(frame):
     (ax,) = plots.lines(frame, "epsilon", log="x", band="bars").axes
     drawn = line_of(ax, style.look("fedlora").colour).get_xydata()
     assert drawn == pytest.approx(np.array([[1, 1.9 / 3 + 0.01], [8, 1.9 / 3 + 0.08]]))
-    words = frame.assign(epsilon=frame["epsilon"].astype(str))
-    (ax,) = plots.lines(words, "epsilon").axes
+    as_words = frame.assign(epsilon=frame["epsilon"].astype(str))
+    (ax,) = plots.lines(as_words, "epsilon").axes
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "8"]
 
 
 def test_labels_beside_lines_keep_apart(frame):
     """Also where every line ends at one height."""
-    same = pd.concat([frame.assign(method=f"row {i}", value=0.5) for i in range(7)])
-    figure = plots.lines(same, "epsilon")
+    level = pd.concat([frame.assign(method=f"row {i}", value=0.5) for i in range(7)])
+    figure = plots.lines(level, "epsilon")
     style.png(figure)
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert len(boxes) == 7
-    for one, other in itertools.combinations(boxes, 2):
-        assert one.y1 - 2 <= other.y0 or other.y1 - 2 <= one.y0
+    for first, second in itertools.combinations(boxes, 2):
+        assert first.y1 - 2 <= second.y0 or second.y1 - 2 <= first.y0
     assert max(box.x1 for box in boxes) <= figure.bbox.x1, "the layout makes room for a label"
 
 
@@ -128,8 +128,8 @@ def test_labels_of_a_heat_map_stand_apart_and_its_title_fits():
 
 def test_a_film_shows_each_picture_under_its_words():
     pictures = {f"round {t}": np.full((2, 2), t / 4) for t in range(5)}
-    for ax, (words, picture) in zip(plots.film(pictures).axes, pictures.items(), strict=True):
-        assert ax.get_title(loc="left") == words
+    for ax, (title, picture) in zip(plots.film(pictures).axes, pictures.items(), strict=True):
+        assert ax.get_title(loc="left") == title
         assert np.array_equal(np.asarray(ax.images[0].get_array()), picture)
 
 

@@ -44,12 +44,12 @@ def test_a_diagram_is_read_from_the_row(row):
 
 
 def test_a_row_without_a_place_in_the_table_is_described_by_its_fields():
-    mine = PLAIN.replace(name="mine", train=fl.Cycle(("B B A",)), share="A")
+    custom = PLAIN.replace(name="mine", train=fl.Cycle(("B B A",)), share="A")
     assert describe_method(PLAIN) == PLAIN.note
-    assert describe_method(mine) == "the factors take turns within a round"
-    turns = mine.replace(train=fl.Cycle(("B", "A")), exact=True)
+    assert describe_method(custom) == "the factors take turns within a round"
+    turns = custom.replace(train=fl.Cycle(("B", "A")), exact=True)
     assert describe_method(turns).startswith("the factors take turns between")
-    assert describe_method(mine.replace(train=fl.Cycle(("B",)), share=None)) == "A never moves"
+    assert describe_method(custom.replace(train=fl.Cycle(("B",)), share=None)) == "A never moves"
 
 
 def test_a_page_without_a_method_is_refused():

@@ -193,17 +193,17 @@ def test_threads_may_draw_at_once(frame, nothing_leaks):
     for act in (threading.Thread.start, threading.Thread.join):
         for thread in threads:
             act(thread)
-    (same,) = {*drawn, style.png(plots.curves(frame))}
-    assert len(drawn) == 4 and b"tIME" not in same and b"tEXt" not in same
+    (picture,) = {*drawn, style.png(plots.curves(frame))}
+    assert len(drawn) == 4 and b"tIME" not in picture and b"tEXt" not in picture
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["overview", "noise", "method_diagrams", "live_figure"])
 def test_nothing_is_cut_off_and_nothing_leaks(frame, name, nothing_leaks):
     long = pd.concat([frame, tidy_frame(("la-lora-unfiltered", "deer-literal"))])
-    given: Any = {"method_diagrams": (), "live_figure": (long[long["seed"] == 0],)}
+    arguments: Any = {"method_diagrams": (), "live_figure": (long[long["seed"] == 0],)}
     home = fl.course.widgets if name == "live_figure" else plots
-    figure = getattr(home, name)(*given.get(name, (long,)))
+    figure = getattr(home, name)(*arguments.get(name, (long,)))
     style.png(figure)
     axes = ((*ax.texts, ax._left_title, ax.xaxis.label, ax.yaxis.label) for ax in figure.axes)
     for text in itertools.chain(figure.texts, *axes):

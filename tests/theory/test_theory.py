@@ -91,9 +91,9 @@ def test_noise_terms():
     xi_B = rng.normal(0, 0.2, (DRAWS, *B.shape))
     xi_A = rng.normal(0, 0.15, (DRAWS, *A.shape))
     terms = theory.noise_terms(B, A, 0.2, 0.15, scaling)
-    parts = scaling * (xi_B @ A), scaling * (B @ xi_A), scaling * (xi_B @ xi_A)
-    assert all(is_mean(e, energies(part)) for e, part in zip(terms, parts, strict=True))
-    assert is_mean(terms.total, energies(np.sum(parts, axis=0)))
+    drawn = scaling * (xi_B @ A), scaling * (B @ xi_A), scaling * (xi_B @ xi_A)
+    assert all(is_mean(e, energies(part)) for e, part in zip(terms, drawn, strict=True))
+    assert is_mean(terms.total, energies(np.sum(drawn, axis=0)))
     published = theory.noise_terms(np.ones((48, 4)), np.ones((4, 64)), 0.07, 0.07)
     assert published.quadratic == pytest.approx(0.2950, abs=5e-5)
 
@@ -251,8 +251,8 @@ def test_sampled_gaussian_rdp():
     orders = np.array([2, 5, 12])
     for q, sigma in ((0.01, 0.8), (0.9, 4.0), (1.0, 0.7)):
         expected = [3 * renyi_by_integral(order, q, sigma) for order in orders]
-        found = theory.sampled_gaussian_rdp(orders, q, sigma, 3)
-        np.testing.assert_allclose(found, expected, rtol=1e-8)
+        divergences = theory.sampled_gaussian_rdp(orders, q, sigma, 3)
+        np.testing.assert_allclose(divergences, expected, rtol=1e-8)
 
 
 def test_rdp_to_epsilon():

@@ -145,8 +145,9 @@ def test_a_table_names_the_person_of_each_row() -> None:
         "^persons='one at clients 0 and 1': expected one client": {"by": "site", "clients": None},
     }
     for line, more in calls.items():
+        arguments: Any = {**words, "clients": 2, **more}
         with pytest.raises(ValueError, match=line):
-            fl.tasks.hub(toy_hubs.folder("bert"), frame, **{**words, "clients": 2, **more})
+            fl.tasks.hub(toy_hubs.folder("bert"), frame, **arguments)
 
 
 @pytest.mark.parametrize(

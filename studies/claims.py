@@ -229,26 +229,19 @@ def steadier(rows: Rows, one: str, other: str) -> Effect:
     return Effect(what, values, "of the other's", f"{count} seeds", ratio=True)
 
 
-def change_of_lead(rows: Rows, one: str, other: str, label: str, ends: Any) -> Any:
-    """How the lead grows from the first end of a knob to the second, by seed."""
+def change_of_lead(
+    rows: Rows, one: str, other: str, label: str, ends: Any, within: float | None = None
+) -> Effect:
+    """Turning a knob from the first end to the second costs one method less than the other; or,
+    with ``within``, leaves the lead of one over the other as it is."""
     at_ends = [select_rows(rows.frame, **{label: end}) for end in ends]
-    first, last = (seed_pairs(part, one, other, "accuracy") for part in at_ends)
-    return ((last[one] - last[other] - first[one] + first[other]) / rows.room).dropna()
-
-
-def loses_less(rows: Rows, one: str, other: str, label: str, ends: Any) -> Effect:
-    """Turning a knob from the first end to the second costs one method less than the other."""
-    change = change_of_lead(rows, one, other, label, ends)
+    before, after = (seed_pairs(part, one, other, "accuracy") for part in at_ends)
+    change = (after[one] - after[other] - before[one] + before[other]) / rows.room
     first, last = (describe_label(label, end) for end in ends)
     what = f"loss of {other} from {first} to {last}, less that of {one}"
-    return Effect(what, change, count=f"{len(change)} seeds")
-
-
-def same_lead(rows: Rows, one: str, other: str, label: str, ends: Any, within: float) -> Effect:
-    """The lead of one method over another is the same at two ends of a knob."""
-    change = change_of_lead(rows, one, other, label, ends)
-    first, last = (describe_label(label, end) for end in ends)
-    what = f"lead of {one} over {other} ({last}) less that lead ({first})"
+    if within is not None:
+        what = f"lead of {one} over {other} ({last}) less that lead ({first})"
+    change = change.dropna()
     return Effect(what, change, count=f"{len(change)} seeds", within=within)
 
 
@@ -321,7 +314,7 @@ def always_zero(
 
 RULES: dict[str, Callable[..., Effect]] = {
     rule.__name__: rule
-    for rule in (lead, more, less, fewer_bytes, steadier, loses_less, same_lead, own_lead)
+    for rule in (lead, more, less, fewer_bytes, steadier, change_of_lead, own_lead)
     + (insensitive, forgiving, at_least, power_law, always_zero)
 }
 

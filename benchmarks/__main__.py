@@ -131,6 +131,7 @@ def page(table: pd.DataFrame, machine: str) -> str:
     seconds = table.set_index(["case", "peer", "turn"])["seconds"].sort_index()
     rows = [["ratio of times", "of a", "measured", "asked"]]
     for label, case, one, reference, goal in RATIOS:
+        # Turn by turn: what disturbs a turn disturbs both of its peers.
         ratio = seconds[case, one] / seconds[case, reference]
         rows.append([label, case, spread(ratio), goal])
     times = [["time of", "seconds", "asked"]]

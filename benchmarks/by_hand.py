@@ -75,6 +75,7 @@ def train(message: Message, context: Context) -> Message:
     config: Any = message.content["config"]
     x, y = data().clients[int(context.node_config["partition-id"])]
     loader = DataLoader(TensorDataset(x, y), batch_size=min(BATCH, len(y)))
+    # Opacus draws each example with this probability, so batches are a little smaller than BATCH.
     rate, rounds = 1 / len(loader), int(config["rounds"])
     state: Any = context.state
     if "privacy" not in state:  # calibrated once, for all rounds of this client
@@ -104,6 +105,7 @@ def train(message: Message, context: Context) -> Message:
     metrics: dict[str, Any] = {"num-examples": len(y)}
     if config["server-round"] == rounds:
         accountant = PRVAccountant()
+        # The engine of this round knows nothing of the rounds before.
         accountant.history = [(sigma, rate, state["privacy"]["steps"])]
         metrics |= {"epsilon": accountant.get_epsilon(DELTA), "sigma": sigma, "rate": rate}
     content: Any = {

@@ -83,6 +83,7 @@ def peft_model(task: Task, rank: int, how: How) -> nn.Module:
         target_modules=list(task.targets),
     )
     model: nn.Module = get_peft_model(copy.deepcopy(task.model), config)
+    # Else the ratios would tell of the precision too.
     for parent in list(model.modules()) if how.products == "bfloat16" else ():
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear) and not child.weight.requires_grad:
@@ -120,6 +121,7 @@ def plain(task: Task, batch: int, rank: int, how: How = USUAL) -> Step:
         optimizer.zero_grad()
         for inputs, targets in batches:
             losses = task.loss(task.forward(model, inputs), targets)
+            # The gradient of the mean over all examples, added up group by group.
             (losses.sum() / len(y)).backward()
         optimizer.step()
 
@@ -148,6 +150,7 @@ def clip_and_sum(model: Any, losses: torch.Tensor, ghost: bool) -> None:
         with _without_hooks(model):
             (scale * losses).sum().backward()
         return
+    # One norm over all that moves, as in the private step.
     norms = [p.grad_sample.flatten(1).norm(dim=1) for p in moving(model)]
     scale = (1 / (torch.stack(norms).norm(dim=0) + 1e-6)).clamp(max=1)
     for p in moving(model):
@@ -183,6 +186,7 @@ def opacus(task: Task, batch: int, rank: int, how: How = USUAL, ghost: bool = Fa
             model.zero_grad()
             clip_and_sum(model, task.loss(task.forward(model, x), y), ghost)
             for p in moving(model):
+                # Noise on the sum, of the clip norm times a multiplier of one; then the mean.
                 p.grad = (p.grad + torch.randn_like(p)) / len(y)
             optimizer.step()
 

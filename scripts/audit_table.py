@@ -30,6 +30,7 @@ def audit(task: fl.tasks.Task, slug: str, unit: str, target: float, seed: int) -
     Args: task, slug, unit, seed: of the audited run. target: the stated epsilon.
     """
     planned = fl.Privacy(unit=unit, delta=DELTA).calibrate(epsilon=target, task=task, plan=PLAN)
+    # The largest noise that a client needs, for all: one bound then speaks of every canary.
     sigma = float(np.max(np.asarray(planned.noise_multiplier, float)))
     privacy = fl.Privacy(unit=unit, noise_multiplier=sigma, delta=DELTA)
     result = fl.audit.canaries(

@@ -321,6 +321,7 @@ def build(out: Path) -> None:
         program = "import gc; gc.disable(); from jupyter_book.cli.main import main; main()"
         command = [sys.executable, "-c", program, "build", str(source), "--path-output", str(made)]
         subprocess.run([*command, "-W", "--keep-going", "-q"], check=True)
+        # Only now: a build that failed leaves the old site.
         shutil.rmtree(out, ignore_errors=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(made / "_build" / "html", out)

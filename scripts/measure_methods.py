@@ -31,6 +31,7 @@ def measured(row: Method) -> dict[str, float | None]:
     records = list(fl.run(task, row, None, fl.Plan(**PLAN), lora=fl.Lora(**LORA), seed=0))
     gain = records[-1].metrics["accuracy"] - records[0].metrics["accuracy"]
     check(gain >= 0, "lr", PLAN["lr"], f"a rate at which {row.slug} does not end below its start")
+    # The record before training, and the first round.
     later = records[2:]
     worst = max(record.deviation for record in later)
     return {

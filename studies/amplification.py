@@ -78,6 +78,7 @@ def leads(frame: Any) -> str:
 
 def over_all(frames: Any) -> str:
     """How often the balanced start is ahead, level or behind, over all places with privacy."""
+    # Without privacy there is no noise to amplify: groupby leaves these rows out.
     places = [part for frame in frames for _, part in frame.groupby("epsilon")]
     rows = [["Balanced LoRA against", "ahead", "level", "behind"]]
     for one, other in LEADS[1:]:

@@ -266,6 +266,7 @@ def insensitive(rows: Rows, method: str, label: str, ends: Any, within: float) -
 def forgiving(rows: Rows, one: str, other: str) -> Effect:
     """A rate drawn from the grid costs less: the mean shortfall from the own best rate."""
     keys = [*label_columns(rows.frame), "method"]
+    # Every rate of the grid counts alike, as if it were drawn.
     table = rows.frame.groupby(keys, dropna=False)["regret"].mean().unstack()
     gap = (table[other] - table[one]).dropna() / rows.room
     means = " and ".join(share(table[x].mean() / rows.room) for x in (one, other))
@@ -286,6 +287,7 @@ def power_law(rows: Rows, method: str, measure: str, label: str, power: float) -
     The slope is fitted on logarithms, seed by seed; the learning rate stands in it because it
     scales the noise of a step as the knob does, and is tuned for each setting.
     """
+    # Without noise there is no energy whose logarithm could be taken.
     frame = rows.frame[(rows.frame[label] > 0) & (rows.frame[measure] > 0)]
     slopes = []
     for _, part in frame.groupby("seed"):
@@ -429,6 +431,7 @@ def best_of_task(study: str, labels: Place, start: float, means: Frames) -> floa
     if " " not in study:
         names = [name for name in means if name.split("-")[0] == task and " " not in name]
         tables += [means[name] for name in names if name != study]
+    # Another start is another model of the task, whose top cannot be reached from here.
     near = [table[(table["before_accuracy"] - start).abs() < START] for table in tables]
     return max(table["accuracy"].max() for table in near if len(table))
 
@@ -553,6 +556,7 @@ def judge_claims(claims: Iterable[Claim], frames: Frames) -> pd.DataFrame:
         if claim.sampled
     ]
     deciding = sum(map(bool, counts))
+    # Bonferroni: one interval of a table misses with 5 % at most.
     main_level = 1 - (1 - SHOWN) / max(deciding, 1)
     away_level = 1 - (1 - SHOWN) / max(sum(counts) - deciding, 1)
     lines: list[dict[str, Any]] = []
@@ -592,6 +596,7 @@ def screen_frame(name: str, path: Path) -> pd.DataFrame:
     done = load_results(path)
     rows = []
     for case in study.cases:
+        # The declared grid alone, which is the same for all methods; extensions of it are not.
         jobs = [job for job in study.screening_jobs(case) if job.key in done]
         scores = [done[job.key]["values"].get("accuracy") or 0.0 for job in jobs]
         for job, score in zip(jobs, scores, strict=True):

@@ -58,6 +58,7 @@ class Case:
         Of the method what differs from the default: a field that is added later changes no key.
         """
         default = Method("default", "")
+        # A note or a source may be reworded without a run becoming another one.
         names = [name for name in Method.__dataclass_fields__ if name not in DESCRIPTIVE]
         row = {name: getattr(self.method, name) for name in names}
         row = {name: rule_name(x) for name, x in row.items() if x != getattr(default, name)}

@@ -59,6 +59,7 @@ def build_task(name: str, arguments: Mapping[str, Any]) -> Task:
 def _task(name: str, arguments: str, tune: bool) -> Any:
     task: Any = build_task(name, json.loads(arguments))
     check(not tune or task.validation is not None, "task", name, "one with a validation part")
+    # Tuning never sees the examples that reported runs are scored on.
     return replace(task, test=task.validation, validation=None) if tune else task
 
 
@@ -74,6 +75,7 @@ def _privacy(name: str, arguments: str, fields: str, plan: str, epsilon: float |
 def job_arguments(job: Job) -> tuple[Task, Method, Privacy | None, Plan, Lora]:
     """Returns the arguments of `fl.run` for a job: task, method, privacy, plan and adapter."""
     case, (lr, clip, ratio) = job.case, job.setting
+    # A and B have rates of their own only where their ratio was tuned.
     plan = Plan(**case.plan, lr=lr if ratio == 1 else {"A": lr * ratio, "B": lr})
     name, fields = case.task
     arguments = json.dumps(dict(fields), sort_keys=True)
@@ -113,6 +115,7 @@ def run_job(job: Job) -> dict[str, Any]:
         if job.measure_curvature:
             values["sharpness"] = flatness(task, last)
     values["seconds"] = sum(record.seconds for record in records)
+    # JSON has no NaN; a run that diverged keeps its line, or it would be run again.
     finite = {name: float(x) if math.isfinite(x) else None for name, x in values.items()}
     return {"key": job.key, "lr": job.setting.lr, "seed": job.seed, "values": finite}
 
@@ -272,6 +275,7 @@ def run_study(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -
             group = study.cases[start : start + size]
             while missing := _missing_jobs(study, group, done):
                 for entry in run(missing):
+                    # On the disk before the next run is asked for: a kill loses none that ended.
                     append_line(path, entry)
                     done[entry["key"]] = entry
                     shown.update()
@@ -331,6 +335,7 @@ def study_frame(study: Study, path: Path) -> pd.DataFrame:
     """
     done = load_results(path)
     rows = []
+    # A case is reported whole or not at all: fewer seeds would look like more certainty.
     for case in study.cases:
         setting = best_setting(study, case, done)
         jobs = [] if setting is None else list(study.report_jobs(case, setting))

@@ -87,7 +87,7 @@ book: setup ## build the site with the notebooks as they stand into build/book
 compare: setup ## train the six methods on digits at epsilon 8 and write a report
 	$(BIN)/fedlora-lab compare $(COMPARE_ARGS) --out $(OUT)
 
-bench: setup ## measure speed and memory against peers; rewrites benchmarks/results
+bench: setup ## measure speed beside peers; rewrites benchmarks/results
 	$(BIN)/python -m benchmarks
 
 results: setup ## run every study from where it stands and judge the claims; what is whole is not run again

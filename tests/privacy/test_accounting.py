@@ -57,7 +57,8 @@ def test_pld_is_never_below_dp_accounting_nor_an_attack() -> None:
     rare = [(((0.4, 1e-4, 100),), 1e-6), (((0.5, 0.003, 1000),), 1e-6)]
     many = [(((1.0, 0.1, 100),), 1e-12), (((1.0, 0.05, 20_000),), 1e-10)]
     for history, delta in (*HISTORIES, *rare, *many):
-        value, other = epsilon(history, delta), pld(history, delta)
+        value = epsilon(history, delta)
+        other = pld(history, delta)
         # Its grid is mostly the finer one, so its number is the smaller, but for both roundings.
         assert other - 3e-4 <= value <= 1.003 * other + 1e-4, (history, delta)
         assert value <= epsilon(history, delta, "rdp")
@@ -65,21 +66,23 @@ def test_pld_is_never_below_dp_accounting_nor_an_attack() -> None:
 
 def test_an_optimal_attack_finds_what_is_stated() -> None:
     """The best attack on two releases, by integration over their outcomes."""
-    sigma, q, delta = 1.5, 0.2, 1e-3
+    sigma = 1.5
+    q = 0.2
+    delta = 1e-3
     x = np.linspace(-9 * sigma, 1 + 9 * sigma, 1501)
-    zero = norm.pdf(x, 0, sigma)
-    one = norm.pdf(x, 1, sigma)
-    without = np.outer(zero, zero)
-    mixed = (1 - q) * zero + q * one
+    noise = norm.pdf(x, 0, sigma)
+    shifted = norm.pdf(x, 1, sigma)
+    without = np.outer(noise, noise)
+    mixed = (1 - q) * noise + q * shifted
     within = np.outer(mixed, mixed)
 
-    def found(e: float) -> float:
+    def attack_delta(e: float) -> float:
         pairs = ((within, without), (without, within))
         area = (x[1] - x[0]) ** 2
         return max(float(np.maximum(a - math.exp(e) * b, 0).sum() * area) for a, b in pairs)
 
     value = epsilon(((sigma, q, 2),), delta)
-    assert found(value) <= delta * (1 + 1e-6) < found(0.995 * value)
+    assert attack_delta(value) <= delta * (1 + 1e-6) < attack_delta(0.995 * value)
 
 
 @pytest.mark.slow
@@ -88,17 +91,17 @@ def test_rdp_equals_dp_accounting_and_opacus() -> None:
     from opacus.accountants.analysis import rdp as opacus
 
     orders = list(accounting.ORDERS)
-    whole = [order for order in orders if float(order).is_integer()]
+    whole_orders = [order for order in orders if float(order).is_integer()]
     for history, delta in HISTORIES:
         value = epsilon(history, delta, "rdp")
-        assert value <= dp_accounted(RdpAccountant(whole), history, delta) * (1 + 1e-6)
-        parts = [
+        assert value <= dp_accounted(RdpAccountant(whole_orders), history, delta) * (1 + 1e-6)
+        divergences = [
             opacus.compute_rdp(q=q, noise_multiplier=s, steps=n, orders=orders)
             for s, q, n in history
         ]
-        spent = np.sum(parts, axis=0)
-        other, _ = opacus.get_privacy_spent(orders=orders, rdp=spent, delta=delta)
-        assert value == pytest.approx(other, rel=1e-5)
+        spent = np.sum(divergences, axis=0)
+        by_opacus, _ = opacus.get_privacy_spent(orders=orders, rdp=spent, delta=delta)
+        assert value == pytest.approx(by_opacus, rel=1e-5)
 
 
 def test_full_batches_have_the_exact_epsilon() -> None:
@@ -133,8 +136,8 @@ def test_tradeoff_equals_golden_numbers(entry: Entry) -> None:
     """Computed apart, from losses and probabilities of dp-accounting. The third is the one where
     probabilities of a finer grid add up to 1.0004 or 1.012: scaled back to 1 they give .157 or .032
     for .161."""
-    found = (accounting.advantage((entry,)), *accounting.tradeoff_curve((entry,), RATES))
-    for value, golden in zip(found, CURVES[entry], strict=True):
+    computed = (accounting.advantage((entry,)), *accounting.tradeoff_curve((entry,), RATES))
+    for value, golden in zip(computed, CURVES[entry], strict=True):
         assert golden - 1e-4 <= value <= golden + 5e-4
 
 
@@ -144,12 +147,12 @@ def test_tradeoff_lies_below_every_epsilon() -> None:
     rates = np.linspace(0, 1, 101)
     mixed = ((1.0, 0.1, 60), (2.0, 1.0, 3))
     for history in (mixed, ((100.0, 0.001, 10),)):
-        found = accounting.tradeoff_curve(history, rates)
-        assert (found >= rates).all() and (np.diff(found) >= 0).all() and found[-1] == 1
-        assert np.max(found - rates) <= accounting.advantage(history) + 1e-12
+        curve = accounting.tradeoff_curve(history, rates)
+        assert (curve >= rates).all() and (np.diff(curve) >= 0).all() and curve[-1] == 1
+        assert np.max(curve - rates) <= accounting.advantage(history) + 1e-12
         for delta in (1e-6, 1e-3):
             loose = theory.membership_bound(rates, epsilon(history, delta), delta)
-            assert (found <= loose + 1e-3).all()
+            assert (curve <= loose + 1e-3).all()
     assert (accounting.tradeoff_curve(((2.0, 0.0, 5),), rates) == rates).all()
     assert accounting.tradeoff_curve(((None, 0.1, 1),), rates).min() == 1
 
@@ -191,11 +194,11 @@ ANSWERS: dict[str, Callable[[Any], float]] = {
 def test_every_history_has_an_answer_that_never_falls_with_less_noise(answer: Any) -> None:
     """Numbers whose squares overflow or vanish made some accountants fail and others not end."""
     for q, count in itertools.product((5e-324, 1e-12, 0.3, 1.0), (1, 10**6, 2**53)):
-        found = [answer(((sigma, q, count),)) for sigma in EXTREME_SIGMAS]
+        answers = [answer(((sigma, q, count),)) for sigma in EXTREME_SIGMAS]
         # NaN is in no order. Of two close values the larger may be the one with more noise.
-        falls = [b <= a + 1e-2 for a, b in itertools.pairwise(found)]
-        assert all(falls), (q, count, found)
-        assert found[0] == found[3] and found[-1] in (0.0, 0.01), (q, count, found)
+        falls = [b <= a + 1e-2 for a, b in itertools.pairwise(answers)]
+        assert all(falls), (q, count, answers)
+        assert answers[0] == answers[3] and answers[-1] in (0.0, 0.01), (q, count, answers)
 
 
 @pytest.mark.parametrize("sigma", [1.0, 1e6])

@@ -82,7 +82,8 @@ def two_layers() -> nn.Module:
 @pytest.mark.parametrize(("trust", "scale"), [("central", 1e22), ("local", 1e30)])
 def test_one_client_s_data_cannot_stop_a_run(trust: str, scale: float) -> None:
     """Factors that have lost their way have a Gram matrix without roots: an error would tell."""
-    x, y = torch.randn(5, 6, generator=torch.Generator().manual_seed(1)), torch.arange(5) % 3
+    x = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
+    y = torch.arange(5) % 3
     data = [(x * scale, y), (x, y)]
     task = fl.tasks.classification(two_layers(), data, test=(x, y), targets=["0"])
     row = fl.methods.DEeR.replace(name="within", train=fl.Cycle(("B A",)))
@@ -105,8 +106,10 @@ def test_a_rotation_of_the_ranks_takes_no_noise_from_the_signal() -> None:
 
     1000 times the noise must move every rank 1000 times as far, in the coordinates of the clip.
     """
-    lora, row = fl.Lora(rank=4, ranks=(2, 2, 2)), fl.methods.FFA.replace(precondition=rotated)
-    plan, kept = PLAN.replace(rounds=1, local_steps=1, batch=None), []
+    lora = fl.Lora(rank=4, ranks=(2, 2, 2))
+    row = fl.methods.FFA.replace(precondition=rotated)
+    plan = PLAN.replace(rounds=1, local_steps=1, batch=None)
+    kept = []
     for sigma in (50.0, 50_000.0):
         privacy = private("example", sigma=sigma, clip=1.0)
         record = play(tokens(), row.replace(name="rotated"), privacy, plan, lora=lora, seed=0)[-1]
@@ -123,19 +126,20 @@ def test_a_rule_that_turns_unsound_is_refused_where_it_does(unit: str) -> None:
     """Sound when the run is opened, the unsound factor-space form 30 calls later."""
     calls = chain([product_space] * 30, repeat(factor_space))
     row = fl.methods.DEeR.replace(name="warm", precondition=lambda gram: next(calls)(gram))
-    words = r"^precondition=.*: expected a rule that treats every peer"
-    with pytest.raises(ValueError, match=words):
+    message = r"^precondition=.*: expected a rule that treats every peer"
+    with pytest.raises(ValueError, match=message):
         play(tokens(), row, private(unit), PLAN.replace(rounds=40))
     assert play(tokens(), "deer-literal", private(unit))[-1].epsilon == float("inf")
 
 
 def test_tensors_of_half_precision_are_not_trained() -> None:
     """Sums would be rounded after every addend: one example moved them by 1.4 C."""
-    x, y = torch.randn(6, 6).bfloat16(), torch.arange(6) % 3
+    x = torch.randn(6, 6).bfloat16()
+    y = torch.arange(6) % 3
     model = two_layers().bfloat16()
     task = fl.tasks.classification(model, [(x, y)], test=(x, y), targets=["0"], head="1")
-    words = r"^dtype of .*: expected float32 or float64: in half precision"
-    with pytest.raises(ValueError, match=words):
+    message = r"^dtype of .*: expected float32 or float64: in half precision"
+    with pytest.raises(ValueError, match=message):
         play(task, "fedlora", None, lora=LORA)
 
 

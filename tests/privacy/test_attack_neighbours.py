@@ -32,7 +32,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:local_steps=1:UserWarning"),  # a step is looked at alone
 ]
 
-SIGMA, CLIP, MARKED_LOSS_WEIGHT = 2.0, 0.7, 10_000
+SIGMA = 2.0
+CLIP = 0.7
+MARKED_LOSS_WEIGHT = 10_000
 SIZES = (5, 8, 3, 6)
 PERSONS = ([0, 1, 0, 2, 2], [3, 4, 3, 4, 3, 5, 6, 6], [7, 8, 7], [9, 9, 10, 11, 10, 11])
 """Of each client's examples; no two of a person's stand for sure in one chunk of two."""
@@ -50,8 +52,13 @@ def row_of(slug: str) -> Method:
 
 
 def private(unit: str, trust: str, **fields: Any) -> fl.Privacy:
-    own: dict[str, Any] = {"clip_norm": CLIP, "noise_multiplier": SIGMA, "delta": 1e-3, **fields}
-    return fl.Privacy(unit=unit, trust=trust, **own)
+    settings: dict[str, Any] = {
+        "clip_norm": CLIP,
+        "noise_multiplier": SIGMA,
+        "delta": 1e-3,
+        **fields,
+    }
+    return fl.Privacy(unit=unit, trust=trust, **settings)
 
 
 def released(
@@ -69,8 +76,8 @@ def released(
     by_person: Any = {}
     if privacy.unit == "person":
         task, by_person = replace(task, persons=PERSONS), {"chunk_examples": 2}
-    parts = task, row, privacy, plan.replace(rounds=t + 1)
-    run: Any = Recorder.open(*parts, lora=LORA, seed=seed, **by_person)
+    arguments = task, row, privacy, plan.replace(rounds=t + 1)
+    run: Any = Recorder.open(*arguments, lora=LORA, seed=seed, **by_person)
     values = replace(anywhere(tokens(sizes=SIZES), row), round=t)
     run.state = RunState(values, {}, [-1] * len(SIZES), [{} for _ in range(t)])
     run.resumed = True
@@ -99,13 +106,15 @@ def deviation(run: Any) -> Any:
     """Standard deviation of the noise in what is seen: each client's step, one upload or the mean
     of all.
     """
-    privacy, plan = run.spec.privacy, run.spec.plan
+    privacy = run.spec.privacy
+    plan = run.spec.plan
     if privacy.by_step:
         sizes = torch.tensor(run.spec.units, dtype=torch.float64)
         return plan.rate("B") * SIGMA * CLIP / sizes.clamp(max=plan.batch or math.inf)
     if privacy.trust == "local":
         return SIGMA * CLIP
-    count, honest = len(run.everyone.ids), privacy.noise_levels(len(SIZES), plan).shares
+    count = len(run.everyone.ids)
+    honest = privacy.noise_levels(len(SIZES), plan).shares
     whole = math.sqrt(count / honest) if privacy.trust == "secagg" else 1.0
     return SIGMA * CLIP * whole / (len(SIZES) * plan.participation)
 
@@ -122,7 +131,9 @@ def check_one_less(
     slug: str, unit: str, batch: int | None, cases: list[tuple[int, list[int]]]
 ) -> None:
     """Leaves out these examples of client 1 in the first step of round t, case by case."""
-    row, client, moved = row_of(slug), 1, []
+    row = row_of(slug)
+    client = 1
+    moved = []
     plan = fl.Plan(rounds=1, local_steps=1, batch=batch, lr=0.2)
     for t, examples in cases:
         loud = {client: examples}
@@ -168,28 +179,29 @@ def test_one_person_less_moves_a_step_by_at_most_what_is_assumed(slug, batch):
 )
 def test_one_client_less_moves_a_round_by_at_most_what_is_assumed(slug, trust):
     """It does not move or, where weights themselves are clipped, its weights are void."""
-    row, client = row_of(slug), 2
+    row = row_of(slug)
+    client = 2
     for participation, t, seed in ((1.0, 0, 0), (1.0, 1, 0), (0.6, 0, PARTIAL)):
         plan = fl.Plan(rounds=1, local_steps=2, batch=4, lr=20.0, participation=participation)
         privacy = private("client", trust, honest=2 if trust == "secagg" else None)
-        run, whole = released(row, privacy, plan, seed, t)
-        there = run.everyone.ids
-        assert client in there and 1 < len(there) < len(SIZES) + (participation == 1)
+        run, change = released(row, privacy, plan, seed, t)
+        ids = run.everyone.ids
+        assert client in ids and 1 < len(ids) < len(SIZES) + (participation == 1)
         if row.clip_reference is PLAIN.clip_reference:
             out = {client: list(range(SIZES[client]))}
-            other = released(row, privacy, plan, seed, t, out)[1]
+            without = released(row, privacy, plan, seed, t, out)[1]
         else:
-            other = void(run, row, client)
-        apart = distance(row, run, whole, other)
+            without = void(run, row, client)
+        apart = distance(row, run, change, without)
         assert 0.05 / SIGMA < float(apart.max()) <= (1 + 1e-6) / SIGMA
         if trust == "local":
-            assert not apart[[i for i, k in enumerate(there) if k != client]].any()
+            assert not apart[[i for i, k in enumerate(ids) if k != client]].any()
 
 
 def test_pooled_data_have_no_clients():
     """One client less turns the one update of pooled data into another: the sum moved by 2 C."""
-    words = r"^unit='client': expected 'example' for 'central': pooled data have no cl"
-    with pytest.raises(ValueError, match=words):
+    message = r"^unit='client': expected 'example' for 'central': pooled data have no cl"
+    with pytest.raises(ValueError, match=message):
         fl.compare(tokens(), ["central"], private("client", "secagg"), PLAN, [0], progress=False)
 
 

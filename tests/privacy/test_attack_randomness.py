@@ -23,7 +23,8 @@ from fedlora_lab.privacy.privatizer import gaussian_noise
 pytestmark = pytest.mark.attack
 
 PLAN = fl.Plan(rounds=3, local_steps=2, batch=3, lr=0.1, participation=0.6, dropout=0.3)
-TOP, BOTTOM = b"\xff" * 8, bytes(8)
+TOP = b"\xff" * 8
+BOTTOM = bytes(8)
 """Eight bytes of entropy that make the largest and the smallest number."""
 
 
@@ -35,10 +36,10 @@ class Entropy:
         patch.setattr(os, "urandom", self)
 
     def __call__(self, size: int) -> bytes:
-        found = self.source(size)
-        assert len(found) == size, "more entropy is asked for than there is"
-        self.given += found
-        return found
+        content = self.source(size)
+        assert len(content) == size, "more entropy is asked for than there is"
+        self.given += content
+        return content
 
 
 def bits(some: np.ndarray, yes: bytes = BOTTOM, no: bytes = TOP) -> Callable[[int], bytes]:
@@ -55,13 +56,13 @@ def test_without_a_seed_every_set_of_participants_and_every_batch_can_come(monke
     run = Run.open(regression(clients=40), "fedlora", None, PLAN, lora=LORA, seed=None)
     everyone = tuple(range(40))
     random = np.random.default_rng(0)
-    some = random.random(40) < 0.5
+    drawn_clients = random.random(40) < 0.5
     batch = random.random((40, 6)) < 0.5
-    entropy = Entropy(monkeypatch, bits(some))
-    assert list(run.participants(0)) == np.flatnonzero(some).tolist()
+    entropy = Entropy(monkeypatch, bits(drawn_clients))
+    assert list(run.participants(0)) == np.flatnonzero(drawn_clients).tolist()
     assert len(entropy.given) == 8 * 40
-    Entropy(monkeypatch, bits(some, yes=TOP, no=BOTTOM))
-    assert run.arrivals(0, everyone).tolist() == np.flatnonzero(some).tolist()
+    Entropy(monkeypatch, bits(drawn_clients, yes=TOP, no=BOTTOM))
+    assert run.arrivals(0, everyone).tolist() == np.flatnonzero(drawn_clients).tolist()
     entropy = Entropy(monkeypatch, bits(batch))
     drawn = local_training.poisson_batch(run.prepared, 0, 0, everyone)
     assert [x.tolist() for x in drawn] == [np.flatnonzero(row).tolist() for row in batch]
@@ -74,15 +75,16 @@ def test_without_a_seed_each_number_of_the_noise_has_64_bits_of_its_own(monkeypa
 
     def drawn(content: bytes) -> torch.Tensor:
         Entropy(monkeypatch, BytesIO(content).read)
-        shapes, where = {ParamKey("B", "x"): torch.Size([5, 3])}, [(0, 0, 0), (0, 1, 0)]
+        shapes = {ParamKey("B", "x"): torch.Size([5, 3])}
+        where = [(0, 0, 0), (0, 1, 0)]
         (noise,) = gaussian_noise(shapes, [1.0, 2.0], Streams(None), where).values()
         return noise.flatten()
 
     before = drawn(content)
     for place in range(30):
         at = slice(8 * place, 8 * place + 8)
-        other = bytes(255 - x for x in content[at])
-        changed = drawn(content[: at.start] + other + content[at.stop :])
+        flipped = bytes(255 - x for x in content[at])
+        changed = drawn(content[: at.start] + flipped + content[at.stop :])
         assert (changed != before).nonzero().flatten().tolist() == [place]
 
 
@@ -93,15 +95,15 @@ def test_nothing_else_decides_a_run_for_release(monkeypatch, slug, unit):
     With a seed it takes none.
     """
 
-    def one(source: Callable[[int], bytes] = os.urandom, seed=None) -> tuple[list, bytes]:
+    def run(source: Callable[[int], bytes] = os.urandom, seed=None) -> tuple[list, bytes]:
         entropy = Entropy(monkeypatch, source)
         records = play(regression(), slug, private(unit), PLAN, seed=seed)
         monkeypatch.undo()
         return [numbers(record) for record in records], entropy.given
 
-    first, given = one()
-    assert one(BytesIO(given).read)[0] == first != one()[0]
-    assert one(seed=1)[1] == b""
+    first, entropy_taken = run()
+    assert run(BytesIO(entropy_taken).read)[0] == first != run()[0]
+    assert run(seed=1)[1] == b""
 
 
 def test_every_bit_of_the_seed_decides_everything():

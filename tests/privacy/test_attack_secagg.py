@@ -54,7 +54,9 @@ def test_colluders_leave_enough_noise() -> None:
 
     Measured on the noise that the run draws, in the round with the fewest uploads that is released.
     """
-    sigma, clip, colluding = 1.3, 0.7, 2
+    sigma = 1.3
+    clip = 0.7
+    colluding = 2
     privacy = plan_of("secagg", noise_multiplier=sigma, clip_norm=clip, colluding=colluding)
     run = Run.open(tokens(), "fedlora", privacy, PLAN, lora=LORA, seed=5)
     each, _, shares = privacy.noise_levels(3, PLAN)
@@ -70,7 +72,8 @@ def test_colluders_leave_enough_noise() -> None:
 def test_clients_of_low_rank_add_their_noise_to_every_rank() -> None:
     """On Flower clients sent shares in their own ranks only: some had a third of the noise."""
     task = fl.tasks.regression(clients=8, examples=4, d_in=40, d_out=40, rank=2, test=4)
-    privacy, lora = private("client", sigma=1e3, trust="secagg"), fl.Lora(4, ranks=(4, *[1] * 7))
+    privacy = private("client", sigma=1e3, trust="secagg")
+    lora = fl.Lora(4, ranks=(4, *[1] * 7))
     last = by_messages(task, "ffa-lora", privacy, PLAN.replace(rounds=1), lora=lora)[-1]
     ((_, b),) = last.adapter.values()
     # in every rank the noise of the whole sum

@@ -76,18 +76,20 @@ def test_a_fresh_start_forgets_no_release(tmp_path, capsys):
     where the run that came after it spends nothing.
     """
     out = tmp_path / "out"
-    words = ["run", "regression", "deer", *SMALL, "--out", out, "--fresh", "--seed", "none"]
-    assert call(*words) == 0
+    command = ["run", "regression", "deer", *SMALL, "--out", out, "--fresh", "--seed", "none"]
+    assert call(*command) == 0
     assert "without a seed" not in capsys.readouterr().out, "the table shows it"
-    one = Ledger.load(out / "checkpoints" / "deer-release" / "ledger.json")
-    assert call(*words, "--epsilon", "none") == 0
-    said = f"A run without a seed that was interrupted or deleted: epsilon = {one.epsilon():.4g}"
-    assert said in capsys.readouterr().out and said in (out / "report.html").read_text()
-    assert call(*words) == 0
-    said = f"epsilon = {Ledger.compose(one, one).epsilon():.4g} at delta"
-    shown = capsys.readouterr().out
-    assert "All 2 runs without a seed together" in shown and said in shown
-    assert said in (out / "report.html").read_text()
+    cleared = Ledger.load(out / "checkpoints" / "deer-release" / "ledger.json")
+    assert call(*command, "--epsilon", "none") == 0
+    sentence = (
+        f"A run without a seed that was interrupted or deleted: epsilon = {cleared.epsilon():.4g}"
+    )
+    assert sentence in capsys.readouterr().out and sentence in (out / "report.html").read_text()
+    assert call(*command) == 0
+    sentence = f"epsilon = {Ledger.compose(cleared, cleared).epsilon():.4g} at delta"
+    output = capsys.readouterr().out
+    assert "All 2 runs without a seed together" in output and sentence in output
+    assert sentence in (out / "report.html").read_text()
 
 
 def example_cell() -> Cell:
@@ -153,8 +155,10 @@ def test_a_lost_checkpoint_forgets_no_release(lost, tmp_path):
 
 def test_a_release_has_no_branches(tmp_path):
     """`resume=A, checkpoint=B` would let each of two branches state its own releases only."""
-    task, privacy = tokens(), private("example")
-    a, b = tmp_path / "a", tmp_path / "b"
+    task = tokens()
+    privacy = private("example")
+    a = tmp_path / "a"
+    b = tmp_path / "b"
     play(task, "fedlora", privacy, seed=None, checkpoint=a)
     words = r"^checkpoint='.*b': expected '.*a': a run goes on in its own folder"
     with pytest.raises(ValueError, match=words):
@@ -190,7 +194,8 @@ def test_a_run_that_was_opened_before_another_wrote_is_refused(tmp_path):
     begun = (e for e in opened(checkpoint=tmp_path).events() if isinstance(e, Round))
     assert [next(begun).index for _ in range(3)] == [0, 1, 2]
     begun.close()
-    first, second = opened(resume=tmp_path), opened(resume=tmp_path)
+    first = opened(resume=tmp_path)
+    second = opened(resume=tmp_path)
     with second.lock():
         second.begin_round()
     words = r"^checkpoint='.*': expected a folder in which no other run has written mean"
@@ -215,15 +220,18 @@ def test_a_run_that_will_exceed_its_target_says_so(tmp_path):
 def test_a_run_ends_before_the_round_that_would_spend_more(tmp_path):
     """Resumed and whole, in the loop and on Flower; the last round is judged."""
     cut_short(tmp_path, 1)
-    cell, seldom = (tokens(), "fedlora", calibrated(), FOUR), {"evaluate_every": 9}
+    cell = (tokens(), "fedlora", calibrated(), FOUR)
+    seldom = {"evaluate_every": 9}
     assert indices(play(*cell, seed=None, resume=tmp_path, stop_at=3.0, **seldom)) == [3]
     assert counted(tmp_path / "ledger.json") == [1, 2, 3, 3]
     assert Ledger.load(tmp_path / "ledger.json").epsilon() <= 3
     spent = [record.epsilon for record in play(*cell)]
     for stop in (0.5 * spent[1], spent[1], spent[2] * 1.001, spent[4], 9.0):
-        whole = play(*cell, stop_at=stop, **seldom)
-        assert indices(whole) == [number for number, epsilon in enumerate(spent) if epsilon <= stop]
-        assert whole[-1].metrics["loss"] > 0
+        records = play(*cell, stop_at=stop, **seldom)
+        assert indices(records) == [
+            number for number, epsilon in enumerate(spent) if epsilon <= stop
+        ]
+        assert records[-1].metrics["loss"] > 0
     who = SimulatedClients(*cell, LORA, 0)
     assert indices(over_messages(who, open_run(who.participant(), stop_at=spent[2]))) == [0, 1, 2]
 
@@ -246,25 +254,31 @@ def test_a_table_states_what_killed_rounds_spent(tmp_path):
 @pytest.mark.slow
 def test_a_run_without_privacy_is_never_forgotten(tmp_path, capsys):
     """Beside the epsilon of a private run in the same folder stands that an un-noised one was."""
-    words = ["run", "regression", "fedlora", *SMALL, "--out", tmp_path, "--seed", "none"]
-    said = "Runs without privacy (1 here, including interrupted and deleted ones) promise nothing"
-    assert call(*words, "--epsilon", "none") == 0
+    command = ["run", "regression", "fedlora", *SMALL, "--out", tmp_path, "--seed", "none"]
+    sentence = (
+        "Runs without privacy (1 here, including interrupted and deleted ones) promise nothing"
+    )
+    assert call(*command, "--epsilon", "none") == 0
     for ending in ("json", "csv"):
         (tmp_path / "cells" / f"fedlora-release.{ending}").unlink()  # as if it had been cut short
     capsys.readouterr()
-    assert call(*words, "--fresh") == 0
-    assert said in capsys.readouterr().out and said in (tmp_path / "report.html").read_text()
+    assert call(*command, "--fresh") == 0
+    assert (
+        sentence in capsys.readouterr().out and sentence in (tmp_path / "report.html").read_text()
+    )
 
 
 def test_ledgers_over_other_splits_are_bounded():
     """A client's number means nothing in another split: each release counts for every client."""
-    one = book(play(tokens(), "fedlora", private("example"))[-1])
-    whole = one.for_everyone()
-    assert whole.clients == () and whole.terms == one.terms
+    ledger = book(play(tokens(), "fedlora", private("example"))[-1])
+    everyone = ledger.for_everyone()
+    assert everyone.clients == () and everyone.terms == ledger.terms
     # Somebody's data may lie with client k in one split and with client j in the other.
-    for k, j in product(one.clients, one.clients):
-        moved = accounting.epsilon(one.history(k) + one.history(j), one.delta, one.accountant)
-        assert Ledger.compose(whole, whole).epsilon() >= moved
-    known = Ledger.from_json(one.to_json())
-    known.uncertified = "a reason"
-    assert known.for_everyone().uncertified == "a reason"
+    for k, j in product(ledger.clients, ledger.clients):
+        moved = accounting.epsilon(
+            ledger.history(k) + ledger.history(j), ledger.delta, ledger.accountant
+        )
+        assert Ledger.compose(everyone, everyone).epsilon() >= moved
+    uncertified = Ledger.from_json(ledger.to_json())
+    uncertified.uncertified = "a reason"
+    assert uncertified.for_everyone().uncertified == "a reason"

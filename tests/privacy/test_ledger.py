@@ -68,11 +68,11 @@ def test_a_replay_counts_once() -> None:
     """A resumed round draws the same noise. A different entry for it is an error."""
     ledger = filled()
     before = ledger.to_json()
-    again: dict[str, Any] = {"sample_rate": 0.1, "repeats": True}
-    ledger.record(1, (0, 1), 5, noise_multiplier=(1.0, 0.8), **again)
+    terms: dict[str, Any] = {"sample_rate": 0.1, "repeats": True}
+    ledger.record(1, (0, 1), 5, noise_multiplier=(1.0, 0.8), **terms)
     for clients, count, sigma in [((0, 1), 4, 0.8), ((0, 2), 5, 0.8), ((0, 1), 5, 0.9)]:
         with pytest.raises(ValueError, match=r"^round=1: expected the entry that this round alr"):
-            ledger.record(1, clients, count, noise_multiplier=(1.0, sigma), **again)
+            ledger.record(1, clients, count, noise_multiplier=(1.0, sigma), **terms)
     assert ledger.to_json() == before
     with pytest.raises(ValueError, match=r"^repeats=True: expected False in release mode: the no"):
         filled(reproducible=False).record(1, (0,), 5, **RATES, repeats=True)
@@ -93,8 +93,8 @@ def test_the_worst_client_is_found_among_many() -> None:
     sigmas = random.choice([0.8, 1.0, 1.5], 15)
     rates = random.choice([0.05, 0.1, 0.3], 15)
     for t in range(4):
-        there = [k for k in range(15) if random.random() < 0.5]
-        ledger.record(t, there, 5, sample_rate=rates[there], noise_multiplier=sigmas[there])
+        ids = [k for k in range(15) if random.random() < 0.5]
+        ledger.record(t, ids, 5, sample_rate=rates[ids], noise_multiplier=sigmas[ids])
     assert ledger.epsilon() == max(ledger.epsilon(k) for k in ledger.clients)
     assert len(ledger._histories("epsilon", None, None)) < 8
 
@@ -103,7 +103,8 @@ def test_the_worst_client_is_found_among_many() -> None:
 
 
 def test_an_uncertified_ledger_states_no_epsilon() -> None:
-    ledger, reason = filled(), "noise shaped by the peer, clip on the factor"
+    ledger = filled()
+    reason = "noise shaped by the peer, clip on the factor"
     ledger.uncertified = reason
     composed = Ledger.compose(filled(), ledger)
     for refused in (
@@ -170,24 +171,24 @@ def test_every_epsilon_names_its_observer() -> None:
 
 def test_compose_adds_up() -> None:
     """Runs on the same data: their releases together, client by client; equal runs count twice."""
-    one = filled()
-    two = filled(reproducible=False)
-    two.record(2, (1, 5), 3, sample_rate=0.5, noise_multiplier=2.0)
-    both = Ledger.compose(one, two)
+    first = filled()
+    second = filled(reproducible=False)
+    second.record(2, (1, 5), 3, sample_rate=0.5, noise_multiplier=2.0)
+    both = Ledger.compose(first, second)
     for client in (0, 1, 5):
-        together = accounting.epsilon(one.history(client) + two.history(client), 1e-5)
+        together = accounting.epsilon(first.history(client) + second.history(client), 1e-5)
         assert both.epsilon(client) == together
     assert both.clients == (0, 1, 2, 5)
-    assert both.reproducible and not Ledger.compose(two, two).reproducible
-    assert Ledger.compose(one, one).history(0) == ((1.0, 0.1, 20),)
-    assert Ledger.compose(both, one).epsilon() == Ledger.compose(one, two, one).epsilon()
+    assert both.reproducible and not Ledger.compose(second, second).reproducible
+    assert Ledger.compose(first, first).history(0) == ((1.0, 0.1, 20),)
+    assert Ledger.compose(both, first).epsilon() == Ledger.compose(first, second, first).epsilon()
     frozen = both.to_json()
     assert Ledger.from_json(frozen).to_json() == frozen
     # What it said has been spent, whatever a part records later.
-    one.record(7, (0,), 5, **RATES)
+    first.record(7, (0,), 5, **RATES)
     assert both.to_json() == frozen
     entry = LedgerEntry(9, None, 100, 1.0, 0.1)
-    assert one.after([entry]).epsilon() > 1000 > one.epsilon()
+    assert first.after([entry]).epsilon() > 1000 > first.epsilon()
     for change in (lambda: both.record(9, (0,), **RATES), lambda: both.after([entry])):
         with pytest.raises(ValueError, match=r"^ledger='composition': expected the"):
             change()

@@ -29,7 +29,8 @@ from fedlora_lab.lora.per_example import per_example_gradients
 from fedlora_lab.methods import FedLoRA
 from fedlora_lab.methods.state import ParamKey
 
-TASK, CLIP = people(), 0.7
+TASK = people()
+CLIP = 0.7
 
 
 def opened(batch: int | None = 2, sigma: float = 0.0, **options: Any) -> Run:
@@ -57,13 +58,13 @@ def test_a_batch_draws_persons_with_all_their_examples() -> None:
     prepared = opened().prepared
     assert prepared.spec.units == (3, 4, 2)
     assert prepared.spec.sample_rates == (2 / 3, 0.5, 1.0)
-    own = torch.tensor(PERSONS[1])
+    persons = torch.tensor(PERSONS[1])
     seen = torch.zeros(7)
     sizes = []
     for s in range(400):
         index = local_training.poisson_batch(prepared, 0, s, (1,))[0]
-        drawn = own[index].unique()
-        assert torch.equal(index, torch.isin(own, drawn).nonzero().squeeze(1))
+        drawn = persons[index].unique()
+        assert torch.equal(index, torch.isin(persons, drawn).nonzero().squeeze(1))
         seen[drawn] += 1
         sizes.append(float(len(drawn)))
     assert bool(((seen[3:] - 200).abs() < 50).all())
@@ -92,16 +93,16 @@ def test_a_person_is_clipped_once_as_the_mean_of_single_gradients(chunk: int | N
 
 def test_one_bad_example_voids_its_person_and_nobody_else() -> None:
     run = opened(None)
-    whole = moved(run)
+    sums = moved(run)
     x, y = TASK.clients[1]
     spoilt = x.clone()
     spoilt[5] = math.nan  # the one example of person 5
     data = (TASK.clients[0], (spoilt, y), TASK.clients[2])
     run.prepared = replace(run.prepared, data=data)
     with_bad = moved(run)
-    for key, value in whole.items():
+    for key, value in sums.items():
         assert torch.equal(with_bad[key][0], value[0]) and with_bad[key].isfinite().all()
-    gap = torch.cat([(value - with_bad[key])[1].flatten() for key, value in whole.items()])
+    gap = torch.cat([(value - with_bad[key])[1].flatten() for key, value in sums.items()])
     assert 0 < float(gap.norm()) <= CLIP * (1 + 1e-6)
 
 
@@ -137,15 +138,15 @@ def test_a_person_at_several_clients_is_refused() -> None:
 def test_a_table_names_the_person_of_each_row() -> None:
     """A split of rows would put a person at two clients, or into training and test."""
     frame = toy_hubs.texts().assign(person=[i // 3 for i in range(48)])
-    words: Any = {"text": "text", "label": "label", "person": "person", "public_test": True}
-    task = fl.tasks.hub(toy_hubs.folder("bert"), frame, **words, clients=3, seed=2)
+    options: Any = {"text": "text", "label": "label", "person": "person", "public_test": True}
+    task = fl.tasks.hub(toy_hubs.folder("bert"), frame, **options, clients=3, seed=2)
     assert sum(task.person_counts) * 3 == sum(task.sizes) == 39
     calls: dict[str, Any] = {
         "^person 'person'='2 persons of the public test rows have private": {"test": frame[:6]},
         "^persons='one at clients 0 and 1': expected one client": {"by": "site", "clients": None},
     }
-    for line, more in calls.items():
-        arguments: Any = {**words, "clients": 2, **more}
+    for line, changes in calls.items():
+        arguments: Any = {**options, "clients": 2, **changes}
         with pytest.raises(ValueError, match=line):
             fl.tasks.hub(toy_hubs.folder("bert"), frame, **arguments)
 
@@ -165,8 +166,8 @@ def test_persons_that_are_none_are_refused(persons: Any, line: str) -> None:
 
 def test_persons_are_compared_by_value() -> None:
     """However a table stores them: one person counted as two would be protected by half."""
-    one = (7, 7.0, np.int8(7), np.uint64(7), np.float32(7))
-    task = replace(tokens("head", (len(one), 2)), persons=(one, (8, 2**62)))
+    alike = (7, 7.0, np.int8(7), np.uint64(7), np.float32(7))
+    task = replace(tokens("head", (len(alike), 2)), persons=(alike, (8, 2**62)))
     assert task.person_counts == (1, 2)
 
 
@@ -184,8 +185,8 @@ def test_what_is_no_whole_number_is_no_person(value: Any) -> None:
 @pytest.mark.slow
 def test_the_audits_leave_out_persons() -> None:
     """One that left out examples would call a sound step broken, or a clip of examples sound."""
-    found = fl.review.engine(TASK, "fedlora", private("person"), PLAN, lora=LORA)
-    assert found.sound, str(found)
+    review = fl.review.engine(TASK, "fedlora", private("person"), PLAN, lora=LORA)
+    assert review.sound, str(review)
     plan = PLAN.replace(batch=2)
     audit = fl.audit.canaries(TASK, "fedlora", private("person"), plan, canaries=16, lora=LORA)
     assert audit.holds and audit.unit == "person"

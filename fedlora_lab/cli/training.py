@@ -17,7 +17,7 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.cli import options as read
 from fedlora_lab.experiments import finetune as tuning
 from fedlora_lab.experiments.tuned_rates import load_searches, suggestion
-from fedlora_lab.federated.compare import BAR, Cell, Progress
+from fedlora_lab.federated.compare import BAR, Cell, show_progress
 from fedlora_lab.federated.records import Round
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
@@ -104,17 +104,13 @@ def train_cell(
     """
     begun = time.perf_counter()
     name = f"{cell.slug}, seed {'none' if cell.seed is None else cell.seed}"
-    progress = Progress(bar, cell.plan, name)
     line = "no round was run"
-    for event in run_cell(folder, cell, stop_at):
+    events = run_cell(folder, cell, stop_at)
+    for event in show_progress(bar, cell.plan, name, events, round_line):
         if isinstance(event, Round):
             line = round_line(event)
-            progress.show(event, line)
             if every_round:
                 bar.write(f"round {event.index}: {line}")
-        else:
-            progress.show(event)
-    progress.end()
     # Time may tell of a single example: the log of a release does not hold it.
     took = "" if cell.seed is None else f" ({time.perf_counter() - begun:.1f} s)"
     bar.write(f"{name}: {line}{took}")

@@ -22,7 +22,7 @@ from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.experiments.tuned_rates import suggest_lr
-from fedlora_lab.federated.compare import BAR, Cell, Progress
+from fedlora_lab.federated.compare import BAR, Cell, show_progress
 from fedlora_lab.federated.records import Round, generate, predict, save_adapter
 from fedlora_lab.federated.run import Run, RunOptions
 from fedlora_lab.lora.source import require_source
@@ -562,11 +562,10 @@ def _train(place: Path, cell: Cell, fresh: bool, options: Mapping[str, Any]) -> 
         privacy = stored["privacies"][cell.slug]
         cell = replace(cell, privacy=privacy and Privacy(**privacy))
         with tqdm(total=cell.plan.rounds, disable=None, **BAR) as bar:
-            progress = Progress(bar, cell.plan, cell.slug)
+            events = run_cell(folder, cell, **{"chunk_examples": 64, **options})
             try:
-                for event in run_cell(folder, cell, **{"chunk_examples": 64, **options}):
+                for event in show_progress(bar, cell.plan, cell.slug, events):
                     begun = True
-                    progress.show(event)
                     record = event if isinstance(event, Round) else record
             except Exception:
                 if not begun:  # a model that cannot be adapted leaves no folder behind

@@ -5,7 +5,7 @@ Finished runs are kept in a file of JSON lines and found again by their argument
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -98,12 +98,8 @@ class Cell:
                 privacy = _calibrated_for_pooled(privacy, task, plan)
         return cls(method, task, BASELINES[method], privacy, plan, lora, seed)
 
-    def run(self, **options: Any) -> Iterator[Round]:
-        """Runs the cell; options as of `fl.run`. Without privacy ``stop_at`` has no effect."""
-        return (event for event in self.ticks(**options) if isinstance(event, Round))
-
     def ticks(self, **options: Any) -> Iterator[Round | Tick]:
-        """Runs the cell as `run` does, and yields a `Tick` after every local step too."""
+        """Runs the cell; options as of `fl.ticks`. Without privacy ``stop_at`` has no effect."""
         from fedlora_lab.federated.run import ticks
 
         # The baseline without privacy spends no epsilon at which it could stop.
@@ -148,55 +144,42 @@ BAR: dict[str, Any] = {
 """Options of a tqdm bar whose total counts rounds: share done, time so far and time left."""
 
 
-class Progress:
-    """Shows one run on a tqdm bar of `BAR`, which other runs may share.
+def show_progress(
+    bar: "tqdm[Any]",
+    plan: Plan,
+    name: str,
+    events: Iterable[Round | Tick],
+    describe: Callable[[Round], str] | None = None,
+) -> Iterator[Round | Tick]:
+    """Passes the events of a run on, and shows on a tqdm bar of `BAR` where the run is.
 
     Args:
-        bar: counts the rounds of all its runs.
-        plan: of the run.
-        name: of the run, for the bar.
+        bar: counts rounds; other runs may share it.
+        plan, name, events: of the run.
+        describe: what to say of the last round; ``None``: the epsilon so far.
     """
-
-    def __init__(self, bar: "tqdm", plan: Plan, name: str) -> None:
-        self.bar = bar
-        self.plan = plan
-        self.name = name
-        # Rounds of the runs before this one.
-        self.before = bar.n
-        self.epsilon = ""
-        bar.set_description_str(f"{name}, preparing")
-
-    def follow(self, events: Iterable[Round | Tick]) -> Iterator[Round]:
-        """Passes the rounds on as they come, and shows them and the steps between them."""
-        for event in events:
-            self.show(event)
-            if isinstance(event, Round):
-                yield event
-
-    def show(self, event: Round | Tick, text: str = "") -> None:
-        """Moves the bar to where the run is.
-
-        Args:
-            event: that the run yielded.
-            text: behind a round, in the place of its epsilon.
-        """
-        if isinstance(event, Round):
-            spent = "" if event.ledger is None else f"ε {event.epsilon:.3g}"
-            self.epsilon = text or spent
-            place = f"round {event.index} of {self.plan.rounds}"
-            done = event.index
-        else:
-            place = f"round {event.round} of {self.plan.rounds}, step {event.step}"
+    rounds_before = bar.n
+    bar.set_description_str(f"{name}, preparing")
+    text = ""
+    for event in events:
+        if isinstance(event, Tick):
+            place = f"round {event.round} of {plan.rounds}, step {event.step}"
             # The last part of a round is aggregation and scores.
-            done = event.round - 1 + event.step / (self.plan.local_steps + 1)
-        self.bar.set_description_str(self.name, refresh=False)
-        self.bar.set_postfix_str(", ".join(filter(None, (place, self.epsilon))), refresh=False)
+            done = event.round - 1 + event.step / (plan.local_steps + 1)
+        else:
+            place = f"round {event.index} of {plan.rounds}"
+            done = event.index
+            if describe is not None:
+                text = describe(event)
+            elif event.ledger is not None:
+                text = f"ε {event.epsilon:.3g}"
+        bar.set_description_str(name, refresh=False)
+        bar.set_postfix_str(f"{place}, {text}" if text else place, refresh=False)
         # By the difference, so that a run that is taken up again begins where it stands.
-        self.bar.update(self.before + done - self.bar.n)
-
-    def end(self) -> None:
-        """Moves the bar to the run's end, also if the run was found in a store or stopped early."""
-        self.bar.update(self.before + self.plan.rounds - self.bar.n)
+        bar.update(rounds_before + done - bar.n)
+        yield event
+    # A run may stop early: the next one begins where its rounds would have ended.
+    bar.update(rounds_before + plan.rounds - bar.n)
 
 
 def compare(
@@ -250,9 +233,7 @@ def compare(
     total = sum(cell.plan.rounds for cell in cells)
     with tqdm(total=total, disable=not progress, **BAR) as bar:
         for cell in cells:
-            shown = Progress(bar, cell.plan, f"{cell.slug} seed {cell.seed}")
-            frames.append(_run_or_find(cell, options, finished, shown))
-            shown.end()
+            frames.append(_run_or_find(cell, options, finished, bar))
         frame = pd.concat(frames, ignore_index=True)
         # A mean over seeds hides a run that collapsed.
         counts = count_collapsed(run_ends(frame))
@@ -295,17 +276,21 @@ def _checked_cells(
 
 
 def _run_or_find(
-    cell: Cell, options: Mapping[str, Any], store: "Store | None", shown: Progress
+    cell: Cell, options: Mapping[str, Any], store: "Store | None", bar: "tqdm[Any]"
 ) -> "pd.DataFrame":
     """The frame of a cell, from the store where it is kept, else of a run of now."""
     # Without a seed every run is a new release: it must not be taken for an earlier one.
-    if store is None or cell.seed is None:
-        return cell.frame(shown.follow(cell.ticks(**options)))
-    settings = store.settings(cell, options)
-    frame = store.find(settings)
-    if frame is None:
-        records = list(shown.follow(cell.ticks(**options)))
-        frame = cell.frame(records)
+    keeps = store is not None and cell.seed is not None
+    settings = store.settings(cell, options) if keeps else {}
+    frame = store.find(settings) if keeps else None
+    if frame is not None:
+        bar.update(cell.plan.rounds)
+        return frame
+    name = f"{cell.slug} seed {cell.seed}"
+    events = show_progress(bar, cell.plan, name, cell.ticks(**options))
+    records = [event for event in events if isinstance(event, Round)]
+    frame = cell.frame(records)
+    if keeps:
         store.add(settings, frame, records[-1].ledger)
     return frame
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 NOT_SEEN = float("nan")
 """In the place of what nobody may see, or nobody measured."""
-PRIVATE_TEST = "the test examples are private: an exact score would be a release without noise"
 
 
 class Tick(NamedTuple):

@@ -7,7 +7,7 @@ from commands import call
 from tqdm import tqdm
 
 import fedlora_lab as fl
-from fedlora_lab.federated.compare import BAR, Progress
+from fedlora_lab.federated.compare import BAR, show_progress
 from fedlora_lab.federated.records import Tick
 
 
@@ -26,10 +26,9 @@ def test_a_bar_counts_steps_and_shows_epsilon(capsys):
     privacy = fl.Privacy(delta=1e-3, noise_multiplier=2.0, accountant="rdp")
     with tqdm(total=4, **BAR) as bar:
         for name in ("first", "second"):
-            shown = Progress(bar, plan, name)
             before = bar.n
-            for event in fl.ticks(task, "rolora", privacy, plan):
-                shown.show(event)
+            events = fl.ticks(task, "rolora", privacy, plan)
+            for event in show_progress(bar, plan, name, events):
                 if isinstance(event, Tick):
                     place = event.round
                     assert before + place - 1 < bar.n < before + place
@@ -37,6 +36,5 @@ def test_a_bar_counts_steps_and_shows_epsilon(capsys):
                     assert "ε 0" in bar.postfix if place == 1 else re.search("ε [1-9]", bar.postfix)
                 else:
                     assert bar.n == before + event.index
-            shown.end()
         assert bar.n == 4
     assert "second" in capsys.readouterr().err

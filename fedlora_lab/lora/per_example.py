@@ -177,7 +177,10 @@ def evaluate(
     if math.isnan(scores.get("loss", 0.0)):
         scores["loss"] = math.inf
     # One pass of generation for all scores of texts: it costs more than all else here.
-    if of_texts and task.generation is not None:
+    if of_texts:
+        expected = "no score of texts: tasks of fl.tasks.prompts write some"
+        check(task.generation is not None, "metrics", [*of_texts], expected)
+        assert task.generation is not None
         place_values(adapted, values)
         pairs = task.generation.answer_prompts(adapted.model, x, y)
         scores |= {name: metric.reduce(*pairs) for name, metric in of_texts.items()}

@@ -205,12 +205,9 @@ def select_metrics(
         selected = dict(metrics)
     else:
         expected = f"a list of names, some of {', '.join(usual)}, or a mapping"
+        # A text is a sequence as well, of names of one letter.
         check(isinstance(metrics, list | tuple), "metrics", metrics, expected)
-        # A text is a sequence of names as well, of one letter each.
         for name in metrics:
             check_one_of("metrics", name, tuple(usual))
         selected = {name: usual[name] for name in metrics}
-    for name, metric in selected.items():
-        writes = kind == "prompts" or not isinstance(metric, TextScore)
-        check(writes, "metrics", name, "no score of texts: tasks of fl.tasks.prompts write some")
     return selected if "loss" in selected else {**selected, "loss": usual["loss"]}

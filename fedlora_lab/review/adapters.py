@@ -144,7 +144,7 @@ class OpacusStep:
         def moved() -> tuple[list[Tensor], list[Tensor]]:
             trained = [x for x in self.tensors().values() if x.requires_grad]
             copies = [x.detach().double().clone() for x in trained]
-            return copies, _tensors(self.optimizer.state_dict())
+            return copies, _state_tensors(self.optimizer)
 
         private = moved()
         self.reset()
@@ -157,22 +157,18 @@ class OpacusStep:
         return dict(zip(names, gaps))
 
 
-def _tensors(state: Foreign) -> list[Tensor]:
-    """The tensors of an optimiser's state, in its order."""
-    if isinstance(state, Tensor):
-        return [state.detach().clone().double()]
-    values = [*state.values()] if isinstance(state, Mapping) else state
-    if not isinstance(values, (list, tuple)):
-        return []
-    return [x for value in values for x in _tensors(value)]
+def _state_tensors(optimizer: Foreign) -> list[Tensor]:
+    """Copies of the tensors of an optimiser's state, in its order."""
+    states = optimizer.state_dict()["state"].values()
+    tensors = [x for state in states for x in state.values() if isinstance(x, Tensor)]
+    return [x.detach().double().clone() for x in tensors]
 
 
 def _largest_gap(ones: Sequence[Tensor], others: Sequence[Tensor]) -> float:
-    """The largest difference of two lists of tensors; 1 at least where their shapes differ."""
-    if [x.shape for x in ones] != [x.shape for x in others]:
+    """The largest difference of two lists of tensors; 1 where they differ in number."""
+    if len(ones) != len(others):
         return 1.0
-    gaps = [float((a - b).abs().max()) for a, b in zip(ones, others) if a.numel()]
-    return max(gaps, default=0.0)
+    return max((float((a - b).abs().max()) for a, b in zip(ones, others) if a.numel()), default=0.0)
 
 
 def _loss_of(criterion: "Callable[..., Tensor] | None") -> Loss:

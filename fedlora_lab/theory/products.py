@@ -380,7 +380,7 @@ def descent_errors(
         alpha, lr: > 0 and >= 0.
         seed: of A.
 
-    Guarantees: test_descent_ends_at_the_reachable_error.
+    Guarantees: test_descent_takes_the_gradients_steps.
     Source: the loop of arXiv:2106.09685 on a quadratic.
     """
     check_symbols(rank=rank, steps=steps, alpha=alpha, lr=lr)

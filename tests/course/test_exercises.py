@@ -141,28 +141,6 @@ def test_a_function_that_cannot_be_read_gets_one_line(answer, message):
         Calls("x", (1.0,), (2.0,)).read(answer)
 
 
-def test_results_of_several_parts_are_compared_part_by_part():
-    def factors(x):
-        return x[:, None] * np.ones(2), x.sum()
-
-    def with_torch(x):
-        part = torch.tensor(x, requires_grad=True)
-        return [part[:, None].expand(-1, 2), part.sum()]
-
-    reader = Calls("x", draw=lambda rng: (rng.standard_normal(3),)).fresh()
-    right = reader.read(factors)
-    assert reader.same(reader.read(with_torch), right)
-    for wrong, words in (
-        (lambda x: factors(x)[::-1], "2 parts (a number; numbers of shape (3, 2))"),
-        (lambda x: factors(x)[0], "numbers of shape (3, 2)"),
-    ):
-        result = reader.read(wrong)
-        assert not reader.same(result, right)
-        expected = "2 parts (numbers of shape (3, 2); a number) should come out of your function"
-        assert reader.difference(result, right) == f"{expected}, not {words}"
-    assert not reader.same(reader.read(lambda x: (factors(x)[0], 0.0)), right), "one part is wrong"
-
-
 # ---- an exercise of our own
 
 

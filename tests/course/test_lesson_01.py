@@ -41,15 +41,6 @@ def test_the_first_step_has_the_closed_form(rank, d_in):
     assert form.cosine == pytest.approx(np.sqrt(rank / (d_in + rank)), rel=0.1)
 
 
-def test_descent_ends_at_the_reachable_error(change):
-    """It ends at what the rank reaches, faster with alpha; a diverging one is inf, and is named."""
-    floor = theory.reachable_error(np.linalg.svd(change, compute_uv=False))
-    slow, fast = (theory.descent_errors(change, 2, alpha, steps=4000, lr=0.02) for alpha in (2, 4))
-    assert slow[-1] == pytest.approx(floor[2], abs=2e-3) == fast[-1]
-    assert np.argmax(fast < floor[2] + 0.01) < np.argmax(slow < floor[2] + 0.01)
-    assert np.all(np.isinf(theory.descent_errors(change, 2, 64, steps=200, lr=0.3)[-100:]))
-
-
 def test_descent_takes_the_gradients_steps(change):
     """One step against autograd's."""
     rng = np.random.default_rng(0)

@@ -107,7 +107,6 @@ def sensors(shuffle: bool = False, clients: int = 10, examples: int = 128, seed:
     Args:
         shuffle: renumber the places at random, inputs and outputs alike. The task is the same.
         clients, examples: of each; seed: of the data.
-    Guarantees: test_lesson_07.py::test_renumbered_sensors_are_the_same_task.
     """
     rng = np.random.default_rng(seed)
     waves = idct(np.eye(CHANNELS), norm="ortho")[:8]

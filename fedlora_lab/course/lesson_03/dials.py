@@ -224,7 +224,9 @@ def clip_explorer(rows: Float[np.ndarray, "n p"]) -> Dial:
 
 
 PLANS = Path(__file__).with_name("plans.json")
-"""What the ledger says of every stop of `privacy_planner`, by scripts/plans.py: a minute's work."""
+"""Of every stop of `privacy_planner`, named "σ rate releases": ε in four digits, and in three what
+`tradeoff` gives at `PLAN_FALSE_ALARMS`, both of ``Privacy(...).ledger(releases)`` at `PLAN_DELTA`.
+Held by test_dials.py::test_the_planner_states_the_ledgers_epsilon."""
 PLAN_NOISES = (0.7, 1, 1.5, 2, 4, 8)
 PLAN_RATES = (0.01, 0.05, 0.1333, 1)
 PLAN_RELEASES = (1, 10, 30, 100, 300, 1000)

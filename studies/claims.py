@@ -444,9 +444,8 @@ def describe_runs(rows: Rows, methods: Iterable[str]) -> str:
     for method in methods:
         part = select_rows(rows.frame, method=method)
         gains = part["accuracy"] - part["before_accuracy"]
-        settings = gains.groupby(
-            [part[x] for x in label_columns(part)] or part["method"], dropna=False
-        )
+        keys = [part[name] for name in ("method", *label_columns(part))]
+        settings = gains.groupby(keys, dropna=False)
         low = int(find_collapsed_by_group(settings).sum())
         little = int((gains < SMALL * rows.room).sum())
         count += len(part)
@@ -483,15 +482,17 @@ def measure_at(claim: Claim, place: Place, frames: Frames, means: Frames) -> Fou
     frame = frames[study]
     for name, value in labels.items():
         frame = select_rows(frame, **{name: end_of(frame[name], value)})
+    frame = frame[frame["method"].isin(methods)]
+    at_ends = [frame]
     if "ends" in arguments:
         label = arguments["label"]
-        ends = [end_of(frame[label], end) for end in arguments["ends"]]
-        frame = pd.concat([select_rows(frame, **{label: end}) for end in ends])
-        arguments["ends"] = ends
-    frame = frame[frame["method"].isin(methods)]
-    if missing := [x for x in methods if x not in {*frame["method"]}]:
+        arguments["ends"] = [end_of(frame[label], end) for end in arguments["ends"]]
+        at_ends = [select_rows(frame, **{label: end}) for end in arguments["ends"]]
+    # A knob is judged only where both methods have runs at both of its ends.
+    if missing := [x for x in methods if any(x not in {*part["method"]} for part in at_ends)]:
         reason = f"study {study} has no runs of {', '.join(missing)} yet"
         return Found(describe_place(study, labels), study, None, reason)
+    frame = pd.concat(at_ends)
     start = float(frame["before_accuracy"].mean())
     rows = Rows(frame, start, best_of_task(study, labels, start, means))
     effect = RULES[claim.judge["rule"]](rows, **arguments)
@@ -520,9 +521,8 @@ def verdict_row(claim: Claim, found: Found, level: float) -> dict[str, Any]:
     text += f" [{share(low)}, {share(high)}]" if low != high else ""
     text += f" {effect.unit}" if effect.unit else ""
     if effect.within is not None:
-        text += (
-            f"; asked: within ±{share(effect.within)}" if effect.within >= 1e-3 else "; asked: 0"
-        )
+        bounds = f"within ±{share(effect.within)}" if effect.within >= 1e-3 else "0"
+        text += f"; asked: {bounds}"
     elif claim.numbers:
         text += f"; claimed {share(claim.claimed)}, asked: more than {share(claim.asked)}"
     together = effect.interval(level)

@@ -73,13 +73,13 @@ def rebuild_cells(path: Path, rounds: int | None, seed: int) -> list[Cell]:
             terms = settings["privacies"][slug]
             cell = Cell.from_name(slug, task, None, plan, lora, seed)
             now = row_settings(cell)
-            same = all(now.get(name) == value for name, value in row.items())
-            check(same, f"methods.{slug}", row, "the row of the table as it is now")
+            unchanged = all(now.get(name) == value for name, value in row.items())
+            check(unchanged, f"methods.{slug}", row, "the row of the table as it is now")
             plan = plan if rounds is None else plan.replace(rounds=rounds)
             cells.append(replace(cell, plan=plan, privacy=terms and Privacy(**terms)))
     except (KeyError, TypeError, AttributeError) as error:
-        words = f"expected the settings of a run ({error})"
-        raise ValueError(f"{path / 'settings.json'}: {words}") from error
+        expected = f"expected the settings of a run ({error})"
+        raise ValueError(f"{path / 'settings.json'}: {expected}") from error
     check(bool(cells), "folder", str(path), "a run folder with a method")
     return cells
 

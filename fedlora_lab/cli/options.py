@@ -68,8 +68,8 @@ class Text(click.ParamType):
 def setting(name: str) -> Text:
     """A declared setting as click reads it."""
     option = OPTIONS[name]
-    words = option.choices + ((option.word,) if option.word else ())
-    return Text(name, option.parse, words)
+    none = (option.word,) if option.word else ()
+    return Text(name, option.parse, option.choices + none)
 
 
 Command = Callable[..., None]
@@ -82,14 +82,15 @@ def setting_options(names: tuple[str, ...], default: str = "") -> Callable[[Comm
     """
 
     def decorate(command: Command) -> Command:
+        # Backwards: the option that is put on last stands first in the help.
         for name in reversed(names):
             option = OPTIONS[name]
-            words = default or ("as tuned" if name in TUNED else getattr(RunSettings, name))
+            usual = default or ("as tuned" if name in TUNED else getattr(RunSettings, name))
             help_text = option.meaning
             if option.word:
                 help_text += f" Or {option.word}."
-            if words is not None:
-                help_text += f"  [{words}]"
+            if usual is not None:
+                help_text += f"  [{usual}]"
             command = click.option(
                 f"--{name.replace('_', '-')}",
                 type=setting(name),

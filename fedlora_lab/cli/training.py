@@ -76,19 +76,20 @@ def train(
         command = shlex.join(["fedlora-lab", *click.get_current_context().obj])
         settings = folder.claim(run_settings(folder, task, privacy, cells, command))
         # Run with the noise that stands in the folder, to the last bit.
-        stored = {slug: one and Privacy(**one) for slug, one in settings["privacies"].items()}
+        terms = settings["privacies"].items()
+        stored = {slug: fields and Privacy(**fields) for slug, fields in terms}
         cells = [replace(cell, privacy=stored[cell.slug]) for cell in cells]
         waiting = [cell for cell in cells if not folder.is_complete(cell)]
-        if kept := len(cells) - len(waiting):
-            click.echo(f"{kept} of {len(cells)} runs are finished in {folder.path} and kept")
+        if finished := len(cells) - len(waiting):
+            click.echo(f"{finished} of {len(cells)} runs are finished in {folder.path} and kept")
         with tqdm(total=sum(cell.plan.rounds for cell in waiting), disable=None, **BAR) as bar:
             for cell in waiting:
                 train_cell(folder, cell, stop_at, bar, every_round)
         frame = folder.gather()
         page = report(folder.path)
         table = "\n".join(summary_lines(frame, None if privacy is None else privacy.trust))
-        parts = [table, *folder_statements(folder), f"report: {page}"]
-        click.echo("\n" + "\n\n".join(parts))
+        paragraphs = [table, *folder_statements(folder), f"report: {page}"]
+        click.echo("\n" + "\n\n".join(paragraphs))
 
 
 def train_cell(

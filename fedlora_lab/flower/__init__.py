@@ -28,8 +28,8 @@ try:
         import flwr.clientapp
         import flwr.serverapp  # noqa: F401
 except ImportError as error:
-    words = f"flwr is not installed: run `{install_command('flower')}`"
-    raise ImportError(words) from error
+    advice = f"flwr is not installed: run `{install_command('flower')}`"
+    raise ImportError(advice) from error
 
 from fedlora_lab.flower.client import client_app
 from fedlora_lab.flower.in_process import InProcessGrid, SimulatedClients

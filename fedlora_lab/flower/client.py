@@ -54,19 +54,20 @@ def client_app(load: Loader, *, memory: Memory | None = None) -> ClientApp:
 
     @app.query()
     def introduce(message: Message, context: Context) -> Message:
-        own, client, _ = _load(load, context)
-        content = messages.make_content({"client": client, "terms": own.terms})
+        participant, client, _ = _load(load, context)
+        content = messages.make_content({"client": client, "terms": participant.terms})
         return Message(content, reply_to=message)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        own, client, data = _load(load, context)
-        t = _round_of(message, own)  # no memory is touched under other terms
+        participant, client, data = _load(load, context)
+        # First the terms: no memory is touched under others.
+        t = _round_of(message, participant)
         folder = None if memory is None else memory(context)
         with open_memory(folder, context) as state:
-            prepared = own.with_data(client, data)
+            prepared = participant.with_data(client, data)
             check_examples(state, prepared, client)
-            return _answer(own, client, prepared, message, state, t)
+            return _answer(participant, client, prepared, message, state, t)
 
     return app
 
@@ -91,28 +92,33 @@ def _load(load: Loader, context: Context) -> tuple[Participant, int, Any]:
         return load(context)
 
 
-def _round_of(message: Message, own: Participant) -> int:
+def _round_of(message: Message, participant: Participant) -> int:
     """The round that a message is about, under the terms of this client."""
-    messages.check_about(message, {"terms": own.terms})
+    messages.check_about(message, {"terms": participant.terms})
     t: Any = message.content.config_records[messages.ABOUT].get("round")
-    last = own.spec.plan.rounds - 1
+    last = participant.spec.plan.rounds - 1
     check(isinstance(t, int) and 0 <= t <= last, "round", t, f"a whole number in [0, {last}]")
     return t
 
 
 def _answer(
-    own: Participant, client: int, prepared: Prepared, message: Message, state: RecordDict, t: int
+    participant: Participant,
+    client: int,
+    prepared: Prepared,
+    message: Message,
+    state: RecordDict,
+    t: int,
 ) -> Message:
     """The client's answer for round t, trained now or the one that it gave before.
 
     Args:
-        own, client: its terms and number.
+        participant, client: its terms and number.
         prepared: the run with its examples.
         message, t: what is answered, and its round.
         state: what the client keeps; changed.
     """
     answered, reply_name, personal_name = (
-        f"{name} {own.terms}" for name in (ANSWERED, REPLY, PERSONAL)
+        f"{name} {participant.terms}" for name in (ANSWERED, REPLY, PERSONAL)
     )
     before: Any = state.config_records.get(answered, {"round": -1, "client": client})
     # One answer counted as that of two clients would have the noise of one.
@@ -122,27 +128,28 @@ def _answer(
     check(t >= last, "round", t, f"{last}, which was answered last, or a later one")
     # A round is trained once: a second answer with fresh noise would be a second release.
     if t > last:
-        released = count_release(own, client, state, t)
-        sent = own.received(message, t)
-        personal = _personal(own, state.array_records.get(personal_name, ArrayRecord()))
+        released = count_release(participant, client, state, t)
+        sent = participant.received(message, t)
+        personal = _personal(participant, state.array_records.get(personal_name, ArrayRecord()))
         with private_errors("training"):
-            reply, kept = _upload(prepared, client, sent, personal, t)
+            reply, personal = _upload(prepared, client, sent, personal, t)
+            # The very bits that are sent: what is asked again is answered from here.
             state[reply_name] = messages.pack_arrays(reply)
-            state[personal_name] = messages.pack_arrays(kept)
+            state[personal_name] = messages.pack_arrays(personal)
         # In the memory before the reply leaves: the release is counted or was never made.
         state[RELEASED] = released
         state[answered] = ConfigRecord({"round": t, "client": client})
-    about = {"client": client, "terms": own.terms, "round": t}
+    about = {"client": client, "terms": participant.terms, "round": t}
     content = messages.make_content(about, state.array_records[reply_name])
     return Message(content, reply_to=message)
 
 
-def _personal(own: Participant, kept: ArrayRecord) -> Tensors:
+def _personal(participant: Participant, kept: ArrayRecord) -> Tensors:
     """The tensors that this client kept in earlier rounds; they carry no noise and never leave.
 
     Those of other terms are others: there they may have been kept without noise.
     """
-    like = {key: own.begin.tensors[key] for key in map(messages.parse_key, kept)}
+    like = {key: participant.begin.tensors[key] for key in map(messages.parse_key, kept)}
     return messages.unpack_arrays(kept, like, finite=False)
 
 
@@ -158,6 +165,7 @@ def _upload(
         t: the round.
     """
     spec = prepared.spec
+    # The functions of the loop take a row for each client; here there is one.
     before = {key: tensor[None] for key, tensor in personal.items()}
     clients = uploads.begin_clients(prepared, (client,), sent, before)
     for step in range(spec.plan.local_steps):
@@ -166,6 +174,7 @@ def _upload(
     trained = uploads.stack_clients(prepared, [clients], keys.moved, sent)
     # Clipped and noised here, before anything is put into a message.
     reply = uploads.privatize(prepared, trained, keys.sent, sent)
-    kept = {**personal, **{key: trained.params[key][0] for key in keys.kept}}
+    # What moved and is not shared: it has no noise where only the upload is noised.
+    personal = {**personal, **{key: trained.params[key][0] for key in keys.kept}}
     rank = uploads.rank_sent(spec, client)
-    return messages.take_ranks(reply, rank), kept
+    return messages.take_ranks(reply, rank), personal

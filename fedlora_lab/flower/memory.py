@@ -104,26 +104,27 @@ def check_examples(state: RecordDict, prepared: Prepared, client: int) -> None:
 # ---- what was released
 
 
-def count_release(own: Participant, client: int, state: RecordDict, t: int) -> ConfigRecord:
+def count_release(participant: Participant, client: int, state: RecordDict, t: int) -> ConfigRecord:
     """Returns the client's ledgers with the release of round t, one for each terms.
 
-    Args: own, client: its terms and number. state: what it keeps. t: the round.
+    Args: participant, client: its terms and number. state: what it keeps. t: the round.
     Raises: ``ValueError`` where releases under other terms do not add up with it.
     """
     ledgers: dict[str, Any] = {**state.config_records.get(RELEASED, {})}
-    stored = ledgers.get(own.terms)
-    ledgers[own.terms] = ""
-    privacy = own.spec.privacy
+    stored = ledgers.get(participant.terms)
+    ledgers[participant.terms] = ""  # without privacy there is nothing to count
+    privacy = participant.spec.privacy
     if privacy is not None:
-        fresh = privacy.ledger(reproducible=own.spec.streams.seed is not None)
+        fresh = privacy.ledger(reproducible=participant.spec.streams.seed is not None)
         ledger = Ledger.from_json(stored) if stored else fresh
-        ledger.uncertified = own.spec.uncertified
-        entry = own.spec.entry((client,))
-        one = {name: x[0] if isinstance(x, tuple) else x for name, x in entry.items()}
+        ledger.uncertified = participant.spec.uncertified
+        entry = participant.spec.entry((client,))
+        numbers = {name: x[0] if isinstance(x, tuple) else x for name, x in entry.items()}
         # For everybody: in other terms the client has another number, and its examples are the
         # same.
-        ledger.record(t + 1, None, **one)
-        ledgers[own.terms] = ledger.to_json()
+        ledger.record(t + 1, None, **numbers)
+        ledgers[participant.terms] = ledger.to_json()
+    # Terms that do not add up are refused before anything is trained under them.
     _compose(ledgers)
     return ConfigRecord(ledgers)
 
@@ -137,9 +138,10 @@ def client_ledger(kept: "RecordDict | str | Path") -> "Ledger | None":
     Raises: ``ValueError`` for a memory that is damaged.
     Guarantees: test_client_memory.py::test_a_client_counts_its_releases_under_all_terms.
     """
-    if not isinstance(kept, RecordDict):
-        kept = read_memory(kept) if (Path(kept) / FILE).exists() else RecordDict()
-    return _compose(kept.config_records.get(RELEASED, {}))
+    state = kept
+    if not isinstance(state, RecordDict):
+        state = read_memory(state) if (Path(state) / FILE).exists() else RecordDict()
+    return _compose(state.config_records.get(RELEASED, {}))
 
 
 def _compose(texts: Mapping[str, Any]) -> "Ledger | None":

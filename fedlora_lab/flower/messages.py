@@ -96,9 +96,10 @@ def decode_broadcast(codes: Tensors, rule: Any, like: Tensors) -> dict[ParamKey,
     """
     tensors = {}
     for key, tensor in like.items():
-        own = rule_for(key, rule)
-        parts = {part: codes[ParamKey(key.side + part, key.layer)] for part in array_names(own)}
-        tensors[key] = unpack(parts, own, tensor)
+        rounding = rule_for(key, rule)
+        names = array_names(rounding)
+        arrays = {name: codes[ParamKey(key.side + name, key.layer)] for name in names}
+        tensors[key] = unpack(arrays, rounding, tensor)
     return tensors
 
 
@@ -111,6 +112,7 @@ def take_ranks(tensors: Tensors, rank: int) -> dict[ParamKey, Tensor]:
 
 def fill_ranks(tensors: Tensors, base: Tensors) -> dict[ParamKey, Tensor]:
     """Undoes `take_ranks`: the ranks that were not sent are those of ``base``."""
+    # Copies: what the server holds is not written to.
     filled = {key: base[key].clone() for key in tensors}
     for key, tensor in tensors.items():
         filled[key][tuple(map(slice, tensor.shape))] = tensor
@@ -130,8 +132,9 @@ def check_about(message: Message, expected: Mapping[str, str | int]) -> None:
     check(message.has_content(), "message", "no content", "a content")
     about = message.content.config_records.get(ABOUT, {})
     for key, value in expected.items():
-        other = about.get(key)
-        check(other == value and type(other) is type(value), key, other, f"{value}")
+        sent = about.get(key)
+        # By type as well: True == 1.
+        check(sent == value and type(sent) is type(value), key, sent, f"{value}")
 
 
 def get_arrays(message: Message) -> ArrayRecord:

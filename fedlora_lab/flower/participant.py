@@ -96,6 +96,7 @@ class Participant:
             ends = accumulate(sizes)
             persons = tuple(list(range(end - n, end)) for n, end in zip(sizes, ends, strict=True))
         task = replace(task, clients=placeholder_examples(sizes, task.test), persons=persons)
+        # No example of anybody, the server's own included: terms and digest cannot depend on one.
         spec = make_run_spec(task, method, privacy, plan, lora, seed)
         prepared = prepare_run(spec, {})
         begin = initial_server(prepared)
@@ -131,8 +132,9 @@ class Participant:
             try:
                 (persons[client],) = person_numbers(data[2:], (count,))
             except ValueError:
-                words = "(x, y, persons), a whole number for each example: persons are protected"
-                raise ValueError(f"examples: expected {words}") from None
+                # Without the error's own words, which name a person.
+                expected = "(x, y, persons), a whole number for each example: persons are protected"
+                raise ValueError(f"examples: expected {expected}") from None
             unit = "persons"
             count = int(persons[client].max()) + 1
         if count != task.sizes[client]:

@@ -96,13 +96,14 @@ def _play(clients: "_Clients", run: Run, timeout: float, patience: float) -> Ite
             keeps = bool(opened.keys.kept) or keeps
             valid = clients.collect_uploads(opened, timeout)
             arrived = {opened.ids[i] for i in run.arrivals(opened.t, opened.ids).tolist()}
-            there = tuple(k for k in opened.ids if k in valid and k in arrived)
-            keys = opened.keys.sent if there else ()
-            rows = {key: torch.stack([valid[k][key] for k in there]) for key in keys}
-            received = uploads.combine(run.spec, there, rows, opened.sent)
+            # A run draws which uploads are lost, so that a seed gives the loop's run.
+            present = tuple(k for k in opened.ids if k in valid and k in arrived)
+            keys = opened.keys.sent if present else ()
+            rows = {key: torch.stack([valid[k][key] for k in present]) for key in keys}
+            received = uploads.combine(run.spec, present, rows, opened.sent)
             # What they trained, and what they keep, is with the clients.
             trained = ClientBatch(opened.ids, {}, {})
-            places = torch.tensor([opened.ids.index(k) for k in there], dtype=torch.int64)
+            places = torch.tensor([opened.ids.index(k) for k in present], dtype=torch.int64)
             result = run.finish_round(opened, received, trained, places)
             run.save_state()
             yield run.record(replace(result, shown=False, metrics=hidden if keeps else None))
@@ -120,11 +121,11 @@ class _Clients:
         """Asks every node once for its number, until all clients are there. Raises `Stopped`."""
         count = len(self.participant.spec.task.sizes)
         end = time.monotonic() + patience
-        asked: set[int] = set()
+        greeted: set[int] = set()
         content = messages.make_content({"terms": self.participant.terms})
         while len(self.nodes) < count and (left := end - time.monotonic()) > 0:
-            new = [node for node in self.grid.get_node_ids() if node not in asked]
-            asked.update(new)
+            new = [node for node in self.grid.get_node_ids() if node not in greeted]
+            greeted.update(new)
             queries = [Message(content, node, MessageType.QUERY, ttl=left) for node in new]
             for node, reply in self._ask(queries, left).items():
                 self._introduce(node, reply, count)
@@ -134,12 +135,12 @@ class _Clients:
             expected = f"expected all {count} to be there within {patience:g} s"
             raise Stopped(f"clients={absent}: {expected}")
 
-    def _ask(self, asked: list[Message], seconds: float) -> dict[int, Message]:
+    def _ask(self, questions: list[Message], seconds: float) -> dict[int, Message]:
         """Sends messages; returns the replies that come in time, by their nodes.
 
         Flower's own `send_and_receive` looks every three seconds only.
         """
-        waiting = set(self.grid.push_messages(asked))
+        waiting = set(self.grid.push_messages(questions))
         end = time.monotonic() + seconds
         replies = {}
         while waiting:
@@ -155,8 +156,9 @@ class _Clients:
         try:
             _check_reply(reply, {"terms": self.participant.terms})
             k: Any = reply.content.config_records[messages.ABOUT].get("client")
-            known = isinstance(k, int) and 0 <= k < count
-            check(known, "client", k, f"a number in [0, {count - 1}]")
+            right = isinstance(k, int) and 0 <= k < count
+            check(right, "client", k, f"a number in [0, {count - 1}]")
+            # Examples that lie with two nodes would be released by both.
             check(k not in self.nodes, "client", k, "one node for each number, this is the second")
         except ValueError as error:
             raise Stopped(f"node {node}: {error}") from None
@@ -168,8 +170,8 @@ class _Clients:
         arrays = messages.pack_arrays(self.participant.broadcast(opened.sent))
         content = messages.make_content(about, arrays)
         kind = MessageType.TRAIN
-        asked = [Message(content, self.nodes[k], kind, ttl=timeout) for k in opened.ids]
-        replies = self._ask(asked, timeout)
+        questions = [Message(content, self.nodes[k], kind, ttl=timeout) for k in opened.ids]
+        replies = self._ask(questions, timeout)
         valid = {}
         wrong = {}
         for k in opened.ids:

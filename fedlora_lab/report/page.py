@@ -72,9 +72,10 @@ def report(path: str | Path) -> Path:
         sentences = folder_statements(folder)
         text = render(frame, settings, folder.shown(), sentences, digest)
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        words = f"expected settings, frame and ledger of one run ({why})"
-        raise ValueError(f"{path}: {words}") from error
+        # Of a damaged file anything may be raised; a reader needs one line.
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        expected = f"expected settings, frame and ledger of one run ({reason})"
+        raise ValueError(f"{path}: {expected}") from error
     write_atomically(page, text, shared=True)
     return page
 

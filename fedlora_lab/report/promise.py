@@ -20,8 +20,8 @@ def total_statements(ledgers: Mapping[str, Ledger | None], shown: Iterable[str])
         single release that it does not is told too.
     Guarantees: test_promise.py::test_runs_on_the_same_data_are_added_up.
     """
-    books = {name: one for name, one in ledgers.items() if one is not None}
-    released = {name: one for name, one in books.items() if not one.reproducible}
+    books = {name: ledger for name, ledger in ledgers.items() if ledger is not None}
+    released = {name: ledger for name, ledger in books.items() if not ledger.reproducible}
     gone = "including interrupted and deleted ones"
     sums: dict[str, list[Ledger]] = {}
     if len(released) > 1:
@@ -32,9 +32,9 @@ def total_statements(ledgers: Mapping[str, Ledger | None], shown: Iterable[str])
     if len(books) > max(1, len(released)):
         sums[f"All {len(books)} runs together, if they were all released"] = list(books.values())
     sentences = []
-    for title, parts in sums.items():
+    for title, summands in sums.items():
         try:
-            sentence = statement(Ledger.compose(*parts))
+            sentence = statement(Ledger.compose(*summands))
         except ValueError as error:
             sentence = f"no epsilon can be stated ({error})."
         sentences.append(f"{title}: {sentence}")

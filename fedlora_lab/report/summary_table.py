@@ -42,14 +42,14 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     >>> summary(fl.to_frame(fl.run(task, "rolora", None, fl.Plan(rounds=1))))["bytes_up"].item()
     96.0
     """
-    known = set(COLUMNS) <= set(frame.columns)
-    check(known, "frame", list(frame.columns), f"columns {', '.join(COLUMNS)}")
+    complete = set(COLUMNS) <= set(frame.columns)
+    check(complete, "frame", list(frame.columns), f"columns {', '.join(COLUMNS)}")
     check(len(frame) > 0, "frame", "empty", "at least one row")
     measure = headline_measure(frame)
-    whole: Any = frame[frame["layer"] == "all"]
+    rows_of_runs: Any = frame[frame["layer"] == "all"]
     keys: Any = {"by": ["method", "seed"], "sort": False, "dropna": False}
-    rounds = whole.groupby(**keys)["round"]
-    ended = whole["round"] == rounds.transform("max")
+    rounds = rows_of_runs.groupby(**keys)["round"]
+    ended = rows_of_runs["round"] == rounds.transform("max")
     counts = count_collapsed(run_ends(frame))
 
     def per_run(name: str, where: Any = True, total: bool = False) -> Any:
@@ -57,7 +57,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
         No earlier round stands in for the last one, and a sum with an unknown part is unknown.
         """
-        values = whole[(whole["measure"] == name) & where].groupby(**keys)["value"]
+        values = rows_of_runs[(rows_of_runs["measure"] == name) & where].groupby(**keys)["value"]
         return values.agg(lambda some: some.sum(skipna=False) if total else some.iloc[-1])
 
     last = {name: per_run(name, ended) for name in ("deviation", "epsilon")}
@@ -67,9 +67,10 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     for method in frame["method"].unique():
         part = cells.loc[method]
         score, interval = t_interval(part["score"].to_numpy())
-        own = {"score": score, "interval": interval, "epsilon": part["epsilon"].max(skipna=False)}
-        own |= {"method": method, **counts[method]}
-        rows.append(part.mean(skipna=False).to_dict() | own)
+        # The largest epsilon: a mean over runs is promised to nobody.
+        row = {"score": score, "interval": interval, "epsilon": part["epsilon"].max(skipna=False)}
+        row |= {"method": method, **counts[method]}
+        rows.append(part.mean(skipna=False).to_dict() | row)
     first = ["method", "seeds", "fell", "collapsed", "before", "score", "interval"]
     table = pd.DataFrame(rows, columns=[*first, *last, *sums])
     table.attrs["measure"] = measure

@@ -255,7 +255,6 @@ def engine_subject(
     lora: "Lora | None" = None,
     seed: int = 0,
     bug: "Callable[..., Any] | None" = None,
-    round: int = 0,
 ) -> EngineSubject:
     """Makes of a method and its plans what can be reviewed. Args: see `engine`."""
     check(isinstance(privacy, Privacy), "privacy", privacy, "a Privacy with its noise set")
@@ -267,7 +266,7 @@ def engine_subject(
     setup: dict[str, Any] = {"lora": lora, "seed": seed, "bug": bug}
     # The ledger of a run that is made, not the plan, says what was spent.
     counted = counted_run(Recorder.open(small, row, privacy, plan, **setup))
-    run = Recorder.open(small, row, privacy, plan.replace(rounds=round + 2), **setup)
+    run = Recorder.open(small, row, privacy, plan.replace(rounds=2), **setup)
     server = run.state.server
     run.state.server = server.replace_tensors(somewhere(server.tensors, Streams(seed)))
     sampled = privacy.by_step or privacy.trust == "central"
@@ -281,11 +280,11 @@ def engine_subject(
         finite=False,
         **counted._asdict(),
     )
-    others: dict[str, Step] = {"the next round": EngineStep(run, units, round + 1)}
+    others: dict[str, Step] = {"the next round": EngineStep(run, units, t=1)}
     if privacy.by_step:
-        others["the next step"] = EngineStep(run, units, round, 1)
+        others["the next step"] = EngineStep(run, units, s=1)
     loader = drawn_batches(run) if sampled else None
-    return EngineSubject(EngineStep(run, units, round), units, claims, loader, others)
+    return EngineSubject(EngineStep(run, units), units, claims, loader, others)
 
 
 def engine(
@@ -297,11 +296,9 @@ def engine(
     lora: "Lora | None" = None,
     seed: int = 0,
     bug: "Callable[..., Any] | None" = None,
-    round: int = 0,
     draws: int = 16,
-    significance: float = 0.01,
 ) -> Review:
-    """Reviews the library's own engine under a method and a privacy plan.
+    """Reviews the library's own engine under a method and a privacy plan, in its first round.
 
     A filter after the noise is left out: it is post-processing, and makes the noise correlated.
 
@@ -309,8 +306,7 @@ def engine(
         task, method, privacy, plan, lora: as of `fl.run`.
         seed: of the state and of the review.
         bug: clips in the library's place, one of `fl.review.mistakes.BUGS`, to be found.
-        round: which is reviewed, from 0: a schedule moves other factors in each.
-        draws, significance: see `fedlora_lab.review.step`.
+        draws: see `fedlora_lab.review.step`.
 
     Guarantees: test_every_planted_bug_is_found, test_no_row_is_blamed.
 
@@ -320,12 +316,5 @@ def engine(
     >>> fl.review.engine(task, "fedlora", privacy, plan).sound
     True
     """
-    setup: dict[str, Any] = {"lora": lora, "seed": seed, "bug": bug, "round": round}
-    subject = engine_subject(task, method, privacy, plan, **setup)
-    return step(
-        **subject._asdict(),
-        batch=UNITS,
-        draws=draws,
-        seed=seed,
-        significance=significance,
-    )
+    subject = engine_subject(task, method, privacy, plan, lora=lora, seed=seed, bug=bug)
+    return step(**subject._asdict(), batch=UNITS, draws=draws, seed=seed)

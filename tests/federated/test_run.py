@@ -153,7 +153,7 @@ def test_kept_factors_are_scored_client_by_client():
 @pytest.mark.parametrize(
     ("row", "unit"),
     [("fedlora", "client"), ("local", "client"), ("fedlpp", "example"), (KEEPS_B, "example")],
-    ids=str,
+    ids=lambda value: getattr(value, "slug", value),
 )
 def test_release_mode_shows_nothing_private(row, unit):
     """No noise terms, counts of clips or seconds; of what clients keep un-noised no metrics."""

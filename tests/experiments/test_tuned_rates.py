@@ -84,7 +84,8 @@ def test_the_suggested_rate_meets_the_limit_of_its_noise(slug):
     """At the suggested rate, or in the client unit the suggested clip norm, B's noise is as large
     as the limit allows, and another plan's rate does not matter.
     """
-    task, plan = fl.tasks.regression(clients=5), fl.Plan(rounds=6, local_steps=2, lr=0.7)
+    task = fl.tasks.regression(clients=5)
+    plan = fl.Plan(rounds=6, local_steps=2, lr=0.7)
     noise = fl.Privacy(noise_multiplier=2.0, delta=1e-5, clip_norm=0.4)
     found = fl.suggest_lr(task, slug, noise, plan)
     assert found.clip_norm == 0.4 and "rate" in found.origin

@@ -54,12 +54,16 @@ def test_amplification_is_what_a_run_measures(case):
     """
     slug, unit, work, noise, ranks = CASES[case]
     fields: Any = {"rounds": 4, "local_steps": 2, "batch": 3, "lr": 0.2, **work}
-    task, plan = wide(4), fl.Plan(**fields)
+    task = wide(4)
+    plan = fl.Plan(**fields)
     parts = task, slug, without_signal(unit, **noise), plan
     lora = fl.Lora(4, 4.0, ranks=ranks, start_scale=1.5)
     stated = fl.amplification(*parts, lora)
     (layer,) = stated.layers
-    in_a, in_b, in_product, energies = [], [], [], {}
+    in_a = []
+    in_b = []
+    in_product = []
+    energies = {}
     for seed in range(RUNS):
         first, *_, last = fl.run(*parts, lora=lora, seed=seed, evaluate_every=4)
         (a0, b0), (a1, b1) = (record.adapter["map"] for record in (first, last))

@@ -71,7 +71,8 @@ class Strict(nn.Module):
 def test_no_example_stops_a_run(unit, word):
     """One that raises beside others is as if alone; one that raises alone counts as zero."""
     torch.manual_seed(0)
-    x, y = torch.arange(48).reshape(12, 4) % 8, torch.arange(12) % 3
+    x = torch.arange(48).reshape(12, 4) % 8
+    y = torch.arange(12) % 3
     x[0, 0] = word
     pairs = [(x[:4], y[:4]), (x[4:8], y[4:8])]
     options: dict[str, Any] = {"test": (x[8:], y[8:]), "targets": ["map"]}
@@ -144,7 +145,8 @@ TOLD = ("participants", "numbers_up", "bytes_up", "numbers_down", "bytes_down")
 
 def test_records_do_not_tell_who_took_part():
     """Where epsilon counts on it: numbers and bytes of a round grow with how many did."""
-    plan, central = PLAN.replace(rounds=3, participation=0.5), private("client", trust="central")
+    plan = PLAN.replace(rounds=3, participation=0.5)
+    central = private("client", trust="central")
     records = play(tokens(), "fedlora", central, plan, seed=None)
     assert all(math.isnan(record.measures()[name]) for record in records for name in TOLD)
     table = fl.to_frame(records)
@@ -198,13 +200,16 @@ def test_without_a_clip_norm_a_release_does_not_depend_on_the_data(
     folder, bit by bit; only what may differ between any two releases, such as a time, could differ.
     """
     row = FedLoRA.replace(name="public start", start=public_start)
-    privacy, plan = private(unit, clip=0.0, trust=trust), PLAN.replace(batch=None)
-    frames, folders = [], []
+    privacy = private(unit, clip=0.0, trust=trust)
+    plan = PLAN.replace(batch=None)
+    frames = []
+    folders = []
     for place, task in enumerate((people(), replace(other_data(people()), persons=PERSONS))):
         folder = tmp_path / str(place)
         if over_messages:
             who = SimulatedClients(task, row, privacy, plan, LORA, None)
-            own, grid = who.participant(), InProcessGrid(client_app(who), len(task.sizes))
+            own = who.participant()
+            grid = InProcessGrid(client_app(who), len(task.sizes))
             records = list(rounds(grid, own, open_run(own, folder)))
         else:
             records = play(task, row, privacy, plan, seed=None, checkpoint=folder)
@@ -218,7 +223,8 @@ def test_without_a_clip_norm_a_release_does_not_depend_on_the_data(
 
 
 def test_a_pickled_record_holds_no_example(tmp_path):
-    task, canary = tokens("head"), 12345.678901
+    task = tokens("head")
+    canary = 12345.678901
     pairs = tuple((x.clone(), y) for x, y in task.clients)
     for x, _ in pairs:
         x[0, 0, 0] = canary

@@ -31,7 +31,8 @@ def closed(folder: Path) -> None:
     paths = [folder, *folder.rglob("*")]
     assert any(path.is_file() for path in paths)
     for path in paths:  # the report is meant to be handed on
-        mode, expected = stat.S_IMODE(path.stat().st_mode), 0o700 if path.is_dir() else 0o600
+        mode = stat.S_IMODE(path.stat().st_mode)
+        expected = 0o700 if path.is_dir() else 0o600
         assert mode == expected or path.name == "report.html", (str(path), oct(mode))
 
 
@@ -75,7 +76,8 @@ def test_a_label_cannot_be_guessed_from_a_digest(tmp_path):
 
     Two folders on the same data have digests of their own; each run still knows its data.
     """
-    task, privacy = relabelled(tokens(), 2), private("example")
+    task = relabelled(tokens(), 2)
+    privacy = private("example")
     for name in "ab":
         list(fl.run(task, "fedlora", privacy, PLAN, **RELEASE, checkpoint=tmp_path / name))
         with Folder(tmp_path / f"cell-{name}") as folder:
@@ -99,7 +101,8 @@ def seen_outside(folder: Path) -> dict[str, object]:
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or "private" in path.parts:
             continue
-        content, name = path.read_bytes(), str(path.relative_to(folder))
+        content = path.read_bytes()
+        name = str(path.relative_to(folder))
         found[name] = content
         if path.suffix == ".safetensors":
             shapes = {key: (tuple(x.shape), str(x.dtype)) for key, x in load(content).items()}
@@ -115,7 +118,8 @@ def seen_outside(folder: Path) -> dict[str, object]:
 @pytest.mark.parametrize("method", ["fedsa-lora", "fedex-lora"])
 def test_nothing_outside_private_tells_who_took_part(method, tmp_path):
     """Where participation is secret, runs differ in the released values and nowhere else."""
-    took, outside = [], []
+    took = []
+    outside = []
     privacy = private("client", trust="central", sample_rate=0.5)
     plan = PLAN.replace(participation=0.5, rounds=4)
     for name in "abcd":
@@ -136,7 +140,8 @@ def test_what_clients_keep_lies_in_private_only(tmp_path):
     parts = regression(), "fedsa-lora", private("client")
     last = play(*parts, seed=None, checkpoint=tmp_path)[-1]
     (kept,) = next(checkpoint.whole_checkpoints(tmp_path))[0].personal.values()
-    rows, outside = [row for row in kept if row.any()], written(tmp_path)
+    rows = [row for row in kept if row.any()]
+    outside = written(tmp_path)
     assert rows and all(row.numpy().tobytes()[:64] not in outside for row in rows)
     shutil.rmtree(tmp_path / "private")
     shown = load_file(tmp_path / "round-000002.safetensors")

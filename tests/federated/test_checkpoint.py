@@ -93,7 +93,8 @@ def test_without_any_whole_checkpoint_there_is_nothing_to_resume(tmp_path):
 
 
 def test_other_settings_are_refused_in_one_line(tmp_path):
-    task, privacy = tokens(), private("example")
+    task = tokens()
+    privacy = private("example")
     run: dict[str, Any] = {"task": task, "method": "fedlora", "privacy": privacy, "plan": PLAN}
     run |= {"lora": LORA, "seed": 0}
     list(fl.run(**run, checkpoint=tmp_path))
@@ -117,7 +118,9 @@ def test_other_settings_are_refused_in_one_line(tmp_path):
 
 def test_another_run_is_never_overwritten(tmp_path):
     """A folder with rounds or with a ledger is refused at the call unless it is resumed from."""
-    parts, used, begun = (regression(), "fedlora"), tmp_path / "run", tmp_path / "begun"
+    parts = (regression(), "fedlora")
+    used = tmp_path / "run"
+    begun = tmp_path / "begun"
     play(*parts, private("example"), PLAN, checkpoint=used)
     before = contents(used)
     with pytest.raises(ValueError, match=r"^checkpoint='.*': expected a folder without rounds"):
@@ -146,7 +149,8 @@ def test_a_round_that_was_cut_short_stays_spent(seed, tmp_path):
     for event in fl.ticks(*RUN, lora=LORA, seed=seed, checkpoint=tmp_path):
         if isinstance(event, Tick):
             break
-    last, plain = play(*RUN, seed=seed, resume=tmp_path)[-1], play(*RUN, seed=seed)[-1].epsilon
+    last = play(*RUN, seed=seed, resume=tmp_path)[-1]
+    plain = play(*RUN, seed=seed)[-1].epsilon
     rounds = [release.round for release in book(last).releases]
     assert rounds == ([1, 2] if seed == 0 else [1, 1, 2])
     assert (last.epsilon == plain) == (seed == 0) and last.epsilon >= plain
@@ -191,7 +195,8 @@ def test_a_ledger_that_is_not_this_run_s_is_refused(alter, line, tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     """The new one is flushed whole before it takes the name, and its name after that."""
-    path, flushed = tmp_path / "one" / "file", []
+    path = tmp_path / "one" / "file"
+    flushed = []
     write_atomically(path, b"old")
 
     def synced(number):

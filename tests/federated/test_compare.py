@@ -18,7 +18,9 @@ CHANGED = methods.FedLoRA.replace(train=fl.Cycle(("B",)))
 
 def test_two_rows_of_one_name_are_refused_wherever_names_meet(tmp_path):
     """Before anything is trained: their runs would be taken for seeds of one method."""
-    task, privacy, rows = regression(), private("example"), ["fedlora", CHANGED]
+    task = regression()
+    privacy = private("example")
+    rows = ["fedlora", CHANGED]
     calls = {
         "compare": lambda: fl.compare(task, rows, privacy, PLAN, [0], progress=False),
         "table": lambda: methods.table([methods.FedLoRA, CHANGED]),

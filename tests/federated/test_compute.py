@@ -69,7 +69,8 @@ def test_a_local_step_reads_nothing_from_the_device(slug):
     """On the device "meta" there are no values: a step that looked at one would fail."""
     row = methods.get(slug)
     rule = (fl.SGD(momentum=0.5, weight_decay=0.1), fl.AdamW())[ROWS.index(slug) % 2]
-    task, plan = tokens(), PLAN.replace(optimizer=rule)
+    task = tokens()
+    plan = PLAN.replace(optimizer=rule)
     prepared = Run.open(task, row, private("example"), plan, lora=LORA).prepared
     on_meta = peft.adapt(task.model, task.targets, task.head, LORA, "meta")
     prepared = replace(prepared, adapted=on_meta)

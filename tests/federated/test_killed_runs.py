@@ -49,13 +49,15 @@ def test_kills_of_a_run_lose_nothing(scenarios):
         frame: Any = read_frame(folder / "cells" / "fedlora-0.csv")
         return frame[frame["measure"] != "seconds"].reset_index(drop=True)
 
-    home, seen = scenarios[0] / "runs", scenarios[1]["runs"]
+    home = scenarios[0] / "runs"
+    seen = scenarios[1]["runs"]
     for one in seen:
         assert one["fits"] and one["claimed"] >= one["spent"] * (1 - 1e-12), one
     for one, later in pairwise(seen):
         assert one["done"] < later["done"] and one["rows"] <= later["rows"], (one, later)
     last = f"checkpoints/fedlora-0/round-{faults.PLAN.rounds:06d}.safetensors"
-    whole, killed = home / "whole", home / "killed"
+    whole = home / "whole"
+    killed = home / "killed"
     pd.testing.assert_frame_equal(cells(killed), cells(whole), check_exact=True)
     for name in ("cells/fedlora-0.json", last):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
@@ -102,7 +104,8 @@ def test_a_clearing_that_was_killed_leaves_no_cell_of_another_run(tmp_path, monk
     names = ["cells/fedlora-0.csv", "cells/fedlora-0.json", "checkpoints/fedlora-0/rounds.csv"]
     for name in (*names, "frame.csv", "ledger.json", "settings.json", "private/key"):
         write_atomically(whole / name, "null")
-    unlink, rmtree = Path.unlink, shutil.rmtree
+    unlink = Path.unlink
+    rmtree = shutil.rmtree
     for removals in range(10):
         shutil.copytree(whole, out := tmp_path / str(removals))
         left = iter(range(removals))

@@ -98,7 +98,8 @@ def test_the_frame_is_tidy():
     table = fl.to_frame(records)
     assert list(table.columns) == COLUMNS and table["value"].dtype == float
     assert not table.duplicated(["task", "method", "seed", "round", "layer", "measure"]).any()
-    model, layers = table.query("layer == 'all'"), table.query("layer != 'all'")
+    model = table.query("layer == 'all'")
+    layers = table.query("layer != 'all'")
     assert set(model["measure"]) == {
         "accuracy", "loss", "accuracy_received", "loss_received", "epsilon", "deviation",
         "numbers_up", "bytes_up", "numbers_down", "bytes_down", "participants", "clipped",
@@ -138,7 +139,8 @@ def test_rounds_between_need_not_be_scored(tmp_path):
 
 def test_kept_factors_are_scored_client_by_client():
     """The metrics are means over the clients' own models, clients that never came included."""
-    task, plan = tokens("head"), PLAN.replace(participation=0.5)
+    task = tokens("head")
+    plan = PLAN.replace(participation=0.5)
     run = Run.open(task, KEEPS_B, None, plan, lora=LORA, seed=4)
     record = [event for event in run.events() if isinstance(event, Round)][-1]
     assert -1 in run.state.seen and math.isnan(record.deviation)
@@ -185,7 +187,8 @@ def compare(*parts, **options) -> Any:
 @pytest.mark.slow
 def test_compare_is_the_runs_one_after_the_other():
     """The bits of single runs; rows, names and baselines together; a plan for each name."""
-    task, privacy = tokens(), private("example").calibrate(epsilon=50, task=tokens(), plan=PLAN)
+    task = tokens()
+    privacy = private("example").calibrate(epsilon=50, task=tokens(), plan=PLAN)
     mine = methods.FedLoRA.replace(name="mine")
     plans = {"mine": PLAN.replace(lr=0.1), **dict.fromkeys(BASELINES, PLAN)}
     table = compare(task, [mine, *BASELINES], privacy, plans, (0, 1))
@@ -204,7 +207,8 @@ def test_compare_is_the_runs_one_after_the_other():
 
 def test_compare_refuses_everything_before_the_first_run():
     """A plan for the last name that does not fit is found before the first name is trained."""
-    task, privacy = tokens(), private("example").resolve(tokens(), PLAN)
+    task = tokens()
+    privacy = private("example").resolve(tokens(), PLAN)
     plans = {"fedlora": PLAN.replace(rounds=10**6), "rolora": PLAN.replace(batch=2)}
     with pytest.raises(ValueError, match=r"^sample_rate.*batch / n_k of this plan"):
         compare(task, ["fedlora", "rolora"], privacy, plans, [0])

@@ -27,14 +27,18 @@ from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.state import ParamKey, ServerState
 
-SIGMA, CLIP, TRUSTS = 1.3, 0.7, ["local", "secagg", "central"]
+SIGMA = 1.3
+CLIP = 0.7
+TRUSTS = ["local", "secagg", "central"]
 
 
 def standing(seed=0, participation=1.0):
     """Six clients that stand at known places at the end of a round."""
-    task, ids = tokens("head", sizes=(4,) * 6), tuple(range(6))
+    task = tokens("head", sizes=(4,) * 6)
+    ids = tuple(range(6))
     model = contract_clauses.adapted(task.model, task.targets, task.head)
-    start, way = somewhere(model.shapes), somewhere(model.shapes, seed=1)
+    start = somewhere(model.shapes)
+    way = somewhere(model.shapes, seed=1)
     params = {
         key: torch.stack([x + 0.1 * (k + 1) * way[key] for k in ids]) for key, x in start.items()
     }
@@ -143,7 +147,8 @@ def test_the_clip_is_one_over_all_tensors(trust):
 )
 def test_denominators_are_fixed(unit, trust, weights):
     """Lost uploads and absent clients, by hand: what arrives is divided by what was expected."""
-    task, rates = tokens("head"), {"participation": 0.6, "dropout": 0.3}
+    task = tokens("head")
+    rates = {"participation": 0.6, "dropout": 0.3}
     plan = fl.Plan(rounds=4, local_steps=1, batch=None, lr=0.4, weights=weights, **rates)
     privacy = private(unit, sigma=0.0, clip=1e6, trust=trust)
     run = Run.open(task, methods.FedLoRA, privacy, plan, lora=fl.Lora(rank=2, alpha=3.0))

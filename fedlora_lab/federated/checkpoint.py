@@ -22,8 +22,9 @@ from fedlora_lab.federated.spec import RunSpec
 from fedlora_lab.methods.optimizers import OptimizerState
 from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry
+from fedlora_lab.privacy.privatizer import State
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """Of the files; those of another version are refused."""
 KEPT_ROUNDS = 2
 """The last so many rounds stay in the folder: should the newest be damaged, one is left."""
@@ -45,6 +46,7 @@ class RunState:
         changed: for each round done, the server's tensors that it changed, by name, and the rank of
             the change (0: the tensor is new as a whole).
         optimizer: what the server's optimiser remembers.
+        privatizer: the state of the releases of the sums of updates; ``None``: none yet.
     """
 
     server: ServerState
@@ -52,6 +54,7 @@ class RunState:
     seen: list[int]
     changed: list[dict[str, int]] = field(default_factory=list)
     optimizer: OptimizerState = field(default_factory=dict)
+    privatizer: State | None = None
 
     @property
     def round(self) -> int:
@@ -127,7 +130,8 @@ def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
         tensors tell (test_attack_folders.py::test_nothing_outside_private_tells_who_took_part).
     """
     released = _to_bytes(server=state.server.tensors, optimizer=_flat(state.optimizer))
-    personal = _to_bytes(personal=state.personal)
+    # What a mechanism remembers may be noise that nobody may subtract.
+    personal = _to_bytes(personal=state.personal, privatizer=state.privatizer or {})
     about = {"version": FORMAT_VERSION, "round": state.round}
     shown = {
         **about,
@@ -138,6 +142,7 @@ def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
         **about,
         "seen": state.seen,
         "changed": state.changed,
+        "has_released": state.privatizer is not None,
         "server": _digest(released),
         "tensors": _digest(personal),
     }
@@ -215,6 +220,7 @@ def read(folder: Path, round: int) -> tuple[RunState, dict[str, Any]]:
             seen=hidden["seen"],
             changed=hidden["changed"],
             optimizer=moments,
+            privatizer=private_groups.get("privatizer", {}) if hidden["has_released"] else None,
         )
         return state, shown["settings"]
     # A file that was cut off or altered may fail in any of the readers above, in any way.

@@ -20,7 +20,7 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import OptimizerState, apply
 from fedlora_lab.methods.state import MODES, Keys, ParamKey, cut_to_rank
 from fedlora_lab.privacy import privatizer
-from fedlora_lab.privacy.privatizer import ClipCounts
+from fedlora_lab.privacy.privatizer import ClipCounts, State
 from fedlora_lab.tasks.task import Examples, take
 
 ClientParams = dict[ParamKey, Tensor]
@@ -38,6 +38,7 @@ class ClientBatch:
         noise: the noise in their tensors.
         optimizer, noise_optimizer: the optimiser's memory of gradients, and of the noise in them.
         clipped: what the clip did in all steps so far.
+        privatizer: the state of the releases of their steps.
     """
 
     ids: tuple[int, ...]
@@ -47,6 +48,7 @@ class ClientBatch:
     optimizer: OptimizerState = field(default_factory=dict)
     noise_optimizer: OptimizerState = field(default_factory=dict)
     clipped: ClipCounts = field(default_factory=ClipCounts)
+    privatizer: State = field(default_factory=dict)
 
 
 def ranks_of(spec: RunSpec, ids: tuple[int, ...]) -> Tensor | None:
@@ -349,12 +351,13 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
         rows=gradient_rows(prepared, clients, zeros, drawn),
         zeros=zeros,
         std=[spec.step_noise[k] for k in clients.ids],
-        state={},
+        state=clients.privatizer,
         streams=spec.streams,
         where=[(t, k, s) for k in clients.ids],
         metric=maps,
     )
     clients.clipped = clients.clipped + release.counts
+    clients.privatizer = release.state
     # What follows is a function of released values and costs no privacy.
     gradients = _mean_of_batch(spec, clients.ids, release.value)
     noises = _mean_of_batch(spec, clients.ids, release.noise)

@@ -468,7 +468,9 @@ class Run:
         everyone = uploads.stack_clients(self.prepared, batches, keys.moved, sent)
         arrived = self.arrivals(opened.t, opened.ids)
         # The one way from clients to the server: in the client unit clip and noise are in here.
-        received = uploads.release_round(self.prepared, everyone, arrived, keys.sent, sent)
+        received = uploads.release_round(
+            self.prepared, everyone, arrived, keys.sent, sent, state=self.state.privatizer
+        )
         return self.finish_round(opened, received, everyone, arrived)
 
     def begin_round(self) -> OpenRound:
@@ -543,6 +545,8 @@ class Run:
         # Before the state moves on: bytes down depend on what each client last received.
         traffic = uploads.count_traffic(spec, state, opened.ids, senders, opened.keys.sent)
         aggregated = after = before
+        if received.privatizer is not None:
+            state.privatizer = received.privatizer
         if received.uploads:
             # Everything from here on is a function of released values and costs no privacy.
             aggregated = self._aggregate(opened, received)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,13 +29,11 @@ from fedlora_lab.privacy.plan import NoiseLevels, Privacy
 from fedlora_lab.privacy.privatizer import (
     ClipAndNoise,
     ClipCounts,
+    Privatizer,
     noise_std,
     uncertified_reason,
 )
 from fedlora_lab.tasks.task import Examples, Task, concatenate, mask_of
-
-if TYPE_CHECKING:
-    pass
 
 PRODUCTS = ("float32", "tf32", "bfloat16")
 """Precisions in which the frozen base may multiply."""
@@ -189,12 +187,12 @@ class Prepared:
     clip: ClipSum | None = None
 
     @cached_property
-    def step_privatizer(self) -> ClipAndNoise:
+    def step_privatizer(self) -> Privatizer:
         """Clips and noises local steps; where steps are not released it leaves them as they are."""
         return ClipAndNoise(self.spec.step_clip_norm, self.spec.method.clip_groups, self.clip)
 
     @cached_property
-    def update_privatizer(self) -> ClipAndNoise:
+    def update_privatizer(self) -> Privatizer:
         """Clips and noises clients' whole updates, in the client unit."""
         assert self.spec.privacy is not None
         return ClipAndNoise(self.spec.privacy.clip_norm, self.spec.method.clip_groups, self.clip)

@@ -41,7 +41,7 @@ from fedlora_lab.methods.state import (
     shared_rank,
 )
 from fedlora_lab.privacy.ledger import per_client
-from fedlora_lab.privacy.privatizer import ClipCounts
+from fedlora_lab.privacy.privatizer import ClipCounts, State
 from fedlora_lab.tasks.task import Task
 
 SERVER = -1
@@ -61,6 +61,7 @@ class Received:
         sent: what these clients received: (rows, ...) where they have unequal ranks.
         per_client: each client's upload is seen by itself.
         clipped: what the clip of the uploads did.
+        privatizer: the state of the release of their sum; ``None``: nothing was released so.
     """
 
     uploads: Mapping[ParamKey, Tensor]
@@ -69,6 +70,7 @@ class Received:
     sent: ServerState
     per_client: bool = True
     clipped: ClipCounts = field(default_factory=ClipCounts)
+    privatizer: State | None = None
 
     @classmethod
     def empty(cls, sent: ServerState) -> "Received":
@@ -146,7 +148,10 @@ def begin_clients(
         split = _is_split(method, key) and method.is_shared(key)
         params[key] = merge_own_ranks(key, start[key], values, rank) if split else values
     device = prepared.adapted.device
-    return ClientBatch(ids, _to_device(params, device), _to_device(start, device))
+    here = _to_device(params, device)
+    shapes = {key: x.shape[1:] for key, x in here.items()}
+    state = prepared.step_privatizer.init(shapes, len(ids))
+    return ClientBatch(ids, here, _to_device(start, device), privatizer=state)
 
 
 def _to_device(values: ClientParams, device: torch.device) -> ClientParams:
@@ -199,6 +204,7 @@ def release_round(
     keys: Keys,
     sent: ServerState,
     single_client: bool = False,
+    state: State | None = None,
 ) -> Received:
     """Releases the uploads of a round as the trust model asks.
 
@@ -209,6 +215,7 @@ def release_round(
         keys: what is sent.
         sent: what the server sent, before a lower rank cut it; its ``round`` is the round.
         single_client: one client sends for itself, and does not know how many others do.
+        state: of the releases of the sums of updates so far; ``None``: none yet.
     """
     spec = prepared.spec
     # Fewer shares of noise than sigma was divided into protect less than the ledger says.
@@ -229,7 +236,7 @@ def release_round(
             if key.kind.rank_axes:
                 rows[key] = merge_own_ranks(key, rows[key], start[key], rank)
     if not spec.by_step:
-        return _release_updates(prepared, ClientBatch(ids, rows, start), sent, shared)
+        return _release_updates(prepared, ClientBatch(ids, rows, start), sent, shared, state)
     noise = cut_to_rank({key: clients.noise[key][arrived] for key in keys}, shared)
     weights = _weights(spec, ids)
     return Received(rows, weights, _mean(noise, weights), _row_by_row(sent, start))
@@ -237,12 +244,16 @@ def release_round(
 
 @matmuls("float32")  # as a local step
 def _release_updates(
-    prepared: Prepared, clients: ClientBatch, sent: ServerState, shared: Tensor | None
+    prepared: Prepared,
+    clients: ClientBatch,
+    sent: ServerState,
+    shared: Tensor | None,
+    state: State | None,
 ) -> Received:
     """Client unit: clips each client's change, adds the noise, goes on from the noised value.
 
     Args:
-        prepared, sent: as of `release_round`.
+        prepared, sent, state: as of `release_round`.
         clients: those whose upload arrived, with what they send.
         shared: (1,), the ranks that are sent where clients keep some.
     """
@@ -261,12 +272,16 @@ def _release_updates(
     change = {key: x - method.clip_reference(start[key]) for key, x in clients.params.items()}
     owners = count if alone else 1
     std, where = _update_noise(spec, clients.ids, sent.round)
+    zeros = {key: x.new_zeros(owners, *x.shape[1:]) for key, x in change.items()}
+    # Of a sum there is one owner in all rounds; single uploads are of whoever takes part.
+    if state is None or alone:
+        state = prepared.update_privatizer.init({k: x.shape[1:] for k, x in zeros.items()}, owners)
     # Each client's whole change is clipped before it meets any other's, and before the noise.
     release = prepared.update_privatizer.update(
         rows=[(change, owner)],
-        zeros={key: x.new_zeros(owners, *x.shape[1:]) for key, x in change.items()},
+        zeros=zeros,
         std=std,
-        state={},
+        state=state,
         streams=spec.streams,
         where=where,
         metric=maps,
@@ -285,6 +300,7 @@ def _release_updates(
         sent=_row_by_row(sent, reference),
         per_client=alone,
         clipped=release.counts,
+        privatizer=None if alone else release.state,
     )
 
 

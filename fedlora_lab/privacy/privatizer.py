@@ -1,13 +1,12 @@
 """Clip and noise: the only functions between private values and released ones.
 
-A privatizer is two functions, as an optimiser is: ``init(zeros) -> state`` before the first
-release, and ``update(rows, ..., state, ...) -> released, noise, counts, state`` for each. The
-entry of a release stands in the ledger before its ``update`` is called.
+A mechanism is two functions, as an optimiser is, see `Privatizer`. The entry of a release stands in
+the ledger before its ``update`` is called.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -70,6 +69,35 @@ class Release(NamedTuple):
     state: State
 
 
+class Privatizer(Protocol):
+    """Makes releases of private rows.
+
+    The loop carries the state: a client's from step to step of a round, the server's, of the summed
+    updates, from round to round and into checkpoints. A client that sends each update by itself
+    begins with ``init``.
+    """
+
+    def init(self, shapes: Mapping[ParamKey, torch.Size], owners: int) -> State:
+        """Makes the state before the first release.
+
+        Args: shapes: of each tensor that may be released, of one owner; owners: how many.
+        """
+        ...
+
+    def update(
+        self,
+        rows: Iterable[tuple[Tensors, Int[Tensor, " n"]]],
+        zeros: Tensors,
+        std: Sequence[float],
+        state: State,
+        streams: Streams,
+        where: Sequence[tuple[int, ...]],
+        metric: Metric,
+    ) -> Release:
+        """Makes one release of every owner, see `ClipAndNoise.update`."""
+        ...
+
+
 @dataclass(frozen=True)
 class ClipAndNoise:
     """Clips every row, sums the rows of each owner and adds Gaussian noise to the sum.
@@ -84,7 +112,7 @@ class ClipAndNoise:
     clip_groups: ClipGroups = together
     clip: "Callable[..., tuple[dict[ParamKey, Tensor], ClipCounts]] | None" = None
 
-    def init(self, zeros: Tensors) -> State:
+    def init(self, shapes: Mapping[ParamKey, torch.Size], owners: int) -> State:
         """Nothing is kept from release to release: their noise is independent."""
         return {}
 

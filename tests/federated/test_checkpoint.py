@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from toy_tasks import LORA, PLAN, book, play, private, regression, same_bits, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab._utils.files import append_line, dump_checksummed, write_atomically
-from fedlora_lab.federated import checkpoint
+from fedlora_lab.federated import checkpoint, spec
 from fedlora_lab.federated.records import Tick
+from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.privacy.privatizer import ClipAndNoise
 
 LONG = PLAN.replace(rounds=6, participation=0.7, dropout=0.2, optimizer=fl.SGD(0.5))
+KEY = ParamKey("B", "map")
 KEEPS_B = methods.FedLoRA.replace(name="keeps B", share="A")
 RUN = tokens(), "fedlora", private("example"), PLAN
 # tests/methods/test_contract.py resumes every row, with privacy.
@@ -44,6 +48,34 @@ def test_resume_equals_uninterrupted(row, unit, tmp_path):
         assert [record.index for record in rest] == list(range(stop + 1, 7))
         same_bits(whole[stop + 1 :], rest)
         assert play(*parts, LONG, resume=folder) == []
+
+
+@pytest.mark.parametrize(
+    ("unit", "found"),
+    [
+        ("example", [0, 1, 0, 1, 0, 1]),  # a client's state lives from step to step of a round
+        ("client", [0, 1, 2]),  # the sum's from round to round, and through a checkpoint
+    ],
+)
+def test_a_mechanism_finds_its_state_again(unit, found, tmp_path, monkeypatch):
+    """A mechanism whose state counts its releases."""
+    counts = []
+
+    class Counting(ClipAndNoise):
+        def init(self, shapes, owners):
+            return {key: torch.zeros(owners) for key in shapes}
+
+        def update(self, rows, zeros, std, state, *options, **named):
+            if any(std):  # in the client unit steps are no releases
+                counts.append(state[KEY][0].item())
+            more = {key: count + 1 for key, count in state.items()}
+            return super().update(rows, zeros, std, state, *options, **named)._replace(state=more)
+
+    monkeypatch.setattr(spec, "ClipAndNoise", Counting)
+    run = regression(), "ffa-lora", private(unit, trust="secagg" if unit == "client" else "local")
+    play(*run, PLAN.replace(rounds=2, local_steps=2), checkpoint=tmp_path)
+    play(*run, PLAN.replace(rounds=3, local_steps=2), resume=tmp_path)
+    assert counts == found
 
 
 def test_two_rounds_are_kept_each_in_two_parts(tmp_path):

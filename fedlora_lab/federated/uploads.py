@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.local_training import (
@@ -419,6 +420,10 @@ def _mean(noise: Mapping[ParamKey, Tensor], weights: Tensor) -> ClientParams:
 # ---- bytes
 
 
+MOST_TURNS = 12
+"""Rounds over which bytes are averaged before a run: whole periods of schedules of up to four."""
+
+
 def count_traffic(
     spec: RunSpec,
     state: RunState,
@@ -500,19 +505,26 @@ def rank_sent(spec: RunSpec, k: int) -> int:
 
 
 def bytes_of_round(task: Task, method: Method, lora: Lora, plan: Plan) -> tuple[int, int]:
-    """Bytes of one client in a round, up and down, the mean over two rounds.
+    """Bytes of one client in a round, up and down, the mean over the first rounds of the plan.
 
-    What moves and is shared goes up, and comes down as the method broadcasts it.
+    What moves and is shared goes up, and comes down as the method broadcasts it. Layers whose mode
+    the server chooses count as they begin.
 
     Args: task, method, lora, plan: as of `run`.
+    Guarantees: test_uploads.py::test_bytes_before_a_run_are_those_of_its_rounds.
     """
-    shapes = peft.adapt(task.model, task.targets, task.head, lora).initial
+    adapted = peft.adapt(task.model, task.targets, task.head, lora)
+    start = peft.initial_values(adapted, Streams(0), method.start, lora.start_scale)
+    server = ServerState(start, streams=Streams(0))
+    rule = method.aggregate
+    shapes = (rule.initial_state(server) if isinstance(rule, Rule) else server).tensors
     up, down = 0, 0
-    for t in range(2):  # schedules take turns
+    rounds = min(plan.rounds, MOST_TURNS)
+    for t in range(rounds):
         keys = moving_keys(shapes, method.sides_in_round(t, plan.local_steps))
         sent = [key for key in keys if method.is_shared(key)]
         factors = [shapes[key].numel() for key in sent if key.kind.scheduled]
         head = [shapes[key].numel() for key in sent if not key.kind.scheduled]
         up += bytes_of(factors + head)
         down += bytes_of(factors, method.broadcast) + bytes_of(head)
-    return up // 2, down // 2
+    return up // max(rounds, 1), down // max(rounds, 1)

@@ -8,6 +8,7 @@ import contract_clauses
 import pytest
 import torch
 from toy_tasks import (
+    LORA,
     PLAN,
     book,
     one_round,
@@ -179,3 +180,20 @@ def alone(task, k, values, plan):
     state = ServerState({ParamKey(*place): x for place, x in pairs})
     run = opened(with_clients(task, [task.clients[k]]), methods.FedLoRA, None, plan, 0, state)
     return tensors(one_round(run))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        methods.FedLoRA.replace(train=fl.Cycle(("B", "B", "A"))),
+        methods.ALL["fed-sb"],
+    ],
+    ids=["period of three", "core"],
+)
+def test_bytes_before_a_run_are_those_of_its_rounds(row):
+    """Also of a schedule of any period, and of tensors that a row's start makes."""
+    task = tokens("head")
+    plan = PLAN.replace(rounds=3)
+    up, _ = uploads.bytes_of_round(task, row, LORA, plan)
+    sent = sum(record.uploads.bytes_up for record in play(task, row, None, plan)[1:])
+    assert up == sent // (3 * len(task.clients))

@@ -130,9 +130,10 @@ def run(
         bug: see `RunOptions`; for tests and lesson 12 only.
 
     Raises: ``ValueError`` (name, value, range) at the call, before anything is trained.
-    Guarantees: every release stands in the ledger before its value is used; method hooks see noised
-        values only; resume equals uninterrupted (tests/methods/test_contract.py); clip, noise and
-        ledger are the same whatever device, products and chunks are
+    Guarantees: every release stands in the ledger before its value is used; filters and server
+        rules see noised values only; resume equals uninterrupted
+        (tests/methods/test_contract.py); clip, noise and ledger are the same whatever device,
+        products and chunks are
         (test_compute.py::test_epsilon_and_noise_are_the_same_under_every_switch).
 
     >>> import fedlora_lab as fl

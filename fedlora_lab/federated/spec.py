@@ -188,7 +188,7 @@ class Prepared:
 
     @cached_property
     def step_privatizer(self) -> Privatizer:
-        """Clips and noises local steps; where steps are not released it leaves them as they are."""
+        """Clips and noises local steps; not released, their finite rows stay as they are."""
         return ClipAndNoise(self.spec.step_clip_norm, self.spec.method.clip_groups, self.clip)
 
     @cached_property

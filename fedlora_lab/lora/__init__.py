@@ -1,3 +1,3 @@
-"""Low-rank adapters: injected by PEFT, trained for all clients at once, differentiated example by
-example.
+"""Low-rank adapters where PEFT would place them, trained for all clients at once and differentiated
+example by example; PEFT reads and writes them.
 """

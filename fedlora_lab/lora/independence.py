@@ -246,7 +246,9 @@ def _beside_strange(setting: _Setting, data: Examples, i: int, scale: float) -> 
             rows = strange.gradients((x, y), torch.arange(PROBES))
         except Exception as error:  # whatever a foreign model raises
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
-            expected = f"passes that no example can stop (beside others times {scale:g}: {reason})"
+            expected = (
+                f"a pass that the values of no example stop (others times {scale:g}: {reason})"
+            )
             setting.refuse_unless(False, expected)
             raise
     return {key: tensor[i : i + 1] for key, tensor in rows.items()}

@@ -30,8 +30,8 @@ class Rule:
 
     Attributes:
         writes: sides of the state that the rule may change although no client sent them.
-        mean_gain: times how much A moves by the weighted mean of the changes of A that were sent;
-            ``None``: A becomes something else.
+        mean_gain: A moves by this factor times the weighted mean of the changes of A that were
+            sent; ``None``: A becomes something else.
     """
 
     writes: ClassVar[tuple[str, ...]] = ()
@@ -229,7 +229,8 @@ def mean_product(
 
     Args:
         state, sent, uploads: as of `client_values`.
-        weights: (clients,); what they lack to 1, absent clients, counts with the old product.
+        weights: (clients,); 1 less their sum, of absent clients, counts with the old product. It is
+            negative where more came than expected.
         layer: its name.
     """
     keys = ParamKey("A", layer), ParamKey("B", layer)

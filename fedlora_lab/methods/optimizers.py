@@ -109,7 +109,7 @@ class SGD(Optimizer):
     """Gradient descent with heavy-ball momentum and weight decay, as `torch.optim.SGD`.
 
     Args:
-        momentum: share of the last step's speed that is kept, in [0, 1).
+        momentum: coefficient of the velocity, in [0, 1).
         weight_decay: times the weights, is added to the gradient (coupled), >= 0.
 
     Guarantees: test_steps_are_those_of_torch.
@@ -138,13 +138,13 @@ class SGD(Optimizer):
             grad = grad + self.weight_decay * param
         if not self.momentum:
             return -lr * grad, moments
-        speed = self.momentum * moments["momentum"] + grad
-        return -lr * speed, {"momentum": speed}
+        velocity = self.momentum * moments["momentum"] + grad
+        return -lr * velocity, {"momentum": velocity}
 
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """Steps in units of each number's own gradient; with these defaults for the server.
+    """Adam with decoupled weight decay; with these defaults for the server.
 
     Args:
         betas: shares kept of the mean gradient and of the mean square, two numbers in [0, 1).

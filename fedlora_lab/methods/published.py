@@ -194,8 +194,8 @@ BalancedLoRA = FedLoRA.replace(
     name="Balanced LoRA",
     source="this project",
     balance=0.5,
-    note="A starts larger and the scale is divided by as much: the noise that A takes up stays at "
-    "half of its own energy",
+    note="A starts larger and the scale is divided by as much: the noise in A stays at or "
+    "below half of its own energy",
 )
 Local = FedLoRA.replace(
     name="Local", source="baseline", share="", note="every client trains alone; nothing is sent"

@@ -93,10 +93,11 @@ def _as_count(name: str, value: Any) -> int:
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """``count`` noised releases of one round, from any sequence and number types.
+    """``count`` noised releases of one round. Any sequence or numeric type is accepted.
 
     Args:
-        round, count: counted from 0; number of releases, >= 0.
+        round: as records count them: the first round is 1.
+        count: number of releases, >= 0.
         clients: whom it counts for; ``None`` is every client.
         sample_rate: q in [0, 1], one number or one per entry of ``clients``.
         noise_multiplier: sigma >= 0 likewise; 0 and ``None`` are no noise.

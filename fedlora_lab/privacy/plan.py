@@ -211,8 +211,9 @@ class Privacy:
     def calibrate(self, *, epsilon: float, task: Federation, plan: Plan) -> "Privacy":
         """Sets the smallest noise that spends at most ``epsilon``.
 
-        Counted is taking part in every round, against the ledger's default observer. More than 16
-        distinct sample rates count as the next larger ones on a grid of 1 %: nobody spends more.
+        It assumes participation in every round, and is against the ledger's default observer. More
+        than 16 distinct sample rates count as the next larger ones on a grid of 1 %: nobody spends
+        more.
 
         Args:
             epsilon: > 0, finite; but in the client unit each client, with its own q and sigma,

@@ -17,7 +17,7 @@ from fedlora_lab.lora.peft import matmuls
 from fedlora_lab.lora.per_example import NotPerExample, per_example_gradients, split_batch
 from fedlora_lab.methods.filters import Preconditioner, identity
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.optimizers import OptimizerState, apply
+from fedlora_lab.methods.optimizers import OptimizerState, apply_updates
 from fedlora_lab.methods.state import MODES, Keys, ParamKey, cut_to_rank
 from fedlora_lab.privacy import privatizer
 from fedlora_lab.privacy.privatizer import ClipCounts, State
@@ -393,12 +393,12 @@ def _descend(
     rule = spec.plan.optimizer
     rates = {key: spec.plan.rate(key.side, t) for key in gradients}
     steps, clients.optimizer = rule.update(gradients, clients.optimizer, clients.params, rates)
-    clients.params.update(apply({key: clients.params[key] for key in steps}, steps))
+    clients.params.update(apply_updates({key: clients.params[key] for key in steps}, steps))
     if rule.linear:  # then the step moves noise as it moves gradients, exactly
         # In the place of the parameters: weight decay shrinks the noise in them as well.
         old = {key: clients.noise.get(key, x.new_zeros(1)) for key, x in noises.items()}
         steps, clients.noise_optimizer = rule.update(noises, clients.noise_optimizer, old, rates)
-        clients.noise.update(apply(old, steps))
+        clients.noise.update(apply_updates(old, steps))
     elif any(spec.step_noise[k] for k in clients.ids):
         # Unknown: NaN, rather than a number that looks measured.
         for key, x in noises.items():

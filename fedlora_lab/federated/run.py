@@ -312,10 +312,10 @@ class Run:
         )
         if checked.bug is not None:
             prepared = replace(prepared, clip=checked.bug)
-        return cls.of(prepared, checked)
+        return cls.from_prepared(prepared, checked)
 
     @classmethod
-    def of(cls, prepared: Prepared, options: RunOptions) -> Self:
+    def from_prepared(cls, prepared: Prepared, options: RunOptions) -> Self:
         """Opens a prepared run, here or on a server; resumes it if the options say so.
 
         Args:
@@ -470,7 +470,7 @@ class Run:
         arrived = self.arrivals(opened.t, opened.ids)
         # The one way from clients to the server: in the client unit clip and noise are in here.
         received = uploads.release_round(
-            self.prepared, everyone, arrived, keys.sent, sent, state=self.state.privatizer
+            self.prepared, everyone, arrived, keys.uploaded, sent, state=self.state.privatizer
         )
         return self.finish_round(opened, received, everyone, arrived)
 
@@ -544,7 +544,7 @@ class Run:
         before = opened.before
         senders = [opened.ids[i] for i in arrived.tolist()]
         # Before the state moves on: bytes down depend on what each client last received.
-        traffic = uploads.count_traffic(spec, state, opened.ids, senders, opened.keys.sent)
+        traffic = uploads.count_traffic(spec, state, opened.ids, senders, opened.keys.uploaded)
         aggregated = after = before
         if received.privatizer is not None:
             state.privatizer = received.privatizer

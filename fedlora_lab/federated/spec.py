@@ -76,8 +76,7 @@ class RunSpec:
     def sample_rates(self) -> tuple[float, ...]:
         """Each client's probability of drawing an example, or a person, in a step."""
         # From the public number of units: the number that a step really draws is private.
-        batch = self.plan.batch
-        return tuple(1.0 if batch is None else min(1.0, batch / max(n, 1)) for n in self.units)
+        return self.plan.sample_rates(self.units)
 
     @cached_property
     def step_clip_norm(self) -> float:

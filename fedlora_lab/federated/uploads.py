@@ -83,7 +83,7 @@ class RoundKeys(NamedTuple):
     """The tensors of a round: those that train, those sent up, those that stay in part or whole."""
 
     moved: Keys
-    sent: Keys
+    uploaded: Keys
     kept: Keys
 
 
@@ -96,9 +96,9 @@ def round_keys(spec: RunSpec, values: Mapping[ParamKey, Tensor], t: int) -> Roun
     """
     method = spec.method
     moved = moving_keys(values, method.sides_in_round(t, spec.plan.local_steps))
-    sent = tuple(key for key in moved if method.is_shared(key))
-    stays = tuple(key for key in moved if key not in sent or _is_split(method, key))
-    return RoundKeys(moved, sent, stays)
+    uploaded = tuple(key for key in moved if method.is_shared(key))
+    kept = tuple(key for key in moved if key not in uploaded or _is_split(method, key))
+    return RoundKeys(moved, uploaded, kept)
 
 
 def _is_split(method: Method, key: ParamKey) -> bool:

@@ -173,7 +173,7 @@ def _upload(
     keys = uploads.round_keys(spec, sent.tensors, t)
     trained = uploads.stack_clients(prepared, [clients], keys.moved, sent)
     # Clipped and noised here, before anything is put into a message.
-    reply = uploads.privatize(prepared, trained, keys.sent, sent)
+    reply = uploads.privatize(prepared, trained, keys.uploaded, sent)
     # What moved and is not shared: it has no noise where only the upload is noised.
     personal = {**personal, **{key: trained.params[key][0] for key in keys.kept}}
     rank = uploads.rank_sent(spec, client)

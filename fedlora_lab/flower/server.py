@@ -41,7 +41,7 @@ def open_run(
         checkpoint, resume, stop_at: as in `fl.run`.
     """
     options = RunOptions(checkpoint=checkpoint, resume=resume, stop_at=stop_at)
-    return Run.of(participant.prepared, options)
+    return Run.from_prepared(participant.prepared, options)
 
 
 def rounds(
@@ -98,7 +98,7 @@ def _play(clients: "_Clients", run: Run, timeout: float, patience: float) -> Ite
             arrived = {opened.ids[i] for i in run.arrivals(opened.t, opened.ids).tolist()}
             # A run draws which uploads are lost, so that a seed gives the loop's run.
             present = tuple(k for k in opened.ids if k in valid and k in arrived)
-            keys = opened.keys.sent if present else ()
+            keys = opened.keys.uploaded if present else ()
             rows = {key: torch.stack([valid[k][key] for k in present]) for key in keys}
             received = uploads.combine(run.spec, present, rows, opened.sent)
             # What they trained, and what they keep, is with the clients.
@@ -193,7 +193,7 @@ class _Clients:
     def _upload(self, opened: OpenRound, k: int, arrays: ArrayRecord) -> Tensors:
         """One client's upload in full size. Raises ``ValueError`` for anything else."""
         spec = self.participant.spec
-        keys = opened.keys.sent
+        keys = opened.keys.uploaded
         rank = uploads.rank_sent(spec, k)
         like = {key: opened.before.tensors[key] for key in keys}
         tensors = messages.unpack_arrays(arrays, like, rank)

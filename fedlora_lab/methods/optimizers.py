@@ -66,7 +66,8 @@ class Optimizer(ABC):
         >>> import torch
         >>> rule, params = SGD(momentum=0.5), {"B": torch.ones(2)}
         >>> step, state = rule.update({"B": torch.ones(2)}, rule.init(params), params, lr=0.1)
-        >>> step, state = rule.update({"B": torch.ones(2)}, state, apply(params, step), lr=0.1)
+        >>> params = apply_updates(params, step)
+        >>> step, state = rule.update({"B": torch.ones(2)}, state, params, lr=0.1)
         >>> step["B"]
         tensor([-0.1500, -0.1500])
         """
@@ -221,7 +222,7 @@ SERVER_OPTIMIZERS: Table = {"sgd": SGD, "adam": Adam}
 """What the server may do with an aggregate, by name."""
 
 
-def apply(params: TensorMapping, steps: TensorMapping) -> "dict[Any, Tensor]":
+def apply_updates(params: TensorMapping, steps: TensorMapping) -> "dict[Any, Tensor]":
     """Adds the steps to the parameters; one without a step is the same tensor as before."""
     return {**params, **{key: params[key] + step for key, step in steps.items()}}
 
@@ -251,7 +252,7 @@ def server_step(
     old = {key: before[key] for key in aggregate}
     grads = {key: old[key] - tensor for key, tensor in aggregate.items()}
     steps, state = rule.update(grads, state, old, lr)
-    return apply(old, steps), state
+    return apply_updates(old, steps), state
 
 
 def optimizer_of(value: object, name: str = "optimizer", table: Table = OPTIMIZERS) -> Optimizer:

@@ -270,6 +270,17 @@ class Plan:
         lr = self.lr.get(side, self.lr["B"]) if isinstance(self.lr, Mapping) else self.lr
         return lr * self.lr_decay**round
 
+    def sample_rates(self, sizes: Sequence[int]) -> tuple[float, ...]:
+        """Returns each client's probability of drawing a unit in a step, in [0, 1].
+
+        Steps draw by these rates and the ledger counts them: this is their one place.
+
+        Args: sizes: public number of units of each client.
+        """
+        if self.batch is None:
+            return (1.0,) * len(sizes)
+        return tuple(min(1.0, self.batch / max(n, 1)) for n in sizes)
+
     def replace(self, **changes: Any) -> "Plan":
         """Returns the same plan with some fields changed."""
         return replace(self, **changes)

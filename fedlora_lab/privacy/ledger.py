@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from numbers import Integral
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ from fedlora_lab.privacy import accounting
 PerClient = float | tuple[float, ...]
 """One number for all clients, or a number for each."""
 Numbers = Sequence[float] | np.ndarray
-MOST = 2**53
+MAX_COUNT = 2**53
 """Rounds and releases beyond which a float no longer counts them one by one."""
 FORMAT = "fedlora_lab.ledger"
 VERSION = 2
@@ -87,7 +86,7 @@ def _as_count(name: str, value: Any) -> int:
     """A whole number >= 0 of any type, small enough to be counted one by one."""
     plain = isinstance(value, Integral) and not isinstance(value, bool)
     check_whole(name, int(value) if plain else value, 0)
-    check(value <= MOST, name, value, f"at most {MOST}")
+    check(value <= MAX_COUNT, name, value, f"at most {MAX_COUNT}")
     return int(value)
 
 
@@ -199,15 +198,6 @@ class Ledger:
     # Nothing that a ledger states, and no method that states it, can be assigned afterwards.
     __slots__ = ("_closed", "_entries", "_parts", "_spent", "_terms", "_uncertified")
 
-    terms = property(attrgetter("_terms"))
-    parts = property(attrgetter("_parts"))
-    unit = property(attrgetter("_terms.unit"))
-    delta = property(attrgetter("_terms.delta"))
-    accountant = property(attrgetter("_terms.accountant"))
-    reproducible = property(attrgetter("_terms.reproducible"))
-    trust = property(attrgetter("_terms.trust"), doc="Of a composition the trusts of all parts.")
-    relation = property(lambda self: RELATION)
-
     def __init__(
         self,
         *,
@@ -227,6 +217,46 @@ class Ledger:
         self._entries: tuple[LedgerEntry, ...] = ()
         # Client, or None for all -> (noise multiplier, sample rate) -> releases.
         self._spent: Mapping[int | None, Mapping[tuple[float, float], int]] = {}
+
+    @property
+    def terms(self) -> Terms:
+        """What its epsilon is stated for."""
+        return self._terms
+
+    @property
+    def parts(self) -> "tuple[Ledger, ...]":
+        """The ledgers that a composition is made of; of a run's own none."""
+        return self._parts
+
+    @property
+    def unit(self) -> str:
+        """What is protected: "example", "person" or "client"."""
+        return self._terms.unit
+
+    @property
+    def delta(self) -> float:
+        """The delta at which epsilon is stated."""
+        return self._terms.delta
+
+    @property
+    def accountant(self) -> str:
+        """How the privacy loss is composed."""
+        return self._terms.accountant
+
+    @property
+    def reproducible(self) -> bool:
+        """Whether a seed draws the noise again: then nothing may be released."""
+        return self._terms.reproducible
+
+    @property
+    def trust(self) -> str:
+        """Who adds the noise; of a composition the trusts of all parts."""
+        return self._terms.trust
+
+    @property
+    def relation(self) -> str:
+        """How neighbours differ."""
+        return RELATION
 
     @classmethod
     def compose(cls, *ledgers: "Ledger") -> "Ledger":

@@ -267,9 +267,7 @@ class Privacy:
         if self.by_step:
             # Each example is drawn on its own: `batch` is only the expected number of them.
             source = "batch / n_k"
-            expected = tuple(
-                1.0 if plan.batch is None else min(1.0, plan.batch / max(n, 1)) for n in sizes
-            )
+            expected = plan.sample_rates(sizes)
         elif self.trust == "central":
             source = "participation"
             expected = (float(plan.participation),)

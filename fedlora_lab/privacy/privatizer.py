@@ -143,6 +143,9 @@ class ClipAndNoise:
         """
         clip = clip_sum if self.clip is None else self.clip
         owners = len(next(iter(zeros.values())))
+        # Without a number there would be no draw, and the bare sum would be released.
+        fits = len(std) == owners or (owners == 1 and len(std) > 0)
+        check(fits, "std", list(std), f"{owners} numbers, one for each owner")
         sums = dict(zeros)
         counts = ClipCounts()
         for chunk, owner in rows:

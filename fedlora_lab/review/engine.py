@@ -153,7 +153,7 @@ class EngineStep:
 
     def _round(self, prepared: Prepared) -> tuple[Tensors, Tensors]:
         """What the server receives in a round, less what it sent; and what it sent."""
-        run = Recorder.of(prepared, RunOptions())
+        run = Recorder.from_prepared(prepared, RunOptions())
         run.state.server = replace(self.run.state.server, round=self.t)
         # The round stands in a history in which nothing has changed before.
         run.state.changed = [{} for _ in range(self.t)]
@@ -173,7 +173,7 @@ def drawn_batches(run: Recorder) -> Loader:
         spec = replace(run.spec, streams=Streams(seed))
         prepared = replace(run.prepared, spec=spec)
         if not spec.by_step:
-            copied = Recorder.of(prepared, RunOptions())
+            copied = Recorder.from_prepared(prepared, RunOptions())
             return [list(copied.participants(t)) for t in range(LOADER_BATCHES)]
         batches = []
         for i in range(LOADER_BATCHES):

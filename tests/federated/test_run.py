@@ -52,7 +52,9 @@ def test_a_run_by_its_public_steps_is_the_run():
         keys = opened.keys
         everyone = uploads.stack_clients(run.prepared, [clients], keys.moved, opened.sent)
         arrived = run.arrivals(opened.t, opened.ids)
-        received = uploads.release_round(run.prepared, everyone, arrived, keys.sent, opened.sent)
+        received = uploads.release_round(
+            run.prepared, everyone, arrived, keys.uploaded, opened.sent
+        )
         records.append(run.record(run.finish_round(opened, received, everyone, arrived)))
     same_bits(records, list(fl.run(*parts, lora=LORA)))
 

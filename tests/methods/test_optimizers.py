@@ -12,7 +12,7 @@ from fedlora_lab.methods.optimizers import (
     SGD,
     Adam,
     AdamW,
-    apply,
+    apply_updates,
     optimizer_of,
     server_step,
 )
@@ -41,7 +41,7 @@ def walk(rule, params, grads, lr: Any = 0.1):
     state = rule.init(params)
     for one in grads:
         steps, state = rule.update(one, state, params, lr)
-        params = apply(params, steps)
+        params = apply_updates(params, steps)
     return params
 
 

@@ -339,13 +339,13 @@ def probes(task: Task) -> Examples:
             outputs = task.forward(task.model, prepare_inputs(task, x, device))
         scores = isinstance(outputs, Tensor) and outputs.ndim == 2
         y = steps % (outputs.shape[1] if scores else int(y.max()) + 1)
-    if mask is not None and mask.ndim == 2:
+    if mask is not None and mask.ndim == 2 and isinstance(x, Mapping):
         config: Any = getattr(task.model, "config", None)
         return _of_both_widths(x, y, getattr(config, "pad_token_id", None) or 0)
     return x, y
 
 
-def _of_both_widths(x: Any, y: Tensor, pad: int) -> Examples:
+def _of_both_widths(x: Mapping[str, Tensor], y: Tensor, pad: int) -> Examples:
     """The same texts, the first cut to two tokens, the second drawn out to the whole width.
 
     Args: x, y: inputs with a mask (n, tokens), and targets. pad: the token for padding.
@@ -358,7 +358,7 @@ def _of_both_widths(x: Any, y: Tensor, pad: int) -> Examples:
     repeats = second[middle].repeat(present.shape[1] - len(second) + 1)
     longer = torch.cat([second[:middle], repeats, second[middle + 1 :]])
 
-    def resized(rows: Tensor, nothing: Any) -> Tensor:
+    def resized(rows: Tensor, nothing: Tensor | float) -> Tensor:
         if rows.shape[:2] != present.shape:
             return rows
         rows = rows.clone()

@@ -6,7 +6,6 @@ loss with respect to those copies is that of each example alone: no hooks, no vm
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +16,7 @@ from fedlora_lab.lora.peft import AdaptedModel
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.tasks.metrics import TextScore, over_all
-from fedlora_lab.tasks.task import Task, map_inputs, mask_of, take
+from fedlora_lab.tasks.task import Inputs, Task, map_inputs, mask_of, take
 
 TEXTS_AT_ONCE = 16
 """Texts that go through the model at once on a processor."""
@@ -88,12 +87,13 @@ def per_example_gradients(
     return {key: torch.zeros_like(leaf) if g is None else g for (key, leaf), g in pairs}
 
 
-def _check_per_example(name: str, value: Any, count: int) -> None:
+def _check_per_example(name: str, value: object, count: int) -> None:
     """Refuses anything but (N,): other shapes would add the examples up before the clip."""
     shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
     expected = f"({count},), one number for each example: reduce over all but the first dimension"
     try:
-        check(shape == (count,) and value.is_floating_point(), name, shape, expected)
+        floating = isinstance(value, Tensor) and value.is_floating_point()
+        check(shape == (count,) and floating, name, shape, expected)
     except ValueError as error:
         raise NotPerExample(str(error)) from None
 
@@ -117,7 +117,7 @@ def prepare_inputs(
 
 
 def split_batch(
-    x: Any,
+    x: Inputs,
     index: Int[Tensor, " n"],
     device: torch.device,
     chunk: int | None = None,

@@ -217,7 +217,8 @@ def test_without_a_clip_norm_a_release_does_not_depend_on_the_data(
         folders.append(shown(folder))
         assert "seconds" in set(frames[-1]["measure"])
         assert summary(frames[-1])["seconds"].isna().all()
-    pd.testing.assert_frame_equal(*frames, check_exact=True)
+    first, second = frames
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
     assert folders[0].keys() == folders[1].keys()
     assert folders[0] == folders[1]
 

@@ -26,6 +26,7 @@ from fedlora_lab.federated.local_training import preconditioners
 from fedlora_lab.methods.filters import Preconditioner, factor_space, product_space
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.privatizer import (
+    ClipAndNoise,
     clip_sum,
     gaussian_noise,
     precondition_rows,
@@ -208,3 +209,13 @@ def test_maps_that_do_not_belong_to_their_owner_are_refused(made: Any, unit: str
     row = fl.methods.FFA.replace(name="misplaced", precondition=rule)
     with pytest.raises(ValueError, match=r"^precondition"):
         play(regression(), row, private(unit), PLAN.replace(batch=None))
+
+
+@pytest.mark.parametrize(("owners", "std"), [(1, []), (3, [1.0, 1.0]), (3, [1.0])])
+def test_a_release_without_a_noise_level_for_every_owner_is_refused(owners, std):
+    """With none there would be no draw, and the bare sum would go out."""
+    zeros = {ONE: torch.zeros(owners, 2, 7)}
+    rows = [({ONE: torch.ones(owners, 2, 7)}, torch.arange(owners))]
+    where = [(0, k, 0) for k in range(len(std))]
+    with pytest.raises(ValueError, match=r"^std=.*: expected "):
+        ClipAndNoise(1.0).update(rows, zeros, std, {}, Streams(0), where, {})

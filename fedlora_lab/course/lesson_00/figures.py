@@ -1,7 +1,7 @@
 """The figure of notebook 00: printed and handwritten digits, and which of them a client holds."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -9,9 +9,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fedlora_lab.plots import style
 from fedlora_lab.tasks.task import Task, concatenate
-
-if TYPE_CHECKING:
-    pass
 
 
 def printed_digit(digit: int) -> np.ndarray:

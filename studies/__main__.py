@@ -7,6 +7,7 @@ python -m studies amplification        what is measured on docs/amplification.md
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -46,8 +47,9 @@ def continue_study(study: Study, folder: Path, workers: int) -> None:
 @click.argument("name", required=False)
 @click.option("--workers", default=2, help="Processes, each with one thread.  [2]")
 @click.option("--out", default=RESULTS, type=click.Path(path_type=Path), help="Folder of results.")
+@click.option("--seeds", type=int, help="Only so many of the study's seeds, the first ones.")
 @click.option("--measure", is_flag=True, help="Of claims: first run what no study records.")
-def main(name: str | None, workers: int, out: Path, measure: bool) -> None:
+def main(name: str | None, workers: int, out: Path, seeds: int | None, measure: bool) -> None:
     if name is None:
         show_all(out)
     elif name == "claims":
@@ -62,7 +64,8 @@ def main(name: str | None, workers: int, out: Path, measure: bool) -> None:
         amplification.write()
     else:
         check(name in STUDIES, "study", name, "one of " + ", ".join(STUDIES))
-        continue_study(STUDIES[name], out, workers)
+        study = STUDIES[name]
+        continue_study(replace(study, seeds=study.seeds[:seeds]), out, workers)
 
 
 if __name__ == "__main__":

@@ -151,8 +151,8 @@ class Study:
     finalists: int = 3  # how many settings meet all tuning seeds
     measure_curvature: bool = False  # at the end of every reported run
     extends: bool = False  # grids go on where the best is at their end
-    # Key of a case -> the setting that it is reported at, where nothing is tuned.
-    settings: Mapping[str, "Setting"] | None = None
+    # Key of a case -> the settings that it is reported at, where nothing is tuned.
+    settings: Mapping[str, tuple[Setting, ...]] | None = None
 
     def screening_jobs(self, case: Case, settings: Iterable[Setting] | None = None) -> list[Job]:
         """Lists a job for every rate, or these settings, with the first tuning seed."""
@@ -178,7 +178,10 @@ class Study:
     @property
     def runs(self) -> int:
         """Counts the runs of the study, where no grid goes on."""
-        return len(self.cases) * (self.tries + len(self.seeds))
+        reported = len(self.cases)
+        if self.settings is not None:
+            reported = sum(len(self.settings[case.key]) for case in self.cases)
+        return len(self.cases) * self.tries + reported * len(self.seeds)
 
 
 MAIN = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp", "fedsvd", "fedex-lora")
@@ -337,6 +340,57 @@ def at_home() -> tuple[Case, ...]:
     return tuple(cases)
 
 
+SIX = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp")
+GRID = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+CLIENT_GRID = tuple(rate / 2 for rate in GRID)
+CLIP_PER_RATE = 2.0
+"""Clip norm over learning rate of the client unit in the study `rates`."""
+
+
+def every_rate(
+    name: str, note: str, by_grid: Iterable[tuple[tuple[Case, ...], tuple[Setting, ...]]]
+) -> Study:
+    """Reports each case at every setting of its grid, with nothing chosen."""
+    cases = []
+    settings = {}
+    for group, grid in by_grid:
+        cases += group
+        settings |= {case.key: grid for case in group}
+    return Study(name, note, tuple(cases), tuple(range(5)), settings=settings)
+
+
+def rates() -> Study:
+    """Six methods over the learning rate, at the same rates for all.
+
+    In the client unit neither the noise of a release nor ρ depends on the rate. There the clip norm
+    goes with it, so that in both units a rate scales the update and its noise together.
+    """
+    crowd = CROWD | {"privacy": CROWD["privacy"] | {"clip_norm": CLIP_PER_RATE}}
+    example_grid = tuple(map(Setting, GRID))
+    client_grid = tuple(Setting(rate, clip=rate) for rate in CLIENT_GRID)
+    by_grid = []
+    for epsilon in (8.0, 1.0):
+        by_grid.append((digits(SIX, (epsilon,), {"unit": "example"}), example_grid))
+    for epsilon in (8.0, 1.0):
+        by_grid.append((digits(SIX, (epsilon,), {"unit": "client"}, **crowd), client_grid))
+    return every_rate("rates", "digits: six methods at the same eight learning rates", by_grid)
+
+
+def rates_at_home() -> Study:
+    """The same methods over the learning rate where FFA-LoRA and LA-LoRA are at home."""
+    texts = sentiment(SIX, (8.0,))
+    texts = tuple(replace(case, labels={"setting": "texts", **case.labels}) for case in texts)
+    homes = []
+    for case in at_home():
+        if case.labels["setting"] == "la-lora-noise" and case.method.slug == "fedlora":
+            homes += [replace(case, method=methods.get(slug)) for slug in SIX]
+    grids = (
+        (texts, tuple(Setting(4 * rate) for rate in GRID)),
+        (tuple(homes), tuple(map(Setting, GRID))),
+    )
+    return every_rate("rates-at-home", "texts, and LA-LoRA's home, at eight learning rates", grids)
+
+
 STEPS: dict[float, dict[str, Any]] = {
     s: {"plan": {**WORK, "local_steps": s, "rounds": 100 // s}} for s in (1, 5, 20, 40)
 }
@@ -416,6 +470,8 @@ _DECLARED = (
         at_home(),
         **HOME_SEARCH,
     ),
+    rates(),
+    rates_at_home(),
     Study(
         "causes",
         "no privacy: local steps, heterogeneity, participation, clients",
@@ -493,7 +549,7 @@ def suggested() -> Study:
         "suggested",
         "MNIST and texts at the rate or clip that public numbers suggest, nothing tuned",
         tuple(cases),
-        settings={key: Setting(lr, clip) for key, (lr, clip) in numbers.items()},
+        settings={key: (Setting(lr, clip),) for key, (lr, clip) in numbers.items()},
     )
 
 

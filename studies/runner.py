@@ -202,8 +202,6 @@ def best_setting(study: Study, case: Case, done: Done) -> Setting | None:
 
     Args: as for `finalists`.
     """
-    if study.settings is not None:
-        return study.settings[case.key]
     settings = finalists(study, case, done)
     if settings is None:
         return None
@@ -217,6 +215,17 @@ def best_setting(study: Study, case: Case, done: Done) -> Setting | None:
     return max(scores, key=scores.__getitem__)
 
 
+def reported_settings(study: Study, case: Case, done: Done) -> tuple[Setting, ...]:
+    """Lists the settings that a case is reported at; none as long as tuning is not finished.
+
+    Args: as for `finalists`.
+    """
+    if study.settings is not None:
+        return study.settings[case.key]
+    setting = best_setting(study, case, done)
+    return () if setting is None else (setting,)
+
+
 def known_jobs(study: Study, case: Case, done: Done) -> Iterator[Job]:
     """Lists the runs of a case as far as they are known: each stage decides the next.
 
@@ -227,8 +236,7 @@ def known_jobs(study: Study, case: Case, done: Done) -> Iterator[Job]:
         tried, _ = screen(study, case, done)
         yield from study.screening_jobs(case, tried)
         yield from study.final_jobs(case, finalists(study, case, done) or [])
-    setting = best_setting(study, case, done)
-    if setting is not None:
+    for setting in reported_settings(study, case, done):
         yield from study.report_jobs(case, setting)
 
 
@@ -240,7 +248,7 @@ def count_runs(study: Study, path: Path) -> tuple[int, int]:
     for case in study.cases:
         jobs = list(known_jobs(study, case, done))
         ran += sum(job.key in done for job in jobs)
-        if best_setting(study, case, done) is not None:
+        if study.settings is None and best_setting(study, case, done) is not None:
             total += len(jobs) - study.tries - len(study.seeds)
     return ran, total
 
@@ -335,30 +343,37 @@ def study_frame(study: Study, path: Path) -> pd.DataFrame:
     """
     done = load_results(path)
     rows = []
-    # A case is reported whole or not at all: fewer seeds would look like more certainty.
+    # A setting is reported whole or not at all: fewer seeds would look like more certainty.
     for case in study.cases:
-        setting = best_setting(study, case, done)
-        jobs = [] if setting is None else list(study.report_jobs(case, setting))
-        if setting is None or not all(job.key in done for job in jobs):
-            continue
-        base = {"study": study.name, "method": case.method.slug, **case.labels, "lr": setting.lr}
-        tried = []
-        if study.settings is None:
-            tried = screen(study, case, done)[0]
-            rates = {x.lr for x in tried}
-            norms = {x.clip for x in tried}
-            base["at_edge"] = setting.lr in (min(rates), max(rates))
-            base["at_edge"] |= len(norms) > 1 and setting.clip in (min(norms), max(norms))
-        if study.stages or study.settings is not None:
-            clip = case.privacy.get("clip_norm", Privacy.clip_norm) if case.is_private else math.nan
-            base |= {"clip_norm": setting.clip * clip, "ratio": setting.ratio}
-        if study.stages:
-            base["tries"] = len(tried) + study.finalists * (len(study.tune_seeds) - 1)
-        for job in jobs:
-            values = done[job.key]["values"]
-            measures = {"spent" if name == "epsilon" else name: x for name, x in values.items()}
-            rows.append({**base, "seed": job.seed, **measures})
+        tried = [] if study.settings is not None else screen(study, case, done)[0]
+        for setting in reported_settings(study, case, done):
+            jobs = list(study.report_jobs(case, setting))
+            if not all(job.key in done for job in jobs):
+                continue
+            about = _describe_setting(study, case, setting, tried)
+            for job in jobs:
+                values = done[job.key]["values"]
+                measures = {"spent" if name == "epsilon" else name: x for name, x in values.items()}
+                rows.append({**about, "seed": job.seed, **measures})
     return pd.DataFrame(rows)
+
+
+def _describe_setting(
+    study: Study, case: Case, setting: Setting, tried: list[Setting]
+) -> dict[str, Any]:
+    """Returns the columns that name a case and the setting chosen among those tried."""
+    row = {"study": study.name, "method": case.method.slug, **case.labels, "lr": setting.lr}
+    if tried:
+        rates = {x.lr for x in tried}
+        norms = {x.clip for x in tried}
+        row["at_edge"] = setting.lr in (min(rates), max(rates))
+        row["at_edge"] |= len(norms) > 1 and setting.clip in (min(norms), max(norms))
+    if study.stages or study.settings is not None:
+        clip = case.privacy.get("clip_norm", Privacy.clip_norm) if case.is_private else math.nan
+        row |= {"clip_norm": setting.clip * clip, "ratio": setting.ratio}
+    if study.stages:
+        row["tries"] = len(tried) + study.finalists * (len(study.tune_seeds) - 1)
+    return row
 
 
 def describe_study(study: Study, path: Path) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def clip_and_whiten(
     clipped = {key: sums[key].to(x) for key, x in before.items()}
     white = dict(seen)
     for key in maps.keys() & clipped.keys():
-        back = _of_owners(torch.linalg.pinv(maps[key].noise), owner)
+        back = _of_owners(torch.linalg.pinv(maps[key].of_noise), owner)
         after = _of_owners(maps[key].after, owner)
         clipped[key] = map_rank_axis(key, back, map_rank_axis(key, after, clipped[key]))
         white[key] = map_rank_axis(key, back.to(seen[key]), seen[key])

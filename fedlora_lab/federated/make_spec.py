@@ -17,7 +17,6 @@ from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.state import KINDS
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.privacy.privatizer import uncertified_reason
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -49,8 +48,6 @@ def make_run_spec(
     _check_schedule(row, plan)
     _check_filter(row)
     _check_server_rule(row, plan, lora)
-    # Called for its check: refuses a rule that gives no Preconditioner.
-    uncertified_reason(row.precondition, row.clip_groups)
     count = len(task.sizes)
     one_each = lora.ranks is None or len(lora.ranks) == count
     check(one_each, "ranks", lora.ranks, f"one for each of {count} clients")
@@ -61,6 +58,8 @@ def make_run_spec(
         expected = "'uniform' in the client unit: sizes would set the sensitivity"
         check(even, "weights", plan.weights, expected)
     spec = RunSpec(task, row, privacy, plan, lora, streams)
+    # Read for its check: refuses a rule that gives no Preconditioner.
+    _ = spec.uncertified
     if row.balance is None:
         return spec
     # The one place where it is settled: loop, measures, checkpoints and saved adapters, a client

@@ -102,7 +102,13 @@ class RunSpec:
     @cached_property
     def uncertified(self) -> str | None:
         """Why no epsilon covers the method's rules; ``None`` where one does."""
-        return uncertified_reason(self.method.precondition, self.method.clip_groups)
+        # Asked about as many matrices of the rank as a run asks about.
+        return uncertified_reason(
+            self.method.precondition,
+            self.method.clip_groups,
+            rank=self.lora.rank,
+            owners=len(self.task.sizes),
+        )
 
     @property
     def server_sees_only_sum(self) -> bool:

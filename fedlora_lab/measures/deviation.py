@@ -183,7 +183,7 @@ def separation(
     check_whole("draws", draws, 2)
     change = worst_change(precondition, peer) if change is None else change
     key = ParamKey("B", "layer")
-    maps = {key: Preconditioner(*(matrix[None] for matrix in precondition(peer @ peer.mT)))}
+    maps = {key: precondition((peer @ peer.mT)[None])}
     owner = torch.zeros(1, dtype=torch.int64)
     rows = privatizer.precondition_rows({key: change[None]}, maps, owner)
     signal, _ = privatizer.clip_sum(rows, 1.0, owner, 1)
@@ -194,7 +194,7 @@ def separation(
     moved = (shown[key] - alone[key])[0]
     # The best direction for Gaussian noise xi N is the signal times the inverse covariance (N
     # N^T)^-1.
-    shape = maps[key].noise[0]
+    shape = maps[key].of_noise[0]
     best = moved @ torch.linalg.pinv(shape @ shape.mT, hermitian=True)
     spread = (alone[key] * best).sum((1, 2)).std()
     return float((moved * best).sum() / spread)

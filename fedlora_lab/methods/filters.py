@@ -115,15 +115,20 @@ binomial = Binomial
 class Preconditioner(NamedTuple):
     """Maps on the rank axis, (..., r, r): release = after (clip(before signal) + xi).
 
-    A rule that returns the same tensor as ``after`` and ``noise`` is covered whatever its values
-    are: clip and noise come first, in one space, and everything behind them is post-processing.
-    With another ``noise`` the release is after clip(before signal) + noise xi, and no epsilon is
-    certified (`privatizer.uncertified_reason`).
+    Covered whatever the values are: clip and noise come first, in one space, and everything behind
+    them is post-processing. With a map ``noise`` of its own for the noise the release is
+    after clip(before signal) + noise xi, and no epsilon is certified
+    (`privatizer.uncertified_reason`).
     """
 
     before: Tensor
     after: Tensor
-    noise: Tensor
+    noise: Tensor | None = None
+
+    @property
+    def of_noise(self) -> Tensor:
+        """The map that the noise passes."""
+        return self.after if self.noise is None else self.noise
 
 
 def _roots(gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,8 +161,8 @@ def product_space(gram: Tensor) -> Preconditioner:
         project's.
     """
     root, inverse = _roots(gram)
-    # The same tensor twice: noise and clipped signal pass one map, so it is post-processing.
-    return Preconditioner(root, inverse, inverse)
+    # No map of the noise alone: the noised sum is mapped as a whole, which is post-processing.
+    return Preconditioner(root, inverse)
 
 
 def factor_space(gram: Tensor) -> Preconditioner:

@@ -331,8 +331,8 @@ def release(
             alone[key] = xi
             continue
         rule = metric[key]
-        alone[key] = map_rank_axis(key, rule.noise, xi)
-        if maps_after_noise(rule):
+        alone[key] = map_rank_axis(key, rule.of_noise, xi)
+        if rule.noise is None:
             # Noised first and mapped as a whole: whatever the maps are, also where they overflow,
             # this is a function of the Gaussian mechanism.
             released[key] = map_rank_axis(key, rule.after, total + xi)
@@ -359,7 +359,7 @@ def in_noise_units(key: ParamKey, rule: Preconditioner, tensor: Tensor) -> Tenso
 
     Args: key, rule, tensor: as of `map_rank_axis`.
     """
-    return map_rank_axis(key, torch.linalg.pinv(rule.noise), tensor)
+    return map_rank_axis(key, torch.linalg.pinv(rule.of_noise), tensor)
 
 
 def precondition_rows(
@@ -373,21 +373,12 @@ def precondition_rows(
     """
     mapped = dict(rows)
     for key in rows.keys() & metric.keys():
-        rule = metric[key]
+        before = metric[key].before
         # Each row passes its own owner's map: no client's factors may change another's clip.
-        if len(rule.before) > 1:
-            rule = Preconditioner(*(x.index_select(0, owner) for x in rule))
-        mapped[key] = map_rank_axis(key, rule.before, rows[key])
+        if len(before) > 1:
+            before = before.index_select(0, owner)
+        mapped[key] = map_rank_axis(key, before, rows[key])
     return mapped
-
-
-def maps_after_noise(rule: Preconditioner) -> bool:
-    """Whether what this rule does behind the clip is done to the clipped sum and its noise at once.
-
-    The release is then a function of the Gaussian mechanism, and covered by its epsilon. A rule
-    says so by returning one tensor for both.
-    """
-    return rule.noise is rule.after
 
 
 def check_maps(rule: object, gram: torch.Size, key: ParamKey) -> None:
@@ -401,12 +392,12 @@ def check_maps(rule: object, gram: torch.Size, key: ParamKey) -> None:
     Raises: ``ValueError`` in one line.
     """
     expected = "a rule that gives a Preconditioner"
-    # Of a subclass ``after`` and ``noise`` might be one tensor when asked, and two at work.
+    # A subclass might say one thing of its noise when asked, and do another at work.
     check(type(rule) is Preconditioner, "precondition", rule, expected)
     assert isinstance(rule, Preconditioner)
     # A row finds its map by its owner's number: were there fewer maps of one kind than of another,
     # a row's map would follow from its place among all rows, and so from who else was drawn.
-    for name, x in zip(rule._fields, rule, strict=True):
+    for name, x in {**rule._asdict(), "noise": rule.of_noise}.items():
         shape = tuple(getattr(x, "shape", ()))
         check(shape == tuple(gram), f"precondition, {name} of {key}", shape, f"{tuple(gram)}")
 
@@ -417,17 +408,23 @@ def check_maps(rule: object, gram: torch.Size, key: ParamKey) -> None:
 def uncertified_reason(
     precondition: "Callable[[Tensor], Preconditioner] | None",
     clip_groups: ClipGroups = together,
+    rank: int = 2,
+    owners: int = 1,
 ) -> str | None:
     """Why no epsilon covers a release under these rules of a method; ``None`` where one does.
 
-    Raises: ``ValueError`` for a rule that gives no `Preconditioner`.
+    Args:
+        precondition, clip_groups: of the method.
+        rank, owners: of the matrices (owners, r, r) that the rule will be asked about.
+
+    Raises: ``ValueError`` for a rule that gives no `Preconditioner` for them.
     """
     reasons = []
     if precondition is not None:
-        rule = precondition(torch.eye(2))
-        expected = "a rule that gives a Preconditioner"
-        check(isinstance(rule, Preconditioner), "precondition", precondition, expected)
-        if not maps_after_noise(rule):
+        gram = torch.eye(rank).repeat(owners, 1, 1)
+        rule = precondition(gram)
+        check_maps(rule, gram.shape, ParamKey("B", "any layer"))
+        if rule.noise is not None:
             reasons.append(
                 "the noise passes a map that the clipped value does not pass, so the clip does not "
                 "bound what it hides"

@@ -285,7 +285,7 @@ def test_a_preconditioner_that_mixes_clients_is_refused():
 
     def mixing(gram: Tensor) -> Preconditioner:
         mean = (gram.mean(0, keepdim=True) if gram.ndim == 3 else gram).expand_as(gram)
-        return Preconditioner(mean, mean, mean)
+        return Preconditioner(mean, mean)
 
     row = FedLoRA.replace(name="mixing", precondition=mixing)
     words = r"^precondition=.*expected maps of each client's own matrix alone"

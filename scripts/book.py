@@ -29,7 +29,7 @@ from readme import describe_schedule, filled, linked, own_rules
 
 import fedlora_lab
 from fedlora_lab import methods, plots
-from fedlora_lab._utils.markdown import markdown_table, require_visible
+from fedlora_lab._utils.markdown import markdown_table
 from fedlora_lab.course.widgets.dial import page_script
 from fedlora_lab.plots.style import png
 
@@ -335,7 +335,7 @@ def main() -> None:
     parser.add_argument("--fill", action="store_true")
     arguments = parser.parse_args()
     if arguments.fill:
-        METHODS.write_text(require_visible(methods_page()), encoding="utf-8")
+        METHODS.write_text(methods_page(), encoding="utf-8")
         return
     build(arguments.out)
     print(f"{arguments.out / 'index.html'}: {len(notebooks())} notebooks")

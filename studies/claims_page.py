@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab._utils.markdown import markdown_table, require_visible
+from fedlora_lab._utils.markdown import markdown_table
 from fedlora_lab.measures.statistics import RULE
 from fedlora_lab.plots import intervals, style
 from studies.claims import CLAIMS, STALE, VERDICTS, WAITS, claim_frames, judge_claims
@@ -221,7 +221,7 @@ def write() -> None:
     frames = claim_frames(RESULTS)
     table = judge_claims(CLAIMS, frames)
     write_atomically(RESULTS / "claims.csv", table.to_csv(index=False), shared=True)
-    write_atomically(PAGE, require_visible(page(table, frames)), shared=True)
+    write_atomically(PAGE, page(table, frames), shared=True)
     of_room = table["unit"] == "of the room"
     for name, part in zip(FIGURES, (table[of_room], table[~of_room]), strict=True):
         picture = style.png(figure(part))

@@ -7,8 +7,8 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -75,10 +75,9 @@ def _sync_names(folder: Path) -> None:
         os.close(handle)
 
 
-@contextmanager
 def lock_folder(
     folder: "Path | None", name: str = ".lock", patience: float = 0.0, what: str | None = None
-) -> Iterator[None]:
+) -> AbstractContextManager[Any]:
     """Locks a folder, made if missing, until the block or the process ends, however it ends.
 
     Args:
@@ -89,23 +88,18 @@ def lock_folder(
     Guarantees: test_two_runs_in_one_folder_refuse_each_other, test_kills_of_a_run_lose_nothing.
     """
     if folder is None:
-        yield
-        return
+        return nullcontext()
     from filelock import FileLock, Timeout
 
     _make_folder(folder)
     # The operating system lets go of it when the process ends, however it ends.
     lock = FileLock(folder / name, timeout=patience, mode=0o600, thread_local=False)
     try:
-        lock.acquire()
+        return lock.acquire()
     except Timeout:
         waited = f" within {patience:g} s" if patience else ""
-        expected = f"a {'folder' if what is None else 'file'} that no other run is using{waited}"
+        expected = f"a folder that no other run is using{waited}"
         raise ValueError(f"{what or f'out={str(folder)!r}'}: expected {expected}") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def parse_json(text: "str | bytes", name: str) -> Any:
@@ -153,18 +147,15 @@ def append_line(path: Path, entry: Mapping[str, Any]) -> None:
     Guarantees: test_a_study_goes_on_after_a_kill, test_every_file_of_a_run_is_its_owner_s.
     """
     _make_folder(path.parent)
+    line = json.dumps(entry).encode() + b"\n"
     with open(path, "ab+", opener=partial(os.open, mode=0o600)) as file:
-        begun = file.seek(0, os.SEEK_END) > 0
-        if begun:
-            file.seek(-1, os.SEEK_END)
-            # A kill may have cut the last line short: this one must not continue it.
-            if file.read(1) != b"\n":
-                file.write(b"\n")
-        file.write(json.dumps(entry).encode() + b"\n")
+        file.seek(0)
+        written = file.read()
+        # A kill may have cut the last line short: this one must not continue it.
+        file.write(line if written[-1:] in (b"", b"\n") else b"\n" + line)
         file.flush()
         os.fsync(file.fileno())
-    if not begun:
-        _sync_names(path.parent)
+    _sync_names(path.parent)
 
 
 def private_folder(folder: Path) -> Path:
@@ -223,17 +214,8 @@ def load_checksummed(kind: str, version: int, text: str, name: str) -> dict[str,
     Raises: ``ValueError`` in one line that begins with ``name``, for any other text, down to one
         changed character.
     """
-    try:
-        data = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, TypeError, RecursionError):
-        data = None
-    if not isinstance(data, dict) or data.get("format") != kind:
-        expected = f"a whole file of format {kind}; it is another, or was cut off or altered"
-    elif data.get("version") != version:
-        expected = f"version {version} of {kind}, found {str(data.get('version'))[:20]}"
-    else:
-        content = data.get("content")
-        if isinstance(content, dict) and dump_checksummed(kind, version, content) == text:
+    with suppress(ValueError, TypeError, KeyError):
+        content = parse_json(text, name)["content"]
+        if dump_checksummed(kind, version, content) == text:
             return content
-        expected = f"an unaltered file of format {kind}; digest and content do not fit"
-    raise ValueError(f"{name}: expected {expected}")
+    raise ValueError(f"{name}: expected an unaltered file of format {kind}, version {version}")

@@ -238,7 +238,7 @@ def test_a_memory_in_use_is_waited_for_and_then_named(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "PATIENCE", 0.2)
     who = terms(protected("example"))
     app = remembering(who, tmp_path)
-    line = r"^memory='.*0': expected a file that no other run is using within 0.2 s$"
+    line = r"^memory='.*0': expected a folder that no other run is using within 0.2 s$"
     with lock_folder(tmp_path / "0"), pytest.raises(ValueError, match=line):
         ask(app, who)
     assert ask(app, who)

@@ -119,7 +119,7 @@ def test_a_run_cut_short_is_kept_by_a_fresh_start(tmp_path):
         assert len(list(run_cell(folder, cell))) == 5
         assert sorted(folder.ledgers()) == ["fedlora-release", "spent-001-fedlora-release"]
         path.write_bytes(path.read_bytes()[:-9])
-        with pytest.raises(ValueError, match=r"^ledger.json: expected a whole file of format"):
+        with pytest.raises(ValueError, match=r"^ledger.json: expected an unaltered file of format"):
             folder.clear()
         assert path.exists()
 

@@ -16,7 +16,7 @@ from fedlora_lab._utils.options import RunSettings
 from fedlora_lab._utils.validation import check
 from fedlora_lab.cli import options as read
 from fedlora_lab.experiments import finetune as tuning
-from fedlora_lab.experiments.tuned_rates import load_searches, suggestion
+from fedlora_lab.experiments.tuned_rates import load_rates, suggestion
 from fedlora_lab.federated.compare import BAR, Cell, show_progress
 from fedlora_lab.federated.records import Round
 from fedlora_lab.methods.plan import Lora, Plan
@@ -160,7 +160,7 @@ def build_setup(name: str, asked: Mapping[str, Any]) -> tuple[Task, Privacy | No
     for key, value in split.items():
         check(key in takes, f"--{key}", value, f"not given, since {name} has none")
     task = tasks.build(name, **split)
-    tuned: dict[str, Any] = load_searches().get(task.name, {}).get("setting", {})
+    tuned: dict[str, Any] = load_rates().get(task.name, {}).get("setting", {})
     work = {key: asked[key] for key in PLAN_FIELDS if key in asked}
     plan = Plan(**{**tuned.get("plan", {}), **work})
     lora = Lora(**{**tuned.get("lora", {}), **lora_fields(asked)})

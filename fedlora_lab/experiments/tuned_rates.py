@@ -1,19 +1,20 @@
 """Learning rates tuned on validation data, and rates that follow from public numbers alone.
 
-Two searches were made. For each embedded task at one budget (tuned.json) two seeds tried every rate
-of a grid with every method, and two more seeds the three best; the best mean of all four was taken.
-The studies under results/ searched for each budget and unit (suggested.json, collected by
-studies/suggested_rates.py). Both looked at the validation part of the embedded tasks, with seeds of
-their own; no ledger counts them. On private data every such look is a release that has to be
-counted (arXiv:2110.03620).
+rates.json collects two kinds of searches (studies/suggested_rates.py). For each embedded task at
+one budget (results/tuned.json) two seeds tried every rate of a grid with every method, and two more
+seeds the three best; the best mean of all four was taken. The studies under results/ searched for
+each budget and unit. Both looked at the validation part of the embedded tasks, with seeds of their
+own; no ledger counts them. On private data every such look is a release that has to be counted
+(arXiv:2110.03620).
 """
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -24,16 +25,18 @@ from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.optimizers import SGD
-from fedlora_lab.methods.plan import Plan
+from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.state import KINDS
 from fedlora_lab.privacy.ledger import UNITS
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
 
-FILE = Path(__file__).parent / "tuned.json"
-SUGGESTED = FILE.with_name("suggested.json")
-RatesByBudget = dict[float | None, float]
-"""Budget -> rate; the budget ``None`` is training without privacy."""
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+FILE = Path(__file__).with_name("rates.json")
+NO_BUDGET = "none"
+"""The name of training without privacy among the budgets of rates.json."""
 LIKE = {
     "never": ("ffa-lora",),
     "at once": ("fedlora",),
@@ -56,37 +59,11 @@ N tau^2 of B's noise may become. Fitted on the task digits alone (studies/noise_
 
 
 @cache
-def load_searches() -> dict[str, Any]:
-    """Loads the searches: task -> "setting", and "methods": slug -> lr, grid, finalists."""
-    return json.loads(FILE.read_text(encoding="utf-8"))
-
-
-def budget_label(epsilon: float | None) -> str:
-    """Names a budget as suggested.json does."""
-    return "none" if epsilon is None else f"{epsilon:g}"
-
-
-@cache
-def rates() -> dict[str, dict[str, dict[str, RatesByBudget]]]:
-    """Returns task -> unit -> slug -> budget -> rate, of the studies and the tasks' searches.
-    The latter go before the former.
+def load_rates() -> dict[str, dict[str, Any]]:
+    """Loads task -> unit -> slug -> budget -> rate. Under "setting" an embedded task has the plan,
+    privacy and adapter that its rates were tuned with.
     """
-    tables: dict[str, dict[str, dict[str, RatesByBudget]]] = {}
-    for task, units in json.loads(SUGGESTED.read_text(encoding="utf-8")).items():
-        for unit, study in units.items():
-            by_slug = tables.setdefault(task, {}).setdefault(unit, {})
-            for slug, lrs in study["rates"].items():
-                by_slug[slug] = {None if e == "none" else float(e): lr for e, lr in lrs.items()}
-    for task, search in load_searches().items():
-        by_slug = tables.setdefault(task, {}).setdefault("example", {})
-        budget = float(search["setting"]["epsilon"])
-        for slug, row in search["methods"].items():
-            by_slug.setdefault(slug, {})[budget] = row["lr"]
-        # Searched is FedLoRA's row, without privacy.
-        alone = search["methods"]["non-private"]["lr"]
-        by_slug["non-private"] = {None: alone}
-        by_slug["fedlora"][None] = alone
-    return tables
+    return json.loads(FILE.read_text(encoding="utf-8"))
 
 
 class Suggestion(NamedTuple):
@@ -116,21 +93,20 @@ def tuned_rate(
 
     Raises: ``ValueError`` when the task, the unit or the method was not tuned for; see `suggestion`
         for a rate in any case.
-    Guarantees: the best validation score of its grid (test_tuned_is_the_best_of_its_grid); those of
-        the committed studies (test_suggested_rates_are_those_of_the_studies).
+    Guarantees: the rates of the committed searches
+        (test_tuned_rates.py::test_the_shipped_rates_are_those_of_the_committed_searches).
 
     >>> tuned_rate("digits", "rolora", epsilon=1.0)
     0.05
     """
-    name, slug, epsilon, unit = _names(task, method, epsilon, unit)
-    table: Any = rates()
+    name, slug, budget, unit = _names(task, method, epsilon, unit)
+    table: Any = load_rates()
     for argument, key in (("task", name), ("unit", unit), ("method", slug)):
         check_one_of(argument, key, tuple(table))
         table = table[key]
-    budget = _nearest(table, epsilon)
-    expected = f"a budget of the kind tuned for: {list(table)}"
-    check(budget is not ..., "epsilon", epsilon, expected)
-    return table[budget]
+    nearest = _nearest(table, budget)
+    check(nearest is not None, "epsilon", epsilon, f"a budget of the kind tuned for: {list(table)}")
+    return table[nearest]
 
 
 class PublicSuggestion(NamedTuple):
@@ -148,7 +124,11 @@ class PublicSuggestion(NamedTuple):
 
 
 def suggest_lr(
-    task: Task, method: Method | str, privacy: Privacy, plan: Plan, lora: Any = None
+    task: Task,
+    method: Method | str,
+    privacy: Privacy,
+    plan: Plan,
+    lora: "Lora | LoraConfig | None" = None,
 ) -> PublicSuggestion:
     """Suggests a learning rate without a look at any data, from the noise that a run can bear.
 
@@ -199,7 +179,11 @@ class NoiseTakenUp(NamedTuple):
 
 
 def noise_taken_up(
-    task: Task, method: Method | str, privacy: Privacy, plan: Plan, lora: Any = None
+    task: Task,
+    method: Method | str,
+    privacy: Privacy,
+    plan: Plan,
+    lora: "Lora | LoraConfig | None" = None,
 ) -> NoiseTakenUp:
     """Computes what `suggest_lr` holds against its limits, at the plan's rate and clip norm.
 
@@ -252,63 +236,54 @@ def suggestion(
     """
     from fedlora_lab.plots.style import name as described  # loads Matplotlib
 
-    name, slug, epsilon, unit = _names(task, method, epsilon, unit)
-    by_slug = rates().get(name, {}).get(unit, {})
+    name, slug, budget, unit = _names(task, method, epsilon, unit)
+    by_slug = load_rates().get(name, {}).get(unit, {})
+    row = methods.ALL.get(slug) if isinstance(method, str) else method
+    similar = () if row is None else LIKE[noise_product(row)]
     nothing = f"nothing was tuned for {described(slug)}"
-    for like in (slug, *_alike(slug, method)):
-        budget = _nearest(by_slug.get(like, {}), epsilon)
-        if budget is ...:
+    for like in (slug, *similar):
+        nearest = _nearest(by_slug.get(like, {}), budget)
+        if nearest is None:
             continue
-        origin = f"tuned for {described(like)}{_at(budget, unit)}"
-        if budget != epsilon:
-            origin += f", the budget nearest to {epsilon:g}"
+        origin = f"tuned for {described(like)}{_at(nearest, unit)}"
+        if nearest != budget:
+            origin += f", the budget nearest to {budget}"
         if like != slug:
-            origin += f"; {nothing}{_at(epsilon, unit)}"
-        exact = like == slug and budget == epsilon
-        return Suggestion(by_slug[like][budget], origin, exact)
-    origin = f"the default; {nothing} on {name}{_at(epsilon, unit)}"
+            origin += f"; {nothing}{_at(budget, unit)}"
+        exact = like == slug and nearest == budget
+        return Suggestion(by_slug[like][nearest], origin, exact)
+    origin = f"the default; {nothing} on {name}{_at(budget, unit)}"
     return Suggestion(Plan().rate("B"), origin, exact=False)
 
 
 def _names(
     task: Task | str, method: Method | str, epsilon: float | None, unit: str
-) -> tuple[str, str, float | None, str]:
-    """Checks and names task, method, budget and unit."""
+) -> tuple[str, str, str, str]:
+    """Checks task, method, budget and unit, and names them as rates.json does."""
     if epsilon is not None:
         check_number("epsilon", epsilon, 0, open_low=True)
     check_one_of("unit", unit, UNITS)
-    unit = "example" if unit == "person" else unit  # no rate was tuned for persons
     name = task if isinstance(task, str) else task.name
     slug = method if isinstance(method, str) else method.slug
     if epsilon is None or slug == "non-private":
-        return name, slug, None, "example"
-    return name, slug, float(epsilon), unit
+        return name, slug, NO_BUDGET, "example"
+    # No rate was tuned for persons.
+    return name, slug, f"{epsilon:g}", "client" if unit == "client" else "example"
 
 
-def _nearest(known: RatesByBudget, epsilon: float | None) -> Any:
-    """Returns the nearest budget on a log axis, of two the smaller; ``...`` for none."""
-    if epsilon is None:
-        return None if None in known else ...
+def _nearest(tuned: Mapping[str, float], budget: str) -> str | None:
+    """The nearest of the budgets tuned for, on a log axis, of two the smaller; ``None``: none."""
+    if budget == NO_BUDGET:
+        return budget if budget in tuned else None
     # Sorted, so that of two equally near the smaller is the first minimum.
-    budgets = sorted(budget for budget in known if budget is not None)
-    return min(budgets, key=lambda budget: abs(math.log(budget / epsilon)), default=...)
+    budgets = sorted((label for label in tuned if label != NO_BUDGET), key=float)
+    return min(budgets, key=lambda label: abs(math.log(float(label) / float(budget))), default=None)
 
 
-def _at(epsilon: float | None, unit: str) -> str:
-    if epsilon is None:
+def _at(budget: str, unit: str) -> str:
+    if budget == NO_BUDGET:
         return " without privacy"
-    return f" at ε = {epsilon:g}" + (", unit client" if unit == "client" else "")
-
-
-def _alike(slug: str, method: Method | str) -> tuple[str, ...]:
-    """Lists methods whose rate stands in for one of which none is known."""
-    row = methods.ALL.get(slug) if isinstance(method, str) else method
-    if row is None:  # a baseline trains FedLoRA; of another name nothing is known
-        return ("fedlora",) if slug in ("central", "non-private") else ()
-    moved = set().union(*_moving_sides(row))
-    stays = row.own_ranks or (row.share is not None and moved - set(row.share))
-    # What stays with a client learns slowly.
-    return ("fedsa-lora",) if stays else LIKE[noise_product(row)]
+    return f" at ε = {budget}" + (", unit client" if unit == "client" else "")
 
 
 def _moving_sides(row: Method) -> list[set[str]]:

@@ -12,20 +12,24 @@ from fedlora_lab.experiments import tuned_rates
 from studies.noise_limits import fit_noise_limits
 from studies.suggested_rates import collected
 
-ROOT = Path(__file__).parents[2]
+RESULTS = Path(__file__).parents[2] / "results"
 
 
-def test_suggested_rates_are_those_of_the_studies():
-    """The committed table is what the script makes of the committed studies; a study's rate is its
-    tuned one."""
-    assert json.loads(tuned_rates.SUGGESTED.read_text(encoding="utf-8")) == collected()
-    frame = pd.read_csv(ROOT / "results" / "digits.csv").query(
-        "method == 'rolora' and alpha == 0.5"
+def test_the_shipped_rates_are_those_of_the_committed_searches():
+    """And a search takes the best of its grid, in which every method had as many tries."""
+    assert json.loads(tuned_rates.FILE.read_text(encoding="utf-8")) == collected()
+    assert "la-lora" not in tuned_rates.load_rates()["digits"]["client"], (
+        "waits for new measurement"
     )
-    for epsilon in (1.0, 3.0):
-        rates = {*frame[frame["epsilon"] == epsilon]["lr"]}
-        assert rates == {tuned_rates.tuned_rate("digits", "rolora", epsilon)}
-    assert "la-lora" not in tuned_rates.rates()["digits"]["client"], "waits for new measurement"
+    searches = json.loads((RESULTS / "tuned.json").read_text(encoding="utf-8"))
+    for task, search in searches.items():
+        assert len({len(row["grid"]) for row in search["methods"].values()}) == 1
+        assert not {*search["setting"]["seeds"]} & {*range(100)}, "no seed that a report uses"
+        best = min if search["setting"]["measure"] == "loss" else max
+        for slug, row in search["methods"].items():
+            scores = {float(lr): x for lr, x in row["finalists"].items() if x is not None}
+            assert scores[row["lr"]] == best(scores.values())
+            assert tuned_rates.tuned_rate(task, slug) == row["lr"]
 
 
 LIKE = methods.FedLoRA.replace(name="mine", filter=methods.LALoRA.filter)
@@ -56,21 +60,8 @@ def test_what_was_not_tuned_is_refused():
         fl.tuned_rate("digits", "nope")
 
 
-def test_tuned_is_the_best_of_its_grid():
-    for task, found in tuned_rates.load_searches().items():
-        sizes = {len(row["grid"]) for row in found["methods"].values()}
-        assert len(sizes) == 1, "every method had the same number of tries"
-        seeds = set(found["setting"]["seeds"])
-        assert not seeds & set(range(100)), "tuned with seeds that no report uses"
-        best = min if found["setting"]["measure"] == "loss" else max
-        for slug, row in found["methods"].items():
-            scores = {float(lr): x for lr, x in row["finalists"].items() if x is not None}
-            assert scores[row["lr"]] == best(scores.values())
-            assert tuned_rates.tuned_rate(task, slug) == row["lr"]
-
-
 def test_the_limits_of_noise_are_those_fitted_on_digits():
-    table = pd.read_csv(ROOT / "results" / "noise-limits.csv")
+    table = pd.read_csv(RESULTS / "noise-limits.csv")
     fitted = fit_noise_limits(table)
     assert fitted["limit"].to_dict() == tuned_rates.NOISE_LIMITS
     assert (fitted["lost"] < 0.03).all() and set(table["study"]) == {

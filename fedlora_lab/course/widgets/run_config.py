@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedlora_lab import methods, tasks
 from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.experiments.tuned_rates import Suggestion, rates, suggest_lr, suggestion
+from fedlora_lab.experiments.tuned_rates import Suggestion, load_rates, suggest_lr, suggestion
 from fedlora_lab.methods import aggregation, filters
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.optimizers import Optimizer
@@ -89,7 +89,7 @@ class RunConfig:
             public = suggest_lr(self.task, self.method, privacy, plan, self.lora).lr
         except ValueError:  # a run that cannot begin, which its facts say, or a row that rests B
             return tuned
-        if self.task.name not in rates():
+        if self.task.name not in load_rates():
             source = f"from public numbers, nothing was tuned on {self.task.name}"
         elif public < tuned.lr / TOO_NOISY:
             source = f"from public numbers: {tuned.lr:g} was tuned under less noise"

@@ -13,12 +13,15 @@ Mistake: A sum added to itself
 
 import re
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedlora_lab.review.claims import CHECKS
+from fedlora_lab._utils.validation import check
+from fedlora_lab.review.claims import CHECKS, Claims, Loader, Step
+from fedlora_lab.review.mistakes import model, numbers, steps
 from fedlora_lab.review.mistakes.engine_bugs import BUGS
 from fedlora_lab.review.mistakes.model import (
     BATCH,
@@ -29,8 +32,6 @@ from fedlora_lab.review.mistakes.model import (
     example_gradients,
     examples,
 )
-from fedlora_lab.review.mistakes.numbers import NUMBERS
-from fedlora_lab.review.mistakes.steps import DP_SGD_CLAIMS, STEPS, Subject
 from fedlora_lab.review.review import Review, step
 
 __all__ = [
@@ -49,7 +50,9 @@ __all__ = [
     "examples",
 ]
 
-TEXTS = tomllib.loads(Path(__file__).with_name("mistakes.toml").read_text(encoding="utf-8"))
+DP_SGD_CLAIMS = Claims(clip_norm=CLIP, noise_multiplier=NOISE, denominator=BATCH)
+FORMS = vars(model) | vars(steps)
+"""Name -> step, loader, or function that makes data."""
 DRAWS = 16
 """Calls from which a review of the catalogue measures noise."""
 
@@ -61,15 +64,31 @@ class Measurement(NamedTuple):
     sound: float
 
 
-@dataclass(frozen=True, kw_only=True)
+class Subject(NamedTuple):
+    """What `fl.review.step` takes: a step, a function that makes its data, and what it claims."""
+
+    function: Step | None
+    data: Callable[[], list]
+    claims: Claims
+    loader: Loader | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Mistake:
-    """One way to go wrong, as something that runs.
+    """One way to go wrong, as something that runs: an entry of mistakes.toml.
 
     Args:
         name: the mistake in a few words.
         wrong: what really happens, Markdown.
         checks: those of `fl.review.CHECKS` that must call the broken form broken; the number is
             that of the first, where none of its own is measured.
+        steps: names of the broken and the sound step; (): claims alone are wrong.
+        data: name of the function that makes the steps' data.
+        loaders: names of the broken and the sound loader; (): none.
+        claims: what both forms claim beside `DP_SGD_CLAIMS`. broken_claims: what the broken one
+            claims otherwise.
+        number: name of the function that measures it; "": a check does.
+        limit: at most (or, ``at_least``, at least) this is the number of a sound form.
         source: address of a public report; "": none.
         seen: what of it we have read: "thread", "code" (the authors' released code at the named
             commit), or "text" (a paper).
@@ -85,6 +104,14 @@ class Mistake:
     name: str
     wrong: str
     checks: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
+    data: str = "examples"
+    loaders: tuple[str, ...] = ()
+    claims: Mapping[str, Any] = field(default_factory=dict)
+    broken_claims: Mapping[str, Any] = field(default_factory=dict)
+    number: str = ""
+    limit: float = 0.0
+    at_least: bool = False
     source: str = ""
     seen: str = ""
     edge: int = 0
@@ -92,16 +119,6 @@ class Mistake:
     group: str = ""
     library: str = ""
     what: str = ""
-
-    @property
-    def broken(self) -> Subject | None:
-        """What is reviewed; None where no single step shows the mistake."""
-        return STEPS[self.name][0] if self.checks else None
-
-    @property
-    def sound(self) -> Subject | None:
-        """The same without the mistake."""
-        return STEPS[self.name][1] if self.checks else None
 
     @property
     def answer(self) -> str:
@@ -117,59 +134,71 @@ class Mistake:
     @property
     def line(self) -> str:
         """The numbers that a sound form may have, in words."""
-        return str(NUMBERS[self.name][1]) if self.name in NUMBERS else CHECKS[self.checks[0]].line
+        side = "least" if self.at_least else "most"
+        return f"at {side} {self.limit:.3g}" if self.number else CHECKS[self.checks[0]].line
 
-    def review(self, *, sound: bool = False, draws: int = DRAWS, **options: Any) -> Review:
+    def subject(self, *, sound: bool = False) -> Subject:
+        """What is reviewed: its broken form, or the sound one."""
+        check(bool(self.checks), "name", self.name, "a mistake that a step or a claim shows")
+        stated = self.claims if sound else {**self.claims, **self.broken_claims}
+        function = FORMS[self.steps[sound]] if self.steps else None
+        loader = FORMS[self.loaders[sound]] if self.loaders else None
+        return Subject(function, FORMS[self.data], replace(DP_SGD_CLAIMS, **stated), loader)
+
+    def review(self, *, sound: bool = False, draws: int = DRAWS) -> Review:
         """Reviews its broken form, or the sound one.
 
-        Args: sound: which. draws, options: as of `fl.review.step`.
+        Args: sound: which. draws: as of `fl.review.step`.
         """
-        subject = self.sound if sound else self.broken
-        if subject is None:
-            raise ValueError(f"name={self.name!r}: expected a mistake that a step shows")
-        function, data, claims, loader = subject
-        return step(function, data(), claims, loader=loader, draws=draws, **options)
+        function, data, claims, loader = self.subject(sound=sound)
+        return step(function, data(), claims, loader=loader, draws=draws)
 
     def measure(self) -> Measurement:
         """Measures both forms."""
-        return measured(self.name)
+        return Measurement(broken=measured(self, sound=False), sound=measured(self, sound=True))
 
     def __repr__(self) -> str:
         return f"Mistake: {self.name}"
 
 
 @cache  # the page and the tests ask more than once
-def reviewed(name: str, *, sound: bool) -> Review:
+def reviewed(mistake: Mistake, *, sound: bool) -> Review:
     """Reviews the broken or the sound form of a mistake."""
-    return MISTAKES[name].review(sound=sound)
+    return mistake.review(sound=sound)
 
 
 @cache
-def measured(name: str) -> Measurement:
-    """Measures the number of both forms of a mistake."""
-    if name in NUMBERS:
-        metric = NUMBERS[name][0]
-        return Measurement(broken=metric(True), sound=metric(False))
-    check = MISTAKES[name].checks[0]
-    reviews = [reviewed(name, sound=sound) for sound in (False, True)]
+def measured(mistake: Mistake, *, sound: bool) -> float:
+    """Measures the number of one form."""
+    if mistake.number:
+        return getattr(numbers, mistake.number)(not sound)
+    review = reviewed(mistake, sound=sound)
+    number = review[mistake.checks[0]].number
     # Of the accounting: what is spent in units of what is stated.
-    units = [x.claims.epsilon or 1.0 if check == "accounting" else 1.0 for x in reviews]
-    return Measurement(*(x[check].number / unit for x, unit in zip(reviews, units)))
+    return number / (review.claims.epsilon or 1.0) if "accounting" in mistake.checks else number
 
 
-def _mistake(name: str, text: dict[str, Any]) -> Mistake:
-    fields: dict[str, Any] = {
-        key: " ".join(x.split()) if isinstance(x, str) else x for key, x in text.items()
-    }
-    checks = tuple(fields.pop("checks", ()))
+def plain_text(value: object) -> object:
+    """A value of the table: texts in one line, lists as tuples."""
+    if isinstance(value, dict):
+        return {name: plain_text(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return tuple(value)
+    return " ".join(value.split()) if isinstance(value, str) else value
+
+
+def read_mistake(name: str, entry: Mapping[str, Any]) -> Mistake:
+    """One entry of mistakes.toml."""
+    fields: dict[str, Any] = {key: plain_text(value) for key, value in entry.items()}
+    checks = fields.get("checks", ())
     measured = "ε really spent, in units of the stated one"
-    if checks and checks[0] != "accounting":
+    if checks and "accounting" not in checks:
         measured = CHECKS[checks[0]].asks
-    fields.setdefault("what", measured)
-    return Mistake(name=name, checks=checks, **fields)
+    return Mistake(**{"what": measured, "name": name} | fields)
 
 
-MISTAKES: dict[str, Mistake] = {name: _mistake(name, text) for name, text in TEXTS.items()}
+TABLE = tomllib.loads(Path(__file__).with_name("mistakes.toml").read_text(encoding="utf-8"))
+MISTAKES: dict[str, Mistake] = {name: read_mistake(name, entry) for name, entry in TABLE.items()}
 """Name -> mistake."""
 EDGES: dict[int, Mistake] = {mistake.edge: mistake for mistake in MISTAKES.values() if mistake.edge}
 """Number of a sharp edge -> mistake."""

@@ -13,8 +13,9 @@ Client = list[Example]
 
 FEATURES = 8
 CLASSES = 4
+SHAPES = {"weight": (CLASSES, FEATURES), "bias": (CLASSES,)}
 BATCH = 16
-CLIENTS = 8
+"""Examples, or clients, of a batch; the denominator of a sound step."""
 CLIP = 1.0
 NOISE = 1.1
 START = np.random.default_rng(1).standard_normal((CLASSES, FEATURES + 1))
@@ -32,7 +33,7 @@ def examples(n: int = 24, seed: int = 0) -> list[Example]:
     return [(rng.standard_normal(FEATURES), int(rng.integers(CLASSES))) for _ in range(n)]
 
 
-def clients(n: int = CLIENTS, size: int = 4) -> list[Client]:
+def clients(n: int = BATCH, size: int = 4) -> list[Client]:
     """Draws n clients, each a list of ``size`` examples of its own."""
     return [examples(size, seed=100 + k) for k in range(n)]
 
@@ -43,17 +44,6 @@ def arrays(batch: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
     return x, np.array([y for _, y in batch], int)
 
 
-def logit_gradients(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Gradients of each example's loss by its logits, (examples, 4): chances less the true class.
-
-    Args: x, y: as of `arrays`. weights: (4, 9).
-    """
-    with np.errstate(all="ignore"):  # an example may be anything: the clip answers for it
-        logits = x @ weights[:, :-1].T + weights[:, -1]
-        chances = np.exp(logits - logits.max(1, keepdims=True, initial=-np.inf))
-        return chances / chances.sum(1, keepdims=True) - np.eye(CLASSES)[y]
-
-
 def example_gradients(batch: Sequence[Example]) -> Grads:
     """Gradients of the loss of each example: weight (examples, 4, 8) and bias (examples, 4).
 
@@ -61,9 +51,21 @@ def example_gradients(batch: Sequence[Example]) -> Grads:
     {'weight': (5, 4, 8), 'bias': (5, 4)}
     """
     x, y = arrays(batch)
-    errors = logit_gradients(x, y, START)
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):  # an example may be anything: the clip answers for it
+        logits = x @ START[:, :-1].T + START[:, -1]
+        chances = np.exp(logits - logits.max(1, keepdims=True, initial=-np.inf))
+        # By the logits: each class's chance, less 1 for the true one.
+        errors = chances / chances.sum(1, keepdims=True) - np.eye(CLASSES)[y]
         return {"weight": errors[:, :, None] * x[:, None], "bias": errors}
+
+
+def client_updates(clients: Sequence[Client]) -> Grads:
+    """Moves clients by a local step at rate 1: weight (clients, 4, 8) and bias (clients, 4)."""
+    each = [example_gradients(client) for client in clients]
+    return {
+        k: np.array([-grads[k].mean(0) for grads in each]).reshape(-1, *shape)
+        for k, shape in SHAPES.items()
+    }
 
 
 def example_norms(grads: Grads) -> np.ndarray:
@@ -74,7 +76,7 @@ def example_norms(grads: Grads) -> np.ndarray:
 
 def scale_examples(grads: Grads, factors: np.ndarray) -> Grads:
     """Multiplies each example's gradient by its factor."""
-    return {k: g * factors.reshape(-1, *[1] * (g.ndim - 1)) for k, g in grads.items()}
+    return {k: (g.T * factors).T for k, g in grads.items()}
 
 
 def clip(grads: Grads, limit: float = CLIP) -> Grads:
@@ -86,10 +88,9 @@ def clip(grads: Grads, limit: float = CLIP) -> Grads:
     True
     """
     with np.errstate(all="ignore"):
-        norms = example_norms(grads)
-    # The factor is at most 1: what is short stays as it is.
-    factors = np.where(np.isfinite(norms), limit / np.maximum(norms, limit), 0.0)
-    finite = {k: np.nan_to_num(g, nan=0.0, posinf=0.0, neginf=0.0) for k, g in grads.items()}
+        # The factor is at most 1: what is short stays as it is.
+        factors = limit / np.maximum(example_norms(grads), limit)
+    finite = {k: np.nan_to_num(g, posinf=0.0, neginf=0.0) for k, g in grads.items()}
     return scale_examples(finite, np.nan_to_num(factors))
 
 
@@ -127,52 +128,15 @@ def release(
     return divide(add_noise(total(clipped), std, seed), denominator)
 
 
-def dp_sgd(
-    batch: Sequence[Example],
-    seed: int,
-    limit: float = CLIP,
-    noise: float = NOISE,
-    denominator: float = BATCH,
-) -> Grads:
+def dp_sgd(batch: Sequence[Example], seed: int) -> Grads:
     """The sound step: clip each example, sum, noise, divide.
-
-    Args:
-        batch, seed: of the step.
-        limit, noise, denominator: clip norm, noise multiplier, and the expected size of a batch.
 
     >>> sorted(dp_sgd(examples(), seed=0))
     ['bias', 'weight']
     """
-    return release(clip(example_gradients(batch), limit), seed, noise * limit, denominator)
+    return release(clip(example_gradients(batch)), seed)
 
 
-def local_changes(updates: Sequence[Client]) -> Grads:
-    """How far three local steps at rate 0.5 move each client's weights.
-
-    Args: updates: each client's examples. Returns: weight (clients, 4, 8), bias (clients, 4).
-    """
-    changes = []
-    for client in updates:
-        x, y = arrays(client)
-        weights = START.copy()
-        for _ in range(3):
-            errors = logit_gradients(x, y, weights) / len(x)
-            step = np.concatenate([errors.T @ x, errors.sum(0)[:, None]], axis=1)
-            weights -= 0.5 * step
-        changes.append(weights - START)
-    rows = np.array(changes).reshape(len(updates), CLASSES, FEATURES + 1)
-    return {"weight": rows[:, :, :-1], "bias": rows[:, :, -1]}
-
-
-def client_step(
-    updates: Sequence[Client],
-    seed: int,
-    limit: float = CLIP,
-    noise: float = NOISE,
-    denominator: float = CLIENTS,
-) -> Grads:
-    """The sound step of the client unit: clip each client's change, sum, noise, divide.
-
-    Args: updates: each client's examples. seed, limit, noise, denominator: as of `dp_sgd`.
-    """
-    return release(clip(local_changes(updates), limit), seed, noise * limit, denominator)
+def client_step(clients: Sequence[Client], seed: int) -> Grads:
+    """The sound step of the client unit: clip each client's update, sum, noise, divide."""
+    return release(clip(client_updates(clients)), seed)

@@ -1,13 +1,11 @@
 """Numbers of mistakes that no single step shows: learning, reporting, seeds and sampling.
 
 Each function returns one number of a small mechanism, with the mistake (``broken``) or without it,
-and the same number every time.
+and the same number every time. mistakes.toml names them, and the line between the two.
 """
 
 import warnings
-from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,35 +23,6 @@ from fedlora_lab.methods.published import LALoRA
 DELTA = 1e-5
 
 
-class Line(NamedTuple):
-    """The number of a sound mechanism: at most, or at least, this one."""
-
-    limit: float
-    at_least: bool = False
-
-    def holds(self, value: float) -> bool:
-        """Whether a number is on the sound side."""
-        return value >= self.limit if self.at_least else value <= self.limit
-
-    def __str__(self) -> str:
-        return f"at {'least' if self.at_least else 'most'} {self.limit:.3g}"
-
-
-Metric = Callable[[bool], float]
-NUMBERS: dict[str, tuple[Metric, Line]] = {}
-"""Name of a mistake -> what is measured, and the line that a sound mechanism keeps to."""
-
-
-def number(name: str, limit: float, at_least: bool = False) -> Callable[[Metric], Metric]:
-    """Enters a metric as the number of a mistake. Args: name, limit, at_least: see `Line`."""
-
-    def enter(metric: Metric) -> Metric:
-        NUMBERS[name] = metric, Line(limit, at_least)
-        return metric
-
-    return enter
-
-
 def proved_epsilon(inside: np.ndarray, outside: np.ndarray) -> float:
     """Returns the epsilon at `DELTA` that the scores of an attack prove, 95 % sure.
 
@@ -69,7 +38,6 @@ def proved_epsilon(inside: np.ndarray, outside: np.ndarray) -> float:
     return bound(judge_in, judge_out, thresholds=[best])
 
 
-@number("δ as large as one over the number of units", 0.02)
 def delta_of_one_over_units(broken: bool) -> float:
     units = 100
     delta = (1 if broken else 0.01) / units
@@ -77,7 +45,6 @@ def delta_of_one_over_units(broken: bool) -> float:
     return float((published > 0).mean())
 
 
-@number("Shuffled batches under Poisson accounting; empty batches skipped", 1.0)
 def shuffled_batches(broken: bool) -> float:
     runs, steps, sigma, scores = 20_000, 200, 0.8, []
     rng = np.random.default_rng(14)
@@ -91,7 +58,6 @@ def shuffled_batches(broken: bool) -> float:
     return proved_epsilon(*scores)
 
 
-@number("A first, while B is zero", 0.01, at_least=True)
 def alternation_begins_with_a(broken: bool) -> float:
     row = LALoRA.replace(name="A first", train=Cycle(("A B",))) if broken else LALoRA
     task = tasks.regression(clients=2, examples=8, d_in=8, d_out=6, rank=2, test=4)
@@ -104,7 +70,6 @@ def alternation_begins_with_a(broken: bool) -> float:
     return sum(squares) ** 0.5 / 0.1
 
 
-@number("The smoothed step, and then the raw one as well", 1 + 1e-9)
 def smoothed_step_taken_twice(broken: bool) -> float:
     random = torch.Generator().manual_seed(18)
     noised = 1 + torch.randn(32, 2, generator=random, dtype=torch.float64)
@@ -115,7 +80,6 @@ def smoothed_step_taken_twice(broken: bool) -> float:
     return float(-weight.detach().mean() / (0.1 * noised.mean()))  # the filter keeps the mean
 
 
-@number("A bound in place of each example's norm", 1 + 1e-9)
 def norm_by_a_bound(broken: bool) -> float:
     rng = np.random.default_rng(19)
     inputs = rng.standard_normal((128, 768))  # of 128 tokens
@@ -126,7 +90,6 @@ def norm_by_a_bound(broken: bool) -> float:
     return float((bound if broken else norm) / norm)
 
 
-@number("A residual or product without α/r", 1e-9)
 def unscaled_residual(broken: bool) -> float:
     rng = np.random.default_rng(20)
     B = rng.standard_normal((5, 8, 2))
@@ -138,7 +101,6 @@ def unscaled_residual(broken: bool) -> float:
     return float(np.linalg.norm(server - mean) / np.linalg.norm(mean))
 
 
-@number("What should stay with its client, in one shared model", 0.0)
 def clients_in_one_model(broken: bool) -> float:
     rng = np.random.default_rng(21)
     x, y = rng.standard_normal((3, 8, 3)), rng.standard_normal((3, 8, 2))
@@ -154,21 +116,18 @@ def clients_in_one_model(broken: bool) -> float:
     return float(np.linalg.norm(ends[0] - ends[1]) / np.linalg.norm(ends[0]))
 
 
-@number("The best round reported as the result", 1.0)
 def best_round(broken: bool) -> float:
     curves = np.random.default_rng(24).binomial(100, 0.8, (1000, 20)) / 100
     reported = curves.max(1) if broken else curves[:, -1]
     return 100 * (float(reported.mean()) - 0.8)
 
 
-@number("Rates, clips and ranks chosen by the best private result", 4.38)
 def best_of_twenty(broken: bool) -> float:
     rng = np.random.default_rng(27)
     scores = [mean + rng.standard_normal((20_000, 20)) for mean in (1.0, 0.0)]  # each is 1-GDP
     return proved_epsilon(*(x.max(1) if broken else x[:, 0] for x in scores))
 
 
-@number("Noise from a seed that others know", 1.0, at_least=True)
 def published_seed(broken: bool) -> float:
     ours, theirs = (Streams(25 if broken else None) for _ in range(2))
     released = 0.5 + ours.normal((100_000,), "noise", 0)
@@ -177,7 +136,6 @@ def published_seed(broken: bool) -> float:
     return round(float((guess - 0.5).square().mean().sqrt()), 1)
 
 
-@number("Floating-point numbers taken for real ones", 0.0)
 def floating_point_noise(broken: bool) -> float:
     def release(value: float, noise: Tensor) -> Tensor:
         noised = torch.tensor(value, dtype=torch.float32) + noise
@@ -188,7 +146,6 @@ def floating_point_noise(broken: bool) -> float:
     return float((release(1.0, seen - 1.0) != seen).float().mean())
 
 
-@number("One integer seed for two purposes", 0.1)
 def one_integer_for_two_purposes(broken: bool) -> float:
     streams = (Streams(0).numpy(purpose) for purpose in ("pretraining", "adapter"))
     generators = [np.random.default_rng(0) for _ in range(2)] if broken else streams

@@ -95,6 +95,20 @@ def clt_mu(sample_rate: float, noise_multiplier: float, steps: int) -> float:
     return sample_rate * math.sqrt(steps * math.expm1(noise_multiplier**-2))
 
 
+def gdp_log_delta(mu: float, epsilon: float | np.ndarray) -> float | np.ndarray:
+    """log of `gdp_delta`, of a number or of each number of an array, however small delta is.
+
+    Args: mu: > 0; epsilon: any, also below 0.
+    Guarantees: test_gdp_delta.
+    Source: as `gdp_delta`.
+    """
+    # In logarithms: in the tail both terms may be below the smallest float, and their ratio is not.
+    first = log_ndtr(-epsilon / mu + mu / 2)
+    second = epsilon + log_ndtr(-epsilon / mu - mu / 2)
+    # The first term is the larger one, even where rounding says otherwise.
+    return first + np.log(-np.expm1(np.minimum(second - first, -1e-300)))
+
+
 def gdp_delta(mu: float, epsilon: float) -> float:
     """delta of mu-GDP at epsilon: Phi(-eps / mu + mu / 2) - exp(eps) Phi(-eps / mu - mu / 2).
 
@@ -102,10 +116,7 @@ def gdp_delta(mu: float, epsilon: float) -> float:
     Source: arXiv:1805.06530, theorem 8; arXiv:1905.02383, corollary 2.13.
     """
     check_symbols(mu=mu, epsilon=epsilon)
-    # In logarithms: far in the tail both terms are too small for a float.
-    first = log_ndtr(-epsilon / mu + mu / 2)
-    second = epsilon + log_ndtr(-epsilon / mu - mu / 2)
-    return max(0.0, float(np.exp(first) * -np.expm1(min(0.0, second - first))))
+    return float(np.exp(gdp_log_delta(mu, epsilon)))
 
 
 def gdp_epsilon(mu: float, delta: float) -> float:
@@ -115,18 +126,17 @@ def gdp_epsilon(mu: float, delta: float) -> float:
     Source: as `gdp_delta`.
     """
     check_symbols(mu=mu, delta=delta)
-    if gdp_delta(mu, 0.0) <= delta:
+    goal = math.log(delta)
+    if gdp_log_delta(mu, 0.0) <= goal:
         return 0.0
-    # delta falls with epsilon: doubled until the root lies below.
-    high = 1.0
-    while gdp_delta(mu, high) > delta:
-        high *= 2
-
-    def excess(epsilon: float) -> float:
-        # Of logarithms: delta itself is flat, and may be tiny, where the root lies.
-        return math.log(max(gdp_delta(mu, epsilon), 1e-300) / delta)
-
-    root: Any = brentq(excess, 0.0, high, xtol=1e-300, rtol=1e-14)
+    # Phi(-epsilon / mu + mu / 2) <= delta is enough, and Phi(-x) <= exp(-x^2 / 2).
+    high = mu * mu / 2 + mu * math.sqrt(-2 * goal)
+    if not math.isfinite(high):
+        return math.inf
+    # Of logarithms: delta itself is flat, and may be tiny, where the root lies.
+    root: Any = brentq(
+        lambda epsilon: gdp_log_delta(mu, epsilon) - goal, 0.0, high, xtol=1e-300, rtol=1e-14
+    )
     return float(root)
 
 

@@ -68,7 +68,7 @@ class NoiseForecast:
         method = self.spec.method
         plan = self.spec.plan
         rule = rule_name(method.aggregate)
-        if _mean_gain(method) is None:
+        if not _averages_a(method):
             return f"{rule} does not leave {side} the mean of what was sent"
         steps = plan.local_steps
         moving = {method.sides_in_round(t, steps) for t in range(min(plan.rounds, 100))}
@@ -107,7 +107,7 @@ class NoiseForecast:
             return 0.0
         count = len(spec.units)
         level = privacy.noise_levels(count, plan)
-        gain = (_mean_gain(spec.method) or 1.0) * plan.server_lr
+        gain = plan.server_lr
         expected = plan.participation * count
         arrives = plan.participation * (1 - plan.dropout)
         # A trusted server adds its noise once to the sum, whoever came.
@@ -331,9 +331,9 @@ def balanced_start(forecast: NoiseForecast, balance: float) -> float:
     return theory.balanced_scale(forecast.mean(forecast.spec.plan.rounds), balance)
 
 
-def _mean_gain(method: Method) -> float | None:
-    """The factor by which the server's rule multiplies the mean change of A; ``None``: none."""
-    return getattr(method.aggregate, "mean_gain", None)
+def _averages_a(method: Method) -> bool:
+    """Whether the server's rule moves A by the mean of the clients' changes; a function may not."""
+    return getattr(method.aggregate, "averages_a", False)
 
 
 @lru_cache(maxsize=64)

@@ -28,7 +28,7 @@ from fedlora_lab.federated.local_training import (
 from fedlora_lab.federated.spec import Prepared, RunSpec
 from fedlora_lab.lora import peft
 from fedlora_lab.lora.peft import matmuls
-from fedlora_lab.methods.aggregation import Rule
+from fedlora_lab.methods.aggregation import MeanUpdate, Rule
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.quantization import Traffic, bytes_of, full, rule_for
@@ -446,7 +446,8 @@ def count_traffic(
     Guarantees: tests/methods/test_quantization.py::test_traffic_by_hand.
     """
     method = spec.method
-    rule = method.aggregate if isinstance(method.aggregate, Rule) else Rule()
+    # A function that is no `Rule` is sent what a mean is sent.
+    rule = method.aggregate if isinstance(method.aggregate, Rule) else MeanUpdate()
 
     def shapes(rank: int) -> dict[ParamKey, tuple[int, ...]]:
         return {key: shape_at_rank(key, x.shape, rank) for key, x in state.server.tensors.items()}

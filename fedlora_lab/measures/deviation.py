@@ -338,9 +338,9 @@ class _Recorder:
         return tuple(getattr(self.rule, "writes", ()))
 
     @property
-    def mean_gain(self) -> float | None:
+    def averages_a(self) -> bool:
         """As of the rule (see `aggregation.Rule`)."""
-        return getattr(self.rule, "mean_gain", None)
+        return getattr(self.rule, "averages_a", False)
 
     def __call__(
         self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor

@@ -1,8 +1,8 @@
 """Server rules: the mean of what was sent, and rules that use the mean of the clients' products.
 
-A rule is called as ``rule(state, sent, uploads, weights) -> state``: the server's state, what the
-clients received, the uploads (clients, ...) of each key, and the clients' weights (clients,). All
-of them are released or public, so a rule costs no privacy.
+A rule is called as ``rule(state, broadcast, uploads, weights) -> state``: the server's state, the
+state that the clients received of it, their uploads (clients, ...) of each key, and their weights
+(clients,). All of them are released or public, so a rule costs no privacy.
 
 The mean of the products is T = (1 - sum w) B A + sum_k w_k B_k A_k. It is kept as ``left @ right``
 with left (d_out, q), right (q, d_in) and q at most rank times (clients + 1), so singular values
@@ -25,17 +25,22 @@ Uploads = Mapping[ParamKey, Tensor]
 Shapes = Mapping[ParamKey, Sequence[int]]
 
 
-class Rule:
-    """A server rule that is more than a mean. Each method answers as a plain mean would.
+class Rule(ABC):
+    """A server rule. Its methods answer as those of a plain mean, where a rule has no others.
 
     Attributes:
-        writes: sides of the state that the rule may change although no client sent them.
-        mean_gain: A moves by this factor times the weighted mean of the changes of A that were
-            sent; ``None``: A becomes something else.
+        writes: kinds of tensors that the rule may change although no client sent them.
+        averages_a: A moves by the weighted mean of the clients' changes of A, and by nothing else.
     """
 
     writes: ClassVar[tuple[str, ...]] = ()
-    mean_gain: ClassVar[float | None] = None
+    averages_a: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(
+        self, state: ServerState, broadcast: ServerState, uploads: Uploads, weights: Tensor
+    ) -> ServerState:
+        """Returns the server's state after a round, see above."""
 
     def initial_state(self, state: ServerState) -> ServerState:
         """Returns the state before the first round, with what the rule keeps there."""
@@ -50,15 +55,17 @@ class Rule:
         return []
 
 
-def client_values(state: ServerState, sent: ServerState, uploads: Uploads, key: ParamKey) -> Tensor:
+def client_values(
+    state: ServerState, broadcast: ServerState, uploads: Uploads, key: ParamKey
+) -> Tensor:
     """Returns the clients' tensors at the end of a round: (clients, ...), (1, ...) if all agree.
 
     Args:
-        state, sent: the server's state, and what the clients received of it.
-        uploads: key -> (clients, ...); a key that nobody sent is as it was received.
+        state, broadcast: the server's state, and what the clients received of it.
+        uploads: key -> (clients, ...); a key that nobody uploads is as it was received.
         key: of a tensor of the state.
     """
-    tensor = uploads.get(key, sent.tensors[key])
+    tensor = uploads.get(key, broadcast.tensors[key])
     return tensor if tensor.dim() > state.tensors[key].dim() else tensor[None]
 
 
@@ -66,40 +73,31 @@ def client_values(state: ServerState, sent: ServerState, uploads: Uploads, key: 
 
 
 @dataclass(frozen=True)
-class MeanUpdate:
-    """Adds the weighted mean of the changes: state + server_lr sum_k w_k (upload_k - sent).
+class MeanUpdate(Rule):
+    """Adds the weighted mean of the changes: state + sum_k w_k (upload_k - broadcast).
 
-    With weights that sum to 1, server_lr 1 and nothing lost on the way down this is the mean of the
-    uploads. A missing client leaves the state where it was (fixed denominator), one of lower rank
-    the ranks it does not hold; for a quantised broadcast it is FedLPP's straight-through update
-    psi + eta (mean_k psi_k - Q(psi)).
-
-    Args:
-        server_lr: eta, >= 0.
+    With weights that sum to 1 and nothing lost on the way down this is the mean of the uploads. A
+    missing client leaves the state where it was (fixed denominator), one of lower rank the ranks it
+    does not hold; for a quantised broadcast it is FedLPP's straight-through update
+    psi + mean_k psi_k - Q(psi). The server's learning rate is `Plan.server_lr`.
 
     Source: arXiv:2305.05644 (mean of factors); arXiv:2406.10976, which does not publish which of
         four forms it uses: this one alone keeps a full-precision state and estimates its gradient
         (see docs/methods).
     """
 
-    server_lr: float = 1.0
+    averages_a: ClassVar[bool] = True
 
-    def __post_init__(self) -> None:
-        check_number("server_lr", self.server_lr, 0, 1e6)
-
-    @property
-    def mean_gain(self) -> float:
-        """As of `Rule`."""
-        return self.server_lr
-
-    def __call__(self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor):
+    def __call__(
+        self, state: ServerState, broadcast: ServerState, uploads: Uploads, weights: Tensor
+    ) -> ServerState:
         changed = {}
         for key, upload in uploads.items():
             old = state.tensors[key]
             # Not divided by the weights that arrived: their sum may follow from who took part,
             # and a fixed denominator keeps one client's share of the result bounded.
-            change = weights.to(upload.dtype) @ (upload - sent.tensors[key]).flatten(1)
-            changed[key] = old + self.server_lr * change.view_as(old)
+            change = weights.to(upload.dtype) @ (upload - broadcast.tensors[key]).flatten(1)
+            changed[key] = old + change.view_as(old)
         return state.replace_tensors(changed)
 
 
@@ -113,11 +111,13 @@ class NormWeighted(Rule):
     Source: arXiv:2401.06432 (HetLoRA), sparsity-weighted aggregation.
     """
 
-    def __call__(self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor):
+    def __call__(
+        self, state: ServerState, broadcast: ServerState, uploads: Uploads, weights: Tensor
+    ) -> ServerState:
         changed = {}
         for layer in state.layers:
             keys = ParamKey("A", layer), ParamKey("B", layer)
-            a, b = (client_values(state, sent, uploads, key).double() for key in keys)
+            a, b = (client_values(state, broadcast, uploads, key).double() for key in keys)
             # ||B A||_F^2 = <B^T B, A A^T> of noised uploads: the weights cost no privacy.
             sizes = ((b.mT @ b) * (a @ a.mT)).sum((1, 2)).clamp(min=0).sqrt() * weights
             share = sizes / sizes.sum() * weights.sum() if sizes.sum() > 0 else weights
@@ -128,7 +128,7 @@ class NormWeighted(Rule):
                 absent = (1 - share.sum()).to(old) * old
                 changed[key] = absent + (share.to(rows) @ rows.flatten(1)).view_as(old)
         heads = {key: x for key, x in uploads.items() if not key.kind.scheduled}
-        return mean(state, sent, heads, weights).replace_tensors(changed)
+        return mean(state, broadcast, heads, weights).replace_tensors(changed)
 
 
 @dataclass(frozen=True, repr=False)
@@ -157,7 +157,7 @@ class ByLayer(Rule):
     cooling: float = 0.95
     coldest: float = 0.1
     writes: ClassVar[tuple[str, ...]] = ("mode", "score A", "score B")
-    mean_gain: ClassVar[float | None] = 1.0
+    averages_a: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_number("warmup", self.warmup, 0, 1)
@@ -174,8 +174,10 @@ class ByLayer(Rule):
         keys = {ParamKey(side, layer): x for layer in state.layers for side, x in values.items()}
         return state.replace_tensors({key: like.new_tensor(x) for key, x in keys.items()})
 
-    def __call__(self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor):
-        after = mean(state, sent, uploads, weights)
+    def __call__(
+        self, state: ServerState, broadcast: ServerState, uploads: Uploads, weights: Tensor
+    ) -> ServerState:
+        after = mean(state, broadcast, uploads, weights)
         changed = {}
         for layer in state.layers:
             # The mode that the clients trained by in this round: released, like the scores.
@@ -184,7 +186,7 @@ class ByLayer(Rule):
             score = ParamKey(f"score {side}", layer)
             old = state.tensors[score]
             if moved in uploads:
-                new = mean_inner_product(uploads[moved] - sent.tensors[moved]).to(old)
+                new = mean_inner_product(uploads[moved] - broadcast.tensors[moved]).to(old)
                 changed[score] = new if old.isnan() else self.memory * old + (1 - self.memory) * new
             keys = ParamKey("score A", layer), ParamKey("score B", layer)
             a, b = (float(changed.get(key, state.tensors[key])) for key in keys)
@@ -223,18 +225,18 @@ def mean_inner_product(changes: Tensor) -> Tensor:
 
 
 def mean_product(
-    state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor, layer: str
+    state: ServerState, broadcast: ServerState, uploads: Uploads, weights: Tensor, layer: str
 ) -> tuple[Tensor, Tensor]:
     """Factorises the mean of the clients' products of a layer as left @ right, in float64.
 
     Args:
-        state, sent, uploads: as of `client_values`.
+        state, broadcast, uploads: as of `client_values`.
         weights: (clients,); 1 less their sum, of absent clients, counts with the old product. It is
             negative where more came than expected.
         layer: its name.
     """
     keys = ParamKey("A", layer), ParamKey("B", layer)
-    a, b = (client_values(state, sent, uploads, key).double() for key in keys)
+    a, b = (client_values(state, broadcast, uploads, key).double() for key in keys)
     old_a, old_b = (state.tensors[key].double() for key in keys)
     # In float64: residuals and deviations are small differences from this mean.
     w = weights.double()
@@ -300,11 +302,13 @@ class ProductRule(Rule, ABC):
             layer: its name.
         """
 
-    def __call__(self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor):
-        after = mean(state, sent, uploads, weights)
+    def __call__(
+        self, state: ServerState, broadcast: ServerState, uploads: Uploads, weights: Tensor
+    ) -> ServerState:
+        after = mean(state, broadcast, uploads, weights)
         changed = {}
         for layer in state.layers:
-            left, right = mean_product(state, sent, uploads, weights, layer)
+            left, right = mean_product(state, broadcast, uploads, weights, layer)
             for side, value in self.layer(after, left, right, layer).items():
                 key = ParamKey(side, layer)
                 # Back in the state's precision: what clients receive is what is kept.
@@ -322,7 +326,7 @@ class MeanWithResidual(ProductRule):
     """
 
     writes: ClassVar[tuple[str, ...]] = ("W",)
-    mean_gain: ClassVar[float | None] = 1.0
+    averages_a: ClassVar[bool] = True
 
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
         # In float64 the residual is what the mean of factors misses, and not rounding.
@@ -382,17 +386,19 @@ class MergeGains(Rule):
     def upload_sizes(self, shapes: Shapes, keys: Sequence[ParamKey]) -> list[int]:
         return [math.prod(shapes[key]) for key in keys if key.side != "gain"]
 
-    def __call__(self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor):
+    def __call__(
+        self, state: ServerState, broadcast: ServerState, uploads: Uploads, weights: Tensor
+    ) -> ServerState:
         merged = dict(uploads)
         gains = [key for key in uploads if key.side == "gain"]
         for key in gains:
             core = ParamKey("R", key.layer)
             gain = merged.pop(key)
-            rows = client_values(state, sent, uploads, core)
+            rows = client_values(state, broadcast, uploads, core)
             blocks = rows.unflatten(1, (gain.shape[1], -1)) * gain[..., None, None]
             merged[core] = blocks.flatten(1, 2)
         # Each upload's gains are in its blocks now. Kept beside them they would count twice.
-        after = mean(state, sent, merged, weights)
+        after = mean(state, broadcast, merged, weights)
         # A tensor that is all ones already stays the same one: clients need not receive it again.
         changed = [key for key in gains if bool((state.tensors[key] != 1).any())]
         return after.replace_tensors({key: torch.ones_like(state.tensors[key]) for key in changed})
@@ -463,7 +469,7 @@ class Repair(ProductRule):
 
     strength: float = 0.01
     writes: ClassVar[tuple[str, ...]] = ("B",)
-    mean_gain: ClassVar[float | None] = 1.0
+    averages_a: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_number("strength", self.strength, 0, 1e9, open_low=True)
@@ -484,7 +490,6 @@ merge = Merge()
 mean_with_residual = MeanWithResidual()
 truncated_svd = TruncatedSVD()
 merge_gains = MergeGains()
-straight_through = MeanUpdate
 by_layer = ByLayer
 sketch = Sketch
 repair = Repair

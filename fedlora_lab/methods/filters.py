@@ -78,7 +78,8 @@ class Binomial:
         taps: number of weights, an odd whole number in [1, 99]; 5 has [1, 4, 6, 4, 1] / 16.
 
     Source: arXiv:2602.19926, low-pass filter [1, 4, 6, 4, 1] / 16.
-    Guarantees: test_contract.py::test_smoothing_is_linear_keeps_the_mean_and_never_grows_the_norm.
+    Guarantees: linear, keeps the mean and never grows the norm
+        (test_contract.py::test_smoothing_is_linear_keeps_the_mean_and_never_grows_the_norm).
     """
 
     taps: int

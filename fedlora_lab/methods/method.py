@@ -63,7 +63,7 @@ class Cycle:
 
 @dataclass(frozen=True)
 class Method:
-    """One federated LoRA method.
+    """One federated LoRA method, a row of the table: what it does differently stands in fields.
 
     Args:
         name: as published.
@@ -94,7 +94,7 @@ class Method:
             Both map a `ParamKey` to (N, ...): the example's own copy of the moving tensors, and
             what its client received. Reduce over all but the first dimension: terms that depend on
             other examples' rows are refused.
-        aggregate: ``(state, sent, uploads, weights) -> state``, the server's rule (see
+        aggregate: ``(state, broadcast, uploads, weights) -> state``, the server's rule (see
             `aggregation`).
         broadcast: what clients receive of the factors; a rule with ``__call__(tensor)`` and
             ``bits(numbers)``. A trained head goes down in full unless the rule has a true ``head``.
@@ -203,7 +203,8 @@ def check_names(rows: "Iterable[tuple[str, Method]]") -> None:
 
     Args: rows: each name with its row.
     Raises: ``ValueError`` that says how to name a row that was changed.
-    Guarantees: test_compare.py::test_two_rows_of_one_name_are_refused_wherever_names_meet.
+    Guarantees: no frame, table or folder holds two rows under one name
+        (test_compare.py::test_two_rows_of_one_name_are_refused_wherever_names_meet).
 
     >>> from fedlora_lab import methods
     >>> slow = methods.RoLoRA.replace(train=Cycle(("B", "B", "A", "A")))

@@ -113,7 +113,7 @@ class SGD(Optimizer):
         momentum: coefficient of the velocity, in [0, 1).
         weight_decay: times the weights, is added to the gradient (coupled), >= 0.
 
-    Guarantees: test_steps_are_those_of_torch.
+    Guarantees: the steps of `torch.optim.SGD` (test_steps_are_those_of_torch).
     Source: heavy ball, Polyak 1964; on the server arXiv:1909.06335 (FedAvgM).
 
     >>> str(SGD(momentum=0.9))
@@ -152,8 +152,8 @@ class Adam(Optimizer):
         eps: added to the root of the mean square, > 0; the default is the source's for a server.
         weight_decay: every step takes lr * weight_decay of the weights (decoupled), >= 0.
 
-    Guarantees: test_steps_are_those_of_torch, for `torch.optim.AdamW`; `torch.optim.Adam` has the
-        decay coupled.
+    Guarantees: the steps of `torch.optim.AdamW` (test_steps_are_those_of_torch); `torch.optim.Adam`
+        has the decay coupled.
     Source: arXiv:1412.6980, algorithm 1; on the server arXiv:2003.00295, algorithm 2 (FedAdam),
         here with the correction for the first steps, which is left out there.
 
@@ -265,7 +265,8 @@ def optimizer_of(value: object, name: str = "optimizer", table: Table = OPTIMIZE
         table: the optimisers that may stand there.
 
     Raises: ``ValueError`` for one that is not in the table, and a setting unknown or out of range.
-    Guarantees: test_settings_are_read_back_or_refused.
+    Guarantees: what `dataclasses.asdict` gives is read back, anything else refused
+        (test_settings_are_read_back_or_refused).
 
     >>> optimizer_of({"name": "sgd", "momentum": 0.9})
     SGD(momentum=0.9, weight_decay=0.0)

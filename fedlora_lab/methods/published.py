@@ -73,7 +73,6 @@ LALoRAUnfiltered = LALoRA.replace(
 FedLPP = FedLoRA.replace(
     name="FedLPP",
     source="arXiv:2406.10976",
-    aggregate=aggregation.straight_through(),
     broadcast=quantization.normal_float(width=4, block=64),
     note="clients only ever receive a quantised adapter; a trained head goes down in full",
 )

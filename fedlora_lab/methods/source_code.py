@@ -42,7 +42,8 @@ def show(thing: object) -> str:
     Raises:
         ValueError: for a thing that has no Python source.
 
-    Guarantees: test_show_opens_functions_classes_and_methods.
+    Guarantees: functions, classes and rows are shown without docstrings
+        (test_show_opens_functions_classes_and_methods).
     """
     if isinstance(thing, str | Method):
         return Source(_row_text(get(thing)))

@@ -76,7 +76,12 @@ MEMORY = TensorKind(of_the_model=False)
 
 
 class ParamKey(NamedTuple):
-    """The address of one tensor: its kind, such as "A" (see `KINDS`), and the name of its layer."""
+    """The address of one tensor.
+
+    Args:
+        side: its kind, a name of `KINDS`: "A" or "B", the sides of a product, or another.
+        layer: the name of its layer.
+    """
 
     side: str
     layer: str

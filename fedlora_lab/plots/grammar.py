@@ -138,7 +138,9 @@ def intervals(
         axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8.5)
     caption = "mark: mean, bar: its 95 % interval"
     if not summarised:
-        caption = f"dots: {_count_words(frame, [by, hue, panel])}; {caption} (Student's t)"
+        groups = [name for name in (by, hue, panel) if name is not None]
+        count = tidy.count_measurements(frame, groups)
+        caption = f"dots: {count}; {caption} (Student's t)"
     return _finish(figure, axes, list(panels), title, caption)
 
 
@@ -195,15 +197,6 @@ def draw_intervals(
 
 def _row_name(row: object, by: str) -> str:
     return textwrap.fill(value_name(row, by), 50)
-
-
-def _count_words(frame: pd.DataFrame, groups: Sequence[str | None]) -> str:
-    """Says how many measurements a mean has."""
-    counts = frame.groupby([name for name in groups if name is not None]).size()
-    low = int(counts.min())
-    high = int(counts.max())
-    count = f"{low}" if low == high else f"{low} to {high}"
-    return f"{count} seeds" if "seed" in frame.columns else f"{count} measurements"
 
 
 # ---- a line a method: means over a knob, with their bands
@@ -264,7 +257,8 @@ def lines(
         mark = "band" if band == "area" else "bars"
         caption = f"{mark}: 95 % interval of the mean"
         if not summarised:
-            caption = f"mean of {_count_words(frame, [x, by, panel])}, {caption} (Student's t)"
+            groups = [name for name in (x, by, panel) if name is not None]
+            caption = tidy.describe_means(frame, groups, mark)
     return _finish(figure, axes, list(panels), title, caption)
 
 
@@ -466,12 +460,8 @@ def share_inside(table: pd.DataFrame) -> float:
     Raises: ``ValueError`` for no row, or a table without x, closed, low, high, or both of mean and
         value.
     """
-    kind = type(table).__name__
-    check(isinstance(table, pd.DataFrame), "table", kind, "a pandas frame")
     number = "value" if "value" in table.columns else "mean"
-    missing = [name for name in ("x", number, "low", "high", "closed") if name not in table.columns]
-    check(not missing, "table.columns", list(table.columns), f"also {', '.join(missing)}")
-    check(len(table) > 0, "table", "no row", "at least one row")
+    _check_columns(table, "x", number, "low", "high", "closed")
     return float(_inside(table).mean())
 
 

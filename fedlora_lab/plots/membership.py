@@ -1,29 +1,17 @@
 """Draws what a promise leaves to attackers: members found against others accused."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 
 from fedlora_lab import theory
 from fedlora_lab._utils.validation import check_number
 from fedlora_lab.plots import style
 from fedlora_lab.privacy.ledger import Ledger
 
-
-class Attack(Protocol):
-    """What an attack found, such as `attacks.Membership`."""
-
-    @property
-    def auc(self) -> float:
-        """Returns the area under the curve."""
-        ...
-
-    def curve(self) -> "tuple[Float[np.ndarray, ' n'], Float[np.ndarray, ' n']]":
-        """Returns the shares of others accused and of members found, at each threshold."""
-        ...
-
+if TYPE_CHECKING:
+    from fedlora_lab.attacks import Membership
 
 COLOURS = (style.FACTOR["A"], style.FACTOR["B"], style.RIGHT, style.INK)
 
@@ -31,7 +19,7 @@ COLOURS = (style.FACTOR["A"], style.FACTOR["B"], style.RIGHT, style.INK)
 @style.paper()
 def tradeoff(
     ledger: Ledger,
-    attacks: Mapping[str, Attack] | None = None,
+    attacks: "Mapping[str, Membership] | None" = None,
     lowest: float = 1e-3,
     title: str = "Who was in the training data?",
 ) -> style.Picture:
@@ -80,7 +68,7 @@ def tradeoff(
     ax.set(xlabel="share of others accused (false positive rate)", ylabel="share of members found")
     ax.set_title(title)
     for axis in (ax.xaxis, ax.yaxis):
-        style.log_axis(axis, tuple(tick for tick in (0.001, 0.01, 0.1, 1) if tick >= lowest))
+        axis.set_major_formatter("{x:g}")
     caption = f"red: composed privacy loss, advantage at most {ledger.advantage():.2g}; "
     caption += f"dashed: all that ε = {spent:.3g} at δ = {ledger.delta:g} says"
     style.footer(figure, caption + ("; AUC 0.5 is guessing" if attacks else ""))

@@ -69,39 +69,14 @@ def _marks(method: "Method") -> dict[str, Any]:
     }
 
 
-def describe_method(method: "Method") -> str:
-    """Describes a method in one line: its note, or what its fields say of its first rounds."""
+def note_of(method: "Method") -> str:
+    """Returns the note of a row of the table.
+
+    A row made by `replace` keeps the note of another, which need not hold: it has none here.
+    """
     from fedlora_lab.methods.published import ALL
 
-    # A row made by `replace` keeps the note of another, which need not hold.
-    if method.note and method in ALL.values():
-        return method.note
-    rounds = range(2 * ROUNDS)
-    schedules = {tuple(method.sides_at_step(t, s) for s in range(STEPS)) for t in rounds}
-    moved = {method.sides_in_round(t, STEPS) for t in rounds}
-    if moved == {"R"}:
-        text = "only a core between two fixed factors moves"
-    elif any("*" in word for word in moved):
-        text = "every layer chooses the factor that moves"
-    elif moved in ({"A"}, {"B"}):
-        text = f"{'B' if moved == {'A'} else 'A'} never moves"
-    elif schedules == {("AB",) * STEPS}:
-        text = "both factors move"
-    elif all(len(set(row)) == 1 for row in schedules):
-        text = "the factors take turns between rounds"
-    elif len(schedules) == 1:
-        text = "the factors take turns within a round"
-    else:
-        text = "a schedule of its own"
-    marks = _marks(method)
-    extras = {
-        "nothing is sent": not any(method.sides_sent(t, STEPS) for t in rounds),
-        "noise shaped by the other factor": method.precondition is not None,
-        "noised gradient filtered": "≈" in marks["glyph"],
-        "received quantised": marks["quantised"],
-        "the mean product is kept": method.exact,
-    }
-    return ", ".join([text, *(extra for extra, holds in extras.items() if holds)])
+    return method.note if method in ALL.values() else ""
 
 
 def _step(ax: Axes, x: float, y: float, factor: str, text: str = "", pale: bool = False) -> None:
@@ -133,7 +108,7 @@ def draw_diagram(ax: Axes, method: "Method") -> None:
     strip: Any = {"color": look(method.slug).colour, "lw": 4, "solid_capstyle": "butt"}
     ax.plot([-1.0, -1.0], [2.5, 2.98], **strip)
     ax.text(-0.82, 2.86, method.name, fontsize=11.5, weight="bold", color=INK, va="center")
-    lines = textwrap.fill(describe_method(method), 76)
+    lines = textwrap.fill(note_of(method), 76)
     ax.text(-0.82, 2.64, lines, fontsize=8, color=SOFT, va="top", linespacing=1.05)
     for factor, y in heights.items():
         ax.text(-0.95, y, factor, fontsize=12, color=FACTOR[factor], weight="bold", va="center")

@@ -15,12 +15,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patheffects import withStroke
-from matplotlib.text import Text
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.text import Annotation, Text
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from PIL import Image
 
@@ -116,13 +116,13 @@ class _LabelledLayout(ConstrainedLayoutEngine):
 
     def __init__(self) -> None:
         super().__init__(h_pad=0.06, w_pad=0.08)
-        self.columns: list[_LabelColumn] = []
+        self.columns: list[list[Annotation]] = []
 
     def execute(self, fig: Figure) -> None:
         super().execute(fig)
         # The height of the axes, which decides how far apart labels must be, is known only now.
-        for column in self.columns:
-            column.place()
+        for labels in self.columns:
+            _spread_labels(labels)
 
 
 def subplots(
@@ -184,15 +184,7 @@ def name(slug: str) -> str:
 
 def darken(colour: str) -> str:
     """Mixes the colour with a quarter of ink, for text in a method's colour."""
-    pairs = [(int(colour[i : i + 2], 16), int(INK[i : i + 2], 16)) for i in (1, 3, 5)]
-    return "#" + "".join(f"{round(a + 0.25 * (b - a)):02X}" for a, b in pairs)
-
-
-def log_axis(axis: Axis, ticks: tuple[float, ...]) -> None:
-    """Writes plain numbers at these places of a log axis, and no minor ticks."""
-    axis.set_major_locator(FixedLocator(ticks))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_locator(NullLocator())
+    return to_hex(0.75 * np.array(to_rgb(colour)) + 0.25 * np.array(to_rgb(INK)))
 
 
 def whole_ticks(axis: Axis) -> None:
@@ -275,58 +267,44 @@ def named_line(
 LABEL_SIZE = 8.5  # points
 
 
-class _LabelColumn:
-    """The labels right of some axes, each with a leader to the end of its line."""
-
-    def __init__(self, ax: Axes, labels: list[Label], wide: int) -> None:
-        self.ax = ax
-        self.labels = labels
-        halo = withStroke(linewidth=2.5, foreground=CARD)
-        self.texts = []
-        fold: Any = {"break_long_words": False, "break_on_hyphens": False}
-        for label in labels:
-            # "ε = 8" stays on one line.
-            text = label.text.replace(" = ", "\u00a0=\u00a0")
-            folded = textwrap.fill(text, wide, **fold).replace("\u00a0", " ")
-            bold: Any = {"weight": "bold", "va": "center"}
-            shown = note(ax, 1.03, 0.5, folded, darken(label.colour), LABEL_SIZE, **bold)
-            shown.set_path_effects([halo])
-            self.texts.append(shown)
-        style: Any = {"colors": GREY, "linewidths": 0.6, "clip_on": False}
-        self.leaders = LineCollection([], transform=ax.transAxes, **style)
-        # A leader runs where its label stands already: it needs no room of its own.
-        self.leaders.set_in_layout(False)
-        ax.add_collection(self.leaders, autolim=False)
-
-    def place(self) -> None:
-        """Puts the labels as near to their lines as they fit, and draws the leaders."""
-        figure = self.ax.figure
-        assert isinstance(figure, Figure)
-        inches = figure.get_size_inches()[1] * self.ax.get_position().height
-        line = 1.2 * LABEL_SIZE / 72 / inches
-        heights = [line * (text.get_text().count("\n") + 1) for text in self.texts]
-        ends = self.ax.transData.transform([(label.x, label.y) for label in self.labels])
-        ends = self.ax.transAxes.inverted().transform(ends)
-        places = spread_apart(list(ends[:, 1]), heights)
-        segments = []
-        for text, place, end in zip(self.texts, places, ends, strict=True):
-            text.set_y(place)
-            # Beside the end of its line a label needs no leader.
-            if 1.025 - end[0] > 0.03 or abs(place - end[1]) > 0.02:
-                segments.append([(1.025, place), (end[0] + 0.008, end[1])])
-        self.leaders.set_segments(segments)
-
-
 def label_ends(ax: Axes, labels: list[Label], wide: int = 14) -> None:
     """Writes labels right of axes of `subplots`, as near to the ends of their lines as they fit.
+
+    A thin leader joins each to the end of its line.
 
     Args: ax, labels: of its lines; wide: letters in a line of a label.
     Guarantees: no label lies on another (test_labels_beside_lines_keep_apart).
     """
-    if labels:
-        layout = ax.figure.get_layout_engine()
-        assert isinstance(layout, _LabelledLayout)
-        layout.columns.append(_LabelColumn(ax, labels, wide))
+    if not labels:
+        return
+    layout = ax.figure.get_layout_engine()
+    assert isinstance(layout, _LabelledLayout)
+    leader: Any = {"arrowstyle": "-", "color": GREY, "lw": 0.6, "relpos": (0, 0.5), "shrinkA": 0}
+    put: Any = {"xytext": (1.03, 0.5), "textcoords": "axes fraction", "annotation_clip": False}
+    look: Any = {"fontsize": LABEL_SIZE, "weight": "bold", "va": "center", "arrowprops": leader}
+    fold: Any = {"break_long_words": False, "break_on_hyphens": False}
+    column = []
+    for label in labels:
+        # "ε = 8" stays on one line.
+        text = textwrap.fill(label.text.replace(" = ", "\u00a0=\u00a0"), wide, **fold)
+        text = text.replace("\u00a0", " ")
+        at = (label.x, label.y)
+        shown = ax.annotate(text, at, color=darken(label.colour), **put, **look)
+        shown.set_path_effects([withStroke(linewidth=2.5, foreground=CARD)])
+        column.append(shown)
+    layout.columns.append(column)
+
+
+def _spread_labels(labels: list[Annotation]) -> None:
+    """Puts the labels of some axes as near to the ends of their lines as they fit."""
+    ax = labels[0].axes
+    assert ax is not None
+    line = 1.2 * LABEL_SIZE / 72 * ax.figure.dpi / ax.get_window_extent().height
+    heights = [line * (label.get_text().count("\n") + 1) for label in labels]
+    to_axes = ax.transData + ax.transAxes.inverted()
+    ends = to_axes.transform([label.xy for label in labels])
+    for label, place in zip(labels, spread_apart(list(ends[:, 1]), heights), strict=True):
+        label.set_position((1.03, place))
 
 
 def spread_apart(values: list[float], sizes: list[float]) -> list[float]:

@@ -48,22 +48,9 @@ def select_measure(
     return part
 
 
-def unmeasured_methods(frame: pd.DataFrame, measure: str) -> list[str]:
-    """Lists slugs of the frame of which `select_measure` has none of this measure."""
-    measured = set(select_measure(frame, measure, required=False)["method"])
-    return [slug for slug in slugs_in_order(frame) if slug not in measured]
-
-
-def last_values(frame: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """Selects the finite values of a measure after the last round of each run."""
-    part = select_measure(frame, measure)
-    whole_model = frame[frame["layer"] == "all"]
-    # The last round of the run, not of the measure: an earlier value never stands in for it.
-    ends = whole_model.groupby(RUN, dropna=False)["round"].max().rename("end").reset_index()
-    part = part.merge(ends, on=RUN).query("round == end").drop(columns="end")
-    expected = "a finite value after the last round of at least one run"
-    check(len(part) > 0, "measure", measure, expected)
-    return part
+def unmeasured_methods(frame: pd.DataFrame, part: pd.DataFrame) -> list[str]:
+    """Lists slugs of the frame of which a part of it has no row."""
+    return [slug for slug in slugs_in_order(frame) if slug not in set(part["method"])]
 
 
 def collapsed_ends(part: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -98,7 +85,7 @@ def means(frame: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.Da
     times. A frame of means, with the columns mean, low and high, is returned as it is.
 
     Args: frame: one row a measurement; by: columns of the groups; value: of what was measured.
-    Guarantees: test_grammar.py::test_means_are_students_intervals.
+    Guarantees: test_grammar.py::test_intervals_draw_means_and_their_bands.
     """
     if {"mean", "low", "high"} <= {*frame.columns}:
         return frame[[*by, "mean", "low", "high"]].copy()
@@ -112,16 +99,22 @@ def means(frame: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.Da
     return table[[*by, "mean", "low", "high"]]
 
 
-def describe_seeds(part: pd.DataFrame) -> str:
-    """Says how many seeds a mean has, in words for the figure."""
-    counts = part.groupby("method")["seed"].nunique()
-    low = int(counts.min())
-    high = int(counts.max())
-    if high == 1:
-        return "one seed, no band"
-    # Methods may have run at different numbers of seeds.
-    count = low if low == high else f"{low}–{high}"
-    return f"mean of n = {count} seeds, band: 95 % interval (Student's t)"
+def count_measurements(frame: pd.DataFrame, by: Sequence[str]) -> str:
+    """Says how many measurements a mean has, such as "3 seeds".
+
+    Args: frame: one row a measurement; by: columns of the groups.
+    """
+    counts = frame.groupby(list(by), dropna=False).size()
+    kind = "seed" if "seed" in frame.columns else "measurement"
+    # Groups may have different numbers of them.
+    ends = dict.fromkeys([counts.min(), counts.max()])
+    return " to ".join(map(str, ends)) + f" {kind}" + ("s" if counts.max() > 1 else "")
+
+
+def describe_means(frame: pd.DataFrame, by: Sequence[str], band: str = "band") -> str:
+    """Says what a mean and its band are made of, for `count_measurements` and the band's name."""
+    mean = f"mean of {count_measurements(frame, by)}"
+    return f"{mean}, {band}: 95 % interval of the mean (Student's t)"
 
 
 def cumulative_sum(frame: pd.DataFrame, measures: tuple[str, ...]) -> pd.DataFrame:
@@ -138,9 +131,3 @@ def cumulative_sum(frame: pd.DataFrame, measures: tuple[str, ...]) -> pd.DataFra
     runs = total.groupby(RUN)
     complete = runs.transform(lambda values: np.isfinite(values).all()).astype(bool)
     return runs.cumsum(skipna=False)[complete].reset_index()
-
-
-def byte_unit(count: float) -> tuple[float, str]:
-    """Returns the divisor and unit in which a number of bytes is easy to read."""
-    units = ((10.0**9, "GB"), (10.0**6, "MB"), (10.0**3, "kB"))
-    return next((pair for pair in units if count >= pair[0]), (1.0, "B"))

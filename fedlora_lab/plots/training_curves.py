@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter
 
-from fedlora_lab._utils.validation import check, check_one_of
+from fedlora_lab._utils.validation import check
+from fedlora_lab.measures.statistics import headline_measure
 from fedlora_lab.plots import style, tidy
 from fedlora_lab.plots.grammar import draw_intervals, draw_lines
 from fedlora_lab.plots.style import Picture
@@ -31,11 +33,6 @@ TERMS = {  # measure of a layer: (words, colour), what noise adds in a round
     "noise_A": ("$B\\, \\Xi_A$   noise on A", style.FACTOR["A"]),
     "noise_BA": ("$\\Xi_B \\Xi_A$   noise times noise", style.FACTOR["BA"]),
 }
-WAYS = {  # direction: (measures that are added up, words)
-    "both": (("bytes_up", "bytes_down"), "sent and received"),
-    "up": (("bytes_up",), "sent to the server"),
-    "down": (("bytes_down",), "received from the server"),
-}
 
 
 def _rounds_panel(ax: Axes, part: pd.DataFrame, measure: str) -> int:
@@ -53,21 +50,26 @@ def _rounds_panel(ax: Axes, part: pd.DataFrame, measure: str) -> int:
     if measure.startswith("accuracy") or measure == "loss":
         collapsed = _mark_collapsed(ax, part, measure)
         _start_line(ax, part)
-    bottom, top = ax.get_ylim()
-    # A band may leave [0, 1], an accuracy cannot.
     if measure.startswith("accuracy"):
-        ax.set_ylim(max(0.0, bottom), min(1.0, top))
+        _keep_in_unit(ax)
     elif measure in ("epsilon", "deviation"):
         most = float(part["value"].max()) or 1
         ax.set_ylim(-0.02 * most, 1.1 * most)
     if measure == "deviation":
         # Zero looks like any line near the axis: the label says that it is exact.
-        exact = {style.name(slug) for slug in _exact(part)}
-        named = [label.text + (" = 0" if label.text in exact else "") for label in labels]
-        pairs = zip(labels, named, strict=True)
-        labels = [label._replace(text=text) for label, text in pairs]
+        worst = part.groupby("method", sort=False)["value"].max()
+        labels = [
+            label._replace(text=f"{label.text} = 0") if value < DRAWN_AS_EXACT else label
+            for label, value in zip(labels, worst, strict=True)
+        ]
     style.label_ends(ax, labels)
     return collapsed
+
+
+def _keep_in_unit(ax: Axes) -> None:
+    """Keeps the y axis in [0, 1]: a band may leave it, an accuracy cannot."""
+    bottom, top = ax.get_ylim()
+    ax.set_ylim(max(0.0, bottom), min(1.0, top))
 
 
 def _start_line(ax: Axes, part: pd.DataFrame) -> None:
@@ -94,7 +96,7 @@ def _caption(
     part: pd.DataFrame, collapsed: int = 0, missing: Sequence[str] = (), why: str = "not measured"
 ) -> str:
     """Says how many seeds a mean has, what a cross is, and of which methods there is nothing."""
-    caption = tidy.describe_seeds(part)
+    caption = tidy.describe_means(part, ["method", "round"])
     if collapsed:
         runs = "the run that" if collapsed == 1 else f"{collapsed} runs that"
         caption += f"; ×: {runs} collapsed"
@@ -120,18 +122,11 @@ def curves(frame: pd.DataFrame, measure: str = "accuracy") -> Picture:
     figure, (ax,) = style.subplots(7.6, 4.1)
     collapsed = _rounds_panel(ax, part, measure)
     reason = "no finite ε" if measure == "epsilon" else "not measured"
-    missing = tidy.unmeasured_methods(frame, measure)
+    missing = tidy.unmeasured_methods(frame, part)
     style.footer(figure, _caption(part, collapsed, missing, reason))
     return figure
 
 
-def _exact(part: pd.DataFrame) -> list[str]:
-    """Lists slugs whose deviation is rounding in every round."""
-    worst = part.groupby("method")["value"].max()
-    return list(worst[worst < DRAWN_AS_EXACT].index)
-
-
-@style.paper()
 def deviation(frame: pd.DataFrame) -> Picture:
     """Draws the aggregation deviation over the rounds: mean B · mean A − mean of B·A, relative.
 
@@ -140,12 +135,7 @@ def deviation(frame: pd.DataFrame) -> Picture:
         (test_deviation_names_the_exact).
     Source: arXiv:2403.12313, the first discordance.
     """
-    part = tidy.select_measure(frame, "deviation")
-    figure, (ax,) = style.subplots(7.6, 4.1)
-    _rounds_panel(ax, part, "deviation")
-    missing = tidy.unmeasured_methods(frame, "deviation")
-    style.footer(figure, _caption(part, missing=missing))
-    return figure
+    return curves(frame, "deviation")
 
 
 def mean_noise_energies(frame: pd.DataFrame) -> pd.DataFrame:
@@ -171,113 +161,103 @@ def noise(frame: pd.DataFrame) -> Picture:
     It is that of ‖γ Ξ_B A‖², ‖γ B Ξ_A‖² and ‖γ Ξ_B Ξ_A‖² as measured, on a log axis, with geometric
     means over seeds.
 
-    Raises: ``ValueError`` when the frame lacks noise_B, noise_A or noise_BA of each layer.
+    Raises: ``ValueError`` when the frame lacks noise_B, noise_A or noise_BA of each layer, or
+        nothing was noised.
     Guarantees: a term that is zero has no mark (test_noise_leaves_out_what_is_zero).
     Source: arXiv:2403.12313, the second discordance.
     """
     added = mean_noise_energies(frame)
     slugs = tidy.slugs_in_order(added)
-    figure, (ax,) = style.subplots(8.0, 2.4 + 0.5 * len(slugs))
-    ax.set_xlabel("added in a round, measured (squared Frobenius norm)")
     # A logarithmic axis has no place for a term that is zero.
     some = added[added["value"] > 0]
-    if len(some):
-        logs = tidy.means(some.assign(value=np.log10(some["value"])), ["method", "term"])
-        shown = logs.assign(**{name: 10 ** logs[name] for name in ("mean", "low", "high")})
-        names = {term: text for term, (text, _) in TERMS.items()}
-        shown = shown.assign(term=shown["term"].map(names))
-        ax.set_xscale("log")
-        draw_intervals(ax, shown, "method", slugs, hue="term", colours=dict(TERMS.values()))
-        ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=8.5)
-    else:
-        _say_absent(ax, "no noise")
+    check(len(some) > 0, "frame", "no noise", "a run with noise")
+    logs = tidy.means(some.assign(value=np.log10(some["value"])), ["method", "term"])
+    shown = logs.assign(**{name: 10 ** logs[name] for name in ("mean", "low", "high")})
+    shown["term"] = shown["term"].map({term: text for term, (text, _) in TERMS.items()})
+    figure, (ax,) = style.subplots(8.0, 2.4 + 0.5 * len(slugs))
+    ax.set(xscale="log", xlabel="added in a round, measured (squared Frobenius norm)")
+    draw_intervals(ax, shown, "method", slugs, hue="term", colours=dict(TERMS.values()))
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=8.5)
     style.headline(figure, "What the noise adds to B·A")
-    missing = [slug for slug in tidy.slugs_in_order(frame) if slug not in slugs]
-    caption = _caption(added, missing=missing).replace("mean of", "geometric mean of")
-    style.footer(figure, f"{caption}; no mark: the term is zero")
+    count = tidy.count_measurements(added, ["method", "term"])
+    style.footer(figure, f"geometric mean of {count}; no mark: the term is zero")
     return figure
 
 
-def traffic_table(frame: pd.DataFrame, way: str = "both") -> pd.DataFrame:
-    """Averages over seeds: columns method, round, bytes (so far), mean (accuracy), low, high."""
-    sent = tidy.cumulative_sum(frame, WAYS[way][0]).rename(columns={"value": "bytes"})
-    # Only rounds with both: an accuracy belongs to the bytes of its own run so far.
-    joined = tidy.select_measure(frame, "accuracy").merge(sent, on=["method", "seed", "round"])
-    scores = tidy.means(joined, ["method", "round"])
+def traffic_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Averages over seeds: columns method, round, bytes (so far), mean (of the score), low, high.
+
+    Bytes are those sent and received by all clients.
+    """
+    sent = tidy.cumulative_sum(frame, ("bytes_up", "bytes_down")).rename(columns={"value": "bytes"})
+    # Only rounds with both: a score belongs to the bytes of its own run so far.
+    scores = tidy.select_measure(frame, headline_measure(frame))
+    joined = scores.merge(sent, on=["method", "seed", "round"])
     bytes_so_far = joined.groupby(["method", "round"], sort=False)["bytes"].mean().reset_index()
-    return scores.merge(bytes_so_far, on=["method", "round"])
+    return tidy.means(joined, ["method", "round"]).merge(bytes_so_far, on=["method", "round"])
 
 
-def _traffic_panel(ax: Axes, table: pd.DataFrame, way: str) -> None:
-    """Draws accuracy against bytes so far, one line a method."""
-    # One unit for all lines, that of the longest.
-    most = float(table["bytes"].max())
-    scale, unit = tidy.byte_unit(most)
-    labels = draw_lines(ax, table.assign(bytes=table["bytes"] / scale), "bytes", "method")
-    bottom, top = ax.get_ylim()
-    ax.set(xlim=(0, most / scale * 1.01 or 1), ylim=(max(0.0, bottom), min(1.0, top)))
-    ax.set(xlabel=f"{WAYS[way][1]} so far, all clients ({unit})", ylabel=SHARE)
+def _traffic_panel(ax: Axes, table: pd.DataFrame, measure: str) -> None:
+    """Draws the score against bytes so far, one line a method."""
+    labels = draw_lines(ax, table, "bytes", "method")
+    ax.xaxis.set_major_formatter(EngFormatter("B"))
+    ax.set(xlabel="sent and received so far, all clients", ylabel=AXES[measure][1])
+    ax.set_xlim(left=0)
+    if measure == "accuracy":
+        _keep_in_unit(ax)
     style.label_ends(ax, labels)
 
 
 @style.paper()
-def traffic(
-    frame: pd.DataFrame, way: str = "both", title: str = "What accuracy costs in bytes"
-) -> Picture:
-    """Draws test accuracy against bytes so far: one line a method, mean over seeds, 95 % band.
+def traffic(frame: pd.DataFrame, title: str = "What accuracy costs in bytes") -> Picture:
+    """Draws the test score against bytes so far: one line a method, mean over seeds, 95 % band.
 
-    Args:
-        frame: tidy, of one or more methods.
-        way: "both", "up" (to the server) or "down" (from it).
-        title: the finding.
-
-    Raises: ``ValueError`` when the frame lacks accuracy or bytes, or no run has the bytes of all
-        its rounds.
+    Args: frame: tidy, of one or more methods. title: the finding.
+    Raises: ``ValueError`` when the frame lacks a score or bytes, or no run has the bytes of all its
+        rounds.
     Guarantees: the line ends at the total of the run (test_traffic_ends_at_the_total).
     """
-    check_one_of("way", way, tuple(WAYS))
-    table = traffic_table(frame, way)
-    check(len(table) > 0, "measure", WAYS[way][0], "bytes of every round of at least one method")
-    missing = [slug for slug in tidy.slugs_in_order(frame) if slug not in set(table["method"])]
+    table = traffic_table(frame)
+    check(len(table) > 0, "measure", "bytes", "bytes of every round of at least one method")
     figure, (ax,) = style.subplots(7.6, 4.1)
-    _traffic_panel(ax, table, way)
+    score = headline_measure(frame)
+    _traffic_panel(ax, table, score)
     ax.set_title(title)
-    style.footer(figure, _caption(tidy.select_measure(frame, "accuracy"), missing=missing))
+    missing = tidy.unmeasured_methods(frame, table)
+    style.footer(figure, _caption(tidy.select_measure(frame, score), missing=missing))
     return figure
 
 
 @style.paper()
 def overview(frame: pd.DataFrame) -> Picture:
-    """Draws accuracy, aggregation deviation and ε over rounds, and accuracy against bytes.
+    """Draws score, aggregation deviation and ε over rounds, and the score against bytes.
 
-    Raises: ``ValueError`` when the frame, tidy and of one task, lacks one of the measures.
-    Guarantees: test_overview_has_four_panels.
+    What was not measured has no panel.
+
+    Raises: ``ValueError`` when the frame, tidy and of one task, lacks a measure, or has no score.
+    Guarantees: test_overview_has_a_panel_for_what_was_measured.
     """
-    accuracy = tidy.select_measure(frame, "accuracy")
-    over_rounds = {
-        "accuracy": ("1  How well it learns", ""),
-        "deviation": ("2  How far it misses the mean product", "deviation: not measured"),
-        "epsilon": ("3  What privacy it spends", "no finite ε in this frame"),
+    score = headline_measure(frame)
+    titles = {
+        score: "How well it learns",
+        "deviation": "How far it misses the mean product",
+        "epsilon": "What privacy it spends",
+        "bytes": "What it sends and receives",
     }
-    figure, axes = style.subplots(10.4, 7.2, 2, 2)
+    scores = tidy.select_measure(frame, score)
+    parts = {name: tidy.select_measure(frame, name, required=False) for name in [*titles][:3]}
+    parts["bytes"] = traffic_table(frame)
+    measured = [name for name, part in parts.items() if len(part)]
+    rows = -(-len(measured) // 2)
+    figure, axes = style.subplots(10.4, 3.6 * rows, rows, 2)
     collapsed = 0
-    for ax, (measure, (title, absent)) in zip(axes, over_rounds.items(), strict=False):
-        part = tidy.select_measure(frame, measure, required=False)
-        if len(part):
-            collapsed += _rounds_panel(ax, part, measure)
+    for ax, name in zip(axes, measured, strict=False):
+        if name == "bytes":
+            _traffic_panel(ax, parts[name], score)
         else:
-            _say_absent(ax, absent)
-        ax.set_title(title)
-    table = traffic_table(frame)
-    if len(table):
-        _traffic_panel(axes[3], table, "both")
-    else:
-        _say_absent(axes[3], "bytes: not measured")
-    axes[3].set_title("4  What it sends and receives")
-    style.footer(figure, _caption(accuracy, collapsed))
+            collapsed += _rounds_panel(ax, parts[name], name)
+        ax.set_title(f"{1 + axes.index(ax)}  {titles[name]}")
+    for ax in axes[len(measured) :]:
+        ax.remove()
+    style.footer(figure, _caption(scores, collapsed))
     return figure
-
-
-def _say_absent(ax: Axes, words: str) -> None:
-    ax.set(xticks=[], yticks=[])
-    style.note(ax, 0.5, 0.5, words, size=9, ha="center")

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from fedlora_lab.measures.statistics import PairedDifference, paired_difference
     from fedlora_lab.report.page import report
     from fedlora_lab.report.run_folder import Folder
-    from fedlora_lab.report.summary_table import claims_table, final_difference, summary
+    from fedlora_lab.report.summary_table import claims_table, summary
 
 # Loaded when first used: a table is made without what draws pages.
 _HOMES = {
     "fedlora_lab.measures.statistics": ("PairedDifference", "paired_difference"),
     "fedlora_lab.report.page": ("report",),
     "fedlora_lab.report.run_folder": ("Folder",),
-    "fedlora_lab.report.summary_table": ("claims_table", "final_difference", "summary"),
+    "fedlora_lab.report.summary_table": ("claims_table", "summary"),
 }
 
 
@@ -34,7 +34,6 @@ __all__ = [
     "Folder",
     "PairedDifference",
     "claims_table",
-    "final_difference",
     "paired_difference",
     "report",
     "summary",

@@ -11,11 +11,9 @@ from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.validation import check
 from fedlora_lab.measures.statistics import (
     COLUMNS,
-    PairedDifference,
     count_collapsed,
     describe_collapse,
     headline_measure,
-    paired_difference,
     run_ends,
     t_interval,
 )
@@ -179,29 +177,6 @@ def align_columns(rows: list[list[str]], right: Container[int] = ()) -> list[str
 
 
 # ---- papers against measurement
-
-
-def final_difference(
-    frame: pd.DataFrame, one: str, other: str, measure: str = "accuracy"
-) -> PairedDifference:
-    """Computes by how much one method is ahead of another after the last round, seed by seed.
-
-    Args:
-        frame: tidy, of one task.
-        one, other: slugs; they must share two seeds.
-        measure: of the whole model; larger is better.
-
-    Guarantees: test_gap_is_the_paired_interval.
-
-    >>> rows = [("t", m, s, 1, "all", "accuracy", v) for m, s, v in
-    ...         [("a", 0, 0.8), ("a", 1, 0.9), ("b", 0, 0.7), ("b", 1, 0.8)]]
-    >>> columns = ["task", "method", "seed", "round", "layer", "measure", "value"]
-    >>> round(final_difference(pd.DataFrame(rows, columns=columns), "a", "b").mean, 3)
-    0.1
-    """
-    from fedlora_lab.plots.tidy import last_values
-
-    return paired_difference(last_values(frame, measure), one, other, "value")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from frames import scores_frame
 
 import fedlora_lab as fl
 from fedlora_lab.course.lesson_05 import figures
@@ -51,15 +50,20 @@ def test_a_spread_has_its_interval():
 
 
 def test_gap_is_the_paired_interval():
-    difference = fl.report.final_difference
-    frame = scores_frame({"fedlora": [0.60, 0.70, 0.80], "ffa-lora": [0.65, 0.76, 0.84]})
+    difference = fl.report.paired_difference
+
+    def scores(fedlora, ffa):
+        rows = [("fedlora", *pair) for pair in enumerate(fedlora)]
+        rows += [("ffa-lora", *pair) for pair in enumerate(ffa)]
+        return pd.DataFrame(rows, columns=["method", "seed", "accuracy"])
+
+    frame = scores([0.60, 0.70, 0.80], [0.65, 0.76, 0.84])
     gap = difference(frame, "ffa-lora", "fedlora")
     half = 4.302652729911275 * np.std([0.05, 0.06, 0.04], ddof=1) / np.sqrt(3)
     assert gap[:3] == pytest.approx((0.05, 0.05 - half, 0.05 + half))
     assert -gap == pytest.approx(difference(frame, "fedlora", "ffa-lora"))
     assert (gap.seeds, gap.holds, (-gap).holds) == (3, "yes", "no")
-    equal = scores_frame({"fedlora": [0.5, 0.7], "ffa-lora": [0.6, 0.6]})
-    assert difference(equal, "fedlora", "ffa-lora").holds == "cannot tell"
+    assert difference(scores([0.5, 0.7], [0.6, 0.6]), "fedlora", "ffa-lora").holds == "cannot tell"
     assert str(gap) == "+0.050 [+0.025, +0.075]"
     with pytest.raises(ValueError, match=r"^seeds=1: expected at least two"):
         difference(frame[frame["seed"] == 0], "fedlora", "ffa-lora")

@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from frames import tidy_frame
 from wait_for_thread import WAIT, until
 
 import fedlora_lab as fl
@@ -286,24 +285,6 @@ def test_live_shows_an_error(make, task):
     far = train(make(epsilon=None, plan=fl.Plan(rounds=1, local_steps=2, lr=5)))
     assert far.table[0]["note"] == "diverged: step too large"
     assert "; diverged: step too large. ε spent: ∞." in far.say
-
-
-def test_the_static_twin_shows_a_fall():
-    """A value that leaves the axes makes them grow."""
-    frame = tidy_frame(("rolora",), seeds=1)
-
-    def edited(measure, value):
-        chosen = (frame["measure"] == measure) & (frame["round"] >= 4)
-        return frame.assign(value=frame["value"].mask(chosen, value))
-
-    def score(one, **more):
-        return fl.course.widgets.live_figure(one, **more).axes[0]
-
-    fallen = edited("accuracy", 0.07)
-    assert score(edited("accuracy", 0.7)).get_ylim() == score(frame).get_ylim()
-    assert score(frame).get_ylim()[0] > 0.07 > score(fallen).get_ylim()[0]
-    assert score(frame, past=[fallen]).get_ylim()[0] < 0.07
-    assert score(edited("loss", 31.0), measure="loss").get_ylim()[1] > 31
 
 
 # ---- the learning rate, and the promise

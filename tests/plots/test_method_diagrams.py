@@ -1,5 +1,6 @@
 """Diagrams of methods are read from their fields."""
 
+import textwrap
 from typing import Any
 
 import matplotlib.colors
@@ -8,7 +9,6 @@ import pytest
 import fedlora_lab as fl
 from fedlora_lab import plots
 from fedlora_lab.plots import style
-from fedlora_lab.plots.method_diagrams import describe_method
 
 PLAIN = fl.methods.FedLoRA
 ODD = PLAIN.replace(name="odd", share="A")
@@ -43,13 +43,11 @@ def test_a_diagram_is_read_from_the_row(row):
     assert (text.count("="), text.count("≠")) == ((averaged, 0) if row.exact else (0, averaged))
 
 
-def test_a_row_without_a_place_in_the_table_is_described_by_its_fields():
-    custom = PLAIN.replace(name="mine", train=fl.Cycle(("B B A",)), share="A")
-    assert describe_method(PLAIN) == PLAIN.note
-    assert describe_method(custom) == "the factors take turns within a round"
-    turns = custom.replace(train=fl.Cycle(("B", "A")), exact=True)
-    assert describe_method(turns).startswith("the factors take turns between")
-    assert describe_method(custom.replace(train=fl.Cycle(("B",)), share=None)) == "A never moves"
+def test_a_row_made_of_another_does_not_keep_its_note():
+    note = textwrap.fill(PLAIN.note, 76)
+    for row, shown in ((PLAIN, True), (ODD, False)):
+        texts = [text.get_text() for text in plots.method_diagram(row).axes[0].texts]
+        assert (note in texts) == shown
 
 
 def test_a_page_without_a_method_is_refused():

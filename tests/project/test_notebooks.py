@@ -61,7 +61,7 @@ def test_keeps_to_the_library(path):
 def test_every_widget_is_followed_by_a_still_figure(path):
     cells = code(read(path))
     for cell, after in zip(cells, [*cells[1:], None], strict=True):
-        if re.search(r"widgets\.(?!live_figure)", cell.source):
+        if "widgets." in cell.source:
             assert after is not None
             assert any("image/png" in output.get("data", {}) for output in after.outputs)
 

@@ -1,4 +1,4 @@
-"""Widgets for notebooks: a workbench for runs, a live figure.
+"""Widgets for notebooks: a workbench for runs.
 
 Nothing is trained before Start is pressed.
 
@@ -10,9 +10,8 @@ Nothing is trained before Start is pressed.
 """
 
 from fedlora_lab.course.widgets.live_run import live
-from fedlora_lab.plots.live_figure import live_figure
 
-__all__ = ["live", "live_figure"]
+__all__ = ["live"]
 
 
 def __dir__() -> list[str]:

@@ -17,8 +17,8 @@ import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import local_training
 from fedlora_lab.federated.spec import Prepared, RunSpec
-from fedlora_lab.lora import peft
-from fedlora_lab.lora.peft import BFloat16Linear
+from fedlora_lab.lora import adapters
+from fedlora_lab.lora.adapters import BFloat16Linear
 from fedlora_lab.lora.per_example import prepare_inputs, split_batch
 from fedlora_lab.methods.state import ServerState
 from fedlora_lab.tasks.task import Task, concatenate, head_names, map_inputs, take
@@ -56,12 +56,12 @@ def stacked(task: Task, batch: int, rank: int, how: How = USUAL) -> Step:
     small = replace(task, clients=tuple(examples(task, batch)))
     plan = fl.Plan(batch=None, lr=RATE)
     lora = fl.Lora(rank, 2.0 * rank)
-    adapted = peft.adapt(small.model, small.targets, small.head, lora, how.device, how.products)
+    adapted = adapters.adapt(small.model, small.targets, small.head, lora, how.device, how.products)
     streams = Streams(0)
     privacy = fl.Privacy(clip_norm=1.0, noise_multiplier=1.0)
     spec = RunSpec(small, fl.methods.FedLoRA, privacy, plan, lora, streams)
     prepared = Prepared(spec, adapted, small.clients, products=how.products, chunk=how.chunk)
-    start = ServerState(peft.initial_values(adapted, streams))
+    start = ServerState(adapters.initial_values(adapted, streams))
     received = {key: tensor[None] for key, tensor in start.tensors.items()}
     everyone = tuple(range(len(small.clients)))
     clients = local_training.ClientBatch(everyone, dict(received), received)

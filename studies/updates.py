@@ -17,7 +17,7 @@ from torch.nn.functional import cosine_similarity
 
 import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.lora import peft
+from fedlora_lab.lora import adapters
 from fedlora_lab.measures.deviation import AggregationInput
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
@@ -42,7 +42,7 @@ def gradient_agreement(task: fl.tasks.Task, lora: fl.Lora, given: AggregationInp
 
     They differ where the broadcast is quantised; there is no noise in them.
     """
-    adapted = peft.adapt(task.model, task.targets, task.head, lora)
+    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
     x, y = concatenate(task.clients)
 
     def gradient(state: Any) -> torch.Tensor:

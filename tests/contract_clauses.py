@@ -32,7 +32,7 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.federated import local_training, uploads
 from fedlora_lab.federated.local_training import ClientBatch, local_step
 from fedlora_lab.federated.spec import Prepared, RunSpec
-from fedlora_lab.lora import peft
+from fedlora_lab.lora import adapters
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey
@@ -46,9 +46,9 @@ CLIP = 0.7
 
 
 @cache
-def adapted(model: nn.Module, targets: tuple[str, ...], head: str | None) -> peft.AdaptedModel:
+def adapted(model: nn.Module, targets: tuple[str, ...], head: str | None) -> adapters.AdaptedModel:
     """Injection takes longer than a step; the small models are few."""
-    return peft.adapt(model, targets, head, LORA)
+    return adapters.adapt(model, targets, head, LORA)
 
 
 def prepare(

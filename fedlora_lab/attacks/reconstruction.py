@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.federated.records import Round
-from fedlora_lab.lora import peft, per_example
+from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.plan import Lora, lora_of
 from fedlora_lab.methods.state import ParamKey
@@ -54,7 +54,7 @@ class Victim:
     """
 
     task: Task
-    adapted: peft.AdaptedModel
+    adapted: adapters.AdaptedModel
     values: Mapping[ParamKey, Tensor]
 
     @classmethod
@@ -66,9 +66,9 @@ class Victim:
             spread: standard deviation of B, >= 0; at 0 the gradient of A is zero.
         """
         check_number("spread", spread, 0)
-        adapted = peft.adapt(task.model, task.targets, task.head, lora_of(lora))
+        adapted = adapters.adapt(task.model, task.targets, task.head, lora_of(lora))
         streams = Streams(0)
-        values = peft.initial_values(adapted, streams, start_scale=lora_of(lora).start_scale)
+        values = adapters.initial_values(adapted, streams, start_scale=lora_of(lora).start_scale)
         for number, (key, value) in enumerate(values.items()):
             # At B = 0, where training begins, nothing of an input reaches the gradient of A.
             if key.side == "B":
@@ -80,7 +80,7 @@ class Victim:
     def from_record(cls, record: Round) -> "Victim":
         """Takes the server's model after a round of a run."""
         task, lora, state = require_source(record)
-        return cls(task, peft.adapt(task.model, task.targets, task.head, lora), state.tensors)
+        return cls(task, adapters.adapt(task.model, task.targets, task.head, lora), state.tensors)
 
     def upload(
         self,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.spec import RunSpec
-from fedlora_lab.lora import peft
+from fedlora_lab.lora import adapters
 from fedlora_lab.methods.aggregation import ProductRule
 from fedlora_lab.methods.filters import identity, received
 from fedlora_lab.methods.method import Method
@@ -313,7 +313,9 @@ class Amplification(NamedTuple):
 def forecast_of(spec: RunSpec) -> NoiseForecast:
     """Makes the forecast of a run that is not prepared, from the shapes of its layers."""
     task = spec.task
-    return NoiseForecast(spec, peft.adapt(task.model, task.targets, task.head, spec.lora).weights)
+    return NoiseForecast(
+        spec, adapters.adapt(task.model, task.targets, task.head, spec.lora).weights
+    )
 
 
 def balanced_start(forecast: NoiseForecast, balance: float) -> float:

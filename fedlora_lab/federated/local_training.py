@@ -12,8 +12,8 @@ from torch import Tensor
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.spec import Prepared, RunSpec
+from fedlora_lab.lora.adapters import matmuls
 from fedlora_lab.lora.independence import check_penalty
-from fedlora_lab.lora.peft import matmuls
 from fedlora_lab.lora.per_example import NotPerExample, per_example_gradients, split_batch
 from fedlora_lab.methods.filters import Preconditioner, identity
 from fedlora_lab.methods.method import Method

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.lora import peft, per_example
+from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.source import require_source, source_for
 from fedlora_lab.measures.deviation import frame_of
 from fedlora_lab.measures.statistics import COLUMNS
@@ -173,7 +173,7 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     if record.ledger is not None:
         beside["ledger.json"] = record.ledger.to_json() + "\n"
     place = task.model, task.targets, task.head, lora
-    return peft.save(*place, state.tensors, path, task.new_modules, beside)
+    return adapters.save(*place, state.tensors, path, task.new_modules, beside)
 
 
 def predict(
@@ -195,7 +195,7 @@ def predict(
     lora, state = source_for(task, record)
     expected = "inputs as the model takes them: a tensor, or a mapping of tensors"
     check(isinstance(x, Tensor | Mapping), "x", type(x).__name__, expected)
-    adapted = peft.adapt(task.model, task.targets, task.head, lora)
+    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
     try:
         return per_example.model_outputs(task, adapted, state.tensors, x)
     except Exception as error:  # whatever a foreign model raises, the reader needs it in one line
@@ -231,7 +231,7 @@ def generate(
     code: Any = getattr(task, "generation", None)
     check(code is not None, "task", getattr(task, "name", task), "a task of fl.tasks.prompts")
     lora, state = source_for(task, record)
-    adapted = peft.adapt(task.model, task.targets, task.head, lora)
+    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
     # The adapted copy answers; the task's model stays as it was given.
     per_example.place_values(adapted, state.tensors)
     return code.write(adapted.model, code.encode(prompts), max_new_tokens)

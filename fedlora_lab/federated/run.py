@@ -35,7 +35,7 @@ from fedlora_lab.federated.spec import (
     prepare_run,
 )
 from fedlora_lab.federated.uploads import Received, RoundKeys
-from fedlora_lab.lora import peft, per_example
+from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import server_step
@@ -726,7 +726,7 @@ class Run:
         """The task's metrics of a model on the test examples."""
         prepared = self.prepared
         task = self.spec.task
-        with peft.matmuls(prepared.products):
+        with adapters.matmuls(prepared.products):
             return per_example.evaluate(
                 task, prepared.adapted, values, task.test, chunk=prepared.chunk
             )

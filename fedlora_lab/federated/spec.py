@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
-from fedlora_lab.lora import peft
+from fedlora_lab.lora import adapters
 from fedlora_lab.lora.independence import check_batch_independence
 from fedlora_lab.lora.per_example import TEXTS_AT_ONCE
 from fedlora_lab.methods.aggregation import Rule
@@ -184,7 +184,7 @@ class Prepared:
     """
 
     spec: RunSpec
-    adapted: peft.AdaptedModel
+    adapted: adapters.AdaptedModel
     data: Sequence[Examples] | Mapping[int, Examples]
     persons: Mapping[int, Tensor] = field(default_factory=dict)
     products: str = "float32"
@@ -248,7 +248,7 @@ def prepare_run(
     """
     check_compute(device, products, chunk_examples)
     task = spec.task
-    adapted = peft.adapt(task.model, task.targets, task.head, spec.lora, device, products)
+    adapted = adapters.adapt(task.model, task.targets, task.head, spec.lora, device, products)
     # A slip in the rank would otherwise ask for all memory.
     widest = max(max(weight.shape) for weight in adapted.weights.values())
     expected = f"at most {16 * widest}, 16 times the widest adapted layer: no more can be learned"
@@ -270,9 +270,9 @@ def prepare_run(
     return Prepared(spec, adapted, data, persons, products, chunk_examples)
 
 
-def _start(spec: RunSpec, adapted: peft.AdaptedModel) -> dict[ParamKey, Tensor]:
+def _start(spec: RunSpec, adapted: adapters.AdaptedModel) -> dict[ParamKey, Tensor]:
     """The tensors of the model before the first round."""
-    return peft.initial_values(adapted, spec.streams, spec.method.start, spec.lora.start_scale)
+    return adapters.initial_values(adapted, spec.streams, spec.method.start, spec.lora.start_scale)
 
 
 def initial_server(prepared: Prepared) -> ServerState:

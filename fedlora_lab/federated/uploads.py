@@ -26,8 +26,8 @@ from fedlora_lab.federated.local_training import (
     ranks_of,
 )
 from fedlora_lab.federated.spec import Prepared, RunSpec
-from fedlora_lab.lora import peft
-from fedlora_lab.lora.peft import matmuls
+from fedlora_lab.lora import adapters
+from fedlora_lab.lora.adapters import matmuls
 from fedlora_lab.methods.aggregation import MeanUpdate, Rule
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
@@ -514,8 +514,8 @@ def bytes_of_round(task: Task, method: Method, lora: Lora, plan: Plan) -> tuple[
     Args: task, method, lora, plan: as of `run`.
     Guarantees: test_uploads.py::test_bytes_before_a_run_are_those_of_its_rounds.
     """
-    adapted = peft.adapt(task.model, task.targets, task.head, lora)
-    start = peft.initial_values(adapted, Streams(0), method.start, lora.start_scale)
+    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
+    start = adapters.initial_values(adapted, Streams(0), method.start, lora.start_scale)
     server = ServerState(start, streams=Streams(0))
     rule = method.aggregate
     shapes = (rule.initial_state(server) if isinstance(rule, Rule) else server).tensors

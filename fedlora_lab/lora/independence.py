@@ -32,7 +32,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.lora.peft import AdaptedModel, matmuls
+from fedlora_lab.lora.adapters import AdaptedModel, matmuls
 from fedlora_lab.lora.per_example import per_example_gradients, prepare_inputs
 from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.method import Method

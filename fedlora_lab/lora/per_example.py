@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.lora.peft import AdaptedModel
+from fedlora_lab.lora.adapters import AdaptedModel
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.tasks.metrics import TextScore, over_all

@@ -28,7 +28,7 @@ from fedlora_lab.tasks.task import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fedlora_lab.lora.peft import AdaptedModel
+    from fedlora_lab.lora.adapters import AdaptedModel
 
 
 class Judged(Trained, Protocol):
@@ -62,10 +62,10 @@ class FirstSteps(NamedTuple):
 
 def _adapted(task: Task, record: Trained) -> "tuple[AdaptedModel, Tensors]":
     """Returns an adapted model, and the tensors of the record."""
-    from fedlora_lab.lora import peft  # loads PEFT, which tables do not need
+    from fedlora_lab.lora import adapters  # loads PEFT, which tables do not need
 
     lora, state = source_for(task, record)
-    return peft.adapt(task.model, task.targets, task.head, lora), state.tensors
+    return adapters.adapt(task.model, task.targets, task.head, lora), state.tensors
 
 
 def _mean_loss(task: Task, model: Any, weights: dict[str, Tensor], data: Examples) -> Tensor:

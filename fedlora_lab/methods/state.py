@@ -37,7 +37,7 @@ class TensorKind:
             broadcast rule, and are cut for clients of lower rank.
         shape: ``(d_out, d_in, rank) -> shape``, for kinds of which each layer has at most one.
         output: ``(y, value) -> y``, what it does to its layer's output: y is (n, places, d_out),
-            value (n or 1, *shape). ``None``: `lora.peft.Adapter` knows it.
+            value (n or 1, *shape). ``None``: `lora.adapters.Adapter` knows it.
     """
 
     trained: bool = False

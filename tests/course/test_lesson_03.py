@@ -10,7 +10,7 @@ from frames import words
 import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.course.lesson_03 import figures
-from fedlora_lab.lora import peft, per_example
+from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.tasks.task import concatenate, take
 
 
@@ -23,7 +23,7 @@ def test_example_gradients_average_to_the_gradient():
     task, lora, state = source
     rows = figures.example_gradients(record)
     assert rows.shape == (sum(task.sizes), sum(tensor.numel() for tensor in state.tensors.values()))
-    adapted = peft.adapt(task.model, task.targets, task.head, lora)
+    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
     x, y = concatenate(task.clients)
     rng, step, slopes = torch.Generator().manual_seed(1), 1e-2, []
     way = {key: torch.randn(tensor.shape, generator=rng) for key, tensor in state.tensors.items()}

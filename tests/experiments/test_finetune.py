@@ -15,7 +15,7 @@ from peft import PeftModel
 from toy_tasks import book
 
 import fedlora_lab as fl
-from fedlora_lab.lora import peft
+from fedlora_lab.lora import adapters
 from fedlora_lab.lora.source import require_source
 
 COLUMNS: dict[str, Any] = {"text": "text", "label": "label", "by": "site"}
@@ -123,7 +123,7 @@ def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch):
     shares = result.predict(data["text"], probabilities=True)
     assert list(shares.columns) == ["kind", "harsh"] and not result.notes
     assert result.predict(data["text"]) == shares.idxmax(axis=1).tolist()
-    base = peft.structure_copy(require_source(result.record)[0].model)
+    base = adapters.structure_copy(require_source(result.record)[0].model)
     loaded = PeftModel.from_pretrained(base, result.folder / "adapter").eval()
     logits = loaded(**result.encode(data["text"])).logits.detach().double()
     np.testing.assert_allclose(shares, logits.softmax(1), atol=1e-5)

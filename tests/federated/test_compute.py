@@ -13,7 +13,7 @@ from fedlora_lab import methods
 from fedlora_lab.federated import local_training, uploads
 from fedlora_lab.federated.run import Run
 from fedlora_lab.federated.spec import PRODUCTS
-from fedlora_lab.lora import peft
+from fedlora_lab.lora import adapters
 
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 LORA = fl.Lora(rank=2, alpha=3.0)
@@ -41,7 +41,7 @@ def test_what_the_process_allows_does_not_count(allowed):
     before, setting.allow_tf32 = setting.allow_tf32, allowed
     try:
         for products in PRODUCTS:
-            with peft.matmuls(products):
+            with adapters.matmuls(products):
                 assert setting.allow_tf32 == (products == "tf32")
         assert setting.allow_tf32 == allowed
     finally:
@@ -51,9 +51,9 @@ def test_what_the_process_allows_does_not_count(allowed):
 def test_half_precision_is_of_the_frozen_base_only():
     """Every frozen linear map is halved, no factor is; the run stays near."""
     task = toy_hubs.task("gpt2")
-    adapted = peft.adapt(task.model, task.targets, task.head, LORA, None, "bfloat16")
+    adapted = adapters.adapt(task.model, task.targets, task.head, LORA, None, "bfloat16")
     modules = list(adapted.model.modules())
-    assert sum(isinstance(module, peft.BFloat16Linear) for module in modules) > 6
+    assert sum(isinstance(module, adapters.BFloat16Linear) for module in modules) > 6
     assert not any(isinstance(module, nn.Linear) for module in modules)
     assert all(x.dtype == torch.float32 for x in adapted.initial.values())
     plain, halved = (play(task, "fedlora", None, SHORT, products=p)[-1] for p in PRODUCTS[::2])
@@ -72,7 +72,7 @@ def test_a_local_step_reads_nothing_from_the_device(slug):
     task = tokens()
     plan = PLAN.replace(optimizer=rule)
     prepared = Run.open(task, row, private("example"), plan, lora=LORA).prepared
-    on_meta = peft.adapt(task.model, task.targets, task.head, LORA, "meta")
+    on_meta = adapters.adapt(task.model, task.targets, task.head, LORA, "meta")
     prepared = replace(prepared, adapted=on_meta)
     clients = uploads.begin_clients(prepared, (0, 1, 2), anywhere(task, row), {})
     for step in range(2):

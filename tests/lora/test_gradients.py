@@ -10,8 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 import fedlora_lab as fl
-from fedlora_lab.lora import peft as adapters
-from fedlora_lab.lora import per_example
+from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.privatizer import row_norms
 from fedlora_lab.tasks.task import Task, concatenate, head_names, is_within, take

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
-from fedlora_lab.lora import peft
+from fedlora_lab.lora import adapters
 
 N = 2
 T = 3
@@ -37,16 +37,16 @@ def test_low_rank_values_and_both_derivatives(own_a, own_b):
     factors = zip(a if own_a else [a] * N, b if own_b else [b] * N)
     rows = zip(y.split(T), x.split(T), factors)
     expected = torch.cat([y_k + S * x_k @ a_k.T @ b_k.T for y_k, x_k, (a_k, b_k) in rows])
-    torch.testing.assert_close(peft.low_rank(y, x, a, b, S), expected, rtol=1e-12, atol=1e-12)
-    assert gradcheck(partial(peft.low_rank, scaling=S), given)
-    assert gradgradcheck(partial(peft.low_rank, scaling=S), given)
+    torch.testing.assert_close(adapters.low_rank(y, x, a, b, S), expected, rtol=1e-12, atol=1e-12)
+    assert gradcheck(partial(adapters.low_rank, scaling=S), given)
+    assert gradgradcheck(partial(adapters.low_rank, scaling=S), given)
 
 
 def test_a_per_example_map_is_one_map_for_each_example_and_refuses_other_layouts():
     """Windows of one example follow each other."""
     random = torch.Generator().manual_seed(0)
     linear = nn.Linear(4, 3)
-    layer = peft.PerExampleLinear(linear)
+    layer = adapters.PerExampleLinear(linear)
     x = torch.randn(2 * 3, 5, 4, generator=random)
     torch.testing.assert_close(layer(x), linear(x))
     layer.rows = torch.randn(2, 3, 4, generator=random)
@@ -57,4 +57,4 @@ def test_a_per_example_map_is_one_map_for_each_example_and_refuses_other_layouts
     with pytest.raises(ValueError, match=message):
         layer(x[:5])
     with pytest.raises(ValueError, match=message):
-        peft.low_rank(x[:5], x[:5], layer.rows, x[0, 0, :3], S)
+        adapters.low_rank(x[:5], x[:5], layer.rows, x[0, 0, :3], S)

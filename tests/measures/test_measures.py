@@ -12,7 +12,7 @@ from toy_tasks import LORA, PLAN, play, same_bits, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import measures
-from fedlora_lab.lora.peft import adapt
+from fedlora_lab.lora.adapters import adapt
 from fedlora_lab.methods.state import ParamKey, ServerState
 
 OUT = 7

@@ -10,7 +10,7 @@ from toy_tasks import LORA, PLAN, play, private, regression
 
 import fedlora_lab as fl
 from fedlora_lab.federated.run import Run
-from fedlora_lab.lora import peft
+from fedlora_lab.lora import adapters
 from fedlora_lab.lora.independence import check_batch_independence
 from fedlora_lab.methods.method import Cycle
 from fedlora_lab.methods.state import KINDS, ParamKey, TensorKind
@@ -73,7 +73,7 @@ def test_a_new_kind_is_clipped_and_noised(row, unit):
 
 def test_a_new_kind_is_probed_for_mixing_and_not_lost_on_the_way_out(row, tmp_path):
     task = regression()
-    adapted = peft.adapt(task.model, task.targets, task.head, LORA)
+    adapted = adapters.adapt(task.model, task.targets, task.head, LORA)
     mixes = row.replace(penalty=lambda own, start: own[KEY].sum() + 0 * own[B].flatten(1).sum(1))
     with pytest.raises(ValueError, match="penalty"):
         check_batch_independence(task, adapted, method=mixes, plan=PLAN)

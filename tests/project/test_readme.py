@@ -16,7 +16,7 @@ from peft import PeftModel
 
 import fedlora_lab as fl
 from fedlora_lab.cli.commands import commands
-from fedlora_lab.lora import peft
+from fedlora_lab.lora import adapters
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,7 +44,7 @@ def test_ten_lines_on_your_own_model_run_as_written(tmp_path, monkeypatch, capsy
     assert 7.9 < float(lines[-1].split()[2]) <= 8
     assert names["record"].ledger.mode == "release"
     base = names["task"].model
-    loaded = PeftModel.from_pretrained(peft.structure_copy(base), "adapter").eval()
+    loaded = PeftModel.from_pretrained(adapters.structure_copy(base), "adapter").eval()
     x = names["task"].test[0]
     predicted = fl.predict(names["task"], names["record"], x)
     torch.testing.assert_close(loaded(**x).logits, predicted, rtol=1e-4, atol=1e-5)

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import fedlora_lab as fl
-from fedlora_lab.lora import peft as adapters
+from fedlora_lab.lora import adapters
 from fedlora_lab.tasks.architectures import encode_images, read_processor
 from fedlora_lab.tasks.task import Task, head_names
 

@@ -12,7 +12,7 @@ import toy_tasks
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.audit.instruments import mark_examples, ordinary_marks
-from fedlora_lab.lora import peft, per_example
+from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.tasks.metrics import METRICS, OverAll, select_metrics
 
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
@@ -26,8 +26,8 @@ def test_scores_of_a_whole_test_set_do_not_depend_on_how_it_is_cut():
     classes = {"f1": F1, **METRICS["classification"]}
     for task, metrics in ((toy_hubs.decoder(), causal), (toy_hubs.task("bert"), classes)):
         task = replace(task, metrics=metrics)
-        adapted = peft.adapt(task.model, task.targets, task.head, toy_tasks.LORA)
-        start = peft.initial_values(adapted, Streams(0))
+        adapted = adapters.adapt(task.model, task.targets, task.head, toy_tasks.LORA)
+        start = adapters.initial_values(adapted, Streams(0))
         at_once, cut = (
             per_example.evaluate(task, adapted, start, task.test, chunk=chunk)
             for chunk in (None, 3)

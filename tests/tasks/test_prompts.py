@@ -24,7 +24,7 @@ from transformers import (
 )
 
 import fedlora_lab as fl
-from fedlora_lab.lora import peft
+from fedlora_lab.lora import adapters
 from fedlora_lab.tasks.metrics import IGNORED, next_token_loss
 from fedlora_lab.tasks.task import Task
 
@@ -129,7 +129,7 @@ def test_texts_together_are_those_of_one_by_one():
     assert together == singly and len(set(together)) > 2
     assert len({len(ids) for ids in asked(task)}) > 3, "prompts of unequal length"
     given = GenerationConfig(do_sample=True, top_k=3, repetition_penalty=9.0, eos_token_id=0)
-    model: Any = peft.structure_copy(task.model)
+    model: Any = adapters.structure_copy(task.model)
     model.generation_config = given
     assert task.generation.write(model, asked(task)) == together
     assert model.generation_config is given
@@ -149,7 +149,9 @@ def test_plain_peft_writes_the_same_texts(tmp_path):
     task = task_of_two_answers()
     last = trained()
     fl.save_adapter(last, tmp_path / "adapter")
-    loaded: Any = PeftModel.from_pretrained(peft.structure_copy(task.model), tmp_path / "adapter")
+    loaded: Any = PeftModel.from_pretrained(
+        adapters.structure_copy(task.model), tmp_path / "adapter"
+    )
     code: Any = AutoTokenizer.from_pretrained(FOLDER, pad_token="</s>", padding_side="left")
     prompts = [code.decode(ids) for ids in asked(task)]
     written = fl.generate(task, last, prompts)

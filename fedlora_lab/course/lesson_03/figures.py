@@ -14,7 +14,7 @@ from scipy.stats import norm
 
 from fedlora_lab import theory
 from fedlora_lab.federated.records import Round
-from fedlora_lab.lora import peft, per_example
+from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.plots import style
 from fedlora_lab.privacy.ledger import Ledger
@@ -159,7 +159,7 @@ def example_gradients(record: Round) -> Float[np.ndarray, "n p"]:
         (test_example_gradients_average_to_the_gradient).
     """
     task, lora, state = require_source(record)
-    adapted = peft.adapt(task.model, task.targets, task.head, lora)
+    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
     moving = tuple(key for key in adapted.places if key.side in "AB")
     params = {key: tensor[None] for key, tensor in state.tensors.items()}
     x, y = concatenate(task.clients)

@@ -13,7 +13,7 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import run
-from fedlora_lab.lora import peft
+from fedlora_lab.lora import adapters
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.measures.deviation import noise_energies
 from fedlora_lab.methods.plan import Plan
@@ -75,7 +75,7 @@ def split_run(
     for record in run(task, "fedlora", privacy, plan, seed=seed, evaluate_every=plan.rounds):
         _, lora, state = require_source(record)
         if not record.index:
-            keys = peft.adapt(task.model, task.targets, task.head, lora).places
+            keys = adapters.adapt(task.model, task.targets, task.head, lora).places
             shapes = {key: state.tensors[key].shape for key in keys if key.side in "AB"}
             noise = {key: torch.zeros(shape, dtype=torch.float64) for key, shape in shapes.items()}
         else:

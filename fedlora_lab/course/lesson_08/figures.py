@@ -13,7 +13,7 @@ from torch import Tensor
 from fedlora_lab import measures, methods, theory
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.federated.run import run
-from fedlora_lab.lora import peft, per_example
+from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.measures.deviation import AggregationInput
 from fedlora_lab.methods.method import Method
@@ -81,7 +81,7 @@ def gradient_at(record: Any, rule: Callable[[Tensor], Tensor]) -> Float[np.ndarr
     Guarantees: test_lesson_08.py::test_the_gradient_at_rounded_factors.
     """
     task, lora, state = record.source
-    adapted = peft.adapt(task.model, task.targets, task.head, lora)
+    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
     factors = {key: rule(x).detach().requires_grad_() for key, x in state.tensors.items()}
     for key, value in factors.items():
         adapted.set_tensor(key, value)
@@ -109,7 +109,7 @@ def model_protection(
     """
     check_whole("last", last, 1, len(seen) + 1)
     task, lora, state = require_source(record)
-    adapted = peft.adapt(task.model, task.targets, task.head, lora)
+    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
     server, test = state.tensors, examples_to_judge(task, record.ledger is not None)
     final = {key: x if key.side == "head" else method.broadcast(x) for key, x in server.items()}
     received = [final, *(one.sent.tensors for one in reversed(seen))][:last]

@@ -16,7 +16,7 @@ import pandas as pd
 
 from fedlora_lab import methods, plots
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab._utils.markdown import markdown_table
+from fedlora_lab._utils.markdown import fill_block, markdown_table
 from fedlora_lab.plots.style import name, png
 from fedlora_lab.report.run_folder import Folder, read_frame
 from fedlora_lab.report.summary_table import display_rows, summary
@@ -81,17 +81,6 @@ def results_table(table: pd.DataFrame) -> str:
     return markdown_table(rows)
 
 
-def filled(text: str, parts: dict[str, str]) -> str:
-    """The text with what stands between ``<!-- name -->`` and ``<!-- /name -->`` replaced."""
-    for part, content in parts.items():
-        pattern = re.compile(rf"(<!-- {part} -->\n).*?(<!-- /{part} -->)", re.S)
-        assert pattern.search(text), part
-        text = pattern.sub(
-            lambda found, content=content: found[1] + content + "\n" + found[2], text
-        )
-    return text
-
-
 def main() -> None:
     if len(sys.argv) > 1:
         frame = read_frame(Path(sys.argv[1]) / "frame.csv")
@@ -99,9 +88,10 @@ def main() -> None:
         FIGURE.write_bytes(png(plots.overview(frame)))
         write_atomically(NUMBERS, summary(frame).to_csv(index=False), shared=True)
     table = pd.read_csv(NUMBERS)
-    blocks = {README: {"methods": methods_table()}, RESULTS: {"results": results_table(table)}}
-    for page, content in blocks.items():
-        write_atomically(page, filled(page.read_text(encoding="utf-8"), content), shared=True)
+    pages = (README, "methods", methods_table()), (RESULTS, "results", results_table(table))
+    for page, block, content in pages:
+        text = fill_block(page.read_text(encoding="utf-8"), block, content)
+        write_atomically(page, text, shared=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pandas as pd
 
 from fedlora_lab import methods
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab._utils.markdown import markdown_table
+from fedlora_lab._utils.markdown import fill_block, markdown_table
 from fedlora_lab.federated.amplification import forecast_of
 from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.measures.statistics import paired_difference
@@ -170,9 +170,7 @@ def write_clips(key: str) -> None:
 
 def write() -> None:
     """Writes the block of the page, and the clip norms that notebooks draw."""
-    before, _, after = PAGE.read_text(encoding="utf-8").partition("<!-- measured -->\n")
-    after = after.partition("<!-- /measured -->")[2]
-    block = "\n\n".join(parts())
-    text = f"{before}<!-- measured -->\n{block}\n<!-- /measured -->{after}"
+    page = PAGE.read_text(encoding="utf-8")
+    text = fill_block(page, "measured", "\n\n".join(parts()))
     write_atomically(PAGE, text, shared=True)
     write_clips("digits-client")

@@ -1,29 +1,74 @@
-"""Where each method's plateau over the learning rate ends: predicted from noise, then measured.
+"""Accuracy over the learning rate: what noise predicts, and what was measured.
 
-    python -m studies.rates     # writes results/rates-predicted.csv; trains nothing
+    python -m studies.rates --predict   # results/rates-predicted.csv; trains nothing
+    python -m studies rates             # trains; goes on after a kill
+    python -m studies.rates             # docs/rates.md and its figure, from the frames
 
-The rule was read off committed tuning runs on digits at ε = 3 (results/noise-limits.csv), in both
-units. The validation score falls 3 points below its best where the noise that B takes up reaches
-about 3, which is ρ where A is noised alike. With A at rest it is about 18. The study `rates` has
-other budgets, 1 and 8, and other seeds.
+The rule of the prediction was read off committed tuning runs on digits at ε = 3
+(results/noise-limits.csv), in both units. The validation score falls 3 points below its best where
+the noise that B takes up reaches about 3, which is ρ where A is noised alike. With A at rest it is
+about 18. The study `rates` has other budgets, 1 and 8, and other seeds.
 """
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 import fedlora_lab as fl
+from fedlora_lab._utils.files import write_atomically
+from fedlora_lab._utils.markdown import fill_block, markdown_table
 from fedlora_lab.experiments.tuned_rates import noise_taken_up
+from fedlora_lab.measures.statistics import find_collapsed_by_group, t_interval
+from fedlora_lab.plots import grammar, style
 from studies import runner
-from studies.declared import STUDIES, Job
+from studies.claims import screen_frame, select_rows
+from studies.declared import SIX, STUDIES, Job
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
 PREDICTED = RESULTS / "rates-predicted.csv"
+PAGE = ROOT / "docs" / "rates.md"
+FIGURE = ROOT / "docs" / "figures" / "rates.png"
 BOTH_NOISED = 3.0
 """ρ at which a plateau ends where both factors take up noise."""
 A_AT_REST = 18.0
 """The same number, 3 d_in N τ² of B, where A is frozen."""
+NEAR = 0.03
+"""Accuracy below a method's best that still counts as its plateau."""
+CLAIMANT = "la-lora"
+"""The method whose best rate stands in the figure as the rate that all share."""
+LA_PAPER = "[2602.19926](https://arxiv.org/abs/2602.19926)"
+FFA_PAPER = "[2403.12313](https://arxiv.org/abs/2403.12313)"
+
+
+class Pair(NamedTuple):
+    """A claimed lead: who claims it over whom, and by how many points in which paper."""
+
+    one: str
+    other: str
+    paper: str
+
+
+LEADS = (
+    Pair("la-lora", "rolora", f"16.8, {LA_PAPER}"),
+    Pair("la-lora", "fedlora", f"30.5, {LA_PAPER}"),
+    Pair("ffa-lora", "fedlora", f"39 (MNLI, ε = 6), {FFA_PAPER}"),
+)
+SCREENS: dict[str, tuple[str, dict[str, Any]]] = {
+    "LA-LoRA's home, in small": ("at-home", {"setting": "la-lora-noise"}),
+    "texts, ε = 8": ("sentiment-example", {"epsilon": 8.0}),
+    "digits, example, ε = 8": ("digits-example", {"epsilon": 8.0}),
+    "digits, example, ε = 3": ("digits-example", {"epsilon": 3.0}),
+    "digits, example, ε = 1": ("digits-example", {"epsilon": 1.0}),
+}
+"""Place -> the study whose first tuning seed tried every rate there, and its rows."""
+
+
+# ---- before the runs
 
 
 def predict() -> pd.DataFrame:
@@ -46,12 +91,245 @@ def predict() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def main() -> None:
-    table = predict()
-    table.to_csv(PREDICTED, index=False, float_format="%.4g")
-    ends = table[table["on_plateau"]].groupby(["unit", "epsilon", "method"], sort=False)["lr"].max()
-    print(ends.unstack("method"))
+# ---- plateaus
+
+
+def score_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Pivots the runs of one method in one setting: a row a rate, ascending, a column a seed."""
+    return frame.pivot(index="lr", columns="seed", values="accuracy")
+
+
+def plateau(rates: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
+    """Finds the first and last rate around the best whose score is within `NEAR` of it.
+
+    Between two rates of the grid the score is a straight line over the rate's logarithm; at an end
+    of the grid the plateau is cut off.
+
+    Args: rates, scores: of the same length, the rates ascending.
+
+    >>> plateau(np.array([1.0, 2.0, 4.0, 8.0]), np.array([0.5, 0.9, 0.9, 0.84]))
+    (1.9489..., 5.6568...)
+    """
+    level = scores.max() - NEAR
+    ends = []
+    for step in (-1, 1):
+        place = int(scores.argmax())
+        while 0 <= place + step < len(scores) and scores[place + step] >= level:
+            place += step
+        end = np.log2(rates[place])
+        if 0 <= place + step < len(scores):
+            share = (scores[place] - level) / (scores[place] - scores[place + step])
+            end += share * np.log2(rates[place + step] / rates[place])
+        ends.append(float(2**end))
+    return ends[0], ends[1]
+
+
+def plateau_row(frame: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, Any]:
+    """Measures the plateau of one method in one setting.
+
+    Args: frame, predicted: its rows of the study and of the prediction.
+    Returns: best (accuracy, mean) and best_lr; last_lr, the largest rate of the grid on the plateau
+        of the mean, and predicted_lr; octaves, the width seed by seed, with half its 95 % interval;
+        noise, what B takes up at the plateau's end; collapsed and runs.
+    """
+    table = score_table(frame)
+    rates = table.index.to_numpy(float)
+    mean = table.mean(axis=1).to_numpy()
+    ends = [plateau(rates, table[seed].to_numpy()) for seed in table]
+    octaves = np.array([np.log2(last / first) for first, last in ends])
+    width, half = t_interval(octaves)
+    _, last = plateau(rates, mean)
+    # Noise goes with the square of the rate.
+    noise = float(predicted["taken_up"].iloc[0] * (last / predicted["lr"].iloc[0]) ** 2)
+    gains = frame["accuracy"] - frame["before_accuracy"]
+    return {
+        "best": float(mean.max()),
+        "best_lr": float(rates[mean.argmax()]),
+        "last_lr": float(rates[rates <= last * (1 + 1e-9)].max()),
+        "predicted_lr": float(predicted.loc[predicted["on_plateau"], "lr"].max()),
+        "octaves": width,
+        "half": half,
+        "noise": noise,
+        "collapsed": int(find_collapsed_by_group(gains.groupby(frame["lr"])).sum()),
+        "runs": len(frame),
+    }
+
+
+def plateaus(frame: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
+    """Measures the plateau of every method in every setting whose grid is whole."""
+    rows = []
+    for (unit, epsilon, slug), part in frame.groupby(["unit", "epsilon", "method"], sort=False):
+        where = {"unit": unit, "epsilon": epsilon, "method": slug}
+        before = select_rows(predicted, **where)
+        if len(part["lr"].unique()) == len(before):
+            rows.append({**where, **plateau_row(part, before)})
+    return pd.DataFrame(rows)
+
+
+# ---- one rate for all, or one for each
+
+
+def shared_and_own(frame: pd.DataFrame, pair: Pair) -> tuple[str, str, str]:
+    """Writes a lead in points: at one rate for both, and with each at its own best.
+
+    Args: frame: runs of one setting. pair: what is claimed.
+    Returns: the lead at the claimant's best rate; the least and the largest at a rate on the
+        claimant's plateau; the lead with each at its own best.
+    """
+    one = score_table(select_rows(frame, method=pair.one))
+    other = score_table(select_rows(frame, method=pair.other))
+    mean = one.mean(axis=1)
+    best = one.loc[mean.idxmax()]
+    gaps = one - other
+    on_plateau = 100 * gaps.mean(axis=1)[mean >= mean.max() - NEAR]
+    span = f"{on_plateau.min():+.1f} to {on_plateau.max():+.1f}".replace("-", "−")
+    own = best - other.loc[other.mean(axis=1).idxmax()]
+    return points(gaps.loc[mean.idxmax()]), span, points(own)
+
+
+def points(gaps: pd.Series) -> str:
+    """Writes the mean of differences in points, with its 95 % interval where there are seeds."""
+    mean, half = t_interval(100 * gaps.to_numpy(float))
+    text = f"{mean:+.1f}"
+    if np.isfinite(half):
+        text += f" [{mean - half:+.1f}, {mean + half:+.1f}]"
+    return text.replace("-", "−")
+
+
+def places(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yields the settings of the study, and those where tuning runs tried all rates, one seed."""
+    for (unit, epsilon), part in frame.groupby(["unit", "epsilon"], sort=False):
+        seeds = part["seed"].nunique()
+        count = "1 seed" if seeds == 1 else f"{seeds} seeds"
+        yield f"digits, {unit}, ε = {epsilon:g} ({count})", part
+    for place, (name, labels) in SCREENS.items():
+        screens = screen_frame(name, RESULTS / "runs" / f"{name}.jsonl")
+        yield f"{place} (tuning runs, 1 seed)", select_rows(screens, **labels)
+
+
+# ---- the page
+
+
+def setting_title(unit: str, epsilon: float) -> str:
+    """Says which budget protects what."""
+    return f"ε = {epsilon:g}, every {unit} protected"
+
+
+@style.paper()
+def figure(frame: pd.DataFrame, table: pd.DataFrame, title: str) -> style.Picture:
+    """Draws accuracy over the rate, a panel a setting, a mark at each method's best.
+
+    Args: frame: of the study. table: of `plateaus`. title: the finding.
+    """
+    settings = list(table.groupby(["unit", "epsilon"], sort=False))
+    picture, axes = style.subplots(1.6 + 4.2 * len(settings), 4.4, columns=len(settings))
+    for ax, ((unit, epsilon), best) in zip(axes, settings, strict=True):
+        part = select_rows(frame, unit=unit, epsilon=epsilon)
+        part = part[part["method"].isin(best["method"])]
+        ax.set_xscale("log")
+        # Two seeds make no band that says anything: each is a dot.
+        seeds = part["seed"].nunique()
+        band = "area" if seeds > 2 else "none"
+        labels = grammar.draw_lines(ax, part, "lr", "method", value="accuracy", band=band)
+        if seeds == 2:
+            for slug, rows in part.groupby("method"):
+                colour = style.look(str(slug)).colour
+                style.draw_dots(ax, rows["lr"], rows["accuracy"], colour, 3, mew=0, alpha=0.5)
+        for row in best.itertuples():
+            colour = style.look(row.method).colour
+            style.draw_dots(ax, [row.best_lr], [row.best], colour, 12, marker="*", zorder=4)
+            if row.method == CLAIMANT:
+                ax.axvline(row.best_lr, color=style.GREY, lw=1, ls=style.DASHED, zorder=0.9)
+        ax.axhline(part["before_accuracy"].mean(), color=style.GREY, lw=1, ls=style.DOTTED)
+        style.label_ends(ax, labels)
+        style.log_axis(ax.xaxis, tuple(sorted(part["lr"].unique())))
+        ax.set(title=setting_title(unit, epsilon), ylim=(0, 1), xlabel="learning rate")
+    axes[0].set_ylabel("accuracy after the last round")
+    style.headline(picture, title)
+    seeds = frame["seed"].nunique()
+    bands = ("one seed", "mean of two seeds, which are dots")[min(seeds, 2) - 1]
+    if seeds > 2:
+        bands = f"mean of {seeds} seeds, band: its 95 % interval"
+    marks = f"star: a method's best; dashed: the best rate of {style.name(CLAIMANT)}"
+    style.footer(picture, f"digits; {bands}; {marks}; dotted: before training")
+    return picture
+
+
+def finding(frame: pd.DataFrame, table: pd.DataFrame) -> str:
+    """Says in one line how far apart the methods are at one rate, and each at its own.
+
+    Of the rates within `NEAR` of the best of some method, the one at which all are farthest apart.
+    """
+    shared = []
+    own = []
+    for (unit, epsilon), best in table.groupby(["unit", "epsilon"], sort=False):
+        part = select_rows(frame, unit=unit, epsilon=epsilon)
+        means = part.groupby(["lr", "method"])["accuracy"].mean().unstack()
+        suits_one = (means >= means.max() - NEAR).any(axis=1)
+        spread = means.max(axis=1) - means.min(axis=1)
+        shared.append(f"{100 * spread[suits_one].max():.0f}")
+        own.append(f"{100 * (best['best'].max() - best['best'].min()):.0f}")
+    at_one = f"At one rate that suits some, six methods lie {' and '.join(shared)} points apart"
+    return f"{at_one}; at their own, {' and '.join(own)}"
+
+
+def plateau_table(table: pd.DataFrame) -> str:
+    """The plateaus of all settings, with what was predicted."""
+    head = ["setting", "method", "best, at rate", "last rate: predicted", "found"]
+    rows = [[*head, "width, octaves", "3 d_in N τ² at its end", "collapsed"]]
+    for row in table.itertuples():
+        half = f" ± {row.half:.1f}" if np.isfinite(row.half) else ""
+        words = [setting_title(row.unit, row.epsilon), style.name(row.method)]
+        words += [f"{row.best:.3f}, {row.best_lr:g}", f"{row.predicted_lr:g}", f"{row.last_lr:g}"]
+        words += [f"{row.octaves:.1f}{half}", f"{row.noise:.2g}", f"{row.collapsed} of {row.runs}"]
+        rows.append(words)
+    return markdown_table(rows)
+
+
+def hits(table: pd.DataFrame) -> str:
+    """Counts how often the predicted last rate is the measured one, or beside it on the grid."""
+    steps = np.log2(table["last_lr"] / table["predicted_lr"]).round().astype(int)
+    exact = int((steps == 0).sum())
+    near = int((steps.abs() == 1).sum())
+    words = (
+        f"Of {len(table)} ends of plateaus {exact} lie at the predicted rate and {near} one step"
+    )
+    return f"{words} of the grid (a factor of 2) beside it."
+
+
+def lead_table(frame: pd.DataFrame) -> str:
+    """The claimed leads at a shared rate and at the own rates, beside the papers' numbers."""
+    head = [
+        "lead",
+        "place",
+        "at the claimant's best rate",
+        "on its plateau",
+        "each at its own best",
+    ]
+    rows = [[*head, "paper"]]
+    for pair in LEADS:
+        for place, part in places(frame):
+            if {pair.one, pair.other} <= {*part["method"]}:
+                words = f"{style.name(pair.one)} over {style.name(pair.other)}"
+                rows.append([words, place, *shared_and_own(part, pair), pair.paper])
+    return markdown_table(rows)
+
+
+def write() -> None:
+    """Writes the measured block of the page, and the figure."""
+    frame = runner.read_study("rates", RESULTS)
+    table = plateaus(frame, pd.read_csv(PREDICTED))
+    whole = table.groupby(["unit", "epsilon"])["method"].transform("nunique") == len(SIX)
+    table = table[whole]
+    blocks = (plateau_table(table), hits(table), lead_table(frame))
+    text = PAGE.read_text(encoding="utf-8")
+    write_atomically(PAGE, fill_block(text, "measured", "\n\n".join(blocks)), shared=True)
+    picture = style.png(figure(frame, table, finding(frame, table)))
+    write_atomically(FIGURE, picture, shared=True)
 
 
 if __name__ == "__main__":
-    main()
+    if "--predict" in sys.argv:
+        predict().to_csv(PREDICTED, index=False, float_format="%.4g")
+    else:
+        write()

@@ -14,7 +14,7 @@ from importlib import import_module
 from importlib.metadata import version
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import pandas as pd
@@ -143,13 +143,21 @@ def score(job: Job, done: Done) -> float:
 
 
 def _rank(study: Study, case: Case, tried: Iterable[Setting], done: Done) -> list[Setting]:
-    """Ranks the settings by the first tuning seed, the best first."""
-    scores = {job.setting: score(job, done) for job in study.screening_jobs(case, tried)}
-    return sorted(scores, key=scores.__getitem__, reverse=True)
+    """Ranks the settings by the mean over the screening seeds, the best first."""
+    scores = _scores(study.screening_jobs(case, tried), done)
+    return sorted(scores, key=lambda setting: fmean(scores[setting]), reverse=True)
+
+
+def _scores(jobs: Iterable[Job], done: Done) -> dict[Setting, list[float]]:
+    """Collects the scores of each setting, in the order of the jobs."""
+    scores: dict[Setting, list[float]] = {}
+    for job in jobs:
+        scores.setdefault(job.setting, []).append(score(job, done))
+    return scores
 
 
 def screen(study: Study, case: Case, done: Done) -> tuple[list[Setting], bool]:
-    """Lists the settings that the first tuning seed tries, as far as known, and whether all ran.
+    """Lists the settings that the screening seeds try, as far as known, and whether all ran.
 
     Each stage follows from the one before.
 
@@ -187,18 +195,35 @@ def screen(study: Study, case: Case, done: Done) -> tuple[list[Setting], bool]:
 
 
 def finalists(study: Study, case: Case, done: Done) -> list[Setting] | None:
-    """Selects the settings that the first tuning seed ranks best; ``None`` if runs are missing.
+    """Selects the settings that the screening seeds rank best; ``None`` if runs are missing.
 
-    Those that diverged come last.
+    Those that diverged come last; with ``study.cautious``, none is at an end of what was tried.
 
     Args: study, case: what is tuned. done: its results so far, see `load_results`.
     """
     tried, all_ran = screen(study, case, done)
-    return _rank(study, case, tried, done)[: study.finalists] if all_ran else None
+    if not all_ran:
+        return None
+    ranked = _rank(study, case, tried, done)
+    if study.cautious:
+        ranked = [setting for setting in ranked if not at_edge(setting, tried)]
+    return ranked[: study.finalists]
+
+
+def at_edge(setting: Setting, tried: Iterable[Setting]) -> bool:
+    """Tells whether the rate or the clip is the least or largest that was tried."""
+    for value, values in zip(setting[:2], (*zip(*tried, strict=True),)[:2], strict=True):
+        ends = min(values), max(values)
+        # A knob that was never turned has no edge.
+        if ends[0] < ends[1] and value in ends:
+            return True
+    return False
 
 
 def best_setting(study: Study, case: Case, done: Done) -> Setting | None:
-    """Chooses the finalist with the best mean validation score; ``None`` if runs are missing.
+    """Chooses the finalist with the best validation score; ``None`` if runs are missing.
+
+    That is the mean over the tuning seeds, with ``study.cautious`` less one standard error.
 
     Args: as for `finalists`.
     """
@@ -208,11 +233,15 @@ def best_setting(study: Study, case: Case, done: Done) -> Setting | None:
     jobs = [*study.screening_jobs(case, settings), *study.final_jobs(case, settings)]
     if any(job.key not in done for job in jobs):
         return None
+    scores = _scores(jobs, done)
+    worth = {}
     # In order: of equal scores the smaller rate is taken.
-    scores = {
-        x: fmean(score(job, done) for job in jobs if job.setting == x) for x in sorted(settings)
-    }
-    return max(scores, key=scores.__getitem__)
+    for setting in sorted(settings):
+        values = scores[setting]
+        worth[setting] = fmean(values)
+        if study.cautious and math.isfinite(worth[setting]):
+            worth[setting] -= stdev(values) / math.sqrt(len(values))
+    return max(worth, key=worth.__getitem__)
 
 
 def reported_settings(study: Study, case: Case, done: Done) -> tuple[Setting, ...]:
@@ -364,15 +393,14 @@ def _describe_setting(
     """Returns the columns that name a case and the setting chosen among those tried."""
     row = {"study": study.name, "method": case.method.slug, **case.labels, "lr": setting.lr}
     if tried:
-        rates = {x.lr for x in tried}
-        norms = {x.clip for x in tried}
-        row["at_edge"] = setting.lr in (min(rates), max(rates))
-        row["at_edge"] |= len(norms) > 1 and setting.clip in (min(norms), max(norms))
+        row["at_edge"] = at_edge(setting, tried)
     if study.stages or study.settings is not None:
         clip = case.privacy.get("clip_norm", Privacy.clip_norm) if case.is_private else math.nan
         row |= {"clip_norm": setting.clip * clip, "ratio": setting.ratio}
     if study.stages:
-        row["tries"] = len(tried) + study.finalists * (len(study.tune_seeds) - 1)
+        # Every try of a case but its reported runs.
+        screened = len(tried) * study.screening_seeds
+        row["tries"] = screened + len(list(study.final_jobs(case, tried[: study.finalists])))
     return row
 
 

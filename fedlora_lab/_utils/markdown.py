@@ -9,3 +9,13 @@ def markdown_table(rows: Iterable[Iterable[Any]]) -> str:
     cells = [[str(cell).replace("|", "/") for cell in row] for row in rows]
     lines = [f"| {' | '.join(row)} |" for row in cells]
     return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]])
+
+
+def fill_block(page: str, name: str, content: str) -> str:
+    """Replaces the text between ``<!-- name -->`` and ``<!-- /name -->``, both of which exist."""
+    first = f"<!-- {name} -->\n"
+    last = f"\n<!-- /{name} -->"
+    before, _, block = page.partition(first)
+    _, mark, after = block.partition(last)
+    assert mark, f"expected the lines {first.strip()} and {last.strip()}"
+    return before + first + content + last + after

@@ -474,7 +474,7 @@ def export(lesson: int, path: str | Path) -> Path:
         path: of the file to write, ending in .ipynb.
 
     Returns: the path.
-    Guarantees: test_assignment.py::test_an_assignment_is_graded.
+    Guarantees: test_exercises.py::test_an_assignment_is_graded.
 
     >>> import fedlora_lab as fl, tempfile
     >>> fl.course.exercises.export(2, tempfile.mkdtemp() + "/week-2.ipynb").name

@@ -1,32 +1,18 @@
-"""Every exercise accepts its solution and equal ones, and tells plausible mistakes apart; guesses
-and progress are kept."""
+"""Every exercise accepts its solution and equal ones, and tells plausible mistakes apart; lessons
+become assignments for nbgrader; guesses and progress are kept."""
 
-import inspect
 import json
-import math
 import re
 from itertools import combinations
-from typing import Any
 
+import nbformat
 import numpy as np
-import pandas as pd
 import pytest
-import torch
 
 import fedlora_lab as fl
 from fedlora_lab import theory
-from fedlora_lab.course.exercises import (
-    Calls,
-    Exercise,
-    all_exercises,
-    check,
-)
+from fedlora_lab.course.exercises import Calls, Exercise, all_exercises, check
 from fedlora_lab.course.predictions import Prediction, all_predictions
-from fedlora_lab.course.texts import split_code
-
-ALL = all_exercises().values()
-CASES = [pytest.param(one, id=one.key) for one in ALL]
-CALLS = [pytest.param(one, id=one.key) for one in ALL if isinstance(one.reader, Calls)]
 
 
 @pytest.fixture
@@ -40,52 +26,52 @@ def progress_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("one", CASES)
-def test_the_solution_is_accepted(one):
-    for answer in one.answers:
-        verdict = check(one.key, answer)
-        assert verdict, answer
-        assert repr(verdict) == f"Right: {one.right}"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("one", CASES)
-def test_every_mistake_has_a_message_of_its_own(one):
-    """Also an answer that nobody foresaw, none at all, and one that cannot be read."""
+@pytest.mark.parametrize("one", all_exercises().values(), ids=lambda one: one.key)
+def test_right_answers_pass_and_each_mistake_is_told(one):
+    """Also an answer that nobody foresaw, none at all, and one that cannot be read; and on every
+    draw of a function's inputs, where luck could hide a mistake or make two look alike.
+    """
+    assert all(repr(check(one.key, answer)) == f"Right: {one.right}" for answer in one.answers)
     messages = [message for _, message in one.wrong]
     assert [check(one.key, example).message for example, _ in one.wrong] == messages
-    others = [check(one.key, answer) for answer in (12345.678, ..., object())]
-    assert not any(others)
-    assert "no answer so far" in others[1].message
-    messages += [verdict.message for verdict in others]
+    unforeseen = [check(one.key, answer) for answer in (12345.678, ..., object())]
+    assert not any(unforeseen) and "no answer so far" in unforeseen[1].message
+    messages += [verdict.message for verdict in unforeseen]
     assert len(set(messages)) == len(messages)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("one", CALLS)
-def test_right_and_wrong_functions_are_told_apart_on_every_draw(one):
-    """A mistake that a lucky draw hides, or two that look alike on it."""
-    for seed in range(20 if one.reader.draw else 1):
+    drawn = isinstance(one.reader, Calls) and one.reader.draw
+    for seed in range(20 if drawn else 0):
         reader = one.reader.fresh(np.random.default_rng(seed))
-        right, *others = (reader.read(function) for function in one.answers)
-        wrong = {message: reader.read(function) for function, message in one.wrong}
-        for result in others:
-            assert reader.same(result, right), f"seed {seed}: an equal function is refused"
-        for name, result in wrong.items():
-            assert not reader.same(result, right), f"seed {seed}: {name} passes as right"
-        for (name, result), (other, second) in combinations(wrong.items(), 2):
-            assert not reader.same(result, second), f"seed {seed}: {name} and {other} look alike"
+        right, *equal = (reader.read(function) for function in one.answers)
+        wrong = [reader.read(function) for function, _ in one.wrong]
+        assert all(reader.same(result, right) for result in equal), f"seed {seed}"
+        for result, other in combinations([right, *wrong], 2):
+            assert not reader.same(result, other), f"seed {seed}: two look alike"
 
 
-@pytest.mark.parametrize("one", CALLS)
-def test_the_solution_that_is_shown_is_right(one):
-    """As a reader would paste it, with the imports of a notebook."""
-    code = "\n\n".join(part for is_code, part in split_code(one.solution) if is_code)
-    room = {"np": np, "torch": torch, "fl": fl, "math": math, "pd": pd}
-    exec(code, room)  # nothing, where the solution is in words
-    functions = [value for value in room.values() if inspect.isfunction(value)]
-    if code:
-        assert check(one.key, functions[-1]), check(one.key, functions[-1]).message
+@pytest.mark.parametrize("lesson", sorted({int(key[:2]) for key in all_exercises()}))
+def test_an_assignment_is_graded(lesson, tmp_path, progress_file):
+    """The solutions that are shown pass its checks, and what students get does not."""
+    path = fl.course.exercises.export(lesson, tmp_path / "assignment.ipynb")
+    nbformat.validate(nbformat.read(path, as_version=4))
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    imports, *pairs = [cell for cell in cells if cell["cell_type"] == "code"]
+    keys = [key for key in all_exercises() if int(key[:2]) == lesson]
+    for key, answer, test in zip(keys, pairs[::2], pairs[1::2], strict=True):
+        assert f'check("{key}"' in test["source"]
+        exec("\n".join(cell["source"] for cell in (imports, answer, test)), {})
+        solution = r"([ ]*)### BEGIN SOLUTION\n.*?### END SOLUTION"
+        left = re.sub(solution, r"\1raise NotImplementedError", answer["source"], flags=re.DOTALL)
+        with pytest.raises((NotImplementedError, AssertionError)):
+            exec("\n".join((imports["source"], left, test["source"])), {})
+        marks = [cell["metadata"]["nbgrader"] for cell in (answer, test)]
+        assert [mark["solution"] for mark in marks] == [True, False]
+        assert [mark["grade"] for mark in marks] == [False, True] and marks[1]["points"] > 0
+
+
+@pytest.mark.parametrize("wrong", [(77, "a.ipynb"), (2, "a.txt")])
+def test_an_assignment_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValueError, match="expected"):
+        fl.course.exercises.export(*wrong)
 
 
 COMPUTED = {
@@ -144,41 +130,34 @@ def test_a_function_that_cannot_be_read_gets_one_line(answer, message):
 # ---- an exercise of our own
 
 
-def made_up(**changes: Any) -> Exercise:
-    """The sum of five numbers, with a wrong function that stops and one of another shape."""
-    parts: dict[str, Any] = {
-        "key": "99.1",
-        "difficulty": 1,
-        "minutes": 1,
-        "question": "?",
-        "hints": ("?",),
-        "solution": "?",
-        "right": "!",
-        "answers": (np.sum,),
-        "wrong": (
-            (lambda x: {}[0], "stops"),
-            (lambda x: x, "not summed"),
-            (lambda x: x.mean(), "the mean"),
-        ),
-        "reader": Calls("x", draw=lambda rng: (rng.normal(1.0, 0.1, 5),), times=3),
-    }
-    return Exercise(**parts | changes)
-
-
-def test_no_answer_can_be_learnt_by_heart():
-    seen = []
-    made_up().judge(lambda x: seen.append(float(x.sum())) or 5.0)
-    made_up().judge(lambda x: seen.append(float(x.sum())) or 5.0)
-    assert len(set(seen)) == 6, "inputs came twice"
-
-
 def test_a_judgement_names_the_mistake_or_the_difference():
-    one = made_up()
+    """The sum of five numbers, which come only once; a wrong function stops, one gives rows."""
+    wrong = (
+        (lambda x: {}[0], "stops"),
+        (lambda x: x, "not summed"),
+        (lambda x: x.mean(), "the mean"),
+    )
+    texts = dict.fromkeys(("question", "solution", "right"), "?")
+    reader = Calls("x", draw=lambda rng: (rng.normal(1.0, 0.1, 5),), times=3)
+    one = Exercise(
+        key="99.1",
+        difficulty=1,
+        minutes=1,
+        hints=("?",),
+        answers=(np.sum,),
+        wrong=wrong,
+        reader=reader,
+        **texts,
+    )
     assert one.judge(sum).right
     assert one.judge(lambda x: list(x)).message == "not summed"
     shape = "a number should come out of your function, not numbers of shape (4,)."
     assert one.judge(lambda x: x[1:]).message == shape
     assert "KeyError in its line 1: 0" in one.judge(lambda x: {}[0]).message
+    seen: list[float] = []
+    for _ in range(2):
+        one.judge(lambda x: seen.append(float(x.sum())) or 5.0)
+    assert len(set(seen)) == 6, "an answer could be learnt by heart"
 
 
 # ---- predictions, and what is kept of a reader

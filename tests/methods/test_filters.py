@@ -64,7 +64,10 @@ def test_directions_that_the_peer_does_not_span_stay_still():
 
 
 def test_the_published_form_is_certified_by_nobody():
-    """Its noise passes the peer's pseudo-inverse and its signal does not."""
+    """Its noise passes the peer's pseudo-inverse and its signal does not; each of its tensors is
+    clipped to all of C.
+    """
+    assert "by more than C" in (privatizer.uncertified_reason(None, filters.each_tensor) or "")
     assert privatizer.uncertified_reason(filters.product_space) is None
     assert "does not pass" in (privatizer.uncertified_reason(filters.factor_space) or "")
     peer = random(3, 9)

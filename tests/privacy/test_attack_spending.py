@@ -270,7 +270,7 @@ def test_a_run_without_privacy_is_never_forgotten(tmp_path, capsys):
 
 def test_ledgers_over_other_splits_are_bounded():
     """A client's number means nothing in another split: each release counts for every client."""
-    ledger = book(play(tokens(), "fedlora", private("example"))[-1])
+    ledger = book(play(tokens(), "fedlora", private("example", sigma=(1.0, 2.0, 1.5)))[-1])
     everyone = ledger.for_everyone()
     assert everyone.clients == () and everyone.terms == ledger.terms
     # Somebody's data may lie with client k in one split and with client j in the other.

@@ -97,6 +97,9 @@ def test_the_worst_client_is_found_among_many() -> None:
         ledger.record(t, ids, 5, sample_rate=rates[ids], noise_multiplier=sigmas[ids])
     assert ledger.epsilon() == max(ledger.epsilon(k) for k in ledger.clients)
     assert len(ledger._histories("epsilon", None, None)) < 8
+    pair = Ledger(accountant="rdp")  # less noise, or more of the data: neither beats the other
+    pair.record(0, (0, 1), 5, sample_rate=(0.05, 0.3), noise_multiplier=(1.0, 1.1))
+    assert pair.epsilon() == pair.epsilon(1) > pair.epsilon(0)
 
 
 # ---- what is stated, and to whom

@@ -1,7 +1,5 @@
 """Waiting for what happens in another thread: a widget that trains."""
 
-import html
-import re
 import time
 
 WAIT = 300.0
@@ -13,8 +11,3 @@ def until(condition, seconds=WAIT):
     while not condition():
         assert time.monotonic() < end, "the condition did not come true in time"
         time.sleep(0.005)
-
-
-def text(place):
-    """What a place for text shows."""
-    return html.unescape(re.sub("<[^>]*>", "", place.value))

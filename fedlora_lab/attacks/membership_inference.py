@@ -47,7 +47,7 @@ class Membership:
     def curve(self) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
         """Shares of others accused and of members found, (k,) each, from the strictest threshold.
 
-        Guarantees: test_lesson_11.py::test_the_area_under_an_attacks_curve_is_its_auc.
+        Guarantees: test_attacks.py::test_membership_scores_are_counted_right.
         """
         steps = np.unique(np.concatenate([self.others, self.members]))[::-1]
 

@@ -89,6 +89,8 @@ def test_membership_scores_are_counted_right():
     scores = attacks.Membership(np.array([3.0, 2.0, 1.0]), np.array([2.0, 0.0, -1.0, -2.0]))
     assert scores.auc == pytest.approx((4 + 3.5 + 3) / 12)
     assert [scores.tpr(fpr) for fpr in (0.0, 0.25, 1.0)] == [pytest.approx(1 / 3), 1.0, 1.0]
+    accused, members = scores.curve()
+    assert float(np.trapezoid(members, accused)) == pytest.approx(scores.auc)
 
 
 @cache

@@ -18,7 +18,7 @@ def test_a_silent_task_moves_only_by_noise():
     assert still.metrics["loss"] > 0  # the metrics are those of the task itself
 
 
-def _trials() -> pd.DataFrame:
+def test_settings_are_lined_up_at_their_best_rate():
     """Two knobs with a common centre: FedLoRA best at 0.2, FFA-LoRA at 0.4."""
     rows = [
         (method, knob, value, lr, accuracy - 0.1 * abs(place - best) + 0.01 * value)
@@ -27,15 +27,10 @@ def _trials() -> pd.DataFrame:
         for method, best in (("fedlora", 1), ("ffa-lora", 2))
         for place, (lr, accuracy) in enumerate([(0.1, 0.6), (0.2, 0.7), (0.4, 0.7)])
     ]
-    return pd.DataFrame(rows, columns=["method", "knob", "value", "lr", "accuracy"])
-
-
-def test_settings_are_lined_up_at_their_best_rate():
-    table = figures.from_best_rate(_trials())
-    at = table.groupby(["method", "step"])["loss"].agg(["mean", "size"])
-    assert at.loc[("fedlora", 1), "mean"] == pytest.approx(-0.1)
-    assert at.loc[("ffa-lora", -1), "mean"] == pytest.approx(-0.1)
-    assert (at.xs(0, level="step")["mean"] == 0).all()
+    trials = pd.DataFrame(rows, columns=["method", "knob", "value", "lr", "accuracy"])
+    means = figures.from_best_rate(trials).groupby(["method", "step"])["loss"].mean()
+    assert means["fedlora", 1] == pytest.approx(-0.1) == means["ffa-lora", -1]
+    assert (means.xs(0, level="step") == 0).all()
 
 
 def test_a_spread_has_its_interval():

@@ -1,6 +1,6 @@
 """Notebook 06: shaped noise measured and drawn, runs in turns followed, comparisons drawn."""
 
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -44,26 +44,21 @@ def test_separation_follows_the_closed_form(rule, mu):
         assert far == pytest.approx(expected, rel=0.08)
 
 
-@pytest.fixture(scope="module")
-def path() -> Any:
-    """Three rounds of a layer of rank 2, as recorded and as a path."""
+def test_the_path_follows_the_factors():
+    """Three rounds of a layer of rank 2: turns, the resting factor's stretches, and no gaps."""
     task = fl.tasks.regression(clients=2, examples=16)
-    plan, lora = fl.Plan(rounds=3, local_steps=2, batch=8), fl.Lora(rank=2, alpha=2.0)
-    records = list(fl.run(task, "rolora", None, plan, lora=lora))
-    return records, figures.turns_path(records, fl.methods.RoLoRA, "map")
-
-
-def test_the_path_follows_the_factors(path):
-    records, found = path
-    assert [one["moves"] + one["rests"] for one in found] == ["BA", "AB", "BA"]
-    for t, one in enumerate(found):
+    plan = fl.Plan(rounds=3, local_steps=2, batch=8)
+    records = list(fl.run(task, "rolora", None, plan, lora=fl.Lora(rank=2, alpha=2.0)))
+    path = figures.turns_path(records, fl.methods.RoLoRA, "map")
+    assert [step["moves"] + step["rests"] for step in path] == ["BA", "AB", "BA"]
+    for t, step in enumerate(path):
         frozen = records[t].adapter["map"][t % 2].double()
         frozen = frozen if t % 2 == 0 else frozen.mT
-        sizes = torch.linalg.svdvals(frozen)
-        assert one["stretches"] == pytest.approx(sizes.tolist(), rel=1e-5)
-        turn = np.radians(one["angle"])
+        sizes = torch.linalg.svdvals(frozen).tolist()
+        turn = np.radians(step["angle"])
         along = np.array([np.cos(turn), np.sin(turn)]) @ frozen.numpy()
-        assert np.linalg.norm(along) == pytest.approx(one["stretches"][0], rel=1e-5)
-        moved = 0 if one["moves"] == "B" else 1
-        assert one["from"][1 - moved] == one["to"][1 - moved]
-        assert one["to"] == (found[t + 1]["from"] if t < 2 else one["to"])
+        assert step["stretches"] == pytest.approx(sizes, rel=1e-5)
+        assert np.linalg.norm(along) == pytest.approx(sizes[0], rel=1e-5)
+        resting = 1 if step["moves"] == "B" else 0
+        assert step["from"][resting] == step["to"][resting]
+    assert all(step["to"] == later["from"] for step, later in pairwise(path))

@@ -49,8 +49,7 @@ def test_a_scan_is_read_from_two_layers():
     x, y = first(victim)
     upload = victim.upload((x, y))
     image, outside = attacks.read_scan(victim, upload)
-    assert torch.equal(image, x[0])
-    assert float(outside.max()) < 0.01
+    assert torch.equal(image, x[0]) and float(outside.max()) < 0.01
     twice = {key: upload[victim.layer(upload, name="blocks.0.query")] for key in upload}
     assert not torch.equal(attacks.read_scan(victim, twice, levels=5).image, x[0])
     noised = victim.upload((x, y), clip_norm=1.0, noise_multiplier=1e-4)
@@ -60,16 +59,14 @@ def test_a_scan_is_read_from_two_layers():
 def test_the_gradient_of_b_shows_a_shadow(victim):
     x, y = first(victim)
     upload = victim.upload((x, y), "AB")
-    gradient, A = upload[victim.layer(upload, "B")], victim.values[victim.layer(upload)]
-    true = x[0].flatten()
-    inside = torch.linalg.pinv(A) @ A @ true
-    found, share = attacks.input_from_b_gradient(gradient, A), float(inside.norm() / true.norm())
-    assert attacks.similarity(found, inside) == pytest.approx(1, abs=1e-4)
-    assert attacks.similarity(found, true) == pytest.approx(share, abs=1e-3)
+    gradient = upload[victim.layer(upload, "B")]
+    A = victim.values[victim.layer(upload)]
+    inside = torch.linalg.pinv(A) @ A @ x[0].flatten()
+    shadow = attacks.input_from_b_gradient(gradient, A)
+    assert attacks.similarity(shadow, inside) == pytest.approx(1, abs=1e-4)
     pool = np.concatenate([part.flatten(1).numpy() for part, _ in victim.task.clients])
     match = attacks.match_b_gradient(gradient, A, pool)
-    assert match[0] == pytest.approx(1, abs=1e-5)
-    assert match[1:].max() < 0.999
+    assert match[0] == pytest.approx(1, abs=1e-5) and match[1:].max() < 0.999
 
 
 def test_an_upload_is_the_sum_of_the_traces(victim):
@@ -81,14 +78,6 @@ def test_an_upload_is_the_sum_of_the_traces(victim):
         traces = victim.traces(pair, sides, clip)
         torch.testing.assert_close(traces.sum(0), sent, rtol=1e-4, atol=1e-7)
         assert float(traces.norm(dim=1).max()) <= clip * (1 + 1e-5)
-
-
-def test_the_area_under_an_attacks_curve_is_its_auc():
-    found = attacks.Membership(np.array([3.0, 2.0, 1.0]), np.array([2.0, 0.0, -1.0, -2.0]))
-    accused, members = found.curve()
-    assert np.allclose(accused, [0, 0, 0.25, 0.25, 0.5, 0.75, 1])
-    assert np.allclose(members, [0, 1 / 3, 2 / 3, 1, 1, 1, 1])
-    assert float(np.trapezoid(members, accused)) == pytest.approx(found.auc)
 
 
 def test_the_name_outlives_the_image():

@@ -156,7 +156,7 @@ def example_gradients(record: Round) -> Float[np.ndarray, "n p"]:
     Args: record: as `run` yields it.
     Returns: (n, p), clients one after the other; p counts the numbers that a release would carry.
     Guarantees: the mean row is the gradient of the mean loss
-        (test_example_gradients_average_to_the_gradient).
+        (test_lesson_08.py::test_the_gradient_at_rounded_factors).
     """
     task, lora, state = require_source(record)
     adapted = adapters.adapt(task.model, task.targets, task.head, lora)

@@ -32,9 +32,9 @@ class Worker:
         changed: called with every new state; in the thread, except for the first.
         name: of the thread.
 
-    Guarantees: no item is taken while paused (test_pause_takes_nothing); after `stop` at most the
-        item under way is finished and the generator is closed (test_stop_is_within_one_item); an
-        error becomes the state "failed" and one line in ``error`` (test_an_iterator_that_raises).
+    Guarantees: no item is taken while paused; after `stop` at most the item under way is finished
+        and the generator is closed (test_pause_takes_nothing_and_stop_is_within_one_item); an error
+        becomes the state "failed" and one line in ``error`` (test_an_iterator_that_raises).
     """
 
     def __init__(
@@ -133,8 +133,8 @@ class LatestOnly:
         failed: called with one line when ``answer`` or ``show`` raises.
         rest: seconds before each answer, in which newer requests replace older ones.
 
-    Guarantees: the last request is always answered (test_the_last_request_is_answered); overtaken
-        results are dropped (test_an_overtaken_result_is_dropped).
+    Guarantees: the last request is always answered, and overtaken results are dropped
+        (test_the_last_request_is_answered_and_an_overtaken_result_dropped).
     """
 
     STALE = 0.25

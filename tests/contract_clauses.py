@@ -8,7 +8,6 @@ row says it stands.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -29,7 +28,7 @@ from toy_tasks import (
 
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab.federated import local_training, uploads
+from fedlora_lab.federated import local_training
 from fedlora_lab.federated.local_training import ClientBatch, local_step
 from fedlora_lab.federated.spec import Prepared, RunSpec
 from fedlora_lab.lora import adapters
@@ -224,45 +223,41 @@ def noise_is_sigma_c_on_what_moves(row: Method, step: Step = local_step, draws: 
                 unrelated(xi, seen[other][key], f"{key}, steps (0, 0) and {other}")
 
 
-def noise_of_the_update(row: Method, trust: str = "central", draws: int = 40) -> None:
+def noise_of_the_update(row: Method, trust: str = "central", draws: int = 16) -> None:
     """In the client unit: the noise in the server's new state deviates as its trust model says.
 
     On the mean over K clients: sigma C / K where only a sum is seen, sigma C / sqrt(K) where each
-    upload stands alone.
+    upload stands alone. Seen as the difference to the same round without noise.
     """
     row = plain_server(row).replace(filter=identity)
     sigma = 1.3
     task = tokens("head")
-    ids = tuple(range(len(task.clients)))
+    count = len(task.clients)
     start = anywhere(task, row)
-    end = anywhere(task, row, 1)
-    factors = {key: x for key, x in start.tensors.items() if key.side in "AB"}
-    sent = start.replace_tensors({key: row.broadcast(x) for key, x in factors.items()})
-    params = {
-        key: torch.stack([x + 0.1 * k * end.tensors[key] for k in ids])
-        for key, x in sent.tensors.items()
+    expected = sigma * CLIP / (math.sqrt(count) if trust == "local" else count)
+    plan = fl.Plan(local_steps=2, batch=None, lr=0.1)
+    peers = {
+        key: row.broadcast(x)[None] if key.side in "AB" else x[None]
+        for key, x in start.tensors.items()
     }
-    clients = ClientBatch(ids, params, {key: x[None] for key, x in sent.tensors.items()})
-    expected = sigma * CLIP / len(ids) ** (0.5 if trust == "local" else 1)
     for t in (0, 1):
         moved = movers(row, t, 0, start) | movers(row, t, 1, start)
-        keys = tuple(key for key in start.tensors if key in moved and row.is_shared(key))
-        found = []
-        for seed in range(draws if keys else 0):
-            states = []
+        noises: dict[ParamKey, list[Tensor]] = {}
+        for seed in range(draws):
+            ends = []
             for level in (sigma, 0.0):
                 privacy = private("client", level, CLIP, trust=trust)
-                ready = prepare(task, row, fl.Plan(), privacy, seed)
-                arrived = torch.arange(len(ids))
-                now = replace(sent, round=t)
-                got = uploads.release_round(ready, clients, arrived, keys, now)
-                states.append(row.aggregate(start, sent, got.uploads, got.weights).tensors)
-            held = [key for key in start.tensors if key.kind.trained]
-            change = {key: (states[0][key] - states[1][key])[None] for key in held}
-            found.append(in_units_of_noise(row, change, clients.start))
-        for key in found[0] if found else ():
-            xi = at_home_cut(row, key, torch.stack([change[key] for change in found]))
-            if key in keys:
+                run = opened(task, row, privacy, plan, t, start, seed)
+                one_round(run)
+                ends.append(run.state.server.tensors)
+            noise = {
+                key: (x - ends[1][key])[None] for key, x in ends[0].items() if key.kind.trained
+            }
+            for key, xi in in_units_of_noise(row, noise, peers).items():
+                noises.setdefault(key, []).append(xi)
+        for key, parts in noises.items():
+            xi = at_home_cut(row, key, torch.stack(parts))
+            if key in moved and row.is_shared(key):
                 _deviates_by(expected, xi, key)
             else:
                 assert not xi.any(), f"{key} is not sent and is noised"

@@ -8,8 +8,8 @@ update.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,98 +27,60 @@ SCALE = LORA.alpha / LORA.rank
 # ---- gradients of one example
 
 
-def least_squares(base: np.ndarray) -> Oracle:
-    """Loss of an example: mean over outputs of (W x - y)^2 with W = W0 + s B A."""
+Loss = Callable[[Mapping[tuple[str, str], Any], torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def gradients(loss: Loss) -> Oracle:
+    """The gradient of one example's loss, by autograd on one example."""
 
     def gradient(state: State, x: np.ndarray, y: np.ndarray) -> State:
-        a = state["A", "map"]
-        b = state["B", "map"]
-        g = 2 / len(y) * np.outer((base + SCALE * b @ a) @ x - y, x)
-        return {("A", "map"): SCALE * b.T @ g, ("B", "map"): SCALE * g @ a.T}
+        leaves = {key: torch.tensor(value, requires_grad=True) for key, value in state.items()}
+        loss(leaves, torch.tensor(x), torch.tensor(y)).backward()
+        return {
+            key: np.zeros(z.shape) if z.grad is None else z.grad.numpy()
+            for key, z in leaves.items()
+        }
 
     return gradient
+
+
+def least_squares(base: torch.Tensor) -> Oracle:
+    """Loss of an example: mean over outputs of (W x - y)^2 with W = W0 + s B A."""
+    return gradients(lambda state, x, y: ((base + change(state, "map")) @ x - y).square().mean())
 
 
 def token_classifier(model: Tokens) -> Oracle:
-    """Cross-entropy of the small token model, written with full matrices, by autograd."""
+    """Cross-entropy of the small token model, written with full matrices."""
     fixed = {name: p.detach() for name, p in model.named_parameters()}
 
-    def gradient(state: State, x: np.ndarray, y: np.ndarray) -> State:
-        leaf = {key: torch.tensor(value, requires_grad=True) for key, value in state.items()}
-        inner, outer = (
-            fixed[f"{n}.weight"] + SCALE * leaf["B", n] @ leaf["A", n] for n in ("inner", "outer")
-        )
-        hidden = torch.tanh(torch.tensor(x) @ inner.T + fixed["inner.bias"])
+    def loss(state: Mapping, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        inner, outer = (fixed[f"{n}.weight"] + change(state, n) for n in ("inner", "outer"))
+        hidden = torch.tanh(x @ inner.T + fixed["inner.bias"])
         mixed = torch.tanh((hidden - 0.5 * hidden.flip(0)) @ outer.T + fixed["outer.bias"])
-        weight = leaf.get(("head", "head.weight"), fixed["head.weight"])
-        logits = weight @ mixed.mean(0) + leaf.get(("head", "head.bias"), fixed["head.bias"])
-        (torch.logsumexp(logits, 0) - logits[int(y)]).backward()
-        grads = {key: torch.zeros_like(x) if x.grad is None else x.grad for key, x in leaf.items()}
-        return {key: grad.numpy() for key, grad in grads.items()}
+        weight = state.get(("head", "head.weight"), fixed["head.weight"])
+        logits = weight @ mixed.mean(0) + state.get(("head", "head.bias"), fixed["head.bias"])
+        return torch.logsumexp(logits, 0) - logits[y]
 
-    return gradient
+    return gradients(loss)
+
+
+def change(state: Mapping[tuple[str, str], Any], name: str) -> torch.Tensor:
+    """The layer's weight minus W0: W + s B R A, with a core's blocks on the diagonal of R."""
+    a, b = (torch.as_tensor(state[side, name]) for side in "AB")
+    if ("R", name) in state:
+        blocks = torch.as_tensor(state["R", name])
+        width = blocks.shape[1]
+        gain = state.get(("gain", name), torch.ones(len(blocks) // width))
+        b = b @ torch.block_diag(*[s * x for s, x in zip(gain, blocks.split(width))])
+    return torch.as_tensor(state.get(("W", name), 0.0)) + SCALE * b @ a
 
 
 def layers(state: State) -> list[str]:
     return [name for side, name in state if side == "A"]
 
 
-def inner(state: State, name: str) -> np.ndarray:
-    """The core as a square matrix: blocks below one another are put on its diagonal."""
-    core = state.get(("R", name), np.eye(len(state["A", name])))
-    width = core.shape[1]
-    full = np.zeros((len(core), len(core)))
-    gain = state.get(("gain", name), np.ones(len(core) // width))
-    for i, s in enumerate(gain):
-        part = slice(i * width, (i + 1) * width)
-        full[part, part] = s * core[part]
-    return full
-
-
 def product(state: State, name: str) -> np.ndarray:
-    return state["B", name] @ inner(state, name) @ state["A", name]
-
-
-def weight_change(state: State, name: str) -> np.ndarray:
-    """The layer's weight minus W0."""
-    return state.get(("W", name), 0.0) + SCALE * product(state, name)
-
-
-def whole(oracle: Oracle) -> Oracle:
-    """The oracle of states that hold W and R too.
-
-    With A = I and B = X / s an oracle of the factors stands at the weight W0 + X and returns s G
-    there, G the gradient in the weight; every other gradient follows from G by the chain rule.
-    """
-
-    def gradient(state: State, x: np.ndarray, y: np.ndarray) -> State:
-        point = {key: value for key, value in state.items() if key[0] == "head"}
-        for name in layers(state):
-            change = weight_change(state, name)
-            point["A", name] = np.eye(change.shape[1])
-            point["B", name] = change / SCALE
-        found = oracle(point, x, y)
-        for name in layers(state):
-            a = state["A", name]
-            b = state["B", name]
-            r = inner(state, name)
-            g = found["B", name] / SCALE
-            found["A", name] = SCALE * (b @ r).T @ g
-            found["B", name] = SCALE * g @ (r @ a).T
-            whole = SCALE * b.T @ g @ a.T
-            if ("R", name) not in state:
-                continue
-            core = state["R", name]
-            width = state["R", name].shape[1]
-            gain = state.get(("gain", name), np.ones(len(core) // width))
-            parts = [slice(i * width, (i + 1) * width) for i in range(len(gain))]
-            blocks = [whole[part, part] for part in parts]
-            found["R", name] = np.concatenate([s * x for s, x in zip(gain, blocks)])
-            along = [(x * core[part]).sum() for x, part in zip(blocks, parts)]
-            found["gain", name] = np.array(along)
-        return found
-
-    return gradient
+    return state["B", name] @ state["A", name]
 
 
 # ---- what a client does
@@ -224,7 +186,6 @@ def federated(
     """
     states = [state]
     sent = []
-    gradient = whole(oracle)
     for t in range(work.rounds):
         parts = [keys for s in range(work.steps) for keys in loop.parts(state, t, s)]
         keys = list(dict.fromkeys(key for part in parts for key in part))
@@ -234,7 +195,7 @@ def federated(
             for name in layers(start) if ranks else ():
                 start["A", name] = start["A", name][: ranks[k]]  # type: ignore[index]
                 start["B", name] = start["B", name][:, : ranks[k]]  # type: ignore[index]
-            end = local(gradient, start, data, t, work, loop)
+            end = local(oracle, start, data, t, work, loop)
             ends.append((loop.sends or update)(start, end, keys, work, loop))
         state = loop.server(state, ends, work.weights)
         states.append(state)
@@ -468,7 +429,6 @@ def personal(
         return {key: x if key[0] == "head" else split(s, key)[0] for key, x in s.items()}
 
     loop = Loop(together("AB"), plain_mean)
-    gradient = whole(oracle)
     keys = of(state, "AB")
     still = {key: split(state, key)[1] for key in keys if key[0] != "head"}
     server = fronts(state)
@@ -476,7 +436,7 @@ def personal(
     for t in range(work.rounds):
         sent = []
         for k, data in enumerate(clients):
-            end = local(gradient, joined(server, own[k]), data, t, work, loop)
+            end = local(oracle, joined(server, own[k]), data, t, work, loop)
             own[k] = {key: split(end, key)[1] for key in still}
             sent.append(update(server, fronts(end), keys, work, loop))
         server = mean(sent, work.weights)

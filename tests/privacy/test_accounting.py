@@ -173,6 +173,8 @@ def test_what_releases_nothing_spends_nothing_and_bare_values_all(accountant: st
     for bare in (((None, 0.1, 1),), ((1.0, 0.1, 5), (0.0, 0.1, 1))):
         assert epsilon(bare, 1e-5, accountant) == math.inf
     assert noise_multiplier(1.0, 1e-5, 0.0, 10, accountant) == 0
+    rare = (((0.5, q, 10),) for q in (1e-6, 2e-6))  # drawn at all with a chance of delta, or twice
+    assert [epsilon(history, 1e-5, accountant) > 0 for history in rare] == [False, True]
 
 
 EXTREME_SIGMAS = (0.0, 5e-324, 1e-160, 1e-3, 0.01, 1.0, 1e8, 1.7e308, math.inf)

@@ -312,8 +312,6 @@ def _stored_ledger(
     ledger = Ledger.load(path)
     expected = f"{opened.terms}, those of this run"
     check(ledger.terms == opened.terms, "ledger", ledger.terms, expected)
-    agrees = ledger.uncertified == opened.uncertified
-    check(agrees, "ledger", ledger.uncertified, "what this run says")
     # With other noise or rates than this run's the ledger would state another run's epsilon.
     for entry in ledger.releases:
         exist = all(k < len(state.seen) for k in entry.clients or ())

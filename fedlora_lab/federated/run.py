@@ -328,11 +328,9 @@ class Run:
             expected = "None without privacy: no epsilon is spent"
             check(spec.privacy is not None, "stop_at", options.stop_at, expected)
         folder = checkpoint.checkpoint_folder(options.checkpoint, resume)
-        ledger = spec.ledger()
-        if ledger is not None:
-            # Before the first release: no ledger on disk ever states an epsilon that does not hold.
-            reasons = (injected_bug_reason(prepared.clip), spec.uncertified)
-            ledger.uncertified = "; ".join(reason for reason in reasons if reason) or None
+        # Before the first release: no ledger on disk ever states an epsilon that does not hold.
+        reasons = (injected_bug_reason(prepared.clip), spec.uncertified)
+        ledger = spec.ledger("; ".join(reason for reason in reasons if reason) or None)
         fresh = fresh_state(prepared)
         self = cls(prepared, options, ledger, fresh, folder)
         if folder is not None:

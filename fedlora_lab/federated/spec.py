@@ -160,12 +160,16 @@ class RunSpec:
         in_entries = self.privacy is not None and self.privacy.unit != "client"
         return tuple(range(len(self.task.sizes))) if in_entries else None
 
-    def ledger(self) -> Ledger | None:
-        """A ledger without releases; ``None`` without privacy."""
+    def ledger(self, uncertified: str | None = None) -> Ledger | None:
+        """A ledger without releases; ``None`` without privacy.
+
+        Args: uncertified: why it can state no epsilon, if so.
+        """
         if self.privacy is None:
             return None
         # Whoever knows the seed can draw the noise again and subtract it.
-        return self.privacy.ledger(reproducible=self.streams.seed is not None)
+        seeded = self.streams.seed is not None
+        return self.privacy.ledger(reproducible=seeded, uncertified=uncertified)
 
 
 @dataclass(frozen=True)

@@ -115,9 +115,9 @@ def count_release(participant: Participant, client: int, state: RecordDict, t: i
     ledgers[participant.terms] = ""  # without privacy there is nothing to count
     privacy = participant.spec.privacy
     if privacy is not None:
-        fresh = privacy.ledger(reproducible=participant.spec.streams.seed is not None)
+        seeded = participant.spec.streams.seed is not None
+        fresh = privacy.ledger(reproducible=seeded, uncertified=participant.spec.uncertified)
         ledger = Ledger.from_json(stored) if stored else fresh
-        ledger.uncertified = participant.spec.uncertified
         entry = participant.spec.entry((client,))
         numbers = {name: x[0] if isinstance(x, tuple) else x for name, x in entry.items()}
         # For everybody: in other terms the client has another number, and its examples are the

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fedlora_lab._utils import files
-from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
+from fedlora_lab._utils.validation import check, check_number, check_one_of
 from fedlora_lab.privacy import accounting
 
 PerClient = float | tuple[float, ...]
@@ -30,13 +30,14 @@ is public: sums are divided by numbers of units, and sample rates are made of th
 
 
 class Terms(NamedTuple):
-    """What an epsilon is stated for; equal in all ledgers of one run."""
+    """What an epsilon is stated for, and why none is; equal in all ledgers of one run."""
 
     unit: str
     delta: float
     accountant: str
     reproducible: bool
     trust: str
+    uncertified: str | None
 
 
 def check_terms(unit: str, delta: float, accountant: str, trust: str | None = None) -> str:
@@ -83,10 +84,10 @@ def per_client(value: PerClient, count: int = 1) -> tuple[float, ...]:
 
 
 def _as_count(name: str, value: Any) -> int:
-    """A whole number >= 0 of any type, small enough to be counted one by one."""
-    plain = isinstance(value, Integral) and not isinstance(value, bool)
-    check_whole(name, int(value) if plain else value, 0)
-    check(value <= MAX_COUNT, name, value, f"at most {MAX_COUNT}")
+    """A whole number of any type, small enough to be counted one by one."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    in_range = whole and 0 <= int(value) <= MAX_COUNT
+    check(in_range, name, value, f"a whole number in [0, {MAX_COUNT}]")
     return int(value)
 
 
@@ -138,35 +139,32 @@ class LedgerEntry:
         return list(zip(clients, zip(sigmas, rates, strict=True), strict=True))
 
 
-def _dominates(larger: accounting.History, smaller: accounting.History) -> bool:
-    """Whether ``larger`` spends at least as much, as entry by entry shows."""
-    return len(larger) == len(smaller) and all(
-        (a[0] or 0) <= (b[0] or 0) and a[1] >= b[1] and a[2] >= b[2]
-        for a, b in zip(larger, smaller, strict=True)
-    )
-
-
 def _undominated(histories: Iterable[accounting.History]) -> list[accounting.History]:
     """The histories that no other dominates: one of them spends most.
 
     Epsilon never falls with less noise, a larger q or more releases. Entries are compared one by
     one in their order, so histories of different lengths never dominate each other.
     """
-    largest: list[accounting.History] = []
+    # Written so that each number, if larger, spends at least as much.
+    costs = {
+        tuple(
+            number for sigma, q, steps in history for number in (-(sigma or 0.0), q, steps)
+        ): history
+        for history in histories
+    }
+    largest: list[tuple[float, ...]] = []
     # The largest first: a later one may fall by an earlier one, and never the other way round.
-    order = sorted(set(histories), key=lambda history: [(s, -q, -n) for s, q, n in history])
-    for history in order:
-        if not any(_dominates(before, history) for before in largest):
-            largest.append(history)
-    return largest
+    for cost in sorted(costs, reverse=True):
+        rivals = (zip(rival, cost, strict=True) for rival in largest if len(rival) == len(cost))
+        if not any(all(a >= b for a, b in pairs) for pairs in rivals):
+            largest.append(cost)
+    return [costs[cost] for cost in largest]
 
 
 class Uncertified(ValueError):
     """Raised in place of an epsilon when the noise does not match the sensitivity.
 
-    >>> ledger = Ledger()
-    >>> ledger.uncertified = "noise added before the clip"
-    >>> ledger.epsilon()
+    >>> Ledger(uncertified="noise added before the clip").epsilon()
     Traceback (most recent call last):
     fedlora_lab.privacy.ledger.Uncertified: epsilon: not certified: noise added before the clip
     """
@@ -182,12 +180,15 @@ class Ledger:
         accountant: "pld" or "rdp", see `accounting.epsilon`.
         reproducible: the noise can be drawn again from a seed; only such a run repeats rounds.
         trust: whom the noise protects from, see `Privacy`.
+        uncertified: why no epsilon can be stated; ``None`` when one can.
 
-    Guarantees: test_ledger_round_trip, test_ledger_refuses_any_changed_byte,
-        test_every_record_counts, test_a_replay_counts_once,
-        test_an_uncertified_ledger_states_no_epsilon,
-        test_nothing_that_a_ledger_states_can_be_assigned,
-        test_the_aggregator_is_not_amplified_against, test_compose_adds_up.
+    Guarantees: every record counts (test_every_record_counts), but a round that is played again
+        from its seed once (test_a_replay_counts_once); nothing that it states can be assigned
+        (test_nothing_that_a_ledger_states_can_be_assigned), and without a certificate it states
+        nothing (test_an_uncertified_ledger_states_no_epsilon); against who sees the uploads no
+        draw of clients amplifies (test_the_aggregator_is_not_amplified_against); a file gives back
+        the same ledger (test_ledger_round_trip), or is refused
+        (test_ledger_refuses_any_changed_byte).
 
     >>> ledger = Ledger(delta=1e-5)
     >>> ledger.record(0, [0, 1], 100, sample_rate=0.1, noise_multiplier=1.0)
@@ -196,7 +197,7 @@ class Ledger:
     """
 
     # Nothing that a ledger states, and no method that states it, can be assigned afterwards.
-    __slots__ = ("_closed", "_entries", "_parts", "_spent", "_terms", "_uncertified")
+    __slots__ = ("_closed", "_entries", "_parts", "_spent", "_terms")
 
     def __init__(
         self,
@@ -206,12 +207,14 @@ class Ledger:
         accountant: str = "pld",
         reproducible: bool = True,
         trust: str | None = None,
+        uncertified: str | None = None,
     ) -> None:
         trust = check_terms(unit, delta, accountant, trust)
         check(isinstance(reproducible, bool), "reproducible", reproducible, "True or False")
-        self._terms = Terms(unit, float(delta), accountant, reproducible, trust)
+        told = uncertified is None or (isinstance(uncertified, str) and bool(uncertified))
+        check(told, "uncertified", uncertified, "a reason or None")
+        self._terms = Terms(unit, float(delta), accountant, reproducible, trust, uncertified)
         self._parts: tuple[Ledger, ...] = ()
-        self._uncertified: str | None = None
         self._closed: str | None = None
         # Replaced and never changed in place: copies and snapshots may share them.
         self._entries: tuple[LedgerEntry, ...] = ()
@@ -253,11 +256,6 @@ class Ledger:
         """Who adds the noise; of a composition the trusts of all parts."""
         return self._terms.trust
 
-    @property
-    def relation(self) -> str:
-        """How neighbours differ."""
-        return RELATION
-
     @classmethod
     def compose(cls, *ledgers: "Ledger") -> "Ledger":
         """Adds up what several runs on the same data have spent, as a closed ledger.
@@ -269,8 +267,9 @@ class Ledger:
         Returns: a ledger that takes no more entries; with "rdp" where accountants differ,
             reproducible and uncertified where a part is. Runs of one seed are counted as if each
             had noise of its own, and `privacy.statement` says so.
-        Guarantees: test_compose_adds_up, test_compose_refuses_other_terms,
-            test_pooled_data_are_spent_for_every_client.
+        Guarantees: releases add up, client by client (test_compose_adds_up), pooled data for every
+            client (test_pooled_data_are_spent_for_every_client); other units and deltas are refused
+            (test_compose_refuses_other_terms).
         """
         right = bool(ledgers) and all(isinstance(ledger, Ledger) for ledger in ledgers)
         check(right, "ledgers", ledgers, "Ledgers, >= 1")
@@ -281,16 +280,16 @@ class Ledger:
             equal = "the same in all ledgers: only then their releases add up"
             check(len(values) == 1, name, values, equal)
         accountants = {run.accountant for run in runs}
+        # A promise about the whole needs one about every part.
+        reasons = dict.fromkeys(run.uncertified for run in runs if run.uncertified is not None)
         total = cls(unit=runs[0].unit, delta=runs[0].delta)
         total._terms = runs[0].terms._replace(
             # A bound by Renyi divergences holds for every history, whichever accountant it had.
             accountant="rdp" if len(accountants) > 1 else runs[0].accountant,
             reproducible=any(run.reproducible for run in runs),
             trust=" and ".join(sorted({run.trust for run in runs})),
+            uncertified="; ".join(reasons) or None,
         )
-        # A promise about the whole needs one about every part.
-        reasons = dict.fromkeys(run.uncertified for run in runs if run.uncertified is not None)
-        total._uncertified = "; ".join(reasons) or None
         total._parts = tuple(runs)
         total._closed = "composition"
         return total
@@ -323,23 +322,7 @@ class Ledger:
     @property
     def uncertified(self) -> str | None:
         """Why no epsilon can be stated; ``None`` when one can."""
-        return self._uncertified
-
-    @uncertified.setter
-    def uncertified(self, reason: str | None) -> None:
-        self._check_open()
-        right = reason is None or (isinstance(reason, str) and bool(reason))
-        check(right, "uncertified", reason, "a reason or None")
-        # What was released without a promise stays released: a reason cannot be taken back.
-        stays = reason is not None or self._uncertified is None
-        check(
-            stays, "uncertified", reason, "a reason: what was released without a promise stays so"
-        )
-        self._uncertified = reason
-
-    def _check_open(self) -> None:
-        expected = f"the run's own ledger: a {self._closed} takes no entries"
-        check(self._closed is None, "ledger", self._closed, expected)
+        return self._terms.uncertified
 
     def record(
         self,
@@ -359,7 +342,8 @@ class Ledger:
                 entry that the round already has counts once, and a different one is refused. Only
                 for a reproducible ledger.
         """
-        self._check_open()
+        expected = f"the run's own ledger: a {self._closed} takes no entries"
+        check(self._closed is None, "ledger", self._closed, expected)
         # A draw of clients amplifies only while nobody learns who was drawn: no names are stored.
         named = None if self.unit == "client" else clients
         entry = LedgerEntry(round, named, count, sample_rate, noise_multiplier)
@@ -415,8 +399,8 @@ class Ledger:
         Raises: `Uncertified`, naming the ``quantity`` that was asked for.
         """
         self._check_observer(observer)
-        if self._uncertified is not None:
-            raise Uncertified(f"{quantity}: not certified: {self._uncertified}")
+        if self.uncertified is not None:
+            raise Uncertified(f"{quantity}: not certified: {self.uncertified}")
         # What can be promised to everyone is what is promised to the client who spent most.
         clients = (None, *self.clients) if client is None else (client,)
         return _undominated(self.history(k, observer) for k in clients)
@@ -430,21 +414,20 @@ class Ledger:
 
         Raises: `Uncertified` with the reason, when a release cannot be certified; ``ValueError``
             for an observer whom this trust does not protect from.
-        Guarantees: test_the_aggregator_is_not_amplified_against,
-            test_the_worst_client_is_found_among_many.
+        Guarantees: the largest over all clients (test_the_worst_client_is_found_among_many).
         """
         histories = self._histories("epsilon", client, observer)
         return max(accounting.epsilon(h, self.delta, self.accountant) for h in histories)
 
     def epsilon_or_inf(self) -> float:
         """Largest epsilon over the clients; ``inf`` where none can be certified."""
-        return math.inf if self._uncertified is not None else self.epsilon()
+        return math.inf if self.uncertified is not None else self.epsilon()
 
-    def nominal_epsilon(self, observer: str | None = None) -> float:
+    def nominal_epsilon(self) -> float:
         """`epsilon` as if the ledger were certified: accounting only, no promise."""
         twin = copy(self)
-        twin._uncertified = None
-        return twin.epsilon(observer=observer)
+        twin._terms = self.terms._replace(uncertified=None)
+        return twin.epsilon()
 
     def tradeoff(
         self,
@@ -461,8 +444,8 @@ class Ledger:
             client, observer: as for `epsilon`; ``None`` is whoever is found most easily.
 
         Raises: as `epsilon`.
-        Guarantees: test_the_curve_of_a_ledger_is_that_of_its_worst_client,
-            test_an_uncertified_ledger_states_no_epsilon.
+        Guarantees: that of the worst client at each rate
+            (test_the_curve_of_a_ledger_is_that_of_its_worst_client).
         Source: see `accounting.tradeoff_curve`.
 
         >>> ledger = Ledger()
@@ -481,7 +464,8 @@ class Ledger:
 
         Args: client, observer: as for `epsilon`.
         Raises: as `epsilon`.
-        Guarantees: test_the_curve_of_a_ledger_is_that_of_its_worst_client.
+        Guarantees: the largest over all clients
+            (test_the_curve_of_a_ledger_is_that_of_its_worst_client).
 
         >>> ledger = Ledger()
         >>> ledger.record(0, None, 4, sample_rate=1.0, noise_multiplier=2.0)
@@ -505,12 +489,12 @@ class Ledger:
 
         An upper bound for runs that split the same data in other ways.
 
-        Guarantees: test_ledgers_over_other_splits_are_bounded (test_attack_spending.py).
+        Guarantees: at least what any client has spent, however the data were dealt out
+            (test_attack_spending.py::test_ledgers_over_other_splits_are_bounded).
         """
         check(not self.parts, "ledger", "composition", "the ledger of one run")
         # In another split somebody's data may lie with any client.
         ledger = Ledger(**self.terms._asdict())
-        ledger.uncertified = self._uncertified
         for entry in self._entries:
             pairs = [pair for _, pair in entry.rows()]
             if pairs:
@@ -527,12 +511,12 @@ class Ledger:
 
     def __repr__(self) -> str:
         spent = "uncertified"
-        if self._uncertified is None:
+        if self.uncertified is None:
             spent = ", ".join(f"{name} {self.epsilon(None, name):.4g}" for name in self.observers)
         mode = "reproducible" if self.reproducible else "release"
         entries = f"{len(self.parts)} ledgers" if self.parts else f"{len(self._entries)} entries"
         return (
-            f"Ledger(unit={self.unit!r}, trust={self.trust!r}, relation={self.relation!r}, {mode}, "
+            f"Ledger(unit={self.unit!r}, trust={self.trust!r}, relation={RELATION!r}, {mode}, "
             f"{entries}, epsilon: {spent} at delta={self.delta:g})"
         )
 
@@ -573,11 +557,7 @@ class Ledger:
 
 def _content(ledger: Ledger) -> dict[str, Any]:
     """A ledger as JSON values."""
-    content = {
-        **ledger.terms._asdict(),
-        "relation": ledger.relation,
-        "uncertified": ledger.uncertified,
-    }
+    content = {**ledger.terms._asdict(), "relation": RELATION}
     if ledger.parts:
         return {**content, "parts": [_content(part) for part in ledger.parts]}
     return {**content, "releases": [dict(vars(entry)) for entry in ledger.releases]}
@@ -588,5 +568,4 @@ def _from_content(content: Mapping[str, Any]) -> Ledger:
     if "parts" in content:
         return Ledger.compose(*map(_from_content, content["parts"]))
     ledger = Ledger(**{name: content[name] for name in Terms._fields})
-    ledger.uncertified = content["uncertified"]
     return ledger.after(LedgerEntry(**fields) for fields in content["releases"])

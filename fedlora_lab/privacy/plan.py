@@ -78,12 +78,14 @@ class Privacy:
     else reads their number off the noise, to which each adds a share: q = 1. In the example unit
     the batch is drawn inside the client, and its q counts.
 
-    Guarantees: test_privacy_refuses_bad_values, test_noise_of_the_sum_is_sigma_c_under_every_trust,
-        test_calibrate_meets_its_target,
-        test_attack_neighbours.py::test_one_example_less_moves_a_step_by_at_most_what_is_assumed,
-        test_attack_neighbours.py::test_one_person_less_moves_a_step_by_at_most_what_is_assumed,
-        test_attack_neighbours.py::test_one_client_less_moves_a_round_by_at_most_what_is_assumed,
-        test_attack_secagg.py::test_colluders_leave_enough_noise.
+    Guarantees: bad values are refused (test_privacy_refuses_bad_values); the noise on a sum has the
+        standard deviation sigma C under every trust
+        (test_noise_of_the_sum_is_sigma_c_under_every_trust), also where clients collude
+        (test_attack_secagg.py::test_colluders_leave_enough_noise); one unit less moves a release by
+        at most C (test_attack_neighbours.py, one test a unit:
+        ::test_one_example_less_moves_a_step_by_at_most_what_is_assumed,
+        ::test_one_person_less_moves_a_step_by_at_most_what_is_assumed,
+        ::test_one_client_less_moves_a_round_by_at_most_what_is_assumed).
     Source: arXiv:1607.00133, algorithm 1 (example unit); arXiv:1710.06963, algorithm 1 (client
         unit).
 
@@ -194,8 +196,9 @@ class Privacy:
         Raises: ``ValueError``: no noise multiplier; a sample rate other than the plan's; a tuple of
             the wrong length; more honest and colluding clients than there are; delta >= 1 / number
             of units; a plan that spends more than the target.
-        Guarantees: test_resolve_refuses_contradictions, test_delta_must_lie_below_one_over_units,
-            test_a_plan_longer_than_its_calibration_is_refused.
+        Guarantees: refuses what contradicts the plan (test_resolve_refuses_contradictions), a delta
+            at which one unit could be published (test_delta_must_lie_below_one_over_units), and a
+            plan that would overspend (test_a_plan_longer_than_its_calibration_is_refused).
         """
         self._check_noise()
         fixed = replace(self, sample_rate=self._plan_rate(self.units(task), plan))
@@ -222,7 +225,8 @@ class Privacy:
             plan: the work: rounds x local_steps releases, or rounds (client unit).
 
         Raises: ``ValueError`` as `resolve` does; or a target the accountant cannot certify.
-        Guarantees: test_calibrate_meets_its_target.
+        Guarantees: each client spends at most epsilon, and at least 99 % of it
+            (test_calibrate_meets_its_target).
         """
         check_number("epsilon", epsilon, 0, 1e9, open_low=True)
         check(hasattr(task, "sizes"), "task", task, "a Task")
@@ -296,7 +300,8 @@ class Privacy:
             clients: number of clients, >= 1.
             plan: the work; its participation and dropout set the default of ``honest``.
 
-        Guarantees: test_noise_of_the_sum_is_sigma_c_under_every_trust.
+        Guarantees: the noise on the sum has the standard deviation sigma C
+            (test_noise_of_the_sum_is_sigma_c_under_every_trust).
         Source: `theory.trust_level`.
         """
         check_whole("clients", clients, 1)
@@ -339,8 +344,14 @@ class Privacy:
             for name, value in entry.items()
         }
 
-    def ledger(self, releases: int = 0, reproducible: bool = True) -> Ledger:
+    def ledger(
+        self, releases: int = 0, reproducible: bool = True, uncertified: str | None = None
+    ) -> Ledger:
         """Makes a ledger for this plan, in which every client has made so many releases.
+
+        Args:
+            releases: number, >= 0.
+            reproducible, uncertified: see `Ledger`.
 
         Raises: ``ValueError`` with ``releases``, when the noise multiplier or sample rate is open.
         """
@@ -351,6 +362,7 @@ class Privacy:
             accountant=self.accountant,
             trust=self.trust,
             reproducible=reproducible,
+            uncertified=uncertified,
         )
         if releases:
             self._check_noise()

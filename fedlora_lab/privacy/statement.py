@@ -6,7 +6,7 @@ Every number is computed from the ledger itself, so that a stored one is checked
 from pathlib import Path
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.privacy.ledger import RELATION, Ledger
 
 VIEWS = {"secagg": "the sum of the uploads", "local": "every upload"}
 UNITS = {
@@ -49,7 +49,7 @@ def statement(ledger: Ledger, observer: str | None = None) -> str:
         ledger: of a run, or a composition.
         observer: as of `Ledger.epsilon`.
 
-    Guarantees: test_promise.py::test_a_statement_has_all_its_parts.
+    Guarantees: all of these stand in it (test_promise.py::test_a_statement_has_all_its_parts).
 
     >>> from fedlora_lab import Ledger
     >>> ledger = Ledger(reproducible=False)
@@ -62,7 +62,7 @@ def statement(ledger: Ledger, observer: str | None = None) -> str:
     counted = "persons of each" if ledger.unit == "person" else "examples"
     sentences = [
         f"epsilon = {value} at delta = {ledger.delta:g} against {_against(ledger, observer)}, for "
-        f"neighbours that differ by {UNITS[ledger.unit]} replaced by nothing ({ledger.relation}: "
+        f"neighbours that differ by {UNITS[ledger.unit]} replaced by nothing ({RELATION}: "
         f"how many clients and {counted} there are is public)."
     ]
     if not reason:
@@ -111,7 +111,7 @@ def privacy_page(ledger: Ledger | None) -> str:
         return f"# Privacy\n\n{NO_PRIVACY}\n"
     facts = {
         "protected unit": UNITS[ledger.unit],
-        "neighbours": f"{ledger.relation}: its contribution is replaced by nothing",
+        "neighbours": f"{RELATION}: its contribution is replaced by nothing",
         "δ": f"{ledger.delta:g}",
         "mode": ledger.mode,
         "accountant": ledger.accountant,
@@ -133,7 +133,8 @@ def read_privacy(folder: str | Path) -> str:
 
     Args: folder: as `fl.save_adapter` wrote it; a checkpoint's does too.
     Raises: ``ValueError`` where no ledger lies there, or one that was changed.
-    Guarantees: test_promise.py::test_a_changed_ledger_states_nothing.
+    Guarantees: a changed file states nothing
+        (test_promise.py::test_a_changed_ledger_states_nothing).
     """
     path = Path(folder).expanduser() / "ledger.json"
     check(path.is_file(), "folder", str(folder), "one with a ledger.json, of a private run")

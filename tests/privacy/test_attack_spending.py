@@ -279,6 +279,3 @@ def test_ledgers_over_other_splits_are_bounded():
             ledger.history(k) + ledger.history(j), ledger.delta, ledger.accountant
         )
         assert Ledger.compose(everyone, everyone).epsilon() >= moved
-    uncertified = Ledger.from_json(ledger.to_json())
-    uncertified.uncertified = "a reason"
-    assert uncertified.for_everyone().uncertified == "a reason"

@@ -43,8 +43,7 @@ def test_a_statement_names_its_observer() -> None:
 
 
 def test_an_uncertified_ledger_states_its_reason_and_no_number() -> None:
-    book = ledger()
-    book.uncertified = "noise shaped by the peer"
+    book = Ledger(uncertified="noise shaped by the peer")
     assert "not certified: noise shaped by the peer" in fl.privacy.statement(book)
     assert "attacker" not in fl.privacy.statement(book)
 

@@ -190,7 +190,7 @@ def separation(
     stds = [noise_multiplier] * draws
     where = [(i,) for i in range(draws)]
     drawn = privatizer.gaussian_noise({key: change.shape}, stds, Streams(seed), where)
-    shown, alone = privatizer.release({key: signal[key].expand(draws, -1, -1)}, drawn, maps)
+    shown, alone = privatizer.add_noise({key: signal[key].expand(draws, -1, -1)}, drawn, maps)
     moved = (shown[key] - alone[key])[0]
     # The best direction for Gaussian noise xi N is the signal times the inverse covariance (N
     # N^T)^-1.

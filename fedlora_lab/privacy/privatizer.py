@@ -137,9 +137,8 @@ class ClipAndNoise:
             streams, where: of the run, and the indices of the stream of each noise in ``std``.
             metric: in which rows are clipped and noised.
 
-        Guarantees: test_attack_clip.py::
-            test_one_example_moves_a_release_as_a_shift_of_the_noise_by_at_most_c_does,
-            test_attack_neighbours.py::test_one_example_less_moves_a_step_by_at_most_what_is_assumed.
+        Guarantees: one row less moves a release by at most C in units of its noise
+            (test_attack_neighbours.py::test_one_example_less_moves_a_step_by_at_most_what_is_assumed).
         """
         clip = clip_sum if self.clip is None else self.clip
         owners = len(next(iter(zeros.values())))
@@ -159,7 +158,7 @@ class ClipAndNoise:
         drawn = gaussian_noise(shapes, list(std), streams, where)
         if owners == 1 and len(std) != 1:
             drawn = {key: shares.sum(0, keepdim=True) for key, shares in drawn.items()}
-        value, noise = release(sums, drawn, metric)
+        value, noise = add_noise(sums, drawn, metric)
         return Release(value, noise, counts, state)
 
 
@@ -259,8 +258,8 @@ def _clip_group(
     tiny = max(torch.finfo(tensor.dtype).tiny for tensor in rows.values())
     scale = torch.where(scale < tiny, zero, scale)
     scaled = finite & (scale < 1)
-    # On a processor these are known at once, and work on rows that need it not is saved; reading
-    # them from a GPU would cost a wait.
+    # On a CPU these are known at once, and save work on rows that need none; reading them from a
+    # GPU would cost a wait.
     any_scaled = not _on_cpu(norms) or bool(scaled.any())
     any_strange = not _on_cpu(norms) or not finite.all()
     sums = {}
@@ -308,7 +307,7 @@ def gaussian_noise(
     return {key: numbers.reshape(-1, *shape) for (key, shape), numbers in pairs}
 
 
-def release(
+def add_noise(
     sums: Tensors, drawn: Tensors, metric: Metric
 ) -> tuple[dict[ParamKey, Tensor], dict[ParamKey, Tensor]]:
     """Adds noise to clipped sums and maps both back to the coordinates of the factors.
@@ -318,8 +317,9 @@ def release(
         metric: as for `precondition_rows`.
 
     Returns: the released tensors, and the noise in them alone.
-    Guarantees: test_attack_clip.py::
-        test_one_example_moves_a_release_as_a_shift_of_the_noise_by_at_most_c_does.
+    Guarantees: one example moves what is released as a shift of the noise by at most C does, also
+        under a metric (test_attack_clip.py::
+        test_one_example_moves_a_release_as_a_shift_of_the_noise_by_at_most_c_does).
     """
     released: dict[ParamKey, Tensor] = {}
     alone: dict[ParamKey, Tensor] = {}

@@ -13,7 +13,7 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.audit import bounds
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.privacy.privatizer import clip_sum, gaussian_noise, release
+from fedlora_lab.privacy.privatizer import add_noise, clip_sum, gaussian_noise
 
 
 def test_one_run_bounds_are_those_of_the_paper():
@@ -140,7 +140,7 @@ def test_a_plain_gaussian_release_is_seen(sigma):
     for seed, size in ((0, 5.0), (1, 0.0)):
         sums, _ = clip_sum({key: torch.full((n, 1), size)}, 1.0, torch.arange(n), n)
         drawn = gaussian_noise({key: torch.Size([n])}, [sigma], Streams(seed), [(0, 0, 0)])
-        released, _ = release(sums, {key: drawn[key].T}, {})
+        released, _ = add_noise(sums, {key: drawn[key].T}, {})
         scores.append(released[key][:, 0].double().numpy())
     grid = [0.5 + z * sigma for z in (1.0, 2.0, 2.5, 3.0)]
     inside, outside = scores

@@ -41,7 +41,7 @@ def test_product_space_is_post_processing(key, clip):
     rows = privatizer.precondition_rows({key: change[None]}, {key: rule}, owner)
     sums, _ = privatizer.clip_sum(rows, clip, owner, 1)
     xi = {key: 0.3 * random(1, *change.shape, seed=2)}
-    released, alone = privatizer.release(sums, xi, {key: rule})
+    released, alone = privatizer.add_noise(sums, xi, {key: rule})
     effect = product(key, change, peer)
     clipped = effect * min(1.0, clip / float(effect.norm()))
     found = product(key, (released[key] - alone[key])[0], peer)

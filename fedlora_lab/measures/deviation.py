@@ -93,7 +93,7 @@ def drift(server: FactorPair, clients: FactorPair) -> Float[Tensor, " clients"]:
 
     ``server`` is (A, B), ``clients`` (A_k, B_k), stacked; a leading 1 where all agree.
 
-    Guarantees: tests/measures/test_measures.py::test_drift.
+    Guarantees: the norms of the products formed in full (test_measures.py::test_drift).
     """
     a, b = server
     client_a, client_b = clients
@@ -128,7 +128,7 @@ def noise_energies(
 def signal_to_noise(released: Iterable[FactorPair]) -> float:
     """Computes the norm of noiseless changes over that of the noise, from pairs of both.
 
-    Guarantees: tests/measures/test_measures.py::test_signal_to_noise.
+    Guarantees: squares add up over layers (test_measures.py::test_signal_to_noise).
     """
     signal = noise = 0.0
     for value, xi in released:
@@ -383,7 +383,8 @@ def server_deviation(given: AggregationInput, server: "Method | Any", layer: str
 def mean_spectrum(given: AggregationInput, layer: str) -> "Float[np.ndarray, ' n']":
     """Computes singular values of the mean of the clients' products of a layer.
 
-    Guarantees: test_lesson_10.py::test_the_spectrum_is_that_of_the_matrix.
+    Guarantees: that of the matrix formed in full
+        (test_lesson_10.py::test_the_spectrum_is_that_of_the_matrix).
     """
     mean = _mean_product(given.server(layer), given.factors(layer), given.weights)
     return torch.linalg.svdvals(mean).numpy()
@@ -414,7 +415,8 @@ def alignment(given: AggregationInput) -> float:
 
     Args: given: of a round, as `record_aggregation` keeps it.
     Raises: ``ValueError`` for a round with fewer than two clients.
-    Guarantees: test_measures.py::test_alignment_is_that_of_the_products.
+    Guarantees: that of the products formed in full
+        (test_measures.py::test_alignment_is_that_of_the_products).
     """
     # Not weighted: each pair of clients counts alike.
     count = len(given.weights)

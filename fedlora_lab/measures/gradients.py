@@ -87,7 +87,8 @@ def gradients(task: Task, record: Judged, layer: str, data: Examples | None = No
 
     Raises: ``ValueError`` for a layer that the record does not have; without ``data`` for a private
         run whose test examples are not public.
-    Guarantees: test_measures.py::test_gradients_of_a_layer_obey_the_chain_rule.
+    Guarantees: A and B have the gradients that the chain rule makes of W's
+        (test_measures.py::test_gradients_of_a_layer_obey_the_chain_rule).
     """
     adapted, tensors = _adapted(task, record)
     check_one_of("layer", layer, tuple(record.adapter))
@@ -241,7 +242,8 @@ def gradient_spectra(record: Trained, clip_norm: float = 1.0) -> "pd.DataFrame":
     laboratory, never for a release.
 
     Returns: columns layer, side, frequency (0 to 1), energy.
-    Guarantees: test_lesson_07.py::test_gradient_spectra_are_those_of_the_mean_gradient.
+    Guarantees: those of the mean gradient
+        (test_lesson_07.py::test_gradient_spectra_are_those_of_the_mean_gradient).
     """
     import pandas as pd
 

@@ -112,7 +112,7 @@ def find_collapsed(gains: Float[np.ndarray, " runs"]) -> Bool[np.ndarray, " runs
 
     Args: gains: score after the last round minus score before the first, larger is better; NaN
         where it was not measured.
-    Guarantees: test_collapse.py::test_what_counts_as_collapsed.
+    Guarantees: the cases of a table (test_collapse.py::test_what_counts_as_collapsed).
 
     >>> find_collapsed(np.array([0.29, 0.004, 0.27, 0.30, -0.1])).tolist()
     [False, True, False, False, True]
@@ -127,7 +127,8 @@ def find_collapsed_by_group(groups: Any) -> Any:
     """Tells which rows of a frame collapsed, each judged beside those of its group.
 
     Args: groups: gains as of `find_collapsed`, a grouped pandas Series.
-    Guarantees: test_collapse.py::test_each_method_and_seed_is_judged_by_its_own_ends.
+    Guarantees: each method is judged by its own runs
+        (test_collapse.py::test_each_method_and_seed_is_judged_by_its_own_ends).
     """
     return groups.transform(lambda gains: find_collapsed(gains.to_numpy())).astype(bool)
 

@@ -28,7 +28,7 @@ def sampled_gaussian_rdp(
     is a / (2 sigma^2) for q = 1; times the steps.
 
     Args: orders: a >= 2; sample_rate: q in [0, 1]; noise_multiplier: sigma > 0; steps: >= 0.
-    Guarantees: test_sampled_gaussian_rdp.
+    Guarantees: equals the divergence by integration (test_sampled_gaussian_rdp).
     Source: arXiv:1908.10530, section 3.3; arXiv:1702.07476, corollary 3, for q = 1.
 
     >>> sampled_gaussian_rdp(np.array([2, 8]), 1.0, 2.0)
@@ -61,7 +61,7 @@ def rdp_to_epsilon(
     min over orders a of rdp + log((a - 1) / a) - (log delta + log a) / (a - 1).
 
     Args: orders: a > 1; rdp: at these orders; delta: in (0, 1).
-    Guarantees: test_rdp_to_epsilon.
+    Guarantees: never below the exact epsilon of a Gaussian (test_rdp_to_epsilon).
     Source: arXiv:1905.09982, theorem 21; arXiv:2004.00010, proposition 12.
     """
     check_symbols(delta=delta)
@@ -73,7 +73,7 @@ def rdp_to_epsilon(
 def gaussian_mu(noise_multiplier: float, steps: int = 1) -> float:
     """mu of Gaussian DP of releases without sampling: sqrt(steps) / sigma, exact.
 
-    Guarantees: test_gaussian_mu.
+    Guarantees: is that of the log-likelihood ratio of drawn releases (test_gaussian_mu).
     Source: arXiv:1905.02383, corollary 3.3.
     """
     check_number("noise_multiplier", noise_multiplier, 0, open_low=True)
@@ -87,7 +87,7 @@ def clt_mu(sample_rate: float, noise_multiplier: float, steps: int) -> float:
     An approximation, not a bound: its epsilon may lie BELOW the true one. Never report it.
 
     Args: sample_rate: q in [0, 1]; noise_multiplier: sigma > 0; steps: >= 0.
-    Guarantees: test_clt_mu.
+    Guarantees: steps times the chi-square divergence of one release (test_clt_mu).
     Source: arXiv:1911.11607, section 3.
     """
     check_number("noise_multiplier", noise_multiplier, 0, open_low=True)
@@ -99,7 +99,7 @@ def gdp_log_delta(mu: float, epsilon: float | np.ndarray) -> float | np.ndarray:
     """log of `gdp_delta`, of a number or of each number of an array, however small delta is.
 
     Args: mu: > 0; epsilon: any, also below 0.
-    Guarantees: test_gdp_delta.
+    Guarantees: equals the integral over the privacy loss (test_gdp_delta).
     Source: as `gdp_delta`.
     """
     # In logarithms: in the tail both terms may be below the smallest float, and their ratio is not.
@@ -112,7 +112,7 @@ def gdp_log_delta(mu: float, epsilon: float | np.ndarray) -> float | np.ndarray:
 def gdp_delta(mu: float, epsilon: float) -> float:
     """delta of mu-GDP at epsilon: Phi(-eps / mu + mu / 2) - exp(eps) Phi(-eps / mu - mu / 2).
 
-    Guarantees: test_gdp_delta.
+    Guarantees: equals the integral over the privacy loss (test_gdp_delta).
     Source: arXiv:1805.06530, theorem 8; arXiv:1905.02383, corollary 2.13.
     """
     check_symbols(mu=mu, epsilon=epsilon)
@@ -122,7 +122,7 @@ def gdp_delta(mu: float, epsilon: float) -> float:
 def gdp_epsilon(mu: float, delta: float) -> float:
     """The smallest epsilon at which mu-GDP has ``delta``, to 1e-12 relative.
 
-    Guarantees: test_gdp_delta.
+    Guarantees: equals the integral over the privacy loss (test_gdp_delta).
     Source: as `gdp_delta`.
     """
     check_symbols(mu=mu, delta=delta)
@@ -143,7 +143,7 @@ def gdp_epsilon(mu: float, delta: float) -> float:
 def classical_sigma(epsilon: float, delta: float) -> float:
     """The textbook sigma = sqrt(2 ln(1.25 / delta)) / epsilon of ONE release, for epsilon < 1.
 
-    Guarantees: test_classical_sigma.
+    Guarantees: enough in its range, and refused outside (test_classical_sigma).
     Source: Dwork & Roth, The Algorithmic Foundations of Differential Privacy (2014), theorem A.1.
     """
     inside = "a number in (0, 1): outside it the theorem says nothing"
@@ -160,7 +160,8 @@ def membership_bound(
     The smaller of e^epsilon fpr + delta and 1 - e^-epsilon (1 - delta - fpr), and never above 1.
 
     Args: fpr: in [0, 1]; epsilon: >= 0; delta: in [0, 1].
-    Guarantees: test_membership_bound.
+    Guarantees: no test between two Gaussians beats it, the best one touches it
+        (test_membership_bound).
     Source: arXiv:1311.0776, theorem 2.1.
     """
     check_symbols(epsilon=epsilon)
@@ -196,7 +197,7 @@ def clip_terms(
         clip_norm, noise_multiplier: C >= 0 and sigma >= 0, finite.
         batch: expected number of rows drawn, in (0, n].
 
-    Guarantees: test_clip_terms.
+    Guarantees: the mean over drawn releases (test_clip_terms).
     Source: derived; the mechanism is arXiv:1607.00133, algorithm 1.
     """
     n, p = rows.shape
@@ -224,7 +225,7 @@ def gradient_overlap(noise_multiplier: float, rank: int, d_in: int, releases: in
         rank, d_in: r in [1, d_in].
         releases: N >= 1 of the same gradient, each with noise of its own.
 
-    Guarantees: test_gradient_overlap_is_the_mean_over_draws.
+    Guarantees: the mean over draws (test_gradient_overlap_is_the_mean_over_draws).
     Source: arXiv:1103.2221 (singular vectors of a low-rank matrix in noise; its Gaussian example).
     """
     check_symbols(noise_multiplier=noise_multiplier, rank=rank, releases=releases)
@@ -243,7 +244,7 @@ def vanishing_noise(rank: int, d_in: int, releases: int = 1) -> float:
     """The noise multiplier at which `gradient_overlap` reaches 0: sqrt(N) / (r d_in)^(1/4).
 
     Args: as `gradient_overlap`.
-    Guarantees: test_gradient_overlap_is_the_mean_over_draws.
+    Guarantees: the mean over draws (test_gradient_overlap_is_the_mean_over_draws).
     Source: arXiv:1103.2221, the threshold of the largest singular value.
     """
     check_symbols(rank=rank, releases=releases)
@@ -282,7 +283,7 @@ def trust_level(
         honest: secure aggregation: noise shares relied on, in [1, m]; ``None`` is m. Clients that
             upload and tell their noise are not among them.
 
-    Guarantees: test_trust_level.
+    Guarantees: the noise drawn at each level (test_trust_level).
     Source: derived; distributed noise as in arXiv:2102.06387.
     """
     check_one_of("trust", trust, ("local", "secagg", "central"))
@@ -306,7 +307,7 @@ def surviving_multiplier(noise_multiplier: float, relied: int, honest: int) -> f
     sqrt(honest / relied).
 
     Args: noise_multiplier: sigma >= 0; relied: shares that make up sigma, >= 1; honest: >= 1.
-    Guarantees: test_the_surviving_multiplier_is_that_of_drawn_noises.
+    Guarantees: that of drawn noises (test_the_surviving_multiplier_is_that_of_drawn_noises).
     Source: derived; variances of independent noises add up.
     """
     check_symbols(noise_multiplier=noise_multiplier, relied=relied, honest=honest)
@@ -319,7 +320,7 @@ def weighted_sensitivity(clip_norm: float, weights: Float[np.ndarray, " clients"
     C / n only for equal weights. They are fixed in advance: weights that depend on who takes part
     leak and change the sensitivity.
 
-    Guarantees: test_weighted_sensitivity.
+    Guarantees: the largest move when one client is left out (test_weighted_sensitivity).
     Source: derived.
     """
     check_symbols(clip_norm=clip_norm)

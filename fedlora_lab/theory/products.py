@@ -37,7 +37,7 @@ def deviation_matrix(B: FactorsB, A: FactorsA, weights: Weights = None) -> Matri
     """D = (sum p B)(sum p A) - sum p B A: what averaging factors adds to the mean of the products.
 
     Args: B, A: the clients' factors; weights: p.
-    Guarantees: test_deviation_matrix.
+    Guarantees: equals loops over clients (test_deviation_matrix).
     Source: arXiv:2403.12313, equations 3-5.
     """
     p = _weights(B, A, weights)
@@ -49,7 +49,8 @@ def vanishes_for_every_weighting(B: FactorsB, A: FactorsA) -> bool:
 
     Args: B, A: the clients' factors.
 
-    Guarantees: test_vanishes_for_every_weighting.
+    Guarantees: D vanishes under random weights exactly where it says so
+        (test_vanishes_for_every_weighting).
     Source: derived; the rigorous form of arXiv:2410.12926, theorem 1.
     """
     _weights(B, A)
@@ -90,7 +91,7 @@ def noisy_deviation(
         std_B, std_A: of each entry, >= 0, one for all clients or one each.
         weights: p.
 
-    Guarantees: test_noisy_deviation_is_the_mean_over_draws.
+    Guarantees: the mean over draws (test_noisy_deviation_is_the_mean_over_draws).
     Source: derived; D is minus the covariance of B and A over clients.
     """
     p = _weights(B, A, weights)
@@ -144,7 +145,7 @@ def noise_terms(
         std_B, std_A: of the noise on each entry, >= 0; 0 for a factor without noise.
         scaling: alpha / r, >= 0.
 
-    Guarantees: test_noise_terms.
+    Guarantees: each term is the mean over draws (test_noise_terms).
     Source: derived; the expansion stands in arXiv:2403.12313, section 3, the quadratic term in
         arXiv:2507.09990.
 
@@ -168,7 +169,7 @@ def factor_average_terms(
     `noise_terms` at std / sqrt(K), so the quadratic term falls with K^2.
 
     Args: B, A: the factors; std_B, std_A: of one client's noise; clients: K >= 1.
-    Guarantees: test_product_average_terms.
+    Guarantees: the mean over drawn copies of an adapter (test_product_average_terms).
     Source: derived.
     """
     check_symbols(clients=clients)
@@ -183,7 +184,7 @@ def product_average_terms(
     The quadratic term falls only with K, so it is K times that of averaged factors.
 
     Args: as `factor_average_terms`.
-    Guarantees: test_product_average_terms.
+    Guarantees: the mean over drawn copies of an adapter (test_product_average_terms).
     Source: derived.
     """
     check_symbols(clients=clients)
@@ -211,7 +212,7 @@ def accumulated_noise_terms(
     """Computes the energy that noise alone leaves in scaling B A after all releases of a run.
     B starts at 0 and A uniform in +-start_scale / sqrt(d_in).
 
-    B is by then the sum of its noise, which multiplies A and the noise that A has taken up: linear
+    B is by then the sum of its noise, which multiplies A and the noise that is in A by then: linear
     s^2 d_out |A_0|^2 N_B std_B^2, quadratic s^2 d_out d_in r N_A std_A^2 N_B std_B^2, with |A_0|^2
     = c^2 r / 3. Nothing else counts: neither the signal, nor what training makes of the noise.
 
@@ -222,7 +223,7 @@ def accumulated_noise_terms(
         scaling: s, >= 0.
         start_scale: c > 0, see `Lora`.
 
-    Guarantees: test_accumulated_noise_terms.
+    Guarantees: the mean over drawn runs (test_accumulated_noise_terms).
     Source: derived; `noise_terms` is one release of each.
     """
     check_symbols(d_out=d_out, rank=rank, d_in=d_in, scaling=scaling)
@@ -238,7 +239,7 @@ def accumulated_noise_terms(
 
 
 def amplification(std: float, releases: int, d_in: int, start_scale: float = 1.0) -> float:
-    """The amplification number rho: the energy of the noise that A has taken up over A's own.
+    """The amplification number rho: the energy of the noise added to A over A's own.
 
     rho = E|noise in A|^2 / |A_0|^2 = 3 d_in N std^2 / c^2, and so quadratic over linear energy of
     `accumulated_noise_terms`: at rho = 1 half of the noise in the product is noise times noise.
@@ -249,7 +250,7 @@ def amplification(std: float, releases: int, d_in: int, start_scale: float = 1.0
         d_in: inputs of the layer, >= 1.
         start_scale: c > 0: A starts c times as large as PEFT draws it.
 
-    Guarantees: test_accumulated_noise_terms.
+    Guarantees: the mean over drawn runs (test_accumulated_noise_terms).
     Source: derived.
 
     >>> round(amplification(0.0221, 40, d_in=64), 2)
@@ -269,7 +270,8 @@ def balanced_scale(amplification: float, target: float) -> float:
         amplification: rho >= 0 of A as PEFT draws it.
         target: > 0.
 
-    Guarantees: test_balanced_scale.
+    Guarantees: at this scale the amplification is the target; at the crossover it is 1
+        (test_balanced_scale).
     Source: derived from `amplification`.
     """
     check_number("amplification", amplification, 0)
@@ -283,7 +285,8 @@ def crossover(d_in: int) -> float:
     At the start of training, B = 0 and A as PEFT draws it: there `amplification` of one release is
     1.
 
-    Guarantees: test_balanced_scale.
+    Guarantees: at this scale the amplification is the target; at the crossover it is 1
+        (test_balanced_scale).
     Source: derived from `amplification`.
     """
     check_symbols(d_in=d_in)
@@ -309,7 +312,7 @@ def mean_band(samples: Float[np.ndarray, " n"], errors: float = 4.0) -> Band:
 
     4 is wrong once in 16,000 looks, 1.96 is the usual 95 % band.
 
-    Guarantees: test_mean_band.
+    Guarantees: covers the mean as often as a normal interval should (test_mean_band).
     """
     several = samples.ndim == 1 and len(samples) >= 2
     check(several, "samples", samples.shape, "one dimension, at least 2 samples")
@@ -325,7 +328,8 @@ def reachable_error(singular_values: Float[np.ndarray, " n"]) -> Float[np.ndarra
     The scale s is not in it, since B can absorb it: alpha changes what is cheap to reach, never
     what can be reached.
 
-    Guarantees: test_reachable_error_is_that_of_the_best_approximation.
+    Guarantees: that of the best approximation
+        (test_reachable_error_is_that_of_the_best_approximation).
     Source: Eckart & Young, The approximation of one matrix by another of lower rank (1936).
     """
     energy = np.sort(np.asarray(singular_values, float))[::-1] ** 2
@@ -354,7 +358,7 @@ def first_step(rank: int, d_in: int) -> FirstStep:
     A has independent entries, uniform in [-1, 1] / sqrt(k) with k = d_in: along = r / (3k),
     energy = r (k + r - 1/5) / (9k^2).
 
-    Guarantees: test_the_first_step_has_the_closed_form.
+    Guarantees: the mean over drawn starts (test_the_first_step_has_the_closed_form).
     Source: derived; fourth moments of the uniform law.
     """
     check_symbols(rank=rank, d_in=d_in)
@@ -380,7 +384,7 @@ def descent_errors(
         alpha, lr: > 0 and >= 0.
         seed: of A.
 
-    Guarantees: test_descent_takes_the_gradients_steps.
+    Guarantees: takes the steps of the gradients (test_descent_takes_the_gradients_steps).
     Source: the loop of arXiv:2106.09685 on a quadratic.
     """
     check_symbols(rank=rank, steps=steps, alpha=alpha, lr=lr)
@@ -416,7 +420,7 @@ def row_space_share(
         rank, d_in: r in [1, d_in], d_in >= 2.
         spectrum: singular values of the wanted change; ``None``: it has one direction.
 
-    Guarantees: test_row_space_share.
+    Guarantees: 95 % of drawn spaces lie in the band (test_row_space_share).
     Source: derived; a projection on random directions has a beta law, exact for one direction, by
         two moments for more.
     """

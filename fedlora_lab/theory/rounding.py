@@ -18,7 +18,7 @@ def normal_float_levels(width: int, reach: float = 0.9677083) -> Float[np.ndarra
     2^(width - 1) levels lie above zero and one fewer below, rising from -1 to 1, with a zero; the
     outermost stand at the normal quantile ``reach`` in (0.5, 1). Width is 2 to 8 bits.
 
-    Guarantees: test_lesson_08.py::test_normal_levels.
+    Guarantees: the levels of the published code (test_lesson_08.py::test_normal_levels).
     Source: arXiv:2305.14314, section 3; any width as in arXiv:2406.10976.
     """
     check_whole("width", width, 2, 8)
@@ -38,7 +38,7 @@ def quantiser_error(levels: Sequence[float], block: int) -> float:
     cut off at m. The mean over m, whose density is known, is one integral on a fine grid.
 
     Args: levels: rising, from -1 to 1; block: numbers that share a scale, >= 1.
-    Guarantees: test_the_quantiser_error_is_the_mean_over_draws.
+    Guarantees: the mean over draws (test_the_quantiser_error_is_the_mean_over_draws).
     Source: derived; the quantiser is that of arXiv:2406.10976 and arXiv:2305.14314.
     """
     code = np.asarray(levels, float)
@@ -74,7 +74,7 @@ def best_reach(width: int, block: int) -> float:
     for 3 bits in blocks of 64, and worse than 0.9677 from 5 bits on.
 
     Args: width: 2 to 8 bits. block: numbers that share a scale, >= 2.
-    Guarantees: test_lesson_08.py::test_the_best_reach_loses_least.
+    Guarantees: no other reach loses less (test_lesson_08.py::test_the_best_reach_loses_least).
     Source: derived.
 
     >>> round(best_reach(3, 64), 3)
@@ -101,7 +101,8 @@ def rounded_distribution(
     std).
 
     Args: places: whole numbers; mean: any; std: > 0, in steps.
-    Guarantees: test_the_rounded_distribution_is_that_of_the_grid.
+    Guarantees: that of drawn numbers on the grid
+        (test_the_rounded_distribution_is_that_of_the_grid).
     Source: derived.
     """
     check_number("std", std, 0, open_low=True)
@@ -121,7 +122,7 @@ def rounded_epsilon(noise_multiplier: float, step: float, clients: int, delta: f
     a vector. Infinite where some outcome gives the client away.
 
     Args: noise_multiplier: sigma > 0 of the sum; step: > 0, in units of C; clients: >= 1; delta.
-    Guarantees: test_rounded_epsilon (a fine grid gives the Gaussian epsilon, a coarse one none).
+    Guarantees: a fine grid gives the Gaussian epsilon, a coarse one none (test_rounded_epsilon).
     Source: derived; that rounding must be part of the analysis is arXiv:2102.06387.
     """
     check_number("noise_multiplier", noise_multiplier, 0, open_low=True)

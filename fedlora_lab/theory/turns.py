@@ -25,7 +25,7 @@ def regulated_mahalanobis(
         shift, peer: a change of B, and A of full row rank.
         std: of the iid noise xi_W in weight space, > 0.
 
-    Guarantees: test_regulated_mahalanobis.
+    Guarantees: equals the covariance written out (test_regulated_mahalanobis).
     Source: derived; the noise is that of arXiv:2410.12926.
     """
     check_number("std", std, 0, open_low=True)
@@ -39,7 +39,7 @@ def regulated_multiplier(peer: Float[np.ndarray, "r d_in"], noise_multiplier: fl
 
     Weaker than nominal when that norm exceeds 1; clipping |dB A| instead gives sigma exactly.
 
-    Guarantees: test_regulated_multiplier.
+    Guarantees: no shift of norm C stands out more (test_regulated_multiplier).
     Source: derived; see `regulated_mahalanobis`.
     """
     check_symbols(noise_multiplier=noise_multiplier)
@@ -54,7 +54,7 @@ def regulated_energy(d_out: int, rank: int, std: float) -> float:
     Noise of the same std put on B itself makes std^2 d_out |A|^2.
 
     Args: d_out, rank: >= 1; std: of xi_W, >= 0.
-    Guarantees: test_regulated_energy.
+    Guarantees: the mean over draws (test_regulated_energy).
     Source: derived; xi_W A^+ A is xi_W projected on r dimensions.
     """
     check_symbols(d_out=d_out, rank=rank, std=std)
@@ -68,7 +68,7 @@ def measured_band(mu: float, draws: int) -> Band:
     degrees of freedom.
 
     Args: mu: > 0; draws: >= 2.
-    Guarantees: test_measured_band.
+    Guarantees: 95 % of measured separations lie in the band (test_measured_band).
     Source: the law of a sample variance.
     """
     check_symbols(mu=mu, draws=draws)
@@ -82,7 +82,8 @@ def coupled_step(b: float, a: float, lr: float) -> tuple[float, float, float]:
     Three parts that add up: by b's step, by a's step, and by both together (the coupling).
 
     Args: b, a: where the step starts; lr: >= 0.
-    Guarantees: test_a_coupled_step_is_the_change_of_the_product.
+    Guarantees: the parts add up to the change of the product
+        (test_a_coupled_step_is_the_change_of_the_product).
     Source: derived; the coupling is the term that arXiv:2602.19926 removes from each step.
     """
     check_symbols(lr=lr)
@@ -103,7 +104,7 @@ def two_number_descent(
         turns: one number a step.
     Returns: (steps + 1, 2); NaN from where a number has passed a million.
 
-    Guarantees: test_in_turns_each_step_shrinks_the_error.
+    Guarantees: in turns each step shrinks the error (test_in_turns_each_step_shrinks_the_error).
     Source: derived.
     """
     check_symbols(lr=lr, steps=steps)
@@ -124,7 +125,7 @@ def two_number_descent(
 def filter_weights(taps: int) -> Float[np.ndarray, " taps"]:
     """Binomial low-pass weights with sum 1: 1 4 6 4 1 over 16 for five taps; taps odd, in [1, 99].
 
-    Guarantees: test_filter_gain.
+    Guarantees: the weights of the paper; the gain is their sum of squares (test_filter_gain).
     Source: arXiv:2602.19926, the low-pass filter.
     """
     check_whole("taps", taps, 1, 99)
@@ -136,7 +137,7 @@ def filter_gain(taps: int) -> float:
     """Computes the share of white noise variance that the filter leaves: binom(2n, n) / 4^n.
     Here n = taps - 1.
 
-    Guarantees: test_filter_gain.
+    Guarantees: the weights of the paper; the gain is their sum of squares (test_filter_gain).
     Source: derived; the sum of squared `filter_weights`.
     """
     n = len(filter_weights(taps)) - 1
@@ -149,7 +150,7 @@ def filter_response(taps: int, size: int) -> Float[np.ndarray, " size"]:
     Frequencies theta = pi j / size, j = 0 ... size - 1, are those of the cosine transform (DCT-II):
     with mirrored edges its cosines are the filter's eigenvectors, so the gain is exact.
 
-    Guarantees: test_the_filter_response_is_the_librarys_filter.
+    Guarantees: that of the library's filter (test_the_filter_response_is_the_librarys_filter).
     Source: derived; the filter is that of arXiv:2602.19926.
     """
     filter_weights(taps)
@@ -162,7 +163,7 @@ def filtered_energy(energy: Float[np.ndarray, " n"], taps: int) -> float:
 
     sum g^2 E / sum E. The filter is of use where a signal keeps more than a flat spectrum does.
 
-    Guarantees: test_filtered_energy_is_what_the_filter_leaves.
+    Guarantees: what the filter leaves (test_filtered_energy_is_what_the_filter_leaves).
     Source: derived.
     """
     shares = _shares(energy)
@@ -176,7 +177,7 @@ def filter_worth(energy: Float[np.ndarray, " n"], taps: int) -> float:
     flat spectrum under five taps has 0.51. A shorter step without a filter has 1.
 
     Args: energy: of the gradient, at each DCT frequency; taps: of the filter.
-    Guarantees: test_the_worth_is_the_best_steps_gain.
+    Guarantees: the best step's gain (test_the_worth_is_the_best_steps_gain).
     Source: derived; one step, the same curvature in all directions, noise much larger than the
         gradient.
     """

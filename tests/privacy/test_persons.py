@@ -139,9 +139,9 @@ def test_a_table_names_the_person_of_each_row() -> None:
 
     task = hub(clients=3)
     assert sum(task.person_counts) * 3 == sum(task.sizes) == 39
-    with pytest.raises(ValueError, match="^person 'person'='2 persons of the public test rows ha"):
+    with pytest.raises(ValueError, match=r"^person 'person'='2 persons of the public test rows ha"):
         hub(clients=2, test=frame[:6])
-    with pytest.raises(ValueError, match="^persons='one at clients 0 and 1': expected one client"):
+    with pytest.raises(ValueError, match=r"^persons='one at clients 0 and 1': expected one client"):
         hub(by="site")
 
 

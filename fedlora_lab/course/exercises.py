@@ -438,9 +438,8 @@ def check(key: str, answer: Answer = ...) -> Feedback:
     Raises:
         ValueError: for an unknown key; never for a wrong answer.
 
-    Guarantees: every solution is accepted (test_the_solution_is_accepted), every known mistake has
-        a message of its own (test_every_mistake_has_a_message_of_its_own), on whatever is drawn
-        (test_right_and_wrong_functions_are_told_apart_on_every_draw).
+    Guarantees: every solution is accepted, and every known mistake has a message of its own, on
+        whatever is drawn (test_right_answers_pass_and_each_mistake_is_told).
     """
     exercise = show(key)
     if answer is ... or _is_placeholder(answer):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from flower_runs import ROUNDS, apart, by_messages, protected
 from test_contract import WRITTEN
-from toy_tasks import LORA, UNITS, book, keeps, people, play, regression, tokens
+from toy_tasks import LORA, UNITS, book, keeps, people, play, private, regression, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -47,6 +47,7 @@ def test_messages_give_the_run_of_the_loop(row, unit):
 
 UNEQUAL = {"lora": fl.Lora(rank=3, alpha=3.0, ranks=(1, 3, 2))}
 ADAPTIVE = {"optimizer": fl.AdamW(eps=1e-3), "lr": 0.05, "server_optimizer": "adam"}
+SUMMED = private("client", trust="secagg", honest=1)
 SIGMAS = fl.Privacy(noise_multiplier=(0.5, 1.0, 3.0), clip_norm=0.7, delta=1e-3, accountant="rdp")
 
 
@@ -61,10 +62,13 @@ SIGMAS = fl.Privacy(noise_multiplier=(0.5, 1.0, 3.0), clip_norm=0.7, delta=1e-3,
         (tokens(), "deer", protected("client"), ROUNDS, UNEQUAL),
         (tokens(), "fedlora", SIGMAS, ROUNDS.replace(weights="size", lr_decay=0.5), {}),
         (tokens("head"), "deer", protected("example"), ROUNDS.replace(**ADAPTIVE), {}),
+        (tokens("head"), "fedlora", SUMMED, ROUNDS, {}),
     ],
 )
 def test_messages_give_the_run_of_the_loop_under_other_settings(task, slug, privacy, plan, options):
-    """Without privacy; clients of unequal rank; weights by size, and noise of each client's own."""
+    """Without privacy; clients of unequal rank; weights by size, and noise of each client's own; a
+    sum of which the server sees no part.
+    """
     agree(task, slug, privacy, plan, **options)
 
 

@@ -60,7 +60,7 @@ class Workbench(anywidget.AnyWidget):
 
     Guarantees: a row keeps the recipe it was started with, wherever the knobs stand
         (test_a_run_keeps_its_own_recipe). Stop, and a newer workbench of the task, end it within
-        one local step (test_a_sweep_pauses_and_stops_within_a_step); an error is one line
+        one local step (test_a_sweep_pauses_and_a_new_workbench_ends_it); an error is one line
         (test_live_shows_an_error). Of test examples that are not public a private run shows no
         score (test_live_shows_nothing_of_private_test_examples).
     """

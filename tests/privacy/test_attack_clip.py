@@ -27,10 +27,10 @@ from fedlora_lab.methods.filters import Preconditioner, factor_space, product_sp
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.privatizer import (
     ClipAndNoise,
+    add_noise,
     clip_sum,
     gaussian_noise,
     precondition_rows,
-    release,
     uncertified_reason,
 )
 
@@ -70,7 +70,7 @@ def test_noise_is_as_fine_as_what_it_hides() -> None:
     shape = torch.Size((4, 500))
     drawn = gaussian_noise({ONE: shape}, [1e-3], Streams(None), [(0, 0, 0)])
     zero = {ONE: torch.zeros(1, *shape, dtype=torch.float64)}
-    released = release(zero, drawn, {})[0][ONE]
+    released = add_noise(zero, drawn, {})[0][ONE]
     assert float((released != released.float()).float().mean()) > 0.99
 
 
@@ -181,8 +181,8 @@ def test_one_example_moves_a_release_as_a_shift_of_the_noise_by_at_most_c_does(
     signal, _ = clip_sum(precondition_rows({key: gradient}, maps, owner), 1.0, owner, 1)
     assert float(signal[key].double().norm()) <= 1 + 1e-6
     noise = torch.linspace(-2, 2, 6).view(1, 2, 3)
-    moved = release(signal, {key: noise}, maps)[0][key]
-    shifted = release({key: 0 * noise}, {key: signal[key] + noise}, maps)[0][key]
+    moved = add_noise(signal, {key: noise}, maps)[0][key]
+    shifted = add_noise({key: 0 * noise}, {key: signal[key] + noise}, maps)[0][key]
     assert not alike or torch.equal(moved.nan_to_num(7.0), shifted.nan_to_num(7.0))
 
 

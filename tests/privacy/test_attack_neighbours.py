@@ -16,7 +16,7 @@ import pytest
 import torch
 from contract_clauses import in_units_of_noise
 from torch import Tensor
-from toy_tasks import LORA, PLAN, anywhere, tokens
+from toy_tasks import LORA, PLAN, anywhere, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -51,14 +51,8 @@ def row_of(slug: str) -> Method:
     return methods.get(slug).replace(filter=identity)
 
 
-def private(unit: str, trust: str, **fields: Any) -> fl.Privacy:
-    settings: dict[str, Any] = {
-        "clip_norm": CLIP,
-        "noise_multiplier": SIGMA,
-        "delta": 1e-3,
-        **fields,
-    }
-    return fl.Privacy(unit=unit, trust=trust, **settings)
+def noised(unit: str, trust: str, **fields: Any) -> fl.Privacy:
+    return private(unit, SIGMA, CLIP, trust=trust, **fields)
 
 
 def released(
@@ -135,13 +129,13 @@ def check_one_less(
     client = 1
     moved = []
     plan = fl.Plan(rounds=1, local_steps=1, batch=batch, lr=0.2)
+    others = [k for k in range(len(SIZES)) if k != client]
     for t, examples in cases:
         loud = {client: examples}
-        run, change = released(row, private(unit, "local"), plan, 3, t, {}, loud)
-        _, without = released(row, private(unit, "local"), plan, 3, t, loud, loud)
+        run, change = released(row, noised(unit, "local"), plan, 3, t, {}, loud)
+        _, without = released(row, noised(unit, "local"), plan, 3, t, loud, loud)
         apart = distance(row, run, change, without)
-        assert float(apart.max()) <= (1 + 1e-6) / SIGMA
-        assert not apart[[k for k in range(len(SIZES)) if k != client]].any()
+        assert float(apart.max()) <= (1 + 1e-6) / SIGMA and not apart[others].any()
         moved.append(float(apart[client]))
     # The bound is reached: a loud unit is cut to C.
     plain = (row.precondition, row.share, row.clip_groups) == (None, None, PLAIN.clip_groups)
@@ -162,14 +156,8 @@ def test_one_example_less_moves_a_step_by_at_most_what_is_assumed(slug, batch):
 def test_one_person_less_moves_a_step_by_at_most_what_is_assumed(slug, batch):
     """With all examples, which pass the model in chunks of two: a clip of each chunk, or of each
     example, would let a person of three go further, as would a divisor that counts examples."""
-    cases = [(t, who) for t in range(3) for who in (4, 6, 3, 5)]
-    persons = PERSONS[1]
-    check_one_less(
-        slug,
-        "person",
-        batch,
-        [(t, [i for i, p in enumerate(persons) if p == who]) for t, who in cases],
-    )
+    of_person = [[i for i, p in enumerate(PERSONS[1]) if p == who] for who in (4, 6, 3, 5)]
+    check_one_less(slug, "person", batch, list(product(range(3), of_person)))
 
 
 @pytest.mark.slow
@@ -183,7 +171,7 @@ def test_one_client_less_moves_a_round_by_at_most_what_is_assumed(slug, trust):
     client = 2
     for participation, t, seed in ((1.0, 0, 0), (1.0, 1, 0), (0.6, 0, PARTIAL)):
         plan = fl.Plan(rounds=1, local_steps=2, batch=4, lr=20.0, participation=participation)
-        privacy = private("client", trust, honest=2 if trust == "secagg" else None)
+        privacy = noised("client", trust, honest=2 if trust == "secagg" else None)
         run, change = released(row, privacy, plan, seed, t)
         ids = run.everyone.ids
         assert client in ids and 1 < len(ids) < len(SIZES) + (participation == 1)
@@ -202,7 +190,7 @@ def test_pooled_data_have_no_clients():
     """One client less turns the one update of pooled data into another: the sum moved by 2 C."""
     message = r"^unit='client': expected 'example' for 'central': pooled data have no cl"
     with pytest.raises(ValueError, match=message):
-        fl.compare(tokens(), ["central"], private("client", "secagg"), PLAN, [0], progress=False)
+        fl.compare(tokens(), ["central"], noised("client", "secagg"), PLAN, [0], progress=False)
 
 
 @pytest.mark.slow
@@ -213,7 +201,7 @@ def test_the_noise_is_as_wide_as_is_assumed(unit, trust):
     plan = fl.Plan(rounds=1, local_steps=1, batch=4, lr=0.2)
     draws = []
     for seed in range(6):
-        run, noise = released(PLAIN, private(unit, trust), plan, seed, out=nothing)
+        run, noise = released(PLAIN, noised(unit, trust), plan, seed, out=nothing)
         rows = torch.cat([x.flatten(1) for x in noise.values()], 1)
         draws.append(rows / torch.as_tensor(deviation(run)).view(-1, 1))
     for values in torch.cat(draws, 1):

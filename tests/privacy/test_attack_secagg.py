@@ -21,10 +21,6 @@ from fedlora_lab.privacy.privatizer import gaussian_noise
 pytestmark = pytest.mark.attack
 
 
-def plan_of(trust: str, **fields: Any) -> fl.Privacy:
-    return fl.Privacy(unit="client", trust=trust, delta=1e-3, **fields)
-
-
 def exact(sigma: Any, releases: int = 100) -> float:
     """Epsilon without any amplification by participation."""
     return theory.gdp_epsilon(theory.gaussian_mu(sigma, releases), 1e-3)
@@ -39,12 +35,13 @@ def test_the_aggregator_is_not_amplified_against() -> None:
     # Whoever sees the released models reads the number of senders off the noise; a local upload
     # tells who sent it.
     for trust in ("secagg", "local"):
-        recorded = fl.Ledger(unit="client", trust=trust, delta=1e-3)
+        unnoised = fl.Privacy(unit="client", trust=trust, delta=1e-3)
+        recorded = unnoised.ledger()
         recorded.record(0, None, 100, sample_rate=0.1, noise_multiplier=weak)
-        resolved = plan_of(trust, noise_multiplier=weak).resolve(task, plan)
+        resolved = unnoised.replace(noise_multiplier=weak).resolve(task, plan)
         for one, observer in product((recorded, resolved.ledger(100)), ("server", "released")):
             assert one.epsilon() == one.epsilon(observer=observer) == pytest.approx(exact(weak))
-        calibrated = plan_of(trust).calibrate(epsilon=2, task=task, plan=plan)
+        calibrated = unnoised.calibrate(epsilon=2, task=task, plan=plan)
         assert calibrated.ledger(releases=100).epsilon() <= 2
         assert exact(calibrated.noise_multiplier) <= 2
 
@@ -57,7 +54,7 @@ def test_colluders_leave_enough_noise() -> None:
     sigma = 1.3
     clip = 0.7
     colluding = 2
-    privacy = plan_of("secagg", noise_multiplier=sigma, clip_norm=clip, colluding=colluding)
+    privacy = private("client", sigma, clip, trust="secagg", colluding=colluding)
     run = Run.open(tokens(), "fedlora", privacy, PLAN, lora=LORA, seed=5)
     each, _, shares = privacy.noise_levels(3, PLAN)
     assert shares + colluding == 3 and isinstance(each, float)
@@ -72,7 +69,7 @@ def test_colluders_leave_enough_noise() -> None:
 def test_clients_of_low_rank_add_their_noise_to_every_rank() -> None:
     """On Flower clients sent shares in their own ranks only: some had a third of the noise."""
     task = fl.tasks.regression(clients=8, examples=4, d_in=40, d_out=40, rank=2, test=4)
-    privacy = private("client", sigma=1e3, trust="secagg")
+    privacy = private("client", 1e3, trust="secagg")
     lora = fl.Lora(4, ranks=(4, *[1] * 7))
     last = by_messages(task, "ffa-lora", privacy, PLAN.replace(rounds=1), lora=lora)[-1]
     ((_, b),) = last.adapter.values()

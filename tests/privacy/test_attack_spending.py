@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from commands import SMALL, call
-from flower_runs import protected
 from toy_tasks import LORA, PLAN, book, play, private, tokens
 
 import fedlora_lab as fl
@@ -30,9 +29,9 @@ FOUR = PLAN.replace(rounds=4)
 RELEASE: dict[str, Any] = {"lora": LORA, "seed": None}
 
 
-def counted(path: Path) -> list[int]:
+def counted(folder: Path) -> list[int]:
     """The rounds that a ledger on the disk counts, in the order of their releases."""
-    return [entry.round for entry in Ledger.load(path).releases]
+    return [entry.round for entry in Ledger.load(folder / "ledger.json").releases]
 
 
 def run_cell(folder: Folder, cell: Cell, stop_at: float | None = None) -> Iterator[Round]:
@@ -43,31 +42,6 @@ def run_cell(folder: Folder, cell: Cell, stop_at: float | None = None) -> Iterat
 
 def indices(records: Any) -> list[int]:
     return [record.index for record in records]
-
-
-def over_messages(who: SimulatedClients, run: Run) -> Iterator[Round]:
-    grid = InProcessGrid(client_app(who), len(who.task.sizes))
-    return rounds(grid, who.participant(), run)
-
-
-def on_flower(out: Path) -> Iterator[Round]:
-    """A run over messages, whose clients are new at every start."""
-    who = SimulatedClients(tokens("head"), "fedlora", protected("example"), FOUR, LORA, None)
-    begun = (out / "ledger.json").exists()
-    run = open_run(who.participant(), checkpoint=out, resume=out if begun else None)
-    return over_messages(who, run)
-
-
-@pytest.mark.slow
-def test_a_server_that_was_cut_short_forgets_no_release(tmp_path):
-    """Stopped after round 3 of 4 and started again: the ledger has the rounds of both."""
-    begun = on_flower(tmp_path)
-    assert [next(begun).index for _ in range(4)] == [0, 1, 2, 3]
-    del begun
-    assert counted(tmp_path / "ledger.json") == [1, 2, 3]
-    records = list(on_flower(tmp_path))
-    assert indices(records) == [4] and records[0].epsilon > 0
-    assert counted(tmp_path / "ledger.json") == [1, 2, 3, 4]
 
 
 @pytest.mark.slow
@@ -133,7 +107,7 @@ def test_a_round_that_the_command_plays_again_counts_twice(tmp_path):
         kept = [row for row in rows if not re.search(rb",2,(all|inner|outer)", row)]
         (place / "rounds.csv").write_bytes(b"".join(kept))
         assert indices(run_cell(folder, cell)) == [2, 3, 4]
-        assert counted(place / "ledger.json") == [1, 2, 2, 3, 4]
+        assert counted(place) == [1, 2, 2, 3, 4]
 
 
 @pytest.mark.slow
@@ -150,7 +124,7 @@ def test_a_lost_checkpoint_forgets_no_release(lost, tmp_path):
             records = list(run_cell(folder, cell))
         assert any("what stands in its ledger stays spent" in str(one.message) for one in said)
         assert indices(records) == [0, 1, 2, 3, 4]
-        assert counted(place / "ledger.json") == [1, 2, 1, 2, 3, 4]
+        assert counted(place) == [1, 2, 1, 2, 3, 4]
 
 
 def test_a_release_has_no_branches(tmp_path):
@@ -166,7 +140,7 @@ def test_a_release_has_no_branches(tmp_path):
     assert not b.exists()
     (tmp_path / "link").symlink_to(a)
     play(task, "fedlora", privacy, FOUR, seed=None, resume=a, checkpoint=tmp_path / "link")
-    assert counted(a / "ledger.json") == [1, 2, 3, 4]
+    assert counted(a) == [1, 2, 3, 4]
 
 
 def calibrated() -> fl.Privacy:
@@ -201,7 +175,7 @@ def test_a_run_that_was_opened_before_another_wrote_is_refused(tmp_path):
     words = r"^checkpoint='.*': expected a folder in which no other run has written mean"
     with pytest.raises(ValueError, match=words):
         next(first.events())
-    assert counted(tmp_path / "ledger.json") == [1, 2, 3]
+    assert counted(tmp_path) == [1, 2, 3]
 
 
 @pytest.mark.slow
@@ -211,7 +185,7 @@ def test_a_run_that_will_exceed_its_target_says_so(tmp_path):
     words = r"^epsilon=\S+ after the last round: expected at most target=3; rounds were"
     with pytest.warns(UserWarning, match=words) as found:
         run = fl.run(tokens(), "fedlora", calibrated(), FOUR, **RELEASE, resume=tmp_path)
-    (stated,) = (float(str(one.message).split()[0].removeprefix("epsilon=")) for one in found)
+    stated = float(str(found[0].message).split()[0].removeprefix("epsilon="))
     assert list(run)[-1].epsilon == pytest.approx(stated, rel=1e-3) and stated > 3
 
 
@@ -223,7 +197,7 @@ def test_a_run_ends_before_the_round_that_would_spend_more(tmp_path):
     cell = (tokens(), "fedlora", calibrated(), FOUR)
     seldom = {"evaluate_every": 9}
     assert indices(play(*cell, seed=None, resume=tmp_path, stop_at=3.0, **seldom)) == [3]
-    assert counted(tmp_path / "ledger.json") == [1, 2, 3, 3]
+    assert counted(tmp_path) == [1, 2, 3, 3]
     assert Ledger.load(tmp_path / "ledger.json").epsilon() <= 3
     spent = [record.epsilon for record in play(*cell)]
     for stop in (0.5 * spent[1], spent[1], spent[2] * 1.001, spent[4], 9.0):
@@ -233,7 +207,9 @@ def test_a_run_ends_before_the_round_that_would_spend_more(tmp_path):
         ]
         assert records[-1].metrics["loss"] > 0
     who = SimulatedClients(*cell, LORA, 0)
-    assert indices(over_messages(who, open_run(who.participant(), stop_at=spent[2]))) == [0, 1, 2]
+    grid = InProcessGrid(client_app(who), 3)
+    run = open_run(who.participant(), stop_at=spent[2])
+    assert indices(rounds(grid, who.participant(), run)) == [0, 1, 2]
 
 
 @pytest.mark.filterwarnings("ignore:epsilon=:UserWarning")

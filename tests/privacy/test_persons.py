@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import toy_hubs
 from toy_tasks import (
     LORA,
     PERSONS,
@@ -126,23 +125,7 @@ def test_a_person_at_several_clients_is_refused() -> None:
         fl.run(tokens(), "fedlora", private("person"), PLAN)
 
 
-# ---- from a table to a task, and what an audit says
-
-
-def test_a_table_names_the_person_of_each_row() -> None:
-    """A split of rows would put a person at two clients, or into training and test."""
-    frame = toy_hubs.texts().assign(person=[i // 3 for i in range(48)])
-    options: Any = {"text": "text", "label": "label", "person": "person", "public_test": True}
-
-    def hub(**changes: Any) -> fl.tasks.Task:
-        return fl.tasks.hub(toy_hubs.folder("bert"), frame, **{**options, "seed": 2, **changes})
-
-    task = hub(clients=3)
-    assert sum(task.person_counts) * 3 == sum(task.sizes) == 39
-    with pytest.raises(ValueError, match=r"^person 'person'='2 persons of the public test rows ha"):
-        hub(clients=2, test=frame[:6])
-    with pytest.raises(ValueError, match=r"^persons='one at clients 0 and 1': expected one client"):
-        hub(by="site")
+# ---- who is a person, and what an audit says
 
 
 def test_persons_are_compared_by_value() -> None:

@@ -14,8 +14,7 @@ import pandas as pd
 from fedlora_lab import methods
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_block, markdown_table
-from fedlora_lab.federated.amplification import forecast_of
-from fedlora_lab.federated.make_spec import make_run_spec
+from fedlora_lab.federated.spec import forecast_of, make_run_spec
 from fedlora_lab.measures.statistics import paired_difference
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.plots.style import name

@@ -11,8 +11,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedlora_lab.federated.local_training import ClientBatch, local_step, moving_keys
-from fedlora_lab.federated.spec import Prepared
+from fedlora_lab.federated.local_training import ClientBatch, local_step
+from fedlora_lab.federated.spec import Prepared, moving_keys
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.published import FFA, FedLoRA, LALoRA
@@ -57,7 +57,7 @@ def leaves_one_tensor_without_noise(
     """Forgets the last of the tensors that move."""
     noise = _part(prepared, clients, t, s, noise=True)
     local_step(prepared, clients, t, s)
-    last = moving_keys(clients.params, prepared.spec.method.sides_at_step(t, s))[-1]
+    last = moving_keys(tuple(clients.params), prepared.spec.method.sides_at_step(t, s))[-1]
     clients.params[last] = clients.params[last] - noise[last]
 
 

@@ -89,7 +89,7 @@ def released_updates(run: Recorder, canaries: Canaries) -> Released:
     scale = {key: -run.spec.plan.rate(key.side, t) for key in uploads}
     arrived = run.arrivals(t, everyone.ids).tolist()
     place = {everyone.ids[i]: row for row, i in enumerate(arrived)}
-    if not result.received.per_client:
+    if run.spec.releases_sum:
         # One sum holds everybody's update.
         place = dict.fromkeys(canaries.owner.tolist(), 0)
     return Released(values, start, scale, place)

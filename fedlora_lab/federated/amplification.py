@@ -7,15 +7,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from scipy.special import bdtrc
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.spec import RunSpec
-from fedlora_lab.lora import adapters
 from fedlora_lab.methods.aggregation import ProductRule
 from fedlora_lab.methods.filters import identity, received
 from fedlora_lab.methods.method import Method
@@ -24,8 +22,24 @@ from fedlora_lab.methods.published import rule_name
 from fedlora_lab.privacy.ledger import per_client
 from fedlora_lab.theory import products as theory
 
+if TYPE_CHECKING:
+    from fedlora_lab.federated.spec import RunSpec
+
 BLOCK = 256
 """Rows of an identity that a filter is given at once."""
+
+
+class NoiseOfOne(NamedTuple):
+    """What noise of variance 1 on every entry of the averaged A and B makes of a layer.
+
+    Args:
+        amplification: energy of the noise in A over A's own at the start.
+        linear, quadratic: energy of the noise in the product, by that of B alone, and of both.
+    """
+
+    amplification: float
+    linear: float
+    quadratic: float
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class NoiseForecast:
     part and whose upload is lost.
     """
 
-    spec: RunSpec
+    spec: "RunSpec"
     weights: Mapping[str, Tensor]
 
     @cached_property
@@ -101,12 +115,11 @@ class NoiseForecast:
     def _variance(self) -> float:
         """Variance of the noise that a release at rate 1 adds to an entry of an averaged factor."""
         spec = self.spec
-        privacy = spec.privacy
         plan = spec.plan
-        if privacy is None or not self.is_noisy:
+        level = spec.noise
+        if not self.is_noisy:
             return 0.0
         count = len(spec.units)
-        level = privacy.noise_levels(count, plan)
         gain = plan.server_lr
         expected = plan.participation * count
         arrives = plan.participation * (1 - plan.dropout)
@@ -114,45 +127,34 @@ class NoiseForecast:
         if level.server:
             return (gain * level.server / expected) ** 2
         each = per_client(level.each, count)
-        if privacy.server_sees_only_sum:
+        if spec.is_secagg:
             # Expected number of uploads in a round that is released: E[n; n >= least].
-            least = level.shares + privacy.colluding
-            uploads = count * arrives * float(bdtrc(least - 2, count - 1, arrives))
+            most = spec.least_uploads - 2
+            uploads = count * arrives * float(bdtrc(most, count - 1, arrives))
             return uploads * (gain * each[0] / expected) ** 2
         ranks = spec.lora.ranks or (spec.lora.rank,) * count
-        uniform = plan.weights == "uniform"
         total = 0.0
         for k, std in enumerate(each):
-            weight = 1 / count if uniform else spec.units[k] / sum(spec.units)
             # The noise of a step is in its sum, which is divided by the expected batch.
-            if spec.by_step:
-                size = max(spec.units[k], 1)
-                std /= size if plan.batch is None else min(plan.batch, size)
+            batch = spec.units[k] * spec.sample_rates[k]
+            std_of_mean = std / batch if spec.by_step and batch else std
             # A client of a lower rank adds noise to its own ranks only.
             share_of_ranks = ranks[k] / spec.lora.rank
-            total += share_of_ranks * arrives * (weight / plan.participation * std) ** 2
+            total += share_of_ranks * arrives * (float(spec.weights[k]) * std_of_mean) ** 2
         return gain**2 * total
 
-    def releases_in_round(self, side: str, t: int) -> int:
-        """How often noise falls on A or B in round t, counted from 0."""
-        method = self.spec.method
-        steps = self.spec.plan.local_steps
-        if not self.spec.by_step:
-            return int(side in method.sides_in_round(t, steps))
-        return sum(side in method.sides_at_step(t, s) for s in range(steps))
-
     def _round_variance(self, side: str, t: int) -> float:
-        """What round t adds to the variance of an entry, before a filter."""
+        """What round t, from 0, adds to the variance of an entry, before a filter."""
         plan = self.spec.plan
-        count = self.releases_in_round(side, t)
+        steps = [word for word in self.spec.words(t) if side in word]
         if not self.spec.by_step:
-            return count * self._variance
+            return self._variance if steps else 0.0
         momentum = getattr(plan.optimizer, "momentum", 0.0)
         # With momentum m the noise of a step moves the factor in each later step of the round too:
         # in all by 1 + m + m^2 + ... times the rate.
         moved = 0.0
         total = 0.0
-        for _ in range(count):
+        for _ in steps:
             moved = 1 + momentum * moved
             total += moved**2
         return plan.rate(side, t) ** 2 * total * self._variance
@@ -161,6 +163,16 @@ class NoiseForecast:
     def _sums(self) -> dict[str, list[float]]:
         """Side -> accumulated variance after 0, 1, 2, ... rounds, as far as it was asked for."""
         return {"A": [0.0], "B": [0.0]}
+
+    @cached_property
+    def _filter_gains(self) -> dict[tuple[str, str], float]:
+        """(side, layer) -> the share of the variance that the method's filter leaves."""
+        rule = self.spec.method.filter
+        gains: dict[tuple[str, str], float] = {}
+        for layer, weight in self.weights.items():
+            for side, size in zip("BA", weight.shape, strict=True):
+                gains[side, layer] = 1.0 if rule is identity else _filter_gain(rule, side, size)
+        return gains
 
     def variance(self, side: str, layer: str, rounds: int) -> float:
         """Variance of the noise that an entry of a layer's averaged factor has taken up.
@@ -174,148 +186,84 @@ class NoiseForecast:
         sums = self._sums[side]
         while len(sums) <= rounds:
             sums.append(sums[-1] + self._round_variance(side, len(sums) - 1))
-        rule = self.spec.method.filter
-        if rule is identity:
-            return sums[rounds]
-        d_out, d_in = self.weights[layer].shape
-        return sums[rounds] * _filter_gain(rule, side, d_in if side == "A" else d_out)
+        return sums[rounds] * self._filter_gains[side, layer]
+
+    def _variances(self, layer: str, rounds: int) -> tuple[float, float]:
+        """The variances in A and in B, NaN where the noise in the factor is not known."""
+        in_a = math.nan if self.unknown else self.variance("A", layer, rounds)
+        return in_a, math.nan if self._unknown_b else self.variance("B", layer, rounds)
 
     # ---- energies
 
     @cached_property
-    def _start_scales(self) -> dict[str, float]:
-        """Layer -> how many times as large A starts as PEFT draws it, where its energy is r / 3."""
-        start = self.spec.method.start
+    def _unit_noise(self) -> dict[str, NoiseOfOne]:
+        """Layer -> what noise of variance 1 does there: all energies are in proportion to it."""
         lora = self.spec.lora
-        scales = {}
+        start = self.spec.method.start
+        units = {}
         for layer, weight in self.weights.items():
-            scales[layer] = lora.start_scale
+            # How many times as large A starts as PEFT draws it, where its energy is r / 3.
+            scale = lora.start_scale
             tensors = {} if start is None else start(weight, lora.rank)
             # A row's own start of A may be larger or smaller than PEFT's draw.
             if "A" in tensors:
                 energy = float(tensors["A"].double().square().sum())
-                scales[layer] *= math.sqrt(3 * energy / lora.rank)
-        return scales
-
-    def amplification(self, layer: str, rounds: int) -> float:
-        """Expected energy of the noise in A over A's own at the start; NaN where `unknown`."""
-        if self.unknown is not None:
-            return math.nan
-        variance = self.variance("A", layer, rounds)
-        if not variance:
-            return 0.0
-        d_in = self.weights[layer].shape[1]
-        return theory.amplification(math.sqrt(variance), 1, d_in, self._start_scales[layer])
+                scale *= math.sqrt(3 * energy / lora.rank)
+            d_out, d_in = weight.shape
+            terms = theory.accumulated_noise_terms(
+                d_out=d_out,
+                rank=lora.rank,
+                d_in=d_in,
+                std_B=1.0,
+                std_A=1.0,
+                releases_B=1,
+                releases_A=1,
+                scaling=lora.scaling,
+                start_scale=scale,
+            )
+            own = theory.amplification(1.0, 1, d_in, scale)
+            units[layer] = NoiseOfOne(own, terms.linear_B, terms.quadratic)
+        return units
 
     def mean(self, rounds: int) -> float:
         """The amplification of all layers, weighted by the energy of B's noise, and so by d_out."""
-        return self.weighted(lambda layer: self.amplification(layer, rounds))
+
+        def amplification(layer: str) -> float:
+            in_a, _ = self._variances(layer, rounds)
+            return self._unit_noise[layer].amplification * in_a
+
+        return self.weighted(amplification)
 
     def weighted(self, value: Callable[[str], float]) -> float:
         """The mean of a value over the layers, weighted by d_out."""
         sizes = {layer: len(weight) for layer, weight in self.weights.items()}
         return sum(size * value(layer) for layer, size in sizes.items()) / sum(sizes.values())
 
-    def accumulated(self, layer: str, rounds: int) -> theory.NoiseTerms:
-        """Expected energy that the noise has left in the product; NaN where it is not known.
-
-        Signal and start are not counted, see `theory.accumulated_noise_terms`.
-        """
-        if self._unknown_b is not None:
-            return theory.NoiseTerms(*[math.nan] * 3)
-        in_a_known = self.unknown is None
-        d_out, d_in = self.weights[layer].shape
-        terms = theory.accumulated_noise_terms(
-            d_out=d_out,
-            rank=self.spec.lora.rank,
-            d_in=d_in,
-            std_B=math.sqrt(self.variance("B", layer, rounds)),
-            std_A=math.sqrt(self.variance("A", layer, rounds)) if in_a_known else 0.0,
-            # The variances are those of all releases together.
-            releases_B=1,
-            releases_A=1,
-            scaling=self.spec.lora.scaling,
-            start_scale=self._start_scales[layer],
-        )
-        # The linear part is the noise of B alone.
-        return terms if in_a_known else terms._replace(quadratic=math.nan)
-
     def rows(self, rounds: int) -> list[tuple[str, str, float]]:
-        """The rows of a record after so many rounds: layer, measure, value."""
+        """The rows of a record after so many rounds: layer, measure, value.
+
+        ``amplification`` is the expected energy of the noise in A over A's own at the start,
+        ``accumulated_...`` that which the noise has left in the product, without signal and start.
+        NaN where it is not known.
+        """
         rows = []
-        for layer in self.weights:
-            terms = self.accumulated(layer, rounds)
-            rows.append((layer, "amplification", self.amplification(layer, rounds)))
-            rows.append((layer, "accumulated_linear", terms.linear_B))
-            rows.append((layer, "accumulated_quadratic", terms.quadratic))
+        for layer, unit in self._unit_noise.items():
+            in_a, in_b = self._variances(layer, rounds)
+            rows.append((layer, "amplification", unit.amplification * in_a))
+            rows.append((layer, "accumulated_linear", unit.linear * in_b))
+            rows.append((layer, "accumulated_quadratic", unit.quadratic * in_a * in_b))
         return rows
 
-    def over_run(self) -> "Amplification":
-        """Sums the noise over the whole run, layer by layer."""
-        rounds = self.spec.plan.rounds
-        layers = []
-        for layer, weight in self.weights.items():
-            variance_a = self.variance("A", layer, rounds) if self.unknown is None else math.nan
-            variance_b = self.variance("B", layer, rounds) if self._unknown_b is None else math.nan
-            layers.append(
-                LayerNoise(
-                    layer=layer,
-                    d_out=weight.shape[0],
-                    d_in=weight.shape[1],
-                    std_A=math.sqrt(variance_a),
-                    std_B=math.sqrt(variance_b),
-                    amplification=self.amplification(layer, rounds),
-                )
-            )
-        scale = self.spec.lora.start_scale
-        return Amplification(tuple(layers), self.mean(rounds), scale, self.unknown)
-
-
-class LayerNoise(NamedTuple):
-    """The noise of a run on one layer.
-
-    Args:
-        layer: its name.
-        d_out, d_in: its shape.
-        std_A, std_B: standard deviation of the noise that an entry of the averaged factor has taken
-            up at the end.
-        amplification: how many times its own energy A takes up as noise.
-    """
-
-    layer: str
-    d_out: int
-    d_in: int
-    std_A: float
-    std_B: float
-    amplification: float
-
-
 class Amplification(NamedTuple):
-    """The amplification number of a run, of each layer and on average.
+    """The amplification number of a run.
 
     Args:
-        layers: layer by layer.
         mean: over the layers, weighted by d_out, as the energy of B's noise is.
-        start_scale: how many times as large A starts as PEFT draws it.
-        unknown: why deviations and amplification are NaN, in one line; ``None``: they are known.
+        unknown: why it is NaN, in one line; ``None``: it is known.
     """
 
-    layers: tuple[LayerNoise, ...]
     mean: float
-    start_scale: float
     unknown: str | None
-
-    def __repr__(self) -> str:
-        sizes = f"mean={self.mean:.4g}, start_scale={self.start_scale:.4g}"
-        return f"Amplification({sizes}, unknown={self.unknown!r}, {len(self.layers)} layers)"
-
-
-def forecast_of(spec: RunSpec) -> NoiseForecast:
-    """Makes the forecast of a run that is not prepared, from the shapes of its layers."""
-    task = spec.task
-    return NoiseForecast(
-        spec, adapters.adapt(task.model, task.targets, task.head, spec.lora).weights
-    )
 
 
 def balanced_start(forecast: NoiseForecast, balance: float) -> float:

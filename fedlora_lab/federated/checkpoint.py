@@ -5,7 +5,6 @@ or tells who took part, lies in its subfolder ``private/``. A run goes on from b
 """
 
 import hashlib
-import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,15 +15,23 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fedlora_lab._utils.files import has_key, keyed_digest, private_folder, write_atomically
+from fedlora_lab._utils.files import (
+    dump_checksummed,
+    has_key,
+    keyed_digest,
+    load_checksummed,
+    private_folder,
+    write_atomically,
+)
 from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.federated.spec import RunSpec
 from fedlora_lab.methods.optimizers import OptimizerState
 from fedlora_lab.methods.state import ParamKey, ServerState
-from fedlora_lab.privacy.ledger import Ledger, LedgerEntry
+from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.privatizer import State
 
-FORMAT_VERSION = 6
+FORMAT = "fedlora_lab.round"
+FORMAT_VERSION = 7
 """Of the files; those of another version are refused."""
 KEPT_ROUNDS = 2
 """The last so many rounds stay in the folder: should the newest be damaged, one is left."""
@@ -43,8 +50,8 @@ class RunState:
         server: the server's tensors.
         personal: key -> (all clients, ...), what moved and was not sent.
         seen: rounds done when each client last received the server's state; -1: never.
-        changed: for each round done, the server's tensors that it changed, by name, and the rank of
-            the change (0: the tensor is new as a whole).
+        changed: for each round done, the server's tensors that it changed, and the rank of the
+            change (0: the tensor is new as a whole).
         optimizer: what the server's optimiser remembers.
         privatizer: the state of the releases of the sums of updates; ``None``: none yet.
     """
@@ -52,7 +59,7 @@ class RunState:
     server: ServerState
     personal: dict[ParamKey, Tensor]
     seen: list[int]
-    changed: list[dict[str, int]] = field(default_factory=list)
+    changed: list[dict[ParamKey, int]] = field(default_factory=list)
     optimizer: OptimizerState = field(default_factory=dict)
     privatizer: State | None = None
 
@@ -60,6 +67,28 @@ class RunState:
     def round(self) -> int:
         """Rounds done."""
         return self.server.round
+
+    def advance(self, after: ServerState, ids: tuple[int, ...], rows: int) -> None:
+        """Moves on to the next round.
+
+        Args:
+            after: the server's state at the end of the round.
+            ids: the clients that took part.
+            rows: products that a residual took up, each of the adapter's rank.
+        """
+        before = self.server
+        changed = {}
+        for key, x in after.tensors.items():
+            # A tensor that no rule replaced costs no bytes on the way down.
+            if x is not before.tensors[key]:
+                rank = len(after.tensors[ParamKey("A", key.layer)]) if key.side == "W" else 0
+                changed[key] = rows * rank
+        self.changed.append(changed)
+        for k in ids:
+            self.seen[k] = before.round
+        # In memory as a loaded state: transposed tensors multiply to other last bits on some CPUs.
+        tensors = {key: x.contiguous() for key, x in after.tensors.items()}
+        self.server = replace(after, tensors=tensors, round=before.round + 1)
 
 
 # ---- the folder
@@ -132,28 +161,26 @@ def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
     released = _to_bytes(server=state.server.tensors, optimizer=_flat(state.optimizer))
     # What a mechanism remembers may be noise that nobody may subtract.
     personal = _to_bytes(personal=state.personal, privatizer=state.privatizer or {})
-    about = {"version": FORMAT_VERSION, "round": state.round}
     shown = {
-        **about,
+        "round": state.round,
         "settings": settings_with_keyed_task(folder, settings),
         "tensors": _digest(released),
     }
     hidden = {
-        **about,
+        "round": state.round,
         "seen": state.seen,
-        "changed": state.changed,
+        "changed": [[[*key, rank] for key, rank in x.items()] for x in state.changed],
         "has_released": state.privatizer is not None,
         "server": _digest(released),
         "tensors": _digest(personal),
     }
-    here = _stem(folder, state.round)
-    private = _stem(private_folder(folder), state.round)
-    # A kill in between leaves parts without the JSON that makes them a round.
-    write_atomically(private.with_suffix(".safetensors"), personal)
-    write_atomically(private.with_suffix(".json"), _with_digest(hidden))
-    write_atomically(here.with_suffix(".safetensors"), released)
-    # The released JSON last: without it the round is not there.
-    write_atomically(here.with_suffix(".json"), _with_digest(shown))
+    # The released JSON last: without it the round is not there, whatever a kill has left.
+    parts = [(private_folder(folder), personal, hidden), (folder, released, shown)]
+    for place, tensors, content in parts:
+        stem = _stem(place, state.round)
+        write_atomically(stem.with_suffix(".safetensors"), tensors)
+        text = dump_checksummed(FORMAT, FORMAT_VERSION, content)
+        write_atomically(stem.with_suffix(".json"), text)
     done = [round for round in rounds_in(folder) if round <= state.round]
     for round in done[:-KEPT_ROUNDS]:
         remove(folder, round)
@@ -172,11 +199,6 @@ def _stem(folder: Path, round: int) -> Path:
 
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _with_digest(body: Mapping[str, Any]) -> bytes:
-    text = json.dumps(body, sort_keys=True)
-    return json.dumps({"body": body, "sha256": _digest(text.encode())}).encode()
 
 
 def _flat(moments: OptimizerState) -> dict[ParamKey, Tensor]:
@@ -205,8 +227,8 @@ def read(folder: Path, round: int) -> tuple[RunState, dict[str, Any]]:
     Args: folder, round: which.
     """
     try:
-        shown, groups = _read_part(_stem(folder, round), round)
-        hidden, private_groups = _read_part(_stem(private_folder(folder), round), round)
+        shown, groups = _read_part(folder, round)
+        hidden, private_groups = _read_part(private_folder(folder), round)
         # Each part may be whole and of another run, or of the same round before a restart.
         if hidden["server"] != shown["tensors"]:
             raise DamagedCheckpoint("what is private belongs to other tensors of the server")
@@ -218,7 +240,7 @@ def read(folder: Path, round: int) -> tuple[RunState, dict[str, Any]]:
             server=ServerState(groups["server"], round),
             personal=private_groups.get("personal", {}),
             seen=hidden["seen"],
-            changed=hidden["changed"],
+            changed=[{ParamKey(*key): rank for *key, rank in x} for x in hidden["changed"]],
             optimizer=moments,
             privatizer=private_groups.get("privatizer", {}) if hidden["has_released"] else None,
         )
@@ -229,22 +251,21 @@ def read(folder: Path, round: int) -> tuple[RunState, dict[str, Any]]:
         raise DamagedCheckpoint(text) from error
 
 
-def _read_part(stem: Path, round: int) -> tuple[dict[str, Any], dict[str, dict[ParamKey, Tensor]]]:
+def _read_part(
+    folder: Path, round: int
+) -> tuple[dict[str, Any], dict[str, dict[ParamKey, Tensor]]]:
     """The JSON and the tensors of one part of a round, by group; any exception means damage."""
-    written = json.loads(stem.with_suffix(".json").read_bytes())
+    stem = _stem(folder, round)
+    text = stem.with_suffix(".json").read_text()
+    about = load_checksummed(FORMAT, FORMAT_VERSION, text, "JSON part")
     content = stem.with_suffix(".safetensors").read_bytes()
-    body = written["body"]
-    if written["sha256"] != _digest(json.dumps(body, sort_keys=True).encode()):
-        raise DamagedCheckpoint("the JSON part is not what was written")
-    if body["tensors"] != _digest(content):
-        raise DamagedCheckpoint("the tensors are not those of the JSON part")
-    if body["version"] != FORMAT_VERSION or body["round"] != round:
-        raise DamagedCheckpoint("another version, or another round's file")
+    if (about["tensors"], about["round"]) != (_digest(content), round):
+        raise DamagedCheckpoint("the tensors are not those of the JSON part, or of another round")
     groups: dict[str, dict[ParamKey, Tensor]] = {}
     for name, tensor in load(content).items():
         group, side, layer = name.split("/", 2)
         groups.setdefault(group, {})[ParamKey(side, layer)] = tensor
-    return body, groups
+    return about, groups
 
 
 def whole_checkpoints(folder: Path) -> Iterator[tuple[RunState, dict[str, Any]]]:
@@ -316,8 +337,7 @@ def _stored_ledger(
     for entry in ledger.releases:
         exist = all(k < len(state.seen) for k in entry.clients or ())
         check(exist, "ledger", entry, "clients of this run")
-        clients = None if entry.clients is None else tuple(entry.clients)
-        ours = LedgerEntry(entry.round, spec.counted(clients), **spec.entry(clients))
+        ours = spec.entry(entry.round, None if entry.clients is None else tuple(entry.clients))
         check(entry == ours, "ledger", entry, f"{ours}, as this run writes it")
     # More is no error: a round that was cut short was released, and stays spent.
     written = {entry.round for entry in ledger.releases}

@@ -15,9 +15,8 @@ from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.files import append_line, lock_folder, read_lines
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.checkpoint import settings_with_keyed_task
-from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.federated.records import Round, Tick, to_frame
-from fedlora_lab.federated.spec import RunSpec
+from fedlora_lab.federated.spec import RunSpec, make_run_spec
 from fedlora_lab.measures.statistics import (
     COLUMNS,
     count_collapsed,

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -18,7 +17,7 @@ from fedlora_lab.lora.per_example import NotPerExample, per_example_gradients, s
 from fedlora_lab.methods.filters import Preconditioner, identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import OptimizerState, apply_updates
-from fedlora_lab.methods.state import MODES, Keys, ParamKey, cut_to_rank
+from fedlora_lab.methods.state import Keys, ParamKey, cut_to_rank
 from fedlora_lab.privacy import privatizer
 from fedlora_lab.privacy.privatizer import ClipCounts, State
 from fedlora_lab.tasks.task import Examples, take
@@ -51,26 +50,6 @@ class ClientBatch:
     privatizer: State = field(default_factory=dict)
 
 
-def ranks_of(spec: RunSpec, ids: tuple[int, ...]) -> Tensor | None:
-    """The ranks of these clients, (clients,); ``None`` where all have the adapter's."""
-    ranks = spec.lora.ranks
-    return None if ranks is None else torch.tensor([ranks[k] for k in ids])
-
-
-def moving_keys(values: Mapping[ParamKey, Tensor], word: str) -> Keys:
-    """Selects the tensors that a schedule's word moves, heads too; "*" asks each layer's mode."""
-    chosen = set()
-    if "*" in word:
-        modes = {key.layer: mode for key, mode in values.items() if key.side == "mode"}
-        chosen = {ParamKey(MODES[int(mode)], layer) for layer, mode in modes.items()}
-    moving = []
-    for key in values:
-        kind = key.kind
-        if kind.trained and (not kind.scheduled or key.side in word or key in chosen):
-            moving.append(key)
-    return tuple(moving)
-
-
 # ---- the batch of a step
 
 
@@ -87,29 +66,19 @@ def poisson_batch(
         t, s: round and step, from 0.
         ids: the clients that draw.
     """
-    draw = _draw_persons if prepared.spec.by_person else _draw_units
-    return [draw(prepared, t, s, k) for k in ids]
-
-
-def _draw_units(prepared: Prepared, t: int, s: int, k: int) -> Int[Tensor, " n"]:
-    """Draws the examples, or the persons, of one client's batch."""
     spec = prepared.spec
-    size = spec.units[k]
-    rate = spec.sample_rates[k]
-    if rate >= 1:
-        return torch.arange(size)
-    # A stream of its own per client and step: no draw depends on who else takes part, and no batch
-    # has a fixed size, which the accountants' amplification would not cover.
-    uniform = spec.streams.uniform((size,), "sampling", t, k, s)
-    return (uniform < rate).nonzero().squeeze(1)
-
-
-def _draw_persons(prepared: Prepared, t: int, s: int, k: int) -> Int[Tensor, " n"]:
-    """Draws persons, and gives all examples of those drawn."""
-    person = prepared.persons[k]
-    drawn = torch.zeros(prepared.spec.units[k], dtype=torch.bool)
-    drawn[_draw_units(prepared, t, s, k)] = True
-    return drawn[person].nonzero().squeeze(1)
+    batches = []
+    for k in ids:
+        drawn = torch.ones(spec.units[k], dtype=torch.bool)
+        if spec.sample_rates[k] < 1:
+            # A stream of its own per client and step: no draw depends on who else takes part, and
+            # no batch has a fixed size, which the accountants' amplification would not cover.
+            uniform = spec.streams.uniform((spec.units[k],), "sampling", t, k, s)
+            drawn = uniform < spec.sample_rates[k]
+        # Of a drawn person all examples.
+        drawn = drawn[prepared.persons[k]] if spec.by_person else drawn
+        batches.append(drawn.nonzero().squeeze(1))
+    return batches
 
 
 class StepExamples(NamedTuple):
@@ -135,18 +104,15 @@ def gather_examples(prepared: Prepared, ids: tuple[int, ...], drawn: list[Tensor
         prepared, ids: of the run, and the clients.
         drawn: by client, (n_k,), places in its examples.
     """
+    data = prepared.step_data(ids)
     counts = torch.tensor([len(places) for places in drawn])
     owner = torch.arange(len(ids)).repeat_interleave(counts)
-    places = torch.cat(drawn)
-    sizes = [len(prepared.data[k][1]) for k in ids]
-    index = places + torch.tensor([0, *accumulate(sizes)])[owner]
     person = None
     if prepared.spec.by_person:
-        numbers = [prepared.persons[k][examples] for k, examples in zip(ids, drawn, strict=True)]
+        numbers = [prepared.persons[k][places] for k, places in zip(ids, drawn, strict=True)]
         # Person 0 of one client is another one than person 0 of the next.
-        persons_before = torch.tensor([0, *accumulate(prepared.spec.units[k] for k in ids)])
-        person = torch.cat(numbers) + persons_before[owner]
-    return StepExamples(prepared.examples(ids), index, owner, person)
+        person = torch.cat(numbers) + data.first_person[owner]
+    return StepExamples(data.examples, torch.cat(drawn) + data.first[owner], owner, person)
 
 
 # ---- gradients of examples and of persons
@@ -339,7 +305,7 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
         (tests/federated/test_compute.py::test_a_local_step_reads_nothing_from_the_device).
     """
     spec = prepared.spec
-    moving = moving_keys(clients.params, spec.method.sides_at_step(t, s))
+    moving = spec.round_keys(clients.params, t).steps[s]
     if spec.method.penalty is not None:  # what "*" moves is known only here
         check_penalty(spec.task, prepared.adapted, prepared.products, spec.method, moving)
     certified = spec.uncertified is None
@@ -370,10 +336,10 @@ def _mean_of_batch(spec: RunSpec, ids: tuple[int, ...], sums: ClientParams) -> C
     Noise passes the same map, so that it stays known.
     """
     # The divisor is the expected batch: the drawn batch's size is private.
-    expected = torch.tensor([spec.units[k] * spec.sample_rates[k] for k in ids])
+    expected = spec.expected_batch[list(ids)]
     # Lower ranks are cut after the preconditioner, which mixes ranks: a cut before would leave
     # signal un-noised.
-    means = cut_to_rank(sums, ranks_of(spec, ids))
+    means = cut_to_rank(sums, spec.ranks_of(ids))
     filtered = spec.by_step and spec.method.filter is not identity
     for key, x in means.items():
         mean = x / _per_row(expected, x)
@@ -394,7 +360,7 @@ def _descend(
     rates = {key: spec.plan.rate(key.side, t) for key in gradients}
     steps, clients.optimizer = rule.update(gradients, clients.optimizer, clients.params, rates)
     clients.params.update(apply_updates({key: clients.params[key] for key in steps}, steps))
-    if rule.linear:  # then the step moves noise as it moves gradients, exactly
+    if not rule.nonlinear:  # then the step moves noise as it moves gradients, exactly
         # In the place of the parameters: weight decay shrinks the noise in them as well.
         old = {key: clients.noise.get(key, x.new_zeros(1)) for key, x in noises.items()}
         steps, clients.noise_optimizer = rule.update(noises, clients.noise_optimizer, old, rates)

@@ -24,17 +24,19 @@ from fedlora_lab.federated import checkpoint, local_training, uploads
 from fedlora_lab.federated.amplification import NoiseForecast
 from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.local_training import ClientBatch
-from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.federated.records import NOT_SEEN, Round, Tick
 from fedlora_lab.federated.spec import (
     ClipSum,
     Prepared,
+    RoundKeys,
     RunSpec,
+    Visibility,
     check_compute,
     initial_server,
+    make_run_spec,
     prepare_run,
 )
-from fedlora_lab.federated.uploads import Received, RoundKeys
+from fedlora_lab.federated.uploads import Received, TrafficCounter
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
@@ -42,7 +44,7 @@ from fedlora_lab.methods.optimizers import server_step
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.quantization import Traffic, full
 from fedlora_lab.methods.state import ParamKey, ServerState
-from fedlora_lab.privacy.ledger import Ledger, LedgerEntry
+from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.privatizer import ClipCounts, injected_bug_reason
 from fedlora_lab.tasks.task import Task
@@ -142,43 +144,13 @@ def run(
     >>> [record.index for record in fl.run(task, "rolora", None, plan)]
     [0, 1, 2]
     """
-    events = ticks(
-        task,
-        method,
-        privacy,
-        plan,
-        lora=lora,
-        seed=seed,
-        checkpoint=checkpoint,
-        resume=resume,
-        stop_at=stop_at,
-        evaluate_every=evaluate_every,
-        chunk_clients=chunk_clients,
-        chunk_examples=chunk_examples,
-        device=device,
-        products=products,
-        bug=bug,
-    )
+    arguments = dict(locals())
+    events = ticks(**arguments)
     return (event for event in events if isinstance(event, Round))
 
 
 def ticks(
-    task: Task,
-    method: Method | str,
-    privacy: Privacy | None,
-    plan: Plan,
-    *,
-    lora: "Lora | LoraConfig | None" = None,
-    seed: int | None = 0,
-    checkpoint: "str | Path | None" = None,
-    resume: "str | Path | None" = None,
-    stop_at: float | None = None,
-    evaluate_every: int = 1,
-    chunk_clients: int | None = None,
-    chunk_examples: int | None = None,
-    device: "str | torch.device | None" = None,
-    products: str = "float32",
-    bug: ClipSum | None = None,
+    task: Task, method: Method | str, privacy: Privacy | None, plan: Plan, **options: Any
 ) -> "Generator[Round | Tick, None, None]":
     """Trains as `run` does and also yields a `Tick` after every local step, where one may stop.
 
@@ -190,24 +162,7 @@ def ticks(
     >>> [type(event).__name__ for event in fl.ticks(task, "rolora", None, plan)]
     ['Round', 'Tick', 'Tick', 'Round']
     """
-    opened = Run.open(
-        task,
-        method,
-        privacy,
-        plan,
-        lora=lora,
-        seed=seed,
-        checkpoint=checkpoint,
-        resume=resume,
-        stop_at=stop_at,
-        evaluate_every=evaluate_every,
-        chunk_clients=chunk_clients,
-        chunk_examples=chunk_examples,
-        device=device,
-        products=products,
-        bug=bug,
-    )
-    return opened.events()
+    return Run.open(task, method, privacy, plan, **options).events()
 
 
 def fresh_state(prepared: Prepared) -> RunState:
@@ -253,8 +208,6 @@ class RoundResult:
         aggregated: what the method's rule made of that, before the server's optimiser.
         steps: what the clip did in the local steps.
         traffic: numbers and bytes, over all clients.
-        metrics: in place of those of the server's model.
-        shown: this process knows the counts of clips and the noise, as on one machine.
     """
 
     opened: OpenRound
@@ -262,8 +215,6 @@ class RoundResult:
     aggregated: ServerState
     steps: ClipCounts = field(default_factory=ClipCounts)
     traffic: Traffic = field(default_factory=Traffic)
-    metrics: Mapping[str, float] | None = None
-    shown: bool = True
 
 
 @dataclass
@@ -278,6 +229,7 @@ class Run:
         folder: of checkpoints and the ledger; ``None``: nothing is stored.
         resumed: the state was read from a folder, so that the first record was made before.
         contents: rounds and ledger of the folder as this run last read or wrote them, see `lock`.
+        remote: the clients train in other processes: what they know is NaN in the records.
     """
 
     prepared: Prepared
@@ -287,6 +239,7 @@ class Run:
     folder: Path | None = None
     resumed: bool = False
     contents: tuple[list[int], bytes | None] = ([], None)
+    remote: bool = False
 
     @classmethod
     def open(
@@ -315,12 +268,13 @@ class Run:
         return cls.from_prepared(prepared, checked)
 
     @classmethod
-    def from_prepared(cls, prepared: Prepared, options: RunOptions) -> Self:
+    def from_prepared(cls, prepared: Prepared, options: RunOptions, remote: bool = False) -> Self:
         """Opens a prepared run, here or on a server; resumes it if the options say so.
 
         Args:
             prepared: by `prepare_run`.
             options: as of `run`; those of which a prepared run has its own are not read.
+            remote: see `Run`.
         """
         spec = prepared.spec
         resume = options.resume
@@ -332,7 +286,7 @@ class Run:
         reasons = (injected_bug_reason(prepared.clip), spec.uncertified)
         ledger = spec.ledger("; ".join(reason for reason in reasons if reason) or None)
         fresh = fresh_state(prepared)
-        self = cls(prepared, options, ledger, fresh, folder)
+        self = cls(prepared, options, ledger, fresh, folder, remote=remote)
         if folder is not None:
             # Looked at before it is read: `lock` finds whoever writes in between. A new run was
             # promised a folder without rounds but the start, and without a ledger.
@@ -349,6 +303,20 @@ class Run:
     def spec(self) -> RunSpec:
         """The checked arguments."""
         return self.prepared.spec
+
+    @cached_property
+    def visible(self) -> Visibility:
+        """What the records show besides released values."""
+        return self.spec.visibility(self.remote)
+
+    @cached_property
+    def _forecast(self) -> NoiseForecast:
+        """The noise that A takes up, known before any round from public numbers."""
+        return NoiseForecast(self.spec, self.prepared.adapted.weights)
+
+    @cached_property
+    def _traffic(self) -> TrafficCounter:
+        return TrafficCounter(self.spec, self.state.server.tensors)
 
     def reset(self) -> None:
         """Resets the state to round 0; the ledger keeps what was spent."""
@@ -376,17 +344,13 @@ class Run:
     def _spent_after(self, rounds: int) -> float:
         """Epsilon after so many further rounds in which everyone takes part."""
         assert self.ledger is not None
-        spec = self.spec
         now = self.state.round
         # With a seed a repeated round gives the same values: it is no second release.
         repeats = self.ledger.reproducible
         written = {entry.round for entry in self.ledger.releases} if repeats else set()
         ahead = [t for t in range(now + 1, now + 1 + rounds) if t not in written]
         # Who will take part is not drawn yet: everyone is the most that a round can spend.
-        clients = spec.counted(spec.everyone)
-        terms = spec.entry(spec.everyone)
-        entries = (LedgerEntry(t, clients, **terms) for t in ahead)
-        return self.ledger.after(entries).epsilon_or_inf()
+        return self.ledger.after(map(self.spec.entry, ahead)).epsilon_or_inf()
 
     @property
     def ended(self) -> bool:
@@ -430,13 +394,9 @@ class Run:
     def initial_result(self) -> RoundResult:
         """The result before the first round."""
         server = self.state.server
-        privacy = self.spec.privacy
-        keys = uploads.round_keys(self.spec, server.tensors, 0)
+        keys = self.spec.round_keys(server.tensors, 0)
         opened = OpenRound(time.perf_counter(), (), server, server, keys)
-        # Where later rounds measure no deviation, neither does this: 0 would look like a measure.
-        per_client = privacy is None or privacy.by_step or privacy.trust == "local"
-        received = replace(Received.empty(server), per_client=per_client)
-        return RoundResult(opened, received, aggregated=server)
+        return RoundResult(opened, Received.empty(server), aggregated=server)
 
     def record_start(self, result: RoundResult) -> Round:
         """Stores the initial state, deletes the folder's other rounds and makes the first record.
@@ -477,7 +437,7 @@ class Run:
         started_at = time.perf_counter()
         before = self.state.server
         ids = self.participants(before.round)
-        keys = uploads.round_keys(self.spec, before.tensors, before.round)
+        keys = self.spec.round_keys(before.tensors, before.round)
         sent = uploads.broadcast(self.spec.method, before)
         # Nothing above reads private values. All that follows does, so the ledger comes first.
         self.charge_ledger(before.round, ids)
@@ -498,9 +458,9 @@ class Run:
         ledger = self.ledger
         if ledger is None:
             return
-        terms = self.spec.entry(ids)
+        entry = self.spec.entry(t + 1, ids)
         # With a seed a repeated round gives the same values: counted once.
-        ledger.record(t + 1, self.spec.counted(ids), **terms, repeats=ledger.reproducible)
+        ledger.record(**vars(entry), repeats=ledger.reproducible)
         # A run that is cut short in this round has released what it sent: the disk comes first.
         if self.folder is not None:
             ledger.save(self.folder / checkpoint.LEDGER)
@@ -537,41 +497,36 @@ class Run:
         Raises: `Diverged` where the rule decomposes matrices that are not finite.
         Guarantees: test_checkpoint.py::test_resume_equals_uninterrupted.
         """
-        spec = self.spec
         state = self.state
         before = opened.before
         senders = [opened.ids[i] for i in arrived.tolist()]
         # Before the state moves on: bytes down depend on what each client last received.
-        traffic = uploads.count_traffic(spec, state, opened.ids, senders, opened.keys.uploaded)
+        traffic = self._traffic.count(state, opened.ids, senders, opened.keys.uploaded)
         aggregated = after = before
         if received.privatizer is not None:
             state.privatizer = received.privatizer
         if received.uploads:
             # Everything from here on is a function of released values and costs no privacy.
             aggregated = self._aggregate(opened, received)
-            # What was not sent has no gradient: neither it nor its moments move.
-            new = {key: aggregated.tensors[key] for key in received.uploads}
-            stepped, state.optimizer = server_step(
-                spec.plan.server_optimizer,
-                state.optimizer,
-                before.tensors,
-                new,
-                spec.plan.server_lr,
-            )
-            after = aggregated.replace_tensors(stepped)
+            after = self._server_step(before, aggregated, received)
         self._keep_personal(opened, everyone)
-        # So many rows times the rank is what the round adds to a residual.
-        rows = len(received.weights)
-        ranks = {layer: rows * len(a) for layer, a in after.side("A").items()}
-        changed = [key for key, x in after.tensors.items() if x is not before.tensors[key]]
-        # A tensor that no rule replaced costs no bytes on the way down.
-        state.changed.append({str(k): ranks[k.layer] if k.side == "W" else 0 for k in changed})
-        taking_part = set(opened.ids)
-        state.seen = [opened.t if k in taking_part else t for k, t in enumerate(state.seen)]
-        # In memory as a loaded state: transposed tensors multiply to other last bits on some CPUs.
-        tensors = {key: x.contiguous() for key, x in after.tensors.items()}
-        state.server = replace(after, tensors=tensors, round=opened.t + 1)
+        # The rank by which a round changes a residual: of each row, and of the old product, which
+        # stays with the weights that did not arrive.
+        absent = not torch.isclose(received.weights.sum(), received.weights.new_ones(()))
+        state.advance(after, opened.ids, len(received.weights) + int(absent))
         return RoundResult(opened, received, aggregated, everyone.clipped, traffic)
+
+    def _server_step(
+        self, before: ServerState, aggregated: ServerState, received: Received
+    ) -> ServerState:
+        """Where the server's optimiser goes on what was sent."""
+        plan = self.spec.plan
+        # What was not sent has no gradient: neither it nor its moments move.
+        new = {key: aggregated.tensors[key] for key in received.uploads}
+        stepped, self.state.optimizer = server_step(
+            plan.server_optimizer, self.state.optimizer, before.tensors, new, plan.server_lr
+        )
+        return aggregated.replace_tensors(stepped)
 
     def _aggregate(self, opened: OpenRound, received: Received) -> ServerState:
         """What the method's rule makes of the uploads."""
@@ -616,52 +571,36 @@ class Run:
         """
         spec = self.spec
         state = self.state
+        visible = self.visible
         received = result.received
-        # Clips, noise and clients' own models read private values: hidden from a release's record.
-        shown = result.shown and not spec.is_release
-        counted = not self._counts_on_secret_participation()
-        rows, deviation = self._layers(result, shown)
+        rows, deviation = self._layers(result)
         clip = result.steps if spec.by_step else received.clipped
         nonfinite = result.steps.nonfinite + received.clipped.nonfinite
         seconds = time.perf_counter() - result.opened.started_at
         plain = state.server.without_core()
         factors_a = plain.side("A")
         factors_b = plain.side("B")
+        unseen = Traffic(*[NOT_SEEN] * len(Traffic._fields))
         return Round(
             index=state.round,
             method=spec.method.slug,
             task=spec.task.name,
             seed=spec.streams.seed,
-            metrics=self._metrics(result, shown),
+            metrics=self._metrics(),
             deviation=deviation,
-            adapter={x: (factors_a[x], factors_b[x]) for x in state.server.layers},
+            adapter={x: (factors_a[x], factors_b[x]) for x in factors_b},
             head=state.server.side("head"),
-            uploads=result.traffic if counted else Traffic(*[NOT_SEEN] * len(Traffic._fields)),
-            participants=len(result.opened.ids) if counted else NOT_SEEN,
-            clipped=float(clip.scaled) / max(clip.rows, 1) if shown else NOT_SEEN,
-            nonfinite=float(nonfinite) if shown else NOT_SEEN,
-            # One example that raises may make a round much longer: no noise hides that.
-            seconds=NOT_SEEN if spec.is_release else seconds,
+            uploads=result.traffic if visible.participants else unseen,
+            participants=len(result.opened.ids) if visible.participants else NOT_SEEN,
+            clipped=float(clip.scaled) / max(clip.rows, 1) if visible.clips else NOT_SEEN,
+            nonfinite=float(nonfinite) if visible.clips else NOT_SEEN,
+            seconds=seconds if visible.seconds else NOT_SEEN,
             ledger=None if self.ledger is None else self.ledger.snapshot(),
             rows=(*rows, *self._forecast.rows(state.round)),
             source=(spec.task, spec.lora, state.server),
         )
 
-    def _counts_on_secret_participation(self) -> bool:
-        """Whether an epsilon of this run counts on nobody knowing who took part in a round."""
-        privacy = self.spec.privacy
-        if privacy is None or not self.spec.is_release:
-            return False
-        # Amplification by participation holds only while who took part stays secret.
-        central = privacy.unit == "client" and privacy.trust == "central"
-        return central and self.spec.plan.participation < 1
-
-    @cached_property
-    def _forecast(self) -> NoiseForecast:
-        """The noise that A takes up, known before any round from public numbers."""
-        return NoiseForecast(self.spec, self.prepared.adapted.weights)
-
-    def _layers(self, result: RoundResult, shown: bool) -> tuple[LayerRows, float]:
+    def _layers(self, result: RoundResult) -> tuple[LayerRows, float]:
         """Measures of each layer, and the deviation of all where clients' products may be seen."""
         received = result.received
         before = result.opened.before
@@ -672,51 +611,45 @@ class Run:
         clients = None
         # Before training the mean is the server's product; later a round without uploads has none.
         measured = bool(received.uploads) or not after.round
-        if received.per_client and measured and not result.opened.keys.kept:
+        # Where later rounds measure no deviation, the start does not: 0 would look like a measure.
+        if measured and not self.spec.releases_sum and not result.opened.keys.kept:
             clients = {}
             for key, x in before.tensors.items():
                 if key.kind.of_the_product:
                     values = aggregation.client_values(before, received.sent, received.uploads, key)
                     # What the quantised broadcast took is given back: it is no error of the mean.
                     clients[key] = values + (x - result.opened.sent.tensors[key])
-        noise = received.noise if shown else None
+        noise = received.noise if self.visible.clips else None
         exchange = measures.Exchange(
             before, mean, after, clients, received.weights, noise, result.aggregated
         )
         return measures.layer_rows(exchange, self.spec.lora.scaling)
 
-    def _metrics(self, result: RoundResult, shown: bool) -> Mapping[str, float]:
+    def _metrics(self) -> Mapping[str, float]:
         """The task's metrics of the server's model, or the mean over the models that clients keep.
 
         NaN in a private run, with a seed or without, where the test examples are not public.
-
-        Guarantees:
-            test_attack_evaluation.py::test_private_test_examples_are_never_judged_under_privacy.
         """
         spec = self.spec
         task = spec.task
+        server = self.state.server
+        personal = self.state.personal
         unseen = dict.fromkeys(task.metrics, NOT_SEEN)
         if self.state.round % self.options.evaluate_every and not self.ended:
             return unseen
-        if result.metrics is not None:
-            return result.metrics
-        server = self.state.server
-        personal = self.state.personal
-        # What clients keep in the client unit carries no noise.
-        hidden = bool(personal) and not spec.by_step and not shown
-        # An exact score of private examples is a release without noise.
-        hidden = hidden or (spec.privacy is not None and not task.public_test)
-        if personal:
-            if hidden:
+        # Elsewhere clients keep factors from the first round in which some were not sent.
+        rounds = range(self.state.round if self.remote else 0)
+        if personal or any(spec.round_keys(server.tensors, t).kept for t in rounds):
+            if not self.visible.own_scores:
                 return unseen
             models = [{key: x[k] for key, x in personal.items()} for k in range(len(task.sizes))]
             each = [self._evaluate({**server.tensors, **model}) for model in models]
             return {name: sum(scores[name] for scores in each) / len(each) for name in task.metrics}
-        scores = unseen if hidden else self._evaluate(server.tensors)
+        scores = self._evaluate(server.tensors) if self.visible.scores else unseen
         if spec.method.broadcast == full:
             return scores
         received = scores
-        if not hidden:
+        if self.visible.scores:
             received = self._evaluate(uploads.broadcast(spec.method, server).tensors)
         return {**scores, **{f"{name}_received": value for name, value in received.items()}}
 

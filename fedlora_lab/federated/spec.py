@@ -1,44 +1,88 @@
 """What was asked of a run, checked once, and what is made ready for it.
 
-`RunSpec` holds the arguments that decide all numbers of a run; `Prepared` the adapted model and the
-examples. Neither changes while the run goes on.
+`RunSpec` holds the arguments that decide all numbers of a run, and what follows from them alone;
+`Prepared` the adapted model and the examples. Neither changes while the run goes on.
 """
 
+import hashlib
+import inspect
 import json
 import math
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_one_of, check_whole
+from fedlora_lab.federated.amplification import Amplification, NoiseForecast, balanced_start
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.independence import check_batch_independence
 from fedlora_lab.lora.per_example import TEXTS_AT_ONCE
 from fedlora_lab.methods.aggregation import Rule
-from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.methods.method import Cycle, Method
+from fedlora_lab.methods.optimizers import SGD
+from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.published import rule_name
-from fedlora_lab.methods.state import ParamKey, ServerState
-from fedlora_lab.privacy.ledger import Ledger, per_client
+from fedlora_lab.methods.state import KINDS, MODES, Keys, ParamKey, ServerState, shared_rank
+from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, per_client
 from fedlora_lab.privacy.plan import NoiseLevels, Privacy
 from fedlora_lab.privacy.privatizer import (
     ClipAndNoise,
     ClipCounts,
     Privatizer,
-    noise_std,
     uncertified_reason,
 )
 from fedlora_lab.tasks.task import Examples, Task, concatenate, mask_of
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 PRODUCTS = ("float32", "tf32", "bfloat16")
 """Precisions in which the frozen base may multiply."""
 ClipSum = Callable[..., tuple[dict[ParamKey, Tensor], ClipCounts]]
 """A function with the arguments of `privatizer.clip_sum`."""
+
+
+class RoundKeys(NamedTuple):
+    """The tensors of a round, the same in all rounds of a kind.
+
+    Args:
+        steps: for each local step those that train.
+        moved: those that train in some step.
+        uploaded: those of them that are sent up.
+        kept: those of them that stay with their client, in part or whole.
+    """
+
+    steps: tuple[Keys, ...]
+    moved: Keys
+    uploaded: Keys
+    kept: Keys
+
+
+class Visibility(NamedTuple):
+    """What a run's records show besides released values; NaN stands for what nobody may see.
+
+    Args:
+        clips: what the clips did, and the noise: they are made of private values.
+        participants: how many took part, and the bytes that they sent.
+        seconds: the time a round took.
+        scores: what the server's model scores on the test examples.
+        own_scores: what the models score of which clients keep a part.
+    """
+
+    clips: bool
+    participants: bool
+    seconds: bool
+    scores: bool
+    own_scores: bool
 
 
 @dataclass(frozen=True)
@@ -52,20 +96,27 @@ class RunSpec:
     lora: Lora
     streams: Streams
 
-    @property
+    # ---- the mechanism
+
+    @cached_property
     def by_step(self) -> bool:
         """Whether clip, noise and filter act on each step; in the client unit: on updates."""
         return self.privacy is None or self.privacy.by_step
 
-    @property
+    @cached_property
     def by_person(self) -> bool:
         """Whether a step draws and clips persons, with all their examples."""
         return self.privacy is not None and self.privacy.unit == "person"
 
-    @property
-    def is_release(self) -> bool:
-        """Whether the run is private and nobody can draw its noise again."""
-        return self.privacy is not None and self.streams.seed is None
+    @cached_property
+    def releases_sum(self) -> bool:
+        """Whether the server's rule is given one noised sum of the uploads, and no single one."""
+        return self.privacy is not None and not self.by_step and self.privacy.trust != "local"
+
+    @cached_property
+    def is_secagg(self) -> bool:
+        """Whether the server itself sees the sum of the uploads only (secure aggregation)."""
+        return self.privacy is not None and self.privacy.server_sees_only_sum
 
     @cached_property
     def units(self) -> tuple[int, ...]:
@@ -79,25 +130,40 @@ class RunSpec:
         return self.plan.sample_rates(self.units)
 
     @cached_property
-    def step_clip_norm(self) -> float:
-        """The clip norm of a local step; infinity where steps are not released."""
-        return self.privacy.clip_norm if self.privacy is not None and self.by_step else math.inf
+    def expected_batch(self) -> Float[Tensor, " clients"]:
+        """The number of units that each client is expected to draw in a step."""
+        pairs = zip(self.units, self.sample_rates, strict=True)
+        return torch.tensor([size * rate for size, rate in pairs])
+
+    @cached_property
+    def weights(self) -> Float[Tensor, " clients"]:
+        """w_k = p_k / participation: absent clients leave their weight to the old state."""
+        # The denominator is fixed: one that counted who came would change the sensitivity.
+        sizes = self.units if self.plan.weights == "size" else (1,) * len(self.units)
+        shares = [size / sum(sizes) for size in sizes]
+        return torch.tensor(shares, dtype=torch.float64) / self.plan.participation
 
     @cached_property
     def step_noise(self) -> tuple[float, ...]:
         """Standard deviation of the noise in each client's sum of a step; 0 without a release."""
         count = len(self.task.sizes)
-        # In the client unit the noise is on whole updates, see `update_noise`.
-        if self.privacy is None or not self.by_step:
-            return (0.0,) * count
-        sigmas = per_client(self.privacy.noise_multiplier or 0.0, count)
-        return tuple(noise_std(sigma, self.step_clip_norm) for sigma in sigmas)
+        # In the client unit the noise is on whole updates.
+        return per_client(self.noise.each if self.by_step else 0.0, count)
 
     @cached_property
-    def update_noise(self) -> NoiseLevels:
-        """Noise on the sum of the clients' updates, in the client unit."""
-        assert self.privacy is not None
+    def noise(self) -> NoiseLevels:
+        """Noise on the sum of a step or, in the client unit, of the clients' updates."""
+        if self.privacy is None:
+            return NoiseLevels(each=0.0, server=0.0, shares=0)
         return self.privacy.noise_levels(len(self.task.sizes), self.plan)
+
+    @cached_property
+    def least_uploads(self) -> int:
+        """With fewer uploads than these a sum holds less noise than the ledger says."""
+        if self.privacy is None or not self.is_secagg:
+            return 0
+        # Those who collude upload as well, and know their own noise: their shares hide nothing.
+        return self.noise.shares + self.privacy.colluding
 
     @cached_property
     def uncertified(self) -> str | None:
@@ -110,55 +176,137 @@ class RunSpec:
             owners=len(self.task.sizes),
         )
 
-    @property
-    def server_sees_only_sum(self) -> bool:
-        """Whether the server sees the sum of the uploads and no upload (secure aggregation)."""
-        return self.privacy is not None and self.privacy.server_sees_only_sum
+    # ---- ranks and keys
 
-    def settings(self) -> dict[str, Any]:
-        """The settings that a checkpoint and the run that resumes from it share, as JSON values."""
-        names = Method.__dataclass_fields__
-        # What the noise was calibrated for and how long the run is change no round that is done: a
-        # longer run may go on from it with replace(target=None).
-        free = ("rounds", "target")
-        plan = asdict(self.plan)
-        privacy = {} if self.privacy is None else self.privacy.settings()
-        settings = {
-            "method": {name: rule_name(getattr(self.method, name)) for name in names},
-            "plan": {name: value for name, value in plan.items() if name not in free},
-            "lora": self.lora.settings(),
-            "seed": self.streams.seed,
-            "privacy": {name: value for name, value in privacy.items() if name not in free} or None,
-            "task": self.task.fingerprint,
-        }
-        # As they come back from a file: tuples are lists there.
-        return json.loads(json.dumps(settings, default=str))
+    @cached_property
+    def shared_rank(self) -> int:
+        """The first ranks of a factor, which are sent; the others stay with their client."""
+        return shared_rank(self.lora.rank, self.method.own_ranks)
 
-    def counted(self, ids: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        """Whom the releases of these clients count for; ``None`` is everybody.
+    @cached_property
+    def held_ranks(self) -> tuple[int, ...]:
+        """Counts the shared ranks that each client holds."""
+        ranks = self.lora.ranks or (self.lora.rank,) * len(self.task.sizes)
+        return tuple(min(rank, self.shared_rank) for rank in ranks)
+
+    @cached_property
+    def sent_ranks(self) -> tuple[int, ...]:
+        """Counts the shared ranks that each client sends: its own, or all under secure aggregation.
+
+        Under secure aggregation each client adds its share of the noise in every rank of the sum.
+        Were a share cut to the ranks that its client holds, those that few clients hold would carry
+        a part of the noise, and one client's whole change.
+
+        Guarantees: test_attack_secagg.py::test_clients_of_low_rank_add_their_noise_to_every_rank.
+        """
+        every = (self.shared_rank,) * len(self.task.sizes)
+        return every if self.is_secagg else self.held_ranks
+
+    def ranks_of(self, ids: tuple[int, ...]) -> Tensor | None:
+        """The ranks of these clients, (clients,); ``None`` where all have the adapter's."""
+        ranks = self.lora.ranks
+        return None if ranks is None else torch.tensor([ranks[k] for k in ids])
+
+    def is_split(self, key: ParamKey) -> bool:
+        """Whether the last ranks of a tensor that is sent stay with their client."""
+        return bool(self.method.own_ranks and key.kind.rank_axes)
+
+    def round_keys(self, values: Mapping[ParamKey, Tensor], t: int) -> RoundKeys:
+        """Which tensors move, are sent and stay in a round, by the schedule and the modes.
+
+        Args:
+            values: the server's tensors, or the clients'.
+            t: the round, from 0.
+        """
+        modes = tuple(int(x) for key, x in values.items() if key.side == "mode")
+        return self._keys_of_kind(self._kind(t), tuple(values), modes)
+
+    def words(self, t: int) -> tuple[str, ...]:
+        """What the schedule moves at each local step of a round, in canonical order."""
+        return self._words_of_kind(self._kind(t))
+
+    def _kind(self, t: int) -> int:
+        """The first round of a cycle that is like this one."""
+        train = self.method.train
+        return t % len(train.rounds) if isinstance(train, Cycle) else t
+
+    @cached_property
+    def _words_of_kind(self) -> Callable[[int], tuple[str, ...]]:
+        steps = range(self.plan.local_steps)
+        at_step = self.method.sides_at_step
+        return lru_cache(maxsize=64)(lambda t: tuple(at_step(t, s) for s in steps))
+
+    @cached_property
+    def _keys_of_kind(self) -> Callable[[int, Keys, tuple[int, ...]], RoundKeys]:
+        method = self.method
+
+        # Rounds of a kind move the same tensors: they are found once.
+        @lru_cache(maxsize=64)
+        def find(t: int, names: Keys, modes: tuple[int, ...]) -> RoundKeys:
+            words = self._words_of_kind(t)
+            moved = moving_keys(names, method.sides_in_round(t, len(words)), modes)
+            uploaded = tuple(key for key in moved if method.is_shared(key))
+            kept = tuple(key for key in moved if key not in uploaded or self.is_split(key))
+            of_word = {word: moving_keys(names, word, modes) for word in set(words)}
+            return RoundKeys(tuple(of_word[word] for word in words), moved, uploaded, kept)
+
+        return find
+
+    # ---- what may be seen
+
+    @cached_property
+    def is_release(self) -> bool:
+        """Whether the run is private and nobody can draw its noise again."""
+        return self.privacy is not None and self.streams.seed is None
+
+    def visibility(self, remote: bool = False) -> Visibility:
+        """What the records show.
+
+        Args: remote: the clients train in other processes, which keep what they know.
+        Guarantees: test_attack_evaluation.py::test_records_do_not_tell_who_took_part,
+            ::test_private_test_examples_are_never_judged_under_privacy.
+        """
+        privacy = self.privacy
+        # An epsilon that is amplified by participation holds while nobody knows who took part.
+        secret = privacy is not None and not self.by_step and privacy.trust == "central"
+        secret = secret and self.plan.participation < 1
+        # An exact score of private examples is a release without noise.
+        scores = privacy is None or self.task.public_test
+        return Visibility(
+            clips=not self.is_release and not remote,
+            participants=not (self.is_release and secret),
+            # One example that raises may make a round much longer: no noise hides that.
+            seconds=not self.is_release,
+            scores=scores,
+            # What clients keep in the client unit carries no noise.
+            own_scores=scores and not remote and (self.by_step or not self.is_release),
+        )
+
+    # ---- the ledger
+
+    def entry(self, round: int, ids: tuple[int, ...] | None = None) -> LedgerEntry:
+        """The ledger entry of a round: number of releases, rates and noise.
 
         A client that is alone holds the data of all, as where they are pooled: in another run on
-        these data, with which this one is composed, they may lie with any client.
+        these data, with which this one is composed, they may lie with any client. So its releases
+        count for everybody, as all do in the client unit.
+
+        Args:
+            round: from 1.
+            ids: the clients that take part; ``None``: all.
 
         Guarantees: test_pooled_data_are_spent_for_every_client.
         """
-        return None if ids == (0,) and len(self.task.sizes) == 1 else ids
-
-    def entry(self, ids: tuple[int, ...] | None) -> dict[str, Any]:
-        """The ledger entry of these clients in a round: number of releases, rates and noise."""
-        assert self.privacy is not None
-        steps = self.plan.local_steps if self.privacy.by_step else 1
-        terms = {"count": steps, **self.privacy.entry(ids)}
-        # The entry of a single client is one for everybody, which has one number.
-        if len(self.task.sizes) == 1:
-            terms = {k: x[0] if isinstance(x, tuple) and x else x for k, x in terms.items()}
-        return terms
-
-    @property
-    def everyone(self) -> tuple[int, ...] | None:
-        """All clients, as a ledger entry counts them: in the client unit ``None``."""
-        in_entries = self.privacy is not None and self.privacy.unit != "client"
-        return tuple(range(len(self.task.sizes))) if in_entries else None
+        privacy = self.privacy
+        assert privacy is not None
+        count = len(self.task.sizes)
+        ids = tuple(range(count)) if ids is None else ids
+        terms = privacy.entry(ids)
+        for_everybody = not self.by_step or (count == 1 and len(ids) == 1)
+        if for_everybody:  # one number each
+            terms = {name: x[0] if isinstance(x, tuple) else x for name, x in terms.items()}
+        steps = self.plan.local_steps if self.by_step else 1
+        return LedgerEntry(round, None if for_everybody else ids, steps, **terms)
 
     def ledger(self, uncertified: str | None = None) -> Ledger | None:
         """A ledger without releases; ``None`` without privacy.
@@ -170,6 +318,233 @@ class RunSpec:
         # Whoever knows the seed can draw the noise again and subtract it.
         seeded = self.streams.seed is not None
         return self.privacy.ledger(reproducible=seeded, uncertified=uncertified)
+
+    # ---- settings
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that a checkpoint and the run that resumes from it share, as JSON values."""
+        # What the noise was calibrated for and how long the run is change no round that is done: a
+        # longer run may go on from it with replace(target=None).
+        free = ("rounds", "target")
+        plan = asdict(self.plan)
+        privacy = {} if self.privacy is None else self.privacy.settings()
+        rules = {name: getattr(self.method, name) for name in Method.__dataclass_fields__}
+        settings = {
+            "method": {name: rule_identity(rule) for name, rule in rules.items()},
+            "plan": {name: value for name, value in plan.items() if name not in free},
+            "lora": self.lora.settings(),
+            "seed": self.streams.seed,
+            "privacy": {name: value for name, value in privacy.items() if name not in free} or None,
+            "task": self.task.fingerprint,
+        }
+        # As they come back from a file: tuples are lists there.
+        return json.loads(json.dumps(settings, default=str))
+
+
+def moving_keys(names: Sequence[ParamKey], word: str, modes: Sequence[int] = ()) -> Keys:
+    """Selects the tensors that a schedule's word moves, heads too.
+
+    Args:
+        names: of all tensors.
+        word: of the schedule; "*" moves in each layer the factor that its mode names.
+        modes: one for each tensor that is a mode.
+    """
+    chosen = set()
+    if "*" in word:
+        layers = [key.layer for key in names if key.side == "mode"]
+        chosen = {ParamKey(MODES[mode], x) for mode, x in zip(modes, layers, strict=True)}
+    moving = []
+    for key in names:
+        kind = key.kind
+        if kind.trained and (not kind.scheduled or key.side in word or key in chosen):
+            moving.append(key)
+    return tuple(moving)
+
+
+def rule_identity(rule: object) -> str:
+    """A text that differs where a rule differs: its name and settings, of a foreign function its
+    source and what it closes over.
+
+    What a function reads beside these, such as a global number, is not looked at.
+
+    Guarantees: test_checkpoint.py::test_a_rule_is_known_by_more_than_its_name.
+    """
+    # Another process has other addresses.
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", rule_name(rule))
+    if is_dataclass(rule) and not isinstance(rule, type):
+        values = {x.name: rule_identity(getattr(rule, x.name)) for x in fields(rule) if x.repr}
+        return f"{type(rule).__name__}({values})"
+    # The library's own functions are known by their names.
+    function = getattr(rule, "__func__", rule)
+    if not inspect.isfunction(function) or function.__module__.startswith("fedlora_lab."):
+        return text
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):  # typed in where nothing keeps the text
+        source = function.__code__.co_code.hex()
+    closed_over = [rule_identity(cell.cell_contents) for cell in function.__closure__ or ()]
+    digest = hashlib.sha256(json.dumps([source, closed_over]).encode())
+    return f"{text} {digest.hexdigest()}"
+
+
+# ---- checks of the arguments
+
+
+def make_run_spec(
+    task: Task,
+    method: Method | str,
+    privacy: Privacy | None,
+    plan: Plan,
+    lora: "Lora | LoraConfig | None",
+    seed: int | None,
+) -> RunSpec:
+    """Checks the parts of a run one by one and against each other.
+
+    Args:
+        task, method, privacy, plan, seed: as of `run`.
+        lora: a `Lora`, a `peft.LoraConfig`, or ``None`` for ``Lora()``.
+
+    Raises: ``ValueError`` (name, value, range).
+    """
+    lora = lora_of(lora)
+    check(isinstance(task, Task), "task", task, "a Task")
+    check(isinstance(plan, Plan), "plan", plan, "a Plan")
+    check(isinstance(privacy, Privacy | None), "privacy", privacy, "a Privacy")
+    row = methods.get(method)
+    streams = Streams(seed)
+    _check_schedule(row, plan)
+    _check_filter(row)
+    _check_server_rule(row, plan, lora)
+    count = len(task.sizes)
+    one_each = lora.ranks is None or len(lora.ranks) == count
+    check(one_each, "ranks", lora.ranks, f"one for each of {count} clients")
+    if privacy is not None:
+        privacy = privacy.resolve(task, plan)
+        # A client of many examples would move the mean by more than C over the number of clients.
+        even = privacy.by_step or plan.weights == "uniform"
+        expected = "'uniform' in the client unit: sizes would set the sensitivity"
+        check(even, "weights", plan.weights, expected)
+    spec = RunSpec(task, row, privacy, plan, lora, streams)
+    # Read for its check: refuses a rule that gives no Preconditioner.
+    _ = spec.uncertified
+    if row.balance is None:
+        return spec
+    # The one place where it is settled: loop, measures, checkpoints and saved adapters, a client
+    # and the server on Flower read the adapter of the specification.
+    scale = balanced_start(forecast_of(spec), row.balance)
+    return replace(spec, lora=replace(lora, start_scale=scale))
+
+
+def _check_schedule(row: Method, plan: Plan) -> None:
+    """Refuses words that are no schedule; warns where a factor's turn never comes.
+
+    Guarantees: test_run.py::test_a_factor_whose_turn_never_comes_is_told.
+    """
+    steps = plan.local_steps
+    # A schedule's mistakes are refused here, not in round t.
+    for t in range(min(plan.rounds, 100)):
+        row.sides_in_round(t, steps)
+    rounds = range(min(plan.rounds, 10))
+    moved = {side for t in rounds for side in row.sides_in_round(t, steps)}
+    ahead = {row.sides_at_step(t, s) for t in rounds for s in range(steps, steps + 10)}
+    if idle := "".join(sorted(set("".join(ahead)) - moved)):
+        text = f"local_steps={steps}: {row.slug} never moves {idle}"
+        warnings.warn(f"{text}, whose turn comes at a later step of the round", stacklevel=4)
+
+
+def _check_filter(row: Method) -> None:
+    """Refuses a filter that gives another shape than it takes."""
+    for side in "AB":
+        result = row.filter(torch.ones(16, 16), side)
+        shape = tuple(result.shape) if isinstance(result, Tensor) else result
+        check(shape == (16, 16), f"filter(x, {side!r})", shape, "a tensor of x's shape, (16, 16)")
+
+
+def _check_server_rule(row: Method, plan: Plan, lora: Lora) -> None:
+    """Refuses settings that have no meaning beside a rule which writes factors anew."""
+    writes = getattr(row.aggregate, "writes", ())
+    written = [side for side in writes if side in KINDS and KINDS[side].of_the_model]
+    # Old minus new is no gradient there: coordinates change from round to round.
+    plain = plan.server_optimizer == SGD() and plan.server_lr == 1
+    optimizer = f"{plan.server_optimizer} at server_lr={plan.server_lr:g}"
+    expected = f"sgd at server_lr=1 for {row.slug}, whose rule writes {' and '.join(written)} anew"
+    check(plain or not written, "server_optimizer", optimizer, expected)
+    # What the rule writes is as large as ever.
+    rewritten = "A" in writes
+    reason = "the method's rule writes A anew" if rewritten else "balance chooses it"
+    free = not rewritten and row.balance is None
+    check(free or lora.start_scale == 1, "start_scale", lora.start_scale, f"1, since {reason}")
+
+
+def check_compute(
+    device: "str | torch.device | None", products: str, chunk_examples: int | None
+) -> None:
+    """Refuses a place, precision or number of examples that torch has not got.
+
+    Args: device, products, chunk_examples: as of `run`.
+    """
+    check_one_of("products", products, PRODUCTS)
+    if chunk_examples is not None:
+        check_whole("chunk_examples", chunk_examples, 1)
+    try:
+        # On "meta" a tensor holds no values.
+        usable = torch.empty(0, device=device).device.type != "meta"
+    except (RuntimeError, AssertionError, ValueError, TypeError):
+        usable = False
+    check(usable, "device", str(device), "a device that torch finds here, such as 'cpu' or 'cuda'")
+
+
+# ---- before anything is trained
+
+
+def forecast_of(spec: RunSpec) -> NoiseForecast:
+    """Makes the forecast of a run that is not prepared, from the shapes of its layers."""
+    task = spec.task
+    return NoiseForecast(spec, adapters.adapt(task.model, task.targets, task.head, spec.lora).weights)
+
+
+def amplification(
+    task: Task,
+    method: Method | str,
+    privacy: Privacy | None,
+    plan: Plan,
+    lora: "Lora | LoraConfig | None" = None,
+) -> Amplification:
+    """Computes the amplification number: the energy of the noise in A after a run over A's own.
+
+    Nothing is trained and no value of any example is read. Noise on B multiplies A and the noise in
+    A alike: at 1 half of the noise in the product is noise times noise. It is 0 without noise and
+    where A rests.
+
+    Args: as of `run`, with the noise multiplier set.
+    Guarantees: test_amplification.py::test_amplification_is_what_a_run_measures.
+    Source: derived, see `theory.accumulated_noise_terms`.
+
+    >>> import fedlora_lab as fl
+    >>> task, plan = fl.tasks.digits(clients=20), fl.Plan(rounds=40)
+    >>> privacy = fl.Privacy(unit="client", noise_multiplier=1.0, delta=1e-3)
+    >>> [round(fl.amplification(task, x, privacy, plan).mean, 2) for x in ("fedlora", "rolora")]
+    [19.2, 9.6]
+    """
+    forecast = forecast_of(make_run_spec(task, method, privacy, plan, lora, 0))
+    return Amplification(forecast.mean(plan.rounds), forecast.unknown)
+
+
+# ---- the prepared run
+
+
+class StepData(NamedTuple):
+    """The examples of the clients that train together, one client after the other.
+
+    Args:
+        examples: (x, y), concatenated.
+        first: (clients,), where each client's examples begin.
+        first_person: (clients,), where the numbers of each client's units begin.
+    """
+
+    examples: Examples
+    first: Tensor
+    first_person: Tensor
 
 
 @dataclass(frozen=True)
@@ -196,40 +571,32 @@ class Prepared:
     clip: ClipSum | None = None
 
     @cached_property
+    def privatizer(self) -> Privatizer:
+        """Clips and noises what is released: steps or, in the client unit, whole updates."""
+        privacy = self.spec.privacy
+        norm = math.inf if privacy is None else privacy.clip_norm
+        return ClipAndNoise(norm, self.spec.method.clip_groups, self.clip)
+
+    @cached_property
     def step_privatizer(self) -> Privatizer:
-        """Clips and noises local steps; not released, their finite rows stay as they are."""
-        return ClipAndNoise(self.spec.step_clip_norm, self.spec.method.clip_groups, self.clip)
+        """Sums local steps; where they are not released, finite rows stay as they are."""
+        if self.spec.by_step:
+            return self.privatizer
+        return ClipAndNoise(math.inf, self.spec.method.clip_groups, self.clip)
 
     @cached_property
-    def update_privatizer(self) -> Privatizer:
-        """Clips and noises clients' whole updates, in the client unit."""
-        assert self.spec.privacy is not None
-        return ClipAndNoise(self.spec.privacy.clip_norm, self.spec.method.clip_groups, self.clip)
-
-    @cached_property
-    def examples(self) -> Callable[[tuple[int, ...]], Examples]:
+    def step_data(self) -> Callable[[tuple[int, ...]], StepData]:
         """Concatenates some clients' examples; the last result is kept for the same clients."""
+
         # Most rounds ask for the same clients in every step.
-        data = self.data
-        return lru_cache(maxsize=1)(lambda ids: concatenate([data[k] for k in ids]))
+        @lru_cache(maxsize=1)
+        def gather(ids: tuple[int, ...]) -> StepData:
+            pairs = [self.data[k] for k in ids]
+            sizes = torch.tensor([len(y) for _, y in pairs])
+            units = torch.tensor([self.spec.units[k] for k in ids])
+            return StepData(concatenate(pairs), sizes.cumsum(0) - sizes, units.cumsum(0) - units)
 
-
-def check_compute(
-    device: "str | torch.device | None", products: str, chunk_examples: int | None
-) -> None:
-    """Refuses a place, precision or number of examples that torch has not got.
-
-    Args: device, products, chunk_examples: as of `run`.
-    """
-    check_one_of("products", products, PRODUCTS)
-    if chunk_examples is not None:
-        check_whole("chunk_examples", chunk_examples, 1)
-    try:
-        # On "meta" a tensor holds no values.
-        usable = torch.empty(0, device=device).device.type != "meta"
-    except (RuntimeError, AssertionError, ValueError, TypeError):
-        usable = False
-    check(usable, "device", str(device), "a device that torch finds here, such as 'cpu' or 'cuda'")
+        return gather
 
 
 def prepare_run(

@@ -9,28 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from math import prod
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.checkpoint import RunState
-from fedlora_lab.federated.local_training import (
-    ClientBatch,
-    ClientParams,
-    moving_keys,
-    preconditioners,
-    ranks_of,
-)
-from fedlora_lab.federated.spec import Prepared, RunSpec
+from fedlora_lab.federated.local_training import ClientBatch, ClientParams, preconditioners
+from fedlora_lab.federated.spec import Prepared, RunSpec, initial_server
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.adapters import matmuls
 from fedlora_lab.methods.aggregation import MeanUpdate, Rule
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.quantization import Traffic, bytes_of, full, rule_for
 from fedlora_lab.methods.state import (
     Keys,
@@ -39,11 +30,9 @@ from fedlora_lab.methods.state import (
     cut_to_rank,
     merge_own_ranks,
     shape_at_rank,
-    shared_rank,
 )
 from fedlora_lab.privacy.ledger import per_client
 from fedlora_lab.privacy.privatizer import ClipCounts, State
-from fedlora_lab.tasks.task import Task
 
 SERVER = -1
 """In the place of a client's number: the stream of the server's own noise."""
@@ -53,14 +42,13 @@ SERVER = -1
 class Received:
     """What the server has in hand after a round: key -> (rows, ...), empty when nothing arrived.
 
-    A row for each client that arrived, or one, their noised mean, where it may see a sum only.
+    A row for each client that arrived, or one, their noised mean, where a sum is released.
 
     Args:
         uploads: key -> (rows, ...).
         weights: (rows,), fixed before the round.
         noise: key -> (...), the noise in the weighted mean.
         sent: what these clients received: (rows, ...) where they have unequal ranks.
-        per_client: each client's upload is seen by itself.
         clipped: what the clip of the uploads did.
         privatizer: the state of the release of their sum; ``None``: nothing was released so.
     """
@@ -69,7 +57,6 @@ class Received:
     weights: Float[Tensor, " rows"]
     noise: Mapping[ParamKey, Tensor]
     sent: ServerState
-    per_client: bool = True
     clipped: ClipCounts = field(default_factory=ClipCounts)
     privatizer: State | None = None
 
@@ -79,33 +66,6 @@ class Received:
         return cls({}, torch.zeros(0, dtype=torch.float64), {}, sent)
 
 
-class RoundKeys(NamedTuple):
-    """The tensors of a round: those that train, those sent up, those that stay in part or whole."""
-
-    moved: Keys
-    uploaded: Keys
-    kept: Keys
-
-
-def round_keys(spec: RunSpec, values: Mapping[ParamKey, Tensor], t: int) -> RoundKeys:
-    """Reads the keys of a round from the schedule and the modes that the clients received.
-
-    Args:
-        spec, t: of the run, and the round.
-        values: the server's tensors.
-    """
-    method = spec.method
-    moved = moving_keys(values, method.sides_in_round(t, spec.plan.local_steps))
-    uploaded = tuple(key for key in moved if method.is_shared(key))
-    kept = tuple(key for key in moved if key not in uploaded or _is_split(method, key))
-    return RoundKeys(moved, uploaded, kept)
-
-
-def _is_split(method: Method, key: ParamKey) -> bool:
-    """Whether the last ranks of a tensor that is sent stay with their client."""
-    return bool(method.own_ranks and key.kind.rank_axes)
-
-
 # ---- down
 
 
@@ -113,6 +73,8 @@ def broadcast(method: Method, server: ServerState) -> ServerState:
     """Encodes the server's tensors as clients receive them, each by its rule (`rule_for`)."""
     # Of released values: an encoding of them costs no privacy.
     rule = method.broadcast
+    if rule == full:
+        return server
     return server.replace_tensors({k: rule_for(k, rule)(x) for k, x in server.tensors.items()})
 
 
@@ -125,7 +87,7 @@ def tensors_received(spec: RunSpec, ids: tuple[int, ...], sent: ServerState) -> 
     """
     # One row for all where nothing tells them apart: memory does not grow with the clients.
     common = {key: tensor[None] for key, tensor in sent.tensors.items()}
-    return cut_to_rank(common, ranks_of(spec, ids))
+    return cut_to_rank(common, spec.ranks_of(ids))
 
 
 def begin_clients(
@@ -141,26 +103,20 @@ def begin_clients(
         sent: what they received.
         personal: key -> (clients, ...), what they kept.
     """
-    method = prepared.spec.method
-    start = tensors_received(prepared.spec, ids, sent)
-    params = dict(start)
-    rank = shared_rank(prepared.spec.lora.rank, method.own_ranks)
-    for key, values in personal.items():
-        split = _is_split(method, key) and method.is_shared(key)
-        params[key] = merge_own_ranks(key, start[key], values, rank) if split else values
+    spec = prepared.spec
     device = prepared.adapted.device
-    here = _to_device(params, device)
-    shapes = {key: x.shape[1:] for key, x in here.items()}
+    start = tensors_received(spec, ids, sent)
+    for key, x in start.items():
+        if key.side != "mode":  # modes stay on the processor, where the schedule reads them
+            start[key] = x.to(device, non_blocking=True)
+    params = dict(start)
+    for key, x in personal.items():
+        kept = x.to(device, non_blocking=True)
+        split = spec.is_split(key) and spec.method.is_shared(key)
+        params[key] = merge_own_ranks(key, start[key], kept, spec.shared_rank) if split else kept
+    shapes = {key: x.shape[1:] for key, x in params.items()}
     state = prepared.step_privatizer.init(shapes, len(ids))
-    return ClientBatch(ids, here, _to_device(start, device), privatizer=state)
-
-
-def _to_device(values: ClientParams, device: torch.device) -> ClientParams:
-    """The tensors on a device; modes stay on the processor, where the schedule reads them."""
-    moved = {}
-    for key, x in values.items():
-        moved[key] = x if key.side == "mode" else x.to(device, non_blocking=True)
-    return moved
+    return ClientBatch(ids, params, start, privatizer=state)
 
 
 # ---- up
@@ -204,7 +160,6 @@ def release_round(
     arrived: Int[Tensor, " n"],
     keys: Keys,
     sent: ServerState,
-    single_client: bool = False,
     state: State | None = None,
 ) -> Received:
     """Releases the uploads of a round as the trust model asks.
@@ -215,70 +170,90 @@ def release_round(
         arrived: positions in ``clients.ids`` of those whose upload is not lost.
         keys: what is sent.
         sent: what the server sent, before a lower rank cut it; its ``round`` is the round.
-        single_client: one client sends for itself, and does not know how many others do.
         state: of the releases of the sums of updates so far; ``None``: none yet.
     """
-    spec = prepared.spec
     # Fewer shares of noise than sigma was divided into protect less than the ledger says.
-    if not single_client and too_few_uploads(spec, len(arrived)):
-        return Received.empty(sent)
+    enough = len(arrived) >= prepared.spec.least_uploads
     # A sum of nothing is released with its noise: silence would tell that nobody took part.
-    summed = spec.privacy is not None and not spec.by_step and spec.privacy.trust != "local"
-    if not keys or not (len(arrived) or summed):
+    if not (keys and enough and (len(arrived) or prepared.spec.releases_sum)):
         return Received.empty(sent)
+    return _release(prepared, clients, arrived, keys, sent, state)
+
+
+def _release(
+    prepared: Prepared,
+    clients: ClientBatch,
+    arrived: Int[Tensor, " n"],
+    keys: Keys,
+    sent: ServerState,
+    state: State | None = None,
+) -> Received:
+    """What arrives of these uploads, however few they are. Args: as of `release_round`."""
+    spec = prepared.spec
     ids = tuple(clients.ids[i] for i in arrived.tolist())
     start = {key: x if len(x) == 1 else x[arrived] for key, x in clients.start.items()}
     rows = {key: clients.params[key][arrived] for key in keys}
-    shared = None
-    if spec.method.own_ranks:  # the last ranks are the client's own: they go up as they came down
-        rank = shared_rank(spec.lora.rank, spec.method.own_ranks)
-        shared = torch.tensor([rank])
-        for key in keys:
-            if key.kind.rank_axes:
-                rows[key] = merge_own_ranks(key, rows[key], start[key], rank)
+    for key in keys:
+        if spec.is_split(key):  # the client's own ranks go up as they came down
+            rows[key] = merge_own_ranks(key, rows[key], start[key], spec.shared_rank)
     if not spec.by_step:
-        return _release_updates(prepared, ClientBatch(ids, rows, start), sent, shared, state)
-    noise = cut_to_rank({key: clients.noise[key][arrived] for key in keys}, shared)
-    weights = _weights(spec, ids)
+        return _release_updates(prepared, ClientBatch(ids, rows, start), sent, state)
+    # Noised step by step: what is sent is released already.
+    noise = cut_to_rank({key: clients.noise[key][arrived] for key in keys}, _split_rank(spec))
+    weights = spec.weights[list(ids)]
     return Received(rows, weights, _mean(noise, weights), _row_by_row(sent, start))
+
+
+def _split_rank(spec: RunSpec) -> Tensor | None:
+    """(1,), the ranks that are sent; ``None`` where clients keep none to themselves."""
+    return torch.tensor([spec.shared_rank]) if spec.method.own_ranks else None
 
 
 @matmuls("float32")  # as a local step
 def _release_updates(
-    prepared: Prepared,
-    clients: ClientBatch,
-    sent: ServerState,
-    shared: Tensor | None,
-    state: State | None,
+    prepared: Prepared, clients: ClientBatch, sent: ServerState, state: State | None
 ) -> Received:
     """Client unit: clips each client's change, adds the noise, goes on from the noised value.
 
     Args:
         prepared, sent, state: as of `release_round`.
         clients: those whose upload arrived, with what they send.
-        shared: (1,), the ranks that are sent where clients keep some.
     """
     spec = prepared.spec
     method = spec.method
-    assert spec.privacy is not None
-    # Each upload has noise of its own; otherwise the sum has, and is all that the server sees.
-    alone = spec.privacy.trust == "local"
+    ids = clients.ids
+    count = len(ids)
     common = {key: x[None] for key, x in sent.tensors.items()}
     # From what all received: a client's own factors are not noised yet.
     maps = preconditioners(method, tuple(clients.params), common, spec.uncertified is None)
-    count = len(clients.ids)
-    owner = torch.arange(count) if alone else torch.zeros(count, dtype=torch.int64)
-    start = clients.start
+    if spec.releases_sum:
+        reference = common
+        owner = torch.zeros(count, dtype=torch.int64)
+        owners = 1
+        limit = _split_rank(spec)
+        # The expected number of clients: the true one is not released.
+        divisor = len(spec.task.sizes) * spec.plan.participation
+        weights = torch.ones(1, dtype=torch.float64)
+    else:
+        reference = clients.start
+        owner = torch.arange(count)
+        owners = count
+        # Beyond a client's ranks its upload holds nothing, noise included.
+        held = torch.tensor([spec.held_ranks[k] for k in ids])
+        limit = held if spec.lora.ranks is not None else _split_rank(spec)
+        divisor = 1.0
+        weights = spec.weights[list(ids)]
     # By default the change alone: what all know already needs no hiding, and would use up the norm.
-    change = {key: x - method.clip_reference(start[key]) for key, x in clients.params.items()}
-    owners = count if alone else 1
-    std, where = _update_noise(spec, clients.ids, sent.round)
+    change = {
+        key: x - method.clip_reference(clients.start[key]) for key, x in clients.params.items()
+    }
     zeros = {key: x.new_zeros(owners, *x.shape[1:]) for key, x in change.items()}
     # Of a sum there is one owner in all rounds; single uploads are of whoever takes part.
-    if state is None or alone:
-        state = prepared.update_privatizer.init({k: x.shape[1:] for k, x in zeros.items()}, owners)
+    if state is None or not spec.releases_sum:
+        state = prepared.privatizer.init({k: x.shape[1:] for k, x in zeros.items()}, owners)
+    std, where = _update_noise(spec, ids, sent.round)
     # Each client's whole change is clipped before it meets any other's, and before the noise.
-    release = prepared.update_privatizer.update(
+    release = prepared.privatizer.update(
         rows=[(change, owner)],
         zeros=zeros,
         std=std,
@@ -287,21 +262,27 @@ def _release_updates(
         where=where,
         metric=maps,
     )
-    limit = _ranks_released(spec, clients.ids, shared, alone)
-    released = _finish_updates(spec, release.value, limit, alone)
-    noise = _finish_updates(spec, release.noise, limit, alone)
-    reference = start if alone else common
+
+    def finish(sums: ClientParams) -> ClientParams:
+        """Released sums as means, filtered and cut to the ranks that are sent."""
+        means = {key: x / divisor for key, x in sums.items()}
+        # After the noise a filter is post-processing; before it would change the sensitivity.
+        filtered = {
+            key: method.filter(x, key.side) if key.side in "AB" else x for key, x in means.items()
+        }
+        return cut_to_rank(filtered, limit)
+
     # The received value plus the noised change: a client's own tensors, un-noised, do not leave it.
-    uploads = {key: method.clip_reference(reference[key]) + x for key, x in released.items()}
-    weights = _weights(spec, clients.ids) if alone else torch.ones(1, dtype=torch.float64)
+    uploads = {}
+    for key, x in finish(release.value).items():
+        uploads[key] = method.clip_reference(reference[key]) + x
     return Received(
         uploads=uploads,
         weights=weights,
-        noise=_mean(noise, weights),
+        noise=_mean(finish(release.noise), weights),
         sent=_row_by_row(sent, reference),
-        per_client=alone,
         clipped=release.counts,
-        privatizer=None if alone else release.state,
+        privatizer=release.state if spec.releases_sum else None,
     )
 
 
@@ -310,35 +291,10 @@ def _update_noise(
 ) -> tuple[list[float], list[tuple[int, ...]]]:
     """Standard deviations and streams of the noise of round t: the server's, or every client's."""
     assert spec.privacy is not None
-    level = spec.update_noise
     if spec.privacy.trust == "central":
-        return [level.server], [(t, SERVER, 0)]
+        return [spec.noise.server], [(t, SERVER, 0)]
     # Each client's noise is from its own stream, so that it is the same whoever else takes part.
-    return [per_client(level.each)[0]] * len(ids), [(t, k, 0) for k in ids]
-
-
-def _ranks_released(
-    spec: RunSpec, ids: tuple[int, ...], shared: Tensor | None, alone: bool
-) -> Tensor | None:
-    """Ranks beyond which an upload holds nothing, noise included: (clients,) or (1,)."""
-    ranks = ranks_of(spec, ids) if alone else None
-    if shared is None or ranks is None:
-        return shared if ranks is None else ranks
-    return ranks.clamp(max=int(shared))
-
-
-def _finish_updates(
-    spec: RunSpec, sums: ClientParams, limit: Tensor | None, alone: bool
-) -> ClientParams:
-    """Turns released sums of changes into means, filtered and cut to the ranks that are sent."""
-    # The expected number of clients: the true one is not released.
-    expected = 1.0 if alone else len(spec.task.sizes) * spec.plan.participation
-    finished = {}
-    for key, x in sums.items():
-        mean = x if alone else x / expected
-        # After the noise a filter is post-processing; before it would change the sensitivity.
-        finished[key] = spec.method.filter(mean, key.side) if key.side in "AB" else mean
-    return cut_to_rank(finished, limit)
+    return [per_client(spec.noise.each)[0]] * len(ids), [(t, k, 0) for k in ids]
 
 
 def privatize(
@@ -360,7 +316,10 @@ def privatize(
     trust = None if privacy is None else privacy.trust
     expected = "'local' or 'secagg': a client that sends for itself noises for itself"
     check(trust != "central", "trust", trust, expected)
-    received = release_round(prepared, client, torch.arange(1), keys, sent, single_client=True)
+    if not keys:
+        return {}
+    # It does not know how many others send: the server looks at that, see `combine`.
+    received = _release(prepared, client, torch.arange(1), keys, sent)
     return {key: rows[0] for key, rows in received.uploads.items()}
 
 
@@ -376,37 +335,20 @@ def combine(
         rows: key -> (clients, ...).
         sent: what the server sent.
     """
-    if not rows or not ids or too_few_uploads(spec, len(ids)):
+    if not rows or not ids or len(ids) < spec.least_uploads:
         return Received.empty(sent)
-    if spec.server_sees_only_sum:
+    if spec.is_secagg:
         # An upload is the reference plus a noised share: the sum has the reference once only.
         base = {key: spec.method.clip_reference(sent.tensors[key][None]) for key in rows}
         total = {key: base[key] + (x - base[key]).sum(0, keepdim=True) for key, x in rows.items()}
-        return Received(total, torch.ones(1, dtype=torch.float64), {}, sent, per_client=False)
+        return Received(total, torch.ones(1, dtype=torch.float64), {}, sent)
     start = tensors_received(spec, ids, sent)
-    return Received(rows, _weights(spec, ids), {}, _row_by_row(sent, start))
-
-
-def too_few_uploads(spec: RunSpec, uploads: int) -> bool:
-    """Whether a sum of so many uploads holds less noise than the ledger says."""
-    if spec.privacy is None or not spec.server_sees_only_sum:
-        return False
-    # Those who collude upload as well, and know their own noise: their shares hide nothing.
-    return uploads < spec.update_noise.shares + spec.privacy.colluding
+    return Received(rows, spec.weights[list(ids)], {}, _row_by_row(sent, start))
 
 
 def _row_by_row(sent: ServerState, start: Mapping[ParamKey, Tensor]) -> ServerState:
     """The state that was sent, with a row for each client where they received different ranks."""
     return sent if all(len(x) == 1 for x in start.values()) else sent.replace_tensors(start)
-
-
-def _weights(spec: RunSpec, ids: tuple[int, ...]) -> Float[Tensor, " rows"]:
-    """w_k = p_k / participation: absent clients leave their weight to the old state."""
-    # The denominator is fixed: one that counted who came would change the sensitivity.
-    sizes = spec.units
-    uniform = spec.plan.weights == "uniform"
-    shares = [1 / len(sizes) if uniform else sizes[k] / sum(sizes) for k in ids]
-    return torch.tensor(shares, dtype=torch.float64) / spec.plan.participation
 
 
 def _mean(noise: Mapping[ParamKey, Tensor], weights: Tensor) -> ClientParams:
@@ -422,110 +364,102 @@ def _mean(noise: Mapping[ParamKey, Tensor], weights: Tensor) -> ClientParams:
 
 MOST_TURNS = 12
 """Rounds over which bytes are averaged before a run: whole periods of schedules of up to four."""
+Changes = tuple[tuple[ParamKey, int], ...]
+"""Tensors that the server changed, and by which rank (0: as a whole)."""
 
 
-def count_traffic(
-    spec: RunSpec,
-    state: RunState,
-    clients: Sequence[int],
-    arrived: Sequence[int],
-    keys: Sequence[ParamKey],
-) -> Traffic:
-    """Counts the numbers and bytes of the round that starts in ``state``, over all its clients.
+class TrafficCounter:
+    """Counts the numbers and bytes of rounds, over all their clients.
 
     Down: what the server changed since a client last received it. The start is known to all and
     costs nothing, unless the broadcast alters it: then a client's first copy is sent. A residual
     goes down as factors of the rank by which it changed, or whole where that is less. Up: what the
-    server's rule asks for in place of ``keys``.
-
-    Args:
-        spec, state: of the run.
-        clients, arrived: who takes part, and whose upload is not lost.
-        keys: what is sent up.
-
-    Guarantees: tests/methods/test_quantization.py::test_traffic_by_hand.
-    """
-    method = spec.method
-    # A function that is no `Rule` is sent what a mean is sent.
-    rule = method.aggregate if isinstance(method.aggregate, Rule) else MeanUpdate()
-
-    def shapes(rank: int) -> dict[ParamKey, tuple[int, ...]]:
-        return {key: shape_at_rank(key, x.shape, rank) for key, x in state.server.tensors.items()}
-
-    @cache  # one for all clients of a rank
-    def up(rank: int) -> Traffic:
-        sizes = rule.upload_sizes(shapes(rank), keys) if keys else []
-        return Traffic(sum(sizes), bytes_of(sizes))
-
-    @cache  # one for all of them who last received in the same round
-    def down(rank: int, seen: int) -> Traffic:
-        # Changes of the rounds in which it did not take part come down with the next broadcast.
-        missed = state.changed[max(seen, 0) :]
-        coded: list[int] = []
-        plain: list[int] = []
-        for key, shape in shapes(rank).items():
-            ranks = [change[str(key)] for change in missed if str(key) in change]
-            uncoded = rule_for(key, method.broadcast) == full
-            altered = seen < 0 and not uncoded
-            if key.kind.sent_down and (ranks or altered):
-                size = prod(shape)
-                if key.side == "W":
-                    size = min(size, sum(ranks) * sum(shape))
-                (plain if uncoded else coded).append(size)
-        plain += rule.extra_download_sizes(shapes(rank))
-        size = bytes_of(coded, method.broadcast) + bytes_of(plain)
-        return Traffic(0, 0, sum(coded + plain), size)
-
-    # Counted is what arrived: a lost upload reached nobody.
-    loads = [up(rank_sent(spec, k)) for k in arrived]
-    loads += [down(_rank_held(spec, k), state.seen[k]) for k in clients]
-    return sum(loads, Traffic())
-
-
-def _rank_held(spec: RunSpec, k: int) -> int:
-    """Counts the shared ranks that client k holds."""
-    shared = shared_rank(spec.lora.rank, spec.method.own_ranks)
-    return shared if spec.lora.ranks is None else min(spec.lora.ranks[k], shared)
-
-
-def rank_sent(spec: RunSpec, k: int) -> int:
-    """Counts the shared ranks that client k sends: its own, or all under secure aggregation.
-
-    Under secure aggregation each client adds its share of the noise in every rank of the sum. Were
-    a share cut to the ranks that its client holds, those that few clients hold would carry a part
-    of the noise, and one client's whole change.
+    server's rule asks for in place of the keys that are sent.
 
     Args:
         spec: of the run.
-        k: the client's number.
-    Guarantees: test_attack_secagg.py::test_clients_of_low_rank_add_their_noise_to_every_rank.
+        tensors: the server's, whose shapes count.
+
+    Guarantees: tests/methods/test_quantization.py::test_traffic_by_hand.
     """
-    if spec.server_sees_only_sum:
-        return shared_rank(spec.lora.rank, spec.method.own_ranks)
-    return _rank_held(spec, k)
+
+    def __init__(self, spec: RunSpec, tensors: Mapping[ParamKey, Tensor]) -> None:
+        self.spec = spec
+        rule = spec.method.aggregate
+        # A function that is no `Rule` is sent what a mean is sent.
+        self.rule = rule if isinstance(rule, Rule) else MeanUpdate()
+        self.full_shapes = {key: x.shape for key, x in tensors.items()}
+        # One count for all clients of a rank, and all rounds of a kind.
+        self.up = cache(self._up)
+        self.down = cache(self._down)
+
+    def _shapes(self, rank: int) -> dict[ParamKey, tuple[int, ...]]:
+        return {key: shape_at_rank(key, x, rank) for key, x in self.full_shapes.items()}
+
+    def _up(self, rank: int, keys: Keys) -> Traffic:
+        """What a client sends."""
+        sizes = self.rule.upload_sizes(self._shapes(rank), keys) if keys else []
+        return Traffic(sum(sizes), bytes_of(sizes))
+
+    def _down(self, rank: int, missed: Changes, first: bool) -> Traffic:
+        """What a client receives that missed these changes; ``first``: it has nothing yet."""
+        broadcast = self.spec.method.broadcast
+        shapes = self._shapes(rank)
+        changed = dict(missed)
+        coded: list[int] = []
+        plain = self.rule.extra_download_sizes(shapes)
+        for key, shape in shapes.items():
+            uncoded = rule_for(key, broadcast) == full
+            if key.kind.sent_down and (key in changed or (first and not uncoded)):
+                size = prod(shape)
+                if key.side == "W":
+                    size = min(size, changed[key] * sum(shape))
+                (plain if uncoded else coded).append(size)
+        size = bytes_of(coded, broadcast) + bytes_of(plain)
+        return Traffic(0, 0, sum(coded + plain), size)
+
+    def count(
+        self, state: RunState, clients: Sequence[int], arrived: Sequence[int], keys: Keys
+    ) -> Traffic:
+        """Counts the round that starts in ``state``.
+
+        Args:
+            state: of the run.
+            clients, arrived: who takes part, and whose upload is not lost.
+            keys: what is sent up.
+        """
+        spec = self.spec
+        # Counted is what arrived: a lost upload reached nobody.
+        total = sum((self.up(spec.sent_ranks[k], keys) for k in arrived), Traffic())
+        for k in clients:
+            seen = state.seen[k]
+            # Changes of the rounds in which it did not take part come down with the next broadcast.
+            missed: dict[ParamKey, int] = {}
+            for change in state.changed[max(seen, 0) :]:
+                for key, rank in change.items():
+                    missed[key] = missed.get(key, 0) + rank
+            changes = tuple(missed.items())
+            total = total + self.down(spec.held_ranks[k], changes, seen < 0)
+        return total
 
 
-def bytes_of_round(task: Task, method: Method, lora: Lora, plan: Plan) -> tuple[int, int]:
+def bytes_of_round(spec: RunSpec) -> tuple[int, int]:
     """Bytes of one client in a round, up and down, the mean over the first rounds of the plan.
 
     What moves and is shared goes up, and comes down as the method broadcasts it. Layers whose mode
     the server chooses count as they begin.
 
-    Args: task, method, lora, plan: as of `run`.
     Guarantees: test_uploads.py::test_bytes_before_a_run_are_those_of_its_rounds.
     """
-    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
-    start = adapters.initial_values(adapted, Streams(0), method.start, lora.start_scale)
-    server = ServerState(start, streams=Streams(0))
-    rule = method.aggregate
-    shapes = (rule.initial_state(server) if isinstance(rule, Rule) else server).tensors
-    up, down = 0, 0
-    rounds = min(plan.rounds, MOST_TURNS)
+    task = spec.task
+    adapted = adapters.adapt(task.model, task.targets, task.head, spec.lora)
+    tensors = initial_server(Prepared(spec, adapted, ())).tensors
+    counter = TrafficCounter(spec, tensors)
+    up = 0.0
+    down = 0.0
+    rounds = min(spec.plan.rounds, MOST_TURNS)
     for t in range(rounds):
-        keys = moving_keys(shapes, method.sides_in_round(t, plan.local_steps))
-        sent = [key for key in keys if method.is_shared(key)]
-        factors = [shapes[key].numel() for key in sent if key.kind.scheduled]
-        head = [shapes[key].numel() for key in sent if not key.kind.scheduled]
-        up += bytes_of(factors + head)
-        down += bytes_of(factors, method.broadcast) + bytes_of(head)
-    return up // max(rounds, 1), down // max(rounds, 1)
+        keys = spec.round_keys(tensors, t).uploaded
+        up += counter.up(spec.shared_rank, keys).bytes_up
+        down += counter.down(spec.shared_rank, tuple((key, 0) for key in keys), False).bytes_down
+    return int(up) // max(rounds, 1), int(down) // max(rounds, 1)

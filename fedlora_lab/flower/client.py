@@ -170,11 +170,10 @@ def _upload(
     clients = uploads.begin_clients(prepared, (client,), sent, before)
     for step in range(spec.plan.local_steps):
         local_step(prepared, clients, t, step)
-    keys = uploads.round_keys(spec, sent.tensors, t)
+    keys = spec.round_keys(sent.tensors, t)
     trained = uploads.stack_clients(prepared, [clients], keys.moved, sent)
     # Clipped and noised here, before anything is put into a message.
     reply = uploads.privatize(prepared, trained, keys.uploaded, sent)
     # What moved and is not shared: it has no noise where only the upload is noised.
     personal = {**personal, **{key: trained.params[key][0] for key in keys.kept}}
-    rank = uploads.rank_sent(spec, client)
-    return messages.take_ranks(reply, rank), personal
+    return messages.take_ranks(reply, spec.sent_ranks[client]), personal

@@ -118,11 +118,11 @@ def count_release(participant: Participant, client: int, state: RecordDict, t: i
         seeded = participant.spec.streams.seed is not None
         fresh = privacy.ledger(reproducible=seeded, uncertified=participant.spec.uncertified)
         ledger = Ledger.from_json(stored) if stored else fresh
-        entry = participant.spec.entry((client,))
-        numbers = {name: x[0] if isinstance(x, tuple) else x for name, x in entry.items()}
+        entry = participant.spec.entry(t + 1, (client,))
+        [(_, (sigma, rate))] = entry.rows()
         # For everybody: in other terms the client has another number, and its examples are the
         # same.
-        ledger.record(t + 1, None, **numbers)
+        ledger.record(entry.round, None, entry.count, sample_rate=rate, noise_multiplier=sigma)
         ledgers[participant.terms] = ledger.to_json()
     # Terms that do not add up are refused before anything is trained under them.
     _compose(ledgers)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from flwr.serverapp import Grid
 from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.federated import uploads
 from fedlora_lab.federated.local_training import ClientBatch
-from fedlora_lab.federated.records import NOT_SEEN, Round
+from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import OpenRound, Run, RunOptions
 from fedlora_lab.flower import messages
 from fedlora_lab.flower.client import LOG
@@ -41,7 +40,7 @@ def open_run(
         checkpoint, resume, stop_at: as in `fl.run`.
     """
     options = RunOptions(checkpoint=checkpoint, resume=resume, stop_at=stop_at)
-    return Run.from_prepared(participant.prepared, options)
+    return Run.from_prepared(participant.prepared, options, remote=True)
 
 
 def rounds(
@@ -83,17 +82,12 @@ def _play(clients: "_Clients", run: Run, timeout: float, patience: float) -> Ite
     Args: clients, run: of the federation. timeout, patience: as of `rounds`.
     """
     clients.wait_for_all(patience)
-    tensors = run.state.server.tensors
-    # Clients keep factors from the first round in which some moved and were not sent.
-    keeps = any(uploads.round_keys(run.spec, tensors, t).kept for t in range(run.state.round))
-    hidden = dict.fromkeys(run.spec.task.metrics, NOT_SEEN)
     with run.lock():
         if not run.resumed:
-            yield run.record_start(replace(run.initial_result(), shown=False))
+            yield run.record_start(run.initial_result())
         while not run.ended:
             # The round stands in the ledger, on disk as well, before any client is asked.
             opened = run.begin_round()
-            keeps = bool(opened.keys.kept) or keeps
             valid = clients.collect_uploads(opened, timeout)
             arrived = {opened.ids[i] for i in run.arrivals(opened.t, opened.ids).tolist()}
             # A run draws which uploads are lost, so that a seed gives the loop's run.
@@ -106,7 +100,7 @@ def _play(clients: "_Clients", run: Run, timeout: float, patience: float) -> Ite
             places = torch.tensor([opened.ids.index(k) for k in present], dtype=torch.int64)
             result = run.finish_round(opened, received, trained, places)
             run.save_state()
-            yield run.record(replace(result, shown=False, metrics=hidden if keeps else None))
+            yield run.record(result)
 
 
 class _Clients:
@@ -194,12 +188,12 @@ class _Clients:
         """One client's upload in full size. Raises ``ValueError`` for anything else."""
         spec = self.participant.spec
         keys = opened.keys.uploaded
-        rank = uploads.rank_sent(spec, k)
+        rank = spec.sent_ranks[k]
         like = {key: opened.before.tensors[key] for key in keys}
         tensors = messages.unpack_arrays(arrays, like, rank)
         # Of a sum everyone sends all ranks, and what is not sent is what the server has: it takes
         # that off again.
-        if spec.server_sees_only_sum:
+        if spec.is_secagg:
             start = {key: tensor[None] for key, tensor in opened.sent.tensors.items()}
         else:
             start = uploads.tensors_received(spec, (k,), opened.sent)

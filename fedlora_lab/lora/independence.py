@@ -297,9 +297,8 @@ def _probe_preconditioner(
     for i in range(PROBES):
         alone = rule(gram[i : i + 1])
         beside_huge = rule(_strange(gram, i, 1e6))
-        for matrix, single, crowded in zip(together, alone, beside_huge, strict=True):
-            if matrix is None:  # the noise has no map of its own
-                continue
+        maps = [(x.before, x.after, x.of_noise) for x in (together, alone, beside_huge)]
+        for matrix, single, crowded in zip(*maps, strict=True):
             rounding = _tolerance(like, "float32") * single[0].norm().clamp(min=1e-12)
             is_own = (matrix[i] - single[0]).norm() <= rounding
             # Nothing of the client's own has changed: there is hardly anything to round.

@@ -440,8 +440,3 @@ def injected_bug_reason(clip: Callable[..., object] | None) -> str | None:
         return None
     name = getattr(clip, "__name__", type(clip).__name__)
     return f"an injected bug: {name.strip('_').replace('_', ' ')}"
-
-
-def noise_std(noise_multiplier: float, clip_norm: float) -> float:
-    """sigma C; 0 without noise, where C may be infinite."""
-    return noise_multiplier * clip_norm if noise_multiplier else 0.0

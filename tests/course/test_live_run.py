@@ -12,6 +12,7 @@ from wait_for_thread import WAIT, until
 import fedlora_lab as fl
 from fedlora_lab.course.widgets.run_config import RunConfig, knobs
 from fedlora_lab.course.widgets.run_row import RunRow, differing_knobs, label_parts
+from fedlora_lab.federated.spec import make_run_spec
 from fedlora_lab.federated.uploads import bytes_of_round
 
 PLAN = fl.Plan(rounds=2, local_steps=2, batch=8)
@@ -65,7 +66,7 @@ def test_the_numbers_before_start_are_those_of_the_run(make, task):
     rho = fl.amplification(task, "rolora", calibrated, plan).mean
     stated = facts["noise that A takes up, ρ"].split()[0].replace(",", "")
     assert float(stated) == pytest.approx(rho, rel=0.06)
-    up, _ = bytes_of_round(task, config.method, config.lora, plan)
+    up, _ = bytes_of_round(make_run_spec(task, config.method, None, plan, config.lora, 0))
     assert facts["sent in a round"] == f"{3 * up / 1000:.1f} kB each way"
     bench = make()
     assert bench.settle(WAIT)

@@ -10,7 +10,7 @@ from toy_tasks import LORA, PLAN, gap, play, private, regression, same_bits, tok
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.federated.make_spec import make_run_spec
+from fedlora_lab.federated.spec import make_run_spec
 from fedlora_lab.lora.source import require_source
 
 BALANCED = methods.BalancedLoRA

@@ -179,7 +179,7 @@ def shown(folder: Path) -> dict[str, Any]:
             continue
         files[name] = path.read_bytes()
         if name.startswith("round-") and path.suffix == ".json":
-            files[name] = json.loads(files[name])["body"]
+            files[name] = json.loads(files[name])["content"]
             del files[name]["settings"]["task"]
     return files
 

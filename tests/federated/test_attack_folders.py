@@ -108,7 +108,7 @@ def seen_outside(folder: Path) -> dict[str, object]:
             shapes = {key: (tuple(x.shape), str(x.dtype)) for key, x in load(content).items()}
             found[name] = (len(content), shapes)
         elif name.startswith("round-"):
-            body = json.loads(content)["body"]
+            body = json.loads(content)["content"]
             assert [len(body.pop("tensors")), len(body["settings"].pop("task"))] == [64, 64]
             found[name] = (len(content), body)
     return found

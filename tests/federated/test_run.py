@@ -174,7 +174,7 @@ def test_nothing_of_seed_or_noise_is_kept(tmp_path):
         text = path.read_text()
         assert not re.search(r'"(noise(?!_multiplier)|generator|state|entropy)', text)
         if path.name != "ledger.json":
-            assert json.loads(text)["body"]["settings"]["seed"] is None
+            assert json.loads(text)["content"]["settings"]["seed"] is None
     held = {f"server/{key.side}/{key.layer}" for key in require_source(last)[2].tensors}
     assert set(load_file(tmp_path / "round-000002.safetensors")) == held
     assert json.loads(book(last).to_json())["content"]["reproducible"] is False

@@ -26,6 +26,7 @@ from fedlora_lab import methods
 from fedlora_lab.federated import local_training, uploads
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
+from fedlora_lab.federated.spec import make_run_spec
 from fedlora_lab.methods.state import ParamKey, ServerState
 
 SIGMA = 1.3
@@ -91,7 +92,7 @@ def test_noise_in_the_mean_has_the_stated_size(trust, options, std):
 def test_only_a_sum_is_seen(trust):
     """One row, the noised mean, whatever the number of clients."""
     received = sent(*standing(), trust=trust)
-    assert not received.per_client and received.weights.tolist() == [1.0]
+    assert received.weights.tolist() == [1.0]
     assert all(len(x) == 1 for x in received.uploads.values())
 
 
@@ -194,6 +195,6 @@ def test_bytes_before_a_run_are_those_of_its_rounds(row):
     """Also of a schedule of any period, and of tensors that a row's start makes."""
     task = tokens("head")
     plan = PLAN.replace(rounds=3)
-    up, _ = uploads.bytes_of_round(task, row, LORA, plan)
+    up, _ = uploads.bytes_of_round(make_run_spec(task, row, None, plan, LORA, 0))
     sent = sum(record.uploads.bytes_up for record in play(task, row, None, plan)[1:])
     assert up == sent // (3 * len(task.clients))

@@ -112,8 +112,7 @@ class RunConfig:
         Raises: ``ValueError`` for a run that could not begin.
         Guarantees: test_live_run.py::test_the_numbers_before_start_are_those_of_the_run.
         """
-        from fedlora_lab.federated.amplification import forecast_of  # slow to import
-        from fedlora_lab.federated.make_spec import make_run_spec
+        from fedlora_lab.federated.spec import forecast_of, make_run_spec  # slow to import
         from fedlora_lab.federated.uploads import bytes_of_round
 
         privacy = self.calibrated()
@@ -128,10 +127,10 @@ class RunConfig:
             if forecast.unknown:
                 taken_up = f"not known: {forecast.unknown}"
             else:
-                rho = forecast.over_run().mean
+                rho = forecast.mean(self.plan.rounds)
                 taken_up = f"{_round(rho)} × A's energy" if rho else "none: A rests"
         try:
-            up, down = bytes_of_round(self.task, self.method, self.lora, self.plan)
+            up, down = bytes_of_round(spec)
         except ValueError:  # targets that do not fit, say
             up = down = math.nan
         clients = self.plan.participation * len(self.task.clients)

@@ -254,6 +254,7 @@ class NoiseForecast:
             rows.append((layer, "accumulated_quadratic", unit.quadratic * in_a * in_b))
         return rows
 
+
 class Amplification(NamedTuple):
     """The amplification number of a run.
 

@@ -9,6 +9,7 @@ import pytest
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.experiments import tuned_rates
+from fedlora_lab.federated.spec import forecast_of, make_run_spec
 from studies.noise_limits import fit_noise_limits
 from studies.suggested_rates import collected
 
@@ -85,8 +86,9 @@ def test_the_suggested_rate_meets_the_limit_of_its_noise(slug):
         "balanced" if slug.startswith("balanced") else tuned_rates.noise_product(methods.get(slug))
     )
     if slug in ("fedlora", "ffa-lora", "la-lora"):
-        (layer,) = fl.amplification(task, slug, noise, plan.replace(lr=found.lr)).layers
-        taken_up = 3 * 32 * layer.std_B**2  # 32 inputs
+        work = plan.replace(lr=found.lr)
+        forecast = forecast_of(make_run_spec(task, methods.get(slug), noise, work, None, 0))
+        taken_up = 3 * 32 * forecast.variance("B", "map", work.rounds)  # of 32 inputs
         assert taken_up == pytest.approx(tuned_rates.NOISE_LIMITS[meets])
     client = noise.replace(unit="client", delta=1e-3)
     other = fl.suggest_lr(task, slug, client, plan)

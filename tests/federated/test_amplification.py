@@ -10,7 +10,7 @@ from toy_tasks import LORA, PLAN, gap, play, private, regression, same_bits, tok
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.federated.spec import make_run_spec
+from fedlora_lab.federated.spec import forecast_of, make_run_spec
 from fedlora_lab.lora.source import require_source
 
 BALANCED = methods.BalancedLoRA
@@ -59,7 +59,7 @@ def test_amplification_is_what_a_run_measures(case):
     parts = task, slug, without_signal(unit, **noise), plan
     lora = fl.Lora(4, 4.0, ranks=ranks, start_scale=1.5)
     stated = fl.amplification(*parts, lora)
-    (layer,) = stated.layers
+    variance_b = forecast_of(make_run_spec(*parts, lora, 0)).variance("B", "map", 4)
     in_a = []
     in_b = []
     in_product = []
@@ -71,14 +71,14 @@ def test_amplification_is_what_a_run_measures(case):
         in_a.append(float((a1 - a0).double().square().sum()))
         in_b.append(float((b1 - b0).double().square().sum()))
         energies = {name: x for _, name, x in last.rows if name.startswith("accumulated")}
-        assert ("map", "amplification", layer.amplification) in last.rows
+        assert ("map", "amplification", stated.mean) in last.rows
     begun = lora.start_scale**2 * lora.rank / 3
-    assert layer.amplification in fl.theory.mean_band(np.array(in_a) / begun)
-    assert layer.std_B**2 * 5 * lora.rank in fl.theory.mean_band(np.array(in_b))
-    assert stated.unknown is None and stated.mean == pytest.approx(layer.amplification)
+    assert stated.mean in fl.theory.mean_band(np.array(in_a) / begun)
+    assert variance_b * 5 * lora.rank in fl.theory.mean_band(np.array(in_b))
+    assert stated.unknown is None
     assert sum(energies.values()) in fl.theory.mean_band(np.array(in_product))
     quadratic = energies["accumulated_quadratic"] / energies["accumulated_linear"]
-    assert quadratic == pytest.approx(layer.amplification)
+    assert quadratic == pytest.approx(stated.mean)
 
 
 def test_a_record_says_what_a_has_taken_up_so_far():

@@ -18,7 +18,12 @@ from scipy.special import ndtr, ndtri
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole, is_number
 from fedlora_lab.privacy import pld
 from fedlora_lab.privacy.pld import Key
-from fedlora_lab.theory.gaussian_dp import gdp_epsilon, gdp_log_delta, rdp_to_epsilon
+from fedlora_lab.theory.gaussian_dp import (
+    gdp_epsilon,
+    gdp_log_delta,
+    rdp_to_epsilon,
+    sampled_gaussian_rdp,
+)
 
 History = tuple[tuple[float | None, float, int], ...]
 """Of (noise multiplier, ``None`` for no noise; sample rate; steps)."""
@@ -140,39 +145,14 @@ ROUNDING = 1e-14
 ORDERS = np.array([*(1 + x / 10 for x in range(1, 100)), *range(12, 64)], float)
 ORDERS = np.append(ORDERS, [80, 96, 128, 192, 256, 512, 1000])
 """Renyi orders: the usual ones, and larger ones that keep a small epsilon tight."""
-MAX_INTEGRAND = 1e5
-"""Points of an integral, of orders that need more no divergence is computed."""
 
 
 @lru_cache(maxsize=1024)
 def _release_rdp(sigma: float, q: float) -> Float[np.ndarray, " orders"]:
-    """Renyi divergence of one release at each of `ORDERS`, or infinity.
-
-    (order - 1) times it is log E_Q (P / Q)^order of Q = N(0, sigma^2), P = (1 - q) Q + q N(1,
-    sigma^2), here integrated.
-
-    Source: arXiv:1908.10530, section 3.3.
-    """
-    if q == 1:
-        return ORDERS / 2 / sigma / sigma
-    # The trapezoid rule's error falls as exp(-2 pi d / step), d the distance pi sigma^2 of the
-    # ratio's zeros from the real line.
-    step = min(sigma / 8, sigma**2 / 4)
-    reach = pld.MAX_NOISE * sigma
-    points = np.ceil((ORDERS + 2 * reach) / step)
-    counts = points[points <= MAX_INTEGRAND].astype(int)
-    # One grid for all orders, each of which ends on it where its integrand does.
-    x = np.arange(counts[-1]) * step - reach
-    log_ratio = np.logaddexp(math.log1p(-q), math.log(q) + (2 * x - 1) / (2 * sigma**2))
-    log_noise = -(x**2) / (2 * sigma**2) - math.log(sigma * math.sqrt(2 * math.pi))
-    divergences = np.full(len(ORDERS), math.inf)
-    for k, (order, count) in enumerate(zip(ORDERS, counts, strict=False)):
-        integrand = order * log_ratio[:count] + log_noise[:count]
-        top = integrand.max()
-        log_moment = float(top + np.log(step * np.exp(integrand - top).sum()))
-        # A moment is at least 1; rounding may have taken that much from it.
-        divergences[k] = (max(log_moment, 0.0) + ROUNDING) / (order - 1)
-    return divergences
+    """Renyi divergence of one release at each of `ORDERS`, rounded up."""
+    divergences = sampled_gaussian_rdp(ORDERS, q, sigma)
+    # Rounding may have taken that much from the moment under an integral.
+    return divergences if q == 1 else divergences + ROUNDING / (ORDERS - 1)
 
 
 def _renyi_epsilon(key: Key, delta: float) -> float:

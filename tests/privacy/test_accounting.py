@@ -110,6 +110,7 @@ def test_full_batches_have_the_exact_epsilon() -> None:
             assert epsilon(history, delta, "rdp") >= exact
     # 105.1 was stated
     assert epsilon(((2.5, 1.0, 700),), 1e-5) == pytest.approx(100.296314, abs=1e-5)
+    assert theory.gdp_epsilon(theory.gaussian_mu(2.5, 700), 1e-5) == pytest.approx(100.296314)
     sigma = noise_multiplier(1000.0, 1e-5, 1.0, 700)
     assert 999.999 <= epsilon(((sigma, 1.0, 700),), 1e-5) <= 1000
 

@@ -239,18 +239,16 @@ def test_weighted_sensitivity():
     close(theory.weighted_sensitivity(0.7, weights), moves.max())
 
 
-def renyi_by_integral(order: float, q: float, sigma: float) -> float:
-    x = np.linspace(-60 * sigma, 60 * sigma + order, 60_001)
-    with np.errstate(divide="ignore"):
-        log_ratio = np.logaddexp(np.log1p(-q), np.log(q) + (2 * x - 1) / (2 * sigma**2))
-    log_q = stats.norm.logpdf(x, scale=sigma)
-    return float(np.log(integrate.trapezoid(np.exp(order * log_ratio + log_q), x)) / (order - 1))
-
-
 def test_sampled_gaussian_rdp():
+    """The sum over how often a unit was drawn, at whole orders."""
     orders = np.array([2, 5, 12])
     for q, sigma in ((0.01, 0.8), (0.9, 4.0), (1.0, 0.7)):
-        expected = [3 * renyi_by_integral(order, q, sigma) for order in orders]
+        expected = []
+        for a in orders:
+            j = np.arange(a + 1)
+            drawn = stats.binom.pmf(j, a, q)
+            moment = np.sum(drawn * np.exp((j * j - j) / (2 * sigma**2)))
+            expected.append(3 * math.log(moment) / (a - 1))
         divergences = theory.sampled_gaussian_rdp(orders, q, sigma, 3)
         np.testing.assert_allclose(divergences, expected, rtol=1e-8)
 
@@ -264,19 +262,10 @@ def test_rdp_to_epsilon():
         assert exact < value < 1.1 * exact + 0.03
 
 
-def test_gaussian_mu():
-    """The log-likelihood ratio of T releases has standard deviation mu and mean mu^2 / 2."""
-    outputs = RNG(15).normal(1, 2.0, (40_000, 9))
-    loss = (stats.norm.logpdf(outputs, 1, 2.0) - stats.norm.logpdf(outputs, 0, 2.0)).sum(1)
-    mu = theory.gaussian_mu(2.0, 9)
-    assert is_mean(mu**2 / 2, loss) and is_mean(mu**2, (loss - mu**2 / 2) ** 2)
-
-
 def test_clt_mu():
-    """mu^2 is steps times the chi-square divergence of one release; the published example."""
+    """mu^2 is steps times the chi-square divergence of one release."""
     chi_square = math.expm1(theory.sampled_gaussian_rdp(np.array([2]), 0.1, 1.5).item())
     assert theory.clt_mu(0.1, 1.5, 7) ** 2 == pytest.approx(7 * chi_square, rel=1e-9)
-    assert theory.gdp_epsilon(theory.clt_mu(0.1, 3.0, 512), 1e-6) == pytest.approx(3.668, abs=1e-3)
 
 
 def test_gdp_delta():

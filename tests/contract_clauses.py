@@ -223,7 +223,7 @@ def noise_is_sigma_c_on_what_moves(row: Method, step: Step = local_step, draws: 
                 unrelated(xi, seen[other][key], f"{key}, steps (0, 0) and {other}")
 
 
-def noise_of_the_update(row: Method, trust: str = "central", draws: int = 16) -> None:
+def noise_of_the_update(row: Method, trust: str = "central", draws: int = 10) -> None:
     """In the client unit: the noise in the server's new state deviates as its trust model says.
 
     On the mean over K clients: sigma C / K where only a sum is seen, sigma C / sqrt(K) where each

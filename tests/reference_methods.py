@@ -253,16 +253,12 @@ def quantised(state: State) -> State:
     """
     positive = norm.ppf(np.linspace(0.9677083, 0.5, 9)[:-1])
     negative = -norm.ppf(np.linspace(0.9677083, 0.5, 8)[:-1])
-    levels = np.sort(np.concatenate([negative, [0.0], positive])) / positive.max()
-    sent = dict(state)
-    for key, x in state.items():
-        if key[0] != "head":
-            blocks = []
-            for block in np.split(x.ravel(), range(64, x.size, 64)):
-                largest = abs(block).max() or 1e-8
-                nearest = abs(block[:, None] / largest - levels).argmin(1)
-                blocks.append(levels[nearest] * largest)
-            sent[key] = np.concatenate(blocks).reshape(x.shape)
+    levels = np.sort([*negative, 0.0, *positive]) / positive.max()
+    sent = {key: x.copy() for key, x in state.items()}
+    for key, x in sent.items():
+        for block in np.split(x.ravel(), range(64, x.size, 64)) if key[0] != "head" else ():
+            scaled_levels = levels * abs(block).max()
+            block[:] = scaled_levels[abs(block[:, None] - scaled_levels).argmin(1)]
     return sent
 
 
@@ -352,10 +348,9 @@ def fedask(sketches: Iterator[dict[str, np.ndarray]]) -> Rule:
         new = heads(ends, weights)
         omega = next(sketches)
         for name in layers(state):
-            pairs = [(w, end["A", name], end["B", name]) for w, end in zip(weights, ends)]
-            q, _ = np.linalg.qr(np.sum([w * b @ (a @ omega[name]) for w, a, b in pairs], axis=0))
-            p = np.sum([w * a.T @ (b.T @ q) for w, a, b in pairs], axis=0)
-            u, s, vt = np.linalg.svd(p.T, full_matrices=False)
+            mean_of_products = mean_product(ends, weights, name)
+            q, _ = np.linalg.qr(mean_of_products @ omega[name])
+            u, s, vt = np.linalg.svd(q.T @ mean_of_products, full_matrices=False)
             r = len(state["A", name])
             root = np.diag(np.sqrt(s))
             new["B", name] = (q @ u @ root)[:, :r]

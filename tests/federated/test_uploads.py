@@ -68,10 +68,9 @@ def mean_change(received, clients):
     ("trust", "options", "std"),
     [
         ("central", {}, SIGMA * CLIP / 6),
-        ("local", {}, SIGMA * CLIP / math.sqrt(6)),
-        ("secagg", {}, SIGMA * CLIP / 6),
-        ("secagg", {"honest": 3}, SIGMA * CLIP / 6 * math.sqrt(2)),
         ("central", {"arrived": (0, 2)}, SIGMA * CLIP / 6),
+        ("local", {}, SIGMA * CLIP / math.sqrt(6)),
+        ("secagg", {"honest": 3}, SIGMA * CLIP / 6 * math.sqrt(2)),
         ("secagg", {"honest": 2, "arrived": (0, 2)}, SIGMA * CLIP / 6),
     ],
 )
@@ -81,19 +80,12 @@ def test_noise_in_the_mean_has_the_stated_size(trust, options, std):
     No two rounds share a number: the difference of their releases would be free of noise.
     """
     place = standing()
-    silent = mean_change(sent(*place, sigma=0.0, trust=trust, **options), place[1])
+    silent = sent(*place, sigma=0.0, trust=trust, **options)
+    assert len(silent.weights) == (6 if trust == "local" else 1)
     rounds = [sent(*place, t=t, trust=trust, **options) for t in range(40)]
-    xi = torch.stack([mean_change(received, place[1]) - silent for received in rounds])
+    xi = torch.stack([mean_change(x, place[1]) - mean_change(silent, place[1]) for x in rounds])
     assert (xi[1:] != xi[:-1]).all()
     assert abs(float(xi.square().mean().sqrt()) / std - 1) < 5 / math.sqrt(2 * xi.numel())
-
-
-@pytest.mark.parametrize("trust", ["central", "secagg"])
-def test_only_a_sum_is_seen(trust):
-    """One row, the noised mean, whatever the number of clients."""
-    received = sent(*standing(), trust=trust)
-    assert received.weights.tolist() == [1.0]
-    assert all(len(x) == 1 for x in received.uploads.values())
 
 
 def test_secure_aggregation_with_too_few_uploads_releases_nothing():
@@ -121,31 +113,10 @@ def test_a_trusted_server_releases_noise_when_nobody_comes():
     assert not sent(*place, (), trust="local").uploads
 
 
-@pytest.mark.parametrize("trust", TRUSTS)
-def test_the_clip_is_one_over_all_tensors(trust):
-    """Each whole change, head included, is scaled to C; the divisor is the expected number."""
-    ready, clients, keys = standing(participation=0.5)
-    options = {"honest": 2} if trust == "secagg" else {}
-    received = sent(ready, clients, keys, (1, 3), sigma=0.0, trust=trust, **options)
-    expected = 0.0
-    for k in (1, 3):
-        change = torch.cat(
-            [(clients.params[key][k] - clients.start[key][0]).flatten() for key in keys]
-        )
-        assert change.norm() > CLIP
-        expected = expected + change * (CLIP / float(change.norm()))
-    torch.testing.assert_close(mean_change(received, clients), expected / (6 * 0.5))
-    assert received.clipped == (2, 2, 0)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("unit", "trust", "weights"),
-    [
-        ("example", "local", "size"),
-        ("client", "local", "uniform"),
-        ("client", "central", "uniform"),
-    ],
+    [("example", "local", "size"), ("client", "central", "uniform")],
 )
 def test_denominators_are_fixed(unit, trust, weights):
     """Lost uploads and absent clients, by hand: what arrives is divided by what was expected."""

@@ -100,14 +100,13 @@ def test_two_runs_in_one_folder_refuse_each_other(tmp_path):
 
 def test_a_clearing_that_was_killed_leaves_no_cell_of_another_run(tmp_path, monkeypatch):
     """Killed before any removal: a cell that is still there has its settings, and its ledger."""
-    whole = tmp_path / "whole"
     names = ["cells/fedlora-0.csv", "cells/fedlora-0.json", "checkpoints/fedlora-0/rounds.csv"]
-    for name in (*names, "frame.csv", "ledger.json", "settings.json", "private/key"):
-        write_atomically(whole / name, "null")
-    unlink = Path.unlink
-    rmtree = shutil.rmtree
+    names += ["frame.csv", "ledger.json", "settings.json", "private/key"]
+    originals = {Path: Path.unlink, shutil: shutil.rmtree}
     for removals in range(10):
-        shutil.copytree(whole, out := tmp_path / str(removals))
+        out = tmp_path / str(removals)
+        for name in names:
+            write_atomically(out / name, "null")
         left = iter(range(removals))
 
         def mortal(remove: Any, left: Any = left) -> Any:
@@ -118,11 +117,10 @@ def test_a_clearing_that_was_killed_leaves_no_cell_of_another_run(tmp_path, monk
 
             return removing
 
-        with Folder(out) as folder, monkeypatch.context() as patched:
-            patched.setattr(Path, "unlink", mortal(unlink))
-            patched.setattr(shutil, "rmtree", mortal(rmtree))
-            with suppress(KeyboardInterrupt):
-                folder.clear()
+        with Folder(out) as folder, monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+            for owner, remove in originals.items():
+                patched.setattr(owner, remove.__name__, mortal(remove))
+            folder.clear()
         for cell in out.glob("cells/*.csv"):
             assert (out / "settings.json").exists() and cell.with_suffix(".json").exists(), removals
         with Folder(out) as folder:

@@ -99,7 +99,7 @@ def test_nothing_outside_private_tells_who_took_part(tmp_path):
     plan = PLAN.replace(participation=0.5, rounds=4, server_optimizer="adam")
     last = play(regression(), "fedsa-lora", privacy, plan, seed=None, checkpoint=tmp_path)[-1]
     shown = json.loads((tmp_path / "round-000004.json").read_text())["content"]
-    assert set(shown) == {"round", "settings", "tensors"}
+    assert set(shown) == {"round", "settings", "tensors"} and shown["settings"]["seed"] is None
     groups = {name.split("/")[0] for name in load_file(tmp_path / "round-000004.safetensors")}
     assert groups == {"server", "optimizer"}
     terms = {(x.clients, x.count, x.sample_rate) for x in book(last).releases}

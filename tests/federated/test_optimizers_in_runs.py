@@ -40,18 +40,18 @@ def test_noise_is_known_or_it_is_no_number(client, unit):
 @pytest.mark.parametrize("rule", [fl.SGD(), fl.SGD(momentum=0.8, weight_decay=0.3)], ids=str)
 def test_the_noise_that_a_client_holds_is_known(row, rule):
     """A walk with noise less one without, where C -> 0 takes the signal: decay shrinks it too."""
-    found = []
+    walks = []
     for sigma in (1e12, 0.0):
         ready, clients = contract_clauses.prepared(
             tokens("head"), methods.get(row), sigma, clip=1e-12
         )
-        plan = fl.Plan(batch=2, lr=0.1, optimizer=rule)
+        plan = fl.Plan(batch=2, lr=0.1, local_steps=4, optimizer=rule)
         ready = replace(ready, spec=replace(ready.spec, plan=plan))
         for s in range(4):
             local_training.local_step(ready, clients, 0, s)
-        found.append(clients)
-    for key, noise in found[0].noise.items():
-        change = found[0].params[key] - found[1].params[key]
+        walks.append(clients)
+    for key, noise in walks[0].noise.items():
+        change = walks[0].params[key] - walks[1].params[key]
         torch.testing.assert_close(change, noise.expand_as(change), rtol=1e-6, atol=1e-9)
 
 

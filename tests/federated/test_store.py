@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
-from toy_tasks import LORA, PLAN, private, regression
+from toy_tasks import LORA, PLAN, other_data, private, regression
 
 import fedlora_lab as fl
 from fedlora_lab._utils.files import read_lines
@@ -32,17 +32,18 @@ def test_a_kept_run_is_read_back_bit_by_bit(tmp_path):
 
 
 def test_any_changed_argument_trains_anew(tmp_path):
-    x, y = regression().clients[0]
-    moved = replace(regression(), clients=((x + 1e-9, y), *regression().clients[1:]))
     base = Cell.from_name(ROW, regression(), private("example"), PLAN, LORA, 0)
-    others: list[dict[str, Any]] = [
-        {"method": ROW.replace(exact=not ROW.exact)}, {"task": moved},
-        {"task": replace(regression(), public_test=False)}, {"privacy": None},
-        {"privacy": private("example", sigma=1.5)}, {"plan": PLAN.replace(rounds=3)},
-        {"plan": PLAN.replace(server_lr=0.5)}, {"lora": fl.Lora(rank=2, alpha=4.0)}, {"seed": 1},
-    ]  # fmt: skip
+    changes: dict[str, list[Any]] = {
+        "method": [ROW.replace(exact=not ROW.exact)],
+        "task": [other_data(regression()), replace(regression(), public_test=False)],
+        "privacy": [None, private("example", sigma=1.5)],
+        "plan": [PLAN.replace(rounds=3), PLAN.replace(server_lr=0.5)],
+        "lora": [fl.Lora(rank=2, alpha=4.0)],
+        "seed": [1],
+    }
+    cells = [replace(base, **{name: x}) for name, values in changes.items() for x in values]
     store = Store(tmp_path / "runs.jsonl")
-    keys = [store.settings(replace(base, **fields), {}) for fields in ({}, *others)]
+    keys = [store.settings(cell, {}) for cell in (base, *cells)]
     keys.append(store.settings(base, {"evaluate_every": 2}))
     assert store.settings(base, {}) == keys[0]
     assert all(key not in keys[:i] for i, key in enumerate(keys))

@@ -10,44 +10,36 @@ import torch
 from toy_tasks import (
     LORA,
     PLAN,
+    anywhere,
     book,
-    one_round,
-    opened,
     play,
     private,
-    somewhere,
     tensors,
     tokens,
-    with_clients,
 )
 
 import fedlora_lab as fl
 from fedlora_lab import methods
+from fedlora_lab.audit.instruments import Recorder
 from fedlora_lab.federated import local_training, uploads
 from fedlora_lab.federated.records import Round
-from fedlora_lab.federated.run import Run
 from fedlora_lab.federated.spec import make_run_spec
-from fedlora_lab.methods.state import ParamKey, ServerState
+from fedlora_lab.methods.state import ServerState
 
 SIGMA = 1.3
 CLIP = 0.7
 TRUSTS = ["local", "secagg", "central"]
 
 
-def standing(seed=0, participation=1.0):
+def standing():
     """Six clients that stand at known places at the end of a round."""
     task = tokens("head", sizes=(4,) * 6)
-    ids = tuple(range(6))
-    model = contract_clauses.adapted(task.model, task.targets, task.head)
-    start = somewhere(model.shapes)
-    way = somewhere(model.shapes, seed=1)
-    params = {
-        key: torch.stack([x + 0.1 * (k + 1) * way[key] for k in ids]) for key, x in start.items()
-    }
-    plan = fl.Plan(participation=participation)
-    ready = contract_clauses.prepare(task, methods.FedLoRA, plan, None, seed)
+    start, way = (anywhere(task, methods.FedLoRA, seed).tensors for seed in (0, 1))
+    scale = torch.arange(1, 7, dtype=torch.float64) / 10
+    params = {key: x + torch.einsum("k,...->k...", scale, way[key]) for key, x in start.items()}
     received = {key: x[None] for key, x in start.items()}
-    return ready, local_training.ClientBatch(ids, params, received), tuple(start)
+    ready = contract_clauses.prepare(task, methods.FedLoRA, fl.Plan(), None)
+    return ready, local_training.ClientBatch(tuple(range(6)), params, received), tuple(start)
 
 
 def sent(ready, clients, keys, arrived=tuple(range(6)), sigma=SIGMA, t=0, **privacy):
@@ -113,45 +105,33 @@ def test_a_trusted_server_releases_noise_when_nobody_comes():
     assert not sent(*place, (), trust="local").uploads
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("unit", "trust", "weights"),
     [("example", "local", "size"), ("client", "central", "uniform")],
 )
 def test_denominators_are_fixed(unit, trust, weights):
     """Lost uploads and absent clients, by hand: what arrives is divided by what was expected."""
-    task = tokens("head")
-    rates = {"participation": 0.6, "dropout": 0.3}
-    plan = fl.Plan(rounds=4, local_steps=1, batch=None, lr=0.4, weights=weights, **rates)
+    plan = PLAN.replace(rounds=4, participation=0.6, dropout=0.3, weights=weights)
     privacy = private(unit, sigma=0.0, clip=1e6, trust=trust)
-    run = Run.open(task, methods.FedLoRA, privacy, plan, lora=fl.Lora(rank=2, alpha=3.0))
-    before = None
+    run = Recorder.open(tokens("head"), methods.FedLoRA, privacy, plan, lora=LORA)
+    sizes = torch.tensor(run.spec.units if weights == "size" else (1, 1, 1), dtype=torch.float64)
+    shares = sizes / sizes.sum() / 0.6
     counts = set()
-    for record in (event for event in run.events() if isinstance(event, Round)):
-        now = tensors(record)
-        if before is not None:
-            ids = run.participants(record.index - 1)
-            arrived = [ids[i] for i in run.arrivals(record.index - 1, ids).tolist()]
+    before = run.state.server
+    for event in run.events():
+        if not isinstance(event, Round):
+            continue
+        if run.everyone is not None:
+            ids = run.participants(before.round)
+            arrived = run.arrivals(before.round, ids)
             counts.add(len(arrived))
-            expected = dict(before)
-            for k in arrived:
-                share = 1 / 3 if weights == "uniform" else task.sizes[k] / sum(task.sizes)
-                for name, x in alone(task, k, before, plan).items():
-                    expected[name] = expected[name] + share / 0.6 * (x - before[name])
-            for name, x in now.items():
-                torch.testing.assert_close(x, expected[name], rtol=1e-9, atol=1e-12)
-        before = now
+            weight = shares[list(ids)][arrived]
+            for key, x in run.everyone.params.items():
+                old = before.tensors[key]
+                moved = torch.einsum("k,k...->...", weight, x[arrived] - old)
+                torch.testing.assert_close(run.state.server.tensors[key], old + moved)
+        before = run.state.server
     assert len(counts) > 1
-
-
-def alone(task, k, values, plan):
-    """Where client k's one full-batch step leads from these values."""
-    plan = plan.replace(participation=1.0, dropout=0.0, weights="uniform")
-    pairs = [(name.split(".", 1) if name[:5] == "head." else name.rsplit(".", 1)[::-1], x)
-             for name, x in values.items()]  # fmt: skip
-    state = ServerState({ParamKey(*place): x for place, x in pairs})
-    run = opened(with_clients(task, [task.clients[k]]), methods.FedLoRA, None, plan, 0, state)
-    return tensors(one_round(run))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.plots.style import name
 from fedlora_lab.privacy.plan import Privacy
 from studies import runner
-from studies.claims import select_rows
 from studies.declared import STUDIES, Case
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,7 +94,7 @@ def suggested(part: Any, tuned: Any) -> list[str]:
     all methods and budgets of a place."""
     losses = []
     for (method, epsilon), rows in part.groupby(["method", "epsilon"]):
-        best = select_rows(tuned, method=method, epsilon=epsilon)
+        best = runner.select_rows(tuned, method=method, epsilon=epsilon)
         if not best.empty:
             both = pd.concat([rows.assign(method="suggested"), best.assign(method="tuned")])
             losses.append(paired_difference(both, "suggested", "tuned"))

@@ -1,4 +1,4 @@
-"""Writes results/claims.csv, docs/claims.md and its figures from the committed studies.
+"""Writes results/claims.csv, docs/claims.md and its figure from the committed studies.
 
     python -m studies claims
     python -m studies claims --measure   # first what no study records, see updates.py
@@ -6,6 +6,7 @@
 A study that is not under results/ leaves its claims unjudged there, and the page says so.
 """
 
+import math
 import re
 import textwrap
 from pathlib import Path
@@ -17,26 +18,36 @@ from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import markdown_table
 from fedlora_lab.measures.statistics import RULE
 from fedlora_lab.plots import intervals, style
-from studies.claims import CLAIMS, STALE, VERDICTS, WAITS, claim_frames, judge_claims
+from studies.claims import (
+    BUILT,
+    CLAIMS,
+    STALE,
+    UNTESTED,
+    VERDICTS,
+    WAITS,
+    claim_frames,
+    judge_claims,
+    share,
+)
 from studies.declared import STUDIES
 from studies.runner import load_results
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 PAGE = ROOT / "docs" / "claims.md"
-FIGURES = {
-    "claims": "accuracy, as a share of the room",
-    "claims-further": "other measures, as shares of the other method's or as they are",
-}
+FIGURE = ROOT / "docs" / "figures" / "claims.png"
 ALT = (
-    "One row a claim: its sentence and the place that decides, the measured share with its "
-    "interval, and the verdict as colour."
+    "One row a claim: its sentence, the measured share of the room with its interval, and the "
+    "verdict as colour."
 )
+UNITS = {"room": "", "plain": " (as it is)", "ratio": " (below the other's)"}
+UNITS["spread"] = " (std below the other's)"
+"""`Comparison.share` -> what is written behind the share."""
 OPENING = """# Published claims, measured again
 
-Claims of papers about federated LoRA, one sentence each, with the place where each was made and
-what was measured here. Small models and real data stand in for the papers' own: **no verdict says
-anything about a paper's own setting.**
+Claims of papers about federated LoRA, one sentence each. Small models and real data stand in for
+the papers' own: **no verdict says anything about a paper's own setting.** Each claim is judged in
+one place, the study nearest to the setting where it was made.
 
 *Sources.* A tag says how far a claim could be read. *Primary*: the paper's abstract or its authors'
 code. *Secondary*: notes, reviews, benchmark pages or implementations by others. *Inferred*: our own
@@ -49,9 +60,8 @@ alike. A result is that of the last round, not of the best one. Differences are 
 **Shares.** An effect on accuracy is a share of the *room*: the accuracy of the best method on the
 task, in any study and at any budget, less the accuracy before training. What a paper claims is
 converted likewise: its difference is divided by the best number of its table less chance level.
-Where a paper gives a size, half of it is asked for. Bytes, curvature and spread are shares of the
-other method's value, and are said to be. The deviation of an average and cosines are printed as
-they are.
+Where a paper gives a size, half of it is asked for. Curvature and spread are shares of the other
+method's value, cosines stand as they are, and both are said to be.
 
 **Verdicts** are computed from an interval.
 
@@ -64,15 +74,15 @@ they are.
 - *No room here*: the other method leaves less room than is asked for, or neither method gained as
   much. A method that is certain to be behind by more than a tenth of the room is behind all the
   same.
-- *Not run yet* and *not measured here*: the column *why* says what is missing.
-
-**Places.** The verdict comes from the place nearest to the paper's setting that has been run, which
-is a *stand-in* if a nearer one waits.
 
 **Intervals.** Those printed are 95 % intervals of one difference by itself: Student's t, and for
-spreads a jackknife over seeds. Those that decide are wider: they hold for all verdicts of the page
-together (Bonferroni), and those elsewhere for all verdicts elsewhere. So a printed interval can
-exclude zero where the verdict is *cannot tell*.
+spreads a jackknife over seeds. Those that decide are wider: they hold for all comparisons of the
+page together (Bonferroni). So a printed interval can exclude zero where the verdict is *cannot
+tell*. *Decidable* is the smallest lead that an interval of that width would have shown to hold.
+
+**At one rate** is the lead in points of accuracy at the learning rate that is best for the method
+that the claim favours: one tuning seed, validation data. [Accuracy over the learning
+rate](rates.md) says why it differs from the lead with each method at its own rate.
 
 *Collapsed* is {collapsed}; where no run of a difference has, nothing is said.
 
@@ -80,122 +90,97 @@ exclude zero where the verdict is *cannot tell*.
 reported. That is not private: on your own data every look is a release that counts against the
 budget.
 """
-PLACES = """## Places
-
-β is the concentration of the Dirichlet split: with a small β clients are unlike.
-
-{studies}
-- `updates`: what no study records, on digits; 10 seeds, rates of `digits`.
-- *screens*: the scores of a study's first tuning seed at each learning rate.
-"""
-WAITING = """## Waits for measurement
-
-{waits}
-
-The older studies under results/ used other random streams, so a repeated run agrees
-with these in distribution, not bit by bit. Older studies of digits also start from an older model
-of the task, so differences are taken within a study only.
-"""
-SAID_ABOVE = r" of the room|claimed \S+ %, (?=asked)|; 0 of \d+ runs collapsed"
 
 
-def capitalized(words: str) -> str:
-    """The words with a capital at their beginning."""
-    return words[0].upper() + words[1:]
+def capitalized(text: str) -> str:
+    """Returns a text with a capital at its beginning."""
+    return text[0].upper() + text[1:]
 
 
-def study_of(table: pd.DataFrame) -> Any:
-    """The study of each row's place."""
-    return table["place"].str.split(",").str[0]
-
-
-def places(table: pd.DataFrame) -> str:
-    """What each study is that a claim is judged by."""
-    names = {*study_of(table).str.removesuffix(" screens")}
-    used = [study for name, study in sorted(STUDIES.items()) if name in names]
-    lines = [f"- `{one.name}`: {one.note}; {len(one.seeds)} seeds." for one in used]
-    return PLACES.format(studies="\n".join(lines))
-
-
-def waiting(table: pd.DataFrame) -> str:
-    """Which places wait for their runs, and which rows are to be measured again."""
-    missing = study_of(table[table["verdict"] == WAITS]).value_counts()
-    lines = [f"- `{name}`, for {n} of the judgements." for name, n in sorted(missing.items())]
-    for (study, method), reason in STALE.items():
-        # A test holds the last sentence.
-        row = f"- `{study}`, rows of `{method}`: {reason}. No claim of this page reads them."
-        lines.append(row)
-    return WAITING.format(waits="\n".join(lines))
-
-
-def cost(frames: Any) -> str:
-    """How many runs the studies took, each counted once, and how long."""
+def cost() -> str:
+    """Says how many runs the studies took, each counted once, and how long."""
     done: dict[str, Any] = {}
-    for name in frames:
+    for name in STUDIES:
         done |= load_results(RESULTS / "runs" / f"{name}.jsonl")
     hours = sum(entry["values"].get("seconds") or 0.0 for entry in done.values()) / 3600
-    took = f"{len(done):,} runs, tuning included, and {hours:.0f} hours of one core"
-    return f"The studies took {took}.\n"
+    runs = f"{len(done):,} runs, tuning included, and {hours:.0f} hours of one core"
+    return f"The studies took {runs}.\n"
 
 
-def place_name(place: str) -> str:
-    """A place with the name of its study as code."""
-    study, comma, labels = place.partition(",")
-    return f"`{study}`{comma}{labels}"
+def studies_list(table: pd.DataFrame) -> str:
+    """Says what each study is that a claim is judged by, and which rows wait."""
+    names = {*table["place"].dropna().str.split(",").str[0]}
+    used = [study for name, study in sorted(STUDIES.items()) if name in names]
+    lines = [f"- `{study.name}`: {study.note}; {len(study.seeds)} seeds." for study in used]
+    lines.append("- `updates`: what no study records, on digits; 10 seeds, rates of `digits`.")
+    for (study, method), reason in STALE.items():
+        # A test holds the last sentence.
+        waits = f"rows of `{method}` wait for a new measurement: {reason}"
+        lines.append(f"- `{study}`, {waits}. No claim of this page reads them.")
+    return "\n".join(lines) + "\n"
 
 
-def elsewhere(rows: pd.DataFrame) -> str:
-    """The other places of a claim by their verdicts, each with its share and interval."""
-    by_verdict: dict[str, list[str]] = {}
-    for row in rows.to_dict("records"):
-        mean, low, high = (round(row[x], 2) + 0.0 for x in ("mean", "low", "high"))
-        ends = "" if low == high else f" [{low:.0%}, {high:.0%}]"
-        number = f": {mean:.0%}{ends}".replace("-", "−").replace("%", " %")
-        number = number if mean == mean else ""
-        by_verdict.setdefault(row["verdict"], []).append(place_name(row["place"]) + number)
-    texts = [f"*{verdict}*: {'; '.join(names)}" for verdict, names in by_verdict.items()]
-    return "; ".join(texts) or "–"
+def claimed_in(row: dict[str, Any]) -> str:
+    """Links the source of a claim, and says how far it was read and where it was made."""
+    number = row["source"].removeprefix("arXiv:")
+    return f"[{number}](https://arxiv.org/abs/{number}), {row['tag']}: {row['setting']}"
 
 
-def verdict_section(table: pd.DataFrame, verdict: str) -> str:
-    """The claims of one verdict, with what was measured at all their places."""
-    lines = [("claim", "claimed in", "measured here", "why", "elsewhere")]
-    for row in table[(table["at"] != "away") & (table["verdict"] == verdict)].to_dict("records"):
-        number = row["source"].removeprefix("arXiv:")
-        link = f"[{number}](https://arxiv.org/abs/{number})"
-        claimed = f"{link}, {row['tag']}: {row['setting']}"
-        measured = row["measured"]
-        if row["place"]:
-            at = "" if row["at"] == "home" else f"{row['at']}, "
-            measured = f"{at}{place_name(row['place'])} – {measured}"
-        measured = re.sub(SAID_ABOVE, "", measured)
-        away = table[(table["slug"] == row["slug"]) & (table["at"] == "away")]
-        lines.append((row["claim"], claimed, measured, row["reason"], elsewhere(away)))
+def measured(row: dict[str, Any]) -> str:
+    """Writes place, share and interval of a claim, and what was claimed or asked."""
+    study, comma, labels = row["place"].partition(",")
+    text = f"`{study}`{comma}{labels}"
+    if row["verdict"] == WAITS:
+        return text
+    ends = f"[{share(row['low'])}, {share(row['high'])}]"
+    text += f": {share(row['mean'])} {ends}{UNITS[row['share']]}, {row['seeds']:.0f} seeds"
+    if math.isfinite(row["within"]):
+        return f"{text}; asked: within ±{share(row['within'])}"
+    if row["asked"]:
+        return f"{text}; claimed {share(row['claimed'])}, asked: more than {share(row['asked'])}"
+    return text
+
+
+def compared(table: pd.DataFrame, verdict: str) -> str:
+    """The compared claims of one verdict."""
+    lines = [("claim", "claimed in", "measured here", "decidable", "at one rate", "why")]
+    for row in table[table["verdict"] == verdict].to_dict("records"):
+        rate = row["at_claimants_rate"]
+        points = f"{rate:+.1f}".replace("-", "−") if math.isfinite(rate) else "–"
+        decidable = share(row["decidable"]) if math.isfinite(row["decidable"]) else "–"
+        place = (row["claim"], claimed_in(row), measured(row), decidable, points, row["reason"])
+        lines.append(place)
     body = markdown_table(lines) if len(lines) > 1 else "None."
     return f"## {capitalized(verdict)}\n\n{body}\n"
 
 
-def page(table: pd.DataFrame, frames: Any) -> str:
-    """The claims in parts, one for each verdict, and what waits for measurement.
+def unmeasured(table: pd.DataFrame, verdict: str) -> str:
+    """The claims with nothing to compare, and why."""
+    lines = [("claim", "claimed in", "why")]
+    for row in table[table["verdict"] == verdict].to_dict("records"):
+        lines.append((row["claim"], claimed_in(row), row["reason"]))
+    return f"## {capitalized(verdict)}\n\n{markdown_table(lines)}\n"
 
-    Args: table: of `judge_claims`. frames: that it read.
+
+def page(table: pd.DataFrame) -> str:
+    """The claims in parts, one for each verdict.
+
+    Args: table: of `judge_claims`.
     """
-    main = table[table["at"] != "away"]
-    counts = main["verdict"].value_counts()
-    summary = ", ".join(f"{counts.get(word, 0)} *{word}*" for word in VERDICTS)
-    pictures = [
-        f"![{ALT}](figures/{name}.png)\n\n*{capitalized(caption)}.*\n"
-        for name, caption in FIGURES.items()
-    ]
+    apart = (BUILT, UNTESTED)
+    decided = [verdict for verdict in VERDICTS if verdict not in apart]
+    counts = table["verdict"].value_counts()
+    summary = ", ".join(f"{counts.get(verdict, 0)} *{verdict}*" for verdict in decided)
+    number = int(table["place"].notna().sum())
     sections = [
         OPENING.format(collapsed=RULE),
-        f"The verdicts of {len(main)} claims: {summary}.\n",
-        cost(frames),
-        "## At a glance\n",
-        *pictures,
-        places(table),
-        waiting(table),
-        *(verdict_section(table, word) for word in VERDICTS),
+        f"The verdicts of {number} comparisons: {summary}.\n",
+        f"Further claims: {counts[BUILT]} *{BUILT}*, {counts[UNTESTED]} *{UNTESTED}*.\n",
+        cost(),
+        f"## At a glance\n\n![{ALT}](figures/{FIGURE.name})\n",
+        f"## Studies\n\n{studies_list(table)}",
+        *(compared(table, verdict) for verdict in decided),
+        *(unmeasured(table, verdict) for verdict in apart),
     ]
     # "4 % [1 %, 7 %]" says its unit three times.
     interval = r"(\S+) % \[(\S+) %, (\S+) %\]"
@@ -203,27 +188,23 @@ def page(table: pd.DataFrame, frames: Any) -> str:
 
 
 def figure(table: pd.DataFrame) -> style.Picture:
-    """Draws a row for each measured claim at the place that decides, a colour for each verdict."""
-    measured = table[table["mean"].notna() & (table["at"] != "away")]
-    sentences = [textwrap.shorten(claim, 96, placeholder=" …") for claim in measured["claim"]]
+    """Draws a row for each claim on accuracy, a colour for each verdict."""
+    drawn = table[table["share"].eq("room") & table["mean"].notna()]
+    sentences = [textwrap.shorten(claim, 96, placeholder=" …") for claim in drawn["claim"]]
     return intervals(
-        measured.assign(row=sentences),
+        drawn.assign(row=sentences),
         by="row",
         hue="verdict",
         reference=0.0,
-        title=f"{len(measured)} claims, by their verdict",
-        xlabel="← against the claim      share      with the claim →",
+        title=f"{len(drawn)} claims on accuracy, by their verdict",
+        xlabel="← against the claim      share of the room      with the claim →",
     )
 
 
 def write() -> None:
-    """Writes the table, the page and its figures."""
-    frames = claim_frames(RESULTS)
-    table = judge_claims(CLAIMS, frames)
+    """Writes the table, the page and its figure."""
+    table = judge_claims(CLAIMS, claim_frames(RESULTS), RESULTS)
     write_atomically(RESULTS / "claims.csv", table.to_csv(index=False), shared=True)
-    write_atomically(PAGE, page(table, frames), shared=True)
-    of_room = table["unit"] == "of the room"
-    for name, part in zip(FIGURES, (table[of_room], table[~of_room]), strict=True):
-        picture = style.png(figure(part))
-        write_atomically(PAGE.parent / "figures" / f"{name}.png", picture, shared=True)
-    print(table[table["at"] != "away"]["verdict"].value_counts().to_string())
+    write_atomically(PAGE, page(table), shared=True)
+    write_atomically(FIGURE, style.png(figure(table)), shared=True)
+    print(table["verdict"].value_counts().to_string())

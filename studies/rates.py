@@ -25,8 +25,8 @@ from fedlora_lab.experiments.tuned_rates import noise_taken_up
 from fedlora_lab.measures.statistics import find_collapsed_by_group, t_interval
 from fedlora_lab.plots import grammar, style
 from studies import runner
-from studies.claims import screen_frame, select_rows
 from studies.declared import SIX, STUDIES, Job
+from studies.runner import screen_frame, select_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"

@@ -404,6 +404,31 @@ def _describe_setting(
     return row
 
 
+def select_rows(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
+    """Selects the rows with these labels; ``epsilon=None`` is no privacy."""
+    rows: Any = frame
+    for name, value in where.items():
+        column = rows[name]
+        rows = rows[column.isna() if value is None else column == value]
+    return rows
+
+
+def screen_frame(name: str, path: Path) -> pd.DataFrame:
+    """Tabulates the screening runs of a study at the declared rates, which all methods share."""
+    study = STUDIES[name]
+    done = load_results(path)
+    rows = []
+    for case in study.cases:
+        for job in study.screening_jobs(case):
+            if job.key in done:
+                values = done[job.key]["values"]
+                row = {"method": case.method.slug, **case.labels, "lr": job.setting.lr}
+                # A run that diverged has no score.
+                row |= {"seed": job.seed, "accuracy": values.get("accuracy") or 0.0}
+                rows.append({**row, "before_accuracy": values.get("before_accuracy", math.nan)})
+    return pd.DataFrame(rows)
+
+
 def describe_study(study: Study, path: Path) -> dict[str, Any]:
     """Returns what a study asks, how many of its runs are done, and the versions that ran it.
 

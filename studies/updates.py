@@ -23,8 +23,7 @@ from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.quantization import normal_float
 from fedlora_lab.tasks.task import concatenate
-from studies.claims import select_rows
-from studies.runner import read_study
+from studies.runner import read_study, select_rows
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 FILE = RESULTS / "updates.csv"

@@ -318,12 +318,6 @@ class Run:
     def _traffic(self) -> TrafficCounter:
         return TrafficCounter(self.spec, self.state.server.tensors)
 
-    def reset(self) -> None:
-        """Resets the state to round 0; the ledger keeps what was spent."""
-        self.state = fresh_state(self.prepared)
-        self.resumed = False
-        self._warn_of_overspending()
-
     # ---- what the rounds ahead would spend
 
     def _warn_of_overspending(self) -> None:

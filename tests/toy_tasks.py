@@ -1,6 +1,7 @@
 """Tasks of a few numbers, in double precision, and what tests of the core do with them."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any
@@ -197,3 +198,11 @@ def gap(left: Round, right: Round) -> float:
     assert ours.keys() == theirs.keys()
     norms = {name: theirs[name].norm().clamp(min=1e-12) for name in ours}
     return max(float((ours[name] - theirs[name]).norm() / norms[name]) for name in ours)
+
+
+def is_binomial(counts: Sequence[int], n: int, p: float) -> None:
+    """Assert that counts have the mean and variance of independent draws, to five deviations."""
+    x = torch.tensor(counts, dtype=torch.float64)
+    variance = n * p * (1 - p)
+    assert abs(float(x.mean()) - n * p) < 5 * math.sqrt(variance / len(x))
+    assert abs(float(x.var()) - variance) < 5 * variance * math.sqrt(2 / len(x))

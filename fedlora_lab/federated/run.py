@@ -52,10 +52,6 @@ from fedlora_lab.tasks.task import Task
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-LayerRows = list[tuple[str, str, float]]
-"""Layer, measure and value."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """The keywords of `run`, which describes them.
@@ -594,7 +590,7 @@ class Run:
             source=(spec.task, spec.lora, state.server),
         )
 
-    def _layers(self, result: RoundResult) -> tuple[LayerRows, float]:
+    def _layers(self, result: RoundResult) -> tuple[list[tuple[str, str, float]], float]:
         """Measures of each layer, and the deviation of all where clients' products may be seen."""
         received = result.received
         before = result.opened.before

@@ -321,6 +321,12 @@ class RunSpec:
 
     # ---- settings
 
+    @cached_property
+    def _rules(self) -> dict[str, str]:
+        """The method's fields as texts; to read a rule's source takes a while."""
+        names = Method.__dataclass_fields__
+        return {name: rule_identity(getattr(self.method, name)) for name in names}
+
     def settings(self) -> dict[str, Any]:
         """The settings that a checkpoint and the run that resumes from it share, as JSON values."""
         # What the noise was calibrated for and how long the run is change no round that is done: a
@@ -328,9 +334,8 @@ class RunSpec:
         free = ("rounds", "target")
         plan = asdict(self.plan)
         privacy = {} if self.privacy is None else self.privacy.settings()
-        rules = {name: getattr(self.method, name) for name in Method.__dataclass_fields__}
         settings = {
-            "method": {name: rule_identity(rule) for name, rule in rules.items()},
+            "method": self._rules,
             "plan": {name: value for name, value in plan.items() if name not in free},
             "lora": self.lora.settings(),
             "seed": self.streams.seed,
@@ -362,29 +367,27 @@ def moving_keys(names: Sequence[ParamKey], word: str, modes: Sequence[int] = ())
 
 
 def rule_identity(rule: object) -> str:
-    """A text that differs where a rule differs: its name and settings, of a foreign function its
+    """A text that differs where a rule differs: its name, its settings or, of a function, its
     source and what it closes over.
 
     What a function reads beside these, such as a global number, is not looked at.
 
     Guarantees: test_checkpoint.py::test_a_rule_is_known_by_more_than_its_name.
     """
-    # Another process has other addresses.
-    text = re.sub(r" at 0x[0-9a-fA-F]+", "", rule_name(rule))
     if is_dataclass(rule) and not isinstance(rule, type):
         values = {x.name: rule_identity(getattr(rule, x.name)) for x in fields(rule) if x.repr}
         return f"{type(rule).__name__}({values})"
-    # The library's own functions are known by their names.
+    # Another process has other addresses.
+    name = re.sub(r" at 0x[0-9a-fA-F]+", "", rule_name(rule))
     function = getattr(rule, "__func__", rule)
-    if not inspect.isfunction(function) or function.__module__.startswith("fedlora_lab."):
-        return text
+    if not inspect.isfunction(function):
+        return name
     try:
         source = inspect.getsource(function)
-    except (OSError, TypeError):  # typed in where nothing keeps the text
+    except OSError:  # typed in where nothing keeps the text
         source = function.__code__.co_code.hex()
     closed_over = [rule_identity(cell.cell_contents) for cell in function.__closure__ or ()]
-    digest = hashlib.sha256(json.dumps([source, closed_over]).encode())
-    return f"{text} {digest.hexdigest()}"
+    return f"{name} {hashlib.sha256(repr((source, closed_over)).encode()).hexdigest()}"
 
 
 # ---- checks of the arguments

@@ -143,6 +143,9 @@ class SGD(Optimizer):
         return -lr * velocity, {"momentum": velocity}
 
 
+PLAIN = SGD()
+
+
 @dataclass(frozen=True)
 class Adam(Optimizer):
     """Adam with decoupled weight decay; with these defaults for the server.
@@ -246,7 +249,7 @@ def server_step(
         (test_the_server_steps_by_hand). Of noised uploads it is post-processing.
     Source: arXiv:2003.00295, algorithm 1 (FedOpt).
     """
-    if rule == SGD() and lr == 1:  # before - (before - aggregate) would round
+    if rule == PLAIN and lr == 1:  # before - (before - aggregate) would round
         return dict(aggregate), state
     # What was not sent has no gradient: neither it nor its moments move.
     old = {key: before[key] for key in aggregate}

@@ -6,7 +6,19 @@ from functools import partial
 import pandas as pd
 import pytest
 import torch
-from toy_tasks import LORA, PLAN, book, frame, play, private, regression, same_bits, tensors, tokens
+from toy_tasks import (
+    LORA,
+    PLAN,
+    book,
+    frame,
+    is_binomial,
+    play,
+    private,
+    regression,
+    same_bits,
+    tensors,
+    tokens,
+)
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -37,19 +49,18 @@ def test_a_factor_whose_turn_never_comes_is_told():
         fl.run(regression(), "la-lora", None, PLAN.replace(local_steps=1))
 
 
-@pytest.mark.parametrize(("rate", "lost"), [(0.3, 0.0), (1.0, 0.2)])
-def test_participation_and_losses_are_poisson(rate, lost):
-    """Each client on its own with the plan's probability; from the seed and the round alone."""
-    plan = PLAN.replace(participation=rate, dropout=lost)
+def test_participation_and_losses_are_poisson():
+    """Each client on its own with the plan's probability, whoever else takes part."""
+    plan = PLAN.replace(participation=0.5, dropout=0.2)
     run = Run.open(regression(clients=10), methods.FedLoRA, None, plan, lora=LORA)
-    draw = partial(run.arrivals, ids=tuple(range(10))) if lost else run.participants
-    sizes = torch.tensor([len(draw(t)) for t in range(400)], dtype=torch.float64)
-    share = rate * (1 - lost)
-    variance = 10 * share * (1 - share)
-    assert abs(float(sizes.mean()) - 10 * share) < 5 * math.sqrt(variance / 400)
-    assert abs(float(sizes.var()) - variance) < 5 * variance * math.sqrt(2 / 400)
-    pair = {(3, 7)[i] for i in run.arrivals(0, (3, 7)).tolist()}
-    assert pair == set(run.arrivals(0, tuple(range(10))).tolist()) & {3, 7}
+    counts = []
+    for t in range(400):
+        ids = run.participants(t)
+        arrived = {ids[i] for i in run.arrivals(t, ids).tolist()}
+        assert arrived == set(run.arrivals(t, tuple(range(10))).tolist()) & set(ids)
+        counts.append((len(ids), len(arrived)))
+    for drawn, share in zip(zip(*counts, strict=True), (0.5, 0.4), strict=True):
+        is_binomial(drawn, 10, share)
 
 
 def test_a_round_without_clients_changes_nothing():

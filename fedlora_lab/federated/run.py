@@ -52,6 +52,7 @@ from fedlora_lab.tasks.task import Task
 if TYPE_CHECKING:
     from peft import LoraConfig
 
+
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """The keywords of `run`, which describes them.

@@ -94,6 +94,7 @@ results: setup ## run every study from where it stands and judge the claims; wha
 	@for name in $$($(BIN)/python -m studies | awk '{print $$1}'); do $(QUICK) $(BIN)/python -m studies $$name || exit 1; done
 	$(QUICK) $(BIN)/python -m studies claims --measure
 	$(QUICK) $(BIN)/python -m studies amplification
+	$(QUICK) $(BIN)/python -m studies.rates
 
 lint: setup ## ruff and pyrefly
 	$(BIN)/ruff format --check .

@@ -43,6 +43,7 @@ PAGES = (
     "results",
     "claims",
     "amplification",
+    "rates",
     "sharp_edges",
     "review",
     "notation",

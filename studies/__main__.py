@@ -28,14 +28,18 @@ def show_all(folder: Path) -> None:
         click.echo(f"{study.name:<18} {done:>5} of {total:<5} runs  {study.note}")
 
 
-def continue_study(study: Study, folder: Path, workers: int) -> None:
-    """Runs what is missing, and writes the frame of the finished cases and what ran them."""
+def continue_study(study: Study, folder: Path, workers: int, seeds: int | None = None) -> None:
+    """Runs what is missing, and writes the frame of the finished cases and what ran them.
+
+    Args: study, folder, workers. seeds: so many of the study's; the frame has these alone.
+    """
+    chosen = replace(study, seeds=study.seeds[:seeds])
     lines = folder / "runs" / f"{study.name}.jsonl"
     path = folder / f"{study.name}.csv"
     try:
-        runner.run_study(study, lines, workers=workers)
+        runner.run_study(chosen, lines, workers=workers)
     finally:
-        table = runner.study_frame(study, lines)
+        table = runner.study_frame(chosen, lines)
         if len(table):
             write_atomically(path, table.to_csv(index=False, float_format="%.6g"), shared=True)
             about = runner.describe_study(study, lines)
@@ -64,8 +68,7 @@ def main(name: str | None, workers: int, out: Path, seeds: int | None, measure: 
         amplification.write()
     else:
         check(name in STUDIES, "study", name, "one of " + ", ".join(STUDIES))
-        study = STUDIES[name]
-        continue_study(replace(study, seeds=study.seeds[:seeds]), out, workers)
+        continue_study(STUDIES[name], out, workers, seeds)
 
 
 if __name__ == "__main__":

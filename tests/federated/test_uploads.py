@@ -107,7 +107,11 @@ def test_a_trusted_server_releases_noise_when_nobody_comes():
 
 @pytest.mark.parametrize(
     ("unit", "trust", "weights"),
-    [("example", "local", "size"), ("client", "central", "uniform")],
+    [
+        ("example", "local", "size"),
+        ("client", "local", "uniform"),
+        ("client", "central", "uniform"),
+    ],
 )
 def test_denominators_are_fixed(unit, trust, weights):
     """Lost uploads and absent clients, by hand: what arrives is divided by what was expected."""

@@ -111,9 +111,9 @@ def begin_clients(
             start[key] = x.to(device, non_blocking=True)
     params = dict(start)
     for key, x in personal.items():
-        kept = x.to(device, non_blocking=True)
-        split = spec.is_split(key) and spec.method.is_shared(key)
-        params[key] = merge_own_ranks(key, start[key], kept, spec.shared_rank) if split else kept
+        params[key] = x.to(device, non_blocking=True)
+        if spec.is_split(key) and spec.method.is_shared(key):
+            params[key] = merge_own_ranks(key, start[key], params[key], spec.shared_rank)
     shapes = {key: x.shape[1:] for key, x in params.items()}
     state = prepared.step_privatizer.init(shapes, len(ids))
     return ClientBatch(ids, params, start, privatizer=state)
@@ -199,14 +199,10 @@ def _release(
     if not spec.by_step:
         return _release_updates(prepared, ClientBatch(ids, rows, start), sent, state)
     # Noised step by step: what is sent is released already.
-    noise = cut_to_rank({key: clients.noise[key][arrived] for key in keys}, _split_rank(spec))
+    noise = {key: clients.noise[key][arrived] for key in keys}
+    noise = cut_to_rank(noise, torch.tensor([spec.shared_rank]))
     weights = spec.weights[list(ids)]
     return Received(rows, weights, _mean(noise, weights), _row_by_row(sent, start))
-
-
-def _split_rank(spec: RunSpec) -> Tensor | None:
-    """(1,), the ranks that are sent; ``None`` where clients keep none to themselves."""
-    return torch.tensor([spec.shared_rank]) if spec.method.own_ranks else None
 
 
 @matmuls("float32")  # as a local step
@@ -215,9 +211,7 @@ def _release_updates(
 ) -> Received:
     """Client unit: clips each client's change, adds the noise, goes on from the noised value.
 
-    Args:
-        prepared, sent, state: as of `release_round`.
-        clients: those whose upload arrived, with what they send.
+    Args: as of `release_round`; clients: those whose upload arrived, with what they send.
     """
     spec = prepared.spec
     method = spec.method
@@ -230,7 +224,7 @@ def _release_updates(
         reference = common
         owner = torch.zeros(count, dtype=torch.int64)
         owners = 1
-        limit = _split_rank(spec)
+        limit = torch.tensor([spec.shared_rank])
         # The expected number of clients: the true one is not released.
         divisor = len(spec.task.sizes) * spec.plan.participation
         weights = torch.ones(1, dtype=torch.float64)
@@ -239,8 +233,7 @@ def _release_updates(
         owner = torch.arange(count)
         owners = count
         # Beyond a client's ranks its upload holds nothing, noise included.
-        held = torch.tensor([spec.held_ranks[k] for k in ids])
-        limit = held if spec.lora.ranks is not None else _split_rank(spec)
+        limit = torch.tensor([spec.held_ranks[k] for k in ids])
         divisor = 1.0
         weights = spec.weights[list(ids)]
     # By default the change alone: what all know already needs no hiding, and would use up the norm.
@@ -262,28 +255,30 @@ def _release_updates(
         where=where,
         metric=maps,
     )
-
-    def finish(sums: ClientParams) -> ClientParams:
-        """Released sums as means, filtered and cut to the ranks that are sent."""
-        means = {key: x / divisor for key, x in sums.items()}
-        # After the noise a filter is post-processing; before it would change the sensitivity.
-        filtered = {
-            key: method.filter(x, key.side) if key.side in "AB" else x for key, x in means.items()
-        }
-        return cut_to_rank(filtered, limit)
-
+    value = _finish_updates(spec, release.value, divisor, limit)
+    noise = _finish_updates(spec, release.noise, divisor, limit)
     # The received value plus the noised change: a client's own tensors, un-noised, do not leave it.
-    uploads = {}
-    for key, x in finish(release.value).items():
-        uploads[key] = method.clip_reference(reference[key]) + x
+    uploads = {key: method.clip_reference(reference[key]) + x for key, x in value.items()}
     return Received(
         uploads=uploads,
         weights=weights,
-        noise=_mean(finish(release.noise), weights),
+        noise=_mean(noise, weights),
         sent=_row_by_row(sent, reference),
         clipped=release.counts,
         privatizer=release.state if spec.releases_sum else None,
     )
+
+
+def _finish_updates(
+    spec: RunSpec, sums: ClientParams, divisor: float, limit: Tensor
+) -> ClientParams:
+    """Turns released sums of changes into means, filtered and cut to the ranks that are sent."""
+    finished = {}
+    for key, x in sums.items():
+        mean = x / divisor
+        # After the noise a filter is post-processing; before it would change the sensitivity.
+        finished[key] = spec.method.filter(mean, key.side) if key.side in "AB" else mean
+    return cut_to_rank(finished, limit)
 
 
 def _update_noise(

@@ -3,14 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.spec import Prepared, RunSpec
+from fedlora_lab.federated.spec import Prepared, RunSpec, StepData
 from fedlora_lab.lora.adapters import matmuls
 from fedlora_lab.lora.independence import check_penalty
 from fedlora_lab.lora.per_example import NotPerExample, per_example_gradients, split_batch
@@ -20,7 +19,7 @@ from fedlora_lab.methods.optimizers import OptimizerState, apply_updates
 from fedlora_lab.methods.state import Keys, ParamKey, cut_to_rank
 from fedlora_lab.privacy import privatizer
 from fedlora_lab.privacy.privatizer import ClipCounts, State
-from fedlora_lab.tasks.task import Examples, take
+from fedlora_lab.tasks.task import take
 
 ClientParams = dict[ParamKey, Tensor]
 Maps = dict[ParamKey, Preconditioner]
@@ -81,40 +80,6 @@ def poisson_batch(
     return batches
 
 
-class StepExamples(NamedTuple):
-    """The examples drawn in a step by a batch of clients: place i is the i-th that was drawn.
-
-    Args:
-        data: all examples of these clients, concatenated.
-        index: (n,), where each drawn example is in ``data``.
-        owner: (n,), the position of its client in the batch.
-        person: (n,), a number of its person, unique over the clients; ``None``: not by person.
-    """
-
-    data: Examples
-    index: Int[Tensor, " n"]
-    owner: Int[Tensor, " n"]
-    person: Int[Tensor, " n"] | None
-
-
-def gather_examples(prepared: Prepared, ids: tuple[int, ...], drawn: list[Tensor]) -> StepExamples:
-    """Finds the drawn examples among those of all clients of the batch.
-
-    Args:
-        prepared, ids: of the run, and the clients.
-        drawn: by client, (n_k,), places in its examples.
-    """
-    data = prepared.step_data(ids)
-    counts = torch.tensor([len(places) for places in drawn])
-    owner = torch.arange(len(ids)).repeat_interleave(counts)
-    person = None
-    if prepared.spec.by_person:
-        numbers = [prepared.persons[k][places] for k, places in zip(ids, drawn, strict=True)]
-        # Person 0 of one client is another one than person 0 of the next.
-        person = torch.cat(numbers) + data.first_person[owner]
-    return StepExamples(data.examples, torch.cat(drawn) + data.first[owner], owner, person)
-
-
 # ---- gradients of examples and of persons
 
 
@@ -122,27 +87,26 @@ def _gradients(
     prepared: Prepared,
     clients: ClientBatch,
     moving: Keys,
-    batch: StepExamples,
-    places: Int[Tensor, " m"],
+    data: StepData,
+    index: Int[Tensor, " m"],
 ) -> ClientParams:
-    """Gradients of the examples at some places of a step's batch: key -> (m, ...)."""
-    x, y = batch.data
-    where = batch.index[places]
+    """Gradients of the examples at some places of the clients' data: key -> (m, ...)."""
+    x, y = data.examples
     with matmuls(prepared.products):  # what is rounded here is clipped afterwards
         return per_example_gradients(
             prepared.spec.task,
             prepared.adapted,
             clients.params,
             moving,
-            (take(x, where), y[where]),
-            batch.owner[places],
+            (take(x, index), y[index]),
+            data.owner[index],
             prepared.spec.method,
             clients.start,
         )
 
 
 def gradients_or_nan(
-    gradients: Callable[[Tensor], ClientParams], places: Int[Tensor, " n"], sums: ClientParams
+    gradients: Callable[[Tensor], ClientParams], index: Int[Tensor, " n"], sums: ClientParams
 ) -> ClientParams:
     """Computes these examples' gradients; NaN, zero to the clip, for an example that raises.
 
@@ -152,21 +116,21 @@ def gradients_or_nan(
 
     Args:
         gradients: of the examples at some places.
-        places: of the examples.
+        index: of the examples.
         sums: tensors of the shapes of a sum, for the keys to fill.
 
     Raises: what the code or the machine decides and no example: ``NotPerExample``, no memory.
     Guarantees: test_attack_evaluation.py::test_no_example_stops_a_run.
     """
     try:
-        return gradients(places)
+        return gradients(index)
     except (NotPerExample, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception:
-        if len(places) == 1:
+        if len(index) == 1:
             return {key: torch.full_like(total[:1], torch.nan) for key, total in sums.items()}
     # By halves: of n examples one that raises costs 2 log n passes and not n, and time tells less.
-    halves = [gradients_or_nan(gradients, half, sums) for half in places.tensor_split(2)]
+    halves = [gradients_or_nan(gradients, half, sums) for half in index.tensor_split(2)]
     return {key: torch.cat([half[key] for half in halves]) for key in sums}
 
 
@@ -186,47 +150,50 @@ def gradient_rows(
     """
     if not any(len(places) for places in drawn):
         return
-    batch = gather_examples(prepared, clients.ids, drawn)
-    gradients = partial(_gradients, prepared, clients, tuple(sums), batch)
+    data = prepared.step_data(clients.ids)
+    index = torch.cat([places + first for places, first in zip(drawn, data.first, strict=True)])
+    gradients = partial(_gradients, prepared, clients, tuple(sums), data)
     rows_of = _person_rows if prepared.spec.by_person else _example_rows
-    for rows, owner in rows_of(prepared, gradients, batch, sums):
+    for rows, owner in rows_of(prepared, gradients, data, index, sums):
         yield rows, owner.to(prepared.adapted.device, non_blocking=True)
 
 
 def _example_rows(
     prepared: Prepared,
     gradients: Callable[[Tensor], ClientParams],
-    batch: StepExamples,
+    data: StepData,
+    index: Int[Tensor, " n"],
     sums: ClientParams,
 ) -> OwnedRows:
     """Yields the gradients of the examples, as many at once as the chunk allows."""
     private = prepared.spec.privacy is not None
-    x, _ = batch.data
-    for places in split_batch(x, batch.index, prepared.adapted.device, prepared.chunk):
+    x, _ = data.examples
+    for places in split_batch(x, index, prepared.adapted.device, prepared.chunk):
+        part = index[places]
         # Without privacy an error is the user's to see.
-        rows = gradients_or_nan(gradients, places, sums) if private else gradients(places)
-        yield rows, batch.owner[places]
+        rows = gradients_or_nan(gradients, part, sums) if private else gradients(part)
+        yield rows, data.owner[part]
 
 
 def _person_rows(
     prepared: Prepared,
     gradients: Callable[[Tensor], ClientParams],
-    batch: StepExamples,
+    data: StepData,
+    index: Int[Tensor, " n"],
     sums: ClientParams,
 ) -> OwnedRows:
     """Yields the mean gradient of each drawn person's examples."""
-    assert batch.person is not None
     device = prepared.adapted.device
-    x, _ = batch.data
-    _, number, examples = batch.person.unique(return_inverse=True, return_counts=True)
-    client = torch.zeros_like(examples).index_copy_(0, number, batch.owner)
+    x, _ = data.examples
+    _, number, examples = data.person[index].unique(return_inverse=True, return_counts=True)
+    client = torch.zeros_like(examples).index_copy_(0, number, data.owner[index])
     for persons in torch.arange(len(examples)).split(prepared.chunk or len(examples)):
         places = ((number >= persons[0]) & (number <= persons[-1])).nonzero().squeeze(1)
         total = {key: x.new_zeros(len(persons), *x.shape[1:]) for key, x in sums.items()}
         # A person's examples may go through the model in several parts: they meet here, before the
         # clip, which sees one vector for each person.
-        for part in split_batch(x, batch.index[places], device, prepared.chunk):
-            rows = gradients_or_nan(gradients, places[part], sums)
+        for part in split_batch(x, index[places], device, prepared.chunk):
+            rows = gradients_or_nan(gradients, index[places[part]], sums)
             position = (number[places[part]] - persons[0]).to(device)
             for key, row in rows.items():
                 total[key].index_add_(0, position, row)

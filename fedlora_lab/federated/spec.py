@@ -13,10 +13,11 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedlora_lab import methods
@@ -543,13 +544,15 @@ class StepData(NamedTuple):
 
     Args:
         examples: (x, y), concatenated.
-        first: (clients,), where each client's examples begin.
-        first_person: (clients,), where the numbers of each client's units begin.
+        first: for each client where its examples begin.
+        owner: (n,), the position of each example's client among them.
+        person: (n,), in the person unit a number of its person, unique over the clients.
     """
 
     examples: Examples
-    first: Tensor
-    first_person: Tensor
+    first: list[int]
+    owner: Int[Tensor, " n"]
+    person: Int[Tensor, " n"]
 
 
 @dataclass(frozen=True)
@@ -597,9 +600,15 @@ class Prepared:
         @lru_cache(maxsize=1)
         def gather(ids: tuple[int, ...]) -> StepData:
             pairs = [self.data[k] for k in ids]
-            sizes = torch.tensor([len(y) for _, y in pairs])
-            units = torch.tensor([self.spec.units[k] for k in ids])
-            return StepData(concatenate(pairs), sizes.cumsum(0) - sizes, units.cumsum(0) - units)
+            sizes = [len(y) for _, y in pairs]
+            first = [0, *accumulate(sizes)][:-1]
+            owner = torch.arange(len(ids)).repeat_interleave(torch.tensor(sizes))
+            person = owner
+            if self.spec.by_person:
+                before = torch.tensor([0, *accumulate(self.spec.units[k] for k in ids)])
+                # Person 0 of one client is another one than person 0 of the next.
+                person = torch.cat([self.persons[k] for k in ids]) + before[owner]
+            return StepData(concatenate(pairs), first, owner, person)
 
         return gather
 

@@ -161,12 +161,12 @@ def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
     released = _to_bytes(server=state.server.tensors, optimizer=_flat(state.optimizer))
     # What a mechanism remembers may be noise that nobody may subtract.
     personal = _to_bytes(personal=state.personal, privatizer=state.privatizer or {})
-    shown = {
+    about_released = {
         "round": state.round,
         "settings": settings_with_keyed_task(folder, settings),
         "tensors": _digest(released),
     }
-    hidden = {
+    about_private = {
         "round": state.round,
         "seen": state.seen,
         "changed": [[[*key, rank] for key, rank in x.items()] for x in state.changed],
@@ -175,14 +175,14 @@ def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
         "tensors": _digest(personal),
     }
     # The released JSON last: without it the round is not there, whatever a kill has left.
-    parts = [(private_folder(folder), personal, hidden), (folder, released, shown)]
+    parts = [(private_folder(folder), personal, about_private), (folder, released, about_released)]
     for place, tensors, content in parts:
         stem = _stem(place, state.round)
         write_atomically(stem.with_suffix(".safetensors"), tensors)
         text = dump_checksummed(FORMAT, FORMAT_VERSION, content)
         write_atomically(stem.with_suffix(".json"), text)
-    done = [round for round in rounds_in(folder) if round <= state.round]
-    for round in done[:-KEPT_ROUNDS]:
+    stored = [round for round in rounds_in(folder) if round <= state.round]
+    for round in stored[:-KEPT_ROUNDS]:
         remove(folder, round)
 
 
@@ -227,10 +227,10 @@ def read(folder: Path, round: int) -> tuple[RunState, dict[str, Any]]:
     Args: folder, round: which.
     """
     try:
-        shown, groups = _read_part(folder, round)
-        hidden, private_groups = _read_part(private_folder(folder), round)
+        about_released, groups = _read_part(folder, round)
+        about_private, private_groups = _read_part(private_folder(folder), round)
         # Each part may be whole and of another run, or of the same round before a restart.
-        if hidden["server"] != shown["tensors"]:
+        if about_private["server"] != about_released["tensors"]:
             raise DamagedCheckpoint("what is private belongs to other tensors of the server")
         moments: dict[ParamKey, dict[str, Tensor]] = {}
         for key, x in groups.get("optimizer", {}).items():  # the inverse of `_flat`
@@ -239,12 +239,14 @@ def read(folder: Path, round: int) -> tuple[RunState, dict[str, Any]]:
         state = RunState(
             server=ServerState(groups["server"], round),
             personal=private_groups.get("personal", {}),
-            seen=hidden["seen"],
-            changed=[{ParamKey(*key): rank for *key, rank in x} for x in hidden["changed"]],
+            seen=about_private["seen"],
+            changed=[{ParamKey(*key): rank for *key, rank in x} for x in about_private["changed"]],
             optimizer=moments,
-            privatizer=private_groups.get("privatizer", {}) if hidden["has_released"] else None,
+            privatizer=private_groups.get("privatizer", {})
+            if about_private["has_released"]
+            else None,
         )
-        return state, shown["settings"]
+        return state, about_released["settings"]
     # A file that was cut off or altered may fail in any of the readers above, in any way.
     except Exception as error:
         text = f"checkpoint=round-{round:06d}: expected a whole one ({error_text(error, 200)})"

@@ -83,8 +83,8 @@ class Cell:
         Guarantees: test_attack_neighbours.py::test_pooled_data_have_no_clients.
         """
         if not isinstance(method, str) or method not in BASELINES:
-            row = methods.get(method)
-            return cls(row.slug, task, row, privacy, plan, lora, seed)
+            method = methods.get(method)
+            return cls(method.slug, task, method, privacy, plan, lora, seed)
         if method == "non-private":
             privacy = None
         if method == "central":

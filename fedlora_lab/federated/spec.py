@@ -414,11 +414,11 @@ def make_run_spec(
     check(isinstance(task, Task), "task", task, "a Task")
     check(isinstance(plan, Plan), "plan", plan, "a Plan")
     check(isinstance(privacy, Privacy | None), "privacy", privacy, "a Privacy")
-    row = methods.get(method)
+    method = methods.get(method)
     streams = Streams(seed)
-    _check_schedule(row, plan)
-    _check_filter(row)
-    _check_server_rule(row, plan, lora)
+    _check_schedule(method, plan)
+    _check_filter(method)
+    _check_server_rule(method, plan, lora)
     count = len(task.sizes)
     one_each = lora.ranks is None or len(lora.ranks) == count
     check(one_each, "ranks", lora.ranks, f"one for each of {count} clients")
@@ -428,18 +428,18 @@ def make_run_spec(
         even = privacy.by_step or plan.weights == "uniform"
         expected = "'uniform' in the client unit: sizes would set the sensitivity"
         check(even, "weights", plan.weights, expected)
-    spec = RunSpec(task, row, privacy, plan, lora, streams)
+    spec = RunSpec(task, method, privacy, plan, lora, streams)
     # Read for its check: refuses a rule that gives no Preconditioner.
     _ = spec.uncertified
-    if row.balance is None:
+    if method.balance is None:
         return spec
     # The one place where it is settled: loop, measures, checkpoints and saved adapters, a client
     # and the server on Flower read the adapter of the specification.
-    scale = balanced_start(forecast_of(spec), row.balance)
+    scale = balanced_start(forecast_of(spec), method.balance)
     return replace(spec, lora=replace(lora, start_scale=scale))
 
 
-def _check_schedule(row: Method, plan: Plan) -> None:
+def _check_schedule(method: Method, plan: Plan) -> None:
     """Refuses words that are no schedule; warns where a factor's turn never comes.
 
     Guarantees: test_run.py::test_a_factor_whose_turn_never_comes_is_told.
@@ -447,36 +447,38 @@ def _check_schedule(row: Method, plan: Plan) -> None:
     steps = plan.local_steps
     # A schedule's mistakes are refused here, not in round t.
     for t in range(min(plan.rounds, 100)):
-        row.sides_in_round(t, steps)
+        method.sides_in_round(t, steps)
     rounds = range(min(plan.rounds, 10))
-    moved = {side for t in rounds for side in row.sides_in_round(t, steps)}
-    ahead = {row.sides_at_step(t, s) for t in rounds for s in range(steps, steps + 10)}
+    moved = {side for t in rounds for side in method.sides_in_round(t, steps)}
+    ahead = {method.sides_at_step(t, s) for t in rounds for s in range(steps, steps + 10)}
     if idle := "".join(sorted(set("".join(ahead)) - moved)):
-        text = f"local_steps={steps}: {row.slug} never moves {idle}"
+        text = f"local_steps={steps}: {method.slug} never moves {idle}"
         warnings.warn(f"{text}, whose turn comes at a later step of the round", stacklevel=4)
 
 
-def _check_filter(row: Method) -> None:
+def _check_filter(method: Method) -> None:
     """Refuses a filter that gives another shape than it takes."""
     for side in "AB":
-        result = row.filter(torch.ones(16, 16), side)
+        result = method.filter(torch.ones(16, 16), side)
         shape = tuple(result.shape) if isinstance(result, Tensor) else result
         check(shape == (16, 16), f"filter(x, {side!r})", shape, "a tensor of x's shape, (16, 16)")
 
 
-def _check_server_rule(row: Method, plan: Plan, lora: Lora) -> None:
+def _check_server_rule(method: Method, plan: Plan, lora: Lora) -> None:
     """Refuses settings that have no meaning beside a rule which writes factors anew."""
-    writes = getattr(row.aggregate, "writes", ())
+    writes = getattr(method.aggregate, "writes", ())
     written = [side for side in writes if side in KINDS and KINDS[side].of_the_model]
     # Old minus new is no gradient there: coordinates change from round to round.
     plain = plan.server_optimizer == SGD() and plan.server_lr == 1
     optimizer = f"{plan.server_optimizer} at server_lr={plan.server_lr:g}"
-    expected = f"sgd at server_lr=1 for {row.slug}, whose rule writes {' and '.join(written)} anew"
+    expected = (
+        f"sgd at server_lr=1 for {method.slug}, whose rule writes {' and '.join(written)} anew"
+    )
     check(plain or not written, "server_optimizer", optimizer, expected)
     # What the rule writes is as large as ever.
     rewritten = "A" in writes
     reason = "the method's rule writes A anew" if rewritten else "balance chooses it"
-    free = not rewritten and row.balance is None
+    free = not rewritten and method.balance is None
     check(free or lora.start_scale == 1, "start_scale", lora.start_scale, f"1, since {reason}")
 
 

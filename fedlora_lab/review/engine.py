@@ -281,7 +281,7 @@ def engine_subject(
         **counted._asdict(),
     )
     others: dict[str, Step] = {"the next round": EngineStep(run, units, t=1)}
-    if privacy.by_step:
+    if privacy.by_step and plan.local_steps > 1:
         others["the next step"] = EngineStep(run, units, s=1)
     loader = drawn_batches(run) if sampled else None
     return EngineSubject(EngineStep(run, units), units, claims, loader, others)

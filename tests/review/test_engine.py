@@ -67,3 +67,9 @@ def test_no_row_is_blamed(row, unit):
 def test_what_no_epsilon_covers_is_broken():
     """Fault: noise and clip that pass different maps, called sound."""
     assert "sensitivity" in reviewed("deer-literal").broken
+
+
+def test_a_plan_of_one_local_step_has_no_next_one():
+    """Fault: a step that the plan never takes is asked for its keys."""
+    parts = setup("fedlora", "example") | {"plan": PLAN.replace(local_steps=1)}
+    assert set(engine_subject(**parts).others) == {"the next round"}

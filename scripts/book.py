@@ -29,7 +29,7 @@ from readme import describe_schedule, linked, own_rules
 
 import fedlora_lab
 from fedlora_lab import methods, plots
-from fedlora_lab._utils.markdown import fill_block, markdown_table
+from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab.course.widgets.dial import page_script
 from fedlora_lab.plots.style import png
 
@@ -175,10 +175,8 @@ def table() -> str:
 
 def methods_page() -> str:
     """docs/methods.md with its generated parts as the package has them."""
-    page = fill_block(METHODS.read_text(encoding="utf-8"), "table", table())
-    for slug in methods.ALL:
-        page = fill_block(page, f"row {slug}", row_lines(slug))
-    return page
+    rows = {f"row {slug}": row_lines(slug) for slug in methods.ALL}
+    return fill_blocks(METHODS.read_text(encoding="utf-8"), {"table": table(), **rows})
 
 
 def with_diagrams(page: str, folder: Path) -> str:
@@ -302,10 +300,9 @@ def assemble(folder: Path) -> None:
     for path in notebooks():
         nbformat.write(readable(path), folder / "notebooks" / path.name)
     front = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
-    front = fill_block(front, "figure", main_figure())
     pages = {
         "docs/methods.md": with_diagrams(methods_page(), folder / "docs" / "figures"),
-        "index.md": fill_block(front, "notebooks", lessons()),
+        "index.md": fill_blocks(front, {"figure": main_figure(), "notebooks": lessons()}),
         "_static/dials.js": page_script(),
         "_toc.yml": yaml.safe_dump(contents(reference(folder / "api")), sort_keys=False),
     }

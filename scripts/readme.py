@@ -16,7 +16,7 @@ import pandas as pd
 
 from fedlora_lab import methods, plots
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab._utils.markdown import fill_block, markdown_table
+from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab.plots.style import name, png
 from fedlora_lab.report.run_folder import Folder, read_frame
 from fedlora_lab.report.summary_table import display_rows, summary
@@ -88,9 +88,9 @@ def main() -> None:
         FIGURE.write_bytes(png(plots.overview(frame)))
         write_atomically(NUMBERS, summary(frame).to_csv(index=False), shared=True)
     table = pd.read_csv(NUMBERS)
-    pages = (README, "methods", methods_table()), (RESULTS, "results", results_table(table))
-    for page, block, content in pages:
-        text = fill_block(page.read_text(encoding="utf-8"), block, content)
+    pages = {README: {"methods": methods_table()}, RESULTS: {"results": results_table(table)}}
+    for page, blocks in pages.items():
+        text = fill_blocks(page.read_text(encoding="utf-8"), blocks)
         write_atomically(page, text, shared=True)
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from fedlora_lab import methods
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab._utils.markdown import fill_block, markdown_table
+from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab.federated.spec import forecast_of, make_run_spec
 from fedlora_lab.measures.statistics import paired_difference
 from fedlora_lab.methods.plan import Lora, Plan
@@ -169,6 +169,6 @@ def write_clips(key: str) -> None:
 def write() -> None:
     """Writes the block of the page, and the clip norms that notebooks draw."""
     page = PAGE.read_text(encoding="utf-8")
-    text = fill_block(page, "measured", "\n\n".join(parts()))
+    text = fill_blocks(page, {"measured": "\n\n".join(parts())})
     write_atomically(PAGE, text, shared=True)
     write_clips("digits-client")

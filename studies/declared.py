@@ -5,14 +5,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from fedlora_lab import methods
 from fedlora_lab.methods import aggregation
-from fedlora_lab.methods.filters import binomial, product_space
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.published import rule_name
 
@@ -294,25 +292,6 @@ VARIANTS = (
         name="FedASK wide", train=BOTH, exact=False, aggregate=aggregation.sketch(32)
     ),
 )
-CYCLES = {"both": ("AB",), "B only": ("B",), "turns by round": ("B", "A")}
-CYCLES |= {"turns by step": ("B A",)}
-SERVERS = {"mean": methods.FedLoRA, "residual": methods.FedExLoRA, "svd": methods.FlexLoRA}
-GRADIENT_RULES: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "whitened": {"precondition": product_space},
-    "filtered": {"filter": binomial(5)},
-}
-FACTORIAL = tuple(
-    methods.FedLoRA.replace(
-        name=f"{cycle}, {server}, {rule}",
-        source="composed",
-        train=Cycle(CYCLES[cycle]),
-        aggregate=SERVERS[server].aggregate,
-        note="composed from ingredients",
-        **GRADIENT_RULES[rule],
-    )
-    for cycle, server, rule in product(CYCLES, SERVERS, GRADIENT_RULES)
-)
 
 
 def at_home() -> tuple[Case, ...]:
@@ -509,13 +488,6 @@ _DECLARED = (
         sentiment(MAIN, BUDGETS),
         rates=(0.05, 0.2, 0.8, 3.2, 12.8),
         tune_seeds=(1001,),
-    ),
-    Study(
-        "digits-factorial",
-        "36 methods: schedule x server rule x gradient rule",
-        digits(FACTORIAL, (1.0, 8.0)),
-        seeds=tuple(range(5)),
-        rates=SMALLER,
     ),
     Study(
         "digits-flat",

@@ -20,7 +20,7 @@ import pandas as pd
 
 import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab._utils.markdown import fill_block, markdown_table
+from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab.experiments.tuned_rates import noise_taken_up
 from fedlora_lab.measures.statistics import find_collapsed_by_group, t_interval
 from fedlora_lab.plots import grammar, style
@@ -335,7 +335,7 @@ def write() -> None:
     blocks = [missing(table, frame["seed"].nunique()), plateau_table(table), hits(table)]
     blocks += ["## One rate for all, or one for each", LEADS_INTRO, lead_table(frame)]
     text = PAGE.read_text(encoding="utf-8")
-    write_atomically(PAGE, fill_block(text, "measured", "\n\n".join(blocks)), shared=True)
+    write_atomically(PAGE, fill_blocks(text, {"measured": "\n\n".join(blocks)}), shared=True)
     picture = style.png(figure(frame, table, finding(frame, table)))
     write_atomically(FIGURE, picture, shared=True)
 

@@ -3,7 +3,7 @@
     python -m studies claims --measure
 
 They are a run's learning curve, how alike the clients' updates are, what a quantised broadcast does
-to gradients and to accuracy, and the curvature at the end.
+to accuracy, and the curvature at the end.
 """
 
 from itertools import product
@@ -13,16 +13,13 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch.nn.functional import cosine_similarity
 
 import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.lora import adapters
 from fedlora_lab.measures.deviation import AggregationInput
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.quantization import normal_float
-from fedlora_lab.tasks.task import concatenate
 from studies.runner import read_study, select_rows
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -34,27 +31,6 @@ RUNS = (
     *product(("fedlora", "rolora", "as-lora"), (3.0,)),
 )
 """Method and budget; each at ten seeds."""
-
-
-def gradient_agreement(task: fl.tasks.Task, lora: fl.Lora, given: AggregationInput) -> float:
-    """The cosine of the gradients of the mean loss at the server's adapter and at the clients'.
-
-    They differ where the broadcast is quantised; there is no noise in them.
-    """
-    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
-    x, y = concatenate(task.clients)
-
-    def gradient(state: Any) -> torch.Tensor:
-        moving = []
-        for key in adapted.places:
-            leaf = state.tensors[key].detach().clone().requires_grad_(key.side in "AB")
-            moving += [leaf] if key.side in "AB" else []
-            adapted.set_tensor(key, leaf)
-        with torch.enable_grad():
-            loss = task.loss(task.forward(adapted.model, x), y).mean()
-            return torch.cat([part.flatten() for part in torch.autograd.grad(loss, moving)])
-
-    return float(cosine_similarity(gradient(given.state), gradient(given.sent), dim=0))
 
 
 def measure(method: Method, epsilon: float | None, seed: int, lr: float) -> dict[str, Any]:
@@ -79,7 +55,6 @@ def measure(method: Method, epsilon: float | None, seed: int, lr: float) -> dict
     values["accuracy_received"] = last.metrics.get("accuracy_received", float("nan"))
     if recorded:
         values["alignment"] = fmean(map(fl.measures.alignment, recorded))
-        values["gradient"] = fmean(gradient_agreement(task, lora, x) for x in recorded)
     values["sharpness"] = fl.measures.flatness(task, last)
     head = {"study": "updates", "method": method.slug, "epsilon": epsilon, "lr": lr}
     return {**head, "at_edge": False, "seed": seed, **values}

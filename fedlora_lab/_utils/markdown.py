@@ -1,6 +1,6 @@
 """Tables of the project's Markdown pages."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -11,11 +11,16 @@ def markdown_table(rows: Iterable[Iterable[Any]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(cells[0]), *lines[1:]])
 
 
-def fill_block(page: str, name: str, content: str) -> str:
-    """Replaces the text between ``<!-- name -->`` and ``<!-- /name -->``, both of which exist."""
-    first = f"<!-- {name} -->\n"
-    last = f"\n<!-- /{name} -->"
-    before, _, block = page.partition(first)
-    _, mark, after = block.partition(last)
-    assert mark, f"expected the lines {first.strip()} and {last.strip()}"
-    return before + first + content + last + after
+def fill_blocks(page: str, blocks: Mapping[str, str]) -> str:
+    """Replaces the text between ``<!-- name -->`` and ``<!-- /name -->``, both of which exist.
+
+    Args: page: Markdown. blocks: name -> what is to stand there.
+    """
+    for name, content in blocks.items():
+        first = f"<!-- {name} -->\n"
+        last = f"\n<!-- /{name} -->"
+        before, _, block = page.partition(first)
+        _, mark, after = block.partition(last)
+        assert mark, f"expected the lines {first.strip()} and {last.strip()}"
+        page = before + first + content + last + after
+    return page

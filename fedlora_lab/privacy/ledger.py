@@ -211,8 +211,8 @@ class Ledger:
     ) -> None:
         trust = check_terms(unit, delta, accountant, trust)
         check(isinstance(reproducible, bool), "reproducible", reproducible, "True or False")
-        told = uncertified is None or (isinstance(uncertified, str) and bool(uncertified))
-        check(told, "uncertified", uncertified, "a reason or None")
+        has_reason = uncertified is None or (isinstance(uncertified, str) and bool(uncertified))
+        check(has_reason, "uncertified", uncertified, "a reason or None")
         self._terms = Terms(unit, float(delta), accountant, reproducible, trust, uncertified)
         self._parts: tuple[Ledger, ...] = ()
         self._closed: str | None = None

@@ -178,8 +178,8 @@ def _release(sigma: float, q: float, interval: float) -> Pair:
 # ---- many releases
 
 
-def _compose(one: Pair, other: Pair) -> Pair:
-    return one[0].compose(other[0], TAIL), one[1].compose(other[1], TAIL)
+def _compose(first: Pair, second: Pair) -> Pair:
+    return first[0].compose(second[0], TAIL), first[1].compose(second[1], TAIL)
 
 
 @lru_cache(maxsize=2048)  # some 50 kB each

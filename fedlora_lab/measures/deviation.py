@@ -240,7 +240,7 @@ def layer_rows(seen: Exchange, scaling: float) -> tuple[list[tuple[str, str, flo
     rows = []
     deviations = []
     for layer in after.layers:
-        a, b, w = (ParamKey(side, layer) for side in "ABW")
+        a, b, w = (ParamKey(factor, layer) for factor in "ABW")
         old, new, made = ((x.tensors[a], x.tensors[b]) for x in (before, after, ruled))
         residual = after.tensors.get(w)
         product = new[1].double() @ new[0].double()
@@ -285,7 +285,7 @@ def _noise_rows(
     scaling: float,
 ) -> list[tuple[str, str, float]]:
     """Rows of the noise of a layer: its energies in the product, and signal over noise."""
-    keys = [ParamKey(side, layer) for side in "AB"]
+    keys = [ParamKey(factor, layer) for factor in "AB"]
     xi = [noise.get(key, torch.zeros_like(mean[key])) for key in keys]
     clean = [mean[key] - part for key, part in zip(keys, xi, strict=True)]
     energies = noise_energies(clean[0], clean[1], xi[0], xi[1], scaling)
@@ -316,7 +316,7 @@ class AggregationInput(NamedTuple):
 
     def factors(self, layer: str) -> FactorPair:
         """The clients' (A, B) of a layer; a leading 1 for a factor that was not uploaded."""
-        a, b = (ParamKey(side, layer) for side in "AB")
+        a, b = (ParamKey(factor, layer) for factor in "AB")
         received = self.sent.tensors
         return self.uploads.get(a, received[a][None]), self.uploads.get(b, received[b][None])
 
@@ -359,11 +359,11 @@ def record_aggregation(method: Method) -> tuple[Method, list[AggregationInput]]:
     return method.replace(aggregate=recorder), recorder.inputs
 
 
-def server_deviation(given: AggregationInput, server: "Method | Any", layer: str) -> Deviation:
+def server_deviation(inputs: AggregationInput, server: "Method | Any", layer: str) -> Deviation:
     """Computes how far another server's product would have been from the mean.
 
     Args:
-        given: of a round, as `record_aggregation` keeps it.
+        inputs: of a round, as `record_aggregation` keeps it.
         server: a method, whose server's rule is taken, or a rule.
         layer: name of a layer.
 
@@ -371,31 +371,33 @@ def server_deviation(given: AggregationInput, server: "Method | Any", layer: str
         (test_lesson_10.py::test_server_deviation_is_that_of_the_run).
     """
     rule: Any = server.aggregate if isinstance(server, Method) else server
-    check(layer in given.state.layers, "layer", layer, "one of " + ", ".join(given.state.layers))
-    before = rule.initial_state(given.state) if hasattr(rule, "initial_state") else given.state
-    after = rule(before, given.sent, given.uploads, given.weights)
-    a, b, w = (ParamKey(side, layer) for side in "ABW")
+    check(layer in inputs.state.layers, "layer", layer, "one of " + ", ".join(inputs.state.layers))
+    before = rule.initial_state(inputs.state) if hasattr(rule, "initial_state") else inputs.state
+    after = rule(before, inputs.sent, inputs.uploads, inputs.weights)
+    a, b, w = (ParamKey(factor, layer) for factor in "ABW")
     added = after.tensors[w] - before.tensors[w] if w in after.tensors else None
     made = after.tensors[a], after.tensors[b]
-    return product_deviation(given.server(layer), made, given.factors(layer), given.weights, added)
+    return product_deviation(
+        inputs.server(layer), made, inputs.factors(layer), inputs.weights, added
+    )
 
 
-def mean_spectrum(given: AggregationInput, layer: str) -> "Float[np.ndarray, ' n']":
+def mean_spectrum(inputs: AggregationInput, layer: str) -> "Float[np.ndarray, ' n']":
     """Computes singular values of the mean of the clients' products of a layer.
 
     Guarantees: that of the matrix formed in full
         (test_lesson_10.py::test_the_spectrum_is_that_of_the_matrix).
     """
-    mean = _mean_product(given.server(layer), given.factors(layer), given.weights)
+    mean = _mean_product(inputs.server(layer), inputs.factors(layer), inputs.weights)
     return torch.linalg.svdvals(mean).numpy()
 
 
 def sketch_errors(
-    given: AggregationInput, layer: str, widths: Sequence[int], seeds: int = 10
+    inputs: AggregationInput, layer: str, widths: Sequence[int], seeds: int = 10
 ) -> Any:
     """Computes the relative error of FedASK's server over the width of its sketch.
 
-    Args: given, layer: a round and a layer; widths: of the sketch; seeds: number of draws, >= 1.
+    Args: inputs, layer: a round and a layer; widths: of the sketch; seeds: number of draws, >= 1.
     Returns: columns width, seed, value.
     """
     import pandas as pd
@@ -403,28 +405,28 @@ def sketch_errors(
     check_whole("seeds", seeds, 1)
     rows = []
     for width, seed in itertools.product(widths, range(seeds)):
-        drawn = given._replace(state=replace(given.state, streams=Streams(seed)))
+        drawn = inputs._replace(state=replace(inputs.state, streams=Streams(seed)))
         rows.append((width, seed, server_deviation(drawn, sketch(width), layer).relative))
     return pd.DataFrame(rows, columns=["width", "seed", "value"])
 
 
-def alignment(given: AggregationInput) -> float:
+def alignment(inputs: AggregationInput) -> float:
     """Computes the mean cosine between the updates of two clients; 1 where all agree.
 
     An update is B_k A_k - B A in all layers, B A what the clients received.
 
-    Args: given: of a round, as `record_aggregation` keeps it.
+    Args: inputs: of a round, as `record_aggregation` keeps it.
     Raises: ``ValueError`` for a round with fewer than two clients.
     Guarantees: that of the products formed in full
         (test_measures.py::test_alignment_is_that_of_the_products).
     """
     # Not weighted: each pair of clients counts alike.
-    count = len(given.weights)
+    count = len(inputs.weights)
     check(count > 1, "clients", count, "at least two")
     moves = []
-    for layer in given.state.layers:
-        a, b = (x.double() for x in given.factors(layer))
-        old_a, old_b = (given.sent.tensors[ParamKey(side, layer)].double() for side in "AB")
+    for layer in inputs.state.layers:
+        a, b = (x.double() for x in inputs.factors(layer))
+        old_a, old_b = (inputs.sent.tensors[ParamKey(factor, layer)].double() for factor in "AB")
         moves.append((b @ a - old_b @ old_a).flatten(1))
     unit = torch.nn.functional.normalize(torch.cat(moves, 1), dim=1)
     # The sum of all pairs less those of a client with itself.

@@ -92,7 +92,7 @@ def gradients(task: Task, record: Judged, layer: str, data: Examples | None = No
     """
     adapted, tensors = _adapted(task, record)
     check_one_of("layer", layer, tuple(record.adapter))
-    keys = [ParamKey(side, layer) for side in "AB"]
+    keys = [ParamKey(factor, layer) for factor in "AB"]
     moving = {key: tensors[key].detach().clone().requires_grad_() for key in keys}
     for key in adapted.places:
         adapted.set_tensor(key, moving.get(key, tensors[key]))
@@ -221,7 +221,7 @@ def flatness(task: Task, record: Judged, data: Examples | None = None) -> float:
 # ---- spectra
 
 
-def spectrum(tensor: "Tensor | np.ndarray", side: str) -> Float[np.ndarray, " n"]:
+def spectrum(tensor: "Tensor | np.ndarray", factor: str) -> Float[np.ndarray, " n"]:
     """Computes the energy at each frequency along the long axis of a factor.
     Shapes are (..., r, n) for A and (..., n, r) for B.
 
@@ -229,8 +229,8 @@ def spectrum(tensor: "Tensor | np.ndarray", side: str) -> Float[np.ndarray, " n"
     """
     from scipy.fft import dct
 
-    check_one_of("side", side, ("A", "B"))
-    rows = np.moveaxis(np.asarray(tensor, float), -1 if side == "A" else -2, -1)
+    check_one_of("factor", factor, ("A", "B"))
+    rows = np.moveaxis(np.asarray(tensor, float), -1 if factor == "A" else -2, -1)
     energy = np.square(np.asarray(dct(rows, norm="ortho", axis=-1)))
     return energy.reshape(-1, rows.shape[-1]).sum(0)
 
@@ -255,8 +255,8 @@ def gradient_spectra(record: Trained, clip_norm: float = 1.0) -> "pd.DataFrame":
     params = {key: tensor[None] for key, tensor in tensors.items()}
     frames = []
     x, y = concatenate(task.clients)
-    for side in "AB":
-        moving = tuple(key for key in adapted.places if key.side == side)
+    for factor in "AB":
+        moving = tuple(key for key in adapted.places if key.side == factor)
         totals = {key: torch.zeros_like(tensors[key]) for key in moving}
         # In parts: all gradients at once would not fit into memory.
         for index in torch.arange(len(y)).split(256):
@@ -266,8 +266,8 @@ def gradient_spectra(record: Trained, clip_norm: float = 1.0) -> "pd.DataFrame":
             sums, _ = clip_sum(rows, clip_norm, owner, 1)
             totals = {key: total + sums[key][0] for key, total in totals.items()}
         for key, total in totals.items():
-            energy = spectrum(total / len(y), side)
+            energy = spectrum(total / len(y), factor)
             place = np.arange(len(energy)) / len(energy)
-            columns = {"layer": key.layer, "side": side, "frequency": place, "energy": energy}
+            columns = {"layer": key.layer, "side": factor, "frequency": place, "energy": energy}
             frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import minimize_scalar
+from scipy.optimize import bisect, minimize_scalar
 from scipy.special import ndtr, ndtri
 
 from fedlora_lab._utils.validation import check, check_number, check_symbols, check_whole
@@ -149,19 +149,13 @@ def rounded_epsilon(noise_multiplier: float, step: float, clients: int, delta: f
 
         def excess(epsilon: float) -> float:
             factor = math.exp(epsilon)
-            return max(np.maximum(p - factor * q, 0).sum(), np.maximum(q - factor * p, 0).sum())
+            gaps = np.maximum(p - factor * q, 0).sum(), np.maximum(q - factor * p, 0).sum()
+            return max(gaps) - delta
 
-        low = 0.0
-        high = 60.0
-        if excess(high) > delta:
+        if excess(60.0) > 0:
             return math.inf
-        # By halves, from above: the excess is flat where the root lies.
-        while high - low > 1e-6:
-            middle = (low + high) / 2
-            if excess(middle) > delta:
-                low = middle
-            else:
-                high = middle
-        return high
+        # By halves, and the upper end: the excess is flat where the root lies.
+        root: Any = bisect(excess, 0.0, 60.0, xtol=1e-6) if excess(0.0) > 0 else 0.0
+        return root + 1e-6
 
     return max(epsilon(offset) for offset in (0.0, 0.25, 0.5))

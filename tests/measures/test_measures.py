@@ -91,41 +91,30 @@ def test_signal_to_noise():
     assert measures.signal_to_noise([(noise, noise)]) == 0
 
 
-def two_layers():
-    return ServerState(
-        {
-            ParamKey(side, layer): random(*shape, seed=number)
-            for number, layer in enumerate(("one", "two"))
-            for side, shape in (("A", (RANK, IN)), ("B", (OUT, RANK)))
-        }
-    )
-
-
 def test_rows_of_a_round_are_those_by_hand():
     """Scaled by alpha / r; the total is over all layers; the noise terms are of the factors without
     their noise.
     """
-    before = two_layers()
+    shapes = {"A": (RANK, IN), "B": (OUT, RANK)}
+    keys = [ParamKey(factor, layer) for layer in ("one", "two") for factor in shapes]
+    before = ServerState({key: random(*shapes[key[0]], seed=k) for k, key in enumerate(keys)})
     after = ServerState({key: 1.1 * x for key, x in before.tensors.items()})
     clients = {key: x + 0.1 * random(3, *x.shape, seed=4) for key, x in after.tensors.items()}
-    weights = torch.tensor([0.3, 0.3, 0.3], dtype=torch.float64)
-    xi = {key: random(*x.shape, seed=6) for key, x in after.tensors.items() if key.layer == "one"}
+    weights = torch.full((3,), 0.3, dtype=torch.float64)
+    xi = {key: random(*shapes[key[0]], seed=6) for key in keys[:2]}
     exchange = measures.Exchange(before, after, after, clients, weights, xi)
     rows, total = measures.layer_rows(exchange, 2.0)
     table = {row[:2]: row[2] for row in rows}
     squares = np.zeros(2)
-    for layer in ("one", "two"):
-        a = ParamKey("A", layer)
-        b = ParamKey("B", layer)
+    for a, b in (keys[:2], keys[2:]):
         old, new = ((x.tensors[a], x.tensors[b]) for x in (before, after))
         norm, mean = direct(old, new, (clients[a], clients[b]), weights)
         squares += norm**2, mean**2
-        assert table[layer, "deviation"] == pytest.approx(2 * norm)
-        assert table[layer, "deviation_relative"] == pytest.approx(norm / mean)
-        assert table[layer, "norm"] == pytest.approx(2 * float((new[1] @ new[0]).norm()))
+        assert table[a.layer, "deviation"] == pytest.approx(2 * norm)
+        assert table[a.layer, "deviation_relative"] == pytest.approx(norm / mean)
+        assert table[a.layer, "norm"] == pytest.approx(2 * float((new[1] @ new[0]).norm()))
     assert total == pytest.approx(float(np.sqrt(squares[0] / squares[1])))
-    a = ParamKey("A", "one")
-    b = ParamKey("B", "one")
+    a, b = keys[:2]
     clean = {key: after.tensors[key] - xi[key] for key in (a, b)}
     terms = {"noise_B": xi[b] @ clean[a], "noise_A": clean[b] @ xi[a], "noise_BA": xi[b] @ xi[a]}
     for name, part in terms.items():
@@ -142,8 +131,7 @@ def test_recording_changes_nothing():
     assert len(rounds) == PLAN.rounds
     layer = next(iter(plain[0].adapter))
     last = rounds[1]
-    pairs = zip(last.server(layer), plain[1].adapter[layer], strict=True)
-    assert all(torch.equal(seen, theirs) for seen, theirs in pairs)
+    assert all(map(torch.equal, last.server(layer), plain[1].adapter[layer]))
     round_of_layer = last.server(layer), plain[2].adapter[layer], last.factors(layer), last.weights
     row = plain[2].layers.query("layer == @layer and measure == 'deviation'")["value"].item()
     assert LORA.scaling * measures.product_deviation(*round_of_layer).norm == pytest.approx(row)

@@ -52,6 +52,17 @@ def test_product_space_is_post_processing(key, clip):
     assert rule.noise is None
 
 
+def test_each_row_passes_the_map_of_its_owner():
+    peers = random(2, 3, 9)
+    rule = filters.product_space(peers @ peers.mT)
+    rows = random(4, 7, 3)
+    owner = torch.tensor([1, 0, 1, 1])
+    mapped = privatizer.precondition_rows({B: rows}, {B: rule}, owner)[B]
+    torch.testing.assert_close(
+        mapped, torch.stack([x @ rule.before[k] for x, k in zip(rows, owner)])
+    )
+
+
 def test_directions_that_the_peer_does_not_span_stay_still():
     """A peer of rank 2 of 3: no change there can change the product. Rounded to float32, the Gram
     matrix of a third row that depends on two has rank 3.

@@ -1,6 +1,6 @@
 """Measure side by side what the library promises about speed; write one table.
 
-    python -m benchmarks            everything, about ten minutes on two quiet cores
+    python -m benchmarks            everything, some minutes on two quiet cores
     python -m benchmarks --quick    one turn of everything, toy texts, written to a temporary folder
 
 Peers take turns, so a noisy machine disturbs all of them alike; the ratio of each turn counts.
@@ -13,7 +13,6 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -24,10 +23,9 @@ import pandas as pd
 import torch
 
 import fedlora_lab as fl
-from benchmarks import by_library, peers
+from benchmarks import peers
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import markdown_table
-from fedlora_lab.flower import InProcessGrid
 
 HERE = Path(__file__).parent
 STEPS = {
@@ -39,7 +37,6 @@ STEPS = {
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12}
 MINILM |= {"intermediate_size": 1536, "vocab_size": 30_522}
 WORDS = ("good", "great", "fine", "poor", "awful", "dull", "film", "book", "day", "very", "not")
-RUN = "run of digits"
 IMPORT = "import fedlora_lab"
 
 # Words, case, whose time is divided by whose, and what was asked of the ratio.
@@ -50,9 +47,7 @@ RATIOS = (
     ("Opacus by client / private step", "digits 10 x 16", "opacus", "private", "at least 2"),
     ("Opacus by client / private step", "digits 50 x 8", "opacus", "private", "at least 3.5"),
     ("Opacus by client / private step", "MiniLM 4 x 8", "opacus", "private", "at least 1"),
-    ("Flower, PEFT and Opacus / this library", RUN, "by hand", "library", "at least 10"),
 )
-SECONDS = ((RUN, "library", ""), (IMPORT, "library", "at most 0.3"))
 
 
 def build_task(name: str, clients: int, sizes: Mapping[str, int]) -> fl.tasks.Task:
@@ -103,16 +98,6 @@ def measure(quick: bool) -> pd.DataFrame:
         makers = {peer: peers.PEERS[peer] for peer in ("private", "plain", "opacus")}
         steps = {peer: make(task, batch, rank) for peer, make in makers.items()}
         tables.append(in_turns(case, steps, turns))
-    from benchmarks import by_hand  # its Flower warns of click where it is imported first
-
-    rounds = 2 if quick else by_library.ROUNDS
-    with tempfile.TemporaryDirectory() as folder:
-        # Ray alone takes minutes on a busy machine: a quick look does without it.
-        grid = InProcessGrid(by_hand.client_app, by_hand.CLIENTS)
-        federate = partial(by_hand.serve, grid) if quick else by_hand.federate
-        sides = {"library": by_library.federate, "by hand": federate}
-        runs = {side: partial(run, Path(folder) / side, rounds) for side, run in sides.items()}
-        tables.append(in_turns(RUN, runs, 1 if quick else 3))
     tables.append(measure_import(1 if quick else 5))
     return pd.concat(tables, ignore_index=True)
 
@@ -134,8 +119,7 @@ def page(table: pd.DataFrame, machine: str) -> str:
         # Turn by turn: what disturbs a turn disturbs both of its peers.
         ratio = seconds[case, one] / seconds[case, reference]
         rows.append([label, case, spread(ratio), goal])
-    times = [["time of", "seconds", "asked"]]
-    times += [[case, spread(seconds[case, peer]), goal] for case, peer, goal in SECONDS]
+    imported = spread(seconds[IMPORT, "library"])
     return f"""# Speed
 
 Rebuilt by `make bench`. Medians, with the middle 80 % of the turns in brackets.
@@ -144,16 +128,11 @@ Rebuilt by `make bench`. Medians, with the middle 80 % of the turns in brackets.
 
 {markdown_table(rows)}
 
-{markdown_table(times)}
+`{IMPORT}` takes {imported} seconds; asked is at most 0.3.
 
 - *Private step*: this library's, all clients in one batch. *Plain step*: PEFT's model on the same
   examples, without clients, clip and noise. *Opacus by client*: Opacus' hooks, one client after the
   other. *10 x 16*: ten clients with sixteen examples each.
-- *Run of digits*: {by_library.CLIENTS} clients, {by_library.ROUNDS} rounds of {by_library.STEPS}
-  steps, an adapter at ε = 8, with this library (`benchmarks/by_library.py`) and in a script that
-  uses Flower's simulation, PEFT and Opacus (`benchmarks/by_hand.py`). A first run of each is left
-  out: this library remembers the noise that it has calibrated. The script starts Ray's processes
-  and trains client after client; Flower's simulation is made for larger clients than these.
 
 On a GPU: `python -m benchmarks.gpu`.
 """

@@ -1,63 +1,88 @@
 """Runs over Flower's messages in one process, for the tests of the Flower room."""
 
-from typing import Any
+from typing import NamedTuple
 
-import pytest
 import torch
-from torch import Tensor
 from toy_tasks import LORA, PLAN, private
 
 import fedlora_lab as fl
-from fedlora_lab.federated.records import Round
-from fedlora_lab.flower import InProcessGrid, Participant, SimulatedClients, client_app, messages
-from fedlora_lab.flower.server import open_run, rounds
+from fedlora_lab.flower import (
+    InProcessGrid,
+    Participant,
+    client_app,
+    messages,
+    open_run,
+    rounds,
+    simulated_clients,
+)
 from fedlora_lab.lora.source import require_source
-from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.tasks.task import Task
 
 ROUNDS = PLAN.replace(rounds=3, participation=0.8, dropout=0.1, optimizer=fl.SGD(0.5))
 
 
-def protected(unit: str, **fields) -> fl.Privacy:
+def protected(unit, **fields):
     """A small privacy plan in which every client noises for itself."""
     return private(unit, trust="local" if unit == "client" else None, **fields)
 
 
-def few_fast(*rows):
-    """Rows as parameters, of which only a few are not slow."""
-    fast = ("fedlora", "fedsa-lora", "fedlpp")
-    return [row if row.slug in fast else pytest.param(row, marks=pytest.mark.slow) for row in rows]
+class Party(NamedTuple):
+    """The terms of a federation, and the examples of its clients."""
+
+    terms: Participant
+    task: Task
+
+    def app(self, memory=None):
+        """The app of every client."""
+        return client_app(simulated_clients(self.terms, self.task), memory=memory)
+
+    def grid(self, memory=None):
+        """A network in which a node has just started for every client."""
+        return InProcessGrid(self.app(memory), len(self.task.sizes))
 
 
-def by_messages(
-    task, row, privacy, plan=ROUNDS, seen=None, lora=LORA, seed: int | None = 0
-) -> list[Round]:
-    """All records of a run over messages."""
-    who = SimulatedClients(task, row, privacy, plan, lora, seed)
-    participant, grid = who.participant(), InProcessGrid(client_app(who), len(task.sizes), seen)
-    return list(rounds(grid, participant, open_run(participant)))
+def party(
+    task,
+    row,
+    privacy,
+    plan=ROUNDS,
+    lora=LORA,
+    seed=0,
+):
+    """All agree to these terms."""
+    return Party(Participant.of(task, row, privacy, plan, lora=lora, seed=seed), task)
 
 
-def question(own: Participant, t: int = 0, kind: str = "train", **about: Any) -> Any:
+def by_messages(*terms, **options):
+    """All records of a run over messages, under the terms of `party`."""
+    everybody = party(*terms, **options)
+    return list(rounds(everybody.grid(), everybody.terms, open_run(everybody.terms)))
+
+
+def question(own, t=0, kind="train", **about):
     """The server's message about a round before anything was trained, as it comes over the wire."""
     arrays = messages.pack_arrays(own.broadcast(own.begin))
     content = messages.make_content({"terms": own.terms, "round": t, **about}, arrays)
-    grid = InProcessGrid(lambda message, context: message, 1)  # type: ignore[arg-type]
+    grid = InProcessGrid(None, 1)  # type: ignore[arg-type]
     return grid._over_the_wire(grid.create_message(content, kind, 1000, ""), f"question {t}")
 
 
-def state(record: Round) -> dict[ParamKey, Tensor]:
+def state(record):
     """Everything the server holds after a round: factors, head, residuals, modes, scores."""
     return dict(require_source(record)[2].tensors)
 
 
-def apart(left: list[Round], right: list[Round]) -> float:
+def apart(left, right):
     """Largest relative difference between two runs, over all that the server holds, NaN too."""
-    found = [0.0]
+    largest = 0.0
     for one, other in zip(left, right, strict=True):
-        ours, theirs = state(one), state(other)
+        ours = state(one)
+        theirs = state(other)
         assert ours.keys() == theirs.keys()
         for key, x in ours.items():
-            same = torch.equal(x.isnan(), theirs[key].isnan())
-            gap, size = (x - theirs[key]).nan_to_num().norm(), theirs[key].nan_to_num().norm()
-            found.append(float(gap / size.clamp(min=1e-12)) if same else float("inf"))
-    return max(found)
+            if not torch.equal(x.isnan(), theirs[key].isnan()):
+                return float("inf")
+            gap = (x - theirs[key]).nan_to_num().norm()
+            size = theirs[key].nan_to_num().norm().clamp(min=1e-12)
+            largest = max(largest, float(gap / size))
+    return largest

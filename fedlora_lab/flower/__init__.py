@@ -10,10 +10,10 @@ Telemetry of Flower and usage reports of Ray are off unless their own variables 
 
 >>> import fedlora_lab as fl
 >>> task, plan = fl.tasks.regression(clients=2, examples=8), fl.Plan(rounds=1, batch=4, lr=0.1)
->>> clients = fl.flower.SimulatedClients(task, "rolora", None, plan)
->>> grid = fl.flower.InProcessGrid(fl.flower.client_app(clients), 2)
->>> server = clients.participant()
->>> [record.index for record in fl.flower.rounds(grid, server, fl.flower.open_run(server))]
+>>> terms = fl.flower.Participant.of(task, "rolora", None, plan)
+>>> app = fl.flower.client_app(fl.flower.simulated_clients(terms, task))
+>>> grid = fl.flower.InProcessGrid(app, 2)
+>>> [record.index for record in fl.flower.rounds(grid, terms, fl.flower.open_run(terms))]
 [0, 1]
 """
 
@@ -32,7 +32,7 @@ except ImportError as error:
     raise ImportError(advice) from error
 
 from fedlora_lab.flower.client import client_app
-from fedlora_lab.flower.in_process import InProcessGrid, SimulatedClients
+from fedlora_lab.flower.in_process import InProcessGrid, simulated_clients
 from fedlora_lab.flower.memory import client_ledger
 from fedlora_lab.flower.participant import Participant, placeholder_examples
 from fedlora_lab.flower.server import open_run, rounds
@@ -40,10 +40,10 @@ from fedlora_lab.flower.server import open_run, rounds
 __all__ = [
     "InProcessGrid",
     "Participant",
-    "SimulatedClients",
     "client_app",
     "client_ledger",
     "open_run",
     "placeholder_examples",
     "rounds",
+    "simulated_clients",
 ]

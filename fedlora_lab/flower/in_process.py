@@ -1,9 +1,7 @@
 """A federation in one process: a grid without Ray or sockets, and clients that read a task."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -12,14 +10,9 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run as FlowerRun
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedlora_lab.flower.client import Loader
 from fedlora_lab.flower.participant import Participant
-from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.plan import Lora, Plan
-from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
 
 RUN = 1
 SERVER = 1
@@ -35,18 +28,14 @@ class InProcessGrid(Grid):
     Args:
         app: of every client.
         clients: how many nodes there are; node n + 1000 has the partition n.
-        seen: called with every message, the server's and the clients', as read from the wire.
     """
 
-    def __init__(
-        self, app: ClientApp, clients: int, seen: "Callable[[Message], None] | None" = None
-    ) -> None:
+    def __init__(self, app: ClientApp, clients: int) -> None:
         # A message takes its sender from the process that makes it, which here is the server's.
         TaskIdentity.run_id = RUN
         TaskIdentity.node_id = SERVER
         TaskIdentity.task_id = 1
         self.app = app
-        self.seen = seen or (lambda message: None)
         self.contexts = {}
         for n in range(clients):
             config: Any = {"partition-id": n, "num-partitions": clients}
@@ -88,37 +77,22 @@ class InProcessGrid(Grid):
     def _over_the_wire(self, message: Message, key: str) -> Message:
         message.metadata.__dict__["_message_id"] = key
         proto = message_to_proto(message)
-        read = message_from_proto(type(proto).FromString(proto.SerializeToString()))
-        self.seen(read)
-        return read
+        return message_from_proto(type(proto).FromString(proto.SerializeToString()))
 
 
-@dataclass(frozen=True)
-class SimulatedClients:
-    """The clients of a task, to load for `client_app`: a node's partition is its number.
+def simulated_clients(participant: Participant, task: Task) -> Loader:
+    """Makes what `client_app` loads of a task's clients: a node's partition is its client's number.
 
-    Its fields are the first arguments of `fl.run`.
+    Args:
+        participant: the terms, which all clients and the server share.
+        task: with the examples of its clients, and in the person unit their persons.
     """
 
-    task: Task
-    method: "Method | str"
-    privacy: Privacy | None
-    plan: Plan
-    lora: "Lora | LoraConfig | None" = None
-    seed: int | None = 0
-
-    @cached_property
-    def _participant(self) -> Participant:
-        terms = (self.task, self.method, self.privacy, self.plan)
-        return Participant.of(*terms, lora=self.lora, seed=self.seed)
-
-    def participant(self) -> Participant:
-        """Returns the terms, which all clients and the server share; they are prepared once."""
-        return self._participant
-
-    def __call__(self, context: Context) -> tuple[Participant, int, Any]:
+    def load(context: Context) -> tuple[Participant, int, Any]:
         number = int(context.node_config["partition-id"])
-        data: Any = self.task.clients[number]
-        if self.privacy is not None and self.privacy.unit == "person":
-            data = (*data, self.task.local_persons[number])
-        return self.participant(), number, data
+        data: Any = task.clients[number]
+        if participant.spec.by_person:
+            data = (*data, task.local_persons[number])
+        return participant, number, data
+
+    return load

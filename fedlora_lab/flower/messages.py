@@ -1,12 +1,9 @@
 """Messages between server and clients: tensors as Flower's array records, and their checks."""
 
 from collections.abc import Mapping
-from io import BytesIO
-from math import prod
 from typing import Any
 
 import numpy
-import numpy.lib.format
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor
@@ -36,47 +33,36 @@ def pack_arrays(tensors: Tensors) -> ArrayRecord:
 
 
 def unpack_arrays(
-    record: ArrayRecord, like: Tensors, rank: int | None = None, finite: bool = True
+    record: ArrayRecord, like: Tensors, finite: bool = True
 ) -> dict[ParamKey, Tensor]:
     """Reads the tensors of an array record after checking it against the tensors that are expected.
 
     Args:
         record: from another party; nothing about it is trusted.
         like: tensors of the expected names, types and shapes.
-        rank: of the client that sent it, if its factors have another one than ``like``.
         finite: NaN and infinity are refused.
     Raises: ``ValueError`` in one line. Sizes are compared before anything is read.
     """
     expected = sorted(map(wire_name, like))
     names = sorted(record)
     check(names == expected, "arrays", names[: len(expected) + 1], f"{expected}")
-    tensors = {}
-    for key, model in like.items():
-        shape = tuple(model.shape) if rank is None else shape_at_rank(key, model.shape, rank)
-        tensor = _read(key, record[wire_name(key)], shape, model.dtype)
+    tensors = {key: _read(key, record[wire_name(key)].data, x) for key, x in like.items()}
+    for key, tensor in tensors.items():
         check(not finite or bool(tensor.isfinite().all()), str(key), float("nan"), "finite numbers")
-        tensors[key] = tensor
     return tensors
 
 
-def _read(key: ParamKey, array: Array, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Reads bytes that NumPy wrote; raises ``ValueError`` for any others."""
-    name = str(dtype).removeprefix("torch.")
-    expected = ("numpy.ndarray", name, shape)
-    kind = (array.stype, array.dtype, tuple(array.shape))
-    check(kind == expected, f"array {key}", kind, f"{expected}")
+def _read(key: ParamKey, data: bytes, like: Tensor) -> Tensor:
+    """Reads bytes that NumPy wrote for such a tensor; raises ``ValueError`` for any others."""
+    numbers = like.detach().cpu().contiguous().numpy()
+    expected = Array(numbers).data
     # Compared with the one header that NumPy writes for such an array: nothing is parsed or
     # unpickled, and nothing is allocated for what another header claims.
-    file = BytesIO()
-    description = {"descr": numpy.dtype(name).str, "fortran_order": False, "shape": shape}
-    numpy.lib.format.write_array_header_1_0(file, description)
-    header = file.getvalue()
-    size = len(header) + prod(shape) * dtype.itemsize
-    data = array.data
-    check(len(data) == size, f"bytes of {key}", len(data), f"{size}")
+    header = expected[: len(expected) - numbers.nbytes]
+    check(len(data) == len(expected), f"bytes of {key}", len(data), f"{len(expected)}")
     check(data.startswith(header), f"header of {key}", data[: len(header)], f"{header!r}")
-    numbers = numpy.frombuffer(data, name, offset=len(header))
-    return torch.from_numpy(numbers.reshape(shape).copy())
+    received = numpy.frombuffer(data, numbers.dtype, offset=len(header))
+    return torch.from_numpy(received.reshape(numbers.shape).copy())
 
 
 def encode_broadcast(tensors: Tensors, rule: Any) -> dict[ParamKey, Tensor]:

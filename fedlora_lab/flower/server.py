@@ -1,7 +1,7 @@
 """The server's side: who takes part, the ledger, the method's rule on the uploads, the records."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -167,20 +167,16 @@ class _Clients:
         questions = [Message(content, self.nodes[k], kind, ttl=timeout) for k in opened.ids]
         replies = self._ask(questions, timeout)
         valid = {}
-        wrong = {}
+        failure = ""
         for k in opened.ids:
             try:
-                reply = replies.get(self.nodes[k])
-                check(reply is not None, "reply", None, f"one within {timeout:g} s")
-                assert reply is not None
-                _check_reply(reply, {"client": k, **about})
+                reply = _check_reply(replies.get(self.nodes[k]), {"client": k, **about})
                 valid[k] = self._upload(opened, k, messages.get_arrays(reply))
             except ValueError as error:
-                wrong[k] = str(error)
+                failure = failure or f"client {k}: {error}"
                 LOG.warning("round %d, client %d is left out: %s", opened.t + 1, k, error)
-        if wrong and not valid:
-            first = min(wrong)
-            reason = f"no upload of {len(wrong)} clients; client {first}: {wrong[first]}"
+        if failure and not valid:
+            reason = f"no upload of {len(opened.ids)} clients; {failure}"
             raise Stopped(f"round {opened.t + 1}: {reason}")
         return valid
 
@@ -190,7 +186,8 @@ class _Clients:
         keys = opened.keys.uploaded
         rank = spec.sent_ranks[k]
         like = {key: opened.before.tensors[key] for key in keys}
-        tensors = messages.unpack_arrays(arrays, like, rank)
+        # A client sends no more ranks than it holds.
+        tensors = messages.unpack_arrays(arrays, messages.take_ranks(like, rank))
         # Of a sum everyone sends all ranks, and what is not sent is what the server has: it takes
         # that off again.
         if spec.is_secagg:
@@ -203,10 +200,12 @@ class _Clients:
         return messages.fill_ranks(tensors, {key: value[0] for key, value in base.items()})
 
 
-def _check_reply(reply: Message, about: dict[str, Any]) -> None:
-    """Checks a reply's subject; raises ``ValueError``, with the last line of Flower's reason."""
+def _check_reply(reply: Message | None, about: Mapping[str, str | int]) -> Message:
+    """Returns a reply about this subject. Raises ``ValueError`` for any other, or for an error."""
+    if reply is None:
+        raise ValueError("reply=None: expected one in time")
     if reply.has_error():
-        lines = [line.strip(" '<>") for line in (reply.error.reason or "").splitlines()]
-        worded = [line for line in lines if any(letter.isalpha() for letter in line)]
-        raise ValueError(f"client failed: {(worded or ['no reason given'])[-1][:200]}")
+        reason = " ".join((reply.error.reason or "no reason given").split())
+        raise ValueError(f"client failed: {reason[-200:]}")
     messages.check_about(reply, about)
+    return reply

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 import toy_hubs
 from commands import call
 from peft import PeftModel
-from toy_tasks import book
+from toy_tasks import book, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.lora import adapters
@@ -28,11 +27,6 @@ def tuned(folder, model, data=None, **options):
     given: dict[str, Any] = {"out": folder, "say": lines.append} | SHORT | options
     result = fl.finetune(model, data, **given)
     return result, [line.replace(str(folder), "FOLDER") for line in lines]
-
-
-@cache
-def digits():
-    return fl.tasks.digits(clients=4)
 
 
 @pytest.mark.parametrize("unit", ["example", "client"])
@@ -79,7 +73,7 @@ def test_what_is_given_is_taken(tmp_path):
     given: dict[str, Any] = {"method": "ffa-lora", "batch": None, "lr": 0.25, "clip_norm": 0.5}
     given |= {"delta": 1e-6, "lora": fl.Lora(rank=2), "seed": 3}
     result, lines = tuned(
-        tmp_path / "run", digits(), epsilon=2, optimizer=fl.SGD(momentum=0.5), **given
+        tmp_path / "run", tokens("head"), epsilon=2, optimizer=fl.SGD(momentum=0.5), **given
     )
     assert result.record.method == "ffa-lora" and result.record.seed == 3
     assert 1.5 < result.record.epsilon <= 2 and book(result.record).delta == 1e-6
@@ -94,17 +88,17 @@ def test_what_is_given_is_taken(tmp_path):
 def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
     """Finds a second release of rounds that were done, and a lost or doubled ledger."""
     folder = tmp_path / "run"
-    stopped, _ = tuned(folder, digits(), rounds=3, stop_at=6.0)
-    assert 0 < stopped.record.index < 3 and stopped.record.epsilon <= 6
-    rest, _ = tuned(folder, digits(), rounds=3)
+    stopped, _ = tuned(folder, tokens("head"), rounds=3, stop_at=7.0)
+    assert 0 < stopped.record.index < 3 and stopped.record.epsilon <= 7
+    rest, _ = tuned(folder, tokens("head"), rounds=3)
     assert rest.record.index == 3 and len(book(rest.record).releases) == 3
-    again, _ = tuned(folder, digits(), rounds=3)
+    again, _ = tuned(folder, tokens("head"), rounds=3)
     assert len(book(again.record).releases) == 3
     layer = next(iter(rest.record.adapter))
     assert torch.equal(again.record.adapter[layer][0], rest.record.adapter[layer][0])
     with pytest.raises(ValueError, match="holds a run with other settings"):
-        tuned(folder, digits(), rounds=3, batch=9)
-    fresh, lines = tuned(folder, digits(), batch=9, epsilon=3, fresh=True)
+        tuned(folder, tokens("head"), rounds=3, batch=9)
+    fresh, lines = tuned(folder, tokens("head"), batch=9, epsilon=3, fresh=True)
     assert fresh.record.index == 1 and list(fresh.folder.glob("spent-*.json"))
     said = re.search(r"note: All 2 runs .*: epsilon = (\S+) at", "\n".join(lines))
     assert said and fresh.record.epsilon <= 3 < float(said[1]), "what was cleared stays spent"

@@ -10,10 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from flower_runs import by_messages, protected
+from flower_runs import by_messages, party, protected
 from torch import Tensor, nn
 from toy_tasks import (
-    LORA,
     PERSONS,
     PLAN,
     gap,
@@ -27,7 +26,7 @@ from toy_tasks import (
 )
 
 import fedlora_lab as fl
-from fedlora_lab.flower import InProcessGrid, SimulatedClients, client_app, open_run, rounds
+from fedlora_lab.flower import open_run, rounds
 from fedlora_lab.methods.published import FedLoRA
 from fedlora_lab.methods.quantization import normal_float
 
@@ -151,10 +150,9 @@ def test_without_a_clip_norm_a_release_does_not_depend_on_the_data(
     for place, task in enumerate((people(), replace(other_data(people()), persons=PERSONS))):
         folder = tmp_path / str(place)
         if over_messages:
-            who = SimulatedClients(task, row, privacy, plan, LORA, None)
-            own = who.participant()
-            grid = InProcessGrid(client_app(who), len(task.sizes))
-            records = list(rounds(grid, own, open_run(own, folder)))
+            everybody = party(task, row, privacy, plan, seed=None)
+            terms = everybody.terms
+            records = list(rounds(everybody.grid(), terms, open_run(terms, folder)))
         else:
             records = play(task, row, privacy, plan, seed=None, checkpoint=folder)
         # But for digests under a key that is drawn for the folder.

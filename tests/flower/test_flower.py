@@ -1,13 +1,22 @@
 """Flower's messages give the run of the loop, for every row."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
-from flower_runs import ROUNDS, apart, by_messages, protected
+from flower_runs import ROUNDS, apart, by_messages, party, protected
 from test_contract import WRITTEN
-from toy_tasks import LORA, UNITS, book, keeps, people, play, private, regression, tokens
+from toy_tasks import (
+    UNITS,
+    book,
+    keeps,
+    people,
+    play,
+    private,
+    regression,
+    tokens,
+    with_clients,
+)
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -15,22 +24,24 @@ from fedlora_lab import methods
 ONLY_CLIENTS_KNOW = {"clipped", "nonfinite", "seconds"}
 
 
-def agree(task, row, privacy, plan=ROUNDS, **options):
+def agree(*terms, **options):
     """Over messages as in the loop: the server's state to 1e-5, ledgers, traffic and metrics."""
-    records = by_messages(task, row, privacy, plan, **options)
-    others = play(task, row, privacy, plan, **options)
+    task, row, *_ = terms
+    records = by_messages(*terms, **options)
     hidden = ONLY_CLIENTS_KNOW | (set(task.metrics) if keeps(methods.get(row)) else set())
-    assert apart(records, others) <= 1e-5
-    for ours, theirs in zip(records, others, strict=True):
-        assert (ours.ledger is None) == (theirs.ledger is None)
-        if ours.ledger is not None:
+    loop = play(*terms, **options)
+    assert apart(records, loop) <= 1e-5
+    for ours, theirs in zip(records, loop, strict=True):
+        if theirs.ledger is None:
+            assert ours.ledger is None
+        else:
             assert book(ours).to_json() == book(theirs).to_json()
-        assert ours.uploads == theirs.uploads
-        assert ours.participants == theirs.participants
-        mine, other = ours.measures(), theirs.measures()
-        assert mine.keys() == other.keys()
-        for name in mine.keys() - hidden:
-            assert mine[name] == pytest.approx(other[name], rel=1e-5, abs=1e-9, nan_ok=True), name
+        assert (ours.uploads, ours.participants) == (theirs.uploads, theirs.participants)
+        expected = theirs.measures()
+        assert ours.measures().keys() == expected.keys()
+        for name, value in ours.measures().items():
+            near = pytest.approx(expected[name], rel=1e-5, abs=1e-9, nan_ok=True)
+            assert name in hidden or value == near, name
     return records
 
 
@@ -41,7 +52,7 @@ ROWS = [(row, UNITS[i % len(UNITS)]) for i, row in enumerate((*methods.ALL.value
 @pytest.mark.parametrize(("row", "unit"), ROWS, ids=lambda x: getattr(x, "slug", x))
 def test_messages_give_the_run_of_the_loop(row, unit):
     """Three rounds with participation, lost uploads, momentum and a head, and the same ledger."""
-    records = agree(tokens("head"), row, protected(unit))
+    records = agree(tokens("head"), row, protected(unit), ROUNDS)
     assert apart(records[:1], records[-1:]) > 1e-3 or row.share == ""
 
 
@@ -72,13 +83,12 @@ def test_messages_give_the_run_of_the_loop_under_other_settings(task, slug, priv
     agree(task, slug, privacy, plan, **options)
 
 
-@pytest.mark.parametrize("slug", ["fedlora", pytest.param("fedsa-lora", marks=pytest.mark.slow)])
-def test_persons_travel_with_the_examples_of_their_client(slug):
+def test_persons_travel_with_the_examples_of_their_client():
     """Over messages the run of the loop; without them, or with others, one line."""
     task = people()
-    privacy, plan = protected("person"), ROUNDS.replace(rounds=2, batch=2)
-    agree(task, slug, privacy, plan)
-    own = fl.flower.Participant.of(task, slug, privacy, plan, lora=LORA)
+    privacy = protected("person")
+    agree(task, "fedsa-lora", privacy, ROUNDS.replace(rounds=2, batch=2))
+    own, _ = party(task, "fedlora", privacy)
     assert own.spec.task.sizes == task.person_counts != task.sizes, "no number of rows is agreed"
     x, y = task.clients[1]
     persons = torch.tensor([1, 0, *[2] * 6])
@@ -100,27 +110,23 @@ def test_a_round_without_participants_changes_nothing():
 
 def test_the_server_needs_no_data():
     """A participant holds the numbers of the clients' examples and nothing else of them; neither
-    does the digest of the terms, which is sent.
+    does the digest of the terms, which is sent. No un-noised upload may reach the server.
     """
     task = tokens("head")
-    terms = ("fedlora", protected("example"), ROUNDS)
-    participant = fl.flower.Participant.of(task, *terms)
-    moved = replace(task, clients=tuple((x + 1, y) for x, y in task.clients))
-    assert fl.flower.Participant.of(moved, *terms).terms == participant.terms
-    assert participant.spec.task.sizes == task.sizes
-    assert all(not x.any() and not y.any() for x, y in participant.spec.task.clients)
-    assert participant.prepared.data == {}
-    with pytest.raises(ValueError, match=r"^examples: expected 8, as agreed for client 1$"):
-        participant.with_data(1, task.clients[0])
-    with pytest.raises(ValueError, match=r"^client=3: expected a number in \[0, 2\]$"):
-        participant.with_data(3, task.clients[0])
-
-
-def test_central_noise_is_refused():
-    """No un-noised upload may reach the server."""
-    privacy = fl.Privacy(unit="client", trust="central", noise_multiplier=1.0, sample_rate=0.5)
+    own, _ = party(task, "fedlora", protected("example"))
+    moved = with_clients(task, [(x + 1, y) for x, y in task.clients])
+    assert party(moved, "fedlora", protected("example")).terms.terms == own.terms
+    assert own.spec.task.sizes == task.sizes and own.prepared.data == {}
+    assert all(not x.any() and not y.any() for x, y in own.spec.task.clients)
+    for client, line in (
+        (1, r"^examples: expected 8, as agreed for client 1$"),
+        (3, r"^client=3: expected a number in \[0, 2\]$"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            own.with_data(client, task.clients[0])
+    central = fl.Privacy(unit="client", trust="central", noise_multiplier=1.0, sample_rate=0.5)
     with pytest.raises(ValueError, match=r"^trust='central': expected 'local' or 'secagg'"):
-        fl.flower.Participant.of(tokens(), "fedlora", privacy, ROUNDS)
+        party(task, "fedlora", central)
 
 
 @pytest.mark.parametrize("slug", ["fedlora", "fedsa-lora"])

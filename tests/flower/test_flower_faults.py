@@ -3,33 +3,34 @@ right.
 """
 
 import copy
-import io
 import logging
 import math
+from collections.abc import Callable
 from functools import cache
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import pytest
-from flower_runs import ROUNDS, apart, protected, question, state
+from flower_runs import ROUNDS, apart, party, protected, question, state
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from toy_tasks import LORA, book, play, private, tokens
+from toy_tasks import book, play, private, tokens
 
 from fedlora_lab import methods
-from fedlora_lab.flower import InProcessGrid, SimulatedClients, client_app, open_run, rounds
+from fedlora_lab.flower import InProcessGrid, open_run, rounds
 from fedlora_lab.flower.server import Stopped
 from fedlora_lab.privacy.ledger import Ledger
 
 PLAN = ROUNDS.replace(participation=1.0, dropout=0.0)
 NAME = "B/inner"
+Fault = Callable[[Message], Any]
 
 
 def with_array(reply, array, name=NAME):
     """The same reply with another array of this name; ``None``: without."""
     arrays = {**reply.content["arrays"], name: array}
-    kept = {name: array for name, array in arrays.items() if array is not None}
-    return RecordDict({**reply.content, "arrays": ArrayRecord(kept)})
+    left = {name: array for name, array in arrays.items() if array is not None}
+    return RecordDict({**reply.content, "arrays": ArrayRecord(left)})
 
 
 def claims(reply, **changes):
@@ -38,99 +39,84 @@ def claims(reply, **changes):
     return RecordDict({**reply.content, "about": about})
 
 
-def lying(reply, data):
+def with_bytes(reply, data):
     """An array whose header says one thing and whose bytes another."""
     array = reply.content["arrays"][NAME]
     kind = {"dtype": array.dtype, "shape": tuple(array.shape), "stype": array.stype}
     return with_array(reply, Array(**kind, data=data))
 
 
-def stored(values, **options):
-    """Bytes of an array as NumPy writes them."""
-    file = io.BytesIO()
-    np.save(file, values, **options)
-    return file.getvalue()
-
-
 def changed(reply, change):
     return with_array(reply, Array(change(reply.content["arrays"][NAME].numpy().copy())))
 
 
-def raising(reply, old):
+def raising(reply):
     raise RuntimeError("out of memory")
 
 
-CLAIM = stored(np.zeros(12)).replace(b"(12,), }" + 10 * b" ", b"(100000000000,), }")
+CLAIM = Array(np.zeros(12)).data.replace(b"(12,), }" + 10 * b" ", b"(100000000000,), }")
 """As many bytes as are expected, and a header of ten times a hundred gigabytes."""
-PICKLE = stored(np.array([print], dtype=object), allow_pickle=True)
-BAD: dict[str, Any] = {
-    "infinite": lambda r, old: changed(r, lambda x: np.where(x == x.max(), -math.inf, x)),
-    "wrong shape": lambda r, old: changed(r, lambda x: x[:-1]),
-    "wrong type": lambda r, old: changed(r, lambda x: x.astype("float32")),
-    "oversized": lambda r, old: lying(r, b"\x00" * 5_000_000),
-    "a pickle": lambda r, old: lying(r, PICKLE),
-    "a header that claims a terabyte": lambda r, old: lying(r, CLAIM),
-    "one tensor less": lambda r, old: with_array(r, None),
-    "one tensor more": lambda r, old: with_array(r, Array(np.zeros(3)), "B/elsewhere"),
-    "a record more": lambda r, old: RecordDict({**r.content, "extra": MetricRecord({"loss": 1.0})}),
-    "the round before": lambda r, old: RecordDict(dict(old.content)),
-    "another client": lambda r, old: claims(r, client=0),
-    "other terms": lambda r, old: claims(r, terms="others"),
-    "nothing": lambda r, old: RecordDict(),
+BAD = {
+    "infinite": lambda r: changed(r, lambda x: np.where(x == x.max(), -math.inf, x)),
+    "wrong shape": lambda r: changed(r, lambda x: x[:-1]),
+    "a header that claims a terabyte": lambda r: with_bytes(r, CLAIM),
+    "one tensor less": lambda r: with_array(r, None),
+    "one tensor more": lambda r: with_array(r, Array(np.zeros(3)), "B/elsewhere"),
+    "a record more": lambda r: RecordDict({**r.content, "extra": MetricRecord({"loss": 1.0})}),
+    "the round before": lambda r: claims(r, round=0),
+    "another client": lambda r: claims(r, client=0),
+    "other terms": lambda r: claims(r, terms="others"),
+    "nothing": lambda r: RecordDict(),
     "an error": raising,
-    "a node that has gone": lambda r, old: Error(5, "Node unavailable"),
+    "a node that has gone": lambda r: Error(5, "Node unavailable"),
 }
 
 
-def faulty(fault, clients=(1,)):
-    """Honest apps, but for these clients in round 1 (of 0, 1, 2): ``fault(reply, its reply of the
-    round before)``.
-    """
-    old = {}
-
-    def wrap(app):
-        def answer(message, context):
-            reply = app(message, context)
-            k, t = context.node_config["partition-id"], message.content["about"].get("round")
-            if t == 0:
-                old[k] = copy.deepcopy(reply)
-            if k not in clients or t != 1:
-                return reply
-            return Message(fault(reply, old[k]), reply_to=message)
-
-        return answer
-
-    return wrap
-
-
-class Lossy(InProcessGrid):
-    """A network that loses the reply of client 1 in round 1, as if it were too late or killed."""
-
-    def pull_messages(self, message_ids):
-        for reply in super().pull_messages(message_ids):
-            about = reply.content["about"]
-            if (about["client"], about.get("round")) != (1, 1):
-                yield reply
-
-
 @cache
-def parties(row: Any = "fedlora", privacy=None, plan=PLAN, seed: int | None = 0):
-    who = SimulatedClients(tokens("head"), row, privacy or protected("example"), plan, LORA, seed)
-    return who, who.participant()
+def everybody(**terms):
+    """A federation under these terms, else the usual ones."""
+    usual = {"row": "fedlora", "privacy": protected("example"), "plan": PLAN, "seed": 0}
+    return party(tokens("head"), **usual | terms)
 
 
-def run(app=lambda app: app, grid=InProcessGrid, privacy=None, upto=4, **options):
-    """A run with this network, and with honest apps unless others are given."""
-    who, participant = parties(privacy=privacy)
-    records = rounds(
-        grid(app(client_app(who)), 3), participant, open_run(participant, **options), timeout=0.1
-    )
+def lossy(fault, clients=(1,)):
+    """A network in which the replies of these clients in round 1 (of 0, 1, 2) are bad, or never
+    come.
+    """
+
+    class Lossy(InProcessGrid):
+        def __init__(self, app, clients):
+            super().__init__(self.answer, clients)  # type: ignore[arg-type]
+            self.honest = app
+
+        def answer(self, message, context):
+            reply = self.honest(message, context)
+            if fault is None or not self.is_bad(reply):
+                return reply
+            return Message(fault(reply), reply_to=message)
+
+        def is_bad(self, reply):
+            about = reply.content["about"] if reply.has_content() else {}
+            return about.get("client") in clients and about.get("round") == 1
+
+        def pull_messages(self, message_ids):
+            replies = super().pull_messages(message_ids)
+            return [reply for reply in replies if fault is not None or not self.is_bad(reply)]
+
+    return Lossy
+
+
+def run(grid=InProcessGrid, upto=4, terms=None, **options):
+    """A run over this network."""
+    own = everybody(**(terms or {}))
+    opened = open_run(own.terms, **options)
+    records = rounds(grid(own.app(), 3), own.terms, opened, timeout=0.1)
     return list(islice(records, upto))
 
 
 whole = cache(run)
 """The run in which every upload came."""
-without_the_reply = cache(lambda: run(grid=Lossy))
+without_the_reply = cache(lambda: run(lossy(None)))
 """The run in which client 1's upload of round 1 never came."""
 
 
@@ -138,12 +124,13 @@ def test_a_lost_reply_leaves_its_weight_to_the_old_state():
     """The mean keeps its denominator, the next round has everyone again, the ledger counts all that
     was asked for.
     """
-    loop, lost = play(tokens("head"), "fedlora", protected("example"), PLAN), without_the_reply()
+    loop = play(tokens("head"), "fedlora", protected("example"), PLAN)
+    lost = without_the_reply()
     assert apart(lost[:2], loop[:2]) < 1e-9
     assert apart(lost[2:3], loop[2:3]) > 1e-3
     assert lost[2].uploads.numbers_up == loop[2].uploads.numbers_up * 2 // 3
     assert book(lost[-1]).to_json() == book(loop[-1]).to_json()
-    assert all(((state(lost[2])[key] - x).norm() > 0) for key, x in state(lost[1]).items())
+    assert all((state(lost[2])[key] - x).norm() > 0 for key, x in state(lost[1]).items())
 
 
 @pytest.mark.slow
@@ -153,12 +140,11 @@ def test_a_bad_upload_is_left_out(name, caplog):
     same ledger.
     """
     with caplog.at_level(logging.WARNING, "fedlora_lab.flower"):
-        records = run(faulty(BAD[name]), upto=3)
+        records = run(lossy(BAD[name]), upto=3)
     (line,) = caplog.messages
-    assert line.startswith("round 2, client 1 is left out: ")
     reasons = {"an error": "out of memory", "a node that has gone": "unavailable"}
-    assert reasons.get(name, "expected") in line
-    assert "\n" not in line and len(line) < 600
+    assert line.startswith("round 2, client 1 is left out: ")
+    assert reasons.get(name, "expected") in line and "\n" not in line and len(line) < 600
     assert apart(records, without_the_reply()[:3]) == 0
     assert book(records[2]).to_json() == book(without_the_reply()[2]).to_json()
 
@@ -169,42 +155,23 @@ def test_when_nobody_answers_the_run_stops(tmp_path):
     """
     line = r"^round 2: no upload of 3 clients; client 0: client failed: out of memory$"
     with pytest.raises(Stopped, match=line):
-        run(faulty(raising, range(3)), checkpoint=tmp_path)
+        run(lossy(raising, (0, 1, 2)), checkpoint=tmp_path)
     assert [entry.round for entry in Ledger.load(tmp_path / "ledger.json").releases] == [1, 2]
-    rest = run(resume=tmp_path)
-    assert [record.index for record in rest] == [2, 3]
-    assert apart(rest, whole()[2:]) == 0
-    assert book(rest[-1]).to_json() == book(whole()[-1]).to_json()
+    later = run(resume=tmp_path)
+    assert [record.index for record in later] == [2, 3]
+    assert apart(later, whole()[2:]) == 0
+    assert book(later[-1]).to_json() == book(whole()[-1]).to_json()
 
 
 def test_too_few_shares_release_nothing():
     """Secure aggregation: of fewer uploads than shares of noise are relied on, no sum is formed."""
-    records = run(grid=Lossy, privacy=private("client", trust="secagg", honest=3))
+    records = run(lossy(None), terms={"privacy": private("client", trust="secagg", honest=3)})
     assert apart(records[1:2], records[2:3]) == 0
     assert apart(records[2:3], records[3:4]) > 1e-3
     assert [entry.round for entry in book(records[-1]).releases] == [1, 2, 3]
 
 
 # ---- the server's faults, as a client meets them
-
-
-def site(who):
-    """The app of a client and its context, as a node that has just started."""
-    grid = InProcessGrid(client_app(who), 3)
-    return grid.app, grid.contexts[1000]
-
-
-def test_a_round_asked_twice_is_answered_twice_with_the_same_bits():
-    """A server that lost its memory gets no second release, whatever it sends: not even where every
-    noise is drawn afresh.
-    """
-    who, participant = parties(seed=None)
-    (app, context), message = site(who), question(participant)
-    once, again = app(message, context), app(message, context)
-    assert once.content["arrays"] == again.content["arrays"]
-    arrays = {name: Array(x.numpy() + 1) for name, x in message.content["arrays"].items()}
-    message.content["arrays"] = ArrayRecord(arrays)
-    assert app(message, context).content["arrays"] == once.content["arrays"]
 
 
 @pytest.mark.parametrize(
@@ -218,17 +185,21 @@ def test_a_round_asked_twice_is_answered_twice_with_the_same_bits():
 )
 def test_a_client_refuses_what_was_not_agreed_on(changes, line):
     """Rounds of the past and beyond the plan, so that it never releases more than it agreed to;
-    other terms; a broadcast that does not fit.
+    other terms; a broadcast that does not fit. What was answered is answered again, whatever else
+    the server sends now.
     """
-    who, participant = parties()
-    app, context = site(who)
-    app(question(participant, t=1), context)
-    about: Any = {"t": 2, **changes}
-    kept, message = copy.deepcopy(context.state), question(participant, **about)
-    message.content["arrays"][NAME] = Array(np.full((6, 2), math.nan))
+    own = everybody(seed=None)
+    grid = own.grid()
+    context = grid.contexts[1000]
+    first = grid.app(question(own.terms, t=1), context).content["arrays"]
+    before = copy.deepcopy(context.state)
+    message = question(own.terms, **{"t": 2, **changes})
+    message.content.array_records["arrays"][NAME] = Array(np.full((6, 2), math.nan))
     with pytest.raises(ValueError, match=line):
-        app(message, context)
-    assert context.state == kept
+        grid.app(message, context)
+    assert context.state == before
+    message.content["about"] = question(own.terms, t=1).content["about"]
+    assert grid.app(message, context).content["arrays"] == first
 
 
 # ---- before the first round
@@ -236,46 +207,52 @@ def test_a_client_refuses_what_was_not_agreed_on(changes, line):
 
 @pytest.mark.slow
 def test_every_client_must_be_there_once():
-    who, participant = parties()
-    two, double = (InProcessGrid(client_app(who), n) for n in (2, 3))
+    own = everybody()
+    two = InProcessGrid(own.app(), 2)
+    double = own.grid()
     double.contexts[1002].node_config["partition-id"] = 1
     for grid, line in (
         (two, r"^clients=\[2\]: expected all 3 to be there within 0.3 s$"),
         (double, r"^node 1002: client=1: expected one node for each number"),
     ):
         with pytest.raises(Stopped, match=line):
-            next(rounds(grid, participant, open_run(participant), patience=0.3))
+            next(rounds(grid, own.terms, open_run(own.terms), patience=0.3))
     with pytest.raises(ValueError, match=r"^timeout=0: expected a number > 0$"):
-        rounds(two, participant, open_run(participant), timeout=0)
+        rounds(two, own.terms, open_run(own.terms), timeout=0)
 
 
 def test_a_client_that_starts_slowly_is_asked_once_and_waited_for():
     """Nothing of the clients' first answers is there until the server has looked three times."""
     looked = []
+    asked = []
 
     class Starting(InProcessGrid):
+        def push_messages(self, messages):
+            asked.extend(message.metadata.dst_node_id for message in messages)
+            return super().push_messages(messages)
+
         def pull_messages(self, message_ids):
-            looked.append(list(message_ids))
+            looked.append(message_ids)
             return super().pull_messages(message_ids) if len(looked) > 3 else []
 
-    (who, participant), seen = parties(), []
-    grid = Starting(client_app(who), 3, seen.append)
-    next(rounds(grid, participant, open_run(participant)))
-    queries = [m.metadata for m in seen if m.metadata.message_type == "query"]
-    asked = [m.dst_node_id for m in queries if not m.reply_to_message_id]
+    own = everybody()
+    next(rounds(Starting(own.app(), 3), own.terms, open_run(own.terms)))
     assert len(looked) > 3 and asked == [1000, 1001, 1002]
 
 
-def test_a_client_with_other_terms_stops_the_run():
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"privacy": protected("example", sigma=0.5)},
+        {"plan": PLAN.replace(rounds=4)},
+        {"row": methods.FedLoRA.replace(aggregate=methods.FlexLoRA.aggregate)},
+    ],
+)
+def test_a_client_with_other_terms_stops_the_run(terms):
     """Another noise, another plan, another rule of the server: each is seen before anything is
     trained.
     """
-    server = parties()[1]
-    for other in (
-        parties(privacy=protected("example", sigma=0.5)),
-        parties(plan=PLAN.replace(rounds=4)),
-        parties(row=methods.FedLoRA.replace(aggregate=methods.FlexLoRA.aggregate)),
-    ):
-        grid, words = InProcessGrid(client_app(other[0]), 3), "terms='[0-9a-f]{64}': expected "
-        with pytest.raises(Stopped, match=rf"^node 1000: {words}{server.terms}$"):
-            next(rounds(grid, server, open_run(server)))
+    server = everybody().terms
+    words = f"terms='[0-9a-f]{{64}}': expected {server.terms}"
+    with pytest.raises(Stopped, match=rf"^node 1000: {words}$"):
+        next(rounds(everybody(**terms).grid(), server, open_run(server)))

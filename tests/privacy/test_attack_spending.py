@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 from commands import SMALL, call
+from flower_runs import party
 from toy_tasks import LORA, PLAN, book, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.federated.compare import Cell
 from fedlora_lab.federated.records import Round, Tick
 from fedlora_lab.federated.run import Run
-from fedlora_lab.flower import InProcessGrid, SimulatedClients, client_app, open_run, rounds
+from fedlora_lab.flower import open_run, rounds
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.report import run_folder
@@ -206,10 +207,9 @@ def test_a_run_ends_before_the_round_that_would_spend_more(tmp_path):
             number for number, epsilon in enumerate(spent) if epsilon <= stop
         ]
         assert records[-1].metrics["loss"] > 0
-    who = SimulatedClients(*cell, LORA, 0)
-    grid = InProcessGrid(client_app(who), 3)
-    run = open_run(who.participant(), stop_at=spent[2])
-    assert indices(rounds(grid, who.participant(), run)) == [0, 1, 2]
+    everybody = party(*cell)
+    run = open_run(everybody.terms, stop_at=spent[2])
+    assert indices(rounds(everybody.grid(), everybody.terms, run)) == [0, 1, 2]
 
 
 @pytest.mark.filterwarnings("ignore:epsilon=:UserWarning")

@@ -3,18 +3,14 @@
 import copy
 import math
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from peft import PeftModel
 
-from benchmarks import by_library, gpu, peers
+from benchmarks import gpu, peers
 from benchmarks.__main__ import page
 from fedlora_lab._utils.files import read_lines
-from fedlora_lab.flower import InProcessGrid
-from fedlora_lab.privacy.accounting import epsilon
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Opacus warns of every hook
 
@@ -30,7 +26,7 @@ def test_opacus_clips_each_example_as_a_batch_of_one(ghost):
         torch.nn.init.normal_(p, std=0.3)
 
     # Losses so large that some gradients are longer than the clip norm.
-    def losses(model: Any, inputs: Any, labels: Any) -> torch.Tensor:
+    def losses(model, inputs, labels):
         return 6 * task.loss(task.forward(model, inputs), labels)
 
     expected = [torch.zeros_like(p) for p in peers.moving(base)]
@@ -66,32 +62,6 @@ def test_a_device_s_measurements_go_on_where_they_stopped(tmp_path, monkeypatch)
     gpu.measure_all("cpu", 10, True, path)
     assert [line["key"] for line in read_lines(path)] == [line["key"] for line in whole]
     assert "| decoder of 1 B | 1 | ghost |" in gpu.page(read_lines(path), "a processor")
-
-
-@pytest.mark.slow
-def test_both_ends_give_an_adapter_at_the_same_epsilon(tmp_path, monkeypatch):
-    """The federation by hand and that of the library: one round with two clients, without Ray."""
-    from benchmarks import by_hand  # its Flower warns of click where it is imported first
-
-    for side in (by_hand, by_library):
-        monkeypatch.setattr(side, "CLIENTS", 2)
-    by_hand.data.cache_clear()
-    grid: Any = InProcessGrid(by_hand.client_app, 2)
-    found = {
-        "by_hand": by_hand.serve(grid, tmp_path / "by_hand", 1),
-        "by_library": by_library.federate(tmp_path / "by_library", 1),
-    }
-    by_hand_model = by_hand.data().model
-    assert 7.5 < found["by_library"]["epsilon"] <= 8 and len(found["by_hand"]["clients"]) == 2
-    for client in found["by_hand"]["clients"]:
-        again = epsilon(((client["sigma"], client["rate"], by_hand.STEPS),), by_hand.DELTA)
-        assert 7.5 < again < 8.1 and 7.5 < client["epsilon"] < 8.1
-    for side, said in found.items():
-        assert len(said["accuracy"]) == 2
-        adapted = PeftModel.from_pretrained(copy.deepcopy(by_hand_model), str(tmp_path / side))
-        moved = [p for name, p in adapted.named_parameters() if "lora_B" in name]
-        assert moved and all(float(p.abs().sum()) > 0 for p in moved)
-    by_hand.data.cache_clear()
 
 
 def test_the_committed_page_is_that_of_the_committed_turns():

@@ -2,8 +2,6 @@
 good state kept. Single bytes, links and paths: test_ledger.py, test_checkpoint.py."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,7 +28,7 @@ JUNK = st.recursive(
 )
 
 
-def taken_or_refused(call: Callable[[], Any]) -> str:
+def taken_or_refused(call):
     """ "" where a call took what it was given; else the one line with which it must refuse."""
     try:
         call()
@@ -41,20 +39,20 @@ def taken_or_refused(call: Callable[[], Any]) -> str:
     return ""
 
 
-def refused(call: Callable[[], Any]) -> str:
+def refused(call):
     """The one line with which a call refuses; it must."""
     line = taken_or_refused(call)
     assert line
     return line
 
 
-def listing(folder: Path) -> dict[str, bytes]:
+def listing(folder):
     """Names and contents of all files below a folder."""
     paths = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-def lay(stored: dict[str, bytes], folder: Path) -> Path:
+def lay(stored, folder):
     """These files in a folder."""
     for name, content in stored.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +82,7 @@ def test_json_is_taken_strictly(content, tmp_path):
     assert read_lines(path) == [{"good": 1}, {"good": 2}]
 
 
-def places(value: Any, path: tuple = ()) -> list[tuple]:
+def places(value, path=()):
     """Where something stands in nested JSON."""
     found = [path] if path else []
     if isinstance(value, dict | list):
@@ -93,7 +91,7 @@ def places(value: Any, path: tuple = ()) -> list[tuple]:
     return found
 
 
-def put_junk(value: Any, draw: Callable[..., Any]) -> None:
+def put_junk(value, draw):
     """Any value at any place of it."""
     *path, last = draw(st.sampled_from(places(value)))
     for key in path:
@@ -124,7 +122,7 @@ def folder_files():
 ODD = ["", "nan", "inf", "-1", "1e999", "0.5", "9" * 400, '"', "\0", "<script>", "=1+1", "é" * 3000]
 
 
-def spoiled(name: str, content: bytes, draw: Callable[..., Any]) -> bytes:
+def spoiled(name, content, draw):
     """The file cut, with a byte flipped, or with any value at any place."""
     kind = draw(st.sampled_from(["cut", "flip", "value"]))
     at = draw(st.integers(0, len(content) - 1))
@@ -145,7 +143,7 @@ def spoiled(name: str, content: bytes, draw: Callable[..., Any]) -> bytes:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["settings.json", "ledger.json", "frame.csv"])
 @given(st.data())
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_a_damaged_run_folder_is_one_line(name, folder_files, tmp_path_factory, data):
     """The report, a run that joins and the audit take it or refuse in one line; nothing else is
     touched, and what is taken as a frame is one."""

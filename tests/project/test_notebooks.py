@@ -21,11 +21,11 @@ LIBRARIES += ("tempfile", "warnings")
 NUMBER = re.compile(r"(?<![\w.])[-−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?:\s?%)?")
 
 
-def read(path: Path) -> Any:
+def read(path) -> Any:
     return nbformat.read(path, as_version=4)
 
 
-def code(notebook: Any) -> list[Any]:
+def code(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 

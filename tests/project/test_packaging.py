@@ -29,7 +29,7 @@ LOCK = (ROOT / "requirements.lock").read_text()
 PINS = dict(line.split("==") for line in CONSTRAINTS.splitlines() if line and line[0] != "#")
 
 
-def run(*command: "str | Path", cwd: Path = ROOT, **environment: str) -> str:
+def run(*command, cwd=ROOT, **environment):
     """Output of a command that must succeed."""
     own = ("PYTHONPATH", "PYTHONHOME", "MPLBACKEND", "MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
     env = {name: value for name, value in os.environ.items() if name not in own} | environment

@@ -33,7 +33,7 @@ TASK = "digits-flat"
 """A study of the task digits, as which the made-up frame is judged."""
 
 
-def lead(gap, **labels) -> Any:
+def lead(gap, **labels):
     """A frame in which one method is ahead of the other by exactly this much; another row reaches
     0.2 + 1, so that the room is 1 and a share of it is the gap. Seeds have noise in common."""
     rng = np.random.default_rng(0)

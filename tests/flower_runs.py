@@ -59,10 +59,10 @@ def by_messages(*terms, **options):
     return list(rounds(everybody.grid(), everybody.terms, open_run(everybody.terms)))
 
 
-def question(own, t=0, kind="train", **about):
+def question(participant, t=0, kind="train", **about):
     """The server's message about a round before anything was trained, as it comes over the wire."""
-    arrays = messages.pack_arrays(own.broadcast(own.begin))
-    content = messages.make_content({"terms": own.terms, "round": t, **about}, arrays)
+    arrays = messages.pack_arrays(participant.broadcast(participant.begin))
+    content = messages.make_content({"terms": participant.terms, "round": t, **about}, arrays)
     grid = InProcessGrid(None, 1)  # type: ignore[arg-type]
     return grid._over_the_wire(grid.create_message(content, kind, 1000, ""), f"question {t}")
 

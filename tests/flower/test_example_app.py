@@ -41,14 +41,14 @@ def ended(home):
                     process.kill()
 
 
-def environment(home, own, control):
+def environment(home, http, control):
     """Of every command: Flower in a folder of its own, on ports of its own, silent and offline."""
     usual = {k: v for k, v in os.environ.items() if not k.startswith(("FLWR_", "RAY_"))}
     return usual | {
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": own,
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": http,
         "FLWR_LOCAL_CONTROL_API_PORT": control,
         "TMPDIR": "/tmp",  # Ray's sockets need a short path
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), usual["PATH"]]),
@@ -68,14 +68,14 @@ def test_the_page_of_the_example_app_walks(tmp_path):
     agreed = app / "flower_app" / "terms.py"
     agreed.write_text(agreed.read_text("utf-8").replace("rounds=3", "rounds=1"), "utf-8")
     page = (app / "README.md").read_text("utf-8")
-    own, control, *ports = free_ports(5)
+    http, control, *ports = free_ports(5)
     for written, free in zip(("8443", "9094", "9095"), ports, strict=True):
         page = page.replace(written, free)
     simulate, *prepare, server, first, second, play = re.findall(
         r"^```sh\n(.*?)^```$", page, re.M | re.S
     )
     with ExitStack() as terminals, ended(home):
-        options = {"cwd": app, "env": environment(home, own, control)}
+        options = {"cwd": app, "env": environment(home, http, control)}
 
         def walk(script):
             command = ["bash", "-c", f"set -eu\n{script}"]

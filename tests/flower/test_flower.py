@@ -88,8 +88,8 @@ def test_persons_travel_with_the_examples_of_their_client():
     task = people()
     privacy = protected("person")
     agree(task, "fedsa-lora", privacy, ROUNDS.replace(rounds=2, batch=2))
-    own, _ = party(task, "fedlora", privacy)
-    assert own.spec.task.sizes == task.person_counts != task.sizes, "no number of rows is agreed"
+    terms, _ = party(task, "fedlora", privacy)
+    assert terms.spec.task.sizes == task.person_counts != task.sizes, "no number of rows is agreed"
     x, y = task.clients[1]
     persons = torch.tensor([1, 0, *[2] * 6])
     for data, line in (
@@ -98,7 +98,7 @@ def test_persons_travel_with_the_examples_of_their_client():
         ((x, y, persons), "^persons: expected 4, as agreed for client 1$"),
     ):
         with pytest.raises(ValueError, match=line):
-            own.with_data(1, data)
+            terms.with_data(1, data)
 
 
 def test_a_round_without_participants_changes_nothing():
@@ -113,17 +113,17 @@ def test_the_server_needs_no_data():
     does the digest of the terms, which is sent. No un-noised upload may reach the server.
     """
     task = tokens("head")
-    own, _ = party(task, "fedlora", protected("example"))
+    terms, _ = party(task, "fedlora", protected("example"))
     moved = with_clients(task, [(x + 1, y) for x, y in task.clients])
-    assert party(moved, "fedlora", protected("example")).terms.terms == own.terms
-    assert own.spec.task.sizes == task.sizes and own.prepared.data == {}
-    assert all(not x.any() and not y.any() for x, y in own.spec.task.clients)
+    assert party(moved, "fedlora", protected("example")).terms.terms == terms.terms
+    assert terms.spec.task.sizes == task.sizes and terms.prepared.data == {}
+    assert all(not x.any() and not y.any() for x, y in terms.spec.task.clients)
     for client, line in (
         (1, r"^examples: expected 8, as agreed for client 1$"),
         (3, r"^client=3: expected a number in \[0, 2\]$"),
     ):
         with pytest.raises(ValueError, match=line):
-            own.with_data(client, task.clients[0])
+            terms.with_data(client, task.clients[0])
     central = fl.Privacy(unit="client", trust="central", noise_multiplier=1.0, sample_rate=0.5)
     with pytest.raises(ValueError, match=r"^trust='central': expected 'local' or 'secagg'"):
         party(task, "fedlora", central)

@@ -108,9 +108,9 @@ def lossy(fault, clients=(1,)):
 
 def run(grid=InProcessGrid, upto=4, terms=None, **options):
     """A run over this network."""
-    own = everybody(**(terms or {}))
-    opened = open_run(own.terms, **options)
-    records = rounds(grid(own.app(), 3), own.terms, opened, timeout=0.1)
+    usual = everybody(**(terms or {}))
+    opened = open_run(usual.terms, **options)
+    records = rounds(grid(usual.app(), 3), usual.terms, opened, timeout=0.1)
     return list(islice(records, upto))
 
 
@@ -188,17 +188,17 @@ def test_a_client_refuses_what_was_not_agreed_on(changes, line):
     other terms; a broadcast that does not fit. What was answered is answered again, whatever else
     the server sends now.
     """
-    own = everybody(seed=None)
-    grid = own.grid()
+    usual = everybody(seed=None)
+    grid = usual.grid()
     context = grid.contexts[1000]
-    first = grid.app(question(own.terms, t=1), context).content["arrays"]
+    first = grid.app(question(usual.terms, t=1), context).content["arrays"]
     before = copy.deepcopy(context.state)
-    message = question(own.terms, **{"t": 2, **changes})
+    message = question(usual.terms, **{"t": 2, **changes})
     message.content.array_records["arrays"][NAME] = Array(np.full((6, 2), math.nan))
     with pytest.raises(ValueError, match=line):
         grid.app(message, context)
     assert context.state == before
-    message.content["about"] = question(own.terms, t=1).content["about"]
+    message.content["about"] = question(usual.terms, t=1).content["about"]
     assert grid.app(message, context).content["arrays"] == first
 
 
@@ -207,18 +207,18 @@ def test_a_client_refuses_what_was_not_agreed_on(changes, line):
 
 @pytest.mark.slow
 def test_every_client_must_be_there_once():
-    own = everybody()
-    two = InProcessGrid(own.app(), 2)
-    double = own.grid()
+    usual = everybody()
+    two = InProcessGrid(usual.app(), 2)
+    double = usual.grid()
     double.contexts[1002].node_config["partition-id"] = 1
     for grid, line in (
         (two, r"^clients=\[2\]: expected all 3 to be there within 0.3 s$"),
         (double, r"^node 1002: client=1: expected one node for each number"),
     ):
         with pytest.raises(Stopped, match=line):
-            next(rounds(grid, own.terms, open_run(own.terms), patience=0.3))
+            next(rounds(grid, usual.terms, open_run(usual.terms), patience=0.3))
     with pytest.raises(ValueError, match=r"^timeout=0: expected a number > 0$"):
-        rounds(two, own.terms, open_run(own.terms), timeout=0)
+        rounds(two, usual.terms, open_run(usual.terms), timeout=0)
 
 
 def test_a_client_that_starts_slowly_is_asked_once_and_waited_for():
@@ -235,8 +235,8 @@ def test_a_client_that_starts_slowly_is_asked_once_and_waited_for():
             looked.append(message_ids)
             return super().pull_messages(message_ids) if len(looked) > 3 else []
 
-    own = everybody()
-    next(rounds(Starting(own.app(), 3), own.terms, open_run(own.terms)))
+    usual = everybody()
+    next(rounds(Starting(usual.app(), 3), usual.terms, open_run(usual.terms)))
     assert len(looked) > 3 and asked == [1000, 1001, 1002]
 
 

@@ -30,9 +30,9 @@ class Watched(InProcessGrid):
 
 def wire(*terms, **options):
     """The records of a run, the server's messages of training, and all replies."""
-    own = party(*terms, **options)
-    grid = Watched(own.app(), len(own.task.sizes))
-    records = list(rounds(grid, own.terms, open_run(own.terms)))
+    everybody = party(*terms, **options)
+    grid = Watched(everybody.app(), len(everybody.task.sizes))
+    records = list(rounds(grid, everybody.terms, open_run(everybody.terms)))
     replies = [message for message in grid.sent if message.metadata.reply_to_message_id]
     trained = [message for message in grid.sent if message.metadata.message_type == "train"]
     return records, [message for message in trained if message not in replies], replies

@@ -57,7 +57,7 @@ def test_the_gradient_at_rounded_factors():
     expected = fl.measures.gradients(task, last, "blocks.0.query", concatenate(task.clients))
     single = fl.course.lesson(3).example_gradients(last)
     assert single.shape == (sum(task.sizes), sum(sizes))
-    for gradient in (figures.gradient_at(last, lambda x: x, every=1), single.mean(0)):
+    for gradient in (figures.gradient_at(last, lambda x: x), single.mean(0)):
         parts = np.split(gradient, np.cumsum(sizes)[:-1])
         for key, part in zip(state.tensors, parts, strict=True):
             if key.layer == "blocks.0.query":

@@ -74,13 +74,10 @@ def code_levels(width: int = 4) -> style.Picture:
     return figure
 
 
-def gradient_at(
-    record: Any, rule: Callable[[Tensor], Tensor], every: int = 4
-) -> Float[np.ndarray, " p"]:
+def gradient_at(record: Any, rule: Callable[[Tensor], Tensor]) -> Float[np.ndarray, " p"]:
     """Computes the gradient of the clients' mean loss at the factors changed by ``rule``.
 
-    Args: record: of a run; rule: such as a quantiser, or the identity; every: one example in so
-        many is used.
+    Args: record: of a run; rule: such as a quantiser, or the identity.
     Guarantees: test_lesson_08.py::test_the_gradient_at_rounded_factors.
     """
     task, lora, state = record.source
@@ -90,7 +87,7 @@ def gradient_at(
         adapted.set_tensor(key, value)
     x, y = concatenate(task.clients)
     with torch.enable_grad():
-        loss = task.loss(task.forward(adapted.model, x[::every]), y[::every]).mean()
+        loss = task.loss(task.forward(adapted.model, x), y).mean()
         gradients = torch.autograd.grad(loss, list(factors.values()))
     return torch.cat([part.flatten() for part in gradients]).double().numpy()
 

@@ -200,7 +200,7 @@ CALLS = {
         for name in ("empty.csv", "ragged.csv", "latin.csv", "data.xlsx", "full")
     },
     "no rows": (lambda: texts("head.csv"), "dataset='0 rows'"),
-    "ledger": (lambda: fl.Ledger.load("broken.json"), "broken.json: expected a whole file"),
+    "ledger": (lambda: fl.Ledger.load("broken.json"), "broken.json: expected an unaltered file"),
     "run folder": (lambda: fl.report.report("full"), "folder='full'"),
     "full folder": (lambda: fl.tasks.tiny("vit", "full"), "folder='full'"),
     # a trained model

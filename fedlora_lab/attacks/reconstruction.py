@@ -157,23 +157,14 @@ def similarity(a: Tensor, b: Tensor) -> float:
 # ---- spans
 
 
-def row_space(
-    gradient: Float[Tensor, "r d_in"], rank: int | None = None, tolerance: float = 1e-5
-) -> Float[Tensor, "n d_in"]:
+def row_space(gradient: Float[Tensor, "r d_in"], rank: int) -> Float[Tensor, "n d_in"]:
     """Finds orthonormal rows that span the gradient's rows.
 
-    Args:
-        gradient: of A.
-        rank: how many, where the attacker knows how many inputs there were; ``None``: those whose
-            singular value exceeds ``tolerance`` times the largest.
+    Args: gradient: of A. rank: how many; the attacker knows how many inputs there were.
     """
-    check_number("tolerance", tolerance, 0, 1)
-    # The gradient of A is a sum of outer products with the inputs: its rows lie in their span.
-    _, values, rows = torch.linalg.svd(gradient, full_matrices=False)
-    if rank is None:
-        return rows[values > tolerance * values[:1].clamp(min=1e-300)]
     check_whole("rank", rank, 1)
-    return rows[:rank]
+    # The gradient of A is a sum of outer products with the inputs: its rows lie in their span.
+    return torch.linalg.svd(gradient, full_matrices=False)[2][:rank]
 
 
 def stack_gradients(gradients: "Iterable[Float[Tensor, '_ d_in']]") -> Float[Tensor, "rows d_in"]:
@@ -235,7 +226,7 @@ def span_check(
     gradient: Float[Tensor, "r d_in"],
     layer: str,
     candidates: Inputs,
-    rank: int | None = None,
+    rank: int,
 ) -> Float[Tensor, "n tokens"]:
     """Measures how far each candidate lies outside the gradient's span at each position; 0: inside.
 
@@ -251,10 +242,11 @@ def span_check(
     first = next(iter(candidates.values())) if isinstance(candidates, Mapping) else candidates
     count = len(first)
     # In parts, since all candidates of a scan would not fit into memory.
-    chunks = (take(candidates, index) for index in torch.arange(count).split(CHUNK))
-    return torch.cat(
-        [residual_share(space, layer_inputs(victim, layer, chunk)) for chunk in chunks]
-    )
+    parts = [
+        residual_share(space, layer_inputs(victim, layer, take(candidates, index)))
+        for index in torch.arange(count).split(CHUNK)
+    ]
+    return torch.cat(parts)
 
 
 def span_residual_by_batch_size(
@@ -418,15 +410,14 @@ def flattened_digits_task(
 def infer_label(upload: Upload) -> int:
     """Reads the label of a single example from the head's gradient: only the true class is raised.
 
-    Args: upload: with a trained head: its bias' gradient, or the sums over rows of its weights'.
+    Args: upload: with a trained head that has a bias.
     Guarantees: test_labels_are_read_and_noise_hides_them.
 
     >>> infer_label({ParamKey("head", "bias"): torch.tensor([0.2, -0.9, 0.7])})
     1
     """
-    head = [key for key in upload if key.side == "head"]
-    check(bool(head), "upload", [str(key) for key in upload], "one with a trained head")
-    bias = [key for key in head if key.layer.endswith("bias")]
+    bias = [x for key, x in upload.items() if key.side == "head" and key.layer.endswith("bias")]
+    expected = "one with a trained head that has a bias"
+    check(bool(bias), "upload", [str(key) for key in upload], expected)
     # The gradient of a logit is its probability, less 1 for the true class: only there is it < 0.
-    scores = upload[bias[-1]] if bias else upload[head[-1]].double().flatten(1).sum(1)
-    return int(scores.double().argmin())
+    return int(bias[-1].argmin())

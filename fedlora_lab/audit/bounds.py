@@ -25,6 +25,8 @@ Scores = Sequence[float] | np.ndarray
 Bound = Callable[[int, int, int, float, float], float]
 """Of canaries, guesses, correct ones, delta and significance."""
 LARGEST_EPSILON = 1e3
+PRECISION = 1e-8
+"""Of a bound on epsilon, which is never rounded up."""
 LARGEST_MU = 32.0
 MOST_CANARIES = 100_000
 """Searches end there."""
@@ -42,7 +44,7 @@ def one_run_p_value(
         guesses, correct: r in [0, m], those not left open; v in [0, r].
         epsilon, delta: >= 0, and in [0, 1].
 
-    Guarantees: test_one_run_bounds_are_those_of_the_paper, test_delta_lowers_the_one_run_bound.
+    Guarantees: test_bounds_are_those_of_papers_and_peers, test_delta_lowers_the_one_run_bound.
     Source: arXiv:2305.08846, theorem 5.2.
 
     >>> round(one_run_p_value(canaries=100, guesses=100, correct=90, epsilon=2.0, delta=0.0), 2)
@@ -71,32 +73,20 @@ def one_run_lower_bound(
         canaries, guesses, correct, delta: as of `one_run_p_value`.
         significance: how often the bound may be wrong, in (0, 1].
 
-    Guarantees: test_one_run_bounds_are_those_of_the_paper; notebook 12 counts how often it errs.
+    Guarantees: test_bounds_are_those_of_papers_and_peers; notebook 12 counts how often it errs.
 
     >>> round(one_run_lower_bound(1000, 100, 75, delta=1e-4, significance=0.05), 2)
     0.67
     """
     check_number("significance", significance, 0, 1, open_low=True)
 
-    def refuted(epsilon: float) -> bool:
-        return one_run_p_value(canaries, guesses, correct, epsilon, delta) < significance
+    def possible(i: int) -> bool:
+        epsilon = PRECISION * i
+        return one_run_p_value(canaries, guesses, correct, epsilon, delta) >= significance
 
-    if not refuted(0.0):
-        return 0.0
-    # The chance rises with epsilon: doubled until it is likely enough, then halved down to it.
-    high = 1.0
-    while refuted(high):
-        high *= 2
-        if high > LARGEST_EPSILON:
-            return high / 2
-    low = 0.0 if high == 1.0 else high / 2
-    while high - low > 1e-8:
-        middle = (low + high) / 2
-        if refuted(middle):
-            low = middle
-        else:
-            high = middle
-    return low  # from below: the bound must be an epsilon that is refuted
+    # The chance rises with epsilon. From below: the bound must be an epsilon that is refuted.
+    first = bisect_left(range(round(LARGEST_EPSILON / PRECISION)), True, key=possible)
+    return PRECISION * max(0, first - 1)
 
 
 def gaussian_one_run_lower_bound(
@@ -108,8 +98,7 @@ def gaussian_one_run_lower_bound(
     canary is mu-Gaussian-DP, as noised sums without sampling are.
 
     Args: as of `one_run_lower_bound`; mu is found to 1e-4 from below, up to 32.
-    Guarantees: test_the_gaussian_one_run_bound_errs_as_often_as_it_says,
-        test_the_gaussian_one_run_bound_equals_another_implementation.
+    Guarantees: test_a_bound_errs_as_often_as_it_says, test_bounds_are_those_of_papers_and_peers.
     Source: arXiv:2410.22235 (its audit of r and h with a cap), with the curve of a Gaussian.
 
     >>> round(gaussian_one_run_lower_bound(1000, 100, 75, delta=1e-5, significance=0.05), 2)
@@ -207,7 +196,7 @@ def one_run_best_bound(
         guesses: fixed beforehand; ``None``: `default_guesses` of the number of canaries.
         bound: of so many guesses, or `gaussian_one_run_lower_bound`.
 
-    Guarantees: test_choosing_the_guesses_is_paid_for.
+    Guarantees: test_a_bound_errs_as_often_as_it_says.
     """
     m = len(scores)
     tried = default_guesses(m) if guesses is None else tuple(guesses)
@@ -228,7 +217,7 @@ def one_run_ceiling(
     """Returns the bound when every guess is right: no audit of so many canaries can prove more.
 
     Args: as of `one_run_best_bound`; views: kinds of score among which the audit may choose.
-    Guarantees: test_ceilings_grow_with_the_canaries.
+    Guarantees: test_bounds_are_those_of_papers_and_peers.
 
     >>> round(one_run_ceiling(100, 1e-5, 0.05), 2)
     3.17
@@ -301,8 +290,7 @@ def threshold_lower_bound(
         delta: of the privacy definition.
         significance: half of it for each of the two rates.
 
-    Guarantees: test_threshold_bounds_are_symmetric_in_both_errors,
-        test_the_threshold_bound_errs_as_often_as_it_says.
+    Guarantees: test_bounds_are_those_of_papers_and_peers, test_a_bound_errs_as_often_as_it_says.
     Source: arXiv:2006.07709, section 4; arXiv:2101.04535, section 4.
 
     >>> round(threshold_lower_bound(25, 500, 200, 500, delta=1e-5, significance=0.05), 2)

@@ -1,6 +1,5 @@
 """Attacks on the audit itself: a release that explodes, a bug that the ledger knows nothing of."""
 
-import threading
 from dataclasses import replace
 from typing import Any
 
@@ -9,10 +8,8 @@ import pytest
 from toy_tasks import LORA, play, private, same_bits, tokens
 
 import fedlora_lab as fl
-from fedlora_lab.audit.canary_audit import canaries as audit
 from fedlora_lab.cli.audits import audit_to_json
 from fedlora_lab.federated.records import Round
-from fedlora_lab.privacy import privatizer
 from fedlora_lab.privacy.ledger import Ledger, Uncertified
 from fedlora_lab.report.run_folder import to_json
 from fedlora_lab.review.mistakes import BUGS
@@ -21,17 +18,14 @@ pytestmark = pytest.mark.attack
 
 WIDE = fl.tasks.regression(clients=4, examples=16, d_in=40, d_out=24, rank=4)
 PLAN = fl.Plan(rounds=6, local_steps=2, batch=8, lr=1e-7)
-SMALL = tokens("head"), "fedlora"
-STEPS = fl.Plan(rounds=3, local_steps=2, batch=3, lr=0.2)
 NOTHING = BUGS["clips nothing"]
 REASON = "an injected bug: clips nothing"
 
 
 def audited(lr=1e-7, row="fedlora", task=WIDE, bug=None, **fields):
     noise: dict = {"noise_multiplier": 4.0, "delta": 1e-5, "accountant": "rdp"} | fields
-    privacy = fl.Privacy(**noise)
     options = {"canaries": 64, "lora": fl.Lora(8, 8.0), "bug": bug}
-    return audit(task, row, privacy, PLAN.replace(lr=lr), **options)
+    return fl.audit.canaries(task, row, fl.Privacy(**noise), PLAN.replace(lr=lr), **options)
 
 
 @pytest.mark.parametrize(("unit", "sigma", "ends"), [("example", 0.01, 1), ("client", 100.0, 2)])
@@ -41,12 +35,9 @@ def test_a_release_that_is_not_finite_is_invalid(unit, sigma, ends):
     assert result.invalid == f"the release of round {ends} is not finite"
     assert np.isnan(result.epsilon_lower) and not result.holds
     assert result.scores == result.lower == {} and result.rounds == ends
-    for text in (str(result), repr(result)):
-        assert f"invalid: {result.invalid}" in text
-        assert "the release itself is the finding" in text and "0.00" not in text
+    assert f"invalid: {result.invalid} (the release itself is the finding" in str(result)
     entry = audit_to_json(result)
-    assert (entry["epsilon_lower"], entry["invalid"]) == (None, result.invalid)
-    assert to_json(entry)
+    assert entry["epsilon_lower"] is None and to_json(entry)
 
 
 def test_a_run_that_only_the_bug_makes_explode_is_invalid():
@@ -77,63 +68,41 @@ def test_a_rule_that_fails_on_what_is_not_finite_is_no_traceback():
 def test_a_bug_is_refuted_against_what_the_ledger_would_have_stated():
     sound = audited()
     broken = audited(bug=NOTHING)
-    assert sound.holds and sound.bug is None
-    assert sound.epsilon_upper == sound.epsilon_nominal == sound.claimed
+    assert sound.holds and sound.epsilon_upper == sound.epsilon_nominal == sound.claimed
     assert broken.epsilon_upper == float("inf")
-    assert broken.epsilon_nominal == sound.epsilon_nominal == broken.claimed
-    assert broken.epsilon_lower > broken.epsilon_nominal
+    assert sound.epsilon_nominal == broken.epsilon_nominal == broken.claimed < broken.epsilon_lower
     assert not broken.holds and REASON in str(broken)
+
+
+SETUP: Any = (tokens("head"), "fedlora", private("example"))
+STEPS = fl.Plan(rounds=3, local_steps=2, batch=3, lr=0.2)
 
 
 @pytest.mark.slow
 def test_a_run_with_a_bug_is_uncertified_from_the_first_moment(tmp_path):
     """On disk too, before anything is released; neither it nor a sound run goes on as the other."""
-    privacy = fl.Privacy(delta=1e-3, accountant="rdp").calibrate(
-        epsilon=8, task=SMALL[0], plan=STEPS
-    )
-    setup = *SMALL, privacy, STEPS
     folder = tmp_path / "broken"
-    events = fl.ticks(*setup, lora=LORA, bug=NOTHING, checkpoint=folder)
+    events = fl.ticks(*SETUP, STEPS, lora=LORA, bug=NOTHING, checkpoint=folder)
     first: Any = next(events)
     next(events)
     assert (first.ledger.uncertified, first.epsilon) == (REASON, float("inf"))
     assert Ledger.load(folder / "ledger.json").uncertified == REASON
     events.close()
-    last: Any = [*fl.run(*setup, lora=LORA, resume=folder, bug=NOTHING)][-1]
+    last: Any = [*fl.run(*SETUP, STEPS, lora=LORA, resume=folder, bug=NOTHING)][-1]
     assert (last.index, last.ledger.uncertified, last.epsilon) == (3, REASON, float("inf"))
     with pytest.raises(Uncertified, match=REASON):
         last.ledger.epsilon()
-    book = Ledger.load(folder / "ledger.json")
-    assert book.nominal_epsilon() < float("inf")
-    sound: Any = [*fl.run(*setup, lora=LORA, checkpoint=tmp_path / "sound")][-1]
-    assert sound.ledger.uncertified is None
+    [*fl.run(*SETUP, STEPS, lora=LORA, checkpoint=tmp_path / "sound")]
     for name, bug in (("broken", None), ("sound", NOTHING)):
         with pytest.raises(ValueError, match="those of this run"):
-            fl.run(*setup, lora=LORA, resume=tmp_path / name, bug=bug)
+            fl.run(*SETUP, STEPS, lora=LORA, resume=tmp_path / name, bug=bug)
 
 
 def test_a_bug_belongs_to_its_run_alone():
-    """Two runs in two threads, step by step in turn: each has the bits that it has alone."""
-    setup = *SMALL, private("example"), STEPS
-    before = privatizer.clip_sum
-    records: dict[str, Any] = {}
-    turn = threading.Barrier(2)
-
-    def work(name: str, bug: Any) -> None:
-        records[name] = []
-        for event in fl.ticks(*setup, lora=LORA, bug=bug):
-            turn.wait(60)
-            records[name] += [event] if isinstance(event, Round) else []
-
-    pairs = (("sound", None), ("broken", NOTHING))
-    threads = [threading.Thread(target=work, args=pair) for pair in pairs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert privatizer.clip_sum is before
-    same_bits(records["sound"], play(*setup))
-    assert records["sound"][-1].ledger.uncertified is None
-    assert records["broken"][-1].ledger.uncertified == REASON
-    clipped, unclipped = (records[name][-1].adapter["inner"][1] for name in ("sound", "broken"))
-    assert not clipped.equal(unclipped)
+    """Two runs step by step in turn: each has the bits that it has alone."""
+    both = (fl.ticks(*SETUP, STEPS, lora=LORA, bug=bug) for bug in (None, NOTHING))
+    events = [*zip(*both, strict=True)]
+    same_bits([sound for sound, _ in events if isinstance(sound, Round)], play(*SETUP, STEPS))
+    sound, broken = events[-1]
+    assert (sound.ledger.uncertified, broken.ledger.uncertified) == (None, REASON)
+    assert not sound.adapter["inner"][1].equal(broken.adapter["inner"][1])

@@ -3,6 +3,7 @@
 Each is a function in the place of the true one; a broken clip is given as ``bug`` instead.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from fedlora_lab.federated import local_training
 from fedlora_lab.federated.run import Run
 from fedlora_lab.privacy import privatizer
-from fedlora_lab.privacy.privatizer import ClipCounts, clip_sum, gaussian_noise, row_norms
+from fedlora_lab.privacy.privatizer import clip_sum, gaussian_noise, row_norms
 
 true_step, true_batch = local_training.local_step, local_training.poisson_batch
 true_charge = Run.charge_ledger
@@ -26,12 +27,9 @@ def twice_too_far(rows: Any, clip: float, owner: Any, owners: int, *rest: Any) -
 
 
 def lets_infinities_through(rows: Any, clip: float, owner: Any, owners: int, *rest: Any) -> Any:
-    scale = (clip / row_norms(rows).clamp(min=1e-300)).clamp(max=1.0)
-    sums = {}
-    for key, x in rows.items():
-        scaled = x * scale.to(x).view(-1, *[1] * (x.dim() - 1))
-        sums[key] = x.new_zeros(owners, *x.shape[1:]).index_add_(0, owner, scaled)
-    return sums, ClipCounts(len(owner))
+    sums, counts = clip_sum(rows, clip, owner, owners, *rest)
+    lost = (~row_norms(rows).isfinite()).any()
+    return {key: torch.where(lost, math.inf, x) for key, x in sums.items()}, counts
 
 
 # ---- steps and batches
@@ -50,12 +48,10 @@ def without_empty_batches(prepared: Any, clients: Any, t: int, s: int) -> None:
 
 
 def fixed_batches(prepared: Any, t: int, s: int, ids: tuple[int, ...]) -> list[Tensor]:
-    batches = []
-    for k in ids:
-        size = prepared.spec.task.sizes[k]
-        order = torch.from_numpy(prepared.spec.streams.numpy("sampling", t, k, s).permutation(size))
-        batches.append(order[: max(1, round(size * prepared.spec.sample_rates[k]))].sort().values)
-    return batches
+    drawn = true_batch(prepared, t, s, ids)
+    # As many as are expected, from a place that is drawn.
+    sizes = [round(prepared.spec.task.sizes[k] * prepared.spec.sample_rates[k]) for k in ids]
+    return [torch.arange(size) + len(batch) for size, batch in zip(sizes, drawn)]
 
 
 def one_draw_for_all(prepared: Any, t: int, s: int, ids: tuple[int, ...]) -> list[Tensor]:

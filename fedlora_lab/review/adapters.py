@@ -7,9 +7,9 @@ call.
 import copy
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, TypeAlias
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.review.claims import ClaimedFields, Claims, Loader
+from fedlora_lab.review.claims import Claims, Loader
 from fedlora_lab.review.neighbours import Batch, Example
 from fedlora_lab.review.review import Review, step
 
@@ -26,6 +26,8 @@ Foreign: TypeAlias = Any
 """An object of Opacus or Flower, whose types these do not export."""
 Loss = Callable[[nn.Module, Foreign], Tensor]
 Metrics = Callable[[Tensor, nn.Module, Foreign], Mapping[str, Example]]
+EXAMPLES = 16
+"""Examples of a loader's data set that are tried."""
 
 
 @contextmanager
@@ -69,35 +71,32 @@ class OpacusStep:
     loss: Loss
     collate: Callable[[Batch], Foreign]
     metrics: Metrics | None = None
-    start: dict[str, Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
         self.state = copy.deepcopy(self.optimizer.state_dict())
-        self.start = {name: x.detach().clone() for name, x in self.tensors().items()}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Parameters and buffers by name."""
         named = [*self.module.named_parameters(), *self.module.named_buffers()]
-        return {name.removeprefix("_module."): x for name, x in named}
+        self.tensors = {name.removeprefix("_module."): x for name, x in named}
+        self.start = {name: x.detach().clone() for name, x in self.tensors.items()}
+        self.trained = {name: x for name, x in self.tensors.items() if x.requires_grad}
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """Names of the parameters without a gradient."""
-        tensors = self.tensors().items()
-        return tuple(k for k, x in tensors if isinstance(x, nn.Parameter) and not x.requires_grad)
+        """Names of the outputs that say whether a parameter without a gradient moved."""
+        parameters = {k: x for k, x in self.tensors.items() if isinstance(x, nn.Parameter)}
+        return tuple(f"change of {k}" for k, x in parameters.items() if not x.requires_grad)
 
     def reset(self) -> None:
         """Puts parameters, buffers and optimiser back to where they were."""
         with torch.no_grad():
-            for name, x in self.tensors().items():
+            for name, x in self.tensors.items():
                 x.copy_(self.start[name])
         self.optimizer.load_state_dict(copy.deepcopy(self.state))
         self.optimizer.zero_grad()
         # What a call that failed on its way left with Opacus' hooks.
-        for p in self.module.parameters():
+        for p in self.trained.values():
             p.grad = None
             for name, empty in (("grad_sample", None), ("_forward_counter", 0)):
-                if getattr(p, name, None) is not None and p.requires_grad:
+                if getattr(p, name, None) is not None:
                     setattr(p, name, empty)
         for layer in self.module.modules():
             if isinstance(activations := getattr(layer, "activations", None), list):
@@ -107,14 +106,12 @@ class OpacusStep:
         generator = getattr(self.optimizer, "generator", None)
         hook = getattr(self.optimizer, "step_hook", None)
         self.reset()
-        if hook is not None:
-            self.optimizer.step_hook = None  # the accountant counts no step of a review
+        self.optimizer.step_hook = None  # the accountant counts no step of a review
         try:
             with seed_generators([] if generator is None else [generator], seed):
                 return self._released(self.collate(examples))
         finally:
-            if hook is not None:
-                self.optimizer.step_hook = hook
+            self.optimizer.step_hook = hook
             self.reset()
 
     def _released(self, batch: Foreign) -> dict[str, Example]:
@@ -123,109 +120,57 @@ class OpacusStep:
         loss.backward()
         self.optimizer.step()
         sent: dict[str, Example] = {}
-        for name, x in self.tensors().items():
+        for name, x in self.tensors.items():
             if not isinstance(x, nn.Parameter):
                 sent[f"buffer {name}"] = x.detach().clone()
             elif not x.requires_grad:
-                change = (x.detach() - self.start[name]).abs()
-                sent[f"change of {name}"] = change.max() if change.numel() else 0.0
+                sent[f"change of {name}"] = (x.detach() - self.start[name]).abs().sum()
             elif x.grad is not None:
                 sent[name] = x.grad.detach().clone()
         if getattr(self.optimizer, "original_optimizer", None) is not None:
-            sent |= self._besides(sent)
+            sent["training besides the gradient"] = self._besides(sent)
         if self.metrics is not None:
             sent |= self.metrics(loss, self.module, batch)
         return sent
 
-    def _besides(self, sent: Mapping[str, Example]) -> dict[str, float]:
+    def _besides(self, sent: Mapping[str, Tensor]) -> float:
         """What moved parameters and optimiser besides the gradient that leaves: a plain step by
         the same gradient must do the same."""
-
-        def moved() -> tuple[list[Tensor], list[Tensor]]:
-            trained = [x for x in self.tensors().values() if x.requires_grad]
-            copies = [x.detach().double().clone() for x in trained]
-            return copies, _state_tensors(self.optimizer)
-
-        private = moved()
+        private = self._trained_state()
         self.reset()
-        for name, p in self.tensors().items():
-            if isinstance(p, nn.Parameter) and p.requires_grad:
-                p.grad = sent[name].clone() if name in sent else None
+        for name, p in self.trained.items():
+            p.grad = sent[name].clone() if name in sent else None
         self.optimizer.original_optimizer.step()
-        gaps = [_largest_gap(a, b) for a, b in zip(private, moved())]
-        names = "parameters besides the gradient", "optimizer state besides the gradient"
-        return dict(zip(names, gaps))
+        plain = self._trained_state()
+        return float((private - plain).abs().max()) if len(private) == len(plain) else 1.0
+
+    def _trained_state(self) -> Tensor:
+        """Trained parameters and the optimiser's tensors, as one vector."""
+        states = self.optimizer.state_dict()["state"].values()
+        kept = [x for state in states for x in state.values() if isinstance(x, Tensor)]
+        return torch.cat([x.detach().double().flatten() for x in (*self.trained.values(), *kept)])
 
 
-def _state_tensors(optimizer: Foreign) -> list[Tensor]:
-    """Copies of the tensors of an optimiser's state, in its order."""
-    states = optimizer.state_dict()["state"].values()
-    tensors = [x for state in states for x in state.values() if isinstance(x, Tensor)]
-    return [x.detach().double().clone() for x in tensors]
-
-
-def _largest_gap(ones: Sequence[Tensor], others: Sequence[Tensor]) -> float:
-    """The largest difference of two lists of tensors; 1 where they differ in number."""
-    if len(ones) != len(others):
-        return 1.0
-    return max((float((a - b).abs().max()) for a, b in zip(ones, others) if a.numel()), default=0.0)
-
-
-def _loss_of(criterion: "Callable[..., Tensor] | None") -> Loss:
-    def loss(module: nn.Module, batch: Foreign) -> Tensor:
-        if isinstance(batch, Mapping):
-            outputs = module(**batch)
-            return outputs.loss if criterion is None else criterion(outputs, batch)
-        *inputs, target = batch
-        check(criterion is not None, "criterion", criterion, "the loss function of your training")
-        assert criterion is not None
-        return criterion(module(*inputs), target)
-
-    return loss
+def _batch_sampler(loader: Foreign) -> Foreign:
+    """What draws a loader's batches, whole where Opacus' memory manager cuts them."""
+    sampler: Foreign = getattr(loader, "batch_sampler", None)
+    return sampler.sampler if type(sampler).__name__ == "BatchSplittingSampler" else sampler
 
 
 def _drawn_batches(loader: Foreign) -> "Loader | None":
     """Seed -> the batches of indices that a PyTorch loader draws for an epoch."""
-    sampler = getattr(loader, "batch_sampler", None)
+    sampler = _batch_sampler(loader)
     if sampler is None:
         return None
-    if type(sampler).__name__ == "BatchSplittingSampler":  # BatchMemoryManager cuts batches
-        sampler = sampler.sampler
-    batches: Iterable[Sequence[int]] = sampler
     owners = (sampler, getattr(sampler, "sampler", None), loader)
     # A sampler and its loader often share one generator, which is seeded and put back once.
     generators = {id(g): g for x in owners if (g := getattr(x, "generator", None)) is not None}
 
     def draw(seed: int) -> list[list[int]]:
         with seed_generators([*generators.values()], seed):
-            return [[int(i) for i in batch] for batch in batches]
+            return [[int(i) for i in batch] for batch in sampler]
 
     return draw
-
-
-def _sample_rate(loader: Foreign) -> float:
-    """The rate at which a loader draws: Opacus' own, or one over its batches."""
-    sampler = getattr(loader, "batch_sampler", None)
-    inner = getattr(sampler, "sampler", None)
-    rates = (getattr(owner, "sample_rate", None) for owner in (loader, sampler, inner))
-    return next(filter(None, rates), 1 / len(loader))
-
-
-def _claims_of_opacus(private: OpacusStep, loader: Foreign) -> ClaimedFields:
-    """What Opacus' accountant takes for granted, read from the optimizer and the loader."""
-    optimizer = private.optimizer
-    mean = getattr(optimizer, "loss_reduction", "mean") == "mean"
-    return {
-        "clip_norm": float(optimizer.max_grad_norm),
-        "noise_multiplier": float(optimizer.noise_multiplier),
-        "denominator": float(optimizer.expected_batch_size) if mean else 1.0,
-        # Claimed even where the loader shuffles: the stated epsilon rests on it.
-        "sampling": "poisson",
-        "sample_rate": _sample_rate(loader),
-        "dataset_size": len(loader.dataset),
-        "frozen": tuple(f"change of {name}" for name in private.frozen),
-        "seeded": not getattr(optimizer, "secure_mode", False),
-    }
 
 
 def opacus(
@@ -236,8 +181,6 @@ def opacus(
     *,
     loss: "Loss | None" = None,
     metrics: "Metrics | None" = None,
-    claims: "ClaimedFields | None" = None,
-    examples: int = 16,
     steps: int | None = None,
     epsilon: float | None = None,
     delta: float | None = None,
@@ -253,12 +196,9 @@ def opacus(
 
     Args:
         module, optimizer, loader: as returned.
-        criterion: (outputs, targets) -> loss; for ghost clipping the one that was returned. Not
-            needed where batches are mappings and the model returns its loss.
+        criterion: (outputs, targets) -> loss; for ghost clipping the one that was returned.
         loss: (module, batch) -> loss, where ``criterion(module(*inputs), target)`` is not it.
         metrics: (loss, module, batch) -> what is logged or sent with every step, by name.
-        claims: fields of `Claims` that you state otherwise.
-        examples: how many of the data set are tried.
         steps, epsilon, delta: of the whole training, as you state them.
         draws, seed: see `fedlora_lab.review.step`.
 
@@ -267,43 +207,49 @@ def opacus(
     for name in ("noise_multiplier", "max_grad_norm"):
         expected = "an optimizer that make_private returned"
         check(hasattr(optimizer, name), "optimizer", type(optimizer).__name__, expected)
+    check(criterion is not None or loss is not None, "criterion", None, "the loss of your training")
+
+    def criterion_loss(module: nn.Module, batch: Foreign) -> Tensor:
+        *inputs, target = batch
+        assert criterion is not None
+        return criterion(module(*inputs), target)
+
     count = len(loader.dataset)
-    chosen = np.unique(np.linspace(0, count - 1, min(examples, count)).astype(int))
+    chosen = np.unique(np.linspace(0, count - 1, min(EXAMPLES, count)).astype(int))
     data = [loader.dataset[int(i)] for i in chosen]
     loader.collate_fn(data)  # Opacus learns from a first batch what an empty one looks like
-    private = OpacusStep(module, optimizer, loss or _loss_of(criterion), loader.collate_fn, metrics)
-    stated: ClaimedFields = {"steps": steps, "epsilon": epsilon, "delta": delta}
-    stated |= claims or {}
-    return step(
-        private,
-        data,
-        Claims(**_claims_of_opacus(private, loader) | stated),
-        loader=_drawn_batches(loader),
-        draws=draws,
-        seed=seed,
+    private = OpacusStep(module, optimizer, loss or criterion_loss, loader.collate_fn, metrics)
+    mean = getattr(optimizer, "loss_reduction", "mean") == "mean"
+    sampler = _batch_sampler(loader)
+    claims = Claims(
+        clip_norm=float(optimizer.max_grad_norm),
+        noise_multiplier=float(optimizer.noise_multiplier),
+        denominator=float(optimizer.expected_batch_size) if mean else 1.0,
+        # Claimed even where the loader shuffles: the stated epsilon rests on it.
+        sampling="poisson",
+        sample_rate=getattr(sampler, "sample_rate", None) or 1 / len(loader),
+        dataset_size=count,
+        steps=steps,
+        epsilon=epsilon,
+        delta=delta,
+        frozen=private.frozen,
+        seeded=not getattr(optimizer, "secure_mode", False),
     )
+    return step(private, data, claims, loader=_drawn_batches(loader), draws=draws, seed=seed)
 
 
 # ---- Flower
 
 
-def _ask_client(client: Foreign, arrays: list[np.ndarray], config: dict[str, Any]) -> Foreign:
-    """What ``fit`` of a NumPyClient or Client returns: arrays, and numbers by name."""
-    from flwr.common import FitIns, ndarrays_to_parameters, parameters_to_ndarrays
+def ask_app(app: Foreign, arrays: list[np.ndarray], config: Mapping[str, Any]) -> Foreign:
+    """What a ClientApp replies to a train message: arrays, and numbers by name.
 
-    client = client.to_client() if hasattr(client, "to_client") else client
-    reply = client.fit(FitIns(ndarrays_to_parameters(arrays), config))
-    metrics = {k: x for k, x in reply.metrics.items() if not isinstance(x, (str, bytes))}
-    numbers = {f"metric {name}": value for name, value in metrics.items()}
-    return parameters_to_ndarrays(reply.parameters), numbers | {"num_examples": reply.num_examples}
-
-
-def _ask_app(app: Foreign, arrays: list[np.ndarray], config: dict[str, Any]) -> Foreign:
-    """What a ClientApp replies to a train message: arrays, and numbers by name."""
+    Args: app: is asked. arrays, config: what the server sends.
+    """
     from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
     from flwr.app.metadata import Metadata
 
-    content = RecordDict({"arrays": ArrayRecord(arrays), "config": ConfigRecord(config)})
+    content = RecordDict({"arrays": ArrayRecord(arrays), "config": ConfigRecord({**config})})
     about = Metadata(1, "1", 0, 1, "", "", time.time(), 3600.0, "train")
     make: Foreign = Message  # the form that a received message has
     reply = app(make(content, metadata=about), Context(1, 1, {}, RecordDict(), {}))
@@ -331,10 +277,11 @@ def flower(
     """Reviews what a Flower client sends to its server in one round.
 
     Let the client take one local step in it: after several, what it sends is no sum any more. The
-    number of examples leaves with every reply; ``Claims(public=("num_examples",))`` if you say so.
+    number of examples leaves with every reply; name that metric in ``Claims(public=...)`` if you
+    say so.
 
     Args:
-        client: examples -> a ``NumPyClient``, ``Client`` or ``ClientApp`` that trains on them.
+        client: examples -> a ``ClientApp`` that trains on them.
         data: at least 8 examples, as ``client`` takes them.
         claims: what you say of it; ``denominator``: expected batch size / learning rate.
         parameters: arrays that the server sends.
@@ -344,18 +291,17 @@ def flower(
     Guarantees: test_a_flower_client_is_reviewed_as_its_server_sees_it.
     """
     import_module("fedlora_lab.flower")  # imports Flower, or says how to install it
-    start = {f"parameter {i}": np.asarray(x) for i, x in enumerate(parameters)}
+    start = [np.asarray(x) for x in parameters]
 
-    def asked(examples: Batch, seed: int) -> dict[str, Example]:
+    def reply(examples: Batch, seed: int) -> dict[str, Example]:
         with seed_generators([], seed):
-            made = client(examples)
-            ask = _ask_client if hasattr(made, "fit") else _ask_app
-            arrays, numbers = ask(made, [x.copy() for x in start.values()], dict(config or {}))
+            app = client(examples)
+            arrays, numbers = ask_app(app, [x.copy() for x in start], config or {})
         sent = {f"parameter {i}": x for i, x in enumerate(arrays)}
         # What a server sees beyond what it sent: a change where shapes are alike.
-        for name in sent.keys() & start.keys():
-            if sent[name].shape == start[name].shape:
-                sent[name] = sent[name] - start[name]
+        for (name, x), before in zip(sent.items(), start):
+            if x.shape == before.shape:
+                sent[name] = x - before
         return sent | numbers
 
-    return step(asked, data, claims, loader=loader, draws=draws, seed=seed)
+    return step(reply, data, claims, loader=loader, draws=draws, seed=seed)

@@ -2,9 +2,9 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
 
@@ -99,25 +99,6 @@ CHECKS: dict[str, Check] = {
 """Name -> check, in the order of the table."""
 
 
-class ClaimedFields(TypedDict, total=False):
-    """Some fields of `Claims`, by name."""
-
-    clip_norm: float
-    noise_multiplier: float
-    denominator: float
-    sampling: Literal["poisson"] | None
-    sample_rate: float | None
-    dataset_size: int | None
-    steps: int | None
-    epsilon: float | None
-    delta: float | None
-    relation: Relation
-    seeded: bool
-    frozen: tuple[str, ...]
-    public: tuple[str, ...]
-    finite: bool
-
-
 @dataclass(frozen=True, kw_only=True)
 class Claims:
     """What the author of a step says of it. The first two are needed; each other one switches on
@@ -155,8 +136,8 @@ class Claims:
     delta: float | None = None
     relation: Relation = "add/remove"
     seeded: bool = True
-    frozen: tuple[str, ...] = ()
-    public: tuple[str, ...] = ()
+    frozen: Sequence[str] = ()
+    public: Sequence[str] = ()
     finite: bool = True
 
     def __post_init__(self) -> None:
@@ -174,7 +155,7 @@ class Claims:
         check_one_of("relation", self.relation, get_args(Relation))
         for name in ("frozen", "public"):
             value = getattr(self, name)
-            check(isinstance(value, tuple), name, value, "a tuple of names of outputs")
+            check(not isinstance(value, str), name, value, "names of outputs, in a tuple or list")
 
 
 class Finding(NamedTuple):

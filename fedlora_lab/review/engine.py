@@ -5,19 +5,20 @@ method, privacy and model on a few of the user's examples. Two things are chosen
 and who is in a batch, since a review has to know that.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.audit.instruments import Recorder
 from fedlora_lab.federated import local_training, uploads
-from fedlora_lab.federated.records import Round, Tick
+from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import RunOptions
 from fedlora_lab.federated.spec import Prepared
 from fedlora_lab.methods.filters import identity
@@ -25,10 +26,9 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.published import get
 from fedlora_lab.methods.state import Tensors
-from fedlora_lab.privacy.ledger import Numbers, PerClient
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.privatizer import in_noise_units
-from fedlora_lab.review.claims import Claims, Loader, Step
+from fedlora_lab.review.claims import Claims, Loader
 from fedlora_lab.review.review import Review, step
 from fedlora_lab.tasks.task import Examples, Task, concatenate, take
 
@@ -186,32 +186,27 @@ def drawn_batches(run: Recorder) -> Loader:
     return draw
 
 
-class Counted(NamedTuple):
-    """What a few rounds released, and what the ledger said of it when the last was made."""
-
-    steps: int = 0
-    epsilon: float = 0.0
-    noise_multiplier: float = 0.0
-    sample_rate: float = 0.0
-
-
-def counted_run(run: Recorder) -> Counted:
-    """Makes the rounds of a run and counts, for the first client."""
-
-    def first(value: "PerClient | Numbers | None") -> float:
-        assert value is not None  # an entry without noise says 0
-        return float(np.ravel(value)[0])
-
-    counted = Counted()
-    for event in run.events():
-        # Before the round is over: an entry that comes later than its release is missing here.
-        if isinstance(event, Tick) and run.ledger is not None and run.ledger.releases:
-            steps = counted.steps + 1 if run.spec.by_step else event.round
-            entry = run.ledger.releases[-1]
-            noise = first(entry.noise_multiplier)
-            rate = first(entry.sample_rate)
-            counted = Counted(steps, run.ledger.nominal_epsilon(), noise, rate)
-    return counted
+def stated_claims(run: Recorder) -> Claims:
+    """Makes the rounds of a run: what its ledger, not its plan, then says of the first client."""
+    deque(run.events(), maxlen=0)
+    privacy = run.spec.privacy
+    assert privacy is not None and run.ledger is not None
+    entry = run.ledger.releases[-1]
+    assert entry.noise_multiplier is not None and entry.sample_rate is not None
+    sampled = privacy.by_step or privacy.trust == "central"
+    return Claims(
+        clip_norm=privacy.clip_norm,
+        noise_multiplier=float(np.ravel(entry.noise_multiplier)[0]),
+        denominator=EXPECTED if sampled else SLOTS,
+        sampling="poisson" if sampled else None,
+        sample_rate=float(np.ravel(entry.sample_rate)[0]),
+        dataset_size=2 * SLOTS if privacy.by_step else SLOTS,
+        steps=LEDGER_ROUNDS * (run.spec.plan.local_steps if privacy.by_step else 1),
+        epsilon=run.ledger.nominal_epsilon(),
+        delta=privacy.delta,
+        relation="add/remove" if sampled else "replace",
+        finite=False,
+    )
 
 
 def small_plans(privacy: Privacy, plan: Plan) -> tuple[Privacy, Plan]:
@@ -236,55 +231,39 @@ def somewhere(server_tensors: Tensors, streams: Streams) -> dict:
     return moved
 
 
-class EngineSubject(NamedTuple):
-    """What `fl.review.step` is given of the engine."""
-
-    function: EngineStep
-    data: list[Examples]
-    claims: Claims
-    loader: Loader | None
-    others: Mapping[str, Step]
-
-
 def engine_subject(
     task: Task,
     method: "Method | str",
     privacy: Privacy,
     plan: Plan,
     *,
-    lora: "Lora | None" = None,
+    round_index: int = 0,
     seed: int = 0,
-    bug: "Callable[..., Any] | None" = None,
-) -> EngineSubject:
-    """Makes of a method and its plans what can be reviewed. Args: see `engine`."""
+    **options: Any,
+) -> dict[str, Any]:
+    """What `fl.review.step` is given of the engine, by name. Args: see `engine`."""
     check(isinstance(privacy, Privacy), "privacy", privacy, "a Privacy with its noise set")
+    check_whole("round_index", round_index)
     # A filter follows the noise: it makes noise correlated and smaller, and tells nothing.
     row = get(method).replace(filter=identity)
     units = few_units(task, privacy.unit)
     small = task_of(task, [], units, privacy.unit)
     privacy, plan = small_plans(privacy, plan)
-    setup: dict[str, Any] = {"lora": lora, "seed": seed, "bug": bug}
-    # The ledger of a run that is made, not the plan, says what was spent.
-    counted = counted_run(Recorder.open(small, row, privacy, plan, **setup))
-    run = Recorder.open(small, row, privacy, plan.replace(rounds=2), **setup)
+    claims = stated_claims(Recorder.open(small, row, privacy, plan, seed=seed, **options))
+    plan = plan.replace(rounds=round_index + 2)
+    run = Recorder.open(small, row, privacy, plan, seed=seed, **options)
     server = run.state.server
     run.state.server = server.replace_tensors(somewhere(server.tensors, Streams(seed)))
-    sampled = privacy.by_step or privacy.trust == "central"
-    claims = Claims(
-        clip_norm=privacy.clip_norm,
-        denominator=EXPECTED if sampled else SLOTS,
-        sampling="poisson" if sampled else None,
-        dataset_size=2 * SLOTS if privacy.by_step else SLOTS,
-        delta=privacy.delta,
-        relation="add/remove" if sampled else "replace",
-        finite=False,
-        **counted._asdict(),
-    )
-    others: dict[str, Step] = {"the next round": EngineStep(run, units, t=1)}
+    others = {"the next round": EngineStep(run, units, t=round_index + 1)}
     if privacy.by_step and plan.local_steps > 1:
-        others["the next step"] = EngineStep(run, units, s=1)
-    loader = drawn_batches(run) if sampled else None
-    return EngineSubject(EngineStep(run, units), units, claims, loader, others)
+        others["the next step"] = EngineStep(run, units, t=round_index, s=1)
+    return {
+        "function": EngineStep(run, units, t=round_index),
+        "data": units,
+        "claims": claims,
+        "loader": drawn_batches(run) if claims.sampling else None,
+        "others": others,
+    }
 
 
 def engine(
@@ -294,16 +273,18 @@ def engine(
     plan: Plan,
     *,
     lora: "Lora | None" = None,
+    round_index: int = 0,
     seed: int = 0,
     bug: "Callable[..., Any] | None" = None,
     draws: int = 16,
 ) -> Review:
-    """Reviews the library's own engine under a method and a privacy plan, in its first round.
+    """Reviews the library's own engine under a method and a privacy plan.
 
     A filter after the noise is left out: it is post-processing, and makes the noise correlated.
 
     Args:
         task, method, privacy, plan, lora: as of `fl.run`.
+        round_index: of the round that is reviewed, from 0: a schedule may move other tensors there.
         seed: of the state and of the review.
         bug: clips in the library's place, one of `fl.review.mistakes.BUGS`, to be found.
         draws: see `fedlora_lab.review.step`.
@@ -316,5 +297,6 @@ def engine(
     >>> fl.review.engine(task, "fedlora", privacy, plan).sound
     True
     """
-    subject = engine_subject(task, method, privacy, plan, lora=lora, seed=seed, bug=bug)
-    return step(**subject._asdict(), batch=UNITS, draws=draws, seed=seed)
+    setup = {"lora": lora, "round_index": round_index, "seed": seed, "bug": bug}
+    subject = engine_subject(task, method, privacy, plan, **setup)
+    return step(**subject, batch=UNITS, draws=draws, seed=seed)

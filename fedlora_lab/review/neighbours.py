@@ -57,18 +57,11 @@ def scale(example: Example, factor: float) -> Example:
     return map_floats(change, example)
 
 
-def same_numbers(one: Example, other: Example) -> bool:
-    """Whether two examples hold the same numbers, NaN included."""
-    if isinstance(one, Mapping):
-        return one.keys() == other.keys() and all(same_numbers(one[key], other[key]) for key in one)
-    if isinstance(one, (tuple, list)):
-        return len(one) == len(other) and all(map(same_numbers, one, other))
-    try:
-        a = to_array(one)
-        b = to_array(other)
-    except (TypeError, ValueError):
-        return bool(one == other)
-    return a.shape == b.shape and bool(np.allclose(a, b, 1e-6, 1e-12, equal_nan=True))
+def holds_floats(example: Example) -> bool:
+    """Whether an example holds floating-point numbers; tokens alone cannot be scaled."""
+    numbers: list[Example] = []
+    map_floats(numbers.append, example)
+    return bool(numbers)
 
 
 def to_array(value: Example) -> np.ndarray:
@@ -85,30 +78,21 @@ def to_array(value: Example) -> np.ndarray:
 
 
 class Neighbours(NamedTuple):
-    """Two batches that differ in one example. ``far`` and ``away`` differ in many copies of it, to
-    show the direction where it drowns in the noise by itself."""
+    """Two batches that differ in what stands beside the examples that both hold."""
 
     words: str
-    one: Batch
-    other: Batch
-    far: Batch
-    away: Batch
+    shared: Batch
+    ones: Batch
+    others: Sequence[Example] = ()
 
+    def batches(self, copies: int = 1) -> tuple[Batch, Batch]:
+        """The two batches; with copies of what differs they lie far apart in its direction."""
 
-def neighbours(
-    words: str, rest: Batch, ones: Batch, stand: Sequence[Example] = (), copies: int = COPIES
-) -> Neighbours:
-    """Makes two batches of ``rest``: one with ``ones``, the other with ``stand`` in their place.
+        def batch(units: Sequence[Example]) -> Batch:
+            # In second place: a step that cuts its batch into pieces puts it beside another one.
+            return [*self.shared[:1], *[*units] * copies, *self.shared[1:]]
 
-    Args: words: what was done. rest, ones, stand: examples. copies: of what differs, to learn from.
-    """
-
-    def batch(units: Batch) -> Batch:
-        # In second place: a step that cuts its batch into pieces puts it beside another example.
-        return [*rest[:1], *units, *rest[1:]]
-
-    stand = [*stand]
-    return Neighbours(words, batch(ones), batch(stand), batch(ones * copies), batch(stand * copies))
+        return batch(self.ones), batch(self.others)
 
 
 def single_changes(batch: Batch, replaced: bool, count: int) -> Iterator[Neighbours]:
@@ -120,15 +104,14 @@ def single_changes(batch: Batch, replaced: bool, count: int) -> Iterator[Neighbo
         without = batch[:i] + batch[i + 1 :]
         loud = scale(example, LOUD)
         stand = [batch[(i + 1) % len(batch)]] if replaced else []
-        yield neighbours(
-            f"example {i} {'replaced' if replaced else 'left out'}", without, [example], stand
-        )
-        if i < TRIED and not same_numbers(loud, example):
-            yield neighbours(f"example {i} scaled by 1e6", without, [loud], stand)
+        action = "replaced" if replaced else "left out"
+        yield Neighbours(f"example {i} {action}", without, [example], stand)
+        if i < TRIED and holds_floats(example):
+            yield Neighbours(f"example {i} scaled by 1e6", without, [loud], stand)
             if replaced:
                 turned = [scale(example, -LOUD)]
-                yield neighbours(f"example {i} scaled by 1e6 and turned", without, [loud], turned)
+                yield Neighbours(f"example {i} scaled by 1e6 and turned", without, [loud], turned)
     if not replaced:
         loud = scale(batch[0], LOUD)
-        yield neighbours("example 0 twice", batch, batch[:1])
-        yield neighbours("example 0 scaled by 1e6, in a batch of two", batch[1:2], [loud])
+        yield Neighbours("example 0 twice", batch, batch[:1])
+        yield Neighbours("example 0 scaled by 1e6, in a batch of two", batch[1:2], [loud])

@@ -8,7 +8,7 @@ noise.
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -60,39 +60,41 @@ class Noise:
         """Whether every number is one."""
         return bool(np.isfinite(self.rows).all())
 
-    def compared(self) -> np.ndarray:
-        """Columns of which every pair is compared: few of each tensor."""
-        most = max(2, COMPARED_COLUMNS // len(self.parts))
-        parts = self.parts.values()
-        return np.concatenate([x.start + kept_places(x.stop - x.start, most) for x in parts])
+    def places(self, names: Sequence[str], most: int | None = None) -> np.ndarray:
+        """Columns of these tensors. Args: names: of them. most: how many of each; None: all."""
+        parts = [self.parts[name] for name in names]
+        sizes = [part.stop - part.start for part in parts]
+        return np.concatenate(
+            [part.start + kept_places(size, most or size) for part, size in zip(parts, sizes)]
+        )
 
 
 def ties_within(noise: Noise) -> list[Tie]:
     """Correlations between numbers, of one call and of the next, and between calls."""
-    ties = ties_of_calls(noise.centred, noise.centred, "all numbers")
-    few = noise.compared()
-    for view in both_views(noise.pairs[:, few]):
-        ties.append(closest_columns(view, view, "two numbers of one call"))
+    ties = ties_between(noise, noise, "the step")
+    few = noise.places([*noise.parts], max(2, COMPARED_COLUMNS // len(noise.parts)))
     for view in both_views(noise.centred[:, few]):
         where = "a number of one call and one of the next"
-        ties.append(closest_columns(view[:-1], view[1:], where))
+        ties += ties_of_columns(view[:-1], view[1:], where)
     return ties
 
 
 def ties_between(one: Noise, other: Noise, where: str) -> list[Tie]:
     """Correlations of two workers' noise at equal seeds, in the tensors that both have.
 
-    Args: one, other: of the two. where: names them.
+    Args: one, other: of the two, or of one. where: names them.
     """
     names = [name for name in one.parts if name in other.parts]
     if not names:
         return []
-    left = np.concatenate([np.r_[one.parts[name]] for name in names])
-    right = np.concatenate([np.r_[other.parts[name]] for name in names])
-    few = kept_places(len(left), COMPARED_COLUMNS)
-    ties = ties_of_calls(one.centred[:, left], other.centred[:, right], where)
-    views = zip(both_views(one.pairs[:, left[few]]), both_views(other.pairs[:, right[few]]))
-    return [*ties, *(closest_columns(a, b, where) for a, b in views)]
+    sides = (one, other)
+    left, right = (noise.centred[:, noise.places(names)] for noise in sides)
+    ties = ties_of_calls(left, right, where, alone=one is other)
+    most = max(2, COMPARED_COLUMNS // len(names))
+    views = [both_views(noise.pairs[:, noise.places(names, most)]) for noise in sides]
+    for a, b in zip(*views):
+        ties += ties_of_columns(a, b, f"two numbers of {where}")
+    return ties
 
 
 def lacks_rank(noise: Noise) -> bool:
@@ -126,11 +128,10 @@ def kept_places(size: int, most: int) -> np.ndarray:
 def both_views(noise: np.ndarray) -> list[np.ndarray]:
     """The noise, and its sizes turned into normal numbers of mean zero, without their signs; each
     number has mean square 1 over the calls."""
-    views = [noise]
-    share = special.erf(np.abs(unit_columns(noise)) / math.sqrt(2))
+    scaled = unit_columns(noise)
+    share = special.erf(np.abs(scaled) / math.sqrt(2))
     sizes = special.ndtri(np.clip(share, 1e-9, 1 - 1e-9))
-    views.append(sizes - sizes.mean(0))
-    return [unit_columns(view) for view in views]
+    return [scaled, unit_columns(sizes - sizes.mean(0))]
 
 
 def unit_columns(noise: np.ndarray) -> np.ndarray:
@@ -146,30 +147,39 @@ def correlation_p_value(r: np.ndarray | float, samples: np.ndarray | float) -> n
     return 2 * stats.t.sf(np.sqrt(square * free / np.maximum(1 - square, 1e-6)), free)
 
 
-def closest_columns(a: np.ndarray, b: np.ndarray, where: str) -> Tie:
-    """The two columns that are most correlated, of all pairs; of one set each pair counts once.
+def ties_of_columns(a: np.ndarray, b: np.ndarray, where: str) -> list[Tie]:
+    """The two columns that are most correlated, and all pairs together; of one set each pair once.
 
     Args: a, b: (calls, columns), as of `both_views`; equal for one set. where: names the two.
     """
-    cosines = a.T @ b / len(a)
-    count = cosines.size
+    cosines = unit_columns(a - a.mean(0)).T @ unit_columns(b - b.mean(0)) / len(a)
     if np.array_equal(a, b):
-        cosines = np.triu(cosines, 1)
-        count = len(cosines) * (len(cosines) - 1) // 2
+        cosines = cosines[np.triu_indices(len(cosines), 1)]
+    count = cosines.size
+    if not count:
+        return []
     r = float(cosines.flat[np.argmax(np.abs(cosines))])
     # The largest of many is large by chance: each of them could have been it.
-    p = float(correlation_p_value(r, len(a)))
-    return Tie(min(1.0, count * p) if count else 1.0, r, where)
+    largest = Tie(min(1.0, count * float(correlation_p_value(r, len(a)))), r, where)
+    # Many weak ties: squares of correlations of independent noise are uncorrelated beta numbers.
+    calls = len(a)
+    square = stats.beta(1 / 2, (calls - 2) / 2)
+    # Their sum is as skewed as that of so many squares of normal numbers.
+    skew = math.sqrt(8 / min(count, calls * (calls - 1) / 2))
+    law = stats.pearson3(skew, count * square.mean(), math.sqrt(count * square.var()))
+    total = float(np.square(cosines).sum())
+    text = f"{where}, all pairs together"
+    excess = math.sqrt(max(0.0, total / count - square.mean()))
+    return [largest, Tie(float(law.sf(total)), excess, text)]
 
 
-def ties_of_calls(a: np.ndarray, b: np.ndarray, words: str) -> list[Tie]:
+def ties_of_calls(a: np.ndarray, b: np.ndarray, words: str, alone: bool) -> list[Tie]:
     """Calls of one worker with those of another, or of the same, at any distance.
 
-    Args: a, b: centred, (calls, numbers). words: name the two.
+    Args: a, b: centred, (calls, numbers). words: name the two. alone: both are the same.
     """
     ties = []
     calls, numbers = a.shape
-    alone = a is b
     lags = range(1, calls // 2 + 1) if alone else range(-calls // 2, calls // 2 + 1)
     bias = 1 / (calls - 1) if alone else 0.0  # what was centred together repels itself
     for x, y in zip(both_views(a), both_views(b)):

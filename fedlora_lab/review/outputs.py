@@ -1,5 +1,6 @@
 """Calls a step and lays all that leaves it into one vector, in the order of its names."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -50,32 +51,35 @@ class Outputs:
                 check(False, f"function[{name!r}]", type(value).__name__, "an array or a number")
         return arrays
 
-    def __call__(
-        self, examples: Sequence[Example], draw: int, *, spoilt: bool = False
-    ) -> np.ndarray:
+    def __call__(self, examples: Sequence[Example], draw: int) -> np.ndarray:
         """What leaves for these examples and this draw of noise, (numbers,).
 
-        Args: examples: a batch. draw: number of the seed. spoilt: an example is not finite, so
-            that a number which is none may be due to it.
+        Args: examples: a batch. draw: number of the seed.
         """
         arrays = self._read(examples, draw)
         vector = np.zeros(self.size)
         for name, shape in self.shapes.items():
             if name in arrays and arrays[name].shape == shape:
                 vector[self.places[name]] = arrays[name].ravel()
-        # Shapes and values of every ordinary call are remembered: un-noised outputs must not move.
-        if not spoilt and self.watched in (None, len(examples)):
+        # Shapes and values of all calls are remembered: un-noised outputs must not move.
+        if self.watched in (None, len(examples)):
             shapes = {name: x.shape for name, x in arrays.items()}
             names = {*shapes} | {*self.shapes}
             self.resized |= {k for k in names if shapes.get(k) != self.shapes.get(k)}
-            self.low = np.minimum(self.low, vector)
-            self.high = np.maximum(self.high, vector)
+            # NaN is left to the check of examples that are not finite.
+            self.low = np.fmin(self.low, vector)
+            self.high = np.fmax(self.high, vector)
         return vector
 
-    def changes(self) -> np.ndarray:
-        """How far each number has moved in all calls, (numbers,); infinite if it was none."""
+    def changes(self, ignored: np.ndarray) -> dict[str, float]:
+        """Output -> how far its numbers have moved in all calls; infinite where its shape did.
+
+        Args: ignored: (numbers,), those that may move.
+        """
         with np.errstate(all="ignore"):
             moved = self.high - self.low
             # Sums in another order differ in their last digits; that tells nobody anything.
             rounding = ROUNDING * np.maximum(np.abs(self.low), np.abs(self.high))
-        return np.where(moved <= rounding, 0.0, np.nan_to_num(moved, nan=np.inf))
+        moved = np.where(ignored | (moved < rounding), 0.0, moved)
+        most = {name: float(moved[place].max(initial=0.0)) for name, place in self.places.items()}
+        return most | dict.fromkeys(self.resized, math.inf)

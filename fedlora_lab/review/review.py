@@ -1,5 +1,6 @@
 """A review: all checks of one step, judged together, as one table."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ USUAL_BATCH = 16
 NEED_NO_STEP = ("sampling", "accounting")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Review:
     """What a review found.
 
@@ -54,11 +55,10 @@ class Review:
     @property
     def summary(self) -> str:
         """The outcome in two sentences."""
-        broken = [finding.check for finding in self.findings if finding.verdict == "broken"]
         clear = sum(finding.verdict != "cannot tell" for finding in self.findings)
         text = f"{clear} of {len(self.findings)} checks could tell, and found nothing broken."
-        if broken:
-            text = f"Broken: {', '.join(broken)}."
+        if self.broken:
+            text = f"Broken: {', '.join(name for name in CHECKS if name in self.broken)}."
         return f"{text} {self._epsilon_words()}"
 
     def _epsilon_words(self) -> str:
@@ -79,7 +79,7 @@ class Review:
 
         return pd.DataFrame([finding._asdict() for finding in self.findings]).set_index("check")
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         rows = [f"{f.verdict:<12}{f.check:<20}{explained(f)}" for f in self.findings]
         return "\n".join([*rows, self.summary])
 
@@ -131,80 +131,64 @@ def step(
     Guarantees: test_sound_steps_are_called_broken_no_more_often_than_stated,
         test_every_wrong_step_is_found, test_every_mistake_is_found_by_its_check,
         test_a_sound_step_that_looks_like_a_wrong_one_is_not_blamed.
-
-    >>> import numpy as np
-    >>> import fedlora_lab as fl
-    >>> def private_sum(examples, seed):
-    ...     total = np.zeros(20)
-    ...     for x in examples:  # the clip norm is 1
-    ...         total = total + x / max(1.0, np.linalg.norm(x))
-    ...     return {"gradient": total + 2.0 * np.random.default_rng(seed).normal(size=20)}
-    >>> data = list(np.random.default_rng(0).normal(size=(16, 20)))
-    >>> claims = fl.review.Claims(clip_norm=1.0, noise_multiplier=2.0)
-    >>> found = fl.review.step(private_sum, data, claims)
-    >>> found.sound, round(found["sensitivity"].number, 3)
-    (True, 1.0)
     """
     check(isinstance(claims, Claims), "claims", claims, "fl.review.Claims(clip_norm=..., ...)")
     check(isinstance(others or {}, Mapping), "others", type(others).__name__, "name -> step")
-    check(
-        function is None or callable(function), "function", function, "(examples, seed) -> arrays"
-    )
+    callable_or_none = function is None or callable(function)
+    check(callable_or_none, "function", function, "(examples, seed) -> arrays")
     check_number("significance", significance, 0, 1, open_low=True)
     check_whole("draws", draws, 16)
     check_whole("seed", seed)
-    examples = [*data]
     findings = [*check_sampling(loader, claims, seed), *check_accounting(claims)]
     if function is None:
         needing = [name for name in CHECKS if name not in NEED_NO_STEP]
         findings += [Finding(name, "no step was given", verdict="cannot tell") for name in needing]
     else:
-        size = batch_size(batch, claims, len(examples))
+        size = batch_size(batch, claims, len(data))
         even = draws // 2 * 2  # noise is measured from pairs of calls
         with ignore_warnings(RuntimeWarning, ""):
-            trials = Trials(function, examples, claims, batch=size, draws=even, seed=seed)
+            trials = Trials(function, [*data], claims, batch=size, draws=even, seed=seed)
             findings += step_findings(trials, others or {})
-    by_check = {one.check: one for one in judge_findings(findings, significance)}
-    epsilon = epsilon_given(by_check, claims, loader, seed)
-    return Review(tuple(by_check.values()), epsilon, claims)
+    by_check = judge_findings(findings, significance)
+    return Review(
+        findings=tuple(by_check.values()),
+        epsilon=epsilon_given(by_check, claims, loader, seed),
+        claims=claims,
+    )
 
 
-def judge_findings(findings: Sequence[Finding], significance: float) -> list[Finding]:
-    """One finding for each check, in the order of `CHECKS`: the one that decides.
+def judge_findings(findings: Sequence[Finding], significance: float) -> dict[str, Finding]:
+    """Check -> the finding that decides it, in the order of `CHECKS`.
 
     Args: findings: of all checks. significance: chance that any of them is rejected wrongly.
     """
-    by_chance = sum(one.p is not None for one in findings)
+    by_chance = sum(finding.p is not None for finding in findings)
     judged = []
-    for one in findings:
+    for finding in findings:
         # Bonferroni: each of so many p-values has its share. One that is no number is rejected.
-        if one.p is not None and not one.p > significance / by_chance:
-            one = one._replace(verdict="broken")
-        judged.append(one)
-    shown = []
-    for name in CHECKS:
-        of_check = [one for one in judged if one.check == name]
-        for verdict in ("broken", "cannot tell", "sound"):
-            deciding = [one for one in of_check if one.verdict == verdict]
-            if deciding:
-                shown.append(worst(deciding))
-                break
+        if finding.p is not None and not finding.p > significance / by_chance:
+            finding = finding._replace(verdict="broken")
+        judged.append(finding)
+    shown: dict[str, Finding] = {}
+    for name, verdict in itertools.product(CHECKS, ("broken", "cannot tell", "sound")):
+        deciding = [x for x in judged if x.check == name and x.verdict == verdict]
+        if deciding and name not in shown:
+            shown[name] = worst(deciding)
     return shown
 
 
 def worst(findings: Sequence[Finding]) -> Finding:
     """Of findings of one check and verdict the one that is shown: usually the first."""
+    check = findings[0].check
+    if check != "sensitivity" and findings[0].verdict != "broken":
+        return findings[0]
+    sign = -1 if check == "noise size" and findings[0].verdict == "broken" else 1
 
     def size(finding: Finding) -> float:
         # Rounded, so that of numbers that differ in their last digits the first is shown.
-        return -1.0 if math.isnan(finding.number) else round(abs(finding.number), 3)
+        return sign * round(-1.0 if math.isnan(finding.number) else abs(finding.number), 3)
 
-    first = findings[0]
-    if first.check == "noise size" and first.verdict == "broken":
-        return min(findings, key=size)
-    if first.check == "sensitivity" or first.verdict == "broken":
-        return max(findings, key=size)
-    return first
+    return max(findings, key=size)
 
 
 def batch_size(batch: int | None, claims: Claims, count: int) -> int:

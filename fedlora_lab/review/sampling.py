@@ -62,14 +62,19 @@ def check_sampling(loader: Loader | None, claims: Claims, seed: int) -> Iterator
     if len(epochs) > 1 and all(epoch == epochs[0] for epoch in epochs):
         yield Finding(name, "every seed draws the same batches", rate, seen, "broken")
         return
-    text = f"examples are drawn at {rate:.4g} times the claimed rate"
-    p = float(stats.binomtest(int(here.sum()), here.size, q).pvalue)
-    yield Finding(name, text, rate, seen, p=p)
-    text = f"{seen} do not vary as Poisson batches do"
-    p = binomial_p_value(sizes, n, q, np.random.default_rng(seed))
-    yield Finding(name, text, rate, seen, p=p)
-    text = f"an example is drawn {each.min()} to {each.max()} times in {len(batches)} batches"
-    yield Finding(name, text, rate, seen, p=equal_shares_p_value(each, len(batches), q))
+    p_values = {
+        f"examples are drawn at {rate:.4g} times the claimed rate": stats.binomtest(
+            int(here.sum()), here.size, q
+        ).pvalue,
+        f"{seen} do not vary as Poisson batches do": binomial_p_value(
+            sizes, n, q, np.random.default_rng(seed)
+        ),
+        f"an example is drawn {each.min()} to {each.max()} times in {len(batches)} batches": (
+            equal_shares_p_value(each, len(batches), q)
+        ),
+    }
+    for text, p in p_values.items():
+        yield Finding(name, text, rate, seen, p=float(p))
 
 
 def binomial_p_value(
@@ -94,11 +99,10 @@ def equal_shares_p_value(each: np.ndarray, batches: int, q: float) -> float:
     Args: each: (examples,), how often. batches: drawn. q: the claimed rate, below 1.
     """
     variance = batches * q * (1 - q)
-    n = len(each)
-    # Squares of a binomial number: mean 1, variance as for a normal one and a little more.
     total = float(np.sum((each - batches * q) ** 2) / variance)
-    spread = n * (2 + (1 - 6 * q * (1 - q)) / variance)
-    law = stats.gamma(n * n / spread, scale=spread / n)
+    # Squares of a binomial number: mean 1, variance as for a normal one and a little more.
+    spread = 2 + (1 - 6 * q * (1 - q)) / variance
+    law = stats.gamma(len(each) / spread, scale=spread)
     return 2 * float(min(law.cdf(total), law.sf(total)))
 
 

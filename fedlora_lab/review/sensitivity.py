@@ -9,15 +9,13 @@ from scipy import stats
 from fedlora_lab._utils.validation import error_text
 from fedlora_lab.review.claims import Finding, Verdict
 from fedlora_lab.review.neighbours import (
-    COPIES,
     LOUD,
     OVERFLOWS,
     TRIED,
     Batch,
     Example,
     Neighbours,
-    neighbours,
-    same_numbers,
+    holds_floats,
     scale,
     single_changes,
 )
@@ -31,22 +29,26 @@ def extreme_examples(trials: Trials) -> tuple[Example, tuple[Example, Example]]:
 
     They are chosen by batches of copies, which add up: what happens to all of them shows.
     """
+    pool = trials.batch[:8]
     # Examples without floating-point numbers, such as tokens, can be chosen but not scaled.
-    examples, factors = trials.batch[:8], (1.0,)
-    if not same_numbers(scale(trials.batch[0], LOUD), trials.batch[0]):
-        examples, factors = trials.batch[:3], (1 / LOUD, -1.0, 1.0, -LOUD, LOUD)
-    pool = [scale(example, factor) for factor in factors for example in examples]
+    if holds_floats(pool[0]):
+        factors = (1 / LOUD, -1.0, 1.0, -LOUD, LOUD)
+        pool = [scale(example, factor) for factor in factors for example in pool[:3]]
+    numbers = [trials.out.places[name].start + x for name, x in trials.columns.items()]
 
     def means() -> np.ndarray:
-        draws = [0] if trials.exact else [next(trials.fresh) for _ in range(TRIED)]
-        rows = [trials.sampled_mean([example] * len(trials.batch), draws) for example in pool]
+        rows = []
+        for example in pool:
+            draws = [0] if trials.exact else [next(trials.fresh) for _ in range(TRIED)]
+            calls = [trials.out([example] * len(trials.batch), draw) for draw in draws]
+            rows.append(np.mean(calls, axis=0)[np.concatenate(numbers)] * trials.per_clip)
         return np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
 
     first = means()
     # With noise, two means whose errors are independent: their products are not biased.
     products = first @ (first if trials.exact else means()).T
     lengths = np.diag(products)
-    squares = lengths[:, None] + lengths[None] - products - products.T
+    squares = lengths[:, None] + lengths - products - products.T
     apart = np.sqrt(np.maximum(squares, 0.0)).round(2)
     # Of those that move equally far from a weak one, the loudest; against it, the least loud.
     strong = len(pool) - 1 - int(np.argmax(apart[0][::-1]))
@@ -60,7 +62,7 @@ def beside_copies(trials: Trials, words: str, example: Example, other: Example) 
     Args: trials: of the step. words: say what was done. example, other: the two.
     """
     copies = [other] * (len(trials.batch) - 1)
-    return neighbours(words, copies, [example], [other] if trials.replaced else [])
+    return Neighbours(words, copies, [example], [other] if trials.replaced else [])
 
 
 def tipping_point(trials: Trials, start: Example, end: Example) -> Neighbours:
@@ -71,25 +73,30 @@ def tipping_point(trials: Trials, start: Example, end: Example) -> Neighbours:
 
     Args: trials: of the step. start, end: the two examples.
     """
-    longest = len(trials.batch) if trials.replaced else LONGEST_WAY
-    length = min(len(trials.batch), longest)
+    length = len(trials.batch)
+    if trials.replaced:
+        windows = [range(i, i + length) for i in range(length + 1)]
+    else:
+        # Batches grow until they hold all copies, and shrink again.
+        length = min(length, LONGEST_WAY)
+        windows = [range(i) for i in range(1, 2 * length + 1)]
+        windows += [range(i, 2 * length) for i in range(1, length + 1)]
     items = [start] * length + [end] * length
     # Mixed, so that a step which cuts its batch into pieces has both in each.
     order = trials.rng.permutation(2 * length).tolist()
-    # Under replacement batches have one size; else they grow until they hold all copies.
-    windows = [range(i, i + length) for i in range(length + 1)]
-    if not trials.replaced:
-        windows = [range(i) for i in range(1, 2 * length + 1)]
-        windows += [range(i, 2 * length) for i in range(1, length + 1)]
-    way = [[items[i] for i in order if i in window] for window in windows]
+
+    def batch(kept: Sequence[int]) -> Batch:
+        return [items[i] for i in order if i in kept]
+
+    way = [batch(window) for window in windows]
     at = farthest_step(trials, way, [start] * length, [end] * length)
     before, after = windows[at : at + 2]
-    lost = [items[i] for i in before if i not in after]
-    new = [items[i] for i in after if i not in before]
+    shared = sorted({*before} & {*after})
+    new = batch(sorted({*after} - {*before}))
+    lost = batch(sorted({*before} - {*after}))
     starts = sum(i < length for i in before)
     text = f"{starts} copies of one and {len(before) - starts} of another example, one changed"
-    far = way[at + 1] + new * COPIES
-    return Neighbours(text, way[at + 1], way[at], far, way[at] + lost * COPIES)
+    return Neighbours(text, batch(shared), new, lost)
 
 
 def farthest_step(trials: Trials, way: Sequence[Batch], start: Batch, end: Batch) -> int:
@@ -98,13 +105,13 @@ def farthest_step(trials: Trials, way: Sequence[Batch], start: Batch, end: Batch
     Args: way: batches. start, end: two that show the direction, where one call is but noise.
     """
     if trials.exact:
-        points = [trials.in_clips(trials.out(batch, 0)) for batch in way]
-        sizes = np.linalg.norm(np.diff(points, axis=0), axis=1)
+        points = np.array([trials.in_clips(trials.out(batch, 0)) for batch in way])
     else:
         direction = trials.direction(end, start)
         calls = zip(way, trials.fresh)
         along = [trials.in_clips(trials.out(batch, draw)) @ direction for batch, draw in calls]
-        sizes = np.abs(np.diff(along))
+        points = np.array(along)[:, None]
+    sizes = np.linalg.norm(np.diff(points, axis=0), axis=1)
     return int(np.argmax(np.nan_to_num(sizes, nan=np.inf)))
 
 
@@ -158,14 +165,6 @@ def check_sensitivity(
     yield Finding("signal", text, best.value, words, verdict)
 
 
-def bad_examples(trials: Trials, strong: Example) -> Iterator[tuple[str, Example]]:
-    """Examples that are not finite, or overflow, in words. Args: strong: is made to overflow."""
-    yield "NaN", scale(trials.batch[0], math.nan)
-    yield "infinity", scale(trials.batch[0], math.inf)
-    for factor in OVERFLOWS if trials.exact else OVERFLOWS[2::2]:
-        yield f"numbers {factor:g} times as large", scale(strong, factor)
-
-
 def check_non_finite(trials: Trials, strong: Example, limit: float) -> Iterator[Finding]:
     """Puts an example that is not finite, or overflows, among copies of another. These must count
     as without it, and the noise must be that of any other batch.
@@ -173,18 +172,21 @@ def check_non_finite(trials: Trials, strong: Example, limit: float) -> Iterator[
     Args: trials: of the step. strong: example that is copied. limit: of what it may move.
     """
     check = "non-finite"
-    if same_numbers(scale(trials.batch[0], math.nan), trials.batch[0]):
+    if not holds_floats(strong):
         yield Finding(check, "examples hold no floating-point numbers", 0.0)
         return
-    for kind, example in bad_examples(trials, strong):
+    bad = {"NaN": scale(strong, math.nan), "infinity": scale(strong, math.inf)}
+    for factor in OVERFLOWS if trials.exact else OVERFLOWS[2::2]:
+        bad[f"numbers {factor:g} times as large"] = scale(strong, factor)
+    for kind, example in bad.items():
         words = f"an example of {kind} among copies of another"
         trial = beside_copies(trials, words, example, strong)
+        batch, _ = trial.batches()
         try:
-            vector = trials.out(trial.one, 0, spoilt=True)
+            share = float(np.mean(~np.isfinite(trials.out(batch, 0))))
         except Exception as error:  # a step that refuses such data is in order
             yield Finding(check, f"the step refuses {kind}: {error_text(error, 80)}", 0.0, words)
             continue
-        share = float(np.mean(~np.isfinite(vector)))
         if share:  # to be seen by all: no training goes on with it
             text = f"an example of {kind} makes {share:.0%} of all numbers NaN or infinite"
             text += "; epsilon holds only if no such example comes here"
@@ -192,9 +194,9 @@ def check_non_finite(trials: Trials, strong: Example, limit: float) -> Iterator[
             yield Finding(check, text, math.inf, words, verdict)
             continue
         # It may count as zero or as another example does, never further.
-        shift = trials.exact_shift(trial, spoilt=True)
+        shift = trials.exact_shift(trial)
         if shift is None:
-            noise = compare_noise(trials, check, trial.one, words)
+            noise = compare_noise(trials, check, batch, words)
             if noise is not None:
                 yield noise
                 if noise.verdict == "broken":

@@ -15,13 +15,7 @@ from scipy import stats
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.review.claims import Claims, Finding, Step, Verdict
-from fedlora_lab.review.neighbours import (
-    LOUD,
-    TRIED,
-    Batch,
-    Neighbours,
-    scale,
-)
+from fedlora_lab.review.neighbours import COPIES, LOUD, TRIED, Batch, Neighbours, scale
 from fedlora_lab.review.noise import Noise, kept_places
 from fedlora_lab.review.outputs import Outputs
 
@@ -72,8 +66,8 @@ class Trials:
         self.rng = np.random.default_rng(seed)
         self.fresh = itertools.count(draws)
         self.out = Outputs(function, seed, self.batch, self.replaced)
-        for field, names in (("frozen", claims.frozen), ("public", claims.public)):
-            for name in names:
+        for field in ("frozen", "public"):
+            for name in getattr(claims, field):
                 check(name in self.out.places, field, name, f"one of {', '.join(self.out.places)}")
         # Equal examples, other seeds: what differs is noise, or another chance of the step's.
         first = np.stack([self.out(self.batch, draw) for draw in range(TRIED)])
@@ -85,9 +79,9 @@ class Trials:
         self.quiet = self.batch
         if not self.exact:
             self._look_at_empty_batch()
-        self.names = [name for name, place in self.out.places.items() if self.noised[place].any()]
-        self.copies = self._find_copies(first)
-        self.names = [name for name in self.names if name not in self.copies]
+        noised = [name for name, place in self.out.places.items() if self.noised[place].any()]
+        self.copies = self._find_copies(first, noised)
+        self.names = [name for name in noised if name not in self.copies]
         self.kept = np.zeros(self.out.size, bool)
         for name in self.names:
             self.kept[self.out.places[name]] = self.noised[self.out.places[name]]
@@ -106,39 +100,33 @@ class Trials:
 
         With dropout, or without a seed, nothing else is left to chance there.
         """
-        empty = self.call_empty(TRIED)
-        if empty is None or not np.isfinite(empty[:, self.noised]).all():
+        try:
+            empty = np.stack([self.out([], draw) for draw in range(TRIED)])
+        except Exception:  # told by the check of the empty batch
             return
         varied = (empty != empty[0]).any(0)
-        if varied.any():
+        if np.isfinite(empty[:, self.noised]).all() and varied.any():
             self.quiet = []
             self.noised &= varied
 
-    def call_empty(self, draws: int) -> np.ndarray | None:
-        """What leaves for an empty batch, (draws, numbers); None where it is refused."""
-        try:
-            return np.stack([self.out([], draw) for draw in range(draws)])
-        except Exception:  # told by the check of the empty batch
-            return None
+    def _find_copies(self, first: np.ndarray, names: Sequence[str]) -> set[str]:
+        """Outputs that are a multiple of another one in every call, data and noise alike.
 
-    def _find_copies(self, first: np.ndarray) -> set[str]:
-        """Outputs that are a multiple of another one in every call, data and noise alike."""
+        Args: first: what left in the first calls. names: of the noised outputs.
+        """
         loud = [scale(example, LOUD) for example in self.batch]
-        variants = [self.out(self.batch[1:], 0), self.out(loud, 1)]
+        variants = [self.out(loud, 1), self.out(self.batch[1:], 0)]
         moves = np.stack([*first[1:], *variants]) - first[0]
         # A copy, such as momentum, tells nothing new; counted, it would lengthen every move.
-        copies: set[str] = set()
-        for name, later in itertools.combinations(self.names, 2):
+        copies = set()
+        for name, later in itertools.combinations(names, 2):
             a = moves[:, self.out.places[name]]
             b = moves[:, self.out.places[later]]
-            if a.shape != b.shape or later in copies or not np.isfinite([a.sum(), b.sum()]).all():
-                continue
             # Without a move by the data, two draws of the same noise would look like a copy.
-            if not (a[-2] != 0).any() or not (b[-2] != 0).any():
-                continue
-            factor = float((a * b).sum() / (a * a).sum())
-            if np.abs(b - factor * a).max() <= 1e-4 * np.abs(b).max():
-                copies.add(later)
+            if a.shape == b.shape and a[-1].any() and b[-1].any():
+                factor = float((a * b).sum() / (a * a).sum())
+                if np.abs(b - factor * a).max() <= 1e-4 * np.abs(b).max():
+                    copies.add(later)
         return copies
 
     # -- the noise
@@ -146,8 +134,7 @@ class Trials:
     @property
     def std(self) -> float:
         """The claimed standard deviation of the noise."""
-        claims = self.claims
-        return claims.noise_multiplier * claims.clip_norm / claims.denominator
+        return self.claims.noise_multiplier / self.per_clip
 
     @cached_property
     def columns(self) -> dict[str, np.ndarray]:
@@ -186,15 +173,12 @@ class Trials:
         """Noised outputs in clip norms."""
         return vector[self.kept] * self.per_clip
 
-    def exact_shift(self, trial: Neighbours, *, spoilt: bool = False) -> Shift | None:
-        """How far they lie apart, where their noise is the same at equal seeds.
-
-        Args: trial: the two. spoilt: one of them holds an example that is not finite.
-        """
+    def exact_shift(self, trial: Neighbours) -> Shift | None:
+        """How far two neighbours lie apart, where their noise is the same at equal seeds."""
+        one, other = trial.batches()
 
         def gap(draw: int) -> np.ndarray:
-            vector = self.out(trial.one, draw, spoilt=spoilt)
-            return self.in_clips(vector - self.out(trial.other, draw))
+            return self.in_clips(self.out(one, draw) - self.out(other, draw))
 
         first = gap(0)
         # What is not finite is infinitely far away, whatever the noise is.
@@ -215,12 +199,6 @@ class Trials:
         """How far two neighbours lie apart. Args: trial: the two. brief: see `estimate`."""
         return self.exact_shift(trial) or self.estimate(trial, brief=brief)
 
-    def sampled_mean(self, examples: Batch, draws: Sequence[int]) -> np.ndarray:
-        """Some numbers of what leaves, in clip norms: the mean over these draws."""
-        flat = [self.out.places[name].start + x for name, x in self.columns.items()]
-        rows = [self.out(examples, draw)[np.concatenate(flat)] for draw in draws]
-        return np.mean(rows, axis=0) * self.per_clip
-
     def direction(self, far: Batch, away: Batch) -> np.ndarray:
         """The direction from one batch to another, of length 1, as it shows through the noise.
 
@@ -235,37 +213,35 @@ class Trials:
         length = float(np.linalg.norm(direction))
         return direction / length if length else direction
 
-    def estimate(
-        self, trial: Neighbours, direction: np.ndarray | None = None, *, brief: bool = False
-    ) -> Shift:
+    def estimate(self, trial: Neighbours, *, brief: bool = False) -> Shift:
         """Measures along a direction that was learned on other calls.
 
-        Args: trial: two neighbours. direction: if known. brief: only what is plain is looked for.
+        Args: trial: two neighbours. brief: only what is plain is looked for.
         """
-        if direction is None:
-            direction = self.direction(trial.far, trial.away)
+        direction = self.direction(*trial.batches(COPIES))
         if not np.isfinite(direction).all():
             return Shift(math.inf, 0.0)
-        with_it: list[float] = []
-        without: list[float] = []
-        value = error = 0.0
+        sides: tuple[list[float], list[float]] = ([], [])
+        shift = Shift(0.0, 0.0)
         sizes = (self.draws // 2,) if brief else (self.draws, HOLDOUT * self.draws)
         for size in sizes if direction.any() else ():
             # Calls that the direction was not learned on: they flatter nobody.
-            for seen, batch in ((with_it, trial.one), (without, trial.other)):
+            for seen, batch in zip(sides, trial.batches()):
                 draws = itertools.islice(self.fresh, size - len(seen))
                 seen += [float(self.in_clips(self.out(batch, draw)) @ direction) for draw in draws]
-            value = abs(float(np.mean(with_it) - np.mean(without)))
-            error = math.sqrt((np.var(with_it, ddof=1) + np.var(without, ddof=1)) / size)
-            if value - 8 * error > self.limit:  # what is plain to see needs no more calls
+            value = abs(float(np.mean(sides[0]) - np.mean(sides[1])))
+            shift = Shift(value, math.sqrt(np.var(sides, axis=1, ddof=1).sum() / size))
+            if value - 8 * shift.error > self.limit:  # what is plain to see needs no more calls
                 break
-        return Shift(value, error)
+        return shift
 
 
-def ratio_tails(ratio: float, above: int, below: int) -> tuple[float, float]:
+def ratio_tails(ratio: float, above: int, below: int = 10**9) -> tuple[float, float]:
     """Tests that two noises have one variance, up to `NOISE_SLACK`: chances of less, and of more.
 
-    Args: ratio: of the mean squares of so many independent normal numbers. above, below: counts.
+    Args:
+        ratio: of the mean squares of so many independent normal numbers.
+        above, below: counts; of a variance that is known, as the claimed one is, endless many.
     """
     lower_tail = stats.f.cdf(ratio / (1 - NOISE_SLACK) ** 2, above, below)
     upper_tail = stats.f.sf(ratio / (1 + NOISE_SLACK) ** 2, above, below)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import fedlora_lab as fl
+from fedlora_lab.review.mistakes import model
 
 NUMBERS = 20
 SIGMA = 1.1
@@ -21,7 +22,6 @@ CLAIMS = fl.review.Claims(clip_norm=1.0, noise_multiplier=SIGMA, denominator=MEA
 REPLACED = replace(CLAIMS, relation="replace", denominator=12.0)
 NOT_FINITE = replace(CLAIMS, finite=False)
 SAMPLED = replace(CLAIMS, sampling="poisson", sample_rate=0.02, dataset_size=400)
-SHAPES = {"weight": (4, 3), "bias": (3,), "head": (5,)}
 Rows = np.ndarray
 """Gradients, (examples, numbers)."""
 
@@ -34,27 +34,23 @@ def finite(rows):
     return np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def clip_factors(rows):
-    """Zero for a row that is not finite, or whose norm is not."""
-    with np.errstate(all="ignore"):
-        norms = np.linalg.norm(rows, axis=1)
-        return np.where(np.isfinite(norms), 1 / np.maximum(norms, 1.0), 0.0)
+def clipped(rows):
+    """Each row at a norm of at most 1; zero where it, or its norm, is not finite."""
+    return model.clip({"gradient": rows})["gradient"]
 
 
 def total(rows, weights: "Rows | float" = 1.0):
     """The sum of clipped rows."""
-    return (clip_factors(rows) * weights) @ finite(rows)
+    return (weights * clipped(rows).T).sum(1)
 
 
 def stack(examples):
-    return np.array([x for x, _ in examples], float).reshape(len(examples), -1)
+    return np.array([x for x, _ in examples], float).reshape(-1, NUMBERS)
 
 
 def split(vector):
     """A vector as three tensors."""
-    ends = np.cumsum([int(np.prod(shape)) for shape in SHAPES.values()])
-    parts = np.split(vector, ends[:-1])
-    return {name: x.reshape(shape) for (name, shape), x in zip(SHAPES.items(), parts)}
+    return {"weight": vector[:12].reshape(4, 3), "bias": vector[12:15], "head": vector[15:]}
 
 
 def step_of(signal: Callable = total, noise: Callable = normal, denominator: float = MEAN):
@@ -89,6 +85,7 @@ class Wrong:
     checks: set[str]
     claims: fl.review.Claims = CLAIMS
     options: dict = field(default_factory=lambda: {"draws": 16})
+    data: list = field(default_factory=lambda: DATA)
 
 
 # ---- noise
@@ -124,6 +121,12 @@ def of_low_rank(seed):
     return normal(seed, 15) @ (directions / np.linalg.norm(directions, axis=0))
 
 
+def half_shared(seed):
+    """Ten numbers of which each shares half of its variance with one of ten others."""
+    one, other = normal(seed, (2, 10))
+    return np.concatenate([one, (one + other) / 2**0.5])
+
+
 def laplace(seed):
     return SIGMA / 2**0.5 * np.random.default_rng(seed).laplace(size=NUMBERS)
 
@@ -132,7 +135,7 @@ def of_each_tensor(noise: Callable):
     """Noise that is drawn tensor by tensor: of a number, a shape and a seed."""
 
     def step(examples, seed):
-        sums = split(total(stack(examples)) if examples else np.zeros(NUMBERS))
+        sums = split(total(stack(examples)))
         noised = enumerate(sums.items())
         return {name: (x + noise(i, x.shape, seed)) / MEAN for i, (name, x) in noised}
 
@@ -148,6 +151,13 @@ def turned_every_second_call():
         return draws[-1]
 
     return step_of(noise=noise)
+
+
+def first_numbers(count):
+    """Noise that cancels in pairs of calls, of which only some numbers are released: single calls
+    show nothing."""
+    step = step_of(noise=antithetic(first=1))
+    return lambda examples, seed: {"gradient": step(examples, seed)["gradient"][:count]}
 
 
 MANY = {"draws": 32}
@@ -179,12 +189,15 @@ NOISE = {
         )
         for name, noise in WORKERS.items()
     },
+    "one number": Wrong(first_numbers(1), INDEPENDENCE, options={"draws": 64}),
+    "two numbers": Wrong(first_numbers(2), INDEPENDENCE, options={"draws": 64}),
     "one number a tensor": Wrong(
         of_each_tensor(lambda i, shape, seed: normal((seed, i), ())), INDEPENDENCE
     ),
     "tensor and seed added up": Wrong(
         of_each_tensor(lambda i, shape, seed: normal(seed + i, shape)), INDEPENDENCE, options=MANY
     ),
+    "half of it shared": Wrong(step_of(noise=half_shared), INDEPENDENCE, options={"draws": 64}),
     "half of it on the head": Wrong(
         of_each_tensor(lambda i, shape, seed: normal((seed, i), shape) / (1 + (i == 2))),
         {"noise size"},
@@ -231,8 +244,7 @@ def zeroed_sum(rows):
 
 
 def zeroed_number(rows):
-    clipped = clip_factors(finite(rows))[:, None] * finite(rows)
-    return finite(np.where(np.isnan(rows), np.nan, clipped).sum(0))
+    return finite(np.where(np.isnan(rows), np.nan, clipped(finite(rows))).sum(0))
 
 
 def overflow_dropped(rows):
@@ -282,12 +294,12 @@ def by_norm(rule: Callable):
 
 
 def by_direction(rows):
-    clipped = clip_factors(rows)[:, None] * finite(rows)
-    return clipped[clipped @ clipped.sum(0) >= 0].sum(0)
+    short = clipped(rows)
+    return short[short @ short.sum(0) >= 0].sum(0)
 
 
 def median_of_numbers(rows):
-    return np.median(clip_factors(rows)[:, None] * finite(rows), axis=0) * len(rows)
+    return np.median(clipped(rows), axis=0) * len(rows)
 
 
 near_median = by_norm(lambda norms: norms <= 1.01 * np.median(norms))
@@ -304,9 +316,19 @@ RULES = {
     "centred by the batch": lambda rows: total(rows - finite(rows).mean(0)),
     "small sums": lambda rows: total(rows) * (np.linalg.norm(total(rows)) < 6),
 }
+TOKENS = [[*range(i, i + 2 + 6 * (i % 2))] for i in range(12)]
+"""Examples that cannot be scaled."""
+
+
+def near_median_of_tokens(examples, seed):
+    rows = np.random.default_rng(3).normal(size=(30, NUMBERS))
+    return step_of(near_median)([(rows[tokens].sum(0), 0) for tokens in examples], seed)
+
+
 SENSITIVITY = {"sensitivity"}
 DECIDED = {
     **{name: Wrong(step_of(rule), SENSITIVITY) for name, rule in RULES.items()},
+    "near the median, tokens": Wrong(near_median_of_tokens, SENSITIVITY, data=TOKENS),
     "below the median, replaced": Wrong(
         step_of(below_median, denominator=12.0), SENSITIVITY, REPLACED
     ),
@@ -320,13 +342,11 @@ def divides_by_its_batch(examples, seed):
 
 
 def mean_of_its_batch(examples, seed):
-    sums = total(stack(examples)) if examples else np.zeros(NUMBERS)
-    return {"gradient": sums / max(1, len(examples)) + normal(seed) / MEAN}
+    return {"gradient": total(stack(examples)) / max(1, len(examples)) + normal(seed) / MEAN}
 
 
 def with_bare_bias(examples, seed):
-    bias = split(total(stack(examples)))["bias"] if examples else np.zeros(3)
-    return in_tensors(examples, seed) | {"bias": bias / MEAN}
+    return in_tensors(examples, seed) | {"bias": split(total(stack(examples)))["bias"] / MEAN}
 
 
 def share_clipped(examples, seed):  # the same in every batch of loud examples
@@ -339,23 +359,21 @@ def counted_sum(examples, seed):  # a sum's loss under the rule for means
 
 
 def noise_where_there_is_signal(examples, seed):  # as of the rows of an embedding
-    rows = np.maximum(stack(examples) if examples else np.zeros((1, NUMBERS)), 0.0)
+    rows = np.maximum(stack(examples), 0.0)
     return {"gradient": (total(rows) + normal(seed) * (rows.sum(0) > 0)) / MEAN}
 
 
-def with_dropout(examples, seed, leak=0.0):
+def with_dropout(examples, seed, leak=False):
     rng = np.random.default_rng(seed)
-    rows = stack(examples) * (rng.random((len(examples), NUMBERS)) < 0.5) if examples else None
-    sums = np.zeros(NUMBERS) if rows is None else total(rows)
-    sent = {"gradient": (sums + SIGMA * rng.normal(size=NUMBERS)) / MEAN}
-    lost = 0.0 if rows is None else leak * float(np.square(rows).sum())
-    return sent | ({"loss": lost} if leak else {})
+    rows = stack(examples) * (rng.random((len(examples), NUMBERS)) < 0.5)
+    sent = {"gradient": (total(rows) + SIGMA * rng.normal(size=NUMBERS)) / MEAN}
+    return sent | ({"loss": np.square(rows).sum()} if leak else {})
 
 
 def noise_of_the_largest_norm(examples, seed):
-    sums = total(stack(examples)) if examples else np.zeros(NUMBERS)
-    most = max((np.linalg.norm(finite(x)) for x, _ in examples), default=1.0)
-    return {"gradient": (sums + min(1.0, most) * normal(seed)) / MEAN}
+    norms = np.linalg.norm(finite(stack(examples)), axis=1)
+    most = norms.max() if examples else 1.0
+    return {"gradient": (total(stack(examples)) + min(1.0, most) * normal(seed)) / MEAN}
 
 
 BATCH_OF_12 = replace(CLAIMS, denominator=12.0)
@@ -370,7 +388,7 @@ OTHERS = {
     "a number each": Wrong(
         lambda e, s: sound(e, s) | {"losses": np.zeros(len(e))}, {"un-noised output"}
     ),
-    "a loss under dropout": Wrong(lambda e, s: with_dropout(e, s, 1.0), {"un-noised output"}),
+    "a loss under dropout": Wrong(lambda e, s: with_dropout(e, s, True), {"un-noised output"}),
     "noise where there is signal": Wrong(noise_where_there_is_signal, {"noise size"}),
     "no empty batches": Wrong(
         lambda e, s: sound(e, 0 * (1 // len(e)) + s), {"empty batch"}, SAMPLED
@@ -388,31 +406,8 @@ WRONG = NOISE | BESIDE | DECIDED | OTHERS
 def test_every_wrong_step_is_found(name):
     """Fault: a check that sees a mistake on ordinary batches only, or in one form of it."""
     wrong = WRONG[name]
-    found = fl.review.step(wrong.step, DATA, wrong.claims, **wrong.options)
+    found = fl.review.step(wrong.step, wrong.data, wrong.claims, **wrong.options)
     assert found.broken & wrong.checks, found
-
-
-def test_a_batch_that_decides_by_what_is_no_number_is_found():
-    """Fault: a way between examples that needs them scaled; tokens cannot be."""
-    rows = np.random.default_rng(3).normal(size=(30, NUMBERS))
-    data = [[int(t) for t in range(i, i + 2 + 6 * (i % 2))] for i in range(12)]
-
-    def step(examples, seed):
-        return step_of(near_median)([(rows[tokens].sum(0), 0) for tokens in examples], seed)
-
-    assert "sensitivity" in fl.review.step(step, data, CLAIMS, draws=16).broken
-
-
-@pytest.mark.parametrize("numbers", [1, 2])
-def test_tied_noise_of_few_numbers_is_found(numbers):
-    """Fault: a test that looks at single calls, with no power where a call has one number."""
-
-    def step(examples, seed):
-        return {
-            "gradient": step_of(noise=antithetic(first=1))(examples, seed)["gradient"][:numbers]
-        }
-
-    assert "noise independence" in fl.review.step(step, DATA, CLAIMS).broken
 
 
 # ---- sound steps that look like them
@@ -458,6 +453,8 @@ ALIKE = {
     "unseeded": (unseeded(in_tensors), UNSEEDED),
     "batches of one public size": (divides_by_its_batch, FIXED),
 }
+OTHER = {"b": step_of(noise=lambda seed: normal(seed + 10**8))}
+"""A worker whose noise is its own."""
 
 
 @pytest.mark.slow
@@ -465,13 +462,7 @@ ALIKE = {
 def test_a_sound_step_that_looks_like_a_wrong_one_is_not_blamed(name):
     """Fault: rounding, chance of a forward pass or a second copy taken for a mistake."""
     step, claims = ALIKE[name]
-    found = fl.review.step(step, DATA, claims, draws=32)
+    found = fl.review.step(step, DATA, claims, others=OTHER, draws=32)
     assert found.sound, found
     if not claims.finite:
         assert found["non-finite"].verdict == "sound"
-
-
-def test_noise_of_another_worker_may_be_its_own():
-    """Fault: two workers blamed for noise that is independent."""
-    others = {"b": step_of(noise=lambda seed: normal(seed + 10**8))}
-    assert fl.review.step(sound, DATA, CLAIMS, others=others, draws=16).sound

@@ -11,9 +11,8 @@ Mistake: A sum added to itself
 [2.0, 1.0]
 """
 
-import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -95,7 +94,7 @@ class Mistake:
         edge: number of its section in docs/sharp_edges.md; 0: none. The next ones are of edges.
         severity: what is at stake, see there. group: part of the page.
         library: what this library does about it, Markdown; begins with a verdict in bold.
-        what: the number that is measured, in words, with its unit.
+        measured: the number that is measured, in words; "": as its check says.
 
     Guarantees: test_every_mistake_is_found_by_its_check, test_no_sound_form_is_blamed,
         test_the_line_lies_between_broken_and_sound.
@@ -103,10 +102,10 @@ class Mistake:
 
     name: str
     wrong: str
-    checks: tuple[str, ...] = ()
-    steps: tuple[str, ...] = ()
+    checks: Sequence[str] = ()
+    steps: Sequence[str] = ()
     data: str = "examples"
-    loaders: tuple[str, ...] = ()
+    loaders: Sequence[str] = ()
     claims: Mapping[str, Any] = field(default_factory=dict)
     broken_claims: Mapping[str, Any] = field(default_factory=dict)
     number: str = ""
@@ -118,18 +117,16 @@ class Mistake:
     severity: str = ""
     group: str = ""
     library: str = ""
-    what: str = ""
+    measured: str = ""
 
     @property
-    def answer(self) -> str:
-        """What the library does, in the page's few words."""
-        bold = re.match(r"\*\*(.*?)\.?\*\*", self.library)
-        return bold[1] if bold else ""
-
-    @property
-    def tests(self) -> tuple[str, ...]:
-        """Names of the tests that stand against it."""
-        return tuple(re.findall(r"`(test_\w+)`", self.library))
+    def what(self) -> str:
+        """The number that is measured, in words, with its unit."""
+        if self.measured:
+            return self.measured
+        if "accounting" in self.checks:
+            return "ε really spent, in units of the stated one"
+        return CHECKS[self.checks[0]].asks
 
     @property
     def line(self) -> str:
@@ -178,27 +175,8 @@ def measured(mistake: Mistake, *, sound: bool) -> float:
     return number / (review.claims.epsilon or 1.0) if "accounting" in mistake.checks else number
 
 
-def plain_text(value: object) -> object:
-    """A value of the table: texts in one line, lists as tuples."""
-    if isinstance(value, dict):
-        return {name: plain_text(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return tuple(value)
-    return " ".join(value.split()) if isinstance(value, str) else value
-
-
-def read_mistake(name: str, entry: Mapping[str, Any]) -> Mistake:
-    """One entry of mistakes.toml."""
-    fields: dict[str, Any] = {key: plain_text(value) for key, value in entry.items()}
-    checks = fields.get("checks", ())
-    measured = "ε really spent, in units of the stated one"
-    if checks and "accounting" not in checks:
-        measured = CHECKS[checks[0]].asks
-    return Mistake(**{"what": measured, "name": name} | fields)
-
-
 TABLE = tomllib.loads(Path(__file__).with_name("mistakes.toml").read_text(encoding="utf-8"))
-MISTAKES: dict[str, Mistake] = {name: read_mistake(name, entry) for name, entry in TABLE.items()}
+MISTAKES: dict[str, Mistake] = {name: Mistake(name=name, **entry) for name, entry in TABLE.items()}
 """Name -> mistake."""
 EDGES: dict[int, Mistake] = {mistake.edge: mistake for mistake in MISTAKES.values() if mistake.edge}
 """Number of a sharp edge -> mistake."""

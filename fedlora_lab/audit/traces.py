@@ -12,7 +12,7 @@ from fedlora_lab.audit.instruments import Recorder, Rows, encode_marks
 from fedlora_lab.audit.planting import Canaries
 from fedlora_lab.federated import local_training
 from fedlora_lab.federated.records import Round, predict
-from fedlora_lab.lora import per_example
+from fedlora_lab.lora import evaluation, per_example
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.privacy.privatizer import clip_sum, map_rank_axis, precondition_rows
@@ -37,7 +37,7 @@ def canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Ten
         values = dict(run.state.server.tensors)
         values |= {key: tensor[k] for key, tensor in personal.items()}
         inputs = take(x, of_client)
-        outputs = per_example.model_outputs(task, run.prepared.adapted, values, inputs)
+        outputs = evaluation.model_outputs(task, run.prepared.adapted, values, inputs)
         losses[of_client] = task.loss(outputs, y[of_client]).double()
     return losses
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.lora import adapters, per_example
+from fedlora_lab.lora import adapters, evaluation
 from fedlora_lab.lora.source import require_source, source_for
 from fedlora_lab.measures.deviation import frame_of
 from fedlora_lab.measures.statistics import COLUMNS
@@ -197,7 +197,7 @@ def predict(
     check(isinstance(x, Tensor | Mapping), "x", type(x).__name__, expected)
     adapted = adapters.adapt(task.model, task.targets, task.head, lora)
     try:
-        return per_example.model_outputs(task, adapted, state.tensors, x)
+        return evaluation.model_outputs(task, adapted, state.tensors, x)
     except Exception as error:  # whatever a foreign model raises, the reader needs it in one line
         shape = tuple(x.shape) if isinstance(x, Tensor) else sorted(x)
         text = f"x={shape}: expected {expected}; it says: {first_line(error)}"
@@ -233,5 +233,5 @@ def generate(
     lora, state = source_for(task, record)
     adapted = adapters.adapt(task.model, task.targets, task.head, lora)
     # The adapted copy answers; the task's model stays as it was given.
-    per_example.place_values(adapted, state.tensors)
+    adapted.place(state.tensors)
     return code.write(adapted.model, code.encode(prompts), max_new_tokens)

@@ -37,7 +37,7 @@ from fedlora_lab.federated.spec import (
     prepare_run,
 )
 from fedlora_lab.federated.uploads import Received, TrafficCounter
-from fedlora_lab.lora import adapters, per_example
+from fedlora_lab.lora import adapters, evaluation
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import server_step
@@ -649,6 +649,6 @@ class Run:
         prepared = self.prepared
         task = self.spec.task
         with adapters.matmuls(prepared.products):
-            return per_example.evaluate(
+            return evaluation.evaluate(
                 task, prepared.adapted, values, task.test, chunk=prepared.chunk
             )

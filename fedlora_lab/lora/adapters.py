@@ -131,60 +131,24 @@ class Adapter(nn.Module):
 
 
 def low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
-    """Computes y + s B A x in one pass.
+    """Computes y + s B A x, with the rank first.
 
     Args:
         y, x: (... d_out), (... d_in).
         a, b: (r, d_in), (d_out, r), or with a leading N, one for each example.
         scaling: s.
 
-    Guarantees: first and second derivatives (tests/lora/test_peft_layers.py).
+    Guarantees: tests/lora/test_layers.py::test_each_example_passes_its_own_factors.
     """
     if a.dim() == b.dim() == 2:
         inner = F.linear(x, a).reshape(-1, len(a))
         return torch.addmm(y.reshape(-1, len(b)), inner, b.mT, alpha=scaling).reshape(y.shape)
     # Where one factor is frozen it is common to all, and the other has a leading N.
     n = len(a) if a.dim() == 3 else len(b)
-    out: Any = _LowRank.apply(by_example(y, n), by_example(x, n), a, b, scaling)
-    return out.reshape(y.shape)
-
-
-class _LowRank(torch.autograd.Function):
-    """Multiplies with the rank first: along its long side a narrow matrix is four times as fast.
-
-    So an example's gradient of B lies in memory as its transpose. The backward pass computes A x
-    again: a second derivative needs formulas of the inputs.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
-        ctx.save_for_backward(x, a, b)
-        ctx.scaling = scaling
-        inner = a @ x.mT
-        if b.dim() == 3:
-            return torch.baddbmm(y, inner.mT, b.mT, alpha=scaling)
-        rows = torch.addmm(y.flatten(0, 1), inner.mT.flatten(0, 1), b.mT, alpha=scaling)
-        return rows.view(y.shape)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = gradients
-        x, a, b = ctx.saved_tensors
-        s: float = ctx.scaling
-        of_y, of_x, of_a, of_b, _ = ctx.needs_input_grad  # which derivatives are asked for
-
-        def outer(inner: Tensor, z: Tensor, like: Tensor) -> Tensor:
-            # One (r, d) for each example where each has its factor; else their sum.
-            return inner @ z if like.dim() == 3 else inner.mT.flatten(0, 1).mT @ z.flatten(0, 1)
-
-        inner = s * (b.mT @ gradient.mT) if of_x or of_a else gradient
-        return (
-            gradient if of_y else None,
-            inner.mT @ a if of_x else None,
-            outer(inner, x, a) if of_a else None,
-            outer(s * (a @ x.mT), gradient, b).mT if of_b else None,
-            None,
-        )
+    inner = by_example(x, n) @ a.mT
+    # One product for each example: its factors never meet another example's input.
+    product = torch.baddbmm(by_example(y, n), inner, b.mT.expand(n, -1, -1), alpha=scaling)
+    return product.reshape(y.shape)
 
 
 class BFloat16Linear(nn.Module):
@@ -225,6 +189,11 @@ class AdaptedModel:
         """Sets a tensor: one value for all examples, or one for each with a leading N."""
         module, attribute = self.places.get(key) or self.optional[key]
         setattr(module, attribute, rows)
+
+    def place(self, values: Mapping[ParamKey, Tensor]) -> None:
+        """Sets one value of each tensor for all examples; the model then computes with them."""
+        for key in self.select_keys(values):
+            self.set_tensor(key, values[key].to(self.device))
 
     def select_keys(self, values: Mapping[ParamKey, Any]) -> tuple[ParamKey, ...]:
         """The keys that the model computes with; optional tensors not among them are taken out."""

@@ -25,7 +25,7 @@ from fedlora_lab import methods
 from fedlora_lab.federated.compare import BASELINES
 from fedlora_lab.federated.records import Round, Tick
 from fedlora_lab.federated.run import Run
-from fedlora_lab.lora import per_example
+from fedlora_lab.lora import evaluation
 from fedlora_lab.measures.statistics import COLUMNS
 
 KEEPS_B = methods.FedLoRA.replace(name="keeps B", share="A")
@@ -119,7 +119,7 @@ def test_kept_factors_are_scored_client_by_client():
     for k in range(3):
         kept = {key: rows[k] for key, rows in run.state.personal.items()}
         values = {**run.state.server.tensors, **kept}
-        losses.append(per_example.evaluate(task, run.prepared.adapted, values, task.test)["loss"])
+        losses.append(evaluation.evaluate(task, run.prepared.adapted, values, task.test)["loss"])
     assert record.metrics["loss"] == pytest.approx(sum(losses) / 3) and len(set(losses)) > 1
 
 

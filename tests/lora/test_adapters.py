@@ -20,16 +20,12 @@ SHORT = fl.Plan(rounds=1, local_steps=2, batch=4, lr=0.5)
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 
 
-def adapted(name="digits", head=False, lora=LORA):
-    task = toy_hubs.varied(name, head)
-    return task, adapters.adapt(task.model, task.targets, task.head, lora)
-
-
 def test_every_layer_and_seed_starts_elsewhere():
     """A uniform on [-1 / sqrt(d_in), 1 / sqrt(d_in)]; B zero; the head as given. And nothing large
     is copied: the adapted model holds the base's own parameters.
     """
-    task, model = adapted(head=True, lora=fl.Lora(rank=16))
+    task = fl.tasks.digits(clients=3, head="head")
+    model = adapters.adapt(task.model, task.targets, task.head, fl.Lora(rank=16))
     values, other = (adapters.initial_values(model, Streams(seed)) for seed in (0, 1))
     seen = []
     for key, x in values.items():
@@ -51,26 +47,18 @@ def test_a_config_is_read_and_written_back(tmp_path):
         r=3, lora_alpha=6, target_modules=["query"], use_rslora=True, modules_to_save=["classifier"]
     )
     lora = fl.Lora.from_peft(config)
-    given = json.loads(json.dumps(lora.settings()))
-    assert fl.Lora(**given) == lora and hash(fl.Lora(**given)) == hash(lora)
+    assert fl.Lora(**json.loads(json.dumps(lora.settings()))) == lora
     assert lora.scaling == pytest.approx(6 / 3**0.5)
     *_, last = fl.run(toy_hubs.task("bert"), "fedlora", None, SHORT, lora=config)
     assert fl.Lora.from_peft(fl.save_adapter(last, tmp_path / "adapter")) == lora
-    assert fl.Lora.from_peft(peft.LoraConfig(r=4)) == fl.Lora()
-
-
-def test_the_config_that_peft_stores_for_a_classifier_is_read_back():
-    """It names both of PEFT's usual heads, of which a model has one."""
-    stored = ["classifier", "score"]
-    config = peft.LoraConfig(r=2, target_modules=["query"], modules_to_save=stored)
-    task = toy_hubs.varied("bert")
-    record = next(fl.run(task, "fedlora", None, SHORT, lora=config))
+    # What PEFT stores for a classifier names both of its usual heads, of which a model has one.
+    config.modules_to_save = ["classifier", "score"]
+    record = next(fl.run(toy_hubs.task("bert"), "fedlora", None, SHORT, lora=config))
     assert {name.split(".")[0] for name in record.head} == {"classifier"}
 
 
 REFUSED = {
     "use_dora=True": {"use_dora": True},
-    "rank_pattern={'q': 2}": {"rank_pattern": {"q": 2}},
     "targets='v_proj'": {"target_modules": ["query", "v_proj"]},
     "targets='((('": {"target_modules": "((("},
     "targets='bert.embeddings.word_embeddings'": {"target_modules": ".*word_embeddings"},
@@ -114,13 +102,10 @@ def test_the_users_model_is_left_alone(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gpt2", "swin"])
-def test_peft_reads_the_folder_and_gives_the_same_logits(name, tmp_path):
+def test_peft_reads_the_folder_and_gives_the_same_logits(tmp_path):
     """Plain ``peft.PeftModel.from_pretrained`` on the base model; safetensors and JSON only."""
-    task = toy_hubs.varied(name, head=True)
+    task = toy_hubs.varied("gpt2", head=True)
     privacy = fl.Privacy(noise_multiplier=3.0, delta=1e-4, accountant="rdp")
-    # At ten times this rate the factors are so large that PEFT's own logits on digits are 5e-5 from
-    # double precision.
     plan = fl.Plan(rounds=1, local_steps=2, batch=2, lr=0.2)
     lora = replace(LORA, start_scale=2.0)  # of which PEFT knows alpha alone
     record = list(fl.run(task, "fedlora", privacy, plan, lora=lora, seed=4))[-1]

@@ -5,7 +5,7 @@ another's gradient. All are refused when the run is opened.
 import copy
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
-from toy_hubs import NO_PAD, folder, texts
 from toy_tasks import PLAN, Tokens, examples, play, private, tokens
 
 import fedlora_lab as fl
@@ -118,31 +117,6 @@ def test_a_penalty_is_asked_about_every_choice_of_layers():
     assert len(play(tokens(), row, private("example"), PLAN.replace(rounds=1))) == 2
     with pytest.raises(ValueError, match=PENALTY):
         play(tokens(), row.replace(aggregate=Fixed()), private("example"))
-
-
-@dataclass(frozen=True)
-class Late:
-    """A schedule of one's own: B moves, and from some round on A."""
-
-    begin: int
-
-    def __call__(self, t: int, s: int) -> str:
-        return "A" if t >= self.begin else "B"
-
-
-@pytest.mark.parametrize(("train", "rounds"), [(fl.Cycle(("B", "A")), 2), (Late(120), 121)])
-def test_a_penalty_is_probed_on_all_that_its_schedule_moves(train, rounds):
-    """Before the run starts, and again for a longer plan."""
-
-    def pulled(rows, start):
-        only = {key: x for key, x in rows.items() if key.side == "A"}
-        means = {key: x.mean(0) for key, x in only.items()}
-        return gaps(rows, start) + (gaps(only, means) if only else 0)
-
-    task = replace(tokens())
-    row = leash(pulled, train=train)
-    assert fl.run(task, row, private("example"), PLAN.replace(rounds=1))
-    refused(PENALTY, task, row, plan=PLAN.replace(rounds=rounds))
 
 
 def columns(loss: Callable, equal: bool, count: int = 6) -> Task:
@@ -284,7 +258,7 @@ def test_a_preconditioner_that_mixes_clients_is_refused():
     """In the client unit it sees un-noised factors of all clients at once."""
 
     def mixing(gram: Tensor) -> Preconditioner:
-        mean = (gram.mean(0, keepdim=True) if gram.ndim == 3 else gram).expand_as(gram)
+        mean = gram.mean(0, keepdim=True).expand_as(gram)
         return Preconditioner(mean, mean)
 
     row = FedLoRA.replace(name="mixing", precondition=mixing)
@@ -300,28 +274,16 @@ def test_a_model_that_answers_with_no_number_is_refused():
 class Remembers(Tokens):
     """Subtracts a mean of all that it has seen, so slowly that no batch shows it."""
 
-    def __init__(self, kept: str) -> None:
-        super().__init__()
-        self.kept = kept
-        zeros = torch.zeros(5)
-        if kept == "hidden buffer":
-            self.register_buffer("mean", zeros, persistent=False)
-        else:
-            self.mean: Any = [zeros.double()] if kept == "list" else 0.0
+    seen = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        held: Any = self.mean[0] if self.kept == "list" else self.mean
-        out = super().forward(x - held)
-        if self.kept == "number":
-            self.mean += 1e-9 * float(x.detach().mean())
-        else:
-            held.data.lerp_(x.detach().mean((0, 1)), 1e-9)
+        out = super().forward(x - self.seen)
+        self.seen += 1e-9 * float(x.detach().mean())
         return out
 
 
-@pytest.mark.parametrize("kept", ["hidden buffer", "list", "number"])
-def test_a_model_that_keeps_something_of_its_examples_is_refused(kept):
-    refused(MODEL.format("Remembers"), replace(tokens(), model=seeded(lambda: Remembers(kept))))
+def test_a_model_that_keeps_something_of_its_examples_is_refused():
+    refused(MODEL.format("Remembers"), replace(tokens(), model=seeded(Remembers)))
 
 
 class Tables(nn.Module):
@@ -383,30 +345,6 @@ def test_a_frozen_part_that_mixes_texts_faintly_is_refused():
     refused(MODEL.format("Tables"), texts_task([4, 5, 4, 6], shared=1e-8))
 
 
-@pytest.mark.filterwarnings(NO_PAD)
-def test_rotary_factors_chosen_by_the_longest_text_are_refused():
-    """Phi-3's long context: beyond its original length one text changes the angles of the whole
-    batch.
-    """
-    from transformers import AutoTokenizer, Phi3Config, Phi3ForSequenceClassification
-
-    rope: dict[str, Any] = {"type": "longrope", "original_max_position_embeddings": 10}
-    rope |= {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [8.0] * 4}
-    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    sizes |= {"num_key_value_heads": 2, "intermediate_size": 24, "vocab_size": 62, "num_labels": 2}
-    sizes |= {"initializer_range": 0.4, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 0}
-    sizes |= {"max_position_embeddings": 64, "original_max_position_embeddings": 10}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = Phi3ForSequenceClassification(Phi3Config(**sizes | {"rope_scaling": rope}))
-    own: dict[str, Any] = {"text": "text", "label": "label", "targets": ["qkv_proj"], "head": None}
-    words = texts()
-    own["tokenizer"] = AutoTokenizer.from_pretrained(folder("gpt2"))
-    words.loc[0, "text"] = "good film " * 8
-    task = fl.tasks.hub(model, words, clients=1, test=texts(60)[48:], public_test=True, **own)
-    refused(MODEL.format("Phi3ForSequenceClassification"), task, FFA)
-
-
 class Heads(nn.Module):
     """Three linear maps whose names end alike, and one to adapt."""
 
@@ -428,9 +366,7 @@ def heads(**options: Any) -> Task:
     return fl.tasks.classification(**given | {"model": seeded(Heads), "head": "fc"} | options)
 
 
-@pytest.mark.parametrize(
-    ("head", "paths"), [("fc", {"fc", "b.fc", "xfc"}), ("b.fc", {"b.fc"}), ("xfc", {"xfc"})]
-)
+@pytest.mark.parametrize(("head", "paths"), [("fc", {"fc", "b.fc", "xfc"}), ("b.fc", {"b.fc"})])
 def test_a_head_is_what_peft_takes_for_it(head, paths, tmp_path):
     """PEFT matches the end of a name, and trains "pre_classifier" with "classifier"."""
     task = heads(head=head)
@@ -440,11 +376,6 @@ def test_a_head_is_what_peft_takes_for_it(head, paths, tmp_path):
     loaded: Any = PeftModel.from_pretrained(copy.deepcopy(task.model), str(folder)).eval()
     x = task.test[0]
     torch.testing.assert_close(loaded(x), fl.predict(task, last, x), rtol=1e-9, atol=1e-9)
-    merged = loaded.merge_and_unload()
-    for path in ("fc", "b.fc", "xfc"):
-        before = task.model.get_parameter(f"{path}.weight")
-        after = merged.get_parameter(f"{path}.weight")
-        assert torch.equal(before, after) == (path not in paths)
 
 
 def test_a_head_named_like_a_part_of_an_adapter_is_refused():

@@ -19,8 +19,7 @@ LORA = fl.Lora(rank=2, alpha=3.0)
 LIMIT = 1e-5
 ClientParams = dict[ParamKey, Tensor]
 RAGGED = [0, 0, 0, 0, 1, 2, 2]
-MODELS = ["digits", "bert", "roberta", "distilbert", "gpt2", "vit", "swin", "decoder"]
-MODELS += ["answers of gpt2", "answers of llama"]
+MODELS = ["digits", "bert", "distilbert", "gpt2", "swin", "answers of gpt2", "answers of llama"]
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 
 

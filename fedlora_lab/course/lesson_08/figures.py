@@ -13,7 +13,7 @@ from torch import Tensor
 from fedlora_lab import measures, methods, theory
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.federated.run import run
-from fedlora_lab.lora import adapters, per_example
+from fedlora_lab.lora import adapters, evaluation
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.measures.deviation import AggregationInput
 from fedlora_lab.methods.method import Method
@@ -118,7 +118,7 @@ def model_protection(
     own = [{key: x[k] for key, x in ended.uploads.items()} for k in range(len(ended.weights))]
 
     def accuracy(values: Mapping[ParamKey, Tensor]) -> float:
-        return per_example.evaluate(task, adapted, values, test)["accuracy"]
+        return evaluation.evaluate(task, adapted, values, test)["accuracy"]
 
     def distance(values: Mapping[ParamKey, Tensor]) -> float:
         off = sum(float((values[key] - x).double().square().sum()) for key, x in server.items())

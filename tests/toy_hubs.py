@@ -12,11 +12,18 @@ from PIL import Image
 import fedlora_lab as fl
 from fedlora_lab.tasks.task import Task
 
-TEXT = ("bert", "roberta", "distilbert", "gpt2")
 IMAGE = ("vit", "swin")
-DECODERS = ("gpt2", "llama")
 WORDS = ("good", "great", "fine", "poor", "awful", "dull", "film", "book", "song", "day")
 WORDS += ("very", "not")
+SIZES: dict[str, dict[str, Any]] = {
+    "roberta": {"max_position_embeddings": 66, "type_vocab_size": 1},
+    "mpnet": {"max_position_embeddings": 66},
+    "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24},
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
+    "llama": {"num_key_value_heads": 1, "tie_word_embeddings": True},
+    "swin": {"embed_dim": 8, "depths": [2, 1], "num_attention_heads": [2, 2], "window_size": 2},
+}
+SIZES["swin"] |= {"patch_size": 2}
 NO_PAD = "ignore:tokenizer without a padding token"
 
 
@@ -48,8 +55,8 @@ def image_folder(path: Path) -> Path:
 @cache
 def folder(kind: str) -> Path:
     """A toy model of this architecture."""
-    words = texts()["text"] if kind in (*TEXT, *DECODERS) else ()
-    return fl.tasks.tiny(kind, Path(tempfile.mkdtemp()) / kind, words)
+    words = () if kind in IMAGE else texts()["text"]
+    return fl.tasks.tiny(kind, Path(tempfile.mkdtemp()) / kind, words, **SIZES.get(kind, {}))
 
 
 @cache
@@ -60,15 +67,9 @@ def task(kind: str) -> Task:
 
 def fresh(kind: str, **options: Any) -> Task:
     """The same, made anew; its test examples are nobody's."""
-    column = "text" if kind in TEXT else "image"
+    column = "image" if kind in IMAGE else "text"
     named: dict[str, Any] = {column: column, "label": "label", "clients": 3, "public_test": True}
-    return fl.tasks.hub(folder(kind), texts() if kind in TEXT else images(), **named | options)
-
-
-@cache
-def decoder() -> Task:
-    """A causal language model of three clients."""
-    return fl.tasks.hub(folder("gpt2"), texts(), text="text", clients=3, public_test=True)
+    return fl.tasks.hub(folder(kind), images() if kind in IMAGE else texts(), **named | options)
 
 
 def questions(count: int = 40) -> pd.DataFrame:
@@ -107,8 +108,6 @@ def varied(kind: str, head: bool = False) -> Task:
     """A task with adapters on maps of every shape that its model has; the head moves or rests."""
     if kind == "digits":
         return fl.tasks.digits(clients=3, head="head" if head else None)
-    if kind == "decoder":
-        return decoder()
     if kind.startswith("answers of "):
         return answers(kind.removeprefix("answers of "))
     plain = task(kind)

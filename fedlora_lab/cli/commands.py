@@ -103,7 +103,7 @@ def run_command(task: str, method: str, seed: int | None, **options: Any) -> Non
 
 COLUMNS = read.Text("text", read.read_columns)
 CLASSES = read.Text("labels", read.read_names)
-CLASS_HELP = "Of the classes; without it a decoder learns texts."
+CLASS_HELP = "Of the classes."
 TEST = read.Text("test", read.read_test)
 TEST_HELP = "Public rows to score on, or a share.  [none]"
 

@@ -162,7 +162,7 @@ def finetune(
         model: a Hugging Face name, folder or module; or a finished task, which has its own data.
         frame: a DataFrame, a CSV file, a folder of images or a `datasets` split; private.
         text, label, by: columns: the text (two for pairs), the class, the owner of a row. Without
-            ``by`` the rows are dealt at random; without ``label`` a decoder learns the texts.
+            ``by`` the rows are dealt at random.
         epsilon: the budget, > 0; ``None`` trains without privacy.
         test: public rows for scores, as ``frame``; or a share in (0, 0.5] held out of the private
             rows, or persons, which is never scored under privacy.

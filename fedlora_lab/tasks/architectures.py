@@ -19,8 +19,6 @@ from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.tasks.task import (
-    CLASSIFIERS,
-    MERGE_FIRST,
     check_no_adapters,
     first_line,
     frozen_copy,
@@ -28,7 +26,6 @@ from fedlora_lab.tasks.task import (
     is_linear_head,
     is_within,
     linear_names,
-    matching_modules,
     task_parts,
 )
 
@@ -37,22 +34,12 @@ AUTO = {
     "image": "AutoModelForImageClassification",
     "causal": "AutoModelForCausalLM",
 }
-ATTENTION = (
-    ("query", "value"),
-    ("q_lin", "v_lin"),
-    ("q_proj", "v_proj"),
-    ("query_proj", "value_proj"),
-    ("c_attn",),
-    ("qkv_proj",),
+ATTENTION = re.compile(
+    "(q|v|query|value)(_proj|_lin|_global)?|(W?qkv|query_key_value|in)(_proj)?|c_attn"
 )
-"""Names of the query and value maps in versions of Transformers: what the papers adapt."""
-OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert")
-"""Architectures that number positions from their padding token on."""
+"""Names of the maps to queries and values, alone or in one: what the papers adapt."""
 MODES_OF_8_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"}
 """Modes of images whose range is known: of others PIL would cut numbers off."""
-
-IMAGES_AT_ONCE = 64
-"""Images that are in memory as they are stored."""
 
 # ---- models
 
@@ -84,8 +71,6 @@ def load(
         check_no_adapters(source)
         return frozen_copy(source), task_parts(source)
     check(isinstance(source, (str, Path)), "model", source, expected)
-    adapter = (Path(source) / "adapter_config.json").exists()
-    check(not adapter, "model", str(source), MERGE_FIRST)
     import transformers
 
     # Mismatched sizes are let through for the report, by which they are judged below.
@@ -93,9 +78,6 @@ def load(
     options |= {"use_safetensors": True, "trust_remote_code": False}
     if kind != "causal":
         options |= {"num_labels": classes}
-    # Without this the hub's library would ask again and again for half a minute.
-    if cached_only(source):
-        options |= {"local_files_only": True, "adapter_kwargs": {"local_files_only": True}}
     auto = getattr(transformers, AUTO[kind])
     with seeded(seed, "hub classifier"):
         try:
@@ -123,57 +105,52 @@ def _made_anew(
     Raises: ``ValueError`` naming what else is missing, or has another shape.
     """
     resized = {n: f"{tuple(old)} for {tuple(new)}" for n, old, new in report["mismatched_keys"]}
-    drawn = {*report["missing_keys"], *resized}
+    drawn = sorted({*report["missing_keys"], *resized})
+    unused = sorted(report["unexpected_keys"])
     # A layer of which the file has a part was not left out but damaged.
-    damaged = {name.rpartition(".")[0] for name in model.state_dict() if name not in drawn}
+    damaged = {_layer(name) for name in model.state_dict() if name not in drawn}
     wrong = [
         name
-        for name in sorted(drawn)
-        if name.rpartition(".")[0] in damaged or not any(is_within(name, part) for part in parts)
+        for name in drawn
+        if _layer(name) in damaged or not any(is_within(name, part) for part in parts)
     ]
     problems = {
         "missing": [name for name in wrong if name not in resized],
         "of another shape": [f"{name} {resized[name]}" for name in wrong if name in resized],
-        "not used": sorted(report["unexpected_keys"]),
+        "not used": unused,
     }
     summary = "; ".join(f"{what}: {_few(names)}" for what, names in problems.items() if names)
-    expected = f"weights for all of {type(model).__name__}; {summary}"
-    check(not wrong, "model", source, expected)
-    # Layers are numbered: what is not used, but for its number, belongs to one too many.
-    numbered = {re.sub(r"\d+", "#", name) for name in model.state_dict()}
+    check(not wrong, "model", source, f"weights for all of {type(model).__name__}; {summary}")
     new = tuple(part for part in parts if any(is_within(name, part) for name in drawn))
     base = str(getattr(model, "base_model_prefix", ""))
-    beyond = [name for name in problems["not used"] if re.sub(r"\d+", "#", name) in numbered]
-    refitted = [part for part in new if any(is_within(name, part) for name in resized)]
-    frozen = [part for part in new if is_within(part, base)]
-    for names, reason in (
-        (beyond, "not used, for the configuration has fewer layers than the file"),
-        (refitted, "made anew, since the file has it for other classes"),
-        (frozen, "not in the file: drawn at random and frozen, unless head= names it"),
-    ):
+    # Layers are numbered: what is not used, but for its number, belongs to one too many.
+    numbered = {re.sub(r"\d+", "#", name) for name in model.state_dict()}
+    remarks = {
+        "not used, for the configuration has fewer layers than the file": [
+            name for name in unused if re.sub(r"\d+", "#", name) in numbered
+        ],
+        "made anew, since the file has it for other classes": [
+            part for part in new if any(is_within(name, part) for name in resized)
+        ],
+        "not in the file: drawn at random and frozen, unless head= names it": [
+            part for part in new if is_within(part, base)
+        ],
+    }
+    for remark, names in remarks.items():
         if names:
-            warnings.warn(f"model={source!r}: {_few(names)}: {reason}", stacklevel=4)
+            warnings.warn(f"model={source!r}: {_few(names)}: {remark}", stacklevel=4)
     return new
+
+
+def _layer(name: str) -> str:
+    """The layer of a tensor."""
+    return name.rpartition(".")[0]
 
 
 def _few(names: Sequence[str]) -> str:
     """The first names, and how many there are more."""
     tail = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + tail
-
-
-def cached_only(source: str | Path) -> bool:
-    """Whether only the cache can have it: it is no folder, and the hub does not answer."""
-    if Path(source).exists():
-        return False
-    from huggingface_hub import constants, get_session
-
-    try:
-        # One quick question: the hub's own calls would retry for half a minute.
-        get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception:  # which errors there are depends on the version
-        return True
-    return False
 
 
 @contextmanager
@@ -203,22 +180,19 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def default_targets(model: nn.Module) -> tuple[str, ...]:
-    """The query and value maps: PEFT's default for the architecture where it fits, else known ones.
+def default_targets(model: nn.Module, given: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The targets that were given, or else the linear maps to queries and values.
 
     Raises: ``ValueError`` with the linear maps that the model has.
     Guarantees: tests/tasks/test_hub.py::test_default_targets_and_heads.
     """
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
-
-    # Its table has regular expressions as well, which fit no name here.
-    kind = getattr(getattr(model, "config", None), "model_type", None)
-    for names in (tuple(KNOWN.get(str(kind), ())), *ATTENTION):
-        matches = [matching_modules(model, [name]) for name in names]
-        if names and all(matches) and all(is_linear(m) for part in matches for m in part.values()):
-            return names
-    expected = "names, since this architecture is not known; linear maps: "
-    raise ValueError(f"targets=None: expected {expected}{linear_names(model)}")
+    if given is not None:
+        return tuple(given)
+    names = {path.rpartition(".")[2]: None for path, m in model.named_modules() if is_linear(m)}
+    targets = tuple(name for name in names if ATTENTION.fullmatch(name))
+    expected = f"names, since none is known for queries; linear maps: {linear_names(model)}"
+    check(bool(targets), "targets", None, expected)
+    return targets
 
 
 def default_head(model: nn.Module) -> str | tuple[str, ...] | None:
@@ -229,15 +203,14 @@ def default_head(model: nn.Module) -> str | tuple[str, ...] | None:
     Guarantees: tests/tasks/test_hub.py::test_default_targets_and_heads.
     """
     base = str(getattr(model, "base_model_prefix", ""))
-    beside = [part for part in task_parts(model) if not is_within(part, base)]
-    modules = dict(model.named_modules())
     names: list[str] = []
-    for part in beside or CLASSIFIERS:
-        if part in modules and is_linear_head(modules[part]):
+    for part in task_parts(model):
+        module = model.get_submodule(part)
+        if is_linear_head(module) and not is_within(part, base):
             names.append(part)
-        elif part in modules:  # such as a classifier with a norm: its linear maps
-            inner = modules[part].named_modules(prefix=part)
-            names += [path for path, module in inner if type(module) is nn.Linear]
+        elif not is_within(part, base):  # such as a classifier with a norm: its linear maps
+            inner = module.named_modules(prefix=part)
+            names += [path for path, layer in inner if type(layer) is nn.Linear]
     return tuple(names) if len(names) > 1 else names[0] if names else None
 
 
@@ -262,8 +235,7 @@ def read_processor(source: str | Path | nn.Module, given: Any, auto: str) -> Any
 
     try:
         with quiet():
-            here = {"local_files_only": cached_only(str(source)), "trust_remote_code": False}
-            return getattr(transformers, auto).from_pretrained(str(source), **here)
+            return getattr(transformers, auto).from_pretrained(str(source), trust_remote_code=False)
     except Exception as error:  # which errors there are depends on the version
         expected = f"what {auto} reads beside the model, or tokenizer=: {first_line(error)}"
         raise ValueError(f"tokenizer={str(source)!r}: expected {expected}") from error
@@ -297,7 +269,7 @@ def prepare_tokenizer(source: str | Path | nn.Module, given: Any, model: nn.Modu
     before = getattr(config, "pad_token_id", None)
     # Classifiers on a decoder find a text's last token by this number. RoBERTa's kin count
     # positions from theirs, which a tokenizer cannot change.
-    if before is None or config.model_type not in OFFSET_POSITIONS:
+    if before is None or not _first_position(model):
         config.pad_token_id = tokenizer.pad_token_id
         if before not in (None, tokenizer.pad_token_id):
             change = f"pad_token_id was {before} and is {tokenizer.pad_token_id}"
@@ -306,18 +278,31 @@ def prepare_tokenizer(source: str | Path | nn.Module, given: Any, model: nn.Modu
     return tokenizer
 
 
-def longest_text(config: Any) -> int | None:
-    """The most tokens that a model of this configuration holds; ``None`` where it does not say."""
+def longest_text(model: nn.Module) -> int | None:
+    """The most tokens that a model holds; ``None`` where its configuration does not say."""
+    config: Any = model.config
     limit = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-    if limit and getattr(config, "model_type", "") in OFFSET_POSITIONS:
-        limit -= int(config.pad_token_id) + 1  # their positions begin after the padding token
-    return limit
+    if limit is None or limit < 0:  # XLNet's says -1
+        return None
+    return limit - _first_position(model)
+
+
+def _first_position(model: nn.Module) -> int:
+    """The number of a text's first position; RoBERTa's kin count from the padding token on."""
+    # Asked of the layer: the list of such architectures grows with every version.
+    for path, module in model.named_modules():
+        if (
+            path.endswith("position_embeddings")
+            and getattr(module, "padding_idx", None) is not None
+        ):
+            return int(module.padding_idx) + 1  # type: ignore[arg-type]
+    return 0
 
 
 def check_max_length(max_length: int | None, model: nn.Module) -> None:
     """Refuses a number of tokens to keep that is no whole number, or more than the model holds."""
     if max_length is not None:
-        check_whole("max_length", max_length, 2, longest_text(model.config))
+        check_whole("max_length", max_length, 2, longest_text(model))
 
 
 def check_tokens(
@@ -334,7 +319,7 @@ def check_tokens(
         rows: what messages call each row.
     """
     config: Any = model.config
-    limit = longest_text(config) or math.inf
+    limit = longest_text(model) or math.inf
     # Some models read characters or pixels of text, and name no number of tokens.
     vocabulary = getattr(config, "vocab_size", None) or math.inf
     lengths = mask.sum(1).tolist()
@@ -399,18 +384,16 @@ def encode_images(processor: Any, images: Sequence[object], rows: Sequence[str] 
         ::test_what_is_no_image_of_8_bits_is_refused.
     """
     pixels = []
-    # A few at a time: what the model sees of a photograph is much smaller than the photograph.
-    for start in range(0, len(images), IMAGES_AT_ONCE):
-        pictures = []
-        for i, image in enumerate(images[start : start + IMAGES_AT_ONCE], start):
-            try:
-                pictures.append(_picture(image))
-            except Exception as error:
-                row = rows[i] if rows else i
-                reason = f"image: expected an image in row {row}, but: {error}"
-                raise ValueError(reason) from error
+    # One at a time: what the model sees of a photograph is much smaller than the photograph.
+    for i, image in enumerate(images):
+        try:
+            picture = _picture(image)
+        except Exception as error:  # whatever Pillow raises
+            row = rows[i] if rows else i
+            reason = f"image: expected an image in row {row}, but: {error}"
+            raise ValueError(reason) from error
         with quiet():
-            pixels.append(processor(images=pictures, return_tensors="pt")["pixel_values"])
+            pixels.append(processor(images=[picture], return_tensors="pt")["pixel_values"])
     return torch.cat(pixels)
 
 

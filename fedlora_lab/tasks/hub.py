@@ -5,20 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.labels import check_order, read_labels
-from fedlora_lab.tasks.metrics import (
-    IGNORED,
-    Metric,
-    cross_entropy,
-    next_token_loss,
-    select_metrics,
-)
-from fedlora_lab.tasks.tables import Deal, Rows, make_task
+from fedlora_lab.tasks.metrics import Metric, select_metrics
+from fedlora_lab.tasks.tables import Rows
 from fedlora_lab.tasks.task import Inputs, Task, check_classes
 
 OWN_HEAD = "the model's classifier"
@@ -46,8 +39,7 @@ def hub(
 ) -> Task:
     """Builds a task of a Hugging Face model and a data set of texts or images.
 
-    ``text`` and ``label`` train a sequence classifier, ``image`` and ``label`` an image classifier,
-    ``text`` alone a decoder, whose loss is the mean over each text's own tokens.
+    ``text`` and ``label`` train a sequence classifier, ``image`` and ``label`` an image classifier.
 
     Args:
         model: a name, a folder, or a module, which is copied. Of files only safetensors are read.
@@ -55,7 +47,7 @@ def hub(
             file, or a folder with a folder of images for each class.
         text, image, label: names of columns; two of ``text`` are read as pairs.
         labels: the classes in order. ``None``: those of a `datasets` ClassLabel, else those of
-            the rows, which no epsilon covers.
+            the rows, whole numbers by size and words in order, which no epsilon covers.
         by, person: columns with the owner of each row (one client for each) and the person, a
             whole number, for ``Privacy(unit="person")``: all rows of a person stay together.
         clients, seed: without ``by``: rows are dealt at random to so many (10), by this seed.
@@ -71,10 +63,9 @@ def hub(
         tests/tasks/test_hub.py::test_bad_calls_are_one_line.
     """
     columns = _Columns(text, image, label, labels)
-    deal = Deal(by, clients, seed)
-    rows = Rows.read(dataset, test, seed, person, public_test)
+    rows = Rows.read(dataset, test, seed, by, person, clients, public_test)
     fields = {"targets": targets, "head": head, "metrics": metrics, "public_test": public_test}
-    return _build(model, rows, columns, deal, tokenizer, max_length, fields)
+    return _build(model, tokenizer, rows, columns, max_length, seed, fields)
 
 
 @dataclass(frozen=True)
@@ -89,85 +80,63 @@ class _Columns:
     def __post_init__(self) -> None:
         is_one = (self.text is None) != (self.image is None)
         check(is_one, "text, image", (self.text, self.image), "one of them, a column's name")
-        is_labelled = self.image is None or self.label is not None
-        check(is_labelled, "label", self.label, "a column's name: images are classified")
-        is_declared = self.labels is not None and self.label is None
-        check(not is_declared, "labels", self.labels, "none without label=")
+        expected = "a column's name; a decoder without classes learns by fl.tasks.prompts"
+        check(self.label is not None, "label", None, expected)
+        is_named = self.text is None or 1 <= len(self.texts) <= 2
+        check(is_named, "text", self.text, "the name of a column, or two of them")
 
     @property
-    def kind(self) -> str:
-        """The kind of model, as of `architectures.load`."""
-        if self.image is not None:
-            return "image"
-        return "causal" if self.label is None else "text"
+    def texts(self) -> list[str]:
+        """The columns of texts."""
+        return [self.text] if isinstance(self.text, str) else list(self.text or ())
 
 
 def _build(
     model: str | Path | nn.Module,
+    tokenizer: Any,
     rows: Rows,
     columns: _Columns,
-    deal: Deal,
-    tokenizer: Any,
     max_length: int | None,
+    seed: int,
     fields: dict[str, Any],
 ) -> Task:
     """The task of a model, rows, and their columns.
 
     Args:
-        model, tokenizer, max_length: as of `hub`.
-        rows, columns, deal: what is read, and how private rows are dealt.
+        model, tokenizer, rows, columns: what learns, and what it learns.
+        max_length, seed: as of `hub`.
         fields: of the task, where they are given.
     """
-    is_causal = columns.kind == "causal"
-    # Classes first: a classifier is loaded for as many outputs.
-    numbers, classes = [], ()
+    # The names of a ClassLabel are no private rows'.
     declared = columns.labels
-    if declared is None:  # the names of a ClassLabel, which are no private rows'
+    if declared is None:
         declared = rows.sources[0].attrs.get(str(columns.label))
-    if columns.label is not None:
-        numbers, classes = read_labels(rows.sources, columns.label, declared)
-    base, new = architectures.load(model, columns.kind, len(classes), deal.seed)
-    config: Any = base.config
-    info: dict[str, Any] = {"task": "hub", "model": type(base).__name__, "kind": columns.kind}
+    # Classes first: a classifier is loaded for as many outputs.
+    numbers, classes = read_labels(rows.sources, str(columns.label), declared)
+    kind = "text" if columns.image is None else "image"
+    base, new = architectures.load(model, kind, len(classes), seed)
+    check_order(classes, base.config)
+    origin = "read from the rows" if declared is None else "declared"
+    info = {"task": "hub", "model": type(base).__name__, "kind": kind, "classes": len(classes)}
+    fields |= {
+        "name": "hub",
+        "model": base,
+        "targets": architectures.default_targets(base, fields["targets"]),
+        "metrics": select_metrics(fields["metrics"]),
+        "labels": None if classes == tuple(range(len(classes))) else classes,
+        "info": info | {"labels": origin},
+        "new_modules": new,
+    }
+    if fields["head"] == OWN_HEAD:
+        fields["head"] = architectures.default_head(base)
     if columns.image is not None:
         processor = architectures.read_processor(model, tokenizer, "AutoImageProcessor")
         images = rows.column("image", columns.image)
         x: Inputs = architectures.encode_images(processor, images, rows.names)
     else:
-        sources = [columns.text] if isinstance(columns.text, str) else list(columns.text or ())
-        check(1 <= len(sources) <= 2, "text", columns.text, "the name of a column, or two of them")
         code = architectures.prepare_tokenizer(model, tokenizer, base)
-        texts = [rows.column("text", source) for source in sources]
+        texts = [rows.column("text", source) for source in columns.texts]
         # Both parts in one call: they must have one width.
         x = architectures.tokenize(code, texts, base, max_length, rows.names)
-    if is_causal:
-        y = _next_tokens(x, rows.names)
-    else:
-        check_order(classes, config)
-        y = rows.labels(numbers)
-        info["classes"] = len(classes)
-        info["labels"] = "read from the rows" if declared is None else "declared"
-    targets = fields["targets"]
-    own_head = None if is_causal else architectures.default_head(base)
-    fields |= {
-        "name": "hub",
-        "model": base,
-        "targets": architectures.default_targets(base) if targets is None else tuple(targets),
-        "head": own_head if fields["head"] == OWN_HEAD else fields["head"],
-        "loss": next_token_loss if is_causal else cross_entropy,
-        "metrics": select_metrics(fields["metrics"], "causal" if is_causal else "classification"),
-        "labels": None if classes == tuple(range(len(classes))) else classes,
-        "prepare": None if columns.kind == "image" else architectures.trim_padding,
-        "info": info,
-        "new_modules": new,
-    }
-    task = make_task(rows, x, y, deal, **fields)
-    return task if is_causal else check_classes(task)
-
-
-def _next_tokens(x: Any, names: Sequence[str]) -> Tensor:
-    """Targets of a causal model, (n, tokens): the token itself, `IGNORED` for padding."""
-    short = x["attention_mask"].sum(1) < 2
-    value = f"row {names[int(short.int().argmax())]} has one token"
-    check(not bool(short.any()), "text", value, "at least two in every row")
-    return torch.where(x["attention_mask"].bool(), x["input_ids"], IGNORED)
+        fields["prepare"] = architectures.trim_padding
+    return check_classes(rows.make_task(x, rows.labels(numbers), **fields))

@@ -1,6 +1,5 @@
 """The labels of a table as numbers of classes, and the classes that there are."""
 
-import math
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -18,8 +17,6 @@ Identifier = int | str
 _WHOLE_NUMBER = re.compile("-?(0|[1-9][0-9]{0,18})")
 MISSING = ("", "nan", "NaT", "<NA>", "None")
 """What an empty cell becomes that is turned into text."""
-MOST_CLASSES = 1000
-"""From here on a largest whole number must be near how many there are: it may be an identifier."""
 OF_THE_TEST = " of the test data"
 """What tells rows of the test table from private ones in messages."""
 
@@ -32,16 +29,12 @@ def to_identifier(value: object) -> Identifier | None:
     >>> [to_identifier(value) for value in (7, 7.0, " 7 ", "P7 ", 0.5)]
     [7, 7, 7, 'P7', None]
     """
-    if isinstance(value, str):
-        text = value.strip()
-        return int(text) if _WHOLE_NUMBER.fullmatch(text) else text
-    # A truth value is a whole number to Python: True would be the class 1.
-    if isinstance(value, (bool, np.bool_)):
-        return str(value)
-    if isinstance(value, Integral) and not isinstance(value, np.timedelta64):
-        return int(value)
-    is_finite = isinstance(value, (float, np.floating)) and math.isfinite(value)
-    return int(value) if is_finite and value == int(value) else None  # type: ignore[call-overload]
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        value = int(value)
+    if not isinstance(value, (str, Integral, np.bool_)):
+        return None
+    text = str(value).strip()
+    return int(text) if _WHOLE_NUMBER.fullmatch(text) else text
 
 
 def column_of(frame: "DataFrame", argument: str, name: object) -> list[Any]:
@@ -67,16 +60,16 @@ def identifiers(
         suffix: what messages call the table's rows.
     Raises: ``ValueError`` naming the row of an empty cell, or of something else.
     """
-    values = []
     cells = column_of(frame, argument, column)
+    values: list[Identifier] = []
     for row, (cell, is_gap) in enumerate(zip(cells, frame[column].isna(), strict=True)):
         value = "" if is_gap else to_identifier(cell)
         shown = "nothing" if value in MISSING else cell
         expected = "a text or a whole number in every row; NA, None and null count as empty cells"
         is_cell = value is not None and value not in MISSING
         check(is_cell, f"{argument} {column!r}", f"{shown} in row {row}{suffix}", expected)
-        values.append(value)
-    return values  # type: ignore[return-value]
+        values.append(value)  # type: ignore[arg-type]
+    return values
 
 
 def check_spelling(name: str, values: Iterable[Identifier]) -> None:
@@ -92,8 +85,8 @@ def read_labels(
 ) -> tuple[list[np.ndarray], tuple[Identifier, ...]]:
     """The labels of two tables as numbers of classes, and the classes in order.
 
-    Labels are compared by value, as identifiers are. Without ``declared`` whole numbers are classes
-    counted from 0, and words are classes in sorted order. All rows of both tables decide.
+    Labels are compared by value, as identifiers are. Without ``declared`` all rows of both tables
+    decide: whole numbers by size, then words in sorted order.
 
     Args:
         both: the tables that private rows and test rows come from; perhaps one table.
@@ -112,10 +105,7 @@ def read_labels(
     test = private
     if both[0] is not both[1]:
         test = identifiers(both[1], "label", label, OF_THE_TEST)
-    if declared is None:
-        classes = _classes(name, private, test)
-    else:
-        classes = _declared_classes(declared)
+    classes = _classes(name, private, test) if declared is None else _declared_classes(declared)
     check(len(classes) > 1, name, list(classes), "at least two classes")
     order = {value: number for number, value in enumerate(classes)}
     for column, suffix in ((private, ""), (test, OF_THE_TEST)):
@@ -140,9 +130,8 @@ def check_order(classes: Sequence[Identifier], config: Any) -> None:
     of_model = [str(names.get(number)) for number in range(len(classes))]
     of_task = [str(value) for value in classes]
     is_same = of_model == of_task or set(of_model) != set(of_task)
-    check(
-        is_same, "labels", of_task, f"the order of the model's own classes: {', '.join(of_model)}"
-    )
+    expected = f"the order of the model's own classes: {', '.join(of_model)}"
+    check(is_same, "labels", of_task, expected)
 
 
 def _declared_classes(declared: Any) -> tuple[Identifier, ...]:
@@ -169,21 +158,13 @@ def _classes(
     # Classes that are written otherwise would have no right answer among the private rows.
     strange = set(test) - usual
     expected = f"labels that private rows have: {_listed(usual)}"
-    check(bool(usual & set(test)), f"{name}{OF_THE_TEST}", _listed(strange), expected)
+    check(not usual.isdisjoint(test), f"{name}{OF_THE_TEST}", _listed(strange), expected)
     if strange:
         event = f"no private row has {_listed(strange)}, which test rows have and which becomes a"
         warnings.warn(f"{name}: {event} class; private rows have {_listed(usual)}", stacklevel=4)
-    values = usual | strange
-    numbers = [value for value in values if isinstance(value, int)]
-    if len(numbers) == len(values):
-        # A column of identifiers would make as many outputs as its largest number.
-        expected = f"classes counted from 0, of which {len(numbers)} have rows; or give labels="
-        is_near = max(numbers) < max(MOST_CLASSES, 10 * len(numbers))
-        check(min(numbers) >= 0, name, min(numbers), expected)
-        check(is_near, name, max(numbers), expected)
-        return tuple(range(max(numbers) + 1))
-    check_spelling(name, sorted(values, key=str))
-    return tuple(sorted(values, key=str))
+    classes = sorted(usual | strange, key=lambda value: (isinstance(value, str), value))
+    check_spelling(name, classes)
+    return tuple(classes)
 
 
 def _listed(labels: Iterable[Identifier]) -> str:

@@ -48,23 +48,13 @@ def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
 def next_token_loss(outputs: Logits, y: Ids) -> Float[Tensor, " n"]:
     """Mean cross entropy of each text's own tokens from the second on; padding does not count.
 
-    Guarantees: tests/tasks/test_hub.py::test_loss_is_each_text_s_own.
+    Guarantees: tests/tasks/test_prompts.py::test_only_the_answer_counts.
     """
     # The batch may be cut to its longest text; what is cut off holds padding only.
     after = y[:, 1 : outputs.shape[1]]
     logits = outputs[:, :-1].transpose(1, 2)
-    return _token_mean(F.cross_entropy(logits, after.clamp(min=0), reduction="none"), after)
-
-
-def next_token_accuracy(outputs: Logits, y: Ids) -> Float[Tensor, " n"]:
-    """Share of each text's own tokens, from the second on, that are the model's first choice."""
-    after = y[:, 1 : outputs.shape[1]]
-    return _token_mean((outputs[:, :-1].argmax(-1) == after).to(outputs.dtype), after)
-
-
-def _token_mean(values: Tensor, after: Tensor) -> Tensor:
-    counts = (after != IGNORED).to(values.dtype)
-    return (values * counts).sum(1) / counts.sum(1).clamp(min=1)
+    losses = F.cross_entropy(logits, after, reduction="none", ignore_index=IGNORED)
+    return losses.sum(1) / (after != IGNORED).sum(1).clamp(min=1)
 
 
 # ---- scores of all examples together
@@ -102,10 +92,6 @@ class OverAll:
         return torch.tensor(self.reduce(self.keep(outputs, y), y), dtype=torch.float64)
 
 
-Metric = Callable[[Any, Tensor], Tensor]
-"""(outputs, y) -> (N,), each example's score, whose mean is meant; an `OverAll` or `TextScore`."""
-
-
 @dataclass(frozen=True)
 class TextScore:
     """A score of the texts that a decoder writes for the test prompts, such as BLEU.
@@ -124,18 +110,16 @@ class TextScore:
 
     reduce: Callable[[Sequence[str], Sequence[str]], float]
 
-    def __call__(self, outputs: Any, y: Tensor) -> Tensor:
-        """Refuses: outputs for given tokens are no text that the model wrote."""
-        raise ValueError(
-            f"outputs={type(outputs).__name__}: expected texts, as `reduce` takes them"
-        )
+
+Metric = Callable[[Any, Tensor], Tensor] | TextScore
+"""(outputs, y) -> (N,), each example's score, whose mean is meant; an `OverAll` or `TextScore`."""
 
 
 def _mean(scores: Tensor, y: Tensor) -> float:
     return float(scores.double().mean())
 
 
-def over_all(metric: Metric) -> OverAll:
+def over_all(metric: Callable[[Any, Tensor], Tensor]) -> OverAll:
     """The metric as it is; one of single examples as the mean over all of them."""
     return metric if isinstance(metric, OverAll) else OverAll(_mean, metric)
 
@@ -170,19 +154,17 @@ def exact_match(references: Sequence[str], texts: Sequence[str]) -> float:
 
 # ---- the catalogue
 
-LANGUAGE: dict[str, Metric] = {
-    "accuracy": next_token_accuracy,
-    "perplexity": OverAll(_perplexity, _token_totals),
-    "loss": next_token_loss,
-}
 METRICS: dict[str, dict[str, Metric]] = {
     "classification": {"accuracy": accuracy, "loss": cross_entropy},
     "regression": {"loss": squared_error},
-    "causal": LANGUAGE,
-    "prompts": {"exact_match": TextScore(exact_match), **LANGUAGE},
+    "prompts": {
+        "exact_match": TextScore(exact_match),
+        "perplexity": OverAll(_perplexity, _token_totals),
+        "loss": next_token_loss,
+    },
 }
 """Kind of task -> name -> metric. Perplexity is exp of the mean loss over all tokens of the test
-set that a task counts: of prompts, the answers'."""
+set's answers."""
 
 
 def select_metrics(
@@ -192,7 +174,7 @@ def select_metrics(
 
     Args:
         metrics: names in ``METRICS[kind]``, or a mapping from names to metrics of your own.
-        kind: "classification", "regression", "causal" or "prompts".
+        kind: "classification", "regression" or "prompts".
     Raises: ``ValueError`` for a name that is not there.
     Guarantees: test_metrics.py::test_metrics_are_found_by_name.
 

@@ -4,11 +4,10 @@ Every function returns one sorted int64 index vector per client. A seed is a who
 ``None`` draws from the operating system.
 
 >>> from fedlora_lab.tasks import partition
->>> [part.tolist() for part in partition.by_group(["north", "south", "north"])]
-[[0, 2], [1]]
+>>> [len(part) for part in partition.iid(10, 3)]
+[4, 3, 3]
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -84,16 +83,6 @@ def dirichlet(
     while len(smallest := min(dealt, key=len)) < min_size:
         smallest.append(max(dealt, key=len).pop())
     return [np.sort(np.asarray(part, dtype=np.int64)) for part in dealt]
-
-
-def by_group(groups: Sequence[Any] | np.ndarray) -> Split:
-    """Makes one client of each group, such as a domain or a site, in sorted order.
-
-    Args: groups: (n,) the group of each example, of any kind that can be sorted.
-    Guarantees: test_partition.py::test_groups_stay_apart.
-    """
-    column = _column("groups", groups)
-    return [np.flatnonzero(column == group).astype(np.int64) for group in np.unique(column)]
 
 
 def _column(name: str, values: Any) -> np.ndarray:

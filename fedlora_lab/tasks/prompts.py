@@ -16,7 +16,7 @@ from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.labels import column_of
 from fedlora_lab.tasks.metrics import IGNORED, Metric, next_token_loss, select_metrics
-from fedlora_lab.tasks.tables import Deal, Rows, make_task
+from fedlora_lab.tasks.tables import Rows
 from fedlora_lab.tasks.task import Inputs, Task, forward, take
 
 if TYPE_CHECKING:
@@ -73,49 +73,42 @@ def prompts(
     (('n', 'y'), ['exact_match', 'perplexity', 'loss'])
     """
     check_whole("max_new_tokens", max_new_tokens, 1)
-    deal = Deal(by, clients, seed)
-    rows = Rows.read(dataset, test, seed, person, public_test)
+    rows = Rows.read(dataset, test, seed, by, person, clients, public_test)
     fields = {"targets": targets, "head": head, "metrics": metrics, "public_test": public_test}
     base, _ = architectures.load(model, "causal", 0, seed)
     code = architectures.prepare_tokenizer(model, tokenizer, base)
     generation = Generation(code, prompt, answer, max_new_tokens)
-    return _build(base, rows, generation, deal, max_length, fields)
+    return _build(base, rows, generation, max_length, fields)
 
 
 def _build(
     base: nn.Module,
     rows: Rows,
     generation: "Generation",
-    deal: Deal,
     max_length: int | None,
     fields: dict[str, Any],
 ) -> Task:
     """The task of a decoder and rows.
 
     Args:
-        base, rows, deal: the model, what it learns, and how private rows are dealt.
+        base, rows: the model, and what it learns.
         generation, max_length: how rows become examples.
         fields: of the task, where they are given.
     """
-    pairs = [
-        (prompt, answer)
-        for table in (rows.private, rows.held_out)
-        for prompt, answer in generation.pairs(table)
-    ]
+    pairs = [pair for table in (rows.private, rows.held_out) for pair in generation.pairs(table)]
     x, y, cut = encode_pairs(generation, base, pairs, max_length, rows.names)
     _check_decoder(base, x)
-    targets = fields["targets"]
     fields |= {
         "name": "prompts",
         "model": base,
-        "targets": architectures.default_targets(base) if targets is None else tuple(targets),
+        "targets": architectures.default_targets(base, fields["targets"]),
         "loss": next_token_loss,
         "metrics": select_metrics(fields["metrics"], "prompts"),
         "prepare": architectures.trim_padding,
         "info": {"task": "prompts", "model": type(base).__name__, "texts cut": cut},
         "generation": generation,
     }
-    return make_task(rows, x, y, deal, **fields)
+    return rows.make_task(x, y, **fields)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +140,9 @@ class Generation:
         marks = self.tokenizer("")["input_ids"][:1]
         starts = (self.tokenizer.bos_token_id, getattr(self.tokenizer, "cls_token_id", None))
         lead = marks if marks and marks[0] in starts else []
-        return [lead + ids for ids in self.tokens(list(prompts))]
+        # A prompt that a chat template made begins with the mark already.
+        tokens = self.tokens(list(prompts))
+        return [ids if ids[:1] == lead else lead + ids for ids in tokens]
 
     def tokens(self, texts: list[str]) -> list[list[int]]:
         """The tokens of each text, without marks."""
@@ -170,7 +165,7 @@ class Generation:
         most = self.max_new_tokens if max_new_tokens is None else max_new_tokens
         check_whole("max_new_tokens", most, 1)
         base: Any = model
-        room = architectures.longest_text(base.config)
+        room = architectures.longest_text(base)
         for row, ids in enumerate(prompts):
             fits = len(ids) > 0 and (room is None or len(ids) < room)
             expected = f"at least one, and fewer than {room}, all that the model holds"
@@ -286,8 +281,6 @@ def encode_pairs(
     tails = generation.tokens([answer for _, answer in pairs])
     end = generation.tokenizer.eos_token_id
     ends = [] if end is None else [end]
-    texts: list[Tensor] = []
-    targets: list[Tensor] = []
     for name, head, tail in zip(names, heads, tails, strict=True):
         empty = "answer" if head else "prompt"
         expected = "at least one token in every row"
@@ -295,14 +288,14 @@ def encode_pairs(
         expected = f"more, since the prompt of row {name} leaves no room for an answer"
         has_room = max_length is None or len(head) < max_length
         check(has_room, "max_length", max_length, expected)
-        # Read and learned: the loss of the prompt's own tokens is nobody's.
-        texts.append(torch.tensor([*head, *tail, *ends]))
-        targets.append(torch.tensor([IGNORED] * len(head) + [*tail, *ends]))
+    texts = [torch.tensor([*head, *tail, *ends]) for head, tail in zip(heads, tails, strict=True)]
     pad = int(generation.tokenizer.pad_token_id)
     ids = pad_sequence([text[:max_length] for text in texts], True, pad)
-    y = pad_sequence([target[:max_length] for target in targets], True, IGNORED)
     mask = pad_sequence([torch.ones_like(text[:max_length]) for text in texts], True)
     architectures.check_tokens(ids, mask, model, names)
+    # Read and not learned: the loss of the prompt's own tokens is nobody's.
+    starts = torch.tensor([[len(head)] for head in heads])
+    y = torch.where(mask.bool() & (torch.arange(ids.shape[1]) >= starts), ids, IGNORED)
     cut = sum(len(text) > ids.shape[1] for text in texts)
     return {"input_ids": ids, "attention_mask": mask}, y, cut
 

@@ -28,7 +28,6 @@ def regression(
     seed: int = 0,
     *,
     test: int = 64,
-    whitened: bool = False,
     dtype: str = "float32",
 ) -> Task:
     """Builds a linear regression in which client k sees y = x (W0 + B_k A_k)^T + noise.
@@ -42,30 +41,25 @@ def regression(
         heterogeneity: in [0, 1]; 0: one teacher for all; 1: independent teachers.
         noise, seed: standard deviation of the noise on y, >= 0; a whole number >= 0.
         test: examples of each client in the test and in the validation set, >= 1.
-        whitened: makes X^T X / n of every part the identity: the loss of client k is exactly
-            ||W - W_k||_F^2 / d_out when noise is 0. Needs examples and test >= d_in.
         dtype: "float32" or "float64".
-    Guarantees: test_tasks.py::test_regression_loss_is_the_closed_form,
+    Guarantees: test_tasks.py::test_a_teacher_explains_its_client,
         ::test_heterogeneity_moves_the_teachers.
 
     >>> regression(clients=3, examples=20).sizes
     (20, 20, 20)
     """
     arguments = dict(locals())  # from which `build` makes the task again
-    least = d_in if whitened else 1
-    check_whole("examples", examples, least)
-    check_whole("test", test, least)
+    check_whole("examples", examples, 1)
+    check_whole("test", test, 1)
     check_number("noise", noise, 0, 1e9)
     check_one_of("dtype", dtype, tuple(DTYPES))
     base, factors = teachers(clients, d_in, d_out, rank, heterogeneity, seed)
     maps = [base + b @ a for b, a in factors]
 
     def draw(kind: str, count: int) -> list[Examples]:
-        law = count, noise, whitened, DTYPES[dtype]
-        return [
-            _draw_examples(Streams(seed).numpy(f"regression {kind}", k), weight, *law)
-            for k, weight in enumerate(maps)
-        ]
+        streams = [Streams(seed).numpy(f"regression {kind}", k) for k in range(clients)]
+        pairs = zip(streams, maps, strict=True)
+        return [_draw_examples(rng, weight, count, noise, DTYPES[dtype]) for rng, weight in pairs]
 
     return Task(
         name="regression",
@@ -81,18 +75,11 @@ def regression(
 
 
 def _draw_examples(
-    stream: np.random.Generator,
-    weight: np.ndarray,
-    count: int,
-    noise: float,
-    whitened: bool,
-    dtype: torch.dtype,
+    stream: np.random.Generator, weight: np.ndarray, count: int, noise: float, dtype: torch.dtype
 ) -> Examples:
     """Inputs (count, d_in) and targets (count, d_out) of a linear map (d_out, d_in)."""
     d_out, d_in = weight.shape
     x = stream.standard_normal((count, d_in))
-    if whitened:  # orthonormal columns, in the scale of Gaussian ones
-        x = np.linalg.qr(x)[0] * math.sqrt(count)
     y = x @ weight.T + noise * stream.standard_normal((count, d_out))
     return torch.from_numpy(x).to(dtype), torch.from_numpy(y).to(dtype)
 

@@ -36,61 +36,79 @@ DATASET_KINDS = (
 )
 FILES = (".csv", ".jsonl")
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
-MANY_ROWS = 20
-"""Kinds of rows of which honest tables do not share half."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a data set, split into private ones and those to test on.
+    """The rows of a data set: those to test on, and private ones, dealt to clients.
 
     Args:
         private, held_out: the rows of each; their index counts rows of the table they come from.
         sources: the tables that both come from; one and the same where a share is held out.
+        places: each client's places among the private rows.
+        clients: names of the clients, if they have some.
         people: the person of each private row, numbers from 0; ``None``: not known.
     """
 
     private: "DataFrame"
     held_out: "DataFrame"
     sources: "tuple[DataFrame, DataFrame]"
-    people: np.ndarray | None
+    places: partition.Split
+    clients: tuple[str, ...] = ()
+    people: np.ndarray | None = None
 
     @classmethod
     def read(
-        cls, dataset: object, test: object, seed: int, person: str | None, public_test: bool
+        cls,
+        dataset: object,
+        test: object,
+        seed: int,
+        by: str | None = None,
+        person: str | None = None,
+        clients: int | None = None,
+        public_test: bool = False,
     ) -> "Rows":
-        """Reads a data set and splits it.
+        """Reads a data set, splits it and deals it.
 
         Args:
-            dataset, test, seed, person, public_test: as of `hub`. Persons are held out with all
-                their rows; public test rows of persons with private rows are refused.
+            dataset, test, seed, by, person, clients, public_test: as of `hub`. All rows of a person
+                are held out together, and go to one client unless ``by`` says where they are.
+                Public test rows of persons with private rows are refused.
         Guarantees: tests/tasks/test_hub.py::test_persons_of_both_tables_are_found,
-            ::test_who_is_drawn_does_not_depend_on_how_many_rows_a_person_has.
+            ::test_rows_of_one_person_move_nobody_else,
+            ::test_owners_are_compared_by_value.
         """
+        check_whole("seed", seed)
+        expected = "none with by=, which names the owner of each example"
+        check(by is None or clients is None, "clients", clients, expected)
         splits = read_splits(dataset)
         check("train" in splits, "dataset", sorted(splits), "a split called train")
         train = splits["train"]
         # Rows count as persons of one row each where persons are not known.
         owner = np.arange(len(train)) if person is None else _persons(train, person)
+        is_held = np.zeros(len(train), dtype=bool)
         if isinstance(test, (int, float)):
             is_held = _hold_out(owner, test, seed, "rows" if person is None else "persons")
-            private = train[~is_held]
             held_out = train[is_held]
             sources = train, train
         else:
-            is_held = np.zeros(len(train), dtype=bool)
-            private = train
             held_out = _test_table(test, splits)
             sources = train, held_out
-        if person is None:
-            return cls(private, held_out, sources, None)
-        people = owner[~is_held]
+        private = train[~is_held]
         # A score of a person's public row is exact, and tells of the private ones.
-        if public_test and person in held_out.columns:
-            shared = len({*people} & {*_persons(held_out, person, OF_THE_TEST)})
+        if person is not None and public_test and person in held_out.columns:
+            shared = len({*owner[~is_held]} & {*_persons(held_out, person, OF_THE_TEST)})
             shown = f"{shared} persons of the public test rows have private rows as well"
             check(not shared, f"person {person!r}", shown, "public rows of others, in test=")
-        return cls(private, held_out, sources, np.unique(people, return_inverse=True)[1])
+        people = np.unique(owner[~is_held], return_inverse=True)[1]
+        if by is None:
+            # Persons are dealt, not their rows: else rows of one would say where others are.
+            split = partition.iid(int(people.max()) + 1, 10 if clients is None else clients, seed)
+            places = [np.flatnonzero(np.isin(people, part)) for part in split]
+            names: tuple[str, ...] = ()
+        else:
+            places, names = _split_by_owner(train, private, by)
+        return cls(private, held_out, sources, places, names, None if person is None else people)
 
     @property
     def names(self) -> list[str]:
@@ -100,10 +118,8 @@ class Rows:
 
     def column(self, argument: str, name: object) -> list[Any]:
         """The values of a column, of private rows first."""
-        return [
-            *column_of(self.private, argument, name),
-            *column_of(self.held_out, argument, name),
-        ]
+        tables = (self.private, self.held_out)
+        return [value for table in tables for value in column_of(table, argument, name)]
 
     def labels(self, numbers: list[np.ndarray]) -> Tensor:
         """The classes of all rows, private ones first.
@@ -115,74 +131,48 @@ class Rows:
         held_out = numbers[1][self.held_out.index.to_numpy()]
         return torch.from_numpy(np.concatenate([private, held_out]))
 
+    def make_task(self, x: Inputs, y: Tensor, **fields: Any) -> Task:
+        """The task of these rows.
 
-@dataclass(frozen=True)
-class Deal:
-    """How private rows are dealt to clients.
-
-    Args: by, clients, seed: as of `hub`.
-    """
-
-    by: str | None
-    clients: int | None
-    seed: int
-
-    def __post_init__(self) -> None:
-        check_whole("seed", self.seed)
-        expected = "none with by=, which names the owner of each example"
-        check(self.by is None or self.clients is None, "clients", self.clients, expected)
-
-    def split(self, rows: Rows) -> tuple[partition.Split, tuple[str, ...]]:
-        """Each client's places among the private rows, and the clients' names, if they have some.
-
-        All rows of a person go to one client, unless ``by`` says where they are.
-
-        Guarantees: tests/tasks/test_hub.py::test_owners_are_compared_by_value,
-            ::test_a_site_that_is_left_without_rows_is_named.
+        Args:
+            x, y: their inputs and targets, private ones first.
+            fields: of the task, but for its examples.
         """
-        if self.by is not None:
-            return _split_by_owner(rows, self.by)
-        # Persons are dealt, not their rows: else rows of one would say where others are.
-        owner = np.arange(len(rows.private)) if rows.people is None else rows.people
-        clients = 10 if self.clients is None else self.clients
-        split = partition.iid(int(owner.max()) + 1, clients, self.seed)
-        return [np.flatnonzero(np.isin(owner, part)) for part in split], ()
+        count = len(self.private)
+        indices = [torch.from_numpy(part) for part in self.places]
+        people = self.people
+        task = Task(
+            clients=tuple((take(x, index), y[index]) for index in indices),
+            test=(take(x, slice(count, None)), y[count:]),
+            client_names=self.clients,
+            persons=None if people is None else tuple(people[part] for part in self.places),
+            **fields,
+        )
+        # Of one table a share is held out, and nothing is compared.
+        if task.public_test and self.sources[0] is not self.sources[1]:
+            check_public_test(task)
+        return task
 
 
-def _split_by_owner(rows: Rows, by: str) -> tuple[partition.Split, tuple[str, ...]]:
-    """One client for each value of a column; warns of owners all of whose rows were held out."""
-    everyone = [str(owner) for owner in identifiers(rows.sources[0], "by", by)]
+def _split_by_owner(
+    table: "DataFrame", private: "DataFrame", by: str
+) -> tuple[partition.Split, tuple[str, ...]]:
+    """One client for each value of a column; warns of owners all of whose rows were held out.
+
+    Args:
+        table, private, by: the whole table, its private rows, and the column.
+    Guarantees: tests/tasks/test_hub.py::test_a_site_that_is_left_without_rows_is_named.
+    """
+    everyone = [str(owner) for owner in identifiers(table, "by", by)]
     check_spelling(f"by {by!r}", everyone)
-    owners = [everyone[row] for row in rows.private.index]
+    owners = [everyone[row] for row in private.index]
     names = sorted(set(owners))
     # They take part in nothing, which nobody would see from the clients that there are.
     absent = sorted(set(everyone) - set(names))
     if absent:
         reason = "no client, since test= held all rows of theirs out"
         warnings.warn(f"by={by!r}: {', '.join(absent)}: {reason}", stacklevel=4)
-    return partition.by_group(owners), tuple(names)
-
-
-def make_task(rows: Rows, x: Inputs, y: Tensor, deal: Deal, **fields: Any) -> Task:
-    """The task of encoded rows.
-
-    Args:
-        rows, x, y: the rows, and their inputs and targets, private ones first.
-        deal: to which clients.
-        fields: of the task, but for its examples.
-    """
-    count = len(rows.private)
-    places, names = deal.split(rows)
-    indices = [torch.from_numpy(part) for part in places]
-    task = Task(
-        clients=tuple((take(x, index), y[index]) for index in indices),
-        test=(take(x, slice(count, None)), y[count:]),
-        client_names=names,
-        persons=None if rows.people is None else tuple(rows.people[part] for part in places),
-        **fields,
-    )
-    check_public_test(task, rows)
-    return task
+    return [np.flatnonzero(np.array(owners) == name) for name in names], tuple(names)
 
 
 def _persons(table: "DataFrame", column: str, suffix: str = "") -> np.ndarray:
@@ -312,38 +302,31 @@ def _frame(data: Any) -> "DataFrame":
 # ---- public test rows
 
 
-def check_public_test(task: Task, rows: Rows) -> None:
+def check_public_test(task: Task) -> None:
     """Refuses public test rows that are plainly private rows.
 
     Scores of public rows are exact, and no epsilon counts them. Two rows are equal if all that the
-    model reads is, and the label. Refused are a test table that has the same rows as the private
-    one, and one that has more than half of its rows, or of the private ones, in common with it,
-    each counted once. Where most private rows stand several times, honest tables of few kinds of
-    rows share them all: these are refused only from `MANY_ROWS` kinds on. Fewer equal rows, but
-    more than private ones have among themselves, are warned of. How many they are is told in a
-    refusal only: it is a number about private rows. Rows that were written differently, such as
-    images that were encoded again, are not found.
+    model reads is, and the label. Refused are the same rows in any order, and tables of which more
+    than half of either are rows of the other, beyond what chance explains: where rows of both
+    tables repeat among themselves, honest tables share them. Fewer are warned of, without their
+    number, which is one about private rows. Rows that were written differently, such as images that
+    were encoded again, are not found.
 
-    Args:
-        task: with its rows.
-        rows: that they come from. Of one table a share is held out, and nothing is compared.
+    Args: task: whose test rows are said to be public.
     Guarantees: tests/tasks/test_hub.py::test_private_rows_are_no_public_test,
         ::test_public_rows_that_are_private_are_warned_of_without_their_number,
         ::test_the_private_table_is_known_from_any_place.
     """
-    if not task.public_test or rows.sources[0] is rows.sources[1]:
-        return
     # By content: the same rows may come from another file, a copy or a link.
     private = Counter(_digests(concatenate(task.clients)))
     public = Counter(_digests(task.test))
-    repeated = sum(count for count in private.values() if count > 1) / private.total()
+    chance = min(1 - list(rows.values()).count(1) / rows.total() for rows in (private, public))
     twins = sum(count for row, count in public.items() if row in private)
-    shared = len(private.keys() & public.keys())
-    is_varied = repeated < 0.5 or len(private) >= MANY_ROWS
-    is_copy = public == private or (is_varied and 2 * shared > min(len(private), len(public)))
+    shared = max(twins / public.total(), len(private.keys() & public.keys()) / len(private))
+    is_copy = public == private or shared > chance + 0.5
     expected = "public rows of their own, without those that are private"
     check(not is_copy, "test", f"{twins} of {public.total()} rows equal private rows", expected)
-    if twins / public.total() > repeated:
+    if twins / public.total() > chance:
         event = "some rows equal private rows, and their scores would be exact and not protected"
         warnings.warn(f"test: {event}: expected {expected}", stacklevel=3)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Integral
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.tasks.metrics import Metric, cross_entropy, select_metrics
+
+if TYPE_CHECKING:
+    from fedlora_lab.tasks.prompts import Generation
 
 ALL_LINEAR = "all-linear"
 """Targets that stand for every linear map, as in PEFT."""
@@ -33,14 +36,6 @@ Inputs = Tensor | Mapping[str, Tensor]
 Examples = tuple[Any, Tensor]
 Persons = Sequence[int] | np.ndarray | Tensor
 """Whose each example of a client is, (n_k,)."""
-
-
-class Answers(Protocol):
-    """A decoder's way to answer, as `prompts.Generation` has it."""
-
-    def answer_prompts(self, model: nn.Module, x: Any, y: Tensor) -> tuple[list[str], list[str]]:
-        """Returns the answers of some examples, and those that the model writes."""
-        ...
 
 
 # ---- inputs
@@ -140,7 +135,7 @@ class Task:
     prepare: Callable[[Any], Any] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     public_test: bool = True
-    generation: Answers | None = None
+    generation: "Generation | None" = None
     persons: tuple[Any, ...] | None = None
     new_modules: tuple[str, ...] = ()
 
@@ -340,22 +335,21 @@ def person_numbers(persons: Sequence[Persons], sizes: tuple[int, ...]) -> tuple[
     is_list = isinstance(persons, (tuple, list)) and len(persons) == len(sizes)
     shown = len(persons) if isinstance(persons, (tuple, list)) else type(persons).__name__
     check(is_list, "persons", shown, f"{len(sizes)} lists, one for each client")
-    numbers: list[int] = []
+    columns: list[list[int]] = []
+    client_of: dict[int, int] = {}
     for k, (part, count) in enumerate(zip(persons, sizes, strict=True)):
         # Of an array its own numbers: they know how exact they are.
         cells = list(part.detach().cpu().numpy() if isinstance(part, Tensor) else part)
         expected = f"{count}, one an example"
         check(len(cells) == count, f"persons[{k}]", f"{len(cells)} entries", expected)
         rows = [f"row {i} of client {k}" for i in range(count)]
-        numbers += whole_numbers("persons", cells, rows)
-    clients = np.repeat(np.arange(len(sizes)), sizes)
-    # As objects: beyond 64 bits NumPy would round numbers, and take two persons for one.
-    column = np.array(numbers, dtype=object)
-    _, first, inverse = np.unique(column, return_index=True, return_inverse=True)
-    for k, holder in zip(clients, clients[first][inverse], strict=True):
-        expected = "one client for each person: merge those that share persons"
-        check(k == holder, "persons", f"one at clients {holder} and {k}", expected)
-    return torch.from_numpy(inverse).split(list(sizes))
+        columns.append(whole_numbers("persons", cells, rows))
+        for person in columns[-1]:
+            holder = client_of.setdefault(person, k)
+            expected = "one client for each person: merge those that share persons"
+            check(k == holder, "persons", f"one at clients {holder} and {k}", expected)
+    order = {person: number for number, person in enumerate(sorted(client_of))}
+    return tuple(torch.tensor([order[person] for person in column]) for column in columns)
 
 
 def whole_numbers(name: str, cells: Iterable[object], rows: Sequence[str]) -> list[int]:
@@ -415,9 +409,7 @@ def check_classes(task: Task) -> Task:
         # torch would refuse such a label in the step that draws its row, rounds later.
         is_class = labels.dtype == torch.int64 and labels.ndim == 1
         odd = [
-            label
-            for label in labels.unique().tolist()
-            if not is_class or label not in range(classes)
+            label for label in labels.unique().tolist() if not (is_class and 0 <= label < classes)
         ]
         expected = f"labels in [0, {classes - 1}], one torch.int64 an example"
         check(not odd, f"{part} y", odd, expected)

@@ -4,26 +4,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedlora_lab._utils.validation import check, check_one_of, check_whole
+from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.tasks.architectures import quiet, seeded
 
-_LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 2}
-_IMAGE = {"hidden_size": 16, **_LAYERS, "intermediate_size": 24}
-_TEXT = {**_IMAGE, "max_position_embeddings": 64}
-_DISTIL = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24, "max_position_embeddings": 64}
-_SWIN = {"embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2], "window_size": 2}
-TOYS: dict[str, tuple[str, dict[str, Any]]] = {
-    "bert": ("BertModel", _TEXT),
-    "roberta": ("RobertaModel", {**_TEXT, "max_position_embeddings": 66, "type_vocab_size": 1}),
-    "distilbert": ("DistilBertModel", _DISTIL),
-    "gpt2": ("GPT2LMHeadModel", {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}),
-    "llama": (
-        "LlamaForCausalLM",
-        {**_TEXT, "num_key_value_heads": 1, "tie_word_embeddings": True},
-    ),
-    "vit": ("ViTModel", {**_IMAGE, "image_size": 8, "patch_size": 4}),
-    "swin": ("SwinModel", {**_SWIN, "image_size": 8, "patch_size": 2}),
-}
+SIZES = {"num_hidden_layers": 2, "num_attention_heads": 2}
+SIZES |= {"hidden_size": 16, "intermediate_size": 24}
+"""As most configurations call them; others are given by their own names."""
+IMAGE = {"image_size": 8, "patch_size": 4}
+LONGEST_TEXT = 64
 
 
 def tiny(
@@ -34,9 +22,9 @@ def tiny(
     The folder is one for `hub`: a model to practise on without a download. It has learned nothing.
 
     Args:
-        kind: bert, roberta, distilbert, gpt2, llama, vit or swin.
+        kind: what Transformers calls the architecture: bert, llama, vit, ...
         folder: new, or empty.
-        texts: whose words the tokenizer knows; needed for all but the last two.
+        texts: whose words the tokenizer knows; needed for all but models of images.
         seed: of the weights.
         sizes: fields of the architecture's configuration.
     Returns: the folder.
@@ -44,15 +32,19 @@ def tiny(
     Guarantees: tests/tasks/test_hub.py::test_a_tiny_model_follows_from_its_seed.
     """
     import transformers
+    from transformers.models.auto import modeling_auto as known
 
-    check_one_of("kind", kind, tuple(TOYS))
+    is_known = kind in known.MODEL_MAPPING_NAMES
+    check(is_known, "kind", kind, "an architecture of Transformers, such as bert, llama or vit")
     check_whole("seed", seed)
     folder = Path(folder)
     new = not folder.exists() or not any(folder.iterdir())
     check(new, "folder", str(folder), "a new folder, or an empty one")
-    body, fields = TOYS[kind]
-    if kind in ("vit", "swin"):
-        side = {**fields, **sizes}["image_size"]
+    fields: dict[str, Any] = {**SIZES}
+    body: Any = transformers.AutoModel
+    if kind in known.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+        fields |= IMAGE
+        side = sizes.get("image_size", IMAGE["image_size"])
         with quiet():
             processor = transformers.ViTImageProcessor(size={"height": side, "width": side})
             processor.save_pretrained(folder)
@@ -62,11 +54,14 @@ def tiny(
         tokenizer = _word_tokenizer(kind, vocabulary)
         tokenizer.save_pretrained(folder)
         marks = ("pad_token_id", "bos_token_id", "eos_token_id")
-        fields = fields | {mark: getattr(tokenizer, mark) for mark in marks}
-        fields |= {"vocab_size": len(tokenizer)}
+        fields |= {mark: getattr(tokenizer, mark) for mark in marks}
+        fields |= {"vocab_size": len(tokenizer), "max_position_embeddings": LONGEST_TEXT}
+        # Encoders have a language model as well, which sees what comes later.
+        if kind not in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+            body = transformers.AutoModelForCausalLM
     config = transformers.AutoConfig.for_model(kind, **{**fields, **sizes})
     with seeded(seed, "tiny weights"):
-        getattr(transformers, body)(config).save_pretrained(folder)
+        body.from_config(config).save_pretrained(folder)
     return folder
 
 

@@ -12,7 +12,7 @@ import toy_tasks
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.audit.instruments import mark_examples, ordinary_marks
-from fedlora_lab.lora import adapters, per_example
+from fedlora_lab.lora import adapters, evaluation
 from fedlora_lab.tasks.metrics import METRICS, OverAll, select_metrics
 
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
@@ -22,15 +22,14 @@ F1 = OverAll(lambda outputs, y: float(theirs.f1_score(y, outputs.argmax(1), aver
 def test_scores_of_a_whole_test_set_do_not_depend_on_how_it_is_cut():
     """Texts go through in the order of their length: kept rows stay beside their labels."""
     order = OverAll(lambda kept, y: float((kept == y[:, :2]).all()), lambda outputs, y: y[:, :2])
-    causal = {"in order": order, "perplexity": METRICS["causal"]["perplexity"]}
-    classes = {"f1": F1, **METRICS["classification"]}
-    for task, metrics in ((toy_hubs.decoder(), causal), (toy_hubs.task("bert"), classes)):
+    language: dict[str, Any] = {"in order": order, "perplexity": METRICS["prompts"]["perplexity"]}
+    classes: dict[str, Any] = {"f1": F1, **METRICS["classification"]}
+    for task, metrics in ((toy_hubs.answers(), language), (toy_hubs.task("bert"), classes)):
         task = replace(task, metrics=metrics)
         adapted = adapters.adapt(task.model, task.targets, task.head, toy_tasks.LORA)
         start = adapters.initial_values(adapted, Streams(0))
         at_once, cut = (
-            per_example.evaluate(task, adapted, start, task.test, chunk=chunk)
-            for chunk in (None, 3)
+            evaluation.evaluate(task, adapted, start, task.test, chunk=chunk) for chunk in (None, 3)
         )
         outputs = task.forward(task.model, task.test[0])
         direct = {
@@ -43,12 +42,13 @@ def test_scores_of_a_whole_test_set_do_not_depend_on_how_it_is_cut():
 
 def test_perplexity_counts_every_token_alike_and_is_infinite_where_a_model_diverged():
     """Transformers' own loss of all tokens at once; NaN stands for what was not measured."""
-    task = toy_hubs.decoder()
+    task = toy_hubs.answers()
     x, y = task.test
     outputs = task.forward(task.model, x)
     loss = task.model(**x, labels=y).loss
-    assert float(METRICS["causal"]["perplexity"](outputs, y)) == pytest.approx(float(loss.exp()))
-    assert float(METRICS["causal"]["perplexity"](outputs * math.nan, y)) == math.inf
+    perplexity: Any = METRICS["prompts"]["perplexity"]
+    assert float(perplexity(outputs, y)) == pytest.approx(float(loss.exp()))
+    assert float(perplexity(outputs * math.nan, y)) == math.inf
 
 
 def test_metrics_are_found_by_name():

@@ -67,24 +67,19 @@ def asked(task: Task) -> list[list[int]]:
 
 
 def test_only_the_answer_counts():
-    """By hand, each row alone without padding: the mean over its answer's tokens and the end."""
+    """As Transformers' own loss of each row alone: a mean over its answer's tokens and the end."""
     task = task_of_two_answers()
-    code = task_of_two_answers().generation.tokenizer
+    code = task.generation.tokenizer
     x, y = task.test
     losses = next_token_loss(task.forward(task.model, x), y)
-    padded = 0
+    lengths = x["attention_mask"].sum(1).tolist()
     for i, prompt in enumerate(asked(task)):
         assert code.decode(prompt).startswith("say ")
-        tail = y[i][y[i] != IGNORED].tolist()
-        assert code.decode(tail) in ("good film </s>", "dull </s>")
-        ids = torch.tensor([[*prompt, *tail]])
-        assert x["input_ids"][i, : ids.shape[1]].tolist() == ids[0].tolist()
-        assert int(x["attention_mask"][i].sum()) == ids.shape[1]
-        logs = task.model(ids).logits[0].log_softmax(-1)
-        own = -sum(logs[len(prompt) - 1 + j, token] for j, token in enumerate(tail)) / len(tail)
-        assert abs(float(losses[i] - own)) < 1e-5
-        padded += ids.shape[1] < x["input_ids"].shape[1]
-    assert padded > 3, "rows with padding, whose token is the end token"
+        assert code.decode(y[i][y[i] != IGNORED]) in ("good film </s>", "dull </s>")
+        ids = x["input_ids"][i : i + 1, : lengths[i]]
+        theirs = task.model(input_ids=ids, labels=y[i : i + 1, : lengths[i]]).loss
+        assert abs(float(losses[i] - theirs)) < 1e-5
+    assert len(set(lengths)) > 3, "rows with padding, whose token is the end token"
 
 
 def test_marks_of_the_tokenizer_stand_before_the_prompt_only(tmp_path):
@@ -100,6 +95,9 @@ def test_marks_of_the_tokenizer_stand_before_the_prompt_only(tmp_path):
     assert bool((x["input_ids"][:, 0] == code.bos_token_id).all())
     assert (x["input_ids"] == code.eos_token_id).sum(1).tolist() == [1] * len(y)
     assert bool(((y == code.eos_token_id).sum(1) == 1).all()), "the end is learned"
+    generation: Any = task.generation
+    rendered = generation.encode(["<s> two more"])
+    assert rendered == generation.encode(["two more"]), "a chat template has put it there"
 
 
 def test_long_examples_lose_their_end_and_are_counted():
@@ -123,7 +121,6 @@ def test_long_examples_lose_their_end_and_are_counted():
 def test_texts_together_are_those_of_one_by_one():
     """Prompts of many lengths; and a model's own sampling or penalty is not used."""
     task = task_of_two_answers()
-    last = trained()
     together = task.generation.write(task.model, asked(task))
     singly = [task.generation.write(task.model, [ids])[0] for ids in asked(task)]
     assert together == singly and len(set(together)) > 2
@@ -133,12 +130,6 @@ def test_texts_together_are_those_of_one_by_one():
     model.generation_config = given
     assert task.generation.write(model, asked(task)) == together
     assert model.generation_config is given
-    texts = [f"say {text}" for text in FRAME["question"]]
-    answers = fl.generate(task, last, texts)
-    shorter = fl.generate(task, last, texts, max_new_tokens=1)
-    assert (
-        all(a.startswith(b) for a, b in zip(answers, shorter, strict=True)) and answers != shorter
-    )
 
 
 # PEFT asks Transformers for it.
@@ -171,15 +162,19 @@ def test_plain_peft_writes_the_same_texts(tmp_path):
 
 @pytest.mark.slow
 def test_scores_are_those_of_the_written_texts():
-    """With some answers right and some wrong."""
+    """With some answers right and some wrong; of shorter texts none is right."""
     task = task_of_two_answers()
     last = trained()
     code = task.generation.tokenizer
-    written = fl.generate(task, last, [code.decode(ids) for ids in asked(task)])
+    questions = [code.decode(ids) for ids in asked(task)]
+    written = fl.generate(task, last, questions)
     answers = [code.decode(y[y != IGNORED][:-1]) for y in task.test[1]]
     right = [a.strip() == b.strip() for a, b in zip(written, answers, strict=True)]
     assert 0 < sum(right) < len(right)
     assert last.metrics["exact_match"] == sum(right) / len(right)
+    shorter = fl.generate(task, last, questions, max_new_tokens=1)
+    pairs = list(zip(written, shorter, strict=True))
+    assert all(a.startswith(b) for a, b in pairs) and written != shorter
 
 
 @pytest.mark.slow

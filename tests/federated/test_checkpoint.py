@@ -98,6 +98,16 @@ def test_from_the_round_before_a_damaged_one_the_run_goes_on(name, tmp_path):
     same_bits(whole[6:], rest)
 
 
+def test_halves_of_two_runs_are_no_checkpoint(tmp_path):
+    """Of the same round, and each of them whole."""
+    for seed in (0, 1):
+        play(*RUN, checkpoint=tmp_path / str(seed), seed=seed)
+    for path in (tmp_path / "1" / "private").glob(f"round-{PLAN.rounds:06d}.*"):
+        shutil.copy(path, tmp_path / "0" / "private")
+    with pytest.warns(UserWarning, match="what is private belongs to other tensors"):
+        play(*RUN, resume=tmp_path / "0")
+
+
 def test_without_any_whole_checkpoint_there_is_nothing_to_resume(tmp_path):
     parts = regression(), "ffa-lora", None, PLAN
     play(*parts, checkpoint=tmp_path)

@@ -1,6 +1,5 @@
 """Small frames, settings and ledgers of the true schema, and the report page made of them."""
 
-import json
 from html.parser import HTMLParser
 from itertools import product
 from typing import Any
@@ -70,21 +69,16 @@ def settings(task: str = "digits", methods: tuple[str, ...] = METHODS, seeds=SEE
 
 def ledgers(
     methods: tuple[str, ...] = METHODS, seeds=SEEDS, reproducible: bool = True
-) -> dict[str, fl.Ledger | None]:
+) -> dict[str, Any]:
     plan = fl.Privacy(noise_multiplier=0.8, sample_rate=0.1, delta=1e-4)
     ledger = plan.ledger(releases=20, reproducible=reproducible)
     return {f"{method}-{seed}": ledger for method, seed in product(methods, seeds)}
-
-
-def ledger_file(methods: tuple[str, ...] = METHODS, seeds=SEEDS) -> str:
-    """The text of a folder's ledger.json."""
-    books = ledgers(methods, seeds).items()
-    return to_json({name: json.loads(book.to_json()) for name, book in books if book})
 
 
 def write_folder(folder: Any, task: str = "digits", methods: Any = METHODS, seeds: Any = SEEDS):
     """A run folder of these frames, and its report's path."""
     write_atomically(folder / "frame.csv", frame(task, methods, seeds).to_csv(index=False))
     write_atomically(folder / "settings.json", to_json(settings(task, methods, seeds)))
-    write_atomically(folder / "ledger.json", ledger_file(methods, seeds))
+    for name, ledger in ledgers(methods, seeds).items():
+        write_atomically(folder / "checkpoints" / name / "ledger.json", ledger.to_json() + "\n")
     return report(folder)

@@ -1,12 +1,12 @@
 """What the command audit does: it tries to break what a run folder states."""
 
-import math
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
+import pandas as pd
 
 from fedlora_lab import tasks
 from fedlora_lab._utils.files import private_folder, write_atomically
@@ -98,14 +98,6 @@ def _rebuild_task(settings: dict[str, Any], folder: Folder) -> Task:
 
 def audit_to_json(audit: Audit) -> dict[str, Any]:
     """Converts an audit to JSON values; a number that is not finite is null."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(inner) for key, inner in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(inner) for inner in value]
-        if isinstance(value, np.ndarray):
-            return plain(value.tolist())
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return {**plain(asdict(audit)), "holds": audit.holds}
+    fields = asdict(audit) | {"holds": audit.holds}
+    del fields["bug"]  # of a run folder's runs none has one
+    return json.loads(pd.Series(fields, dtype=object).to_json(double_precision=15))

@@ -22,7 +22,6 @@ from fedlora_lab.federated.records import Round
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.report.page import report
-from fedlora_lab.report.promise import folder_statements
 from fedlora_lab.report.run_folder import Folder, run_cell, run_settings
 from fedlora_lab.report.summary_table import (
     format_deviation,
@@ -79,7 +78,9 @@ def train(
         terms = settings["privacies"].items()
         stored = {slug: fields and Privacy(**fields) for slug, fields in terms}
         cells = [replace(cell, privacy=stored[cell.slug]) for cell in cells]
-        waiting = [cell for cell in cells if not folder.is_complete(cell)]
+        waiting = [
+            cell for cell in cells if folder.last_round(cell.slug, cell.seed) < cell.plan.rounds
+        ]
         if finished := len(cells) - len(waiting):
             click.echo(f"{finished} of {len(cells)} runs are finished in {folder.path} and kept")
         with tqdm(total=sum(cell.plan.rounds for cell in waiting), disable=None, **BAR) as bar:
@@ -88,7 +89,7 @@ def train(
         frame = folder.gather()
         page = report(folder.path)
         table = "\n".join(summary_lines(frame, None if privacy is None else privacy.trust))
-        paragraphs = [table, *folder_statements(folder), f"report: {page}"]
+        paragraphs = [table, *folder.statements(frame), f"report: {page}"]
         click.echo("\n" + "\n\n".join(paragraphs))
 
 

@@ -32,7 +32,6 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.report.promise import folder_statements
 from fedlora_lab.report.run_folder import Folder, read_frame, run_cell, run_settings
 from fedlora_lab.report.summary_table import observer_phrase
 from fedlora_lab.tasks import architectures
@@ -56,7 +55,7 @@ class Finetuned:
     Args:
         record: of the last round, with the adapter.
         choices: every setting with its reason.
-        folder: of the run: ``ledger.json``, ``adapter/``, checkpoints; `fl.report.report` writes
+        folder: of the run: ``adapter/``, checkpoints with the ledger; `fl.report.report` writes
             its page.
         encode: inputs as `predict` takes them -> the model's.
         notes: what all runs of the folder have spent together, cleared ones included, where that
@@ -213,7 +212,7 @@ def finetune(
     folder = _new_folder() if out is None else Path(out).expanduser()
     settings.tell("folder", str(folder), "ledger, adapter and checkpoints")
     record = _train(folder, cell, fresh, sorted_options.run)
-    notes = folder_statements(Folder(folder))
+    notes = Folder(folder).statements(read_frame(folder / "frame.csv"))
     if epsilon is not None and task.info.get("labels") == READ:
         notes.append(f"the classes were read from the rows: {READ_CLASSES}")
     encode = _encoder(task, model, sorted_options.task)
@@ -286,7 +285,7 @@ def _train(place: Path, cell: Cell, fresh: bool, options: Mapping[str, Any]) -> 
                     shutil.rmtree(place)
                 raise
         if record is None:  # every round was done before
-            state = folder.checkpoint(cell.slug, cell.seed)
+            state = folder.cell(cell.slug, cell.seed)
             terms = cell.task, cell.method, cell.privacy, cell.plan
             done = Run.open(*terms, lora=cell.lora, seed=cell.seed, resume=state)
             record = done.record(done.initial_result())

@@ -23,7 +23,7 @@ def t_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """Computes mean and half-width of Student's t interval of ``values`` (n,).
     The half-width of one value is NaN, and so is that of values of which one is not finite.
 
-    Guarantees: equals ``scipy.stats.t.interval`` (test_t_interval_is_scipys).
+    Guarantees: equals ``scipy.stats.t.interval`` (test_table_and_every_figure).
     """
     values = np.asarray(values, dtype=float)
     mean = float(values.mean()) if values.size else math.nan

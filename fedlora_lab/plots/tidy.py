@@ -112,9 +112,14 @@ def count_measurements(frame: pd.DataFrame, by: Sequence[str]) -> str:
 
 
 def describe_means(frame: pd.DataFrame, by: Sequence[str], band: str = "band") -> str:
-    """Says what a mean and its band are made of, for `count_measurements` and the band's name."""
-    mean = f"mean of {count_measurements(frame, by)}"
-    return f"{mean}, {band}: 95 % interval of the mean (Student's t)"
+    """Says what a mean and its band are made of.
+
+    Args: frame, by: as of `count_measurements`; band: what it is called.
+    """
+    count = count_measurements(frame, by)
+    if count.startswith("1 ") and " to " not in count:
+        return f"{count}, no {band}"
+    return f"mean of {count}, {band}: 95 % interval of the mean (Student's t)"
 
 
 def cumulative_sum(frame: pd.DataFrame, measures: tuple[str, ...]) -> pd.DataFrame:

@@ -248,16 +248,15 @@ def overview(frame: pd.DataFrame) -> Picture:
     parts = {name: tidy.select_measure(frame, name, required=False) for name in [*titles][:3]}
     parts["bytes"] = traffic_table(frame)
     measured = [name for name, part in parts.items() if len(part)]
-    rows = -(-len(measured) // 2)
-    figure, axes = style.subplots(10.4, 3.6 * rows, rows, 2)
+    columns = 2 if len(measured) == 4 else len(measured)
+    rows = len(measured) // columns
+    figure, axes = style.subplots(10.4, 3.6 * rows, rows, columns)
     collapsed = 0
-    for ax, name in zip(axes, measured, strict=False):
+    for ax, name in zip(axes, measured, strict=True):
         if name == "bytes":
             _traffic_panel(ax, parts[name], score)
         else:
             collapsed += _rounds_panel(ax, parts[name], name)
         ax.set_title(f"{1 + axes.index(ax)}  {titles[name]}")
-    for ax in axes[len(measured) :]:
-        ax.remove()
     style.footer(figure, _caption(scores, collapsed))
     return figure

@@ -60,7 +60,6 @@ def report(path: str | Path) -> Path:
         return page
 
     from fedlora_lab._utils.files import write_atomically
-    from fedlora_lab.report.promise import folder_statements
     from fedlora_lab.report.run_folder import Folder, read_frame
 
     folder = Folder(path)
@@ -69,8 +68,7 @@ def report(path: str | Path) -> Path:
     check(done, "folder", str(path), "at least one finished cell (frame.csv)")
     frame = folder.with_spending(read_frame(path / "frame.csv"))
     try:
-        sentences = folder_statements(folder)
-        text = render(frame, settings, folder.shown(), sentences, digest)
+        text = render(frame, settings, folder.shown(frame), folder.statements(frame), digest)
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         # Of a damaged file anything may be raised; a reader needs one line.
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
@@ -84,7 +82,7 @@ def _digest_of_inputs(path: Path) -> str:
     """A digest of all that a page is made of: the folder's files, this package, the template."""
     digest = hashlib.sha256(__version__.encode())
     inputs = [HERE / "report.html", path / "settings.json", path / "frame.csv"]
-    for pattern in ("ledger.json", "cells/*.json", "checkpoints/*/ledger.json", "spent-*.json"):
+    for pattern in ("checkpoints/*/ledger.json", "checkpoints/*/rounds.csv", "spent-*"):
         inputs += sorted(path.glob(pattern))
     for file in inputs:
         if file.is_file():
@@ -109,7 +107,8 @@ def render(
         digest: of what the page is made of.
 
     Guarantees: all data are escaped (test_a_report_shows_any_name_as_text); equal input gives equal
-        bytes (test_same_run_same_page); nothing is loaded from elsewhere (test_page_stands_alone).
+        bytes (test_a_page_that_is_up_to_date_is_left_alone); nothing is loaded from elsewhere
+        (test_page_stands_alone).
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -124,10 +123,12 @@ def render(
         for row in display_rows(table)
     ]
     private = [ledger for ledger in ledgers.values() if ledger is not None]
-    promise = [NO_PRIVACY]
+    promise = []
     if private:
         largest = max(private, key=lambda ledger: ledger.epsilon_or_inf())
         promise = [f"The run that spends most: {statement(largest)}", *caveats(largest)]
+    elif ledgers:
+        promise = [NO_PRIVACY]
     privacy = settings["privacy"]
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -215,13 +216,6 @@ def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         for key, inner in value.items():
             yield from flatten(inner, f"{name}.{key}".strip("."))
     else:
-        yield (
-            name,
-            value if isinstance(value, str) else json.dumps(_rounded(value), ensure_ascii=False),
-        )
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_rounded(inner) for inner in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value
+        # Calibrated numbers have many digits, of which five are read.
+        short = json.loads(json.dumps(value), parse_float=lambda text: float(f"{float(text):.5g}"))
+        yield name, value if isinstance(value, str) else json.dumps(short, ensure_ascii=False)

@@ -1,7 +1,8 @@
-"""Run folders: finished cells (one method at one seed), their ledgers and their settings.
+"""Run folders: one folder for each cell (a method at a seed), and what all cells share.
 
-Every file is written under a temporary name and renamed, so a reader never meets half a file and a
-killed run loses at most the cell in progress (whose checkpoint takes it up again).
+A cell's folder holds its rows, its ledger and its checkpoints. Every file is written under a
+temporary name and renamed, so a reader never meets half a file and a killed run loses at most the
+round in progress.
 """
 
 import json
@@ -10,13 +11,13 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from fedlora_lab import methods
@@ -29,6 +30,7 @@ from fedlora_lab.measures.statistics import COLUMNS
 from fedlora_lab.methods.method import check_names
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.plan import Privacy
+from fedlora_lab.privacy.statement import statement
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:  # they load PEFT, which a folder that is only read does not need
@@ -37,9 +39,11 @@ if TYPE_CHECKING:  # they load PEFT, which a folder that is only read does not n
 
 Ledgers = dict[str, Ledger | None]
 """Cell -> its ledger; ``None`` of one without privacy."""
-OWN = (
-    "cells", "checkpoints", "private", "frame.csv", "ledger.json", "report.html", "settings.json",
-)  # fmt: skip
+CELLS = "checkpoints"
+"""Subfolder with a folder for each cell."""
+ROWS = "rounds.csv"
+"""The tidy frame of a cell so far."""
+OWN = (CELLS, "private", "frame.csv", "report.html", "settings.json")
 """What a run leaves, in the order in which it is cleared: the settings outlive the cells."""
 SPENT = "spent-[0-9]*-*.json"
 """Ledgers of releases whose runs were cleared away, ``null`` of one without privacy: what was
@@ -48,6 +52,8 @@ COMMON = ("task", "privacy", "lora")
 """Settings that must be equal before cells may stand in one table."""
 BY_METHOD = ("methods", "plans", "privacies")
 """Settings that must be equal method by method."""
+COMPARED = ("lora", "methods", "plans", "task", "privacy", "privacies")
+"""All of these: what was asked for first, then what follows from it."""
 CALIBRATED = ("noise_multiplier", "sample_rate")
 """Settings of privacy that follow from others."""
 KINDS: dict[str, Any] = {
@@ -72,23 +78,16 @@ def to_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def to_ledger(content: Any, name: str = "ledger") -> Ledger | None:
-    """Reads the ledger of a cell from its JSON value; ``None`` of one without privacy."""
-    return None if content is None else Ledger.from_json(json.dumps(content, sort_keys=True), name)
-
-
 def read_frame(path: Path) -> pd.DataFrame:
     """Reads a tidy frame as `Folder.gather` wrote it, bit by bit; seed is empty if there was none.
 
     Raises: ``ValueError`` with the file's name when it is none.
     """
 
-    def exact(text: str) -> float:  # what pandas does by itself is exact in some versions only
-        return float(text) if text else math.nan
-
     options: Any = {
         "dtype": dict.fromkeys(("task", "method", "layer", "measure"), str),
-        "converters": {"value": exact},
+        # Bit by bit: what pandas does by itself is exact in some versions only.
+        "converters": {"value": lambda text: float(text or "nan")},
         "keep_default_na": False,
         "na_values": {"seed": [""]},
     }
@@ -112,23 +111,19 @@ def first_difference(old: Any, new: Any, name: str) -> str | None:
 
     Args: old, new: the values. name: dotted, of their place.
     """
+    if isinstance(old, list) and isinstance(new, list):
+        return first_difference(dict(enumerate(old)), dict(enumerate(new)), name)
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         # In the order of the settings, but for what a calibration gave: its target is named.
         keys = sorted(dict.fromkeys([*old, *new]), key=lambda key: key in CALIBRATED)
         places = ((f"{name}.{key}", old.get(key), new.get(key)) for key in keys)
         differences = (first_difference(a, b, place) for place, a, b in places)
         return next(filter(None, differences), None)
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        same = all(first_difference(a, b, name) is None for a, b in zip(old, new, strict=True))
-    elif isinstance(old, float) and isinstance(new, float):
+    if isinstance(old, float) and isinstance(new, float):
         same = math.isclose(old, new, rel_tol=1e-9)
     else:
         same = old == new
     return None if same else f"{name} is {json.dumps(old)} there and {json.dumps(new)} now"
-
-
-def _ledger_content(ledger: Ledger | None) -> Any:
-    return None if ledger is None else json.loads(ledger.to_json())
 
 
 def _cell_name(slug: str, seed: float | None) -> str:
@@ -147,26 +142,23 @@ class Folder:
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as path, Folder(path) as folder:
-    ...     folder.is_done("rolora", seed=0)
-    False
+    ...     folder.ledgers()
+    {}
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = Path(path).expanduser()
-        self._lock: AbstractContextManager[Any] | None = None
 
     def __enter__(self) -> "Folder":
         check(not self.path.is_file(), "out", str(self.path), "a folder, not a file")
         names = {entry.name for entry in self.path.iterdir()} if self.path.is_dir() else set()
         names -= {path.name for path in (*self.path.glob(SPENT), *self.path.glob(".*.part"))}
-        ours = "settings.json" in names or names <= {".lock", "cells", "checkpoints", "private"}
+        ours = "settings.json" in names or names <= {".lock", CELLS, "private"}
         check(ours, "out", str(self.path), "an empty or new folder, or one made by this command")
         self._lock = files.lock_folder(self.path)
-        self._lock.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        assert self._lock is not None
         self._lock.__exit__(*error)
 
     # ---- settings
@@ -188,12 +180,14 @@ class Folder:
         check(path.is_file(), "folder", str(self.path), "a run folder (with settings.json)")
         settings = read_json(path)
         right = isinstance(settings, dict) and settings.get("format") == 1
-        for name, kind in KINDS.items():
-            right = right and isinstance(settings.get(name, ...), kind)
-        for name in BY_METHOD:
-            right = right and settings[name].keys() == settings["methods"].keys()
-        right = right and all(seed is None or type(seed) is int for seed in settings["seeds"])
-        right = right and all(isinstance(line, str) for line in settings["commands"])
+        right = right and all(
+            isinstance(settings.get(name, ...), kind) for name, kind in KINDS.items()
+        )
+        right = right and all(
+            settings[name].keys() == settings["methods"].keys() for name in BY_METHOD
+        )
+        right = right and {*map(type, settings["seeds"])} <= {int, type(None)}
+        right = right and {*map(type, settings["commands"])} <= {str}
         check(right, "settings.json", str(path), "the settings of a run, in format 1")
         return settings
 
@@ -219,20 +213,13 @@ class Folder:
         return settings
 
     def _require_same(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-        """Refuses other settings, and names the first that differs.
-
-        What was asked for comes first, then what follows from it.
-        """
-        pairs = [("lora", old["lora"], new["lora"])]
-        for key in ("methods", "plans"):
-            common = [slug for slug in old[key] if slug in new[key]]
-            pairs += [(f"{key}.{slug}", old[key][slug], new[key][slug]) for slug in common]
-        pairs += [(key, old[key], new[key]) for key in ("task", "privacy")]
-        pairs += [
-            (f"privacies.{slug}", terms, new["privacies"].get(slug, terms))
-            for slug, terms in old["privacies"].items()
-        ]
-        for name, before, now in pairs:
+        """Refuses other settings, and names the first that differs; methods may join."""
+        for name in COMPARED:
+            before = old[name]
+            now = new[name]
+            if name in BY_METHOD:
+                now = {slug: now[slug] for slug in before if slug in now}
+                before = {slug: before[slug] for slug in now}
             if difference := first_difference(before, now, name):
                 raise ValueError(
                     f"{self.path} holds a run with other settings ({difference}): "
@@ -241,38 +228,29 @@ class Folder:
 
     # ---- cells
 
-    def _cell(self, slug: str, seed: float | None, ending: str) -> Path:
-        return self.path / "cells" / f"{_cell_name(slug, seed)}.{ending}"
+    def cell(self, slug: str, seed: float | None) -> Path:
+        """Returns the folder of one cell, where its run keeps its rows, ledger and state."""
+        return self.path / CELLS / _cell_name(slug, seed)
 
-    def checkpoint(self, slug: str, seed: int | None) -> Path:
-        """Returns the path where the run of one cell keeps its state."""
-        return self.path / "checkpoints" / _cell_name(slug, seed)
-
-    def is_done(self, slug: str, seed: int | None) -> bool:
-        """Whether a cell is finished or was stopped; its frame is renamed into place last."""
-        return self._cell(slug, seed, "csv").exists()
-
-    def is_complete(self, cell: "Cell") -> bool:
-        """Whether nothing of a cell is left to run: one that was stopped can go on."""
-        if not self.is_done(cell.slug, cell.seed):
-            return False
-        can_go_on = (self.checkpoint(cell.slug, cell.seed) / "rounds.csv").exists()
-        return not can_go_on or self.last_round(cell.slug, cell.seed) >= cell.plan.rounds
+    def read(self, slug: str, seed: int | None) -> pd.DataFrame:
+        """Reads the frame of a cell so far."""
+        return read_frame(self.cell(slug, seed) / ROWS)
 
     def last_round(self, slug: str, seed: int | None) -> int:
-        """Returns the last round of a finished cell."""
-        return int(self.read(slug, seed)["round"].max())
+        """Returns the last round of a cell, -1 before any."""
+        begun = (self.cell(slug, seed) / ROWS).exists()
+        return int(self.read(slug, seed)["round"].max()) if begun else -1
 
-    def finished(self) -> list[tuple[str, int | None]]:
-        """Slug and seed of the finished cells, in the order of the settings."""
+    def begun(self) -> list[tuple[str, int | None]]:
+        """Lists slug and seed of the cells that have rows, in the order of the settings."""
         settings = self.settings
         pairs = ((slug, seed) for slug in settings["methods"] for seed in settings["seeds"])
-        return [pair for pair in pairs if self.is_done(*pair)]
+        return [pair for pair in pairs if (self.cell(*pair) / ROWS).exists()]
 
     def stopped_cells(self) -> list[str]:
-        """Names the finished cells that ended before their plan's last round."""
+        """Names the cells that ended before their plan's last round."""
         sentences = []
-        for slug, seed in self.finished():
+        for slug, seed in self.begun():
             rounds = self.settings["plans"][slug]["rounds"]
             last = self.last_round(slug, seed)
             if last < rounds:
@@ -280,68 +258,21 @@ class Folder:
                 sentences.append(f"{name}: stopped after round {last} of {rounds}.")
         return sentences
 
-    def read(self, slug: str, seed: int | None) -> pd.DataFrame:
-        """The frame of one finished cell."""
-        return read_frame(self._cell(slug, seed, "csv"))
-
-    def save(self, slug: str, seed: int | None, frame: pd.DataFrame, ledger: Ledger | None) -> None:
-        """Keeps one finished cell, its frame last: without it the cell is not there.
-
-        Args: slug, seed: of the cell. frame, ledger: what is kept.
-        """
-        write_atomically(self._cell(slug, seed, "json"), to_json(_ledger_content(ledger)))
-        frame = _with_spent_epsilon(frame, ledger)
-        write_atomically(self._cell(slug, seed, "csv"), frame.to_csv(index=False))
-
     def gather(self) -> pd.DataFrame:
-        """Writes frame.csv and ledger.json from all finished cells; returns the frame.
-
-        Cells stand in the order of the settings.
-        """
-        cells = self.finished()
-        check(bool(cells), "folder", str(self.path), "at least one finished cell")
+        """Writes frame.csv from all cells, in the order of the settings; returns the frame."""
+        cells = self.begun()
+        check(bool(cells), "folder", str(self.path), "a run with at least one round")
         frame = pd.concat([self.read(*cell) for cell in cells], ignore_index=True)
         frame = self.with_spending(frame)
-        books = self._books()
-        names = [_cell_name(*cell) for cell in cells]
-        contents = {name: _ledger_content(books.get(name)) for name in names}
-        write_atomically(self.path / "ledger.json", to_json(contents))
         write_atomically(self.path / "frame.csv", frame.to_csv(index=False))
         return frame
 
     # ---- what was spent
 
-    def _books(self) -> Ledgers:
-        """Lists the ledgers of the cells, finished or cut short."""
-        books: Ledgers = {}
-        for path in sorted((self.path / "checkpoints").glob("*/round-*.json")):
-            if not self._is_private(path.parent.name):
-                books[path.parent.name] = None
-        for path in sorted((self.path / "cells").glob("*.json")):
-            books[path.stem] = to_ledger(read_json(path), str(path))
-        # At least as long as the one kept when the cell was finished.
-        for path in sorted((self.path / "checkpoints").glob("*/ledger.json")):
-            books[path.parent.name] = Ledger.load(path)
-        return books
-
-    def _is_private(self, name: str) -> bool:
-        """Tells whether the settings plan this cell with privacy; not where they cannot be read."""
-        try:
-            return self.settings["privacies"][name.rpartition("-")[0]] is not None
-        except (ValueError, KeyError):
-            return False
-
-    def shown(self) -> Ledgers:
-        """The ledgers of the runs in the folder's table, as they are now: a stopped run may have
-        gone on and been killed.
-        """
-        books = self._books()
-        path = self.path / "ledger.json"
-        contents = read_json(path) if path.exists() else {}
-        return {
-            name: to_ledger(content, name) if books.get(name) is None else books[name]
-            for name, content in contents.items()
-        }
+    def shown(self, frame: pd.DataFrame) -> Ledgers:
+        """Returns the ledgers of the runs in a table; one that released nothing has none."""
+        names = {*map(_cell_name, frame["method"], frame["seed"])}
+        return {name: book for name, book in self._ledgers_of_cells().items() if name in names}
 
     def ledgers(self) -> Ledgers:
         """Collects every ledger in the folder by name, of all cells and of runs cleared away.
@@ -352,23 +283,57 @@ class Folder:
         Raises: ``ValueError`` for one that cannot be read.
         Guarantees: test_attack_spending.py::test_a_run_cut_short_is_kept_by_a_fresh_start.
         """
-        books = self._books()
+        ledgers = self._ledgers_of_cells()
         for path in sorted(self.path.glob(SPENT)):
-            books[path.stem] = None if read_json(path) is None else Ledger.load(path)
-        for name, ledger in books.items():
+            ledgers[path.stem] = None if read_json(path) is None else Ledger.load(path)
+        for name, ledger in ledgers.items():
             if ledger is not None and name.startswith(("central-", "spent-")):
-                books[name] = ledger.for_everyone()
-        return books
+                ledgers[name] = ledger.for_everyone()
+        return ledgers
+
+    def _ledgers_of_cells(self) -> Ledgers:
+        """Lists the ledgers of the cells, finished or cut short."""
+        ledgers: Ledgers = {}
+        for cell in sorted((self.path / CELLS).glob("*")):
+            path = cell / "ledger.json"
+            if path.exists():
+                ledgers[cell.name] = Ledger.load(path)
+            # A private run without a ledger has released nothing yet.
+            elif not self._is_private(cell.name):
+                ledgers[cell.name] = None
+        return ledgers
+
+    def _is_private(self, name: str) -> bool:
+        """Tells whether the settings plan this cell with privacy; not where they cannot be read."""
+        try:
+            return self.settings["privacies"][name.rpartition("-")[0]] is not None
+        except (ValueError, KeyError):
+            return False
 
     def with_spending(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Raises each cell's last epsilon to what its ledger counts now."""
-        books = self._books()
-        keys: Any = ["method", "seed"]
-        parts = [
-            _with_spent_epsilon(part, books.get(_cell_name(slug, seed)))
-            for (slug, seed), part in frame.groupby(keys, sort=False, dropna=False)
-        ]
-        return pd.concat(parts).sort_index()
+        """Raises each cell's last epsilon to what its ledger counts now.
+
+        A round that was begun and never recorded, since its process was killed, was released: the
+        ledger beside the checkpoints has it, and no record.
+
+        Guarantees: test_attack_spending.py::test_a_table_states_what_killed_rounds_spent.
+        """
+        ledgers = self._ledgers_of_cells()
+        spent = {name: book.epsilon_or_inf() for name, book in ledgers.items() if book is not None}
+        names = map(_cell_name, frame["method"], frame["seed"])
+        counted = pd.Series([spent.get(name, math.nan) for name in names], frame.index)
+        runs = frame.groupby(["method", "seed"], dropna=False)
+        last = frame["round"] == runs["round"].transform("max")
+        rows = last & (frame["layer"] == "all") & (frame["measure"] == "epsilon")
+        raised = np.fmax(frame["value"], counted)
+        return frame.assign(value=frame["value"].mask(rows, raised))
+
+    def statements(self, frame: pd.DataFrame) -> list[str]:
+        """States which runs of a table were stopped, and what all of the folder spend together.
+
+        Guarantees: test_attack_spending.py::test_a_run_without_privacy_is_never_forgotten.
+        """
+        return [*self.stopped_cells(), *total_statements(self.ledgers(), self.shown(frame))]
 
     def clear(self) -> None:
         """Removes what earlier runs left here, and nothing else.
@@ -383,12 +348,12 @@ class Folder:
             without its settings
             (test_killed_runs.py::test_a_clearing_that_was_killed_leaves_no_cell_of_another_run).
         """
-        for name, ledger in self._books().items():
+        for name, ledger in self._ledgers_of_cells().items():
             if ledger is None or not ledger.reproducible:
                 numbers = [int(path.name.split("-")[1]) for path in self.path.glob(SPENT)]
                 path = self.path / f"spent-{1 + max(numbers, default=0):03d}-{name}.json"
                 write_atomically(path, ("null" if ledger is None else ledger.to_json()) + "\n")
-        for path in (self.path / "cells").glob("*.csv"):  # without its frame a cell is not there
+        for path in (self.path / CELLS).glob(f"*/{ROWS}"):  # without its rows a cell is not there
             path.unlink()
         for name in OWN:
             path = self.path / name
@@ -398,20 +363,41 @@ class Folder:
                 path.unlink(missing_ok=True)
 
 
-def _with_spent_epsilon(frame: pd.DataFrame, ledger: Ledger | None) -> pd.DataFrame:
-    """Raises a cell's last epsilon to what its ledger counts.
+def total_statements(ledgers: Ledgers, shown: Iterable[str]) -> list[str]:
+    """States what runs on the same data spend together; nothing for a single one.
 
-    A round that was begun and never recorded, since its process was killed, was released: the
-    ledger beside the checkpoints has it, and no record.
+    Runs with recorded seeds are not for release: of those the sentences state what they would spend
+    if they were.
 
-    Guarantees: test_attack_spending.py::test_a_table_states_what_killed_rounds_spent.
+    Args: ledgers: of all runs by name. shown: names that a table shows; a single release that it
+        does not is told too.
+    Guarantees: test_promise.py::test_runs_on_the_same_data_are_added_up.
     """
-    if ledger is None:
-        return frame
-    last = frame["round"] == frame["round"].max()
-    rows: Any = (frame["layer"] == "all") & (frame["measure"] == "epsilon") & last
-    spent = frame["value"].clip(lower=ledger.epsilon_or_inf())
-    return frame.assign(value=frame["value"].mask(rows, spent))
+    private = [ledger for ledger in ledgers.values() if ledger is not None]
+    released = {
+        name: ledger
+        for name, ledger in ledgers.items()
+        if ledger is not None and not ledger.reproducible
+    }
+    gone = "including interrupted and deleted ones"
+    sums: dict[str, list[Ledger]] = {}
+    if len(released) > 1 or released.keys() - set(shown):
+        sums[f"Runs without a seed ({len(released)} here, {gone}), together"] = [*released.values()]
+    if len(private) > max(1, len(released)):
+        sums[f"All {len(private)} runs together, if they were all released"] = private
+    sentences = []
+    for title, summands in sums.items():
+        try:
+            sentence = statement(Ledger.compose(*summands))
+        except ValueError as error:
+            sentence = f"no epsilon can be stated ({error})."
+        sentences.append(f"{title}: {sentence}")
+    if count := len(ledgers) - len(private):
+        sentences.append(
+            f"Runs without privacy ({count} here, {gone}) promise nothing: no ε covers what they "
+            f"reveal about the data."
+        )
+    return sentences
 
 
 # ---- runs that write into it
@@ -420,7 +406,7 @@ def _with_spent_epsilon(frame: pd.DataFrame, ledger: Ledger | None) -> pd.DataFr
 def run_cell(
     folder: Folder, cell: "Cell", stop_at: float | None = None, **options: Any
 ) -> "Iterator[Round | Tick]":
-    """Runs a cell to its end, or from where it was left; keeps its frame and ledger in the folder.
+    """Runs a cell to its end, or from where it was left; keeps its rows and ledger in the folder.
 
     Args: folder, cell: where, and what is run. stop_at, options: as of `fl.run`.
     Guarantees: killed at any moment and started again, the cell's frame is that of an undisturbed
@@ -429,8 +415,8 @@ def run_cell(
     """
     from fedlora_lab.federated.records import Tick
 
-    state = folder.checkpoint(cell.slug, cell.seed)
-    rows = state / "rounds.csv"
+    state = folder.cell(cell.slug, cell.seed)
+    rows = state / ROWS
     spent = (state / "ledger.json").exists()
     done = _finished_rows(state, rows)
     if done is not None and not spent and not done["round"].max():
@@ -441,10 +427,8 @@ def run_cell(
         options["resume"] = state
     if cell.privacy is not None:
         options["stop_at"] = stop_at
-    ledger = None
     for event in cell.ticks(checkpoint=state, **options):
         if not isinstance(event, Tick):
-            ledger = event.ledger
             frame = cell.frame([event])
             # A run that begins anew takes no rows of an earlier start.
             if done is not None and event.index:
@@ -452,15 +436,6 @@ def run_cell(
             done = frame
             write_atomically(rows, done.to_csv(index=False))
         yield event
-    if ledger is None and cell.privacy is not None:
-        # No round was left to run, or none that may be spent.
-        ledger = Ledger.load(state / "ledger.json")
-    frame = read_frame(rows)
-    if folder.is_done(cell.slug, cell.seed):
-        kept = folder.read(cell.slug, cell.seed)
-        if kept["round"].max() > frame["round"].max():
-            frame = kept  # stopped, begun anew and stopped again, earlier
-    folder.save(cell.slug, cell.seed, frame, ledger)
 
 
 def _finished_rows(folder: Path, rows: Path) -> pd.DataFrame | None:
@@ -524,5 +499,5 @@ def run_settings(
 
 def row_settings(cell: "Cell") -> dict[str, Any]:
     """Converts a cell's row of the table to JSON values; what was not measured is null."""
-    row = methods.table([cell.method]).drop(columns=["note"]).loc[cell.method.slug].to_dict()
-    return {str(name): None if value != value else value for name, value in row.items()}
+    rows = methods.table([cell.method]).drop(columns=["note"]).to_json(orient="records")
+    return json.loads(rows)[0]

@@ -1,7 +1,6 @@
 """Tables of results: a row a method, a notebook's claims; and how numbers are shown."""
 
 import math
-from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,8 @@ from fedlora_lab.measures.statistics import (
 )
 from fedlora_lab.methods.quantization import bytes_text
 
+TOTALS = ["bytes_up", "bytes_down", "seconds"]
+"""Measures that are added up over the rounds."""
 HEAD = ("claimed (source, its setting)", "here (our setting)", "holds?")
 
 
@@ -44,35 +45,25 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     check(complete, "frame", list(frame.columns), f"columns {', '.join(COLUMNS)}")
     check(len(frame) > 0, "frame", "empty", "at least one row")
     measure = headline_measure(frame)
-    rows_of_runs: Any = frame[frame["layer"] == "all"]
-    keys: Any = {"by": ["method", "seed"], "sort": False, "dropna": False}
-    rounds = rows_of_runs.groupby(**keys)["round"]
-    ended = rows_of_runs["round"] == rounds.transform("max")
-    counts = count_collapsed(run_ends(frame))
-
-    def per_run(name: str, where: Any = True, total: bool = False) -> Any:
-        """A value of each run: where it was measured last, or the sum over its rounds.
-
-        No earlier round stands in for the last one, and a sum with an unknown part is unknown.
-        """
-        values = rows_of_runs[(rows_of_runs["measure"] == name) & where].groupby(**keys)["value"]
-        return values.agg(lambda some: some.sum(skipna=False) if total else some.iloc[-1])
-
-    last = {name: per_run(name, ended) for name in ("deviation", "epsilon")}
-    sums = {name: per_run(name, total=True) for name in ("bytes_up", "bytes_down", "seconds")}
-    cells = pd.DataFrame({"score": per_run(measure, ended), **last, **sums})
+    whole_model = frame[frame["layer"] == "all"].fillna({"seed": -1})
+    places = ["method", "seed", "round"]
+    table = whole_model.pivot(index=places, columns="measure", values="value")
+    table = table.reindex(columns=[measure, "deviation", "epsilon", *TOTALS])
+    runs = table.groupby(level=["method", "seed"])
+    # No earlier round stands in for the last one, and a sum with an unknown part is unknown.
+    cells = runs.tail(1).droplevel("round").rename(columns={measure: "score"})
+    cells[TOTALS] = runs[TOTALS].agg(lambda values: values.sum(skipna=False))
     rows = []
-    for method in frame["method"].unique():
-        part = cells.loc[method]
+    for method, counts in count_collapsed(run_ends(frame)).items():
+        part = cells.loc[[method]]
         score, interval = t_interval(part["score"].to_numpy())
         # The largest epsilon: a mean over runs is promised to nobody.
         row = {"score": score, "interval": interval, "epsilon": part["epsilon"].max(skipna=False)}
-        row |= {"method": method, **counts[method]}
-        rows.append(part.mean(skipna=False).to_dict() | row)
-    first = ["method", "seeds", "fell", "collapsed", "before", "score", "interval"]
-    table = pd.DataFrame(rows, columns=[*first, *last, *sums])
-    table.attrs["measure"] = measure
-    return table
+        rows.append({"method": method, **counts, **part.mean(skipna=False), **row})
+    columns = ["method", "seeds", "fell", "collapsed", "before", "score", "interval"]
+    summarised = pd.DataFrame(rows, columns=[*columns, "deviation", "epsilon", *TOTALS])
+    summarised.attrs["measure"] = measure
+    return summarised
 
 
 def format_number(value: float, digits: int = 3, infinite: str = "not private") -> str:
@@ -107,22 +98,19 @@ def observer_phrase(trust: str | None) -> str:
     return "" if trust is None else f" against {AGAINST[trust]}"
 
 
-def format_score(score: float, interval: float) -> str:
-    """Formats a score with the half-width of its interval, if it has one."""
-    half = "" if math.isnan(interval) else f" ± {format_number(interval)}"
-    return format_number(score, infinite="∞") + half
-
-
 def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
     """Formats the summary as it is shown in the terminal and in the report."""
     measure = table.attrs.get("measure", "accuracy")
     rows: Any = table.to_dict("records")
+    halves = [
+        f" ± {format_number(row['interval'])}" if row["interval"] >= 0 else "" for row in rows
+    ]
     return [
         {
             "method": str(row["method"]),
             "seeds": str(row["seeds"]),
             "before": format_number(row["before"], infinite="∞"),
-            "score": format_score(row["score"], row["interval"]),
+            "score": format_number(row["score"], infinite="∞") + half,
             "deviation": format_deviation(row["deviation"]),
             "epsilon": format_number(row["epsilon"], 2),
             "up": bytes_text(row["bytes_up"]),
@@ -130,7 +118,7 @@ def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
             "seconds": format_number(row["seconds"], 1),
             "collapsed": describe_collapse(measure, row | {"after": row["score"]}),
         }
-        for row in rows
+        for row, half in zip(rows, halves, strict=True)
     ]
 
 
@@ -143,7 +131,6 @@ def summary_lines(frame: pd.DataFrame, trust: str | None = None) -> list[str]:
     measure = table.attrs["measure"]
     rows = display_rows(table)
     heads = {
-        "method": "method",
         "seeds": "seeds",
         "before": f"{measure} before",
         "score": f"{measure} after",
@@ -153,27 +140,11 @@ def summary_lines(frame: pd.DataFrame, trust: str | None = None) -> list[str]:
         "down": "sent down",
         "seconds": "seconds",
     }
-    cells = [list(heads.values()), *([row[key] for key in heads] for row in rows)]
-    lines = align_columns(cells, right=range(1, len(heads)))
+    shown = pd.DataFrame(rows).set_index("method").rename_axis(index=None, columns="method")
+    lines = shown[list(heads)].rename(columns=heads).to_string().splitlines()
     observer = [f"ε:{observer_phrase(trust)}"] if trust else []
     collapsed = [f"{row['method']}: {row['collapsed']}" for row in rows if row["collapsed"]]
     return [*lines, *observer, *collapsed]
-
-
-def align_columns(rows: list[list[str]], right: Container[int] = ()) -> list[str]:
-    """Sets rows of text as lines with columns of equal width.
-
-    Args: rows: of text. right: numbers of the columns that are set flush right.
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if number in right else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return lines
 
 
 # ---- papers against measurement

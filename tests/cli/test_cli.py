@@ -58,24 +58,23 @@ def settings_of(out: Path) -> dict[str, Any]:
     return json.loads((out / "settings.json").read_text())
 
 
+def rows_of_cells(out: Path) -> dict[str, bytes]:
+    return {path.parent.name: path.read_bytes() for path in out.glob("checkpoints/*/rounds.csv")}
+
+
 @pytest.mark.slow
 def test_a_run_folder_holds_what_reproduces_it(done):
     frame = read_frame(done / "frame.csv")
     assert list(frame.columns) == COLUMNS
     assert set(frame["method"]) == {"rolora", "non-private"}
     assert set(frame["seed"]) == {0, 1} and set(frame["round"]) == {0, 1, 2}
-    cells = {f"{slug}-{seed}" for slug in ("rolora", "non-private") for seed in (0, 1)}
-    assert {path.name for path in (done / "checkpoints").iterdir()} == cells
-    assert {path.name for path in done.rglob(".*")} == {".lock"}
-    ledgers = json.loads((done / "ledger.json").read_text())
-    assert ledgers["non-private-0"] is None
     rows = frame.query("method == 'rolora' and seed == 1")
     spent = rows.query("measure == 'epsilon'")["value"].max()
-    assert fl.Ledger.from_json(json.dumps(ledgers["rolora-1"], sort_keys=True)).epsilon() == spent
+    with Folder(done) as folder:
+        ledgers = folder.ledgers()
+    assert ledgers["rolora-1"].epsilon() == spent and ledgers["non-private-0"] is None
     settings = settings_of(done)
-    words = "fedlora-lab compare regression --clients=3 --rounds=2"
-    assert settings["commands"][0].startswith(words)
-    assert settings["versions"]["fedlora-lab"] == fl.__version__
+    assert settings["commands"][0].startswith("fedlora-lab compare regression --clients=3")
     task = fl.tasks.regression(**settings["task"]["info"]["arguments"])
     with Folder(done) as folder:
         kept = settings["task"]["fingerprint"]
@@ -92,36 +91,29 @@ def test_finished_cells_are_kept_and_new_ones_join(copied, capsys):
     for fields in (settings["privacy"], settings["privacies"]["rolora"]):
         fields["noise_multiplier"] *= 1 + 1e-12
     write_atomically(copied / "settings.json", json.dumps(settings))
-    before = {path.name: path.read_bytes() for path in (copied / "cells").iterdir()}
+    before = rows_of_cells(copied)
     assert compare("--methods=rolora,ffa-lora", "--seeds=3", out=copied) == 0
     shown = capsys.readouterr().out
     assert "2 of 6 runs are finished" in shown and "ffa-lora, seed 1" in shown
-    after = {path.name: path.read_bytes() for path in (copied / "cells").iterdir()}
-    assert before.items() <= after.items() and len(after) == len(before) + 8
+    after = rows_of_cells(copied)
+    assert before.items() <= after.items() and len(after) == len(before) + 4
     assert len(settings_of(copied)["commands"]) == 2
     methods = set(read_frame(copied / "frame.csv")["method"])
     assert methods == {"rolora", "non-private", "ffa-lora"}
     assert settings_of(copied)["privacies"]["rolora"] == settings["privacies"]["rolora"]
-    entry = json.loads((copied / "ledger.json").read_text())["rolora-2"]["content"]["releases"][0]
-    assert entry["noise_multiplier"] == settings["privacies"]["rolora"]["noise_multiplier"]
+    entry = fl.Ledger.load(copied / "checkpoints" / "rolora-2" / "ledger.json").releases[0]
+    assert entry.noise_multiplier == settings["privacies"]["rolora"]["noise_multiplier"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"rounds": 3}, "(plans.rolora.rounds is 2 there and 3 now)"),
-        ({"epsilon": 5}, "(privacy.target is 8.0 there and 5.0 now)"),
-    ],
-)
-def test_other_settings_are_refused_in_one_line(done, changes, words, capsys):
+def test_other_settings_are_refused_in_one_line(done, capsys):
     """What was changed is named, and not the noise that follows from it."""
-    settings = (done / "settings.json").read_bytes()
-    assert compare(*ONE, out=done, **changes) == 2
-    line = capsys.readouterr().err
-    assert line.count("\n") == 1 and f"holds a run with other settings {words}" in line
+    settings = settings_of(done)
+    assert compare(*ONE, out=done, epsilon=5) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "holds a run with other settings (privacy.target is 8.0 there and 5.0 now)" in line
     assert "expected the same settings, another --out, or --fresh" in line
-    assert (done / "settings.json").read_bytes() == settings
+    assert settings_of(done) == settings
 
 
 @pytest.mark.slow
@@ -207,22 +199,19 @@ def test_version_and_help_without_a_command(capsys):
 def test_methods_names_every_row(capsys):
     assert call("methods") == 0
     shown = capsys.readouterr().out
-    for slug, row in fl.methods.ALL.items():
-        (line,) = re.findall(rf"^{slug} .*", shown, re.MULTILINE)
-        assert row.source in line
+    assert {*re.findall(r"^[a-z][\w-]*", shown, re.MULTILINE)} >= {*fl.methods.ALL}
 
 
 def test_doctor_fails_on_what_is_needed_only(monkeypatch, capsys):
     assert call("doctor") == 0
     shown = capsys.readouterr().out
     assert re.search(r"ok +torch +2\.", shown) and re.search(r"ok +digits +ready", shown)
-    old = doctor.requirement_row(Requirement("numpy<1"), "hub")
-    missing = doctor.requirement_row(Requirement("no-such-package-here>=1"))
-    for rows, status in (([old], 0), ([old, missing], 1)):
-        monkeypatch.setattr(doctor, "package_rows", lambda rows=rows: rows)
+    for needed, extra, status in (("numpy<1", "hub", 0), ("no-such-package-here>=1", "", 1)):
+        row = doctor.requirement_row(Requirement(needed), extra)
+        monkeypatch.setattr(doctor, "package_rows", lambda row=row: [row])
         assert call("doctor") == status
-    shown = capsys.readouterr().out
-    assert "out of range <1" in shown and shown.count(missing.remedy) == 1
+        shown = capsys.readouterr().out
+        assert row.value in shown and row.remedy in shown
 
 
 def test_a_learning_rate_is_asked_for_or_suggested(capsys):
@@ -244,8 +233,6 @@ def test_lines_and_report_say_against_whom_epsilon_holds(tmp_path, capsys):
     small = "--epsilon=0.5 --clients=3 --rounds=1 --local-steps=1 --batch=4 --accountant=rdp"
     assert call("run", "digits", "rolora", *small.split(), "--out", tmp_path) == 0
     said, seen = capsys.readouterr().out, "against whoever sees the uploads"
-    words = "rolora: learning rate 0.05, tuned for RoLoRA at ε = 1, the budget nearest to 0.5"
-    assert words in said and settings_of(tmp_path)["plans"]["rolora"]["lr"] == 0.05
     assert re.search(rf"^rolora, seed 0: .*ε 0\.\d+ {seen}, ", said, re.MULTILINE)
     assert f"ε: {seen}" in said.splitlines()
     page = (tmp_path / "report.html").read_text(encoding="utf-8")

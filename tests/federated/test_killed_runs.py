@@ -46,7 +46,7 @@ def test_kills_of_a_run_lose_nothing(scenarios):
     """
 
     def cells(folder: Path) -> pd.DataFrame:
-        frame: Any = read_frame(folder / "cells" / "fedlora-0.csv")
+        frame: Any = read_frame(folder / "checkpoints" / "fedlora-0" / "rounds.csv")
         return frame[frame["measure"] != "seconds"].reset_index(drop=True)
 
     home = scenarios[0] / "runs"
@@ -55,12 +55,13 @@ def test_kills_of_a_run_lose_nothing(scenarios):
         assert one["fits"] and one["claimed"] >= one["spent"] * (1 - 1e-12), one
     for one, later in pairwise(seen):
         assert one["done"] < later["done"] and one["rows"] <= later["rows"], (one, later)
-    last = f"checkpoints/fedlora-0/round-{faults.PLAN.rounds:06d}.safetensors"
+    last = f"round-{faults.PLAN.rounds:06d}.safetensors"
     whole = home / "whole"
     killed = home / "killed"
     pd.testing.assert_frame_equal(cells(killed), cells(whole), check_exact=True)
-    for name in ("cells/fedlora-0.json", last):
-        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+    for name in ("ledger.json", last):
+        ends = [home / "checkpoints" / "fedlora-0" / name for home in (killed, whole)]
+        assert ends[0].read_bytes() == ends[1].read_bytes()
 
 
 @posix
@@ -71,17 +72,6 @@ def test_a_full_disk_is_one_line_and_the_state_before_it(scenarios):
     assert seen["said"].startswith("fedlora-lab: ") and "File too large" in seen["said"]
     assert seen["fits"] and 1 <= seen["done"] <= seen["known"] <= seen["done"] + 1, seen
     assert seen["drafts"] == []
-
-
-def test_a_cell_whose_ledger_cannot_be_written_is_not_done(tmp_path):
-    """Its frame, which says that it is finished, is written last: else it would never run again."""
-    frame = pd.DataFrame({"round": [0], "layer": [""], "measure": ["loss"], "value": [1.0]})
-    with Folder(tmp_path / "run") as folder:
-        blocked = tmp_path / "run" / "cells" / "fedlora-0.json"
-        blocked.mkdir(parents=True)
-        with pytest.raises(OSError):
-            folder.save("fedlora", 0, frame, fl.Ledger())
-        assert not folder.is_done("fedlora", 0)
 
 
 def test_two_runs_in_one_folder_refuse_each_other(tmp_path):
@@ -100,13 +90,15 @@ def test_two_runs_in_one_folder_refuse_each_other(tmp_path):
 
 def test_a_clearing_that_was_killed_leaves_no_cell_of_another_run(tmp_path, monkeypatch):
     """Killed before any removal: a cell that is still there has its settings, and its ledger."""
-    names = ["cells/fedlora-0.csv", "cells/fedlora-0.json", "checkpoints/fedlora-0/rounds.csv"]
-    names += ["frame.csv", "ledger.json", "settings.json", "private/key"]
+    ledger = fl.Ledger(reproducible=False).to_json() + "\n"
+    contents = {f"checkpoints/fedlora-0/{name}": "null" for name in ("rounds.csv", "ledger.json")}
+    contents |= dict.fromkeys(["frame.csv", "settings.json", "private/key"], "null")
+    contents["checkpoints/fedlora-0/ledger.json"] = ledger
     originals = {Path: Path.unlink, shutil: shutil.rmtree}
     for removals in range(10):
         out = tmp_path / str(removals)
-        for name in names:
-            write_atomically(out / name, "null")
+        for name, content in contents.items():
+            write_atomically(out / name, content)
         left = iter(range(removals))
 
         def mortal(remove: Any, left: Any = left) -> Any:
@@ -121,8 +113,9 @@ def test_a_clearing_that_was_killed_leaves_no_cell_of_another_run(tmp_path, monk
             for owner, remove in originals.items():
                 patched.setattr(owner, remove.__name__, mortal(remove))
             folder.clear()
-        for cell in out.glob("cells/*.csv"):
-            assert (out / "settings.json").exists() and cell.with_suffix(".json").exists(), removals
+        for cell in out.glob("checkpoints/*/rounds.csv"):
+            assert (out / "settings.json").exists() and cell.with_name("ledger.json").exists()
+        assert list(out.glob(SPENT)), "the ledger is kept before anything is removed"
         with Folder(out) as folder:
             folder.clear()
         assert all(path.name == ".lock" or path.match(SPENT) for path in out.iterdir())

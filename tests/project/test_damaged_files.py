@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reports import frame as report_frame
-from reports import ledger_file
+from reports import ledgers as report_ledgers
 from reports import settings as report_settings
 
 from fedlora_lab._utils.files import append_line, parse_json, read_lines
@@ -101,6 +101,7 @@ def put_junk(value, draw):
 
 # ---- run folder
 
+LEDGER = "checkpoints/fedlora-0/ledger.json"
 ONE: Any = {"methods": ("fedlora",), "seeds": (0,)}
 
 
@@ -113,7 +114,7 @@ def folder_files():
     frame = frame.assign(value=frame["value"].where(frame["measure"] != "loss", np.inf))
     texts = {
         "settings.json": to_json(report_settings(**ONE)),
-        "ledger.json": ledger_file(**ONE),
+        LEDGER: report_ledgers(**ONE)["fedlora-0"].to_json() + "\n",
         "frame.csv": frame.to_csv(index=False),
     }
     return {name: text.encode() for name, text in texts.items()}
@@ -141,7 +142,7 @@ def spoiled(name, content, draw):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["settings.json", "ledger.json", "frame.csv"])
+@pytest.mark.parametrize("name", ["settings.json", LEDGER, "frame.csv"])
 @given(st.data())
 @settings(max_examples=30)
 def test_a_damaged_run_folder_is_one_line(name, folder_files, tmp_path_factory, data):

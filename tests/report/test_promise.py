@@ -7,7 +7,7 @@ import pytest
 
 import fedlora_lab as fl
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.report.promise import total_statements
+from fedlora_lab.report.run_folder import total_statements
 
 
 def ledger(observer_trust: str | None = None, **terms: Any) -> Ledger:
@@ -60,13 +60,15 @@ def test_runs_on_the_same_data_are_added_up() -> None:
     assert f"{total:.4g}" in line and total > 1.3 * seeded.epsilon()
     mixed = {"a": fresh, "b": fresh, "c": seeded, "d": None}
     released, everything, plain = total_statements(mixed, mixed)
-    assert released.startswith("All 2 runs without a seed together")
+    assert released.startswith("Runs without a seed (2 here, including interrupted")
     assert f"{Ledger.compose(fresh, fresh).epsilon():.4g} " in released
     assert everything.startswith("All 3 runs together")
     assert plain.startswith("Runs without privacy (1 here")
     assert total_statements({"a": seeded}, ["a"]) == total_statements({}, []) == []
     (hidden,) = total_statements({"a": fresh}, [])
-    assert hidden.startswith("A run without a seed that was interrupted or deleted")
+    assert hidden.startswith(
+        "Runs without a seed (1 here, including interrupted and deleted ones), together: eps"
+    )
     (apart,) = total_statements({"a": seeded, "b": Ledger(delta=1e-5)}, ["a", "b"])
     assert "no epsilon can be stated (delta=" in apart
 

@@ -2,12 +2,10 @@
 
 import math
 
-import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
-from fedlora_lab.measures.statistics import COLUMNS, describe_decline, t_interval
+from fedlora_lab.measures.statistics import COLUMNS, describe_decline
 from fedlora_lab.report.summary_table import display_rows, summary, summary_lines
 
 NAN, INF = math.nan, math.inf
@@ -28,14 +26,6 @@ def told(*runs):
     """The row of the method in words."""
     (row,) = display_rows(summary(made(*runs)))
     return row
-
-
-def test_t_interval_is_scipys():
-    values = np.array([0.71, 0.74, 0.69, 0.73])
-    mean, half = t_interval(values)
-    low, high = stats.t.interval(0.95, 3, loc=values.mean(), scale=stats.sem(values))
-    assert mean - half == pytest.approx(low) and mean + half == pytest.approx(high)
-    assert np.isnan(t_interval(values[:1])[1])
 
 
 def test_summary_counts_a_whole_run():

@@ -1,6 +1,5 @@
 """The commands and their options. What a command does is loaded when its options have been read."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,8 @@ DEFAULT_METHODS = "fedlora,ffa-lora,rolora,deer,la-lora,fedlpp"
 PATH = click.Path(path_type=Path)
 
 
-class LoudCommand(click.Command):
-    """A command that says on a terminal that it works: imports take seconds."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        if sys.stderr.isatty():
-            click.echo(f"{ctx.command_path} …", err=True)
-        return super().invoke(ctx)
-
-
 class Commands(click.Group):
     """The group, which lists its commands in the order of their use."""
-
-    command_class = LoudCommand
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)

@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -147,7 +147,12 @@ def finetune(data: Path, asked: dict[str, Any], out: Path, fresh: bool, seed: in
 
 def lora_fields(asked: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of `Lora` that were asked for."""
-    return {LORA_FIELDS[name]: value for name, value in asked.items() if name in LORA_FIELDS}
+    return {LORA_FIELDS[name]: value for name, value in _pick(asked, LORA_FIELDS).items()}
+
+
+def _pick(asked: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Those of some settings that were asked for."""
+    return {name: asked[name] for name in names if name in asked}
 
 
 def build_setup(name: str, asked: Mapping[str, Any]) -> tuple[Task, Privacy | None, Plan, Lora]:
@@ -157,22 +162,20 @@ def build_setup(name: str, asked: Mapping[str, Any]) -> tuple[Task, Privacy | No
     Args: name: of the task. asked: settings by name.
     """
     takes = signature(tasks.TASKS[name]).parameters
-    split = {key: asked[key] for key in ("clients", "alpha") if key in asked}
+    split = _pick(asked, ("clients", "alpha"))
     for key, value in split.items():
         check(key in takes, f"--{key}", value, f"not given, since {name} has none")
     task = tasks.build(name, **split)
     tuned: dict[str, Any] = load_rates().get(task.name, {}).get("setting", {})
-    work = {key: asked[key] for key in PLAN_FIELDS if key in asked}
-    plan = Plan(**{**tuned.get("plan", {}), **work})
+    plan = Plan(**{**tuned.get("plan", {}), **_pick(asked, PLAN_FIELDS)})
     lora = Lora(**{**tuned.get("lora", {}), **lora_fields(asked)})
     epsilon = asked.get("epsilon", RunSettings.epsilon)
     if epsilon is None:
         return task, None, plan, lora
     unit = asked.get("unit", RunSettings.unit)
-    terms = {key: asked[key] for key in PRIVACY_FIELDS if key in asked}
     # What was tuned for single examples says nothing about larger units.
     usual = tuned.get("privacy", {}) if unit == "example" else {}
-    privacy = Privacy(unit=unit, **{**usual, **terms})
+    privacy = Privacy(unit=unit, **{**usual, **_pick(asked, PRIVACY_FIELDS)})
     return task, privacy.calibrate(epsilon=epsilon, task=task, plan=plan), plan, lora
 
 

@@ -363,7 +363,7 @@ class Folder:
                 path.unlink(missing_ok=True)
 
 
-def total_statements(ledgers: Ledgers, shown: Iterable[str]) -> list[str]:
+def total_statements(ledgers: Mapping[str, Ledger | None], shown: Iterable[str]) -> list[str]:
     """States what runs on the same data spend together; nothing for a single one.
 
     Runs with recorded seeds are not for release: of those the sentences state what they would spend

@@ -11,16 +11,14 @@ from typing import Any
 
 import pandas as pd
 
+import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
-from fedlora_lab.federated.spec import forecast_of, make_run_spec
 from fedlora_lab.measures.statistics import paired_difference
-from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.plots.style import name
-from fedlora_lab.privacy.plan import Privacy
 from studies import runner
-from studies.declared import STUDIES, Case
+from studies.declared import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -128,38 +126,23 @@ def parts() -> Iterator[str]:
         yield markdown_table(table)
 
 
-def unit_path_amplification(case: Case) -> float:
-    """The amplification number of both factors for steps that together could move A by one.
-
-    A release of the client unit moves a factor by at most C: the path of T releases is T C, and at
-    a path L the number is L^2 times this one, whatever clip norm makes it up.
-    """
-    task = runner.build_task(*case.task)
-    plan = Plan(**case.plan)
-    assert case.epsilon is not None
-    privacy = Privacy(**case.privacy).calibrate(epsilon=case.epsilon, task=task, plan=plan)
-    privacy = privacy.replace(clip_norm=1 / plan.rounds)
-    plan = plan.replace(lr=1.0, lr_decay=1.0)
-    spec = make_run_spec(task, methods.FedLoRA, privacy, plan, lora=Lora(**case.lora), seed=0)
-    return forecast_of(spec).mean(plan.rounds)
-
-
 def write_clips(key: str) -> None:
     """Writes results/KEY-clips.csv, which notebooks draw: what one tuning seed saw at each clip
     norm, at the best rate there, and ρ of both factors at it."""
     study = STUDIES[key]
     done = runner.load_results(RESULTS / "runs" / f"{key}.jsonl")
     slugs = ["fedlora", "ffa-lora", "balanced-lora"]
-    by_budget = {case.epsilon: case for case in study.cases}
-    number = {e: unit_path_amplification(case) for e, case in by_budget.items()}
     rows = []
     for case in study.cases:
         tried = runner.screen(study, case, done)[0] if case.method.slug in slugs else []
         for job in study.screening_jobs(case, [x for x in tried if x.ratio == 1]):
-            clip = job.setting.clip * case.privacy["clip_norm"]
-            rho = number[case.epsilon] * (case.plan["rounds"] * clip) ** 2
+            task, _, privacy, plan, lora = runner.job_arguments(job)
+            assert privacy is not None
+            # In the client unit it follows from the clip norm, whatever the rate.
+            rho = fl.amplification(task, methods.FedLoRA, privacy, plan, lora).mean
             score = done[job.key]["values"]["accuracy"] or 0.0
-            rows.append((case.epsilon, clip, rho, case.method.slug, score))
+            setting = case.epsilon, float(f"{privacy.clip_norm:.6g}"), float(f"{rho:.6g}")
+            rows.append((*setting, case.method.slug, score))
     table = pd.DataFrame(rows, columns=["epsilon", "clip_norm", "rho", "method", "score"])
     keys = ["epsilon", "clip_norm", "rho"]
     best = table.groupby([*keys, "method"])["score"].max().unstack()[slugs].reset_index()

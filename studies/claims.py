@@ -203,7 +203,7 @@ def compare(frame: pd.DataFrame, judge: Comparison, start: float, best: float) -
         one, other = (seed_values(rows, side, judge.measure) for side in (judge.one, judge.other))
         scores.append((one.mean(), other.mean()))
         if judge.share == "ratio":
-            one, other = np.log(one), np.log(other)
+            one, other = one.map(math.log), other.map(math.log)
         if judge.share == "spread":
             one, other = leave_one_out_log_std(one), leave_one_out_log_std(other)
         leads.append(one - other)

@@ -9,6 +9,7 @@ A study that is not under results/ leaves its claims unjudged there, and the pag
 import math
 import re
 import textwrap
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,13 +121,13 @@ def studies_list(table: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def claimed_in(row: dict[str, Any]) -> str:
+def claimed_in(row: Mapping[Hashable, Any]) -> str:
     """Links the source of a claim, and says how far it was read and where it was made."""
     number = row["source"].removeprefix("arXiv:")
     return f"[{number}](https://arxiv.org/abs/{number}), {row['tag']}: {row['setting']}"
 
 
-def measured(row: dict[str, Any]) -> str:
+def measured(row: Mapping[Hashable, Any]) -> str:
     """Writes place, share and interval of a claim, and what was claimed or asked."""
     study, comma, labels = row["place"].partition(",")
     text = f"`{study}`{comma}{labels}"

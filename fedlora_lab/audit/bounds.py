@@ -84,9 +84,11 @@ def one_run_lower_bound(
         epsilon = PRECISION * i
         return one_run_p_value(canaries, guesses, correct, epsilon, delta) >= significance
 
+    if possible(0):  # most guesses on noise alone: nothing is refuted
+        return 0.0
     # The chance rises with epsilon. From below: the bound must be an epsilon that is refuted.
     first = bisect_left(range(round(LARGEST_EPSILON / PRECISION)), True, key=possible)
-    return PRECISION * max(0, first - 1)
+    return PRECISION * (first - 1)
 
 
 def gaussian_one_run_lower_bound(

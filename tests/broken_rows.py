@@ -5,26 +5,22 @@ rules only ever see noised values. Those mistakes are made in a step wrapped aro
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from fedlora_lab.federated.local_training import ClientBatch, local_step
-from fedlora_lab.federated.spec import Prepared, moving_keys
+from fedlora_lab.federated.local_training import local_step
+from fedlora_lab.federated.spec import moving_keys
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.published import FFA, FedLoRA, LALoRA
-from fedlora_lab.methods.state import ParamKey
 
 
-def _part(
-    prepared: Prepared, clients: ClientBatch, t: int, s: int, noise: bool
-) -> dict[ParamKey, Tensor]:
+def _part(prepared, clients, t, s, noise):
     """What the noise of the true step, or its signal, changes; the clients are left as they are."""
 
-    def after(level: Prepared) -> Mapping[ParamKey, Tensor]:
+    def after(level):
         twin = replace(
             clients, params=dict(clients.params), noise={}, optimizer={}, noise_optimizer={}
         )
@@ -36,14 +32,13 @@ def _part(
     return {key: to[key] - from_[key] for key in to}
 
 
-def _unnoised(prepared: Prepared, **privacy: float) -> Prepared:
+def _unnoised(prepared, **privacy):
     spec = prepared.spec
-    assert spec.privacy is not None
     silent = spec.privacy.replace(noise_multiplier=0.0, **privacy)
     return replace(prepared, spec=replace(spec, privacy=silent))
 
 
-def clips_nothing(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None:
+def clips_nothing(prepared, clients, t, s):
     """Adds up the examples' gradients as they are; the noise is that of the plan."""
     noise = _part(prepared, clients, t, s, noise=True)
     local_step(_unnoised(prepared, clip_norm=math.inf), clients, t, s)
@@ -51,9 +46,7 @@ def clips_nothing(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> N
         clients.params[key] = clients.params[key] + xi
 
 
-def leaves_one_tensor_without_noise(
-    prepared: Prepared, clients: ClientBatch, t: int, s: int
-) -> None:
+def leaves_one_tensor_without_noise(prepared, clients, t, s):
     """Forgets the last of the tensors that move."""
     noise = _part(prepared, clients, t, s, noise=True)
     local_step(prepared, clients, t, s)
@@ -61,7 +54,7 @@ def leaves_one_tensor_without_noise(
     clients.params[last] = clients.params[last] - noise[last]
 
 
-def smooths_before_the_noise(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None:
+def smooths_before_the_noise(prepared, clients, t, s):
     """Filters the clipped sum and then adds white noise, which the filter was for."""
     spec = prepared.spec
     unfiltered = spec.method.replace(filter=identity)
@@ -76,29 +69,29 @@ def smooths_before_the_noise(prepared: Prepared, clients: ClientBatch, t: int, s
 class SendsAFrozenFactor(Method):
     """Counts a factor as moved that its schedule never moves: it is sent, and noised."""
 
-    def sides_in_round(self, t: int, local_steps: int) -> str:
+    def sides_in_round(self, t, local_steps):
         return "AB"
 
 
 class Smuggler:
     """Rules that are no functions: the penalty looks at single examples, the filter tells."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.seen = 0.0
 
-    def penalty(self, rows: Mapping[ParamKey, Tensor], start: Mapping[ParamKey, Tensor]) -> Tensor:
+    def penalty(self, rows, start):
         for row in rows.values():
             row.register_hook(self._look)
         return torch.zeros(len(next(iter(rows.values()))), dtype=torch.float64)
 
-    def _look(self, gradient: Tensor) -> None:
+    def _look(self, gradient):
         self.seen += float(gradient.nan_to_num().abs().clamp(max=1e6).sum())
 
-    def smooth(self, tensor: Tensor, side: str) -> Tensor:
+    def smooth(self, tensor, side):
         return tensor + self.seen
 
 
-def smuggles() -> Method:
+def smuggles():
     """Lets the filter tell what the penalty saw: a path from data to model round the clip."""
     rules = Smuggler()
     return FedLoRA.replace(name="smuggles", penalty=rules.penalty, filter=rules.smooth)

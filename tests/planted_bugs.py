@@ -4,12 +4,9 @@ Each is a function in the place of the true one; a broken clip is given as ``bug
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from broken_rows import leaves_one_tensor_without_noise
-from torch import Tensor
 
 from fedlora_lab.federated import local_training
 from fedlora_lab.federated.run import Run
@@ -22,11 +19,11 @@ true_charge = Run.charge_ledger
 # ---- clips
 
 
-def twice_too_far(rows: Any, clip: float, owner: Any, owners: int, *rest: Any) -> Any:
+def twice_too_far(rows, clip, owner, owners, *rest):
     return clip_sum(rows, 2 * clip, owner, owners, *rest)
 
 
-def lets_infinities_through(rows: Any, clip: float, owner: Any, owners: int, *rest: Any) -> Any:
+def lets_infinities_through(rows, clip, owner, owners, *rest):
     sums, counts = clip_sum(rows, clip, owner, owners, *rest)
     lost = (~row_norms(rows).isfinite()).any()
     return {key: torch.where(lost, math.inf, x) for key, x in sums.items()}, counts
@@ -35,7 +32,7 @@ def lets_infinities_through(rows: Any, clip: float, owner: Any, owners: int, *re
 # ---- steps and batches
 
 
-def without_empty_batches(prepared: Any, clients: Any, t: int, s: int) -> None:
+def without_empty_batches(prepared, clients, t, s):
     """Leaves a client where it is, without its noise, when its batch is empty."""
     drawn = true_batch(prepared, t, s, clients.ids)
     before = dict(clients.params)
@@ -47,42 +44,42 @@ def without_empty_batches(prepared: Any, clients: Any, t: int, s: int) -> None:
             clients.params[key] = before[key] + moved * (after - before[key])
 
 
-def fixed_batches(prepared: Any, t: int, s: int, ids: tuple[int, ...]) -> list[Tensor]:
+def fixed_batches(prepared, t, s, ids):
     drawn = true_batch(prepared, t, s, ids)
     # As many as are expected, from a place that is drawn.
     sizes = [round(prepared.spec.task.sizes[k] * prepared.spec.sample_rates[k]) for k in ids]
     return [torch.arange(size) + len(batch) for size, batch in zip(sizes, drawn)]
 
 
-def one_draw_for_all(prepared: Any, t: int, s: int, ids: tuple[int, ...]) -> list[Tensor]:
+def one_draw_for_all(prepared, t, s, ids):
     return true_batch(prepared, t, s, ids[:1]) * len(ids)
 
 
-def the_same_every_step(prepared: Any, t: int, s: int, ids: tuple[int, ...]) -> list[Tensor]:
+def the_same_every_step(prepared, t, s, ids):
     return true_batch(prepared, t, 0, ids)
 
 
 # ---- noise
 
 
-def shared_by_clients(shapes: Any, std: Any, streams: Any, where: Any) -> Any:
+def shared_by_clients(shapes, std, streams, where):
     return gaussian_noise(shapes, std, streams, [where[0]] * len(where))
 
 
-def shared_by_rounds(shapes: Any, std: Any, streams: Any, where: Any) -> Any:
+def shared_by_rounds(shapes, std, streams, where):
     return gaussian_noise(shapes, std, streams, [(0, k, 0) for _, k, _ in where])
 
 
-def shared_by_layers(shapes: Any, std: Any, streams: Any, where: Any) -> Any:
+def shared_by_layers(shapes, std, streams, where):
     each = ({key: shape} for key, shape in shapes.items())
     return {k: x for one in each for k, x in gaussian_noise(one, std, streams, where).items()}
 
 
-def over_the_root(shapes: Any, std: Any, streams: Any, where: Any) -> Any:
+def over_the_root(shapes, std, streams, where):
     return gaussian_noise(shapes, [level / 3**0.5 for level in std], streams, where)
 
 
-def uniform(shapes: Any, std: Any, streams: Any, where: Any) -> Any:
+def uniform(shapes, std, streams, where):
     """Noise of the right standard deviation and the wrong law."""
     drawn = gaussian_noise(shapes, [1.0] * len(std), streams, where)
     level = torch.tensor(std)
@@ -95,18 +92,18 @@ def uniform(shapes: Any, std: Any, streams: Any, where: Any) -> Any:
 # ---- ledger and participation
 
 
-def one_round_only(self: Any, t: int, ids: Any) -> None:
+def one_round_only(self, t, ids):
     """A new ledger every round."""
     self.ledger = self.spec.privacy.ledger()
     true_charge(self, t, ids)
 
 
-def one_release_a_round(self: Any, t: int, ids: Any) -> None:
+def one_release_a_round(self, t, ids):
     """Counts a round of several steps as one release."""
     self.ledger.record(t + 1, ids, 1, **self.spec.privacy.entry(ids))
 
 
-def more_noise_than_there_is(self: Any, t: int, ids: Any) -> None:
+def more_noise_than_there_is(self, t, ids):
     """Writes down twice the noise."""
     fields = self.spec.privacy.entry(ids)
     fields["noise_multiplier"] *= 2
@@ -114,7 +111,7 @@ def more_noise_than_there_is(self: Any, t: int, ids: Any) -> None:
     self.ledger.record(t + 1, ids, steps, **fields)
 
 
-def everyone_every_round(self: Any, t: int) -> tuple[int, ...]:
+def everyone_every_round(self, t):
     """Takes all clients although the ledger counts on a draw."""
     return tuple(range(len(self.prepared.spec.task.sizes)))
 
@@ -125,7 +122,7 @@ STEP = local_training, "local_step"
 BATCH = local_training, "poisson_batch"
 NOISE = privatizer, "gaussian_noise"
 
-PLANTED: dict[str, tuple[str, tuple[Any, str], Callable, str]] = {
+PLANTED = {
     "skips empty batches": ("example", STEP, without_empty_batches, "empty batch"),
     "one tensor bare": ("example", STEP, leaves_one_tensor_without_noise, "un-noised output"),
     "noise shared by clients": ("example", NOISE, shared_by_clients, "noise independence"),

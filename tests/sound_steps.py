@@ -4,41 +4,40 @@ All take the catalogue's examples (x of 8 features, y one of 4 classes) and retu
 releases. Opacus and this library's engine have tests of their own.
 """
 
-from collections.abc import Sequence
 from functools import cache
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedlora_lab.review.claims import Step
 from fedlora_lab.review.mistakes import model
 from fedlora_lab.review.mistakes.model import BATCH, CLASSES, CLIP, FEATURES, NOISE
 
 
-def automatic(batch: Sequence, seed: int) -> model.Grads:
+def automatic(batch, seed):
     """AUTO-S: every gradient g becomes g / (|g| + 0.01), shorter than 1 whatever it was."""
     grads = model.clip(model.example_gradients(batch), 1e12)
     return model.release(model.scale_examples(grads, 1 / (model.example_norms(grads) + 0.01)), seed)
 
 
-def two_parts(batch: Sequence, seed: int) -> model.Grads:
+def two_parts(batch, seed):
     """Each of two tensors clipped to C / √2."""
     return model.release(model.clip_each(model.example_gradients(batch), CLIP / 2**0.5), seed)
 
 
 @cache
-def linear() -> nn.Linear:
+def linear():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Linear(FEATURES, CLASSES)
 
 
-def loss(params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+def loss(params, x, y):
     outputs = torch.func.functional_call(linear(), params, x[None])
     return nn.functional.cross_entropy(outputs, y[None])
 
 
-def by_vmap(batch: Sequence, seed: int) -> dict[str, Tensor]:
+def by_vmap(batch, seed):
     """`torch.func`: gradients of all examples at once, in single precision."""
     rng = torch.Generator().manual_seed(seed)
     params = {k: p.detach() for k, p in linear().named_parameters()}

@@ -144,11 +144,12 @@ def test_what_is_no_whole_number_is_no_person() -> None:
         line = f"^persons='{type(value).__name__} in row 1 of client 0': expected whole numbers"
         with pytest.raises(ValueError, match=line):
             replace(tokens("head", (2, 2)), persons=((1, value), (2, 3)))
-    for persons, line in (
+    others: list[tuple[Any, str]] = [
         (5, "^persons='int': expected 3 lists, one for each client$"),
         (PERSONS[:2], "^persons=2: expected 3 lists"),
         ((*PERSONS[:2], (7, 8)), r"^persons\[2\]='2 entries': expected 3, one an example$"),
-    ):
+    ]
+    for persons, line in others:
         with pytest.raises(ValueError, match=line):
             replace(tokens(), persons=persons)
 

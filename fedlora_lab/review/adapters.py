@@ -147,8 +147,9 @@ class OpacusStep:
     def _trained_state(self) -> Tensor:
         """Trained parameters and the optimiser's tensors, as one vector."""
         states = self.optimizer.state_dict()["state"].values()
-        kept = [x for state in states for x in state.values() if isinstance(x, Tensor)]
-        return torch.cat([x.detach().double().flatten() for x in (*self.trained.values(), *kept)])
+        moments = [x for state in states for x in state.values() if isinstance(x, Tensor)]
+        tensors = (*self.trained.values(), *moments)
+        return torch.cat([x.detach().double().flatten() for x in tensors])
 
 
 def _batch_sampler(loader: Foreign) -> Foreign:
@@ -189,10 +190,8 @@ def opacus(
 ) -> Review:
     """Reviews a training with Opacus, from what ``PrivacyEngine.make_private`` returned.
 
-    Flat and per-layer clipping, ghost clipping, and PEFT models under Opacus alike. Clip norm,
-    noise multiplier, denominator and sample rate are read from the optimiser and the loader;
-    Poisson sampling is what Opacus' accountant assumes. Training can go on afterwards as if nothing
-    had been.
+    Flat, per-layer and ghost clipping, and PEFT models alike. Clip norm, noise, denominator and
+    sample rate are read from optimiser and loader. Training can go on as if nothing had been.
 
     Args:
         module, optimizer, loader: as returned.

@@ -27,10 +27,10 @@ def step_findings(trials: Trials, others: Mapping[str, Step]) -> Iterator[Findin
     # Without any noise there is no unit in which the other checks could measure.
     if trials.names:
         strong, starts = extreme_examples(trials)
-        found = [*check_sensitivity(trials, strong, starts)]
-        yield from found
+        moves = [*check_sensitivity(trials, strong, starts)]
+        yield from moves
         # Far beyond the limit, what is not finite adds nothing to what other examples do.
-        most = max(finding.number for finding in found)
+        most = max(finding.number for finding in moves)
         limit = max(trials.limit, most) if most <= 2 * trials.limit else math.inf
         yield from check_non_finite(trials, strong, limit)
         yield from check_noise_size(trials)

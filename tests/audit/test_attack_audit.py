@@ -74,35 +74,35 @@ def test_a_bug_is_refuted_against_what_the_ledger_would_have_stated():
     assert not broken.holds and REASON in str(broken)
 
 
-SETUP: Any = (tokens("head"), "fedlora", private("example"))
 STEPS = fl.Plan(rounds=3, local_steps=2, batch=3, lr=0.2)
+SETUP: Any = (tokens("head"), "fedlora", private("example"), STEPS)
 
 
 @pytest.mark.slow
 def test_a_run_with_a_bug_is_uncertified_from_the_first_moment(tmp_path):
     """On disk too, before anything is released; neither it nor a sound run goes on as the other."""
     folder = tmp_path / "broken"
-    events = fl.ticks(*SETUP, STEPS, lora=LORA, bug=NOTHING, checkpoint=folder)
+    events = fl.ticks(*SETUP, lora=LORA, bug=NOTHING, checkpoint=folder)
     first: Any = next(events)
     next(events)
     assert (first.ledger.uncertified, first.epsilon) == (REASON, float("inf"))
     assert Ledger.load(folder / "ledger.json").uncertified == REASON
     events.close()
-    last: Any = [*fl.run(*SETUP, STEPS, lora=LORA, resume=folder, bug=NOTHING)][-1]
+    last: Any = [*fl.run(*SETUP, lora=LORA, resume=folder, bug=NOTHING)][-1]
     assert (last.index, last.ledger.uncertified, last.epsilon) == (3, REASON, float("inf"))
     with pytest.raises(Uncertified, match=REASON):
         last.ledger.epsilon()
-    [*fl.run(*SETUP, STEPS, lora=LORA, checkpoint=tmp_path / "sound")]
+    [*fl.run(*SETUP, lora=LORA, checkpoint=tmp_path / "sound")]
     for name, bug in (("broken", None), ("sound", NOTHING)):
         with pytest.raises(ValueError, match="those of this run"):
-            fl.run(*SETUP, STEPS, lora=LORA, resume=tmp_path / name, bug=bug)
+            fl.run(*SETUP, lora=LORA, resume=tmp_path / name, bug=bug)
 
 
 def test_a_bug_belongs_to_its_run_alone():
     """Two runs step by step in turn: each has the bits that it has alone."""
-    both = (fl.ticks(*SETUP, STEPS, lora=LORA, bug=bug) for bug in (None, NOTHING))
+    both = (fl.ticks(*SETUP, lora=LORA, bug=bug) for bug in (None, NOTHING))
     events = [*zip(*both, strict=True)]
-    same_bits([sound for sound, _ in events if isinstance(sound, Round)], play(*SETUP, STEPS))
+    same_bits([sound for sound, _ in events if isinstance(sound, Round)], play(*SETUP))
     sound, broken = events[-1]
     assert (sound.ledger.uncertified, broken.ledger.uncertified) == (None, REASON)
     assert not sound.adapter["inner"][1].equal(broken.adapter["inner"][1])

@@ -30,13 +30,14 @@ def private_parts(kind="flat"):
     net: Any = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
     if kind == "peft":
         net = get_peft_model(net, LoraConfig(r=2, target_modules=["0", "2"]))
+    options: dict[str, Any] = {"max_grad_norm": 1.0} | OPTIONS[kind]
     engine = PrivacyEngine()
     parts: Any = engine.make_private(
         module=net,
         optimizer=torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9),
         data_loader=torch.utils.data.DataLoader(data, batch_size=10, shuffle=True),
         noise_multiplier=1.1,
-        **{"max_grad_norm": 1.0, **OPTIONS[kind]},
+        **options,
     )
     module, optimizer, loader = parts[0], parts[1], parts[-1]
     criterion: Any = parts[2] if kind == "ghost" else nn.CrossEntropyLoss()
@@ -54,7 +55,7 @@ def test_opacus_passes(kind):
     """What everybody uses is called sound, whatever it clips by, with its own accountant."""
     *parts, _ = private_parts(kind)
     steps: dict[str, Any] = {"steps": 100, "epsilon": 3.4, "delta": 1e-5}
-    found = fl.review.opacus(*parts, **steps, draws=32)
+    found = fl.review.opacus(*parts, **steps, draws=16)
     assert found.sound, found
     told = {one.check for one in found.findings if one.verdict == "sound"}
     assert told >= {"sensitivity", "noise size", "sampling", "empty batch", "accounting"}
@@ -154,10 +155,10 @@ def test_a_flower_client_is_reviewed_as_its_server_sees_it():
     data = list(np.random.default_rng(0).normal(size=(16, 13)))
     claims = fl.review.Claims(clip_norm=1.0, noise_multiplier=1.5, denominator=80.0)
     start = [np.zeros((5, 2)), np.zeros(3)]
-    found = fl.review.flower(client_app, data, claims, parameters=start, draws=32)
+    found = fl.review.flower(client_app, data, claims, parameters=start, draws=16)
     assert (
         found.broken == {"un-noised output"} and "num-examples" in found["un-noised output"].words
     )
     claims = replace(claims, public=("m num-examples",))
-    found = fl.review.flower(client_app, data, claims, parameters=start, draws=32)
+    found = fl.review.flower(client_app, data, claims, parameters=start, draws=16)
     assert found.sound and found["sensitivity"].number == pytest.approx(1.0)

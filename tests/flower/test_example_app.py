@@ -88,7 +88,8 @@ def test_the_page_of_the_example_app_walks(tmp_path):
             assert code.returncode == 0, said[-4000:]
             return said
 
-        assert "finished: " in walk(simulate)
+        # `flwr` gives its own server 15 seconds to start, which are too few on a busy machine.
+        assert "finished: " in walk(" || ".join([simulate.strip()] * 4))
         walk("\n".join(prepare))
         for script in (server, first, second):
             log = terminals.enter_context(open(tmp_path / "terminals.log", "a"))

@@ -22,15 +22,17 @@ LATE = 1800
 """Seconds after which a machine, however busy, is taken to have failed."""
 
 
-def free_ports(count):
+def free_ports(count: int) -> list[str]:
     """Ports that nobody uses now, each another one."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+    with ExitStack() as taken:
+        sockets = [taken.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
         return [str(one.getsockname()[1]) for one in sockets]
 
 
 @contextmanager
-def ended(home):
+def ended(home: Path):
     """Afterwards nothing runs that was started with this folder as Flower's, whoever started it."""
     try:
         yield
@@ -41,60 +43,53 @@ def ended(home):
                     process.kill()
 
 
-def environment(home, http, control):
-    """Of every command: Flower in a folder of its own, on ports of its own, silent and offline."""
-    usual = {k: v for k, v in os.environ.items() if not k.startswith(("FLWR_", "RAY_"))}
-    return usual | {
-        "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": http,
-        "FLWR_LOCAL_CONTROL_API_PORT": control,
-        "TMPDIR": "/tmp",  # Ray's sockets need a short path
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), usual["PATH"]]),
-    }
-
-
 @pytest.mark.slow
 @pytest.mark.waits("cluster")
 def test_the_page_of_the_example_app_walks(tmp_path):
     """Every command runs: the app ends in a simulation and between sites, the adapter loads in
     PEFT, and server and sites count the same releases.
     """
-    home = tmp_path / "flower"
-    app = tmp_path / "app"
+    home, app = tmp_path / "flower", tmp_path / "app"
     shutil.copytree(EXAMPLE, app)
+    page = (app / "README.md").read_text("utf-8")
     # Flower starts a process for each message to a site, which loads PyTorch: one round, not three.
     agreed = app / "flower_app" / "terms.py"
     agreed.write_text(agreed.read_text("utf-8").replace("rounds=3", "rounds=1"), "utf-8")
-    page = (app / "README.md").read_text("utf-8")
-    http, control, *ports = free_ports(5)
+    own, control, *ports = free_ports(5)
     for written, free in zip(("8443", "9094", "9095"), ports, strict=True):
         page = page.replace(written, free)
     simulate, *prepare, server, first, second, play = re.findall(
         r"^```sh\n(.*?)^```$", page, re.M | re.S
     )
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("FLWR_", "RAY_"))}
+    env |= {"FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    env |= {"FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": own, "FLWR_LOCAL_CONTROL_API_PORT": control}
+    # Ray's sockets need a short path.
+    env |= {
+        "TMPDIR": "/tmp",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]]),
+    }
+
+    def walk(script: str) -> str:
+        command = ["bash", "-c", f"set -eu\n{script}"]
+        with open(tmp_path / "walk.log", "w+b") as log:
+            options = {"cwd": app, "env": env, "stdout": log, "stderr": subprocess.STDOUT}
+            code = subprocess.run(command, timeout=LATE, check=False, **options).returncode
+            log.seek(0)
+            said = log.read().decode()
+        assert code == 0, said[-4000:]
+        return said
+
+    # `ended` kills what still runs before `terminals` waits for it.
     with ExitStack() as terminals, ended(home):
-        options = {"cwd": app, "env": environment(home, http, control)}
-
-        def walk(script):
-            command = ["bash", "-c", f"set -eu\n{script}"]
-            # A file, not a pipe: the SuperLink that `flwr` leaves running would keep it open.
-            with open(tmp_path / "walk.log", "w+") as log:
-                pipes = {"stdout": log, "stderr": log}
-                code = subprocess.run(command, timeout=LATE, check=False, **pipes, **options)
-                log.seek(0)
-                said = log.read()
-            assert code.returncode == 0, said[-4000:]
-            return said
-
         # `flwr` gives its own server 15 seconds to start, which are too few on a busy machine.
         assert "finished: " in walk(" || ".join([simulate.strip()] * 4))
         walk("\n".join(prepare))
-        for script in (server, first, second):
-            log = terminals.enter_context(open(tmp_path / "terminals.log", "a"))
+        for number, script in enumerate((server, first, second)):
+            log = terminals.enter_context(open(tmp_path / f"terminal-{number}.log", "wb"))
+            options = {"cwd": app, "env": env, "stdout": log, "stderr": log}
             command = ["bash", "-c", f"exec {script}"]
-            terminals.enter_context(subprocess.Popen(command, stdout=log, stderr=log, **options))
+            terminals.enter_context(subprocess.Popen(command, **options))
         # `flwr` does not wait for a server, sites do.
         walk(f"until (echo > /dev/tcp/127.0.0.1/{ports[0]}) 2> /dev/null; do sleep 0.2; done")
         said = walk(play)

@@ -472,12 +472,12 @@ class Workbench(anywidget.AnyWidget):
         """Scores the model before training on some test examples; returns the measure's name."""
         task = self._first.task
         x, y = task.test
-        direct = [k for k, metric in task.metrics.items() if not isinstance(metric, TextScore)]
-        measure = "accuracy" if "accuracy" in direct else direct[0]
+        direct = {k: score for k, score in task.metrics.items() if not isinstance(score, TextScore)}
+        measure = "accuracy" if "accuracy" in direct else next(iter(direct))
         some = slice(0, 256)  # the page comes within a second
         with torch.no_grad():
             outputs = task.forward(task.model, take(x, some))
-        self._start = float(task.metrics[measure](outputs, y[some]).mean())
+        self._start = float(direct[measure](outputs, y[some]).mean())
         return measure
 
     def _sentence(self) -> str:

@@ -45,6 +45,7 @@ def clips_the_mean(batch: Batch, seed: int) -> Grads:
 
 
 def clips_microbatches(batch: Batch, seed: int) -> Grads:
+    # Whoever leaves moves all later examples into another piece.
     pieces = [example_gradients(batch[i : i + 4]) for i in range(0, max(1, len(batch)), 4)]
     means = [{k: g.sum(0) / max(1, len(g)) for k, g in piece.items()} for piece in pieces]
     rows = {k: np.array([mean[k] for mean in means]) for k in means[0]}
@@ -91,6 +92,7 @@ def sums_into_itself(batch: Batch, seed: int) -> Grads:
 def clips_at_the_median(batch: Batch, seed: int) -> Grads:
     mean = divide(total(example_gradients(batch)), len(batch) or 1)
     sizes = {k: float(np.linalg.norm(g)) for k, g in mean.items()}
+    # The threshold depends on every example, and so does the noise.
     limit = min(float(np.median([*sizes.values()])), 0.4)
     clipped = {k: g * min(1, limit / max(sizes[k], 1e-12)) for k, g in mean.items()}
     return add_noise(clipped, 0.2 * limit / BATCH, seed)
@@ -100,11 +102,13 @@ def clips_at_the_median(batch: Batch, seed: int) -> Grads:
 
 
 def divides_by_the_data(batch: Batch, seed: int) -> Grads:
+    # Another batch, another divisor: it rescales the noise as well.
     expected = max(1, int(0.5 * len(batch)))
     return release(clip(example_gradients(batch)), seed, denominator=expected)
 
 
 def skips_empty_batches(batch: Batch, seed: int) -> Grads:
+    # An empty batch gives zeros without noise, which says that it was empty.
     return dp_sgd(batch, seed) if len(batch) else total(example_gradients(batch))
 
 
@@ -145,6 +149,7 @@ def noises_a_copy(clients: Clients, seed: int) -> Grads:
 
 
 def noises_the_mean_for_the_sum(batch: Batch, seed: int) -> Grads:
+    # On the mean noise of C/b is enough: this is a batch times too loud.
     return add_noise(divide(total(clip(example_gradients(batch))), BATCH), NOISE * CLIP, seed)
 
 
@@ -159,12 +164,14 @@ def freezes_the_bias(batch: Batch, seed: int) -> Grads:
 
 def clips_the_weights(clients: Clients, seed: int) -> Grads:
     updates = client_updates(clients)
+    # Weights are far longer than what a client changed of them.
     weights = {"weight": updates["weight"] + START[:, :-1], "bias": updates["bias"] + START[:, -1]}
     return release(clip_each(weights), seed)
 
 
 def clips_each_tensor(clients: Clients, seed: int) -> Grads:
     weight = client_updates(clients)["weight"]
+    # Each of four rows may move by C, all together by 2C.
     rows = {f"row {i}": weight[:, i] for i in range(CLASSES)}
     return release(clip_each(rows), seed)
 
@@ -175,6 +182,7 @@ def unequal_clients() -> list[Client]:
 
 
 def weights_by_size(clients: Clients, seed: int) -> Grads:
+    # A client with 2.5 times the mean size moves the sum by 2.5 C.
     weights = np.array([len(client) / 4 for client in clients])
     return release(scale_examples(clip(client_updates(clients)), weights), seed)
 
@@ -191,6 +199,7 @@ PEER = np.eye(4, FEATURES) * np.array([3.0, 2.0, 2.0, 1.5])[:, None]
 def shapes_by_the_inverse(clients: Clients, seed: int) -> Grads:
     factor = total(clip({"factor": client_updates(clients)["weight"][:, :, :4]}))["factor"]
     white = add_noise({"product": np.zeros((CLASSES, FEATURES))}, NOISE * CLIP, seed)["product"]
+    # Where the peer is long the noise becomes short; the clip knows nothing of it.
     shaped = white @ PEER.T @ np.linalg.inv(PEER @ PEER.T)
     return divide({"factor": factor + shaped}, BATCH)
 
@@ -200,14 +209,17 @@ def shapes_by_the_inverse(clients: Clients, seed: int) -> Grads:
 
 def shares_the_extremes(batch: Batch, seed: int) -> Grads:
     x, _ = arrays(batch)
+    # Each number is that of one example.
     extremes = {"low": x.min(0, initial=0), "high": x.max(0, initial=0)}
     return dp_sgd(batch, seed) | extremes
 
 
 def scores_the_raw_gradient(batch: Batch, seed: int) -> Grads:
+    # Neither clipped nor noised.
     raw = divide(total(example_gradients(batch)), BATCH)
     return dp_sgd(batch, seed) | {"score": np.array(sum((g**2).sum() for g in raw.values()))}
 
 
 def trains_another_copy(batch: Batch, seed: int) -> Grads:
+    # The examples never reach the parameters that leave.
     return dp_sgd([], seed)

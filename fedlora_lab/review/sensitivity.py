@@ -159,7 +159,8 @@ def check_sensitivity(
         yield Finding("sensitivity", text, best.value, words, "cannot tell")
     text = f"{words} moves the noised outputs by {best.value:.3g} clip norms"
     verdict: Verdict = "sound"
-    if not any(shift.visible for _, shift in shifts):
+    # A move that is visible is more than rounding, and more than noise.
+    if not any(shift.value > max(1e-6, 5 * shift.error) for _, shift in shifts):
         text = "no example moves any noised output"
         verdict = "cannot tell" if best.error else "broken"
     yield Finding("signal", text, best.value, words, verdict)

@@ -38,11 +38,6 @@ class Shift(NamedTuple):
     value: float
     error: float
 
-    @property
-    def visible(self) -> bool:
-        """Whether it is more than rounding or noise."""
-        return self.value > max(1e-6, 5 * self.error)
-
 
 class Trials:
     """What a step gave in all calls, and how far apart its batches lie.
@@ -131,11 +126,6 @@ class Trials:
 
     # -- the noise
 
-    @property
-    def std(self) -> float:
-        """The claimed standard deviation of the noise."""
-        return self.claims.noise_multiplier / self.per_clip
-
     @cached_property
     def columns(self) -> dict[str, np.ndarray]:
         """Tensor -> places in it of the numbers from which noise is measured."""
@@ -155,7 +145,7 @@ class Trials:
         rows = [out(examples, draw)[chosen] for draw in range(self.draws)]
         ends = np.cumsum([0, *map(len, places)]).tolist()
         parts = {name: slice(*pair) for name, pair in zip(both, itertools.pairwise(ends))}
-        return Noise(np.array(rows) / self.std, parts)
+        return Noise(np.array(rows) * self.per_clip / self.claims.noise_multiplier, parts)
 
     @cached_property
     def noise(self) -> Noise:

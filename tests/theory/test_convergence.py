@@ -1,6 +1,6 @@
 """The closed forms of docs/convergence.md against runs of the engine."""
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,22 +9,24 @@ import torch
 import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.methods.method import Cycle
+from fedlora_lab.tasks.task import concatenate
 
 FAR = 1e6  # a clip norm that no gradient reaches
 SCALING = 2.0
 STEPS = 8
 LR = 0.5
-SIZES: dict[str, Any] = {"clients": 3, "examples": 40, "d_in": 10, "d_out": 6, "rank": 3}
 
 
 def test_one_factor_learns_along_the_closed_form():
     """Steps 1 to 4 at inputs that are not white: exact without noise, else in the mean."""
-    task = fl.tasks.regression(**SIZES, heterogeneity=0.2, noise=0.1, dtype="float64")
+    task = fl.tasks.regression(
+        clients=3, examples=40, d_in=10, d_out=6, rank=3, noise=0.1, dtype="float64"
+    )
+    task = replace(task, test=concatenate(task.clients))
     A = np.random.default_rng(4).uniform(-1, 1, (2, 10)) / 10**0.5
     # Step 1: the loss of the weight's change D is start + (tr D S D^T - 2 tr D M^T) / d_out.
-    x, y = (np.concatenate(parts) for parts in zip(*task.clients, strict=True))
-    weight: Any = task.model.get_submodule(task.targets[0]).weight
-    gap = y - x @ weight.detach().numpy().T
+    x, y = (part.numpy() for part in task.test)
+    gap = y - task.model(task.test[0]).detach().numpy()
     S = x.T @ x / len(x)
     M = gap.T @ x / len(x)
     start = np.square(gap).mean()
@@ -43,19 +45,14 @@ def test_one_factor_learns_along_the_closed_form():
 
     row = fl.methods.FedLoRA.replace(name="given start", train=Cycle(("B",)), start=given)
     plan = fl.Plan(rounds=STEPS, local_steps=1, batch=None, lr=LR)
-    options: Any = {"lora": fl.Lora(rank=2, alpha=SCALING * 2), "evaluate_every": STEPS}
 
-    def engine(std: float, seed: int) -> np.ndarray:
-        """Losses over the clients' examples of a run in which B alone moves, from this A."""
+    def engine(std: float, seed: int) -> list[float]:
+        """Losses of a run in which B alone moves, from this A."""
         # Noise on the sum of a client's examples; the mean over clients has `std` after the step.
         sigma = std * 40 * 3**0.5 / (LR * FAR)
         privacy = fl.Privacy(clip_norm=FAR, noise_multiplier=sigma) if std else None
-        losses = []
-        for record in fl.run(task, row, privacy, plan, seed=seed, **options):
-            ((a, b),) = record.adapter.values()
-            D = SCALING * (b @ a).double().numpy()
-            losses.append(start + ((D @ S - 2 * M) * D).sum() / 6)
-        return np.array(losses)
+        records = fl.run(task, row, privacy, plan, seed=seed, lora=fl.Lora(2, SCALING * 2))
+        return [record.metrics["loss"] for record in records]
 
     assert engine(0.0, 0) == pytest.approx(closed_form(0.0))
     noised = np.array([engine(0.3, seed) for seed in range(8)])

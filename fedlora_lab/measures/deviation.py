@@ -418,7 +418,7 @@ def alignment(inputs: AggregationInput) -> float:
     Args: inputs: of a round, as `record_aggregation` keeps it.
     Raises: ``ValueError`` for a round with fewer than two clients.
     Guarantees: that of the products formed in full
-        (test_measures.py::test_alignment_is_that_of_the_products).
+        (test_measures.py::test_recording_changes_nothing).
     """
     # Not weighted: each pair of clients counts alike.
     count = len(inputs.weights)

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 from frames import tidy_frame
 from toy_tasks import LORA, PLAN, tokens
@@ -34,10 +33,8 @@ def test_what_counts_as_collapsed(gains, low):
 def test_each_method_and_seed_is_judged_by_its_own_ends():
     """Of loss and perplexity less is better; of anything else more."""
     frame = tidy_frame().query("measure == 'accuracy'")
-    worse: pd.DataFrame = frame.copy()
-    last = (worse["method"] == "rolora") & (worse["seed"] == 1) & (worse["round"] == 4)
-    worse.loc[last, "value"] = 0.0
-    ends = run_ends(worse)
+    last = frame.eval("method == 'rolora' and seed == 1 and round == 4")
+    ends = run_ends(frame.assign(value=frame["value"].mask(last, 0.0)))
     assert ends.index[ends["collapsed"]].tolist() == [("rolora", 1)]
     for measure in ("loss", "perplexity", "loss_received"):
         renamed = frame.assign(measure=measure)

@@ -184,7 +184,9 @@ def name(slug: str) -> str:
 
 def darken(colour: str) -> str:
     """Mixes the colour with a quarter of ink, for text in a method's colour."""
-    return to_hex(0.75 * np.array(to_rgb(colour)) + 0.25 * np.array(to_rgb(INK)))
+    pairs = zip(to_rgb(colour), to_rgb(INK), strict=True)
+    red, green, blue = (0.75 * own + 0.25 * ink for own, ink in pairs)
+    return to_hex((red, green, blue))
 
 
 def whole_ticks(axis: Axis) -> None:

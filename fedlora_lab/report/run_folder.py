@@ -325,7 +325,7 @@ class Folder:
         runs = frame.groupby(["method", "seed"], dropna=False)
         last = frame["round"] == runs["round"].transform("max")
         rows = last & (frame["layer"] == "all") & (frame["measure"] == "epsilon")
-        raised = np.fmax(frame["value"], counted)
+        raised = pd.Series(np.fmax(frame["value"], counted), frame.index)
         return frame.assign(value=frame["value"].mask(rows, raised))
 
     def statements(self, frame: pd.DataFrame) -> list[str]:

@@ -42,11 +42,11 @@ def test_the_film_is_of_the_run():
     privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=8, task=task, plan=plan)
     film = dials.decisions_film()
     scans = [shown["number"] for shown in film["scans"]]
-    base = dict(task.model.named_parameters())
+    base: dict[str, torch.Tensor] = dict(task.model.named_parameters())
     runs = figures.split_run(task, privacy, plan.replace(rounds=2), seed=0)
     for record, scaling, layers in runs:
         for kind, noisy in (("noisy", 1), ("clean", 0)):
-            weights = dict(base)
+            weights = base.copy()
             for layer, (a, b, xi_a, xi_b) in layers.items():
                 change = scaling * (b + noisy * xi_b) @ (a + noisy * xi_a)
                 weights[f"{layer}.weight"] = base[f"{layer}.weight"] + change.float()

@@ -368,5 +368,6 @@ def test_live_shows_nothing_of_private_test_examples(make, task):
 )
 def test_live_refuses_what_no_run_could_have(task, wrong):
     (name,) = wrong
+    arguments: dict[str, Any] = {"plan": PLAN, **wrong}
     with pytest.raises(ValueError, match=rf"^{name}.*: expected "):
-        fl.course.widgets.live(task, **{"plan": PLAN, **wrong})
+        fl.course.widgets.live(task, **arguments)

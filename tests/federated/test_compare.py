@@ -16,7 +16,8 @@ LINE = r"""^methods='{}': expected a name for each row, as by row.replace\(name=
 def test_two_rows_of_one_name_are_refused_wherever_names_meet(tmp_path):
     """Before anything is trained: their runs would be taken for seeds of one method. One row does
     not join a folder of another under its name."""
-    rows = ["fedlora", methods.FedLoRA.replace(train=fl.Cycle(("B",)))]
+    changed = methods.FedLoRA.replace(train=fl.Cycle(("B",)))
+    rows = ["fedlora", changed]
     parts = regression(), None, PLAN
     one, other = (Cell.from_name(row, *parts, LORA, 0) for row in rows)
     folder = Folder(tmp_path)
@@ -24,7 +25,7 @@ def test_two_rows_of_one_name_are_refused_wherever_names_meet(tmp_path):
     for call, name in (
         (lambda: compare(rows), "fedlora"),
         (lambda: compare(["central", methods.FFA.replace(name="central")]), "central"),
-        (lambda: methods.table([methods.FedLoRA, rows[1]]), "fedlora"),
+        (lambda: methods.table([methods.FedLoRA, changed]), "fedlora"),
         (lambda: run_settings(folder, *parts[:2], [one, other], ""), "fedlora"),
     ):
         with pytest.raises(ValueError, match=LINE.format(name)):

@@ -94,7 +94,7 @@ def test_a_clearing_that_was_killed_leaves_no_cell_of_another_run(tmp_path, monk
     contents = {f"checkpoints/fedlora-0/{name}": "null" for name in ("rounds.csv", "ledger.json")}
     contents |= dict.fromkeys(["frame.csv", "settings.json", "private/key"], "null")
     contents["checkpoints/fedlora-0/ledger.json"] = ledger
-    originals = {Path: Path.unlink, shutil: shutil.rmtree}
+    originals = {(Path, "unlink"): Path.unlink, (shutil, "rmtree"): shutil.rmtree}
     for removals in range(10):
         out = tmp_path / str(removals)
         for name, content in contents.items():
@@ -110,8 +110,8 @@ def test_a_clearing_that_was_killed_leaves_no_cell_of_another_run(tmp_path, monk
             return removing
 
         with Folder(out) as folder, monkeypatch.context() as patched, suppress(KeyboardInterrupt):
-            for owner, remove in originals.items():
-                patched.setattr(owner, remove.__name__, mortal(remove))
+            for (owner, name), remove in originals.items():
+                patched.setattr(owner, name, mortal(remove))
             folder.clear()
         for cell in out.glob("checkpoints/*/rounds.csv"):
             assert (out / "settings.json").exists() and cell.with_name("ledger.json").exists()

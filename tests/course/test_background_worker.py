@@ -35,16 +35,6 @@ class Steps:
             self.closed = True
 
 
-def test_a_worker_sees_every_item_in_order():
-    steps = Steps(count=20, rest=0)
-    seen: list[int] = []
-    states: list[str] = []
-    worker = started(steps, seen.append, states.append)
-    until(lambda: not worker.alive)
-    assert seen == list(range(20)) and steps.closed
-    assert states == ["running", "finished"]
-
-
 def test_pause_takes_nothing_and_stop_is_within_one_item():
     steps = Steps()
     seen: list[int] = []

@@ -59,6 +59,5 @@ def test_gap_is_the_paired_interval():
     assert -gap == pytest.approx(difference(frame, "fedlora", "ffa-lora"))
     assert (gap.seeds, gap.holds, (-gap).holds) == (3, "yes", "no")
     assert difference(scores([0.5, 0.7], [0.6, 0.6]), "fedlora", "ffa-lora").holds == "cannot tell"
-    assert str(gap) == "+0.050 [+0.025, +0.075]"
     with pytest.raises(ValueError, match=r"^seeds=1: expected at least two"):
         difference(frame[frame["seed"] == 0], "fedlora", "ffa-lora")

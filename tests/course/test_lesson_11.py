@@ -8,7 +8,6 @@ import torch
 
 import fedlora_lab as fl
 from fedlora_lab import attacks, theory
-from fedlora_lab.course.lesson_11 import figures
 
 
 @pytest.fixture(scope="module")
@@ -78,24 +77,3 @@ def test_an_upload_is_the_sum_of_the_traces(victim):
         traces = victim.traces(pair, sides, clip)
         torch.testing.assert_close(traces.sum(0), sent, rtol=1e-4, atol=1e-7)
         assert float(traces.norm(dim=1).max()) <= clip * (1 + 1e-5)
-
-
-def test_the_name_outlives_the_image():
-    """Above the image's threshold scans are named, and their presence is known as the form says."""
-    table = figures.beyond_threshold((0.3, 1.0), draws=300)
-    assert table["noise"].min() > theory.vanishing_noise(8, 64)
-    image, name, presence = (part for _, part in table.groupby("attack", sort=False))
-    assert image["mean"].between(0.05, 0.3).all()
-    assert name["low"].iloc[0] > 20 / 1257 and name["mean"].iloc[1] < 0.05
-    assert (name["low"] <= name["closed"]).all()
-    assert (presence["mean"] - presence["closed"]).abs().max() < 0.06
-
-
-@pytest.mark.slow
-def test_the_closed_form_holds_the_images():
-    """Well below the threshold; far above it the mean of draws is that of a random direction."""
-    table = figures.leak_table((8, 32), (0.02, 0.07, 1.0), draws=40)
-    clear = table[table["lost"] < 0.5]
-    assert len(clear) == 4
-    assert (clear["mean"] - clear["closed"]).abs().max() < 0.03
-    assert (table[table["lost"] > 1]["mean"] < 0.2).all()

@@ -125,7 +125,6 @@ def energies_by_noise(rank: int, width: int, alpha: float, size_B: float = 0.0) 
     """Computes the energies of the noise terms in γ B A over τ; columns tau, part, value.
 
     Args: rank, alpha, width: of adapter and layer; size_B: as of `factors_at_start`.
-    Guarantees: test_the_energies_are_the_theory.
     """
     B, A = factors_at_start(rank, width, size_B)
     rows = []
@@ -143,7 +142,6 @@ def ratio_draws(
 
     Args: widths, releases, stds: d_in, N and τ, each with each; seeds: draws of each combination.
     Returns: columns setting (words), rho, seed, linear, quadratic: energies of Ξ_B A₀ and Ξ_B Ξ_A.
-    Guarantees: their ratio is `theory.amplification` (test_the_ratio_is_the_amplification).
     """
     check_whole("seeds", seeds, 2)
     rows = []

@@ -71,7 +71,6 @@ def beyond_threshold(
     Args: noises: in units of C; draws: of each, with another scan and noise, a multiple of ten.
     Returns: columns attack, noise, mean, low, high (95 %), and closed: what theory says of the
         attack, for names what no attack exceeds.
-    Guarantees: test_the_name_outlives_the_image.
     """
     check_whole("draws", draws, 100)
     client = _client()
@@ -124,7 +123,6 @@ def leak_table(
     Args: ranks, noises: of the updates; draws: of each, over ten scans.
     Returns: columns group (the rank), x (noise), mean, low, high (95 %), closed, and lost: the
         noise over the one above which nothing is left.
-    Guarantees: test_lesson_11.py::test_the_closed_form_holds_the_images.
     """
     check_whole("draws", draws, 2)
     rows = []

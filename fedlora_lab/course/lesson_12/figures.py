@@ -56,7 +56,6 @@ def power_table(
         canaries, repeats: numbers of canaries, and simulated audits of each, >= 2.
     Returns: columns kind (of the bound), canaries, ceiling, leak, mean (the share of audits that
         find the bug), low, high (95 % Clopper-Pearson).
-    Guarantees: test_the_power_of_audits_is_that_of_the_bounds.
     """
     check(repeats >= 2, "repeats", repeats, "at least 2")
     sigma = bounds.gaussian_noise_multiplier(epsilon)

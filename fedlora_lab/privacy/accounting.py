@@ -3,7 +3,7 @@
 A history is a tuple of ``(noise_multiplier, sample_rate, steps)``: Poisson-subsampled Gaussian
 releases, composed entry by entry, also where sigma or q change on the way. There are three ways to
 epsilon: the exact Gaussian where nothing is sampled, privacy loss distributions (`privacy.pld`),
-and Renyi divergences. Answers are kept, because a run asks often.
+and Renyi divergences. Answers are cached, because a run asks after every round.
 """
 
 import math
@@ -142,6 +142,7 @@ def _pld_epsilon(key: Key, delta: float) -> float:
 
 
 ROUNDING = 1e-14
+"""How much too small rounding may make the moment of a sampled release, which is an integral."""
 ORDERS = np.array([*(1 + x / 10 for x in range(1, 100)), *range(12, 64)], float)
 ORDERS = np.append(ORDERS, [80, 96, 128, 192, 256, 512, 1000])
 """Renyi orders: the usual ones, and larger ones that keep a small epsilon tight."""
@@ -151,7 +152,7 @@ ORDERS = np.append(ORDERS, [80, 96, 128, 192, 256, 512, 1000])
 def _release_rdp(sigma: float, q: float) -> Float[np.ndarray, " orders"]:
     """Renyi divergence of one release at each of `ORDERS`, rounded up."""
     divergences = sampled_gaussian_rdp(ORDERS, q, sigma)
-    # Rounding may have taken that much from the moment under an integral.
+    # The moment may be `ROUNDING` too small; only an upper bound may be stated.
     return divergences if q == 1 else divergences + ROUNDING / (ORDERS - 1)
 
 
@@ -175,7 +176,7 @@ def tradeoff_curve(history: History, fpr: Float[np.ndarray, " n"]) -> Float[np.n
     """Computes the largest share of members that any attacker finds at a false positive rate.
 
     The attacker sees all releases and knows everything else. The curve is that of the composed
-    privacy loss, the larger of both directions (who is in is found, or who is out); it is exact
+    privacy loss, the larger of both directions (a member is found, or a non-member); it is exact
     for q = 1, and otherwise an upper bound, within 1e-3 of the exact one. No bound from epsilon at
     a single delta lies below it.
 
@@ -242,7 +243,7 @@ def noise_multiplier(
     """Finds the smallest sigma whose ``steps`` releases spend at most ``epsilon``.
 
     Args:
-        epsilon: target, > 0; finite. Spent is at most 0.3 % less, and never more.
+        epsilon: target, > 0, finite. The result spends at most this, and at least 99.7 % of it.
         delta, accountant: as for `epsilon`.
         sample_rate, steps: q in [0, 1] and number of releases, >= 0; 0 needs no noise.
 
@@ -287,10 +288,10 @@ def noise_multipliers(
         counted = [_rate_on_grid(q) if q else 0.0 for q in counted]
         target *= 1 - MARGIN
     sigmas = {0.0: 0.0}
-    # Of a sigma over its estimate: it changes slowly, and evenly, from one rate to the next.
+    # The ratio of sigma to its estimate changes slowly and evenly from one rate to the next.
     correction = 1.0
     trend = 1.0
-    # Aimed at the middle of what is taken, so that an error to either side is small enough.
+    # In the middle of the interval that is accepted: an error to either side is small enough.
     aim = target * (1 + MIN_SPENT) / 2
     for q in sorted(set(counted) - {0.0}):
 

@@ -41,7 +41,7 @@ class Terms(NamedTuple):
 
 
 def check_terms(unit: str, delta: float, accountant: str, trust: str | None = None) -> str:
-    """Raises for terms that no epsilon here covers; gives the trust, the unit's own for ``None``.
+    """Refuses terms that no accountant covers; returns the trust, by default that of the unit.
 
     Args:
         unit, delta, accountant, trust: see `Privacy`.
@@ -182,11 +182,12 @@ class Ledger:
         trust: whom the noise protects from, see `Privacy`.
         uncertified: why no epsilon can be stated; ``None`` when one can.
 
-    Guarantees: every record counts (test_every_record_counts), but a round that is played again
-        from its seed once (test_a_replay_counts_once); nothing that it states can be assigned
+    Guarantees: every record counts (test_every_record_counts); a round that is played again from
+        its seed counts once (test_a_replay_counts_once); nothing that it states can be assigned
         (test_nothing_that_a_ledger_states_can_be_assigned), and without a certificate it states
-        nothing (test_an_uncertified_ledger_states_no_epsilon); against who sees the uploads no
-        draw of clients amplifies (test_the_aggregator_is_not_amplified_against); a file gives back
+        nothing (test_an_uncertified_ledger_states_no_epsilon); for an observer of the uploads the
+        sampling of clients counts with q = 1 (test_the_aggregator_is_not_amplified_against); a
+        file gives back
         the same ledger (test_ledger_round_trip), or is refused
         (test_ledger_refuses_any_changed_byte).
 
@@ -253,16 +254,17 @@ class Ledger:
 
     @property
     def trust(self) -> str:
-        """Who adds the noise; of a composition the trusts of all parts."""
+        """Whom the noise protects from; of a composition the trusts of its parts, with "and"."""
         return self._terms.trust
 
     @classmethod
     def compose(cls, *ledgers: "Ledger") -> "Ledger":
         """Adds up what several runs on the same data have spent, as a closed ledger.
 
-        They are of one task, so that client 3 is the same client in all, or of its pooled data,
-        which count for every client; and of one unit and delta. Each is counted under its own
-        trust. Runs in which the data were dealt to other clients: `for_everyone` first.
+        All runs are of one task, so that client 3 is the same client in each, or of its pooled
+        data, which count for every client. Unit and delta must be the same; each run is counted
+        under its own trust. Where runs split the data among clients in other ways, compose what
+        `for_everyone` makes of their ledgers.
 
         Returns: a ledger that takes no more entries; with "rdp" where accountants differ,
             reproducible and uncertified where a part is. Runs of one seed are counted as if each
@@ -305,7 +307,7 @@ class Ledger:
 
     @property
     def mode(self) -> str:
-        """Whether the noise may protect anyone: noise from a known seed can be subtracted."""
+        """Says "release", or that nothing may be released: noise from a seed can be subtracted."""
         return "reproducible: not for release" if self.reproducible else "release"
 
     @property
@@ -368,7 +370,7 @@ class Ledger:
     # ---- what was spent
 
     def history(self, client: int | None = None, observer: str | None = None) -> accounting.History:
-        """(noise_multiplier, sample_rate, steps) of one client, or of ``None`` what counts for all.
+        """(noise_multiplier, sample_rate, steps) of one client; ``None``: what counts for all only.
 
         ``observer`` as for `epsilon`.
         """
@@ -394,7 +396,7 @@ class Ledger:
     def _histories(
         self, quantity: str, client: int | None, observer: str | None
     ) -> list[accounting.History]:
-        """The histories of which one spends most, and is attacked most easily.
+        """The histories among which is the one that spends most and is attacked most easily.
 
         Raises: `Uncertified`, naming the ``quantity`` that was asked for.
         """

@@ -13,7 +13,7 @@ from fedlora_lab.methods.plan import Plan
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.ledger import Ledger, PerClient, as_floats, check_terms, per_client
 
-LOCAL = "no amplification under trust={!r}, where observers learn who sends"
+NO_AMPLIFICATION = "no amplification under trust={!r}, where observers learn who sends"
 
 
 class Federation(Protocol):
@@ -30,8 +30,8 @@ class NoiseLevels(NamedTuple):
     Args:
         each: added by every uploading client; one per client when the noise multiplier is.
         server: added once, by a trusted server.
-        shares: honest clients whose noise is relied on; with fewer uploads than these and the
-            colluding clients together a round must not be released.
+        shares: number of honest clients whose noise together makes up sigma C. A round with fewer
+            uploads than ``shares + colluding`` must not be released.
 
     >>> Privacy(noise_multiplier=2.0, clip_norm=0.5).noise_levels(3, Plan()).each
     1.0
@@ -57,14 +57,14 @@ class Privacy:
             is clipped as one vector. "client": its whole update is clipped, one release a round.
         clip_norm: C >= 0, the L2 norm of one unit's contribution over all tensors that move;
             ``inf`` (no clip) only without noise.
-        noise_multiplier: sigma >= 0, noise in units of C; one number or, but in the client unit,
-            one per client. ``None``: not chosen yet, see ``calibrate``.
-        sample_rate: q in [0, 1]; one number or, but in the client unit, one per client; ``None``:
-            taken from the plan.
+        noise_multiplier: sigma >= 0, noise in units of C; one number or, except in the client
+            unit, one per client. ``None``: not chosen yet, see ``calibrate``.
+        sample_rate: q in [0, 1]; one number or, except in the client unit, one per client;
+            ``None``: taken from the plan.
         delta: in [1e-12, 1); must lie below 1 / number of units.
         accountant: "pld" (tight) or "rdp", see `accounting.epsilon`.
-        trust: whom the noise protects from. "local", always but in the client unit: every upload is
-            protected alone. "secagg": only the sum of the uploads is seen, each client adds its
+        trust: whom the noise protects from. "local", always except in the client unit: every upload
+            is protected alone. "secagg": only the sum of the uploads is seen, each client adds its
             share of the noise. "central", the default in the client unit: the server sees the
             uploads and adds the noise.
         honest: under "secagg": honest clients whose noise share is relied on. A round with fewer
@@ -73,10 +73,11 @@ class Privacy:
         colluding: under "secagg": clients that may upload and tell the server their noise.
         target: the epsilon it was calibrated for; a plan that would spend more is refused.
 
-    Participation amplifies under "central" alone, against whoever sees the released models. Under
-    "local" the uploads tell who takes part; under "secagg" the server sees who sends, and everybody
-    else reads their number off the noise, to which each adds a share: q = 1. In the example unit
-    the batch is drawn inside the client, and its q counts.
+    Sampling of clients amplifies privacy under "central" only, for an observer of the released
+    models. Under "local" the uploads reveal who takes part. Under "secagg" the server sees who
+    sends, and the variance of the noise, to which each client adds a share, tells everybody else
+    how many did. Both count with q = 1. In the example unit the batch is drawn inside the client,
+    so its q counts.
 
     Guarantees: bad values are refused (test_privacy_refuses_bad_values); the noise on a sum has the
         standard deviation sigma C under every trust
@@ -214,12 +215,12 @@ class Privacy:
     def calibrate(self, *, epsilon: float, task: Federation, plan: Plan) -> "Privacy":
         """Sets the smallest noise that spends at most ``epsilon``.
 
-        It assumes participation in every round, and is against the ledger's default observer. More
-        than 16 distinct sample rates count as the next larger ones on a grid of 1 %: nobody spends
-        more.
+        The noise is for a client that takes part in every round, and for the ledger's default
+        observer. More than 16 distinct sample rates are rounded up to a grid of 1 %, so nobody
+        spends more than the target.
 
         Args:
-            epsilon: > 0, finite; but in the client unit each client, with its own q and sigma,
+            epsilon: > 0, finite. Outside the client unit each client has its own q and sigma, and
                 spends at most this.
             task: as for `resolve`.
             plan: the work: rounds x local_steps releases, or rounds (client unit).
@@ -276,7 +277,7 @@ class Privacy:
             source = "participation"
             expected = (float(plan.participation),)
         else:
-            source = LOCAL.format(self.trust)
+            source = NO_AMPLIFICATION.format(self.trust)
             expected = (1.0,)
         # A rate that is not the plan's own would state an epsilon of another mechanism.
         rates = rate if isinstance(rate, tuple) else (rate,) * len(expected)

@@ -1,7 +1,7 @@
 """Clip and noise: the only functions between private values and released ones.
 
-A mechanism is two functions, as an optimiser is, see `Privatizer`. The entry of a release stands in
-the ledger before its ``update`` is called.
+A mechanism is a pair of functions, ``init`` and ``update``, as an optimiser is: see `Privatizer`.
+A release stands in the ledger before ``update`` computes it.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -18,21 +18,21 @@ from fedlora_lab.methods.filters import Preconditioner, together
 from fedlora_lab.methods.state import ParamKey, Tensors
 
 FLOAT32_MIN_NORM = 1e-15
-"""Norms below are taken in float64: float32 may lose small squares."""
+"""Smaller norms are computed again in float64: float32 may lose small squares."""
 FLOAT32_MAX_NUMBERS = 2**14
-"""Norms of rows of more numbers are taken in float64: float32's sum of many is too coarse. The norm
-of 2^14 numbers may come out 5e-5 too small, and is clipped so much too little; that of 2^20 would
-be 3.6e-3 too small."""
+"""Norms of longer rows are computed in float64: a float32 sum of many squares is too coarse. The
+norm of 2^14 numbers may come out 5e-5 too small, and the row is then clipped that much too little;
+that of 2^20 would be 3.6e-3 too small."""
 
 ClipGroups = Callable[[ParamKey], Hashable]
 Metric = Mapping[ParamKey, Preconditioner]
-"""The coordinates in which a tensor is clipped and noised; without an entry its own. Maps common to
-all owners are (1, r, r), others (owners, r, r)."""
+"""The coordinates in which a tensor is clipped and noised; a tensor without an entry keeps its own.
+Maps common to all owners are (1, r, r), others (owners, r, r)."""
 State = Mapping[ParamKey, Tensor]
 
 
 class ClipCounts(NamedTuple):
-    """Rows that a clip saw, scaled down, and replaced by zero because they were not finite.
+    """Counts of a clip: all rows, rows scaled down, rows set to zero because they are not finite.
 
     On a GPU the counts stay there until `read` is called.
     """
@@ -72,9 +72,9 @@ class Release(NamedTuple):
 class Privatizer(Protocol):
     """Makes releases of private rows.
 
-    The loop carries the state: a client's from step to step of a round, the server's, of the summed
-    updates, from round to round and into checkpoints. A client that sends each update by itself
-    begins with ``init``.
+    The loop carries the state. That of a client's steps lasts for one round. That of the sum of the
+    clients' updates lasts from round to round, and lies in the checkpoint. An update that a client
+    releases alone starts from ``init``.
     """
 
     def init(self, shapes: Mapping[ParamKey, torch.Size], owners: int) -> State:
@@ -130,19 +130,19 @@ class ClipAndNoise:
 
         Args:
             rows: in chunks, key -> (n, ...) with each row's owner (n,); there may be none.
-            zeros: key -> (owners, ...), sums of no rows.
-            std: of the noise, sigma C: one for each owner, or any number for a single owner, whose
+            zeros: key -> (owners, ...), to which the clipped rows are added.
+            std: of the noise, sigma C: one for each owner, or several for a single owner, whose
                 noise is then the sum of independent shares.
             state: of the release before.
             streams, where: of the run, and the indices of the stream of each noise in ``std``.
-            metric: in which rows are clipped and noised.
+            metric: the coordinates in which rows are clipped and noised.
 
         Guarantees: one row less moves a release by at most C in units of its noise
             (test_attack_neighbours.py::test_one_example_less_moves_a_step_by_at_most_what_is_assumed).
         """
         clip = clip_sum if self.clip is None else self.clip
         owners = len(next(iter(zeros.values())))
-        # Without a number there would be no draw, and the bare sum would be released.
+        # From an empty list nothing would be drawn, and the bare sum would be released.
         fits = len(std) == owners or (owners == 1 and len(std) > 0)
         check(fits, "std", list(std), f"{owners} numbers, one for each owner")
         sums = dict(zeros)
@@ -153,7 +153,7 @@ class ClipAndNoise:
             added, seen = clip(mapped, self.clip_norm, owner, owners, self.clip_groups)
             sums = {key: total + added[key] for key, total in sums.items()}
             counts = counts + seen
-        # Every owner draws noise, whatever its rows: no rows look like any other.
+        # Every owner draws noise, also one without rows: an empty batch must look like any other.
         shapes = {key: total.shape[1:] for key, total in zeros.items()}
         drawn = gaussian_noise(shapes, list(std), streams, where)
         if owners == 1 and len(std) != 1:
@@ -317,7 +317,7 @@ def add_noise(
         metric: as for `precondition_rows`.
 
     Returns: the released tensors, and the noise in them alone.
-    Guarantees: one example moves what is released as a shift of the noise by at most C does, also
+    Guarantees: one example moves the release no further than a shift of the noise by C would, also
         under a metric (test_attack_clip.py::
         test_one_example_moves_a_release_as_a_shift_of_the_noise_by_at_most_c_does).
     """
@@ -341,7 +341,7 @@ def add_noise(
     return released, alone
 
 
-# ---- the hook: a metric
+# ---- preconditioners
 
 
 def map_rank_axis(key: ParamKey, matrix: Tensor, tensor: Tensor) -> Tensor:

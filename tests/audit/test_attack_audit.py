@@ -60,11 +60,6 @@ def test_traces_of_a_large_finite_release_do_not_overflow():
     assert late.invalid == f"the release of round {late.rounds} is not finite"
 
 
-def test_a_rule_that_fails_on_what_is_not_finite_is_no_traceback():
-    result = audited(1e9, "fedsvd", noise_multiplier=0.01, clip_norm=1e38)
-    assert result.invalid is not None and "\n" not in str(result)
-
-
 def test_a_bug_is_refuted_against_what_the_ledger_would_have_stated():
     sound = audited()
     broken = audited(bug=NOTHING)
@@ -72,6 +67,11 @@ def test_a_bug_is_refuted_against_what_the_ledger_would_have_stated():
     assert broken.epsilon_upper == float("inf")
     assert sound.epsilon_nominal == broken.epsilon_nominal == broken.claimed < broken.epsilon_lower
     assert not broken.holds and REASON in str(broken)
+
+
+def test_a_rule_that_fails_on_what_is_not_finite_is_no_traceback():
+    result = audited(1e9, "fedsvd", noise_multiplier=0.01, clip_norm=1e38)
+    assert result.invalid is not None and "\n" not in str(result)
 
 
 STEPS = fl.Plan(rounds=3, local_steps=2, batch=3, lr=0.2)
@@ -88,21 +88,23 @@ def test_a_run_with_a_bug_is_uncertified_from_the_first_moment(tmp_path):
     assert (first.ledger.uncertified, first.epsilon) == (REASON, float("inf"))
     assert Ledger.load(folder / "ledger.json").uncertified == REASON
     events.close()
-    last: Any = [*fl.run(*SETUP, lora=LORA, resume=folder, bug=NOTHING)][-1]
+    last = play(*SETUP, resume=folder, bug=NOTHING)[-1]
     assert (last.index, last.ledger.uncertified, last.epsilon) == (3, REASON, float("inf"))
     with pytest.raises(Uncertified, match=REASON):
         last.ledger.epsilon()
-    [*fl.run(*SETUP, lora=LORA, checkpoint=tmp_path / "sound")]
+    play(*SETUP, checkpoint=tmp_path / "sound")
     for name, bug in (("broken", None), ("sound", NOTHING)):
         with pytest.raises(ValueError, match="those of this run"):
             fl.run(*SETUP, lora=LORA, resume=tmp_path / name, bug=bug)
 
 
 def test_a_bug_belongs_to_its_run_alone():
-    """Two runs step by step in turn: each has the bits that it has alone."""
-    both = (fl.ticks(*SETUP, lora=LORA, bug=bug) for bug in (None, NOTHING))
-    events = [*zip(*both, strict=True)]
-    same_bits([sound for sound, _ in events if isinstance(sound, Round)], play(*SETUP))
-    sound, broken = events[-1]
-    assert (sound.ledger.uncertified, broken.ledger.uncertified) == (None, REASON)
-    assert not sound.adapter["inner"][1].equal(broken.adapter["inner"][1])
+    """A sound run between whose steps a broken one goes on has the bits that it has alone."""
+    sound = []
+    broken = fl.ticks(*SETUP, lora=LORA, bug=NOTHING)
+    for event, other in zip(fl.ticks(*SETUP, lora=LORA), broken, strict=True):
+        if isinstance(event, Round):
+            sound.append(event)
+            assert (event.ledger.uncertified, other.ledger.uncertified) == (None, REASON)
+    same_bits(sound, play(*SETUP))
+    assert not event.adapter["inner"][1].equal(other.adapter["inner"][1])

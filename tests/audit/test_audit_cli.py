@@ -4,18 +4,16 @@ import json
 import re
 import shutil
 from pathlib import Path
-from shlex import split
 
 import numpy as np
 import pandas as pd
 import pytest
-from commands import call
+from commands import SMALL, call
 
 import fedlora_lab as fl
 from fedlora_lab.report.run_folder import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = split("--clients 3 --rounds 2 --local-steps 1 --batch 8 --delta 1e-5 --lr 0.1 --seeds 1")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +21,9 @@ def done(tmp_path_factory):
     """A finished comparison of a method and two baselines."""
     out = tmp_path_factory.mktemp("runs") / "regression"
     methods = "deer,central,non-private"
-    assert call("compare", "regression", "--methods", methods, *SMALL, "--out", out) == 0
+    assert (
+        call("compare", "regression", "--methods", methods, *SMALL, "--seeds=1", "--out", out) == 0
+    )
     return out
 
 

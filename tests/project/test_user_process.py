@@ -112,26 +112,20 @@ def test_the_process_is_left_as_it_was_and_asks_no_network():
 
 
 def test_threads_that_ignore_warnings_leave_the_filters_as_they_were():
-    """The second thread would take the filters of the first for those of the process."""
-    inside = threading.Event()
-    left = threading.Event()
-    both = threading.Event()
-
-    def first():
-        with ignore_warnings(UserWarning, "planted"):
-            inside.set()
-            both.wait(0.3)
-        left.set()
-
-    def second():
-        inside.wait()
-        with ignore_warnings(UserWarning, "planted"):
-            both.set()
-            left.wait()
-
+    """Were they to overlap, one would take the filters of the other for those of the process.
+    So it waits."""
     # A closed widget of a test before this one may still compute its last picture, in such a block.
     until(lambda: not any(thread.name == "drawing" for thread in threading.enumerate()))
     before = list(warnings.filters)
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda work: work(), (first, second)))
+    inside = threading.Event()
+
+    def second():
+        with ignore_warnings(UserWarning, "planted"):
+            inside.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        with ignore_warnings(UserWarning, "planted"):
+            pool.submit(second)
+            assert not inside.wait(0.3)
+        assert inside.wait(60)
     assert list(warnings.filters) == before

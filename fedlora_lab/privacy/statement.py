@@ -99,10 +99,12 @@ def _attack(ledger: Ledger, observer: str | None) -> str:
 
 def caveats(ledger: Ledger) -> list[str]:
     """Says what the numbers of a ledger do not cover."""
-    lines = [OF_UNIT[ledger.unit], OF_TRUST.get(ledger.trust, ""), *ALWAYS]
-    if ledger.reproducible:
-        lines.insert(0, SEEDED)
-    return [line for line in lines if line]
+    # A composition may have parts under several trusts: what each of them leaves open counts.
+    trusts = sorted({part.trust for part in ledger.parts or (ledger,)})
+    lines = [SEEDED] if ledger.reproducible else []
+    lines.append(OF_UNIT[ledger.unit])
+    lines += [OF_TRUST[trust] for trust in trusts if trust in OF_TRUST]
+    return [*lines, *ALWAYS]
 
 
 def privacy_page(ledger: Ledger | None) -> str:

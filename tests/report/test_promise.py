@@ -7,6 +7,7 @@ import pytest
 
 import fedlora_lab as fl
 from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.privacy.statement import OF_TRUST, caveats
 from fedlora_lab.report.run_folder import total_statements
 
 
@@ -40,6 +41,14 @@ def test_a_statement_names_its_observer() -> None:
     assert twice not in fl.privacy.statement(
         Ledger.compose(summed, ledger("secagg", reproducible=False))
     )
+
+
+def test_the_caveats_of_a_composition_are_those_of_its_parts() -> None:
+    said = caveats(Ledger.compose(ledger("secagg"), ledger("central"), ledger("local")))
+    assert [line for line in said if line in OF_TRUST.values()] == [
+        OF_TRUST["central"],
+        OF_TRUST["secagg"],
+    ]
 
 
 def test_an_uncertified_ledger_states_its_reason_and_no_number() -> None:

@@ -53,7 +53,7 @@ ClipSum = Callable[..., tuple[dict[ParamKey, Tensor], ClipCounts]]
 
 
 class RoundKeys(NamedTuple):
-    """The tensors of a round, the same in all rounds of a kind.
+    """The tensors of a round, the same in all rounds of a phase.
 
     Args:
         steps: for each local step those that train.
@@ -117,7 +117,7 @@ class RunSpec:
     @cached_property
     def is_secagg(self) -> bool:
         """Whether the server itself sees the sum of the uploads only (secure aggregation)."""
-        return self.privacy is not None and self.privacy.server_sees_only_sum
+        return self.privacy is not None and self.privacy.trust == "secagg"
 
     @cached_property
     def units(self) -> tuple[int, ...]:
@@ -160,7 +160,7 @@ class RunSpec:
 
     @cached_property
     def least_uploads(self) -> int:
-        """With fewer uploads than these a sum holds less noise than the ledger says."""
+        """The fewest uploads whose sum holds as much noise as the ledger counts; 0: any number."""
         if self.privacy is None or not self.is_secagg:
             return 0
         # Those who collude upload as well, and know their own noise: their shares hide nothing.
@@ -220,31 +220,31 @@ class RunSpec:
             t: the round, from 0.
         """
         modes = tuple(int(x) for key, x in values.items() if key.side == "mode")
-        return self._keys_of_kind(self._kind(t), tuple(values), modes)
+        return self._keys_of_phase(self._phase(t), tuple(values), modes)
 
     def words(self, t: int) -> tuple[str, ...]:
         """What the schedule moves at each local step of a round, in canonical order."""
-        return self._words_of_kind(self._kind(t))
+        return self._words_of_phase(self._phase(t))
 
-    def _kind(self, t: int) -> int:
-        """The first round of a cycle that is like this one."""
+    def _phase(self, t: int) -> int:
+        """The place of a round in its cycle; of a schedule that is no cycle the round itself."""
         train = self.method.train
         return t % len(train.rounds) if isinstance(train, Cycle) else t
 
     @cached_property
-    def _words_of_kind(self) -> Callable[[int], tuple[str, ...]]:
+    def _words_of_phase(self) -> Callable[[int], tuple[str, ...]]:
         steps = range(self.plan.local_steps)
         at_step = self.method.sides_at_step
         return lru_cache(maxsize=64)(lambda t: tuple(at_step(t, s) for s in steps))
 
     @cached_property
-    def _keys_of_kind(self) -> Callable[[int, Keys, tuple[int, ...]], RoundKeys]:
+    def _keys_of_phase(self) -> Callable[[int, Keys, tuple[int, ...]], RoundKeys]:
         method = self.method
 
-        # Rounds of a kind move the same tensors: they are found once.
+        # Rounds of a phase move the same tensors: they are found once.
         @lru_cache(maxsize=64)
         def find(t: int, names: Keys, modes: tuple[int, ...]) -> RoundKeys:
-            words = self._words_of_kind(t)
+            words = self._words_of_phase(t)
             moved = moving_keys(names, method.sides_in_round(t, len(words)), modes)
             uploaded = tuple(key for key in moved if method.is_shared(key))
             kept = tuple(key for key in moved if key not in uploaded or self.is_split(key))
@@ -520,7 +520,8 @@ def amplification(
 ) -> Amplification:
     """Computes the amplification number: the energy of the noise in A after a run over A's own.
 
-    Nothing is trained and no value of any example is read. Noise on B multiplies A and the noise in
+    This is no privacy amplification by sampling, which the ledger counts. Nothing is trained and no
+    value of any example is read. Noise on B multiplies A and the noise in
     A alike: at 1 half of the noise in the product is noise times noise. It is 0 without noise and
     where A rests.
 

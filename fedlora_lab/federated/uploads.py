@@ -170,7 +170,7 @@ def release_round(
         arrived: positions in ``clients.ids`` of those whose upload is not lost.
         keys: what is sent.
         sent: what the server sent, before a lower rank cut it; its ``round`` is the round.
-        state: of the releases of the sums of updates so far; ``None``: none yet.
+        state: of the privatizer, where a sum is released; ``None``: before its first release.
     """
     # Fewer shares of noise than sigma was divided into protect less than the ledger says.
     enough = len(arrived) >= prepared.spec.least_uploads
@@ -384,7 +384,7 @@ class TrafficCounter:
         # A function that is no `Rule` is sent what a mean is sent.
         self.rule = rule if isinstance(rule, Rule) else MeanUpdate()
         self.full_shapes = {key: x.shape for key, x in tensors.items()}
-        # One count for all clients of a rank, and all rounds of a kind.
+        # One count for all clients of a rank, and all rounds that move the same.
         self.up = cache(self._up)
         self.down = cache(self._down)
 

@@ -150,11 +150,6 @@ class Privacy:
         """Whether clients release every step, clipped by example or person; else their update."""
         return self.unit != "client"
 
-    @property
-    def server_sees_only_sum(self) -> bool:
-        """Whether the server sees the sum of the uploads and no upload (secure aggregation)."""
-        return self.trust == "secagg"
-
     def units(self, task: Federation) -> tuple[int, ...]:
         """Number of units each client draws from in a step: examples, or persons.
 

@@ -1,5 +1,7 @@
 """The amplification number: the energy of the noise that A takes up over A's own, before any run.
 
+It says how much noise grows in the product B A. Privacy amplification by sampling is another thing:
+see `privacy.accounting`.
 All of it follows from public numbers: noise multiplier, clip norm, sizes, schedule and rates.
 """
 

@@ -116,8 +116,8 @@ binomial = Binomial
 class Preconditioner(NamedTuple):
     """Maps on the rank axis, (..., r, r): release = after (clip(before signal) + xi).
 
-    Covered whatever the values are: clip and noise come first, in one space, and everything behind
-    them is post-processing. With a map ``noise`` of its own for the noise the release is
+    Certified whatever the maps are: clip and noise act in one space, and ``after`` post-processes
+    their result. With a map ``noise`` of its own for the noise the release is
     after clip(before signal) + noise xi, and no epsilon is certified
     (`privatizer.uncertified_reason`).
     """

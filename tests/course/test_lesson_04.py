@@ -6,6 +6,7 @@ import torch
 from torch.func import functional_call
 
 import fedlora_lab as fl
+from fedlora_lab import theory
 from fedlora_lab.course.lesson_04 import dials, figures
 
 
@@ -43,3 +44,13 @@ def test_the_film_is_of_the_run():
             shown = [scan[kind][record.index] for scan in film["scans"]]
             assert said.numpy() == pytest.approx(np.array(shown), abs=0.01)
     assert [len(shown["noisy"]) for shown in film["scans"]] == [plan.rounds + 1] * len(scans)
+
+
+def test_the_energies_are_the_theory():
+    """At every τ, for an adapter whose B has grown."""
+    table = figures.energies_by_noise(rank=2, width=64, alpha=4.0, size_B=0.5)
+    B, A = figures.factors_at_start(2, 64, 0.5)
+    for tau in table["tau"].unique():
+        part = table[table["tau"] == tau]
+        terms = theory.noise_terms(B, A, float(tau), float(tau), 2.0)
+        assert part["value"].tolist() == pytest.approx(list(terms))

@@ -125,6 +125,7 @@ def energies_by_noise(rank: int, width: int, alpha: float, size_B: float = 0.0) 
     """Computes the energies of the noise terms in γ B A over τ; columns tau, part, value.
 
     Args: rank, alpha, width: of adapter and layer; size_B: as of `factors_at_start`.
+    Guarantees: test_the_energies_are_the_theory.
     """
     B, A = factors_at_start(rank, width, size_B)
     rows = []

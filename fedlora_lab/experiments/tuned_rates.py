@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from fedlora_lab import methods
+from fedlora_lab._utils.options import UNITS
 from fedlora_lab._utils.validation import check, check_number, check_one_of
 from fedlora_lab.federated.spec import forecast_of, make_run_spec
 from fedlora_lab.methods import aggregation
@@ -26,7 +27,6 @@ from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.state import KINDS
-from fedlora_lab.privacy.ledger import UNITS
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
 

@@ -43,11 +43,6 @@ class Optimizer(ABC):
     name: str = field(default="", init=False, repr=False)
     nonlinear: ClassVar[str] = ""
 
-    @property
-    def linear(self) -> bool:
-        """Whether the noise has a trajectory of its own, known exactly."""
-        return not self.nonlinear
-
     def init(self, params: TensorMapping) -> OptimizerState:
         """Returns the state before the first step: key -> name of a moment -> zeros."""
         return {key: self._zeros(param) for key, param in params.items()}
@@ -208,8 +203,8 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam with the defaults of `torch.optim.AdamW`, for clients. Source: arXiv:1711.05101, alg. 2.
 
-    >>> AdamW().linear
-    False
+    >>> str(AdamW(weight_decay=0.1))
+    'adamw:weight_decay=0.1'
     """
 
     name: str = field(default="adamw", init=False, repr=False)

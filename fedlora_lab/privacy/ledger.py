@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fedlora_lab._utils import files
+from fedlora_lab._utils.options import TRUST, UNITS
 from fedlora_lab._utils.validation import check, check_number, check_one_of
 from fedlora_lab.privacy import accounting
 
@@ -23,7 +24,6 @@ MAX_COUNT = 2**53
 """Rounds and releases beyond which a float no longer counts them one by one."""
 FORMAT = "fedlora_lab.ledger"
 VERSION = 2
-UNITS = ("example", "person", "client")
 RELATION = "zero-out"
 """Neighbours: one unit's contribution is replaced by nothing. How many clients and units there are
 is public: sums are divided by numbers of units, and sample rates are made of them."""
@@ -51,7 +51,7 @@ def check_terms(unit: str, delta: float, accountant: str, trust: str | None = No
     check_one_of("accountant", accountant, tuple(accounting.ACCOUNTANTS))
     if trust is None:
         return "central" if unit == "client" else "local"
-    check_one_of("trust", trust, ("local", "secagg", "central"))
+    check_one_of("trust", trust, TRUST)
     local = (
         f"'local' for unit={unit!r}: each client noises its steps, its upload is protected alone"
     )

@@ -28,7 +28,7 @@ from fedlora_lab.federated.spec import RunSpec
 from fedlora_lab.methods.optimizers import OptimizerState
 from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.privacy.privatizer import State
+from fedlora_lab.privacy.privatizer import PrivatizerState
 
 FORMAT = "fedlora_lab.round"
 FORMAT_VERSION = 7
@@ -53,7 +53,7 @@ class RunState:
         changed: for each round done, the server's tensors that it changed, and the rank of the
             change (0: the tensor is new as a whole).
         optimizer: what the server's optimiser remembers.
-        privatizer: the state of the releases of the sums of updates; ``None``: none yet.
+        privatizer_state: of the releases of the sums of updates; ``None``: none yet.
     """
 
     server: ServerState
@@ -61,7 +61,7 @@ class RunState:
     seen: list[int]
     changed: list[dict[ParamKey, int]] = field(default_factory=list)
     optimizer: OptimizerState = field(default_factory=dict)
-    privatizer: State | None = None
+    privatizer_state: PrivatizerState | None = None
 
     @property
     def round(self) -> int:
@@ -160,7 +160,7 @@ def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
     """
     released = _to_bytes(server=state.server.tensors, optimizer=_flat(state.optimizer))
     # What a mechanism remembers may be noise that nobody may subtract.
-    personal = _to_bytes(personal=state.personal, privatizer=state.privatizer or {})
+    personal = _to_bytes(personal=state.personal, privatizer=state.privatizer_state or {})
     about_released = {
         "round": state.round,
         "settings": settings_with_keyed_task(folder, settings),
@@ -170,7 +170,7 @@ def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
         "round": state.round,
         "seen": state.seen,
         "changed": [[[*key, rank] for key, rank in x.items()] for x in state.changed],
-        "has_released": state.privatizer is not None,
+        "has_released": state.privatizer_state is not None,
         "server": _digest(released),
         "tensors": _digest(personal),
     }
@@ -242,7 +242,7 @@ def read(folder: Path, round: int) -> tuple[RunState, dict[str, Any]]:
             seen=about_private["seen"],
             changed=[{ParamKey(*key): rank for *key, rank in x} for x in about_private["changed"]],
             optimizer=moments,
-            privatizer=private_groups.get("privatizer", {})
+            privatizer_state=private_groups.get("privatizer", {})
             if about_private["has_released"]
             else None,
         )

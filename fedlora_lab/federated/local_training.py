@@ -18,7 +18,7 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import OptimizerState, apply_updates
 from fedlora_lab.methods.state import Keys, ParamKey, cut_to_rank
 from fedlora_lab.privacy import privatizer
-from fedlora_lab.privacy.privatizer import ClipCounts, State
+from fedlora_lab.privacy.privatizer import ClipCounts, PrivatizerState
 from fedlora_lab.tasks.task import take
 
 ClientParams = dict[ParamKey, Tensor]
@@ -36,7 +36,7 @@ class ClientBatch:
         noise: the noise in their tensors.
         optimizer, noise_optimizer: the optimiser's memory of gradients, and of the noise in them.
         clipped: what the clip did in all steps so far.
-        privatizer: the state of the releases of their steps.
+        privatizer_state: of the releases of their steps.
     """
 
     ids: tuple[int, ...]
@@ -46,7 +46,7 @@ class ClientBatch:
     optimizer: OptimizerState = field(default_factory=dict)
     noise_optimizer: OptimizerState = field(default_factory=dict)
     clipped: ClipCounts = field(default_factory=ClipCounts)
-    privatizer: State = field(default_factory=dict)
+    privatizer_state: PrivatizerState = field(default_factory=dict)
 
 
 # ---- the batch of a step
@@ -284,13 +284,13 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
         rows=gradient_rows(prepared, clients, zeros, drawn),
         zeros=zeros,
         std=[spec.step_noise[k] for k in clients.ids],
-        state=clients.privatizer,
+        state=clients.privatizer_state,
         streams=spec.streams,
         where=[(t, k, s) for k in clients.ids],
         metric=maps,
     )
     clients.clipped = clients.clipped + release.counts
-    clients.privatizer = release.state
+    clients.privatizer_state = release.state
     # What follows is a function of released values and costs no privacy.
     gradients = _mean_of_batch(spec, clients.ids, release.value)
     noises = _mean_of_batch(spec, clients.ids, release.noise)

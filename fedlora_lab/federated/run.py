@@ -419,7 +419,7 @@ class Run:
         arrived = self.arrivals(opened.t, opened.ids)
         # The one way from clients to the server: in the client unit clip and noise are in here.
         received = uploads.release_round(
-            self.prepared, everyone, arrived, keys.uploaded, sent, state=self.state.privatizer
+            self.prepared, everyone, arrived, keys.uploaded, sent, state=self.state.privatizer_state
         )
         return self.finish_round(opened, received, everyone, arrived)
 
@@ -494,8 +494,8 @@ class Run:
         # Before the state moves on: bytes down depend on what each client last received.
         traffic = self._traffic.count(state, opened.ids, senders, opened.keys.uploaded)
         aggregated = after = before
-        if received.privatizer is not None:
-            state.privatizer = received.privatizer
+        if received.privatizer_state is not None:
+            state.privatizer_state = received.privatizer_state
         if received.uploads:
             # Everything from here on is a function of released values and costs no privacy.
             aggregated = self._aggregate(opened, received)

@@ -32,7 +32,7 @@ from fedlora_lab.methods.state import (
     shape_at_rank,
 )
 from fedlora_lab.privacy.ledger import per_client
-from fedlora_lab.privacy.privatizer import ClipCounts, State
+from fedlora_lab.privacy.privatizer import ClipCounts, PrivatizerState
 
 SERVER = -1
 """In the place of a client's number: the stream of the server's own noise."""
@@ -50,7 +50,7 @@ class Received:
         noise: key -> (...), the noise in the weighted mean.
         sent: what these clients received: (rows, ...) where they have unequal ranks.
         clipped: what the clip of the uploads did.
-        privatizer: the state of the release of their sum; ``None``: nothing was released so.
+        privatizer_state: of the release of their sum; ``None``: nothing was released so.
     """
 
     uploads: Mapping[ParamKey, Tensor]
@@ -58,7 +58,7 @@ class Received:
     noise: Mapping[ParamKey, Tensor]
     sent: ServerState
     clipped: ClipCounts = field(default_factory=ClipCounts)
-    privatizer: State | None = None
+    privatizer_state: PrivatizerState | None = None
 
     @classmethod
     def empty(cls, sent: ServerState) -> "Received":
@@ -116,7 +116,7 @@ def begin_clients(
             params[key] = merge_own_ranks(key, start[key], params[key], spec.shared_rank)
     shapes = {key: x.shape[1:] for key, x in params.items()}
     state = prepared.step_privatizer.init(shapes, len(ids))
-    return ClientBatch(ids, params, start, privatizer=state)
+    return ClientBatch(ids, params, start, privatizer_state=state)
 
 
 # ---- up
@@ -160,7 +160,7 @@ def release_round(
     arrived: Int[Tensor, " n"],
     keys: Keys,
     sent: ServerState,
-    state: State | None = None,
+    state: PrivatizerState | None = None,
 ) -> Received:
     """Releases the uploads of a round as the trust model asks.
 
@@ -186,7 +186,7 @@ def _release(
     arrived: Int[Tensor, " n"],
     keys: Keys,
     sent: ServerState,
-    state: State | None = None,
+    state: PrivatizerState | None = None,
 ) -> Received:
     """What arrives of these uploads, however few they are. Args: as of `release_round`."""
     spec = prepared.spec
@@ -207,7 +207,7 @@ def _release(
 
 @matmuls("float32")  # as a local step
 def _release_updates(
-    prepared: Prepared, clients: ClientBatch, sent: ServerState, state: State | None
+    prepared: Prepared, clients: ClientBatch, sent: ServerState, state: PrivatizerState | None
 ) -> Received:
     """Client unit: clips each client's change, adds the noise, goes on from the noised value.
 
@@ -265,7 +265,7 @@ def _release_updates(
         noise=_mean(noise, weights),
         sent=_row_by_row(sent, reference),
         clipped=release.counts,
-        privatizer=release.state if spec.releases_sum else None,
+        privatizer_state=release.state if spec.releases_sum else None,
     )
 
 

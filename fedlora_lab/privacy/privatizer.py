@@ -28,7 +28,7 @@ ClipGroups = Callable[[ParamKey], Hashable]
 Metric = Mapping[ParamKey, Preconditioner]
 """The coordinates in which a tensor is clipped and noised; a tensor without an entry keeps its own.
 Maps common to all owners are (1, r, r), others (owners, r, r)."""
-State = Mapping[ParamKey, Tensor]
+PrivatizerState = Mapping[ParamKey, Tensor]
 
 
 class ClipCounts(NamedTuple):
@@ -66,7 +66,7 @@ class Release(NamedTuple):
     value: dict[ParamKey, Tensor]
     noise: dict[ParamKey, Tensor]
     counts: ClipCounts
-    state: State
+    state: PrivatizerState
 
 
 class Privatizer(Protocol):
@@ -77,7 +77,7 @@ class Privatizer(Protocol):
     releases alone starts from ``init``.
     """
 
-    def init(self, shapes: Mapping[ParamKey, torch.Size], owners: int) -> State:
+    def init(self, shapes: Mapping[ParamKey, torch.Size], owners: int) -> PrivatizerState:
         """Makes the state before the first release.
 
         Args: shapes: of each tensor that may be released, of one owner; owners: how many.
@@ -89,7 +89,7 @@ class Privatizer(Protocol):
         rows: Iterable[tuple[Tensors, Int[Tensor, " n"]]],
         zeros: Tensors,
         std: Sequence[float],
-        state: State,
+        state: PrivatizerState,
         streams: Streams,
         where: Sequence[tuple[int, ...]],
         metric: Metric,
@@ -112,7 +112,7 @@ class ClipAndNoise:
     clip_groups: ClipGroups = together
     clip: "Callable[..., tuple[dict[ParamKey, Tensor], ClipCounts]] | None" = None
 
-    def init(self, shapes: Mapping[ParamKey, torch.Size], owners: int) -> State:
+    def init(self, shapes: Mapping[ParamKey, torch.Size], owners: int) -> PrivatizerState:
         """Nothing is kept from release to release: their noise is independent."""
         return {}
 
@@ -121,7 +121,7 @@ class ClipAndNoise:
         rows: Iterable[tuple[Tensors, Int[Tensor, " n"]]],
         zeros: Tensors,
         std: Sequence[float],
-        state: State,
+        state: PrivatizerState,
         streams: Streams,
         where: Sequence[tuple[int, ...]],
         metric: Metric,

@@ -25,7 +25,8 @@ from fedlora_lab.cli import main
 from fedlora_lab.federated import checkpoint
 from fedlora_lab.federated.compare import Cell
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.report.run_folder import Folder, read_frame, run_cell
+from fedlora_lab.report.cells import run_cell
+from fedlora_lab.report.run_folder import Folder, read_frame
 
 KILLED_AT = (1, 4, 9)
 """Rounds that are done when a run is killed."""

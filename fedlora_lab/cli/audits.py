@@ -16,7 +16,8 @@ from fedlora_lab.audit.canary_audit import canaries as run_audit
 from fedlora_lab.federated.compare import Cell
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.report.run_folder import Folder, row_settings, to_json
+from fedlora_lab.report.cells import row_settings
+from fedlora_lab.report.run_folder import Folder, to_json
 from fedlora_lab.tasks.task import Task
 
 CONFIDENCE = 0.99

@@ -21,8 +21,9 @@ from fedlora_lab.federated.compare import BAR, Cell, show_progress
 from fedlora_lab.federated.records import Round
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
+from fedlora_lab.report.cells import run_cell, run_settings
 from fedlora_lab.report.page import report
-from fedlora_lab.report.run_folder import Folder, run_cell, run_settings
+from fedlora_lab.report.run_folder import Folder
 from fedlora_lab.report.summary_table import (
     format_deviation,
     format_number,

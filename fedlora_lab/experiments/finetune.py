@@ -32,7 +32,8 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.report.run_folder import Folder, read_frame, run_cell, run_settings
+from fedlora_lab.report.cells import run_cell, run_settings
+from fedlora_lab.report.run_folder import Folder, read_frame
 from fedlora_lab.report.summary_table import observer_phrase
 from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.hub import hub

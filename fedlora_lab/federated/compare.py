@@ -17,17 +17,17 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.checkpoint import settings_with_keyed_task
 from fedlora_lab.federated.records import Round, Tick, to_frame
 from fedlora_lab.federated.spec import RunSpec, make_run_spec
-from fedlora_lab.measures.statistics import (
+from fedlora_lab.methods.method import Method, check_names
+from fedlora_lab.methods.plan import Lora, Plan, lora_of
+from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.privacy.plan import Privacy
+from fedlora_lab.report.statistics import (
     COLUMNS,
     count_collapsed,
     describe_collapse,
     headline_measure,
     run_ends,
 )
-from fedlora_lab.methods.method import Method, check_names
-from fedlora_lab.methods.plan import Lora, Plan, lora_of
-from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:

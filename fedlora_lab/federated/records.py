@@ -13,12 +13,12 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.lora import adapters, evaluation
 from fedlora_lab.lora.source import require_source, source_for
 from fedlora_lab.measures.deviation import frame_of
-from fedlora_lab.measures.statistics import COLUMNS
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.quantization import Traffic
 from fedlora_lab.methods.state import ServerState
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.statement import privacy_page
+from fedlora_lab.report.statistics import COLUMNS
 from fedlora_lab.tasks.task import Task, first_line
 
 if TYPE_CHECKING:

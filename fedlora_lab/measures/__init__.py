@@ -36,4 +36,4 @@ from fedlora_lab.measures.gradients import (
     sample_first_steps,
     spectrum,
 )
-from fedlora_lab.measures.statistics import find_collapsed, run_ends
+from fedlora_lab.report.statistics import find_collapsed, run_ends

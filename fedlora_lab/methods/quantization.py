@@ -256,11 +256,3 @@ def bytes_of(numbers: list[int], rule: Broadcast = full) -> int:
     """Counts the bytes of tensors of these sizes under a rule, each rounded up to whole bytes."""
     check(all(n >= 0 for n in numbers), "numbers", numbers, "sizes >= 0")
     return sum(math.ceil(rule.bits(n) / 8) for n in numbers)
-
-
-def bytes_text(count: float) -> str:
-    """Writes a number of bytes for people: 1 kB is 1000 bytes."""
-    if math.isnan(count):
-        return "–"
-    power = next(i for i in range(4) if count < 1000 ** (i + 1) or i == 3)
-    return f"{count / 1000**power:.{min(power, 1)}f} {('B', 'kB', 'MB', 'GB')[power]}"

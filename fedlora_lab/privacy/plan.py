@@ -3,15 +3,17 @@
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from scipy.special import bdtr
 
 from fedlora_lab._utils.options import RunSettings
 from fedlora_lab._utils.validation import check, check_number, check_whole, is_number
-from fedlora_lab.methods.plan import Plan
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.ledger import Ledger, PerClient, as_floats, check_terms, per_client
+
+if TYPE_CHECKING:
+    from fedlora_lab.methods.plan import Plan
 
 NO_AMPLIFICATION = "no amplification under trust={!r}, where observers learn who sends"
 
@@ -33,6 +35,7 @@ class NoiseLevels(NamedTuple):
         shares: number of honest clients whose noise together makes up sigma C. A round with fewer
             uploads than ``shares + colluding`` must not be released.
 
+    >>> from fedlora_lab import Plan
     >>> Privacy(noise_multiplier=2.0, clip_norm=0.5).noise_levels(3, Plan()).each
     1.0
     """
@@ -181,7 +184,7 @@ class Privacy:
 
     # ---- for a task and a plan
 
-    def resolve(self, task: Federation, plan: Plan) -> "Privacy":
+    def resolve(self, task: Federation, plan: "Plan") -> "Privacy":
         """Fills in ``sample_rate`` and checks the plan against the work it is for.
 
         Args:
@@ -207,7 +210,7 @@ class Privacy:
             check(spent <= self.target * (1 + 1e-6), "target", self.target, instead)
         return fixed
 
-    def calibrate(self, *, epsilon: float, task: Federation, plan: Plan) -> "Privacy":
+    def calibrate(self, *, epsilon: float, task: Federation, plan: "Plan") -> "Privacy":
         """Sets the smallest noise that spends at most ``epsilon``.
 
         The noise is for a client that takes part in every round, and for the ledger's default
@@ -226,6 +229,8 @@ class Privacy:
         """
         check_number("epsilon", epsilon, 0, 1e9, open_low=True)
         check(hasattr(task, "sizes"), "task", task, "a Task")
+        from fedlora_lab.methods.plan import Plan  # its package loads torch
+
         check(isinstance(plan, Plan), "plan", plan, "a Plan")
         rate = replace(self, noise_multiplier=None)._plan_rate(self.units(task), plan)
         sigmas = accounting.noise_multipliers(
@@ -239,7 +244,7 @@ class Privacy:
         sigma = sigmas if isinstance(rate, tuple) else sigmas[0]
         return replace(self, sample_rate=rate, noise_multiplier=sigma, target=float(epsilon))
 
-    def _planned(self, plan: Plan) -> int:
+    def _planned(self, plan: "Plan") -> int:
         """Counts the plan's releases of each unit."""
         return plan.rounds * (plan.local_steps if self.by_step else 1)
 
@@ -247,7 +252,7 @@ class Privacy:
         expected = "a number >= 0, or call calibrate(epsilon=..., task=..., plan=...)"
         check(self.noise_multiplier is not None, "noise_multiplier", None, expected)
 
-    def _plan_rate(self, sizes: tuple[int, ...], plan: Plan) -> PerClient:
+    def _plan_rate(self, sizes: tuple[int, ...], plan: "Plan") -> PerClient:
         """The sample rate of this work, after all checks that need the task.
 
         Args:
@@ -289,7 +294,7 @@ class Privacy:
         limit = f"at most {most}: the others are honest"
         check(self.colluding <= most, "colluding", self.colluding, limit)
 
-    def noise_levels(self, clients: int, plan: Plan) -> NoiseLevels:
+    def noise_levels(self, clients: int, plan: "Plan") -> NoiseLevels:
         """The noise on the sum of clipped contributions, see `NoiseLevels`.
 
         Args:

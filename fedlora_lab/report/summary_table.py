@@ -8,7 +8,7 @@ import pandas as pd
 
 from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.validation import check
-from fedlora_lab.measures.statistics import (
+from fedlora_lab.report.statistics import (
     COLUMNS,
     count_collapsed,
     describe_collapse,
@@ -16,7 +16,6 @@ from fedlora_lab.measures.statistics import (
     run_ends,
     t_interval,
 )
-from fedlora_lab.methods.quantization import bytes_text
 
 TOTALS = ["bytes_up", "bytes_down", "seconds"]
 """Measures that are added up over the rounds."""
@@ -78,6 +77,14 @@ def format_number(value: float, digits: int = 3, infinite: str = "not private") 
     if value != 0 and abs(value) < 10**-digits:
         return f"{value:.0e}"
     return f"{value:.{digits}f}"
+
+
+def bytes_text(count: float) -> str:
+    """Writes a number of bytes for people: 1 kB is 1000 bytes."""
+    if math.isnan(count):
+        return "–"
+    power = next(i for i in range(4) if count < 1000 ** (i + 1) or i == 3)
+    return f"{count / 1000**power:.{min(power, 1)}f} {('B', 'kB', 'MB', 'GB')[power]}"
 
 
 def format_deviation(value: float) -> str:

@@ -20,8 +20,8 @@ from fedlora_lab.cli.commands import METHODS
 from fedlora_lab.cli.training import learning_rates
 from fedlora_lab.experiments.tuned_rates import tuned_rate
 from fedlora_lab.federated.compare import BASELINES
-from fedlora_lab.measures.statistics import COLUMNS
 from fedlora_lab.report.run_folder import Folder, read_frame
+from fedlora_lab.report.statistics import COLUMNS
 
 ONE = ["--methods=rolora", "--seeds=1"]
 

@@ -19,7 +19,8 @@ from fedlora_lab.federated import checkpoint
 from fedlora_lab.federated.compare import Cell
 from fedlora_lab.federated.records import Round
 from fedlora_lab.lora.source import require_source
-from fedlora_lab.report.run_folder import Folder, run_cell
+from fedlora_lab.report.cells import run_cell
+from fedlora_lab.report.run_folder import Folder
 from fedlora_lab.tasks.task import Task
 
 pytestmark = pytest.mark.attack

@@ -8,7 +8,8 @@ from toy_tasks import LORA, PLAN, regression
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.federated.compare import Cell
-from fedlora_lab.report.run_folder import Folder, run_settings
+from fedlora_lab.report.cells import run_settings
+from fedlora_lab.report.run_folder import Folder
 
 LINE = r"""^methods='{}': expected a name for each row, as by row.replace\(name="..."\)$"""
 

@@ -22,7 +22,7 @@ from fedlora_lab.federated.run import Run
 from fedlora_lab.flower import open_run, rounds
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.report import run_folder
+from fedlora_lab.report import cells
 from fedlora_lab.report.run_folder import Folder
 
 pytestmark = pytest.mark.attack
@@ -37,7 +37,7 @@ def counted(folder: Path) -> list[int]:
 
 def run_cell(folder: Folder, cell: Cell, stop_at: float | None = None) -> Iterator[Round]:
     """The records of a cell that runs in a folder."""
-    events = run_folder.run_cell(folder, cell, stop_at)
+    events = cells.run_cell(folder, cell, stop_at)
     return (event for event in events if isinstance(event, Round))
 
 

@@ -17,8 +17,8 @@ from fedlora_lab.methods import aggregation, filters
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.optimizers import Optimizer
 from fedlora_lab.methods.plan import Lora, Plan
-from fedlora_lab.methods.quantization import bytes_text
 from fedlora_lab.privacy.plan import Privacy
+from fedlora_lab.report.summary_table import bytes_text
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:

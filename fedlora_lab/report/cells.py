@@ -1,0 +1,123 @@
+"""Runs a cell into a run folder, from where it was left, and collects the settings of all cells."""
+
+import json
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fedlora_lab import methods
+from fedlora_lab._utils.environment import __version__
+from fedlora_lab._utils.files import write_atomically
+from fedlora_lab.federated import checkpoint
+from fedlora_lab.federated.compare import Cell
+from fedlora_lab.federated.records import Round, Tick
+from fedlora_lab.methods.method import check_names
+from fedlora_lab.privacy.plan import Privacy
+from fedlora_lab.report.run_folder import ROWS, Folder, read_frame
+from fedlora_lab.tasks.task import Task
+
+PACKAGES = ("torch", "peft", "dp-accounting", "numpy", "scipy", "pandas", "transformers")
+
+
+def run_cell(
+    folder: Folder, cell: Cell, stop_at: float | None = None, **options: Any
+) -> Iterator[Round | Tick]:
+    """Runs a cell to its end, or from where it was left; keeps its rows and ledger in the folder.
+
+    Args: folder, cell: where, and what is run. stop_at, options: as of `fl.run`.
+    Guarantees: killed at any moment and started again, the cell's frame is that of an undisturbed
+        run, but for the seconds (test_killed_runs.py::test_kills_of_a_run_lose_nothing);
+        the ledger holds every release of every start (test_attack_spending.py).
+    """
+    state = folder.cell(cell.slug, cell.seed)
+    rows = state / ROWS
+    spent = (state / "ledger.json").exists()
+    done = _finished_rows(state, rows)
+    if done is not None and not spent and not done["round"].max():
+        done = None  # nothing was done or spent yet: the start is run again
+    if done is not None:  # rows without a checkpoint are taken back
+        write_atomically(rows, done.to_csv(index=False))
+    if done is not None or spent:
+        options["resume"] = state
+    if cell.privacy is not None:
+        options["stop_at"] = stop_at
+    for event in cell.ticks(checkpoint=state, **options):
+        if not isinstance(event, Tick):
+            frame = cell.frame([event])
+            # A run that begins anew takes no rows of an earlier start.
+            if done is not None and event.index:
+                frame = pd.concat([done, frame], ignore_index=True)
+            done = frame
+            write_atomically(rows, done.to_csv(index=False))
+        yield event
+
+
+def _finished_rows(folder: Path, rows: Path) -> pd.DataFrame | None:
+    """Returns the rows of the rounds done and a checkpoint right after them, else ``None``.
+
+    The loop writes its state before it yields a round, and the rows are written after. A run that
+    was killed in between has one round too many in the checkpoint: it is taken back and run
+    again. Without a seed that is a new release, and the ledger, left as it is, counts both.
+    """
+    frame = read_frame(rows) if rows.exists() else None
+    for index in checkpoint.rounds_in(folder):
+        if frame is None or index > frame["round"].max():
+            checkpoint.remove(folder, index)
+    latest = next(checkpoint.whole_checkpoints(folder), None)
+    if latest is None or frame is None:
+        return None
+    return frame[frame["round"] <= latest[0].round]
+
+
+def run_settings(
+    folder: Folder, task: Task, privacy: Privacy | None, cells: Sequence[Cell], command: str
+) -> dict[str, Any]:
+    """Returns what all runs of a folder share, what they ran with, and plans and rows by name.
+
+    Args:
+        folder, task, privacy, cells: of the runs.
+        command: what was called.
+
+    Guarantees: test_finetune.py::
+        test_nothing_chosen_or_stated_depends_on_the_rows_of_a_person.
+    """
+    check_names((cell.slug, cell.method) for cell in cells)
+    # The report shows them. How many examples a person has is not public.
+    by_person = privacy is not None and privacy.unit == "person"
+    return {
+        "format": 1,
+        "commands": [command],
+        "begun": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "task": {
+            "name": task.name,
+            "info": dict(task.info),
+            "sizes": list(task.person_counts if by_person else task.sizes),
+            # Of rows that are not scored: made up, or a number of private rows.
+            "test": len(task.test[1]) if task.public_test or privacy is None else None,
+            "fingerprint": folder.keyed_fingerprint(task.fingerprint),
+        },
+        "privacy": privacy and privacy.settings(),
+        "lora": cells[0].lora.settings(),
+        "versions": {
+            "fedlora-lab": __version__,
+            "Python": platform.python_version(),
+            "system": f"{platform.system()} {platform.machine()}",
+            **{name: version(name) for name in PACKAGES},
+        },
+        "plans": {cell.slug: asdict(cell.plan) for cell in cells},
+        "privacies": {cell.slug: cell.privacy and cell.privacy.settings() for cell in cells},
+        "methods": {cell.slug: row_settings(cell) for cell in cells},
+        "seeds": list(dict.fromkeys(cell.seed for cell in cells)),
+    }
+
+
+def row_settings(cell: Cell) -> dict[str, Any]:
+    """Converts a cell's row of the table to JSON values; what was not measured is null."""
+    rows = methods.table([cell.method]).drop(columns=["note"]).to_json(orient="records")
+    return json.loads(rows)[0]

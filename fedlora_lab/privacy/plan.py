@@ -84,12 +84,12 @@ class Privacy:
 
     Guarantees: bad values are refused (test_privacy_refuses_bad_values); the noise on a sum has the
         standard deviation sigma C under every trust
-        (test_noise_of_the_sum_is_sigma_c_under_every_trust), also where clients collude
+        (test_uploads.py::test_noise_in_the_mean_has_the_stated_size), also where clients collude
         (test_attack_secagg.py::test_colluders_leave_enough_noise); one unit less moves a release by
-        at most C (test_attack_neighbours.py, one test a unit:
+        at most C (test_attack_neighbours.py:
         ::test_one_example_less_moves_a_step_by_at_most_what_is_assumed,
-        ::test_one_person_less_moves_a_step_by_at_most_what_is_assumed,
-        ::test_one_client_less_moves_a_round_by_at_most_what_is_assumed).
+        ::test_one_client_less_moves_a_round_by_at_most_what_is_assumed;
+        test_persons.py::test_a_person_is_clipped_once_as_the_mean_of_single_gradients).
     Source: arXiv:1607.00133, algorithm 1 (example unit); arXiv:1710.06963, algorithm 1 (client
         unit).
 
@@ -302,7 +302,7 @@ class Privacy:
             plan: the work; its participation and dropout set the default of ``honest``.
 
         Guarantees: the noise on the sum has the standard deviation sigma C
-            (test_noise_of_the_sum_is_sigma_c_under_every_trust).
+            (test_uploads.py::test_noise_in_the_mean_has_the_stated_size).
         Source: `theory.trust_level`.
         """
         check_whole("clients", clients, 1)

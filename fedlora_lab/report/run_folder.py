@@ -316,7 +316,7 @@ class Folder:
     def statements(self, frame: pd.DataFrame) -> list[str]:
         """States which runs of a table were stopped, and what all of the folder spend together.
 
-        Guarantees: test_attack_spending.py::test_a_run_without_privacy_is_never_forgotten.
+        Guarantees: test_attack_spending.py::test_a_fresh_start_forgets_no_release.
         """
         return [*self.stopped_cells(), *total_statements(self.ledgers(), self.shown(frame))]
 
@@ -328,9 +328,8 @@ class Folder:
 
         Raises: ``ValueError`` for a ledger that cannot be read: what it holds may have been
             released.
-        Guarantees: test_attack_spending.py::test_a_fresh_start_forgets_no_release,
-            ::test_a_run_without_privacy_is_never_forgotten; killed on its way it leaves no cell
-            without its settings
+        Guarantees: test_attack_spending.py::test_a_fresh_start_forgets_no_release; killed on its
+            way it leaves no cell without its settings
             (test_killed_runs.py::test_a_clearing_that_was_killed_leaves_no_cell_of_another_run).
         """
         for name, ledger in self._ledgers_of_cells().items():

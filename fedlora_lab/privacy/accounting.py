@@ -65,10 +65,10 @@ def epsilon(history: History, delta: float, accountant: str = "pld") -> float:
 
     Guarantees: never below dp-accounting's number, nor below what the best attack finds
         (test_accounting.py::test_pld_is_never_below_dp_accounting,
-        ::test_an_optimal_attack_finds_what_is_stated); "rdp" is the number of Opacus and of
-        dp-accounting (::test_rdp_equals_dp_accounting_and_opacus); full batches have the exact
-        epsilon (::test_full_batches_have_the_exact_epsilon); every history has an answer, which
-        never falls with less noise
+        ::test_an_optimal_attack_finds_what_is_stated); "rdp" is the number of Opacus
+        (::test_rdp_equals_opacus); full batches have the exact epsilon
+        (::test_full_batches_have_the_exact_epsilon); every history has an answer, which never falls
+        with less noise
         (::test_every_history_has_an_answer_that_never_falls_with_less_noise).
     Source: arXiv:2207.04380 (PLD); arXiv:1908.10530, section 3.3 (RDP).
 

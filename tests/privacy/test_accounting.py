@@ -9,7 +9,6 @@ import dp_accounting as dp
 import numpy as np
 import pytest
 from dp_accounting.pld import PLDAccountant
-from dp_accounting.rdp import RdpAccountant
 from scipy.stats import norm
 
 from fedlora_lab import theory
@@ -18,12 +17,6 @@ from fedlora_lab.privacy.accounting import epsilon, noise_multiplier, noise_mult
 
 Entry = tuple[float, float, int]
 both = pytest.mark.parametrize("accountant", ["pld", "rdp"])
-
-
-def dp_accounted(accountant: Any, history: tuple[Entry, ...], delta: float) -> float:
-    for sigma, q, steps in history:
-        accountant.compose(dp.PoissonSampledDpEvent(q, dp.GaussianDpEvent(sigma)), steps)
-    return accountant.get_epsilon(delta)
 
 
 HISTORIES: list[tuple[tuple[Entry, ...], float]] = [
@@ -53,7 +46,10 @@ def test_pld_is_never_below_dp_accounting() -> None:
     for history, delta in (*HISTORIES, *rare, *many):
         value = epsilon(history, delta)
         # On a grid five times its default, which takes a fifth as long.
-        other = dp_accounted(PLDAccountant(value_discretization_interval=5e-4), history, delta)
+        accountant = PLDAccountant(value_discretization_interval=5e-4)
+        for sigma, q, steps in history:
+            accountant.compose(dp.PoissonSampledDpEvent(q, dp.GaussianDpEvent(sigma)), steps)
+        other = accountant.get_epsilon(delta)
         # Its grid is mostly the finer one, so its number is the smaller, but for both roundings.
         assert other - 3e-4 <= value <= 1.003 * other + 1e-4, (history, delta)
         assert value <= epsilon(history, delta, "rdp")
@@ -81,15 +77,12 @@ def test_an_optimal_attack_finds_what_is_stated() -> None:
 
 
 @pytest.mark.slow
-def test_rdp_equals_dp_accounting_and_opacus() -> None:
-    """Opacus at all orders, dp-accounting at those whole."""
+def test_rdp_equals_opacus() -> None:
     from opacus.accountants.analysis import rdp as opacus
 
     orders = list(accounting.ORDERS)
-    whole_orders = [order for order in orders if float(order).is_integer()]
     for history, delta in HISTORIES:
         value = epsilon(history, delta, "rdp")
-        assert value <= dp_accounted(RdpAccountant(whole_orders), history, delta) * (1 + 1e-6)
         divergences = [
             opacus.compute_rdp(q=q, noise_multiplier=s, steps=n, orders=orders)
             for s, q, n in history
@@ -110,7 +103,6 @@ def test_full_batches_have_the_exact_epsilon() -> None:
             assert epsilon(history, delta, "rdp") >= exact
     # 105.1 was stated
     assert epsilon(((2.5, 1.0, 700),), 1e-5) == pytest.approx(100.296314, abs=1e-5)
-    assert theory.gdp_epsilon(theory.gaussian_mu(2.5, 700), 1e-5) == pytest.approx(100.296314)
     sigma = noise_multiplier(1000.0, 1e-5, 1.0, 700)
     assert 999.999 <= epsilon(((sigma, 1.0, 700),), 1e-5) <= 1000
 

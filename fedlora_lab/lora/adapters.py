@@ -138,7 +138,7 @@ def low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tens
         a, b: (r, d_in), (d_out, r), or with a leading N, one for each example.
         scaling: s.
 
-    Guarantees: tests/lora/test_layers.py::test_each_example_passes_its_own_factors.
+    Guarantees: tests/lora/test_gradients.py::test_equals_batches_of_one.
     """
     if a.dim() == b.dim() == 2:
         inner = F.linear(x, a).reshape(-1, len(a))

@@ -184,7 +184,15 @@ def _probe(setting: _Setting, products: str, rows: int) -> None:
     like = next(iter(setting.adapted.initial.values()))
     x, y = probes(task)
     everyone = torch.arange(PROBES)
-    together = setting.gradients((x, y), everyone)
+    try:
+        together = setting.gradients((x, y), everyone)
+    except RuntimeError as error:
+        # A model such as RWKV overwrites tensors that its backward pass would read.
+        setting.refuse_unless(
+            "inplace operation" not in str(error),
+            "no operation in place on a tensor that the gradient needs",
+        )
+        raise
     finite = all(bool(tensor.isfinite().all()) for tensor in together.values())
     setting.refuse_unless(finite, "finite gradients of public examples (here they are not)")
     # Where the model is sure of an example, its gradient is hardly more than rounding: a gap is

@@ -19,12 +19,16 @@ LORA = fl.Lora(rank=2, alpha=3.0)
 LIMIT = 1e-5
 ClientParams = dict[ParamKey, Tensor]
 RAGGED = [0, 0, 0, 0, 1, 2, 2]
+OPTIONS = [
+    fl.Lora(2, 3.0, targets="all-linear", rslora=True),
+    fl.Lora(2, 3.0, targets=r".*\.0\..*(query|q_proj|dense|fc1|c_fc).*"),
+]
 MODELS = ["digits", "bert", "distilbert", "gpt2", "swin", "answers of gpt2", "answers of llama"]
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 
 
 def plain_peft(
-    task: Task, values: ClientParams, lora: fl.Lora = LORA
+    task: Task, values: ClientParams, lora: fl.Lora
 ) -> tuple[nn.Module, dict[ParamKey, nn.Parameter]]:
     """The model as PEFT alone makes it, with these values, and the parameter of each key."""
     heads = list(lora.head or head_names(task.head)) or None
@@ -54,34 +58,12 @@ def plain_peft(
     return peft, places
 
 
-def setting(name: str, head: bool, owner: list[int], lora: fl.Lora = LORA) -> tuple[Any, ...]:
-    """Task, adapted model, three clients' random values, a batch of examples of ``owner``."""
-    task = toy_hubs.varied(name, head)
-    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
-    random = torch.Generator().manual_seed(3)
-    index = torch.arange(len(owner))
-    shapes = adapted.shapes.items()
-    bank = {key: 0.3 * torch.randn(3, *shape, generator=random) for key, shape in shapes}
-    x, y = concatenate(task.clients)
-    return task, adapted, bank, (take(x, index), y[index]), torch.tensor(owner)
-
-
-def agree(found: ClientParams, expected: ClientParams) -> None:
-    """Assert that each example's gradient, all tensors together, is the same up to ``LIMIT`` of its
-    norm.
-    """
-    assert found.keys() == expected.keys()
-    off = row_norms({key: found[key] - expected[key] for key in found})
-    size = row_norms(expected)
-    assert bool((size > 1e-4).all()) and bool((off <= LIMIT * size).all()), off / size
-
-
 def one_by_one(
-    task: Task, params: ClientParams, data: tuple, owner: Tensor, lora: fl.Lora = LORA
+    task: Task, params: ClientParams, data: tuple, owner: list[int], lora: fl.Lora
 ) -> ClientParams:
     """A loop over batches of one on plain PEFT models."""
     rows: dict[ParamKey, list[Tensor]] = {key: [] for key in params}
-    for i, k in enumerate(owner.tolist()):
+    for i, k in enumerate(owner):
         peft, places = plain_peft(task, {key: x[k] for key, x in params.items()}, lora)
         one = torch.tensor([i])
         loss = task.loss(task.forward(peft, take(data[0], one)), data[1][one]).sum()
@@ -91,30 +73,43 @@ def one_by_one(
     return {key: torch.stack(parts) for key, parts in rows.items()}
 
 
-@pytest.mark.parametrize(
-    ("name", "head", "owner"),
-    [
-        *((name, True, RAGGED) for name in MODELS),
-        ("bert", False, [2, 0, 1, 2, 0]),
-        ("bert", True, [1]),
-    ],
-)
-def test_equals_batches_of_one(name, head, owner):
-    task, adapted, bank, data, owner = setting(name, head, owner)
-    found = per_example.per_example_gradients(task, adapted, bank, tuple(bank), data, owner)
-    agree(found, one_by_one(task, bank, data, owner))
+CASES = [
+    *((name, True, RAGGED, LORA) for name in MODELS),
+    ("bert", False, [2, 0, 1, 2, 0], LORA),
+    ("bert", True, [1], LORA),
+    # The same layers as PEFT's own reading of the options.
+    *((name, True, RAGGED, lora) for name in ("bert", "gpt2") for lora in OPTIONS),
+]
 
 
-OPTIONS = {
-    "all-linear": fl.Lora(2, 3.0, targets="all-linear", rslora=True),
-    "a regular expression": fl.Lora(2, 3.0, targets=r".*\.0\..*(query|q_proj|dense|fc1|c_fc).*"),
-}
+@pytest.mark.parametrize(("name", "head", "owner", "lora"), CASES)
+def test_equals_batches_of_one(name, head, owner, lora):
+    """Each example's gradient, all tensors together, is the same up to ``LIMIT`` of its norm."""
+    task = toy_hubs.varied(name, head)
+    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
+    random = torch.Generator().manual_seed(3)
+    shapes = adapted.shapes.items()
+    # Random values for three clients, of whom some own examples of the batch.
+    bank = {key: 0.3 * torch.randn(3, *shape, generator=random) for key, shape in shapes}
+    x, y = concatenate(task.clients)
+    data = take(x, torch.arange(len(owner))), y[: len(owner)]
+    expected = one_by_one(task, bank, data, owner, lora)
+    owners = torch.tensor(owner)
+    rows = per_example.per_example_gradients(task, adapted, bank, tuple(bank), data, owners)
+    assert rows.keys() == expected.keys()
+    off = row_norms({key: rows[key] - expected[key] for key in rows})
+    size = row_norms(expected)
+    assert bool((size > 1e-4).all()) and bool((off <= LIMIT * size).all()), off / size
 
 
-@pytest.mark.parametrize("lora", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("name", ["bert", "gpt2"])
-def test_targets_of_the_adapter_are_those_of_peft(name, lora):
-    """The same layers and the same gradients as PEFT's own reading of the options."""
-    task, adapted, bank, data, owner = setting(name, True, RAGGED, lora)
-    found = per_example.per_example_gradients(task, adapted, bank, tuple(bank), data, owner)
-    agree(found, one_by_one(task, bank, data, owner, lora))
+def test_an_input_that_does_not_come_batch_first_is_refused():
+    """Else an example would pass another's tensors."""
+    line = r"^first dimension=5: expected a multiple of the 2 examples \(batch first\)$"
+    layer = adapters.PerExampleLinear(torch.nn.Linear(4, 3))
+    layer.rows = torch.zeros(2, 3, 4)
+    with pytest.raises(ValueError, match=line):
+        layer(torch.zeros(5, 4))
+    a = torch.zeros(2, 2, 4)
+    b = torch.zeros(2, 3, 2)
+    with pytest.raises(ValueError, match=line):
+        adapters.low_rank(torch.zeros(5, 3), torch.zeros(5, 4), a, b, 1.0)

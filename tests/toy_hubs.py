@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 import fedlora_lab as fl
 from fedlora_lab.tasks.task import Task
@@ -41,15 +40,6 @@ def images(count: int = 40) -> pd.DataFrame:
     draw = np.random.default_rng(1)
     pixels = [draw.integers(0, 256, (12, 10, 3)).astype(np.uint8) for _ in range(count)]
     return pd.DataFrame({"image": pixels, "label": np.arange(count) % 3})
-
-
-def image_folder(path: Path) -> Path:
-    """A folder for each of two classes, with four files in each."""
-    for i, pixels in enumerate(images(8)["image"]):
-        file = path / ("cat" if i % 2 else "dog") / f"{i}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(file)
-    return path
 
 
 @cache

@@ -52,7 +52,7 @@ def dirichlet(
         min_size: smallest number of examples of a client; a client short of it gets some of the
             largest client's.
     Raises: ValueError when alpha <= 0 or for fewer than clients * min_size examples.
-    Guarantees: test_partition.py::test_minimum_size_holds_for_extreme_alpha,
+    Guarantees: test_partition.py::test_every_example_exactly_once,
         ::test_proportions_follow_the_dirichlet_law.
     Source: proportions per label as in Yurochkin et al., arXiv:1905.12022, section 4.
 

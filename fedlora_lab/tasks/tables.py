@@ -314,7 +314,6 @@ def check_public_test(task: Task) -> None:
 
     Args: task: whose test rows are said to be public.
     Guarantees: tests/tasks/test_hub.py::test_private_rows_are_no_public_test,
-        ::test_public_rows_that_are_private_are_warned_of_without_their_number,
         ::test_the_private_table_is_known_from_any_place.
     """
     # By content: the same rows may come from another file, a copy or a link.

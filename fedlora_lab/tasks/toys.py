@@ -29,7 +29,6 @@ def tiny(
         sizes: fields of the architecture's configuration.
     Returns: the folder.
     Raises: ValueError for an unknown kind, a folder that holds something, or no texts.
-    Guarantees: tests/tasks/test_hub.py::test_a_tiny_model_follows_from_its_seed.
     """
     import transformers
     from transformers.models.auto import modeling_auto as known

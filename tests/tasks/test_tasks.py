@@ -17,7 +17,6 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.cli import main
 from fedlora_lab.tasks import Task, classification, regression
 from fedlora_lab.tasks.regression import teachers
-from fedlora_lab.tasks.task import matching_modules
 
 digits = cache(fl.tasks.digits)
 
@@ -33,13 +32,11 @@ def pair(count: int) -> tuple[Tensor, Tensor]:
 def net() -> nn.Sequential:
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return nn.Sequential(
-            nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 3)
-        )
+        return nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 3))
 
 
 def small(**changes: Any) -> Task:
-    given: dict[str, Any] = {"clients": [pair(5), pair(7)], "test": pair(6), "targets": ["0", "2"]}
+    given: dict[str, Any] = {"clients": [pair(5), pair(7)], "test": pair(6), "targets": ["0"]}
     return classification(changes.pop("model", None) or net(), **given | changes)
 
 
@@ -63,23 +60,17 @@ def test_a_task_from_outside_runs_from_the_command_line(tmp_path, monkeypatch) -
         main(["run", "mine", "fedlora", *options, "--out", str(tmp_path / "run")])
     settings = json.loads((tmp_path / "run" / "settings.json").read_text())
     assert settings["task"]["info"] == mine(3).info
-    with pytest.raises(SystemExit, match="2"):
-        main(["run", "mine", "fedlora", "--alpha", "1"])
 
 
-NAMED = [
-    lambda: digits(clients=4, alpha=float("inf"), seed=3, head="head", targets=("key", "up")),
-    lambda: regression(clients=3, seed=2, dtype="float64", heterogeneity=0.25),
-]
-
-
-@pytest.mark.parametrize("task", NAMED)
-def test_info_rebuilds_the_task(task: Any) -> None:
-    task = task()
-    info = json.loads(json.dumps(dict(task.info), allow_nan=False))
-    again = fl.tasks.build(info["task"], **info["arguments"])
-    assert again.fingerprint == task.fingerprint
-    assert (again.targets, again.head, again.info) == (task.targets, task.head, task.info)
+def test_info_rebuilds_the_task() -> None:
+    for task in (
+        digits(clients=4, alpha=float("inf"), seed=3, head="head", targets=("key", "up")),
+        regression(clients=3, seed=2, dtype="float64", heterogeneity=0.25),
+    ):
+        info = json.loads(json.dumps(dict(task.info), allow_nan=False))
+        again = fl.tasks.build(info["task"], **info["arguments"])
+        assert again.fingerprint == task.fingerprint
+        assert (again.targets, again.head, again.info) == (task.targets, task.head, task.info)
 
 
 # ---- digits
@@ -87,9 +78,7 @@ def test_info_rebuilds_the_task(task: Any) -> None:
 
 def test_digits_use_every_scan_once() -> None:
     task = digits()
-    assert task.validation is not None
-    assert len(matching_modules(task.model, task.targets)) == 8
-    parts = [*task.clients, task.test, task.validation]
+    parts: Any = [*task.clients, task.test, task.validation]
     rows = torch.cat([torch.cat([x.flatten(1) * 16, y[:, None]], 1) for x, y in parts])
     data: Any = load_digits()
     truth = np.concatenate([data.data, data.target[:, None]], 1)
@@ -99,11 +88,8 @@ def test_digits_use_every_scan_once() -> None:
 def test_digits_streams_differ() -> None:
     """Who is in the test set depends on the seed, and not on the clients."""
     base = digits()
-    for same in (digits(alpha=None), digits(clients=3)):
-        assert torch.equal(same.test[0], base.test[0])
-        assert same.fingerprint != base.fingerprint
+    assert torch.equal(digits(clients=3).test[0], base.test[0])
     assert not torch.equal(digits(seed=1).test[0], base.test[0])
-    assert min(digits(clients=100, alpha=0.01).sizes) == 8
 
 
 # ---- regression
@@ -112,8 +98,7 @@ def test_digits_streams_differ() -> None:
 @pytest.mark.parametrize("heterogeneity", [0.0, 0.4])
 def test_a_teacher_explains_its_client(heterogeneity: float) -> None:
     """Without noise its loss is zero there, and at another map the distance that the inputs see."""
-    sizes: dict[str, Any] = {"clients": 4, "d_in": 12, "d_out": 5, "rank": 2, "dtype": "float64"}
-    task = regression(heterogeneity=heterogeneity, noise=0.0, **sizes)
+    task = regression(4, d_in=12, heterogeneity=heterogeneity, noise=0.0, dtype="float64")
     base, factors = teachers(**task.info["arguments"])
     assert np.array_equal(task.model.get_parameter("map.weight").numpy(), base)
     for (x, y), (b, a) in zip(task.clients, factors, strict=True):
@@ -125,14 +110,12 @@ def test_a_teacher_explains_its_client(heterogeneity: float) -> None:
 def test_heterogeneity_moves_the_teachers() -> None:
     """It moves them apart and leaves their size alone."""
     spreads = []
-    for heterogeneity in (0.0, 0.3, 0.7, 1.0):
-        pairs = teachers(clients=300, heterogeneity=heterogeneity)[1]
-        products = np.stack([b @ a for b, a in pairs])
+    for heterogeneity in (0.3, 0.7, 1.0):
+        products = np.stack([b @ a for b, a in teachers(300, heterogeneity=heterogeneity)[1]])
         size = (products**2).sum() / 300
-        assert size == pytest.approx(16, rel=0.3 if heterogeneity else 0.9)
-        spreads.append(((products - products.mean(0)) ** 2).sum() / 300 / size)
-    assert spreads[0] == pytest.approx(0, abs=1e-25)
-    assert 0.1 < spreads[1] < spreads[2] < spreads[3] and spreads[3] > 0.9
+        assert size == pytest.approx(16, rel=0.3)
+        spreads.append(products.var(0).sum() / size)
+    assert 0.1 < spreads[0] < spreads[1] < spreads[2] and spreads[2] > 0.9
 
 
 # ---- any module and tensors
@@ -140,8 +123,7 @@ def test_heterogeneity_moves_the_teachers() -> None:
 
 def test_fused_transformer_layers_do_not_bypass_adapters() -> None:
     layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
-    stack = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
-    model = nn.Sequential(stack, nn.Flatten(), nn.Linear(8, 3))
+    model = nn.Sequential(layer, nn.Flatten(), nn.Linear(8, 3))
     data = [(numbers(5, 2, 4), torch.arange(5) % 3)]
     task = classification(model, data, test=data[0], targets=["linear1"])
     with torch.no_grad():
@@ -154,22 +136,17 @@ def test_fused_transformer_layers_do_not_bypass_adapters() -> None:
 def test_fingerprint_sees_data_and_weights() -> None:
     base = small().fingerprint
     assert small().fingerprint == base
-    x, y = pair(5)
-    nudged = x.clone()
+    nudged, y = pair(5)
     nudged[2, 1] = torch.nextafter(nudged[2, 1], torch.tensor(9.0))
     model = net()
     with torch.no_grad():
-        model[2].get_parameter("bias")[3] += 1e-6
+        model[2].get_parameter("bias")[2] += 1e-6
     changes: list[dict] = [{"clients": [(nudged, y), pair(7)]}, {"clients": [pair(7), pair(5)]}]
     changes += [{"test": pair(5)}, {"validation": pair(5)}, {"model": model}]
     assert len({base, *(small(**change).fingerprint for change in changes)}) == 6
 
 
 # ---- what is refused
-
-
-def of(model: nn.Module, target: str, head: str | None = None) -> dict[str, Any]:
-    return {"model": model, "targets": [target], "head": head}
 
 
 X, Y = pair(5)
@@ -183,10 +160,10 @@ REFUSED: dict[str, dict[str, Any]] = {
     "model.1='BatchNorm1d': expected evaluation mode": {"model": NORM},
     "model.2.weight='NaN or infinity': expected finite": {"model": SPOILT},
     "targets='1': expected nn.Linear": {"targets": ["1"]},
-    "targets='2': expected a module outside the head": {"head": "2"},
-    "head='3': expected modules of nn.Linear alone": {"head": "3"},
-    "head='1': expected .* that share no weight": of(TIED, "0", "1"),
-    "head='1': expected .* no list": of(NESTED, "0", "1"),
+    "targets='2': expected a module outside the head": {"targets": ["2"], "head": "2"},
+    "head='1': expected modules of nn.Linear alone": {"targets": ["0"], "head": "1"},
+    "head='1': expected .* that share no weight": {"model": TIED, "targets": ["0"], "head": "1"},
+    "head='1': expected .* no list": {"model": NESTED, "targets": ["0"], "head": "1"},
     r"rows of clients\[0\]={'x': 5, 'y': 4}: expected as many": {"clients": [(X, Y[:4])]},
     r"clients\[1\]=.*float64.*: expected what": {"clients": [(X, Y), (X.double(), Y)]},
     "test x='NaN or infinity': expected finite": {"test": (X / 0, Y)},

@@ -328,7 +328,7 @@ class Store:
         path: of the file; it and its folder are made when the first run is kept.
 
     Guarantees: test_store.py::test_any_changed_argument_trains_anew,
-        ::test_a_release_is_never_stored, ::test_a_kept_run_is_read_back_bit_by_bit.
+        ::test_a_kept_run_is_read_back_bit_by_bit.
     """
 
     def __init__(self, path: "str | Path") -> None:

@@ -7,7 +7,7 @@ from functools import partial
 import contract_clauses
 import pytest
 import torch
-from toy_tasks import PLAN, gap, is_binomial, play, private, regression, tokens, with_clients
+from toy_tasks import gap, is_binomial, play, private, regression, tokens, with_clients
 
 import fedlora_lab as fl
 from fedlora_lab.federated import local_training
@@ -24,7 +24,7 @@ def test_a_batch_is_poisson():
     assert {(len(one[0]), len(one[2])) for one in drawn} == {(5, 3)}
     is_binomial([len(one[1]) for one in drawn], 200, 10 / 200)
     counts = torch.cat([one[1] for one in drawn]).bincount(minlength=200)
-    assert int(counts.min()) > 2 and int(counts.max()) < 45
+    assert int(counts.min()) > 2 and int(counts.max()) < 45, "each example as often"
 
 
 def test_draws_belong_to_round_client_and_step():
@@ -50,11 +50,6 @@ def test_an_empty_batch_still_adds_noise(ids):
     xi = privatizer.gaussian_noise(ready.adapted.shapes, [std], spec.streams, [(0, 0, 0)])
     for key, noise in xi.items():
         torch.testing.assert_close(released[key][0], noise[0].double(), rtol=1e-9, atol=1e-9)
-
-
-def test_the_rate_decays_from_round_to_round():
-    _, once, still = play(regression(), "ffa-lora", None, PLAN.replace(lr_decay=1e-300))
-    assert torch.equal(once.adapter["map"][1], still.adapter["map"][1])
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,9 @@ def test_a_kept_run_is_read_back_bit_by_bit(tmp_path):
     path.write_bytes(path.read_bytes()[:200])  # as a kill leaves it
     assert compare(path)["round"].max() == PLAN.rounds
     assert len(read_lines(path)) == 1
+    # A release is never stored.
+    released = [compare(path.with_name("none"), seeds=[None]) for _ in range(2)]
+    assert not released[0].equals(released[1]) and not path.with_name("none").exists()
 
 
 def test_any_changed_argument_trains_anew(tmp_path):
@@ -47,16 +50,6 @@ def test_any_changed_argument_trains_anew(tmp_path):
     keys.append(store.settings(base, {"evaluate_every": 2}))
     assert store.settings(base, {}) == keys[0]
     assert all(key not in keys[:i] for i, key in enumerate(keys))
-
-
-def test_nothing_in_the_file_confirms_a_guess_at_the_data(tmp_path):
-    """Of the same data two folders hold different digests."""
-    cell = Cell.from_name(ROW, regression(), None, PLAN, LORA, 0)
-    places = [Store(tmp_path / name / "runs.jsonl") for name in "ab"]
-    digests = [place.settings(cell, {})["task"] for place in places]
-    assert digests[0] != digests[1] and regression().fingerprint not in digests
-
-
-def test_a_release_is_never_stored(tmp_path):
-    frames = [compare(tmp_path / "runs.jsonl", seeds=[None]) for _ in range(2)]
-    assert not frames[0].equals(frames[1]) and not (tmp_path / "runs.jsonl").exists()
+    # Nothing in the file confirms a guess at the data: of the same, two folders hold two digests.
+    digest = Store(tmp_path / "other" / "runs.jsonl").settings(base, {})["task"]
+    assert digest not in (keys[0]["task"], regression().fingerprint) != keys[0]["task"]

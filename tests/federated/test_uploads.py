@@ -7,16 +7,7 @@ from itertools import pairwise
 import contract_clauses
 import pytest
 import torch
-from toy_tasks import (
-    LORA,
-    PLAN,
-    anywhere,
-    book,
-    play,
-    private,
-    tensors,
-    tokens,
-)
+from toy_tasks import LORA, PLAN, anywhere, book, gap, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -52,8 +43,8 @@ def sent(ready, clients, keys, arrived=tuple(range(6)), sigma=SIGMA, t=0, **priv
 
 def mean_change(received, clients):
     """What the server adds to its state, flat."""
-    rows = {key: x - clients.start[key] for key, x in received.uploads.items()}
-    return torch.cat([(received.weights @ x.flatten(1)).flatten() for x in rows.values()])
+    rows = [(x - clients.start[key]).flatten(1) for key, x in received.uploads.items()]
+    return received.weights @ torch.cat(rows, 1)
 
 
 @pytest.mark.parametrize(
@@ -80,29 +71,22 @@ def test_noise_in_the_mean_has_the_stated_size(trust, options, std):
     assert abs(float(xi.square().mean().sqrt()) / std - 1) < 5 / math.sqrt(2 * xi.numel())
 
 
-def test_secure_aggregation_with_too_few_uploads_releases_nothing():
-    assert not sent(*standing(), (1, 4), trust="secagg", honest=3).uploads
-    assert sent(*standing(), (0, 1, 2), trust="secagg", honest=3).uploads
-
-
 def test_a_round_without_release_leaves_the_model_and_is_spent_all_the_same():
     privacy = private("client", trust="secagg", honest=3)
     records = play(tokens("head"), "fedlora", privacy, PLAN.replace(rounds=8, dropout=0.3))
-    still = [
-        now
-        for before, now in pairwise(records)
-        if all(map(torch.equal, tensors(before).values(), tensors(now).values()))
-    ]
+    still = [now for before, now in pairwise(records) if gap(before, now) == 0]
     assert 0 < len(still) < 8 and all(math.isnan(record.deviation) for record in still)
     assert [release.round for release in book(records[-1]).releases] == list(range(1, 9))
 
 
-def test_a_trusted_server_releases_noise_when_nobody_comes():
-    """Silence would tell that nobody came."""
+def test_secure_aggregation_with_too_few_uploads_releases_nothing():
+    """A trusted server releases noise: its silence would tell that nobody came."""
     place = standing()
     change = mean_change(sent(*place, ()), place[1])
     assert float(change.std()) == pytest.approx(SIGMA * CLIP / 6, rel=0.3)
     assert not sent(*place, (), trust="local").uploads
+    # Secure aggregation needs as many shares of the noise as the plan relies on.
+    assert not sent(*place, (1, 4), trust="secagg", honest=3).uploads
 
 
 @pytest.mark.parametrize(
@@ -118,14 +102,12 @@ def test_denominators_are_fixed(unit, trust, weights):
     plan = PLAN.replace(rounds=4, participation=0.6, dropout=0.3, weights=weights)
     privacy = private(unit, sigma=0.0, clip=1e6, trust=trust)
     run = Recorder.open(tokens("head"), methods.FedLoRA, privacy, plan, lora=LORA)
-    sizes = torch.tensor(run.spec.units if weights == "size" else (1, 1, 1), dtype=torch.float64)
+    sizes = torch.tensor(run.spec.units if weights == "size" else (1, 1, 1)).double()
     shares = sizes / sizes.sum() / 0.6
     counts = set()
     before = run.state.server
     for event in run.events():
-        if not isinstance(event, Round):
-            continue
-        if run.everyone is not None:
+        if isinstance(event, Round) and run.everyone is not None:
             ids = run.participants(before.round)
             arrived = run.arrivals(before.round, ids)
             counts.add(len(arrived))
@@ -139,12 +121,7 @@ def test_denominators_are_fixed(unit, trust, weights):
 
 
 @pytest.mark.parametrize(
-    "row",
-    [
-        methods.FedLoRA.replace(train=fl.Cycle(("B", "B", "A"))),
-        methods.ALL["fed-sb"],
-    ],
-    ids=["period of three", "core"],
+    "row", [methods.FedLoRA.replace(train=fl.Cycle(("B", "B", "A"))), methods.FedSB]
 )
 def test_bytes_before_a_run_are_those_of_its_rounds(row):
     """Also of a schedule of any period, and of tensors that a row's start makes."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 NOT_SEEN = float("nan")
-"""In the place of what nobody may see, or nobody measured."""
+"""Stands for a value that nobody may see, or that was not measured."""
 
 
 class Tick(NamedTuple):
@@ -52,12 +52,13 @@ class Round:
             with its client.
         adapter: layer -> global (A, B), shapes (r, d_in) and (d_out, r).
         head: name -> tensor of the trained head, if there is one.
-        uploads: numbers and bytes up and down in this round, summed over the clients.
+        uploads: traffic, not tensors: numbers and bytes up and down in this round, summed over the
+            clients.
         participants: how many took part. With ``uploads`` NaN in a release of the client unit under
             central trust whose clients take part by chance: its epsilon counts on nobody knowing
             who did.
         seconds: the time it took; NaN in every release, since it may tell of a single example.
-        clipped, nonfinite: share of examples (client unit: updates) that the clip scaled down, and
+        clipped, nonfinite: share of examples, persons or updates that the clip scaled down, and
             how many were not finite and counted as zero. They read private values: NaN in release
             mode.
         source: the task, with everyone's examples, and what `save_adapter` and `predict` need

@@ -302,12 +302,14 @@ class RunSpec:
         assert privacy is not None
         count = len(self.task.sizes)
         ids = tuple(range(count)) if ids is None else ids
-        terms = privacy.entry(ids)
+        rates_and_noise = privacy.entry(ids)
         for_everybody = not self.by_step or (count == 1 and len(ids) == 1)
         if for_everybody:  # one number each
-            terms = {name: x[0] if isinstance(x, tuple) else x for name, x in terms.items()}
+            rates_and_noise = {
+                name: x[0] if isinstance(x, tuple) else x for name, x in rates_and_noise.items()
+            }
         steps = self.plan.local_steps if self.by_step else 1
-        return LedgerEntry(round, None if for_everybody else ids, steps, **terms)
+        return LedgerEntry(round, None if for_everybody else ids, steps, **rates_and_noise)
 
     def ledger(self, uncertified: str | None = None) -> Ledger | None:
         """A ledger without releases; ``None`` without privacy.
@@ -330,8 +332,8 @@ class RunSpec:
 
     def settings(self) -> dict[str, Any]:
         """The settings that a checkpoint and the run that resumes from it share, as JSON values."""
-        # What the noise was calibrated for and how long the run is change no round that is done: a
-        # longer run may go on from it with replace(target=None).
+        # Target and number of rounds change no round that is done: a longer run may go on from it
+        # with replace(target=None). A rule that reads the planned rounds then sees more of them.
         free = ("rounds", "target")
         plan = asdict(self.plan)
         privacy = {} if self.privacy is None else self.privacy.settings()

@@ -50,7 +50,7 @@ class Received:
         noise: key -> (...), the noise in the weighted mean.
         sent: what these clients received: (rows, ...) where they have unequal ranks.
         clipped: what the clip of the uploads did.
-        privatizer_state: of the release of their sum; ``None``: nothing was released so.
+        privatizer_state: of the release of their sum; ``None``: no sum was released.
     """
 
     uploads: Mapping[ParamKey, Tensor]
@@ -218,7 +218,7 @@ def _release_updates(
     ids = clients.ids
     count = len(ids)
     common = {key: x[None] for key, x in sent.tensors.items()}
-    # From what all received: a client's own factors are not noised yet.
+    # Made of what all received: a client's own factors are not noised yet.
     maps = preconditioners(method, tuple(clients.params), common, spec.uncertified is None)
     if spec.releases_sum:
         reference = common

@@ -69,8 +69,8 @@ KINDS: dict[str, TensorKind] = {
     # Which factor a layer moves: chosen by the server's rule, from released values.
     "mode": TensorKind(sent_down=True, of_the_model=False),
 }
-"""Every kind but what a server rule remembers for itself. A new kind is one more row, and a method
-whose ``start`` makes it."""
+"""Every kind of tensor, except what a server rule remembers for itself (`MEMORY`). A new kind is
+one more row here, and a method whose ``start`` makes it."""
 MEMORY = TensorKind(of_the_model=False)
 """What a server rule remembers: it never leaves the server."""
 

@@ -100,7 +100,7 @@ def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
         tuned(folder, tokens("head"), rounds=3, batch=9)
     fresh, lines = tuned(folder, tokens("head"), batch=9, epsilon=3, fresh=True)
     assert fresh.record.index == 1 and list(fresh.folder.glob("spent-*.json"))
-    said = re.search(r"note: All 2 runs .*: epsilon = (\S+) at", "\n".join(lines))
+    said = re.search(r"note: Runs without a seed \(2 .*: epsilon = (\S+) at", "\n".join(lines))
     assert said and fresh.record.epsilon <= 3 < float(said[1]), "what was cleared stays spent"
 
 

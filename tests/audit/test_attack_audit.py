@@ -28,23 +28,30 @@ def audited(lr=1e-7, row="fedlora", task=WIDE, bug=None, **fields):
     return fl.audit.canaries(task, row, fl.Privacy(**noise), PLAN.replace(lr=lr), **options)
 
 
-@pytest.mark.parametrize(("unit", "sigma", "ends"), [("example", 0.01, 1), ("client", 100.0, 2)])
-def test_a_release_that_is_not_finite_is_invalid(unit, sigma, ends):
-    """A sound run that leaves float32: by steps of 1e9 under little noise, or by the noise."""
-    result = audited(1e9, unit=unit, noise_multiplier=sigma, clip_norm=1e36)
-    assert result.invalid == f"the release of round {ends} is not finite"
+@pytest.mark.parametrize(
+    ("lr", "options", "invalid"),
+    [
+        # By steps of 1e9 under little noise, by the noise, and where a server's rule fails on it.
+        (1e9, {"noise_multiplier": 0.01}, "the release of round 1 is not finite"),
+        (
+            1e9,
+            {"unit": "client", "noise_multiplier": 100.0},
+            "the release of round 2 is not finite",
+        ),
+        (1e9, {"row": "fedsvd", "noise_multiplier": 0.01, "clip_norm": 1e38}, "not finite"),
+        # Finite tensors, whose model gives no finite loss.
+        (0.2, {"bug": NOTHING, "clip_norm": 1.0}, "the model of round 6 gives losses that are not"),
+    ],
+)
+def test_a_release_that_is_not_finite_is_invalid(lr, options, invalid):
+    result = audited(lr, **{"clip_norm": 1e36, **options})
+    assert result.invalid is not None and invalid in result.invalid
     assert np.isnan(result.epsilon_lower) and not result.holds
-    assert result.scores == result.lower == {} and result.rounds == ends
+    assert result.scores == result.lower == {}
     assert f"invalid: {result.invalid} (the release itself is the finding" in str(result)
+    assert (REASON in str(result)) == ("bug" in options) and "\n" not in str(result)
     entry = audit_to_json(result)
     assert entry["epsilon_lower"] is None and to_json(entry)
-
-
-def test_a_run_that_only_the_bug_makes_explode_is_invalid():
-    """Finite tensors whose model gives no finite loss."""
-    result = audited(0.2, bug=NOTHING)
-    assert result.invalid == "the model of round 6 gives losses that are not finite"
-    assert REASON in str(result)
 
 
 def test_traces_of_a_large_finite_release_do_not_overflow():
@@ -67,11 +74,6 @@ def test_a_bug_is_refuted_against_what_the_ledger_would_have_stated():
     assert broken.epsilon_upper == float("inf")
     assert sound.epsilon_nominal == broken.epsilon_nominal == broken.claimed < broken.epsilon_lower
     assert not broken.holds and REASON in str(broken)
-
-
-def test_a_rule_that_fails_on_what_is_not_finite_is_no_traceback():
-    result = audited(1e9, "fedsvd", noise_multiplier=0.01, clip_norm=1e38)
-    assert result.invalid is not None and "\n" not in str(result)
 
 
 STEPS = fl.Plan(rounds=3, local_steps=2, batch=3, lr=0.2)

@@ -66,7 +66,6 @@ def labels(output):
 def test_a_reader_runs_compares_sweeps_and_copies(notebook, show):
     output = show("short")
     assert output.locator(".state").inner_text() == "ready"
-    output.locator("dd").filter(has_text="each way").wait_for()
     notebook.page.wait_for_timeout(300)
     notebook.watch_layout()
     press(output, "Start")

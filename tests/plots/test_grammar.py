@@ -76,10 +76,10 @@ def test_labels_beside_lines_keep_apart(frame):
 def test_a_closed_form_counts_what_lies_inside():
     """Three of ten means beside x² miss it."""
     x = np.arange(1.0, 11.0)
-    table = pd.DataFrame({"x": x, "closed": x**2, "mean": x**2, "half": x**2 / 2})
+    table = pd.DataFrame({"x": x, "closed": x**2, "mean": x**2})
     table.loc[:2, "mean"] *= 3
     table = table.assign(low=table["mean"] * 0.9, high=table["mean"] * 1.1)
-    figure = plots.closed_form(table, x="x", y="y", title="t", parts={"half": "one half"})
+    figure = plots.closed_form(table, x="x", y="y", title="t")
     assert grammar.share_inside(table) == 0.7 and "inside: 70.0%" in figure.get_supxlabel()
     ax = figure.axes[0]
     assert line_of(ax, grammar.LINE_COLOURS[0]).get_ydata() == pytest.approx(table["closed"])

@@ -16,7 +16,6 @@ GRID = np.array([0.1, 0.2, 0.4, 0.8])
         ((0.5, 0.9, 0.9, 0.84), (0.2 * 2 ** (-0.03 / 0.4), 0.4 * 2**0.5)),
         # Beyond an end of the grid nothing is known; a second hill is not part of the plateau.
         ((0.9, 0.89, 0.5, 0.9), (0.1, 0.2 * 2 ** (0.02 / 0.39))),
-        ((0.1, 0.1, 0.1, 0.9), (0.8 * 2 ** (-0.03 / 0.8), 0.8)),
     ],
 )
 def test_a_plateau_ends_where_three_points_are_lost(scores, ends):
@@ -27,14 +26,12 @@ def test_a_lead_is_taken_at_one_rate_and_at_each_method_s_own():
     """At the claimant's best rate, 0.4, the other is 50 points behind; at its own best it is level;
     the claimant's plateau has one more rate."""
     curves = {"one": (0.5, 0.88, 0.9, 0.2), "other": (0.7, 0.9, 0.4, 0.1)}
-    rows = [
-        {"method": method, "lr": lr, "seed": seed, "accuracy": score + 0.01 * seed}
+    parts = [
+        pd.DataFrame({"method": method, "lr": GRID, "seed": seed, "accuracy": scores})
         for method, scores in curves.items()
-        for lr, score in zip(GRID, scores, strict=True)
         for seed in (0, 1)
     ]
-    pair = rates.Pair("one", "other", "")
-    leads = rates.shared_and_own(pd.DataFrame(rows), pair)
+    leads = rates.shared_and_own(pd.concat(parts), rates.Pair("one", "other", ""))
     assert leads == ("+50.0 [+50.0, +50.0]", "−2.0 to +50.0", "+0.0 [+0.0, +0.0]")
 
 

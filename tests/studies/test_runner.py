@@ -38,23 +38,25 @@ def test_a_study_goes_on_after_a_kill(tmp_path):
     study = small(case("fedlora"), case("ffa-lora", 8.0))
     path = tmp_path / "runs" / "small.jsonl"
     continue_study(study, tmp_path, workers=0)
-    lines = path.read_text()
-    frame = runner.study_frame(study, path)
+    content = path.read_text()
+    frame = runner.study_frame(study, path).drop(columns="seconds")
     assert runner.count_runs(study, path) == (study.runs, study.runs) == (16, 16)
-    path.write_text(lines[: int(0.6 * len(lines))])
-    there, _ = runner.count_runs(study, path)
-    begun = path.read_text().splitlines()[:there]
+    cut = content[: int(0.6 * len(content))]
+    path.write_text(cut)
     continue_study(study, tmp_path, workers=0)
-    assert 0 < there < 16 and path.read_text().splitlines()[:there] == begun
-    again = runner.study_frame(study, path)
-    timed = ["seconds"]
-    pd.testing.assert_frame_equal(again.drop(columns=timed), frame.drop(columns=timed))
+    done = cut.count("\n")
+    assert path.read_text().splitlines()[:done] == content.splitlines()[:done]
+    again = runner.read_study("small", tmp_path).drop(columns="seconds")
+    pd.testing.assert_frame_equal(again, frame, rtol=1e-5, check_dtype=False)
     assert len(frame) == 4 and set(frame["seed"]) == {0, 1} and (frame["lr"] < 1).all()
     private = frame.dropna(subset="epsilon")
     assert set(private["epsilon"]) == {8.0} and (private["spent"] != 8.0).all()
     assert private["spent"].tolist() == pytest.approx([8.0] * 2, rel=1e-2)
-    kept = runner.read_study("small", tmp_path)
-    pd.testing.assert_frame_equal(kept, again, rtol=1e-5, check_dtype=False)
+
+
+def losses(*jobs_and_values):
+    """Finished runs with these losses."""
+    return {job.key: {"values": {"loss": value}} for job, value in jobs_and_values}
 
 
 @pytest.mark.parametrize(
@@ -71,13 +73,10 @@ def test_all_tuning_seeds_choose_the_rate(first, finals, rates, best):
     tuned = case("fedlora")
     study = small(tuned)
     settings = [Setting(rate) for rate in rates]
-    stages = ((study.screening_jobs(tuned), first), (study.final_jobs(tuned, settings), finals))
-    done: Any = {}
-    for jobs, values in stages:
-        assert runner.best_setting(study, tuned, done) is None
-        for job, value in zip(jobs, values, strict=True):
-            done[job.key] = {"values": {"loss": value}}
-        assert runner.finalists(study, tuned, done) == settings
+    screened = losses(*zip(study.screening_jobs(tuned), first, strict=True))
+    done = screened | losses(*zip(study.final_jobs(tuned, settings), finals, strict=True))
+    assert runner.finalists(study, tuned, screened) == settings
+    assert runner.best_setting(study, tuned, screened) is None
     assert runner.best_setting(study, tuned, done) == Setting(best)
 
 
@@ -85,20 +84,21 @@ def test_fair_tuning_keeps_off_cliffs_and_edges():
     """Two seeds screen; the last rate is never taken; the mean alone takes a rate at which one seed
     of five fails, the mean less a standard error takes the one below it."""
     tuned = case("fedlora")
-    losses = {0.01: [0.9] * 5, 0.1: [0.32] * 5, 0.3: [0.1] * 4 + [1.1], 0.8: [0.2] * 2 + [0.4] * 3}
     seeds = (7, 8, 9, 10, 11)
-    study = small(tuned, rates=tuple(losses), tune_seeds=seeds, **FAIR)
-    done: Any = {}
-    for rate, values in losses.items():
-        for seed, loss in zip(seeds, values, strict=True):
-            done[Job(tuned, Setting(rate), seed, True).key] = {"values": {"loss": loss}}
+    table = {0.01: [0.9] * 5, 0.1: [0.32] * 5, 0.3: [0.1] * 4 + [1.1], 0.8: [0.2] * 2 + [0.4] * 3}
+    study = small(tuned, rates=tuple(table), tune_seeds=seeds, **FAIR)
+    bold = replace(study, cautious=False)
+    done = losses(
+        *(
+            (Job(tuned, Setting(rate), seed, True), value)
+            for rate, values in table.items()
+            for seed, value in zip(seeds, values, strict=True)
+        )
+    )
     assert runner.finalists(study, tuned, done) == [Setting(0.3), Setting(0.1)]
     assert runner.best_setting(study, tuned, done) == Setting(0.1)
-    bold = replace(study, cautious=False)
-    assert len(runner.finalists(bold, tuned, done) or []) == 4
     assert runner.best_setting(bold, tuned, done) == Setting(0.3)
-    tuning = {job.key for job in runner.known_jobs(study, tuned, done) if job.tune}
-    assert len(tuning) == 4 * 2 + 2 * 3
+    assert sum(job.tune for job in runner.known_jobs(study, tuned, done)) == 4 * 2 + 2 * 3
 
 
 def test_a_search_goes_through_its_stages_and_beyond_an_edge():
@@ -106,23 +106,23 @@ def test_a_search_goes_through_its_stages_and_beyond_an_edge():
     does nothing for a case becomes further rates, so that all have as many tries."""
     stages = Stage("clip, lr", (0.25, 4.0), 1, (0.75, 1.5)), Stage("ratio", (0.5,), 2, (0.8,))
     rates = (0.125, 0.25, 0.5, 1.0)
-    tried = {}
-    for slug, epsilon in (("fedlora", 8.0), ("ffa-lora", 8.0), ("fedlora", None)):
+
+    def tried(slug, epsilon):
         tuned = case(slug, epsilon)
-        done: Any = {}
         study = small(tuned, rates=rates, stages=stages, tune_seeds=(7,), extends=True)
+        done: Any = {}
         while not (screened := runner.screen(study, tuned, done))[1]:
             # The best: rate times clip 4, ratio 1, clip 2.
             for job in study.screening_jobs(tuned, screened[0]):
                 lr, clip, ratio = job.setting
-                loss = abs(lr * clip - 4) + abs(ratio - 1) + abs(clip - 2) / 100
-                done[job.key] = {"values": {"loss": loss}}
-        tried[slug, epsilon] = screened[0]
+                done |= losses((job, abs(lr * clip - 4) + abs(ratio - 1) + abs(clip - 2) / 100))
         assert screened[0][:7] == [Setting(x) for x in (*rates, 2.0, 4.0, 8.0)]
         assert len(screened[0]) == study.tries + 3
-    assert {Setting(16.0, 0.25), Setting(4.0, 1.0, 0.5)} <= set(tried["fedlora", 8.0])
-    assert all(setting.ratio == 1 for setting in tried["ffa-lora", 8.0])
-    assert all(setting.clip == 1 for setting in tried["fedlora", None])
+        return screened[0]
+
+    assert {Setting(16.0, 0.25), Setting(4.0, 1.0, 0.5)} <= set(tried("fedlora", 8.0))
+    assert all(setting.ratio == 1 for setting in tried("ffa-lora", 8.0))
+    assert all(setting.clip == 1 for setting in tried("fedlora", None))
 
 
 def test_a_reported_run_is_the_run_that_a_user_would_write():

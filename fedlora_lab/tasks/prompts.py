@@ -158,7 +158,7 @@ class Generation:
             prompts: tokens of each.
             max_new_tokens: written at most; fewer where the model cannot hold as many.
         Raises: ``ValueError`` for a prompt that is empty, or leaves no room.
-        Guarantees: tests/tasks/test_prompts.py::test_texts_together_are_those_of_one_by_one.
+        Guarantees: tests/tasks/test_prompts.py::test_plain_peft_writes_the_same_texts.
         """
         from transformers import GenerationConfig
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from contract_clauses import released
 from toy_tasks import (
     LORA,
     PERSONS,
@@ -41,14 +42,7 @@ def moved(run: Run) -> dict[ParamKey, torch.Tensor]:
     """Each client's sum of a step without noise, from random values."""
     start = {key: x[None] for key, x in anywhere(TASK, FedLoRA).tensors.items()}
     clients = ClientBatch((0, 1, 2), dict(start), start)
-    local_training.local_step(run.prepared, clients, 0, 0)
-    scale = [n * q for n, q in zip(run.spec.units, run.spec.sample_rates, strict=True)]
-    expected = torch.tensor(scale, dtype=torch.float64)
-    return {
-        key: (start[key] - x) * expected.view(-1, *[1] * (x.dim() - 1))
-        for key, x in clients.params.items()
-        if x is not start[key]
-    }
+    return released(run.prepared, clients, 0, 0, local_training.local_step)
 
 
 def test_a_batch_draws_persons_with_all_their_examples() -> None:

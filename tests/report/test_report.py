@@ -91,7 +91,6 @@ def test_report_needs_a_finished_cell(tmp_path):
         ({"b": 1}, {}, "a.b is 1 there and null now"),
         ([1.0, 2.0], [1.0, 2.0 + 1e-12], None),
         ([1.0, 2.0], [1.0, 2.1], "a.1 is 2.0 there and 2.1 now"),
-        ({"noise_multiplier": 1.0, "target": 8}, {"target": 3}, "a.target is 8 there and 3 now"),
     ],
 )
 def test_first_difference_names_the_place(old, new, line):

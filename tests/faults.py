@@ -32,7 +32,6 @@ KILLED_AT = (1, 4, 9)
 """Rounds that are done when a run is killed."""
 PLAN = fl.Plan(rounds=14, local_steps=1, batch=3, lr=0.05)
 WORDS = "run regression rolora --clients 3 --local-steps 1 --lr 0.01 --accountant rdp --delta 0.001"
-SIZES = tokens("head").sizes
 
 
 def played(out: Path) -> None:
@@ -93,32 +92,22 @@ def warm_up(act: Callable[[Path], Any], root: Path) -> None:
             import_module(name)
 
 
-def spent(rounds: int) -> float:
-    """Epsilon of so many rounds of the cell, from a ledger of its own."""
-    ledger = Ledger(unit="example", delta=1e-3, accountant="rdp")
-    rates = [min(1.0, 3 / size) for size in SIZES]
-    for t in range(rounds):
-        ledger.record(t + 1, range(len(SIZES)), 1, sample_rate=rates, noise_multiplier=1.0)
-    return ledger.epsilon()
-
-
 def reached(state: Path) -> int:
     """The newest round that stands in a folder of checkpoints; -1: none."""
     return max(checkpoint.rounds_in(state), default=-1) if state.is_dir() else -1
 
 
 def left(state: Path) -> dict[str, Any]:
-    """What a run left: rounds done, epsilon claimed and spent, and whether all that fits."""
+    """What a run left: the rounds done, those in its table, and whether ledger and table fit."""
     done = next(checkpoint.whole_checkpoints(state))[0].round
     book = state / "ledger.json"
     rows = state / "rounds.csv"
     ledger = Ledger.load(book) if book.exists() else Ledger()
-    known = {entry.round for entry in ledger.releases}
+    charged = [entry.round for entry in ledger.releases]
     table: Any = read_frame(rows) if rows.exists() else None
     last = -1 if table is None else int(table["round"].max())
-    fits = set(range(1, done + 1)) <= known <= set(range(1, done + 2)) and last <= done
-    claimed = ledger.epsilon() if known else 0.0
-    return {"done": done, "rows": last, "claimed": claimed, "spent": spent(done), "fits": fits}
+    fits = charged in (list(range(1, done + 1)), list(range(1, done + 2))) and last <= done
+    return {"done": done, "rows": last, "fits": fits}
 
 
 def runs(root: Path) -> list[dict[str, Any]]:
@@ -153,9 +142,8 @@ def full(root: Path) -> dict[str, Any]:
     said = root / "said"
     code = child(partial(limited, partial(commanded, said, out, "--rounds", 12), 6000))
     state = out / "checkpoints" / "rolora-0"
-    known = len(Ledger.load(state / "ledger.json").releases)
     drafts = [path.name for path in out.rglob("*.part")]
-    seen = {"code": code, "said": said.read_text(), "drafts": drafts, "known": known}
+    seen = {"code": code, "said": said.read_text(), "drafts": drafts}
     return {**seen, **left(state)}
 
 

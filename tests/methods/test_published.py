@@ -27,10 +27,6 @@ ROOT = Path(__file__).parents[2]
 def test_what_moved_is_read_from_the_steps(train, steps, moved):
     row = methods.FedLoRA.replace(train=Cycle(train))
     assert [row.sides_in_round(t, steps) for t in range(2)] == moved.split()
-    for share in (None, "A", "AB", ""):
-        kept = "AB" if share is None else share
-        sent = ["".join(side for side in sides if side in kept) for sides in moved.split()]
-        assert [row.replace(share=share).sides_sent(t, steps) for t in range(2)] == sent
 
 
 def test_rows_are_immutable_hashable_and_found_by_their_slug():

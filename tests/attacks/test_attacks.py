@@ -80,7 +80,8 @@ def test_membership_scores_are_counted_right():
     scores = attacks.Membership(np.array([3.0, 2.0, 1.0]), np.array([2.0, 0.0, -1.0, -2.0]))
     assert scores.auc == pytest.approx((4 + 3.5 + 3) / 12)
     assert [scores.tpr(fpr) for fpr in (0.0, 0.25, 1.0)] == [pytest.approx(1 / 3), 1.0, 1.0]
-    assert np.trapezoid(*reversed(scores.curve())) == pytest.approx(scores.auc)
+    false, true = scores.curve()
+    assert np.trapezoid(true, false) == pytest.approx(scores.auc)
 
 
 @cache

@@ -90,7 +90,7 @@ def test_a_run_with_a_bug_is_uncertified_from_the_first_moment(tmp_path):
     assert (first.ledger.uncertified, first.epsilon) == (REASON, float("inf"))
     assert Ledger.load(folder / "ledger.json").uncertified == REASON
     events.close()
-    last = play(*SETUP, resume=folder, bug=NOTHING)[-1]
+    last: Any = play(*SETUP, resume=folder, bug=NOTHING)[-1]
     assert (last.index, last.ledger.uncertified, last.epsilon) == (3, REASON, float("inf"))
     with pytest.raises(Uncertified, match=REASON):
         last.ledger.epsilon()
@@ -103,10 +103,11 @@ def test_a_run_with_a_bug_is_uncertified_from_the_first_moment(tmp_path):
 def test_a_bug_belongs_to_its_run_alone():
     """A sound run between whose steps a broken one goes on has the bits that it has alone."""
     sound = []
-    broken = fl.ticks(*SETUP, lora=LORA, bug=NOTHING)
-    for event, other in zip(fl.ticks(*SETUP, lora=LORA), broken, strict=True):
+    both: Any = [fl.ticks(*SETUP, lora=LORA, **options) for options in ({}, {"bug": NOTHING})]
+    for event, other in zip(*both, strict=True):
         if isinstance(event, Round):
             sound.append(event)
+            assert event.ledger is not None
             assert (event.ledger.uncertified, other.ledger.uncertified) == (None, REASON)
     same_bits(sound, play(*SETUP))
     assert not event.adapter["inner"][1].equal(other.adapter["inner"][1])

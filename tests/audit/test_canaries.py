@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -166,6 +168,7 @@ def test_an_audit_takes_what_a_task_can_afford():
     plan = fl.Plan(batch=16, local_steps=5)
     assert planting.affordable_canaries(fl.tasks.digits(), plan, "example") == 100
     assert planting.affordable_canaries(fl.tasks.digits(), plan, "client") == 32
-    for bad in ({"confidence": 1.0}, {"seed": None}, {"canaries": 1}):
+    wrong: list[dict[str, Any]] = [{"confidence": 1.0}, {"seed": None}, {"canaries": 1}]
+    for bad in wrong:
         with pytest.raises(ValueError, match=f"^{next(iter(bad))}=[^\n]*: expected [^\n]*$"):
             fl.audit.canaries(WIDE, "fedlora", private("example"), PLAN, **bad)

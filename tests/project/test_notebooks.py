@@ -61,7 +61,8 @@ def test_keeps_to_the_library(path):
 
 
 def test_every_widget_is_followed_by_a_still_figure(path):
-    for cell, after in itertools.pairwise([*code(read(path)), None]):
+    cells = code(read(path))
+    for cell, after in itertools.zip_longest(cells, cells[1:]):
         if "widgets." in cell.source:
             assert after is not None and "image/png" in str(after.outputs)
 

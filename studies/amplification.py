@@ -15,8 +15,8 @@ import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
+from fedlora_lab._utils.statistics import paired_difference
 from fedlora_lab.plots.style import name
-from fedlora_lab.report.statistics import paired_difference
 from studies import runner
 from studies.declared import STUDIES
 

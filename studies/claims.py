@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from fedlora_lab.report.statistics import find_collapsed_by_group, t_interval
+from fedlora_lab._utils.statistics import find_collapsed_by_group, t_interval
 from studies.declared import STUDIES
 from studies.runner import read_studies, screen_frame, select_rows
 

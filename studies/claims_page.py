@@ -17,8 +17,8 @@ import pandas as pd
 
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import markdown_table
+from fedlora_lab._utils.statistics import RULE
 from fedlora_lab.plots import intervals, style
-from fedlora_lab.report.statistics import RULE
 from studies.claims import (
     BUILT,
     CLAIMS,

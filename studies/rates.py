@@ -21,9 +21,9 @@ import pandas as pd
 import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
+from fedlora_lab._utils.statistics import find_collapsed_by_group, t_interval
 from fedlora_lab.experiments.tuned_rates import noise_taken_up
 from fedlora_lab.plots import grammar, style
-from fedlora_lab.report.statistics import find_collapsed_by_group, t_interval
 from studies import runner
 from studies.declared import SIX, STUDIES, Job
 from studies.runner import screen_frame, select_rows

@@ -9,9 +9,9 @@ import pandas as pd
 
 import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
+from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab.report.page import report
 from fedlora_lab.report.run_folder import to_json
-from fedlora_lab.report.statistics import COLUMNS
 
 METHODS, SEEDS = ("fedlora", "rolora"), (0, 1, 2)
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">"\'&amp; $x_{'

@@ -13,6 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fedlora_lab import methods
 from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.files import append_line, lock_folder, read_lines
+from fedlora_lab._utils.statistics import (
+    COLUMNS,
+    count_collapsed,
+    describe_collapse,
+    headline_measure,
+    run_ends,
+)
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.checkpoint import settings_with_keyed_task
 from fedlora_lab.federated.records import Round, Tick, to_frame
@@ -21,13 +28,6 @@ from fedlora_lab.methods.method import Method, check_names
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.report.statistics import (
-    COLUMNS,
-    count_collapsed,
-    describe_collapse,
-    headline_measure,
-    run_ends,
-)
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:

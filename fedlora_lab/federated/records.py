@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
+from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab._utils.validation import check
 from fedlora_lab.lora import adapters, evaluation
 from fedlora_lab.lora.source import require_source, source_for
@@ -18,7 +19,6 @@ from fedlora_lab.methods.quantization import Traffic
 from fedlora_lab.methods.state import ServerState
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.statement import privacy_page
-from fedlora_lab.report.statistics import COLUMNS
 from fedlora_lab.tasks.task import Task, first_line
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@
 """
 # ruff: noqa: F401
 
+from fedlora_lab._utils.statistics import find_collapsed, run_ends
 from fedlora_lab.measures.deviation import (
     AggregationInput,
     Deviation,
@@ -36,4 +37,3 @@ from fedlora_lab.measures.gradients import (
     sample_first_steps,
     spectrum,
 )
-from fedlora_lab.report.statistics import find_collapsed, run_ends

@@ -7,8 +7,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
+from fedlora_lab._utils.statistics import COLUMNS, run_ends, t_interval
 from fedlora_lab._utils.validation import check
-from fedlora_lab.report.statistics import COLUMNS, run_ends, t_interval
 
 RUN = ["method", "seed"]
 

@@ -7,11 +7,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
+from fedlora_lab._utils.statistics import headline_measure
 from fedlora_lab._utils.validation import check
 from fedlora_lab.plots import style, tidy
 from fedlora_lab.plots.grammar import draw_intervals, draw_lines
 from fedlora_lab.plots.style import Picture
-from fedlora_lab.report.statistics import headline_measure
 
 SHARE = "share of test examples right"
 AXES = {  # measure: (title, axis label with the unit)

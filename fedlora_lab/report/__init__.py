@@ -9,14 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedlora_lab._utils.statistics import PairedDifference, paired_difference
     from fedlora_lab.report.page import report
     from fedlora_lab.report.run_folder import Folder
-    from fedlora_lab.report.statistics import PairedDifference, paired_difference
     from fedlora_lab.report.summary_table import claims_table, summary
 
 # Loaded when first used: a table is made without what draws pages.
 _HOMES = {
-    "fedlora_lab.report.statistics": ("PairedDifference", "paired_difference"),
+    "fedlora_lab._utils.statistics": ("PairedDifference", "paired_difference"),
     "fedlora_lab.report.page": ("report",),
     "fedlora_lab.report.run_folder": ("Folder",),
     "fedlora_lab.report.summary_table": ("claims_table", "summary"),

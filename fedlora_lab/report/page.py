@@ -112,9 +112,9 @@ def render(
     """
     from jinja2 import Environment, StrictUndefined
 
+    from fedlora_lab._utils.statistics import RULE
     from fedlora_lab.plots.style import look, name
     from fedlora_lab.privacy.statement import NO_PRIVACY, caveats, statement
-    from fedlora_lab.report.statistics import RULE
     from fedlora_lab.report.summary_table import display_rows, observer_phrase, summary
 
     table = summary(frame)

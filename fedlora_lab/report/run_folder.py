@@ -18,10 +18,10 @@ import pandas as pd
 
 from fedlora_lab._utils import files
 from fedlora_lab._utils.files import write_atomically
+from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.statement import statement
-from fedlora_lab.report.statistics import COLUMNS
 
 Ledgers = dict[str, Ledger | None]
 """Cell -> its ledger; ``None`` of one without privacy."""

@@ -7,8 +7,7 @@ from typing import Any
 import pandas as pd
 
 from fedlora_lab._utils.html_table import html_table
-from fedlora_lab._utils.validation import check
-from fedlora_lab.report.statistics import (
+from fedlora_lab._utils.statistics import (
     COLUMNS,
     count_collapsed,
     describe_collapse,
@@ -16,6 +15,7 @@ from fedlora_lab.report.statistics import (
     run_ends,
     t_interval,
 )
+from fedlora_lab._utils.validation import check
 
 TOTALS = ["bytes_up", "bytes_down", "seconds"]
 """Measures that are added up over the rounds."""

@@ -1,7 +1,6 @@
 """The audit of a run: canaries, what is seen of them, and that it refutes no sound run."""
 
 from dataclasses import replace
-
 from typing import Any
 
 import numpy as np

@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
+from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab.cli import doctor
 from fedlora_lab.cli import options as read
 from fedlora_lab.cli.commands import METHODS
@@ -21,7 +22,6 @@ from fedlora_lab.cli.training import learning_rates
 from fedlora_lab.experiments.tuned_rates import tuned_rate
 from fedlora_lab.federated.compare import BASELINES
 from fedlora_lab.report.run_folder import Folder, read_frame
-from fedlora_lab.report.statistics import COLUMNS
 
 ONE = ["--methods=rolora", "--seeds=1"]
 

@@ -21,11 +21,11 @@ from toy_tasks import (
 
 import fedlora_lab as fl
 from fedlora_lab import methods
+from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab.federated.compare import BASELINES
 from fedlora_lab.federated.records import Round, Tick
 from fedlora_lab.federated.run import Run
 from fedlora_lab.lora import evaluation
-from fedlora_lab.report.statistics import COLUMNS
 
 KEEPS_B = methods.FedLoRA.replace(name="keeps B", share="A")
 compare = partial(fl.compare, lora=LORA, progress=False)

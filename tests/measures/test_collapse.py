@@ -8,7 +8,7 @@ from frames import tidy_frame
 from toy_tasks import LORA, PLAN, tokens
 
 import fedlora_lab as fl
-from fedlora_lab.report.statistics import describe_decline, find_collapsed, run_ends
+from fedlora_lab._utils.statistics import describe_decline, find_collapsed, run_ends
 
 NAN = math.nan
 INF = math.inf

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from fedlora_lab.report.statistics import COLUMNS, describe_decline
+from fedlora_lab._utils.statistics import COLUMNS, describe_decline
 from fedlora_lab.report.summary_table import display_rows, summary, summary_lines
 
 NAN, INF = math.nan, math.inf

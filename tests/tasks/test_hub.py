@@ -228,7 +228,9 @@ def test_declared_labels_are_the_classes():
     task = bert(frame, labels=["kind", "mixed", "harsh"])
     assert task.labels == ("kind", "mixed", "harsh")
     y = torch.cat([y for _, y in task.clients] + [task.test[1]])
-    assert y.bincount().tolist() == [(frame["label"] == x).sum() for x in ("kind", "mixed", "harsh")]
+    assert y.bincount().tolist() == [
+        (frame["label"] == x).sum() for x in ("kind", "mixed", "harsh")
+    ]
     ratings = labelled([5, 1.0, "3 ", 4])
     (codes, _), classes = read_labels((ratings, ratings), "y", ["1", "2", "3", "4", "5"])
     assert codes.tolist() == [4, 0, 2, 3] and classes == (1, 2, 3, 4, 5)

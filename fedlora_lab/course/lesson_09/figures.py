@@ -5,9 +5,9 @@ from math import comb
 
 import pandas as pd
 
+from fedlora_lab._utils.statistics import paired_difference
 from fedlora_lab.methods.published import ALL
 from fedlora_lab.plots import style
-from fedlora_lab.report.statistics import paired_difference
 
 VARIANTS = {"balanced-rolora": "Balanced RoLoRA", "balanced-la-lora": "Balanced LA-LoRA"}
 """Rows of the studies that are not in the table of methods."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedlora_lab._utils.statistics import find_collapsed, smaller_is_better, t_interval
 from fedlora_lab.course.widgets.run_config import OWN_ROW, OWN_SLUG, Knob, RunConfig
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.report.statistics import find_collapsed, smaller_is_better, t_interval
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -29,7 +29,6 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.published import get
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.privacy.privatizer import injected_bug_reason
 from fedlora_lab.tasks.task import Task
 
 INVALID_NOTE = "the release itself is the finding, nothing is proved about epsilon"
@@ -312,6 +311,6 @@ def judge(
         epsilon_upper=math.inf if run.ledger is None else run.ledger.epsilon_or_inf(),
         epsilon_nominal=math.inf if run.ledger is None else run.ledger.nominal_epsilon(),
         rounds=observed.rounds,
-        bug=injected_bug_reason(run.prepared.clip),
+        bug=run.prepared.privatizer.uncertified,
         invalid=observed.invalid,
     )

@@ -46,7 +46,7 @@ from fedlora_lab.methods.quantization import Traffic, full
 from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.privacy.privatizer import ClipCounts, injected_bug_reason
+from fedlora_lab.privacy.privatizer import ClipCounts
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -280,8 +280,7 @@ class Run:
             check(spec.privacy is not None, "stop_at", options.stop_at, expected)
         folder = checkpoint.checkpoint_folder(options.checkpoint, resume)
         # Before the first release: no ledger on disk ever states an epsilon that does not hold.
-        reasons = (injected_bug_reason(prepared.clip), spec.uncertified)
-        ledger = spec.ledger("; ".join(reason for reason in reasons if reason) or None)
+        ledger = spec.ledger(prepared.uncertified)
         fresh = fresh_state(prepared)
         self = cls(prepared, options, ledger, fresh, folder, remote=remote)
         if folder is not None:

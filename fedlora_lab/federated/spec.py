@@ -590,6 +590,18 @@ class Prepared:
         norm = math.inf if privacy is None else privacy.clip_norm
         return ClipAndNoise(norm, self.spec.method.clip_groups, self.clip)
 
+    @property
+    def uncertified(self) -> str | None:
+        """Why no epsilon covers the releases of this run: of its mechanism, or the method's rules.
+
+        Guarantees: a mechanism that does not say what it spends is covered by no epsilon
+            (test_checkpoint.py::test_a_mechanism_finds_its_state_again).
+        """
+        mechanism = self.privatizer
+        silent = f"{type(mechanism).__name__} does not say what its releases spend"
+        reasons = (getattr(mechanism, "uncertified", silent), self.spec.uncertified)
+        return "; ".join(reason for reason in reasons if reason) or None
+
     @cached_property
     def step_privatizer(self) -> Privatizer:
         """Sums local steps; where they are not released, finite rows stay as they are."""

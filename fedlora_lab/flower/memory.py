@@ -116,7 +116,7 @@ def count_release(participant: Participant, client: int, state: RecordDict, t: i
     privacy = participant.spec.privacy
     if privacy is not None:
         seeded = participant.spec.streams.seed is not None
-        fresh = privacy.ledger(reproducible=seeded, uncertified=participant.spec.uncertified)
+        fresh = privacy.ledger(reproducible=seeded, uncertified=participant.prepared.uncertified)
         ledger = Ledger.from_json(stored) if stored else fresh
         entry = participant.spec.entry(t + 1, (client,))
         [(_, (sigma, rate))] = entry.rows()

@@ -77,6 +77,11 @@ class Privatizer(Protocol):
     releases alone starts from ``init``.
     """
 
+    @property
+    def uncertified(self) -> str | None:
+        """Why the ledger's epsilon does not cover these releases; ``None`` where it does."""
+        ...
+
     def init(self, shapes: Mapping[ParamKey, torch.Size], owners: int) -> PrivatizerState:
         """Makes the state before the first release.
 
@@ -111,6 +116,17 @@ class ClipAndNoise:
     clip_norm: float
     clip_groups: ClipGroups = together
     clip: "Callable[..., tuple[dict[ParamKey, Tensor], ClipCounts]] | None" = None
+
+    @property
+    def uncertified(self) -> str | None:
+        """Why no epsilon covers these releases: another clip, or a subclass that says nothing."""
+        # A subclass may release anything: it is covered when it says so itself, not by default.
+        if type(self) is not ClipAndNoise:
+            return f"{type(self).__name__} does not say what its releases spend"
+        if self.clip is None or self.clip is clip_sum:
+            return None
+        name = getattr(self.clip, "__name__", type(self.clip).__name__)
+        return f"an injected bug: {name.strip('_').replace('_', ' ')}"
 
     def init(self, shapes: Mapping[ParamKey, torch.Size], owners: int) -> PrivatizerState:
         """Nothing is kept from release to release: their noise is independent."""
@@ -432,11 +448,3 @@ def uncertified_reason(
     if not shares_bound(clip_groups):
         reasons.append("each group is clipped to C, so all together move by more than C")
     return "; ".join(reasons) or None
-
-
-def injected_bug_reason(clip: Callable[..., object] | None) -> str | None:
-    """Why no epsilon covers a run that clips with this function; ``None`` for `clip_sum`."""
-    if clip is None or clip is clip_sum:
-        return None
-    name = getattr(clip, "__name__", type(clip).__name__)
-    return f"an injected bug: {name.strip('_').replace('_', ' ')}"

@@ -57,7 +57,7 @@ def test_resume_equals_uninterrupted(row, unit, tmp_path):
     ],
 )
 def test_a_mechanism_finds_its_state_again(unit, found, tmp_path, monkeypatch):
-    """A mechanism whose state counts its releases."""
+    """A mechanism whose state counts its releases, and which says nothing of what it spends."""
     counts = []
 
     class Counting(ClipAndNoise):
@@ -73,8 +73,9 @@ def test_a_mechanism_finds_its_state_again(unit, found, tmp_path, monkeypatch):
     monkeypatch.setattr(spec, "ClipAndNoise", Counting)
     run = regression(), "ffa-lora", private(unit, trust="secagg" if unit == "client" else "local")
     play(*run, PLAN.replace(rounds=2, local_steps=2), checkpoint=tmp_path)
-    play(*run, PLAN.replace(rounds=3, local_steps=2), resume=tmp_path)
+    last = play(*run, PLAN.replace(rounds=3, local_steps=2), resume=tmp_path)[-1]
     assert counts == found
+    assert last.ledger is not None and "Counting does not say" in str(last.ledger.uncertified)
 
 
 def test_two_rounds_are_kept_each_in_two_parts(tmp_path):

@@ -13,7 +13,7 @@ import fedlora_lab as fl
 task = fl.tasks.digits(clients=3, seed=1)
 settings = {"privacy": fl.Privacy(delta=1e-4)}
 plan = fl.Plan(rounds=3, local_steps=2, batch=8)
-long = plan.replace(rounds=100, local_steps=10)  # not over before Pause is pressed
+long = plan.replace(rounds=1000, local_steps=10)  # not over before Pause is pressed
 """,
     "short": "run = fl.course.widgets.live(task, plan=plan, **settings); run",
     "live": "run = fl.course.widgets.live(task, plan=long, **settings); run",

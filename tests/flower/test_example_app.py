@@ -82,16 +82,27 @@ def test_the_page_of_the_example_app_walks(tmp_path):
 
     # `ended` kills what still runs before `terminals` waits for it.
     with ExitStack() as terminals, ended(home):
-        # `flwr` gives its own server 15 seconds to start, which are too few on a busy machine.
+
+        def open_terminal(script: str) -> None:
+            log = terminals.enter_context(open(tmp_path / "terminals.log", "ab"))
+            command = ["bash", "-c", f"exec {script}"]
+            options = {"cwd": app, "env": env, "stdout": log, "stderr": log}
+            terminals.enter_context(subprocess.Popen(command, **options))
+
+        def wait_for(port: str) -> None:
+            walk(f"until (echo > /dev/tcp/127.0.0.1/{port}) 2> /dev/null; do sleep 0.2; done")
+
+        # `flwr` gives a local server 15 seconds to start, too few on a busy machine, and 0.4 to
+        # answer. So one stands there already, as `flwr` would start it, and is asked again.
+        flags = f"--insecure --simulation --isolation subprocess --host 127.0.0.1 --port {own}"
+        open_terminal(f"flower-superlink {flags} --database {home}/state.db")
+        wait_for(own)
         assert "finished: " in walk(" || ".join([simulate.strip()] * 4))
         walk("\n".join(prepare))
-        for number, script in enumerate((server, first, second)):
-            log = terminals.enter_context(open(tmp_path / f"terminal-{number}.log", "wb"))
-            options = {"cwd": app, "env": env, "stdout": log, "stderr": log}
-            command = ["bash", "-c", f"exec {script}"]
-            terminals.enter_context(subprocess.Popen(command, **options))
+        for script in (server, first, second):
+            open_terminal(script)
         # `flwr` does not wait for a server, sites do.
-        walk(f"until (echo > /dev/tcp/127.0.0.1/{ports[0]}) 2> /dev/null; do sleep 0.2; done")
+        wait_for(ports[0])
         said = walk(play)
     assert "round 1: " in said and "finished: " in said
     PeftModel.from_pretrained(fl.tasks.digits(clients=1).model, str(app / "between" / "adapter"))

@@ -16,6 +16,7 @@ from matplotlib.text import Text
 
 import fedlora_lab as fl
 from fedlora_lab import plots
+from fedlora_lab.methods.published import ALL
 from fedlora_lab.plots import style
 from fedlora_lab.plots.training_curves import TERMS, mean_noise_energies
 
@@ -160,6 +161,10 @@ def test_lines_and_their_names_are_seen_on_the_card():
         for drawn, least in ((colour, 3), (style.darken(colour), 4.5)):
             card, ink = (0.05 + XYZ[1] @ linear(c) for c in (style.CARD, drawn))
             assert card / ink >= least, slug
+
+
+def test_names_are_those_of_the_table():
+    assert {slug: style.name(slug) for slug in ALL} == {slug: row.name for slug, row in ALL.items()}
 
 
 @pytest.fixture

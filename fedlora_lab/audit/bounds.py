@@ -28,7 +28,7 @@ LARGEST_EPSILON = 1e3
 PRECISION = 1e-8
 """Of a bound on epsilon, which is never rounded up."""
 LARGEST_MU = 32.0
-MOST_CANARIES = 100_000
+MAX_CANARIES = 100_000
 """Searches end there."""
 
 
@@ -246,7 +246,7 @@ def canaries_needed(epsilon: float, delta: float, significance: float) -> int:
     high = 1  # doubled first: with very many canaries the delta term makes the bound fall again
     while not enough(high):
         high *= 2
-        check(high <= MOST_CANARIES, "epsilon", epsilon, "one that 100000 canaries can show")
+        check(high <= MAX_CANARIES, "epsilon", epsilon, "one that 100000 canaries can show")
     return bisect_left(range(high + 1), True, lo=high // 2 + 1, key=enough)
 
 

@@ -107,7 +107,7 @@ def begin_clients(
     device = prepared.adapted.device
     start = tensors_received(spec, ids, sent)
     for key, x in start.items():
-        if key.side != "mode":  # modes stay on the processor, where the schedule reads them
+        if key.side != "mode":  # modes stay on the CPU, where the schedule reads them
             start[key] = x.to(device, non_blocking=True)
     params = dict(start)
     for key, x in personal.items():
@@ -125,7 +125,7 @@ def begin_clients(
 def stack_clients(
     prepared: Prepared, batches: Sequence[ClientBatch], keys: Keys, sent: ServerState
 ) -> ClientBatch:
-    """Stacks the batches of a round into one, on the processor.
+    """Stacks the batches of a round into one, on the CPU.
 
     Args:
         prepared, batches: of the run, and clients that trained together.
@@ -357,7 +357,7 @@ def _mean(noise: Mapping[ParamKey, Tensor], weights: Tensor) -> ClientParams:
 # ---- bytes
 
 
-MOST_TURNS = 12
+MAX_TURNS = 12
 """Rounds over which bytes are averaged before a run: whole periods of schedules of up to four."""
 Changes = tuple[tuple[ParamKey, int], ...]
 """Tensors that the server changed, and by which rank (0: as a whole)."""
@@ -452,7 +452,7 @@ def bytes_of_round(spec: RunSpec) -> tuple[int, int]:
     counter = TrafficCounter(spec, tensors)
     up = 0.0
     down = 0.0
-    rounds = min(spec.plan.rounds, MOST_TURNS)
+    rounds = min(spec.plan.rounds, MAX_TURNS)
     for t in range(rounds):
         keys = spec.round_keys(tensors, t).uploaded
         up += counter.up(spec.shared_rank, keys).bytes_up

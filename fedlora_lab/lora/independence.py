@@ -43,13 +43,13 @@ from fedlora_lab.tasks.task import Examples, Task, concatenate, map_inputs, mask
 
 PROBES = 4
 """Examples whose gradients are compared."""
-MOST_EXAMPLES = 256
+MAX_EXAMPLES = 256
 """In the batch that is as large as a step."""
 DISTURBANCES = (float("nan"), 1e6)
 """What the others of a batch are multiplied by."""
 MACHINE_EPSILON = {"bfloat16": 2.0**-7, "tf32": 2.0**-10}
 """Of the products; elsewhere it is that of the tensors' own type."""
-MOST_ROUNDS = 1000
+MAX_ROUNDS = 1000
 """Rounds of a schedule that are looked at before the run; later ones when they come."""
 
 _PROBED: "weakref.WeakKeyDictionary[Task, dict[Any, int]]" = weakref.WeakKeyDictionary()
@@ -83,7 +83,7 @@ def check_batch_independence(
     _probe_once(task, adapted, products, None, tuple(adapted.shapes), rows)
     if method is not None and method.penalty is not None:
         plan = plan or Plan()
-        steps = product(range(min(plan.rounds, MOST_ROUNDS)), range(plan.local_steps))
+        steps = product(range(min(plan.rounds, MAX_ROUNDS)), range(plan.local_steps))
         sides = {method.sides_at_step(t, s) for t, s in steps}
         # Of a choice layer by layer the two extremes; `check_penalty` sees the others.
         sides = {side for word in sides for side in ("AB" if word == "*" else (word,))}
@@ -123,7 +123,7 @@ def _probe_once(
     rows: int,
 ) -> None:
     # A probe must not cost much more than the step that it protects.
-    rows = min(max(rows, PROBES), MOST_EXAMPLES)
+    rows = min(max(rows, PROBES), MAX_EXAMPLES)
     probed = _PROBED.setdefault(task, {})
     # All that a verdict depends on: another precision, penalty or set of tensors is probed anew.
     key = (products, str(adapted.device), method, frozenset(moving))

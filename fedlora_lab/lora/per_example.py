@@ -17,7 +17,7 @@ from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.tasks.task import Inputs, Task, map_inputs, mask_of
 
 TEXTS_AT_ONCE = 16
-"""Texts that go through the model at once on a processor."""
+"""Texts that go through the model at once on a CPU."""
 
 
 class NotPerExample(ValueError):
@@ -123,7 +123,7 @@ def split_batch(
 ) -> Sequence[Int[Tensor, " part"]]:
     """Splits a batch into parts that go through the model together: places in ``index``.
 
-    Texts, known by their ``attention_mask``, go with others of like length, and on a processor
+    Texts, known by their ``attention_mask``, go with others of like length, and on a CPU
     sixteen at once: there padding is computed like words, and costs more than a second call.
 
     Args:

@@ -181,7 +181,7 @@ class Adam(Optimizer):
         import torch
 
         zeros = param.new_zeros(param.shape)
-        # The count stays on the processor: nobody waits for a GPU to read it.
+        # The count stays on the CPU: nobody waits for a GPU to read it.
         return {"step": torch.zeros((), dtype=torch.float64), "mean": zeros, "square": zeros}
 
     def _step(

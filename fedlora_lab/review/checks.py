@@ -18,7 +18,7 @@ from fedlora_lab.review.trials import Trials, compare_noise, ratio_tails
 NEED_NOISE = ("sensitivity", "non-finite", "noise law", "signal")
 LARGE_TENSOR = 300
 """Numbers of noise from which a tensor's own scale is known well enough to be divided by."""
-MOST_TESTED = 20_000
+MAX_TESTED = 20_000
 """More numbers find deviations from the normal law that do not matter to epsilon."""
 
 
@@ -149,7 +149,7 @@ def check_law(trials: Trials) -> Iterator[Finding]:
         return
     kurtosis = float(stats.kurtosis(z))
     text = f"excess kurtosis {kurtosis:.2g} over {where}"
-    tested = trials.rng.permutation(z)[:MOST_TESTED]
+    tested = trials.rng.permutation(z)[:MAX_TESTED]
     yield Finding(check, text, kurtosis, where, p=float(stats.kstest(tested, "norm").pvalue))
     if len(z) >= LARGE_TENSOR:
         yield Finding(check, text, kurtosis, where, p=float(stats.kurtosistest(z).pvalue))

@@ -25,7 +25,7 @@ HOLDOUT = 4
 REPEATS = 9
 """Further draws in which a move beyond the limit must be the same to count as measured exactly:
 after rounding to a coarse grid a few of them agree by chance."""
-MOST_COLUMNS = 4096
+MAX_COLUMNS = 4096
 KEPT_COLUMNS = 200_000
 NOISE_SLACK = 0.01
 """A noise that is wrong by less than this share is not called wrong: epsilon hardly moves."""
@@ -129,7 +129,7 @@ class Trials:
     @cached_property
     def columns(self) -> dict[str, np.ndarray]:
         """Tensor -> places in it of the numbers from which noise is measured."""
-        most = max(64, min(MOST_COLUMNS, KEPT_COLUMNS // max(1, len(self.names))))
+        most = max(64, min(MAX_COLUMNS, KEPT_COLUMNS // max(1, len(self.names))))
         noised = {name: np.flatnonzero(self.noised[self.out.places[name]]) for name in self.names}
         return {name: x[kept_places(len(x), most)] for name, x in noised.items()}
 

@@ -70,7 +70,7 @@ class OverAll:
     else.
 
     Args:
-        reduce: (kept (N, ...), y (N, ...)) -> a number, on the processor and in the order of the
+        reduce: (kept (N, ...), y (N, ...)) -> a number, on the CPU and in the order of the
             test set. NaN where it is undefined.
         keep: (outputs, y) of some examples -> (n, ...), what ``reduce`` needs of each; its outputs
             by default. What a batch's longest text makes wider must not be kept as it is.

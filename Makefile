@@ -55,8 +55,7 @@ $(STAMP): pyproject.toml requirements.lock
 
 # A copy, or autosave would change the files that git tracks; what is there already stays.
 lab: setup ## open JupyterLab on your own copy of the course, in my_notebooks
-	@mkdir -p my_notebooks; for book in $(NOTEBOOKS:notebooks/%=%); do \
-		[ -e my_notebooks/$$book ] || cp notebooks/$$book my_notebooks/; done
+	@$(BIN)/python scripts/notebooks.py copy $(NOTEBOOKS)
 	@extra=''; \
 	if [ "$$(id -u)" = 0 ]; then extra='--allow-root'; fi; \
 	if [ "$$(uname)" = Linux ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ] && [ -z "$$WSL_DISTRO_NAME" ]; then extra="$$extra --no-browser"; fi; \

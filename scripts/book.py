@@ -25,6 +25,7 @@ from typing import Any
 
 import nbformat
 import yaml
+from notebooks import answers
 from readme import describe_schedule, linked, own_rules
 
 import fedlora_lab
@@ -278,10 +279,14 @@ def with_formulas(page: str) -> str:
 
 
 def readable(path: Path) -> Any:
-    """A notebook as the site shows it: exercises with their formulas, code in colours."""
+    """A notebook as the site shows it: exercises with their formulas, code in colours, and answers
+    to predictions folded.
+    """
     notebook: Any = nbformat.read(path, as_version=4)
     notebook.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
     for cell in notebook.cells:
+        if answers(cell):
+            cell.metadata["tags"] = ["hide-cell"]
         if "fl.course.exercises." in cell.source and cell.cell_type == "code":
             for data in (output.get("data", {}) for output in cell.outputs):
                 if "text/html" in data:

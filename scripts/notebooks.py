@@ -1,10 +1,13 @@
-"""Run the notebooks and keep their outputs clean.
+"""Run the notebooks, keep their outputs clean, and copy them for a reader.
 
     python scripts/notebooks.py run notebooks/*.ipynb     execute each, and write it back cleaned
     python scripts/notebooks.py clean notebooks/*.ipynb   only clean what a reader's run leaves
+    python scripts/notebooks.py copy notebooks/*.ipynb    into my_notebooks, as a reader gets them
 
 Outputs stay, since readers meet the course where nothing is executed. What differs from run to run
-without meaning goes: execution counts, metadata, views of widgets, random cell ids.
+without meaning goes: execution counts, metadata, views of widgets, random cell ids. The first line
+of a cell says what a reader need not see: the source of `# Checks` and `# Figure` is folded. In a
+reader's copy a cell that answers a prediction is folded as well and has no output yet.
 """
 
 import argparse
@@ -20,12 +23,37 @@ ROOT = Path(__file__).resolve().parent.parent
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 VIEW = "application/vnd.jupyter.widget-view+json"
 DIAL = "data-fedlora-dial"
+FOLDED = ("# Checks", "# Figure")
+"""First lines of cells whose source is folded in JupyterLab and on the site."""
+ANSWER = "fl.course.exercises.reveal("
+"""Stands in cells that answer a prediction."""
+COPIES = ROOT / "my_notebooks"
 
 
 def only_a_view(output: Any) -> bool:
     """Whether nothing is left of an output where no widget runs; of a dial the site's form is."""
     data = output.get("data", {})
     return VIEW in data and DIAL not in "".join(data.get("text/html", ""))
+
+
+def answers(cell: Any) -> bool:
+    """Whether a cell answers a prediction."""
+    return cell.cell_type == "code" and ANSWER in cell.source
+
+
+def fold(cell: Any) -> None:
+    """Fold the source of a cell, in JupyterLab and on the site."""
+    cell.metadata["jupyter"] = {"source_hidden": True}
+    cell.metadata["tags"] = ["hide-input"]
+
+
+def learner_copy(notebook: Any) -> Any:
+    """A copy in which a prediction can be made: no answer stands in it."""
+    notebook = copy.deepcopy(notebook)
+    for cell in filter(answers, notebook.cells):
+        cell.outputs = []
+        fold(cell)
+    return notebook
 
 
 def cleaned(notebook: Any) -> Any:
@@ -35,6 +63,8 @@ def cleaned(notebook: Any) -> Any:
     for index, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"cell-{index:02d}", nbformat.NotebookNode()
         if cell.cell_type == "code":
+            if cell.source.startswith(FOLDED):
+                fold(cell)
             cell.execution_count = None
             cell.outputs = [output for output in cell.outputs if not only_a_view(output)]
             for output in cell.outputs:
@@ -67,11 +97,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("run", "clean"))
+    parser.add_argument("what", choices=("run", "clean", "copy"))
     parser.add_argument("paths", nargs="+", type=Path)
     arguments = parser.parse_args()
     for path in arguments.paths:
         notebook = nbformat.read(path, as_version=4)
+        if arguments.what == "copy":
+            own = COPIES / path.name
+            if not own.exists():  # what a reader has done stays
+                COPIES.mkdir(exist_ok=True)
+                nbformat.write(learner_copy(notebook), own)
+            continue
         if arguments.what == "run":
             notebook = executed(notebook, path.parent)
         nbformat.write(cleaned(notebook), path)

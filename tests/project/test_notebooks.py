@@ -11,10 +11,11 @@ import nbformat
 import pytest
 
 from fedlora_lab.course import exercises, predictions
+from fedlora_lab.course.texts import entries
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = runpy.run_path(str(ROOT / "scripts" / "notebooks.py"))
-cleaned = TOOL["cleaned"]
+cleaned, learner_copy = TOOL["cleaned"], TOOL["learner_copy"]
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 REPOSITORY = re.findall(r'^Repository = "https://github.com(.+)"', PROJECT, re.M)[0]
@@ -80,6 +81,58 @@ def test_predictions_are_asked_before_they_are_revealed(path):
     assert sorted(asked) == sorted(itertools.product(expected, begins))
     for key in expected:
         assert asked.index((key, "predict")) < asked.index((key, "reveal"))
+
+
+OLD = {f"{number:02}" for number in range(16)}
+"""Notebooks that wait for their third edition."""
+
+
+def folded(cell) -> bool:
+    return bool(cell.metadata.get("jupyter", {}).get("source_hidden"))
+
+
+def test_visible_code_is_what_a_student_would_write(path):
+    if path.stem[:2] in OLD:
+        pytest.skip("second edition")
+    visible = [cell.source for cell in code(learner_copy(read(path))) if not folded(cell)]
+    lines = [line for source in visible for line in source.splitlines() if line.strip()]
+    assert len(lines) <= 90
+    nodes = [node for source in visible for node in ast.walk(ast.parse(source))]
+    assert not any(isinstance(node, ast.Assert) for node in nodes)
+    text = [cell.source for cell in read(path).cells if cell.cell_type == "markdown"]
+    assert len(" ".join(text).split()) <= 1500
+
+
+def readable(cells) -> str:
+    """All that a reader sees of cells: text, code that is not folded, and what was printed."""
+    texts = []
+    for cell in cells:
+        if cell.cell_type == "markdown" or not folded(cell):
+            texts.append(cell.source)
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            texts += [output.get("text", ""), data.get("text/plain", ""), data.get("text/html", "")]
+    return "\n".join(texts)
+
+
+def test_a_prediction_can_be_made(path):
+    """Nothing before the choice says what comes out; what would is declared with each question."""
+    if path.stem[:2] in OLD:
+        pytest.skip("second edition")
+    original = read(path)
+    copied = learner_copy(original)
+    for key, prediction in predictions.all_predictions().items():
+        if not key.startswith(path.stem[:2]):
+            continue
+        call = f'exercises.reveal("{key}"'
+        place = next(i for i, cell in enumerate(original.cells) if call in cell.source)
+        before = readable(copied.cells[: place + 1])
+        later = prediction.after + original.cells[place].source + readable(original.cells[place:])
+        spoilers = entries()[key][1]["gives_away"]
+        assert spoilers, key
+        for spoiler in spoilers:
+            assert re.search(spoiler, later), (key, spoiler)
+            assert not re.search(spoiler, before), (key, spoiler)
 
 
 def test_exercises_are_left_to_the_reader(path):

@@ -25,7 +25,6 @@ from typing import Any
 
 import nbformat
 import yaml
-from notebooks import answers
 from readme import describe_schedule, linked, own_rules
 
 import fedlora_lab
@@ -33,6 +32,7 @@ from fedlora_lab import methods, plots
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab.course.widgets.dial import page_script
 from fedlora_lab.plots.style import png
+from notebooks import answers
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

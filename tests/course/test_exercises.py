@@ -91,6 +91,19 @@ def test_a_function_of_three_dots_is_no_answer_yet():
     assert check("03.1", used).message != check("03.1").message
 
 
+def test_what_a_reader_built_is_used_once_it_is_right():
+    solution = all_exercises()["03.1"].answers[0]
+
+    def built(*inputs):
+        return solution(*inputs)
+
+    assert fl.course.exercises.use("03.1", built) is built
+    for unfinished in (lambda *inputs: ..., lambda *inputs: 0):
+        assert fl.course.exercises.use("03.1", unfinished) is solution
+    with pytest.raises(ValueError, match=r"^key='00\.1': expected an exercise that asks for a fun"):
+        fl.course.exercises.use("00.1", solution)
+
+
 def test_a_function_that_changes_its_arguments_spoils_no_later_call():
     """Nor the right answer, which is computed from the same inputs before and after it."""
     reader = Calls("x and y", (np.ones(3), [1.0]), (np.zeros(3), [2.0]))

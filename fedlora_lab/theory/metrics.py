@@ -1,0 +1,143 @@
+"""A row as (metric, schedule, aggregation): closed forms of what a public metric costs.
+
+A private step is a Gaussian mechanism in an inner product on the blocks of what is trained, for
+instance A and B. With block weights w > 0 the step clips the norm of (w_1 g_1, w_2 g_2, ...) to C
+and adds noise of standard deviation sigma C / w_l to block l. Epsilon is the same for all weights.
+Plain clipping has w = 1, a balanced start w_A = 1 / c, and FFA-LoRA is the limit of a large w_A.
+
+The forms are of second order: they hold where every example is clipped, and while noise is small
+enough for noise times noise to be left out (see `output_noise` for that part).
+
+>>> weights = best_block_weights([1.0, 4.0], [4.0, 1.0])
+>>> round(weighted_cost([1.0, 4.0], [4.0, 1.0], weights) / weighted_cost([1.0, 4.0], [4.0, 1.0]), 2)
+0.64
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab.theory.products import FactorA, FactorB
+
+Blocks = Sequence[float] | Float[np.ndarray, " blocks"]
+
+
+def _positive(name: str, values: Blocks, like: Blocks) -> Float[np.ndarray, " blocks"]:
+    """Returns an array, after a check that every block has a finite positive number."""
+    array = np.asarray(values, float)
+    good = array.ndim == 1 and len(array) == len(like) and bool(np.all(array > 0))
+    check(good and bool(np.isfinite(array).all()), name, values, "a number > 0 for every block")
+    return array
+
+
+def weighted_cost(energies: Blocks, costs: Blocks, weights: Blocks | None = None) -> float:
+    """Energy of the noise in the product, over the signal's scale and sigma, squared.
+
+    Clipping scales an example's gradient to C / sqrt(sum w^2 s), and block l gets noise of variance
+    (sigma C / w_l)^2. The ratio of noise to signal is therefore (sum w^2 s)(sum J / w^2) sigma^2.
+
+    Args:
+        energies: (blocks,), s: squared norm of an example's gradient in each block.
+        costs: (blocks,), J: energy in the product of noise of variance 1 (see `factor_costs`).
+        weights: (blocks,), w; ``None`` is 1 for each. A common factor changes nothing.
+    Guarantees: that of a simulated step
+        (test_the_cost_of_a_metric_is_that_of_a_clipped_and_noised_step).
+    Source: derived.
+    """
+    s = _positive("energies", energies, energies)
+    J = _positive("costs", costs, energies)
+    w = np.ones(len(s)) if weights is None else _positive("weights", weights, energies)
+    return float(np.sum(w**2 * s) * np.sum(J / w**2))
+
+
+def best_block_weights(energies: Blocks, costs: Blocks) -> Float[np.ndarray, " blocks"]:
+    """The block weights of least `weighted_cost`: w^2 proportional to sqrt(J / s).
+
+    By Cauchy and Schwarz the cost is at least (sum sqrt(s J))^2, and these weights attain it. For
+    isotropic gradients s / J is the same for A and B, and the plain joint clip is the best.
+
+    Args: energies, costs: as of `weighted_cost`.
+    Returns: (blocks,), with product 1.
+    Guarantees: no search does better (test_no_weights_cost_less_than_the_best).
+    Source: derived.
+    """
+    s = _positive("energies", energies, energies)
+    J = _positive("costs", costs, energies)
+    logs = np.log(J / s) / 4
+    return np.exp(logs - logs.mean())
+
+
+class FactorCosts(NamedTuple):
+    """Energy in B A of noise of variance 1 on every entry of one factor."""
+
+    B: float
+    A: float
+
+
+def factor_costs(B: FactorB, A: FactorA) -> FactorCosts:
+    """J of both factors: E ||Xi A||^2 = d_out ||A||^2 and E ||B Xi||^2 = d_in ||B||^2.
+
+    Args: B, A: the factors at which a step is made.
+    Guarantees: s / J is 1 for isotropic gradients
+        (test_isotropic_gradients_want_no_weights).
+    Source: derived, as the linear parts of `product_noise_terms`.
+    """
+    fits = B.ndim == A.ndim == 2 and B.shape[1] == A.shape[0]
+    check(fits, "B, A", (B.shape, A.shape), "shapes (d_out, r) and (r, d_in)")
+    return FactorCosts(float(B.shape[0] * np.sum(A**2)), float(A.shape[1] * np.sum(B**2)))
+
+
+def turn_merit(useful: float, energy: float, cost: float) -> float:
+    """How much one private step on one factor can lower the loss, up to a common factor.
+
+    A step of size eta lowers the loss by eta C useful / sqrt(s), and its noise raises it by a
+    multiple of eta^2 sigma^2 C^2 J. At the best eta the gain is proportional to useful^2 / (s J).
+    A step on both factors, at its best weights, has (sum useful)^2 / (sum sqrt(s J))^2, which lies
+    between the merits of the two: the greedy schedule moves one factor at a time.
+
+    Args:
+        useful: squared norm of the mean gradient of the factor.
+        energy: s, of an example's gradient.
+        cost: J, of the factor's noise.
+    Guarantees: the merit of both lies between
+        (test_one_factor_at_a_time_is_never_the_worse_greedy_step).
+    Source: derived.
+    """
+    check_number("useful", useful, 0)
+    _positive("energy, cost", [energy, cost], [energy, cost])
+    return useful**2 / (energy * cost)
+
+
+def output_noise(amplification: float, d_in: int, rank: int, scaling: float = 1.0) -> float:
+    """q = scaling^2 r rho^2 / (9 d_in): energy of noise times noise in an output, from rho.
+
+    Noise of accumulated variance v on every entry of A and B, with inputs of mean square 1, gives
+    every output of the adapter the energy scaling^2 r d_in v^2, and rho is 3 d_in v.
+
+    Args:
+        amplification: rho >= 0, of an A that starts as PEFT draws it.
+        d_in, rank, scaling: of the adapter.
+    Guarantees: as simulated (test_noise_times_noise_in_an_output).
+    Source: derived.
+    """
+    check_number("amplification", amplification, 0)
+    check_whole("d_in", d_in, 1)
+    check_whole("rank", rank, 1)
+    return scaling**2 * rank * amplification**2 / (9 * d_in)
+
+
+def amplification_boundary(energy: float, d_in: int, rank: int, scaling: float = 1.0) -> float:
+    """The amplification at which noise times noise has a given energy in an output.
+
+    It grows as the square root of the width d_in: the same rho harms a wide layer less.
+
+    Args: energy: q >= 0; d_in, rank, scaling: of the adapter.
+    Guarantees: as simulated (test_noise_times_noise_in_an_output).
+    Source: derived, the inverse of `output_noise`.
+    """
+    check_number("energy", energy, 0)
+    return math.sqrt(energy / output_noise(1.0, d_in, rank, scaling))

@@ -31,7 +31,7 @@ LIBRARIES = (
     "matplotlib.pyplot", "pandas", "seaborn", "scipy.stats", "sklearn.datasets", "torch", "peft",
     "opacus", "dp_accounting", "transformers", "ipywidgets", "ipykernel.kernelapp",
 )  # fmt: skip
-PROGRAMS = ("fedlora-lab", "flwr-clientapp", "flwr-serverapp")
+PROGRAMS = ("fedlora-lab", "flwr-clientapp", "flwr-serverapp", "flwr-simulation")
 NUMBER_WIDTH = 32
 """Bytes in which a fork tells its process number, so that its status, which may be read together
 with it, is not taken for a part of it."""

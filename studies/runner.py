@@ -51,7 +51,7 @@ def build_task(name: str, arguments: Mapping[str, Any]) -> Task:
     Args: name, arguments: as of `Case.task`.
     """
     if name in RECIPES:
-        import_module(f"studies.{name}")  # it registers the task
+        import_module(f"studies.{name}")  # it gives the task its name
     return tasks.build(name, **arguments)
 
 

@@ -167,5 +167,4 @@ def _tokens() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.array(ids, np.int32), np.array(labels), np.array(domains)
 
 
-if "sentiment" not in fl.tasks.TASKS:
-    fl.tasks.register("sentiment", sentiment)
+fl.tasks.TASKS["sentiment"] = sentiment

@@ -16,8 +16,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Runs one command and leaves the process with its status.
 
     Guarantees: bad values, files and options end in one line on stderr and status 2, never in a
-        traceback (test_mistakes_are_one_line); Ctrl-C says how to go on; help, completion and a
-        mistyped option load no PyTorch (test_nothing_heavy_is_loaded_before_a_command_is_read).
+        traceback (test_mistakes_are_one_line); Ctrl-C says how to go on; help and a mistyped
+        option load no PyTorch (test_nothing_heavy_is_loaded_before_a_command_is_read).
     """
     from fedlora_lab.cli.commands import commands
 

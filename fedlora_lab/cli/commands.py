@@ -49,9 +49,9 @@ def training_options(command: read.Command) -> read.Command:
     return command
 
 
-TASK = read.Text("task", read.read_task, read.TASKS)
-METHOD = read.Text("method", read.read_method, read.METHODS)
-METHODS = read.Text("methods", read.read_methods, (*read.METHODS, *read.BASELINES))
+TASK = read.Text("task", read.read_task)
+METHOD = read.Text("method", read.read_method)
+METHODS = read.Text("methods", read.read_methods)
 METHODS_HELP = "Methods and the baselines non-private, central, local, joined by commas."
 SEEDS = click.IntRange(1, 1000)
 SEED = read.setting("seed")
@@ -139,7 +139,7 @@ def finetune_command(
 @commands.command("report")
 @click.argument("folder", type=PATH)
 def report_command(folder: Path) -> None:
-    """Write FOLDER/report.html from the contents of the run folder, if they have changed."""
+    """Write FOLDER/report.html from the contents of the run folder."""
     from fedlora_lab.report.page import report
 
     click.echo(f"report: {report(folder)}")

@@ -3,14 +3,12 @@
 Everything is read and checked before PyTorch is loaded, so that a mistake is told at once.
 """
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 from click.core import ParameterSource
-from click.shell_completion import CompletionItem
 
 from fedlora_lab._utils.options import OPTIONS, RunSettings
 from fedlora_lab._utils.validation import check, check_one_of
@@ -42,34 +40,20 @@ class Text(click.ParamType):
     Args:
         name: of the argument.
         read: name, text -> value.
-        words: what completion offers.
     """
 
-    def __init__(
-        self, name: str, read: Callable[[str, str], Any], words: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, name: str, read: Callable[[str, str], Any]) -> None:
         self.name = name
         self.read = read
-        self.words = words
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Reads the text of an option; a default that is none passes as it is."""
         return self.read(self.name, value) if isinstance(value, str) else value
 
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        """Offers words; in a list behind the last comma."""
-        before, comma, last = incomplete.rpartition(",")
-        near = [word for word in self.words if word.startswith(last)]
-        return [CompletionItem(f"{before}{comma}{word}") for word in near]
-
 
 def setting(name: str) -> Text:
     """A declared setting as click reads it."""
-    option = OPTIONS[name]
-    none = (option.word,) if option.word else ()
-    return Text(name, option.parse, option.choices + none)
+    return Text(name, OPTIONS[name].parse)
 
 
 Command = Callable[..., None]
@@ -126,10 +110,8 @@ def read_columns(name: str, text: str) -> str | list[str]:
 
 
 def read_task(name: str, text: str) -> str:
-    """The name of an embedded task, or of one that was registered in this process."""
-    # Whoever registered one has loaded the tasks; nobody else waits for PyTorch.
-    loaded = sys.modules.get("fedlora_lab.tasks")
-    check_one_of(name, text, tuple(getattr(loaded, "TASKS", TASKS)))
+    """The name of an embedded task."""
+    check_one_of(name, text, TASKS)
     return text
 
 

@@ -1,26 +1,29 @@
-"""Writes a run folder as one HTML page: table, curves, privacy, and how to run and cite it.
+"""Writes a run folder as one HTML page: table, curves, privacy, and how to run and cite it."""
 
-A page that was made of the same files by the same version is left as it is; nothing heavy is loaded
-to find that out.
-"""
-
+import base64
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fedlora_lab._utils.environment import __version__
+import matplotlib
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+
+from fedlora_lab import plots
+from fedlora_lab._utils.files import write_atomically
+from fedlora_lab._utils.statistics import RULE
 from fedlora_lab._utils.validation import check
+from fedlora_lab.plots.style import look, name
+from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.privacy.statement import NO_PRIVACY, caveats, statement
+from fedlora_lab.report.run_folder import Folder, read_frame
+from fedlora_lab.report.summary_table import display_rows, observer_phrase, summary
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from fedlora_lab.privacy.ledger import Ledger
-
-HERE = Path(__file__).parent
 PAGE = "report.html"
-MARK = '<meta name="made-of" content="'
+TEMPLATE = Path(__file__).with_name("report.html")
 WIDTH = 4.9  # narrower than in a notebook: still read on a phone, 330 pixels wide
 HEIGHT = 4.1
 SHOWN = ("task", "privacy", "lora", "plans", "methods", "versions")
@@ -46,7 +49,6 @@ def report(path: str | Path) -> Path:
     """Writes ``report.html`` into a run folder, from what is in it; returns its path.
 
     Raises: ``ValueError`` when the folder is not a run's or holds no finished cell.
-    Guarantees: test_report.py::test_a_page_that_is_up_to_date_is_left_alone.
 
     >>> report("nowhere")
     Traceback (most recent call last):
@@ -54,49 +56,27 @@ def report(path: str | Path) -> Path:
     """
     path = Path(path).expanduser()
     check(path.is_dir(), "folder", str(path), "a run folder, as compare and run write it")
-    page = path / PAGE
-    digest = _digest_of_inputs(path)
-    if page.is_file() and f'{MARK}{digest}"' in page.read_text("utf-8", errors="replace")[:1000]:
-        return page
-
-    from fedlora_lab._utils.files import write_atomically
-    from fedlora_lab.report.run_folder import Folder, read_frame
-
     folder = Folder(path)
     settings = folder.settings
     done = (path / "frame.csv").is_file()
     check(done, "folder", str(path), "at least one finished cell (frame.csv)")
     frame = folder.with_spending(read_frame(path / "frame.csv"))
     try:
-        text = render(frame, settings, folder.shown(frame), folder.statements(frame), digest)
+        text = render(frame, settings, folder.shown(frame), folder.statements(frame))
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         # Of a damaged file anything may be raised; a reader needs one line.
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         expected = f"expected settings, frame and ledger of one run ({reason})"
         raise ValueError(f"{path}: {expected}") from error
-    write_atomically(page, text, shared=True)
-    return page
-
-
-def _digest_of_inputs(path: Path) -> str:
-    """A digest of all that a page is made of: the folder's files, this package, the template."""
-    digest = hashlib.sha256(__version__.encode())
-    inputs = [HERE / "report.html", path / "settings.json", path / "frame.csv"]
-    for pattern in ("checkpoints/*/ledger.json", "checkpoints/*/rounds.csv", "spent-*"):
-        inputs += sorted(path.glob(pattern))
-    for file in inputs:
-        if file.is_file():
-            digest.update(f"\n{file.name} ".encode())
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
+    write_atomically(path / PAGE, text, shared=True)
+    return path / PAGE
 
 
 def render(
-    frame: "pd.DataFrame",
+    frame: pd.DataFrame,
     settings: Mapping[str, Any],
-    ledgers: "Mapping[str, Ledger | None]",
+    ledgers: Mapping[str, Ledger | None],
     sentences: Iterable[str] = (),
-    digest: str = "",
 ) -> str:
     """Renders the page as text.
 
@@ -104,19 +84,10 @@ def render(
         frame, settings: of the run folder.
         ledgers: of the runs in the frame, by name.
         sentences: what all runs of the folder spend together.
-        digest: of what the page is made of.
 
     Guarantees: all data are escaped (test_a_report_shows_any_name_as_text); equal input gives equal
-        bytes (test_a_page_that_is_up_to_date_is_left_alone); nothing is loaded from elsewhere
-        (test_page_stands_alone).
+        bytes, and nothing is loaded from elsewhere (test_page_stands_alone).
     """
-    from jinja2 import Environment, StrictUndefined
-
-    from fedlora_lab._utils.statistics import RULE
-    from fedlora_lab.plots.style import look, name
-    from fedlora_lab.privacy.statement import NO_PRIVACY, caveats, statement
-    from fedlora_lab.report.summary_table import display_rows, observer_phrase, summary
-
     table = summary(frame)
     rows = [
         {**row, "name": name(row["method"]), "colour": look(row["method"]).colour}
@@ -133,9 +104,8 @@ def render(
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = environment.from_string((HERE / "report.html").read_text("utf-8"))
+    template = environment.from_string(TEMPLATE.read_text("utf-8"))
     return template.render(
-        mark=digest,
         rows=rows,
         promise=[*promise, *sentences],
         measure=table.attrs["measure"],
@@ -154,10 +124,8 @@ def render(
 # ---- figures
 
 
-def draw_figures(frame: "pd.DataFrame") -> Iterator[dict[str, str]]:
+def draw_figures(frame: pd.DataFrame) -> Iterator[dict[str, str]]:
     """Draws the figures that this frame can fill: address, title, and what one sees in it."""
-    from fedlora_lab import plots
-
     rows: Any = frame[frame["layer"] == "all"]
     names = {column: rows[column].astype(str).map(drawable) for column in ("task", "method")}
     rows = rows.assign(**names, seed=rows["seed"].fillna(-1))
@@ -174,11 +142,6 @@ def data_address(figure: Any) -> str:
 
     An image's own scripts and names cannot reach the page, nor the page's the image.
     """
-    import base64
-    import io
-
-    import matplotlib
-
     figure.set_size_inches(WIDTH, HEIGHT)
     for axes in figure.axes:
         axes.set_title("", loc="left")  # the page has the title

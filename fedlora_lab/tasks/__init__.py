@@ -1,7 +1,7 @@
 """Tasks: a frozen model, the clients' private examples, public examples to measure on.
 
 `TASKS` lists those that have a name: the command line and saved runs build them by it. A task of
-your own is a function that returns a `Task`; `register` gives it a name.
+your own is a function that returns a `Task`; ``TASKS["mine"] = function`` gives it a name.
 
 >>> import fedlora_lab as fl
 >>> fl.tasks.regression(clients=2, examples=8).sizes
@@ -11,7 +11,7 @@ your own is a function that returns a `Task`; `register` gives it a name.
 from collections.abc import Callable
 from typing import Any
 
-from fedlora_lab._utils.validation import check, check_one_of
+from fedlora_lab._utils.validation import check_one_of
 from fedlora_lab.tasks.architectures import quiet
 from fedlora_lab.tasks.digits import digits
 from fedlora_lab.tasks.hub import hub
@@ -40,7 +40,6 @@ __all__ = [
     "hub",
     "prompts",
     "quiet",
-    "register",
     "regression",
     "select_metrics",
     "tiny",
@@ -51,28 +50,8 @@ TASKS: dict[str, Callable[..., Task]] = {
     "digits": digits,
     "regression": regression,
 }
-"""Name -> function that builds the task; its ``clients`` and ``alpha`` are options of commands."""
-
-
-def register(name: str, builder: Callable[..., Task]) -> None:
-    """Gives a task a name, by which ``fedlora-lab`` and saved runs build it in this process.
-
-    The builder's `Task` has ``info={"task": name, "arguments": {...}}``, so that a saved run can be
-    built again.
-
-    Raises: ValueError for a name in use, or a builder that cannot be called.
-    Guarantees: test_tasks.py::test_a_task_from_outside_runs_from_the_command_line.
-
-    >>> import fedlora_lab as fl
-    >>> fl.tasks.register("small", lambda: fl.tasks.regression(clients=2, examples=8))
-    >>> fl.tasks.build("small").sizes
-    (8, 8)
-    >>> del fl.tasks.TASKS["small"]
-    """
-    new = isinstance(name, str) and bool(name) and name not in TASKS
-    check(new, "name", name, f"a new name; in use: {', '.join(TASKS)}")
-    check(callable(builder), "builder", builder, "a function that returns a Task")
-    TASKS[name] = builder
+"""Name -> function that builds the task, whose ``info`` holds name and arguments; its ``clients``
+and ``alpha`` are options of commands."""
 
 
 def build(name: str, **arguments: Any) -> Task:

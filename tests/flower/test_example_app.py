@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from commands import WARM
 from peft import PeftModel
 
 import fedlora_lab as fl
@@ -64,11 +65,10 @@ def test_the_page_of_the_example_app_walks(tmp_path):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("FLWR_", "RAY_"))}
     env |= {"FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
     env |= {"FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": own, "FLWR_LOCAL_CONTROL_API_PORT": control}
+    # Flower finds what it starts in the path: there where the libraries are loaded, if somewhere.
+    programs = [folder for folder in (WARM, str(Path(sys.executable).parent)) if folder]
     # Ray's sockets need a short path.
-    env |= {
-        "TMPDIR": "/tmp",
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]]),
-    }
+    env |= {"TMPDIR": "/tmp", "PATH": os.pathsep.join([*programs, env["PATH"]])}
 
     def walk(script: str) -> str:
         command = ["bash", "-c", f"set -eu\n{script}"]

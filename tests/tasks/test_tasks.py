@@ -1,6 +1,5 @@
 """Tasks: what they hold, what they promise, what they refuse."""
 
-import dataclasses
 import json
 from functools import cache
 from typing import Any
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab.cli import main
 from fedlora_lab.tasks import Task, classification, regression
 from fedlora_lab.tasks.regression import teachers
 
@@ -41,25 +39,6 @@ def small(**changes: Any) -> Task:
 
 
 # ---- tasks by name
-
-
-@pytest.mark.slow
-def test_a_task_from_outside_runs_from_the_command_line(tmp_path, monkeypatch) -> None:
-    """One call registers it; the command line then takes its name and its own options."""
-    monkeypatch.setattr(fl.tasks, "TASKS", dict(fl.tasks.TASKS))
-
-    def mine(clients: int = 2) -> Task:
-        info = {"task": "mine", "arguments": {"clients": clients}}
-        return dataclasses.replace(small(clients=[pair(8)] * clients), name="mine", info=info)
-
-    fl.tasks.register("mine", mine)
-    with pytest.raises(ValueError, match=r"^name='mine': expected a new name"):
-        fl.tasks.register("mine", mine)
-    options = ["--rounds", "1", "--lr", "0.1", "--epsilon", "8", "--clients", "3"]
-    with pytest.raises(SystemExit, match="0"):
-        main(["run", "mine", "fedlora", *options, "--out", str(tmp_path / "run")])
-    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
-    assert settings["task"]["info"] == mine(3).info
 
 
 def test_info_rebuilds_the_task() -> None:

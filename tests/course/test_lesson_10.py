@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import fedlora_lab as fl
+from fedlora_lab.course.lesson_10 import exercises, figures
 
 LAYER = "blocks.1.value"
 
@@ -40,3 +41,17 @@ def test_the_spectrum_is_that_of_the_matrix(seen):
         found = fl.measures.mean_spectrum(seen[slug][0], LAYER)
         np.testing.assert_allclose(found, np.linalg.svd(mean, compute_uv=False), atol=1e-12)
         assert (found > 1e-9 * found[0]).sum() == (16 if slug == "fedlora" else 4)
+
+
+@pytest.mark.slow
+def test_the_readers_server_trains_as_the_library_s():
+    """Fault: a residual that is not kept from round to round, or goes to another layer."""
+    task = fl.tasks.digits(clients=4, seed=3)
+    plan = fl.Plan(rounds=2, local_steps=2, batch=8, lr=0.1)
+    mine = figures.served_by(exercises.serve)
+    ended = [[*fl.run(task, row, None, plan)][-1] for row in (mine, fl.methods.FedExLoRA)]
+    left, right = (record.adapter for record in ended)
+    for layer, factors in right.items():
+        for value, expected in zip(left[layer], factors, strict=True):
+            np.testing.assert_allclose(value, expected, atol=1e-6)
+    assert ended[0].uploads == ended[1].uploads, "the residual goes down as well"

@@ -3,6 +3,7 @@
 import numpy as np
 
 from fedlora_lab.course.exercises import Calls, vary
+from fedlora_lab.course.secagg_demo import pair_masks
 
 
 def _draw_share(rng):
@@ -18,8 +19,7 @@ def _draw_masks(rng):
     """Small values, and one mask for each pair of clients."""
     clients = int(rng.integers(4, 8))
     modulus = int(2 ** rng.integers(16, 25))
-    masks = np.triu(rng.integers(1, modulus, (6, clients, clients)), 1)
-    masks = np.moveaxis(masks + np.swapaxes(masks, 1, 2), 0, -1)
+    masks = pair_masks(clients, 6, modulus, rng)
     return rng.integers(0, modulus // 10, (clients, 6)), masks, modulus
 
 

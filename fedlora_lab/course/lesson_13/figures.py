@@ -1,7 +1,6 @@
-"""Figures of notebook 13: noise and ε by observer, colluding clients, masks and rounding."""
+"""Figures of notebook 13: ε by observer, colluding clients and masks."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,9 +10,6 @@ from fedlora_lab import theory
 from fedlora_lab.audit.bounds import DELTA, gaussian_noise_multiplier
 from fedlora_lab.course.lesson_13.dials import TRUSTS, epsilon_by_observer
 from fedlora_lab.plots import style
-
-if TYPE_CHECKING:
-    from fedlora_lab.course.secagg_demo import SecAggResult
 
 
 def epsilon_table(sigma: float, clients: int, colluders: int) -> pd.DataFrame:
@@ -53,16 +49,21 @@ def collusion_table(clients: int, epsilon: float, relied: Sequence[int]) -> pd.D
 
 
 @style.paper()
-def masked_upload(updates: Float[np.ndarray, "clients d"], opened: "SecAggResult") -> style.Picture:
-    """Draws a client's numbers against the masked upload, and the opened sum against the true."""
+def masked_upload(
+    update: Float[np.ndarray, " d"],
+    upload: Float[np.ndarray, " d"],
+    true: Float[np.ndarray, " d"],
+    opened: Float[np.ndarray, " d"],
+) -> style.Picture:
+    """Draws a client's numbers against what the server receives, and the true sum against its own.
+
+    Args: update: noised; upload: masked, as a share of the modulus; true, opened: sums.
+    """
     figure, (left, right) = style.subplots(8.8, 3.7, columns=2)
-    received = opened.uploads[0] / opened.grid.modulus
-    one = updates[opened.arrived[0]]
-    style.draw_dots(left, one, received, style.SERIES[1], 2.4, mew=0, alpha=0.5)
+    style.draw_dots(left, update, upload, style.SERIES[1], 2.4, mew=0, alpha=0.5)
     left.set(ylim=(-0.02, 1.02), xlabel="a number of one client's update")
     left.set(ylabel="received, share of the modulus", title="One upload tells nothing")
-    true = updates[list(opened.arrived)].sum(0)
-    style.draw_dots(right, true, opened.total, style.RIGHT, 2.6, mew=0, alpha=0.7)
-    right.set_xlabel(f"true sum of the {len(opened.arrived)} that arrived")
+    style.draw_dots(right, true, opened, style.RIGHT, 2.6, mew=0, alpha=0.7)
+    right.set_xlabel("true sum of the clients that arrived")
     right.set(ylabel="sum that the server opens", title="The sum is right")
     return figure

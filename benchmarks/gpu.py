@@ -1,32 +1,32 @@
 """Time a private step on a GPU beside the plain step and Opacus, on models of usual size.
 
-    python -m benchmarks.gpu --minutes 30           writes results/gpu-DEVICE.jsonl and .md
+    python -m benchmarks.gpu                        writes results/gpu-DEVICE.md
     python -m benchmarks.gpu --device cpu --tiny    toy sizes on a processor, to a temporary folder
 
 Nothing is downloaded: weights are random, and a step takes as long whatever they are. Frozen linear
-maps multiply in bfloat16; factors, clip and noise are float32. A measurement is kept when it is
-done, and the same command goes on with those that are missing; none begins that would probably end
-after the minutes.
+maps multiply in bfloat16; factors, clip and noise are float32.
 """
 
 import gc
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any
 
 import click
-import numpy as np
 import torch
 import transformers
 
 import fedlora_lab as fl
 from benchmarks import peers
-from benchmarks.__main__ import HERE, processor, spread
-from fedlora_lab._utils.files import append_line, read_lines, write_atomically
+from benchmarks.__main__ import HERE, processor
+from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import markdown_table
+from fedlora_lab._utils.validation import error_text
 from fedlora_lab.tasks.architectures import default_targets
 from fedlora_lab.tasks.metrics import next_token_loss
 
@@ -112,105 +112,81 @@ def peak_memory(device: str) -> float | None:
     return torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else None
 
 
-def measure_step(task: fl.tasks.Task, peer: str, device: str, turns: int) -> dict[str, Any]:
-    """Seconds of each step, and peak memory.
+def time_steps(task: fl.tasks.Task, peer: str, device: str, turns: int) -> list[float]:
+    """Seconds of each step after a first one, which warms up.
 
     Args: task: of `random_task`. peer: of `peers.PEERS`. device: where. turns: steps timed.
     """
     how = peers.How(device=device, products="bfloat16", chunk=CHUNK)
     step = peers.PEERS[peer](task, EACH, RANK, how=how)
     seconds = []
-    for _ in range(turns + 1):  # the first warms up
+    for _ in range(turns + 1):
         begun = perf_counter()
         step()
         if torch.device(device).type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(perf_counter() - begun)
-    return {"seconds": seconds[1:], "MiB": peak_memory(device)}
+    return seconds[1:]
 
 
-def jobs(tiny: bool) -> Iterator[dict[str, Any]]:
-    """What is measured, the most wanted first."""
-    for clients in (1, 2) if tiny else CLIENTS:
-        for model in MODELS:
-            for peer in peers.PEERS:
-                yield {"what": model, "clients": clients, "peer": peer}
+def measure(
+    device: str, tiny: bool = False, models: Iterable[str] = tuple(MODELS)
+) -> Iterator[dict[str, Any]]:
+    """Measures every peer on every model: a row of the table each.
 
-
-def measure_all(device: str, minutes: float, tiny: bool, path: Path) -> None:
-    """Measures what is missing in a file of JSON lines until the minutes are over.
-
-    Args: device: where. minutes: in all. tiny: toy sizes. path: of the file.
+    Args: device: where. tiny: toy sizes. models: names of `MODELS`.
     """
-    begun = perf_counter()
-    longest = 0.0
-    done = {line["key"] for line in read_lines(path)}
-    for job in jobs(tiny):
-        key = f"{job['what']}, {job['clients']}, {job['peer']}"
-        if key in done:
-            continue
-        since = perf_counter()
-        if since - begun + longest > 60 * minutes:
-            click.echo("The minutes are over; the same command goes on.")
-            return
+    turns = 2 if tiny else TURNS
+    for clients, model, peer in product((1, 2) if tiny else CLIENTS, models, peers.PEERS):
         free_memory()
-        result: dict[str, Any]
         try:
-            task = random_task(job["what"], job["clients"], tiny)
-            result = measure_step(task, job["peer"], device, 2 if tiny else TURNS)
+            seconds = time_steps(random_task(model, clients, tiny), peer, device, turns)
         except (RuntimeError, ValueError, MemoryError) as error:
             # One that does not fit in memory, or that Opacus refuses, costs only itself.
-            reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]
-            result = {"seconds": [], "MiB": None, "refused": reason}
-        longest = max(longest, perf_counter() - since)
-        append_line(path, {"key": key, **job, **result})
-        click.echo(f"{key}: {result.get('refused') or spread(result['seconds']) + ' s'}")
+            click.echo(f"{model}, {clients}, {peer}: {error_text(error, 160)}")
+            continue
+        memory = peak_memory(device)
+        yield {
+            "model": model,
+            "clients": clients,
+            "step": peer,
+            "ms": f"{1000 * median(seconds):.1f}",
+            "MiB at most": "–" if memory is None else f"{memory:.0f}",
+        }
 
 
-def page(lines: list[dict[str, Any]], device: str) -> str:
+def page(rows: list[dict[str, Any]], device: str) -> str:
     """The measurements in words and a table.
 
-    Args: lines: of the file. device: its name, and torch's version.
+    Args: rows: of `measure`. device: its name, and torch's version.
     """
-    medians = {
-        (line["what"], line["clients"], line["peer"]): float(np.median(line["seconds"]))
-        for line in lines
-        if line["seconds"]
-    }
-    rows = [["model", "clients", "step", "ms", "times the private step", "MiB at most"]]
-    for line in lines:
-        case = (line["what"], line["clients"])
-        median = medians.get((*case, line["peer"]), np.nan)
-        ratio = median / medians.get((*case, "private"), np.nan)
-        memory = line.get("refused") or ("–" if line["MiB"] is None else f"{line['MiB']:.0f}")
-        rows.append([*case, line["peer"], f"{1000 * median:.1f}", f"{ratio:.2f}", memory])
+    table = markdown_table([list(rows[0]), *(list(row.values()) for row in rows)])
     return f"""# On {device}
 
 By `python -m benchmarks.gpu`: random weights, {EACH} examples of each client, rank {RANK} on query
 and value, texts of {TOKENS} tokens, frozen maps in bfloat16, at most {CHUNK} examples through the
 model at once (Opacus: one client's). Medians of {TURNS} steps.
 
-{markdown_table(rows)}
+{table}
 """
 
 
 @click.command(help=__doc__)
 @click.option("--device", default="cuda", help="Such as cuda or cuda:1.  [cuda]")
-@click.option("--minutes", default=30.0, type=click.FloatRange(0), help="In all.  [30]")
 @click.option("--tiny", is_flag=True, help="Toy models, for a look at what would be done.")
-def main(device: str, minutes: float, tiny: bool) -> None:
+def main(device: str, tiny: bool) -> None:
     warnings.simplefilter("ignore")  # Opacus warns of every hook; nothing here is tested
     on_gpu = torch.device(device).type == "cuda"
-    if on_gpu and not torch.cuda.is_available():
-        raise click.ClickException("no GPU here; a look at toy sizes: --device cpu --tiny")
     name = torch.cuda.get_device_name(device) if on_gpu else processor()
     # Toy numbers are no results.
     folder = Path(tempfile.mkdtemp()) if tiny else HERE / "results"
-    path = folder / f"gpu-{name.lower().replace(' ', '-')}.jsonl"
-    measure_all(device, minutes, tiny, path)
-    text = page(list(read_lines(path)), f"{name}, torch {torch.__version__}")
-    click.echo(text)
-    write_atomically(path.with_suffix(".md"), text, shared=True)
+    path = folder / f"gpu-{name.lower().replace(' ', '-')}.md"
+    rows = []
+    for row in measure(device, tiny):
+        rows.append(row)
+        # After each: what was measured stands there if the machine is taken away.
+        write_atomically(path, page(rows, f"{name}, torch {torch.__version__}"), shared=True)
+        click.echo(", ".join(map(str, row.values())))
 
 
 if __name__ == "__main__":

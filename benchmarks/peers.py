@@ -1,8 +1,7 @@
 """One local step in several ways: this library's, PEFT's without privacy, and Opacus by client."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import torch
 from opacus import GradSampleModule
 from opacus.grad_sample import GradSampleModuleFastGradientClipping
+from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
+from opacus.utils.fast_gradient_clipping_utils import DPTensorFastGradientClipping
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
@@ -128,66 +129,39 @@ def plain(task: Task, batch: int, rank: int, how: How = USUAL) -> Step:
     return step
 
 
-def with_hooks(model: nn.Module, ghost: bool) -> Any:
-    """The model with Opacus' hooks; those of ghost clipping find norms and no gradients."""
-    # "Strict" refuses buffers, which here are constants such as a decoder's frequencies.
-    if ghost:
-        return GradSampleModuleFastGradientClipping(
-            model, loss_reduction="sum", max_grad_norm=1.0, strict=False
-        )
-    return GradSampleModule(model, loss_reduction="sum", strict=False)
-
-
-def clip_and_sum(model: Any, losses: torch.Tensor, ghost: bool) -> None:
-    """Leaves in ``grad`` the sum of the examples' gradients, each clipped to norm 1, by Opacus.
-
-    Args: model: of `with_hooks`. losses: (N,). ghost: the hooks are those of ghost clipping.
-    """
-    losses.sum().backward(retain_graph=ghost)
-    if ghost:
-        scale = model.get_clipping_coef()
-        model.zero_grad()
-        with _without_hooks(model):
-            (scale * losses).sum().backward()
-        return
-    # One norm over all that moves, as in the private step.
-    norms = [p.grad_sample.flatten(1).norm(dim=1) for p in moving(model)]
-    scale = (1 / (torch.stack(norms).norm(dim=0) + 1e-6)).clamp(max=1)
-    for p in moving(model):
-        p.grad = torch.einsum("n,n...->...", scale, p.grad_sample)
-        p.grad_sample = None
-
-
-@contextmanager
-def _without_hooks(model: Any) -> Iterator[None]:
-    model.disable_hooks()
-    try:
-        yield
-    finally:
-        model.enable_hooks()
-
-
 def opacus(task: Task, batch: int, rank: int, how: How = USUAL, ghost: bool = False) -> Step:
-    """The ordinary private way: client after client, clip by Opacus, noise, the optimiser's step.
+    """The ordinary private way: client after client, clip, noise and step by Opacus' optimiser.
 
     Args: task, batch, rank, how: of the step. ghost: norms first, then a second backward pass.
     """
     base = peft_model(task, rank, how)
+    hooks = GradSampleModuleFastGradientClipping if ghost else GradSampleModule
+    optimiser = DPOptimizerFastGradientClipping if ghost else DPOptimizer
+    # "Strict" refuses buffers, which here are constants such as a decoder's frequencies.
+    options: dict[str, Any] = {"loss_reduction": "sum", "strict": False}
+    options |= {"max_grad_norm": 1.0} if ghost else {}
     # Clients share the frozen weights and own their factors.
     frozen = {id(p): p for p in base.parameters() if not p.requires_grad}
     clients = []
     for data in examples(task, batch):
-        model = with_hooks(copy.deepcopy(base, dict(frozen)), ghost)
-        optimizer = torch.optim.SGD(moving(model), lr=RATE)
+        model: Any = hooks(copy.deepcopy(base, dict(frozen)), **options)
+        optimizer = optimiser(
+            torch.optim.SGD(moving(model), lr=RATE / batch),
+            noise_multiplier=1.0,
+            max_grad_norm=1.0,
+            expected_batch_size=batch,
+            loss_reduction="sum",
+        )
         clients.append((model, optimizer, *on_device(data, how.device)))
 
     def step() -> None:
         for model, optimizer, x, y in clients:
-            model.zero_grad()
-            clip_and_sum(model, task.loss(task.forward(model, x), y), ghost)
-            for p in moving(model):
-                # Noise on the sum, of the clip norm times a multiplier of one; then the mean.
-                p.grad = (p.grad + torch.randn_like(p)) / len(y)
+            optimizer.zero_grad()
+            losses = task.loss(task.forward(model, x), y)
+            if ghost:
+                DPTensorFastGradientClipping(model, optimizer, losses, "sum").backward()
+            else:
+                losses.sum().backward()
             optimizer.step()
 
     return step

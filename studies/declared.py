@@ -132,12 +132,11 @@ class Study:
     """Cases under one rule of tuning.
     Every case has the same number of tries, with seeds that report nothing.
 
-    All rates are tried with the screening seeds, then each stage from the best so far; the best of
-    all with the other tuning seeds too: few seeds rank settings well, but cannot choose among
-    neighbours. The best mean validation score after the last round decides. With ``extends``, a
-    stage whose best is at the end of its grid goes on by the grid's last step while that helps, at
-    most `EXTENSIONS` times. With ``cautious``, the mean less one standard error decides, and no
-    setting at an end of what was tried is taken: beyond it may be a cliff. New studies take `FAIR`.
+    The first tuning seed tries all rates, then each stage from the best so far; the other tuning
+    seeds try the best of all: one seed ranks settings well, but cannot choose among neighbours. The
+    best mean validation score after the last round decides. With ``extends``, a stage whose best is
+    at the end of its grid goes on by the grid's last step while that helps, at most `EXTENSIONS`
+    times.
     """
 
     name: str  # as on the command line
@@ -147,23 +146,20 @@ class Study:
     rates: tuple[float, ...] = RATES  # at least four, ascending
     stages: tuple[Stage, ...] = ()  # after the rates
     tune_seeds: tuple[int, ...] = TUNE_SEEDS
-    screening_seeds: int = 1  # the first tuning seeds, which try every setting
     finalists: int = 3  # how many settings meet all tuning seeds
-    cautious: bool = False  # the choice weighs the spread over seeds, and avoids ends of grids
     measure_curvature: bool = False  # at the end of every reported run
     extends: bool = False  # grids go on where the best is at their end
     # Key of a case -> the settings that it is reported at, where nothing is tuned.
     settings: Mapping[str, tuple[Setting, ...]] | None = None
 
     def screening_jobs(self, case: Case, settings: Iterable[Setting] | None = None) -> list[Job]:
-        """Lists the jobs of every rate, or of these settings, with the screening seeds."""
+        """Lists the jobs of every rate, or of these settings, with the first tuning seed."""
         tried = map(Setting, self.rates) if settings is None else settings
-        seeds = self.tune_seeds[: self.screening_seeds]
-        return [Job(case, setting, seed, True) for setting in tried for seed in seeds]
+        return [Job(case, setting, self.tune_seeds[0], True) for setting in tried]
 
     def final_jobs(self, case: Case, settings: Iterable[Setting]) -> Iterator[Job]:
         """Lists jobs of the best settings with the seeds that are left."""
-        seeds = self.tune_seeds[self.screening_seeds :]
+        seeds = self.tune_seeds[1:]
         return (Job(case, setting, seed, True) for setting in settings for seed in seeds)
 
     def report_jobs(self, case: Case, setting: Setting) -> Iterator[Job]:
@@ -176,8 +172,7 @@ class Study:
         if self.settings is not None:
             return 0
         later = sum(len(stage.factors) * stage.keep for stage in self.stages)
-        screened = (len(self.rates) + later) * self.screening_seeds
-        return screened + self.finalists * (len(self.tune_seeds) - self.screening_seeds)
+        return len(self.rates) + later + self.finalists * (len(self.tune_seeds) - 1)
 
     @property
     def runs(self) -> int:
@@ -245,9 +240,6 @@ def sentiment(rows: Iterable[str], budgets: Iterable[float | None]) -> tuple[Cas
 # Rates by factors of two, then the clip, then the rates of A and B apart: neighbours differ by less
 # than the intervals of twenty seeds. In the client unit the noise of a round hangs on the clip and
 # not on the rate, so there the clip has more values.
-FAIR: Fields = {"screening_seeds": 2, "finalists": 4, "cautious": True}
-"""How a new study tunes. One screening seed and two finalists put FedLoRA without privacy at the
-edge of a cliff in `digits-example`; committed studies keep the rule that chose their settings."""
 LARGE: dict[str, Any] = {"seeds": tuple(range(20)), "finalists": 2, "extends": True}
 EXAMPLE_SEARCH: dict[str, Any] = LARGE | {
     "rates": (0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56),
@@ -335,18 +327,6 @@ CLIP_PER_RATE = 2.0
 """Clip norm over learning rate of the client unit in the study `rates`."""
 
 
-def every_rate(
-    name: str, note: str, by_grid: Iterable[tuple[tuple[Case, ...], tuple[Setting, ...]]]
-) -> Study:
-    """Reports each case at every setting of its grid, with nothing chosen."""
-    cases = []
-    settings = {}
-    for group, grid in by_grid:
-        cases += group
-        settings |= {case.key: grid for case in group}
-    return Study(name, note, tuple(cases), tuple(range(5)), settings=settings)
-
-
 def rates() -> Study:
     """Six methods over the learning rate, at the same rates for all.
 
@@ -356,27 +336,15 @@ def rates() -> Study:
     crowd = CROWD | {"privacy": CROWD["privacy"] | {"clip_norm": CLIP_PER_RATE}}
     example_grid = tuple(map(Setting, GRID))
     client_grid = tuple(Setting(rate, clip=rate) for rate in CLIENT_GRID)
-    by_grid = []
-    for epsilon in (8.0, 1.0):
-        by_grid.append((digits(SIX, (epsilon,), {"unit": "example"}), example_grid))
-    for epsilon in (8.0, 1.0):
-        by_grid.append((digits(SIX, (epsilon,), {"unit": "client"}, **crowd), client_grid))
-    return every_rate("rates", "digits: six methods at the same eight learning rates", by_grid)
-
-
-def rates_at_home() -> Study:
-    """The same methods over the learning rate where FFA-LoRA and LA-LoRA are at home."""
-    texts = sentiment(SIX, (8.0,))
-    texts = tuple(replace(case, labels={"setting": "texts", **case.labels}) for case in texts)
-    homes = []
-    for case in at_home():
-        if case.labels["setting"] == "la-lora-noise" and case.method.slug == "fedlora":
-            homes += [replace(case, method=methods.get(slug)) for slug in SIX]
-    grids = (
-        (texts, tuple(Setting(4 * rate) for rate in GRID)),
-        (tuple(homes), tuple(map(Setting, GRID))),
-    )
-    return every_rate("rates-at-home", "texts, and LA-LoRA's home, at eight learning rates", grids)
+    cases = []
+    settings = {}
+    for unit, grid, setting in (("example", example_grid, {}), ("client", client_grid, crowd)):
+        for epsilon in (8.0, 1.0):
+            group = digits(SIX, (epsilon,), {"unit": unit}, **setting)
+            cases += group
+            settings |= {case.key: grid for case in group}
+    note = "digits: six methods at the same eight learning rates"
+    return Study("rates", note, tuple(cases), tuple(range(5)), settings=settings)
 
 
 STEPS: dict[float, dict[str, Any]] = {
@@ -459,7 +427,6 @@ _DECLARED = (
         **HOME_SEARCH,
     ),
     rates(),
-    rates_at_home(),
     Study(
         "causes",
         "no privacy: local steps, heterogeneity, participation, clients",

@@ -14,7 +14,7 @@ from importlib import import_module
 from importlib.metadata import version
 from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -143,21 +143,13 @@ def score(job: Job, done: Done) -> float:
 
 
 def _rank(study: Study, case: Case, tried: Iterable[Setting], done: Done) -> list[Setting]:
-    """Ranks the settings by the mean over the screening seeds, the best first."""
-    scores = _scores(study.screening_jobs(case, tried), done)
-    return sorted(scores, key=lambda setting: fmean(scores[setting]), reverse=True)
-
-
-def _scores(jobs: Iterable[Job], done: Done) -> dict[Setting, list[float]]:
-    """Collects the scores of each setting, in the order of the jobs."""
-    scores: dict[Setting, list[float]] = {}
-    for job in jobs:
-        scores.setdefault(job.setting, []).append(score(job, done))
-    return scores
+    """Ranks the settings by the score of the first tuning seed, the best first."""
+    jobs = study.screening_jobs(case, tried)
+    return [job.setting for job in sorted(jobs, key=lambda job: score(job, done), reverse=True)]
 
 
 def screen(study: Study, case: Case, done: Done) -> tuple[list[Setting], bool]:
-    """Lists the settings that the screening seeds try, as far as known, and whether all ran.
+    """Lists the settings that the first tuning seed tries, as far as known, and whether all ran.
 
     Each stage follows from the one before.
 
@@ -195,19 +187,16 @@ def screen(study: Study, case: Case, done: Done) -> tuple[list[Setting], bool]:
 
 
 def finalists(study: Study, case: Case, done: Done) -> list[Setting] | None:
-    """Selects the settings that the screening seeds rank best; ``None`` if runs are missing.
+    """Selects the settings that the first tuning seed ranks best; ``None`` if runs are missing.
 
-    Those that diverged come last; with ``study.cautious``, none is at an end of what was tried.
+    Those that diverged come last.
 
     Args: study, case: what is tuned. done: its results so far, see `load_results`.
     """
     tried, all_ran = screen(study, case, done)
     if not all_ran:
         return None
-    ranked = _rank(study, case, tried, done)
-    if study.cautious:
-        ranked = [setting for setting in ranked if not at_edge(setting, tried)]
-    return ranked[: study.finalists]
+    return _rank(study, case, tried, done)[: study.finalists]
 
 
 def at_edge(setting: Setting, tried: Iterable[Setting]) -> bool:
@@ -221,9 +210,8 @@ def at_edge(setting: Setting, tried: Iterable[Setting]) -> bool:
 
 
 def best_setting(study: Study, case: Case, done: Done) -> Setting | None:
-    """Chooses the finalist with the best validation score; ``None`` if runs are missing.
-
-    That is the mean over the tuning seeds, with ``study.cautious`` less one standard error.
+    """Chooses the finalist with the best mean validation score over the tuning seeds; ``None`` if
+    runs are missing.
 
     Args: as for `finalists`.
     """
@@ -233,15 +221,11 @@ def best_setting(study: Study, case: Case, done: Done) -> Setting | None:
     jobs = [*study.screening_jobs(case, settings), *study.final_jobs(case, settings)]
     if any(job.key not in done for job in jobs):
         return None
-    scores = _scores(jobs, done)
-    worth = {}
+    scores: dict[Setting, list[float]] = {}
+    for job in jobs:
+        scores.setdefault(job.setting, []).append(score(job, done))
     # In order: of equal scores the smaller rate is taken.
-    for setting in sorted(settings):
-        values = scores[setting]
-        worth[setting] = fmean(values)
-        if study.cautious and math.isfinite(worth[setting]):
-            worth[setting] -= stdev(values) / math.sqrt(len(values))
-    return max(worth, key=worth.__getitem__)
+    return max(sorted(settings), key=lambda setting: fmean(scores[setting]))
 
 
 def reported_settings(study: Study, case: Case, done: Done) -> tuple[Setting, ...]:
@@ -399,8 +383,7 @@ def _describe_setting(
         row |= {"clip_norm": setting.clip * clip, "ratio": setting.ratio}
     if study.stages:
         # Every try of a case but its reported runs.
-        screened = len(tried) * study.screening_seeds
-        row["tries"] = screened + len(list(study.final_jobs(case, tried[: study.finalists])))
+        row["tries"] = len(tried) + len(list(study.final_jobs(case, tried[: study.finalists])))
     return row
 
 

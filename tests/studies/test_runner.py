@@ -12,7 +12,7 @@ import fedlora_lab as fl
 from fedlora_lab import methods
 from studies import runner
 from studies.__main__ import continue_study
-from studies.declared import FAIR, STUDIES, Case, Job, Setting, Stage, Study
+from studies.declared import STUDIES, Case, Job, Setting, Stage, Study
 
 RESULTS = Path(__file__).parents[2] / "results"
 SIZES: dict[str, Any] = {"clients": 3, "examples": 8, "test": 16, "d_in": 6, "d_out": 5, "rank": 2}
@@ -78,27 +78,6 @@ def test_all_tuning_seeds_choose_the_rate(first, finals, rates, best):
     assert runner.finalists(study, tuned, screened) == settings
     assert runner.best_setting(study, tuned, screened) is None
     assert runner.best_setting(study, tuned, done) == Setting(best)
-
-
-def test_fair_tuning_keeps_off_cliffs_and_edges():
-    """Two seeds screen; the last rate is never taken; the mean alone takes a rate at which one seed
-    of five fails, the mean less a standard error takes the one below it."""
-    tuned = case("fedlora")
-    seeds = (7, 8, 9, 10, 11)
-    table = {0.01: [0.9] * 5, 0.1: [0.32] * 5, 0.3: [0.1] * 4 + [1.1], 0.8: [0.2] * 2 + [0.4] * 3}
-    study = small(tuned, rates=tuple(table), tune_seeds=seeds, **FAIR)
-    bold = replace(study, cautious=False)
-    done = losses(
-        *(
-            (Job(tuned, Setting(rate), seed, True), value)
-            for rate, values in table.items()
-            for seed, value in zip(seeds, values, strict=True)
-        )
-    )
-    assert runner.finalists(study, tuned, done) == [Setting(0.3), Setting(0.1)]
-    assert runner.best_setting(study, tuned, done) == Setting(0.1)
-    assert runner.best_setting(bold, tuned, done) == Setting(0.3)
-    assert sum(job.tune for job in runner.known_jobs(study, tuned, done)) == 4 * 2 + 2 * 3
 
 
 def test_a_search_goes_through_its_stages_and_beyond_an_edge():

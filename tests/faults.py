@@ -1,12 +1,7 @@
-"""Runs in processes of their own that are killed, or out of space.
-
-All scenarios run in one process that forks, so that what is heavy is loaded once. Called by
-test_killed_runs.py.
-"""
+"""Runs in processes of their own that are killed; called by test_killed_runs.py."""
 
 import json
 import os
-import resource
 import signal
 import sys
 import time
@@ -21,7 +16,6 @@ from typing import Any
 from toy_tasks import LORA, private, tokens
 
 import fedlora_lab as fl
-from fedlora_lab.cli import main
 from fedlora_lab.federated import checkpoint
 from fedlora_lab.federated.compare import Cell
 from fedlora_lab.privacy.ledger import Ledger
@@ -31,7 +25,6 @@ from fedlora_lab.report.run_folder import Folder, read_frame
 KILLED_AT = (1, 4, 9)
 """Rounds that are done when a run is killed."""
 PLAN = fl.Plan(rounds=14, local_steps=1, batch=3, lr=0.05)
-WORDS = "run regression rolora --clients 3 --local-steps 1 --lr 0.01 --accountant rdp --delta 0.001"
 
 
 def played(out: Path) -> None:
@@ -40,16 +33,6 @@ def played(out: Path) -> None:
     with Folder(out) as folder:
         for _ in run_cell(folder, cell):
             pass
-
-
-def commanded(said: Path, out: Path, *more: object) -> None:
-    """The command line in this process; what it says goes to the file ``said``."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-    try:
-        main([*WORDS.split(), "--out", str(out), *map(str, more)])
-    except SystemExit as error:
-        os._exit(error.code if isinstance(error.code, int) else 1)
 
 
 def child(act: Callable[[], Any], ripe: Callable[[], bool] | None = None) -> int:
@@ -65,8 +48,6 @@ def child(act: Callable[[], Any], ripe: Callable[[], bool] | None = None) -> int
         try:
             act()
             status = 0
-        except OSError as error:
-            status = 3 if "\n" not in str(error) else 4
         finally:  # nothing of the parent's work goes on in the child
             os._exit(status)
     while ripe is not None and not ripe():
@@ -128,30 +109,6 @@ def runs(root: Path) -> list[dict[str, Any]]:
     return seen
 
 
-def limited(act: Callable[[], Any], size: int) -> None:
-    """Acts while no file may grow past this size."""
-    # Bytecode that is cut off would stop every later process that imports the module.
-    sys.dont_write_bytecode = True
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-    act()
-
-
-def full(root: Path) -> dict[str, Any]:
-    """A run whose files may not grow past some bytes."""
-    out = root / "out"
-    said = root / "said"
-    code = child(partial(limited, partial(commanded, said, out, "--rounds", 12), 6000))
-    state = out / "checkpoints" / "rolora-0"
-    drafts = [path.name for path in out.rglob("*.part")]
-    seen = {"code": code, "said": said.read_text(), "drafts": drafts}
-    return {**seen, **left(state)}
-
-
 if __name__ == "__main__":
     warnings.simplefilter("error", UserWarning)
-    seen = {}
-    for scenario in (runs, full):
-        folder = Path(sys.argv[1]) / scenario.__name__
-        folder.mkdir()
-        seen[scenario.__name__] = scenario(folder)
-    print(json.dumps(seen))
+    print(json.dumps(runs(Path(sys.argv[1]))))

@@ -314,7 +314,7 @@ def best_threshold_bound(
         delta, significance: as of `threshold_lower_bound`.
         thresholds: fixed before these scores were seen.
 
-    Guarantees: test_a_plain_gaussian_release_is_seen.
+    Guarantees: test_a_bound_errs_as_often_as_it_says.
     """
     check(len(thresholds) > 0, "thresholds", thresholds, "at least one")
     counts = [_errors(inside, outside, t) for t in thresholds]
@@ -329,7 +329,7 @@ def threshold_gdp_lower_bound(
     mu >= Phi^-1(1 - FPR) - Phi^-1(FNR) at the upper ends of both rates.
 
     Args: as of `best_threshold_bound`, with one threshold, fixed before these scores were seen.
-    Guarantees: test_a_plain_gaussian_release_is_seen.
+    Guarantees: test_a_bound_errs_as_often_as_it_says.
     Source: arXiv:2302.07956, section 4.
     """
     fpr, fnr = _upper_rates(*_errors(inside, outside, threshold), significance)

@@ -53,7 +53,7 @@ def mark_examples(task: Task, marks: list[Tensor]) -> Task:
 
     Args: marks: for each client (n_k,): `ORDINARY`, `LEFT_OUT` or a weight >= 1.
     Guarantees: test_the_audit_changes_nothing_of_the_run,
-        test_an_example_that_is_left_out_weighs_nothing.
+        test_one_example_less_moves_a_step_by_at_most_what_is_assumed.
     """
     sizes = tuple(len(mark) for mark in marks)
     check(sizes == task.sizes, "marks", sizes, f"one an example of each client: {task.sizes}")

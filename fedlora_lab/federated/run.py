@@ -485,7 +485,8 @@ class Run:
             arrived: positions in ``opened.ids`` of those whose upload was not lost.
 
         Raises: `Diverged` where the rule decomposes matrices that are not finite.
-        Guarantees: test_checkpoint.py::test_resume_equals_uninterrupted.
+        Guarantees:
+            test_contract.py::test_a_seed_decides_every_bit_of_a_run_and_of_a_resumed_one.
         """
         state = self.state
         before = opened.before

@@ -64,8 +64,8 @@ def product_deviation(
         weights: (clients,).
         added: how far a residual moved, where the new product is ``added`` + B A.
 
-    Guarantees: zero for one client and for equal clients; small deviations are not lost in squares
-        (tests/measures/test_measures.py).
+    Guarantees: that of the full matrices
+        (tests/measures/test_measures.py::test_rows_of_a_round_are_those_by_hand).
     Source: arXiv:2403.12313, discordance of averaging factors.
     """
     mean = _mean_product(before, clients, weights)

@@ -36,8 +36,8 @@ class Optimizer(ABC):
             linear: the noise alone then moves by the same `update`, with a state of its own.
 
     Guarantees: a step reads gradients, parameters and public settings only: of noised gradients it
-        is post-processing (test_linear_rules_move_the_noise_alone,
-        test_steps_are_those_of_torch, test_a_client_has_the_bits_it_has_alone).
+        is post-processing (test_steps_are_those_of_torch,
+        test_the_noise_that_a_client_holds_is_known).
     """
 
     name: str = field(default="", init=False, repr=False)

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy_tasks import LORA, play, private, same_bits, tokens
+from toy_tasks import LORA, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.cli.audits import audit_to_json
-from fedlora_lab.federated.records import Round
 from fedlora_lab.privacy.ledger import Ledger, Uncertified
 from fedlora_lab.report.run_folder import to_json
 from fedlora_lab.review.mistakes import BUGS
@@ -98,16 +97,3 @@ def test_a_run_with_a_bug_is_uncertified_from_the_first_moment(tmp_path):
     for name, bug in (("broken", None), ("sound", NOTHING)):
         with pytest.raises(ValueError, match="those of this run"):
             fl.run(*SETUP, lora=LORA, resume=tmp_path / name, bug=bug)
-
-
-def test_a_bug_belongs_to_its_run_alone():
-    """A sound run between whose steps a broken one goes on has the bits that it has alone."""
-    sound = []
-    both: Any = [fl.ticks(*SETUP, lora=LORA, **options) for options in ({}, {"bug": NOTHING})]
-    for event, other in zip(*both, strict=True):
-        if isinstance(event, Round):
-            sound.append(event)
-            assert event.ledger is not None
-            assert (event.ledger.uncertified, other.ledger.uncertified) == (None, REASON)
-    same_bits(sound, play(*SETUP))
-    assert not event.adapter["inner"][1].equal(other.adapter["inner"][1])

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import SMALL, call
 from safetensors.torch import load_file
 from toy_tasks import LORA, PLAN, book, play, private, regression, tokens
 
@@ -129,10 +128,9 @@ def test_what_clients_keep_lies_in_private_only(tmp_path):
     assert not (tmp_path / "private").exists() and written(tmp_path) == outside
 
 
-def test_a_run_folder_without_its_private_part_is_not_joined(tmp_path, capsys):
-    words = ["run", "regression", "rolora", *SMALL, "--out", tmp_path / "runs"]
-    assert call(*words) == 0
-    shutil.rmtree(tmp_path / "runs" / "private")
-    assert call(*words) == 2
-    assert "expected a run folder with its subfolder private/" in capsys.readouterr().err
-    assert not (tmp_path / "runs" / "private").exists()
+def test_a_run_folder_without_its_private_part_is_not_joined(tmp_path):
+    write_atomically(tmp_path / "settings.json", "{}")
+    words = r"^folder=.*: expected a run folder with its subfolder private/ as it was$"
+    with pytest.raises(ValueError, match=words):
+        Folder(tmp_path).keyed_fingerprint(regression().fingerprint)
+    assert not (tmp_path / "private").exists()

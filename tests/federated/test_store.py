@@ -36,15 +36,15 @@ def test_a_kept_run_is_read_back_bit_by_bit(tmp_path):
 
 def test_any_changed_argument_trains_anew(tmp_path):
     base = Cell.from_name(ROW, regression(), private("example"), PLAN, LORA, 0)
-    changes: dict[str, list[Any]] = {
-        "method": [ROW.replace(exact=not ROW.exact)],
-        "task": [other_data(regression()), replace(regression(), public_test=False)],
-        "privacy": [None, private("example", sigma=1.5)],
-        "plan": [PLAN.replace(rounds=3), PLAN.replace(server_lr=0.5)],
-        "lora": [fl.Lora(rank=2, alpha=4.0)],
-        "seed": [1],
+    changes: dict[str, Any] = {
+        "method": ROW.replace(exact=not ROW.exact),
+        "task": other_data(regression()),
+        "privacy": private("example", sigma=1.5),
+        "plan": PLAN.replace(rounds=3),
+        "lora": fl.Lora(rank=2, alpha=4.0),
+        "seed": 1,
     }
-    cells = [replace(base, **{name: x}) for name, values in changes.items() for x in values]
+    cells = [replace(base, **{name: value}) for name, value in changes.items()]
     store = Store(tmp_path / "runs.jsonl")
     keys = [store.settings(cell, {}) for cell in (base, *cells)]
     keys.append(store.settings(base, {"evaluate_every": 2}))

@@ -19,7 +19,6 @@ from fedlora_lab.methods.state import ServerState
 
 SIGMA = 1.3
 CLIP = 0.7
-TRUSTS = ["local", "secagg", "central"]
 
 
 def standing():

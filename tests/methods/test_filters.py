@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from toy_tasks import begun, play, regression
@@ -88,19 +87,6 @@ def test_the_published_form_is_certified_by_nobody():
     torch.testing.assert_close(rule.noise[0] @ gram(B, peer) @ rule.noise[0], eye)
     with pytest.raises(ValueError, match="expected a rule that gives a Preconditioner"):
         privatizer.uncertified_reason(lambda gram: gram)  # type: ignore[arg-type, return-value]
-
-
-@pytest.mark.parametrize(("taps", "size"), [(3, 1), (5, 2), (9, 3)])
-def test_a_filter_longer_than_the_factor_mirrors_it_again_and_again(taps, size):
-    """Each index beyond an edge is mirrored back, the edge counted twice. Long factors:
-    test_methods_with_one_state_for_all_equal_their_loops.
-    """
-    weights = [math.comb(taps - 1, i) / 2 ** (taps - 1) for i in range(taps)]
-    mirrored = np.pad(np.eye(size), ((0, 0), (taps // 2, taps // 2)), mode="symmetric")
-    expected = np.array([np.convolve(row, weights, mode="valid") for row in mirrored])
-    x = random(4, 2, size)
-    found = filters.binomial(taps)(x, "A")
-    np.testing.assert_allclose(found.numpy(), x.numpy() @ expected, atol=1e-12)
 
 
 def test_a_core_starts_where_the_frozen_weight_points():

@@ -23,7 +23,6 @@ EVERY: tuple[Any, ...] = (
     AdamW(betas=(0.5, 0.9), eps=1e-4, weight_decay=0.3),
     Adam(),
 )
-every_rule = pytest.mark.parametrize("rule", EVERY, ids=str)
 CLOSE: Any = {"rtol": 1e-12, "atol": 1e-14}
 START = {"A": (3, 2, 5), "B": (3, 4, 2)}
 
@@ -75,32 +74,6 @@ def test_steps_are_those_of_torch(rule, torch_rule, memory, weight_decay):
     found = walk(rule(**settings), start(), turns(), rates)
     for key, x in weights.items():
         torch.testing.assert_close(found[key], x.detach(), **CLOSE)
-
-
-@every_rule
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_client_has_the_bits_it_has_alone(rule, dtype):
-    """Odd sizes, so that vector and scalar kernels both meet: stacked, and one by one."""
-    params = {"B": draw(1, 7, 3, dtype=dtype)}
-    grads = [{"B": draw(5, 7, 3, seed=i, dtype=dtype)} for i in range(4)]
-    whole = walk(rule, params, grads)["B"]
-    assert whole.dtype == dtype
-    for k in range(5):
-        alone = walk(rule, params, [{"B": one["B"][k : k + 1]} for one in grads])["B"]
-        assert torch.equal(alone[0], whole[k])
-
-
-@every_rule
-def test_linear_rules_move_the_noise_alone(rule):
-    """The noised walk less the bare one is the walk of the noise from zero, or it is said why."""
-    zero = {key: torch.zeros_like(x) for key, x in start().items()}
-    noise = turns(seed=50)
-    both = [{k: x + xi[k] for k, x in one.items()} for one, xi in zip(turns(), noise, strict=True)]
-    bare = walk(rule, start(), turns())
-    noised = walk(rule, start(), both)
-    alone = walk(rule, zero, noise)
-    gap = max(float((noised[k] - bare[k] - alone[k]).abs().max()) for k in zero)
-    assert (gap < 1e-12) == (not rule.nonlinear)
 
 
 @pytest.mark.parametrize("rule", [SGD(), SGD(momentum=0.9), Adam()], ids=str)

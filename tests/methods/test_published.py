@@ -14,19 +14,10 @@ from commands import PYTHON
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.methods.method import Cycle, Method
+from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.published import measured_properties
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.mark.parametrize(
-    ("train", "steps", "moved"),
-    [(("BA",), 1, "AB AB"), (("B", "A"), 2, "B A"), (("B A",), 1, "B B"), (("B A",), 2, "AB AB")],
-)
-def test_what_moved_is_read_from_the_steps(train, steps, moved):
-    row = methods.FedLoRA.replace(train=Cycle(train))
-    assert [row.sides_in_round(t, steps) for t in range(2)] == moved.split()
 
 
 def test_rows_are_immutable_hashable_and_found_by_their_slug():

@@ -21,10 +21,6 @@ NF4 = [
 ]
 
 
-def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
 def test_normal_levels():
     """Width 4 is NF4, width 3 as published."""
     assert normal_levels(4) == pytest.approx(NF4, abs=2e-6)

@@ -99,22 +99,3 @@ def test_a_heat_map_writes_every_number(frame):
     ax: Any = plots.heat({"one": table, "two": table}, unit="accuracy").axes[0]
     assert [text.get_text() for text in ax.texts] == ["0.71", "0.73", "0.80", "0.93", "1.00"]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["FedLoRA", "FFA-LoRA", "mine"]
-
-
-def test_labels_of_a_heat_map_stand_apart_and_its_title_fits():
-    """Few columns under long words, and a title that is longer than they are wide."""
-    columns = ["who sees the model", "the server", "the server and 10 of 50"]
-    table = pd.DataFrame(np.eye(3), ["nobody", "the server", "secure aggregation"], columns)
-    figure = plots.heat(table, title="Who faces which ε, where an ε of 2 was promised")
-    figure.draw_without_rendering()
-    labels = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
-    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(labels))
-    assert all(text.get_window_extent().x1 <= figure.bbox.x1 for text in figure.texts)
-
-
-@pytest.mark.parametrize("draw", [plots.intervals, plots.lines])
-def test_a_frame_without_rows_or_columns_is_refused(frame, draw):
-    with pytest.raises(ValueError, match="also value"):
-        draw(frame.drop(columns="value").assign(round=1))
-    with pytest.raises(ValueError, match="at least one row"):
-        draw(frame.iloc[:0].assign(round=1))

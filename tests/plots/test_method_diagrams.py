@@ -38,8 +38,3 @@ def test_a_diagram_is_read_from_the_row(row):
     averaged = sum(map(bool, sent))
     assert (text.count("="), text.count("≠")) == ((averaged, 0) if row.exact else (0, averaged))
     assert (textwrap.fill(PLAIN.note, 76) in text) == (row is PLAIN)
-
-
-def test_a_page_without_a_method_is_refused():
-    with pytest.raises(ValueError, match=r"^methods=\[\]: expected at least one method"):
-        plots.method_diagrams([])

@@ -64,14 +64,13 @@ def test_vanishes_for_every_weighting():
     where equal weights alone leave none.
     """
     rng = RNG(1)
-    B = np.repeat(rng.normal(size=(1, 4, 3)), 5, 0)
-    A = np.repeat(rng.normal(size=(1, 3, 6)), 5, 0)
+    B = np.ones((5, 4, 2))
+    A = np.ones((5, 2, 6))
     B[:, :, 0] = rng.normal(size=(5, 4))
     A[:, 1] = rng.normal(size=(5, 6))
-    close(theory.deviation_matrix(B, A, rng.dirichlet(np.ones(5))), 0)
     assert theory.vanishes_for_every_weighting(B, A)
     b = np.array([1.0, 1.0, -1.0, -1.0]).reshape(4, 1, 1)
-    a = np.array([1.0, -1.0, 1.0, -1.0]).reshape(4, 1, 1)
+    a = b[[0, 2, 1, 3]]
     close(theory.deviation_matrix(b, a), 0)
     assert not theory.vanishes_for_every_weighting(b, a)
 
@@ -143,17 +142,17 @@ def test_mean_band():
 
 
 def test_row_space_share():
-    """Against projections on random directions, for one and for several directions."""
+    """Against projections of several directions on random ones."""
     rng = RNG(33)
     d_in = 24
     r = 5
-    spaces = [np.linalg.qr(rng.normal(size=(d_in, r)))[0] for _ in range(2000)]
-    for spectrum in (np.ones(1), np.array([3.0, 2.0, 1.0, 0.5])):
-        rows = np.diag(spectrum) @ np.eye(len(spectrum), d_in)
-        shares = [np.sum((rows @ Q) ** 2) / np.sum(rows**2) for Q in spaces]
-        band = theory.row_space_share(r, d_in, spectrum)
-        assert band.mean == r / d_in and is_mean(r / d_in, shares)
-        assert np.mean([x in band for x in shares]) == pytest.approx(0.95, abs=0.025)
+    spectrum = np.array([3.0, 2.0, 1.0, 0.5])
+    rows = np.diag(spectrum) @ np.eye(4, d_in)
+    spaces = (np.linalg.qr(rng.normal(size=(d_in, r)))[0] for _ in range(2000))
+    shares = [np.sum((rows @ Q) ** 2) / np.sum(rows**2) for Q in spaces]
+    band = theory.row_space_share(r, d_in, spectrum)
+    assert band.mean == r / d_in and is_mean(r / d_in, shares)
+    assert np.mean([x in band for x in shares]) == pytest.approx(0.95, abs=0.025)
 
 
 # ---- factors in turns
@@ -310,18 +309,3 @@ def test_clip_terms():
     errors = (drawn @ clipped + xi) / batch - rows.mean(0)
     assert is_mean(terms.total, np.square(errors).sum(1))
     close(terms.bias, np.sum((clipped.mean(0) - rows.mean(0)) ** 2))
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "message"),
-    [
-        ("deviation_matrix", (np.ones((2, 3, 4)), np.ones((2, 3, 4))), "^B, A=.*: expected shapes"),
-        ("trust_level", ("secagg", 1.0, 1.0, 3, 4), r"^honest=4: expected a whole number in"),
-        ("membership_bound", (np.array([1.5]), 1.0, 0.1), r"^fpr=.*: expected numbers in \[0, 1\]"),
-    ],
-)
-def test_refuses_bad_input(name, arguments, message):
-    # As users have it, without the type checker that these tests put over the package.
-    function = inspect.unwrap(getattr(theory, name))
-    with pytest.raises(ValueError, match=message):
-        function(*arguments)

@@ -187,7 +187,7 @@ MAIN = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp", "fedsvd", 
 COMPARED = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "la-lora-unfiltered", "fedlpp")
 COMPARED += ("fedsvd", "balanced-lora")
 ON_MNIST = tuple(slug for slug in COMPARED if slug != "fedlpp")
-OTHERS = ("la-lora-unfiltered", "flora", "flexlora", "hetlora", "fedsa-lora", "sdflora")
+OTHERS = ("la-lora-unfiltered", "flora", "flexlora", "hetlora", "fedsa-lora", "split-ranks")
 OTHERS += ("lora-fair", "fedask", "fed-sb", "as-lora", "dp-lora", "dp-fedlora", "local")
 ON_TEXTS = ("fedlora", "ffa-lora", "rolora", "la-lora", "fedsvd", "balanced-lora")
 BUDGETS = (1.0, 3.0, 8.0, None)

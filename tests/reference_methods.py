@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.linalg import orthogonal_procrustes
 from scipy.stats import norm
 from toy_tasks import LORA, Tokens
 
@@ -314,6 +315,42 @@ def flora(fresh: Iterator[State]) -> Rule:
     return server
 
 
+def momentum(state: State, ends: Ends, weights: Shares) -> State:
+    """FedMomentum: the mean product's leading directions become the factors, split evenly; what is
+    left goes into the base weight.
+    """
+    new = heads(ends, weights)
+    for name in layers(state):
+        r = len(state["A", name])
+        u, s, vt = np.linalg.svd(mean_product(ends, weights, name))
+        new["A", name] = np.diag(np.sqrt(s[:r])) @ vt[:r]
+        new["B", name] = u[:, :r] @ np.diag(np.sqrt(s[:r]))
+        left = u[:, r : len(s)] @ np.diag(s[r:]) @ vt[r : len(s)]
+        new["W", name] = state.get(("W", name), 0.0) + SCALE * left
+    return new
+
+
+def rotated(rounds: Iterator[int]) -> Rule:
+    """FedRot-LoRA: Procrustes rotations towards what was received, by A in round 1, by B in 2."""
+
+    def server(state: State, ends: Ends, weights: Shares) -> State:
+        t = next(rounds)
+        turned = [dict(end) for end in ends]
+        for name in layers(state) if t else []:
+            for end in turned:
+                a, b = end["A", name], end["B", name]
+                pair = (a.T, state["A", name].T) if t % 2 else (b, state["B", name])
+                rotation, _ = orthogonal_procrustes(*pair)
+                if np.linalg.det(rotation) < 0:  # Kabsch: the least of the directions is turned
+                    u, _, vt = np.linalg.svd(pair[0].T @ pair[1])
+                    rotation = u[:, :-1] @ vt[:-1] - u[:, -1:] @ vt[-1:]
+                end["A", name] = rotation.T @ a
+                end["B", name] = b @ rotation
+        return mean(turned, weights)
+
+    return server
+
+
 def flexlora(state: State, ends: Ends, weights: Shares) -> State:
     """FlexLoRA: the mean of the products, by SVD cut to the server's rank. FedSVD does the same
     where A rests: the mean has the rank of B.
@@ -408,7 +445,7 @@ def lora_fair(state: State, ends: Ends, weights: Shares) -> State:
 def personal(
     oracle: Oracle, state: State, clients: list, work: Work, shared: dict[str, int]
 ) -> tuple[State, list[State]]:
-    """FedSA-LoRA and SDFLoRA: the first ``shared[side]`` ranks are sent and averaged.
+    """FedSA-LoRA and split ranks: the first ``shared[side]`` ranks are sent and averaged.
 
     Returns what the server holds, the other ranks as they were, and what each client kept.
     """

@@ -18,9 +18,9 @@ def fill_blocks(page: str, blocks: Mapping[str, str]) -> str:
     """
     for name, content in blocks.items():
         first = f"<!-- {name} -->\n"
-        last = f"\n<!-- /{name} -->"
+        last = f"<!-- /{name} -->"
         before, _, block = page.partition(first)
         _, mark, after = block.partition(last)
-        assert mark, f"expected the lines {first.strip()} and {last.strip()}"
-        page = before + first + content + last + after
+        assert mark, f"expected the lines {first.strip()} and {last}"
+        page = f"{before}{first}{content}\n{last}{after}"
     return page

@@ -3,6 +3,7 @@
 Everything is read and checked before PyTorch is loaded, so that a mistake is told at once.
 """
 
+import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,8 @@ from fedlora_lab._utils.options import OPTIONS, RunSettings
 from fedlora_lab._utils.validation import check, check_one_of
 
 TASKS = ("digits", "regression")
-METHODS = (
-    "fedlora", "ffa-lora", "rolora", "deer", "deer-literal", "la-lora", "la-lora-unfiltered",
-    "fedlpp", "fedex-lora", "flora", "flexlora", "hetlora", "fedsa-lora", "sdflora",
-    "lora-fair", "fedsvd", "fedask", "fed-sb", "as-lora", "ravan", "dp-lora", "dp-fedlora",
-    "balanced-lora", "local",
-)  # fmt: skip
+LOOKS = tomllib.loads((Path(__file__).parents[1] / "plots" / "looks.toml").read_text("utf-8"))
+METHODS = tuple(slug for slug in LOOKS if slug not in ("central", "non-private"))
 """Slugs of the table, whose own module loads PyTorch."""
 BASELINES = ("non-private", "central", "local")
 CHOSEN = "chosen, and printed with its reason"

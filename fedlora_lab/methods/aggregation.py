@@ -31,7 +31,8 @@ class Rule(ABC):
     Attributes:
         writes: kinds of tensors that the rule may change although no client sent them.
         averages_a: A moves by the weighted mean of the clients' changes of A, and by nothing else.
-        needs_single_uploads: given one sum of the uploads the rule is no better than a mean.
+        needs_single_uploads: given one sum of the uploads the rule is no better than a mean,
+            unless the clients share a factor.
     """
 
     writes: ClassVar[tuple[str, ...]] = ()
@@ -223,6 +224,67 @@ def mean_inner_product(changes: Tensor) -> Tensor:
     return (pairs / (count * (count - 1))).clamp(min=0)
 
 
+def nearest_rotation(matrix: Tensor) -> Tensor:
+    """The rotation (r, r) nearest to a square matrix; its determinant is 1."""
+    u, _, v = torch.linalg.svd(matrix)
+    # A reflection would turn the sign of one direction: that of the least singular value is given.
+    u[:, -1] *= torch.linalg.det(u @ v).sign()
+    return u @ v
+
+
+@dataclass(frozen=True, repr=False)
+class Rotated(Rule):
+    """Rotates each client's factors towards those it received, then averages them.
+
+    (B R)(R^T A) = B A for every rotation R, so no client's product changes. R minimises
+    ||R^T A_k - A|| in every second round, from the second, and ||B_k R - B|| in the others. The
+    first round is a plain mean: B is zero.
+
+    Args:
+        strength: 1 rotates in full; below, R is the rotation nearest to (1 - strength) I +
+            strength R.
+
+    Source: arXiv:2602.23638 (FedRot-LoRA) and its released code, where clients rotate what they
+        send; a rotation of a noised upload at the server is the same.
+    """
+
+    strength: float = 1.0
+    needs_single_uploads: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_number("strength", self.strength, 0, 1)
+
+    def __repr__(self) -> str:
+        return f"rotated({self.strength:g})"
+
+    def __call__(
+        self, state: ServerState, broadcast: ServerState, uploads: Uploads, weights: Tensor
+    ) -> ServerState:
+        turned = dict(uploads)
+        for layer in state.layers if state.round > 0 else ():
+            keys = ParamKey("A", layer), ParamKey("B", layer)
+            if not all(key in uploads for key in keys):
+                continue  # one common factor: there is nothing to align
+            a, b = (uploads[key].double() for key in keys)
+            old_a, old_b = (broadcast.tensors[key].double() for key in keys)
+            by_a = state.round % 2 == 1
+            rotations = torch.stack(
+                [
+                    self._rotation(a_k @ old_a.T if by_a else b_k.T @ old_b)
+                    for a_k, b_k in zip(a, b, strict=True)
+                ]
+            )
+            turned[keys[0]] = (rotations.mT @ a).to(uploads[keys[0]])
+            turned[keys[1]] = (b @ rotations).to(uploads[keys[1]])
+        return mean(state, broadcast, turned, weights)
+
+    def _rotation(self, overlap: Tensor) -> Tensor:
+        """The rotation of one client, from the overlap (r, r) of its factor with the old one."""
+        full = nearest_rotation(overlap)
+        identity = torch.eye(len(full), dtype=full.dtype, device=full.device)
+        return nearest_rotation((1 - self.strength) * identity + self.strength * full)
+
+
 # ---- rules that use the mean of the products
 
 
@@ -335,6 +397,32 @@ class MeanWithResidual(ProductRule):
         # In float64 the residual is what the mean of factors misses, and not rounding.
         a, b, w = (after.tensors[ParamKey(side, layer)].double() for side in "ABW")
         return {"W": w + left @ right - b @ a}
+
+
+@dataclass(frozen=True)
+class SplitProduct(ProductRule):
+    """Keeps the leading r directions of the mean product as B = U sqrt(S), A = sqrt(S) V^T.
+
+    Exact: what does not fit into rank r is added to W. A product of zero leaves the factors.
+
+    Source: arXiv:2603.08014 (FedMomentum). The abstract merges the residual "later"; here it is
+        merged in every round, and the even split of S is ours.
+    """
+
+    writes: ClassVar[tuple[str, ...]] = ("W", "A", "B")
+    needs_single_uploads: ClassVar[bool] = True
+
+    def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
+        a, w = (after.tensors[ParamKey(side, layer)] for side in "AW")
+        rank = len(a)
+        u, s, v = leading_svd(left, right, rank)
+        if not s[0] > 0:
+            return {}
+        root = s.sqrt()
+        factors = _factors(root.unsqueeze(1) * v, u * root, rank)
+        # The residual is taken from the factors as they are sent, rounded to their precision.
+        kept = factors["B"].to(a).double() @ factors["A"].to(a).double()
+        return {**factors, "W": w.double() + left @ right - kept}
 
 
 @dataclass(frozen=True)
@@ -492,9 +580,11 @@ class Repair(ProductRule):
 mean = MeanUpdate()
 norm_weighted = NormWeighted()
 merge = Merge()
+split_product = SplitProduct()
 mean_with_residual = MeanWithResidual()
 truncated_svd = TruncatedSVD()
 merge_gains = MergeGains()
 by_layer = ByLayer
 sketch = Sketch
 repair = Repair
+rotated = Rotated

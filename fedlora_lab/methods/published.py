@@ -92,6 +92,26 @@ FLoRA = FedLoRA.replace(
     exact=True,
     note="the stack of all factors is merged into the frozen weight, new factors every round",
 )
+# A is common in every round, so the merged product is exact from a sum too.
+FedRAC = FFA.replace(
+    name="Fed-RAC-LoRA",
+    source="arXiv:2410.08305",
+    aggregate=aggregation.merge,
+    note="B moves against an A drawn anew in every round, and is merged into the frozen weight",
+)
+FedMomentum = FedLoRA.replace(
+    name="FedMomentum",
+    source="arXiv:2603.08014",
+    aggregate=aggregation.split_product,
+    exact=True,
+    note="the mean of products is split anew, and what exceeds the rank is merged",
+)
+FedRot = FedLoRA.replace(
+    name="FedRot-LoRA",
+    source="arXiv:2602.23638",
+    aggregate=aggregation.rotated(),
+    note="each client's factors are rotated towards the common ones before the mean",
+)
 FlexLoRA = FedLoRA.replace(
     name="FlexLoRA",
     source="arXiv:2402.11505",
@@ -112,9 +132,9 @@ FedSA = FedLoRA.replace(
     share="A",
     note="every client keeps its own B and shares A: no common product is formed",
 )
-SDFLoRA = FedLoRA.replace(
-    name="SDFLoRA",
-    source="arXiv:2601.11219",
+SplitRanks = FedLoRA.replace(
+    name="Split ranks",
+    source="this project, after arXiv:2601.11219",
     own_ranks=0.5,
     note="half of the ranks are averaged, the other half never leaves its client",
 )

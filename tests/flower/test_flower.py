@@ -68,7 +68,7 @@ SIGMAS = fl.Privacy(noise_multiplier=(0.5, 1.0, 3.0), clip_norm=0.7, delta=1e-3,
     [
         *((regression(), slug, None, ROUNDS, {}) for slug in ("flora", "fedsa-lora")),
         (tokens(), "hetlora", protected("example"), ROUNDS, UNEQUAL),
-        (tokens(), "sdflora", protected("client"), ROUNDS, UNEQUAL),
+        (tokens(), "split-ranks", protected("client"), ROUNDS, UNEQUAL),
         (tokens(), "flexlora", protected("example"), ROUNDS, UNEQUAL),
         (tokens(), "deer", protected("client"), ROUNDS, UNEQUAL),
         (tokens(), "fedlora", SIGMAS, ROUNDS.replace(weights="size", lr_decay=0.5), {}),

@@ -58,7 +58,7 @@ SHARED = (
     "rolora",
     "deer",
     "fedsa-lora",
-    "sdflora",
+    "split-ranks",
     "fed-sb",
     "local",
 )
@@ -75,7 +75,7 @@ def test_replies_hold_what_is_shared_and_noised_and_nothing_else(slug, unit):
     """
     row = methods.get(slug)
     unequal = fl.Lora(rank=3, alpha=3.0, ranks=(1, 3, 2))
-    lora = unequal if slug in ("fedlora", "sdflora") else LORA
+    lora = unequal if slug in ("fedlora", "split-ranks") else LORA
     both = (tokens("head"), other_data(tokens("head")))
     runs = [wire(task, row, protected(unit), EVERYONE, lora) for task in both]
     quiet = [wire(task, row, protected(unit, clip=0.0), EVERYONE, lora)[2] for task in both]

@@ -47,6 +47,26 @@ def product(state):
 # ---- means
 
 
+def test_clients_are_rotated_to_where_they_lie_nearest():
+    """No rotation of a fine grid lies nearer; a product is kept, and strength 0 does nothing."""
+    uploads, weights, _ = federation()
+    for t, moved, kept in ((1, A, B), (2, B, A)):
+        state = replace(STATE, round=t)
+        for k in range(3):
+            one = {key: x[k : k + 1] for key, x in uploads.items()}
+            after = aggregation.rotated()(state, state, one, torch.ones(1, dtype=torch.float64))
+            torch.testing.assert_close(product(after), (one[B] @ one[A])[0])
+            gap = (after.tensors[moved] - STATE.tensors[moved]).norm()
+            for angle in torch.linspace(0, 2 * torch.pi, 721, dtype=torch.float64):
+                c, s = angle.cos(), angle.sin()
+                R = torch.stack([torch.stack([c, -s]), torch.stack([s, c])])
+                other = R.T @ one[A][0] if moved == A else one[B][0] @ R
+                assert gap <= (other - STATE.tensors[moved]).norm() + 1e-12
+        still = aggregation.rotated(0.0)(state, state, uploads, weights)
+        mean = aggregation.mean(state, state, uploads, weights)
+        torch.testing.assert_close(still.tensors[kept], mean.tensors[kept])
+
+
 @pytest.mark.parametrize("weights", [[0.5, 0.2, 0.3], [0.5, 0, 0], [1.0, 1.0, 1.0]])
 def test_the_mean_has_a_fixed_denominator(weights):
     """Missing weight stays with the old state, of which a sum above 1 takes away; nothing is

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -146,6 +146,9 @@ LOOPS: dict[str, Callable[[Trace], Loop]] = {
     "fedlpp": lambda run: Loop(AB, plain.straight_through, receives=plain.quantised),
     "fedex-lora": lambda run: Loop(AB, plain.fedex),
     "flora": lambda run: Loop(AB, plain.flora(fresh(run))),
+    "fed-rac-lora": lambda run: Loop(B, plain.flora(fresh(run))),
+    "fedmomentum": lambda run: Loop(AB, plain.momentum),
+    "fedrot-lora": lambda run: Loop(AB, plain.rotated(count(run.states[0].round))),
     "flexlora": lambda run: Loop(AB, plain.flexlora),
     "fedsvd": lambda run: Loop(B, plain.flexlora),
     "fedask": lambda run: Loop(B, plain.fedask(sketches(run))),
@@ -157,7 +160,7 @@ LOOPS: dict[str, Callable[[Trace], Loop]] = {
     "dp-lora": lambda run: Loop(plain.apart, plain.plain_mean),
     "dp-fedlora": lambda run: Loop(AB, plain.plain_mean, sends=plain.weights_themselves),
 }
-UP_TO_SIGNS = {"flexlora", "fedsvd", "fedask", "fedask-both"}
+UP_TO_SIGNS = {"fedmomentum", "flexlora", "fedsvd", "fedask", "fedask-both"}
 UNEQUAL = {row: LOOPS[row] for row in ("flora", "flexlora", "hetlora")}
 UNEQUAL["fedlora"] = lambda run: Loop(AB, plain.padded_changes)
 UNITS = {"dp-lora": "example", "dp-fedlora": "client", "deer-literal": "client"}
@@ -209,7 +212,7 @@ def test_one_round_from_nonzero_tensors_equals_the_loop(row):
 
 
 # Ranks of A and of B, out of three, that are sent; the others stay with their client.
-SENT = {"fedsa-lora": {"A": 3, "B": 0}, "sdflora": {"A": 2, "B": 2}}
+SENT = {"fedsa-lora": {"A": 3, "B": 0}, "split-ranks": {"A": 2, "B": 2}}
 
 
 @pytest.mark.parametrize(("row", "setting", "task", "clip"), cases(SENT))

@@ -37,7 +37,7 @@ CLIP = 0.7
 MARKED_LOSS_WEIGHT = 10_000
 SIZES = (5, 8, 3, 6)
 ROWS = (
-    *("fedlora", "ffa-lora", "la-lora", "deer", "fedsa-lora", "sdflora"),
+    *("fedlora", "ffa-lora", "la-lora", "deer", "fedsa-lora", "split-ranks"),
     *("dp-fedlora", "dp-lora", "fedlpp"),
 )
 PLAIN = methods.FedLoRA

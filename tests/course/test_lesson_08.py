@@ -5,11 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from frames import marked
 
 import fedlora_lab as fl
 from fedlora_lab import theory
-from fedlora_lab.course.lesson_08 import figures
+from fedlora_lab.course.lesson_08 import exercises, figures
 from fedlora_lab.methods.quantization import normal_float, normal_levels
 from fedlora_lab.tasks.task import concatenate
 
@@ -35,13 +34,11 @@ def test_the_best_reach_loses_least(width, block):
 
 
 def test_normal_levels():
-    """Derived from quantiles, equal to what is sent; and drawn."""
+    """Derived from quantiles, equal to what is sent."""
     for width in range(2, 9):
         np.testing.assert_allclose(
             theory.normal_float_levels(width), normal_levels(width), atol=1e-12
         )
-    (marks,) = marked(figures.code_levels(3).axes[0], "o")
-    np.testing.assert_allclose(marks.get_xdata() / marks.get_xdata().max(), normal_levels(3))
 
 
 @pytest.mark.slow
@@ -86,3 +83,18 @@ def test_accuracy_per_holder():
     size = sum(float(x.square().sum()) for x in server.values())
     assert table.loc["averaged", "distance"] == pytest.approx((off / size) ** 0.5, rel=1e-4)
     assert table.loc["trained", "distance"] > 0 == table.loc["server", "distance"]
+
+
+@pytest.mark.slow
+def test_the_readers_quantiser_trains_as_the_library_s():
+    """And a finished adapter is rounded by the same code."""
+    task = fl.tasks.digits(clients=3, seed=5)
+    plan = fl.Plan(rounds=2, local_steps=2, batch=8, lr=0.1)
+    mine = figures.rounded_by(exercises.receive)
+    ended = [[*fl.run(task, row, None, plan)] for row in (mine, fl.methods.FedLPP)]
+    for layer, factors in ended[1][-1].adapter.items():
+        for value, expected in zip(ended[0][-1].adapter[layer], factors, strict=True):
+            np.testing.assert_allclose(value, expected, atol=1e-6)
+    assert ended[0][-1].uploads == ended[1][-1].uploads
+    table = figures.rounded_at_the_end({0: ended[1]}, (4,))
+    assert table["value"].item() == pytest.approx(ended[1][-1].metrics["accuracy_received"])

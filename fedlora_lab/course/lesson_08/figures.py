@@ -1,6 +1,7 @@
 """Figures of notebook 08: quantised broadcasts, and what each party holds at the end."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -10,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedlora_lab import measures, methods, theory
-from fedlora_lab._utils.validation import check, check_whole
+from fedlora_lab import measures, methods
+from fedlora_lab._utils.validation import check_whole
 from fedlora_lab.federated.run import run
 from fedlora_lab.lora import adapters, evaluation
 from fedlora_lab.lora.source import require_source
@@ -20,58 +21,39 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.quantization import normal_float, normal_levels
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.plots import style
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task, concatenate, examples_to_judge
 
-CODE = style.look("fedlpp").colour
+
+@dataclass(frozen=True)
+class _Received:
+    """A broadcast rule from the reader's function of exercise 08.2."""
+
+    receive: Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+    width: int
+    block: int
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if not tensor.any():  # the exercise knows no block of zeros: B at the start
+            return tensor
+        row = tensor.flatten().double().numpy()
+        rounded = self.receive(row, np.array(normal_levels(self.width)), self.block)
+        return torch.from_numpy(rounded).to(tensor).view_as(tensor)
+
+    def bits(self, numbers: int) -> int:
+        return normal_float(self.width, self.block).bits(numbers)
 
 
-def quantiser_table(
-    widths: Sequence[int] = (1, 2, 3, 4, 6, 8),
-    blocks: Sequence[int] = (16, 64, 256),
-    seeds: int = 100,
-    size: int = 2048,
-) -> pd.DataFrame:
-    """Measures the squared error of the library's quantiser on normal numbers.
+def rounded_by(
+    receive: Callable[[np.ndarray, np.ndarray, int], np.ndarray], width: int = 4, block: int = 64
+) -> Method:
+    """Makes FedLPP with a quantiser of one's own.
 
-    Args: widths, blocks: of the codes; seeds: >= 2; size: numbers a seed, a multiple of all blocks.
-    Returns: columns group (the blocks), x (bits of a code), mean, low, high and closed, for
-        `fl.plots.closed_form`.
+    Args: receive: as in exercise 08.2; width, block: of the code.
+    Guarantees: test_lesson_08.py::test_the_readers_quantiser_trains_as_the_library_s.
     """
-    check_whole("seeds", seeds, 2)
-    check(all(size % block == 0 for block in blocks), "size", size, "a multiple of every block")
-    rows = []
-    for block, width in product(blocks, widths):
-        draws = np.random.default_rng([block, width]).standard_normal((seeds, size))
-        off = normal_float(width, block)(torch.from_numpy(draws)).numpy() - draws
-        errors = (off**2).mean(1)
-        band = theory.mean_band(errors, 1.96)
-        closed = theory.quantiser_error(normal_levels(width), block)
-        rows.append((f"blocks of {block}", width, *band, closed))
-    return pd.DataFrame(rows, columns=["group", "x", "mean", "low", "high", "closed"])
-
-
-@style.paper()
-def code_levels(width: int = 4) -> style.Picture:
-    """Draws where the levels of a code come from: equal steps of probability, scaled to [-1, 1].
-
-    Guarantees: the marks are `normal_levels` (test_lesson_08.py::test_normal_levels).
-    """
-    edge = 1.848  # the quantile 0.9677083: where the outermost level stands before scaling
-    code = np.array(normal_levels(width)) * edge
-    x = np.linspace(-3, 3, 301)
-    figure, (ax,) = style.subplots(8.2, 2.9)
-    ax.fill_between(x, np.exp(-(x**2) / 2), color=style.FAINT, lw=0)
-    ax.vlines(code, 0, np.exp(-(code**2) / 2), color=CODE, lw=1.8)
-    style.draw_dots(ax, code, np.exp(-(code**2) / 2), CODE, 5)
-    ax.vlines([0], 0, 1, color=style.INK, lw=2.2)
-    ax.set(xlim=(-3, 3), ylim=(0, 1.08), yticks=[])
-    ax.set_xlabel("a normal number, in standard deviations")
-    words = f"{len(code)} levels: dense where numbers are many, one of them exactly zero"
-    ax.set_title(words, color=style.INK)
-    ax.grid(False)
-    return figure
+    rule = _Received(receive, width, block)
+    return methods.FedLPP.replace(name="my FedLPP", broadcast=rule)
 
 
 def gradient_at(record: Any, rule: Callable[[Tensor], Tensor]) -> Float[np.ndarray, " p"]:
@@ -133,6 +115,22 @@ def model_protection(
     ]
     columns = ["task", "seed", "round", "layer", "method", "measure", "value"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def rounded_at_the_end(runs: Mapping[int, Sequence[Any]], widths: Iterable[int]) -> pd.DataFrame:
+    """Scores adapters that were trained in full precision and rounded once, after training.
+
+    Args: runs: the records of a run for each seed; widths: bits of a code.
+    Returns: columns width, seed and value, the accuracy.
+    """
+    rows = []
+    for (seed, records), width in product(runs.items(), widths):
+        task, lora, state = require_source(records[-1])
+        adapted = adapters.adapt(task.model, task.targets, task.head, lora)
+        values = {key: normal_float(width, 64)(x) for key, x in state.tensors.items()}
+        test = examples_to_judge(task, records[-1].ledger is not None)
+        rows.append((width, seed, evaluation.evaluate(task, adapted, values, test)["accuracy"]))
+    return pd.DataFrame(rows, columns=["width", "seed", "value"])
 
 
 def runs_with_holders(

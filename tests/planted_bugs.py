@@ -79,16 +79,6 @@ def over_the_root(shapes, std, streams, where):
     return gaussian_noise(shapes, [level / 3**0.5 for level in std], streams, where)
 
 
-def uniform(shapes, std, streams, where):
-    """Noise of the right standard deviation and the wrong law."""
-    drawn = gaussian_noise(shapes, [1.0] * len(std), streams, where)
-    level = torch.tensor(std)
-    return {
-        key: (torch.special.ndtr(x) - 0.5) * 12**0.5 * level.to(x).view(-1, *[1] * (x.dim() - 1))
-        for key, x in drawn.items()
-    }
-
-
 # ---- ledger and participation
 
 
@@ -96,11 +86,6 @@ def one_round_only(self, t, ids):
     """A new ledger every round."""
     self.ledger = self.spec.privacy.ledger()
     true_charge(self, t, ids)
-
-
-def one_release_a_round(self, t, ids):
-    """Counts a round of several steps as one release."""
-    self.ledger.record(t + 1, ids, 1, **self.spec.privacy.entry(ids))
 
 
 def more_noise_than_there_is(self, t, ids):
@@ -129,14 +114,11 @@ PLANTED = {
     "noise shared by rounds": ("example", NOISE, shared_by_rounds, "noise independence"),
     "noise shared by layers": ("example", NOISE, shared_by_layers, "noise independence"),
     "noise over the root": ("example", NOISE, over_the_root, "noise size"),
-    "uniform noise": ("example", NOISE, uniform, "noise law"),
     "twice the noise claimed": ("example", LEDGER, more_noise_than_there_is, "noise size"),
     "fixed batches": ("example", BATCH, fixed_batches, "sampling"),
     "one draw for all clients": ("example", BATCH, one_draw_for_all, "sampling"),
     "one draw for all steps": ("example", BATCH, the_same_every_step, "sampling"),
     "a new ledger every round": ("example", LEDGER, one_round_only, "accounting"),
-    "one release a round": ("example", LEDGER, one_release_a_round, "accounting"),
-    "client: noise over the root": ("client", NOISE, over_the_root, "noise size"),
     "client: takes everyone": ("client", DRAW, everyone_every_round, "sampling"),
 }
 """Name -> unit, what is replaced, by what, and the check that must call it broken."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
-import torch
 
 import fedlora_lab as fl
 from fedlora_lab.review.mistakes import model
@@ -153,16 +152,14 @@ def turned_every_second_call():
     return step_of(noise=noise)
 
 
-def first_numbers(count):
-    """Noise that cancels in pairs of calls, of which only some numbers are released: single calls
-    show nothing."""
-    step = step_of(noise=antithetic(first=1))
-    return lambda examples, seed: {"gradient": step(examples, seed)["gradient"][:count]}
+def two_numbers(examples, seed):
+    """Noise that cancels in pairs of calls, of which little is released: single calls show
+    nothing."""
+    return {"gradient": step_of(noise=antithetic(first=1))(examples, seed)["gradient"][:2]}
 
 
 MANY = {"draws": 32}
 TIED = {
-    "cancels in pairs": antithetic(),
     "in pairs from odd seeds": antithetic(first=1),
     "in pairs four apart": antithetic(apart=4),
     "mirrored": mirrored,
@@ -189,8 +186,7 @@ NOISE = {
         )
         for name, noise in WORKERS.items()
     },
-    "one number": Wrong(first_numbers(1), INDEPENDENCE, options={"draws": 64}),
-    "two numbers": Wrong(first_numbers(2), INDEPENDENCE, options={"draws": 64}),
+    "two numbers": Wrong(two_numbers, INDEPENDENCE, options={"draws": 64}),
     "one number a tensor": Wrong(
         of_each_tensor(lambda i, shape, seed: normal((seed, i), ())), INDEPENDENCE
     ),
@@ -204,19 +200,18 @@ NOISE = {
         options={"draws": 64},
     ),
     "Laplace": Wrong(step_of(noise=laplace), {"noise law"}, options={"draws": 64}),
-    "no number": Wrong(step_of(noise=WORKERS["none"]), INDEPENDENCE),
 }
 
 # ---- noise or others that are left out beside an example
 
 
-def skips(test: Callable[[Rows], bool], share: float = 0.0):
-    """A step that keeps only a share of its noise, and no signal, where a test fails."""
+def skips(test: Callable[[Rows], bool]):
+    """A step that leaves noise and signal out where a test fails."""
 
     def step(examples, seed):
         if len(examples) == 0 or test(stack(examples)):
             return sound(examples, seed)
-        return {"gradient": share * normal(seed) / MEAN}
+        return {"gradient": np.zeros(NUMBERS)}
 
     return step
 
@@ -243,10 +238,6 @@ def zeroed_sum(rows):
         return finite((rows / np.maximum(norms, 1.0)).sum(0))
 
 
-def zeroed_number(rows):
-    return finite(np.where(np.isnan(rows), np.nan, clipped(finite(rows))).sum(0))
-
-
 def overflow_dropped(rows):
     rows = rows[np.isfinite(rows).all(1)]
     return total(rows) if (np.abs(rows) < 1e30).all() else np.zeros(NUMBERS)
@@ -257,14 +248,12 @@ def turns_to_nan(rows):
 
 
 SKIPPED = {"non-finite", "noise size"}
-NO_NAN = skips(lambda rows: bool(np.isfinite(rows).all()))
 SCALER = skips(fits(np.float32, 2.0**16))
 BESIDE = {
-    "skips NaN": Wrong(NO_NAN, SKIPPED),
+    "skips NaN": Wrong(skips(lambda rows: bool(np.isfinite(rows).all())), SKIPPED),
     "a scaler in half precision": Wrong(skips(fits(np.float16, 2.0**10)), SKIPPED, NOT_FINITE),
     "a scaler": Wrong(SCALER, SKIPPED),
     "squares that overflow": Wrong(skips(squares_fit), SKIPPED),
-    "half the noise": Wrong(skips(lambda rows: bool(np.isfinite(rows).all()), 0.5), SKIPPED),
     "skips small gradients": Wrong(
         skips(lambda rows: bool(np.linalg.norm(total(rows)) > 0.1)), {"noise size"}
     ),
@@ -272,7 +261,6 @@ BESIDE = {
         skips(lambda rows: bool((rows[:, 0] > 0).any())), {"noise size"}, REPLACED
     ),
     "the sum is cleaned": Wrong(step_of(zeroed_sum), {"non-finite"}),
-    "a number is cleaned": Wrong(step_of(zeroed_number), {"non-finite"}),
     "an overflow drops all": Wrong(step_of(overflow_dropped), {"non-finite"}),
     "pieces are cleaned": Wrong(
         step_of(lambda rows: sum(zeroed_sum(rows[i : i + 4]) for i in range(0, len(rows), 4))),
@@ -298,23 +286,13 @@ def by_direction(rows):
     return short[short @ short.sum(0) >= 0].sum(0)
 
 
-def median_of_numbers(rows):
-    return np.median(clipped(rows), axis=0) * len(rows)
-
-
 near_median = by_norm(lambda norms: norms <= 1.01 * np.median(norms))
 below_median = by_norm(lambda norms: norms <= 3 * np.median(norms))
 RULES = {
     "near the median": near_median,
-    "a tenth is dropped": by_norm(
-        lambda norms: np.argsort(np.argsort(norms)) < len(norms) - len(norms) // 10
-    ),
-    "scaled by the loudest": by_norm(lambda norms: 1 / np.maximum(1.0, norms.max())),
     "four at least": by_norm(lambda norms: len(norms) >= 4),
     "of one direction": by_direction,
-    "a median of numbers": median_of_numbers,
     "centred by the batch": lambda rows: total(rows - finite(rows).mean(0)),
-    "small sums": lambda rows: total(rows) * (np.linalg.norm(total(rows)) < 6),
 }
 TOKENS = [[*range(i, i + 2 + 6 * (i % 2))] for i in range(12)]
 """Examples that cannot be scaled."""
@@ -345,17 +323,9 @@ def mean_of_its_batch(examples, seed):
     return {"gradient": total(stack(examples)) / max(1, len(examples)) + normal(seed) / MEAN}
 
 
-def with_bare_bias(examples, seed):
-    return in_tensors(examples, seed) | {"bias": split(total(stack(examples)))["bias"] / MEAN}
-
-
 def share_clipped(examples, seed):  # the same in every batch of loud examples
     loud = [np.linalg.norm(x) > 1 for x, _ in examples]
     return sound(examples, seed) | {"clipped": np.mean(loud) if loud else 0.0}
-
-
-def counted_sum(examples, seed):  # a sum's loss under the rule for means
-    return sound([(x * len(examples) / 10, y) for x, y in examples], seed)
 
 
 def noise_where_there_is_signal(examples, seed):  # as of the rows of an embedding
@@ -370,20 +340,8 @@ def with_dropout(examples, seed, leak=False):
     return sent | ({"loss": np.square(rows).sum()} if leak else {})
 
 
-def noise_of_the_largest_norm(examples, seed):
-    norms = np.linalg.norm(finite(stack(examples)), axis=1)
-    most = norms.max() if examples else 1.0
-    return {"gradient": (total(stack(examples)) + min(1.0, most) * normal(seed)) / MEAN}
-
-
-BATCH_OF_12 = replace(CLAIMS, denominator=12.0)
 UNSEEDED = replace(CLAIMS, seeded=False)
 OTHERS = {
-    "divides by its batch": Wrong(divides_by_its_batch, {"noise size"}, BATCH_OF_12),
-    "noise of the largest norm": Wrong(noise_of_the_largest_norm, {"noise size"}),
-    "mean of its batch": Wrong(mean_of_its_batch, {"sensitivity"}),
-    "counts a sum": Wrong(counted_sum, {"sensitivity"}),
-    "a bare bias": Wrong(with_bare_bias, {"un-noised output"}),
     "a share of the clipped": Wrong(share_clipped, {"un-noised output"}),
     "a number each": Wrong(
         lambda e, s: sound(e, s) | {"losses": np.zeros(len(e))}, {"un-noised output"}
@@ -446,7 +404,6 @@ ALIKE = {
     "replaced": (step_of(denominator=12.0), replace(REPLACED, finite=False)),
     "cut after the clip": (step_of(cut_after_the_clip), CLAIMS),
     "rounded to half": (rounded(np.float16), CLAIMS),
-    "rounded to bfloat16": (rounded(lambda x: torch.tensor(x).to(torch.bfloat16)), CLAIMS),
     "rounded to a grid": (rounded(lambda x: np.round(x / 0.04) * 0.04), CLAIMS),
     "momentum beside it": (with_momentum, CLAIMS),
     "dropout": (with_dropout, CLAIMS),

@@ -89,7 +89,6 @@ def run_command(task: str, method: str, seed: int | None, **options: Any) -> Non
     train(task, [method], [seed], every_round=True, **options)
 
 
-COLUMNS = read.Text("text", read.read_columns)
 CLASSES = read.Text("labels", read.read_names)
 CLASS_HELP = "Of the classes."
 TEST = read.Text("test", read.read_test)
@@ -99,7 +98,7 @@ TEST_HELP = "Public rows to score on, or a share.  [none]"
 @commands.command("finetune")
 @click.argument("data", type=PATH)
 @click.option("--model", metavar="DIR", help="A Hugging Face name, or a folder.  [required]")
-@click.option("--text", type=COLUMNS, metavar="COLUMN", help="Of the texts, or A,B of pairs.")
+@click.option("--text", metavar="COLUMN", help="Of the texts.")
 @click.option("--label", metavar="COLUMN", help=CLASS_HELP)
 @click.option("--labels", type=CLASSES, metavar="A,B", help="Classes in order.  [from the rows]")
 @click.option("--by", metavar="COLUMN", help="Of the owner, a client.  [dealt at random]")

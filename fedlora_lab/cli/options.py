@@ -101,11 +101,6 @@ def read_names(name: str, text: str) -> list[str]:
     return names
 
 
-def read_columns(name: str, text: str) -> str | list[str]:
-    """The name of one column, or a list of several joined by commas."""
-    return read_names(name, text) if "," in text else text
-
-
 def read_task(name: str, text: str) -> str:
     """The name of an embedded task."""
     check_one_of(name, text, TASKS)

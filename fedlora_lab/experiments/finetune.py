@@ -6,7 +6,7 @@
 import inspect
 import math
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -88,8 +88,7 @@ class Finetuned:
         """Predicts the label of each row, or what a decoder answers to each prompt.
 
         Args:
-            inputs: a list of texts, pairs of texts, prompts or images; of a finished task the
-                model's own inputs.
+            inputs: a list of texts, prompts or images; of a finished task the model's own inputs.
             probabilities: return a frame with a column for each class instead of the labels.
 
         Raises: ``ValueError`` for a decoder that was trained on texts alone, and for other inputs.
@@ -140,7 +139,7 @@ def finetune(
     model: "str | Path | nn.Module | Task",
     frame: object = None,
     *,
-    text: str | Sequence[str] | None = None,
+    text: str | None = None,
     label: str | None = None,
     by: str | None = None,
     epsilon: float | None = 8.0,
@@ -161,8 +160,8 @@ def finetune(
     Args:
         model: a Hugging Face name, folder or module; or a finished task, which has its own data.
         frame: a DataFrame, a CSV file, a folder of images or a `datasets` split; private.
-        text, label, by: columns: the text (two for pairs), the class, the owner of a row. Without
-            ``by`` the rows are dealt at random.
+        text, label, by: columns: the text, the class, the owner of a row. Without ``by`` the rows
+            are dealt at random.
         epsilon: the budget, > 0; ``None`` trains without privacy.
         test: public rows for scores, as ``frame``; or a share in (0, 0.5] held out of the private
             rows, or persons, which is never scored under privacy.
@@ -234,19 +233,13 @@ def _encoder(
         processor = options.get("tokenizer")
         processor = architectures.read_processor(model, processor, "AutoImageProcessor")
         return lambda images: architectures.encode_images(processor, list(images))
-    columns = [options["text"]] if isinstance(options["text"], str) else options["text"]
     with ignore_warnings():  # what there is to warn of was told when the task was made
         tokenizer = architectures.prepare_tokenizer(model, options.get("tokenizer"), task.model)
 
     def encode(texts: object) -> "dict[str, Tensor]":
-        listed = isinstance(texts, Iterable) and not isinstance(texts, str)
-        rows = list(texts) if listed else []
-        pairs = [[row] if isinstance(row, str) else row for row in rows]
-        fits = bool(rows) and all(len(pair) == len(columns) for pair in pairs)
-        kind = "texts" if len(columns) == 1 else "pairs of texts"
-        check(fits, "texts", texts, f"a list of {kind}, at least one")
-        sources = [list(source) for source in zip(*pairs, strict=True)]
-        return architectures.tokenize(tokenizer, sources, task.model, options.get("max_length"))
+        rows = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else []
+        check(bool(rows), "texts", texts, "a list of texts, at least one")
+        return architectures.tokenize(tokenizer, rows, task.model, options.get("max_length"))
 
     return encode
 

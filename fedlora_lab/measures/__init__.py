@@ -24,7 +24,6 @@ from fedlora_lab.measures.deviation import (
     separation,
     server_deviation,
     signal_to_noise,
-    sketch_errors,
     worst_change,
 )
 from fedlora_lab.measures.gradients import (

@@ -1,9 +1,8 @@
 """How far a server's product is from the mean of its clients' products, and the noise in it."""
 
-import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.methods.aggregation import Uploads, sketch
+from fedlora_lab.methods.aggregation import Uploads
 from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey, ServerState, times_core
@@ -390,24 +389,6 @@ def mean_spectrum(inputs: AggregationInput, layer: str) -> "Float[np.ndarray, ' 
     """
     mean = _mean_product(inputs.server(layer), inputs.factors(layer), inputs.weights)
     return torch.linalg.svdvals(mean).numpy()
-
-
-def sketch_errors(
-    inputs: AggregationInput, layer: str, widths: Sequence[int], seeds: int = 10
-) -> Any:
-    """Computes the relative error of FedASK's server over the width of its sketch.
-
-    Args: inputs, layer: a round and a layer; widths: of the sketch; seeds: number of draws, >= 1.
-    Returns: columns width, seed, value.
-    """
-    import pandas as pd
-
-    check_whole("seeds", seeds, 1)
-    rows = []
-    for width, seed in itertools.product(widths, range(seeds)):
-        drawn = inputs._replace(state=replace(inputs.state, streams=Streams(seed)))
-        rows.append((width, seed, server_deviation(drawn, sketch(width), layer).relative))
-    return pd.DataFrame(rows, columns=["width", "seed", "value"])
 
 
 def alignment(inputs: AggregationInput) -> float:

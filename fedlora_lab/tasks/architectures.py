@@ -333,7 +333,7 @@ def check_tokens(
 
 def tokenize(
     tokenizer: Any,
-    texts: Sequence[Sequence[str]],
+    texts: Sequence[str],
     model: nn.Module,
     max_length: int | None,
     rows: Sequence[str] = (),
@@ -342,24 +342,22 @@ def tokenize(
 
     Args:
         tokenizer: from `prepare_tokenizer`.
-        texts: one list of n strings, or two of them for pairs.
+        texts: n strings.
         model: whose vocabulary and longest text are respected.
         max_length: cut longer texts to so many tokens; ``None``: nothing is cut.
         rows: what messages call each row; by default its number.
     Raises: ``ValueError`` naming the row of a text that is too long for the model, or empty.
     """
-    rows = rows or [str(i) for i in range(len(texts[0]))]
+    rows = rows or [str(i) for i in range(len(texts))]
     check_max_length(max_length, model)
-    for column in texts:
-        for row, text in zip(rows, column, strict=True):
-            expected = f"text in every row, which row {row} has not"
-            check(isinstance(text, str), "text", text, expected)
+    for row, text in zip(rows, texts, strict=True):
+        expected = f"text in every row, which row {row} has not"
+        check(isinstance(text, str), "text", text, expected)
     options: dict[str, Any] = {"truncation": max_length is not None, "max_length": max_length}
     with ignore_warnings():  # texts beyond the tokenizer's own limit are checked below
-        encoded = tokenizer(*texts, padding=True, **options, return_tensors="pt", verbose=False)
-    # With one text in a row there is one kind of token only: the model's own default.
-    keys = ("input_ids", "attention_mask", "token_type_ids")[: 1 + len(texts)]
-    inputs = {key: encoded[key].long() for key in keys if key in encoded}
+        encoded = tokenizer(texts, padding=True, **options, return_tensors="pt", verbose=False)
+    # There is one kind of token only, which is the model's own default.
+    inputs = {key: encoded[key].long() for key in ("input_ids", "attention_mask")}
     check_tokens(inputs["input_ids"], inputs["attention_mask"], model, rows)
     return inputs
 

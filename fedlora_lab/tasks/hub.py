@@ -1,7 +1,6 @@
 """Your own Hugging Face model on your own data, as a task."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ def hub(
     model: str | Path | nn.Module,
     dataset: object,
     *,
-    text: str | Sequence[str] | None = None,
+    text: str | None = None,
     image: str | None = None,
     label: str | None = None,
     labels: Sequence[int | str] | None = None,
@@ -43,9 +42,9 @@ def hub(
 
     Args:
         model: a name, a folder, or a module, which is copied. Of files only safetensors are read.
-        dataset: a DataFrame, a list of dicts, a `datasets` Dataset or DatasetDict, a CSV or JSONL
-            file, or a folder with a folder of images for each class.
-        text, image, label: names of columns; two of ``text`` are read as pairs.
+        dataset: a DataFrame, a list of dicts, a `datasets` Dataset or DatasetDict, a CSV file,
+            or a folder with a folder of images for each class.
+        text, image, label: names of columns.
         labels: the classes in order. ``None``: those of a `datasets` ClassLabel, else those of
             the rows, whole numbers by size and words in order, which no epsilon covers.
         by, person: columns with the owner of each row (one client for each) and the person, a
@@ -62,81 +61,41 @@ def hub(
     Guarantees: tests/lora/test_gradients.py::test_equals_batches_of_one,
         tests/tasks/test_hub.py::test_bad_calls_are_one_line.
     """
-    columns = _Columns(text, image, label, labels)
+    expected = "one of them, a column's name"
+    check((text is None) != (image is None), "text, image", (text, image), expected)
+    expected = "a column's name; a decoder without classes learns by fl.tasks.prompts"
+    check(label is not None, "label", None, expected)
     rows = Rows.read(dataset, test, seed, by, person, clients, public_test)
-    fields = {"targets": targets, "head": head, "metrics": metrics, "public_test": public_test}
-    return _build(model, tokenizer, rows, columns, max_length, seed, fields)
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """What the model reads, and what it learns: names of columns, and the classes if declared."""
-
-    text: str | Sequence[str] | None
-    image: str | None
-    label: str | None
-    labels: Sequence[int | str] | None
-
-    def __post_init__(self) -> None:
-        is_one = (self.text is None) != (self.image is None)
-        check(is_one, "text, image", (self.text, self.image), "one of them, a column's name")
-        expected = "a column's name; a decoder without classes learns by fl.tasks.prompts"
-        check(self.label is not None, "label", None, expected)
-        is_named = self.text is None or 1 <= len(self.texts) <= 2
-        check(is_named, "text", self.text, "the name of a column, or two of them")
-
-    @property
-    def texts(self) -> list[str]:
-        """The columns of texts."""
-        return [self.text] if isinstance(self.text, str) else list(self.text or ())
-
-
-def _build(
-    model: str | Path | nn.Module,
-    tokenizer: Any,
-    rows: Rows,
-    columns: _Columns,
-    max_length: int | None,
-    seed: int,
-    fields: dict[str, Any],
-) -> Task:
-    """The task of a model, rows, and their columns.
-
-    Args:
-        model, tokenizer, rows, columns: what learns, and what it learns.
-        max_length, seed: as of `hub`.
-        fields: of the task, where they are given.
-    """
     # The names of a ClassLabel are no private rows'.
-    declared = columns.labels
-    if declared is None:
-        declared = rows.sources[0].attrs.get(str(columns.label))
+    declared = rows.sources[0].attrs.get(str(label)) if labels is None else labels
     # Classes first: a classifier is loaded for as many outputs.
-    numbers, classes = read_labels(rows.sources, str(columns.label), declared)
-    kind = "text" if columns.image is None else "image"
+    numbers, classes = read_labels(rows.sources, str(label), declared)
+    kind = "text" if image is None else "image"
     base, new = architectures.load(model, kind, len(classes), seed)
     check_order(classes, base.config)
-    origin = "read from the rows" if declared is None else "declared"
-    info = {"task": "hub", "model": type(base).__name__, "kind": kind, "classes": len(classes)}
-    fields |= {
-        "name": "hub",
-        "model": base,
-        "targets": architectures.default_targets(base, fields["targets"]),
-        "metrics": select_metrics(fields["metrics"]),
-        "labels": None if classes == tuple(range(len(classes))) else classes,
-        "info": info | {"labels": origin},
-        "new_modules": new,
-    }
-    if fields["head"] == OWN_HEAD:
-        fields["head"] = architectures.default_head(base)
-    if columns.image is not None:
+    prepare = None
+    if image is not None:
         processor = architectures.read_processor(model, tokenizer, "AutoImageProcessor")
-        images = rows.column("image", columns.image)
+        images = rows.column("image", image)
         x: Inputs = architectures.encode_images(processor, images, rows.names)
     else:
         code = architectures.prepare_tokenizer(model, tokenizer, base)
-        texts = [rows.column("text", source) for source in columns.texts]
-        # Both parts in one call: they must have one width.
-        x = architectures.tokenize(code, texts, base, max_length, rows.names)
-        fields["prepare"] = architectures.trim_padding
-    return check_classes(rows.make_task(x, rows.labels(numbers), **fields))
+        x = architectures.tokenize(code, rows.column("text", text), base, max_length, rows.names)
+        prepare = architectures.trim_padding
+    origin = "read from the rows" if declared is None else "declared"
+    info = {"task": "hub", "model": type(base).__name__, "kind": kind, "classes": len(classes)}
+    task = rows.make_task(
+        x,
+        rows.labels(numbers),
+        name="hub",
+        model=base,
+        targets=architectures.default_targets(base, targets),
+        head=architectures.default_head(base) if head == OWN_HEAD else head,
+        metrics=select_metrics(metrics),
+        labels=None if classes == tuple(range(len(classes))) else classes,
+        prepare=prepare,
+        info=info | {"labels": origin},
+        public_test=public_test,
+        new_modules=new,
+    )
+    return check_classes(task)

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import warnings
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +30,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 DATASET_KINDS = (
-    "a pandas DataFrame, a list of dicts, a `datasets` Dataset or DatasetDict, a CSV or JSONL "
-    "file, or a folder with a folder for each class"
+    "a pandas DataFrame, a list of dicts, a `datasets` Dataset or DatasetDict, a CSV file, or a "
+    "folder with a folder for each class"
 )
-FILES = (".csv", ".jsonl")
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
 
@@ -207,7 +205,7 @@ def _test_table(test: object, splits: "Mapping[str, DataFrame]") -> "DataFrame":
     # The name of a split comes first: a file of that name may lie anywhere.
     if isinstance(test, str) and test in splits:
         return splits[test]
-    is_file = not isinstance(test, str) or Path(test).suffix in FILES or Path(test).exists()
+    is_file = not isinstance(test, str) or Path(test).suffix == ".csv" or Path(test).exists()
     names = ", ".join(name for name in splits if name != "train") or "none here"
     expected = f"a share, a data set, a file, or the name of a split: {names}"
     check(is_file, "test", test, expected)
@@ -235,15 +233,13 @@ def read_splits(dataset: object) -> "dict[str, DataFrame]":
     path = Path(dataset)
     if path.is_dir():
         return {"train": _images(path)}
-    check(path.suffix in FILES, "dataset", str(path), DATASET_KINDS)
+    check(path.suffix == ".csv", "dataset", str(path), DATASET_KINDS)
     expected = f"a file that exists; there is none in {path.parent.resolve()}"
     check(path.is_file(), "dataset", str(path), expected)
-    # By the name's end: a reader that guesses would take one kind of file for another.
     try:
-        table = _csv(path) if path.suffix == ".csv" else _json_lines(path)
-    except ValueError as error:  # those of pandas' parsers and of UTF-8 are ValueErrors
-        kind = "CSV with a header" if path.suffix == ".csv" else "JSONL, an object in each line"
-        expected = f"{kind}, in UTF-8 ({error_text(error)})"
+        table = _csv(path)
+    except ValueError as error:  # those of pandas' parser and of UTF-8 are ValueErrors
+        expected = f"CSV with a header, in UTF-8 ({error_text(error)})"
         raise ValueError(f"dataset={str(path)!r}: expected {expected}") from error
     return {"train": _frame(table)}
 
@@ -258,13 +254,6 @@ def _csv(path: Path) -> "DataFrame":
     header = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].dropna()
     check(not header.duplicated().any(), "columns", header.tolist(), "each name once")
     return frame
-
-
-def _json_lines(path: Path) -> "DataFrame":
-    import pandas as pd
-
-    # Nothing is guessed from a column's name or its texts.
-    return pd.read_json(path, lines=True, dtype=False, encoding="utf-8-sig")
 
 
 def _images(folder: Path) -> "DataFrame":
@@ -306,26 +295,22 @@ def check_public_test(task: Task) -> None:
     """Refuses public test rows that are plainly private rows.
 
     Scores of public rows are exact, and no epsilon counts them. Two rows are equal if all that the
-    model reads is, and the label. Refused are the same rows in any order, and tables of which more
-    than half of either are rows of the other, beyond what chance explains: where rows of both
-    tables repeat among themselves, honest tables share them. Fewer are warned of, without their
-    number, which is one about private rows. Rows that were written differently, such as images that
-    were encoded again, are not found.
+    model reads is, and the label. Refused are tables of which more than half of either are rows of
+    the other. Fewer are warned of, without their number, which is one about private rows. Rows that
+    were written differently, such as images that were encoded again, are not found.
 
     Args: task: whose test rows are said to be public.
     Guarantees: tests/tasks/test_hub.py::test_private_rows_are_no_public_test,
         ::test_the_private_table_is_known_from_any_place.
     """
     # By content: the same rows may come from another file, a copy or a link.
-    private = Counter(_digests(concatenate(task.clients)))
-    public = Counter(_digests(task.test))
-    chance = min(1 - list(rows.values()).count(1) / rows.total() for rows in (private, public))
-    twins = sum(count for row, count in public.items() if row in private)
-    shared = max(twins / public.total(), len(private.keys() & public.keys()) / len(private))
-    is_copy = public == private or shared > chance + 0.5
+    private = set(_digests(concatenate(task.clients)))
+    public = _digests(task.test)
+    twins = sum(row in private for row in public)
+    shared = max(twins / len(public), len(private.intersection(public)) / len(private))
     expected = "public rows of their own, without those that are private"
-    check(not is_copy, "test", f"{twins} of {public.total()} rows equal private rows", expected)
-    if twins / public.total() > chance:
+    check(shared <= 0.5, "test", f"{twins} of {len(public)} rows equal private rows", expected)
+    if twins:
         event = "some rows equal private rows, and their scores would be exact and not protected"
         warnings.warn(f"test: {event}: expected {expected}", stacklevel=3)
 

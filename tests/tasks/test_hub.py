@@ -52,12 +52,10 @@ def test_files_and_folders_equal_the_frame(tmp_path):
     """A file, a mapping of splits and a folder of images say what the frame says."""
     frame = toy_hubs.texts()
     frame.to_csv(tmp_path / "texts.csv", index=False)
-    frame.to_json(tmp_path / "texts.jsonl", orient="records", lines=True)
     from_frame = bert(frame, by="site")
     assert from_frame.client_names == ("site 0", "site 1", "site 2", "site 3")
     assert from_frame.labels == ("harsh", "kind")
-    for name in ("texts.csv", "texts.jsonl"):
-        assert bert(tmp_path / name, by="site").fingerprint == from_frame.fingerprint
+    assert bert(tmp_path / "texts.csv", by="site").fingerprint == from_frame.fingerprint
     assert bert(frame, by="site", seed=1).fingerprint != from_frame.fingerprint
     split = bert({"train": frame[:30], "validation": frame[30:]}, by="site", test="validation")
     assert split.fingerprint == bert(frame[:30], by="site", test=frame[30:]).fingerprint
@@ -69,12 +67,6 @@ def test_files_and_folders_equal_the_frame(tmp_path):
     task = fl.tasks.hub(toy_hubs.folder("vit"), animals, **PICTURES, clients=2, test=0.25)
     assert task.labels == ("cat", "dog")
     assert sum(task.sizes) == 6 and task.test[0].shape == (2, 3, 8, 8)  # type: ignore[union-attr]
-
-
-def test_pairs_are_read_together():
-    pair = bert(toy_hubs.texts().assign(more="good day"), text=("text", "more"))
-    x: Any = pair.clients[0][0]
-    assert int(x["attention_mask"].sum(1).min()) >= 3 + 2 + 3, "both texts and three marks"
 
 
 def test_a_site_that_is_left_without_rows_is_named():
@@ -169,9 +161,9 @@ def test_a_file_whose_cells_pandas_would_move_or_rename_is_refused(tmp_path):
         read_splits(file)
     file.write_text("text,label\na b,good,\nc d,bad,\n")
     assert read_splits(file)["train"]["text"].tolist() == ["a b", "c d"]
-    (tmp_path / "texts.jsonl").write_bytes('{"text": "très"}'.encode("latin-1"))
-    with pytest.raises(ValueError, match=r"dataset=.*jsonl': expected JSONL, .* in UTF-8"):
-        read_splits(tmp_path / "texts.jsonl")
+    file.write_bytes("text,label\ntrès,good\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"dataset=.*csv': expected CSV with .* in UTF-8"):
+        read_splits(file)
 
 
 # ---- persons and owners
@@ -314,21 +306,16 @@ def test_private_rows_are_no_public_test():
     draw = np.random.default_rng(0)
     rows = draw.normal(size=(40, 2))
     others = draw.normal(size=(40, 2))
-    few = np.tile([[1.0, 0.0], [-1.0, 0.0]], (20, 1))
     for private, test, count in (
         (rows, rows[7:9], "2 of 2"),
         (rows, np.concatenate([rows[:21], others[:19]]), "21 of 40"),
         (rows[:20], np.concatenate([rows[:20], others]), "20 of 60"),
-        (few, draw.permutation(few), "40 of 40"),
-        (np.tile(rows, (2, 1)), np.concatenate([rows, others[:9]]), "40 of 49"),
+        (np.tile(rows, (2, 1)), draw.permutation(rows), "40 of 40"),
     ):
         line = f"^test='{count} rows equal private rows': expected public rows of their own, with"
         with pytest.raises(ValueError, match=line):
             check_public_test(rows_of_numbers(private, test))
-    # Of two kinds of rows any honest table consists, and of forty where all of them repeat.
-    many = np.tile(rows, (9, 1))
-    for private, test in ((rows, others), (few, few[:11]), (many, many[:200])):
-        check_public_test(rows_of_numbers(private, test))
+    check_public_test(rows_of_numbers(rows, others))
     with pytest.warns(UserWarning, match=r"^test: some rows equal private rows[^0-9]*$"):
         check_public_test(rows_of_numbers(rows, np.concatenate([rows[37:], others])))
 

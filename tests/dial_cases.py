@@ -9,10 +9,6 @@ import fedlora_lab as fl
 rng = np.random.default_rng(0)
 rows = rng.standard_normal((600, 50)) * np.exp(1.5 * rng.standard_normal((600, 1))) / 7 + 0.02
 change = np.diag(2.0 ** (1 - np.arange(64)))
-first = {"moves": "B", "rests": "A", "stretches": [0.7, 0.5], "angle": 30.0}
-then = {"moves": "A", "rests": "B", "stretches": [1.5, 0.4], "angle": 80.0}
-first |= {"from": [0, 0.7], "to": [0.5, 0.7]}
-then |= {"from": [0.5, 0.7], "to": [0.5, 1.1]}
 """
 DIALS = {
     "low rank": "fl.course.lesson(1).low_rank_explorer(change)",
@@ -25,7 +21,6 @@ DIALS = {
     "film": "fl.course.lesson(4).decision_film()",
     "schedule": "fl.course.lesson(6).schedule_explorer()",
     "regulator": "fl.course.lesson(6).regulator_explorer()",
-    "rounds": "fl.course.lesson(6).rounds_explorer([first, then], 0.75)",
     "filter": "fl.course.lesson(7).filter_explorer()",
     "quantiser": "fl.course.lesson(8).quantiser_explorer(rows)",
     "attack": "fl.course.lesson(11).attack_explorer()",

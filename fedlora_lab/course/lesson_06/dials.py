@@ -1,7 +1,5 @@
-"""The dials of notebook 06: schedules, noise shaped by the frozen factor, and a run in turns."""
+"""The dials of notebook 06: schedules, and noise shaped by the frozen factor."""
 
-from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,7 +42,7 @@ def timeline_scene(method: Method) -> Scene:
             marks.append(bars(some + 0.1, row + 0.15, some + 0.9, row + 0.85, ink))
         names.append(f"{side}  {moves.mean():.0%}")
     middles = [(t + 0.5) * STEPS for t in range(ROUNDS)]
-    title = "One factor rests in every round"
+    title = "One factor is frozen in every round"
     if both:
         title = f"Both factors move in {len(both)} of {ROUNDS} rounds"
     edges = [line([t * STEPS, t * STEPS], [0, 2], "ink", width=1.8) for t in range(1, ROUNDS)]
@@ -216,88 +214,5 @@ def regulator_explorer() -> Dial:
         first=1.8,
         second=0.6,
         sigma=1,
-        clip="factor",
-    )
-
-
-def _round_scene(path: Sequence[Mapping[str, Any]], noise: float, round: int, clip: str) -> Scene:
-    """Draws the noise of a round, the path of both factors, and the worst change of every round."""
-
-    count = len(path)
-    starts = np.array([moved["from"] for moved in path])
-    ends = np.array([moved["to"] for moved in path])
-    most = 1.1 * np.maximum(starts.max(0), ends.max(0))
-    rounds = np.arange(1, count + 1)
-    promised = 1 / noise
-    turn = path[round - 1]
-    stretches = np.array(turn["stretches"])
-    far = np.array([separation(moved["stretches"], noise, clip) for moved in path])
-    mu = float(far[round - 1])
-    colour = "red" if mu > promised + 1e-9 else "green"
-    what = "a row of ΔB" if turn["moves"] == "B" else "a column of ΔA"
-    walked = []
-    for t in range(count):
-        ink = SIDES[path[t]["moves"]][1] if t < round else "pale"
-        across, up = np.stack([starts[t], ends[t]], 1)
-        walked.append(line(across, up, ink, width=3))
-    allowed = 1 / stretches if clip == "product" else np.ones(2)
-    panels = [
-        _plane(f"Round {round}: {what}", noise / stretches, allowed, turn["angle"]),
-        panel(
-            "One factor at a time: a staircase",
-            axis("largest singular value of B", 0, most[0]),
-            axis("of A", 0, most[1]),
-            *walked,
-            dots(ends[round - 1, 0], ends[round - 1, 1], "ink", 6),
-            height=240,
-        ),
-        panel(
-            f"The worst change: {mu:.2f} deviations; dashed: promised {promised:.2f}",
-            axis("round", 0.5, count + 0.5),
-            axis("deviations of the noise", 0, 1.15 * max(promised, float(far.max()))),
-            line([0.5, count + 0.5], [promised, promised], "ink", dash="5 4", width=1.4),
-            line(rounds, far, "grey", "worst change", width=1.4),
-            dots(rounds, far, "grey", 4),
-            dots(round, mu, colour, 7),
-            height=240,
-        ),
-    ]
-    judged = "as promised"
-    if not np.isclose(mu, promised):
-        judged = f"{'more' if mu > promised else 'less'} than the {promised:.2f} promised"
-    return panels, [
-        f"Round {round}: {turn['moves']} moves, {turn['rests']} is frozen with singular values "
-        f"{stretches[0]:.2f} and {stretches[1]:.2f}. The noise on {turn['moves']} is smallest "
-        "along the first. ",
-        f"With the clip on the {clip} the worst change stands {mu:.2f} deviations out, ",
-        f"{judged}.",
-    ]
-
-
-def rounds_explorer(path: Sequence[Mapping[str, Any]], sigma: float) -> Dial:
-    """Makes a dial for the round of a run: the shape of its noise, and the factors' path.
-
-    Args: path: of `turns_path`; sigma: noise multiplier of the run, > 0.
-    """
-
-    count = len(path)
-    return Dial(
-        partial(_round_scene, path, sigma),
-        title="Round by round",
-        lead="Go through the rounds. Who moves, how is its noise shaped, and how far does the "
-        "worst change stand out?",
-        about="A run in turns, round by round: noise shaped by the frozen factor, and the factors.",
-        controls={
-            "round": slider("round", "of a run as published, rank 2", range(1, count + 1)),
-            "clip": menu("clip on the", "what the clip bounds", CLIPS),
-        },
-        presets={
-            "B moves first": {"round": 1, "clip": "factor"},
-            "A moves for the first time": {"round": 2, "clip": "factor"},
-            "last round": {"round": count, "clip": "factor"},
-            "the same, clip on the product": {"round": count, "clip": "product"},
-        },
-        play="round",
-        round=1,
         clip="factor",
     )

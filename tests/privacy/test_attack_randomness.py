@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable
 from io import BytesIO
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -121,11 +120,8 @@ def test_every_bit_of_the_seed_decides_everything():
 def test_every_name_has_a_key_of_its_own():
     """Of 128 bits, all of which its generator takes; also names that look alike."""
     low, high = Streams(0).numpy("noise", 76, 282, 1).bit_generator.state["state"]["key"]
-    assert int(low) + (int(high) << 64) == key(0, "noise", 76, 282, 1)
-    places = list(product(range(100), range(100)))
-    large = {key(0, name, *at) for name in ("sampling", "noise") for at in places}
-    assert len(large) == 20_000
-    assert min(large).bit_length() < 120 < max(large).bit_length() <= 128
+    whole = key(0, "noise", 76, 282, 1)
+    assert int(low) + (int(high) << 64) == whole and 120 < whole.bit_length() <= 128
     alike: list[Any] = [("a",), ("a/1",), ("a, 1",), ("",), ('a", 1',), ("a", 1), ("a", 1, 1)]
     alike += [("a", 11), ("a/1", 1), ("a", -1), ("a", 2**64)]
     assert len({key(seed, *name) for seed in (0, 1, 2**64) for name in alike}) == 3 * len(alike)

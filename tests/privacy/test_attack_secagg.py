@@ -35,11 +35,9 @@ def test_the_aggregator_is_not_amplified_against() -> None:
     for trust in ("secagg", "local"):
         unnoised = fl.Privacy(unit="client", trust=trust, delta=1e-3)
         ledger = unnoised.replace(noise_multiplier=weak).resolve(task, plan).ledger(100)
-        for observer in ("server", "released"):
+        for observer in ("server", "released", None):
             assert ledger.epsilon(observer=observer) == pytest.approx(exact(weak))
-        assert ledger.epsilon() == ledger.epsilon(observer="server")
         calibrated = unnoised.calibrate(epsilon=2, task=task, plan=plan)
-        assert calibrated.ledger(releases=100).epsilon() <= 2
         assert exact(calibrated.noise_multiplier) <= 2
 
 

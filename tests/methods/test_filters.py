@@ -39,13 +39,11 @@ def test_product_space_is_post_processing(key, clip):
     owner = torch.zeros(1, dtype=torch.int64)
     rows = privatizer.precondition_rows({key: change[None]}, {key: rule}, owner)
     sums, _ = privatizer.clip_sum(rows, clip, owner, 1)
-    xi = {key: 0.3 * random(1, *change.shape, seed=2)}
-    released, alone = privatizer.add_noise(sums, xi, {key: rule})
+    released, alone = privatizer.add_noise(sums, {key: random(1, *change.shape)}, {key: rule})
     effect = product(key, change, peer)
     clipped = effect * min(1.0, clip / float(effect.norm()))
     found = product(key, (released[key] - alone[key])[0], peer)
     torch.testing.assert_close(found, clipped, rtol=1e-9, atol=1e-12)
-    assert rows[key].norm() == pytest.approx(float(effect.norm()), rel=1e-9)
     white = rule.of_noise[0] @ gram(key, peer) @ rule.of_noise[0]
     torch.testing.assert_close(white, torch.eye(3, dtype=torch.float64))
     assert rule.noise is None
@@ -70,21 +68,13 @@ def test_directions_that_the_peer_does_not_span_stay_still():
     peers = torch.cat([peers, peers.sum(1, keepdim=True)], 1)
     noise = filters.product_space((peers @ peers.mT).float()).of_noise.double()
     assert (torch.linalg.svdvals(noise)[:, -1] < 1e-5).all()
-    assert not torch.stack(filters.product_space(torch.zeros(1, 3, 3))[:2]).any()
 
 
 def test_the_published_form_is_certified_by_nobody():
-    """Its noise passes the peer's pseudo-inverse and its signal does not; each of its tensors is
-    clipped to all of C.
-    """
+    """Its noise passes a map and its signal does not; each tensor is clipped to all of C."""
     assert "by more than C" in (privatizer.uncertified_reason(None, filters.each_tensor) or "")
     assert privatizer.uncertified_reason(filters.product_space) is None
     assert "does not pass" in (privatizer.uncertified_reason(filters.factor_space) or "")
-    peer = random(3, 9)
-    eye = torch.eye(3, dtype=torch.float64)
-    rule = filters.factor_space(gram(B, peer)[None])
-    torch.testing.assert_close(rule.before[0], eye)
-    torch.testing.assert_close(rule.noise[0] @ gram(B, peer) @ rule.noise[0], eye)
     with pytest.raises(ValueError, match="expected a rule that gives a Preconditioner"):
         privatizer.uncertified_reason(lambda gram: gram)  # type: ignore[arg-type, return-value]
 

@@ -1,5 +1,5 @@
-"""Plans, schedules and ranks of any kind: valid ones keep their promises, others
-are refused in one line before anything runs.
+"""Plans, schedules and ranks of any kind: valid ones keep their promises, others are refused in one
+line before anything runs.
 """
 
 from typing import Any
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_tasks import LORA, private, regression, tensors
+from toy_tasks import private, regression, tensors
 
 import fedlora_lab as fl
 
@@ -44,16 +44,25 @@ def begun(call: Any) -> Any:
     return None
 
 
+RANKS = st.integers(0, 7) | st.sampled_from([1.5, None])
+
+
 @given(
     given=st.fixed_dictionaries({}, optional=PLANS),
     unit=st.sampled_from([None, "example", "client"]),
+    rank=st.integers(-1, 7) | st.sampled_from([2.0, None]),
+    ranks=st.none() | st.lists(RANKS, min_size=1, max_size=4),
+    slug=st.sampled_from(["fedlora", "hetlora", "rolora", "flexlora"]),
 )
-@settings(max_examples=60)
-def test_any_plan_runs_or_is_refused_before_training(given, unit):
-    """What is begun ends: so many records, finite ledger; NaN only where numbers grew too large."""
+@settings(max_examples=150)
+def test_any_plan_runs_or_is_refused_before_training(given, unit, rank, ranks, slug):
+    """What is begun ends: so many records, finite ledger; NaN only where numbers grew too large. A
+    rank may be above the layer's; ranks may be of other clients, or of a method of equal ones.
+    """
     plan = begun(lambda: fl.Plan(**dict[str, Any](rounds=1, local_steps=1, batch=2) | given))
+    lora = begun(lambda: fl.Lora(rank=rank, ranks=ranks))
     privacy = unit and private(unit)
-    run = plan and begun(lambda: fl.run(regression(), "fedlora", privacy, plan, lora=LORA))
+    run = lora and plan and begun(lambda: fl.run(regression(), slug, privacy, plan, lora=lora))
     if run:
         records = list(run)
         assert [record.index for record in records] == list(range(plan.rounds + 1))
@@ -63,14 +72,7 @@ def test_any_plan_runs_or_is_refused_before_training(given, unit):
             assert all(torch.equal(x, last[name]) for name, x in tensors(records[0]).items())
 
 
-ROUND = st.lists(st.sampled_from(["A", "B", "AB"]), min_size=1, max_size=3).map(" ".join)
-
-
-@given(
-    st.lists(st.text("AB *RX|", max_size=5) | st.none() | st.integers(), max_size=3).map(tuple)
-    | st.text(max_size=3)
-    | st.lists(ROUND, min_size=1, max_size=3).map(tuple)
-)
+@given(st.lists(st.text("AB *RX", max_size=4) | st.none(), max_size=3).map(tuple))
 @settings(max_examples=60)
 def test_any_words_are_a_schedule_or_refused(words):
     cycle = begun(lambda: fl.Cycle(words))
@@ -78,21 +80,3 @@ def test_any_words_are_a_schedule_or_refused(words):
         steps = line.split()
         assert set(steps) <= {"A", "B", "AB", "BA", "R", "*"}
         assert [cycle(t + len(words), s) for s in range(2 * len(steps))] == steps * 2
-
-
-@given(
-    rank=st.integers(-1, 7) | st.sampled_from([2.0, None, 10**6]),
-    ranks=st.none()
-    | st.lists(st.integers(0, 7) | st.sampled_from([1.5, None]), min_size=1, max_size=4),
-    slug=st.sampled_from(["fedlora", "hetlora", "rolora", "flexlora"]),
-)
-@settings(max_examples=40)
-def test_any_ranks_run_or_are_refused_before_training(rank, ranks, slug):
-    """A rank above the layer's, another count of clients, a method of equal ranks only."""
-    lora = begun(lambda: fl.Lora(rank=rank, ranks=ranks))
-    plan = fl.Plan(rounds=1, local_steps=1, batch=2, lr=0.05)
-    if lora is not None and lora.rank <= 100:
-        run = begun(lambda: fl.run(regression(), slug, None, plan, lora=lora))
-        for A, B in list(run)[-1].adapter.values() if run else ():
-            assert A.shape[0] == B.shape[1] == rank
-            assert bool(A.isfinite().all() and B.isfinite().all())

@@ -1,7 +1,6 @@
 """Rows are immutable data, schedules repeat, the table says what the rows say and was measured."""
 
 import ast
-import dataclasses
 import math
 import os
 import shutil
@@ -20,12 +19,10 @@ from fedlora_lab.methods.published import measured_properties
 ROOT = Path(__file__).parents[2]
 
 
-def test_rows_are_immutable_hashable_and_found_by_their_slug():
+def test_rows_are_hashable_and_found_by_their_slug():
     assert len({*methods.ALL.values()}) == len(methods.ALL) >= 20
     assert all(row.slug == slug and methods.get(slug) is row for slug, row in methods.ALL.items())
     assert all(row.source and row.note for row in methods.ALL.values())
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        methods.FFA.exact = False  # type: ignore[misc]
     for name in ("", "---", None):
         with pytest.raises(ValueError, match=r"^name=.*: expected a name with a letter or digit"):
             Method(name, "nowhere")  # type: ignore[arg-type]
@@ -49,7 +46,6 @@ def test_the_table_is_the_rows():
     table: Any = fl.methods.table()
     assert list(table.index) == list(methods.ALL)
     for slug, column, expected in (
-        ("la-lora", "train", "B A"),
         ("rolora", "train", "B | A"),
         ("local", "share", "nothing"),
         ("deer", "noise", "gradient of A and B, or the round's change, shaped by the other factor"),

@@ -1,6 +1,7 @@
 """What crosses the network: the quantiser against its published levels, and counts made by hand."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -66,20 +67,18 @@ def test_a_code_beyond_the_levels_is_refused():
 def test_a_head_is_quantised_where_the_rule_says_so():
     """In full by default; its bytes are counted as they go down."""
     plan = fl.Plan(rounds=2, local_steps=1, batch=None)  # the first start is known to all
-    head = [12, 3]
-    bytes_down = {}
+    bytes_down = []
     for whole in (False, True):
         rule = normal_float(2, 4, head=whole)
         row = fl.methods.FedLPP.replace(broadcast=rule)
-        run = Recorder.open(tokens("head"), row, None, plan, lora=LORA)
+        run: Any = Recorder.open(tokens("head"), row, None, plan, lora=LORA)
         *_, last = (event for event in run.events() if isinstance(event, Round))
-        assert run.result is not None
-        sent = run.result.opened.sent.side("head")
-        for name, before in run.result.opened.before.side("head").items():
-            assert torch.equal(sent[name], rule(before) if whole else before)
-        bytes_down[whole] = last.uploads.bytes_down
-    saved = quantization.bytes_of(head) - quantization.bytes_of(head, normal_float(2, 4))
-    assert bytes_down[False] - bytes_down[True] == K * saved
+        opened = run.result.opened
+        before, sent = (x.side("head")["head.weight"] for x in (opened.before, opened.sent))
+        assert torch.equal(sent, rule(before) if whole else before)
+        bytes_down.append(last.uploads.bytes_down)
+    saved = quantization.bytes_of([12, 3]) - quantization.bytes_of([12, 3], normal_float(2, 4))
+    assert bytes_down[0] - bytes_down[1] == K * saved
 
 
 # One layer, rank 2, 6 inputs, 5 outputs: A has 12 numbers, B has 10. Blocks of 64: one scale of 32

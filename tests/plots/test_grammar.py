@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from frames import line_of
-from matplotlib.collections import LineCollection
 from matplotlib.text import Text
 from scipy import stats
 
@@ -35,21 +34,19 @@ def student(values):
 
 def test_intervals_draw_means_and_their_bands(frame):
     """Student's intervals; a table of means is taken as it is, and a single value has no spread."""
+    panels: Any = plots.intervals(frame, panel="epsilon").axes
+    assert [ax.get_title(loc="left") for ax in panels] == ["1", "8"]
     at_8: Any = frame[frame["epsilon"] == 8]
-    for drawn in (at_8, tidy.means(at_8, ["method"])):
-        (ax,) = plots.intervals(drawn, title="t").axes
+    (means,) = plots.intervals(tidy.means(at_8, ["method"])).axes
+    for ax, gain in ((panels[0], 0.01), (means, 0.08)):
         assert [tick.get_text() for tick in ax.get_yticklabels()] == ["FedLoRA", "FFA-LoRA", "mine"]
         for row, (bar, scores) in enumerate(zip(ax.collections, SCORES.values(), strict=True)):
-            assert isinstance(bar, LineCollection)
-            (segment,) = bar.get_segments()
-            low, high = student(np.array(scores) + 0.08)
-            assert segment == pytest.approx(np.array([[low, row], [high, row]]))
+            low, high = student(np.array(scores) + gain)
+            assert bar.get_segments()[0] == pytest.approx(np.array([[low, row], [high, row]]))
         numbers = [text.get_text() for text in ax.texts]
-        assert numbers == [f"{np.mean(scores) + 0.08:.1%}" for scores in SCORES.values()]
+        assert numbers == [f"{np.mean(scores) + gain:.1%}" for scores in SCORES.values()]
     single = tidy.means(at_8[at_8["seed"] == 0], ["method"])
-    assert (single["low"] == single["mean"]).all() and (single["high"] == single["mean"]).all()
-    panels = plots.intervals(frame, panel="epsilon").axes
-    assert [ax.get_title(loc="left") for ax in panels] == ["1", "8"]
+    assert (single["low"] == single["mean"]).all()
 
 
 def test_lines_go_through_the_means(frame):
@@ -81,9 +78,7 @@ def test_a_closed_form_counts_what_lies_inside():
     table = table.assign(low=table["mean"] * 0.9, high=table["mean"] * 1.1)
     figure = plots.closed_form(table, x="x", y="y", title="t")
     assert grammar.share_inside(table) == 0.7 and "inside: 70.0%" in figure.get_supxlabel()
-    ax = figure.axes[0]
-    assert line_of(ax, grammar.LINE_COLOURS[0]).get_ydata() == pytest.approx(table["closed"])
-    red = [line for line in ax.lines if line.get_color() == style.WRONG]
+    red = [line for line in figure.axes[0].lines if line.get_color() == style.WRONG]
     assert sum(np.size(line.get_xdata()) for line in red) == 3
 
 

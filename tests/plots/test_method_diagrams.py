@@ -22,14 +22,9 @@ def test_a_diagram_is_read_from_the_row(row):
     rounds = 2
     steps = 4
     ax: Any = plots.method_diagram(row).axes[0]
-    expected = [
-        (round(t * (steps + 1.25) + 0.12 + s, 2), style.FACTOR[factor].upper())
-        for t in range(rounds)
-        for s in range(steps)
-        for factor in row.sides_at_step(t, s).replace("*", "AB")
-    ]
-    to_hex = matplotlib.colors.to_hex
-    boxes = [(round(p.get_x(), 2), to_hex(p.get_facecolor()).upper()) for p in ax.patches]
+    moved = [row.sides_at_step(t, s) for t in range(rounds) for s in range(steps)]
+    expected = [style.FACTOR[factor].lower() for factor in "".join(moved).replace("*", "AB")]
+    boxes = [matplotlib.colors.to_hex(box.get_facecolor()) for box in ax.patches]
     assert sorted(boxes) == sorted(expected)
     text = [t.get_text() for t in ax.texts]
     sent = [row.sides_sent(t, steps).replace("*", "AB") for t in range(rounds)]

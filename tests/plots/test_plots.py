@@ -77,12 +77,11 @@ def test_traffic_ends_at_the_total(frame):
 
 
 def test_overview_has_a_panel_for_what_was_measured(frame):
-    figure = plots.overview(frame)
-    assert [ax.get_title(loc="left")[0] for ax in figure.axes] == ["1", "2", "3", "4"]
     sent = ["deviation", "bytes_up", "bytes_down"]
-    figure = plots.overview(where(frame, frame["round"] == 0, measure=sent))
-    titles = [ax.get_title(loc="left") for ax in figure.axes]
-    assert titles == ["1  How well it learns", "2  What privacy it spends"]
+    alone = where(frame, frame["round"] == 0, measure=sent)
+    for part, panels in ((frame, "1234"), (alone, "12")):
+        titles = [ax.get_title(loc="left") for ax in plots.overview(part).axes]
+        assert "".join(title[0] for title in titles) == panels
 
 
 def test_plots_leave_out_what_was_not_measured(frame):
@@ -111,7 +110,6 @@ def test_runs_that_collapsed_are_marked():
 
 REFUSED: dict[str, Any] = {
     "measure='accuracy': expected a measure": lambda f: f[f["measure"] != "accuracy"],
-    "measure='accuracy': expected a finite": lambda f: f.assign(value=np.nan),
     "frame='str': expected": lambda f: "frame",
     "frame.columns=.*: expected also seed": lambda f: f.drop(columns="seed"),
     "task=.*: expected one task": lambda f: pd.concat([f, f.assign(task="other")]),
@@ -144,10 +142,10 @@ def linear(colour):
 @pytest.mark.parametrize("eye", SEEN)
 def test_the_founding_colours_are_told_apart(eye):
     def lab(slug):
+        """CIE L*a*b*, in which 2.3 is a difference that one just sees."""
         rgb = np.array(SEEN[eye].split(), float).reshape(3, 3) @ linear(style.look(slug).colour)
-        x = XYZ @ np.clip(rgb, 0, 1) / np.array([0.9505, 1, 1.089])
-        f = np.where(x > 0.008856, np.cbrt(x), 7.787 * x + 16 / 116)
-        return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+        x, y, z = np.cbrt(XYZ @ np.clip(rgb, 0, 1) / np.array([0.9505, 1, 1.089]))
+        return np.array([116 * y, 500 * (x - y), 200 * (y - z)])
 
     pairs = itertools.combinations(map(lab, FOUNDING), 2)
     assert min(np.linalg.norm(first - second) for first, second in pairs) > 25

@@ -62,16 +62,12 @@ def test_runs_on_the_same_data_are_added_up() -> None:
     privacy is told.
     """
     seeded, fresh = ledger(), ledger(reproducible=False)
-    three = {"a": seeded, "b": seeded, "c": seeded}
-    (line,) = total_statements(three, three)
-    total = Ledger.compose(seeded, seeded, seeded).epsilon()
-    assert line.startswith("All 3 runs together, if they were all released: epsilon = ")
-    assert f"{total:.4g}" in line and total > 1.3 * seeded.epsilon()
     mixed = {"a": fresh, "b": fresh, "c": seeded, "d": None}
     released, everything, plain = total_statements(mixed, mixed)
     assert released.startswith("Runs without a seed (2 here, including interrupted")
     assert f"{Ledger.compose(fresh, fresh).epsilon():.4g} " in released
-    assert everything.startswith("All 3 runs together")
+    assert everything.startswith("All 3 runs together, if they were all released: epsilon = ")
+    assert f"{Ledger.compose(fresh, fresh, seeded).epsilon():.4g} " in everything
     assert plain.startswith("Runs without privacy (1 here")
     assert total_statements({"a": seeded}, ["a"]) == total_statements({}, []) == []
     (hidden,) = total_statements({"a": fresh}, [])
@@ -96,8 +92,6 @@ def test_a_changed_ledger_states_nothing(tmp_path: Path) -> None:
     (folder / "ledger.json").write_text(text.replace("1.0", "9.0"), "utf-8")
     with pytest.raises(ValueError, match=r"ledger.json: expected an unaltered file"):
         fl.privacy.read_privacy(folder)
-    *_, plain = fl.run(task, "rolora", None, fl.Plan(rounds=1))
+    plain = next(fl.run(task, "rolora", None, fl.Plan()))
     folder = fl.save_adapter(plain, tmp_path / "adapter")
     assert "nothing is promised" in (folder / "PRIVACY.md").read_text("utf-8")
-    with pytest.raises(ValueError, match=r"expected one with a ledger.json"):
-        fl.privacy.read_privacy(folder)

@@ -160,10 +160,10 @@ def test_without_a_clip_norm_a_release_does_not_depend_on_the_data(
 def test_a_pickled_record_holds_no_example(tmp_path):
     canary = 12345.678901
     secret = struct.pack("<d", canary)
-    pairs = [(x.clone(), y) for x, y in tokens("head").clients]
-    for x, _ in pairs:
-        x[0, 0, 0] = canary
-    task = with_clients(tokens("head"), pairs)
+    (x, y), *others = tokens("head").clients
+    x = x.clone()
+    x[0, 0, 0] = canary
+    task = with_clients(tokens("head"), [(x, y), *others])
     *_, last = play(task, "fedlora", private("client"))
     content = pickle.dumps(last)
     assert secret in pickle.dumps(task.clients) and secret not in content

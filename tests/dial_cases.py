@@ -5,10 +5,14 @@ from typing import Any
 SETUP = """
 import time
 import numpy as np
+import torch
 import fedlora_lab as fl
 rng = np.random.default_rng(0)
 rows = rng.standard_normal((600, 50)) * np.exp(1.5 * rng.standard_normal((600, 1))) / 7 + 0.02
 change = np.diag(2.0 ** (1 - np.arange(64)))
+small = torch.ones(2, 2, dtype=torch.float64)
+layers = [{"q": (small, t * small, 0.1 * t * small, 0.2 * t * small)} for t in range(21)]
+split = [(None, 2.0, layer) for layer in layers]
 """
 DIALS = {
     "low rank": "fl.course.lesson(1).low_rank_explorer(change)",
@@ -17,8 +21,7 @@ DIALS = {
     "clip": "fl.course.lesson(3).clip_explorer(rows)",
     "planner": "fl.course.lesson(3).privacy_planner()",
     "amplifier": "fl.course.lesson(4).noise_explorer()",
-    "noise and signal": "fl.course.lesson(4).noise_signal()",
-    "film": "fl.course.lesson(4).decision_film()",
+    "film": "fl.course.lesson(4).matrix_film(split, 'q')",
     "schedule": "fl.course.lesson(6).schedule_explorer()",
     "regulator": "fl.course.lesson(6).regulator_explorer()",
     "filter": "fl.course.lesson(7).filter_explorer()",

@@ -216,6 +216,7 @@ def lines(
     ylabel: str = "",
     log: str = "",
     reference: float | None = None,
+    colours: Colours | None = None,
 ) -> Picture:
     """Draws a line of means for each value of ``by`` over ``x``, with 95 % bands.
 
@@ -229,6 +230,7 @@ def lines(
         title, xlabel, ylabel: the finding, and the axes with their units.
         log: the axes that are logarithmic: "", "x", "y" or "xy".
         reference: a value to compare with, drawn as a horizontal line.
+        colours: value of ``by`` -> colour, where the lines have meanings of their own.
 
     Raises: ``ValueError`` for a frame without a row, or without one of the columns.
     Guarantees: a line goes through the means (test_grammar.py::test_lines_go_through_the_means).
@@ -242,7 +244,7 @@ def lines(
     for ax, part in zip(axes, panels.values(), strict=True):
         for axis in log:
             ax.set(**{f"{axis}scale": "log"})
-        labels = draw_lines(ax, part, x, by, value=value, band=band)
+        labels = draw_lines(ax, part, x, by, value=value, band=band, colours=colours)
         style.label_ends(ax, labels)
         if reference is not None:
             ax.axhline(reference, color=style.GREY, lw=1, ls=style.DOTTED, zorder=0.9)
@@ -270,12 +272,13 @@ def draw_lines(
     *,
     value: str = "value",
     band: str = "area",
+    colours: Colours | None = None,
 ) -> list[Label]:
     """Draws lines of means into axes; returns their labels for `style.label_ends`.
 
     Args:
         ax, frame: where, and what.
-        x, by, value, band: as of `lines`.
+        x, by, value, band, colours: as of `lines`.
     """
     table = tidy.means(frame, [by, x], value)
     places = list(dict.fromkeys(frame[x]))
@@ -288,7 +291,7 @@ def draw_lines(
         table[x] = table[x].map(places.index)
     keys = list(dict.fromkeys(frame[by]))
     labels = []
-    for i, (key, look) in enumerate(zip(keys, value_looks(keys, by), strict=True)):
+    for i, (key, look) in enumerate(zip(keys, value_looks(keys, by, colours), strict=True)):
         part = table[table[by] == key].sort_values(x)
         # Beside one another, bars of several lines can be told apart.
         shift = 0.06 * (i - (len(keys) - 1) / 2) if band == "bars" and not numbers else 0.0

@@ -97,7 +97,7 @@ def private_round(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A):
         sum_B = (g_B[k] * scale).sum(axis=0) + sigma * C * xi_B[k]
         new_A.append(A - lr * sum_A / b)
         new_B.append(B - lr * sum_B / b)
-    return np.mean(new_B, axis=0) @ np.mean(new_A, axis=0)
+    return np.mean(new_B, axis=0), np.mean(new_A, axis=0)
 
 
 def _round_of(*given, together=True, divisor=lambda drawn, b: b):
@@ -115,7 +115,7 @@ def _round_of(*given, together=True, divisor=lambda drawn, b: b):
         step = lr / divisor(len(g), b)
         new_B.append(B - step * ((g * scale_B).sum(0) + sigma * C * noise_B))
         new_A.append(A - step * ((a * scale_A).sum(0) + sigma * C * noise_A))
-    return np.mean(new_B, 0) @ np.mean(new_A, 0)
+    return np.mean(new_B, 0), np.mean(new_A, 0)
 
 
 # b times the noise that the clip asks for.

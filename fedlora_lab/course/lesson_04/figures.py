@@ -1,54 +1,54 @@
 """Figures of notebook 04: what noise on the factors becomes in the product."""
 
 from collections.abc import Iterator, Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 
-from fedlora_lab import theory
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_whole
+from fedlora_lab._utils.validation import check
+from fedlora_lab.course.widgets.scene import COLOURS as SCENE_COLOURS
+from fedlora_lab.course.widgets.scene import shades_of
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import run
-from fedlora_lab.lora import adapters
+from fedlora_lab.lora import adapters, evaluation, per_example
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.measures.deviation import noise_energies
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.state import ParamKey
-from fedlora_lab.plots import tidy
+from fedlora_lab.plots import style
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.privatizer import gaussian_noise
 from fedlora_lab.tasks.task import Task
+from fedlora_lab.theory.products import FactorA, FactorB
 
 WORDS = {"noise_B": "noise on B", "noise_A": "noise on A", "noise_BA": "noise × noise"}
 PARTS = {"signal": "learned product", **WORDS}
 """What the product consists of: term -> words."""
+COLOURS = dict(zip(PARTS, ("green", "blue", "orange", "purple"), strict=True))
+"""Term -> its colour in formulas, dials and figures, of `scene.COLOURS`."""
+CORNER = 16
+"""How many rows and columns of a matrix are drawn."""
+SplitRound = tuple[Round, float, dict[str, Any]]
+"""A record, the scale γ, and of each layer Â, B̂, Ξ_A and Ξ_B."""
 
 
-def gathered_noise(task: Task, privacy: Privacy, plan: Plan, seeds: Sequence[int]) -> Any:
-    """Trains FedLoRA and splits its product, round by round, into what it learned and the noise.
+def gathered_noise(runs: Sequence[Sequence[SplitRound]]) -> pd.DataFrame:
+    """Computes the energies of what was learned and of the noise, round by round.
 
-    The noise of every release is drawn once more from the run's seed and added up. With Ξ_B and Ξ_A
-    so far, B̂ = B − Ξ_B and Â = A − Ξ_A, the product has the parts B̂ Â, Ξ_B Â, B̂ Ξ_A and
-    Ξ_B Ξ_A.
-
-    Args: task, privacy, plan: of the runs, in the example unit under plain SGD; seeds: of them.
-    Returns: columns seed, round, kind ("gathered", or "round": of this round's noise alone, as the
-        records have it), term ("signal", "noise_B", "noise_A", "noise_BA"), value: energies γ²‖…‖²,
-        added up over the layers, and their words as part; and term "accuracy" of kind "run", at the
-        start and the end.
+    Args: runs: of `split_run`, one a seed.
+    Returns: columns seed (place in ``runs``), round, kind ("gathered", or "round": of this round's
+        noise alone, as the records have it), term ("signal", "noise_B", "noise_A", "noise_BA"),
+        value: energies γ²‖…‖², added up over the layers, and their words as part.
     Guarantees: the noise drawn again is that of the run
         (test_the_noise_drawn_again_is_that_of_the_run).
     """
     rows: list[tuple] = []
-    for seed in seeds:
-        for record, scaling, layers in split_run(task, privacy, plan, seed):
-            rows.append((seed, record.index, "run", "accuracy", record.metrics["accuracy"]))
-            if not record.index:
-                continue
+    for seed, run_rounds in enumerate(runs):
+        for record, scaling, layers in run_rounds[1:]:
             energies = dict.fromkeys(PARTS, 0.0)
             for a, b, xi_a, xi_b in layers.values():
                 of_layer = noise_energies(a, b, xi_a, xi_b, scaling)
@@ -58,15 +58,17 @@ def gathered_noise(task: Task, privacy: Privacy, plan: Plan, seeds: Sequence[int
             rows += [(seed, record.index, "gathered", term, x) for term, x in energies.items()]
             rows += [(seed, record.index, "round", term, float(frame[term])) for term in WORDS]
     table = pd.DataFrame(rows, columns=["seed", "round", "kind", "term", "value"])
-    return table.assign(part=table["term"].map(PARTS)).dropna(subset="value")
+    return table.assign(part=table["term"].map(PARTS))
 
 
-def split_run(
-    task: Task, privacy: Privacy, plan: Plan, seed: int
-) -> Iterator[tuple[Round, float, dict[str, Any]]]:
+def split_run(task: Task, privacy: Privacy, plan: Plan, seed: int) -> Iterator[SplitRound]:
     """Trains FedLoRA; yields each record, the scale, and of each layer Â, B̂, Ξ_A and Ξ_B.
 
-    Args: task, privacy, plan, seed: as of `gathered_noise`.
+    The noise of every release is drawn once more from the run's seed and added up. With Ξ_B and Ξ_A
+    so far, B̂ = B − Ξ_B and Â = A − Ξ_A, the product has the parts B̂ Â, Ξ_B Â, B̂ Ξ_A and
+    Ξ_B Ξ_A.
+
+    Args: task, privacy, plan, seed: of the run, in the example unit under plain SGD.
     """
     check(privacy.unit == "example", "unit", privacy.unit, "'example'")
     check(plan.batch is not None, "batch", plan.batch, "a number")
@@ -112,89 +114,119 @@ def quadratic_shares(table: Any) -> Any:
     return (wide["noise_BA"] / wide[[*WORDS]].sum(axis=1)).rename("share").reset_index()
 
 
-def factors_at_start(rank: int, width: int, size_B: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Makes B (width, r) and A (r, width) with ‖A‖² = r / 3, as PEFT draws it on average.
+def part_colours() -> dict[str, str]:
+    """Returns the colour of each part of the product, by its words."""
+    return {words: SCENE_COLOURS[COLOURS[term]] for term, words in PARTS.items()}
 
-    Args: rank, width: of the layer; size_B: ‖B‖ over ‖A‖, 0 at the start of training.
+
+# ---- the matrices themselves
+
+
+def matrix_frames(
+    run_rounds: Sequence[SplitRound], layer: str
+) -> list[dict[str, Float[np.ndarray, "rows columns"]]]:
+    """Computes B, A, γ B A and its four parts after every round.
+
+    Args: run_rounds: of `split_run`; layer: name of an adapted layer.
+    Returns: for each round: "B", "A", "product" and the terms of `PARTS` -> entries.
+    Guarantees: the four parts add up to the product
+        (test_the_noise_drawn_again_is_that_of_the_run).
     """
-    A = np.full((rank, width), (3 * width) ** -0.5)
-    return size_B * A.T, A
+    frames = []
+    for _, scaling, layers in run_rounds:
+        a, b, xi_a, xi_b = (matrix.numpy() for matrix in layers[layer])
+        matrices = {"B": b + xi_b, "A": a + xi_a, "product": scaling * (b + xi_b) @ (a + xi_a)}
+        factors = {"signal": (b, a), "noise_B": (xi_b, a)}
+        factors |= {"noise_A": (b, xi_a), "noise_BA": (xi_b, xi_a)}
+        matrices |= {term: scaling * left @ right for term, (left, right) in factors.items()}
+        frames.append(matrices)
+    return frames
 
 
-def energies_by_noise(rank: int, width: int, alpha: float, size_B: float = 0.0) -> pd.DataFrame:
-    """Computes the energies of the noise terms in γ B A over τ; columns tau, part, value.
+def shade(frames: Sequence[Any], name: str) -> list[Float[np.ndarray, "rows columns"]]:
+    """Converts a corner of a matrix in all frames to shades, from 0 (zero) to 1 (as large as any).
 
-    Args: rank, alpha, width: of adapter and layer; size_B: as of `factors_at_start`.
-    Guarantees: test_the_energies_are_the_theory.
+    γ B A and its parts share a scale: equal shades are equal numbers. A and B have another.
     """
-    B, A = factors_at_start(rank, width, size_B)
-    rows = []
-    for tau in np.geomspace(1e-3, 1, 13):
-        terms = theory.noise_terms(B, A, tau, tau, alpha / rank)
-        # A term of B is zero at the start, and has no place on a logarithmic axis.
-        rows += [(tau, *pair) for pair in zip(WORDS.values(), terms, strict=True) if pair[1] > 0]
-    return pd.DataFrame(rows, columns=["tau", "part", "value"])
+    alike = ("A", "B") if name in "AB" else ("product", *PARTS)
+    largest = max(np.quantile(np.abs(frame[other]), 0.98) for frame in frames for other in alike)
+    corners = (np.abs(frame[name][:CORNER, :CORNER]) for frame in frames)
+    return [np.minimum(corner / largest, 1) for corner in corners]
 
 
-def ratio_draws(
-    widths: Sequence[int], releases: Sequence[int], stds: Sequence[float], seeds: int = 60
-) -> Any:
-    """Adds up noise on both factors from B = 0 and A as PEFT draws it, release after release.
+@style.paper()
+def matrix_strip(frames: Sequence[Any], rounds: Sequence[int]) -> style.Picture:
+    """Draws the product and its four parts in some rounds, a row each.
 
-    Args: widths, releases, stds: d_in, N and τ, each with each; seeds: draws of each combination.
-    Returns: columns setting (words), rho, seed, linear, quadratic: energies of Ξ_B A₀ and Ξ_B Ξ_A.
+    Args: frames: of `matrix_frames`; rounds: which ones, the columns.
     """
-    check_whole("seeds", seeds, 2)
-    rows = []
-    for d_in, count, std, seed in product(widths, releases, stds, range(seeds)):
-        rng = Streams(seed).numpy("ratio draws", d_in, count, round(1e9 * std))
-        A = rng.uniform(-1, 1, (4, d_in)) / d_in**0.5
-        B = np.zeros((64, 4))
-        drawn = (std * sum(rng.standard_normal(x.shape) for _ in range(count)) for x in (A, B))
-        xi_A, xi_B = map(torch.from_numpy, drawn)
-        terms = noise_energies(torch.from_numpy(A), torch.from_numpy(B), xi_A, xi_B, 1.0)
-        rho = theory.amplification(std, count, d_in)
-        rows.append((f"d_in = {d_in:,}", rho, seed, terms["noise_B"], terms["noise_BA"]))
-    return pd.DataFrame(rows, columns=["setting", "rho", "seed", "linear", "quadratic"])
+    words = {"product": "γ B A", **PARTS}
+    figure, axes = style.subplots(1.45 * len(rounds) + 1.2, 7.2, len(words), len(rounds))
+    for row, (name, label) in enumerate(words.items()):
+        colour = COLOURS.get(name, "ink")
+        shades = shade(frames, name)
+        for column, t in enumerate(rounds):
+            ax = axes[row * len(rounds) + column]
+            ax.imshow(shades[t], cmap=shades_of(colour), vmin=0, vmax=1)
+            ax.set(xticks=[], yticks=[])
+            ax.grid(visible=False)
+            if row == 0:
+                ax.set_title(f"round {t}", fontsize=9)
+            if column == 0:
+                look: Any = {"rotation": 0, "ha": "right", "va": "center", "weight": "bold"}
+                ax.set_ylabel(label, color=SCENE_COLOURS[colour], **look)
+    style.headline(figure, "The learned product is faint beside the noise in the same matrix")
+    style.footer(figure, f"first {CORNER} rows and columns; shade: size of an entry, one scale")
+    return figure
 
 
-def run_ratios(table: Any, predicted: float, rounds: Sequence[int]) -> Any:
-    """Converts rounds of `gathered_noise` to the columns of `ratio_draws`.
+# ---- a round of one's own, on one layer
 
-    Args: table: of the runs; predicted: ρ at their last round; rounds: which ones.
+
+def drawn_gradients(
+    start: Round, B: FactorB, A: FactorA, batch: int, rng: np.random.Generator
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Draws a batch of every client and computes its examples' gradients of B and A.
+
+    Args:
+        start: the first record of a run whose task adapts one layer.
+        B, A: the factors to differentiate at.
+        batch: expected size of a batch; each example is drawn by itself.
+        rng: for the draws.
+
+    Returns: g_B and g_A: for each client (n, d_out, r) and (n, r, d_in).
+    Guarantees: test_a_readers_gradients_and_accuracy_are_those_of_the_library.
     """
-    part = table[(table["kind"] == "gathered") & table["round"].isin(rounds)]
-    wide = part.pivot_table("value", ["round", "seed"], "term").reset_index()
-    energies = wide.rename(columns={"noise_B": "linear", "noise_BA": "quadratic"})
-    rho = predicted * wide["round"] / table["round"].max()
-    columns = ["seed", "linear", "quadratic"]
-    return energies[columns].assign(setting="private training", rho=rho)
+    task, lora, state = require_source(start)
+    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
+    key_A, key_B = sorted(key for key in adapted.places if key.side in "AB")
+    params = {key: tensor[None] for key, tensor in state.tensors.items()}
+    params |= {key_A: torch.tensor(A)[None].float(), key_B: torch.tensor(B)[None].float()}
+    g_B = []
+    g_A = []
+    for x, y in task.clients:
+        drawn = torch.from_numpy(np.flatnonzero(rng.random(len(y)) < batch / len(y)))
+        owner = torch.zeros_like(drawn)
+        rows = per_example.per_example_gradients(
+            task, adapted, params, (key_A, key_B), (x[drawn], y[drawn]), owner
+        )
+        g_B.append(rows[key_B].double().numpy())
+        g_A.append(rows[key_A].double().numpy())
+    return g_B, g_A
 
 
-def ratio_table(draws: pd.DataFrame) -> pd.DataFrame:
-    """Computes noise × noise over linear noise beside ρ, for `fl.plots.closed_form`.
+def accuracy_of(start: Round, B: FactorB, A: FactorA) -> float:
+    """Computes the test accuracy of the model with these factors in its one adapted layer.
 
-    Args: draws: columns setting, rho, seed, linear, quadratic.
-    Returns: columns group (the setting), x and closed (both ρ), mean, low, high.
+    Args: start: as of `drawn_gradients`; B, A: the factors.
     """
-    rows = []
-    for (setting, rho), part in draws.groupby(["setting", "rho"], sort=False):
-        linear = part["linear"]
-        # The ratio of two means spreads as the residuals about the line through the origin do.
-        off = tidy.confidence_interval((part["quadratic"] - rho * linear) / linear.mean())
-        rows.append((setting, rho, rho, part["quadratic"].mean() / linear.mean(), *off))
-    table = pd.DataFrame(rows, columns=["group", "x", "closed", "mean", "low", "high"])
-    return table.assign(low=table["x"] + table["low"], high=table["x"] + table["high"])
-
-
-def decision_tables(film: dict[str, Any], scan: int, rounds: Sequence[int]) -> dict[str, Any]:
-    """Tabulates class probabilities of one scan after some rounds, with and without the noise.
-
-    Args: film: as `decisions_film` gives it; scan: which of its scans; rounds: the columns.
-    """
-    frames = film["scans"][scan]
-    titles = {"noisy": "as trained", "clean": "noise taken out"}
-    return {
-        f"{title} (a {frames['truth']})": pd.DataFrame({t: frames[name][t] for t in rounds})
-        for name, title in titles.items()
+    task, lora, state = require_source(start)
+    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
+    factors = {"A": A, "B": B}
+    tensors = {
+        key: torch.tensor(factors[key.side]).float() if key.side in factors else tensor
+        for key, tensor in state.tensors.items()
     }
+    x, y = task.test
+    outputs = evaluation.model_outputs(task, adapted, tensors, x)
+    return float((outputs.argmax(1) == y).float().mean())

@@ -81,9 +81,10 @@ const MARKS = {
   dots: (m, X, Y) => [["card", 2 * m.size + 2], [m.colour, 2 * m.size]].slice(m.size < 4 ? 1 : 0).map(([colour, wide]) =>
     `<path d="${points(m, X, Y).map(p => `M${p}h0`).join("")}" style="fill:none;stroke:${ink(colour)};stroke-width:${wide};`
     + `stroke-linecap:round;opacity:${m.opacity ?? 1}"/>`).join(""),
-  image: (m, X, Y) => m.pixels.map((v, i) => { // rows of grey values from 0 to 255, one unit each
+  image: (m, X, Y) => m.pixels.map((v, i) => { // rows of greys from 0 to 255, or of shades of a colour, one unit each
     const [a, b] = [X(i % m.columns), Y(Math.floor(i / m.columns))];
-    return `<rect x="${a}" y="${b}" width="${X(1) - X(0) + 0.6}" height="${Y(1) - Y(0) + 0.6}" fill="rgb(${v},${v},${v})"/>`;
+    const look = m.colour ? `fill:${ink(m.colour)};fill-opacity:${(v / 255).toFixed(2)}` : `fill:rgb(${v},${v},${v})`;
+    return `<rect x="${a}" y="${b}" width="${X(1) - X(0) + 0.6}" height="${Y(1) - Y(0) + 0.6}" style="${look}"/>`;
   }).join(""),
   text: (m, X, Y) => label(X(m.x) + (m.dx ?? 0), Y(m.y) + (m.dy ?? 0), m.words, m),
 };

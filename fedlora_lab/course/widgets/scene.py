@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from numpy.typing import ArrayLike
 
 from fedlora_lab.plots import style
@@ -86,18 +87,24 @@ def panel(
     return {"title": title, "x": x, "y": y, "marks": list(marks), **looks}
 
 
-def picture(title: str, pixels: ArrayLike) -> dict[str, Any]:
+def picture(title: str, pixels: ArrayLike, colour: str = "") -> dict[str, Any]:
     """Describes a panel that shows a picture.
 
-    Args: title: its finding; pixels: rows of grey values from 0 (black) to 1 (white), (h, w).
+    Args:
+        title: its finding.
+        pixels: rows of values in [0, 1], (h, w): greys from black to white, or with a colour its
+            shades, from the page's ground to the colour.
+        colour: of `COLOURS`.
     """
-    grey = np.clip(np.asarray(pixels, float), 0, 1)
-    rows, columns = grey.shape
-    mark = {
+    values = np.clip(np.asarray(pixels, float), 0, 1)
+    rows, columns = values.shape
+    mark: dict[str, Any] = {
         "kind": "image",
-        "pixels": (255 * grey).round().astype(int).ravel().tolist(),
+        "pixels": (255 * values).round().astype(int).ravel().tolist(),
         "columns": columns,
     }
+    if colour:
+        mark["colour"] = colour
     return panel(title, axis("", 0, columns), axis("", rows, 0), mark, height=200, bare=True)
 
 
@@ -237,7 +244,9 @@ def _draw_panel(ax: Axes, shown: dict[str, Any], letters: int) -> None:
         _DRAWN[mark["kind"]](ax, mark, COLOURS[mark.get("colour", "ink")])
         if mark.get("label") and len(mark["x"]):
             end = float(np.asarray(mark["x"])[-1]), float(np.asarray(mark["y"])[-1])
-            labels.append(style.Label(*end, mark["label"], COLOURS[mark["colour"]]))
+            # A line may be empty where its axis is logarithmic and its values are zero.
+            if np.isfinite(end).all():
+                labels.append(style.Label(*end, mark["label"], COLOURS[mark["colour"]]))
     style.label_ends(ax, labels)
     if shown["square"]:
         ax.set_aspect("equal")
@@ -275,10 +284,16 @@ def _draw_text(ax: Axes, mark: dict[str, Any], colour: str) -> None:
     ax.annotate(mark["words"], (mark["x"], mark["y"]), **moved, **look)
 
 
+def shades_of(colour: str) -> LinearSegmentedColormap:
+    """Makes the colour map from the page's ground to a colour of `COLOURS`."""
+    return LinearSegmentedColormap.from_list(colour, [style.CARD, COLOURS[colour]])
+
+
 def _draw_image(ax: Axes, mark: dict[str, Any], colour: str) -> None:
     pixels = np.reshape(mark["pixels"], (-1, mark["columns"]))
     rows, columns = pixels.shape
-    ax.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=(0, columns, rows, 0))
+    shades = shades_of(mark["colour"]) if "colour" in mark else "gray"
+    ax.imshow(pixels, cmap=shades, vmin=0, vmax=255, extent=(0, columns, rows, 0))
 
 
 _DRAWN = {

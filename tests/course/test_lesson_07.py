@@ -8,7 +8,7 @@ import torch
 
 import fedlora_lab as fl
 from fedlora_lab import theory
-from fedlora_lab.course.lesson_07 import figures
+from fedlora_lab.course.lesson_07 import exercises, figures
 from fedlora_lab.methods.filters import binomial
 
 
@@ -75,3 +75,10 @@ def test_the_worth_is_the_best_steps_gain():
         energy = fl.measures.spectrum(g[None], "A")
         assert theory.filter_worth(energy, 5) == pytest.approx(filtered / plain)
     assert theory.filter_worth(np.ones(4000), 5) == pytest.approx(0.375**2 / 0.2734375, abs=1e-3)
+
+
+def test_the_readers_filter_is_used_as_the_library_s():
+    rows = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 9)))
+    mine = figures.filtered_by(exercises.filtered).filter
+    for side in "BA":
+        torch.testing.assert_close(mine(rows, side), fl.methods.LALoRA.filter(rows, side))

@@ -1,6 +1,6 @@
 """Figures of notebook 07: turns inside a round, and what a low-pass filter keeps."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,8 @@ from scipy.fft import idct
 from torch import nn
 
 from fedlora_lab import theory
-from fedlora_lab.measures.gradients import spectrum
-from fedlora_lab.methods.filters import binomial
+from fedlora_lab.methods import LALoRA
+from fedlora_lab.methods.method import Method
 from fedlora_lab.plots import style
 from fedlora_lab.tasks.metrics import select_metrics, squared_error
 from fedlora_lab.tasks.task import Task
@@ -58,28 +58,22 @@ def coupling(
     return figure
 
 
-def filter_table(taps: int = 5) -> pd.DataFrame:
-    """Measures what the library's filter leaves of waves and of noise, beside the closed forms.
+def filtered_by(
+    filtered: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+) -> Method:
+    """Makes LA-LoRA with a filter of one's own.
 
-    Args: taps: odd.
-    Returns: columns group ("amplitude" or "energy"), x (frequency), mean, low, high, closed.
+    Args: filtered: of gradients of B and A, as in exercise 07.2.
+    Guarantees: test_lesson_07.py::test_the_readers_filter_is_used_as_the_library_s.
     """
-    rule = binomial(taps)
-    gain = theory.filter_response(taps, CHANNELS)
-    waves = torch.from_numpy(idct(np.eye(CHANNELS), norm="ortho"))
-    white = np.random.default_rng(0).standard_normal((100, CHANNELS))
-    left = spectrum(rule(torch.from_numpy(white), "A"), "A") / spectrum(white, "A")
-    measured = {
-        "amplitude": ((rule(waves, "A") * waves).sum(1).numpy(), gain),
-        "energy": (left, gain**2),
-    }
-    parts = []
-    for group, (mean, closed) in measured.items():
-        # Waves pass as themselves, noise wave by wave: only rounding is left.
-        columns = {"group": group, "x": np.arange(CHANNELS) / CHANNELS, "mean": mean}
-        columns |= {"low": mean - 1e-9, "high": mean + 1e-9, "closed": closed}
-        parts.append(pd.DataFrame(columns)[::2])
-    return pd.concat(parts)
+
+    def rule(tensor: torch.Tensor, side: str) -> torch.Tensor:
+        # The exercise filters both factors, a step releases one: the other is the same, turned.
+        row = tensor.double().numpy()
+        result = filtered(row, row.T)[0] if side == "B" else filtered(row.T, row)[1]
+        return torch.from_numpy(result).to(tensor)
+
+    return LALoRA.replace(name="my LA-LoRA", filter=rule)
 
 
 def spectrum_table(energies: Mapping[str, np.ndarray], groups: int = 16) -> pd.DataFrame:

@@ -15,7 +15,7 @@ def _round(rng):
 
 CALLS = {
     "02.1": Calls("B, A and n", draw=_round),
-    "02.3": Calls("B and A", draw=_factors),
+    "02.2": Calls("B and A", draw=_factors),
 }
 
 
@@ -43,7 +43,7 @@ equal_weights = vary(fedavg_round, n=np.ones_like)
 turned_round = vary(fedavg_round, then=lambda parts: (*parts[:2], -parts[2]))
 
 
-# ---- 02.3: weights under which D does not vanish
+# ---- 02.2: weights under which D does not vanish
 
 
 def witness(B, A):

@@ -83,7 +83,17 @@ def test_predictions_are_asked_before_they_are_revealed(path):
         assert asked.index((key, "predict")) < asked.index((key, "reveal"))
 
 
-OLD = {f"{number:02}" for number in range(16)} - {"01", "02", "04", "06", "08", "10", "11", "13", "15"}
+OLD = {f"{number:02}" for number in range(16)} - {
+    "01",
+    "02",
+    "04",
+    "06",
+    "08",
+    "10",
+    "11",
+    "13",
+    "15",
+}
 """Notebooks that wait for their third edition."""
 
 

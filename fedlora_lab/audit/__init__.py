@@ -14,7 +14,6 @@ from fedlora_lab.audit.bounds import (
     one_run_ceiling,
     one_run_lower_bound,
     one_run_p_value,
-    simulate_many_runs,
     simulate_one_run,
     threshold_lower_bound,
 )
@@ -28,7 +27,6 @@ __all__ = [
     "one_run_ceiling",
     "one_run_lower_bound",
     "one_run_p_value",
-    "simulate_many_runs",
     "simulate_one_run",
     "threshold_lower_bound",
 ]

@@ -409,30 +409,3 @@ def simulate_one_run(
     ceiling = one_run_ceiling(canaries, DELTA, 1 - confidence)
     true = gdp_epsilon(leak / sigma, DELTA)
     return SimulatedAudit(included, scores, sigma, epsilon, true, lower, ceiling)
-
-
-def simulate_many_runs(
-    runs: int, epsilon: float, repeats: int = 100, seed: int = 0
-) -> dict[str, Float[np.ndarray, " repeats"]]:
-    """Simulates audits of ``runs`` releases with the canary and as many without, ``repeats`` times.
-
-    Each has one threshold, fixed beforehand: two and a half deviations above zero for the bound
-    that holds for any mechanism, the middle for the one that takes the noise for Gaussian.
-
-    Args: runs: >= 2. epsilon: the true one, in (0, 100], at delta = 0.00001.
-    Returns: "any mechanism" and "Gaussian noise" -> lower bounds (95 %).
-    Guarantees: test_repeated_audits_stay_below_the_truth.
-
-    >>> {kind: len(lower) for kind, lower in simulate_many_runs(50, 3.0, repeats=5).items()}
-    {'any mechanism': 5, 'Gaussian noise': 5}
-    """
-    check_whole("runs", runs, 2)
-    check_whole("repeats", repeats, 1)
-    rng = Streams(seed).numpy("repeated audits", runs)
-    sigma = gaussian_noise_multiplier(epsilon)
-    lower = np.empty((2, repeats))
-    for i in range(repeats):
-        scores = 1 + sigma * rng.standard_normal(runs), sigma * rng.standard_normal(runs)
-        lower[0, i] = best_threshold_bound(*scores, DELTA, 0.05, [2.5 * sigma])
-        lower[1, i] = threshold_gdp_lower_bound(*scores, 0.5, DELTA, 0.05)
-    return {"any mechanism": lower[0], "Gaussian noise": lower[1]}

@@ -45,11 +45,6 @@ def gradients(loss: Loss) -> Oracle:
     return gradient
 
 
-def least_squares(base: torch.Tensor) -> Oracle:
-    """Loss of an example: mean over outputs of (W x - y)^2 with W = W0 + s B A."""
-    return gradients(lambda state, x, y: ((base + change(state, "map")) @ x - y).square().mean())
-
-
 def token_classifier(model: Tokens) -> Oracle:
     """Cross-entropy of the small token model, written with full matrices."""
     fixed = {name: p.detach() for name, p in model.named_parameters()}

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import stat
 from pathlib import Path
@@ -63,15 +62,6 @@ def test_a_mechanism_finds_its_state_again(unit, found, tmp_path, monkeypatch):
     last = play(*run, PLAN.replace(rounds=3, local_steps=2), resume=tmp_path)[-1]
     assert counts == found
     assert last.ledger is not None and "Counting does not say" in str(last.ledger.uncertified)
-
-
-def test_two_rounds_are_kept_each_in_two_parts(tmp_path):
-    """No pickle, nothing of this machine."""
-    play(tokens("head"), KEEPS_B, private("example"), LONG.replace(rounds=3), checkpoint=tmp_path)
-    names = {f"round-00000{t}.{ending}" for t in (2, 3) for ending in ("json", "safetensors")}
-    stored = contents(tmp_path)
-    assert set(stored) == {"ledger.json", "private/key"} | names | {f"private/{x}" for x in names}
-    assert not re.search(rb"/(home|root|tmp|usr)/", b"".join(stored.values()))
 
 
 @pytest.mark.parametrize("name", ["round-000006.json", "private/round-000006.safetensors"])

@@ -8,14 +8,12 @@ import pytest
 from toy_tasks import (
     LORA,
     PLAN,
-    book,
     frame,
     is_binomial,
     play,
     private,
     regression,
     same_bits,
-    tensors,
     tokens,
 )
 
@@ -71,15 +69,6 @@ def test_the_frame_is_tidy():
     for name, words in {"all": model, "inner": layer, "outer": layer}.items():
         rows = table[table["layer"] == name]
         assert set(rows["measure"]) == set(words.split()) and set(rows["round"]) == {0, 1, 2}
-
-
-def test_a_record_does_not_follow_the_run():
-    """It is what was true after its round, also when the run has gone on."""
-
-    run = fl.run(tokens("head"), KEEPS_B, private("example"), PLAN, lora=LORA)
-    pairs = [(record, str(tensors(record)), book(record).to_json()) for record in run]
-    for record, values, ledger in pairs:
-        assert (str(tensors(record)), book(record).to_json()) == (values, ledger)
 
 
 def test_rounds_between_need_not_be_scored(tmp_path):

@@ -78,16 +78,6 @@ def test_a_round_without_release_leaves_the_model_and_is_spent_all_the_same():
     assert [release.round for release in book(records[-1]).releases] == list(range(1, 9))
 
 
-def test_secure_aggregation_with_too_few_uploads_releases_nothing():
-    """A trusted server releases noise: its silence would tell that nobody came."""
-    place = standing()
-    change = mean_change(sent(*place, ()), place[1])
-    assert float(change.std()) == pytest.approx(SIGMA * CLIP / 6, rel=0.3)
-    assert not sent(*place, (), trust="local").uploads
-    # Secure aggregation needs as many shares of the noise as the plan relies on.
-    assert not sent(*place, (1, 4), trust="secagg", honest=3).uploads
-
-
 @pytest.mark.parametrize(
     ("unit", "trust", "weights"),
     [

@@ -61,15 +61,12 @@ def test_an_optimal_attack_finds_what_is_stated() -> None:
     delta = 1e-3
     x = np.linspace(-9 * sigma, 1 + 9 * sigma, 1501)
     noise = norm.pdf(x, 0, sigma)
-    shifted = norm.pdf(x, 1, sigma)
-    without = np.outer(noise, noise)
-    mixed = (1 - q) * noise + q * shifted
-    within = np.outer(mixed, mixed)
+    mixed = (1 - q) * noise + q * norm.pdf(x, 1, sigma)
+    without, within = (np.outer(one, one) * (x[1] - x[0]) ** 2 for one in (noise, mixed))
 
     def attack_delta(e: float) -> float:
         pairs = ((within, without), (without, within))
-        area = (x[1] - x[0]) ** 2
-        return max(float(np.maximum(a - math.exp(e) * b, 0).sum() * area) for a, b in pairs)
+        return max(np.maximum(a - math.exp(e) * b, 0).sum() for a, b in pairs)
 
     value = epsilon(((sigma, q, 2),), delta)
     assert attack_delta(value) <= delta * (1 + 1e-6) < attack_delta(0.995 * value)

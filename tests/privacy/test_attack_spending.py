@@ -182,18 +182,6 @@ def test_a_run_that_was_opened_before_another_wrote_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:epsilon=:UserWarning")
-def test_a_run_that_will_exceed_its_target_says_so(tmp_path):
-    cut_short(tmp_path, 3)
-    with pytest.warns(
-        UserWarning, match="after the last round: expected at most target=3"
-    ) as found:
-        run = fl.run(tokens(), "fedlora", calibrated(), FOUR, **RELEASE, resume=tmp_path)
-    stated = float(str(found[0].message).split()[0].removeprefix("epsilon="))
-    assert list(run)[-1].epsilon == pytest.approx(stated, rel=1e-3) and stated > 3
-
-
-@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_a_run_ends_before_the_round_that_would_spend_more(tmp_path):
     """Resumed and whole, in the loop and on Flower; the last round is judged."""

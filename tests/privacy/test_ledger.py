@@ -45,14 +45,6 @@ def test_a_client_has_spent_what_it_took_part_in() -> None:
     assert ledger.epsilon(1) == accounting.epsilon(ledger.history(1), 1e-5)
 
 
-def test_client_unit_counts_for_everybody_and_forgets_who_was_drawn() -> None:
-    ledger = Ledger(unit="client", delta=1e-3)
-    for t in range(5):
-        ledger.record(t, (t % 3,), 1, sample_rate=0.2, noise_multiplier=1.1)
-    assert ledger.history() == ledger.history(9) == ((1.1, 0.2, 5),)
-    assert all(entry.clients is None for entry in ledger.releases)
-
-
 def test_a_replay_counts_once() -> None:
     """A resumed round draws the same noise. A different entry for it is an error."""
     ledger = filled()

@@ -94,6 +94,7 @@ OLD = {f"{number:02}" for number in range(16)} - {
     "11",
     "12",
     "13",
+    "14",
     "15",
 }
 """Notebooks that wait for their third edition."""

@@ -9,7 +9,7 @@ from toy_tasks import LORA, PLAN, play, private, regression, same_bits, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.federated.spec import forecast_of, make_run_spec
+from fedlora_lab.federated.spec import make_run_spec
 from fedlora_lab.lora.source import require_source
 
 BALANCED = methods.BalancedLoRA
@@ -39,7 +39,7 @@ CASES: dict[str, Any] = {
 @pytest.mark.parametrize("case", CASES)
 def test_amplification_is_what_a_run_measures(case):
     """Runs without signal: the energy by which A moved over that of its start, on the mean over
-    seeds; the record's row is that of `fl.amplification`. B takes up what the closed form says.
+    seeds; the record's rows are that of `fl.amplification` and the energy of the product.
     """
     slug, unit, work, noise, ranks = CASES[case]
     fields: Any = {"rounds": 4, "local_steps": 2, "batch": 3, "lr": 0.2, **work}
@@ -48,20 +48,17 @@ def test_amplification_is_what_a_run_measures(case):
     parts = WIDE, slug, privacy, fl.Plan(**fields)
     lora = fl.Lora(4, 4.0, ranks=ranks, start_scale=1.5)
     rho = fl.amplification(*parts, lora).mean
-    variance_b = forecast_of(make_run_spec(*parts, lora, 0)).variance("B", "map", 4)
-    energies: dict[str, list[float]] = {"A": [], "B": [], "product": []}
-    rows = {}
+    taken_up, products, rows = [], [], {}
     for seed in range(RUNS):
         first, *_, last = fl.run(*parts, lora=lora, seed=seed, evaluate_every=4)
-        (a0, b0), (a1, b1) = (record.adapter["map"] for record in (first, last))
-        for name, x in (("A", a1 - a0), ("B", b1 - b0), ("product", lora.scaling * b1 @ a1)):
-            energies[name].append(float(x.double().square().sum()))
+        a, b = last.adapter["map"]
+        taken_up.append(float((a - first.adapter["map"][0]).double().square().sum()))
+        products.append(float((lora.scaling * b @ a).double().square().sum()))
         rows = {name: x for _, name, x in last.rows}
     linear, quadratic = rows["accumulated_linear"], rows["accumulated_quadratic"]
     begun = lora.start_scale**2 * lora.rank / 3
-    forecast = {"A": rho * begun, "B": variance_b * 5 * lora.rank, "product": linear + quadratic}
-    for name, expected in forecast.items():
-        assert expected in fl.theory.mean_band(np.array(energies[name])), name
+    assert rho * begun in fl.theory.mean_band(np.array(taken_up))
+    assert linear + quadratic in fl.theory.mean_band(np.array(products))
     assert [rows["amplification"], quadratic / linear] == pytest.approx([rho, rho])
 
 

@@ -21,9 +21,7 @@ pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 
 
 def test_every_layer_and_seed_starts_elsewhere():
-    """A uniform on [-1 / sqrt(d_in), 1 / sqrt(d_in)]; B zero; the head as given. And nothing large
-    is copied: the adapted model holds the base's own parameters.
-    """
+    """A uniform on [-1 / sqrt(d_in), 1 / sqrt(d_in)]; B zero; the head as given."""
     task = fl.tasks.digits(clients=3, head="head")
     model = adapters.adapt(task.model, task.targets, task.head, fl.Lora(rank=16))
     values, other = (adapters.initial_values(model, Streams(seed)) for seed in (0, 1))
@@ -36,9 +34,6 @@ def test_every_layer_and_seed_starts_elsewhere():
             seen.append(x)
         else:
             assert torch.equal(x, 0 * x if key.side == "B" else task.model.get_parameter(key.layer))
-    theirs = {p.data_ptr() for p in model.model.parameters()}
-    frozen = [p for name, p in task.model.named_parameters() if not name.startswith("head.")]
-    assert {p.data_ptr() for p in frozen} <= theirs
 
 
 def test_a_config_is_read_and_written_back(tmp_path):
@@ -103,21 +98,17 @@ def test_the_users_model_is_left_alone(tmp_path):
 def test_peft_reads_the_folder_and_gives_the_same_logits(tmp_path):
     """Plain ``peft.PeftModel.from_pretrained`` on the base model; safetensors and JSON only."""
     task = toy_hubs.varied("gpt2", head=True)
-    privacy = fl.Privacy(noise_multiplier=3.0, delta=1e-4, accountant="rdp")
-    plan = fl.Plan(rounds=1, local_steps=2, batch=2, lr=0.2)
     lora = replace(LORA, start_scale=2.0)  # of which PEFT knows alpha alone
-    record = list(fl.run(task, "fedlora", privacy, plan, lora=lora, seed=4))[-1]
+    record = play(task, "fedlora", None, SHORT, lora=lora)[-1]
     path = fl.save_adapter(record, tmp_path / "out" / "adapter")
     assert {part.name for part in path.iterdir()} <= adapters.ADAPTER_FILES
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a renamed attribute, of interest to PEFT and Transformers
         loaded = peft.PeftModel.from_pretrained(copy.deepcopy(task.model), path).eval()
     x = task.test[0]
-    with torch.no_grad():
-        theirs = task.forward(loaded, x)
-        bare = task.forward(task.model, x)
+    theirs = task.forward(loaded, x)
     torch.testing.assert_close(theirs, fl.predict(task, record, x), rtol=1e-4, atol=1e-5)
-    assert float((theirs - bare).abs().max()) > 1e-3
+    assert float((theirs - task.forward(task.model, x)).abs().max()) > 1e-3
 
 
 def test_a_folder_is_written_whole_or_not_at_all(tmp_path):

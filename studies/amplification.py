@@ -32,15 +32,13 @@ LEADS = (
     ("balanced-lora", BEST),
 )
 """Pairs of methods that the number speaks of."""
-INTRO = """Every row is tuned over the rate and, except on texts, over the clip norm and the
-rates of A and B apart, with seeds of their own. The numbers are leads in accuracy after the last
-round, over 20 seeds, with Student's 95 % interval of one difference by itself. The best other row
-is the one with the highest mean there, chosen by the same numbers."""
+INTRO = """Every row is tuned, with seeds of its own, over the rate and, except on texts, over the
+clip norm and the rates of A and B apart. The numbers are leads in accuracy after the last round,
+over 20 seeds, with Student's 95 % interval of one difference by itself. The best other row is the
+one with the highest mean there, by the same numbers."""
 
-SUGGESTED = """The lead of the settings of `fl.suggest_lr`, which come from public numbers
-alone, over the tuned ones, in points of accuracy over ten seeds; a case is a row at a budget. The
-limits behind them were fitted on digits. In the client unit the rate is the plan's default, and the
-clip norm follows."""
+SUGGESTED = """The lead of the settings of `fl.suggest_lr`, from public numbers alone, over the
+tuned ones, in points of accuracy over ten seeds; a case is a row at a budget."""
 
 
 def budget(epsilon: float) -> str:

@@ -56,7 +56,7 @@ def test_the_page_is_that_of_the_catalogue():
 
 def test_every_mistake_has_words_and_a_form():
     """Fault: an entry without its step, its number or its source; a test that is named and gone."""
-    assert [*EDGES] == list(range(1, 31))
+    assert [*EDGES] == list(range(1, 32))
     tests = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").rglob("test_*.py"))
     for mistake in MISTAKES.values():
         assert {*mistake.checks} <= {*CHECKS} and mistake.wrong.endswith("."), mistake

@@ -123,3 +123,20 @@ def one_integer_for_two_purposes(broken: bool) -> float:
     generators = [np.random.default_rng(0) for _ in range(2)] if broken else streams
     first, second = (generator.standard_normal(4096) for generator in generators)
     return abs(float(np.corrcoef(first, second)[0, 1]))
+
+
+def random_factor_as_noise(broken: bool) -> float:
+    runs, rank, scores = 20_000, 2, []
+    rng = np.random.default_rng(31)
+    inputs, errors = rng.standard_normal((2, 6, 8))  # of six examples; products are gradients
+    # The direction of the outputs that only the first example's error reaches.
+    direction = np.linalg.svd(errors[1:])[2][-1]
+    for first in (0, 1):  # with the first example, and without it
+        A = rng.standard_normal((runs, rank, 8))  # drawn anew for each step, and kept secret
+        projected = inputs[first:] @ A.swapaxes(1, 2)
+        norms = np.linalg.norm(errors[first:], axis=1) * np.linalg.norm(projected, axis=2)
+        B = errors[first:].T @ (projected / np.maximum(1, norms)[:, :, None])
+        noise = 0.0 if broken else rng.standard_normal(B.shape)
+        scores.append(np.linalg.norm(direction @ ((B + noise) @ A), axis=1))
+    inside, outside = scores
+    return best_threshold_bound(inside, outside, DELTA, 0.05, thresholds=(1e-9, 1.0, 2.0, 4.0))

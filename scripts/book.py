@@ -41,6 +41,7 @@ PAGES = (
     "first_hour",
     "architecture",
     "methods",
+    "other_software",
     "results",
     "claims",
     "amplification",

@@ -21,23 +21,13 @@ import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab.federated.compare import BASELINES
-from fedlora_lab.federated.records import Round, Tick
+from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
 from fedlora_lab.lora import evaluation
 
 KEEPS_B = methods.FedLoRA.replace(name="keeps B", share="A")
 compare = partial(fl.compare, lora=LORA, progress=False)
 NOISE = {"noise_A", "noise_B", "noise_BA", "snr"}
-
-
-def test_events_come_in_order_and_only_when_asked_for():
-    """A record, then each round's ticks and record; chunks of clients tick one after the other."""
-    plan = PLAN.replace(rounds=10**6)
-    events = fl.ticks(tokens(), "fedlora", None, plan, lora=LORA, chunk_clients=2)
-    first = [next(events) for _ in range(7)]
-    names = [(e.round, e.step) if isinstance(e, Tick) else e.index for e in first]
-    assert names == [0, (1, 1), (1, 2), (1, 1), (1, 2), 1, (2, 1)]
-    events.close()
 
 
 def test_a_factor_whose_turn_never_comes_is_told():
@@ -129,8 +119,6 @@ def test_compare_refuses_everything_before_the_first_run():
     plans = {"fedlora": PLAN.replace(rounds=10**6), "rolora": PLAN.replace(batch=2)}
     with pytest.raises(ValueError, match=r"^sample_rate.*batch / n_k of this plan"):
         compare(tokens(), list(plans), privacy, plans, [0])
-    with pytest.raises(ValueError, match=r"^options=\['checkpoint'\]: expected some of"):
-        compare(tokens(), ["fedlora"], None, PLAN, [0], checkpoint="here")
 
 
 def test_the_deviation_begins_where_it_is_measured():

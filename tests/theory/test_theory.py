@@ -203,20 +203,18 @@ def test_filter_gain():
 
 
 def test_trust_level():
-    """The noise of each level drawn: on the mean, and on one upload alone."""
-    rng = RNG(9)
-    sigma = 1.2
-    clip = 0.7
-    m = 5
-    n = 4 * DRAWS
-    for trust, honest in (("local", None), ("secagg", None), ("secagg", 3), ("central", None)):
-        level = theory.trust_level(trust, sigma, clip, m, honest)
-        uploads = rng.normal(0, level.each, (n, m))
-        mean = (uploads.sum(1) + rng.normal(0, level.server, n)) / m
-        assert is_mean(level.mean**2, mean**2)
-        assert is_mean((level.alone * clip) ** 2, uploads[:, 0] ** 2)
-    # The sum of the shares of the honest alone is hidden by sigma C.
-    close(math.sqrt(3) * theory.trust_level("secagg", sigma, clip, m, 3).each, sigma * clip)
+    """Variances of independent draws add up: on the mean of five, and on one upload alone."""
+    std = 1.2 * 0.7
+    for trust, honest, each, server in (
+        ("local", None, std, 0),
+        ("secagg", None, std / 5**0.5, 0),
+        # The sum of the shares of the honest alone is hidden by sigma C.
+        ("secagg", 3, std / 3**0.5, 0),
+        ("central", None, 0, std),
+    ):
+        level = theory.trust_level(trust, 1.2, 0.7, 5, honest)
+        close((level.each, level.server, level.alone), (each, server, each / 0.7))
+        close(level.mean, math.sqrt(5 * each**2 + server**2) / 5)
 
 
 def test_weighted_sensitivity():
@@ -266,10 +264,9 @@ def test_gdp_delta():
         gain = -np.expm1(epsilon - t) * stats.norm.pdf(t, mu**2 / 2, mu)
         assert theory.gdp_delta(mu, epsilon) == pytest.approx(integrate.simpson(gain, x=t))
     assert 0 < theory.gdp_delta(1.0, 30.0) < 1e-150, "far in the tail"
-    for mu in (0.1, 4.0, 30.0):
-        for delta in (1e-3, 1e-9):
-            epsilon = theory.gdp_epsilon(mu, delta)
-            assert theory.gdp_delta(mu, epsilon) == pytest.approx(delta, rel=1e-9)
+    for mu, delta in ((0.1, 1e-3), (4.0, 1e-9), (30.0, 1e-9)):
+        epsilon = theory.gdp_epsilon(mu, delta)
+        assert theory.gdp_delta(mu, epsilon) == pytest.approx(delta, rel=1e-9)
     assert theory.gdp_epsilon(0.01, 0.5) == 0
 
 

@@ -11,13 +11,12 @@ each room of the library.
 """
 
 import argparse
+import gc
 import html
 import math
 import pkgutil
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from importlib import import_module
 from pathlib import Path
@@ -318,16 +317,18 @@ def assemble(folder: Path) -> None:
 
 def build(out: Path) -> None:
     """Assemble and build; a warning is an error. The site replaces what stood in ``out``."""
+    from jupyter_book.cli.main import main as jupyter_book  # which warns of a library of its own
+
     with tempfile.TemporaryDirectory() as work:
         source = Path(work) / "source"
         made = Path(work) / "made"
         source.mkdir()
         assemble(source)
-        # Half of its processor time went to walks of the garbage collector; it ends before the
-        # machine is full.
-        program = "import gc; gc.disable(); from jupyter_book.cli.main import main; main()"
-        command = [sys.executable, "-c", program, "build", str(source), "--path-output", str(made)]
-        subprocess.run([*command, "-W", "--keep-going", "-q"], check=True)
+        # In this process, which has imported what the reference is made of. Half of the processor
+        # time went to walks of the garbage collector; it ends before the machine is full.
+        gc.disable()
+        options = ["--path-output", str(made), "-W", "--keep-going", "-q"]
+        jupyter_book(["build", str(source), *options], standalone_mode=False)
         # Only now: a build that failed leaves the old site.
         shutil.rmtree(out, ignore_errors=True)
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """Dials in Chromium: they turn with a kernel and without one; names, contrast, the film."""
 
 import re
+from functools import cache
 from typing import Any
 
 import pytest
@@ -12,10 +13,16 @@ from fedlora_lab.course.widgets.dial import page_script
 # On a page without a kernel
 
 
+@cache  # its tables take seconds
+def drawn(name):
+    """What a notebook keeps of a dial."""
+    return make_dial(name)._repr_mimebundle_()[0]["text/html"]
+
+
 def static(browser, tmp_path, names=tuple(DIALS), theme="light", width=1000):
     """Opens a file that holds these dials as a page of the site does."""
-    cells = [make_dial(name)._repr_mimebundle_()[0]["text/html"] for name in names]
-    text = f"<!doctype html><html data-theme={theme}><meta charset=utf-8>{''.join(cells)}"
+    cells = "".join(map(drawn, names))
+    text = f"<!doctype html><html data-theme={theme}><meta charset=utf-8>{cells}"
     path = tmp_path / "dials.html"
     path.write_text(f"{text}<script>{page_script()}</script>", encoding="utf-8")
     page = browser.new_page(viewport={"width": width, "height": 900})

@@ -221,25 +221,6 @@ def test_every_client_must_be_there_once():
         rounds(two, usual.terms, open_run(usual.terms), timeout=0)
 
 
-def test_a_client_that_starts_slowly_is_asked_once_and_waited_for():
-    """Nothing of the clients' first answers is there until the server has looked three times."""
-    looked = []
-    asked = []
-
-    class Starting(InProcessGrid):
-        def push_messages(self, messages):
-            asked.extend(message.metadata.dst_node_id for message in messages)
-            return super().push_messages(messages)
-
-        def pull_messages(self, message_ids):
-            looked.append(message_ids)
-            return super().pull_messages(message_ids) if len(looked) > 3 else []
-
-    usual = everybody()
-    next(rounds(Starting(usual.app(), 3), usual.terms, open_run(usual.terms)))
-    assert len(looked) > 3 and asked == [1000, 1001, 1002]
-
-
 @pytest.mark.parametrize(
     "terms",
     [

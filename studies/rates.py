@@ -25,7 +25,7 @@ from fedlora_lab._utils.statistics import find_collapsed_by_group, t_interval
 from fedlora_lab.experiments.tuned_rates import noise_taken_up
 from fedlora_lab.plots import grammar, style
 from studies import runner
-from studies.declared import SIX, STUDIES, Job
+from studies.declared import STUDIES, Job
 from studies.runner import screen_frame, select_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -285,18 +285,6 @@ def plateau_table(table: pd.DataFrame) -> str:
     return markdown_table(rows)
 
 
-def hits(table: pd.DataFrame) -> str:
-    """Counts how often the predicted last rate is the measured one, or beside it on the grid."""
-    ratio = (table["last_lr"] / table["predicted_lr"]).to_numpy(float)
-    steps = np.abs(np.log2(ratio).round())
-    exact = int((steps == 0).sum())
-    near = int((steps == 1).sum())
-    words = (
-        f"Of {len(table)} ends of plateaus {exact} lie at the predicted rate and {near} one step"
-    )
-    return f"{words} of the grid (a factor of 2) beside it."
-
-
 def lead_table(frame: pd.DataFrame) -> str:
     """The claimed leads at a shared rate and at the own rates, beside the papers' numbers."""
     head = [
@@ -315,18 +303,14 @@ def lead_table(frame: pd.DataFrame) -> str:
     return markdown_table(rows)
 
 
-def missing(table: pd.DataFrame, seeds: int) -> str:
-    """Says which cases of the study are not there yet, and how many seeds are."""
+def progress(table: pd.DataFrame, seeds: int) -> str:
+    """Says how much of the study is there.
+
+    Args: table: of `plateaus`, which has whole grids only. seeds: that were run.
+    """
     study = STUDIES["rates"]
-    texts = [f"{seeds} of {len(study.seeds)} seeds are there."]
-    for unit, epsilon in dict.fromkeys(
-        (x.labels["unit"], x.labels["epsilon"]) for x in study.cases
-    ):
-        measured = {*select_rows(table, unit=unit, epsilon=epsilon)["method"]}
-        if gone := [style.name(slug) for slug in SIX if slug not in measured]:
-            names = "all methods" if len(gone) == len(SIX) else ", ".join(gone)
-            texts.append(f"Not run yet at {setting_title(unit, epsilon)}: {names}.")
-    return " ".join(texts)
+    cases = f"{len(table)} of {len(study.cases)} cases at"
+    return f"{cases} {seeds} of {len(study.seeds)} seeds are there."
 
 
 def write() -> None:
@@ -335,7 +319,7 @@ def write() -> None:
     table = plateaus(frame, pd.read_csv(PREDICTED))
     # A method whose grid is not whole is neither drawn nor compared.
     frame = frame.merge(table[["unit", "epsilon", "method"]])
-    blocks = [missing(table, frame["seed"].nunique()), plateau_table(table), hits(table)]
+    blocks = [progress(table, frame["seed"].nunique()), plateau_table(table)]
     blocks += ["## One rate for all, or one for each", LEADS_INTRO, lead_table(frame)]
     text = PAGE.read_text(encoding="utf-8")
     write_atomically(PAGE, fill_blocks(text, {"measured": "\n\n".join(blocks)}), shared=True)

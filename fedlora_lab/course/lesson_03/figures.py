@@ -1,9 +1,9 @@
-"""Figures of notebook 03: what ε promises, how it is counted, and what a clip costs.
+"""Figures of notebook 03: what ε promises, and what a clip costs.
 
 They look at private gradients before the clip: for the laboratory, never for a release.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,10 @@ from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.plots import style
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import concatenate, take
 
 LEAK = style.WRONG
 SPARSE = (0, (2, 2))
-ORDERS = np.arange(2, 65)
-"""The clip norms that are looked at, from the least to the largest."""
 BOLD: Any = {"weight": "bold"}
 TOP: Any = {"va": "top", **BOLD}
 
@@ -111,28 +108,6 @@ def neighbouring_outputs(
     right.text(0.36, 0.63, "best\nattack", color=style.INK, fontsize=9, **TOP)
     right.set_title("ε and δ: two lines above the curve")
     return figure
-
-
-def composition_table(sigma: float, q: float, delta: float, steps: Sequence[int]) -> pd.DataFrame:
-    """Computes ε after numbers of releases by four ways of composition, one of which is no bound.
-
-    Args: sigma, q, delta: noise multiplier, sample rate and δ of a release; steps: how many.
-    Returns: columns releases, way, epsilon.
-    Guarantees: test_composition_ends_at_the_accountants.
-    """
-    one = theory.sampled_gaussian_rdp(ORDERS, q, sigma)
-    plan = Privacy(noise_multiplier=sigma, sample_rate=q, delta=delta)
-    rows = []
-    for t in steps:
-        ways = {
-            # Each release by itself, with its share of δ.
-            "adding the ε's": t * theory.rdp_to_epsilon(ORDERS, one, delta / t)[0],
-            "Rényi": theory.rdp_to_epsilon(ORDERS, t * one, delta)[0],
-            "the ledger's": plan.ledger(t).epsilon(),
-            "central limit: no bound": theory.gdp_epsilon(theory.clt_mu(q, sigma, t), delta),
-        }
-        rows += [(t, way, value) for way, value in ways.items()]
-    return pd.DataFrame(rows, columns=["releases", "way", "epsilon"])
 
 
 def tradeoff_table(ledgers: Mapping[str, Ledger], lowest: float = 1e-3) -> pd.DataFrame:

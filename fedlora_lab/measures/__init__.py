@@ -21,10 +21,8 @@ from fedlora_lab.measures.deviation import (
     product_deviation,
     product_norm,
     record_aggregation,
-    separation,
     server_deviation,
     signal_to_noise,
-    worst_change,
 )
 from fedlora_lab.measures.gradients import (
     FirstSteps,

@@ -87,7 +87,7 @@ class NormalFloat:
             bits, five numbers a byte.
         block: numbers a scale, >= 1.
         reach: of the levels, see `normal_levels`. The default is the release's; for normal numbers
-            in blocks of 64 the error is least near 0.9365 (`theory.best_reach`).
+            in blocks of 64 the error is least near 0.9365 (`theory.quantiser_error`).
         head: a trained head is quantised as well; the release has adapters alone.
 
     Source: arXiv:2406.10976 (FedLPP), reconstructed from a later release of its authors; QLoRA,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import bisect, minimize_scalar
+from scipy.optimize import bisect
 from scipy.special import ndtr, ndtri
 
 from fedlora_lab._utils.validation import check, check_number, check_symbols, check_whole
@@ -64,29 +64,6 @@ def quantiser_error(levels: Sequence[float], block: int) -> float:
     # The largest number of a block is met exactly.
     errors = (block - 1) / block * squares / inside
     return float(np.trapezoid(density * errors, m))
-
-
-def best_reach(width: int, block: int) -> float:
-    """Finds the ``reach`` of a normal-float code at which normal numbers lose least.
-
-    It follows the largest number of a block and hardly depends on the width: QLoRA's 0.9677 fits
-    blocks of 256 and more. To derive it from the width, as QLoRA does for 4 bits, is nearly best
-    for 3 bits in blocks of 64, and worse than 0.9677 from 5 bits on.
-
-    Args: width: 2 to 8 bits. block: numbers that share a scale, >= 2.
-    Guarantees: no other reach loses less (test_lesson_08.py::test_the_best_reach_loses_least).
-    Source: derived.
-
-    >>> round(best_reach(3, 64), 3)
-    0.937
-    """
-    check_whole("block", block, 2)
-
-    def error(reach: float) -> float:
-        return quantiser_error(normal_float_levels(width, reach).tolist(), block)
-
-    best: Any = minimize_scalar(error, bounds=(0.6, 0.9999), method="bounded")
-    return float(best.x)
 
 
 # ---- noised sums of which every client rounds its part

@@ -7,10 +7,8 @@ import math
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import chdtri
 
 from fedlora_lab._utils.validation import check, check_number, check_symbols, check_whole
-from fedlora_lab.theory.products import Band
 
 
 def regulated_mahalanobis(
@@ -59,36 +57,6 @@ def regulated_energy(d_out: int, rank: int, std: float) -> float:
     """
     check_symbols(d_out=d_out, rank=rank, std=std)
     return std**2 * d_out * rank
-
-
-def measured_band(mu: float, draws: int) -> Band:
-    """Computes the 95 % band of a separation that is ``mu``, measured on ``draws`` draws of noise.
-
-    Only the spread of the noise is estimated, so the ratio follows a chi-square with draws - 1
-    degrees of freedom.
-
-    Args: mu: > 0; draws: >= 2.
-    Guarantees: 95 % of measured separations lie in the band (test_measured_band).
-    Source: the law of a sample variance.
-    """
-    check_symbols(mu=mu, draws=draws)
-    ends = mu * np.sqrt((draws - 1) / chdtri(draws - 1, [0.025, 0.975]))
-    return Band(mu, *ends.tolist())
-
-
-def coupled_step(b: float, a: float, lr: float) -> tuple[float, float, float]:
-    """Computes the change of b a by one step of both on the loss (b a - 1)^2 / 2.
-
-    Three parts that add up: by b's step, by a's step, and by both together (the coupling).
-
-    Args: b, a: where the step starts; lr: >= 0.
-    Guarantees: the parts add up to the change of the product
-        (test_a_coupled_step_is_the_change_of_the_product).
-    Source: derived; the coupling is the term that arXiv:2602.19926 removes from each step.
-    """
-    check_symbols(lr=lr)
-    error = b * a - 1
-    return -lr * error * a * a, -lr * error * b * b, lr**2 * error**2 * a * b
 
 
 def two_number_descent(

@@ -12,17 +12,6 @@ from fedlora_lab.course.lesson_07 import exercises, figures
 from fedlora_lab.methods.filters import binomial
 
 
-@pytest.mark.parametrize(("b", "a", "lr"), [(0.7, 1.9, 0.3), (-1.2, 0.4, 0.8), (0.0, 2.0, 1.0)])
-def test_a_coupled_step_is_the_change_of_the_product(b, a, lr):
-    """The three parts are the change of the product; the third no step of one factor would do."""
-    error = b * a - 1
-    next_b = b - lr * error * a
-    next_a = a - lr * error * b
-    moves = next_b * a - b * a, b * next_a - b * a
-    expected = (*moves, next_b * next_a - b * a - sum(moves))
-    assert theory.coupled_step(b, a, lr) == pytest.approx(expected, abs=1e-12)
-
-
 def test_in_turns_each_step_shrinks_the_error():
     """In turns each step multiplies the error by 1 - lr · peer²; the figure draws both ways."""
     path = theory.two_number_descent((0.0, 1.5), 0.5, 8, turns=True)

@@ -22,17 +22,6 @@ def test_the_quantiser_error_is_the_mean_over_draws(width, block):
     assert closed in theory.mean_band(off.reshape(400, -1).mean(1))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("width", "block"), [(2, 16), (3, 64), (8, 64), (4, 256)])
-def test_the_best_reach_loses_least(width, block):
-    """Fault: a reach that is the best of another width or block size."""
-
-    def error(reach):
-        return theory.quantiser_error(normal_levels(width, float(reach)), block)
-
-    assert error(theory.best_reach(width, block)) <= min(map(error, np.linspace(0.7, 0.999, 60)))
-
-
 def test_normal_levels():
     """Derived from quantiles, equal to what is sent."""
     for width in range(2, 9):
@@ -61,28 +50,6 @@ def test_the_gradient_at_rounded_factors():
                 np.testing.assert_allclose(part, getattr(expected, key.side).flatten(), atol=1e-6)
     zeros = figures.gradient_at(last, torch.zeros_like)
     assert np.abs(zeros).max() == 0, "without A and B no gradient reaches them"
-
-
-@pytest.mark.slow
-def test_accuracy_per_holder():
-    """What each party holds after two rounds, against the run's own metrics and direct sums."""
-    task = fl.tasks.digits(clients=3, seed=5)
-    rule = fl.methods.FedLPP.replace(broadcast=normal_float(2, 64))
-    method, seen = fl.measures.record_aggregation(rule)
-    plan = fl.Plan(rounds=2, local_steps=2, batch=8, lr=0.1)
-    last: Any = [*fl.run(task, method, None, plan)][-1]
-    frame = figures.model_protection(last, method, seen, last=2)
-    table: Any = frame.pivot_table("value", "method", "measure")
-    for holder, metric in (("server", "accuracy"), ("received", "accuracy_received")):
-        assert table.loc[holder, "accuracy"] == pytest.approx(last.metrics[metric])
-    server = last.source[2].tensors
-    off = 0.0
-    for key, x in server.items():
-        mean = (method.broadcast(x) + seen[-1].sent.tensors[key]) / 2
-        off += float((mean - x).square().sum())
-    size = sum(float(x.square().sum()) for x in server.values())
-    assert table.loc["averaged", "distance"] == pytest.approx((off / size) ** 0.5, rel=1e-4)
-    assert table.loc["trained", "distance"] > 0 == table.loc["server", "distance"]
 
 
 @pytest.mark.slow

@@ -71,7 +71,15 @@ def test_directions_that_the_peer_does_not_span_stay_still():
 
 
 def test_the_published_form_is_certified_by_nobody():
-    """Its noise passes a map and its signal does not; each tensor is clipped to all of C."""
+    """Its noise passes a map and its signal does not; each tensor is clipped to all of C.
+
+    The noise is white in the product, like the sound form's: a clip of the factor hides less there.
+    """
+    peer = random(3, 9)
+    rule = filters.factor_space(gram(B, peer))
+    eye = torch.eye(3, dtype=torch.float64)
+    torch.testing.assert_close(rule.of_noise @ gram(B, peer) @ rule.of_noise, eye)
+    assert torch.equal(rule.before, eye) and torch.equal(rule.after, eye)
     assert "by more than C" in (privatizer.uncertified_reason(None, filters.each_tensor) or "")
     assert privatizer.uncertified_reason(filters.product_space) is None
     assert "does not pass" in (privatizer.uncertified_reason(filters.factor_space) or "")

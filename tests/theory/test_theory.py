@@ -186,13 +186,6 @@ def test_regulated_energy():
     assert is_mean(theory.regulated_energy(len(B), len(A), std), energies(noise @ A))
 
 
-def test_measured_band():
-    """95 % of separations measured on 30 draws lie inside."""
-    stds = RNG(34).normal(size=(DRAWS, 30)).std(axis=1, ddof=1)
-    band = theory.measured_band(2.0, 30)
-    assert np.mean([2.0 / x in band for x in stds]) == pytest.approx(0.95, abs=0.015)
-
-
 def test_filter_gain():
     assert (theory.filter_weights(5) * 16).tolist() == [1, 4, 6, 4, 1]
     for taps in (1, 5, 9):

@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 METHODS = DOCS / "methods.md"
 PAGES = (
-    "first_hour",
+    "own_model",
     "architecture",
     "methods",
     "other_software",
@@ -47,9 +47,7 @@ PAGES = (
     "rates",
     "sharp_edges",
     "review",
-    "notation",
     "glossary",
-    "own_model",
     "adding_a_method",
     "teaching",
     "security",

@@ -22,6 +22,8 @@ from fedlora_lab.tasks.task import Task
 LORA = fl.Lora(rank=2, alpha=3.0)
 PLAN = fl.Plan(rounds=2, local_steps=2, batch=3, lr=0.2)
 UNITS = ("example", "client")
+KEEPS_B = fl.methods.FedLoRA.replace(name="keeps B", share="A")
+"""A row that nobody published."""
 PERSONS = ((0, 1, 0, 2, 2), (3, 4, 3, 4, 3, 5, 6, 6), (7, 8, 7))
 
 
@@ -45,9 +47,14 @@ def regression(clients: int = 3, heterogeneity: float = 0.5) -> Task:
     return fl.tasks.regression(clients=clients, **sizes)
 
 
+def random(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal numbers in double precision."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
 def examples(count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Inputs for `Tokens` and labels that depend on them."""
-    x = torch.randn(count, 3, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = random(count, 3, 5, seed=seed)
     return x, (x.sum((1, 2)) > 0).long() + (x[:, 0, 0] > 1).long()
 
 

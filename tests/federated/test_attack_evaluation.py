@@ -12,6 +12,7 @@ import torch
 from flower_runs import by_messages, party, protected
 from torch import Tensor, nn
 from toy_tasks import (
+    KEEPS_B,
     PERSONS,
     PLAN,
     gap,
@@ -31,7 +32,6 @@ from fedlora_lab.methods.quantization import normal_float
 
 pytestmark = pytest.mark.attack
 QUANTISED = FedLoRA.replace(name="quantised", broadcast=normal_float(width=4, block=8))
-KEEPS_B = FedLoRA.replace(name="keeps B", share="A")
 
 
 class Strict(nn.Module):

@@ -9,10 +9,20 @@ from typing import Any
 
 import pytest
 import torch
-from toy_tasks import LORA, PLAN, book, other_data, play, private, regression, same_bits, tokens
+from toy_tasks import (
+    KEEPS_B,
+    LORA,
+    PLAN,
+    book,
+    other_data,
+    play,
+    private,
+    regression,
+    same_bits,
+    tokens,
+)
 
 import fedlora_lab as fl
-from fedlora_lab import methods
 from fedlora_lab._utils.files import append_line, dump_checksummed, write_atomically
 from fedlora_lab.federated import checkpoint, spec
 from fedlora_lab.federated.records import Tick
@@ -23,9 +33,8 @@ from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.privatizer import ClipAndNoise
 
-LONG = PLAN.replace(rounds=6, participation=0.7, dropout=0.2, optimizer=fl.SGD(0.5))
+LONG = PLAN.replace(rounds=3, participation=0.7, dropout=0.2, optimizer=fl.SGD(0.5))
 KEY = ParamKey("B", "map")
-KEEPS_B = methods.FedLoRA.replace(name="keeps B", share="A")
 RUN = tokens(), "fedlora", private("example"), PLAN
 
 
@@ -64,16 +73,16 @@ def test_a_mechanism_finds_its_state_again(unit, found, tmp_path, monkeypatch):
     assert last.ledger is not None and "Counting does not say" in str(last.ledger.uncertified)
 
 
-@pytest.mark.parametrize("name", ["round-000006.json", "private/round-000006.safetensors"])
+@pytest.mark.parametrize("name", ["round-000003.json", "private/round-000003.safetensors"])
 def test_from_the_round_before_a_damaged_one_the_run_goes_on(name, tmp_path):
     """With a warning, and to the same bits."""
     run = tokens("head"), KEEPS_B, private("example"), LONG
     whole = play(*run, checkpoint=tmp_path)
-    shutil.copy(tmp_path / name.replace("6", "5"), tmp_path / name)
-    words = r"^checkpoint=round-000006: expected a whole.*; going back to an earlier one"
+    shutil.copy(tmp_path / name.replace("3", "2"), tmp_path / name)
+    words = r"^checkpoint=round-000003: expected a whole.*; going back to an earlier one"
     with pytest.warns(UserWarning, match=words):
         rest = play(*run, resume=tmp_path)
-    same_bits(whole[6:], rest)
+    same_bits(whole[3:], rest)
 
 
 def test_halves_of_two_runs_are_no_checkpoint(tmp_path):

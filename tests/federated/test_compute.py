@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import toy_hubs
-from toy_tasks import PLAN, anywhere, book, gap, play, private, tokens
+from toy_tasks import LORA, PLAN, anywhere, book, gap, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -15,7 +15,6 @@ from fedlora_lab.federated.spec import PRODUCTS
 from fedlora_lab.lora import adapters
 
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
-LORA = fl.Lora(rank=2, alpha=3.0)
 SHORT = fl.Plan(rounds=1, local_steps=2, batch=3, lr=0.2)
 PRIVATE = fl.Privacy(noise_multiplier=1.0, clip_norm=0.5, delta=1e-3, accountant="rdp")
 

@@ -6,6 +6,7 @@ from functools import partial
 import pandas as pd
 import pytest
 from toy_tasks import (
+    KEEPS_B,
     LORA,
     PLAN,
     frame,
@@ -25,7 +26,6 @@ from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
 from fedlora_lab.lora import evaluation
 
-KEEPS_B = methods.FedLoRA.replace(name="keeps B", share="A")
 compare = partial(fl.compare, lora=LORA, progress=False)
 NOISE = {"noise_A", "noise_B", "noise_BA", "snr"}
 

@@ -10,6 +10,7 @@ import torch
 import toy_hubs
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from toy_tasks import LORA
 
 import fedlora_lab as fl
 from fedlora_lab.lora import adapters, per_example
@@ -17,7 +18,6 @@ from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.privatizer import row_norms
 from fedlora_lab.tasks.task import Task, concatenate, head_names, is_within, map_inputs, take
 
-LORA = fl.Lora(rank=2, alpha=3.0)
 LIMIT = 1e-9
 ClientParams = dict[ParamKey, Tensor]
 RAGGED = [0, 0, 0, 0, 1, 2, 2]

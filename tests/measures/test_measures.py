@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from toy_tasks import LORA, PLAN, play, same_bits, tokens
+from toy_tasks import LORA, PLAN, play, random, same_bits, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import measures
@@ -16,10 +16,6 @@ from fedlora_lab.methods.state import ParamKey, ServerState
 OUT = 7
 IN = 9
 RANK = 2
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def factors(count, seed=0):

@@ -8,7 +8,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from toy_tasks import LORA, PLAN, play, private, regression, tokens
+from toy_tasks import LORA, PLAN, play, private, random, regression, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import measures, methods
@@ -23,10 +23,6 @@ A, B, W = (ParamKey(side, "layer") for side in "ABW")
 CLIPPED = ("fedlora", "deer", "la-lora", "fedlpp", "dp-lora", "dp-fedlora")
 UNEVEN = fl.Lora(rank=2, alpha=3.0, ranks=(1, 2, 1))
 by_rule: Any = {"ids": repr}
-
-
-def random(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 STATE = ServerState({A: random(2, 7), B: random(5, 2, seed=1)}, streams=Streams(0))

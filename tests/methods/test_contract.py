@@ -21,6 +21,7 @@ import contract_clauses
 import pytest
 import torch
 from toy_tasks import (
+    KEEPS_B,
     LORA,
     PLAN,
     UNITS,
@@ -66,7 +67,7 @@ def proximal(rows, start):
 # Rows that nobody published, from fields that the table does not combine: the contract holds for
 # what users write.
 WRITTEN = [
-    methods.FedLoRA.replace(name="keeps B", share="A"),
+    KEEPS_B,
     methods.FedLoRA.replace(name="proximal", penalty=proximal),
     methods.FFA.replace(name="FFA quantised", broadcast=normal_float(width=4, block=8)),
 ]

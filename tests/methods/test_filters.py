@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from toy_tasks import begun, play, regression
+from toy_tasks import begun, play, random, regression
 
 import fedlora_lab as fl
 from fedlora_lab.methods import filters
@@ -13,10 +13,6 @@ from fedlora_lab.privacy import privatizer
 
 B = ParamKey("B", "layer")
 A = ParamKey("A", "layer")
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def gram(key, peer):

@@ -80,7 +80,7 @@ def reached(state: Path) -> int:
 
 def left(state: Path) -> dict[str, Any]:
     """What a run left: the rounds done, those in its table, and whether ledger and table fit."""
-    done = next(checkpoint.whole_checkpoints(state))[0].round
+    done = next(checkpoint.whole_checkpoints(state))[0].server.round
     book = state / "ledger.json"
     rows = state / "rounds.csv"
     ledger = Ledger.load(book) if book.exists() else Ledger()

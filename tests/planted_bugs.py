@@ -90,10 +90,9 @@ def one_round_only(self, t, ids):
 
 def more_noise_than_there_is(self, t, ids):
     """Writes down twice the noise."""
-    fields = self.spec.privacy.entry(ids)
+    fields = dict(vars(self.spec.entry(t + 1, ids)))
     fields["noise_multiplier"] *= 2
-    steps = self.spec.plan.local_steps if self.spec.privacy.unit == "example" else 1
-    self.ledger.record(t + 1, ids, steps, **fields)
+    self.ledger.record(**fields)
 
 
 def everyone_every_round(self, t):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.federated.records import Round
-from fedlora_lab.lora import adapters, evaluation, per_example
+from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.plan import Lora, lora_of
 from fedlora_lab.methods.state import ParamKey
@@ -212,7 +212,7 @@ def layer_inputs(victim: Victim, layer: str, x: Inputs) -> Float[Tensor, "n toke
     # The rest of the model is not run: candidates are many, and the layer is near the input.
     hook = module.register_forward_pre_hook(stop)
     try:
-        evaluation.model_outputs(victim.task, victim.adapted, victim.values, x)
+        per_example.model_outputs(victim.task, victim.adapted, victim.values, x)
     except _Reached as reached:
         inputs = reached.args[0]
         return inputs.reshape(len(inputs), -1, inputs.shape[-1])

@@ -12,7 +12,7 @@ from fedlora_lab.audit.instruments import Recorder, Rows, encode_marks
 from fedlora_lab.audit.planting import Canaries
 from fedlora_lab.federated import local_training
 from fedlora_lab.federated.records import Round, predict
-from fedlora_lab.lora import evaluation, per_example
+from fedlora_lab.lora import per_example
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.privacy.privatizer import clip_sum, map_rank_axis, precondition_rows
@@ -37,7 +37,7 @@ def canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Ten
         values = dict(run.state.server.tensors)
         values |= {key: tensor[k] for key, tensor in personal.items()}
         inputs = take(x, of_client)
-        outputs = evaluation.model_outputs(task, run.prepared.adapted, values, inputs)
+        outputs = per_example.model_outputs(task, run.prepared.adapted, values, inputs)
         losses[of_client] = task.loss(outputs, y[of_client]).double()
     return losses
 
@@ -63,7 +63,7 @@ def released_steps(run: Recorder) -> Released:
     """The sum of noised gradients of each client over a round of the example unit."""
     everyone = run.everyone
     assert everyone is not None
-    t = run.state.round - 1
+    t = run.state.server.round - 1
     rate = {key: run.spec.plan.rate(key.side, t) for key in everyone.params}
     # What clients keep for themselves began where it stood before the round.
     personal = {key: x[list(everyone.ids)] for key, x in run.personal.items()}
@@ -80,7 +80,7 @@ def released_updates(run: Recorder, canaries: Canaries) -> Released:
     result = run.result
     everyone = run.everyone
     assert result is not None and everyone is not None
-    t = run.state.round - 1
+    t = run.state.server.round - 1
     start = {key: tensor[None] for key, tensor in result.opened.sent.tensors.items()}
     reference = run.spec.method.clip_reference
     uploads = result.received.uploads

@@ -47,7 +47,7 @@ class RunState:
     """The state of a run between two rounds: all that the next round depends on.
 
     Args:
-        server: the server's tensors.
+        server: the server's tensors, and the number of rounds done.
         personal: key -> (all clients, ...), what moved and was not sent.
         seen: rounds done when each client last received the server's state; -1: never.
         changed: for each round done, the server's tensors that it changed, and the rank of the
@@ -62,33 +62,6 @@ class RunState:
     changed: list[dict[ParamKey, int]] = field(default_factory=list)
     optimizer: OptimizerState = field(default_factory=dict)
     privatizer_state: PrivatizerState | None = None
-
-    @property
-    def round(self) -> int:
-        """Rounds done."""
-        return self.server.round
-
-    def advance(self, after: ServerState, ids: tuple[int, ...], rows: int) -> None:
-        """Moves on to the next round.
-
-        Args:
-            after: the server's state at the end of the round.
-            ids: the clients that took part.
-            rows: products that a residual took up, each of the adapter's rank.
-        """
-        before = self.server
-        changed = {}
-        for key, x in after.tensors.items():
-            # A tensor that no rule replaced costs no bytes on the way down.
-            if x is not before.tensors[key]:
-                rank = len(after.tensors[ParamKey("A", key.layer)]) if key.side == "W" else 0
-                changed[key] = rows * rank
-        self.changed.append(changed)
-        for k in ids:
-            self.seen[k] = before.round
-        # In memory as a loaded state: transposed tensors multiply to other last bits on some CPUs.
-        tensors = {key: x.contiguous() for key, x in after.tensors.items()}
-        self.server = replace(after, tensors=tensors, round=before.round + 1)
 
 
 # ---- the folder
@@ -162,12 +135,12 @@ def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
     # What a mechanism remembers may be noise that nobody may subtract.
     personal = _to_bytes(personal=state.personal, privatizer=state.privatizer_state or {})
     about_released = {
-        "round": state.round,
+        "round": state.server.round,
         "settings": settings_with_keyed_task(folder, settings),
         "tensors": _digest(released),
     }
     about_private = {
-        "round": state.round,
+        "round": state.server.round,
         "seen": state.seen,
         "changed": [[[*key, rank] for key, rank in x.items()] for x in state.changed],
         "has_released": state.privatizer_state is not None,
@@ -177,11 +150,11 @@ def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
     # The released JSON last: without it the round is not there, whatever a kill has left.
     parts = [(private_folder(folder), personal, about_private), (folder, released, about_released)]
     for place, tensors, content in parts:
-        stem = _stem(place, state.round)
+        stem = _stem(place, state.server.round)
         write_atomically(stem.with_suffix(".safetensors"), tensors)
         text = dump_checksummed(FORMAT, FORMAT_VERSION, content)
         write_atomically(stem.with_suffix(".json"), text)
-    stored = [round for round in rounds_in(folder) if round <= state.round]
+    stored = [round for round in rounds_in(folder) if round <= state.server.round]
     for round in stored[:-KEPT_ROUNDS]:
         remove(folder, round)
 
@@ -319,7 +292,7 @@ def restore(
     check(fits, "resume", str(folder), "the same layers as in this run")
     # One draw of noise is split over the tensors in their order: the run's own keeps its bits.
     tensors = {key: state.server.tensors[key] for key in fresh.server.tensors}
-    state.server = replace(fresh.server, tensors=tensors, round=state.round)
+    state.server = replace(fresh.server, tensors=tensors, round=state.server.round)
     return state, _stored_ledger(folder, spec, state, opened)
 
 
@@ -328,7 +301,7 @@ def _stored_ledger(
 ) -> Ledger | None:
     """Loads the folder's ledger; refuses entries that this run would not have written."""
     path = folder / LEDGER
-    if opened is None or not (state.round or path.exists()):
+    if opened is None or not (state.server.round or path.exists()):
         return opened
     # Also before the first round is done: what was spent in one that was cut short stays spent.
     check(path.exists(), "ledger", str(path), "the ledger of the rounds done")
@@ -343,6 +316,6 @@ def _stored_ledger(
         check(entry == ours, "ledger", entry, f"{ours}, as this run writes it")
     # More is no error: a round that was cut short was released, and stays spent.
     written = {entry.round for entry in ledger.releases}
-    complete = written >= set(range(1, state.round + 1))
-    check(complete, "ledger", sorted(written), f"all {state.round} rounds done")
+    complete = written >= set(range(1, state.server.round + 1))
+    check(complete, "ledger", sorted(written), f"all {state.server.round} rounds done")
     return ledger

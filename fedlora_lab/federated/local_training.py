@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.spec import Prepared, RunSpec, StepData
+from fedlora_lab.federated.spec import Prepared, RunSpec
 from fedlora_lab.lora.adapters import matmuls
 from fedlora_lab.lora.independence import check_penalty
 from fedlora_lab.lora.per_example import NotPerExample, per_example_gradients, split_batch
@@ -19,7 +20,7 @@ from fedlora_lab.methods.optimizers import OptimizerState, apply_updates
 from fedlora_lab.methods.state import Keys, ParamKey, cut_to_rank
 from fedlora_lab.privacy import privatizer
 from fedlora_lab.privacy.privatizer import ClipCounts, PrivatizerState
-from fedlora_lab.tasks.task import take
+from fedlora_lab.tasks.task import Inputs, concatenate, take
 
 ClientParams = dict[ParamKey, Tensor]
 Maps = dict[ParamKey, Preconditioner]
@@ -80,29 +81,45 @@ def poisson_batch(
     return batches
 
 
+class DrawnExamples(NamedTuple):
+    """The drawn examples of the clients that train together, one client after the other.
+
+    Args:
+        x, y: inputs and targets.
+        owner: (n,), the position of each example's client among them.
+        person: (n,), in the person unit a number of its person, unique over the clients.
+    """
+
+    x: Inputs
+    y: Tensor
+    owner: Int[Tensor, " n"]
+    person: Int[Tensor, " n"]
+
+
+def drawn_examples(prepared: Prepared, ids: tuple[int, ...], drawn: list[Tensor]) -> DrawnExamples:
+    """Takes the drawn examples together.
+
+    Args:
+        prepared, ids: of the run, and the clients that draw.
+        drawn: by client, (n_k,), places in its examples.
+    """
+    pairs = []
+    for k, places in zip(ids, drawn, strict=True):
+        x, y = prepared.data[k]
+        pairs.append((take(x, places), y[places]))
+    x, y = concatenate(pairs)
+    counts = torch.tensor([len(places) for places in drawn])
+    owner = torch.arange(len(ids)).repeat_interleave(counts)
+    person = owner
+    if prepared.spec.by_person:
+        # Person 0 of one client is another one than person 0 of the next.
+        before = torch.tensor([0, *accumulate(prepared.spec.units[k] for k in ids)])
+        numbers = [prepared.persons[k][places] for k, places in zip(ids, drawn, strict=True)]
+        person = torch.cat(numbers) + before[owner]
+    return DrawnExamples(x, y, owner, person)
+
+
 # ---- gradients of examples and of persons
-
-
-def _gradients(
-    prepared: Prepared,
-    clients: ClientBatch,
-    moving: Keys,
-    data: StepData,
-    index: Int[Tensor, " m"],
-) -> ClientParams:
-    """Gradients of the examples at some places of the clients' data: key -> (m, ...)."""
-    x, y = data.examples
-    with matmuls(prepared.products):  # what is rounded here is clipped afterwards
-        return per_example_gradients(
-            prepared.spec.task,
-            prepared.adapted,
-            clients.params,
-            moving,
-            (take(x, index), y[index]),
-            data.owner[index],
-            prepared.spec.method,
-            clients.start,
-        )
 
 
 def gradients_or_nan(
@@ -150,54 +167,63 @@ def gradient_rows(
     """
     if not any(len(places) for places in drawn):
         return
-    data = prepared.step_data(clients.ids)
-    index = torch.cat([places + first for places, first in zip(drawn, data.first, strict=True)])
-    gradients = partial(_gradients, prepared, clients, tuple(sums), data)
-    rows_of = _person_rows if prepared.spec.by_person else _example_rows
-    for rows, owner in rows_of(prepared, gradients, data, index, sums):
+    examples = drawn_examples(prepared, clients.ids, drawn)
+    spec = prepared.spec
+
+    def gradients(places: Int[Tensor, " m"]) -> ClientParams:
+        with matmuls(prepared.products):  # what is rounded here is clipped afterwards
+            return per_example_gradients(
+                spec.task,
+                prepared.adapted,
+                clients.params,
+                tuple(sums),
+                (take(examples.x, places), examples.y[places]),
+                examples.owner[places],
+                spec.method,
+                clients.start,
+            )
+
+    rows_of = _person_rows if spec.by_person else _example_rows
+    for rows, owner in rows_of(prepared, gradients, examples, sums):
         yield rows, owner.to(prepared.adapted.device, non_blocking=True)
 
 
 def _example_rows(
     prepared: Prepared,
     gradients: Callable[[Tensor], ClientParams],
-    data: StepData,
-    index: Int[Tensor, " n"],
+    examples: DrawnExamples,
     sums: ClientParams,
 ) -> OwnedRows:
     """Yields the gradients of the examples, as many at once as the chunk allows."""
     private = prepared.spec.privacy is not None
-    x, _ = data.examples
-    for places in split_batch(x, index, prepared.adapted.device, prepared.chunk):
-        part = index[places]
+    everything = torch.arange(len(examples.y))
+    for places in split_batch(examples.x, everything, prepared.adapted.device, prepared.chunk):
         # Without privacy an error is the user's to see.
-        rows = gradients_or_nan(gradients, part, sums) if private else gradients(part)
-        yield rows, data.owner[part]
+        rows = gradients_or_nan(gradients, places, sums) if private else gradients(places)
+        yield rows, examples.owner[places]
 
 
 def _person_rows(
     prepared: Prepared,
     gradients: Callable[[Tensor], ClientParams],
-    data: StepData,
-    index: Int[Tensor, " n"],
+    examples: DrawnExamples,
     sums: ClientParams,
 ) -> OwnedRows:
     """Yields the mean gradient of each drawn person's examples."""
     device = prepared.adapted.device
-    x, _ = data.examples
-    _, number, examples = data.person[index].unique(return_inverse=True, return_counts=True)
-    client = torch.zeros_like(examples).index_copy_(0, number, data.owner[index])
-    for persons in torch.arange(len(examples)).split(prepared.chunk or len(examples)):
+    _, number, sizes = examples.person.unique(return_inverse=True, return_counts=True)
+    client = torch.zeros_like(sizes).index_copy_(0, number, examples.owner)
+    for persons in torch.arange(len(sizes)).split(prepared.chunk or len(sizes)):
         places = ((number >= persons[0]) & (number <= persons[-1])).nonzero().squeeze(1)
         total = {key: x.new_zeros(len(persons), *x.shape[1:]) for key, x in sums.items()}
         # A person's examples may go through the model in several parts: they meet here, before the
         # clip, which sees one vector for each person.
-        for part in split_batch(x, index[places], device, prepared.chunk):
-            rows = gradients_or_nan(gradients, index[places[part]], sums)
+        for part in split_batch(examples.x, places, device, prepared.chunk):
+            rows = gradients_or_nan(gradients, places[part], sums)
             position = (number[places[part]] - persons[0]).to(device)
             for key, row in rows.items():
                 total[key].index_add_(0, position, row)
-        counts = examples[persons].to(device)
+        counts = sizes[persons].to(device)
         mean = {key: x / _per_row(counts, x) for key, x in total.items()}
         yield mean, client[persons]
 

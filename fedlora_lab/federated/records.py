@@ -11,11 +11,11 @@ from torch import Tensor
 
 from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab._utils.validation import check
-from fedlora_lab.lora import adapters, evaluation
+from fedlora_lab.federated.uploads import Traffic
+from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.source import require_source, source_for
 from fedlora_lab.measures.deviation import frame_of
 from fedlora_lab.methods.plan import Lora
-from fedlora_lab.methods.quantization import Traffic
 from fedlora_lab.methods.state import ServerState
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.statement import privacy_page
@@ -198,7 +198,7 @@ def predict(
     check(isinstance(x, Tensor | Mapping), "x", type(x).__name__, expected)
     adapted = adapters.adapt(task.model, task.targets, task.head, lora)
     try:
-        return evaluation.model_outputs(task, adapted, state.tensors, x)
+        return per_example.model_outputs(task, adapted, state.tensors, x)
     except Exception as error:  # whatever a foreign model raises, the reader needs it in one line
         shape = tuple(x.shape) if isinstance(x, Tensor) else sorted(x)
         text = f"x={shape}: expected {expected}; it says: {first_line(error)}"

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -36,13 +35,13 @@ from fedlora_lab.federated.spec import (
     make_run_spec,
     prepare_run,
 )
-from fedlora_lab.federated.uploads import Received, TrafficCounter
-from fedlora_lab.lora import adapters, evaluation
+from fedlora_lab.federated.uploads import Received, Traffic, TrafficCounter
+from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import server_step
 from fedlora_lab.methods.plan import Lora, Plan
-from fedlora_lab.methods.quantization import Traffic, full
+from fedlora_lab.methods.quantization import full
 from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.plan import Privacy
@@ -178,7 +177,7 @@ class OpenRound:
     Args:
         started_at: by `time.perf_counter`.
         ids: of the clients that take part.
-        before: the server's state.
+        before: the server's state, whose ``round`` is its number, from 0.
         sent: what goes down of it.
         keys: which tensors move, are sent and stay.
     """
@@ -188,11 +187,6 @@ class OpenRound:
     before: ServerState
     sent: ServerState
     keys: RoundKeys
-
-    @property
-    def t(self) -> int:
-        """Its number, from 0."""
-        return self.before.round
 
 
 @dataclass(frozen=True)
@@ -227,6 +221,8 @@ class Run:
         resumed: the state was read from a folder, so that the first record was made before.
         contents: rounds and ledger of the folder as this run last read or wrote them, see `lock`.
         remote: the clients train in other processes: what they know is NaN in the records.
+        spec: the checked arguments.
+        visible: what the records show besides released values.
     """
 
     prepared: Prepared
@@ -237,6 +233,17 @@ class Run:
     resumed: bool = False
     contents: tuple[list[int], bytes | None] = ([], None)
     remote: bool = False
+    spec: RunSpec = field(init=False)
+    visible: Visibility = field(init=False)
+
+    def __post_init__(self) -> None:
+        # What no round changes is made here, before the first one.
+        self.spec = self.prepared.spec
+        self.visible = self.spec.visibility(self.remote)
+        self._forecast = NoiseForecast(self.spec, self.prepared.adapted.weights)
+        self._traffic = TrafficCounter(self.spec, self.state.server.tensors)
+        # To read the source of a method's rules takes a while.
+        self._settings = {} if self.folder is None else self.spec.settings()
 
     @classmethod
     def open(
@@ -295,25 +302,6 @@ class Run:
             self._warn_of_overspending()
         return self
 
-    @property
-    def spec(self) -> RunSpec:
-        """The checked arguments."""
-        return self.prepared.spec
-
-    @cached_property
-    def visible(self) -> Visibility:
-        """What the records show besides released values."""
-        return self.spec.visibility(self.remote)
-
-    @cached_property
-    def _forecast(self) -> NoiseForecast:
-        """The noise that A takes up, known before any round from public numbers."""
-        return NoiseForecast(self.spec, self.prepared.adapted.weights)
-
-    @cached_property
-    def _traffic(self) -> TrafficCounter:
-        return TrafficCounter(self.spec, self.state.server.tensors)
-
     # ---- what the rounds ahead would spend
 
     def _warn_of_overspending(self) -> None:
@@ -324,7 +312,7 @@ class Run:
         stops = bool(target and stop_at and stop_at <= target * (1 + 1e-9))
         if not target or stops or self.ledger is None or self.ledger.uncertified is not None:
             return
-        spent = self._spent_after(self.spec.plan.rounds - self.state.round)
+        spent = self._spent_after(self.spec.plan.rounds - self.state.server.round)
         # More than calibration's own tolerance: a round was released twice.
         if spent > target * (1 + 1e-6):
             text = f"epsilon={spent:.4g} after the last round: expected at most target={target:g}"
@@ -334,7 +322,7 @@ class Run:
     def _spent_after(self, rounds: int) -> float:
         """Epsilon after so many further rounds in which everyone takes part."""
         assert self.ledger is not None
-        now = self.state.round
+        now = self.state.server.round
         # With a seed a repeated round gives the same values: it is no second release.
         repeats = self.ledger.reproducible
         written = {entry.round for entry in self.ledger.releases} if repeats else set()
@@ -348,7 +336,7 @@ class Run:
 
         Counted as if everyone took part in it.
         """
-        if self.state.round >= self.spec.plan.rounds:
+        if self.state.server.round >= self.spec.plan.rounds:
             return True
         stop_at = self.options.stop_at
         return stop_at is not None and self._spent_after(1) > stop_at
@@ -396,26 +384,27 @@ class Run:
         self.save_state()
         # Rounds of an earlier attempt: a run that goes on from them would not be this one.
         if self.folder is not None:
-            for round in set(self.contents[0]) - {self.state.round}:
+            for round in set(self.contents[0]) - {self.state.server.round}:
                 checkpoint.remove(self.folder, round)
         return self.record(result)
 
     def _round(self) -> "Generator[Tick, None, RoundResult]":
         """Trains one round, a tick after every local step."""
         opened = self.begin_round()
+        t = opened.before.round
         batches = []
         # A chunk of clients changes memory alone: each client's draws are from its own streams.
         size = self.options.chunk_clients or max(len(opened.ids), 1)
         for i in range(0, len(opened.ids), size):
             clients = self.start_clients(opened.ids[i : i + size], opened.sent)
             for step in range(self.spec.plan.local_steps):
-                local_training.local_step(self.prepared, clients, opened.t, step)
-                yield Tick(opened.t + 1, step + 1)
+                local_training.local_step(self.prepared, clients, t, step)
+                yield Tick(t + 1, step + 1)
             batches.append(clients)
         keys = opened.keys
         sent = opened.sent
         everyone = uploads.stack_clients(self.prepared, batches, keys.moved, sent)
-        arrived = self.arrivals(opened.t, opened.ids)
+        arrived = self.arrivals(t, opened.ids)
         # The one way from clients to the server: in the client unit clip and noise are in here.
         received = uploads.release_round(
             self.prepared, everyone, arrived, keys.uploaded, sent, state=self.state.privatizer_state
@@ -498,36 +487,41 @@ class Run:
             state.privatizer_state = received.privatizer_state
         if received.uploads:
             # Everything from here on is a function of released values and costs no privacy.
-            aggregated = self._aggregate(opened, received)
-            after = self._server_step(before, aggregated, received)
+            aggregated = self._aggregate(before, received)
+            # What was not sent has no gradient: neither it nor its moments move.
+            sent = {key: aggregated.tensors[key] for key in received.uploads}
+            plan = self.spec.plan
+            stepped, state.optimizer = server_step(
+                plan.server_optimizer, state.optimizer, before.tensors, sent, plan.server_lr
+            )
+            after = aggregated.replace_tensors(stepped)
         self._keep_personal(opened, everyone)
         # The rank by which a round changes a residual: of each row, and of the old product, which
         # stays with the weights that did not arrive.
         absent = not torch.isclose(received.weights.sum(), received.weights.new_ones(()))
-        state.advance(after, opened.ids, len(received.weights) + int(absent))
+        changed_rank = self.spec.lora.rank * (len(received.weights) + int(absent))
+        # A tensor that no rule replaced costs no bytes on the way down.
+        state.changed.append(
+            {
+                key: changed_rank if key.side == "W" else 0
+                for key, x in after.tensors.items()
+                if x is not before.tensors[key]
+            }
+        )
+        for k in opened.ids:
+            state.seen[k] = before.round
+        # In memory as a loaded state: transposed tensors multiply to other last bits on some CPUs.
+        tensors = {key: x.contiguous() for key, x in after.tensors.items()}
+        state.server = replace(after, tensors=tensors, round=before.round + 1)
         return RoundResult(opened, received, aggregated, everyone.clipped, traffic)
 
-    def _server_step(
-        self, before: ServerState, aggregated: ServerState, received: Received
-    ) -> ServerState:
-        """Where the server's optimiser goes on what was sent."""
-        plan = self.spec.plan
-        # What was not sent has no gradient: neither it nor its moments move.
-        new = {key: aggregated.tensors[key] for key in received.uploads}
-        stepped, self.state.optimizer = server_step(
-            plan.server_optimizer, self.state.optimizer, before.tensors, new, plan.server_lr
-        )
-        return aggregated.replace_tensors(stepped)
-
-    def _aggregate(self, opened: OpenRound, received: Received) -> ServerState:
+    def _aggregate(self, before: ServerState, received: Received) -> ServerState:
         """What the method's rule makes of the uploads."""
         method = self.spec.method
         try:
-            aggregated = method.aggregate(
-                opened.before, received.sent, received.uploads, received.weights
-            )
+            aggregated = method.aggregate(before, received.sent, received.uploads, received.weights)
         except torch.linalg.LinAlgError as error:
-            part = f"{method.slug} cannot do the server's part of round {opened.t + 1}"
+            part = f"{method.slug} cannot do the server's part of round {before.round + 1}"
             text = f"lr={self.spec.plan.lr}: expected a smaller one; {part}"
             raise Diverged(f"{text} ({' '.join(str(error).split())})") from error
         is_state = isinstance(aggregated, ServerState)
@@ -550,7 +544,7 @@ class Run:
     def save_state(self) -> None:
         """Stores the state in the run's folder, if it has one."""
         if self.folder is not None:
-            checkpoint.store(self.folder, self.state, self.spec.settings())
+            checkpoint.store(self.folder, self.state, self._settings)
 
     # ---- the record of a round
 
@@ -573,7 +567,7 @@ class Run:
         factors_b = plain.side("B")
         unseen = Traffic(*[NOT_SEEN] * len(Traffic._fields))
         return Round(
-            index=state.round,
+            index=state.server.round,
             method=spec.method.slug,
             task=spec.task.name,
             seed=spec.streams.seed,
@@ -587,7 +581,7 @@ class Run:
             nonfinite=float(nonfinite) if visible.clips else NOT_SEEN,
             seconds=seconds if visible.seconds else NOT_SEEN,
             ledger=None if self.ledger is None else self.ledger.snapshot(),
-            rows=(*rows, *self._forecast.rows(state.round)),
+            rows=(*rows, *self._forecast.rows(state.server.round)),
             source=(spec.task, spec.lora, state.server),
         )
 
@@ -626,10 +620,10 @@ class Run:
         server = self.state.server
         personal = self.state.personal
         unseen = dict.fromkeys(task.metrics, NOT_SEEN)
-        if self.state.round % self.options.evaluate_every and not self.ended:
+        if self.state.server.round % self.options.evaluate_every and not self.ended:
             return unseen
         # Elsewhere clients keep factors from the first round in which some were not sent.
-        rounds = range(self.state.round if self.remote else 0)
+        rounds = range(self.state.server.round if self.remote else 0)
         if personal or any(spec.round_keys(server.tensors, t).kept for t in rounds):
             if not self.visible.own_scores:
                 return unseen
@@ -649,6 +643,6 @@ class Run:
         prepared = self.prepared
         task = self.spec.task
         with adapters.matmuls(prepared.products):
-            return evaluation.evaluate(
+            return per_example.evaluate(
                 task, prepared.adapted, values, task.test, chunk=prepared.chunk
             )

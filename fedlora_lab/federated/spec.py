@@ -13,11 +13,10 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab import methods
@@ -41,7 +40,7 @@ from fedlora_lab.privacy.privatizer import (
     Privatizer,
     uncertified_reason,
 )
-from fedlora_lab.tasks.task import Examples, Task, concatenate, mask_of
+from fedlora_lab.tasks.task import Examples, Task, mask_of
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -88,7 +87,10 @@ class Visibility(NamedTuple):
 
 @dataclass(frozen=True)
 class RunSpec:
-    """The checked arguments of a run, which decide all of its numbers."""
+    """The checked arguments of a run, which decide all of its numbers.
+
+    What follows from them alone is computed here, once: a round only reads it.
+    """
 
     task: Task
     method: Method
@@ -96,6 +98,12 @@ class RunSpec:
     plan: Plan
     lora: Lora
     streams: Streams
+
+    def __post_init__(self) -> None:
+        # Now, and not when a round first asks: what cannot be had is refused before training.
+        for name, member in vars(RunSpec).items():
+            if isinstance(member, cached_property):
+                getattr(self, name)
 
     # ---- the mechanism
 
@@ -302,14 +310,15 @@ class RunSpec:
         assert privacy is not None
         count = len(self.task.sizes)
         ids = tuple(range(count)) if ids is None else ids
-        rates_and_noise = privacy.entry(ids)
         for_everybody = not self.by_step or (count == 1 and len(ids) == 1)
-        if for_everybody:  # one number each
-            rates_and_noise = {
-                name: x[0] if isinstance(x, tuple) else x for name, x in rates_and_noise.items()
-            }
+        rate = privacy.sample_rate
+        sigma = privacy.noise_multiplier
+        if isinstance(rate, tuple):
+            rate = rate[0] if for_everybody else tuple(rate[k] for k in ids)
+        if isinstance(sigma, tuple):
+            sigma = sigma[0] if for_everybody else tuple(sigma[k] for k in ids)
         steps = self.plan.local_steps if self.by_step else 1
-        return LedgerEntry(round, None if for_everybody else ids, steps, **rates_and_noise)
+        return LedgerEntry(round, None if for_everybody else ids, steps, rate, sigma)
 
     def ledger(self, uncertified: str | None = None) -> Ledger | None:
         """A ledger without releases; ``None`` without privacy.
@@ -324,12 +333,6 @@ class RunSpec:
 
     # ---- settings
 
-    @cached_property
-    def _rules(self) -> dict[str, str]:
-        """The method's fields as texts; to read a rule's source takes a while."""
-        names = Method.__dataclass_fields__
-        return {name: rule_identity(getattr(self.method, name)) for name in names}
-
     def settings(self) -> dict[str, Any]:
         """The settings that a checkpoint and the run that resumes from it share, as JSON values."""
         # Target and number of rounds change no round that is done: a longer run may go on from it
@@ -338,7 +341,7 @@ class RunSpec:
         plan = asdict(self.plan)
         privacy = {} if self.privacy is None else self.privacy.settings()
         settings = {
-            "method": self._rules,
+            "method": {x.name: rule_identity(getattr(self.method, x.name)) for x in fields(Method)},
             "plan": {name: value for name, value in plan.items() if name not in free},
             "lora": self.lora.settings(),
             "seed": self.streams.seed,
@@ -430,9 +433,8 @@ def make_run_spec(
         even = privacy.by_step or plan.weights == "uniform"
         expected = "'uniform' in the client unit: sizes would set the sensitivity"
         check(even, "weights", plan.weights, expected)
+    # Refuses what cannot be computed from them, as a rule that gives no Preconditioner.
     spec = RunSpec(task, method, privacy, plan, lora, streams)
-    # Read for its check: refuses a rule that gives no Preconditioner.
-    _ = spec.uncertified
     if method.balance is None:
         return spec
     # The one place where it is settled: loop, measures, checkpoints and saved adapters, a client
@@ -544,22 +546,6 @@ def amplification(
 # ---- the prepared run
 
 
-class StepData(NamedTuple):
-    """The examples of the clients that train together, one client after the other.
-
-    Args:
-        examples: (x, y), concatenated.
-        first: for each client where its examples begin.
-        owner: (n,), the position of each example's client among them.
-        person: (n,), in the person unit a number of its person, unique over the clients.
-    """
-
-    examples: Examples
-    first: list[int]
-    owner: Int[Tensor, " n"]
-    person: Int[Tensor, " n"]
-
-
 @dataclass(frozen=True)
 class Prepared:
     """A run's adapted model and examples, ready to train.
@@ -606,26 +592,6 @@ class Prepared:
         if self.spec.by_step:
             return self.privatizer
         return ClipAndNoise(math.inf, self.spec.method.clip_groups, self.clip)
-
-    @cached_property
-    def step_data(self) -> Callable[[tuple[int, ...]], StepData]:
-        """Concatenates some clients' examples; the last result is kept for the same clients."""
-
-        # Most rounds ask for the same clients in every step.
-        @lru_cache(maxsize=1)
-        def gather(ids: tuple[int, ...]) -> StepData:
-            pairs = [self.data[k] for k in ids]
-            sizes = [len(y) for _, y in pairs]
-            first = [0, *accumulate(sizes)][:-1]
-            owner = torch.arange(len(ids)).repeat_interleave(torch.tensor(sizes))
-            person = owner
-            if self.spec.by_person:
-                before = torch.tensor([0, *accumulate(self.spec.units[k] for k in ids)])
-                # Person 0 of one client is another one than person 0 of the next.
-                person = torch.cat([self.persons[k] for k in ids]) + before[owner]
-            return StepData(concatenate(pairs), first, owner, person)
-
-        return gather
 
 
 def prepare_run(

@@ -5,10 +5,11 @@ unit clip and noise are here, on the change of all sent tensors together, at the
 trust model names.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from math import prod
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -22,7 +23,7 @@ from fedlora_lab.lora import adapters
 from fedlora_lab.lora.adapters import matmuls
 from fedlora_lab.methods.aggregation import MeanUpdate, Rule
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.quantization import Traffic, bytes_of, full, rule_for
+from fedlora_lab.methods.quantization import bytes_of, full, rule_for
 from fedlora_lab.methods.state import (
     Keys,
     ParamKey,
@@ -112,7 +113,7 @@ def begin_clients(
     params = dict(start)
     for key, x in personal.items():
         params[key] = x.to(device, non_blocking=True)
-        if spec.is_split(key) and spec.method.is_shared(key):
+        if spec.method.own_ranks and spec.method.is_shared(key):
             params[key] = merge_own_ranks(key, start[key], params[key], spec.shared_rank)
     shapes = {key: x.shape[1:] for key, x in params.items()}
     state = prepared.step_privatizer.init(shapes, len(ids))
@@ -161,6 +162,7 @@ def release_round(
     keys: Keys,
     sent: ServerState,
     state: PrivatizerState | None = None,
+    alone: bool = False,
 ) -> Received:
     """Releases the uploads of a round as the trust model asks.
 
@@ -171,36 +173,27 @@ def release_round(
         keys: what is sent.
         sent: what the server sent, before a lower rank cut it; its ``round`` is the round.
         state: of the privatizer, where a sum is released; ``None``: before its first release.
+        alone: a client releases its own upload, and whoever adds it up counts how many there are.
     """
-    # Fewer shares of noise than sigma was divided into protect less than the ledger says.
-    enough = len(arrived) >= prepared.spec.least_uploads
-    # A sum of nothing is released with its noise: silence would tell that nobody took part.
-    if not (keys and enough and (len(arrived) or prepared.spec.releases_sum)):
-        return Received.empty(sent)
-    return _release(prepared, clients, arrived, keys, sent, state)
-
-
-def _release(
-    prepared: Prepared,
-    clients: ClientBatch,
-    arrived: Int[Tensor, " n"],
-    keys: Keys,
-    sent: ServerState,
-    state: PrivatizerState | None = None,
-) -> Received:
-    """What arrives of these uploads, however few they are. Args: as of `release_round`."""
     spec = prepared.spec
+    # Fewer shares of noise than sigma was divided into protect less than the ledger says.
+    enough = alone or len(arrived) >= spec.least_uploads
+    # A sum of nothing is released with its noise: silence would tell that nobody took part.
+    if not (keys and enough and (len(arrived) or spec.releases_sum)):
+        return Received.empty(sent)
     ids = tuple(clients.ids[i] for i in arrived.tolist())
     start = {key: x if len(x) == 1 else x[arrived] for key, x in clients.start.items()}
     rows = {key: clients.params[key][arrived] for key in keys}
-    for key in keys:
-        if spec.is_split(key):  # the client's own ranks go up as they came down
-            rows[key] = merge_own_ranks(key, rows[key], start[key], spec.shared_rank)
+    if spec.method.own_ranks:  # a client's own ranks go up as they came down
+        rows = {
+            key: merge_own_ranks(key, x, start[key], spec.shared_rank) for key, x in rows.items()
+        }
     if not spec.by_step:
         return _release_updates(prepared, ClientBatch(ids, rows, start), sent, state)
     # Noised step by step: what is sent is released already.
     noise = {key: clients.noise[key][arrived] for key in keys}
-    noise = cut_to_rank(noise, torch.tensor([spec.shared_rank]))
+    if spec.method.own_ranks:
+        noise = cut_to_rank(noise, torch.tensor([spec.shared_rank]))
     weights = spec.weights[list(ids)]
     return Received(rows, weights, _mean(noise, weights), _row_by_row(sent, start))
 
@@ -311,10 +304,8 @@ def privatize(
     trust = None if privacy is None else privacy.trust
     expected = "'local' or 'secagg': a client that sends for itself noises for itself"
     check(trust != "central", "trust", trust, expected)
-    if not keys:
-        return {}
     # It does not know how many others send: the server looks at that, see `combine`.
-    received = _release(prepared, client, torch.arange(1), keys, sent)
+    received = release_round(prepared, client, torch.arange(1), keys, sent, alone=True)
     return {key: rows[0] for key, rows in received.uploads.items()}
 
 
@@ -359,8 +350,17 @@ def _mean(noise: Mapping[ParamKey, Tensor], weights: Tensor) -> ClientParams:
 
 MAX_TURNS = 12
 """Rounds over which bytes are averaged before a run: whole periods of schedules of up to four."""
-Changes = tuple[tuple[ParamKey, int], ...]
-"""Tensors that the server changed, and by which rank (0: as a whole)."""
+FLOAT_BYTES = 4
+"""Bytes of a number that is sent as it is, in float32."""
+
+
+class Traffic(NamedTuple):
+    """Numbers and bytes in a round, summed over its clients; NaN where they would tell how many."""
+
+    numbers_up: float = 0
+    bytes_up: float = 0
+    numbers_down: float = 0
+    bytes_down: float = 0
 
 
 class TrafficCounter:
@@ -383,35 +383,49 @@ class TrafficCounter:
         rule = spec.method.aggregate
         # A function that is no `Rule` is sent what a mean is sent.
         self.rule = rule if isinstance(rule, Rule) else MeanUpdate()
-        self.full_shapes = {key: x.shape for key, x in tensors.items()}
-        # One count for all clients of a rank, and all rounds that move the same.
-        self.up = cache(self._up)
-        self.down = cache(self._down)
+        coding = spec.method.broadcast
+        self.coded = {key for key in tensors if rule_for(key, coding) != full}
+        self.shapes: dict[int, dict[ParamKey, tuple[int, ...]]] = {}
+        # Rank -> key -> numbers and bytes of the tensor as it goes down.
+        self.down: dict[int, dict[ParamKey, tuple[int, int]]] = {}
+        self.beside: dict[int, int] = {}
+        for rank in {spec.shared_rank, *spec.held_ranks, *spec.sent_ranks}:
+            shapes = {key: shape_at_rank(key, x.shape, rank) for key, x in tensors.items()}
+            self.shapes[rank] = shapes
+            self.beside[rank] = sum(self.rule.extra_download_sizes(shapes))
+            self.down[rank] = {}
+            for key, shape in shapes.items():
+                if key.kind.sent_down:
+                    numbers = prod(shape)
+                    coded = bytes_of([numbers], coding)
+                    size = coded if key in self.coded else FLOAT_BYTES * numbers
+                    self.down[rank][key] = numbers, size
 
-    def _shapes(self, rank: int) -> dict[ParamKey, tuple[int, ...]]:
-        return {key: shape_at_rank(key, x, rank) for key, x in self.full_shapes.items()}
+    def numbers_up(self, rank: int, keys: Keys) -> int:
+        """Counts what a client sends."""
+        return sum(self.rule.upload_sizes(self.shapes[rank], keys)) if keys else 0
 
-    def _up(self, rank: int, keys: Keys) -> Traffic:
-        """What a client sends."""
-        sizes = self.rule.upload_sizes(self._shapes(rank), keys) if keys else []
-        return Traffic(sum(sizes), bytes_of(sizes))
+    def numbers_and_bytes_down(
+        self, rank: int, missed: Mapping[ParamKey, int], first: bool
+    ) -> tuple[int, int]:
+        """Counts what a client receives.
 
-    def _down(self, rank: int, missed: Changes, first: bool) -> Traffic:
-        """What a client receives that missed these changes; ``first``: it has nothing yet."""
-        broadcast = self.spec.method.broadcast
-        shapes = self._shapes(rank)
-        changed = dict(missed)
-        coded: list[int] = []
-        plain = self.rule.extra_download_sizes(shapes)
-        for key, shape in shapes.items():
-            uncoded = rule_for(key, broadcast) == full
-            if key.kind.sent_down and (key in changed or (first and not uncoded)):
-                size = prod(shape)
-                if key.side == "W":
-                    size = min(size, changed[key] * sum(shape))
-                (plain if uncoded else coded).append(size)
-        size = bytes_of(coded, broadcast) + bytes_of(plain)
-        return Traffic(0, 0, sum(coded + plain), size)
+        Args:
+            rank: of the client.
+            missed: what has changed since it last received something, each by which rank.
+            first: it has nothing yet.
+        """
+        numbers = self.beside[rank]
+        size = FLOAT_BYTES * numbers
+        for key, (count, count_bytes) in self.down[rank].items():
+            if key.side == "W" and key in missed:
+                factors = missed[key] * sum(self.shapes[rank][key])
+                count = min(count, factors)
+                count_bytes = FLOAT_BYTES * count
+            if key in missed or (first and key in self.coded):
+                numbers += count
+                size += count_bytes
+        return numbers, size
 
     def count(
         self, state: RunState, clients: Sequence[int], arrived: Sequence[int], keys: Keys
@@ -425,17 +439,20 @@ class TrafficCounter:
         """
         spec = self.spec
         # Counted is what arrived: a lost upload reached nobody.
-        total = sum((self.up(spec.sent_ranks[k], keys) for k in arrived), Traffic())
-        for k in clients:
-            seen = state.seen[k]
+        senders = Counter(spec.sent_ranks[k] for k in arrived)
+        up = sum(count * self.numbers_up(rank, keys) for rank, count in senders.items())
+        numbers_down = 0
+        bytes_down = 0
+        receivers = Counter((spec.held_ranks[k], state.seen[k]) for k in clients)
+        for (rank, seen), count in receivers.items():
             # Changes of the rounds in which it did not take part come down with the next broadcast.
-            missed: dict[ParamKey, int] = {}
+            missed: Counter[ParamKey] = Counter()
             for change in state.changed[max(seen, 0) :]:
-                for key, rank in change.items():
-                    missed[key] = missed.get(key, 0) + rank
-            changes = tuple(missed.items())
-            total = total + self.down(spec.held_ranks[k], changes, seen < 0)
-        return total
+                missed.update(change)
+            numbers, size = self.numbers_and_bytes_down(rank, missed, seen < 0)
+            numbers_down += count * numbers
+            bytes_down += count * size
+        return Traffic(up, FLOAT_BYTES * up, numbers_down, bytes_down)
 
 
 def bytes_of_round(spec: RunSpec) -> tuple[int, int]:
@@ -450,11 +467,12 @@ def bytes_of_round(spec: RunSpec) -> tuple[int, int]:
     adapted = adapters.adapt(task.model, task.targets, task.head, spec.lora)
     tensors = initial_server(Prepared(spec, adapted, ())).tensors
     counter = TrafficCounter(spec, tensors)
-    up = 0.0
-    down = 0.0
+    rank = spec.shared_rank
+    up = 0
+    down = 0
     rounds = min(spec.plan.rounds, MAX_TURNS)
     for t in range(rounds):
         keys = spec.round_keys(tensors, t).uploaded
-        up += counter.up(spec.shared_rank, keys).bytes_up
-        down += counter.down(spec.shared_rank, tuple((key, 0) for key in keys), False).bytes_down
-    return int(up) // max(rounds, 1), int(down) // max(rounds, 1)
+        up += FLOAT_BYTES * counter.numbers_up(rank, keys)
+        down += counter.numbers_and_bytes_down(rank, dict.fromkeys(keys, 0), False)[1]
+    return up // max(rounds, 1), down // max(rounds, 1)

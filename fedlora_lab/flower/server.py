@@ -89,7 +89,9 @@ def _play(clients: "_Clients", run: Run, timeout: float, patience: float) -> Ite
             # The round stands in the ledger, on disk as well, before any client is asked.
             opened = run.begin_round()
             valid = clients.collect_uploads(opened, timeout)
-            arrived = {opened.ids[i] for i in run.arrivals(opened.t, opened.ids).tolist()}
+            arrived = {
+                opened.ids[i] for i in run.arrivals(opened.before.round, opened.ids).tolist()
+            }
             # A run draws which uploads are lost, so that a seed gives the loop's run.
             present = tuple(k for k in opened.ids if k in valid and k in arrived)
             keys = opened.keys.uploaded if present else ()
@@ -160,7 +162,7 @@ class _Clients:
 
     def collect_uploads(self, opened: OpenRound, timeout: float) -> dict[int, Tensors]:
         """Returns the valid uploads of a round by client. Raises `Stopped` when none is valid."""
-        about = {"terms": self.participant.terms, "round": opened.t}
+        about = {"terms": self.participant.terms, "round": opened.before.round}
         arrays = messages.pack_arrays(self.participant.broadcast(opened.sent))
         content = messages.make_content(about, arrays)
         kind = MessageType.TRAIN
@@ -174,10 +176,12 @@ class _Clients:
                 valid[k] = self._upload(opened, k, messages.get_arrays(reply))
             except ValueError as error:
                 failure = failure or f"client {k}: {error}"
-                LOG.warning("round %d, client %d is left out: %s", opened.t + 1, k, error)
+                LOG.warning(
+                    "round %d, client %d is left out: %s", opened.before.round + 1, k, error
+                )
         if failure and not valid:
             reason = f"no upload of {len(opened.ids)} clients; {failure}"
-            raise Stopped(f"round {opened.t + 1}: {reason}")
+            raise Stopped(f"round {opened.before.round + 1}: {reason}")
         return valid
 
     def _upload(self, opened: OpenRound, k: int, arrays: ArrayRecord) -> Tensors:

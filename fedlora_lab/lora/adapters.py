@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -185,6 +186,11 @@ class AdaptedModel:
     weights: Mapping[str, Tensor]
     lora: Lora
 
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(iter(self.initial.values())).device
+
     def set_tensor(self, key: ParamKey, rows: Tensor) -> None:
         """Sets a tensor: one value for all examples, or one for each with a leading N."""
         module, attribute = self.places.get(key) or self.optional[key]
@@ -201,11 +207,6 @@ class AdaptedModel:
             if key not in values:  # what the last pass left there must not act on this one
                 setattr(module, attribute, ABSENT)
         return tuple(key for key in values if key in self.places or key in self.optional)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next(iter(self.initial.values())).device
 
     @property
     def shapes(self) -> dict[ParamKey, torch.Size]:

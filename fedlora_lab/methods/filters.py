@@ -15,11 +15,6 @@ from fedlora_lab.methods.state import ParamKey
 # ---- what is clipped together, and how far from what
 
 
-def together(key: ParamKey) -> int:
-    """Clips all tensors that move together."""
-    return 0
-
-
 def by_side(key: ParamKey) -> str:
     """Clips all A together, all B, and the head. Source: arXiv:2312.17493."""
     return key.side

@@ -7,6 +7,7 @@ Fields that are data stay data, fields that are rules are pure functions. Vary a
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from fedlora_lab._utils.validation import check, check_number
@@ -81,8 +82,8 @@ class Method:
         own_ranks: share of the ranks, in [0, 1), the last ones, that stay with their client
             although their factor is sent.
         clip_groups: ``key -> group``; tensors of one group are clipped together, each of p groups
-            to C / sqrt(p), so that all of them are bounded by C. The default is one group. Where
-            the rule has a false ``shares_bound`` each is clipped to C: no epsilon is certified.
+            to C / sqrt(p), so that all of them are bounded by C. ``None``: one group. Where the
+            rule has a false ``shares_bound`` each is clipped to C: no epsilon is certified.
         clip_reference: ``start -> tensor``; in the client unit clip and noise fall on what a client
             holds minus this, by default its change.
         precondition: ``gram -> Preconditioner``: maps applied to a factor before the clip and after
@@ -117,7 +118,7 @@ class Method:
     balance: float | None = None
     share: str | None = None
     own_ranks: float = 0.0
-    clip_groups: Callable[[ParamKey], Any] = filters.together
+    clip_groups: Callable[[ParamKey], Any] | None = None
     clip_reference: Callable = filters.received
     precondition: Callable | None = None
     filter: Callable = filters.identity
@@ -141,9 +142,9 @@ class Method:
             check(self.start is None, "balance", self.balance, expected)
         check(isinstance(self.exact, bool), "exact", self.exact, "True or False")
         # Rules are called in the middle of a round: what cannot be called is refused here.
-        for name in ("train", "clip_groups", "clip_reference", "filter", "aggregate", "broadcast"):
+        for name in ("train", "clip_reference", "filter", "aggregate", "broadcast"):
             check(callable(getattr(self, name)), name, getattr(self, name), "a function")
-        for name in ("start", "precondition", "penalty"):
+        for name in ("start", "clip_groups", "precondition", "penalty"):
             rule = getattr(self, name)
             check(rule is None or callable(rule), name, rule, "None or a function")
         counted = hasattr(self.broadcast, "bits")
@@ -163,7 +164,7 @@ class Method:
         for side in set(words) - set("AB* "):
             check(self.start is not None, "train", words, f"no {side!r} unless start makes it")
 
-    @property
+    @cached_property
     def slug(self) -> str:
         """The name used in tables, frames and on the command line."""
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ class Lora:
             head=None if head is None else tuple(head),
         )
 
-    @property
+    @cached_property
     def scaling(self) -> float:
         """alpha / rank / start_scale, the factor before B A; rslora: alpha / sqrt(rank) / ..."""
         divisor = math.sqrt(self.rank) if self.rslora else self.rank

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple, Protocol, TypeGuard
+from typing import Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -238,18 +238,6 @@ def _code_bits(like: Tensor, rule: NormalFloat) -> int:
 
 
 # ---- counts
-
-
-class Traffic(NamedTuple):
-    """Numbers and bytes in a round, summed over its clients; NaN where they would tell how many."""
-
-    numbers_up: float = 0
-    bytes_up: float = 0
-    numbers_down: float = 0
-    bytes_down: float = 0
-
-    def __add__(self, other: "Traffic") -> "Traffic":  # type: ignore[override]
-        return Traffic(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 def bytes_of(numbers: list[int], rule: Broadcast = full) -> int:

@@ -1,7 +1,6 @@
 """The privacy plan: unit of privacy, clip norm, noise, sampling, accountant and trust."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -328,23 +327,6 @@ class Privacy:
         # Variances of independent shares add up: each of n shares is sigma C / sqrt(n).
         return NoiseLevels(each=stds[0] / math.sqrt(shares), server=0.0, shares=shares)
 
-    # ---- what the ledger writes
-
-    def entry(self, clients: Sequence[int] | None) -> dict[str, Any]:
-        """Sample rate and noise multiplier of these clients, as `Ledger.record` takes them."""
-        rate = self.sample_rate
-        if rate is None:
-            public = self.trust == "local" and self.unit == "client"  # who uploads is no secret
-            check(public, "sample_rate", None, "a number, or call resolve first")
-            rate = 1.0
-        entry = {"sample_rate": rate, "noise_multiplier": self.noise_multiplier}
-        if clients is None:
-            return entry
-        return {
-            name: tuple(value[k] for k in clients) if isinstance(value, tuple) else value
-            for name, value in entry.items()
-        }
-
     def ledger(
         self, releases: int = 0, reproducible: bool = True, uncertified: str | None = None
     ) -> Ledger:
@@ -367,7 +349,13 @@ class Privacy:
         )
         if releases:
             self._check_noise()
-            several = [v for v in (self.sample_rate, self.noise_multiplier) if isinstance(v, tuple)]
+            rate = self.sample_rate
+            if rate is None:
+                public = self.trust == "local" and self.unit == "client"  # who uploads is no secret
+                check(public, "sample_rate", None, "a number, or call resolve first")
+                rate = 1.0
+            sigma = self.noise_multiplier
+            several = [value for value in (rate, sigma) if isinstance(value, tuple)]
             clients = range(len(several[0])) if several else None
-            ledger.record(0, clients, releases, **self.entry(clients))
+            ledger.record(0, clients, releases, sample_rate=rate, noise_multiplier=sigma)
         return ledger

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
-from fedlora_lab.methods.filters import Preconditioner, together
+from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.state import ParamKey, Tensors
 
 FLOAT32_MIN_NORM = 1e-15
@@ -24,7 +24,8 @@ FLOAT32_MAX_NUMBERS = 2**14
 norm of 2^14 numbers may come out 5e-5 too small, and the row is then clipped that much too little;
 that of 2^20 would be 3.6e-3 too small."""
 
-ClipGroups = Callable[[ParamKey], Hashable]
+ClipGroups = Callable[[ParamKey], Hashable] | None
+"""Tensor -> its group, whose tensors share one norm; ``None``: all share one."""
 Metric = Mapping[ParamKey, Preconditioner]
 """The coordinates in which a tensor is clipped and noised; a tensor without an entry keeps its own.
 Maps common to all owners are (1, r, r), others (owners, r, r)."""
@@ -114,7 +115,7 @@ class ClipAndNoise:
     """
 
     clip_norm: float
-    clip_groups: ClipGroups = together
+    clip_groups: ClipGroups = None
     clip: "Callable[..., tuple[dict[ParamKey, Tensor], ClipCounts]] | None" = None
 
     @property
@@ -181,11 +182,6 @@ class ClipAndNoise:
 # ---- clip
 
 
-def _on_cpu(tensor: Tensor) -> bool:
-    """Whether its values can be looked at without waiting for a device."""
-    return tensor.device.type == "cpu"
-
-
 def row_norms(rows: Tensors) -> Float[Tensor, " n"]:
     """Euclidean norm of each row over all tensors together, (N,), float64.
 
@@ -206,7 +202,7 @@ def row_norms(rows: Tensors) -> Float[Tensor, " n"]:
 
     # The squares of a finite float32 row may overflow or vanish, and a sum of many loses the small
     # ones: only there is the slower float64 needed. On a GPU a look would wait for the device.
-    if not _on_cpu(next(iter(rows.values()))):
+    if not next(iter(rows.values())).is_cpu:
         return norms(0)
     quick = norms(FLOAT32_MAX_NUMBERS)
     sure = (quick > FLOAT32_MIN_NORM) & torch.isfinite(quick)
@@ -220,7 +216,7 @@ def clip_sum(
     clip_norm: float,
     owner: Int[Tensor, " n"],
     owners: int,
-    clip_groups: ClipGroups = together,
+    clip_groups: ClipGroups = None,
 ) -> tuple[dict[ParamKey, Tensor], ClipCounts]:
     """Clips each row (one example's gradient) to norm ``clip_norm`` and sums the rows per owner.
 
@@ -228,28 +224,30 @@ def clip_sum(
         rows: key -> (N, ...).
         clip_norm: C >= 0; infinity leaves finite rows as they are.
         owner, owners: (N,), in [0, owners); the number of owners (clients).
-        clip_groups: key -> group; the tensors of a group share one norm, and each of g groups is
-            clipped to C / sqrt(g), or to C by a rule that does not share it (`EachTensor`).
+        clip_groups: each of g groups is clipped to C / sqrt(g), or to C by a rule that does not
+            share it (`EachTensor`); ``None``: one group.
 
     Returns: key -> (owners, ...), and the counts; a row scaled in any group counts once.
     Guarantees: what is not finite adds zero; one row more or less moves a sum by at most C, but for
         rounding (`FLOAT32_MAX_NUMBERS`), unless the groups do not share C
         (test_contract.py::test_leaving_out_one_example_moves_the_sum_by_at_most_c).
     """
-    names = list(dict.fromkeys(clip_groups(key) for key in rows))
+    groups: dict[Hashable, dict[ParamKey, Tensor]] = {}
+    for key, tensor in rows.items():
+        name = None if clip_groups is None else clip_groups(key)
+        groups.setdefault(name, {})[key] = tensor
     # g groups of norm C / sqrt(g) have norm C together.
-    limit = clip_norm / len(names) ** 0.5 if shares_bound(clip_groups) else clip_norm
+    limit = clip_norm / len(groups) ** 0.5 if shares_bound(clip_groups) else clip_norm
     scaled = torch.zeros(len(owner), dtype=torch.bool, device=owner.device)
     nonfinite = torch.zeros_like(scaled)
     sums: dict[ParamKey, Tensor] = {}
-    for name in names:
-        group = {key: tensor for key, tensor in rows.items() if clip_groups(key) == name}
+    for group in groups.values():
         added, shorter, bad = _clip_group(group, limit, owner, owners)
         sums |= added
         scaled = scaled | shorter
         nonfinite = nonfinite | bad
     counts = ClipCounts(len(owner), (scaled & ~nonfinite).sum(), nonfinite.sum())
-    return {key: sums[key] for key in rows}, counts.read() if _on_cpu(owner) else counts
+    return {key: sums[key] for key in rows}, counts.read() if owner.is_cpu else counts
 
 
 def shares_bound(clip_groups: ClipGroups) -> bool:
@@ -276,8 +274,8 @@ def _clip_group(
     scaled = finite & (scale < 1)
     # On a CPU these are known at once, and save work on rows that need none; reading them from a
     # GPU would cost a wait.
-    any_scaled = not _on_cpu(norms) or bool(scaled.any())
-    any_strange = not _on_cpu(norms) or not finite.all()
+    any_scaled = not norms.is_cpu or bool(scaled.any())
+    any_strange = not norms.is_cpu or not finite.all()
     sums = {}
     for key, tensor in rows.items():
         # Rounding to float32 may make a row longer than C by a factor of 1 + 2^-24.
@@ -423,7 +421,7 @@ def check_maps(rule: object, gram: torch.Size, key: ParamKey) -> None:
 
 def uncertified_reason(
     precondition: "Callable[[Tensor], Preconditioner] | None",
-    clip_groups: ClipGroups = together,
+    clip_groups: ClipGroups = None,
     rank: int = 2,
     owners: int = 1,
 ) -> str | None:

@@ -72,7 +72,7 @@ def _finished_rows(folder: Path, rows: Path) -> pd.DataFrame | None:
     latest = next(checkpoint.whole_checkpoints(folder), None)
     if latest is None or frame is None:
         return None
-    return frame[frame["round"] <= latest[0].round]
+    return frame[frame["round"] <= latest[0].server.round]
 
 
 def run_settings(

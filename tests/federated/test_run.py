@@ -24,7 +24,7 @@ from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab.federated.compare import BASELINES
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
-from fedlora_lab.lora import evaluation
+from fedlora_lab.lora import per_example
 
 compare = partial(fl.compare, lora=LORA, progress=False)
 NOISE = {"noise_A", "noise_B", "noise_BA", "snr"}
@@ -83,7 +83,7 @@ def test_kept_factors_are_scored_client_by_client():
     for k in range(3):
         kept = {key: rows[k] for key, rows in run.state.personal.items()}
         values = {**run.state.server.tensors, **kept}
-        losses.append(evaluation.evaluate(task, run.prepared.adapted, values, task.test)["loss"])
+        losses.append(per_example.evaluate(task, run.prepared.adapted, values, task.test)["loss"])
     assert record.metrics["loss"] == pytest.approx(sum(losses) / 3) and len(set(losses)) > 1
 
 

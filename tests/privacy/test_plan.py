@@ -148,10 +148,9 @@ def test_a_plan_longer_than_its_calibration_is_refused() -> None:
     privacy.replace(target=None).resolve(TASK, PLAN.replace(rounds=40))
 
 
-def test_entry_and_ledger_take_the_numbers_of_the_participants() -> None:
+def test_a_ledger_takes_the_numbers_of_each_client() -> None:
     privacy = Privacy(noise_multiplier=(1.0, 2.0, 3.0), sample_rate=(0.1, 0.2, 0.3))
-    assert privacy.entry((2, 0)) == {"sample_rate": (0.3, 0.1), "noise_multiplier": (3.0, 1.0)}
     assert privacy.ledger(releases=7).history(1) == ((2.0, 0.2, 7),)
-    assert client(trust="local").entry(None) == {"sample_rate": 1.0, "noise_multiplier": 1.0}
+    assert client(trust="local").ledger(2).history() == ((1.0, 1.0, 2),)
     with pytest.raises(ValueError, match=r"^sample_rate=None: expected a number, or call resolve"):
-        client().entry(None)
+        client().ledger(1)

@@ -11,7 +11,7 @@ import toy_tasks
 
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab.lora import adapters, evaluation
+from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.tasks.metrics import METRICS, OverAll, select_metrics
 
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
@@ -31,7 +31,7 @@ def test_scores_of_a_whole_test_set_do_not_depend_on_how_it_is_cut():
         outputs = task.forward(task.model, x)
         direct = {name: float(metric(outputs, y).mean()) for name, metric in metrics.items()}
         for chunk in (None, 3):
-            scores = evaluation.evaluate(task, adapted, start, task.test, chunk=chunk)
+            scores = per_example.evaluate(task, adapted, start, task.test, chunk=chunk)
             assert scores == pytest.approx(direct, rel=1e-5)
             assert scores.get("in order", 1) == 1
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab import methods
-from fedlora_lab.lora import adapters, evaluation
+from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.quantization import normal_float, normal_levels
@@ -82,5 +82,5 @@ def rounded_at_the_end(runs: Mapping[int, Sequence[Any]], widths: Iterable[int])
         adapted = adapters.adapt(task.model, task.targets, task.head, lora)
         values = {key: normal_float(width, 64)(x) for key, x in state.tensors.items()}
         test = examples_to_judge(task, records[-1].ledger is not None)
-        rows.append((width, seed, evaluation.evaluate(task, adapted, values, test)["accuracy"]))
+        rows.append((width, seed, per_example.evaluate(task, adapted, values, test)["accuracy"]))
     return pd.DataFrame(rows, columns=["width", "seed", "value"])

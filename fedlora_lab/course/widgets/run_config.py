@@ -335,7 +335,7 @@ OWN_ROW: dict[str, dict[str, Callable[..., Any]]] = {
         "SVD of the mean product": aggregation.truncated_svd,
     },
     "filter": {"none": filters.identity, "binomial, 5 taps": filters.binomial(5)},
-    "clip_groups": {"together": filters.together, "each factor apart": filters.by_side},
+    "clip_groups": {"together": None, "each factor apart": filters.by_side},
 }
 """Field of a method -> what a row of one's own may have in it."""
 AS_PUBLISHED = "as published"

@@ -35,8 +35,8 @@ def measured(row: Method) -> dict[str, float | None]:
     later = records[2:]
     worst = max(record.deviation for record in later)
     return {
-        "up": fmean(record.uploads.bytes_up / record.participants for record in later),
-        "down": fmean(record.uploads.bytes_down / record.participants for record in later),
+        "up": fmean(record.traffic.bytes_up / record.participants for record in later),
+        "down": fmean(record.traffic.bytes_down / record.participants for record in later),
         "deviation": None if math.isnan(worst) else worst,
     }
 

@@ -111,7 +111,7 @@ def run_job(job: Job) -> dict[str, Any]:
         if grown:
             values["amplification"] = fmean(grown)
         for name in ("bytes_up", "bytes_down"):
-            values[name] = sum(getattr(record.uploads, name) for record in records)
+            values[name] = sum(getattr(record.traffic, name) for record in records)
         if job.measure_curvature:
             values["sharpness"] = flatness(task, last)
     values["seconds"] = sum(record.seconds for record in records)

@@ -83,7 +83,7 @@ def released(
     count = len(clients.ids)
     step(ready, clients, t, s)
     spec = ready.spec
-    expected = torch.tensor([spec.units[k] * spec.sample_rates[k] for k in clients.ids])
+    expected = torch.tensor([spec.unit_counts[k] * spec.sample_rates[k] for k in clients.ids])
     moves = {}
     for key, after in clients.params.items():
         if key.kind.trained:
@@ -201,7 +201,7 @@ def noise_is_sigma_c_on_what_moves(row: Method, step: Step = local_step, draws: 
 def noise_of_the_update(row: Method, draws: int = 10) -> None:
     """In the client unit: the noise in the server's new state deviates by sigma C / K, on the mean
     over K clients. Seen as the difference to the same round without noise. Other trust models:
-    test_uploads.py.
+    test_exchange.py.
     """
     row = plain_server(row).replace(filter=identity)
     sigma = 1.3

@@ -12,10 +12,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check
+from fedlora_lab.federated.exchange import Received
 from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import OpenRound, RoundResult, Run
-from fedlora_lab.federated.uploads import Received
 from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.tasks.metrics import OverAll, TextScore
 from fedlora_lab.tasks.task import Examples, Task, take

@@ -48,7 +48,7 @@ HIDDEN = {
 GIVEN = "as given"
 READ_CLASSES = "a choice by private rows, which no ε covers"
 CHOSEN_HERE = {
-    "bug", "checkpoint", "noise_multiplier", "public_test", "resume", "sample_rate", "target",
+    "checkpoint", "noise_multiplier", "public_test", "resume", "sample_rate", "target",
 }  # fmt: skip
 """Options of the parts of a run that nobody gives."""
 

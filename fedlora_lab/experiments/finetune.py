@@ -282,7 +282,7 @@ def _train(place: Path, cell: Cell, fresh: bool, options: Mapping[str, Any]) -> 
             state = folder.cell(cell.slug, cell.seed)
             terms = cell.task, cell.method, cell.privacy, cell.plan
             done = Run.open(*terms, lora=cell.lora, seed=cell.seed, resume=state)
-            record = done.record(done.initial_result())
+            record = done.record_state()
         folder.gather()
         save_adapter(record, folder.path / "adapter")
     return record

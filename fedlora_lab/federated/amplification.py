@@ -121,7 +121,7 @@ class NoiseForecast:
         level = spec.noise
         if not self.is_noisy:
             return 0.0
-        count = len(spec.units)
+        count = len(spec.unit_counts)
         gain = plan.server_lr
         expected = plan.participation * count
         arrives = plan.participation * (1 - plan.dropout)
@@ -138,7 +138,7 @@ class NoiseForecast:
         total = 0.0
         for k, std in enumerate(each):
             # The noise of a step is in its sum, which is divided by the expected batch.
-            batch = spec.units[k] * spec.sample_rates[k]
+            batch = spec.unit_counts[k] * spec.sample_rates[k]
             std_of_mean = std / batch if spec.by_step and batch else std
             # A client of a lower rank adds noise to its own ranks only.
             share_of_ranks = ranks[k] / spec.lora.rank

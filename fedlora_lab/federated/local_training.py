@@ -19,11 +19,10 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import OptimizerState, apply_updates
 from fedlora_lab.methods.state import Keys, ParamKey, cut_to_rank
 from fedlora_lab.privacy import privatizer
-from fedlora_lab.privacy.privatizer import ClipCounts, PrivatizerState
+from fedlora_lab.privacy.privatizer import ClipCounts, Metric, PrivatizerState
 from fedlora_lab.tasks.task import Inputs, concatenate, take
 
 ClientParams = dict[ParamKey, Tensor]
-Maps = dict[ParamKey, Preconditioner]
 
 
 @dataclass
@@ -69,11 +68,11 @@ def poisson_batch(
     spec = prepared.spec
     batches = []
     for k in ids:
-        drawn = torch.ones(spec.units[k], dtype=torch.bool)
+        drawn = torch.ones(spec.unit_counts[k], dtype=torch.bool)
         if spec.sample_rates[k] < 1:
             # A stream of its own per client and step: no draw depends on who else takes part, and
             # no batch has a fixed size, which the accountants' amplification would not cover.
-            uniform = spec.streams.uniform((spec.units[k],), "sampling", t, k, s)
+            uniform = spec.streams.uniform((spec.unit_counts[k],), "sampling", t, k, s)
             drawn = uniform < spec.sample_rates[k]
         # Of a drawn person all examples.
         drawn = drawn[prepared.persons[k]] if spec.by_person else drawn
@@ -113,7 +112,7 @@ def drawn_examples(prepared: Prepared, ids: tuple[int, ...], drawn: list[Tensor]
     person = owner
     if prepared.spec.by_person:
         # Person 0 of one client is another one than person 0 of the next.
-        before = torch.tensor([0, *accumulate(prepared.spec.units[k] for k in ids)])
+        before = torch.tensor([0, *accumulate(prepared.spec.unit_counts[k] for k in ids)])
         numbers = [prepared.persons[k][places] for k, places in zip(ids, drawn, strict=True)]
         person = torch.cat(numbers) + before[owner]
     return DrawnExamples(x, y, owner, person)
@@ -238,7 +237,7 @@ def _per_row(values: Tensor, like: Tensor) -> Tensor:
 
 def preconditioners(
     method: Method, moving: Keys, params: Mapping[ParamKey, Tensor], certified: bool = False
-) -> Maps:
+) -> Metric:
     """Makes each moving factor's preconditioner; empty for a method without one.
 
     Args:
@@ -249,7 +248,7 @@ def preconditioners(
     Raises: ``ValueError`` if ``certified`` and the epsilon would not hold, because noise and signal
         pass different maps.
     """
-    maps: Maps = {}
+    maps: dict[ParamKey, Preconditioner] = {}
     if method.precondition is None:
         return maps
     for key in moving:
@@ -318,27 +317,35 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
     clients.clipped = clients.clipped + release.counts
     clients.privatizer_state = release.state
     # What follows is a function of released values and costs no privacy.
-    gradients = _mean_of_batch(spec, clients.ids, release.value)
-    noises = _mean_of_batch(spec, clients.ids, release.noise)
+    # The divisor is the expected batch: the drawn batch's size is private.
+    expected = spec.expected_batch[list(clients.ids)]
+    ranks = spec.ranks_of(clients.ids)
+    rule = spec.method.filter if spec.by_step else identity
+    gradients = released_means(release.value, expected, ranks, rule)
+    # Noise passes the same map, so that it stays known.
+    noises = released_means(release.noise, expected, ranks, rule)
     _descend(spec, clients, gradients, noises, t)
 
 
-def _mean_of_batch(spec: RunSpec, ids: tuple[int, ...], sums: ClientParams) -> ClientParams:
-    """Turns released sums over a step's batch into means, cut to each client's rank and filtered.
+def released_means(
+    sums: ClientParams, divisors: Tensor, ranks: Tensor | None, rule: Callable[..., Tensor]
+) -> ClientParams:
+    """Turns released sums into means, filtered and cut to the ranks that their owners hold.
 
-    Noise passes the same map, so that it stays known.
+    Args:
+        sums: key -> (owners, ...), noised or the noise alone.
+        divisors, ranks: (owners,) or (1,); ``None``: all ranks.
+        rule: the filter of the factors.
     """
-    # The divisor is the expected batch: the drawn batch's size is private.
-    expected = spec.expected_batch[list(ids)]
+    means = {}
+    for key, x in sums.items():
+        mean = x / _per_row(divisors, x)
+        # After the noise a filter is post-processing; before it would change the sensitivity.
+        filtered = rule is not identity and key.side in "AB"
+        means[key] = rule(mean, key.side) if filtered else mean
     # Lower ranks are cut after the preconditioner, which mixes ranks: a cut before would leave
     # signal un-noised.
-    means = cut_to_rank(sums, spec.ranks_of(ids))
-    filtered = spec.by_step and spec.method.filter is not identity
-    for key, x in means.items():
-        mean = x / _per_row(expected, x)
-        # After the noise a filter is post-processing; before it would change the sensitivity.
-        means[key] = spec.method.filter(mean, key.side) if filtered and key.side in "AB" else mean
-    return means
+    return cut_to_rank(means, ranks)
 
 
 def _descend(

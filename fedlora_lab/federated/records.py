@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.uploads import Traffic
+from fedlora_lab.federated.exchange import Traffic
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.source import require_source, source_for
 from fedlora_lab.measures.deviation import frame_of
@@ -52,9 +52,8 @@ class Round:
             with its client.
         adapter: layer -> global (A, B), shapes (r, d_in) and (d_out, r).
         head: name -> tensor of the trained head, if there is one.
-        uploads: traffic, not tensors: numbers and bytes up and down in this round, summed over the
-            clients.
-        participants: how many took part. With ``uploads`` NaN in a release of the client unit under
+        traffic: numbers and bytes up and down in this round, summed over the clients.
+        participants: how many took part. With ``traffic`` NaN in a release of the client unit under
             central trust whose clients take part by chance: its epsilon counts on nobody knowing
             who did.
         seconds: the time it took; NaN in every release, since it may tell of a single example.
@@ -75,7 +74,7 @@ class Round:
     deviation: float
     adapter: "Mapping[str, tuple[Tensor, Tensor]]"
     head: "Mapping[str, Tensor]"
-    uploads: Traffic
+    traffic: Traffic
     participants: float
     clipped: float
     nonfinite: float
@@ -115,7 +114,7 @@ class Round:
             **self.metrics,
             "epsilon": self.epsilon,
             "deviation": self.deviation,
-            **self.uploads._asdict(),
+            **self.traffic._asdict(),
             "participants": self.participants,
             "clipped": self.clipped,
             "nonfinite": self.nonfinite,

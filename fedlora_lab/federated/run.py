@@ -19,9 +19,10 @@ from torch import Tensor
 from fedlora_lab import measures
 from fedlora_lab._utils.files import lock_folder
 from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.federated import checkpoint, local_training, uploads
+from fedlora_lab.federated import checkpoint, exchange, local_training
 from fedlora_lab.federated.amplification import NoiseForecast
 from fedlora_lab.federated.checkpoint import RunState
+from fedlora_lab.federated.exchange import Received, Traffic, TrafficCounter
 from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.records import NOT_SEEN, Round, Tick
 from fedlora_lab.federated.spec import (
@@ -35,7 +36,6 @@ from fedlora_lab.federated.spec import (
     make_run_spec,
     prepare_run,
 )
-from fedlora_lab.federated.uploads import Received, Traffic, TrafficCounter
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
@@ -54,12 +54,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """The keywords of `run`, which describes them.
-
-    ``bug`` is a function that clips in the place of `privatizer.clip_sum`, one of
-    `fl.review.mistakes.BUGS`. The ledger then certifies no epsilon, also on disk. For tests and
-    lesson 12 only.
-    """
+    """The keywords of `run`, which describes them."""
 
     lora: "Lora | LoraConfig | None" = None
     seed: int | None = 0
@@ -71,7 +66,6 @@ class RunOptions:
     chunk_examples: int | None = None
     device: "str | torch.device | None" = None
     products: str = "float32"
-    bug: ClipSum | None = None
 
     def __post_init__(self) -> None:
         if self.stop_at is not None:
@@ -80,27 +74,10 @@ class RunOptions:
         if self.chunk_clients is not None:
             check_whole("chunk_clients", self.chunk_clients, 1)
         check_compute(self.device, self.products, self.chunk_examples)
-        expected = "one of fl.review.mistakes.BUGS (a function), or None"
-        check(self.bug is None or callable(self.bug), "bug", self.bug, expected)
 
 
 def run(
-    task: Task,
-    method: Method | str,
-    privacy: Privacy | None,
-    plan: Plan,
-    *,
-    lora: "Lora | LoraConfig | None" = None,
-    seed: int | None = 0,
-    checkpoint: "str | Path | None" = None,
-    resume: "str | Path | None" = None,
-    stop_at: float | None = None,
-    evaluate_every: int = 1,
-    chunk_clients: int | None = None,
-    chunk_examples: int | None = None,
-    device: "str | torch.device | None" = None,
-    products: str = "float32",
-    bug: ClipSum | None = None,
+    task: Task, method: Method | str, privacy: Privacy | None, plan: Plan, **options: Any
 ) -> "Generator[Round, None, None]":
     """Trains federated low-rank adapters; yields a `Round` before training and after every round.
 
@@ -109,6 +86,9 @@ def run(
         method: a row of the table, or its slug.
         privacy: a plan with its noise set (see `Privacy.calibrate`); ``None``: without privacy.
         plan: rounds, local steps, batch, learning rates.
+        options: the fields of `RunOptions`, all with a default:
+
+    Options:
         lora: rank and alpha, or a `peft.LoraConfig`; default ``Lora()``.
         seed: every random number follows from it, and the ledger says "not for release"; ``None``
             takes the operating system's entropy, and the ledger says "release".
@@ -125,7 +105,6 @@ def run(
             part, and the examples that no step needs, stay on the CPU.
         products: precision of the frozen base: "float32"; "tf32" on a GPU that has it; "bfloat16".
             The factors, their gradients, the clip and the noise are float32 throughout.
-        bug: see `RunOptions`; for tests and lesson 12 only.
 
     Raises: ``ValueError`` (name, value, range) at the call, before anything is trained.
     Guarantees: every release stands in the ledger before its value is used; filters and server
@@ -140,8 +119,7 @@ def run(
     >>> [record.index for record in fl.run(task, "rolora", None, plan)]
     [0, 1, 2]
     """
-    arguments = dict(locals())
-    events = ticks(**arguments)
+    events = ticks(task, method, privacy, plan, **options)
     return (event for event in events if isinstance(event, Round))
 
 
@@ -252,11 +230,16 @@ class Run:
         method: Method | str,
         privacy: Privacy | None,
         plan: Plan,
+        *,
+        bug: ClipSum | None = None,
         **options: Any,
     ) -> Self:
         """Validates everything and prepares the run; nothing is trained yet.
 
-        Args: task, method, privacy, plan, options: as of `run`.
+        Args:
+            task, method, privacy, plan, options: as of `run`.
+            bug: clips in the place of `privatizer.clip_sum`, one of `fl.review.mistakes.BUGS`: to
+                see whether it is found. The ledger then certifies no epsilon, also on disk.
         """
         checked = RunOptions(**options)
         spec = make_run_spec(task, method, privacy, plan, checked.lora, checked.seed)
@@ -267,9 +250,7 @@ class Run:
             products=checked.products,
             chunk_examples=checked.chunk_examples,
         )
-        if checked.bug is not None:
-            prepared = replace(prepared, clip=checked.bug)
-        return cls.from_prepared(prepared, checked)
+        return cls.from_prepared(replace(prepared, clip=bug), checked)
 
     @classmethod
     def from_prepared(cls, prepared: Prepared, options: RunOptions, remote: bool = False) -> Self:
@@ -347,7 +328,7 @@ class Run:
         """The run: a record of the start unless resumed, then each round's ticks and record."""
         with self.lock():
             if not self.resumed:
-                yield self.record_start(self.initial_result())
+                yield self.record_start()
             while not self.ended:
                 result = yield from self._round()
                 # Before the record is shown: whoever stops there goes on after this round.
@@ -369,24 +350,21 @@ class Run:
             check(untouched, "checkpoint", str(self.folder), expected)
             yield
 
-    def initial_result(self) -> RoundResult:
-        """The result before the first round."""
+    def record_state(self) -> Round:
+        """Makes a record of the state as it is, as if no round had led to it."""
         server = self.state.server
         keys = self.spec.round_keys(server.tensors, 0)
         opened = OpenRound(time.perf_counter(), (), server, server, keys)
-        return RoundResult(opened, Received.empty(server), aggregated=server)
+        return self.record(RoundResult(opened, Received.empty(server), aggregated=server))
 
-    def record_start(self, result: RoundResult) -> Round:
-        """Stores the initial state, deletes the folder's other rounds and makes the first record.
-
-        Args: ``result``: as `initial_result` gives it.
-        """
+    def record_start(self) -> Round:
+        """Stores the initial state, alone in its folder, and makes the first record."""
         self.save_state()
         # Rounds of an earlier attempt: a run that goes on from them would not be this one.
         if self.folder is not None:
             for round in set(self.contents[0]) - {self.state.server.round}:
                 checkpoint.remove(self.folder, round)
-        return self.record(result)
+        return self.record_state()
 
     def _round(self) -> "Generator[Tick, None, RoundResult]":
         """Trains one round, a tick after every local step."""
@@ -403,10 +381,10 @@ class Run:
             batches.append(clients)
         keys = opened.keys
         sent = opened.sent
-        everyone = uploads.stack_clients(self.prepared, batches, keys.moved, sent)
+        everyone = exchange.stack_clients(self.prepared, batches, keys.moved, sent)
         arrived = self.arrivals(t, opened.ids)
         # The one way from clients to the server: in the client unit clip and noise are in here.
-        received = uploads.release_round(
+        received = exchange.release_round(
             self.prepared, everyone, arrived, keys.uploaded, sent, state=self.state.privatizer_state
         )
         return self.finish_round(opened, received, everyone, arrived)
@@ -417,7 +395,7 @@ class Run:
         before = self.state.server
         ids = self.participants(before.round)
         keys = self.spec.round_keys(before.tensors, before.round)
-        sent = uploads.broadcast(self.spec.method, before)
+        sent = exchange.broadcast(self.spec.method, before)
         # Nothing above reads private values. All that follows does, so the ledger comes first.
         self.charge_ledger(before.round, ids)
         return OpenRound(started_at, ids, before, sent, keys)
@@ -449,7 +427,7 @@ class Run:
         """Prepares clients for a round, from what they received and their own tensors."""
         # Only their own rows: a client never reads what another one keeps.
         personal = {key: x[list(ids)] for key, x in self.state.personal.items()}
-        return uploads.begin_clients(self.prepared, ids, sent, personal)
+        return exchange.begin_clients(self.prepared, ids, sent, personal)
 
     def arrivals(self, t: int, ids: tuple[int, ...]) -> Int[Tensor, " n"]:
         """Draws whose upload arrives, as positions in ``ids``."""
@@ -469,7 +447,7 @@ class Run:
         """Applies the server's rule to what it has in hand, and moves the state on.
 
         Args:
-            opened, received: from `begin_round`, and `uploads.release_round` or `combine`.
+            opened, received: from `begin_round`, and `exchange.release_round` or `combine`.
             everyone: the clients that took part, with what is known of their tensors here.
             arrived: positions in ``opened.ids`` of those whose upload was not lost.
 
@@ -575,7 +553,7 @@ class Run:
             deviation=deviation,
             adapter={x: (factors_a[x], factors_b[x]) for x in factors_b},
             head=state.server.side("head"),
-            uploads=result.traffic if visible.participants else unseen,
+            traffic=result.traffic if visible.participants else unseen,
             participants=len(result.opened.ids) if visible.participants else NOT_SEEN,
             clipped=float(clip.scaled) / max(clip.rows, 1) if visible.clips else NOT_SEEN,
             nonfinite=float(nonfinite) if visible.clips else NOT_SEEN,
@@ -635,7 +613,7 @@ class Run:
             return scores
         received = scores
         if self.visible.scores:
-            received = self._evaluate(uploads.broadcast(spec.method, server).tensors)
+            received = self._evaluate(exchange.broadcast(spec.method, server).tensors)
         return {**scores, **{f"{name}_received": value for name, value in received.items()}}
 
     def _evaluate(self, values: Mapping[ParamKey, Tensor]) -> dict[str, float]:

@@ -128,27 +128,27 @@ class RunSpec:
         return self.privacy is not None and self.privacy.trust == "secagg"
 
     @cached_property
-    def units(self) -> tuple[int, ...]:
+    def unit_counts(self) -> tuple[int, ...]:
         """Number of units each client draws from in a step: examples, or persons."""
-        return self.task.sizes if self.privacy is None else self.privacy.units(self.task)
+        return self.task.sizes if self.privacy is None else self.privacy.unit_counts(self.task)
 
     @cached_property
     def sample_rates(self) -> tuple[float, ...]:
         """Each client's probability of drawing an example, or a person, in a step."""
         # From the public number of units: the number that a step really draws is private.
-        return self.plan.sample_rates(self.units)
+        return self.plan.sample_rates(self.unit_counts)
 
     @cached_property
     def expected_batch(self) -> Float[Tensor, " clients"]:
         """The number of units that each client is expected to draw in a step."""
-        pairs = zip(self.units, self.sample_rates, strict=True)
+        pairs = zip(self.unit_counts, self.sample_rates, strict=True)
         return torch.tensor([size * rate for size, rate in pairs])
 
     @cached_property
     def weights(self) -> Float[Tensor, " clients"]:
         """w_k = p_k / participation: absent clients leave their weight to the old state."""
         # The denominator is fixed: one that counted who came would change the sensitivity.
-        sizes = self.units if self.plan.weights == "size" else (1,) * len(self.units)
+        sizes = self.unit_counts if self.plan.weights == "size" else (1,) * len(self.unit_counts)
         shares = [size / sum(sizes) for size in sizes]
         return torch.tensor(shares, dtype=torch.float64) / self.plan.participation
 

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated import uploads
+from fedlora_lab.federated import exchange
 from fedlora_lab.federated.local_training import local_step
 from fedlora_lab.federated.spec import Prepared
 from fedlora_lab.flower import messages
@@ -167,13 +167,13 @@ def _upload(
     spec = prepared.spec
     # The functions of the loop take a row for each client; here there is one.
     before = {key: tensor[None] for key, tensor in personal.items()}
-    clients = uploads.begin_clients(prepared, (client,), sent, before)
+    clients = exchange.begin_clients(prepared, (client,), sent, before)
     for step in range(spec.plan.local_steps):
         local_step(prepared, clients, t, step)
     keys = spec.round_keys(sent.tensors, t)
-    trained = uploads.stack_clients(prepared, [clients], keys.moved, sent)
+    trained = exchange.stack_clients(prepared, [clients], keys.moved, sent)
     # Clipped and noised here, before anything is put into a message.
-    reply = uploads.privatize(prepared, trained, keys.uploaded, sent)
+    reply = exchange.privatize(prepared, trained, keys.uploaded, sent)
     # What moved and is not shared: it has no noise where only the upload is noised.
     personal = {**personal, **{key: trained.params[key][0] for key in keys.kept}}
     return messages.take_ranks(reply, spec.sent_ranks[client]), personal

@@ -91,7 +91,7 @@ class Participant:
         persons = None
         if privacy is not None and privacy.unit == "person":
             # Public is how many persons a client has, and not how many examples: one for each.
-            sizes = privacy.units(task)
+            sizes = privacy.unit_counts(task)
             ends = accumulate(sizes)
             persons = tuple(list(range(end - n, end)) for n, end in zip(sizes, ends, strict=True))
         task = replace(task, clients=placeholder_examples(sizes, task.test), persons=persons)

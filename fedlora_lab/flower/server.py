@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, Message, MessageType
 from flwr.serverapp import Grid
 
 from fedlora_lab._utils.validation import check, check_number
-from fedlora_lab.federated import uploads
+from fedlora_lab.federated import exchange
 from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import OpenRound, Run, RunOptions
@@ -84,7 +84,7 @@ def _play(clients: "_Clients", run: Run, timeout: float, patience: float) -> Ite
     clients.wait_for_all(patience)
     with run.lock():
         if not run.resumed:
-            yield run.record_start(run.initial_result())
+            yield run.record_start()
         while not run.ended:
             # The round stands in the ledger, on disk as well, before any client is asked.
             opened = run.begin_round()
@@ -96,7 +96,7 @@ def _play(clients: "_Clients", run: Run, timeout: float, patience: float) -> Ite
             present = tuple(k for k in opened.ids if k in valid and k in arrived)
             keys = opened.keys.uploaded if present else ()
             rows = {key: torch.stack([valid[k][key] for k in present]) for key in keys}
-            received = uploads.combine(run.spec, present, rows, opened.sent)
+            received = exchange.combine(run.spec, present, rows, opened.sent)
             # What they trained, and what they keep, is with the clients.
             trained = ClientBatch(opened.ids, {}, {})
             places = torch.tensor([opened.ids.index(k) for k in present], dtype=torch.int64)
@@ -197,7 +197,7 @@ class _Clients:
         if spec.is_secagg:
             start = {key: tensor[None] for key, tensor in opened.sent.tensors.items()}
         else:
-            start = uploads.tensors_received(spec, (k,), opened.sent)
+            start = exchange.tensors_received(spec, (k,), opened.sent)
         base = {key: start[key] for key in keys}
         if not spec.by_step:
             base = {key: spec.method.clip_reference(value) for key, value in base.items()}

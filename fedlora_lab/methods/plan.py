@@ -228,7 +228,7 @@ class Plan:
         lr_decay: factor on the learning rate after each round, in (0, 1].
 
     >>> plan = Plan(rounds=5, lr={"A": 0.1, "B": 0.2}, lr_decay=0.5)
-    >>> plan.rate("A", round=1), plan.replace(rounds=3).rounds
+    >>> plan.rate("A", t=1), plan.replace(rounds=3).rounds
     (0.05, 3)
     """
 
@@ -268,10 +268,10 @@ class Plan:
         object.__setattr__(self, "optimizer", optimizer_of(self.optimizer))
         object.__setattr__(self, "server_optimizer", server)
 
-    def rate(self, side: str, round: int = 0) -> float:
-        """Returns the learning rate of "A", "B" or "head" in a round counted from 0."""
+    def rate(self, side: str, t: int = 0) -> float:
+        """Returns the learning rate of "A", "B" or "head" in round t, from 0."""
         lr = self.lr.get(side, self.lr["B"]) if isinstance(self.lr, Mapping) else self.lr
-        return lr * self.lr_decay**round
+        return lr * self.lr_decay**t
 
     def sample_rates(self, sizes: Sequence[int]) -> tuple[float, ...]:
         """Returns each client's probability of drawing a unit in a step, in [0, 1].

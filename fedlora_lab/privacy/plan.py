@@ -83,7 +83,7 @@ class Privacy:
 
     Guarantees: bad values are refused (test_privacy_refuses_bad_values); the noise on a sum has the
         standard deviation sigma C under every trust
-        (test_uploads.py::test_noise_in_the_mean_has_the_stated_size), also where clients collude
+        (test_exchange.py::test_noise_in_the_mean_has_the_stated_size), also where clients collude
         (test_attack_secagg.py::test_colluders_leave_enough_noise); one unit less moves a release by
         at most C (test_attack_neighbours.py:
         ::test_one_example_less_moves_a_step_by_at_most_what_is_assumed,
@@ -152,7 +152,7 @@ class Privacy:
         """Whether clients release every step, clipped by example or person; else their update."""
         return self.unit != "client"
 
-    def units(self, task: Federation) -> tuple[int, ...]:
+    def unit_counts(self, task: Federation) -> tuple[int, ...]:
         """Number of units each client draws from in a step: examples, or persons.
 
         Raises: ``ValueError`` in the person unit for a task that does not say whose examples are
@@ -199,7 +199,7 @@ class Privacy:
             plan that would overspend (test_a_plan_longer_than_its_calibration_is_refused).
         """
         self._check_noise()
-        fixed = replace(self, sample_rate=self._plan_rate(self.units(task), plan))
+        fixed = replace(self, sample_rate=self._plan_rate(self.unit_counts(task), plan))
         if self.target is not None:
             releases = self._planned(plan)
             spent = fixed.ledger(releases).epsilon()
@@ -231,7 +231,7 @@ class Privacy:
         from fedlora_lab.methods.plan import Plan  # its package loads torch
 
         check(isinstance(plan, Plan), "plan", plan, "a Plan")
-        rate = replace(self, noise_multiplier=None)._plan_rate(self.units(task), plan)
+        rate = replace(self, noise_multiplier=None)._plan_rate(self.unit_counts(task), plan)
         sigmas = accounting.noise_multipliers(
             epsilon=epsilon,
             delta=self.delta,
@@ -255,7 +255,7 @@ class Privacy:
         """The sample rate of this work, after all checks that need the task.
 
         Args:
-            sizes: as `units` gives them.
+            sizes: as `unit_counts` gives them.
             plan: the work.
         """
         clients = len(sizes)
@@ -301,7 +301,7 @@ class Privacy:
             plan: the work; its participation and dropout set the default of ``honest``.
 
         Guarantees: the noise on the sum has the standard deviation sigma C
-            (test_uploads.py::test_noise_in_the_mean_has_the_stated_size).
+            (test_exchange.py::test_noise_in_the_mean_has_the_stated_size).
         Source: `theory.trust_level`.
         """
         check_whole("clients", clients, 1)

@@ -17,7 +17,7 @@ from torch import Tensor
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.audit.instruments import Recorder
-from fedlora_lab.federated import local_training, uploads
+from fedlora_lab.federated import exchange, local_training
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import RunOptions
 from fedlora_lab.federated.spec import Prepared
@@ -144,7 +144,7 @@ class EngineStep:
         """How far a step at rate 1 moves both clients, and where they stood."""
         # Every call begins at the same state; what a call trains is thrown away.
         server = replace(self.run.state.server, round=self.t)
-        sent = uploads.broadcast(prepared.spec.method, server)
+        sent = exchange.broadcast(prepared.spec.method, server)
         clients = self.run.start_clients((0, 1), sent)
         start = dict(clients.params)
         local_training.local_step(prepared, clients, self.t, self.s)

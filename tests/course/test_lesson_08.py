@@ -62,6 +62,6 @@ def test_the_readers_quantiser_trains_as_the_library_s():
     for layer, factors in ended[1][-1].adapter.items():
         for value, expected in zip(ended[0][-1].adapter[layer], factors, strict=True):
             np.testing.assert_allclose(value, expected, atol=1e-6)
-    assert ended[0][-1].uploads == ended[1][-1].uploads
+    assert ended[0][-1].traffic == ended[1][-1].traffic
     table = figures.rounded_at_the_end({0: ended[1]}, (4,))
     assert table["value"].item() == pytest.approx(ended[1][-1].metrics["accuracy_received"])

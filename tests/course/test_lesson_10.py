@@ -54,4 +54,4 @@ def test_the_readers_server_trains_as_the_library_s():
     for layer, factors in right.items():
         for value, expected in zip(left[layer], factors, strict=True):
             np.testing.assert_allclose(value, expected, atol=1e-6)
-    assert ended[0].uploads == ended[1].uploads, "the residual goes down as well"
+    assert ended[0].traffic == ended[1].traffic, "the residual goes down as well"

@@ -108,7 +108,7 @@ def test_records_do_not_tell_who_took_part():
         ("secagg", plan, None, False),  # the noise tells
     ):
         records = play(tokens(), "fedlora", private("client", trust=trust), work, seed=seed)
-        told = [[record.participants, *record.uploads] for record in records]
+        told = [[record.participants, *record.traffic] for record in records]
         assert torch.tensor(told).isnan().all() if secret else torch.tensor(told).isfinite().all()
 
 

@@ -9,7 +9,7 @@ from toy_tasks import LORA, PLAN, anywhere, book, gap, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.federated import local_training, uploads
+from fedlora_lab.federated import exchange, local_training
 from fedlora_lab.federated.run import Run
 from fedlora_lab.federated.spec import PRODUCTS
 from fedlora_lab.lora import adapters
@@ -56,7 +56,7 @@ def test_a_local_step_reads_nothing_from_the_device(slug):
     prepared = Run.open(task, row, private("example"), plan, lora=LORA).prepared
     on_meta = adapters.adapt(task.model, task.targets, task.head, LORA, "meta")
     prepared = replace(prepared, adapted=on_meta)
-    clients = uploads.begin_clients(prepared, (0, 1, 2), anywhere(task, row), {})
+    clients = exchange.begin_clients(prepared, (0, 1, 2), anywhere(task, row), {})
     for step in range(2):
         local_training.local_step(prepared, clients, 0, step)
     assert any(tensor.device.type == "meta" for tensor in clients.params.values())

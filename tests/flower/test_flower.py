@@ -36,7 +36,7 @@ def agree(*terms, **options):
             assert ours.ledger is None
         else:
             assert book(ours).to_json() == book(theirs).to_json()
-        assert (ours.uploads, ours.participants) == (theirs.uploads, theirs.participants)
+        assert (ours.traffic, ours.participants) == (theirs.traffic, theirs.participants)
         expected = theirs.measures()
         assert ours.measures().keys() == expected.keys()
         for name, value in ours.measures().items():

@@ -128,7 +128,7 @@ def test_a_lost_reply_leaves_its_weight_to_the_old_state():
     lost = without_the_reply()
     assert apart(lost[:2], loop[:2]) < 1e-9
     assert apart(lost[2:3], loop[2:3]) > 1e-3
-    assert lost[2].uploads.numbers_up == loop[2].uploads.numbers_up * 2 // 3
+    assert lost[2].traffic.numbers_up == loop[2].traffic.numbers_up * 2 // 3
     assert book(lost[-1]).to_json() == book(loop[-1]).to_json()
     assert all((state(lost[2])[key] - x).norm() > 0 for key, x in state(lost[1]).items())
 

@@ -88,7 +88,7 @@ def test_replies_hold_what_is_shared_and_noised_and_nothing_else(slug, unit):
         assert {*reply.content["about"]} <= {"client", "terms", "round"}
     for t, record in enumerate(records[1:]):
         arrays = arrays_of(replies, t)
-        assert sum(math.prod(array.shape) for _, array in arrays) == record.uploads.numbers_up
+        assert sum(math.prod(array.shape) for _, array in arrays) == record.traffic.numbers_up
         shared = row.sides_sent(t, EVERYONE.local_steps) if row.share != "" else ""
         sides = {parse_key(name).side for name, _ in arrays}
         assert sides == ({*shared, "head"} if shared else set())
@@ -151,4 +151,4 @@ def test_a_quantised_broadcast_travels_as_codes(width):
         assert any(array.dtype == "uint8" for array in arrays)
         # A number is counted as 32 bits; the model of this test has float64.
         counted = sum(a.shape[0] * (1 if a.dtype == "uint8" else 4) for a in arrays)
-        assert counted == record.uploads.bytes_down
+        assert counted == record.traffic.bytes_down

@@ -13,7 +13,6 @@ from toy_tasks import LORA, PLAN, play, private, random, regression, tokens
 import fedlora_lab as fl
 from fedlora_lab import measures, methods
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab.federated.run import Run
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.state import ParamKey, ServerState
@@ -111,15 +110,13 @@ def test_clients_of_lower_rank_hold_nothing_beyond_it():
     for slug, unit in itertools.product(CLIPPED, ("example", "client")):
         row = methods.ALL[slug]
         privacy = private(unit, trust="local")
-        run = Run.open(task, row, privacy, PLAN.replace(rounds=1), lora=UNEVEN)
         watched, seen = measures.record_aggregation(row)
-        run.prepared = replace(run.prepared, spec=replace(run.spec, method=watched))
-        list(run.events())
+        play(task, watched, privacy, PLAN.replace(rounds=1), lora=UNEVEN)
         for key, rows in seen[0].uploads.items():
             if key.side in "AB":
                 beyond = rows[[0, 2]][:, 1:] if key.side == "A" else rows[[0, 2]][..., 1:]
                 assert not beyond.any(), f"{slug}: {key}"
-    whole, uneven = (play(task, "fedlora", None, lora=lora)[-1].uploads for lora in (LORA, UNEVEN))
+    whole, uneven = (play(task, "fedlora", None, lora=lora)[-1].traffic for lora in (LORA, UNEVEN))
     heads = 3 * 15
     assert uneven.numbers_up - heads == (whole.numbers_up - heads) * 4 / 6
 

@@ -166,7 +166,7 @@ def test_adapter_changes_nothing_before_training(row: Method) -> None:
         assert math.isclose(value, float(metric(base, y).mean()), rel_tol=1e-9), name
     # 0, or not a number where the rounds that follow do not measure it either
     later = math.nan if record.deviation == 0 else play(task, row, None)[-1].deviation
-    assert math.isnan(later) and record.epsilon == 0 and not any(record.uploads)
+    assert math.isnan(later) and record.epsilon == 0 and not any(record.traffic)
 
 
 @reads("train", "start", "share", "own_ranks", "aggregate", "broadcast")
@@ -264,7 +264,7 @@ def test_frozen_and_unsent_factors_never_change_on_the_server(row: Method, unit:
         sizes = [old.tensors[key].numel() * (1 if key.side == "head" else own) for key in up]
         if "upload_sizes" not in type(row.aggregate).__dict__:  # the rule asks for nothing else
             numbers = len(task.clients) * sum(sizes)
-            assert after.uploads[:2] == (numbers, 4 * numbers), f"round {t + 1}"
+            assert after.traffic[:2] == (numbers, 4 * numbers), f"round {t + 1}"
 
 
 @reads("share", "own_ranks", units=True)

@@ -76,7 +76,7 @@ def test_a_head_is_quantised_where_the_rule_says_so():
         opened = run.result.opened
         before, sent = (x.side("head")["head.weight"] for x in (opened.before, opened.sent))
         assert torch.equal(sent, rule(before) if whole else before)
-        bytes_down.append(last.uploads.bytes_down)
+        bytes_down.append(last.traffic.bytes_down)
     saved = quantization.bytes_of([12, 3]) - quantization.bytes_of([12, 3], normal_float(2, 4))
     assert bytes_down[0] - bytes_down[1] == K * saved
 
@@ -93,9 +93,9 @@ def test_traffic_by_hand():
     """The start is known to all, unless the broadcast alters it."""
     plan = fl.Plan(rounds=2, local_steps=2, batch=None)
     first, *records = play(regression(), "fedlpp", None, plan)
-    assert first.uploads == (0, 0, 0, 0)
+    assert first.traffic == (0, 0, 0, 0)
     for record in records:
-        assert record.uploads == (K * (A + B), 4 * K * (A + B), K * (A + B), K * Q)
+        assert record.traffic == (K * (A + B), 4 * K * (A + B), K * (A + B), K * Q)
 
 
 def test_a_client_that_was_away_gets_what_it_missed():
@@ -111,8 +111,8 @@ def test_a_client_that_was_away_gets_what_it_missed():
         side = "BA"[t % 2]
         sides = [set().union(*changed[max(seen[k], 0) :]) if t else set() for k in ids]
         assert record.participants == len(ids)
-        assert record.uploads.numbers_up == len(run.arrivals(t, ids)) * size[side]
-        assert record.uploads.numbers_down == sum(size[s] for missed in sides for s in missed)
+        assert record.traffic.numbers_up == len(run.arrivals(t, ids)) * size[side]
+        assert record.traffic.numbers_down == sum(size[s] for missed in sides for s in missed)
         changed.append({side})  # a trusted server adds its noise to the sum even when nobody came
         for k in ids:
             seen[k] = t

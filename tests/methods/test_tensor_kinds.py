@@ -28,7 +28,7 @@ def test_a_new_kind_is_trained_sent_counted_and_not_lost_on_the_way_out(monkeypa
     plain, last = (play(regression(), method, None)[-1] for method in ("ffa-lora", row))
     assert require_source(last)[2].tensors[ParamKey("S", "map")].all()
     clients = len(regression().sizes)
-    assert last.uploads.numbers_up - plain.uploads.numbers_up == clients * 5
-    assert last.uploads.numbers_down - plain.uploads.numbers_down == clients * 5
+    assert last.traffic.numbers_up - plain.traffic.numbers_up == clients * 5
+    assert last.traffic.numbers_down - plain.traffic.numbers_down == clients * 5
     with pytest.raises(ValueError, match="no place"):
         fl.save_adapter(last, tmp_path / "adapter")

@@ -21,7 +21,7 @@ from toy_tasks import LORA, PLAN, anywhere, private, tokens
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.audit.instruments import LEFT_OUT, ORDINARY, Recorder, mark_examples
-from fedlora_lab.federated import uploads
+from fedlora_lab.federated import exchange
 from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.records import Round
 from fedlora_lab.methods.filters import identity
@@ -89,7 +89,7 @@ def void(run: Any, row: Method, client: int) -> dict:
     keys = tuple(run.result.received.uploads)
     arrived = torch.arange(len(everyone.ids))
     emptied = replace(everyone, params=params)
-    got = uploads.release_round(run.prepared, emptied, arrived, keys, sent).uploads
+    got = exchange.release_round(run.prepared, emptied, arrived, keys, sent).uploads
     return {key: x - row.clip_reference(sent.tensors[key][None]) for key, x in got.items()}
 
 
@@ -100,7 +100,7 @@ def deviation(run: Any) -> Any:
     privacy = run.spec.privacy
     plan = run.spec.plan
     if privacy.by_step:
-        sizes = torch.tensor(run.spec.units, dtype=torch.float64)
+        sizes = torch.tensor(run.spec.unit_counts, dtype=torch.float64)
         return plan.rate("B") * SIGMA * CLIP / sizes.clamp(max=plan.batch or math.inf)
     if privacy.trust == "local":
         return SIGMA * CLIP

@@ -14,7 +14,7 @@ from fedlora_lab.course.widgets.scene import COLOURS as SCENE_COLOURS
 from fedlora_lab.course.widgets.scene import shades_of
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import run
-from fedlora_lab.lora import adapters, evaluation, per_example
+from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.measures.deviation import noise_energies
 from fedlora_lab.methods.plan import Plan
@@ -228,5 +228,5 @@ def accuracy_of(start: Round, B: FactorB, A: FactorA) -> float:
         for key, tensor in state.tensors.items()
     }
     x, y = task.test
-    outputs = evaluation.model_outputs(task, adapted, tensors, x)
+    outputs = per_example.model_outputs(task, adapted, tensors, x)
     return float((outputs.argmax(1) == y).float().mean())

@@ -12,7 +12,7 @@ from toy_tasks import LORA, PLAN, anywhere, book, gap, play, private, tokens
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.audit.instruments import Recorder
-from fedlora_lab.federated import local_training, uploads
+from fedlora_lab.federated import exchange, local_training
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.spec import make_run_spec
 from fedlora_lab.methods.state import ServerState
@@ -37,7 +37,7 @@ def sent(ready, clients, keys, arrived=tuple(range(6)), sigma=SIGMA, t=0, **priv
     begun = ServerState({key: x[0] for key, x in clients.start.items()}, t)
     places = torch.tensor(list(arrived), dtype=torch.int64)
     ready = replace(ready, spec=replace(ready.spec, privacy=plan))
-    return uploads.release_round(ready, clients, places, keys, begun)
+    return exchange.release_round(ready, clients, places, keys, begun)
 
 
 def mean_change(received, clients):
@@ -91,7 +91,7 @@ def test_denominators_are_fixed(unit, trust, weights):
     plan = PLAN.replace(rounds=4, participation=0.6, dropout=0.3, weights=weights)
     privacy = private(unit, sigma=0.0, clip=1e6, trust=trust)
     run = Recorder.open(tokens("head"), methods.FedLoRA, privacy, plan, lora=LORA)
-    sizes = torch.tensor(run.spec.units if weights == "size" else (1, 1, 1)).double()
+    sizes = torch.tensor(run.spec.unit_counts if weights == "size" else (1, 1, 1)).double()
     shares = sizes / sizes.sum() / 0.6
     counts = set()
     before = run.state.server
@@ -116,6 +116,6 @@ def test_bytes_before_a_run_are_those_of_its_rounds(row):
     """Also of a schedule of any period, and of tensors that a row's start makes."""
     task = tokens("head")
     plan = PLAN.replace(rounds=3)
-    up, _ = uploads.bytes_of_round(make_run_spec(task, row, None, plan, LORA, 0))
-    sent = sum(record.uploads.bytes_up for record in play(task, row, None, plan)[1:])
+    up, _ = exchange.bytes_of_round(make_run_spec(task, row, None, plan, LORA, 0))
+    sent = sum(record.traffic.bytes_up for record in play(task, row, None, plan)[1:])
     assert up == sent // (3 * len(task.clients))

@@ -17,7 +17,12 @@ from torch import Tensor
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.checkpoint import RunState
-from fedlora_lab.federated.local_training import ClientBatch, ClientParams, preconditioners
+from fedlora_lab.federated.local_training import (
+    ClientBatch,
+    ClientParams,
+    preconditioners,
+    released_means,
+)
 from fedlora_lab.federated.spec import Prepared, RunSpec, initial_server
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.adapters import matmuls
@@ -113,7 +118,7 @@ def begin_clients(
     params = dict(start)
     for key, x in personal.items():
         params[key] = x.to(device, non_blocking=True)
-        if spec.method.own_ranks and spec.method.is_shared(key):
+        if spec.is_split(key) and spec.method.is_shared(key):
             params[key] = merge_own_ranks(key, start[key], params[key], spec.shared_rank)
     shapes = {key: x.shape[1:] for key, x in params.items()}
     state = prepared.step_privatizer.init(shapes, len(ids))
@@ -184,10 +189,9 @@ def release_round(
     ids = tuple(clients.ids[i] for i in arrived.tolist())
     start = {key: x if len(x) == 1 else x[arrived] for key, x in clients.start.items()}
     rows = {key: clients.params[key][arrived] for key in keys}
-    if spec.method.own_ranks:  # a client's own ranks go up as they came down
-        rows = {
-            key: merge_own_ranks(key, x, start[key], spec.shared_rank) for key, x in rows.items()
-        }
+    for key in keys:
+        if spec.is_split(key):  # the client's own ranks go up as they came down
+            rows[key] = merge_own_ranks(key, rows[key], start[key], spec.shared_rank)
     if not spec.by_step:
         return _release_updates(prepared, ClientBatch(ids, rows, start), sent, state)
     # Noised step by step: what is sent is released already.
@@ -219,7 +223,8 @@ def _release_updates(
         owners = 1
         limit = torch.tensor([spec.shared_rank])
         # The expected number of clients: the true one is not released.
-        divisor = len(spec.task.sizes) * spec.plan.participation
+        expected = len(spec.task.sizes) * spec.plan.participation
+        divisor = torch.tensor([expected], dtype=torch.float64)
         weights = torch.ones(1, dtype=torch.float64)
     else:
         reference = clients.start
@@ -227,7 +232,7 @@ def _release_updates(
         owners = count
         # Beyond a client's ranks its upload holds nothing, noise included.
         limit = torch.tensor([spec.held_ranks[k] for k in ids])
-        divisor = 1.0
+        divisor = torch.ones(1)
         weights = spec.weights[list(ids)]
     # By default the change alone: what all know already needs no hiding, and would use up the norm.
     change = {
@@ -248,8 +253,8 @@ def _release_updates(
         where=where,
         metric=maps,
     )
-    value = _finish_updates(spec, release.value, divisor, limit)
-    noise = _finish_updates(spec, release.noise, divisor, limit)
+    value = released_means(release.value, divisor, limit, method.filter)
+    noise = released_means(release.noise, divisor, limit, method.filter)
     # The received value plus the noised change: a client's own tensors, un-noised, do not leave it.
     uploads = {key: method.clip_reference(reference[key]) + x for key, x in value.items()}
     return Received(
@@ -260,18 +265,6 @@ def _release_updates(
         clipped=release.counts,
         privatizer_state=release.state if spec.releases_sum else None,
     )
-
-
-def _finish_updates(
-    spec: RunSpec, sums: ClientParams, divisor: float, limit: Tensor
-) -> ClientParams:
-    """Turns released sums of changes into means, filtered and cut to the ranks that are sent."""
-    finished = {}
-    for key, x in sums.items():
-        mean = x / divisor
-        # After the noise a filter is post-processing; before it would change the sensitivity.
-        finished[key] = spec.method.filter(mean, key.side) if key.side in "AB" else mean
-    return cut_to_rank(finished, limit)
 
 
 def _update_noise(
@@ -461,7 +454,7 @@ def bytes_of_round(spec: RunSpec) -> tuple[int, int]:
     What moves and is shared goes up, and comes down as the method broadcasts it. Layers whose mode
     the server chooses count as they begin.
 
-    Guarantees: test_uploads.py::test_bytes_before_a_run_are_those_of_its_rounds.
+    Guarantees: test_exchange.py::test_bytes_before_a_run_are_those_of_its_rounds.
     """
     task = spec.task
     adapted = adapters.adapt(task.model, task.targets, task.head, spec.lora)

@@ -18,7 +18,6 @@ from torch import Tensor
 from fedlora_lab._utils.validation import check
 from fedlora_lab.methods.aggregation import ProductRule
 from fedlora_lab.methods.filters import identity, received
-from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.published import rule_name
 from fedlora_lab.privacy.ledger import per_client
@@ -84,7 +83,8 @@ class NoiseForecast:
         method = self.spec.method
         plan = self.spec.plan
         rule = rule_name(method.aggregate)
-        if not _averages_a(method):
+        # A function that is no `Rule` may do anything with A.
+        if not getattr(method.aggregate, "averages_a", False):
             return f"{rule} does not leave {side} the mean of what was sent"
         steps = plan.local_steps
         moving = {method.sides_in_round(t, steps) for t in range(min(plan.rounds, 100))}
@@ -166,16 +166,6 @@ class NoiseForecast:
         """Side -> accumulated variance after 0, 1, 2, ... rounds, as far as it was asked for."""
         return {"A": [0.0], "B": [0.0]}
 
-    @cached_property
-    def _filter_gains(self) -> dict[tuple[str, str], float]:
-        """(side, layer) -> the share of the variance that the method's filter leaves."""
-        rule = self.spec.method.filter
-        gains: dict[tuple[str, str], float] = {}
-        for layer, weight in self.weights.items():
-            for side, size in zip("BA", weight.shape, strict=True):
-                gains[side, layer] = 1.0 if rule is identity else _filter_gain(rule, side, size)
-        return gains
-
     def variance(self, side: str, layer: str, rounds: int) -> float:
         """Variance of the noise that an entry of a layer's averaged factor has taken up.
 
@@ -188,7 +178,9 @@ class NoiseForecast:
         sums = self._sums[side]
         while len(sums) <= rounds:
             sums.append(sums[-1] + self._round_variance(side, len(sums) - 1))
-        return sums[rounds] * self._filter_gains[side, layer]
+        rule = self.spec.method.filter
+        size = self.weights[layer].shape["BA".index(side)]
+        return sums[rounds] * (1.0 if rule is identity else _filter_gain(rule, side, size))
 
     def _variances(self, layer: str, rounds: int) -> tuple[float, float]:
         """The variances in A and in B, NaN where the noise in the factor is not known."""
@@ -282,11 +274,6 @@ def balanced_start(forecast: NoiseForecast, balance: float) -> float:
     expected = f"None: the noise in A is not known before a run, {reason}"
     check(reason is None, "balance", balance, expected)
     return theory.balanced_scale(forecast.mean(forecast.spec.plan.rounds), balance)
-
-
-def _averages_a(method: Method) -> bool:
-    """Whether the server's rule moves A by the mean of the clients' changes; a function may not."""
-    return getattr(method.aggregate, "averages_a", False)
 
 
 @lru_cache(maxsize=64)

@@ -234,6 +234,12 @@ def _release_updates(
         limit = torch.tensor([spec.held_ranks[k] for k in ids])
         divisor = torch.ones(1)
         weights = spec.weights[list(ids)]
+    # Each client's noise is from its own stream, so that it is the same whoever else takes part.
+    where = [(sent.round, k, 0) for k in ids]
+    std = [per_client(spec.noise.each)[0]] * count
+    if spec.privacy is not None and spec.privacy.trust == "central":
+        where = [(sent.round, SERVER, 0)]
+        std = [spec.noise.server]
     # By default the change alone: what all know already needs no hiding, and would use up the norm.
     change = {
         key: x - method.clip_reference(clients.start[key]) for key, x in clients.params.items()
@@ -242,7 +248,6 @@ def _release_updates(
     # Of a sum there is one owner in all rounds; single uploads are of whoever takes part.
     if state is None or not spec.releases_sum:
         state = prepared.privatizer.init({k: x.shape[1:] for k, x in zeros.items()}, owners)
-    std, where = _update_noise(spec, ids, sent.round)
     # Each client's whole change is clipped before it meets any other's, and before the noise.
     release = prepared.privatizer.update(
         rows=[(change, owner)],
@@ -265,17 +270,6 @@ def _release_updates(
         clipped=release.counts,
         privatizer_state=release.state if spec.releases_sum else None,
     )
-
-
-def _update_noise(
-    spec: RunSpec, ids: tuple[int, ...], t: int
-) -> tuple[list[float], list[tuple[int, ...]]]:
-    """Standard deviations and streams of the noise of round t: the server's, or every client's."""
-    assert spec.privacy is not None
-    if spec.privacy.trust == "central":
-        return [spec.noise.server], [(t, SERVER, 0)]
-    # Each client's noise is from its own stream, so that it is the same whoever else takes part.
-    return [per_client(spec.noise.each)[0]] * len(ids), [(t, k, 0) for k in ids]
 
 
 def privatize(

@@ -1,12 +1,10 @@
 """The adapter (`Lora`) and the work (`Plan`): what is trained, and for how long."""
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from fedlora_lab._utils.options import OPTIONS, RunSettings, check_options
@@ -16,7 +14,6 @@ from fedlora_lab._utils.validation import (
     check_number,
     check_one_of,
     check_whole,
-    error_text,
 )
 from fedlora_lab.methods.optimizers import SERVER_OPTIMIZERS, SGD, optimizer_of
 
@@ -102,13 +99,13 @@ class Lora:
 
     @classmethod
     def from_peft(cls, config: object) -> "Lora":
-        """Reads PEFT's LoraConfig, or the folder or ``adapter_config.json`` of an adapter.
+        """Reads PEFT's LoraConfig; ``LoraConfig.from_pretrained(folder)`` gives that of an adapter.
 
         Read are ``r``, ``lora_alpha``, ``use_rslora``, ``target_modules``, ``modules_to_save`` and
         ``task_type``, which adds PEFT's names of classifiers to what is trained in full.
 
         Args:
-            config: a `peft.LoraConfig`, or a path.
+            config: a `peft.LoraConfig`.
 
         Raises: ``ValueError`` for another kind of adapter, and for any other field that is not as
             PEFT has it by default.
@@ -123,9 +120,7 @@ class Lora:
 
         from fedlora_lab.tasks.task import CLASSIFIERS  # loads torch
 
-        if isinstance(config, (str, Path)):
-            config = _read_config(Path(config))
-        expected = "a peft.LoraConfig, or the folder of an adapter"
+        expected = "a peft.LoraConfig"
         check(type(config) is peft.LoraConfig, "config", type(config).__name__, expected)
         assert isinstance(config, peft.LoraConfig)
         # Any other option would be dropped without a word: it is refused in one line.
@@ -185,21 +180,6 @@ def _check_pattern(pattern: str) -> None:
         re.compile(pattern)
     except re.error as error:
         check(False, "targets", pattern, f"a regular expression ({error})")
-
-
-def _read_config(path: Path) -> Any:
-    """A stored LoraConfig."""
-    import peft
-
-    file = path / "adapter_config.json" if path.is_dir() else path
-    try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-        unknown = sorted(set(fields) - set(vars(peft.LoraConfig())))
-        check(not unknown, "config", unknown, f"fields that PEFT {peft.__version__} knows")
-        return peft.LoraConfig(**fields)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        text = error_text(error)
-        raise ValueError(f"config={str(path)!r}: expected a LoraConfig of PEFT: {text}") from None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Composed privacy loss distributions of dp-accounting, on a grid that fits the history.
 
-A release is a Gaussian one whose data are drawn by Poisson sampling. Its losses are rounded to a
-grid so that every delta is bounded from above, composed as often as it was made, and read.
+A release is a Gaussian one whose data are drawn by Poisson sampling. Its losses, where a unit is
+left out of the data and where it comes in, are rounded to a grid so that every delta is bounded
+from above, composed as often as it was made, and read.
 """
 
 import math
@@ -12,15 +13,11 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import logsumexp
 
-from fedlora_lab.theory.gaussian_dp import gdp_log_delta
-
 if TYPE_CHECKING:
-    from dp_accounting.pld.pld_pmf import PLDPmf
+    from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution as Loss
 
 Key = tuple[tuple[float, float, int], ...]
 """A merged history: (noise multiplier > 0, sample rate > 0, steps >= 1), sorted."""
-Pair = tuple["PLDPmf", "PLDPmf"]
-"""Losses of both directions: a unit is left out of the data, or comes in."""
 
 FINENESS = 0.055
 """Interval of the losses over the root of one release's chi^2. Rounding to the grid adds at most
@@ -59,7 +56,7 @@ def epsilon(key: Key, delta: float) -> float:
     remaining = delta - ROUNDED * sum(steps for *_, steps in key)
     if remaining <= 0:
         return math.inf
-    return max(0.0, *(float(loss.get_epsilon_for_delta(remaining)) for loss in _losses(key)))
+    return max(0.0, float(_losses(key).get_epsilon_for_delta(remaining)))
 
 
 @lru_cache(maxsize=512)
@@ -74,8 +71,8 @@ def tradeoff_lines(key: Key) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray,
     _, _, counts = np.array(key).T
     size = math.exp(min(0.0, float(logsumexp(_log_chi2(key), b=counts)) / 2))
     epsilons = size * np.sinh(np.linspace(0, math.asinh(MAX_SLOPE / size), 400))
-    both = [np.asarray(loss.get_delta_for_epsilon(epsilons.tolist())) for loss in _losses(key)]
-    deltas = np.clip(np.maximum(*both) + ROUNDED * counts.sum(), 0.0, 1.0)
+    deltas = np.asarray(_losses(key).get_delta_for_epsilon(epsilons.tolist()))
+    deltas = np.clip(deltas + ROUNDED * counts.sum(), 0.0, 1.0)
     flat = np.exp(-epsilons)
     slopes = np.concatenate([np.exp(epsilons), flat])
     return slopes, np.concatenate([deltas, 1 - flat * (1 - deltas)])
@@ -113,98 +110,36 @@ def _interval(key: Key) -> float:
     return 2.0 ** math.floor(math.log2(interval))
 
 
-# ---- one release
-
-
-def _sampled_loss(loss: float, q: float) -> float:
-    """log(1 - q + q exp(loss))."""
-    return float(np.logaddexp(math.log1p(-q) if q < 1 else -math.inf, math.log(q) + loss))
-
-
-def _inner_epsilon(epsilons: Float[np.ndarray, " n"], q: float) -> Float[np.ndarray, " n"]:
-    """t with exp(epsilon) = 1 - q + q exp(t); -infinity where there is none."""
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        ratio = np.expm1(np.minimum(epsilons, 30.0)) / q
-        small = np.where(ratio > -1, np.log1p(np.maximum(ratio, -1.0)), -np.inf)
-        large = epsilons - math.log(q) + np.log1p(-(1 - q) * np.exp(-epsilons))
-    return np.where(epsilons > 30, large, small)
-
-
-def _sampled_deltas(
-    epsilons: Float[np.ndarray, " n"], sigma: float, q: float, removed: bool
-) -> Float[np.ndarray, " n"]:
-    """delta at each epsilon of one release, where a unit is removed from the data or added to them.
-
-    dp-accounting computes the same numbers, one by one in Python: ten times as slowly.
-
-    Source: arXiv:1807.01647, theorem 2 (advanced joint convexity), in both directions.
-    """
-    inner = _inner_epsilon(epsilons if removed else -epsilons, q)
-    exists = np.isfinite(inner)
-    t = np.where(exists, inner, 0.0)
-    if removed:
-        # Below log(1 - q) every outcome has a larger loss than epsilon.
-        sampled = q * np.exp(gdp_log_delta(1 / sigma, t))
-        return np.where(exists, sampled, -np.expm1(np.minimum(epsilons, 0.0)))
-    # Above -log(1 - q) none has.
-    sampled = q * np.exp(epsilons + t + gdp_log_delta(1 / sigma, -t))
-    return np.where(exists, sampled, 0.0)
-
-
-@lru_cache(maxsize=512)
-def _release(sigma: float, q: float, interval: float) -> Pair:
-    """The losses of one release, rounded so that every delta is bounded from above."""
-    from dp_accounting.pld.pld_pmf import create_pmf_pessimistic_connect_dots_fixed_gap as connect
-
-    reach = _largest_loss(sigma)
-    lowest = _sampled_loss(-reach, q)
-    bounds = {
-        True: (lowest, _sampled_loss(reach, q)),
-        # What lies below is rounded up to the lower end: a chance of 1e-12.
-        False: (-_sampled_loss(7 / sigma - 1 / (2 * sigma**2), q), -lowest),
-    }
-    pair = []
-    for removed, (low, high) in bounds.items():
-        first = math.floor(low / interval)
-        last = math.ceil(high / interval)
-        epsilons = np.arange(first, last + 1) * interval
-        deltas = np.clip(_sampled_deltas(epsilons, sigma, q, removed), 0.0, 1.0)
-        # Delta falls with epsilon; where rounding says otherwise the larger one counts.
-        deltas = np.maximum.accumulate(deltas[::-1])[::-1]
-        pair.append(connect(interval, first, last, deltas).to_dense_pmf())
-    return pair[0], pair[1]
-
-
 # ---- many releases
 
 
-def _compose(first: Pair, second: Pair) -> Pair:
-    return first[0].compose(second[0], TAIL), first[1].compose(second[1], TAIL)
-
-
 @lru_cache(maxsize=2048)  # some 50 kB each
-def _repeated(sigma: float, q: float, interval: float, steps: int) -> Pair:
-    """The losses of so many equal releases.
+def _repeated(sigma: float, q: float, interval: float, steps: int) -> "Loss":
+    """The losses of so many equal releases, rounded so that every delta is bounded from above.
 
     A number is composed of the same powers of two whatever was asked before, so the answer is
     always the same; and the next round's number shares most of them with the last one's.
     """
-    single = _release(sigma, q, interval)
+    from dp_accounting.pld.privacy_loss_distribution import from_gaussian_mechanism
+
     if steps == 1:
-        return single
+        return from_gaussian_mechanism(
+            sigma, value_discretization_interval=interval, sampling_prob=q
+        )
     lowest = steps & -steps
     if lowest < steps:
         higher = _repeated(sigma, q, interval, steps - lowest)
-        return _compose(higher, _repeated(sigma, q, interval, lowest))
-    if single[0].size * math.sqrt(steps) > MAX_DOUBLED:
+        return higher.compose(_repeated(sigma, q, interval, lowest), TAIL)
+    if 2 * _largest_loss(sigma) / interval * math.sqrt(steps) > MAX_DOUBLED:
         # Slower to begin with, but its cut of the tails does not depend on rounding.
-        return single[0].self_compose(steps, TAIL), single[1].self_compose(steps, TAIL)
+        return _repeated(sigma, q, interval, 1).self_compose(steps, TAIL)
     half = _repeated(sigma, q, interval, steps // 2)
-    return _compose(half, half)
+    return half.compose(half, TAIL)
 
 
 @lru_cache(maxsize=64)
-def _losses(key: Key) -> Pair:
+def _losses(key: Key) -> "Loss":
     """The losses of a whole history."""
     interval = _interval(key)
-    return reduce(_compose, (_repeated(sigma, q, interval, steps) for sigma, q, steps in key))
+    releases = (_repeated(sigma, q, interval, steps) for sigma, q, steps in key)
+    return reduce(lambda first, second: first.compose(second, TAIL), releases)

@@ -141,7 +141,7 @@ def test_tradeoff_lies_below_every_epsilon() -> None:
 
 def test_an_answer_is_the_same_whatever_was_asked_before() -> None:
     """To the bit: a resumed run asks for other numbers first."""
-    caches = (accounting._epsilon, pld._losses, pld._repeated, pld._release)
+    caches = (accounting._epsilon, pld._losses, pld._repeated)
     for cache in caches:
         cache.cache_clear()
     alone = epsilon(((1.1, 0.07, 37),), 1e-5)

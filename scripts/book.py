@@ -58,6 +58,7 @@ PAGES = (
 )
 COPIED = {
     "style.css": "_static",
+    "filter_table.js": "_static",
     "docstrings.py": "extensions",
     "glossary.py": "extensions",
     "mathml.py": "extensions",

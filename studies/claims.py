@@ -354,7 +354,7 @@ def judge_claim(claim: Claim, judge: Comparison, frames: Frames, level: float) -
     verdict, reason = decide(effect, claim.asked, level)
     alone, _ = decide(effect, claim.asked, SHOWN)
     if verdict == OPEN != alone:
-        reason = f"alone it would be: {alone}; the correction for all claims leaves it open"
+        reason = f"{alone} if it stood alone"
     low, mean, high = effect.interval(SHOWN)
     wide = effect.interval(level)
     reasons = (reason, collapsed_runs(rows), claim.note)

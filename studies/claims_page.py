@@ -23,7 +23,6 @@ from studies.claims import (
     BUILT,
     CLAIMS,
     STALE,
-    UNTESTED,
     VERDICTS,
     WAITS,
     claim_frames,
@@ -46,50 +45,36 @@ UNITS["spread"] = " (std below the other's)"
 """`Comparison.share` -> what is written behind the share."""
 OPENING = """# Published claims, measured again
 
-Claims of papers about federated LoRA, one sentence each. Small models and real data stand in for
-the papers' own: **no verdict says anything about a paper's own setting.** Each claim is judged in
-one place, the study nearest to the setting where it was made.
+What papers on federated LoRA claim, and what small models on real data show: **no verdict says
+anything about a paper's own setting.** Each claim is judged in one study, the nearest to where it
+was made. Methods run on the same code under the same accounting, with learning rates tuned alike;
+results are those of the last round, and differences are paired by seed.
 
-*Sources.* A tag says how far a claim could be read. *Primary*: the paper's abstract or its authors'
-code. *Secondary*: notes, reviews, benchmark pages or implementations by others. *Inferred*: our own
-reading.
-
-*Comparison.* All methods run on the same code under the same accounting, with learning rates tuned
-alike. A result is that of the last round, not of the best one. Differences are paired by seed.
-`python -m studies NAME` runs the study of that name again.
+*Sources.* *Primary*: the paper's abstract or its authors' code. *Secondary*: notes, reviews,
+benchmark pages or code by others. *Inferred*: our own reading.
 
 **Shares.** An effect on accuracy is a share of the *room*: the accuracy of the best method on the
-task, in any study and at any budget, less the accuracy before training. What a paper claims is
-converted likewise: its difference is divided by the best number of its table less chance level.
-Where a paper gives a size, half of it is asked for. Curvature and spread are shares of the other
-method's value, cosines stand as they are, and both are said to be.
+task, in any study and at any budget, less the accuracy before training. A claimed difference is
+divided by the best number of its table less chance level, and half of it is asked for.
 
-**Verdicts** are computed from an interval.
+**Verdicts** follow from an interval.
 
-- *Holds*: the whole interval is above what is asked. An equality holds if the whole interval is
-  within its bounds.
-- *Opposite*: the whole interval is below zero, or beyond the bounds of an equality.
-- *No difference of that size*: the interval rules out a lead of the size asked for. Where no size
-  was claimed, it lies within a tenth of the room.
-- *Cannot tell*: the interval allows more than one of these.
-- *No room here*: the other method leaves less room than is asked for, or neither method gained as
-  much. A method that is certain to be behind by more than a tenth of the room is behind all the
-  same.
+- *Holds*: the whole interval is above what is asked, or within the bounds of an equality.
+- *Opposite*: it is below zero, or beyond the bounds of an equality.
+- *No difference of that size*: it rules out a lead of the size asked for. Where no size was
+  claimed, it lies within a tenth of the room.
+- *Cannot tell*: it allows more than one of these.
+- *No room here*: the other method leaves less room than is asked for, or neither gained as much.
+  But whoever is certain to be behind by more than a tenth of the room is behind.
 
-**Intervals.** Those printed are 95 % intervals of one difference by itself: Student's t, and for
-spreads a jackknife over seeds. Those that decide are wider: they hold for all comparisons of the
-page together (Bonferroni). So a printed interval can exclude zero where the verdict is *cannot
-tell*. *Decidable* is the smallest lead that an interval of that width would have shown to hold.
+**Intervals** printed here are 95 % intervals of one difference: Student's t, and for spreads a
+jackknife over seeds. Those that decide hold for all comparisons together (Bonferroni) and are
+wider, so a printed interval can exclude zero where the verdict is *cannot tell*.
+`results/claims.csv` has both, the smallest lead that was *decidable*, and the lead at the one
+rate that is best for the favoured method ([why it differs](rates.md)). *Collapsed* is {collapsed}.
 
-**At one rate** is the lead in points of accuracy at the learning rate that is best for the method
-that the claim favours: one tuning seed, validation data. [Accuracy over the learning
-rate](rates.md) says why it differs from the lead with each method at its own rate.
-
-*Collapsed* is {collapsed}; where no run of a difference has, nothing is said.
-
-**Tuning** looked at validation data of the same private split, with other seeds than those
-reported. That is not private: on your own data every look is a release that counts against the
-budget.
+**Tuning** looked at validation data of the same private split, with other seeds. That is not
+private: on your own data every look is a release.
 """
 
 
@@ -128,60 +113,61 @@ def claimed_in(row: Mapping[Hashable, Any]) -> str:
 
 
 def measured(row: Mapping[Hashable, Any]) -> str:
-    """Writes place, share and interval of a claim, and what was claimed or asked."""
+    """Writes place, share and interval of a claim, and what was asked; a dash for none."""
+    if pd.isna(row["place"]):
+        return "–"
     study, comma, labels = row["place"].partition(",")
     text = f"`{study}`{comma}{labels}"
     if row["verdict"] == WAITS:
         return text
     ends = f"[{share(row['low'])}, {share(row['high'])}]"
-    text += f": {share(row['mean'])} {ends}{UNITS[row['share']]}, {row['seeds']:.0f} seeds"
+    text += f": {share(row['mean'])} {ends}{UNITS[row['share']]}"
     if math.isfinite(row["within"]):
         return f"{text}; asked: within ±{share(row['within'])}"
     if row["asked"]:
-        return f"{text}; claimed {share(row['claimed'])}, asked: more than {share(row['asked'])}"
+        return f"{text}; claimed {share(row['claimed'])}"
     return text
 
 
-def compared(table: pd.DataFrame, verdict: str) -> str:
-    """The compared claims of one verdict."""
-    lines = [("claim", "claimed in", "measured here", "decidable", "at one rate", "why")]
-    for row in table[table["verdict"] == verdict].to_dict("records"):
-        rate = row["at_claimants_rate"]
-        points = f"{rate:+.1f}".replace("-", "−") if math.isfinite(rate) else "–"
-        decidable = share(row["decidable"]) if math.isfinite(row["decidable"]) else "–"
-        place = (row["claim"], claimed_in(row), measured(row), decidable, points, row["reason"])
-        lines.append(place)
-    body = markdown_table(lines) if len(lines) > 1 else "None."
-    return f"## {capitalized(verdict)}\n\n{body}\n"
+def compared(table: pd.DataFrame) -> str:
+    """Every claim but those that are true by construction, in the order of the verdicts.
+
+    The site puts a field above a table in a ``div`` of this class, see book/filter_table.js.
+    """
+    lines = [("claim", "verdict", "claimed in", "measured here", "why")]
+    for verdict in VERDICTS:
+        for row in table[table["verdict"] == verdict].to_dict("records"):
+            if verdict != BUILT:
+                place = (row["claim"], verdict, claimed_in(row), measured(row), row["reason"])
+                lines.append(place)
+    return f'## Measured claims\n\n<div class="filtered">\n\n{markdown_table(lines)}\n\n</div>\n'
 
 
-def unmeasured(table: pd.DataFrame, verdict: str) -> str:
-    """The claims with nothing to compare, and why."""
+def constructed(table: pd.DataFrame) -> str:
+    """The claims that are true by construction, and why."""
     lines = [("claim", "claimed in", "why")]
-    for row in table[table["verdict"] == verdict].to_dict("records"):
+    for row in table[table["verdict"] == BUILT].to_dict("records"):
         lines.append((row["claim"], claimed_in(row), row["reason"]))
-    return f"## {capitalized(verdict)}\n\n{markdown_table(lines)}\n"
+    return f"## {capitalized(BUILT)}\n\n{markdown_table(lines)}\n"
 
 
 def page(table: pd.DataFrame) -> str:
-    """The claims in parts, one for each verdict.
+    """The claims in two tables, those that are true by construction apart.
 
     Args: table: of `judge_claims`.
     """
-    apart = (BUILT, UNTESTED)
-    decided = [verdict for verdict in VERDICTS if verdict not in apart]
     counts = table["verdict"].value_counts()
-    summary = ", ".join(f"{counts.get(verdict, 0)} *{verdict}*" for verdict in decided)
-    number = int(table["place"].notna().sum())
+    summary = ", ".join(
+        f"{counts[verdict]} *{verdict}*" for verdict in VERDICTS if verdict in counts
+    )
     sections = [
         OPENING.format(collapsed=RULE),
-        f"The verdicts of {number} comparisons: {summary}.\n",
-        f"Further claims: {counts[BUILT]} *{BUILT}*, {counts[UNTESTED]} *{UNTESTED}*.\n",
+        f"The verdicts of {len(table)} claims: {summary}.\n",
         cost(),
-        f"## At a glance\n\n![{ALT}](figures/{FIGURE.name})\n",
+        f"![{ALT}](figures/{FIGURE.name})\n",
         f"## Studies\n\n{studies_list(table)}",
-        *(compared(table, verdict) for verdict in decided),
-        *(unmeasured(table, verdict) for verdict in apart),
+        compared(table),
+        constructed(table),
     ]
     # "4 % [1 %, 7 %]" says its unit three times.
     interval = r"(\S+) % \[(\S+) %, (\S+) %\]"

@@ -114,6 +114,17 @@ class NoiseForecast:
     # ---- variance
 
     @cached_property
+    def _stds_of_means(self) -> list[float]:
+        """For each client the noise in its mean gradient, or in its upload in the client unit."""
+        spec = self.spec
+        stds = per_client(spec.noise.each, len(spec.unit_counts))
+        if not spec.by_step:
+            return list(stds)
+        # The noise of a step is in its sum, which is divided by the expected batch.
+        batches = [n * q for n, q in zip(spec.unit_counts, spec.sample_rates, strict=True)]
+        return [std / (batch or 1) for std, batch in zip(stds, batches, strict=True)]
+
+    @cached_property
     def _variance(self) -> float:
         """Variance of the noise that a release at rate 1 adds to an entry of an averaged factor."""
         spec = self.spec
@@ -136,10 +147,7 @@ class NoiseForecast:
             return uploads * (gain * each[0] / expected) ** 2
         ranks = spec.lora.ranks or (spec.lora.rank,) * count
         total = 0.0
-        for k, std in enumerate(each):
-            # The noise of a step is in its sum, which is divided by the expected batch.
-            batch = spec.unit_counts[k] * spec.sample_rates[k]
-            std_of_mean = std / batch if spec.by_step and batch else std
+        for k, std_of_mean in enumerate(self._stds_of_means):
             # A client of a lower rank adds noise to its own ranks only.
             share_of_ranks = ranks[k] / spec.lora.rank
             total += share_of_ranks * arrives * (float(spec.weights[k]) * std_of_mean) ** 2
@@ -228,6 +236,26 @@ class NoiseForecast:
 
         return self.weighted(amplification)
 
+    def output_noise(self, rounds: int) -> float:
+        """The energy of noise times noise in an output of a layer, for inputs of mean square 1."""
+
+        def energy(layer: str) -> float:
+            in_a, in_b = self._variances(layer, rounds)
+            return self._unit_noise[layer].quadratic * in_a * in_b / len(self.weights[layer])
+
+        return self.weighted(energy)
+
+    def own_copies(self, rounds: int) -> float:
+        """How much noisier a client's own copy is than the average, at rates that do not decay.
+
+        In its own last round a client has K times the variance that this round adds to the average
+        of K clients, and all had the average before.
+        """
+        if not self.is_noisy or not self.spec.by_step:
+            return 1.0
+        each = [std**2 for std in self._stds_of_means]
+        return 1 + (sum(each) / len(each) / self._variance - 1) / rounds
+
     def weighted(self, value: Callable[[str], float]) -> float:
         """The mean of a value over the layers, weighted by d_out."""
         sizes = {layer: len(weight) for layer, weight in self.weights.items()}
@@ -254,10 +282,16 @@ class Amplification(NamedTuple):
 
     Args:
         mean: over the layers, weighted by d_out, as the energy of B's noise is.
-        unknown: why it is NaN, in one line; ``None``: it is known.
+        output_noise: q, energy of noise times noise in an output, for inputs of mean square 1;
+            NaN where the noise in either factor is not known.
+        own_copies: variance of the noise in a client's own factors, at the end of the last round,
+            over that in the average; 1 where clients train without noise.
+        unknown: why ``mean`` is NaN, in one line; ``None``: it is known.
     """
 
     mean: float
+    output_noise: float
+    own_copies: float
     unknown: str | None
 
 

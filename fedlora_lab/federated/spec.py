@@ -527,11 +527,12 @@ def amplification(
     This is no privacy amplification by sampling, which the ledger counts. Nothing is trained and no
     value of any example is read. Noise on B multiplies A and the noise in
     A alike: at 1 half of the noise in the product is noise times noise. It is 0 without noise and
-    where A rests.
+    where A is frozen. How much noise that is, `Amplification.output_noise` says.
 
     Args: as of `run`, with the noise multiplier set.
-    Guarantees: test_amplification.py::test_amplification_is_what_a_run_measures.
-    Source: derived, see `theory.accumulated_noise_terms`.
+    Guarantees: test_amplification.py::test_amplification_is_what_a_run_measures,
+        ::test_own_copies_are_noisier_than_the_average.
+    Source: derived, see `theory.accumulated_noise_terms` and `theory.output_noise`.
 
     >>> import fedlora_lab as fl
     >>> task, plan = fl.tasks.digits(clients=20), fl.Plan(rounds=40)
@@ -540,7 +541,12 @@ def amplification(
     [19.2, 9.6]
     """
     forecast = forecast_of(make_run_spec(task, method, privacy, plan, lora, 0))
-    return Amplification(forecast.mean(plan.rounds), forecast.unknown)
+    return Amplification(
+        forecast.mean(plan.rounds),
+        forecast.output_noise(plan.rounds),
+        forecast.own_copies(plan.rounds),
+        forecast.unknown,
+    )
 
 
 # ---- the prepared run

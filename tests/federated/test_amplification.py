@@ -47,7 +47,8 @@ def test_amplification_is_what_a_run_measures(case):
     privacy = private(unit, **{"sigma": SIGMA, "clip": 0.3 / SIGMA, **noise})
     parts = WIDE, slug, privacy, fl.Plan(**fields)
     lora = fl.Lora(4, 4.0, ranks=ranks, start_scale=1.5)
-    rho = fl.amplification(*parts, lora).mean
+    number = fl.amplification(*parts, lora)
+    rho = number.mean
     taken_up, products, rows = [], [], {}
     for seed in range(RUNS):
         first, *_, last = fl.run(*parts, lora=lora, seed=seed, evaluate_every=4)
@@ -56,10 +57,34 @@ def test_amplification_is_what_a_run_measures(case):
         products.append(float((lora.scaling * b @ a).double().square().sum()))
         rows = {name: x for _, name, x in last.rows}
     linear, quadratic = rows["accumulated_linear"], rows["accumulated_quadratic"]
+    assert number.output_noise == pytest.approx(quadratic / 5)  # d_out
     begun = lora.start_scale**2 * lora.rank / 3
     assert rho * begun in fl.theory.mean_band(np.array(taken_up))
     assert linear + quadratic in fl.theory.mean_band(np.array(products))
     assert [rows["amplification"], quadratic / linear] == pytest.approx([rho, rho])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("participation", [1.0, 0.5])
+def test_own_copies_are_noisier_than_the_average(participation):
+    """Runs without signal: the noise in an upload of the last round over that in the average."""
+    plan = fl.Plan(rounds=3, local_steps=2, batch=3, lr=0.2, participation=participation)
+    privacy = private("example", sigma=SIGMA, clip=0.3 / SIGMA)
+    own, average = [], []
+    for seed in range(2 * RUNS):
+        watched, received = fl.measures.record_aggregation(methods.FedLoRA)
+        first, *_, last = fl.run(WIDE, watched, privacy, plan, seed=seed, evaluate_every=3)
+        start = first.adapter["map"][0].double()
+        average.append(float((last.adapter["map"][0] - start).square().sum()))
+        # Nobody took part in a round of which nothing was recorded.
+        if len(received) == plan.rounds:
+            a, _ = received[-1].factors("map")
+            own += [float(x) for x in (a.double() - start).square().sum((1, 2))]
+    ratio = np.mean(own) / np.mean(average)
+    spread = [np.std(x) / len(x) ** 0.5 / np.mean(x) for x in (own, average)]
+    expected = fl.amplification(WIDE, "fedlora", privacy, plan).own_copies
+    assert abs(ratio / expected - 1) < 4 * math.hypot(*spread)
+    assert expected == pytest.approx(1 + (4 * participation - 1) / 3)
 
 
 def test_a_record_says_what_a_has_taken_up_so_far():

@@ -67,7 +67,7 @@ def test_the_worth_is_the_best_steps_gain():
 
 
 def test_the_readers_filter_is_used_as_the_library_s():
-    rows = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 9)))
+    rows = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 6, 9)))
     mine = figures.filtered_by(exercises.filtered).filter
     for side in "BA":
         torch.testing.assert_close(mine(rows, side), fl.methods.LALoRA.filter(rows, side))

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from fedlora_lab import methods
-from fedlora_lab.methods.aggregation import Rule, Uploads, client_values
+from fedlora_lab.methods.aggregation import MeanWithResidual, Rule, Uploads, client_values
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey, ServerState
-
-EXACT = methods.FedExLoRA.aggregate
 
 Serve = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
@@ -26,7 +24,7 @@ class _Served(Rule):
     writes: ClassVar[tuple[str, ...]] = ("W",)
 
     def initial_state(self, state: ServerState) -> ServerState:
-        return EXACT.initial_state(state)
+        return MeanWithResidual().initial_state(state)
 
     def __call__(
         self, state: ServerState, broadcast: ServerState, uploads: Uploads, weights: Tensor

@@ -1,4 +1,4 @@
-"""Notebook 00: its figures, the health of the runs that it shows, and its workbench's presets."""
+"""Notebook 00: its workbench's presets."""
 
 import ast
 from pathlib import Path
@@ -20,7 +20,8 @@ def test_the_presets_of_the_notebook_can_be_set():
     cells = [cell.source for cell in read(path, as_version=4).cells]
     source = next(cell for cell in cells if "fl.course.widgets.live(" in cell)
     *lines, last = ast.parse(source).body
-    room: dict[str, Any] = {"fl": fl}
+    room: dict[str, Any] = {"fl": fl, "task": fl.tasks.digits(clients=10)}
+    room |= {"plan": fl.Plan(rounds=20, batch=16), "privacy": fl.Privacy(delta=1e-4)}
     exec(compile(ast.Module(lines, []), "cell", "exec"), room)
     assert isinstance(last, ast.Expr)
     bench = eval(compile(ast.Expression(last.value), "cell", "eval"), room)
@@ -29,6 +30,6 @@ def test_the_presets_of_the_notebook_can_be_set():
         bench.act("preset", name=name)
         texts = {key: x if isinstance(x, str) else f"{x:g}" for key, x in values.items()}
         assert bench.errors == {} and bench.values.items() >= texts.items()
-        seen.add((bench.values["unit"], bench.values["epsilon"]))
-    assert {("client", "3"), ("client", "20")} <= seen
+        seen.add((bench.values["method"], bench.values["lr"]))
+    assert {("fedlora", "1.6"), ("ffa-lora", "1.6")} <= seen
     bench.close()

@@ -148,15 +148,6 @@ def calibrated() -> fl.Privacy:
     return privacy.calibrate(epsilon=3, task=tokens(), plan=FOUR)
 
 
-def cut_short(folder: Path, times: int) -> None:
-    """A run in release mode whose third round is begun so many times and never done."""
-    for number in range(times):
-        where: Any = {"resume": folder} if number else {"checkpoint": folder}
-        for event in fl.ticks(tokens(), "fedlora", calibrated(), FOUR, **RELEASE, **where):
-            if isinstance(event, Tick) and event.round == 3:
-                break
-
-
 @pytest.mark.filterwarnings("ignore:epsilon=:UserWarning")
 def test_a_run_that_was_opened_before_another_wrote_is_refused(tmp_path):
     """Opened after two rounds, it must not forget the third, which another released meanwhile."""
@@ -180,9 +171,13 @@ def test_a_run_that_was_opened_before_another_wrote_is_refused(tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_a_run_ends_before_the_round_that_would_spend_more(tmp_path):
-    """Resumed and whole, in the loop and on Flower; the last round is judged."""
-    cut_short(tmp_path, 1)
+    """After a third round that was cut short, and whole, in the loop and on Flower; the last round
+    is judged.
+    """
     cell = (tokens(), "fedlora", calibrated(), FOUR)
+    for event in fl.ticks(*cell, **RELEASE, checkpoint=tmp_path):
+        if isinstance(event, Tick) and event.round == 3:
+            break
     seldom = {"evaluate_every": 9}
     assert indices(play(*cell, seed=None, resume=tmp_path, stop_at=3.0, **seldom)) == [3]
     assert counted(tmp_path) == [1, 2, 3, 3]

@@ -25,7 +25,7 @@ def filled(**options: Any) -> Ledger:
 
 def of_clients(trust: str, rounds: int = 100) -> Ledger:
     ledger = Ledger(unit="client", delta=1e-3, trust=trust)
-    ledger.record(0, None, rounds, sample_rate=0.1, noise_multiplier=5.0)
+    ledger.record(0, (3,), rounds, sample_rate=0.1, noise_multiplier=5.0)
     return ledger
 
 
@@ -130,6 +130,7 @@ def test_the_curve_of_a_ledger_is_that_of_its_worst_client() -> None:
 def test_every_epsilon_names_its_observer() -> None:
     """Each part of a composition counts under its own."""
     assert Ledger().observers == of_clients("secagg").observers == ("server", "released")
+    assert of_clients("secagg").clients == (), "who was drawn is not kept"
     central = of_clients("central")
     with pytest.raises(ValueError, match=r"^observer='server': expected 'released' for trust='ce"):
         central.epsilon(observer="server")

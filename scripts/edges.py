@@ -20,8 +20,7 @@ HEAD = """\
 # Sharp edges
 
 Ways in which differentially private federated LoRA goes wrong without looking wrong, for whoever
-writes or reviews such code. Most were seen in published code; the page is about the mechanism, not
-about who made the mistake.
+writes or reviews such code. Most were seen in published code.
 
 *Severity.* **Fatal**: the stated ε means nothing. **Serious**: it is wrong by a factor that
 matters. **Bug**: something other than what was meant is computed. **Utility**: privacy holds,
@@ -31,10 +30,9 @@ learning suffers. **Honesty**: the number is true and misleads. **Note**: a limi
 is answered with an error, or with no ε. **Measures**: a run's records show it. **Tells**: a run
 cannot prevent it; this page and the course warn of it. Names in brackets are tests.
 
-*Measured.* Every mistake runs: a broken form and a sound one, and one number that tells them
-apart. *The line* is the number of a sound form. Where a single step shows the mistake, the number
-is that of a check of `fl.review`.
-`fl.review.mistakes.EDGES[3].measure()` measures again."""
+*Measured.* Every mistake runs: a broken and a sound form, one number that tells them apart, and in
+brackets the line between them. Where a single step shows the mistake, a check of `fl.review` gives
+the number. `fl.review.mistakes.EDGES[3].measure()` measures again."""
 
 REPORTED = """\
 Reported in public trackers and papers' code, rebuilt small, and found by the checks named here.
@@ -55,33 +53,22 @@ def heading(mistake: Mistake) -> str:
     return f"{mistake.edge}. {mistake.name} ({mistake.severity})"
 
 
-def anchor(mistake: Mistake) -> str:
-    """The place of an edge's section on the page, as GitHub and the site name it."""
-    text = "".join(c for c in heading(mistake).lower() if c.isalnum() or c in "_- ")
-    return text.replace(" ", "-")
-
-
 def wrapped(text: str) -> str:
     """Lines of at most 120 characters, broken at spaces."""
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def section(mistake: Mistake) -> str:
-    """One edge in Markdown."""
+    """One edge in Markdown, measured."""
+    broken, sound = map(number, mistake.measure())
+    # A line of its own: numbers may be wider elsewhere, and must not move what is wrapped.
+    numbers = f"Broken: {broken}; sound: {sound} ({mistake.line})."
     texts = [mistake.wrong, mistake.library, f"*Measured*: {mistake.what}."]
     if mistake.source:
         texts.append(f"*Seen* in [{mistake.source.split('/', 3)[3]}]({mistake.source}).")
-    return "\n\n".join([f"### {heading(mistake)}", *map(wrapped, texts)])
-
-
-def edges_table() -> str:
-    """All edges with their numbers."""
-    rows = [["edge", "broken", "sound", "the line"]]
-    for n, mistake in EDGES.items():
-        place = f"[{n}. {mistake.name}](#{anchor(mistake)})"
-        numbers = map(number, mistake.measure())
-        rows.append([place, *numbers, mistake.line])
-    return f"<!-- edges -->\n{markdown_table(rows)}\n<!-- /edges -->"
+    wrong, library, measured, *seen = map(wrapped, texts)
+    parts = [f"### {heading(mistake)}", wrong, library, f"{measured}\n{numbers}", *seen]
+    return "\n\n".join(parts)
 
 
 def reported_table() -> str:
@@ -97,7 +84,7 @@ def reported_table() -> str:
 
 def page() -> str:
     """docs/sharp_edges.md as the mistakes are now, measured now."""
-    sections = [*map(wrapped, HEAD.split("\n\n")), edges_table()]
+    sections = [*map(wrapped, HEAD.split("\n\n"))]
     for group in GROUPS:
         edges = [mistake for mistake in EDGES.values() if mistake.group == group]
         sections += [f"## {group}", *map(section, edges)]

@@ -19,9 +19,10 @@ import dis
 import inspect
 import json
 import math
+import re
 import textwrap
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -34,12 +35,13 @@ import numpy as np
 from fedlora_lab._utils.validation import check as check_value
 from fedlora_lab._utils.validation import check_whole
 from fedlora_lab.course.predictions import all_predictions, predict, reveal
-from fedlora_lab.course.progress import SOLVED, TRIED, progress, save_result
+from fedlora_lab.course.progress import SOLVED, TRIED, certificate, progress, save_result
 from fedlora_lab.course.texts import PREDICTION_KEY, Entry, entries, split_code, to_html, unwrap
 
 __all__ = [
     "all_exercises",
     "all_predictions",
+    "certificate",
     "check",
     "export",
     "predict",
@@ -53,6 +55,10 @@ Result = Any
 """What a reader of answers makes of one: an array, a set of letters, or a list of arrays."""
 Answer = Any
 """What a reader of the notebook gives: anything at all."""
+UNSTEADY = (
+    "called again with the same inputs, your function gives another result: it keeps something "
+    "between the calls, or draws random numbers that its arguments do not seed."
+)
 
 
 @dataclass(frozen=True)
@@ -122,13 +128,15 @@ class NumberAnswer:
 
 
 class Letters:
-    """Reads an answer as a set of letters: "ac", ["a", "c"] and "a, c" are the same.
+    """Reads an answer as a set of letters: "ac", ["a", "c"] and "only a and c" are the same.
 
     Args:
+        options: the letters from which to choose.
         why: letter -> why its option is wrong, or right; may be empty.
     """
 
-    def __init__(self, why: Mapping[str, str] | None = None) -> None:
+    def __init__(self, options: Iterable[str], why: Mapping[str, str] | None = None) -> None:
+        self.options = frozenset(options)
         self.why = why or {}
 
     def fresh(self) -> "Letters":
@@ -138,7 +146,13 @@ class Letters:
         collection = isinstance(answer, str | list | tuple | set | frozenset)
         if not collection or not all(isinstance(part, str) for part in answer):
             raise ValueError('letters such as "a, b" are expected')
-        return frozenset(letter for letter in "".join(answer).lower() if letter.isalpha())
+        text = answer if isinstance(answer, str) else " ".join(answer)
+        words = set(re.findall(r"[^\W\d_]+", text.lower())) - {"and", "only", "none"}
+        letters = frozenset("".join(words))
+        # "all but c" is refused in place of being guessed at.
+        if not letters <= self.options:
+            raise ValueError('letters such as "a, b" are expected')
+        return letters
 
     def same(self, result: frozenset[str], other: frozenset[str]) -> bool:
         return result == other
@@ -146,7 +160,7 @@ class Letters:
     def difference(self, result: frozenset[str], right: frozenset[str]) -> str:
         """Says which letters are wrong, and why; an option that is missing is not named."""
         explained = sorted((result - right) & set(self.why))
-        if not explained and self.why and result < right:
+        if not explained and self.why and set() < result < right:
             return "what you chose is right, but it is not all"
         return "; ".join(f"{letter} is wrong: {self.why[letter]}" for letter in explained)
 
@@ -293,7 +307,8 @@ def _close(result: Result, other: Result, within: float) -> bool:
     if np.float32 in (result.dtype, other.dtype):
         within = max(within, 1e-5)
     slack = within * max(1.0, abs(other[np.isfinite(other)]).max(initial=0.0))
-    return bool(np.allclose(result, other, rtol=0, atol=slack))
+    # A NaN is a mistake that may be told by name: no right result has one.
+    return bool(np.allclose(result, other, rtol=0, atol=slack, equal_nan=True))
 
 
 # ---- an exercise
@@ -306,6 +321,7 @@ class Exercise:
     Args:
         key: notebook and number, such as "02.1".
         difficulty: 1 to 5.
+        importance: 1 to 5, where 5 is what other notebooks build on.
         minutes: that it takes, about.
         question: what is asked.
         hints: from the faintest to the plainest.
@@ -318,6 +334,7 @@ class Exercise:
 
     key: str
     difficulty: int
+    importance: int
     minutes: int
     question: str
     hints: tuple[str, ...]
@@ -329,6 +346,7 @@ class Exercise:
 
     def __post_init__(self) -> None:
         check_whole("difficulty", self.difficulty, 1, 5)
+        check_whole("importance", self.importance, 1, 5)
         check_whole("minutes", self.minutes, 1, 120)
         check_value(len(self.wrong) >= 3, "wrong", len(self.wrong), "at least three")
 
@@ -336,8 +354,10 @@ class Exercise:
         return f"Exercise {self.key}: {self.question}"
 
     def _repr_html_(self) -> str:
-        dots = "●" * self.difficulty + "○" * (5 - self.difficulty)
-        head = f"<b>Exercise {escape(self.key)}</b> · difficulty {dots} · about {self.minutes} min"
+        head = (
+            f"<b>Exercise {escape(self.key)}</b> · difficulty {_dots(self.difficulty)}"
+            f" · importance {_dots(self.importance)} · about {self.minutes} min"
+        )
         blocks = [f"<p>{head}</p>", to_html(self.question)]
         for i, hint in enumerate(self.hints, 1):
             title = f"Hint {i} of {len(self.hints)}" if len(self.hints) > 1 else "Hint"
@@ -351,8 +371,8 @@ class Exercise:
         try:
             result = reader.read(answer)
         except ValueError as error:
-            kind = "" if callable(answer) else f", not {type(answer).__name__}"
-            return Feedback(False, f"{error}{kind}.")
+            given = "" if callable(answer) else f", not {textwrap.shorten(repr(answer), 60)}"
+            return Feedback(False, f"{error}{given}.")
         rights = [reader.read(right) for right in self.answers]
         if any(reader.same(result, right) for right in rights):
             return Feedback(True, self.right)
@@ -363,9 +383,15 @@ class Exercise:
                 continue
             if reader.same(result, mistake):
                 return Feedback(False, message)
+        if not reader.same(reader.read(answer), result):
+            return Feedback(False, UNSTEADY)
         difference = reader.difference(result, rights[0])
         unknown = "this is not one of the known mistakes; the hint may help."
         return Feedback(False, f"{difference}." if difference else unknown)
+
+
+def _dots(mark: int) -> str:
+    return "●" * mark + "○" * (5 - mark)
 
 
 def _folded(title: str, text: str) -> str:
@@ -392,15 +418,17 @@ def _parse(key: str, entry: Entry, folder: str) -> Exercise:
         mistakes = [getattr(module, name) for name in mistakes]
         solution = solution or f"```\n{inspect.getsource(examples[0])}```"
     elif isinstance(first, str):
-        reader = Letters(entry.get("why"))
+        reader = Letters(re.findall(r"\(([a-z])\)", entry["question"]), entry.get("why"))
     else:
         reader = NumberAnswer(first, entry.get("within", 1e-6))
     hints = [entry["hint"]] if isinstance(entry["hint"], str) else entry["hint"]
     messages = [message for _, message in entry["wrong"]]
+    difficulty, importance, minutes = entry["marks"]
     return Exercise(
         key=key,
-        difficulty=entry["effort"][0],
-        minutes=entry["effort"][1],
+        difficulty=difficulty,
+        importance=importance,
+        minutes=minutes,
         question=unwrap(entry["question"]),
         hints=tuple(map(unwrap, hints)),
         solution=unwrap(str(solution)),
@@ -422,7 +450,7 @@ def all_exercises() -> dict[str, Exercise]:
 
 
 def show(key: str) -> Exercise:
-    """Shows an exercise with its difficulty and minutes; hint and solution are folded away."""
+    """Shows an exercise with its difficulty, importance and minutes; hints are folded away."""
     check_value(key in all_exercises(), "key", key, "one of " + ", ".join(all_exercises()))
     return all_exercises()[key]
 
@@ -430,7 +458,8 @@ def show(key: str) -> Exercise:
 def check(key: str, answer: Answer = ...) -> Feedback:
     """Checks an answer to an exercise; a wrong one is told which mistake it is, if it is known.
 
-    That an answer was tried or right is kept in the reader's `progress`.
+    That an answer was tried or right is kept in the reader's `progress`. With the last exercise of
+    the course its `certificate` is printed.
 
     Args:
         key: such as "02.1".
@@ -447,6 +476,8 @@ def check(key: str, answer: Answer = ...) -> Feedback:
         return Feedback(False, "no answer so far; replace the three dots with yours.")
     feedback = exercise.judge(answer)
     save_result(key, SOLVED if feedback else TRIED)
+    if feedback and progress().loc["all", ["solved", "exercises"]].nunique() == 1:
+        print(certificate())
     return feedback
 
 

@@ -83,6 +83,23 @@ def test_the_answers_written_down_are_the_librarys(key):
 # ---- how answers are read
 
 
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("only b, c and e", "Right: "),
+        ("(B), (C), (E)", "Right: "),
+        (["b", "ce"], "Right: "),
+        ("only b", "Not yet: what you chose is right, but it is not all"),
+        ("none", "Not yet: this is not one of the known mistakes"),
+        ("all but a", "Not yet: letters such as "),
+        ("bceg", "Not yet: letters such as "),
+    ],
+)
+def test_letters_are_read_out_of_a_phrase(answer, message):
+    """Fault: the letters of *only* or *and* counted as answers, or a phrase guessed at."""
+    assert repr(check("05.4", answer)).startswith(message)
+
+
 def test_a_function_of_three_dots_is_no_answer_yet():
     def used(g, clip):
         return g[..., 0]
@@ -149,6 +166,7 @@ def test_a_judgement_names_the_mistake_or_the_difference():
     one = Exercise(
         key="99.1",
         difficulty=1,
+        importance=1,
         minutes=1,
         hints=("?",),
         answers=(np.sum,),
@@ -162,6 +180,13 @@ def test_a_judgement_names_the_mistake_or_the_difference():
     assert one.judge(lambda x: x[1:]).message == shape
     assert "KeyError in its line 1: 0" in one.judge(lambda x: {}[0]).message
     seen: list[float] = []
+    generator = np.random.default_rng()
+    for unsteady in (
+        lambda x: x.sum() + generator.normal(),
+        lambda x: seen.append(0.0) or len(seen),
+    ):
+        assert "called again with the same inputs" in one.judge(unsteady).message
+    seen.clear()
     for _ in range(2):
         one.judge(lambda x: seen.append(float(x.sum())) or 5.0)
     assert len(set(seen)) == 6, "an answer could be learnt by heart"
@@ -223,6 +248,20 @@ def test_progress_counts_what_was_tried_solved_and_predicted(progress_file):
     assert after.loc["02", "predicted right"] == 1
     results = {"00.1": "solved", "01.1": "tried", "02.a": "a"}
     assert json.loads(progress_file.read_text()) == results
+    count = len(all_exercises())
+    said = fl.course.exercises.certificate()
+    assert f"Exercises solved: 1 of {count} (open in notebooks 00, 01, 02" in said
+    assert f"Predictions made: 1 of {len(all_predictions())}, 1 of them right" in said
+
+
+def test_the_last_exercise_prints_a_certificate(progress_file, capsys):
+    progress_file.parent.mkdir()
+    progress_file.write_text(json.dumps(dict.fromkeys(list(all_exercises())[1:], "solved")))
+    check("00.1", 8)
+    assert not capsys.readouterr().out
+    check("00.1", -2)
+    count = len(all_exercises())
+    assert f"Exercises solved: {count} of {count} (all solved)\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("fault", ["folder", "damaged"])

@@ -73,3 +73,8 @@ def in_turns(B, A, G, eta, gamma):
 
 # Forgets that a change of B A changes the layer γ times as much.
 without_scale = vary(coupling, gamma=1)
+
+
+# The change of the layer, where that of B A was asked for.
+def scaled_again(B, A, G, eta, gamma):
+    return gamma * coupling(B, A, G, eta, gamma)

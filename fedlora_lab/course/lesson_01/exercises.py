@@ -80,5 +80,6 @@ def only_B(G, A, gamma, lr):
 
 # γ counts twice: in the gradient of B and in the product.
 scale_once = vary(first_move, gamma=np.sqrt)
+scale_thrice = vary(first_move, gamma=lambda gamma: gamma**1.5)
 # Adds the gradient in place of taking it away.
 uphill = vary(first_move, lr=np.negative)

@@ -74,6 +74,12 @@ def rate_once(lr, C, alpha, new_alpha):
     return lr / c, C * c
 
 
+# The step of γ B grows with c²; to undo that, η is divided by it.
+def rate_multiplied(lr, C, alpha, new_alpha):
+    c = new_alpha / alpha
+    return lr * c**2, C * c
+
+
 # Gradients of B grow with α: the same C would cut deeper.
 def clip_left(lr, C, alpha, new_alpha):
     return lr * (alpha / new_alpha) ** 2, C

@@ -43,6 +43,10 @@ def _with_a_hole(rows):
     return np.where(np.isnan(rows), np.nan, clipped).sum(0)
 
 
+def _standardised(rows):
+    return _sound(rows / rows.std(0))
+
+
 def _rows(rng, hole=False):
     rows = rng.standard_normal((int(rng.integers(5, 9)), 4)) * rng.uniform(0.1, 9, 4)
     rows[0] *= 0.05
@@ -55,6 +59,8 @@ def _rows(rng, hole=False):
 FEW_MISSED = np.arange(100.0) + 55, np.arange(200.0) % 100, 60.5, 0.01, 0.05
 NOTHING_SEEN = np.arange(100.0), np.arange(100.0), 49.5, 0.01, 0.05
 FIXED = np.random.default_rng(12)
+# Without the third row a column has no spread: one move alone is not a number.
+ONE_OF_A_KIND = np.array([[0.1, 0.0], [1.3, 0.0], [0.7, 2.0], [-0.9, 0.0], [0.4, 0.0]])
 CALLS = {
     "12.1": Calls(
         "inside, outside, threshold, delta and significance",
@@ -67,6 +73,7 @@ CALLS = {
         "release, rows and C",
         (_sound, _rows(FIXED), 0.5),
         (_with_a_hole, _rows(FIXED, hole=True), 0.5),
+        (_standardised, ONE_OF_A_KIND, 0.5),
         draw=lambda rng: (_at_the_median, _rows(rng), rng.uniform(0.5, 2)),
     ),
 }
@@ -157,6 +164,16 @@ def each_row_alone(release, rows, C):
 def skips_what_is_no_number(release, rows, C):
     moves = _moves(release, rows)
     return moves[np.isfinite(moves)].max(initial=0) / C
+
+
+# NaN compares as false, so that any number before it stays the largest.
+def plain_maximum(release, rows, C):
+    return max(_moves(release, rows).tolist()) / C
+
+
+# The one move that can be compared with nothing is reported as no number.
+def maximum_is_no_number(release, rows, C):
+    return _moves(release, rows).max() / C
 
 
 # The promise is made to the row that moves most.

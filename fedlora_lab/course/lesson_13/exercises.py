@@ -11,7 +11,9 @@ def _draw_share(rng):
     uploads = int(rng.integers(12, 60))
     update = rng.normal(size=5)
     z = rng.normal(size=5)
-    update *= clip * rng.uniform(1.5, 4) / np.linalg.norm(update)
+    # Longer than the clip norm, or shorter: then it must stay as it is.
+    length = rng.choice([rng.uniform(0.2, 0.8), rng.uniform(1.5, 4)])
+    update *= clip * length / np.linalg.norm(update)
     return update, clip, rng.uniform(0.7, 4), uploads, int(rng.integers(3, uploads // 2 - 1)), z
 
 
@@ -29,10 +31,11 @@ def _draw_loss(rng):
     return masked(values, masks, modulus)[arrived], masks, modulus, arrived
 
 
-# An update shorter than the clip norm must stay as it is: it is asked at every check.
+# One update of each kind is asked at every check.
 SHORT = np.array([0.1, -0.2, 0.0, 0.1, 0.3]), 1.0, 1.5, 20, 4, np.ones(5)
+LONG = np.array([1.1, -2.2, 0.0, 1.1, 3.3]), 1.0, 1.5, 20, 4, np.ones(5)
 CALLS = {
-    "13.1": Calls("update, clip, sigma, uploads, colluding and z", SHORT, draw=_draw_share),
+    "13.1": Calls("update, clip, sigma, uploads, colluding and z", SHORT, LONG, draw=_draw_share),
     "13.2": Calls("values, masks and modulus", draw=_draw_masks),
     "13.3": Calls("uploads, masks, modulus and arrived", draw=_draw_loss),
 }
@@ -50,6 +53,11 @@ def noised_upload(update, clip, sigma, uploads, colluding, z):
 # One client could move the sum by any length.
 def not_clipped(update, clip, sigma, uploads, colluding, z):
     return update + sigma * clip / np.sqrt(uploads - colluding) * z
+
+
+# Divides a short update by its norm as well.
+def lengthened(update, clip, sigma, uploads, colluding, z):
+    return noised_upload(update * clip / np.linalg.norm(update), clip, sigma, uploads, colluding, z)
 
 
 # Those who collude take their noise out again.

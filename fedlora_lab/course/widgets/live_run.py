@@ -163,15 +163,15 @@ class Workbench(anywidget.AnyWidget):
         ]
         self.setup = {**self.setup, "presets": presets}
         self.stale = True
-        self._foreseen.request(self.config)
+        self._foreseen.request((self.config, self.follows))
         if not self.rows:
             self.say = self._sentence()
 
     def _show_forecast(self, forecast: tuple[RunConfig, Facts, Suggestion]) -> None:
         """Shows what is known of a run before Start; a rate that follows is the suggested one."""
         config, facts, suggested = forecast
-        if self.follows and self.config == config:
-            self.config = config.with_rate(suggested.lr)
+        if self.follows and self.config.with_rate(suggested.lr) == config:
+            self.config = config
             self.values = {**self.values, "lr": self.knobs["lr"].read(self.config)}
         self.advice = {
             "words": f"suggested: {suggested.lr:g}, {suggested.origin}",
@@ -501,9 +501,13 @@ class Workbench(anywidget.AnyWidget):
         return f"{text}{note and f'; {note}'}. ε spent: {spent}{observer_phrase(trust)}."
 
 
-def _foresee(config: RunConfig) -> tuple[RunConfig, Facts, Suggestion]:
-    """Computes what is known of a run before Start, at the suggested rate."""
-    return config, config.facts(), config.suggestion()
+def _foresee(request: tuple[RunConfig, bool]) -> tuple[RunConfig, Facts, Suggestion]:
+    """Computes what is known of a run before Start, at the suggested rate if the run follows it."""
+    config, follows = request
+    suggested = config.suggestion()
+    if follows:
+        config = config.with_rate(suggested.lr)
+    return config, config.facts(), suggested
 
 
 def _settings_words(values: Mapping[str, Any]) -> str:

@@ -128,7 +128,7 @@ class RunConfig:
                 taken_up = f"not known: {forecast.unknown}"
             else:
                 rho = forecast.mean(self.plan.rounds)
-                taken_up = f"{_round(rho)} × A's energy" if rho else "none: A rests"
+                taken_up = f"{_round(rho)} × A's energy" if rho else "none: A is frozen"
         try:
             up, down = bytes_of_round(spec)
         except ValueError:  # targets that do not fit, say

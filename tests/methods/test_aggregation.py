@@ -1,4 +1,4 @@
-"""Server rules: means with a fixed denominator, rules of the product, ranks, what PEFT reads."""
+"""Server rules: rotations, rules of the product, ranks, what PEFT reads."""
 
 import copy
 import itertools
@@ -28,10 +28,9 @@ STATE = ServerState({A: random(2, 7), B: random(5, 2, seed=1)}, streams=Streams(
 
 
 def federation():
-    """Uploads of both factors, weights, and the mean of three clients' products."""
+    """Uploads of both factors by three clients, and weights."""
     uploads = {A: random(3, 2, 7, seed=2), B: random(3, 5, 2, seed=3)}
-    weights = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
-    return uploads, weights, torch.einsum("k,kor,kri->oi", weights, uploads[B], uploads[A])
+    return uploads, torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
 
 
 def product(state):
@@ -39,12 +38,12 @@ def product(state):
     return whole + state.tensors[W] if W in state.tensors else whole
 
 
-# ---- means
+# ---- rotations
 
 
 def test_clients_are_rotated_to_where_they_lie_nearest():
     """No rotation of a fine grid lies nearer; a product is kept, and strength 0 does nothing."""
-    uploads, weights, _ = federation()
+    uploads, weights = federation()
     for t, moved, kept in ((1, A, B), (2, B, A)):
         state = replace(STATE, round=t)
         for k in range(3):
@@ -60,19 +59,6 @@ def test_clients_are_rotated_to_where_they_lie_nearest():
         still = aggregation.rotated(0.0)(state, state, uploads, weights)
         mean = aggregation.mean(state, state, uploads, weights)
         torch.testing.assert_close(still.tensors[kept], mean.tensors[kept])
-
-
-@pytest.mark.parametrize("weights", [[0.5, 0.2, 0.3], [0.5, 0, 0], [1.0, 1.0, 1.0]])
-def test_the_mean_has_a_fixed_denominator(weights):
-    """Missing weight stays with the old state, of which a sum above 1 takes away; what was not sent
-    is the same tensor.
-    """
-    uploads = {B: random(3, 5, 2, seed=2)}
-    w = torch.tensor(weights, dtype=torch.float64)
-    after = aggregation.mean(STATE, STATE, uploads, w)
-    expected = (1 - w.sum()) * STATE.tensors[B] + torch.einsum("k,kor->or", w, uploads[B])
-    torch.testing.assert_close(after.tensors[B], expected)
-    assert after.tensors[A] is STATE.tensors[A]
 
 
 # ---- rules of the product
@@ -92,7 +78,7 @@ def test_a_product_of_zero_breaks_nothing(rule):
     "rule", [aggregation.truncated_svd, aggregation.sketch(), aggregation.merge], **by_rule
 )
 def test_absent_clients_leave_their_part_with_the_old_product(rule):
-    uploads, weights, _ = federation()
+    uploads, weights = federation()
     after = rule(rule.initial_state(STATE), STATE, {B: uploads[B]}, 0.4 * weights)
     mean = torch.einsum("k,kor->or", weights, uploads[B]) @ STATE.tensors[A]
     torch.testing.assert_close(product(after), 0.6 * product(STATE) + 0.4 * mean)

@@ -32,10 +32,10 @@ LEADS = (
     ("balanced-lora", BEST),
 )
 """Pairs of methods that the number speaks of."""
-INTRO = """Every row is tuned, with seeds of its own, over the rate and, except on texts, over the
-clip norm and the rates of A and B apart. The numbers are leads in accuracy after the last round,
-over 20 seeds, with Student's 95 % interval of one difference by itself. The best other row is the
-one with the highest mean there, by the same numbers."""
+INTRO = """Leads in accuracy after the last round, over 20 seeds, with Student's 95 % interval of
+one difference by itself. Every row is tuned, with seeds of its own, over the rate and, except on
+texts, over the clip norm and the rates of A and B apart. The best other row has the highest mean
+there, by the same numbers."""
 
 SUGGESTED = """The lead of the settings of `fl.suggest_lr`, from public numbers alone, over the
 tuned ones, in points of accuracy over ten seeds; a case is a row at a budget."""
@@ -57,17 +57,11 @@ def lead(here: Any, one: str, other: str) -> Any:
     return paired_difference(here, one, best_other(here) if other == BEST else other)
 
 
-def leads(frame: Any) -> str:
-    """The differences that the number speaks of, at each budget."""
-    places = {budget(e): part for e, part in frame.groupby("epsilon", sort=False, dropna=False)}
-    rows = [["lead", *places]]
-    for one, other in LEADS:
-        cells = [str(lead(here, one, other)) for here in places.values()]
-        if other == BEST:
-            bests = [name(best_other(here)) for here in places.values()]
-            cells = [f"{cell}, {best}" for cell, best in zip(cells, bests, strict=True)]
-        rows.append([f"{name(one)} over {BEST if other == BEST else name(other)}", *cells])
-    return markdown_table(rows)
+def leads(key: str, frame: Any) -> Iterator[list[str]]:
+    """The differences that the number speaks of, a row for each budget of a study."""
+    for epsilon, here in frame.groupby("epsilon", sort=False, dropna=False):
+        cells = [str(lead(here, one, other)) for one, other in LEADS]
+        yield [f"`{key}`", budget(epsilon), *cells, name(best_other(here))]
 
 
 def over_all(frames: Any) -> str:
@@ -105,15 +99,18 @@ def parts() -> Iterator[str]:
     frames = runner.read_studies(RESULTS)
     keys = [key for key in MAIN if key in frames]
     yield INTRO
+    heads = [f"{name(one)} over {BEST if other == BEST else name(other)}" for one, other in LEADS]
+    table = [["study", "budget", *heads, "which"]]
+    places = []
     for key in keys:
         frame: pd.DataFrame = frames[key]
         rows = frame.groupby("epsilon", dropna=False)["method"].transform("nunique")
-        study = STUDIES[key]
-        tries = frame.get("tries", pd.Series([study.tries]))
+        table += leads(key, frame[rows == rows.max()])  # budgets at which every row is there
+        tries = frame.get("tries", pd.Series([STUDIES[key].tries]))
         span = " to ".join(f"{n}" for n in sorted({tries.min(), tries.max()}))
-        command = f"`python -m studies {key}`, {span} tries a row"
-        yield f"**{study.note[0].upper()}{study.note[1:]}** ({command})."
-        yield leads(frame[rows == rows.max()])  # budgets at which every row is there
+        places.append(f"- `{key}`: {STUDIES[key].note}; {span} tries a row.")
+    yield "\n".join(places)
+    yield markdown_table(table)
     yield over_all([frames[key] for key in keys])
     if "suggested" in frames:
         yield SUGGESTED

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from fedlora_lab import theory
-from fedlora_lab.audit.bounds import DELTA, gaussian_noise_multiplier
-from fedlora_lab.course.lesson_13 import figures
+from fedlora_lab.audit.bounds import DELTA
 from fedlora_lab.course.lesson_13.exercises import masked, open_sum
 from fedlora_lab.course.secagg_demo import Grid, pair_masks
 
@@ -50,15 +49,6 @@ def test_rounded_epsilon():
         excess += [np.maximum(a - math.exp(epsilon) * b, 0).sum() for a, b in ((p, q), (q, p))]
     assert max(excess) == pytest.approx(1e-3, rel=1e-3)
     assert theory.rounded_epsilon(1e-3, 1.0, 2, 1e-5) == math.inf, "no noise: nothing is hidden"
-
-
-def test_the_collusion_lines():
-    table = figures.collusion_table(20, 1.0, (20, 10))
-    sigma = gaussian_noise_multiplier(1.0)
-    for relied, (_, line) in zip((20, 10), table.groupby("noise", sort=False), strict=True):
-        for c in (0, 7, 19):
-            left = sigma * math.sqrt((20 - c) / relied)
-            assert line["epsilon"].iloc[c] == pytest.approx(theory.gdp_epsilon(1 / left, DELTA))
 
 
 # ---- masks

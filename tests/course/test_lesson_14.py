@@ -1,11 +1,9 @@
-"""What notebook 14 rests on: the model and the table that it starts from, and its figures."""
+"""What notebook 14 starts from: a model and a table."""
 
 import torch
 
 import fedlora_lab as fl
 from fedlora_lab.course.lesson_14 import figures
-
-PLAN = fl.Plan(rounds=3, local_steps=1, batch=2, participation=0.7)
 
 
 def test_a_toy_trains_on_its_table(tmp_path):

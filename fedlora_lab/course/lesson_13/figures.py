@@ -36,7 +36,6 @@ def collusion_table(clients: int, epsilon: float, relied: Sequence[int]) -> pd.D
     Args: clients: >= 2; epsilon: promised, for one release; relied: numbers of honest noise shares
         that together make up sigma C.
     Returns: columns colluding, noise (words), epsilon.
-    Guarantees: test_lesson_13.py::test_the_collusion_lines.
     """
     sigma = gaussian_noise_multiplier(epsilon)
     rows = []

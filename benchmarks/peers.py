@@ -145,7 +145,7 @@ def opacus(task: Task, batch: int, rank: int, how: How = USUAL, ghost: bool = Fa
     clients = []
     for data in examples(task, batch):
         model: Any = hooks(copy.deepcopy(base, dict(frozen)), **options)
-        optimizer = optimiser(
+        optimizer: Any = optimiser(
             torch.optim.SGD(moving(model), lr=RATE / batch),
             noise_multiplier=1.0,
             max_grad_norm=1.0,

@@ -7,7 +7,6 @@ row says it stands.
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import pairwise
@@ -116,13 +115,13 @@ def _moved_by_at_most_c(row: Method, sums: list[dict[ParamKey, Tensor]], where: 
     C keeps to it in each of them.
     """
     shifts = []
-    shared = getattr(row.clip_groups, "shares_bound", True)
+    rule: Any = row.clip_groups
+    apart = not getattr(rule, "shares_bound", True)
     for one in sums[1:]:
-        squares: Counter[Any] = Counter()
+        squares: dict[Any, float] = {}
         for key, x in one.items():
-            squares[0 if shared else row.clip_groups(key)] += float(
-                (sums[0][key] - x).square().sum()
-            )
+            group = rule(key) if apart else 0
+            squares[group] = squares.get(group, 0.0) + float((sums[0][key] - x).square().sum())
         shifts.append(max(squares.values()) ** 0.5)
     assert max(shifts) <= CLIP * (1 + 1e-6), f"{where}: {shifts}"
     assert max(shifts) >= 0.1 * CLIP, f"{where}: nothing arrives at all"

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from scipy.linalg import orthogonal_procrustes
 from scipy.stats import norm
-from toy_tasks import LORA, Tokens
+from toy_tasks import LORA
 
 State = dict[tuple[str, str], np.ndarray]
 Keys = list[tuple[str, str]]
@@ -45,7 +45,7 @@ def gradients(loss: Loss) -> Oracle:
     return gradient
 
 
-def token_classifier(model: Tokens) -> Oracle:
+def token_classifier(model: torch.nn.Module) -> Oracle:
     """Cross-entropy of the small token model, written with full matrices."""
     fixed = {name: p.detach() for name, p in model.named_parameters()}
 

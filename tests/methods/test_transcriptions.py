@@ -215,8 +215,9 @@ def test_methods_that_keep_ranks_equal_their_loops(row, setting, clip):
     kept = {key: 1 - ones for key, ones in shared.items() if not ones.all()}
     assert kept.keys() == {(key.side, key.layer) for key in run.personal[-1]}
     for k, expected in enumerate(own):
-        found = {key: run.personal[-1][ParamKey(*key)][k].numpy() for key in kept}
-        agree(*({key: x[key] * kept[key] for key in kept} for x in (found, expected)), {})
+        rows = {key: run.personal[-1][ParamKey(*key)][k].numpy() for key in kept}
+        found = {key: where * rows[key] for key, where in kept.items()}
+        agree(found, {key: where * expected[key] for key, where in kept.items()}, {})
 
 
 def test_flora_draws_a_new_factor_each_round():

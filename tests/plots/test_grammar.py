@@ -37,7 +37,7 @@ def test_intervals_draw_means_and_their_bands(frame):
     panels: Any = plots.intervals(frame, panel="epsilon").axes
     assert [ax.get_title(loc="left") for ax in panels] == ["1", "8"]
     at_8: Any = frame[frame["epsilon"] == 8]
-    (means,) = plots.intervals(tidy.means(at_8, ["method"])).axes
+    means: Any = plots.intervals(tidy.means(at_8, ["method"])).axes[0]
     for ax, gain in ((panels[0], 0.01), (means, 0.08)):
         assert [tick.get_text() for tick in ax.get_yticklabels()] == ["FedLoRA", "FFA-LoRA", "mine"]
         for row, (bar, scores) in enumerate(zip(ax.collections, SCORES.values(), strict=True)):

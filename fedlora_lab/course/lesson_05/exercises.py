@@ -101,7 +101,7 @@ def ffa_round(B, A, G, gamma, lr, C, sigma, b, xi):
         scale = np.minimum(1, C / np.maximum(norms, 1e-12))[:, None, None]
         total = (g_B * scale).sum(axis=0) + sigma * C * noise
         sent.append(B - lr * total / b)
-    return gamma * np.mean(sent, axis=0) @ A
+    return np.mean(sent, axis=0)
 
 
 def _lengths(rows):
@@ -120,7 +120,7 @@ def _round_of(*given, both=False, chain=True, divisor=lambda drawn, b: b):
         scale = np.minimum(1, C / np.maximum(norms, 1e-12))[:, None, None]
         total = (g_B * scale).sum(0) + sigma * C * noise
         sent.append(B - lr * total / divisor(len(g), b))
-    return gamma * np.mean(sent, 0) @ A
+    return np.mean(sent, 0)
 
 
 # A does not move: to count its gradient clips B for nothing.

@@ -475,9 +475,11 @@ class Run:
             after = aggregated.replace_tensors(stepped)
         self._keep_personal(opened, everyone)
         # The rank by which a round changes a residual: of each row, and of the old product, which
-        # stays with the weights that did not arrive.
+        # stays with the weights that did not arrive; of one product where a factor is common.
         absent = not torch.isclose(received.weights.sum(), received.weights.new_ones(()))
-        changed_rank = self.spec.lora.rank * (len(received.weights) + int(absent))
+        both = {"A", "B"} <= {key.side for key in received.uploads}
+        products = len(received.weights) + int(absent) if both else 1
+        changed_rank = self.spec.lora.rank * products
         # A tensor that no rule replaced costs no bytes on the way down.
         state.changed.append(
             {

@@ -98,6 +98,18 @@ def test_traffic_by_hand():
         assert record.traffic == (K * (A + B), 4 * K * (A + B), K * (A + B), K * Q)
 
 
+def test_a_merged_product_goes_down_at_its_rank():
+    """Of one product where the clients share A, and whole where theirs are together no smaller."""
+    _, weight = next(iter(regression().model.named_parameters()))
+    plan = fl.Plan(rounds=2, local_steps=1, batch=None)
+    for slug, residual in (
+        ("fed-rac-lora", LORA.rank * sum(weight.shape)),
+        ("flora", weight.numel()),
+    ):
+        last = play(regression(), slug, None, plan)[-1]
+        assert last.traffic.numbers_down == K * (A + B + residual)
+
+
 def test_a_client_that_was_away_gets_what_it_missed():
     """RoLoRA, client by client: what changed comes down; uploads that were lost do not count."""
     plan = fl.Plan(rounds=12, local_steps=1, batch=None, participation=0.5, dropout=0.3)

@@ -7,27 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import bisect
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr
 
 from fedlora_lab._utils.validation import check, check_number, check_symbols, check_whole
-
-
-def normal_float_levels(width: int, reach: float = 0.9677083) -> Float[np.ndarray, " n"]:
-    """Returns the levels of a normal-float code: equal steps of probability on either side of zero.
-
-    2^(width - 1) levels lie above zero and one fewer below, rising from -1 to 1, with a zero; the
-    outermost stand at the normal quantile ``reach`` in (0.5, 1). Width is 2 to 8 bits.
-
-    Guarantees: the levels of the published code (test_lesson_08.py::test_normal_levels).
-    Source: arXiv:2305.14314, section 3; any width as in arXiv:2406.10976.
-    """
-    check_whole("width", width, 2, 8)
-    check(0.5 < reach < 1, "reach", reach, "a number between 0.5 and 1")
-    # Zero is a level: one fewer is left for the numbers below it.
-    count = 2 ** (width - 1)
-    above = ndtri(np.linspace(0.5, reach, count + 1))
-    below = ndtri(np.linspace(0.5, reach, count))
-    return np.concatenate([-below[:0:-1], above]) / ndtri(reach)
 
 
 def quantiser_error(levels: Sequence[float], block: int) -> float:

@@ -3,33 +3,10 @@
 The peer is the factor that stands still while the other one moves.
 """
 
-import math
-
 import numpy as np
 from jaxtyping import Float
 
-from fedlora_lab._utils.validation import check, check_number, check_symbols, check_whole
-
-
-def regulated_mahalanobis(
-    shift: Float[np.ndarray, "d_out r"], peer: Float[np.ndarray, "r d_in"], std: float
-) -> float:
-    """Computes how many deviations of noise xi_W A^+ a shift of B is: |shift A| / std.
-
-    The noise has covariance std^2 (A A^T)^-1 on each row, so a shift counts by the product it
-    makes.
-
-    Args:
-        shift, peer: a change of B, and A of full row rank.
-        std: of the iid noise xi_W in weight space, > 0.
-
-    Guarantees: equals the covariance written out (test_regulated_mahalanobis).
-    Source: derived; the noise is that of arXiv:2410.12926.
-    """
-    check_number("std", std, 0, open_low=True)
-    fits = shift.shape[1] == peer.shape[0]
-    check(fits, "shift, peer", (shift.shape, peer.shape), "(d_out, r) and (r, d_in)")
-    return float(np.linalg.norm(shift @ peer)) / std
+from fedlora_lab._utils.validation import check, check_symbols, check_whole
 
 
 def regulated_multiplier(peer: Float[np.ndarray, "r d_in"], noise_multiplier: float) -> float:
@@ -38,7 +15,8 @@ def regulated_multiplier(peer: Float[np.ndarray, "r d_in"], noise_multiplier: fl
     Weaker than nominal when that norm exceeds 1; clipping |dB A| instead gives sigma exactly.
 
     Guarantees: no shift of norm C stands out more (test_regulated_multiplier).
-    Source: derived; see `regulated_mahalanobis`.
+    Source: derived: a shift of B is |shift A| / std deviations of noise xi_W A^+, that of
+        arXiv:2410.12926.
     """
     check_symbols(noise_multiplier=noise_multiplier)
     size = float(np.linalg.norm(peer, 2))
@@ -90,28 +68,6 @@ def two_number_descent(
     return path
 
 
-def filter_weights(taps: int) -> Float[np.ndarray, " taps"]:
-    """Binomial low-pass weights with sum 1: 1 4 6 4 1 over 16 for five taps; taps odd, in [1, 99].
-
-    Guarantees: the weights of the paper; the gain is their sum of squares (test_filter_gain).
-    Source: arXiv:2602.19926, the low-pass filter.
-    """
-    check_whole("taps", taps, 1, 99)
-    check(taps % 2 == 1, "taps", taps, "an odd number")
-    return np.array([math.comb(taps - 1, i) for i in range(taps)], float) / 2.0 ** (taps - 1)
-
-
-def filter_gain(taps: int) -> float:
-    """Computes the share of white noise variance that the filter leaves: binom(2n, n) / 4^n.
-    Here n = taps - 1.
-
-    Guarantees: the weights of the paper; the gain is their sum of squares (test_filter_gain).
-    Source: derived; the sum of squared `filter_weights`.
-    """
-    n = len(filter_weights(taps)) - 1
-    return math.comb(2 * n, n) / 4.0**n
-
-
 def filter_response(taps: int, size: int) -> Float[np.ndarray, " size"]:
     """Gain of the binomial filter at each frequency along channels: cos^(taps - 1)(theta / 2).
 
@@ -121,7 +77,8 @@ def filter_response(taps: int, size: int) -> Float[np.ndarray, " size"]:
     Guarantees: that of the library's filter (test_the_filter_response_is_the_librarys_filter).
     Source: derived; the filter is that of arXiv:2602.19926.
     """
-    filter_weights(taps)
+    check_whole("taps", taps, 1, 99)
+    check(taps % 2 == 1, "taps", taps, "an odd number")
     check_whole("size", size, 1)
     return np.cos(np.pi * np.arange(size) / (2 * size)) ** (taps - 1)
 

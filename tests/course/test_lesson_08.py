@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import ndtri
 
 import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab.course.lesson_08 import exercises, figures
-from fedlora_lab.methods.quantization import normal_float, normal_levels
+from fedlora_lab.methods.quantization import REACH, normal_float, normal_levels
 from fedlora_lab.tasks.task import concatenate
 
 
@@ -26,7 +27,7 @@ def test_normal_levels():
     """Derived from quantiles, equal to what is sent."""
     for width in range(2, 9):
         np.testing.assert_allclose(
-            theory.normal_float_levels(width), normal_levels(width), atol=1e-12
+            exercises.levels(width, REACH, ndtri), normal_levels(width), atol=1e-12
         )
 
 

@@ -62,7 +62,7 @@ def test_the_table_is_the_rows():
 def test_show_opens_functions_classes_and_methods():
     """Without docstrings; a thing without a source is refused in a line."""
     for thing, start, holds in (
-        (fl.theory.filter_gain, "def filter_gain(", "return"),
+        (fl.theory.filter_worth, "def filter_worth(", "return"),
         (fl.Ledger, "class Ledger", "def epsilon("),
         ("la-lora", "Method(", "class Binomial"),
     ):

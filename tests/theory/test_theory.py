@@ -158,24 +158,18 @@ def test_row_space_share():
 # ---- factors in turns
 
 
-def test_regulated_mahalanobis():
-    """Against the covariance std^2 (A A^T)^-1 written out."""
-    _, A = layer(3)
-    shift = RNG(12).normal(size=(2, 4))
-    std = 0.3
-    expected = math.sqrt(sum(row @ (A @ A.T / std**2) @ row for row in shift))
-    close(theory.regulated_mahalanobis(shift, A, std), expected)
-
-
 def test_regulated_multiplier():
-    """The worst shift of norm C stands along the peer's largest direction; none stands out more."""
+    """The worst shift of norm C stands along the peer's largest direction; none stands out more.
+
+    Deviations are those of the covariance of xi_W A^+, written out.
+    """
     A = 3 * layer(4)[1]
     clip = 0.5
     sigma = 1.1
     shifts = [np.outer([1.0, 0.0], np.linalg.svd(A)[0][:, 0]), *RNG(0).normal(size=(50, 2, 4))]
-    sizes = [
-        theory.regulated_mahalanobis(clip * x / np.linalg.norm(x), A, sigma * clip) for x in shifts
-    ]
+    inverse = A @ A.T / (sigma * clip) ** 2
+    units = [clip * x / np.linalg.norm(x) for x in shifts]
+    sizes = [math.sqrt(sum(row @ inverse @ row for row in x)) for x in units]
     close(1 / theory.regulated_multiplier(A, sigma), max(sizes))
 
 
@@ -184,12 +178,6 @@ def test_regulated_energy():
     std = 0.4
     noise = RNG(14).normal(0, std, (DRAWS, len(B), A.shape[1])) @ np.linalg.pinv(A)
     assert is_mean(theory.regulated_energy(len(B), len(A), std), energies(noise @ A))
-
-
-def test_filter_gain():
-    assert (theory.filter_weights(5) * 16).tolist() == [1, 4, 6, 4, 1]
-    for taps in (1, 5, 9):
-        close(theory.filter_gain(taps), np.square(theory.filter_weights(taps)).sum())
 
 
 # ---- privacy

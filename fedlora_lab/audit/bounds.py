@@ -44,7 +44,7 @@ def one_run_p_value(
         guesses, correct: r in [0, m], those not left open; v in [0, r].
         epsilon, delta: >= 0, and in [0, 1].
 
-    Guarantees: test_bounds_are_those_of_papers_and_peers, test_delta_lowers_the_one_run_bound.
+    Guarantees: test_bounds_are_those_of_papers_and_peers.
     Source: arXiv:2305.08846, theorem 5.2.
 
     >>> round(one_run_p_value(canaries=100, guesses=100, correct=90, epsilon=2.0, delta=0.0), 2)
@@ -254,7 +254,7 @@ def clopper_pearson_upper(count: int, trials: int, significance: float) -> float
     """Returns the upper end of the exact interval of a rate.
 
     Args: count of trials; significance: how often the rate may exceed it, in (0, 1].
-    Guarantees: test_clopper_pearson_inverts_the_binomial_tail.
+    Guarantees: test_bounds_are_those_of_papers_and_peers.
     """
     check_whole("trials", trials, 1)
     check_whole("count", count, 0, trials)

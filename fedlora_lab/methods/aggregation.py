@@ -225,10 +225,10 @@ def mean_inner_product(changes: Tensor) -> Tensor:
 
 
 def nearest_rotation(matrix: Tensor) -> Tensor:
-    """The rotation (r, r) nearest to a square matrix; its determinant is 1."""
+    """The rotation nearest to each square matrix, (..., r, r); its determinant is 1."""
     u, _, v = torch.linalg.svd(matrix)
     # A reflection would turn the sign of one direction: that of the least singular value is given.
-    u[:, -1] *= torch.linalg.det(u @ v).sign()
+    u[..., -1] *= torch.linalg.det(u @ v).sign().unsqueeze(-1)
     return u @ v
 
 
@@ -267,21 +267,17 @@ class Rotated(Rule):
                 continue  # one common factor: there is nothing to align
             a, b = (uploads[key].double() for key in keys)
             old_a, old_b = (broadcast.tensors[key].double() for key in keys)
-            by_a = state.round % 2 == 1
-            rotations = torch.stack(
-                [
-                    self._rotation(a_k @ old_a.T if by_a else b_k.T @ old_b)
-                    for a_k, b_k in zip(a, b, strict=True)
-                ]
-            )
+            # One for each client; clients of unequal ranks received rows of their own.
+            overlap = a @ old_a.mT if state.round % 2 == 1 else b.mT @ old_b
+            rotations = self._rotation(overlap)
             turned[keys[0]] = (rotations.mT @ a).to(uploads[keys[0]])
             turned[keys[1]] = (b @ rotations).to(uploads[keys[1]])
         return mean(state, broadcast, turned, weights)
 
     def _rotation(self, overlap: Tensor) -> Tensor:
-        """The rotation of one client, from the overlap (r, r) of its factor with the old one."""
+        """The clients' rotations, from the overlaps (..., r, r) of their factors with the old ones."""
         full = nearest_rotation(overlap)
-        identity = torch.eye(len(full), dtype=full.dtype, device=full.device)
+        identity = torch.eye(full.shape[-1], dtype=full.dtype, device=full.device)
         return nearest_rotation((1 - self.strength) * identity + self.strength * full)
 
 

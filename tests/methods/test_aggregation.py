@@ -50,6 +50,10 @@ def test_clients_are_rotated_to_where_they_lie_nearest():
             one = {key: x[k : k + 1] for key, x in uploads.items()}
             after = aggregation.rotated()(state, state, one, torch.ones(1, dtype=torch.float64))
             torch.testing.assert_close(product(after), (one[B] @ one[A])[0])
+            # Clients of unequal ranks received rows of their own.
+            rows = state.replace_tensors({key: x[None] for key, x in state.tensors.items()})
+            alike = aggregation.rotated()(state, rows, one, torch.ones(1, dtype=torch.float64))
+            torch.testing.assert_close(alike.tensors[moved], after.tensors[moved])
             gap = (after.tensors[moved] - STATE.tensors[moved]).norm()
             for angle in torch.linspace(0, 2 * torch.pi, 721, dtype=torch.float64):
                 c, s = angle.cos(), angle.sin()

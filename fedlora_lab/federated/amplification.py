@@ -153,12 +153,12 @@ class NoiseForecast:
             total += share_of_ranks * arrives * (float(spec.weights[k]) * std_of_mean) ** 2
         return gain**2 * total
 
-    def _round_variance(self, side: str, t: int) -> float:
-        """What round t, from 0, adds to the variance of an entry, before a filter."""
+    def _releases(self, side: str, t: int) -> float:
+        """How many releases at rate 1 round t, from 0, adds to the variance of an entry."""
         plan = self.spec.plan
         steps = [word for word in self.spec.words(t) if side in word]
         if not self.spec.by_step:
-            return self._variance if steps else 0.0
+            return float(bool(steps))
         momentum = getattr(plan.optimizer, "momentum", 0.0)
         # With momentum m the noise of a step moves the factor in each later step of the round too:
         # in all by 1 + m + m^2 + ... times the rate.
@@ -167,7 +167,7 @@ class NoiseForecast:
         for _ in steps:
             moved = 1 + momentum * moved
             total += moved**2
-        return plan.rate(side, t) ** 2 * total * self._variance
+        return plan.rate(side, t) ** 2 * total
 
     @cached_property
     def _sums(self) -> dict[str, list[float]]:
@@ -184,16 +184,12 @@ class NoiseForecast:
         """
         # Asked for round by round: what was added up before is kept.
         sums = self._sums[side]
+        of_release = self._variance
         while len(sums) <= rounds:
-            sums.append(sums[-1] + self._round_variance(side, len(sums) - 1))
+            sums.append(sums[-1] + self._releases(side, len(sums) - 1) * of_release)
         rule = self.spec.method.filter
         size = self.weights[layer].shape["BA".index(side)]
         return sums[rounds] * (1.0 if rule is identity else _filter_gain(rule, side, size))
-
-    def _variances(self, layer: str, rounds: int) -> tuple[float, float]:
-        """The variances in A and in B, NaN where the noise in the factor is not known."""
-        in_a = math.nan if self.unknown else self.variance("A", layer, rounds)
-        return in_a, math.nan if self._unknown_b else self.variance("B", layer, rounds)
 
     # ---- energies
 
@@ -231,7 +227,7 @@ class NoiseForecast:
         """The amplification of all layers, weighted by the energy of B's noise, and so by d_out."""
 
         def amplification(layer: str) -> float:
-            in_a, _ = self._variances(layer, rounds)
+            in_a = math.nan if self.unknown else self.variance("A", layer, rounds)
             return self._unit_noise[layer].amplification * in_a
 
         return self.weighted(amplification)
@@ -270,7 +266,8 @@ class NoiseForecast:
         """
         rows = []
         for layer, unit in self._unit_noise.items():
-            in_a, in_b = self._variances(layer, rounds)
+            in_a = math.nan if self.unknown else self.variance("A", layer, rounds)
+            in_b = math.nan if self._unknown_b else self.variance("B", layer, rounds)
             rows.append((layer, "amplification", unit.amplification * in_a))
             rows.append((layer, "accumulated_linear", unit.linear * in_b))
             rows.append((layer, "accumulated_quadratic", unit.quadratic * in_a * in_b))

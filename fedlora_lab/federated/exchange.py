@@ -212,15 +212,17 @@ def _release_updates(
     """
     spec = prepared.spec
     method = spec.method
+    base = method.clip_reference
     ids = clients.ids
-    count = len(ids)
     common = {key: x[None] for key, x in sent.tensors.items()}
+    # Each client's noise is from its own stream, so that it is the same whoever else takes part.
+    where = [(sent.round, k, 0) for k in ids]
+    std = [per_client(spec.noise.each)[0]] * len(ids)
     # Made of what all received: a client's own factors are not noised yet.
     maps = preconditioners(method, tuple(clients.params), common, spec.uncertified is None)
     if spec.releases_sum:
         reference = common
-        owner = torch.zeros(count, dtype=torch.int64)
-        owners = 1
+        owner = torch.zeros(len(ids), dtype=torch.int64)
         limit = torch.tensor([spec.shared_rank])
         # The expected number of clients: the true one is not released.
         expected = len(spec.task.sizes) * spec.plan.participation
@@ -228,26 +230,21 @@ def _release_updates(
         weights = torch.ones(1, dtype=torch.float64)
     else:
         reference = clients.start
-        owner = torch.arange(count)
-        owners = count
+        owner = torch.arange(len(ids))
         # Beyond a client's ranks its upload holds nothing, noise included.
         limit = torch.tensor([spec.held_ranks[k] for k in ids])
         divisor = torch.ones(1)
         weights = spec.weights[list(ids)]
-    # Each client's noise is from its own stream, so that it is the same whoever else takes part.
-    where = [(sent.round, k, 0) for k in ids]
-    std = [per_client(spec.noise.each)[0]] * count
-    if spec.privacy is not None and spec.privacy.trust == "central":
+    if spec.releases_sum and not spec.is_secagg:  # a trusted server adds the noise
         where = [(sent.round, SERVER, 0)]
         std = [spec.noise.server]
     # By default the change alone: what all know already needs no hiding, and would use up the norm.
-    change = {
-        key: x - method.clip_reference(clients.start[key]) for key, x in clients.params.items()
-    }
-    zeros = {key: x.new_zeros(owners, *x.shape[1:]) for key, x in change.items()}
+    change = {key: x - base(clients.start[key]) for key, x in clients.params.items()}
+    zeros = {key: x.new_zeros(len(weights), *x.shape[1:]) for key, x in change.items()}
     # Of a sum there is one owner in all rounds; single uploads are of whoever takes part.
     if state is None or not spec.releases_sum:
-        state = prepared.privatizer.init({k: x.shape[1:] for k, x in zeros.items()}, owners)
+        shapes = {key: x.shape[1:] for key, x in zeros.items()}
+        state = prepared.privatizer.init(shapes, len(weights))
     # Each client's whole change is clipped before it meets any other's, and before the noise.
     release = prepared.privatizer.update(
         rows=[(change, owner)],
@@ -261,9 +258,8 @@ def _release_updates(
     value = released_means(release.value, divisor, limit, method.filter)
     noise = released_means(release.noise, divisor, limit, method.filter)
     # The received value plus the noised change: a client's own tensors, un-noised, do not leave it.
-    uploads = {key: method.clip_reference(reference[key]) + x for key, x in value.items()}
     return Received(
-        uploads=uploads,
+        uploads={key: base(reference[key]) + x for key, x in value.items()},
         weights=weights,
         noise=_mean(noise, weights),
         sent=_row_by_row(sent, reference),
@@ -372,21 +368,19 @@ class TrafficCounter:
         self.rule = rule if isinstance(rule, Rule) else MeanUpdate()
         coding = spec.method.broadcast
         self.coded = {key for key in tensors if rule_for(key, coding) != full}
+        # By rank: shapes, bytes that each tensor takes down, and numbers that go down beside them.
         self.shapes: dict[int, dict[ParamKey, tuple[int, ...]]] = {}
-        # Rank -> key -> numbers and bytes of the tensor as it goes down.
-        self.down: dict[int, dict[ParamKey, tuple[int, int]]] = {}
+        self.bytes_down: dict[int, dict[ParamKey, int]] = {}
         self.beside: dict[int, int] = {}
         for rank in {spec.shared_rank, *spec.held_ranks, *spec.sent_ranks}:
             shapes = {key: shape_at_rank(key, x.shape, rank) for key, x in tensors.items()}
             self.shapes[rank] = shapes
             self.beside[rank] = sum(self.rule.extra_download_sizes(shapes))
-            self.down[rank] = {}
-            for key, shape in shapes.items():
-                if key.kind.sent_down:
-                    numbers = prod(shape)
-                    coded = bytes_of([numbers], coding)
-                    size = coded if key in self.coded else FLOAT_BYTES * numbers
-                    self.down[rank][key] = numbers, size
+            self.bytes_down[rank] = {
+                key: bytes_of([prod(shape)], rule_for(key, coding))
+                for key, shape in shapes.items()
+                if key.kind.sent_down
+            }
 
     def numbers_up(self, rank: int, keys: Keys) -> int:
         """Counts what a client sends."""
@@ -404,14 +398,15 @@ class TrafficCounter:
         """
         numbers = self.beside[rank]
         size = FLOAT_BYTES * numbers
-        for key, (count, count_bytes) in self.down[rank].items():
-            if key.side == "W" and key in missed:
-                factors = missed[key] * sum(self.shapes[rank][key])
-                count = min(count, factors)
-                count_bytes = FLOAT_BYTES * count
+        for key, size_of_key in self.bytes_down[rank].items():
             if key in missed or (first and key in self.coded):
+                shape = self.shapes[rank][key]
+                count = prod(shape)
+                if key.side == "W":
+                    count = min(count, missed[key] * sum(shape))
+                    size_of_key = FLOAT_BYTES * count
                 numbers += count
-                size += count_bytes
+                size += size_of_key
         return numbers, size
 
     def count(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedlora_lab import measures
 from fedlora_lab._utils.files import lock_folder
-from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
 from fedlora_lab.federated import checkpoint, exchange, local_training
 from fedlora_lab.federated.amplification import NoiseForecast
 from fedlora_lab.federated.checkpoint import RunState
@@ -26,12 +26,12 @@ from fedlora_lab.federated.exchange import Received, Traffic, TrafficCounter
 from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.records import NOT_SEEN, Round, Tick
 from fedlora_lab.federated.spec import (
+    PRODUCTS,
     ClipSum,
     Prepared,
     RoundKeys,
     RunSpec,
     Visibility,
-    check_compute,
     initial_server,
     make_run_spec,
     prepare_run,
@@ -73,7 +73,16 @@ class RunOptions:
         check_whole("evaluate_every", self.evaluate_every, 1)
         if self.chunk_clients is not None:
             check_whole("chunk_clients", self.chunk_clients, 1)
-        check_compute(self.device, self.products, self.chunk_examples)
+        if self.chunk_examples is not None:
+            check_whole("chunk_examples", self.chunk_examples, 1)
+        check_one_of("products", self.products, PRODUCTS)
+        try:
+            # On "meta" a tensor holds no values.
+            usable = torch.empty(0, device=self.device).device.type != "meta"
+        except (RuntimeError, AssertionError, ValueError, TypeError):
+            usable = False
+        expected = "a device that torch finds here, such as 'cpu' or 'cuda'"
+        check(usable, "device", str(self.device), expected)
 
 
 def run(
@@ -417,7 +426,7 @@ class Run:
             return
         entry = self.spec.entry(t + 1, ids)
         # With a seed a repeated round gives the same values: counted once.
-        ledger.record(**vars(entry), repeats=ledger.reproducible)
+        ledger.record(**vars(entry), repeats=self.spec.streams.seed is not None)
         # A run that is cut short in this round has released what it sent: the disk comes first.
         if self.folder is not None:
             ledger.save(self.folder / checkpoint.LEDGER)
@@ -474,26 +483,36 @@ class Run:
             )
             after = aggregated.replace_tensors(stepped)
         self._keep_personal(opened, everyone)
+        self._advance(opened, after, received)
+        return RoundResult(opened, received, aggregated, everyone.clipped, traffic)
+
+    def _advance(self, opened: OpenRound, after: ServerState, received: Received) -> None:
+        """Moves the state on to the next round.
+
+        Args:
+            opened: the round that ends.
+            after: the server's state at its end.
+            received: what the server had in hand.
+        """
+        state = self.state
         # The rank by which a round changes a residual: of each row, and of the old product, which
         # stays with the weights that did not arrive; of one product where a factor is common.
-        absent = not torch.isclose(received.weights.sum(), received.weights.new_ones(()))
+        weights = received.weights
+        absent = not torch.isclose(weights.sum(), weights.new_ones(()))
         both = {"A", "B"} <= {key.side for key in received.uploads}
-        products = len(received.weights) + int(absent) if both else 1
-        changed_rank = self.spec.lora.rank * products
-        # A tensor that no rule replaced costs no bytes on the way down.
-        state.changed.append(
-            {
-                key: changed_rank if key.side == "W" else 0
-                for key, x in after.tensors.items()
-                if x is not before.tensors[key]
-            }
-        )
+        products = len(weights) + int(absent) if both else 1
+        before = opened.before
+        changed = {}
+        for key, x in after.tensors.items():
+            # A tensor that no rule replaced costs no bytes on the way down.
+            if x is not before.tensors[key]:
+                changed[key] = self.spec.lora.rank * products if key.side == "W" else 0
+        state.changed.append(changed)
         for k in opened.ids:
             state.seen[k] = before.round
         # In memory as a loaded state: transposed tensors multiply to other last bits on some CPUs.
         tensors = {key: x.contiguous() for key, x in after.tensors.items()}
         state.server = replace(after, tensors=tensors, round=before.round + 1)
-        return RoundResult(opened, received, aggregated, everyone.clipped, traffic)
 
     def _aggregate(self, before: ServerState, received: Received) -> ServerState:
         """What the method's rule makes of the uploads."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_one_of, check_whole
+from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.amplification import Amplification, NoiseForecast, balanced_start
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.independence import check_batch_independence
@@ -31,7 +31,7 @@ from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.published import rule_name
-from fedlora_lab.methods.state import KINDS, MODES, Keys, ParamKey, ServerState, shared_rank
+from fedlora_lab.methods.state import KINDS, MODES, Keys, ParamKey, ServerState
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, per_client
 from fedlora_lab.privacy.plan import NoiseLevels, Privacy
 from fedlora_lab.privacy.privatizer import (
@@ -85,6 +85,16 @@ class Visibility(NamedTuple):
     own_scores: bool
 
 
+def compute_properties(record: object) -> None:
+    """Computes the cached properties of a record now, and not when a round first asks.
+
+    What cannot be had is refused before training.
+    """
+    for name, member in vars(type(record)).items():
+        if isinstance(member, cached_property):
+            getattr(record, name)
+
+
 @dataclass(frozen=True)
 class RunSpec:
     """The checked arguments of a run, which decide all of its numbers.
@@ -100,10 +110,7 @@ class RunSpec:
     streams: Streams
 
     def __post_init__(self) -> None:
-        # Now, and not when a round first asks: what cannot be had is refused before training.
-        for name, member in vars(RunSpec).items():
-            if isinstance(member, cached_property):
-                getattr(self, name)
+        compute_properties(self)
 
     # ---- the mechanism
 
@@ -190,7 +197,8 @@ class RunSpec:
     @cached_property
     def shared_rank(self) -> int:
         """The first ranks of a factor, which are sent; the others stay with their client."""
-        return shared_rank(self.lora.rank, self.method.own_ranks)
+        # Rounded up: at least one rank is sent, or nothing would be learned together.
+        return math.ceil((1 - self.method.own_ranks) * self.lora.rank)
 
     @cached_property
     def held_ranks(self) -> tuple[int, ...]:
@@ -486,24 +494,6 @@ def _check_server_rule(method: Method, plan: Plan, lora: Lora) -> None:
     check(free or lora.start_scale == 1, "start_scale", lora.start_scale, f"1, since {reason}")
 
 
-def check_compute(
-    device: "str | torch.device | None", products: str, chunk_examples: int | None
-) -> None:
-    """Refuses a place, precision or number of examples that torch has not got.
-
-    Args: device, products, chunk_examples: as of `run`.
-    """
-    check_one_of("products", products, PRODUCTS)
-    if chunk_examples is not None:
-        check_whole("chunk_examples", chunk_examples, 1)
-    try:
-        # On "meta" a tensor holds no values.
-        usable = torch.empty(0, device=device).device.type != "meta"
-    except (RuntimeError, AssertionError, ValueError, TypeError):
-        usable = False
-    check(usable, "device", str(device), "a device that torch finds here, such as 'cpu' or 'cuda'")
-
-
 # ---- before anything is trained
 
 
@@ -575,6 +565,9 @@ class Prepared:
     chunk: int | None = None
     clip: ClipSum | None = None
 
+    def __post_init__(self) -> None:
+        compute_properties(self)
+
     @cached_property
     def privatizer(self) -> Privatizer:
         """Clips and noises what is released: steps or, in the client unit, whole updates."""
@@ -618,7 +611,6 @@ def prepare_run(
     Raises: ``ValueError`` for a model in which examples touch each other, or that cannot be
         adapted.
     """
-    check_compute(device, products, chunk_examples)
     task = spec.task
     adapted = adapters.adapt(task.model, task.targets, task.head, spec.lora, device, products)
     # A slip in the rank would otherwise ask for all memory.

@@ -43,10 +43,6 @@ class Optimizer(ABC):
     name: str = field(default="", init=False, repr=False)
     nonlinear: ClassVar[str] = ""
 
-    def init(self, params: TensorMapping) -> OptimizerState:
-        """Returns the state before the first step: key -> name of a moment -> zeros."""
-        return {key: self._zeros(param) for key, param in params.items()}
-
     def update(
         self, grads: TensorMapping, state: OptimizerState, params: TensorMapping, lr: Rates
     ) -> "tuple[dict[Any, Tensor], OptimizerState]":
@@ -54,13 +50,13 @@ class Optimizer(ABC):
 
         Args:
             grads: key -> (clients, ...), on the server (...); of what moves in this step.
-            state: as `init` or the last `update` gave it; a key that is not in it begins here.
+            state: as the last `update` gave it; a key that is not in it begins here.
             params: key -> (1 or clients, ...), at least of what moves.
             lr: learning rate, a number or key -> number.
 
         >>> import torch
         >>> rule, params = SGD(momentum=0.5), {"B": torch.ones(2)}
-        >>> step, state = rule.update({"B": torch.ones(2)}, rule.init(params), params, lr=0.1)
+        >>> step, state = rule.update({"B": torch.ones(2)}, {}, params, lr=0.1)
         >>> params = apply_updates(params, step)
         >>> step, state = rule.update({"B": torch.ones(2)}, state, params, lr=0.1)
         >>> step["B"]

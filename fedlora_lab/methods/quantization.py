@@ -190,11 +190,11 @@ def pack(tensor: Tensor, rule: Broadcast) -> dict[str, Tensor]:
         return {"": tensor}
     codes, scale = rule.codes(tensor)
     flat = codes.flatten()[: tensor.numel()].to(torch.uint8).numpy(force=True)
-    if len(rule.levels(tensor)) == 3:
+    if rule.width == 1:  # three levels
         packed = np.pad(flat, (0, -len(flat) % len(_POWERS))).reshape(-1, len(_POWERS)) @ _POWERS
     else:
         bits = np.unpackbits(flat[:, None], axis=1, bitorder="little")
-        packed = np.packbits(bits[:, : _code_bits(tensor, rule)], bitorder="little")
+        packed = np.packbits(bits[:, : rule.width], bitorder="little")
     # Scales go in full: what a client decodes is what the server computed with, bit for bit.
     return {CODES: torch.from_numpy(packed), SCALES: scale.flatten()}
 
@@ -212,29 +212,23 @@ def unpack(arrays: Mapping[str, Tensor], rule: Broadcast, like: Tensor) -> Tenso
     if not _has_codes(rule):
         return arrays[""]
     count = like.numel()
-    levels = len(rule.levels(like))
     packed = arrays[CODES].numpy(force=True)
     # Five codes a byte where there are three levels, else the bits of one code after another.
-    if levels == 3:
+    if rule.width == 1:
         codes = packed
         largest = 3 ** len(_POWERS) - 1
     else:
-        width = _code_bits(like, rule)
-        bits = np.unpackbits(packed, bitorder="little", count=width * count).reshape(count, width)
-        codes = np.packbits(bits, axis=1, bitorder="little").flatten()
-        largest = levels - 1
+        bits = np.unpackbits(packed, bitorder="little", count=rule.width * count)
+        codes = np.packbits(bits.reshape(count, rule.width), axis=1, bitorder="little").flatten()
+        largest = 2**rule.width - 1
     # The bytes come from a network: a code beyond the levels would read beyond their table.
     worst = int(codes.max()) if len(codes) else 0
     check(worst <= largest, "codes", worst, f"at most {largest}")
-    if levels == 3:
+    if rule.width == 1:
         codes = (codes[:, None] // _POWERS % 3).flatten()[:count]
     codes = torch.from_numpy(codes.astype("int64"))
     blocks = F.pad(codes, (0, -count % rule.block)).view(-1, rule.block)
     return rule.values(blocks.to(like.device), arrays[SCALES].view(-1, 1), like)
-
-
-def _code_bits(like: Tensor, rule: NormalFloat) -> int:
-    return (len(rule.levels(like)) - 1).bit_length()
 
 
 # ---- counts

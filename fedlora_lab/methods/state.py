@@ -4,7 +4,6 @@ Every tensor has full size for all clients. Ranks that a client does not hold, o
 zeros: so are their gradients, and only the noise has to be cut there.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -194,7 +193,7 @@ def merge_own_ranks(key: ParamKey, sent: Tensor, own: Tensor, rank: int) -> Tens
     Args:
         key: whose axes are cut.
         sent, own: (1 or clients, ...) each.
-        rank: how many ranks are sent (`shared_rank`).
+        rank: how many ranks are sent.
     """
     # Selected, not added: a rank that stays with its client goes up with the bits it came with.
     return torch.where(_rank_mask(key, sent, torch.tensor([rank]))[0].bool(), sent, own)
@@ -208,12 +207,6 @@ def pad_to_rank(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     missing = rank - len(a)
     a = torch.nn.functional.pad(a, (0, 0, 0, missing))
     return a, torch.nn.functional.pad(b, (0, missing))
-
-
-def shared_rank(rank: int, own: float) -> int:
-    """Counts the ranks that are sent where the share ``own``, the last, stays with its client."""
-    # Rounded up: at least one rank is sent, or nothing would be learned together.
-    return math.ceil((1 - own) * rank)
 
 
 def shape_at_rank(key: ParamKey, shape: Sequence[int], rank: int) -> tuple[int, ...]:

@@ -347,10 +347,10 @@ class Ledger:
         expected = f"the run's own ledger: a {self._closed} takes no entries"
         check(self._closed is None, "ledger", self._closed, expected)
         # A draw of clients amplifies only while nobody learns who was drawn: no names are stored.
-        named = None if self.unit == "client" else clients
+        named = None if self._terms.unit == "client" else clients
         entry = LedgerEntry(round, named, count, sample_rate, noise_multiplier)
         fresh = "False in release mode: the noise is fresh"
-        check(not repeats or self.reproducible, "repeats", repeats, fresh)
+        check(not repeats or self._terms.reproducible, "repeats", repeats, fresh)
         # A round that is drawn again from its seed has the same noise, so it releases nothing new.
         earlier = [e for e in self._entries if e.round == entry.round] if repeats else []
         expected = "the entry that this round already has in the ledger"

@@ -37,7 +37,7 @@ def start():
 
 def walk(rule, params, grads, lr: Any = 0.1):
     """The parameters after all these steps."""
-    state = rule.init(params)
+    state: Any = {}
     for one in grads:
         steps, state = rule.update(one, state, params, lr)
         params = apply_updates(params, steps)

@@ -15,7 +15,6 @@ import torch
 from scipy.special import bdtrc
 from torch import Tensor
 
-from fedlora_lab._utils.validation import check
 from fedlora_lab.methods.aggregation import ProductRule
 from fedlora_lab.methods.filters import identity, received
 from fedlora_lab.methods.optimizers import SGD
@@ -61,8 +60,8 @@ class NoiseForecast:
     @cached_property
     def is_noisy(self) -> bool:
         """Whether anything is noised at all."""
-        privacy = self.spec.privacy
-        return privacy is not None and any(per_client(privacy.noise_multiplier or 0.0))
+        level = self.spec.noise
+        return any((level.server, *per_client(level.each)))
 
     # ---- what is known before the run
 
@@ -130,8 +129,6 @@ class NoiseForecast:
         spec = self.spec
         plan = spec.plan
         level = spec.noise
-        if not self.is_noisy:
-            return 0.0
         count = len(spec.unit_counts)
         gain = plan.server_lr
         expected = plan.participation * count
@@ -191,6 +188,11 @@ class NoiseForecast:
         size = self.weights[layer].shape["BA".index(side)]
         return sums[rounds] * (1.0 if rule is identity else _filter_gain(rule, side, size))
 
+    def _variances(self, layer: str, rounds: int) -> tuple[float, float]:
+        """The variances in A and in B, NaN where the noise in the factor is not known."""
+        in_a = math.nan if self.unknown else self.variance("A", layer, rounds)
+        return in_a, math.nan if self._unknown_b else self.variance("B", layer, rounds)
+
     # ---- energies
 
     @cached_property
@@ -227,7 +229,7 @@ class NoiseForecast:
         """The amplification of all layers, weighted by the energy of B's noise, and so by d_out."""
 
         def amplification(layer: str) -> float:
-            in_a = math.nan if self.unknown else self.variance("A", layer, rounds)
+            in_a, _ = self._variances(layer, rounds)
             return self._unit_noise[layer].amplification * in_a
 
         return self.weighted(amplification)
@@ -266,8 +268,7 @@ class NoiseForecast:
         """
         rows = []
         for layer, unit in self._unit_noise.items():
-            in_a = math.nan if self.unknown else self.variance("A", layer, rounds)
-            in_b = math.nan if self._unknown_b else self.variance("B", layer, rounds)
+            in_a, in_b = self._variances(layer, rounds)
             rows.append((layer, "amplification", unit.amplification * in_a))
             rows.append((layer, "accumulated_linear", unit.linear * in_b))
             rows.append((layer, "accumulated_quadratic", unit.quadratic * in_a * in_b))
@@ -290,21 +291,6 @@ class Amplification(NamedTuple):
     output_noise: float
     own_copies: float
     unknown: str | None
-
-
-def balanced_start(forecast: NoiseForecast, balance: float) -> float:
-    """Computes the start scale of A at which its noise stays at ``balance`` times its energy.
-
-    Args:
-        forecast: with A as PEFT draws it.
-        balance: > 0.
-
-    Raises: ``ValueError`` where the noise in A is not known before the run.
-    """
-    reason = forecast.unknown
-    expected = f"None: the noise in A is not known before a run, {reason}"
-    check(reason is None, "balance", balance, expected)
-    return theory.balanced_scale(forecast.mean(forecast.spec.plan.rounds), balance)
 
 
 @lru_cache(maxsize=64)

@@ -31,7 +31,7 @@ from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.privatizer import PrivatizerState
 
 FORMAT = "fedlora_lab.round"
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 """Of the files; those of another version are refused."""
 KEPT_ROUNDS = 2
 """The last so many rounds stay in the folder: should the newest be damaged, one is left."""
@@ -131,9 +131,14 @@ def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
     Guarantees: what lies outside ``private/`` tells nothing of who took part but what the server's
         tensors tell (test_attack_folders.py::test_nothing_outside_private_tells_who_took_part).
     """
-    released = _to_bytes(server=state.server.tensors, optimizer=_flat(state.optimizer))
+    moments: dict[str, dict[ParamKey, Tensor]] = {}
+    for key, of_tensor in state.optimizer.items():
+        for name, x in of_tensor.items():
+            moments.setdefault(f"optimizer {name}", {})[key] = x
+    released = _to_bytes({"server": state.server.tensors, **moments})
     # What a mechanism remembers may be noise that nobody may subtract.
-    personal = _to_bytes(personal=state.personal, privatizer=state.privatizer_state or {})
+    private = {"personal": state.personal, "privatizer": state.privatizer_state or {}}
+    personal = _to_bytes(private)
     about_released = {
         "round": state.server.round,
         "settings": settings_with_keyed_task(folder, settings),
@@ -174,16 +179,7 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _flat(moments: OptimizerState) -> dict[ParamKey, Tensor]:
-    """An optimiser's moments as tensors with names of their own, such as "momentum A"."""
-    return {
-        ParamKey(f"{name} {key.side}", key.layer): x
-        for key, of_tensor in moments.items()
-        for name, x in of_tensor.items()
-    }
-
-
-def _to_bytes(**groups: Mapping[ParamKey, Tensor]) -> bytes:
+def _to_bytes(groups: Mapping[str, Mapping[ParamKey, Tensor]]) -> bytes:
     tensors = {}
     for group, values in groups.items():
         for key, x in values.items():
@@ -206,9 +202,9 @@ def read(folder: Path, round: int) -> tuple[RunState, dict[str, Any]]:
         if about_private["server"] != about_released["tensors"]:
             raise DamagedCheckpoint("what is private belongs to other tensors of the server")
         moments: dict[ParamKey, dict[str, Tensor]] = {}
-        for key, x in groups.get("optimizer", {}).items():  # the inverse of `_flat`
-            name, _, side = key.side.rpartition(" ")
-            moments.setdefault(ParamKey(side, key.layer), {})[name] = x
+        for group in groups.keys() - {"server"}:
+            for key, x in groups[group].items():
+                moments.setdefault(key, {})[group.removeprefix("optimizer ")] = x
         state = RunState(
             server=ServerState(groups["server"], round),
             personal=private_groups.get("personal", {}),

@@ -307,8 +307,8 @@ def _plan_for(name: str | Method, plan: Plan | Mapping[str, Plan]) -> Plan:
     if isinstance(plan, Plan):
         return plan
     slug = name.slug if isinstance(name, Method) else str(name)
-    check(isinstance(plan, Mapping), "plan", plan, "a Plan, or a mapping from names to plans")
-    check(slug in plan, "plan", list(plan), f"a plan for {slug!r}")
+    has_plan = isinstance(plan, Mapping) and slug in plan
+    check(has_plan, "plan", plan, f"a Plan, or a mapping with one for {slug!r}")
     return plan[slug]
 
 

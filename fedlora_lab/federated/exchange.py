@@ -111,10 +111,11 @@ def begin_clients(
     """
     spec = prepared.spec
     device = prepared.adapted.device
-    start = tensors_received(spec, ids, sent)
-    for key, x in start.items():
-        if key.side != "mode":  # modes stay on the CPU, where the schedule reads them
-            start[key] = x.to(device, non_blocking=True)
+    start = {
+        # Modes stay on the CPU, where the schedule reads them.
+        key: x if key.side == "mode" else x.to(device, non_blocking=True)
+        for key, x in tensors_received(spec, ids, sent).items()
+    }
     params = dict(start)
     for key, x in personal.items():
         params[key] = x.to(device, non_blocking=True)
@@ -140,24 +141,19 @@ def stack_clients(
     """
     # In the order in which the clients were drawn, whatever chunk they trained in.
     ids = tuple(k for batch in batches for k in batch.ids)
-    params: ClientParams = {}
-    noise: ClientParams = {}
+    everyone = ClientBatch(ids, {}, tensors_received(prepared.spec, ids, sent))
     for key in keys:
         like = sent.tensors[key]
-        params[key] = _stacked([(batch.ids, batch.params.get(key)) for batch in batches], like)
-        noise[key] = _stacked([(batch.ids, batch.noise.get(key)) for batch in batches], like)
-    clipped = sum((batch.clipped for batch in batches), ClipCounts()).read()
-    start = tensors_received(prepared.spec, ids, sent)
-    return ClientBatch(ids, params, start, noise, clipped=clipped)
-
-
-def _stacked(parts: Sequence[tuple[tuple[int, ...], Tensor | None]], like: Tensor) -> Tensor:
-    """Stacks each batch's tensor, zeros where it has none: (clients, ...)."""
-    rows = [like[None][:0]]
-    for ids, x in parts:
-        shape = (len(ids), *like.shape)
-        rows.append(like.new_zeros(shape) if x is None else x.expand(shape).cpu())
-    return torch.cat(rows)
+        # A batch may have no noise in a tensor, or the same in all clients.
+        nothing = like.new_zeros(1, *like.shape)
+        for name in ("params", "noise"):
+            rows = [nothing[:0]]
+            for batch in batches:
+                x = getattr(batch, name).get(key, nothing)
+                rows.append(x.expand(len(batch.ids), *like.shape).cpu())
+            getattr(everyone, name)[key] = torch.cat(rows)
+    everyone.clipped = sum((batch.clipped for batch in batches), ClipCounts()).read()
+    return everyone
 
 
 def release_round(
@@ -211,15 +207,14 @@ def _release_updates(
     Args: as of `release_round`; clients: those whose upload arrived, with what they send.
     """
     spec = prepared.spec
-    method = spec.method
-    base = method.clip_reference
+    base = spec.method.clip_reference
     ids = clients.ids
     common = {key: x[None] for key, x in sent.tensors.items()}
     # Each client's noise is from its own stream, so that it is the same whoever else takes part.
     where = [(sent.round, k, 0) for k in ids]
     std = [per_client(spec.noise.each)[0]] * len(ids)
     # Made of what all received: a client's own factors are not noised yet.
-    maps = preconditioners(method, tuple(clients.params), common, spec.uncertified is None)
+    maps = preconditioners(spec.method, tuple(clients.params), common, spec.uncertified is None)
     if spec.releases_sum:
         reference = common
         owner = torch.zeros(len(ids), dtype=torch.int64)
@@ -243,8 +238,7 @@ def _release_updates(
     zeros = {key: x.new_zeros(len(weights), *x.shape[1:]) for key, x in change.items()}
     # Of a sum there is one owner in all rounds; single uploads are of whoever takes part.
     if state is None or not spec.releases_sum:
-        shapes = {key: x.shape[1:] for key, x in zeros.items()}
-        state = prepared.privatizer.init(shapes, len(weights))
+        state = prepared.privatizer.init({k: x.shape[1:] for k, x in zeros.items()}, len(weights))
     # Each client's whole change is clipped before it meets any other's, and before the noise.
     release = prepared.privatizer.update(
         rows=[(change, owner)],
@@ -255,8 +249,8 @@ def _release_updates(
         where=where,
         metric=maps,
     )
-    value = released_means(release.value, divisor, limit, method.filter)
-    noise = released_means(release.noise, divisor, limit, method.filter)
+    value = released_means(release.value, divisor, limit, spec.method.filter)
+    noise = released_means(release.noise, divisor, limit, spec.method.filter)
     # The received value plus the noised change: a client's own tensors, un-noised, do not leave it.
     return Received(
         uploads={key: base(reference[key]) + x for key, x in value.items()},
@@ -382,10 +376,6 @@ class TrafficCounter:
                 if key.kind.sent_down
             }
 
-    def numbers_up(self, rank: int, keys: Keys) -> int:
-        """Counts what a client sends."""
-        return sum(self.rule.upload_sizes(self.shapes[rank], keys)) if keys else 0
-
     def numbers_and_bytes_down(
         self, rank: int, missed: Mapping[ParamKey, int], first: bool
     ) -> tuple[int, int]:
@@ -422,7 +412,9 @@ class TrafficCounter:
         spec = self.spec
         # Counted is what arrived: a lost upload reached nobody.
         senders = Counter(spec.sent_ranks[k] for k in arrived)
-        up = sum(count * self.numbers_up(rank, keys) for rank, count in senders.items())
+        up = 0
+        for rank, count in senders.items():
+            up += count * sum(self.rule.upload_sizes(self.shapes[rank], keys))
         numbers_down = 0
         bytes_down = 0
         receivers = Counter((spec.held_ranks[k], state.seen[k]) for k in clients)
@@ -455,6 +447,6 @@ def bytes_of_round(spec: RunSpec) -> tuple[int, int]:
     rounds = min(spec.plan.rounds, MAX_TURNS)
     for t in range(rounds):
         keys = spec.round_keys(tensors, t).uploaded
-        up += FLOAT_BYTES * counter.numbers_up(rank, keys)
+        up += FLOAT_BYTES * sum(counter.rule.upload_sizes(counter.shapes[rank], keys))
         down += counter.numbers_and_bytes_down(rank, dict.fromkeys(keys, 0), False)[1]
     return up // max(rounds, 1), down // max(rounds, 1)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.spec import Prepared, RunSpec
 from fedlora_lab.lora.adapters import matmuls
-from fedlora_lab.lora.independence import check_penalty
+from fedlora_lab.lora.independence import probe_once
 from fedlora_lab.lora.per_example import NotPerExample, per_example_gradients, split_batch
 from fedlora_lab.methods.filters import Preconditioner, identity
 from fedlora_lab.methods.method import Method
@@ -103,19 +102,19 @@ def drawn_examples(prepared: Prepared, ids: tuple[int, ...], drawn: list[Tensor]
         drawn: by client, (n_k,), places in its examples.
     """
     pairs = []
+    persons = []
+    before = 0
     for k, places in zip(ids, drawn, strict=True):
         x, y = prepared.data[k]
         pairs.append((take(x, places), y[places]))
+        if prepared.spec.by_person:
+            # Person 0 of one client is another one than person 0 of the next.
+            persons.append(prepared.persons[k][places] + before)
+            before += prepared.spec.unit_counts[k]
     x, y = concatenate(pairs)
     counts = torch.tensor([len(places) for places in drawn])
     owner = torch.arange(len(ids)).repeat_interleave(counts)
-    person = owner
-    if prepared.spec.by_person:
-        # Person 0 of one client is another one than person 0 of the next.
-        before = torch.tensor([0, *accumulate(prepared.spec.unit_counts[k] for k in ids)])
-        numbers = [prepared.persons[k][places] for k, places in zip(ids, drawn, strict=True)]
-        person = torch.cat(numbers) + before[owner]
-    return DrawnExamples(x, y, owner, person)
+    return DrawnExamples(x, y, owner, torch.cat(persons) if persons else owner)
 
 
 # ---- gradients of examples and of persons
@@ -182,24 +181,16 @@ def gradient_rows(
                 clients.start,
             )
 
-    rows_of = _person_rows if spec.by_person else _example_rows
-    for rows, owner in rows_of(prepared, gradients, examples, sums):
-        yield rows, owner.to(prepared.adapted.device, non_blocking=True)
-
-
-def _example_rows(
-    prepared: Prepared,
-    gradients: Callable[[Tensor], ClientParams],
-    examples: DrawnExamples,
-    sums: ClientParams,
-) -> OwnedRows:
-    """Yields the gradients of the examples, as many at once as the chunk allows."""
-    private = prepared.spec.privacy is not None
+    if spec.by_person:
+        yield from _person_rows(prepared, gradients, examples, sums)
+        return
+    device = prepared.adapted.device
     everything = torch.arange(len(examples.y))
-    for places in split_batch(examples.x, everything, prepared.adapted.device, prepared.chunk):
+    for places in split_batch(examples.x, everything, device, prepared.chunk):
         # Without privacy an error is the user's to see.
+        private = spec.privacy is not None
         rows = gradients_or_nan(gradients, places, sums) if private else gradients(places)
-        yield rows, examples.owner[places]
+        yield rows, examples.owner[places].to(device, non_blocking=True)
 
 
 def _person_rows(
@@ -224,7 +215,7 @@ def _person_rows(
                 total[key].index_add_(0, position, row)
         counts = sizes[persons].to(device)
         mean = {key: x / _per_row(counts, x) for key, x in total.items()}
-        yield mean, client[persons]
+        yield mean, client[persons].to(device)
 
 
 def _per_row(values: Tensor, like: Tensor) -> Tensor:
@@ -298,8 +289,8 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
     """
     spec = prepared.spec
     moving = spec.round_keys(clients.params, t).steps[s]
-    if spec.method.penalty is not None:  # what "*" moves is known only here
-        check_penalty(spec.task, prepared.adapted, prepared.products, spec.method, moving)
+    if spec.method.penalty is not None and moving:  # what "*" moves is known only here
+        probe_once(spec.task, prepared.adapted, prepared.products, spec.method, moving)
     certified = spec.uncertified is None
     maps = preconditioners(spec.method, moving, clients.params, certified)
     drawn = poisson_batch(prepared, t, s, clients.ids)

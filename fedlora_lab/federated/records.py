@@ -172,8 +172,7 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     beside = {"PRIVACY.md": privacy_page(record.ledger)}
     if record.ledger is not None:
         beside["ledger.json"] = record.ledger.to_json() + "\n"
-    place = task.model, task.targets, task.head, lora
-    return adapters.save(*place, state.tensors, path, task.new_modules, beside)
+    return adapters.save(task, lora, state.tensors, path, beside)
 
 
 def predict(

@@ -2,6 +2,9 @@
 
 Stop it by ``break``. Progress bars, widgets, Flower and audits consume it, or drive a `Run` by its
 public steps: `begin_round`, `start_clients`, `finish_round`, `save_state`, `record`.
+
+In code ``t`` and ``s`` count rounds and steps from 0; ``round``, ``step`` and ``index`` of ticks,
+records and ledgers count from 1. ``ServerState.round``, the rounds done, is the next round's t.
 """
 
 import time
@@ -27,7 +30,6 @@ from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.records import NOT_SEEN, Round, Tick
 from fedlora_lab.federated.spec import (
     PRODUCTS,
-    ClipSum,
     Prepared,
     RoundKeys,
     RunSpec,
@@ -45,7 +47,7 @@ from fedlora_lab.methods.quantization import full
 from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.privacy.privatizer import ClipCounts
+from fedlora_lab.privacy.privatizer import ClipCounts, ClipSum
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -146,11 +148,6 @@ def ticks(
     ['Round', 'Tick', 'Tick', 'Round']
     """
     return Run.open(task, method, privacy, plan, **options).events()
-
-
-def fresh_state(prepared: Prepared) -> RunState:
-    """The state of a run before its first round: no client has received anything."""
-    return RunState(initial_server(prepared), {}, [-1] * len(prepared.spec.task.sizes))
 
 
 class Diverged(ValueError):
@@ -278,7 +275,8 @@ class Run:
         folder = checkpoint.checkpoint_folder(options.checkpoint, resume)
         # Before the first release: no ledger on disk ever states an epsilon that does not hold.
         ledger = spec.ledger(prepared.uncertified)
-        fresh = fresh_state(prepared)
+        # No client has received anything.
+        fresh = RunState(initial_server(prepared), {}, [-1] * len(spec.task.sizes))
         self = cls(prepared, options, ledger, fresh, folder, remote=remote)
         if folder is not None:
             # Looked at before it is read: `lock` finds whoever writes in between. A new run was

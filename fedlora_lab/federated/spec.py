@@ -22,7 +22,7 @@ from torch import Tensor
 from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.amplification import Amplification, NoiseForecast, balanced_start
+from fedlora_lab.federated.amplification import Amplification, NoiseForecast
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.independence import check_batch_independence
 from fedlora_lab.lora.per_example import TEXTS_AT_ONCE
@@ -36,19 +36,18 @@ from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, per_client
 from fedlora_lab.privacy.plan import NoiseLevels, Privacy
 from fedlora_lab.privacy.privatizer import (
     ClipAndNoise,
-    ClipCounts,
+    ClipSum,
     Privatizer,
     uncertified_reason,
 )
 from fedlora_lab.tasks.task import Examples, Task, mask_of
+from fedlora_lab.theory.products import balanced_scale
 
 if TYPE_CHECKING:
     from peft import LoraConfig
 
 PRODUCTS = ("float32", "tf32", "bfloat16")
 """Precisions in which the frozen base may multiply."""
-ClipSum = Callable[..., tuple[dict[ParamKey, Tensor], ClipCounts]]
-"""A function with the arguments of `privatizer.clip_sum`."""
 
 
 class RoundKeys(NamedTuple):
@@ -271,11 +270,6 @@ class RunSpec:
 
     # ---- what may be seen
 
-    @cached_property
-    def is_release(self) -> bool:
-        """Whether the run is private and nobody can draw its noise again."""
-        return self.privacy is not None and self.streams.seed is None
-
     def visibility(self, remote: bool = False) -> Visibility:
         """What the records show.
 
@@ -284,19 +278,21 @@ class RunSpec:
             ::test_private_test_examples_are_never_judged_under_privacy.
         """
         privacy = self.privacy
+        # Without a seed nobody can draw the noise again.
+        is_release = privacy is not None and self.streams.seed is None
         # An epsilon that is amplified by participation holds while nobody knows who took part.
         secret = privacy is not None and not self.by_step and privacy.trust == "central"
         secret = secret and self.plan.participation < 1
         # An exact score of private examples is a release without noise.
         scores = privacy is None or self.task.public_test
         return Visibility(
-            clips=not self.is_release and not remote,
-            participants=not (self.is_release and secret),
+            clips=not is_release and not remote,
+            participants=not (is_release and secret),
             # One example that raises may make a round much longer: no noise hides that.
-            seconds=not self.is_release,
+            seconds=not is_release,
             scores=scores,
             # What clients keep in the client unit carries no noise.
-            own_scores=scores and not remote and (self.by_step or not self.is_release),
+            own_scores=scores and not remote and (self.by_step or not is_release),
         )
 
     # ---- the ledger
@@ -319,14 +315,14 @@ class RunSpec:
         count = len(self.task.sizes)
         ids = tuple(range(count)) if ids is None else ids
         for_everybody = not self.by_step or (count == 1 and len(ids) == 1)
-        rate = privacy.sample_rate
-        sigma = privacy.noise_multiplier
-        if isinstance(rate, tuple):
-            rate = rate[0] if for_everybody else tuple(rate[k] for k in ids)
-        if isinstance(sigma, tuple):
-            sigma = sigma[0] if for_everybody else tuple(sigma[k] for k in ids)
+        numbers = []
+        for value in (privacy.sample_rate, privacy.noise_multiplier):
+            assert value is not None  # set by `Privacy.resolve`
+            if isinstance(value, tuple):
+                value = value[0] if for_everybody else tuple(value[k] for k in ids)
+            numbers.append(value)
         steps = self.plan.local_steps if self.by_step else 1
-        return LedgerEntry(round, None if for_everybody else ids, steps, rate, sigma)
+        return LedgerEntry(round, None if for_everybody else ids, steps, *numbers)
 
     def ledger(self, uncertified: str | None = None) -> Ledger | None:
         """A ledger without releases; ``None`` without privacy.
@@ -445,9 +441,13 @@ def make_run_spec(
     spec = RunSpec(task, method, privacy, plan, lora, streams)
     if method.balance is None:
         return spec
+    forecast = forecast_of(spec)
+    reason = forecast.unknown
+    expected = f"None: the noise in A is not known before a run, {reason}"
+    check(reason is None, "balance", method.balance, expected)
     # The one place where it is settled: loop, measures, checkpoints and saved adapters, a client
     # and the server on Flower read the adapter of the specification.
-    scale = balanced_start(forecast_of(spec), method.balance)
+    scale = balanced_scale(forecast.mean(plan.rounds), method.balance)
     return replace(spec, lora=replace(lora, start_scale=scale))
 
 

@@ -28,6 +28,7 @@ from fedlora_lab.methods.state import KINDS, ParamKey, ServerState, pad_to_rank,
 from fedlora_lab.tasks.task import (
     ALL_LINEAR,
     CLASSIFIERS,
+    Task,
     check_no_adapters,
     head_modules,
     is_linear,
@@ -176,7 +177,6 @@ class AdaptedModel:
         initial: their shapes and types, with the head as given and factors of zero.
         optional: places of each layer's other tensors, such as a core R, absent until they are set.
         weights: layer -> frozen weight (d_out, d_in).
-        lora: how it was adapted.
     """
 
     model: nn.Module
@@ -184,7 +184,6 @@ class AdaptedModel:
     initial: Mapping[ParamKey, Tensor]
     optional: Mapping[ParamKey, tuple[nn.Module, str]]
     weights: Mapping[str, Tensor]
-    lora: Lora
 
     @cached_property
     def device(self) -> torch.device:
@@ -282,7 +281,7 @@ def adapt(
     initial = {
         key: getattr(module, attribute).clone() for key, (module, attribute) in places.items()
     }
-    return AdaptedModel(twin, places, initial, optional, weights, lora)
+    return AdaptedModel(twin, places, initial, optional, weights)
 
 
 def trained_modules(model: nn.Module, head: Head, lora: Lora) -> tuple[str, ...]:
@@ -405,13 +404,10 @@ def matmuls(products: str) -> Iterator[None]:
 
 
 def save(
-    model: nn.Module,
-    targets: tuple[str, ...],
-    head: Head,
+    task: Task,
     lora: Lora,
     values: Mapping[ParamKey, Tensor],
     path: str | Path,
-    new: Sequence[str] = (),
     beside: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
     """Writes an adapter folder that ``peft.PeftModel.from_pretrained`` reads.
@@ -423,9 +419,8 @@ def save(
     an existing one is replaced when it is empty or holds an adapter only.
 
     Args:
-        model, targets, head, lora: what was adapted, and with which options.
+        task, lora: whose model was adapted, and with which options.
         values, path: the trained tensors, and the folder.
-        new: names of modules that the base's checkpoint lacks.
         beside: file name -> text of files that lie beside the adapter from the first moment.
 
     Raises: ``ValueError`` when the path is taken by anything else, or the method trained a kind of
@@ -440,10 +435,11 @@ def save(
     replaces = path.is_dir() and {part.name for part in path.iterdir()} <= ADAPTER_FILES
     expected = "a new folder, or one with an adapter and nothing else"
     check(replaces or not path.exists(), "path", str(path), expected)
-    heads = trained_modules(model, head, lora)
-    layers = adapted_layers(model, targets, heads, lora)
+    model = task.model
+    heads = trained_modules(model, task.head, lora)
+    layers = adapted_layers(model, task.targets, heads, lora)
     factors, stored = _plain_factors(values, layers, lora)
-    named = targets if lora.targets is None else lora.targets
+    named = task.targets if lora.targets is None else lora.targets
     config = LoraConfig(
         r=stored.rank,
         target_modules=list(layers) if named == ALL_LINEAR else named,  # type: ignore[arg-type]
@@ -454,7 +450,7 @@ def save(
         fan_in_fan_out=not any(isinstance(model.get_submodule(x), nn.Linear) for x in layers),
     )
     config.lora_alpha = stored.alpha / stored.start_scale  # type: ignore[assignment]  # PEFT divides it by r, of any type
-    tensors = _tensors_of_modules(model, new, values)
+    tensors = _tensors_of_modules(task, values)
     for key, factor in factors.items():
         tensors[f"{PEFT_PREFIX}{key.layer}.lora_{key.side}.weight"] = factor
     _write_folder(path, config, tensors, beside, replaces)
@@ -499,20 +495,17 @@ def _write_folder(
         folder.rename(path)
 
 
-def _tensors_of_modules(
-    model: nn.Module, new: Sequence[str], values: Mapping[ParamKey, Tensor]
-) -> dict[str, Tensor]:
+def _tensors_of_modules(task: Task, values: Mapping[ParamKey, Tensor]) -> dict[str, Tensor]:
     """The tensors of the head, and of modules that the base's checkpoint lacks, by PEFT's names.
 
-    Args:
-        model: the base.
-        new: names of modules; PEFT loads tensors of the base that it finds in an adapter's file.
-        values: the trained tensors.
+    PEFT loads tensors of the base that it finds in an adapter's file.
+
+    Args: task: of the base. values: the trained tensors.
     """
     adapted = {key.layer for key in values if key.side == "A"}
     tensors: dict[str, Tensor] = {}
-    for name in new:
-        for path, tensor in model.get_submodule(name).state_dict(prefix=f"{name}.").items():
+    for name in task.new_modules:
+        for path, tensor in task.model.get_submodule(name).state_dict(prefix=f"{name}.").items():
             layer, _, attribute = path.rpartition(".")
             path = f"{layer}.base_layer.{attribute}" if layer in adapted else path
             tensors[PEFT_PREFIX + path] = tensor

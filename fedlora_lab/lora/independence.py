@@ -80,48 +80,43 @@ def check_batch_independence(
     Raises: ``ValueError`` with the reason.
     Guarantees: tests/lora/test_attack_examples.py.
     """
-    _probe_once(task, adapted, products, None, tuple(adapted.shapes), rows)
+    probe_once(task, adapted, products, None, tuple(adapted.shapes), rows)
     if method is not None and method.penalty is not None:
         plan = plan or Plan()
         steps = product(range(min(plan.rounds, MAX_ROUNDS)), range(plan.local_steps))
         sides = {method.sides_at_step(t, s) for t, s in steps}
-        # Of a choice layer by layer the two extremes; `check_penalty` sees the others.
+        # Of a choice layer by layer the two extremes; `probe_once` sees the others.
         sides = {side for word in sides for side in ("AB" if word == "*" else (word,))}
         keys = [*adapted.shapes, *adapted.optional] if keys is None else keys
         trained = [key for key in keys if key.kind.trained]
         for word in sorted(sides):
             moving = tuple(k for k in trained if not k.kind.scheduled or k.side in word)
-            _probe_once(task, adapted, products, method, moving, rows)
+            probe_once(task, adapted, products, method, moving, rows)
     if method is not None and method.precondition is not None:
         _probe_preconditioner(method.precondition)
 
 
-def check_penalty(
-    task: Task, adapted: AdaptedModel, products: str, method: Method, moving: Keys
-) -> None:
-    """Refuses a penalty that mixes examples where just these tensors move; probed once for a set.
-
-    Called at every step, since a schedule that chooses layer by layer settles what moves only then.
-
-    Args:
-        task, adapted, products, method: as for `check_batch_independence`.
-        moving: the tensors that move in this step.
-
-    Raises: ``ValueError`` with the reason, before the penalty sees an example of a client.
-    Guarantees: test_a_penalty_is_asked_about_every_choice_of_layers.
-    """
-    if method.penalty is not None and moving:
-        _probe_once(task, adapted, products, method, moving, PROBES)
-
-
-def _probe_once(
+def probe_once(
     task: Task,
     adapted: AdaptedModel,
     products: str,
     method: Method | None,
     moving: Keys,
-    rows: int,
+    rows: int = PROBES,
 ) -> None:
+    """Refuses a model, or a row's penalty, that mixes examples where these tensors move.
+
+    Called at every step of a row with a penalty, since a schedule that chooses layer by layer
+    settles what moves only then; a set of tensors is probed once.
+
+    Args:
+        task, adapted, products, rows: as of `check_batch_independence`.
+        method: the row whose penalty is probed; ``None``: the model alone.
+        moving: the tensors that move.
+
+    Raises: ``ValueError`` with the reason, before the penalty sees an example of a client.
+    Guarantees: test_a_penalty_is_asked_about_every_choice_of_layers.
+    """
     # A probe must not cost much more than the step that it protects.
     rows = min(max(rows, PROBES), MAX_EXAMPLES)
     probed = _PROBED.setdefault(task, {})

@@ -275,7 +275,7 @@ class Rotated(Rule):
         return mean(state, broadcast, turned, weights)
 
     def _rotation(self, overlap: Tensor) -> Tensor:
-        """The clients' rotations, from the overlaps (..., r, r) of their factors with the old ones."""
+        """The clients' rotations, from overlaps (..., r, r) of their factors with the old ones."""
         full = nearest_rotation(overlap)
         identity = torch.eye(full.shape[-1], dtype=full.dtype, device=full.device)
         return nearest_rotation((1 - self.strength) * identity + self.strength * full)

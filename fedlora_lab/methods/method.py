@@ -20,10 +20,10 @@ def _letters() -> str:
     return "".join(side for side, kind in KINDS.items() if kind.scheduled)
 
 
-def _check_word(name: str, word: object, letters: str) -> None:
+def _check_word(name: str, word: object) -> None:
     """Refuses what is no word of a schedule: letters, each once, "R" without "A" and "B"."""
     used = set(word) if isinstance(word, str) else set()
-    spelled = bool(used) and used <= set(letters) and len(used) == len(str(word))
+    spelled = bool(used) and used <= set(_letters()) and len(used) == len(str(word))
     # A core's gradient is taken at factors that rest: both at once would be another method.
     alone = "R" not in used or not used & set("AB")
     check(word == "*" or (spelled and alone), name, word, '"A", "B", "AB", "R" or "*"')
@@ -51,9 +51,8 @@ class Cycle:
         rounds = self.rounds if isinstance(self.rounds, tuple) else ()
         ok = bool(rounds) and all(isinstance(r, str) and r.split() for r in rounds)
         check(ok, "rounds", self.rounds, 'a tuple of strings such as ("B", "A") or ("B A",)')
-        letters = _letters()
         for word in " ".join(rounds).split():
-            _check_word("word", word, letters)
+            _check_word("word", word)
 
     def __call__(self, t: int, s: int) -> str:
         """Returns the factors that move in round t at local step s, both counted from 0."""
@@ -134,7 +133,7 @@ class Method:
         check(isinstance(self.source, str), "source", self.source, "a string")
         if self.share not in (None, ""):
             check(self.share != "*", "share", self.share, 'None, "", "A", "B", "AB" or "R"')
-            _check_word("share", self.share, _letters())
+            _check_word("share", self.share)
         check_number("own_ranks", self.own_ranks, 0, 1 - 1e-9)
         if self.balance is not None:
             check_number("balance", self.balance, 0, 1e9, open_low=True)
@@ -192,9 +191,8 @@ class Method:
         """Returns what moves in round t at local step s, checked and in canonical order."""
         # Asked for round and step alone: no value of a client decides what moves and is noised.
         word = self.train(t, s)
-        letters = _letters()
-        _check_word(f"train({t}, {s})", word, letters)
-        return "".join(side for side in letters + "*" if side in word)
+        _check_word(f"train({t}, {s})", word)
+        return "".join(side for side in _letters() + "*" if side in word)
 
     def sides_in_round(self, t: int, local_steps: int) -> str:
         """Returns what moves at some step of round t."""

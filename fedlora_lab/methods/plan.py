@@ -90,7 +90,12 @@ class Lora:
             for k, rank in enumerate(self.ranks):
                 check_whole(f"ranks[{k}]", rank, 1, self.rank)
         if isinstance(self.targets, str):
-            _check_pattern(self.targets)
+            pattern = "a regular expression for names of linear maps"
+            check(bool(self.targets), "targets", self.targets, pattern)
+            try:
+                re.compile(self.targets)
+            except re.error as error:
+                check(False, "targets", self.targets, f"{pattern} ({error})")
         elif self.targets is not None:
             expected = "names of linear maps, a regular expression or 'all-linear'"
             check(_are_names(self.targets), "targets", self.targets, expected)
@@ -172,14 +177,6 @@ def lora_of(value: object) -> Lora:
 def _are_names(value: object) -> bool:
     listed = isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0
     return listed and all(isinstance(name, str) and name for name in value)
-
-
-def _check_pattern(pattern: str) -> None:
-    check(bool(pattern), "targets", pattern, "a regular expression for names of linear maps")
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        check(False, "targets", pattern, f"a regular expression ({error})")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol, TypeGuard
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -170,23 +170,18 @@ _POWERS = 3 ** np.arange(5, dtype=np.uint8)
 """Of three, for the five codes of a byte where there are three levels: log2(3) is 1.585."""
 
 
-def _has_codes(rule: Broadcast) -> "TypeGuard[NormalFloat]":
-    """Whether a tensor goes down as codes and scales, and not as its numbers."""
-    return hasattr(rule, "codes")
-
-
 def array_names(rule: Broadcast) -> tuple[str, ...]:
     """Names the arrays that a tensor is sent as: one without a name, or codes and scales."""
-    return (CODES, SCALES) if _has_codes(rule) else ("",)
+    return (CODES, SCALES) if isinstance(rule, NormalFloat) else ("",)
 
 
 def pack(tensor: Tensor, rule: Broadcast) -> dict[str, Tensor]:
-    """Makes the arrays that a tensor is sent as; a rule without ``codes`` sends the numbers.
+    """Makes the arrays that a tensor is sent as; any rule but a `NormalFloat` sends the numbers.
 
     Guarantees: codes and scales take as many bytes as ``rule.bits`` says, and `unpack` gives what
         the rule gives, bit for bit (tests/methods/test_quantization.py).
     """
-    if not _has_codes(rule):
+    if not isinstance(rule, NormalFloat):
         return {"": tensor}
     codes, scale = rule.codes(tensor)
     flat = codes.flatten()[: tensor.numel()].to(torch.uint8).numpy(force=True)
@@ -209,7 +204,7 @@ def unpack(arrays: Mapping[str, Tensor], rule: Broadcast, like: Tensor) -> Tenso
 
     Raises: ``ValueError`` for a code beyond the levels.
     """
-    if not _has_codes(rule):
+    if not isinstance(rule, NormalFloat):
         return arrays[""]
     count = like.numel()
     packed = arrays[CODES].numpy(force=True)

@@ -3,7 +3,7 @@
 import ast
 import inspect
 import textwrap
-from functools import partial
+from typing import Any
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.methods.method import Method
@@ -68,8 +68,9 @@ def _row_text(row: Method) -> str:
 
 def _source_of(thing: object) -> str:
     """The source of a thing as it stands, from its first column."""
-    shown = thing.func if isinstance(thing, partial) else thing
-    shown = shown.fget if isinstance(shown, property) else inspect.unwrap(shown)  # type: ignore[arg-type]
+    # Of a property, cached or not, and of a partial function what they call.
+    shown: Any = getattr(thing, "func", getattr(thing, "fget", thing))
+    shown = inspect.unwrap(shown)
     if not (inspect.isroutine(shown) or inspect.isclass(shown)):
         shown = type(shown)
     try:

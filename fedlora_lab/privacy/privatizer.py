@@ -54,6 +54,10 @@ class ClipCounts(NamedTuple):
         )
 
 
+ClipSum = Callable[..., tuple[dict[ParamKey, Tensor], ClipCounts]]
+"""A function with the arguments of `clip_sum`."""
+
+
 class Release(NamedTuple):
     """One release of every owner: key -> (owners, ...).
 
@@ -116,7 +120,7 @@ class ClipAndNoise:
 
     clip_norm: float
     clip_groups: ClipGroups = None
-    clip: "Callable[..., tuple[dict[ParamKey, Tensor], ClipCounts]] | None" = None
+    clip: "ClipSum | None" = None
 
     @property
     def uncertified(self) -> str | None:

@@ -66,7 +66,12 @@ def statement(ledger: Ledger, observer: str | None = None) -> str:
         f"how many clients and {counted} there are is public)."
     ]
     if not reason:
-        sentences.append(_attack(ledger, observer))
+        hundredth, thousandth = (f"{ledger.tradeoff(fpr, None, observer):.2g}" for fpr in RATES)
+        sentences.append(
+            f"Then no attacker finds more than a share {hundredth} of the members where 1 % of the "
+            f"others are accused (0.1 %: {thousandth}); advantage at most "
+            f"{ledger.advantage(None, observer):.2g}."
+        )
     seeded = sum(part.reproducible for part in ledger.parts or (ledger,))
     if seeded:
         twice = " or sees two runs of one seed, which share their noise" if seeded > 1 else ""
@@ -87,16 +92,6 @@ def _against(ledger: Ledger, observer: str | None) -> str:
     return f"the server, which sees {view} and who sends"
 
 
-def _attack(ledger: Ledger, observer: str | None) -> str:
-    """What the best attacker reaches, in words."""
-    hundredth, thousandth = (f"{ledger.tradeoff(fpr, None, observer):.2g}" for fpr in RATES)
-    return (
-        f"Then no attacker finds more than a share {hundredth} of the members where 1 % of the "
-        f"others are accused (0.1 %: {thousandth}); advantage at most "
-        f"{ledger.advantage(None, observer):.2g}."
-    )
-
-
 def caveats(ledger: Ledger) -> list[str]:
     """Says what the numbers of a ledger do not cover."""
     # A composition may have parts under several trusts: what each of them leaves open counts.
@@ -111,21 +106,11 @@ def privacy_page(ledger: Ledger | None) -> str:
     """Writes the page that lies beside an adapter; ``None``: it was trained without privacy."""
     if ledger is None:
         return f"# Privacy\n\n{NO_PRIVACY}\n"
-    facts = {
-        "protected unit": UNITS[ledger.unit],
-        "neighbours": f"{RELATION}: its contribution is replaced by nothing",
-        "δ": f"{ledger.delta:g}",
-        "mode": ledger.mode,
-        "accountant": ledger.accountant,
-    }
-    for observer in ledger.observers:
-        spent = ledger.uncertified or f"{ledger.epsilon(None, observer):.4g}"
-        facts[f"ε against observer: {observer}"] = spent
-    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+    promises = "\n\n".join(statement(ledger, observer) for observer in ledger.observers)
     lines = "\n".join(f"- {line}" for line in caveats(ledger))
     again = "`fl.privacy.read_privacy(folder)` computes these numbers again from ledger.json."
     return (
-        f"# Privacy\n\n{statement(ledger)}\n\n| | |\n|---|---|\n{table}\n\n"
+        f"# Privacy\n\n{promises}\n\nMode: {ledger.mode}. Accountant: {ledger.accountant}.\n\n"
         f"## What this does not say\n\n{lines}\n\n{again}\n"
     )
 

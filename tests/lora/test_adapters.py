@@ -130,5 +130,5 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
     fl.save_adapter(second, tmp_path / "new")
     assert weights.read_bytes() != before
     with pytest.raises(KeyError):
-        adapters.save(task.model, task.targets, task.head, LORA, {}, tmp_path / "never")
+        adapters.save(task, LORA, {}, tmp_path / "never")
     assert sorted(part.name for part in tmp_path.iterdir()) == ["full", "new"]

@@ -322,7 +322,7 @@ def _write_ratio(config: RunConfig, text: str) -> RunConfig:
     return replace(config, plan=config.plan.replace(lr=apart))
 
 
-OWN_ROW: dict[str, dict[str, Callable[..., Any]]] = {
+OWN_ROW: dict[str, dict[str, Callable[..., Any] | None]] = {
     "train": {
         "both factors": Cycle(("AB",)),
         "B alone": Cycle(("B",)),

@@ -6,11 +6,9 @@ call.
 
 import copy
 import random
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -240,18 +238,18 @@ def opacus(
 # ---- Flower
 
 
-def ask_app(app: Foreign, arrays: list[np.ndarray], config: Mapping[str, Any]) -> Foreign:
-    """What a ClientApp replies to a train message: arrays, and numbers by name.
+def ask_client(grid: Foreign, arrays: list[np.ndarray], config: Mapping[str, Any]) -> Foreign:
+    """What a client replies to a train message: arrays, and numbers by name.
 
-    Args: app: is asked. arrays, config: what the server sends.
+    Args: grid: of this one client. arrays, config: what the server sends.
     """
-    from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
-    from flwr.app.metadata import Metadata
+    from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
     content = RecordDict({"arrays": ArrayRecord(arrays), "config": ConfigRecord({**config})})
-    about = Metadata(1, "1", 0, 1, "", "", time.time(), 3600.0, "train")
-    make: Foreign = Message  # the form that a received message has
-    reply = app(make(content, metadata=about), Context(1, 1, {}, RecordDict(), {}))
+    question = grid.create_message(content, "train", 1000, "")
+    (reply,) = grid.send_and_receive([question])
+    if reply.has_error():
+        raise RuntimeError(reply.error.reason)
     sent: list[np.ndarray] = []
     numbers: dict[str, Example] = {}
     for name, record in reply.content.items():
@@ -289,13 +287,14 @@ def flower(
 
     Guarantees: test_a_flower_client_is_reviewed_as_its_server_sees_it.
     """
-    import_module("fedlora_lab.flower")  # imports Flower, or says how to install it
+    from fedlora_lab.flower import InProcessGrid  # imports Flower, or says how to install it
+
     start = [np.asarray(x) for x in parameters]
 
     def reply(examples: Batch, seed: int) -> dict[str, Example]:
         with seed_generators([], seed):
-            app = client(examples)
-            arrays, numbers = ask_app(app, [x.copy() for x in start], config or {})
+            grid = InProcessGrid(client(examples), 1)
+            arrays, numbers = ask_client(grid, [x.copy() for x in start], config or {})
         sent = {f"parameter {i}": x for i, x in enumerate(arrays)}
         # What a server sees beyond what it sent: a change where shapes are alike.
         for (name, x), before in zip(sent.items(), start):

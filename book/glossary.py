@@ -40,9 +40,14 @@ def terms(page: str) -> list[Term]:
 
 
 def pattern(known: list[Term]) -> re.Pattern:
-    """Matches any name, the longest where several begin, with or without an s for the plural."""
+    """Matches any name, the longest where several begin, with or without an s for the plural.
+
+    A standard deviation is that of statistics, not of averaged factors.
+    """
     names = sorted((name for term in known for name in term.names), key=len, reverse=True)
-    return re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, names))})s?(?![\w-])", re.I)
+    return re.compile(
+        rf"(?<![\w-])(?<!standard\s)({'|'.join(map(re.escape, names))})s?(?![\w-])", re.I
+    )
 
 
 def is_prose(text: nodes.Node) -> bool:

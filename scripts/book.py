@@ -53,11 +53,14 @@ PAGES = (
     "security",
     "scale",
     "convergence",
+    "metrics",
     "references",
     "open_elsewhere",
 )
 COPIED = {
     "style.css": "_static",
+    "fonts/noto-sans-math.woff": "_static/fonts",
+    "fonts/OFL.txt": "_static/fonts",
     "filter_table.js": "_static",
     "docstrings.py": "extensions",
     "glossary.py": "extensions",
@@ -297,8 +300,8 @@ def assemble(folder: Path) -> None:
     """Put into an empty folder all that the site is built from."""
     shutil.copytree(DOCS, folder / "docs")
     shutil.copytree(ROOT / "book" / "story", folder / "book" / "story")
-    for name in ("notebooks", "_static", "extensions"):
-        (folder / name).mkdir()
+    for name in ("notebooks", "_static/fonts", "extensions"):
+        (folder / name).mkdir(parents=True)
     for source, target in COPIED.items():
         shutil.copy(ROOT / "book" / source, folder / target)
     for path in notebooks():

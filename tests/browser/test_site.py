@@ -23,6 +23,20 @@ def test_pages_can_be_read_and_used_by_everybody(page, site, name):
     assert accessibility_faults(page) == []
 
 
+def test_long_formulas_scroll_in_their_own_box_and_have_their_font(page, site):
+    """Fault: a formula that pushes a narrow page sideways, or a font that is not in the site."""
+    page.set_viewport_size({"width": 390, "height": 800})
+    beyond = 0
+    for path in sorted((site / "notebooks").glob("*.html")):
+        page.goto(path.as_uri())
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= 390, path.name
+        formulas = page.locator("math[display=block]")
+        beyond += sum(formulas.evaluate_all("all => all.map(m => m.scrollWidth > m.clientWidth)"))
+    assert beyond > 10
+    loaded = "document.fonts.ready.then(all => [...all].map(font => `${font.family} ${font.status}`))"
+    assert "Noto Sans Math loaded" in page.evaluate(loaded)
+
+
 def test_a_search_names_lessons_first_and_needs_no_network(page, site):
     page.goto((site / "search.html").as_uri() + "?q=deviation")
     page.locator(".search-summary", has_text="found").wait_for()

@@ -77,7 +77,10 @@ def test_a_lesson_says_the_terms_that_it_introduces():
     """Else the glossary sends a reader to a lesson without the term."""
     glossary = runpy.run_path(str(ROOT / "book" / "glossary.py"))
     lessons = {path.name[:2]: cells(path) for path in NOTEBOOKS}
-    for term in glossary["terms"]((DOCS / "glossary.md").read_text(encoding="utf-8")):
+    named = glossary["terms"]((DOCS / "glossary.md").read_text(encoding="utf-8"))
+    prose = "the deviation, its standard deviation and standard\ndeviations"
+    assert glossary["pattern"](named).findall(prose) == ["deviation"]
+    for term in named:
         prose = (cell for cell in lessons[term.lesson] if cell["cell_type"] == "markdown")
         text = " ".join(" ".join(map("".join, (cell["source"] for cell in prose))).split())
         assert glossary["pattern"]([term]).search(text), term.names

@@ -33,7 +33,9 @@ def test_long_formulas_scroll_in_their_own_box_and_have_their_font(page, site):
         formulas = page.locator("math[display=block]")
         beyond += sum(formulas.evaluate_all("all => all.map(m => m.scrollWidth > m.clientWidth)"))
     assert beyond > 10
-    loaded = "document.fonts.ready.then(all => [...all].map(font => `${font.family} ${font.status}`))"
+    loaded = (
+        "document.fonts.ready.then(all => [...all].map(font => `${font.family} ${font.status}`))"
+    )
     assert "Noto Sans Math loaded" in page.evaluate(loaded)
 
 

@@ -257,7 +257,7 @@ def lines(
     caption = ""
     if band != "none":
         mark = "band" if band == "area" else "bars"
-        caption = f"{mark}: 95 % interval of the mean"
+        caption = f"{mark}: 95 % interval"
         if not summarised:
             groups = [name for name in (x, by, panel) if name is not None]
             caption = tidy.describe_means(frame, groups, mark)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:  # never run: editors read here what HOMES says
     from fedlora_lab import review as review
     from fedlora_lab import tasks as tasks
     from fedlora_lab import theory as theory
-    from fedlora_lab.cli import doctor as doctor
     from fedlora_lab.experiments.finetune import finetune as finetune
     from fedlora_lab.experiments.tuned_rates import suggest_lr as suggest_lr
     from fedlora_lab.experiments.tuned_rates import tuned_rate as tuned_rate
@@ -63,7 +62,6 @@ HOMES: dict[str, tuple[str, str | None]] = {
     "review": ("review", None),
     "tasks": ("tasks", None),
     "theory": ("theory", None),
-    "doctor": ("cli.doctor", None),
     "finetune": ("experiments.finetune", "finetune"),
     "suggest_lr": ("experiments.tuned_rates", "suggest_lr"),
     "tuned_rate": ("experiments.tuned_rates", "tuned_rate"),

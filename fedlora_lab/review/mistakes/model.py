@@ -33,9 +33,9 @@ def examples(n: int = 24, seed: int = 0) -> list[Example]:
     return [(rng.standard_normal(FEATURES), int(rng.integers(CLASSES))) for _ in range(n)]
 
 
-def clients(n: int = BATCH, size: int = 4) -> list[Client]:
-    """Draws n clients, each a list of ``size`` examples of its own."""
-    return [examples(size, seed=100 + k) for k in range(n)]
+def clients() -> list[Client]:
+    """Draws as many clients as a batch holds, each a list of four examples of its own."""
+    return [examples(4, seed=100 + k) for k in range(BATCH)]
 
 
 def arrays(batch: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
@@ -94,9 +94,9 @@ def clip(grads: Grads, limit: float = CLIP) -> Grads:
     return scale_examples(finite, np.nan_to_num(factors))
 
 
-def clip_each(grads: Grads, limit: float = CLIP) -> Grads:
+def clip_each(grads: Grads) -> Grads:
     """Clips every tensor of each example by itself: k tensors move by √k times the limit."""
-    return {k: clip({k: g}, limit)[k] for k, g in grads.items()}
+    return {k: clip({k: g})[k] for k, g in grads.items()}
 
 
 def total(grads: Grads) -> Grads:

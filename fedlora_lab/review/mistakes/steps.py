@@ -52,10 +52,10 @@ def clips_microbatches(batch: Batch, seed: int) -> Grads:
     return release(clip(rows), seed, denominator=BATCH / 4)
 
 
-def token_sequences(n: int = 24) -> list:
+def token_sequences() -> list:
     """Examples of 12 tokens each: (x of 12 × 8 features, y)."""
     rng = np.random.default_rng(5)
-    return [(0.02 * rng.standard_normal((12, FEATURES)), i % CLASSES) for i in range(n)]
+    return [(0.02 * rng.standard_normal((12, FEATURES)), i % CLASSES) for i in range(24)]
 
 
 def wrong_ghost_norm(batch: Sequence, seed: int, right: bool = False) -> Grads:

@@ -210,7 +210,7 @@ def test_noise_multiplier_never_above_target(accountant: str) -> None:
         noise_multiplier(1e-6, 1e-5, 0.1, 2, "rdp")
 
 
-@both
+@pytest.mark.parametrize("accountant", ["rdp", pytest.param("pld", marks=pytest.mark.slow)])
 def test_many_distinct_sizes_spend_at_most_the_target(accountant: str) -> None:
     """Of 200 clients each, counted by itself, and hardly less; at about one evaluation a rate."""
     sizes = np.random.default_rng(1).choice(np.arange(50, 250), 200, replace=False)

@@ -41,7 +41,6 @@ ENTRIES = {
     "squares that float32 rounds to zero": (torch.full((2, 7), 1e-23), 1e-25),
     "squares that overflow": (torch.full((1, 7), 1e30), 1.0),
     "a scale below float32's smallest": (torch.full((1, 7), 1e20), 5.6e-25),
-    "more squares than float32 adds up": (torch.ones(1, 1).expand(1, 17_000_000), 1.0),
     "squares that fall behind one": (torch.tensor([[1.0] + [2.4e-4] * 2**18]), 1.0),
 }
 

@@ -8,12 +8,11 @@
 from fedlora_lab._utils.statistics import PairedDifference, paired_difference
 from fedlora_lab.report.page import report
 from fedlora_lab.report.run_folder import Folder
-from fedlora_lab.report.summary_table import claims_table, summary
+from fedlora_lab.report.summary_table import summary
 
 __all__ = [
     "Folder",
     "PairedDifference",
-    "claims_table",
     "paired_difference",
     "report",
     "summary",

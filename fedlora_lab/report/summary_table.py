@@ -1,12 +1,10 @@
-"""Tables of results: a row a method, a notebook's claims; and how numbers are shown."""
+"""Tables of results, a row a method, and how numbers are shown."""
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.statistics import (
     COLUMNS,
     count_collapsed,
@@ -19,7 +17,6 @@ from fedlora_lab._utils.validation import check
 
 TOTALS = ["bytes_up", "bytes_down", "seconds"]
 """Measures that are added up over the rounds."""
-HEAD = ("claimed (source, its setting)", "here (our setting)", "holds?")
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
@@ -152,29 +149,3 @@ def summary_lines(frame: pd.DataFrame, trust: str | None = None) -> list[str]:
     observer = [f"ε:{observer_phrase(trust)}"] if trust else []
     collapsed = [f"{row['method']}: {row['collapsed']}" for row in rows if row["collapsed"]]
     return [*lines, *observer, *collapsed]
-
-
-# ---- papers against measurement
-
-
-@dataclass(frozen=True)
-class ClaimsTable:
-    """Rows (claim with its source, what was measured here, verdict) as a notebook shows them."""
-
-    rows: tuple[tuple[str, str, str], ...]
-
-    def __repr__(self) -> str:
-        return "\n".join(" | ".join(map(str, row)) for row in (HEAD, *self.rows))
-
-    def _repr_html_(self) -> str:
-        return html_table(self.rows, HEAD)
-
-
-def claims_table(*rows: tuple[str, str, str]) -> ClaimsTable:
-    """Makes the table of a notebook's claims: what was claimed where, what is measured, verdict.
-
-    >>> claims_table(("A < B (paper)", "A < B", "yes"))
-    claimed (source, its setting) | here (our setting) | holds?
-    A < B (paper) | A < B | yes
-    """
-    return ClaimsTable(rows)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from reports import HOSTILE, TAGS, Reader, frame, ledgers, settings
 
+from fedlora_lab._utils.html_table import html_table
 from fedlora_lab.course.exercises import Exercise, NumberAnswer
 from fedlora_lab.report.page import render
-from fedlora_lab.report.summary_table import claims_table
 
 ROOT = Path(__file__).parents[2]
 UNSAFE = re.compile(
@@ -64,8 +64,8 @@ def test_a_report_shows_any_name_as_text():
 def test_tables_and_cards_show_any_name_as_text(name):
     texts: Any = {"question": name, "hints": (name,), "solution": name, "right": name}
     wrong = tuple((answer, name) for answer in (1, 2, 3))
-    card = Exercise(name, 1, 1, answers=(0,), wrong=wrong, reader=NumberAnswer(0), **texts)
-    table = claims_table((name, name, name))
+    card = Exercise(name, 1, 1, 1, answers=(0,), wrong=wrong, reader=NumberAnswer(0), **texts)
+    table = html_table([(name, name)], (name,))
     tags = {"table", "tr", "td", "th", "p", "b", "details", "summary"}
-    for html in (table._repr_html_(), card._repr_html_()):
+    for html in (table, card._repr_html_()):
         assert name.replace("\r\n", "\n") in harmless(html, tags).text.replace("\r\n", "\n")

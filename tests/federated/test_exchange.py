@@ -16,6 +16,7 @@ from fedlora_lab.federated import exchange, local_training
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.spec import make_run_spec
 from fedlora_lab.methods.state import ServerState
+from fedlora_lab.privacy.ledger import LedgerEntry
 
 SIGMA = 1.3
 CLIP = 0.7
@@ -107,6 +108,14 @@ def test_denominators_are_fixed(unit, trust, weights):
                 torch.testing.assert_close(run.state.server.tensors[key], old + moved)
         before = run.state.server
     assert len(counts) > 1
+
+
+def test_an_entry_has_the_numbers_of_those_who_take_part():
+    """Of clients with rates and noise of their own, in the order in which they are named."""
+    task = tokens("head", sizes=(4, 5, 6))
+    privacy = private("example", sigma=(1.0, 2.0, 3.0))
+    entry = make_run_spec(task, "fedlora", privacy, PLAN, LORA, 0).entry(2, (2, 0))
+    assert entry == LedgerEntry(2, (2, 0), PLAN.local_steps, (3 / 6, 3 / 4), (3.0, 1.0))
 
 
 @pytest.mark.parametrize(

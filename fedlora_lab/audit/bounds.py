@@ -321,22 +321,6 @@ def best_threshold_bound(
     return max(threshold_lower_bound(*some, delta, significance / len(counts)) for some in counts)
 
 
-def threshold_gdp_lower_bound(
-    inside: Scores, outside: Scores, threshold: float, delta: float, significance: float
-) -> float:
-    """Returns epsilon at delta of the mu that independent runs prove of Gaussian noise.
-
-    mu >= Phi^-1(1 - FPR) - Phi^-1(FNR) at the upper ends of both rates.
-
-    Args: as of `best_threshold_bound`, with one threshold, fixed before these scores were seen.
-    Guarantees: test_a_bound_errs_as_often_as_it_says.
-    Source: arXiv:2302.07956, section 4.
-    """
-    fpr, fnr = _upper_rates(*_errors(inside, outside, threshold), significance)
-    mu = max(0.0, float(-ndtri(fpr) - ndtri(fnr)))
-    return gdp_epsilon(mu, delta) if mu else 0.0
-
-
 # ---- audits of the plainest release: a number plus Gaussian noise
 
 DELTA = 1e-5

@@ -330,17 +330,3 @@ def surviving_multiplier(noise_multiplier: float, relied: int, honest: int) -> f
     """
     check_symbols(noise_multiplier=noise_multiplier, relied=relied, honest=honest)
     return noise_multiplier * math.sqrt(honest / relied)
-
-
-def weighted_sensitivity(clip_norm: float, weights: Float[np.ndarray, " clients"]) -> float:
-    """Sensitivity to one client of a weighted mean of clipped updates: C max(w).
-
-    C / n only for equal weights. They are fixed in advance: weights that depend on who takes part
-    leak and change the sensitivity.
-
-    Guarantees: the largest move when one client is left out (test_weighted_sensitivity).
-    Source: derived.
-    """
-    check_symbols(clip_norm=clip_norm)
-    check(weights.ndim == 1 and bool(np.all(weights >= 0)), "weights", weights, "numbers >= 0")
-    return float(clip_norm * weights.max())

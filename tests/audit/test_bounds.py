@@ -66,10 +66,6 @@ def noise_alone(rng, p):
             of_runs(bounds.best_threshold_bound, 1e-2, thresholds=[0.5, 1.5]),
             theory.gdp_epsilon(1.0, 1e-2),
         ),
-        (
-            of_runs(bounds.threshold_gdp_lower_bound, 1e-5, threshold=0.5),
-            theory.gdp_epsilon(1.0, 1e-5),
-        ),
         (noise_alone, 0.0),
     ],
 )
@@ -95,7 +91,7 @@ def test_guesses_are_of_the_highest_and_the_lowest():
 NAN = np.where(np.arange(8) == 3, np.nan, 0.0)
 REFUSED = {
     "inside": lambda: bounds.best_threshold_bound(NAN, [0.0], 0.0, 0.05, [0.5]),
-    "outside": lambda: bounds.threshold_gdp_lower_bound([0.0], NAN, 0.5, 0.0, 0.05),
+    "outside": lambda: bounds.best_threshold_bound([0.0], NAN, 0.0, 0.05, [0.5]),
     "scores": lambda: bounds.one_run_best_bound(NAN, [True] * 8, 0.0, 0.05),
 }
 

@@ -198,15 +198,6 @@ def test_trust_level():
         close(level.mean, math.sqrt(5 * each**2 + server**2) / 5)
 
 
-def test_weighted_sensitivity():
-    """Removes each client in turn from a weighted mean of updates of norm C: the largest move."""
-    weights = np.array([0.5, 0.3, 0.2])
-    updates = RNG(11).normal(size=(3, 5))
-    updates *= 0.7 / np.linalg.norm(updates, axis=1, keepdims=True)
-    moves = np.linalg.norm(weights[:, None] * updates, axis=1)
-    close(theory.weighted_sensitivity(0.7, weights), moves.max())
-
-
 def test_sampled_gaussian_rdp():
     """The sum over how often a unit was drawn, at whole orders."""
     orders = np.array([2, 5, 12])

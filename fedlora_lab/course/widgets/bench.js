@@ -108,7 +108,8 @@ function mountBench(element, model) {
       slide?.setAttribute("aria-valuetext", `${values[key]} ${k.unit ?? ""}`);
       box.classList.toggle("wrong", key in errors);
       input.setAttribute("aria-invalid", key in errors);
-      box.querySelector("small").textContent = errors[key] ?? k.caption;
+      // Beside the field its name and value in Python's notation say nothing.
+      box.querySelector("small").textContent = errors[key]?.replace(/^\w+=.*?: (?=expected)/, "") ?? k.caption;
     }
     const presets = get("setup").presets ?? [], box = find(".presets");
     const held = home.contains(document.activeElement) ? document.activeElement.dataset.preset : null;

@@ -330,7 +330,7 @@ DELTA = 1e-5
 def gaussian_noise_multiplier(epsilon: float) -> float:
     """Returns the sigma at which one Gaussian release spends exactly epsilon, at delta = 0.00001.
 
-    Guarantees: test_lesson_12.py::test_the_game_states_what_it_spends.
+    Guarantees: test_lesson_12.py::test_the_game_errs_as_seldom_as_it_says.
     """
     check_number("epsilon", epsilon, 0, 100, open_low=True)
     # In logarithms, over which delta is smooth; mu = 1 / sigma.

@@ -170,8 +170,7 @@ def predict(key: str) -> Prediction:
     Args:
         key: such as "02.a".
 
-    Guarantees: a guess is kept and shown again (test_a_guess_is_kept_and_revealed); the question
-        stays on pages without a kernel (test_a_prediction_is_read_without_a_kernel).
+    Guarantees: a guess is kept and shown again (test_a_guess_is_kept_and_revealed).
     """
     check(key in all_predictions(), "key", key, "one of " + ", ".join(all_predictions()))
     return all_predictions()[key]

@@ -26,7 +26,8 @@ class Grid:
         levels: steps in that range, in [1, 2^31).
         modulus: a power of two in [2, 2^32].
 
-    Guarantees: test_lesson_13.py::test_the_error_keeps_to_its_bound, ::test_a_sum_never_wraps.
+    Guarantees: test_lesson_13.py::test_the_rounded_distribution_is_that_of_the_grid,
+        ::test_a_sum_never_wraps.
     """
 
     clipping_range: float

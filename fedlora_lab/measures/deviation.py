@@ -300,8 +300,7 @@ def server_deviation(inputs: AggregationInput, server: "Method | Any", layer: st
         server: a method, whose server's rule is taken, or a rule.
         layer: name of a layer.
 
-    Guarantees: of the method that was run it is the run's own deviation
-        (test_lesson_10.py::test_server_deviation_is_that_of_the_run).
+    Guarantees: notebook 02 compares it with the matrices formed in full, notebook 10 over servers.
     """
     rule: Any = server.aggregate if isinstance(server, Method) else server
     check(layer in inputs.state.layers, "layer", layer, "one of " + ", ".join(inputs.state.layers))
@@ -318,8 +317,7 @@ def server_deviation(inputs: AggregationInput, server: "Method | Any", layer: st
 def mean_spectrum(inputs: AggregationInput, layer: str) -> "Float[np.ndarray, ' n']":
     """Computes singular values of the mean of the clients' products of a layer.
 
-    Guarantees: that of the matrix formed in full
-        (test_lesson_10.py::test_the_spectrum_is_that_of_the_matrix).
+    Guarantees: notebook 10 compares its ranks and its tail with those of the full matrix.
     """
     mean = _mean_product(inputs.server(layer), inputs.factors(layer), inputs.weights)
     return torch.linalg.svdvals(mean).numpy()

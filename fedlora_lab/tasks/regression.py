@@ -135,7 +135,7 @@ def zero_signal(task: Task) -> Task:
 
     From B = 0, the norm of the product is then the norm of the noise accumulated in W.
 
-    Guarantees: test_a_silent_task_moves_only_by_noise.
+    Guarantees: notebook 06 compares that norm with the closed form.
 
     >>> task = zero_signal(regression(clients=2, examples=8))
     >>> x, y = task.test

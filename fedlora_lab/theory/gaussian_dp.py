@@ -243,7 +243,7 @@ def gradient_overlap(noise_multiplier: float, rank: int, d_in: int, releases: in
         rank, d_in: r in [1, d_in].
         releases: N >= 1 of the same gradient, each with noise of its own.
 
-    Guarantees: the mean over draws (test_gradient_overlap_is_the_mean_over_draws).
+    Guarantees: notebook 11 compares it with attacked updates, on both sides of the threshold.
     Source: arXiv:1103.2221 (singular vectors of a low-rank matrix in noise; its Gaussian example).
     """
     check_symbols(noise_multiplier=noise_multiplier, rank=rank, releases=releases)
@@ -262,7 +262,7 @@ def vanishing_noise(rank: int, d_in: int, releases: int = 1) -> float:
     """The noise multiplier at which `gradient_overlap` reaches 0: sqrt(N) / (r d_in)^(1/4).
 
     Args: as `gradient_overlap`.
-    Guarantees: the mean over draws (test_gradient_overlap_is_the_mean_over_draws).
+    Guarantees: notebook 11 compares it with attacked updates, on both sides of the threshold.
     Source: arXiv:1103.2221, the threshold of the largest singular value.
     """
     check_symbols(rank=rank, releases=releases)
@@ -325,7 +325,7 @@ def surviving_multiplier(noise_multiplier: float, relied: int, honest: int) -> f
     sqrt(honest / relied).
 
     Args: noise_multiplier: sigma >= 0; relied: shares that make up sigma, >= 1; honest: >= 1.
-    Guarantees: that of drawn noises (test_the_surviving_multiplier_is_that_of_drawn_noises).
+    Guarantees: test_dials.py::test_the_epsilon_by_observer.
     Source: derived; variances of independent noises add up.
     """
     check_symbols(noise_multiplier=noise_multiplier, relied=relied, honest=honest)

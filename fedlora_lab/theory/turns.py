@@ -88,7 +88,7 @@ def filtered_energy(energy: Float[np.ndarray, " n"], taps: int) -> float:
 
     sum g^2 E / sum E. The filter is of use where a signal keeps more than a flat spectrum does.
 
-    Guarantees: what the filter leaves (test_filtered_energy_is_what_the_filter_leaves).
+    Guarantees: the gains (test_the_filter_response_is_the_librarys_filter).
     Source: derived.
     """
     shares = _shares(energy)

@@ -69,15 +69,6 @@ def test_the_kernel_moves_a_dial_and_sees_where_it_stands():
 # ---- what they say
 
 
-def test_the_low_rank_dial_says_why_a_descent_does_not_arrive():
-    dial = make_dial("low rank")
-    assert "steps this large overshoot" in shown(dial)[1]
-    assert "the small scale is slow" in shown(dial, rank=64, alpha=1)[1]
-    assert "diverges" in shown(dial, rank=2, alpha=32)[1]
-    floor = theory.reachable_error(2.0 ** (1 - np.arange(64)))
-    assert shown(dial, rank=8)[0][1]["marks"][-1]["y"][0] == pytest.approx(floor[8], rel=0.01)
-
-
 def test_two_worlds_are_gaussian_differential_privacy():
     panels, say = shown(make_dial("two worlds"), sigma=2, releases=10, epsilon=1)
     mu = theory.gaussian_mu(2, 10)
@@ -93,30 +84,6 @@ def test_the_planner_states_the_ledgers_epsilon(sigma, rate, releases):
     said = float(panels[0]["title"].split()[2])
     assert said == pytest.approx(plan.epsilon(), rel=0.01, abs=0.01)
     assert curve["y"] == pytest.approx(plan.tradeoff(np.array(curve["x"])), rel=0.02)
-
-
-@pytest.mark.parametrize(
-    ("schedule", "words"),
-    [
-        ("B | A", "one factor is fixed in every round"),
-        ("AB | B", "missed in rounds 1, 3, 5, where both move"),
-        ("B A", "both move in every round"),
-    ],
-)
-def test_a_cell_is_filled_where_the_schedule_moves_the_factor(schedule, words):
-    panels, say = shown(make_dial("schedule"), schedule=schedule)
-    assert words in say
-    filled = [mark for mark in panels[0]["marks"] if mark["kind"] == "bars"][1::2]
-    train = fl.Cycle(tuple(schedule.split(" | ")))
-    for side, mark in zip("BA", filled, strict=True):
-        steps = [4 * t + s for t in range(6) for s in range(4) if side in train(t, s)]
-        assert mark["left"] == pytest.approx([step + 0.1 for step in steps])
-
-
-def test_the_regulator_shows_the_real_separation():
-    dial = make_dial("regulator")
-    for clip, mu in (("factor", 1.8), ("product", 1.0)):
-        assert shown(dial, clip=clip)[0][2]["title"].startswith(f"The worst change stands {mu:.2f}")
 
 
 def test_the_audit_dial_shows_the_simulated_audit():

@@ -7,17 +7,7 @@ import pytest
 
 from fedlora_lab import theory
 from fedlora_lab.audit.bounds import DELTA
-from fedlora_lab.course.lesson_13.exercises import masked, open_sum
-from fedlora_lab.course.secagg_demo import Grid, pair_masks
-
-
-def test_the_surviving_multiplier_is_that_of_drawn_noises():
-    """Against noises that are drawn: what is left of the sum's standard deviation."""
-    rng = np.random.default_rng(0)
-    for relied, honest in ((10, 10), (10, 4), (4, 10)):
-        left = rng.standard_normal((100_000, honest)).sum(1) * 1.5 / math.sqrt(relied)
-        found = theory.surviving_multiplier(1.5, relied, honest)
-        assert found == pytest.approx(left.std(), rel=0.012)
+from fedlora_lab.course.secagg_demo import Grid
 
 
 @pytest.mark.parametrize("std", [0.05, 0.4, 3.0])
@@ -54,18 +44,6 @@ def test_rounded_epsilon():
 # ---- masks
 
 
-def test_the_error_keeps_to_its_bound():
-    """Fault: rounding to one side, or by more than a step; entries beyond the range are cut off."""
-    values = np.concatenate([np.linspace(-1, 1, 2001), [1.7, -3.0]])
-    coarse = Grid(clipping_range=1.0, levels=10, modulus=16)
-    rng = np.random.default_rng(1)
-    drawn = np.stack([coarse.dequantize(coarse.quantize(values, rng), 1) for _ in range(2000)])
-    inside = drawn[:, :-2]
-    assert np.abs(inside - values[:-2]).max() <= coarse.max_error(1) + 1e-12
-    assert np.abs(inside.mean(0) - values[:-2]).max() < 5 * coarse.step / 2 / 2000**0.5
-    assert (drawn[:, -2:] == [1.0, -1.0]).all()
-
-
 def test_a_sum_never_wraps():
     """Fault: one level more than fits, which would come out with the other sign."""
     top = np.full(5, 4 * 31)
@@ -74,21 +52,3 @@ def test_a_sum_never_wraps():
     tight = Grid(clipping_range=1.0, levels=32, modulus=128)
     with pytest.raises(ValueError, match=r"^modulus=128: expected above 4 clients x 32 levels"):
         tight.dequantize(top, 4)
-
-
-@pytest.mark.parametrize("arrived", [[0, 1, 2, 3, 4], [1, 2, 3, 4], [0, 1, 4]])
-def test_masks_hide_each_upload_and_leave_the_sum(arrived):
-    """Fault: uploads that follow the update or each other; a mask that stays in the sum."""
-    rng = np.random.default_rng(0)
-    grid = Grid(clipping_range=1.0)
-    loud = np.where(np.arange(4000) < 2000, -0.9, 0.9) * np.ones((5, 1))
-    levels = np.stack([grid.quantize(row, rng) for row in loud])
-    masks = pair_masks(5, 4000, grid.modulus, rng)
-    uploads = masked(levels, masks, grid.modulus)
-    for row in uploads:
-        counts = np.histogram(row / grid.modulus, bins=8, range=(0, 1))[0]
-        assert np.abs(counts - 500).max() < 6 * 500**0.5
-    related = np.corrcoef([loud[0], *uploads]) - np.eye(6)
-    assert np.abs(related).max() < 5 / 4000**0.5
-    opened = open_sum(uploads[arrived], masks, grid.modulus, arrived)
-    assert (opened == levels[arrived].sum(0)).all()

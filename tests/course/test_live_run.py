@@ -321,16 +321,6 @@ def test_the_rate_follows_method_budget_and_unit_until_the_reader_sets_it(make):
 
 
 @slow
-def test_where_nothing_was_tuned_public_numbers_suggest_the_rate(make):
-    bench = make(replace(fl.tasks.regression(clients=3), name="mine"), plan=None)
-    assert bench.settle(WAIT)
-    config = bench.config
-    public = fl.suggest_lr(config.task, "rolora", config.calibrated(), config.plan).lr
-    assert config.plan.rate("B") == pytest.approx(public, rel=0.05)
-    assert "from public numbers" in bench.advice["words"]
-
-
-@slow
 def test_live_calibrates_for_the_plan_that_runs(make, task):
     """A plan that was calibrated for fewer rounds is calibrated anew: what is spent stays within
     the promise.
@@ -355,20 +345,3 @@ def test_live_shows_nothing_of_private_test_examples(make, task):
     assert points and all(point[1:] == [None] * 3 for point in points)
     train(bench, epsilon="∞")
     assert re.search(r"accuracy 0\.\d+ \(0\.\d+ before\)", bench.say)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"method": "nobody"},
-        {"seed": -1},
-        {"epsilon": 0},
-        {"plan": fl.Plan(rounds=0)},
-        {"sweep": {"speed": (1, 2)}},
-    ],
-)
-def test_live_refuses_what_no_run_could_have(task, wrong):
-    (name,) = wrong
-    arguments: dict[str, Any] = {"plan": PLAN, **wrong}
-    with pytest.raises(ValueError, match=rf"^{name}.*: expected "):
-        fl.course.widgets.live(task, **arguments)

@@ -68,8 +68,7 @@ def low_rank_explorer(change: Float[np.ndarray, "d_out d_in"]) -> Dial:
     The descent takes 200 steps at learning rate 0.3, with the scale α / rank.
 
     Args: change: what training in full did to a layer.
-    Guarantees: the floor is `theory.reachable_error`, the way `theory.descent_errors`
-        (test_dials.py::test_the_low_rank_dial_says_why_a_descent_does_not_arrive).
+    The floor is `theory.reachable_error`, the way `theory.descent_errors`.
     """
 
     change = np.asarray(change, dtype=float)

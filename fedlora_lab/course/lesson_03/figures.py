@@ -71,7 +71,7 @@ def neighbouring_outputs(
         noise_multiplier, epsilon: σ and ε.
         attack: false and true positive rates that were measured, drawn as dots.
 
-    Guarantees: the shaded area is `theory.gdp_delta` (test_the_shaded_area_is_delta).
+    δ is `theory.gdp_delta`.
     """
     sigma = noise_multiplier
     mu = theory.gaussian_mu(sigma)

@@ -195,7 +195,6 @@ def drawn_gradients(
         rng: for the draws.
 
     Returns: g_B and g_A: for each client (n, d_out, r) and (n, r, d_in).
-    Guarantees: test_a_readers_gradients_and_accuracy_are_those_of_the_library.
     """
     task, lora, state = require_source(start)
     adapted = adapters.adapt(task.model, task.targets, task.head, lora)

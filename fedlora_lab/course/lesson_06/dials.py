@@ -26,10 +26,7 @@ SIDES = {"B": (1, "blue"), "A": (0, "orange")}
 
 
 def timeline_scene(method: Method) -> Scene:
-    """Draws a schedule over six rounds of four local steps: a filled cell where a factor moves.
-
-    Guarantees: test_dials.py::test_a_cell_is_filled_where_the_schedule_moves_the_factor.
-    """
+    """Draws a schedule over six rounds of four local steps: a filled cell where a factor moves."""
     words = [method.sides_at_step(t, s) for t in range(ROUNDS) for s in range(STEPS)]
     moved = [method.sides_in_round(t, STEPS) for t in range(ROUNDS)]
     both = [t + 1 for t in range(ROUNDS) if len(moved[t]) > 1]
@@ -60,10 +57,7 @@ def timeline_scene(method: Method) -> Scene:
 
 
 def timeline_words(method: Method) -> str:
-    """Describes a schedule: how often factors move, when the mean is exact, what is sent.
-
-    Guarantees: test_dials.py::test_a_cell_is_filled_where_the_schedule_moves_the_factor.
-    """
+    """Describes a schedule: how often factors move, when the mean is exact, what is sent."""
     words = [method.sides_at_step(t, s) for t in range(ROUNDS) for s in range(STEPS)]
     shares = [f"{side} moves in {np.mean([side in word for word in words]):.0%}" for side in SIDES]
     moved = [method.sides_in_round(t, STEPS) for t in range(ROUNDS)]
@@ -189,8 +183,7 @@ def _regulator_scene(first: float, second: float, sigma: float, clip: str) -> Sc
 def regulator_explorer() -> Dial:
     """Makes a dial for frozen factor, noise and clip: how well the noise hides a change.
 
-    Guarantees: the separation is that of `separation`
-        (test_dials.py::test_the_regulator_shows_the_real_separation).
+    The separation is that of `separation`.
     """
     return Dial(
         _regulator_scene,

@@ -64,7 +64,6 @@ def filtered_by(
     """Makes LA-LoRA with a filter of one's own.
 
     Args: filtered: of gradients of B and A, as in exercise 07.2.
-    Guarantees: test_lesson_07.py::test_the_readers_filter_is_used_as_the_library_s.
     """
 
     def rule(tensor: torch.Tensor, side: str) -> torch.Tensor:

@@ -44,7 +44,6 @@ def rounded_by(
     """Makes FedLPP with a quantiser of one's own.
 
     Args: receive: as in exercise 08.2; width, block: of the code.
-    Guarantees: test_lesson_08.py::test_the_readers_quantiser_trains_as_the_library_s.
     """
     rule = _Received(receive, width, block)
     return methods.FedLPP.replace(name="my FedLPP", broadcast=rule)
@@ -74,7 +73,6 @@ def rounded_at_the_end(runs: Mapping[int, Sequence[Any]], widths: Iterable[int])
     Args: runs: the records of a run for each seed; widths: bits of a code.
     Returns: columns width, seed and value, the accuracy.
     Raises: ``ValueError`` for a private run whose test examples are not public.
-    Guarantees: test_lesson_08.py::test_the_readers_quantiser_trains_as_the_library_s.
     """
     rows = []
     for (seed, records), width in product(runs.items(), widths):

@@ -34,7 +34,6 @@ def materials(folder: str | Path, rows: int = 1000) -> Materials:
     """Makes a toy model of random weights, and sentences of four sites.
 
     Args: folder: new or empty, for the model; rows: of each site, drawn from a fixed seed.
-    Guarantees: test_a_toy_trains_on_its_table.
     """
     from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 

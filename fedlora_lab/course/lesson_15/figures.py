@@ -22,7 +22,7 @@ def sensitivity_by_change(
         step: (examples, seed) -> name -> array; batch: pairs (x, y) of an array and a class.
         unit: the distance that counts as 1: the clip norm over the denominator.
 
-    Guarantees: 1 for a sum of clipped gradients (test_lesson_15.py::test_a_sound_step_reaches_1).
+    Guarantees: notebook 15 finds 1 for a sum of clipped gradients, 2 for one added twice.
     """
 
     def released(examples: Sequence[Any]) -> np.ndarray:
@@ -53,8 +53,7 @@ def holdout(
         calls: with and without the example, of each half.
         repeats, seed: how often, and of which draws.
     Returns: the measured shifts, (repeats,), in clip norms.
-    Guarantees: never larger than the truth on average
-        (test_lesson_15.py::test_a_direction_learned_elsewhere_flatters_nobody).
+    Guarantees: notebook 15 compares its mean with the true move.
     """
     rng = np.random.default_rng(seed)
     error = sigma * math.sqrt(2 / calls)
@@ -77,7 +76,6 @@ def shift_without_seeds(
 
     Args: shift: of the broken step; the sound one moves by 1; sigma, numbers, calls: see `holdout`.
     Returns: columns step, calls, mean, low, high (the middle 95 % of 200 reviews).
-    Guarantees: test_lesson_15.py::test_more_calls_tell_more.
     """
     rows = []
     for name, true in (("broken", shift), ("sound", 1.0)):

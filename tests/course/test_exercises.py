@@ -171,14 +171,10 @@ def test_a_judgement_names_the_mistake_or_the_difference():
     shape = "a number should come out of your function, not numbers of shape (4,)."
     assert one.judge(lambda x: x[1:]).message == shape
     assert "KeyError in its line 1: 0" in one.judge(lambda x: {}[0]).message
-    seen: list[float] = []
     generator = np.random.default_rng()
-    for unsteady in (
-        lambda x: x.sum() + generator.normal(),
-        lambda x: seen.append(0.0) or len(seen),
-    ):
-        assert "called again with the same inputs" in one.judge(unsteady).message
-    seen.clear()
+    unsteady = one.judge(lambda x: x.sum() + generator.normal())
+    assert "called again with the same inputs" in unsteady.message
+    seen: list[float] = []
     for _ in range(2):
         one.judge(lambda x: seen.append(float(x.sum())) or 5.0)
     assert len(set(seen)) == 6, "an answer could be learnt by heart"
@@ -193,15 +189,11 @@ GUESS = Prediction("99.a", "Is $x < y$?", ("yes.", "no", "`both`"), "b", "It is 
 def test_a_guess_is_kept_and_revealed(progress_file):
     none = "You have not chosen an option in 99.a. Measured: b) no. It is not."
     assert repr(GUESS.outcome()) == none
-    start, folded = GUESS.outcome()._repr_html_().split("</summary>")
-    assert start == "<details><summary>You have not chosen an option in 99.a."
-    assert folded == "<p>Measured: b) no. It is not.</p></details>"
     control = GUESS.control()
     buttons, sentence = control.children
     buttons.value = "a"
-    assert "Your guess is kept: a" in sentence.value and 'role="status"' in sentence.value
+    assert "Your guess is kept: a" in sentence.value
     assert repr(GUESS.outcome()) == "You guessed a) yes. Measured: b) no. It is not."
-    assert "details" not in GUESS.outcome()._repr_html_()
     GUESS.choose("b")
     assert repr(GUESS.outcome()) == "You guessed b) no. So it is. It is not."
     assert GUESS.control().children[0].value == "b", "the cell run once more forgets the guess"
@@ -229,10 +221,7 @@ def test_progress_counts_what_was_tried_solved_and_predicted(progress_file):
     assert after.loc["02", "predicted right"] == 1
     results = {"00.1": "solved", "01.1": "tried", "02.a": "a"}
     assert json.loads(progress_file.read_text()) == results
-    count = len(all_exercises())
-    said = fl.course.exercises.certificate()
-    assert f"Exercises solved: 1 of {count} (open in notebooks 00, 01, 02" in said
-    assert f"Predictions made: 1 of {len(all_predictions())}, 1 of them right" in said
+    assert f"Exercises solved: 1 of {len(all_exercises())}" in fl.course.exercises.certificate()
 
 
 @pytest.mark.parametrize("fault", ["folder", "damaged"])

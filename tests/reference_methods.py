@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.linalg import orthogonal_procrustes
 from scipy.stats import norm
 from toy_tasks import LORA
 
@@ -155,17 +154,21 @@ def update(start: State, end: State, keys: Keys, work: Work, loop: Loop) -> Stat
     return end
 
 
+def each_within(tensors: State, limit: float) -> State:
+    """Each tensor clipped by itself."""
+    return {key: x * scaled(length(tensors, [key]), limit) for key, x in tensors.items()}
+
+
 def weights_themselves(start: State, end: State, keys: Keys, work: Work, loop: Loop) -> State:
     """DP-FedLoRA: each tensor itself, not its change, has a norm of at most C / sqrt(tensors)."""
     limit = work.clip / math.sqrt(len(keys))
-    return end | {key: end[key] * scaled(np.sqrt((end[key] ** 2).sum()), limit) for key in keys}
+    return end | each_within({key: end[key] for key in keys}, limit)
 
 
 def each_tensor(start: State, end: State, keys: Keys, work: Work, loop: Loop) -> State:
     """DEeR's release: the change of every tensor is clipped to C, each by itself."""
     change = {key: end[key] - start[key] for key in keys}
-    clipped = {key: x * scaled(np.sqrt((x**2).sum()), work.clip) for key, x in change.items()}
-    return end | {key: start[key] + x for key, x in clipped.items()}
+    return end | {key: start[key] + x for key, x in each_within(change, work.clip).items()}
 
 
 def federated(
@@ -335,10 +338,10 @@ def rotated(rounds: Iterator[int]) -> Rule:
             for end in turned:
                 a, b = end["A", name], end["B", name]
                 pair = (a.T, state["A", name].T) if t % 2 else (b, state["B", name])
-                rotation, _ = orthogonal_procrustes(*pair)
-                if np.linalg.det(rotation) < 0:  # Kabsch: the least of the directions is turned
-                    u, _, vt = np.linalg.svd(pair[0].T @ pair[1])
-                    rotation = u[:, :-1] @ vt[:-1] - u[:, -1:] @ vt[-1:]
+                u, _, vt = np.linalg.svd(pair[0].T @ pair[1])
+                # Kabsch: of a reflection the least of the directions is turned.
+                u[:, -1] *= np.sign(np.linalg.det(u @ vt))
+                rotation = u @ vt
                 end["A", name] = rotation.T @ a
                 end["B", name] = b @ rotation
         return mean(turned, weights)

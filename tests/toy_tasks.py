@@ -40,11 +40,10 @@ class Tokens(nn.Module):
 
 
 @cache
-def regression(clients: int = 3, heterogeneity: float = 0.5) -> Task:
+def regression(clients: int = 3) -> Task:
     """Least squares, one layer, no head."""
     sizes: dict[str, Any] = {"examples": 6, "d_in": 6, "d_out": 5, "rank": 2, "test": 8}
-    sizes |= {"heterogeneity": heterogeneity, "dtype": "float64"}
-    return fl.tasks.regression(clients=clients, **sizes)
+    return fl.tasks.regression(clients=clients, heterogeneity=0.5, dtype="float64", **sizes)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -105,13 +104,11 @@ def one_round(run: Run) -> Round:
     return next(event for event in run.events() if isinstance(event, Round))
 
 
-def somewhere(
-    shapes: Mapping[ParamKey, torch.Size], seed: int = 0, scale: float = 0.5
-) -> dict[ParamKey, Tensor]:
+def somewhere(shapes: Mapping[ParamKey, torch.Size], seed: int = 0) -> dict[ParamKey, Tensor]:
     """Random values for every key: no factor is zero, every Gram matrix is invertible."""
-    options: dict[str, Any] = {"generator": torch.Generator().manual_seed(seed)}
-    options["dtype"] = torch.float64
-    return {key: scale * torch.randn(*shape, **options) for key, shape in shapes.items()}
+    sizes = [shape.numel() for shape in shapes.values()]
+    parts = (0.5 * random(sum(sizes), seed=seed)).split(sizes)
+    return {key: x.view(shape) for (key, shape), x in zip(shapes.items(), parts, strict=True)}
 
 
 @lru_cache(maxsize=64)

@@ -101,7 +101,7 @@ def lira(
         runs: >= 4; each is the target once and a shadow of the others.
         seed: of the first run, and of who is left out.
 
-    Guarantees: test_lira_finds_members_and_noise_hides_them.
+    Guarantees: test_lira_finds_members.
     """
     check_whole("runs", runs, 4)
     # Fair coins of its own: who is left out does not depend on what the runs draw.

@@ -175,7 +175,7 @@ def stack_gradients(gradients: "Iterable[Float[Tensor, '_ d_in']]") -> Float[Ten
 def input_from_a_gradient(gradient: Float[Tensor, "r d_in"]) -> Float[Tensor, " d_in"]:
     """Recovers the one input from the gradient of A, up to its sign and size.
 
-    Guarantees: test_one_input_is_recovered_and_noise_hides_it.
+    Guarantees: test_one_input_is_recovered.
 
     >>> input_from_a_gradient(torch.tensor([[0.0, 2.0], [0.0, 4.0]])).abs()
     tensor([0., 1.])
@@ -411,7 +411,7 @@ def infer_label(upload: Upload) -> int:
     """Reads the label of a single example from the head's gradient: only the true class is raised.
 
     Args: upload: with a trained head that has a bias.
-    Guarantees: test_labels_are_read_and_noise_hides_them.
+    Guarantees: test_labels_are_read.
 
     >>> infer_label({ParamKey("head", "bias"): torch.tensor([0.2, -0.9, 0.7])})
     1

@@ -1,4 +1,4 @@
-"""What a run did: deviation, noise terms, drift and curvature, by low-rank algebra.
+"""What a run did: deviation, noise terms and curvature, by low-rank algebra.
 
 >>> import torch
 >>> from fedlora_lab import measures
@@ -13,7 +13,6 @@ from fedlora_lab.measures.deviation import (
     Deviation,
     Exchange,
     alignment,
-    drift,
     frame_of,
     layer_rows,
     mean_spectrum,

@@ -84,19 +84,6 @@ def _mean_product(
     return (1 - w.sum()) * old_b @ old_a + tall @ a.flatten(0, 1)
 
 
-def drift(server: FactorPair, clients: FactorPair) -> Float[Tensor, " clients"]:
-    """Computes how far each client's product went from the server's: ||B_k A_k - B A||_F, unscaled.
-
-    ``server`` is (A, B), ``clients`` (A_k, B_k), stacked; a leading 1 where all agree.
-
-    Guarantees: the norms of the products formed in full (test_measures.py::test_drift).
-    """
-    a, b = server
-    client_a, client_b = clients
-    change = client_b.double() @ client_a.double() - b.double() @ a.double()
-    return change.flatten(1).norm(dim=1)
-
-
 # ---- noise
 
 

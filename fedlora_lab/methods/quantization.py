@@ -88,7 +88,6 @@ class NormalFloat:
         block: numbers a scale, >= 1.
         reach: of the levels, see `normal_levels`. The default is the release's; for normal numbers
             in blocks of 64 the error is least near 0.9365 (`theory.quantiser_error`).
-        head: a trained head is quantised as well; the release has adapters alone.
 
     Source: arXiv:2406.10976 (FedLPP), reconstructed from a later release of its authors; QLoRA,
         arXiv:2305.14314.
@@ -101,17 +100,14 @@ class NormalFloat:
     width: int = 4
     block: int = 64
     reach: float = REACH
-    head: bool = False
 
     def __post_init__(self) -> None:
         _check_code(self.width, self.reach)
         check_whole("block", self.block, 1)
-        check(isinstance(self.head, bool), "head", self.head, "True or False")
 
     def __repr__(self) -> str:
         # What is as released is not written: this text names the rule in settings and keys.
         options = f", reach={self.reach}" if self.reach != REACH else ""
-        options += ", head=True" if self.head else ""
         return f"NormalFloat(width={self.width}, block={self.block}{options})"
 
     def __call__(self, tensor: Tensor) -> Tensor:
@@ -156,10 +152,9 @@ normal_float = NormalFloat
 def rule_for(key: ParamKey, rule: Broadcast) -> Broadcast:
     """Returns the rule that encodes a tensor on its way down.
 
-    It is the method's for factors, and for a head if it has a true ``head``; for others `full`.
+    It is the method's for factors, `full` for others: the release has adapters alone.
     """
-    head_too = key.side == "head" and getattr(rule, "head", False)
-    return rule if key.kind.rank_axes or head_too else full
+    return rule if key.kind.rank_axes else full
 
 
 # ---- packing into bytes

@@ -99,20 +99,6 @@ def gaussian_mu(noise_multiplier: float, steps: int = 1) -> float:
     return math.sqrt(steps) / noise_multiplier
 
 
-def clt_mu(sample_rate: float, noise_multiplier: float, steps: int) -> float:
-    """mu of Poisson-sampled releases in the central limit: q sqrt(steps (exp(1 / sigma^2) - 1)).
-
-    An approximation, not a bound: its epsilon may lie BELOW the true one. Never report it.
-
-    Args: sample_rate: q in [0, 1]; noise_multiplier: sigma > 0; steps: >= 0.
-    Guarantees: steps times the chi-square divergence of one release (test_clt_mu).
-    Source: arXiv:1911.11607, section 3.
-    """
-    check_number("noise_multiplier", noise_multiplier, 0, open_low=True)
-    check_symbols(sample_rate=sample_rate, steps=steps)
-    return sample_rate * math.sqrt(steps * math.expm1(noise_multiplier**-2))
-
-
 def gdp_log_delta(mu: float, epsilon: float | np.ndarray) -> float | np.ndarray:
     """log of `gdp_delta`, of a number or of each number of an array, however small delta is.
 

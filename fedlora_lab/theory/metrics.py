@@ -13,7 +13,6 @@ enough for noise times noise to be left out (see `output_noise` for that part).
 0.64
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -82,8 +81,8 @@ def factor_costs(B: FactorB, A: FactorA) -> FactorCosts:
     """J of both factors: E ||Xi A||^2 = d_out ||A||^2 and E ||B Xi||^2 = d_in ||B||^2.
 
     Args: B, A: the factors at which a step is made.
-    Guarantees: s / J is 1 for isotropic gradients
-        (test_isotropic_gradients_want_no_weights).
+    Guarantees: that of a simulated step
+        (test_the_cost_of_a_metric_is_that_of_a_clipped_and_noised_step).
     Source: derived, as the linear parts of `product_noise_terms`.
     """
     fits = B.ndim == A.ndim == 2 and B.shape[1] == A.shape[0]
@@ -128,16 +127,3 @@ def output_noise(amplification: float, d_in: int, rank: int, scaling: float = 1.
     check_whole("d_in", d_in, 1)
     check_whole("rank", rank, 1)
     return scaling**2 * rank * amplification**2 / (9 * d_in)
-
-
-def amplification_boundary(energy: float, d_in: int, rank: int, scaling: float = 1.0) -> float:
-    """The amplification at which noise times noise has a given energy in an output.
-
-    It grows as the square root of the width d_in: the same rho harms a wide layer less.
-
-    Args: energy: q >= 0; d_in, rank, scaling: of the adapter.
-    Guarantees: as simulated (test_noise_times_noise_in_an_output).
-    Source: derived, the inverse of `output_noise`.
-    """
-    check_number("energy", energy, 0)
-    return math.sqrt(energy / output_noise(1.0, d_in, rank, scaling))

@@ -44,22 +44,6 @@ def deviation_matrix(B: FactorsB, A: FactorsA, weights: Weights = None) -> Matri
     return np.tensordot(p, B, 1) @ np.tensordot(p, A, 1) - np.einsum("i,ior,irk->ok", p, B, A)
 
 
-def vanishes_for_every_weighting(B: FactorsB, A: FactorsA) -> bool:
-    """Whether D = 0 for every choice of weights: if (B_i - B_j)(A_i - A_j) = 0 for all pairs.
-
-    Args: B, A: the clients' factors.
-
-    Guarantees: D vanishes under random weights exactly where it says so
-        (test_vanishes_for_every_weighting).
-    Source: derived; the rigorous form of arXiv:2410.12926, theorem 1.
-    """
-    _weights(B, A)
-    gaps = np.einsum("ijor,ijrk->ijok", B[:, None] - B[None], A[:, None] - A[None])
-    # What rounding leaves of zero is small beside the largest product of entries.
-    size = max(np.abs(B).max() * np.abs(A).max(), 1e-300)
-    return bool(np.abs(gaps).max() <= 1e-12 * size)
-
-
 class DeviationTerms(NamedTuple):
     """Expected squared norms of three uncorrelated parts of D.
 
@@ -270,27 +254,12 @@ def balanced_scale(amplification: float, target: float) -> float:
         amplification: rho >= 0 of A as PEFT draws it.
         target: > 0.
 
-    Guarantees: at this scale the amplification is the target; at the crossover it is 1
-        (test_balanced_scale).
+    Guarantees: at this scale the amplification is the target (test_balanced_scale).
     Source: derived from `amplification`.
     """
     check_number("amplification", amplification, 0)
     check_number("target", target, 0, open_low=True)
     return max(1.0, math.sqrt(amplification / target))
-
-
-def crossover(d_in: int) -> float:
-    """The noise std at which the quadratic term overtakes the linear one: 1 / sqrt(3 d_in).
-
-    At the start of training, B = 0 and A as PEFT draws it: there `amplification` of one release is
-    1.
-
-    Guarantees: at this scale the amplification is the target; at the crossover it is 1
-        (test_balanced_scale).
-    Source: derived from `amplification`.
-    """
-    check_symbols(d_in=d_in)
-    return 1 / math.sqrt(3 * d_in)
 
 
 # ---- an adapter at the start of training: A drawn at random, B zero

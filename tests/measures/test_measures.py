@@ -34,14 +34,6 @@ def direct(before, after, clients, weights, added=0.0):
 # ---- noise, drift, and the rows of a round
 
 
-def test_drift():
-    a, b = (x[0] for x in factors(1))
-    common, pairs_b = factors(4, seed=2)
-    shared = common[:1]  # one row stands for all
-    exact = (pairs_b @ shared - b @ a).flatten(1).norm(dim=1)
-    torch.testing.assert_close(measures.drift((a, b), (shared, pairs_b)), exact)
-
-
 def test_signal_to_noise():
     signal = torch.tensor([3.0, 0.0])
     noise = torch.tensor([0.0, 2.0])

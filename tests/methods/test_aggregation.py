@@ -41,28 +41,22 @@ def product(state):
 # ---- rotations
 
 
-def test_clients_are_rotated_to_where_they_lie_nearest():
-    """No rotation of a fine grid lies nearer; a product is kept, and strength 0 does nothing."""
+@pytest.mark.parametrize("t", [1, 2])
+def test_clients_are_rotated_towards_what_they_received(t):
+    """Also where each received rows of its own, as with unequal ranks; strength 0 does nothing.
+
+    Where rotations lead: test_methods_with_one_state_for_all_equal_their_loops.
+    """
     uploads, weights = federation()
-    for t, moved, kept in ((1, A, B), (2, B, A)):
-        state = replace(STATE, round=t)
-        for k in range(3):
-            one = {key: x[k : k + 1] for key, x in uploads.items()}
-            after = aggregation.rotated()(state, state, one, torch.ones(1, dtype=torch.float64))
-            torch.testing.assert_close(product(after), (one[B] @ one[A])[0])
-            # Clients of unequal ranks received rows of their own.
-            rows = state.replace_tensors({key: x[None] for key, x in state.tensors.items()})
-            alike = aggregation.rotated()(state, rows, one, torch.ones(1, dtype=torch.float64))
-            torch.testing.assert_close(alike.tensors[moved], after.tensors[moved])
-            gap = (after.tensors[moved] - STATE.tensors[moved]).norm()
-            for angle in torch.linspace(0, 2 * torch.pi, 721, dtype=torch.float64):
-                c, s = angle.cos(), angle.sin()
-                R = torch.stack([torch.stack([c, -s]), torch.stack([s, c])])
-                other = R.T @ one[A][0] if moved == A else one[B][0] @ R
-                assert gap <= (other - STATE.tensors[moved]).norm() + 1e-12
-        still = aggregation.rotated(0.0)(state, state, uploads, weights)
-        mean = aggregation.mean(state, state, uploads, weights)
-        torch.testing.assert_close(still.tensors[kept], mean.tensors[kept])
+    state = replace(STATE, round=t)
+    rows = state.replace_tensors({key: x.expand(3, *x.shape) for key, x in STATE.tensors.items()})
+    alike, plain = (
+        aggregation.rotated()(state, sent, uploads, weights).tensors for sent in (rows, state)
+    )
+    torch.testing.assert_close(alike, plain)
+    still = aggregation.rotated(0.0)(state, state, uploads, weights).tensors
+    torch.testing.assert_close(still, aggregation.mean(state, state, uploads, weights).tensors)
+    assert not torch.allclose(plain[A], still[A])
 
 
 # ---- rules of the product

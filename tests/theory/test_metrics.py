@@ -42,20 +42,6 @@ def test_no_weights_cost_less_than_the_best():
     assert theory.weighted_cost(energies, costs, best) == pytest.approx(least)
 
 
-def test_isotropic_gradients_want_no_weights():
-    rng = np.random.default_rng(1)
-    B, A = rng.normal(size=(10, 2)), 5 * rng.normal(size=(2, 30))
-    whole = rng.normal(size=(3000, 10, 30))  # gradients with respect to the whole weight
-    squares = [np.sum((whole @ A.T) ** 2, (1, 2)), np.sum((B.T @ whole) ** 2, (1, 2))]
-    ratios = [
-        values / cost for values, cost in zip(squares, theory.factor_costs(B, A), strict=True)
-    ]
-    for values in ratios:
-        assert abs(values.mean() - 1) < 4 * values.std() / np.sqrt(len(values))
-    weights = theory.best_block_weights(theory.factor_costs(B, A), theory.factor_costs(B, A))
-    assert weights == pytest.approx([1, 1])
-
-
 def test_one_factor_at_a_time_is_never_the_worse_greedy_step():
     rng = np.random.default_rng(2)
     for useful, energy, cost in rng.exponential(size=(200, 3, 2)):
@@ -79,6 +65,3 @@ def test_noise_times_noise_in_an_output(d_in):
         outputs.append(np.mean((scaling * noise_B @ (noise_A @ x)) ** 2))
     energy = theory.output_noise(amplification, d_in, rank, scaling)
     assert abs(np.mean(outputs) - energy) < 4 * np.std(outputs) / np.sqrt(len(outputs))
-    assert theory.amplification_boundary(energy, d_in, rank, scaling) == pytest.approx(
-        amplification
-    )

@@ -32,7 +32,11 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 PREDICTED = RESULTS / "rates-predicted.csv"
 PAGE = ROOT / "docs" / "rates.md"
-FIGURE = ROOT / "docs" / "figures" / "rates.png"
+FIGURES = {
+    "example": ROOT / "docs" / "figures" / "rates.png",
+    "client": ROOT / "docs" / "figures" / "rates-client.png",
+}
+"""Unit of privacy -> its picture."""
 BOTH_NOISED = 3.0
 """ρ at which a plateau ends where both factors take up noise."""
 A_AT_REST = 18.0
@@ -65,9 +69,7 @@ of one seed, on validation data, at one clip norm; they were there before this s
 SCREENS: dict[str, tuple[str, dict[str, Any]]] = {
     "LA-LoRA's home, in small": ("at-home", {"setting": "la-lora-noise"}),
     "texts, ε = 8": ("sentiment-example", {"epsilon": 8.0}),
-    "digits, example, ε = 8": ("digits-example", {"epsilon": 8.0}),
     "digits, example, ε = 3": ("digits-example", {"epsilon": 3.0}),
-    "digits, example, ε = 1": ("digits-example", {"epsilon": 1.0}),
 }
 """Place -> the study whose first tuning seed tried every rate there, and its rows."""
 
@@ -131,15 +133,14 @@ def plateau_row(frame: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, Any]:
 
     Args: frame, predicted: its rows of the study and of the prediction.
     Returns: best (accuracy, mean) and best_lr; last_lr, the largest rate of the grid on the plateau
-        of the mean, and predicted_lr; octaves, the width seed by seed, with half its 95 % interval;
-        noise, what B takes up at the plateau's end; collapsed and runs.
+        of the mean, and predicted_lr; octaves, the width seed by seed; noise, what B takes up at
+        the plateau's end; collapsed and runs.
     """
     table = score_table(frame)
     rates = table.index.to_numpy(float)
     mean = table.mean(axis=1).to_numpy()
     ends = [plateau(rates, table[seed].to_numpy()) for seed in table]
     octaves = np.array([np.log2(last / first) for first, last in ends])
-    width, half = t_interval(octaves)
     _, last = plateau(rates, mean)
     # Noise goes with the square of the rate.
     noise = float(predicted["taken_up"].iloc[0] * (last / predicted["lr"].iloc[0]) ** 2)
@@ -149,8 +150,7 @@ def plateau_row(frame: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, Any]:
         "best_lr": float(rates[mean.argmax()]),
         "last_lr": float(rates[rates <= last * (1 + 1e-9)].max()),
         "predicted_lr": float(predicted.loc[predicted["on_plateau"], "lr"].max()),
-        "octaves": width,
-        "half": half,
+        "octaves": mean_and_spread(octaves),
         "noise": noise,
         "collapsed": int(find_collapsed_by_group(gains.groupby(frame["lr"])).sum()),
         "runs": len(frame),
@@ -191,13 +191,20 @@ def shared_and_own(frame: pd.DataFrame, pair: Pair) -> tuple[str, str, str]:
     return points(gaps[best]), span, points(scores[best] - others[own])
 
 
-def points(gaps: np.ndarray) -> str:
-    """Writes the mean of differences in points, with its 95 % interval where there are seeds."""
-    mean, half = t_interval(100 * gaps)
-    text = f"{mean:+.1f}"
-    if np.isfinite(half):
-        text += f" [{mean - half:+.1f}, {mean + half:+.1f}]"
+def mean_and_spread(values: np.ndarray, sign: str = "") -> str:
+    """Writes a mean with its 95 % interval, or of fewer than five seeds with each of them."""
+    mean, half = t_interval(values)
+    text = f"{mean:{sign}.1f}"
+    if len(values) >= 5:
+        text += f" [{mean - half:{sign}.1f}, {mean + half:{sign}.1f}]"
+    elif len(values) > 1:
+        text += f" ({', '.join(f'{value:{sign}.1f}' for value in values)})"
     return text.replace("-", "−")
+
+
+def points(gaps: np.ndarray) -> str:
+    """Writes differences in points of accuracy."""
+    return mean_and_spread(100 * gaps, "+")
 
 
 def places(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -220,28 +227,31 @@ def setting_title(unit: str, epsilon: float) -> str:
 
 
 @style.paper()
-def figure(frame: pd.DataFrame, table: pd.DataFrame, title: str) -> style.Picture:
-    """Draws accuracy over the rate, a panel a setting, a mark at each method's best.
+def figure(frame: pd.DataFrame, table: pd.DataFrame) -> style.Picture:
+    """Draws accuracy over the rate, a panel a budget, a mark at each method's best.
 
-    Args: frame: of the study. table: of `plateaus`. title: the finding.
+    Args: frame: of the study, one unit of privacy. table: of `plateaus`.
     """
     settings = zip(frame["unit"], frame["epsilon"], strict=True)
-    # Of one or two seeds a band says nothing.
-    several = frame["seed"].nunique() > 2
+    # Of few seeds a band says nothing.
+    several = frame["seed"].nunique() >= 5
     picture = grammar.lines(
         frame.assign(setting=[setting_title(*setting) for setting in settings]),
         "lr",
         value="accuracy",
         band="area" if several else "none",
         panel="setting",
-        title=title,
+        title=finding(frame, table),
         xlabel="learning rate",
         ylabel="accuracy after the last round",
         log="x",
         reference=float(frame["before_accuracy"].mean()),
     )
+    rates = sorted(frame["lr"].unique())
     bests = table.groupby(["unit", "epsilon"], sort=False)
     for ax, (_, best) in zip(picture.axes, bests, strict=True):
+        # Each second one, or the labels run into one another.
+        ax.set_xticks(rates[::2], [f"{rate:g}" for rate in rates[::2]])
         for row in best.to_dict("records"):
             rate = row["best_lr"]
             colour = style.look(row["method"]).colour
@@ -266,10 +276,10 @@ def finding(frame: pd.DataFrame, table: pd.DataFrame) -> str:
         means = part.groupby(["lr", "method"])["accuracy"].mean().unstack()
         suits_one = (means >= means.max() - NEAR).any(axis=1)
         spread = means.max(axis=1) - means.min(axis=1)
-        shared.append(f"{100 * spread[suits_one].max():.0f}")
-        own.append(f"{100 * (best['best'].max() - best['best'].min()):.0f}")
-    at_one = f"At a rate that suits one, methods lie up to {' and '.join(shared)} points apart"
-    return f"{at_one}; at their own, {' and '.join(own)}"
+        shared.append(100 * float(spread[suits_one].max()))
+        own.append(100 * float(best["best"].max() - best["best"].min()))
+    at_one = f"At one learning rate methods lie up to {max(shared):.0f} points apart"
+    return f"{at_one}; each at its own, at most {max(own):.0f}"
 
 
 def plateau_table(table: pd.DataFrame) -> str:
@@ -277,10 +287,9 @@ def plateau_table(table: pd.DataFrame) -> str:
     head = ["setting", "method", "best, at rate", "last rate: predicted", "found"]
     rows = [[*head, "width, octaves", "3 d_in N τ² at its end", "collapsed"]]
     for row in table.to_dict("records"):
-        half = f" ± {row['half']:.1f}" if np.isfinite(row["half"]) else ""
         cells = [setting_title(row["unit"], row["epsilon"]), style.name(row["method"])]
         cells += [f"{row['best']:.3f}, {row['best_lr']:g}", f"{row['predicted_lr']:g}"]
-        cells += [f"{row['last_lr']:g}", f"{row['octaves']:.1f}{half}", f"{row['noise']:.2g}"]
+        cells += [f"{row['last_lr']:g}", row["octaves"], f"{row['noise']:.2g}"]
         rows.append([*cells, f"{row['collapsed']} of {row['runs']}"])
     return markdown_table(rows)
 
@@ -323,8 +332,9 @@ def write() -> None:
     blocks += ["## One rate for all, or one for each", LEADS_INTRO, lead_table(frame)]
     text = PAGE.read_text(encoding="utf-8")
     write_atomically(PAGE, fill_blocks(text, {"measured": "\n\n".join(blocks)}), shared=True)
-    picture = style.png(figure(frame, table, finding(frame, table)))
-    write_atomically(FIGURE, picture, shared=True)
+    for unit, path in FIGURES.items():
+        picture = figure(select_rows(frame, unit=unit), select_rows(table, unit=unit))
+        write_atomically(path, style.png(picture), shared=True)
 
 
 if __name__ == "__main__":

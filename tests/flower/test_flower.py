@@ -101,13 +101,6 @@ def test_persons_travel_with_the_examples_of_their_client():
             terms.with_data(1, data)
 
 
-def test_a_round_without_participants_changes_nothing():
-    plan = ROUNDS.replace(participation=1e-9)
-    records = by_messages(tokens(), "fedlora", protected("example"), plan)
-    assert [record.participants for record in records] == [0] * 4
-    assert apart(records[:1], records[-1:]) == 0
-
-
 def test_the_server_needs_no_data():
     """A participant holds the numbers of the clients' examples and nothing else of them; neither
     does the digest of the terms, which is sent. No un-noised upload may reach the server.

@@ -164,21 +164,3 @@ def test_formulas_of_exercises_need_no_script_either(book):
 def test_generated_tables_are_the_package_s(book):
     page = book["METHODS"].read_text(encoding="utf-8")
     assert book["methods_page"]() == page, "run: python scripts/book.py --fill"
-
-
-DOCSTRING = """\
-One line with a*b, |x| and x_.
-
-Args:
-    one: first, ``a_`` long,
-        and goes on.
-"""
-
-
-def test_docstrings_become_text_and_never_markup():
-    converted = runpy.run_path(str(ROOT / "book" / "docstrings.py"))["converted"]
-    assert [line for line in converted(DOCSTRING.splitlines()) if line] == [
-        "One line with a\\*b, \\|x\\| and x\\_.",
-        "**Arguments.**",
-        "- ``one``: first, ``a_`` long, and goes on.",
-    ]

@@ -16,7 +16,6 @@ from fedlora_lab._utils.files import append_line, parse_json, read_lines
 from fedlora_lab.cli.audits import rebuild_cells
 from fedlora_lab.report.page import report
 from fedlora_lab.report.run_folder import Folder, read_frame, to_json
-from studies import runner
 
 SHORT = st.text(max_size=5)
 PLAIN = st.none() | st.booleans() | st.integers() | SHORT
@@ -132,10 +131,3 @@ def test_a_damaged_run_folder_is_one_line(name, folder_files, tmp_path_factory, 
         frame: Any = read_frame(folder / "frame.csv")
         assert len(frame) == 0 or (frame["round"] >= 0).all()
         assert set(report_frame(**ONE).columns) <= set(frame.columns)
-
-
-def test_a_frame_of_results_is_one_line(tmp_path):
-    (tmp_path / "x.csv").write_bytes(b'a,b\n1,2,3\n4,"5')
-    assert taken_or_refused(lambda: runner.read_study("x", tmp_path))
-    line = taken_or_refused(lambda: runner.read_study("y", tmp_path))
-    assert "`python -m studies y` makes it" in line

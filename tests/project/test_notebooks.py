@@ -83,34 +83,11 @@ def test_predictions_are_asked_before_they_are_revealed(path):
         assert asked.index((key, "predict")) < asked.index((key, "reveal"))
 
 
-OLD = {f"{number:02}" for number in range(16)} - {
-    "00",
-    "01",
-    "02",
-    "03",
-    "04",
-    "05",
-    "06",
-    "07",
-    "08",
-    "09",
-    "10",
-    "11",
-    "12",
-    "13",
-    "14",
-    "15",
-}
-"""Notebooks that wait for their third edition."""
-
-
 def folded(cell) -> bool:
     return bool(cell.metadata.get("jupyter", {}).get("source_hidden"))
 
 
 def test_visible_code_is_what_a_student_would_write(path):
-    if path.stem[:2] in OLD:
-        pytest.skip("second edition")
     visible = [cell.source for cell in code(learner_copy(read(path))) if not folded(cell)]
     lines = [line for source in visible for line in source.splitlines() if line.strip()]
     assert len(lines) <= 90
@@ -134,8 +111,6 @@ def readable(cells) -> str:
 
 def test_a_prediction_can_be_made(path):
     """Nothing before the choice says what comes out; what would is declared with each question."""
-    if path.stem[:2] in OLD:
-        pytest.skip("second edition")
     original = read(path)
     copied = learner_copy(original)
     for key, prediction in predictions.all_predictions().items():

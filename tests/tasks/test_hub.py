@@ -120,13 +120,6 @@ def test_a_classifier_on_a_decoder_reads_each_text_s_last_token(kind, number):
 # ---- what is refused
 
 
-def test_a_padding_token_is_set_and_said():
-    with pytest.warns(UserWarning, match="tokenizer without a padding token: </s> pads"):
-        task = fl.tasks.hub(toy_hubs.folder("gpt2"), toy_hubs.texts(), **LABELLED, clients=2)
-    config: Any = task.model.config
-    assert config.pad_token_id == 0
-
-
 FRAME = toy_hubs.texts()
 BAD: dict[str, dict[str, Any]] = {
     "clients=3: expected none with by=": {"by": "site", "clients": 3},

@@ -25,7 +25,6 @@ from fedlora_lab.tasks.task import Task, head_names
 
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 LABELLED: dict[str, Any] = {"text": "text", "label": "label", "clients": 2, "public_test": True}
-PICTURES: dict[str, Any] = {"image": "image", "label": "label", "clients": 2, "public_test": True}
 MERGE = r"expected a model without an adapter of PEFT's; merge it first \(merge_and_unload\)$"
 LORA = fl.Lora(rank=2, alpha=8.0)
 
@@ -215,9 +214,3 @@ def test_what_is_no_image_of_8_bits_is_refused(image):
     """PIL cuts other ranges than 0 to 255 off: of 16 bits all but black was white."""
     with pytest.raises(ValueError, match=r"^image: expected an image in row 7, but: "):
         encode_images(PROCESSOR, [image], ["7"])
-
-
-def test_images_for_a_model_of_texts_are_refused():
-    line = r"^model=.*: expected a name or folder that AutoModelForI"
-    with pytest.raises(ValueError, match=line):
-        fl.tasks.hub(toy_hubs.folder("bert"), toy_hubs.images(8), **PICTURES)

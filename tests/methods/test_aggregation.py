@@ -45,7 +45,7 @@ def product(state):
 def test_clients_are_rotated_towards_what_they_received(t):
     """Also where each received rows of its own, as with unequal ranks; strength 0 does nothing.
 
-    Where rotations lead: test_methods_with_one_state_for_all_equal_their_loops.
+    Which way: test_methods_with_one_state_for_all_equal_their_loops.
     """
     uploads, weights = federation()
     state = replace(STATE, round=t)
@@ -57,6 +57,19 @@ def test_clients_are_rotated_towards_what_they_received(t):
     still = aggregation.rotated(0.0)(state, state, uploads, weights).tensors
     torch.testing.assert_close(still, aggregation.mean(state, state, uploads, weights).tensors)
     assert not torch.allclose(plain[A], still[A])
+
+
+def test_no_rotation_lies_nearer():
+    """Than the one that is taken for the nearest, of thousands; also to a reflection."""
+    matrices = random(20, 3, 3)
+    skew = random(5000, 3, 3, seed=1)
+    others = torch.matrix_exp(skew - skew.mT)
+    assert set(matrices.det().sign().tolist()) == {-1, 1}
+    nearest = aggregation.nearest_rotation(matrices)
+    torch.testing.assert_close(nearest.mT @ nearest, torch.eye(3).double().expand_as(matrices))
+    torch.testing.assert_close(nearest.det(), torch.ones(20).double())
+    gaps = torch.cdist(others.flatten(1), matrices.flatten(1))
+    assert ((nearest - matrices).flatten(1).norm(dim=1) <= gaps.amin(0)).all()
 
 
 # ---- rules of the product

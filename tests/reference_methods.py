@@ -419,9 +419,11 @@ def padded_changes(state: State, ends: Ends, weights: Shares) -> State:
     for name in layers(state):
         for side in "AB":
             old = state[side, name]
-            received = [old[: end[side, name].shape[0], : end[side, name].shape[1]] for end in ends]
-            changes = [padded(end[side, name] - x, old) for x, end in zip(received, ends)]
-            new[side, name] = old + np.sum([w * x for w, x in zip(weights, changes)], axis=0)
+            new[side, name] = old.copy()
+            for w, end in zip(weights, ends):
+                rows, columns = end[side, name].shape
+                change = end[side, name] - old[:rows, :columns]
+                new[side, name][:rows, :columns] += w * change
     return new
 
 

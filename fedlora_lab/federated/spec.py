@@ -522,7 +522,7 @@ def amplification(
     Args: as of `run`, with the noise multiplier set.
     Guarantees: test_amplification.py::test_amplification_is_what_a_run_measures,
         ::test_own_copies_are_noisier_than_the_average.
-    Source: derived, see `theory.accumulated_noise_terms` and `theory.output_noise`.
+    Source: derived, see `theory.accumulated_noise_terms`.
 
     >>> import fedlora_lab as fl
     >>> task, plan = fl.tasks.digits(clients=20), fl.Plan(rounds=40)

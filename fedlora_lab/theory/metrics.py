@@ -6,7 +6,7 @@ and adds noise of standard deviation sigma C / w_l to block l. Epsilon is the sa
 Plain clipping has w = 1, a balanced start w_A = 1 / c, and FFA-LoRA is the limit of a large w_A.
 
 The forms are of second order: they hold where every example is clipped, and while noise is small
-enough for noise times noise to be left out (see `output_noise` for that part).
+enough for noise times noise to be left out (see `accumulated_noise_terms` for that part).
 
 >>> weights = best_block_weights([1.0, 4.0], [4.0, 1.0])
 >>> round(weighted_cost([1.0, 4.0], [4.0, 1.0], weights) / weighted_cost([1.0, 4.0], [4.0, 1.0]), 2)
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from fedlora_lab._utils.validation import check, check_number, check_whole
+from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.theory.products import FactorA, FactorB
 
 Blocks = Sequence[float] | Float[np.ndarray, " blocks"]
@@ -109,21 +109,3 @@ def turn_merit(useful: float, energy: float, cost: float) -> float:
     check_number("useful", useful, 0)
     _positive("energy, cost", [energy, cost], [energy, cost])
     return useful**2 / (energy * cost)
-
-
-def output_noise(amplification: float, d_in: int, rank: int, scaling: float = 1.0) -> float:
-    """q = scaling^2 r rho^2 / (9 d_in): energy of noise times noise in an output, from rho.
-
-    Noise of accumulated variance v on every entry of A and B, with inputs of mean square 1, gives
-    every output of the adapter the energy scaling^2 r d_in v^2, and rho is 3 d_in v.
-
-    Args:
-        amplification: rho >= 0, of an A that starts as PEFT draws it.
-        d_in, rank, scaling: of the adapter.
-    Guarantees: as simulated (test_noise_times_noise_in_an_output).
-    Source: derived.
-    """
-    check_number("amplification", amplification, 0)
-    check_whole("d_in", d_in, 1)
-    check_whole("rank", rank, 1)
-    return scaling**2 * rank * amplification**2 / (9 * d_in)

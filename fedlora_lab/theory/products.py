@@ -207,7 +207,8 @@ def accumulated_noise_terms(
         scaling: s, >= 0.
         start_scale: c > 0, see `Lora`.
 
-    Guarantees: the mean over drawn runs (test_accumulated_noise_terms).
+    Guarantees: the mean over runs of the engine
+        (test_amplification.py::test_amplification_is_what_a_run_measures).
     Source: derived; `noise_terms` is one release of each.
     """
     check_symbols(d_out=d_out, rank=rank, d_in=d_in, scaling=scaling)
@@ -234,7 +235,8 @@ def amplification(std: float, releases: int, d_in: int, start_scale: float = 1.0
         d_in: inputs of the layer, >= 1.
         start_scale: c > 0: A starts c times as large as PEFT draws it.
 
-    Guarantees: the mean over drawn runs (test_accumulated_noise_terms).
+    Guarantees: the mean over runs of the engine
+        (test_amplification.py::test_amplification_is_what_a_run_measures).
     Source: derived.
 
     >>> round(amplification(0.0221, 40, d_in=64), 2)

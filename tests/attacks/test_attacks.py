@@ -2,7 +2,6 @@
 is checked in notebook 11.
 """
 
-import math
 from functools import cache
 
 import numpy as np
@@ -95,12 +94,10 @@ def test_lira_finds_members():
     assert plain.auc > 0.7 and plain.tpr(0.01) > 0.05
 
 
-def test_a_victim_from_a_run_sends_clipped_gradients():
-    """Fault: an upload longer than the clips of its examples, or of another side."""
+def test_a_victim_from_a_run_sends_what_it_trains():
+    """Fault: an upload of another side. Its clip: test_an_upload_is_the_sum_of_the_traces."""
     victim = Victim.from_record(play(tokens(), "fedlora", None, PLAN)[-1])
-    upload = victim.upload(first(tokens(), 3), "AB", clip_norm=0.01)
-    assert {key.side for key in upload} == {"A", "B"}
-    assert math.sqrt(sum(float(g.square().sum()) for g in upload.values())) <= 0.03 * (1 + 1e-9)
+    assert {key.side for key in victim.upload(first(tokens()), "AB")} == {"A", "B"}
     with pytest.raises(ValueError, match="sides='C': expected some of"):
         victim.upload(first(tokens()), "C")
     with pytest.raises(ValueError, match="clip_norm=inf: expected finite where noise is added"):

@@ -50,18 +50,3 @@ def test_one_factor_at_a_time_is_never_the_worse_greedy_step():
             energy, cost, theory.best_block_weights(energy, cost)
         )
         assert min(single) * (1 - 1e-9) <= both <= max(single) * (1 + 1e-9)
-
-
-@pytest.mark.parametrize("d_in", [16, 256])
-def test_noise_times_noise_in_an_output(d_in):
-    rng = np.random.default_rng(3)
-    rank, scaling, std, releases = 4, 2.0, 0.03, 10
-    amplification = theory.amplification(std, releases, d_in)
-    outputs = []
-    for _ in range(300):
-        noise_B = rng.normal(scale=std * releases**0.5, size=(8, rank))
-        noise_A = rng.normal(scale=std * releases**0.5, size=(rank, d_in))
-        x = rng.normal(size=d_in)
-        outputs.append(np.mean((scaling * noise_B @ (noise_A @ x)) ** 2))
-    energy = theory.output_noise(amplification, d_in, rank, scaling)
-    assert abs(np.mean(outputs) - energy) < 4 * np.std(outputs) / np.sqrt(len(outputs))

@@ -6,8 +6,7 @@ from dial_cases import DIALS, make_dial, shown
 
 import fedlora_lab as fl
 from fedlora_lab import theory
-from fedlora_lab.course.widgets.dial import menu, plain_values, slider, tabulate
-from fedlora_lab.course.widgets.scene import axis, line, panel
+from fedlora_lab.course.widgets.dial import plain_values
 from fedlora_lab.plots import style
 
 LARGEST = 130_000
@@ -15,23 +14,6 @@ LARGEST = 130_000
 
 
 # ---- tables
-
-
-def test_a_table_holds_the_scene_at_every_stop():
-    """And what does not depend on a control is stored once."""
-    controls = {"a": slider("a", "", [1, 2, 3]), "b": menu("b", "", {False: "no", True: "yes"})}
-
-    def scene(a, b):
-        marks = [line([0, 1], [a, -a if b else a], name="the same")]
-        return [panel(f"a is {a}", axis("x", 0, 1), axis("y", 0, 3), *marks)], [f"{a}, ", f"{b}"]
-
-    spec = tabulate(scene, controls)
-    (only,) = spec["panels"]
-    assert only["title"] == {"by": ["a"], "table": ["a is 1", "a is 2", "a is 3"]}
-    assert only["marks"][0]["y"]["by"] == ["a", "b"]
-    assert only["marks"][0]["y"]["table"][:2] == [[1, 1], [1, -1]]
-    assert only["marks"][0]["x"] == [0, 1] and only["marks"][0]["name"] == "the same"
-    assert [piece["words"]["by"] for piece in spec["say"]] == [["a"], ["b"]]
 
 
 # ---- every dial

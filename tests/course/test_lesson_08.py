@@ -5,12 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.special import ndtri
 
 import fedlora_lab as fl
 from fedlora_lab import theory
-from fedlora_lab.course.lesson_08 import exercises, figures
-from fedlora_lab.methods.quantization import REACH, normal_float, normal_levels
+from fedlora_lab.course.lesson_08 import figures
+from fedlora_lab.methods.quantization import normal_float, normal_levels
 from fedlora_lab.tasks.task import concatenate
 
 
@@ -21,14 +20,6 @@ def test_the_quantiser_error_is_the_mean_over_draws(width, block):
     off = (rule(torch.from_numpy(draws)).numpy() - draws) ** 2
     closed = theory.quantiser_error(normal_levels(width), block)
     assert closed in theory.mean_band(off.reshape(400, -1).mean(1))
-
-
-def test_normal_levels():
-    """Derived from quantiles, equal to what is sent."""
-    for width in range(2, 9):
-        np.testing.assert_allclose(
-            exercises.levels(width, REACH, ndtri), normal_levels(width), atol=1e-12
-        )
 
 
 @pytest.mark.slow

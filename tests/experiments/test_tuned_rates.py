@@ -82,14 +82,12 @@ def test_the_suggested_rate_meets_the_limit_of_its_noise(slug):
     found = fl.suggest_lr(task, slug, noise, plan)
     assert found.clip_norm == 0.4 and "rate" in found.origin
     assert fl.suggest_lr(task, slug, noise, plan.replace(lr=0.1)).lr == pytest.approx(found.lr)
-    meets = (
-        "balanced" if slug.startswith("balanced") else tuned_rates.noise_product(methods.get(slug))
-    )
     if slug in ("fedlora", "ffa-lora", "la-lora"):
         work = plan.replace(lr=found.lr)
         forecast = forecast_of(make_run_spec(task, methods.get(slug), noise, work, None, 0))
         taken_up = 3 * 32 * forecast.variance("B", "map", work.rounds)  # of 32 inputs
-        assert taken_up == pytest.approx(tuned_rates.NOISE_LIMITS[meets])
+        limit = tuned_rates.NOISE_LIMITS[tuned_rates.noise_product(methods.get(slug))]
+        assert taken_up == pytest.approx(limit)
     client = noise.replace(unit="client", delta=1e-3)
     other = fl.suggest_lr(task, slug, client, plan)
     assert other.lr == 0.7 and other.clip_norm != 0.4

@@ -118,7 +118,7 @@ def tabulate(scene: Callable[..., Scene], controls: Mapping[str, Control]) -> di
     Returns: ``{"panels": [...], "say": [{"words": ...}, ...]}``, in which whatever depends on
         controls is ``{"by": [their names], "table": [a value for each of their stops]}``.
     Raises: ``ValueError`` for scenes that differ in their panels or marks.
-    Guarantees: test_dials.py::test_a_table_holds_the_scene_at_every_stop.
+    Guarantees: test_dials.py::test_a_dial_shows_what_its_scene_draws.
     """
     stops = [control.values for control in controls.values()]
     scenes = []

@@ -79,9 +79,10 @@ def texts(frame=None, **options):
     return fl.finetune(frame=ROWS if frame is None else frame, **given | options)
 
 
-def prompts(**options):
-    given = {"prompt": "text", "answer": "label"} | options
-    return fl.tasks.prompts(toy_hubs.folder("bert"), toy_hubs.texts(60), **given)
+def prompts(answers="kind", **options):
+    """`fl.tasks.prompts` on texts with these answers."""
+    given = {"prompt": "text", "answer": "label", "clients": 2} | options
+    return fl.tasks.prompts(toy_hubs.folder("llama"), ROWS.assign(label=answers), **given)
 
 
 OPTIONS: dict[Callable[..., Any], dict[str, list[Any]]] = {
@@ -117,7 +118,7 @@ OPTIONS: dict[Callable[..., Any], dict[str, list[Any]]] = {
         "out": [5, "file", "full"],
         "checkpoint": ["x"],
     },
-    prompts: {"max_new_tokens": [0]},
+    prompts: {"max_new_tokens": [0], "prompt": ["Say {text"]},
     fl.tuned_rate: {"task": ["digitz"]},
     fl.tasks.tiny: {"kind": ["bertt"]},
 }
@@ -139,6 +140,13 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "stop": (lambda: run(privacy=None, stop_at=3), "stop_at=3"),
     "rank": (lambda: run(lora=fl.Lora(rank=100_000)), "rank=100000: expected at most 96"),
     "central": (lambda: compare(methods=["central"], privacy=private("example")), "privacy="),
+    # templates and answers
+    "attribute": (
+        lambda: prompts(prompt="{text.__class__}"),
+        "prompt {text.__class__}=.*: ",
+    ),
+    "no answer": (lambda: prompts("", test=ROWS), "answer='row 0 is empty'"),
+    "missing": (lambda: prompts(math.nan), "answer=nan: expected text in every row, which row 0"),
     # files
     **{
         name: (lambda name=name: texts(name), f"dataset='{name}'")

@@ -206,29 +206,6 @@ def test_the_page_s_ten_lines_run_as_written(tmp_path, monkeypatch):
 # ---- what is refused
 
 
-BAD: dict[str, dict[str, Any]] = {
-    "prompt {question.__class__}=.*: expected a column": {"prompt": "{question.__class__}"},
-    "prompt='Say {question': expected a template": {"prompt": "Say {question"},
-    "answer='row 0 is empty': expected at least one token": {
-        "dataset": FRAME.assign(answer=""),
-        "test": FRAME,
-    },
-    "answer=nan: expected text in every row, which row 0 has not": {
-        "dataset": FRAME.assign(answer=math.nan),
-        "test": FRAME,
-    },
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("line", BAD)
-def test_bad_calls_are_one_line(line):
-    call: dict[str, Any] = {"dataset": FRAME, **COLUMNS} | BAD[line]
-    with pytest.raises(ValueError, match=line) as error:
-        fl.tasks.prompts(toy_hubs.folder("llama"), **call)
-    assert "\n" not in str(error.value)
-
-
 @pytest.mark.slow
 def test_what_writes_no_answers_is_refused():
     bert = toy_hubs.task("bert").model

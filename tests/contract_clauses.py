@@ -18,10 +18,10 @@ from toy_tasks import (
     LORA,
     anywhere,
     movers,
-    one_round,
     opened,
     plain_server,
     private,
+    records_of,
     tokens,
     with_clients,
 )
@@ -220,7 +220,7 @@ def noise_of_the_update(row: Method, draws: int = 10) -> None:
             for level in (sigma, 0.0):
                 privacy = private("client", level, CLIP, trust="central")
                 run = opened(task, row, privacy, plan, t, start, seed)
-                one_round(run)
+                next(records_of(run))
                 ends.append(run.state.server.tensors)
             noise = {
                 key: (x - ends[1][key])[None] for key, x in ends[0].items() if key.kind.trained

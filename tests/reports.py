@@ -8,10 +8,7 @@ import numpy as np
 import pandas as pd
 
 import fedlora_lab as fl
-from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.statistics import COLUMNS
-from fedlora_lab.report.page import report
-from fedlora_lab.report.run_folder import to_json
 
 METHODS, SEEDS = ("fedlora", "rolora"), (0, 1, 2)
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">"\'&amp; $x_{'
@@ -74,12 +71,3 @@ def ledgers(
     plan = fl.Privacy(noise_multiplier=0.8, sample_rate=0.1, delta=1e-4)
     ledger = plan.ledger(releases=20, reproducible=reproducible)
     return {f"{method}-{seed}": ledger for method, seed in product(methods, seeds)}
-
-
-def write_folder(folder: Any, task: str = "digits", methods: Any = METHODS, seeds: Any = SEEDS):
-    """A run folder of these frames, and its report's path."""
-    write_atomically(folder / "frame.csv", frame(task, methods, seeds).to_csv(index=False))
-    write_atomically(folder / "settings.json", to_json(settings(task, methods, seeds)))
-    for name, ledger in ledgers(methods, seeds).items():
-        write_atomically(folder / "checkpoints" / name / "ledger.json", ledger.to_json() + "\n")
-    return report(folder)

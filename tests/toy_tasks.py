@@ -1,7 +1,7 @@
 """Tasks of a few numbers, in double precision, and what tests of the core do with them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any
@@ -17,7 +17,7 @@ from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.privacy.ledger import Ledger, PerClient
-from fedlora_lab.tasks.task import Task
+from fedlora_lab.tasks.task import Task, frozen_copy
 
 LORA = fl.Lora(rank=2, alpha=3.0)
 PLAN = fl.Plan(rounds=2, local_steps=2, batch=3, lr=0.2)
@@ -37,6 +37,18 @@ class Tokens(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = torch.tanh(self.inner(x))
         return self.head(torch.tanh(self.outer(hidden - 0.5 * hidden.flip(1))).mean(1))
+
+
+def seeded(make: Callable[[], nn.Module]) -> Any:
+    """A frozen model of double precision whose weights are the same in every test."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return frozen_copy(make().double())
+
+
+def two_layers() -> Any:
+    """Linear maps of single precision."""
+    return seeded(lambda: nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3))).float()
 
 
 @cache
@@ -60,12 +72,9 @@ def examples(count: int, seed: int) -> tuple[Tensor, Tensor]:
 @cache
 def tokens(head: str | None = None, sizes: tuple[int, ...] = (5, 8, 3)) -> Task:
     """Three clients of unequal size, two adapted layers, with or without a trained head."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = Tokens().double()
     clients = [examples(count, 10 + k) for k, count in enumerate(sizes)]
     places: dict[str, Any] = {"targets": ["inner", "outer"], "head": head, "name": "tokens"}
-    return fl.tasks.classification(model, clients, test=examples(9, 1), **places)
+    return fl.tasks.classification(seeded(Tokens), clients, test=examples(9, 1), **places)
 
 
 @cache
@@ -99,9 +108,9 @@ def opened(
     return run
 
 
-def one_round(run: Run) -> Round:
-    """The record of the round that is next."""
-    return next(event for event in run.events() if isinstance(event, Round))
+def records_of(run: Run) -> Iterator[Round]:
+    """The records of a run that was opened, each when it is asked for."""
+    return (event for event in run.events() if isinstance(event, Round))
 
 
 def somewhere(shapes: Mapping[ParamKey, torch.Size], seed: int = 0) -> dict[ParamKey, Tensor]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from toy_tasks import LORA, PLAN, play, tokens
+from toy_tasks import LORA, PLAN, play, seeded, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import attacks
@@ -67,9 +67,7 @@ def random_labels():
     random = torch.Generator().manual_seed(0)
     x = torch.randn(60, 40, generator=random, dtype=torch.float64)
     y = torch.randint(6, (60,), generator=random)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(40, 16), nn.Tanh(), nn.Linear(16, 6)).double()
+    model = seeded(lambda: nn.Sequential(nn.Linear(40, 16), nn.Tanh(), nn.Linear(16, 6)))
     clients = [(x[:20], y[:20]), (x[20:40], y[20:40])]
     return fl.tasks.classification(model, clients, test=(x[40:], y[40:]), targets=["0"], head="2")
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toy_tasks import LORA, UNITS, play, private, same_bits, tokens
+from toy_tasks import LORA, UNITS, play, private, records_of, same_bits, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -18,7 +18,6 @@ from fedlora_lab.audit.instruments import (
     mark_examples,
     ordinary_marks,
 )
-from fedlora_lab.federated.records import Round
 from fedlora_lab.methods.state import ParamKey
 
 PLAN = fl.Plan(rounds=3, local_steps=2, batch=8, lr=0.2)
@@ -39,9 +38,8 @@ def test_the_audit_changes_nothing_of_the_run(unit):
     task = tokens("head")
     plan = PLAN.replace(batch=3, participation=0.8, dropout=0.1)
     marked = mark_examples(task, ordinary_marks(task))
-    watched = Recorder.open(marked, methods.DEeR, private(unit), plan, lora=LORA).events()
-    records = [event for event in watched if isinstance(event, Round)]
-    same_bits(records, play(task, "deer", private(unit), plan))
+    watched = Recorder.open(marked, methods.DEeR, private(unit), plan, lora=LORA)
+    same_bits(list(records_of(watched)), play(task, "deer", private(unit), plan))
 
 
 def planted(unit, seed):

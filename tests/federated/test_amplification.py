@@ -25,8 +25,11 @@ CASES: dict[str, Any] = {
     "momentum": ("fedlora", "example", {"optimizer": fl.SGD(momentum=0.7)}, {}, None),
     "turns in a round, filter": ("la-lora", "example", {"local_steps": 3}, {}, None),
     "a multiplier each, sizes": (
-        *("fedlora", "example", {"weights": "size", "batch": None}),
-        *({"sigma": (SIGMA, 2 * SIGMA, 0.0, 5 * SIGMA)}, None),
+        "fedlora",
+        "example",
+        {"weights": "size", "batch": None},
+        {"sigma": (SIGMA, 2 * SIGMA, 0.0, 5 * SIGMA)},
+        None,
     ),
     "trusted server": ("rolora", "client", {"participation": 0.5, "server_lr": 0.5}, {}, None),
     "sum of shares": ("fedlora", "client", TURNS, {"trust": "secagg", "honest": 2}, None),

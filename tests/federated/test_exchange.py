@@ -7,13 +7,12 @@ from itertools import pairwise
 import contract_clauses
 import pytest
 import torch
-from toy_tasks import LORA, PLAN, anywhere, book, gap, play, private, tokens
+from toy_tasks import LORA, PLAN, anywhere, book, gap, play, private, records_of, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.audit.instruments import Recorder
 from fedlora_lab.federated import exchange, local_training
-from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.spec import make_run_spec
 from fedlora_lab.methods.state import ServerState
 from fedlora_lab.privacy.ledger import LedgerEntry
@@ -96,8 +95,8 @@ def test_denominators_are_fixed(unit, trust, weights):
     shares = sizes / sizes.sum() / 0.6
     counts = set()
     before = run.state.server
-    for event in run.events():
-        if isinstance(event, Round) and run.everyone is not None:
+    for _ in records_of(run):
+        if run.everyone is not None:
             ids = run.participants(before.round)
             arrived = run.arrivals(before.round, ids)
             counts.add(len(arrived))

@@ -13,6 +13,7 @@ from toy_tasks import (
     is_binomial,
     play,
     private,
+    records_of,
     regression,
     same_bits,
     tokens,
@@ -22,7 +23,6 @@ import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab.federated.compare import BASELINES
-from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
 from fedlora_lab.lora import per_example
 
@@ -77,7 +77,7 @@ def test_kept_factors_are_scored_client_by_client():
     """The metrics are means over the clients' own models, clients that never came included."""
     task = tokens("head")
     run = Run.open(task, KEEPS_B, None, PLAN.replace(participation=0.5), lora=LORA, seed=4)
-    *_, record = (event for event in run.events() if isinstance(event, Round))
+    *_, record = records_of(run)
     assert -1 in run.state.seen and math.isnan(record.deviation)
     losses = []
     for k in range(3):

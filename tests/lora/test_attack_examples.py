@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
-from toy_tasks import PLAN, Tokens, examples, play, private, tokens
+from toy_tasks import PLAN, Tokens, examples, play, private, seeded, tokens, two_layers
 
 import fedlora_lab as fl
 from fedlora_lab.methods.aggregation import ByLayer
@@ -22,7 +22,7 @@ from fedlora_lab.methods.published import FFA, FedLoRA
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.tasks.architectures import trim_padding
 from fedlora_lab.tasks.metrics import squared_error
-from fedlora_lab.tasks.task import Task, frozen_copy
+from fedlora_lab.tasks.task import Task
 
 pytestmark = pytest.mark.attack
 MODEL = r"^model='{}': expected examples that do not mix, batch first"
@@ -32,12 +32,6 @@ PENALTY = r"^penalty=.*: expected examples that do not mix, batch first"
 def refused(message: str, task: Task, row: Any = FedLoRA, unit: Any = "example", plan=PLAN) -> None:
     with pytest.raises(ValueError, match=message):
         fl.run(task, row, unit and private(unit), plan)
-
-
-def seeded(make: Callable[[], nn.Module]) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return frozen_copy(make().double())
 
 
 def gaps(rows: Any, start: Any) -> Tensor:
@@ -198,10 +192,9 @@ def test_a_loss_that_mixes_faintly_or_seldom_is_refused(products):
     """Such a loss looked sound beside ordinary examples, and one huge example moved a release by 96
     clip norms.
     """
-    model = seeded(lambda: nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3))).float()
     x = torch.randn(30, 6, generator=torch.Generator().manual_seed(0))
     y = torch.arange(30) % 3
-    task = fl.tasks.classification(model, [(x, y)], test=(x, y), targets=["0"])
+    task = fl.tasks.classification(two_layers(), [(x, y)], test=(x, y), targets=["0"])
     plan = PLAN.replace(batch=None)
     assert fl.run(task, "ffa-lora", private("example"), plan, products=products)
     for loss in FAINT.values():

@@ -13,7 +13,6 @@ import inspect
 import itertools
 import math
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import broken_rows
@@ -153,7 +152,7 @@ def _lossy(method: Method) -> fl.Plan:
 
 
 @reads("start", "balance", "aggregate", "broadcast")
-def test_adapter_changes_nothing_before_training(row: Method) -> None:
+def test_adapter_changes_nothing_before_training(row):
     """Before training the adapted model is the base model, and so is the clients' copy of it."""
     task = tokens("head")
     (record,) = play(task, row, None, PLAN.replace(rounds=0))
@@ -170,9 +169,7 @@ def test_adapter_changes_nothing_before_training(row: Method) -> None:
 
 
 @reads("train", "start", "share", "own_ranks", "aggregate", "broadcast")
-def test_a_seed_decides_every_bit_of_a_run_and_of_a_resumed_one(
-    row: Method, unit: str, tmp_path: Path
-) -> None:
+def test_a_seed_decides_every_bit_of_a_run_and_of_a_resumed_one(row, unit, tmp_path):
     """A run that was stopped and taken up again has the bits of one that never was; another seed
     gives another run.
     """
@@ -189,7 +186,7 @@ def test_a_seed_decides_every_bit_of_a_run_and_of_a_resumed_one(
 
 
 @reads("train", "clip_groups", "clip_reference", "precondition", "filter", "penalty", units=True)
-def test_no_clip_no_noise_is_the_plain_run(row: Method, unit: str) -> None:
+def test_no_clip_no_noise_is_the_plain_run(row, unit):
     """Without clip and noise the run is the run without privacy.
 
     Without a filter in the client unit, where it acts on the update and not on each step; a rule
@@ -206,7 +203,7 @@ def test_no_clip_no_noise_is_the_plain_run(row: Method, unit: str) -> None:
 
 
 @reads("train", "share", "own_ranks", "precondition", "clip_reference")
-def test_the_filter_acts_once_where_the_noise_is(row: Method) -> None:
+def test_the_filter_acts_once_where_the_noise_is(row):
     """In the client unit a filter changes an upload in one way: the noised update is filtered,
     once. Every row is given a filter; local steps go on as if there were none.
     """
@@ -229,7 +226,7 @@ def test_the_filter_acts_once_where_the_noise_is(row: Method) -> None:
 
 
 @reads(units=True, also=(WITHIN,))
-def test_no_path_from_data_round_the_clip(row: Method, unit: str) -> None:
+def test_no_path_from_data_round_the_clip(row, unit):
     """With a C that the noise rounds away two data sets of equal sizes give the bit-same run, even
     if one of them holds NaN and infinity. Left out is what release mode hides: what a clip did, and
     in the client unit the metrics of factors that clients keep.
@@ -243,7 +240,7 @@ def test_no_path_from_data_round_the_clip(row: Method, unit: str) -> None:
 
 
 @reads("train", "share", "own_ranks", "aggregate", "balance")
-def test_frozen_and_unsent_factors_never_change_on_the_server(row: Method, unit: str) -> None:
+def test_frozen_and_unsent_factors_never_change_on_the_server(row, unit):
     """A factor that does not move, or is not sent, never changes on the server and takes no room on
     the way up; unless the server's rule says that it writes it. Own ranks are not sent.
     """
@@ -268,7 +265,7 @@ def test_frozen_and_unsent_factors_never_change_on_the_server(row: Method, unit:
 
 
 @reads("share", "own_ranks", units=True)
-def test_kept_factors_stay_with_their_client(row: Method, unit: str) -> None:
+def test_kept_factors_stay_with_their_client(row, unit):
     """What moves and is not sent is there when its client comes again. That no other client's data
     reach it: test_methods_that_keep_ranks_equal_their_loops.
     """
@@ -294,7 +291,7 @@ def _finished(task: Task, row: Method, unit: str, plan: fl.Plan) -> Run:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.slug)
-def test_deviates_unless_exact(row: Method) -> None:
+def test_deviates_unless_exact(row):
     """The deviation is below 1e-6 in every round exactly when the row claims so."""
     plan = PLAN.replace(rounds=4, local_steps=3, participation=0.8, dropout=0.1)
     for privacy in (None, private("client", trust="local")):
@@ -303,7 +300,7 @@ def test_deviates_unless_exact(row: Method) -> None:
 
 
 @reads("train", "clip_groups", "precondition", units=True)
-def test_epsilon_is_that_of_the_plan(row: Method, unit: str) -> None:
+def test_epsilon_is_that_of_the_plan(row, unit):
     """Epsilon is, bit for bit, that of the releases alone, whatever the method; or none is
     certified, with a reason. One release is a step in the example unit, a round in the client unit.
     """
@@ -325,7 +322,7 @@ def test_epsilon_is_that_of_the_plan(row: Method, unit: str) -> None:
 
 
 @reads("train", "start")
-def test_the_schedule_opens_with_what_is_zero(row: Method) -> None:
+def test_the_schedule_opens_with_what_is_zero(row):
     """While B is zero A has no gradient: a schedule that opens with A alone spends a step on noise.
     What the product is zero by moves first; or a residual takes out a product that is not.
     """
@@ -336,7 +333,7 @@ def test_the_schedule_opens_with_what_is_zero(row: Method) -> None:
 
 
 @reads("start", "clip_groups", "precondition", "penalty")
-def test_chunks_change_nothing(row: Method, unit: str) -> None:
+def test_chunks_change_nothing(row, unit):
     """In chunks that do not divide examples and clients, or all at once: the same run up to
     rounding.
     """

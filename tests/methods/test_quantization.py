@@ -6,10 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_tasks import LORA, play, private, regression
+from toy_tasks import LORA, play, private, records_of, regression
 
 import fedlora_lab as fl
-from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
 from fedlora_lab.methods import quantization
 from fedlora_lab.methods.quantization import normal_float, normal_levels
@@ -98,7 +97,7 @@ def test_a_client_that_was_away_gets_what_it_missed():
     seen = [-1] * K
     changed = []
     size = {"A": A, "B": B}
-    for record in [event for event in run.events() if isinstance(event, Round)][1:]:
+    for record in list(records_of(run))[1:]:
         t = record.index - 1
         ids = run.participants(t)
         side = "BA"[t % 2]

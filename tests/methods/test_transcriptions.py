@@ -13,7 +13,7 @@ import reference_methods as plain
 import torch
 from reference_methods import Loop, together
 from scipy.stats import binomtest, kstest
-from toy_tasks import LORA, private, somewhere, tokens
+from toy_tasks import LORA, private, records_of, somewhere, tokens
 
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
@@ -85,11 +85,10 @@ def follow(
     shares = [n / sum(sizes) for n in sizes]
     work = plain.Work(rounds, 2, 0.5, momentum, clip, shares, unit)
     trace = Trace([], [], [], oracle, clients, work)
-    for event in run.events():
-        if isinstance(event, Round):
-            trace.records.append(event)
-            trace.states.append(run.state.server)
-            trace.personal.append(dict(run.state.personal))
+    for record in records_of(run):
+        trace.records.append(record)
+        trace.states.append(run.state.server)
+        trace.personal.append(dict(run.state.personal))
     return trace
 
 

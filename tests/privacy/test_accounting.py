@@ -30,14 +30,14 @@ HISTORIES: list[tuple[tuple[Entry, ...], float]] = [
 # ---- against other libraries, attacks and closed forms
 
 
-def test_epsilon_equals_published_values() -> None:
+def test_epsilon_equals_published_values():
     """Published values at q = 0.1, to the digits published."""
     for sigma, steps, value in ((3.0, 512, 3.770), (9.66, 512, 1.000), (3.0, 155, 1.996)):
         assert epsilon(((sigma, 0.1, steps),), 1e-6) == pytest.approx(value, abs=1.5e-3)
 
 
 @pytest.mark.slow
-def test_pld_is_never_below_dp_accounting() -> None:
+def test_pld_is_never_below_dp_accounting():
     """And above it by 0.1 % at most, also where draws are rare and noise is little."""
     rare = [(((0.4, 1e-4, 100),), 1e-6), (((0.5, 0.003, 1000),), 1e-6)]
     many = [(((1.0, 0.1, 100),), 1e-12), (((1.0, 0.05, 20_000),), 1e-10)]
@@ -53,7 +53,7 @@ def test_pld_is_never_below_dp_accounting() -> None:
         assert value <= epsilon(history, delta, "rdp")
 
 
-def test_an_optimal_attack_finds_what_is_stated() -> None:
+def test_an_optimal_attack_finds_what_is_stated():
     """The best attack on two releases, by integration over their outcomes."""
     sigma = 1.5
     q = 0.2
@@ -72,7 +72,7 @@ def test_an_optimal_attack_finds_what_is_stated() -> None:
 
 
 @pytest.mark.slow
-def test_rdp_equals_opacus() -> None:
+def test_rdp_equals_opacus():
     from opacus.accountants.analysis import rdp as opacus
 
     orders = list(accounting.ORDERS)
@@ -87,7 +87,7 @@ def test_rdp_equals_opacus() -> None:
         assert value == pytest.approx(by_opacus, rel=1e-5)
 
 
-def test_full_batches_have_the_exact_epsilon() -> None:
+def test_full_batches_have_the_exact_epsilon():
     """Without sampling epsilon has a closed form, also where sigma changes."""
     mixed = ((2.0, 1.0, 30), (0.7, 1.0, 2), (5.0, 1.0, 300))
     for history in (((0.01, 1.0, 1),), ((10.0, 1.0, 200),), mixed):
@@ -111,7 +111,7 @@ RATES = np.array([0.001, 0.01, 0.1])
 
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", CURVES, ids=str)
-def test_tradeoff_equals_golden_numbers(entry: Entry) -> None:
+def test_tradeoff_equals_golden_numbers(entry):
     """Computed apart, from losses and probabilities of dp-accounting. The third is the one where
     probabilities of a finer grid add up to 1.0004 or 1.012: scaled back to 1 they give .157 or .032
     for .161."""
@@ -121,7 +121,7 @@ def test_tradeoff_equals_golden_numbers(entry: Entry) -> None:
 
 
 @pytest.mark.slow
-def test_tradeoff_lies_below_every_epsilon() -> None:
+def test_tradeoff_lies_below_every_epsilon():
     """From guessing, without a release, to knowing, without noise."""
     rates = np.linspace(0, 1, 101)
     mixed = ((1.0, 0.1, 60), (2.0, 1.0, 3))
@@ -138,7 +138,7 @@ def test_tradeoff_lies_below_every_epsilon() -> None:
 # ---- answers are kept, ordered and finite
 
 
-def test_an_answer_is_the_same_whatever_was_asked_before() -> None:
+def test_an_answer_is_the_same_whatever_was_asked_before():
     """To the bit: a resumed run asks for other numbers first."""
     caches = (accounting._epsilon, pld._losses, pld._repeated)
     for cache in caches:
@@ -150,7 +150,7 @@ def test_an_answer_is_the_same_whatever_was_asked_before() -> None:
 
 
 @both
-def test_what_releases_nothing_spends_nothing_and_bare_values_all(accountant: str) -> None:
+def test_what_releases_nothing_spends_nothing_and_bare_values_all(accountant):
     assert epsilon(((1.0, 0.0, 10), (0.0, 0.0, 10), (None, 0.5, 0)), 1e-5, accountant) == 0
     for none in (None, 0.0):
         assert epsilon(((1.0, 0.1, 5), (none, 0.1, 1)), 1e-5, accountant) == math.inf
@@ -169,7 +169,7 @@ ANSWERS: tuple[Callable[[Any], float], ...] = (
 
 
 @pytest.mark.slow
-def test_every_history_has_an_answer_that_never_falls_with_less_noise() -> None:
+def test_every_history_has_an_answer_that_never_falls_with_less_noise():
     """Numbers whose squares overflow or vanish made some accountants fail and others not end."""
     for q, count, answer in itertools.product((5e-324, 0.3, 1.0), (1, 10**6, 2**53), ANSWERS):
         answers = [answer(((sigma, q, count),)) for sigma in EXTREME_SIGMAS]
@@ -180,7 +180,7 @@ def test_every_history_has_an_answer_that_never_falls_with_less_noise() -> None:
 
 
 @pytest.mark.parametrize("sigma", [1.0, 1e6])
-def test_what_so_many_releases_spend_is_not_lost_in_rounding(sigma: float) -> None:
+def test_what_so_many_releases_spend_is_not_lost_in_rounding(sigma):
     """At 2^53 releases one of them spends less than a float's rounding: epsilon 0 was stated where
     attackers of the composed releases, sigma / (q sqrt(n)) of noise at best, find every member.
     """
@@ -194,7 +194,7 @@ def test_what_so_many_releases_spend_is_not_lost_in_rounding(sigma: float) -> No
 
 @pytest.mark.slow
 @both
-def test_noise_multiplier_never_above_target(accountant: str) -> None:
+def test_noise_multiplier_never_above_target(accountant):
     """At least 99 % of it, and 1 % less noise would exceed it; also where less noise than counts as
     noise at all would be enough."""
     cases = [(8.0, 1e-4, 0.1, 50), (3.0, 1e-6, 1.0, 60), (0.02, 1e-3, 0.05, 5)]
@@ -210,7 +210,7 @@ def test_noise_multiplier_never_above_target(accountant: str) -> None:
 
 
 @pytest.mark.parametrize("accountant", ["rdp", pytest.param("pld", marks=pytest.mark.slow)])
-def test_many_distinct_sizes_spend_at_most_the_target(accountant: str) -> None:
+def test_many_distinct_sizes_spend_at_most_the_target(accountant):
     """Of 200 clients each, counted by itself, and hardly less; at about one evaluation a rate."""
     sizes = np.random.default_rng(1).choice(np.arange(50, 250), 200, replace=False)
     rates = tuple(float(16 / n) for n in sizes)

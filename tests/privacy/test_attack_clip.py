@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 from toy_tasks import (
     LORA,
     PLAN,
@@ -18,6 +17,7 @@ from toy_tasks import (
     private,
     regression,
     tokens,
+    two_layers,
 )
 
 import fedlora_lab as fl
@@ -46,14 +46,14 @@ ENTRIES = {
 
 
 @pytest.mark.parametrize(("entries", "clip_norm"), ENTRIES.values(), ids=ENTRIES)
-def test_no_row_of_any_size_passes_the_clip(entries: torch.Tensor, clip_norm: float) -> None:
+def test_no_row_of_any_size_passes_the_clip(entries, clip_norm):
     for row in entries:
         sums, _ = clip_sum({ONE: row[None]}, clip_norm, torch.zeros(1, dtype=torch.int64), 1)
         assert float(sums[ONE].double().norm()) <= clip_norm * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("odd", [torch.nan, 0.0, 1e30])
-def test_no_row_moves_the_norms_of_others(odd: float) -> None:
+def test_no_row_moves_the_norms_of_others(odd):
     """One odd row had all others, alike with few large and many tiny numbers, measured finer."""
     rows = torch.full((512, 4, 4096), 2e-3)
     rows[:, 0, :3] = 1.0
@@ -64,21 +64,15 @@ def test_no_row_moves_the_norms_of_others(odd: float) -> None:
     assert moved <= (1 + 1e-4 if odd == 1e30 else 1e-4)
 
 
-def test_noise_is_as_fine_as_what_it_hides() -> None:
+def test_noise_is_as_fine_as_what_it_hides():
     """Float32's noise leaves a float64 sum's last digits bare: membership was read off them."""
     drawn = gaussian_noise({ONE: torch.Size((2000,))}, [1e-3], Streams(None), [(0, 0, 0)])
     released = add_noise({ONE: torch.zeros(1, 2000).double()}, drawn, {})[0][ONE]
     assert float((released != released.float()).float().mean()) > 0.99
 
 
-def two_layers() -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 3))
-
-
 @pytest.mark.parametrize(("trust", "scale"), [("central", 1e22), ("local", 1e30)])
-def test_one_client_s_data_cannot_stop_a_run(trust: str, scale: float) -> None:
+def test_one_client_s_data_cannot_stop_a_run(trust, scale):
     """Factors that have lost their way have a Gram matrix without roots: an error would tell."""
     x = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
     y = torch.arange(5) % 3
@@ -99,7 +93,7 @@ def rotated(gram: torch.Tensor) -> Preconditioner:
     return Preconditioner(turn, back)
 
 
-def test_a_rotation_of_the_ranks_takes_no_noise_from_the_signal() -> None:
+def test_a_rotation_of_the_ranks_takes_no_noise_from_the_signal():
     """Of clients of a lower rank, the noise of a rank that a map fills with signal stays.
 
     1000 times the noise must move every rank 1000 times as far, in the coordinates of the clip.
@@ -120,7 +114,7 @@ def test_a_rotation_of_the_ranks_takes_no_noise_from_the_signal() -> None:
 
 
 @pytest.mark.parametrize("unit", ["example", "client"])
-def test_a_rule_that_turns_unsound_is_refused_where_it_does(unit: str) -> None:
+def test_a_rule_that_turns_unsound_is_refused_where_it_does(unit):
     """Sound when the run is opened, the unsound factor-space form 30 calls later."""
     calls = chain([product_space] * 30, repeat(factor_space))
     row = fl.methods.DEeR.replace(name="warm", precondition=lambda gram: next(calls)(gram))
@@ -130,7 +124,7 @@ def test_a_rule_that_turns_unsound_is_refused_where_it_does(unit: str) -> None:
     assert play(tokens(), "deer-literal", private(unit))[-1].epsilon == float("inf")
 
 
-def test_tensors_of_half_precision_are_not_trained() -> None:
+def test_tensors_of_half_precision_are_not_trained():
     """Sums would be rounded after every addend: one example moved them by 1.4 C."""
     x = torch.randn(6, 6).bfloat16()
     y = torch.arange(6) % 3
@@ -156,12 +150,12 @@ def matrices(rows: int, columns: int) -> st.SearchStrategy[torch.Tensor]:
 @settings(max_examples=50)
 @given(matrices(2, 2), matrices(2, 2), matrices(2, 2), matrices(2, 3), st.booleans())
 def test_one_example_moves_a_release_as_a_shift_of_the_noise_by_at_most_c_does(
-    before: torch.Tensor,
-    after: torch.Tensor,
-    other: torch.Tensor,
-    gradient: torch.Tensor,
-    alike: bool,
-) -> None:
+    before,
+    after,
+    other,
+    gradient,
+    alike,
+):
     """Whatever a rule returns: singular, huge or infinite maps. A shift of the noise is what the
     Gaussian mechanism hides; rules that map noise and signal apart certify no epsilon.
     """
@@ -193,7 +187,7 @@ OTHER_SHAPES = {
 
 @pytest.mark.parametrize("unit", ["example", "client"])
 @pytest.mark.parametrize("made", OTHER_SHAPES.values(), ids=OTHER_SHAPES)
-def test_maps_that_do_not_belong_to_their_owner_are_refused(made: Any, unit: str) -> None:
+def test_maps_that_do_not_belong_to_their_owner_are_refused(made, unit):
     """Taken by its place among all rows, a row's map would follow from who else was drawn; and
     whether a run stops must not hang on how many were.
     """

@@ -16,14 +16,13 @@ import pytest
 import torch
 from contract_clauses import in_units_of_noise
 from torch import Tensor
-from toy_tasks import LORA, PLAN, anywhere, private, tokens
+from toy_tasks import LORA, PLAN, anywhere, private, records_of, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.audit.instruments import LEFT_OUT, ORDINARY, Recorder, mark_examples
 from fedlora_lab.federated import exchange
 from fedlora_lab.federated.checkpoint import RunState
-from fedlora_lab.federated.records import Round
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
 
@@ -37,8 +36,15 @@ CLIP = 0.7
 MARKED_LOSS_WEIGHT = 10_000
 SIZES = (5, 8, 3, 6)
 ROWS = (
-    *("fedlora", "ffa-lora", "la-lora", "deer", "fedsa-lora", "split-ranks"),
-    *("dp-fedlora", "dp-lora", "fedlpp"),
+    "fedlora",
+    "ffa-lora",
+    "la-lora",
+    "deer",
+    "fedsa-lora",
+    "split-ranks",
+    "dp-fedlora",
+    "dp-lora",
+    "fedlpp",
 )
 PLAIN = methods.FedLoRA
 PARTIAL = 0
@@ -72,7 +78,7 @@ def released(
     values = replace(anywhere(tokens(sizes=SIZES), row), round=t)
     run.state = RunState(values, {}, [-1] * len(SIZES), [{} for _ in range(t)])
     run.resumed = True
-    assert any(isinstance(event, Round) for event in run.events())
+    next(records_of(run))
     start = {key: row.clip_reference(x[None]) for key, x in run.result.opened.sent.tensors.items()}
     return run, {key: x - start[key] for key, x in run.result.received.uploads.items()}
 

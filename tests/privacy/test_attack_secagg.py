@@ -24,7 +24,7 @@ def exact(sigma: Any, releases: int = 100) -> float:
     return theory.gdp_epsilon(theory.gaussian_mu(sigma, releases), 1e-3)
 
 
-def test_the_aggregator_is_not_amplified_against() -> None:
+def test_the_aggregator_is_not_amplified_against():
     """Noise that gives 2.0 to an outsider at q = 10 % gives 7 or more to who sees them send."""
     task = SimpleNamespace(sizes=(10,) * 100)
     plan = fl.Plan(rounds=100, local_steps=5, participation=0.1)
@@ -41,7 +41,7 @@ def test_the_aggregator_is_not_amplified_against() -> None:
         assert exact(calibrated.noise_multiplier) <= 2
 
 
-def test_colluders_leave_enough_noise() -> None:
+def test_colluders_leave_enough_noise():
     """Colluders upload and take their own noise out: what is left deviates by sigma C or more.
 
     Measured on the noise that the run draws, in the round with the fewest uploads that is released.
@@ -61,7 +61,7 @@ def test_colluders_leave_enough_noise() -> None:
     assert left == pytest.approx(sigma * clip, rel=4 / math.sqrt(2 * 4000))
 
 
-def test_clients_of_low_rank_add_their_noise_to_every_rank() -> None:
+def test_clients_of_low_rank_add_their_noise_to_every_rank():
     """On Flower clients sent shares in their own ranks only: some had a third of the noise."""
     task = fl.tasks.regression(clients=8, examples=4, d_in=40, d_out=40, rank=2, test=4)
     privacy = private("client", 1e3, trust="secagg")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from commands import SMALL, call
 from flower_runs import party
-from toy_tasks import LORA, PLAN, book, play, private, tokens
+from toy_tasks import LORA, PLAN, book, play, private, records_of, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.federated.compare import Cell
@@ -155,7 +155,7 @@ def test_a_run_that_was_opened_before_another_wrote_is_refused(tmp_path):
     def opened(**where: Any) -> Run:
         return Run.open(tokens(), "fedlora", calibrated(), FOUR, **RELEASE, **where)
 
-    begun = (e for e in opened(checkpoint=tmp_path).events() if isinstance(e, Round))
+    begun: Any = records_of(opened(checkpoint=tmp_path))
     assert [next(begun).index for _ in range(3)] == [0, 1, 2]
     begun.close()
     first = opened(resume=tmp_path)

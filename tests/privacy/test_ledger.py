@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ def of_clients(trust: str, rounds: int = 100) -> Ledger:
 # ---- what is counted
 
 
-def test_a_client_has_spent_what_it_took_part_in() -> None:
+def test_a_client_has_spent_what_it_took_part_in():
     """Also where sigma and q change on the way; what names no client counts for everybody."""
     ledger = filled()
     ledger.record(2, (1,), 4, sample_rate=0.2, noise_multiplier=2.0)
@@ -45,7 +44,7 @@ def test_a_client_has_spent_what_it_took_part_in() -> None:
     assert ledger.epsilon(1) == accounting.epsilon(ledger.history(1), 1e-5)
 
 
-def test_a_replay_counts_once() -> None:
+def test_a_replay_counts_once():
     """A resumed round draws the same noise. A different entry for it is an error."""
     ledger = filled()
     before = ledger.to_json()
@@ -58,7 +57,7 @@ def test_a_replay_counts_once() -> None:
         filled(reproducible=False).record(1, (0,), 5, **RATES, repeats=True)
 
 
-def test_every_record_counts() -> None:
+def test_every_record_counts():
     """A second run that writes the same rounds into one ledger has released them anew; a release
     without noise protects nobody whom it names."""
     ledger = filled()
@@ -70,7 +69,7 @@ def test_every_record_counts() -> None:
     assert Ledger.from_json(ledger.to_json()).epsilon_or_inf() == math.inf
 
 
-def test_the_worst_client_is_found_among_many() -> None:
+def test_the_worst_client_is_found_among_many():
     """Left out of the search: whom another beats in noise, rate and number of releases."""
     random = np.random.default_rng(3)
     ledger = Ledger(accountant="rdp")
@@ -86,13 +85,16 @@ def test_the_worst_client_is_found_among_many() -> None:
 # ---- what is stated, and to whom
 
 
-def test_an_uncertified_ledger_states_no_epsilon() -> None:
+def test_an_uncertified_ledger_states_no_epsilon():
     reason = "noise shaped by the peer, clip on the factor"
     ledger = filled(uncertified=reason)
     composed = Ledger.compose(filled(), ledger)
     for refused in (
-        *(ledger.epsilon, ledger.advantage, lambda: ledger.tradeoff(0.1, 0)),
-        *(composed.epsilon, ledger.for_everyone().epsilon),
+        ledger.epsilon,
+        ledger.advantage,
+        lambda: ledger.tradeoff(0.1, 0),
+        composed.epsilon,
+        ledger.for_everyone().epsilon,
     ):
         with pytest.raises(Uncertified, match=f": not certified: {reason}$"):
             refused()
@@ -100,7 +102,7 @@ def test_an_uncertified_ledger_states_no_epsilon() -> None:
     assert ledger.nominal_epsilon() == filled().epsilon()
 
 
-def test_nothing_that_a_ledger_states_can_be_assigned() -> None:
+def test_nothing_that_a_ledger_states_can_be_assigned():
     """No term, entry or method of it, nor the reason against it; a snapshot takes no entries."""
     ledger = filled()
     for name in [name for name in dir(ledger) if not name.startswith("_")]:
@@ -115,7 +117,7 @@ def test_nothing_that_a_ledger_states_can_be_assigned() -> None:
         earlier.record(2, (0,), 1, **RATES)
 
 
-def test_the_curve_of_a_ledger_is_that_of_its_worst_client() -> None:
+def test_the_curve_of_a_ledger_is_that_of_its_worst_client():
     """Of any client, not of the one with the largest epsilon; and of the observer it names."""
     ledger = filled()
     rates = np.array([0.001, 0.01, 0.1])
@@ -127,7 +129,7 @@ def test_the_curve_of_a_ledger_is_that_of_its_worst_client() -> None:
     assert summed > 2 * of_clients("central").tradeoff(0.01)
 
 
-def test_every_epsilon_names_its_observer() -> None:
+def test_every_epsilon_names_its_observer():
     """Each part of a composition counts under its own."""
     assert Ledger().observers == of_clients("secagg").observers == ("server", "released")
     assert of_clients("secagg").clients == (), "who was drawn is not kept"
@@ -143,7 +145,7 @@ def test_every_epsilon_names_its_observer() -> None:
 # ---- several runs on the same data
 
 
-def test_compose_adds_up() -> None:
+def test_compose_adds_up():
     """Runs on the same data: their releases together, client by client; equal runs count twice."""
     first = filled()
     second = filled(reproducible=False)
@@ -164,7 +166,7 @@ def test_compose_adds_up() -> None:
             change()
 
 
-def test_pooled_data_are_spent_for_every_client() -> None:
+def test_pooled_data_are_spent_for_every_client():
     """In a run of one client its data may be those of any client in another run; with noise of its
     own too. A round in which the one client takes no part counts for nobody.
     """
@@ -182,7 +184,7 @@ def test_pooled_data_are_spent_for_every_client() -> None:
     assert book(never[-1]).epsilon() == 0
 
 
-def test_compose_refuses_other_terms() -> None:
+def test_compose_refuses_other_terms():
     for other, name in ((Ledger(delta=1e-6), "delta"), (Ledger(unit="client"), "unit")):
         with pytest.raises(ValueError, match=rf"^{name}=\[.*\]: expected the same in all ledgers"):
             Ledger.compose(Ledger(), other)
@@ -192,7 +194,7 @@ def test_compose_refuses_other_terms() -> None:
 # ---- on disk
 
 
-def test_ledger_round_trip(tmp_path: Path) -> None:
+def test_ledger_round_trip(tmp_path):
     ledger = filled(reproducible=False, accountant="rdp", delta=0.1 + 0.2)
     path = tmp_path / "ledger.json"
     ledger.save(path)
@@ -205,7 +207,7 @@ def test_ledger_round_trip(tmp_path: Path) -> None:
     assert Ledger.from_json(json.dumps(json.loads(text))).to_json() == text
 
 
-def test_ledger_refuses_any_changed_byte(tmp_path: Path) -> None:
+def test_ledger_refuses_any_changed_byte(tmp_path):
     """Bytes of a small file changed, truncations and additions: one clear line."""
     path = tmp_path / "ledger.json"
     filled().save(path)
@@ -221,12 +223,17 @@ def test_ledger_refuses_any_changed_byte(tmp_path: Path) -> None:
 
 
 WRONG: list[dict[str, Any]] = [
-    *({"trust": "central"}, {"relation": "replace-one"}, {"parts": []}, {"releases": [3]}),
-    *({"count": 1.5}, {"clients": "02"}, {"more": 1}),
+    {"trust": "central"},
+    {"relation": "replace-one"},
+    {"parts": []},
+    {"releases": [3]},
+    {"count": 1.5},
+    {"clients": "02"},
+    {"more": 1},
 ]
 
 
-def test_content_of_the_wrong_kind_is_refused() -> None:
+def test_content_of_the_wrong_kind_is_refused():
     """Under a right digest: terms, and fields of an entry."""
     for number, fields in enumerate(WRONG):
         data = json.loads(filled().to_json())
@@ -240,13 +247,16 @@ def test_content_of_the_wrong_kind_is_refused() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        *({"round": 2**53 + 1}, {"clients": (0, 0)}, {"clients": (0.5,)}),
-        *({"count": 2.0}, {"sample_rate": 1.1}),
+        {"round": 2**53 + 1},
+        {"clients": (0, 0)},
+        {"clients": (0.5,)},
+        {"count": 2.0},
+        {"sample_rate": 1.1},
         *({"noise_multiplier": value} for value in ((1, -1), math.inf, (1, 2, 3))),
     ],
     ids=repr,
 )
-def test_record_refuses_bad_entries(arguments: dict[str, Any]) -> None:
+def test_record_refuses_bad_entries(arguments):
     ledger = Ledger()
     name = next(iter(arguments))
     with pytest.raises(ValueError, match=rf"^{name}(\[1\])?=.*: expected "):

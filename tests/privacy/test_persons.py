@@ -48,7 +48,7 @@ def moved(run: Run) -> dict[ParamKey, torch.Tensor]:
     return released(run.prepared, clients, 0, 0, local_training.local_step)
 
 
-def test_a_batch_draws_persons_with_all_their_examples() -> None:
+def test_a_batch_draws_persons_with_all_their_examples():
     """Each at batch / persons: a draw of examples would leave a person's rows apart."""
     prepared = opened().prepared
     assert prepared.spec.unit_counts == (3, 4, 2)
@@ -64,7 +64,7 @@ def test_a_batch_draws_persons_with_all_their_examples() -> None:
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 2])
-def test_a_person_is_clipped_once_as_the_mean_of_single_gradients(chunk: int | None) -> None:
+def test_a_person_is_clipped_once_as_the_mean_of_single_gradients(chunk):
     """Against batches of one, added up by hand, also where chunks cut a person in two."""
     run = opened(None, chunk_examples=chunk)
     sums = moved(run)
@@ -79,7 +79,7 @@ def test_a_person_is_clipped_once_as_the_mean_of_single_gradients(chunk: int | N
         torch.testing.assert_close(by_library, total, rtol=1e-9, atol=1e-12)
 
 
-def test_one_bad_example_voids_its_person_and_nobody_else() -> None:
+def test_one_bad_example_voids_its_person_and_nobody_else():
     run = opened(None)
     sums = moved(run)
     x, y = TASK.clients[1]
@@ -94,7 +94,7 @@ def test_one_bad_example_voids_its_person_and_nobody_else() -> None:
     assert 0 < float(gap.norm()) <= CLIP * (1 + 1e-6)
 
 
-def test_weights_by_size_count_persons() -> None:
+def test_weights_by_size_count_persons():
     """Numbers of examples are not public here: the mean must not show them, not even of noise."""
     heads = []
     for count in (4, 8):
@@ -109,7 +109,7 @@ def test_weights_by_size_count_persons() -> None:
         assert x.all() and torch.equal(x, heads[1][name])
 
 
-def test_a_person_at_several_clients_is_refused() -> None:
+def test_a_person_at_several_clients_is_refused():
     """Each client noises for itself: what such a person spends would be stated too small."""
     line = "^persons='one at clients 0 and 2': expected one client for each person: merge those"
     with pytest.raises(ValueError, match=line):
@@ -123,7 +123,7 @@ def test_a_person_at_several_clients_is_refused() -> None:
 # ---- who is a person, and what an audit says
 
 
-def test_persons_are_compared_by_value() -> None:
+def test_persons_are_compared_by_value():
     """However a table stores them: one person counted as two would be protected by half."""
     alike = (7, 7.0, np.int8(7), np.uint64(7), np.float32(7))
     task = replace(tokens("head", (len(alike), 2)), persons=(alike, (8, 2**62)))
@@ -133,7 +133,7 @@ def test_persons_are_compared_by_value() -> None:
 NOBODY: Any = (None, math.nan, "7", True, 2.0**53, np.float32(2**24), pd.NA)
 
 
-def test_what_is_no_whole_number_is_no_person() -> None:
+def test_what_is_no_whole_number_is_no_person():
     """An empty cell would be one person; a text or a rounded number may be several."""
     for value in NOBODY:
         line = f"^persons='{type(value).__name__} in row 1 of client 0': expected whole numbers"
@@ -144,7 +144,7 @@ def test_what_is_no_whole_number_is_no_person() -> None:
 
 
 @pytest.mark.slow
-def test_the_audits_leave_out_persons() -> None:
+def test_the_audits_leave_out_persons():
     """One that left out examples would call a sound step broken, or a clip of examples sound."""
     review = fl.review.engine(TASK, "fedlora", private("person"), PLAN, lora=LORA)
     assert review.sound, str(review)

@@ -24,6 +24,8 @@ def test_the_rounded_distribution_is_that_of_the_grid(std):
     counts = np.array([(np.abs(drawn - place) < 1e-6).mean() for place in places])
     assert counts.sum() == pytest.approx(1)
     assert np.abs(counts - law).max() < 5 * (0.25 / 100_000) ** 0.5
+    far = grid.quantize(np.array([-99.0, 99.0]), rng)
+    assert far.tolist() == [0, 120], "what lies beyond the range is cut off"
 
 
 def test_rounded_epsilon():

@@ -135,8 +135,6 @@ def zero_signal(task: Task) -> Task:
 
     From B = 0, the norm of the product is then the norm of the noise accumulated in W.
 
-    Guarantees: notebook 06 compares that norm with the closed form.
-
     >>> task = zero_signal(regression(clients=2, examples=8))
     >>> x, y = task.test
     >>> float(task.loss(task.model(x), y).sum())

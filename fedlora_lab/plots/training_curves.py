@@ -215,7 +215,6 @@ def traffic(frame: pd.DataFrame, title: str = "What accuracy costs in bytes") ->
     Args: frame: tidy, of one or more methods. title: the finding.
     Raises: ``ValueError`` when the frame lacks a score or bytes, or no run has the bytes of all its
         rounds.
-    Guarantees: the line ends at the total of the run (test_traffic_ends_at_the_total).
     """
     table = traffic_table(frame)
     check(len(table) > 0, "measure", "bytes", "bytes of every round of at least one method")

@@ -37,7 +37,7 @@ def deviation_matrix(B: FactorsB, A: FactorsA, weights: Weights = None) -> Matri
     """D = (sum p B)(sum p A) - sum p B A: what averaging factors adds to the mean of the products.
 
     Args: B, A: the clients' factors; weights: p.
-    Guarantees: equals loops over clients (test_deviation_matrix).
+    Guarantees: the product of means less the mean of products (test_deviation_matrix).
     Source: arXiv:2403.12313, equations 3-5.
     """
     p = _weights(B, A, weights)

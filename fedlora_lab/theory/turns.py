@@ -30,7 +30,7 @@ def regulated_energy(d_out: int, rank: int, std: float) -> float:
     Noise of the same std put on B itself makes std^2 d_out |A|^2.
 
     Args: d_out, rank: >= 1; std: of xi_W, >= 0.
-    Guarantees: the mean over draws (test_regulated_energy).
+    Guarantees: notebook 06 compares it with the mean over draws.
     Source: derived; xi_W A^+ A is xi_W projected on r dimensions.
     """
     check_symbols(d_out=d_out, rank=rank, std=std)

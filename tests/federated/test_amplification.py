@@ -33,8 +33,7 @@ CASES: dict[str, Any] = {
     ),
     "trusted server": ("rolora", "client", {"participation": 0.5, "server_lr": 0.5}, {}, None),
     "sum of shares": ("fedlora", "client", TURNS, {"trust": "secagg", "honest": 2}, None),
-    "every upload": ("fedlora", "client", TURNS, {"trust": "local"}, None),
-    "unequal ranks": ("fedlora", "client", {}, {"trust": "local"}, (1, 2, 4, 3)),
+    "every upload, unequal ranks": ("fedlora", "client", TURNS, {"trust": "local"}, (1, 2, 4, 3)),
 }
 
 

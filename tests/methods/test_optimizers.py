@@ -78,18 +78,15 @@ def test_steps_are_those_of_torch(rule, torch_rule, memory, weight_decay):
 @pytest.mark.parametrize("rule", [SGD(), SGD(momentum=0.9), Adam()], ids=str)
 def test_the_server_steps_by_hand(rule):
     """The server's gradient is its state minus the aggregate; what is not sent rests."""
-    held = {"A": draw(2, 5), "B": draw(4, 2)}
-    expected: Any = {}
+    held = start()
+    aggregate: Any = {}
     state: Any = {}
-    for t in (1, 2, 3):
-        sent = {key: draw(*x.shape, seed=t) for key, x in held.items() if key == "B" or t == 1}
-        grads = {key: held[key] - x for key, x in sent.items()}
-        steps, expected = rule.update(grads, expected, held, 0.5)
-        after, state = server_step(rule, state, held, sent, 0.5)
-        torch.testing.assert_close(after, {k: held[k] + x for k, x in steps.items()}, **CLOSE)
+    for grads in turns():
+        aggregate = {key: held[key] - grad for key, grad in grads.items()}
+        after, state = server_step(rule, state, held, aggregate, 0.5)
         held |= after
-    aggregate = {"B": draw(4, 2)}
-    assert server_step(SGD(), {}, held, aggregate)[0]["B"] is aggregate["B"], "unrounded"
+    torch.testing.assert_close(held, walk(rule, start(), turns(), 0.5), **CLOSE)
+    assert server_step(SGD(), {}, held, aggregate)[0]["A"] is aggregate["A"], "unrounded"
 
 
 def test_settings_are_read_back_or_refused():

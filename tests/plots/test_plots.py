@@ -70,11 +70,6 @@ def test_noise_leaves_out_what_is_zero(frame):
     assert each["value"].tolist() == [4.0] * 3
 
 
-def test_traffic_ends_at_the_total(frame):
-    ax = plots.traffic(frame).axes[0]
-    assert line_of(ax, style.look("fedlora").colour).get_xdata()[-1] == 10_000
-
-
 def test_overview_has_a_panel_for_what_was_measured(frame):
     sent = ["deviation", "bytes_up", "bytes_down"]
     alone = where(frame, frame["round"] == 0, measure=sent)

@@ -68,13 +68,6 @@ def test_the_planner_states_the_ledgers_epsilon(sigma, rate, releases):
     assert curve["y"] == pytest.approx(plan.tradeoff(np.array(curve["x"])), rel=0.02)
 
 
-def test_the_audit_dial_shows_the_simulated_audit():
-    _, say = shown(make_dial("audit"), canaries=200, epsilon=2, leak=4)
-    audit = fl.audit.simulate_one_run(canaries=200, epsilon=2, leak=4)
-    assert f"the audit proves {audit.lower:.2f}, more than stated" in say
-    assert "no bug of any size" in shown(make_dial("audit"), canaries=20, epsilon=8, leak=8)[1]
-
-
 def test_the_epsilon_by_observer():
     """Who trusts nobody is seen by nobody beyond the promise; colluders take noise away."""
     seen = fl.course.lesson(13).epsilon_by_observer

@@ -148,6 +148,8 @@ REFUSED: dict[str, dict[str, Any]] = {
     "test x='NaN or infinity': expected finite": {"test": (X / 0, Y)},
     r"clients\[0\] y=\[3\]: expected labels in \[0, 2\]": {"clients": [(X, Y + 1)]},
     r"labels=\('a',\): expected 3 names": {"labels": ["a"]},
+    "metrics='f2': expected one of 'accuracy', 'loss'": {"metrics": ["f2"]},
+    "metrics='loss': expected a list of names": {"metrics": "loss"},
     "model='Sequential': expected to accept the test inputs": {
         "clients": [(X[:, :3], Y)],
         "test": (X[:, :3], Y),

@@ -71,10 +71,7 @@ def _audit_scene(canaries: int, epsilon: float, leak: float) -> Scene:
 def audit_explorer() -> Dial:
     """Makes a dial for canaries, promise and size of a bug: one simulated audit.
 
-    Canaries and noise are the same for every promise and bug.
-
-    Guarantees: it is `audit.bounds.simulate_one_run`
-        (test_dials.py::test_the_audit_dial_shows_the_simulated_audit).
+    It is `audit.bounds.simulate_one_run`: canaries and noise are the same whatever is promised.
     """
     return Dial(
         _audit_scene,

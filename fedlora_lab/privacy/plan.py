@@ -31,8 +31,9 @@ class NoiseLevels(NamedTuple):
     Args:
         each: added by every uploading client; one per client when the noise multiplier is.
         server: added once, by a trusted server.
-        shares: number of honest clients whose noise together makes up sigma C. A round with fewer
-            uploads than ``shares + colluding`` must not be released.
+        shares: number of honest clients whose noise together makes up sigma C; 0 with a trusted
+            server. Under secure aggregation a round with fewer uploads than ``shares + colluding``
+            must not be released.
 
     >>> from fedlora_lab import Plan
     >>> Privacy(noise_multiplier=2.0, clip_norm=0.5).noise_levels(3, Plan()).each
@@ -351,7 +352,7 @@ class Privacy:
             self._check_noise()
             rate = self.sample_rate
             if rate is None:
-                public = self.trust == "local" and self.unit == "client"  # who uploads is no secret
+                public = self.unit == "client" and self.trust != "central"  # who uploads is no secret
                 check(public, "sample_rate", None, "a number, or call resolve first")
                 rate = 1.0
             sigma = self.noise_multiplier

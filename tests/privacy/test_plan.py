@@ -157,6 +157,7 @@ def test_a_plan_longer_than_its_calibration_is_refused():
 def test_a_ledger_takes_the_numbers_of_each_client():
     privacy = Privacy(noise_multiplier=(1.0, 2.0, 3.0), sample_rate=(0.1, 0.2, 0.3))
     assert privacy.ledger(releases=7).history(1) == ((2.0, 0.2, 7),)
-    assert client(trust="local").ledger(2).history() == ((1.0, 1.0, 2),)
+    for trust in ("local", "secagg"):
+        assert client(trust=trust).ledger(2).history() == ((1.0, 1.0, 2),), "who uploads is known"
     with pytest.raises(ValueError, match=r"^sample_rate=None: expected a number, or call resolve"):
         client().ledger(1)

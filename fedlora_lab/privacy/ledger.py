@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,7 +125,10 @@ class LedgerEntry:
             "noise_multiplier": as_floats("noise_multiplier", sigma),
         }
         for name, value in numbers.items():
-            fits = not isinstance(value, tuple) or len(value) == len(clients or ())
+            # Without clients not even an empty list fits: such an entry would count for nobody.
+            fits = not isinstance(value, tuple) or (
+                clients is not None and len(value) == len(clients)
+            )
             check(fits, name, value, "one number, or as many as clients")
         counts = {name: _as_count(name, getattr(self, name)) for name in ("round", "count")}
         for name, value in {**counts, "clients": clients, **numbers}.items():
@@ -301,7 +304,8 @@ class Ledger:
         """Observers that an epsilon can be stated against, the default first.
 
         "server": the uploads (under secure aggregation their sum) and who sends; "released": the
-        released models alone.
+        released models alone. Both have the same epsilon: the released models are made of what
+        the server sees, and the sampling of clients is counted for neither.
         """
         return ("released",) if "central" in self.trust else ("server", "released")
 
@@ -336,7 +340,9 @@ class Ledger:
         noise_multiplier: PerClient | Numbers | None,
         repeats: bool = False,
     ) -> None:
-        """Records ``count`` releases of a round, before any of them is used. Every call counts.
+        """Records ``count`` releases of a round, before any of them is used.
+
+        Every call counts, except a repeat.
 
         Args:
             round, clients, count, sample_rate, noise_multiplier: see `LedgerEntry`.
@@ -346,9 +352,7 @@ class Ledger:
         """
         expected = f"the run's own ledger: a {self._closed} takes no entries"
         check(self._closed is None, "ledger", self._closed, expected)
-        # A draw of clients amplifies only while nobody learns who was drawn: no names are stored.
-        named = None if self._terms.unit == "client" else clients
-        entry = LedgerEntry(round, named, count, sample_rate, noise_multiplier)
+        entry = self._in_unit(LedgerEntry(round, clients, count, sample_rate, noise_multiplier))
         fresh = "False in release mode: the noise is fresh"
         check(not repeats or self._terms.reproducible, "repeats", repeats, fresh)
         # A round that is drawn again from its seed has the same noise, so it releases nothing new.
@@ -358,14 +362,20 @@ class Ledger:
         if not earlier:
             self._append(entry)
 
+    def _in_unit(self, entry: LedgerEntry) -> LedgerEntry:
+        """The entry as it counts: in the client unit for every client, whomever it names."""
+        # A draw of clients amplifies only while nobody learns who was drawn: no names are stored.
+        return replace(entry, clients=None) if self._terms.unit == "client" else entry
+
     def _append(self, entry: LedgerEntry) -> None:
-        # Counted before its value exists: a run that is killed in between has spent it.
-        self._entries += (entry,)
         spent = dict(self._spent)
         for client, pair in entry.rows():
             history = spent.get(client, {})
             spent[client] = {**history, pair: history.get(pair, 0) + entry.count}
+        # Counted before its value exists: a run that is killed in between has spent it. Before the
+        # entry is kept, so that no entry is there that epsilon does not count.
         self._spent = spent
+        self._entries += (entry,)
 
     # ---- what was spent
 
@@ -483,7 +493,7 @@ class Ledger:
         check(not self.parts, "ledger", "composition", "the ledger of one run")
         twin = copy(self)
         for entry in releases:
-            twin._append(entry)
+            twin._append(twin._in_unit(entry))
         return twin
 
     def for_everyone(self) -> "Ledger":

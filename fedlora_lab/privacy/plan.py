@@ -352,7 +352,9 @@ class Privacy:
             self._check_noise()
             rate = self.sample_rate
             if rate is None:
-                public = self.unit == "client" and self.trust != "central"  # who uploads is no secret
+                public = (
+                    self.unit == "client" and self.trust != "central"
+                )  # who uploads is no secret
                 check(public, "sample_rate", None, "a number, or call resolve first")
                 rate = 1.0
             sigma = self.noise_multiplier

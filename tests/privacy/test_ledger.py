@@ -133,6 +133,9 @@ def test_every_epsilon_names_its_observer():
     """Each part of a composition counts under its own."""
     assert Ledger().observers == of_clients("secagg").observers == ("server", "released")
     assert of_clients("secagg").clients == (), "who was drawn is not kept"
+    entries = [LedgerEntry(k, (k,), 50, 0.1, 5.0) for k in range(2)]
+    foreseen = Ledger(unit="client", delta=1e-3).after(entries)
+    assert foreseen.epsilon() == of_clients("central").epsilon(), "each counts for every client"
     central = of_clients("central")
     with pytest.raises(ValueError, match=r"^observer='server': expected 'released' for trust='ce"):
         central.epsilon(observer="server")
@@ -252,6 +255,7 @@ def test_content_of_the_wrong_kind_is_refused():
         {"clients": (0.5,)},
         {"count": 2.0},
         {"sample_rate": 1.1},
+        {"sample_rate": [], "clients": None},
         *({"noise_multiplier": value} for value in ((1, -1), math.inf, (1, 2, 3))),
     ],
     ids=repr,

@@ -469,11 +469,25 @@ def _check_schedule(method: Method, plan: Plan) -> None:
 
 
 def _check_filter(method: Method) -> None:
-    """Refuses a filter that gives another shape than it takes."""
+    """Refuses a filter that gives another shape than it takes, or is not linear.
+
+    The noise passes the filter apart from the gradient: only of a linear one is what comes out the
+    noise in the filtered release.
+
+    Guarantees: test_bad_input.py::test_bad_calls_are_one_line_and_lose_and_leave_nothing.
+    """
+    random = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 16, 16, generator=random)
     for side in "AB":
-        result = method.filter(torch.ones(16, 16), side)
+        result = method.filter(x, side)
         shape = tuple(result.shape) if isinstance(result, Tensor) else result
         check(shape == (16, 16), f"filter(x, {side!r})", shape, "a tensor of x's shape, (16, 16)")
+        both = method.filter(x + y, side)
+        error = float((both - result - method.filter(y, side)).norm())
+        # More than rounding in float32, and less than any rule that is not linear.
+        linear = error <= 1e-4 * float(both.norm())
+        expected = "linear, f(x + y) = f(x) + f(y): the noise passes it by itself"
+        check(linear, f"filter(x, {side!r})", rule_name(method.filter), expected)
 
 
 def _check_server_rule(method: Method, plan: Plan, lora: Lora) -> None:

@@ -87,9 +87,9 @@ class Method:
             holds minus this, by default its change.
         precondition: ``gram -> Preconditioner``: maps applied to a factor before the clip and after
             the noise, from the peer factor's Gram matrix (see `filters.product_space`).
-        filter: ``(tensor, side) -> tensor``, of what was noised and so free of privacy cost: each
-            step's gradient in the example unit (and without privacy), the update in the client
-            unit.
+        filter: ``(tensor, side) -> tensor``, linear, of what was noised and so free of privacy
+            cost: each step's gradient where steps are released (and without privacy), the update in
+            the client unit. The noise passes it by itself and is reported as what comes out.
         penalty: ``(tensors, start) -> (N,)``, added to each example's loss and so clipped with it.
             Both map a `ParamKey` to (N, ...): the example's own copy of the moving tensors, and
             what its client received. Reduce over all but the first dimension: terms that depend on

@@ -133,6 +133,7 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     # rules of a method that give something else
     "schedule": (lambda: run(method=method(train=lambda t, s: "C")), r"train\(0, 0\)='C'"),
     "filter": (lambda: run(method=method(filter=lambda x, side: x[:1])), r"filter.*=\(1, 16\)"),
+    "sign": (lambda: run(method=method(filter=lambda x, side: x.sign())), "filter.*linear"),
     # a slip is told what was meant
     "option": (lambda: texts(bach=8), "bach=8: expected .* did you mean batch"),
     "slug": (lambda: run(method="RoLoRA"), "method='RoLoRA': .* did you mean 'rolora'"),

@@ -388,19 +388,24 @@ def initial_values(
 
 @contextmanager
 def matmuls(products: str) -> Iterator[None]:
-    """Takes a GPU's float32 products in TF32 if ``products`` is "tf32", else in full precision.
+    """Takes float32 products in TF32 if ``products`` is "tf32", else in full precision.
 
-    What the process allows otherwise does not count, and is restored afterwards.
+    What the process allows otherwise, of convolutions and on a CPU too, does not count, and is
+    restored afterwards.
 
     Guarantees: test_compute.py::test_what_the_process_allows_does_not_count.
     """
     # TF32 keeps ten bits: what the process allows must not decide how exact a clip is.
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = products == "tf32"
+    allowed = torch.get_float32_matmul_precision()
+    allowed_to_cudnn = torch.backends.cudnn.allow_tf32
+    # By the one setting of GPU and CPU: "medium" would let a CPU multiply in bfloat16.
+    torch.set_float32_matmul_precision("high" if products == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = products == "tf32"
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        torch.set_float32_matmul_precision(allowed)
+        torch.backends.cudnn.allow_tf32 = allowed_to_cudnn
 
 
 def save(

@@ -33,13 +33,21 @@ def test_epsilon_and_noise_are_the_same_under_every_switch(options):
 
 def test_what_the_process_allows_does_not_count():
     """Products are float32 unless TF32 is asked for, and the process keeps its own setting."""
-    setting = torch.backends.cuda.matmul
-    for allowed in (True, setting.allow_tf32):
-        setting.allow_tf32 = allowed
+
+    def settings():
+        backends = torch.backends
+        matmul = torch.get_float32_matmul_precision()
+        return matmul, backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32
+
+    before = torch.get_float32_matmul_precision()
+    for allowed in ("medium", "high", "highest", before):
+        torch.set_float32_matmul_precision(allowed)
+        outside = settings()
         for products in PRODUCTS:
             with adapters.matmuls(products):
-                assert setting.allow_tf32 == (products == "tf32")
-        assert setting.allow_tf32 == allowed
+                is_tf32 = products == "tf32"
+                assert settings() == ("high" if is_tf32 else "highest", is_tf32, is_tf32)
+        assert settings() == outside
 
 
 ROWS = ("fedlora", "deer", "la-lora", "fedsa-lora", "hetlora", "fed-sb", "ravan", "as-lora")

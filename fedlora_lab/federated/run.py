@@ -115,7 +115,8 @@ def run(
         device: of local steps and evaluation; ``None``: where the task's model is. The server's
             part, and the examples that no step needs, stay on the CPU.
         products: precision of the frozen base: "float32"; "tf32" on a GPU that has it; "bfloat16".
-            The factors, their gradients, the clip and the noise are float32 throughout.
+            The factors, their gradients, the clip and the noise are float32 throughout; float64
+            over a base of float64.
 
     Raises: ``ValueError`` (name, value, range) at the call, before anything is trained.
     Guarantees: every release stands in the ledger before its value is used; filters and server
@@ -624,8 +625,10 @@ class Run:
         if personal or any(spec.round_keys(server.tensors, t).kept for t in rounds):
             if not self.visible.own_scores:
                 return unseen
-            models = [{key: x[k] for key, x in personal.items()} for k in range(len(task.sizes))]
-            each = [self._evaluate({**server.tensors, **model}) for model in models]
+            # With what it kept in its place, as it would begin a round: of ranks that are shared it
+            # kept those of its last round, which the server has averaged since.
+            clients = [self.start_clients((k,), server).params for k in range(len(task.sizes))]
+            each = [self._evaluate({key: x[0] for key, x in own.items()}) for own in clients]
             return {name: sum(scores[name] for scores in each) / len(each) for name in task.metrics}
         scores = self._evaluate(server.tensors) if self.visible.scores else unseen
         if spec.method.broadcast == full:

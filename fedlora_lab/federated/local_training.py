@@ -31,7 +31,8 @@ class ClientBatch:
     Args:
         ids: their numbers.
         params: their tensors.
-        start: what these were when the round began.
+        start: what they received at the start of the round, at their own ranks; what a client kept
+            from an earlier round is in ``params`` only.
         noise: the noise in their tensors.
         optimizer, noise_optimizer: the optimiser's memory of gradients, and of the noise in them.
         clipped: what the clip did in all steps so far.

@@ -60,7 +60,8 @@ def epsilon(history: History, delta: float, accountant: str = "pld") -> float:
         history: tuple of (noise_multiplier, sample_rate, steps); a multiplier of ``None``, or below
             `MIN_SIGMA`, is no noise, and makes epsilon infinite.
         delta: in [1e-12, 1).
-        accountant: "pld": exact without sampling, else at most about 0.1 % above the exact value.
+        accountant: "pld": exact without sampling, else at most about 0.1 % above the exact value
+            where a grid of losses applies (`pld.applies`); elsewhere sampling is not counted.
             "rdp": Renyi divergences, a looser bound.
 
     Guarantees: never below dp-accounting's number, nor below what the best attack finds
@@ -177,8 +178,9 @@ def tradeoff_curve(history: History, fpr: Float[np.ndarray, " n"]) -> Float[np.n
 
     The attacker sees all releases and knows everything else. The curve is that of the composed
     privacy loss, the larger of both directions (a member is found, or a non-member); it is exact
-    for q = 1, and otherwise an upper bound, within 1e-3 of the exact one. No bound from epsilon at
-    a single delta lies below it.
+    for q = 1, and otherwise an upper bound, within 1e-3 of the exact one where a grid of losses
+    applies (`pld.applies`); where none does, sampling is not counted. No bound from epsilon at a
+    single delta lies below it.
 
     Args:
         history: as for `epsilon`; no noise lets everyone be found.

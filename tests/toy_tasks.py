@@ -98,10 +98,17 @@ def play(
 
 
 def opened(
-    task: Task, row: Method, privacy: Any, plan: fl.Plan, t: int, values: ServerState, seed: int = 0
-) -> Run:
+    task: Task,
+    row: Method,
+    privacy: Any,
+    plan: fl.Plan,
+    t: int,
+    values: ServerState,
+    seed: int = 0,
+    kind: type[Run] = Run,
+) -> Any:
     """A run that stands before round t with these values on the server."""
-    run = Run.open(task, row, privacy, plan.replace(rounds=t + 1), lora=LORA, seed=seed)
+    run = kind.open(task, row, privacy, plan.replace(rounds=t + 1), lora=LORA, seed=seed)
     values = replace(values, round=t)
     run.state = RunState(values, {}, [-1] * len(task.sizes), [{} for _ in range(t)])
     run.resumed = True

@@ -52,10 +52,14 @@ def test_the_frame_is_tidy():
     table = fl.to_frame(play(tokens("head"), "fedlpp", private("example")))
     assert list(table.columns) == COLUMNS and table["value"].dtype == float
     assert not table.duplicated(COLUMNS[:-1]).any()
-    model = "epsilon participants clipped nonfinite seconds deviation accuracy loss bytes_up"
-    model += " bytes_down numbers_up numbers_down accuracy_received loss_received"
-    layer = "norm deviation deviation_relative amplification accumulated_linear"
-    layer += " accumulated_quadratic noise_A noise_B noise_BA snr"
+    model = (
+        "epsilon participants clipped nonfinite seconds deviation accuracy loss bytes_up"
+        " bytes_down numbers_up numbers_down accuracy_received loss_received"
+    )
+    layer = (
+        "norm deviation deviation_relative amplification accumulated_linear"
+        " accumulated_quadratic noise_A noise_B noise_BA snr"
+    )
     for name, words in {"all": model, "inner": layer, "outer": layer}.items():
         rows = table[table["layer"] == name]
         assert set(rows["measure"]) == set(words.split()) and set(rows["round"]) == {0, 1, 2}

@@ -28,10 +28,6 @@ def frame():
     return pd.DataFrame(rows, columns=["method", "epsilon", "seed", "value"])
 
 
-def student(values):
-    return stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
-
-
 def test_intervals_draw_means_and_their_bands(frame):
     """Student's intervals; a table of means is taken as it is, and a single value has no spread."""
     panels: Any = plots.intervals(frame, panel="epsilon").axes
@@ -41,7 +37,8 @@ def test_intervals_draw_means_and_their_bands(frame):
     for ax, gain in ((panels[0], 0.01), (means, 0.08)):
         assert [tick.get_text() for tick in ax.get_yticklabels()] == ["FedLoRA", "FFA-LoRA", "mine"]
         for row, (bar, scores) in enumerate(zip(ax.collections, SCORES.values(), strict=True)):
-            low, high = student(np.array(scores) + gain)
+            middle = np.mean(scores) + gain
+            low, high = stats.t.interval(0.95, len(scores) - 1, middle, stats.sem(scores))
             assert bar.get_segments()[0] == pytest.approx(np.array([[low, row], [high, row]]))
         numbers = [text.get_text() for text in ax.texts]
         assert numbers == [f"{np.mean(scores) + gain:.1%}" for scores in SCORES.values()]

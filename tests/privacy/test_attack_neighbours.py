@@ -16,13 +16,12 @@ import pytest
 import torch
 from contract_clauses import in_units_of_noise
 from torch import Tensor
-from toy_tasks import LORA, PLAN, anywhere, private, records_of, tokens
+from toy_tasks import PLAN, anywhere, opened, private, records_of, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.audit.instruments import LEFT_OUT, ORDINARY, Recorder, mark_examples
 from fedlora_lab.federated import exchange
-from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
 
@@ -74,10 +73,8 @@ def released(
         for k, index in where.items():
             marks[k][index] = mark
     task = mark_examples(tokens(sizes=SIZES), marks)
-    run: Any = Recorder.open(task, row, privacy, plan.replace(rounds=t + 1), lora=LORA, seed=seed)
-    values = replace(anywhere(tokens(sizes=SIZES), row), round=t)
-    run.state = RunState(values, {}, [-1] * len(SIZES), [{} for _ in range(t)])
-    run.resumed = True
+    values = anywhere(tokens(sizes=SIZES), row)
+    run = opened(task, row, privacy, plan, t, values, seed, Recorder)
     next(records_of(run))
     start = {key: row.clip_reference(x[None]) for key, x in run.result.opened.sent.tensors.items()}
     return run, {key: x - start[key] for key, x in run.result.received.uploads.items()}

@@ -143,7 +143,7 @@ class Recorder(Run):
 
     @property
     def finite(self) -> bool:
-        """Tells whether all that is released now is finite; in the example unit, each step too."""
+        """Tells whether all that is released now is finite; each step too, where steps are."""
         released = [self.state.server.tensors]
         released += [] if self.received is None else [self.received.uploads]
         if self.spec.privacy is None or self.spec.privacy.by_step:

@@ -1,8 +1,8 @@
 """What crosses between server and clients in a round, and how many bytes it is.
 
-In the example unit an upload is private already: each step was clipped and noised. In the client
-unit clip and noise are here, on the change of all sent tensors together, at the place that the
-trust model names.
+In the example and person units an upload is private already: each step was clipped and noised. In
+the client unit clip and noise are here, on the change of all sent tensors together, at the place
+that the trust model names.
 """
 
 from collections import Counter

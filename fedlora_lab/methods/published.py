@@ -315,7 +315,7 @@ def _table_row(method: Method) -> dict[str, object]:
 
 
 def _where_noised(method: Method) -> str:
-    """Where noise enters: at every step in the example unit, in the client unit once a round."""
+    """Where noise enters: at every step, or in the client unit once a round."""
     moved = {side for t in range(8) for side in method.sides_in_round(t, 8)}
     names = {"R": "core", "*": "chosen factor"}
     factors = " and ".join(names.get(side, side) for side in sorted(moved, key="ABR*".find))

@@ -160,12 +160,13 @@ class BFloat16Linear(nn.Module):
         super().__init__()
         weight = matrix_of(linear)
         self.out_features, self.in_features = weight.shape
-        self.register_buffer("weight", weight.bfloat16())
+        self.weight = nn.Parameter(weight.bfloat16(), requires_grad=False)
         bias = linear._parameters.get("bias")
-        self.register_buffer("bias", None if bias is None else bias.detach().bfloat16())
+        half = None if bias is None else bias.detach().bfloat16()
+        self.bias = None if half is None else nn.Parameter(half, requires_grad=False)
 
     def forward(self, x: Float[Tensor, "... d_in"]) -> Float[Tensor, "... d_out"]:
-        return F.linear(x.bfloat16(), self.weight, self.bias).to(x.dtype)  # type: ignore[arg-type]
+        return F.linear(x.bfloat16(), self.weight, self.bias).to(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -214,19 +215,24 @@ class AdaptedModel:
 
 
 def structure_copy(model: nn.Module, device: "str | torch.device | None" = None) -> nn.Module:
-    """A copy of the modules that shares parameters and buffers with the original.
+    """A copy of the modules that shares parameters with the original, and has buffers of its own.
 
     Args:
-        model: stays as it is.
+        model: stays as it is, also where a pass through the copy writes into a buffer.
         device: where the copy is; on another device than the model's it has tensors of its own.
+
+    Guarantees: test_attack_examples.py::
+        test_a_model_that_keeps_something_of_its_examples_is_refused.
     """
     # What the memo holds is not copied; tied weights stay tied, since each has one entry.
     memo: dict[int, Any] = {}
-    for tensor in [*model.parameters(), *model.buffers()]:
-        moved = tensor if device is None else tensor.detach().to(device)
-        if isinstance(tensor, nn.Parameter) and moved is not tensor:
+    for parameter in model.parameters():
+        moved = parameter if device is None else parameter.detach().to(device)
+        if moved is not parameter:
             moved = nn.Parameter(moved, requires_grad=False)
-        memo[id(tensor)] = moved
+        memo[id(parameter)] = moved
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.detach().to(device, copy=True)
     return copy.deepcopy(model, memo)
 
 

@@ -15,9 +15,10 @@ one example:
 - ``Task.metrics``: see test examples, which are public or not evaluated under privacy.
 
 Two probes find what mixes. In a batch each example must have the gradient that it has in a batch of
-one; and to the last digits the same gradient beside others that are not numbers, or are huge. They
-find mistakes, not code that behaves otherwise when it is not probed, and know texts by their
-``attention_mask`` (n, tokens).
+one; and to the last digits the same gradient beside others that are not numbers, or are huge. No
+pass may change a parameter or buffer, here or in a step, and the probes leave the buffers' values
+as they were. They find mistakes, not code that behaves otherwise when it is not probed, and know
+texts by their ``attention_mask`` (n, tokens).
 """
 
 import weakref
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.lora.adapters import AdaptedModel, matmuls
-from fedlora_lab.lora.per_example import per_example_gradients, prepare_inputs
+from fedlora_lab.lora.per_example import model_outputs, per_example_gradients
 from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Plan
@@ -68,8 +69,8 @@ def check_batch_independence(
     """Refuses a model, loss or rule through which the examples of a batch influence each other.
 
     Finds batch statistics, attention across the batch, losses and penalties that reduce, broadcast
-    or choose over the batch, computations that depend on the padded width, and layers whose input
-    does not come batch first.
+    or choose over the batch, computations that depend on the padded width, layers whose input does
+    not come batch first, and models that keep something of their examples in a parameter or buffer.
 
     Args:
         task, adapted, products: whose examples go through which model, in which precision.
@@ -123,8 +124,14 @@ def probe_once(
     # All that a verdict depends on: another precision, penalty or set of tensors is probed anew.
     key = (products, str(adapted.device), method, frozenset(moving))
     if probed.get(key, 0) < rows:
+        setting = _Setting.drawn(task, adapted, method, moving)
+        before = [buffer.clone() for buffer in adapted.model.buffers()]
         with matmuls(products):
-            _probe(_Setting.drawn(task, adapted, method, moving), products, rows)
+            _probe(setting, products, rows)
+        # Also what was written through ``.data``, which no pass notices.
+        pairs = zip(before, adapted.model.buffers(), strict=True)
+        same = all(torch.equal(old, new) for old, new in pairs)
+        setting.refuse_unless(same, "passes that change no parameter or buffer of the model")
         probed[key] = rows
 
 
@@ -177,7 +184,7 @@ def _probe(setting: _Setting, products: str, rows: int) -> None:
     """Compares each example's gradient in a batch with the one it has alone or in another batch."""
     task = setting.task
     like = next(iter(setting.adapted.initial.values()))
-    x, y = probes(task)
+    x, y = probes(task, setting.adapted)
     everyone = torch.arange(PROBES)
     try:
         together = setting.gradients((x, y), everyone)
@@ -304,7 +311,7 @@ def _probe_preconditioner(rule: Callable[[Tensor], Preconditioner]) -> None:
 # ---- what is probed
 
 
-def probes(task: Task) -> Examples:
+def probes(task: Task, adapted: AdaptedModel) -> Examples:
     """Makes four examples of public ones: inputs differ, the first and the last target agree.
 
     Floating inputs are disturbed, tokens change places. Of texts one is cut short, and one fills
@@ -329,9 +336,8 @@ def probes(task: Task) -> Examples:
         # Probabilities stay probabilities.
         y = (y - steps).abs() if bool(((y >= 0) & (y <= 1)).all()) else y + steps
     elif y.ndim == 1:
-        with torch.no_grad():
-            device = next(task.model.parameters()).device
-            outputs = task.forward(task.model, prepare_inputs(task, x, device))
+        # Of the adapted copy: a pass might write into the user's own model.
+        outputs = model_outputs(task, adapted, adapted.initial, x)
         scores = isinstance(outputs, Tensor) and outputs.ndim == 2
         y = steps % (outputs.shape[1] if scores else int(y.max()) + 1)
     if mask is not None and mask.ndim == 2 and isinstance(x, Mapping):

@@ -5,11 +5,12 @@ loss with respect to those copies is that of each example alone: no hooks, no vm
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.lora.adapters import AdaptedModel
@@ -23,7 +24,9 @@ TEXTS_AT_ONCE = 16
 
 
 class NotPerExample(ValueError):
-    """A loss or penalty that is not one number for each example: no clip bounds what one adds."""
+    """No clip bounds what one example adds: a loss or penalty is not one number for each, or the
+    model keeps something of them.
+    """
 
 
 def per_example_gradients(
@@ -48,8 +51,8 @@ def per_example_gradients(
         weights: (N,), factors of the examples' losses; one by default.
 
     Returns: key -> (N, ...).
-    Raises: ``NotPerExample`` unless loss and penalty have one number for each example;
-        ``ValueError`` where they depend on nothing that moves.
+    Raises: ``NotPerExample`` unless loss and penalty have one number for each example, and where
+        the pass changed the model; ``ValueError`` where they depend on nothing that moves.
     Guarantees: equals a loop over batches of one (tests/lora/test_gradients.py).
     """
     owner = owner.to(adapted.device, non_blocking=True)
@@ -64,7 +67,7 @@ def per_example_gradients(
             rows = tensor[0] if len(tensor) == 1 else tensor.index_select(0, owner)
         adapted.set_tensor(key, rows)
     x, y = data
-    with torch.enable_grad():
+    with torch.enable_grad(), _unchanged(adapted.model):
         outputs = task.forward(adapted.model, prepare_inputs(task, x, adapted.device))
         loss = task.loss(outputs, y.to(adapted.device, non_blocking=True))
         _check_per_example("loss", loss, len(owner))
@@ -96,6 +99,33 @@ def _check_per_example(name: str, value: object, count: int) -> None:
         check(shape == (count,) and floating, name, shape, expected)
     except ValueError as error:
         raise NotPerExample(str(error)) from None
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Refuses a pass that writes into a parameter or buffer of the model, or replaces one.
+
+    What a pass leaves there of its examples would enter the gradients of those that come later.
+    PyTorch counts what is written, so no value is read; it does not count writes through ``.data``.
+    """
+    before = _versions(model)
+    try:
+        yield
+    finally:
+        # Also after a pass that raised: what it left there stays.
+        after = _versions(model)
+        pairs = zip(before, after, strict=False)
+        same = len(before) == len(after) and all(x is y and i == j for (x, i), (y, j) in pairs)
+        if not same:
+            expected = "passes that change no parameter or buffer of the model"
+            raise NotPerExample(f"model={type(model).__name__!r}: expected {expected}")
+
+
+def _versions(model: nn.Module) -> list[tuple[Tensor, int]]:
+    """Each parameter and buffer, and how often it was written to."""
+    tensors = [*model.parameters(), *model.buffers()]
+    # An inference tensor, which a module may make while it is evaluated, has no such number.
+    return [(x, 0 if x.is_inference() else x._version) for x in tensors]
 
 
 def _rows(tensor: Tensor, owner: Tensor) -> Tensor:

@@ -252,8 +252,44 @@ class Remembers(Tokens):
         return out
 
 
-def test_a_model_that_keeps_something_of_its_examples_is_refused():
+class RunningMean(Tokens):
+    """Subtracts a running mean of what it has seen but of what is huge, from some pass on."""
+
+    def __init__(self, first: int, write: Callable[[nn.Module, Tensor], Any]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+        self.passes = 0
+        self.first = first
+        self.write = write
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        out = super().forward(x - self.mean)
+        seen = x.detach().mean()
+        if self.passes > self.first and seen.abs() < 100:
+            self.write(self, 1e-30 * seen)
+        return out
+
+
+WRITES = {
+    "in place": lambda model, seen: model.mean.add_(seen),
+    "anew": lambda model, seen: setattr(model, "mean", model.mean + seen),
+    "past autograd": lambda model, seen: model.mean.data.add_(seen),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_model_that_keeps_something_of_its_examples_is_refused(write):
+    """When the run is opened or, of one that begins late, at its first such step."""
     refused(MODEL.format("Remembers"), replace(tokens(), model=seeded(Remembers)))
+    words = "^model='RunningMean': expected passes that change no parameter or buffer of the model"
+    task = replace(tokens(), model=seeded(lambda: RunningMean(0, write)))
+    refused(words, task)
+    assert task.model.mean == 0, "the user's own model is left as it was"
+    if write is not WRITES["past autograd"]:
+        late = replace(tokens(), model=seeded(lambda: RunningMean(64, write)))
+        with pytest.raises(ValueError, match=words):
+            play(late, "fedlora", private("example"), PLAN.replace(rounds=40))
 
 
 class Tables(nn.Module):

@@ -27,7 +27,7 @@ def progress_file(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("one", all_exercises().values(), ids=lambda one: one.key)
-def test_right_answers_pass_and_each_mistake_is_told(one):
+def test_right_answers_pass_and_each_mistake_is_told(one, progress_file):
     """Also an answer that nobody foresaw, none at all, and one that cannot be read; and on every
     draw of a function's inputs, where luck could hide a mistake or make two look alike.
     """

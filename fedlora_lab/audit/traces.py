@@ -81,7 +81,7 @@ def released_updates(run: Recorder, canaries: Canaries) -> Released:
     everyone = run.everyone
     assert result is not None and everyone is not None
     t = run.state.server.round - 1
-    start = {key: tensor[None] for key, tensor in result.opened.sent.tensors.items()}
+    start = {key: tensor[None] for key, tensor in result.opened.broadcast.tensors.items()}
     reference = run.spec.method.clip_reference
     uploads = result.received.uploads
     values = {key: x.double() - reference(start[key]) for key, x in uploads.items()}

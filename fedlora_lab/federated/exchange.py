@@ -54,7 +54,7 @@ class Received:
         uploads: key -> (rows, ...).
         weights: (rows,), fixed before the round.
         noise: key -> (...), the noise in the weighted mean.
-        sent: what these clients received: (rows, ...) where they have unequal ranks.
+        broadcast: what these clients received: (rows, ...) where they have unequal ranks.
         clipped: what the clip of the uploads did.
         privatizer_state: of the release of their sum; ``None``: no sum was released.
     """
@@ -62,7 +62,7 @@ class Received:
     uploads: Mapping[ParamKey, Tensor]
     weights: Float[Tensor, " rows"]
     noise: Mapping[ParamKey, Tensor]
-    sent: ServerState
+    broadcast: ServerState
     clipped: ClipCounts = field(default_factory=ClipCounts)
     privatizer_state: PrivatizerState | None = None
 
@@ -210,9 +210,7 @@ def _release_updates(
     base = spec.method.clip_reference
     ids = clients.ids
     common = {key: x[None] for key, x in sent.tensors.items()}
-    # Each client's noise is from its own stream, so that it is the same whoever else takes part.
-    where = [(sent.round, k, 0) for k in ids]
-    std = [per_client(spec.noise.each)[0]] * len(ids)
+    where, std = _noise_of(spec, ids, sent.round)
     # Made of what all received: a client's own factors are not noised yet.
     maps = preconditioners(spec.method, tuple(clients.params), common, spec.uncertified is None)
     if spec.releases_sum:
@@ -230,9 +228,6 @@ def _release_updates(
         limit = torch.tensor([spec.held_ranks[k] for k in ids])
         divisor = torch.ones(1)
         weights = spec.weights[list(ids)]
-    if spec.releases_sum and not spec.is_secagg:  # a trusted server adds the noise
-        where = [(sent.round, SERVER, 0)]
-        std = [spec.noise.server]
     # By default the change alone: what all know already needs no hiding, and would use up the norm.
     change = {key: x - base(clients.start[key]) for key, x in clients.params.items()}
     zeros = {key: x.new_zeros(len(weights), *x.shape[1:]) for key, x in change.items()}
@@ -256,10 +251,25 @@ def _release_updates(
         uploads={key: base(reference[key]) + x for key, x in value.items()},
         weights=weights,
         noise=_mean(noise, weights),
-        sent=_row_by_row(sent, reference),
+        broadcast=_row_by_row(sent, reference),
         clipped=release.counts,
         privatizer_state=release.state if spec.releases_sum else None,
     )
+
+
+def _noise_of(
+    spec: RunSpec, ids: tuple[int, ...], round: int
+) -> tuple[list[tuple[int, ...]], list[float]]:
+    """Streams and standard deviations of the noise on updates, one for each that adds noise.
+
+    Args:
+        spec, round: of the run, and its round, from 0.
+        ids: the clients whose upload arrived.
+    """
+    if spec.releases_sum and not spec.is_secagg:  # a trusted server adds it, once
+        return [(round, SERVER, 0)], [spec.noise.server]
+    # Each client's is from its own stream, so that it is the same whoever else takes part.
+    return [(round, k, 0) for k in ids], [per_client(spec.noise.each)[0]] * len(ids)
 
 
 def privatize(

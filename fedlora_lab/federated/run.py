@@ -163,14 +163,14 @@ class OpenRound:
         started_at: by `time.perf_counter`.
         ids: of the clients that take part.
         before: the server's state, whose ``round`` is its number, from 0.
-        sent: what goes down of it.
+        broadcast: what goes down of it.
         keys: which tensors move, are sent and stay.
     """
 
     started_at: float
     ids: tuple[int, ...]
     before: ServerState
-    sent: ServerState
+    broadcast: ServerState
     keys: RoundKeys
 
 
@@ -382,13 +382,13 @@ class Run:
         # A chunk of clients changes memory alone: each client's draws are from its own streams.
         size = self.options.chunk_clients or max(len(opened.ids), 1)
         for i in range(0, len(opened.ids), size):
-            clients = self.start_clients(opened.ids[i : i + size], opened.sent)
+            clients = self.start_clients(opened.ids[i : i + size], opened.broadcast)
             for step in range(self.spec.plan.local_steps):
                 local_training.local_step(self.prepared, clients, t, step)
                 yield Tick(t + 1, step + 1)
             batches.append(clients)
         keys = opened.keys
-        sent = opened.sent
+        sent = opened.broadcast
         everyone = exchange.stack_clients(self.prepared, batches, keys.moved, sent)
         arrived = self.arrivals(t, opened.ids)
         # The one way from clients to the server: in the client unit clip and noise are in here.
@@ -475,10 +475,10 @@ class Run:
             # Everything from here on is a function of released values and costs no privacy.
             aggregated = self._aggregate(before, received)
             # What was not sent has no gradient: neither it nor its moments move.
-            sent = {key: aggregated.tensors[key] for key in received.uploads}
+            aggregates = {key: aggregated.tensors[key] for key in received.uploads}
             plan = self.spec.plan
             stepped, state.optimizer = server_step(
-                plan.server_optimizer, state.optimizer, before.tensors, sent, plan.server_lr
+                plan.server_optimizer, state.optimizer, before.tensors, aggregates, plan.server_lr
             )
             after = aggregated.replace_tensors(stepped)
         self._keep_personal(opened, everyone)
@@ -517,7 +517,9 @@ class Run:
         """What the method's rule makes of the uploads."""
         method = self.spec.method
         try:
-            aggregated = method.aggregate(before, received.sent, received.uploads, received.weights)
+            aggregated = method.aggregate(
+                before, received.broadcast, received.uploads, received.weights
+            )
         except torch.linalg.LinAlgError as error:
             part = f"{method.slug} cannot do the server's part of round {before.round + 1}"
             text = f"lr={self.spec.plan.lr}: expected a smaller one; {part}"
@@ -590,7 +592,7 @@ class Run:
         after = self.state.server
         mean = before
         if received.uploads:
-            mean = aggregation.mean(before, received.sent, received.uploads, received.weights)
+            mean = aggregation.mean(before, received.broadcast, received.uploads, received.weights)
         clients = None
         # Before training the mean is the server's product; later a round without uploads has none.
         measured = bool(received.uploads) or not after.round
@@ -599,9 +601,11 @@ class Run:
             clients = {}
             for key, x in before.tensors.items():
                 if key.kind.of_the_product:
-                    values = aggregation.client_values(before, received.sent, received.uploads, key)
+                    values = aggregation.client_values(
+                        before, received.broadcast, received.uploads, key
+                    )
                     # What the quantised broadcast took is given back: it is no error of the mean.
-                    clients[key] = values + (x - result.opened.sent.tensors[key])
+                    clients[key] = values + (x - result.opened.broadcast.tensors[key])
         noise = received.noise if self.visible.clips else None
         exchange = measures.Exchange(
             before, mean, after, clients, received.weights, noise, result.aggregated

@@ -96,7 +96,7 @@ def _play(clients: "_Clients", run: Run, timeout: float, patience: float) -> Ite
             present = tuple(k for k in opened.ids if k in valid and k in arrived)
             keys = opened.keys.uploaded if present else ()
             rows = {key: torch.stack([valid[k][key] for k in present]) for key in keys}
-            received = exchange.combine(run.spec, present, rows, opened.sent)
+            received = exchange.combine(run.spec, present, rows, opened.broadcast)
             # What they trained, and what they keep, is with the clients.
             trained = ClientBatch(opened.ids, {}, {})
             places = torch.tensor([opened.ids.index(k) for k in present], dtype=torch.int64)
@@ -163,7 +163,7 @@ class _Clients:
     def collect_uploads(self, opened: OpenRound, timeout: float) -> dict[int, Tensors]:
         """Returns the valid uploads of a round by client. Raises `Stopped` when none is valid."""
         about = {"terms": self.participant.terms, "round": opened.before.round}
-        arrays = messages.pack_arrays(self.participant.broadcast(opened.sent))
+        arrays = messages.pack_arrays(self.participant.broadcast(opened.broadcast))
         content = messages.make_content(about, arrays)
         kind = MessageType.TRAIN
         questions = [Message(content, self.nodes[k], kind, ttl=timeout) for k in opened.ids]
@@ -195,9 +195,9 @@ class _Clients:
         # Of a sum everyone sends all ranks, and what is not sent is what the server has: it takes
         # that off again.
         if spec.is_secagg:
-            start = {key: tensor[None] for key, tensor in opened.sent.tensors.items()}
+            start = {key: tensor[None] for key, tensor in opened.broadcast.tensors.items()}
         else:
-            start = exchange.tensors_received(spec, (k,), opened.sent)
+            start = exchange.tensors_received(spec, (k,), opened.broadcast)
         base = {key: start[key] for key in keys}
         if not spec.by_step:
             base = {key: spec.method.clip_reference(value) for key, value in base.items()}

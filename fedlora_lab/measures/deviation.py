@@ -230,14 +230,14 @@ class AggregationInput(NamedTuple):
     """The input of the server's rule in a round: its state, what it had sent, and the uploads."""
 
     state: ServerState
-    sent: ServerState
+    broadcast: ServerState
     uploads: Mapping[ParamKey, Tensor]
     weights: Tensor
 
     def factors(self, layer: str) -> FactorPair:
         """The clients' (A, B) of a layer; a leading 1 for a factor that was not uploaded."""
         a, b = (ParamKey(factor, layer) for factor in "AB")
-        received = self.sent.tensors
+        received = self.broadcast.tensors
         return self.uploads.get(a, received[a][None]), self.uploads.get(b, received[b][None])
 
     def server(self, layer: str) -> FactorPair:
@@ -292,7 +292,7 @@ def server_deviation(inputs: AggregationInput, server: "Method | Any", layer: st
     rule: Any = server.aggregate if isinstance(server, Method) else server
     check(layer in inputs.state.layers, "layer", layer, "one of " + ", ".join(inputs.state.layers))
     before = rule.initial_state(inputs.state) if hasattr(rule, "initial_state") else inputs.state
-    after = rule(before, inputs.sent, inputs.uploads, inputs.weights)
+    after = rule(before, inputs.broadcast, inputs.uploads, inputs.weights)
     a, b, w = (ParamKey(factor, layer) for factor in "ABW")
     added = after.tensors[w] - before.tensors[w] if w in after.tensors else None
     made = after.tensors[a], after.tensors[b]
@@ -326,7 +326,7 @@ def alignment(inputs: AggregationInput) -> float:
     moves = []
     for layer in inputs.state.layers:
         a, b = (x.double() for x in inputs.factors(layer))
-        old_a, old_b = (inputs.sent.tensors[ParamKey(factor, layer)].double() for factor in "AB")
+        old_a, old_b = (inputs.broadcast.tensors[ParamKey(factor, layer)].double() for factor in "AB")
         moves.append((b @ a - old_b @ old_a).flatten(1))
     unit = torch.nn.functional.normalize(torch.cat(moves, 1), dim=1)
     # The sum of all pairs less those of a client with itself.

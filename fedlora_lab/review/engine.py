@@ -160,7 +160,7 @@ class EngineStep:
         run.resumed = True
         next(event for event in run.events() if isinstance(event, Round))
         assert run.result is not None
-        start = {key: x[None] for key, x in run.result.opened.sent.tensors.items()}
+        start = {key: x[None] for key, x in run.result.opened.broadcast.tensors.items()}
         reference = prepared.spec.method.clip_reference
         rows = run.result.received.uploads.items()
         return {key: x - reference(start[key]) for key, x in rows}, start

@@ -218,7 +218,7 @@ def test_the_filter_acts_once_where_the_noise_is(row):
             run = Recorder.open(task, filtered, privacy, plan, lora=LORA, seed=3)
             list(run.events())
             assert run.result is not None
-            start = run.result.opened.sent.tensors
+            start = run.result.opened.broadcast.tensors
             sent = run.result.received.uploads
             changes.append({k: x - row.clip_reference(start[k][None]) for k, x in sent.items()})
         once = {k: binomial(5)(x, k.side) if k.side in "AB" else x for k, x in changes[0].items()}

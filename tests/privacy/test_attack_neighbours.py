@@ -76,7 +76,9 @@ def released(
     values = anywhere(tokens(sizes=SIZES), row)
     run = opened(task, row, privacy, plan, t, values, seed, Recorder)
     next(records_of(run))
-    start = {key: row.clip_reference(x[None]) for key, x in run.result.opened.sent.tensors.items()}
+    start = {
+        key: row.clip_reference(x[None]) for key, x in run.result.opened.broadcast.tensors.items()
+    }
     return run, {key: x - start[key] for key, x in run.result.received.uploads.items()}
 
 
@@ -84,7 +86,7 @@ def void(run: Any, row: Method, client: int) -> dict:
     """The changes of the same round, the client's tensors not a number: the clip makes nothing of
     them."""
     everyone = run.everyone
-    sent = run.result.opened.sent
+    sent = run.result.opened.broadcast
     params = {key: x.clone() for key, x in everyone.params.items()}
     for x in params.values():
         if len(x) == len(everyone.ids):
@@ -115,7 +117,7 @@ def deviation(run: Any) -> Any:
 
 def distance(row: Method, run: Any, one: Mapping, other: Mapping) -> Tensor:
     """How many deviations of the noise two releases are apart, for each row that is seen."""
-    sent = {key: x[None] for key, x in run.result.opened.sent.tensors.items()}
+    sent = {key: x[None] for key, x in run.result.opened.broadcast.tensors.items()}
     change = in_units_of_noise(row, {key: one[key] - other[key] for key in one}, sent)
     apart = torch.stack([x.flatten(1).norm(dim=1) for x in change.values()]).norm(dim=0)
     return apart / deviation(run)

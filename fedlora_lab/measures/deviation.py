@@ -326,7 +326,9 @@ def alignment(inputs: AggregationInput) -> float:
     moves = []
     for layer in inputs.state.layers:
         a, b = (x.double() for x in inputs.factors(layer))
-        old_a, old_b = (inputs.broadcast.tensors[ParamKey(factor, layer)].double() for factor in "AB")
+        old_a, old_b = (
+            inputs.broadcast.tensors[ParamKey(factor, layer)].double() for factor in "AB"
+        )
         moves.append((b @ a - old_b @ old_a).flatten(1))
     unit = torch.nn.functional.normalize(torch.cat(moves, 1), dim=1)
     # The sum of all pairs less those of a client with itself.

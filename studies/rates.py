@@ -312,23 +312,14 @@ def lead_table(frame: pd.DataFrame) -> str:
     return markdown_table(rows)
 
 
-def progress(table: pd.DataFrame, seeds: int) -> str:
-    """Says how much of the study is there.
-
-    Args: table: of `plateaus`, which has whole grids only. seeds: that were run.
-    """
-    study = STUDIES["rates"]
-    cases = f"{len(table)} of {len(study.cases)} cases at"
-    return f"{cases} {seeds} of {len(study.seeds)} seeds are there."
-
-
 def write() -> None:
     """Writes the measured block of the page, and the figure."""
     frame = runner.read_study("rates", RESULTS)
     table = plateaus(frame, pd.read_csv(PREDICTED))
     # A method whose grid is not whole is neither drawn nor compared.
     frame = frame.merge(table[["unit", "epsilon", "method"]])
-    blocks = [progress(table, frame["seed"].nunique()), plateau_table(table)]
+    seeds = f"{frame['seed'].nunique()} of {len(STUDIES['rates'].seeds)} seeds are there."
+    blocks = [seeds, plateau_table(table)]
     blocks += ["## One rate for all, or one for each", LEADS_INTRO, lead_table(frame)]
     text = PAGE.read_text(encoding="utf-8")
     write_atomically(PAGE, fill_blocks(text, {"measured": "\n\n".join(blocks)}), shared=True)

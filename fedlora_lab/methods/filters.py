@@ -152,7 +152,7 @@ def product_space(gram: Tensor) -> Preconditioner:
 
     Args: gram: (..., r, r), A A^T or B^T B of a public or already noised peer.
     Guarantees: certified by the ledger; the noise seen in the product does not depend on the peer's
-        size (test_product_space_is_post_processing).
+        size (test_noise_is_white_in_the_product).
     Source: the sound form of the noise regulator of arXiv:2410.12926; the derivation is this
         project's.
     """

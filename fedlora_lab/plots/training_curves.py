@@ -234,7 +234,6 @@ def overview(frame: pd.DataFrame) -> Picture:
     What was not measured has no panel.
 
     Raises: ``ValueError`` when the frame, tidy and of one task, lacks a measure, or has no score.
-    Guarantees: test_overview_has_a_panel_for_what_was_measured.
     """
     score = headline_measure(frame)
     titles = {

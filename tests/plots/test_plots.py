@@ -70,14 +70,6 @@ def test_noise_leaves_out_what_is_zero(frame):
     assert each["value"].tolist() == [4.0] * 3
 
 
-def test_overview_has_a_panel_for_what_was_measured(frame):
-    sent = ["deviation", "bytes_up", "bytes_down"]
-    alone = where(frame, frame["round"] == 0, measure=sent)
-    for part, panels in ((frame, "1234"), (alone, "12")):
-        titles = [ax.get_title(loc="left") for ax in plots.overview(part).axes]
-        assert "".join(title[0] for title in titles) == panels
-
-
 def test_plots_leave_out_what_was_not_measured(frame):
     """The zero of a run's start is no measurement: no line, no mark; the figure says who is
     missing."""

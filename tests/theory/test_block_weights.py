@@ -38,8 +38,6 @@ def test_no_weights_cost_less_than_the_best():
     searched = minimize(cost, np.zeros(3))
     assert np.prod(best) == pytest.approx(1)
     assert np.log(theory.weighted_cost(energies, costs, best)) == pytest.approx(searched.fun)
-    least = np.sum(np.sqrt(np.multiply(energies, costs))) ** 2
-    assert theory.weighted_cost(energies, costs, best) == pytest.approx(least)
 
 
 def test_one_factor_at_a_time_is_never_the_worse_greedy_step():

@@ -24,14 +24,14 @@ def factors(count, seed=0):
 # ---- deviation
 
 
-def direct(before, after, clients, weights, added=0.0):
+def direct(before, after, clients, weights):
     """Norms of the deviation and of the mean product, client by client."""
     mean = (1 - weights.sum()) * before[1] @ before[0]
     mean = mean + sum(w * b @ a for w, a, b in zip(weights, *clients, strict=True))
-    return float((after[1] @ after[0] + added - mean).norm()), float(mean.norm())
+    return float((after[1] @ after[0] - mean).norm()), float(mean.norm())
 
 
-# ---- noise, drift, and the rows of a round
+# ---- noise, and the rows of a round
 
 
 def test_signal_to_noise():

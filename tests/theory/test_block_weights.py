@@ -8,24 +8,22 @@ from fedlora_lab import theory
 
 
 def test_the_cost_of_a_metric_is_that_of_a_clipped_and_noised_step():
+    """At a clip norm and a noise multiplier of 1, both of which cancel."""
     rng = np.random.default_rng(0)
-    d_out, rank, d_in, clip, sigma = 12, 3, 9, 0.7, 1.3
-    B, A = rng.normal(size=(d_out, rank)), rng.normal(size=(rank, d_in))
-    gradients = {"B": rng.normal(size=B.shape), "A": 3 * rng.normal(size=A.shape)}
-    weights = {"B": 1.6, "A": 0.4}
-    norm = np.sqrt(sum(weights[x] ** 2 * np.sum(gradients[x] ** 2) for x in "BA"))
-    signal = clip / norm  # every block is scaled by it
-    noise_B = rng.normal(scale=sigma * clip / weights["B"], size=(4000, *B.shape))
-    noise_A = rng.normal(scale=sigma * clip / weights["A"], size=(4000, *A.shape))
-    # First order in the noise: the product of both noises is another function's matter.
-    energies = np.sum((noise_B @ A + B @ noise_A) ** 2, axis=(1, 2)) / signal**2 / sigma**2
-    cost = theory.weighted_cost(
-        [np.sum(gradients[x] ** 2) for x in "BA"],
-        theory.factor_costs(B, A),
-        [weights[x] for x in "BA"],
+    B = rng.normal(size=(12, 3))
+    A = rng.normal(size=(3, 9))
+    weights = (1.6, 0.4)
+    squares = [np.sum(rng.normal(size=B.shape) ** 2), np.sum((3 * rng.normal(size=A.shape)) ** 2)]
+    # The clip scales every block by one over the weighted norm.
+    squared_norm = sum(w**2 * s for w, s in zip(weights, squares, strict=True))
+    noise_B, noise_A = (
+        rng.normal(scale=1 / w, size=(4000, *factor.shape))
+        for w, factor in zip(weights, (B, A), strict=True)
     )
-    error = energies.std() / np.sqrt(len(energies))
-    assert abs(energies.mean() - cost) < 4 * error
+    # First order in the noise: the product of both noises is another function's matter.
+    energies = np.sum((noise_B @ A + B @ noise_A) ** 2, axis=(1, 2)) * squared_norm
+    cost = theory.weighted_cost(squares, theory.factor_costs(B, A), weights)
+    assert cost in theory.mean_band(energies)
 
 
 def test_no_weights_cost_less_than_the_best():

@@ -1,4 +1,4 @@
-"""The figure of notebook 09: which method is best in each situation, and which are tied with it."""
+"""The figures of notebook 09: rates that methods survive, and which method is best where."""
 
 from collections.abc import Mapping
 from math import comb
@@ -70,4 +70,46 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
     figure.suptitle("Best in each situation, and how far behind it the others are", weight="bold")
     text = "framed: best mean; others: how far behind; •: tied with the best (95 %, all pairs)"
     figure.supxlabel(text, fontsize=8, color=style.SOFT)
+    return figure
+
+
+@style.paper()
+def plateaus(rates: pd.DataFrame, predicted: pd.Series) -> style.Picture:
+    """Draws the learning rates at which each method is near its best, and where that should end.
+
+    Args:
+        rates: columns unit, epsilon, method, lr, accuracy: the rates on each method's plateau.
+        predicted: index unit, epsilon, method: the largest rate that the noise should allow.
+    """
+    slugs = list(dict.fromkeys(rates["method"]))
+    units = list(dict.fromkeys(rates["unit"]))
+    colours = dict(zip(rates["epsilon"].unique(), style.SERIES, strict=False))
+    heights = dict(zip(colours, (-0.18, 0.18), strict=True))
+    figure, axes = style.subplots(9.5, 1.6 + 0.5 * len(slugs), columns=len(units), sharey=True)
+    panels = dict(zip(units, axes, strict=True))
+    for (unit, epsilon, slug), rows in rates.groupby(["unit", "epsilon", "method"]):
+        ax = panels[unit]
+        colour = colours[epsilon]
+        y = slugs.index(slug) + heights[epsilon]
+        ax.hlines(y, rows["lr"].min(), rows["lr"].max(), color=colour, lw=4, alpha=0.3)
+        style.draw_dots(ax, rows["lr"], [y] * len(rows), colour, 5)
+        best = rows[rows["accuracy"] == rows["accuracy"].max()]
+        style.draw_dots(ax, best["lr"], [y] * len(best), colour, 12, marker="*", zorder=3)
+        end = predicted[unit, epsilon, slug]
+        ax.plot([end], [y], "s", ms=15, mfc="none", mec=style.INK, mew=1.4, zorder=4)
+    for unit, ax in panels.items():
+        ax.set_xscale("log", base=2)
+        ticks = sorted(rates.loc[rates["unit"] == unit, "lr"].unique())
+        ax.set_xticks(ticks, [f"{rate:g}" for rate in ticks])
+        ax.set_xlabel("learning rate")
+        ax.set_title(f"every {unit} protected", loc="left")
+        ax.grid(visible=False, axis="y")
+    axes[0].set_yticks(range(len(slugs)), [style.name(slug) for slug in slugs])
+    axes[0].set_ylim(len(slugs) - 0.5, -0.5)
+    for epsilon, colour in colours.items():
+        style.draw_dots(axes[-1], [], [], colour, 6, label=f"ε = {epsilon:g}")
+    axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    style.headline(figure, "Noise decides the largest rate that a method survives")
+    text = "dots: within 3 points of the best (star); frame: last rate, as predicted from noise"
+    style.footer(figure, text)
     return figure

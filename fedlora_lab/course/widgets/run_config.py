@@ -338,7 +338,7 @@ OWN_ROW: dict[str, dict[str, Callable[..., Any] | None]] = {
     "clip_groups": {"together": None, "each factor apart": filters.by_side},
 }
 """Field of a method -> what a row of one's own may have in it."""
-AS_PUBLISHED = "as published"
+AS_CHOSEN = "as in the method"
 OWN_SLUG = "own-row"
 
 
@@ -351,7 +351,7 @@ def _row_field(name: str) -> tuple[Read, Write]:
 
     def read(config: RunConfig) -> str:
         rule = getattr(config.method, name)
-        return next((name for name, listed in rules.items() if listed == rule), AS_PUBLISHED)
+        return next((name for name, listed in rules.items() if listed == rule), AS_CHOSEN)
 
     def write(config: RunConfig, text: str) -> RunConfig:
         if text == read(config):
@@ -407,7 +407,7 @@ def knobs(first: RunConfig, rows: Mapping[str, Method]) -> dict[str, Knob]:
         if "alpha" in dealt:
             access["beta"] = _deal("alpha", _number(float, "∞"), "∞")
     options: dict[str, list[str | tuple[str, str]]] = {
-        name: [*rules, AS_PUBLISHED] for name, rules in OWN_ROW.items()
+        name: [*rules, AS_CHOSEN] for name, rules in OWN_ROW.items()
     }
     options["method"] = [(slug, row.name) for slug, row in rows.items()]
     return {

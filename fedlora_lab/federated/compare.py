@@ -124,7 +124,7 @@ class Cell:
 
 
 def _calibrated_for_pooled(privacy: Privacy, task: Task, plan: Plan) -> Privacy:
-    """The plan with the noise that pooled data need for the same epsilon."""
+    """The privacy with the noise that pooled data need for the same epsilon."""
     # One client less turns the one update into another of norm C: the sum moves by 2 C.
     expected = "'example' for 'central': pooled data have no clients"
     check(privacy.by_step, "unit", privacy.unit, expected)
@@ -212,7 +212,7 @@ def compare(
         options: of every run: evaluate_every, chunk_clients, stop_at, and the switches of speed
             (see `run`).
 
-    Raises: ``ValueError`` before the first run when a name, plan or privacy plan does not fit.
+    Raises: ``ValueError`` before the first run when a name, plan or privacy does not fit.
 
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)

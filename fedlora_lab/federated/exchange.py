@@ -410,20 +410,20 @@ class TrafficCounter:
         return numbers, size
 
     def count(
-        self, state: RunState, clients: Sequence[int], arrived: Sequence[int], keys: Keys
+        self, state: RunState, clients: Sequence[int], senders: Sequence[int], keys: Keys
     ) -> Traffic:
         """Counts the round that starts in ``state``.
 
         Args:
             state: of the run.
-            clients, arrived: who takes part, and whose upload is not lost.
+            clients, senders: who takes part, and whose upload is not lost, by number.
             keys: what is sent up.
         """
         spec = self.spec
-        # Counted is what arrived: a lost upload reached nobody.
-        senders = Counter(spec.sent_ranks[k] for k in arrived)
+        # A lost upload reached nobody and is not counted.
+        ranks_up = Counter(spec.sent_ranks[k] for k in senders)
         up = 0
-        for rank, count in senders.items():
+        for rank, count in ranks_up.items():
             up += count * sum(self.rule.upload_sizes(self.shapes[rank], keys))
         numbers_down = 0
         bytes_down = 0

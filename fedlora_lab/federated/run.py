@@ -95,7 +95,7 @@ def run(
     Args:
         task: model, clients' data and metric.
         method: a row of the table, or its slug.
-        privacy: a plan with its noise set (see `Privacy.calibrate`); ``None``: without privacy.
+        privacy: with its noise set (see `Privacy.calibrate`); ``None``: without privacy.
         plan: rounds, local steps, batch, learning rates.
         options: the fields of `RunOptions`, all with a default:
 

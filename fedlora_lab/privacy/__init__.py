@@ -1,4 +1,4 @@
-"""Differential privacy: the plan, the clip and the noise, the ledger, the accountants.
+"""Differential privacy: the settings, the clip and the noise, the ledger, the accountants.
 
 >>> from fedlora_lab.privacy import Privacy
 >>> plan = Privacy(noise_multiplier=2.0, sample_rate=0.1)

@@ -1,4 +1,4 @@
-"""The privacy plan: unit of privacy, clip norm, noise, sampling, accountant and trust."""
+"""The privacy settings: unit of privacy, clip norm, noise, sampling, accountant and trust."""
 
 import math
 from dataclasses import asdict, dataclass, replace
@@ -18,8 +18,8 @@ NO_AMPLIFICATION = "no amplification under trust={!r}, where observers learn who
 
 
 class Federation(Protocol):
-    """What a plan reads of a task: the number of examples of each client, and for the person unit
-    ``persons`` and ``person_counts``."""
+    """What `Privacy` reads of a task: the number of examples of each client, and for the person
+    unit ``persons`` and ``person_counts``."""
 
     @property
     def sizes(self) -> tuple[int, ...]: ...
@@ -185,7 +185,7 @@ class Privacy:
     # ---- for a task and a plan
 
     def resolve(self, task: Federation, plan: "Plan") -> "Privacy":
-        """Fills in ``sample_rate`` and checks the plan against the work it is for.
+        """Fills in ``sample_rate`` and checks the settings against the work they are for.
 
         Args:
             task: anything with ``sizes``, the number of examples of each client; in the person
@@ -252,6 +252,22 @@ class Privacy:
         expected = "a number >= 0, or call calibrate(epsilon=..., task=..., plan=...)"
         check(self.noise_multiplier is not None, "noise_multiplier", None, expected)
 
+    def _check_units(self, sizes: tuple[int, ...]) -> None:
+        """Refuses what does not fit so many clients and units.
+
+        Args: sizes: as `unit_counts` gives them.
+        """
+        clients = len(sizes)
+        units = sum(sizes) if self.by_step else clients
+        # At delta >= 1 / units a mechanism that publishes one unit outright would pass.
+        limit = f"< {1 / max(units, 1):.3g} = 1 / {units} {self.unit}s"
+        check(self.delta * units < 1, "delta", self.delta, limit)
+        for name in ("noise_multiplier", "sample_rate"):
+            value = getattr(self, name)
+            fits = not isinstance(value, tuple) or len(value) == clients
+            check(fits, name, value, f"{clients} numbers, one per client")
+        self._check_shares(clients)
+
     def _plan_rate(self, sizes: tuple[int, ...], plan: "Plan") -> PerClient:
         """The sample rate of this work, after all checks that need the task.
 
@@ -259,16 +275,7 @@ class Privacy:
             sizes: as `unit_counts` gives them.
             plan: the work.
         """
-        clients = len(sizes)
-        units = sum(sizes) if self.by_step else clients
-        # At delta >= 1 / units a mechanism that publishes one unit outright would pass.
-        limit = f"< {1 / max(units, 1):.3g} = 1 / {units} {self.unit}s"
-        check(self.delta * units < 1, "delta", self.delta, limit)
-        rate = self.sample_rate
-        for name, value in (("noise_multiplier", self.noise_multiplier), ("sample_rate", rate)):
-            fits = not isinstance(value, tuple) or len(value) == clients
-            check(fits, name, value, f"{clients} numbers, one per client")
-        self._check_shares(clients)
+        self._check_units(sizes)
         if self.by_step:
             # Each example is drawn on its own: `batch` is only the expected number of them.
             source = "batch / n_k"
@@ -280,6 +287,7 @@ class Privacy:
             source = NO_AMPLIFICATION.format(self.trust)
             expected = (1.0,)
         # A rate that is not the plan's own would state an epsilon of another mechanism.
+        rate = self.sample_rate
         rates = rate if isinstance(rate, tuple) else (rate,) * len(expected)
         for k, (stated, right) in enumerate(zip(rates, expected, strict=True)):
             name = f"sample_rate[{k}]" if isinstance(rate, tuple) else "sample_rate"
@@ -331,7 +339,7 @@ class Privacy:
     def ledger(
         self, releases: int = 0, reproducible: bool = True, uncertified: str | None = None
     ) -> Ledger:
-        """Makes a ledger for this plan, in which every client has made so many releases.
+        """Makes a ledger for these settings, in which every client has made so many releases.
 
         Args:
             releases: number, >= 0.

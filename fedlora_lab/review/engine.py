@@ -278,7 +278,7 @@ def engine(
     bug: "Callable[..., Any] | None" = None,
     draws: int = 16,
 ) -> Review:
-    """Reviews the library's own engine under a method and a privacy plan.
+    """Reviews the library's own engine under a method and a `Privacy`.
 
     A filter after the noise is left out: it is post-processing, and makes the noise correlated.
 

@@ -60,7 +60,7 @@ class NoiseForecast:
     @cached_property
     def is_noisy(self) -> bool:
         """Whether anything is noised at all."""
-        level = self.spec.noise
+        level = self.spec.noise_levels
         return any((level.server, *per_client(level.each)))
 
     # ---- what is known before the run
@@ -116,7 +116,7 @@ class NoiseForecast:
     def _stds_of_means(self) -> list[float]:
         """For each client the noise in its mean gradient, or in its upload in the client unit."""
         spec = self.spec
-        stds = per_client(spec.noise.each, len(spec.unit_counts))
+        stds = per_client(spec.noise_levels.each, len(spec.unit_counts))
         if not spec.by_step:
             return list(stds)
         # The noise of a step is in its sum, which is divided by the expected batch.
@@ -128,7 +128,7 @@ class NoiseForecast:
         """Variance of the noise that a release at rate 1 adds to an entry of an averaged factor."""
         spec = self.spec
         plan = spec.plan
-        level = spec.noise
+        level = spec.noise_levels
         count = len(spec.unit_counts)
         gain = plan.server_lr
         expected = plan.participation * count

@@ -267,9 +267,9 @@ def _noise_of(
         ids: the clients whose upload arrived.
     """
     if spec.releases_sum and not spec.is_secagg:  # a trusted server adds it, once
-        return [(round, SERVER, 0)], [spec.noise.server]
+        return [(round, SERVER, 0)], [spec.noise_levels.server]
     # Each client's is from its own stream, so that it is the same whoever else takes part.
-    return [(round, k, 0) for k in ids], [per_client(spec.noise.each)[0]] * len(ids)
+    return [(round, k, 0) for k in ids], [per_client(spec.noise_levels.each)[0]] * len(ids)
 
 
 def privatize(

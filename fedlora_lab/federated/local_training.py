@@ -253,7 +253,7 @@ def preconditioners(
         maps[key] = method.precondition(gram)
         privatizer.check_maps(maps[key], gram.shape, key)
     # A rule may differ from what it returned when the run opened: every answer is checked.
-    sound = not certified or all(rule.noise is None for rule in maps.values())
+    sound = not certified or all(rule.noise_map is None for rule in maps.values())
     expected = "a rule that treats every peer alike: one map for signal and noise"
     check(sound, "precondition", method.precondition, expected)
     return maps

@@ -163,10 +163,10 @@ class RunSpec:
         """Standard deviation of the noise in each client's sum of a step; 0 without a release."""
         count = len(self.task.sizes)
         # In the client unit the noise is on whole updates.
-        return per_client(self.noise.each if self.by_step else 0.0, count)
+        return per_client(self.noise_levels.each if self.by_step else 0.0, count)
 
     @cached_property
-    def noise(self) -> NoiseLevels:
+    def noise_levels(self) -> NoiseLevels:
         """Noise on the sum of a step or, in the client unit, of the clients' updates."""
         if self.privacy is None:
             return NoiseLevels(each=0.0, server=0.0, shares=0)
@@ -178,7 +178,7 @@ class RunSpec:
         if self.privacy is None or not self.is_secagg:
             return 0
         # Those who collude upload as well, and know their own noise: their shares hide nothing.
-        return self.noise.shares + self.privacy.colluding
+        return self.noise_levels.shares + self.privacy.colluding
 
     @cached_property
     def uncertified(self) -> str | None:

@@ -26,7 +26,7 @@ def by_tensor(key: ParamKey) -> ParamKey:
 
 
 @dataclass(frozen=True)
-class EachTensor:
+class EachTensorToC:
     """Clips every tensor by itself and to all of C: p tensors move by up to sqrt(p) C together.
 
     Other rules' groups share the bound. The noise is for C, so the ledger certifies no epsilon.
@@ -40,7 +40,7 @@ class EachTensor:
         return key
 
 
-each_tensor = EachTensor()
+each_tensor_to_c = EachTensorToC()
 """The rule without settings, as rows of the table name it."""
 
 
@@ -112,19 +112,19 @@ class Preconditioner(NamedTuple):
     """Maps on the rank axis, (..., r, r): release = after (clip(before signal) + xi).
 
     Certified whatever the maps are: clip and noise act in one space, and ``after`` post-processes
-    their result. With a map ``noise`` of its own for the noise the release is
-    after clip(before signal) + noise xi, and no epsilon is certified
+    their result. With a map ``noise_map`` of its own for the noise the release
+    is after clip(before signal) + noise_map xi, and no epsilon is certified
     (`privatizer.uncertified_reason`).
     """
 
     before: Tensor
     after: Tensor
-    noise: Tensor | None = None
+    noise_map: Tensor | None = None
 
     @property
     def of_noise(self) -> Tensor:
         """The map that the noise passes."""
-        return self.after if self.noise is None else self.noise
+        return self.after if self.noise_map is None else self.noise_map
 
 
 def _roots(gram: Tensor) -> tuple[Tensor, Tensor]:

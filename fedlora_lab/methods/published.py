@@ -50,7 +50,7 @@ DEeR = RoLoRA.replace(
 DEeRLiteral = DEeR.replace(
     name="DEeR literal",
     precondition=filters.factor_space,
-    clip_groups=filters.each_tensor,
+    clip_groups=filters.each_tensor_to_c,
     note="as released: each tensor clipped to C, noise shaped by the other factor; no epsilon is "
     "certified",
 )

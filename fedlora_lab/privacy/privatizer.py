@@ -229,7 +229,7 @@ def clip_sum(
         clip_norm: C >= 0; infinity leaves finite rows as they are.
         owner, owners: (N,), in [0, owners); the number of owners (clients).
         clip_groups: each of g groups is clipped to C / sqrt(g), or to C by a rule that does not
-            share it (`EachTensor`); ``None``: one group.
+            share it (`EachTensorToC`); ``None``: one group.
 
     Returns: key -> (owners, ...), and the counts; a row scaled in any group counts once.
     Guarantees: what is not finite adds zero; one row more or less moves a sum by at most C, but for
@@ -350,7 +350,7 @@ def add_noise(
             continue
         rule = metric[key]
         alone[key] = map_rank_axis(key, rule.of_noise, xi)
-        if rule.noise is None:
+        if rule.noise_map is None:
             # Noised first and mapped as a whole: whatever the maps are, also where they overflow,
             # this is a function of the Gaussian mechanism.
             released[key] = map_rank_axis(key, rule.after, total + xi)
@@ -415,7 +415,7 @@ def check_maps(rule: object, gram: torch.Size, key: ParamKey) -> None:
     assert isinstance(rule, Preconditioner)
     # A row finds its map by its owner's number: were there fewer maps of one kind than of another,
     # a row's map would follow from its place among all rows, and so from who else was drawn.
-    for name, x in {**rule._asdict(), "noise": rule.of_noise}.items():
+    for name, x in {**rule._asdict(), "noise_map": rule.of_noise}.items():
         shape = tuple(getattr(x, "shape", ()))
         check(shape == tuple(gram), f"precondition, {name} of {key}", shape, f"{tuple(gram)}")
 
@@ -442,7 +442,7 @@ def uncertified_reason(
         gram = torch.eye(rank).repeat(owners, 1, 1)
         rule = precondition(gram)
         check_maps(rule, gram.shape, ParamKey("B", "any layer"))
-        if rule.noise is not None:
+        if rule.noise_map is not None:
             reasons.append(
                 "the noise passes a map that the clipped value does not pass, so the clip does not "
                 "bound what it hides"

@@ -24,7 +24,7 @@ def test_noise_is_white_in_the_product(key):
     rule = filters.product_space(gram(key, peer)[None])
     white = rule.of_noise[0] @ gram(key, peer) @ rule.of_noise[0]
     torch.testing.assert_close(white, torch.eye(3, dtype=torch.float64))
-    assert rule.noise is None
+    assert rule.noise_map is None
 
 
 def test_each_row_passes_the_map_of_its_owner():
@@ -58,7 +58,7 @@ def test_the_published_form_is_certified_by_nobody():
     eye = torch.eye(3, dtype=torch.float64)
     torch.testing.assert_close(rule.of_noise @ gram(B, peer) @ rule.of_noise, eye)
     assert torch.equal(rule.before, eye) and torch.equal(rule.after, eye)
-    assert "by more than C" in (privatizer.uncertified_reason(None, filters.each_tensor) or "")
+    assert "by more than C" in (privatizer.uncertified_reason(None, filters.each_tensor_to_c) or "")
     assert privatizer.uncertified_reason(filters.product_space) is None
     assert "does not pass" in (privatizer.uncertified_reason(filters.factor_space) or "")
     with pytest.raises(ValueError, match="expected a rule that gives a Preconditioner"):

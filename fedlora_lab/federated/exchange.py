@@ -55,7 +55,7 @@ class Received:
         weights: (rows,), fixed before the round.
         noise: key -> (...), the noise in the weighted mean.
         broadcast: what these clients received: (rows, ...) where they have unequal ranks.
-        clipped: what the clip of the uploads did.
+        clip_counts: what the clip of the uploads did.
         privatizer_state: of the release of their sum; ``None``: no sum was released.
     """
 
@@ -63,7 +63,7 @@ class Received:
     weights: Float[Tensor, " rows"]
     noise: Mapping[ParamKey, Tensor]
     broadcast: ServerState
-    clipped: ClipCounts = field(default_factory=ClipCounts)
+    clip_counts: ClipCounts = field(default_factory=ClipCounts)
     privatizer_state: PrivatizerState | None = None
 
     @classmethod
@@ -152,7 +152,7 @@ def stack_clients(
                 x = getattr(batch, name).get(key, nothing)
                 rows.append(x.expand(len(batch.ids), *like.shape).cpu())
             getattr(everyone, name)[key] = torch.cat(rows)
-    everyone.clipped = sum((batch.clipped for batch in batches), ClipCounts()).read()
+    everyone.clip_counts = sum((batch.clip_counts for batch in batches), ClipCounts()).read()
     return everyone
 
 
@@ -252,7 +252,7 @@ def _release_updates(
         weights=weights,
         noise=_mean(noise, weights),
         broadcast=_row_by_row(sent, reference),
-        clipped=release.counts,
+        clip_counts=release.counts,
         privatizer_state=release.state if spec.releases_sum else None,
     )
 

@@ -35,7 +35,7 @@ class ClientBatch:
             from an earlier round is in ``params`` only.
         noise: the noise in their tensors.
         optimizer, noise_optimizer: the optimiser's memory of gradients, and of the noise in them.
-        clipped: what the clip did in all steps so far.
+        clip_counts: what the clip did in all steps so far.
         privatizer_state: of the releases of their steps.
     """
 
@@ -45,7 +45,7 @@ class ClientBatch:
     noise: ClientParams = field(default_factory=dict)
     optimizer: OptimizerState = field(default_factory=dict)
     noise_optimizer: OptimizerState = field(default_factory=dict)
-    clipped: ClipCounts = field(default_factory=ClipCounts)
+    clip_counts: ClipCounts = field(default_factory=ClipCounts)
     privatizer_state: PrivatizerState = field(default_factory=dict)
 
 
@@ -306,7 +306,7 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
         where=[(t, k, s) for k in clients.ids],
         metric=maps,
     )
-    clients.clipped = clients.clipped + release.counts
+    clients.clip_counts = clients.clip_counts + release.counts
     clients.privatizer_state = release.state
     # What follows is a function of released values and costs no privacy.
     # The divisor is the expected batch: the drawn batch's size is private.

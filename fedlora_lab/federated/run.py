@@ -483,7 +483,7 @@ class Run:
             after = aggregated.replace_tensors(stepped)
         self._keep_personal(opened, everyone)
         self._advance(opened, after, received)
-        return RoundResult(opened, received, aggregated, everyone.clipped, traffic)
+        return RoundResult(opened, received, aggregated, everyone.clip_counts, traffic)
 
     def _advance(self, opened: OpenRound, after: ServerState, received: Received) -> None:
         """Moves the state on to the next round.
@@ -559,8 +559,8 @@ class Run:
         visible = self.visible
         received = result.received
         rows, deviation = self._layers(result)
-        clip = result.steps if spec.by_step else received.clipped
-        nonfinite = result.steps.nonfinite + received.clipped.nonfinite
+        clip = result.steps if spec.by_step else received.clip_counts
+        nonfinite = result.steps.nonfinite + received.clip_counts.nonfinite
         seconds = time.perf_counter() - result.opened.started_at
         plain = state.server.without_core()
         factors_a = plain.side("A")

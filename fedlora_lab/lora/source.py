@@ -7,19 +7,19 @@ from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import ServerState
 from fedlora_lab.tasks.task import Task
 
-Source = tuple[Task, Lora, ServerState]
+Origin = tuple[Task, Lora, ServerState]
 
 
 class Trained(Protocol):
     """A record of a run, such as `federated.records.Round`; copies have lost their source."""
 
     @property
-    def source(self) -> Source | None:
+    def source(self) -> Origin | None:
         """The task with everyone's examples, the adapter's settings, the server's tensors."""
         ...
 
 
-def require_source(record: Trained) -> Source:
+def require_source(record: Trained) -> Origin:
     """Task, adapter and server's tensors of a record that a run yielded, or ``ValueError``."""
     source = getattr(record, "source", None)
     value = "a copy, without its task" if hasattr(record, "source") else record

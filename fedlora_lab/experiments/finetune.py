@@ -257,6 +257,7 @@ def _train(place: Path, cell: Cell, fresh: bool, options: Mapping[str, Any]) -> 
     """Runs to the end, or from where the folder's run was left; returns the last record."""
     from tqdm.auto import tqdm
 
+    options = {"chunk_examples": 64, **options}
     RunOptions(**options)  # refuses bad values before there is a folder
     begun = place.exists()
     record = None
@@ -269,7 +270,7 @@ def _train(place: Path, cell: Cell, fresh: bool, options: Mapping[str, Any]) -> 
         privacy = stored["privacies"][cell.slug]
         cell = replace(cell, privacy=privacy and Privacy(**privacy))
         with tqdm(total=cell.plan.rounds, disable=None, **BAR) as bar:
-            events = run_cell(folder, cell, **{"chunk_examples": 64, **options})
+            events = run_cell(folder, cell, **options)
             try:
                 for event in show_progress(bar, cell.plan, cell.slug, events):
                     begun = True
@@ -281,7 +282,7 @@ def _train(place: Path, cell: Cell, fresh: bool, options: Mapping[str, Any]) -> 
         if record is None:  # every round was done before
             state = folder.cell(cell.slug, cell.seed)
             terms = cell.task, cell.method, cell.privacy, cell.plan
-            done = Run.open(*terms, lora=cell.lora, seed=cell.seed, resume=state)
+            done = Run.open(*terms, lora=cell.lora, seed=cell.seed, resume=state, **options)
             record = done.record_state()
         folder.gather()
         save_adapter(record, folder.path / "adapter")

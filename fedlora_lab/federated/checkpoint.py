@@ -256,32 +256,40 @@ def whole_checkpoints(folder: Path) -> Iterator[tuple[RunState, dict[str, Any]]]
 
 
 def restore(
-    folder: Path, spec: RunSpec, fresh: RunState, opened: Ledger | None
+    folder: Path,
+    spec: RunSpec,
+    settings: Mapping[str, Any],
+    fresh: RunState,
+    opened: Ledger | None,
 ) -> tuple[RunState, Ledger | None]:
     """Reads the state and the ledger to resume with; refuses those of another run.
 
     Args:
         folder, spec: the folder, and the run that goes on from it.
+        settings: of that run, as its checkpoints hold them.
         fresh, opened: state and ledger of that run if it began anew.
 
     Where no checkpoint is whole and a ledger is there it begins anew: what was spent stays spent.
+    Not from a seed: nothing would tell whether the rounds in the ledger are released again alike.
 
     Raises: ``ValueError`` where the folder is of another run, or its ledger not the one that this
         run would have written.
-    Guarantees: test_attack_spending.py::test_a_lost_checkpoint_forgets_no_release.
+    Guarantees: test_attack_spending.py::test_a_lost_checkpoint_forgets_no_release,
+        test_checkpoint.py::test_a_round_is_replayed_to_the_same_bits_or_not_at_all.
     """
     latest = next(whole_checkpoints(folder), None)
     # Releases do not come back with the files that are lost.
-    if latest is None and opened is not None and (folder / LEDGER).exists():
+    begins_anew = latest is None and opened is not None and (folder / LEDGER).exists()
+    if begins_anew and not spec.replays_noise:
         text = "no checkpoint in it is whole; the run begins anew"
         text = f"resume={str(folder)!r}: {text}, and what stands in its ledger stays spent"
         warnings.warn(text, stacklevel=2)
         return fresh, _stored_ledger(folder, spec, fresh, opened)
     check(latest is not None, "resume", str(folder), "a folder with a whole checkpoint")
     assert latest is not None
-    state, settings = latest
-    for name, value in settings_with_keyed_task(folder, spec.settings()).items():
-        equal = settings.get(name) == value
+    state, stored = latest
+    for name, value in settings_with_keyed_task(folder, settings).items():
+        equal = stored.get(name) == value
         check(equal, "resume", str(folder), f"the same {name} as in this run")
     layers = state.server.tensors.keys()
     fits = layers == fresh.server.tensors.keys()

@@ -106,7 +106,8 @@ def run(
         checkpoint: folder for the state after every round, and for the ledger, which is written
             before each round.
         resume: folder of checkpoints to go on from: the rounds that follow have the bits they would
-            have had. Without a seed they are new releases, and the ledger counts on. The run goes
+            have had. Without a seed they are new releases, and the ledger counts on. A private run
+            from a seed goes on with the same rounds, device, products and chunks only. The run goes
             on in this folder.
         stop_at: an epsilon; the run ends before the round that would spend more, if all took part.
         evaluate_every: score before training, after every so many rounds and the last; NaN between.
@@ -121,8 +122,9 @@ def run(
     Raises: ``ValueError`` (name, value, range) at the call, before anything is trained.
     Guarantees: every release stands in the ledger before its value is used; filters and server
         rules see noised values only; resume equals uninterrupted
-        (tests/methods/test_contract.py); clip, noise and ledger are the same whatever device,
-        products and chunks are
+        (tests/methods/test_contract.py), or is refused (test_checkpoint.py::
+        test_a_round_is_replayed_to_the_same_bits_or_not_at_all); clip, noise and ledger are the
+        same whatever device, products and chunks are
         (test_compute.py::test_epsilon_and_noise_are_the_same_under_every_switch).
 
     >>> import fedlora_lab as fl
@@ -227,8 +229,9 @@ class Run:
         self.visible = self.spec.visibility(self.remote)
         self._forecast = NoiseForecast(self.spec, self.prepared.adapted.weights)
         self._traffic = TrafficCounter(self.spec, self.state.server.tensors)
-        # To read the source of a method's rules takes a while.
-        self._settings = {} if self.folder is None else self.spec.settings()
+        self._settings = {}
+        if self.folder is not None:  # to read the source of a method's rules takes a while
+            self._settings = {**self.spec.settings(), **self._of_replays()}
 
     @classmethod
     def open(
@@ -286,10 +289,26 @@ class Run:
             start = [t for t in rounds if t == 0]
             self.contents = (start, None) if resume is None else (rounds, ledger_bytes)
         if resume is not None:
-            self.state, self.ledger = checkpoint.restore(Path(resume), spec, fresh, ledger)
+            self.state, self.ledger = checkpoint.restore(
+                Path(resume), spec, self._settings, fresh, ledger
+            )
             self.resumed = self.state is not fresh
             self._warn_of_overspending()
         return self
+
+    def _of_replays(self) -> dict[str, Any]:
+        """Settings that must be the same only where a round may be run again under one noise."""
+        if not self.spec.replays_noise:
+            return {}
+        return {
+            # A server rule may read the planned rounds, and so choose what the next one releases.
+            "rounds": self.spec.plan.rounds,
+            # The others decide how a round is rounded.
+            "device": self.prepared.adapted.device.type,
+            "products": self.prepared.products,
+            "chunk_clients": self.options.chunk_clients,
+            "chunk_examples": self.prepared.chunk,
+        }
 
     # ---- what the rounds ahead would spend
 

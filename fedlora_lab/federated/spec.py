@@ -337,6 +337,15 @@ class RunSpec:
 
     # ---- settings
 
+    @property
+    def replays_noise(self) -> bool:
+        """Whether a round that was cut short is run again under the same noise.
+
+        It then counts once, so it must release the same bits: the difference of two releases under
+        one noise is not hidden at all.
+        """
+        return self.privacy is not None and self.streams.seed is not None
+
     def settings(self) -> dict[str, Any]:
         """The settings that a checkpoint and the run that resumes from it share, as JSON values."""
         # Target and number of rounds change no round that is done: a longer run may go on from it

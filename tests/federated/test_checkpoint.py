@@ -67,8 +67,8 @@ def test_a_mechanism_finds_its_state_again(unit, found, tmp_path, monkeypatch):
 
     monkeypatch.setattr(spec, "ClipAndNoise", Counting)
     run = regression(), "ffa-lora", private(unit, trust="secagg" if unit == "client" else "local")
-    play(*run, PLAN.replace(rounds=2, local_steps=2), checkpoint=tmp_path)
-    last = play(*run, PLAN.replace(rounds=3, local_steps=2), resume=tmp_path)[-1]
+    for rounds, folder in ((2, {"checkpoint": tmp_path}), (3, {"resume": tmp_path})):
+        last = play(*run, PLAN.replace(rounds=rounds, local_steps=2), seed=None, **folder)[-1]
     assert counts == found
     assert last.ledger is not None and "Counting does not say" in str(last.ledger.uncertified)
 
@@ -110,8 +110,35 @@ def test_other_settings_are_refused_in_one_line(tmp_path):
         words = f"^resume='.*': expected the same {what} as in this run$"
         with pytest.raises(ValueError, match=words):
             fl.run(**run | {what: other}, resume=tmp_path)
-    longer = list(fl.run(**run | {"plan": PLAN.replace(rounds=3)}, resume=tmp_path))
-    assert [record.index for record in longer] == [3]
+
+
+@pytest.mark.parametrize(("privacy", "seed"), [(private("example"), None), (None, 0)])
+def test_what_replays_no_noise_goes_on_otherwise(privacy, seed, tmp_path):
+    """Longer, or in smaller chunks."""
+    run = tokens(), "fedlora", privacy
+    play(*run, seed=seed, checkpoint=tmp_path)
+    longer = PLAN.replace(rounds=3)
+    records = play(*run, longer, seed=seed, chunk_examples=1, resume=tmp_path)
+    assert [record.index for record in records] == [3]
+
+
+@pytest.mark.parametrize("lost", ["the round", "all rounds"])
+def test_a_round_is_replayed_to_the_same_bits_or_not_at_all(lost, tmp_path):
+    """From a seed its noise is the same: the difference of two releases would hide nothing."""
+    play(*RUN, checkpoint=tmp_path)
+    for path in tmp_path.glob("round-*2.*" if lost == "the round" else "round-*"):
+        path.unlink()
+    if lost == "all rounds":
+        with pytest.raises(ValueError, match=r"^resume='.*': expected a folder with a whole chec"):
+            play(*RUN, resume=tmp_path)
+        return
+    others: list[tuple[str, Any]] = [("products", "bfloat16"), ("chunk_clients", 1)]
+    for name, value in [*others, ("chunk_examples", 2)]:
+        with pytest.raises(ValueError, match=f"^resume='.*': expected the same {name} as in th"):
+            fl.run(*RUN, lora=LORA, resume=tmp_path, **{name: value})
+    with pytest.raises(ValueError, match=r"^resume='.*': expected the same rounds as in this run"):
+        play(*RUN[:3], PLAN.replace(rounds=3), resume=tmp_path)
+    assert play(*RUN, resume=tmp_path)[-1].index == PLAN.rounds
 
 
 def scaled(factor: float) -> Any:
@@ -208,7 +235,7 @@ def test_a_ledger_that_is_not_this_run_s_is_refused(alter, line, tmp_path):
     play(*RUN, checkpoint=tmp_path)
     alter(tmp_path / "ledger.json")
     with pytest.raises(ValueError, match=f"^[^\n]*ledger[^\n]*{line}[^\n]*$"):
-        play(*RUN[:3], PLAN.replace(rounds=4), resume=tmp_path)
+        play(*RUN, resume=tmp_path)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

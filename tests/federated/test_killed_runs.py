@@ -61,10 +61,10 @@ def test_two_runs_in_one_folder_refuse_each_other(tmp_path):
     with pytest.raises(ValueError, match=r"^out=.*: expected a folder that no other run is using$"):
         next(second)
     same_bits(play(*ROLORA)[1:], list(first))
-    left = fl.run(*ROLORA, PLAN.replace(rounds=4), lora=LORA, resume=tmp_path)
+    left = fl.run(*ROLORA, PLAN, lora=LORA, checkpoint=tmp_path / "left")
     next(left)
     left.close()
-    with lock_folder(tmp_path):
+    with lock_folder(tmp_path / "left"):
         pass
 
 

@@ -23,10 +23,10 @@ from fedlora_lab import measures
 from fedlora_lab._utils.files import lock_folder
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
 from fedlora_lab.federated import checkpoint, exchange, local_training
-from fedlora_lab.federated.amplification import NoiseForecast
 from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.exchange import Received, Traffic, TrafficCounter
 from fedlora_lab.federated.local_training import ClientBatch
+from fedlora_lab.federated.noise_forecast import NoiseForecast
 from fedlora_lab.federated.records import NOT_SEEN, Round, Tick
 from fedlora_lab.federated.spec import (
     PRODUCTS,
@@ -366,7 +366,7 @@ class Run:
     def lock(self) -> "Iterator[None]":
         """Locks the folder; refuses if another run wrote to it since this run last read it.
 
-        Compared are its rounds and its ledger as this run last read or wrote them.
+        Its rounds and its ledger are compared with what this run last read or wrote.
         Guarantees:
             test_attack_spending.py::test_a_run_that_was_opened_before_another_wrote_is_refused.
         """
@@ -398,7 +398,7 @@ class Run:
         opened = self.begin_round()
         t = opened.before.round
         batches = []
-        # A chunk of clients changes memory alone: each client's draws are from its own streams.
+        # Chunks bound the memory and change no draw: each client draws from its own streams.
         size = self.options.chunk_clients or max(len(opened.ids), 1)
         for i in range(0, len(opened.ids), size):
             clients = self.start_clients(opened.ids[i : i + size], opened.broadcast)
@@ -637,22 +637,15 @@ class Run:
         NaN in a private run, with a seed or without, where the test examples are not public.
         """
         spec = self.spec
-        task = spec.task
         server = self.state.server
         personal = self.state.personal
-        unseen = dict.fromkeys(task.metrics, NOT_SEEN)
+        unseen = dict.fromkeys(spec.task.metrics, NOT_SEEN)
         if self.state.server.round % self.options.evaluate_every and not self.ended:
             return unseen
         # Elsewhere clients keep factors from the first round in which some were not sent.
         rounds = range(self.state.server.round if self.remote else 0)
         if personal or any(spec.round_keys(server.tensors, t).kept for t in rounds):
-            if not self.visible.own_scores:
-                return unseen
-            # With what it kept in its place, as it would begin a round: of ranks that are shared it
-            # kept those of its last round, which the server has averaged since.
-            clients = [self.start_clients((k,), server).params for k in range(len(task.sizes))]
-            each = [self._evaluate({key: x[0] for key, x in own.items()}) for own in clients]
-            return {name: sum(scores[name] for scores in each) / len(each) for name in task.metrics}
+            return self._own_metrics() if self.visible.own_scores else unseen
         scores = self._evaluate(server.tensors) if self.visible.scores else unseen
         if spec.method.broadcast == full:
             return scores
@@ -660,6 +653,16 @@ class Run:
         if self.visible.scores:
             received = self._evaluate(exchange.broadcast(spec.method, server).tensors)
         return {**scores, **{f"{name}_received": value for name, value in received.items()}}
+
+    def _own_metrics(self) -> Mapping[str, float]:
+        """The task's metrics, the mean over the models with which clients would begin a round."""
+        each = []
+        for k in range(len(self.spec.task.sizes)):
+            # Not what it kept alone: of shared ranks it kept those of its last round, which the
+            # server has averaged since.
+            client = self.start_clients((k,), self.state.server)
+            each.append(self._evaluate({key: x[0] for key, x in client.params.items()}))
+        return {name: sum(x[name] for x in each) / len(each) for name in self.spec.task.metrics}
 
     def _evaluate(self, values: Mapping[ParamKey, Tensor]) -> dict[str, float]:
         """The task's metrics of a model on the test examples."""

@@ -22,7 +22,7 @@ from torch import Tensor
 from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.amplification import Amplification, NoiseForecast
+from fedlora_lab.federated.noise_forecast import Amplification, NoiseForecast
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.independence import check_batch_independence
 from fedlora_lab.lora.per_example import TEXTS_AT_ONCE
@@ -242,7 +242,7 @@ class RunSpec:
         return self._words_of_phase(self._phase(t))
 
     def _phase(self, t: int) -> int:
-        """The place of a round in its cycle; of a schedule that is no cycle the round itself."""
+        """The place of a round in its cycle, or the round itself where there is no cycle."""
         train = self.method.train
         return t % len(train.rounds) if isinstance(train, Cycle) else t
 
@@ -300,9 +300,8 @@ class RunSpec:
     def entry(self, round: int, ids: tuple[int, ...] | None = None) -> LedgerEntry:
         """The ledger entry of a round: number of releases, rates and noise.
 
-        A client that is alone holds the data of all, as where they are pooled: in another run on
-        these data, with which this one is composed, they may lie with any client. So its releases
-        count for everybody, as all do in the client unit.
+        A single client may hold the pooled data of several clients of another run, with which this
+        run is composed. So its releases count for everybody, as all do in the client unit.
 
         Args:
             round: from 1.

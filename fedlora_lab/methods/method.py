@@ -21,7 +21,7 @@ def _letters() -> str:
 
 
 def _check_word(name: str, word: object) -> None:
-    """Refuses what is no word of a schedule: letters, each once, "R" without "A" and "B"."""
+    """Refuses all but words of a schedule: letters, each once, "R" without "A" and "B"."""
     used = set(word) if isinstance(word, str) else set()
     spelled = bool(used) and used <= set(_letters()) and len(used) == len(str(word))
     # A core's gradient is taken at factors that rest: both at once would be another method.

@@ -100,10 +100,11 @@ Tensors = Mapping[ParamKey, Tensor]
 
 @dataclass(frozen=True)
 class ServerState:
-    """What the server holds, by `ParamKey`: A is (r, d_in), B (d_out, r), W = W0 + scaling B A.
+    """What the server holds, by `ParamKey`: A is (r, d_in), B (d_out, r).
 
-    With a core the product is B R A, R (r, r), or (r, r / h) where it is h blocks on the diagonal;
-    a gain (h,) multiplies each block. With a residual W it is W + B A, W (d_out, d_in).
+    A layer's weight is its frozen weight plus scaling times the product B A. With a core the
+    product is B R A, R (r, r), or (r, r / h) where it is h blocks on the diagonal; a gain (h,)
+    multiplies each block. A residual W (d_out, d_in) is added to the product.
 
     Args:
         tensors: one for each key.

@@ -400,7 +400,7 @@ def precondition_rows(
 
 
 def check_maps(rule: object, gram: torch.Size, key: ParamKey) -> None:
-    """Refuses what is no `Preconditioner` for a tensor; reads shapes and no values.
+    """Refuses a rule's answer that is not a `Preconditioner` for the tensor, by shapes alone.
 
     Args:
         rule: what a method's rule returned.

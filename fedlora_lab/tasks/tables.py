@@ -295,8 +295,8 @@ def check_public_test(task: Task) -> None:
     """Refuses public test rows that are plainly private rows.
 
     Scores of public rows are exact, and no epsilon counts them. Two rows are equal if all that the
-    model reads is, and the label. Refused are tables of which more than half of either are rows of
-    the other. Fewer are warned of, without their number, which is one about private rows. Rows that
+    model reads is, and the label. Tables are refused where more than half of one are rows of the
+    other. Fewer cause a warning without their number, which would tell of private rows. Rows that
     were written differently, such as images that were encoded again, are not found.
 
     Args: task: whose test rows are said to be public.

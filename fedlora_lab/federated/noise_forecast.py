@@ -50,7 +50,7 @@ class NoiseForecast:
         spec: task, method, privacy, plan and adapter of the run.
         weights: layer -> its frozen weight, (d_out, d_in).
 
-    Counted is the noise alone, not what training makes of it afterwards; expected over who takes
+    It counts the noise alone, not what training makes of it afterwards; expected over who takes
     part and whose upload is lost.
     """
 
@@ -107,7 +107,7 @@ class NoiseForecast:
         if getattr(plan.optimizer, "weight_decay", 0.0):
             return f"{plan.optimizer} shrinks {side}, and the noise in it"
         if not self.spec.by_step and method.clip_reference is not received:
-            return "clipped are the weights, with the noise in them, and not their change"
+            return "the clip falls on the weights, with the noise in them, and not on their change"
         return None
 
     # ---- variance

@@ -67,7 +67,7 @@ def shared_by_clients(shapes, std, streams, where):
 
 
 def shared_by_rounds(shapes, std, streams, where):
-    return gaussian_noise(shapes, std, streams, [(0, k, 0) for _, k, _ in where])
+    return gaussian_noise(shapes, std, streams, [(0, *place[1:]) for place in where])
 
 
 def shared_by_layers(shapes, std, streams, where):

@@ -31,7 +31,7 @@ from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.privatizer import PrivatizerState
 
 FORMAT = "fedlora_lab.round"
-FORMAT_VERSION = 8
+FORMAT_VERSION = 9
 """Of the files; those of another version are refused."""
 KEPT_ROUNDS = 2
 """The last so many rounds stay in the folder: should the newest be damaged, one is left."""

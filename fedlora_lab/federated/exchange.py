@@ -266,10 +266,11 @@ def _noise_of(
         spec, round: of the run, and its round, from 0.
         ids: the clients whose upload arrived.
     """
+    # Without the number of a step: no name here is that of the stream of a local step's noise.
     if spec.releases_sum and not spec.is_secagg:  # a trusted server adds it, once
-        return [(round, SERVER, 0)], [spec.noise_levels.server]
+        return [(round, SERVER)], [spec.noise_levels.server]
     # Each client's is from its own stream, so that it is the same whoever else takes part.
-    return [(round, k, 0) for k in ids], [per_client(spec.noise_levels.each)[0]] * len(ids)
+    return [(round, k) for k in ids], [per_client(spec.noise_levels.each)[0]] * len(ids)
 
 
 def privatize(

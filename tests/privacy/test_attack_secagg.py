@@ -55,7 +55,7 @@ def test_colluders_leave_enough_noise():
     assert shares + colluding == 3 and isinstance(each, float)
     assert run.spec.least_uploads == 3
     wide = {ParamKey("B", "x"): torch.Size((4000,))}
-    where = [(0, k, 0) for k in range(3)]
+    where = [(0, k) for k in range(3)]
     (drawn,) = gaussian_noise(wide, [each] * 3, run.spec.streams, where).values()
     left = float(drawn[colluding:].sum(0).std())
     assert left == pytest.approx(sigma * clip, rel=4 / math.sqrt(2 * 4000))

@@ -233,9 +233,24 @@ def test_a_preconditioner_that_mixes_clients_is_refused():
     refused(words, tokens(), row, "client")
 
 
+def test_a_refusal_tells_no_number_of_private_test_examples():
+    """Nor what an error says of them."""
+    private_test = replace(tokens(), public_test=False)
+    mixing = replace(private_test, loss=lambda out, y: (out - out.mean(0)).square().mean(1))
+    refused(MODEL.format("Tokens") + "$", mixing)
+
+    def raises(out: Tensor, y: Tensor) -> Tensor:
+        if not out.isfinite().all():
+            raise RuntimeError(f"y={y}")
+        return out.square().mean(1)
+
+    words = r"^model='Tokens': expected a pass .* \(others times nan: RuntimeError\)$"
+    refused(words, replace(private_test, loss=raises))
+
+
 def test_a_model_without_gradients_is_refused():
     task = replace(tokens(), forward=lambda model, x: model(x) * float("nan"))
-    refused(r"^model='Tokens': expected finite gradients of public examples", task)
+    refused(r"^model='Tokens': expected finite gradients of the test examples", task)
     # As RWKV's attention does it.
     task = replace(tokens(), forward=lambda model, x: model(x).exp().mul_(2))
     refused(r"^model='Tokens': expected no operation in place", task)

@@ -292,8 +292,7 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
     moving = spec.round_keys(clients.params, t).steps[s]
     if spec.method.penalty is not None and moving:  # what "*" moves is known only here
         probe_once(spec.task, prepared.adapted, prepared.products, spec.method, moving)
-    certified = spec.uncertified is None
-    maps = preconditioners(spec.method, moving, clients.params, certified)
+    maps = preconditioners(spec.method, moving, clients.params, prepared.is_certified)
     drawn = poisson_batch(prepared, t, s, clients.ids)
     like = {key: clients.params[key] for key in moving}
     zeros = {key: x.new_zeros(len(clients.ids), *x.shape[1:]) for key, x in like.items()}

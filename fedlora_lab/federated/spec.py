@@ -608,6 +608,11 @@ class Prepared:
         return "; ".join(reason for reason in reasons if reason) or None
 
     @cached_property
+    def is_certified(self) -> bool:
+        """Whether the run's ledger states an epsilon."""
+        return self.spec.privacy is not None and self.uncertified is None
+
+    @cached_property
     def step_privatizer(self) -> Privatizer:
         """Sums local steps; where they are not released, finite rows stay as they are."""
         if self.spec.by_step:

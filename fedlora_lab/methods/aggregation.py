@@ -208,7 +208,7 @@ class ByLayer(Rule):
         lead = (a - b) / (abs(a) + abs(b) + 1e-8)
         heat = max(self.coldest, self.cooling ** (coming + 1 - warm))
         chance = torch.sigmoid(torch.tensor(lead / heat, dtype=torch.float64))
-        # From the run's public stream of this round and layer: a client can repeat the draw.
+        # From the run's own stream of this round and layer; what was drawn is released.
         return int(after.random(layer).random() < chance)
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.validation import check
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -141,8 +142,14 @@ class ServerState:
         return replace(self, tensors=tensors)
 
     def random(self, layer: str) -> "Generator":
-        """Opens the server's random numbers for a layer in this round; they are public."""
-        return (self.streams or Streams(0)).numpy(f"server {layer}", self.round)
+        """Opens the server's random numbers for a layer in this round, which hide nothing.
+
+        From a seed anyone can draw them again, without one nobody.
+        """
+        # A fixed seed in the place of the run's would make a release in part predictable.
+        check(self.streams is not None, "streams", None, "the random streams of the run")
+        assert self.streams is not None
+        return self.streams.numpy(f"server {layer}", self.round)
 
 
 def times_core(b: Tensor, core: Tensor, gain: Tensor | None = None) -> Tensor:

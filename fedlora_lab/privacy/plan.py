@@ -86,7 +86,7 @@ class Privacy:
         standard deviation sigma C under every trust
         (test_exchange.py::test_noise_in_the_mean_has_the_stated_size), also where clients collude
         (test_attack_secagg.py::test_colluders_leave_enough_noise); one unit less moves a release by
-        at most C (test_attack_neighbours.py:
+        at most C, but for rounding (test_attack_neighbours.py:
         ::test_one_example_less_moves_a_step_by_at_most_what_is_assumed,
         ::test_one_client_less_moves_a_round_by_at_most_what_is_assumed;
         test_persons.py::test_a_person_is_clipped_once_as_the_mean_of_single_gradients).

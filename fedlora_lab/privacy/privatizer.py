@@ -158,8 +158,9 @@ class ClipAndNoise:
             streams, where: of the run, and the indices of the stream of each noise in ``std``.
             metric: the coordinates in which rows are clipped and noised.
 
-        Guarantees: one row less moves a release by at most C in units of its noise
-            (test_attack_neighbours.py::test_one_example_less_moves_a_step_by_at_most_what_is_assumed).
+        Guarantees: one row less moves a release by at most C, in units of its noise and but for
+            rounding (test_attack_neighbours.py::
+                test_one_example_less_moves_a_step_by_at_most_what_is_assumed).
         """
         clip = clip_sum if self.clip is None else self.clip
         owners = len(next(iter(zeros.values())))

@@ -33,6 +33,11 @@ def federation():
     return uploads, torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
 
 
+def test_a_rule_takes_no_fixed_numbers_in_the_place_of_the_run_s():
+    with pytest.raises(ValueError, match=r"^streams=None: expected the random streams of the run"):
+        replace(STATE, streams=None).random("layer")
+
+
 def product(state):
     whole = state.tensors[B] @ state.tensors[A]
     return whole + state.tensors[W] if W in state.tensors else whole

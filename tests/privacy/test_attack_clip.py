@@ -115,12 +115,17 @@ def test_a_rotation_of_the_ranks_takes_no_noise_from_the_signal():
 
 @pytest.mark.parametrize("unit", ["example", "client"])
 def test_a_rule_that_turns_unsound_is_refused_where_it_does(unit):
-    """Sound when the run is opened, the unsound factor-space form 30 calls later."""
+    """Sound when the run is opened, the unsound factor-space form 30 calls later.
+
+    Where no epsilon is stated it is the user's own affair.
+    """
     calls = chain([product_space] * 30, repeat(factor_space))
     row = fl.methods.DEeR.replace(name="warm", precondition=lambda gram: next(calls)(gram))
     message = r"^precondition=.*: expected a rule that treats every peer"
     with pytest.raises(ValueError, match=message):
         play(tokens(), row, private(unit), PLAN.replace(rounds=40))
+    calls = chain([product_space] * 30, repeat(factor_space))
+    assert len(play(tokens(), row, None, PLAN.replace(rounds=10))) == 11
     assert play(tokens(), "deer-literal", private(unit))[-1].epsilon == float("inf")
 
 

@@ -34,8 +34,8 @@ def audited(lr=1e-7, row="fedlora", task=WIDE, bug=None, **fields):
         (1e9, {"noise_multiplier": 0.01}, "the release of round 1 is not finite"),
         (
             1e9,
-            {"unit": "client", "noise_multiplier": 100.0},
-            "the release of round 2 is not finite",
+            {"unit": "client", "noise_multiplier": 1000.0},
+            "the release of round 1 is not finite",
         ),
         (1e9, {"row": "fedsvd", "noise_multiplier": 0.01, "clip_norm": 1e38}, "not finite"),
         # Finite tensors, whose model gives no finite loss.

@@ -74,7 +74,7 @@ class Smuggler:
         self.seen += float(gradient.nan_to_num().abs().clamp(max=1e6).sum())
 
     def smooth(self, tensor, side):
-        return tensor + self.seen
+        return tensor * (1 + self.seen)
 
 
 def smuggles():

@@ -49,7 +49,7 @@ def _cloud(
     right = {"anchor": "end", "bold": True}
     panels = [
         panel(
-            "One dot a client; large: their averages",
+            "One dot per client; large: their averages",
             axis("a client's B", LOW, HIGH),
             axis("a client's A", LOW, HIGH),
             line([LOW, HIGH], [0, 0], "edge", width=1),

@@ -48,7 +48,7 @@ def materials(folder: str | Path, rows: int = 1000) -> Materials:
 
 
 def _made_up(rows: int) -> pd.DataFrame:
-    """Makes sentences of twelve words at four sites; those with a kind word are positive."""
+    """Makes sentences of 3 to 8 words at four sites; those with a kind word are positive."""
     draw = np.random.default_rng(0)
     texts = [" ".join(draw.choice(WORDS, draw.integers(3, 9))) for _ in range(4 * rows)]
     kind = ["good" in text or "great" in text for text in texts]

@@ -35,13 +35,72 @@ def _energy(rng):
 
 
 CALLS = {
-    "07.1": Calls("B, A, gradients, lr_B, lr_A, C and steps", draw=_least_squares),
-    "07.2": Calls("g_B and g_A", draw=_pair),
-    "07.4": Calls("energy", draw=_energy),
+    "07.1": Calls("g_B and g_A", draw=_pair),
+    "07.3": Calls("energy", draw=_energy),
+    "07.4": Calls("B, A, gradients, lr_B, lr_A, C and steps", draw=_least_squares),
 }
 
 
-# ---- 07.1: the local steps
+# ---- 07.1: the filter
+
+
+def filtered(g_B, g_A):
+    def along_rows(g):
+        n = g.shape[1]
+        padded = np.pad(g, ((0, 0), (2, 2)), mode="symmetric")
+        shifted = [w * padded[:, i : i + n] for i, w in enumerate([1, 4, 6, 4, 1])]
+        return np.sum(shifted, 0) / 16
+
+    return along_rows(g_B.T).T, along_rows(g_A)
+
+
+# Zeros beyond the ends pull the outer entries down.
+def zeros(g_B, g_A):
+    weights = np.array([1, 4, 6, 4, 1]) / 16
+
+    def along_rows(g):
+        return np.array([np.convolve(row, weights, "same") for row in g])
+
+    return along_rows(g_B.T).T, along_rows(g_A)
+
+
+def along_the_rank(g_B, g_A):
+    # Each factor in the other's place is filtered along its other axis.
+    wrong_A, wrong_B = filtered(g_A, g_B)
+    return wrong_B, wrong_A
+
+
+# B is noised like A.
+def a_alone(g_B, g_A):
+    return g_B, filtered(g_B, g_A)[1]
+
+
+# ---- 07.3: the filter's worth
+
+
+def worth(energy):
+    n = len(energy)
+    gain = np.cos(np.pi * np.arange(n) / (2 * n)) ** 4
+    along = (gain * energy).sum() / energy.sum()
+    return along**2 / np.mean(gain**2)
+
+
+def _worth(energy, power=1, root=1, noise=True):
+    """`worth` with another power of the gain or of m, or without the noise."""
+    gain = np.cos(np.pi * np.arange(len(energy)) / (2 * len(energy))) ** 4
+    along = (gain**power * energy).sum() / energy.sum()
+    return along ** (2 / root) / (np.mean(gain**2) if noise else 1)
+
+
+# The part along the gradient carries the gain once, not squared.
+energy_along = partial(_worth, power=2)
+# Lengths against energies.
+not_squared = partial(_worth, root=2)
+# A filter that removes everything would look best.
+noise_left_out = partial(_worth, noise=False)
+
+
+# ---- 07.4: the local steps
 
 
 def local_steps(B, A, gradients, lr_B, lr_A, C, steps):
@@ -89,62 +148,3 @@ def clips_both(B, A, gradients, lr_B, lr_A, C, steps):
         return [g * np.minimum(1, C / lengths) for g in (g_B, g_A)]
 
     return local_steps(B, A, shortened, lr_B, lr_A, C, steps)
-
-
-# ---- 07.2: the filter
-
-
-def filtered(g_B, g_A):
-    def along_rows(g):
-        n = g.shape[1]
-        padded = np.pad(g, ((0, 0), (2, 2)), mode="symmetric")
-        shifted = [w * padded[:, i : i + n] for i, w in enumerate([1, 4, 6, 4, 1])]
-        return np.sum(shifted, 0) / 16
-
-    return along_rows(g_B.T).T, along_rows(g_A)
-
-
-# Zeros beyond the ends pull the outer entries down.
-def zeros(g_B, g_A):
-    weights = np.array([1, 4, 6, 4, 1]) / 16
-
-    def along_rows(g):
-        return np.array([np.convolve(row, weights, "same") for row in g])
-
-    return along_rows(g_B.T).T, along_rows(g_A)
-
-
-def along_the_rank(g_B, g_A):
-    # Each factor in the other's place is filtered along its other axis.
-    wrong_A, wrong_B = filtered(g_A, g_B)
-    return wrong_B, wrong_A
-
-
-# B is noised like A.
-def a_alone(g_B, g_A):
-    return g_B, filtered(g_B, g_A)[1]
-
-
-# ---- 07.4: the filter's worth
-
-
-def worth(energy):
-    n = len(energy)
-    gain = np.cos(np.pi * np.arange(n) / (2 * n)) ** 4
-    along = (gain * energy).sum() / energy.sum()
-    return along**2 / np.mean(gain**2)
-
-
-def _worth(energy, power=1, root=1, noise=True):
-    """`worth` with another power of the gain or of m, or without the noise."""
-    gain = np.cos(np.pi * np.arange(len(energy)) / (2 * len(energy))) ** 4
-    along = (gain**power * energy).sum() / energy.sum()
-    return along ** (2 / root) / (np.mean(gain**2) if noise else 1)
-
-
-# The part along the gradient carries the gain once, not squared.
-energy_along = partial(_worth, power=2)
-# Lengths against energies.
-not_squared = partial(_worth, root=2)
-# A filter that removes everything would look best.
-noise_left_out = partial(_worth, noise=False)

@@ -63,7 +63,7 @@ def filtered_by(
 ) -> Method:
     """Makes LA-LoRA with a filter of one's own.
 
-    Args: filtered: of gradients of B and A, as in exercise 07.2.
+    Args: filtered: of gradients of B and A, as in exercise 07.1.
     """
 
     def rule(tensor: torch.Tensor, side: str) -> torch.Tensor:

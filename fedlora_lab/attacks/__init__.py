@@ -1,4 +1,4 @@
-"""What an update gives away: spans of inputs, labels, membership.
+"""What an update gives away: spans of inputs, membership.
 
 >>> import torch
 >>> from fedlora_lab import attacks
@@ -13,7 +13,6 @@ from fedlora_lab.attacks.reconstruction import (
     Victim,
     as_image,
     flattened_digits_task,
-    infer_label,
     input_from_a_gradient,
     input_from_b_gradient,
     match_b_gradient,

@@ -1,9 +1,7 @@
-"""Inputs and labels read from one update, exactly, from the span of A's gradient.
+"""Inputs read from one update, exactly, from the span of A's gradient.
 
-First a victim whose updates an attacker sees, then spans and what lies in them, images of scans,
-and labels.
-
-Source: arXiv:2001.02610 (labels).
+First a victim whose updates an attacker sees, then spans and what lies in them, and images of
+scans.
 """
 
 import itertools
@@ -334,10 +332,10 @@ def as_image(direction: Tensor) -> Float[np.ndarray, "8 8"]:
     return np.clip(image / max(float(np.quantile(image, 0.95)), 1e-300), 0, 1)
 
 
-def patches(levels: int = 17) -> Float[Tensor, "n 8 8"]:
-    """Makes digits that repeat one 2 x 2 patch, one for each of levels^4; scans have 17 levels."""
-    check_whole("levels", levels, 2, 17)
-    grid = torch.tensor(list(itertools.product(range(levels), repeat=PATCH * PATCH))) / (levels - 1)
+def patches() -> Float[Tensor, "n 8 8"]:
+    """Makes digits that repeat one 2 x 2 patch, one for each of 17^4 = 83,521 patches."""
+    # Scans have 17 grey levels, 0 to 16.
+    grid = torch.tensor(list(itertools.product(range(17), repeat=PATCH * PATCH))) / 16
     return grid.view(-1, PATCH, PATCH).repeat(1, SIDE // PATCH, SIDE // PATCH)
 
 
@@ -357,7 +355,7 @@ class ReadScan(NamedTuple):
     outside: Tensor
 
 
-def read_scan(victim: Victim, upload: Upload, levels: int = 17) -> ReadScan:
+def read_scan(victim: Victim, upload: Upload) -> ReadScan:
     """Reads a scan of the digits task from one update: everywhere the patch nearest the span.
 
     The first block's query and value get the same 16 tokens, so a rank of 8 is enough for all 16.
@@ -365,12 +363,11 @@ def read_scan(victim: Victim, upload: Upload, levels: int = 17) -> ReadScan:
     Args:
         victim: of the digits task.
         upload: with the A's of ``blocks.0.query`` and ``blocks.0.value``.
-        levels: grey levels that are tried; 17 make 83,521 patches.
 
     Guarantees: notebook 11 reads eight scans exactly, and none of noised uploads.
     """
     keys = [victim.layer(upload, name=f"blocks.0.{name}") for name in ("query", "value")]
-    tried = patches(levels).to(upload[keys[0]])
+    tried = patches().to(upload[keys[0]])
     both = stack_gradients(upload[key] for key in keys)
     outside = span_check(victim, both, keys[0].layer, tried, rank=16)
     best = outside.argmin(0)
@@ -405,19 +402,3 @@ def flattened_digits_task(
         labels=task.labels,
         head="3" if head else None,
     )
-
-
-def infer_label(upload: Upload) -> int:
-    """Reads the label of a single example from the head's gradient: only the true class is raised.
-
-    Args: upload: with a trained head that has a bias.
-    Guarantees: test_labels_are_read.
-
-    >>> infer_label({ParamKey("head", "bias"): torch.tensor([0.2, -0.9, 0.7])})
-    1
-    """
-    bias = [x for key, x in upload.items() if key.side == "head" and key.layer.endswith("bias")]
-    expected = "one with a trained head that has a bias"
-    check(bool(bias), "upload", [str(key) for key in upload], expected)
-    # The gradient of a logit is its probability, less 1 for the true class: only there is it < 0.
-    return int(bias[-1].argmin())

@@ -53,6 +53,10 @@ class Gradients(NamedTuple):
     W: Tensor
 
 
+FIRST_DRAWS = 100
+"""Starts of A whose first steps are measured."""
+
+
 class FirstSteps(NamedTuple):
     """For each draw, (draws,): the move of W along its gradient, and the move's squared size."""
 
@@ -141,18 +145,17 @@ def full_updates(
 
 
 def sample_first_steps(
-    gradient: Float[Tensor, "d_out d_in"], rank: int, draws: int = 100, seed: int = 0
+    gradient: Float[Tensor, "d_out d_in"], rank: int, seed: int = 0
 ) -> FirstSteps:
     """Measures how W would move in an adapter's first step, over many random starts of A.
 
     The move is -lr s^2 G A^T A; measured here at s = 1, lr = 1, relative to the gradient.
 
-    Args: gradient: G; rank: r >= 1; draws, seed: of a Kaiming A, >= 1 draws.
+    Args: gradient: G; rank: r >= 1; seed: of the draws of a Kaiming A.
     """
     check_whole("rank", rank, 1)
-    check_whole("draws", draws, 1)
     G = gradient.double()
-    start = Streams(seed).uniform((draws, rank, G.shape[1]), "first steps", rank) * 2 - 1
+    start = Streams(seed).uniform((FIRST_DRAWS, rank, G.shape[1]), "first steps", rank) * 2 - 1
     A = start / G.shape[1] ** 0.5
     left = G @ A.mT
     size = G.square().sum()

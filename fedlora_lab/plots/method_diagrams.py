@@ -79,8 +79,8 @@ def note_of(method: "Method") -> str:
     return method.note if method in ALL.values() else ""
 
 
-def _step(ax: Axes, x: float, y: float, factor: str, text: str = "", pale: bool = False) -> None:
-    fill = {"fc": FACTOR[factor], "ec": "none", "alpha": 0.55 if pale else 1}
+def _step(ax: Axes, x: float, y: float, factor: str, text: str) -> None:
+    fill = {"fc": FACTOR[factor], "ec": "none", "alpha": 0.55 if "?" in text else 1}
     ax.add_patch(FancyBboxPatch((x, y - 0.26), 0.74, 0.52, boxstyle=ROUND, **fill))
     size = 11 if len(text) == 1 else 9
     ax.text(x + 0.37, y - 0.02, text, color="white", fontsize=size, ha="center", va="center")
@@ -123,10 +123,9 @@ def draw_diagram(ax: Axes, method: "Method") -> None:
                 _stairs(ax, left - 0.5, y)
             for s in range(STEPS):
                 side = method.sides_at_step(t, s)
-                pale = side == "*"  # each layer chooses one of the two
                 if factor in side.replace("*", "AB"):
-                    sign = marks["glyph"] + marks["penalty"] + "?" * pale
-                    _step(ax, left + s, y, factor, sign, pale)
+                    sign = marks["glyph"] + marks["penalty"] + "?" * (side == "*")
+                    _step(ax, left + s, y, factor, sign)
         label: Any = {"fontsize": 8, "color": SOFT, "ha": "center"}
         ax.text(left + STEPS / 2 - 0.13, -0.22, f"round {t + 1}", **label)
         _draw_server(ax, left + STEPS + 0.06, method, t, heights)

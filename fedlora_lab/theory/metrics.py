@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from fedlora_lab._utils.validation import check, check_number
+from fedlora_lab._utils.validation import check
 from fedlora_lab.theory.products import FactorA, FactorB
 
 Blocks = Sequence[float] | Float[np.ndarray, " blocks"]
@@ -88,24 +88,3 @@ def factor_costs(B: FactorB, A: FactorA) -> FactorCosts:
     fits = B.ndim == A.ndim == 2 and B.shape[1] == A.shape[0]
     check(fits, "B, A", (B.shape, A.shape), "shapes (d_out, r) and (r, d_in)")
     return FactorCosts(float(B.shape[0] * np.sum(A**2)), float(A.shape[1] * np.sum(B**2)))
-
-
-def turn_merit(useful: float, energy: float, cost: float) -> float:
-    """How much one private step on one factor can lower the loss, up to a common factor.
-
-    A step of size eta lowers the loss by eta C useful / sqrt(s), and its noise raises it by a
-    multiple of eta^2 sigma^2 C^2 J. At the best eta the gain is proportional to useful^2 / (s J).
-    A step on both factors, at its best weights, has (sum useful)^2 / (sum sqrt(s J))^2, which lies
-    between the merits of the two: the greedy schedule moves one factor at a time.
-
-    Args:
-        useful: squared norm of the mean gradient of the factor.
-        energy: s, of an example's gradient.
-        cost: J, of the factor's noise.
-    Guarantees: the merit of both lies between
-        (test_one_factor_at_a_time_is_never_the_worse_greedy_step).
-    Source: derived.
-    """
-    check_number("useful", useful, 0)
-    _positive("energy, cost", [energy, cost], [energy, cost])
-    return useful**2 / (energy * cost)

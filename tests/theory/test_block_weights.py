@@ -41,7 +41,7 @@ def test_no_weights_cost_less_than_the_best():
 def test_one_factor_at_a_time_is_never_the_worse_greedy_step():
     rng = np.random.default_rng(2)
     for useful, energy, cost in rng.exponential(size=(200, 3, 2)):
-        single = [theory.turn_merit(*block) for block in zip(useful, energy, cost, strict=True)]
+        single = useful**2 / (energy * cost)
         both = useful.sum() ** 2 / theory.weighted_cost(
             energy, cost, theory.best_block_weights(energy, cost)
         )

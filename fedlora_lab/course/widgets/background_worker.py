@@ -16,11 +16,11 @@ OVER = (STOPPED, FINISHED, FAILED)
 _END = object()
 
 
-def one_line(error: BaseException, limit: int = 200) -> str:
+def one_line(error: BaseException) -> str:
     """Formats an exception as one line: its message, with the class name unless a `ValueError`."""
     text = " ".join(str(error).split()) or "no message"
     text = text if type(error) is ValueError else f"{type(error).__name__}: {text}"
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return text if len(text) <= 200 else text[:199] + "…"
 
 
 class Worker:

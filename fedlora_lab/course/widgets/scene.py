@@ -170,14 +170,14 @@ def bars(
 
 
 def dots(
-    x: ArrayLike, y: ArrayLike, colour: str = "ink", size: float = 5.0, opacity: float = 1.0
+    x: ArrayLike, y: ArrayLike, colour: str = "ink", size: float = 5.0
 ) -> dict[str, Any]:
     """Describes dots.
 
-    Args: x, y: (n,), or one dot; colour: of `COLOURS`; size: radius in pixels; opacity: in [0, 1].
+    Args: x, y: (n,), or one dot; colour: of `COLOURS`; size: radius in pixels.
     """
     where = {"x": np.atleast_1d(x), "y": np.atleast_1d(y)}
-    return {"kind": "dots", **where, "colour": colour, "size": size, "opacity": opacity}
+    return {"kind": "dots", **where, "colour": colour, "size": size, "opacity": 1.0}
 
 
 def text(
@@ -272,7 +272,7 @@ def _draw_bars(ax: Axes, mark: dict[str, Any], colour: str) -> None:
 
 
 def _draw_dots(ax: Axes, mark: dict[str, Any], colour: str) -> None:
-    look: Any = {"ms": 1.2 * mark["size"], "alpha": mark["opacity"], "clip_on": True}
+    look: Any = {"ms": 1.2 * mark["size"], "clip_on": True}
     style.draw_dots(ax, mark["x"], mark["y"], colour, mew=0.6 if mark["size"] >= 4 else 0, **look)
 
 

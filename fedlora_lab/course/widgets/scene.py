@@ -169,9 +169,7 @@ def bars(
     }
 
 
-def dots(
-    x: ArrayLike, y: ArrayLike, colour: str = "ink", size: float = 5.0
-) -> dict[str, Any]:
+def dots(x: ArrayLike, y: ArrayLike, colour: str = "ink", size: float = 5.0) -> dict[str, Any]:
     """Describes dots.
 
     Args: x, y: (n,), or one dot; colour: of `COLOURS`; size: radius in pixels.

@@ -31,7 +31,7 @@ class Broadcast(Protocol):
 
 @dataclass(frozen=True)
 class Full:
-    """Sends the factors as they are, 32 bits a number."""
+    """Sends the factors as they are, 32 bits per number."""
 
     def __call__(self, tensor: Tensor) -> Tensor:
         return tensor
@@ -83,7 +83,7 @@ class NormalFloat:
     Deterministic; a block of zeros stays zero. The last block may be short.
 
     Args:
-        width: nominal bits a number: 2 to 8, or 1, which has the levels -1, 0, 1 and takes 1.6
+        width: nominal bits per number: 2 to 8, or 1, which has the levels -1, 0, 1 and takes 1.6
             bits, five numbers a byte.
         block: numbers a scale, >= 1.
         reach: of the levels, see `normal_levels`. The default is the release's; for normal numbers

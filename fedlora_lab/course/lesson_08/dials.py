@@ -87,7 +87,7 @@ def _code_scene(
         ),
     ]
     return panels, [
-        f"{width} bits, {len(levels)} levels, blocks of {block}: {bits:.3g} bits a number on "
+        f"{width} bits, {len(levels)} levels, blocks of {block}: {bits:.3g} bits per number on "
         f"the wire, {32 / bits:.2g} times fewer than float32. ",
         f"What arrives is {off:.1%} off; ",
         f"normal numbers would be {normal:.1%} off.",

@@ -69,8 +69,8 @@ def beyond_threshold(
     explains the gradient best; presence is whether a given scan's gradient is there at all.
 
     Args: noises: in units of C; draws: of each, with another scan and noise, a multiple of ten.
-    Returns: columns attack, noise, mean, low, high (95 %), and closed: what theory says of the
-        attack, for names what no attack exceeds.
+    Returns: columns attack (in brackets its success by chance), noise, mean, low, high (95 %), and
+        closed: what theory says of the attack, for names what no attack exceeds.
     """
     check_whole("draws", draws, 100)
     client = _client()
@@ -89,7 +89,9 @@ def beyond_threshold(
         scans = torch.nn.functional.normalize(inputs[who[:300]].flatten(1).double(), dim=1)
         image = (seen * scans).sum(1).abs().numpy()
         overlap = theory.gradient_overlap(sigma, 8, PIXELS)
-        rows.append(("image", sigma, image.mean(), *confidence_interval(image), overlap))
+        rows.append(
+            ("image, |cos| (0.1)", sigma, image.mean(), *confidence_interval(image), overlap)
+        )
 
         # The log-likelihood of each candidate, up to what all candidates share.
         fits = sent @ traces.T - traces.square().sum(1) / 2
@@ -97,40 +99,30 @@ def beyond_threshold(
         low = 1 - bounds.clopper_pearson_upper(draws - right, draws, 0.025)
         high = bounds.clopper_pearson_upper(right, draws, 0.025)
         most = float(norm.cdf(norm.ppf(chance) + 1 / sigma))
-        rows.append(("name", sigma, right / draws, low, high, most))
+        rows.append(("named (1/1,257)", sigma, right / draws, low, high, most))
 
         present, absent = ((given * traces[who]).sum(1).numpy() for given in (sent, noise[1]))
         pairs = zip(np.split(present, 10), np.split(absent, 10), strict=True)
         areas = [Membership(*pair).auc for pair in pairs]
         best = float(norm.cdf(0.5**0.5 / sigma))
-        rows.append(("presence", sigma, np.mean(areas), *confidence_interval(areas), best))
-    table = pd.DataFrame(rows, columns=["attack", "noise", "mean", "low", "high", "closed"])
-    labels_of = {
-        "image": "image, |cos| (0.1)",
-        "name": "named (1/1,257)",
-        "presence": "presence, AUC (0.5)",
-    }
-    return table.assign(attack=table["attack"].map(labels_of))
+        rows.append(
+            ("presence, AUC (0.5)", sigma, np.mean(areas), *confidence_interval(areas), best)
+        )
+    return pd.DataFrame(rows, columns=["attack", "noise", "mean", "low", "high", "closed"])
 
 
-def leak_table(
-    ranks: Sequence[int] = (2, 8, 32),
-    noises: Sequence[float] = (0.01, 0.04, 0.07, 0.1, 0.14, 0.2, 0.3, 0.5, 1.0),
-    draws: int = 50,
-) -> pd.DataFrame:
+def leak_table(draws: int = 50) -> pd.DataFrame:
     """Measures the mean |cosine| of scan and image read, beside `theory.gradient_overlap`.
 
-    Args: ranks, noises: of the updates; draws: of each, over ten scans.
-    Returns: columns group (the rank), x (noise), mean, low, high (95 %), closed, and lost: the
-        noise over the one above which nothing is left.
+    Args: draws: for each rank and noise, over ten scans.
+    Returns: columns group (the rank), x (noise), mean, low, high (95 %), closed.
     """
     check_whole("draws", draws, 2)
     rows = []
-    for rank in ranks:
-        for sigma in noises:
+    for rank in (2, 8, 32):
+        for sigma in (0.01, 0.04, 0.07, 0.1, 0.14, 0.2, 0.3, 0.5, 1.0):
             values = [_client().read(sigma, 1, rank, i % 10, i)[1] for i in range(draws)]
             band = theory.mean_band(np.array(values), 1.96)
             closed = theory.gradient_overlap(sigma, rank, PIXELS)
-            lost = sigma / theory.vanishing_noise(rank, PIXELS)
-            rows.append((f"rank {rank}", sigma, *band, closed, lost))
-    return pd.DataFrame(rows, columns=["group", "x", "mean", "low", "high", "closed", "lost"])
+            rows.append((f"rank {rank}", sigma, *band, closed))
+    return pd.DataFrame(rows, columns=["group", "x", "mean", "low", "high", "closed"])

@@ -249,6 +249,8 @@ def lines(
         if reference is not None:
             ax.axhline(reference, color=style.GREY, lw=1, ls=style.DOTTED, zorder=0.9)
         ax.set_xlabel(xlabel or x)
+        if "y" in log:
+            _write_plain_ticks(ax)
         if "x" in log:
             _place_ticks(ax, part[x])
         elif pd.api.types.is_integer_dtype(part[x]):
@@ -378,12 +380,19 @@ def closed_form(
 
 
 def _fit_log_axis(ax: Axes, shown: np.ndarray) -> None:
-    """Fits a logarithmic y axis to what was measured, and writes plain numbers at its ticks."""
+    """Fits a logarithmic y axis to what was measured."""
     # Dashed parts may fall far below what was measured, which must fill the axes.
     bottom = float(shown[shown > 0].min()) / 2.5
     top = max(ax.get_ylim()[1], float(shown.max()))
     ax.set_ylim(bottom, top)
+    _write_plain_ticks(ax)
+
+
+def _write_plain_ticks(ax: Axes) -> None:
+    """Writes plain numbers, not powers, at the ticks of a logarithmic y axis."""
+    bottom, top = ax.get_ylim()
     ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("")
     if top < 30 * bottom:  # powers of ten alone would leave a tick or two
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
 

@@ -31,7 +31,7 @@ def epsilon_table(sigma: float, clients: int, colluders: int) -> pd.DataFrame:
 
 
 def collusion_table(clients: int, epsilon: float, relied: Sequence[int]) -> pd.DataFrame:
-    """Computes ε against a server with colluders, by how many honest clients the noise relies on.
+    """Computes ε against a server with colluders, by how many honest shares the noise counts on.
 
     Args: clients: >= 2; epsilon: promised, for one release; relied: numbers of honest noise shares
         that together make up sigma C.
@@ -43,7 +43,7 @@ def collusion_table(clients: int, epsilon: float, relied: Sequence[int]) -> pd.D
         for colluding in range(clients):
             left = theory.surviving_multiplier(sigma, shares, clients - colluding)
             spent = theory.gdp_epsilon(1 / left, DELTA)
-            rows.append((colluding, f"relies on {shares}", spent))
+            rows.append((colluding, f"counts on {shares} shares", spent))
     return pd.DataFrame(rows, columns=["colluding", "noise", "epsilon"])
 
 

@@ -262,13 +262,6 @@ def clopper_pearson_upper(count: int, trials: int, significance: float) -> float
     return 1.0 if count == trials else float(beta.isf(significance, count + 1, trials - count))
 
 
-def _upper_rates(fp: int, outs: int, fn: int, ins: int, significance: float) -> tuple[float, float]:
-    """Computes upper ends of both error rates, half the significance each."""
-    # Both rates hold together with the whole significance.
-    half = significance / 2
-    return clopper_pearson_upper(fp, outs, half), clopper_pearson_upper(fn, ins, half)
-
-
 def _errors(inside: Scores, outside: Scores, t: float) -> tuple[int, int, int, int]:
     """Counts false positives of how many, and false negatives of how many, at the threshold t."""
     inside = _without_nan("inside", inside)
@@ -298,7 +291,9 @@ def threshold_lower_bound(
     >>> round(threshold_lower_bound(25, 500, 200, 500, delta=1e-5, significance=0.05), 2)
     2.03
     """
-    fpr, fnr = _upper_rates(false_positives, outs, false_negatives, ins, significance)
+    # Both rates hold together with the whole significance.
+    fpr = clopper_pearson_upper(false_positives, outs, significance / 2)
+    fnr = clopper_pearson_upper(false_negatives, ins, significance / 2)
     # Both directions of the definition: hits are at most e^epsilon times false alarms, plus delta.
     pairs = ((a, 1 - delta - b) for a, b in ((fpr, fnr), (fnr, fpr)))
     return max(0.0, *(math.log(hit / a) if hit > 0 and a > 0 else 0.0 for a, hit in pairs))

@@ -28,7 +28,7 @@ from functools import cache
 from html import escape
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -77,25 +77,9 @@ class Feedback:
 
 # ---- how an answer is read and compared
 
-
-class Reader(Protocol):
-    """Reads answers into one form, compares them, and says how they differ."""
-
-    def fresh(self) -> "Reader":
-        """Returns the reader of one check, whose inputs are the same for all answers."""
-        ...
-
-    def read(self, answer: Answer) -> Result:
-        """Returns the answer in one form; raises ``ValueError`` in one line where it has none."""
-        ...
-
-    def same(self, result: Result, other: Result) -> bool:
-        """Tells whether two results are the same answer."""
-        ...
-
-    def difference(self, result: Result, right: Result) -> str:
-        """Says in one line how a result differs from the right one; "" where it cannot tell."""
-        ...
+# `fresh` gives the reader of one check, whose inputs are the same for all answers; `read` brings an
+# answer into one form, or raises ``ValueError`` in one line; `same` compares two results, and
+# `difference` says in one line how a result differs from the right one, "" where it cannot tell.
 
 
 class NumberAnswer:
@@ -232,6 +216,9 @@ class Calls:
                 expected_form = _form(expected)
                 return f"{expected_form} should come out of your function, not {_form(returned)}"
         return ""
+
+
+Reader = NumberAnswer | Letters | Calls
 
 
 def vary(

@@ -285,11 +285,6 @@ def _at(budget: str, unit: str) -> str:
     return f" at ε = {budget}" + (", unit client" if unit == "client" else "")
 
 
-def _moving_sides(row: Method) -> list[set[str]]:
-    """What moves in each of the first rounds."""
-    return [set(row.sides_in_round(t, HORIZON)) for t in range(HORIZON)]
-
-
 def noise_product(row: Method) -> str:
     """Says how noise on one factor can multiply noise on another: a key of `LIKE`.
 
@@ -297,7 +292,7 @@ def noise_product(row: Method) -> str:
     once, so "within a round" is "at once" there. Noise that a server's rule writes into a factor is
     that of the product already: it is split, not multiplied.
     """
-    rounds = _moving_sides(row)
+    rounds = [set(row.sides_in_round(t, HORIZON)) for t in range(HORIZON)]
     every = set().union(*rounds)
     # A core or a residual between the factors holds noise of the product itself.
     start = {} if row.start is None else row.start(torch.eye(6, dtype=torch.float64), 2)

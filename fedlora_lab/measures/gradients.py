@@ -1,7 +1,6 @@
 """Gradients of an adapted layer: by autograd, in full, their spectra, and the curvature."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,21 +27,8 @@ from fedlora_lab.tasks.task import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from fedlora_lab.federated.records import Round
     from fedlora_lab.lora.adapters import AdaptedModel
-
-
-class Judged(Trained, Protocol):
-    """A record of a run that also has its adapter, and its ledger if it was private."""
-
-    @property
-    def adapter(self) -> Mapping[str, tuple[Tensor, Tensor]]:
-        """Layer -> global (A, B)."""
-        ...
-
-    @property
-    def ledger(self) -> object | None:
-        """Of what was released."""
-        ...
 
 
 class Gradients(NamedTuple):
@@ -81,7 +67,7 @@ def _mean_loss(task: Task, model: Any, weights: dict[str, Tensor], data: Example
     return task.loss(task.forward(changed, data[0]), data[1]).mean()  # type: ignore[arg-type]
 
 
-def gradients(task: Task, record: Judged, layer: str, data: Examples | None = None) -> Gradients:
+def gradients(task: Task, record: "Round", layer: str, data: Examples | None = None) -> Gradients:
     """Computes the gradients of a layer's A, B and of its frozen W, where the record stands.
 
     Args:
@@ -186,7 +172,7 @@ class _Curvature(LinearOperator):
         return torch.cat([part.flatten() for part in image]).double().numpy()
 
 
-def flatness(task: Task, record: Judged, data: Examples | None = None) -> float:
+def flatness(task: Task, record: "Round", data: Examples | None = None) -> float:
     """Computes the largest Hessian eigenvalue of the mean loss in the factors; small is flat.
 
     Lanczos iterations on products of the Hessian with vectors, to a thousandth; the Hessian is

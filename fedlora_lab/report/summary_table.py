@@ -106,15 +106,13 @@ def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
     """Formats the summary as it is shown in the terminal and in the report."""
     measure = table.attrs.get("measure", "accuracy")
     rows: Any = table.to_dict("records")
-    halves = [
-        f" ± {format_number(row['interval'])}" if row["interval"] >= 0 else "" for row in rows
-    ]
     return [
         {
             "method": str(row["method"]),
             "seeds": str(row["seeds"]),
             "before": format_number(row["before"], infinite="∞"),
-            "score": format_number(row["score"], infinite="∞") + half,
+            "score": format_number(row["score"], infinite="∞")
+            + (f" ± {format_number(row['interval'])}" if row["interval"] >= 0 else ""),
             "deviation": format_deviation(row["deviation"]),
             "epsilon": format_number(row["epsilon"], 2),
             "up": bytes_text(row["bytes_up"]),
@@ -122,7 +120,7 @@ def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
             "seconds": format_number(row["seconds"], 1),
             "collapsed": describe_collapse(measure, row | {"after": row["score"]}),
         }
-        for row, half in zip(rows, halves, strict=True)
+        for row in rows
     ]
 
 

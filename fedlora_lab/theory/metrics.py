@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.theory.products import FactorA, FactorB
+from fedlora_lab.theory.products import FactorA, FactorB, noise_terms
 
 Blocks = Sequence[float] | Float[np.ndarray, " blocks"]
 
@@ -83,8 +83,7 @@ def factor_costs(B: FactorB, A: FactorA) -> FactorCosts:
     Args: B, A: the factors at which a step is made.
     Guarantees: that of a simulated step
         (test_the_cost_of_a_metric_is_that_of_a_clipped_and_noised_step).
-    Source: derived, as the linear parts of `product_noise_terms`.
+    Source: derived, as the linear parts of `noise_terms`.
     """
-    fits = B.ndim == A.ndim == 2 and B.shape[1] == A.shape[0]
-    check(fits, "B, A", (B.shape, A.shape), "shapes (d_out, r) and (r, d_in)")
-    return FactorCosts(float(B.shape[0] * np.sum(A**2)), float(A.shape[1] * np.sum(B**2)))
+    terms = noise_terms(B, A, std_B=1.0, std_A=1.0)
+    return FactorCosts(B=terms.linear_B, A=terms.linear_A)

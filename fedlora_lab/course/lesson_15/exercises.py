@@ -52,8 +52,8 @@ EMPTY = np.zeros((0, 4)), 1.5, 1.1, 16, np.array([1.0, -2.0, 0.5, 3.0])
 LOUD = np.array([[3.0, 0.0, 0.0, 4.0], [0.1, 0.2, 0.0, 0.0]]), 1.5, 1.1, 16, np.ones(4)
 CALLS = {
     "15.1": Calls("step, batch, seed and C", draw=_steps),
-    "15.2": Calls("fit, examples and seed", NOBODY, draw=_fits),
-    "15.3": Calls("rows, C, sigma, expected and z", EMPTY, LOUD, draw=_batches),
+    "15.2": Calls("rows, C, sigma, expected and z", EMPTY, LOUD, draw=_batches),
+    "15.4": Calls("fit, examples and seed", NOBODY, draw=_fits),
 }
 
 
@@ -93,31 +93,7 @@ def first_example_only(step, batch, seed, C):
     return np.sqrt(sum(((full[name] - without[name]) ** 2).sum() for name in full)) / C
 
 
-# ---- 15.2: an adapter
-
-
-def as_step(fit, examples, seed):
-    x = np.array([x for x, _ in examples]).reshape(len(examples), 8)
-    y = np.array([y for _, y in examples])
-    return list(fit(x, y, np.random.default_rng(seed)))
-
-
-# Whatever is uploaded must be reviewed, the loss too.
-def keeps_the_loss(fit, examples, seed):
-    return as_step(fit, examples, seed)[:2]
-
-
-# Every call repeats the same noise.
-def one_seed_for_all(fit, examples, seed):
-    return as_step(fit, examples, 1000)
-
-
-# Another batch than was asked for.
-def drops_the_first(fit, examples, seed):
-    return as_step(fit, examples[1:], seed)
-
-
-# ---- 15.3: a step that is mended
+# ---- 15.2: a step that is mended
 
 
 def mean_gradient(rows, C, sigma, expected, z):
@@ -140,3 +116,27 @@ def noise_after_the_division(rows, C, sigma, expected, z):
 def mean_clipped(rows, C, sigma, expected, z):
     mean = rows.sum(0, keepdims=True) / max(len(rows), 1)
     return mean_gradient(mean, C, 0, 1, 0) + sigma * C * z / expected
+
+
+# ---- 15.4: an adapter
+
+
+def as_step(fit, examples, seed):
+    x = np.array([x for x, _ in examples]).reshape(len(examples), 8)
+    y = np.array([y for _, y in examples])
+    return list(fit(x, y, np.random.default_rng(seed)))
+
+
+# Whatever is uploaded must be reviewed, the loss too.
+def keeps_the_loss(fit, examples, seed):
+    return as_step(fit, examples, seed)[:2]
+
+
+# Every call repeats the same noise.
+def one_seed_for_all(fit, examples, seed):
+    return as_step(fit, examples, 1000)
+
+
+# Another batch than was asked for.
+def drops_the_first(fit, examples, seed):
+    return as_step(fit, examples[1:], seed)

@@ -25,7 +25,7 @@ def _audit_scene(canaries: int, epsilon: float, leak: float) -> Scene:
     groups = []
     for row, colour in enumerate(("blue", "pink")):
         traces = (audit.scores / audit.sigma)[audit.included == bool(row)][:SHOWN]
-        groups.append(dots(traces, row + aside[: len(traces)], colour, 2.8, 0.7))
+        groups.append(dots(traces, row + aside[: len(traces)], colour, 2.8))
     proved = min(audit.lower, EDGE)
     colour = "red" if audit.caught else "green"
     marks = [

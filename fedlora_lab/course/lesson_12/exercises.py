@@ -69,7 +69,7 @@ CALLS = {
         draw=_scores,
     ),
     "12.2": Calls("m, g, v, epsilon and delta", draw=_guesses),
-    "12.4": Calls(
+    "12.3": Calls(
         "release, rows and C",
         (_sound, _rows(FIXED), 0.5),
         (_with_a_hole, _rows(FIXED, hole=True), 0.5),
@@ -137,7 +137,7 @@ strictly_more = vary(p_value, v=lambda v: v + 1)
 delta_once = vary(p_value, delta=lambda delta: delta / 2)
 
 
-# ---- 12.4: how far one row moves a release
+# ---- 12.3: how far one row moves a release
 
 
 def largest_move(release, rows, C):

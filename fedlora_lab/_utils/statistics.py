@@ -51,9 +51,6 @@ class PairedDifference(NamedTuple):
         """Whether the first is ahead: "yes", "no" (the other is), or "cannot tell"."""
         return "yes" if self.low > 0 else "no" if self.high < 0 else "cannot tell"
 
-    def __neg__(self) -> "PairedDifference":
-        return PairedDifference(-self.mean, -self.high, -self.low, self.seeds)
-
     def __str__(self) -> str:
         mean, low, high = (f"{value:+.3f}".replace("-", "−") for value in self[:3])
         return f"{mean} [{low}, {high}]"
@@ -68,6 +65,7 @@ def paired_difference(
         frame: columns method, seed and ``measure``, one row for each pair of the first two.
         one, other: slugs; they must share two seeds.
         measure, level: the column, and the level of the interval, in (0, 1).
+    Raises: ``ValueError`` where they share fewer than two seeds.
 
     >>> import pandas as pd
     >>> frame = pd.DataFrame({"method": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1],
@@ -75,24 +73,14 @@ def paired_difference(
     >>> round(paired_difference(frame, "a", "b").mean, 3)
     0.1
     """
-    table = seed_pairs(frame, one, other, measure)
-    mean, half = t_interval((table[one] - table[other]).to_numpy(), level)
-    return PairedDifference(mean, mean - half, mean + half, len(table))
-
-
-def seed_pairs(frame: "DataFrame", one: str, other: str, measure: str) -> "DataFrame":
-    """Pivots a column of a frame for two methods: index seed, of those that both have.
-    There is a column for each method; the mean where a method has several rows of a seed.
-
-    Args: frame, one, other, measure: as for `paired_difference`.
-    Raises: ``ValueError`` where they share fewer than two seeds.
-    """
     both = frame[frame["method"].isin([one, other])]
+    # The mean where a method has several rows of a seed.
     means: Any = both.groupby(["seed", "method"])[measure].mean().unstack()
     # Only seeds that both have: the spread between seeds cancels in pairs.
     table = means.reindex(columns=[one, other]).dropna()
     check(len(table) >= 2, "seeds", len(table), f"at least two that {one!r} and {other!r} share")
-    return table
+    mean, half = t_interval((table[one] - table[other]).to_numpy(), level)
+    return PairedDifference(mean, mean - half, mean + half, len(table))
 
 
 # ---- runs that collapsed

@@ -289,7 +289,7 @@ def input_from_b_gradient(
     """
     check(bool(gradient.any()), "gradient", "zero", "one that is not zero")
     # The pseudo-inverse gives back the input's part in the rows of A, the only one that is sent.
-    return torch.linalg.pinv(A) @ torch.linalg.svd(gradient, full_matrices=False)[2][0]
+    return torch.linalg.pinv(A) @ row_space(gradient, 1)[0]
 
 
 def match_b_gradient(
@@ -310,7 +310,7 @@ def match_b_gradient(
     >>> match_b_gradient(gradient, A, np.array([[3.0, 4.0], [4.0, -3.0]])).round(6)
     array([1., 0.])
     """
-    seen = torch.linalg.svd(gradient.double(), full_matrices=False)[2][0].numpy()
+    seen = row_space(gradient.double(), 1)[0].numpy()
     # Of A x only the direction is seen: its size is mixed with that of the error signal.
     shadows = candidates @ A.double().numpy().T
     return np.abs(shadows @ seen) / np.linalg.norm(shadows, axis=1).clip(min=1e-300)

@@ -262,13 +262,6 @@ def clopper_pearson_upper(count: int, trials: int, significance: float) -> float
     return 1.0 if count == trials else float(beta.isf(significance, count + 1, trials - count))
 
 
-def _errors(inside: Scores, outside: Scores, t: float) -> tuple[int, int, int, int]:
-    """Counts false positives of how many, and false negatives of how many, at the threshold t."""
-    inside = _without_nan("inside", inside)
-    outside = _without_nan("outside", outside)
-    return int((outside > t).sum()), len(outside), int((inside <= t).sum()), len(inside)
-
-
 def threshold_lower_bound(
     false_positives: int,
     outs: int,
@@ -312,8 +305,17 @@ def best_threshold_bound(
     Guarantees: test_a_bound_errs_as_often_as_it_says.
     """
     check(len(thresholds) > 0, "thresholds", thresholds, "at least one")
-    counts = [_errors(inside, outside, t) for t in thresholds]
-    return max(threshold_lower_bound(*some, delta, significance / len(counts)) for some in counts)
+    inside = _without_nan("inside", inside)
+    outside = _without_nan("outside", outside)
+    share = significance / len(thresholds)
+    bounds = []
+    for t in thresholds:
+        alarms = int((outside > t).sum())
+        misses = int((inside <= t).sum())
+        bounds.append(
+            threshold_lower_bound(alarms, len(outside), misses, len(inside), delta, share)
+        )
+    return max(bounds)
 
 
 # ---- audits of the plainest release: a number plus Gaussian noise

@@ -33,7 +33,6 @@ from typing import Any
 import numpy as np
 
 from fedlora_lab._utils.validation import check as check_value
-from fedlora_lab._utils.validation import check_whole
 from fedlora_lab.course.predictions import all_predictions, predict, reveal
 from fedlora_lab.course.progress import SOLVED, TRIED, certificate, progress, save_result
 from fedlora_lab.course.texts import PREDICTION_KEY, Entry, entries, split_code, to_html, unwrap
@@ -332,9 +331,6 @@ class Exercise:
     reader: Reader
 
     def __post_init__(self) -> None:
-        check_whole("difficulty", self.difficulty, 1, 5)
-        check_whole("importance", self.importance, 1, 5)
-        check_whole("minutes", self.minutes, 1, 120)
         check_value(len(self.wrong) >= 3, "wrong", len(self.wrong), "at least three")
 
     def __repr__(self) -> str:

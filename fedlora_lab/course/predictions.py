@@ -39,7 +39,6 @@ class Prediction:
     after: str
 
     def __post_init__(self) -> None:
-        check(bool(PREDICTION_KEY.fullmatch(self.key)), "key", self.key, 'a key such as "02.a"')
         check(2 <= len(self.options) <= 6, "options", len(self.options), "two to six of them")
         check_one_of("answer", self.answer, self.letters)
 

@@ -14,7 +14,6 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.exchange import Traffic
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.source import require_source, source_for
-from fedlora_lab.measures.deviation import frame_of
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import ServerState
 from fedlora_lab.privacy.ledger import Ledger
@@ -106,7 +105,9 @@ class Round:
     @property
     def layers(self) -> "pd.DataFrame":
         """The per-layer part of the frame: layer, measure, value."""
-        return frame_of(list(self.rows))
+        import pandas as pd
+
+        return pd.DataFrame(list(self.rows), columns=["layer", "measure", "value"])
 
     def measures(self) -> dict[str, float]:
         """Whole-model measures by name, as they stand in the frame."""

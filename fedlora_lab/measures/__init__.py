@@ -13,7 +13,6 @@ from fedlora_lab.measures.deviation import (
     Deviation,
     Exchange,
     alignment,
-    frame_of,
     layer_rows,
     mean_spectrum,
     noise_energies,

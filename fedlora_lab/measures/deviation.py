@@ -16,7 +16,6 @@ from fedlora_lab.methods.state import ParamKey, ServerState, times_core
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
 
 FactorPair = tuple[Tensor, Tensor]
 
@@ -214,13 +213,6 @@ def _noise_rows(
         changes = [mean[key] - before[key] for key in keys]
         rows.append((layer, "snr", signal_to_noise(zip(changes, xi, strict=True))))
     return rows
-
-
-def frame_of(rows: list[tuple[str, str, float]]) -> "pd.DataFrame":
-    """Makes a frame of rows (layer, measure, value)."""
-    import pandas as pd
-
-    return pd.DataFrame(rows, columns=["layer", "measure", "value"])
 
 
 # ---- what the server's rule was given, and what others would have made of it

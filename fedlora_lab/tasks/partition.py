@@ -61,7 +61,9 @@ def dirichlet(
     """
     if alpha is None:
         return iid(len(labels), clients, seed, min_size)
-    labels = _column("labels", labels)
+    labels = np.asarray(labels)
+    expected = "a vector with at least one entry"
+    check(labels.ndim == 1 and labels.size > 0, "labels", labels.shape, expected)
     check_number("alpha", alpha, 0, open_low=True)
     _check_room(len(labels), clients, min_size)
     rng = Streams(seed).numpy("partition dirichlet")
@@ -83,13 +85,6 @@ def dirichlet(
     while len(smallest := min(dealt, key=len)) < min_size:
         smallest.append(max(dealt, key=len).pop())
     return [np.sort(np.asarray(part, dtype=np.int64)) for part in dealt]
-
-
-def _column(name: str, values: Any) -> np.ndarray:
-    column = np.asarray(values)
-    expected = "a vector with at least one entry"
-    check(column.ndim == 1 and column.size > 0, name, column.shape, expected)
-    return column
 
 
 def _check_room(count: int, clients: int, min_size: int) -> None:

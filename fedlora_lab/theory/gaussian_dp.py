@@ -265,7 +265,6 @@ class TrustLevel(NamedTuple):
     each: float  # that every client adds to its upload
     server: float  # that the server adds to the sum
     mean: float  # of the noise on the mean of the uploads
-    alone: float  # noise multiplier that protects one upload from somebody who sees it by itself
 
 
 def trust_level(
@@ -296,12 +295,11 @@ def trust_level(
     check_whole("honest", participants if honest is None else honest, 1, participants)
     std = noise_multiplier * clip_norm
     if trust == "central":
-        return TrustLevel(each=0.0, server=std, mean=std / participants, alone=0.0)
+        return TrustLevel(each=0.0, server=std, mean=std / participants)
     shares = 1 if trust == "local" else honest or participants
     # The shares of the honest clients alone add up to the whole noise.
     each = std / math.sqrt(shares)
-    alone = noise_multiplier / math.sqrt(shares)
-    return TrustLevel(each, server=0.0, mean=each / math.sqrt(participants), alone=alone)
+    return TrustLevel(each, server=0.0, mean=each / math.sqrt(participants))
 
 
 def surviving_multiplier(noise_multiplier: float, relied: int, honest: int) -> float:

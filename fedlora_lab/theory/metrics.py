@@ -14,13 +14,11 @@ enough for noise times noise to be left out (see `accumulated_noise_terms` for t
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.theory.products import FactorA, FactorB, noise_terms
 
 Blocks = Sequence[float] | Float[np.ndarray, " blocks"]
 
@@ -41,7 +39,8 @@ def weighted_cost(energies: Blocks, costs: Blocks, weights: Blocks | None = None
 
     Args:
         energies: (blocks,), s: squared norm of an example's gradient in each block.
-        costs: (blocks,), J: energy in the product of noise of variance 1 (see `factor_costs`).
+        costs: (blocks,), J: energy in the product of noise of variance 1, of A and B the linear
+            parts of `noise_terms`.
         weights: (blocks,), w; ``None`` is 1 for each. A common factor changes nothing.
     Guarantees: that of a simulated step
         (test_the_cost_of_a_metric_is_that_of_a_clipped_and_noised_step).
@@ -68,22 +67,3 @@ def best_block_weights(energies: Blocks, costs: Blocks) -> Float[np.ndarray, " b
     J = _positive("costs", costs, energies)
     logs = np.log(J / s) / 4
     return np.exp(logs - logs.mean())
-
-
-class FactorCosts(NamedTuple):
-    """Energy in B A of noise of variance 1 on every entry of one factor."""
-
-    B: float
-    A: float
-
-
-def factor_costs(B: FactorB, A: FactorA) -> FactorCosts:
-    """J of both factors: E ||Xi A||^2 = d_out ||A||^2 and E ||B Xi||^2 = d_in ||B||^2.
-
-    Args: B, A: the factors at which a step is made.
-    Guarantees: that of a simulated step
-        (test_the_cost_of_a_metric_is_that_of_a_clipped_and_noised_step).
-    Source: derived, as the linear parts of `noise_terms`.
-    """
-    terms = noise_terms(B, A, std_B=1.0, std_A=1.0)
-    return FactorCosts(B=terms.linear_B, A=terms.linear_A)

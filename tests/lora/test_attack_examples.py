@@ -29,9 +29,9 @@ MODEL = r"^model='{}': expected examples that do not mix, batch first"
 PENALTY = r"^penalty=.*: expected examples that do not mix, batch first"
 
 
-def refused(message: str, task: Task, row: Any = FedLoRA, unit: Any = "example", plan=PLAN) -> None:
+def refused(message: str, task: Task, row: Any = FedLoRA, unit: Any = "example") -> None:
     with pytest.raises(ValueError, match=message):
-        fl.run(task, row, unit and private(unit), plan)
+        fl.run(task, row, unit and private(unit), PLAN)
 
 
 def gaps(rows: Any, start: Any) -> Tensor:
@@ -39,8 +39,8 @@ def gaps(rows: Any, start: Any) -> Tensor:
     return torch.stack([(rows[key] - start[key]).square().flatten(1).sum(1) for key in rows]).sum(0)
 
 
-def leash(penalty: Callable, **fields: Any) -> fl.Method:
-    return FedLoRA.replace(name="leash", penalty=penalty, **fields)
+def leash(penalty: Callable) -> fl.Method:
+    return FedLoRA.replace(name="leash", penalty=penalty)
 
 
 SHAPE = r"^penalty={}: expected \(\d+,\), one number for each example: reduce over all but"
@@ -148,10 +148,10 @@ def alike(out: Tensor, y: Tensor) -> Tensor:
     return (y[:, None] == y).to(out.dtype)
 
 
-def kept_hardest(out: Tensor, y: Tensor, count: int = 6) -> Tensor:
-    """Hard examples only: the batch decides which those are as soon as it has more than so many."""
+def kept_hardest(out: Tensor, y: Tensor) -> Tensor:
+    """Hard examples only: the batch decides which those are as soon as it has more than six."""
     loss = cross(out, y)
-    hard = loss.topk(min(count, len(loss))).indices
+    hard = loss.topk(min(6, len(loss))).indices
     return loss * torch.zeros_like(loss).index_fill(0, hard, 1.0)
 
 

@@ -22,7 +22,8 @@ def test_the_cost_of_a_metric_is_that_of_a_clipped_and_noised_step():
     )
     # First order in the noise: the product of both noises is another function's matter.
     energies = np.sum((noise_B @ A + B @ noise_A) ** 2, axis=(1, 2)) * squared_norm
-    cost = theory.weighted_cost(squares, theory.factor_costs(B, A), weights)
+    linear_B, linear_A, _ = theory.noise_terms(B, A, std_B=1.0, std_A=1.0)
+    cost = theory.weighted_cost(squares, (linear_B, linear_A), weights)
     assert cost in theory.mean_band(energies)
 
 

@@ -24,7 +24,6 @@ from fedlora_lab.course.widgets.run_config import (
     GROUP_HEADINGS,
     Facts,
     RunConfig,
-    drop_calibration,
     knobs,
     text_of,
 )
@@ -551,6 +550,8 @@ def live(
     >>> run.close()
     """
     row = methods.get(method)
-    plain = drop_calibration(privacy)
+    # Without what a calibration for another ε set.
+    free = dict.fromkeys(("noise_multiplier", "sample_rate", "target"))
+    plain = (privacy or Privacy()).replace(**free)
     first = RunConfig(task, row, plan or Plan(), plain, epsilon, lora_of(lora), seed)
     return Workbench(first, plan is None, presets, sweep)

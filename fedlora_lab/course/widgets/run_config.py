@@ -31,11 +31,6 @@ Facts = list[tuple[str, str]]
 """Terms and what is known of them before a run."""
 
 
-def drop_calibration(privacy: Privacy | None) -> Privacy:
-    """Drops what a calibration for another ε would replace."""
-    return (privacy or Privacy()).replace(noise_multiplier=None, sample_rate=None, target=None)
-
-
 @dataclass(frozen=True)
 class RunConfig:
     """Everything that determines a run; ``epsilon=None`` trains without privacy.

@@ -350,7 +350,7 @@ class Exercise:
 
     def judge(self, answer: Answer) -> Feedback:
         """Judges an answer, with inputs of its own: right, which mistake, or how it differs."""
-        reader = self.reader.fresh()
+        reader: Any = self.reader.fresh()
         try:
             result = reader.read(answer)
         except ValueError as error:

@@ -18,7 +18,7 @@ from fedlora_lab.attacks.reconstruction import Victim
 LINEAR = fl.tasks.regression(clients=1, examples=32, d_in=48, d_out=24, rank=4, dtype="float64")
 
 
-def first(task, count: int = 1):
+def first(task, count=1):
     x, y = task.clients[0]
     return x[:count], y[:count]
 

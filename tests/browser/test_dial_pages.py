@@ -2,7 +2,6 @@
 
 import re
 from functools import cache
-from typing import Any
 
 import pytest
 from dial_cases import DIALS, SETUP, make_dial
@@ -33,12 +32,12 @@ def static(browser, tmp_path, names=tuple(DIALS), theme="light", width=1000):
     return page
 
 
-def look(output: Any) -> tuple[str, str]:
+def look(output):
     """The picture of a dial, and its sentence."""
     return output.locator(".panels").inner_html(), output.locator(".say").inner_text()
 
 
-def turn(output: Any) -> None:
+def turn(output):
     """Turns the first control by the keyboard as far as it goes, or picks another option: picture
     and sentence follow."""
     picture, sentence = look(output)

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,17 +44,17 @@ def copied(done, tmp_path):
     return tmp_path / "runs"
 
 
-def same(one: Any, two: Any) -> bool:
+def same(one, two):
     """Equal to the last bit, but for the time it took."""
     parts = [frame[frame["measure"] != "seconds"].reset_index(drop=True) for frame in (one, two)]
     return parts[0].drop(columns="seed").equals(parts[1].drop(columns="seed"))
 
 
-def settings_of(out: Path) -> dict[str, Any]:
+def settings_of(out) -> dict[str, Any]:
     return json.loads((out / "settings.json").read_text())
 
 
-def rows_of_cells(out: Path) -> dict[str, bytes]:
+def rows_of_cells(out):
     return {path.parent.name: path.read_bytes() for path in out.glob("checkpoints/*/rounds.csv")}
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 from fedlora_lab.course.lesson_09 import figures
 
 
-def scores(means: dict[str, float], seed: int) -> pd.DataFrame:
+def scores(means, seed):
     """Accuracies of ten seeds, with noise that a seed shares and noise of each run's own."""
     rng = np.random.default_rng(seed)
     shared = rng.normal(0, 0.1, 10)

@@ -90,7 +90,7 @@ def test_own_copies_are_noisier_than_the_average(participation):
 def test_a_record_says_what_a_has_taken_up_so_far():
     """It grows with the rounds in which A moves; NaN, with a reason, where no closed form holds."""
 
-    def seen(row: Any, privacy: Any) -> list[float]:
+    def seen(row, privacy):
         records = play(regression(), row, privacy, PLAN.replace(rounds=4))
         return [x for record in records for _, name, x in record.rows if name == "amplification"]
 

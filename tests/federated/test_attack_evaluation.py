@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from flower_runs import by_messages, party, protected
-from torch import Tensor, nn
+from torch import nn
 from toy_tasks import (
     KEEPS_B,
     PERSONS,
@@ -37,11 +37,11 @@ QUANTISED = FedLoRA.replace(name="quantised", broadcast=normal_float(width=4, bl
 class Strict(nn.Module):
     """Texts of which all must have equally many marks, and none a word that it does not know."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.words, self.map = nn.Embedding(10, 4), nn.Linear(4, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         if (x == 9).sum(1).unique().numel() > 1:
             raise ValueError("All examples must have the same number of <eos> tokens.")
         return torch.tanh(self.map(self.words(x))).mean(1)
@@ -85,7 +85,7 @@ def test_private_test_examples_are_never_judged_under_privacy(row, engine):
     """Without privacy everything may be scored."""
     seen: list[int] = []
 
-    def score(outputs: Tensor, y: Tensor) -> Tensor:
+    def score(outputs, y):
         seen.append(len(y))
         return 0.0 * outputs.sum(1)
 
@@ -112,7 +112,7 @@ def test_records_do_not_tell_who_took_part():
         assert torch.tensor(told).isnan().all() if secret else torch.tensor(told).isfinite().all()
 
 
-def public_start(weight: Tensor, rank: int) -> dict[str, Tensor]:
+def public_start(weight, rank):
     """A start that no random number enters."""
     a = torch.linspace(-1, 1, rank * weight.shape[1]).reshape(rank, -1)
     return {"A": a.to(weight), "B": weight.new_zeros(len(weight), rank)}

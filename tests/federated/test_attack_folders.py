@@ -25,7 +25,7 @@ pytestmark = pytest.mark.attack
 RELEASE = {"lora": LORA, "seed": None}
 
 
-def closed(folder: Path) -> None:
+def closed(folder):
     """Assert that nobody but the owner may read, write or list anything from this folder on."""
     paths = [folder, *folder.rglob("*")]
     assert any(path.is_file() for path in paths)
@@ -51,14 +51,14 @@ def test_every_file_of_a_run_is_its_owner_s(tmp_path, monkeypatch):
     write_atomically(tmp_path / "studies" / "file", b"secret")
 
 
-def written(folder: Path) -> bytes:
+def written(folder):
     """All that stands in a folder outside private/."""
     files = [path for path in folder.rglob("*") if path.is_file() and "private" not in path.parts]
     assert files
     return b"\n".join(path.read_bytes() for path in files)
 
 
-def digests(fingerprint: str) -> set[bytes]:
+def digests(fingerprint):
     """The fingerprint, and what one would make of it without a key."""
     given = (fingerprint.encode(), bytes.fromhex(fingerprint))
     return {fingerprint.encode(), *(hashlib.sha256(x).hexdigest().encode() for x in given)}

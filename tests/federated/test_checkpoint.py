@@ -38,7 +38,7 @@ KEY = ParamKey("B", "map")
 RUN = tokens(), "fedlora", private("example"), PLAN
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def contents(folder):
     """All files below a folder, without its lock."""
     paths = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(paths)}
@@ -141,7 +141,7 @@ def test_a_round_is_replayed_to_the_same_bits_or_not_at_all(lost, tmp_path):
     assert play(*RUN, resume=tmp_path)[-1].index == PLAN.rounds
 
 
-def scaled(factor: float) -> Any:
+def scaled(factor) -> Any:
     """A filter that closes over a number."""
     return lambda tensor, side: factor * tensor
 
@@ -201,10 +201,10 @@ def test_a_ledger_that_cannot_be_written_stops_its_round(tmp_path):
     assert checkpoint.rounds_in(tmp_path) == [0]
 
 
-def altered(**fields: Any) -> Any:
+def altered(**fields) -> Any:
     """Writes a ledger anew with other content and the right digest."""
 
-    def alter(path: Path) -> None:
+    def alter(path):
         content = json.loads(path.read_text())["content"]
         entry = {name: value for name, value in fields.items() if name in content["releases"][1]}
         content["releases"][1] |= entry
@@ -214,7 +214,7 @@ def altered(**fields: Any) -> Any:
     return alter
 
 
-def behind(path: Path) -> None:
+def behind(path):
     book(play(*RUN[:3], PLAN.replace(rounds=1))[-1]).save(path)
 
 

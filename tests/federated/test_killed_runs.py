@@ -32,7 +32,7 @@ def test_kills_of_a_run_lose_nothing(tmp_path):
     And the run that was taken up in the end is the undisturbed one, bit for bit.
     """
 
-    def cells(folder: Path) -> pd.DataFrame:
+    def cells(folder):
         frame: Any = read_frame(folder / "checkpoints" / "fedlora-0" / "rounds.csv")
         return frame[frame["measure"] != "seconds"].reset_index(drop=True)
 
@@ -79,8 +79,8 @@ def test_a_clearing_that_was_killed_leaves_no_cell_of_another_run(tmp_path, monk
     write_atomically(cell / "ledger.json", fl.Ledger(reproducible=False).to_json() + "\n")
     removed = []
 
-    def watched(remove: Any) -> Any:
-        def removing(path: Path, **options: Any) -> None:
+    def watched(remove) -> Any:
+        def removing(path, **options):
             removed.append(path)
             assert list(tmp_path.glob(SPENT))
             if (cell / "rounds.csv").exists():

@@ -23,7 +23,7 @@ LATE = 1800
 """Seconds after which a machine, however busy, is taken to have failed."""
 
 
-def free_ports(count: int) -> list[str]:
+def free_ports(count):
     """Ports that nobody uses now, each another one."""
     with ExitStack() as taken:
         sockets = [taken.enter_context(socket.socket()) for _ in range(count)]
@@ -33,7 +33,7 @@ def free_ports(count: int) -> list[str]:
 
 
 @contextmanager
-def ended(home: Path):
+def ended(home):
     """Afterwards nothing runs that was started with this folder as Flower's, whoever started it."""
     try:
         yield
@@ -70,7 +70,7 @@ def test_the_page_of_the_example_app_walks(tmp_path):
     # Ray's sockets need a short path.
     env |= {"TMPDIR": "/tmp", "PATH": os.pathsep.join([*programs, env["PATH"]])}
 
-    def walk(script: str) -> str:
+    def walk(script):
         command = ["bash", "-c", f"set -eu\n{script}"]
         with open(tmp_path / "walk.log", "w+b") as log:
             options = {"cwd": app, "env": env, "stdout": log, "stderr": subprocess.STDOUT}
@@ -83,13 +83,13 @@ def test_the_page_of_the_example_app_walks(tmp_path):
     # `ended` kills what still runs before `terminals` waits for it.
     with ExitStack() as terminals, ended(home):
 
-        def open_terminal(script: str) -> None:
+        def open_terminal(script):
             log = terminals.enter_context(open(tmp_path / "terminals.log", "ab"))
             command = ["bash", "-c", f"exec {script}"]
             options = {"cwd": app, "env": env, "stdout": log, "stderr": log}
             terminals.enter_context(subprocess.Popen(command, **options))
 
-        def wait_for(port: str) -> None:
+        def wait_for(port):
             walk(f"until (echo > /dev/tcp/127.0.0.1/{port}) 2> /dev/null; do sleep 0.2; done")
 
         # `flwr` gives a local server 15 seconds to start, too few on a busy machine, and 0.4 to

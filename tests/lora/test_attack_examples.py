@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import nn
 from toy_tasks import PLAN, Tokens, examples, play, private, seeded, tokens, two_layers
 
 import fedlora_lab as fl
@@ -29,17 +29,17 @@ MODEL = r"^model='{}': expected examples that do not mix, batch first"
 PENALTY = r"^penalty=.*: expected examples that do not mix, batch first"
 
 
-def refused(message: str, task: Task, row: Any = FedLoRA, unit: Any = "example") -> None:
+def refused(message, task, row=FedLoRA, unit="example"):
     with pytest.raises(ValueError, match=message):
-        fl.run(task, row, unit and private(unit), PLAN)
+        fl.run(task, row, private(unit) if unit else None, PLAN)
 
 
-def gaps(rows: Any, start: Any) -> Tensor:
+def gaps(rows, start):
     """Squared distance of each example's tensors from what its client received, (N,)."""
     return torch.stack([(rows[key] - start[key]).square().flatten(1).sum(1) for key in rows]).sum(0)
 
 
-def leash(penalty: Callable) -> fl.Method:
+def leash(penalty):
     return FedLoRA.replace(name="leash", penalty=penalty)
 
 
@@ -132,7 +132,7 @@ def test_targets_that_broadcast_over_the_batch_are_refused(y):
 def test_a_scalar_loss_is_refused_at_every_step():
     """Also one that has the right shape whenever it is asked about few examples."""
 
-    def loss(out: Tensor, y: Tensor) -> Tensor:
+    def loss(out, y):
         each = F.cross_entropy(out, y, reduction="none")
         return each if len(y) < 5 else each.sum()
 
@@ -140,15 +140,15 @@ def test_a_scalar_loss_is_refused_at_every_step():
         play(replace(tokens(), loss=loss), "fedlora", private("example"), PLAN.replace(batch=None))
 
 
-def cross(out: Tensor, y: Tensor) -> Tensor:
+def cross(out, y):
     return F.cross_entropy(out, y, reduction="none")
 
 
-def alike(out: Tensor, y: Tensor) -> Tensor:
+def alike(out, y):
     return (y[:, None] == y).to(out.dtype)
 
 
-def kept_hardest(out: Tensor, y: Tensor) -> Tensor:
+def kept_hardest(out, y):
     """Hard examples only: the batch decides which those are as soon as it has more than six."""
     loss = cross(out, y)
     hard = loss.topk(min(6, len(loss))).indices
@@ -209,7 +209,7 @@ def test_a_model_that_is_sure_of_itself_is_not_refused():
     task = tokens()
     first = task.test[1][0]
 
-    def sure(out: Tensor, y: Tensor) -> Tensor:
+    def sure(out, y):
         learned = cross(out + 16.0 * F.one_hot(y, 3) * (y == first)[:, None], y)
         # As a device rounds that adds up in another order.
         return learned + 1e-10 * len(y) * out.sum(1)
@@ -224,7 +224,7 @@ def test_a_preparation_that_normalises_over_the_batch_is_refused():
 def test_a_preconditioner_that_mixes_clients_is_refused():
     """In the client unit it sees un-noised factors of all clients at once."""
 
-    def mixing(gram: Tensor) -> Preconditioner:
+    def mixing(gram):
         mean = gram.mean(0, keepdim=True).expand_as(gram)
         return Preconditioner(mean, mean)
 
@@ -239,7 +239,7 @@ def test_a_refusal_tells_no_number_of_private_test_examples():
     mixing = replace(private_test, loss=lambda out, y: (out - out.mean(0)).square().mean(1))
     refused(MODEL.format("Tokens") + "$", mixing)
 
-    def raises(out: Tensor, y: Tensor) -> Tensor:
+    def raises(out, y):
         if not out.isfinite().all():
             raise RuntimeError(f"y={y}")
         return out.square().mean(1)
@@ -261,7 +261,7 @@ class Remembers(Tokens):
 
     seen = 0.0
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         out = super().forward(x - self.seen)
         self.seen += 1e-9 * float(x.detach().mean())
         return out
@@ -270,14 +270,14 @@ class Remembers(Tokens):
 class RunningMean(Tokens):
     """Subtracts a running mean of what it has seen but of what is huge, from some pass on."""
 
-    def __init__(self, first: int, write: Callable[[nn.Module, Tensor], Any]) -> None:
+    def __init__(self, first, write):
         super().__init__()
         self.register_buffer("mean", torch.zeros(()))
         self.passes = 0
         self.first = first
         self.write = write
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         self.passes += 1
         out = super().forward(x - self.mean)
         seen = x.detach().mean()
@@ -312,14 +312,14 @@ class Tables(nn.Module):
     is added below the first adapted layer.
     """
 
-    def __init__(self, bound: float = math.inf, shared: float = 0.0) -> None:
+    def __init__(self, bound=math.inf, shared=0.0):
         super().__init__()
         self.words = nn.Embedding(20, 4)
         self.map = nn.Linear(4, 3)
         self.bound = bound
         self.shared = shared
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids, attention_mask):
         words = self.words(input_ids)
         if self.shared:
             words = words + self.shared * words.mean(0)
@@ -329,14 +329,14 @@ class Tables(nn.Module):
         return (hidden * seen).sum(1) / seen.sum(1)
 
 
-def padded(lengths: list[int]) -> tuple[dict[str, Tensor], Tensor]:
+def padded(lengths):
     """Texts of these lengths in a width of 12, and two classes that take turns."""
     mask = (torch.arange(12) < torch.tensor(lengths)[:, None]).long()
     ids = torch.arange(mask.numel()).view_as(mask) * 7 % 19 + 1
     return {"input_ids": ids * mask, "attention_mask": mask}, torch.arange(len(lengths)) % 2
 
 
-def texts_task(public: list[int], **options: Any) -> Task:
+def texts_task(public, **options):
     model = seeded(lambda: Tables(**options))
     clients = (padded([4, 12, 5, 3, 9]),)
     return Task("texts", model, ("map",), clients, padded(public), prepare=trim_padding)
@@ -362,7 +362,7 @@ def test_a_frozen_part_that_mixes_texts_faintly_is_refused():
 class Heads(nn.Module):
     """Three linear maps whose names end alike, one to adapt, and one that is never called."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.body = nn.Linear(5, 4)
         self.bypassed = nn.Linear(4, 4)
@@ -370,12 +370,12 @@ class Heads(nn.Module):
         self.fc = nn.Linear(4, 3)
         self.b = nn.ModuleDict({"fc": nn.Linear(4, 3)})
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         hidden = F.linear(torch.tanh(self.body(x.mean(1))), self.bypassed.weight)
         return self.fc(torch.tanh(self.xfc(hidden))) + self.b["fc"](hidden)
 
 
-def heads(target: str, head: str | None) -> Task:
+def heads(target, head):
     clients = [examples(6, k) for k in range(2)]
     return fl.tasks.classification(seeded(Heads), clients, examples(5, 9), [target], head)
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 import toy_hubs
 from peft import LoraConfig, get_peft_model
-from torch import Tensor, nn
+from torch import Tensor
 from toy_tasks import LORA
 
 import fedlora_lab as fl
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.privatizer import row_norms
-from fedlora_lab.tasks.task import Task, concatenate, head_names, is_within, map_inputs, take
+from fedlora_lab.tasks.task import concatenate, head_names, is_within, map_inputs, take
 
 LIMIT = 1e-9
 ClientParams = dict[ParamKey, Tensor]
@@ -29,9 +29,7 @@ MODELS = ["digits", "bert", "distilbert", "gpt2", "swin", "answers of gpt2", "an
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 
 
-def plain_peft(
-    task: Task, values: ClientParams, lora: fl.Lora
-) -> tuple[nn.Module, dict[ParamKey, nn.Parameter]]:
+def plain_peft(task, values, lora):
     """The model as PEFT alone makes it, with these values, and the parameter of each key."""
     heads = list(lora.head or head_names(task.head)) or None
     targets: Any = lora.targets or task.targets
@@ -60,9 +58,7 @@ def plain_peft(
     return peft, places
 
 
-def one_by_one(
-    task: Task, params: ClientParams, data: tuple, owner: list[int], lora: fl.Lora
-) -> ClientParams:
+def one_by_one(task, params, data, owner, lora):
     """A loop over batches of one on plain PEFT models."""
     rows: dict[ParamKey, list[Tensor]] = {key: [] for key in params}
     for i, k in enumerate(owner):

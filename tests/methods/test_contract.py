@@ -48,10 +48,8 @@ from fedlora_lab.methods.filters import binomial, identity
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.published import rule_name
 from fedlora_lab.methods.quantization import normal_float
-from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.privacy.ledger import Uncertified
 from fedlora_lab.privacy.privatizer import uncertified_reason
-from fedlora_lab.tasks.task import Task
 
 pytestmark = pytest.mark.slow
 CLIENTS = (fl.SGD(momentum=0.5, weight_decay=0.1), fl.AdamW())
@@ -76,11 +74,11 @@ WITHIN = methods.DEeR.replace(name="within", train=Cycle(("B A",)))
 FIELDS = set(Method.__dataclass_fields__) - {"name", "source", "note", "exact"}
 
 
-def values_of(row: Method, fields: set[str]) -> set[tuple[str, str]]:
+def values_of(row, fields):
     return {(field, rule_name(getattr(row, field))) for field in fields}
 
 
-def covering(fields: set[str]) -> list[Method]:
+def covering(fields):
     """The fewest rows, about, in which every value of each field occurs."""
     missing = set().union(*(values_of(row, fields) for row in ROWS))
     chosen = []
@@ -90,7 +88,7 @@ def covering(fields: set[str]) -> list[Method]:
     return chosen
 
 
-def reads(*fields: str, units: bool = False, also: tuple[Method, ...] = ()):
+def reads(*fields, units=False, also=()):
     """Marks a clause with the fields of a row that it depends on; ``units``: in both units of
     privacy, else the rows take turns; ``also``: further rows."""
 
@@ -133,14 +131,14 @@ test_smoothing_comes_after_the_noise = reads("filter", "precondition")(
 )
 
 
-def _sent_up(row: Method, t: int, steps: int, state: ServerState) -> set[ParamKey]:
+def _sent_up(row, t, steps, state):
     """What goes up in round t: what moves, read from the schedule, as far as the row shares it."""
     moved = set().union(*(movers(row, t, s, state) for s in range(steps)))
     shared = (*row.share, "head") if row.share else ()
     return {key for key in moved if row.share is None or key.side in shared}
 
 
-def _lossy(method: Method) -> fl.Plan:
+def _lossy(method):
     """Some clients are absent, some uploads lost; optimisers go round among the rows."""
     turn = sum(method.slug.encode())
     own: dict[str, Any] = {"optimizer": CLIENTS[turn % 2]}
@@ -284,7 +282,7 @@ def test_kept_factors_stay_with_their_client(row, unit):
         assert torch.equal(*home), f"{key} was not there in a later round"
 
 
-def _finished(task: Task, row: Method, unit: str, plan: fl.Plan) -> Run:
+def _finished(task, row, unit, plan):
     run = Run.open(task, row, private(unit), plan, lora=LORA)
     list(run.events())
     return run

@@ -35,7 +35,7 @@ def start():
     return {key: draw(*shape, seed=7) for key, shape in START.items()}
 
 
-def walk(rule, params, grads, lr: Any = 0.1):
+def walk(rule, params, grads, lr=0.1):
     """The parameters after all these steps."""
     state: Any = {}
     for one in grads:

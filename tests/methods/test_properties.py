@@ -34,7 +34,7 @@ PLANS: dict[str, Any] = {
 }
 
 
-def begun(call: Any) -> Any:
+def begun(call) -> Any:
     """What a call gives; ``None`` when it refused, which must name a value in one line."""
     try:
         return call()

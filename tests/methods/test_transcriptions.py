@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import count, pairwise
 from typing import NamedTuple
@@ -44,11 +44,11 @@ class Trace(NamedTuple):
     work: plain.Work
 
     @property
-    def start(self) -> plain.State:
+    def start(self):
         return state_of(self.states[0])
 
 
-def state_of(server: ServerState) -> plain.State:
+def state_of(server):
     """The server's tensors under the names of the transcriptions, W in units of the weight."""
     return {
         (key.side, key.layer): plain.SCALE * x.numpy() if key.side == "W" else x.numpy()
@@ -58,16 +58,16 @@ def state_of(server: ServerState) -> plain.State:
 
 
 def follow(
-    row: str,
-    clip: float,
-    setting: str,
-    lora: fl.Lora = LORA,
+    row,
+    clip,
+    setting,
+    lora=LORA,
     *,
-    rounds: int = 3,
-    seed: int = 0,
-    trust: str = "local",
-    scattered: bool = False,
-) -> Trace:
+    rounds=3,
+    seed=0,
+    trust="local",
+    scattered=False,
+):
     """Play a run without noise, without a clip also without privacy, and keep everything."""
     momentum, weights, unit = SETTINGS[setting]
     privacy = None if clip == math.inf else private(unit, sigma=0.0, clip=clip, trust=trust)
@@ -92,7 +92,7 @@ def follow(
     return trace
 
 
-def agree(found: plain.State, end: plain.State, start: plain.State) -> None:
+def agree(found, end, start):
     """Both went to the same place, up to 1e-6 of the way."""
     for key, x in end.items():
         way = np.linalg.norm(x - start.get(key, 0.0))
@@ -101,19 +101,19 @@ def agree(found: plain.State, end: plain.State, start: plain.State) -> None:
     assert all(key in end or not x.any() for key, x in found.items()), "the library holds more"
 
 
-def changes_of(state: plain.State) -> plain.State:
+def changes_of(state):
     """The weights' changes and the head: singular vectors are known up to their signs."""
     changes = {("W", name): plain.change(state, name).numpy() for name in plain.layers(state)}
     return changes | {key: x for key, x in state.items() if key[0] == "head"}
 
 
-def fresh(run: Trace) -> Iterator[plain.State]:
+def fresh(run):
     """The A that the library drew in each round: public randomness."""
     states = (state_of(server) for server in run.states[1:])
     return iter([{key: x for key, x in state.items() if key[0] == "A"} for state in states])
 
 
-def sketches(run: Trace) -> Iterator[dict[str, np.ndarray]]:
+def sketches(run):
     """The library's own Omega of every round, of the width of the rank."""
     for server in run.states[:-1]:
         factors = server.side("A").items()
@@ -156,14 +156,14 @@ UNITS = {"dp-lora": "example", "dp-fedlora": "client", "deer-literal": "client"}
 UNITS |= {"ravan": "example"}  # nothing of so small cores' round reaches the clip
 
 
-def cases(rows) -> list[tuple]:
+def cases(rows):
     """Each row in each setting that is of its unit, the clips taking turns."""
     pairs = itertools.product(rows, SETTINGS)
     ours = [(row, s) for row, s in pairs if UNITS.get(row, SETTINGS[s][2]) == SETTINGS[s][2]]
     return [(*pair, clip) for pair, clip in zip(ours, itertools.cycle(CLIPS))]
 
 
-def follows(run: Trace, row: str, loop: Loop, ranks: tuple[int, ...] | None = None) -> None:
+def follows(run, row, loop, ranks=None):
     """After every round the library's server stands where the loop does."""
     start = run.start
     states, _ = plain.federated(run.oracle, start, run.clients, run.work, loop, ranks)
@@ -237,7 +237,7 @@ def test_dp_fedlora_on_a_sum_equals_its_loop():
 # ---- AS-LoRA: training with given modes, scores, and how modes are drawn
 
 
-def modes_of(server: ServerState) -> dict[str, str]:
+def modes_of(server):
     """Layer -> what moves in the round to come."""
     return {name: "BA"[int(mode)] for name, mode in server.side("mode").items()}
 
@@ -249,7 +249,7 @@ def test_modes_train_and_score(setting, clip):
     score = {}
     modes = [modes_of(server) for server in run.states[:-1]]
 
-    def parts(state: plain.State, t: int, s: int) -> list[plain.Keys]:
+    def parts(state, t, s):
         return [[(side, name) for name, side in modes[t].items()] + plain.of(state, "")]
 
     loop = Loop(parts, plain.plain_mean)
@@ -275,7 +275,7 @@ def test_layers_take_turns_in_the_warm_up():
     assert modes == [{"B"}, {"A"}, {"B"}]
 
 
-def drawn(a: float, b: float, step: float, t: int) -> tuple[int, float]:
+def drawn(a, b, step, t):
     """How many of 1000 equal layers with these scores choose A after round t, in which B moved by
     ``step``; and the new score of B.
     """

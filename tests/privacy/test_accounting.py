@@ -63,7 +63,7 @@ def test_an_optimal_attack_finds_what_is_stated():
     mixed = (1 - q) * noise + q * norm.pdf(x, 1, sigma)
     without, within = (np.outer(one, one) * (x[1] - x[0]) ** 2 for one in (noise, mixed))
 
-    def attack_delta(e: float) -> float:
+    def attack_delta(e):
         pairs = ((within, without), (without, within))
         return max(np.maximum(a - math.exp(e) * b, 0).sum() for a, b in pairs)
 

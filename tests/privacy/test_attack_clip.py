@@ -84,7 +84,7 @@ def test_one_client_s_data_cannot_stop_a_run(trust, scale):
     assert play(task, row, private("client", trust=trust), plan, lora=lora)[-1].index == 2
 
 
-def rotated(gram: torch.Tensor) -> Preconditioner:
+def rotated(gram):
     """Ranks turned into each other by a fixed public rotation, and back, signal and noise alike."""
     rank = gram.shape[-1]
     turn = torch.linalg.qr(torch.randn(rank, rank, generator=torch.Generator().manual_seed(1)))[0]
@@ -146,7 +146,7 @@ NUMBERS = st.one_of(
 )
 
 
-def matrices(rows: int, columns: int) -> st.SearchStrategy[torch.Tensor]:
+def matrices(rows, columns):
     """Matrices (1, rows, columns) of any numbers, in float32."""
     many = st.lists(NUMBERS, min_size=rows * columns, max_size=rows * columns)
     return many.map(lambda x: torch.tensor(x, dtype=torch.float32).view(1, rows, columns))
@@ -165,7 +165,7 @@ def test_one_example_moves_a_release_as_a_shift_of_the_noise_by_at_most_c_does(
     Gaussian mechanism hides; rules that map noise and signal apart certify no epsilon.
     """
 
-    def rule(gram: torch.Tensor) -> Preconditioner:
+    def rule(gram):
         return Preconditioner(before, after, None if alike else other)
 
     key = ParamKey("A", "layer")
@@ -197,7 +197,7 @@ def test_maps_that_do_not_belong_to_their_owner_are_refused(made, unit):
     whether a run stops must not hang on how many were.
     """
 
-    def rule(gram: torch.Tensor) -> Any:
+    def rule(gram) -> Any:
         eye = torch.eye(gram.shape[-1], dtype=gram.dtype).expand_as(gram)
         asked = gram.shape[-1] != LORA.rank or torch.equal(gram, eye)  # before the run begins
         return Preconditioner(eye, eye) if asked else made(eye)

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 from contract_clauses import in_units_of_noise
-from torch import Tensor
 from toy_tasks import PLAN, anywhere, opened, private, records_of, tokens
 
 import fedlora_lab as fl
@@ -23,7 +22,6 @@ from fedlora_lab import methods
 from fedlora_lab.audit.instruments import LEFT_OUT, ORDINARY, Recorder, mark_examples
 from fedlora_lab.federated import exchange
 from fedlora_lab.methods.filters import identity
-from fedlora_lab.methods.method import Method
 
 pytestmark = [
     pytest.mark.attack,
@@ -52,18 +50,16 @@ Marks = Mapping[int, list[int]]
 NOBODY: Marks = {}
 
 
-def row_of(slug: str) -> Method:
+def row_of(slug):
     """Without its filter, which tells no more of noised values and makes the noise unequal."""
     return methods.get(slug).replace(filter=identity)
 
 
-def noised(unit: str, trust: str, **fields: Any) -> fl.Privacy:
+def noised(unit, trust, **fields):
     return private(unit, SIGMA, CLIP, trust=trust, **fields)
 
 
-def released(
-    row: Method, privacy: fl.Privacy, plan: fl.Plan, seed=3, t=0, out=NOBODY, loud=NOBODY
-) -> tuple[Any, dict]:
+def released(row, privacy, plan, seed=3, t=0, out=NOBODY, loud=NOBODY) -> tuple[Any, dict]:
     """One round from random values: what the server has in hand, as a change of what was sent.
 
     Of each client's examples those in ``out`` are left out, those in ``loud`` loud enough to clip.
@@ -82,7 +78,7 @@ def released(
     return run, {key: x - start[key] for key, x in run.result.received.uploads.items()}
 
 
-def void(run: Any, row: Method, client: int) -> dict:
+def void(run, row, client):
     """The changes of the same round, the client's tensors not a number: the clip makes nothing of
     them."""
     everyone = run.everyone
@@ -98,7 +94,7 @@ def void(run: Any, row: Method, client: int) -> dict:
     return {key: x - row.clip_reference(sent.tensors[key][None]) for key, x in got.items()}
 
 
-def deviation(run: Any) -> Any:
+def deviation(run) -> Any:
     """Standard deviation of the noise in what is seen: each client's step, one upload or the mean
     of all.
     """
@@ -115,7 +111,7 @@ def deviation(run: Any) -> Any:
     return SIGMA * CLIP * whole / (len(SIZES) * plan.participation)
 
 
-def distance(row: Method, run: Any, one: Mapping, other: Mapping) -> Tensor:
+def distance(row, run, one, other):
     """How many deviations of the noise two releases are apart, for each row that is seen."""
     sent = {key: x[None] for key, x in run.result.opened.broadcast.tensors.items()}
     change = in_units_of_noise(row, {key: one[key] - other[key] for key in one}, sent)
@@ -123,7 +119,7 @@ def distance(row: Method, run: Any, one: Mapping, other: Mapping) -> Tensor:
     return apart / deviation(run)
 
 
-def is_plain(row: Method) -> bool:
+def is_plain(row):
     """Whether all that a loud unit moves arrives, as it is, and shares one clip."""
     fields = ("precondition", "share", "own_ranks", "clip_groups", "clip_reference")
     return all(getattr(row, name) == getattr(PLAIN, name) for name in fields)

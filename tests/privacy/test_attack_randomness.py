@@ -1,7 +1,6 @@
 """An adversary who looks for the random numbers of a run: in seeds, and in shared streams."""
 
 import os
-from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -30,23 +29,23 @@ BOTTOM = bytes(8)
 class Entropy:
     """Stands where the system's entropy is taken: keeps what is asked for, may say what comes."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, source: Callable[[int], bytes] = os.urandom):
+    def __init__(self, patch, source=os.urandom):
         self.source, self.given = source, b""
         patch.setattr(os, "urandom", self)
 
-    def __call__(self, size: int) -> bytes:
+    def __call__(self, size):
         content = self.source(size)
         assert len(content) == size, "more entropy is asked for than there is"
         self.given += content
         return content
 
 
-def bits(some: np.ndarray, yes: bytes = BOTTOM, no: bytes = TOP) -> Callable[[int], bytes]:
+def bits(some, yes=BOTTOM, no=TOP):
     """A source of eight bytes for each entry, by which it is drawn or not."""
     return BytesIO(b"".join(yes if x else no for x in some.flat)).read
 
 
-def numbers(record: Any) -> list[bytes]:
+def numbers(record):
     return [x.numpy().tobytes() for x in require_source(record)[2].tensors.values()]
 
 
@@ -72,7 +71,7 @@ def test_without_a_seed_each_number_of_the_noise_has_64_bits_of_its_own(monkeypa
     """Another eight bytes change one number of the noise, and no other."""
     content = np.random.default_rng(0).bytes(8 * 30)
 
-    def drawn(content: bytes) -> torch.Tensor:
+    def drawn(content):
         Entropy(monkeypatch, BytesIO(content).read)
         shapes = {ParamKey("B", "x"): torch.Size([5, 3])}
         where = [(0, 0, 0), (0, 1, 0)]
@@ -94,7 +93,7 @@ def test_nothing_else_decides_a_run_for_release(monkeypatch, slug, unit):
     With a seed it takes none.
     """
 
-    def run(source: Callable[[int], bytes] = os.urandom, seed=None) -> tuple[list, bytes]:
+    def run(source=os.urandom, seed=None):
         entropy = Entropy(monkeypatch, source)
         records = play(regression(), slug, private(unit), PLAN, seed=seed)
         monkeypatch.undo()

@@ -2,7 +2,6 @@
 
 import math
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from fedlora_lab.privacy.privatizer import gaussian_noise
 pytestmark = pytest.mark.attack
 
 
-def exact(sigma: Any, releases: int = 100) -> float:
+def exact(sigma, releases=100):
     """Epsilon without any amplification by participation."""
     return theory.gdp_epsilon(theory.gaussian_mu(sigma, releases), 1e-3)
 

@@ -4,10 +4,8 @@ Flower.
 
 import re
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,18 +28,18 @@ FOUR = PLAN.replace(rounds=4)
 RELEASE: dict[str, Any] = {"lora": LORA, "seed": None}
 
 
-def counted(folder: Path) -> list[int]:
+def counted(folder):
     """The rounds that a ledger on the disk counts, in the order of their releases."""
     return [entry.round for entry in Ledger.load(folder / "ledger.json").releases]
 
 
-def run_cell(folder: Folder, cell: Cell, stop_at: float | None = None) -> Iterator[Round]:
+def run_cell(folder, cell, stop_at=None):
     """The records of a cell that runs in a folder."""
     events = cells.run_cell(folder, cell, stop_at)
     return (event for event in events if isinstance(event, Round))
 
 
-def indices(records: Any) -> list[int]:
+def indices(records):
     return [record.index for record in records]
 
 
@@ -69,11 +67,11 @@ def test_a_fresh_start_forgets_no_release(tmp_path, capsys):
     assert "Runs without privacy (1 here, including interrupted and deleted ones)" in output
 
 
-def example_cell() -> Cell:
+def example_cell():
     return Cell.from_name("fedlora", tokens(), private("example"), FOUR, **RELEASE)
 
 
-def play_two_rounds(folder: Folder, cell: Cell) -> Path:
+def play_two_rounds(folder, cell):
     """A run that is cut short after round 2; where its checkpoints are."""
     played: Any = run_cell(folder, cell)
     assert [next(played).index for _ in range(3)] == [0, 1, 2]
@@ -142,7 +140,7 @@ def test_a_release_has_no_branches(tmp_path):
     assert counted(a) == [1, 2, 3, 4]
 
 
-def calibrated() -> fl.Privacy:
+def calibrated():
     """A plan for four rounds at epsilon 3."""
     privacy = fl.Privacy(delta=1e-3, accountant="rdp")
     return privacy.calibrate(epsilon=3, task=tokens(), plan=FOUR)
@@ -152,7 +150,7 @@ def calibrated() -> fl.Privacy:
 def test_a_run_that_was_opened_before_another_wrote_is_refused(tmp_path):
     """Opened after two rounds, it must not forget the third, which another released meanwhile."""
 
-    def opened(**where: Any) -> Run:
+    def opened(**where):
         return Run.open(tokens(), "fedlora", calibrated(), FOUR, **RELEASE, **where)
 
     begun: Any = records_of(opened(checkpoint=tmp_path))

@@ -15,14 +15,14 @@ from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, Uncertified
 RATES: dict[str, Any] = {"sample_rate": 0.1, "noise_multiplier": 1.0}
 
 
-def filled(**options: Any) -> Ledger:
+def filled(**options):
     ledger = Ledger(**options)
     ledger.record(0, (0, 2), 5, sample_rate=(0.1, 0.3), noise_multiplier=(1.0, 2.0))
     ledger.record(1, (0, 1), 5, sample_rate=0.1, noise_multiplier=(1.0, 0.8))
     return ledger
 
 
-def of_clients(trust: str, rounds: int = 100) -> Ledger:
+def of_clients(trust, rounds=100):
     ledger = Ledger(unit="client", delta=1e-3, trust=trust)
     ledger.record(0, (3,), rounds, sample_rate=0.1, noise_multiplier=5.0)
     return ledger

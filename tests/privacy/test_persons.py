@@ -28,13 +28,12 @@ from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.run import Run
 from fedlora_lab.lora.per_example import per_example_gradients
 from fedlora_lab.methods import FedLoRA
-from fedlora_lab.methods.state import ParamKey
 
 TASK = people()
 CLIP = 0.7
 
 
-def opened(batch: int | None = 2, **options: Any) -> Run:
+def opened(batch=2, **options):
     plan = PLAN.replace(batch=batch, lr=1.0)
     return Run.open(TASK, FedLoRA, private("person", 0.0, CLIP), plan, lora=LORA, **options)
 
@@ -42,7 +41,7 @@ def opened(batch: int | None = 2, **options: Any) -> Run:
 START = {key: x[None] for key, x in anywhere(TASK, FedLoRA).tensors.items()}
 
 
-def moved(run: Run) -> dict[ParamKey, torch.Tensor]:
+def moved(run):
     """Each client's sum of a step without noise, from random values."""
     clients = ClientBatch((0, 1, 2), dict(START), START)
     return released(run.prepared, clients, 0, 0, local_training.local_step)

@@ -18,11 +18,11 @@ RATES = tuple(16 / n for n in TASK.sizes)
 SECAGG = {"unit": "client", "trust": "secagg"}
 
 
-def client(**fields: Any) -> Privacy:
+def client(**fields):
     return Privacy(**dict[str, Any](unit="client", noise_multiplier=1.0, delta=1e-3) | fields)
 
 
-def noised(**fields: Any) -> Privacy:
+def noised(**fields):
     return Privacy(noise_multiplier=1.0, **fields)
 
 

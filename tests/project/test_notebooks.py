@@ -83,7 +83,7 @@ def test_predictions_are_asked_before_they_are_revealed(path):
         assert asked.index((key, "predict")) < asked.index((key, "reveal"))
 
 
-def folded(cell) -> bool:
+def folded(cell):
     return bool(cell.metadata.get("jupyter", {}).get("source_hidden"))
 
 
@@ -97,7 +97,7 @@ def test_visible_code_is_what_a_student_would_write(path):
     assert len(" ".join(text).split()) <= 1500
 
 
-def readable(cells) -> str:
+def readable(cells):
     """All that a reader sees of cells: text, code that is not folded, and what was printed."""
     texts = []
     for cell in cells:

@@ -1,8 +1,5 @@
 """The sentences of a ledger."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 import fedlora_lab as fl
@@ -11,7 +8,7 @@ from fedlora_lab.privacy.statement import OF_TRUST, caveats
 from fedlora_lab.report.run_folder import total_statements
 
 
-def ledger(observer_trust: str | None = None, **terms: Any) -> Ledger:
+def ledger(observer_trust=None, **terms):
     if observer_trust is not None:
         terms |= {"unit": "client", "trust": observer_trust}
     book = Ledger(delta=1e-3, **terms)
@@ -19,7 +16,7 @@ def ledger(observer_trust: str | None = None, **terms: Any) -> Ledger:
     return book
 
 
-def test_a_statement_has_all_its_parts() -> None:
+def test_a_statement_has_all_its_parts():
     """Epsilon, delta, unit, relation, observer, what attackers reach, and the seed."""
     seeded, fresh = ledger(), ledger(reproducible=False)
     said = fl.privacy.statement(seeded)
@@ -29,7 +26,7 @@ def test_a_statement_has_all_its_parts() -> None:
     assert "promised to whoever knows it." in said and "seed" not in fl.privacy.statement(fresh)
 
 
-def test_a_statement_names_its_observer() -> None:
+def test_a_statement_names_its_observer():
     summed, trusted = ledger("secagg"), ledger("central")
     assert "the server, which sees the sum of the uploads" in fl.privacy.statement(summed)
     assert "whoever sees the released models only" in fl.privacy.statement(summed, "released")
@@ -43,7 +40,7 @@ def test_a_statement_names_its_observer() -> None:
     )
 
 
-def test_the_caveats_of_a_composition_are_those_of_its_parts() -> None:
+def test_the_caveats_of_a_composition_are_those_of_its_parts():
     said = caveats(Ledger.compose(ledger("secagg"), ledger("central"), ledger("local")))
     assert [line for line in said if line in OF_TRUST.values()] == [
         OF_TRUST["central"],
@@ -51,13 +48,13 @@ def test_the_caveats_of_a_composition_are_those_of_its_parts() -> None:
     ]
 
 
-def test_an_uncertified_ledger_states_its_reason_and_no_number() -> None:
+def test_an_uncertified_ledger_states_its_reason_and_no_number():
     book = Ledger(uncertified="noise shaped by the peer")
     assert "not certified: noise shaped by the peer" in fl.privacy.statement(book)
     assert "attacker" not in fl.privacy.statement(book)
 
 
-def test_runs_on_the_same_data_are_added_up() -> None:
+def test_runs_on_the_same_data_are_added_up():
     """Runs with seeds are added as if they were released; one run needs no sum; a run without
     privacy is told.
     """
@@ -78,7 +75,7 @@ def test_runs_on_the_same_data_are_added_up() -> None:
     assert "no epsilon can be stated (delta=" in apart
 
 
-def test_a_changed_ledger_states_nothing(tmp_path: Path) -> None:
+def test_a_changed_ledger_states_nothing(tmp_path):
     """Beside an adapter lies what its run promises; the numbers follow from the ledger there."""
     task = fl.tasks.regression(clients=2, examples=8, test=4)
     privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-3)

@@ -21,7 +21,7 @@ def page(text):
     return Reader(text)
 
 
-def figures_of(page: Reader) -> list[str]:
+def figures_of(page):
     return [attributes["alt"].split(".")[0] for tag, attributes in page.tags if tag == "img"]
 
 

@@ -25,7 +25,7 @@ Rows = np.ndarray
 """Gradients, (examples, numbers)."""
 
 
-def normal(seed, size: "int | tuple" = NUMBERS):
+def normal(seed, size=NUMBERS):
     return SIGMA * np.random.default_rng(seed).normal(size=size)
 
 
@@ -38,7 +38,7 @@ def clipped(rows):
     return model.clip({"gradient": rows})["gradient"]
 
 
-def total(rows, weights: "Rows | float" = 1.0):
+def total(rows, weights=1.0):
     """The sum of clipped rows."""
     return (weights * clipped(rows).T).sum(1)
 
@@ -52,7 +52,7 @@ def split(vector):
     return {"weight": vector[:12].reshape(4, 3), "bias": vector[12:15], "head": vector[15:]}
 
 
-def step_of(signal: Callable = total, noise: Callable = normal, denominator: float = MEAN):
+def step_of(signal=total, noise=normal, denominator=MEAN):
     """A step that sums as ``signal`` does, with this noise."""
 
     def step(examples, seed):
@@ -115,7 +115,7 @@ def laplace(seed):
     return SIGMA / 2**0.5 * np.random.default_rng(seed).laplace(size=NUMBERS)
 
 
-def of_each_tensor(noise: Callable):
+def of_each_tensor(noise):
     """Noise that is drawn tensor by tensor: of a number, a shape and a seed."""
 
     def step(examples, seed):
@@ -165,7 +165,7 @@ NOISE = {
 # ---- noise or others that are left out beside an example
 
 
-def skips(test: Callable[[Rows], bool]):
+def skips(test):
     """A step that leaves noise and signal out where a test fails."""
 
     def step(examples, seed):
@@ -222,7 +222,7 @@ BESIDE = {
 # ---- examples that count or not, as the batch decides
 
 
-def by_norm(rule: Callable):
+def by_norm(rule):
     def signal(rows):
         with np.errstate(all="ignore"):
             norms = np.linalg.norm(finite(rows), axis=1)
@@ -326,7 +326,7 @@ def cut_after_the_clip(rows):
     return total(rows) / max(1.0, np.linalg.norm(total(rows)) / 4)
 
 
-def rounded(kind: Callable):
+def rounded(kind):
     return lambda examples, seed: {"gradient": kind(sound(examples, seed)["gradient"])}
 
 

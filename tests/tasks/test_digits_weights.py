@@ -13,7 +13,7 @@ DATA = ROOT / "fedlora_lab" / "tasks" / "data"
 
 
 @pytest.mark.slow
-def test_card_numbers_hold() -> None:
+def test_card_numbers_hold():
     """As the script that made the weights measures them."""
     model, card = load_pretrained()
     script = runpy.run_path(str(ROOT / card["script"]))
@@ -26,7 +26,7 @@ def test_card_numbers_hold() -> None:
     assert printed == pytest.approx(card["accuracy_printed_held_out"], abs=0.005)
 
 
-def test_changed_weights_are_refused(tmp_path: Path) -> None:
+def test_changed_weights_are_refused(tmp_path):
     for name in ("digits_vit.json", "digits_vit.safetensors"):
         shutil.copy(DATA / name, tmp_path / name)
     path = tmp_path / "digits_vit.safetensors"

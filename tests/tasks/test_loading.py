@@ -6,7 +6,6 @@ import io
 import json
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from safetensors.torch import load_file, save_file
 import fedlora_lab as fl
 from fedlora_lab.lora import adapters
 from fedlora_lab.tasks.architectures import encode_images, read_processor
-from fedlora_lab.tasks.task import Task, head_names
+from fedlora_lab.tasks.task import head_names
 
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 LABELLED: dict[str, Any] = {"text": "text", "label": "label", "clients": 2, "public_test": True}
@@ -67,7 +66,7 @@ WRITTEN = {
 """Class that wrote the file, and what is new to a classifier."""
 
 
-def checkpoint(kind: str, path: Path) -> Path:
+def checkpoint(kind, path):
     """A random model as its class for pretraining writes it, and what reads its inputs."""
     code: Any = transformers.AutoTokenizer.from_pretrained(toy_hubs.folder("bert"))
     config = transformers.AutoConfig.for_model(kind, **SMALL, vocab_size=len(code))
@@ -78,7 +77,7 @@ def checkpoint(kind: str, path: Path) -> Path:
     return path
 
 
-def loaded_anew(folder: Path, adapter: Path, task: Task, seed: int) -> tuple[torch.Tensor, ...]:
+def loaded_anew(folder, adapter, task, seed):
     """Logits of the bare base as Transformers loads it, and of plain PEFT on it."""
     auto = transformers.AutoModelForSequenceClassification
     config: Any = task.model.config

@@ -12,7 +12,7 @@ SPLITS = [(4, None), (4, 1), (4, float("inf")), (1, 0.1), (3, 1e-9), (150, 0.1)]
 
 
 @pytest.mark.parametrize(("clients", "alpha"), SPLITS)
-def test_every_example_exactly_once(clients: int, alpha: float | None) -> None:
+def test_every_example_exactly_once(clients, alpha):
     """In sorted parts of a minimum size; the same seed makes the same split, and none another."""
     split = partial(dirichlet, LABELS, clients, alpha, min_size=8)
     first = split(seed=3)
@@ -24,7 +24,7 @@ def test_every_example_exactly_once(clients: int, alpha: float | None) -> None:
         assert clients == 1 or not all(map(np.array_equal, split(seed=seed), first))
 
 
-def test_proportions_follow_the_dirichlet_law() -> None:
+def test_proportions_follow_the_dirichlet_law():
     # Var of one share of a symmetric Dirichlet over K clients: (K - 1) / (K^2 (K alpha + 1)).
     labels = np.zeros(2_000, dtype=int)
     splits = [dirichlet(labels, 5, 0.7, seed=seed) for seed in range(400)]

@@ -5,7 +5,6 @@ depend on what is written beside them, scores of what is written.
 import math
 import re
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -26,7 +25,6 @@ from transformers import (
 import fedlora_lab as fl
 from fedlora_lab.lora import adapters
 from fedlora_lab.tasks.metrics import IGNORED, next_token_loss
-from fedlora_lab.tasks.task import Task
 
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 FRAME: Any = toy_hubs.questions()
@@ -55,7 +53,7 @@ def trained() -> Any:
     return last
 
 
-def asked(task: Task) -> list[list[int]]:
+def asked(task):
     """The tokens of the test prompts."""
     x: Any = task.test[0]
     return [
@@ -164,7 +162,7 @@ def test_a_private_run_writes_no_answer_to_private_prompts():
     """An exact score of held-out rows would be counted by no budget."""
     seen: list[int] = []
 
-    def spy(references: Sequence[str], texts: Sequence[str]) -> float:
+    def spy(references, texts):
         seen.append(len(texts))
         return 0.0
 

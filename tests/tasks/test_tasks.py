@@ -9,31 +9,31 @@ import peft
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import nn
 
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab.tasks import Task, classification, regression
+from fedlora_lab.tasks import classification, regression
 from fedlora_lab.tasks.regression import teachers
 
 digits = cache(fl.tasks.digits)
 
 
-def numbers(*shape: int) -> Tensor:
+def numbers(*shape):
     return Streams(0).normal(shape, "test data", *shape)
 
 
-def pair(count: int) -> tuple[Tensor, Tensor]:
+def pair(count):
     return numbers(count, 4), torch.arange(count) % 3
 
 
-def net() -> nn.Sequential:
+def net():
     with torch.random.fork_rng():
         torch.manual_seed(1)
         return nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.Linear(8, 3))
 
 
-def small(**changes: Any) -> Task:
+def small(**changes):
     given: dict[str, Any] = {"clients": [pair(5), pair(7)], "test": pair(6), "targets": ["0"]}
     return classification(changes.pop("model", None) or net(), **given | changes)
 
@@ -41,7 +41,7 @@ def small(**changes: Any) -> Task:
 # ---- tasks by name
 
 
-def test_info_rebuilds_the_task() -> None:
+def test_info_rebuilds_the_task():
     for task in (
         digits(clients=4, alpha=float("inf"), seed=3, head="head", targets=("key", "up")),
         regression(clients=3, seed=2, dtype="float64", heterogeneity=0.25),
@@ -55,7 +55,7 @@ def test_info_rebuilds_the_task() -> None:
 # ---- digits
 
 
-def test_digits_use_every_scan_once() -> None:
+def test_digits_use_every_scan_once():
     task = digits()
     parts: Any = [*task.clients, task.test, task.validation]
     rows = torch.cat([torch.cat([x.flatten(1) * 16, y[:, None]], 1) for x, y in parts])
@@ -64,7 +64,7 @@ def test_digits_use_every_scan_once() -> None:
     assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, truth.tolist()))
 
 
-def test_digits_streams_differ() -> None:
+def test_digits_streams_differ():
     """Who is in the test set depends on the seed, and not on the clients."""
     base = digits()
     assert torch.equal(digits(clients=3).test[0], base.test[0])
@@ -75,7 +75,7 @@ def test_digits_streams_differ() -> None:
 
 
 @pytest.mark.parametrize("heterogeneity", [0.0, 0.4])
-def test_a_teacher_explains_its_client(heterogeneity: float) -> None:
+def test_a_teacher_explains_its_client(heterogeneity):
     """Without noise its loss is zero there, and at another map the distance that the inputs see."""
     task = regression(4, d_in=12, heterogeneity=heterogeneity, noise=0.0, dtype="float64")
     base, factors = teachers(**task.info["arguments"])
@@ -86,7 +86,7 @@ def test_a_teacher_explains_its_client(heterogeneity: float) -> None:
         torch.testing.assert_close(loss, gap.square().mean(1), rtol=1e-9, atol=1e-12)
 
 
-def test_heterogeneity_moves_the_teachers() -> None:
+def test_heterogeneity_moves_the_teachers():
     """It moves them apart and leaves their size alone."""
     spreads = []
     for heterogeneity in (0.3, 0.7, 1.0):
@@ -100,7 +100,7 @@ def test_heterogeneity_moves_the_teachers() -> None:
 # ---- any module and tensors
 
 
-def test_fused_transformer_layers_do_not_bypass_adapters() -> None:
+def test_fused_transformer_layers_do_not_bypass_adapters():
     layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
     model = nn.Sequential(layer, nn.Flatten(), nn.Linear(8, 3))
     data = [(numbers(5, 2, 4), torch.arange(5) % 3)]
@@ -112,7 +112,7 @@ def test_fused_transformer_layers_do_not_bypass_adapters() -> None:
         assert not torch.allclose(adapted.eval()(data[0][0]), before, atol=1e-4)
 
 
-def test_fingerprint_sees_data_and_weights() -> None:
+def test_fingerprint_sees_data_and_weights():
     base = small().fingerprint
     assert small().fingerprint == base
     nudged, y = pair(5)
@@ -158,7 +158,7 @@ REFUSED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("line", REFUSED)
-def test_what_cannot_be_trained_exactly_is_refused_in_one_line(line: str) -> None:
+def test_what_cannot_be_trained_exactly_is_refused_in_one_line(line):
     with pytest.raises(ValueError, match=line) as error:
         small(**REFUSED[line])
     assert "\n" not in str(error.value)

@@ -30,7 +30,7 @@ def test_one_factor_learns_along_the_closed_form():
     M = gap.T @ x / len(x)
     start = np.square(gap).mean()
 
-    def closed_form(A: np.ndarray, std: float) -> np.ndarray:
+    def closed_form(A, std):
         """Steps 2 to 4: the expected loss after 0 ... steps rounds in which B alone moves."""
         values, vectors = np.linalg.eigh(A @ S @ A.T)
         shares = np.square(M @ A.T @ vectors).sum(0) / values / 6
@@ -39,7 +39,7 @@ def test_one_factor_learns_along_the_closed_form():
         noise = (SCALING * std) ** 2 * (1 - powers) / (1 - h2) @ values
         return start - shares.sum() + powers @ shares + noise
 
-    def excess(std: float, seed: int) -> np.ndarray:
+    def excess(std, seed):
         """Losses of a run less those of the closed form from its own A."""
         # Noise on the sum of a client's examples; the mean over clients has `std` after the step.
         sigma = std * EXAMPLES * 3**0.5 / (LR * FAR)

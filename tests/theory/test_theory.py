@@ -3,7 +3,6 @@
 import inspect
 import math
 import re
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,22 +14,22 @@ RNG = np.random.default_rng
 DRAWS = 4000
 
 
-def layer(seed: int = 0, d_out: int = 12, d_in: int = 16) -> tuple[np.ndarray, np.ndarray]:
+def layer(seed=0, d_out=12, d_in=16):
     """Factors of rank 4."""
     rng = RNG(seed)
     return 0.3 * rng.normal(size=(d_out, 4)), rng.uniform(-1, 1, size=(4, d_in)) / math.sqrt(d_in)
 
 
-def close(value: Any, expected: Any) -> None:
+def close(value, expected):
     np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-12)
 
 
-def energies(change: np.ndarray) -> np.ndarray:
+def energies(change):
     """Squared Frobenius norm of each of n matrices, (n, d_out, d_in) -> (n,)."""
     return np.square(change).sum((1, 2))
 
 
-def is_mean(expected: float, samples: Any) -> bool:
+def is_mean(expected, samples):
     """Whether it lies within 4 standard errors of the samples' mean."""
     return expected in theory.mean_band(np.asarray(samples, float))
 

@@ -106,12 +106,6 @@ def free_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def peak_memory(device: str) -> float | None:
-    """MiB at most since `free_memory`; ``None`` on a processor, whose memory holds other things."""
-    on_gpu = torch.device(device).type == "cuda"
-    return torch.cuda.max_memory_allocated(device) / 2**20 if on_gpu else None
-
-
 def time_steps(task: fl.tasks.Task, peer: str, device: str, turns: int) -> list[float]:
     """Seconds of each step after a first one, which warms up.
 
@@ -145,13 +139,16 @@ def measure(
             # One that does not fit in memory, or that Opacus refuses, costs only itself.
             click.echo(f"{model}, {clients}, {peer}: {error_text(error, 160)}")
             continue
-        memory = peak_memory(device)
+        # A processor's memory holds other things.
+        memory = "–"
+        if torch.device(device).type == "cuda":
+            memory = f"{torch.cuda.max_memory_allocated(device) / 2**20:.0f}"
         yield {
             "model": model,
             "clients": clients,
             "step": peer,
             "ms": f"{1000 * median(seconds):.1f}",
-            "MiB at most": "–" if memory is None else f"{memory:.0f}",
+            "MiB at most": memory,
         }
 
 

@@ -54,8 +54,6 @@ def main(seeds: list[int]) -> None:
     rows = [audit(task, slug, unit, target, seed) for seed, unit, target, slug in settings]
     table = pd.concat([kept, pd.DataFrame(rows)], ignore_index=True)
     write_atomically(OUT, table.to_csv(index=False), shared=True)
-    settings = table.groupby(["unit", "target", "method"], sort=False)
-    print(settings[["epsilon_lower", "ceiling", "epsilon_upper"]].median().round(3).to_string())
 
 
 if __name__ == "__main__":

@@ -48,11 +48,6 @@ def number(value: float) -> str:
     return "> 1,000,000" if value > 1e6 else f"{value:.3g}"
 
 
-def heading(mistake: Mistake) -> str:
-    """An edge's heading without its marks."""
-    return f"{mistake.edge}. {mistake.name} ({mistake.severity})"
-
-
 def wrapped(text: str) -> str:
     """Lines of at most 120 characters, broken at spaces."""
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
@@ -67,7 +62,8 @@ def section(mistake: Mistake) -> str:
     if mistake.source:
         texts.append(f"*Seen* in [{mistake.source.split('/', 3)[3]}]({mistake.source}).")
     wrong, library, measured, *seen = map(wrapped, texts)
-    parts = [f"### {heading(mistake)}", wrong, library, f"{measured}\n{numbers}", *seen]
+    heading = f"### {mistake.edge}. {mistake.name} ({mistake.severity})"
+    parts = [heading, wrong, library, f"{measured}\n{numbers}", *seen]
     return "\n\n".join(parts)
 
 
@@ -94,4 +90,3 @@ def page() -> str:
 
 if __name__ == "__main__":
     write_atomically(PAGE, page(), shared=True)
-    print(f"{PAGE}: {len(MISTAKES)} mistakes")

@@ -82,10 +82,8 @@ def main() -> None:
     pins = closure(wanted(EXTRAS))
     lines = [f"{name}=={pins[name]}" for name in sorted(pins)]
     (ROOT / "constraints.txt").write_text(HEAD + "\n".join(lines) + "\n")
-    print(f"constraints.txt: {len(lines)} packages")
     locked = digests()
     (ROOT / "requirements.lock").write_text(LOCK_HEAD + "\n".join(locked) + "\n")
-    print(f"requirements.lock: {len(locked)} packages")
 
 
 if __name__ == "__main__":

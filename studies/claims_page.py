@@ -78,11 +78,6 @@ private: on your own data every look is a release.
 """
 
 
-def capitalized(text: str) -> str:
-    """Returns a text with a capital at its beginning."""
-    return text[0].upper() + text[1:]
-
-
 def cost() -> str:
     """Says how many runs the studies took, each counted once, and how long."""
     done: dict[str, Any] = {}
@@ -148,7 +143,7 @@ def constructed(table: pd.DataFrame) -> str:
     lines = [("claim", "claimed in", "why")]
     for row in table[table["verdict"] == BUILT].to_dict("records"):
         lines.append((row["claim"], claimed_in(row), row["reason"]))
-    return f"## {capitalized(BUILT)}\n\n{markdown_table(lines)}\n"
+    return f"## {BUILT.capitalize()}\n\n{markdown_table(lines)}\n"
 
 
 def page(table: pd.DataFrame) -> str:

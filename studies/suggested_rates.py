@@ -17,7 +17,7 @@ from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.experiments.tuned_rates import FILE, NO_BUDGET
 from fedlora_lab.report.run_folder import to_json
 from studies.claims import STALE
-from studies.runner import read_study
+from studies.runner import read_study, select_rows
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 READ: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
@@ -35,9 +35,7 @@ def collected() -> dict[str, Any]:
     for task, unit, name, where in READ:
         frame: Any = read_study(name, RESULTS)
         stale = {method for study, method in STALE if study == name}
-        frame = frame[~frame["method"].isin(stale)]
-        for column, value in where.items():
-            frame = frame[frame[column] == value]
+        frame = select_rows(frame[~frame["method"].isin(stale)], **where)
         rates = table.setdefault(task, {}).setdefault(unit, {})
         tuned = frame[["method", "epsilon", "lr"]].drop_duplicates()
         for slug, epsilon, lr in tuned.itertuples(index=False):

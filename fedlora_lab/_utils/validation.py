@@ -1,7 +1,7 @@
 """Argument checks that name the argument, its value and the expected range, in one line."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -23,6 +23,13 @@ def check(ok: bool, name: str, value: Any, expected: str) -> None:
 def error_text(error: BaseException, limit: int = 10_000) -> str:
     """The message of an exception without line breaks, cut to ``limit`` characters."""
     return " ".join(str(error).split())[:limit]
+
+
+def few(names: Iterable[str], most: int = 3) -> str:
+    """The first of some names, and how many there are more."""
+    listed = list(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more
 
 
 def is_number(value: Any) -> bool:

@@ -389,7 +389,6 @@ def flattened_digits_task(
     """
     check_whole("hidden", hidden, 1)
     task = digits(clients=3, alpha=None)
-    check_whole("examples", min(task.sizes) if examples is None else examples, 1, min(task.sizes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.Tanh(), nn.Linear(hidden, 10))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fedlora_lab import measures
 from fedlora_lab._utils.files import lock_folder
-from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
+from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole, error_text
 from fedlora_lab.federated import checkpoint, exchange, local_training
 from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.exchange import Received, Traffic, TrafficCounter
@@ -542,7 +542,7 @@ class Run:
         except torch.linalg.LinAlgError as error:
             part = f"{method.slug} cannot do the server's part of round {before.round + 1}"
             text = f"lr={self.spec.plan.lr}: expected a smaller one; {part}"
-            raise Diverged(f"{text} ({' '.join(str(error).split())})") from error
+            raise Diverged(f"{text} ({error_text(error)})") from error
         is_state = isinstance(aggregated, ServerState)
         check(is_state, "aggregate(...)", type(aggregated).__name__, "the server's ServerState")
         return aggregated

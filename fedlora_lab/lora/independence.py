@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.lora.adapters import AdaptedModel, matmuls
 from fedlora_lab.lora.per_example import model_outputs, per_example_gradients
 from fedlora_lab.methods.filters import Preconditioner
@@ -258,7 +258,7 @@ def _beside_strange(setting: _Setting, data: Examples, i: int, scale: float) -> 
         except Exception as error:  # whatever a foreign model raises
             reason = type(error).__name__
             if setting.task.public_test:
-                reason += f": {' '.join(str(error).split())[:80]}"
+                reason += f": {error_text(error, 80)}"
             expected = (
                 f"a pass that the values of no example stop (others times {scale:g}: {reason})"
             )

@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from fedlora_lab import plots
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.statistics import RULE
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.plots.style import look, name
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.statement import NO_PRIVACY, caveats, statement
@@ -65,7 +65,7 @@ def report(path: str | Path) -> Path:
         text = render(frame, settings, folder.shown(frame), folder.statements(frame))
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         # Of a damaged file anything may be raised; a reader needs one line.
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        reason = f"{type(error).__name__}: {error_text(error, 120)}"
         expected = f"expected settings, frame and ledger of one run ({reason})"
         raise ValueError(f"{path}: {expected}") from error
     write_atomically(path / PAGE, text, shared=True)

@@ -2,12 +2,12 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from scipy import stats
 
-from fedlora_lab._utils.validation import error_text
+from fedlora_lab._utils.validation import error_text, few
 from fedlora_lab.review.claims import Claims, Finding, Step, Verdict
 from fedlora_lab.review.neighbours import LOUD, TRIED, Batch, holds_floats, scale
 from fedlora_lab.review.noise import Tie, lacks_rank, ties_between, ties_within
@@ -211,11 +211,11 @@ def check_un_noised(trials: Trials) -> Iterator[Finding]:
     moved = {name: change for name, change in changes.items() if change and name not in exempt}
     if moved:
         name = max(moved, key=moved.__getitem__)
-        text = f"{listed(moved)}: without noise, and other with other data; {name}"
+        text = f"{few(moved, 4)}: without noise, and other with other data; {name}"
         yield Finding(check, f"{text} by {moved[name]:.3g}", moved[name], name, "broken")
         return
     bare = sorted({*trials.out.places} - {*trials.names} - trials.copies - exempt)
-    text = f"{listed(bare)}: without noise, and the same for all data that were tried"
+    text = f"{few(bare, 4)}: without noise, and the same for all data that were tried"
     yield Finding(check, text if bare else "no number leaves without noise", 0.0)
 
 
@@ -231,10 +231,4 @@ def check_frozen(trials: Trials) -> Iterator[Finding]:
         text = f"{name} changes by {changes[name]:.3g}"
         yield Finding("frozen", text, changes[name], name, "broken")
     else:
-        yield Finding("frozen", f"{listed(names)}: the same in every call", 0.0, name)
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first names of many."""
-    names = [*names]
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        yield Finding("frozen", f"{few(names, 4)}: the same in every call", 0.0, name)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_whole
+from fedlora_lab._utils.validation import check, check_whole, few
 from fedlora_lab.tasks.task import (
     check_no_adapters,
     first_line,
@@ -119,7 +119,7 @@ def _made_anew(
         "of another shape": [f"{name} {resized[name]}" for name in wrong if name in resized],
         "not used": unused,
     }
-    summary = "; ".join(f"{what}: {_few(names)}" for what, names in problems.items() if names)
+    summary = "; ".join(f"{what}: {few(names)}" for what, names in problems.items() if names)
     check(not wrong, "model", source, f"weights for all of {type(model).__name__}; {summary}")
     new = tuple(part for part in parts if any(is_within(name, part) for name in drawn))
     base = str(getattr(model, "base_model_prefix", ""))
@@ -138,19 +138,13 @@ def _made_anew(
     }
     for remark, names in remarks.items():
         if names:
-            warnings.warn(f"model={source!r}: {_few(names)}: {remark}", stacklevel=4)
+            warnings.warn(f"model={source!r}: {few(names)}: {remark}", stacklevel=4)
     return new
 
 
 def _layer(name: str) -> str:
     """The layer of a tensor."""
     return name.rpartition(".")[0]
-
-
-def _few(names: Sequence[str]) -> str:
-    """The first names, and how many there are more."""
-    tail = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + tail
 
 
 @contextmanager

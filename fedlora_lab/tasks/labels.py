@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, few
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -169,5 +169,4 @@ def _classes(
 
 def _listed(labels: Iterable[Identifier]) -> str:
     """Some labels in words."""
-    texts = sorted(map(str, labels))
-    return ", ".join(texts[:5]) + (f" and {len(texts) - 5} more" if len(texts) > 5 else "")
+    return few(sorted(map(str, labels)), 5)

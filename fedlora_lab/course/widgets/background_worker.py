@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any
 
+from fedlora_lab._utils.validation import error_text
+
 READY = "ready"
 RUNNING = "running"
 PAUSED = "paused"
@@ -18,7 +20,7 @@ _END = object()
 
 def one_line(error: BaseException) -> str:
     """Formats an exception as one line: its message, with the class name unless a `ValueError`."""
-    text = " ".join(str(error).split()) or "no message"
+    text = error_text(error) or "no message"
     text = text if type(error) is ValueError else f"{type(error).__name__}: {text}"
     return text if len(text) <= 200 else text[:199] + "…"
 

@@ -156,10 +156,10 @@ class Workbench(anywidget.AnyWidget):
         typed = {key: self.values[key] for key in self.errors if key in self.values}
         texts = {key: knob.read(self.config) for key, knob in self.knobs.items()}
         self.values = {**texts, **typed, **(wrong or {})}
-        presets = [
-            (name, _settings_words(values), name == self._setting)
-            for name, values in self._presets.items()
-        ]
+        presets = []
+        for name, values in self._presets.items():
+            words = [f"{key.replace('_', ' ')} {text_of(value)}" for key, value in values.items()]
+            presets.append((name, ", ".join(words), name == self._setting))
         self.setup = {**self.setup, "presets": presets}
         self.stale = True
         self._foreseen.request((self.config, self.follows))
@@ -507,11 +507,6 @@ def _foresee(request: tuple[RunConfig, bool]) -> tuple[RunConfig, Facts, Suggest
     if follows:
         config = config.with_rate(suggested.lr)
     return config, config.facts(), suggested
-
-
-def _settings_words(values: Mapping[str, Any]) -> str:
-    texts = [f"{key.replace('_', ' ')} {text_of(value)}" for key, value in values.items()]
-    return ", ".join(texts)
 
 
 def live(

@@ -170,7 +170,6 @@ class Calls:
         within: float = 1e-6,
         standard: Callable[[np.ndarray], np.ndarray] = np.asarray,
     ) -> None:
-        check_value(bool(cases) or draw is not None, "cases", cases, "arguments, or draw=")
         self.words = words
         self.cases = cases
         self.draw = draw

@@ -382,7 +382,7 @@ class TrafficCounter:
             self.shapes[rank] = shapes
             self.beside[rank] = sum(self.rule.extra_download_sizes(shapes))
             self.bytes_down[rank] = {
-                key: bytes_of([prod(shape)], rule_for(key, coding))
+                key: bytes_of(prod(shape), rule_for(key, coding))
                 for key, shape in shapes.items()
                 if key.kind.sent_down
             }

@@ -224,7 +224,6 @@ def unpack(arrays: Mapping[str, Tensor], rule: Broadcast, like: Tensor) -> Tenso
 # ---- counts
 
 
-def bytes_of(numbers: list[int], rule: Broadcast = full) -> int:
-    """Counts the bytes of tensors of these sizes under a rule, each rounded up to whole bytes."""
-    check(all(n >= 0 for n in numbers), "numbers", numbers, "sizes >= 0")
-    return sum(math.ceil(rule.bits(n) / 8) for n in numbers)
+def bytes_of(numbers: int, rule: Broadcast) -> int:
+    """Counts the bytes of a tensor of so many numbers under a rule, rounded up to whole bytes."""
+    return math.ceil(rule.bits(numbers) / 8)

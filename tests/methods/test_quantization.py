@@ -48,7 +48,7 @@ def test_every_number_goes_to_the_nearest_level(numbers, width, block):
         )
     packed = quantization.pack(x, rule)
     codes, scales = (packed[name] for name in quantization.array_names(rule))
-    assert len(codes) + 4 * len(scales) == quantization.bytes_of([x.numel()], rule)
+    assert len(codes) + 4 * len(scales) == quantization.bytes_of(x.numel(), rule)
     assert torch.equal(quantization.unpack(packed, rule, torch.full_like(x, 7.0)), once)
 
 

@@ -27,7 +27,6 @@ from fedlora_lab.tasks.task import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fedlora_lab.federated.records import Round
     from fedlora_lab.lora.adapters import AdaptedModel
 
 
@@ -67,7 +66,7 @@ def _mean_loss(task: Task, model: Any, weights: dict[str, Tensor], data: Example
     return task.loss(task.forward(changed, data[0]), data[1]).mean()  # type: ignore[arg-type]
 
 
-def gradients(task: Task, record: "Round", layer: str, data: Examples | None = None) -> Gradients:
+def gradients(task: Task, record: Any, layer: str, data: Examples | None = None) -> Gradients:
     """Computes the gradients of a layer's A, B and of its frozen W, where the record stands.
 
     Args:
@@ -172,7 +171,7 @@ class _Curvature(LinearOperator):
         return torch.cat([part.flatten() for part in image]).double().numpy()
 
 
-def flatness(task: Task, record: "Round", data: Examples | None = None) -> float:
+def flatness(task: Task, record: Any, data: Examples | None = None) -> float:
     """Computes the largest Hessian eigenvalue of the mean loss in the factors; small is flat.
 
     Lanczos iterations on products of the Hessian with vectors, to a thousandth; the Hessian is

@@ -6,8 +6,8 @@
 
 Outputs stay, since readers meet the course where nothing is executed. What differs from run to run
 without meaning goes: execution counts, metadata, views of widgets, random cell ids. The first line
-of a cell says what a reader need not see: the source of `# Checks` and `# Figure` is folded. In a
-reader's copy a cell that answers a prediction is folded as well and has no output yet.
+of a cell says what a reader need not see: the source of `# Checks` and `# Figure` is folded, and
+that of a cell that answers a prediction. In a reader's copy such an answer has no output yet.
 """
 
 import argparse
@@ -52,7 +52,6 @@ def learner_copy(notebook: Any) -> Any:
     notebook = copy.deepcopy(notebook)
     for cell in filter(answers, notebook.cells):
         cell.outputs = []
-        fold(cell)
     return notebook
 
 
@@ -63,7 +62,7 @@ def cleaned(notebook: Any) -> Any:
     for index, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"cell-{index:02d}", nbformat.NotebookNode()
         if cell.cell_type == "code":
-            if cell.source.startswith(FOLDED):
+            if cell.source.startswith(FOLDED) or answers(cell):
                 fold(cell)
             cell.execution_count = None
             cell.outputs = [output for output in cell.outputs if not only_a_view(output)]

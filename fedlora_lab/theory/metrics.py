@@ -3,7 +3,8 @@
 A private step is a Gaussian mechanism in an inner product on the blocks of what is trained, for
 instance A and B. With block weights w > 0 the step clips the norm of (w_1 g_1, w_2 g_2, ...) to C
 and adds noise of standard deviation sigma C / w_l to block l. Epsilon is the same for all weights.
-Plain clipping has w = 1, a balanced start w_A = 1 / c, and FFA-LoRA is the limit of a large w_A.
+Plain clipping has w = 1. A balanced start has w_A = 1 / c and a step of A that is c^2 times
+shorter, and FFA-LoRA is its limit of a large c.
 
 The forms are of second order: they hold where every example is clipped, and while noise is small
 enough for noise times noise to be left out (see `accumulated_noise_terms` for that part).

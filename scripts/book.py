@@ -3,7 +3,7 @@ reference from docstrings.
 
     python scripts/book.py                 writes build/book/index.html and what belongs to it
     python scripts/book.py --out FOLDER    elsewhere
-    python scripts/book.py --fill          rewrite the generated parts of docs/methods.md
+    python scripts/book.py --fill          rewrite the table of docs/methods.md
 
 Notebooks and pages have one home each; a temporary folder takes copies of them together with what
 is generated: the table of contents from the notebooks that are there, one page of reference for
@@ -17,14 +17,16 @@ import math
 import pkgutil
 import re
 import shutil
+import sys
 import tempfile
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 import yaml
-from readme import describe_schedule, linked, own_rules
+from readme import describe_schedule, linked
 
 import fedlora_lab
 from fedlora_lab import methods, plots
@@ -143,53 +145,47 @@ def main_figure() -> str:
 # ---- the page of methods
 
 
-def row_lines(slug: str) -> str:
-    """One method's row in Markdown, so far as the table above does not say it: what is sent up if
-    it is not what moved, what was measured, and the source.
-    """
-    row: Any = methods.table().loc[slug]
-    fields = [f"`{slug}`"]
-    if row["share"] != "what moved":
-        fields.append(f"sent up: {row['share']}")
-    if row["up"] >= 0:
-        fields.append(f"measured: {measured(row)}")
-    return " · ".join([*fields, f"source: {linked(row['source'])}"])
-
-
-def measured(row: Any) -> str:
-    """Bytes of a client's round and the deviation, as scripts/measure_methods.py measured them."""
-    gap = math.nan if row["deviation"] is None else row["deviation"]
-    deviation = "no deviation" if gap < 1e-5 else f"deviation {gap:.2g}"
-    deviation = "no common product" if math.isnan(gap) else deviation
-    return f"{row['up'] / 1000:.1f} kB up, {row['down'] / 1000:.1f} kB down, {deviation}"
+def deviation(row: Any) -> str:
+    """How far a server is from the mean of products, as scripts/measure_methods.py measured it."""
+    if math.isnan(row["deviation"]):
+        return "no common product"
+    return f"{row['deviation']:.2g}" if row["deviation"] >= 1e-5 else "none"
 
 
 def table() -> str:
     """The methods at a glance, each leading to its section."""
     frame: Any = methods.table()
-    rows = [["method", "moves", "own rules", "exact mean", "in one line"]]
+    rows = [["method", "moves", "deviation", "kB up, down", "paper", "in one line"]]
     for slug, row in frame.iterrows():
-        rules = f"`{own_rules(row)}`" if own_rules(row) else ""
-        exact = "yes" if row["exact"] else "no"
-        name = f"[{row['name']}](#{slug})"
-        rows.append([name, describe_schedule(row), rules, exact, row["note"]])
+        traffic = f"{row['up'] / 1000:.1f}, {row['down'] / 1000:.1f}"
+        properties = [describe_schedule(row), deviation(row), traffic, linked(row["source"])]
+        rows.append([f"[`{slug}`](#{slug})", *properties, row["note"]])
     return markdown_table(rows)
 
 
 def methods_page() -> str:
-    """docs/methods.md with its generated parts as the package has them."""
-    rows = {f"row {slug}": row_lines(slug) for slug in methods.ALL}
-    return fill_blocks(METHODS.read_text(encoding="utf-8"), {"table": table(), **rows})
+    """docs/methods.md with its generated table as the package has it."""
+    return fill_blocks(METHODS.read_text(encoding="utf-8"), {"table": table()})
 
 
 def with_diagrams(page: str, folder: Path) -> str:
-    """The page with a picture of each method's diagram under its row."""
+    """The page with a picture of each method's diagram under its heading."""
     for slug, method in methods.ALL.items():
         (folder / f"diagram-{slug}.png").write_bytes(png(plots.method_diagram(method)))
-        end = f"<!-- /row {slug} -->"
+        head = f"## {method.name}\n"
         picture = f"![The diagram of {method.name}](figures/diagram-{slug}.png)"
-        page = page.replace(end, f"{end}\n\n{picture}")
+        page = page.replace(head, f"{head}\n{picture}\n")
     return page
+
+
+def claims_page() -> str:
+    """docs/claims.md with all claims in place of those that are decided."""
+    sys.path.append(str(ROOT))  # where the studies are, which are not installed
+    from studies.claims_page import whole_table
+
+    page = (DOCS / "claims.md").read_text(encoding="utf-8")
+    table = pd.read_csv(ROOT / "results" / "claims.csv")
+    return fill_blocks(page, {"claims": whole_table(table)})
 
 
 # ---- the reference
@@ -308,6 +304,7 @@ def assemble(folder: Path) -> None:
         nbformat.write(readable(path), folder / "notebooks" / path.name)
     front = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
     pages = {
+        "docs/claims.md": claims_page(),
         "docs/methods.md": with_diagrams(methods_page(), folder / "docs" / "figures"),
         "index.md": fill_blocks(front, {"figure": main_figure(), "notebooks": lessons()}),
         "_static/dials.js": page_script(),

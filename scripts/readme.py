@@ -26,20 +26,7 @@ README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
 NUMBERS = ROOT / "docs" / "figures" / "digits.csv"
 FIGURE = ROOT / "docs" / "figures" / "digits.png"
 
-
-RULE_FIELDS = (
-    "start", "clip_groups", "clip_reference", "precondition", "filter", "penalty", "aggregate",
-    "broadcast",
-)  # fmt: skip
-"""Columns of `methods.table` that hold a rule."""
 MOVES = {"AB": "A and B", "BA": "A and B", "R": "the core R", "*": "A or B, chosen layer by layer"}
-
-
-def own_rules(row: Any) -> str:
-    """The rules in which a row of the table differs from FedLoRA, the plain one."""
-    plain = methods.table().loc["fedlora"]
-    there = [name for name in RULE_FIELDS if name in row]
-    return ", ".join(str(row[name]) for name in there if row[name] != plain[name])
 
 
 def describe_schedule(row: Any) -> str:

@@ -20,8 +20,10 @@ from fedlora_lab._utils.markdown import markdown_table
 from fedlora_lab._utils.statistics import RULE
 from fedlora_lab.plots import intervals, style
 from studies.claims import (
-    BUILT,
     CLAIMS,
+    HOLDS,
+    OPPOSITE,
+    SAME,
     STALE,
     VERDICTS,
     WAITS,
@@ -46,12 +48,8 @@ UNITS["spread"] = " (std below the other's)"
 OPENING = """# Published claims, measured again
 
 What papers on federated LoRA claim, and what small models on real data show: **no verdict says
-anything about a paper's own setting.** Each claim is judged in one study, the nearest to where it
-was made. Methods run on the same code under the same accounting, with learning rates tuned alike;
-results are those of the last round, and differences are paired by seed.
-
-*Sources.* *Primary*: the paper's abstract or its authors' code. *Secondary*: notes, reviews,
-benchmark pages or code by others. *Inferred*: our own reading.
+anything about a paper's own setting.** Each claim is judged in the study nearest to where it was
+made, on the last round, under the same accounting, at learning rates tuned alike, paired by seed.
 
 **Shares.** An effect on accuracy is a share of the *room*: the accuracy of the best method on the
 task, in any study and at any budget, less the accuracy before training. A claimed difference is
@@ -67,14 +65,24 @@ divided by the best number of its table less chance level, and half of it is ask
 - *No room here*: the other method leaves less room than is asked for, or neither gained as much.
   But whoever is certain to be behind by more than a tenth of the room is behind.
 
-**Intervals** printed here are 95 % intervals of one difference: Student's t, and for spreads a
-jackknife over seeds. Those that decide hold for all comparisons together (Bonferroni) and are
-wider, so a printed interval can exclude zero where the verdict is *cannot tell*.
-`results/claims.csv` has both, the smallest lead that was *decidable*, and the lead at the one
-rate that is best for the favoured method ([why it differs](rates.md)). *Collapsed* is {collapsed}.
+**Intervals** shown are 95 % intervals of one difference: Student's t, and for spreads a jackknife
+over seeds. Those that decide hold for all comparisons together (Bonferroni) and are wider, so an
+interval shown can exclude zero where the verdict is *cannot tell*. *Collapsed* is {collapsed}.
 
 **Tuning** looked at validation data of the same private split, with other seeds. That is not
 private: on your own data every look is a release.
+"""
+TABLE = """## Decided claims
+
+`results/claims.csv` has all claims, also those that could not be decided or are true by
+construction: where each was made and how far that could be read ([primary, secondary or
+inferred](methods.md)), both intervals, the smallest lead that was *decidable*, and the lead at the
+rate that is best for the favoured method ([why it differs](rates.md)). The site shows them here,
+with a filter.
+
+<!-- claims -->
+{table}
+<!-- /claims -->
 """
 
 
@@ -101,10 +109,10 @@ def studies_list(table: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def claimed_in(row: Mapping[Hashable, Any]) -> str:
-    """Links the source of a claim, and says how far it was read and where it was made."""
+def linked(row: Mapping[Hashable, Any]) -> str:
+    """Links the source of a claim."""
     number = row["source"].removeprefix("arXiv:")
-    return f"[{number}](https://arxiv.org/abs/{number}), {row['tag']}: {row['setting']}"
+    return f"[{number}](https://arxiv.org/abs/{number})"
 
 
 def measured(row: Mapping[Hashable, Any]) -> str:
@@ -124,30 +132,38 @@ def measured(row: Mapping[Hashable, Any]) -> str:
     return text
 
 
-def compared(table: pd.DataFrame) -> str:
-    """Every claim but those that are true by construction, in the order of the verdicts.
+def without_units(text: str) -> str:
+    """Says the unit of an interval once: "4 % [1 %, 7 %]" says it three times."""
+    return re.sub(r"(\S+) % \[(\S+) %, (\S+) %\]", r"\1 [\2, \3] %", text)
 
-    The site puts a field above a table in a ``div`` of this class, see book/filter_table.js.
+
+def decided(table: pd.DataFrame) -> str:
+    """The claims that a study decides, in the order of the verdicts."""
+    lines = [("claim", "paper", "verdict", "measured here", "to know")]
+    for verdict in (HOLDS, OPPOSITE, SAME):
+        for row in table[table["verdict"] == verdict].to_dict("records"):
+            # What the verdict says already.
+            note = row["reason"].removeprefix("the other method leads").removeprefix("; ")
+            lines.append((row["claim"], linked(row), verdict, measured(row), note))
+    return without_units(markdown_table(lines))
+
+
+def whole_table(table: pd.DataFrame) -> str:
+    """All claims, as the site shows them in place of those that are decided.
+
+    It puts a field above a table in a ``div`` of this class, see book/filter_table.js.
+
+    Args: table: of results/claims.csv.
     """
     lines = [("claim", "verdict", "claimed in", "measured here", "why")]
-    for verdict in VERDICTS:
-        for row in table[table["verdict"] == verdict].to_dict("records"):
-            if verdict != BUILT:
-                place = (row["claim"], verdict, claimed_in(row), measured(row), row["reason"])
-                lines.append(place)
-    return f'## Measured claims\n\n<div class="filtered">\n\n{markdown_table(lines)}\n\n</div>\n'
-
-
-def constructed(table: pd.DataFrame) -> str:
-    """The claims that are true by construction, and why."""
-    lines = [("claim", "claimed in", "why")]
-    for row in table[table["verdict"] == BUILT].to_dict("records"):
-        lines.append((row["claim"], claimed_in(row), row["reason"]))
-    return f"## {BUILT.capitalize()}\n\n{markdown_table(lines)}\n"
+    for row in table.fillna({"reason": ""}).to_dict("records"):
+        place = f"{linked(row)}, {row['tag']}: {row['setting']}"
+        lines.append((row["claim"], row["verdict"], place, measured(row), row["reason"]))
+    return f'<div class="filtered">\n\n{without_units(markdown_table(lines))}\n\n</div>'
 
 
 def page(table: pd.DataFrame) -> str:
-    """The claims in two tables, those that are true by construction apart.
+    """The rule, the counts and the claims that are decided.
 
     Args: table: of `judge_claims`.
     """
@@ -161,12 +177,9 @@ def page(table: pd.DataFrame) -> str:
         cost(),
         f"![{ALT}](figures/{FIGURE.name})\n",
         f"## Studies\n\n{studies_list(table)}",
-        compared(table),
-        constructed(table),
+        TABLE.format(table=decided(table)),
     ]
-    # "4 % [1 %, 7 %]" says its unit three times.
-    interval = r"(\S+) % \[(\S+) %, (\S+) %\]"
-    return re.sub(interval, r"\1 [\2, \3] %", "\n".join(sections))
+    return "\n".join(sections)
 
 
 def figure(table: pd.DataFrame) -> style.Picture:

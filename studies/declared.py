@@ -327,6 +327,23 @@ CLIP_PER_RATE = 2.0
 """Clip norm over learning rate of the client unit in the study `rates`."""
 
 
+def every_rate(
+    name: str, note: str, groups: Iterable[tuple[tuple[Case, ...], tuple[Setting, ...]]], seeds: int
+) -> Study:
+    """Reports each case at every setting of its grid, with nothing chosen."""
+    cases = []
+    settings = {}
+    for group, grid in groups:
+        cases += group
+        settings |= {case.key: grid for case in group}
+    return Study(name, note, tuple(cases), tuple(range(seeds)), settings=settings)
+
+
+def half_octaves(first: float, count: int) -> tuple[Setting, ...]:
+    """Makes rates by factors of the square root of two."""
+    return tuple(Setting(float(f"{first * 2 ** (i / 2):.3g}")) for i in range(count))
+
+
 def rates() -> Study:
     """Six methods over the learning rate, at the same rates for all.
 
@@ -336,15 +353,35 @@ def rates() -> Study:
     crowd = CROWD | {"privacy": CROWD["privacy"] | {"clip_norm": CLIP_PER_RATE}}
     example_grid = tuple(map(Setting, GRID))
     client_grid = tuple(Setting(rate, clip=rate) for rate in CLIENT_GRID)
-    cases = []
-    settings = {}
-    for unit, grid, setting in (("example", example_grid, {}), ("client", client_grid, crowd)):
-        for epsilon in (8.0, 1.0):
-            group = digits(SIX, (epsilon,), {"unit": unit}, **setting)
-            cases += group
-            settings |= {case.key: grid for case in group}
-    note = "digits: six methods at the same eight learning rates"
-    return Study("rates", note, tuple(cases), tuple(range(5)), settings=settings)
+    groups = [
+        (digits(SIX, (epsilon,), {"unit": unit}, **setting), grid)
+        for unit, grid, setting in (("example", example_grid, {}), ("client", client_grid, crowd))
+        for epsilon in (8.0, 1.0)
+    ]
+    return every_rate("rates", "digits: six methods at the same eight learning rates", groups, 5)
+
+
+def widths() -> Study:
+    """FedLoRA with smaller starts of A: what a wider layer of the same function does."""
+    groups = []
+    for epsilon, first in ((8.0, 0.07), (1.0, 0.014)):
+        for start_scale in (1.0, 0.5, 0.25, 0.125):
+            labels = {"start_scale": start_scale}
+            group = digits(("fedlora",), (epsilon,), labels, lora={**RANK4, **labels})
+            groups.append((group, half_octaves(first, 8)))
+    return every_rate("widths", "digits: FedLoRA over the rate, A starting smaller", groups, 3)
+
+
+def copies() -> Study:
+    """FedLoRA over the rate where clients' own copies are noisier, at the same work and noise."""
+    groups = []
+    for clients, rounds in ((5, 50), (10, 20), (20, 20), (20, 10), (40, 20), (20, 4)):
+        plan = {"rounds": rounds, "local_steps": 100 // rounds, "batch": 160 // clients}
+        labels = {"clients": clients, "rounds": rounds}
+        group = digits(("fedlora",), (8.0,), labels, clients=clients, alpha=1000.0, plan=plan)
+        # As the variance of the noise goes with K, these make the same ρ everywhere.
+        groups.append((group, half_octaves(0.509 / clients**0.5, 7)))
+    return every_rate("copies", "digits: FedLoRA over the rate, by clients and rounds", groups, 3)
 
 
 STEPS: dict[float, dict[str, Any]] = {
@@ -427,6 +464,8 @@ _DECLARED = (
         **HOME_SEARCH,
     ),
     rates(),
+    widths(),
+    copies(),
     Study(
         "causes",
         "no privacy: local steps, heterogeneity, participation, clients",

@@ -1,16 +1,15 @@
 """Accuracy over the learning rate: what noise predicts, and what was measured.
 
-    python -m studies.rates --predict   # results/rates-predicted.csv; trains nothing
-    python -m studies rates             # trains; goes on after a kill
-    python -m studies.rates             # docs/rates.md and its figure, from the frames
+    python -m studies rates    # trains; goes on after a kill
+    python -m studies.rates    # docs/rates.md and its figure, from the frames
 
 The rule of the prediction was read off committed tuning runs on digits at ε = 3
-(results/noise-limits.csv), in both units. The validation score falls 3 points below its best where
-the noise that B takes up reaches about 3, which is ρ where A is noised alike. With A at rest it is
-about 18. The study `rates` has other budgets, 1 and 8, and other seeds.
+(results/noise-limits.csv), in both units; results/rates-predicted.csv has what follows from it. The
+validation score falls 3 points below its best where the noise that B takes up reaches about 3,
+which is ρ where A is noised alike. With A at rest it is about 18. The study `rates` has other
+budgets, 1 and 8, and other seeds.
 """
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,14 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab._utils.statistics import find_collapsed_by_group, t_interval
-from fedlora_lab.experiments.tuned_rates import noise_taken_up
 from fedlora_lab.plots import grammar, style
 from studies import runner
-from studies.declared import STUDIES, Job
+from studies.declared import STUDIES
 from studies.runner import screen_frame, select_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,6 +59,8 @@ LEADS = (
     Pair("la-lora", "fedlora", f"30.5, {LA_PAPER}"),
     Pair("ffa-lora", "fedlora", f"39 (MNLI, ε = 6), {FFA_PAPER}"),
 )
+PLATEAUS = """The plateaus are in `results/rates-plateaus.csv`: best mean accuracy, its rate, last
+rate of the grid, width, what B has taken up at the interpolated end, and collapsed runs."""
 LEADS_INTRO = """Leads in points of accuracy. At *one rate* both methods have the rate that is best
 for the method that is claimed to lead, or any rate on its plateau; beside it stand the leads with
 each at its own best rate. Both choices are made on the runs that are shown. Rows of tuning runs are
@@ -72,29 +71,6 @@ SCREENS: dict[str, tuple[str, dict[str, Any]]] = {
     "digits, example, ε = 3": ("digits-example", {"epsilon": 3.0}),
 }
 """Place -> the study whose first tuning seed tried every rate there, and its rows."""
-
-
-# ---- before the runs
-
-
-def predict() -> pd.DataFrame:
-    """Tabulates the noise of every setting of the study, and whether it lies on the plateau.
-
-    Returns: method, unit, epsilon, lr, rho (of A, NaN where no run tells before), taken_up (by B)
-        and on_plateau.
-    """
-    study = STUDIES["rates"]
-    assert study.settings is not None
-    rows = []
-    for case in study.cases:
-        for setting in study.settings[case.key]:
-            arguments: Any = runner.job_arguments(Job(case, setting, study.seeds[0], tune=False))
-            taken_up = noise_taken_up(*arguments).value
-            limit = A_AT_REST if case.method.slug == "ffa-lora" else BOTH_NOISED
-            rho = fl.amplification(*arguments).mean
-            row = {"method": case.method.slug, **case.labels, "lr": setting.lr, "rho": rho}
-            rows.append({**row, "taken_up": taken_up, "on_plateau": taken_up <= limit})
-    return pd.DataFrame(rows)
 
 
 # ---- plateaus
@@ -282,18 +258,6 @@ def finding(frame: pd.DataFrame, table: pd.DataFrame) -> str:
     return f"{at_one}; each at its own, at most {max(own):.0f}"
 
 
-def plateau_table(table: pd.DataFrame) -> str:
-    """The plateaus of all settings, with what was predicted."""
-    head = ["setting", "method", "best, at rate", "last rate: predicted", "found"]
-    rows = [[*head, "width, octaves", "3 d_in N τ² at its end", "collapsed"]]
-    for row in table.to_dict("records"):
-        cells = [setting_title(row["unit"], row["epsilon"]), style.name(row["method"])]
-        cells += [f"{row['best']:.3f}, {row['best_lr']:g}", f"{row['predicted_lr']:g}"]
-        cells += [f"{row['last_lr']:g}", row["octaves"], f"{row['noise']:.2g}"]
-        rows.append([*cells, f"{row['collapsed']} of {row['runs']}"])
-    return markdown_table(rows)
-
-
 def lead_table(frame: pd.DataFrame) -> str:
     """The claimed leads at a shared rate and at the own rates, beside the papers' numbers."""
     head = [
@@ -313,13 +277,14 @@ def lead_table(frame: pd.DataFrame) -> str:
 
 
 def write() -> None:
-    """Writes the measured block of the page, and the figure."""
+    """Writes the measured block of the page, the plateaus and the figures."""
     frame = runner.read_study("rates", RESULTS)
     table = plateaus(frame, pd.read_csv(PREDICTED))
+    table.to_csv(RESULTS / "rates-plateaus.csv", index=False, float_format="%.4g")
     # A method whose grid is not whole is neither drawn nor compared.
     frame = frame.merge(table[["unit", "epsilon", "method"]])
     seeds = f"{frame['seed'].nunique()} of {len(STUDIES['rates'].seeds)} seeds are there."
-    blocks = [seeds, plateau_table(table)]
+    blocks = [seeds, PLATEAUS]
     blocks += ["## One rate for all, or one for each", LEADS_INTRO, lead_table(frame)]
     text = PAGE.read_text(encoding="utf-8")
     write_atomically(PAGE, fill_blocks(text, {"measured": "\n\n".join(blocks)}), shared=True)
@@ -329,7 +294,4 @@ def write() -> None:
 
 
 if __name__ == "__main__":
-    if "--predict" in sys.argv:
-        predict().to_csv(PREDICTED, index=False, float_format="%.4g")
-    else:
-        write()
+    write()

@@ -250,6 +250,7 @@ def contents(rooms: list[str]) -> dict[str, Any]:
     sections = files("docs/decisions", decisions)
     look_up = [
         *files("docs", list(PAGES)),
+        *files("examples/flower_app", ["README"]),
         {"file": "api/index", "sections": files("api", rooms)},
         {"file": "docs/decisions/README", "sections": sections},
     ]
@@ -294,8 +295,8 @@ def readable(path: Path) -> Any:
 
 def assemble(folder: Path) -> None:
     """Put into an empty folder all that the site is built from."""
-    shutil.copytree(DOCS, folder / "docs")
-    shutil.copytree(ROOT / "book" / "story", folder / "book" / "story")
+    for name in ("docs", "book/story", "examples"):
+        shutil.copytree(ROOT / name, folder / name)
     for name in ("notebooks", "_static/fonts", "extensions"):
         (folder / name).mkdir(parents=True)
     for source, target in COPIED.items():

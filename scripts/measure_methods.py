@@ -12,7 +12,6 @@ import json
 import math
 import sys
 from statistics import fmean
-from typing import Any
 
 import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
@@ -44,12 +43,9 @@ def measured(row: Method) -> dict[str, float | None]:
 def main(asked: list[str]) -> None:
     """Measures the named rows, or all."""
     before = json.loads(MEASURED_FILE.read_text(encoding="utf-8"))["methods"] if asked else {}
-    table: dict[str, Any] = {}
-    for slug, row in fl.methods.ALL.items():
-        if slug in before and slug not in asked:
-            table[slug] = before[slug]
-        else:
-            table[slug] = measured(row)
+    kept = before.keys() - {*asked}
+    rows = fl.methods.ALL.items()
+    table = {slug: before[slug] if slug in kept else measured(row) for slug, row in rows}
     setting = {"task": "digits", "clients": 10, "plan": PLAN, "lora": LORA, "seed": 0}
     content = {"setting": setting | {"privacy": None}, "methods": table}
     write_atomically(MEASURED_FILE, to_json(content), shared=True)

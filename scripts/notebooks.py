@@ -7,12 +7,14 @@
 Outputs stay, since readers meet the course where nothing is executed. What differs from run to run
 without meaning goes: execution counts, metadata, views of widgets, random cell ids. The first line
 of a cell says what a reader need not see: the source of `# Checks` and `# Figure` is folded, and
-that of a cell that answers a prediction. In a reader's copy such an answer has no output yet.
+that of a cell that answers a prediction. In a reader's copy such an answer has no output yet. Under
+the title stand links to Binder and Colab if CITATION.cff has the repository's address.
 """
 
 import argparse
 import copy
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,16 @@ FOLDED = ("# Checks", "# Figure")
 ANSWER = "fl.course.exercises.reveal("
 """Stands in cells that answer a prediction."""
 COPIES = ROOT / "my_notebooks"
+OPEN = """
+
+[Open in Binder](https://mybinder.org/v2/gh/{0}/HEAD?urlpath=lab/tree/notebooks/{1}) · \
+[Open in Colab](https://colab.research.google.com/github/{0}/blob/main/notebooks/{1}) (run \
+[one cell](https://github.com/{0}/blob/main/docs/open_elsewhere.md#on-colab) first)
+
+"""
+CITATION = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+ADDRESS = "".join(re.findall("^repository-code: https://github.com/(.+)", CITATION, re.M))
+"""Owner and name of the repository on GitHub; "" while CITATION.cff names none."""
 
 
 def only_a_view(output: Any) -> bool:
@@ -75,20 +87,24 @@ def cleaned(notebook: Any) -> Any:
     return notebook
 
 
-def executed(notebook: Any, folder: Path, timeout: int = 1800) -> Any:
-    """A copy run from top to bottom in a new kernel; raises what the first failing cell raised."""
+def titled(text: str, name: str, address: str = ADDRESS) -> str:
+    """A text with links under its title that open a notebook elsewhere; without an address none."""
+    below = OPEN.format(address, name) if address else "\n\n"
+    return re.sub(r"\n\n(\[Open in .+\n\n)?", below, text, count=1)
+
+
+def execute(notebook: Any, folder: Path) -> None:
+    """Run it from top to bottom in a new kernel; raises what the first failing cell raised."""
     from nbclient import NotebookClient
 
-    notebook = copy.deepcopy(notebook)
     environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("MPLBACKEND", None)
-    options: dict[str, Any] = {"timeout": timeout, "kernel_name": "python3"}
-    options["resources"] = {"metadata": {"path": str(folder)}}
+    where = {"metadata": {"path": str(folder)}}
     # One print may arrive in pieces, hence coalesce_streams. Nobody has guessed anything yet.
+    client = NotebookClient(notebook, timeout=1800, resources=where, coalesce_streams=True)
     with tempfile.TemporaryDirectory() as reader:
-        environment["FEDLORA_PROGRESS"] = str(Path(reader) / "progress.json")
-        NotebookClient(notebook, coalesce_streams=True, **options).execute(env=environment)
-    return notebook
+        environment["FEDLORA_PROGRESS"] = f"{reader}/progress.json"
+        client.execute(env=environment)
 
 
 def main() -> None:
@@ -108,7 +124,8 @@ def main() -> None:
                 nbformat.write(learner_copy(notebook), own)
             continue
         if arguments.what == "run":
-            notebook = executed(notebook, path.parent)
+            execute(notebook, path.parent)
+        notebook.cells[0].source = titled(notebook.cells[0].source, path.name)
         nbformat.write(cleaned(notebook), path)
         print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 

@@ -1,4 +1,4 @@
-"""Fill the generated parts of README.md and docs/results.md: figure, results, methods.
+"""Fill the generated parts of README.md and docs/results.md: links, figure, results, methods.
 
     fedlora-lab compare digits --out runs/digits
     python scripts/readme.py runs/digits
@@ -18,8 +18,9 @@ from fedlora_lab import methods, plots
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab.plots.style import name, png
-from fedlora_lab.report.run_folder import Folder, read_frame
+from fedlora_lab.report.run_folder import read_frame
 from fedlora_lab.report.summary_table import display_rows, summary
+from notebooks import titled
 
 ROOT = Path(__file__).resolve().parent.parent
 README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
@@ -71,7 +72,6 @@ def results_table(table: pd.DataFrame) -> str:
 def main() -> None:
     if len(sys.argv) > 1:
         frame = read_frame(Path(sys.argv[1]) / "frame.csv")
-        assert Folder(sys.argv[1]).settings["seeds"] == [0, 1, 2]
         FIGURE.write_bytes(png(plots.overview(frame)))
         write_atomically(NUMBERS, summary(frame).to_csv(index=False), shared=True)
     table = pd.read_csv(NUMBERS)
@@ -79,6 +79,8 @@ def main() -> None:
     for page, blocks in pages.items():
         text = fill_blocks(page.read_text(encoding="utf-8"), blocks)
         write_atomically(page, text, shared=True)
+    readme = titled(README.read_text(encoding="utf-8"), "00_why_is_it_hard.ipynb")
+    write_atomically(README, readme, shared=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from fedlora_lab.review.claims import CHECKS
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 FRONT = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "book/index.md")
+FRONT += ("examples/flower_app/README.md",)
 MARKDOWN = [*DOCS.rglob("*.md"), *(ROOT / page for page in FRONT)]
 MODULES = [found.name for found in pkgutil.walk_packages(fl.__path__, "fedlora_lab.")]
 

@@ -16,9 +16,7 @@ from fedlora_lab.course.texts import entries
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = runpy.run_path(str(ROOT / "scripts" / "notebooks.py"))
 cleaned, learner_copy = TOOL["cleaned"], TOOL["learner_copy"]
-PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-REPOSITORY = re.findall(r'^Repository = "https://github.com(.+)"', PROJECT, re.M)[0]
 IMPORT = "import fedlora_lab as fl"
 LIBRARIES = ("numpy as np", "pandas as pd", "scipy.stats", "torch", "peft", "opacus", "copy")
 LIBRARIES += ("tempfile", "warnings")
@@ -151,8 +149,16 @@ def test_outputs_are_kept_clean_and_small(path):
     assert sum(map(bool, outputs)) >= len(outputs) / 2
     text = path.read_text(encoding="utf-8")
     assert str(Path.home()) not in text and str(ROOT) not in text
-    for badge in ("/HEAD?urlpath=lab/tree/notebooks/", "/blob/main/notebooks/"):
-        assert f"{REPOSITORY}{badge}{path.name}" in text
+
+
+def test_links_to_an_address_come_and_go_with_it(path):
+    """And what is committed has those of CITATION.cff, or none."""
+    first = read(path).cells[0].source
+    assert TOOL["titled"](first, path.name) == first
+    linked = TOOL["titled"](first, path.name, "me/mine")
+    for place in ("/HEAD?urlpath=lab/tree/notebooks/", "/blob/main/notebooks/"):
+        assert f"me/mine{place}{path.name}" in linked.splitlines()[2]
+    assert TOOL["titled"](linked, path.name, "") == TOOL["titled"](first, path.name, "")
 
 
 def test_the_teachers_page_names_predictions_that_exist():

@@ -144,18 +144,6 @@ def gdp_epsilon(mu: float, delta: float) -> float:
     return float(root)
 
 
-def classical_sigma(epsilon: float, delta: float) -> float:
-    """The textbook sigma = sqrt(2 ln(1.25 / delta)) / epsilon of ONE release, for epsilon < 1.
-
-    Guarantees: enough in its range, and refused outside (test_classical_sigma).
-    Source: Dwork & Roth, The Algorithmic Foundations of Differential Privacy (2014), theorem A.1.
-    """
-    inside = "a number in (0, 1): outside it the theorem says nothing"
-    check(0 < epsilon < 1, "epsilon", epsilon, inside)
-    check_symbols(delta=delta)
-    return math.sqrt(2 * math.log(1.25 / delta)) / epsilon
-
-
 def membership_bound(
     fpr: Float[np.ndarray, " n"], epsilon: float, delta: float
 ) -> Float[np.ndarray, " n"]:

@@ -37,7 +37,9 @@ def deviation_matrix(B: FactorsB, A: FactorsA, weights: Weights = None) -> Matri
     """D = (sum p B)(sum p A) - sum p B A: what averaging factors adds to the mean of the products.
 
     Args: B, A: the clients' factors; weights: p.
-    Guarantees: the product of means less the mean of products (test_deviation_matrix).
+    Guarantees: taken away it leaves the mean of products
+        (test_mistakes.py::test_the_line_lies_between_broken_and_sound); with weights its squared
+        norm is the closed form's (test_noisy_deviation_is_the_mean_over_draws).
     Source: arXiv:2403.12313, equations 3-5.
     """
     p = _weights(B, A, weights)
@@ -192,13 +194,15 @@ def accumulated_noise_terms(
     releases_A: int,
     scaling: float = 1.0,
     start_scale: float = 1.0,
+    norm_B: float = 0.0,
 ) -> NoiseTerms:
-    """Computes the energy that noise alone leaves in scaling B A after all releases of a run.
+    """Computes the energy that the noise of all releases of a run leaves in scaling B A.
     B starts at 0 and A uniform in +-start_scale / sqrt(d_in).
 
-    B is by then the sum of its noise, which multiplies A and the noise that is in A by then: linear
-    s^2 d_out |A_0|^2 N_B std_B^2, quadratic s^2 d_out d_in r N_A std_A^2 N_B std_B^2, with |A_0|^2
-    = c^2 r / 3. Nothing else counts: neither the signal, nor what training makes of the noise.
+    B is by then what it learned, B^, and the sum of its noise, which multiplies A and the noise
+    that is in A by then: linear_B = s^2 d_out |A_0|^2 N_B std_B^2, quadratic = s^2 d_out d_in r N_A
+    std_A^2 N_B std_B^2, with |A_0|^2 = c^2 r / 3. What B learned meets the noise in A: linear_A =
+    s^2 d_in |B^|^2 N_A std_A^2. Not counted: how A grows, and what training makes of the noise.
 
     Args:
         d_out, rank, d_in: shape of the layer, >= 1.
@@ -206,19 +210,22 @@ def accumulated_noise_terms(
         releases_B, releases_A: N_B and N_A >= 0; N / 2 each where the factors take turns.
         scaling: s, >= 0.
         start_scale: c > 0, see `Lora`.
+        norm_B: |B^|, >= 0. At 0 the energy is that of noise alone, known before the run. Any other
+            value is measured: it is private, since only B with its noise is released.
 
-    Guarantees: the mean over runs of the engine
-        (test_amplification.py::test_amplification_is_what_a_run_measures).
+    Guarantees: without norm_B the mean over runs of the engine
+        (test_amplification.py::test_amplification_is_what_a_run_measures), with it that over draws
+        (test_noise_terms).
     Source: derived; `noise_terms` is one release of each.
     """
-    check_symbols(d_out=d_out, rank=rank, d_in=d_in, scaling=scaling)
+    check_symbols(d_out=d_out, rank=rank, d_in=d_in, scaling=scaling, norm_B=norm_B)
     check_number("start_scale", start_scale, 0, open_low=True)
     std_B = _accumulated_std(std_B, releases_B)
     std_A = _accumulated_std(std_A, releases_A)
     s2 = float(scaling) ** 2
     return NoiseTerms(
         linear_B=s2 * std_B**2 * d_out * start_scale**2 * rank / 3,
-        linear_A=0.0,
+        linear_A=s2 * std_A**2 * d_in * norm_B**2,
         quadratic=s2 * (std_B * std_A) ** 2 * d_out * d_in * rank,
     )
 
@@ -245,6 +252,37 @@ def amplification(std: float, releases: int, d_in: int, start_scale: float = 1.0
     check_symbols(d_in=d_in)
     check_number("start_scale", start_scale, 0, open_low=True)
     return 3 * d_in * _accumulated_std(std, releases) ** 2 / start_scale**2
+
+
+def boundary_amplification(
+    output_noise: float, d_in: int, rank: int, scaling: float = 1.0, start_scale: float = 1.0
+) -> float:
+    """The amplification number at which noise times noise reaches an energy q in an output.
+
+    With v = N std^2 in every entry of A and B, an entry of s Xi_B Xi_A has the variance s^2 r v^2,
+    and an output adds up d_in of them: q = s^2 r d_in v^2. With rho = 3 d_in v / c^2 that is
+    rho* = 3 sqrt(q d_in / r) / (s c^2). A run bears some q, so at the same s a layer four times as
+    wide bears twice the rho. The scale of `Lora` holds a 1 / c, so rho* goes with 1 / c there, and
+    a start_scale of sqrt(64 / d) at 64 inputs is a layer of d inputs.
+
+    Args:
+        output_noise: q >= 0, for inputs whose entries have mean square 1.
+        d_in, rank: inputs of the layer, r; both >= 1.
+        scaling: s > 0.
+        start_scale: c > 0.
+
+    Guarantees: at this number drawn noise has the energy q in an output, at three widths
+        (test_the_boundary_grows_with_the_root_of_the_width); a start_scale trains as the wide layer
+        does (test_a_smaller_start_is_a_wider_layer).
+    Source: derived; which q a run bears is measured (docs/amplification.md).
+
+    >>> [boundary_amplification(0.25, d_in, rank=4, scaling=2.0) for d_in in (64, 256, 1024)]
+    [3.0, 6.0, 12.0]
+    """
+    check_symbols(output_noise=output_noise, d_in=d_in, rank=rank)
+    check_number("scaling", scaling, 0, open_low=True)
+    check_number("start_scale", start_scale, 0, open_low=True)
+    return 3 * math.sqrt(output_noise * d_in / rank) / (scaling * start_scale**2)
 
 
 def balanced_scale(amplification: float, target: float) -> float:

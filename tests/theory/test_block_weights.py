@@ -37,13 +37,3 @@ def test_no_weights_cost_less_than_the_best():
     searched = minimize(cost, np.zeros(3))
     assert np.prod(best) == pytest.approx(1)
     assert np.log(theory.weighted_cost(energies, costs, best)) == pytest.approx(searched.fun)
-
-
-def test_one_factor_at_a_time_is_never_the_worse_greedy_step():
-    rng = np.random.default_rng(2)
-    for useful, energy, cost in rng.exponential(size=(200, 3, 2)):
-        single = useful**2 / (energy * cost)
-        both = useful.sum() ** 2 / theory.weighted_cost(
-            energy, cost, theory.best_block_weights(energy, cost)
-        )
-        assert min(single) * (1 - 1e-9) <= both <= max(single) * (1 + 1e-9)

@@ -47,19 +47,10 @@ def test_every_closed_form_names_its_test_and_its_source():
 # ---- products of factors
 
 
-def test_deviation_matrix():
-    """The product of five clients' means less the mean of their products."""
-    rng = RNG(0)
-    B = rng.normal(size=(5, 4, 3))
-    A = rng.normal(size=(5, 3, 6))
-    p = rng.dirichlet(np.ones(5))
-    mean_B, mean_A, mean_product = (np.average(x, 0, p) for x in (B, A, B @ A))
-    close(theory.deviation_matrix(B, A, p), mean_B @ mean_A - mean_product)
-
-
 def test_noise_terms():
-    """Each term and the total by simulation."""
+    """Each term and the total by simulation, and of a run that ends at these factors and noises."""
     B, A = layer()
+    A *= math.sqrt(4 / 3) / np.linalg.norm(A)
     rng = RNG(1)
     scaling = 2.0
     xi_B = rng.normal(0, 0.2, (DRAWS, *B.shape))
@@ -68,6 +59,20 @@ def test_noise_terms():
     drawn = scaling * (xi_B @ A), scaling * (B @ xi_A), scaling * (xi_B @ xi_A)
     assert all(is_mean(e, energies(part)) for e, part in zip(terms, drawn, strict=True))
     assert is_mean(terms.total, energies(np.sum(drawn, axis=0)))
+    norm = float(np.linalg.norm(B))
+    # Nine releases of B and four of A.
+    close(theory.accumulated_noise_terms(12, 4, 16, 0.2 / 3, 0.15 / 2, 9, 4, 2, 1, norm), terms)
+
+
+def test_the_boundary_grows_with_the_root_of_the_width():
+    """Noise drawn at the number's size has the energy asked for in an output, at every width."""
+    rng = RNG(6)
+    for d_in in (64, 256, 1024):
+        rho = theory.boundary_amplification(0.3, d_in, 4, 2.0, 1.5)
+        std = math.sqrt(rho / theory.amplification(1.0, 1, d_in, 1.5))
+        xi_B, xi_A = (rng.normal(0, std, (2000, *shape)) for shape in ((5, 4), (4, d_in)))
+        outputs = 2 * xi_B @ (xi_A @ rng.normal(size=(2000, d_in, 1)))
+        assert is_mean(0.3, np.square(outputs).mean((1, 2)))
 
 
 def test_balanced_scale():
@@ -161,14 +166,6 @@ def test_gdp_delta():
         epsilon = theory.gdp_epsilon(mu, delta)
         assert theory.gdp_delta(mu, epsilon) == pytest.approx(delta, rel=1e-9)
     assert theory.gdp_epsilon(0.01, 0.5) == 0
-
-
-def test_classical_sigma():
-    """Asks for more noise than needed in its range, and is refused outside it."""
-    for epsilon, delta in ((0.05, 1e-3), (0.99, 1e-6)):
-        assert theory.gdp_delta(1 / theory.classical_sigma(epsilon, delta), epsilon) < delta
-    with pytest.raises(ValueError, match=r"^epsilon=1.0: expected a number in"):
-        theory.classical_sigma(1.0, 1e-5)
 
 
 def test_membership_bound():

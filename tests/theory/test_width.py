@@ -1,0 +1,42 @@
+"""A width is a start: a function of wider inputs trains as one of few inputs and a smaller A."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from toy_tasks import LORA, play, private, regression
+
+import fedlora_lab as fl
+from fedlora_lab.tasks.task import frozen_copy
+
+
+def padded(matrix, scale):
+    """Behind its 6 columns 18 of zeros."""
+    return torch.nn.functional.pad(scale * matrix, (0, 18))
+
+
+def test_a_smaller_start_is_a_wider_layer():
+    """The same function of inputs that are four times as many, of the same mean square: clipped
+    training is that from a half of A and twice the scale, and so are rho and the energy q.
+    """
+    narrow = regression()
+    model = frozen_copy(narrow.model)
+    model.map.weight.data = padded(model.map.weight.data, 0.5)
+    clients = tuple((padded(x, 2), y) for x, y in narrow.clients)
+    x, y = narrow.test
+    wide = replace(narrow, model=model, clients=clients, test=(padded(x, 2), y), validation=None)
+
+    small = replace(LORA, start_scale=0.5)
+    noiseless = private("example", sigma=0.0)
+    records = play(narrow, "fedlora", noiseless, lora=small)
+    A = padded(records[0].adapter["map"][0], 1)
+    row = fl.methods.FedLoRA.replace(name="embedded", start=lambda weight, rank: {"A": A})
+    losses, expected = (
+        [record.metrics["loss"] for record in run] for run in (play(wide, row, noiseless), records)
+    )
+    assert losses == pytest.approx(expected, rel=1e-9)
+    plan = fl.Plan(rounds=2)
+    number = fl.amplification(narrow, "fedlora", private("example"), plan, small)
+    assert fl.amplification(wide, "fedlora", private("example"), plan, LORA) == pytest.approx(number)
+    q = number.output_noise
+    assert fl.theory.boundary_amplification(q, 24, 2, LORA.scaling) == pytest.approx(number.mean)

@@ -13,11 +13,9 @@ True
 Not yet: 8 is what the server holds; subtract what it should hold.
 """
 
-import ast
 import copy
 import dis
 import inspect
-import json
 import math
 import re
 import textwrap
@@ -27,7 +25,6 @@ from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,14 +32,13 @@ import numpy as np
 from fedlora_lab._utils.validation import check as check_value
 from fedlora_lab.course.predictions import all_predictions, predict, reveal
 from fedlora_lab.course.progress import SOLVED, TRIED, certificate, progress, save_result
-from fedlora_lab.course.texts import PREDICTION_KEY, Entry, entries, split_code, to_html, unwrap
+from fedlora_lab.course.texts import PREDICTION_KEY, Entry, entries, to_html, unwrap
 
 __all__ = [
     "all_exercises",
     "all_predictions",
     "certificate",
     "check",
-    "export",
     "predict",
     "progress",
     "reveal",
@@ -485,83 +481,3 @@ def _is_placeholder(answer: Answer) -> bool:
     code = getattr(answer, "__code__", None)
     steps = [step for step in dis.get_instructions(code) if step.opname != "RESUME"] if code else []
     return len(steps) <= 2 and any(step.argval is ... for step in steps)
-
-
-# ---- an assignment for nbgrader, which reads marks in the cells of the instructor's notebook and
-# ---- makes the students' notebook of it; it need not be installed here
-
-
-IMPORTS = (
-    "import math\nimport numpy as np\nimport pandas as pd\nimport torch\nimport fedlora_lab as fl"
-)
-
-
-def export(lesson: int, path: str | Path) -> Path:
-    """Writes a lesson's exercises as an instructor's notebook for nbgrader, with solutions.
-
-    Args:
-        lesson: number of the notebook.
-        path: of the file to write, ending in .ipynb.
-
-    Returns: the path.
-    Guarantees: test_exercises.py::test_an_assignment_is_graded.
-
-    >>> import fedlora_lab as fl, tempfile
-    >>> fl.course.exercises.export(2, tempfile.mkdtemp() + "/week-2.ipynb").name
-    'week-2.ipynb'
-    """
-    chosen = [ex for key, ex in all_exercises().items() if key.startswith(f"{lesson:02}.")]
-    check_value(bool(chosen), "lesson", lesson, "the number of a notebook with exercises")
-    check_value(Path(path).suffix == ".ipynb", "path", str(path), "a name that ends in .ipynb")
-    cells = [_notebook_cell("imports", IMPORTS)]
-    for exercise in chosen:
-        cells += _assignment_cells(exercise)
-    page = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
-    Path(path).write_text(json.dumps(page, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    return Path(path)
-
-
-def _notebook_cell(name: str, source: str, **metadata: Any) -> dict[str, Any]:
-    cell: dict[str, Any] = {"id": name, "metadata": metadata, "source": source}
-    if name.endswith("question"):
-        return {"cell_type": "markdown", **cell}
-    return {"cell_type": "code", "execution_count": None, "outputs": [], **cell}
-
-
-def _assignment_cells(exercise: Exercise) -> list[dict[str, Any]]:
-    """Makes three cells: the question, the answer with its solution marked, and the check."""
-    right = exercise.answers[0]
-    name = "answer"
-    first_lines: list[str] = []
-    hidden = [f"answer = {right!r}"]
-    if callable(right):
-        blocks = [block for is_code, block in split_code(exercise.solution) if is_code]
-        lines = ("\n\n".join(blocks) or inspect.getsource(right)).splitlines()
-        function = ast.parse("\n".join(lines)).body[-1]
-        assert isinstance(function, ast.FunctionDef)
-        name = function.name
-        # Students keep what stands above the function's body, and write the body.
-        body = function.body[0].lineno - 1
-        first_lines = lines[:body]
-        hidden = lines[body:]
-    space = "    " if first_lines else ""
-    marked = [f"{space}### BEGIN SOLUTION", *hidden, f"{space}### END SOLUTION"]
-    texts = {
-        "question": f"**Exercise {exercise.key}.** {exercise.question}",
-        "answer": "\n".join(first_lines + marked),
-        "check": f'assert fl.course.exercises.check("{exercise.key}", {name})',
-    }
-    cells = []
-    for part, source in texts.items():
-        mark: dict[str, Any] = {
-            "schema_version": 3,
-            "grade_id": f"exercise-{exercise.key.replace('.', '-')}-{part}",
-            "grade": part == "check",
-            "solution": part == "answer",
-            "locked": part != "answer",
-            "task": False,
-        }
-        if part == "check":
-            mark["points"] = exercise.difficulty
-        cells.append(_notebook_cell(mark["grade_id"], source, nbgrader=mark))
-    return cells

@@ -1,5 +1,6 @@
 """Gradients of an adapted layer: by autograd, in full, their spectra, and the curvature."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check_number, check_one_of, check_whole
-from fedlora_lab.lora.source import Trained, require_source, source_for
+from fedlora_lab.lora.source import Origin, Trained, require_source, source_for
 from fedlora_lab.methods.state import ParamKey, Tensors
 from fedlora_lab.privacy.privatizer import clip_sum
 from fedlora_lab.tasks.task import (
@@ -223,11 +224,32 @@ def spectrum(tensor: "Tensor | np.ndarray", factor: str) -> Float[np.ndarray, " 
     return energy.reshape(-1, rows.shape[-1]).sum(0)
 
 
+def private_gradients(origin: Origin, sides: str = "AB") -> Iterator[Tensors]:
+    """Computes every private example's gradient of some factors, before any clip, in parts.
+
+    It reads private values and adds no noise: for the laboratory, never for a release.
+
+    Args: origin: as `require_source` returns it; sides: of the factors that move, "A", "B" or "AB".
+    Returns: key -> (examples of the part, ...), clients one after the other.
+    """
+    from fedlora_lab.lora import adapters, per_example  # loads PEFT, which tables do not need
+
+    task, lora, state = origin
+    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
+    moving = tuple(key for key in adapted.places if key.side in sides)
+    params = {key: tensor[None] for key, tensor in state.tensors.items()}
+    x, y = concatenate(task.clients)
+    # In parts: all gradients at once would not fit into memory.
+    for index in torch.arange(len(y)).split(256):
+        data = take(x, index), y[index]
+        client = torch.zeros_like(index)
+        yield per_example.per_example_gradients(task, adapted, params, moving, data, client)
+
+
 def gradient_spectra(record: Trained, clip_norm: float = 1.0) -> "pd.DataFrame":
     """Computes spectra of the mean clipped gradient over all private examples, by layer.
 
-    One factor moves at a time, as in LA-LoRA. It reads private values and adds no noise: for the
-    laboratory, never for a release.
+    One factor moves at a time, as in LA-LoRA. As `private_gradients` it is never for a release.
 
     Returns: columns layer, side, frequency (0 to 1), energy.
     Guarantees: those of the mean gradient
@@ -235,26 +257,17 @@ def gradient_spectra(record: Trained, clip_norm: float = 1.0) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    from fedlora_lab.lora.per_example import per_example_gradients  # loads PEFT
-
     check_number("clip_norm", clip_norm, 0, open_low=True)
-    task, _, _ = require_source(record)
-    adapted, tensors = _adapted(task, record)
-    params = {key: tensor[None] for key, tensor in tensors.items()}
+    origin = require_source(record)
     frames = []
-    x, y = concatenate(task.clients)
     for factor in "AB":
-        moving = tuple(key for key in adapted.places if key.side == factor)
-        totals = {key: torch.zeros_like(tensors[key]) for key in moving}
-        # In parts: all gradients at once would not fit into memory.
-        for index in torch.arange(len(y)).split(256):
-            owner = torch.zeros_like(index)
-            data = take(x, index), y[index]
-            rows = per_example_gradients(task, adapted, params, moving, data, owner)
+        totals: dict[ParamKey, Tensor] = {}
+        for rows in private_gradients(origin, factor):
+            owner = torch.zeros(len(next(iter(rows.values()))), dtype=torch.int64)
             sums, _ = clip_sum(rows, clip_norm, owner, 1)
-            totals = {key: total + sums[key][0] for key, total in totals.items()}
+            totals = {key: x[0] + totals.get(key, 0) for key, x in sums.items()}
         for key, total in totals.items():
-            energy = spectrum(total / len(y), factor)
+            energy = spectrum(total / sum(origin[0].sizes), factor)
             place = np.arange(len(energy)) / len(energy)
             columns = {"layer": key.layer, "side": factor, "frequency": place, "energy": energy}
             frames.append(pd.DataFrame(columns))

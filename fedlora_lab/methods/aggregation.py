@@ -31,13 +31,12 @@ class Rule(ABC):
     Attributes:
         writes: kinds of tensors that the rule may change although no client sent them.
         averages_a: A moves by the weighted mean of the clients' changes of A, and by nothing else.
-        needs_single_uploads: given one sum of the uploads the rule is no better than a mean,
-            unless the clients share a factor.
+
+    Given one sum of the uploads, a rule that combines single ones is no better than a mean.
     """
 
     writes: ClassVar[tuple[str, ...]] = ()
     averages_a: ClassVar[bool] = False
-    needs_single_uploads: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(
@@ -249,7 +248,6 @@ class Rotated(Rule):
     """
 
     strength: float = 1.0
-    needs_single_uploads: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_number("strength", self.strength, 0, 1)
@@ -386,7 +384,6 @@ class MeanWithResidual(ProductRule):
     """
 
     writes: ClassVar[tuple[str, ...]] = ("W",)
-    needs_single_uploads: ClassVar[bool] = True
     averages_a: ClassVar[bool] = True
 
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
@@ -406,7 +403,6 @@ class SplitProduct(ProductRule):
     """
 
     writes: ClassVar[tuple[str, ...]] = ("W", "A", "B")
-    needs_single_uploads: ClassVar[bool] = True
 
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
         a, w = (after.tensors[ParamKey(side, layer)] for side in "AW")
@@ -431,7 +427,6 @@ class Merge(ProductRule):
     """
 
     writes: ClassVar[tuple[str, ...]] = ("W", "A", "B")
-    needs_single_uploads: ClassVar[bool] = True
 
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
         a, b, w = (after.tensors[ParamKey(side, layer)] for side in "ABW")
@@ -470,7 +465,6 @@ class MergeGains(Rule):
     """
 
     writes: ClassVar[tuple[str, ...]] = ("gain",)
-    needs_single_uploads: ClassVar[bool] = True
 
     def upload_sizes(self, shapes: Shapes, keys: Sequence[ParamKey]) -> list[int]:
         return [math.prod(shapes[key]) for key in keys if key.side != "gain"]

@@ -99,7 +99,7 @@ class Method:
         broadcast: what clients receive of the factors; a rule with ``__call__(tensor)`` and
             ``bits(numbers)``. A trained head goes down in full unless the rule has a true ``head``.
         exact: the claim that the server's product is the mean of the clients' products, all of the
-            same rank, where the server's rule is given single uploads (see `exact_from_sum`).
+            same rank, where the server's rule is given single uploads.
         note: one line of meaning for tables and diagrams.
 
     Guarantees: every row of the table passes tests/methods/test_contract.py.
@@ -167,21 +167,6 @@ class Method:
     def slug(self) -> str:
         """The name used in tables, frames and on the command line."""
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
-
-    @property
-    def exact_from_sum(self) -> bool:
-        """Whether `exact` holds as well where the server's rule is given one sum of the uploads.
-
-        Under secure aggregation and a trusted server it is; a rule that combines single uploads is
-        then a plain mean.
-
-        Guarantees: test_aggregation.py::test_what_is_exact_from_a_sum_is_measured.
-        """
-        if not getattr(self.aggregate, "needs_single_uploads", False):
-            return self.exact
-        # Where one factor is common, the mean of the products is a product with the mean.
-        moved = [set(self.sides_in_round(t, 8)) & {"A", "B"} for t in range(8)]
-        return self.exact and all(len(factors) == 1 for factors in moved)
 
     def replace(self, **changes: Any) -> "Method":
         """Returns the same row with some fields changed."""

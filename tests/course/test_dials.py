@@ -13,21 +13,23 @@ LARGEST = 130_000
 """Bytes of a dial in a notebook."""
 
 
-# ---- tables
-
-
 # ---- every dial
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DIALS)
 def test_a_dial_shows_what_its_scene_draws(name):
-    """At stops drawn at random; it is small enough for a page, and drawn without a browser."""
+    """At stops drawn at random, at first and in every preset, which are stops; it is small enough
+    for a page, and drawn without a browser."""
     dial = make_dial(name)
     stops = {key: control["values"] for key, control in dial.spec["controls"].items()}
     rng = np.random.default_rng(0)
-    for _ in range(5):
-        values = {key: some[rng.integers(len(some))] for key, some in stops.items()}
+    settings = [
+        {key: some[rng.integers(len(some))] for key, some in stops.items()} for _ in "12345"
+    ]
+    for values in (dial.values, *dial.spec["presets"].values()):
+        assert all(value in stops[key] for key, value in values.items()), values
+    for values in settings:
         panels, say = dial._scene(**values)
         assert shown(dial, **values) == (plain_values(panels), "".join(say)), values
     html = dial._repr_mimebundle_()[0]["text/html"]
@@ -35,17 +37,6 @@ def test_a_dial_shows_what_its_scene_draws(name):
     figure = dial.picture(**values)
     assert style.png(figure).startswith(b"\x89PNG")
     assert figure.below == "".join(say) and len(figure.axes) == len(panels)
-
-
-def test_the_kernel_moves_a_dial_and_sees_where_it_stands():
-    dial = make_dial("amplifier")
-    dial.set(width=4096)
-    assert dial.values["width"] == 4096 and dial.values["rank"] == 4
-    for wrong in ({"height": 1}, {"width": 65}):
-        with pytest.raises(ValueError, match="expected"):
-            dial.set(**wrong)
-    dial.reset()
-    assert dial.values["width"] == 64
 
 
 # ---- what they say

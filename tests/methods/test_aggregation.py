@@ -13,7 +13,6 @@ from toy_tasks import LORA, PLAN, play, private, random, regression, tokens
 import fedlora_lab as fl
 from fedlora_lab import measures, methods
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.state import ParamKey, ServerState
 
@@ -149,20 +148,3 @@ def test_peft_reads_what_was_trained(slug, tmp_path):
     model = peft.PeftModel.from_pretrained(copy.deepcopy(task.model), path).eval()
     x, _ = task.test
     torch.testing.assert_close(model(x), fl.predict(task, record, x), rtol=1e-6, atol=1e-8)
-
-
-def test_what_is_exact_from_a_sum_is_measured():
-    """A trusted server's product is that of single uploads, without noise and clip."""
-    plan = PLAN.replace(batch=None)
-    # The schedule of AS-LoRA follows from single uploads: its runs differ, and each is exact.
-    for row in methods.ALL.values():
-        if not row.exact or row is methods.ASLoRA:
-            continue
-        products = []
-        for trust in ("local", "central"):
-            privacy = private("client", sigma=0.0, clip=1e9, trust=trust)
-            state = require_source(play(tokens("head"), row, privacy, plan)[-1])[2].without_core()
-            residual = state.side("W").get("inner", 0.0)
-            products.append(residual + state.side("B")["inner"] @ state.side("A")["inner"])
-        same = float((products[0] - products[1]).norm()) < 1e-9 * float(products[0].norm())
-        assert same == row.exact_from_sum, row.slug

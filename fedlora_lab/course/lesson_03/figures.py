@@ -14,11 +14,10 @@ from scipy.stats import norm
 
 from fedlora_lab import theory
 from fedlora_lab.federated.records import Round
-from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.source import require_source
+from fedlora_lab.measures.gradients import private_gradients
 from fedlora_lab.plots import style
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.tasks.task import concatenate, take
 
 LEAK = style.WRONG
 SPARSE = (0, (2, 2))
@@ -133,15 +132,6 @@ def example_gradients(record: Round) -> Float[np.ndarray, "n p"]:
     Guarantees: the mean row is the gradient of the mean loss
         (test_lesson_08.py::test_the_gradient_at_rounded_factors).
     """
-    task, lora, state = require_source(record)
-    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
-    moving = tuple(key for key in adapted.places if key.side in "AB")
-    params = {key: tensor[None] for key, tensor in state.tensors.items()}
-    x, y = concatenate(task.clients)
-    parts = []
-    for index in torch.arange(len(y)).split(256):
-        data = take(x, index), y[index]
-        client = torch.zeros_like(index)
-        rows = per_example.per_example_gradients(task, adapted, params, moving, data, client)
-        parts.append(torch.cat([tensor.flatten(1) for tensor in rows.values()], 1))
+    rows = private_gradients(require_source(record))
+    parts = [torch.cat([x.flatten(1) for x in part.values()], 1) for part in rows]
     return torch.cat(parts).numpy()

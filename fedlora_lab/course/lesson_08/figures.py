@@ -14,9 +14,10 @@ from torch import Tensor
 from fedlora_lab import methods
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.source import require_source
+from fedlora_lab.measures.gradients import private_gradients
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.quantization import normal_float, normal_levels
-from fedlora_lab.tasks.task import concatenate, examples_to_judge
+from fedlora_lab.tasks.task import examples_to_judge
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,11 @@ def gradient_at(record: Any, rule: Callable[[Tensor], Tensor]) -> Float[np.ndarr
     Args: record: of a run; rule: such as a quantiser, or the identity.
     Guarantees: test_lesson_08.py::test_the_gradient_at_rounded_factors.
     """
-    task, lora, state = record.source
-    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
-    factors = {key: rule(x).detach().requires_grad_() for key, x in state.tensors.items()}
-    for key, value in factors.items():
-        adapted.set_tensor(key, value)
-    x, y = concatenate(task.clients)
-    with torch.enable_grad():
-        loss = task.loss(task.forward(adapted.model, x), y).mean()
-        gradients = torch.autograd.grad(loss, list(factors.values()))
-    return torch.cat([part.flatten() for part in gradients]).double().numpy()
+    task, lora, state = require_source(record)
+    changed = state.replace_tensors({key: rule(x) for key, x in state.tensors.items()})
+    parts = private_gradients((task, lora, changed))
+    rows = [torch.cat([x.flatten(1) for x in part.values()], 1) for part in parts]
+    return torch.cat(rows).double().mean(0).numpy()
 
 
 def rounded_at_the_end(runs: Mapping[int, Sequence[Any]], widths: Iterable[int]) -> pd.DataFrame:

@@ -175,7 +175,6 @@ class Dial(anywidget.AnyWidget):
         play: name of a control that a button moves by itself.
         values: of the controls at first.
 
-    Raises: ``ValueError`` for a value that is no stop of its control.
     Guarantees: a control moves picture, sentence and ``values``
         (tests/browser/test_dial_pages.py::test_dials_turn_in_jupyter), the first two also on a page
         without a kernel (test_dials_turn_on_a_page_without_a_kernel).
@@ -203,10 +202,6 @@ class Dial(anywidget.AnyWidget):
     ) -> None:
         self._scene = scene
         self._about = about
-        self._controls = dict(controls)
-        self._first = values
-        for setting in (values, *presets.values()):
-            self._check(setting)
         self.add_traits(_esm=traitlets.Unicode(widget_module("dial")).tag(sync=True))
         described = {name: asdict(control) for name, control in controls.items()}
         chosen = {name: dict(setting) for name, setting in presets.items()}
@@ -214,26 +209,6 @@ class Dial(anywidget.AnyWidget):
         spec |= {"presets": chosen, **tabulate(scene, controls)}
         # Tuples are lists in the browser, and so they are here.
         super().__init__(spec=json.loads(json.dumps(spec)), values=values)
-
-    def _check(self, values: Mapping[str, Value]) -> None:
-        for name, value in values.items():
-            expected = f"a control: {', '.join(self._controls)}"
-            check(name in self._controls, name, value, expected)
-            stops = self._controls[name].values
-            check(value in stops, name, value, f"one of {', '.join(map(str, stops))}")
-
-    def set(self, **values: Value) -> None:
-        """Moves controls.
-
-        Args: values: control -> one of its stops.
-        Raises: ``ValueError`` for a control that the dial does not have, or another value.
-        """
-        self._check(values)
-        self.values = {**self.values, **values}
-
-    def reset(self) -> None:
-        """Puts every control back to its first value."""
-        self.values = self._first
 
     def picture(self, **values: Any) -> Picture:
         """Draws the dial as a static figure, with its sentence below.

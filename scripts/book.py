@@ -40,6 +40,7 @@ DOCS = ROOT / "docs"
 METHODS = DOCS / "methods.md"
 PAGES = (
     "own_model",
+    "models",
     "architecture",
     "methods",
     "other_software",

@@ -11,14 +11,13 @@ import pandas as pd
 import fedlora_lab as fl
 from fedlora_lab.tasks.task import Task
 
-IMAGE = ("vit", "swin")
+IMAGE = ("vit", "swin", "deit", "dinov2", "beit", "clip", "siglip")
 WORDS = ("good", "great", "fine", "poor", "awful", "dull", "film", "book", "song", "day")
 WORDS += ("very", "not")
 SIZES: dict[str, dict[str, Any]] = {
     "roberta": {"max_position_embeddings": 66, "type_vocab_size": 1},
     "mpnet": {"max_position_embeddings": 66},
-    "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24},
-    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
+    "distilbert": {"hidden_dim": 24},
     "llama": {"num_key_value_heads": 1, "tie_word_embeddings": True},
     "swin": {"embed_dim": 8, "depths": [2, 1], "num_attention_heads": [2, 2], "window_size": 2},
 }

@@ -178,7 +178,8 @@ def default_targets(model: nn.Module, given: Sequence[str] | None = None) -> tup
     """The targets that were given, or else the linear maps to queries and values.
 
     Raises: ``ValueError`` with the linear maps that the model has.
-    Guarantees: tests/tasks/test_hub.py::test_default_targets_and_heads.
+    Guarantees:
+        tests/lora/test_gradients.py::test_usual_models_do_as_their_table_says.
     """
     if given is not None:
         return tuple(given)
@@ -194,7 +195,8 @@ def default_head(model: nn.Module) -> str | tuple[str, ...] | None:
 
     One name where there is one, and ``None`` where there is nothing that can be trained in full.
 
-    Guarantees: tests/tasks/test_hub.py::test_default_targets_and_heads.
+    Guarantees:
+        tests/lora/test_gradients.py::test_usual_models_do_as_their_table_says.
     """
     base = str(getattr(model, "base_model_prefix", ""))
     names: list[str] = []

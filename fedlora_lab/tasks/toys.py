@@ -7,8 +7,8 @@ from typing import Any
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.tasks.architectures import quiet, seeded
 
-SIZES = {"num_hidden_layers": 2, "num_attention_heads": 2}
-SIZES |= {"hidden_size": 16, "intermediate_size": 24}
+SIZES = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
+SIZES |= {"hidden_size": 16, "head_dim": 8, "d_head": 8, "intermediate_size": 24}
 """As most configurations call them; others are given by their own names."""
 IMAGE = {"image_size": 8, "patch_size": 4}
 LONGEST_TEXT = 64
@@ -58,10 +58,19 @@ def tiny(
         # Encoders have a language model as well, which sees what comes later.
         if kind not in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
             body = transformers.AutoModelForCausalLM
-    config = transformers.AutoConfig.for_model(kind, **{**fields, **sizes})
+    with quiet():
+        usual = transformers.AutoConfig.for_model(kind)
+        config = transformers.AutoConfig.for_model(kind, **{**_known(usual, fields), **sizes})
     with seeded(seed, "tiny weights"):
         body.from_config(config).save_pretrained(folder)
     return folder
+
+
+def _known(config: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    """Those fields that a configuration has, and so for each of the configurations inside it."""
+    names = {*config.to_dict(), *config.attribute_map}
+    parts = {name: _known(getattr(config, name), fields) for name in config.sub_configs}
+    return {name: value for name, value in fields.items() if name in names} | parts
 
 
 def _word_tokenizer(kind: str, words: Sequence[str]) -> Any:

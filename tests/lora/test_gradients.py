@@ -1,8 +1,10 @@
 """Per-example gradients of the federation's one batch against batches of one on plain PEFT."""
 
 import copy
+import re
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,7 +66,9 @@ def one_by_one(task, params, data, owner, lora):
     for i, k in enumerate(owner):
         peft, places = plain_peft(task, {key: x[k] for key, x in params.items()}, lora)
         one = torch.tensor([i])
-        loss = task.loss(task.forward(peft, take(data[0], one)), data[1][one]).sum()
+        x = take(data[0], one)
+        x = x if task.prepare is None else task.prepare(x)  # without padding
+        loss = task.loss(task.forward(peft, x), data[1][one]).sum()
         gradients = torch.autograd.grad(loss, list(places.values()), allow_unused=True)
         for (key, place), gradient in zip(places.items(), gradients, strict=True):
             rows[key].append(torch.zeros_like(place) if gradient is None else gradient)
@@ -82,8 +86,11 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "head", "owner", "lora"), CASES)
 def test_equals_batches_of_one(name, head, owner, lora):
+    assert_equal_gradients(toy_hubs.varied(name, head), owner, lora)
+
+
+def assert_equal_gradients(task, owner, lora):
     """Each example's gradient, all tensors together, is the same up to ``LIMIT`` of its norm."""
-    task = toy_hubs.varied(name, head)
     # In float64: how far float32 rounds a gradient apart depends on the processor.
     task = replace(task, model=copy.deepcopy(task.model).double())
     adapted = adapters.adapt(task.model, task.targets, task.head, lora)
@@ -101,6 +108,31 @@ def test_equals_batches_of_one(name, head, owner, lora):
     off = row_norms({key: rows[key] - expected[key] for key in rows})
     size = row_norms(expected)
     assert bool((size > 1e-4).all()) and bool((off <= LIMIT * size).all()), off / size
+
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
+TABLE = re.findall(r"^\| (\w+) \| (.*?) \| (.*?) \|(.*?)\| (.*) \|$", PAGE.read_text(), re.M)
+USUAL = [(use, kind, *cells) for use, kinds, *cells in TABLE[1:] for kind in kinds.split()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("use", "kind", "targets", "head", "equal"), USUAL)
+def test_usual_models_do_as_their_table_says(use, kind, targets, head, equal):
+    """Maps and heads that defaults miss; padding that a model reads; a private round that fails."""
+    make = toy_hubs.fresh_answers if use == "answers" else toy_hubs.fresh
+    if equal != "yes":
+        with pytest.raises(ValueError, match=re.escape(equal.removeprefix("no: "))):
+            make(kind)
+        return
+    task = make(kind)
+    assert (", ".join(sorted(task.targets)), ", ".join(head_names(task.head))) == (
+        targets,
+        head.strip(),
+    )
+    plan = fl.Plan(rounds=1, local_steps=1)
+    *_, last = fl.run(task, "rolora", fl.Privacy(noise_multiplier=1.0), plan, seed=None)
+    assert last.epsilon < 10
+    assert_equal_gradients(task, RAGGED, LORA)
 
 
 def test_an_input_that_does_not_come_batch_first_is_refused():

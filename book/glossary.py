@@ -11,16 +11,15 @@ from docutils import nodes
 
 PAGE = "docs/glossary"
 LESSONS = "notebooks/"
-ROW = re.compile(r"^\| (\*\*.+?) \| (.*?) \| (.+?) \| \[(\d\d)\]\((.+?)\) \|$", re.M)
+ROW = re.compile(r"^\| (\*\*.+?) \| (.+?) \| \[(\d\d)\]\(.+?\) \|$", re.M)
 CODE = (nodes.literal, nodes.literal_block, nodes.math, nodes.math_block)
 CLOSED = (*CODE, nodes.title, nodes.reference, nodes.raw)
 
 
 class Term(NamedTuple):
-    """A row of the glossary: its names, the chief one first, its letter, meaning and lesson."""
+    """A row of the glossary: its names, the chief one first, meaning and lesson."""
 
     names: tuple[str, ...]
-    letter: str
     meaning: str
     lesson: str
 
@@ -34,8 +33,8 @@ def terms(page: str) -> list[Term]:
     """The rows of the glossary's Markdown."""
     rows = [match.groups() for match in ROW.finditer(page)]
     return [
-        Term(tuple(names.replace("**", "").split(", ")), letter.strip(), meaning, lesson)
-        for names, letter, meaning, lesson, _ in rows
+        Term(tuple(names.replace("**", "").split(", ")), meaning, lesson)
+        for names, meaning, lesson in rows
     ]
 
 

@@ -19,8 +19,8 @@ GROUPS = ("Counting", "Learning", "Saying what was found", "Chance")
 HEAD = """\
 # Sharp edges
 
-Ways in which differentially private federated LoRA goes wrong without looking wrong, for whoever
-writes or reviews such code. Most were seen in published code.
+Ways in which differentially private federated LoRA goes wrong without looking wrong. Most were
+seen in published code.
 
 *Severity.* **Fatal**: the stated ε means nothing. **Serious**: it is wrong by a factor that
 matters. **Bug**: something other than what was meant is computed. **Utility**: privacy holds,
@@ -31,12 +31,15 @@ is answered with an error, or with no ε. **Measures**: a run's records show it.
 cannot prevent it; this page and the course warn of it. Names in brackets are tests.
 
 *Measured.* Every mistake runs: a broken and a sound form, one number that tells them apart, and in
-brackets the line between them. Where a single step shows the mistake, a check of `fl.review` gives
-the number. `fl.review.mistakes.EDGES[3].measure()` measures again."""
+brackets the line between them. `fl.review.mistakes.EDGES[3].measure()` measures again. Where a
+single step shows the mistake, the number is that of a [check](review.md#what-it-looks-at):
+*sensitivity* and *signal* in clip norms, *noise size* in units of the claimed standard deviation,
+*accounting* as ε spent over ε stated, *un-noised output* and *frozen* as the largest change of
+what should not move."""
 
 REPORTED = """\
 Reported in public trackers and papers' code, rebuilt small, and found by the checks named here.
-Most were mended soon after somebody wrote them down."""
+Most were mended soon after."""
 
 
 def number(value: float) -> str:
@@ -58,7 +61,7 @@ def section(mistake: Mistake) -> str:
     broken, sound = map(number, mistake.measure())
     # A line of its own: numbers may be wider elsewhere, and must not move what is wrapped.
     numbers = f"Broken: {broken}; sound: {sound} ({mistake.line})."
-    texts = [mistake.wrong, mistake.library, f"*Measured*: {mistake.what}."]
+    texts = [mistake.wrong, mistake.library, f"*Measured*: {mistake.measured or mistake.checks[0]}."]
     if mistake.source:
         texts.append(f"*Seen* in [{mistake.source.split('/', 3)[3]}]({mistake.source}).")
     wrong, library, measured, *seen = map(wrapped, texts)

@@ -94,7 +94,7 @@ class Mistake:
         edge: number of its section in docs/sharp_edges.md; 0: none. The next ones are of edges.
         severity: what is at stake, see there. group: part of the page.
         library: what this library does about it, Markdown; begins with a verdict in bold.
-        measured: the number that is measured, in words; "": as its check says.
+        measured: the number that is measured, in words; "": that of its first check.
 
     Guarantees: test_every_mistake_is_found_by_its_check, test_no_sound_form_is_blamed,
         test_the_line_lies_between_broken_and_sound.
@@ -118,15 +118,6 @@ class Mistake:
     group: str = ""
     library: str = ""
     measured: str = ""
-
-    @property
-    def what(self) -> str:
-        """The number that is measured, in words, with its unit."""
-        if self.measured:
-            return self.measured
-        if "accounting" in self.checks:
-            return "ε really spent, in units of the stated one"
-        return CHECKS[self.checks[0]].asks
 
     @property
     def line(self) -> str:

@@ -61,7 +61,11 @@ def section(mistake: Mistake) -> str:
     broken, sound = map(number, mistake.measure())
     # A line of its own: numbers may be wider elsewhere, and must not move what is wrapped.
     numbers = f"Broken: {broken}; sound: {sound} ({mistake.line})."
-    texts = [mistake.wrong, mistake.library, f"*Measured*: {mistake.measured or mistake.checks[0]}."]
+    texts = [
+        mistake.wrong,
+        mistake.library,
+        f"*Measured*: {mistake.measured or mistake.checks[0]}.",
+    ]
     if mistake.source:
         texts.append(f"*Seen* in [{mistake.source.split('/', 3)[3]}]({mistake.source}).")
     wrong, library, measured, *seen = map(wrapped, texts)

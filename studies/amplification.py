@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 
 import fedlora_lab as fl
-from fedlora_lab import methods
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab._utils.statistics import paired_difference
+from fedlora_lab.plots import style
 from fedlora_lab.plots.style import name
 from studies import runner
 from studies.declared import STUDIES
@@ -23,6 +23,10 @@ from studies.declared import STUDIES
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 PAGE = ROOT / "docs" / "amplification.md"
+FIGURE = ROOT / "docs" / "figures" / "amplification-pairs.png"
+FRAME = RESULTS / "amplification-pairs.csv"
+LEVELS = (0, 1, 3, 10, 30, 1e6)
+TITLE = "Up to ρ = 3 FedLoRA keeps up with FFA-LoRA; beyond 10 it is far behind"
 MAIN = ("digits-client", "digits-example", "mnist-client", "mnist-example", "sentiment-example")
 BEST = "the best other row"
 LEADS = (
@@ -121,32 +125,61 @@ def parts() -> Iterator[str]:
         yield markdown_table(table)
 
 
-def write_clips(key: str) -> None:
-    """Writes results/KEY-clips.csv, which notebooks draw: what one tuning seed saw at each clip
-    norm, at the best rate there, and ρ of both factors at it."""
-    study = STUDIES[key]
-    done = runner.load_results(RESULTS / "runs" / f"{key}.jsonl")
-    slugs = ["fedlora", "ffa-lora", "balanced-lora"]
-    rows = []
-    for case in study.cases:
-        tried = runner.screen(study, case, done)[0] if case.method.slug in slugs else []
-        for job in study.screening_jobs(case, [x for x in tried if x.ratio == 1]):
-            task, _, privacy, plan, lora = runner.job_arguments(job)
-            assert privacy is not None
-            # In the client unit it follows from the clip norm, whatever the rate.
-            rho = fl.amplification(task, methods.FedLoRA, privacy, plan, lora).mean
-            score = done[job.key]["values"]["accuracy"] or 0.0
-            setting = case.epsilon, float(f"{privacy.clip_norm:.6g}"), float(f"{rho:.6g}")
-            rows.append((*setting, case.method.slug, score))
-    table = pd.DataFrame(rows, columns=["epsilon", "clip_norm", "rho", "method", "score"])
-    keys = ["epsilon", "clip_norm", "rho"]
-    best = table.groupby([*keys, "method"])["score"].max().unstack()[slugs].reset_index()
-    best.to_csv(RESULTS / f"{key}-clips.csv", index=False, float_format="%.6g")
+def first_tries(key: str) -> pd.DataFrame:
+    """Tabulates what the first tuning seed saw with noise and one rate for A and B."""
+    table = runner.screen_frame(key, RESULTS / "runs" / f"{key}.jsonl", every=True)
+    return table[(table["ratio"] == 1) & table["epsilon"].notna()].assign(study=key)
+
+
+def amplification_of(run: Any) -> float:
+    """Returns ρ as the run recorded it; the first runs on digits did not."""
+    if pd.isna(run.rho):
+        return fl.amplification(*runner.job_arguments(run.job)).mean
+    return run.rho
+
+
+def pairs() -> pd.DataFrame:
+    """Pairs the tuning runs of FedLoRA and FFA-LoRA at the same setting.
+
+    Returns: study, labels and setting, rho of FedLoRA, and lead, by how many points it is ahead.
+    """
+    table = pd.concat(first_tries(key) for key in (*MAIN, "digits", "digits-clients"))
+    keys = ["study", "alpha", "epsilon", "lr", "clip"]
+    one, other = (table[table["method"] == slug] for slug in LEADS[0])
+    both = one.merge(other[[*keys, "accuracy"]], on=keys, suffixes=("", "_other"))
+    both["rho"] = [amplification_of(run) for run in both.itertuples()]
+    return both[[*keys, "rho"]].assign(lead=100 * (both["accuracy"] - both["accuracy_other"]))
+
+
+@style.paper()
+def draw_pairs(table: pd.DataFrame) -> style.Picture:
+    """Draws the leads against ρ, and says how much of them ρ and ε explain."""
+    picture, (ax,) = style.subplots(7.5, 3.4)
+    for colour, (task, part) in zip(
+        style.SPARE_COLOURS, table.groupby(table["study"].str.split("-").str[0]), strict=False
+    ):
+        style.draw_dots(ax, part["rho"], part["lead"], colour, label=task)
+    ax.axhline(0, color=style.GREY, lw=1, zorder=0.9)
+    ax.set(xscale="log", xlabel="ρ of FedLoRA", ylabel="FedLoRA less FFA-LoRA, points")
+    ax.legend(frameon=False)
+    lead = table["lead"]
+    words = f"{len(lead)} pairs of tuning runs; R² of"
+    for label, level in (
+        ("five levels of ρ", pd.cut(table["rho"], LEVELS)),
+        ("and of four of ε", table["epsilon"]),
+    ):
+        rest = lead - lead.groupby(level, observed=True).transform("mean")
+        words += f" {label}: {1 - rest.var() / lead.var():.2f}"
+    style.headline(picture, TITLE)
+    style.footer(picture, words)
+    return picture
 
 
 def write() -> None:
-    """Writes the block of the page, and the clip norms that notebooks draw."""
+    """Writes the block of the page, and the pairs with their figure."""
     page = PAGE.read_text(encoding="utf-8")
     text = fill_blocks(page, {"measured": "\n\n".join(parts())})
     write_atomically(PAGE, text, shared=True)
-    write_clips("digits-client")
+    table = pairs()
+    table.to_csv(FRAME, index=False, float_format="%.5g")
+    write_atomically(FIGURE, style.png(draw_pairs(table)), shared=True)

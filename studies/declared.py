@@ -515,23 +515,19 @@ _DECLARED = (
 STUDIES: dict[str, Study] = {study.name: study for study in _DECLARED}
 
 SUGGESTED_FILE = Path(__file__).parent / "suggested_settings.json"
-"""Key of a case -> [rate, clip over its own], as noise_limits.py wrote them down."""
-SUGGESTED_CASES = tuple(
-    case
-    for name in ("mnist-example", "mnist-client", "sentiment-example")
-    for case in STUDIES[name].cases
-    if case.epsilon is not None
-)
+"""Key of a case -> [rate, clip over its own], as `fl.suggest_lr` gave them before any run."""
 
 
 def suggested() -> Study:
     """The main comparisons on tasks on which no limit was fitted, at what is suggested."""
     numbers = json.loads(SUGGESTED_FILE.read_text(encoding="utf-8"))
     cases = []
-    for case in SUGGESTED_CASES:
-        labels = {"task": case.task[0], "unit": case.privacy.get("unit", "example"), **case.labels}
-        if case.key in numbers:
-            cases.append(replace(case, labels=labels))
+    for name in ("mnist-example", "mnist-client", "sentiment-example"):
+        for case in STUDIES[name].cases:
+            unit = case.privacy.get("unit", "example")
+            if case.key in numbers:
+                labels = {"task": case.task[0], "unit": unit, **case.labels}
+                cases.append(replace(case, labels=labels))
     return Study(
         "suggested",
         "MNIST and texts at the rate or clip that public numbers suggest, nothing tuned",
@@ -540,5 +536,4 @@ def suggested() -> Study:
     )
 
 
-if SUGGESTED_FILE.is_file():
-    STUDIES["suggested"] = suggested()
+STUDIES["suggested"] = suggested()

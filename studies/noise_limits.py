@@ -1,51 +1,40 @@
-"""Fit the limits of `fl.suggest_lr` on the task digits, and write down what it suggests elsewhere.
+"""Fit the limits of `fl.suggest_lr` on the task digits.
 
     python -m studies.noise_limits
 
 Read are the searches of the studies digits-example and digits-client: how well the first tuning
 seed did at each rate (unit example) or clip norm (unit client), and how much noise B took up there.
-The limit of a kind loses least, on the mean over its cases of both units. Written are
-results/noise-limits.csv and, for the tasks on which nothing was fitted, the settings that the study
-`suggested` reports (suggested_settings.json): before any of its runs. The limits
-themselves stand in experiments/tuned_rates.py, which a test holds equal.
+The limit of a kind loses least, on the mean over its cases of both units. Written is
+results/noise-limits.csv. The limits themselves stand in experiments/tuned_rates.py, which a test
+holds equal. What `fl.suggest_lr` gave with them for tasks on which nothing was fitted was put into
+suggested_settings.json before any run of the study `suggested`.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.experiments import tuned_rates
-from fedlora_lab.methods.plan import Plan
-from fedlora_lab.report.run_folder import to_json
 from studies import runner
-from studies.declared import STUDIES, SUGGESTED_CASES, SUGGESTED_FILE, Job, Setting
+from studies.amplification import first_tries
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
-def profile() -> Iterator[dict[str, Any]]:
+def profile() -> pd.DataFrame:
     """One row for each rate or clip norm that was tried on digits, the best of what it was tried
     with."""
+    rows = []
     for name in ("digits-example", "digits-client"):
-        study = STUDIES[name]
-        done = runner.load_results(RESULTS / "runs" / f"{name}.jsonl")
-        for case in (case for case in study.cases if case.epsilon is not None):
-            best: dict[float, dict[str, Any]] = {}
-            tried = [x for x in runner.screen(study, case, done)[0] if x.ratio == 1]
-            for job in study.screening_jobs(case, tried):
-                arguments: Any = runner.job_arguments(job)
-                noise = tuned_rates.noise_taken_up(*arguments)
-                row = {"study": name, "method": case.method.slug, "epsilon": case.epsilon}
-                row |= {"kind": noise.kind, "lr": job.setting.lr, "clip": job.setting.clip}
-                row |= {"taken_up": noise.value, "score": runner.score(job, done)}
-                key = float(f"{noise.value:.3g}")
-                if key not in best or best[key]["score"] < row["score"]:
-                    best[key] = row
-            yield from (best[key] for key in sorted(best))
+        for run in first_tries(name).itertuples():
+            noise = tuned_rates.noise_taken_up(*runner.job_arguments(run.job))
+            row = {"study": name, "method": run.method, "epsilon": run.epsilon, "kind": noise.kind}
+            row |= {"lr": run.lr, "clip": run.clip, "taken_up": noise.value, "score": run.accuracy}
+            rows.append({**row, "noise": f"{noise.value:.3g}"})
+    best_first = pd.DataFrame(rows).sort_values("score", ascending=False, kind="stable")
+    best = best_first.drop_duplicates(["study", "method", "epsilon", "noise"])
+    return best.sort_values(["study", "epsilon", "method", "taken_up"]).drop(columns="noise")
 
 
 def fit_noise_limits(table: pd.DataFrame) -> pd.DataFrame:
@@ -68,16 +57,9 @@ def fit_noise_limits(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> None:
-    table = pd.DataFrame(list(profile()))
+    table = profile()
     table.to_csv(RESULTS / "noise-limits.csv", index=False, float_format="%.6g")
     print(fit_noise_limits(table))
-    settings = {}
-    for case in SUGGESTED_CASES:
-        arguments: Any = runner.job_arguments(Job(case, Setting(Plan().rate("B")), 0, False))
-        suggestion = tuned_rates.suggest_lr(*arguments)
-        clip = suggestion.clip_norm / arguments[2].clip_norm
-        settings[case.key] = [float(f"{x:.4g}") for x in (suggestion.lr, clip)]
-    write_atomically(SUGGESTED_FILE, to_json(settings))
 
 
 if __name__ == "__main__":

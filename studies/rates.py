@@ -19,7 +19,7 @@ import pandas as pd
 
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
-from fedlora_lab._utils.statistics import find_collapsed_by_group, t_interval
+from fedlora_lab._utils.statistics import t_interval
 from fedlora_lab.plots import grammar, style
 from studies import runner
 from studies.declared import STUDIES
@@ -60,7 +60,7 @@ LEADS = (
     Pair("ffa-lora", "fedlora", f"39 (MNLI, ε = 6), {FFA_PAPER}"),
 )
 PLATEAUS = """The plateaus are in `results/rates-plateaus.csv`: best mean accuracy, its rate, last
-rate of the grid, width, what B has taken up at the interpolated end, and collapsed runs."""
+rate of the grid, width, and what B has taken up at the interpolated end."""
 LEADS_INTRO = """Leads in points of accuracy. At *one rate* both methods have the rate that is best
 for the method that is claimed to lead, or any rate on its plateau; beside it stand the leads with
 each at its own best rate. Both choices are made on the runs that are shown. Rows of tuning runs are
@@ -110,7 +110,7 @@ def plateau_row(frame: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, Any]:
     Args: frame, predicted: its rows of the study and of the prediction.
     Returns: best (accuracy, mean) and best_lr; last_lr, the largest rate of the grid on the plateau
         of the mean, and predicted_lr; octaves, the width seed by seed; noise, what B takes up at
-        the plateau's end; collapsed and runs.
+        the plateau's end.
     """
     table = score_table(frame)
     rates = table.index.to_numpy(float)
@@ -120,7 +120,6 @@ def plateau_row(frame: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, Any]:
     _, last = plateau(rates, mean)
     # Noise goes with the square of the rate.
     noise = float(predicted["taken_up"].iloc[0] * (last / predicted["lr"].iloc[0]) ** 2)
-    gains = frame["accuracy"] - frame["before_accuracy"]
     return {
         "best": float(mean.max()),
         "best_lr": float(rates[mean.argmax()]),
@@ -128,8 +127,6 @@ def plateau_row(frame: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, Any]:
         "predicted_lr": float(predicted.loc[predicted["on_plateau"], "lr"].max()),
         "octaves": mean_and_spread(octaves),
         "noise": noise,
-        "collapsed": int(find_collapsed_by_group(gains.groupby(frame["lr"])).sum()),
-        "runs": len(frame),
     }
 
 
@@ -217,7 +214,7 @@ def figure(frame: pd.DataFrame, table: pd.DataFrame) -> style.Picture:
         value="accuracy",
         band="area" if several else "none",
         panel="setting",
-        title=finding(frame, table),
+        title=finding(frame),
         xlabel="learning rate",
         ylabel="accuracy after the last round",
         log="x",
@@ -240,22 +237,20 @@ def figure(frame: pd.DataFrame, table: pd.DataFrame) -> style.Picture:
     return picture
 
 
-def finding(frame: pd.DataFrame, table: pd.DataFrame) -> str:
+def finding(frame: pd.DataFrame) -> str:
     """Says in one line how far apart methods are at one rate, and each at its own.
 
     Of the rates within `NEAR` of the best of some method, the one at which all are farthest apart.
     """
     shared = []
-    own = []
-    for (unit, epsilon), best in table.groupby(["unit", "epsilon"], sort=False):
-        part = select_rows(frame, unit=unit, epsilon=epsilon)
+    each = []
+    for _, part in frame.groupby(["unit", "epsilon"]):
         means = part.groupby(["lr", "method"])["accuracy"].mean().unstack()
-        suits_one = (means >= means.max() - NEAR).any(axis=1)
-        spread = means.max(axis=1) - means.min(axis=1)
-        shared.append(100 * float(spread[suits_one].max()))
-        own.append(100 * float(best["best"].max() - best["best"].min()))
+        suits_one = means[(means >= means.max() - NEAR).any(axis=1)]
+        shared.append(100 * np.ptp(suits_one, axis=1).max())
+        each.append(100 * np.ptp(means.max()))
     at_one = f"At one learning rate methods lie up to {max(shared):.0f} points apart"
-    return f"{at_one}; each at its own, at most {max(own):.0f}"
+    return f"{at_one}; each at its own, at most {max(each):.0f}"
 
 
 def lead_table(frame: pd.DataFrame) -> str:

@@ -396,19 +396,25 @@ def select_rows(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
     return rows
 
 
-def screen_frame(name: str, path: Path) -> pd.DataFrame:
-    """Tabulates the screening runs of a study at the declared rates, which all methods share."""
+def screen_frame(name: str, path: Path, *, every: bool = False) -> pd.DataFrame:
+    """Tabulates screening runs at the declared rates, which all methods share, or ``every`` one.
+
+    Returns: method, labels, lr, clip, ratio, seed, accuracy, before_accuracy and rho, as far as it
+        was recorded, and the job.
+    """
     study = STUDIES[name]
     done = load_results(path)
     rows = []
     for case in study.cases:
-        for job in study.screening_jobs(case):
+        tried = screen(study, case, done)[0] if every else None
+        for job in study.screening_jobs(case, tried):
             if job.key in done:
                 values = done[job.key]["values"]
-                row = {"method": case.method.slug, **case.labels, "lr": job.setting.lr}
+                row = {"method": case.method.slug, **case.labels, **job.setting._asdict()}
                 # A run that diverged has no score.
                 row |= {"seed": job.seed, "accuracy": values.get("accuracy") or 0.0}
-                rows.append({**row, "before_accuracy": values.get("before_accuracy", math.nan)})
+                row |= {"before_accuracy": values.get("before_accuracy", math.nan)}
+                rows.append({**row, "rho": values.get("amplification"), "job": job})
     return pd.DataFrame(rows)
 
 

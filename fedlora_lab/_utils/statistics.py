@@ -35,7 +35,7 @@ def t_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
 
 
 class PairedDifference(NamedTuple):
-    """Mean difference of two methods over the seeds they share, with its 95 % t interval.
+    """Mean difference of two methods over the seeds they share, with its t interval.
 
     >>> print(PairedDifference(0.02, 0.01, 0.03, seeds=3))
     +0.020 [+0.010, +0.030]
@@ -57,14 +57,16 @@ class PairedDifference(NamedTuple):
 
 
 def paired_difference(
-    frame: "DataFrame", one: str, other: str, measure: str = "accuracy", level: float = 0.95
+    frame: "DataFrame", one: str, other: str, measure: str = "accuracy", comparisons: int = 1
 ) -> PairedDifference:
     """Computes by how much one method is ahead of another, seed by seed, with its interval.
 
     Args:
         frame: columns method, seed and ``measure``, one row for each pair of the first two.
         one, other: slugs; they must share two seeds.
-        measure, level: the column, and the level of the interval, in (0, 1).
+        measure: the column.
+        comparisons: how many are looked at, this one among them. Their intervals hold together in
+            95 % of studies (Bonferroni).
     Raises: ``ValueError`` where they share fewer than two seeds.
 
     >>> import pandas as pd
@@ -79,7 +81,7 @@ def paired_difference(
     # Only seeds that both have: the spread between seeds cancels in pairs.
     table = means.reindex(columns=[one, other]).dropna()
     check(len(table) >= 2, "seeds", len(table), f"at least two that {one!r} and {other!r} share")
-    mean, half = t_interval((table[one] - table[other]).to_numpy(), level)
+    mean, half = t_interval((table[one] - table[other]).to_numpy(), 1 - 0.05 / comparisons)
     return PairedDifference(mean, mean - half, mean + half, len(table))
 
 

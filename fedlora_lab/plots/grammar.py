@@ -103,6 +103,7 @@ def intervals(
     xlabel: str = "",
     reference: float | None = None,
     number: str = "{:.1%}",
+    comparisons: int = 1,
 ) -> Picture:
     """Draws a row for each value of ``by``: measurements as dots, their mean with its interval.
 
@@ -115,6 +116,8 @@ def intervals(
         title, xlabel: the finding, and what is measured, with its unit.
         reference: a value to compare with, drawn as a vertical line.
         number: format of the mean that stands right of a row; "" for none. With ``hue``: none.
+        comparisons: for how many of them the intervals hold together (Bonferroni). Those of a frame
+            of means are drawn as they are.
 
     Raises: ``ValueError`` for a frame without a row, or without one of the columns.
     Guarantees: means and intervals are those of the rows
@@ -130,13 +133,14 @@ def intervals(
     width = 7.6 if len(panels) == 1 else min(11.0, 2.0 + 3.2 * len(panels))
     figure, axes = style.subplots(width, height, columns=len(panels), sharey=True)
     for ax, part in zip(axes, panels.values(), strict=True):
-        draw_intervals(ax, part, by, rows, hue=hue, number=number)
+        draw_intervals(ax, part, by, rows, hue=hue, number=number, comparisons=comparisons)
         if reference is not None:
             ax.axvline(reference, color=style.GREY, lw=1, ls=style.DOTTED, zorder=0.9)
         ax.set_xlabel(xlabel)
     if hue is not None:
         axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8.5)
-    caption = "mark: mean, bar: its 95 % interval"
+    together = f", all {comparisons} together" if comparisons > 1 else ""
+    caption = f"mark: mean, bar: its 95 % interval{together}"
     if not summarised:
         groups = [name for name in (by, hue, panel) if name is not None]
         count = tidy.count_measurements(frame, groups)
@@ -153,16 +157,17 @@ def draw_intervals(
     hue: str | None = None,
     number: str = "",
     colours: Colours | None = None,
+    comparisons: int = 1,
 ) -> None:
     """Draws rows of intervals into axes; see `intervals`.
 
     Args:
         ax, frame, by: where, what, and by which column.
         rows: values of ``by`` from top to bottom.
-        hue, number: as of `intervals`. colours: value of ``hue`` -> colour.
+        hue, number, comparisons: as of `intervals`. colours: value of ``hue`` -> colour.
     """
     groups = [by] if hue is None else [by, hue]
-    table = tidy.means(frame, groups)
+    table = tidy.means(frame, groups, comparisons=comparisons)
     # In the order of the frame, which is the author's.
     hues = list(dict.fromkeys(frame[hue])) if hue else list(rows)
     looks = dict(zip(hues, value_looks(hues, hue or by, colours), strict=True))

@@ -78,20 +78,25 @@ def confidence_interval(values: ArrayLike) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def means(frame: pd.DataFrame, by: Sequence[str], value: str = "value") -> pd.DataFrame:
+def means(
+    frame: pd.DataFrame, by: Sequence[str], value: str = "value", comparisons: int = 1
+) -> pd.DataFrame:
     """Computes the mean of each group with its 95 % interval: columns by, mean, low, high.
 
     Groups keep the order in which the frame shows them. A group of one row has its value three
     times. A frame of means, with the columns mean, low and high, is returned as it is.
 
-    Args: frame: one row a measurement; by: columns of the groups; value: of what was measured.
+    Args:
+        frame: one row a measurement.
+        by, value: columns of the groups, and of what was measured.
+        comparisons: so many intervals hold together (Bonferroni).
     Guarantees: test_grammar.py::test_intervals_draw_means_and_their_bands.
     """
     if {"mean", "low", "high"} <= {*frame.columns}:
         return frame[[*by, "mean", "low", "high"]].copy()
     groups = frame.groupby(list(by), sort=False, dropna=False)[value]
     table = groups.agg(["mean", "std", "count"]).reset_index()
-    point = stdtrit(table["count"].clip(lower=2) - 1, 0.975)
+    point = stdtrit(table["count"].clip(lower=2) - 1, 1 - 0.025 / comparisons)
     # A single value has no spread: its interval is the value itself.
     half = (point * table["std"] / table["count"] ** 0.5).where(table["count"] > 1, 0.0)
     table["low"] = table["mean"] - half

@@ -29,16 +29,18 @@ def frame():
 
 
 def test_intervals_draw_means_and_their_bands(frame):
-    """Student's intervals; a table of means is taken as it is, and a single value has no spread."""
-    panels: Any = plots.intervals(frame, panel="epsilon").axes
+    """Student's intervals, of several together wider ones; a table of means is taken as it is, and
+    a single value has no spread.
+    """
+    panels: Any = plots.intervals(frame, panel="epsilon", comparisons=6).axes
     assert [ax.get_title(loc="left") for ax in panels] == ["1", "8"]
     at_8: Any = frame[frame["epsilon"] == 8]
     means: Any = plots.intervals(tidy.means(at_8, ["method"])).axes[0]
-    for ax, gain in ((panels[0], 0.01), (means, 0.08)):
+    for ax, gain, level in ((panels[0], 0.01, 1 - 0.05 / 6), (means, 0.08, 0.95)):
         assert [tick.get_text() for tick in ax.get_yticklabels()] == ["FedLoRA", "FFA-LoRA", "mine"]
         for row, (bar, scores) in enumerate(zip(ax.collections, SCORES.values(), strict=True)):
             middle = np.mean(scores) + gain
-            low, high = stats.t.interval(0.95, len(scores) - 1, middle, stats.sem(scores))
+            low, high = stats.t.interval(level, len(scores) - 1, middle, stats.sem(scores))
             assert bar.get_segments()[0] == pytest.approx(np.array([[low, row], [high, row]]))
         numbers = [text.get_text() for text in ax.texts]
         assert numbers == [f"{np.mean(scores) + gain:.1%}" for scores in SCORES.values()]

@@ -26,10 +26,10 @@ def rank(rows: pd.DataFrame) -> pd.DataFrame:
     """
     means = rows.groupby("method")["accuracy"].mean().sort_values(ascending=False)
     best = means.index[0]
-    level = 1 - 0.05 / max(comb(len(means), 2), 1)
+    pairs = comb(len(means), 2)
     table = pd.DataFrame({"mean": means, "gap": 0.0, "tied": True})
     for slug in means.index[1:]:
-        gap = paired_difference(rows, str(slug), best, level=level)
+        gap = paired_difference(rows, str(slug), best, comparisons=pairs)
         table.loc[slug, ["gap", "tied"]] = gap.mean, gap.high >= 0
     return table
 

@@ -55,6 +55,7 @@ def prepare(
 ) -> Prepared:
     """A run's fixed parts, without a look at the arguments and the model."""
     model = adapted(task.model, task.targets, task.head)
+    privacy = None if privacy is None else privacy.resolve(task, plan)
     spec = RunSpec(task, row, privacy, plan, LORA, Streams(seed))
     return Prepared(spec, model, task.clients)
 

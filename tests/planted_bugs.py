@@ -4,6 +4,7 @@ Each is a function in the place of the true one; a broken clip is given as ``bug
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from broken_rows import leaves_one_tensor_without_noise
@@ -90,9 +91,8 @@ def one_round_only(self, t, ids):
 
 def more_noise_than_there_is(self, t, ids):
     """Writes down twice the noise."""
-    fields = dict(vars(self.spec.entry(t + 1, ids)))
-    fields["noise_multiplier"] *= 2
-    self.ledger.record(**fields)
+    entry = self.spec.charge.at(t + 1, ids)
+    self.ledger.append(replace(entry, noise_multiplier=2 * entry.noise_multiplier))
 
 
 def everyone_every_round(self, t):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 
 def check(ok: bool, name: str, value: Any, expected: str) -> None:
@@ -14,10 +14,15 @@ def check(ok: bool, name: str, value: Any, expected: str) -> None:
         expected: the range, in words that follow "expected".
     """
     if not ok:
-        # One line: a frame or tensor would fill the screen.
-        text = " ".join(repr(value).split())
-        text = text if len(text) <= 120 else text[:117] + "..."
-        raise ValueError(f"{name}={text}: expected {expected}")
+        refuse(name, value, expected)
+
+
+def refuse(name: str, value: Any, expected: str) -> NoReturn:
+    """Raises the error of `check`."""
+    # One line: a frame or tensor would fill the screen.
+    text = " ".join(repr(value).split())
+    text = text if len(text) <= 120 else text[:117] + "..."
+    raise ValueError(f"{name}={text}: expected {expected}")
 
 
 def error_text(error: BaseException, limit: int = 10_000) -> str:

@@ -212,7 +212,7 @@ def noise_taken_up(
 
     def taken_up(layer: str) -> float:
         d_in = forecast.weights[layer].shape[1]
-        return 3 * d_in * forecast.variance("B", layer, plan.rounds)
+        return 3 * d_in * float(forecast.variance("B", layer)[-1])
 
     value = forecast.weighted(taken_up)
     check(value > 0, "noise", value, "noise on B: a multiplier > 0, and a row that moves B")

@@ -313,10 +313,12 @@ def _stored_ledger(
     expected = f"{opened.terms}, those of this run"
     check(ledger.terms == opened.terms, "ledger", ledger.terms, expected)
     # With other noise or rates than this run's the ledger would state another run's epsilon.
+    charge = spec.charge
+    assert charge is not None  # as the ledger, it is there under privacy
     for entry in ledger.releases:
         exist = all(k < len(state.seen) for k in entry.clients or ())
         check(exist, "ledger", entry, "clients of this run")
-        ours = spec.entry(entry.round, None if entry.clients is None else tuple(entry.clients))
+        ours = charge.at(entry.round, None if entry.clients is None else tuple(entry.clients))
         check(entry == ours, "ledger", entry, f"{ours}, as this run writes it")
     # More is no error: a round that was cut short was released, and stays spent.
     written = {entry.round for entry in ledger.releases}

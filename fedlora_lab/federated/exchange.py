@@ -22,6 +22,7 @@ from fedlora_lab.federated.local_training import (
     ClientParams,
     preconditioners,
     released_means,
+    round_keys,
 )
 from fedlora_lab.federated.spec import Prepared, RunSpec, initial_server
 from fedlora_lab.lora import adapters
@@ -93,7 +94,7 @@ def tensors_received(spec: RunSpec, ids: tuple[int, ...], sent: ServerState) -> 
     """
     # One row for all where nothing tells them apart: memory does not grow with the clients.
     common = {key: tensor[None] for key, tensor in sent.tensors.items()}
-    return cut_to_rank(common, spec.ranks_of(ids))
+    return cut_to_rank(common, None if spec.ranks is None else spec.ranks[list(ids)])
 
 
 def begin_clients(
@@ -185,8 +186,8 @@ def release_round(
     ids = tuple(clients.ids[i] for i in arrived.tolist())
     start = {key: x if len(x) == 1 else x[arrived] for key, x in clients.start.items()}
     rows = {key: clients.params[key][arrived] for key in keys}
-    for key in keys:
-        if spec.is_split(key):  # the client's own ranks go up as they came down
+    if spec.method.own_ranks:
+        for key in filter(spec.is_split, keys):  # own ranks go up as they came down
             rows[key] = merge_own_ranks(key, rows[key], start[key], spec.shared_rank)
     if not spec.by_step:
         return _release_updates(prepared, ClientBatch(ids, rows, start), sent, state)
@@ -457,7 +458,7 @@ def bytes_of_round(spec: RunSpec) -> tuple[int, int]:
     down = 0
     rounds = min(spec.plan.rounds, MAX_TURNS)
     for t in range(rounds):
-        keys = spec.round_keys(tensors, t).uploaded
+        keys = round_keys(spec, tensors, t).uploaded
         up += FLOAT_BYTES * sum(counter.rule.upload_sizes(counter.shapes[rank], keys))
         down += counter.numbers_and_bytes_down(rank, dict.fromkeys(keys, 0), False)[1]
     return up // max(rounds, 1), down // max(rounds, 1)

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.spec import Prepared, RunSpec
+from fedlora_lab.federated.spec import Prepared, RoundKeys, RunSpec
 from fedlora_lab.lora.adapters import matmuls
 from fedlora_lab.lora.independence import probe_once
 from fedlora_lab.lora.per_example import NotPerExample, per_example_gradients, split_batch
@@ -274,6 +274,18 @@ def _finite(matrices: Tensor) -> Tensor:
 # ---- a step
 
 
+def round_keys(spec: RunSpec, values: Mapping[ParamKey, Tensor], t: int) -> RoundKeys:
+    """Which tensors move, are sent and stay in a round, by the schedule and the modes.
+
+    Args:
+        spec: of the run.
+        values: the server's tensors, or the clients'.
+        t: the round, from 0.
+    """
+    modes = tuple(int(x) for key, x in values.items() if key.side == "mode")
+    return spec.keys_of_phase(t % spec.period, tuple(values), modes)
+
+
 @matmuls("float32")  # also after the clip: the sensitivity has no allowance for TF32 rounding
 def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None:
     """Takes one step of every client of the batch, in place.
@@ -289,7 +301,7 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
         (tests/federated/test_compute.py::test_a_local_step_reads_nothing_from_the_device).
     """
     spec = prepared.spec
-    moving = spec.round_keys(clients.params, t).steps[s]
+    moving = round_keys(spec, clients.params, t).steps[s]
     if spec.method.penalty is not None and moving:  # what "*" moves is known only here
         probe_once(spec.task, prepared.adapted, prepared.products, spec.method, moving)
     maps = preconditioners(spec.method, moving, clients.params, prepared.is_certified)
@@ -310,7 +322,7 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
     # What follows is a function of released values and costs no privacy.
     # The divisor is the expected batch: the drawn batch's size is private.
     expected = spec.expected_batch[list(clients.ids)]
-    ranks = spec.ranks_of(clients.ids)
+    ranks = None if spec.ranks is None else spec.ranks[list(clients.ids)]
     rule = spec.method.filter if spec.by_step else identity
     gradients = released_means(release.value, expected, ranks, rule)
     # Noise passes the same map, so that it stays known.
@@ -348,7 +360,7 @@ def _descend(
 ) -> None:
     """Takes a step of the clients' optimiser, and moves the noise in their tensors alike."""
     rule = spec.plan.optimizer
-    rates = {key: spec.plan.rate(key.side, t) for key in gradients}
+    rates = {key: spec.rates[t][key.side] for key in gradients}
     steps, clients.optimizer = rule.update(gradients, clients.optimizer, clients.params, rates)
     clients.params.update(apply_updates({key: clients.params[key] for key in steps}, steps))
     if not rule.nonlinear:  # then the step moves noise as it moves gradients, exactly

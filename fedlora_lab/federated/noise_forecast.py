@@ -9,9 +9,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from scipy.special import bdtrc
 from torch import Tensor
 
@@ -25,6 +28,8 @@ from fedlora_lab.theory import products as theory
 if TYPE_CHECKING:
     from fedlora_lab.federated.spec import RunSpec
 
+Curve = Float[np.ndarray, " rounds"]
+"""A value before the first round, and after each."""
 BLOCK = 256
 """Rows of an identity that a filter is given at once."""
 
@@ -167,31 +172,34 @@ class NoiseForecast:
         return plan.rate(side, t) ** 2 * total
 
     @cached_property
-    def _sums(self) -> dict[str, list[float]]:
-        """Side -> accumulated variance after 0, 1, 2, ... rounds, as far as it was asked for."""
-        return {"A": [0.0], "B": [0.0]}
+    def _released(self) -> dict[str, Curve]:
+        """Side -> variance that an entry of the factor has taken up, unfiltered."""
+        curves = {}
+        for side in ("A", "B"):
+            rounds = range(self.spec.plan.rounds)
+            added = (self._releases(side, t) * self._variance for t in rounds)
+            curves[side] = np.array(list(accumulate(added, initial=0.0)))
+        return curves
 
-    def variance(self, side: str, layer: str, rounds: int) -> float:
+    def variance(self, side: str, layer: str) -> Curve:
         """Variance of the noise that an entry of a layer's averaged factor has taken up.
 
         Args:
             side: "A" or "B".
             layer: its name.
-            rounds: done, >= 0.
+
+        Returns: after 0, 1, 2, ... rounds.
         """
-        # Asked for round by round: what was added up before is kept.
-        sums = self._sums[side]
-        of_release = self._variance
-        while len(sums) <= rounds:
-            sums.append(sums[-1] + self._releases(side, len(sums) - 1) * of_release)
         rule = self.spec.method.filter
         size = self.weights[layer].shape["BA".index(side)]
-        return sums[rounds] * (1.0 if rule is identity else _filter_gain(rule, side, size))
+        gain = 1.0 if rule is identity else _filter_gain(rule, side, size)
+        return self._released[side] * gain
 
-    def _variances(self, layer: str, rounds: int) -> tuple[float, float]:
+    def _variances(self, layer: str) -> tuple[Curve, Curve]:
         """The variances in A and in B, NaN where the noise in the factor is not known."""
-        in_a = math.nan if self.unknown else self.variance("A", layer, rounds)
-        return in_a, math.nan if self._unknown_b else self.variance("B", layer, rounds)
+        unknown = np.full(self.spec.plan.rounds + 1, math.nan)
+        in_a = unknown if self.unknown else self.variance("A", layer)
+        return in_a, unknown if self._unknown_b else self.variance("B", layer)
 
     # ---- energies
 
@@ -225,25 +233,26 @@ class NoiseForecast:
             units[layer] = NoiseOfOne(own, terms.linear_B, terms.quadratic)
         return units
 
-    def mean(self, rounds: int) -> float:
+    def mean(self) -> float:
         """The amplification of all layers, weighted by the energy of B's noise, and so by d_out."""
 
         def amplification(layer: str) -> float:
-            in_a, _ = self._variances(layer, rounds)
-            return self._unit_noise[layer].amplification * in_a
+            in_a, _ = self._variances(layer)
+            return self._unit_noise[layer].amplification * float(in_a[-1])
 
         return self.weighted(amplification)
 
-    def output_noise(self, rounds: int) -> float:
+    def output_noise(self) -> float:
         """The energy of noise times noise in an output of a layer, for inputs of mean square 1."""
 
         def energy(layer: str) -> float:
-            in_a, in_b = self._variances(layer, rounds)
-            return self._unit_noise[layer].quadratic * in_a * in_b / len(self.weights[layer])
+            in_a, in_b = self._variances(layer)
+            of_both = self._unit_noise[layer].quadratic * float(in_a[-1]) * float(in_b[-1])
+            return of_both / len(self.weights[layer])
 
         return self.weighted(energy)
 
-    def own_copies(self, rounds: int) -> float:
+    def own_copies(self) -> float:
         """How much noisier a client's own copy is than the average, at rates that do not decay.
 
         In its own last round a client has K times the variance that this round adds to the average
@@ -252,27 +261,27 @@ class NoiseForecast:
         if not self.is_noisy or not self.spec.by_step:
             return 1.0
         each = [std**2 for std in self._stds_of_means]
-        return 1 + (sum(each) / len(each) / self._variance - 1) / rounds
+        return 1 + (sum(each) / len(each) / self._variance - 1) / self.spec.plan.rounds
 
     def weighted(self, value: Callable[[str], float]) -> float:
         """The mean of a value over the layers, weighted by d_out."""
         sizes = {layer: len(weight) for layer, weight in self.weights.items()}
         return sum(size * value(layer) for layer, size in sizes.items()) / sum(sizes.values())
 
-    def rows(self, rounds: int) -> list[tuple[str, str, float]]:
-        """The rows of a record after so many rounds: layer, measure, value.
+    def table(self) -> dict[tuple[str, str], Curve]:
+        """What records show of the forecast, (layer, measure) -> values after 0, 1, 2, ... rounds.
 
         ``amplification`` is the expected energy of the noise in A over A's own at the start,
         ``accumulated_...`` that which the noise has left in the product, without signal and start.
         NaN where it is not known.
         """
-        rows = []
+        curves = {}
         for layer, unit in self._unit_noise.items():
-            in_a, in_b = self._variances(layer, rounds)
-            rows.append((layer, "amplification", unit.amplification * in_a))
-            rows.append((layer, "accumulated_linear", unit.linear * in_b))
-            rows.append((layer, "accumulated_quadratic", unit.quadratic * in_a * in_b))
-        return rows
+            in_a, in_b = self._variances(layer)
+            curves[layer, "amplification"] = unit.amplification * in_a
+            curves[layer, "accumulated_linear"] = unit.linear * in_b
+            curves[layer, "accumulated_quadratic"] = unit.quadratic * in_a * in_b
+        return curves
 
 
 class Amplification(NamedTuple):

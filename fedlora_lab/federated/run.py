@@ -21,7 +21,14 @@ from torch import Tensor
 
 from fedlora_lab import measures
 from fedlora_lab._utils.files import lock_folder
-from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole, error_text
+from fedlora_lab._utils.validation import (
+    check,
+    check_number,
+    check_one_of,
+    check_whole,
+    error_text,
+    refuse,
+)
 from fedlora_lab.federated import checkpoint, exchange, local_training
 from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.exchange import Received, Traffic, TrafficCounter
@@ -227,8 +234,10 @@ class Run:
         # What no round changes is made here, before the first one.
         self.spec = self.prepared.spec
         self.visible = self.spec.visibility(self.remote)
-        self._forecast = NoiseForecast(self.spec, self.prepared.adapted.weights)
+        self._foreseen = NoiseForecast(self.spec, self.prepared.adapted.weights).table()
         self._traffic = TrafficCounter(self.spec, self.state.server.tensors)
+        for t in range(min(self.spec.period, self.spec.plan.rounds, exchange.MAX_TURNS)):
+            local_training.round_keys(self.spec, self.state.server.tensors, t)
         self._settings = {}
         if self.folder is not None:  # to read the source of a method's rules takes a while
             self._settings = {**self.spec.settings(), **self._of_replays()}
@@ -329,14 +338,15 @@ class Run:
 
     def _spent_after(self, rounds: int) -> float:
         """Epsilon after so many further rounds in which everyone takes part."""
-        assert self.ledger is not None
+        charge = self.spec.charge
+        assert self.ledger is not None and charge is not None
         now = self.state.server.round
         # With a seed a repeated round gives the same values: it is no second release.
         repeats = self.ledger.reproducible
         written = {entry.round for entry in self.ledger.releases} if repeats else set()
         ahead = [t for t in range(now + 1, now + 1 + rounds) if t not in written]
         # Who will take part is not drawn yet: everyone is the most that a round can spend.
-        return self.ledger.after(map(self.spec.entry, ahead)).epsilon_or_inf()
+        return self.ledger.after(map(charge.at, ahead)).epsilon_or_inf()
 
     @property
     def ended(self) -> bool:
@@ -380,7 +390,7 @@ class Run:
     def record_state(self) -> Round:
         """Makes a record of the state as it is, as if no round had led to it."""
         server = self.state.server
-        keys = self.spec.round_keys(server.tensors, 0)
+        keys = local_training.round_keys(self.spec, server.tensors, 0)
         opened = OpenRound(time.perf_counter(), (), server, server, keys)
         return self.record(RoundResult(opened, Received.empty(server), aggregated=server))
 
@@ -421,7 +431,7 @@ class Run:
         started_at = time.perf_counter()
         before = self.state.server
         ids = self.participants(before.round)
-        keys = self.spec.round_keys(before.tensors, before.round)
+        keys = local_training.round_keys(self.spec, before.tensors, before.round)
         sent = exchange.broadcast(self.spec.method, before)
         # Nothing above reads private values. All that follows does, so the ledger comes first.
         self.charge_ledger(before.round, ids)
@@ -442,9 +452,10 @@ class Run:
         ledger = self.ledger
         if ledger is None:
             return
-        entry = self.spec.entry(t + 1, ids)
+        charge = self.spec.charge
+        assert charge is not None  # as the ledger, it is there under privacy
         # With a seed a repeated round gives the same values: counted once.
-        ledger.record(**vars(entry), repeats=self.spec.streams.seed is not None)
+        ledger.append(charge.at(t + 1, ids), repeats=self.spec.streams.seed is not None)
         # A run that is cut short in this round has released what it sent: the disk comes first.
         if self.folder is not None:
             ledger.save(self.folder / checkpoint.LEDGER)
@@ -543,8 +554,8 @@ class Run:
             part = f"{method.slug} cannot do the server's part of round {before.round + 1}"
             text = f"lr={self.spec.plan.lr}: expected a smaller one; {part}"
             raise Diverged(f"{text} ({error_text(error)})") from error
-        is_state = isinstance(aggregated, ServerState)
-        check(is_state, "aggregate(...)", type(aggregated).__name__, "the server's ServerState")
+        if not isinstance(aggregated, ServerState):
+            refuse("aggregate(...)", type(aggregated).__name__, "the server's ServerState")
         return aggregated
 
     def _keep_personal(self, opened: OpenRound, everyone: ClientBatch) -> None:
@@ -585,6 +596,8 @@ class Run:
         factors_a = plain.side("A")
         factors_b = plain.side("B")
         unseen = Traffic(*[NOT_SEEN] * len(Traffic._fields))
+        done = state.server.round
+        foreseen = [(*name, float(curve[done])) for name, curve in self._foreseen.items()]
         return Round(
             index=state.server.round,
             method=spec.method.slug,
@@ -600,7 +613,7 @@ class Run:
             nonfinite=float(nonfinite) if visible.clips else NOT_SEEN,
             seconds=seconds if visible.seconds else NOT_SEEN,
             ledger=None if self.ledger is None else self.ledger.snapshot(),
-            rows=(*rows, *self._forecast.rows(state.server.round)),
+            rows=(*rows, *foreseen),
             source=(spec.task, spec.lora, state.server),
         )
 
@@ -644,7 +657,7 @@ class Run:
             return unseen
         # Elsewhere clients keep factors from the first round in which some were not sent.
         rounds = range(self.state.server.round if self.remote else 0)
-        if personal or any(spec.round_keys(server.tensors, t).kept for t in rounds):
+        if personal or any(local_training.round_keys(spec, server.tensors, t).kept for t in rounds):
             return self._own_metrics() if self.visible.own_scores else unseen
         scores = self._evaluate(server.tensors) if self.visible.scores else unseen
         if spec.method.broadcast == full:

@@ -9,6 +9,7 @@ import inspect
 import json
 import math
 import re
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -16,7 +17,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedlora_lab import methods
@@ -194,6 +195,12 @@ class RunSpec:
     # ---- ranks and keys
 
     @cached_property
+    def ranks(self) -> Int[Tensor, " clients"] | None:
+        """The clients' ranks; ``None`` where all have the adapter's."""
+        ranks = self.lora.ranks
+        return None if ranks is None else torch.tensor(ranks)
+
+    @cached_property
     def shared_rank(self) -> int:
         """The first ranks of a factor, which are sent; the others stay with their client."""
         # Rounded up: at least one rank is sent, or nothing would be learned together.
@@ -218,33 +225,25 @@ class RunSpec:
         every = (self.shared_rank,) * len(self.task.sizes)
         return every if self.is_secagg else self.held_ranks
 
-    def ranks_of(self, ids: tuple[int, ...]) -> Tensor | None:
-        """The ranks of these clients, (clients,); ``None`` where all have the adapter's."""
-        ranks = self.lora.ranks
-        return None if ranks is None else torch.tensor([ranks[k] for k in ids])
-
     def is_split(self, key: ParamKey) -> bool:
         """Whether the last ranks of a tensor that is sent stay with their client."""
         return bool(self.method.own_ranks and key.kind.rank_axes)
 
-    def round_keys(self, values: Mapping[ParamKey, Tensor], t: int) -> RoundKeys:
-        """Which tensors move, are sent and stay in a round, by the schedule and the modes.
+    @cached_property
+    def period(self) -> int:
+        """The number of rounds after which the schedule repeats."""
+        train = self.method.train
+        return len(train.rounds) if isinstance(train, Cycle) else sys.maxsize
 
-        Args:
-            values: the server's tensors, or the clients'.
-            t: the round, from 0.
-        """
-        modes = tuple(int(x) for key, x in values.items() if key.side == "mode")
-        return self._keys_of_phase(self._phase(t), tuple(values), modes)
+    @cached_property
+    def rates(self) -> tuple[Mapping[str, float], ...]:
+        """The learning rates of each round, from 0, by what moves."""
+        rounds = range(self.plan.rounds)
+        return tuple({side: self.plan.rate(side, t) for side in KINDS} for t in rounds)
 
     def words(self, t: int) -> tuple[str, ...]:
         """What the schedule moves at each local step of a round, in canonical order."""
-        return self._words_of_phase(self._phase(t))
-
-    def _phase(self, t: int) -> int:
-        """The place of a round in its cycle, or the round itself where there is no cycle."""
-        train = self.method.train
-        return t % len(train.rounds) if isinstance(train, Cycle) else t
+        return self._words_of_phase(t % self.period)
 
     @cached_property
     def _words_of_phase(self) -> Callable[[int], tuple[str, ...]]:
@@ -253,7 +252,8 @@ class RunSpec:
         return lru_cache(maxsize=64)(lambda t: tuple(at_step(t, s) for s in steps))
 
     @cached_property
-    def _keys_of_phase(self) -> Callable[[int, Keys, tuple[int, ...]], RoundKeys]:
+    def keys_of_phase(self) -> Callable[[int, Keys, tuple[int, ...]], RoundKeys]:
+        """(round in the period, tensors, modes) -> what moves; `local_training.round_keys` asks."""
         method = self.method
 
         # Rounds of a phase move the same tensors: they are found once.
@@ -297,31 +297,24 @@ class RunSpec:
 
     # ---- the ledger
 
-    def entry(self, round: int, ids: tuple[int, ...] | None = None) -> LedgerEntry:
-        """The ledger entry of a round: number of releases, rates and noise.
+    @cached_property
+    def charge(self) -> LedgerEntry | None:
+        """The ledger entry of a round in which all take part: releases, rates and noise.
 
-        A single client may hold the pooled data of several clients of another run, with which this
-        run is composed. So its releases count for everybody, as all do in the client unit.
-
-        Args:
-            round: from 1.
-            ids: the clients that take part; ``None``: all.
-
-        Guarantees: test_pooled_data_are_spent_for_every_client.
+        ``None`` without privacy. See `LedgerEntry.at` for a round, and for those who take part.
         """
         privacy = self.privacy
-        assert privacy is not None
-        count = len(self.task.sizes)
-        ids = tuple(range(count)) if ids is None else ids
-        for_everybody = not self.by_step or (count == 1 and len(ids) == 1)
-        numbers = []
-        for value in (privacy.sample_rate, privacy.noise_multiplier):
-            assert value is not None  # set by `Privacy.resolve`
-            if isinstance(value, tuple):
-                value = value[0] if for_everybody else tuple(value[k] for k in ids)
-            numbers.append(value)
-        steps = self.plan.local_steps if self.by_step else 1
-        return LedgerEntry(round, None if for_everybody else ids, steps, *numbers)
+        if privacy is None:
+            return None
+        sample_rate = privacy.sample_rate
+        noise_multiplier = privacy.noise_multiplier
+        assert sample_rate is not None  # by `Privacy.resolve`
+        if self.by_step:
+            clients = range(len(self.task.sizes))
+            return LedgerEntry(0, clients, self.plan.local_steps, sample_rate, noise_multiplier)
+        # One number for all, as every update counts for every client.
+        numbers = [per_client(x or 0.0)[0] for x in (sample_rate, noise_multiplier)]
+        return LedgerEntry(0, None, 1, *numbers)
 
     def ledger(self, uncertified: str | None = None) -> Ledger | None:
         """A ledger without releases; ``None`` without privacy.
@@ -455,7 +448,7 @@ def make_run_spec(
     check(reason is None, "balance", method.balance, expected)
     # The one place where it is settled: loop, measures, checkpoints and saved adapters, a client
     # and the server on Flower read the adapter of the specification.
-    scale = balanced_scale(forecast.mean(plan.rounds), method.balance)
+    scale = balanced_scale(forecast.mean(), method.balance)
     return replace(spec, lora=replace(lora, start_scale=scale))
 
 
@@ -554,9 +547,9 @@ def amplification(
     """
     forecast = forecast_of(make_run_spec(task, method, privacy, plan, lora, 0))
     return Amplification(
-        forecast.mean(plan.rounds),
-        forecast.output_noise(plan.rounds),
-        forecast.own_copies(plan.rounds),
+        forecast.mean(),
+        forecast.output_noise(),
+        forecast.own_copies(),
         forecast.unknown,
     )
 

@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated import exchange
-from fedlora_lab.federated.local_training import local_step
+from fedlora_lab.federated.local_training import local_step, round_keys
 from fedlora_lab.federated.spec import Prepared
 from fedlora_lab.flower import messages
 from fedlora_lab.flower.memory import RELEASED, check_examples, count_release, open_memory
@@ -170,7 +170,7 @@ def _upload(
     clients = exchange.begin_clients(prepared, (client,), sent, before)
     for step in range(spec.plan.local_steps):
         local_step(prepared, clients, t, step)
-    keys = spec.round_keys(sent.tensors, t)
+    keys = round_keys(spec, sent.tensors, t)
     trained = exchange.stack_clients(prepared, [clients], keys.moved, sent)
     # Clipped and noised here, before anything is put into a message.
     reply = exchange.privatize(prepared, trained, keys.uploaded, sent)

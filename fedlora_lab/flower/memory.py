@@ -118,7 +118,9 @@ def count_release(participant: Participant, client: int, state: RecordDict, t: i
         seeded = participant.spec.streams.seed is not None
         fresh = privacy.ledger(reproducible=seeded, uncertified=participant.prepared.uncertified)
         ledger = Ledger.from_json(stored) if stored else fresh
-        entry = participant.spec.entry(t + 1, (client,))
+        charge = participant.spec.charge
+        assert charge is not None
+        entry = charge.at(t + 1, (client,))
         [(_, (sigma, rate))] = entry.rows()
         # For everybody: in other terms the client has another number, and its examples are the
         # same.

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, refuse
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import KINDS, ParamKey, ServerState, pad_to_rank, times_core
 from fedlora_lab.tasks.task import (
@@ -77,8 +77,8 @@ class PerExampleLinear(nn.Module):
 def by_example(x: Float[Tensor, "m ... d"], n: int) -> Float[Tensor, "n rest d"]:
     """Groups the first dimension, which goes through n examples in order, by example."""
     # Any other layout would give an example rows of its neighbour, and no clip would bound them.
-    expected = f"a multiple of the {n} examples (batch first)"
-    check(x.shape[0] % n == 0, "first dimension", x.shape[0], expected)
+    if x.shape[0] % n:
+        refuse("first dimension", x.shape[0], f"a multiple of the {n} examples (batch first)")
     return x.reshape(n, -1, x.shape[-1])
 
 

@@ -7,12 +7,13 @@ loss with respect to those copies is that of each example alone: no hooks, no vm
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, refuse
 from fedlora_lab.lora.adapters import AdaptedModel
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey
@@ -77,10 +78,9 @@ def per_example_gradients(
             _check_per_example("penalty", penalty, len(owner))
             # Added before the clip: what a penalty reads of an example is clipped with its loss.
             loss = loss + penalty
-        expected = (
-            "linear maps that the model calls; the loss depends on none of them, and on no head"
-        )
-        check(loss.requires_grad, "targets", task.targets, expected)
+        if not loss.requires_grad:
+            expected = "linear maps that the model calls; the loss depends on none, and on no head"
+            refuse("targets", task.targets, expected)
         # Weights multiply each example's own loss: a division by their sum would mix examples.
         loss = loss if weights is None else loss * weights.to(loss)
         # An example's copies enter its own loss alone, so the sum's gradient in them is its own.
@@ -90,15 +90,12 @@ def per_example_gradients(
     return {key: torch.zeros_like(leaf) if g is None else g for (key, leaf), g in pairs}
 
 
-def _check_per_example(name: str, value: object, count: int) -> None:
+def _check_per_example(name: str, value: Any, count: int) -> None:
     """Refuses anything but (N,): other shapes would add the examples up before the clip."""
     shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-    expected = f"({count},), one number for each example: reduce over all but the first dimension"
-    try:
-        floating = isinstance(value, Tensor) and value.is_floating_point()
-        check(shape == (count,) and floating, name, shape, expected)
-    except ValueError as error:
-        raise NotPerExample(str(error)) from None
+    if shape != (count,) or not value.is_floating_point():
+        what = "one number for each example: reduce over all but the first dimension"
+        raise NotPerExample(f"{name}={shape!r}: expected ({count},), {what}")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from fedlora_lab._utils import files
 from fedlora_lab._utils.options import TRUST, UNITS
-from fedlora_lab._utils.validation import check, check_number, check_one_of
+from fedlora_lab._utils.validation import check, check_number, check_one_of, refuse
 from fedlora_lab.privacy import accounting
 
 PerClient = float | tuple[float, ...]
@@ -133,6 +133,33 @@ class LedgerEntry:
         counts = {name: _as_count(name, getattr(self, name)) for name in ("round", "count")}
         for name, value in {**counts, "clients": clients, **numbers}.items():
             object.__setattr__(self, name, value)
+
+    def at(self, round: int, ids: Sequence[int] | None = None) -> "LedgerEntry":
+        """The same releases in another round, by some of the clients; they are checked already.
+
+        A single client may hold the pooled data of several clients of another run, with which this
+        run is composed. So its releases count for everybody.
+
+        Args:
+            round: from 1.
+            ids: who takes part, by the place in ``clients``; ``None``: all.
+
+        Guarantees: test_pooled_data_are_spent_for_every_client.
+        """
+        changes: dict[str, Any] = {"round": round}
+        if self.clients is not None:
+            clients = tuple(self.clients)
+            ids = range(len(clients)) if ids is None else ids
+            pooled = len(clients) == 1 and len(ids) == 1
+            changes["clients"] = None if pooled else tuple(clients[k] for k in ids)
+            for name in ("sample_rate", "noise_multiplier"):
+                value = getattr(self, name)
+                if isinstance(value, tuple):
+                    changes[name] = value[0] if pooled else tuple(value[k] for k in ids)
+        entry = copy(self)
+        for name, value in changes.items():
+            object.__setattr__(entry, name, value)
+        return entry
 
     def rows(self) -> list[tuple[int | None, tuple[float, float]]]:
         """(client, (noise multiplier, sample rate)) for each client it counts for."""
@@ -340,32 +367,45 @@ class Ledger:
         noise_multiplier: PerClient | Numbers | None,
         repeats: bool = False,
     ) -> None:
-        """Records ``count`` releases of a round, before any of them is used.
-
-        Every call counts, except a repeat.
+        """Records ``count`` releases of a round, before any of them is used; see `append`.
 
         Args:
             round, clients, count, sample_rate, noise_multiplier: see `LedgerEntry`.
+            repeats: as of `append`.
+        """
+        entry = LedgerEntry(round, clients, count, sample_rate, noise_multiplier)
+        self.append(entry, repeats=repeats)
+
+    def append(self, entry: LedgerEntry, repeats: bool = False) -> None:
+        """Records an entry, before any of its releases is used. Every call counts, but a repeat.
+
+        Args:
+            entry: of one round.
             repeats: the run plays its own round again from its seed: the noise is the same, so an
                 entry that the round already has counts once, and a different one is refused. Only
                 for a reproducible ledger.
         """
-        expected = f"the run's own ledger: a {self._closed} takes no entries"
-        check(self._closed is None, "ledger", self._closed, expected)
-        entry = self._in_unit(LedgerEntry(round, clients, count, sample_rate, noise_multiplier))
-        fresh = "False in release mode: the noise is fresh"
-        check(not repeats or self._terms.reproducible, "repeats", repeats, fresh)
+        if self._closed is not None:
+            expected = f"the run's own ledger: a {self._closed} takes no entries"
+            refuse("ledger", self._closed, expected)
+        entry = self._in_unit(entry)
+        if not repeats:
+            self._append(entry)
+            return
+        if not self._terms.reproducible:
+            refuse("repeats", repeats, "False in release mode: the noise is fresh")
         # A round that is drawn again from its seed has the same noise, so it releases nothing new.
-        earlier = [e for e in self._entries if e.round == entry.round] if repeats else []
-        expected = "the entry that this round already has in the ledger"
-        check(earlier[-1:] in ([], [entry]), "round", round, expected)
+        earlier = [e for e in self._entries if e.round == entry.round]
         if not earlier:
             self._append(entry)
+        elif earlier[-1] != entry:
+            refuse("round", entry.round, "the entry that this round already has in the ledger")
 
     def _in_unit(self, entry: LedgerEntry) -> LedgerEntry:
         """The entry as it counts: in the client unit for every client, whomever it names."""
         # A draw of clients amplifies only while nobody learns who was drawn: no names are stored.
-        return replace(entry, clients=None) if self._terms.unit == "client" else entry
+        named = self._terms.unit == "client" and entry.clients is not None
+        return replace(entry, clients=None) if named else entry
 
     def _append(self, entry: LedgerEntry) -> None:
         spent = dict(self._spent)

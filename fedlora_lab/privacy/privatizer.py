@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, refuse
 from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.state import ParamKey, Tensors
 
@@ -165,8 +165,8 @@ class ClipAndNoise:
         clip = clip_sum if self.clip is None else self.clip
         owners = len(next(iter(zeros.values())))
         # From an empty list nothing would be drawn, and the bare sum would be released.
-        fits = len(std) == owners or (owners == 1 and len(std) > 0)
-        check(fits, "std", list(std), f"{owners} numbers, one for each owner")
+        if len(std) != owners and (owners > 1 or not std):
+            refuse("std", list(std), f"{owners} numbers, one for each owner")
         sums = dict(zeros)
         counts = ClipCounts()
         for chunk, owner in rows:

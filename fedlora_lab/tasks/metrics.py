@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedlora_lab._utils.validation import check, check_one_of
+from fedlora_lab._utils.validation import check, check_one_of, refuse
 
 Logits = Float[Tensor, "n tokens words"]
 Ids = Int[Tensor, "n length"]
@@ -27,8 +27,9 @@ IGNORED = -100
 def cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
     """Cross entropy of each example: (N, classes), labels (N,) or (N, classes) -> (N,)."""
     # Scores of every token would be read as (N, tokens, classes), and mean something else.
-    fits = outputs.ndim == 2 and y.shape in (outputs.shape[:1], outputs.shape)
-    check(fits, "outputs", tuple(outputs.shape), f"({len(y)}, classes) for labels {tuple(y.shape)}")
+    if outputs.ndim != 2 or y.shape not in (outputs.shape[:1], outputs.shape):
+        expected = f"({len(y)}, classes) for labels {tuple(y.shape)}"
+        refuse("outputs", tuple(outputs.shape), expected)
     return F.cross_entropy(outputs, y, reduction="none")
 
 
@@ -40,8 +41,8 @@ def accuracy(outputs: Tensor, y: Tensor) -> Tensor:
 def squared_error(outputs: Tensor, y: Tensor) -> Tensor:
     """Squared error of each example, averaged over its outputs: (N, d), (N, d) -> (N,)."""
     # Other shapes would be broadcast, and every example compared with every other's target.
-    expected = f"{tuple(y.shape)}, the shape of y"
-    check(outputs.shape == y.shape, "outputs", tuple(outputs.shape), expected)
+    if outputs.shape != y.shape:
+        refuse("outputs", tuple(outputs.shape), f"{tuple(y.shape)}, the shape of y")
     return (outputs - y).square().reshape(len(y), -1).mean(1)
 
 

@@ -34,10 +34,11 @@ def standing():
 
 
 def sent(ready, clients, keys, arrived=tuple(range(6)), sigma=SIGMA, t=0, **privacy):
-    plan = private("client", sigma=sigma, clip=CLIP, **privacy)
+    noised = private("client", sigma=sigma, clip=CLIP, **privacy)
+    privacy = noised.resolve(ready.spec.task, ready.spec.plan)
     begun = ServerState({key: x[0] for key, x in clients.start.items()}, t)
     places = torch.tensor(list(arrived), dtype=torch.int64)
-    ready = replace(ready, spec=replace(ready.spec, privacy=plan))
+    ready = replace(ready, spec=replace(ready.spec, privacy=privacy))
     return exchange.release_round(ready, clients, places, keys, begun)
 
 
@@ -125,8 +126,10 @@ def test_an_entry_has_the_numbers_of_those_who_take_part():
     """Of clients with rates and noise of their own, in the order in which they are named."""
     task = tokens("head", sizes=(4, 5, 6))
     privacy = private("example", sigma=(1.0, 2.0, 3.0))
-    entry = make_run_spec(task, "fedlora", privacy, PLAN, LORA, 0).entry(2, (2, 0))
-    assert entry == LedgerEntry(2, (2, 0), PLAN.local_steps, (3 / 6, 3 / 4), (3.0, 1.0))
+    charge = make_run_spec(task, "fedlora", privacy, PLAN, LORA, 0).charge
+    assert charge and charge.at(2, (2, 0)) == LedgerEntry(
+        2, (2, 0), PLAN.local_steps, (3 / 6, 3 / 4), (3.0, 1.0)
+    )
 
 
 @pytest.mark.parametrize(

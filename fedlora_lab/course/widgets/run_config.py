@@ -122,7 +122,7 @@ class RunConfig:
             if forecast.unknown:
                 taken_up = f"not known: {forecast.unknown}"
             else:
-                rho = forecast.mean(self.plan.rounds)
+                rho = forecast.mean()
                 taken_up = f"{_round(rho)} × A's energy" if rho else "none: A is frozen"
         try:
             up, down = bytes_of_round(spec)

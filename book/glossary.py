@@ -1,6 +1,6 @@
 """Sphinx extension: a lesson links the first use of every term of the glossary.
 
-The glossary is one table, whose rows begin with the names of a term, the chief one in bold. Rows
+The glossary is a list, whose items begin with the names of a term, the chief one in bold. Items
 get a place to link to; prose of the notebooks gets the links, while headings, code, formulas,
 outputs and existing links stay as they are."""
 
@@ -11,30 +11,30 @@ from docutils import nodes
 
 PAGE = "docs/glossary"
 LESSONS = "notebooks/"
-ROW = re.compile(r"^\| (\*\*.+?) \| (.+?) \| \[(\d\d)\]\(.+?\) \|$", re.M)
+ITEM = re.compile(r"^- (\*\*.+?) \(\[(\d\d)\]\(.+?\)\): (.+)$", re.M)
 CODE = (nodes.literal, nodes.literal_block, nodes.math, nodes.math_block)
 CLOSED = (*CODE, nodes.title, nodes.reference, nodes.raw)
 
 
 class Term(NamedTuple):
-    """A row of the glossary: its names, the chief one first, meaning and lesson."""
+    """An item of the glossary: its names, the chief one first, lesson and meaning."""
 
     names: tuple[str, ...]
-    meaning: str
     lesson: str
+    meaning: str
 
     @property
     def place(self) -> str:
-        """The id of the term's row."""
+        """The id of the term's item."""
         return "term-" + re.sub(r"\W+", "-", self.names[0].lower()).strip("-")
 
 
 def terms(page: str) -> list[Term]:
-    """The rows of the glossary's Markdown."""
-    rows = [match.groups() for match in ROW.finditer(page)]
+    """The items of the glossary's Markdown."""
+    items = [match.groups() for match in ITEM.finditer(page)]
     return [
-        Term(tuple(names.replace("**", "").split(", ")), meaning, lesson)
-        for names, meaning, lesson in rows
+        Term(tuple(names.replace("**", "").split(", ")), lesson, meaning)
+        for names, lesson, meaning in items
     ]
 
 
@@ -60,7 +60,7 @@ def is_prose(text: nodes.Node) -> bool:
 
 
 def link_terms(tree: nodes.Node, known: list[Term], address: str) -> None:
-    """Turn the first use of every term in a page into a link to its row.
+    """Turn the first use of every term in a page into a link to its item.
 
     Args: tree: of the page; known: the terms; address: of the glossary, as seen from the page.
     """
@@ -81,19 +81,19 @@ def link_terms(tree: nodes.Node, known: list[Term], address: str) -> None:
             text.parent.replace(text, [*parts, nodes.Text(words[end:])])
 
 
-def mark_rows(tree: nodes.Node, known: list[Term]) -> None:
-    """Give every row of the glossary the id that links lead to."""
+def mark_items(tree: nodes.Node, known: list[Term]) -> None:
+    """Give every item of the glossary the id that links lead to."""
     places = {term.names[0]: term.place for term in known}
-    for row in tree.findall(nodes.row):
-        for name in list(row.findall(nodes.strong))[:1]:
-            row["ids"].append(places[name.astext()])
+    for item in tree.findall(nodes.list_item):
+        for name in list(item.findall(nodes.strong))[:1]:
+            item["ids"].append(places[name.astext()])
 
 
 def resolve(app: Any, tree: nodes.Node, page: str) -> None:
     """Called by Sphinx with a page whose own links are settled."""
     source = (app.srcdir / f"{PAGE}.md").read_text(encoding="utf-8")
     if page == PAGE:
-        mark_rows(tree, terms(source))
+        mark_items(tree, terms(source))
     elif page.startswith(LESSONS):
         link_terms(tree, terms(source), app.builder.get_relative_uri(page, PAGE))
 

@@ -142,8 +142,8 @@ def decided(table: pd.DataFrame) -> str:
     lines = [("claim", "paper", "verdict", "measured here", "to know")]
     for verdict in (HOLDS, OPPOSITE, SAME):
         for row in table[table["verdict"] == verdict].to_dict("records"):
-            # What the verdict says already.
-            note = row["reason"].removeprefix("the other method leads").removeprefix("; ")
+            # The first reason of the others is what the verdict says already.
+            note = row["reason"] if verdict == HOLDS else row["reason"].partition("; ")[2]
             lines.append((row["claim"], linked(row), verdict, measured(row), note))
     return without_units(markdown_table(lines))
 

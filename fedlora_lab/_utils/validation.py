@@ -37,6 +37,20 @@ def few(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(listed[:most]) + more
 
 
+def check_rows(name: str, bad: Iterable[str], expected: str) -> None:
+    """Raises ``ValueError`` that names every bad row at once, unless there are none.
+
+    Args:
+        name: of the argument.
+        bad: what is wrong, and in which row.
+        expected: as of `check`.
+    """
+    rows = list(bad)
+    if rows:
+        others = f"; also {few(rows[1:], 20)}" if len(rows) > 1 else ""
+        check(False, name, rows[0], expected + others)
+
+
 def is_number(value: Any) -> bool:
     """Whether a value is a real number: no NaN, boolean, complex number or text."""
     # `float` would take all three.

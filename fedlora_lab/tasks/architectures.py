@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_whole, few
+from fedlora_lab._utils.validation import check, check_rows, check_whole, few
 from fedlora_lab.tasks.task import (
     check_no_adapters,
     first_line,
@@ -318,13 +318,15 @@ def check_tokens(
     limit = longest_text(model) or math.inf
     # Some models read characters or pixels of text, and name no number of tokens.
     vocabulary = getattr(config, "vocab_size", None) or math.inf
-    lengths = mask.sum(1).tolist()
-    for row, length, largest in zip(rows, lengths, ids.amax(1).tolist(), strict=True):
-        check(length > 0, "text", f"row {row} is empty", "at least one token in every row")
-        expected = f"at most {limit}; max_length={limit} cuts them"
-        check(length <= limit, "text", f"{length} tokens in row {row}", expected)
-        expected = f"tokens below {vocabulary}: resize the embeddings, or give the model's own"
-        check(largest < vocabulary, "tokenizer", f"token {largest} in row {row}", expected)
+    sizes = list(zip(rows, mask.sum(1).tolist(), strict=True))
+    empty = [f"no token in {row}" for row, length in sizes if length == 0]
+    check_rows("text", empty, "at least one token in every row")
+    long = [f"{length} tokens in {row}" for row, length in sizes if length > limit]
+    check_rows("text", long, f"at most {limit}; max_length={limit} cuts them")
+    largest = zip(rows, ids.amax(1).tolist(), strict=True)
+    unknown = [f"token {token} in {row}" for row, token in largest if token >= vocabulary]
+    expected = f"tokens below {vocabulary}: resize the embeddings, or give the model's own"
+    check_rows("tokenizer", unknown, expected)
 
 
 def tokenize(
@@ -341,14 +343,14 @@ def tokenize(
         texts: n strings.
         model: whose vocabulary and longest text are respected.
         max_length: cut longer texts to so many tokens; ``None``: nothing is cut.
-        rows: what messages call each row; by default its number.
+        rows: what messages call each row; by default "row 0" and so on.
     Raises: ``ValueError`` naming the row of a text that is too long for the model, or empty.
     """
-    rows = rows or [str(i) for i in range(len(texts))]
+    rows = rows or [f"row {i}" for i in range(len(texts))]
     check_max_length(max_length, model)
-    for row, text in zip(rows, texts, strict=True):
-        expected = f"text in every row, which row {row} has not"
-        check(isinstance(text, str), "text", text, expected)
+    pairs = zip(rows, texts, strict=True)
+    other = [f"{text} in {row}" for row, text in pairs if not isinstance(text, str)]
+    check_rows("text", other, "text in every row")
     options: dict[str, Any] = {"truncation": max_length is not None, "max_length": max_length}
     with ignore_warnings():  # texts beyond the tokenizer's own limit are checked below
         encoded = tokenizer(texts, padding=True, **options, return_tensors="pt", verbose=False)
@@ -371,23 +373,24 @@ def encode_images(processor: Any, images: Sequence[object], rows: Sequence[str] 
         processor: an image processor of Transformers.
         images: paths, PIL images, arrays of bytes (height, width[, channels]), or what `datasets`
             keeps in a column. A camera's turn is undone.
-        rows: what messages call each row; by default its number.
+        rows: what messages call each row; by default "row 0" and so on.
     Raises: ``ValueError`` naming the row that is no image, or one of numbers whose range is not
         known.
     Guarantees: tests/tasks/test_loading.py::test_images_are_those_of_the_model_s_own_processor,
         ::test_what_is_no_image_of_8_bits_is_refused.
     """
     pixels = []
+    bad = []
     # One at a time: what the model sees of a photograph is much smaller than the photograph.
     for i, image in enumerate(images):
         try:
             picture = _picture(image)
         except Exception as error:  # whatever Pillow raises
-            row = rows[i] if rows else i
-            reason = f"image: expected an image in row {row}, but: {error}"
-            raise ValueError(reason) from error
+            bad.append(f"{rows[i] if rows else f'row {i}'}: {error}")
+            continue
         with quiet():
             pixels.append(processor(images=[picture], return_tensors="pt")["pixel_values"])
+    check_rows("image", bad, "an image in every row")
     return torch.cat(pixels)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedlora_lab._utils.validation import check, few
+from fedlora_lab._utils.validation import check, check_rows, few
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -50,6 +50,11 @@ def column_of(frame: "DataFrame", argument: str, name: object) -> list[Any]:
     return frame[name].tolist()  # type: ignore[index]
 
 
+def row_names(frame: "DataFrame", suffix: str = "") -> list[str]:
+    """What messages call the rows of a table: by its index, such as "row 0" or "line 2"."""
+    return [f"{frame.index.name or 'row'} {i}{suffix}" for i in frame.index]
+
+
 def identifiers(
     frame: "DataFrame", argument: str, column: str, suffix: str = ""
 ) -> list[Identifier]:
@@ -58,17 +63,18 @@ def identifiers(
     Args:
         frame, argument, column: the table, and the column with the argument that names it.
         suffix: what messages call the table's rows.
-    Raises: ``ValueError`` naming the row of an empty cell, or of something else.
+    Raises: ``ValueError`` naming the rows of empty cells, or of something else.
     """
     cells = column_of(frame, argument, column)
-    values: list[Identifier] = []
-    for row, (cell, is_gap) in enumerate(zip(cells, frame[column].isna(), strict=True)):
+    values: list[Any] = []
+    bad = []
+    for row, cell, is_gap in zip(row_names(frame, suffix), cells, frame[column].isna()):
         value = "" if is_gap else to_identifier(cell)
-        shown = "nothing" if value in MISSING else cell
-        expected = "a text or a whole number in every row; NA, None and null count as empty cells"
-        is_cell = value is not None and value not in MISSING
-        check(is_cell, f"{argument} {column!r}", f"{shown} in row {row}{suffix}", expected)
-        values.append(value)  # type: ignore[arg-type]
+        values.append(value)
+        if value is None or value in MISSING:
+            bad.append(f"{cell if value is None else 'nothing'} in {row}")
+    expected = "a text or a whole number in every row; NA, None and null count as empty cells"
+    check_rows(f"{argument} {column!r}", bad, expected)
     return values
 
 
@@ -108,10 +114,10 @@ def read_labels(
     classes = _classes(name, private, test) if declared is None else _declared_classes(declared)
     check(len(classes) > 1, name, list(classes), "at least two classes")
     order = {value: number for number, value in enumerate(classes)}
-    for column, suffix in ((private, ""), (test, OF_THE_TEST)):
-        for row, value in enumerate(column):
-            expected = f"one of the classes that labels= has: {_listed(classes)}"
-            check(value in order, name, f"{value} in row {row}{suffix}", expected)
+    for table, column, suffix in zip(both, (private, test), ("", OF_THE_TEST)):
+        pairs = zip(row_names(table, suffix), column)
+        bad = [f"{value} in {row}" for row, value in pairs if value not in order]
+        check_rows(name, bad, f"one of the classes that labels= has: {_listed(classes)}")
     numbers = [np.array([order[value] for value in column], np.int64) for column in (private, test)]
     return numbers, classes
 

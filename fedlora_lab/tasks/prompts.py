@@ -12,9 +12,9 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from fedlora_lab._utils.validation import check, check_whole
+from fedlora_lab._utils.validation import check, check_rows, check_whole
 from fedlora_lab.tasks import architectures
-from fedlora_lab.tasks.labels import column_of
+from fedlora_lab.tasks.labels import column_of, row_names
 from fedlora_lab.tasks.metrics import IGNORED, Metric, next_token_loss, select_metrics
 from fedlora_lab.tasks.tables import Rows
 from fedlora_lab.tasks.task import Inputs, Task, forward, take
@@ -245,17 +245,17 @@ def _texts(table: "DataFrame", argument: str, source: str) -> list[str]:
     is_template = isinstance(source, str) and "{" in source and source not in table.columns
     if not is_template:
         texts = column_of(table, argument, source)
-        for row, text in zip(table.index, texts, strict=True):
-            expected = f"text in every row, which row {row} has not"
-            check(isinstance(text, str), argument, text, expected)
+        cells = zip(row_names(table), texts, strict=True)
+        other = [f"{text} in {row}" for row, text in cells if not isinstance(text, str)]
+        check_rows(argument, other, "text in every row")
         return texts
     try:
         names = [name for _, name, _, _ in Formatter().parse(source) if name is not None]
     except ValueError as error:
         raise ValueError(f"{argument}={source!r}: expected a template: {error}") from error
     columns = [column_of(table, f"{argument} {{{name}}}", name) for name in names]
-    for row, has_gap in table[names].isna().any(axis=1).items():
-        check(not has_gap, argument, f"nothing in row {row}", "a value in every row")
+    gaps = table[table[names].isna().any(axis=1)]
+    check_rows(argument, (f"nothing in {row}" for row in row_names(gaps)), "a value in every row")
     rows = zip(*columns, strict=True)
     return [source.format_map(dict(zip(names, cells, strict=True))) for cells in rows]
 
@@ -281,13 +281,16 @@ def encode_pairs(
     tails = generation.tokens([answer for _, answer in pairs])
     end = generation.tokenizer.eos_token_id
     ends = [] if end is None else [end]
-    for name, head, tail in zip(names, heads, tails, strict=True):
-        empty = "answer" if head else "prompt"
-        expected = "at least one token in every row"
-        check(bool(head and tail), empty, f"row {name} is empty", expected)
-        expected = f"more, since the prompt of row {name} leaves no room for an answer"
-        has_room = max_length is None or len(head) < max_length
-        check(has_room, "max_length", max_length, expected)
+    for argument, texts_of in (("prompt", heads), ("answer", tails)):
+        empty = [f"no token in {row}" for row, ids in zip(names, texts_of, strict=True) if not ids]
+        check_rows(argument, empty, "at least one token in every row")
+    full = [
+        f"{len(head)} tokens in {row}"
+        for row, head in zip(names, heads, strict=True)
+        if max_length is not None and len(head) >= max_length
+    ]
+    expected = f"fewer than max_length={max_length}: else no room is left for an answer"
+    check_rows("prompt", full, expected)
     texts = [torch.tensor([*head, *tail, *ends]) for head, tail in zip(heads, tails, strict=True)]
     pad = int(generation.tokenizer.pad_token_id)
     ids = pad_sequence([text[:max_length] for text in texts], True, pad)

@@ -1,6 +1,10 @@
 """The rows of a user's table: read, split into private rows and test rows, dealt to clients."""
 
+import codecs
+import csv
 import hashlib
+import io
+import json
 import os
 import warnings
 from collections.abc import Mapping
@@ -13,9 +17,9 @@ import torch
 from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_number, check_whole, error_text
+from fedlora_lab._utils.validation import check, check_number, check_rows, check_whole, error_text
 from fedlora_lab.tasks import partition
-from fedlora_lab.tasks.labels import OF_THE_TEST, check_spelling, column_of, identifiers
+from fedlora_lab.tasks.labels import OF_THE_TEST, check_spelling, column_of, identifiers, row_names
 from fedlora_lab.tasks.task import (
     Examples,
     Inputs,
@@ -30,9 +34,13 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 DATASET_KINDS = (
-    "a pandas DataFrame, a list of dicts, a `datasets` Dataset or DatasetDict, a CSV file, or a "
-    "folder with a folder for each class"
+    "a pandas DataFrame, a list of dicts, a `datasets` Dataset or DatasetDict, a CSV, JSONL or "
+    "Parquet file, or a folder with a folder for each class"
 )
+SEPARATORS = ",;\t|"
+"""What may stand between the cells of a CSV file: the one that its header has most."""
+SPLITS = {"train", "validation", "valid", "val", "dev", "test"}
+"""Names of splits; a folder whose folders have such names has no classes of these names."""
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
 
@@ -41,7 +49,7 @@ class Rows:
     """The rows of a data set: those to test on, and private ones, dealt to clients.
 
     Args:
-        private, held_out: the rows of each; their index counts rows of the table they come from.
+        private, held_out: the rows of each; their index names rows of the table they come from.
         sources: the tables that both come from; one and the same where a share is held out.
         places: each client's places among the private rows.
         clients: names of the clients, if they have some.
@@ -112,7 +120,7 @@ class Rows:
     def names(self) -> list[str]:
         """What messages call each row, private ones first: its place in the given table."""
         suffix = "" if self.sources[0] is self.sources[1] else OF_THE_TEST
-        return [*map(str, self.private.index), *(f"{i}{suffix}" for i in self.held_out.index)]
+        return row_names(self.private) + row_names(self.held_out, suffix)
 
     def column(self, argument: str, name: object) -> list[Any]:
         """The values of a column, of private rows first."""
@@ -125,9 +133,11 @@ class Rows:
         Args: numbers: of all rows of both sources, from `read_labels`.
         """
         # Numbers stand for whole tables: an index picks those of the rows that were kept.
-        private = numbers[0][self.private.index.to_numpy()]
-        held_out = numbers[1][self.held_out.index.to_numpy()]
-        return torch.from_numpy(np.concatenate([private, held_out]))
+        parts = [
+            column[table.index.get_indexer(kept.index)]
+            for column, table, kept in zip(numbers, self.sources, (self.private, self.held_out))
+        ]
+        return torch.from_numpy(np.concatenate(parts))
 
     def make_task(self, x: Inputs, y: Tensor, **fields: Any) -> Task:
         """The task of these rows.
@@ -163,7 +173,7 @@ def _split_by_owner(
     """
     everyone = [str(owner) for owner in identifiers(table, "by", by)]
     check_spelling(f"by {by!r}", everyone)
-    owners = [everyone[row] for row in private.index]
+    owners = [everyone[place] for place in table.index.get_indexer(private.index)]
     names = sorted(set(owners))
     # They take part in nothing, which nobody would see from the clients that there are.
     absent = sorted(set(everyone) - set(names))
@@ -176,9 +186,9 @@ def _split_by_owner(
 def _persons(table: "DataFrame", column: str, suffix: str = "") -> np.ndarray:
     """The persons in a column of whole numbers; refuses rows without one."""
     column_of(table, "person", column)
-    rows = [f"row {row}{suffix}" for row in table.index]
     # As the table keeps them: its own numbers know how exact they are.
-    numbers = whole_numbers(f"person {column!r}", table[column].to_numpy(), rows)
+    cells = table[column].to_numpy()
+    numbers = whole_numbers(f"person {column!r}", cells, row_names(table, suffix))
     return np.array(numbers, dtype=object)
 
 
@@ -205,7 +215,7 @@ def _test_table(test: object, splits: "Mapping[str, DataFrame]") -> "DataFrame":
     # The name of a split comes first: a file of that name may lie anywhere.
     if isinstance(test, str) and test in splits:
         return splits[test]
-    is_file = not isinstance(test, str) or Path(test).suffix == ".csv" or Path(test).exists()
+    is_file = not isinstance(test, str) or Path(test).suffix in READERS or Path(test).exists()
     names = ", ".join(name for name in splits if name != "train") or "none here"
     expected = f"a share, a data set, a file, or the name of a split: {names}"
     check(is_file, "test", test, expected)
@@ -232,28 +242,102 @@ def read_splits(dataset: object) -> "dict[str, DataFrame]":
         return {"train": _frame(dataset)}
     path = Path(dataset)
     if path.is_dir():
-        return {"train": _images(path)}
-    check(path.suffix == ".csv", "dataset", str(path), DATASET_KINDS)
+        folders = {part.name: part for part in path.iterdir() if part.is_dir()}
+        is_split = "train" in folders and folders.keys() <= SPLITS
+        parts = folders if is_split else {"train": path}
+        return {name: _frame(_images(part)) for name, part in parts.items()}
+    check(path.suffix in READERS, "dataset", str(path), DATASET_KINDS)
     expected = f"a file that exists; there is none in {path.parent.resolve()}"
     check(path.is_file(), "dataset", str(path), expected)
     try:
-        table = _csv(path)
-    except ValueError as error:  # those of pandas' parser and of UTF-8 are ValueErrors
-        expected = f"CSV with a header, in UTF-8 ({error_text(error)})"
+        table = READERS[path.suffix](path)
+    except ValueError as error:
+        expected = f"a table ({error_text(error)})"
         raise ValueError(f"dataset={str(path)!r}: expected {expected}") from error
     return {"train": _frame(table)}
 
 
+def _text(path: Path) -> str:
+    """The text of a file in UTF-8, in UTF-16 with its mark, or, with a warning, Windows-1252."""
+    raw = path.read_bytes()
+    is_wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return raw.decode("utf-16" if is_wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        action = "the file is read as Windows-1252; save it as UTF-8 if it is anything else"
+        warnings.warn(f"{path}: line {line} is not UTF-8: {action}", stacklevel=5)
+        return raw.decode("cp1252")
+
+
 def _csv(path: Path) -> "DataFrame":
+    """The rows of a CSV file, named by the line on which an editor shows their beginning.
+
+    Guarantees: test_hub.py::test_every_bad_row_of_a_file_is_named_by_its_line.
+    """
     import pandas as pd
 
-    # Without this the first column becomes the rows' names where rows have a cell more than the
-    # header, and all others stand under wrong names; with it pandas warns of the cell.
-    frame = pd.read_csv(path, index_col=False)
-    # pandas renames a column that is there twice.
-    header = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].dropna()
-    check(not header.duplicated().any(), "columns", header.tolist(), "each name once")
-    return frame
+    text = _text(path)
+    separator = max(SEPARATORS, key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows: dict[int, list[str]] = {}
+    last = 0
+    try:
+        for row in reader:
+            if any(row):
+                rows[last + 1] = row
+            last = reader.line_num  # a quoted cell may have several lines
+    except csv.Error as error:
+        raise ValueError(f"line {last + 1}: {error}") from error
+    check(len(rows) > 1, "dataset", f"{len(rows)} lines", "a header and at least one row")
+    header = [name.strip() for name in rows.pop(min(rows))]
+    while header and not header[-1]:  # a separator at the end of each line
+        header.pop()
+    check(len({*header}) == len(header), "columns", header, "each name once")
+    # With a cell more or less than the header all others would stand under wrong names.
+    width = len(header)
+    bad = [
+        f"{len(row)} cells in line {line}"
+        for line, row in rows.items()
+        if len(row) < width or any(row[width:])
+    ]
+    check_rows(
+        "cells", bad, f"{width} in each row, as in the header; quote what has a {separator!r}"
+    )
+    plain = io.StringIO()
+    csv.writer(plain).writerows([header, *(row[:width] for row in rows.values())])
+    plain.seek(0)
+    frame = pd.read_csv(plain, skip_blank_lines=False)  # finds out which columns are numbers
+    return frame.set_axis(pd.Index(rows, name="line"))
+
+
+def _jsonl(path: Path) -> "DataFrame":
+    """The rows of a file with one JSON object on each line, named by their lines."""
+    import pandas as pd
+
+    rows = {}
+    bad = []
+    for line, text in enumerate(_text(path).split("\n"), 1):
+        try:
+            row = json.loads(text) if text.strip() else {}
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            bad.append(f"{text[:40]} in line {line}")
+        elif row:
+            rows[line] = row
+    check_rows("rows", bad, "a JSON object on each line")
+    return pd.DataFrame(list(rows.values()), index=pd.Index(rows, name="line"))
+
+
+def _parquet(path: Path) -> "DataFrame":
+    import pandas as pd
+
+    return pd.read_parquet(path)
+
+
+READERS = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
+"""Ending of a file's name -> what reads it."""
 
 
 def _images(folder: Path) -> "DataFrame":
@@ -267,7 +351,7 @@ def _images(folder: Path) -> "DataFrame":
 
 
 def _frame(data: Any) -> "DataFrame":
-    """A DataFrame, or what can be made one, with rows numbered from 0."""
+    """A DataFrame, or what can be made one, with rows numbered from 0 or by a file's lines."""
     import pandas as pd
 
     frame = data.to_pandas() if hasattr(data, "to_pandas") else data
@@ -277,8 +361,9 @@ def _frame(data: Any) -> "DataFrame":
     doubled = frame.columns[frame.columns.duplicated()].tolist()
     check(not doubled, "columns", doubled, "each name once")
     check(len(frame) > 0, "dataset", "0 rows", "at least one row")
-    # Places in the table from here on: messages name rows by them.
-    frame = frame.reset_index(drop=True)
+    # Messages name rows so; the user's own index may name several rows by one name.
+    if frame.index.name != "line" or not frame.index.is_unique:
+        frame = frame.reset_index(drop=True)
     frame.attrs = {}
     for column, feature in (getattr(data, "features", None) or {}).items():
         names = getattr(feature, "names", None)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, check_rows
 from fedlora_lab.tasks.metrics import Metric, cross_entropy, select_metrics
 
 if TYPE_CHECKING:
@@ -367,14 +367,17 @@ def whole_numbers(name: str, cells: Iterable[object], rows: Sequence[str]) -> li
     Guarantees: test_persons.py::test_persons_are_compared_by_value.
     """
     numbers = []
+    bad = []
     for row, cell in zip(rows, cells, strict=True):
         is_whole = isinstance(cell, Integral) and not isinstance(cell, (bool, np.timedelta64))
         if isinstance(cell, (float, np.floating)) and np.isfinite(cell):
             limit = 2 ** (np.finfo(type(cell)).nmant + 1)
             is_whole = abs(cell) < limit and cell == int(cell)
-        expected = "whole numbers, such as pandas.factorize makes of texts"
-        check(is_whole, name, f"{type(cell).__name__} in {row}", expected)
-        numbers.append(int(cell))  # type: ignore[call-overload]
+        if is_whole:
+            numbers.append(int(cell))  # type: ignore[call-overload]
+        else:
+            bad.append(f"{type(cell).__name__} in {row}")
+    check_rows(name, bad, "whole numbers, such as pandas.factorize makes of texts")
     return numbers
 
 

@@ -107,7 +107,9 @@ BAD: dict[str, dict[str, Any]] = {
     "clients=3: expected none with by=": {"by": "site", "clients": 3},
     "text, image=.*: expected one of them": {"text": None},
     "label=None: expected a column's name; a decoder": {"label": None},
-    "text=3: expected text in every row, which row 0": {"dataset": FRAME.assign(text=3)},
+    "text='3 in row 0': expected text in every row; also 3 in row 1": {
+        "dataset": FRAME.assign(text=3)
+    },
     "dataset='nowhere.csv': expected a file that exists": {"dataset": "nowhere.csv"},
     r"dataset=\['test'\]: expected a split called train": {"dataset": {"test": FRAME}},
     "model='Linear': expected a Transformers model": {"model": torch.nn.Linear(2, 2)},
@@ -124,17 +126,47 @@ def test_bad_calls_are_one_line(line):
     assert "\n" not in str(error.value)
 
 
-def test_a_file_whose_cells_pandas_would_move_or_rename_is_refused(tmp_path):
-    """With a comma at each line's end the texts became row names, and labels the texts."""
-    file = tmp_path / "texts.csv"
-    file.write_text("text,label,label\na b,1,2\n")
-    with pytest.raises(ValueError, match=r"columns=\['text', 'label', 'label'\]: expected each"):
-        read_splits(file)
-    file.write_text("text,label\na b,good,\nc d,bad,\n")
-    assert read_splits(file)["train"]["text"].tolist() == ["a b", "c d"]
-    file.write_bytes("text,label\ntrès,good\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"dataset=.*csv': expected CSV with .* in UTF-8"):
-        read_splits(file)
+READABLE = {
+    "texts.csv": b'text,label\n"a\nb",1\n\nc,2\n',
+    "comma at each end.csv": b'text,label\n"a\nb",1,\n\nc,2,\n',
+    "of a spreadsheet.csv": '\ufefftext;label\r\n"a\nb";1\r\n;\r\nc;2\r\n'.encode(),
+    "wide.tsv": 'text\tlabel\n"a\nb"\t1\n\nc\t2'.encode("utf-16"),
+    "texts.jsonl": b'{"text":"a\\nb","label":1}\n\n{"text":"c","label":2}\n',
+}
+"""With a comma at each line's end pandas made row names of the texts, and texts of the labels."""
+UNREADABLE = {
+    "text,label,label\na b,1,2": r"columns=\['text', 'label', 'label'\]: expected each name once",
+    'text,label\na,1\n"b,2\nc,3\n': "line 3: ",
+    "text,label\na,b,1\nc,2\n\nd": "cells='3 cells in line 2': .*; also 1 cells in line 5",
+}
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_every_bad_row_of_a_file_is_named_by_its_line(name, tmp_path):
+    """Whatever separates its cells, and however it is encoded; a quoted cell has two lines."""
+    file = tmp_path / name
+    file.write_bytes(READABLE[name])
+    table = read_splits(file)["train"]
+    assert table.to_dict("list") == {"text": ["a\nb", "c"], "label": [1, 2]}
+    lines = (1, 3) if file.suffix == ".jsonl" else (2, 5)
+    assert tuple(table.index) == lines
+    line = f"^label 'text'='a\nb in line {lines[0]}': expected .*; also c in line {lines[1]}$"
+    with pytest.raises(ValueError, match=line.replace("\n", r"..")):
+        read_labels((table, table), "text", ["good", "bad"])
+
+
+def test_letters_of_an_older_windows_are_told(tmp_path):
+    """Read as something else they would train a model on wrong letters without a word."""
+    (tmp_path / "texts.csv").write_bytes("text\ntrès\n".encode("cp1252"))
+    with pytest.warns(UserWarning, match="line 2 is not UTF-8: the file is read as Windows-1252"):
+        assert read_splits(tmp_path / "texts.csv")["train"]["text"].tolist() == ["très"]
+
+
+@pytest.mark.parametrize("text", UNREADABLE)
+def test_a_file_whose_cells_cannot_be_told_apart_is_refused(text, tmp_path):
+    (tmp_path / "texts.csv").write_text(text)
+    with pytest.raises(ValueError, match=rf"dataset=.*csv': expected a table \({UNREADABLE[text]}"):
+        read_splits(tmp_path / "texts.csv")
 
 
 # ---- persons and owners

@@ -100,7 +100,7 @@ def test_long_examples_lose_their_end_and_are_counted():
     cut = toy_hubs.fresh_answers("gpt2", frame, max_length=12)
     last = torch.cat([y[:, 11] for _, y in (*cut.clients, cut.test)])
     assert cut.info["texts cut"] == 2 <= int((last != IGNORED).sum()), "it fills what is left"
-    line = r"max_length=6: expected more, since the prompt of row \d+ leaves no room for an answer"
+    line = r"prompt='\d tokens in row \d+': expected fewer than max_length=6: else no room is left"
     with pytest.raises(ValueError, match=line):
         toy_hubs.fresh_answers("gpt2", frame, max_length=6)
 

@@ -166,35 +166,19 @@ def count_collapsed(ends: "DataFrame") -> dict[str, dict[str, Any]]:
     return table
 
 
-def describe_decline(measure: str, before: float, after: float) -> str:
-    """Describes a run that ended worse than it began; "" for one that did not.
-
-    Args: measure: its name. before, after: its values.
-    """
-    worse = after > before if smaller_is_better(measure) else after < before
-    return f"{_way(measure)} its start: {_apart(before, after)}" if worse else ""
-
-
 def describe_collapse(measure: str, counts: Mapping[str, Any]) -> str:
     """Describes the runs of a method that collapsed; "" where none did.
 
     Args: measure: its name. counts: seeds, fell, collapsed, before, after; see `count_collapsed`.
     """
     seeds, fell, low = (int(counts[name]) for name in ("seeds", "fell", "collapsed"))
-    before = counts["before"]
+    if not low:
+        return ""
+    way = "rose above" if smaller_is_better(measure) else "fell below"
+    those = f", {fell} of them {way} their start" if fell else ""
     after = counts["after"]
-    if not low or seeds == 1:
-        return describe_decline(measure, before, after) if low else ""
-    down = f"{fell} of {seeds} runs {_way(measure)} their start"
-    behind = f"{low} of {seeds} runs gained less than half of what the median run gained"
-    if fell:
-        behind = f"{low} of {seeds} runs collapsed, {fell} of them {_way(measure)} their start"
-    mean = "" if np.isnan(after) else f"; mean {_apart(before, after)}"
-    return (down if fell == low else behind) + mean
-
-
-def _way(measure: str) -> str:
-    return "rose above" if smaller_is_better(measure) else "fell below"
+    mean = "" if np.isnan(after) else f"; mean {_apart(counts['before'], after)}"
+    return f"{low} of {seeds} runs collapsed{those}{mean}"
 
 
 def _apart(before: float, after: float) -> str:

@@ -6,7 +6,6 @@ used twice with other signs is correlated in size. All p-values are those of ind
 noise.
 """
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -98,18 +97,11 @@ def ties_between(one: Noise, other: Noise, where: str) -> list[Tie]:
 
 
 def lacks_rank(noise: Noise) -> bool:
-    """Whether some combination of calls, or of numbers, has no noise at all."""
+    """Whether some combination of numbers has no noise at all, as where a mean is subtracted."""
     calls, numbers = noise.rows.shape
     # Singular values of a random matrix come close to zero only where it is almost square.
-    few = noise.rows[: max(1, numbers - LEAST_SAMPLES)]
-    if rank_of(few - few.mean(0)) < len(few) - 1:
-        return True
-    return numbers <= calls - 1 - LEAST_SAMPLES and rank_of(noise.centred) < numbers
-
-
-def rank_of(matrix: np.ndarray) -> int:
-    """Singular values that are not zero but for rounding."""
-    return int(np.linalg.matrix_rank(matrix, rtol=SINGULAR))
+    enough = numbers <= calls - 1 - LEAST_SAMPLES
+    return enough and int(np.linalg.matrix_rank(noise.centred, rtol=SINGULAR)) < numbers
 
 
 def kept_places(size: int, most: int) -> np.ndarray:
@@ -148,29 +140,18 @@ def correlation_p_value(r: np.ndarray | float, samples: np.ndarray | float) -> n
 
 
 def ties_of_columns(a: np.ndarray, b: np.ndarray, where: str) -> list[Tie]:
-    """The two columns that are most correlated, and all pairs together; of one set each pair once.
+    """The two columns that are most correlated; of one set each pair once.
 
     Args: a, b: (calls, columns), as of `both_views`; equal for one set. where: names the two.
     """
     cosines = unit_columns(a - a.mean(0)).T @ unit_columns(b - b.mean(0)) / len(a)
     if np.array_equal(a, b):
         cosines = cosines[np.triu_indices(len(cosines), 1)]
-    count = cosines.size
-    if not count:
+    if not cosines.size:
         return []
     r = float(cosines.flat[np.argmax(np.abs(cosines))])
     # The largest of many is large by chance: each of them could have been it.
-    largest = Tie(min(1.0, count * float(correlation_p_value(r, len(a)))), r, where)
-    # Many weak ties: squares of correlations of independent noise are uncorrelated beta numbers.
-    calls = len(a)
-    square = stats.beta(1 / 2, (calls - 2) / 2)
-    # Their sum is as skewed as that of so many squares of normal numbers.
-    skew = math.sqrt(8 / min(count, calls * (calls - 1) / 2))
-    law = stats.pearson3(skew, count * square.mean(), math.sqrt(count * square.var()))
-    total = float(np.square(cosines).sum())
-    text = f"{where}, all pairs together"
-    excess = math.sqrt(max(0.0, total / count - square.mean()))
-    return [largest, Tie(float(law.sf(total)), excess, text)]
+    return [Tie(min(1.0, cosines.size * float(correlation_p_value(r, len(a)))), r, where)]
 
 
 def ties_of_calls(a: np.ndarray, b: np.ndarray, words: str, alone: bool) -> list[Tie]:
@@ -183,9 +164,8 @@ def ties_of_calls(a: np.ndarray, b: np.ndarray, words: str, alone: bool) -> list
     lags = range(1, calls // 2 + 1) if alone else range(-calls // 2, calls // 2 + 1)
     bias = 1 / (calls - 1) if alone else 0.0  # what was centred together repels itself
     for x, y in zip(both_views(a), both_views(b)):
-        for lag, parity in itertools.product(lags, (0, 1)):
-            i = np.arange(parity, calls, 2)  # a pair may begin at an even seed or at an odd one
-            i = i[(i + lag >= 0) & (i + lag < calls)]
+        for lag in lags:
+            i = np.arange(max(0, -lag), calls - max(0, lag))
             size = math.sqrt(float((x[i] ** 2).sum() * (y[i + lag] ** 2).sum()))
             if len(i) * numbers >= LEAST_SAMPLES and size:
                 r = float((x[i] * y[i + lag]).sum()) / size

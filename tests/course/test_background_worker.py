@@ -100,7 +100,6 @@ def test_the_last_request_is_answered_and_an_overtaken_result_dropped():
         return request
 
     latest = LatestOnly(answer, shown.append)
-    latest.STALE = WAIT
     latest.request("first")
     assert latest.settle(WAIT)
     latest.request("slow")

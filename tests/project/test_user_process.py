@@ -115,7 +115,7 @@ def test_threads_that_ignore_warnings_leave_the_filters_as_they_were():
     """Were they to overlap, one would take the filters of the other for those of the process.
     So it waits."""
     # A closed widget of a test before this one may still compute its last picture, in such a block.
-    until(lambda: not any(thread.name == "drawing" for thread in threading.enumerate()))
+    until(lambda: not any(thread.name.startswith("drawing") for thread in threading.enumerate()))
     before = list(warnings.filters)
     inside = threading.Event()
 

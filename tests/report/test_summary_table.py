@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from fedlora_lab._utils.statistics import COLUMNS, describe_decline
+from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab.report.summary_table import display_rows, summary, summary_lines
 
 NAN, INF = math.nan, math.inf
@@ -52,16 +52,14 @@ def test_what_was_not_measured_is_no_number():
 
 
 def test_runs_that_collapsed_are_told():
-    one = told({"accuracy": [0.61, 0.7, 0.29]})
-    assert one["collapsed"] == "fell below its start: 0.61 to 0.29"
+    """Fault: a mean that hides them; two numbers that look alike where one fell."""
     runs = [{"accuracy": [0.61, end]} for end in (0.29, 0.8, 0.61)]
-    assert "m: 1 of 3 runs fell below their start; mean 0.61 to 0.57" in summary_lines(made(*runs))
+    below = "1 of 3 runs collapsed, 1 of them fell below their start; mean 0.61 to 0.57"
+    assert f"m: {below}" in summary_lines(made(*runs))
     behind = [{"accuracy": [0.61, end]} for end in (0.62, 0.8, 0.82, 0.84)]
-    line = "1 of 4 runs gained less than half of what the median run gained; mean 0.61 to 0.77"
-    assert told(*behind)["collapsed"] == line
-    both = told(*behind, {"accuracy": [0.61, 0.6]})["collapsed"]
-    assert both.startswith("2 of 5 runs collapsed, 1 of them fell below their start; mean")
+    assert told(*behind)["collapsed"] == "1 of 4 runs collapsed; mean 0.61 to 0.77"
     diverged = told(*({"loss": [1.0, end]} for end in (INF, 0.5)))
     assert diverged["score"] == "∞"
-    assert diverged["collapsed"] == "1 of 2 runs rose above their start; mean 1.00 to ∞"
-    assert describe_decline("accuracy", 0.6111, 0.6094) == "fell below its start: 0.611 to 0.609"
+    assert diverged["collapsed"].endswith("1 of them rose above their start; mean 1.00 to ∞")
+    one = told({"accuracy": [0.6111, 0.7, 0.6094]})
+    assert one["collapsed"].endswith("mean 0.611 to 0.609")

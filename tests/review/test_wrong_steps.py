@@ -111,6 +111,11 @@ def half_shared(seed):
     return np.concatenate([one, (one + other) / 2**0.5])
 
 
+def centred(seed):
+    """Noise whose sum is zero: the sum of what leaves is bare."""
+    return normal(seed) - normal(seed).mean()
+
+
 def laplace(seed):
     return SIGMA / 2**0.5 * np.random.default_rng(seed).laplace(size=NUMBERS)
 
@@ -153,6 +158,7 @@ NOISE = {
     "tensor and seed added up": Wrong(
         of_each_tensor(lambda i, shape, seed: normal(seed + i, shape)), INDEPENDENCE, options=MANY
     ),
+    "centred": Wrong(step_of(noise=centred), INDEPENDENCE, options={"draws": 64}),
     "half of it shared": Wrong(step_of(noise=half_shared), INDEPENDENCE, options={"draws": 64}),
     "half of it on the head": Wrong(
         of_each_tensor(lambda i, shape, seed: normal((seed, i), shape) / (1 + (i == 2))),

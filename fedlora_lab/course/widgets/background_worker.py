@@ -4,6 +4,8 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Generator
+from concurrent import futures
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from fedlora_lab._utils.validation import error_text
@@ -126,20 +128,17 @@ class Worker:
 
 
 class LatestOnly:
-    """Answers the newest request in a thread, which ends when nothing is left to answer.
+    """Answers the newest request in a thread of its own, which ends when it is closed.
 
     Args:
         answer: request -> result, slow.
-        show: called with every result that no newer request has overtaken, and with an overtaken
-            one if nothing was shown for `STALE` seconds.
+        show: called with every result that no newer request has overtaken.
         failed: called with one line when ``answer`` or ``show`` raises.
         rest: seconds before each answer, in which newer requests replace older ones.
 
     Guarantees: the last request is always answered, and overtaken results are dropped
         (test_the_last_request_is_answered_and_an_overtaken_result_dropped).
     """
-
-    STALE = 0.25
 
     def __init__(
         self,
@@ -152,51 +151,36 @@ class LatestOnly:
         self._show = show
         self._failed = failed
         self._rest = rest
-        self._lock = threading.Lock()
-        self._pending: list[Any] = []
-        self._shown = 0.0
-        self.closed = False
-        self._thread: threading.Thread | None = None
+        # Not a daemon: a process that ends in the midst of a computation aborts.
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="drawing")
+        self._last: Future[None] | None = None
+        self._newest = 0
+        self._closed = False
 
     def request(self, request: Any) -> None:
         """Asks for an answer to this request, and no longer to the one before."""
-        with self._lock:
-            if self.closed:
-                return
-            self._pending = [request]
-            if self._thread is None:
-                # Not a daemon: a process that ends in the midst of a computation aborts.
-                self._thread = threading.Thread(target=self._work, name="drawing")
-                self._thread.start()
+        if not self._closed:
+            self._newest += 1
+            self._last = self._pool.submit(self._work, self._newest, request)
 
     def settle(self, wait: float) -> bool:
         """Waits until every request is answered; returns whether that is so."""
-        if (thread := self._thread) is not None:
-            thread.join(wait)
-        return self._thread is None
+        return self._last is None or not futures.wait([self._last], wait).not_done
 
     def close(self) -> None:
         """Answers nothing more."""
-        with self._lock:
-            self.closed = True
-            self._pending = []
+        self._closed = True
+        self._newest += 1
+        self._pool.shutdown(wait=False)
 
-    def _work(self) -> None:
-        while True:
-            time.sleep(self._rest)
-            with self._lock:
-                if not self._pending:
-                    self._thread = None
-                    return
-                request = self._pending.pop()
-            try:
+    def _work(self, number: int, request: Any) -> None:
+        try:
+            if number == self._newest:
+                time.sleep(self._rest)
+            if number == self._newest:
                 result = self._answer(request)
-                with self._lock:
-                    late = self._pending and time.monotonic() - self._shown <= self.STALE
-                    wanted = not late and not self.closed
-                if wanted:
-                    self._shown = time.monotonic()
+                if number == self._newest:
                     self._show(result)
-            except Exception as error:
-                with contextlib.suppress(Exception):  # the place for the line may be gone too
-                    self._failed(one_line(error))
+        except Exception as error:
+            with contextlib.suppress(Exception):  # the place for the line may be gone too
+                self._failed(one_line(error))

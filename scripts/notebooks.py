@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("paths", nargs="+", type=Path)
     arguments = parser.parse_args()
     for path in arguments.paths:
-        notebook = nbformat.read(path, as_version=4)
+        notebook: Any = nbformat.read(path, as_version=4)
         if arguments.what == "copy":
             own = COPIES / path.name
             if not own.exists():  # what a reader has done stays

@@ -182,7 +182,7 @@ def page(table: pd.DataFrame) -> str:
     return "\n".join(sections)
 
 
-def figure(table: pd.DataFrame) -> style.Picture:
+def figure(table: pd.DataFrame) -> style.Figure:
     """Draws a row for each claim on accuracy, a colour for each verdict."""
     drawn = table[table["share"].eq("room") & table["mean"].notna()]
     sentences = [textwrap.shorten(claim, 96, placeholder=" …") for claim in drawn["claim"]]

@@ -196,7 +196,7 @@ def setting_title(unit: str, epsilon: float) -> str:
 
 
 @style.paper()
-def figure(frame: pd.DataFrame, table: pd.DataFrame) -> style.Picture:
+def figure(frame: pd.DataFrame, table: pd.DataFrame) -> style.Figure:
     """Draws accuracy over the rate, a panel a budget, a mark at each method's best.
 
     Args: frame: of the study, one unit of privacy. table: of `plateaus`.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from fedlora_lab._utils.names import NAMES
 from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.methods import aggregation, filters, quantization
 from fedlora_lab.methods.state import KINDS, ParamKey
@@ -149,6 +150,7 @@ class Method:
         counted = hasattr(self.broadcast, "bits")
         check(counted, "broadcast", self.broadcast, "a rule with bits(numbers)")
         self._check_schedule()
+        NAMES[self.slug] = self.name
 
     def _check_schedule(self) -> None:
         """Refuses a schedule that moves what neither ``start`` nor the server's rule makes."""

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from fedlora_lab._utils.validation import check, check_one_of
@@ -75,8 +76,8 @@ def _check_columns(frame: pd.DataFrame, *names: str | None) -> None:
 
 
 def _finish(
-    figure: Picture, axes: Sequence[Axes], names: Sequence[str], title: str, caption: str
-) -> Picture:
+    figure: Figure, axes: Sequence[Axes], names: Sequence[str], title: str, caption: str
+) -> Figure:
     """Writes the finding above one panel or all of them, and the caption below."""
     if len(axes) == 1 and not names[0]:
         axes[0].set_title(title)
@@ -104,7 +105,8 @@ def intervals(
     reference: float | None = None,
     number: str = "{:.1%}",
     comparisons: int = 1,
-) -> Picture:
+    ax: Axes | None = None,
+) -> Figure:
     """Draws a row for each value of ``by``: measurements as dots, their mean with its interval.
 
     Args:
@@ -118,6 +120,7 @@ def intervals(
         number: format of the mean that stands right of a row; "" for none. With ``hue``: none.
         comparisons: for how many of them the intervals hold together (Bonferroni). Those of a frame
             of means are drawn as they are.
+        ax: of a figure of your own, which gets no caption; no ``panel`` then.
 
     Raises: ``ValueError`` for a frame without a row, or without one of the columns.
     Guarantees: means and intervals are those of the rows
@@ -131,7 +134,7 @@ def intervals(
     lines_of_words = max(_row_name(row, by).count("\n") + 1 for row in rows)
     height = 1.3 + len(rows) * max(0.5 if crowded else 0.34, 0.17 * lines_of_words)
     width = 7.6 if len(panels) == 1 else min(11.0, 2.0 + 3.2 * len(panels))
-    figure, axes = style.subplots(width, height, columns=len(panels), sharey=True)
+    figure, axes = style.subplots(width, height, columns=len(panels), ax=ax, sharey=True)
     for ax, part in zip(axes, panels.values(), strict=True):
         draw_intervals(ax, part, by, rows, hue=hue, number=number, comparisons=comparisons)
         if reference is not None:
@@ -222,7 +225,8 @@ def lines(
     log: str = "",
     reference: float | None = None,
     colours: Colours | None = None,
-) -> Picture:
+    ax: Axes | None = None,
+) -> Figure:
     """Draws a line of means for each value of ``by`` over ``x``, with 95 % bands.
 
     Args:
@@ -236,6 +240,7 @@ def lines(
         log: the axes that are logarithmic: "", "x", "y" or "xy".
         reference: a value to compare with, drawn as a horizontal line.
         colours: value of ``by`` -> colour, where the lines have meanings of their own.
+        ax: as of `intervals`.
 
     Raises: ``ValueError`` for a frame without a row, or without one of the columns.
     Guarantees: a line goes through the means (test_grammar.py::test_lines_go_through_the_means).
@@ -245,7 +250,7 @@ def lines(
     check_one_of("band", band, BANDS)
     panels = _split(frame, panel)
     width = 7.6 if len(panels) == 1 else min(11.0, 1.6 + 3.6 * len(panels))
-    figure, axes = style.subplots(width, 4.1, columns=len(panels), sharey=True)
+    figure, axes = style.subplots(width, 4.1, columns=len(panels), ax=ax, sharey=True)
     for ax, part in zip(axes, panels.values(), strict=True):
         for axis in log:
             ax.set(**{f"{axis}scale": "log"})

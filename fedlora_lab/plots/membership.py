@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from fedlora_lab import theory
 from fedlora_lab._utils.validation import check_number
@@ -22,7 +24,8 @@ def tradeoff(
     attacks: "Mapping[str, Membership] | None" = None,
     lowest: float = 1e-3,
     title: str = "Who was in the training data?",
-) -> style.Picture:
+    ax: Axes | None = None,
+) -> Figure:
     """Draws the trade-off curve of a ledger on log axes; what no attacker reaches is shaded.
 
     The curve comes from the composed privacy loss. The dashed line is all that epsilon at one delta
@@ -33,6 +36,7 @@ def tradeoff(
         attacks: words -> `attacks.Membership`, drawn below the curve.
         lowest: the left and lower end of the axes, in (0, 0.1].
         title: the finding.
+        ax: of a figure of your own, which gets no caption.
 
     Raises: `Uncertified` where the ledger states no epsilon.
     Guarantees: test_the_curve_is_the_ledgers_and_the_dashed_line_lies_above.
@@ -47,7 +51,7 @@ def tradeoff(
     allowed = ledger.tradeoff(grid)
     spent = ledger.epsilon()
     loose = theory.membership_bound(grid, spent, ledger.delta)
-    figure, (ax,) = style.subplots(7.4, 4.8)
+    figure, (ax,) = style.subplots(7.4, 4.8, ax=ax)
     ax.set(xscale="log", yscale="log", xlim=(lowest, 1), ylim=(lowest, 1))
     ax.fill_between(grid, allowed, 1, color=style.WRONG, alpha=0.09, lw=0)
     ax.plot(grid, allowed, color=style.WRONG, lw=1.8)

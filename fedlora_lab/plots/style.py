@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
@@ -23,6 +25,9 @@ from matplotlib.text import Annotation, Text
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from PIL import Image
+
+from fedlora_lab._utils.names import NAMES
+from fedlora_lab._utils.validation import check
 
 DPI = 100
 INK = "#22252B"
@@ -57,7 +62,7 @@ DASHES: dict[str, Dashes] = {
     "dash-dot": (4, 1.2, 1.2, 1.2),
 }
 _TABLE = tomllib.loads(Path(__file__).with_name("looks.toml").read_text(encoding="utf-8"))
-LOOKS: Mapping[str, Look] = {
+LOOKS: dict[str, Look] = {
     slug: Look(colour, marker, DASHES[dashes])
     for slug, (_, colour, marker, dashes) in _TABLE.items()
 }
@@ -112,35 +117,30 @@ def blank_picture(width: float, height: float) -> Picture:
     return figure
 
 
-class _LabelledLayout(ConstrainedLayoutEngine):
-    """Makes room for everything that is drawn, then keeps labels beside lines apart."""
-
-    def __init__(self) -> None:
-        super().__init__(h_pad=0.06, w_pad=0.08)
-        self.columns: list[list[Annotation]] = []
-
-    def execute(self, fig: Figure) -> None:
-        super().execute(fig)
-        # The height of the axes, which decides how far apart labels must be, is known only now.
-        for labels in self.columns:
-            _spread_labels(labels)
-
-
 def subplots(
-    width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
-) -> tuple[Picture, list[Axes]]:
+    width: float,
+    height: float,
+    rows: int = 1,
+    columns: int = 1,
+    ax: Axes | None = None,
+    **options: Any,
+) -> tuple[Any, list[Axes]]:
     """Makes a figure whose axes, titles and labels find their own places.
 
     Args:
         width, height: of the figure, inches.
         rows, columns: of axes.
+        ax: the caller's own, in the place of new ones.
         options: as of ``Figure.subplots``, such as ``width_ratios`` or ``sharey``.
 
     Returns: the figure, and its axes row by row.
     """
+    if ax is not None:
+        check(rows == columns == 1, "ax", "one", f"None, for {rows * columns} panels")
+        return ax.figure, [ax]
     with paper():
         figure = blank_picture(width, height)
-        figure.set_layout_engine(_LabelledLayout())
+        figure.set_layout_engine(ConstrainedLayoutEngine(h_pad=0.06, w_pad=0.08))
         return figure, list(figure.subplots(rows, columns, squeeze=False, **options).flat)
 
 
@@ -176,12 +176,12 @@ def look(slug: str) -> Look:
 
 
 def name(slug: str) -> str:
-    """Returns the method's name as published, or the words of the slug if it has none.
+    """Returns the method's name: as published, as its row says, or else the words of the slug.
 
     Guarantees: equals the name of the row (test_plots.py::test_names_are_those_of_the_table).
     """
-    # Not asked of the rows: they load torch, and a report needs none.
-    return _TABLE[slug][0] if slug in _TABLE else slug.replace("-", " ")
+    # Not asked of the table's rows: they load torch, and a report needs none.
+    return _TABLE[slug][0] if slug in _TABLE else NAMES.get(slug, slug.replace("-", " "))
 
 
 def darken(colour: str) -> str:
@@ -226,13 +226,16 @@ def draw_dots(
     ax.plot(x, y, **look | style)
 
 
-def headline(figure: Picture, text: str) -> None:
+def headline(figure: Figure, text: str) -> None:
     """Writes the finding above all panels of a figure."""
     figure.suptitle(text, x=0.012, ha="left", fontsize=11, weight="bold", color=INK)
 
 
-def footer(figure: Picture, text: str) -> None:
+def footer(figure: Figure, text: str) -> None:
     """Writes one small line under a figure: what the band is, how many seeds."""
+    # What stands under a figure of the caller's own is the caller's affair.
+    if not isinstance(figure, Picture):
+        return
     small: Any = {"fontsize": 7.5, "color": SOFT, "ha": "left", "va": "bottom"}
     # The layout makes room for the label of the whole figure's x axis, not for a free text.
     figure.supxlabel(text, x=0.012, **small)
@@ -272,7 +275,7 @@ LABEL_SIZE = 8.5  # points
 
 
 def label_ends(ax: Axes, labels: list[Label], wide: int = 14) -> None:
-    """Writes labels right of axes of `subplots`, as near to the ends of their lines as they fit.
+    """Writes labels right of axes, as near to the ends of their lines as they fit.
 
     A thin leader joins each to the end of its line.
 
@@ -281,8 +284,6 @@ def label_ends(ax: Axes, labels: list[Label], wide: int = 14) -> None:
     """
     if not labels:
         return
-    layout = ax.figure.get_layout_engine()
-    assert isinstance(layout, _LabelledLayout)
     leader: Any = {"arrowstyle": "-", "color": GREY, "lw": 0.6, "relpos": (0, 0.5), "shrinkA": 0}
     put: Any = {"xytext": (1.03, 0.5), "textcoords": "axes fraction", "annotation_clip": False}
     look: Any = {"fontsize": LABEL_SIZE, "weight": "bold", "va": "center", "arrowprops": leader}
@@ -296,19 +297,30 @@ def label_ends(ax: Axes, labels: list[Label], wide: int = 14) -> None:
         shown = ax.annotate(text, at, color=darken(label.colour), **put, **look)
         shown.set_path_effects([withStroke(linewidth=2.5, foreground=CARD)])
         column.append(shown)
-    layout.columns.append(column)
+    ax.add_artist(_LabelsApart(column))
 
 
-def _spread_labels(labels: list[Annotation]) -> None:
-    """Puts the labels of some axes as near to the ends of their lines as they fit."""
-    ax = labels[0].axes
-    assert ax is not None
-    line = 1.2 * LABEL_SIZE / 72 * ax.figure.dpi / ax.get_window_extent().height
-    heights = [line * (label.get_text().count("\n") + 1) for label in labels]
-    to_axes = ax.transData + ax.transAxes.inverted()
-    ends = to_axes.transform([label.xy for label in labels])
-    for label, place in zip(labels, spread_apart(list(ends[:, 1]), heights), strict=True):
-        label.set_position((1.03, place))
+class _LabelsApart(Artist):
+    """Drawn before the labels of some axes: puts them where they fit, whatever lays out the figure.
+
+    The height of the axes, which decides how far apart they must be, is known only then.
+    """
+
+    zorder = -1
+
+    def __init__(self, labels: list[Annotation]) -> None:
+        super().__init__()
+        self.labels = labels
+
+    def draw(self, renderer: RendererBase) -> None:
+        ax = self.labels[0].axes
+        assert ax is not None
+        line = 1.2 * LABEL_SIZE / 72 * ax.figure.dpi / ax.get_window_extent().height
+        heights = [line * (label.get_text().count("\n") + 1) for label in self.labels]
+        to_axes = ax.transData + ax.transAxes.inverted()
+        ends = to_axes.transform([label.xy for label in self.labels])
+        for label, place in zip(self.labels, spread_apart(list(ends[:, 1]), heights), strict=True):
+            label.set_position((1.03, place))
 
 
 def spread_apart(values: list[float], sizes: list[float]) -> list[float]:

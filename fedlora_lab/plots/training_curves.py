@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from fedlora_lab._utils.statistics import headline_measure
@@ -53,7 +54,8 @@ def _rounds_panel(ax: Axes, part: pd.DataFrame, measure: str) -> int:
     if measure.startswith("accuracy"):
         _keep_in_unit(ax)
     elif measure in ("epsilon", "deviation"):
-        most = float(part["value"].max()) or 1
+        # Of rounding alone nothing is to be seen.
+        most = max(float(part["value"].max()), 1e-3)
         ax.set_ylim(-0.02 * most, 1.1 * most)
     if measure == "deviation":
         # Zero looks like any line near the axis: the label says that it is exact.
@@ -106,12 +108,13 @@ def _caption(
 
 
 @style.paper()
-def curves(frame: pd.DataFrame, measure: str = "accuracy") -> Picture:
+def curves(frame: pd.DataFrame, measure: str = "accuracy", ax: Axes | None = None) -> Figure:
     """Draws a measure over the rounds: one line a method, mean over seeds, 95 % band.
 
     Args:
         frame: tidy, one task (see ``fl.to_frame``); one seed or one round suffices.
         measure: of the whole model, such as "accuracy" or "loss".
+        ax: of a figure of your own, which gets no caption; best with ``layout="constrained"``.
 
     Raises: ``ValueError`` when the frame lacks the measure.
     Guarantees: the line is the mean over seeds (test_curves_draw_the_mean); a run that collapsed
@@ -119,7 +122,7 @@ def curves(frame: pd.DataFrame, measure: str = "accuracy") -> Picture:
         (test_plots.py::test_runs_that_collapsed_are_marked).
     """
     part = tidy.select_measure(frame, measure)
-    figure, (ax,) = style.subplots(7.6, 4.1)
+    figure, (ax,) = style.subplots(7.6, 4.1, ax=ax)
     collapsed = _rounds_panel(ax, part, measure)
     reason = "no finite ε" if measure == "epsilon" else "not measured"
     missing = tidy.unmeasured_methods(frame, part)
@@ -127,15 +130,16 @@ def curves(frame: pd.DataFrame, measure: str = "accuracy") -> Picture:
     return figure
 
 
-def deviation(frame: pd.DataFrame) -> Picture:
+def deviation(frame: pd.DataFrame, ax: Axes | None = None) -> Figure:
     """Draws the aggregation deviation over the rounds: mean B · mean A − mean of B·A, relative.
 
+    Args: frame, ax: as of `curves`.
     Raises: ``ValueError`` when the frame lacks the measure.
     Guarantees: methods whose deviation is rounding are named as exact
         (test_deviation_names_the_exact).
     Source: arXiv:2403.12313, the first discordance.
     """
-    return curves(frame, "deviation")
+    return curves(frame, "deviation", ax)
 
 
 def mean_noise_energies(frame: pd.DataFrame) -> pd.DataFrame:
@@ -155,12 +159,13 @@ def mean_noise_energies(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 @style.paper()
-def noise(frame: pd.DataFrame) -> Picture:
+def noise(frame: pd.DataFrame, ax: Axes | None = None) -> Figure:
     """Draws the energy that noise adds to the product in a round, the mean over the rounds.
 
     It is that of ‖γ Ξ_B A‖², ‖γ B Ξ_A‖² and ‖γ Ξ_B Ξ_A‖² as measured, on a log axis, with geometric
     means over seeds.
 
+    Args: frame: tidy. ax: as of `curves`.
     Raises: ``ValueError`` when the frame lacks noise_B, noise_A or noise_BA of each layer, or
         nothing was noised.
     Guarantees: a term that is zero has no mark (test_noise_leaves_out_what_is_zero).
@@ -174,11 +179,11 @@ def noise(frame: pd.DataFrame) -> Picture:
     logs = tidy.means(some.assign(value=np.log10(some["value"])), ["method", "term"])
     shown = logs.assign(**{name: 10 ** logs[name] for name in ("mean", "low", "high")})
     shown["term"] = shown["term"].map({term: text for term, (text, _) in TERMS.items()})
-    figure, (ax,) = style.subplots(8.0, 2.4 + 0.5 * len(slugs))
+    figure, (ax,) = style.subplots(8.0, 2.4 + 0.5 * len(slugs), ax=ax)
     ax.set(xscale="log", xlabel="added in a round, measured (squared Frobenius norm)")
     draw_intervals(ax, shown, "method", slugs, hue="term", colours=dict(TERMS.values()))
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=8.5)
-    style.headline(figure, "What the noise adds to B·A")
+    ax.set_title("What the noise adds to B·A")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8.5)
     count = tidy.count_measurements(added, ["method", "term"])
     style.footer(figure, f"geometric mean of {count}; no mark: the term is zero")
     return figure
@@ -209,16 +214,18 @@ def _traffic_panel(ax: Axes, table: pd.DataFrame, measure: str) -> None:
 
 
 @style.paper()
-def traffic(frame: pd.DataFrame, title: str = "What accuracy costs in bytes") -> Picture:
+def traffic(
+    frame: pd.DataFrame, title: str = "What accuracy costs in bytes", ax: Axes | None = None
+) -> Figure:
     """Draws the test score against bytes so far: one line a method, mean over seeds, 95 % band.
 
-    Args: frame: tidy, of one or more methods. title: the finding.
+    Args: frame: tidy, of one or more methods. title: the finding. ax: as of `curves`.
     Raises: ``ValueError`` when the frame lacks a score or bytes, or no run has the bytes of all its
         rounds.
     """
     table = traffic_table(frame)
     check(len(table) > 0, "measure", "bytes", "bytes of every round of at least one method")
-    figure, (ax,) = style.subplots(7.6, 4.1)
+    figure, (ax,) = style.subplots(7.6, 4.1, ax=ax)
     score = headline_measure(frame)
     _traffic_panel(ax, table, score)
     ax.set_title(title)

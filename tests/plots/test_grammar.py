@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from frames import line_of
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 from scipy import stats
 
@@ -57,10 +58,12 @@ def test_lines_go_through_the_means(frame):
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "8"]
 
 
-def test_labels_beside_lines_keep_apart(frame):
-    """Also where every line ends at one height."""
+@pytest.mark.parametrize("ax", [None, Figure(layout="tight").subplots()])
+def test_labels_beside_lines_keep_apart(frame, ax):
+    """Also where every line ends at one height, and in somebody's figure, which gets no caption."""
     level = pd.concat([frame.assign(method=f"row {i}", value=0.5) for i in range(7)])
-    figure = plots.lines(level, "epsilon")
+    figure = plots.lines(level, "epsilon", ax=ax)
+    assert ax is None or (figure is ax.figure and not figure.get_supxlabel())
     style.png(figure)
     boxes = [Text.get_window_extent(text) for text in figure.axes[0].texts]
     assert len(boxes) == 7

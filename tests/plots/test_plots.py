@@ -59,6 +59,8 @@ def test_deviation_names_the_exact(frame):
     texts = plots.deviation(frame).axes[0].texts
     names = [text.get_text().replace("\u00a0", " ") for text in texts]
     assert {"FFA-LoRA = 0", "RoLoRA = 0", "DEeR = 0", "LA-LoRA"} <= {*names}
+    rounding = frame.assign(value=frame["value"] * 1e-8)
+    assert plots.deviation(rounding).axes[0].get_ylim()[1] > 1e-4, "rounding is not enlarged"
 
 
 def test_noise_leaves_out_what_is_zero(frame):
@@ -130,6 +132,8 @@ def test_lines_and_their_names_are_seen_on_the_card():
 
 def test_names_are_those_of_the_table():
     assert {slug: style.name(slug) for slug in ALL} == {slug: row.name for slug, row in ALL.items()}
+    row = fl.methods.RoLoRA.replace(name="Two to One")
+    assert style.name(row.slug) == row.name, "that of a row of one's own too"
 
 
 @pytest.fixture

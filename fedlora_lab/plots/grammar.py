@@ -232,15 +232,12 @@ def lines(
     Args:
         frame: one row a measurement, or means with ``mean``, ``low`` and ``high``.
         x: column of the places; words, such as "∞", stand side by side in their order.
-        by: column whose values are the lines, each named at its end.
-        value: column of the measurements.
-        band: "area", "bars" at each place, or "none".
-        panel: column whose values are panels side by side.
+        by, value: columns of the lines, each named at its end, and of the measurements.
+        band: "area", "bars" or "none". panel: column whose values are panels side by side.
         title, xlabel, ylabel: the finding, and the axes with their units.
         log: the axes that are logarithmic: "", "x", "y" or "xy".
         reference: a value to compare with, drawn as a horizontal line.
-        colours: value of ``by`` -> colour, where the lines have meanings of their own.
-        ax: as of `intervals`.
+        colours: value of ``by`` -> colour, for lines with a meaning. ax: as of `intervals`.
 
     Raises: ``ValueError`` for a frame without a row, or without one of the columns.
     Guarantees: a line goes through the means (test_grammar.py::test_lines_go_through_the_means).

@@ -156,11 +156,12 @@ def deviation(row: Any) -> str:
 def table() -> str:
     """The methods at a glance, each leading to its section."""
     frame: Any = methods.table()
-    rows = [["method", "moves", "deviation", "kB up, down", "paper", "in one line"]]
+    rows = [["method", "moves", "deviation", "kB up, down", "paper"]]
     for slug, row in frame.iterrows():
         traffic = f"{row['up'] / 1000:.1f}, {row['down'] / 1000:.1f}"
-        properties = [describe_schedule(row), deviation(row), traffic, linked(row["source"])]
-        rows.append([f"[`{slug}`](#{slug})", *properties, row["note"]])
+        link = f"[`{slug}`](#{slug})"
+        paper = linked(row["source"])
+        rows.append([link, describe_schedule(row), deviation(row), traffic, paper])
     return markdown_table(rows)
 
 

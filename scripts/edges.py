@@ -19,7 +19,7 @@ GROUPS = ("Counting", "Learning", "Saying what was found", "Chance")
 HEAD = """\
 # Sharp edges
 
-Ways in which differentially private federated LoRA goes wrong without looking wrong. Most were
+Ways in which differentially private federated LoRA goes wrong without looking wrong, most of them
 seen in published code.
 
 *Severity.* **Fatal**: the stated ε means nothing. **Serious**: it is wrong by a factor that

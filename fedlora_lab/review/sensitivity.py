@@ -24,8 +24,8 @@ from fedlora_lab.review.trials import SLACK, Shift, Trials, compare_noise
 LONGEST_WAY = 64
 
 
-def extreme_examples(trials: Trials) -> tuple[Example, tuple[Example, Example]]:
-    """A strong example, and two that move the outputs far from it: a weak one and an opposite one.
+def extreme_examples(trials: Trials) -> tuple[Example, Example]:
+    """A strong example, and one that moves the outputs as far from it as any.
 
     They are chosen by batches of copies, which add up: what happens to all of them shows.
     """
@@ -52,8 +52,7 @@ def extreme_examples(trials: Trials) -> tuple[Example, tuple[Example, Example]]:
     apart = np.sqrt(np.maximum(squares, 0.0)).round(2)
     # Of those that move equally far from a weak one, the loudest; against it, the least loud.
     strong = len(pool) - 1 - int(np.argmax(apart[0][::-1]))
-    opposite = int(np.argmax(apart[strong]))
-    return pool[strong], (pool[0], pool[opposite])
+    return pool[strong], pool[int(np.argmax(apart[strong]))]
 
 
 def beside_copies(trials: Trials, words: str, example: Example, other: Example) -> Neighbours:
@@ -132,12 +131,10 @@ def judge_shift(trials: Trials, check: str, words: str, shift: Shift, limit: flo
     return Finding(check, text, value, words, "broken" if broken else "sound")
 
 
-def check_sensitivity(
-    trials: Trials, strong: Example, starts: Sequence[Example]
-) -> Iterator[Finding]:
+def check_sensitivity(trials: Trials, strong: Example, opposite: Example) -> Iterator[Finding]:
     """How far one example moves everything, and whether any moves anything.
 
-    Args: trials: of the step. strong, starts: see `extreme_examples`.
+    Args: trials: of the step. strong, opposite: see `extreme_examples`.
     """
     changes = single_changes(trials.batch, trials.replaced, 8 if trials.exact else 1)
     singles = [(trial.words, trials.measure(trial)) for trial in changes]
@@ -146,7 +143,7 @@ def check_sensitivity(
     text = "example 0 scaled by 1e6 among copies of another"
     among_copies = [
         beside_copies(trials, text, loud, strong),
-        *(tipping_point(trials, start, strong) for start in starts),
+        tipping_point(trials, opposite, strong),
     ]
     shifts = singles + [(trial.words, trials.measure(trial, brief=True)) for trial in among_copies]
     for words, shift in shifts:

@@ -59,7 +59,7 @@ def stacked(task: Task, batch: int, rank: int, how: How = USUAL) -> Step:
     lora = fl.Lora(rank, 2.0 * rank)
     adapted = adapters.adapt(small.model, small.targets, small.head, lora, how.device, how.products)
     streams = Streams(0)
-    privacy = fl.Privacy(clip_norm=1.0, noise_multiplier=1.0)
+    privacy = fl.Privacy(clip_norm=1.0, noise_multiplier=1.0).resolve(small, plan)
     spec = RunSpec(small, fl.methods.FedLoRA, privacy, plan, lora, streams)
     prepared = Prepared(spec, adapted, small.clients, products=how.products, chunk=how.chunk)
     start = ServerState(adapters.initial_values(adapted, streams))

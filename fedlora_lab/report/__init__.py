@@ -8,11 +8,12 @@
 from fedlora_lab._utils.statistics import PairedDifference, paired_difference
 from fedlora_lab.report.page import report
 from fedlora_lab.report.run_folder import Folder
-from fedlora_lab.report.summary_table import summary
+from fedlora_lab.report.summary_table import display_table, summary
 
 __all__ = [
     "Folder",
     "PairedDifference",
+    "display_table",
     "paired_difference",
     "report",
     "summary",

@@ -14,6 +14,7 @@ from fedlora_lab._utils.statistics import (
     t_interval,
 )
 from fedlora_lab._utils.validation import check
+from fedlora_lab.plots import style
 
 TOTALS = ["bytes_up", "bytes_down", "seconds"]
 """Measures that are added up over the rounds."""
@@ -124,14 +125,19 @@ def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
     ]
 
 
-def summary_lines(frame: pd.DataFrame, trust: str | None = None) -> list[str]:
-    """Sets the table at the end, as in the report.
+def display_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Sets the summary of a tidy frame as a paper shows it; its ``to_latex`` writes the table.
 
-    Args: frame: tidy, of all runs. trust: names against whom ε holds.
+    A row for each method; the score has its 95 % interval over seeds.
+
+    >>> import fedlora_lab as fl
+    >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
+    >>> table = display_table(fl.to_frame(fl.run(task, "rolora", None, fl.Plan(rounds=1))))
+    >>> table.loc["RoLoRA", "sent up"]
+    '96 B'
     """
     table = summary(frame)
     measure = table.attrs["measure"]
-    rows = display_rows(table)
     heads = {
         "seeds": "seeds",
         "before": f"{measure} before",
@@ -142,8 +148,17 @@ def summary_lines(frame: pd.DataFrame, trust: str | None = None) -> list[str]:
         "down": "sent down",
         "seconds": "seconds",
     }
-    shown = pd.DataFrame(rows).set_index("method").rename_axis(index=None, columns="method")
-    lines = shown[list(heads)].rename(columns=heads).to_string().splitlines()
+    shown = pd.DataFrame(display_rows(table)).set_index("method").rename(index=style.name)
+    return shown.rename_axis(index=None, columns="method")[list(heads)].rename(columns=heads)
+
+
+def summary_lines(frame: pd.DataFrame, trust: str | None = None) -> list[str]:
+    """Sets the table at the end, as in the report.
+
+    Args: frame: tidy, of all runs. trust: names against whom ε holds.
+    """
+    lines = display_table(frame).to_string().splitlines()
+    rows = display_rows(summary(frame))
     observer = [f"ε:{observer_phrase(trust)}"] if trust else []
     collapsed = [f"{row['method']}: {row['collapsed']}" for row in rows if row["collapsed"]]
     return [*lines, *observer, *collapsed]

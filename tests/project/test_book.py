@@ -146,8 +146,7 @@ def test_nothing_is_loaded_from_a_network(site, pages):
 
 
 @pytest.fixture
-def book(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
+def book():
     return runpy.run_path(str(ROOT / "scripts" / "book.py"))
 
 

@@ -66,19 +66,18 @@ divided by the best number of its table less chance level, and half of it is ask
   But whoever is certain to be behind by more than a tenth of the room is behind.
 
 **Intervals** shown are 95 % intervals of one difference: Student's t, and for spreads a jackknife
-over seeds. Those that decide hold for all comparisons together (Bonferroni) and are wider, so an
-interval shown can exclude zero where the verdict is *cannot tell*. *Collapsed* is {collapsed}.
+over seeds. Those that decide hold for all comparisons together (Bonferroni) and are wider.
+*Collapsed* is {collapsed}.
 
 **Tuning** looked at validation data of the same private split, with other seeds. That is not
 private: on your own data every look is a release.
 """
 TABLE = """## Decided claims
 
-`results/claims.csv` has all claims, also those that could not be decided or are true by
-construction: where each was made and how far that could be read ([primary, secondary or
-inferred](methods.md)), both intervals, the smallest lead that was *decidable*, and the lead at the
-rate that is best for the favoured method ([why it differs](rates.md)). The site shows them here,
-with a filter.
+`results/claims.csv` has all claims, also those that are undecided or true by construction: where each
+was made and how far that could be read ([primary, secondary or inferred](methods.md)), both
+intervals, the smallest *decidable* lead, and the lead at the rate that is best for the favoured
+method ([why it differs](rates.md)). The site shows them here, with a filter.
 
 <!-- claims -->
 {table}

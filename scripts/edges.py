@@ -39,7 +39,8 @@ what should not move."""
 
 REPORTED = """\
 Reported in public trackers and papers' code, rebuilt small, and found by the checks named here.
-Most were mended soon after. `fl.review.mistakes.MISTAKES["Noise on a copy"].wrong` says what happens."""
+Most were mended soon after. `fl.review.mistakes.MISTAKES["Noise on a copy"].wrong` says what
+happens."""
 
 
 def number(value: float) -> str:

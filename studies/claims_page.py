@@ -74,8 +74,8 @@ private: on your own data every look is a release.
 """
 TABLE = """## Decided claims
 
-`results/claims.csv` has all claims, also those that are undecided or true by construction: where each
-was made and how far that could be read ([primary, secondary or inferred](methods.md)), both
+`results/claims.csv` has all claims, also those that are undecided or true by construction: where
+each was made and how far that could be read ([primary, secondary or inferred](methods.md)), both
 intervals, the smallest *decidable* lead, and the lead at the rate that is best for the favoured
 method ([why it differs](rates.md)). The site shows them here, with a filter.
 

@@ -24,6 +24,7 @@ def tidy_frame(methods=FOUNDING, seeds=3, rounds=4, layers=("query", "value")) -
             "deviation": deviation,
             "bytes_up": begun * 1000 * (1 if exact else 2),
             "bytes_down": begun * 500,
+            "seconds": 0.2,
         }
         noise_A = 0.5 if begun and methods[m] != "ffa-lora" else 0.0
         layer = {"deviation": deviation, "noise_B": 2.0 * begun, "noise_A": noise_A}

@@ -4,11 +4,10 @@ from html.parser import HTMLParser
 from itertools import product
 from typing import Any
 
-import numpy as np
 import pandas as pd
+from frames import tidy_frame
 
 import fedlora_lab as fl
-from fedlora_lab._utils.statistics import COLUMNS
 
 METHODS, SEEDS = ("fedlora", "rolora"), (0, 1, 2)
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">"\'&amp; $x_{'
@@ -34,16 +33,8 @@ class Reader(HTMLParser):
 
 
 def frame(task: str = "digits", methods: tuple[str, ...] = METHODS, seeds=SEEDS) -> pd.DataFrame:
-    """A small frame of the true schema."""
-    draw, rows = np.random.default_rng(0), []
-    same = {"bytes_up": 3e5, "bytes_down": 3e5, "participants": 10.0, "clipped": 0.4}
-    for (method, seed), t in product(product(methods, seeds), range(5)):
-        values = {"accuracy": 0.6 + 0.04 * t + 0.01 * draw.normal(), "loss": 1.2 / (1 + t)}
-        values |= {"epsilon": 2.0 * t, "deviation": 0.2 * (method == methods[0]) * (t > 0)}
-        values |= {"seconds": 0.2, **same}
-        rows += [(task, method, seed, t, "all", *pair) for pair in values.items()]
-        rows.append((task, method, seed, t, "blocks.0.query", "deviation", 0.1))
-    return pd.DataFrame(rows, columns=COLUMNS)
+    """A small frame of the true schema; seeds count from 0."""
+    return tidy_frame(methods, len(seeds), layers=("blocks.0.query",)).assign(task=task)
 
 
 def settings(task: str = "digits", methods: tuple[str, ...] = METHODS, seeds=SEEDS) -> dict:

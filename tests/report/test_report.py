@@ -31,7 +31,7 @@ def test_table_and_every_figure(page):
     last = frame().query(rows)["value"]
     half = 4.302652729911275 * last.std(ddof=1) / np.sqrt(3)  # Student's t, two degrees, 97.5 %
     assert f"{last.mean():.3f} ± {half:.3f}" in page.text and "RoLoRA" in page.text
-    assert "1.5 MB" in page.text, "3e5 bytes in each of 5 rounds"
+    assert "8.0 kB" in page.text, "2000 bytes in each of 4 rounds"
     assert figures_of(page) == ["Accuracy", "Loss", "Deviation", "Privacy spent"]
     assert "fedlora_lab 0.1.0 (CITATION.cff)" in page.text and "rolora, digits." in page.text
 

@@ -139,13 +139,8 @@ def check_sensitivity(trials: Trials, strong: Example, opposite: Example) -> Ite
     changes = single_changes(trials.batch, trials.replaced, 8 if trials.exact else 1)
     singles = [(trial.words, trials.measure(trial)) for trial in changes]
     # Copies add up: a rule of the batch that changes them all shows at once.
-    loud = scale(trials.batch[0], LOUD)
-    text = "example 0 scaled by 1e6 among copies of another"
-    among_copies = [
-        beside_copies(trials, text, loud, strong),
-        tipping_point(trials, opposite, strong),
-    ]
-    shifts = singles + [(trial.words, trials.measure(trial, brief=True)) for trial in among_copies]
+    tipping = tipping_point(trials, opposite, strong)
+    shifts = [*singles, (tipping.words, trials.measure(tipping, brief=True))]
     for words, shift in shifts:
         yield judge_shift(trials, "sensitivity", words, shift, trials.limit)
     words, best = max(singles, key=lambda single: single[1].value)

@@ -90,12 +90,6 @@ class Wrong:
 # ---- noise
 
 
-def in_pairs(seed):
-    """Noise of an odd seed, and its negative at the next one."""
-    turn = (seed + 1) % 2
-    return normal(10**6 + seed - turn) * (-1.0) ** turn
-
-
 def mirrored(seed):
     noise = normal(seed // 2)
     return noise[::-1] if seed % 2 else noise
@@ -133,11 +127,9 @@ def of_each_tensor(noise):
 
 MANY = {"draws": 32}
 TIED = {
-    "in pairs from odd seeds": in_pairs,
     "mirrored": mirrored,
     "random signs": random_signs,
     "one draw and its negative": lambda seed: np.concatenate([normal(seed, 10), -normal(seed, 10)]),
-    "seeds that come again": lambda seed: normal(seed % 16),
 }
 WORKERS = {
     "of another seed": lambda seed: -normal(seed + 5),

@@ -42,6 +42,8 @@ ALT = (
     "One row a claim: its sentence, the measured share of the room with its interval, and the "
     "verdict as colour."
 )
+DECIDED = (HOLDS, OPPOSITE, SAME)
+"""Verdicts of the claims that the page itself shows."""
 UNITS = {"room": "", "plain": " (as it is)", "ratio": " (below the other's)"}
 UNITS["spread"] = " (std below the other's)"
 """`Comparison.share` -> what is written behind the share."""
@@ -96,8 +98,9 @@ def cost() -> str:
 
 
 def studies_list(table: pd.DataFrame) -> str:
-    """Says what each study is that a claim is judged by, and which rows wait."""
-    names = {*table["place"].dropna().str.split(",").str[0]}
+    """Says what each study is that decides a claim, and which rows wait."""
+    shown = table[table["verdict"].isin(DECIDED)]
+    names = {*shown["place"].str.split(",").str[0]}
     used = [study for name, study in sorted(STUDIES.items()) if name in names]
     lines = [f"- `{study.name}`: {study.note}; {len(study.seeds)} seeds." for study in used]
     lines.append("- `updates`: what no study records, on digits; 10 seeds, rates of `digits`.")
@@ -139,7 +142,7 @@ def without_units(text: str) -> str:
 def decided(table: pd.DataFrame) -> str:
     """The claims that a study decides, in the order of the verdicts."""
     lines = [("claim", "paper", "verdict", "measured here", "to know")]
-    for verdict in (HOLDS, OPPOSITE, SAME):
+    for verdict in DECIDED:
         for row in table[table["verdict"] == verdict].to_dict("records"):
             # The first reason of the others is what the verdict says already.
             note = row["reason"] if verdict == HOLDS else row["reason"].partition("; ")[2]

@@ -20,13 +20,13 @@ TOTALS = ["bytes_up", "bytes_down", "seconds"]
 """Measures that are added up over the rounds."""
 
 
-def summary(frame: pd.DataFrame) -> pd.DataFrame:
+def summary(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:
     """Summarizes a tidy frame: one row for each method.
 
     Columns: ``method``, ``seeds`` (how many), ``fell`` (how many of their runs ended worse than
     they began), ``collapsed`` (these, and those far behind the others, see
-    `fl.measures.find_collapsed`), the headline measure before training (``before``), after the
-    last round (``score``) and its 95 % half-width over seeds (``interval``), ``deviation``
+    `fl.measures.find_collapsed`), ``measure`` (accuracy or, where there is none, the loss, unless
+    you name it) before training (``before``), after the last round (``score``) and its 95 % half-width over seeds (``interval``), ``deviation``
     (relative, last round, mean over seeds), ``epsilon`` (the largest over seeds), ``bytes_up``,
     ``bytes_down`` and ``seconds`` (totals of a run, means over seeds). NaN is what was not measured
     in every run. The measure's name is in ``attrs["measure"]``.
@@ -41,7 +41,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     complete = set(COLUMNS) <= set(frame.columns)
     check(complete, "frame", list(frame.columns), f"columns {', '.join(COLUMNS)}")
     check(len(frame) > 0, "frame", "empty", "at least one row")
-    measure = headline_measure(frame)
+    measure = headline_measure(frame) if measure is None else measure
     whole_model = frame[frame["layer"] == "all"].fillna({"seed": -1})
     places = ["method", "seed", "round"]
     table = whole_model.pivot(index=places, columns="measure", values="value")
@@ -51,7 +51,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     cells = runs.tail(1).droplevel("round").rename(columns={measure: "score"})
     cells[TOTALS] = runs[TOTALS].agg(lambda values: values.sum(skipna=False))
     rows = []
-    for method, counts in count_collapsed(run_ends(frame)).items():
+    for method, counts in count_collapsed(run_ends(frame, measure)).items():
         part = cells.loc[[method]]
         score, interval = t_interval(part["score"].to_numpy())
         # The largest epsilon: a mean over runs is promised to nobody.
@@ -125,10 +125,10 @@ def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
     ]
 
 
-def display_table(frame: pd.DataFrame) -> pd.DataFrame:
+def display_table(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:
     """Sets the summary of a tidy frame as a paper shows it; its ``to_latex`` writes the table.
 
-    A row for each method; the score has its 95 % interval over seeds.
+    A row for each method; the score, by ``measure``, has its 95 % interval over seeds.
 
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
@@ -136,7 +136,7 @@ def display_table(frame: pd.DataFrame) -> pd.DataFrame:
     >>> table.loc["RoLoRA", "sent up"]
     '96 B'
     """
-    table = summary(frame)
+    table = summary(frame, measure)
     measure = table.attrs["measure"]
     heads = {
         "seeds": "seeds",

@@ -6,9 +6,12 @@ import re
 from importlib import import_module
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
+from matplotlib.colors import to_hex
 
 import fedlora_lab as fl
+from fedlora_lab.methods.optimizers import OPTIMIZERS
 from fedlora_lab.review.claims import CHECKS
 
 ROOT = Path(__file__).parents[2]
@@ -81,15 +84,25 @@ def run_page(page, **names):
 
 
 @pytest.mark.slow
-def test_adding_a_method_runs():
+def test_adding_a_method_runs(tmp_path, monkeypatch):
     """Its rows pass the contract: test_adding_a_method_is_adding_its_row, and test_contract.py has
     one that stays near what its clients received."""
-    last = run_page("adding_a_method.md")["last"]
-    assert set(last.index) == {"fedlora", "rolora", "two-to-one", "fedlora-proximal"}
-    assert last["epsilon"].nunique() == 1
-    sent = last["bytes_up"]
-    assert sent["two-to-one"] == sent["rolora"] < sent["fedlora"]
-    assert last["deviation"]["two-to-one"] < 1e-5 < last["deviation"]["fedlora-proximal"]
+    monkeypatch.chdir(tmp_path)
+    tables = {"largest": fl.tasks.TASKS, "sign": OPTIMIZERS, "unsampled": fl.privacy.ACCOUNTANTS}
+    for name, table in {**tables, "two-to-one": fl.plots.style.LOOKS}.items():
+        monkeypatch.setitem(table, name, None)  # and taken out afterwards
+    names = run_page("adding_a_method.md")
+    plt.close("all")
+    table = names["table"]
+    assert [*table.index[-2:]] == ["Two to one", "FedLoRA proximal"] and len(table) == 7
+    assert table["ε"].nunique() == 1
+    assert table["deviation"]["Two to one"] == "0" < table["deviation"]["FedLoRA proximal"]
+    assert "RoLoRA & 0." in Path("table.tex").read_text() and Path("comparison.pdf").exists()
+    assert "#1b6ca8" in {to_hex(line.get_color()) for line in names["left"].lines}
+    usual = names["bound"].replace(accountant="pld", sample_rate=None)
+    tight = usual.calibrate(epsilon=8, task=names["own_task"], plan=names["own_plan"])
+    assert tight.noise_multiplier < names["bound"].noise_multiplier, "its own accountant is asked"
+    assert {"top2", "loss"} <= {*names["own_frame"]["measure"]}
 
 
 @pytest.mark.slow

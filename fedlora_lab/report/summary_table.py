@@ -25,11 +25,13 @@ def summary(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:
 
     Columns: ``method``, ``seeds`` (how many), ``fell`` (how many of their runs ended worse than
     they began), ``collapsed`` (these, and those far behind the others, see
-    `fl.measures.find_collapsed`), ``measure`` (accuracy or, where there is none, the loss, unless
-    you name it) before training (``before``), after the last round (``score``) and its 95 % half-width over seeds (``interval``), ``deviation``
-    (relative, last round, mean over seeds), ``epsilon`` (the largest over seeds), ``bytes_up``,
-    ``bytes_down`` and ``seconds`` (totals of a run, means over seeds). NaN is what was not measured
-    in every run. The measure's name is in ``attrs["measure"]``.
+    `fl.measures.find_collapsed`), the score before training (``before``), after the last round
+    (``score``) and its 95 % half-width over seeds (``interval``), ``deviation`` (relative, last
+    round, mean over seeds), ``epsilon`` (the largest over seeds), ``bytes_up``, ``bytes_down`` and
+    ``seconds`` (totals of a run, means over seeds). NaN is what was not measured in every run.
+
+    Args: frame: tidy. measure: the score; by default accuracy or, where there is none, the loss.
+        Its name is in ``attrs["measure"]``.
 
     Guarantees: nothing that was not measured is a number (test_what_was_not_measured_is_no_number).
 

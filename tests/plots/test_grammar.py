@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from frames import line_of
 from matplotlib.figure import Figure
-from matplotlib.text import Text
+from matplotlib.text import Annotation, Text
 from scipy import stats
 
 from fedlora_lab import plots
@@ -59,12 +59,15 @@ def test_lines_go_through_the_means(frame):
 
 
 @pytest.mark.parametrize("ax", [None, Figure(layout="tight").subplots()])
-def test_labels_beside_lines_keep_apart(frame, ax):
+def test_labels_beside_lines_keep_apart(frame, monkeypatch, ax):
     """Also where every line ends at one height, and in somebody's figure, which gets no caption."""
     level = pd.concat([frame.assign(method=f"row {i}", value=0.5) for i in range(7)])
     figure = plots.lines(level, "epsilon", ax=ax)
     assert ax is None or (figure is ax.figure and not figure.get_supxlabel())
+    drawn = []
+    monkeypatch.setattr(Annotation, "draw", lambda text, _: drawn.append(text.get_position()))
     style.png(figure)
+    assert len({*drawn}) == 7, "they are apart as they are drawn, not afterwards"
     boxes = [Text.get_window_extent(text) for text in figure.axes[0].texts]
     assert len(boxes) == 7
     for first, second in itertools.combinations(boxes, 2):

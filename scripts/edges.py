@@ -61,7 +61,10 @@ def section(mistake: Mistake) -> str:
     """One edge in Markdown, measured."""
     broken, sound = map(number, mistake.measure())
     # A line of its own: numbers may be wider elsewhere, and must not move what is wrapped.
-    numbers = f"Broken: {broken}; sound: {sound} ({mistake.line})."
+    numbers = f"Broken: {broken}; sound: {sound}."
+    if mistake.number:
+        side = "least" if mistake.at_least else "most"
+        numbers = f"Broken: {broken}; sound: {sound} (at {side} {mistake.limit:.3g})."
     texts = [
         mistake.wrong,
         mistake.library,

@@ -119,12 +119,6 @@ class Mistake:
     library: str = ""
     measured: str = ""
 
-    @property
-    def line(self) -> str:
-        """The numbers that a sound form may have, in words."""
-        side = "least" if self.at_least else "most"
-        return f"at {side} {self.limit:.3g}" if self.number else CHECKS[self.checks[0]].line
-
     def subject(self, *, sound: bool = False) -> Subject:
         """What is reviewed: its broken form, or the sound one."""
         check(bool(self.checks), "name", self.name, "a mistake that a step or a claim shows")

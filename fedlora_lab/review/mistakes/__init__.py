@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.review.claims import CHECKS, Claims, Loader, Step
+from fedlora_lab.review.claims import Claims, Loader, Step
 from fedlora_lab.review.mistakes import model, numbers, steps
 from fedlora_lab.review.mistakes.engine_bugs import BUGS
 from fedlora_lab.review.mistakes.model import (

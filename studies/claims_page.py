@@ -42,8 +42,6 @@ ALT = (
     "One row a claim: its sentence, the measured share of the room with its interval, and the "
     "verdict as colour."
 )
-DECIDED = (HOLDS, OPPOSITE, SAME)
-"""Verdicts of the claims that the page itself shows."""
 UNITS = {"room": "", "plain": " (as it is)", "ratio": " (below the other's)"}
 UNITS["spread"] = " (std below the other's)"
 """`Comparison.share` -> what is written behind the share."""
@@ -74,12 +72,12 @@ over seeds. Those that decide hold for all comparisons together (Bonferroni) and
 **Tuning** looked at validation data of the same private split, with other seeds. That is not
 private: on your own data every look is a release.
 """
-TABLE = """## Decided claims
+TABLE = """## The claims
 
-`results/claims.csv` has all claims, also those that are undecided or true by construction: where
-each was made and how far that could be read ([primary, secondary or inferred](methods.md)), both
-intervals, the smallest *decidable* lead, and the lead at the rate that is best for the favoured
-method ([why it differs](rates.md)). The site shows them here, with a filter.
+Shown are those that a study decides, on the site all, with a filter. `results/claims.csv` has all
+too: where each was made and how far that could be read ([primary, secondary or
+inferred](methods.md)), both intervals, the smallest *decidable* lead, and the lead at the rate that
+is best for the favoured method ([why it differs](rates.md)).
 
 <!-- claims -->
 {table}
@@ -98,9 +96,8 @@ def cost() -> str:
 
 
 def studies_list(table: pd.DataFrame) -> str:
-    """Says what each study is that decides a claim, and which rows wait."""
-    shown = table[table["verdict"].isin(DECIDED)]
-    names = {*shown["place"].str.split(",").str[0]}
+    """Says what each study is that a claim is judged by, and which rows wait."""
+    names = {*table["place"].dropna().str.split(",").str[0]}
     used = [study for name, study in sorted(STUDIES.items()) if name in names]
     lines = [f"- `{study.name}`: {study.note}; {len(study.seeds)} seeds." for study in used]
     lines.append("- `updates`: what no study records, on digits; 10 seeds, rates of `digits`.")
@@ -142,7 +139,7 @@ def without_units(text: str) -> str:
 def decided(table: pd.DataFrame) -> str:
     """The claims that a study decides, in the order of the verdicts."""
     lines = [("claim", "paper", "verdict", "measured here", "to know")]
-    for verdict in DECIDED:
+    for verdict in (HOLDS, OPPOSITE, SAME):
         for row in table[table["verdict"] == verdict].to_dict("records"):
             # The first reason of the others is what the verdict says already.
             note = row["reason"] if verdict == HOLDS else row["reason"].partition("; ")[2]

@@ -17,7 +17,7 @@ def padded(matrix, scale):
 
 def test_a_smaller_start_is_a_wider_layer():
     """The same function of inputs that are four times as many, of the same mean square: clipped
-    training is that from a half of A and twice the scale, and so are rho and the energy q.
+    training is that from a half of A at twice the scale, and so are rho and energy in an output.
     """
     narrow = regression()
     model = frozen_copy(narrow.model)
@@ -40,5 +40,7 @@ def test_a_smaller_start_is_a_wider_layer():
     assert fl.amplification(wide, "fedlora", private("example"), plan, LORA) == pytest.approx(
         number
     )
-    q = number.output_noise
-    assert fl.theory.boundary_amplification(q, 24, 2, LORA.scaling) == pytest.approx(number.mean)
+    energy = number.output_noise
+    assert fl.theory.boundary_amplification(energy, 24, 2, LORA.scaling) == pytest.approx(
+        number.mean
+    )

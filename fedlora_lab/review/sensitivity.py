@@ -19,7 +19,7 @@ from fedlora_lab.review.neighbours import (
     scale,
     single_changes,
 )
-from fedlora_lab.review.trials import SLACK, Shift, Trials, compare_noise
+from fedlora_lab.review.trials import SLACK, Shift, Trials
 
 LONGEST_WAY = 64
 
@@ -174,9 +174,8 @@ def check_non_finite(trials: Trials, strong: Example, limit: float) -> Iterator[
     for kind, example in bad.items():
         words = f"an example of {kind} among copies of another"
         trial = beside_copies(trials, words, example, strong)
-        batch, _ = trial.batches()
         try:
-            share = float(np.mean(~np.isfinite(trials.out(batch, 0))))
+            share = float(np.mean(~np.isfinite(trials.out(trial.batches()[0], 0))))
         except Exception as error:  # a step that refuses such data is in order
             yield Finding(check, f"the step refuses {kind}: {error_text(error, 80)}", 0.0, words)
             continue
@@ -187,12 +186,4 @@ def check_non_finite(trials: Trials, strong: Example, limit: float) -> Iterator[
             yield Finding(check, text, math.inf, words, verdict)
             continue
         # It may count as zero or as another example does, never further.
-        shift = trials.exact_shift(trial)
-        if shift is None:
-            noise = compare_noise(trials, check, batch, words)
-            if noise is not None:
-                yield noise
-                if noise.verdict == "broken":
-                    continue
-            shift = trials.estimate(trial, brief=True)
-        yield judge_shift(trials, check, words, shift, limit)
+        yield judge_shift(trials, check, words, trials.measure(trial, brief=True), limit)

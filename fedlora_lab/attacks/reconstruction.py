@@ -247,14 +247,12 @@ def span_check(
     return torch.cat(parts)
 
 
-def span_residual_by_batch_size(
-    victim: Victim, sizes: "range | tuple[int, ...]", draws: int = 20
-) -> "pd.DataFrame":
+def span_residual_by_batch_size(victim: Victim, sizes: Iterable[int]) -> "pd.DataFrame":
     """Measures the share of inputs outside the span of one gradient of A, for growing batches.
 
     Args:
         victim: of a task whose first adapted layer is given one row for each example.
-        sizes, draws: of the batches, and batches of each size.
+        sizes: of the batches, of which 20 are drawn of each size.
 
     Returns: columns size, draw, who ("in the batch", "somebody else") and value, a mean.
     """
@@ -264,7 +262,7 @@ def span_residual_by_batch_size(
     strangers = victim.task.test[0].flatten(1)
     rng = np.random.default_rng(0)
     rows = []
-    for size, draw in itertools.product(sizes, range(draws)):
+    for size, draw in itertools.product(sizes, range(20)):
         index = torch.from_numpy(rng.choice(len(y), size, replace=False))
         upload = victim.upload((x[index], y[index]))
         gradient = upload[victim.layer(upload)]

@@ -109,8 +109,8 @@ def theory_deltas(mu: float, epsilons: Float[np.ndarray, " n"]) -> Float[np.ndar
     return np.array([float(theory.gdp_delta(mu, epsilon)) for epsilon in epsilons])
 
 
-def clip_effect(rows: Float[np.ndarray, "n p"], count: int = 48) -> pd.DataFrame:
-    """Computes how clipping at ``count`` norms changes the mean gradient.
+def clip_effect(rows: Float[np.ndarray, "n p"]) -> pd.DataFrame:
+    """Computes how clipping at 48 norms changes the mean gradient.
 
     Returns: columns at (the clip norm), length (of the mean of the clipped gradients, over that of
         the mean gradient) and cosine (between the two).
@@ -120,7 +120,7 @@ def clip_effect(rows: Float[np.ndarray, "n p"], count: int = 48) -> pd.DataFrame
     mean = rows.mean(0)
     size = float(np.linalg.norm(mean))
     table = []
-    for clip in np.geomspace(0.03, 100, count):
+    for clip in np.geomspace(0.03, 100, 48):
         clipped = np.minimum(1, clip / norms) @ rows / len(rows)
         length = float(np.linalg.norm(clipped))
         table.append((clip, length / size, float(clipped @ mean) / (length * size)))

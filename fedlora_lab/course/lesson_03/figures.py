@@ -109,14 +109,14 @@ def neighbouring_outputs(
     return figure
 
 
-def tradeoff_table(ledgers: Mapping[str, Ledger], lowest: float = 1e-3) -> pd.DataFrame:
+def tradeoff_table(ledgers: Mapping[str, Ledger]) -> pd.DataFrame:
     """Computes the best attacker's success under some ledgers.
 
-    Args: ledgers: words -> ledger; lowest: of the false positive rates, in (0, 1).
+    Args: ledgers: words -> ledger.
     Returns: columns fpr, budget (the words), tpr.
     """
     # All curves end in one: names stand apart where a tenth of the others is accused.
-    fpr = np.geomspace(lowest, 0.1, 100)
+    fpr = np.geomspace(1e-3, 0.1, 100)
     parts = [
         pd.DataFrame({"fpr": fpr, "budget": words, "tpr": ledger.tradeoff(fpr)})
         for words, ledger in ledgers.items()

@@ -17,6 +17,8 @@ from fedlora_lab.tasks.metrics import select_metrics, squared_error
 from fedlora_lab.tasks.task import Task
 
 CHANNELS = 64
+GROUPS = 16
+"""Groups of neighbouring frequencies."""
 TURNS = style.look("la-lora").colour
 
 
@@ -76,37 +78,35 @@ def filtered_by(
     return LALoRA.replace(name="my LA-LoRA", filter=rule)
 
 
-def spectrum_table(energies: Mapping[str, np.ndarray], groups: int = 16) -> pd.DataFrame:
+def spectrum_table(energies: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Tabulates gradients' energies over the frequencies, relative to a flat spectrum.
 
-    Args: energies: name -> energy at each frequency; groups: of neighbouring frequencies.
+    Args: energies: name -> energy at each frequency, which are added up in `GROUPS`.
     Returns: columns gradient of, frequency, value.
     """
     parts = []
     for name, energy in energies.items():
-        heights = energy.reshape(groups, -1).sum(1)
-        places = (np.arange(groups) + 0.5) / groups
+        heights = energy.reshape(GROUPS, -1).sum(1)
+        places = (np.arange(GROUPS) + 0.5) / GROUPS
         values = heights / heights.mean()
         parts.append(pd.DataFrame({"gradient of": name, "frequency": places, "value": values}))
     return pd.concat(parts)
 
 
-def sensors(shuffle: bool = False, clients: int = 10, examples: int = 128, seed: int = 0) -> Task:
+def sensors(shuffle: bool = False) -> Task:
     """Builds a regression task on 64 sensors in a row, whose neighbours read alike.
 
     Readings are sums of the eight slowest waves, so neighbours are alike, and so is the truth: the
     frozen layer (the identity) plus a map of rank 4 between slow waves. Before training the loss is
     1 plus the variance of the measurement, 0.01.
 
-    Args:
-        shuffle: renumber the places at random, inputs and outputs alike. The task is the same.
-        clients, examples: of each; seed: of the data.
+    Args: shuffle: renumber the places at random, inputs and outputs alike. The task is the same.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     waves = idct(np.eye(CHANNELS), norm="ortho")[:8]
     core = rng.standard_normal((8, 4)) @ rng.standard_normal((4, 8))
     change = waves.T @ (core * np.sqrt(8 / np.sum(core**2))) @ waves
-    order = np.random.default_rng(seed + 1).permutation(CHANNELS)
+    order = np.random.default_rng(1).permutation(CHANNELS)
     order = order if shuffle else np.arange(CHANNELS)
 
     def draw(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,7 +120,7 @@ def sensors(shuffle: bool = False, clients: int = 10, examples: int = 128, seed:
     layer.weight.copy_(torch.eye(CHANNELS))
     model = nn.Sequential()
     model.add_module("map", layer)
-    data = tuple(draw(examples) for _ in range(clients))
+    data = tuple(draw(128) for _ in range(10))
     return Task(
         name="sensors",
         model=model.eval(),

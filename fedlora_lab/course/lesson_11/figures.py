@@ -1,6 +1,5 @@
 """What notebook 11 measures: scans read from updates, and what is left beyond the threshold."""
 
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -24,6 +23,10 @@ from fedlora_lab.plots.tidy import confidence_interval
 
 CLIP = 0.01
 PIXELS = 64
+NOISES = (0.05, 0.1, 0.15, 0.22, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
+"""In units of C."""
+DRAWS = 1000
+"""Of each noise, with another scan and noise."""
 
 
 class AttackedClient:
@@ -59,20 +62,15 @@ class AttackedClient:
 _client = cache(AttackedClient)
 
 
-def beyond_threshold(
-    noises: Sequence[float] = (0.05, 0.1, 0.15, 0.22, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0),
-    draws: int = 1000,
-) -> pd.DataFrame:
+def beyond_threshold() -> pd.DataFrame:
     """Measures three attacks on one noised gradient of A, rank 8: image, name and presence.
 
     The image is the first singular vector; the name is the candidate, of all clients' scans, that
     explains the gradient best; presence is whether a given scan's gradient is there at all.
 
-    Args: noises: in units of C; draws: of each, with another scan and noise, a multiple of ten.
     Returns: columns attack (in brackets its success by chance), noise, mean, low, high (95 %), and
         closed: what theory says of the attack, for names what no attack exceeds.
     """
-    check_whole("draws", draws, 100)
     client = _client()
     victim = client.victim(8)
     inputs, labels = (torch.cat(part) for part in zip(*client.task.clients, strict=True))
@@ -80,8 +78,8 @@ def beyond_threshold(
     random = torch.Generator().manual_seed(11)
     chance = 1 / len(traces)
     rows: list[tuple] = []
-    for sigma in noises:
-        who = torch.randint(len(traces), (draws,), generator=random)
+    for sigma in NOISES:
+        who = torch.randint(len(traces), (DRAWS,), generator=random)
         noise = sigma * torch.randn(2, *traces[who].shape, generator=random, dtype=traces.dtype)
         sent = traces[who] + noise[0]
 
@@ -96,10 +94,10 @@ def beyond_threshold(
         # The log-likelihood of each candidate, up to what all candidates share.
         fits = sent @ traces.T - traces.square().sum(1) / 2
         right = int((fits.argmax(1) == who).sum())
-        low = 1 - bounds.clopper_pearson_upper(draws - right, draws, 0.025)
-        high = bounds.clopper_pearson_upper(right, draws, 0.025)
+        low = 1 - bounds.clopper_pearson_upper(DRAWS - right, DRAWS, 0.025)
+        high = bounds.clopper_pearson_upper(right, DRAWS, 0.025)
         most = float(norm.cdf(norm.ppf(chance) + 1 / sigma))
-        rows.append(("named (1/1,257)", sigma, right / draws, low, high, most))
+        rows.append(("named (1/1,257)", sigma, right / DRAWS, low, high, most))
 
         present, absent = ((given * traces[who]).sum(1).numpy() for given in (sent, noise[1]))
         pairs = zip(np.split(present, 10), np.split(absent, 10), strict=True)
@@ -111,17 +109,15 @@ def beyond_threshold(
     return pd.DataFrame(rows, columns=["attack", "noise", "mean", "low", "high", "closed"])
 
 
-def leak_table(draws: int = 50) -> pd.DataFrame:
-    """Measures the mean |cosine| of scan and image read, beside `theory.gradient_overlap`.
+def leak_table() -> pd.DataFrame:
+    """Measures the mean |cosine| of ten scans and images read, beside `theory.gradient_overlap`.
 
-    Args: draws: for each rank and noise, over ten scans.
     Returns: columns group (the rank), x (noise), mean, low, high (95 %), closed.
     """
-    check_whole("draws", draws, 2)
     rows = []
     for rank in (2, 8, 32):
         for sigma in (0.01, 0.04, 0.07, 0.1, 0.14, 0.2, 0.3, 0.5, 1.0):
-            values = [_client().read(sigma, 1, rank, i % 10, i)[1] for i in range(draws)]
+            values = [_client().read(sigma, 1, rank, i % 10, i)[1] for i in range(50)]
             band = theory.mean_band(np.array(values), 1.96)
             closed = theory.gradient_overlap(sigma, rank, PIXELS)
             rows.append((f"rank {rank}", sigma, *band, closed))

@@ -1,7 +1,7 @@
 """What notebook 12 measures and draws: ε as proved, provable and stated; the power of audits."""
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,12 @@ from fedlora_lab.plots import style
 
 if TYPE_CHECKING:
     from fedlora_lab.audit.canary_audit import Audit
+
+LEAKS = (1.5, 2.0, 3.0, 4.0)
+"""How much louder than the noise was made for each bug makes a canary."""
+CANARIES = (50, 100, 200, 500, 1000, 2000, 5000)
+REPEATS = 200
+"""Simulated audits of each number of canaries."""
 
 
 @style.paper()
@@ -40,36 +46,27 @@ def audit_bounds(audits: Mapping[str, "Audit"]) -> style.Picture:
     return figure
 
 
-def power_table(
-    epsilon: float = 3.0,
-    leaks: Sequence[float] = (1.5, 2.0, 3.0, 4.0),
-    canaries: Sequence[int] = (50, 100, 200, 500, 1000, 2000, 5000),
-    repeats: int = 200,
-) -> pd.DataFrame:
+def power_table(epsilon: float) -> pd.DataFrame:
     """Measures what audits prove at most and how often they find a bug, over the canaries.
 
     The attacker is the best there is: he reads every canary from a noised number of its own.
 
-    Args:
-        epsilon: stated; it sets the noise.
-        leaks: how much louder than the noise was made for each bug makes a canary.
-        canaries, repeats: numbers of canaries, and simulated audits of each, >= 2.
+    Args: epsilon: stated; it sets the noise.
     Returns: columns kind (of the bound), canaries, ceiling, leak, mean (the share of audits that
         find the bug), low, high (95 % Clopper-Pearson).
     """
-    check(repeats >= 2, "repeats", repeats, "at least 2")
     sigma = bounds.gaussian_noise_multiplier(epsilon)
     kinds = {
         "any mechanism": bounds.one_run_lower_bound,
         "Gaussian noise": bounds.gaussian_one_run_lower_bound,
     }
     rows = []
-    for m in canaries:
+    for m in CANARIES:
         guesses = bounds.default_guesses(m)
         # Several numbers of guesses are tried, so each bound has its share of the significance.
         level = bounds.DELTA, 0.05 / len(guesses)
-        coins = np.random.default_rng(m).random((repeats, m)) < 0.5
-        noise = sigma * np.random.default_rng(m + 1).standard_normal((repeats, m))
+        coins = np.random.default_rng(m).random((REPEATS, m)) < 0.5
+        noise = sigma * np.random.default_rng(m + 1).standard_normal((REPEATS, m))
         right = {
             leak: np.array(
                 [
@@ -77,7 +74,7 @@ def power_table(
                     for audit in zip(leak * coins + noise, coins, strict=True)
                 ]
             )
-            for leak in leaks
+            for leak in LEAKS
         }
         for kind, lower in kinds.items():
             ceiling = max(lower(m, sum(g), sum(g), *level) for g in guesses)
@@ -86,10 +83,10 @@ def power_table(
                 bisect_left(range(sum(g) + 1), epsilon, key=lambda v: lower(m, sum(g), v, *level))
                 for g in guesses
             ]
-            for leak in leaks:
+            for leak in LEAKS:
                 caught = int((right[leak] >= least).any(1).sum())
-                low = 1 - bounds.clopper_pearson_upper(repeats - caught, repeats, 0.025)
-                high = bounds.clopper_pearson_upper(caught, repeats, 0.025)
-                rows.append((kind, m, ceiling, leak, caught / repeats, low, high))
+                low = 1 - bounds.clopper_pearson_upper(REPEATS - caught, REPEATS, 0.025)
+                high = bounds.clopper_pearson_upper(caught, REPEATS, 0.025)
+                rows.append((kind, m, ceiling, leak, caught / REPEATS, low, high))
     columns = ["kind", "canaries", "ceiling", "leak", "mean", "low", "high"]
     return pd.DataFrame(rows, columns=columns)

@@ -59,7 +59,7 @@ def test_the_page_of_the_example_app_walks(tmp_path):
     own, control, *ports = free_ports(5)
     for written, free in zip(("8443", "9094", "9095"), ports, strict=True):
         page = page.replace(written, free)
-    simulate, *prepare, server, first, second, play = re.findall(
+    simulate, *prepare, server, first, second, play, tell = re.findall(
         r"^```sh\n(.*?)^```$", page, re.M | re.S
     )
     env = {k: v for k, v in os.environ.items() if not k.startswith(("FLWR_", "RAY_"))}
@@ -103,8 +103,8 @@ def test_the_page_of_the_example_app_walks(tmp_path):
             open_terminal(script)
         # `flwr` does not wait for a server, sites do.
         wait_for(ports[0])
-        said = walk(play)
-    assert "round 1: " in said and "finished: " in said
+        said = walk(f"{play}\n{tell}")
+    assert "round 1: " in said and "finished: " in said and "Ledger(unit='example'" in said
     PeftModel.from_pretrained(fl.tasks.digits(clients=1).model, str(app / "between" / "adapter"))
     counted = fl.Ledger.load(app / "between" / "ledger.json")
     assert not counted.reproducible and counted.epsilon() == pytest.approx(8, abs=0.05)

@@ -128,6 +128,8 @@ def test_every_knob_reads_what_it_wrote(task):
 @slow
 def test_what_is_typed_and_clicked_is_set_or_refused_beside_its_knob(make):
     """Fault: a typed value that stops the page, or a named setting that keeps what was turned."""
+    with pytest.raises(ValueError, match="expected"):
+        make(presets={"tiny": {"rank": 0}})
     bench = make(presets={"tiny": {"rank": 1, "epsilon": None}})
     bench.act("set", values={"rank": "many", "epsilon": "2"})
     assert bench.errors == {"rank": "typed='many': expected a whole number, at most 1024"}

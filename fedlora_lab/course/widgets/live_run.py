@@ -103,6 +103,10 @@ class Workbench(anywidget.AnyWidget):
         self._foreseen = work.LatestOnly(_foresee, self._show_forecast, self._show_problem, 0.05)
         self.add_traits(_esm=traitlets.Unicode(widget_module("bench")).tag(sync=True))
         super().__init__()
+        for values in self._presets.values():  # refused here, not where its button is pressed
+            config = first
+            for key in sorted(values, key=list(self.knobs).index):
+                config = self.knobs[key].write(config, text_of(values[key]))
         self._first_sweep = self._sweep_texts(sweep)
         self.measure = self._score_before()
         self.setup = {
@@ -196,8 +200,7 @@ class Workbench(anywidget.AnyWidget):
         self.follows = True
         self._own_rate = False
         self.errors = {}
-        chosen = {key: value for key, value in self._presets[name].items() if key in self.knobs}
-        self.set(**{"method": self.config.method.slug, **chosen})
+        self.set(**{"method": self.config.method.slug, **self._presets[name]})
         self._setting = name
         self._publish_values()
 

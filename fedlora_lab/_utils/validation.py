@@ -37,18 +37,18 @@ def few(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(listed[:most]) + more
 
 
-def check_rows(name: str, bad: Iterable[str], expected: str) -> None:
+def check_rows(name: str, bad: Mapping[str, object], expected: str) -> None:
     """Raises ``ValueError`` that names every bad row at once, unless there are none.
 
     Args:
         name: of the argument.
-        bad: what is wrong, and in which row.
+        bad: row -> what stands there.
         expected: as of `check`.
     """
-    rows = list(bad)
-    if rows:
-        others = f"; also {few(rows[1:], 20)}" if len(rows) > 1 else ""
-        check(False, name, rows[0], expected + others)
+    if bad:
+        first, *others = bad
+        more = f"; so also {few(others, 20)}" if others else ""
+        check(False, name, f"{str(bad[first])[:80]} in {first}", expected + more)
 
 
 def is_number(value: Any) -> bool:

@@ -89,7 +89,7 @@ def run_command(task: str, method: str, seed: int | None, **options: Any) -> Non
     train(task, [method], [seed], every_round=True, **options)
 
 
-CLASSES = read.Text("labels", read.read_names)
+NAMES = read.Text("names", read.read_names)
 CLASS_HELP = "Of the classes."
 TEST = read.Text("test", read.read_test)
 TEST_HELP = "Public rows to score on, or a share.  [none]"
@@ -98,15 +98,22 @@ TEST_HELP = "Public rows to score on, or a share.  [none]"
 @commands.command("finetune")
 @click.argument("data", type=PATH)
 @click.option("--model", metavar="DIR", help="A Hugging Face name, or a folder.  [required]")
-@click.option("--text", metavar="COLUMN", help="Of the texts.")
-@click.option("--label", metavar="COLUMN", help=CLASS_HELP)
-@click.option("--labels", type=CLASSES, metavar="A,B", help="Classes in order.  [from the rows]")
-@click.option("--by", metavar="COLUMN", help="Of the owner, a client.  [dealt at random]")
+@click.option("--text", metavar="COLUMN", help="Of the texts, which are classified.")
 @click.option("--image", metavar="COLUMN", help="Of image files, in place of --text.")
-@click.option("--test", type=TEST, metavar="CSV", help=TEST_HELP)
+@click.option("--prompt", metavar="COLUMN", help="Or a template, for a decoder.")
+@click.option("--answer", metavar="COLUMN", help="Or a template: what it learns to answer.")
+@click.option("--label", metavar="COLUMN", help=CLASS_HELP)
+@click.option("--labels", type=NAMES, metavar="A,B", help="Classes in order.  [from the rows]")
+@click.option("--by", metavar="COLUMN", help="Of the owner, a client.  [dealt at random]")
+@click.option("--test", type=TEST, metavar="FILE", help=TEST_HELP)
+@click.option("--metrics", type=NAMES, metavar="A,B", help="Scores of the test rows.")
+@click.option("--targets", type=NAMES, metavar="A,B", help="Linear maps with adapters.  [chosen]")
+@click.option("--head", metavar="NAME", help="Trained in full.  [the model's classifier]")
 @click.option("--method", type=METHOD, metavar="A", help=f"A method.  [{read.CHOSEN}]")
 @click.option("--person", metavar="COLUMN", help="Of persons: protect all rows of each.")
 @click.option("--max-length", type=click.IntRange(1), help="Tokens kept of a text.  [all]")
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Of an answer.  [64]")
+@click.option("--evaluate-every", type=click.IntRange(1), help="Rounds.  [1]")
 @click.option("--device", metavar="D", help="Such as cpu or cuda.  [cpu]")
 @click.option("--lr", type=float, metavar="X", help=f"Learning rate.  [{read.CHOSEN}]")
 @click.option("--optimizer", type=OPTIMIZER, help="Of clients.  [sgd]")
@@ -117,15 +124,15 @@ TEST_HELP = "Public rows to score on, or a share.  [none]"
 def finetune_command(
     data: Path, out: Path | None, fresh: bool, seed: int | None, **options: Any
 ) -> None:
-    """Fine-tune your own model on DATA, a CSV file or a folder of images, under differential
-    privacy.
+    """Fine-tune your own model on DATA under differential privacy: a CSV, JSONL or Parquet file, or
+    a folder with a folder of images for each class.
 
     Settings that are not given are chosen from public numbers and printed with the reason. The same
     command continues a run that was stopped.
     """
     asked = read.typed_options(options)
     check("model" in asked, "--model", None, "a Hugging Face name, or a folder")
-    check(data.exists(), "data", str(data), "a CSV file, or a folder of images, that exists")
+    check(data.exists(), "data", str(data), "a file, or a folder of images, that exists")
     from fedlora_lab.cli.training import finetune
 
     out = out or Path("runs") / f"finetune-{data.stem}"
@@ -133,6 +140,21 @@ def finetune_command(
 
 
 # ---- about runs that were made
+
+
+@commands.command("predict")
+@click.argument("folder", metavar="RUN", type=PATH)
+@click.argument("data", type=PATH)
+@click.option("--out", type=PATH, metavar="CSV", help="Where they are written.  [standard output]")
+def predict_command(folder: Path, data: Path, out: Path | None) -> None:
+    """Predict the rows of DATA with the adapter of RUN, a folder that `finetune` wrote.
+
+    DATA is a file or folder as `finetune` takes it. The rows get a column "predicted".
+    """
+    from fedlora_lab.experiments.predictions import predict_rows
+
+    text = predict_rows(folder, data).to_csv(out, index=False)
+    click.echo(f"written: {out}" if text is None else text, nl=text is None)
 
 
 @commands.command("report")

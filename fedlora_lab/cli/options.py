@@ -19,13 +19,13 @@ LOOKS = tomllib.loads((Path(__file__).parents[1] / "plots" / "looks.toml").read_
 METHODS = tuple(slug for slug in LOOKS if slug not in ("central", "non-private"))
 """Slugs of the table, whose own module loads PyTorch."""
 BASELINES = ("non-private", "central", "local")
-CHOSEN = "chosen, and printed with its reason"
+CHOSEN = "chosen"
 SITUATION = (
     "epsilon", "delta", "unit", "clip_norm", "rounds", "local_steps", "batch", "clients", "alpha",
     "rank", "lora_alpha", "participation", "trust", "accountant", "stop_at",
 )  # fmt: skip
 """Settings of `run` and `compare`."""
-FINETUNE = tuple(name for name in SITUATION if name != "alpha")
+FINETUNE = tuple(name for name in OPTIONS if name not in ("alpha", "seed"))
 """Settings of `finetune`."""
 TUNED = {"delta", "clip_norm", "rounds", "local_steps", "batch", "rank", "lora_alpha"}
 """Settings whose default is what the learning rates of the task were tuned in."""

@@ -3,7 +3,6 @@
 import shlex
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,10 @@ from fedlora_lab.federated.compare import BAR, Cell, show_progress
 from fedlora_lab.federated.records import Round
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.report.cells import run_cell, run_settings
+from fedlora_lab.report.cells import claim_cells, round_line, run_cell
 from fedlora_lab.report.page import report
 from fedlora_lab.report.run_folder import Folder
 from fedlora_lab.report.summary_table import (
-    format_deviation,
-    format_number,
-    observer_phrase,
     summary_lines,
 )
 from fedlora_lab.tasks.task import Task
@@ -71,14 +67,8 @@ def train(
         for seed in seeds
     ]
     with Folder(out or Path("runs") / task_name) as folder:
-        if fresh:
-            folder.clear()
         command = shlex.join(["fedlora-lab", *click.get_current_context().obj])
-        settings = folder.claim(run_settings(folder, task, privacy, cells, command))
-        # Run with the noise that stands in the folder, to the last bit.
-        terms = settings["privacies"].items()
-        stored = {slug: fields and Privacy(**fields) for slug, fields in terms}
-        cells = [replace(cell, privacy=stored[cell.slug]) for cell in cells]
+        cells = claim_cells(folder, task, privacy, cells, command, fresh)
         waiting = [
             cell for cell in cells if folder.last_round(cell.slug, cell.seed) < cell.plan.rounds
         ]
@@ -117,15 +107,6 @@ def train_cell(
     # Time may tell of a single example: the log of a release does not hold it.
     took = "" if cell.seed is None else f" ({time.perf_counter() - begun:.1f} s)"
     bar.write(f"{name}: {line}{took}")
-
-
-def round_line(record: Round) -> str:
-    """Describes one round."""
-    measure = "accuracy" if "accuracy" in record.metrics else "loss"
-    score = format_number(record.metrics[measure], infinite="∞")
-    against = observer_phrase(None if record.ledger is None else record.ledger.trust)
-    epsilon = f"ε {format_number(record.epsilon, 2)}{against}"
-    return f"{measure} {score}, {epsilon}, deviation {format_deviation(record.deviation)}"
 
 
 def finetune(data: Path, asked: dict[str, Any], out: Path, fresh: bool, seed: int | None) -> None:

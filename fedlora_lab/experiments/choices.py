@@ -206,7 +206,7 @@ def choose_cell(
         covered = "" if epsilon is None else f", {READ_CLASSES}"
         reason = f"read from the rows{covered}; labels=[...] declares them"
         reason = GIVEN if "labels" in options.task else reason
-        settings.tell("labels", f"{task.info['classes']} classes", reason)
+        settings.tell("labels", f"{len(task.info['classes'])} classes", reason)
     plan = _choose_plan(sizes, counted, options.plan, settings)
     adapter = lora_of(lora)
     shape = f"rank {adapter.rank}, alpha {adapter.alpha:g}"

@@ -8,12 +8,9 @@ import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlora_lab._utils.environment import ignore_warnings
-from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.validation import check
 from fedlora_lab.experiments.choices import (
     READ_CLASSES,
@@ -31,11 +28,9 @@ from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.report.cells import run_cell, run_settings
+from fedlora_lab.report.cells import claim_cells, round_line, run_cell
 from fedlora_lab.report.run_folder import Folder, read_frame
 from fedlora_lab.report.summary_table import observer_phrase
-from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.hub import hub
 from fedlora_lab.tasks.prompts import prompts
 from fedlora_lab.tasks.task import Task
@@ -43,7 +38,7 @@ from fedlora_lab.tasks.task import Task
 if TYPE_CHECKING:
     import pandas as pd
     from peft import LoraConfig
-    from torch import Tensor, nn
+    from torch import nn
 
 READ = "read from the rows"
 """What `Task.info` says of classes that were not declared."""
@@ -58,7 +53,6 @@ class Finetuned:
         choices: every setting with its reason.
         folder: of the run: ``adapter/``, checkpoints with the ledger; `fl.report.report` writes
             its page.
-        encode: inputs as `predict` takes them -> the model's.
         notes: what all runs of the folder have spent together, cleared ones included, where that
             is more than this one; and what no epsilon covers.
     """
@@ -66,7 +60,6 @@ class Finetuned:
     record: Round
     choices: tuple[Choice, ...]
     folder: Path
-    encode: Callable[[Any], Any]
     notes: tuple[str, ...] = ()
 
     @property
@@ -101,7 +94,13 @@ class Finetuned:
             return generate(task, self.record, inputs)
         expected = "a classifier; load the adapter and generate() with PEFT and Transformers"
         check(task.test[1].ndim == 1, "model", type(task.model).__name__, expected)
-        shares = predict(task, self.record, self.encode(inputs)).double().softmax(1)
+        if task.encode is not None:
+            rows = (
+                list(inputs) if isinstance(inputs, Iterable) and not isinstance(inputs, str) else []
+            )
+            check(bool(rows), "inputs", inputs, "a list of texts or images, at least one")
+            inputs = task.encode(rows)
+        shares = predict(task, self.record, inputs).double().softmax(1)
         names = task.labels or tuple(range(shares.shape[1]))
         if probabilities:
             return pd.DataFrame(shares.numpy(), columns=list(names))
@@ -110,29 +109,19 @@ class Finetuned:
     def facts(self) -> list[tuple[str, str]]:
         """What was reached and spent, in words."""
         record = self.record
-        rows = [("method", f"{record.method}, {record.index} rounds")]
-        if self.ledger is None:
-            rows.append(("privacy", "none"))
-        else:
+        rows = [("method", f"{record.method}, {record.index} rounds"), ("privacy", "none")]
+        if self.ledger is not None:
             against = observer_phrase(self.ledger.trust)
             spent = f"{record.epsilon:.3g} at δ = {self.ledger.delta:g}{against}"
-            rows.append(("ε spent", spent))
-            rows.append(("unit", f"one {self.ledger.unit}"))
+            rows[1:] = [("ε spent", spent), ("unit", f"one {self.ledger.unit}")]
             rows.append(("mode", self.ledger.mode))
         rows += [("note", sentence) for sentence in self.notes]
         unseen = math.isnan(self.score)
         score = "not measured: no public test rows" if unseen else f"{self.score:.3f}"
-        rows.append((next(iter(record.metrics)), score))
-        rows.append(("folder", str(self.folder)))
-        return rows
+        return [*rows, (next(iter(record.metrics)), score), ("folder", str(self.folder))]
 
     def __repr__(self) -> str:
         return f"Finetuned({'; '.join(f'{name} {value}' for name, value in self.facts())})"
-
-    def _repr_html_(self) -> str:
-        title = f"<p>{escape(self.record.task)}</p>{html_table(self.facts())}"
-        chosen = html_table(self.choices, ("setting", "value", "why"))
-        return f"{title}<details><summary>Settings</summary>{chosen}</details>"
 
 
 def finetune(
@@ -211,37 +200,17 @@ def finetune(
     cell = choose_cell(task, epsilon, method, lora, seed, sorted_options, settings)
     folder = _new_folder() if out is None else Path(out).expanduser()
     settings.tell("folder", str(folder), "ledger, adapter and checkpoints")
-    record = _train(folder, cell, fresh, sorted_options.run)
+    record = _train(folder, cell, fresh, say, sorted_options.run)
     notes = Folder(folder).statements(read_frame(folder / "frame.csv"))
     if epsilon is not None and task.info.get("labels") == READ:
         notes.append(f"the classes were read from the rows: {READ_CLASSES}")
-    encode = _encoder(task, model, sorted_options.task)
-    tuned = Finetuned(record, tuple(settings.choices), folder, encode, tuple(notes))
+    if record.index < cell.plan.rounds:
+        notes.append(f"ended since round {record.index + 1} would spend more than stop_at allows")
+    tuned = Finetuned(record, tuple(settings.choices), folder, tuple(notes))
     if say is not None:
         for name, value in tuned.facts():
             say(f"{name}: {value}")
     return tuned
-
-
-def _encoder(
-    task: Task, model: "str | Path | nn.Module | Task", options: Mapping[str, Any]
-) -> Callable[[Any], Any]:
-    """What makes the model's inputs of a user's."""
-    if isinstance(model, Task) or task.generation is not None:
-        return lambda inputs: inputs
-    if "image" in options:
-        processor = options.get("tokenizer")
-        processor = architectures.read_processor(model, processor, "AutoImageProcessor")
-        return lambda images: architectures.encode_images(processor, list(images))
-    with ignore_warnings():  # what there is to warn of was told when the task was made
-        tokenizer = architectures.prepare_tokenizer(model, options.get("tokenizer"), task.model)
-
-    def encode(texts: object) -> "dict[str, Tensor]":
-        rows = list(texts) if isinstance(texts, Iterable) and not isinstance(texts, str) else []
-        check(bool(rows), "texts", texts, "a list of texts, at least one")
-        return architectures.tokenize(tokenizer, rows, task.model, options.get("max_length"))
-
-    return encode
 
 
 def _new_folder() -> Path:
@@ -253,7 +222,13 @@ def _new_folder() -> Path:
     return path
 
 
-def _train(place: Path, cell: Cell, fresh: bool, options: Mapping[str, Any]) -> Round:
+def _train(
+    place: Path,
+    cell: Cell,
+    fresh: bool,
+    say: Callable[[str], Any] | None,
+    options: Mapping[str, Any],
+) -> Round:
     """Runs to the end, or from where the folder's run was left; returns the last record."""
     from tqdm.auto import tqdm
 
@@ -262,19 +237,17 @@ def _train(place: Path, cell: Cell, fresh: bool, options: Mapping[str, Any]) -> 
     begun = place.exists()
     record = None
     with Folder(place) as folder:
-        if fresh:
-            folder.clear()
         command = f"fl.finetune(..., out={str(place)!r})"
-        stored = folder.claim(run_settings(folder, cell.task, cell.privacy, [cell], command))
-        # Run with the noise that stands in the folder, to the last bit.
-        privacy = stored["privacies"][cell.slug]
-        cell = replace(cell, privacy=privacy and Privacy(**privacy))
+        (cell,) = claim_cells(folder, cell.task, cell.privacy, [cell], command, fresh)
         with tqdm(total=cell.plan.rounds, disable=None, **BAR) as bar:
             events = run_cell(folder, cell, **options)
             try:
                 for event in show_progress(bar, cell.plan, cell.slug, events):
                     begun = True
-                    record = event if isinstance(event, Round) else record
+                    if isinstance(event, Round):
+                        record = event
+                        if bar.disable and say is not None:  # a log shows no bar
+                            say(f"round {event.index} of {cell.plan.rounds}: {round_line(event)}")
             except Exception:
                 if not begun:  # a model that cannot be adapted leaves no folder behind
                     shutil.rmtree(place)

@@ -13,6 +13,7 @@ from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.exchange import Traffic
 from fedlora_lab.lora import adapters, per_example
+from fedlora_lab.lora.card import adapter_card
 from fedlora_lab.lora.source import require_source, source_for
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import ServerState
@@ -153,7 +154,8 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
         record: as a run yields it.
         path: a new folder, or one with an adapter.
 
-    Beside it lie the ledger of the run and, in PRIVACY.md, what that promises, with its caveats.
+    Beside it lie a README, which says how to load it and what its classes are, the run's ledger,
+    and PRIVACY.md: what that promises, with its caveats.
 
     Guarantees: the loaded model gives the run's logits (tests/lora/test_adapters.py); the numbers
         are those of the ledger (test_promise.py::test_a_changed_ledger_states_nothing).
@@ -170,7 +172,8 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     task, lora, state = require_source(record)
     check(isinstance(path, (str, PurePath)), "path", path, "a path")
     # The promise goes with the adapter: whoever gets the folder can compute epsilon again.
-    beside = {"PRIVACY.md": privacy_page(record.ledger)}
+    card = adapter_card(task, record.method, record.index, record.ledger)
+    beside = {"README.md": card, "PRIVACY.md": privacy_page(record.ledger)}
     if record.ledger is not None:
         beside["ledger.json"] = record.ledger.to_json() + "\n"
     return adapters.save(task, lora, state.tensors, path, beside)

@@ -4,7 +4,7 @@ import json
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from fedlora_lab.federated.records import Round, Tick
 from fedlora_lab.methods.method import check_names
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.report.run_folder import ROWS, Folder, read_frame
+from fedlora_lab.report.summary_table import format_deviation, format_number, observer_phrase
 from fedlora_lab.tasks.task import Task
 
 PACKAGES = ("torch", "peft", "dp-accounting", "numpy", "scipy", "pandas", "transformers")
@@ -115,6 +116,35 @@ def run_settings(
         "methods": {cell.slug: row_settings(cell) for cell in cells},
         "seeds": list(dict.fromkeys(cell.seed for cell in cells)),
     }
+
+
+def claim_cells(
+    folder: Folder,
+    task: Task,
+    privacy: Privacy | None,
+    cells: Sequence[Cell],
+    command: str,
+    fresh: bool,
+) -> list[Cell]:
+    """Takes a folder for cells, which are returned as they have to be run there.
+
+    Args: folder, task, privacy, cells, command: as of `run_settings`. fresh: clear it before.
+    """
+    if fresh:
+        folder.clear()
+    stored = folder.claim(run_settings(folder, task, privacy, cells, command))["privacies"]
+    # Run with the noise that stands in the folder, to the last bit.
+    plans = {slug: fields and Privacy(**fields) for slug, fields in stored.items()}
+    return [replace(cell, privacy=plans[cell.slug]) for cell in cells]
+
+
+def round_line(record: Round) -> str:
+    """Describes one round."""
+    measure, value = next(iter(record.metrics.items()))
+    score = format_number(value, infinite="∞")
+    against = observer_phrase(None if record.ledger is None else record.ledger.trust)
+    epsilon = f"ε {format_number(record.epsilon, 2)}{against}"
+    return f"{measure} {score}, {epsilon}, deviation {format_deviation(record.deviation)}"
 
 
 def row_settings(cell: Cell) -> dict[str, Any]:

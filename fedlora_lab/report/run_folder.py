@@ -9,7 +9,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,16 @@ BY_METHOD = ("methods", "plans", "privacies")
 """Settings that must be equal method by method."""
 COMPARED = ("lora", "methods", "plans", "task", "privacy", "privacies")
 """All of these: what was asked for first, then what follows from it."""
-CALIBRATED = ("noise_multiplier", "sample_rate")
-"""Settings of privacy that follow from others."""
+DERIVED = (
+    "fingerprint",
+    "batch",
+    "delta",
+    "lr",
+    "clip_norm",
+    "noise_multiplier",
+    "sample_rate",
+)
+"""Settings that may follow from others, which are named before them."""
 KINDS: dict[str, Any] = {
     **dict.fromkeys(("task", "lora", "versions", *BY_METHOD), dict),
     **dict.fromkeys(("seeds", "commands"), list),
@@ -88,8 +96,8 @@ def read_frame(path: Path) -> pd.DataFrame:
     return frame
 
 
-def first_difference(old: Any, new: Any, name: str) -> str | None:
-    """Finds the first place where two JSON values differ: its dotted name and both values.
+def differences(old: Any, new: Any, name: str) -> Iterator[tuple[str, str]]:
+    """Yields the places where two JSON values differ: the last part of the name, and a sentence.
 
     Numbers that agree to nine digits are equal: a calibrated noise multiplier is found by search,
     and its last bits depend on how many threads added up.
@@ -97,18 +105,21 @@ def first_difference(old: Any, new: Any, name: str) -> str | None:
     Args: old, new: the values. name: dotted, of their place.
     """
     if isinstance(old, list) and isinstance(new, list):
-        return first_difference(dict(enumerate(old)), dict(enumerate(new)), name)
+        old = dict(enumerate(old))
+        new = dict(enumerate(new))
+    same = old == new
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        # In the order of the settings, but for what a calibration gave: its target is named.
-        keys = sorted(dict.fromkeys([*old, *new]), key=lambda key: key in CALIBRATED)
-        places = ((f"{name}.{key}", old.get(key), new.get(key)) for key in keys)
-        differences = (first_difference(a, b, place) for place, a, b in places)
-        return next(filter(None, differences), None)
+        for key in dict.fromkeys([*old, *new]):
+            yield from differences(old.get(key), new.get(key), f"{name}.{key}")
+        return
     if isinstance(old, float) and isinstance(new, float):
         same = math.isclose(old, new, rel_tol=1e-9)
-    else:
-        same = old == new
-    return None if same else f"{name} is {json.dumps(old)} there and {json.dumps(new)} now"
+    if not same:
+        sentence = f"{name} is {json.dumps(old)} there and {json.dumps(new)} now"
+        last = name.rpartition(".")[2]
+        if last == "fingerprint":
+            sentence = "the rows, their classes, the model or how texts are cut are not those there"
+        yield last, sentence
 
 
 def _cell_name(slug: str, seed: float | None) -> str:
@@ -199,17 +210,21 @@ class Folder:
 
     def _require_same(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         """Refuses other settings, and names the first that differs; methods may join."""
+        found = []
         for name in COMPARED:
             before = old[name]
             now = new[name]
             if name in BY_METHOD:
                 now = {slug: now[slug] for slug in before if slug in now}
                 before = {slug: before[slug] for slug in now}
-            if difference := first_difference(before, now, name):
-                raise ValueError(
-                    f"{self.path} holds a run with other settings ({difference}): "
-                    f"expected the same settings, another --out, or --fresh"
-                )
+            found += differences(before, now, name)
+        # What was asked for comes first, and then what follows from it.
+        found.sort(key=lambda pair: DERIVED.index(pair[0]) if pair[0] in DERIVED else -1)
+        if found:
+            raise ValueError(
+                f"{self.path} holds a run with other settings ({found[0][1]}): "
+                f"expected the same settings, another --out, or --fresh"
+            )
 
     # ---- cells
 

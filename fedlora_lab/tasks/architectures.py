@@ -5,8 +5,9 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,22 @@ def read_processor(source: str | Path | nn.Module, given: Any, auto: str) -> Any
         raise ValueError(f"tokenizer={str(source)!r}: expected {expected}") from error
 
 
+def input_reader(
+    kind: str, source: str | Path | nn.Module, given: Any, model: nn.Module, max_length: int | None
+) -> Callable[..., Any]:
+    """What makes a classifier's inputs of texts or images: (rows, names of the rows) -> inputs.
+
+    Args:
+        kind: "text" or "image".
+        source, given: as of `read_processor`.
+        model, max_length: as of `tokenize`.
+    """
+    if kind == "image":
+        return partial(encode_images, read_processor(source, given, "AutoImageProcessor"))
+    tokenizer = prepare_tokenizer(source, given, model)
+    return partial(tokenize, tokenizer, model, max_length)
+
+
 def prepare_tokenizer(source: str | Path | nn.Module, given: Any, model: nn.Module) -> Any:
     """Copies or reads a tokenizer, and makes it pad and cut on the right.
 
@@ -319,37 +336,37 @@ def check_tokens(
     # Some models read characters or pixels of text, and name no number of tokens.
     vocabulary = getattr(config, "vocab_size", None) or math.inf
     sizes = list(zip(rows, mask.sum(1).tolist(), strict=True))
-    empty = [f"no token in {row}" for row, length in sizes if length == 0]
+    empty = {row: "no token" for row, length in sizes if length == 0}
     check_rows("text", empty, "at least one token in every row")
-    long = [f"{length} tokens in {row}" for row, length in sizes if length > limit]
+    long = {row: f"{length} tokens" for row, length in sizes if length > limit}
     check_rows("text", long, f"at most {limit}; max_length={limit} cuts them")
     largest = zip(rows, ids.amax(1).tolist(), strict=True)
-    unknown = [f"token {token} in {row}" for row, token in largest if token >= vocabulary]
+    unknown = {row: f"token {token}" for row, token in largest if token >= vocabulary}
     expected = f"tokens below {vocabulary}: resize the embeddings, or give the model's own"
     check_rows("tokenizer", unknown, expected)
 
 
 def tokenize(
     tokenizer: Any,
-    texts: Sequence[str],
     model: nn.Module,
     max_length: int | None,
+    texts: Sequence[str],
     rows: Sequence[str] = (),
 ) -> dict[str, Tensor]:
     """Encodes texts as the model's keywords, each (n, tokens).
 
     Args:
         tokenizer: from `prepare_tokenizer`.
-        texts: n strings.
         model: whose vocabulary and longest text are respected.
         max_length: cut longer texts to so many tokens; ``None``: nothing is cut.
+        texts: n strings.
         rows: what messages call each row; by default "row 0" and so on.
     Raises: ``ValueError`` naming the row of a text that is too long for the model, or empty.
     """
     rows = rows or [f"row {i}" for i in range(len(texts))]
     check_max_length(max_length, model)
     pairs = zip(rows, texts, strict=True)
-    other = [f"{text} in {row}" for row, text in pairs if not isinstance(text, str)]
+    other = {row: text for row, text in pairs if not isinstance(text, str)}
     check_rows("text", other, "text in every row")
     options: dict[str, Any] = {"truncation": max_length is not None, "max_length": max_length}
     with ignore_warnings():  # texts beyond the tokenizer's own limit are checked below
@@ -380,13 +397,13 @@ def encode_images(processor: Any, images: Sequence[object], rows: Sequence[str] 
         ::test_what_is_no_image_of_8_bits_is_refused.
     """
     pixels = []
-    bad = []
+    bad = {}
     # One at a time: what the model sees of a photograph is much smaller than the photograph.
     for i, image in enumerate(images):
         try:
             picture = _picture(image)
         except Exception as error:  # whatever Pillow raises
-            bad.append(f"{rows[i] if rows else f'row {i}'}: {error}")
+            bad[rows[i] if rows else f"row {i}"] = error
             continue
         with quiet():
             pixels.append(processor(images=[picture], return_tensors="pt")["pixel_values"])

@@ -11,7 +11,7 @@ from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.labels import check_order, read_labels
 from fedlora_lab.tasks.metrics import Metric, select_metrics
 from fedlora_lab.tasks.tables import Rows
-from fedlora_lab.tasks.task import Inputs, Task, check_classes
+from fedlora_lab.tasks.task import Task, check_classes
 
 OWN_HEAD = "the model's classifier"
 
@@ -72,20 +72,16 @@ def hub(
     numbers, classes = read_labels(rows.sources, str(label), declared)
     kind = "text" if image is None else "image"
     base, new = architectures.load(model, kind, len(classes), seed)
-    check_order(classes, base.config)
-    prepare = None
-    if image is not None:
-        processor = architectures.read_processor(model, tokenizer, "AutoImageProcessor")
-        images = rows.column("image", image)
-        x: Inputs = architectures.encode_images(processor, images, rows.names)
-    else:
-        code = architectures.prepare_tokenizer(model, tokenizer, base)
-        x = architectures.tokenize(code, rows.column("text", text), base, max_length, rows.names)
-        prepare = architectures.trim_padding
+    config: Any = base.config
+    check_order(classes, config)
+    # A merged model that is saved knows its classes by name.
+    config.id2label = {number: str(name) for number, name in enumerate(classes)}
+    config.label2id = {name: number for number, name in config.id2label.items()}
+    encode = architectures.input_reader(kind, model, tokenizer, base, max_length)
     origin = "read from the rows" if declared is None else "declared"
-    info = {"task": "hub", "model": type(base).__name__, "kind": kind, "classes": len(classes)}
+    info = {"task": "hub", "model": type(base).__name__, "kind": kind, "classes": [*classes]}
     task = rows.make_task(
-        x,
+        encode(rows.column(kind, text or image), rows.names),
         rows.labels(numbers),
         name="hub",
         model=base,
@@ -93,8 +89,9 @@ def hub(
         head=architectures.default_head(base) if head == OWN_HEAD else head,
         metrics=select_metrics(metrics),
         labels=None if classes == tuple(range(len(classes))) else classes,
-        prepare=prepare,
-        info=info | {"labels": origin},
+        prepare=architectures.trim_padding if kind == "text" else None,
+        encode=encode,
+        info=info | {"labels": origin, "column": text or image, "max_length": max_length},
         public_test=public_test,
         new_modules=new,
     )

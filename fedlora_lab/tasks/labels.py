@@ -67,12 +67,12 @@ def identifiers(
     """
     cells = column_of(frame, argument, column)
     values: list[Any] = []
-    bad = []
+    bad = {}
     for row, cell, is_gap in zip(row_names(frame, suffix), cells, frame[column].isna()):
         value = "" if is_gap else to_identifier(cell)
         values.append(value)
         if value is None or value in MISSING:
-            bad.append(f"{cell if value is None else 'nothing'} in {row}")
+            bad[row] = cell if value is None else "nothing"
     expected = "a text or a whole number in every row; NA, None and null count as empty cells"
     check_rows(f"{argument} {column!r}", bad, expected)
     return values
@@ -116,7 +116,7 @@ def read_labels(
     order = {value: number for number, value in enumerate(classes)}
     for table, column, suffix in zip(both, (private, test), ("", OF_THE_TEST)):
         pairs = zip(row_names(table, suffix), column)
-        bad = [f"{value} in {row}" for row, value in pairs if value not in order]
+        bad = {row: value for row, value in pairs if value not in order}
         check_rows(name, bad, f"one of the classes that labels= has: {_listed(classes)}")
     numbers = [np.array([order[value] for value in column], np.int64) for column in (private, test)]
     return numbers, classes

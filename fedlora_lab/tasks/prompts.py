@@ -105,7 +105,15 @@ def _build(
         "loss": next_token_loss,
         "metrics": select_metrics(fields["metrics"], "prompts"),
         "prepare": architectures.trim_padding,
-        "info": {"task": "prompts", "model": type(base).__name__, "texts cut": cut},
+        "info": {
+            "task": "prompts",
+            "model": type(base).__name__,
+            "kind": "causal",
+            "prompt": generation.prompt,
+            "answer": generation.answer,
+            "max_new_tokens": generation.max_new_tokens,
+            "texts cut": cut,
+        },
         "generation": generation,
     }
     return rows.make_task(x, y, **fields)
@@ -128,8 +136,8 @@ class Generation:
 
     def pairs(self, table: "DataFrame") -> list[tuple[str, str]]:
         """The prompts and answers of a table's rows."""
-        prompts = _texts(table, "prompt", self.prompt)
-        return list(zip(prompts, _texts(table, "answer", self.answer), strict=True))
+        prompts = fill(table, "prompt", self.prompt)
+        return list(zip(prompts, fill(table, "answer", self.answer), strict=True))
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
         """The tokens of each prompt, behind the tokenizer's first mark if it has one."""
@@ -237,7 +245,7 @@ def _of_one_length(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     return [group[k : k + AT_ONCE] for group in groups for k in range(0, len(group), AT_ONCE)]
 
 
-def _texts(table: "DataFrame", argument: str, source: str) -> list[str]:
+def fill(table: "DataFrame", argument: str, source: str) -> list[str]:
     """A text for each row of a table: a column of texts, or a template filled with columns.
 
     Raises: ``ValueError`` naming the row of something else than a text, or of an empty cell.
@@ -246,7 +254,7 @@ def _texts(table: "DataFrame", argument: str, source: str) -> list[str]:
     if not is_template:
         texts = column_of(table, argument, source)
         cells = zip(row_names(table), texts, strict=True)
-        other = [f"{text} in {row}" for row, text in cells if not isinstance(text, str)]
+        other = {row: text for row, text in cells if not isinstance(text, str)}
         check_rows(argument, other, "text in every row")
         return texts
     try:
@@ -255,7 +263,7 @@ def _texts(table: "DataFrame", argument: str, source: str) -> list[str]:
         raise ValueError(f"{argument}={source!r}: expected a template: {error}") from error
     columns = [column_of(table, f"{argument} {{{name}}}", name) for name in names]
     gaps = table[table[names].isna().any(axis=1)]
-    check_rows(argument, (f"nothing in {row}" for row in row_names(gaps)), "a value in every row")
+    check_rows(argument, dict.fromkeys(row_names(gaps), "nothing"), "a value in every row")
     rows = zip(*columns, strict=True)
     return [source.format_map(dict(zip(names, cells, strict=True))) for cells in rows]
 
@@ -282,13 +290,13 @@ def encode_pairs(
     end = generation.tokenizer.eos_token_id
     ends = [] if end is None else [end]
     for argument, texts_of in (("prompt", heads), ("answer", tails)):
-        empty = [f"no token in {row}" for row, ids in zip(names, texts_of, strict=True) if not ids]
+        empty = {row: "no token" for row, ids in zip(names, texts_of, strict=True) if not ids}
         check_rows(argument, empty, "at least one token in every row")
-    full = [
-        f"{len(head)} tokens in {row}"
+    full = {
+        row: f"{len(head)} tokens"
         for row, head in zip(names, heads, strict=True)
         if max_length is not None and len(head) >= max_length
-    ]
+    }
     expected = f"fewer than max_length={max_length}: else no room is left for an answer"
     check_rows("prompt", full, expected)
     texts = [torch.tensor([*head, *tail, *ends]) for head, tail in zip(heads, tails, strict=True)]

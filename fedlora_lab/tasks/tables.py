@@ -289,21 +289,20 @@ def _csv(path: Path) -> "DataFrame":
             last = reader.line_num  # a quoted cell may have several lines
     except csv.Error as error:
         raise ValueError(f"line {last + 1}: {error}") from error
-    check(len(rows) > 1, "dataset", f"{len(rows)} lines", "a header and at least one row")
+    check(bool(rows), "file", "no line", "a header, and at least one row")
     header = [name.strip() for name in rows.pop(min(rows))]
     while header and not header[-1]:  # a separator at the end of each line
         header.pop()
     check(len({*header}) == len(header), "columns", header, "each name once")
     # With a cell more or less than the header all others would stand under wrong names.
     width = len(header)
-    bad = [
-        f"{len(row)} cells in line {line}"
+    bad = {
+        f"line {line}": f"{len(row)} cells"
         for line, row in rows.items()
         if len(row) < width or any(row[width:])
-    ]
-    check_rows(
-        "cells", bad, f"{width} in each row, as in the header; quote what has a {separator!r}"
-    )
+    }
+    expected = f"{width} in each row, as in the header; quote what has a {separator!r}"
+    check_rows("cells", bad, expected)
     plain = io.StringIO()
     csv.writer(plain).writerows([header, *(row[:width] for row in rows.values())])
     plain.seek(0)
@@ -316,16 +315,13 @@ def _jsonl(path: Path) -> "DataFrame":
     import pandas as pd
 
     rows = {}
-    bad = []
+    bad = {}
     for line, text in enumerate(_text(path).split("\n"), 1):
         try:
-            row = json.loads(text) if text.strip() else {}
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
-            bad.append(f"{text[:40]} in line {line}")
-        elif row:
-            rows[line] = row
+            if text.strip():
+                rows[line] = dict(json.loads(text))
+        except (ValueError, TypeError):
+            bad[f"line {line}"] = text
     check_rows("rows", bad, "a JSON object on each line")
     return pd.DataFrame(list(rows.values()), index=pd.Index(rows, name="line"))
 

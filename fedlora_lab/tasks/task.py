@@ -106,6 +106,7 @@ class Task:
         labels: the classes in order, names or numbers; ``None``: numbers from 0.
         client_names: one name per client; numbers by default.
         prepare: x -> x of a batch before it goes to the model's device, such as cutting padding.
+        encode: a list of texts or images -> x; ``None``: what the model takes is given as it is.
         info: JSON-able; ``info["task"]`` and ``info["arguments"]`` rebuild a built-in task.
         public_test: the test examples are public. Otherwise their metrics are NaN in private runs:
             they would be exact numbers about private examples that no ledger counts.
@@ -133,6 +134,7 @@ class Task:
     labels: tuple[int | str, ...] | None = None
     client_names: tuple[str, ...] = ()
     prepare: Callable[[Any], Any] | None = None
+    encode: Callable[..., Any] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     public_test: bool = True
     generation: "Generation | None" = None
@@ -367,7 +369,7 @@ def whole_numbers(name: str, cells: Iterable[object], rows: Sequence[str]) -> li
     Guarantees: test_persons.py::test_persons_are_compared_by_value.
     """
     numbers = []
-    bad = []
+    bad = {}
     for row, cell in zip(rows, cells, strict=True):
         is_whole = isinstance(cell, Integral) and not isinstance(cell, (bool, np.timedelta64))
         if isinstance(cell, (float, np.floating)) and np.isfinite(cell):
@@ -376,7 +378,7 @@ def whole_numbers(name: str, cells: Iterable[object], rows: Sequence[str]) -> li
         if is_whole:
             numbers.append(int(cell))  # type: ignore[call-overload]
         else:
-            bad.append(f"{type(cell).__name__} in {row}")
+            bad[row] = type(cell).__name__
     check_rows(name, bad, "whole numbers, such as pandas.factorize makes of texts")
     return numbers
 

@@ -14,6 +14,7 @@ from peft import PeftModel
 from toy_tasks import book, tokens
 
 import fedlora_lab as fl
+from fedlora_lab.experiments.predictions import predict_rows
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.source import require_source
 
@@ -90,6 +91,7 @@ def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
     folder = tmp_path / "run"
     stopped, _ = tuned(folder, tokens("head"), rounds=3, stop_at=7.0)
     assert 0 < stopped.record.index < 3 and stopped.record.epsilon <= 7
+    assert "would spend more than stop_at allows" in repr(stopped)
     rest, _ = tuned(folder, tokens("head"), rounds=3)
     assert rest.record.index == 3 and len(book(rest.record).releases) == 3
     again, _ = tuned(folder, tokens("head"), rounds=3)
@@ -106,7 +108,7 @@ def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
 
 # PEFT asks Transformers for it.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
-def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch):
+def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch, capsys):
     """Finds a tokenizer, label order or adapter other than the one that was trained."""
     monkeypatch.chdir(tmp_path)
     data = toy_hubs.texts(40)
@@ -117,22 +119,35 @@ def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch):
     shares = result.predict(data["text"], probabilities=True)
     assert list(shares.columns) == ["kind", "harsh"] and not result.notes
     assert result.predict(data["text"]) == shares.idxmax(axis=1).tolist()
-    base = adapters.structure_copy(require_source(result.record)[0].model)
+    task: Any = require_source(result.record)[0]
+    base = adapters.structure_copy(task.model)
     loaded = PeftModel.from_pretrained(base, result.folder / "adapter").eval()
-    logits = loaded(**result.encode(data["text"])).logits.detach().double()
+    logits = loaded(**task.encode(list(data["text"]))).logits.detach().double()
     np.testing.assert_allclose(shares, logits.softmax(1), atol=1e-5)
-    assert "<details>" in result._repr_html_()
+    monkeypatch.chdir(result.folder)  # beside the adapter
+    card = (tmp_path / result.folder / "adapter/README.md").read_text()
+    scope: dict[str, Any] = {}
+    exec(card.split("```python")[1].split("```")[0], scope)
+    theirs = scope["model"](**task.encode(list(data["text"]))).logits
+    np.testing.assert_allclose(theirs.detach(), logits, atol=1e-5)
+    assert scope["base"].config.id2label == {0: "kind", 1: "harsh"} and "epsilon = " in card
+    predicted = predict_rows(tmp_path / result.folder, public)["predicted"].tolist()
+    assert predicted == result.predict(public["text"])
     for nothing in ([], "good film"):
-        with pytest.raises(ValueError, match=r"^texts=.*: expected a list of texts, at least one$"):
+        with pytest.raises(
+            ValueError, match=r"^inputs=.*: expected a list of texts or images, at least one$"
+        ):
             result.predict(nothing)
 
 
 def test_a_decoder_answers_prompts(tmp_path):
     """Finds prompts that are trained as texts."""
     options = {"prompt": "Say: {text}", "answer": "{label}", "by": "site", "max_new_tokens": 2}
-    result, _ = tuned(tmp_path / "out", toy_hubs.folder("llama"), toy_hubs.texts(40), **options)
+    data = toy_hubs.texts(40)
+    result, _ = tuned(tmp_path / "out", toy_hubs.folder("llama"), data, **options)
     assert math.isnan(result.score) and "exact_match" in repr(result)
-    assert len(result.predict(["Say: good film"])) == 1
+    prompts = [f"Say: {text}" for text in data["text"]]
+    assert predict_rows(result.folder, data)["predicted"].tolist() == result.predict(prompts)
 
 
 def test_the_command_does_what_the_function_does(tmp_path, monkeypatch, capsys):
@@ -144,7 +159,10 @@ def test_the_command_does_what_the_function_does(tmp_path, monkeypatch, capsys):
     assert call(*words.split()) == 0
     said, error = capsys.readouterr()
     assert not error, "no bar where there is no terminal"
+    assert re.search(r"^round 1 of 1: accuracy [01]\.\d+, ε (3\.9\d*|4)", said, re.M)
     assert re.search(r"^ε spent: (3\.9\d*|4) at δ = 1e-05 against whoever sees", said, re.M)
     assert "rank 2, alpha 8" in said and (tmp_path / "runs/finetune-data/adapter").is_dir()
     assert (tmp_path / "runs/finetune-data/report.html").is_file()
     assert "no ε covers" in said, "the classes were read from private rows"
+    assert call("predict", "runs/finetune-data", "public.csv") == 0
+    assert capsys.readouterr().out.startswith("text,label,site,predicted\n")

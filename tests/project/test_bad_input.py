@@ -146,8 +146,8 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: prompts(prompt="{text.__class__}"),
         "prompt {text.__class__}=.*: ",
     ),
-    "no answer": (lambda: prompts("", test=ROWS), "answer='row 0 is empty'"),
-    "missing": (lambda: prompts(math.nan), "answer=nan: expected text in every row, which row 0"),
+    "no answer": (lambda: prompts("", test=ROWS), "answer='no token in row 0'"),
+    "missing": (lambda: prompts(math.nan), "answer='nan in row 0': expected text in every row"),
     # files
     **{
         name: (lambda name=name: texts(name), f"dataset='{name}'")

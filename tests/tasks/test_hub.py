@@ -107,7 +107,7 @@ BAD: dict[str, dict[str, Any]] = {
     "clients=3: expected none with by=": {"by": "site", "clients": 3},
     "text, image=.*: expected one of them": {"text": None},
     "label=None: expected a column's name; a decoder": {"label": None},
-    "text='3 in row 0': expected text in every row; also 3 in row 1": {
+    "text='3 in row 0': expected text in every row; so also row 1": {
         "dataset": FRAME.assign(text=3)
     },
     "dataset='nowhere.csv': expected a file that exists": {"dataset": "nowhere.csv"},
@@ -137,7 +137,7 @@ READABLE = {
 UNREADABLE = {
     "text,label,label\na b,1,2": r"columns=\['text', 'label', 'label'\]: expected each name once",
     'text,label\na,1\n"b,2\nc,3\n': "line 3: ",
-    "text,label\na,b,1\nc,2\n\nd": "cells='3 cells in line 2': .*; also 1 cells in line 5",
+    "text,label\na,b,1\nc,2\n\nd": "cells='3 cells in line 2': .*; so also line 5",
 }
 
 
@@ -150,7 +150,7 @@ def test_every_bad_row_of_a_file_is_named_by_its_line(name, tmp_path):
     assert table.to_dict("list") == {"text": ["a\nb", "c"], "label": [1, 2]}
     lines = (1, 3) if file.suffix == ".jsonl" else (2, 5)
     assert tuple(table.index) == lines
-    line = f"^label 'text'='a\nb in line {lines[0]}': expected .*; also c in line {lines[1]}$"
+    line = f"^label 'text'='a\nb in line {lines[0]}': expected .*; so also line {lines[1]}$"
     with pytest.raises(ValueError, match=line.replace("\n", r"..")):
         read_labels((table, table), "text", ["good", "bad"])
 

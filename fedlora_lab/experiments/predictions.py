@@ -1,0 +1,55 @@
+"""Predictions of a finished run of `finetune`, by Transformers and PEFT, from its folder alone."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from fedlora_lab._utils.environment import ignore_warnings
+from fedlora_lab._utils.validation import check
+from fedlora_lab.report.run_folder import Folder, read_json
+from fedlora_lab.tasks import architectures
+from fedlora_lab.tasks.labels import column_of
+from fedlora_lab.tasks.prompts import Generation, fill
+from fedlora_lab.tasks.tables import read_splits
+from fedlora_lab.tasks.task import forward
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+AT_ONCE = 16
+"""Rows that go through the model together."""
+
+
+def predict_rows(folder: Path, data: object) -> "pd.DataFrame":
+    """Adds to each row of a table what a run's adapter predicts: the class, or the answer.
+
+    Args:
+        folder: of the run; the base is read from where it was.
+        data: a table as `finetune` takes it, with the columns that were read then.
+    Raises: ``ValueError`` where the run's model is not known by name, or a column is missing.
+    Guarantees: test_finetune.py::test_the_command_does_what_the_function_does.
+    """
+    from peft import PeftModel
+
+    info = Folder(folder).settings["task"]["info"]
+    expected = "a finished run on a model that was given by its name or folder"
+    config = folder / "adapter" / "adapter_config.json"
+    base = read_json(config)["base_model_name_or_path"] if config.is_file() else None
+    check(bool(base) and "kind" in info, "run", str(folder), expected)
+    classes = info.get("classes", ())
+    table = read_splits(data)["train"]
+    # What there is to warn of was told before the training.
+    with ignore_warnings(), architectures.quiet(), torch.inference_mode():
+        model, _ = architectures.load(base, info["kind"], len(classes), 0)
+        PeftModel.from_pretrained(model, config.parent)  # its layers are put into the model
+        if info["kind"] == "causal":
+            code = architectures.prepare_tokenizer(base, None, model)
+            writer = Generation(code, info["prompt"], info["answer"], info["max_new_tokens"])
+            asked = writer.encode(fill(table, "prompt", writer.prompt))
+            return table.assign(predicted=writer.write(model.eval(), asked))
+        encode = architectures.input_reader(info["kind"], base, None, model, info["max_length"])
+        values = column_of(table, "column", info["column"])
+        batches = (values[start : start + AT_ONCE] for start in range(0, len(values), AT_ONCE))
+        outputs = torch.cat([forward(model.eval(), encode(batch)) for batch in batches])
+    return table.assign(predicted=[classes[number] for number in outputs.argmax(1).tolist()])

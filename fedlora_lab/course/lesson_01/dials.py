@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from fedlora_lab import theory
 from fedlora_lab._utils.validation import check
-from fedlora_lab.course.widgets.dial import Dial, slider
+from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.course.widgets.scene import Scene, axis, bars, dots, line, panel
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
@@ -75,21 +75,16 @@ def low_rank_explorer(change: Float[np.ndarray, "d_out d_in"]) -> Dial:
     check(change.ndim == 2, "change", change.shape, "a matrix (d_out, d_in)")
     ranks = [rank for rank in RANKS if rank <= min(change.shape)]
     return Dial(
+        "01/low_rank_explorer",
         partial(_low_rank_scene, change),
-        title="What rank and alpha let an adapter learn",
-        lead="Change the rank, then α. Which one moves the floor, and which one the way down?",
-        about="What rank and α let an adapter learn of a change: where it ends, and how fast.",
-        controls={
-            "rank": slider("rank r", "how many directions the adapter has", ranks),
-            "alpha": slider("LoRA's α", "numerator of the scale γ = α / r", ALPHAS),
-        },
         presets={
             "rank 1": {"rank": 1, "alpha": 8},
             "high rank, small α: slow": {"rank": ranks[-1], "alpha": 1},
             "small rank, large α: diverges": {"rank": ranks[min(1, len(ranks) - 1)], "alpha": 32},
         },
-        rank=min(4, ranks[-1]),
-        alpha=8,
+        start={"rank": min(4, ranks[-1]), "alpha": 8},
+        rank=ranks,
+        alpha=ALPHAS,
     )
 
 

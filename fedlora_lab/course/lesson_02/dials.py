@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from fedlora_lab import theory
-from fedlora_lab.course.widgets.dial import Dial, slider
+from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.course.widgets.scene import Scene, axis, bars, dots, draw_scene, line, panel, text
 from fedlora_lab.plots.style import Picture
 
@@ -110,28 +110,9 @@ def deviation_explorer() -> Dial:
 
     alike = round(1 / CLIENTS, 3)
     return Dial(
+        "02/deviation_explorer",
         scene,
-        title="Clients as points",
-        lead="When does the server miss the mean of the clients' products?",
-        about="Clients as points: what averaging their factors misses of their products.",
-        controls={
-            "together": slider(
-                "B and A go together",
-                "1: a large B has a large A; −1: a small one",
-                [-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1],
-            ),
-            "spread": slider(
-                "spread of A", "0: all clients hold the same A", [0, 0.2, 0.4, 0.6, 0.8]
-            ),
-            "weight": slider("weight of client 1", "the others share the rest", [alike, 0.4, 0.8]),
-        },
-        presets={
-            "go together": {"together": 1, "spread": 0.8, "weight": alike},
-            "go against each other": {"together": -1, "spread": 0.8, "weight": alike},
-            "all hold the same A": {"spread": 0, "weight": alike},
-            "both differ, D = 0": {"together": 0, "spread": 0.8, "weight": alike},
-        },
-        together=0.75,
-        spread=0.8,
-        weight=alike,
+        together=[-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1],
+        spread=[0, 0.2, 0.4, 0.6, 0.8],
+        weight=[alike, 0.4, 0.8],
     )

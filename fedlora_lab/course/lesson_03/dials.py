@@ -11,7 +11,7 @@ from jaxtyping import Float
 from scipy.stats import norm
 
 from fedlora_lab import theory
-from fedlora_lab.course.widgets.dial import Dial, slider
+from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.course.widgets.scene import Scene, axis, bars, dots, line, panel, text
 
 WORLD_NOISES = (0.3, 0.5, 0.7, 1, 1.4, 2, 3, 4, 6, 10, 20, 30)
@@ -84,23 +84,11 @@ def two_worlds() -> Dial:
         (test_dials.py::test_two_worlds_are_gaussian_differential_privacy).
     """
     return Dial(
+        "03/two_worlds",
         _worlds_scene,
-        title="Two worlds",
-        lead="Turn the noise down: when can an attacker tell the two worlds apart?",
-        about="Outputs with and without one example, the best attacker, and δ for every ε.",
-        controls={
-            "sigma": slider("noise multiplier σ", "noise on the sum has std σC", WORLD_NOISES),
-            "releases": slider("releases N", "all seen by the attacker", WORLD_RELEASES),
-            "epsilon": slider("ε", "at which δ is read", EPSILONS),
-        },
-        presets={
-            "one release, σ = 1": {"sigma": 1, "releases": 1, "epsilon": 1},
-            "σ = 4: well hidden": {"sigma": 4, "releases": 1, "epsilon": 1},
-            "a hundred releases at σ = 4": {"sigma": 4, "releases": 100, "epsilon": 8},
-        },
-        sigma=1,
-        releases=1,
-        epsilon=1,
+        sigma=WORLD_NOISES,
+        releases=WORLD_RELEASES,
+        epsilon=EPSILONS,
     )
 
 
@@ -197,17 +185,8 @@ def clip_explorer(rows: Float[np.ndarray, "n p"]) -> Dial:
         ]
 
     return Dial(
+        "03/clip_explorer",
         scene,
-        title="What the clip costs",
-        lead="Move the clip norm. Where does the release point best along the mean gradient?",
-        about="A low clip norm turns the mean gradient, a high one drowns it in noise.",
-        controls={
-            "clip_norm": slider("clip norm C", "longest gradient left as it is", CLIPS),
-            "noise_multiplier": slider(
-                "noise σ", "noise on the sum has std σC", (0.1, 0.5, 1, 3, 10)
-            ),
-            "batch": slider("batch", "examples in the released mean", batches),
-        },
         presets={
             "too low: turned": {"clip_norm": CLIPS[2], "noise_multiplier": 1, "batch": batches[-1]},
             "too high: noisy": {
@@ -217,9 +196,10 @@ def clip_explorer(rows: Float[np.ndarray, "n p"]) -> Dial:
             },
             "small batch": {"clip_norm": CLIPS[6], "noise_multiplier": 1, "batch": 16},
         },
-        clip_norm=CLIPS[6],
-        noise_multiplier=1,
-        batch=batches[-1],
+        start={"clip_norm": CLIPS[6], "noise_multiplier": 1, "batch": batches[-1]},
+        clip_norm=CLIPS,
+        noise_multiplier=(0.1, 0.5, 1, 3, 10),
+        batch=batches,
     )
 
 
@@ -282,22 +262,9 @@ def privacy_planner() -> Dial:
         (test_dials.py::test_the_planner_states_the_ledgers_epsilon).
     """
     return Dial(
+        "03/privacy_planner",
         _plan_scene,
-        title="A privacy planner",
-        lead="Plan a run: what ε does it spend, and what does that leave to an attacker?",
-        about="A plan's ε at δ = 0.0001 over its releases, and what that leaves to an attacker.",
-        controls={
-            "sigma": slider("noise multiplier σ", "noise on the sum has std σC", PLAN_NOISES),
-            "rate": slider("sample rate q", "chance of a unit to be in a release", PLAN_RATES),
-            "releases": slider("releases N", "noised sums in the whole run", PLAN_RELEASES),
-        },
-        presets={
-            "16 of 120 examples, 100 steps": {"sigma": 2, "rate": 0.1333, "releases": 100},
-            "twice the noise": {"sigma": 4, "rate": 0.1333, "releases": 100},
-            "one in a hundred": {"sigma": 2, "rate": 0.01, "releases": 100},
-            "all clients in every round": {"sigma": 2, "rate": 1, "releases": 30},
-        },
-        sigma=2,
-        rate=0.1333,
-        releases=100,
+        sigma=PLAN_NOISES,
+        rate=PLAN_RATES,
+        releases=PLAN_RELEASES,
     )

@@ -15,7 +15,7 @@ from fedlora_lab.course.lesson_04.figures import (
     matrix_frames,
     shade,
 )
-from fedlora_lab.course.widgets.dial import Dial, slider
+from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.course.widgets.scene import Scene, axis, bars, dots, line, panel, picture, text
 
 Shades = Mapping[str, Sequence[Float[np.ndarray, "rows columns"]]]
@@ -81,25 +81,12 @@ def noise_explorer() -> Dial:
         (test_dials.py::test_a_dial_shows_what_its_scene_draws).
     """
     return Dial(
+        "04/noise_explorer",
         _noise_scene,
-        title="Noise on the factors, seen in the product",
-        lead="Turn the noise up. Where does noise × noise take over?",
-        about="What noise on both factors becomes in the product: its three terms over τ.",
-        controls={
-            "std": slider("noise τ", "on every entry of both factors", NOISES),
-            "width": slider("layer width", "d_in = d_out of the layer", WIDTHS),
-            "rank": slider("rank r", "inner dimension of B A", (1, 4, 16, 64)),
-            "size_B": slider("norm of B", "0 before training", (0, 0.5, 1, 2), "× A's"),
-        },
-        presets={
-            "at the start of training": {"std": 0.02, "width": 64, "rank": 4, "size_B": 0},
-            "same noise, wide layer": {"std": 0.02, "width": 4096, "rank": 4, "size_B": 0},
-            "after training": {"std": 0.02, "width": 64, "rank": 4, "size_B": 1},
-        },
-        std=0.05,
-        width=64,
-        rank=4,
-        size_B=0,
+        std=NOISES,
+        width=WIDTHS,
+        rank=(1, 4, 16, 64),
+        size_B=(0, 0.5, 1, 2),
     )
 
 
@@ -129,12 +116,10 @@ def matrix_film(run_rounds: Sequence[SplitRound], layer: str) -> Dial:
     energies = {term: [float(np.sum(frame[term] ** 2)) for frame in frames] for term in PARTS}
     rounds = len(frames) - 1
     return Dial(
+        "04/matrix_film",
         partial(_film_scene, shades, energies),
-        title="The product of one layer, round by round",
-        lead="Press Play. Which of the four parts do you see in γ B A?",
-        about="The factors of one layer, their product and its four parts, round by round.",
-        controls={"round": slider("round", "0 is before training", range(rounds + 1))},
         presets={f"round {t}": {"round": t} for t in (1, rounds // 2, rounds)},
+        start={"round": rounds},
         play="round",
-        round=rounds,
+        round=range(rounds + 1),
     )

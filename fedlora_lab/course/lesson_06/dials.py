@@ -7,7 +7,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from fedlora_lab import theory
-from fedlora_lab.course.widgets.dial import Dial, menu, slider
+from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.course.widgets.scene import Scene, area, axis, bars, dots, line, panel, text
 from fedlora_lab.methods.method import Cycle, Method
 
@@ -79,16 +79,9 @@ def schedule_explorer() -> Dial:
         return timeline_scene(Method("of the dial", "", train=Cycle(rounds)))
 
     return Dial(
+        "06/schedule_explorer",
         scene,
-        title="Who moves when",
-        lead="Pick a schedule. In which rounds is the mean of the products missed?",
-        about="Who moves when, over rounds and local steps, and where the mean of products is "
-        "missed.",
-        controls={
-            "schedule": menu("schedule", "a word for each local step; | ends a round", SCHEDULES)
-        },
-        presets={"RoLoRA": {"schedule": "B | A"}, "LA-LoRA": {"schedule": "B A"}},
-        schedule="B | A",
+        schedule=SCHEDULES,
     )
 
 
@@ -186,26 +179,10 @@ def regulator_explorer() -> Dial:
     The separation is that of `separation`.
     """
     return Dial(
+        "06/regulator_explorer",
         _regulator_scene,
-        title="Noise shaped by the frozen factor",
-        lead="Stretch the frozen factor, then clip on the product instead. What does the promise "
-        "say?",
-        about="Noise shaped by a frozen factor, and the worst of the changes that the clip allows.",
-        controls={
-            "first": slider(
-                "1st stretch", "singular value of the frozen factor", (0.5, 1, 1.4, 1.8, 2.4)
-            ),
-            "second": slider("2nd stretch", "its other singular value", (0.4, 0.6, 1)),
-            "sigma": slider("noise σ", "nominal noise multiplier", (0.5, 1, 2), "× C"),
-            "clip": menu("clip on the", "what the clip bounds", CLIPS),
-        },
-        presets={
-            "as published, stretched": {"first": 1.8, "second": 0.6, "clip": "factor"},
-            "the same, clip on the product": {"first": 1.8, "second": 0.6, "clip": "product"},
-            "a small frozen factor": {"first": 0.5, "second": 0.4, "clip": "factor"},
-        },
-        first=1.8,
-        second=0.6,
-        sigma=1,
-        clip="factor",
+        first=(0.5, 1, 1.4, 1.8, 2.4),
+        second=(0.4, 0.6, 1),
+        sigma=(0.5, 1, 2),
+        clip=CLIPS,
     )

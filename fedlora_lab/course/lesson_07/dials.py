@@ -6,7 +6,7 @@ from jaxtyping import Float
 from scipy.fft import idct
 
 from fedlora_lab import theory
-from fedlora_lab.course.widgets.dial import Dial, menu, slider
+from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.course.widgets.scene import Scene, axis, bars, dots, line, panel, text
 from fedlora_lab.measures.gradients import spectrum
 from fedlora_lab.methods.filters import binomial
@@ -74,33 +74,11 @@ def _filter_scene(taps: int, smoothness: float, noise: float, shuffle: bool) -> 
 
 def filter_explorer() -> Dial:
     """Makes a dial for filter, smoothness, noise and channel order: a gradient, its spectrum."""
-    alike = {"taps": 5, "smoothness": 0.6}
     return Dial(
+        "07/filter_explorer",
         _filter_scene,
-        title="What a low-pass filter keeps",
-        lead="Shuffle the channels, or make neighbours unlike. Does the filter still tell signal "
-        "from noise?",
-        about="A low-pass filter along the channels: what it keeps of a gradient, and of the "
-        "noise.",
-        controls={
-            "taps": slider("taps", "length of the filter; 1 leaves all as it is", (1, 3, 5, 15)),
-            "smoothness": slider(
-                "smoothness", "how alike neighbouring channels are", (0, 0.3, 0.6, 1)
-            ),
-            "noise": slider("noise", "std on every channel; the gradient's is 1", (0, 0.5, 1, 2)),
-            "shuffle": menu(
-                "channels",
-                "in a network the order means nothing",
-                {False: "as they are", True: "shuffled"},
-            ),
-        },
-        presets={
-            "neighbours alike": alike | {"shuffle": False},
-            "the same, shuffled": alike | {"shuffle": True},
-            "long filter, very smooth": {"taps": 15, "smoothness": 1, "shuffle": False},
-            "unlike neighbours": {"taps": 5, "smoothness": 0, "shuffle": False},
-        },
-        **alike,
-        noise=1,
-        shuffle=False,
+        taps=(1, 3, 5, 15),
+        smoothness=(0, 0.3, 0.6, 1),
+        noise=(0, 0.5, 1, 2),
+        shuffle={False: "as they are", True: "shuffled"},
     )

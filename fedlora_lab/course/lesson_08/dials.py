@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from fedlora_lab import theory
 from fedlora_lab._utils.validation import check
-from fedlora_lab.course.widgets.dial import Dial, menu, slider
+from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.course.widgets.scene import Scene, axis, bars, dots, line, panel
 from fedlora_lab.methods.quantization import normal_float, normal_levels
 
@@ -106,25 +106,11 @@ def quantiser_explorer(trained: ArrayLike | None = None) -> Dial:
     rows = {kind: _numbers(kind, trained) for kind in kinds}
     errors = {(kind, b): measured_errors(row, b) for kind, row in rows.items() for b in BLOCKS}
     return Dial(
+        "08/quantiser_explorer",
         partial(_code_scene, rows, errors),
-        title="What a normal-float code does to numbers",
-        lead="Take bits away. What arrives, and how far is it off?",
-        about="A normal-float code: its levels, what arrives of a number, and the error over the "
-        "bits.",
-        controls={
-            "width": slider("bits", "of a code: 2 to this power levels", WIDTHS),
-            "block": slider("block", "numbers that share a scale", BLOCKS),
-            "kind": menu("numbers", "what is quantised", {kind: kind for kind in kinds}),
-        },
-        presets={
-            "NF4, as in QLoRA": {"width": 4, "block": 64},
-            "2 bits": {"width": 2, "block": 64},
-            "outliers, large blocks": {"width": 4, "block": 256, "kind": OUTLIERS},
-            "outliers, small blocks": {"width": 4, "block": 8, "kind": OUTLIERS},
-        },
-        width=3,
-        block=64,
-        kind=kinds[0],
+        width=WIDTHS,
+        block=BLOCKS,
+        kind={kind: kind for kind in kinds},
     )
 
 

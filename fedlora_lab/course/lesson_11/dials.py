@@ -7,7 +7,7 @@ import numpy as np
 from fedlora_lab import theory
 from fedlora_lab.attacks.reconstruction import as_image
 from fedlora_lab.course.lesson_11.figures import PIXELS, AttackedClient
-from fedlora_lab.course.widgets.dial import Dial, slider
+from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.course.widgets.scene import Scene, axis, band, dots, line, panel, picture, text
 
 NOISES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.22, 0.3, 0.5, 1, 2, 3)
@@ -62,22 +62,9 @@ def attack_explorer() -> Dial:
         (test_dials.py::test_a_dial_shows_what_its_scene_draws).
     """
     return Dial(
+        "11/attack_explorer",
         partial(_attack_scene, AttackedClient()),
-        title="A scan read from one update",
-        lead="Add noise until the scan cannot be read. What does the ε say by then?",
-        about="A scan, and what an attacker reads of it from one noised update.",
-        controls={
-            "noise": slider("noise σ", "noise std of a release", NOISES, "× C"),
-            "releases": slider("releases", "updates for this scan that are averaged", RELEASES),
-            "scan": slider("scan", "which of the client's scans", SCANS),
-        },
-        presets={
-            "hardly any noise": {"noise": 0.01, "releases": 1},
-            "just lost": {"noise": 0.22, "releases": 1},
-            "the same noise, 100 releases": {"noise": 0.22, "releases": 100},
-            "private": {"noise": 3, "releases": 1},
-        },
-        noise=0.1,
-        releases=1,
-        scan=7,
+        noise=NOISES,
+        releases=RELEASES,
+        scan=SCANS,
     )

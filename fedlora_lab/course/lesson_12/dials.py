@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 
 from fedlora_lab.audit import bounds
-from fedlora_lab.course.widgets.dial import Dial, slider
+from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.course.widgets.scene import Scene, axis, bars, dots, line, panel, text
 
 CANARIES = (10, 20, 50, 200, 1000)
@@ -74,25 +74,11 @@ def audit_explorer() -> Dial:
     It is `audit.bounds.simulate_one_run`: canaries and noise are the same whatever is promised.
     """
     return Dial(
+        "12/audit_explorer",
         _audit_scene,
-        title="One audit in one run",
-        lead="Plant a bug and add canaries. When is the ledger caught?",
-        about="One audit in one run: what is seen of its canaries, and ε as proved, provable, "
-        "stated.",
-        controls={
-            "canaries": slider("canaries", "examples, each in or out by a fair coin", CANARIES),
-            "epsilon": slider("stated ε", "the ledger's: it sets the noise", EPSILONS),
-            "leak": slider("bug", "1 is no bug: a canary adds at most C", LEAKS, "× too loud"),
-        },
-        presets={
-            "no bug": {"canaries": 200, "epsilon": 2, "leak": 1},
-            "a bug, caught": {"canaries": 200, "epsilon": 2, "leak": 4},
-            "the same bug, too few canaries": {"canaries": 20, "epsilon": 2, "leak": 4},
-            "ε = 8: nothing can be caught": {"canaries": 200, "epsilon": 8, "leak": 8},
-        },
-        canaries=200,
-        epsilon=2,
-        leak=1,
+        canaries=CANARIES,
+        epsilon=EPSILONS,
+        leak=LEAKS,
     )
 
 

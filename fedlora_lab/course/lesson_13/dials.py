@@ -4,7 +4,7 @@ import math
 
 from fedlora_lab import theory
 from fedlora_lab.audit.bounds import DELTA, gaussian_noise_multiplier
-from fedlora_lab.course.widgets.dial import Dial, menu, slider
+from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.course.widgets.scene import Scene, axis, bars, line, panel, text
 
 TRUSTS = {"local": "nobody", "secagg": "secure aggregation", "central": "the server"}
@@ -94,26 +94,10 @@ def trust_explorer() -> Dial:
         (test_dials.py::test_a_dial_shows_what_its_scene_draws).
     """
     return Dial(
+        "13/trust_explorer",
         _trust_scene,
-        title="Whom do you trust?",
-        lead="Change whom the clients trust. Who pays in noise, and who sees what?",
-        about="One promise under three kinds of trust: the noise it needs, and who faces which ε.",
-        controls={
-            "trust": menu("clients trust", "who may see single uploads, or their sum only", TRUSTS),
-            "clients": slider("clients K", "that upload in a round", (10, 50, 300, 1000)),
-            "epsilon": slider("promised ε", "to each client, for one release", (0.5, 1, 2, 4, 8)),
-            "colluders": slider(
-                "colluders", "clients that tell the server their noise", (0, 5, 10, 25, 45)
-            ),
-        },
-        presets={
-            "trust nobody": {"trust": "local"},
-            "secure aggregation": {"trust": "secagg", "colluders": 0},
-            "half of 50 collude": {"trust": "secagg", "clients": 50, "colluders": 25},
-            "trust the server": {"trust": "central"},
-        },
-        trust="secagg",
-        clients=50,
-        epsilon=2,
-        colluders=10,
+        trust=TRUSTS,
+        clients=(10, 50, 300, 1000),
+        epsilon=(0.5, 1, 2, 4, 8),
+        colluders=(0, 5, 10, 25, 45),
     )

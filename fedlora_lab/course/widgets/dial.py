@@ -7,6 +7,7 @@ every control; what does not depend on a control is stored once. The browser loo
 import itertools
 import json
 import re
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -166,14 +167,13 @@ class Dial(anywidget.AnyWidget):
     the same tables turn it.
 
     Args:
+        name: lesson and dial, such as "03/two_worlds": its words stand in the lesson's dials.toml,
+            and what it stands at first and settings to click, unless they are given.
         scene: values of the controls -> panels and a sentence (`scene.panel`).
-        title: its name, for readers who do not see it.
-        lead: what to try, above the controls.
-        about: what it shows, one sentence for readers who see no widget.
-        controls: name -> `slider` or `menu`.
         presets: words -> values of some controls, settings to click.
+        start: control -> its value at first.
         play: name of a control that a button moves by itself.
-        values: of the controls at first.
+        stops: control -> what it may stand at: numbers of a slider, or value -> words of a menu.
 
     Guarantees: a control moves picture, sentence and ``values``
         (tests/browser/test_dial_pages.py::test_dials_turn_in_jupyter), the first two also on a page
@@ -190,25 +190,31 @@ class Dial(anywidget.AnyWidget):
 
     def __init__(
         self,
+        name: str,
         scene: Callable[..., Scene],
         *,
-        title: str,
-        lead: str,
-        about: str,
-        controls: Mapping[str, Control],
-        presets: Mapping[str, Mapping[str, Value]],
+        presets: Mapping[str, Mapping[str, Value]] | None = None,
+        start: Mapping[str, Value] | None = None,
         play: str = "",
-        **values: Value,
+        **stops: Sequence[float] | Mapping[Any, str],
     ) -> None:
+        lesson, _, dial = name.partition("/")
+        path = HERE.parent / f"lesson_{lesson}" / "dials.toml"
+        words = tomllib.loads(path.read_text(encoding="utf-8"))[dial]
+        controls = {}
+        for key, values in stops.items():
+            label, caption, *unit = words["controls"][key]
+            make = menu if isinstance(values, Mapping) else slider
+            controls[key] = make(label, caption, values, *unit)
         self._scene = scene
-        self._about = about
+        self._about = words["about"]
         self.add_traits(_esm=traitlets.Unicode(widget_module("dial")).tag(sync=True))
-        described = {name: asdict(control) for name, control in controls.items()}
-        chosen = {name: dict(setting) for name, setting in presets.items()}
-        spec = {"title": title, "lead": lead, "play": play, "controls": described}
-        spec |= {"presets": chosen, **tabulate(scene, controls)}
+        spec = {"title": words["title"], "lead": words["lead"], "play": play}
+        spec["controls"] = {key: asdict(control) for key, control in controls.items()}
+        spec["presets"] = presets or words["presets"]
         # Tuples are lists in the browser, and so they are here.
-        super().__init__(spec=json.loads(json.dumps(spec)), values=values)
+        spec = json.loads(json.dumps(spec | tabulate(scene, controls)))
+        super().__init__(spec=spec, values=start or words["start"])
 
     def picture(self, **values: Any) -> Picture:
         """Draws the dial as a static figure, with its sentence below.

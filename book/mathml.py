@@ -9,20 +9,27 @@ from docutils.nodes import SkipNode
 from docutils.utils.math.latex2mathml import tex2mathml
 
 
-def source(node: Any) -> str:
-    """The formula's LaTeX without colours, which are chosen for one of the site's two themes."""
-    return re.sub(r"\\color\{[^{}]*\}", "", node.astext())
+COLOUR = re.compile(r"\\color\{(#[0-9A-Fa-f]{6})\}")
+MARKED = re.compile(r"<mrow>\s*<mtext>(#[0-9A-Fa-f]{6})</mtext>")
+
+
+def mathml(node: Any, as_block: bool = False) -> str:
+    r"""The formula as MathML; ``{\color{#0B7656}{...}}`` becomes a row that style.css colours."""
+    # Docutils knows no colours: one travels as a text at the head of its row.
+    latex = COLOUR.sub(r"\\text{\1}", node.astext())
+    written = tex2mathml(latex, as_block=as_block)
+    return MARKED.sub(r'<mrow class="coloured" style="--colour: \1">', written)
 
 
 def inline(writer: Any, node: Any) -> None:
     """Writes a formula in a line."""
-    writer.body.append(tex2mathml(source(node)))
+    writer.body.append(mathml(node))
     raise SkipNode  # else Sphinx writes the formula's source behind it
 
 
 def display(writer: Any, node: Any) -> None:
     """Writes a formula on lines of its own."""
-    writer.body.append(tex2mathml(source(node), as_block=True))
+    writer.body.append(mathml(node, as_block=True))
     raise SkipNode
 
 

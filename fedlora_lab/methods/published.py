@@ -27,14 +27,14 @@ FFA = FedLoRA.replace(
     source="arXiv:2403.12313",
     train=Cycle(("B",)),
     exact=True,
-    note="A never moves: the mean is exact, noise stays linear, half the bytes",
+    note="A never moves: the mean is exact, noise stays linear, only B is sent",
 )
 RoLoRA = FedLoRA.replace(
     name="RoLoRA",
     source="arXiv:2409.02346",
     train=Cycle(("B", "A")),
     exact=True,
-    note="the factors take turns from round to round: exact, half the bytes a round",
+    note="the factors take turns from round to round: exact, one factor a round is sent",
 )
 
 # ---- where clip and noise fall

@@ -1,5 +1,9 @@
-"""What notebook 11 measures: scans read from updates, and what is left beyond the threshold."""
+"""What notebook 11 measures: scans read from updates, what is left beyond the threshold, and how well
+a small decoder remembers one message.
+"""
 
+import math
+import tempfile
 from functools import cache
 from typing import Any
 
@@ -8,7 +12,7 @@ import pandas as pd
 import torch
 from scipy.stats import norm
 
-from fedlora_lab import theory
+from fedlora_lab import tasks, theory
 from fedlora_lab._utils.validation import check_whole
 from fedlora_lab.attacks.membership_inference import Membership
 from fedlora_lab.attacks.reconstruction import (
@@ -18,8 +22,11 @@ from fedlora_lab.attacks.reconstruction import (
     similarity,
 )
 from fedlora_lab.audit import bounds
+from fedlora_lab.federated.records import Round, predict
+from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.plots.tidy import confidence_interval
+from fedlora_lab.tasks.prompts import encode_pairs
 
 CLIP = 0.01
 PIXELS = 64
@@ -27,6 +34,23 @@ NOISES = (0.05, 0.1, 0.15, 0.22, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
 """In units of C."""
 DRAWS = 1000
 """Of each noise, with another scan and noise."""
+PHRASES = """\
+see you | at the station at noon
+thank you | so much for your help
+good night | and sleep well
+on my way | home with the bread
+please call | me in the evening
+the train | is late again
+can you | bring some milk
+i am | at work until six
+dinner is | ready come home
+happy birthday | my dear friend
+happy new | year to all of you
+meeting at | ten in the room"""
+"""What many clients write, and how it goes on."""
+START = "my code is"
+CODES = [" ".join(f"{code:03}") for code in range(1000)]
+SECRET = 472
 
 
 class AttackedClient:
@@ -109,16 +133,31 @@ def beyond_threshold() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["attack", "noise", "mean", "low", "high", "closed"])
 
 
-def leak_table() -> pd.DataFrame:
-    """Measures the mean |cosine| of ten scans and images read, beside `theory.gradient_overlap`.
+def messages() -> tasks.Task:
+    """Makes a task of three clients' messages for a random decoder; one holds a secret code."""
+    phrases = [phrase.split(" | ") for phrase in PHRASES.splitlines()]
+    drawn = np.random.default_rng(0).choice(phrases, 600)
+    frame = pd.DataFrame(drawn, columns=["start", "end"])
+    frame["client"] = frame.index % 3
+    frame.loc[0, ["start", "end"]] = [START, CODES[SECRET]]
+    sizes = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 1}
+    with tempfile.TemporaryDirectory() as folder:
+        # With small weights a random model hardly tells one text from another.
+        sizes |= {"initializer_range": 0.3}
+        path = tasks.tiny("llama", folder, [PHRASES, START, *CODES], **sizes)
+        columns = {"prompt": "start", "answer": "end", "by": "client"}
+        targets = ["up_proj", "down_proj"]
+        return tasks.prompts(path, frame, **columns, targets=targets, public_test=True)
 
-    Returns: columns group (the rank), x (noise), mean, low, high (95 %), closed.
+
+def exposure(record: Round) -> float:
+    """Computes by how many bits a model singles out the secret: log2(1,000 / its rank of all codes).
+
+    Args: record: of a run on `messages`.
     """
-    rows = []
-    for rank in (2, 8, 32):
-        for sigma in (0.01, 0.04, 0.07, 0.1, 0.14, 0.2, 0.3, 0.5, 1.0):
-            values = [_client().read(sigma, 1, rank, i % 10, i)[1] for i in range(50)]
-            band = theory.mean_band(np.array(values), 1.96)
-            closed = theory.gradient_overlap(sigma, rank, PIXELS)
-            rows.append((f"rank {rank}", sigma, *band, closed))
-    return pd.DataFrame(rows, columns=["group", "x", "mean", "low", "high", "closed"])
+    task, _, _ = require_source(record)
+    pairs = [(START, code) for code in CODES]
+    x, y, _ = encode_pairs(task.generation, task.model, pairs, None, CODES)
+    with torch.inference_mode():
+        losses = task.loss(predict(task, record, x), y)
+    return math.log2(len(CODES) / int((losses <= losses[SECRET]).sum()))

@@ -140,14 +140,26 @@ def messages() -> tasks.Task:
     frame = pd.DataFrame(drawn, columns=["start", "end"])
     frame["client"] = frame.index % 3
     frame.loc[0, ["start", "end"]] = [START, CODES[SECRET]]
-    sizes = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 1}
     with tempfile.TemporaryDirectory() as folder:
-        # With small weights a random model hardly tells one text from another.
-        sizes |= {"initializer_range": 0.3}
-        path = tasks.tiny("llama", folder, [PHRASES, START, *CODES], **sizes)
-        columns = {"prompt": "start", "answer": "end", "by": "client"}
-        targets = ["up_proj", "down_proj"]
-        return tasks.prompts(path, frame, **columns, targets=targets, public_test=True)
+        path = tasks.tiny(
+            "llama",
+            folder,
+            [PHRASES, START, *CODES],
+            hidden_size=96,
+            intermediate_size=192,
+            num_hidden_layers=1,
+            # With small weights a random model hardly tells one text from another.
+            initializer_range=0.3,
+        )
+        return tasks.prompts(
+            path,
+            frame,
+            prompt="start",
+            answer="end",
+            by="client",
+            targets=["up_proj", "down_proj"],
+            public_test=True,
+        )
 
 
 def exposure(record: Round) -> float:

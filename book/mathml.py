@@ -8,7 +8,6 @@ from typing import Any
 from docutils.nodes import SkipNode
 from docutils.utils.math.latex2mathml import tex2mathml
 
-
 COLOUR = re.compile(r"\\color\{(#[0-9A-Fa-f]{6})\}")
 MARKED = re.compile(r"<mrow>\s*<mtext>(#[0-9A-Fa-f]{6})</mtext>")
 

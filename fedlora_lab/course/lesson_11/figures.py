@@ -1,5 +1,5 @@
-"""What notebook 11 measures: scans read from updates, what is left beyond the threshold, and how well
-a small decoder remembers one message.
+"""What notebook 11 measures: scans read from updates, what is left beyond the threshold, and how
+well a small decoder remembers one message.
 """
 
 import math
@@ -163,7 +163,7 @@ def messages() -> tasks.Task:
 
 
 def exposure(record: Round) -> float:
-    """Computes by how many bits a model singles out the secret: log2(1,000 / its rank of all codes).
+    """Computes by how many bits a model singles out its secret: log2(1,000 / rank of all codes).
 
     Args: record: of a run on `messages`.
     """

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
-from matplotlib.colors import to_hex
 
 import fedlora_lab as fl
 from fedlora_lab.methods.optimizers import OPTIMIZERS
@@ -98,11 +97,10 @@ def test_adding_a_method_runs(tmp_path, monkeypatch):
     assert table["ε"].nunique() == 1
     assert table["deviation"]["Two to one"] == "0" < table["deviation"]["FedLoRA proximal"]
     assert "RoLoRA & 0." in Path("table.tex").read_text() and Path("comparison.pdf").exists()
-    assert "#1b6ca8" in {to_hex(line.get_color()) for line in names["left"].lines}
     usual = names["bound"].replace(accountant="pld", sample_rate=None)
     tight = usual.calibrate(epsilon=8, task=names["own_task"], plan=names["own_plan"])
     assert tight.noise_multiplier < names["bound"].noise_multiplier, "its own accountant is asked"
-    assert {"top2", "loss"} <= {*names["own_frame"]["measure"]}
+    assert "top2" in {*names["own_frame"]["measure"]}
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from fedlora_lab.course.texts import entries
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = runpy.run_path(str(ROOT / "scripts" / "notebooks.py"))
-cleaned, learner_copy = TOOL["cleaned"], TOOL["learner_copy"]
+cleaned, learner_copy, titled = (TOOL[name] for name in ("cleaned", "learner_copy", "titled"))
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 IMPORT = "import fedlora_lab as fl"
 LIBRARIES = ("numpy as np", "pandas as pd", "scipy.stats", "torch", "peft", "opacus", "copy")
@@ -149,16 +149,14 @@ def test_outputs_are_kept_clean_and_small(path):
     assert sum(map(bool, outputs)) >= len(outputs) / 2
     text = path.read_text(encoding="utf-8")
     assert str(Path.home()) not in text and str(ROOT) not in text
+    first = notebook.cells[0].source
+    assert titled(first, path.name) == first, "links to the address in CITATION.cff, or none"
 
 
-def test_links_to_an_address_come_and_go_with_it(path):
-    """And what is committed has those of CITATION.cff, or none."""
-    first = read(path).cells[0].source
-    assert TOOL["titled"](first, path.name) == first
-    linked = TOOL["titled"](first, path.name, "me/mine")
-    for place in ("/HEAD?urlpath=lab/tree/notebooks/", "/blob/main/notebooks/"):
-        assert f"me/mine{place}{path.name}" in linked.splitlines()[2]
-    assert TOOL["titled"](linked, path.name, "") == TOOL["titled"](first, path.name, "")
+def test_links_to_an_address_come_and_go_with_it():
+    linked = titled("# Why?\n\nText.", "00.ipynb", "me/mine")
+    assert "gh/me/mine/HEAD?urlpath=lab/tree/notebooks/00.ipynb" in linked
+    assert titled(linked, "00.ipynb", "") == "# Why?\n\nText."
 
 
 def test_the_teachers_page_names_predictions_that_exist():

@@ -74,7 +74,6 @@ def refuse(item):
 @pytest.mark.parametrize(
     ("steps", "handle", "changed", "state", "line"),
     [
-        (Steps(rest=0, fails_at=0), ignore, ignore, "failed", "RuntimeError: planted failure"),
         (Steps(rest=0, fails_at=3), ignore, ignore, "failed", "RuntimeError: planted failure"),
         (broken, ignore, ignore, "failed", "epsilon=0: expected > 0"),
         (Steps(), refuse, ignore, "failed", "OSError: the screen is gone"),

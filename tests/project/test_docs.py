@@ -36,18 +36,6 @@ def test_every_public_name_shows_an_example(name):
     assert doctest.DocTestFinder(recurse=False).find(getattr(fl, name))[0].examples
 
 
-HIDDEN = re.compile(r"^ {0,3}(?:%|\+\+\+|\([^()\s]+\)=\s*$|:::).*", re.M)
-"""Lines that MyST takes, even within prose, for a comment, the end of a block, a target or a
-directive; it drops one that begins with a percent sign."""
-
-
-def test_no_line_of_a_page_is_syntax_by_accident():
-    for path in MARKDOWN:
-        text = path.read_text(encoding="utf-8")
-        prose = re.sub(r"^ {0,3}(```+|~~~+).*?^ {0,3}\1", "", text, flags=re.M | re.S)
-        assert HIDDEN.findall(prose) == [], path
-
-
 def test_guarantees_name_tests_that_exist():
     """In docstrings and on every page."""
     files = [*(ROOT / "tests").rglob("*.py")]

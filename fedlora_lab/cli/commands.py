@@ -1,5 +1,6 @@
 """The commands and their options. What a command does is loaded when its options have been read."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def run_command(task: str, method: str, seed: int | None, **options: Any) -> Non
 NAMES = read.Text("names", read.read_names)
 CLASS_HELP = "Of the classes."
 TEST = read.Text("test", read.read_test)
-TEST_HELP = "Public rows to score on, or a share.  [none]"
+TEST_HELP = "Public rows to score on, a split, or a share.  [none]"
 
 
 @commands.command("finetune")
@@ -153,8 +154,7 @@ def predict_command(folder: Path, data: Path, out: Path | None) -> None:
     """
     from fedlora_lab.experiments.predictions import predict_rows
 
-    text = predict_rows(folder, data).to_csv(out, index=False)
-    click.echo(f"written: {out}" if text is None else text, nl=text is None)
+    predict_rows(folder, data).to_csv(out or sys.stdout, index=False)
 
 
 @commands.command("report")

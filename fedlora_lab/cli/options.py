@@ -118,6 +118,6 @@ def read_methods(name: str, text: str) -> list[str]:
     return [read_method("method", slug) for slug in read_names(name, text)]
 
 
-def read_test(name: str, text: str) -> float | Path:
-    """The path of public rows, or the share of rows that is held out."""
-    return float(text) if text.replace(".", "", 1).isdecimal() else Path(text)
+def read_test(name: str, text: str) -> float | str:
+    """The file or split of public rows, or the share of rows that is held out."""
+    return float(text) if text.replace(".", "", 1).isdecimal() else text

@@ -209,7 +209,7 @@ def choose_cell(
         settings.tell("labels", f"{len(task.info['classes'])} classes", reason)
     plan = _choose_plan(sizes, counted, options.plan, settings)
     adapter = lora_of(lora)
-    shape = f"rank {adapter.rank}, alpha {adapter.alpha:g}"
+    shape = f"rank {adapter.rank}, alpha {adapter.alpha:g}, scale {adapter.scaling:.3g}"
     settings.tell("lora", shape, "as in the committed studies" if lora is None else GIVEN)
     privacy = None
     if epsilon is not None:

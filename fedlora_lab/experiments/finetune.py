@@ -178,7 +178,6 @@ def finetune(
     >>> tuned.record.index, tuned.ledger.mode
     (1, 'release')
     """
-    check(say is None or callable(say), "say", say, "a function of a line, or None")
     check(out is None or isinstance(out, str | Path), "out", out, "a folder's path")
     settings = Settings(say)
     columns = {"text": text, "label": label, "by": by}

@@ -9,6 +9,7 @@ from fedlora_lab.tasks.task import Task
 
 SHOWN = ("classes", "prompt", "answer")
 """Of `Task.info`, which may hold more: nothing else about private rows may stand in the card."""
+NOT_COVERED = " The classes were read from private rows, which no epsilon covers."
 
 
 def adapter_card(task: Task, method: str, rounds: int, ledger: Ledger | None) -> str:
@@ -31,9 +32,11 @@ def adapter_card(task: Task, method: str, rounds: int, ledger: Ledger | None) ->
             code.append(f"base.config.pad_token_id = {model.config.pad_token_id}")
     code.append('model = PeftModel.from_pretrained(base, "adapter").eval()  # this folder')
     source = "\n".join(code)
+    covered = "" if task.info.get("labels", "declared") == "declared" else NOT_COVERED
     return (
         f"---\nlibrary_name: peft\nbase_model: {base}\n---\n# Adapter for {base}\n\n"
         f"Trained by {method} in {rounds} rounds with {len(task.sizes)} clients.\n\n"
-        f"```python\n{source}\n```\n\n{NO_PRIVACY if ledger is None else statement(ledger)}\n\n"
+        f"```python\n{source}\n```\n\n{NO_PRIVACY if ledger is None else statement(ledger)}"
+        f"{covered}\n\n"
         "PRIVACY.md says what this does not cover.\n"
     )

@@ -72,11 +72,7 @@ def hub(
     numbers, classes = read_labels(rows.sources, str(label), declared)
     kind = "text" if image is None else "image"
     base, new = architectures.load(model, kind, len(classes), seed)
-    config: Any = base.config
-    check_order(classes, config)
-    # A merged model that is saved knows its classes by name.
-    config.id2label = {number: str(name) for number, name in enumerate(classes)}
-    config.label2id = {name: number for number, name in config.id2label.items()}
+    check_order(classes, base.config)
     encode = architectures.input_reader(kind, model, tokenizer, base, max_length)
     origin = "read from the rows" if declared is None else "declared"
     info = {"task": "hub", "model": type(base).__name__, "kind": kind, "classes": [*classes]}

@@ -22,7 +22,6 @@ from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab._utils.statistics import t_interval
 from fedlora_lab.plots import grammar, style
 from studies import runner
-from studies.declared import STUDIES
 from studies.runner import screen_frame, select_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,8 +55,9 @@ LEADS = (
     Pair("la-lora", "fedlora"),
     Pair("ffa-lora", "fedlora"),
 )
-PLATEAUS = """The plateaus are in `results/rates-plateaus.csv`: best mean accuracy, its rate, last
-rate of the grid, width, and what B has taken up at the interpolated end."""
+PLATEAUS = """Five seeds; intervals are Student's, 95 %. The plateaus are in
+`results/rates-plateaus.csv`: best mean accuracy, its rate, last rate of the grid, width, and what B
+has taken up at the interpolated end."""
 LEADS_INTRO = """Leads in points of accuracy. Papers have 16.8 for LA-LoRA over RoLoRA, 30.5 over
 FedLoRA ([2602.19926](https://arxiv.org/abs/2602.19926)), and 39 for FFA-LoRA over FedLoRA on MNLI
 at ε = 6 ([2403.12313](https://arxiv.org/abs/2403.12313)). At *one rate* both methods have the rate
@@ -139,6 +139,18 @@ def plateaus(frame: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def ends(frame: pd.DataFrame, *knobs: str) -> pd.DataFrame:
+    """Tabulates the rate at which the mean's plateau ends, and ρ there, by the values of knobs."""
+    rows = {}
+    for place, part in frame.groupby([*knobs]):
+        mean = score_table(part).mean(axis=1)
+        _, last = plateau(mean.index.to_numpy(float), mean.to_numpy())
+        # ρ goes with the square of the rate.
+        growth = (part["amplification"] / part["lr"] ** 2).mean()
+        rows[place] = last, growth * last**2
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["lr", "rho"])
+
+
 # ---- one rate for all, or one for each
 
 
@@ -202,13 +214,11 @@ def figure(frame: pd.DataFrame, table: pd.DataFrame) -> style.Figure:
     Args: frame: of the study, one unit of privacy. table: of `plateaus`.
     """
     settings = zip(frame["unit"], frame["epsilon"], strict=True)
-    # Of few seeds a band says nothing.
-    several = frame["seed"].nunique() >= 5
     picture = grammar.lines(
         frame.assign(setting=[setting_title(*setting) for setting in settings]),
         "lr",
         value="accuracy",
-        band="area" if several else "none",
+        band="area",
         panel="setting",
         title=finding(frame),
         xlabel="learning rate",
@@ -227,7 +237,7 @@ def figure(frame: pd.DataFrame, table: pd.DataFrame) -> style.Figure:
             style.draw_dots(ax, [rate], [row["best"]], colour, 12, marker="*", zorder=4)
             if row["method"] == CLAIMANT:
                 ax.axvline(rate, color=style.GREY, lw=1, ls=style.DASHED, zorder=0.9)
-    seeds = f"seeds: {frame['seed'].nunique()}" + ", band: 95 % interval of the mean" * several
+    seeds = f"seeds: {frame['seed'].nunique()}, band: 95 % interval of the mean"
     marks = f"star: a method's best; dashed: the best rate of {style.name(CLAIMANT)}"
     style.footer(picture, f"digits; {seeds}; {marks}; dotted: before training")
     return picture
@@ -268,8 +278,7 @@ def write() -> None:
     table.to_csv(RESULTS / "rates-plateaus.csv", index=False, float_format="%.4g")
     # A method whose grid is not whole is neither drawn nor compared.
     frame = frame.merge(table[["unit", "epsilon", "method"]])
-    seeds = f"{frame['seed'].nunique()} of {len(STUDIES['rates'].seeds)} seeds are there."
-    blocks = [seeds, PLATEAUS]
+    blocks = [PLATEAUS]
     blocks += ["## One rate for all, or one for each", LEADS_INTRO, lead_table(frame)]
     text = PAGE.read_text(encoding="utf-8")
     write_atomically(PAGE, fill_blocks(text, {"measured": "\n\n".join(blocks)}), shared=True)

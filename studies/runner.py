@@ -19,6 +19,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from scipy.stats import sem
 from tqdm import tqdm
 
 from fedlora_lab import tasks
@@ -143,9 +144,12 @@ def score(job: Job, done: Done) -> float:
 
 
 def _rank(study: Study, case: Case, tried: Iterable[Setting], done: Done) -> list[Setting]:
-    """Ranks the settings by the score of the first tuning seed, the best first."""
-    jobs = study.screening_jobs(case, tried)
-    return [job.setting for job in sorted(jobs, key=lambda job: score(job, done), reverse=True)]
+    """Ranks the settings by the mean score of the screening seeds, the best first."""
+
+    def mean(setting: Setting) -> float:
+        return fmean(score(job, done) for job in study.screening_jobs(case, [setting]))
+
+    return sorted(tried, key=mean, reverse=True)
 
 
 def screen(study: Study, case: Case, done: Done) -> tuple[list[Setting], bool]:
@@ -196,7 +200,10 @@ def finalists(study: Study, case: Case, done: Done) -> list[Setting] | None:
     tried, all_ran = screen(study, case, done)
     if not all_ran:
         return None
-    return _rank(study, case, tried, done)[: study.finalists]
+    ranked = _rank(study, case, tried, done)
+    if study.is_careful(case):
+        ranked = [setting for setting in ranked if not at_edge(setting, tried)]
+    return ranked[: study.finalists_of(case)]
 
 
 def at_edge(setting: Setting, tried: Iterable[Setting]) -> bool:
@@ -210,8 +217,8 @@ def at_edge(setting: Setting, tried: Iterable[Setting]) -> bool:
 
 
 def best_setting(study: Study, case: Case, done: Done) -> Setting | None:
-    """Chooses the finalist with the best mean validation score over the tuning seeds; ``None`` if
-    runs are missing.
+    """Chooses the finalist with the best mean validation score over the tuning seeds, of a careful
+    case less one standard error; ``None`` if runs are missing.
 
     Args: as for `finalists`.
     """
@@ -221,11 +228,13 @@ def best_setting(study: Study, case: Case, done: Done) -> Setting | None:
     jobs = [*study.screening_jobs(case, settings), *study.final_jobs(case, settings)]
     if any(job.key not in done for job in jobs):
         return None
-    scores: dict[Setting, list[float]] = {}
-    for job in jobs:
-        scores.setdefault(job.setting, []).append(score(job, done))
+
+    def worth(setting: Setting) -> float:
+        scores = [score(job, done) for job in jobs if job.setting == setting]
+        return fmean(scores) - (sem(scores) if study.is_careful(case) else 0.0)
+
     # In order: of equal scores the smaller rate is taken.
-    return max(sorted(settings), key=lambda setting: fmean(scores[setting]))
+    return max(sorted(settings), key=worth)
 
 
 def reported_settings(study: Study, case: Case, done: Done) -> tuple[Setting, ...]:
@@ -383,7 +392,8 @@ def _describe_setting(
         row |= {"clip_norm": setting.clip * clip, "ratio": setting.ratio}
     if study.stages:
         # Every try of a case but its reported runs.
-        row["tries"] = len(tried) + len(list(study.final_jobs(case, tried[: study.finalists])))
+        finals = study.final_jobs(case, tried[: study.finalists_of(case)])
+        row["tries"] = len(study.screening_jobs(case, tried)) + len(list(finals))
     return row
 
 

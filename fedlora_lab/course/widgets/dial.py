@@ -9,7 +9,6 @@ import json
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -49,40 +48,23 @@ def page_script() -> str:
     return f"(() => {{\n{plain}\n{begin}\n}})();\n"
 
 
-@dataclass(frozen=True)
-class Control:
-    """One thing to turn: a slider over numbers, or a menu of words.
+def describe_control(
+    stops: Sequence[float] | Mapping[Any, str], label: str, caption: str, unit: str = ""
+) -> dict[str, Any]:
+    """Describes one thing to turn, as the page takes it: a slider over numbers, or a menu of words.
 
     Args:
-        label, caption: what it is called, and one line on what it does.
-        values: its stops.
-        texts: what is shown of each stop.
-        menu: whether it is a menu.
+        stops: numbers, or value -> what is shown of it.
+        label, caption, unit: what it is called, one line on what it does, what follows a number.
     """
-
-    label: str
-    caption: str
-    values: tuple[Value, ...]
-    texts: tuple[str, ...]
-    menu: bool = False
-
-
-def slider(label: str, caption: str, values: Sequence[float], unit: str = "") -> Control:
-    """Makes a slider over these numbers.
-
-    Args: label, caption: see `Control`; values: its stops; unit: stands behind the number.
-    """
-    texts = tuple(f"{value:,.4g} {unit}".strip() for value in values)
-    plain = tuple(value.item() if isinstance(value, np.generic) else value for value in values)
-    return Control(label, caption, plain, texts)
-
-
-def menu(label: str, caption: str, texts: Mapping[Any, str]) -> Control:
-    """Makes a menu.
-
-    Args: label, caption: see `Control`; texts: value -> what is shown of it.
-    """
-    return Control(label, caption, tuple(texts), tuple(texts.values()), menu=True)
+    if isinstance(stops, Mapping):
+        values = list(stops)
+        texts = list(stops.values())
+    else:
+        values = [value.item() if isinstance(value, np.generic) else value for value in stops]
+        texts = [f"{value:,.4g} {unit}".strip() for value in stops]
+    shown = {"label": label, "caption": caption, "values": values, "texts": texts}
+    return shown | {"menu": isinstance(stops, Mapping)}
 
 
 # ---- tables
@@ -113,7 +95,7 @@ def _short(number: float) -> float | None:
     return int(rounded) if rounded.is_integer() and abs(rounded) < 1e6 else rounded
 
 
-def tabulate(scene: Callable[..., Scene], controls: Mapping[str, Control]) -> dict[str, Any]:
+def tabulate(scene: Callable[..., Scene], controls: Mapping[str, Any]) -> dict[str, Any]:
     """Computes a scene at every stop of its controls, and stores what differs in tables.
 
     Returns: ``{"panels": [...], "say": [{"words": ...}, ...]}``, in which whatever depends on
@@ -121,7 +103,7 @@ def tabulate(scene: Callable[..., Scene], controls: Mapping[str, Control]) -> di
     Raises: ``ValueError`` for scenes that differ in their panels or marks.
     Guarantees: test_dials.py::test_a_dial_shows_what_its_scene_draws.
     """
-    stops = [control.values for control in controls.values()]
+    stops = [control["values"] for control in controls.values()]
     scenes = []
     for values in itertools.product(*stops):
         panels, say = scene(**dict(zip(controls, values, strict=True)))
@@ -201,16 +183,12 @@ class Dial(anywidget.AnyWidget):
         lesson, _, dial = name.partition("/")
         path = HERE.parent / f"lesson_{lesson}" / "dials.toml"
         words = tomllib.loads(path.read_text(encoding="utf-8"))[dial]
-        controls = {}
-        for key, values in stops.items():
-            label, caption, *unit = words["controls"][key]
-            make = menu if isinstance(values, Mapping) else slider
-            controls[key] = make(label, caption, values, *unit)
+        described = words["controls"]
+        controls = {key: describe_control(some, *described[key]) for key, some in stops.items()}
         self._scene = scene
         self._about = words["about"]
         self.add_traits(_esm=traitlets.Unicode(widget_module("dial")).tag(sync=True))
-        spec = {"title": words["title"], "lead": words["lead"], "play": play}
-        spec["controls"] = {key: asdict(control) for key, control in controls.items()}
+        spec = {"title": words["title"], "lead": words["lead"], "play": play, "controls": controls}
         spec["presets"] = presets or words["presets"]
         # Tuples are lists in the browser, and so they are here.
         spec = json.loads(json.dumps(spec | tabulate(scene, controls)))

@@ -49,7 +49,7 @@ best* if the first tuning seed loses at most 3 points there to the best rate or 
 tried."""
 
 
-def draw_leads(frames: Any) -> style.Picture:
+def draw_leads(frames: Any) -> Any:
     """Draws the leads that the number speaks of, a panel a pair of methods; a panel's intervals
     hold together."""
     # Without privacy there is no noise to amplify: groupby leaves these rows out.
@@ -94,7 +94,7 @@ def lost_to_best_tried(key: str) -> Iterator[float]:
             # The noise of a whole client's update does not depend on the rate.
             of_rate = float(case.privacy.get("unit") != "client")
             lr, clip = settings[case.key]
-            best = part["accuracy"].groupby(part["clip"] * part["lr"] ** of_rate).max()
+            best: Any = part["accuracy"].groupby(part["clip"] * part["lr"] ** of_rate).max()
             reached = np.interp(np.log(clip * lr**of_rate), np.log(best.index), best)
             yield 100 * float(best.max() - reached)
 
@@ -105,15 +105,16 @@ def lost_on_digits() -> Iterator[float]:
     Between two rates the mean accuracy is a straight line over the logarithm.
     """
     study = STUDIES["rates"]
+    settings: Any = study.settings
     frame = runner.read_study("rates", RESULTS)
     for case in study.cases:
-        setting = study.settings[case.key][0]
-        arguments = runner.job_arguments(Job(case, setting, study.seeds[0], tune=False))
+        setting = settings[case.key][0]
+        arguments: Any = runner.job_arguments(Job(case, setting, study.seeds[0], tune=False))
         noise = noise_taken_up(*arguments)
         # In both units of this study the noise goes with the square of the rate.
         rate = setting.lr * (NOISE_LIMITS[noise.kind] / noise.value) ** 0.5
         rows = runner.select_rows(frame, method=case.method.slug, **case.labels)
-        means = rows.groupby("lr")["accuracy"].mean()
+        means: Any = rows.groupby("lr")["accuracy"].mean()
         yield 100 * float(means.max() - np.interp(np.log(rate), np.log(means.index), means))
 
 
@@ -175,7 +176,7 @@ def draw_pairs(table: pd.DataFrame) -> style.Picture:
     ax.axhline(0, color=style.GREY, lw=1, zorder=0.9)
     ax.set(xscale="log", xlabel="ρ of FedLoRA", ylabel="FedLoRA less FFA-LoRA, points")
     ax.legend(frameon=False)
-    lead = table["lead"]
+    lead: Any = table["lead"]
     words = f"{len(lead)} pairs of tuning runs; R² of"
     for label, level in (
         ("five levels of ρ", pd.cut(table["rho"], LEVELS)),

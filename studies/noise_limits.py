@@ -11,6 +11,7 @@ suggested_settings.json before any run of the study `suggested`.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,9 @@ def profile() -> pd.DataFrame:
     rows = []
     for name in ("digits-example", "digits-client"):
         for run in first_tries(name).itertuples():
-            noise = tuned_rates.noise_taken_up(*runner.job_arguments(run.job))
+            job: Any = run.job
+            arguments: Any = runner.job_arguments(job)
+            noise = tuned_rates.noise_taken_up(*arguments)
             row = {"study": name, "method": run.method, "epsilon": run.epsilon, "kind": noise.kind}
             row |= {"lr": run.lr, "clip": run.clip, "taken_up": noise.value, "score": run.accuracy}
             rows.append({**row, "noise": f"{noise.value:.3g}"})

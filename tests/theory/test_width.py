@@ -1,6 +1,7 @@
 """A width is a start: a function of wider inputs trains as one of few inputs and a smaller A."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ def test_a_smaller_start_is_a_wider_layer():
     training is that from a half of A at twice the scale, and so are rho and energy in an output.
     """
     narrow = regression()
-    model = frozen_copy(narrow.model)
+    model: Any = frozen_copy(narrow.model)
     model.map.weight.data = padded(model.map.weight.data, 0.5)
     clients = tuple((padded(x, 2), y) for x, y in narrow.clients)
     x, y = narrow.test

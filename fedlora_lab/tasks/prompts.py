@@ -17,7 +17,7 @@ from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.labels import column_of, row_names
 from fedlora_lab.tasks.metrics import IGNORED, Metric, next_token_loss, select_metrics
 from fedlora_lab.tasks.tables import Rows
-from fedlora_lab.tasks.task import Inputs, Task, forward, take
+from fedlora_lab.tasks.task import Inputs, Task, first_line, forward, take
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -323,7 +323,11 @@ def _check_decoder(model: nn.Module, x: Mapping[str, Tensor]) -> None:
     changed = before["input_ids"].clone()
     changed[0, last] = int(changed[0, last] == 0)
     after = {**before, "input_ids": changed}
-    outputs = [forward(model, part)[:, :last] for part in (before, after)]
+    try:
+        outputs = [forward(model, part)[:, :last] for part in (before, after)]
+    except Exception as error:  # whatever a foreign model raises, the reader needs it in one line
+        expected = f"expected to accept the texts, but it says: {first_line(error)}"
+        raise ValueError(f"model={kind!r}: {expected}") from error
     # What is masked adds nothing at all, so there is hardly anything to round.
     room = 1e-5 * float(outputs[0].abs().max())
     agrees = torch.allclose(*outputs, rtol=0, atol=room)

@@ -32,7 +32,6 @@ FRAME = RESULTS / "amplification-pairs.csv"
 LEVELS = (0, 1, 3, 10, 30, 1e6)
 TITLE = "Up to ρ = 3 FedLoRA keeps up with FFA-LoRA; beyond 10 it is far behind"
 MAIN = ("digits-client", "digits-example", "mnist-client", "mnist-example", "sentiment-example")
-NEAR_BEST = "near the best"
 LEADS = (
     ("fedlora", "ffa-lora"),
     ("balanced-lora", "fedlora"),
@@ -73,20 +72,17 @@ def draw_leads(frames: Any) -> Any:
     )
 
 
-def suggested_leads(part: Any, tuned: Any, comparisons: int) -> Iterator[Any]:
-    """Yields the lead of the settings of `fl.suggest_lr` over the tuned ones, paired by seed, for
-    all methods and budgets of a place."""
-    for (method, epsilon), rows in part.groupby(["method", "epsilon"]):
-        best = runner.select_rows(tuned, method=method, epsilon=epsilon)
-        both = pd.concat([rows.assign(method="suggested"), best.assign(method="tuned")])
-        yield paired_difference(both, "suggested", "tuned", comparisons=comparisons)
+def lost_at(size: float, scores: Any) -> float:
+    """By how many points a setting is below the best score, which are known at some sizes.
+
+    Between two of them the score is a straight line over the logarithm.
+    """
+    return 100 * float(scores.max() - np.interp(np.log(size), np.log(scores.index), scores))
 
 
 def lost_to_best_tried(key: str) -> Iterator[float]:
-    """Yields by how many points each suggestion is below the best that the first tuning seed tried.
-
-    Between two tries the score is a straight line over the logarithm of what scales the noise.
-    """
+    """Yields by how many points each suggestion is below the best that the first tuning seed tried,
+    over what scales the noise."""
     settings = json.loads(SUGGESTED_FILE.read_text(encoding="utf-8"))
     for _, part in first_tries(key).groupby(["method", "epsilon"]):
         case = part["job"].iloc[0].case
@@ -94,28 +90,22 @@ def lost_to_best_tried(key: str) -> Iterator[float]:
             # The noise of a whole client's update does not depend on the rate.
             of_rate = float(case.privacy.get("unit") != "client")
             lr, clip = settings[case.key]
-            best: Any = part["accuracy"].groupby(part["clip"] * part["lr"] ** of_rate).max()
-            reached = np.interp(np.log(clip * lr**of_rate), np.log(best.index), best)
-            yield 100 * float(best.max() - reached)
+            sizes = part["clip"] * part["lr"] ** of_rate
+            yield lost_at(clip * lr**of_rate, part["accuracy"].groupby(sizes).max())
 
 
 def lost_on_digits() -> Iterator[float]:
-    """Yields by how many points the suggestion is below the best rate in each setting of `rates`.
-
-    Between two rates the mean accuracy is a straight line over the logarithm.
-    """
-    study = STUDIES["rates"]
-    settings: Any = study.settings
+    """Yields by how many points each suggestion is below the best rate of the study `rates`."""
+    study: Any = STUDIES["rates"]
     frame = runner.read_study("rates", RESULTS)
     for case in study.cases:
-        setting = settings[case.key][0]
+        setting = study.settings[case.key][0]
         arguments: Any = runner.job_arguments(Job(case, setting, study.seeds[0], tune=False))
         noise = noise_taken_up(*arguments)
         # In both units of this study the noise goes with the square of the rate.
         rate = setting.lr * (NOISE_LIMITS[noise.kind] / noise.value) ** 0.5
         rows = runner.select_rows(frame, method=case.method.slug, **case.labels)
-        means: Any = rows.groupby("lr")["accuracy"].mean()
-        yield 100 * float(means.max() - np.interp(np.log(rate), np.log(means.index), means))
+        yield lost_at(rate, rows.groupby("lr")["accuracy"].mean())
 
 
 def parts() -> Iterator[str]:
@@ -126,16 +116,25 @@ def parts() -> Iterator[str]:
     places = frames["suggested"].groupby(["task", "unit"], sort=False)
     cases = frames["suggested"].groupby(["task", "unit", "method", "epsilon"]).ngroups
     yield SUGGESTED.format(cases)
-    rows = [["study", "cases", "mean", "lowest", "highest", "behind", NEAR_BEST]]
+    rows = [["study", "cases", "mean", "lowest", "highest", "behind", "near the best"]]
     for (task, unit), part in places:
         key = f"{task}-{unit}"
-        leads = list(suggested_leads(part, frames[key], cases))
+        tuned = frames[key].assign(method=frames[key]["method"] + " tuned")
+        leads = [
+            paired_difference(
+                pd.concat([here, runner.select_rows(tuned, epsilon=epsilon)]),
+                slug,
+                f"{slug} tuned",
+                comparisons=cases,
+            )
+            for (slug, epsilon), here in part.groupby(["method", "epsilon"])
+        ]
         points = [100 * lead.mean for lead in leads]
-        numbers = [f"{x:+.1f}" for x in (sum(points) / len(points), min(points), max(points))]
+        ends = f"{np.mean(points):+.1f} | {min(points):+.1f} | {max(points):+.1f}"
         behind = sum(lead.high < 0 for lead in leads)
         near = sum(lost <= 3 for lost in lost_to_best_tried(key))
-        numbers = [x.replace("-", "−") for x in numbers]
-        rows.append([f"`{key}`", str(len(leads)), *numbers, str(behind), str(near)])
+        counts = f"{len(leads)} | {ends} | {behind} | {near}".replace("-", "−")
+        rows.append([f"`{key}`", *counts.split(" | ")])
     yield markdown_table(rows)
 
 

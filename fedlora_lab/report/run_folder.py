@@ -8,6 +8,7 @@ round in progress. Nothing here loads torch: reports are made of such folders.
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -116,7 +117,7 @@ def differences(old: Any, new: Any, name: str) -> Iterator[tuple[str, str]]:
         same = math.isclose(old, new, rel_tol=1e-9)
     if not same:
         sentence = f"{name} is {json.dumps(old)} there and {json.dumps(new)} now"
-        last = name.rpartition(".")[2]
+        last = re.sub(r"\.\d+$", "", name).rpartition(".")[2]  # of a list the list's own name
         if last == "fingerprint":
             sentence = "the rows, their classes, the model or how texts are cut are not those there"
         yield last, sentence

@@ -98,8 +98,10 @@ def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
     assert len(book(again.record).releases) == 3
     layer = next(iter(rest.record.adapter))
     assert torch.equal(again.record.adapter[layer][0], rest.record.adapter[layer][0])
-    with pytest.raises(ValueError, match="holds a run with other settings"):
-        tuned(folder, tokens("head"), rounds=3, batch=9)
+    # What was changed is named, and not the noise and the rate that follow from it.
+    for name, changed in (("batch", {"batch": 9}), ("target", {"epsilon": 3}), ("lr", {"lr": 0.1})):
+        with pytest.raises(ValueError, match=rf"other settings \(\w+\.([\w-]+\.)?{name} is"):
+            tuned(folder, tokens("head"), **{"rounds": 3} | changed)
     fresh, lines = tuned(folder, tokens("head"), batch=9, epsilon=3, fresh=True)
     assert fresh.record.index == 1 and list(fresh.folder.glob("spent-*.json"))
     said = re.search(r"note: Runs without a seed \(2 .*: epsilon = (\S+) at", "\n".join(lines))

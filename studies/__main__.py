@@ -7,7 +7,6 @@ python -m studies amplification        what is measured on docs/amplification.md
 """
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -28,18 +27,14 @@ def show_all(folder: Path) -> None:
         click.echo(f"{study.name:<18} {done:>5} of {total:<5} runs  {study.note}")
 
 
-def continue_study(study: Study, folder: Path, workers: int, seeds: int | None = None) -> None:
-    """Runs what is missing, and writes the frame of the finished cases and what ran them.
-
-    Args: study, folder, workers. seeds: so many of the study's; the frame has these alone.
-    """
-    chosen = replace(study, seeds=study.seeds[:seeds])
+def continue_study(study: Study, folder: Path, workers: int) -> None:
+    """Runs what is missing, and writes the frame of the finished cases and what ran them."""
     lines = folder / "runs" / f"{study.name}.jsonl"
     path = folder / f"{study.name}.csv"
     try:
-        runner.run_study(chosen, lines, workers=workers)
+        runner.run_study(study, lines, workers=workers)
     finally:
-        table = runner.study_frame(chosen, lines)
+        table = runner.study_frame(study, lines)
         if len(table):
             write_atomically(path, table.to_csv(index=False, float_format="%.6g"), shared=True)
             about = runner.describe_study(study, lines)
@@ -51,9 +46,8 @@ def continue_study(study: Study, folder: Path, workers: int, seeds: int | None =
 @click.argument("name", required=False)
 @click.option("--workers", default=2, help="Processes, each with one thread.  [2]")
 @click.option("--out", default=RESULTS, type=click.Path(path_type=Path), help="Folder of results.")
-@click.option("--seeds", type=int, help="Only so many of the study's seeds, the first ones.")
 @click.option("--measure", is_flag=True, help="Of claims: first run what no study records.")
-def main(name: str | None, workers: int, out: Path, seeds: int | None, measure: bool) -> None:
+def main(name: str | None, workers: int, out: Path, measure: bool) -> None:
     if name is None:
         show_all(out)
     elif name == "claims":
@@ -68,7 +62,7 @@ def main(name: str | None, workers: int, out: Path, seeds: int | None, measure: 
         amplification.write()
     else:
         check(name in STUDIES, "study", name, "one of " + ", ".join(STUDIES))
-        continue_study(STUDIES[name], out, workers, seeds)
+        continue_study(STUDIES[name], out, workers)
 
 
 if __name__ == "__main__":

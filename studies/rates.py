@@ -12,7 +12,7 @@ budgets, 1 and 8, and other seeds.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,31 +39,24 @@ A_AT_REST = 18.0
 """The same number, 3 d_in N τ² of B, where A is frozen."""
 NEAR = 0.03
 """Accuracy below a method's best that still counts as its plateau."""
+KNOBS = {"widths": ["epsilon", "start_scale"], "copies": ["clients", "rounds"]}
+"""Study of the further predictions -> what tells its places apart."""
 CLAIMANT = "la-lora"
 """The method whose best rate stands in the figure as the rate that all share."""
 
 
-class Pair(NamedTuple):
-    """A claimed lead: of one method over another."""
+HEAD = "lead, place, at the claimant's best rate, on its plateau, each at its own best"
+LEADS = (("la-lora", "rolora"), ("la-lora", "fedlora"), ("ffa-lora", "fedlora"))
+"""Claimed leads: of the first method over the second."""
+PLATEAUS = """Five seeds; intervals are Student's, 95 %. The plateaus and their widths are in
+`results/rates-plateaus.csv`."""
+LEADS_INTRO = """## One rate for all, or one for each
 
-    one: str
-    other: str
-
-
-LEADS = (
-    Pair("la-lora", "rolora"),
-    Pair("la-lora", "fedlora"),
-    Pair("ffa-lora", "fedlora"),
-)
-PLATEAUS = """Five seeds; intervals are Student's, 95 %. The plateaus are in
-`results/rates-plateaus.csv`: best mean accuracy, its rate, last rate of the grid, width, and what B
-has taken up at the interpolated end."""
-LEADS_INTRO = """Leads in points of accuracy. Papers have 16.8 for LA-LoRA over RoLoRA, 30.5 over
+Leads in points of accuracy. Papers have 16.8 for LA-LoRA over RoLoRA, 30.5 over
 FedLoRA ([2602.19926](https://arxiv.org/abs/2602.19926)), and 39 for FFA-LoRA over FedLoRA on MNLI
-at ε = 6 ([2403.12313](https://arxiv.org/abs/2403.12313)). At *one rate* both methods have the rate
-that is best for the method that is claimed to lead, or any rate on its plateau; beside it stand the
-leads with each at its own best rate. Both choices are made on the runs that are shown. The last two
-places are tuning runs of one seed on validation data, which were there before this study."""
+at ε = 6 ([2403.12313](https://arxiv.org/abs/2403.12313)). Both methods have the rate that is best
+for the one that is claimed to lead, or any rate on its plateau, or each its own best; rates are
+chosen on the runs that are shown. The last two places are tuning runs of one seed."""
 SCREENS: dict[str, tuple[str, dict[str, Any]]] = {
     "LA-LoRA's home": ("at-home", {"setting": "la-lora-noise"}),
     "texts, ε = 8": ("sentiment-example", {"epsilon": 8.0}),
@@ -129,13 +122,11 @@ def plateau_row(frame: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, Any]:
 
 
 def plateaus(frame: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
-    """Measures the plateau of every method in every setting whose grid is whole."""
+    """Measures the plateau of every method in every setting."""
     rows = []
     for (unit, epsilon, slug), part in frame.groupby(["unit", "epsilon", "method"], sort=False):
         where = {"unit": unit, "epsilon": epsilon, "method": slug}
-        before = select_rows(predicted, **where)
-        if len(part["lr"].unique()) == len(before):
-            rows.append({**where, **plateau_row(part, before)})
+        rows.append({**where, **plateau_row(part, select_rows(predicted, **where))})
     return pd.DataFrame(rows)
 
 
@@ -154,15 +145,15 @@ def ends(frame: pd.DataFrame, *knobs: str) -> pd.DataFrame:
 # ---- one rate for all, or one for each
 
 
-def shared_and_own(frame: pd.DataFrame, pair: Pair) -> tuple[str, str, str]:
+def shared_and_own(frame: pd.DataFrame, claimant: str, rival: str) -> tuple[str, str, str]:
     """Writes a lead in points: at one rate for both, and with each at its own best.
 
-    Args: frame: runs of one setting. pair: what is claimed.
+    Args: frame: runs of one setting. claimant, rival: methods.
     Returns: the lead at the claimant's best rate; the least and the largest at a rate on the
         claimant's plateau; the lead with each at its own best.
     """
-    one = score_table(select_rows(frame, method=pair.one))
-    other = score_table(select_rows(frame, method=pair.other))
+    one = score_table(select_rows(frame, method=claimant))
+    other = score_table(select_rows(frame, method=rival))
     mean = one.mean(axis=1).to_numpy()
     best = int(mean.argmax())
     own = int(other.mean(axis=1).to_numpy().argmax())
@@ -175,13 +166,11 @@ def shared_and_own(frame: pd.DataFrame, pair: Pair) -> tuple[str, str, str]:
 
 
 def mean_and_spread(values: np.ndarray, sign: str = "") -> str:
-    """Writes a mean with its 95 % interval, or of fewer than five seeds with each of them."""
+    """Writes a mean, of several seeds with its 95 % interval."""
     mean, half = t_interval(values)
     text = f"{mean:{sign}.1f}"
-    if len(values) >= 5:
+    if len(values) > 1:
         text += f" [{mean - half:{sign}.1f}, {mean + half:{sign}.1f}]"
-    elif len(values) > 1:
-        text += f" ({', '.join(f'{value:{sign}.1f}' for value in values)})"
     return text.replace("-", "−")
 
 
@@ -195,8 +184,8 @@ def places(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     for (unit, epsilon), part in frame.groupby(["unit", "epsilon"], sort=False):
         yield f"{unit}, ε = {epsilon:g}", part
     for place, (name, labels) in SCREENS.items():
-        screens = screen_frame(name, RESULTS / "runs" / f"{name}.jsonl")
-        yield place, select_rows(screens, **labels)
+        path = RESULTS / "runs" / f"{name}.jsonl"
+        yield place, select_rows(screen_frame(name, path), **labels)
 
 
 # ---- the page
@@ -248,26 +237,22 @@ def finding(frame: pd.DataFrame) -> str:
 
     Of the rates within `NEAR` of the best of some method, the one at which all are farthest apart.
     """
-    shared = []
-    each = []
-    for _, part in frame.groupby(["unit", "epsilon"]):
-        means = part.groupby(["lr", "method"])["accuracy"].mean().unstack()
-        suits_one = means[(means >= means.max() - NEAR).any(axis=1)]
-        shared.append(100 * np.ptp(suits_one, axis=1).max())
-        each.append(100 * np.ptp(means.max()))
-    at_one = f"At one learning rate methods lie up to {max(shared):.0f} points apart"
-    return f"{at_one}; each at its own, at most {max(each):.0f}"
+    means = frame.groupby(["unit", "epsilon", "lr", "method"])["accuracy"].mean().unstack()
+    tops = means.groupby(["unit", "epsilon"]).transform("max")
+    suits_one = means[(means >= tops - NEAR).any(axis=1)]
+    shared, each = (100 * np.ptp(scores, axis=1).max() for scores in (suits_one, tops))
+    at_one = f"At one learning rate methods lie up to {shared:.0f} points apart"
+    return f"{at_one}; each at its own, at most {each:.0f}"
 
 
 def lead_table(frame: pd.DataFrame) -> str:
     """The claimed leads at a shared rate and at the own rates."""
-    head = ["lead", "place", "at the claimant's best rate", "on its plateau"]
-    rows = [[*head, "each at its own best"]]
-    for pair in LEADS:
+    rows = [HEAD.split(", ")]
+    for claimant, rival in LEADS:
+        words = f"{style.name(claimant)} over {style.name(rival)}"
         for place, part in places(frame):
-            if {pair.one, pair.other} <= {*part["method"]}:
-                words = f"{style.name(pair.one)} over {style.name(pair.other)}"
-                rows.append([words, place, *shared_and_own(part, pair)])
+            rows.append([words, place, *shared_and_own(part, claimant, rival)])
+            words = ""
     return markdown_table(rows)
 
 
@@ -276,10 +261,9 @@ def write() -> None:
     frame = runner.read_study("rates", RESULTS)
     table = plateaus(frame, pd.read_csv(PREDICTED))
     table.to_csv(RESULTS / "rates-plateaus.csv", index=False, float_format="%.4g")
-    # A method whose grid is not whole is neither drawn nor compared.
-    frame = frame.merge(table[["unit", "epsilon", "method"]])
-    blocks = [PLATEAUS]
-    blocks += ["## One rate for all, or one for each", LEADS_INTRO, lead_table(frame)]
+    for name, knobs in KNOBS.items():
+        print(ends(runner.read_study(name, RESULTS), *knobs))
+    blocks = [PLATEAUS, LEADS_INTRO, lead_table(frame)]
     text = PAGE.read_text(encoding="utf-8")
     write_atomically(PAGE, fill_blocks(text, {"measured": "\n\n".join(blocks)}), shared=True)
     for unit, path in FIGURES.items():

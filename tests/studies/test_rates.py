@@ -31,8 +31,8 @@ def test_a_lead_is_taken_at_one_rate_and_at_each_method_s_own():
         for method, scores in curves.items()
         for seed in (0, 1)
     ]
-    leads = rates.shared_and_own(pd.concat(parts), rates.Pair("one", "other"))
-    assert leads == ("+50.0 (+50.0, +50.0)", "−2.0 to +50.0", "+0.0 (+0.0, +0.0)")
+    leads = rates.shared_and_own(pd.concat(parts), "one", "other")
+    assert leads == ("+50.0 [+50.0, +50.0]", "−2.0 to +50.0", "+0.0 [+0.0, +0.0]")
 
 
 def test_the_prediction_is_that_of_its_rule():

@@ -1,7 +1,7 @@
 """Predictions of a finished run of `finetune`, by Transformers and PEFT, from its folder alone."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -35,7 +35,7 @@ def predict_rows(folder: Path, data: object) -> "pd.DataFrame":
     info = Folder(folder).settings["task"]["info"]
     expected = "a finished run on a model that was given by its name or folder"
     config = folder / "adapter" / "adapter_config.json"
-    base = read_json(config)["base_model_name_or_path"] if config.is_file() else None
+    base: Any = read_json(config)["base_model_name_or_path"] if config.is_file() else None
     check(bool(base) and "kind" in info, "run", str(folder), expected)
     classes = info.get("classes", ())
     table = read_splits(data)["train"]

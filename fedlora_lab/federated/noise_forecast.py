@@ -289,7 +289,7 @@ class Amplification(NamedTuple):
 
     Args:
         mean: over the layers, weighted by d_out, as the energy of B's noise is.
-        output_noise: q, energy of noise times noise in an output, for inputs of mean square 1;
+        output_noise: e, energy of noise times noise in an output, for inputs of mean square 1;
             NaN where the noise in either factor is not known.
         own_copies: variance of the noise in a client's own factors, at the end of the last round,
             over that in the average; 1 where clients train without noise.

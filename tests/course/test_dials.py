@@ -29,6 +29,7 @@ def test_a_dial_shows_what_its_scene_draws(name):
     ]
     for values in (dial.values, *dial.spec["presets"].values()):
         assert all(value in stops[key] for key, value in values.items()), values
+    panels = say = ()
     for values in settings:
         panels, say = dial._scene(**values)
         assert shown(dial, **values) == (plain_values(panels), "".join(say)), values

@@ -169,6 +169,7 @@ def exposure(record: Round) -> float:
     """
     task, _, _ = require_source(record)
     pairs = [(START, code) for code in CODES]
+    assert task.generation is not None  # the task of `messages`
     x, y, _ = encode_pairs(task.generation, task.model, pairs, None, CODES)
     with torch.inference_mode():
         losses = task.loss(predict(task, record, x), y)

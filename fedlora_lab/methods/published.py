@@ -34,7 +34,7 @@ RoLoRA = FedLoRA.replace(
     source="arXiv:2409.02346",
     train=Cycle(("B", "A")),
     exact=True,
-    note="the factors take turns from round to round: exact, one factor a round is sent",
+    note="the factors take turns from round to round: exact, only one is sent",
 )
 
 # ---- where clip and noise fall

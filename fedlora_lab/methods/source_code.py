@@ -31,7 +31,7 @@ def show(thing: object) -> str:
         source='arXiv:2409.02346',
         train=Cycle(rounds=('B', 'A')),
         exact=True,
-        note='the factors take turns from round to round: exact, one factor a round is sent',
+        note='the factors take turns from round to round: exact, only one is sent',
     )
     <BLANKLINE>
     ...

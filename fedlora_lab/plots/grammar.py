@@ -576,7 +576,9 @@ def film(pictures: Mapping[str, Any], *, title: str = "") -> Picture:
     check(len(pictures) > 0, "pictures", "none", "at least one")
     figure, axes = style.subplots(1.35 * len(pictures), 2.1, columns=len(pictures))
     for ax, (text, picture) in zip(axes, pictures.items(), strict=True):
-        ax.axis("off")
+        # A frame, since white pixels at the edge would run into the paper.
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set(visible=True)
         grey: Any = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0}
         ax.imshow(np.asarray(picture, float), interpolation="nearest", **grey)
         ax.set_title(text, fontsize=8.5, weight="normal", loc="left")

@@ -9,7 +9,7 @@ from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.validation import check
 from fedlora_lab.report.run_folder import Folder, read_json
 from fedlora_lab.tasks import architectures
-from fedlora_lab.tasks.labels import column_of
+from fedlora_lab.tasks.labels import column_of, row_names
 from fedlora_lab.tasks.prompts import Generation, fill
 from fedlora_lab.tasks.tables import read_splits
 from fedlora_lab.tasks.task import forward
@@ -28,7 +28,8 @@ def predict_rows(folder: Path, data: object) -> "pd.DataFrame":
         folder: of the run; the base is read from where it was.
         data: a table as `finetune` takes it, with the columns that were read then.
     Raises: ``ValueError`` where the run's model is not known by name, or a column is missing.
-    Guarantees: test_finetune.py::test_the_command_does_what_the_function_does.
+    Guarantees: test_finetune.py::test_predictions_are_those_of_the_saved_adapter,
+        ::test_a_decoder_answers_prompts.
     """
     from peft import PeftModel
 
@@ -50,6 +51,9 @@ def predict_rows(folder: Path, data: object) -> "pd.DataFrame":
             return table.assign(predicted=writer.write(model.eval(), asked))
         encode = architectures.input_reader(info["kind"], base, None, model, info["max_length"])
         values = column_of(table, "column", info["column"])
-        batches = (values[start : start + AT_ONCE] for start in range(0, len(values), AT_ONCE))
-        outputs = torch.cat([forward(model.eval(), encode(batch)) for batch in batches])
-    return table.assign(predicted=[classes[number] for number in outputs.argmax(1).tolist()])
+        names = row_names(table)
+        places = [slice(start, start + AT_ONCE) for start in range(0, len(values), AT_ONCE)]
+        outputs = [forward(model.eval(), encode(values[part], names[part])) for part in places]
+    return table.assign(
+        predicted=[classes[number] for number in torch.cat(outputs).argmax(1).tolist()]
+    )

@@ -93,8 +93,8 @@ class Picture(Figure):
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        titles = [ax.get_title(loc="left") or ax.get_title() for ax in self.axes]
-        text = "; ".join(title for title in titles if title) or "no title"
+        titles = [self.get_suptitle(), *(ax.get_title(loc="left") for ax in self.axes)]
+        text = "; ".join(filter(None, titles)) or "no title"
         display({"image/png": png(self), "text/plain": f"Picture: {text}"}, raw=True)
         if self.below is not None:
             display(self.below)

@@ -49,16 +49,16 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
     slugs = [slug for slug in ALL if slug in seen]
     slugs += sorted(seen - set(slugs))
     gaps = pd.DataFrame({head: table["gap"] for head, table in columns.items()}).reindex(slugs)
-    figure, (ax,) = style.subplots(2.3 + 1.05 * len(columns), 1.5 + 0.3 * len(slugs))
+    figure, (ax,) = style.subplots(2.3 + 1.05 * len(columns), 1.5 + 0.36 * len(slugs))
     ax.imshow(gaps, cmap="YlGnBu_r", vmin=-0.15, vmax=0.06, aspect="auto")
     for place, table in enumerate(columns.values()):
         for slug, row in table.iterrows():
             y = slugs.index(str(slug))
             if slug == table.index[0]:
-                text = f"{row['mean']:.2f}"
-                ax.plot([place], [y], "s", ms=22, mfc="none", mec=style.INK, mew=1.6)
+                text = f"{row['mean']:.3f}"
+                ax.plot([place], [y], "s", ms=27, mfc="none", mec=style.INK, mew=1.6)
             else:
-                text = f"−{abs(row['gap']):.2f}" + (" •" if row["tied"] else "")
+                text = f"−{abs(row['gap']):.3f}" + (" •" if row["tied"] else "")
             ink = "white" if row["gap"] < -0.07 else style.INK
             ax.text(place, y, text, ha="center", va="center", fontsize=8, color=ink)
     ax.grid(False)

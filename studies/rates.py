@@ -247,7 +247,7 @@ def finding(frame: pd.DataFrame) -> str:
 
 def lead_table(frame: pd.DataFrame) -> str:
     """The claimed leads at a shared rate and at the own rates."""
-    rows = [HEAD.split(", ")]
+    rows: list[list[str]] = [HEAD.split(", ")]
     for claimant, rival in LEADS:
         words = f"{style.name(claimant)} over {style.name(rival)}"
         for place, part in places(frame):

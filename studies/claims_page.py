@@ -8,7 +8,6 @@ A study that is not under results/ leaves its claims unjudged there, and the pag
 
 import math
 import re
-import textwrap
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,19 +31,30 @@ from studies.claims import (
     share,
 )
 from studies.declared import STUDIES
-from studies.runner import load_results
+from studies.runner import load_results, select_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 PAGE = ROOT / "docs" / "claims.md"
 FIGURE = ROOT / "docs" / "figures" / "claims.png"
 ALT = (
-    "One row a claim: its sentence, the measured share of the room with its interval, and the "
-    "verdict as colour."
+    "One row a claim, ordered and coloured by verdict: its sentence and the measured share of the "
+    "room, with the interval that decides."
 )
-UNITS = {"room": "", "plain": " (as it is)", "ratio": " (below the other's)"}
-UNITS["spread"] = " (std below the other's)"
+UNITS = {
+    "room": "",
+    "plain": " (as it is)",
+    "ratio": " (below the other's)",
+    "spread": " (std below the other's)",
+}
 """`Comparison.share` -> what is written behind the share."""
+DECIDING = {
+    "low": "low_alone",
+    "high": "high_alone",
+    "low_together": "low",
+    "high_together": "high",
+}
+"""Columns of the figure: the intervals that decide stand for those of one difference."""
 OPENING = """# Published claims, measured again
 
 What papers on federated LoRA claim, and what small models on real data show: **no verdict says
@@ -65,8 +75,9 @@ divided by the best number of its table less chance level, and half of it is ask
 - *No room here*: the other method leaves less room than is asked for, or neither gained as much.
   But whoever is certain to be behind by more than a tenth of the room is behind.
 
-**Intervals** shown are 95 % intervals of one difference: Student's t, and for spreads a jackknife
-over seeds. Those that decide hold for all comparisons together (Bonferroni) and are wider.
+**Intervals** in the table are 95 % intervals of one difference: Student's t, and for spreads a
+jackknife over seeds. Those that decide, drawn in the figure, hold for all comparisons together
+(Bonferroni) and are wider.
 *Collapsed* is {collapsed}.
 
 **Tuning** looked at validation data of the same private split, with other seeds. That is not
@@ -97,10 +108,13 @@ def cost() -> str:
 
 def studies_list(table: pd.DataFrame) -> str:
     """Says what each study is that a claim is judged by, and which rows wait."""
-    names = {*table["place"].dropna().str.split(",").str[0]}
+    names = {*table["place"].dropna().str.partition(",")[0]}
     used = [study for name, study in sorted(STUDIES.items()) if name in names]
     lines = [f"- `{study.name}`: {study.note}; {len(study.seeds)} seeds." for study in used]
-    lines.append("- `updates`: what no study records, on digits; 10 seeds, rates of `digits`.")
+    lines.append(
+        "- `updates`: on digits, what no study records; 10 seeds, at rates that "
+        "`digits` tuned for an earlier model."
+    )
     for (study, method), reason in STALE.items():
         # A test holds the last sentence.
         waits = f"rows of `{method}` wait for a new measurement: {reason}"
@@ -140,7 +154,7 @@ def decided(table: pd.DataFrame) -> str:
     """The claims that a study decides, in the order of the verdicts."""
     lines = [("claim", "paper", "verdict", "measured here", "to know")]
     for verdict in (HOLDS, OPPOSITE, SAME):
-        for row in table[table["verdict"] == verdict].to_dict("records"):
+        for row in select_rows(table, verdict=verdict).to_dict("records"):
             # The first reason of the others is what the verdict says already.
             note = row["reason"] if verdict == HOLDS else row["reason"].partition("; ")[2]
             lines.append((row["claim"], linked(row), verdict, measured(row), note))
@@ -182,16 +196,17 @@ def page(table: pd.DataFrame) -> str:
 
 
 def figure(table: pd.DataFrame) -> style.Figure:
-    """Draws a row for each claim on accuracy, a colour for each verdict."""
-    drawn = table[table["share"].eq("room") & table["mean"].notna()]
-    sentences = [textwrap.shorten(claim, 96, placeholder=" …") for claim in drawn["claim"]]
+    """Draws a row for each claim on accuracy, with the interval that decides, by verdict."""
+    drawn = table.query("share == 'room' and mean == mean").rename(columns=DECIDING)
+    counts = drawn["verdict"].value_counts()
     return intervals(
-        drawn.assign(row=sentences),
-        by="row",
+        pd.concat(select_rows(drawn, verdict=verdict) for verdict in VERDICTS),
+        by="claim",
         hue="verdict",
         reference=0.0,
-        title=f"{len(drawn)} claims on accuracy, by their verdict",
+        title=f"{counts[HOLDS]} of {len(drawn)} claims hold, {counts[OPPOSITE]} come out opposite",
         xlabel="← against the claim      share of the room      with the claim →",
+        comparisons=table["mean"].count(),
     )
 
 
@@ -201,4 +216,3 @@ def write() -> None:
     write_atomically(RESULTS / "claims.csv", table.to_csv(index=False), shared=True)
     write_atomically(PAGE, page(table), shared=True)
     write_atomically(FIGURE, style.png(figure(table)), shared=True)
-    print(table["verdict"].value_counts().to_string())

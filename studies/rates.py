@@ -241,7 +241,7 @@ def finding(frame: pd.DataFrame) -> str:
     tops = means.groupby(["unit", "epsilon"]).transform("max")
     suits_one = means[(means >= tops - NEAR).any(axis=1)]
     shared, each = (100 * np.ptp(scores, axis=1).max() for scores in (suits_one, tops))
-    at_one = f"At one learning rate methods lie up to {shared:.0f} points apart"
+    at_one = f"At a rate that suits one, methods lie up to {shared:.0f} points apart"
     return f"{at_one}; each at its own, at most {each:.0f}"
 
 

@@ -88,7 +88,7 @@ def schedule_explorer() -> Dial:
 # ---- noise shaped by a frozen factor
 
 
-CIRCLE = np.linspace(0, 2 * np.pi, 25)
+CIRCLE = np.linspace(0, 2 * np.pi, 31)
 CLIPS = {"factor": "factor (as published)", "product": "product"}
 
 

@@ -40,7 +40,7 @@ def _filter_scene(taps: int, smoothness: float, noise: float, shuffle: bool) -> 
     verdict = "One tap is no filter."
     if taps > 1:
         apart = kept > 2 * left
-        verdict = "They are told apart." if apart else "Signal and noise look alike to it."
+        verdict = "Signal and noise come apart." if apart else "Signal and noise look alike to it."
     edges = {"left": frequency, "right": (channels + 0.85) / CHANNELS}
     panels = [
         panel(

@@ -87,7 +87,7 @@ def neighbouring_outputs(
     ax.set(xlim=(x[0], x[-1]), ylim=(0, 1.45 * peak), ylabel="probability density")
     ax.set_xlabel("released number, in units of the clip norm C")
     ax.set_title("δ is what sticks out above e^ε times the other world")
-    ax.text(-1.05 * sigma, 0.74 * peak, "without\nyou ", color=style.WITHOUT, ha="right", **BOLD)
+    ax.text(-1.75 * sigma, 0.74 * peak, "without\nyou ", color=style.WITHOUT, ha="right", **BOLD)
     ax.text(1 + sigma, 0.74 * peak, " with\n you", color=style.WITH, **BOLD)
     words = f"red area: δ = {delta:.3f}\nat ε = {epsilon:g}"
     style.note(ax, 0.98, 0.96, words, LEAK, 10, ha="right", **TOP)

@@ -59,7 +59,7 @@ def _noise_scene(std: float, width: int, rank: int, size_B: float) -> Scene:
             wide=True,
         ),
         panel(
-            f"Shares of the energy at τ = {std:g}",
+            f"Shares at τ = {std:g}",
             axis("share of the energy", 0, 1.2, ticks=[0, 0.5, 1]),
             axis("", 2.6, -0.6, ticks=[0, 1, 2], names=[name for name, _ in TERMS]),
             *rows,

@@ -100,7 +100,8 @@ def draw_diagram(ax: Axes, method: "Method") -> None:
     """Draws the diagram of a method into axes."""
     marks = _marks(method)
     end = ROUNDS * (STEPS + GAP)
-    moved = "".join(method.sides_in_round(t, STEPS) for t in range(ROUNDS)).replace("*", "AB")
+    # "Never" is said after many rounds, not after the two drawn: a turn may come in the third.
+    moved = "".join(method.sides_in_round(t, STEPS) for t in range(60)).replace("*", "AB")
     # A core stands between its two factors.
     heights = HEIGHTS_WITH_CORE if "R" in moved else LINE_HEIGHTS
     ax.set(xlim=(-1.1, end + 0.1), ylim=(-0.75, 3.05))
@@ -197,7 +198,7 @@ def method_diagram(method: "Method | str") -> Picture:
 
 
 def method_diagrams(methods: "Iterable[Method | str] | None" = None, columns: int = 2) -> Picture:
-    """Draws two rounds of four steps of each method, and a key of the signs.
+    """Draws the first two rounds of each method, of four steps each, and a key of the signs.
 
     Args: methods: rows or slugs; ``None``: all of the table. columns: diagrams side by side.
     """

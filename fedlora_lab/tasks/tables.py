@@ -389,7 +389,10 @@ def check_public_test(task: Task) -> None:
     public = _digests(task.test)
     twins = sum(row in private for row in public)
     shared = max(twins / len(public), len(private.intersection(public)) / len(private))
-    expected = "public rows of their own, without those that are private"
+    expected = (
+        "public rows of their own, without those that are private "
+        "(texts are compared as the model's tokenizer encodes them)"
+    )
     check(shared <= 0.5, "test", f"{twins} of {len(public)} rows equal private rows", expected)
     if twins:
         event = "some rows equal private rows, and their scores would be exact and not protected"

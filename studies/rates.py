@@ -45,7 +45,7 @@ CLAIMANT = "la-lora"
 """The method whose best rate stands in the figure as the rate that all share."""
 
 
-HEAD = "lead, place, at the claimant's best rate, on its plateau, each at its own best"
+HEAD: str = "lead, place, at the claimant's best rate, on its plateau, each at its own best"
 LEADS = (("la-lora", "rolora"), ("la-lora", "fedlora"), ("ffa-lora", "fedlora"))
 """Claimed leads: of the first method over the second."""
 PLATEAUS = """Five seeds; intervals are Student's, 95 %. The plateaus and their widths are in
@@ -248,7 +248,7 @@ def finding(frame: pd.DataFrame) -> str:
 
 def lead_table(frame: pd.DataFrame) -> str:
     """The claimed leads at a shared rate and at the own rates."""
-    rows: list[list[str]] = [HEAD.split(", ")]
+    rows = [HEAD.split(", ")]
     for claimant, rival in LEADS:
         words = f"{style.name(claimant)} over {style.name(rival)}"
         for place, part in places(frame):

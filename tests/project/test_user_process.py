@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from commands import PYTHON
-from wait_for_thread import until
 
+from fedlora_lab._utils import environment
 from fedlora_lab._utils.environment import ignore_warnings
 
 pytestmark = pytest.mark.slow
@@ -114,9 +114,9 @@ def test_the_process_is_left_as_it_was_and_asks_no_network():
 def test_threads_that_ignore_warnings_leave_the_filters_as_they_were():
     """Were they to overlap, one would take the filters of the other for those of the process.
     So it waits."""
-    # A closed widget of a test before this one may still compute its last picture, in such a block.
-    until(lambda: not any(thread.name.startswith("drawing") for thread in threading.enumerate()))
-    before = list(warnings.filters)
+    # A widget of a test before this one may still compute a picture, in such a block.
+    with environment._LOCK:
+        before = list(warnings.filters)
     inside = threading.Event()
 
     def second():
@@ -128,4 +128,5 @@ def test_threads_that_ignore_warnings_leave_the_filters_as_they_were():
             pool.submit(second)
             assert not inside.wait(0.3)
         assert inside.wait(60)
-    assert list(warnings.filters) == before
+    with environment._LOCK:
+        assert list(warnings.filters) == before

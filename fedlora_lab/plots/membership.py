@@ -1,7 +1,7 @@
 """Draws what a promise leaves to attackers: members found against others accused."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,16 +12,22 @@ from fedlora_lab._utils.validation import check_number
 from fedlora_lab.plots import style
 from fedlora_lab.privacy.ledger import Ledger
 
-if TYPE_CHECKING:
-    from fedlora_lab.attacks import Membership
-
 COLOURS = (style.FACTOR["A"], style.FACTOR["B"], style.RIGHT, style.INK)
+
+
+class Attack(Protocol):
+    """What is drawn of an attack, as `attacks.Membership` has it."""
+
+    @property
+    def auc(self) -> float: ...
+
+    def curve(self) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 @style.paper()
 def tradeoff(
     ledger: Ledger,
-    attacks: "Mapping[str, Membership] | None" = None,
+    attacks: Mapping[str, Attack] | None = None,
     lowest: float = 1e-3,
     title: str = "Who was in the training data?",
     ax: Axes | None = None,

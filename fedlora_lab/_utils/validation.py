@@ -48,7 +48,7 @@ def check_rows(name: str, bad: Mapping[str, object], expected: str) -> None:
     if bad:
         first, *others = bad
         more = f"; so also {few(others, 20)}" if others else ""
-        check(False, name, f"{str(bad[first])[:80]} in {first}", expected + more)
+        refuse(name, f"{str(bad[first])[:80]} in {first}", expected + more)
 
 
 def is_number(value: Any) -> bool:

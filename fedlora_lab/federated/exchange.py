@@ -21,6 +21,7 @@ from fedlora_lab.federated.local_training import (
     ClientBatch,
     ClientParams,
     preconditioners,
+    ranks_of,
     released_means,
     round_keys,
 )
@@ -94,7 +95,7 @@ def tensors_received(spec: RunSpec, ids: tuple[int, ...], sent: ServerState) -> 
     """
     # One row for all where nothing tells them apart: memory does not grow with the clients.
     common = {key: tensor[None] for key, tensor in sent.tensors.items()}
-    return cut_to_rank(common, None if spec.ranks is None else spec.ranks[list(ids)])
+    return cut_to_rank(common, ranks_of(spec, ids))
 
 
 def begin_clients(

@@ -286,6 +286,11 @@ def round_keys(spec: RunSpec, values: Mapping[ParamKey, Tensor], t: int) -> Roun
     return spec.keys_of_phase(t % spec.period, tuple(values), modes)
 
 
+def ranks_of(spec: RunSpec, ids: tuple[int, ...]) -> Int[Tensor, " n"] | None:
+    """The ranks of these clients; ``None`` where all have the adapter's."""
+    return None if spec.ranks is None else spec.ranks[list(ids)]
+
+
 @matmuls("float32")  # also after the clip: the sensitivity has no allowance for TF32 rounding
 def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None:
     """Takes one step of every client of the batch, in place.
@@ -322,7 +327,7 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
     # What follows is a function of released values and costs no privacy.
     # The divisor is the expected batch: the drawn batch's size is private.
     expected = spec.expected_batch[list(clients.ids)]
-    ranks = None if spec.ranks is None else spec.ranks[list(clients.ids)]
+    ranks = ranks_of(spec, clients.ids)
     rule = spec.method.filter if spec.by_step else identity
     gradients = released_means(release.value, expected, ranks, rule)
     # Noise passes the same map, so that it stays known.

@@ -119,7 +119,7 @@ def differences(old: Any, new: Any, name: str) -> Iterator[tuple[str, str]]:
         sentence = f"{name} is {json.dumps(old)} there and {json.dumps(new)} now"
         last = re.sub(r"\.\d+$", "", name).rpartition(".")[2]  # of a list the list's own name
         if last == "fingerprint":
-            sentence = "the rows, their classes, the model or how texts are cut are not those there"
+            sentence = "other rows, classes, model or max_length"
         yield last, sentence
 
 

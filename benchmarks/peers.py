@@ -22,7 +22,8 @@ from fedlora_lab.lora import adapters
 from fedlora_lab.lora.adapters import BFloat16Linear
 from fedlora_lab.lora.per_example import prepare_inputs, split_batch
 from fedlora_lab.methods.state import ServerState
-from fedlora_lab.tasks.task import Task, concatenate, head_names, map_inputs, take
+from fedlora_lab.tasks.modules import head_names
+from fedlora_lab.tasks.task import Task, concatenate, map_inputs, take
 
 RATE = 0.1
 Step = Callable[[], None]

@@ -28,13 +28,13 @@ if TYPE_CHECKING:  # never run: editors read here what HOMES says
     from fedlora_lab.experiments.tuned_rates import suggest_lr as suggest_lr
     from fedlora_lab.experiments.tuned_rates import tuned_rate as tuned_rate
     from fedlora_lab.federated.compare import compare as compare
+    from fedlora_lab.federated.make_spec import amplification as amplification
     from fedlora_lab.federated.records import generate as generate
     from fedlora_lab.federated.records import predict as predict
     from fedlora_lab.federated.records import save_adapter as save_adapter
     from fedlora_lab.federated.records import to_frame as to_frame
     from fedlora_lab.federated.run import run as run
     from fedlora_lab.federated.run import ticks as ticks
-    from fedlora_lab.federated.spec import amplification as amplification
     from fedlora_lab.methods.method import Cycle as Cycle
     from fedlora_lab.methods.method import Method as Method
     from fedlora_lab.methods.optimizers import SGD as SGD
@@ -72,7 +72,7 @@ HOMES: dict[str, tuple[str, str | None]] = {
     "to_frame": ("federated.records", "to_frame"),
     "run": ("federated.run", "run"),
     "ticks": ("federated.run", "ticks"),
-    "amplification": ("federated.spec", "amplification"),
+    "amplification": ("federated.make_spec", "amplification"),
     "Cycle": ("methods.method", "Cycle"),
     "Method": ("methods.method", "Method"),
     "SGD": ("methods.optimizers", "SGD"),

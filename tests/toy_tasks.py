@@ -17,7 +17,8 @@ from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey, ServerState
 from fedlora_lab.privacy.ledger import Ledger, PerClient
-from fedlora_lab.tasks.task import Task, frozen_copy
+from fedlora_lab.tasks.modules import frozen_copy
+from fedlora_lab.tasks.task import Task
 
 LORA = fl.Lora(rank=2, alpha=3.0)
 PLAN = fl.Plan(rounds=2, local_steps=2, batch=3, lr=0.2)

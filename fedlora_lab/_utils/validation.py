@@ -30,6 +30,11 @@ def error_text(error: BaseException, limit: int = 10_000) -> str:
     return " ".join(str(error).split())[:limit]
 
 
+def first_line(error: Exception) -> str:
+    """The first line of a foreign error's message, or its class."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def few(names: Iterable[str], most: int = 3) -> str:
     """The first of some names, and how many there are more."""
     listed = list(names)

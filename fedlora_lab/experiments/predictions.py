@@ -9,8 +9,8 @@ from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.validation import check
 from fedlora_lab.report.run_folder import Folder, read_json
 from fedlora_lab.tasks import architectures
+from fedlora_lab.tasks.generation import Generation, fill
 from fedlora_lab.tasks.labels import column_of, row_names
-from fedlora_lab.tasks.prompts import Generation, fill
 from fedlora_lab.tasks.tables import read_splits
 from fedlora_lab.tasks.task import forward
 

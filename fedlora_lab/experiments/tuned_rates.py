@@ -21,7 +21,8 @@ import torch
 from fedlora_lab import methods
 from fedlora_lab._utils.options import UNITS
 from fedlora_lab._utils.validation import check, check_number, check_one_of
-from fedlora_lab.federated.spec import forecast_of, make_run_spec
+from fedlora_lab.federated.make_spec import make_run_spec
+from fedlora_lab.federated.noise_forecast import forecast_of
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.optimizers import SGD

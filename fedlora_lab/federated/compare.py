@@ -22,8 +22,9 @@ from fedlora_lab._utils.statistics import (
 )
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.checkpoint import settings_with_keyed_task
+from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.federated.records import Round, Tick, to_frame
-from fedlora_lab.federated.spec import RunSpec, make_run_spec
+from fedlora_lab.federated.spec import RunSpec
 from fedlora_lab.methods.method import Method, check_names
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.privacy.ledger import Ledger

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,15 +18,14 @@ from jaxtyping import Float
 from scipy.special import bdtrc
 from torch import Tensor
 
+from fedlora_lab.federated.spec import RunSpec
+from fedlora_lab.lora import adapters
 from fedlora_lab.methods.aggregation import ProductRule
 from fedlora_lab.methods.filters import identity, received
 from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.published import rule_name
 from fedlora_lab.privacy.ledger import per_client
 from fedlora_lab.theory import products as theory
-
-if TYPE_CHECKING:
-    from fedlora_lab.federated.spec import RunSpec
 
 Curve = Float[np.ndarray, " rounds"]
 """A value before the first round, and after each."""
@@ -59,7 +58,7 @@ class NoiseForecast:
     part and whose upload is lost.
     """
 
-    spec: "RunSpec"
+    spec: RunSpec
     weights: Mapping[str, Tensor]
 
     @cached_property
@@ -284,22 +283,12 @@ class NoiseForecast:
         return curves
 
 
-class Amplification(NamedTuple):
-    """The amplification number of a run.
-
-    Args:
-        mean: over the layers, weighted by d_out, as the energy of B's noise is.
-        output_noise: e, energy of noise times noise in an output, for inputs of mean square 1;
-            NaN where the noise in either factor is not known.
-        own_copies: variance of the noise in a client's own factors, at the end of the last round,
-            over that in the average; 1 where clients train without noise.
-        unknown: why ``mean`` is NaN, in one line; ``None``: it is known.
-    """
-
-    mean: float
-    output_noise: float
-    own_copies: float
-    unknown: str | None
+def forecast_of(spec: RunSpec) -> NoiseForecast:
+    """Makes the forecast of a run that is not prepared, from the shapes of its layers."""
+    task = spec.task
+    return NoiseForecast(
+        spec, adapters.adapt(task.model, task.targets, task.head, spec.lora).weights
+    )
 
 
 @lru_cache(maxsize=64)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab._utils.statistics import COLUMNS
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, first_line
 from fedlora_lab.federated.exchange import Traffic
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.card import adapter_card
@@ -19,7 +19,7 @@ from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import ServerState
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.statement import privacy_page
-from fedlora_lab.tasks.task import Task, first_line
+from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:
     from pathlib import Path

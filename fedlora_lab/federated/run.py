@@ -33,6 +33,7 @@ from fedlora_lab.federated import checkpoint, exchange, local_training
 from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.exchange import Received, Traffic, TrafficCounter
 from fedlora_lab.federated.local_training import ClientBatch
+from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.federated.noise_forecast import NoiseForecast
 from fedlora_lab.federated.records import NOT_SEEN, Round, Tick
 from fedlora_lab.federated.spec import (
@@ -42,7 +43,6 @@ from fedlora_lab.federated.spec import (
     RunSpec,
     Visibility,
     initial_server,
-    make_run_spec,
     prepare_run,
 )
 from fedlora_lab.lora import adapters, per_example

@@ -10,27 +10,23 @@ import json
 import math
 import re
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.noise_forecast import Amplification, NoiseForecast
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.independence import check_batch_independence
 from fedlora_lab.lora.per_example import TEXTS_AT_ONCE
 from fedlora_lab.methods.aggregation import Rule
 from fedlora_lab.methods.method import Cycle, Method
-from fedlora_lab.methods.optimizers import SGD
-from fedlora_lab.methods.plan import Lora, Plan, lora_of
+from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.published import rule_name
 from fedlora_lab.methods.state import KINDS, MODES, Keys, ParamKey, ServerState
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, per_client
@@ -42,10 +38,6 @@ from fedlora_lab.privacy.privatizer import (
     uncertified_reason,
 )
 from fedlora_lab.tasks.task import Examples, Task, mask_of
-from fedlora_lab.theory.products import balanced_scale
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
 
 PRODUCTS = ("float32", "tf32", "bfloat16")
 """Precisions in which the frozen base may multiply."""
@@ -402,156 +394,6 @@ def rule_identity(rule: object) -> str:
 
 
 # ---- checks of the arguments
-
-
-def make_run_spec(
-    task: Task,
-    method: Method | str,
-    privacy: Privacy | None,
-    plan: Plan,
-    lora: "Lora | LoraConfig | None",
-    seed: int | None,
-) -> RunSpec:
-    """Checks the parts of a run one by one and against each other.
-
-    Args:
-        task, method, privacy, plan, seed: as of `run`.
-        lora: a `Lora`, a `peft.LoraConfig`, or ``None`` for ``Lora()``.
-
-    Raises: ``ValueError`` (name, value, range).
-    """
-    lora = lora_of(lora)
-    check(isinstance(task, Task), "task", task, "a Task")
-    check(isinstance(plan, Plan), "plan", plan, "a Plan")
-    check(isinstance(privacy, Privacy | None), "privacy", privacy, "a Privacy")
-    method = methods.get(method)
-    streams = Streams(seed)
-    _check_schedule(method, plan)
-    _check_filter(method)
-    _check_server_rule(method, plan, lora)
-    count = len(task.sizes)
-    one_each = lora.ranks is None or len(lora.ranks) == count
-    check(one_each, "ranks", lora.ranks, f"one for each of {count} clients")
-    if privacy is not None:
-        privacy = privacy.resolve(task, plan)
-        # A client of many examples would move the mean by more than C over the number of clients.
-        even = privacy.by_step or plan.weights == "uniform"
-        expected = "'uniform' in the client unit: sizes would set the sensitivity"
-        check(even, "weights", plan.weights, expected)
-    # Refuses what cannot be computed from them, as a rule that gives no Preconditioner.
-    spec = RunSpec(task, method, privacy, plan, lora, streams)
-    if method.balance is None:
-        return spec
-    forecast = forecast_of(spec)
-    reason = forecast.unknown
-    expected = f"None: the noise in A is not known before a run, {reason}"
-    check(reason is None, "balance", method.balance, expected)
-    # The one place where it is settled: loop, measures, checkpoints and saved adapters, a client
-    # and the server on Flower read the adapter of the specification.
-    scale = balanced_scale(forecast.mean(), method.balance)
-    return replace(spec, lora=replace(lora, start_scale=scale))
-
-
-def _check_schedule(method: Method, plan: Plan) -> None:
-    """Refuses words that are no schedule; warns where a factor's turn never comes.
-
-    Guarantees: test_run.py::test_a_factor_whose_turn_never_comes_is_told.
-    """
-    steps = plan.local_steps
-    # A schedule's mistakes are refused here, not in round t.
-    for t in range(min(plan.rounds, 100)):
-        method.sides_in_round(t, steps)
-    rounds = range(min(plan.rounds, 10))
-    moved = {side for t in rounds for side in method.sides_in_round(t, steps)}
-    ahead = {method.sides_at_step(t, s) for t in rounds for s in range(steps, steps + 10)}
-    if idle := "".join(sorted(set("".join(ahead)) - moved)):
-        text = f"local_steps={steps}: {method.slug} never moves {idle}"
-        warnings.warn(f"{text}, whose turn comes at a later step of the round", stacklevel=4)
-
-
-def _check_filter(method: Method) -> None:
-    """Refuses a filter that gives another shape than it takes, or is not linear.
-
-    The noise passes the filter apart from the gradient: only of a linear one is what comes out the
-    noise in the filtered release.
-
-    Guarantees: test_bad_input.py::test_bad_calls_are_one_line_and_lose_and_leave_nothing.
-    """
-    random = torch.Generator().manual_seed(0)
-    x, y = torch.randn(2, 16, 16, generator=random)
-    for side in "AB":
-        result = method.filter(x, side)
-        shape = tuple(result.shape) if isinstance(result, Tensor) else result
-        check(shape == (16, 16), f"filter(x, {side!r})", shape, "a tensor of x's shape, (16, 16)")
-        both = method.filter(x + y, side)
-        error = float((both - result - method.filter(y, side)).norm())
-        # More than rounding in float32, and less than any rule that is not linear.
-        linear = error <= 1e-4 * float(both.norm())
-        expected = "linear, f(x + y) = f(x) + f(y): the noise passes it by itself"
-        check(linear, f"filter(x, {side!r})", rule_name(method.filter), expected)
-
-
-def _check_server_rule(method: Method, plan: Plan, lora: Lora) -> None:
-    """Refuses settings that have no meaning beside a rule which writes factors anew."""
-    writes = getattr(method.aggregate, "writes", ())
-    written = [side for side in writes if side in KINDS and KINDS[side].of_the_model]
-    # Old minus new is no gradient there: coordinates change from round to round.
-    plain = plan.server_optimizer == SGD() and plan.server_lr == 1
-    optimizer = f"{plan.server_optimizer} at server_lr={plan.server_lr:g}"
-    expected = (
-        f"sgd at server_lr=1 for {method.slug}, whose rule writes {' and '.join(written)} anew"
-    )
-    check(plain or not written, "server_optimizer", optimizer, expected)
-    # What the rule writes is as large as ever.
-    rewritten = "A" in writes
-    reason = "the method's rule writes A anew" if rewritten else "balance chooses it"
-    free = not rewritten and method.balance is None
-    check(free or lora.start_scale == 1, "start_scale", lora.start_scale, f"1, since {reason}")
-
-
-# ---- before anything is trained
-
-
-def forecast_of(spec: RunSpec) -> NoiseForecast:
-    """Makes the forecast of a run that is not prepared, from the shapes of its layers."""
-    task = spec.task
-    return NoiseForecast(
-        spec, adapters.adapt(task.model, task.targets, task.head, spec.lora).weights
-    )
-
-
-def amplification(
-    task: Task,
-    method: Method | str,
-    privacy: Privacy | None,
-    plan: Plan,
-    lora: "Lora | LoraConfig | None" = None,
-) -> Amplification:
-    """Computes the amplification number: the energy of the noise in A after a run over A's own.
-
-    This is no privacy amplification by sampling, which the ledger counts. Nothing is trained and no
-    value of any example is read. Noise on B multiplies A and the noise in
-    A alike: at 1 half of the noise in the product is noise times noise. It is 0 without noise and
-    where A is frozen. How much noise that is, `Amplification.output_noise` says.
-
-    Args: as of `run`, with the noise multiplier set.
-    Guarantees: test_amplification.py::test_amplification_is_what_a_run_measures,
-        ::test_own_copies_are_noisier_than_the_average.
-    Source: derived, see `theory.accumulated_noise_terms`.
-
-    >>> import fedlora_lab as fl
-    >>> task, plan = fl.tasks.digits(clients=20), fl.Plan(rounds=40)
-    >>> privacy = fl.Privacy(unit="client", noise_multiplier=1.0, delta=1e-3)
-    >>> [round(fl.amplification(task, x, privacy, plan).mean, 2) for x in ("fedlora", "rolora")]
-    [19.2, 9.6]
-    """
-    forecast = forecast_of(make_run_spec(task, method, privacy, plan, lora, 0))
-    return Amplification(
-        forecast.mean(),
-        forecast.output_noise(),
-        forecast.own_copies(),
-        forecast.unknown,
-    )
 
 
 # ---- the prepared run

@@ -11,7 +11,8 @@ from flwr.app import Message
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.spec import Prepared, RunSpec, initial_server, make_run_spec, prepare_run
+from fedlora_lab.federated.make_spec import make_run_spec
+from fedlora_lab.federated.spec import Prepared, RunSpec, initial_server, prepare_run
 from fedlora_lab.flower import messages
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan

@@ -25,16 +25,16 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, refuse
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import KINDS, ParamKey, ServerState, pad_to_rank, times_core
-from fedlora_lab.tasks.task import (
+from fedlora_lab.tasks.modules import (
     ALL_LINEAR,
     CLASSIFIERS,
-    Task,
     check_no_adapters,
     head_modules,
     is_linear,
     output_layer,
     target_layers,
 )
+from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:
     from peft import LoraConfig

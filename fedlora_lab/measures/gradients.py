@@ -16,14 +16,8 @@ from fedlora_lab._utils.validation import check_number, check_one_of, check_whol
 from fedlora_lab.lora.source import Origin, Trained, require_source, source_for
 from fedlora_lab.methods.state import ParamKey, Tensors
 from fedlora_lab.privacy.privatizer import clip_sum
-from fedlora_lab.tasks.task import (
-    Examples,
-    Task,
-    concatenate,
-    examples_to_judge,
-    matching_modules,
-    take,
-)
+from fedlora_lab.tasks.modules import matching_modules
+from fedlora_lab.tasks.task import Examples, Task, concatenate, examples_to_judge, take
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -123,7 +123,7 @@ class Lora:
         """
         import peft
 
-        from fedlora_lab.tasks.task import CLASSIFIERS  # loads torch
+        from fedlora_lab.tasks.modules import CLASSIFIERS  # loads torch
 
         expected = "a peft.LoraConfig"
         check(type(config) is peft.LoraConfig, "config", type(config).__name__, expected)

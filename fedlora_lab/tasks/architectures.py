@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_rows, check_whole, few
-from fedlora_lab.tasks.task import (
+from fedlora_lab._utils.validation import check, check_rows, check_whole, few, first_line
+from fedlora_lab.tasks.modules import (
     check_no_adapters,
-    first_line,
     frozen_copy,
     is_linear,
     is_linear_head,

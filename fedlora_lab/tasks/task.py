@@ -3,34 +3,31 @@
 In this order: inputs, `Task`, `classification`, and the checks of both.
 """
 
-import copy
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedlora_lab._utils.validation import check, check_rows
+from fedlora_lab._utils.validation import check, check_rows, first_line
+from fedlora_lab.tasks.generation import Generation
 from fedlora_lab.tasks.metrics import Metric, cross_entropy, select_metrics
+from fedlora_lab.tasks.modules import (
+    check_batch_norm,
+    check_model,
+    frozen_copy,
+    head_modules,
+    head_names,
+    is_finite,
+    target_layers,
+    task_parts,
+)
 
-if TYPE_CHECKING:
-    from fedlora_lab.tasks.prompts import Generation
-
-ALL_LINEAR = "all-linear"
-"""Targets that stand for every linear map, as in PEFT."""
-CLASSIFIERS = "classifier", "score"
-"""Names of classifiers, as PEFT knows them too."""
-PARTS_OF_PEFT = ("base_layer", "default", "lora_A", "lora_B", "lora_dropout")
-PARTS_OF_PEFT += ("lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
-"""Modules inside a layer that PEFT adapted, which it would take for a head of such a name."""
-MERGE_FIRST = "a model without an adapter of PEFT's; merge it first (merge_and_unload)"
 # jaxtyping cannot express "a tensor or a mapping of tensors".
 Inputs = Tensor | Mapping[str, Tensor]
 Examples = tuple[Any, Tensor]
@@ -110,7 +107,7 @@ class Task:
         info: JSON-able; ``info["task"]`` and ``info["arguments"]`` rebuild a built-in task.
         public_test: the test examples are public. Otherwise their metrics are NaN in private runs:
             they would be exact numbers about private examples that no ledger counts.
-        generation: how a decoder answers prompts, see `prompts.Generation`; ``None``: no decoder.
+        generation: how a decoder answers prompts, see `Generation`; ``None``: no decoder.
         persons: whose each example is, for privacy by person: for every client n_k whole numbers,
             each person at one client; kept as numbers from 0. ``None``: not known. How many
             persons each client has counts as public.
@@ -137,7 +134,7 @@ class Task:
     encode: Callable[..., Any] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     public_test: bool = True
-    generation: "Generation | None" = None
+    generation: Generation | None = None
     persons: tuple[Any, ...] | None = None
     new_modules: tuple[str, ...] = ()
 
@@ -148,7 +145,7 @@ class Task:
         names = tuple(self.client_names) or tuple(str(k) for k in range(count))
         check(len(names) == count, "client_names", names, f"{count} names")
         object.__setattr__(self, "client_names", names)
-        _check_model(self.model)
+        check_model(self.model)
         # The head comes first: what is trained in full has no adapter.
         named = bool(self.targets) and all(isinstance(name, str) and name for name in self.targets)
         check(named, "targets", self.targets, "one or more module names such as ('query', 'value')")
@@ -270,7 +267,7 @@ def classification(
     (12, 12, 12, 12, 12)
     """
     check(isinstance(model, nn.Module), "model", type(model).__name__, "a torch.nn.Module")
-    _check_batch_norm(model)  # before the copy, which is in evaluation mode whatever this one is
+    check_batch_norm(model)  # before the copy, which is in evaluation mode whatever this one is
     task = Task(
         name=name,
         model=frozen_copy(model),
@@ -289,16 +286,6 @@ def classification(
     return check_classes(task)
 
 
-def frozen_copy(model: nn.Module) -> nn.Module:
-    """Copies a model in evaluation mode, without gradients; the given model stays as it is."""
-    twin = copy.deepcopy(model).eval().requires_grad_(False)
-    for module in twin.modules():
-        if isinstance(module, nn.TransformerEncoderLayer):
-            # 0 switches off a fused kernel that passes by the adapters.
-            module.activation_relu_or_gelu = 0
-    return twin
-
-
 # ---- checks of the data
 
 
@@ -315,7 +302,7 @@ def _check_parts(parts: Mapping[str, Examples]) -> None:
             )
             check(is_dense, f"{name} {key}", type(value).__name__, "a dense tensor of rows")
             # Clients' examples that are not finite are counted by the clip, and taken as zero.
-            finite = name.startswith("client") or _is_finite(value)
+            finite = name.startswith("client") or is_finite(value)
             check(finite, f"{name} {key}", "NaN or infinity", "finite numbers")
         rows = {key: len(value) for key, value in tensors.items()}
         is_table = len(set(rows.values())) == 1 and rows["y"] > 0
@@ -383,16 +370,6 @@ def whole_numbers(name: str, cells: Iterable[object], rows: Sequence[str]) -> li
     return numbers
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers of a floating tensor are finite; other types pass."""
-    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a foreign error's message, or its class."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
 @torch.no_grad()
 def check_classes(task: Task) -> Task:
     """Returns the task if its model accepts its inputs, and outputs and labels are classes."""
@@ -419,179 +396,3 @@ def check_classes(task: Task) -> Task:
         expected = f"labels in [0, {classes - 1}], one torch.int64 an example"
         check(not odd, f"{part} y", odd, expected)
     return task
-
-
-# ---- checks of the model, its targets and its head
-
-
-def _check_model(model: nn.Module) -> None:
-    """Refuses anything but a module of finite weights without gradients, in evaluation mode."""
-    kind = type(model).__name__
-    check(isinstance(model, nn.Module), "model", kind, "a torch.nn.Module")
-    # An adapted copy shares the weights: it must find nothing to switch off in them.
-    is_frozen = not model.training and not any(p.requires_grad for p in model.parameters())
-    expected = "a frozen copy in evaluation mode; tasks.classification makes one"
-    check(is_frozen, "model", kind, expected)
-    check_no_adapters(model)
-    for name, weight in model.named_parameters():
-        check(_is_finite(weight), f"model.{name}", "NaN or infinity", "finite weights")
-    _check_batch_norm(model)
-
-
-def check_no_adapters(model: nn.Module) -> None:
-    """Refuses a model that holds layers of PEFT's.
-
-    PEFT would make their factors anew beside those of a run, and the run would start at another
-    model than the one that was given.
-
-    Guarantees: tests/tasks/test_loading.py::test_a_model_with_an_adapter_is_refused_everywhere.
-    """
-    kinds = (kind for module in model.modules() for kind in type(module).__mro__)
-    layer = next((kind.__name__ for kind in kinds if kind.__module__.startswith("peft.")), None)
-    check(layer is None, "model", layer, MERGE_FIRST)
-
-
-def _check_batch_norm(model: nn.Module) -> None:
-    """Refuses batch normalisation that would use the batch's own statistics."""
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm):
-            is_fixed = not module.training and module.running_mean is not None
-            expected = "evaluation mode and running statistics: else BatchNorm mixes examples"
-            check(is_fixed, f"model.{name}", type(module).__name__, expected)
-
-
-def matching_modules(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
-    """Finds the modules whose name is one of ``names``, or ends with a dot and one of them."""
-    ends = tuple(f".{name}" for name in names)
-    modules = model.named_modules()
-    return {name: m for name, m in modules if name and (name in names or name.endswith(ends))}
-
-
-def is_linear(module: nn.Module) -> bool:
-    """Whether a module is nn.Linear itself, or Transformers' transposed linear map Conv1D."""
-    # The class itself: one derived from it may do something else with its weight.
-    kind = type(module)
-    transposed = kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.")
-    return kind is nn.Linear or transposed
-
-
-def linear_names(model: nn.Module) -> str:
-    """The last parts of the names of a model's linear maps, for messages."""
-    last = {name.rsplit(".", 1)[-1] for name, m in model.named_modules() if is_linear(m)}
-    return ", ".join(sorted(last))
-
-
-def target_layers(
-    model: nn.Module, targets: str | Sequence[str], heads: Sequence[str]
-) -> tuple[str, ...]:
-    """The full names of the linear maps that targets stand for, in the model's order.
-
-    Args:
-        model: the base.
-        targets: ends of names, as PEFT matches them; a regular expression for whole names; or
-            "all-linear", every map but those of the heads and the output layer of a language model.
-        heads: full names of modules that are trained as a whole.
-
-    Raises: ``ValueError`` for targets that match nothing, or anything but linear maps outside the
-        heads.
-    """
-    modules = dict(model.named_modules())
-    in_head = {name for name in modules if any(is_within(name, head) for head in heads)}
-    if targets == ALL_LINEAR:
-        # As PEFT reads it: all but what gives the scores of words, or is trained in full.
-        output = output_layer(model)
-        free = [name for name in modules if name not in in_head and modules[name] is not output]
-        return tuple(name for name in free if is_linear(modules[name]))
-    layers: set[str] = set()
-    for target in [targets] if isinstance(targets, str) else targets:
-        if isinstance(targets, str):
-            matches = [name for name in modules if re.fullmatch(target, name)]
-        else:
-            matches = list(matching_modules(model, [target]))
-        expected = f"the end of a module's name; linear maps here: {linear_names(model)}"
-        check(bool(matches), "targets", target, expected)
-        for name in matches:
-            kind = type(modules[name]).__name__
-            expected = f"nn.Linear or Conv1D, not {kind}: others have no exact gradients"
-            check(is_linear(modules[name]), "targets", name, expected)
-            expected = "a module outside the head, which is trained in full"
-            check(name not in in_head, "targets", name, expected)
-        layers.update(matches)
-    return tuple(name for name in modules if name in layers)
-
-
-def output_layer(model: nn.Module) -> nn.Module | None:
-    """The layer of a language model that gives the scores of its words; ``None`` without one."""
-    base: Any = model
-    return base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
-
-
-def head_names(head: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The names that a head is given by: none, one, or several."""
-    if head is None:
-        return ()
-    return (head,) if isinstance(head, str) else tuple(head)
-
-
-def head_modules(model: nn.Module, head: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The full names of the modules that are trained as a whole, in the model's order.
-
-    As of PEFT's ``modules_to_save``, a name stands for every module whose name ends with it:
-    "classifier" for DistilBERT's ``pre_classifier`` as well.
-
-    Raises: ``ValueError`` for a name that matches nothing, anything but linear maps, weights that
-        the rest of the model uses, and names that PEFT takes for parts of its own layers.
-    Guarantees: tests/lora/test_attack_examples.py::test_a_head_is_what_peft_takes_for_it.
-    """
-    modules = dict(model.named_modules())
-    names = head_names(head)
-    for name in names:
-        is_name = isinstance(name, str) and any(name and path.endswith(name) for path in modules)
-        check(is_name, "head", name, "the end of a module's name")
-        clash = next((part for part in PARTS_OF_PEFT if part.endswith(name)), None)
-        check(clash is None, "head", name, f"another name: PEFT's own {clash!r} ends with this one")
-    paths = tuple(path for path in modules if names and path.endswith(names))
-    parameters = list(model.named_parameters(remove_duplicate=False))
-    for path in paths:
-        # PEFT wraps no lists, other layers than nn.Linear have no exact gradient here, and a shared
-        # weight would be trained here and frozen there.
-        is_list = isinstance(modules[path], (nn.ModuleList, nn.ModuleDict))
-        elsewhere = {weight for place, weight in parameters if not is_within(place, path)}
-        is_shared = not elsewhere.isdisjoint(modules[path].parameters())
-        is_apart = not any(is_within(path, other) for other in paths if other != path)
-        fits = is_linear_head(modules[path]) and is_apart and not is_list and not is_shared
-        expected = "modules of nn.Linear alone, no lists, that share no weight with other modules"
-        check(fits, "head", path, expected)
-    return paths
-
-
-def is_linear_head(module: nn.Module) -> bool:
-    """Whether a module holds weights of nn.Linear, and no others."""
-    maps = [part for part in module.modules() if type(part) is nn.Linear]
-    weights = {weight for part in maps for weight in part.parameters()}
-    return bool(weights) and weights == set(module.parameters())
-
-
-def task_parts(model: nn.Module) -> tuple[str, ...]:
-    """Modules with weights that Transformers puts behind a base: classifiers, and poolers.
-
-    A base's own pooler is one: classes for pretraining have none. The output layer of a language
-    model is none: it belongs to the base.
-    """
-    prefix = getattr(model, "base_model_prefix", None)
-    if prefix is None or output_layer(model) is not None:
-        return ()
-    children = dict(model.named_children())
-    # What is beside the base was put there for the task.
-    base = children.pop(prefix, None)
-    if base is None:  # such as CLIP's, whose parts are those of a larger model
-        children = {name: part for name, part in children.items() if name in CLASSIFIERS}
-    pooler = getattr(base, "pooler", None)
-    if isinstance(pooler, nn.Module):
-        children[f"{prefix}.pooler"] = pooler
-    return tuple(name for name, module in children.items() if module.state_dict())
-
-
-def is_within(name: str, module: str) -> bool:
-    """Whether a path is that of a module, or of something inside it."""
-    return name == module or name.startswith(f"{module}.")

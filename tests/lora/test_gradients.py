@@ -18,7 +18,8 @@ import fedlora_lab as fl
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.privatizer import row_norms
-from fedlora_lab.tasks.task import concatenate, head_names, is_within, map_inputs, take
+from fedlora_lab.tasks.modules import head_names, is_within
+from fedlora_lab.tasks.task import concatenate, map_inputs, take
 
 LIMIT = 1e-9
 ClientParams = dict[ParamKey, Tensor]

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 import fedlora_lab as fl
 from fedlora_lab.lora import adapters
 from fedlora_lab.tasks.architectures import encode_images, read_processor
-from fedlora_lab.tasks.task import head_names
+from fedlora_lab.tasks.modules import head_names
 
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 LABELLED: dict[str, Any] = {"text": "text", "label": "label", "clients": 2, "public_test": True}

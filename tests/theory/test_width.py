@@ -8,7 +8,7 @@ import torch
 from toy_tasks import LORA, play, private, regression
 
 import fedlora_lab as fl
-from fedlora_lab.tasks.task import frozen_copy
+from fedlora_lab.tasks.modules import frozen_copy
 
 
 def padded(matrix, scale):

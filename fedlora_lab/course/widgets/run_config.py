@@ -108,7 +108,8 @@ class RunConfig:
         Guarantees: test_live_run.py::test_the_numbers_before_start_are_those_of_the_run.
         """
         from fedlora_lab.federated.exchange import bytes_of_round
-        from fedlora_lab.federated.spec import forecast_of, make_run_spec  # slow to import
+        from fedlora_lab.federated.make_spec import make_run_spec  # slow to import
+        from fedlora_lab.federated.noise_forecast import forecast_of  # slow to import
 
         privacy = self.calibrated()
         spec = make_run_spec(self.task, self.method, privacy, self.plan, self.lora, self.seed)

@@ -94,7 +94,7 @@ def play(
     task: Task, row: Method | str, privacy: fl.Privacy | None, plan: fl.Plan = PLAN, **options: Any
 ) -> list[Round]:
     """All records of a run with the small adapter."""
-    options.setdefault("lora", LORA)
+    options = {"lora": LORA, "seed": 0} | options
     return list(fl.run(task, row, privacy, plan, **options))
 
 
@@ -131,7 +131,7 @@ def somewhere(shapes: Mapping[ParamKey, torch.Size], seed: int = 0) -> dict[Para
 @lru_cache(maxsize=64)
 def begun(task: Task, row: Method | str) -> ServerState:
     """The server's state of a run that has not begun; to open one takes longer than a step."""
-    return Run.open(task, row, None, PLAN, lora=LORA).state.server
+    return Run.open(task, row, None, PLAN, lora=LORA, seed=0).state.server
 
 
 def anywhere(task: Task, row: Method, seed: int = 0) -> ServerState:

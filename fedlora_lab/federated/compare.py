@@ -205,7 +205,8 @@ def compare(
         which: rows, slugs, or the baselines "non-private", "central", "local"; each once. A row
             that was changed needs a name of its own: ``row.replace(name="...", ...)``.
         plan: one plan for all, or one for each name (a learning rate tuned for each method, say).
-        seeds: each method runs with each of them.
+        seeds: each method runs with each of them, so that start and batches are the same for all;
+            such runs are for study, as their ledgers say. `run` and `finetune` draw afresh.
         progress: a bar with epsilon so far and the time left, renewed after every local step, and
             a line for each method whose runs collapsed.
         store: a file of JSON lines, in which finished runs with a seed are kept, and found again

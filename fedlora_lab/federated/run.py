@@ -66,7 +66,7 @@ class RunOptions:
     """The keywords of `run`, which describes them."""
 
     lora: "Lora | LoraConfig | None" = None
-    seed: int | None = 0
+    seed: int | None = None
     checkpoint: "str | Path | None" = None
     resume: "str | Path | None" = None
     stop_at: float | None = None
@@ -108,8 +108,8 @@ def run(
 
     Options:
         lora: rank and alpha, or a `peft.LoraConfig`; default ``Lora()``.
-        seed: every random number follows from it, and the ledger says "not for release"; ``None``
-            takes the operating system's entropy, and the ledger says "release".
+        seed: ``None`` takes the operating system's entropy, and the ledger says "release"; from a
+            number every random number follows, and the ledger says "not for release".
         checkpoint: folder for the state after every round, and for the ledger, which is written
             before each round.
         resume: folder of checkpoints to go on from: the rounds that follow have the bits they would

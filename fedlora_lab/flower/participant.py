@@ -77,7 +77,7 @@ class Participant:
         plan: Plan,
         *,
         lora: "Lora | LoraConfig | None" = None,
-        seed: int | None = 0,
+        seed: int | None = None,
     ) -> "Participant":
         """Checks the terms and prepares the model. The examples of the task's clients are not read.
 

@@ -83,7 +83,7 @@ SETUP: Any = (tokens("head"), "fedlora", private("example"), STEPS)
 def test_a_run_with_a_bug_is_uncertified_from_the_first_moment(tmp_path):
     """On disk too, before anything is released; neither it nor a sound run goes on as the other."""
     folder = tmp_path / "broken"
-    events = fl.ticks(*SETUP, lora=LORA, bug=NOTHING, checkpoint=folder)
+    events = fl.ticks(*SETUP, lora=LORA, seed=0, bug=NOTHING, checkpoint=folder)
     first: Any = next(events)
     next(events)
     assert (first.ledger.uncertified, first.epsilon) == (REASON, float("inf"))
@@ -94,4 +94,4 @@ def test_a_run_with_a_bug_is_uncertified_from_the_first_moment(tmp_path):
     play(*SETUP, checkpoint=tmp_path / "sound")
     for name, bug in (("broken", None), ("sound", NOTHING)):
         with pytest.raises(ValueError, match="those of this run"):
-            fl.run(*SETUP, lora=LORA, resume=tmp_path / name, bug=bug)
+            fl.run(*SETUP, lora=LORA, seed=0, resume=tmp_path / name, bug=bug)

@@ -34,7 +34,8 @@ def test_the_filter_response_is_the_librarys_filter(taps, size):
 def test_gradient_spectra_are_those_of_the_mean_gradient():
     """With a clip that cuts nothing the energies are those of the gradient of the mean loss."""
     task = fl.tasks.digits(clients=4, seed=3)
-    *_, record = fl.run(task, "la-lora", None, fl.Plan(rounds=1, local_steps=2, batch=8, lr=0.1))
+    plan = fl.Plan(rounds=1, local_steps=2, batch=8, lr=0.1)
+    *_, record = fl.run(task, "la-lora", None, plan, seed=0)
     frame: Any = fl.measures.gradient_spectra(record, clip_norm=1e9)
     direct = fl.course.lesson(3).example_gradients(record).mean(0)
     assert frame["energy"].sum() == pytest.approx(float((direct**2).sum()), rel=1e-4)

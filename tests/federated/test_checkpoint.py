@@ -135,7 +135,7 @@ def test_a_round_is_replayed_to_the_same_bits_or_not_at_all(lost, tmp_path):
     others: list[tuple[str, Any]] = [("products", "bfloat16"), ("chunk_clients", 1)]
     for name, value in [*others, ("chunk_examples", 2)]:
         with pytest.raises(ValueError, match=f"^resume='.*': expected the same {name} as in th"):
-            fl.run(*RUN, lora=LORA, resume=tmp_path, **{name: value})
+            fl.run(*RUN, lora=LORA, seed=0, resume=tmp_path, **{name: value})
     with pytest.raises(ValueError, match=r"^resume='.*': expected the same rounds as in this run"):
         play(*RUN[:3], PLAN.replace(rounds=3), resume=tmp_path)
     assert play(*RUN, resume=tmp_path)[-1].index == PLAN.rounds
@@ -169,7 +169,7 @@ def test_another_run_is_never_overwritten(tmp_path):
 
 def test_the_ledger_is_written_before_the_round(tmp_path):
     """At every tick of round t it knows round t on disk, the newest checkpoint at most t - 1."""
-    for event in fl.ticks(*RUN, lora=LORA, checkpoint=tmp_path):
+    for event in fl.ticks(*RUN, lora=LORA, seed=0, checkpoint=tmp_path):
         done = checkpoint.rounds_in(tmp_path)[-1]
         if isinstance(event, Tick):
             known = {release.round for release in Ledger.load(tmp_path / "ledger.json").releases}
@@ -193,7 +193,7 @@ def test_a_round_that_was_cut_short_stays_spent(seed, tmp_path):
 
 def test_a_ledger_that_cannot_be_written_stops_its_round(tmp_path):
     """As on a full disk: nothing is released that is not counted."""
-    events = fl.ticks(*RUN, lora=LORA, checkpoint=tmp_path)
+    events = fl.ticks(*RUN, lora=LORA, seed=0, checkpoint=tmp_path)
     next(events)
     (tmp_path / "ledger.json").mkdir()
     with pytest.raises(OSError):

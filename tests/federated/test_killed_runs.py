@@ -56,7 +56,9 @@ def test_kills_of_a_run_lose_nothing(tmp_path):
 
 def test_two_runs_in_one_folder_refuse_each_other(tmp_path):
     """One that is left before its end lets go of the folder; one that was killed: as above."""
-    first, second = (fl.run(*ROLORA, PLAN, lora=LORA, checkpoint=tmp_path) for _ in range(2))
+    first, second = (
+        fl.run(*ROLORA, PLAN, lora=LORA, seed=0, checkpoint=tmp_path) for _ in range(2)
+    )
     next(first)
     with pytest.raises(ValueError, match=r"^out=.*: expected a folder that no other run is using$"):
         next(second)

@@ -283,7 +283,7 @@ def test_kept_factors_stay_with_their_client(row, unit):
 
 
 def _finished(task, row, unit, plan):
-    run = Run.open(task, row, private(unit), plan, lora=LORA)
+    run = Run.open(task, row, private(unit), plan, lora=LORA, seed=0)
     list(run.events())
     return run
 

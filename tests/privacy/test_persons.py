@@ -35,7 +35,7 @@ CLIP = 0.7
 
 def opened(batch=2, **options):
     plan = PLAN.replace(batch=batch, lr=1.0)
-    return Run.open(TASK, FedLoRA, private("person", 0.0, CLIP), plan, lora=LORA, **options)
+    return Run.open(TASK, FedLoRA, private("person", 0.0, CLIP), plan, lora=LORA, seed=0, **options)
 
 
 START = {key: x[None] for key, x in anywhere(TASK, FedLoRA).tensors.items()}

@@ -79,7 +79,7 @@ def test_a_changed_ledger_states_nothing(tmp_path):
     """Beside an adapter lies what its run promises; the numbers follow from the ledger there."""
     task = fl.tasks.regression(clients=2, examples=8, test=4)
     privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-3)
-    *_, last = fl.run(task, "rolora", privacy, fl.Plan(rounds=1, local_steps=2, batch=4))
+    *_, last = fl.run(task, "rolora", privacy, fl.Plan(rounds=1, local_steps=2, batch=4), seed=0)
     folder = fl.save_adapter(last, tmp_path / "adapter")
     page = (folder / "PRIVACY.md").read_text("utf-8")
     assert page == fl.privacy.read_privacy(folder)

@@ -111,7 +111,7 @@ def test_a_saved_adapter_reproduces_on_a_base_that_is_loaded_anew(
         task = fl.tasks.hub(folder, toy_hubs.texts(20), **LABELLED, **options)
     assert (task.new_modules, task.head) == (new, trained)
     plan = fl.Plan(rounds=1, local_steps=2, batch=4, lr=0.5)
-    *_, last = fl.run(task, "fedlora", None, plan, lora=lora)
+    *_, last = fl.run(task, "fedlora", None, plan, lora=lora, seed=0)
     assert {name.rpartition(".")[0] for name in last.head} == set(head_names(task.head))
     adapter = fl.save_adapter(last, tmp_path / "adapter")
     predicted = fl.predict(task, last, task.test[0]).softmax(-1)

@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any
 
 import pytest
-from fedlora_lab.federated.make_spec import make_run_spec
 from wait_for_thread import WAIT, until
 
 import fedlora_lab as fl
 from fedlora_lab.course.widgets.run_config import RunConfig, knobs
 from fedlora_lab.course.widgets.run_row import RunRow, differing_knobs, label_parts
 from fedlora_lab.federated.exchange import bytes_of_round
+from fedlora_lab.federated.make_spec import make_run_spec
 
 PLAN = fl.Plan(rounds=2, local_steps=2, batch=8)
 PRIVACY = fl.Privacy(delta=1e-4)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fedlora_lab.federated.make_spec import make_run_spec
 
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.experiments import tuned_rates
+from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.federated.noise_forecast import forecast_of
 from studies.noise_limits import fit_noise_limits
 from studies.suggested_rates import collected

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fedlora_lab.federated.make_spec import make_run_spec
 from toy_tasks import LORA, PLAN, play, private, regression, same_bits, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
+from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.lora.source import require_source
 
 BALANCED = methods.BalancedLoRA

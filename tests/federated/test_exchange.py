@@ -7,13 +7,13 @@ from itertools import pairwise
 import contract_clauses
 import pytest
 import torch
-from fedlora_lab.federated.make_spec import make_run_spec
 from toy_tasks import LORA, PLAN, anywhere, book, gap, play, private, records_of, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.audit.instruments import Recorder
 from fedlora_lab.federated import exchange, local_training
+from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.methods.state import ServerState
 from fedlora_lab.privacy.ledger import LedgerEntry
 from fedlora_lab.privacy.privatizer import gaussian_noise

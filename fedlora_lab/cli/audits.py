@@ -11,8 +11,7 @@ import pandas as pd
 from fedlora_lab import tasks
 from fedlora_lab._utils.files import private_folder, write_atomically
 from fedlora_lab._utils.validation import check
-from fedlora_lab.audit.canary_audit import Audit
-from fedlora_lab.audit.canary_audit import canaries as run_audit
+from fedlora_lab.audit.canary_audit import Audit, canaries as run_audit
 from fedlora_lab.federated.compare import Cell
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy

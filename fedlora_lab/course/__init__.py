@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fedlora_lab.course import exercises, secagg_demo, widgets
 
 __all__ = ["exercises", "lesson", "secagg_demo", "widgets"]
+__dir__ = __all__.copy  # completion shows neither imports nor modules
 
 
 def lesson(number: int) -> SimpleNamespace:

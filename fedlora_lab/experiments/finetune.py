@@ -8,6 +8,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from fedlora_lab.experiments.choices import (
     choose_promise,
     choose_test,
 )
+from fedlora_lab.experiments.predictions import in_parts
 from fedlora_lab.federated.compare import BAR, Cell, show_progress
 from fedlora_lab.federated.records import Round, generate, predict, save_adapter
 from fedlora_lab.federated.run import Run, RunOptions
@@ -99,12 +101,15 @@ class Finetuned:
                 list(inputs) if isinstance(inputs, Iterable) and not isinstance(inputs, str) else []
             )
             check(bool(rows), "inputs", inputs, "a list of texts or images, at least one")
-            inputs = task.encode(rows)
-        shares = predict(task, self.record, inputs).double().softmax(1)
-        names = task.labels or tuple(range(shares.shape[1]))
+            names = [f"row {number}" for number in range(len(rows))]
+            outputs = in_parts(partial(predict, task, self.record), task.encode, rows, names)
+        else:
+            outputs = predict(task, self.record, inputs)
+        shares = outputs.double().softmax(1)
+        classes = task.labels or tuple(range(shares.shape[1]))
         if probabilities:
-            return pd.DataFrame(shares.numpy(), columns=list(names))
-        return [names[i] for i in shares.argmax(1).tolist()]
+            return pd.DataFrame(shares.numpy(), columns=list(classes))
+        return [classes[i] for i in shares.argmax(1).tolist()]
 
     def facts(self) -> list[tuple[str, str]]:
         """What was reached and spent, in words."""
@@ -205,11 +210,22 @@ def finetune(
         notes.append(f"the classes were read from the rows: {READ_CLASSES}")
     if record.index < cell.plan.rounds:
         notes.append(f"ended since round {record.index + 1} would spend more than stop_at allows")
+    notes += _advise(record, task)
     tuned = Finetuned(record, tuple(settings.choices), folder, tuple(notes))
     if say is not None:
         for name, value in tuned.facts():
             say(f"{name}: {value}")
     return tuned
+
+
+def _advise(record: Round, task: Task) -> list[str]:
+    """Says what to try where a classifier is no better than one answer to every test row."""
+    y = task.test[1]
+    score = record.metrics.get("accuracy", math.nan)  # of private rows NaN
+    if y.ndim == 1 and score >= 0 and score <= float(y.bincount().max() / len(y)):
+        advice = "try another lr=, more rounds=, a larger rank, or optimizer='adamw' with lr=0.01"
+        return [f"the commonest class for every row would score as much: {advice}"]
+    return []
 
 
 def _new_folder() -> Path:

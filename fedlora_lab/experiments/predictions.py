@@ -1,9 +1,12 @@
 """Predictions of a finished run of `finetune`, by Transformers and PEFT, from its folder alone."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.validation import check
@@ -34,10 +37,12 @@ def predict_rows(folder: Path, data: object) -> "pd.DataFrame":
     from peft import PeftModel
 
     info = Folder(folder).settings["task"]["info"]
-    expected = "a finished run on a model that was given by its name or folder"
+    # Earlier versions did not note what was read of the rows.
+    is_noted = "column" in info or "max_new_tokens" in info
+    expected = "a finished run of this version, on a model that was given by its name or folder"
     config = folder / "adapter" / "adapter_config.json"
     base: Any = read_json(config)["base_model_name_or_path"] if config.is_file() else None
-    check(bool(base) and "kind" in info, "run", str(folder), expected)
+    check(bool(base) and is_noted, "run", str(folder), expected)
     classes = info.get("classes", ())
     table = read_splits(data)["train"]
     # What there is to warn of was told before the training.
@@ -51,9 +56,20 @@ def predict_rows(folder: Path, data: object) -> "pd.DataFrame":
             return table.assign(predicted=writer.write(model.eval(), asked))
         encode = architectures.input_reader(info["kind"], base, None, model, info["max_length"])
         values = column_of(table, "column", info["column"])
-        names = row_names(table)
-        places = [slice(start, start + AT_ONCE) for start in range(0, len(values), AT_ONCE)]
-        outputs = [forward(model.eval(), encode(values[part], names[part])) for part in places]
-    return table.assign(
-        predicted=[classes[number] for number in torch.cat(outputs).argmax(1).tolist()]
-    )
+        logits = in_parts(partial(forward, model.eval()), encode, values, row_names(table))
+    return table.assign(predicted=[classes[number] for number in logits.argmax(1).tolist()])
+
+
+def in_parts(
+    model: Callable[..., Tensor], encode: Callable[..., Any], values: list[Any], names: list[str]
+) -> Tensor:
+    """The outputs of a model for texts or images, a part at a time: all may not fit into memory.
+
+    Args:
+        model: inputs -> (n, classes).
+        encode: texts or images and what messages call them -> inputs.
+        values, names: of all rows.
+    Returns: (n, classes).
+    """
+    parts = [slice(start, start + AT_ONCE) for start in range(0, len(values), AT_ONCE)]
+    return torch.cat([model(encode(values[part], names[part])) for part in parts])

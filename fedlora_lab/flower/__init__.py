@@ -47,3 +47,4 @@ __all__ = [
     "rounds",
     "simulated_clients",
 ]
+__dir__ = __all__.copy  # completion shows neither imports nor modules

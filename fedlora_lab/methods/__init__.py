@@ -7,5 +7,9 @@ Every row of `published.py` is a name of this package; a new one is listed nowhe
 'mine'
 """
 
+from fedlora_lab.methods import published
 from fedlora_lab.methods.published import *  # noqa: F403
-from fedlora_lab.methods.quantization import normal_float as normal_float
+from fedlora_lab.methods.quantization import normal_float
+
+__all__ = [*published.__all__, "normal_float"]
+__dir__ = __all__.copy  # completion shows neither imports nor modules

@@ -43,3 +43,4 @@ __all__ = [
     "tradeoff",
     "traffic",
 ]
+__dir__ = __all__.copy  # completion shows neither imports nor modules

@@ -18,3 +18,4 @@ __all__ = [
     "report",
     "summary",
 ]
+__dir__ = __all__.copy  # completion shows neither imports nor modules

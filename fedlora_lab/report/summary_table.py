@@ -115,7 +115,8 @@ def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
             "seeds": str(row["seeds"]),
             "before": format_number(row["before"], infinite="∞"),
             "score": format_number(row["score"], infinite="∞")
-            + (f" ± {format_number(row['interval'])}" if row["interval"] >= 0 else ""),
+            # Seeds that agree, but for rounding, show no spread: ± 0.000 would claim certainty.
+            + (f" ± {format_number(row['interval'])}" if row["interval"] > 1e-9 else ""),
             "deviation": format_deviation(row["deviation"]),
             "epsilon": format_number(row["epsilon"], 2),
             "up": bytes_text(row["bytes_up"]),
@@ -130,7 +131,8 @@ def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
 def display_table(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:
     """Sets the summary of a tidy frame as a paper shows it; its ``to_latex`` writes the table.
 
-    A row for each method; the score, by ``measure``, has its 95 % interval over seeds.
+    A row for each method; the score, by ``measure``, has its 95 % interval over seeds, unless there
+    is one seed or all agree.
 
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)

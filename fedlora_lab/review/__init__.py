@@ -32,3 +32,4 @@ __all__ = [
     "opacus",
     "step",
 ]
+__dir__ = __all__.copy  # completion shows neither imports nor modules

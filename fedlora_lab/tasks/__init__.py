@@ -20,7 +20,6 @@ from fedlora_lab.tasks.metrics import (
     OverAll,
     TextScore,
     exact_match,
-    select_metrics,
 )
 from fedlora_lab.tasks.prompts import prompts
 from fedlora_lab.tasks.regression import regression, zero_signal
@@ -41,10 +40,10 @@ __all__ = [
     "prompts",
     "quiet",
     "regression",
-    "select_metrics",
     "tiny",
     "zero_signal",
 ]
+__dir__ = __all__.copy  # completion shows neither imports nor modules
 
 TASKS: dict[str, Callable[..., Task]] = {
     "digits": digits,

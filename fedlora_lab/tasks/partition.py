@@ -15,6 +15,8 @@ import numpy as np
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_whole
 
+__all__ = ["dirichlet", "iid"]
+__dir__ = __all__.copy  # completion shows no imports
 Split = list[np.ndarray]
 
 

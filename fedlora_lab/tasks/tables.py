@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlora_lab._utils.environment import install_command
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_rows, check_whole, error_text
 from fedlora_lab.tasks import partition
@@ -329,7 +330,11 @@ def _jsonl(path: Path) -> "DataFrame":
 def _parquet(path: Path) -> "DataFrame":
     import pandas as pd
 
-    return pd.read_parquet(path)
+    try:
+        return pd.read_parquet(path)
+    except ImportError as error:
+        advice = f"pyarrow, which reads Parquet, is not installed: run `{install_command('hub')}`"
+        raise ImportError(f"dataset={str(path)!r}: {advice}") from error
 
 
 READERS = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}

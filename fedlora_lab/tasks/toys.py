@@ -1,5 +1,6 @@
 """Random toy models of real architectures, to practise on without a download."""
 
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ def tiny(
         seed: of the weights.
         sizes: fields of the architecture's configuration.
     Returns: the folder.
-    Raises: ValueError for an unknown kind, a folder that holds something, or no texts.
+    Raises: ValueError for an unknown kind, one whose tokenizer is no list of words, a folder that
+        holds something, or no texts.
     """
     import transformers
     from transformers.models.auto import modeling_auto as known
@@ -39,6 +41,8 @@ def tiny(
     folder = Path(folder)
     new = not folder.exists() or not any(folder.iterdir())
     check(new, "folder", str(folder), "a new folder, or an empty one")
+    with quiet():
+        usual = transformers.AutoConfig.for_model(kind)
     fields: dict[str, Any] = {**SIZES}
     body: Any = transformers.AutoModel
     if kind in known.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
@@ -51,6 +55,12 @@ def tiny(
         vocabulary = sorted({word for text in texts for word in text.lower().split()})
         check(bool(vocabulary), "texts", (), "some texts, whose words the tokenizer will know")
         tokenizer = _word_tokenizer(kind, vocabulary)
+        # For some kinds Transformers reads a class of its own, whatever was stored.
+        with tempfile.TemporaryDirectory() as draft, quiet():
+            tokenizer.save_pretrained(draft)
+            stored = transformers.AutoTokenizer.from_pretrained(draft, config=usual)
+        expected = "one without a tokenizer class of its own, such as qwen3"
+        check(stored.tokenize(" ".join(vocabulary)) == vocabulary, "kind", kind, expected)
         tokenizer.save_pretrained(folder)
         marks = ("pad_token_id", "bos_token_id", "eos_token_id")
         fields |= {mark: getattr(tokenizer, mark) for mark in marks}
@@ -59,7 +69,6 @@ def tiny(
         if kind not in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
             body = transformers.AutoModelForCausalLM
     with quiet():
-        usual = transformers.AutoConfig.for_model(kind)
         config = transformers.AutoConfig.for_model(kind, **{**_known(usual, fields), **sizes})
     with seeded(seed, "tiny weights"):
         body.from_config(config).save_pretrained(folder)

@@ -13,8 +13,7 @@ from commands import SMALL, call
 import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.statistics import COLUMNS
-from fedlora_lab.cli import doctor
-from fedlora_lab.cli import options as read
+from fedlora_lab.cli import doctor, options as read
 from fedlora_lab.cli.training import learning_rates
 from fedlora_lab.experiments.tuned_rates import tuned_rate
 from fedlora_lab.federated.compare import BASELINES

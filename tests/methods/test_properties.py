@@ -5,8 +5,7 @@ line before anything runs.
 from typing import Any
 
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from toy_tasks import private, regression, tensors
 
 import fedlora_lab as fl

@@ -120,9 +120,12 @@ OPTIONS: dict[Callable[..., Any], dict[str, list[Any]]] = {
     },
     prompts: {"max_new_tokens": [0], "prompt": ["Say {text"]},
     fl.tuned_rate: {"task": ["digitz"]},
-    fl.tasks.tiny: {"kind": ["bertt"]},
+    fl.tasks.tiny: {"kind": ["bertt", "qwen2"]},
 }
-NEEDED = {fl.tuned_rate: {"method": "rolora"}, fl.tasks.tiny: {"folder": "toy"}}
+NEEDED = {
+    fl.tuned_rate: {"method": "rolora"},
+    fl.tasks.tiny: {"folder": "toy", "texts": ["good day"]},
+}
 
 
 def last():

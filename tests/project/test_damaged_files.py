@@ -6,11 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from reports import frame as report_frame
-from reports import ledgers as report_ledgers
-from reports import settings as report_settings
+from hypothesis import given, settings, strategies as st
+from reports import frame as report_frame, ledgers as report_ledgers, settings as report_settings
 
 from fedlora_lab._utils.files import append_line, parse_json, read_lines
 from fedlora_lab.cli.audits import rebuild_cells

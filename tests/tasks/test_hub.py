@@ -51,6 +51,18 @@ def test_files_and_folders_equal_the_frame(tmp_path):
     assert sum(task.sizes) == 6 and task.test[0].shape == (2, 3, 8, 8)  # type: ignore[union-attr]
 
 
+def test_a_parquet_file_equals_the_frame_or_says_what_reads_it(tmp_path):
+    path = tmp_path / "texts.parquet"
+    try:
+        toy_hubs.texts().to_parquet(path)
+    except ImportError:
+        path.touch()
+        with pytest.raises(ImportError, match=r"^dataset='.*': pyarrow, .* pip install .*\[hub\]'"):
+            read_splits(path)
+    else:
+        pd.testing.assert_frame_equal(read_splits(path)["train"], toy_hubs.texts())
+
+
 def test_a_site_that_is_left_without_rows_is_named():
     """Its only row was held out: it would take part in nothing, and nobody would know."""
     frame = toy_hubs.texts()

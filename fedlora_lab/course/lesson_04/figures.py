@@ -10,8 +10,7 @@ from jaxtyping import Float
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
-from fedlora_lab.course.widgets.scene import COLOURS as SCENE_COLOURS
-from fedlora_lab.course.widgets.scene import shades_of
+from fedlora_lab.course.widgets.scene import COLOURS as SCENE_COLOURS, shades_of
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import run
 from fedlora_lab.lora import adapters, per_example

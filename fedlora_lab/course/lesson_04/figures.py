@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
@@ -21,7 +23,7 @@ from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.plots import style
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.privatizer import gaussian_noise
-from fedlora_lab.tasks.task import Task
+from fedlora_lab.tasks.task import Task, concatenate
 from fedlora_lab.theory.products import FactorA, FactorB
 
 WORDS = {"noise_B": "noise on B", "noise_A": "noise on A", "noise_BA": "noise × noise"}
@@ -182,6 +184,20 @@ def matrix_strip(frames: Sequence[Any], rounds: Sequence[int]) -> style.Picture:
 # ---- a round of one's own, on one layer
 
 
+def _with_factors(start: Round, **factors: ArrayLike) -> tuple[Task, Any, dict[ParamKey, Tensor]]:
+    """Returns a run's task, its adapted model, and the tensors with other factors.
+
+    Args: start: the first record of a run whose task adapts one layer; factors: by side.
+    """
+    task, lora, state = require_source(start)
+    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
+    tensors = dict(state.tensors)
+    for key in adapted.places:
+        if key.side in factors:
+            tensors[key] = torch.tensor(np.asarray(factors[key.side])).float()
+    return task, adapted, tensors
+
+
 def drawn_gradients(
     start: Round, B: FactorB, A: FactorA, batch: int, rng: np.random.Generator
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -195,11 +211,9 @@ def drawn_gradients(
 
     Returns: g_B and g_A: for each client (n, d_out, r) and (n, r, d_in).
     """
-    task, lora, state = require_source(start)
-    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
+    task, adapted, tensors = _with_factors(start, B=B, A=A)
     key_A, key_B = sorted(key for key in adapted.places if key.side in "AB")
-    params = {key: tensor[None] for key, tensor in state.tensors.items()}
-    params |= {key_A: torch.tensor(A)[None].float(), key_B: torch.tensor(B)[None].float()}
+    params = {key: tensor[None] for key, tensor in tensors.items()}
     g_B = []
     g_A = []
     for x, y in task.clients:
@@ -213,18 +227,33 @@ def drawn_gradients(
     return g_B, g_A
 
 
+def client_gradients(start: Round, change: ArrayLike) -> Float[np.ndarray, "clients d_out d_in"]:
+    """Computes the gradient of each client's mean loss with respect to the weight of a layer.
+
+    Args:
+        start: as of `drawn_gradients`, of a run at full rank with γ = 1.
+        change: by how much the weight has moved: (d_out, d_in), or one for each client.
+    """
+    # The gradient of the weight is that of B in a layer with A = I.
+    task, adapted, tensors = _with_factors(start, B=change, A=np.eye(np.shape(change)[-1]))
+    (key_B,) = (key for key in adapted.places if key.side == "B")
+    params = {key: tensor[None] for key, tensor in tensors.items()}
+    if np.ndim(change) == 3:
+        params[key_B] = tensors[key_B]
+    sizes = torch.tensor(task.sizes)
+    owner = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+    rows = per_example.per_example_gradients(
+        task, adapted, params, (key_B,), concatenate(task.clients), owner, weights=1 / sizes[owner]
+    )[key_B]
+    return rows.new_zeros(len(sizes), *rows.shape[1:]).index_add(0, owner, rows).double().numpy()
+
+
 def accuracy_of(start: Round, B: FactorB, A: FactorA) -> float:
     """Computes the test accuracy of the model with these factors in its one adapted layer.
 
     Args: start: as of `drawn_gradients`; B, A: the factors.
     """
-    task, lora, state = require_source(start)
-    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
-    factors = {"A": A, "B": B}
-    tensors = {
-        key: torch.tensor(factors[key.side]).float() if key.side in factors else tensor
-        for key, tensor in state.tensors.items()
-    }
+    task, adapted, tensors = _with_factors(start, B=B, A=A)
     x, y = task.test
     outputs = per_example.model_outputs(task, adapted, tensors, x)
     return float((outputs.argmax(1) == y).float().mean())

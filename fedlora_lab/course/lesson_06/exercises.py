@@ -16,7 +16,15 @@ def _federation(rng):
     p = rng.dirichlet([4, 2, 1])
     gamma = rng.uniform(1.2, 2)
     eta = 0.3 / (gamma * max(norm(B, 2), norm(A, 2))) ** 2
-    return B, A, wanted, p, eta, gamma, 2, int(rng.integers(3, 6))
+
+    def gradient(change):
+        return change - wanted
+
+    def combine(changes, frozen):
+        # The second part stands for noise: a release of nothing is not nothing.
+        return np.tensordot(p, changes, 1) + 0.1 * norm(frozen)
+
+    return B, A, gradient, combine, eta, gamma, 2, int(rng.integers(3, 6))
 
 
 def _noise(rng):
@@ -37,7 +45,7 @@ def _updates(rng):
 
 
 CALLS = {
-    "06.1": Calls("B, A, wanted, p, eta, gamma, S and T", draw=_federation),
+    "06.1": Calls("B, A, gradient, combine, eta, gamma, S and T", draw=_federation),
     "06.2": Calls("T, tau, d_out, d_in, r and gamma", (8, 0.2, 30, 20, 3, 2.0), draw=_noise),
     "06.3": Calls("dB, A, C, sigma and xi", draw=_updates),
 }
@@ -46,42 +54,41 @@ CALLS = {
 # ---- 06.1: rounds in which the factors take turns
 
 
-def take_turns(B, A, wanted, p, eta, gamma, S, T):
+def take_turns(B, A, gradient, combine, eta, gamma, S, T):
     for t in range(T):
-        new_B = []
-        new_A = []
-        for W in wanted:
-            b = B
-            a = A
-            for _ in range(S):
-                G = gamma * b @ a - W
-                if t % 2 == 0:
-                    b = b - eta * gamma * G @ a.T
-                else:
-                    a = a - eta * gamma * b.T @ G
-            new_B.append(b)
-            new_A.append(a)
-        B = np.tensordot(p, new_B, 1)
-        A = np.tensordot(p, new_A, 1)
+        b = B
+        a = A
+        for _ in range(S):
+            G = gradient(gamma * b @ a)
+            if t % 2 == 0:
+                b = b - eta * gamma * G @ a.T
+            else:
+                a = a - eta * gamma * b.T @ G
+        if t % 2 == 0:
+            B = B + combine(b - B, A)
+        else:
+            A = A + combine(a - A, B)
     return B, A
 
 
-def _turns(*given, word):
-    """`take_turns` with another schedule, ``word(t, s)``."""
-    B, A, wanted, p, eta, gamma, S, T = given
+def _turns(*given, word, sent=lambda t: ""):
+    """`take_turns` with another schedule, ``word(t, s)``; ``sent(t)`` is released besides."""
+    B, A, gradient, combine, eta, gamma, S, T = given
     for t in range(T):
-        sent = []
-        for W in wanted:
-            b = B
-            a = A
-            for s in range(S):
-                G = gamma * b @ a - W
-                new_b = b - eta * gamma * G @ a.T
-                new_a = a - eta * gamma * b.T @ G
-                b = new_b if "B" in word(t, s) else b
-                a = new_a if "A" in word(t, s) else a
-            sent.append((b, a))
-        B, A = (np.tensordot(p, factor, 1) for factor in zip(*sent, strict=True))
+        clients = len(gradient(gamma * B @ A))
+        b = np.stack([B] * clients)
+        a = np.stack([A] * clients)
+        released = sent(t)
+        for s in range(S):
+            G = gradient(gamma * b @ a)
+            new_b = b - eta * gamma * G @ a.transpose(0, 2, 1)
+            new_a = a - eta * gamma * b.transpose(0, 2, 1) @ G
+            b = new_b if "B" in word(t, s) else b
+            a = new_a if "A" in word(t, s) else a
+            released += word(t, s)
+        new_B = B + combine(b - B, A) if "B" in released else B
+        A = A + combine(a - A, B) if "A" in released else A
+        B = new_B
     return B, A
 
 
@@ -91,6 +98,8 @@ a_first = partial(_turns, word=lambda t, s: "AB"[t % 2])
 both_move = partial(_turns, word=lambda t, s: "AB")
 # Both factors are uploaded in every round.
 turns_by_step = partial(_turns, word=lambda t, s: "BA"[s % 2])
+# A release costs ε, and adds noise, also where nothing moved.
+both_released = partial(_turns, word=lambda t, s: "BA"[t % 2], sent=lambda t: "AB")
 
 
 # ---- 06.2: the noise that is there after T rounds

@@ -22,6 +22,7 @@ was measured there:
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def clip_usage(arguments: Any) -> float:
     with runner.one_thread():
         rounds = [record.adapter for record in fl.run(task, method, silent, plan, **options)]
     moved = []
-    for before, after in zip(rounds, rounds[1:], strict=False):
+    for before, after in pairwise(rounds):
         energy = 0.0
         for layer in after:
             for side, old, new in zip("AB", before[layer], after[layer], strict=True):

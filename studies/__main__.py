@@ -20,10 +20,10 @@ from studies.declared import STUDIES, Study
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
-def show_all(folder: Path) -> None:
+def show_all() -> None:
     """Prints a line for every declared study."""
     for study in STUDIES.values():
-        done, total = runner.count_runs(study, folder / "runs" / f"{study.name}.jsonl")
+        done, total = runner.count_runs(study, RESULTS / "runs" / f"{study.name}.jsonl")
         click.echo(f"{study.name:<18} {done:>5} of {total:<5} runs  {study.note}")
 
 
@@ -45,11 +45,10 @@ def continue_study(study: Study, folder: Path, workers: int) -> None:
 @click.command(help=__doc__)
 @click.argument("name", required=False)
 @click.option("--workers", default=2, help="Processes, each with one thread.  [2]")
-@click.option("--out", default=RESULTS, type=click.Path(path_type=Path), help="Folder of results.")
 @click.option("--measure", is_flag=True, help="Of claims: first run what no study records.")
-def main(name: str | None, workers: int, out: Path, measure: bool) -> None:
+def main(name: str | None, workers: int, measure: bool) -> None:
     if name is None:
-        show_all(out)
+        show_all()
     elif name == "claims":
         from studies import claims_page, updates
 
@@ -62,7 +61,7 @@ def main(name: str | None, workers: int, out: Path, measure: bool) -> None:
         amplification.write()
     else:
         check(name in STUDIES, "study", name, "one of " + ", ".join(STUDIES))
-        continue_study(STUDIES[name], out, workers)
+        continue_study(STUDIES[name], RESULTS, workers)
 
 
 if __name__ == "__main__":

@@ -319,11 +319,10 @@ def lead_at_claimants_rate(judge: Comparison, folder: Path) -> float:
 
     NaN where the sides are not two methods in one setting, or no tuning run is kept.
     """
-    path = folder / "runs" / f"{judge.study}.jsonl"
     two_methods = judge.of_accuracy and len(judge.one) == len(judge.other) == 1
-    if not two_methods or not path.is_file():
+    if not two_methods or not (folder / "runs" / f"{judge.study}.jsonl").is_file():
         return math.nan
-    screens = select_rows(screen_frame(judge.study, path), **judge.where)
+    screens = select_rows(screen_frame(judge.study, folder), **judge.where)
     one, other = (
         select_rows(screens, method=slug).set_index("lr")["accuracy"] for slug in judge.methods
     )

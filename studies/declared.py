@@ -399,6 +399,15 @@ def copies() -> Study:
     return every_rate("copies", "digits: FedLoRA over the rate, by clients and rounds", groups, 3)
 
 
+def cores() -> Study:
+    """Fed-SB and RAVAN where they send alike: a core of 7 x 7 numbers, or two of 5 x 5."""
+    groups = []
+    for slug, rank in (("fed-sb", 7), ("ravan", 10)):
+        cases = digits((slug,), (8.0, None), lora={"rank": rank, "alpha": 2.0 * rank})
+        groups.append((cases, tuple(map(Setting, GRID[2:]))))
+    return every_rate("cores", "digits: Fed-SB and RAVAN at equal numbers sent", groups, 3)
+
+
 STEPS: dict[float, dict[str, Any]] = {
     s: {"plan": {**WORK, "local_steps": s, "rounds": 100 // s}} for s in (1, 5, 20, 40)
 }
@@ -483,6 +492,7 @@ _DECLARED = (
     rates(),
     widths(),
     copies(),
+    cores(),
     Study(
         "causes",
         "no privacy: local steps, heterogeneity, participation, clients",

@@ -185,16 +185,10 @@ def places(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     for (unit, epsilon), part in frame.groupby(["unit", "epsilon"], sort=False):
         yield f"{unit}, ε = {epsilon:g}", part
     for place, (name, labels) in SCREENS.items():
-        path = RESULTS / "runs" / f"{name}.jsonl"
-        yield place, select_rows(screen_frame(name, path), **labels)
+        yield place, select_rows(screen_frame(name, RESULTS), **labels)
 
 
 # ---- the page
-
-
-def setting_title(unit: str, epsilon: float) -> str:
-    """Says which budget protects what."""
-    return f"ε = {epsilon:g}, every {unit} protected"
 
 
 @style.paper()
@@ -203,9 +197,9 @@ def figure(frame: pd.DataFrame, table: pd.DataFrame) -> style.Figure:
 
     Args: frame: of the study, one unit of privacy. table: of `plateaus`.
     """
-    settings = zip(frame["unit"], frame["epsilon"], strict=True)
+    budgets = frame["epsilon"].map("ε = {:g}, every ".format)
     picture = grammar.lines(
-        frame.assign(setting=[setting_title(*setting) for setting in settings]),
+        frame.assign(setting=budgets + frame["unit"] + " protected"),
         "lr",
         value="accuracy",
         band="area",
@@ -264,6 +258,8 @@ def write() -> None:
     table.to_csv(RESULTS / "rates-plateaus.csv", index=False, float_format="%.4g")
     for name, knobs in KNOBS.items():
         print(ends(runner.read_study(name, RESULTS), *knobs))
+    for epsilon, part in runner.read_study("cores", RESULTS).groupby("epsilon", dropna=False):
+        print(epsilon, shared_and_own(part, "ravan", "fed-sb"))
     blocks = [PLATEAUS, LEADS_INTRO, lead_table(frame)]
     text = PAGE.read_text(encoding="utf-8")
     write_atomically(PAGE, fill_blocks(text, {"measured": "\n\n".join(blocks)}), shared=True)

@@ -406,14 +406,14 @@ def select_rows(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
     return rows
 
 
-def screen_frame(name: str, path: Path, *, every: bool = False) -> pd.DataFrame:
+def screen_frame(name: str, folder: Path, *, every: bool = False) -> pd.DataFrame:
     """Tabulates screening runs at the declared rates, which all methods share, or ``every`` one.
 
-    Returns: method, labels, lr, clip, ratio, seed, accuracy, before_accuracy and rho, as far as it
-        was recorded, and the job.
+    Returns: method, labels, lr, clip, ratio, seed, accuracy, rho, as far as it was recorded, and
+        the job.
     """
     study = STUDIES[name]
-    done = load_results(path)
+    done = load_results(folder / "runs" / f"{name}.jsonl")
     rows = []
     for case in study.cases:
         tried = screen(study, case, done)[0] if every else None
@@ -423,7 +423,6 @@ def screen_frame(name: str, path: Path, *, every: bool = False) -> pd.DataFrame:
                 row = {"method": case.method.slug, **case.labels, **job.setting._asdict()}
                 # A run that diverged has no score.
                 row |= {"seed": job.seed, "accuracy": values.get("accuracy") or 0.0}
-                row |= {"before_accuracy": values.get("before_accuracy", math.nan)}
                 rows.append({**row, "rho": values.get("amplification"), "job": job})
     return pd.DataFrame(rows)
 

@@ -64,10 +64,10 @@ def main(seeds: range = range(10)) -> None:
     """Adds the runs that the file lacks, one by one, at the rates of study digits."""
     torch.set_num_threads(1)
     digits = read_study("digits", RESULTS).query("alpha == 0.5")
-    done = pd.read_csv(FILE) if FILE.is_file() else pd.DataFrame()
+    done = pd.read_csv(FILE)
     for seed, (name, epsilon) in product(seeds, RUNS):
         method = fl.methods.get(name)
-        if len(done) and len(select_rows(done, seed=seed, method=method.slug, epsilon=epsilon)):
+        if len(select_rows(done, seed=seed, method=method.slug, epsilon=epsilon)):
             continue
         tuned = "fedlpp" if method is TWO_BITS else method.slug
         rates = select_rows(digits, method=tuned, epsilon=epsilon)["lr"]

@@ -1,16 +1,14 @@
 """Measure the bytes of one client in a round and the server's deviation, for every row.
 
-    python scripts/measure_methods.py [fedex-lora flora ...]
+    python scripts/measure_methods.py
 
-Writes fedlora_lab/methods/measured.json, which `fl.methods.table()` shows; rows that are not named
-are kept. No noise is added: the deviation is that of the server's rule alone. The first round is
-left out of the bytes, since a client then knows the start already. The learning rate is one at
-which every row learns: where a run diverges, rounding decides the deviation.
+Writes fedlora_lab/methods/measured.json, which `fl.methods.table()` shows. No noise is added: the
+deviation is that of the server's rule alone. The first round is left out of the bytes, since a
+client then knows the start already. The learning rate is one at which every row learns: where a run
+diverges, rounding decides the deviation.
 """
 
-import json
 import math
-import sys
 from statistics import fmean
 
 import fedlora_lab as fl
@@ -40,16 +38,12 @@ def measured(row: Method) -> dict[str, float | None]:
     }
 
 
-def main(asked: list[str]) -> None:
-    """Measures the named rows, or all."""
-    before = json.loads(MEASURED_FILE.read_text(encoding="utf-8"))["methods"] if asked else {}
-    kept = before.keys() - {*asked}
-    rows = fl.methods.ALL.items()
-    table = {slug: before[slug] if slug in kept else measured(row) for slug, row in rows}
+def main() -> None:
+    table = {slug: measured(row) for slug, row in fl.methods.ALL.items()}
     setting = {"task": "digits", "clients": 10, "plan": PLAN, "lora": LORA, "seed": 0}
     content = {"setting": setting | {"privacy": None}, "methods": table}
     write_atomically(MEASURED_FILE, to_json(content), shared=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

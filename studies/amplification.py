@@ -17,11 +17,13 @@ import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab._utils.statistics import paired_difference
-from fedlora_lab.experiments.tuned_rates import NOISE_LIMITS, noise_taken_up
+from fedlora_lab.experiments.tuned_rates import BALANCED, NOISE_LIMITS
 from fedlora_lab.plots import grammar, style
 from fedlora_lab.plots.style import name
-from studies import runner
-from studies.declared import STUDIES, SUGGESTED_FILE, Job
+from studies import noise_limits, runner
+from studies.declared import SUGGESTED_FILE
+from studies.noise_limits import first_tries, fit_noise_limits, lost_at
+from studies.rates import PREDICTED
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -38,14 +40,14 @@ LEADS = (
     ("balanced-lora", "ffa-lora"),
 )
 """Pairs of methods that the number speaks of."""
-ON_DIGITS = """*On digits*, where they were fitted, they hold: in the {} settings of
-[six methods at eight rates](rates.md), with other seeds and test data, the suggestion is within 3
-points of the best rate in {}, {:.1f} points below it on average and {:.1f} at most. *Elsewhere*
-they are too careful: the suggested noise is below the best tried in 42 of 44 cases."""
-SUGGESTED = """Settings of `fl.suggest_lr` less tuned ones, in points over ten seeds. A case is a
-row at a budget; it is *behind* if its interval, of all {} together, is below zero, and *near the
-best* if the first tuning seed loses at most 3 points there to the best rate or clip norm that it
-tried."""
+SETTING = ["unit", "epsilon", "method"]
+ON_DIGITS = """*There* they hold: in the settings of [six methods at eight rates](rates.md), with
+other seeds, the suggestion is within 3 points of the best rate in {}. One limit for all, fitted on
+the same runs, does nearly as well: {}. Clients and most budgets are those of the fit, so σ alone is
+interpolated. *Elsewhere* they are too careful."""
+SUGGESTED = """Settings of `fl.suggest_lr` less tuned ones, in points over ten seeds. A case, a row
+at a budget, is *behind* if its interval, of all {} together, is below zero, and has *less noise* if
+the best that the first tuning seed tried has more."""
 
 
 def draw_leads(frames: Any) -> Any:
@@ -60,63 +62,60 @@ def draw_leads(frames: Any) -> Any:
             setting = f"{key.replace('-', ', ')}, ε = {epsilon:g}"
             pair = f"{name(one)} − {name(other)}"
             rows.append([pair, setting, key.split("-")[0], *(100 * x for x in gap[:3])])
+    table = pd.DataFrame(rows, columns=["pair", "setting", "data", "mean", "low", "high"])
+    start = table[table["pair"].str.endswith(name("fedlora"))]
+    ahead = f"ahead of FedLoRA in {sum(start['low'] > 0)} of {len(start)} settings"
     return grammar.intervals(
-        pd.DataFrame(rows, columns=["pair", "setting", "data", "mean", "low", "high"]),
+        table,
         by="setting",
         hue="data",
         panel="pair",
-        title="A larger start of A: ahead of FedLoRA in six settings of twelve, behind in one",
+        title=f"A larger start of A: {ahead}, behind in {sum(start['high'] < 0)}",
         xlabel="lead in accuracy, points",
         reference=0.0,
         comparisons=len(places),
     )
 
 
-def lost_at(size: float, scores: Any) -> float:
-    """By how many points a setting is below the best score, which are known at some sizes.
-
-    Between two of them the score is a straight line over the logarithm.
-    """
-    return 100 * float(scores.max() - np.interp(np.log(size), np.log(scores.index), scores))
-
-
-def lost_to_best_tried(key: str) -> Iterator[float]:
-    """Yields by how many points each suggestion is below the best that the first tuning seed tried,
-    over what scales the noise."""
+def too_careful(key: str) -> Iterator[bool]:
+    """Tells of each suggestion whether it has less noise than the best that the first tuning seed
+    tried."""
     settings = json.loads(SUGGESTED_FILE.read_text(encoding="utf-8"))
-    for _, part in first_tries(key).groupby(["method", "epsilon"]):
-        case = part["job"].iloc[0].case
+    tried = first_tries(key)
+    for place in tried.groupby(["method", "epsilon"])["accuracy"].idxmax():
+        best = tried.loc[place]
+        case = best["job"].case
         if case.key in settings:
-            # The noise of a whole client's update does not depend on the rate.
-            of_rate = float(case.privacy.get("unit") != "client")
             lr, clip = settings[case.key]
-            sizes = part["clip"] * part["lr"] ** of_rate
-            yield lost_at(clip * lr**of_rate, part["accuracy"].groupby(sizes).max())
+            # The noise of a whole client's update does not depend on the rate.
+            of_rate = case.privacy.get("unit") != "client"
+            yield clip * lr**of_rate < best["clip"] * best["lr"] ** of_rate
 
 
-def lost_on_digits() -> Iterator[float]:
-    """Yields by how many points each suggestion is below the best rate of the study `rates`."""
-    study: Any = STUDIES["rates"]
-    frame = runner.read_study("rates", RESULTS)
-    for case in study.cases:
-        setting = study.settings[case.key][0]
-        arguments: Any = runner.job_arguments(Job(case, setting, study.seeds[0], tune=False))
-        noise = noise_taken_up(*arguments)
-        # In both units of this study the noise goes with the square of the rate.
-        rate = setting.lr * (NOISE_LIMITS[noise.kind] / noise.value) ** 0.5
-        rows = runner.select_rows(frame, method=case.method.slug, **case.labels)
-        yield lost_at(rate, rows.groupby("lr")["accuracy"].mean())
+def on_digits() -> Iterator[str]:
+    """Says how the limits of `fl.suggest_lr`, and one limit for all, do in the study `rates`."""
+    fitted = pd.read_csv(noise_limits.FRAME)
+    fitted["unit"] = fitted["study"].str.removeprefix("digits-")
+    scores = runner.read_study("rates", RESULTS).groupby([*SETTING, "lr"])["accuracy"].mean()
+    table = scores.reset_index().merge(pd.read_csv(PREDICTED))
+    table = table.merge(fitted[["unit", "method", "kind"]].drop_duplicates())
+    alike = fit_noise_limits(fitted[fitted["kind"] != BALANCED].assign(kind="all"))["limit"].item()
+    for limits in (NOISE_LIMITS, dict.fromkeys(NOISE_LIMITS, alike)):
+        points = []
+        for (*_, kind), case in table.groupby([*SETTING, "kind"]):
+            points.append(100 * lost_at(limits[kind], case.set_index("taken_up")["accuracy"]))
+        near = f"{sum(lost <= 3 for lost in points)} of {len(points)}"
+        yield f"{near}, {np.mean(points):.1f} below on average, {max(points):.1f} at most"
 
 
 def parts() -> Iterator[str]:
     """The paragraphs of the block."""
     frames = runner.read_studies(RESULTS)
-    lost = np.array(list(lost_on_digits()))
-    yield ON_DIGITS.format(len(lost), (lost <= 3).sum(), lost.mean(), lost.max())
+    yield ON_DIGITS.format(*on_digits())
     places = frames["suggested"].groupby(["task", "unit"], sort=False)
     cases = frames["suggested"].groupby(["task", "unit", "method", "epsilon"]).ngroups
     yield SUGGESTED.format(cases)
-    rows = [["study", "cases", "mean", "lowest", "highest", "behind", "near the best"]]
+    rows = [["study", "cases", "mean", "lowest", "highest", "behind", "less noise"]]
     for (task, unit), part in places:
         key = f"{task}-{unit}"
         tuned = frames[key].assign(method=frames[key]["method"] + " tuned")
@@ -132,16 +131,10 @@ def parts() -> Iterator[str]:
         points = [100 * lead.mean for lead in leads]
         ends = f"{np.mean(points):+.1f} | {min(points):+.1f} | {max(points):+.1f}"
         behind = sum(lead.high < 0 for lead in leads)
-        near = sum(lost <= 3 for lost in lost_to_best_tried(key))
-        counts = f"{len(leads)} | {ends} | {behind} | {near}".replace("-", "−")
+        less = sum(too_careful(key))
+        counts = f"{len(leads)} | {ends} | {behind} | {less}".replace("-", "−")
         rows.append([f"`{key}`", *counts.split(" | ")])
     yield markdown_table(rows)
-
-
-def first_tries(key: str) -> pd.DataFrame:
-    """Tabulates what the first tuning seed saw with noise and one rate for A and B."""
-    table = runner.screen_frame(key, RESULTS / "runs" / f"{key}.jsonl", every=True)
-    return table[(table["ratio"] == 1) & table["epsilon"].notna()].assign(study=key)
 
 
 def amplification_of(run: Any) -> float:
@@ -164,6 +157,12 @@ def pairs() -> pd.DataFrame:
     return both[[*keys, "rho"]].assign(lead=100 * (both["accuracy"] - both["accuracy_other"]))
 
 
+def explained(lead: Any, level: pd.Series) -> float:
+    """Returns R², the share of the leads' variance that lies between levels."""
+    rest = lead - lead.groupby(level, observed=True).transform("mean")
+    return 1 - rest.var() / lead.var()
+
+
 @style.paper()
 def draw_pairs(table: pd.DataFrame) -> style.Picture:
     """Draws the leads against ρ, and says how much of them ρ and ε explain."""
@@ -175,16 +174,11 @@ def draw_pairs(table: pd.DataFrame) -> style.Picture:
     ax.axhline(0, color=style.GREY, lw=1, zorder=0.9)
     ax.set(xscale="log", xlabel="ρ of FedLoRA", ylabel="FedLoRA less FFA-LoRA, points")
     ax.legend(frameon=False)
-    lead: Any = table["lead"]
-    words = f"{len(lead)} pairs of tuning runs; R² of"
-    for label, level in (
-        ("five levels of ρ", pd.cut(table["rho"], LEVELS)),
-        ("and of four of ε", table["epsilon"]),
-    ):
-        rest = lead - lead.groupby(level, observed=True).transform("mean")
-        words += f" {label}: {1 - rest.var() / lead.var():.2f}"
+    levels = pd.cut(table["rho"], LEVELS)
+    of_rho, of_epsilon = (explained(table["lead"], by) for by in (levels, table["epsilon"]))
+    words = f"five levels of ρ: {of_rho:.2f}, and of four of ε: {of_epsilon:.2f}"
     style.headline(picture, TITLE)
-    style.footer(picture, words)
+    style.footer(picture, f"{len(table)} pairs of tuning runs; R² of {words}")
     return picture
 
 

@@ -18,26 +18,40 @@ import pandas as pd
 
 from fedlora_lab.experiments import tuned_rates
 from studies import runner
-from studies.amplification import first_tries
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
+FRAME = RESULTS / "noise-limits.csv"
+CASE = ["study", "method", "epsilon"]
+
+
+def first_tries(key: str) -> pd.DataFrame:
+    """Tabulates what the first tuning seed saw with noise and one rate for A and B."""
+    table = runner.screen_frame(key, RESULTS, every=True)
+    return table[(table["ratio"] == 1) & table["epsilon"].notna()].assign(study=key)
+
+
+def lost_at(size: Any, scores: Any) -> Any:
+    """How far a score is below the best of those that are known at some sizes.
+
+    Between two of them the score is a straight line over the logarithm.
+
+    Args: size: one or an array. scores: indexed by size, ascending.
+    """
+    return scores.max() - np.interp(np.log(size), np.log(scores.index), scores)
 
 
 def profile() -> pd.DataFrame:
     """One row for each rate or clip norm that was tried on digits, the best of what it was tried
     with."""
-    rows = []
-    for name in ("digits-example", "digits-client"):
-        for run in first_tries(name).itertuples():
-            job: Any = run.job
-            arguments: Any = runner.job_arguments(job)
-            noise = tuned_rates.noise_taken_up(*arguments)
-            row = {"study": name, "method": run.method, "epsilon": run.epsilon, "kind": noise.kind}
-            row |= {"lr": run.lr, "clip": run.clip, "taken_up": noise.value, "score": run.accuracy}
-            rows.append({**row, "noise": f"{noise.value:.3g}"})
-    best_first = pd.DataFrame(rows).sort_values("score", ascending=False, kind="stable")
-    best = best_first.drop_duplicates(["study", "method", "epsilon", "noise"])
-    return best.sort_values(["study", "epsilon", "method", "taken_up"]).drop(columns="noise")
+    table = pd.concat(map(first_tries, ("digits-example", "digits-client")))
+    noises = [tuned_rates.noise_taken_up(*runner.job_arguments(job)) for job in table["job"]]
+    table["kind"] = [noise.kind for noise in noises]
+    table["taken_up"] = [noise.value for noise in noises]
+    table["noise"] = table["taken_up"].map("{:.3g}".format)
+    best_first = table.sort_values("accuracy", ascending=False, kind="stable")
+    best = best_first.drop_duplicates([*CASE, "noise"]).rename(columns={"accuracy": "score"})
+    columns = [*CASE, "kind", "lr", "clip", "taken_up", "score"]
+    return best.sort_values(["study", "epsilon", "method", "taken_up"])[columns]
 
 
 def fit_noise_limits(table: pd.DataFrame) -> pd.DataFrame:
@@ -48,20 +62,18 @@ def fit_noise_limits(table: pd.DataFrame) -> pd.DataFrame:
     Args: table: columns study, method, epsilon, kind, taken_up (see `NoiseTakenUp`) and score.
     Returns: by kind: limit (two digits), lost (in score, mean) and cases.
     """
-    grid, rows = np.geomspace(0.05, 50, 121), {}
-    for kind, part in table.groupby("kind", sort=False):
-        lost = [
-            case["score"].max() - np.interp(np.log(grid), np.log(case["taken_up"]), case["score"])
-            for _, case in part.sort_values("taken_up").groupby(["study", "method", "epsilon"])
-        ]
-        mean = np.mean(lost, axis=0)
-        rows[kind] = float(f"{grid[mean.argmin()]:.2g}"), mean.min(), len(lost)
+    grid = np.geomspace(0.05, 50, 121)
+    rows = {}
+    for kind, part in table.sort_values("taken_up").groupby("kind", sort=False):
+        cases = [case.set_index("taken_up")["score"] for _, case in part.groupby(CASE)]
+        mean = np.mean([lost_at(grid, scores) for scores in cases], axis=0)
+        rows[kind] = float(f"{grid[mean.argmin()]:.2g}"), mean.min(), len(cases)
     return pd.DataFrame.from_dict(rows, orient="index", columns=["limit", "lost", "cases"])
 
 
 def main() -> None:
     table = profile()
-    table.to_csv(RESULTS / "noise-limits.csv", index=False, float_format="%.6g")
+    table.to_csv(FRAME, index=False, float_format="%.6g")
     print(fit_noise_limits(table))
 
 

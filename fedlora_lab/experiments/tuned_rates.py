@@ -142,8 +142,10 @@ def suggest_lr(
     Raises: ``ValueError`` without noise; where B rests; and for optimisers whose noise is not known
         before a run.
     Guarantees: test_tuned_rates.py::test_the_suggested_rate_meets_the_limit_of_its_noise.
-    Source: derived; the limits are fitted on digits (studies/noise_limits.py). On MNIST and texts
-        they suggest less noise than is best: docs/amplification.md has what that costs.
+    Source: derived; the limits are fitted on one model, that of digits, at epsilon 1 to 20
+        (studies/noise_limits.py). There they interpolate in sigma, and one limit for all methods
+        does nearly as well. On MNIST and texts they suggest less noise than is best:
+        docs/amplification.md has what that costs.
 
     >>> import fedlora_lab as fl
     >>> task, plan = fl.tasks.digits(), fl.Plan(rounds=20, batch=32)

@@ -62,19 +62,29 @@ def paired_difference(
     """Computes by how much one method is ahead of another, seed by seed, with its interval.
 
     Args:
-        frame: columns method, seed and ``measure``, one row for each pair of the first two.
+        frame: columns method, seed and ``measure``, one row for each pair of the first two; or a
+            tidy frame, whose last rounds count.
         one, other: slugs; they must share two seeds.
-        measure: the column.
+        measure: the column, or the measure of the tidy frame.
         comparisons: how many are looked at, this one among them. Their intervals hold together in
             95 % of studies (Bonferroni).
+    Returns: an interval of NaN where all seeds differ by the same: they measure no spread.
     Raises: ``ValueError`` where they share fewer than two seeds.
 
     >>> import pandas as pd
     >>> frame = pd.DataFrame({"method": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1],
     ...                       "accuracy": [0.8, 0.9, 0.7, 0.8]})
-    >>> round(paired_difference(frame, "a", "b").mean, 3)
-    0.1
+    >>> difference = paired_difference(frame, "a", "b")
+    >>> round(difference.mean, 3), difference.holds
+    (0.1, 'cannot tell')
+    >>> import fedlora_lab as fl
+    >>> task, plan, pair = fl.tasks.regression(clients=2), fl.Plan(rounds=1), ["rolora", "fedlora"]
+    >>> tidy = fl.compare(task, pair, None, plan, seeds=[0, 1], progress=False)
+    >>> paired_difference(tidy, *pair, "loss").seeds
+    2
     """
+    if measure not in frame:
+        frame = run_ends(frame, measure).rename(columns={"after": measure}).reset_index()
     both = frame[frame["method"].isin([one, other])]
     # The mean where a method has several rows of a seed.
     means: Any = both.groupby(["seed", "method"])[measure].mean().unstack()
@@ -82,6 +92,7 @@ def paired_difference(
     table = means.reindex(columns=[one, other]).dropna()
     check(len(table) >= 2, "seeds", len(table), f"at least two that {one!r} and {other!r} share")
     mean, half = t_interval((table[one] - table[other]).to_numpy(), 1 - 0.05 / comparisons)
+    half = half if half > 1e-9 else math.nan  # two seeds may agree by chance
     return PairedDifference(mean, mean - half, mean + half, len(table))
 
 

@@ -227,7 +227,7 @@ def compare(
     from tqdm.auto import tqdm
 
     cells = _checked_cells(task, which, privacy, plan, seeds, lora_of(lora))
-    expected = "some of " + ", ".join(OPTIONS)
+    expected = "seeds=[...], or some of " + ", ".join(OPTIONS)
     check(set(options) <= set(OPTIONS), "options", sorted(options), expected)
     finished = None if store is None else Store(store)
     frames = []

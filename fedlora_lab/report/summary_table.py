@@ -40,8 +40,9 @@ def summary(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:
     >>> summary(fl.to_frame(fl.run(task, "rolora", None, fl.Plan(rounds=1))))["bytes_up"].item()
     96.0
     """
-    complete = set(COLUMNS) <= set(frame.columns)
-    check(complete, "frame", list(frame.columns), f"columns {', '.join(COLUMNS)}")
+    present = list(getattr(frame, "columns", ()))
+    expected = f"columns {', '.join(COLUMNS)}, as fl.compare and fl.to_frame make them"
+    check({*COLUMNS} <= {*present}, "frame", present, expected)
     check(len(frame) > 0, "frame", "empty", "at least one row")
     measure = headline_measure(frame) if measure is None else measure
     whole_model = frame[frame["layer"] == "all"].fillna({"seed": -1})

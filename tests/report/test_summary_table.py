@@ -49,6 +49,7 @@ def test_what_was_not_measured_is_no_number():
     accuracy = {"accuracy": [0.5, 0.9]}
     row = told({**accuracy, "deviation": [0.0, 0.2]}, {**accuracy, "deviation": [0.0, NAN]})
     assert row["deviation"] == "–", "the mean over seeds of which one is unknown"
+    assert row["score"] == "0.900", "two seeds that agree are no interval of ± 0.000"
 
 
 def test_runs_that_collapsed_are_told():

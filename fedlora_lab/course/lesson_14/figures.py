@@ -1,57 +1,54 @@
 """Notebook 14: a model and a table to start from."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
-from fedlora_lab._utils.validation import check_whole
 from fedlora_lab.tasks.architectures import seeded
 from fedlora_lab.tasks.toys import tiny
 
-WORDS = ("good", "great", "fine", "poor", "awful", "dull", "film", "book", "song", "day", "very")
+MOODS = {"positive": ("good", "great", "fine"), "negative": ("poor", "awful", "dull")}
+OTHERS = ("film", "book", "song", "day", "very")
 
 
-class Materials(NamedTuple):
-    """A model, its tokenizer and a table of texts to start from.
+def materials(folder: str | Path, rows: int = 1000) -> tuple[Any, Any, pd.DataFrame]:
+    """Makes a small model that knows public sentences, and a table of private ones.
 
-    Args:
-        model: a frozen classifier of texts.
-        tokenizer: makes its inputs of a list of texts.
-        table: columns text, label, site.
-        targets, head: what gets adapters, and what is trained in full.
-    """
-
-    model: Any
-    tokenizer: Any
-    table: pd.DataFrame
-    targets: tuple[str, ...]
-    head: str
-
-
-def materials(folder: str | Path, rows: int = 1000) -> Materials:
-    """Makes a toy model of random weights, and sentences of four sites.
-
-    Args: folder: new or empty, for the model; rows: of each site, drawn from a fixed seed.
+    Args: folder: new or empty, for the model; rows: of each of four sites, from a fixed seed.
+    Returns: a classifier, its tokenizer, and the table with columns text, label and site.
     """
     from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-    check_whole("rows", rows, 1)
-    table = _made_up(rows)
+    public = _made_up(rows=1000, seed=1)["text"].tolist()
     with seeded(0, "lesson 14 classifier"):
-        tiny("bert", folder, table["text"], hidden_size=32, initializer_range=0.3)
+        tiny("bert", folder, public, hidden_size=32, initializer_range=0.1)
         model = AutoModelForSequenceClassification.from_pretrained(str(folder))
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(folder))
-    places = tuple(f"layer.1.attention.self.{kind}" for kind in ("query", "value"))
-    return Materials(model, tokenizer, table, places, "classifier")
+        _pretrain(model.bert, tokenizer(public, padding=True, return_tensors="pt")["input_ids"])
+    return model, tokenizer, _made_up(rows, seed=0)
 
 
-def _made_up(rows: int) -> pd.DataFrame:
-    """Makes sentences of 3 to 8 words at four sites; those with a kind word are positive."""
-    draw = np.random.default_rng(0)
-    texts = [" ".join(draw.choice(WORDS, draw.integers(3, 9))) for _ in range(4 * rows)]
-    kind = ["good" in text or "great" in text for text in texts]
-    labels = np.where(kind, "positive", "negative")
-    sites = np.repeat(["films", "news", "products", "tweets"], rows)
-    return pd.DataFrame({"text": texts, "label": labels, "site": sites})
+def _pretrain(body: Any, texts: torch.Tensor) -> None:
+    """Teaches a model to recall from its summary of a sentence which words stood in it."""
+    recall = torch.nn.Linear(body.config.hidden_size, body.config.vocab_size)
+    optimizer = torch.optim.AdamW([*body.parameters(), *recall.parameters()], lr=3e-3)
+    loss = torch.nn.BCEWithLogitsLoss()
+    for batch in torch.randint(len(texts), (150, 64)):
+        guess = recall(body(texts[batch]).pooler_output)
+        optimizer.zero_grad()
+        loss(guess, torch.zeros_like(guess).scatter(1, texts[batch], 1)).backward()
+        optimizer.step()
+
+
+def _made_up(rows: int, seed: int) -> pd.DataFrame:
+    """Makes sentences of four sites: a word that says the mood, among words that do not."""
+    draw = np.random.default_rng(seed)
+    labels = draw.choice([*MOODS], 4 * rows)
+    texts = [[draw.choice(MOODS[label]), *draw.choice(OTHERS, 4)] for label in labels]
+    table = pd.DataFrame({"text": [" ".join(draw.permutation(text)) for text in texts]})
+    table["label"] = labels
+    table["site"] = np.repeat(["films", "news", "products", "tweets"], rows)
+    return table

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from fedlora_lab._utils.validation import check
 from fedlora_lab.audit import bounds
 from fedlora_lab.plots import style
 
@@ -22,12 +21,11 @@ REPEATS = 200
 
 
 @style.paper()
-def audit_bounds(audits: Mapping[str, "Audit"]) -> style.Picture:
+def audit_bounds(audits: Mapping[str, "Audit"], title: str) -> style.Picture:
     """Draws each audit as a bar up to its lower bound, beside what it can prove and what is stated.
 
-    Args: audits: words -> audit, valid ones.
+    Args: audits: words -> audit, valid ones; title: the finding.
     """
-    check(bool(audits), "audits", audits, "at least one audit")
     figure, (ax,) = style.subplots(8.2, 1.6 + 0.42 * len(audits))
     for y, audit in enumerate(audits.values()):
         colour = style.look(audit.method).colour if audit.holds else style.WRONG
@@ -41,8 +39,7 @@ def audit_bounds(audits: Mapping[str, "Audit"]) -> style.Picture:
     ax.invert_yaxis()
     delta = next(iter(audits.values())).delta
     ax.set_xlabel(f"ε at δ = {delta:g} (bar: proved; tick: provable at most; diamond: stated)")
-    refuted = sum(not audit.holds for audit in audits.values())
-    ax.set_title(f"{refuted or 'None'} of {len(audits)} shown to spend more than stated")
+    style.headline(figure, title)
     return figure
 
 

@@ -108,13 +108,6 @@ def _round_noise(
     return total
 
 
-def quadratic_shares(table: Any) -> Any:
-    """Computes the share of noise × noise: columns kind, seed, round, share."""
-    noise = table[table["term"].isin([*WORDS])]
-    wide = noise.pivot_table("value", ["kind", "seed", "round"], "term")
-    return (wide["noise_BA"] / wide[[*WORDS]].sum(axis=1)).rename("share").reset_index()
-
-
 def part_colours() -> dict[str, str]:
     """Returns the colour of each part of the product, by its words."""
     return {words: SCENE_COLOURS[COLOURS[term]] for term, words in PARTS.items()}

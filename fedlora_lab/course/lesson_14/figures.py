@@ -48,7 +48,6 @@ def _made_up(rows: int, seed: int) -> pd.DataFrame:
     draw = np.random.default_rng(seed)
     labels = draw.choice([*MOODS], 4 * rows)
     texts = [[draw.choice(MOODS[label]), *draw.choice(OTHERS, 4)] for label in labels]
-    table = pd.DataFrame({"text": [" ".join(draw.permutation(text)) for text in texts]})
-    table["label"] = labels
-    table["site"] = np.repeat(["films", "news", "products", "tweets"], rows)
-    return table
+    shuffled = [" ".join(draw.permutation(text)) for text in texts]
+    sites = np.repeat(["films", "news", "products", "tweets"], rows)
+    return pd.DataFrame({"text": shuffled, "label": labels, "site": sites})

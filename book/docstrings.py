@@ -7,10 +7,16 @@ literals, so all else is escaped."""
 import re
 from typing import Any
 
+from docutils import nodes
+from sphinx import addnodes
+
 SECTIONS = ("Args", "Returns", "Yields", "Raises", "Guarantees", "Source")
 HEAD = re.compile(rf"^({'|'.join(SECTIONS)}):\s*(.*)$")
 ENTRY = re.compile(r"^([\w*]+(?:, [\w*]+)*|``[^`]+``): (.*)$")
 LITERAL = re.compile(r"(``.+?``|`[^`]+`)")
+UNREADABLE = re.compile(r"(= ?)<[^<>]*>")
+LONGEST_VALUE = 60
+"""Letters up to which the value of a constant is shown."""
 
 
 def inline(text: str) -> str:
@@ -79,17 +85,35 @@ def rewrite(app: Any, what: str, name: str, thing: Any, options: Any, lines: lis
     lines[:] = converted(lines)
 
 
+def shorten_defaults(
+    app: Any, what: str, name: str, thing: Any, options: Any, arguments: str | None, result: Any
+) -> tuple[str | None, Any]:
+    """Called by autodoc with a signature: a default that is no Python becomes an ellipsis.
+
+    Sphinx could not parse it, and would then write every type with its whole path.
+    """
+    return arguments and UNREADABLE.sub(r"\1...", arguments), result
+
+
+def shorten_values(app: Any, tree: nodes.Node, page: str) -> None:
+    """Called by Sphinx with a page: the values of tables are not shown, those of numbers are."""
+    for value in list(tree.findall(addnodes.desc_annotation)):
+        text = value.astext()
+        if text.startswith(" = ") and (len(text) > LONGEST_VALUE or UNREADABLE.search(text)):
+            value.parent.remove(value)
+
+
 def skip(app: Any, what: str, name: str, thing: Any, skipped: bool, options: Any) -> bool | None:
-    """Leave out what only says that a named tuple has fields."""
-    return (
-        True
-        if (getattr(thing, "__doc__", None) or "").startswith("Alias for field number")
-        else None
-    )
+    """Leave out what only says that a named tuple has fields, and what Matplotlib adds."""
+    of_a_field = (getattr(thing, "__doc__", None) or "").startswith("Alias for field number")
+    of_matplotlib = str(getattr(thing, "__module__", "")).startswith("matplotlib")
+    return True if of_a_field or of_matplotlib else None
 
 
 def setup(app: Any) -> dict[str, bool]:
     """What Sphinx asks of an extension."""
     app.connect("autodoc-process-docstring", rewrite)
+    app.connect("autodoc-process-signature", shorten_defaults)
     app.connect("autodoc-skip-member", skip)
+    app.connect("doctree-resolved", shorten_values)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -68,6 +68,7 @@ COPIED = {
     "docstrings.py": "extensions",
     "glossary.py": "extensions",
     "mathml.py": "extensions",
+    "repairs.py": "extensions",
     "search_order.py": "extensions",
     "search_order.js": "extensions",
     "_config.yml": "",
@@ -280,18 +281,21 @@ def with_formulas(page: str) -> str:
 
 
 def readable(path: Path) -> Any:
-    """A notebook as the site shows it: exercises with their formulas, code in colours, and answers
-    to predictions folded.
+    """A notebook as the site shows it: exercises with their formulas, code in colours, figures with
+    their findings as alternative text, and answers to predictions folded.
     """
     notebook: Any = nbformat.read(path, as_version=4)
     notebook.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
     for cell in notebook.cells:
         if answers(cell):
             cell.metadata["tags"] = ["hide-cell"]
-        if "fl.course.exercises." in cell.source and cell.cell_type == "code":
-            for data in (output.get("data", {}) for output in cell.outputs):
-                if "text/html" in data:
-                    data["text/html"] = with_formulas(data["text/html"])
+        exercise = "fl.course.exercises." in cell.source
+        for data in (output.get("data", {}) for output in cell.get("outputs", [])):
+            if "image/png" in data:
+                finding = " ".join(data["text/plain"].removeprefix("Picture: ").split())
+                cell.metadata["mystnb"] = {"image": {"alt": finding}}
+            if exercise and "text/html" in data:
+                data["text/html"] = with_formulas(data["text/html"])
     return notebook
 
 

@@ -382,7 +382,7 @@ def closed_form(
     if single:
         count = f"{len(table):,} of them"
         measured_words = f"band: 95 % of single measurements, dots: {count} (red: outside)"
-    style.footer(figure, f"lines: closed form; {measured_words}; inside: {share:.1%}")
+    style.footer(figure, f"lines: closed form; {measured_words}; inside: {100 * share:.3g}%")
     return figure
 
 

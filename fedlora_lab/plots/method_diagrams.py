@@ -218,6 +218,9 @@ def method_diagrams(methods: "Iterable[Method | str] | None" = None, columns: in
     tall = HEIGHT / height
     with paper():
         figure = blank_picture(width, height)
+        # Diagrams have no titles, so the alternative text names the methods.
+        names = ", ".join(method.name for method in listed)
+        figure.set_label(f"what is moved, noised and sent by {names}")
         # Diagrams have a scale of their own, in steps and lines, so they fill fixed places.
         for i, method in enumerate(listed):
             left = (i % columns) * wide + 0.008

@@ -14,10 +14,10 @@ def page(request, browser):
 
 
 @pytest.mark.parametrize("page", ["light", "dark"], indirect=True)
-@pytest.mark.parametrize("name", ["index.html", LESSON])
+@pytest.mark.parametrize("name", ["index.html", LESSON, "api/attacks.html"])
 def test_pages_can_be_read_and_used_by_everybody(page, site, name):
-    """The front page, and a lesson whose dials turn, with hints and outcomes unfolded: WCAG 2.1 AA
-    in either theme.
+    """The front page, a lesson whose dials turn, with hints and outcomes unfolded, and a page of
+    signatures: WCAG 2.1 AA in either theme.
     """
     page.goto((site / name).as_uri())
     if name == LESSON:
@@ -27,10 +27,12 @@ def test_pages_can_be_read_and_used_by_everybody(page, site, name):
 
 
 def test_long_formulas_scroll_in_their_own_box_and_have_their_font(page, site):
-    """Fault: a formula that pushes a narrow page sideways, or a font that is not in the site."""
+    """Fault: a formula or a signature that pushes a narrow page sideways, or a font that is not in
+    the site.
+    """
     page.set_viewport_size({"width": 390, "height": 800})
     beyond = 0
-    for path in sorted((site / "notebooks").glob("*.html")):
+    for path in sorted(site.glob("[an]*/*.html")):
         page.goto(path.as_uri())
         assert page.evaluate("document.scrollingElement.scrollWidth") <= 390, path.name
         formulas = page.locator("math[display=block]")

@@ -111,6 +111,7 @@ def test_the_last_request_is_answered_and_an_overtaken_result_dropped():
 
 
 def test_errors_of_a_drawing_are_reported_and_no_thread_is_left():
+    """Nobody need close it: a widget whose cell was run again is not closed."""
     failures, shown, threads = [], [], threading.active_count()
     latest = LatestOnly(lambda request: 1 / request, shown.append, failures.append)
     for request in (0, 2, 4):
@@ -118,5 +119,5 @@ def test_errors_of_a_drawing_are_reported_and_no_thread_is_left():
             latest.close()
         latest.request(request)
         assert latest.settle(WAIT)
+        until(lambda: threading.active_count() <= threads)
     assert failures == ["ZeroDivisionError: division by zero"] and shown == [0.5]
-    until(lambda: threading.active_count() <= threads)

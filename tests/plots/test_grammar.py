@@ -82,7 +82,7 @@ def test_a_closed_form_counts_what_lies_inside():
     table.loc[:2, "mean"] *= 3
     table = table.assign(low=table["mean"] * 0.9, high=table["mean"] * 1.1)
     figure = plots.closed_form(table, x="x", y="y", title="t")
-    assert grammar.share_inside(table) == 0.7 and "inside: 70.0%" in figure.get_supxlabel()
+    assert grammar.share_inside(table) == 0.7 and "inside: 70%" in figure.get_supxlabel()
     red = [line for line in figure.axes[0].lines if line.get_color() == style.WRONG]
     assert sum(np.size(line.get_xdata()) for line in red) == 3
 

@@ -69,7 +69,7 @@ def _worlds_scene(sigma: float, releases: int, epsilon: float) -> Scene:
     ]
     ending = float(theory.gdp_epsilon(mu, 1e-5))
     return panels, [
-        f"σ = {sigma:g}, {releases} releases: ",
+        f"σ = {sigma:g}, N = {releases}: ",
         f"ε = {epsilon:g} holds with δ = {delta:.2g}, ",
         f"and δ = 0.00001 with ε = {ending:.3g}. The best attacker has an advantage of "
         f"{advantage:.2f} and finds {few:.1%} of the members while accusing 1 % of the others "
@@ -171,7 +171,7 @@ def clip_explorer(rows: Float[np.ndarray, "n p"]) -> Dial:
                 dots(at[best], released[best], "ink", 6),
                 text(100, 1.04, "dashed: length", "soft", anchor="end", dx=-4, bold=False),
                 text(0.033, 1.04, "cosine after the clip", "pink", bold=False),
-                text(0.033, 0.96, "cosine with draw and noise", "teal", bold=False),
+                text(0.033, 0.96, "with draw and noise", "teal", bold=False),
                 wide=True,
             ),
         ]
@@ -229,7 +229,7 @@ def _plan_scene(sigma: float, rate: float, releases: int) -> Scene:
     loose = theory.membership_bound(rates, spent[releases], PLAN_DELTA)
     panels = [
         panel(
-            f"ε = {spent[releases]:.2f} after {releases} releases",
+            f"ε = {spent[releases]:.2f} for N = {releases}",
             axis("releases", 1, 1000, log=True),
             axis("ε at δ = 0.0001", 0.001, 1000, log=True),
             line(PLAN_RELEASES, np.maximum(list(spent.values()), 1e-3), "purple", "ε"),
@@ -248,7 +248,7 @@ def _plan_scene(sigma: float, rate: float, releases: int) -> Scene:
         ),
     ]
     return panels, [
-        f"σ = {sigma:g}, each unit drawn with chance {rate:g}, {releases} releases: ",
+        f"σ = {sigma:g}, each unit drawn with chance {rate:g}, N = {releases}: ",
         f"one unit is promised ε = {spent[releases]:.2f} at δ = 0.0001. Wrongly accusing 1 in "
         f"1,000, an attacker finds at most {allowed[0]:.1%} of the members; ε and δ alone "
         f"(dashed) would allow {loose[0]:.1%}.",

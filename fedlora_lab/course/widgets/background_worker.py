@@ -4,8 +4,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Generator
-from concurrent import futures
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from fedlora_lab._utils.validation import error_text
@@ -128,7 +126,7 @@ class Worker:
 
 
 class LatestOnly:
-    """Answers the newest request in a thread of its own, which ends when it is closed.
+    """Answers the newest request in a thread of its own, which ends when nothing is left to answer.
 
     Args:
         answer: request -> result, slow.
@@ -151,36 +149,55 @@ class LatestOnly:
         self._show = show
         self._failed = failed
         self._rest = rest
-        # Not a daemon: a process that ends in the midst of a computation aborts.
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="drawing")
-        self._last: Future[None] | None = None
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._request: Any = None
         self._newest = 0
         self._closed = False
 
     def request(self, request: Any) -> None:
         """Asks for an answer to this request, and no longer to the one before."""
-        if not self._closed:
+        with self._lock:
             self._newest += 1
-            self._last = self._pool.submit(self._work, self._newest, request)
+            self._request = request
+            if self._thread is None:
+                # Not a daemon: a process that ends in the midst of a computation aborts.
+                self._thread = threading.Thread(target=self._work, name="drawing")
+                self._thread.start()
 
     def settle(self, wait: float) -> bool:
         """Waits until every request is answered; returns whether that is so."""
-        return self._last is None or not futures.wait([self._last], wait).not_done
+        thread = self._thread
+        if thread is not None:
+            thread.join(wait)
+        return self._thread is None
 
     def close(self) -> None:
         """Answers nothing more."""
-        self._closed = True
-        self._newest += 1
-        self._pool.shutdown(wait=False)
+        with self._lock:
+            self._closed = True
+            self._newest += 1
 
-    def _work(self, number: int, request: Any) -> None:
+    def _work(self) -> None:
+        answered = 0
+        while True:
+            # Under the lock, so that a request finds either this thread at work or none.
+            with self._lock:
+                if self._closed or answered == self._newest:
+                    self._thread = None
+                    return
+                number = self._newest
+                request = self._request
+            time.sleep(self._rest)
+            if number == self._newest:
+                answered = number
+                self._answer_one(number, request)
+
+    def _answer_one(self, number: int, request: Any) -> None:
         try:
+            result = self._answer(request)
             if number == self._newest:
-                time.sleep(self._rest)
-            if number == self._newest:
-                result = self._answer(request)
-                if number == self._newest:
-                    self._show(result)
+                self._show(result)
         except Exception as error:
             with contextlib.suppress(Exception):  # the place for the line may be gone too
                 self._failed(one_line(error))

@@ -81,11 +81,18 @@ const MARKS = {
   dots: (m, X, Y) => [["card", 2 * m.size + 2], [m.colour, 2 * m.size]].slice(m.size < 4 ? 1 : 0).map(([colour, wide]) =>
     `<path d="${points(m, X, Y).map(p => `M${p}h0`).join("")}" style="fill:none;stroke:${ink(colour)};stroke-width:${wide};`
     + `stroke-linecap:round;opacity:${m.opacity ?? 1}"/>`).join(""),
-  image: (m, X, Y) => m.pixels.map((v, i) => { // rows of greys from 0 to 255, or of shades of a colour, one unit each
-    const [a, b] = [X(i % m.columns), Y(Math.floor(i / m.columns))];
-    const look = m.colour ? `fill:${ink(m.colour)};fill-opacity:${(v / 255).toFixed(2)}` : `fill:rgb(${v},${v},${v})`;
-    return `<rect x="${a}" y="${b}" width="${X(1) - X(0) + 0.6}" height="${Y(1) - Y(0) + 0.6}" style="${look}"/>`;
-  }).join(""),
+  // Rows of greys from 0 to 255, or of shades of a colour, one unit each; one path for each of 52 shades.
+  image: (m, X, Y) => {
+    const paths = new Map();
+    m.pixels.forEach((v, i) => {
+      const column = i % m.columns, row = Math.floor(i / m.columns), shade = 5 * Math.round(v / 5);
+      const [left, right, top, bottom] = [X(column), X(column + 1), Y(row), Y(row + 1)].map(p => p.toFixed(1));
+      paths.set(shade, `${paths.get(shade) ?? ""}M${left},${top}H${right}V${bottom}H${left}z`);
+    });
+    const look = m.colour ? v => `fill-opacity="${(v / 255).toFixed(2)}"` : v => `fill="rgb(${v},${v},${v})"`;
+    const squares = [...paths].map(([shade, d]) => `<path d="${d}" ${look(shade)}/>`).join("");
+    return `<g shape-rendering="crispEdges" style="fill:${ink(m.colour)}">${squares}</g>`;
+  },
   text: (m, X, Y) => label(X(m.x) + (m.dx ?? 0), Y(m.y) + (m.dy ?? 0), m.words, m),
 };
 const OVER = new Set(["dots", "text"]); // these may stick out of the axes
@@ -98,7 +105,8 @@ function spread(labels, low, high) { // no two labels on one another
     labels[i].y = Math.max(low, Math.min(labels[i].y, top));
 }
 
-function sides({x, y, marks, margin}) { // room for ticks, names and labels
+function sides({x, y, marks, margin, bare}) { // room for ticks, names and labels
+  if (bare) return {left: 4, right: 4, top: 4, bottom: 4};
   const longest = texts => Math.max(0, ...texts.map(t => String(t).length));
   const left = 14 + (y.label ? 16 : 0) + 6.7 * longest(y.names ?? ticksOf(y).map(show(y)));
   const right = Math.max(18, 7.4 * longest(marks.map(m => m.label ?? "")) + 12);
@@ -197,6 +205,7 @@ body[data-jp-theme-light="false"] .fl-dial,html[data-theme="dark"] .fl-dial,body
 .fl-dial small{display:block;margin-top:3px;font-size:12px;line-height:1.3;color:${ink("soft")}}
 .fl-dial .panels{display:flex;flex-wrap:wrap;gap:4px 10px;margin-top:8px}
 .fl-dial figure{margin:0;flex:1 1 222px;min-width:0}.fl-dial figure.wide{flex:1.6 1 320px}
+.fl-dial figure.bare{flex:1 1 130px;max-width:190px}
 .fl-dial figcaption{font-weight:600;font-size:13.5px;line-height:1.3;min-height:2.6em;display:flex;align-items:flex-end;padding:0 4px;color:${ink()};text-align:left}
 .fl-dial svg{display:block;width:100%;touch-action:pan-y;overflow:hidden}
 .fl-dial svg text{font-family:inherit;paint-order:stroke;stroke:${ink("card")};stroke-width:3px;stroke-linejoin:round}

@@ -6,6 +6,7 @@
 >>> attacks.similarity(attacks.input_from_a_gradient(gradient), torch.tensor([3.0, 4.0])) > 0.999
 True
 """
+# ruff: noqa: F401
 
 from fedlora_lab.attacks.membership_inference import Membership, loss_difference
 from fedlora_lab.attacks.reconstruction import (
@@ -19,19 +20,3 @@ from fedlora_lab.attacks.reconstruction import (
     similarity,
     span_residual_by_batch_size,
 )
-
-__all__ = [
-    "Membership",
-    "Victim",
-    "as_image",
-    "flattened_digits_task",
-    "input_from_a_gradient",
-    "input_from_b_gradient",
-    "lira",
-    "loss_difference",
-    "match_b_gradient",
-    "read_scan",
-    "similarity",
-    "span_residual_by_batch_size",
-]
-__dir__ = __all__.copy  # completion shows neither imports nor modules

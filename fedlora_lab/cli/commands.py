@@ -33,16 +33,18 @@ def commands() -> None:
 # ---- training
 
 
-OPTIMIZER = click.Choice(["sgd", "adamw"])
-FRESH_HELP = "Start anew in a folder that holds another run."
+OPTIMIZER = click.option(
+    "--optimizer", type=click.Choice(["sgd", "adamw"]), help="Of clients.  [sgd]"
+)
+FRESH = click.option("--fresh", is_flag=True, help="Start anew in a folder that holds another run.")
 
 
 def training_options(command: read.Command) -> read.Command:
     """Puts on a command what `run` and `compare` share."""
     for option in (
-        click.option("--fresh", is_flag=True, help=FRESH_HELP),
+        FRESH,
         click.option("--out", type=PATH, metavar="DIR", help="Run folder.  [runs/TASK]"),
-        click.option("--optimizer", type=OPTIMIZER, help="Of clients.  [sgd]"),
+        OPTIMIZER,
         click.option("--lr", type=float, metavar="X", help="Learning rate.  [as tuned]"),
         read.setting_options(read.SITUATION),
     ):
@@ -52,16 +54,19 @@ def training_options(command: read.Command) -> read.Command:
 
 TASK = read.Text("task", read.read_task)
 METHOD = read.Text("method", read.read_method)
-METHODS = read.Text("methods", read.read_methods)
-METHODS_HELP = "Methods and the baselines non-private, central, local, joined by commas."
 SEEDS = click.IntRange(1, 1000)
 SEED = read.setting("seed")
-SEED_HELP = "A number repeats a run; none draws fresh noise, for a release.  [0]"
 
 
 @commands.command("compare")
 @click.argument("task", type=TASK)
-@click.option("--methods", default=DEFAULT_METHODS, type=METHODS, metavar="A,B", help=METHODS_HELP)
+@click.option(
+    "--methods",
+    default=DEFAULT_METHODS,
+    type=read.Text("methods", read.read_methods),
+    metavar="A,B",
+    help="Methods and the baselines non-private, central, local, joined by commas.",
+)
 @click.option("--seeds", default=3, type=SEEDS, metavar="N", help="How many, from 0 on.  [3]")
 @training_options
 def compare_command(task: str, methods: list[str], seeds: int, **options: Any) -> None:
@@ -77,7 +82,13 @@ def compare_command(task: str, methods: list[str], seeds: int, **options: Any) -
 @commands.command("run")
 @click.argument("task", type=TASK)
 @click.argument("method", type=METHOD)
-@click.option("--seed", default="0", type=SEED, metavar="N", help=SEED_HELP)
+@click.option(
+    "--seed",
+    default="0",
+    type=SEED,
+    metavar="N",
+    help="A number repeats a run; none draws fresh noise, for a release.  [0]",
+)
 @training_options
 def run_command(task: str, method: str, seed: int | None, **options: Any) -> None:
     """Train one METHOD on TASK (digits or regression), with a line for every round.
@@ -91,9 +102,6 @@ def run_command(task: str, method: str, seed: int | None, **options: Any) -> Non
 
 
 NAMES = read.Text("names", read.read_names)
-CLASS_HELP = "Of the classes."
-TEST = read.Text("test", read.read_test)
-TEST_HELP = "Public rows to score on, a split, or a share.  [none]"
 
 
 @commands.command("finetune")
@@ -103,10 +111,15 @@ TEST_HELP = "Public rows to score on, a split, or a share.  [none]"
 @click.option("--image", metavar="COLUMN", help="Of image files, in place of --text.")
 @click.option("--prompt", metavar="COLUMN", help="Or a template, for a decoder.")
 @click.option("--answer", metavar="COLUMN", help="Or a template: what it learns to answer.")
-@click.option("--label", metavar="COLUMN", help=CLASS_HELP)
+@click.option("--label", metavar="COLUMN", help="Of the classes.")
 @click.option("--labels", type=NAMES, metavar="A,B", help="Classes in order.  [from the rows]")
 @click.option("--by", metavar="COLUMN", help="Of the owner, a client.  [dealt at random]")
-@click.option("--test", type=TEST, metavar="FILE", help=TEST_HELP)
+@click.option(
+    "--test",
+    type=read.Text("test", read.read_test),
+    metavar="FILE",
+    help="Public rows to score on, a split, or a share.  [none]",
+)
 @click.option("--metrics", type=NAMES, metavar="A,B", help="Scores of the test rows.")
 @click.option("--targets", type=NAMES, metavar="A,B", help="Linear maps with adapters.  [chosen]")
 @click.option("--head", metavar="NAME", help="Trained in full.  [the model's classifier]")
@@ -117,11 +130,11 @@ TEST_HELP = "Public rows to score on, a split, or a share.  [none]"
 @click.option("--evaluate-every", type=click.IntRange(1), help="Rounds.  [1]")
 @click.option("--device", metavar="D", help="Such as cpu or cuda.  [cpu]")
 @click.option("--lr", type=float, metavar="X", help=f"Learning rate.  [{read.CHOSEN}]")
-@click.option("--optimizer", type=OPTIMIZER, help="Of clients.  [sgd]")
+@OPTIMIZER
 @read.setting_options(read.FINETUNE, default=read.CHOSEN)
 @click.option("--seed", default="none", type=SEED, metavar="N", help="none for a release.  [none]")
 @click.option("--out", type=PATH, metavar="DIR", help="Run folder.  [runs/finetune-DATA]")
-@click.option("--fresh", is_flag=True, help=FRESH_HELP)
+@FRESH
 def finetune_command(
     data: Path, out: Path | None, fresh: bool, seed: int | None, **options: Any
 ) -> None:

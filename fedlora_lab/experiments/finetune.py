@@ -101,8 +101,12 @@ class Finetuned:
                 list(inputs) if isinstance(inputs, Iterable) and not isinstance(inputs, str) else []
             )
             check(bool(rows), "inputs", inputs, "a list of texts or images, at least one")
-            names = [f"row {number}" for number in range(len(rows))]
-            outputs = in_parts(partial(predict, task, self.record), task.encode, rows, names)
+            outputs = in_parts(
+                partial(predict, task, self.record),
+                task.encode,
+                rows,
+                [f"row {number}" for number in range(len(rows))],
+            )
         else:
             outputs = predict(task, self.record, inputs)
         shares = outputs.double().softmax(1)
@@ -224,8 +228,10 @@ def _advise(record: Round, task: Task) -> list[str]:
     score = record.metrics.get("accuracy", math.nan)  # of private rows NaN
     # A mean in single precision may end above the share that it equals.
     if y.ndim == 1 and score >= 0 and score <= float(y.bincount().max() / len(y)) + 1e-6:
-        advice = "try another rate (lr), more rounds, a larger rank, or AdamW at lr 0.01"
-        return [f"the commonest class for every row would score as much: {advice}"]
+        return [
+            "the commonest class for every row would score as much: "
+            "try another rate (lr), more rounds, a larger rank, or AdamW at lr 0.01"
+        ]
     return []
 
 

@@ -37,12 +37,12 @@ def predict_rows(folder: Path, data: object) -> "pd.DataFrame":
     from peft import PeftModel
 
     info = Folder(folder).settings["task"]["info"]
-    # Earlier versions did not note what was read of the rows.
-    is_noted = "column" in info or "max_new_tokens" in info
     expected = "a finished run of this version, on a model that was given by its name or folder"
     config = folder / "adapter" / "adapter_config.json"
     base: Any = read_json(config)["base_model_name_or_path"] if config.is_file() else None
-    check(bool(base) and is_noted, "run", str(folder), expected)
+    # Earlier versions did not note what was read of the rows.
+    is_whole = base and ("column" in info or "max_new_tokens" in info)
+    check(bool(is_whole), "run", str(folder), expected)
     classes = info.get("classes", ())
     table = read_splits(data)["train"]
     # What there is to warn of was told before the training.

@@ -80,10 +80,9 @@ class RunOptions:
         if self.stop_at is not None:
             check_number("stop_at", self.stop_at, 0, open_low=True)
         check_whole("evaluate_every", self.evaluate_every, 1)
-        if self.chunk_clients is not None:
-            check_whole("chunk_clients", self.chunk_clients, 1)
-        if self.chunk_examples is not None:
-            check_whole("chunk_examples", self.chunk_examples, 1)
+        for name in ("chunk_clients", "chunk_examples"):
+            if (most := getattr(self, name)) is not None:
+                check_whole(name, most, 1)
         check_one_of("products", self.products, PRODUCTS)
         try:
             # On "meta" a tensor holds no values.

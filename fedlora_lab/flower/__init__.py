@@ -47,4 +47,3 @@ __all__ = [
     "rounds",
     "simulated_clients",
 ]
-__dir__ = __all__.copy  # completion shows neither imports nor modules

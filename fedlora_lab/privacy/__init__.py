@@ -22,4 +22,3 @@ __all__ = [
     "read_privacy",
     "statement",
 ]
-__dir__ = __all__.copy  # completion shows neither imports nor modules

@@ -41,8 +41,7 @@ def summary(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:
     96.0
     """
     present = list(getattr(frame, "columns", ()))
-    expected = f"columns {', '.join(COLUMNS)}, as fl.compare and fl.to_frame make them"
-    check({*COLUMNS} <= {*present}, "frame", present, expected)
+    check({*COLUMNS} <= {*present}, "frame", present, f"columns {', '.join(COLUMNS)}")
     check(len(frame) > 0, "frame", "empty", "at least one row")
     measure = headline_measure(frame) if measure is None else measure
     whole_model = frame[frame["layer"] == "all"].fillna({"seed": -1})

@@ -74,8 +74,6 @@ def hub(
     base, new = architectures.load(model, kind, len(classes), seed)
     check_order(classes, base.config)
     encode = architectures.input_reader(kind, model, tokenizer, base, max_length)
-    origin = "read from the rows" if declared is None else "declared"
-    info = {"task": "hub", "model": type(base).__name__, "kind": kind, "classes": [*classes]}
     task = rows.make_task(
         encode(rows.column(kind, text or image), rows.names),
         rows.labels(numbers),
@@ -87,7 +85,15 @@ def hub(
         labels=None if classes == tuple(range(len(classes))) else classes,
         prepare=architectures.trim_padding if kind == "text" else None,
         encode=encode,
-        info=info | {"labels": origin, "column": text or image, "max_length": max_length},
+        info={
+            "task": "hub",
+            "model": type(base).__name__,
+            "kind": kind,
+            "classes": [*classes],
+            "labels": "read from the rows" if declared is None else "declared",
+            "column": text or image,
+            "max_length": max_length,
+        },
         public_test=public_test,
         new_modules=new,
     )

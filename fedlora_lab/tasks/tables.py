@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlora_lab._utils.environment import install_command
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_rows, check_whole, error_text
 from fedlora_lab.tasks import partition
@@ -252,7 +251,7 @@ def read_splits(dataset: object) -> "dict[str, DataFrame]":
     check(path.is_file(), "dataset", str(path), expected)
     try:
         table = READERS[path.suffix](path)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:  # without pyarrow pandas says how to install it
         expected = f"a table ({error_text(error)})"
         raise ValueError(f"dataset={str(path)!r}: expected {expected}") from error
     return {"train": _frame(table)}
@@ -330,11 +329,7 @@ def _jsonl(path: Path) -> "DataFrame":
 def _parquet(path: Path) -> "DataFrame":
     import pandas as pd
 
-    try:
-        return pd.read_parquet(path)
-    except ImportError as error:
-        advice = f"pyarrow, which reads Parquet, is not installed: run `{install_command('hub')}`"
-        raise ImportError(f"dataset={str(path)!r}: {advice}") from error
+    return pd.read_parquet(path)
 
 
 READERS = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}

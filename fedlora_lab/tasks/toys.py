@@ -59,8 +59,8 @@ def tiny(
         with tempfile.TemporaryDirectory() as draft, quiet():
             tokenizer.save_pretrained(draft)
             stored = transformers.AutoTokenizer.from_pretrained(draft, config=usual)
-        expected = "one without a tokenizer class of its own, such as qwen3"
-        check(stored.tokenize(" ".join(vocabulary)) == vocabulary, "kind", kind, expected)
+        same = stored.tokenize(" ".join(vocabulary)) == vocabulary
+        check(same, "kind", kind, "one without a tokenizer class of its own, such as qwen3")
         tokenizer.save_pretrained(folder)
         marks = ("pad_token_id", "bos_token_id", "eos_token_id")
         fields |= {mark: getattr(tokenizer, mark) for mark in marks}

@@ -18,5 +18,8 @@ from fedlora_lab.theory.turns import *
 
 def __dir__() -> list[str]:
     """The closed forms and their results, without what their modules import."""
-    homes = {name: getattr(thing, "__module__", None) or "" for name, thing in globals().items()}
-    return sorted(name for name, home in homes.items() if home.startswith(f"{__name__}."))
+    return sorted(
+        name
+        for name, thing in globals().items()
+        if str(getattr(thing, "__module__", "")).startswith(f"{__name__}.")
+    )

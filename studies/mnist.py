@@ -11,7 +11,6 @@ their centre of mass in the middle, and that they are stored in float16 (mnist_v
 >>> fl.tasks.build("mnist", clients=20).sizes                                     # doctest: +SKIP
 """
 
-import gzip
 import hashlib
 import os
 from collections.abc import Sequence
@@ -41,7 +40,6 @@ def mnist(
     alpha: float | None = 0.5,
     seed: int = 0,
     *,
-    min_size: int = 8,
     targets: Sequence[str] = ("query", "value"),
     head: str | None = None,
 ) -> fl.tasks.Task:
@@ -52,7 +50,7 @@ def mnist(
     x, y = scans(Path(os.environ.get("FEDLORA_STUDIES", ".")))
     order = torch.from_numpy(Streams(seed).numpy("mnist split").permutation(len(y)))
     test, validation, private = order.split([TEST, VALIDATION, len(y) - TEST - VALIDATION])
-    clients_rows = partition.dirichlet(y[private], clients, alpha, seed, min_size)
+    clients_rows = partition.dirichlet(y[private], clients, alpha, seed, min_size=8)
     model, card = load_pretrained(Path(__file__).parent, "mnist_vit")
     task = fl.tasks.classification(
         model,
@@ -64,7 +62,7 @@ def mnist(
         labels=[str(digit) for digit in range(10)],
         name="mnist",
     )
-    arguments = {"clients": clients, "alpha": alpha, "seed": seed, "min_size": min_size}
+    arguments = {"clients": clients, "alpha": alpha, "seed": seed}
     arguments |= {"targets": list(targets), "head": head}
     sums = {"data_sha256": SHA256, "weights_sha256": card["weights_sha256"]}
     return replace(task, info={"task": "mnist", "arguments": arguments, **sums})
@@ -73,8 +71,7 @@ def mnist(
 @cache
 def scans(folder: Path) -> tuple[Float[Tensor, "n 28 28"], Int[Tensor, " n"]]:
     """Reads the 5,000 scans, in [0, 1], and their labels."""
-    text = gzip.decompress((folder / FILE).read_bytes()).replace(b"\n", b",").rstrip(b",")
-    table = np.array(text.split(b","), dtype=np.float32).reshape(-1, 28 * 28 + 1).astype(np.uint8)
+    table = np.loadtxt(folder / FILE, np.float32, delimiter=",").astype(np.uint8)
     pixels, labels = np.ascontiguousarray(table[:, :-1]), np.ascontiguousarray(table[:, -1])
     digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
     check(digest == SHA256, f"sha256 of {FILE}", digest, SHA256)

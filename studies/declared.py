@@ -376,6 +376,16 @@ def rates() -> Study:
     return every_rate("rates", "digits: six methods at the same eight learning rates", groups, 5)
 
 
+def rates_768() -> Study:
+    """Six methods over the learning rate on layers of 768 inputs, at the same rates for all."""
+    plan = {"rounds": 6, "local_steps": 4, "batch": 16}
+    cases = sentiment(SIX, (8.0,))
+    group = tuple(replace(case, task=("texts-768", {}), plan=plan) for case in cases)
+    grid = tuple(map(Setting, (0.2, 0.4, 0.8, 1.6, 3.2, 6.4)))
+    note = "texts, layers of 768 inputs: six methods at the same six learning rates"
+    return every_rate("rates-768", note, [(group, grid)], 2)
+
+
 def widths() -> Study:
     """FedLoRA with smaller starts of A: what a wider layer of the same function does."""
     groups = []
@@ -490,6 +500,7 @@ _DECLARED = (
         **HOME_SEARCH,
     ),
     rates(),
+    rates_768(),
     widths(),
     copies(),
     cores(),

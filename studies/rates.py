@@ -26,7 +26,6 @@ from studies.runner import screen_frame, select_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
-PREDICTED = RESULTS / "rates-predicted.csv"
 PAGE = ROOT / "docs" / "rates.md"
 FIGURES = {
     "example": ROOT / "docs" / "figures" / "rates.png",
@@ -39,8 +38,13 @@ A_AT_REST = 18.0
 """The same number, 3 d_in N τ² of B, where A is frozen."""
 NEAR = 0.03
 """Accuracy below a method's best that still counts as its plateau."""
-KNOBS = {"widths": ["epsilon", "start_scale"], "copies": ["clients", "rounds"]}
-"""Study of the further predictions -> what tells its places apart."""
+PLACES = {
+    "rates": ["unit", "epsilon", "method"],
+    "rates-768": ["epsilon", "method"],
+    "widths": ["epsilon", "start_scale"],
+    "copies": ["clients", "rounds"],
+}
+"""Study -> what tells its places apart."""
 CLAIMANT = "la-lora"
 """The method whose best rate stands in the figure as the rate that all share."""
 
@@ -48,7 +52,7 @@ CLAIMANT = "la-lora"
 HEAD: str = "lead, place, at the claimant's best rate, on its plateau, each at its own best"
 LEADS = (("la-lora", "rolora"), ("la-lora", "fedlora"), ("ffa-lora", "fedlora"))
 """Claimed leads: of the first method over the second."""
-PLATEAUS = """Five seeds; intervals are Student's, 95 %. The plateaus and their widths are in
+PLATEAUS = """Five seeds; intervals are Student's, 95 %. The plateaus are in
 `results/rates-plateaus.csv`."""
 LEADS_INTRO = """## One rate for all, or one for each
 
@@ -73,74 +77,51 @@ def score_table(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.pivot(index="lr", columns="seed", values="accuracy")
 
 
-def plateau(rates: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
-    """Finds the first and last rate around the best whose score is within `NEAR` of it.
+def plateau_end(mean: pd.Series) -> float:
+    """Finds the rate at which the score falls `NEAR` below the best.
 
-    Between two rates of the grid the score is a straight line over the rate's logarithm; at an end
+    Between two rates of the grid the score is a straight line over the rate's logarithm; at the end
     of the grid the plateau is cut off.
 
-    Args: rates, scores: of the same length, the rates ascending.
+    Args: mean: the scores, by rate, ascending.
     Guarantees: test_rates.py::test_a_plateau_ends_where_three_points_are_lost.
     """
-    level = scores.max() - NEAR
-    ends = []
-    for step in (-1, 1):
-        place = int(scores.argmax())
-        while 0 <= place + step < len(scores) and scores[place + step] >= level:
-            place += step
-        end = np.log2(rates[place])
-        if 0 <= place + step < len(scores):
-            share = (scores[place] - level) / (scores[place] - scores[place + step])
-            end += share * np.log2(rates[place + step] / rates[place])
-        ends.append(float(2**end))
-    return ends[0], ends[1]
+    level = mean.max() - NEAR
+    later = mean[mean.idxmax() :]
+    lost = np.flatnonzero(later < level)
+    if not len(lost):
+        return later.index[-1]
+    pair = later.iloc[lost[0] - 1 : lost[0] + 1]
+    return float(2 ** np.interp(-level, -pair, np.log2(pair.index)))
 
 
-def plateau_row(frame: pd.DataFrame, predicted: pd.DataFrame) -> dict[str, Any]:
-    """Measures the plateau of one method in one setting.
+def plateaus(name: str) -> pd.DataFrame:
+    """Measures the plateau of the mean at each place of a study.
 
-    Args: frame, predicted: its rows of the study and of the prediction.
-    Returns: best (accuracy, mean) and best_lr; last_lr, the largest rate of the grid on the plateau
-        of the mean, and predicted_lr; octaves, the width seed by seed; noise, what B takes up at
-        the plateau's end.
+    Args: name: of `PLACES`.
+    Returns: what tells the places apart; best (mean accuracy) and best_lr; last_lr, the largest
+        rate of the grid on the plateau, and where it is predicted predicted_lr; end, the rate where
+        it ends; noise, what B takes up there.
     """
-    table = score_table(frame)
-    rates = table.index.to_numpy(float)
-    mean = table.mean(axis=1).to_numpy()
-    ends = [plateau(rates, table[seed].to_numpy()) for seed in table]
-    octaves = np.array([np.log2(last / first) for first, last in ends])
-    _, last = plateau(rates, mean)
-    # Noise goes with the square of the rate.
-    noise = float(predicted["taken_up"].iloc[0] * (last / predicted["lr"].iloc[0]) ** 2)
-    return {
-        "best": float(mean.max()),
-        "best_lr": float(rates[mean.argmax()]),
-        "last_lr": float(rates[rates <= last * (1 + 1e-9)].max()),
-        "predicted_lr": float(predicted.loc[predicted["on_plateau"], "lr"].max()),
-        "octaves": mean_and_spread(octaves),
-        "noise": noise,
-    }
-
-
-def plateaus(frame: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
-    """Measures the plateau of every method in every setting."""
+    frame = runner.read_study(name, RESULTS)
+    predicted = RESULTS / f"{name}-predicted.csv"
+    if predicted.is_file():
+        frame = frame.merge(pd.read_csv(predicted), on=[*PLACES[name], "lr"])
+    else:  # of FedLoRA alone, where it is the number that runs record
+        frame["taken_up"] = frame["amplification"]
     rows = []
-    for (unit, epsilon, slug), part in frame.groupby(["unit", "epsilon", "method"], sort=False):
-        where = {"unit": unit, "epsilon": epsilon, "method": slug}
-        rows.append({**where, **plateau_row(part, select_rows(predicted, **where))})
-    return pd.DataFrame(rows)
-
-
-def ends(frame: pd.DataFrame, *knobs: str) -> pd.DataFrame:
-    """Tabulates the rate at which the mean's plateau ends, and ρ there, by the values of knobs."""
-    rows = {}
-    for place, part in frame.groupby([*knobs]):
+    for place, part in frame.groupby(PLACES[name], sort=False):
         mean = score_table(part).mean(axis=1)
-        _, last = plateau(mean.index.to_numpy(float), mean.to_numpy())
-        # ρ goes with the square of the rate.
-        growth = (part["amplification"] / part["lr"] ** 2).mean()
-        rows[place] = last, growth * last**2
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["lr", "rho"])
+        end = plateau_end(mean)
+        # Noise goes with the square of the rate.
+        growth = (part["taken_up"] / part["lr"] ** 2).mean()
+        row = dict(zip(PLACES[name], place, strict=True))
+        last = mean[: end * (1 + 1e-9)].index[-1]
+        row |= {"best": mean.max(), "best_lr": mean.idxmax(), "last_lr": last}
+        if "on_plateau" in part:
+            row |= {"predicted_lr": part.loc[part["on_plateau"], "lr"].max()}
+        rows.append({**row, "end": end, "noise": growth * end**2})
+    return pd.DataFrame(rows)
 
 
 # ---- one rate for all, or one for each
@@ -254,17 +235,16 @@ def lead_table(frame: pd.DataFrame) -> str:
 def write() -> None:
     """Writes the measured block of the page, the plateaus and the figures."""
     frame = runner.read_study("rates", RESULTS)
-    table = plateaus(frame, pd.read_csv(PREDICTED))
-    table.to_csv(RESULTS / "rates-plateaus.csv", index=False, float_format="%.4g")
-    for name, knobs in KNOBS.items():
-        print(ends(runner.read_study(name, RESULTS), *knobs))
+    tables = {name: plateaus(name) for name in PLACES}
+    for name, table in tables.items():
+        table.to_csv(RESULTS / f"{name}-plateaus.csv", index=False, float_format="%.4g")
     for epsilon, part in runner.read_study("cores", RESULTS).groupby("epsilon", dropna=False):
         print(epsilon, shared_and_own(part, "ravan", "fed-sb"))
     blocks = [PLATEAUS, LEADS_INTRO, lead_table(frame)]
     text = PAGE.read_text(encoding="utf-8")
     write_atomically(PAGE, fill_blocks(text, {"measured": "\n\n".join(blocks)}), shared=True)
     for unit, path in FIGURES.items():
-        picture = figure(select_rows(frame, unit=unit), select_rows(table, unit=unit))
+        picture = figure(select_rows(frame, unit=unit), select_rows(tables["rates"], unit=unit))
         write_atomically(path, style.png(picture), shared=True)
 
 

@@ -33,8 +33,8 @@ from studies.declared import EXTENSIONS, STUDIES, Case, Job, Setting, Stage, Stu
 
 Done = dict[str, dict[str, Any]]  # key of a job -> what `run_job` gave for it
 RunJobs = Callable[[list[Job]], Iterable[dict[str, Any]]]
-RECIPES = ("mnist", "sentiment")
-"""Tasks that are made from files of the reader, by modules of this folder."""
+RECIPES = {"mnist": "mnist", "sentiment": "sentiment", "texts-768": "sentiment"}
+"""Task that is made from files of the reader -> the module of this folder that makes it."""
 PACKAGES = ("fedlora-lab", "torch", "peft", "opacus", "dp-accounting", "numpy", "scipy")
 
 
@@ -52,7 +52,7 @@ def build_task(name: str, arguments: Mapping[str, Any]) -> Task:
     Args: name, arguments: as of `Case.task`.
     """
     if name in RECIPES:
-        import_module(f"studies.{name}")  # it gives the task its name
+        import_module(f"studies.{RECIPES[name]}")  # it gives the task its name
     return tasks.build(name, **arguments)
 
 

@@ -231,8 +231,7 @@ def client_gradients(start: Round, change: ArrayLike) -> Float[np.ndarray, "clie
     task, adapted, tensors = _with_factors(start, B=change, A=np.eye(np.shape(change)[-1]))
     (key_B,) = (key for key in adapted.places if key.side == "B")
     params = {key: tensor[None] for key, tensor in tensors.items()}
-    if np.ndim(change) == 3:
-        params[key_B] = tensors[key_B]
+    params[key_B] = tensors[key_B].reshape(-1, *tensors[key_B].shape[-2:])
     sizes = torch.tensor(task.sizes)
     owner = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
     rows = per_example.per_example_gradients(

@@ -35,62 +35,13 @@ def _round(rng):
 
 
 CALLS = {
-    "05.1": Calls("change and A", draw=_change),
-    "05.2": Calls("lr, C, alpha and new_alpha", draw=_settings),
-    "05.3": Calls("B, A, G, gamma, lr, C, sigma, b and xi", draw=_round),
+    "05.1": Calls("B, A, G, gamma, lr, C, sigma, b and xi", draw=_round),
+    "05.2": Calls("change and A", draw=_change),
+    "05.3": Calls("lr, C, alpha and new_alpha", draw=_settings),
 }
 
 
-# ---- 05.1: what a frozen A keeps of a change
-
-
-def kept_share(change, A):
-    inside = change @ A.T @ np.linalg.inv(A @ A.T) @ A
-    return (inside**2).sum() / (change**2).sum()
-
-
-# A's rows are neither orthogonal nor of length one.
-def without_the_inverse(change, A):
-    return ((change @ A.T @ A) ** 2).sum() / (change**2).sum()
-
-
-# A share of the length, where the energy was asked for.
-of_lengths = vary(kept_share, then=np.sqrt)
-# The part that A cannot write.
-what_is_lost = vary(kept_share, then=lambda share: 1 - share)
-
-
-# ---- 05.2: the same run at another alpha
-
-
-def same_run(lr, C, alpha, new_alpha):
-    c = new_alpha / alpha
-    return lr / c**2, C * c
-
-
-# The rate acts on B, whose gradient and whose effect both carry α.
-def rate_once(lr, C, alpha, new_alpha):
-    c = new_alpha / alpha
-    return lr / c, C * c
-
-
-# The step of γ B grows with c²; to undo that, η is divided by it.
-def rate_multiplied(lr, C, alpha, new_alpha):
-    c = new_alpha / alpha
-    return lr * c**2, C * c
-
-
-# Gradients of B grow with α: the same C would cut deeper.
-def clip_left(lr, C, alpha, new_alpha):
-    return lr * (alpha / new_alpha) ** 2, C
-
-
-# The ratio the other way round.
-def turned(lr, C, alpha, new_alpha):
-    return same_run(lr, C, new_alpha, alpha)
-
-
-# ---- 05.3: a round of FFA-LoRA
+# ---- 05.1: a round of FFA-LoRA
 
 
 def ffa_round(B, A, G, gamma, lr, C, sigma, b, xi):
@@ -129,3 +80,52 @@ clips_both_factors = partial(_round_of, both=True)
 chain_rule_without_gamma = partial(_round_of, chain=False)
 # How many were drawn is private.
 divides_by_the_drawn = partial(_round_of, divisor=lambda drawn, b: max(drawn, 1))
+
+
+# ---- 05.2: what a frozen A keeps of a change
+
+
+def kept_share(change, A):
+    inside = change @ A.T @ np.linalg.inv(A @ A.T) @ A
+    return (inside**2).sum() / (change**2).sum()
+
+
+# A's rows are neither orthogonal nor of length one.
+def without_the_inverse(change, A):
+    return ((change @ A.T @ A) ** 2).sum() / (change**2).sum()
+
+
+# A share of the length, where the energy was asked for.
+of_lengths = vary(kept_share, then=np.sqrt)
+# The part that A cannot write.
+what_is_lost = vary(kept_share, then=lambda share: 1 - share)
+
+
+# ---- 05.3: the same run at another alpha
+
+
+def same_run(lr, C, alpha, new_alpha):
+    c = new_alpha / alpha
+    return lr / c**2, C * c
+
+
+# The rate acts on B, whose gradient and whose effect both carry α.
+def rate_once(lr, C, alpha, new_alpha):
+    c = new_alpha / alpha
+    return lr / c, C * c
+
+
+# The step of γ B grows with c²; to undo that, η is divided by it.
+def rate_multiplied(lr, C, alpha, new_alpha):
+    c = new_alpha / alpha
+    return lr * c**2, C * c
+
+
+# Gradients of B grow with α: the same C would cut deeper.
+def clip_left(lr, C, alpha, new_alpha):
+    return lr * (alpha / new_alpha) ** 2, C
+
+
+# The ratio the other way round.
+def turned(lr, C, alpha, new_alpha):
+    return same_run(lr, C, new_alpha, alpha)

@@ -16,9 +16,7 @@ from fedlora_lab._utils.validation import check, check_one_of
 
 TASKS = ("digits", "regression")
 LOOKS = tomllib.loads((Path(__file__).parents[1] / "plots" / "looks.toml").read_text("utf-8"))
-METHODS = tuple(slug for slug in LOOKS if slug not in ("central", "non-private"))
-"""Slugs of the table, whose own module loads PyTorch."""
-BASELINES = ("non-private", "central", "local")
+"""Slug of a method or baseline -> its look; the table's own module loads PyTorch."""
 CHOSEN = "chosen"
 SITUATION = (
     "epsilon", "delta", "unit", "clip_norm", "rounds", "local_steps", "batch", "clients", "alpha",
@@ -109,7 +107,7 @@ def read_task(name: str, text: str) -> str:
 
 def read_method(name: str, text: str) -> str:
     """The slug of a row of the table, or a baseline."""
-    check_one_of(name, text, tuple(dict.fromkeys((*METHODS, *BASELINES))))
+    check_one_of(name, text, tuple(LOOKS))
     return text
 
 

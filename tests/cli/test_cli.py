@@ -182,8 +182,8 @@ def test_nothing_heavy_is_loaded_before_a_command_is_read():
 
 def test_the_names_of_the_command_line_are_those_of_the_tables():
     """It has a copy of them, since the tables load PyTorch."""
-    assert set(read.METHODS) == set(fl.methods.ALL) and set(read.TASKS) == set(fl.tasks.TASKS)
-    assert set(read.BASELINES) == set(BASELINES)
+    assert set(read.LOOKS) == {*fl.methods.ALL, *BASELINES}
+    assert set(read.TASKS) == set(fl.tasks.TASKS)
 
 
 def test_doctor_fails_on_what_is_needed_only(monkeypatch, capsys):

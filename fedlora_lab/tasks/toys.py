@@ -58,7 +58,7 @@ def tiny(
         # For some kinds Transformers reads a class of its own, whatever was stored.
         with tempfile.TemporaryDirectory() as draft, quiet():
             tokenizer.save_pretrained(draft)
-            stored = transformers.AutoTokenizer.from_pretrained(draft, config=usual)
+            stored: Any = transformers.AutoTokenizer.from_pretrained(draft, config=usual)
         same = stored.tokenize(" ".join(vocabulary)) == vocabulary
         check(same, "kind", kind, "one without a tokenizer class of its own, such as qwen3")
         tokenizer.save_pretrained(folder)

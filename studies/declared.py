@@ -379,8 +379,9 @@ def rates() -> Study:
 def rates_768() -> Study:
     """Six methods over the learning rate on layers of 768 inputs, at the same rates for all."""
     plan = {"rounds": 6, "local_steps": 4, "batch": 16}
-    cases = sentiment(SIX, (8.0,))
-    group = tuple(replace(case, task=("texts-768", {}), plan=plan) for case in cases)
+    group = tuple(
+        replace(case, task=("texts-768", {}), plan=plan) for case in sentiment(SIX, (8.0,))
+    )
     grid = tuple(map(Setting, (0.2, 0.4, 0.8, 1.6, 3.2, 6.4)))
     note = "texts, layers of 768 inputs: six methods at the same six learning rates"
     return every_rate("rates-768", note, [(group, grid)], 2)

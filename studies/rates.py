@@ -147,18 +147,13 @@ def shared_and_own(frame: pd.DataFrame, claimant: str, rival: str) -> tuple[str,
     return points(gaps[best]), span, points(scores[best] - others[own])
 
 
-def mean_and_spread(values: np.ndarray, sign: str = "") -> str:
-    """Writes a mean, of several seeds with its 95 % interval."""
-    mean, half = t_interval(values)
-    text = f"{mean:{sign}.1f}"
-    if len(values) > 1:
-        text += f" [{mean - half:{sign}.1f}, {mean + half:{sign}.1f}]"
-    return text.replace("-", "−")
-
-
 def points(gaps: np.ndarray) -> str:
-    """Writes differences in points of accuracy."""
-    return mean_and_spread(100 * gaps, "+")
+    """Writes mean differences in points of accuracy, of several seeds with their 95 % interval."""
+    mean, half = t_interval(100 * gaps)
+    text = f"{mean:+.1f}"
+    if len(gaps) > 1:
+        text += f" [{mean - half:+.1f}, {mean + half:+.1f}]"
+    return text.replace("-", "−")
 
 
 def places(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

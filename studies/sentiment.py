@@ -119,7 +119,7 @@ def _task(
     for domain in range(len(DOMAINS)):
         draw = Streams(arguments["seed"]).numpy("sentiment split", domain)
         rows = torch.from_numpy(draw.permutation(np.flatnonzero(table["domain"] == domain)))
-        sizes = [max(1, round(share * len(rows))) for share in (test, test / 2)]
+        sizes = [round(share * len(rows)) for share in (test, test / 2)]
         splits.append(rows.split([*sizes, len(rows) - sum(sizes)]))
     tests, validations, private = zip(*splits, strict=True)
     labels = torch.tensor((table["rating"] > 0).to_numpy(int))

@@ -79,7 +79,8 @@ def by_example(x: Float[Tensor, "m ... d"], n: int) -> Float[Tensor, "n rest d"]
     # Any other layout would give an example rows of its neighbour, and no clip would bound them.
     if x.shape[0] % n:
         refuse("first dimension", x.shape[0], f"a multiple of the {n} examples (batch first)")
-    return x.reshape(n, -1, x.shape[-1])
+    # Even a view of the same shape costs a node in the backward pass.
+    return x if x.dim() == 3 and len(x) == n else x.reshape(n, -1, x.shape[-1])
 
 
 class Adapter(nn.Module):
@@ -145,12 +146,18 @@ def low_rank(y: Tensor, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tens
     if a.dim() == b.dim() == 2:
         inner = F.linear(x, a).reshape(-1, len(a))
         return torch.addmm(y.reshape(-1, len(b)), inner, b.mT, alpha=scaling).reshape(y.shape)
-    # Where one factor is frozen it is common to all, and the other has a leading N.
     n = len(a) if a.dim() == 3 else len(b)
-    inner = by_example(x, n) @ a.mT
-    # One product for each example: its factors never meet another example's input.
-    product = torch.baddbmm(by_example(y, n), inner, b.mT.expand(n, -1, -1), alpha=scaling)
-    return product.reshape(y.shape)
+    rows = by_example(y, n)
+    # One product for each example: its factors never meet another example's input. The scale goes
+    # where numbers are fewest, so that no gradient of a factor B is scaled afterwards.
+    inner = scaling * torch.bmm(by_example(x, n), _one_each(a, n).mT)
+    product = torch.baddbmm(rows, inner, _one_each(b, n).mT)
+    return product if rows is y else product.reshape(y.shape)
+
+
+def _one_each(factor: Tensor, n: int) -> Float[Tensor, "n rows columns"]:
+    """A factor for each of n examples: where it is frozen it is common to all."""
+    return factor if factor.dim() == 3 else factor.expand(n, -1, -1)
 
 
 class BFloat16Linear(nn.Module):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -243,11 +244,14 @@ def clip_sum(
         groups.setdefault(name, {})[key] = tensor
     # g groups of norm C / sqrt(g) have norm C together.
     limit = clip_norm / len(groups) ** 0.5 if shares_bound(clip_groups) else clip_norm
+    # The rows of one owner after those of another, and where each owner's begin.
+    order = owner.argsort(stable=True)
+    begins = torch.searchsorted(owner[order], torch.arange(owners, device=owner.device))
     scaled = torch.zeros(len(owner), dtype=torch.bool, device=owner.device)
     nonfinite = torch.zeros_like(scaled)
     sums: dict[ParamKey, Tensor] = {}
     for group in groups.values():
-        added, shorter, bad = _clip_group(group, limit, owner, owners)
+        added, shorter, bad = _clip_group(group, limit, order, begins)
         sums |= added
         scaled = scaled | shorter
         nonfinite = nonfinite | bad
@@ -261,10 +265,7 @@ def shares_bound(clip_groups: ClipGroups) -> bool:
 
 
 def _clip_group(
-    rows: Tensors,
-    clip_norm: float,
-    owner: Int[Tensor, " n"],
-    owners: int,
+    rows: Tensors, clip_norm: float, order: Int[Tensor, " n"], begins: Int[Tensor, " owners"]
 ) -> tuple[dict[ParamKey, Tensor], Tensor, Tensor]:
     """Sums rows clipped over these tensors; (N,) which were scaled, and which are not finite."""
     norms = row_norms(rows)
@@ -276,26 +277,29 @@ def _clip_group(
     # A scale below the dtype's smallest normal number may be rounded up, which would exceed C.
     tiny = max(torch.finfo(tensor.dtype).tiny for tensor in rows.values())
     scale = torch.where(scale < tiny, zero, scale)
-    scaled = finite & (scale < 1)
-    # On a CPU these are known at once, and save work on rows that need none; reading them from a
-    # GPU would cost a wait.
-    any_scaled = not norms.is_cpu or bool(scaled.any())
+    # On a CPU it is known at once whether a row is strange; to ask a GPU would cost a wait.
     any_strange = not norms.is_cpu or not finite.all()
     sums = {}
     for key, tensor in rows.items():
-        # Rounding to float32 may make a row longer than C by a factor of 1 + 2^-24.
-        weight = scale.to(tensor.dtype).view(-1, *[1] * (tensor.dim() - 1))
         if any_strange:  # replaced before scaling: zero times infinity is not a number
-            tensor = torch.where(finite.view(weight.shape), tensor, torch.zeros_like(tensor))
-        sums[key] = _sums(tensor * weight if any_scaled else tensor, owner, owners)
-    return sums, scaled, ~finite
+            tensor = torch.where(finite.view(-1, *[1] * (tensor.dim() - 1)), tensor, 0)
+        # Rounding to float32 may make a row longer than C by a factor of 1 + 2^-24.
+        sums[key] = _weighted_sums(tensor, scale[order], order, begins)
+    return sums, finite & (scale < 1), ~finite
 
 
-def _sums(rows: Tensor, owner: Int[Tensor, " n"], owners: int) -> Tensor:
-    """Sums each owner's rows, (owners, ...); rows stored transposed are summed as such."""
+def _weighted_sums(
+    rows: Tensor, weights: Float[Tensor, " n"], order: Int[Tensor, " n"], begins: Tensor
+) -> Float[Tensor, "owners ..."]:
+    """Sums each owner's rows times their weights, which are in the given order as well."""
+    # Rows stored transposed are summed as such: a copy would cost more than the sum.
     if rows.dim() == 3 and not rows.is_contiguous() and rows.mT.is_contiguous():
-        return _sums(rows.mT, owner, owners).mT
-    return rows.new_zeros(owners, *rows.shape[1:]).index_add_(0, owner, rows)
+        return _weighted_sums(rows.mT, weights, order, begins).mT
+    # Rows as entries of an embedding: they are read once, and no scaled copy of them is written.
+    flat = F.embedding_bag(
+        order, rows.flatten(1), begins, mode="sum", per_sample_weights=weights.to(rows.dtype)
+    )
+    return flat.view(len(begins), *rows.shape[1:])
 
 
 # ---- noise

@@ -43,11 +43,6 @@ HALF = 0.5
 """Share of the claimed size that is asked for."""
 START = 0.01
 """Accuracies before training that differ by more are those of two models."""
-STALE = {
-    ("digits-clients", "la-lora"): "its filter acted twice in the client unit, on the local steps "
-    "and on the noised update; it now acts once"
-}
-"""Study and method of committed rows that are to be measured again -> why."""
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ Done = dict[str, dict[str, Any]]  # key of a job -> what `run_job` gave for it
 RunJobs = Callable[[list[Job]], Iterable[dict[str, Any]]]
 RECIPES = {"mnist": "mnist", "sentiment": "sentiment", "texts-768": "sentiment"}
 """Task that is made from files of the reader -> the module of this folder that makes it."""
+FALL = 0.03
+"""Score below that of the chosen setting from which on a larger step counts as over the cliff."""
 PACKAGES = ("fedlora-lab", "torch", "peft", "opacus", "dp-accounting", "numpy", "scipy")
 
 
@@ -143,17 +145,16 @@ def score(job: Job, done: Done) -> float:
     return -math.inf if value is None else sign * value
 
 
-def _rank(study: Study, case: Case, tried: Iterable[Setting], done: Done) -> list[Setting]:
-    """Ranks the settings by the mean score of the screening seeds, the best first."""
-
-    def mean(setting: Setting) -> float:
-        return fmean(score(job, done) for job in study.screening_jobs(case, [setting]))
-
-    return sorted(tried, key=mean, reverse=True)
+def _screening_scores(
+    study: Study, case: Case, tried: Iterable[Setting], done: Done
+) -> dict[Setting, float]:
+    """Returns the mean score of each setting over the screening seeds, the best first."""
+    means = {x: fmean(score(job, done) for job in study.screening_jobs(case, [x])) for x in tried}
+    return dict(sorted(means.items(), key=lambda pair: pair[1], reverse=True))
 
 
 def screen(study: Study, case: Case, done: Done) -> tuple[list[Setting], bool]:
-    """Lists the settings that the first tuning seed tries, as far as known, and whether all ran.
+    """Lists the settings that screening tries, as far as known, and whether all ran.
 
     Each stage follows from the one before.
 
@@ -168,13 +169,15 @@ def screen(study: Study, case: Case, done: Done) -> tuple[list[Setting], bool]:
     first = Stage("lr", study.rates)
     for stage in (first, *study.stages):
         knob, factors = stage.line(case)
-        ranked = [Setting(1.0)] if stage is first else _rank(study, case, tried, done)
+        scores = _screening_scores(study, case, tried, done)
+        # Before the first stage nothing was tried.
+        ranked = [*scores] or [Setting(1.0)]
         lines = [[scale_knob(x, knob, f) for f in factors] for x in ranked[: stage.keep]]
         if not known(x for line in lines for x in line):
             return tried, False
         # Without a second point of its line there is no step to go on by.
         for _ in range(EXTENSIONS if study.extends and len(factors) > 1 else 0):
-            best = _rank(study, case, tried, done)[0]
+            best = next(iter(_screening_scores(study, case, tried, done)))
             steps = {line[0]: factors[0] / factors[1] for line in lines}
             steps |= {line[-1]: factors[-1] / factors[-2] for line in lines}
             if best not in steps:
@@ -191,7 +194,7 @@ def screen(study: Study, case: Case, done: Done) -> tuple[list[Setting], bool]:
 
 
 def finalists(study: Study, case: Case, done: Done) -> list[Setting] | None:
-    """Selects the settings that the first tuning seed ranks best; ``None`` if runs are missing.
+    """Selects the settings that screening ranks best; ``None`` if runs are missing.
 
     Those that diverged come last.
 
@@ -200,7 +203,7 @@ def finalists(study: Study, case: Case, done: Done) -> list[Setting] | None:
     tried, all_ran = screen(study, case, done)
     if not all_ran:
         return None
-    ranked = _rank(study, case, tried, done)
+    ranked = [*_screening_scores(study, case, tried, done)]
     if study.is_careful(case):
         ranked = [setting for setting in ranked if not at_edge(setting, tried)]
     return ranked[: study.finalists_of(case)]
@@ -214,6 +217,21 @@ def at_edge(setting: Setting, tried: Iterable[Setting]) -> bool:
         if ends[0] < ends[1] and value in ends:
             return True
     return False
+
+
+def cliff(
+    study: Study, case: Case, setting: Setting, tried: Iterable[Setting], done: Done
+) -> float:
+    """Finds the least factor on rate times clip, which bound a step, at which the screening runs
+    scored worse by more than `FALL`; NaN where they did at no larger step.
+
+    Args: study, case, done: as for `finalists`. setting: chosen among those tried.
+    """
+    scores = _screening_scores(study, case, tried, done)
+    # Rates are rounded: an equal step may look larger by as much.
+    fallen = (x for x in scores if scores[x] < scores[setting] - FALL)
+    factors = (x.lr * x.clip / setting.lr / setting.clip for x in fallen)
+    return min((factor for factor in factors if factor > 1.01), default=math.nan)
 
 
 def best_setting(study: Study, case: Case, done: Done) -> Setting | None:
@@ -355,7 +373,8 @@ def _end_with_parent() -> None:
 def study_frame(study: Study, path: Path) -> pd.DataFrame:
     """Tabulates each reported run: study, method, its labels, learning rate, seed, measures.
 
-    ``at_edge`` says that the chosen rate or clip is the least or largest that was tried;
+    ``at_edge`` says that the chosen rate or clip is the least or largest that was tried; the
+    factor ``cliff`` on it leads to a fall, see `cliff`;
     ``clip_norm`` and ``ratio`` (of A's rate to B's) are tuned with it, with ``tries`` runs;
     ``spent`` is the ε of the ledger, where ``epsilon`` is the budget that labels the case.
     Unfinished cases are left out.
@@ -367,12 +386,11 @@ def study_frame(study: Study, path: Path) -> pd.DataFrame:
     rows = []
     # A setting is reported whole or not at all: fewer seeds would look like more certainty.
     for case in study.cases:
-        tried = [] if study.settings is not None else screen(study, case, done)[0]
         for setting in reported_settings(study, case, done):
             jobs = list(study.report_jobs(case, setting))
             if not all(job.key in done for job in jobs):
                 continue
-            about = _describe_setting(study, case, setting, tried)
+            about = _describe_setting(study, case, setting, done)
             for job in jobs:
                 values = done[job.key]["values"]
                 measures = {"spent" if name == "epsilon" else name: x for name, x in values.items()}
@@ -380,13 +398,14 @@ def study_frame(study: Study, path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _describe_setting(
-    study: Study, case: Case, setting: Setting, tried: list[Setting]
-) -> dict[str, Any]:
-    """Returns the columns that name a case and the setting chosen among those tried."""
+def _describe_setting(study: Study, case: Case, setting: Setting, done: Done) -> dict[str, Any]:
+    """Returns the columns that name a case and the setting that it is reported at."""
     row = {"study": study.name, "method": case.method.slug, **case.labels, "lr": setting.lr}
-    if tried:
+    tried: list[Setting] = []
+    if study.settings is None:
+        tried, _ = screen(study, case, done)
         row["at_edge"] = at_edge(setting, tried)
+        row["cliff"] = cliff(study, case, setting, tried, done)
     if study.stages or study.settings is not None:
         clip = case.privacy.get("clip_norm", Privacy.clip_norm) if case.is_private else math.nan
         row |= {"clip_norm": setting.clip * clip, "ratio": setting.ratio}
@@ -407,7 +426,8 @@ def select_rows(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
 
 
 def screen_frame(name: str, folder: Path, *, every: bool = False) -> pd.DataFrame:
-    """Tabulates screening runs at the declared rates, which all methods share, or ``every`` one.
+    """Tabulates runs of the first tuning seed, at the declared rates, which all methods share, or
+    at ``every`` setting that was tried.
 
     Returns: method, labels, lr, clip, ratio, seed, accuracy, rho, as far as it was recorded, and
         the job.
@@ -418,7 +438,7 @@ def screen_frame(name: str, folder: Path, *, every: bool = False) -> pd.DataFram
     for case in study.cases:
         tried = screen(study, case, done)[0] if every else None
         for job in study.screening_jobs(case, tried):
-            if job.key in done:
+            if job.seed == study.tune_seeds[0] and job.key in done:
                 values = done[job.key]["values"]
                 row = {"method": case.method.slug, **case.labels, **job.setting._asdict()}
                 # A run that diverged has no score.

@@ -16,7 +16,6 @@ from typing import Any
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.experiments.tuned_rates import FILE, NO_BUDGET
 from fedlora_lab.report.run_folder import to_json
-from studies.claims import STALE
 from studies.runner import read_study, select_rows
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -28,14 +27,10 @@ READ: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
 
 
 def collected() -> dict[str, Any]:
-    """Task -> unit -> slug -> budget -> rate, without rows that wait for new measurement; and
-    "setting" of a search.
-    """
+    """Task -> unit -> slug -> budget -> rate; and "setting" of a search."""
     table: dict[str, Any] = {}
     for task, unit, name, where in READ:
-        frame: Any = read_study(name, RESULTS)
-        stale = {method for study, method in STALE if study == name}
-        frame = select_rows(frame[~frame["method"].isin(stale)], **where)
+        frame = select_rows(read_study(name, RESULTS), **where)
         rates = table.setdefault(task, {}).setdefault(unit, {})
         tuned = frame[["method", "epsilon", "lr"]].drop_duplicates()
         for slug, epsilon, lr in tuned.itertuples(index=False):

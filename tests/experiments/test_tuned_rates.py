@@ -20,9 +20,6 @@ RESULTS = Path(__file__).parents[2] / "results"
 def test_the_shipped_rates_are_those_of_the_committed_searches():
     """And a search takes the best of its grid, in which every method had as many tries."""
     assert json.loads(tuned_rates.FILE.read_text(encoding="utf-8")) == collected()
-    assert "la-lora" not in tuned_rates.load_rates()["digits"]["client"], (
-        "waits for new measurement"
-    )
     searches = json.loads((RESULTS / "tuned.json").read_text(encoding="utf-8"))
     for task, search in searches.items():
         assert len({len(row["grid"]) for row in search["methods"].values()}) == 1

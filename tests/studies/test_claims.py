@@ -16,7 +16,6 @@ from studies.claims import (
     OPEN,
     OPPOSITE,
     SAME,
-    STALE,
     WAITS,
     Claim,
     Comparison,
@@ -29,7 +28,7 @@ from studies.declared import STUDIES
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDES: dict[str, Any] = {"one": {"method": "one"}, "other": {"method": "other"}}
-TASK = "digits-flat"
+TASK = "digits-example"
 """A study of the task digits, as which the made-up frame is judged."""
 
 
@@ -130,9 +129,8 @@ def test_a_knob_is_turned_for_both_sides():
 
 def test_every_place_is_one_that_a_study_measures():
     """A declared study has the labels, and a case of each method that is compared: what is said to
-    be not run yet can be run. No claim reads rows that are to be measured again."""
+    be not run yet can be run."""
     for judge in (claim.judge for claim in CLAIMS if claim.judge is not None):
-        assert not {(judge.study, method) for method in judge.methods} & {*STALE}
         if judge.study == "updates":  # what `claims --measure` measures
             continue
         for labels in judge.ends:

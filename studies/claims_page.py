@@ -115,9 +115,9 @@ def studies_list(table: pd.DataFrame) -> str:
     lines = [f"- `{study.name}`: {study.note}; {len(study.seeds)} seeds." for study in used]
     lines.append(
         "- `updates`: on digits, what no study records; 10 seeds, at rates that "
-        "`digits` tuned for an earlier model."
+        "`digits` tuned for an earlier model.\n"
     )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def linked(row: Mapping[Hashable, Any]) -> str:

@@ -401,9 +401,8 @@ def study_frame(study: Study, path: Path) -> pd.DataFrame:
 def _describe_setting(study: Study, case: Case, setting: Setting, done: Done) -> dict[str, Any]:
     """Returns the columns that name a case and the setting that it is reported at."""
     row = {"study": study.name, "method": case.method.slug, **case.labels, "lr": setting.lr}
-    tried: list[Setting] = []
-    if study.settings is None:
-        tried, _ = screen(study, case, done)
+    tried, _ = screen(study, case, done) if study.settings is None else ([], True)
+    if tried:
         row["at_edge"] = at_edge(setting, tried)
         row["cliff"] = cliff(study, case, setting, tried, done)
     if study.stages or study.settings is not None:

@@ -24,7 +24,7 @@ REPEATS = 200
 def audit_bounds(audits: Mapping[str, "Audit"], title: str) -> style.Picture:
     """Draws each audit as a bar up to its lower bound, beside what it can prove and what is stated.
 
-    Args: audits: words -> audit, valid ones; title: the finding.
+    Args: audits: words -> audit, valid ones at one δ; title: the finding.
     """
     figure, (ax,) = style.subplots(8.2, 1.6 + 0.42 * len(audits))
     for y, audit in enumerate(audits.values()):
@@ -37,8 +37,7 @@ def audit_bounds(audits: Mapping[str, "Audit"], title: str) -> style.Picture:
     ax.set_yticks(range(len(audits)), list(audits), color=style.INK)
     ax.grid(visible=False, axis="y")
     ax.invert_yaxis()
-    delta = next(iter(audits.values())).delta
-    ax.set_xlabel(f"ε at δ = {delta:g} (bar: proved; tick: provable at most; diamond: stated)")
+    ax.set_xlabel("ε (bar: proved; tick: provable at most; diamond: stated)")
     style.headline(figure, title)
     return figure
 

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
@@ -177,17 +176,17 @@ def matrix_strip(frames: Sequence[Any], rounds: Sequence[int]) -> style.Picture:
 # ---- a round of one's own, on one layer
 
 
-def _with_factors(start: Round, **factors: ArrayLike) -> tuple[Task, Any, dict[ParamKey, Tensor]]:
-    """Returns a run's task, its adapted model, and the tensors with other factors.
+def _with_factors(start: Round, B: FactorB, A: FactorA) -> tuple[Task, Any, dict[ParamKey, Tensor]]:
+    """Returns a run's task, its adapted model, and the tensors with these factors.
 
-    Args: start: the first record of a run whose task adapts one layer; factors: by side.
+    Args: start: the first record of a run whose task adapts one layer; B, A: the factors.
     """
     task, lora, state = require_source(start)
     adapted = adapters.adapt(task.model, task.targets, task.head, lora)
     tensors = dict(state.tensors)
     for key in adapted.places:
-        if key.side in factors:
-            tensors[key] = torch.tensor(np.asarray(factors[key.side])).float()
+        if key.side in "AB":
+            tensors[key] = torch.tensor(A if key.side == "A" else B).float()
     return task, adapted, tensors
 
 
@@ -204,40 +203,22 @@ def drawn_gradients(
 
     Returns: g_B and g_A: for each client (n, d_out, r) and (n, r, d_in).
     """
-    task, adapted, tensors = _with_factors(start, B=B, A=A)
+    task, adapted, tensors = _with_factors(start, B, A)
     key_A, key_B = sorted(key for key in adapted.places if key.side in "AB")
     params = {key: tensor[None] for key, tensor in tensors.items()}
-    g_B = []
-    g_A = []
+    batches = []
     for x, y in task.clients:
-        drawn = torch.from_numpy(np.flatnonzero(rng.random(len(y)) < batch / len(y)))
-        owner = torch.zeros_like(drawn)
-        rows = per_example.per_example_gradients(
-            task, adapted, params, (key_A, key_B), (x[drawn], y[drawn]), owner
-        )
-        g_B.append(rows[key_B].double().numpy())
-        g_A.append(rows[key_A].double().numpy())
-    return g_B, g_A
-
-
-def client_gradients(start: Round, change: ArrayLike) -> Float[np.ndarray, "clients d_out d_in"]:
-    """Computes the gradient of each client's mean loss with respect to the weight of a layer.
-
-    Args:
-        start: as of `drawn_gradients`, of a run at full rank with γ = 1.
-        change: by how much the weight has moved: (d_out, d_in), or one for each client.
-    """
-    # The gradient of the weight is that of B in a layer with A = I.
-    task, adapted, tensors = _with_factors(start, B=change, A=np.eye(np.shape(change)[-1]))
-    (key_B,) = (key for key in adapted.places if key.side == "B")
-    params = {key: tensor[None] for key, tensor in tensors.items()}
-    params[key_B] = tensors[key_B].reshape(-1, *tensors[key_B].shape[-2:])
-    sizes = torch.tensor(task.sizes)
-    owner = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+        drawn = torch.from_numpy(rng.random(len(y)) < batch / len(y))
+        batches.append((x[drawn], y[drawn]))
+    x, y = concatenate(batches)
     rows = per_example.per_example_gradients(
-        task, adapted, params, (key_B,), concatenate(task.clients), owner, weights=1 / sizes[owner]
-    )[key_B]
-    return rows.new_zeros(len(sizes), *rows.shape[1:]).index_add(0, owner, rows).double().numpy()
+        task, adapted, params, (key_A, key_B), (x, y), torch.zeros_like(y)
+    )
+    sizes = [len(labels) for _, labels in batches]
+    g_B, g_A = (
+        [part.double().numpy() for part in rows[key].split(sizes)] for key in (key_B, key_A)
+    )
+    return g_B, g_A
 
 
 def accuracy_of(start: Round, B: FactorB, A: FactorA) -> float:
@@ -245,7 +226,7 @@ def accuracy_of(start: Round, B: FactorB, A: FactorA) -> float:
 
     Args: start: as of `drawn_gradients`; B, A: the factors.
     """
-    task, adapted, tensors = _with_factors(start, B=B, A=A)
+    task, adapted, tensors = _with_factors(start, B, A)
     x, y = task.test
     outputs = per_example.model_outputs(task, adapted, tensors, x)
     return float((outputs.argmax(1) == y).float().mean())

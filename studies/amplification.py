@@ -23,7 +23,6 @@ from fedlora_lab.plots.style import name
 from studies import noise_limits, runner
 from studies.declared import SUGGESTED_FILE
 from studies.noise_limits import first_tries, fit_noise_limits, lost_at
-from studies.rates import PREDICTED
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -97,7 +96,7 @@ def on_digits() -> Iterator[str]:
     fitted = pd.read_csv(noise_limits.FRAME)
     fitted["unit"] = fitted["study"].str.removeprefix("digits-")
     scores = runner.read_study("rates", RESULTS).groupby([*SETTING, "lr"])["accuracy"].mean()
-    table = scores.reset_index().merge(pd.read_csv(PREDICTED))
+    table = scores.reset_index().merge(pd.read_csv(RESULTS / "rates-predicted.csv"))
     table = table.merge(fitted[["unit", "method", "kind"]].drop_duplicates())
     alike = fit_noise_limits(fitted[fitted["kind"] != BALANCED].assign(kind="all"))["limit"].item()
     for limits in (NOISE_LIMITS, dict.fromkeys(NOISE_LIMITS, alike)):

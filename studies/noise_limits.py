@@ -44,7 +44,8 @@ def profile() -> pd.DataFrame:
     """One row for each rate or clip norm that was tried on digits, the best of what it was tried
     with."""
     table = pd.concat(map(first_tries, ("digits-example", "digits-client")))
-    noises = [tuned_rates.noise_taken_up(*runner.job_arguments(job)) for job in table["job"]]
+    arguments: Any = map(runner.job_arguments, table["job"])  # all are private
+    noises = [tuned_rates.noise_taken_up(*own) for own in arguments]
     table["kind"] = [noise.kind for noise in noises]
     table["taken_up"] = [noise.value for noise in noises]
     table["noise"] = table["taken_up"].map("{:.3g}".format)

@@ -25,7 +25,6 @@ from tqdm import tqdm
 from fedlora_lab import tasks
 from fedlora_lab._utils.files import append_line, lock_folder, read_lines
 from fedlora_lab._utils.validation import check, check_whole
-from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
@@ -75,7 +74,7 @@ def _privacy(name: str, arguments: str, fields: str, plan: str, epsilon: float |
     return privacy.calibrate(epsilon=epsilon, task=task, plan=Plan(**json.loads(plan)))
 
 
-def job_arguments(job: Job) -> tuple[Task, Method, Privacy | None, Plan, Lora]:
+def job_arguments(job: Job) -> tuple[Any, ...]:
     """Returns the arguments of `fl.run` for a job: task, method, privacy, plan and adapter."""
     case, (lr, clip, ratio) = job.case, job.setting
     # A and B have rates of their own only where their ratio was tuned.

@@ -211,7 +211,7 @@ def sentences() -> pd.DataFrame:
     neutral."""
     options: Any = {"sep": "\t", "quoting": csv.QUOTE_NONE, "keep_default_na": False}
     with tarfile.open(fileobj=io.BytesIO(read("hutto_ICWSM_2014.tar.gz"))) as archive:
-        files = [archive.extractfile(f"hutto_ICWSM_2014/{file}") for file in DOMAINS.values()]
+        files: Any = [archive.extractfile(f"hutto_ICWSM_2014/{file}") for file in DOMAINS.values()]
         tables = [pd.read_csv(file, names=["id", "rating", "text"], **options) for file in files]
     table = pd.concat(tables, keys=range(len(DOMAINS)), names=["domain"]).reset_index("domain")
     return table[table["rating"].abs() >= STRENGTH]

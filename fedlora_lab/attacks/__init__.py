@@ -8,7 +8,7 @@ True
 """
 # ruff: noqa: F401
 
-from fedlora_lab.attacks.membership_inference import Membership, loss_difference
+from fedlora_lab.attacks.membership_inference import Membership
 from fedlora_lab.attacks.reconstruction import (
     Victim,
     as_image,

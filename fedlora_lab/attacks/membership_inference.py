@@ -1,17 +1,10 @@
-"""A membership attack by the fall of the loss, and the scores of any other.
-
-Source: arXiv:1709.01604 (loss threshold).
-"""
+"""The scores of a membership attack."""
 
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from scipy.stats import rankdata
-
-from fedlora_lab.federated.records import Round, predict
-from fedlora_lab.lora.source import require_source
 
 
 @dataclass(frozen=True)
@@ -44,27 +37,3 @@ class Membership:
             return np.append(0.0, 1 - np.searchsorted(np.sort(scores), steps) / len(scores))
 
         return share_above(self.others), share_above(self.members)
-
-    def tpr(self, fpr: float) -> float:
-        """Share of the members found where at most this share of the others is accused."""
-        allowed = int(fpr * len(self.others))
-        # Strictly above the first other that may not be accused.
-        threshold = np.sort(self.others)[::-1][allowed] if allowed < len(self.others) else -np.inf
-        return float((self.members > threshold).mean())
-
-
-def loss_difference(record: Round) -> Membership:
-    """Scores examples by the fall of their loss from the base model to the released one.
-
-    Members are all clients' training examples, the others the public test examples.
-
-    Guarantees: test_membership_by_the_fall_of_the_loss.
-    """
-    task, _, _ = require_source(record)
-    with torch.inference_mode():
-        falls = [
-            task.loss(task.forward(task.model, x), y) - task.loss(predict(task, record, x), y)
-            for x, y in [*task.clients, task.test]
-        ]
-    scores = [fall.double().numpy() for fall in falls]
-    return Membership(np.concatenate(scores[:-1]), scores[-1])

@@ -196,23 +196,21 @@ def compare(
 ) -> "pd.DataFrame":
     """Trains several methods at several seeds; returns one tidy frame.
 
-    Its ``attrs["collapsed"]`` counts for each method the runs that collapsed, since a mean hides
-    them: below their start at the end, or far behind the other seeds, see
-    `fl.measures.find_collapsed`.
+    Its ``attrs["collapsed"]`` counts the runs of each method that collapsed, since a mean hides
+    them, see `fl.measures.find_collapsed`.
 
     Args:
         task, privacy, lora: of every run (``lora`` may be a `peft.LoraConfig`).
         which: rows, slugs, or the baselines "non-private", "central", "local"; each once. A row
             that was changed needs a name of its own: ``row.replace(name="...", ...)``.
         plan: one plan for all, or one for each name (a learning rate tuned for each method, say).
-        seeds: each method runs with each of them, so that start and batches are the same for all;
-            such runs are for study, as their ledgers say. `run` and `finetune` draw afresh.
-        progress: a bar with epsilon so far and the time left, renewed after every local step, and
-            a line for each method whose runs collapsed.
+        seeds: of every method, so that start and batches are alike; such runs are for study, as
+            their ledgers say. `run` and `finetune` draw afresh.
+        progress: a bar with epsilon and the time left, and a line for each method whose runs
+            collapsed.
         store: a file of JSON lines, in which finished runs with a seed are kept, and found again
             by their arguments, see `Store`. Seconds are those of the run that was trained.
-        options: of every run: evaluate_every, chunk_clients, stop_at, and the switches of speed
-            (see `run`).
+        options: of every run: evaluate_every, chunk_clients, stop_at, and switches of speed.
 
     Raises: ``ValueError`` before the first run when a name, plan or privacy does not fit.
 

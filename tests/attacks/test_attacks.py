@@ -2,13 +2,9 @@
 is checked in notebook 11.
 """
 
-from functools import cache
-
 import numpy as np
 import pytest
-import torch
-from torch import nn
-from toy_tasks import PLAN, play, seeded, tokens
+from toy_tasks import PLAN, play, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import attacks
@@ -37,30 +33,8 @@ def test_membership_scores_are_counted_right():
     """Fault: ties counted in full, or a threshold that accuses one more."""
     scores = attacks.Membership(np.array([3.0, 2.0, 1.0]), np.array([2.0, 0.0, -1.0, -2.0]))
     assert scores.auc == pytest.approx((4 + 3.5 + 3) / 12)
-    assert [scores.tpr(fpr) for fpr in (0.0, 0.25, 1.0)] == [pytest.approx(1 / 3), 1.0, 1.0]
     false, true = scores.curve()
     assert np.trapezoid(true, false) == pytest.approx(scores.auc)
-
-
-@cache
-def random_labels():
-    """Six classes at random: what is learned of them is learned by heart."""
-    random = torch.Generator().manual_seed(0)
-    x = torch.randn(60, 40, generator=random, dtype=torch.float64)
-    y = torch.randint(6, (60,), generator=random)
-    model = seeded(lambda: nn.Sequential(nn.Linear(40, 16), nn.Tanh(), nn.Linear(16, 6)))
-    clients = [(x[:20], y[:20]), (x[20:40], y[20:40])]
-    return fl.tasks.classification(model, clients, test=(x[40:], y[40:]), targets=["0"], head="2")
-
-
-LEARN = fl.Plan(rounds=25, local_steps=4, batch=None, lr=0.5)
-
-
-def test_membership_by_the_fall_of_the_loss():
-    """Fault: members and others exchanged."""
-    loud = play(random_labels(), "fedlora", None, LEARN.replace(lr=1.0))[-1]
-    plain = attacks.loss_difference(loud)
-    assert plain.auc > 0.85 and plain.tpr(0.05) > 0.5  # one of the twenty others may be above
 
 
 def test_a_victim_from_a_run_sends_what_it_trains():

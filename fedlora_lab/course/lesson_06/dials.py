@@ -29,7 +29,7 @@ def timeline_scene(method: Method) -> Scene:
     """Draws a schedule over six rounds of four local steps: a filled cell where a factor moves."""
     words = [method.sides_at_step(t, s) for t in range(ROUNDS) for s in range(STEPS)]
     moved = [method.sides_in_round(t, STEPS) for t in range(ROUNDS)]
-    both = [t + 1 for t in range(ROUNDS) if len(moved[t]) > 1]
+    both = [t for t, sides in enumerate(moved, 1) if len(sides) > 1]
     marks = []
     names = []
     for side, (row, colour) in SIDES.items():
@@ -61,7 +61,7 @@ def timeline_words(method: Method) -> str:
     words = [method.sides_at_step(t, s) for t in range(ROUNDS) for s in range(STEPS)]
     shares = [f"{side} moves in {np.mean([side in word for word in words]):.0%}" for side in SIDES]
     moved = [method.sides_in_round(t, STEPS) for t in range(ROUNDS)]
-    both = [str(t + 1) for t in range(ROUNDS) if len(moved[t]) > 1]
+    both = [str(t) for t, sides in enumerate(moved, 1) if len(sides) > 1]
     exact = f"the mean of the products is missed in rounds {', '.join(both)}, where both move"
     if not both:
         exact = "one factor is fixed in every round, so the mean of the products is exact"

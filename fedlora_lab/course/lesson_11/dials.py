@@ -46,7 +46,7 @@ def _attack_scene(client: AttackedClient, noise: float, releases: int, scan: int
     ]
     price = f"{spent:,.0f}" if spent >= 10 else f"{spent:.2g}"
     return panels, [
-        f"σ = {noise:g}, {releases} releases: |cos| with the scan ",
+        f"σ = {noise:g}, releases: {releases}; |cos| with the scan ",
         f"{cosine:.2f} ",
         f"(closed form for a large layer {closed:.2f}). The image {seen}; in a large layer "
         f"nothing of it is left above σ = {lost:.2g}. ",

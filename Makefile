@@ -86,8 +86,8 @@ book: setup ## build the site with the notebooks as they stand into build/book
 compare: setup ## train the six methods on digits at epsilon 8 and write a report
 	$(BIN)/fedlora-lab compare $(COMPARE_ARGS) --out $(OUT)
 
-bench: setup ## measure speed beside peers; rewrites benchmarks/results
-	$(BIN)/python -m benchmarks
+bench: setup ## measure speed beside peers, one thread each; rewrites benchmarks/results
+	$(QUICK) $(BIN)/python -m benchmarks
 
 results: setup ## run every study from where it stands and judge the claims; what is whole is not run again
 	@for name in $$($(BIN)/python -m studies | awk '{print $$1}'); do $(QUICK) $(BIN)/python -m studies $$name || exit 1; done

@@ -158,7 +158,7 @@ def main(quick: bool) -> None:
     warnings.simplefilter("ignore")  # Opacus warns of every hook; nothing here is tested
     out = Path(tempfile.mkdtemp()) if quick else HERE / "results"
     table = measure(quick)
-    threads = f"{torch.get_num_threads()} threads"
+    threads = f"threads: {torch.get_num_threads()}"
     machine = f"{os.cpu_count()} cores, {processor()}, torch {torch.__version__}, {threads}."
     text = page(table, machine)
     write_atomically(out / "turns.csv", table.to_csv(index=False), shared=True)

@@ -14,10 +14,8 @@ import click
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.validation import check
 from fedlora_lab.report.run_folder import to_json
-from studies import runner
+from studies import RESULTS, runner
 from studies.declared import STUDIES, Study
-
-RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
 def show_all() -> None:

@@ -7,7 +7,6 @@ Nothing is trained.
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +19,10 @@ from fedlora_lab._utils.statistics import paired_difference
 from fedlora_lab.experiments.tuned_rates import BALANCED, NOISE_LIMITS
 from fedlora_lab.plots import grammar, style
 from fedlora_lab.plots.style import name
-from studies import noise_limits, runner
+from studies import RESULTS, ROOT, noise_limits, runner
 from studies.declared import SUGGESTED_FILE
 from studies.noise_limits import first_tries, fit_noise_limits, lost_at
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results"
 PAGE = ROOT / "docs" / "amplification.md"
 FIGURE = ROOT / "docs" / "figures" / "amplification-pairs.png"
 LEADS_FIGURE = FIGURE.with_stem("amplification-leads")

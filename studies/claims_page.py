@@ -9,7 +9,6 @@ A study that is not under results/ leaves its claims unjudged there, and the pag
 import math
 import re
 from collections.abc import Hashable, Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,6 +17,7 @@ from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import markdown_table
 from fedlora_lab._utils.statistics import RULE
 from fedlora_lab.plots import intervals, style
+from studies import RESULTS, ROOT
 from studies.claims import (
     CLAIMS,
     HOLDS,
@@ -32,8 +32,6 @@ from studies.claims import (
 from studies.declared import STUDIES
 from studies.runner import load_results, select_rows
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results"
 PAGE = ROOT / "docs" / "claims.md"
 FIGURE = ROOT / "docs" / "figures" / "claims.png"
 ALT = (

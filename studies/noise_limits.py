@@ -10,16 +10,14 @@ holds equal. What `fl.suggest_lr` gave with them for tasks on which nothing was 
 suggested_settings.json before any run of the study `suggested`.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fedlora_lab.experiments import tuned_rates
-from studies import runner
+from studies import RESULTS, runner
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
 FRAME = RESULTS / "noise-limits.csv"
 CASE = ["study", "method", "epsilon"]
 
@@ -44,8 +42,7 @@ def profile() -> pd.DataFrame:
     """One row for each rate or clip norm that was tried on digits, the best of what it was tried
     with."""
     table = pd.concat(map(first_tries, ("digits-example", "digits-client")))
-    arguments: Any = map(runner.job_arguments, table["job"])  # all are private
-    noises = [tuned_rates.noise_taken_up(*own) for own in arguments]
+    noises = [tuned_rates.noise_taken_up(*runner.job_arguments(job)) for job in table["job"]]
     table["kind"] = [noise.kind for noise in noises]
     table["taken_up"] = [noise.value for noise in noises]
     table["noise"] = table["taken_up"].map("{:.3g}".format)

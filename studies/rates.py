@@ -11,7 +11,6 @@ budgets, 1 and 8, and other seeds.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +20,9 @@ from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab._utils.statistics import t_interval
 from fedlora_lab.plots import grammar, style
-from studies import runner
+from studies import RESULTS, ROOT, runner
 from studies.runner import screen_frame, select_rows
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results"
 PAGE = ROOT / "docs" / "rates.md"
 FIGURES = {
     "example": ROOT / "docs" / "figures" / "rates.png",
@@ -52,7 +49,7 @@ CLAIMANT = "la-lora"
 HEAD: str = "lead, place, at the claimant's best rate, on its plateau, each at its own best"
 LEADS = (("la-lora", "rolora"), ("la-lora", "fedlora"), ("ffa-lora", "fedlora"))
 """Claimed leads: of the first method over the second."""
-PLATEAUS = """Five seeds; intervals are Student's, 95 %. The plateaus are in
+PLATEAUS = """Five seeds; intervals are Student's, 95 %. The plateaus and their widths are in
 `results/rates-plateaus.csv`."""
 LEADS_INTRO = """## One rate for all, or one for each
 
@@ -61,12 +58,21 @@ FedLoRA ([2602.19926](https://arxiv.org/abs/2602.19926)), and 39 for FFA-LoRA ov
 at ε = 6 ([2403.12313](https://arxiv.org/abs/2403.12313)). Both methods have the rate that is best
 for the one that is claimed to lead, or any rate on its plateau, or each its own best; rates are
 chosen on the runs that are shown. The last two places are tuning runs of one seed; the best rates
-of LA-LoRA in its home and of FFA-LoRA on texts are the largest that all tried."""
+of LA-LoRA at home and of FFA-LoRA on texts are the largest all tried."""
 SCREENS: dict[str, tuple[str, dict[str, Any]]] = {
     "LA-LoRA's home": ("at-home", {"setting": "la-lora-noise"}),
     "texts, ε = 8": ("sentiment-example", {"epsilon": 8.0}),
 }
 """Place -> the study whose first tuning seed tried every rate there, and its rows."""
+
+
+def with_interval(values: Any, sign: str = "") -> str:
+    """Writes a mean, of several seeds with its 95 % interval."""
+    mean, half = t_interval(values)
+    text = f"{mean:{sign}.1f}"
+    if len(values) > 1:
+        text += f" [{mean - half:{sign}.1f}, {mean + half:{sign}.1f}]"
+    return text.replace("-", "−")
 
 
 # ---- plateaus
@@ -95,13 +101,23 @@ def plateau_end(mean: pd.Series) -> float:
     return float(2 ** np.interp(-level, -pair, np.log2(pair.index)))
 
 
+def octaves(scores: pd.Series) -> float:
+    """Measures how wide a plateau is, in doublings of the rate.
+
+    Args: scores: by rate, ascending.
+    """
+    # A plateau begins where its mirror image ends.
+    mirrored = scores[::-1].set_axis(1 / scores.index[::-1])
+    return float(np.log2(plateau_end(scores) * plateau_end(mirrored)))
+
+
 def plateaus(name: str) -> pd.DataFrame:
     """Measures the plateau of the mean at each place of a study.
 
     Args: name: of `PLACES`.
     Returns: what tells the places apart; best (mean accuracy) and best_lr; last_lr, the largest
-        rate of the grid on the plateau, and where it is predicted predicted_lr; end, the rate where
-        it ends; noise, what B takes up there.
+        rate of the grid on the plateau, and where it is predicted predicted_lr; octaves, the width
+        seed by seed; end, the rate where it ends; noise, what B takes up there.
     """
     frame = runner.read_study(name, RESULTS)
     predicted = RESULTS / f"{name}-predicted.csv"
@@ -111,7 +127,8 @@ def plateaus(name: str) -> pd.DataFrame:
         frame["taken_up"] = frame["amplification"]
     rows = []
     for place, part in frame.groupby(PLACES[name], sort=False):
-        mean = score_table(part).mean(axis=1)
+        table = score_table(part)
+        mean = table.mean(axis=1)
         end = plateau_end(mean)
         # Noise goes with the square of the rate.
         growth = (part["taken_up"] / part["lr"] ** 2).mean()
@@ -120,7 +137,8 @@ def plateaus(name: str) -> pd.DataFrame:
         row |= {"best": mean.max(), "best_lr": mean.idxmax(), "last_lr": last}
         if "on_plateau" in part:
             row |= {"predicted_lr": part.loc[part["on_plateau"], "lr"].max()}
-        rows.append({**row, "end": end, "noise": growth * end**2})
+        width = with_interval(table.apply(octaves))
+        rows.append({**row, "octaves": width, "end": end, "noise": growth * end**2})
     return pd.DataFrame(rows)
 
 
@@ -140,7 +158,8 @@ def shared_and_own(frame: pd.DataFrame, claimant: str, rival: str) -> tuple[str,
     best = int(mean.argmax())
     own = int(other.mean(axis=1).to_numpy().argmax())
     # The grid is the same for all methods, and so are the seeds.
-    scores, others = one.to_numpy(float), other.to_numpy(float)
+    scores = one.to_numpy(float)
+    others = other.to_numpy(float)
     gaps = scores - others
     on_plateau = 100 * gaps.mean(axis=1)[mean >= mean.max() - NEAR]
     span = f"{on_plateau.min():+.1f} to {on_plateau.max():+.1f}".replace("-", "−")
@@ -148,12 +167,8 @@ def shared_and_own(frame: pd.DataFrame, claimant: str, rival: str) -> tuple[str,
 
 
 def points(gaps: np.ndarray) -> str:
-    """Writes mean differences in points of accuracy, of several seeds with their 95 % interval."""
-    mean, half = t_interval(100 * gaps)
-    text = f"{mean:+.1f}"
-    if len(gaps) > 1:
-        text += f" [{mean - half:+.1f}, {mean + half:+.1f}]"
-    return text.replace("-", "−")
+    """Writes a mean difference in points of accuracy."""
+    return with_interval(100 * gaps, "+")
 
 
 def places(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

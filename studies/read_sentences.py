@@ -8,7 +8,6 @@ that have between 8 and 16 word pieces, and at every position all 30,522 word pi
 Needs the files that sentiment.py names.
 """
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,11 +17,12 @@ from tqdm import tqdm
 import fedlora_lab as fl
 from fedlora_lab import attacks
 from fedlora_lab.attacks.reconstruction import span_check, stack_gradients
+from studies import RESULTS
 from studies.sentiment import sentiment
 
 RANK, EACH, NOISES = 16, 3, (0.0, 1e-5, 1e-3)
 PIECES = 30_522
-OUT = Path(__file__).resolve().parent.parent / "results" / "sentences.csv"
+OUT = RESULTS / "sentences.csv"
 
 
 def read_sentence(victim: attacks.Victim, upload: Any, length: int) -> torch.Tensor:

@@ -10,15 +10,14 @@ run again.
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.experiments.tuned_rates import FILE, NO_BUDGET
 from fedlora_lab.report.run_folder import to_json
+from studies import RESULTS
 from studies.runner import read_study, select_rows
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
 READ: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("digits", "example", "digits", {"alpha": 0.5}),
     ("digits", "client", "digits-clients", {}),

@@ -7,7 +7,6 @@ to accuracy, and the curvature at the end.
 """
 
 from itertools import product
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -20,9 +19,9 @@ from fedlora_lab.measures.deviation import AggregationInput
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.quantization import normal_float
+from studies import RESULTS
 from studies.runner import read_study, select_rows
 
-RESULTS = Path(__file__).resolve().parent.parent / "results"
 FILE = RESULTS / "updates.csv"
 TWO_BITS = fl.methods.FedLPP.replace(name="FedLPP 2 bits", broadcast=normal_float(2, block=64))
 RUNS = (

@@ -1,4 +1,4 @@
-"""What an update gives away: spans of inputs, membership.
+"""What an update gives away of its inputs, and how well an attack on membership does.
 
 >>> import torch
 >>> from fedlora_lab import attacks
@@ -8,7 +8,7 @@ True
 """
 # ruff: noqa: F401
 
-from fedlora_lab.attacks.membership_inference import Membership
+from fedlora_lab.attacks.membership import Membership
 from fedlora_lab.attacks.reconstruction import (
     Victim,
     as_image,

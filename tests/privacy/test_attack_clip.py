@@ -63,6 +63,15 @@ def test_no_row_moves_the_norms_of_others(odd):
     assert moved <= (1 + 1e-4 if odd == 1e30 else 1e-4)
 
 
+def test_rows_whose_owners_are_in_no_order_are_clipped_and_summed_apart():
+    """Fault: a row scaled as another one is, or added to another owner's sum."""
+    rows = torch.arange(1.0, 7.0)[:, None] * torch.ones(6, 4)  # of norms 2, 4, ..., 12
+    owner = torch.tensor([3, 0, 3, 1, 0, 1])
+    clipped = rows * (5 / rows.norm(dim=1)).clamp(max=1)[:, None]
+    by_hand = torch.stack([clipped[owner == k].sum(0) for k in range(4)])
+    torch.testing.assert_close(clip_sum({ONE: rows}, 5.0, owner, 4)[0][ONE], by_hand)
+
+
 def test_noise_is_as_fine_as_what_it_hides():
     """Float32's noise leaves a float64 sum's last digits bare: membership was read off them."""
     drawn = gaussian_noise({ONE: torch.Size((2000,))}, [1e-3], Streams(None), [(0, 0, 0)])

@@ -14,7 +14,7 @@ from scipy.stats import norm
 
 from fedlora_lab import tasks, theory
 from fedlora_lab._utils.validation import check_whole
-from fedlora_lab.attacks.membership_inference import Membership
+from fedlora_lab.attacks.membership import Membership
 from fedlora_lab.attacks.reconstruction import (
     Victim,
     flattened_digits_task,

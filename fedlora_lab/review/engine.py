@@ -88,21 +88,29 @@ def few_units(task: Task, unit: str) -> list[Examples]:
     return units
 
 
-def task_of(task: Task, units: Sequence[Examples], others: list[Examples], unit: str) -> Task:
-    """The task with these units in the first places, and others in all further ones.
+def clients_of(units: Sequence[Examples], others: list[Examples], unit: str) -> tuple:
+    """Clients with these units in the first places, and others in all further ones.
 
-    Args: task: whose model is trained. units, others: pairs (x, y). unit: what they are.
+    Args: units, others: pairs (x, y). unit: what they are.
     """
 
     def filled(first: Sequence[Examples]) -> list[Examples]:
         return [*first, *(others[i % len(others)] for i in range(len(first), SLOTS))]
 
     if unit == "client":
-        return replace(task, clients=tuple(filled(units)), client_names=())
-    clients = concatenate(filled(units)), concatenate(filled([]))
+        return tuple(filled(units))
+    return concatenate(filled(units)), concatenate(filled([]))
+
+
+def task_of(task: Task, units: list[Examples], unit: str) -> Task:
+    """The task with clients of these units.
+
+    Args: task: whose model is trained. units: pairs (x, y). unit: what they are.
+    """
     persons = None
     if unit == "person":
         persons = tuple(torch.arange(2 * SLOTS).repeat_interleave(ROWS_OF[unit]).chunk(2))
+    clients = clients_of([], units, unit)
     return replace(task, clients=clients, persons=persons, client_names=())
 
 
@@ -125,11 +133,11 @@ class EngineStep:
         check(len(units) <= SLOTS, "examples", len(units), f"at most {SLOTS}")
         spec = self.run.spec
         assert spec.privacy is not None
-        task = task_of(spec.task, units, self.units, spec.privacy.unit)
+        data = clients_of(units, self.units, spec.privacy.unit)
         # Noise and batches come from the seed alone, so that it cancels between two calls.
-        streams = ChosenBatch(seed, len(units))
-        spec = replace(spec, task=task, streams=streams)
-        prepared = replace(self.run.prepared, spec=spec, data=task.clients)
+        spec = replace(spec, streams=ChosenBatch(seed, len(units)))
+        # A step reads sizes from the task and examples from here: no task is made and checked anew.
+        prepared = replace(self.run.prepared, spec=spec, data=data)
         released, start = self._step(prepared) if spec.by_step else self._round(prepared)
         maps = local_training.preconditioners(spec.method, tuple(released), start)
         white = {}
@@ -247,7 +255,7 @@ def engine_subject(
     # A filter follows the noise: it makes noise correlated and smaller, and tells nothing.
     row = get(method).replace(filter=identity)
     units = few_units(task, privacy.unit)
-    small = task_of(task, [], units, privacy.unit)
+    small = task_of(task, units, privacy.unit)
     privacy, plan = small_plans(privacy, plan)
     claims = stated_claims(Recorder.open(small, row, privacy, plan, seed=seed, **options))
     plan = plan.replace(rounds=round_index + 2)

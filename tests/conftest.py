@@ -8,6 +8,7 @@ import signal
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -54,29 +55,40 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @cache
-def shares_a_fixture(path: Path) -> bool:
+def shares_a_fixture(path: str) -> bool:
     """Whether tests of a file share what one of them has made."""
-    return path.suffix == ".py" and 'scope="module"' in path.read_text("utf-8")
+    return 'scope="module"' in Path(path).read_text("utf-8")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One worker runs all tests in the browser, and one all that share a fixture of their file:
+    each worker would make it anew. pytest-xdist's own groups are lost in pytest 9.2
+    (github.com/pytest-dev/pytest-xdist/issues/1386)."""
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            alone = path if shares_a_fixture(path) else nodeid
+            return "browser" if "/browser/" in path else alone
+
+    return Together(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long, so that no worker of pytest-xdist ends alone with a notebook.
-    What mostly waits stays together in one worker for each kind, and the kinds lie apart. Tests
-    that share a fixture of their file stay together too: each worker would make it anew."""
-    works, kinds = [], {}
+    """Begin with what takes long, so that no worker of pytest-xdist ends alone with a notebook."""
     for item in items:
         if item.path.suffix == ".ipynb" or item.path.parent.name in TRAINING_ROOMS:
             item.add_marker("trains")
-        mark = item.get_closest_marker("waits")
-        if mark is not None or shares_a_fixture(item.path):
-            item.add_marker(pytest.mark.xdist_group(mark.args[0] if mark else item.path.stem))
-        (works if mark is None else kinds.setdefault(mark.args[0], [])).append(item)
-    works.sort(key=lambda x: (x.path.suffix != ".ipynb", not x.get_closest_marker("slow")))
-    waits = iter(kinds.values())
-    items[:] = []
-    for place, item in enumerate(works):
-        items += [*(next(waits, ()) if place % 7 == 0 else ()), item]
-    items += [item for group in waits for item in group]  # where few others lie between them
+    items.sort(
+        key=lambda item: (
+            not item.get_closest_marker("waits"),
+            item.path.suffix != ".ipynb",
+            not item.get_closest_marker("slow"),
+        )
+    )
 
 
 def pytest_collection_finish() -> None:

@@ -11,13 +11,18 @@ from filelock import FileLock
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def shared_folder(folders: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of the tests share. Args: folders: pytest's own factory."""
+    own = folders.getbasetemp()
+    return own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own
+
+
 def built_site(folders: pytest.TempPathFactory) -> Path:
     """Folder of the site; the first process that asks builds it, the others wait for it.
 
     Args: folders: pytest's own factory, whose folder the processes share.
     """
-    own = folders.getbasetemp()
-    shared = (own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own) / "book"
+    shared = shared_folder(folders) / "book"
     with FileLock(f"{shared}.lock"):
         if not (shared / "index.html").exists():
             command = [PYTHON, str(ROOT / "scripts" / "book.py"), "--out", str(shared)]

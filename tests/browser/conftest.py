@@ -4,7 +4,7 @@ from pathlib import Path
 
 import lab as labs
 import pytest
-from sites import built_site
+from sites import built_site, shared_folder
 
 
 def pytest_configure(config):
@@ -15,7 +15,7 @@ def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
-            for mark in (pytest.mark.browser, pytest.mark.slow, pytest.mark.waits("browser")):
+            for mark in (pytest.mark.browser, pytest.mark.slow, pytest.mark.waits):
                 item.add_marker(mark)
 
 
@@ -36,7 +36,8 @@ def browser():
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
-    """A running JupyterLab."""
+    """A running JupyterLab, the only one: all tests in the browser run in one process."""
+    (shared_folder(tmp_path_factory) / "lab").mkdir()
     server = labs.Lab(tmp_path_factory.mktemp("lab"))
     yield server
     server.close()

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from lab import accessibility_faults, cut_off, open_notebook
+from lab import THEMES, accessibility_faults, cut_off, open_notebook
 
 CELLS = {
     "setup": """
@@ -105,9 +105,9 @@ def test_a_reader_runs_compares_sweeps_and_copies(notebook, show):
     cell = notebook.page.evaluate("navigator.clipboard.readText()")
     assert output.locator("textarea").input_value() == cell
     assert "'fedlora'" in cell and "privacy = None" in cell and "rounds=3" in cell
-    for theme in ("Light", "Dark"):
+    for theme, rules in THEMES.items():
         notebook.dress(theme, width=1024)
-        assert accessibility_faults(notebook.page, ".fl-bench") == []
+        assert accessibility_faults(notebook.page, ".fl-bench", rules) == []
         assert cut_off(output) == []
     press(output, "Reset")
     output.locator("td").filter(has_text="No run yet").wait_for()

@@ -21,7 +21,7 @@ from fedlora_lab.report.run_folder import SPENT, Folder, read_frame
 HERE = Path(__file__).parents[1]
 PATHS = f"{HERE}{os.pathsep}{HERE.parent}"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": PATHS, "OMP_NUM_THREADS": "1"}
-pytestmark = [pytest.mark.waits("kills"), pytest.mark.slow]
+pytestmark = [pytest.mark.waits, pytest.mark.slow]
 ROLORA = regression(), "rolora", private("example")
 
 

@@ -216,16 +216,15 @@ def noise_of_the_update(row: Method, draws: int = 10) -> None:
     for t in (0, 1):
         moved = movers(row, t, 0, start) | movers(row, t, 1, start)
         noises: dict[ParamKey, list[Tensor]] = {}
-        for seed in range(draws):
-            ends = []
-            for level in (sigma, 0.0):
-                privacy = private("client", level, CLIP, trust="central")
-                run = opened(task, row, privacy, plan, t, start, seed)
-                next(records_of(run))
-                ends.append(run.state.server.tensors)
-            noise = {
-                key: (x - ends[1][key])[None] for key, x in ends[0].items() if key.kind.trained
-            }
+        ends = []
+        # Everybody takes part with all examples: a seed decides nothing but the noise.
+        for seed, level in ((0, 0.0), *((seed, sigma) for seed in range(draws))):
+            privacy = private("client", level, CLIP, trust="central")
+            run = opened(task, row, privacy, plan, t, start, seed)
+            next(records_of(run))
+            ends.append(run.state.server.tensors)
+        for end in ends[1:]:
+            noise = {key: (x - ends[0][key])[None] for key, x in end.items() if key.kind.trained}
             for key, xi in in_units_of_noise(row, noise, peers).items():
                 noises.setdefault(key, []).append(xi)
         for key, parts in noises.items():

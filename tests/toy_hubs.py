@@ -18,6 +18,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "roberta": {"max_position_embeddings": 66, "type_vocab_size": 1},
     "mpnet": {"max_position_embeddings": 66},
     "distilbert": {"hidden_dim": 24},
+    "bart": {"encoder_layers": 2, "decoder_layers": 2},
     "llama": {"num_key_value_heads": 1, "tie_word_embeddings": True},
     "swin": {"embed_dim": 8, "depths": [2, 1], "num_attention_heads": [2, 2], "window_size": 2},
 }

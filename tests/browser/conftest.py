@@ -7,16 +7,12 @@ import pytest
 from sites import built_site, shared_folder
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "browser: drives a real JupyterLab in headless Chromium")
-
-
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
-            for mark in (pytest.mark.browser, pytest.mark.slow, pytest.mark.waits):
-                item.add_marker(mark)
+            item.add_marker("slow")
+            item.add_marker("waits")
 
 
 @pytest.fixture(scope="session")
@@ -24,12 +20,8 @@ def browser():
     """Headless Chromium; a machine without one fails with the command that adds it."""
     from playwright.sync_api import sync_playwright
 
-    try:
-        path = labs.chromium()
-    except FileNotFoundError as error:
-        pytest.fail(str(error), pytrace=False)
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=labs.FLAGS)
+        chromium = playwright.chromium.launch(executable_path=labs.chromium(), args=labs.FLAGS)
         yield chromium
         chromium.close()
 

@@ -45,7 +45,7 @@ def ended(home):
 
 
 @pytest.mark.slow
-@pytest.mark.waits("cluster")
+@pytest.mark.waits
 def test_the_page_of_the_example_app_walks(tmp_path):
     """Every command runs: the app ends in a simulation and between sites, the adapter loads in
     PEFT, and server and sites count the same releases.
@@ -97,7 +97,9 @@ def test_the_page_of_the_example_app_walks(tmp_path):
         flags = f"--insecure --simulation --isolation subprocess --host 127.0.0.1 --port {own}"
         open_terminal(f"flower-superlink {flags} --database {home}/state.db")
         wait_for(own)
-        assert "finished: " in walk(" || ".join([simulate.strip()] * 4))
+        # Ray gives up on a busy machine as well, and `flwr` ends as if all were well.
+        asked = f"{simulate.strip()} | tee told; grep -q finished: told && break"
+        walk(f"for _ in 1 2 3 4; do {asked}; done")
         walk("\n".join(prepare))
         for script in (server, first, second):
             open_terminal(script)

@@ -62,10 +62,11 @@ def plain_peft(task, values, lora):
 
 
 def one_by_one(task, params, data, owner, lora):
-    """A loop over batches of one on plain PEFT models."""
+    """A loop over batches of one on plain PEFT models, one for each client."""
     rows: dict[ParamKey, list[Tensor]] = {key: [] for key in params}
+    models = {k: plain_peft(task, {key: x[k] for key, x in params.items()}, lora) for k in {*owner}}
     for i, k in enumerate(owner):
-        peft, places = plain_peft(task, {key: x[k] for key, x in params.items()}, lora)
+        peft, places = models[k]
         one = torch.tensor([i])
         x = take(data[0], one)
         x = x if task.prepare is None else task.prepare(x)  # without padding

@@ -16,7 +16,7 @@ from fedlora_lab.attacks.reconstruction import (
     input_from_a_gradient,
     input_from_b_gradient,
     match_b_gradient,
-    read_scan,
+    read_scans,
     similarity,
     span_residual_by_batch_size,
 )

@@ -6,9 +6,9 @@ scans.
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -221,30 +221,32 @@ def layer_inputs(victim: Victim, layer: str, x: Inputs) -> Float[Tensor, "n toke
 
 def span_check(
     victim: Victim,
-    gradient: Float[Tensor, "r d_in"],
+    gradient: Float[Tensor, "*updates r d_in"],
     layer: str,
     candidates: Inputs,
     rank: int,
-) -> Float[Tensor, "n tokens"]:
+) -> Float[Tensor, "*updates n tokens"]:
     """Measures how far each candidate lies outside the gradient's span at each position; 0: inside.
 
     Args:
-        victim, gradient, layer: the model, the gradient of A of a layer, and its full name.
+        victim, layer: the model, and the full name of a layer.
+        gradient: of the layer's A, or a stack with one for each update.
         candidates: inputs whose token at a position does not depend on the others'.
         rank: of the span, as of `row_space`.
 
     Guarantees: notebook 11 reads eight scans exactly, and none of noised uploads.
     """
     check(bool(gradient.any()), "gradient", "zero", "one that is not zero: B has not moved yet")
-    space = row_space(gradient, rank)
+    *updates, r, d_in = gradient.shape
+    spaces = [row_space(one, rank) for one in gradient.reshape(-1, r, d_in)]
     first = next(iter(candidates.values())) if isinstance(candidates, Mapping) else candidates
-    count = len(first)
+    parts = []
     # In parts, since all candidates of a scan would not fit into memory.
-    parts = [
-        residual_share(space, layer_inputs(victim, layer, take(candidates, index)))
-        for index in torch.arange(count).split(CHUNK)
-    ]
-    return torch.cat(parts)
+    for index in torch.arange(len(first)).split(CHUNK):
+        # Computed once for all updates: this takes longer than to compare them with one span.
+        inputs = layer_inputs(victim, layer, take(candidates, index))
+        parts.append(torch.stack([residual_share(space, inputs) for space in spaces]))
+    return torch.cat(parts, 1).reshape(*updates, len(first), -1)
 
 
 def span_residual_by_batch_size(victim: Victim, sizes: Iterable[int]) -> "pd.DataFrame":
@@ -331,7 +333,7 @@ def as_image(direction: Tensor) -> Float[np.ndarray, "8 8"]:
 def patches() -> Float[Tensor, "n 8 8"]:
     """Makes digits that repeat one 2 x 2 patch, one for each of 17^4 = 83,521 patches."""
     # Scans have 17 grey levels, 0 to 16.
-    grid = torch.tensor(list(itertools.product(range(17), repeat=PATCH * PATCH))) / 16
+    grid = torch.cartesian_prod(*[torch.arange(17)] * PATCH**2) / 16
     return grid.view(-1, PATCH, PATCH).repeat(1, SIDE // PATCH, SIDE // PATCH)
 
 
@@ -344,30 +346,22 @@ def assemble_image(
     return chosen.view(across, across, PATCH, PATCH).permute(0, 2, 1, 3).reshape(SIDE, SIDE)
 
 
-class ReadScan(NamedTuple):
-    """An image (8, 8), and at each of the 16 positions how far outside the span its patch lies."""
-
-    image: Tensor
-    outside: Tensor
-
-
-def read_scan(victim: Victim, upload: Upload) -> ReadScan:
-    """Reads a scan of the digits task from one update: everywhere the patch nearest the span.
+def read_scans(victim: Victim, updates: Sequence[Upload]) -> list[Float[Tensor, "8 8"]]:
+    """Reads a scan of the digits task from each update: everywhere the patch nearest the span.
 
     The first block's query and value get the same 16 tokens, so a rank of 8 is enough for all 16.
 
     Args:
         victim: of the digits task.
-        upload: with the A's of ``blocks.0.query`` and ``blocks.0.value``.
+        updates: each with the A's of ``blocks.0.query`` and ``blocks.0.value``.
 
     Guarantees: notebook 11 reads eight scans exactly, and none of noised uploads.
     """
-    keys = [victim.layer(upload, name=f"blocks.0.{name}") for name in ("query", "value")]
-    tried = patches().to(upload[keys[0]])
-    both = stack_gradients(upload[key] for key in keys)
+    keys = [victim.layer(updates[0], name=f"blocks.0.{name}") for name in ("query", "value")]
+    tried = patches().to(updates[0][keys[0]])
+    both = torch.stack([stack_gradients(update[key] for key in keys) for update in updates])
     outside = span_check(victim, both, keys[0].layer, tried, rank=16)
-    best = outside.argmin(0)
-    return ReadScan(assemble_image(tried, best), outside.gather(0, best[None])[0])
+    return [assemble_image(tried, best) for best in outside.argmin(1)]
 
 
 def flattened_digits_task(

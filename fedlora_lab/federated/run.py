@@ -118,7 +118,7 @@ def run(
         stop_at: an epsilon; the run ends before the round that would spend more, if all took part.
         evaluate_every: score before training, after every so many rounds and the last; NaN between.
         chunk_clients, chunk_examples: at most so many in memory at once; results differ by
-            rounding. ``None``: all, of texts on a CPU sixteen of like length.
+            rounding. ``None``: all, of texts on a CPU eight of like length, of short ones more.
         device: of local steps and evaluation; ``None``: where the task's model is. The server's
             part, and the examples that no step needs, stay on the CPU.
         products: precision of the frozen base: "float32"; "tf32" on a GPU that has it; "bfloat16".

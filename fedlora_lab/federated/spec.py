@@ -23,7 +23,7 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.independence import check_batch_independence
-from fedlora_lab.lora.per_example import TEXTS_AT_ONCE
+from fedlora_lab.lora.per_example import texts_at_once
 from fedlora_lab.methods.aggregation import Rule
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.plan import Lora, Plan
@@ -487,8 +487,8 @@ def prepare_run(
     persons = dict(enumerate(task.local_persons)) if spec.by_person and data else {}
     # Probed with as many examples as pass the model together, half as many again as expected.
     drawn = sum(n * rate for n, rate in zip(task.sizes, spec.sample_rates, strict=True))
-    texts = adapted.device.type == "cpu" and mask_of(task.test[0]) is not None
-    most = chunk_examples or (TEXTS_AT_ONCE if texts else math.inf)
+    mask = mask_of(task.test[0]) if adapted.device.type == "cpu" else None
+    most = chunk_examples or (math.inf if mask is None else texts_at_once(mask))
     rows = math.ceil(min(1.5 * drawn, most))
     # A penalty reads what may move, a core or a gain included.
     keys = _start(spec, adapted) if spec.method.penalty is not None else ()

@@ -22,6 +22,8 @@ from fedlora_lab.tasks.task import Inputs, Task, map_inputs, mask_of, take
 
 TEXTS_AT_ONCE = 8
 """Texts that go through the model at once on a CPU: of more, the short ones are padded further."""
+TOKENS_AT_ONCE = 512
+"""Short texts go together up to so many tokens: each pass has a cost of its own."""
 
 
 class NotPerExample(ValueError):
@@ -155,7 +157,7 @@ def split_batch(
     """Splits a batch into parts that go through the model together: places in ``index``.
 
     Texts, known by their ``attention_mask``, go with others of like length, and on a CPU
-    eight at once: there padding is computed like words, and costs more than a second call.
+    `texts_at_once`: there padding is computed like words, and costs more than a second call.
 
     Args:
         x, index: all examples, and those that go through the model.
@@ -167,8 +169,15 @@ def split_batch(
     everything = otherwise or max(len(index), 1)
     if mask is None:
         return torch.arange(len(index)).split(chunk or everything)
-    places = mask[index].flatten(1).sum(1).argsort(descending=True, stable=True)
-    return places.split(chunk or (TEXTS_AT_ONCE if device.type == "cpu" else everything))
+    mask = mask[index]
+    places = mask.flatten(1).sum(1).argsort(descending=True, stable=True)
+    return places.split(chunk or (texts_at_once(mask) if device.type == "cpu" else everything))
+
+
+def texts_at_once(mask: Tensor) -> int:
+    """How many texts with such an attention mask go through the model at once on a CPU."""
+    longest = int(mask.flatten(1).sum(1).max()) if len(mask) else 1
+    return max(TEXTS_AT_ONCE, TOKENS_AT_ONCE // max(longest, 1))
 
 
 # ---- outputs and metrics

@@ -127,7 +127,10 @@ class Generation:
             self._read(ids[mask].tolist(), ends)
             for ids, mask in zip(tokens, is_answer, strict=True)
         ]
-        return answers, self.write(model, heads)
+        # The likeliest answer to a prompt is always the same one: each is written once.
+        each = [*dict.fromkeys(map(tuple, heads))]
+        written = dict(zip(each, self.write(model, each), strict=True))
+        return answers, [written[tuple(head)] for head in heads]
 
     def _end_tokens(self, config: Any) -> list[int]:
         """The tokenizer's end token and those of the model, which has several for chats."""

@@ -162,15 +162,22 @@ def messages() -> tasks.Task:
         )
 
 
+@cache
+def _encoded_codes(task: tasks.Task) -> tuple[Any, torch.Tensor]:
+    """Encodes all codes as answers, once for a task: every round asks for them."""
+    pairs = [(START, code) for code in CODES]
+    assert task.generation is not None  # the task of `messages`
+    x, y, _ = encode_pairs(task.generation, task.model, pairs, None, CODES)
+    return x, y
+
+
 def exposure(record: Round) -> float:
     """Computes by how many bits a model singles out its secret: log2(1,000 / rank of all codes).
 
     Args: record: of a run on `messages`.
     """
     task, _, _ = require_source(record)
-    pairs = [(START, code) for code in CODES]
-    assert task.generation is not None  # the task of `messages`
-    x, y, _ = encode_pairs(task.generation, task.model, pairs, None, CODES)
+    x, y = _encoded_codes(task)
     with torch.inference_mode():
         losses = task.loss(predict(task, record, x), y)
     return math.log2(len(CODES) / int((losses <= losses[SECRET]).sum()))

@@ -155,14 +155,16 @@ def similarity(a: Tensor, b: Tensor) -> float:
 # ---- spans
 
 
-def row_space(gradient: Float[Tensor, "r d_in"], rank: int) -> Float[Tensor, "n d_in"]:
+def row_space(
+    gradient: Float[Tensor, "*updates r d_in"], rank: int
+) -> Float[Tensor, "*updates n d_in"]:
     """Finds orthonormal rows that span the gradient's rows.
 
     Args: gradient: of A. rank: how many; the attacker knows how many inputs there were.
     """
     check_whole("rank", rank, 1)
     # The gradient of A is a sum of outer products with the inputs: its rows lie in their span.
-    return torch.linalg.svd(gradient, full_matrices=False)[2][:rank]
+    return torch.linalg.svd(gradient, full_matrices=False)[2][..., :rank, :]
 
 
 def stack_gradients(gradients: "Iterable[Float[Tensor, '_ d_in']]") -> Float[Tensor, "rows d_in"]:
@@ -182,12 +184,19 @@ def input_from_a_gradient(gradient: Float[Tensor, "r d_in"]) -> Float[Tensor, " 
 
 
 def residual_share(
-    space: Float[Tensor, "n d_in"], vectors: Float[Tensor, "... d_in"]
+    space: Float[Tensor, "*updates n d_in"], vectors: Float[Tensor, "*vectors d_in"]
 ) -> Float[Tensor, "..."]:
-    """Returns the share of each vector outside the span of orthonormal rows, in [0, 1]."""
-    # By Pythagoras: what lies in the span is the projection on its orthonormal rows.
+    """Returns the share of each vector outside the span of orthonormal rows, in [0, 1].
+
+    Returns: (*vectors,); of several spans one after the other, (*updates, *vectors).
+    """
+    *updates, n, d_in = space.shape
     size = vectors.square().sum(-1)
-    inside = (vectors @ space.mT).square().sum(-1)
+    # By Pythagoras: what lies in the span is the projection on its orthonormal rows. One product
+    # for all spans: the vectors are many, and are read once.
+    projected = vectors @ space.reshape(-1, d_in).mT
+    inside = projected.square().unflatten(-1, (-1, n)).sum(-1).movedim(-1, 0)
+    inside = inside.reshape((*updates, *size.shape))
     return ((size - inside).clamp(min=0) / size.clamp(min=1e-300)).sqrt()
 
 
@@ -237,16 +246,14 @@ def span_check(
     Guarantees: notebook 11 reads eight scans exactly, and none of noised uploads.
     """
     check(bool(gradient.any()), "gradient", "zero", "one that is not zero: B has not moved yet")
-    *updates, r, d_in = gradient.shape
-    spaces = [row_space(one, rank) for one in gradient.reshape(-1, r, d_in)]
+    space = row_space(gradient, rank)
     first = next(iter(candidates.values())) if isinstance(candidates, Mapping) else candidates
-    parts = []
     # In parts, since all candidates of a scan would not fit into memory.
-    for index in torch.arange(len(first)).split(CHUNK):
-        # Computed once for all updates: this takes longer than to compare them with one span.
-        inputs = layer_inputs(victim, layer, take(candidates, index))
-        parts.append(torch.stack([residual_share(space, inputs) for space in spaces]))
-    return torch.cat(parts, 1).reshape(*updates, len(first), -1)
+    parts = [
+        residual_share(space, layer_inputs(victim, layer, take(candidates, index)))
+        for index in torch.arange(len(first)).split(CHUNK)
+    ]
+    return torch.cat(parts, -2)
 
 
 def span_residual_by_batch_size(victim: Victim, sizes: Iterable[int]) -> "pd.DataFrame":

@@ -186,17 +186,13 @@ def input_from_a_gradient(gradient: Float[Tensor, "r d_in"]) -> Float[Tensor, " 
 def residual_share(
     space: Float[Tensor, "*updates n d_in"], vectors: Float[Tensor, "*vectors d_in"]
 ) -> Float[Tensor, "..."]:
-    """Returns the share of each vector outside the span of orthonormal rows, in [0, 1].
-
-    Returns: (*vectors,); of several spans one after the other, (*updates, *vectors).
-    """
-    *updates, n, d_in = space.shape
+    """Returns the share of each vector outside each span of orthonormal rows, in [0, 1]."""
     size = vectors.square().sum(-1)
     # By Pythagoras: what lies in the span is the projection on its orthonormal rows. One product
     # for all spans: the vectors are many, and are read once.
-    projected = vectors @ space.reshape(-1, d_in).mT
-    inside = projected.square().unflatten(-1, (-1, n)).sum(-1).movedim(-1, 0)
-    inside = inside.reshape((*updates, *size.shape))
+    projected = (vectors @ space.flatten(0, -2).mT).unflatten(-1, space.shape[:-1])
+    inside = projected.square().sum(-1)
+    inside = inside if space.dim() == 2 else inside.movedim(-1, 0)
     return ((size - inside).clamp(min=0) / size.clamp(min=1e-300)).sqrt()
 
 

@@ -176,8 +176,8 @@ def split_batch(
 
 def texts_at_once(mask: Tensor) -> int:
     """How many texts with such an attention mask go through the model at once on a CPU."""
-    longest = int(mask.flatten(1).sum(1).max()) if len(mask) else 1
-    return max(TEXTS_AT_ONCE, TOKENS_AT_ONCE // max(longest, 1))
+    longest = mask.flatten(1).sum(1).max().clamp(min=1)
+    return max(TEXTS_AT_ONCE, TOKENS_AT_ONCE // int(longest))
 
 
 # ---- outputs and metrics

@@ -163,12 +163,11 @@ def messages() -> tasks.Task:
 
 
 @cache
-def _encoded_codes(task: tasks.Task) -> tuple[Any, torch.Tensor]:
+def _encoded_codes(task: tasks.Task) -> tuple[Any, torch.Tensor, int]:
     """Encodes all codes as answers, once for a task: every round asks for them."""
     pairs = [(START, code) for code in CODES]
     assert task.generation is not None  # the task of `messages`
-    x, y, _ = encode_pairs(task.generation, task.model, pairs, None, CODES)
-    return x, y
+    return encode_pairs(task.generation, task.model, pairs, None, CODES)
 
 
 def exposure(record: Round) -> float:
@@ -177,7 +176,7 @@ def exposure(record: Round) -> float:
     Args: record: of a run on `messages`.
     """
     task, _, _ = require_source(record)
-    x, y = _encoded_codes(task)
+    x, y, _ = _encoded_codes(task)
     with torch.inference_mode():
         losses = task.loss(predict(task, record, x), y)
     return math.log2(len(CODES) / int((losses <= losses[SECRET]).sum()))

@@ -8,10 +8,8 @@ import signal
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import jaxtyping
-import pytest
 import shapes
 from hypothesis import settings
 
@@ -35,13 +33,13 @@ TRAINING_ROOMS = ("attacks", "experiments", "federated", "lora", "measures", "me
 LIBRARIES = ("matplotlib.pyplot", "opacus", "pandas", "peft", "scipy.stats", "seaborn", "torch")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser):
     """For the author of a method: all clauses of the contract on all rows."""
     words = "run each clause of tests/methods/test_contract.py on every row of the table"
     parser.addoption("--every-row", action="store_true", help=words)
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_configure(config):
     """Load the libraries before jaxtyping's import hook, within which Python reads no cache; a
     process that only hands out tests needs none of them. Nothing that a test solves or guesses
     counts as the reader's own progress."""
@@ -55,12 +53,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @cache
-def shares_a_fixture(path: str) -> bool:
+def shares_a_fixture(path):
     """Whether tests of a file share what one of them has made."""
     return 'scope="module"' in Path(path).read_text("utf-8")
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+def pytest_xdist_make_scheduler(config, log):
     """One worker runs all tests in the browser, and one all that share a fixture of their file:
     each worker would make it anew. pytest-xdist's own groups are lost in pytest 9.2
     (github.com/pytest-dev/pytest-xdist/issues/1386)."""
@@ -69,7 +67,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadScopeScheduling
 
     class Together(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
+        def _split_scope(self, nodeid):
             path = nodeid.partition("::")[0]
             alone = path if shares_a_fixture(path) else nodeid
             return "browser" if "/browser/" in path else alone
@@ -77,7 +75,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Together(config, log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items):
     """Begin with what takes long, so that no worker of pytest-xdist ends alone with a notebook."""
     for item in items:
         if item.path.suffix == ".ipynb" or item.path.parent.name in TRAINING_ROOMS:
@@ -91,12 +89,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     )
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish():
     """Take half a million objects of the libraries out of the garbage collector's walks."""
     gc.freeze()
     gc.enable()
 
 
-def pytest_runtest_setup() -> None:
+def pytest_runtest_setup():
     """Every test counts its own calls (shapes.py)."""
     shapes.calls.clear()

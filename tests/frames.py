@@ -35,7 +35,7 @@ def tidy_frame(methods=FOUNDING, seeds=3, rounds=4, layers=("query", "value")) -
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def scores_frame(scores: dict[str, list[float]], rounds: int = 2) -> Any:
+def scores_frame(scores, rounds=2):
     """A tidy frame in which each seed of each method starts at 0.5 and ends at its score."""
     rows = [
         ("digits", slug, seed, t, "all", "accuracy", 0.5 + (value - 0.5) * t / rounds)
@@ -46,13 +46,13 @@ def scores_frame(scores: dict[str, list[float]], rounds: int = 2) -> Any:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def line_of(ax, colour) -> Any:
+def line_of(ax, colour):
     """The drawn line with this colour and most points."""
     hexed = ((matplotlib.colors.to_hex(line.get_color()).upper(), line) for line in ax.lines)
     return max((line for hue, line in hexed if hue == colour), key=lambda x: len(x.get_xdata()))
 
 
-def marked(ax, marker) -> Any:
+def marked(ax, marker):
     """The lines drawn with this marker."""
     return [line for line in ax.lines if line.get_marker() == marker]
 

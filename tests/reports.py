@@ -4,7 +4,6 @@ from html.parser import HTMLParser
 from itertools import product
 from typing import Any
 
-import pandas as pd
 from frames import tidy_frame
 
 import fedlora_lab as fl
@@ -18,26 +17,26 @@ TAGS = set(f"{STRUCTURE} dt dd table thead tbody tr th td figure figcaption img"
 class Reader(HTMLParser):
     """Tags with their attributes, and the text between them."""
 
-    def __init__(self, page: str) -> None:
+    def __init__(self, page):
         super().__init__()
-        self.tags: list[tuple[str, dict[str, Any]]] = []
-        self.pieces: list[str] = []
+        self.tags = []
+        self.pieces = []
         self.feed(page)
         self.text = "".join(self.pieces)
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         self.pieces.append(data)
 
 
-def frame(task: str = "digits", methods: tuple[str, ...] = METHODS, seeds=SEEDS) -> pd.DataFrame:
+def frame(task="digits", methods=METHODS, seeds=SEEDS):
     """A small frame of the true schema; seeds count from 0."""
     return tidy_frame(methods, len(seeds), layers=("blocks.0.query",)).assign(task=task)
 
 
-def settings(task: str = "digits", methods: tuple[str, ...] = METHODS, seeds=SEEDS) -> dict:
+def settings(task="digits", methods=METHODS, seeds=SEEDS):
     plan = {"rounds": 4, "local_steps": 5, "batch": 16, "lr": 0.3, "participation": 1.0}
     info: Any = {"name": task, "info": {"note": task}, "fingerprint": "0"}
     sigma = {"target": 8.0, "noise_multiplier": [0.71, 0.9]}

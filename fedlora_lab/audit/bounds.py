@@ -12,8 +12,8 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.optimize import brentq
-from scipy.special import betainc, expit, gammaln, log_expit, ndtr, ndtri
-from scipy.stats import beta
+from scipy.special import expit, ndtr, ndtri
+from scipy.stats import beta, binom
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, check_whole
@@ -56,23 +56,13 @@ def one_run_p_value(
     check_number("epsilon", epsilon, 0)
     check_number("delta", delta, 0, 1)
     # Nobody guesses one coin more often: the best case is randomised response on each.
-    rate = expit(epsilon)
-    tail = float(betainc(correct, guesses - correct + 1, rate)) if correct else 1.0
-    # What delta adds: guesses that come true where the mechanism fails.
+    rate = float(expit(epsilon))
+    tail = float(binom.sf(correct - 1, guesses, rate))
+    # What delta adds: guesses that come true where the mechanism fails. Summed from v - 1 down:
+    # a search asks often, and differences of tails take far longer.
     i = np.arange(1, correct + 1)
-    logs = _log_binomials(guesses)[correct - i]
-    logs = logs + (correct - i) * log_expit(epsilon)
-    logs = logs + (guesses - correct + i) * log_expit(-epsilon)
-    # Summed from v - 1 downwards: a search asks often, and differences of tails take far longer.
-    extra = np.max(np.cumsum(np.exp(logs)) / i, initial=0.0)
+    extra = np.max(np.cumsum(binom.pmf(correct - i, guesses, rate)) / i, initial=0.0)
     return min(1.0, tail + 2 * canaries * delta * float(extra))
-
-
-@lru_cache(maxsize=64)
-def _log_binomials(n: int) -> Float[np.ndarray, " ks"]:
-    """log of n over k, for k from 0 to n."""
-    factorials = gammaln(np.arange(n + 1) + 1.0)
-    return factorials[-1] - factorials - factorials[::-1]
 
 
 def one_run_lower_bound(

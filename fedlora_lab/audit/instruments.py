@@ -14,9 +14,8 @@ from torch import Tensor
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.exchange import Received
 from fedlora_lab.federated.local_training import ClientBatch
-from fedlora_lab.federated.records import Round
-from fedlora_lab.federated.run import OpenRound, RoundResult, Run
-from fedlora_lab.methods.state import ParamKey, ServerState
+from fedlora_lab.federated.run import RoundResult, Run
+from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.tasks.metrics import OverAll, TextScore
 from fedlora_lab.tasks.task import Examples, Task, take
 
@@ -117,27 +116,23 @@ class Recorder(Run):
         """The clip norm of the run; 1 without privacy."""
         return 1.0 if self.spec.privacy is None else self.spec.privacy.clip_norm
 
-    def participants(self, t: int) -> tuple[int, ...]:
+    # What follows stands in for the methods of `Run`, with their arguments.
+
+    def participants(self, t):
         return tuple(k for k in super().participants(t) if k not in self.absent)
 
-    def start_clients(self, ids: tuple[int, ...], sent: ServerState) -> ClientBatch:
+    def start_clients(self, ids, sent):
         self.group = super().start_clients(ids, sent)
         return self.group
 
-    def finish_round(
-        self,
-        opened: OpenRound,
-        received: Received,
-        everyone: ClientBatch,
-        arrived: Int[Tensor, " n"],
-    ) -> RoundResult:
+    def finish_round(self, opened, received, everyone, arrived):
         # First: the server's rule may fail on what is not finite.
         self.received = received
         self.everyone = everyone
         self.personal = dict(self.state.personal)
         return super().finish_round(opened, received, everyone, arrived)
 
-    def record(self, result: RoundResult) -> Round:
+    def record(self, result):
         self.result = result
         return super().record(result)
 

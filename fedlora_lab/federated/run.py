@@ -23,6 +23,7 @@ from fedlora_lab import measures
 from fedlora_lab._utils.files import lock_folder
 from fedlora_lab._utils.validation import (
     check,
+    check_keys,
     check_number,
     check_one_of,
     check_whole,
@@ -259,6 +260,7 @@ class Run:
             bug: clips in the place of `privatizer.clip_sum`, one of `fl.review.mistakes.BUGS`: to
                 see whether it is found. The ledger then certifies no epsilon, also on disk.
         """
+        check_keys("options", options, tuple(RunOptions.__dataclass_fields__))
         checked = RunOptions(**options)
         spec = make_run_spec(task, method, privacy, plan, checked.lora, checked.seed)
         prepared = prepare_run(

@@ -121,16 +121,16 @@ class Generation:
         is_answer = y.cpu()[:, : tokens.shape[1]] != IGNORED
         # A prompt ends where its answer begins.
         starts = is_answer.int().argmax(1).tolist()
-        heads = [ids[:start].tolist() for ids, start in zip(tokens, starts, strict=True)]
+        heads = [tuple(ids[:start].tolist()) for ids, start in zip(tokens, starts, strict=True)]
         ends = self._end_tokens(None)
         answers = [
             self._read(ids[mask].tolist(), ends)
             for ids, mask in zip(tokens, is_answer, strict=True)
         ]
         # The likeliest answer to a prompt is always the same one: each is written once.
-        each = [*dict.fromkeys(map(tuple, heads))]
+        each = [*dict.fromkeys(heads)]
         written = dict(zip(each, self.write(model, each), strict=True))
-        return answers, [written[tuple(head)] for head in heads]
+        return answers, [written[head] for head in heads]
 
     def _end_tokens(self, config: Any) -> list[int]:
         """The tokenizer's end token and those of the model, which has several for chats."""

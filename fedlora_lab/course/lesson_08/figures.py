@@ -54,7 +54,7 @@ def gradient_at(record: Any, rule: Callable[[Tensor], Tensor]) -> Float[np.ndarr
     Guarantees: test_lesson_08.py::test_the_gradient_at_rounded_factors.
     """
     task, lora, state = require_source(record)
-    task = replace(task, clients=[(x[::4], y[::4]) for x, y in task.clients])
+    task = replace(task, clients=tuple((x[::4], y[::4]) for x, y in task.clients))
     changed = state.replace_tensors({key: rule(x) for key, x in state.tensors.items()})
     parts = private_gradients((task, lora, changed))
     rows = [torch.cat([x.flatten(1) for x in part.values()], 1) for part in parts]

@@ -163,7 +163,7 @@ def messages() -> tasks.Task:
 
 
 @cache
-def _encoded_codes(task: tasks.Task) -> tuple[Any, torch.Tensor, int]:
+def _encoded_codes(task: tasks.Task) -> Any:
     """Encodes all codes as answers, once for a task: every round asks for them."""
     pairs = [(START, code) for code in CODES]
     assert task.generation is not None  # the task of `messages`

@@ -66,13 +66,10 @@ def power_table(epsilon: float) -> pd.DataFrame:
         right = {}
         for leak in LEAKS:
             # Sorted once for all numbers of guesses; see `bounds.count_correct`.
-            order = np.argsort(leak * coins + noise, axis=1)
-            ranked = np.take_along_axis(coins, order, axis=1)
-            counts = [
-                ranked[:, m - k_in :].sum(1) + (~ranked[:, :k_out]).sum(1)
-                for k_in, k_out in guesses
-            ]
-            right[leak] = np.stack(counts, axis=1)
+            ranked = np.take_along_axis(coins, np.argsort(leak * coins + noise), axis=1)
+            right[leak] = np.transpose(
+                [ranked[:, m - top :].sum(1) + (~ranked[:, :last]).sum(1) for top, last in guesses]
+            )
         for kind, lower in kinds.items():
             ceiling = max(lower(m, sum(g), sum(g), *level) for g in guesses)
             # More right guesses prove more: the fewest that refute are found once.

@@ -145,8 +145,8 @@ def pairs() -> pd.DataFrame:
 
     Returns: study, labels and setting, rho of FedLoRA, and lead, by how many points it is ahead.
     """
-    table = pd.concat(first_tries(key) for key in (*MAIN, "digits", "digits-clients"))
-    keys = ["study", "alpha", "epsilon", "lr", "clip"]
+    table = pd.concat(first_tries(key) for key in MAIN)
+    keys = ["study", "epsilon", "lr", "clip"]
     one, other = (table[table["method"] == slug] for slug in LEADS[0])
     both = one.merge(other[[*keys, "accuracy"]], on=keys, suffixes=("", "_other"))
     both["rho"] = [amplification_of(run) for run in both.itertuples()]

@@ -4,8 +4,9 @@ A claim is a row of claims.json: who claims it, how far the source could be read
 compared in the study nearest to the place where it was claimed; or why it is true by construction,
 or not measured. One function, `decide`, turns an interval into a verdict.
 
-An effect is a share: of the room (what the best row of a task reached, less its start), or of the
-other method's value. So is what was claimed, and no task is asked for points that it cannot give.
+An effect is a share: of the attainable gain (what the best row of a task reached, less its start),
+or of the other method's value. So is what was claimed, and no task is asked for points that it
+cannot give.
 """
 
 import json
@@ -30,7 +31,7 @@ HOLDS = "holds"
 OPPOSITE = "opposite"
 SAME = "no difference of that size"
 OPEN = "cannot tell"
-FULL = "no room here"
+FULL = "no gain to see here"
 WAITS = "not run yet"
 BUILT = "true by construction"
 UNTESTED = "not measured here"
@@ -38,7 +39,7 @@ VERDICTS = (HOLDS, OPPOSITE, SAME, OPEN, FULL, WAITS, BUILT, UNTESTED)
 SHOWN = 0.95
 """Level of the interval that is shown; claims are decided by wider ones."""
 SMALL = 0.1
-"""Share of the room below which a difference counts as none, where no size was claimed."""
+"""Share of the attainable gain below which a lead counts as none, where no size was claimed."""
 HALF = 0.5
 """Share of the claimed size that is asked for."""
 START = 0.01
@@ -55,7 +56,7 @@ class Comparison:
         measure: compared, where a side does not name its own.
         turn: a label with two values; compared is the lead at the second less that at the first.
         within: the claim is that they differ by no more; ``None``: that ``one`` is ahead.
-        share: "room", "ratio" (how far below the other's value), "plain" (as it is) or "spread"
+        share: "gain", "ratio" (how far below the other's value), "plain" (as it is) or "spread"
             (how far the standard deviation over seeds lies below the other's).
     """
 
@@ -66,7 +67,7 @@ class Comparison:
     measure: str = "accuracy"
     turn: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     within: float | None = None
-    share: str = "room"
+    share: str = "gain"
 
     @property
     def methods(self) -> list[str]:
@@ -77,7 +78,7 @@ class Comparison:
     def of_accuracy(self) -> bool:
         """Whether the final accuracies of two methods are compared in one setting."""
         measures = {side.get("measure", self.measure) for side in (self.one, self.other)}
-        return measures == {"accuracy"} and self.share == "room" and not self.turn
+        return measures == {"accuracy"} and self.share == "gain" and not self.turn
 
     @property
     def ends(self) -> list[dict[str, Any]]:
@@ -109,7 +110,7 @@ class Claim:
         setting: where it was claimed.
         judge: what decides; ``None`` where nothing is measured.
         by_construction, untested: why there is nothing to measure.
-        numbers: as published: one, other, best and start (of the room), or one and other alone.
+        numbers: as published: one, other, best and start, or one and other alone.
         note: what a reader has to know beside the verdict.
     """
 
@@ -147,8 +148,8 @@ class Effect(NamedTuple):
         values: one a seed; of logarithms of ratios if ``ratio``.
         within: as of `Comparison`.
         ratio: whether a share is of the other's value.
-        spare: share of the room that the other method leaves.
-        gained: share of the room that the better of the two took.
+        spare: share of the attainable gain that the other method leaves.
+        gained: share of the attainable gain that the better of the two took.
     """
 
     values: np.ndarray
@@ -204,7 +205,7 @@ def compare(frame: pd.DataFrame, judge: Comparison, start: float, best: float) -
         leads.append(one - other)
     difference = leads[0] if len(leads) == 1 else leads[1] - leads[0]
     values = difference.dropna().to_numpy(float)
-    if judge.share != "room":
+    if judge.share != "gain":
         return Effect(values, judge.within, ratio=judge.share != "plain")
     values = values / (best - start)
     if not judge.of_accuracy:
@@ -218,8 +219,8 @@ def compare(frame: pd.DataFrame, judge: Comparison, start: float, best: float) -
 def decide(effect: Effect, asked: float, level: float) -> tuple[str, str]:
     """Decides the verdict of an interval, and gives its reason.
 
-    Where the other method is near the top, or both took less of the room than the lead that is
-    asked, no lead can be seen. But want of room makes no deficit: whoever is behind by more than
+    Where the other method is near the top, or both gained less than the lead that is
+    asked, no lead can be seen. But that makes no deficit: whoever is behind by more than
     `SMALL` is behind. Only a smaller deficit gives way to it, for near the top methods differ by
     what tuning left.
 
@@ -242,9 +243,9 @@ def decide(effect: Effect, asked: float, level: float) -> tuple[str, str]:
     if high < -SMALL:
         return OPPOSITE, "the other method leads"
     if effect.gained < max(SMALL, asked):
-        return FULL, f"the better of the two gained only {share(effect.gained)} of the room"
+        return FULL, f"the better of the two took only {share(effect.gained)} of the gain"
     if effect.spare < (asked or SMALL):
-        return FULL, f"the other method leaves only {share(max(effect.spare, 0))} of the room"
+        return FULL, f"the other method leaves only {share(max(effect.spare, 0))} of the gain"
     if high < 0:
         return OPPOSITE, "the other method leads"
     if asked and high < asked:
@@ -255,7 +256,7 @@ def decide(effect: Effect, asked: float, level: float) -> tuple[str, str]:
     return OPEN, f"the interval includes {share(asked)}"
 
 
-# ---- words and the room
+# ---- words and the attainable gain
 
 
 def share(value: float) -> str:
@@ -281,7 +282,7 @@ def best_of_task(study: str, where: Labels, start: float, frames: Frames) -> flo
     """Returns the mean of the task's best row at any budget that began at the same accuracy.
 
     It is taken in all studies of the task: one with private rows only would take the best of these
-    for the top, and that row's method would leave no room to any other.
+    for the top, and that row's method would leave nothing to any other.
     """
     tasks = {case.task[0] for case in STUDIES[study].cases if where.items() <= case.labels.items()}
     best = -math.inf
@@ -343,7 +344,7 @@ def judge_claim(claim: Claim, judge: Comparison, frames: Frames, level: float) -
         return {**row, "verdict": WAITS, "reason": f"study {judge.study} is not there yet"}
     rows = pd.concat(select_rows(rows, **labels) for labels in judge.ends)
     start = float(rows["before_accuracy"].mean())
-    name = "digits" if judge.study not in STUDIES else judge.study
+    name = judge.study if judge.study in STUDIES else "digits-example"
     effect = compare(rows, judge, start, best_of_task(name, judge.where, start, frames))
     verdict, reason = decide(effect, claim.asked, level)
     alone, _ = decide(effect, claim.asked, SHOWN)

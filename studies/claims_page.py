@@ -36,10 +36,10 @@ PAGE = ROOT / "docs" / "claims.md"
 FIGURE = ROOT / "docs" / "figures" / "claims.png"
 ALT = (
     "One row a claim, ordered and coloured by verdict: its sentence and the measured share of the "
-    "room, with the interval that decides."
+    "attainable gain, with the interval that decides."
 )
 UNITS = {
-    "room": "",
+    "gain": "",
     "plain": " (as it is)",
     "ratio": " (below the other's)",
     "spread": " (std below the other's)",
@@ -58,19 +58,20 @@ What papers on federated LoRA claim, and what small models on real data show: **
 anything about a paper's own setting.** Each claim is judged in the study nearest to where it was
 made, on the last round, under the same accounting, at tuned learning rates, paired by seed.
 
-**Shares.** An effect on accuracy is a share of the *room*: the accuracy of the best method on the
-task, in any study and at any budget, less the accuracy before training. A claimed difference is
-divided by the best number of its table less chance level, and half of it is asked for.
+**Shares.** An effect on accuracy is a share of the *attainable gain*: the accuracy of the best
+method on the task, in any study and at any budget, less the accuracy before training. A claimed
+difference is divided by the best number of its table less chance level, and half of it is asked
+for.
 
 **Verdicts** follow from an interval.
 
 - *Holds*: the whole interval is above what is asked, or within the bounds of an equality.
 - *Opposite*: it is below zero, or beyond the bounds of an equality.
 - *No difference of that size*: it rules out a lead of the size asked for. Where no size was
-  claimed, it lies within a tenth of the room.
+  claimed, it lies within a tenth of the attainable gain.
 - *Cannot tell*: it allows more than one of these.
-- *No room here*: the other method leaves less room than is asked for, or neither gained as much.
-  But whoever is certain to be behind by more than a tenth of the room is behind.
+- *No gain to see here*: the other method leaves less than is asked for, or neither gained as much.
+  But whoever is certain to be behind by more than a tenth is behind.
 
 **Intervals** in the table are 95 % intervals of one difference: Student's t, and for spreads a
 jackknife over seeds. Those that decide, drawn in the figure, hold for all comparisons together
@@ -78,9 +79,9 @@ jackknife over seeds. Those that decide, drawn in the figure, hold for all compa
 *Collapsed* is {collapsed}.
 
 **Tuning** looked at validation data of the same private split, with other seeds; on your own data
-every look is a release. `digits-example` is tuned carefully (`studies/declared.py`) without noise
-and, where runs had collapsed, at ε = 1; other studies are not: an earlier model (`digits`,
-`digits-flat`, `digits-scale`) and missing files (texts, MNIST) cannot be run again. Column `cliff`
+every look is a release. On digits, cases without noise and, but for `at-home`, those that had
+collapsed runs are tuned carefully (`studies/declared.py`). On MNIST no run had collapsed; the
+texts, whose model could not be had again, are not tuned so. Column `cliff`
 of a frame is the factor from the tuned step to the next one tried that lost 3 points.
 """
 TABLE = """## The claims
@@ -111,10 +112,7 @@ def studies_list(table: pd.DataFrame) -> str:
     names = {*table["place"].dropna().str.partition(",")[0]}
     used = [study for name, study in sorted(STUDIES.items()) if name in names]
     lines = [f"- `{study.name}`: {study.note}; {len(study.seeds)} seeds." for study in used]
-    lines.append(
-        "- `updates`: on digits, what no study records; 10 seeds, at rates that "
-        "`digits` tuned for an earlier model.\n"
-    )
+    lines.append("- `updates`: on digits, what no study records; 10 seeds, at `fl.tuned_rate`.\n")
     return "\n".join(lines)
 
 
@@ -193,7 +191,7 @@ def page(table: pd.DataFrame) -> str:
 
 def figure(table: pd.DataFrame) -> style.Figure:
     """Draws a row for each claim on accuracy, with the interval that decides, by verdict."""
-    drawn = table.query("share == 'room' and mean == mean").rename(columns=DECIDING)
+    drawn = table.query("share == 'gain' and mean == mean").rename(columns=DECIDING)
     counts = drawn["verdict"].value_counts()
     return intervals(
         pd.concat(select_rows(drawn, verdict=verdict) for verdict in VERDICTS),
@@ -201,7 +199,7 @@ def figure(table: pd.DataFrame) -> style.Figure:
         hue="verdict",
         reference=0.0,
         title=f"{counts[HOLDS]} of {len(drawn)} claims hold, {counts[OPPOSITE]} come out opposite",
-        xlabel="← against the claim      share of the room      with the claim →",
+        xlabel="← against the claim      share of the attainable gain      with the claim →",
         comparisons=table["mean"].count(),
     )
 

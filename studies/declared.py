@@ -16,8 +16,6 @@ from fedlora_lab.methods.published import rule_name
 DESCRIPTIVE = ("name", "source", "exact", "note")
 """Fields that say something of a method and do nothing in a run."""
 RATES = (0.008, 0.02, 0.05, 0.125, 0.3, 0.8, 2.0, 5.0)
-# Rows that keep a factor, and clients with few examples, learn by small steps.
-SMALLER = (0.0012, 0.003, *RATES)
 TUNE_SEEDS = (1001, 1002, 1003, 1004, 1005)
 EXTENSIONS = 4
 
@@ -83,7 +81,6 @@ class Job(NamedTuple):
     setting: Setting
     seed: int
     tune: bool  # it chooses the setting, on validation data; else it is reported
-    measure_curvature: bool = False  # at its end
 
     @property
     def key(self) -> str:
@@ -152,7 +149,6 @@ class Study:
     # Noisy cases that had collapsed runs under the plain rule: method and labels. None: no case is
     # tuned carefully, with noise or without.
     careful: Collection[Any] | None = ()
-    measure_curvature: bool = False  # at the end of every reported run
     extends: bool = False  # grids go on where the best is at their end
     # Key of a case -> the settings that it is reported at, where nothing is tuned.
     settings: Mapping[str, tuple[Setting, ...]] | None = None
@@ -183,7 +179,7 @@ class Study:
 
     def report_jobs(self, case: Case, setting: Setting) -> Iterator[Job]:
         """Lists the runs that are reported."""
-        return (Job(case, setting, seed, False, self.measure_curvature) for seed in self.seeds)
+        return (Job(case, setting, seed, False) for seed in self.seeds)
 
     @property
     def tries(self) -> int:
@@ -206,8 +202,6 @@ MAIN = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp", "fedsvd", 
 COMPARED = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "la-lora-unfiltered", "fedlpp")
 COMPARED += ("fedsvd", "balanced-lora")
 ON_MNIST = tuple(slug for slug in COMPARED if slug != "fedlpp")
-OTHERS = ("la-lora-unfiltered", "flora", "flexlora", "hetlora", "fedsa-lora", "split-ranks")
-OTHERS += ("lora-fair", "fedask", "fed-sb", "as-lora", "dp-lora", "dp-fedlora", "local")
 ON_TEXTS = ("fedlora", "ffa-lora", "rolora", "la-lora", "fedsvd", "balanced-lora")
 BUDGETS = (1.0, 3.0, 8.0, None)
 CLIENT_BUDGETS = (3.0, 8.0, 20.0)
@@ -289,7 +283,6 @@ CAUSES_SEARCH: dict[str, Any] = {
     "tune_seeds": TUNE_SEEDS[:3],
     "finalists": 2,
 }
-FEW: dict[str, Any] = {"seeds": tuple(range(5)), "tune_seeds": TUNE_SEEDS[:2]}
 
 BALANCED = (
     methods.RoLoRA.replace(name="Balanced RoLoRA", balance=0.5),
@@ -418,40 +411,55 @@ def cores() -> Study:
 STEPS: dict[float, Any] = {
     s: {"plan": {**WORK, "local_steps": s, "rounds": 100 // s}} for s in (1, 5, 20, 40)
 }
-CAUSES: dict[str, Any] = {
-    "local_steps": STEPS,
-    "alpha": {a: {"alpha": a} for a in (0.05, 1000.0)},
-}
-"""Knob -> the setting of `digits` at each of its values."""
+ALPHAS = {a: {"alpha": a} for a in (0.05, 1000.0)}
+
+
+def one_knob(
+    rows: Iterable[str], knob: str, settings: Mapping[float, Fields], epsilon: float | None = None
+) -> tuple[Case, ...]:
+    """Makes the cases of rows at each value of a knob: value -> the setting of `digits`."""
+    return tuple(
+        case
+        for value, setting in settings.items()
+        for case in digits(rows, (epsilon,), {"knob": knob, "value": value}, **setting)
+    )
 
 
 def causes() -> tuple[Case, ...]:
     """What makes the mean of products differ from the product of means, without any noise."""
-    return tuple(
-        case
-        for knob, settings in CAUSES.items()
-        for value, setting in settings.items()
-        for case in digits(SIX[:3], labels={"knob": knob, "value": value}, **setting)
+    return one_knob(SIX[:3], "local_steps", STEPS) + one_knob(SIX[:3], "alpha", ALPHAS)
+
+
+CLIPS = {c: {"privacy": {**CLIP, "clip_norm": c}} for c in (0.1, 1.0, 10.0)}
+SCALES = {s: {"lora": {"rank": 4, "alpha": 4.0 * s}} for s in (0.5, 8.0)}
+
+
+def knobs() -> tuple[Case, ...]:
+    """What a knob does to private training; where labels of clients differ, at ε = 3."""
+    turns = ("fedlora", "rolora", "la-lora")
+    frozen = ("ffa-lora",)
+    return (
+        *one_knob(turns, "local_steps", STEPS, 8.0),
+        *one_knob(frozen, "clip_norm", CLIPS, 8.0),
+        *one_knob(frozen, "alpha over rank", SCALES, 8.0),
+        *one_knob(frozen, "alpha", {0.5: {}, 1000.0: {"alpha": 1000.0}}, 3.0),
     )
 
 
-def sweep(
-    knob: str, settings: Mapping[float, Mapping[str, Any]], budget: float | None = 8.0
-) -> tuple[Case, ...]:
-    """Five methods at each value of a knob."""
-    return tuple(
-        case
-        for value, setting in settings.items()
-        for case in digits(MAIN[:5], (budget,), {knob: value}, **setting)
-    )
+A_FIRST = methods.LALoRA.replace(name="LA-LoRA A first", train=Cycle(("A B",)))
 
 
-CLIPS = {c: {"privacy": {**CLIP, "clip_norm": c}} for c in (0.1, 0.3, 1.0, 3.0, 10.0)}
-NOISES = {
-    sigma: {"privacy": {**CLIP, "noise_multiplier": sigma}} for sigma in (0.0, 0.5, 1.0, 2.0, 4.0)
-}
-SCALES = {s: {"lora": {"rank": 4, "alpha": 4.0 * s}} for s in (0.5, 1.0, 2.0, 4.0, 8.0)}
-FLAT = ("fedlora", "rolora", "la-lora-unfiltered", "la-lora")
+def relatives() -> Iterator[Case]:
+    """The rows that a claim or a notebook compares, each at the budget of that comparison."""
+    for epsilon, rows in (
+        (1.0, ("fedex-lora", "fedask")),
+        (3.0, ("fedex-lora", "as-lora", A_FIRST)),
+        (8.0, ("fedex-lora", "flexlora")),
+        (None, ("flora",)),
+    ):
+        yield from digits(rows, (epsilon,))
+
+
 MNIST: dict[str, Any] = {"task": "mnist", "clients": 20, "plan": {**WORK, "batch": 32}}
 
 _DECLARED = (
@@ -459,9 +467,11 @@ _DECLARED = (
     Study(
         "digits-example",
         "digits, every example protected; 10 clients, each noises for itself",
-        digits(COMPARED, BUDGETS),
+        (*digits(COMPARED, BUDGETS), *relatives()),
         careful=[
-            (slug, 1.0) for slug in ("fedlora", "ffa-lora", "deer", "la-lora", "la-lora-unfiltered")
+            *((slug, 1.0) for slug in ("fedlora", "deer", "la-lora", "la-lora-unfiltered")),
+            *(("ffa-lora", epsilon) for epsilon in (1.0, 3.0)),
+            ("fedlpp", 3.0),
         ],
         **EXAMPLE_SEARCH,
     ),
@@ -469,6 +479,10 @@ _DECLARED = (
         "digits-client",
         "digits, every client protected; 100 clients, 20 % of them in a round",
         digits((*COMPARED, *BALANCED), CLIENT_BUDGETS, **CROWD),
+        careful=[
+            *((slug, 3.0) for slug in ("ffa-lora", "deer", "la-lora", "fedsvd")),
+            *((slug, 8.0) for slug in ("rolora", "balanced-rolora")),
+        ],
         **CLIENT_SEARCH,
     ),
     Study(
@@ -505,30 +519,21 @@ _DECLARED = (
         "causes",
         "no privacy: local steps, heterogeneity",
         causes(),
-        careful=None,
         **CAUSES_SEARCH,
     ),
-    # The first edition's studies, with a rate tuned at one clip norm, have rows and questions that
-    # no later study has. They were run on an earlier model of digits: a run of today would not fit,
-    # so none is tuned carefully.
     Study(
-        "digits",
-        "all certified methods at four budgets; two also at other splits",
-        digits((*MAIN, *OTHERS), BUDGETS, {"alpha": 0.5})
-        + digits(
-            (methods.LALoRA.replace(name="LA-LoRA A first", train=Cycle(("A B",))),),
-            (3.0,),
-            {"alpha": 0.5},
-        )
-        + digits(MAIN[:2], (3.0,), {"alpha": 0.1}, alpha=0.1)
-        + digits(MAIN[:2], (3.0,), {"alpha": 1000.0}, alpha=1000.0),
-        rates=SMALLER,
-        careful=None,
-    ),
-    Study(
-        "digits-clients",
-        "client-level privacy with 100 clients, 20 % of them in a round",
-        digits((*MAIN[:4], *MAIN[5:]), CLIENT_BUDGETS, **CROWD),
+        "knobs",
+        "digits: local steps, clip norm, alpha over rank and unlike clients, one at a time",
+        knobs(),
+        rates=RATES[2:6],
+        tune_seeds=TUNE_SEEDS[:2],
+        finalists=2,
+        careful=[
+            *((slug, "local_steps", 1, 8.0) for slug in ("fedlora", "la-lora")),
+            ("rolora", "local_steps", 5, 8.0),
+            ("ffa-lora", "alpha over rank", 0.5, 8.0),
+        ],
+        extends=True,
     ),
     Study(
         "sentiment",
@@ -538,23 +543,6 @@ _DECLARED = (
         rates=(0.05, 0.2, 0.8, 3.2, 12.8),
         tune_seeds=(1001,),
     ),
-    Study(
-        "digits-flat",
-        "curvature of the trained model",
-        digits(FLAT, (8.0,)),
-        measure_curvature=True,
-    ),
-    Study("digits-steps", "local steps 1 to 40, 100 steps in all", sweep("steps", STEPS), **FEW),
-    # A step is at most the rate times the clip.
-    Study("digits-clip", "clip norm", sweep("clip", CLIPS), rates=(*RATES, 12.5), **FEW),
-    Study(
-        "digits-noise",
-        "noise multiplier at a fixed clip norm, no budget",
-        sweep("noise", NOISES, None),
-        careful=None,
-        **FEW,
-    ),
-    Study("digits-scale", "alpha over rank", sweep("scale", SCALES), **FEW),
 )
 STUDIES: dict[str, Study] = {study.name: study for study in _DECLARED}
 

@@ -96,7 +96,6 @@ def run_job(job: Job) -> dict[str, Any]:
         seconds summed over the run, the last round's noise terms summed over the layers.
     """
     from fedlora_lab.federated.run import run  # loads Transformers
-    from fedlora_lab.measures.gradients import flatness
 
     task, method, privacy, plan, lora = job_arguments(job)
     options: Any = {"lora": lora, "seed": job.seed, "evaluate_every": plan.rounds}
@@ -114,8 +113,6 @@ def run_job(job: Job) -> dict[str, Any]:
             values["amplification"] = fmean(grown)
         for name in ("bytes_up", "bytes_down"):
             values[name] = sum(getattr(record.traffic, name) for record in records)
-        if job.measure_curvature:
-            values["sharpness"] = flatness(task, last)
     values["seconds"] = sum(record.seconds for record in records)
     # JSON has no NaN; a run that diverged keeps its line, or it would be run again.
     finite = {name: float(x) if math.isfinite(x) else None for name, x in values.items()}

@@ -20,7 +20,7 @@ from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.quantization import normal_float
 from studies import RESULTS
-from studies.runner import read_study, select_rows
+from studies.runner import select_rows
 
 FILE = RESULTS / "updates.csv"
 TWO_BITS = fl.methods.FedLPP.replace(name="FedLPP 2 bits", broadcast=normal_float(2, block=64))
@@ -28,6 +28,7 @@ RUNS = (
     *product(("fedlora", "la-lora", "la-lora-unfiltered"), (1.0,)),
     *product(("fedlora", "la-lora", "fedlpp", TWO_BITS), (None,)),
     *product(("fedlora", "rolora", "as-lora"), (3.0,)),
+    *product(("fedlora", "la-lora"), (8.0,)),
 )
 """Method and budget; each at ten seeds."""
 
@@ -60,16 +61,15 @@ def measure(method: Method, epsilon: float | None, seed: int, lr: float) -> dict
 
 
 def main(seeds: range = range(10)) -> None:
-    """Adds the runs that the file lacks, one by one, at the rates of study digits."""
+    """Adds the runs that the file lacks, one by one, at the tuned rates."""
     torch.set_num_threads(1)
-    digits = read_study("digits", RESULTS).query("alpha == 0.5")
     done = pd.read_csv(FILE)
     for seed, (name, epsilon) in product(seeds, RUNS):
         method = fl.methods.get(name)
         if len(select_rows(done, seed=seed, method=method.slug, epsilon=epsilon)):
             continue
         tuned = "fedlpp" if method is TWO_BITS else method.slug
-        rates = select_rows(digits, method=tuned, epsilon=epsilon)["lr"]
-        new = pd.DataFrame([measure(method, epsilon, seed, float(rates.iloc[0]))])
+        rate = fl.tuned_rate("digits", tuned, epsilon)
+        new = pd.DataFrame([measure(method, epsilon, seed, rate)])
         done = pd.concat([done, new], ignore_index=True)
         write_atomically(FILE, done.to_csv(index=False), shared=True)

@@ -3,9 +3,10 @@
 rates.json collects two kinds of searches (studies/suggested_rates.py). For each embedded task at
 one budget (results/tuned.json) two seeds tried every rate of a grid with every method, and two more
 seeds the three best; the best mean of all four was taken. The studies under results/ searched for
-each budget and unit. Both looked at the validation part of the embedded tasks, with seeds of their
-own; no ledger counts them. On private data every such look is a release that has to be counted
-(arXiv:2110.03620).
+each budget and unit; on digits, in the example unit, on an earlier model of the task, and a test
+holds these rates near the best that was tried on today's. Both looked at the validation part of the
+embedded tasks, with seeds of their own; no ledger counts them. On private data every such look is a
+release that has to be counted (arXiv:2110.03620).
 """
 
 import json

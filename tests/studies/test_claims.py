@@ -34,7 +34,7 @@ TASK = "digits-example"
 
 def lead(gap, **labels):
     """A frame in which one method is ahead of the other by exactly this much; another row reaches
-    0.2 + 1, so that the room is 1 and a share of it is the gap. Seeds have noise in common."""
+    0.2 + 1, so that a share of the attainable gain is the gap. Seeds have noise in common."""
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.01, (2, 10))
     noise -= noise.mean(1, keepdims=True)
@@ -74,7 +74,7 @@ def judged(claims, frame):
     ],
 )
 def test_an_interval_gives_one_verdict(low, high, asked, fields, verdict):
-    """A lead, one of a size, an equality; room that is not there; a reason for all but holding."""
+    """A lead, one of a size, an equality; no gain left; a reason for all but holding."""
     # Two values whose interval has these ends.
     half = (high - low) / 2 / t.ppf(0.975, 1)
     values = np.array([(low + high) / 2 - half, (low + high) / 2 + half])
@@ -82,9 +82,9 @@ def test_an_interval_gives_one_verdict(low, high, asked, fields, verdict):
     assert answer[0] == verdict and bool(answer[1]) == (verdict != HOLDS)
 
 
-def test_a_size_is_a_share_of_the_room():
+def test_a_size_is_a_share_of_the_attainable_gain():
     """Of a task that can give 0.5 a lead of 0.1 is a fifth, as 10 points are where 50 can be had;
-    the room is that of the best row at any budget, whatever is compared."""
+    it is that of the best row at any budget, whatever is compared."""
     frame = pd.concat([lead(0.1, epsilon=1.0), lead(0.0, epsilon=None)])
     frame.loc[frame["method"] == "best", "accuracy"] = 0.7
     sized = claim({"epsilon": 1.0}, numbers={"one": 80.0, "other": 70.0, "best": 90.0, "start": 40})

@@ -30,7 +30,8 @@ def rank(rows: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({"mean": means, "gap": 0.0, "tied": True})
     for slug in means.index[1:]:
         gap = paired_difference(rows, str(slug), best, comparisons=pairs)
-        table.loc[slug, ["gap", "tied"]] = gap.mean, gap.high >= 0
+        # The interval is NaN where a method equals the best in every seed: that is a tie.
+        table.loc[slug, ["gap", "tied"]] = gap.mean, not gap.high < 0
     return table
 
 

@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -27,7 +26,7 @@ KILLED_AT = (1, 4, 9)
 PLAN = fl.Plan(rounds=14, local_steps=1, batch=3, lr=0.05)
 
 
-def played(out: Path) -> None:
+def played(out):
     """Trains one private cell in a run folder to its end."""
     cell = Cell.from_name("fedlora", tokens("head"), private("example"), PLAN, LORA, 0)
     with Folder(out) as folder:
@@ -35,7 +34,7 @@ def played(out: Path) -> None:
             pass
 
 
-def child(act: Callable[[], Any], ripe: Callable[[], bool] | None = None) -> int:
+def child(act, ripe=None):
     """Forks and acts there; kills the child once it is ``ripe``, if given; its status.
 
     Moments are told by what has been done, not by the clock alone: a busy machine then comes as far
@@ -60,7 +59,7 @@ def child(act: Callable[[], Any], ripe: Callable[[], bool] | None = None) -> int
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def warm_up(act: Callable[[Path], Any], root: Path) -> None:
+def warm_up(act, root):
     """Imports here what some work imports, so that no child spends its time on that.
 
     The work itself is done in children only: PyTorch takes no gradient in a child of a process that
@@ -73,12 +72,12 @@ def warm_up(act: Callable[[Path], Any], root: Path) -> None:
             import_module(name)
 
 
-def reached(state: Path) -> int:
+def reached(state):
     """The newest round that stands in a folder of checkpoints; -1: none."""
     return max(checkpoint.rounds_in(state), default=-1) if state.is_dir() else -1
 
 
-def left(state: Path) -> dict[str, Any]:
+def left(state):
     """What a run left: the rounds done, those in its table, and whether ledger and table fit."""
     done = next(checkpoint.whole_checkpoints(state))[0].server.round
     book = state / "ledger.json"
@@ -91,7 +90,7 @@ def left(state: Path) -> dict[str, Any]:
     return {"done": done, "rows": last, "fits": fits}
 
 
-def runs(root: Path) -> list[dict[str, Any]]:
+def runs(root):
     """Kills a run in its folder three times, each some rounds further; what it left each time.
 
     The run is then taken up to its end, and another that nobody kills is made beside it.

@@ -4,20 +4,19 @@ import os
 import subprocess
 from pathlib import Path
 
-import pytest
 from commands import PYTHON
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def shared_folder(folders: pytest.TempPathFactory) -> Path:
+def shared_folder(folders):
     """A folder that all processes of the tests share. Args: folders: pytest's own factory."""
     own = folders.getbasetemp()
     return own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own
 
 
-def built_site(folders: pytest.TempPathFactory) -> Path:
+def built_site(folders):
     """Folder of the site; the first process that asks builds it, the others wait for it.
 
     Args: folders: pytest's own factory, whose folder the processes share.

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 import fedlora_lab as fl
-from fedlora_lab.tasks.task import Task
 
 IMAGE = ("vit", "swin", "deit", "dinov2", "beit", "clip", "siglip")
 WORDS = ("good", "great", "fine", "poor", "awful", "dull", "film", "book", "song", "day")
@@ -43,19 +42,19 @@ def images(count: int = 40) -> pd.DataFrame:
 
 
 @cache
-def folder(kind: str) -> Path:
+def folder(kind):
     """A toy model of this architecture."""
     words = () if kind in IMAGE else texts()["text"]
     return fl.tasks.tiny(kind, Path(tempfile.mkdtemp()) / kind, words, **SIZES.get(kind, {}))
 
 
 @cache
-def task(kind: str) -> Task:
+def task(kind):
     """A classification task of three clients with a toy model."""
     return fresh(kind)
 
 
-def fresh(kind: str, **options: Any) -> Task:
+def fresh(kind, **options):
     """The same, made anew; its test examples are nobody's."""
     column = "image" if kind in IMAGE else "text"
     named: dict[str, Any] = {column: column, "label": "label", "clients": 3, "public_test": True}
@@ -71,12 +70,12 @@ def questions(count: int = 40) -> pd.DataFrame:
 
 
 @cache
-def answers(kind: str = "llama") -> Task:
+def answers(kind="llama"):
     """Prompts and answers of four sites, with adapters on most linear maps of a toy decoder."""
     return fresh_answers(kind, targets=MANY[kind])
 
 
-def fresh_answers(kind: str, data: Any = None, **options: Any) -> Task:
+def fresh_answers(kind, data=None, **options):
     """The same with adapters on the attention, and other data or options; test rows are public."""
     named: dict[str, Any] = {"prompt": "question", "answer": "answer", "by": "site"}
     named |= {"public_test": True, "max_new_tokens": 5}
@@ -94,7 +93,7 @@ ENDS["swin"] = (*MAPS, "reduction")
 
 
 @cache
-def varied(kind: str, head: bool = False) -> Task:
+def varied(kind, head=False):
     """A task with adapters on maps of every shape that its model has; the head moves or rests."""
     if kind == "digits":
         return fl.tasks.digits(clients=3, head="head" if head else None)

@@ -192,7 +192,8 @@ def residual_share(
     # for all spans: the vectors are many, and are read once.
     projected = (vectors @ space.flatten(0, -2).mT).unflatten(-1, space.shape[:-1])
     inside = projected.square().sum(-1)
-    inside = inside if space.dim() == 2 else inside.movedim(-1, 0)
+    if space.dim() > 2:
+        inside = inside.movedim(-1, 0)
     return ((size - inside).clamp(min=0) / size.clamp(min=1e-300)).sqrt()
 
 

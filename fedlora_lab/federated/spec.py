@@ -485,15 +485,16 @@ def prepare_run(
         check(precise, f"dtype of {key}", tensor.dtype, expected)
     # Who owns which example stays with those who hold the data.
     persons = dict(enumerate(task.local_persons)) if spec.by_person and data else {}
-    # Probed with as many examples as pass the model together, half as many again as expected.
+    # Probed with as many examples as pass the model together, half as many again as expected: of
+    # texts no more than of those for testing, however short the private ones are.
     drawn = sum(n * rate for n, rate in zip(task.sizes, spec.sample_rates, strict=True))
     mask = mask_of(task.test[0]) if adapted.device.type == "cpu" else None
-    most = chunk_examples or (math.inf if mask is None else texts_at_once(mask))
-    rows = math.ceil(min(1.5 * drawn, most))
+    chunk = chunk_examples or (None if mask is None else texts_at_once(mask))
+    rows = math.ceil(min(1.5 * drawn, chunk or math.inf))
     # A penalty reads what may move, a core or a gain included.
     keys = _start(spec, adapted) if spec.method.penalty is not None else ()
     check_batch_independence(task, adapted, products, spec.method, spec.plan, rows, keys)
-    return Prepared(spec, adapted, data, persons, products, chunk_examples)
+    return Prepared(spec, adapted, data, persons, products, chunk)
 
 
 def _start(spec: RunSpec, adapted: adapters.AdaptedModel) -> dict[ParamKey, Tensor]:

@@ -162,16 +162,18 @@ def split_batch(
     Args:
         x, index: all examples, and those that go through the model.
         device: of the model.
-        chunk, otherwise: at most so many at once; where ``chunk`` is ``None``, ``otherwise`` is for
-            what is no text, or lies on another device.
+        chunk: at most so many at once; ``None``: only the other limits hold.
+        otherwise: the limit of what is no text or lies on another device; ``None``: all at once.
     """
     mask = mask_of(x)
-    everything = otherwise or max(len(index), 1)
+    most = otherwise or max(len(index), 1)
     if mask is None:
-        return torch.arange(len(index)).split(chunk or everything)
+        return torch.arange(len(index)).split(chunk or most)
     mask = mask[index]
     places = mask.flatten(1).sum(1).argsort(descending=True, stable=True)
-    return places.split(chunk or (texts_at_once(mask) if device.type == "cpu" else everything))
+    if device.type == "cpu":
+        most = texts_at_once(mask)
+    return places.split(min(chunk or most, most))
 
 
 def texts_at_once(mask: Tensor) -> int:

@@ -110,8 +110,7 @@ def task_of(task: Task, units: list[Examples], unit: str) -> Task:
     persons = None
     if unit == "person":
         persons = tuple(torch.arange(2 * SLOTS).repeat_interleave(ROWS_OF[unit]).chunk(2))
-    clients = clients_of([], units, unit)
-    return replace(task, clients=clients, persons=persons, client_names=())
+    return replace(task, clients=clients_of([], units, unit), persons=persons, client_names=())
 
 
 @dataclass

@@ -185,8 +185,9 @@ class Trials:
             rounding = max(rounding, float(np.linalg.norm(gap(draw + 1) - first)))
             if not rounding <= 0.01 + 1e-4 * value:
                 return None
-        self.farthest = max(self.farthest, value - rounding)
-        return Shift(max(0.0, value - rounding), 0.0)
+        moved = max(0.0, value - rounding)
+        self.farthest = max(self.farthest, moved)
+        return Shift(moved, 0.0)
 
     def measure(self, trial: Neighbours, *, brief: bool = False) -> Shift:
         """How far two neighbours lie apart. Args: trial: the two. brief: see `estimate`."""

@@ -39,7 +39,7 @@ def chromium() -> str:
 class Lab:
     """One JupyterLab server on the loopback address, with settings and notebooks of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.folder = folder
         self.notebooks = folder / "notebooks"
         self.notebooks.mkdir(parents=True)
@@ -94,13 +94,13 @@ class Lab:
             env.pop(name, None)
         return env | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
 
-    def ask(self, path: str, method: str = "GET") -> None:
+    def ask(self, path, method="GET"):
         """One request to the server's interface."""
         headers = {"Authorization": f"token {TOKEN}"}
         request = urllib.request.Request(f"{self.address}/{path}", method=method, headers=headers)
         urllib.request.urlopen(request, timeout=10).close()
 
-    def close(self) -> None:
+    def close(self):
         """Ask the server to end, with its kernels; it is killed if it does not."""
         try:
             self.ask("api/shutdown", "POST")
@@ -129,7 +129,7 @@ def of_the_lab(error: Any) -> bool:
 class Page:
     """A notebook open in the browser; ``errors`` holds what the console complained of."""
 
-    def __init__(self, browser: Any, lab: Lab, name: str, height: int = 1100) -> None:
+    def __init__(self, browser, lab, name, height=1100):
         self.page = browser.new_page(viewport={"width": 1280, "height": height})
         self.errors: list[str] = []
         self.page.on("console", lambda m: m.type == "error" and self.errors.append(m.text))
@@ -145,12 +145,12 @@ class Page:
             }"""
         )
 
-    def command(self, name: str, **arguments: Any) -> None:
+    def command(self, name, **arguments):
         """Run one of JupyterLab's own commands."""
         run = "([name, arguments]) => window.jupyterapp.commands.execute(name, arguments)"
         self.page.evaluate(run, [name, arguments])
 
-    def run(self, index: int) -> Any:
+    def run(self, index):
         """Run a code cell, wait until it has ended, and give its output area."""
         before = self.page.evaluate(
             """index => {
@@ -175,14 +175,14 @@ class Page:
         cell = self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
         return cell.locator(".jp-Cell-outputWrapper").first
 
-    def dress(self, theme: str, width: int, height: int = 900) -> None:
+    def dress(self, theme, width, height=900):
         """Another theme, "Light" or "Dark", and another size of the page."""
         self.page.set_viewport_size({"width": width, "height": height})
         self.command("apputils:change-theme", theme=f"JupyterLab {theme}")
         body = f"body[data-jp-theme-name='JupyterLab {theme}']"
         self.page.wait_for_selector(body, state="attached")
 
-    def watch_layout(self) -> None:
+    def watch_layout(self):
         """Begin to note how far the notebook's content jumps; JupyterLab's own bars may."""
         self.page.evaluate(
             """() => {
@@ -209,7 +209,7 @@ class Page:
             }"""
         )
 
-    def jumps(self) -> list[list[float | str]]:
+    def jumps(self):
         """Layout shifts since `watch_layout`: how far, and what moved from where to where."""
         return self.page.evaluate("window.jumps")
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import toy_hubs
 from peft import PeftModel
 from torch import nn
 from toy_tasks import PLAN, Tokens, examples, play, private, seeded, tokens, two_layers
@@ -24,9 +25,29 @@ from fedlora_lab.tasks.architectures import trim_padding
 from fedlora_lab.tasks.metrics import squared_error
 from fedlora_lab.tasks.task import Task
 
-pytestmark = pytest.mark.attack
+pytestmark = [pytest.mark.attack, pytest.mark.filterwarnings(toy_hubs.NO_PAD)]
 MODEL = r"^model='{}': expected examples that do not mix, batch first"
 PENALTY = r"^penalty=.*: expected examples that do not mix, batch first"
+
+
+@pytest.mark.slow
+def test_no_more_texts_train_together_than_were_probed():
+    """However short the private ones are beside those for testing: a model that mixes the examples
+    of larger batches only would pass the probe."""
+    longer = toy_hubs.texts(6).assign(text=" ".join(toy_hubs.WORDS * 4))
+    task: Any = toy_hubs.fresh("bert", test=longer)
+    sizes = []
+
+    def count(module, inputs):
+        if torch.is_grad_enabled():
+            sizes.append(len(inputs[0]))
+
+    task.model.get_input_embeddings().register_forward_pre_hook(count)
+    records = fl.run(task, "fedlora", private("example"), fl.Plan(rounds=1, batch=8))
+    probed = max(sizes)
+    sizes.clear()
+    assert len([*records]) == 2
+    assert sum(sizes) > max(sizes) <= probed < 16
 
 
 def refused(message, task, row=FedLoRA, unit="example"):

@@ -128,7 +128,6 @@ def clip_explorer(rows: Float[np.ndarray, "n p"]) -> Dial:
     effect = clip_effect(rows)
     at = effect["at"].to_numpy()
     norms = np.linalg.norm(rows, axis=1)
-    numbers = rows.shape[1]
     size = float(np.linalg.norm(rows.mean(0)))
     edges = np.geomspace(0.03, 100, 43)
     counts = np.histogram(norms, edges)[0] / len(norms)
@@ -139,7 +138,7 @@ def clip_explorer(rows: Float[np.ndarray, "n p"]) -> Dial:
     def released_cosine(noise: float, batch: int) -> Float[np.ndarray, " at"]:
         # Draw and noise depend on the lengths alone: a row of one number each stands for the whole.
         terms = [theory.clip_terms(norms[:, None], float(clip), noise, batch) for clip in at]
-        spread = np.array([term.sampling + numbers * term.noise for term in terms]) / size**2
+        spread = np.array([term.sampling + rows.shape[1] * term.noise for term in terms]) / size**2
         length = effect["length"].to_numpy()
         return effect["cosine"].to_numpy() * length / np.sqrt(length**2 + spread)
 

@@ -79,10 +79,10 @@ jackknife over seeds. Those that decide, drawn in the figure, hold for all compa
 *Collapsed* is {collapsed}.
 
 **Tuning** looked at validation data of the same private split, with other seeds; on your own data
-every look is a release. On digits, cases without noise and, but for `at-home`, those that had
-collapsed runs are tuned carefully (`studies/declared.py`). On MNIST no run had collapsed; the
-texts, whose model could not be had again, are not tuned so. Column `cliff`
-of a frame is the factor from the tuned step to the next one tried that lost 3 points.
+every look is a release. On digits, cases without noise and those that `studies/declared.py` names,
+since runs of them had collapsed, are tuned carefully; *to know* counts the runs that still do. The
+texts are not: their model is no longer available. Column `cliff` of a frame is the factor from the
+tuned step to the next one tried that lost 3 points.
 """
 TABLE = """## The claims
 

@@ -435,7 +435,7 @@ SCALES = {s: {"lora": {"rank": 4, "alpha": 4.0 * s}} for s in (0.5, 8.0)}
 
 
 def knobs() -> tuple[Case, ...]:
-    """What a knob does to private training; where labels of clients differ, at ε = 3."""
+    """What a knob does to private training, at ε = 8; the split over clients at 3."""
     turns = ("fedlora", "rolora", "la-lora")
     frozen = ("ffa-lora",)
     return (

@@ -508,6 +508,10 @@ _DECLARED = (
         "at-home",
         "DEeR and LA-LoRA where their papers have them, as nearly as can be",
         at_home(),
+        careful=[
+            *((row, "la-lora", 1.0) for row in (*MAIN, "la-lora-unfiltered", "balanced-lora")),
+            ("deer", "deer", 3.0),
+        ],
         **HOME_SEARCH,
     ),
     rates(),

@@ -16,19 +16,28 @@ LR = 0.5
 EXAMPLES = 40
 
 
-def test_one_factor_learns_along_the_closed_form():
-    """Steps 1 to 4 at inputs that are not white: exact without noise, else in the mean."""
+def least_squares(d_in, d_out, rank):
+    """A task tested on all clients' examples, and L_0, S and M of step 1."""
     task = fl.tasks.regression(
-        clients=3, examples=EXAMPLES, d_in=10, d_out=6, rank=3, noise=0.1, dtype="float64"
+        clients=3, examples=EXAMPLES, d_in=d_in, d_out=d_out, rank=rank, noise=0.1, dtype="float64"
     )
     task = replace(task, test=concatenate(task.clients))
-    plan = fl.Plan(rounds=STEPS, local_steps=1, batch=None, lr=LR)
-    # Step 1: the loss of the weight's change D is start + (tr D S D^T - 2 tr D M^T) / d_out.
     x, y = (part.numpy() for part in task.test)
     gap = y - task.model(task.test[0]).detach().numpy()
-    S = x.T @ x / len(x)
-    M = gap.T @ x / len(x)
-    start = np.square(gap).mean()
+    return task, np.square(gap).mean(), x.T @ x / len(x), gap.T @ x / len(x)
+
+
+def run(task, method, std, plan, seed):
+    """The records of a rank of 2 where a release puts noise of `std` on the mean of a factor."""
+    sigma = std * EXAMPLES * 3**0.5 / (plan.lr * FAR)
+    privacy = fl.Privacy(clip_norm=FAR, noise_multiplier=sigma)
+    return list(fl.run(task, method, privacy, plan, seed=seed, lora=fl.Lora(2, SCALING * 2)))
+
+
+def test_one_factor_learns_along_the_closed_form():
+    """Steps 1 to 4 at inputs that are not white: exact without noise, else in the mean."""
+    task, start, S, M = least_squares(10, 6, 3)
+    plan = fl.Plan(rounds=STEPS, local_steps=1, batch=None, lr=LR)
 
     def closed_form(A, std):
         """Steps 2 to 4: the expected loss after 0 ... steps rounds in which B alone moves."""
@@ -41,11 +50,7 @@ def test_one_factor_learns_along_the_closed_form():
 
     def excess(std, seed):
         """Losses of a run less those of the closed form from its own A."""
-        # Noise on the sum of a client's examples; the mean over clients has `std` after the step.
-        sigma = std * EXAMPLES * 3**0.5 / (LR * FAR)
-        privacy = fl.Privacy(clip_norm=FAR, noise_multiplier=sigma)
-        lora = fl.Lora(2, SCALING * 2)
-        records = list(fl.run(task, "ffa-lora", privacy, plan, seed=seed, lora=lora))
+        records = run(task, "ffa-lora", std, plan, seed)
         losses = np.array([record.metrics["loss"] for record in records])
         return losses - closed_form(records[0].adapter["map"][0].numpy(), std)
 
@@ -53,3 +58,22 @@ def test_one_factor_learns_along_the_closed_form():
     noised = np.array([excess(0.3, seed) for seed in range(8)])
     for t in (2, 5, 8):
         assert 0 in theory.mean_band(noised[:, t])
+
+
+@pytest.mark.slow
+def test_the_boundary_of_the_noise_names_the_leader():
+    """Step 6: a second factor pays below the boundary, and costs above it."""
+    task, start, S, M = least_squares(16, 12, 2)
+    plan = fl.Plan(rounds=100, local_steps=1, batch=None, lr=0.3)
+    A = run(task, "ffa-lora", 0.0, plan.replace(rounds=1), 0)[0].adapter["map"][0].numpy()
+    by_frozen = np.trace(M @ A.T @ np.linalg.inv(A @ S @ A.T) @ A @ M.T)
+    values, vectors = np.linalg.eigh(S)
+    by_rank_2 = np.square(np.linalg.svd(M @ vectors / values**0.5)[1][:2]).sum()
+    boundary = (4 * plan.lr * (by_rank_2 - by_frozen) / 12 / (2 * (16 - 2))) ** 0.5
+
+    def mean_loss(method, std):
+        """Over the last forty rounds, when both have learned what they can."""
+        return np.mean([one.metrics["loss"] for one in run(task, method, std, plan, 0)[-40:]])
+
+    assert mean_loss("fedlora", 0.6 * boundary) < mean_loss("ffa-lora", 0.6 * boundary) < start
+    assert mean_loss("fedlora", 1.7 * boundary) > mean_loss("ffa-lora", 1.7 * boundary)

@@ -49,7 +49,7 @@ CLAIMANT = "la-lora"
 HEAD: str = "lead, place, at the claimant's best rate, on its plateau, each at its own best"
 LEADS = (("la-lora", "rolora"), ("la-lora", "fedlora"), ("ffa-lora", "fedlora"))
 """Claimed leads: of the first method over the second."""
-PLATEAUS = """Five seeds; intervals are Student's, 95 %. The plateaus and their widths are in
+PLATEAUS = """Five seeds; intervals are Student's, 95 % each. The plateaus and their widths are in
 `results/rates-plateaus.csv`."""
 LEADS_INTRO = """## One rate for all, or one for each
 
@@ -57,7 +57,7 @@ Leads in points of accuracy. Papers have 16.8 for LA-LoRA over RoLoRA, 30.5 over
 FedLoRA ([2602.19926](https://arxiv.org/abs/2602.19926)), and 39 for FFA-LoRA over FedLoRA on MNLI
 at ε = 6 ([2403.12313](https://arxiv.org/abs/2403.12313)). Both methods have the rate that is best
 for the one that is claimed to lead, or any rate on its plateau, or each its own best; rates are
-chosen on the runs that are shown. The last two places are tuning runs of one seed; the best rates
+chosen on the runs shown. The last two places are tuning runs of one seed; the best rates
 of LA-LoRA at home and of FFA-LoRA on texts are the largest all tried."""
 SCREENS: dict[str, tuple[str, dict[str, Any]]] = {
     "LA-LoRA's home": ("at-home", {"setting": "la-lora-noise"}),

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,30 +44,27 @@ def audit_bounds(audits: Mapping[str, "Audit"], title: str) -> style.Picture:
 
 
 def power_table(epsilon: float) -> pd.DataFrame:
-    """Measures what audits prove at most and how often they find a bug, over the canaries.
+    """Measures how often audits find a bug, over the canaries.
 
     The attacker is the best there is: he reads every canary from a noised number of its own.
 
     Args: epsilon: stated; it sets the noise.
-    Returns: columns kind (of the bound), canaries, ceiling, leak, mean (the share of audits that
+    Returns: columns kind (of the bound), canaries, leak, mean (the share of audits that
         find the bug), low, high (95 % Clopper-Pearson).
     """
+
+    def refutes(kind: str, level: float, *counts: int) -> bool:
+        if kind == "Gaussian noise":
+            return bounds.gaussian_one_run_lower_bound(*counts, bounds.DELTA, level) > epsilon
+        # One chance tells it in place of a search for the bound.
+        return bounds.one_run_p_value(*counts, epsilon, bounds.DELTA) < level
+
     sigma = bounds.gaussian_noise_multiplier(epsilon)
-    kinds = {
-        "any mechanism": bounds.one_run_lower_bound,
-        "Gaussian noise": bounds.gaussian_one_run_lower_bound,
-    }
-
-    def refutes(lower: bounds.Bound, *counts: float) -> bool:
-        if lower is bounds.one_run_lower_bound:  # one chance in place of a search for the bound
-            return bounds.one_run_p_value(*counts[:3], epsilon, counts[3]) < counts[4]
-        return lower(*counts) >= epsilon
-
     rows = []
     for m in CANARIES:
         guesses = bounds.default_guesses(m)
         # Several numbers of guesses are tried, so each bound has its share of the significance.
-        level = bounds.DELTA, 0.05 / len(guesses)
+        level = 0.05 / len(guesses)
         coins = np.random.default_rng(m).random((REPEATS, m)) < 0.5
         noise = sigma * np.random.default_rng(m + 1).standard_normal((REPEATS, m))
         right = {}
@@ -76,19 +74,16 @@ def power_table(epsilon: float) -> pd.DataFrame:
             right[leak] = np.transpose(
                 [ranked[:, m - top :].sum(1) + (~ranked[:, :last]).sum(1) for top, last in guesses]
             )
-        for kind, lower in kinds.items():
-            ceiling = max(lower(m, sum(g), sum(g), *level) for g in guesses)
+        for kind in ("any mechanism", "Gaussian noise"):
             # More right guesses prove more: the fewest that refute are found once.
             least = [
-                bisect_left(
-                    range(sum(g) + 1), True, key=lambda v: refutes(lower, m, sum(g), v, *level)
-                )
+                bisect_left(range(sum(g) + 1), True, key=partial(refutes, kind, level, m, sum(g)))
                 for g in guesses
             ]
             for leak in LEAKS:
                 caught = int((right[leak] >= least).any(1).sum())
                 low = 1 - bounds.clopper_pearson_upper(REPEATS - caught, REPEATS, 0.025)
                 high = bounds.clopper_pearson_upper(caught, REPEATS, 0.025)
-                rows.append((kind, m, ceiling, leak, caught / REPEATS, low, high))
-    columns = ["kind", "canaries", "ceiling", "leak", "mean", "low", "high"]
+                rows.append((kind, m, leak, caught / REPEATS, low, high))
+    columns = ["kind", "canaries", "leak", "mean", "low", "high"]
     return pd.DataFrame(rows, columns=columns)

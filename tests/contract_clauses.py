@@ -7,7 +7,7 @@ row says it stands.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -34,13 +34,12 @@ from fedlora_lab.federated.spec import Prepared, RunSpec
 from fedlora_lab.lora import adapters
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors
 from fedlora_lab.privacy.ledger import PerClient
 from fedlora_lab.privacy.privatizer import in_noise_units, map_rank_axis, uncertified_reason
 from fedlora_lab.tasks.task import Task
 
 Step = Callable[[Prepared, ClientBatch, int, int], None]
-Release = Mapping[ParamKey, Tensor]
 CLIP = 0.7
 
 
@@ -75,9 +74,7 @@ def prepared(
     return ready, ClientBatch(tuple(range(len(task.clients))), dict(start), start)
 
 
-def released(
-    ready: Prepared, clients: ClientBatch, t: int, s: int, step: Step
-) -> dict[ParamKey, Tensor]:
+def released(ready: Prepared, clients: ClientBatch, t: int, s: int, step: Step) -> TensorDict:
     """What each client releases in the step, key -> (clients, ...), a sum over its examples."""
     before = dict(clients.params)
     count = len(clients.ids)
@@ -92,7 +89,7 @@ def released(
     return moves
 
 
-def in_units_of_noise(row: Method, change: Release, peers: Release) -> dict[ParamKey, Tensor]:
+def in_units_of_noise(row: Method, change: Tensors, peers: Tensors) -> TensorDict:
     """A released change seen where its noise is isotropic."""
     maps = local_training.preconditioners(row, tuple(change), peers)
     return {
@@ -100,7 +97,7 @@ def in_units_of_noise(row: Method, change: Release, peers: Release) -> dict[Para
     }
 
 
-def in_units_of_clip(row: Method, change: Release, peers: Release) -> dict[ParamKey, Tensor]:
+def in_units_of_clip(row: Method, change: Tensors, peers: Tensors) -> TensorDict:
     """A released change where its clip has to hold: there too, unless nobody certifies the row."""
     if uncertified_reason(row.precondition, row.clip_groups) is None:
         return in_units_of_noise(row, change, peers)
@@ -111,7 +108,7 @@ def in_units_of_clip(row: Method, change: Release, peers: Release) -> dict[Param
     }
 
 
-def _moved_by_at_most_c(row: Method, sums: list[dict[ParamKey, Tensor]], where: str) -> None:
+def _moved_by_at_most_c(row: Method, sums: list[TensorDict], where: str) -> None:
     """Between the first sum and each other one; and by something. A row whose groups do not share
     C keeps to it in each of them.
     """
@@ -148,9 +145,7 @@ def leaving_out_one_example(row: Method, step: Step = local_step) -> None:
         _moved_by_at_most_c(row, sums, f"round {t}, step {s}")
 
 
-def noise_draws(
-    row: Method, step: Step, t: int, s: int, sigma: float, draws: int
-) -> dict[ParamKey, Tensor]:
+def noise_draws(row: Method, step: Step, t: int, s: int, sigma: float, draws: int) -> TensorDict:
     """A step's noise where it is isotropic, (draws, clients, numbers): with noise less without."""
     found: dict[ParamKey, list[Tensor]] = {}
     for seed in range(draws):

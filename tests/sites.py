@@ -2,12 +2,10 @@
 
 import os
 import subprocess
-from pathlib import Path
 
 from commands import PYTHON
 from filelock import FileLock
-
-ROOT = Path(__file__).resolve().parents[1]
+from places import ROOT
 
 
 def shared_folder(folders):

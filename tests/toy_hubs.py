@@ -3,17 +3,17 @@
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from calls import Options
 
 import fedlora_lab as fl
 
 IMAGE = ("vit", "swin", "deit", "dinov2", "beit", "clip", "siglip")
 WORDS = ("good", "great", "fine", "poor", "awful", "dull", "film", "book", "song", "day")
 WORDS += ("very", "not")
-SIZES: dict[str, dict[str, Any]] = {
+SIZES: dict[str, Options] = {
     "roberta": {"max_position_embeddings": 66, "type_vocab_size": 1},
     "mpnet": {"max_position_embeddings": 66},
     "distilbert": {"hidden_dim": 24},
@@ -57,7 +57,7 @@ def task(kind):
 def fresh(kind, **options):
     """The same, made anew; its test examples are nobody's."""
     column = "image" if kind in IMAGE else "text"
-    named: dict[str, Any] = {column: column, "label": "label", "clients": 3, "public_test": True}
+    named: Options = {column: column, "label": "label", "clients": 3, "public_test": True}
     return fl.tasks.hub(folder(kind), images() if kind in IMAGE else texts(), **named | options)
 
 
@@ -77,7 +77,7 @@ def answers(kind="llama"):
 
 def fresh_answers(kind, data=None, **options):
     """The same with adapters on the attention, and other data or options; test rows are public."""
-    named: dict[str, Any] = {"prompt": "question", "answer": "answer", "by": "site"}
+    named: Options = {"prompt": "question", "answer": "answer", "by": "site"}
     named |= {"public_test": True, "max_new_tokens": 5}
     data = questions() if data is None else data
     return fl.tasks.prompts(folder(kind), data, **named | options)

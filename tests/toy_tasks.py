@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from calls import Options
 from torch import Tensor, nn
 
 import fedlora_lab as fl
@@ -15,7 +16,7 @@ from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.state import ParamKey, ServerState
+from fedlora_lab.methods.state import ParamKey, ServerState, TensorDict
 from fedlora_lab.privacy.ledger import Ledger, PerClient
 from fedlora_lab.tasks.modules import frozen_copy
 from fedlora_lab.tasks.task import Task
@@ -55,7 +56,7 @@ def two_layers() -> Any:
 @cache
 def regression(clients: int = 3) -> Task:
     """Least squares, one layer, no head."""
-    sizes: dict[str, Any] = {"examples": 6, "d_in": 6, "d_out": 5, "rank": 2, "test": 8}
+    sizes: Options = {"examples": 6, "d_in": 6, "d_out": 5, "rank": 2, "test": 8}
     return fl.tasks.regression(clients=clients, heterogeneity=0.5, dtype="float64", **sizes)
 
 
@@ -74,7 +75,7 @@ def examples(count: int, seed: int) -> tuple[Tensor, Tensor]:
 def tokens(head: str | None = None, sizes: tuple[int, ...] = (5, 8, 3)) -> Task:
     """Three clients of unequal size, two adapted layers, with or without a trained head."""
     clients = [examples(count, 10 + k) for k, count in enumerate(sizes)]
-    places: dict[str, Any] = {"targets": ["inner", "outer"], "head": head, "name": "tokens"}
+    places: Options = {"targets": ["inner", "outer"], "head": head, "name": "tokens"}
     return fl.tasks.classification(seeded(Tokens), clients, test=examples(9, 1), **places)
 
 
@@ -121,7 +122,7 @@ def records_of(run: Run) -> Iterator[Round]:
     return (event for event in run.events() if isinstance(event, Round))
 
 
-def somewhere(shapes: Mapping[ParamKey, torch.Size], seed: int = 0) -> dict[ParamKey, Tensor]:
+def somewhere(shapes: Mapping[ParamKey, torch.Size], seed: int = 0) -> TensorDict:
     """Random values for every key: no factor is zero, every Gram matrix is invertible."""
     sizes = [shape.numel() for shape in shapes.values()]
     parts = (0.5 * random(sum(sizes), seed=seed)).split(sizes)

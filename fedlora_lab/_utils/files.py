@@ -15,6 +15,9 @@ from typing import Any, NoReturn
 
 from fedlora_lab._utils.validation import error_text
 
+JsonObject = dict[str, Any]
+"""What a JSON text in braces is read as, and written from."""
+
 
 def _make_folder(path: Path) -> None:
     """Makes a folder and its missing parents, readable by their owner only."""
@@ -118,7 +121,7 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> JsonObject:
     content = dict(pairs)
     if len(content) < len(pairs):
         raise ValueError("a key stands there twice")
@@ -128,7 +131,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _STRICT = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique_keys)
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[JsonObject]:
     """The objects of a file of JSON lines; a line cut short by a kill is skipped."""
     entries = []
     # By line ends alone: other separators of Unicode may stand inside a text.
@@ -192,7 +195,7 @@ def secret_key(folder: Path) -> bytes:
     return bytes.fromhex(content.decode())
 
 
-def dump_checksummed(kind: str, version: int, content: dict[str, Any]) -> str:
+def dump_checksummed(kind: str, version: int, content: JsonObject) -> str:
     """Writes one line of JSON with a digest, against damage and not forgery.
 
     Args:
@@ -204,7 +207,7 @@ def dump_checksummed(kind: str, version: int, content: dict[str, Any]) -> str:
     return json.dumps(sealed, sort_keys=True)
 
 
-def load_checksummed(kind: str, version: int, text: str, name: str) -> dict[str, Any]:
+def load_checksummed(kind: str, version: int, text: str, name: str) -> JsonObject:
     """Reads a text that `dump_checksummed` made.
 
     Args:

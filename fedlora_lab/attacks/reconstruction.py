@@ -21,7 +21,7 @@ from fedlora_lab.federated.records import Round
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.plan import Lora, lora_of
-from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors
 from fedlora_lab.privacy.privatizer import clip_sum, gaussian_noise
 from fedlora_lab.tasks.digits import digits
 from fedlora_lab.tasks.task import Examples, Inputs, Task, classification, take
@@ -34,7 +34,7 @@ PATCH = 2
 """Pixels across a scan, and across one of its 16 patches."""
 CHUNK = 2048
 """Candidates that go through the model at once."""
-Upload = dict[ParamKey, Tensor]
+Upload = TensorDict
 # ---- the victim
 
 
@@ -53,7 +53,7 @@ class Victim:
 
     task: Task
     adapted: adapters.AdaptedModel
-    values: Mapping[ParamKey, Tensor]
+    values: Tensors
 
     @classmethod
     def from_task(cls, task: Task, lora: "Lora | None" = None, spread: float = 0.02) -> "Victim":

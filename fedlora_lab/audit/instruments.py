@@ -15,11 +15,10 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.exchange import Received
 from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.run import RoundResult, Run
-from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.methods.state import TensorDict
 from fedlora_lab.tasks.metrics import OverAll, TextScore
 from fedlora_lab.tasks.task import Examples, Task, take
 
-Rows = dict[ParamKey, Tensor]
 ORDINARY = 0
 LEFT_OUT = -1
 """Marks; a positive mark is the weight itself."""
@@ -109,7 +108,7 @@ class Recorder(Run):
     group: ClientBatch | None = None
     received: Received | None = None
     result: RoundResult | None = None
-    personal: Rows = field(default_factory=dict)
+    personal: TensorDict = field(default_factory=dict)
 
     @property
     def clip_norm(self) -> float:

@@ -8,13 +8,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from fedlora_lab.audit.instruments import Recorder, Rows, encode_marks
+from fedlora_lab.audit.instruments import Recorder, encode_marks
 from fedlora_lab.audit.planting import Canaries
 from fedlora_lab.federated import local_training
 from fedlora_lab.federated.records import Round, predict
 from fedlora_lab.lora import per_example
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.state import TensorDict
 from fedlora_lab.privacy.privatizer import clip_sum, map_rank_axis, precondition_rows
 from fedlora_lab.tasks.task import take
 
@@ -53,8 +54,8 @@ class Released(NamedTuple):
         place: client -> the release that it may be in.
     """
 
-    values: Rows
-    start: Rows
+    values: TensorDict
+    start: TensorDict
     scale: Mapping
     place: Mapping[int, int]
 
@@ -105,8 +106,8 @@ class Trace(NamedTuple):
     """
 
     who: Int[Tensor, " n"]
-    signal: Rows
-    seen: Rows
+    signal: TensorDict
+    seen: TensorDict
     release: Int[Tensor, " n"]
 
 
@@ -144,11 +145,11 @@ def trace_round(run: Recorder, canaries: Canaries) -> Trace | None:
 def clip_and_whiten(
     method: Method,
     clip_norm: float,
-    signal: Rows,
-    seen: Rows,
-    values: Rows,
+    signal: TensorDict,
+    seen: TensorDict,
+    values: TensorDict,
     owner: Int[Tensor, " n"],
-) -> tuple[Rows, Rows]:
+) -> tuple[TensorDict, TensorDict]:
     """Clips a signal as the mechanism does, and brings both to where the noise is white.
 
     A row that is not finite is zero, as in the mechanism: nothing of it is in the release. What was
@@ -180,7 +181,7 @@ def _of_owners(matrices: Tensor, owner: Int[Tensor, " n"]) -> Tensor:
     return matrices if len(matrices) == 1 else matrices[owner]
 
 
-def decorrelate(signal: Rows, release: Int[Tensor, " n"], clip_norm: float) -> Rows:
+def decorrelate(signal: TensorDict, release: Int[Tensor, " n"], clip_norm: float) -> TensorDict:
     """Finds directions (U U^T + C^2)^-1 U that answer to one canary and little to the others.
 
     Args:

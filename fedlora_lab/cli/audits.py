@@ -3,13 +3,12 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import click
 import pandas as pd
 
 from fedlora_lab import tasks
-from fedlora_lab._utils.files import private_folder, write_atomically
+from fedlora_lab._utils.files import JsonObject, private_folder, write_atomically
 from fedlora_lab._utils.validation import check
 from fedlora_lab.audit.canary_audit import Audit, canaries as run_audit
 from fedlora_lab.federated.compare import Cell
@@ -84,7 +83,7 @@ def rebuild_cells(path: Path, rounds: int | None, seed: int) -> list[Cell]:
     return cells
 
 
-def _rebuild_task(settings: dict[str, Any], folder: Folder) -> Task:
+def _rebuild_task(settings: JsonObject, folder: Folder) -> Task:
     """The task that the settings name, with the same data and weights."""
     name = settings["info"].get("task")
     expected = "one that can be built again: " + ", ".join(tasks.TASKS)
@@ -96,7 +95,7 @@ def _rebuild_task(settings: dict[str, Any], folder: Folder) -> Task:
     return task
 
 
-def audit_to_json(audit: Audit) -> dict[str, Any]:
+def audit_to_json(audit: Audit) -> JsonObject:
     """Converts an audit to JSON values; a number that is not finite is null."""
     fields = asdict(audit) | {"holds": audit.holds}
     del fields["bug"]  # of a run folder's runs none has one

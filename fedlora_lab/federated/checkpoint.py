@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fedlora_lab._utils.files import (
+    JsonObject,
     dump_checksummed,
     has_key,
     keyed_digest,
@@ -26,7 +27,7 @@ from fedlora_lab._utils.files import (
 from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.federated.spec import RunSpec
 from fedlora_lab.methods.optimizers import OptimizerState
-from fedlora_lab.methods.state import ParamKey, ServerState
+from fedlora_lab.methods.state import ParamKey, ServerState, TensorDict, Tensors
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.privatizer import PrivatizerState
 
@@ -57,7 +58,7 @@ class RunState:
     """
 
     server: ServerState
-    personal: dict[ParamKey, Tensor]
+    personal: TensorDict
     seen: list[int]
     changed: list[dict[ParamKey, int]] = field(default_factory=list)
     optimizer: OptimizerState = field(default_factory=dict)
@@ -104,7 +105,7 @@ def rounds_in(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in names if match)
 
 
-def settings_with_keyed_task(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def settings_with_keyed_task(folder: Path, settings: Mapping[str, Any]) -> JsonObject:
     """A run's settings as its checkpoints hold them: a keyed digest in the task's place.
 
     Args:
@@ -131,7 +132,7 @@ def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
     Guarantees: what lies outside ``private/`` tells nothing of who took part but what the server's
         tensors tell (test_attack_folders.py::test_nothing_outside_private_tells_who_took_part).
     """
-    moments: dict[str, dict[ParamKey, Tensor]] = {}
+    moments: dict[str, TensorDict] = {}
     for key, of_tensor in state.optimizer.items():
         for name, x in of_tensor.items():
             moments.setdefault(f"optimizer {name}", {})[key] = x
@@ -179,7 +180,7 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _to_bytes(groups: Mapping[str, Mapping[ParamKey, Tensor]]) -> bytes:
+def _to_bytes(groups: Mapping[str, Tensors]) -> bytes:
     tensors = {}
     for group, values in groups.items():
         for key, x in values.items():
@@ -190,7 +191,7 @@ def _to_bytes(groups: Mapping[str, Mapping[ParamKey, Tensor]]) -> bytes:
 # ---- reading
 
 
-def read(folder: Path, round: int) -> tuple[RunState, dict[str, Any]]:
+def read(folder: Path, round: int) -> tuple[RunState, JsonObject]:
     """Reads one checkpoint and its run's settings. Raises `DamagedCheckpoint` for another content.
 
     Args: folder, round: which.
@@ -222,9 +223,7 @@ def read(folder: Path, round: int) -> tuple[RunState, dict[str, Any]]:
         raise DamagedCheckpoint(text) from error
 
 
-def _read_part(
-    folder: Path, round: int
-) -> tuple[dict[str, Any], dict[str, dict[ParamKey, Tensor]]]:
+def _read_part(folder: Path, round: int) -> tuple[JsonObject, dict[str, TensorDict]]:
     """The JSON and the tensors of one part of a round, by group; any exception means damage."""
     stem = _stem(folder, round)
     text = stem.with_suffix(".json").read_text()
@@ -232,14 +231,14 @@ def _read_part(
     content = stem.with_suffix(".safetensors").read_bytes()
     if (about["tensors"], about["round"]) != (_digest(content), round):
         raise DamagedCheckpoint("the tensors are not those of the JSON part, or of another round")
-    groups: dict[str, dict[ParamKey, Tensor]] = {}
+    groups: dict[str, TensorDict] = {}
     for name, tensor in load(content).items():
         group, side, layer = name.split("/", 2)
         groups.setdefault(group, {})[ParamKey(side, layer)] = tensor
     return about, groups
 
 
-def whole_checkpoints(folder: Path) -> Iterator[tuple[RunState, dict[str, Any]]]:
+def whole_checkpoints(folder: Path) -> Iterator[tuple[RunState, JsonObject]]:
     """Yields the whole checkpoints of a folder, the newest first; warns of damaged ones."""
     rounds = rounds_in(folder)
     # With a new key no run would know its own data again.

@@ -19,13 +19,12 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.local_training import (
     ClientBatch,
-    ClientParams,
     preconditioners,
     ranks_of,
     released_means,
     round_keys,
 )
-from fedlora_lab.federated.spec import Prepared, RunSpec, initial_server
+from fedlora_lab.federated.spec import ClientIds, Prepared, RunSpec, initial_server
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.adapters import matmuls
 from fedlora_lab.methods.aggregation import MeanUpdate, Rule
@@ -35,6 +34,8 @@ from fedlora_lab.methods.state import (
     Keys,
     ParamKey,
     ServerState,
+    TensorDict,
+    Tensors,
     cut_to_rank,
     merge_own_ranks,
     shape_at_rank,
@@ -61,9 +62,9 @@ class Received:
         privatizer_state: of the release of their sum; ``None``: no sum was released.
     """
 
-    uploads: Mapping[ParamKey, Tensor]
+    uploads: Tensors
     weights: Float[Tensor, " rows"]
-    noise: Mapping[ParamKey, Tensor]
+    noise: Tensors
     broadcast: ServerState
     clip_counts: ClipCounts = field(default_factory=ClipCounts)
     privatizer_state: PrivatizerState | None = None
@@ -86,7 +87,7 @@ def broadcast(method: Method, server: ServerState) -> ServerState:
     return server.replace_tensors({k: rule_for(k, rule)(x) for k, x in server.tensors.items()})
 
 
-def tensors_received(spec: RunSpec, ids: tuple[int, ...], sent: ServerState) -> ClientParams:
+def tensors_received(spec: RunSpec, ids: ClientIds, sent: ServerState) -> TensorDict:
     """Cuts what was sent to these clients' ranks: key -> (1, ...), (clients, ...) if they differ.
 
     Args:
@@ -100,9 +101,9 @@ def tensors_received(spec: RunSpec, ids: tuple[int, ...], sent: ServerState) -> 
 
 def begin_clients(
     prepared: Prepared,
-    ids: tuple[int, ...],
+    ids: ClientIds,
     sent: ServerState,
-    personal: Mapping[ParamKey, Tensor],
+    personal: Tensors,
 ) -> ClientBatch:
     """Makes a batch of clients at the start of a round.
 
@@ -260,7 +261,7 @@ def _release_updates(
 
 
 def _noise_of(
-    spec: RunSpec, ids: tuple[int, ...], round: int
+    spec: RunSpec, ids: ClientIds, round: int
 ) -> tuple[list[tuple[int, ...]], list[float]]:
     """Streams and standard deviations of the noise on updates, one for each that adds noise.
 
@@ -275,9 +276,7 @@ def _noise_of(
     return [(round, k) for k in ids], [per_client(spec.noise_levels.each)[0]] * len(ids)
 
 
-def privatize(
-    prepared: Prepared, client: ClientBatch, keys: Keys, sent: ServerState
-) -> dict[ParamKey, Tensor]:
+def privatize(prepared: Prepared, client: ClientBatch, keys: Keys, sent: ServerState) -> TensorDict:
     """Makes what one client sends, key -> (...): clipped and noised if the run is private.
 
     Under secure aggregation with its share of the noise: only the sum of all is protected in full.
@@ -299,9 +298,7 @@ def privatize(
     return {key: rows[0] for key, rows in received.uploads.items()}
 
 
-def combine(
-    spec: RunSpec, ids: tuple[int, ...], rows: Mapping[ParamKey, Tensor], sent: ServerState
-) -> Received:
+def combine(spec: RunSpec, ids: ClientIds, rows: Tensors, sent: ServerState) -> Received:
     """Combines uploads made by `privatize`, whose noise is not known here.
 
     Under secure aggregation nothing but their sum is used.
@@ -322,12 +319,12 @@ def combine(
     return Received(rows, spec.weights[list(ids)], {}, _row_by_row(sent, start))
 
 
-def _row_by_row(sent: ServerState, start: Mapping[ParamKey, Tensor]) -> ServerState:
+def _row_by_row(sent: ServerState, start: Tensors) -> ServerState:
     """The state that was sent, with a row for each client where they received different ranks."""
     return sent if all(len(x) == 1 for x in start.values()) else sent.replace_tensors(start)
 
 
-def _mean(noise: Mapping[ParamKey, Tensor], weights: Tensor) -> ClientParams:
+def _mean(noise: Tensors, weights: Tensor) -> TensorDict:
     """Weights the noise as the mean of the uploads does."""
     means = {}
     for key, x in noise.items():
@@ -368,7 +365,7 @@ class TrafficCounter:
     Guarantees: tests/methods/test_quantization.py::test_traffic_by_hand.
     """
 
-    def __init__(self, spec: RunSpec, tensors: Mapping[ParamKey, Tensor]) -> None:
+    def __init__(self, spec: RunSpec, tensors: Tensors) -> None:
         self.spec = spec
         rule = spec.method.aggregate
         # A function that is no `Rule` is sent what a mean is sent.

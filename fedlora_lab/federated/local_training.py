@@ -1,6 +1,6 @@
 """Local steps, many clients as one batch: draw, differentiate, clip, add noise, filter, descend."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -9,19 +9,17 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.spec import Prepared, RoundKeys, RunSpec
+from fedlora_lab.federated.spec import ClientIds, Prepared, RoundKeys, RunSpec
 from fedlora_lab.lora.adapters import matmuls
 from fedlora_lab.lora.independence import probe_once
 from fedlora_lab.lora.per_example import NotPerExample, per_example_gradients, split_batch
 from fedlora_lab.methods.filters import Preconditioner, identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import OptimizerState, apply_updates
-from fedlora_lab.methods.state import Keys, ParamKey, cut_to_rank
+from fedlora_lab.methods.state import Keys, ParamKey, TensorDict, Tensors, cut_to_rank
 from fedlora_lab.privacy import privatizer
-from fedlora_lab.privacy.privatizer import ClipCounts, Metric, PrivatizerState
+from fedlora_lab.privacy.privatizer import ClipCounts, Metric, OwnedRows, PrivatizerState
 from fedlora_lab.tasks.task import Inputs, concatenate, take
-
-ClientParams = dict[ParamKey, Tensor]
 
 
 @dataclass
@@ -39,10 +37,10 @@ class ClientBatch:
         privatizer_state: of the releases of their steps.
     """
 
-    ids: tuple[int, ...]
-    params: ClientParams
-    start: ClientParams
-    noise: ClientParams = field(default_factory=dict)
+    ids: ClientIds
+    params: TensorDict
+    start: TensorDict
+    noise: TensorDict = field(default_factory=dict)
     optimizer: OptimizerState = field(default_factory=dict)
     noise_optimizer: OptimizerState = field(default_factory=dict)
     clip_counts: ClipCounts = field(default_factory=ClipCounts)
@@ -52,9 +50,7 @@ class ClientBatch:
 # ---- the batch of a step
 
 
-def poisson_batch(
-    prepared: Prepared, t: int, s: int, ids: tuple[int, ...]
-) -> list[Int[Tensor, " n"]]:
+def poisson_batch(prepared: Prepared, t: int, s: int, ids: ClientIds) -> list[Int[Tensor, " n"]]:
     """Draws each client's Poisson batch of round t, step s, as places in the client's examples.
 
     Every example, or person, is drawn on its own at the client's rate; of a drawn person all
@@ -95,7 +91,7 @@ class DrawnExamples(NamedTuple):
     person: Int[Tensor, " n"]
 
 
-def drawn_examples(prepared: Prepared, ids: tuple[int, ...], drawn: list[Tensor]) -> DrawnExamples:
+def drawn_examples(prepared: Prepared, ids: ClientIds, drawn: list[Tensor]) -> DrawnExamples:
     """Takes the drawn examples together.
 
     Args:
@@ -122,8 +118,8 @@ def drawn_examples(prepared: Prepared, ids: tuple[int, ...], drawn: list[Tensor]
 
 
 def gradients_or_nan(
-    gradients: Callable[[Tensor], ClientParams], index: Int[Tensor, " n"], sums: ClientParams
-) -> ClientParams:
+    gradients: Callable[[Tensor], TensorDict], index: Int[Tensor, " n"], sums: TensorDict
+) -> TensorDict:
     """Computes these examples' gradients; NaN, zero to the clip, for an example that raises.
 
     Whether a run goes on must not hang on one example: no noise hides it. Where a pass over several
@@ -150,12 +146,8 @@ def gradients_or_nan(
     return {key: torch.cat([half[key] for half in halves]) for key in sums}
 
 
-OwnedRows = Iterator[tuple[ClientParams, Int[Tensor, " n"]]]
-"""Rows to clip, key -> (n, ...), with the position of each row's client."""
-
-
 def gradient_rows(
-    prepared: Prepared, clients: ClientBatch, sums: ClientParams, drawn: list[Tensor]
+    prepared: Prepared, clients: ClientBatch, sums: TensorDict, drawn: list[Tensor]
 ) -> OwnedRows:
     """Yields gradients of the drawn examples, or the means over persons, in chunks.
 
@@ -169,7 +161,7 @@ def gradient_rows(
     examples = drawn_examples(prepared, clients.ids, drawn)
     spec = prepared.spec
 
-    def gradients(places: Int[Tensor, " m"]) -> ClientParams:
+    def gradients(places: Int[Tensor, " m"]) -> TensorDict:
         with matmuls(prepared.products):  # what is rounded here is clipped afterwards
             return per_example_gradients(
                 spec.task,
@@ -196,9 +188,9 @@ def gradient_rows(
 
 def _person_rows(
     prepared: Prepared,
-    gradients: Callable[[Tensor], ClientParams],
+    gradients: Callable[[Tensor], TensorDict],
     examples: DrawnExamples,
-    sums: ClientParams,
+    sums: TensorDict,
 ) -> OwnedRows:
     """Yields the mean gradient of each drawn person's examples."""
     device = prepared.adapted.device
@@ -228,7 +220,7 @@ def _per_row(values: Tensor, like: Tensor) -> Tensor:
 
 
 def preconditioners(
-    method: Method, moving: Keys, params: Mapping[ParamKey, Tensor], certified: bool = False
+    method: Method, moving: Keys, params: Tensors, certified: bool = False
 ) -> Metric:
     """Makes each moving factor's preconditioner; empty for a method without one.
 
@@ -274,7 +266,7 @@ def _finite(matrices: Tensor) -> Tensor:
 # ---- a step
 
 
-def round_keys(spec: RunSpec, values: Mapping[ParamKey, Tensor], t: int) -> RoundKeys:
+def round_keys(spec: RunSpec, values: Tensors, t: int) -> RoundKeys:
     """Which tensors move, are sent and stay in a round, by the schedule and the modes.
 
     Args:
@@ -286,7 +278,7 @@ def round_keys(spec: RunSpec, values: Mapping[ParamKey, Tensor], t: int) -> Roun
     return spec.keys_of_phase(t % spec.period, tuple(values), modes)
 
 
-def ranks_of(spec: RunSpec, ids: tuple[int, ...]) -> Int[Tensor, " n"] | None:
+def ranks_of(spec: RunSpec, ids: ClientIds) -> Int[Tensor, " n"] | None:
     """The ranks of these clients; ``None`` where all have the adapter's."""
     return None if spec.ranks is None else spec.ranks[list(ids)]
 
@@ -336,8 +328,8 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
 
 
 def released_means(
-    sums: ClientParams, divisors: Tensor, ranks: Tensor | None, rule: Callable[..., Tensor]
-) -> ClientParams:
+    sums: TensorDict, divisors: Tensor, ranks: Tensor | None, rule: Callable[..., Tensor]
+) -> TensorDict:
     """Turns released sums into means, filtered and cut to the ranks that their owners hold.
 
     Args:
@@ -359,8 +351,8 @@ def released_means(
 def _descend(
     spec: RunSpec,
     clients: ClientBatch,
-    gradients: ClientParams,
-    noises: ClientParams,
+    gradients: TensorDict,
+    noises: TensorDict,
     t: int,
 ) -> None:
     """Takes a step of the clients' optimiser, and moves the noise in their tensors alike."""

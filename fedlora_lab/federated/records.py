@@ -14,7 +14,7 @@ from fedlora_lab._utils.validation import check, first_line
 from fedlora_lab.federated.exchange import Traffic
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.card import adapter_card
-from fedlora_lab.lora.source import require_source, source_for
+from fedlora_lab.lora.source import adapted_for, require_source
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import ServerState
 from fedlora_lab.privacy.ledger import Ledger
@@ -195,12 +195,11 @@ def predict(
     >>> fl.predict(task, last, task.test[0]).shape
     torch.Size([8, 3])
     """
-    lora, state = source_for(task, record)
+    adapted, tensors = adapted_for(task, record)
     expected = "inputs as the model takes them: a tensor, or a mapping of tensors"
     check(isinstance(x, Tensor | Mapping), "x", type(x).__name__, expected)
-    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
     try:
-        return per_example.model_outputs(task, adapted, state.tensors, x)
+        return per_example.model_outputs(task, adapted, tensors, x)
     except Exception as error:  # whatever a foreign model raises, the reader needs it in one line
         shape = tuple(x.shape) if isinstance(x, Tensor) else sorted(x)
         text = f"x={shape}: expected {expected}; it says: {first_line(error)}"
@@ -233,8 +232,7 @@ def generate(
     # Asked before the task itself is checked: a text in its place has none either.
     code: Any = getattr(task, "generation", None)
     check(code is not None, "task", getattr(task, "name", task), "a task of fl.tasks.prompts")
-    lora, state = source_for(task, record)
-    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
+    adapted, tensors = adapted_for(task, record)
     # The adapted copy answers; the task's model stays as it was given.
-    adapted.place(state.tensors)
+    adapted.place(tensors)
     return code.write(adapted.model, code.encode(prompts), max_new_tokens)

@@ -28,7 +28,7 @@ from fedlora_lab.methods.aggregation import Rule
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.published import rule_name
-from fedlora_lab.methods.state import KINDS, MODES, Keys, ParamKey, ServerState
+from fedlora_lab.methods.state import KINDS, MODES, Keys, ParamKey, ServerState, TensorDict
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, per_client
 from fedlora_lab.privacy.plan import NoiseLevels, Privacy
 from fedlora_lab.privacy.privatizer import (
@@ -41,6 +41,10 @@ from fedlora_lab.tasks.task import Examples, Task, mask_of
 
 PRODUCTS = ("float32", "tf32", "bfloat16")
 """Precisions in which the frozen base may multiply."""
+
+
+ClientIds = tuple[int, ...]
+"""Numbers of clients, from 0."""
 
 
 class RoundKeys(NamedTuple):
@@ -497,7 +501,7 @@ def prepare_run(
     return Prepared(spec, adapted, data, persons, products, chunk)
 
 
-def _start(spec: RunSpec, adapted: adapters.AdaptedModel) -> dict[ParamKey, Tensor]:
+def _start(spec: RunSpec, adapted: adapters.AdaptedModel) -> TensorDict:
     """The tensors of the model before the first round."""
     return adapters.initial_values(adapted, spec.streams, spec.method.start, spec.lora.start_scale)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.methods.quantization import array_names, pack, rule_for, unpack
-from fedlora_lab.methods.state import ParamKey, Tensors, shape_at_rank
+from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors, shape_at_rank
 
 ABOUT = "about"
 ARRAYS = "arrays"
@@ -32,9 +32,7 @@ def pack_arrays(tensors: Tensors) -> ArrayRecord:
     return ArrayRecord({wire_name(k): x.detach().cpu().contiguous() for k, x in tensors.items()})
 
 
-def unpack_arrays(
-    record: ArrayRecord, like: Tensors, finite: bool = True
-) -> dict[ParamKey, Tensor]:
+def unpack_arrays(record: ArrayRecord, like: Tensors, finite: bool = True) -> TensorDict:
     """Reads the tensors of an array record after checking it against the tensors that are expected.
 
     Args:
@@ -65,7 +63,7 @@ def _read(key: ParamKey, data: bytes, like: Tensor) -> Tensor:
     return torch.from_numpy(received.reshape(numbers.shape).copy())
 
 
-def encode_broadcast(tensors: Tensors, rule: Any) -> dict[ParamKey, Tensor]:
+def encode_broadcast(tensors: Tensors, rule: Any) -> TensorDict:
     """Encodes the server's factors as the method's broadcast rule sends them, such as quantized."""
     return {
         ParamKey(key.side + part, key.layer): x
@@ -74,7 +72,7 @@ def encode_broadcast(tensors: Tensors, rule: Any) -> dict[ParamKey, Tensor]:
     }
 
 
-def decode_broadcast(codes: Tensors, rule: Any, like: Tensors) -> dict[ParamKey, Tensor]:
+def decode_broadcast(codes: Tensors, rule: Any, like: Tensors) -> TensorDict:
     """Undoes `encode_broadcast`.
 
     Args: codes: as received. rule: the method's. like: tensors of the names and shapes to restore.
@@ -89,14 +87,14 @@ def decode_broadcast(codes: Tensors, rule: Any, like: Tensors) -> dict[ParamKey,
     return tensors
 
 
-def take_ranks(tensors: Tensors, rank: int) -> dict[ParamKey, Tensor]:
+def take_ranks(tensors: Tensors, rank: int) -> TensorDict:
     """Keeps the first ranks of each factor: a client sends no more than it holds and shares."""
     return {
         key: x[tuple(map(slice, shape_at_rank(key, x.shape, rank)))] for key, x in tensors.items()
     }
 
 
-def fill_ranks(tensors: Tensors, base: Tensors) -> dict[ParamKey, Tensor]:
+def fill_ranks(tensors: Tensors, base: Tensors) -> TensorDict:
     """Undoes `take_ranks`: the ranks that were not sent are those of ``base``."""
     # Copies: what the server holds is not written to.
     filled = {key: base[key].clone() for key in tensors}

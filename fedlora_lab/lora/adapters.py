@@ -24,10 +24,20 @@ from torch import Tensor, nn
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, refuse
 from fedlora_lab.methods.plan import Lora
-from fedlora_lab.methods.state import KINDS, ParamKey, ServerState, pad_to_rank, times_core
+from fedlora_lab.methods.state import (
+    KINDS,
+    Keys,
+    ParamKey,
+    ServerState,
+    TensorDict,
+    Tensors,
+    pad_to_rank,
+    times_core,
+)
 from fedlora_lab.tasks.modules import (
     ALL_LINEAR,
     CLASSIFIERS,
+    Head,
     check_no_adapters,
     head_modules,
     is_linear,
@@ -46,8 +56,6 @@ ADAPTER_FILES |= {"ledger.json", "PRIVACY.md"}
 PEFT_PREFIX = "base_model.model."
 """Before the names of a model's tensors in the file of an adapter."""
 Places = dict[ParamKey, tuple[nn.Module, str]]
-Head = str | Sequence[str] | None
-"""Names of modules that are trained in full, see `Task.head`."""
 
 
 class PerExampleLinear(nn.Module):
@@ -189,7 +197,7 @@ class AdaptedModel:
 
     model: nn.Module
     places: Mapping[ParamKey, tuple[nn.Module, str]]
-    initial: Mapping[ParamKey, Tensor]
+    initial: Tensors
     optional: Mapping[ParamKey, tuple[nn.Module, str]]
     weights: Mapping[str, Tensor]
 
@@ -203,12 +211,12 @@ class AdaptedModel:
         module, attribute = self.places.get(key) or self.optional[key]
         setattr(module, attribute, rows)
 
-    def place(self, values: Mapping[ParamKey, Tensor]) -> None:
+    def place(self, values: Tensors) -> None:
         """Sets one value of each tensor for all examples; the model then computes with them."""
         for key in self.select_keys(values):
             self.set_tensor(key, values[key].to(self.device))
 
-    def select_keys(self, values: Mapping[ParamKey, Any]) -> tuple[ParamKey, ...]:
+    def select_keys(self, values: Mapping[ParamKey, Any]) -> Keys:
         """The keys that the model computes with; optional tensors not among them are taken out."""
         for key, (module, attribute) in self.optional.items():
             if key not in values:  # what the last pass left there must not act on this one
@@ -375,7 +383,7 @@ def initial_values(
     streams: Streams,
     rule: "Callable[[Tensor, int], Mapping[str, Tensor]] | None" = None,
     start_scale: float = 1.0,
-) -> dict[ParamKey, Tensor]:
+) -> TensorDict:
     """The values before training: A Kaiming-uniform as in PEFT, B zero, the head as given.
 
     Args:
@@ -424,7 +432,7 @@ def matmuls(products: str) -> Iterator[None]:
 def save(
     task: Task,
     lora: Lora,
-    values: Mapping[ParamKey, Tensor],
+    values: Tensors,
     path: str | Path,
     beside: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
@@ -513,7 +521,7 @@ def _write_folder(
         folder.rename(path)
 
 
-def _tensors_of_modules(task: Task, values: Mapping[ParamKey, Tensor]) -> dict[str, Tensor]:
+def _tensors_of_modules(task: Task, values: Tensors) -> dict[str, Tensor]:
     """The tensors of the head, and of modules that the base's checkpoint lacks, by PEFT's names.
 
     PEFT loads tensors of the base that it finds in an adapter's file.
@@ -533,9 +541,7 @@ def _tensors_of_modules(task: Task, values: Mapping[ParamKey, Tensor]) -> dict[s
     return tensors
 
 
-def _plain_factors(
-    values: Mapping[ParamKey, Tensor], layers: Sequence[str], lora: Lora
-) -> tuple[dict[ParamKey, Tensor], Lora]:
+def _plain_factors(values: Tensors, layers: Sequence[str], lora: Lora) -> tuple[TensorDict, Lora]:
     """The same products from A and B alone: cores go into B, residuals become further ranks.
 
     Returns: the factors, and the adapter with their rank and the same scale.
@@ -555,7 +561,7 @@ def _plain_factors(
         b[layer] = torch.cat([b[layer], (u[:, significant] * s[significant]).to(b[layer])], 1)
     # PEFT reads one rank for all layers: zeros fill the smaller ones up.
     rank = max(len(a[layer]) for layer in layers)
-    factors: dict[ParamKey, Tensor] = {}
+    factors: TensorDict = {}
     for layer in layers:
         padded_a, padded_b = pad_to_rank(a[layer], b[layer], rank)
         factors[ParamKey("A", layer)] = padded_a

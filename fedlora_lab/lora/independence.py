@@ -37,7 +37,7 @@ from fedlora_lab.lora.per_example import model_outputs, per_example_gradients
 from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Plan
-from fedlora_lab.methods.state import Keys, ParamKey, Tensors
+from fedlora_lab.methods.state import Keys, ParamKey, TensorDict, Tensors
 from fedlora_lab.privacy.privatizer import check_maps, row_norms
 from fedlora_lab.tasks.metrics import IGNORED
 from fedlora_lab.tasks.task import Examples, Task, concatenate, map_inputs, mask_of, take
@@ -160,7 +160,7 @@ class _Setting:
         like = next(iter(adapted.initial.values()))
         shapes = {key: _shape(adapted, key) for key in (*adapted.shapes, *moving)}
 
-        def draw() -> dict[ParamKey, Tensor]:
+        def draw() -> TensorDict:
             # A step passes examples of several clients at once: each has factors of its own.
             unit = {k: torch.randn(PROBES, *s, generator=random) for k, s in shapes.items()}
             return {key: 0.1 * tensor.to(like) for key, tensor in unit.items()}

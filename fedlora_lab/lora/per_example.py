@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedlora_lab._utils.validation import check, refuse
 from fedlora_lab.lora.adapters import AdaptedModel
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.methods.state import Keys, TensorDict, Tensors
 from fedlora_lab.tasks.metrics import TextScore, over_all
 from fedlora_lab.tasks.task import Inputs, Task, map_inputs, mask_of, take
 
@@ -35,14 +35,14 @@ class NotPerExample(ValueError):
 def per_example_gradients(
     task: Task,
     adapted: AdaptedModel,
-    params: Mapping[ParamKey, Tensor],
-    moving: tuple[ParamKey, ...],
+    params: Tensors,
+    moving: Keys,
     data: "tuple[Tensor | Mapping[str, Tensor], Tensor]",
     owner: Int[Tensor, " n"],
     method: Method | None = None,
-    start: Mapping[ParamKey, Tensor] | None = None,
+    start: Tensors | None = None,
     weights: Float[Tensor, " n"] | None = None,
-) -> dict[ParamKey, Tensor]:
+) -> TensorDict:
     """The gradient of each example's own loss with respect to its client's moving tensors.
 
     Args:
@@ -188,7 +188,7 @@ def texts_at_once(mask: Tensor) -> int:
 def evaluate(
     task: Task,
     adapted: AdaptedModel,
-    values: Mapping[ParamKey, Tensor],
+    values: Tensors,
     data: "tuple[Tensor | Mapping[str, Tensor], Tensor]",
     chunk: int | None = None,
 ) -> dict[str, float]:
@@ -233,7 +233,7 @@ def evaluate(
 def model_outputs(
     task: Task,
     adapted: AdaptedModel,
-    values: Mapping[ParamKey, Tensor],
+    values: Tensors,
     x: "Tensor | Mapping[str, Tensor]",
 ) -> Float[Tensor, "n ..."]:
     """Gives the model's outputs.

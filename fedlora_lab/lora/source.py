@@ -3,8 +3,9 @@
 from typing import Protocol
 
 from fedlora_lab._utils.validation import check
+from fedlora_lab.lora.adapters import AdaptedModel, adapt
 from fedlora_lab.methods.plan import Lora
-from fedlora_lab.methods.state import ServerState
+from fedlora_lab.methods.state import ServerState, Tensors
 from fedlora_lab.tasks.task import Task
 
 Origin = tuple[Task, Lora, ServerState]
@@ -28,8 +29,8 @@ def require_source(record: Trained) -> Origin:
     return source
 
 
-def source_for(task: Task, record: Trained) -> tuple[Lora, ServerState]:
-    """Adapter and server's tensors of a record, to use on a task.
+def adapted_for(task: Task, record: Trained) -> tuple[AdaptedModel, Tensors]:
+    """A task's model with adapters as a record has them, and the server's tensors to put there.
 
     Args: task: that of the run, or one of the same model. record: as `run` yields it.
     Raises: ``ValueError`` for anything else.
@@ -45,4 +46,4 @@ def source_for(task: Task, record: Trained) -> tuple[Lora, ServerState]:
     fits = task is trained_on or adapted_layers(task) == adapted_layers(trained_on)
     expected = f"{trained_on.name!r}, of which the record is, or a task of the same model"
     check(fits, "task", task.name, expected)
-    return lora, state
+    return adapt(task.model, task.targets, task.head, lora), state.tensors

@@ -1,7 +1,7 @@
 """How far a server's product is from the mean of its clients' products, and the noise in it."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from fedlora_lab._utils.validation import check
 from fedlora_lab.methods.aggregation import Uploads
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.state import ParamKey, ServerState, times_core
+from fedlora_lab.methods.state import ParamKey, ServerState, TensorDict, Tensors, times_core
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,9 +140,9 @@ class Exchange(NamedTuple):
     before: ServerState
     mean: ServerState
     after: ServerState
-    clients: Mapping[ParamKey, Tensor] | None
+    clients: Tensors | None
     weights: Tensor
-    noise: Mapping[ParamKey, Tensor] | None
+    noise: Tensors | None
     aggregated: ServerState | None = None
 
 
@@ -180,7 +180,7 @@ def layer_rows(seen: Exchange, scaling: float) -> tuple[list[tuple[str, str, flo
     return rows, Deviation(norm, size).relative
 
 
-def _noise_in_factors(seen: Exchange) -> dict[ParamKey, Tensor]:
+def _noise_in_factors(seen: Exchange) -> TensorDict:
     """The noise of a round by key; that of a core, and of its gains, is seen in B."""
     assert seen.noise is not None
     noise = dict(seen.noise)
@@ -198,9 +198,9 @@ def _noise_in_factors(seen: Exchange) -> dict[ParamKey, Tensor]:
 
 def _noise_rows(
     layer: str,
-    before: Mapping[ParamKey, Tensor],
-    mean: Mapping[ParamKey, Tensor],
-    noise: Mapping[ParamKey, Tensor],
+    before: Tensors,
+    mean: Tensors,
+    noise: Tensors,
     scaling: float,
 ) -> list[tuple[str, str, float]]:
     """Rows of the noise of a layer: its energies in the product, and signal over noise."""
@@ -223,7 +223,7 @@ class AggregationInput(NamedTuple):
 
     state: ServerState
     broadcast: ServerState
-    uploads: Mapping[ParamKey, Tensor]
+    uploads: Tensors
     weights: Tensor
 
     def factors(self, layer: str) -> FactorPair:

@@ -13,16 +13,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check_number, check_one_of, check_whole
-from fedlora_lab.lora.source import Origin, Trained, require_source, source_for
-from fedlora_lab.methods.state import ParamKey, Tensors
+from fedlora_lab.lora import adapters, per_example
+from fedlora_lab.lora.source import Origin, Trained, adapted_for, require_source
+from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors
 from fedlora_lab.privacy.privatizer import clip_sum
 from fedlora_lab.tasks.modules import matching_modules
 from fedlora_lab.tasks.task import Examples, Task, concatenate, examples_to_judge, take
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from fedlora_lab.lora.adapters import AdaptedModel
 
 
 class Gradients(NamedTuple):
@@ -42,14 +41,6 @@ class FirstSteps(NamedTuple):
 
     along: np.ndarray
     energy: np.ndarray
-
-
-def _adapted(task: Task, record: Trained) -> "tuple[AdaptedModel, Tensors]":
-    """Returns an adapted model, and the tensors of the record."""
-    from fedlora_lab.lora import adapters  # loads PEFT, which tables do not need
-
-    lora, state = source_for(task, record)
-    return adapters.adapt(task.model, task.targets, task.head, lora), state.tensors
 
 
 def _mean_loss(task: Task, model: Any, weights: dict[str, Tensor], data: Examples) -> Tensor:
@@ -74,7 +65,7 @@ def gradients(task: Task, record: Any, layer: str, data: Examples | None = None)
     Guarantees: A and B have the gradients that the chain rule makes of W's
         (test_measures.py::test_gradients_of_a_layer_obey_the_chain_rule).
     """
-    adapted, tensors = _adapted(task, record)
+    adapted, tensors = adapted_for(task, record)
     check_one_of("layer", layer, tuple(record.adapter))
     keys = [ParamKey(factor, layer) for factor in "AB"]
     moving = {key: tensors[key].detach().clone().requires_grad_() for key in keys}
@@ -182,7 +173,7 @@ def flatness(task: Task, record: Any, data: Examples | None = None) -> float:
     Guarantees: equals the top of a Hessian formed in full
         (tests/measures/test_measures.py::test_flatness).
     """
-    adapted, tensors = _adapted(task, record)
+    adapted, tensors = adapted_for(task, record)
     moving: list[Tensor] = []
     for key in adapted.places:
         leaf = tensors[key].detach().clone().requires_grad_(key.side in "AB")
@@ -226,8 +217,6 @@ def private_gradients(origin: Origin, sides: str = "AB") -> Iterator[Tensors]:
     Args: origin: as `require_source` returns it; sides: of the factors that move, "A", "B" or "AB".
     Returns: key -> (examples of the part, ...), clients one after the other.
     """
-    from fedlora_lab.lora import adapters, per_example  # loads PEFT, which tables do not need
-
     task, lora, state = origin
     adapted = adapters.adapt(task.model, task.targets, task.head, lora)
     moving = tuple(key for key in adapted.places if key.side in sides)
@@ -255,7 +244,7 @@ def gradient_spectra(record: Trained, clip_norm: float = 1.0) -> "pd.DataFrame":
     origin = require_source(record)
     frames = []
     for factor in "AB":
-        totals: dict[ParamKey, Tensor] = {}
+        totals: TensorDict = {}
         for rows in private_gradients(origin, factor):
             owner = torch.zeros(len(next(iter(rows.values()))), dtype=torch.int64)
             sums, _ = clip_sum(rows, clip_norm, owner, 1)

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check_number, check_whole
-from fedlora_lab.methods.state import MODES, ParamKey, ServerState, pad_to_rank
+from fedlora_lab.methods.state import MODES, ParamKey, ServerState, Tensors, pad_to_rank
 
-Uploads = Mapping[ParamKey, Tensor]
+Uploads = Tensors
 Shapes = Mapping[ParamKey, Sequence[int]]
 
 
@@ -88,7 +88,7 @@ class MeanUpdate(Rule):
         (see docs/methods).
     """
 
-    averages_a: ClassVar[bool] = True
+    averages_a = True
 
     def __call__(
         self, state: ServerState, broadcast: ServerState, uploads: Uploads, weights: Tensor
@@ -158,8 +158,8 @@ class ByLayer(Rule):
     memory: float = 0.9
     cooling: float = 0.95
     coldest: float = 0.1
-    writes: ClassVar[tuple[str, ...]] = ("mode", "score A", "score B")
-    averages_a: ClassVar[bool] = True
+    writes = ("mode", "score A", "score B")
+    averages_a = True
 
     def __post_init__(self) -> None:
         check_number("warmup", self.warmup, 0, 1)
@@ -383,8 +383,8 @@ class MeanWithResidual(ProductRule):
     Source: arXiv:2410.09432 (FedEx-LoRA), residual added to the frozen weight.
     """
 
-    writes: ClassVar[tuple[str, ...]] = ("W",)
-    averages_a: ClassVar[bool] = True
+    writes = ("W",)
+    averages_a = True
 
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
         # In float64 the residual is what the mean of factors misses, and not rounding.
@@ -402,7 +402,7 @@ class SplitProduct(ProductRule):
         merged in every round, and the even split of S is ours.
     """
 
-    writes: ClassVar[tuple[str, ...]] = ("W", "A", "B")
+    writes = ("W", "A", "B")
 
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
         a, w = (after.tensors[ParamKey(side, layer)] for side in "AW")
@@ -426,7 +426,7 @@ class Merge(ProductRule):
     Source: arXiv:2409.05976 (FLoRA), stacking and re-initialisation.
     """
 
-    writes: ClassVar[tuple[str, ...]] = ("W", "A", "B")
+    writes = ("W", "A", "B")
 
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
         a, b, w = (after.tensors[ParamKey(side, layer)] for side in "ABW")
@@ -446,7 +446,7 @@ class TruncatedSVD(ProductRule):
     Source: arXiv:2402.11505 (FlexLoRA).
     """
 
-    writes: ClassVar[tuple[str, ...]] = ("A", "B")
+    writes = ("A", "B")
 
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
         rank = after.tensors[ParamKey("A", layer)].shape[0]
@@ -464,7 +464,7 @@ class MergeGains(Rule):
     Source: arXiv:2506.05568 (RAVAN), H_i becomes the mean of s_i H_i.
     """
 
-    writes: ClassVar[tuple[str, ...]] = ("gain",)
+    writes = ("gain",)
 
     def upload_sizes(self, shapes: Shapes, keys: Sequence[ParamKey]) -> list[int]:
         return [math.prod(shapes[key]) for key in keys if key.side != "gain"]
@@ -502,7 +502,7 @@ class Sketch(ProductRule):
     """
 
     width: int | None = None
-    writes: ClassVar[tuple[str, ...]] = ("A", "B")
+    writes = ("A", "B")
 
     def __post_init__(self) -> None:
         if self.width is not None:
@@ -551,8 +551,8 @@ class Repair(ProductRule):
     """
 
     strength: float = 0.01
-    writes: ClassVar[tuple[str, ...]] = ("B",)
-    averages_a: ClassVar[bool] = True
+    writes = ("B",)
+    averages_a = True
 
     def __post_init__(self) -> None:
         check_number("strength", self.strength, 0, 1e9, open_low=True)

@@ -159,9 +159,7 @@ class Adam(Optimizer):
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = 1e-3
     weight_decay: float = 0.0
-    nonlinear: ClassVar[str] = (
-        "a step divides by the root of mean squares, in which noise and signal are one"
-    )
+    nonlinear = "a step divides by the root of mean squares, in which noise and signal are one"
 
     def __post_init__(self) -> None:
         pair = isinstance(self.betas, (tuple, list)) and len(self.betas) == 2

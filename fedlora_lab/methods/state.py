@@ -97,6 +97,7 @@ class ParamKey(NamedTuple):
 
 Keys = tuple[ParamKey, ...]
 Tensors = Mapping[ParamKey, Tensor]
+TensorDict = dict[ParamKey, Tensor]
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class ServerState:
         streams: where a server rule's own random numbers come from.
     """
 
-    tensors: Mapping[ParamKey, Tensor]
+    tensors: Tensors
     round: int = 0
     planned: int = 0
     streams: Streams | None = field(default=None, compare=False, repr=False)
@@ -127,7 +128,7 @@ class ServerState:
         """The names of the adapted layers, in the model's order."""
         return tuple(self.side("B"))
 
-    def replace_tensors(self, changes: Mapping[ParamKey, Tensor]) -> "ServerState":
+    def replace_tensors(self, changes: Tensors) -> "ServerState":
         """Returns a copy in which some tensors are others."""
         # Keys keep their order: one draw of noise is split over the tensors in it.
         return replace(self, tensors={**self.tensors, **changes})
@@ -176,9 +177,7 @@ def times_core(b: Tensor, core: Tensor, gain: Tensor | None = None) -> Tensor:
     return product.reshape(*product.shape[:-2], rank)
 
 
-def cut_to_rank(
-    values: Mapping[ParamKey, Tensor], ranks: Int[Tensor, " clients"] | None
-) -> dict[ParamKey, Tensor]:
+def cut_to_rank(values: Tensors, ranks: Int[Tensor, " clients"] | None) -> TensorDict:
     """Sets to zero what lies beyond each client's rank: (clients, ...) from (1 or clients, ...)."""
     if ranks is None:
         return dict(values)

@@ -53,30 +53,18 @@ KEY = {
 
 def _marks(method: "Method") -> dict[str, Any]:
     """Finds what is special about a row: each rule compared with the default."""
-    from fedlora_lab.methods.method import Method
-    from fedlora_lab.methods.published import rule_name
+    from fedlora_lab.methods.published import DEFAULT, rule_name
 
-    plain = Method("plain", source="")
-    filtered = method.filter != plain.filter
+    filtered = method.filter != DEFAULT.filter
     shaped = method.precondition is not None
-    rule = "" if method.aggregate == plain.aggregate else rule_name(method.aggregate)
+    rule = "" if method.aggregate == DEFAULT.aggregate else rule_name(method.aggregate)
     return {
         "glyph": "◇" * shaped + ("≈" if filtered else "" if shaped else "~"),
         "penalty": "+" if method.penalty else "",
-        "quantised": method.broadcast != plain.broadcast,
+        "quantised": method.broadcast != DEFAULT.broadcast,
         "rule": rule.partition("(")[0],
         "writes": getattr(method.aggregate, "writes", ()),
     }
-
-
-def note_of(method: "Method") -> str:
-    """Returns the note of a row of the table.
-
-    A row made by `replace` keeps the note of another, which need not hold: it has none here.
-    """
-    from fedlora_lab.methods.published import ALL
-
-    return method.note if method in ALL.values() else ""
 
 
 def _step(ax: Axes, x: float, y: float, factor: str, text: str) -> None:
@@ -98,6 +86,8 @@ def _arrow(ax: Axes, x: float, low: float, high: float, colour: str) -> None:
 
 def draw_diagram(ax: Axes, method: "Method") -> None:
     """Draws the diagram of a method into axes."""
+    from fedlora_lab.methods.published import ALL
+
     marks = _marks(method)
     end = ROUNDS * (STEPS + GAP)
     # "Never" is said after many rounds, not after the two drawn: a turn may come in the third.
@@ -109,7 +99,8 @@ def draw_diagram(ax: Axes, method: "Method") -> None:
     strip: Any = {"color": look(method.slug).colour, "lw": 4, "solid_capstyle": "butt"}
     ax.plot([-1.0, -1.0], [2.5, 2.98], **strip)
     ax.text(-0.82, 2.86, method.name, fontsize=11.5, weight="bold", color=INK, va="center")
-    lines = textwrap.fill(note_of(method), 76)
+    # A row made by `replace` keeps the note of another, which need not hold.
+    lines = textwrap.fill(method.note if method in ALL.values() else "", 76)
     ax.text(-0.82, 2.64, lines, fontsize=8, color=SOFT, va="top", linespacing=1.05)
     for factor, y in heights.items():
         ax.text(-0.95, y, factor, fontsize=12, color=FACTOR[factor], weight="bold", va="center")

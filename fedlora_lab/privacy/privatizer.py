@@ -16,7 +16,7 @@ from torch import Tensor
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, refuse
 from fedlora_lab.methods.filters import Preconditioner
-from fedlora_lab.methods.state import ParamKey, Tensors
+from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors
 
 FLOAT32_MIN_NORM = 1e-15
 """Smaller norms are computed again in float64: float32 may lose small squares."""
@@ -30,7 +30,9 @@ ClipGroups = Callable[[ParamKey], Hashable] | None
 Metric = Mapping[ParamKey, Preconditioner]
 """The coordinates in which a tensor is clipped and noised; a tensor without an entry keeps its own.
 Maps common to all owners are (1, r, r), others (owners, r, r)."""
-PrivatizerState = Mapping[ParamKey, Tensor]
+OwnedRows = Iterable[tuple[Tensors, Int[Tensor, " n"]]]
+"""Rows to clip in chunks, key -> (n, ...), with the position of each row's owner."""
+PrivatizerState = Tensors
 
 
 class ClipCounts(NamedTuple):
@@ -55,7 +57,7 @@ class ClipCounts(NamedTuple):
         )
 
 
-ClipSum = Callable[..., tuple[dict[ParamKey, Tensor], ClipCounts]]
+ClipSum = Callable[..., tuple[TensorDict, ClipCounts]]
 """A function with the arguments of `clip_sum`."""
 
 
@@ -69,8 +71,8 @@ class Release(NamedTuple):
         state: of the privatizer, for the next release.
     """
 
-    value: dict[ParamKey, Tensor]
-    noise: dict[ParamKey, Tensor]
+    value: TensorDict
+    noise: TensorDict
     counts: ClipCounts
     state: PrivatizerState
 
@@ -97,7 +99,7 @@ class Privatizer(Protocol):
 
     def update(
         self,
-        rows: Iterable[tuple[Tensors, Int[Tensor, " n"]]],
+        rows: OwnedRows,
         zeros: Tensors,
         std: Sequence[float],
         state: PrivatizerState,
@@ -140,7 +142,7 @@ class ClipAndNoise:
 
     def update(
         self,
-        rows: Iterable[tuple[Tensors, Int[Tensor, " n"]]],
+        rows: OwnedRows,
         zeros: Tensors,
         std: Sequence[float],
         state: PrivatizerState,
@@ -223,7 +225,7 @@ def clip_sum(
     owner: Int[Tensor, " n"],
     owners: int,
     clip_groups: ClipGroups = None,
-) -> tuple[dict[ParamKey, Tensor], ClipCounts]:
+) -> tuple[TensorDict, ClipCounts]:
     """Clips each row (one example's gradient) to norm ``clip_norm`` and sums the rows per owner.
 
     Args:
@@ -238,7 +240,7 @@ def clip_sum(
         rounding (`FLOAT32_MAX_NUMBERS`), unless the groups do not share C
         (test_contract.py::test_leaving_out_one_example_moves_the_sum_by_at_most_c).
     """
-    groups: dict[Hashable, dict[ParamKey, Tensor]] = {}
+    groups: dict[Hashable, TensorDict] = {}
     for key, tensor in rows.items():
         name = None if clip_groups is None else clip_groups(key)
         groups.setdefault(name, {})[key] = tensor
@@ -249,7 +251,7 @@ def clip_sum(
     begins = torch.searchsorted(owner[order], torch.arange(owners, device=owner.device))
     scaled = torch.zeros(len(owner), dtype=torch.bool, device=owner.device)
     nonfinite = torch.zeros_like(scaled)
-    sums: dict[ParamKey, Tensor] = {}
+    sums: TensorDict = {}
     for group in groups.values():
         added, shorter, bad = _clip_group(group, limit, order, begins)
         sums |= added
@@ -266,7 +268,7 @@ def shares_bound(clip_groups: ClipGroups) -> bool:
 
 def _clip_group(
     rows: Tensors, clip_norm: float, order: Int[Tensor, " n"], begins: Int[Tensor, " owners"]
-) -> tuple[dict[ParamKey, Tensor], Tensor, Tensor]:
+) -> tuple[TensorDict, Tensor, Tensor]:
     """Sums rows clipped over these tensors; (N,) which were scaled, and which are not finite."""
     norms = row_norms(rows)
     finite = torch.isfinite(norms)
@@ -310,7 +312,7 @@ def gaussian_noise(
     std: list[float],
     streams: Streams,
     where: Sequence[tuple[int, ...]],
-) -> dict[ParamKey, Tensor]:
+) -> TensorDict:
     """Draws Gaussian noise for several owners: key -> (owners, ...).
 
     Args:
@@ -330,9 +332,7 @@ def gaussian_noise(
     return {key: numbers.reshape(-1, *shape) for (key, shape), numbers in pairs}
 
 
-def add_noise(
-    sums: Tensors, drawn: Tensors, metric: Metric
-) -> tuple[dict[ParamKey, Tensor], dict[ParamKey, Tensor]]:
+def add_noise(sums: Tensors, drawn: Tensors, metric: Metric) -> tuple[TensorDict, TensorDict]:
     """Adds noise to clipped sums and maps both back to the coordinates of the factors.
 
     Args:
@@ -344,8 +344,8 @@ def add_noise(
         under a metric (test_attack_clip.py::
         test_one_example_moves_a_release_as_a_shift_of_the_noise_by_at_most_c_does).
     """
-    released: dict[ParamKey, Tensor] = {}
-    alone: dict[ParamKey, Tensor] = {}
+    released: TensorDict = {}
+    alone: TensorDict = {}
     for key, total in sums.items():
         # In the sum's own precision: noise on a coarser grid would leave its last digits in sight.
         xi = drawn[key].to(total)
@@ -385,9 +385,7 @@ def in_noise_units(key: ParamKey, rule: Preconditioner, tensor: Tensor) -> Tenso
     return map_rank_axis(key, torch.linalg.pinv(rule.of_noise), tensor)
 
 
-def precondition_rows(
-    rows: Tensors, metric: Metric, owner: Int[Tensor, " n"]
-) -> dict[ParamKey, Tensor]:
+def precondition_rows(rows: Tensors, metric: Metric, owner: Int[Tensor, " n"]) -> TensorDict:
     """Maps the rows to the coordinates in which they are clipped.
 
     Args:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from fedlora_lab import methods
 from fedlora_lab._utils.environment import __version__
-from fedlora_lab._utils.files import write_atomically
+from fedlora_lab._utils.files import JsonObject, write_atomically
 from fedlora_lab.federated import checkpoint
 from fedlora_lab.federated.compare import Cell
 from fedlora_lab.federated.records import Round, Tick
@@ -78,7 +78,7 @@ def _finished_rows(folder: Path, rows: Path) -> pd.DataFrame | None:
 
 def run_settings(
     folder: Folder, task: Task, privacy: Privacy | None, cells: Sequence[Cell], command: str
-) -> dict[str, Any]:
+) -> JsonObject:
     """Returns what all runs of a folder share, what they ran with, and plans and rows by name.
 
     Args:
@@ -147,7 +147,7 @@ def round_line(record: Round) -> str:
     return f"{measure} {score}, {epsilon}, deviation {format_deviation(record.deviation)}"
 
 
-def row_settings(cell: Cell) -> dict[str, Any]:
+def row_settings(cell: Cell) -> JsonObject:
     """Converts a cell's row of the table to JSON values; what was not measured is null."""
     rows = methods.table([cell.method]).drop(columns=["note"]).to_json(orient="records")
     return json.loads(rows)[0]

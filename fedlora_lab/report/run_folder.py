@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from fedlora_lab._utils import files
-from fedlora_lab._utils.files import write_atomically
+from fedlora_lab._utils.files import JsonObject, write_atomically
 from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.privacy.ledger import Ledger
@@ -171,7 +171,7 @@ class Folder:
         return files.keyed_digest(self.path, fingerprint)
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """What reproduces the runs in this folder."""
         path = self.path / "settings.json"
         check(path.is_file(), "folder", str(self.path), "a run folder (with settings.json)")
@@ -188,7 +188,7 @@ class Folder:
         check(right, "settings.json", str(path), "the settings of a run, in format 1")
         return settings
 
-    def claim(self, settings: dict[str, Any]) -> dict[str, Any]:
+    def claim(self, settings: JsonObject) -> JsonObject:
         """Writes the settings, joined with those of the cells that are here already.
 
         More methods or seeds may join a folder; another task, plan, privacy or adapter may not.

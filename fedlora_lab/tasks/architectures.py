@@ -29,6 +29,8 @@ from fedlora_lab.tasks.modules import (
     task_parts,
 )
 
+ModelSource = str | Path | nn.Module
+"""A name or folder that Transformers reads, or the model itself."""
 AUTO = {
     "text": "AutoModelForSequenceClassification",
     "image": "AutoModelForImageClassification",
@@ -45,7 +47,7 @@ MODES_OF_8_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CM
 
 
 def load(
-    source: str | Path | nn.Module, kind: str, classes: int, seed: int
+    source: ModelSource, kind: str, classes: int, seed: int
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """Loads a frozen model from safetensors; no code of its repository is run.
 
@@ -213,7 +215,7 @@ def default_head(model: nn.Module) -> str | tuple[str, ...] | None:
 # ---- their inputs
 
 
-def read_processor(source: str | Path | nn.Module, given: Any, auto: str) -> Any:
+def read_processor(source: ModelSource, given: Any, auto: str) -> Any:
     """A copy of the given tokenizer or image processor, or the one that lies beside the model.
 
     Args:
@@ -238,7 +240,7 @@ def read_processor(source: str | Path | nn.Module, given: Any, auto: str) -> Any
 
 
 def input_reader(
-    kind: str, source: str | Path | nn.Module, given: Any, model: nn.Module, max_length: int | None
+    kind: str, source: ModelSource, given: Any, model: nn.Module, max_length: int | None
 ) -> Callable[..., Any]:
     """What makes a classifier's inputs of texts or images: (rows, names of the rows) -> inputs.
 
@@ -253,7 +255,7 @@ def input_reader(
     return partial(tokenize, tokenizer, model, max_length)
 
 
-def prepare_tokenizer(source: str | Path | nn.Module, given: Any, model: nn.Module) -> Any:
+def prepare_tokenizer(source: ModelSource, given: Any, model: nn.Module) -> Any:
     """Copies or reads a tokenizer, and makes it pad and cut on the right.
 
     One without a padding token pads with its end token, with a warning.

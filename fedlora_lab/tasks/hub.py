@@ -1,15 +1,13 @@
 """Your own Hugging Face model on your own data, as a task."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
-
-from torch import nn
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.labels import check_order, read_labels
-from fedlora_lab.tasks.metrics import Metric, select_metrics
+from fedlora_lab.tasks.metrics import Metrics, select_metrics
+from fedlora_lab.tasks.modules import Head
 from fedlora_lab.tasks.tables import Rows
 from fedlora_lab.tasks.task import Task, check_classes
 
@@ -17,7 +15,7 @@ OWN_HEAD = "the model's classifier"
 
 
 def hub(
-    model: str | Path | nn.Module,
+    model: architectures.ModelSource,
     dataset: object,
     *,
     text: str | None = None,
@@ -31,10 +29,10 @@ def hub(
     test: object = 0.2,
     public_test: bool = False,
     targets: Sequence[str] | None = None,
-    head: str | Sequence[str] | None = OWN_HEAD,
+    head: Head = OWN_HEAD,
     tokenizer: Any = None,
     max_length: int | None = None,
-    metrics: Sequence[str] | Mapping[str, Metric] = ("accuracy",),
+    metrics: Metrics = ("accuracy",),
 ) -> Task:
     """Builds a task of a Hugging Face model and a data set of texts or images.
 

@@ -114,6 +114,8 @@ class TextScore:
 
 Metric = Callable[[Any, Tensor], Tensor] | TextScore
 """(outputs, y) -> (N,), each example's score, whose mean is meant; an `OverAll` or `TextScore`."""
+Metrics = Sequence[str] | Mapping[str, Metric]
+"""Names of usual metrics, or a mapping from names to metrics of one's own."""
 
 
 def _mean(scores: Tensor, y: Tensor) -> float:
@@ -169,7 +171,7 @@ set's answers."""
 
 
 def select_metrics(
-    metrics: Sequence[str] | Mapping[str, Metric] = ("accuracy",), kind: str = "classification"
+    metrics: Metrics = ("accuracy",), kind: str = "classification"
 ) -> dict[str, Metric]:
     """Looks metrics up by name; the loss is always among them, since it tells of divergence.
 

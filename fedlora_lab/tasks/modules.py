@@ -10,6 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedlora_lab._utils.validation import check
 
+Head = str | Sequence[str] | None
+"""Names of modules that are trained in full, see `Task.head`."""
 ALL_LINEAR = "all-linear"
 """Targets that stand for every linear map, as in PEFT."""
 CLASSIFIERS = "classifier", "score"
@@ -145,14 +147,14 @@ def output_layer(model: nn.Module) -> nn.Module | None:
     return base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
 
 
-def head_names(head: str | Sequence[str] | None) -> tuple[str, ...]:
+def head_names(head: Head) -> tuple[str, ...]:
     """The names that a head is given by: none, one, or several."""
     if head is None:
         return ()
     return (head,) if isinstance(head, str) else tuple(head)
 
 
-def head_modules(model: nn.Module, head: str | Sequence[str] | None) -> tuple[str, ...]:
+def head_modules(model: nn.Module, head: Head) -> tuple[str, ...]:
     """The full names of the modules that are trained as a whole, in the model's order.
 
     As of PEFT's ``modules_to_save``, a name stands for every module whose name ends with it:

@@ -1,7 +1,6 @@
 """Prompts and answers: a decoder learns to answer, and is judged by the texts that it writes."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,13 +10,14 @@ from torch.nn.utils.rnn import pad_sequence
 from fedlora_lab._utils.validation import check, check_rows, check_whole, first_line
 from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.generation import Generation
-from fedlora_lab.tasks.metrics import IGNORED, Metric, next_token_loss, select_metrics
+from fedlora_lab.tasks.metrics import IGNORED, Metrics, next_token_loss, select_metrics
+from fedlora_lab.tasks.modules import Head
 from fedlora_lab.tasks.tables import Rows
 from fedlora_lab.tasks.task import Task, forward, take
 
 
 def prompts(
-    model: str | Path | nn.Module,
+    model: architectures.ModelSource,
     dataset: object,
     *,
     prompt: str,
@@ -29,11 +29,11 @@ def prompts(
     test: object = 0.2,
     public_test: bool = False,
     targets: Sequence[str] | None = None,
-    head: str | Sequence[str] | None = None,
+    head: Head = None,
     tokenizer: Any = None,
     max_length: int | None = None,
     max_new_tokens: int = 64,
-    metrics: Sequence[str] | Mapping[str, Metric] = ("exact_match", "perplexity"),
+    metrics: Metrics = ("exact_match", "perplexity"),
 ) -> Task:
     """Builds a task of a decoder that learns to answer prompts.
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.validation import check, check_rows, first_line
 from fedlora_lab.tasks.generation import Generation
-from fedlora_lab.tasks.metrics import Metric, cross_entropy, select_metrics
+from fedlora_lab.tasks.metrics import Metric, Metrics, cross_entropy, select_metrics
 from fedlora_lab.tasks.modules import (
+    Head,
     check_batch_norm,
     check_model,
     frozen_copy,
@@ -124,7 +125,7 @@ class Task:
     clients: tuple[Examples, ...]
     test: Examples
     validation: Examples | None = None
-    head: str | Sequence[str] | None = None
+    head: Head = None
     forward: Callable[[nn.Module, Any], Any] = forward
     loss: Callable[[Any, Tensor], Tensor] = cross_entropy
     metrics: Mapping[str, Metric] = field(default_factory=select_metrics)
@@ -235,10 +236,10 @@ def classification(
     clients: Sequence[Examples],
     test: Examples,
     targets: Sequence[str],
-    head: str | Sequence[str] | None = None,
+    head: Head = None,
     *,
     validation: Examples | None = None,
-    metrics: Sequence[str] | Mapping[str, Metric] = ("accuracy",),
+    metrics: Metrics = ("accuracy",),
     labels: Sequence[int | str] | None = None,
     client_names: Sequence[str] = (),
     persons: Sequence[Persons] | None = None,

@@ -4,6 +4,7 @@ is checked in notebook 11.
 
 import numpy as np
 import pytest
+from calls import refused
 from toy_tasks import PLAN, play, tokens
 
 import fedlora_lab as fl
@@ -25,7 +26,7 @@ def test_nothing_is_sent_while_b_is_zero():
     upload = still.upload(first(LINEAR), "AB")
     assert not upload[still.layer(upload)].any()
     assert upload[still.layer(upload, "B")].any()
-    with pytest.raises(ValueError, match=r"gradient='zero': expected one .* B has not moved yet"):
+    with refused(r"gradient='zero': expected one .* B has not moved yet"):
         reconstruction.span_check(still, upload[still.layer(upload)], "map", first(LINEAR)[0], 1)
 
 
@@ -41,7 +42,7 @@ def test_a_victim_from_a_run_sends_what_it_trains():
     """Fault: an upload of another side. Its clip: test_an_upload_is_the_sum_of_the_traces."""
     victim = Victim.from_record(play(tokens(), "fedlora", None, PLAN)[-1])
     assert {key.side for key in victim.upload(first(tokens()), "AB")} == {"A", "B"}
-    with pytest.raises(ValueError, match="sides='C': expected some of"):
+    with refused("sides='C': expected some of"):
         victim.upload(first(tokens()), "C")
-    with pytest.raises(ValueError, match="clip_norm=inf: expected finite where noise is added"):
+    with refused("clip_norm=inf: expected finite where noise is added"):
         victim.upload(first(tokens()), noise_multiplier=1.0)

@@ -3,17 +3,15 @@
 import json
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from commands import SMALL, call
+from places import ROOT
 
 import fedlora_lab as fl
 from fedlora_lab.report.run_folder import read_json
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,11 @@
 """The audit of a run: canaries, what is seen of them, and that it refutes no sound run."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from calls import Options, refused
 from toy_tasks import LORA, UNITS, play, private, records_of, same_bits, tokens
 
 import fedlora_lab as fl
@@ -149,7 +149,7 @@ def test_an_audit_takes_what_a_task_can_afford():
     plan = fl.Plan(batch=16, local_steps=5)
     assert planting.affordable_canaries(fl.tasks.digits(), plan, "example") == 100
     assert planting.affordable_canaries(fl.tasks.digits(), plan, "client") == 32
-    wrong: list[dict[str, Any]] = [{"confidence": 1.0}, {"seed": None}, {"canaries": 1}]
+    wrong: list[Options] = [{"confidence": 1.0}, {"seed": None}, {"canaries": 1}]
     for bad in wrong:
-        with pytest.raises(ValueError, match=f"^{next(iter(bad))}=[^\n]*: expected [^\n]*$"):
+        with refused(f"^{next(iter(bad))}=[^\n]*: expected [^\n]*$"):
             fl.audit.canaries(WIDE, "fedlora", private("example"), PLAN, **bad)

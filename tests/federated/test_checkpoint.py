@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from calls import Options, refused
 from toy_tasks import (
     KEEPS_B,
     LORA,
@@ -96,7 +97,7 @@ def test_halves_of_two_runs_are_no_checkpoint(tmp_path):
 
 
 def test_other_settings_are_refused_in_one_line(tmp_path):
-    run: dict[str, Any] = {"task": tokens(), "method": "fedlora", "privacy": private("example")}
+    run: Options = {"task": tokens(), "method": "fedlora", "privacy": private("example")}
     run |= {"plan": PLAN, "lora": LORA, "seed": 0}
     list(fl.run(**run, checkpoint=tmp_path))
     for what, other in [
@@ -108,7 +109,7 @@ def test_other_settings_are_refused_in_one_line(tmp_path):
         ("task", other_data(tokens())),
     ]:
         words = f"^resume='.*': expected the same {what} as in this run$"
-        with pytest.raises(ValueError, match=words):
+        with refused(words):
             fl.run(**run | {what: other}, resume=tmp_path)
 
 
@@ -129,14 +130,14 @@ def test_a_round_is_replayed_to_the_same_bits_or_not_at_all(lost, tmp_path):
     for path in tmp_path.glob("round-*2.*" if lost == "the round" else "round-*"):
         path.unlink()
     if lost == "all rounds":
-        with pytest.raises(ValueError, match=r"^resume='.*': expected a folder with a whole chec"):
+        with refused(r"^resume='.*': expected a folder with a whole chec"):
             play(*RUN, resume=tmp_path)
         return
     others: list[tuple[str, Any]] = [("products", "bfloat16"), ("chunk_clients", 1)]
     for name, value in [*others, ("chunk_examples", 2)]:
-        with pytest.raises(ValueError, match=f"^resume='.*': expected the same {name} as in th"):
+        with refused(f"^resume='.*': expected the same {name} as in th"):
             fl.run(*RUN, lora=LORA, seed=0, resume=tmp_path, **{name: value})
-    with pytest.raises(ValueError, match=r"^resume='.*': expected the same rounds as in this run"):
+    with refused(r"^resume='.*': expected the same rounds as in this run"):
         play(*RUN[:3], PLAN.replace(rounds=3), resume=tmp_path)
     assert play(*RUN, resume=tmp_path)[-1].index == PLAN.rounds
 
@@ -162,7 +163,7 @@ def test_another_run_is_never_overwritten(tmp_path):
     used = tmp_path / "run"
     play(*parts, checkpoint=used)
     before = contents(used)
-    with pytest.raises(ValueError, match=r"^checkpoint='.*': expected a folder without rounds"):
+    with refused(r"^checkpoint='.*': expected a folder without rounds"):
         fl.run(*parts, PLAN, checkpoint=used)
     assert contents(used) == before
 
@@ -234,7 +235,7 @@ def test_a_ledger_that_is_not_this_run_s_is_refused(alter, line, tmp_path):
     """Of any round, the last too: one that says that less was spent."""
     play(*RUN, checkpoint=tmp_path)
     alter(tmp_path / "ledger.json")
-    with pytest.raises(ValueError, match=f"^[^\n]*ledger[^\n]*{line}[^\n]*$"):
+    with refused(f"^[^\n]*ledger[^\n]*{line}[^\n]*$"):
         play(*RUN, resume=tmp_path)
 
 
@@ -248,13 +249,13 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         there = os.fstat(number)
         steps.append("folder" if stat.S_ISDIR(there.st_mode) else there.st_size)
 
-    def refused(draft, target):
+    def fail(draft, target):
         assert (steps, Path(target).read_bytes()) == ([5], b"old")
         raise OSError("no such luck")
 
     monkeypatch.setattr(os, "fsync", synced)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", refused)
+        patch.setattr(os, "replace", fail)
         with pytest.raises(OSError, match="no such luck"):
             write_atomically(path, b"newer")
     assert contents(tmp_path) == {"one/file": b"old"}

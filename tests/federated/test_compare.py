@@ -2,7 +2,7 @@
 
 from functools import partial
 
-import pytest
+from calls import refused
 from toy_tasks import LORA, PLAN, regression
 
 import fedlora_lab as fl
@@ -26,12 +26,12 @@ def test_two_rows_of_one_name_are_refused_wherever_names_meet(tmp_path):
         lambda: methods.table([methods.FedLoRA, changed]),
         lambda: run_settings(folder, *parts[:2], [one, other], ""),
     ):
-        with pytest.raises(ValueError, match=r"^methods='fedlora': expected a name for each row"):
+        with refused(r"^methods='fedlora': expected a name for each row"):
             call()
     # Twice, its seeds would count as twice as many, and its interval be too narrow.
-    with pytest.raises(ValueError, match=r"^methods=\[.*\]: expected each once$"):
+    with refused(r"^methods=\[.*\]: expected each once$"):
         compare(["fedlora", methods.FedLoRA])
     with folder:
         folder.claim(run_settings(folder, *parts[:2], [one], "one"))
-        with pytest.raises(ValueError, match=r"holds a run with other settings \(methods.fedl"):
+        with refused(r"holds a run with other settings \(methods.fedl"):
             folder.claim(run_settings(folder, *parts[:2], [other], "two"))

@@ -12,6 +12,7 @@ from typing import Any
 import faults
 import pandas as pd
 import pytest
+from calls import refused
 from toy_tasks import LORA, PLAN, play, private, regression, same_bits
 
 import fedlora_lab as fl
@@ -60,7 +61,7 @@ def test_two_runs_in_one_folder_refuse_each_other(tmp_path):
         fl.run(*ROLORA, PLAN, lora=LORA, seed=0, checkpoint=tmp_path) for _ in range(2)
     )
     next(first)
-    with pytest.raises(ValueError, match=r"^out=.*: expected a folder that no other run is using$"):
+    with refused(r"^out=.*: expected a folder that no other run is using$"):
         next(second)
     same_bits(play(*ROLORA)[1:], list(first))
     left = fl.run(*ROLORA, PLAN, lora=LORA, checkpoint=tmp_path / "left")

@@ -12,6 +12,7 @@ from random import Random
 
 import pytest
 import torch
+from calls import refused
 from flower_runs import apart, by_messages, party, protected, question
 from flwr.app import ArrayRecord, Context, RecordDict
 from toy_tasks import PERSONS, PLAN, book, people, private, tokens, with_clients
@@ -101,7 +102,7 @@ def test_terms_whose_releases_do_not_add_up_are_refused(tmp_path):
         ("delta", protected("example").replace(delta=1e-4)),
     ):
         other = agreed(privacy)
-        with pytest.raises(ValueError, match=rf"^{name}=.*: expected the same in all ledgers"):
+        with refused(rf"^{name}=.*: expected the same in all ledgers"):
             ask(other.app(folders(tmp_path)), other)
     assert len(spent(tmp_path / "0").parts) == 1
 
@@ -130,7 +131,7 @@ def test_other_examples_under_the_same_memory_are_refused(what, tmp_path):
     for everybody in (first, second):
         other = everybody._replace(task=changed(task, what))
         for t in (0, 1):
-            with pytest.raises(ValueError, match=r"^examples: expected [^0-9]*$"):
+            with refused(r"^examples: expected [^0-9]*$"):
                 ask(other.app(folders(tmp_path)), other, t)
     assert (tmp_path / "0" / memory.FILE).read_bytes() == stored
 
@@ -180,7 +181,7 @@ def test_one_data_set_is_one_client(tmp_path):
     assert ask(app, everybody)
     for t in (0, 1):
         line = r"^client=1: expected 0, as which these examples answered$"
-        with pytest.raises(ValueError, match=line):
+        with refused(line):
             ask(app, everybody, t, node(1))
 
 
@@ -210,9 +211,9 @@ def test_a_memory_that_cannot_be_had_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "PATIENCE", 0.2)
     everybody = agreed(protected("example"))
     line = r"^memory='.*0': expected a folder that no other run is using within 0.2 s$"
-    with lock_folder(tmp_path / "0"), pytest.raises(ValueError, match=line):
+    with lock_folder(tmp_path / "0"), refused(line):
         ask(everybody.app(folders(tmp_path)), everybody)
-    with pytest.raises(ValueError, match=r"^memory='here': expected the folder's whole path"):
+    with refused(r"^memory='here': expected the folder's whole path"):
         ask(everybody.app(lambda context: Path("here")), everybody)
 
 
@@ -228,7 +229,7 @@ def test_no_answer_comes_from_a_damaged_memory(tmp_path):
         damaged.append(stored[:at] + bytes([stored[at] ^ 1]) + stored[at + 1 :])
     for content in damaged:
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"^memory='.*0': expected what this client wrote"):
+        with refused(r"^memory='.*0': expected what this client wrote"):
             ask(app, everybody)
         assert path.read_bytes() == content
     path.write_bytes(stored)

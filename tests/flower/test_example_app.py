@@ -15,10 +15,11 @@ import psutil
 import pytest
 from commands import WARM
 from peft import PeftModel
+from places import ROOT
 
 import fedlora_lab as fl
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "flower_app"
+EXAMPLE = ROOT / "examples" / "flower_app"
 LATE = 1800
 """Seconds after which a machine, however busy, is taken to have failed."""
 

@@ -5,6 +5,7 @@ line before anything runs.
 from typing import Any
 
 import torch
+from calls import Options
 from hypothesis import given, settings, strategies as st
 from toy_tasks import private, regression, tensors
 
@@ -18,7 +19,7 @@ RATES = st.floats(0, 2) | st.sampled_from(
     [-1.0, NAN, 1e9, 1e10, {"A": 0.1}, {"A": 0.1, "B": 0.2}, {"C": 1}, "x"]
 )
 CLIENTS = ["sgd", "rmsprop", "adamw", {"name": "adamw", "eps": 0}, fl.SGD(0.5), None, 3, {}]
-PLANS: dict[str, Any] = {
+PLANS: Options = {
     "rounds": st.integers(0, 2) | st.sampled_from([-1, 1.0, "2", None, True]),
     "local_steps": st.integers(1, 2) | st.sampled_from([0, -1, 1.5, None]),
     "batch": COUNTS,
@@ -58,7 +59,7 @@ def test_any_plan_runs_or_is_refused_before_training(given, unit, rank, ranks, s
     """What is begun ends: so many records, finite ledger; NaN only where numbers grew too large. A
     rank may be above the layer's; ranks may be of other clients, or of a method of equal ones.
     """
-    plan = begun(lambda: fl.Plan(**dict[str, Any](rounds=1, local_steps=1, batch=2) | given))
+    plan = begun(lambda: fl.Plan(**Options(rounds=1, local_steps=1, batch=2) | given))
     lora = begun(lambda: fl.Lora(rank=rank, ranks=ranks))
     privacy = unit and private(unit)
     run = (

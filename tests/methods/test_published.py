@@ -5,18 +5,17 @@ import math
 import os
 import shutil
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
+from calls import refused
 from commands import PYTHON
+from places import ROOT
 
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.published import measured_properties
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_rows_are_hashable_and_found_by_their_slug():
@@ -24,7 +23,7 @@ def test_rows_are_hashable_and_found_by_their_slug():
     assert all(row.slug == slug and methods.get(slug) is row for slug, row in methods.ALL.items())
     assert all(row.source and row.note for row in methods.ALL.values())
     for name in ("", "---", None):
-        with pytest.raises(ValueError, match=r"^name=.*: expected a name with a letter or digit"):
+        with refused(r"^name=.*: expected a name with a letter or digit"):
             Method(name, "nowhere")  # type: ignore[arg-type]
 
 
@@ -70,7 +69,7 @@ def test_show_opens_functions_classes_and_methods():
         assert text.startswith(start) and holds in text
         assert thing == "la-lora" or '"""' not in text, f"{start} keeps a docstring"
         compile(text, start, "exec")
-    with pytest.raises(ValueError, match=r"^thing=.*: expected a method's slug or row, or a "):
+    with refused(r"^thing=.*: expected a method's slug or row, or a "):
         fl.show(len)
 
 

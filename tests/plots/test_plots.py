@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from calls import Options, refused
 from frames import FOUNDING, line_of, marked, scores_frame, tidy_frame, words
 from matplotlib.text import Text
 
@@ -81,7 +82,7 @@ def test_plots_leave_out_what_was_not_measured(frame):
     for figure in (plots.deviation(part), plots.traffic(part)):
         assert "not measured: RoLoRA" in " ".join(text.get_text() for text in figure.texts)
         assert not any("RoLoRA" in text.get_text() for ax in figure.axes for text in ax.texts)
-    with pytest.raises(ValueError, match="measure='deviation': expected a finite value"):
+    with refused("measure='deviation': expected a finite value"):
         plots.deviation(where(frame, start, measure=["deviation"]))
 
 
@@ -96,7 +97,7 @@ def test_runs_that_collapsed_are_marked():
 # ---- what is refused
 
 
-REFUSED: dict[str, Any] = {
+REFUSED: Options = {
     "measure='accuracy': expected a measure": lambda f: f[f["measure"] != "accuracy"],
     "frame='str': expected": lambda f: "frame",
     "frame.columns=.*: expected also seed": lambda f: f.drop(columns="seed"),
@@ -106,7 +107,7 @@ REFUSED: dict[str, Any] = {
 
 @pytest.mark.parametrize("message", REFUSED)
 def test_a_frame_without_the_measure_is_refused(frame, message):
-    with pytest.raises(ValueError, match=f"^{message}"):
+    with refused(f"^{message}"):
         plots.curves(REFUSED[message](frame))
 
 

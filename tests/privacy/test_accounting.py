@@ -8,6 +8,7 @@ from typing import Any
 import dp_accounting as dp
 import numpy as np
 import pytest
+from calls import refused
 from dp_accounting.pld import PLDAccountant
 from scipy.stats import norm
 
@@ -205,7 +206,7 @@ def test_noise_multiplier_never_above_target(accountant):
     for target, q, steps in itertools.product((8.0, 1e9), (5e-324, 1.0), (1, 2**53)):
         sigma = noise_multiplier(target, 1e-5, q, steps, accountant)
         assert epsilon(((sigma, q, steps),), 1e-5, accountant) <= target
-    with pytest.raises(ValueError, match=r"^epsilon=1e-06: expected a target that this accountant"):
+    with refused(r"^epsilon=1e-06: expected a target that this accountant"):
         noise_multiplier(1e-6, 1e-5, 0.1, 2, "rdp")
 
 

@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 import pytest
+from calls import Options, refused
 from commands import SMALL, call
 from flower_runs import party
 from toy_tasks import LORA, PLAN, book, play, private, records_of, tokens
@@ -25,7 +26,7 @@ from fedlora_lab.report.run_folder import Folder
 
 pytestmark = pytest.mark.attack
 FOUR = PLAN.replace(rounds=4)
-RELEASE: dict[str, Any] = {"lora": LORA, "seed": None}
+RELEASE: Options = {"lora": LORA, "seed": None}
 
 
 def counted(folder):
@@ -94,7 +95,7 @@ def test_a_run_cut_short_is_kept_by_a_fresh_start(tmp_path):
         assert len(list(run_cell(folder, cell))) == 5
         assert sorted(folder.ledgers()) == ["fedlora-release", "spent-001-fedlora-release"]
         path.write_bytes(path.read_bytes()[:-9])
-        with pytest.raises(ValueError, match=r"^ledger.json: expected an unaltered file of format"):
+        with refused(r"^ledger.json: expected an unaltered file of format"):
             folder.clear()
         assert path.exists()
 
@@ -132,7 +133,7 @@ def test_a_release_has_no_branches(tmp_path):
     b = tmp_path / "b"
     play(task, "fedlora", privacy, seed=None, checkpoint=a)
     words = r"^checkpoint='.*b': expected '.*a': a run goes on in its own folder"
-    with pytest.raises(ValueError, match=words):
+    with refused(words):
         fl.run(task, "fedlora", privacy, FOUR, **RELEASE, resume=a, checkpoint=b)
     assert not b.exists()
     (tmp_path / "link").symlink_to(a)
@@ -161,7 +162,7 @@ def test_a_run_that_was_opened_before_another_wrote_is_refused(tmp_path):
     with second.lock():
         second.begin_round()
     words = r"^checkpoint='.*': expected a folder in which no other run has written mean"
-    with pytest.raises(ValueError, match=words):
+    with refused(words):
         next(first.events())
     assert counted(tmp_path) == [1, 2, 3]
 

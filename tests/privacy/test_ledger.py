@@ -2,17 +2,17 @@
 
 import json
 import math
-from typing import Any
 
 import numpy as np
 import pytest
+from calls import Options, refused
 from toy_tasks import PLAN, book, people, play, private
 
 from fedlora_lab._utils import files
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, Uncertified
 
-RATES: dict[str, Any] = {"sample_rate": 0.1, "noise_multiplier": 1.0}
+RATES: Options = {"sample_rate": 0.1, "noise_multiplier": 1.0}
 
 
 def filled(**options):
@@ -48,12 +48,12 @@ def test_a_replay_counts_once():
     """A resumed round draws the same noise. A different entry for it is an error."""
     ledger = filled()
     before = ledger.to_json()
-    terms: dict[str, Any] = {"sample_rate": 0.1, "repeats": True}
+    terms: Options = {"sample_rate": 0.1, "repeats": True}
     ledger.record(1, (0, 1), 5, noise_multiplier=(1.0, 0.8), **terms)
-    with pytest.raises(ValueError, match=r"^round=1: expected the entry that this round alr"):
+    with refused(r"^round=1: expected the entry that this round alr"):
         ledger.record(1, (0, 1), 5, noise_multiplier=(1.0, 0.9), **terms)
     assert ledger.to_json() == before
-    with pytest.raises(ValueError, match=r"^repeats=True: expected False in release mode: the no"):
+    with refused(r"^repeats=True: expected False in release mode: the no"):
         filled(reproducible=False).record(1, (0,), 5, **RATES, repeats=True)
 
 
@@ -89,7 +89,7 @@ def test_an_uncertified_ledger_states_no_epsilon():
     reason = "noise shaped by the peer, clip on the factor"
     ledger = filled(uncertified=reason)
     composed = Ledger.compose(filled(), ledger)
-    for refused in (
+    for state in (
         ledger.epsilon,
         ledger.advantage,
         lambda: ledger.tradeoff(0.1, 0),
@@ -97,7 +97,7 @@ def test_an_uncertified_ledger_states_no_epsilon():
         ledger.for_everyone().epsilon,
     ):
         with pytest.raises(Uncertified, match=f": not certified: {reason}$"):
-            refused()
+            state()
     assert "uncertified" in repr(ledger) and ledger.epsilon_or_inf() == math.inf
     assert ledger.nominal_epsilon() == filled().epsilon()
 
@@ -113,7 +113,7 @@ def test_nothing_that_a_ledger_states_can_be_assigned():
     earlier = ledger.snapshot()
     ledger.record(2, (0, 1, 2), 50, **RATES)
     assert earlier.to_json() == filled().to_json()
-    with pytest.raises(ValueError, match=r"^ledger='snapshot': expected the run's own ledger: a s"):
+    with refused(r"^ledger='snapshot': expected the run's own ledger: a s"):
         earlier.record(2, (0,), 1, **RATES)
 
 
@@ -137,7 +137,7 @@ def test_every_epsilon_names_its_observer():
     foreseen = Ledger(unit="client", delta=1e-3).after(entries)
     assert foreseen.epsilon() == of_clients("central").epsilon(), "each counts for every client"
     central = of_clients("central")
-    with pytest.raises(ValueError, match=r"^observer='server': expected 'released' for trust='ce"):
+    with refused(r"^observer='server': expected 'released' for trust='ce"):
         central.epsilon(observer="server")
     assert f"epsilon: released {central.epsilon():.4g} at delta=0.001" in repr(central)
     both = Ledger.compose(of_clients("secagg", 3), of_clients("central", 5))
@@ -165,7 +165,7 @@ def test_compose_adds_up():
     entry = LedgerEntry(9, None, 100, 1.0, 0.1)
     assert first.after([entry]).epsilon() > 1000 > first.epsilon()
     for change in (lambda: both.record(9, (0,), **RATES), lambda: both.after([entry])):
-        with pytest.raises(ValueError, match=r"^ledger='composition': expected the"):
+        with refused(r"^ledger='composition': expected the"):
             change()
 
 
@@ -189,7 +189,7 @@ def test_pooled_data_are_spent_for_every_client():
 
 def test_compose_refuses_other_terms():
     for other, name in ((Ledger(delta=1e-6), "delta"), (Ledger(unit="client"), "unit")):
-        with pytest.raises(ValueError, match=rf"^{name}=\[.*\]: expected the same in all ledgers"):
+        with refused(rf"^{name}=\[.*\]: expected the same in all ledgers"):
             Ledger.compose(Ledger(), other)
     assert Ledger.compose(filled(), filled(accountant="rdp")).accountant == "rdp"
 
@@ -221,11 +221,11 @@ def test_ledger_refuses_any_changed_byte(tmp_path):
         damaged += [content[:at], content[:at] + changed + content[at + 1 :]]
     for other in damaged:
         path.write_bytes(other)
-        with pytest.raises(ValueError, match=r"^ledger\.json: expected .{,180}$"):
+        with refused(r"^ledger\.json: expected .{,180}$"):
             Ledger.load(path)
 
 
-WRONG: list[dict[str, Any]] = [
+WRONG: list[Options] = [
     {"trust": "central"},
     {"relation": "replace-one"},
     {"parts": []},
@@ -243,7 +243,7 @@ def test_content_of_the_wrong_kind_is_refused():
         place = data["content"] if number < 4 else data["content"]["releases"][0]
         place |= fields
         text = files.dump_checksummed(data["format"], data["version"], data["content"])
-        with pytest.raises(ValueError, match=r"^ledger: expected the entries of a ledger, found"):
+        with refused(r"^ledger: expected the entries of a ledger, found"):
             Ledger.from_json(text)
 
 
@@ -263,6 +263,6 @@ def test_content_of_the_wrong_kind_is_refused():
 def test_record_refuses_bad_entries(arguments):
     ledger = Ledger()
     name = next(iter(arguments))
-    with pytest.raises(ValueError, match=rf"^{name}(\[1\])?=.*: expected "):
-        ledger.record(**dict[str, Any](round=0, clients=(0, 1), count=1) | RATES | arguments)
+    with refused(rf"^{name}(\[1\])?=.*: expected "):
+        ledger.record(**Options(round=0, clients=(0, 1), count=1) | RATES | arguments)
     assert ledger.releases == ()

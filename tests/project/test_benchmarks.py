@@ -1,9 +1,8 @@
 """The benchmarks at toy size: every peer runs, and the page is that of the numbers."""
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
+from places import ROOT
 
 from benchmarks import gpu, peers
 from benchmarks.__main__ import page
@@ -19,7 +18,7 @@ def test_every_peer_is_measured_on_a_device():
 
 
 def test_the_committed_page_is_that_of_the_committed_turns():
-    folder = Path(__file__).parents[2] / "benchmarks" / "results"
+    folder = ROOT / "benchmarks" / "results"
     kept = (folder / "README.md").read_text(encoding="utf-8")
     machine = kept.split("\n\n")[2]
     assert page(pd.read_csv(folder / "turns.csv"), machine) == kept

@@ -3,10 +3,10 @@
 import json
 import re
 import runpy
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from places import ROOT
 from reports import Reader
 from sites import built_site
 
@@ -14,7 +14,6 @@ import fedlora_lab as fl
 from fedlora_lab.course.exercises import all_exercises
 from fedlora_lab.course.predictions import all_predictions
 
-ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 LOADING = ("script", "img", "iframe", "source", "video")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
+from places import ROOT
 
 import fedlora_lab as fl
 from fedlora_lab.methods.optimizers import OPTIMIZERS
 from fedlora_lab.review.claims import CHECKS
 
-ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 FRONT = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "book/index.md")
 FRONT += ("examples/flower_app/README.md",)

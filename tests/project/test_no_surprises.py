@@ -1,17 +1,16 @@
 """What this package never does: unpickle, run text as code, let a name into a page."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 from reports import HOSTILE, TAGS, Reader, frame, ledgers, settings
 
 from fedlora_lab._utils.html_table import html_table
 from fedlora_lab.course.exercises import Exercise, NumberAnswer
 from fedlora_lab.report.page import render
 
-ROOT = Path(__file__).parents[2]
 UNSAFE = re.compile(
     r"weights_only\s*=\s*False|allow_pickle\s*=\s*True|trust_remote_code\s*=\s*True"
 )

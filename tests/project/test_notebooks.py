@@ -9,11 +9,11 @@ from typing import Any
 
 import nbformat
 import pytest
+from places import ROOT
 
 from fedlora_lab.course import exercises, predictions
 from fedlora_lab.course.texts import entries
 
-ROOT = Path(__file__).resolve().parents[2]
 TOOL = runpy.run_path(str(ROOT / "scripts" / "notebooks.py"))
 cleaned, learner_copy, titled = (TOOL[name] for name in ("cleaned", "learner_copy", "titled"))
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))

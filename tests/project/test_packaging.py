@@ -8,17 +8,16 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from places import ROOT
 
 import fedlora_lab as fl
 
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "fedlora_lab"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OPTIONAL = PROJECT["optional-dependencies"]

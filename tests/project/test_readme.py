@@ -10,11 +10,12 @@ import click
 import pandas as pd
 import pytest
 import toy_hubs
+from calls import Options
+from places import ROOT
 
 import fedlora_lab as fl
 from fedlora_lab.cli.commands import commands
 
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "readme.py"))
 
@@ -32,7 +33,7 @@ def test_ten_lines_on_your_own_model_run_as_written(tmp_path, monkeypatch, capsy
     frame[:120].to_csv("reviews.csv", index=False)
     frame[120:].to_csv("public.csv", index=False)
     fl.tasks.tiny("bert", "my-model", frame["text"])
-    names: dict[str, Any] = {}
+    names: Options = {}
     exec(compile(TEN_LINES, "README.md", "exec"), names)
     lines = capsys.readouterr().out.splitlines()
     index, accuracy, epsilon = map(float, lines[-1].split())
@@ -46,7 +47,7 @@ def test_ten_lines_on_your_own_model_run_as_written(tmp_path, monkeypatch, capsy
 @pytest.mark.slow
 def test_the_example_runs_as_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
+    names: Options = {}
     # One seed in place of three, and fewer rounds: the others run the same code again.
     sentences = (FIRST + MORE).replace("range(3)", "range(1)").replace("rounds=20", "rounds=3")
     exec(compile(sentences, "README.md", "exec"), names)

@@ -2,14 +2,13 @@
 
 import re
 import runpy
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from fedlora_lab.review.claims import CHECKS
 from fedlora_lab.review.mistakes import EDGES, MISTAKES, reviewed
 
-ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "sharp_edges.md").read_text(encoding="utf-8")
 SEVERITIES = {"fatal", "serious", "bug", "bug and leak", "utility", "honesty", "note"}
 ANSWERS = {"Not expressible", "Refuses", "Measures", "Tells"}

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from calls import Options
 from opacus import PrivacyEngine
 from opacus.utils.batch_memory_manager import BatchMemoryManager
 from peft import LoraConfig, get_peft_model
@@ -13,7 +14,7 @@ from torch import nn
 
 import fedlora_lab as fl
 
-OPTIONS: dict[str, dict[str, Any]] = {
+OPTIONS: dict[str, Options] = {
     "flat": {},
     "peft": {},
     "per_layer": {"clipping": "per_layer", "max_grad_norm": [0.5] * 4},
@@ -30,7 +31,7 @@ def private_parts(kind="flat"):
     net: Any = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
     if kind == "peft":
         net = get_peft_model(net, LoraConfig(r=2, target_modules=["0", "2"]))
-    options: dict[str, Any] = {"max_grad_norm": 1.0} | OPTIONS[kind]
+    options: Options = {"max_grad_norm": 1.0} | OPTIONS[kind]
     engine = PrivacyEngine()
     parts: Any = engine.make_private(
         module=net,
@@ -54,7 +55,7 @@ def private_parts(kind="flat"):
 def test_opacus_passes(kind):
     """What everybody uses is called sound, whatever it clips by, with its own accountant."""
     *parts, _ = private_parts(kind)
-    steps: dict[str, Any] = {"steps": 100, "epsilon": 3.4, "delta": 1e-5}
+    steps: Options = {"steps": 100, "epsilon": 3.4, "delta": 1e-5}
     found = fl.review.opacus(*parts, **steps, draws=16)
     assert found.sound, found
     told = {one.check for one in found.findings if one.verdict == "sound"}

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from places import ROOT
 from scipy.stats import t
 
 from studies import claims_page
@@ -26,7 +27,6 @@ from studies.claims import (
 )
 from studies.declared import STUDIES
 
-ROOT = Path(__file__).resolve().parents[2]
 SIDES: dict[str, Any] = {"one": {"method": "one"}, "other": {"method": "other"}}
 TASK = "digits-example"
 """A study of the task digits, as which the made-up frame is judged."""

@@ -1,11 +1,11 @@
 """Studies: declared grids, tuned alike, resumable; a tiny one is run for real."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from places import ROOT
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -13,7 +13,7 @@ from studies import runner
 from studies.__main__ import continue_study
 from studies.declared import STUDIES, Case, Job, Setting, Study
 
-RESULTS = Path(__file__).parents[2] / "results"
+RESULTS = ROOT / "results"
 SIZES: dict[str, Any] = {"clients": 3, "examples": 8, "test": 16, "d_in": 6, "d_out": 5, "rank": 2}
 
 

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 import toy_hubs
+from calls import Options, refused
 from peft import PeftModel
+from places import ROOT
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -29,7 +31,7 @@ from fedlora_lab.tasks.metrics import IGNORED, next_token_loss
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 FRAME: Any = toy_hubs.questions()
 
-COLUMNS: dict[str, Any] = {"prompt": "question", "answer": "answer", "by": "site"}
+COLUMNS: Options = {"prompt": "question", "answer": "answer", "by": "site"}
 TEMPLATE = {"prompt": "say {question}", "answer": "{answer}"}
 FOLDER = Path(tempfile.mkdtemp()) / "gpt2"
 
@@ -40,7 +42,7 @@ def task_of_two_answers() -> Any:
     frame = FRAME.assign(answer=np.where(FRAME["question"].str.len() % 3, "good film", "dull"))
     # Weights this large make a random model say different things.
     fl.tasks.tiny("gpt2", FOLDER, ["say", *frame["question"]], seed=5, initializer_range=0.3)
-    options: dict[str, Any] = {"by": "site", "public_test": True, "max_new_tokens": 8}
+    options: Options = {"by": "site", "public_test": True, "max_new_tokens": 8}
     return fl.tasks.prompts(FOLDER, frame, **TEMPLATE, targets=toy_hubs.MANY["gpt2"], **options)
 
 
@@ -102,7 +104,7 @@ def test_long_examples_lose_their_end_and_are_counted():
     last = torch.cat([y[:, 11] for _, y in (*cut.clients, cut.test)])
     assert cut.info["texts cut"] == 2 <= int((last != IGNORED).sum()), "it fills what is left"
     line = r"prompt='\d tokens in row \d+': expected fewer than max_length=6: else no room is left"
-    with pytest.raises(ValueError, match=line):
+    with refused(line):
         toy_hubs.fresh_answers("gpt2", frame, max_length=6)
 
 
@@ -125,7 +127,7 @@ def test_plain_peft_writes_the_same_texts(tmp_path):
     written = fl.generate(task, last, prompts)
     assert written != task.generation.write(task.model, asked(task)), "training changed the texts"
     batch = code(prompts, padding=True, return_tensors="pt")
-    ends: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 0}
+    ends: Options = {"pad_token_id": 0, "eos_token_id": 0}
     out = loaded.generate(**batch, **ends, max_new_tokens=8, do_sample=False)
     width = batch["input_ids"].shape[1]
     assert code.batch_decode(out[:, width:], skip_special_tokens=True) == written
@@ -154,7 +156,7 @@ def test_scores_are_those_of_the_written_texts():
         ("good film", "prompts='good film': expected a list of texts"),
         (["good " * 70], "prompt='70 tokens in row 0': expected at least one, and fewer than 64"),
     ):
-        with pytest.raises(ValueError, match=line):
+        with refused(line):
             fl.generate(task, last, prompts)
 
 
@@ -185,7 +187,7 @@ def test_a_private_run_writes_no_answer_to_private_prompts():
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 def test_the_page_s_ten_lines_run_as_written(tmp_path, monkeypatch):
     """With a toy decoder in the place of the reader's, and fewer steps."""
-    page = (Path(__file__).parents[2] / "docs" / "own_model.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "own_model.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", page, re.S)
     (lines,) = [block for block in blocks if "fl.tasks.prompts(" in block]
 
@@ -196,7 +198,7 @@ def test_the_page_s_ten_lines_run_as_written(tmp_path, monkeypatch):
     toy_hubs.questions(60).rename(columns=names).tail(9).to_csv("public.csv", index=False)
     fl.tasks.tiny("llama", "my-decoder", ["note: summary:", *frame["note"]])
     lines = lines.replace("rounds=10, local_steps=5", "rounds=1, local_steps=1")
-    scope: dict[str, Any] = {}
+    scope: Options = {}
     exec(compile(lines, "own_model.md", "exec"), scope)
     assert scope["record"].ledger.mode == "release" and scope["record"].index == 1
     assert (tmp_path / "adapter" / "adapter_config.json").exists()
@@ -210,11 +212,11 @@ def test_what_writes_no_answers_is_refused():
     bert = toy_hubs.task("bert").model
     code: Any = AutoTokenizer.from_pretrained(toy_hubs.folder("bert"))
     words = "model='BertForSequenceClassification': expected a decoder that generates"
-    with pytest.raises(ValueError, match=words):
+    with refused(words):
         fl.tasks.prompts(bert, FRAME, **TEMPLATE, tokenizer=code)
     # Each output depends on all tokens: it would see the answer.
-    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes: Options = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     with fl.tasks.quiet(), torch.random.fork_rng(devices=[]):
         ahead = BertLMHeadModel(BertConfig(**sizes, vocab_size=len(code), intermediate_size=16))
-    with pytest.raises(ValueError, match="model='BertLMHeadModel': expected a decoder: here out"):
+    with refused("model='BertLMHeadModel': expected a decoder: here out"):
         fl.tasks.prompts(ahead, FRAME, **TEMPLATE, tokenizer=code)

@@ -8,6 +8,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from calls import Options, refused
 from sklearn.datasets import load_digits
 from torch import nn
 
@@ -34,7 +35,7 @@ def net():
 
 
 def small(**changes):
-    given: dict[str, Any] = {"clients": [pair(5), pair(7)], "test": pair(6), "targets": ["0"]}
+    given: Options = {"clients": [pair(5), pair(7)], "test": pair(6), "targets": ["0"]}
     return classification(changes.pop("model", None) or net(), **given | changes)
 
 
@@ -135,7 +136,7 @@ TIED[1].weight = TIED[0].weight
 SPOILT = net()
 SPOILT.get_parameter("2.weight").data[0, 0] = float("nan")
 NESTED = nn.Sequential(nn.Linear(4, 4), nn.ModuleDict({"1": nn.Linear(4, 3)}))
-REFUSED: dict[str, dict[str, Any]] = {
+REFUSED: dict[str, Options] = {
     "model.1='BatchNorm1d': expected evaluation mode": {"model": NORM},
     "model.2.weight='NaN or infinity': expected finite": {"model": SPOILT},
     "targets='1': expected nn.Linear": {"targets": ["1"]},
@@ -159,6 +160,5 @@ REFUSED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("line", REFUSED)
 def test_what_cannot_be_trained_exactly_is_refused_in_one_line(line):
-    with pytest.raises(ValueError, match=line) as error:
+    with refused(line):
         small(**REFUSED[line])
-    assert "\n" not in str(error.value)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import stdtrit
 
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, did_you_mean
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -144,14 +144,28 @@ def headline_measure(frame: "DataFrame") -> str:
     return "accuracy" if "accuracy" in set(frame["measure"]) else "loss"
 
 
+def check_measure(rows: "DataFrame", measure: str, kind: str = "the whole model") -> None:
+    """Refuses a measure that rows of a tidy frame do not have.
+
+    Args: rows: of whole models, or of layers. measure: its name. kind: of what the rows are.
+    """
+    names = sorted(rows["measure"].unique())
+    expected = f"a measure of {kind} in the frame, which has {', '.join(names) or 'nothing'}"
+    check(measure in names, "measure", measure, expected + did_you_mean(measure, names))
+
+
 def run_ends(frame: "DataFrame", measure: str | None = None) -> "DataFrame":
     """Tabulates a measure at the first and last round of every run, and which collapsed.
 
     Args: frame: tidy. measure: of the whole model; ``None``: the `headline_measure`.
     Returns: index method, seed; before, after, fell (ended worse than it began), collapsed.
+    Raises: ``ValueError`` for a measure that the frame does not have.
     """
-    measure = headline_measure(frame) if measure is None else measure
     rows: Any = frame[frame["layer"] == "all"]
+    if measure is None:
+        measure = headline_measure(frame)
+    else:
+        check_measure(rows, measure)
     keys: Any = {"by": ["method", "seed"], "sort": False, "dropna": False}
     rounds = rows.groupby(**keys)["round"]
     chosen = rows["measure"] == measure

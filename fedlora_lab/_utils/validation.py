@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 
@@ -105,7 +106,14 @@ def check_one_of(name: str, value: Any, allowed: tuple) -> None:
         name, value: of the argument.
         allowed: the values.
     """
-    check(value in allowed, name, value, "one of " + ", ".join(repr(a) for a in allowed))
+    expected = "one of " + ", ".join(map(repr, allowed))
+    check(value in allowed, name, value, expected + did_you_mean(value, allowed))
+
+
+def did_you_mean(value: object, allowed: Iterable[object]) -> str:
+    """The one of several names that a slip is nearest to, as the end of a message; "" for none."""
+    close = get_close_matches(str(value).lower(), map(str, allowed), 1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def check_keys(name: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -6,7 +6,6 @@ No value of an example enters a choice, but for the set of classes where ``label
 declare it.
 """
 
-import difflib
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedlora_lab import methods
-from fedlora_lab._utils.validation import check, check_number
+from fedlora_lab._utils.validation import check, check_number, did_you_mean
 from fedlora_lab.experiments.tuned_rates import suggest_lr
 from fedlora_lab.federated.compare import Cell
 from fedlora_lab.federated.run import RunOptions
@@ -125,9 +124,8 @@ class Options:
         names = set().union(*takes.values()) - CHOSEN_HERE
         for name, value in options.items():
             # A slip would otherwise train with a default in its place.
-            near = difflib.get_close_matches(name, sorted(names), 1)
-            hint = f"; did you mean {near[0]}?" if near else ", see help(fl.finetune)"
-            check(name in names, name, value, f"an option of fl.finetune{hint}")
+            expected = "an option of fl.finetune, see help(fl.finetune)"
+            check(name in names, name, value, expected + did_you_mean(name, sorted(names)))
         return cls(
             **{
                 part: {name: options[name] for name in options if name in taken}

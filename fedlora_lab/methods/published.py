@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Iterable
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check_one_of
 from fedlora_lab.methods import aggregation, filters, quantization
 from fedlora_lab.methods.method import Cycle, Method, check_names
 
@@ -236,10 +235,7 @@ def get(method: str | Method) -> Method:
     """
     if isinstance(method, Method):
         return method
-    listed = isinstance(method, str) and method in ALL
-    close = [] if listed else get_close_matches(str(method).lower(), ALL, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    check(listed, "method", method, f"one of {', '.join(ALL)}{hint}")
+    check_one_of("method", method, tuple(ALL))
     return ALL[method]
 
 

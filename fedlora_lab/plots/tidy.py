@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
-from fedlora_lab._utils.statistics import COLUMNS, run_ends, t_interval
+from fedlora_lab._utils.statistics import COLUMNS, check_measure, run_ends, t_interval
 from fedlora_lab._utils.validation import check
 
 RUN = ["method", "seed"]
@@ -33,10 +33,8 @@ def select_measure(
     tasks = sorted(frame["task"].unique())
     check(len(tasks) <= 1, "task", tasks, "one task; select it first")
     scope = frame[(frame["layer"] == "all") != layers]
+    check_measure(scope, measure, "each layer" if layers else "the whole model")
     part = scope[scope["measure"] == measure].astype({"value": float})
-    names = ", ".join(sorted(scope["measure"].unique())) or "nothing"
-    kind = "a measure of each layer" if layers else "a measure of the whole model"
-    check(len(part) > 0, "measure", measure, f"{kind} in the frame, which has {names}")
     # A missing seed is a group of its own, which pandas would drop.
     run = [part[key].astype(object).where(part[key].notna(), "none") for key in RUN]
     finite = np.isfinite(part["value"])

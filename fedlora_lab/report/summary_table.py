@@ -33,6 +33,7 @@ def summary(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:
     Args: frame: tidy. measure: the score; by default accuracy or, where there is none, the loss.
         Its name is in ``attrs["measure"]``.
 
+    Raises: ``ValueError`` for a frame that is not tidy, or has no such measure.
     Guarantees: nothing that was not measured is a number (test_what_was_not_measured_is_no_number).
 
     >>> import fedlora_lab as fl
@@ -43,6 +44,7 @@ def summary(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:
     present = list(getattr(frame, "columns", ()))
     check({*COLUMNS} <= {*present}, "frame", present, f"columns {', '.join(COLUMNS)}")
     check(len(frame) > 0, "frame", "empty", "at least one row")
+    ends = run_ends(frame, measure)
     measure = headline_measure(frame) if measure is None else measure
     whole_model = frame[frame["layer"] == "all"].fillna({"seed": -1})
     places = ["method", "seed", "round"]
@@ -53,7 +55,7 @@ def summary(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:
     cells = runs.tail(1).droplevel("round").rename(columns={measure: "score"})
     cells[TOTALS] = runs[TOTALS].agg(lambda values: values.sum(skipna=False))
     rows = []
-    for method, counts in count_collapsed(run_ends(frame, measure)).items():
+    for method, counts in count_collapsed(ends).items():
         part = cells.loc[[method]]
         score, interval = t_interval(part["score"].to_numpy())
         # The largest epsilon: a mean over runs is promised to nobody.

@@ -135,6 +135,7 @@ def test_only_what_is_its_own_is_touched(copied, tmp_path, capsys):
 MISTAKES = [
     ("compare nothing", "task='nothing': expected one of"),
     ("compare regression --methods nope", "method='nope': expected one of"),
+    ("compare regression --methods rolara", "; did you mean 'rolora'?"),
     ("compare regression --methods fedsa,fedsa", "methods='fedsa,fedsa': expected every name once"),
     ("compare regression --epsilon -1", "epsilon=-1.0: expected a number in (0, 1e+09]"),
     ("compare regression --batch ²", "batch='²': expected a whole number, or all"),

@@ -138,7 +138,7 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "filter": (lambda: run(method=method(filter=lambda x, side: x[:1])), r"filter.*=\(1, 16\)"),
     "sign": (lambda: run(method=method(filter=lambda x, side: x.sign())), "filter.*linear"),
     # a slip is told what was meant
-    "option": (lambda: texts(bach=8), "bach=8: expected .* did you mean batch"),
+    "option": (lambda: texts(bach=8), "bach=8: expected .* did you mean 'batch'"),
     "slug": (lambda: run(method="RoLoRA"), "method='RoLoRA': .* did you mean 'rolora'"),
     # two options that do not go together
     "stop": (lambda: run(privacy=None, stop_at=3), "stop_at=3"),

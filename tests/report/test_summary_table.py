@@ -4,9 +4,10 @@ import math
 
 import pandas as pd
 import pytest
+from calls import refused
 
 from fedlora_lab._utils.statistics import COLUMNS
-from fedlora_lab.report.summary_table import display_rows, summary, summary_lines
+from fedlora_lab.report.summary_table import display_rows, display_table, summary, summary_lines
 
 NAN, INF = math.nan, math.inf
 
@@ -35,8 +36,11 @@ def test_summary_counts_a_whole_run():
     row = summary(frame).iloc[0]
     assert (row["before"], row["score"], row["epsilon"]) == pytest.approx((0.5, 0.7, 3.0))
     assert row["bytes_up"] == pytest.approx(30 + 1.5) and row["seeds"] == 2
-    with pytest.raises(ValueError, match="expected columns task, method"):
+    with refused("expected columns task, method"):
         summary(frame.drop(columns="layer"))
+    line = r"^measure='acuracy': expected a measure of .* which has .*; did you mean 'accuracy'\?$"
+    with refused(line):
+        display_table(frame, "acuracy")
 
 
 def test_what_was_not_measured_is_no_number():

@@ -8,6 +8,7 @@ declare it.
 
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -201,9 +202,8 @@ def choose_cell(
     settings.tell("clients", len(sizes), f"of {_span(sizes)} {counted}")
     # How many classes there are decides the model's shape, which is released.
     if "classes" in task.info:
-        covered = "" if epsilon is None else f", {READ_CLASSES}"
-        reason = f"read from the rows{covered}; labels=[...] declares them"
-        reason = GIVEN if "labels" in options.task else reason
+        is_given = task.info.get("labels") == "declared"
+        reason = GIVEN if is_given else _read_classes(task, epsilon)
         settings.tell("labels", f"{len(task.info['classes'])} classes", reason)
     plan = _choose_plan(sizes, counted, options.plan, settings)
     adapter = lora_of(lora)
@@ -223,6 +223,19 @@ def choose_cell(
     release = "drawn anew, fit for release; seed=0 repeats a run, for study only"
     settings.tell("seed", seed, release if seed is None else GIVEN)
     return cell
+
+
+def _read_classes(task: Task, epsilon: float | None) -> str:
+    """Names the classes that were read from the rows, so that a mistyped label is seen."""
+    names = [str(name) for name in task.info["classes"]]
+    covered = f", {READ_CLASSES}"
+    if epsilon is None:  # else the counts would be exact numbers about private rows
+        covered = ""
+        counts = Counter(number for _, y in task.clients for number in y.tolist())
+        rare = max(1, counts.total() / 100)
+        for i, name in enumerate(names):
+            names[i] = f"{name} {counts[i]}" + " (rare: mistyped?)" * (counts[i] <= rare)
+    return f"{', '.join(names)}: read from the rows{covered}; labels=[...] declares them"
 
 
 def _span(numbers: Sequence[float]) -> str:

@@ -28,7 +28,8 @@ from fedlora_lab.federated.records import Round, generate, predict, save_adapter
 from fedlora_lab.federated.run import Run, RunOptions
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.plan import Lora
+from fedlora_lab.methods.optimizers import AdamW
+from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.report.cells import claim_cells, round_line, run_cell
 from fedlora_lab.report.run_folder import Folder, read_frame
@@ -214,7 +215,7 @@ def finetune(
         notes.append(f"the classes were read from the rows: {READ_CLASSES}")
     if record.index < cell.plan.rounds:
         notes.append(f"ended since round {record.index + 1} would spend more than stop_at allows")
-    notes += _advise(record, task)
+    notes += _advise(record, task, cell.plan)
     tuned = Finetuned(record, tuple(settings.choices), folder, tuple(notes))
     if say is not None:
         for name, value in tuned.facts():
@@ -222,16 +223,15 @@ def finetune(
     return tuned
 
 
-def _advise(record: Round, task: Task) -> list[str]:
-    """Says what to try where a classifier is no better than one answer to every test row."""
+def _advise(record: Round, task: Task, plan: Plan) -> list[str]:
+    """Says what else to try where a classifier is no better than one answer to every test row."""
     y = task.test[1]
     score = record.metrics.get("accuracy", math.nan)  # of private rows NaN
     # A mean in single precision may end above the share that it equals.
     if y.ndim == 1 and score >= 0 and score <= float(y.bincount().max() / len(y)) + 1e-6:
-        return [
-            "the commonest class for every row would score as much: "
-            "try another rate (lr), more rounds, a larger rank, or AdamW at lr 0.01"
-        ]
+        untried = "" if isinstance(plan.optimizer, AdamW) else ", or AdamW at lr 0.01"
+        advice = f"try another rate (lr), more rounds, a larger rank{untried}"
+        return [f"the commonest class for every row would score as much: {advice}"]
     return []
 
 

@@ -172,7 +172,7 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     task, lora, state = require_source(record)
     check(isinstance(path, (str, PurePath)), "path", path, "a path")
     # The promise goes with the adapter: whoever gets the folder can compute epsilon again.
-    card = adapter_card(task, record.method, record.index, record.ledger)
+    card = adapter_card(task, record.method, record.index, record.ledger, path)
     beside = {"README.md": card, "PRIVACY.md": privacy_page(record.ledger)}
     if record.ledger is not None:
         beside["ledger.json"] = record.ledger.to_json() + "\n"

@@ -1,5 +1,6 @@
 """The README that lies beside an adapter: how it is loaded, its classes, and what is promised."""
 
+from pathlib import PurePath
 from typing import Any
 
 from fedlora_lab.privacy.ledger import Ledger
@@ -12,10 +13,12 @@ SHOWN = ("classes", "prompt", "answer")
 NOT_COVERED = " The classes were read from private rows, which no epsilon covers."
 
 
-def adapter_card(task: Task, method: str, rounds: int, ledger: Ledger | None) -> str:
+def adapter_card(
+    task: Task, method: str, rounds: int, ledger: Ledger | None, folder: str | PurePath
+) -> str:
     """Writes the README of an adapter, whose code loads it without this package.
 
-    Args: task, method, rounds, ledger: of the run.
+    Args: task, method, rounds, ledger: of the run. folder: of the adapter.
     Guarantees: test_finetune.py::test_predictions_are_those_of_the_saved_adapter.
     """
     model: Any = task.model
@@ -30,7 +33,8 @@ def adapter_card(task: Task, method: str, rounds: int, ledger: Ledger | None) ->
         if task.info["kind"] == "text":
             # A classifier on a decoder finds a text's end by it; the base's own may be another one.
             code.append(f"base.config.pad_token_id = {model.config.pad_token_id}")
-    code.append('model = PeftModel.from_pretrained(base, "adapter").eval()  # this folder')
+    load = f"model = PeftModel.from_pretrained(base, {str(folder)!r}).eval()"
+    code.append(f"{load}  # this folder")
     source = "\n".join(code)
     covered = "" if task.info.get("labels", "declared") == "declared" else NOT_COVERED
     return (

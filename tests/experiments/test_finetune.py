@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import toy_hubs
+from calls import Options, refused
 from commands import call
 from peft import PeftModel
 from toy_tasks import book, tokens
@@ -18,14 +19,14 @@ from fedlora_lab.experiments.predictions import predict_rows
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.source import require_source
 
-COLUMNS: dict[str, Any] = {"text": "text", "label": "label", "by": "site"}
-SHORT: dict[str, Any] = {"rounds": 1, "local_steps": 1, "accountant": "rdp"}
+COLUMNS: Options = {"text": "text", "label": "label", "by": "site"}
+SHORT: Options = {"rounds": 1, "local_steps": 1, "accountant": "rdp"}
 
 
 def tuned(folder, model, data=None, **options):
     """A short run; returns what it said as well, without the folder's own name."""
     lines: list[str] = []
-    given: dict[str, Any] = {"out": folder, "say": lines.append} | SHORT | options
+    given: Options = {"out": folder, "say": lines.append} | SHORT | options
     result = fl.finetune(model, data, **given)
     return result, [line.replace(str(folder), "FOLDER") for line in lines]
 
@@ -69,9 +70,26 @@ def test_nothing_chosen_or_stated_depends_on_the_rows_of_a_person(tmp_path, opti
     assert stated[0] == stated[1]
 
 
+@pytest.mark.parametrize(("epsilon", "line"), [(None, r"knid \d \(rare: mis"), (8, "knid: read")])
+def test_a_mistyped_label_is_seen(tmp_path, epsilon, line):
+    """It becomes a class; how often one comes is told where nothing is private."""
+    data = toy_hubs.texts(40)
+    data.loc[3, "label"] = "knid"
+    model = toy_hubs.folder("bert")
+    _, lines = tuned(tmp_path / "run", model, data, epsilon=epsilon, **COLUMNS)
+    (said,) = [" ".join(line.split()) for line in lines if line.startswith("labels")]
+    assert re.search(line, said) and "harsh" in said
+
+
+def test_advice_is_none_that_was_followed(tmp_path):
+    options: Options = {"epsilon": None, "optimizer": "adamw", "lr": 0.0}
+    result, _ = tuned(tmp_path / "run", tokens("head"), **options)
+    assert "try another rate" in repr(result) and "AdamW" not in repr(result)
+
+
 def test_what_is_given_is_taken(tmp_path):
     """And chosen from nothing else."""
-    given: dict[str, Any] = {"method": "ffa-lora", "batch": None, "lr": 0.25, "clip_norm": 0.5}
+    given: Options = {"method": "ffa-lora", "batch": None, "lr": 0.25, "clip_norm": 0.5}
     given |= {"delta": 1e-6, "lora": fl.Lora(rank=2), "seed": 3}
     result, lines = tuned(
         tmp_path / "run", tokens("head"), epsilon=2, optimizer=fl.SGD(momentum=0.5), **given
@@ -100,7 +118,7 @@ def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
     assert torch.equal(again.record.adapter[layer][0], rest.record.adapter[layer][0])
     # What was changed is named, and not the noise and the rate that follow from it.
     for name, changed in (("batch", {"batch": 9}), ("target", {"epsilon": 3}), ("lr", {"lr": 0.1})):
-        with pytest.raises(ValueError, match=rf"other settings \(\w+\.([\w-]+\.)?{name} is"):
+        with refused(rf"other settings \(\w+\.([\w-]+\.)?{name} is"):
             tuned(folder, tokens("head"), **{"rounds": 3} | changed)
     fresh, lines = tuned(folder, tokens("head"), batch=9, epsilon=3, fresh=True)
     assert fresh.record.index == 1 and list(fresh.folder.glob("spent-*.json"))
@@ -115,7 +133,7 @@ def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     data = toy_hubs.texts(40)
     public = toy_hubs.texts(46).tail(6)
-    options: dict[str, Any] = {"test": public, "say": None, "lr": 3.0, "labels": ["kind", "harsh"]}
+    options: Options = {"test": public, "say": None, "lr": 3.0, "labels": ["kind", "harsh"]}
     result = fl.finetune(toy_hubs.folder("bert"), data, **COLUMNS | SHORT | options)
     assert result.folder.name == "finetune-1"
     shares = result.predict(data["text"], probabilities=True)
@@ -127,9 +145,8 @@ def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch, capsy
     loaded = PeftModel.from_pretrained(base, result.folder / "adapter").eval()
     logits = loaded(**task.encode(list(data["text"]))).logits.detach().double()
     np.testing.assert_allclose(shares, logits.softmax(1), atol=1e-5)
-    monkeypatch.chdir(result.folder)  # beside the adapter
     card = (tmp_path / result.folder / "adapter/README.md").read_text()
-    scope: dict[str, Any] = {}
+    scope: Options = {}
     exec(card.split("```python")[1].split("```")[0], scope)
     theirs = scope["model"](**task.encode(list(data["text"]))).logits
     np.testing.assert_allclose(theirs.detach(), logits, atol=1e-5)
@@ -138,12 +155,10 @@ def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch, capsy
     assert predicted == result.predict(public["text"])
     earlier = tmp_path / result.folder / "settings.json"
     earlier.write_text(earlier.read_text().replace('"column"', '"of"'))
-    with pytest.raises(ValueError, match=r"^run=.*: expected a finished run of this version"):
+    with refused(r"^run=.*: expected a finished run of this version"):
         predict_rows(earlier.parent, public)
     for nothing in ([], "good film"):
-        with pytest.raises(
-            ValueError, match=r"^inputs=.*: expected a list of texts or images, at least one$"
-        ):
+        with refused(r"^inputs=.*: expected a list of texts or images, at least one$"):
             result.predict(nothing)
 
 

@@ -32,7 +32,7 @@ CHECKS: dict[str, Check] = {
     "sensitivity": Check(
         "how far one example moves all noised outputs together, in clip norms",
         "at most 1",
-        _edge("7-a-clip-for-each-tensor-one-release-counted-serious"),
+        _edge("3-clipping-the-mean-gradient-of-a-batch-fatal"),
         "Clip each example's gradient over all tensors together, sum, divide by a constant.",
     ),
     "non-finite": Check(

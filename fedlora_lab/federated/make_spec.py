@@ -74,9 +74,9 @@ def make_run_spec(
 
 
 def _check_schedule(method: Method, plan: Plan) -> None:
-    """Refuses words that are no schedule; warns where a factor's turn never comes.
+    """Refuses words that are no schedule; warns of turns that never come, or come too early.
 
-    Guarantees: test_run.py::test_a_factor_whose_turn_never_comes_is_told.
+    Guarantees: test_run.py::test_a_turn_that_is_lost_is_told.
     """
     steps = plan.local_steps
     # A schedule's mistakes are refused here, not in round t.
@@ -88,6 +88,10 @@ def _check_schedule(method: Method, plan: Plan) -> None:
     if idle := "".join(sorted(set("".join(ahead)) - moved)):
         text = f"local_steps={steps}: {method.slug} never moves {idle}"
         warnings.warn(f"{text}, whose turn comes at a later step of the round", stacklevel=4)
+    # Without a start of its own B is zero, and so is the gradient of A.
+    if method.start is None and method.sides_at_step(0, 0) == "A":
+        text = f"train(0, 0)='A': {method.slug} begins with A, which learns nothing while B is zero"
+        warnings.warn(f"{text} and takes up noise; begin with B", stacklevel=4)
 
 
 def _check_filter(method: Method) -> None:

@@ -7,9 +7,10 @@ In code ``t`` and ``s`` count rounds and steps from 0; ``round``, ``step`` and `
 records and ledgers count from 1. ``ServerState.round``, the rounds done, is the next round's t.
 """
 
+import copy
 import time
 import warnings
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,8 +20,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from fedlora_lab import measures
-from fedlora_lab._utils.files import lock_folder
+from fedlora_lab import measures, methods
+from fedlora_lab._utils.files import JsonObject, lock_folder
 from fedlora_lab._utils.validation import (
     check,
     check_keys,
@@ -39,6 +40,7 @@ from fedlora_lab.federated.noise_forecast import NoiseForecast
 from fedlora_lab.federated.records import NOT_SEEN, Round, Tick
 from fedlora_lab.federated.spec import (
     PRODUCTS,
+    ClientIds,
     Prepared,
     RoundKeys,
     RunSpec,
@@ -52,7 +54,7 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import server_step
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.quantization import full
-from fedlora_lab.methods.state import ParamKey, ServerState
+from fedlora_lab.methods.state import ServerState, Tensors
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.privatizer import ClipCounts, ClipSum
@@ -177,7 +179,7 @@ class OpenRound:
     """
 
     started_at: float
-    ids: tuple[int, ...]
+    ids: ClientIds
     before: ServerState
     broadcast: ServerState
     keys: RoundKeys
@@ -238,9 +240,42 @@ class Run:
         self._traffic = TrafficCounter(self.spec, self.state.server.tensors)
         for t in range(min(self.spec.period, self.spec.plan.rounds, exchange.MAX_TURNS)):
             local_training.round_keys(self.spec, self.state.server.tensors, t)
+            # Rows of the table are tried by the tests.
+            if self.spec.method not in methods.ALL.values():
+                self._try_rules(t)
         self._settings = {}
         if self.folder is not None:  # to read the source of a method's rules takes a while
             self._settings = {**self.spec.settings(), **self._of_replays()}
+
+    def _try_rules(self, t: int) -> None:
+        """Lets the server's part of round t work on random numbers, before anything is spent.
+
+        Raises: ``ValueError`` in one line where a rule fails, or makes NaN of finite numbers.
+        Guarantees: test_run.py::test_a_rule_that_cannot_work_is_refused_before_anything_is_trained.
+        """
+        method = self.spec.method
+        weights = torch.ones(1).double() if self.spec.releases_sum else self.spec.weights
+        # Copies: a rule of the user's may write into what it is given.
+        tensors = {key: x.clone() for key, x in self.state.server.tensors.items()}
+        before = replace(self.state.server, tensors=tensors, round=t)
+        random = torch.Generator().manual_seed(0)
+        try:
+            sent = exchange.broadcast(method, before)
+            uploads = {}
+            for key in local_training.round_keys(self.spec, tensors, t).uploaded:
+                start = method.clip_reference(sent.tensors[key][None])
+                change = torch.randn(len(weights), *start.shape[1:], generator=random)
+                uploads[key] = start + change.to(start)
+            # A copy, since a rule may keep what it is given: see `measures.record_aggregation`.
+            rule = copy.deepcopy(method.aggregate)
+            after = self._aggregate(rule, before, Received(uploads, weights, {}, sent)).tensors
+            model = {str(key): x for key, x in after.items() if key.kind.of_the_model}
+            strange = [name for name, x in model.items() if not x.isfinite().all()]
+            check(not strange, "aggregate(...)", strange, "finite numbers of finite numbers")
+        except Exception as error:  # whatever a rule of the user's raises
+            expected = f"expected rules that can do the server's part of round {t + 1}"
+            reason = f"method={method.slug!r}: {expected}, but: {error_text(error, 300)}"
+            raise ValueError(reason) from error
 
     @classmethod
     def open(
@@ -306,7 +341,7 @@ class Run:
             self._warn_of_overspending()
         return self
 
-    def _of_replays(self) -> dict[str, Any]:
+    def _of_replays(self) -> JsonObject:
         """Settings that must be the same only where a round may be run again under one noise."""
         if not self.spec.replays_noise:
             return {}
@@ -438,7 +473,7 @@ class Run:
         self.charge_ledger(before.round, ids)
         return OpenRound(started_at, ids, before, sent, keys)
 
-    def participants(self, t: int) -> tuple[int, ...]:
+    def participants(self, t: int) -> ClientIds:
         """Draws who takes part: each client on its own with the plan's probability."""
         count = len(self.spec.task.sizes)
         share = self.spec.plan.participation
@@ -448,7 +483,7 @@ class Run:
         uniform = self.spec.streams.uniform((count,), "participation", t)
         return tuple((uniform < share).nonzero().squeeze(1).tolist())
 
-    def charge_ledger(self, t: int, ids: tuple[int, ...]) -> None:
+    def charge_ledger(self, t: int, ids: ClientIds) -> None:
         """Writes the round's releases into the ledger, on disk too, before any of them exists."""
         ledger = self.ledger
         if ledger is None:
@@ -462,13 +497,13 @@ class Run:
             ledger.save(self.folder / checkpoint.LEDGER)
             self.contents = self.contents[0], checkpoint.contents(self.folder)[1]
 
-    def start_clients(self, ids: tuple[int, ...], sent: ServerState) -> ClientBatch:
+    def start_clients(self, ids: ClientIds, sent: ServerState) -> ClientBatch:
         """Prepares clients for a round, from what they received and their own tensors."""
         # Only their own rows: a client never reads what another one keeps.
         personal = {key: x[list(ids)] for key, x in self.state.personal.items()}
         return exchange.begin_clients(self.prepared, ids, sent, personal)
 
-    def arrivals(self, t: int, ids: tuple[int, ...]) -> Int[Tensor, " n"]:
+    def arrivals(self, t: int, ids: ClientIds) -> Int[Tensor, " n"]:
         """Draws whose upload arrives, as positions in ``ids``."""
         if not self.spec.plan.dropout:
             return torch.arange(len(ids))
@@ -504,7 +539,7 @@ class Run:
             state.privatizer_state = received.privatizer_state
         if received.uploads:
             # Everything from here on is a function of released values and costs no privacy.
-            aggregated = self._aggregate(before, received)
+            aggregated = self._aggregate(self.spec.method.aggregate, before, received)
             # What was not sent has no gradient: neither it nor its moments move.
             aggregates = {key: aggregated.tensors[key] for key in received.uploads}
             plan = self.spec.plan
@@ -544,19 +579,33 @@ class Run:
         tensors = {key: x.contiguous() for key, x in after.tensors.items()}
         state.server = replace(after, tensors=tensors, round=before.round + 1)
 
-    def _aggregate(self, before: ServerState, received: Received) -> ServerState:
-        """What the method's rule makes of the uploads."""
+    def _aggregate(
+        self, rule: Callable[..., Any], before: ServerState, received: Received
+    ) -> ServerState:
+        """What a server's rule makes of the uploads."""
         method = self.spec.method
         try:
-            aggregated = method.aggregate(
-                before, received.broadcast, received.uploads, received.weights
-            )
+            aggregated = rule(before, received.broadcast, received.uploads, received.weights)
         except torch.linalg.LinAlgError as error:
             part = f"{method.slug} cannot do the server's part of round {before.round + 1}"
             text = f"lr={self.spec.plan.lr}: expected a smaller one; {part}"
             raise Diverged(f"{text} ({error_text(error)})") from error
         if not isinstance(aggregated, ServerState):
             refuse("aggregate(...)", type(aggregated).__name__, "the server's ServerState")
+        # Another shape or type would be broadcast or converted later, and nobody would see it.
+        kinds, given = (
+            {key: (tuple(x.shape), x.dtype) for key, x in state.tensors.items()}
+            for state in (before, aggregated)
+        )
+        wrong = [
+            f"{key} {given.get(key)}" for key in kinds | given if given.get(key) != kinds.get(key)
+        ]
+        check(
+            not wrong,
+            "aggregate(...)",
+            wrong,
+            "all tensors of the state, of their shapes and types",
+        )
         return aggregated
 
     def _keep_personal(self, opened: OpenRound, everyone: ClientBatch) -> None:
@@ -678,7 +727,7 @@ class Run:
             each.append(self._evaluate({key: x[0] for key, x in client.params.items()}))
         return {name: sum(x[name] for x in each) / len(each) for name in self.spec.task.metrics}
 
-    def _evaluate(self, values: Mapping[ParamKey, Tensor]) -> dict[str, float]:
+    def _evaluate(self, values: Tensors) -> dict[str, float]:
         """The task's metrics of a model on the test examples."""
         prepared = self.prepared
         task = self.spec.task

@@ -1,6 +1,7 @@
 """The loop: its rounds and public steps, what a record holds and a release hides, comparisons."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -43,6 +44,33 @@ def test_a_turn_that_is_lost_is_told(row):
     """LA-LoRA with one local step trains B alone; at B = 0 the gradient of A is zero."""
     with pytest.warns(UserWarning, match=f"^{LOST[row]}"):
         fl.run(regression(), row, None, PLAN.replace(local_steps=1))
+
+
+def bent(change):
+    """A row of which a rule changes the mean in the round that ends."""
+
+    def rule(state, *given):
+        mean = methods.FedLoRA.aggregate(state, *given).tensors
+        return state.replace_tensors({key: change(x, state.round) for key, x in mean.items()})
+
+    return methods.FedLoRA.replace(name="bent", aggregate=rule)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda x, t: x[:1], lambda x, t: x.float(), lambda x, t: x * math.nan, lambda x, t: x @ x],
+    ids=["shape", "type", "not finite", "error"],
+)
+def test_a_rule_that_cannot_work_is_refused_before_anything_is_trained(change):
+    """Rows that stand before it in a comparison had trained; other shapes and types passed."""
+    task = replace(regression(), metrics={"loss": lambda outputs, y: pytest.fail("a run began")})
+    with refused(r"^method='bent': expected rules that can .* round 1, but"):
+        compare(task, ["fedlora", bent(change)], None, PLAN, [0])
+
+
+def test_a_rule_that_turns_wrong_later_ends_the_run():
+    with refused(r"^aggregate\(\.\.\.\)=\['map.A \(\(1, 6\), .*: expected all"):
+        play(regression(), bent(lambda x, t: x[: 1 if t else None]), None)
 
 
 def test_participation_and_losses_are_poisson():

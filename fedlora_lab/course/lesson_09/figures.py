@@ -68,7 +68,7 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
     ax.set_xticks(range(len(columns)), list(columns), fontsize=8)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    figure.suptitle("Best in each situation, and how far behind it the others are", weight="bold")
+    figure.suptitle("No method is best in every situation", weight="bold")
     text = "framed: best mean; others: how far behind; •: tied with the best (95 %, all pairs)"
     figure.supxlabel(text, fontsize=8, color=style.SOFT)
     return figure

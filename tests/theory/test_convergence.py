@@ -64,12 +64,13 @@ def test_one_factor_learns_along_the_closed_form():
 def test_the_boundary_of_the_noise_names_the_leader():
     """Step 6: a second factor pays below the boundary, and costs above it."""
     task, start, S, M = least_squares(16, 12, 2)
-    plan = fl.Plan(rounds=100, local_steps=1, batch=None, lr=0.3)
+    lr = 0.3
+    plan = fl.Plan(rounds=100, local_steps=1, batch=None, lr=lr)
     A = run(task, "ffa-lora", 0.0, plan.replace(rounds=1), 0)[0].adapter["map"][0].numpy()
     by_frozen = np.trace(M @ A.T @ np.linalg.inv(A @ S @ A.T) @ A @ M.T)
     values, vectors = np.linalg.eigh(S)
     by_rank_2 = np.square(np.linalg.svd(M @ vectors / values**0.5)[1][:2]).sum()
-    boundary = (4 * plan.lr * (by_rank_2 - by_frozen) / 12 / (2 * (16 - 2))) ** 0.5
+    boundary = (4 * lr * (by_rank_2 - by_frozen) / 12 / (2 * (16 - 2))) ** 0.5
 
     def mean_loss(method, std):
         """Over the last forty rounds, when both have learned what they can."""

@@ -170,9 +170,9 @@ def clip_explorer(rows: Float[np.ndarray, "n p"]) -> Dial:
                 line(at, released, "teal", "cosine with draw and noise", width=2.6),
                 line([clip_norm, clip_norm], [0, 1.1], "ink", width=1.4),
                 dots(at[best], released[best], "ink", 6),
-                text(100, 1.04, "dashed: length", "soft", anchor="end", dx=-4, bold=False),
-                text(0.033, 1.04, "cosine after the clip", "pink", bold=False),
-                text(0.033, 0.96, "with draw and noise", "teal", bold=False),
+                text(4, 0.4, "dashed: length", "soft", anchor="end", bold=False),
+                text(100, 1.04, "cosine after the clip", "pink", anchor="end", dx=-4, bold=False),
+                text(100, 0.03, "with draw and noise", "teal", anchor="end", dx=-4, bold=False),
                 wide=True,
             ),
         ]

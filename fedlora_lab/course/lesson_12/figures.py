@@ -53,7 +53,8 @@ def power_table(epsilon: float) -> pd.DataFrame:
         find the bug), low, high (95 % Clopper-Pearson).
     """
 
-    def refutes(kind: str, level: float, *counts: int) -> bool:
+    def refutes(kind: str, level: float, canaries: int, guesses: int, correct: int) -> bool:
+        counts = (canaries, guesses, correct)
         if kind == "Gaussian noise":
             return bounds.gaussian_one_run_lower_bound(*counts, bounds.DELTA, level) > epsilon
         # One chance tells it in place of a search for the bound.

@@ -64,7 +64,7 @@ def _code_scene(
     bits = width + 32 / block
     panels = [
         panel(
-            f"The numbers, and the {len(levels)} levels below",
+            f"Numbers and {len(levels)} levels",
             axis("number ÷ largest of its block", -1.03, 1.03, **ends),
             axis("", -0.25, 2.2, ticks=[]),
             bars(edges[:-1], 0, edges[1:], _histogram(rows[kind], block), "pale"),

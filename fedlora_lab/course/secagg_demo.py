@@ -2,7 +2,7 @@
 
 Notebook 13 masks and opens with what its exercises build. It shows what a server sees. It is no
 protection: a protocol needs keys that the pairs agree on through the server, shares of every secret
-for clients that are lost, and a generator made for cryptography (arXiv:2012.05422).
+for clients that are lost, and a generator made for cryptography (ePrint 2020/704).
 
 What is opened is a sum of values that each client rounded for itself. It is no function of the sum
 of the noised values, so that sum's epsilon is not proven for it: see `theory.rounded_epsilon`.

@@ -165,7 +165,7 @@ def test_compare_is_the_runs_one_after_the_other():
 def test_compare_refuses_everything_before_the_first_run():
     """A plan for the last name that does not fit is found before the first name is trained."""
     privacy = private("example").resolve(tokens(), PLAN)
-    plans = {"fedlora": PLAN.replace(rounds=10**6), "rolora": PLAN.replace(batch=2)}
+    plans = {"fedlora": PLAN.replace(rounds=10**5), "rolora": PLAN.replace(batch=2)}
     with refused(r"^sample_rate.*batch / n_k of this plan"):
         compare(tokens(), list(plans), privacy, plans, [0])
 

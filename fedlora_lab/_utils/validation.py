@@ -111,8 +111,10 @@ def check_one_of(name: str, value: Any, allowed: tuple) -> None:
 
 
 def did_you_mean(value: object, allowed: Iterable[object]) -> str:
-    """The one of several names that a slip is nearest to, as the end of a message; "" for none."""
-    close = get_close_matches(str(value).lower(), map(str, allowed), 1)
+    """Ends a message with the allowed name that a mistyped one is nearest to; "" for none."""
+    if not isinstance(value, str):
+        return ""
+    close = get_close_matches(value.lower(), map(str, allowed), 1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 

@@ -250,7 +250,7 @@ class Run:
     def _try_rules(self, t: int) -> None:
         """Lets the server's part of round t work on random numbers, before anything is spent.
 
-        Raises: ``ValueError`` in one line where a rule fails, or makes NaN of finite numbers.
+        Raises: ``ValueError`` in one line where a rule fails, or returns NaN for finite uploads.
         Guarantees: test_run.py::test_a_rule_that_cannot_work_is_refused_before_anything_is_trained.
         """
         method = self.spec.method
@@ -271,7 +271,12 @@ class Run:
             after = self._aggregate(rule, before, Received(uploads, weights, {}, sent)).tensors
             model = {str(key): x for key, x in after.items() if key.kind.of_the_model}
             strange = [name for name, x in model.items() if not x.isfinite().all()]
-            check(not strange, "aggregate(...)", strange, "finite numbers of finite numbers")
+            check(
+                not strange,
+                "aggregate(...)",
+                strange,
+                "finite tensors where all uploads are finite",
+            )
         except Exception as error:  # whatever a rule of the user's raises
             expected = f"expected rules that can do the server's part of round {t + 1}"
             reason = f"method={method.slug!r}: {expected}, but: {error_text(error, 300)}"

@@ -1,6 +1,6 @@
 """The README that lies beside an adapter: how it is loaded, its classes, and what is promised."""
 
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from fedlora_lab.privacy.ledger import Ledger
@@ -33,7 +33,9 @@ def adapter_card(
         if task.info["kind"] == "text":
             # A classifier on a decoder finds a text's end by it; the base's own may be another one.
             code.append(f"base.config.pad_token_id = {model.config.pad_token_id}")
-    load = f"model = PeftModel.from_pretrained(base, {str(folder)!r}).eval()"
+    # Of an absolute path the name alone: readers need not learn where its maker keeps files.
+    place = Path(folder).name if Path(folder).is_absolute() else str(folder)
+    load = f"model = PeftModel.from_pretrained(base, {place!r}).eval()"
     code.append(f"{load}  # this folder")
     source = "\n".join(code)
     covered = "" if task.info.get("labels", "declared") == "declared" else NOT_COVERED

@@ -57,7 +57,7 @@ def power_table(epsilon: float) -> pd.DataFrame:
         counts = (canaries, guesses, correct)
         if kind == "Gaussian noise":
             return bounds.gaussian_one_run_lower_bound(*counts, bounds.DELTA, level) > epsilon
-        # One chance tells it in place of a search for the bound.
+        # One p-value decides, without a search for the bound.
         return bounds.one_run_p_value(*counts, epsilon, bounds.DELTA) < level
 
     sigma = bounds.gaussian_noise_multiplier(epsilon)

@@ -29,9 +29,13 @@ from types import ModuleType
 
 LIBRARIES = (
     "matplotlib.pyplot", "pandas", "seaborn", "scipy.stats", "sklearn.datasets", "torch", "peft",
-    "opacus", "dp_accounting", "transformers", "ipywidgets", "ipykernel.kernelapp",
+    "opacus", "dp_accounting", "transformers", "ipywidgets", "ipykernel.kernelapp", "nbclient",
+    "hypothesis", "flwr.simulation", "flwr.supercore.cli", "ray",
 )  # fmt: skip
-PROGRAMS = ("fedlora-lab", "flwr-clientapp", "flwr-serverapp", "flwr-simulation")
+PROGRAMS = (
+    "fedlora-lab", "flwr", "flower-superlink", "flower-supernode", "flower-superexec",
+    "flwr-clientapp", "flwr-serverapp", "flwr-simulation",
+)  # fmt: skip
 NUMBER_WIDTH = 32
 """Bytes in which a fork tells its process number, so that its status, which may be read together
 with it, is not taken for a part of it."""

@@ -7,19 +7,21 @@ alone: what users pass there is validated by the package itself, with its own on
 import re
 from collections import Counter
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from inspect import isfunction
+from types import CodeType
 from typing import Any, get_args
 
 from beartype import BeartypeConf, beartype
 from jaxtyping import AbstractArray
 
 CONFIG = BeartypeConf(is_pep484_tower=True)
-FIRST = 3
+FIRST = 1
 """How many calls of a function are held in one test: a training calls it thousands of times with
-the same shapes."""
-calls: "Counter[Callable]" = Counter()
-"""Function -> calls in this test; every test begins anew (conftest.py)."""
+the same shapes, and to bind arguments takes as long as a step of a small model."""
+calls: Counter[CodeType] = Counter()
+"""A function's code -> calls in this test; every test begins anew (conftest.py). An inner function,
+which is made at every call of the outer one, is counted over all of them."""
 WRITTEN = re.compile(r"\b(Shaped|Bool|Num|Inexact|Float|BFloat|Complex|Integer|U?Int|Real)\d*\[")
 
 
@@ -44,12 +46,16 @@ def sparing(jaxtyped: Callable) -> Callable:
             return jaxtyped(function, typechecker=typechecker)
         if not any(map(has_shape, function.__annotations__.values())):
             return function
-        held = jaxtyped(function, typechecker=typechecker)
+        code = function.__code__
 
-        @wraps(held)
+        @cache
+        def held() -> Any:
+            return jaxtyped(function, typechecker=typechecker)
+
+        @wraps(function)
         def either(*args: Any, **options: Any) -> Any:
-            calls[function] += 1
-            return (held if calls[function] <= FIRST else function)(*args, **options)
+            calls[code] += 1
+            return (held() if calls[code] <= FIRST else function)(*args, **options)
 
         return either
 

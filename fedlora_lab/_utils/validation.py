@@ -1,7 +1,7 @@
 """Argument checks that name the argument, its value and the expected range, in one line."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
@@ -110,9 +110,9 @@ def check_one_of(name: str, value: Any, allowed: tuple) -> None:
     check(value in allowed, name, value, expected + did_you_mean(value, allowed))
 
 
-def did_you_mean(value: object, allowed: Iterable[object]) -> str:
+def did_you_mean(value: object, allowed: Collection[object]) -> str:
     """Ends a message with the allowed name that a mistyped one is nearest to; "" for none."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or value in allowed:
         return ""
     close = get_close_matches(value.lower(), map(str, allowed), 1)
     return f"; did you mean {close[0]!r}?" if close else ""

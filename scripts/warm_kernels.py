@@ -30,7 +30,7 @@ from types import ModuleType
 LIBRARIES = (
     "matplotlib.pyplot", "pandas", "seaborn", "scipy.stats", "sklearn.datasets", "torch", "peft",
     "opacus", "dp_accounting", "transformers", "ipywidgets", "ipykernel.kernelapp", "nbclient",
-    "hypothesis", "flwr.simulation", "flwr.supercore.cli", "ray",
+    "hypothesis", "flwr.supercore.cli",
 )  # fmt: skip
 PROGRAMS = (
     "fedlora-lab", "flwr", "flower-superlink", "flower-supernode", "flower-superexec",

@@ -43,6 +43,7 @@ def test_a_dial_shows_what_its_scene_draws(name):
 # ---- what they say
 
 
+@pytest.mark.slow
 def test_two_worlds_are_gaussian_differential_privacy():
     panels, say = shown(make_dial("two worlds"), sigma=2, releases=10, epsilon=1)
     mu = theory.gaussian_mu(2, 10)

@@ -31,6 +31,7 @@ def tuned(folder, model, data=None, **options):
     return result, [line.replace(str(folder), "FOLDER") for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["example", "client"])
 def test_no_choice_depends_on_a_private_value(tmp_path, unit):
     """Other rows with other labels, equal sizes: every line that is said is the same.
@@ -49,6 +50,7 @@ def test_no_choice_depends_on_a_private_value(tmp_path, unit):
     assert "accuracy: not measured: no public test rows" in said[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"by": "site"}, {"clients": 2, "test": 0.2}])
 def test_nothing_chosen_or_stated_depends_on_the_rows_of_a_person(tmp_path, options):
     """One of twenty persons has 1 row, or 60. Batch, noise, clients and the held-out persons were
@@ -172,6 +174,7 @@ def test_a_decoder_answers_prompts(tmp_path):
     assert predict_rows(result.folder, data)["predicted"].tolist() == result.predict(prompts)
 
 
+@pytest.mark.slow
 def test_the_command_does_what_the_function_does(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     toy_hubs.texts(60).to_csv("data.csv", index=False)

@@ -47,7 +47,7 @@ KEY = {
     "bar": "server averages",
     "double": "another server rule",
     "=": "holds the mean product",
-    "≠": "misses it",
+    "≠": "misses the mean product",
 }
 
 

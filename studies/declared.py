@@ -146,8 +146,8 @@ class Study:
     stages: tuple[Stage, ...] = ()  # after the rates
     tune_seeds: tuple[int, ...] = TUNE_SEEDS
     finalists: int = 3  # how many settings meet all tuning seeds
-    # Noisy cases that had collapsed runs under the plain rule: method and labels. None: no case is
-    # tuned carefully, with noise or without.
+    # Noisy cases that had collapsed runs, or the best at an end of what was tried, under the plain
+    # rule: method and labels. None: no case is tuned carefully, with noise or without.
     careful: Collection[Any] | None = ()
     extends: bool = False  # grids go on where the best is at their end
     # Key of a case -> the settings that it is reported at, where nothing is tuned.
@@ -472,6 +472,7 @@ _DECLARED = (
             *((slug, 1.0) for slug in ("fedlora", "deer", "la-lora", "la-lora-unfiltered")),
             *(("ffa-lora", epsilon) for epsilon in (1.0, 3.0)),
             ("fedlpp", 3.0),
+            ("flexlora", 8.0),
         ],
         **EXAMPLE_SEARCH,
     ),
@@ -482,6 +483,7 @@ _DECLARED = (
         careful=[
             *((slug, 3.0) for slug in ("ffa-lora", "deer", "la-lora", "fedsvd")),
             *((slug, 8.0) for slug in ("rolora", "balanced-rolora")),
+            ("balanced-rolora", 20.0),
         ],
         **CLIENT_SEARCH,
     ),
@@ -501,7 +503,7 @@ _DECLARED = (
         "sentiment-example",
         "texts, every example protected; one client for each of four domains",
         sentiment(ON_TEXTS, (1.0, 8.0, None)),
-        careful=None,
+        careful=[("fedlora", 1.0)],
         **TEXT_SEARCH,
     ),
     Study(
@@ -536,6 +538,7 @@ _DECLARED = (
             *((slug, "local_steps", 1, 8.0) for slug in ("fedlora", "la-lora")),
             ("rolora", "local_steps", 5, 8.0),
             ("ffa-lora", "alpha over rank", 0.5, 8.0),
+            ("ffa-lora", "alpha", 1000.0, 3.0),
         ],
         extends=True,
     ),

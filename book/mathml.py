@@ -9,6 +9,7 @@ from docutils.nodes import SkipNode
 from docutils.utils.math.latex2mathml import tex2mathml
 
 COLOUR = re.compile(r"\\color\{(#[0-9A-Fa-f]{6})\}")
+BAR = re.compile(r'<mo( class="mathopen")?>‖')
 MARKED = re.compile(r"<mrow>\s*<mtext>(#[0-9A-Fa-f]{6})</mtext>")
 
 
@@ -16,7 +17,8 @@ def mathml(node: Any, as_block: bool = False) -> str:
     r"""The formula as MathML; ``{\color{#0B7656}{...}}`` becomes a row that style.css colours."""
     # Docutils knows no colours: one travels as a text at the head of its row.
     latex = COLOUR.sub(r"\\text{\1}", node.astext())
-    written = tex2mathml(latex, as_block=as_block)
+    # A bar stretches by itself where it opens, but not as the base of a power: ‖x‖² would limp.
+    written = BAR.sub(r'<mo\1 stretchy="false">‖', tex2mathml(latex, as_block=as_block))
     return MARKED.sub(r'<mrow class="coloured" style="--colour: \1">', written)
 
 

@@ -106,6 +106,7 @@ def test_what_is_given_is_taken(tmp_path):
     assert 0 <= result.score <= 1 and "accuracy" in repr(result), "public rows are scored"
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
     """Finds a second release of rounds that were done, and a lost or doubled ledger."""
     folder = tmp_path / "run"
@@ -129,6 +130,7 @@ def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
 
 
 # PEFT asks Transformers for it.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch, capsys):
     """Finds a tokenizer, label order or adapter other than the one that was trained."""
@@ -164,6 +166,7 @@ def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch, capsy
             result.predict(nothing)
 
 
+@pytest.mark.slow
 def test_a_decoder_answers_prompts(tmp_path):
     """Finds prompts that are trained as texts."""
     options = {"prompt": "Say: {text}", "answer": "{label}", "by": "site", "max_new_tokens": 2}

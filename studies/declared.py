@@ -470,6 +470,7 @@ _DECLARED = (
         (*digits(COMPARED, BUDGETS), *relatives()),
         careful=[
             *((slug, 1.0) for slug in ("fedlora", "deer", "la-lora", "la-lora-unfiltered")),
+            ("fedex-lora", 1.0),
             *(("ffa-lora", epsilon) for epsilon in (1.0, 3.0)),
             ("fedlpp", 3.0),
             ("flexlora", 8.0),

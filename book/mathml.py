@@ -17,7 +17,7 @@ def mathml(node: Any, as_block: bool = False) -> str:
     r"""The formula as MathML; ``{\color{#0B7656}{...}}`` becomes a row that style.css colours."""
     # Docutils knows no colours: one travels as a text at the head of its row.
     latex = COLOUR.sub(r"\\text{\1}", node.astext())
-    # A bar stretches by itself where it opens, but not as the base of a power: ‖x‖² would limp.
+    # Browsers stretch the bar that opens ‖x‖², not the one with the power: that would hang lower.
     written = BAR.sub(r'<mo\1 stretchy="false">‖', tex2mathml(latex, as_block=as_block))
     return MARKED.sub(r'<mrow class="coloured" style="--colour: \1">', written)
 

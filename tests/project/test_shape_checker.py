@@ -21,7 +21,7 @@ def test_wrong_shapes_are_refused_going_in_and_coming_out():
     left = torch.ones(3, 2)
     assert scaled(left, torch.ones(2, 4), True).shape == (3, 4)
     for wrong, by in ((torch.ones(3, 4), 1.0), (torch.ones(2, 4), 0.0)):
-        shapes.calls.clear()  # a test's first call is held
+        shapes.calls.clear()  # only the first call of a test is checked
         with pytest.raises(TypeCheckError):
             scaled(left, wrong, by)
     with refused("rank='x': expected a whole number >= 1"):

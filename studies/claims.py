@@ -32,10 +32,9 @@ OPPOSITE = "opposite"
 SAME = "no difference of that size"
 OPEN = "cannot tell"
 FULL = "no gain to see here"
-WAITS = "not run yet"
 BUILT = "true by construction"
 UNTESTED = "not measured here"
-VERDICTS = (HOLDS, OPPOSITE, SAME, OPEN, FULL, WAITS, BUILT, UNTESTED)
+VERDICTS = (HOLDS, OPPOSITE, SAME, OPEN, FULL, BUILT, UNTESTED)
 SHOWN = 0.95
 """Level of the interval that is shown; claims are decided by wider ones."""
 SMALL = 0.1
@@ -56,8 +55,8 @@ class Comparison:
         measure: compared, where a side does not name its own.
         turn: a label with two values; compared is the lead at the second less that at the first.
         within: the claim is that they differ by no more; ``None``: that ``one`` is ahead.
-        share: "gain", "ratio" (how far below the other's value), "plain" (as it is) or "spread"
-            (how far the standard deviation over seeds lies below the other's).
+        share: "gain", "ratio" (how far below the other's value), "mean" (of the other's mean) or
+            "spread" (how far the standard deviation over seeds lies below the other's).
     """
 
     study: str
@@ -205,12 +204,14 @@ def compare(frame: pd.DataFrame, judge: Comparison, start: float, best: float) -
         leads.append(one - other)
     difference = leads[0] if len(leads) == 1 else leads[1] - leads[0]
     values = difference.dropna().to_numpy(float)
+    mean_one, mean_other = scores[0]
+    if judge.share == "mean":
+        return Effect(values / abs(mean_other), judge.within)
     if judge.share != "gain":
-        return Effect(values, judge.within, ratio=judge.share != "plain")
+        return Effect(values, judge.within, ratio=True)
     values = values / (best - start)
     if not judge.of_accuracy:
         return Effect(values, judge.within)
-    mean_one, mean_other = scores[0]
     spare = (best - mean_other) / (best - start)
     gained = (max(mean_one, mean_other) - start) / (best - start)
     return Effect(values, judge.within, spare=spare, gained=gained)
@@ -336,12 +337,8 @@ def judge_claim(claim: Claim, judge: Comparison, frames: Frames, level: float) -
     Returns: the columns of `judge_claims` from place on, but for at_claimants_rate.
     """
     row: dict[str, Any] = {"place": judge.place, "share": judge.share, "asked": claim.asked}
-    frame = frames.get(judge.study, pd.DataFrame(columns=["method"]))
+    frame = frames[judge.study]
     rows = frame[frame["method"].isin(judge.methods)]
-    # A claim is judged only where both sides have runs at both ends of a knob.
-    both = {*judge.methods}
-    if not all(both <= {*select_rows(rows, **labels)["method"]} for labels in judge.ends):
-        return {**row, "verdict": WAITS, "reason": f"study {judge.study} is not there yet"}
     rows = pd.concat(select_rows(rows, **labels) for labels in judge.ends)
     start = float(rows["before_accuracy"].mean())
     name = judge.study if judge.study in STUDIES else "digits-example"
@@ -379,7 +376,7 @@ def judge_claims(claims: Iterable[Claim], frames: Frames, folder: Path) -> pd.Da
         high_together, within, claimed, asked, decidable, at_claimants_rate, verdict, reason.
     """
     claims = tuple(claims)
-    compared = sum(claim.judge is not None and claim.judge.study in frames for claim in claims)
+    compared = sum(claim.judge is not None for claim in claims)
     level = 1 - (1 - SHOWN) / max(compared, 1)
     lines: list[dict[str, Any]] = []
     for claim in claims:
@@ -399,10 +396,7 @@ def judge_claims(claims: Iterable[Claim], frames: Frames, folder: Path) -> pd.Da
 
 def claim_frames(folder: Path) -> dict[str, pd.DataFrame]:
     """Reads the frames of the studies, and of what `claims --measure` measures."""
-    frames = read_studies(folder)
-    if (path := folder / "updates.csv").is_file():
-        frames["updates"] = pd.read_csv(path)
-    return frames
+    return read_studies(folder) | {"updates": pd.read_csv(folder / "updates.csv")}
 
 
 def read_claims() -> tuple[Claim, ...]:

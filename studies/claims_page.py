@@ -1,9 +1,7 @@
 """Writes results/claims.csv, docs/claims.md and its figure from the committed studies.
 
-    python -m studies claims
-    python -m studies claims --measure   # first what no study records, see updates.py
-
-A study that is not under results/ leaves its claims unjudged there, and the page says so.
+python -m studies claims
+python -m studies claims --measure   # first what no study records, see updates.py
 """
 
 import math
@@ -24,7 +22,6 @@ from studies.claims import (
     OPPOSITE,
     SAME,
     VERDICTS,
-    WAITS,
     claim_frames,
     judge_claims,
     share,
@@ -35,12 +32,12 @@ from studies.runner import load_results, select_rows
 PAGE = ROOT / "docs" / "claims.md"
 FIGURE = ROOT / "docs" / "figures" / "claims.png"
 ALT = (
-    "One row a claim, ordered and coloured by verdict: its sentence and the measured share of the "
-    "attainable gain, with the interval that decides."
+    "One row a claim about a gain, ordered and coloured by verdict: its sentence and the measured "
+    "share of the attainable gain, with the interval that decides."
 )
 UNITS = {
     "gain": "",
-    "plain": " (as it is)",
+    "mean": " (of the other's mean)",
     "ratio": " (below the other's)",
     "spread": " (std below the other's)",
 }
@@ -56,7 +53,8 @@ OPENING = """# Published claims, measured again
 
 What papers on federated LoRA claim, and what small models on real data show: **no verdict says
 anything about a paper's own setting.** Each claim is judged in the study nearest to where it was
-made, on the last round, under the same accounting, at tuned learning rates, paired by seed.
+made, on the last round unless *to know* says otherwise, under the same accounting, at tuned
+learning rates, paired by seed.
 
 **Shares.** An effect on accuracy is a share of the *attainable gain*: the accuracy of the best
 method on the task, in any study and at any budget, less the accuracy before training. A claimed
@@ -68,8 +66,7 @@ for.
 - *Holds*: the whole interval is above what is asked, or within the bounds of an equality.
 - *Opposite*: it is below zero, or beyond the bounds of an equality.
 - *No difference of that size*: it rules out a lead of the size asked for. Where no size was
-  claimed, it lies within a tenth of the attainable gain (a cosine,
-  within 0.1: loose for 0.026 and 0.050).
+  claimed, it lies within a tenth of the attainable gain, or of the other's mean.
 - *Cannot tell*: it allows more than one of these.
 - *No gain to see here*: the other method leaves less than is asked for, or neither gained as much.
   But whoever is certain to be behind by more than a tenth is behind.
@@ -82,7 +79,7 @@ jackknife over seeds. Those that decide, drawn in the figure, hold for all compa
 **Tuning** looked at validation data of the same private split, with other seeds; on your own data
 every look is a release. Cases without noise, and those that `studies/declared.py` names after
 collapsed runs or a best rate at an end, are tuned carefully; *to know* counts the runs that still
-collapse. In `sentiment` one seed tuned.
+collapse.
 """
 TABLE = """## The claims
 
@@ -128,8 +125,6 @@ def measured(row: Mapping[Hashable, Any]) -> str:
         return "–"
     study, comma, labels = row["place"].partition(",")
     text = f"`{study}`{comma}{labels}"
-    if row["verdict"] == WAITS:
-        return text
     ends = f"[{share(row['low'])}, {share(row['high'])}]"
     text += f": {share(row['mean'])} {ends}{UNITS[row['share']]}"
     if math.isfinite(row["within"]):
@@ -192,13 +187,13 @@ def page(table: pd.DataFrame) -> str:
 def figure(table: pd.DataFrame) -> style.Figure:
     """Draws a row for each claim on accuracy, with the interval that decides, by verdict."""
     drawn = table.query("share == 'gain' and mean == mean").rename(columns=DECIDING)
-    counts = drawn["verdict"].value_counts()
+    hold, opposite = (int((drawn["verdict"] == verdict).sum()) for verdict in (HOLDS, OPPOSITE))
     return intervals(
         pd.concat(select_rows(drawn, verdict=verdict) for verdict in VERDICTS),
         by="claim",
         hue="verdict",
         reference=0.0,
-        title=f"{counts[HOLDS]} of {len(drawn)} claims hold, {counts[OPPOSITE]} come out opposite",
+        title=f"{hold} of {len(drawn)} claims about a gain hold, {opposite} are opposite",
         xlabel="← against the claim      share of the attainable gain      with the claim →",
         comparisons=table["mean"].count(),
     )

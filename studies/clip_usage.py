@@ -43,7 +43,7 @@ def clip_usage(task: Any, method: Any, privacy: Any, plan: Any, lora: Any) -> tu
         pairs = record.adapter.values()
         states.append(torch.cat([pair[k].flatten() / rates[k] for pair in pairs for k in (0, 1)]))
     change = torch.stack(states).diff(dim=0).norm(dim=1).mean().item()
-    return change / privacy.clip_norm, next(iter(pairs)).A.shape[1]
+    return change / privacy.clip_norm, next(iter(pairs))[0].shape[1]
 
 
 def measure(study: str, case: Case) -> dict[str, Any]:
@@ -69,15 +69,15 @@ def measure(study: str, case: Case) -> dict[str, Any]:
 
 def main() -> None:
     cases = [(name, case) for name in MAIN for case in STUDIES[name].cases]
-    fedlora = (pair for pair in cases if pair[1].method.slug == "fedlora" and pair[1].epsilon)
-    table = pd.DataFrame([measure(*pair) for pair in fedlora])
+    table = pd.DataFrame(
+        measure(*x) for x in cases if x[1].method.slug == "fedlora" and x[1].epsilon
+    )
     table.to_csv(FRAME, index=False, float_format="%.4g")
+    digits = table["study"].str.startswith("digits")
     for number in ("rho_1", "x"):
-        parts = [part for _, part in table.groupby(table["study"].str.startswith("digits"))]
-        (x, lead), (x_digits, lead_digits) = (
-            (np.log(part[number]), part["lead"]) for part in parts
-        )
-        missed = np.polyval(np.polyfit(x_digits, lead_digits, 1), x) - lead
+        logs = np.log(table[number].to_numpy(float))
+        line = np.polyfit(logs[digits], table["lead"][digits], 1)
+        missed = (np.polyval(line, logs) - table["lead"])[~digits]
         print(number, "misses by", (missed**2).mean() ** 0.5, "points")
 
 

@@ -147,8 +147,8 @@ class Study:
     tune_seeds: tuple[int, ...] = TUNE_SEEDS
     finalists: int = 3  # how many settings meet all tuning seeds
     # Noisy cases that had collapsed runs, or the best at an end of what was tried, under the plain
-    # rule: method and labels. None: no case is tuned carefully, with noise or without.
-    careful: Collection[Any] | None = ()
+    # rule: method and labels.
+    careful: Collection[Any] = ()
     extends: bool = False  # grids go on where the best is at their end
     # Key of a case -> the settings that it is reported at, where nothing is tuned.
     settings: Mapping[str, tuple[Setting, ...]] | None = None
@@ -156,9 +156,8 @@ class Study:
     def is_careful(self, case: Case) -> bool:
         """Whether the case is tuned by the careful rule: all without noise, and those named."""
         # Without noise the best rate is at a cliff, over which 2 of 20 runs of FedLoRA fell.
-        return self.careful is not None and (
-            not case.is_private or (case.method.slug, *case.labels.values()) in self.careful
-        )
+        named = (case.method.slug, *case.labels.values()) in self.careful
+        return named or not case.is_private
 
     def finalists_of(self, case: Case) -> int:
         """Counts the settings that meet all tuning seeds."""
@@ -180,22 +179,6 @@ class Study:
     def report_jobs(self, case: Case, setting: Setting) -> Iterator[Job]:
         """Lists the runs that are reported."""
         return (Job(case, setting, seed, False) for seed in self.seeds)
-
-    @property
-    def tries(self) -> int:
-        """Counts the runs that choose the setting of a case, where the grid does not go on."""
-        if self.settings is not None:
-            return 0
-        later = sum(len(stage.factors) * stage.keep for stage in self.stages)
-        return len(self.rates) + later + self.finalists * (len(self.tune_seeds) - 1)
-
-    @property
-    def runs(self) -> int:
-        """Counts the runs of the study, where no grid goes on."""
-        reported = len(self.cases)
-        if self.settings is not None:
-            reported = sum(len(self.settings[case.key]) for case in self.cases)
-        return len(self.cases) * self.tries + reported * len(self.seeds)
 
 
 MAIN = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp", "fedsvd", "fedex-lora")
@@ -274,7 +257,7 @@ HOME_SEARCH: dict[str, Any] = {
     "seeds": tuple(range(12)),
     "finalists": 2,
     "extends": True,
-    "rates": (0.02, 0.05, 0.125, 0.3, 0.8),
+    "rates": (0.02, 0.05, 0.125, 0.2, 0.3, 0.5, 0.8),
     "stages": (Stage("clip", (0.4, 2.5), 1), Stage("ratio", (0.5, 2.0), 1, (0.7, 1.4))),
 }
 CAUSES_SEARCH: dict[str, Any] = {
@@ -503,7 +486,7 @@ _DECLARED = (
     Study(
         "sentiment-example",
         "texts, every example protected; one client for each of four domains",
-        sentiment(ON_TEXTS, (1.0, 8.0, None)),
+        (*sentiment(ON_TEXTS, (1.0, 8.0, None)), *sentiment(("fedex-lora", "fedlpp"), (None,))),
         careful=[("fedlora", 1.0)],
         **TEXT_SEARCH,
     ),
@@ -512,7 +495,11 @@ _DECLARED = (
         "DEeR and LA-LoRA where their papers have them, as nearly as can be",
         at_home(),
         careful=[
-            *((row, "la-lora", 1.0) for row in (*MAIN, "la-lora-unfiltered", "balanced-lora")),
+            *(
+                (row, *place)
+                for place in (("la-lora", 1.0), ("la-lora-noise", 24.0))
+                for row in (*MAIN, "la-lora-unfiltered", "balanced-lora")
+            ),
             ("deer", "deer", 3.0),
         ],
         **HOME_SEARCH,
@@ -542,14 +529,6 @@ _DECLARED = (
             ("ffa-lora", "alpha", 1000.0, 3.0),
         ],
         extends=True,
-    ),
-    Study(
-        "sentiment",
-        "sentiment with a pretrained language model, one client per domain",
-        sentiment(MAIN, BUDGETS),
-        careful=None,
-        rates=(0.05, 0.2, 0.8, 3.2, 12.8),
-        tune_seeds=(1001,),
     ),
 )
 STUDIES: dict[str, Study] = {study.name: study for study in _DECLARED}

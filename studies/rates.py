@@ -57,8 +57,8 @@ Leads in points of accuracy. Papers have 16.8 for LA-LoRA over RoLoRA, 30.5 over
 FedLoRA ([2602.19926](https://arxiv.org/abs/2602.19926)), and 39 for FFA-LoRA over FedLoRA on MNLI
 at ε = 6 ([2403.12313](https://arxiv.org/abs/2403.12313)). Both methods have the rate that is best
 for the one that is claimed to lead, or any rate on its plateau, or each its own best; rates are
-chosen on the runs shown. The last two places are tuning runs of one seed; the best rates
-of LA-LoRA at home and of FFA-LoRA on texts are the largest all tried."""
+chosen on the runs shown. The last two places are tuning runs of one seed; the best rate
+of FFA-LoRA on texts is the largest that all tried."""
 SCREENS: dict[str, tuple[str, dict[str, Any]]] = {
     "LA-LoRA's home": ("at-home", {"setting": "la-lora-noise"}),
     "texts, ε = 8": ("sentiment-example", {"epsilon": 8.0}),

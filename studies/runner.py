@@ -277,16 +277,10 @@ def known_jobs(study: Study, case: Case, done: Done) -> Iterator[Job]:
 
 
 def count_runs(study: Study, path: Path) -> tuple[int, int]:
-    """Counts the runs done, and all: a grid that went on takes more, shared settings fewer."""
+    """Counts the runs done, and all that are known so far: each stage decides the next."""
     done = load_results(path)
-    ran = 0
-    total = study.runs
-    for case in study.cases:
-        jobs = list(known_jobs(study, case, done))
-        ran += sum(job.key in done for job in jobs)
-        if study.settings is None and best_setting(study, case, done) is not None:
-            total += len(jobs) - study.tries - len(study.seeds)
-    return ran, total
+    jobs = [job for case in study.cases for job in known_jobs(study, case, done)]
+    return sum(job.key in done for job in jobs), len(jobs)
 
 
 # ---- all runs
@@ -306,7 +300,7 @@ def run_study(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -
         (test_runner.py::test_a_study_goes_on_after_a_kill).
     """
     check_whole("workers", workers)
-    options: Any = {"total": study.runs, "unit": "run", "disable": not bar, "mininterval": 5}
+    options: Any = {"unit": "run", "disable": not bar, "mininterval": 5}
     with (
         lock_folder(path.parent, f".{path.name}.lock"),
         tqdm(initial=count_runs(study, path)[0], **options) as shown,
@@ -318,6 +312,7 @@ def run_study(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -
         for start in range(0, len(study.cases), size):
             group = study.cases[start : start + size]
             while missing := _missing_jobs(study, group, done):
+                shown.total = count_runs(study, path)[1]
                 for entry in run(missing):
                     # On the disk before the next run is asked for: a kill loses none that ended.
                     append_line(path, entry)
@@ -424,8 +419,7 @@ def screen_frame(name: str, folder: Path, *, every: bool = False) -> pd.DataFram
     """Tabulates runs of the first tuning seed, at the declared rates, which all methods share, or
     at ``every`` setting that was tried.
 
-    Returns: method, labels, lr, clip, ratio, seed, accuracy, rho, as far as it was recorded, and
-        the job.
+    Returns: method, labels, lr, clip, ratio, seed, accuracy and the job.
     """
     study = STUDIES[name]
     done = load_results(folder / "runs" / f"{name}.jsonl")
@@ -438,7 +432,7 @@ def screen_frame(name: str, folder: Path, *, every: bool = False) -> pd.DataFram
                 row = {"method": case.method.slug, **case.labels, **job.setting._asdict()}
                 # A run that diverged has no score.
                 row |= {"seed": job.seed, "accuracy": values.get("accuracy") or 0.0}
-                rows.append({**row, "rho": values.get("amplification"), "job": job})
+                rows.append({**row, "job": job})
     return pd.DataFrame(rows)
 
 
@@ -464,6 +458,5 @@ def read_study(name: str, folder: str | Path = "results") -> pd.DataFrame:
 
 
 def read_studies(folder: str | Path = "results") -> dict[str, pd.DataFrame]:
-    """Reads the committed frames of the declared studies that were run, by name."""
-    names = [name for name in STUDIES if (Path(folder) / f"{name}.csv").is_file()]
-    return {name: read_study(name, folder) for name in names}
+    """Reads the committed frames of the declared studies, by name."""
+    return {name: read_study(name, folder) for name in STUDIES}

@@ -2,11 +2,11 @@
 
     python -m studies.suggested_rates
 
-On digits, rates of the client unit come from the first tuning seeds of the study digits-client, at
-its own clip norm. Those of the example unit are of an earlier search on an earlier model of the
-task (results/earlier-rates.json); a test judges them by the runs of today's. On texts they come
-from results/sentiment.csv. results/tuned.json, a search at one budget on the embedded tasks, goes
-before all of them. Nothing is trained.
+Rates of digits in the client unit come from the first tuning seed of the study digits-client, at
+its own clip norm, and those of texts from results/sentiment-example.csv. Those of digits in the
+example unit are of an earlier search on an earlier model of the task (results/earlier-rates.json);
+a test judges them by the runs of today's. results/tuned.json, a search at one budget on the
+embedded tasks, goes before all of them. Nothing is trained.
 """
 
 import json
@@ -23,27 +23,23 @@ from studies import RESULTS, runner
 Rates = dict[str, dict[str, float]]  # slug -> budget -> rate
 
 
-def rates_by_client() -> Rates:
-    """Lists the rate with the best mean over the tuning seeds that tried all, at the clip norm of
-    the study and with one rate for A and B.
-    """
-    tried = runner.screen_frame("digits-client", RESULTS, every=True)
-    plain = tried[(tried["clip"] == 1) & (tried["ratio"] == 1)]
-    means = plain.groupby(["method", "epsilon", "lr"], sort=False)["accuracy"].mean()
+def by_budget(table: pd.DataFrame) -> Rates:
+    """Lists the rates of a table of methods and budgets."""
     rates: Rates = {}
-    for slug, epsilon, lr in means.groupby(["method", "epsilon"], sort=False).idxmax():
-        rates.setdefault(slug, {})[f"{epsilon:g}"] = lr
-    return rates
-
-
-def rates_of_frame(frame: pd.DataFrame) -> Rates:
-    """Lists the rates of a study's reported runs."""
-    rates: Rates = {}
-    tuned = frame[["method", "epsilon", "lr"]].drop_duplicates()
-    for slug, epsilon, lr in tuned.itertuples(index=False):
+    for slug, epsilon, lr in table[["method", "epsilon", "lr"]].drop_duplicates().to_numpy():
         budget = NO_BUDGET if math.isnan(epsilon) else f"{epsilon:g}"
         rates.setdefault(slug, {})[budget] = lr
     return rates
+
+
+def rates_by_client() -> Rates:
+    """Lists the rate with the best score of the first tuning seed, at the clip norm of the study
+    and with one rate for A and B.
+    """
+    tried = runner.screen_frame("digits-client", RESULTS, every=True)
+    plain = tried[(tried["clip"] == 1) & (tried["ratio"] == 1)]
+    best = plain.groupby(["method", "epsilon"], sort=False)["accuracy"].idxmax()
+    return by_budget(plain.loc[best])
 
 
 def collected() -> dict[str, Any]:
@@ -51,7 +47,7 @@ def collected() -> dict[str, Any]:
     earlier = json.loads((RESULTS / "earlier-rates.json").read_text("utf-8"))
     table: dict[str, Any] = {
         "digits": {"example": earlier, "client": rates_by_client()},
-        "sentiment": {"example": rates_of_frame(runner.read_study("sentiment", RESULTS))},
+        "sentiment": {"example": by_budget(runner.read_study("sentiment-example", RESULTS))},
     }
     for task, search in json.loads((RESULTS / "tuned.json").read_text("utf-8")).items():
         rates = table.setdefault(task, {}).setdefault("example", {})

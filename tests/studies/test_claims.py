@@ -17,7 +17,6 @@ from studies.claims import (
     OPEN,
     OPPOSITE,
     SAME,
-    WAITS,
     Claim,
     Comparison,
     Effect,
@@ -98,12 +97,11 @@ def test_a_size_is_a_share_of_the_attainable_gain():
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_verdicts_hold_together(sign):
-    """The level that decides is 1 - 0.05 / (number of comparisons that have a study), to seven
-    digits. What waits, and what is not compared, takes no share."""
+    """The level that decides is 1 - 0.05 / (number of comparisons), to seven digits. What is not
+    compared takes no share."""
     frame = lead(0.0)
     gaps = frame.pivot_table("accuracy", "seed", "method")
     claims = [claim(slug=f"c{i}") for i in range(4)]
-    claims += [claim(slug="waits", study="none")]
     claims += [Claim("built", "", "arXiv:1", "primary", "", by_construction="a sum")]
     half = t.ppf(1 - 0.05 / (2 * 4), 9) * (gaps["one"] - gaps["other"]).sem()
     decided = HOLDS if sign > 0 else OPPOSITE
@@ -111,7 +109,7 @@ def test_verdicts_hold_together(sign):
         ahead = sign * factor * half * (frame["method"] == "one")
         moved = frame.assign(accuracy=frame["accuracy"] + ahead)
         table = judged(claims, moved).set_index("slug")
-        assert set(table["verdict"][:4]) == {verdict} and table["verdict"]["waits"] == WAITS
+        assert set(table["verdict"][:4]) == {verdict}
         # What would just have been decided is what was, seen from zero.
         assert table["decidable"]["c0"] == pytest.approx(half, abs=1e-4)
 
@@ -128,8 +126,7 @@ def test_a_knob_is_turned_for_both_sides():
 
 
 def test_every_place_is_one_that_a_study_measures():
-    """A declared study has the labels, and a case of each method that is compared: what is said to
-    be not run yet can be run."""
+    """A declared study has the labels, and a case of each method that is compared."""
     for judge in (claim.judge for claim in CLAIMS if claim.judge is not None):
         if judge.study == "updates":  # what `claims --measure` measures
             continue

@@ -19,9 +19,11 @@ from fedlora_lab.review.neighbours import (
     scale,
     single_changes,
 )
-from fedlora_lab.review.trials import SLACK, Shift, Trials
+from fedlora_lab.review.trials import NOISE_SLACK, SLACK, Shift, Trials, ratio_tails
 
 LONGEST_WAY = 64
+HUGE = 1e3
+"""How many times as large as its noise a sum is in which rounding may swallow noise."""
 
 
 def extreme_examples(trials: Trials) -> tuple[Example, Example]:
@@ -171,11 +173,15 @@ def check_non_finite(trials: Trials, strong: Example, limit: float) -> Iterator[
     bad = {"NaN": scale(strong, math.nan), "infinity": scale(strong, math.inf)}
     for factor in OVERFLOWS if trials.exact else OVERFLOWS[2::2]:
         bad[f"numbers {factor:g} times as large"] = scale(strong, factor)
+    copies = beside_copies(trials, "", strong, strong).batches()[1]
+    usual = trials.in_clips(trials.out(copies, 0) - trials.out(copies, 1))
     for kind, example in bad.items():
         words = f"an example of {kind} among copies of another"
         trial = beside_copies(trials, words, example, strong)
+        batch, _ = trial.batches()
         try:
-            share = float(np.mean(~np.isfinite(trials.out(trial.batches()[0], 0))))
+            sent = trials.out(batch, 0)
+            share = float(np.mean(~np.isfinite(sent)))
         except Exception as error:  # a step that refuses such data is in order
             yield Finding(check, f"the step refuses {kind}: {error_text(error, 80)}", 0.0, words)
             continue
@@ -185,5 +191,15 @@ def check_non_finite(trials: Trials, strong: Example, limit: float) -> Iterator[
             verdict: Verdict = "cannot tell" if trials.claims.finite else "broken"
             yield Finding(check, text, math.inf, words, verdict)
             continue
+        # A step may leave out its noise, not its sum, where it meets such numbers. In a sum that
+        # is far too large rounding swallows it: what is broken there is the clip.
+        noise = trials.in_clips(sent - trials.out(batch, 1))
+        ratio = float(np.linalg.norm(noise) / np.linalg.norm(usual))
+        p, _ = ratio_tails(ratio**2, len(noise), len(noise))
+        if trials.exact:  # the same noise: no chance is left
+            p = float(abs(ratio - 1) <= NOISE_SLACK)
+        if np.linalg.norm(trials.in_clips(sent)) < HUGE * np.linalg.norm(usual):
+            text = f"{words} gets {ratio:.3g} times the noise"
+            yield Finding("noise size", text, ratio, words, p=p)
         # It may count as zero or as another example does, never further.
         yield judge_shift(trials, check, words, trials.measure(trial, brief=True), limit)

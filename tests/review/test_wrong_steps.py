@@ -203,6 +203,14 @@ def turns_to_nan(rows):
 
 SKIPPED = {"non-finite", "noise size"}
 SCALER = skips(fits_scaled)
+
+
+def bare_beside_nan(examples, seed):
+    finite_only = [x for x in examples if np.isfinite(x[0]).all()]
+    bare = step_of(noise=lambda seed: 0 * normal(seed))
+    return (sound if len(finite_only) == len(examples) else bare)(finite_only, seed)
+
+
 BESIDE = {
     "a scaler": Wrong(SCALER, SKIPPED),
     "squares that overflow": Wrong(skips(squares_fit), SKIPPED),
@@ -214,6 +222,7 @@ BESIDE = {
     ),
     "the sum is cleaned": Wrong(step_of(zeroed_sum), {"non-finite"}),
     "an overflow drops all": Wrong(step_of(overflow_dropped), {"non-finite"}),
+    "no noise beside NaN": Wrong(bare_beside_nan, {"noise size"}),
     "turns to NaN": Wrong(step_of(turns_to_nan), {"non-finite"}, NOT_FINITE),
 }
 

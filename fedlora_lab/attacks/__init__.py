@@ -1,4 +1,4 @@
-"""What an update gives away of its inputs, and how well an attack on membership does.
+"""What an update gives away of its inputs.
 
 >>> import torch
 >>> from fedlora_lab import attacks
@@ -8,7 +8,6 @@ True
 """
 # ruff: noqa: F401
 
-from fedlora_lab.attacks.membership import Membership
 from fedlora_lab.attacks.reconstruction import (
     Victim,
     as_image,

@@ -5,7 +5,7 @@ protection: a protocol needs keys that the pairs agree on through the server, sh
 for clients that are lost, and a generator made for cryptography (ePrint 2020/704).
 
 What is opened is a sum of values that each client rounded for itself. It is no function of the sum
-of the noised values, so that sum's epsilon is not proven for it: see `theory.rounded_epsilon`.
+of the noised values, so that sum's epsilon is not proven for it.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Grid:
         levels: steps in that range, in [1, 2^31).
         modulus: a power of two in [2, 2^32].
 
-    Guarantees: test_lesson_13.py::test_the_rounded_distribution_is_that_of_the_grid,
+    Guarantees: test_lesson_13.py::test_the_grid_rounds_right_on_average,
         ::test_a_sum_never_wraps.
     """
 

@@ -1,7 +1,6 @@
 """Draws what a promise leaves to attackers: members found against others accused."""
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,22 +11,10 @@ from fedlora_lab._utils.validation import check_number
 from fedlora_lab.plots import style
 from fedlora_lab.privacy.ledger import Ledger
 
-COLOURS = (style.FACTOR["A"], style.FACTOR["B"], style.RIGHT, style.INK)
-
-
-class Attack(Protocol):
-    """What is drawn of an attack, as `attacks.Membership` has it."""
-
-    @property
-    def auc(self) -> float: ...
-
-    def curve(self) -> tuple[np.ndarray, np.ndarray]: ...
-
 
 @style.paper()
 def tradeoff(
     ledger: Ledger,
-    attacks: Mapping[str, Attack] | None = None,
     lowest: float = 1e-3,
     title: str = "Who was in the training data?",
     ax: Axes | None = None,
@@ -39,7 +26,6 @@ def tradeoff(
 
     Args:
         ledger: of a run, or a composition.
-        attacks: words -> `attacks.Membership`, drawn below the curve.
         lowest: the left and lower end of the axes, in (0, 0.1].
         title: the finding.
         ax: of a figure of your own, which gets no caption.
@@ -67,19 +53,11 @@ def tradeoff(
     style.note(ax, 0.025, 0.987, "impossible", style.WRONG, 9, **bold)
     # Beside the diagonal, at any height of the axes.
     style.note(ax, 0.2, 0.175, "guessing", size=8.5, rotation=33, ha="center", va="center")
-    for i, (name, attack) in enumerate((attacks or {}).items()):
-        # A logarithmic axis has no place for zero.
-        accused, members = (np.maximum(share, lowest) for share in attack.curve())
-        colour = COLOURS[i % len(COLOURS)]
-        ax.plot(accused, members, color=colour, lw=2, drawstyle="steps-post")
-        height = 0.03 + 0.055 * i
-        text = f"{name}: AUC {attack.auc:.2f}"
-        style.note(ax, 0.985, height, text, colour, 9, ha="right", weight="bold")
     ax.set(xlabel="share of others accused (false positive rate)", ylabel="share of members found")
     ax.set_title(title)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter("{x:g}")
     caption = f"red: composed privacy loss, advantage at most {ledger.advantage():.2g}; "
     caption += f"dashed: all that ε = {spent:.3g} at δ = {ledger.delta:g} says"
-    style.footer(figure, caption + ("; AUC 0.5 is guessing" if attacks else ""))
+    style.footer(figure, caption)
     return figure

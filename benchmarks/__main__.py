@@ -1,7 +1,6 @@
 """Measure side by side what the library promises about speed; write one table.
 
-    python -m benchmarks            everything, some minutes on two quiet cores
-    python -m benchmarks --quick    one turn of everything, toy texts, written to a temporary folder
+    python -m benchmarks    some minutes on two quiet cores
 
 Peers take turns, so a noisy machine disturbs all of them alike; the ratio of each turn counts, in
 processor time, which leaves out what others compute.
@@ -9,8 +8,6 @@ processor time, which leaves out what others compute.
 
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -28,7 +25,7 @@ from benchmarks import peers
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import markdown_table
 
-HERE = Path(__file__).parent
+RESULTS = Path(__file__).parent / "results"
 STEPS = {
     "digits 10 x 16": ("digits", 10, 16, 4),
     "digits 10 x 16, rank 16": ("digits", 10, 16, 16),
@@ -38,8 +35,8 @@ STEPS = {
 """Name of a case -> task, clients, examples of each, rank."""
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12}
 MINILM |= {"intermediate_size": 1536, "vocab_size": 30_522}
+TURNS = 12
 WORDS = ("good", "great", "fine", "poor", "awful", "dull", "film", "book", "day", "very", "not")
-IMPORT = "import fedlora_lab"
 
 # Words, case, whose time is divided by whose, and what was asked of the ratio.
 RATIOS = (
@@ -53,17 +50,17 @@ RATIOS = (
 )
 
 
-def build_task(name: str, clients: int, sizes: Mapping[str, int]) -> fl.tasks.Task:
+def build_task(name: str, clients: int) -> fl.tasks.Task:
     """Builds a case's task; the texts are made up, and their model has MiniLM's size.
 
-    Args: name: "digits" or "text". clients: how many. sizes: of the text model.
+    Args: name: "digits" or "text". clients: how many.
     """
     if name == "digits":
         return fl.tasks.digits(clients=clients)
     draw = np.random.default_rng(0)
     texts = [" ".join(draw.choice(WORDS, draw.integers(8, 40))) for _ in range(800)]
     rows = [{"text": text, "label": i % 2} for i, text in enumerate(texts)]
-    folder = fl.tasks.tiny("bert", Path(tempfile.mkdtemp()) / "model", texts, **sizes)
+    folder = fl.tasks.tiny("bert", Path(tempfile.mkdtemp()) / "model", texts, **MINILM)
     return fl.tasks.hub(folder, rows, text="text", label="label", clients=clients)
 
 
@@ -83,25 +80,14 @@ def in_turns(case: str, steps: Mapping[str, Callable[[], Any]], turns: int) -> p
     return table[table["turn"] >= 0]
 
 
-def measure_import(turns: int) -> pd.DataFrame:
-    """Times the import in fresh interpreters, by their own clocks."""
-    code = "from time import perf_counter as now; t = now(); import fedlora_lab; print(now() - t)"
-    command = [sys.executable, "-c", code]
-    seconds = [float(subprocess.check_output(command, text=True)) for _ in range(turns)]
-    columns = {"case": IMPORT, "peer": "library", "turn": range(turns), "seconds": seconds}
-    return pd.DataFrame(columns)
-
-
-def measure(quick: bool) -> pd.DataFrame:
+def measure() -> pd.DataFrame:
     """Measures everything; a row for each case, peer and turn."""
-    turns = 1 if quick else 12
     tables = []
     for case, (name, clients, batch, rank) in STEPS.items():
-        task = build_task(name, clients, {} if quick else MINILM)
+        task = build_task(name, clients)
         makers = {peer: peers.PEERS[peer] for peer in ("private", "plain", "opacus")}
         steps = {peer: make(task, batch, rank) for peer, make in makers.items()}
-        tables.append(in_turns(case, steps, turns))
-    tables.append(measure_import(1 if quick else 5))
+        tables.append(in_turns(case, steps, TURNS))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -122,7 +108,6 @@ def page(table: pd.DataFrame, machine: str) -> str:
         # Turn by turn: what disturbs a turn disturbs both of its peers.
         ratio = seconds[case, one] / seconds[case, reference]
         rows.append([label, case, spread(ratio), goal])
-    imported = spread(seconds[IMPORT, "library"])
     return f"""# Speed
 
 Rebuilt by `make bench`. Medians of processor time, with the middle 80 % of the turns in brackets.
@@ -131,8 +116,6 @@ Rank 4, of MiniLM 8, where no other is named.
 {machine}
 
 {markdown_table(rows)}
-
-`{IMPORT}` takes {imported} seconds; asked is at most 0.3.
 
 - *Private step*: this library's, all clients in one batch. *Plain step*: PEFT's model on the same
   examples, without clients, clip and noise. *Opacus by client*: Opacus' hooks, one client after the
@@ -153,16 +136,14 @@ def processor() -> str:
 
 
 @click.command(help=__doc__)
-@click.option("--quick", is_flag=True, help="One turn of everything, at toy sizes.")
-def main(quick: bool) -> None:
+def main() -> None:
     warnings.simplefilter("ignore")  # Opacus warns of every hook; nothing here is tested
-    out = Path(tempfile.mkdtemp()) if quick else HERE / "results"
-    table = measure(quick)
+    table = measure()
     threads = f"threads: {torch.get_num_threads()}"
     machine = f"{os.cpu_count()} cores, {processor()}, torch {torch.__version__}, {threads}."
     text = page(table, machine)
-    write_atomically(out / "turns.csv", table.to_csv(index=False), shared=True)
-    write_atomically(out / "README.md", text, shared=True)
+    write_atomically(RESULTS / "turns.csv", table.to_csv(index=False), shared=True)
+    write_atomically(RESULTS / "README.md", text, shared=True)
     click.echo(text)
 
 

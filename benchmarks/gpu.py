@@ -23,7 +23,7 @@ import transformers
 
 import fedlora_lab as fl
 from benchmarks import peers
-from benchmarks.__main__ import HERE, processor
+from benchmarks.__main__ import RESULTS, processor
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import markdown_table
 from fedlora_lab._utils.validation import error_text
@@ -176,7 +176,7 @@ def main(device: str, tiny: bool) -> None:
     on_gpu = torch.device(device).type == "cuda"
     name = torch.cuda.get_device_name(device) if on_gpu else processor()
     # Toy numbers are no results.
-    folder = Path(tempfile.mkdtemp()) if tiny else HERE / "results"
+    folder = Path(tempfile.mkdtemp()) if tiny else RESULTS
     path = folder / f"gpu-{name.lower().replace(' ', '-')}.md"
     rows = []
     for row in measure(device, tiny):

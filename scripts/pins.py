@@ -1,5 +1,5 @@
-"""Write constraints.txt, the exact versions of this environment for everything pyproject.toml asks
-for, and requirements.lock, the SHA-256 of every file of those versions.
+"""Write constraints.txt, the exact versions of this environment, which `make setup` made and nobody
+added to, and requirements.lock, the SHA-256 of every file of those versions.
 
 No addresses and no local builds are written, so that the files mean the same everywhere. torch and
 the CUDA libraries it brings have no digest: each of its builds is a file of its own, and which one
@@ -9,13 +9,9 @@ fits is the machine's affair. Run it after the tests have passed: ``make pins``.
 import re
 import subprocess
 import sys
-import tomllib
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = """\
@@ -31,39 +27,13 @@ MACHINES = re.compile(r"(torch|triton|cuda-|nvidia-)")
 """Packages whose files differ with the machine's accelerator."""
 
 
-def wanted(extras: tuple[str, ...]) -> list[Requirement]:
-    """The requirements of pyproject.toml, those of the named extras included."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lists = [
-        project["dependencies"],
-        *(project["optional-dependencies"][extra] for extra in extras),
-    ]
-    return [Requirement(text) for part in lists for text in part]
-
-
-def closure(requirements: list[Requirement]) -> dict[str, str]:
-    """Name -> version of all that is installed and needed, directly or not."""
-    pins: dict[str, str] = {}
-    seen: set[tuple[str, frozenset[str]]] = set()
-    todo = list(requirements)
-    while todo:
-        requirement = todo.pop()
-        key = (canonicalize_name(requirement.name), frozenset(requirement.extras))
-        if key in seen:
-            continue
-        seen.add(key)
-        try:
-            installed = distribution(requirement.name)
-        except PackageNotFoundError:
-            continue  # needed elsewhere only: another system or another Python
-        pins[key[0]] = Version(installed.version).public
-        for text in installed.requires or []:
-            inner = Requirement(text)
-            if inner.marker is None or any(
-                inner.marker.evaluate({"extra": extra}) for extra in (*key[1], "")
-            ):
-                todo.append(inner)
-    return pins
+def pins() -> list[str]:
+    """The packages that are installed, without this one and pip, at their public versions."""
+    command = [sys.executable, "-m", "pip", "freeze", "--all", "--exclude-editable"]
+    command += ["--exclude", "pip", "--exclude", "fedlora-lab"]
+    frozen = subprocess.run(command, check=True, capture_output=True, text=True)
+    named = (line.partition("==") for line in frozen.stdout.splitlines())
+    return sorted(f"{canonicalize_name(name)}=={x.partition('+')[0]}" for name, _, x in named)
 
 
 def digests() -> list[str]:
@@ -79,9 +49,7 @@ def digests() -> list[str]:
 
 
 def main() -> None:
-    pins = closure(wanted(EXTRAS))
-    lines = [f"{name}=={pins[name]}" for name in sorted(pins)]
-    (ROOT / "constraints.txt").write_text(HEAD + "\n".join(lines) + "\n")
+    (ROOT / "constraints.txt").write_text(HEAD + "\n".join(pins()) + "\n")
     locked = digests()
     (ROOT / "requirements.lock").write_text(LOCK_HEAD + "\n".join(locked) + "\n")
 

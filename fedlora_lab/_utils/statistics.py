@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import stdtrit
 
-from fedlora_lab._utils.validation import check, did_you_mean
+from fedlora_lab._utils.validation import check, check_one_of, did_you_mean
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -85,6 +85,8 @@ def paired_difference(
     """
     if measure not in frame:
         frame = run_ends(frame, measure).rename(columns={"after": measure}).reset_index()
+    for slug in (one, other):
+        check_one_of("method", slug, tuple(frame["method"].unique()))
     both = frame[frame["method"].isin([one, other])]
     # The mean where a method has several rows of a seed.
     means: Any = both.groupby(["seed", "method"])[measure].mean().unstack()

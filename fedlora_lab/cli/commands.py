@@ -108,10 +108,12 @@ NAMES = read.Text("names", read.read_names)
 @click.argument("data", type=PATH)
 @click.option("--model", metavar="DIR", help="A Hugging Face name, or a folder.  [required]")
 @click.option("--text", metavar="COLUMN", help="Of the texts, which are classified.")
-@click.option("--image", metavar="COLUMN", help="Of image files, in place of --text.")
+@click.option(
+    "--image", metavar="COLUMN", help="Of image files, in place of --text.  [of a folder: image]"
+)
 @click.option("--prompt", metavar="COLUMN", help="Or a template, for a decoder.")
 @click.option("--answer", metavar="COLUMN", help="Or a template: what it learns to answer.")
-@click.option("--label", metavar="COLUMN", help="Of the classes.")
+@click.option("--label", metavar="COLUMN", help="Of the classes.  [of a folder: label]")
 @click.option("--labels", type=NAMES, metavar="A,B", help="Classes in order.  [from the rows]")
 @click.option("--by", metavar="COLUMN", help="Of the owner, a client.  [dealt at random]")
 @click.option(
@@ -146,6 +148,8 @@ def finetune_command(
     """
     asked = read.typed_options(options)
     check("model" in asked, "--model", None, "a Hugging Face name, or a folder")
+    if data.is_dir():  # whose rows have these columns
+        asked = {"image": "image", "label": "label"} | asked
     check(data.exists(), "data", str(data), "a file, or a folder of images, that exists")
     from fedlora_lab.cli.training import finetune
 
@@ -167,6 +171,7 @@ def predict_command(folder: Path, data: Path, out: Path | None) -> None:
     """
     from fedlora_lab.experiments.predictions import predict_rows
 
+    check(out is None or not out.exists(), "--out", str(out), "a new file; this one is kept")
     predict_rows(folder, data).to_csv(out or sys.stdout, index=False)
 
 

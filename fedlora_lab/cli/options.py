@@ -43,7 +43,8 @@ class Text(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Reads the text of an option; a default that is none passes as it is."""
-        return self.read(self.name, value) if isinstance(value, str) else value
+        name = self.name if param is None or param.name is None else param.name
+        return self.read(name, value) if isinstance(value, str) else value
 
 
 def setting(name: str) -> Text:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedlora_lab import methods
-from fedlora_lab._utils.validation import check, check_number, did_you_mean
+from fedlora_lab._utils.validation import check, check_number, check_whole, did_you_mean
 from fedlora_lab.experiments.tuned_rates import suggest_lr
 from fedlora_lab.federated.compare import Cell
 from fedlora_lab.federated.run import RunOptions
@@ -251,6 +251,7 @@ def _choose_plan(
     """Chooses rounds, steps and batch from the clients' sizes."""
     work = "the work that the noise limits were fitted for"
     rounds = settings.choose(given, "rounds", ROUNDS, work)
+    check_whole("rounds", rounds, 1)
     local_steps = settings.choose(given, "local_steps", LOCAL_STEPS, work)
     # Sizes are public: the ledger's sample rates tell them anyway.
     median = sorted(sizes)[len(sizes) // 2]

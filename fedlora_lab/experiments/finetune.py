@@ -174,7 +174,8 @@ def finetune(
         options: of `fl.tasks.hub` or, with ``prompt=`` and ``answer=``, of `fl.tasks.prompts`
             (labels, person, clients, image, max_length, tokenizer, …), of `fl.Plan` (rounds,
             batch, lr, …), `fl.Privacy` (unit, delta, clip_norm, …) and `fl.run` (device, stop_at,
-            …). With ``person``, the column of persons, all rows of each are protected.
+            …; by default ``stop_at`` is ``epsilon``). With ``person``, the column of persons, all
+            rows of each are protected.
 
     Raises: ``ValueError`` in one line that says what to do, before anything is trained.
     Guarantees: no choice depends on a value of an example
@@ -209,12 +210,16 @@ def finetune(
     cell = choose_cell(task, epsilon, method, lora, seed, sorted_options, settings)
     folder = _new_folder() if out is None else Path(out).expanduser()
     settings.tell("folder", str(folder), "ledger, adapter and checkpoints")
-    record = _train(folder, cell, fresh, say, sorted_options.run)
+    # Also where a round that was cut short has to be released again.
+    record = _train(folder, cell, fresh, say, {"stop_at": epsilon} | sorted_options.run)
     notes = Folder(folder).statements(read_frame(folder / "frame.csv"))
+    # The adapter may be handed on, and what all runs of the folder spend together with it.
+    with (folder / "adapter" / "README.md").open("a", encoding="utf-8") as card:
+        card.writelines(f"\n{sentence}\n" for sentence in notes)
     if epsilon is not None and task.info.get("labels") == READ:
         notes.append(f"the classes were read from the rows: {READ_CLASSES}")
     if record.index < cell.plan.rounds:
-        notes.append(f"ended since round {record.index + 1} would spend more than stop_at allows")
+        notes.append(f"ended since round {record.index + 1} would spend more than ε allows")
     notes += _advise(record, task, cell.plan)
     tuned = Finetuned(record, tuple(settings.choices), folder, tuple(notes))
     if say is not None:

@@ -13,7 +13,7 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.report.run_folder import Folder, read_json
 from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.generation import Generation, fill
-from fedlora_lab.tasks.labels import column_of, row_names
+from fedlora_lab.tasks.labels import check_filled, column_of, row_names
 from fedlora_lab.tasks.tables import read_splits
 from fedlora_lab.tasks.task import forward
 
@@ -37,14 +37,16 @@ def predict_rows(folder: Path, data: object) -> "pd.DataFrame":
     from peft import PeftModel
 
     info = Folder(folder).settings["task"]["info"]
-    expected = "a finished run of this version, on a model that was given by its name or folder"
+    expected = "a run of this version, on a model that was given by its name or folder"
     config = folder / "adapter" / "adapter_config.json"
-    base: Any = read_json(config)["base_model_name_or_path"] if config.is_file() else None
+    check(config.is_file(), "run", str(folder), "a finished run, with its adapter/")
+    base: Any = read_json(config)["base_model_name_or_path"]
     # Earlier versions did not note what was read of the rows.
     is_whole = base and ("column" in info or "max_new_tokens" in info)
     check(bool(is_whole), "run", str(folder), expected)
     classes = info.get("classes", ())
     table = read_splits(data)["train"]
+    check_filled(table, {"column": info.get("column")})
     # What there is to warn of was told before the training.
     with ignore_warnings(), architectures.quiet(), torch.inference_mode():
         model, _ = architectures.load(base, info["kind"], len(classes), 0)

@@ -95,19 +95,24 @@ def _check_schedule(method: Method, plan: Plan) -> None:
 
 
 def _check_filter(method: Method) -> None:
-    """Refuses a filter that gives another shape than it takes, or is not linear.
+    """Refuses a filter that gives another shape than it takes, mixes clients, or is not linear.
 
-    The noise passes the filter apart from the gradient: only of a linear one is what comes out the
-    noise in the filtered release.
+    It is given the tensors of clients that train together, (clients, rows, columns). The noise
+    passes it apart from the gradient: only of a linear one is what comes out the noise in the
+    filtered release.
 
     Guarantees: test_bad_input.py::test_bad_calls_are_one_line_and_lose_and_leave_nothing.
     """
     random = torch.Generator().manual_seed(0)
-    x, y = torch.randn(2, 16, 16, generator=random)
+    x, y = torch.randn(2, 3, 16, 12, generator=random)
     for side in "AB":
         result = method.filter(x, side)
         shape = tuple(result.shape) if isinstance(result, Tensor) else result
-        check(shape == (16, 16), f"filter(x, {side!r})", shape, "a tensor of x's shape, (16, 16)")
+        check(shape == x.shape, f"filter(x, {side!r})", shape, f"x's shape, {tuple(x.shape)}")
+        alone = torch.cat([method.filter(part, side) for part in x.split(1)])
+        apart = torch.allclose(result, alone, rtol=0, atol=1e-5)
+        expected = "each client's part by itself: x is (clients, rows, columns)"
+        check(apart, f"filter(x, {side!r})", rule_name(method.filter), expected)
         both = method.filter(x + y, side)
         error = float((both - result - method.filter(y, side)).norm())
         # More than rounding in float32, and less than any rule that is not linear.

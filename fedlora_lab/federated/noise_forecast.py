@@ -257,7 +257,8 @@ class NoiseForecast:
         In its own last round a client has K times the variance that this round adds to the average
         of K clients, and all had the average before.
         """
-        if not self.is_noisy or not self.spec.by_step:
+        noised = self.is_noisy and self.spec.by_step and self.spec.plan.rounds
+        if not noised or not self._variance:
             return 1.0
         each = [std**2 for std in self._stds_of_means]
         return 1 + (sum(each) / len(each) / self._variance - 1) / self.spec.plan.rounds

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, refuse
+from fedlora_lab._utils.validation import check, check_one_of, refuse
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import (
     KINDS,
@@ -318,7 +318,9 @@ def trained_modules(model: nn.Module, head: Head, lora: Lora) -> tuple[str, ...]
     # PEFT stores both names of classifiers, of which a model has one.
     present = [name for name in CLASSIFIERS if any(path.endswith(name) for path in paths)]
     if present:
+        expected = f"modules of this model, such as {', '.join(present)}"
         names = tuple(name for name in names if name not in CLASSIFIERS or name in present)
+        check(bool(names) or not lora.head, "modules_to_save", lora.head, expected)
     return head_modules(model, names)
 
 
@@ -403,7 +405,13 @@ def initial_values(
     for layer, weight in adapted.weights.items() if rule is not None else ():
         rank = len(adapted.initial[ParamKey("A", layer)])
         for side, value in rule(weight, rank).items():  # type: ignore[misc]
-            values[ParamKey(side, layer)] = value
+            check_one_of("start(...)", side, tuple(KINDS))
+            key = ParamKey(side, layer)
+            shape = tuple(values.get(key, value).shape)
+            check(
+                value.shape == shape, f"start(...)[{side!r}].shape", tuple(value.shape), str(shape)
+            )
+            values[key] = value
     return {key: x * start_scale if key.side == "A" else x for key, x in values.items()}
 
 
@@ -475,7 +483,7 @@ def save(
         inference_mode=True,
         fan_in_fan_out=not any(isinstance(model.get_submodule(x), nn.Linear) for x in layers),
     )
-    config.lora_alpha = stored.alpha / stored.start_scale  # type: ignore[assignment]  # PEFT divides it by r, of any type
+    config.lora_alpha = float(stored.alpha / stored.start_scale)  # type: ignore[assignment]  # PEFT divides it by r, of any type
     tensors = _tensors_of_modules(task, values)
     for key, factor in factors.items():
         tensors[f"{PEFT_PREFIX}{key.layer}.lora_{key.side}.weight"] = factor

@@ -118,7 +118,8 @@ def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
             "before": format_number(row["before"], infinite="∞"),
             "score": format_number(row["score"], infinite="∞")
             # Seeds that agree, but for rounding, show no spread: ± 0.000 would claim certainty.
-            + (f" ± {format_number(row['interval'])}" if row["interval"] > 1e-9 else ""),
+            + (f" ± {format_number(row['interval'])}" if row["interval"] > 1e-9 else "")
+            + (f" ({row['collapsed']} collapsed)" if row["collapsed"] else ""),
             "deviation": format_deviation(row["deviation"]),
             "epsilon": format_number(row["epsilon"], 2),
             "up": bytes_text(row["bytes_up"]),
@@ -134,7 +135,7 @@ def display_table(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFra
     """Sets the summary of a tidy frame as a paper shows it; its ``to_latex`` writes the table.
 
     A row for each method; the score, by ``measure``, has its 95 % interval over seeds, unless there
-    is one seed or all agree.
+    is one seed or all agree, and the number of runs that collapsed.
 
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)

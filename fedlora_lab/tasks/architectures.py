@@ -85,7 +85,8 @@ def load(
         try:
             model, report = auto.from_pretrained(str(source), dtype=torch.float32, **options)
         except Exception as error:  # which errors there are depends on the version
-            expected = f"a name or folder that {AUTO[kind]} reads from safetensors"
+            where = "" if Path(source).exists() else " (here is no such folder)"
+            expected = f"a name or folder{where} that {AUTO[kind]} reads from safetensors"
             reason = f"model={str(source)!r}: expected {expected}: {first_line(error)}"
             raise ValueError(reason) from error
     check_no_adapters(model)
@@ -125,17 +126,18 @@ def _made_anew(
     check(not wrong, "model", source, f"weights for all of {type(model).__name__}; {summary}")
     new = tuple(part for part in parts if any(is_within(name, part) for name in drawn))
     base = str(getattr(model, "base_model_prefix", ""))
+
+    def unnumbered(name: str) -> str:
+        return re.sub(r"\d+", "#", name.removeprefix(f"{base}."))
+
     # Layers are numbered: what is not used, but for its number, belongs to one too many.
-    numbered = {re.sub(r"\d+", "#", name) for name in model.state_dict()}
+    numbered = {*map(unnumbered, model.state_dict())}
     remarks = {
         "not used, for the configuration has fewer layers than the file": [
-            name for name in unused if re.sub(r"\d+", "#", name) in numbered
+            name for name in unused if unnumbered(name) in numbered
         ],
         "made anew, since the file has it for other classes": [
             part for part in new if any(is_within(name, part) for name in resized)
-        ],
-        "not in the file: drawn at random and frozen, unless head= names it": [
-            part for part in new if is_within(part, base)
         ],
     }
     for remark, names in remarks.items():
@@ -184,6 +186,7 @@ def default_targets(model: nn.Module, given: Sequence[str] | None = None) -> tup
         tests/lora/test_gradients.py::test_usual_models_do_as_their_table_says.
     """
     if given is not None:
+        check(not isinstance(given, str), "targets", given, "a list of ends of names")
         return tuple(given)
     names = {path.rpartition(".")[2]: None for path, m in model.named_modules() if is_linear(m)}
     targets = tuple(name for name in names if ATTENTION.fullmatch(name))

@@ -1,13 +1,16 @@
 """Your own Hugging Face model on your own data, as a task."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
+
+from torch import nn
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.labels import check_order, read_labels
 from fedlora_lab.tasks.metrics import Metrics, select_metrics
-from fedlora_lab.tasks.modules import Head
+from fedlora_lab.tasks.modules import Head, head_modules, is_within
 from fedlora_lab.tasks.tables import Rows
 from fedlora_lab.tasks.task import Task, check_classes
 
@@ -63,7 +66,8 @@ def hub(
     check((text is None) != (image is None), "text, image", (text, image), expected)
     expected = "a column's name; a decoder without classes learns by fl.tasks.prompts"
     check(label is not None, "label", None, expected)
-    rows = Rows.read(dataset, test, seed, by, person, clients, public_test)
+    columns = {"text": text, "image": image, "label": label}
+    rows = Rows.read(dataset, test, seed, by, person, clients, public_test, columns)
     # The names of a ClassLabel are no private rows'.
     declared = rows.sources[0].attrs.get(str(label)) if labels is None else labels
     # Classes first: a classifier is loaded for as many outputs.
@@ -71,6 +75,14 @@ def hub(
     kind = "text" if image is None else "image"
     base, new = architectures.load(model, kind, len(classes), seed)
     check_order(classes, base.config)
+    head = architectures.default_head(base) if head == OWN_HEAD else head
+    if not isinstance(model, nn.Module):  # of which nobody knows what was drawn
+        trained = head_modules(base, head)
+        moved = {part for part in new for x in trained if is_within(part, x) or is_within(x, part)}
+        frozen = sorted({*new} - moved)
+        remark = "not in the file: drawn at random and frozen, unless head= names it"
+        if frozen:
+            warnings.warn(f"model={str(model)!r}: {', '.join(frozen)}: {remark}", stacklevel=2)
     encode = architectures.input_reader(kind, model, tokenizer, base, max_length)
     task = rows.make_task(
         encode(rows.column(kind, text or image), rows.names),
@@ -78,7 +90,7 @@ def hub(
         name="hub",
         model=base,
         targets=architectures.default_targets(base, targets),
-        head=architectures.default_head(base) if head == OWN_HEAD else head,
+        head=head,
         metrics=select_metrics(metrics),
         labels=None if classes == tuple(range(len(classes))) else classes,
         prepare=architectures.trim_padding if kind == "text" else None,

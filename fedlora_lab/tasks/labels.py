@@ -1,8 +1,9 @@
 """The labels of a table as numbers of classes, and the classes that there are."""
 
 import re
+import unicodedata
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,22 @@ def row_names(frame: "DataFrame", suffix: str = "") -> list[str]:
     return [f"{frame.index.name or 'row'} {i}{suffix}" for i in frame.index]
 
 
+def check_filled(frame: "DataFrame", columns: Mapping[str, object], suffix: str = "") -> None:
+    """Refuses empty cells, those of all columns at once.
+
+    Args:
+        frame, columns: the table; argument -> what it was given, perhaps the name of a column.
+        suffix: what messages call the table's rows.
+    """
+    bad = {}
+    for argument, column in columns.items():
+        if isinstance(column, str) and column in frame.columns:
+            for row, is_gap in zip(row_names(frame, suffix), frame[column].isna()):
+                if is_gap:
+                    bad[f"{row} ({argument})"] = "nothing"
+    check_rows("cells", bad, "a value in every row; NA, None and null count as empty cells")
+
+
 def identifiers(
     frame: "DataFrame", argument: str, column: str, suffix: str = ""
 ) -> list[Identifier]:
@@ -79,11 +96,19 @@ def identifiers(
 
 
 def check_spelling(name: str, values: Iterable[Identifier]) -> None:
-    """Refuses two values that differ in case or blanks only: they would count as two."""
+    """Refuses two values that differ in how they are written only: they would count as two."""
     spelled: dict[str, Identifier] = {}
     for value in values:
-        first = spelled.setdefault("".join(str(value).casefold().split()), value)
+        first = spelled.setdefault(_spelling(value), value)
         check(first == value, name, [first, value], "each written in one way")
+
+
+def _spelling(value: object) -> str:
+    """What two ways of writing one name have in common: 01 and 1.0, A and a."""
+    text = unicodedata.normalize("NFKC", str(value)).casefold()
+    text = "".join(x for x in text if not x.isspace() and unicodedata.category(x) != "Cf")
+    number = re.fullmatch(r"0*(\d+)(\.0*)?", text)
+    return number[1] if number else text
 
 
 def read_labels(
@@ -114,6 +139,7 @@ def read_labels(
     classes = _classes(name, private, test) if declared is None else _declared_classes(declared)
     check(len(classes) > 1, name, list(classes), "at least two classes")
     order = {value: number for number, value in enumerate(classes)}
+    check_spelling(name, (*classes, *private, *test))
     for table, column, suffix in zip(both, (private, test), ("", OF_THE_TEST)):
         pairs = zip(row_names(table, suffix), column)
         bad = {row: value for row, value in pairs if value not in order}
@@ -135,9 +161,14 @@ def check_order(classes: Sequence[Identifier], config: Any) -> None:
     names = getattr(config, "id2label", None) or {}
     of_model = [str(names.get(number)) for number in range(len(classes))]
     of_task = [str(value) for value in classes]
-    is_same = of_model == of_task or set(of_model) != set(of_task)
+    order, own_order = ([_spelling(value) for value in names] for names in (of_task, of_model))
+    is_same = order == own_order or set(order) != set(own_order)
     expected = f"the order of the model's own classes: {', '.join(of_model)}"
     check(is_same, "labels", of_task, expected)
+    # Names that nobody gave are LABEL_0, LABEL_1, ...
+    if order != own_order and len(names) == len(classes) and names.get(0) != "LABEL_0":
+        event = f"{', '.join(of_task)} stand for the outputs that were {', '.join(of_model)}"
+        warnings.warn(f"labels: {event} in the model's own classifier", stacklevel=3)
 
 
 def _declared_classes(declared: Any) -> tuple[Identifier, ...]:
@@ -163,13 +194,13 @@ def _classes(
     usual = set(private)
     # Classes that are written otherwise would have no right answer among the private rows.
     strange = set(test) - usual
+    check_spelling(name, sorted(map(str, usual | strange)))
     expected = f"labels that private rows have: {_listed(usual)}"
     check(not usual.isdisjoint(test), f"{name}{OF_THE_TEST}", _listed(strange), expected)
     if strange:
         event = f"no private row has {_listed(strange)}, which test rows have and which becomes a"
         warnings.warn(f"{name}: {event} class; private rows have {_listed(usual)}", stacklevel=4)
     classes = sorted(usual | strange, key=lambda value: (isinstance(value, str), value))
-    check_spelling(name, classes)
     return tuple(classes)
 
 

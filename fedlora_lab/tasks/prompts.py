@@ -63,7 +63,8 @@ def prompts(
     (('n', 'y'), ['exact_match', 'perplexity', 'loss'])
     """
     check_whole("max_new_tokens", max_new_tokens, 1)
-    rows = Rows.read(dataset, test, seed, by, person, clients, public_test)
+    columns = {"prompt": prompt, "answer": answer}
+    rows = Rows.read(dataset, test, seed, by, person, clients, public_test, columns)
     fields = {"targets": targets, "head": head, "metrics": metrics, "public_test": public_test}
     base, _ = architectures.load(model, "causal", 0, seed)
     code = architectures.prepare_tokenizer(model, tokenizer, base)
@@ -133,6 +134,8 @@ def encode_pairs(
     for argument, texts_of in (("prompt", heads), ("answer", tails)):
         empty = {row: "no token" for row, ids in zip(names, texts_of, strict=True) if not ids}
         check_rows(argument, empty, "at least one token in every row")
+    # A chat template writes it already.
+    tails = [tail if tail[-1:] == ends else tail + ends for tail in tails]
     full = {
         row: f"{len(head)} tokens"
         for row, head in zip(names, heads, strict=True)
@@ -140,7 +143,7 @@ def encode_pairs(
     }
     expected = f"fewer than max_length={max_length}: else no room is left for an answer"
     check_rows("prompt", full, expected)
-    texts = [torch.tensor([*head, *tail, *ends]) for head, tail in zip(heads, tails, strict=True)]
+    texts = [torch.tensor([*head, *tail]) for head, tail in zip(heads, tails, strict=True)]
     pad = int(generation.tokenizer.pad_token_id)
     ids = pad_sequence([text[:max_length] for text in texts], True, pad)
     mask = pad_sequence([torch.ones_like(text[:max_length]) for text in texts], True)

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,9 +18,23 @@ import torch
 from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_number, check_rows, check_whole, error_text
+from fedlora_lab._utils.validation import (
+    check,
+    check_number,
+    check_rows,
+    check_whole,
+    error_text,
+    refuse,
+)
 from fedlora_lab.tasks import partition
-from fedlora_lab.tasks.labels import OF_THE_TEST, check_spelling, column_of, identifiers, row_names
+from fedlora_lab.tasks.labels import (
+    OF_THE_TEST,
+    check_filled,
+    check_spelling,
+    column_of,
+    identifiers,
+    row_names,
+)
 from fedlora_lab.tasks.task import (
     Examples,
     Inputs,
@@ -73,6 +88,7 @@ class Rows:
         person: str | None = None,
         clients: int | None = None,
         public_test: bool = False,
+        columns: Mapping[str, object] = MappingProxyType({}),
     ) -> "Rows":
         """Reads a data set, splits it and deals it.
 
@@ -80,6 +96,7 @@ class Rows:
             dataset, test, seed, by, person, clients, public_test: as of `hub`. All rows of a person
                 are held out together, and go to one client unless ``by`` says where they are.
                 Public test rows of persons with private rows are refused.
+            columns: argument -> a further column that has to be filled, or something else.
         Guarantees: tests/tasks/test_hub.py::test_persons_of_both_tables_are_found,
             ::test_rows_of_one_person_move_nobody_else,
             ::test_owners_are_compared_by_value.
@@ -90,6 +107,7 @@ class Rows:
         splits = read_splits(dataset)
         check("train" in splits, "dataset", sorted(splits), "a split called train")
         train = splits["train"]
+        check_filled(train, {"person": person, "by": by, **columns})
         # Rows count as persons of one row each where persons are not known.
         owner = np.arange(len(train)) if person is None else _persons(train, person)
         is_held = np.zeros(len(train), dtype=bool)
@@ -99,6 +117,7 @@ class Rows:
             sources = train, train
         else:
             held_out = _test_table(test, splits)
+            check_filled(held_out, columns, OF_THE_TEST)
             sources = train, held_out
         private = train[~is_held]
         # A score of a person's public row is exact, and tells of the private ones.
@@ -219,7 +238,7 @@ def _test_table(test: object, splits: "Mapping[str, DataFrame]") -> "DataFrame":
     names = ", ".join(name for name in splits if name != "train") or "none here"
     expected = f"a share, a data set, a file, or the name of a split: {names}"
     check(is_file, "test", test, expected)
-    tables = read_splits(test)
+    tables = read_splits(test, "test")
     expected = "one table; of several splits name one, as test=data['validation']"
     check(len(tables) == 1, "test", sorted(tables), expected)
     return next(iter(tables.values()))
@@ -228,11 +247,12 @@ def _test_table(test: object, splits: "Mapping[str, DataFrame]") -> "DataFrame":
 # ---- tables of any kind
 
 
-def read_splits(dataset: object) -> "dict[str, DataFrame]":
+def read_splits(dataset: object, name: str = "dataset") -> "dict[str, DataFrame]":
     """Reads the splits of a data set by name; one called ``train`` where it has none.
 
     Classes of a `datasets` ClassLabel stand there by name, all of them in the frame's ``attrs``.
 
+    Args: dataset, name: what is read, and the argument that gave it.
     Raises: ``ValueError`` for an empty data set, or something else.
     Guarantees: tests/tasks/test_hub.py::test_files_and_folders_equal_the_frame.
     """
@@ -246,14 +266,15 @@ def read_splits(dataset: object) -> "dict[str, DataFrame]":
         is_split = "train" in folders and folders.keys() <= SPLITS
         parts = folders if is_split else {"train": path}
         return {name: _frame(_images(part)) for name, part in parts.items()}
-    check(path.suffix in READERS, "dataset", str(path), DATASET_KINDS)
+    check(path.suffix in READERS, name, str(path), DATASET_KINDS)
     expected = f"a file that exists; there is none in {path.parent.resolve()}"
-    check(path.is_file(), "dataset", str(path), expected)
+    check(path.is_file(), name, str(path), expected)
     try:
         table = READERS[path.suffix](path)
-    except (ValueError, ImportError) as error:  # without pyarrow pandas says how to install it
-        expected = f"a table ({error_text(error)})"
-        raise ValueError(f"dataset={str(path)!r}: expected {expected}") from error
+    except ImportError:
+        refuse(name, str(path), "pyarrow, which reads Parquet: pip install pyarrow")
+    except ValueError as error:
+        raise ValueError(f"{name}={str(path)!r}: expected a table ({error_text(error)})") from error
     return {"train": _frame(table)}
 
 

@@ -148,6 +148,8 @@ MISTAKES = [
     ("report nowhere", "folder='nowhere': expected a run folder"),
     ("comparee digits", "Did you mean 'compare'?"),
     ("finetune nowhere.csv --model here --text text", "data='nowhere.csv'"),
+    ("finetune nowhere.csv --model here --text text --labels a,b,a", "labels='a,b,a'"),
+    ("predict nowhere pyproject.toml --out .", "--out='.': expected a new file"),
     ("run digits rolora --out ~nobody-of-this-name/x", "a path begins with ~name"),
 ]
 

@@ -112,7 +112,7 @@ def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
     folder = tmp_path / "run"
     stopped, _ = tuned(folder, tokens("head"), rounds=3, stop_at=7.0)
     assert 0 < stopped.record.index < 3 and stopped.record.epsilon <= 7
-    assert "would spend more than stop_at allows" in repr(stopped)
+    assert "would spend more than ε allows" in repr(stopped)
     rest, _ = tuned(folder, tokens("head"), rounds=3)
     assert rest.record.index == 3 and len(book(rest.record).releases) == 3
     again, _ = tuned(folder, tokens("head"), rounds=3)
@@ -127,6 +127,9 @@ def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
     assert fresh.record.index == 1 and list(fresh.folder.glob("spent-*.json"))
     said = re.search(r"note: Runs without a seed \(2 .*: epsilon = (\S+) at", "\n".join(lines))
     assert said and fresh.record.epsilon <= 3 < float(said[1]), "what was cleared stays spent"
+    assert said[0][6:] in (fresh.folder / "adapter" / "README.md").read_text(), (
+        "also to whoever gets it"
+    )
 
 
 # PEFT asks Transformers for it.
@@ -159,7 +162,7 @@ def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch, capsy
     assert predicted == result.predict(public["text"])
     earlier = tmp_path / result.folder / "settings.json"
     earlier.write_text(earlier.read_text().replace('"column"', '"of"'))
-    with refused(r"^run=.*: expected a finished run of this version"):
+    with refused(r"^run=.*: expected a run of this version"):
         predict_rows(earlier.parent, public)
     for nothing in ([], "good film"):
         with refused(r"^inputs=.*: expected a list of texts or images, at least one$"):

@@ -86,6 +86,7 @@ def test_own_copies_are_noisier_than_the_average(participation):
     begun = LORA.rank / 3
     assert number.own_copies * number.mean * begun in fl.theory.mean_band(np.array(own))
     assert number.own_copies == pytest.approx(1 + (4 * participation - 1) / 3)
+    assert fl.amplification(WIDE, "fedlora", privacy, plan.replace(rounds=0), LORA).own_copies == 1
 
 
 def test_a_record_says_what_a_has_taken_up_so_far():

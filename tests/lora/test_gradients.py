@@ -29,7 +29,8 @@ OPTIONS = [
     fl.Lora(2, 3.0, targets=r".*\.0\..*(query|q_proj|dense|fc1|c_fc).*"),
 ]
 MODELS = ["digits", "bert", "distilbert", "gpt2", "swin", "answers of gpt2", "answers of llama"]
-pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
+FROZEN = "ignore:model=.*drawn at random and frozen"
+pytestmark = [pytest.mark.filterwarnings(x) for x in (toy_hubs.NO_PAD, FROZEN)]
 
 
 def plain_peft(task, values, lora):

@@ -135,7 +135,13 @@ def last():
 CALLS: dict[str, tuple[Callable[[], object], str]] = {
     # rules of a method that give something else
     "schedule": (lambda: run(method=method(train=lambda t, s: "C")), r"train\(0, 0\)='C'"),
-    "filter": (lambda: run(method=method(filter=lambda x, side: x[:1])), r"filter.*=\(1, 16\)"),
+    "filter": (lambda: run(method=method(filter=lambda x, side: x.mT)), r"filter.*=\(3, 12, 16\)"),
+    "mixes": (
+        lambda: run(method=method(filter=lambda x, _: x.roll(1, 0))),
+        "filter.*each client's",
+    ),
+    "start": (lambda: run(method=method(start=lambda W, r: {"a": W})), r"start\(\.\.\.\)='a'"),
+    "turned": (lambda: run(method=method(start=lambda W, r: {"A": W[:r].T})), "start.*'A'.*shape"),
     "sign": (lambda: run(method=method(filter=lambda x, side: x.sign())), "filter.*linear"),
     # a slip is told what was meant
     "option": (lambda: texts(bach=8), "bach=8: expected .* did you mean 'batch'"),
@@ -150,7 +156,7 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
         "prompt {text.__class__}=.*: ",
     ),
     "no answer": (lambda: prompts("", test=ROWS), "answer='no token in row 0'"),
-    "missing": (lambda: prompts(math.nan), "answer='nan in row 0': expected text in every row"),
+    "missing": (lambda: prompts(math.nan), r"cells='nothing in row 0 \(answer\)': "),
     # files
     **{
         name: (lambda name=name: texts(name), f"dataset='{name}'")

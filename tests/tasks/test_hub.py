@@ -58,7 +58,7 @@ def test_a_parquet_file_equals_the_frame_or_says_what_reads_it(tmp_path):
         toy_hubs.texts().to_parquet(path)
     except ImportError:
         path.touch()
-        with refused(r"^dataset='.*: expected .*pyarrow is required"):
+        with refused(r"^dataset='.*: expected pyarrow, which reads Parquet: pip install"):
             read_splits(path)
     else:
         pd.testing.assert_frame_equal(read_splits(path)["train"], toy_hubs.texts())
@@ -215,11 +215,20 @@ def test_owners_are_compared_by_value():
     frame = toy_hubs.texts().assign(site=[[7, 7.0, "7 ", "B"][i % 4] for i in range(48)])
     task = bert(frame, by="site", test=frame)
     assert task.client_names == ("7", "B") and task.sizes == (36, 12)
-    for other in (None, 0.5):
-        with refused(r"^by 'site'='.* in row 3'"):
-            bert(frame.assign(site=pd.Series(["B", 7, "B 0", other] * 12, dtype=object)), by="site")
-    with refused(r"^by 'site'=\['B', 'b'\]: expected each written in one"):
-        bert(frame.assign(site=["B", "b"] * 24), by="site")
+    with refused(r"^by 'site'='.* in row 3'"):
+        bert(frame.assign(site=pd.Series(["B", 7, "B 0", 0.5] * 12, dtype=object)), by="site")
+    for pair in (["B", "b"], ["1", "01"], ["1", "1.0"], ["é", "e\u0301"], ["A", "A\u200b"]):
+        with refused(r"^by 'site'=\[.*\]: expected each written in one"):
+            bert(frame.assign(site=pair * 24), by="site")
+
+
+def test_empty_cells_of_all_columns_are_named_at_once():
+    """One column at a time was told, each after the model had been loaded."""
+    frame = toy_hubs.texts()
+    frame.loc[3, "text"], frame.loc[[5, 7], "label"] = None, None
+    line = r"^cells='nothing in row 3 \(text\)': .* so also row 5 \(label\), row 7 \(label\)$"
+    with refused(line):
+        bert(frame)
 
 
 # ---- labels
@@ -258,6 +267,12 @@ def test_classes_stand_in_the_order_of_the_model_s_classifier():
     line = "^labels=.*: expected the order of the model's own classes: kind, harsh"
     with refused(line):
         fl.tasks.hub(model, frame, **options)
+    with refused(line):
+        fl.tasks.hub(model, frame.assign(label=frame["label"].str.upper()), **options)
+    with pytest.warns(
+        UserWarning, match="^labels: a, b stand for the outputs that were kind, harsh"
+    ):
+        fl.tasks.hub(model, frame.assign(label=["a", "b"] * 24), **options)
 
 
 def test_labels_of_two_tables_are_one_set_of_classes_or_refused():

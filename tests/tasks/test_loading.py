@@ -93,22 +93,28 @@ def loaded_anew(folder, adapter, task, seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "options", "trained", "lora"),
+    ("kind", "options", "trained", "frozen", "lora"),
     [
-        ("bert", {}, "classifier", LORA),
-        ("bert", {"head": "bert.pooler.dense"}, "bert.pooler.dense", LORA),
-        ("bert", {"head": None}, None, replace(LORA, targets="all-linear")),
-        ("modernbert", {}, ("head.dense", "classifier"), LORA),
+        ("bert", {}, "classifier", "bert.pooler", LORA),
+        ("bert", {"head": "bert.pooler.dense"}, "bert.pooler.dense", "classifier", LORA),
+        (
+            "bert",
+            {"head": None},
+            None,
+            "bert.pooler, classifier",
+            replace(LORA, targets="all-linear"),
+        ),
+        ("modernbert", {}, ("head.dense", "classifier"), "", LORA),
     ],
 )
 def test_a_saved_adapter_reproduces_on_a_base_that_is_loaded_anew(
-    kind, options, trained, lora, tmp_path
+    kind, options, trained, frozen, lora, tmp_path
 ):
-    """After a few large steps; what is new and not trained is saved too."""
+    """After a few large steps; what is new and not trained is named, and saved too."""
     new = WRITTEN[kind][1]
     folder = checkpoint(kind, tmp_path / "base")
-    words = rf"{new[-1]}: not in the file: drawn at random and frozen, unless head= names it"
-    with pytest.warns(UserWarning, match=words) if "." in new[-1] else nullcontext():
+    words = rf": {frozen}: not in the file: drawn at random and frozen, unless head= names it"
+    with pytest.warns(UserWarning, match=words) if frozen else nullcontext():
         task = fl.tasks.hub(folder, toy_hubs.texts(20), **LABELLED, **options)
     assert (task.new_modules, task.head) == (new, trained)
     plan = fl.Plan(rounds=1, local_steps=2, batch=4, lr=0.5)
@@ -150,6 +156,20 @@ def test_what_loading_made_anew_is_named(tmp_path):
     words = r"bert\.encoder\.layer\.1\..* and 13 more: not used, for the configuration has fewer"
     with pytest.warns(UserWarning, match=words):
         fl.tasks.hub(tmp_path, five, **LABELLED)
+    # A file of the base alone has no prefix before its names.
+    base: Any = task.model.get_submodule("bert")
+    base.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    with pytest.warns(UserWarning, match="and 13 more: not used, for the configuration has fewer"):
+        fl.tasks.hub(tmp_path, five, **LABELLED)
+
+
+def test_a_head_of_another_model_is_refused():
+    """The model's own would stay as it was drawn."""
+    task = toy_hubs.task("bert")
+    config = peft.LoraConfig(r=2, modules_to_save=["score"])
+    with refused(r"^modules_to_save=\('score',\): expected modules of this model, such as class"):
+        list(fl.run(task, "fedlora", None, fl.Plan(rounds=1), lora=config))
 
 
 # ---- models that hold an adapter

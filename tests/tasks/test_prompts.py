@@ -96,6 +96,10 @@ def test_marks_of_the_tokenizer_stand_before_the_prompt_only(tmp_path):
     generation: Any = task.generation
     rendered = generation.encode(["<s> two more"])
     assert rendered == generation.encode(["two more"]), "a chat template has put it there"
+    ended = fl.tasks.prompts(
+        folder, FRAME, tokenizer=code, prompt="question", answer="{answer} </s>"
+    )
+    assert bool(((ended.test[1] == code.eos_token_id).sum(1) == 1).all()), "and this"
 
 
 def test_long_examples_lose_their_end_and_are_counted():

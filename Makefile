@@ -94,6 +94,9 @@ results: setup ## run every study from where it stands and judge the claims; wha
 	$(QUICK) $(BIN)/python -m studies claims --measure
 	$(QUICK) $(BIN)/python -m studies amplification
 	$(QUICK) $(BIN)/python -m studies.rates
+	$(QUICK) $(BIN)/python -m studies.clip_usage
+	$(QUICK) $(BIN)/python -m studies.read_sentences
+	$(QUICK) $(BIN)/python -m studies.suggested_rates
 
 lint: setup ## ruff and pyrefly
 	$(BIN)/ruff format --check .

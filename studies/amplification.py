@@ -38,9 +38,10 @@ LEADS = (
 """Pairs of methods that the number speaks of."""
 SETTING = ["unit", "epsilon", "method"]
 ON_DIGITS = """*There* they hold: in the settings of [six methods at eight rates](rates.md), with
-other seeds, the suggestion is within 3 points of the best rate in {}. One limit for all, fitted on
-the same runs, does nearly as well: {}. Clients and most budgets are those of the fit, so σ alone is
-interpolated. *Elsewhere* they are too careful."""
+other seeds, the suggestion, read off between two rates of the grid, is within 3 points of the best
+in {}. One limit for all, fitted on the same runs, does nearly as well: {}. Three of the four
+settings have a budget of the fit; clients at ε = 1 lie outside. *Elsewhere* they are too
+careful."""
 SUGGESTED = """Settings of `fl.suggest_lr` less tuned ones, in points over ten seeds. A case, a row
 at a budget, is *behind* if its interval, of all {} together, is below zero, and has *less noise* if
 the best that the first tuning seed tried has more."""
@@ -159,7 +160,9 @@ def draw_pairs(table: pd.DataFrame) -> style.Picture:
     for colour, (task, part) in zip(
         style.SPARE_COLOURS, table.groupby(table["study"].str.split("-").str[0]), strict=False
     ):
-        style.draw_dots(ax, part["rho"], part["lead"], colour, label=task)
+        style.draw_dots(
+            ax, part["rho"], part["lead"], colour, label=task.replace("sentiment", "texts")
+        )
     ax.axhline(0, color=style.GREY, lw=1, zorder=0.9)
     ax.set(xscale="log", xlabel="ρ of FedLoRA", ylabel="FedLoRA less FFA-LoRA, points")
     ax.legend(frameon=False)

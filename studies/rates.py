@@ -51,7 +51,7 @@ LEADS = (("la-lora", "rolora"), ("la-lora", "fedlora"), ("ffa-lora", "fedlora"))
 """Claimed leads: of the first method over the second."""
 PLATEAUS = """Five seeds; intervals are Student's, 95 % each. The plateaus and their widths are in
 `results/rates-plateaus.csv`."""
-LEADS_INTRO = """## One rate for all, or one for each
+LEADS_INTRO = """### One rate for all, or one for each
 
 Leads in points of accuracy. Papers have 16.8 for LA-LoRA over RoLoRA, 30.5 over
 FedLoRA ([2602.19926](https://arxiv.org/abs/2602.19926)), and 39 for FFA-LoRA over FedLoRA on MNLI
@@ -227,7 +227,7 @@ def finding(frame: pd.DataFrame) -> str:
     tops = means.groupby(["unit", "epsilon"]).transform("max")
     suits_one = means[(means >= tops - NEAR).any(axis=1)]
     shared, each = (100 * np.ptp(scores, axis=1).max() for scores in (suits_one, tops))
-    at_one = f"At a rate that suits one, methods lie up to {shared:.0f} points apart"
+    at_one = f"At a rate good for one method all lie up to {shared:.0f} points apart"
     return f"{at_one}; each at its own, at most {each:.0f}"
 
 

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except click.ClickException as error:
         _fail(error.format_message())
     except (click.Abort, KeyboardInterrupt):
-        _fail("stopped; the same command goes on from the last finished round", 130)
+        _fail("stopped; the same command without --fresh goes on from the last finished round", 130)
     except BrokenPipeError:
         sys.stderr.close()  # whoever read our output has gone; nothing is left to say
         raise SystemExit(1) from None

@@ -26,6 +26,7 @@ from fedlora_lab.experiments.predictions import in_parts
 from fedlora_lab.federated.compare import BAR, Cell, show_progress
 from fedlora_lab.federated.records import Round, generate, predict, save_adapter
 from fedlora_lab.federated.run import Run, RunOptions
+from fedlora_lab.lora.adapters import ADAPTER_FILES
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import AdamW
@@ -219,7 +220,7 @@ def finetune(
     if epsilon is not None and task.info.get("labels") == READ:
         notes.append(f"the classes were read from the rows: {READ_CLASSES}")
     if record.index < cell.plan.rounds:
-        notes.append(f"ended since round {record.index + 1} would spend more than ε allows")
+        notes.append(f"ended since round {record.index + 1} would spend more than is allowed")
     notes += _advise(record, task, cell.plan)
     tuned = Finetuned(record, tuple(settings.choices), folder, tuple(notes))
     if say is not None:
@@ -266,6 +267,9 @@ def _train(
     with Folder(place) as folder:
         command = f"fl.finetune(..., out={str(place)!r})"
         (cell,) = claim_cells(folder, cell.task, cell.privacy, [cell], command, fresh)
+        old = place / "adapter"
+        if fresh and old.is_dir() and {part.name for part in old.iterdir()} <= ADAPTER_FILES:
+            shutil.rmtree(old)  # else a fresh run that is stopped would leave that of another
         with tqdm(total=cell.plan.rounds, disable=None, **BAR) as bar:
             events = run_cell(folder, cell, **options)
             try:

@@ -300,5 +300,7 @@ def _filter_gain(rule: Callable[..., Tensor], side: str, size: int) -> float:
     for i in range(0, size, BLOCK):
         ones = torch.zeros(min(BLOCK, size - i), size)
         ones[torch.arange(len(ones)), torch.arange(i, i + len(ones))] = 1
-        total += float(rule(ones if side == "A" else ones.T, side).double().square().sum())
+        # As clients' tensors are, with a first dimension.
+        block = ones[None] if side == "A" else ones.T[None]
+        total += float(rule(block, side).double().square().sum())
     return total / size

@@ -18,6 +18,8 @@ Identifier = int | str
 _WHOLE_NUMBER = re.compile("-?(0|[1-9][0-9]{0,18})")
 MISSING = ("", "nan", "NaT", "<NA>", "None")
 """What an empty cell becomes that is turned into text."""
+ZERO_WIDTH = "\u200b"
+"""A blank that nobody sees."""
 OF_THE_TEST = " of the test data"
 """What tells rows of the test table from private ones in messages."""
 
@@ -105,8 +107,9 @@ def check_spelling(name: str, values: Iterable[Identifier]) -> None:
 
 def _spelling(value: object) -> str:
     """What two ways of writing one name have in common: 01 and 1.0, A and a."""
-    text = unicodedata.normalize("NFKC", str(value)).casefold()
-    text = "".join(x for x in text if not x.isspace() and unicodedata.category(x) != "Cf")
+    text = "".join(
+        unicodedata.normalize("NFC", str(value)).lower().replace(ZERO_WIDTH, " ").split()
+    )
     number = re.fullmatch(r"0*(\d+)(\.0*)?", text)
     return number[1] if number else text
 

@@ -112,7 +112,7 @@ def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
     folder = tmp_path / "run"
     stopped, _ = tuned(folder, tokens("head"), rounds=3, stop_at=7.0)
     assert 0 < stopped.record.index < 3 and stopped.record.epsilon <= 7
-    assert "would spend more than ε allows" in repr(stopped)
+    assert "would spend more than is allowed" in repr(stopped)
     rest, _ = tuned(folder, tokens("head"), rounds=3)
     assert rest.record.index == 3 and len(book(rest.record).releases) == 3
     again, _ = tuned(folder, tokens("head"), rounds=3)
@@ -130,6 +130,14 @@ def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
     assert said[0][6:] in (fresh.folder / "adapter" / "README.md").read_text(), (
         "also to whoever gets it"
     )
+
+    def stop(line):
+        if line.startswith("round 1"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fl.finetune(tokens("head"), out=folder, say=stop, **SHORT | {"batch": 8, "fresh": True})
+    assert not (folder / "adapter").exists(), "that of another run"
 
 
 # PEFT asks Transformers for it.

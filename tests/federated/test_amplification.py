@@ -101,6 +101,8 @@ def test_a_record_says_what_a_has_taken_up_so_far():
     assert values == pytest.approx([0, 0, values[2], values[2], 2 * values[2]]) and values[2] > 0
     assert seen("fedlora", None) == [0.0] * 5
     assert all(map(math.isnan, seen("flora", noisy)))
+    less = methods.FedLoRA.replace(name="less", filter=lambda x, _: x / x.shape[2])
+    assert fl.amplification(regression(), less, noisy, PLAN).mean > 0, "of (clients, rows, columns)"
     assert str(fl.amplification(regression(), "flora", noisy, PLAN).unknown).startswith("Merge")
 
 

@@ -140,6 +140,7 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: run(method=method(filter=lambda x, _: x.roll(1, 0))),
         "filter.*each client's",
     ),
+    "raises": (lambda: run(method=method(filter=lambda x, _: x[9])), "filter.*index 9 is out of"),
     "start": (lambda: run(method=method(start=lambda W, r: {"a": W})), r"start\(\.\.\.\)='a'"),
     "turned": (lambda: run(method=method(start=lambda W, r: {"A": W[:r].T})), "start.*'A'.*shape"),
     "sign": (lambda: run(method=method(filter=lambda x, side: x.sign())), "filter.*linear"),

@@ -171,7 +171,8 @@ def predict_command(folder: Path, data: Path, out: Path | None) -> None:
     """
     from fedlora_lab.experiments.predictions import predict_rows
 
-    check(out is None or not out.exists(), "--out", str(out), "a new file; this one is kept")
+    is_free = out is None or (out.parent.is_dir() and not out.exists())
+    check(is_free, "--out", str(out), "a new file in a folder that exists; no file is replaced")
     predict_rows(folder, data).to_csv(out or sys.stdout, index=False)
 
 

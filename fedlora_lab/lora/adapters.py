@@ -406,6 +406,8 @@ def initial_values(
         rank = len(adapted.initial[ParamKey("A", layer)])
         for side, value in rule(weight, rank).items():  # type: ignore[misc]
             check_one_of("start(...)", side, tuple(KINDS))
+            is_tensor = isinstance(value, Tensor) and value.is_floating_point()
+            check(is_tensor, f"start(...)[{side!r}]", value, "a tensor of floating-point numbers")
             key = ParamKey(side, layer)
             shape = tuple(values.get(key, value).shape)
             check(

@@ -1,12 +1,11 @@
-"""Collect the learning rates that were tuned into experiments/rates.json.
+"""Put the learning rates that studies tuned into experiments/rates.json.
 
     python -m studies.suggested_rates
 
 Rates of digits in the client unit come from the first tuning seed of the study digits-client, at
-its own clip norm, and those of texts from results/sentiment-example.csv. Those of digits in the
-example unit are of an earlier search on an earlier model of the task (results/earlier-rates.json);
-a test judges them by the runs of today's. results/tuned.json, a search at one budget on the
-embedded tasks, goes before all of them. Nothing is trained.
+its own clip norm, and those of texts from results/sentiment-example.csv. The others stay as they
+are: the code that searched them is gone, those of digits at other budgets than 8 are of an earlier
+model, and a test judges them by the runs of today's. Nothing is trained.
 """
 
 import json
@@ -44,22 +43,9 @@ def rates_by_client() -> Rates:
 
 def collected() -> dict[str, Any]:
     """Task -> unit -> slug -> budget -> rate; and "setting" of a search."""
-    earlier = json.loads((RESULTS / "earlier-rates.json").read_text("utf-8"))
-    table: dict[str, Any] = {
-        "digits": {"example": earlier, "client": rates_by_client()},
-        "sentiment": {"example": by_budget(runner.read_study("sentiment-example", RESULTS))},
-    }
-    for task, search in json.loads((RESULTS / "tuned.json").read_text("utf-8")).items():
-        rates = table.setdefault(task, {}).setdefault("example", {})
-        budget = f"{search['setting']['epsilon']:g}"
-        for slug, row in search["methods"].items():
-            rates.setdefault(slug, {})[budget] = row["lr"]
-        # Searched is FedLoRA's row, without privacy.
-        alone = search["methods"]["non-private"]["lr"]
-        rates["non-private"] = {NO_BUDGET: alone}
-        rates["fedlora"][NO_BUDGET] = alone
-        parts = ("plan", "privacy", "lora")
-        table[task]["setting"] = {part: search["setting"][part] for part in parts}
+    table = json.loads(FILE.read_text("utf-8"))
+    table["digits"]["client"] = rates_by_client()
+    table["sentiment"] = {"example": by_budget(runner.read_study("sentiment-example", RESULTS))}
     return table
 
 

@@ -1,12 +1,12 @@
 """Learning rates tuned on validation data, and rates that follow from public numbers alone.
 
-rates.json collects two kinds of searches (studies/suggested_rates.py). For each embedded task at
-one budget (results/tuned.json) two seeds tried every rate of a grid with every method, and two more
-seeds the three best; the best mean of all four was taken. The studies under results/ searched for
-each budget and unit; on digits, in the example unit, on an earlier model of the task, and a test
-holds these rates near the best that was tried on today's. Both looked at the validation part of the
-embedded tasks, with seeds of their own; no ledger counts them. On private data every such look is a
-release that has to be counted (arXiv:2110.03620).
+rates.json has what three searches found. For each embedded task at one budget two seeds tried every
+rate of a grid with every method, and two more seeds the three best; the best mean of all four was
+taken. On digits, in the example unit, another tried other budgets on an earlier model of the task.
+The code of both is gone, and a test holds their rates near the best that was tried on today's
+model. The other rates are those of the studies under results/ (studies/suggested_rates.py). All
+looked at the validation part of the embedded tasks, with seeds of their own; no ledger counts them.
+On private data every such look is a release that has to be counted (arXiv:2110.03620).
 """
 
 import json

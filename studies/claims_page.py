@@ -1,7 +1,9 @@
 """Writes results/claims.csv, docs/claims.md and its figure from the committed studies.
 
-python -m studies claims
-python -m studies claims --measure   # first what no study records, see updates.py
+    python -m studies claims
+    python -m studies claims --measure   # first what no study records, see updates.py
+
+Without --measure nothing is trained.
 """
 
 import math

@@ -125,8 +125,7 @@ def scale_knob(setting: Setting, knob: str, factor: float) -> Setting:
 
 @dataclass(frozen=True)
 class Study:
-    """Cases under one rule of tuning.
-    Every case has the same number of tries, with seeds that report nothing.
+    """Cases that are tuned alike, with seeds that report nothing.
 
     The first tuning seed tries all rates, then each stage from the best so far; the other tuning
     seeds try the best of all: one seed ranks settings well, but cannot choose among neighbours. The

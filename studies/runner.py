@@ -312,7 +312,7 @@ def run_study(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -
         for start in range(0, len(study.cases), size):
             group = study.cases[start : start + size]
             while missing := _missing_jobs(study, group, done):
-                shown.total = count_runs(study, path)[1]
+                shown.total = shown.n + len(missing)
                 for entry in run(missing):
                     # On the disk before the next run is asked for: a kill loses none that ended.
                     append_line(path, entry)

@@ -39,9 +39,10 @@ def adapter_card(
     code.append(f"{load}  # this folder")
     source = "\n".join(code)
     covered = "" if task.info.get("labels", "declared") == "declared" else NOT_COVERED
+    caveats = "" if ledger is None else "\nPRIVACY.md says what this does not cover.\n"
     return (
         f"---\nlibrary_name: peft\nbase_model: {base}\n---\n# Adapter for {base}\n\n"
         f"Trained by {method} in {rounds} rounds with {len(task.sizes)} clients.\n\n"
         f"```python\n{source}\n```\n\n{NO_PRIVACY if ledger is None else statement(ledger)}"
-        f"{covered}\n"
-    ) + ("" if ledger is None else "\nPRIVACY.md says what this does not cover.\n")
+        f"{covered}\n{caveats}"
+    )

@@ -118,8 +118,7 @@ def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
             "before": format_number(row["before"], infinite="∞"),
             "score": format_number(row["score"], infinite="∞")
             # Seeds that agree, but for rounding, show no spread: ± 0.000 would claim certainty.
-            + (f" ± {format_number(row['interval'])}" if row["interval"] > 1e-9 else "")
-            + (f" ({row['collapsed']} collapsed)" if row["collapsed"] else ""),
+            + (f" ± {format_number(row['interval'])}" if row["interval"] > 1e-9 else ""),
             "deviation": format_deviation(row["deviation"]),
             "epsilon": format_number(row["epsilon"], 2),
             "up": bytes_text(row["bytes_up"]),
@@ -155,7 +154,9 @@ def display_table(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFra
         "down": "sent down",
         "seconds": "seconds",
     }
-    shown = pd.DataFrame(display_rows(table)).set_index("method").rename(index=style.name)
+    shown = pd.DataFrame(display_rows(table))
+    shown["score"] += [f" ({count} collapsed)" if count else "" for count in table["collapsed"]]
+    shown = shown.set_index("method").rename(index=style.name)
     return shown.rename_axis(index=None, columns="method")[list(heads)].rename(columns=heads)
 
 

@@ -23,7 +23,7 @@ from fedlora_lab.review.trials import NOISE_SLACK, SLACK, Shift, Trials
 
 LONGEST_WAY = 64
 HUGE = 1e3
-"""How many times as large as its noise a sum is in which rounding may swallow noise."""
+"""A sum that is so many times as large as its noise may lose the noise in rounding."""
 
 
 def extreme_examples(trials: Trials) -> tuple[Example, Example]:

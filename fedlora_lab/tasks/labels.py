@@ -139,10 +139,11 @@ def read_labels(
     test = private
     if both[0] is not both[1]:
         test = identifiers(both[1], "label", label, OF_THE_TEST)
-    classes = _classes(name, private, test) if declared is None else _declared_classes(declared)
+    given = () if declared is None else _declared_classes(declared)
+    check_spelling(name, (*given, *private, *test))
+    classes = given or _classes(name, private, test)
     check(len(classes) > 1, name, list(classes), "at least two classes")
     order = {value: number for number, value in enumerate(classes)}
-    check_spelling(name, (*classes, *private, *test))
     for table, column, suffix in zip(both, (private, test), ("", OF_THE_TEST)):
         pairs = zip(row_names(table, suffix), column)
         bad = {row: value for row, value in pairs if value not in order}
@@ -197,14 +198,12 @@ def _classes(
     usual = set(private)
     # Classes that are written otherwise would have no right answer among the private rows.
     strange = set(test) - usual
-    check_spelling(name, sorted(map(str, usual | strange)))
     expected = f"labels that private rows have: {_listed(usual)}"
     check(not usual.isdisjoint(test), f"{name}{OF_THE_TEST}", _listed(strange), expected)
     if strange:
         event = f"no private row has {_listed(strange)}, which test rows have and which becomes a"
         warnings.warn(f"{name}: {event} class; private rows have {_listed(usual)}", stacklevel=4)
-    classes = sorted(usual | strange, key=lambda value: (isinstance(value, str), value))
-    return tuple(classes)
+    return tuple(sorted(usual | strange, key=lambda value: (isinstance(value, str), value)))
 
 
 def _listed(labels: Iterable[Identifier]) -> str:

@@ -287,7 +287,7 @@ def test_labels_of_two_tables_are_one_set_of_classes_or_refused():
     with pytest.warns(UserWarning, match=line):
         (_, codes), classes = read_labels((labelled(["no", "yes"]), labelled(["no", "maybe"])), "y")
     assert classes == ("maybe", "no", "yes") and codes.tolist() == [1, 0]
-    with refused(r"^label 'y'=\['No', 'no'\]: expected each written in"):
+    with refused(r"^label 'y'=\['no', 'No'\]: expected each written in"):
         read_labels((labelled(["no", "yes", "No"]),) * 2, "y")
 
 

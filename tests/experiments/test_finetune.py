@@ -1,5 +1,6 @@
 """`fl.finetune`: what it chooses and says, what it leaves behind, and what it predicts."""
 
+import itertools
 import json
 import math
 import re
@@ -16,6 +17,7 @@ from toy_tasks import book, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.experiments.predictions import predict_rows
+from fedlora_lab.federated import local_training
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.source import require_source
 
@@ -131,13 +133,25 @@ def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
         "also to whoever gets it"
     )
 
-    def stop(line):
-        if line.startswith("round 1"):
-            raise KeyboardInterrupt
 
+def test_a_round_that_was_cut_short_is_paid_by_a_later_one(tmp_path, monkeypatch):
+    """Its noise is counted twice: the run that goes on would end above epsilon."""
+    step, calls = local_training.local_step, itertools.count()
+
+    def interrupted(*given):
+        if next(calls) in (1, 3):
+            raise KeyboardInterrupt
+        step(*given)
+
+    monkeypatch.setattr(local_training, "local_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        fl.finetune(tokens("head"), out=folder, say=stop, **SHORT | {"batch": 8, "fresh": True})
-    assert not (folder / "adapter").exists(), "that of another run"
+        tuned(tmp_path / "run", tokens("head"), rounds=3)
+    rest, _ = tuned(tmp_path / "run", tokens("head"), rounds=3)
+    assert rest.record.index == 2 and len(book(rest.record).releases) == 3
+    assert rest.record.epsilon <= 8 and "round 3 would spend more" in repr(rest)
+    with pytest.raises(KeyboardInterrupt):
+        tuned(tmp_path / "run", tokens("head"), rounds=3, fresh=True)
+    assert not (tmp_path / "run" / "adapter").exists(), "that of another run"
 
 
 # PEFT asks Transformers for it.

@@ -342,13 +342,8 @@ def with_momentum(examples, seed):
     return sent | {f"momentum of {name}": 0.9 * x for name, x in sent.items()}
 
 
-def turned(examples, seed):
-    """An augmentation that all examples share: how the batch varies is not its noise."""
-    sign = np.random.default_rng(seed + 10**9).choice([-1, 1])
-    signal = total(stack(examples)) if len(examples) else 0.0
-    return {"gradient": (sign * signal + normal(seed)) / MEAN}
-
-
+SIGNS = np.random.default_rng(0)
+"""Of an augmentation that all examples share: how the batch varies is not its noise."""
 FIXED = replace(REPLACED, denominator=MEAN)
 ALIKE = {
     "each number zeroed": (step_of(lambda rows: total(finite(rows))), NOT_FINITE),
@@ -361,7 +356,10 @@ ALIKE = {
     "momentum beside it": (with_momentum, CLAIMS),
     "dropout": (with_dropout, CLAIMS),
     "unseeded": (unseeded(in_tensors), UNSEEDED),
-    "a sign for the batch": (unseeded(turned), UNSEEDED),
+    "a sign for the batch": (
+        unseeded(step_of(lambda rows: SIGNS.choice([-1, 1]) * total(rows))),
+        UNSEEDED,
+    ),
     "batches of one public size": (divides_by_its_batch, FIXED),
 }
 OTHER = {"b": step_of(noise=lambda seed: normal(seed + 10**8))}

@@ -97,6 +97,7 @@ results: setup ## run every study from where it stands and judge the claims; wha
 	$(QUICK) $(BIN)/python -m studies.clip_usage
 	$(QUICK) $(BIN)/python -m studies.read_sentences
 	$(QUICK) $(BIN)/python -m studies.suggested_rates
+	$(QUICK) $(BIN)/python scripts/audit_table.py
 
 lint: setup ## ruff and pyrefly
 	$(BIN)/ruff format --check .

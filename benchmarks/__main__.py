@@ -121,7 +121,7 @@ Rank 4, of MiniLM 8, where no other is named.
   examples, without clients, clip and noise. *Opacus by client*: Opacus' hooks, one client after the
   other. *10 x 16*: ten clients with sixteen examples each.
 
-On a GPU: `python -m benchmarks.gpu`.
+On a GPU: `python -m benchmarks.gpu`, as [on an H200](gpu-nvidia-h200.md).
 """
 
 

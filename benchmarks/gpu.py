@@ -1,29 +1,28 @@
 """Time a private step on a GPU beside the plain step and Opacus, on models of usual size.
 
-    python -m benchmarks.gpu                        writes results/gpu-DEVICE.md
-    python -m benchmarks.gpu --device cpu --tiny    toy sizes on a processor, to a temporary folder
+    python -m benchmarks.gpu [--device cuda:1]    writes results/gpu-DEVICE.md
 
 Nothing is downloaded: weights are random, and a step takes as long whatever they are. Frozen linear
 maps multiply in bfloat16; factors, clip and noise are float32.
 """
 
 import gc
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import product
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 import click
+import pandas as pd
 import torch
 import transformers
 
 import fedlora_lab as fl
 from benchmarks import peers
-from benchmarks.__main__ import RESULTS, processor
+from benchmarks.__main__ import RESULTS
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import markdown_table
 from fedlora_lab._utils.validation import error_text
@@ -63,17 +62,24 @@ MODELS: dict[str, tuple[str, str, dict[str, int], dict[str, int]]] = {
 }
 
 
+@cache
+def random_model(name: str, tiny: bool) -> Any:
+    """A frozen model of `MODELS`, or its toy. A billion weights take longer to draw than to use."""
+    body, kind, sizes, toy = MODELS[name]
+    config = transformers.AutoConfig.for_model(kind, **(sizes | toy if tiny else sizes))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return getattr(transformers, body)(config).eval().requires_grad_(False)
+
+
 def random_task(name: str, clients: int, tiny: bool) -> fl.tasks.Task:
     """A task of a random model and random examples of full length.
 
     Args: name: of `MODELS`. clients: each with `EACH` examples. tiny: the toy of that model.
     """
-    body, kind, sizes, toy = MODELS[name]
-    config: Any = transformers.AutoConfig.for_model(kind, **(sizes | toy if tiny else sizes))
+    model = random_model(name, tiny)
+    config, kind = model.config, model.config.model_type
     draw = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = getattr(transformers, body)(config).eval().requires_grad_(False)
 
     def examples(count: int) -> tuple[Any, Any]:
         if kind == "vit":
@@ -147,39 +153,50 @@ def measure(
             "model": model,
             "clients": clients,
             "step": peer,
-            "ms": f"{1000 * median(seconds):.1f}",
+            "ms": f"{1000 * median(seconds):.0f}",
             "MiB at most": memory,
         }
 
 
+def steps_table(rows: list[dict[str, Any]], value: str) -> str:
+    """A line for each model; a cell has the steps of so many clients, in order.
+
+    Args: rows: of `measure`. value: a column of theirs.
+    """
+    table = pd.DataFrame(rows).pivot_table(value, "model", "clients", " / ".join, sort=False)
+    head = ["model", *(f"clients: {count}" for count in table)]
+    return markdown_table([head, *table.fillna("–").reset_index().to_numpy().tolist()])
+
+
 def page(rows: list[dict[str, Any]], device: str) -> str:
-    """The measurements in words and a table.
+    """The measurements in words and tables.
 
     Args: rows: of `measure`. device: its name, and torch's version.
     """
-    table = markdown_table([list(rows[0]), *(list(row.values()) for row in rows)])
     return f"""# On {device}
 
 By `python -m benchmarks.gpu`: random weights, {EACH} examples of each client, rank {RANK} on query
 and value, texts of {TOKENS} tokens, frozen maps in bfloat16, at most {CHUNK} examples through the
-model at once (Opacus: one client's). Medians of {TURNS} steps.
+model at once (Opacus: one client's). In a cell: {" / ".join(peers.PEERS)}.
 
-{table}
+Milliseconds, medians of {TURNS} steps:
+
+{steps_table(rows, "ms")}
+
+MiB at most:
+
+{steps_table(rows, "MiB at most")}
 """
 
 
 @click.command(help=__doc__)
 @click.option("--device", default="cuda", help="Such as cuda or cuda:1.  [cuda]")
-@click.option("--tiny", is_flag=True, help="Toy models, for a look at what would be done.")
-def main(device: str, tiny: bool) -> None:
+def main(device: str) -> None:
     warnings.simplefilter("ignore")  # Opacus warns of every hook; nothing here is tested
-    on_gpu = torch.device(device).type == "cuda"
-    name = torch.cuda.get_device_name(device) if on_gpu else processor()
-    # Toy numbers are no results.
-    folder = Path(tempfile.mkdtemp()) if tiny else RESULTS
-    path = folder / f"gpu-{name.lower().replace(' ', '-')}.md"
+    name = torch.cuda.get_device_name(device)
+    path = RESULTS / f"gpu-{name.lower().replace(' ', '-')}.md"
     rows = []
-    for row in measure(device, tiny):
+    for row in measure(device):
         rows.append(row)
         # After each: what was measured stands there if the machine is taken away.
         write_atomically(path, page(rows, f"{name}, torch {torch.__version__}"), shared=True)

@@ -114,7 +114,7 @@ def plain(task: Task, batch: int, rank: int, how: How = USUAL) -> Step:
     model = peft_model(task, rank, how)
     x, y = concatenate(examples(task, batch))
     cpu = torch.device("cpu")
-    groups = split_batch(x, torch.arange(len(y)), cpu, how.chunk)
+    groups = split_batch(x, torch.arange(len(y)), torch.device(how.device), how.chunk)
     batches = [(prepare_inputs(task, take(x, part), cpu), y[part]) for part in groups]
     batches = [on_device(data, how.device) for data in batches]
     optimizer = torch.optim.SGD(moving(model), lr=RATE)

@@ -174,7 +174,7 @@ def methods_page() -> str:
 def with_diagrams(page: str, folder: Path) -> str:
     """The page with a picture of each method's diagram under its heading."""
     for slug, method in methods.ALL.items():
-        (folder / f"diagram-{slug}.png").write_bytes(png(plots.method_diagram(method)))
+        (folder / f"diagram-{slug}.png").write_bytes(png(plots.method_diagrams([method], 1)))
         head = f"## {method.name}\n"
         picture = f"![The diagram of {method.name}](figures/diagram-{slug}.png)"
         page = page.replace(head, f"{head}\n{picture}\n")

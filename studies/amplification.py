@@ -93,7 +93,7 @@ def on_digits() -> Iterator[str]:
     """Says how the limits of `fl.suggest_lr`, and one limit for all, do in the study `rates`."""
     fitted = pd.read_csv(noise_limits.FRAME)
     fitted["unit"] = fitted["study"].str.removeprefix("digits-")
-    scores = runner.read_study("rates", RESULTS).groupby([*SETTING, "lr"])["accuracy"].mean()
+    scores = runner.read_study("rates").groupby([*SETTING, "lr"])["accuracy"].mean()
     table = scores.reset_index().merge(pd.read_csv(RESULTS / "rates-predicted.csv"))
     table = table.merge(fitted[["unit", "method", "kind"]].drop_duplicates())
     alike = fit_noise_limits(fitted[fitted["kind"] != BALANCED].assign(kind="all"))["limit"].item()
@@ -107,7 +107,7 @@ def on_digits() -> Iterator[str]:
 
 def parts() -> Iterator[str]:
     """The paragraphs of the block."""
-    frames = runner.read_studies(RESULTS)
+    frames = runner.read_studies()
     yield ON_DIGITS.format(*on_digits())
     places = frames["suggested"].groupby(["task", "unit"], sort=False)
     cases = frames["suggested"].groupby(["task", "unit", "method", "epsilon"]).ngroups
@@ -181,6 +181,6 @@ def write() -> None:
     write_atomically(PAGE, text, shared=True)
     table = pairs()
     table.to_csv(FRAME, index=False, float_format="%.5g")
-    leads = draw_leads(runner.read_studies(RESULTS))
+    leads = draw_leads(runner.read_studies())
     write_atomically(LEADS_FIGURE, style.png(leads), shared=True)
     write_atomically(FIGURE, style.png(draw_pairs(table)), shared=True)

@@ -111,7 +111,7 @@ def studies_list(table: pd.DataFrame) -> str:
     names = {*table["place"].dropna().str.partition(",")[0]}
     used = [study for name, study in sorted(STUDIES.items()) if name in names]
     lines = [f"- `{study.name}`: {study.note}; {len(study.seeds)} seeds." for study in used]
-    lines.append("- `updates`: on digits, what no study records; 10 seeds, at `fl.tuned_rate`.\n")
+    lines.append("- `updates`: `digits-example` again, for what no study records; 10 seeds.\n")
     return "\n".join(lines)
 
 

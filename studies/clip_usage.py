@@ -51,7 +51,7 @@ def measure(study: str, case: Case) -> dict[str, Any]:
 
     Args: study, case: whose frame, and FedLoRA at a budget.
     """
-    here = runner.select_rows(runner.read_study(study, RESULTS), **case.labels)
+    here = runner.select_rows(runner.read_study(study), **case.labels)
     means = here.groupby("method")["accuracy"].mean()
     tuned = runner.select_rows(here, method="fedlora").iloc[0]
     clip = tuned.get("clip_norm", case.privacy["clip_norm"]) / case.privacy["clip_norm"]

@@ -149,6 +149,7 @@ class Study:
     # rule: method and labels.
     careful: Collection[Any] = ()
     extends: bool = False  # grids go on where the best is at their end
+    is_federated: bool = True  # else its scores are no method's, and no claim is measured by them
     # Key of a case -> the settings that it is reported at, where nothing is tuned.
     settings: Mapping[str, tuple[Setting, ...]] | None = None
 
@@ -442,6 +443,9 @@ def relatives() -> Iterator[Case]:
         yield from digits(rows, (epsilon,))
 
 
+POOLED = methods.FedLoRA.replace(name="Central")
+AT_ONCE: Fields = {**WORK, "batch": 160}
+"""As many examples in a step as ten clients take."""
 MNIST: dict[str, Any] = {"task": "mnist", "clients": 20, "plan": {**WORK, "batch": 32}}
 
 _DECLARED = (
@@ -502,6 +506,13 @@ _DECLARED = (
             ("deer", "deer", 3.0),
         ],
         **HOME_SEARCH,
+    ),
+    Study(
+        "baselines",
+        "digits: clients alone, and all data pooled",
+        (*digits(("local",), BUDGETS), *digits((POOLED,), BUDGETS, clients=1, plan=AT_ONCE)),
+        extends=True,
+        is_federated=False,
     ),
     rates(),
     rates_768(),

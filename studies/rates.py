@@ -119,7 +119,7 @@ def plateaus(name: str) -> pd.DataFrame:
         rate of the grid on the plateau, and where it is predicted predicted_lr; octaves, the width
         seed by seed; end, the rate where it ends; noise, what B takes up there.
     """
-    frame = runner.read_study(name, RESULTS)
+    frame = runner.read_study(name)
     predicted = RESULTS / f"{name}-predicted.csv"
     if predicted.is_file():
         frame = frame.merge(pd.read_csv(predicted), on=[*PLACES[name], "lr"])
@@ -244,11 +244,11 @@ def lead_table(frame: pd.DataFrame) -> str:
 
 def write() -> None:
     """Writes the measured block of the page, the plateaus and the figures."""
-    frame = runner.read_study("rates", RESULTS)
+    frame = runner.read_study("rates")
     tables = {name: plateaus(name) for name in PLACES}
     for name, table in tables.items():
         table.to_csv(RESULTS / f"{name}-plateaus.csv", index=False, float_format="%.4g")
-    for epsilon, part in runner.read_study("cores", RESULTS).groupby("epsilon", dropna=False):
+    for epsilon, part in runner.read_study("cores").groupby("epsilon", dropna=False):
         print(epsilon, shared_and_own(part, "ravan", "fed-sb"))
     blocks = [PLATEAUS, LEADS_INTRO, lead_table(frame)]
     text = PAGE.read_text(encoding="utf-8")

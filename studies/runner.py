@@ -28,6 +28,7 @@ from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
+from studies import RESULTS
 from studies.declared import EXTENSIONS, STUDIES, Case, Job, Setting, Stage, Study, scale_knob
 
 Done = dict[str, dict[str, Any]]  # key of a job -> what `run_job` gave for it
@@ -452,11 +453,11 @@ def describe_study(study: Study, path: Path) -> dict[str, Any]:
     }
 
 
-def read_study(name: str, folder: str | Path = "results") -> pd.DataFrame:
+def read_study(name: str, folder: Path = RESULTS) -> pd.DataFrame:
     """Reads the committed frame of a study, which `python -m studies NAME` makes."""
-    return pd.read_csv(Path(folder) / f"{name}.csv")
+    return pd.read_csv(folder / f"{name}.csv")
 
 
-def read_studies(folder: str | Path = "results") -> dict[str, pd.DataFrame]:
+def read_studies(folder: Path = RESULTS) -> dict[str, pd.DataFrame]:
     """Reads the committed frames of the declared studies, by name."""
     return {name: read_study(name, folder) for name in STUDIES}

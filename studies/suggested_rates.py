@@ -2,13 +2,10 @@
 
     python -m studies.suggested_rates
 
-Rates of digits in the client unit come from the first tuning seed of the study digits-client, at
-its own clip norm, and those of texts from results/sentiment-example.csv. The others stay as they
-are: the code that searched them is gone, those of digits at other budgets than 8 are of an earlier
-model, and a test judges them by the runs of today's. Nothing is trained.
+Rates of digits come from the studies digits-example and digits-client, those of clients alone and
+of pooled data from baselines, and those of texts from sentiment-example. Nothing is trained.
 """
 
-import json
 import math
 from typing import Any
 
@@ -18,6 +15,7 @@ from fedlora_lab._utils.files import write_atomically
 from fedlora_lab.experiments.tuned_rates import FILE, NO_BUDGET
 from fedlora_lab.report.run_folder import to_json
 from studies import RESULTS, runner
+from studies.declared import CLIP, CROWD, RANK4, WORK
 
 Rates = dict[str, dict[str, float]]  # slug -> budget -> rate
 
@@ -31,22 +29,31 @@ def by_budget(table: pd.DataFrame) -> Rates:
     return rates
 
 
-def rates_by_client() -> Rates:
-    """Lists the rate with the best score of the first tuning seed, at the clip norm of the study
-    and with one rate for A and B.
+def at_own_clip(name: str, clip_norm: float) -> Rates:
+    """Lists the rates of a study at its own clip norm, and one for A and B: those chosen, and where
+    another clip or ratio was, the best of the first tuning seed.
     """
-    tried = runner.screen_frame("digits-client", RESULTS, every=True)
-    plain = tried[(tried["clip"] == 1) & (tried["ratio"] == 1)]
-    best = plain.groupby(["method", "epsilon"], sort=False)["accuracy"].idxmax()
-    return by_budget(plain.loc[best])
+    tried = runner.screen_frame(name, RESULTS, every=True).query("clip == 1 and ratio == 1")
+    tried = tried.sort_values("accuracy", ascending=False, kind="stable")
+    rates = by_budget(tried.drop_duplicates(["method", "epsilon"]))
+    chosen = runner.read_study(name).fillna({"clip_norm": clip_norm})
+    own = chosen.query("clip_norm == @clip_norm and ratio == 1")
+    for slug, by_epsilon in by_budget(own).items():
+        rates[slug] |= by_epsilon
+    return rates
 
 
 def collected() -> dict[str, Any]:
     """Task -> unit -> slug -> budget -> rate; and "setting" of a search."""
-    table = json.loads(FILE.read_text("utf-8"))
-    table["digits"]["client"] = rates_by_client()
-    table["sentiment"] = {"example": by_budget(runner.read_study("sentiment-example", RESULTS))}
-    return table
+    alone, texts = map(by_budget, map(runner.read_study, ("baselines", "sentiment-example")))
+    return {
+        "digits": {
+            "example": {**at_own_clip("digits-example", CLIP["clip_norm"]), **alone},
+            "client": at_own_clip("digits-client", CROWD["privacy"]["clip_norm"]),
+            "setting": {"plan": WORK, "privacy": CLIP, "lora": RANK4},
+        },
+        "sentiment": {"example": texts},
+    }
 
 
 def main() -> None:

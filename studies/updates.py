@@ -6,6 +6,7 @@ They are a run's learning curve, how alike the clients' updates are, what a quan
 to accuracy, and the curvature at the end.
 """
 
+from dataclasses import replace
 from itertools import product
 from statistics import fmean
 from typing import Any
@@ -20,7 +21,8 @@ from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.quantization import normal_float
 from studies import RESULTS
-from studies.runner import select_rows
+from studies.declared import STUDIES, Job
+from studies.runner import job_arguments, load_results, reported_settings, select_rows
 
 FILE = RESULTS / "updates.csv"
 TWO_BITS = fl.methods.FedLPP.replace(name="FedLPP 2 bits", broadcast=normal_float(2, block=64))
@@ -33,22 +35,27 @@ RUNS = (
 """Method and budget; each at ten seeds."""
 
 
-def measure(method: Method, epsilon: float | None, seed: int, lr: float) -> dict[str, Any]:
-    """The measures of one run.
+def job_of(method: Method, epsilon: float | None, seed: int) -> Job:
+    """The run of a method at the setting that digits-example reports; two bits as FedLPP's four.
 
-    Args: method, epsilon, seed, lr: of the run; no ε is no privacy.
+    Args: method, epsilon, seed: of the run; no ε is no privacy.
     """
-    task = fl.tasks.digits(clients=10, alpha=0.5, seed=0)
-    plan = fl.Plan(rounds=20, local_steps=5, batch=16, lr=lr)
-    lora = fl.Lora(rank=4, alpha=8.0)
-    privacy = None
-    if epsilon is not None:
-        privacy = fl.Privacy(delta=1e-4).calibrate(epsilon=epsilon, task=task, plan=plan)
+    study = STUDIES["digits-example"]
+    slug = "fedlpp" if method is TWO_BITS else method.slug
+    (case,) = (x for x in study.cases if (x.method.slug, x.epsilon) == (slug, epsilon))
+    done = load_results(RESULTS / "runs" / f"{study.name}.jsonl")
+    (setting,) = reported_settings(study, case, done)
+    return Job(replace(case, method=method), setting, seed, False)
+
+
+def measure(job: Job) -> dict[str, Any]:
+    """The measures of one run."""
+    task, method, privacy, plan, lora = job_arguments(job)
     recorded: list[AggregationInput] = []
     row = method
     if isinstance(method.aggregate, aggregation.MeanUpdate):
         row, recorded = fl.measures.record_aggregation(method)
-    records = list(fl.run(task, row, privacy, plan, lora=lora, seed=seed))
+    records = list(fl.run(task, row, privacy, plan, lora=lora, seed=job.seed))
     last = records[-1]
     scores = [record.metrics["accuracy"] for record in records]
     values = {"before_accuracy": scores[0], "accuracy": scores[-1], "curve": fmean(scores[1:])}
@@ -56,20 +63,17 @@ def measure(method: Method, epsilon: float | None, seed: int, lr: float) -> dict
     if recorded:
         values["alignment"] = fmean(map(fl.measures.alignment, recorded))
     values["sharpness"] = fl.measures.flatness(task, last)
-    head = {"study": "updates", "method": method.slug, "epsilon": epsilon, "lr": lr}
-    return {**head, "at_edge": False, "seed": seed, **values}
+    labels = {"method": method.slug, "epsilon": job.case.epsilon, **job.setting._asdict()}
+    return {"study": "updates", **labels, "seed": job.seed, **values}
 
 
 def main(seeds: range = range(10)) -> None:
-    """Adds the runs that the file lacks, one by one, at the tuned rates."""
+    """Adds the runs that the file lacks, one by one."""
     torch.set_num_threads(1)
     done = pd.read_csv(FILE)
     for seed, (name, epsilon) in product(seeds, RUNS):
-        method = fl.methods.get(name)
-        if len(select_rows(done, seed=seed, method=method.slug, epsilon=epsilon)):
-            continue
-        tuned = "fedlpp" if method is TWO_BITS else method.slug
-        rate = fl.tuned_rate("digits", tuned, epsilon)
-        new = pd.DataFrame([measure(method, epsilon, seed, rate)])
-        done = pd.concat([done, new], ignore_index=True)
-        write_atomically(FILE, done.to_csv(index=False), shared=True)
+        job = job_of(fl.methods.get(name), epsilon, seed)
+        method = job.case.method.slug
+        if not len(select_rows(done, seed=seed, method=method, epsilon=epsilon)):
+            done = pd.concat([done, pd.DataFrame([measure(job)])], ignore_index=True)
+            write_atomically(FILE, done.to_csv(index=False), shared=True)

@@ -47,9 +47,8 @@ class Streams:
     """
 
     def __init__(self, seed: int | None) -> None:
-        countable = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
-        usable = seed is None or (countable and seed >= 0)
-        check(usable, "seed", seed, "None or a whole number >= 0")
+        whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
+        check(seed is None or (whole and seed >= 0), "seed", seed, "None or a whole number >= 0")
         self.seed = None if seed is None else int(seed)
 
     def numpy(self, purpose: str, *indices: int) -> np.random.Generator:

@@ -43,6 +43,16 @@ def few(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(listed[:most]) + more
 
 
+def use_plain_numbers(settings: object) -> None:
+    """Replaces NumPy's numbers in the fields of a frozen dataclass by Python's, as JSON needs.
+
+    Args: settings: changed in place.
+    """
+    for name, value in vars(settings).items():
+        if getattr(value, "ndim", None) == 0:
+            object.__setattr__(settings, name, value.item())
+
+
 def check_rows(name: str, bad: Mapping[str, object], expected: str) -> None:
     """Raises ``ValueError`` that names every bad row at once, unless there are none.
 

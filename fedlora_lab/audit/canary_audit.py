@@ -162,11 +162,6 @@ class Audit:
         ]
         return max(lower, default=math.nan)
 
-    @property
-    def could_fail(self) -> bool:
-        """Whether as many canaries, all guessed right, would have exceeded what is claimed."""
-        return self.ceiling > self.claimed
-
     def __str__(self) -> str:
         bug = "" if self.bug is None else f"; {self.bug}: nothing is certified"
         if self.invalid is not None:

@@ -45,10 +45,6 @@ class Grid:
         """Distance of neighbouring levels."""
         return 2 * self.clipping_range / self.levels
 
-    def max_error(self, clients: int) -> float:
-        """The largest rounding error of a sum of so many clients, cut-off entries aside."""
-        return clients * self.step
-
     def quantize(
         self, values: Float[np.ndarray, " d"], rng: np.random.Generator
     ) -> Int[np.ndarray, " d"]:

@@ -3,7 +3,7 @@ from public numbers.
 
 >>> from fedlora_lab import experiments
 >>> experiments.tuned_rate("digits", "rolora", epsilon=1.0)
-0.05
+0.04
 """
 
 from fedlora_lab.experiments.tuned_rates import suggest_lr, suggestion, tuned_rate

@@ -1,12 +1,8 @@
 """Learning rates tuned on validation data, and rates that follow from public numbers alone.
 
-rates.json has what three searches found. For each embedded task at one budget two seeds tried every
-rate of a grid with every method, and two more seeds the three best; the best mean of all four was
-taken. On digits, in the example unit, another tried other budgets on an earlier model of the task.
-The code of both is gone, and a test holds their rates near the best that was tried on today's
-model. The other rates are those of the studies under results/ (studies/suggested_rates.py). All
-looked at the validation part of the embedded tasks, with seeds of their own; no ledger counts them.
-On private data every such look is a release that has to be counted (arXiv:2110.03620).
+rates.json has those that the studies under results/ found (studies/suggested_rates.py). They looked
+at validation parts, with seeds of their own; no ledger counts that. On private data every such look
+is a release that has to be counted (arXiv:2110.03620).
 """
 
 import json
@@ -98,7 +94,7 @@ def tuned_rate(
         (test_tuned_rates.py::test_the_shipped_rates_are_those_of_the_committed_searches).
 
     >>> tuned_rate("digits", "rolora", epsilon=1.0)
-    0.05
+    0.04
     """
     name, slug, budget, unit = _names(task, method, epsilon, unit)
     table: Any = load_rates()
@@ -198,28 +194,22 @@ def noise_taken_up(
     check(isinstance(privacy, Privacy), "privacy", privacy, expected)
     row = methods.get(method)
     if privacy.by_step:
-        known = not plan.optimizer.nonlinear
         expected = "sgd, whose noise follows from the rate; or give lr"
-        check(known, "optimizer", str(plan.optimizer), expected)
-    plain = plan.server_optimizer == SGD()
-    check(plain, "server_optimizer", str(plan.server_optimizer), "sgd without momentum")
+        check(not plan.optimizer.nonlinear, "optimizer", str(plan.optimizer), expected)
+    server = plan.server_optimizer
+    check(server == SGD(), "server_optimizer", str(server), "sgd without momentum")
     # The noise is in proportion to the rate: any rate but 0 tells how much of it there is.
     plan = plan if plan.rate("B") else plan.replace(lr=1.0)
     # What the run does with B's noise afterwards is not asked here: a plain mean stands in for the
     # server's rule, and turns for a schedule that chooses on the way.
-    chooses = "*" in row.sides_in_round(0, plan.local_steps)
-    train = Cycle(("B", "A")) if chooses else row.train
+    train = Cycle(("B", "A")) if "*" in row.sides_in_round(0, plan.local_steps) else row.train
     spec = make_run_spec(task, row, privacy, plan, lora, 0)
     balanced = row.balance is not None
     scale = 1.0 if balanced else spec.lora.start_scale
-    row_like = row.replace(aggregate=aggregation.mean, balance=None, train=train)
-    forecast = forecast_of(replace(spec, method=row_like))
-
-    def taken_up(layer: str) -> float:
-        d_in = forecast.weights[layer].shape[1]
-        return 3 * d_in * float(forecast.variance("B", layer)[-1])
-
-    value = forecast.weighted(taken_up)
+    like = row.replace(aggregate=aggregation.mean, balance=None, train=train)
+    forecast = forecast_of(replace(spec, method=like))
+    d_in = {layer: weight.shape[1] for layer, weight in forecast.weights.items()}
+    value = forecast.weighted(lambda at: 3 * d_in[at] * float(forecast.variance("B", at)[-1]))
     check(value > 0, "noise", value, "noise on B: a multiplier > 0, and a row that moves B")
     kind = BALANCED if balanced else noise_product(row)
     if not privacy.by_step and kind == "within a round":
@@ -269,7 +259,9 @@ def _names(
     check_one_of("unit", unit, UNITS)
     name = task if isinstance(task, str) else task.name
     slug = method if isinstance(method, str) else method.slug
-    if epsilon is None or slug == "non-private":
+    if slug == "non-private":
+        slug, epsilon = "fedlora", None
+    if epsilon is None:
         return name, slug, NO_BUDGET, "example"
     # No rate was tuned for persons.
     return name, slug, f"{epsilon:g}", "client" if unit == "client" else "example"

@@ -14,6 +14,7 @@ from fedlora_lab._utils.validation import (
     check_number,
     check_one_of,
     check_whole,
+    use_plain_numbers,
 )
 from fedlora_lab.methods.optimizers import SERVER_OPTIMIZERS, SGD, optimizer_of
 
@@ -75,6 +76,7 @@ class Lora:
     head: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        use_plain_numbers(self)
         check_options(rank=self.rank)
         OPTIONS["lora_alpha"].check("alpha", self.alpha)
         check_number("start_scale", self.start_scale, 0, 1e9, open_low=True)
@@ -222,6 +224,7 @@ class Plan:
     lr_decay: float = RunSettings.lr_decay
 
     def __post_init__(self) -> None:
+        use_plain_numbers(self)
         check_options(
             rounds=self.rounds,
             local_steps=self.local_steps,

@@ -17,7 +17,7 @@ from fedlora_lab.plots.grammar import (
     share_inside,
 )
 from fedlora_lab.plots.membership import tradeoff
-from fedlora_lab.plots.method_diagrams import method_diagram, method_diagrams
+from fedlora_lab.plots.method_diagrams import method_diagrams
 from fedlora_lab.plots.training_curves import (
     curves,
     deviation,
@@ -35,7 +35,6 @@ __all__ = [
     "intervals",
     "lines",
     "measurements",
-    "method_diagram",
     "method_diagrams",
     "noise",
     "overview",

@@ -180,14 +180,6 @@ def _key(ax: Axes, kind: str) -> None:
     ax.text(0.85, -0.02, KEY[kind], fontsize=8, color=SOFT, va="center")
 
 
-def method_diagram(method: "Method | str") -> Picture:
-    """Draws one method: which factor moves at each step, what is noised, sent and received.
-
-    Guarantees: read from the row's fields alone (test_a_diagram_is_read_from_the_row).
-    """
-    return method_diagrams([method], columns=1)
-
-
 def method_diagrams(methods: "Iterable[Method | str] | None" = None, columns: int = 2) -> Picture:
     """Draws the first two rounds of each method, of four steps each, and a key of the signs.
 

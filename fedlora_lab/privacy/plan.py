@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from scipy.special import bdtr
 
 from fedlora_lab._utils.options import RunSettings
-from fedlora_lab._utils.validation import check, check_number, check_whole, is_number
+from fedlora_lab._utils.validation import (
+    check,
+    check_number,
+    check_whole,
+    use_plain_numbers,
+)
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.ledger import Ledger, PerClient, as_floats, check_terms, per_client
 
@@ -110,6 +115,7 @@ class Privacy:
     target: float | None = None
 
     def __post_init__(self) -> None:
+        use_plain_numbers(self)
         trust = check_terms(self.unit, self.delta, self.accountant, self.trust)
         object.__setattr__(self, "trust", trust)
         for name, high in (("noise_multiplier", math.inf), ("sample_rate", 1.0)):
@@ -120,7 +126,7 @@ class Privacy:
             fits = len(sigma) == len(rate)
             check(fits, "sample_rate", rate, "as many numbers as noise_multiplier has")
         clip = self.clip_norm
-        check(is_number(clip) and clip >= 0, "clip_norm", clip, "a number >= 0")
+        check_number("clip_norm", clip, 0)
         noised = sigma is not None and any(per_client(sigma))
         finite = "a finite number when noise_multiplier > 0: noise is sigma C"
         check(clip < math.inf or not noised, "clip_norm", clip, finite)

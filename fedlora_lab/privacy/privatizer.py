@@ -5,6 +5,7 @@ A release stands in the ledger before ``update`` computes it.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -24,6 +25,8 @@ FLOAT32_MAX_NUMBERS = 2**14
 """Norms of longer rows are computed in float64: a float32 sum of many squares is too coarse. The
 norm of 2^14 numbers may come out 5e-5 too small, and the row is then clipped that much too little;
 that of 2^20 would be 3.6e-3 too small."""
+MANY_DRAWS = 2**18
+"""More numbers of noise than these are drawn by several threads."""
 
 ClipGroups = Callable[[ParamKey], Hashable] | None
 """Tensor -> its group, whose tensors share one norm; ``None``: all share one."""
@@ -321,13 +324,16 @@ def gaussian_noise(
     """
     sizes = [shape.numel() for shape in shapes.values()]
     length = sum(sizes)
+
     # A stream for each owner: nobody's noise depends on who else takes part. One for all tensors of
     # an owner: no two of them share a number.
-    rows = [
-        level * streams.normal((length,), "noise", *indices) if level > 0 else torch.zeros(length)
-        for level, indices in zip(std, where, strict=True)
-    ]
-    drawn = torch.stack(rows) if rows else torch.zeros(0, length)
+    drawn = torch.zeros(len(std), length)
+    if any(std):
+        with ThreadPoolExecutor() as pool:
+            # A GPU would wait for its noise. Few numbers cost less than a thread does.
+            each = pool.map if length * len(std) > MANY_DRAWS else map
+            rows = each(lambda place: streams.normal((length,), "noise", *place), where)
+            drawn = torch.stack([level * row for level, row in zip(std, rows, strict=True)])
     pairs = zip(shapes.items(), drawn.split(sizes, dim=1), strict=True)
     return {key: numbers.reshape(-1, *shape) for (key, shape), numbers in pairs}
 

@@ -67,7 +67,7 @@ text = lambda x: json.dumps(x, sort_keys=True)
 changed = [name for name in before if text(before[name]) != text(after[name])]
 print(json.dumps([asked, {{name: [before[name], after[name]] for name in changed}}]))
 """
-LIBRARIES = ("matplotlib.pyplot", "pandas", "peft", "scipy.stats", "seaborn", "sklearn.datasets")
+LIBRARIES = ("matplotlib.pyplot", "pandas", "peft", "scipy.stats", "seaborn")
 LIBRARIES += ("tqdm.auto", "transformers")
 LIBRARIES += ("flwr.clientapp", "flwr.serverapp", "flwr.supercore.logger")
 TRAIN = """

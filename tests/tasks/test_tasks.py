@@ -1,5 +1,6 @@
 """Tasks: what they hold, what they promise, what they refuse."""
 
+import hashlib
 import json
 from functools import cache
 from typing import Any
@@ -63,6 +64,8 @@ def test_digits_use_every_scan_once():
     data: Any = load_digits()
     truth = np.concatenate([data.data, data.target[:, None]], 1)
     assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, truth.tolist()))
+    stored = data.data.astype(np.uint8).tobytes() + data.target.astype(np.uint8).tobytes()
+    assert hashlib.sha256(stored).hexdigest() == task.info["data_sha256"]
 
 
 def test_digits_streams_differ():

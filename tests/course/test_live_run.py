@@ -290,9 +290,10 @@ def test_the_rate_follows_method_budget_and_unit_until_the_reader_sets_it(make):
     assert rate(method="ffa-lora", epsilon=None) == tuned("ffa-lora", None)
     assert rate(epsilon=20, unit="client", method="rolora") == tuned("rolora", 20.0, "client")
     assert rate(unit="example", lr=2) == rate(epsilon=8) == 2.0, "the reader's own"
-    assert "suggested: 0.4, tuned for RoLoRA at ε = 8" in bench.advice["words"]
+    eight = tuned("rolora", 8.0)
+    assert f"suggested: {eight:g}, tuned for RoLoRA at ε = 8" in bench.advice["words"]
     bench.act("suggest")
-    assert rate() == 0.4
+    assert rate() == eight
     assert rate(epsilon=1) == tuned("rolora", 1.0), "it follows again"
     given = make(plan=PLAN.replace(lr=0.3))
     assert given.settle(WAIT) and given.config.plan.rate("B") == 0.3, "a plan's rate stays at first"

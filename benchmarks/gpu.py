@@ -159,7 +159,7 @@ def measure(
 
 
 def steps_table(rows: list[dict[str, Any]], value: str) -> str:
-    """A line for each model; a cell has the steps of so many clients, in order.
+    """A line for each model, a column for each number of clients; a cell has every peer's value.
 
     Args: rows: of `measure`. value: a column of theirs.
     """

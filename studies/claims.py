@@ -279,17 +279,17 @@ def setting_columns(frame: pd.DataFrame) -> list[str]:
     return columns[columns.index("method") : columns.index("lr") + 1]
 
 
-def best_of_task(name: str, where: Labels, start: float, frames: Frames) -> float:
+def best_of_task(study: str, where: Labels, start: float, frames: Frames) -> float:
     """Returns the mean of the task's best row at any budget that began at the same accuracy.
 
     It is taken in all studies of the task: one with private rows only would take the best of these
     for the top, and that row's method would leave nothing to any other.
     """
-    tasks = {case.task[0] for case in STUDIES[name].cases if where.items() <= case.labels.items()}
+    tasks = {case.task[0] for case in STUDIES[study].cases if where.items() <= case.labels.items()}
     best = -math.inf
     for name, frame in frames.items():
-        study = STUDIES.get(name)
-        if study and study.is_federated and tasks & {case.task[0] for case in study.cases}:
+        other = STUDIES.get(name)
+        if other and other.is_federated and tasks & {case.task[0] for case in other.cases}:
             scores = frame.groupby(setting_columns(frame), dropna=False)
             means = scores[["before_accuracy", "accuracy"]].mean()
             # Another start is another model of the task, whose top cannot be reached from here.

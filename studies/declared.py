@@ -149,7 +149,7 @@ class Study:
     # rule: method and labels.
     careful: Collection[Any] = ()
     extends: bool = False  # grids go on where the best is at their end
-    is_federated: bool = True  # else its scores are no method's, and no claim is measured by them
+    is_federated: bool = True  # else no claim is measured by what its rows reach
     # Key of a case -> the settings that it is reported at, where nothing is tuned.
     settings: Mapping[str, tuple[Setting, ...]] | None = None
 

@@ -30,8 +30,12 @@ def by_budget(table: pd.DataFrame) -> Rates:
 
 
 def at_own_clip(name: str, clip_norm: float) -> Rates:
-    """Lists the rates of a study at its own clip norm, and one for A and B: those chosen, and where
-    another clip or ratio was, the best of the first tuning seed.
+    """Lists a rate for each method and budget, for A and B alike, at the clip norm of the study.
+
+    That is the chosen one where the search kept the clip and one rate for both, else the best that
+    its first tuning seed tried so.
+
+    Args: name, clip_norm: of the study.
     """
     tried = runner.screen_frame(name, RESULTS, every=True).query("clip == 1 and ratio == 1")
     tried = tried.sort_values("accuracy", ascending=False, kind="stable")

@@ -36,7 +36,7 @@ RUNS = (
 
 
 def job_of(method: Method, epsilon: float | None, seed: int) -> Job:
-    """The run of a method at the setting that digits-example reports; two bits as FedLPP's four.
+    """The run of a method at the setting that digits-example tuned; two bits take that of four.
 
     Args: method, epsilon, seed: of the run; no ε is no privacy.
     """

@@ -44,9 +44,9 @@ def few(names: Iterable[str], most: int = 3) -> str:
 
 
 def use_plain_numbers(settings: object) -> None:
-    """Replaces NumPy's numbers in the fields of a frozen dataclass by Python's, as JSON needs.
+    """Replaces single numbers of NumPy or torch in a dataclass by Python's: JSON takes no others.
 
-    Args: settings: changed in place.
+    Args: settings: frozen or not; its fields are changed in place.
     """
     for name, value in vars(settings).items():
         if getattr(value, "ndim", None) == 0:

@@ -1,8 +1,8 @@
 """Learning rates tuned on validation data, and rates that follow from public numbers alone.
 
-rates.json has those that the studies under results/ found (studies/suggested_rates.py). They looked
-at validation parts, with seeds of their own; no ledger counts that. On private data every such look
-is a release that has to be counted (arXiv:2110.03620).
+rates.json has what the studies under results/ found (studies/suggested_rates.py). They scored runs
+on validation examples, with seeds of their own; no ledger counts that. On private data every such
+look is a release that has to be counted (arXiv:2110.03620).
 """
 
 import json

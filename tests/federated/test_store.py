@@ -50,8 +50,9 @@ def test_any_changed_argument_trains_anew(tmp_path):
     keys = [store.settings(cell, {}) for cell in (base, *cells)]
     keys.append(store.settings(base, {"evaluate_every": 2}))
     # NumPy's numbers are what they stand for.
-    plan = PLAN.replace(rounds=np.int64(PLAN.rounds), lr=np.array(PLAN.lr))
-    assert store.settings(replace(base, plan=plan), {}) == keys[0]
+    plan = PLAN.replace(lr=np.array(PLAN.lr))
+    lora = replace(LORA, rank=np.int64(LORA.rank))
+    assert store.settings(replace(base, plan=plan, lora=lora), {}) == keys[0]
     assert all(key not in keys[:i] for i, key in enumerate(keys))
     # Nothing in the file confirms a guess at the data: of the same, two folders hold two digests.
     digest = Store(tmp_path / "other" / "runs.jsonl").settings(base, {})["task"]

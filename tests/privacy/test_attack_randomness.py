@@ -16,6 +16,7 @@ from fedlora_lab.federated import local_training
 from fedlora_lab.federated.run import Run
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.privacy import privatizer
 from fedlora_lab.privacy.privatizer import gaussian_noise
 
 pytestmark = pytest.mark.attack
@@ -68,14 +69,16 @@ def test_without_a_seed_every_set_of_participants_and_every_batch_can_come(monke
 
 
 def test_without_a_seed_each_number_of_the_noise_has_64_bits_of_its_own(monkeypatch):
-    """Another eight bytes change one number of the noise, and no other."""
+    """Another eight bytes change one number of the noise, and no other. With a seed, threads draw
+    what is drawn without them.
+    """
     content = np.random.default_rng(0).bytes(8 * 30)
 
-    def drawn(content):
+    def drawn(content, seed=None):
         Entropy(monkeypatch, BytesIO(content).read)
         shapes = {ParamKey("B", "x"): torch.Size([5, 3])}
         where = [(0, 0, 0), (0, 1, 0)]
-        (noise,) = gaussian_noise(shapes, [1.0, 2.0], Streams(None), where).values()
+        (noise,) = gaussian_noise(shapes, [1.0, 2.0], Streams(seed), where).values()
         return noise.flatten()
 
     before = drawn(content)
@@ -84,6 +87,9 @@ def test_without_a_seed_each_number_of_the_noise_has_64_bits_of_its_own(monkeypa
         flipped = bytes(255 - x for x in content[at])
         changed = drawn(content[: at.start] + flipped + content[at.stop :])
         assert (changed != before).nonzero().flatten().tolist() == [place]
+    alone = drawn(b"", 0)
+    monkeypatch.setattr(privatizer, "MANY_DRAWS", 0)
+    assert drawn(b"", 0).equal(alone)
 
 
 @pytest.mark.parametrize(("slug", "unit"), [("fedlora", "example"), ("as-lora", "client")])

@@ -273,6 +273,20 @@ BALANCED = (
 )
 
 
+UNLIKE: Fields = {"alpha": 0.1, "seed": 0}
+HOME_ROWS = ("fedlora", "ffa-lora", "rolora", "la-lora", "la-lora-unfiltered", "balanced-lora")
+
+
+def la_lora_home(rows: Iterable[str], name: str, epsilon: float) -> tuple[Case, ...]:
+    """Makes the cases of `at_home` where LA-LoRA's paper has it, one for each row."""
+    maps = {"targets": ("query", "key", "value", "out"), "head": "head"}
+    task = ("mnist", {"clients": 8, **UNLIKE, **maps})
+    plan = {"rounds": 15, "local_steps": 20, "batch": 16, "participation": 0.5, "lr_decay": 0.99}
+    labels = {"setting": name, "epsilon": epsilon}
+    setting: Any = task, epsilon, CLIP, plan, WIDE
+    return tuple(Case(methods.get(slug), labels, *setting) for slug in rows)
+
+
 def at_home() -> tuple[Case, ...]:
     """DEeR and LA-LoRA as nearly as can be where their papers have them, at a scale of minutes.
 
@@ -283,20 +297,14 @@ def at_home() -> tuple[Case, ...]:
     a change clipped by itself for every row, and the noise multiplier that the release computes for
     its epsilon of 3 by an accounting of another unit: no epsilon is certified.
     """
-    unlike: dict[str, Any] = {"alpha": 0.1, "seed": 0}
-    maps = {"targets": ("query", "key", "value", "out"), "head": "head"}
-    task = ("mnist", {"clients": 8, **unlike, **maps})
-    plan = {"rounds": 15, "local_steps": 20, "batch": 16, "participation": 0.5, "lr_decay": 0.99}
     cases = [
-        Case(methods.get(slug), {"setting": name, "epsilon": e}, task, e, CLIP, plan, WIDE)
-        for name, e in (("la-lora", 1.0), ("la-lora-noise", 24.0))
-        for slug in ("fedlora", "ffa-lora", "rolora", "la-lora", "la-lora-unfiltered")
-        + ("balanced-lora",)
+        *la_lora_home(HOME_ROWS, "la-lora", 1.0),
+        *la_lora_home(HOME_ROWS, "la-lora-noise", 24.0),
     ]
     by_tensor = methods.DEeRLiteral.clip_groups
     rows = (methods.FedLoRA, methods.FFA, methods.RoLoRA)
     rows = [row.replace(clip_groups=by_tensor) for row in rows]
-    task = ("digits", {"clients": 12, **unlike})
+    task = ("digits", {"clients": 12, **UNLIKE})
     plan = {"rounds": 20, "local_steps": 20, "batch": 10}
     plan |= {"optimizer": {"name": "sgd", "momentum": 0.9, "weight_decay": 0.0005}}
     privacy = {"unit": "client", "clip_norm": 0.2, "delta": 1e-3, "noise_multiplier": 0.75}
@@ -346,6 +354,20 @@ def rates() -> Study:
         for epsilon in (8.0, 1.0)
     ]
     return every_rate("rates", "digits: six methods at the same eight learning rates", groups, 5)
+
+
+def rates_elsewhere() -> Study:
+    """Six methods over the learning rate on texts, and where LA-LoRA's paper has it."""
+    texts = (
+        replace(case, labels={"setting": "texts", "epsilon": 8.0})
+        for case in sentiment(SIX, (8.0,))
+    )
+    groups = (
+        (tuple(texts), tuple(Setting(4 * rate) for rate in GRID)),
+        (la_lora_home(SIX, "la-lora-noise", 24.0), tuple(map(Setting, GRID))),
+    )
+    note = "texts, and LA-LoRA's home: six methods at the same eight learning rates"
+    return every_rate("rates-elsewhere", note, groups, 5)
 
 
 def rates_768() -> Study:
@@ -515,6 +537,7 @@ _DECLARED = (
         is_federated=False,
     ),
     rates(),
+    rates_elsewhere(),
     rates_768(),
     widths(),
     copies(),

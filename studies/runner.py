@@ -416,9 +416,8 @@ def select_rows(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
     return rows
 
 
-def screen_frame(name: str, folder: Path, *, every: bool = False) -> pd.DataFrame:
-    """Tabulates runs of the first tuning seed, at the declared rates, which all methods share, or
-    at ``every`` setting that was tried.
+def runs_frame(name: str, folder: Path) -> pd.DataFrame:
+    """Tabulates every run of a study that is done, also those that tuned.
 
     Returns: method, labels, lr, clip, ratio, seed, accuracy and the job.
     """
@@ -426,15 +425,24 @@ def screen_frame(name: str, folder: Path, *, every: bool = False) -> pd.DataFram
     done = load_results(folder / "runs" / f"{name}.jsonl")
     rows = []
     for case in study.cases:
-        tried = screen(study, case, done)[0] if every else None
-        for job in study.screening_jobs(case, tried):
-            if job.seed == study.tune_seeds[0] and job.key in done:
+        for job in known_jobs(study, case, done):
+            if job.key in done:
                 values = done[job.key]["values"]
                 row = {"method": case.method.slug, **case.labels, **job.setting._asdict()}
                 # A run that diverged has no score.
                 row |= {"seed": job.seed, "accuracy": values.get("accuracy") or 0.0}
                 rows.append({**row, "job": job})
     return pd.DataFrame(rows)
+
+
+def screen_frame(name: str, folder: Path, *, every: bool = False) -> pd.DataFrame:
+    """Selects of `runs_frame` those of the first tuning seed, at the declared rates, which all
+    methods share, or at ``every`` setting that was tried."""
+    study = STUDIES[name]
+    table = runs_frame(name, folder)
+    table = table[table["seed"] == study.tune_seeds[0]]
+    declared = table[["lr", "clip", "ratio"]].apply(tuple, axis=1).isin(map(Setting, study.rates))
+    return table[declared | every]
 
 
 def describe_study(study: Study, path: Path) -> dict[str, Any]:

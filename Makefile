@@ -91,12 +91,7 @@ bench: setup ## measure speed beside peers, one thread each; rewrites benchmarks
 
 results: setup ## run every study from where it stands and judge the claims; what is whole is not run again
 	@for name in $$($(BIN)/python -m studies | awk '{print $$1}'); do $(QUICK) $(BIN)/python -m studies $$name || exit 1; done
-	$(QUICK) $(BIN)/python -m studies claims --measure
-	$(QUICK) $(BIN)/python -m studies amplification
-	$(QUICK) $(BIN)/python -m studies.rates
-	$(QUICK) $(BIN)/python -m studies.clip_usage
-	$(QUICK) $(BIN)/python -m studies.read_sentences
-	$(QUICK) $(BIN)/python -m studies.suggested_rates
+	@for name in updates claims_page amplification rates clip_usage read_sentences suggested_rates; do $(QUICK) $(BIN)/python -m studies.$$name || exit 1; done
 	$(QUICK) $(BIN)/python scripts/audit_table.py
 
 lint: setup ## ruff and pyrefly

@@ -23,14 +23,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import save
-from sklearn.datasets import load_digits
 
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.tasks.digits import TinyViT
+from fedlora_lab.tasks.digits import TinyViT, handwritten_digits
 
 FAMILIES = ("DejaVu", "STIXGeneral", "cmb10", "cmr10", "cmss10", "cmtt10")
 CANVAS = 64
-PACKAGES = ("torch", "numpy", "matplotlib", "pillow", "scikit-learn", "safetensors")
+PACKAGES = ("torch", "numpy", "matplotlib", "pillow", "safetensors")
 EXAMPLES = 20_000
 SETTINGS = {"epochs": 8, "batch": 128, "peak": 2e-3, "seed": 0}
 """Epochs, batch, highest learning rate of the one cycle, and seed."""
@@ -97,13 +96,6 @@ def scan(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return bitmap.reshape(8, 4, 8, 4).sum((1, 3)) / 16
 
 
-def handwritten() -> Pair:
-    """The digits of scikit-learn: (1797, 8, 8) float32 in [0, 1] and (1797,) int64."""
-    digits: Any = load_digits()
-    images = torch.tensor(digits.images / 16, dtype=torch.float32)
-    return images, torch.tensor(digits.target, dtype=torch.int64)
-
-
 def printed(count: int, purpose: str) -> Pair:
     """Printed digits and their labels: (count, 8, 8) float32 in [0, 1] and (count,) int64."""
     rng = np.random.default_rng(seed_of(purpose))
@@ -155,7 +147,7 @@ def pretrain(out: Path) -> dict[str, Any]:
         "no handwritten digit",
         "settings": {"examples": EXAMPLES, **SETTINGS},
         "accuracy_printed_held_out": accuracy(model, *printed(2000, "held out")),
-        "accuracy_handwritten_before_tuning": accuracy(model, *handwritten()),
+        "accuracy_handwritten_before_tuning": accuracy(model, *handwritten_digits()),
         "script": "scripts/pretrain.py",
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "faces": [Path(face).name for face in faces()],

@@ -1,9 +1,7 @@
-"""Run or continue a declared study, or write a page from the studies that are there.
+"""Run or continue a declared study.
 
 python -m studies                      what is declared, and how much of it is done
 python -m studies NAME [--workers 2]   results/NAME.csv; goes on after a kill at any point
-python -m studies claims [--measure]   results/claims.csv, docs/claims.md and its figures
-python -m studies amplification        what is measured on docs/amplification.md
 """
 
 import json
@@ -43,20 +41,9 @@ def continue_study(study: Study, folder: Path, workers: int) -> None:
 @click.command(help=__doc__)
 @click.argument("name", required=False)
 @click.option("--workers", default=2, help="Processes, each with one thread.  [2]")
-@click.option("--measure", is_flag=True, help="Of claims: first run what no study records.")
-def main(name: str | None, workers: int, measure: bool) -> None:
+def main(name: str | None, workers: int) -> None:
     if name is None:
         show_all()
-    elif name == "claims":
-        from studies import claims_page, updates
-
-        if measure:
-            updates.main()
-        claims_page.write()
-    elif name == "amplification":
-        from studies import amplification
-
-        amplification.write()
     else:
         check(name in STUDIES, "study", name, "one of " + ", ".join(STUDIES))
         continue_study(STUDIES[name], RESULTS, workers)

@@ -1,6 +1,6 @@
 """Fill what is measured on docs/amplification.md from the main comparisons under results/.
 
-    python -m studies amplification
+    python -m studies.amplification
 
 Nothing is trained; the files that sentiment.py and mnist.py name are needed.
 """
@@ -21,7 +21,7 @@ from fedlora_lab.plots import grammar, style
 from fedlora_lab.plots.style import name
 from studies import RESULTS, ROOT, noise_limits, runner
 from studies.declared import SUGGESTED_FILE
-from studies.noise_limits import first_tries, fit_noise_limits, lost_at
+from studies.noise_limits import fit_noise_limits, lost_at, noisy_tries
 
 PAGE = ROOT / "docs" / "amplification.md"
 FIGURE = ROOT / "docs" / "figures" / "amplification-pairs.png"
@@ -79,7 +79,7 @@ def too_careful(key: str) -> Iterator[bool]:
     """Tells of each suggestion whether it has less noise than the best that the first tuning seed
     tried."""
     settings = json.loads(SUGGESTED_FILE.read_text(encoding="utf-8"))
-    tried = first_tries(key)
+    tried = noisy_tries(key)
     for place in tried.groupby(["method", "epsilon"])["accuracy"].idxmax():
         best = tried.loc[place]
         case = best["job"].case
@@ -142,7 +142,7 @@ def pairs() -> pd.DataFrame:
     """
     table = pd.concat(runner.runs_frame(key, RESULTS).assign(study=key) for key in PAIRED)
     has_budget = table["job"].map(lambda job: job.case.epsilon is not None)
-    table = table[has_budget & (table["ratio"] == 1)]
+    table = runner.select_rows(table[has_budget], ratio=1)
     keys = ["study", "epsilon", "lr", "clip", "seed"]
     one, other = (table[table["method"] == slug] for slug in LEADS[0])
     both = one.merge(other[[*keys, "accuracy"]], on=keys, suffixes=("", "_other"))
@@ -185,3 +185,7 @@ def write() -> None:
     leads = draw_leads(runner.read_studies())
     write_atomically(LEADS_FIGURE, style.png(leads), shared=True)
     write_atomically(FIGURE, style.png(draw_pairs(table)), shared=True)
+
+
+if __name__ == "__main__":
+    write()

@@ -21,7 +21,7 @@ import pandas as pd
 
 from fedlora_lab._utils.statistics import find_collapsed_by_group, t_interval
 from studies.declared import STUDIES
-from studies.runner import read_studies, screen_frame, select_rows
+from studies.runner import first_tries, read_studies, select_rows
 
 Frames = Mapping[str, pd.DataFrame]
 Labels = Mapping[str, Any]
@@ -320,7 +320,9 @@ def lead_at_claimants_rate(judge: Comparison, folder: Path) -> float:
     two_methods = judge.of_accuracy and len(judge.one) == len(judge.other) == 1
     if not two_methods or not (folder / "runs" / f"{judge.study}.jsonl").is_file():
         return math.nan
-    screens = select_rows(screen_frame(judge.study, folder), **judge.where)
+    screens = select_rows(first_tries(judge.study, folder), **judge.where, clip=1, ratio=1)
+    # Other rates were tried by some methods only.
+    screens = screens[screens["lr"].isin(STUDIES[judge.study].rates)]
     one, other = (
         select_rows(screens, method=slug).set_index("lr")["accuracy"] for slug in judge.methods
     )
@@ -396,7 +398,7 @@ def judge_claims(claims: Iterable[Claim], frames: Frames, folder: Path) -> pd.Da
 
 
 def claim_frames(folder: Path) -> dict[str, pd.DataFrame]:
-    """Reads the frames of the studies, and of what `claims --measure` measures."""
+    """Reads the frames of the studies, and of updates.py."""
     return read_studies(folder) | {"updates": pd.read_csv(folder / "updates.csv")}
 
 

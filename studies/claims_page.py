@@ -1,9 +1,8 @@
 """Writes results/claims.csv, docs/claims.md and its figure from the committed studies.
 
-    python -m studies claims
-    python -m studies claims --measure   # first what no study records, see updates.py
+    python -m studies.claims_page
 
-Without --measure nothing is trained.
+Nothing is trained.
 """
 
 import math
@@ -207,3 +206,7 @@ def write() -> None:
     write_atomically(RESULTS / "claims.csv", table.to_csv(index=False), shared=True)
     write_atomically(PAGE, page(table), shared=True)
     write_atomically(FIGURE, style.png(figure(table)), shared=True)
+
+
+if __name__ == "__main__":
+    write()

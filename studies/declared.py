@@ -364,7 +364,7 @@ def rates_elsewhere() -> Study:
     )
     groups = (
         (tuple(texts), tuple(Setting(4 * rate) for rate in GRID)),
-        (la_lora_home(SIX, "la-lora-noise", 24.0), tuple(map(Setting, GRID))),
+        (la_lora_home(SIX, "LA-LoRA's home", 24.0), tuple(map(Setting, GRID))),
     )
     note = "texts, and LA-LoRA's home: six methods at the same eight learning rates"
     return every_rate("rates-elsewhere", note, groups, 5)

@@ -24,10 +24,10 @@ FRAME = RESULTS / "noise-limits.csv"
 CASE = ["study", "method", "epsilon"]
 
 
-def first_tries(key: str) -> pd.DataFrame:
+def noisy_tries(key: str) -> pd.DataFrame:
     """Tabulates what the first tuning seed saw with noise and one rate for A and B."""
-    table = runner.screen_frame(key, RESULTS, every=True)
-    return table[(table["ratio"] == 1) & table["epsilon"].notna()].assign(study=key)
+    table = runner.select_rows(runner.first_tries(key, RESULTS), ratio=1)
+    return table[table["epsilon"].notna()].assign(study=key)
 
 
 def lost_at(size: Any, scores: Any) -> Any:
@@ -43,7 +43,7 @@ def lost_at(size: Any, scores: Any) -> Any:
 def profile() -> pd.DataFrame:
     """One row for each rate or clip norm that was tried on digits, the best of what it was tried
     with."""
-    table = pd.concat(map(first_tries, ("digits-example", "digits-client")))
+    table = pd.concat(map(noisy_tries, ("digits-example", "digits-client")))
     noises = [tuned_rates.noise_taken_up(*runner.job_arguments(job)) for job in table["job"]]
     table["kind"] = [noise.kind for noise in noises]
     table["taken_up"] = [noise.value for noise in noises]

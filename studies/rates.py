@@ -21,7 +21,7 @@ from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab._utils.statistics import t_interval
 from fedlora_lab.plots import grammar, style
 from studies import RESULTS, ROOT, runner
-from studies.runner import screen_frame, select_rows
+from studies.runner import select_rows
 
 PAGE = ROOT / "docs" / "rates.md"
 FIGURES = {
@@ -37,6 +37,7 @@ NEAR = 0.03
 """Accuracy below a method's best that still counts as its plateau."""
 PLACES = {
     "rates": ["unit", "epsilon", "method"],
+    "rates-elsewhere": ["setting", "method"],
     "rates-768": ["epsilon", "method"],
     "widths": ["epsilon", "start_scale"],
     "copies": ["clients", "rounds"],
@@ -57,21 +58,13 @@ Leads in points of accuracy. Papers have 16.8 for LA-LoRA over RoLoRA, 30.5 over
 FedLoRA ([2602.19926](https://arxiv.org/abs/2602.19926)), and 39 for FFA-LoRA over FedLoRA on MNLI
 at ε = 6 ([2403.12313](https://arxiv.org/abs/2403.12313)). Both methods have the rate that is best
 for the one that is claimed to lead, or any rate on its plateau, or each its own best; rates are
-chosen on the runs shown. The last two places are tuning runs of one seed; the best rate
-of FFA-LoRA on texts is the largest that all tried."""
-SCREENS: dict[str, tuple[str, dict[str, Any]]] = {
-    "LA-LoRA's home": ("at-home", {"setting": "la-lora-noise"}),
-    "texts, ε = 8": ("sentiment-example", {"epsilon": 8.0}),
-}
-"""Place -> the study whose first tuning seed tried every rate there, and its rows."""
+chosen on the runs shown."""
 
 
 def with_interval(values: Any, sign: str = "") -> str:
-    """Writes a mean, of several seeds with its 95 % interval."""
+    """Writes a mean over seeds with its 95 % interval."""
     mean, half = t_interval(values)
-    text = f"{mean:{sign}.1f}"
-    if len(values) > 1:
-        text += f" [{mean - half:{sign}.1f}, {mean + half:{sign}.1f}]"
+    text = f"{mean:{sign}.1f} [{mean - half:{sign}.1f}, {mean + half:{sign}.1f}]"
     return text.replace("-", "−")
 
 
@@ -152,31 +145,25 @@ def shared_and_own(frame: pd.DataFrame, claimant: str, rival: str) -> tuple[str,
     Returns: the lead at the claimant's best rate; the least and the largest at a rate on the
         claimant's plateau; the lead with each at its own best.
     """
-    one = score_table(select_rows(frame, method=claimant))
-    other = score_table(select_rows(frame, method=rival))
-    mean = one.mean(axis=1).to_numpy()
-    best = int(mean.argmax())
-    own = int(other.mean(axis=1).to_numpy().argmax())
+    one, other = (score_table(select_rows(frame, method=x)) for x in (claimant, rival))
     # The grid is the same for all methods, and so are the seeds.
-    scores = one.to_numpy(float)
-    others = other.to_numpy(float)
-    gaps = scores - others
+    gaps = one - other
+    mean = one.mean(axis=1)
+    best, own = mean.idxmax(), other.mean(axis=1).idxmax()
     on_plateau = 100 * gaps.mean(axis=1)[mean >= mean.max() - NEAR]
     span = f"{on_plateau.min():+.1f} to {on_plateau.max():+.1f}".replace("-", "−")
-    return points(gaps[best]), span, points(scores[best] - others[own])
+    at_one, each = (
+        with_interval(100 * x, "+") for x in (gaps.loc[best], one.loc[best] - other.loc[own])
+    )
+    return at_one, span, each
 
 
-def points(gaps: np.ndarray) -> str:
-    """Writes a mean difference in points of accuracy."""
-    return with_interval(100 * gaps, "+")
-
-
-def places(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yields the settings of the study, and those where tuning runs tried all rates, one seed."""
-    for (unit, epsilon), part in frame.groupby(["unit", "epsilon"], sort=False):
-        yield f"{unit}, ε = {epsilon:g}", part
-    for place, (name, labels) in SCREENS.items():
-        yield place, select_rows(screen_frame(name, RESULTS), **labels)
+def places() -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yields the settings at which six methods ran at the same rates."""
+    for name, label in (("rates", "unit"), ("rates-elsewhere", "setting")):
+        settings = runner.read_study(name).groupby([label, "epsilon"], sort=False)
+        for (value, epsilon), part in settings:
+            yield f"{value}, ε = {epsilon:g}", part
 
 
 # ---- the page
@@ -231,12 +218,12 @@ def finding(frame: pd.DataFrame) -> str:
     return f"{at_one}; each at its own, at most {each:.0f}"
 
 
-def lead_table(frame: pd.DataFrame) -> str:
+def lead_table() -> str:
     """The claimed leads at a shared rate and at the own rates."""
     rows = [HEAD.split(", ")]
     for claimant, rival in LEADS:
         words = f"{style.name(claimant)} over {style.name(rival)}"
-        for place, part in places(frame):
+        for place, part in places():
             rows.append([words, place, *shared_and_own(part, claimant, rival)])
             words = ""
     return markdown_table(rows)
@@ -248,9 +235,7 @@ def write() -> None:
     tables = {name: plateaus(name) for name in PLACES}
     for name, table in tables.items():
         table.to_csv(RESULTS / f"{name}-plateaus.csv", index=False, float_format="%.4g")
-    for epsilon, part in runner.read_study("cores").groupby("epsilon", dropna=False):
-        print(epsilon, shared_and_own(part, "ravan", "fed-sb"))
-    blocks = [PLATEAUS, LEADS_INTRO, lead_table(frame)]
+    blocks = [PLATEAUS, LEADS_INTRO, lead_table()]
     text = PAGE.read_text(encoding="utf-8")
     write_atomically(PAGE, fill_blocks(text, {"measured": "\n\n".join(blocks)}), shared=True)
     for unit, path in FIGURES.items():

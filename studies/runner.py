@@ -136,10 +136,8 @@ def one_thread() -> Iterator[None]:
 
 def score(job: Job, done: Done) -> float:
     """Returns the validation score of a run, minus infinity where it diverged."""
-    values = done[job.key]["values"]
-    sign, measure = (1, "accuracy") if "accuracy" in values else (-1, "loss")
-    value = values.get(measure)
-    return -math.inf if value is None else sign * value
+    value = done[job.key]["values"]["accuracy"]
+    return -math.inf if value is None else value
 
 
 def _screening_scores(
@@ -435,14 +433,9 @@ def runs_frame(name: str, folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def screen_frame(name: str, folder: Path, *, every: bool = False) -> pd.DataFrame:
-    """Selects of `runs_frame` those of the first tuning seed, at the declared rates, which all
-    methods share, or at ``every`` setting that was tried."""
-    study = STUDIES[name]
-    table = runs_frame(name, folder)
-    table = table[table["seed"] == study.tune_seeds[0]]
-    declared = table[["lr", "clip", "ratio"]].apply(tuple, axis=1).isin(map(Setting, study.rates))
-    return table[declared | every]
+def first_tries(name: str, folder: Path) -> pd.DataFrame:
+    """Selects of `runs_frame` the runs of the first tuning seed."""
+    return select_rows(runs_frame(name, folder), seed=STUDIES[name].tune_seeds[0])
 
 
 def describe_study(study: Study, path: Path) -> dict[str, Any]:

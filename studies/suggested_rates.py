@@ -37,7 +37,7 @@ def at_own_clip(name: str, clip_norm: float) -> Rates:
 
     Args: name, clip_norm: of the study.
     """
-    tried = runner.screen_frame(name, RESULTS, every=True).query("clip == 1 and ratio == 1")
+    tried = runner.select_rows(runner.first_tries(name, RESULTS), clip=1, ratio=1)
     tried = tried.sort_values("accuracy", ascending=False, kind="stable")
     rates = by_budget(tried.drop_duplicates(["method", "epsilon"]))
     chosen = runner.read_study(name).fillna({"clip_norm": clip_norm})

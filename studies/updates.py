@@ -1,6 +1,6 @@
 """Runs on digits for the measures that no study records; writes results/updates.csv.
 
-    python -m studies claims --measure
+    python -m studies.updates
 
 They are a run's learning curve, how alike the clients' updates are, what a quantised broadcast does
 to accuracy, and the curvature at the end.
@@ -77,3 +77,7 @@ def main(seeds: range = range(10)) -> None:
         if not len(select_rows(done, seed=seed, method=method, epsilon=epsilon)):
             done = pd.concat([done, pd.DataFrame([measure(job)])], ignore_index=True)
             write_atomically(FILE, done.to_csv(index=False), shared=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -55,7 +55,7 @@ def digits(
     (419, 419, 419)
     """
     check_whole("seed", seed)
-    x, y = _scans()
+    x, y = handwritten_digits()
     order = torch.from_numpy(Streams(seed).numpy("digits split").permutation(len(y)))
     test, validation, private = order.split([TEST, VALIDATION, len(y) - TEST - VALIDATION])
     # JSON, in which arguments are stored, has no infinity.
@@ -84,7 +84,7 @@ def digits(
 
 
 @cache
-def _scans() -> tuple[Tensor, Tensor]:
+def handwritten_digits() -> tuple[Tensor, Tensor]:
     """The handwritten digits: (1797, 8, 8) float32 in [0, 1] and (1797,) int64.
 
     Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, its test part, as

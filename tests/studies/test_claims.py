@@ -128,7 +128,7 @@ def test_a_knob_is_turned_for_both_sides():
 def test_every_place_is_one_that_a_study_measures():
     """A declared study has the labels, and a case of each method that is compared."""
     for judge in (claim.judge for claim in CLAIMS if claim.judge is not None):
-        if judge.study == "updates":  # what `claims --measure` measures
+        if judge.study == "updates":  # of studies/updates.py
             continue
         for labels in judge.ends:
             for side in (judge.one, judge.other):

@@ -30,8 +30,9 @@ def test_a_lead_is_taken_at_one_rate_and_at_each_method_s_own():
     the claimant's plateau has one more rate."""
     curves = {"lr": GRID, "one": (0.5, 0.88, 0.9, 0.2), "other": (0.7, 0.9, 0.4, 0.1)}
     frame = pd.DataFrame(curves).melt("lr", var_name="method", value_name="accuracy")
-    leads = rates.shared_and_own(frame.assign(seed=0), "one", "other")
-    assert leads == ("+50.0", "−2.0 to +50.0", "+0.0")
+    seeds = pd.concat([frame.assign(seed=0), frame.assign(seed=1)])
+    leads = rates.shared_and_own(seeds, "one", "other")
+    assert leads == ("+50.0 [+50.0, +50.0]", "−2.0 to +50.0", "+0.0 [+0.0, +0.0]")
 
 
 def test_the_width_of_a_plateau_is_counted_in_doublings_of_the_rate():
@@ -40,17 +41,22 @@ def test_the_width_of_a_plateau_is_counted_in_doublings_of_the_rate():
     assert rates.octaves(scores) == pytest.approx(0.5 + 1 + 0.25)
 
 
-@pytest.mark.parametrize(("name", "wider"), [("rates", 1), ("rates-768", 12)])
+@pytest.mark.parametrize(
+    ("name", "wider"),
+    [("rates", 1), ("rates-elsewhere", {"texts": 6, "LA-LoRA's home": 1}), ("rates-768", 12)],
+)
 def test_the_prediction_is_that_of_its_rule(name, wider):
     """Every plateau ends inside the grid. If the energy of noise in an output counts, a limit grows
     with the width, and where A is noised with its root."""
     table = pd.read_csv(rates.RESULTS / f"{name}-predicted.csv")
+    if isinstance(wider, dict):
+        wider = table["setting"].map(wider)
     frozen = table["method"].eq("ffa-lora")
     limits = np.where(frozen, rates.A_AT_REST, rates.BOTH_NOISED)
     assert table["on_plateau"].equals(table["taken_up"] <= limits)
     limits *= wider ** np.where(frozen, 1, 0.5)
     assert table.iloc[:, -1].equals(table["taken_up"] <= limits)
-    places = table.groupby(["unit", "epsilon", "method"])
+    places = table.groupby([*table.columns[:3]])  # method, unit or setting, and budget
     assert (places["on_plateau"].nunique() == 2).all()
 
 

@@ -12,12 +12,14 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, error_text, refuse
 from fedlora_lab.federated.noise_forecast import forecast_of
 from fedlora_lab.federated.spec import RunSpec
+from fedlora_lab.lora.adapters import trained_modules
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.published import rule_name
 from fedlora_lab.methods.state import KINDS
 from fedlora_lab.privacy.plan import Privacy
+from fedlora_lab.tasks.modules import is_within
 from fedlora_lab.tasks.task import Task
 from fedlora_lab.theory.products import balanced_scale
 
@@ -53,6 +55,7 @@ def make_run_spec(
     count = len(task.sizes)
     one_each = lora.ranks is None or len(lora.ranks) == count
     check(one_each, "ranks", lora.ranks, f"one for each of {count} clients")
+    _check_drawn_modules(task, lora)
     if privacy is not None:
         privacy = privacy.resolve(task, plan)
         # A client of many examples would move the mean by more than C over the number of clients.
@@ -71,6 +74,17 @@ def make_run_spec(
     # and the server on Flower read the adapter of the specification.
     scale = balanced_scale(forecast.mean(), method.balance)
     return replace(spec, lora=replace(lora, start_scale=scale))
+
+
+def _check_drawn_modules(task: Task, lora: Lora) -> None:
+    """Warns of a new classifier or pooler that is not trained, now that the adapter is known."""
+    trained = trained_modules(task.model, task.head, lora)
+    moved = {
+        part for part in task.drawn for x in trained if is_within(part, x) or is_within(x, part)
+    }
+    if frozen := sorted({*task.drawn} - moved):
+        remark = "not in the file: drawn at random and frozen, unless head= names it"
+        warnings.warn(f"model: {', '.join(frozen)}: {remark}", stacklevel=4)
 
 
 def _check_schedule(method: Method, plan: Plan) -> None:

@@ -60,11 +60,11 @@ _PROBED: "weakref.WeakKeyDictionary[Task, dict[Any, int]]" = weakref.WeakKeyDict
 def check_batch_independence(
     task: Task,
     adapted: AdaptedModel,
-    products: str = "float32",
-    method: Method | None = None,
-    plan: Plan | None = None,
-    rows: int = PROBES,
-    keys: Iterable[ParamKey] | None = None,
+    products: str,
+    method: Method,
+    plan: Plan,
+    rows: int,
+    keys: Iterable[ParamKey],
 ) -> None:
     """Refuses a model, loss or rule through which the examples of a batch influence each other.
 
@@ -76,24 +76,22 @@ def check_batch_independence(
         task, adapted, products: whose examples go through which model, in which precision.
         method, plan: whose penalty and preconditioner are probed, for which steps.
         rows: examples that a step passes at once, as far as is foreseen.
-        keys: tensors with which the run begins; ``None``: all that the model has a place for.
+        keys: tensors with which the run begins, of a row with a penalty.
 
     Raises: ``ValueError`` with the reason.
     Guarantees: tests/lora/test_attack_examples.py.
     """
     probe_once(task, adapted, products, None, tuple(adapted.shapes), rows)
-    if method is not None and method.penalty is not None:
-        plan = plan or Plan()
+    if method.penalty is not None:
         steps = product(range(min(plan.rounds, MAX_ROUNDS)), range(plan.local_steps))
         sides = {method.sides_at_step(t, s) for t, s in steps}
         # Of a choice layer by layer the two extremes; `probe_once` sees the others.
         sides = {side for word in sides for side in ("AB" if word == "*" else (word,))}
-        keys = [*adapted.shapes, *adapted.optional] if keys is None else keys
         trained = [key for key in keys if key.kind.trained]
         for word in sorted(sides):
             moving = tuple(k for k in trained if not k.kind.scheduled or k.side in word)
             probe_once(task, adapted, products, method, moving, rows)
-    if method is not None and method.precondition is not None:
+    if method.precondition is not None:
         _probe_preconditioner(method.precondition)
 
 

@@ -1,6 +1,5 @@
 """Your own Hugging Face model on your own data, as a task."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.labels import check_order, read_labels
 from fedlora_lab.tasks.metrics import Metrics, select_metrics
-from fedlora_lab.tasks.modules import Head, head_modules, is_within
+from fedlora_lab.tasks.modules import Head
 from fedlora_lab.tasks.tables import Rows
 from fedlora_lab.tasks.task import Task, check_classes
 
@@ -76,13 +75,6 @@ def hub(
     base, new = architectures.load(model, kind, len(classes), seed)
     check_order(classes, base.config)
     head = architectures.default_head(base) if head == OWN_HEAD else head
-    if not isinstance(model, nn.Module):  # of which nobody knows what was drawn
-        trained = head_modules(base, head)
-        moved = {part for part in new for x in trained if is_within(part, x) or is_within(x, part)}
-        frozen = sorted({*new} - moved)
-        remark = "not in the file: drawn at random and frozen, unless head= names it"
-        if frozen:
-            warnings.warn(f"model={str(model)!r}: {', '.join(frozen)}: {remark}", stacklevel=2)
     encode = architectures.input_reader(kind, model, tokenizer, base, max_length)
     task = rows.make_task(
         encode(rows.column(kind, text or image), rows.names),
@@ -106,5 +98,7 @@ def hub(
         },
         public_test=public_test,
         new_modules=new,
+        # Of a module in hand nobody knows what was drawn.
+        drawn=() if isinstance(model, nn.Module) else new,
     )
     return check_classes(task)

@@ -114,6 +114,7 @@ class Task:
             persons each client has counts as public.
         new_modules: names of modules that the model's checkpoint lacks, or may lack: whoever loads
             it draws other numbers, so a saved adapter holds these modules, trained or not.
+        drawn: names of those that were drawn at random for this task.
     Raises: ValueError when data, targets, head or model cannot be trained exactly; it says why.
     Guarantees: test_tasks.py::test_what_cannot_be_trained_exactly_is_refused_in_one_line,
         ::test_fingerprint_sees_data_and_weights.
@@ -138,6 +139,7 @@ class Task:
     generation: Generation | None = None
     persons: tuple[Any, ...] | None = None
     new_modules: tuple[str, ...] = ()
+    drawn: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.clients)

@@ -14,20 +14,12 @@ CLIENTS = 6
 ANGLES = 2 * np.pi * np.arange(CLIENTS) / CLIENTS + 0.4
 
 
-def client_cloud(
-    B: Num[np.ndarray, " clients"],
-    A: Num[np.ndarray, " clients"],
-    weights: Float[np.ndarray, " clients"] | None = None,
-) -> Picture:
+def client_cloud(B: Num[np.ndarray, " clients"], A: Num[np.ndarray, " clients"]) -> Picture:
     """Draws clients as points (B, A), and what each of them adds to the deviation.
 
-    Args:
-        B: one number a client.
-        A: one number a client.
-        weights: p >= 0 with sum 1; ``None``: alike.
+    Args: B, A: one number a client.
     """
-    count = len(B)
-    shares = np.full(count, 1 / count) if weights is None else np.asarray(weights, float)
+    shares = np.full(len(B), 1 / len(B))
     return draw_scene(_cloud(np.asarray(B, float), np.asarray(A, float), shares))
 
 

@@ -93,10 +93,10 @@ CLIPS = {"factor": "factor (as published)", "product": "product"}
 
 
 def _plane(
-    title: str, noise: Float[np.ndarray, " 2"], allowed: Float[np.ndarray, " 2"], degrees: float
+    title: str, noise: Float[np.ndarray, " 2"], allowed: Float[np.ndarray, " 2"]
 ) -> dict[str, Any]:
     """Draws ellipses of one and two deviations, the changes that the clip allows, and the worst."""
-    turn = np.radians(degrees)
+    turn = np.radians(30)
     axes = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
 
     def ellipse(halves: Float[np.ndarray, " 2"]) -> tuple[np.ndarray, np.ndarray]:
@@ -147,8 +147,8 @@ def _regulator_scene(first: float, second: float, sigma: float, clip: str) -> Sc
     real = float(theory.gdp_epsilon(mu, 1e-5))
     nominal = float(theory.gdp_epsilon(promised, 1e-5))
     panels = [
-        _plane("The factor: a row of ΔB", sigma / stretches, allowed, 30),
-        _plane("The product: a row of ΔB·A", sigma * np.ones(2), allowed * stretches, 30),
+        _plane("The factor: a row of ΔB", sigma / stretches, allowed),
+        _plane("The product: a row of ΔB·A", sigma * np.ones(2), allowed * stretches),
         panel(
             f"The worst change stands {mu:.2f} deviations out",
             axis("along the worst direction, in deviations", -4, 7),

@@ -58,7 +58,7 @@ def stacked(task: Task, batch: int, rank: int, how: How = USUAL) -> Step:
     small = replace(task, clients=tuple(examples(task, batch)))
     plan = fl.Plan(batch=None, lr=RATE)
     lora = fl.Lora(rank, 2.0 * rank)
-    adapted = adapters.adapt(small.model, small.targets, small.head, lora, how.device, how.products)
+    adapted = adapters.adapt(small, lora, how.device, how.products)
     streams = Streams(0)
     privacy = fl.Privacy(clip_norm=1.0, noise_multiplier=1.0).resolve(small, plan)
     spec = RunSpec(small, fl.methods.FedLoRA, privacy, plan, lora, streams)

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from toy_tasks import (
     LORA,
     anywhere,
@@ -44,16 +44,16 @@ CLIP = 0.7
 
 
 @cache
-def adapted(model: nn.Module, targets: tuple[str, ...], head: str | None) -> adapters.AdaptedModel:
+def adapted(task: Task) -> adapters.AdaptedModel:
     """Injection takes longer than a step; the small models are few."""
-    return adapters.adapt(model, targets, head, LORA)
+    return adapters.adapt(task, LORA)
 
 
 def prepare(
     task: Task, row: Method, plan: fl.Plan, privacy: fl.Privacy | None, seed: int = 0
 ) -> Prepared:
     """A run's fixed parts, without a look at the arguments and the model."""
-    model = adapted(task.model, task.targets, task.head)
+    model = adapted(task)
     privacy = None if privacy is None else privacy.resolve(task, plan)
     spec = RunSpec(task, row, privacy, plan, LORA, Streams(seed))
     return Prepared(spec, model, task.clients)

@@ -64,7 +64,7 @@ class Victim:
             spread: standard deviation of B, >= 0; at 0 the gradient of A is zero.
         """
         check_number("spread", spread, 0)
-        adapted = adapters.adapt(task.model, task.targets, task.head, lora_of(lora))
+        adapted = adapters.adapt(task, lora_of(lora))
         streams = Streams(0)
         values = adapters.initial_values(adapted, streams, start_scale=lora_of(lora).start_scale)
         for number, (key, value) in enumerate(values.items()):
@@ -78,7 +78,7 @@ class Victim:
     def from_record(cls, record: Round) -> "Victim":
         """Takes the server's model after a round of a run."""
         task, lora, state = require_source(record)
-        return cls(task, adapters.adapt(task.model, task.targets, task.head, lora), state.tensors)
+        return cls(task, adapters.adapt(task, lora), state.tensors)
 
     def upload(
         self,

@@ -447,8 +447,7 @@ def bytes_of_round(spec: RunSpec) -> tuple[int, int]:
 
     Guarantees: test_exchange.py::test_bytes_before_a_run_are_those_of_its_rounds.
     """
-    task = spec.task
-    adapted = adapters.adapt(task.model, task.targets, task.head, spec.lora)
+    adapted = adapters.adapt(spec.task, spec.lora)
     tensors = initial_server(Prepared(spec, adapted, ())).tensors
     counter = TrafficCounter(spec, tensors)
     rank = spec.shared_rank

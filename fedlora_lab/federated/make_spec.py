@@ -78,7 +78,7 @@ def make_run_spec(
 
 def _check_drawn_modules(task: Task, lora: Lora) -> None:
     """Warns of a new classifier or pooler that is not trained, now that the adapter is known."""
-    trained = trained_modules(task.model, task.head, lora)
+    trained = trained_modules(task, lora)
     moved = {
         part for part in task.drawn for x in trained if is_within(part, x) or is_within(x, part)
     }

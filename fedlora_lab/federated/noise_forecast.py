@@ -286,10 +286,7 @@ class NoiseForecast:
 
 def forecast_of(spec: RunSpec) -> NoiseForecast:
     """Makes the forecast of a run that is not prepared, from the shapes of its layers."""
-    task = spec.task
-    return NoiseForecast(
-        spec, adapters.adapt(task.model, task.targets, task.head, spec.lora).weights
-    )
+    return NoiseForecast(spec, adapters.adapt(spec.task, spec.lora).weights)
 
 
 @lru_cache(maxsize=64)

@@ -478,7 +478,7 @@ def prepare_run(
         adapted.
     """
     task = spec.task
-    adapted = adapters.adapt(task.model, task.targets, task.head, spec.lora, device, products)
+    adapted = adapters.adapt(task, spec.lora, device, products)
     # A slip in the rank would otherwise ask for all memory.
     widest = max(max(weight.shape) for weight in adapted.weights.values())
     expected = f"at most {16 * widest}, 16 times the widest adapted layer: no more can be learned"

@@ -37,9 +37,9 @@ from fedlora_lab.methods.state import (
 from fedlora_lab.tasks.modules import (
     ALL_LINEAR,
     CLASSIFIERS,
-    Head,
     check_no_adapters,
     head_modules,
+    is_finite,
     is_linear,
     output_layer,
     target_layers,
@@ -252,21 +252,14 @@ def structure_copy(model: nn.Module, device: "str | torch.device | None" = None)
 
 
 def adapt(
-    model: nn.Module,
-    targets: tuple[str, ...],
-    head: Head,
-    lora: Lora,
-    device: "str | torch.device | None" = None,
-    products: str = "float32",
+    task: Task, lora: Lora, device: "str | torch.device | None" = None, products: str = "float32"
 ) -> AdaptedModel:
     """Puts adapters beside linear maps of a copy of the model, and per-example maps in its head.
 
-    The given model is left as it was.
+    The task's model is left as it was.
 
     Args:
-        model, lora: the base model, and its adapters.
-        targets, head: ends of the names of linear maps; names of modules trained as a whole; where
-            ``lora`` does not name others.
+        task, lora: the base model, with its targets and head where ``lora`` does not name others.
         device: where the copy is; ``None``: where the model is.
         products: "bfloat16" puts every frozen linear map, no factor or head, in half precision.
 
@@ -275,9 +268,10 @@ def adapt(
     Guarantees: tests/lora/test_attack_examples.py::test_a_head_is_what_peft_takes_for_it,
         tests/lora/test_gradients.py::test_equals_batches_of_one.
     """
+    model = task.model
     check_no_adapters(model)
-    heads = trained_modules(model, head, lora)
-    layers = adapted_layers(model, targets, heads, lora)
+    heads = trained_modules(task, lora)
+    layers = adapted_layers(task, heads, lora)
     # In eval mode: a module's own dropout would draw from global numbers for the batch as a whole.
     # Without gradients of parameters, which examples share: what moves is set by `set_tensor`.
     twin = structure_copy(model, device).eval().requires_grad_(False)
@@ -305,14 +299,15 @@ def adapt(
     return AdaptedModel(twin, places, initial, optional, weights)
 
 
-def trained_modules(model: nn.Module, head: Head, lora: Lora) -> tuple[str, ...]:
+def trained_modules(task: Task, lora: Lora) -> tuple[str, ...]:
     """The full names of the modules that are trained as a whole: the task's, or those of ``lora``.
 
-    Args: model: with these modules; head: of the task; lora: whose own head comes first.
+    Args: task: with the model; lora: whose own head comes first.
     Raises: ``ValueError`` for names that `head_modules` refuses.
     """
+    model = task.model
     if lora.head is None:
-        return head_modules(model, head)
+        return head_modules(model, task.head)
     names = lora.head
     paths = [path for path, _ in model.named_modules()]
     # PEFT stores both names of classifiers, of which a model has one.
@@ -324,26 +319,24 @@ def trained_modules(model: nn.Module, head: Head, lora: Lora) -> tuple[str, ...]
     return head_modules(model, names)
 
 
-def adapted_layers(
-    model: nn.Module, targets: Sequence[str], heads: Sequence[str], lora: Lora
-) -> tuple[str, ...]:
+def adapted_layers(task: Task, heads: Sequence[str], lora: Lora) -> tuple[str, ...]:
     """The full names of the layers that get adapters, in the model's order.
 
     Args:
-        model, targets: the base, and the targets of the task.
+        task: with the model.
         heads: from `trained_modules`.
         lora: whose targets count where it has some.
 
     Raises: ``ValueError`` for targets that `target_layers` refuses.
     """
-    requested = targets if lora.targets is None else lora.targets
-    layers = target_layers(model, requested, heads)
+    requested = task.targets if lora.targets is None else lora.targets
+    base: Any = task.model
+    layers = target_layers(base, requested, heads)
     # Merging an adapter of the output layer would change the embeddings, which share its weight.
-    base: Any = model
-    output: Any = output_layer(model)
+    output: Any = output_layer(base)
     table = None if output is None else base.get_input_embeddings()
     for name in layers:
-        is_output = output is not None and model.get_submodule(name) is output
+        is_output = output is not None and base.get_submodule(name) is output
         if is_output and table is not None and output.weight is table.weight:
             reason = "has the weight of the embeddings (tie_word_embeddings=True): to merge its"
             warnings.warn(f"targets: {name} {reason} adapter would change both", stacklevel=3)
@@ -403,18 +396,32 @@ def initial_values(
             unit = streams.uniform(like.shape, "adapter start", number) * 2 - 1
             values[key] = (unit / like.shape[1] ** 0.5).to(like)
     for layer, weight in adapted.weights.items() if rule is not None else ():
-        rank = len(adapted.initial[ParamKey("A", layer)])
-        for side, value in rule(weight, rank).items():  # type: ignore[misc]
-            check_one_of("start(...)", side, tuple(KINDS))
-            is_tensor = isinstance(value, Tensor) and value.is_floating_point()
-            check(is_tensor, f"start(...)[{side!r}]", value, "a tensor of floating-point numbers")
-            key = ParamKey(side, layer)
-            shape = tuple(values.get(key, value).shape)
-            check(
-                value.shape == shape, f"start(...)[{side!r}].shape", tuple(value.shape), str(shape)
-            )
-            values[key] = value
+        like = adapted.initial[ParamKey("A", layer)]
+        made = rule(weight, len(like))  # type: ignore[misc]
+        _check_start(made, (*weight.shape, len(like)))
+        values |= {ParamKey(side, layer): value.to(like) for side, value in made.items()}
     return {key: x * start_scale if key.side == "A" else x for key, x in values.items()}
+
+
+def _check_start(made: Any, sizes: tuple[int, int, int]) -> None:
+    """Refuses what a layer cannot begin with.
+
+    Args: made: by a row's own start; sizes: d_out, d_in and the rank.
+    """
+    check(isinstance(made, Mapping), "start(...)", made, "a mapping from 'A', 'B', ... to tensors")
+    shapes = {side: kind.shape(*sizes) for side, kind in KINDS.items() if kind.shape is not None}
+    rank = sizes[2]
+    core = getattr(made.get("R"), "shape", None)
+    for h in range(1, rank + 1):
+        if core == (rank, rank // h) and rank % h == 0:
+            shapes |= {"R": core, "gain": (h,)}  # h blocks, each with a gain of its own
+    for side, value in made.items():
+        check_one_of("start(...)", side, tuple(shapes))
+        name = f"start(...)[{side!r}]"
+        is_tensor = isinstance(value, Tensor) and value.is_floating_point() and is_finite(value)
+        check(is_tensor, name, value, "a tensor of finite floating-point numbers")
+        expected = shapes[side]
+        check(value.shape == expected, f"{name}.shape", tuple(value.shape), str(expected))
 
 
 @contextmanager
@@ -472,8 +479,8 @@ def save(
     expected = "a new folder, or one with an adapter and nothing else"
     check(replaces or not path.exists(), "path", str(path), expected)
     model = task.model
-    heads = trained_modules(model, task.head, lora)
-    layers = adapted_layers(model, task.targets, heads, lora)
+    heads = trained_modules(task, lora)
+    layers = adapted_layers(task, heads, lora)
     factors, stored = _plain_factors(values, layers, lora)
     named = task.targets if lora.targets is None else lora.targets
     config = LoraConfig(

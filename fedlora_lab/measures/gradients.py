@@ -218,7 +218,7 @@ def private_gradients(origin: Origin, sides: str = "AB") -> Iterator[Tensors]:
     Returns: key -> (examples of the part, ...), clients one after the other.
     """
     task, lora, state = origin
-    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
+    adapted = adapters.adapt(task, lora)
     moving = tuple(key for key in adapted.places if key.side in sides)
     params = {key: tensor[None] for key, tensor in state.tensors.items()}
     x, y = concatenate(task.clients)

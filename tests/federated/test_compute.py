@@ -62,7 +62,7 @@ def test_a_local_step_reads_nothing_from_the_device(slug):
     task = tokens()
     plan = PLAN.replace(optimizer=rule)
     prepared = Run.open(task, row, private("example"), plan, lora=LORA).prepared
-    on_meta = adapters.adapt(task.model, task.targets, task.head, LORA, "meta")
+    on_meta = adapters.adapt(task, LORA, "meta")
     prepared = replace(prepared, adapted=on_meta)
     clients = exchange.begin_clients(prepared, (0, 1, 2), anywhere(task, row), {})
     for step in range(2):

@@ -96,7 +96,7 @@ def assert_equal_gradients(task, owner, lora):
     """Each example's gradient, all tensors together, is the same up to ``LIMIT`` of its norm."""
     # In float64: how far float32 rounds a gradient apart depends on the processor.
     task = replace(task, model=copy.deepcopy(task.model).double())
-    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
+    adapted = adapters.adapt(task, lora)
     random = torch.Generator().manual_seed(3)
     shapes = adapted.shapes.items()
     # Random values for three clients, of whom some own examples of the batch.

@@ -110,7 +110,7 @@ def test_flatness(record):
     """The top of the Hessian of the mean test loss in all coordinates, formed in full."""
     task = tokens()
     _, lora, state = record.source
-    adapted = adapt(task.model, task.targets, task.head, lora)
+    adapted = adapt(task, lora)
     sizes = [state.tensors[key].numel() for key in adapted.places]
 
     def loss(flat):

@@ -141,8 +141,16 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
         "filter.*each client's",
     ),
     "raises": (lambda: run(method=method(filter=lambda x, _: x[9])), "filter.*index 9 is out of"),
-    "start": (lambda: run(method=method(start=lambda W, r: {"a": W})), r"start\(\.\.\.\)='a'"),
-    "turned": (lambda: run(method=method(start=lambda W, r: {"A": W[:r].T})), "start.*'A'.*shape"),
+    **{
+        f"start {line}": (lambda made=made: run(method=method(start=lambda *_: made)), line)
+        for line, made in (
+            (r"start\(\.\.\.\)=None: expected a mapping", None),
+            (r"start\(\.\.\.\)='head'", {"head": torch.ones(3)}),
+            (r"start.*'A'.*shape=\(5, 2\): expected \(2, 5\)", {"A": torch.ones(5, 2)}),
+            (r"start.*'R'.*shape=\(2, 3\): expected \(2, 2\)", {"R": torch.ones(2, 3)}),
+            ("start.*'gain'.*: expected .2,", {"R": torch.ones(2, 1), "gain": torch.ones(3)}),
+        )
+    },
     "sign": (lambda: run(method=method(filter=lambda x, side: x.sign())), "filter.*linear"),
     # a slip is told what was meant
     "option": (lambda: texts(bach=8), "bach=8: expected .* did you mean 'batch'"),

@@ -184,9 +184,9 @@ def test_a_head_of_another_model_is_refused():
 def test_a_model_with_an_adapter_is_refused_everywhere(tmp_path):
     """PEFT would make its factors anew, with B = 0: a run started at another model than given."""
     config = peft.LoraConfig(r=2, target_modules=["query"], task_type="SEQ_CLS")
-    auto = transformers.AutoModelForSequenceClassification
+    task = toy_hubs.fresh("bert")
     with fl.tasks.quiet():
-        wrapped: Any = peft.get_peft_model(auto.from_pretrained(toy_hubs.folder("bert")), config)
+        wrapped: Any = peft.get_peft_model(task.model, config)  # which changes it
     wrapped.save_pretrained(tmp_path / "adapter")
     frame = toy_hubs.texts()
     code: Any = transformers.AutoTokenizer.from_pretrained(toy_hubs.folder("bert"))
@@ -194,7 +194,7 @@ def test_a_model_with_an_adapter_is_refused_everywhere(tmp_path):
         with refused(MERGE):
             fl.tasks.hub(model, frame, tokenizer=code, targets=["value"], **LABELLED)
     with refused(MERGE):  # a task keeps no copy of a model given to it
-        adapters.adapt(wrapped.get_base_model(), ("value",), None, LORA)
+        adapters.adapt(task, LORA)
     merged = wrapped.merge_and_unload()
     assert fl.tasks.hub(merged, frame, tokenizer=code, **LABELLED).head == "classifier"
 
@@ -202,7 +202,7 @@ def test_a_model_with_an_adapter_is_refused_everywhere(tmp_path):
 def test_adapters_on_an_output_layer_with_the_embeddings_weight_are_warned_of():
     """Merging such an adapter changes both."""
     with pytest.warns(UserWarning, match="tie_word_embeddings=True"):
-        adapters.adapt(toy_hubs.answers().model, ("lm_head",), None, LORA)
+        adapters.adapt(toy_hubs.answers(), replace(LORA, targets=("lm_head",)))
 
 
 def test_another_padding_token_is_told():

@@ -27,7 +27,7 @@ def test_scores_of_a_whole_test_set_do_not_depend_on_how_it_is_cut():
     for task, metrics in ((toy_hubs.answers(), language), (toy_hubs.task("bert"), classes)):
         task = replace(task, metrics=metrics)
         x, y = task.test
-        adapted = adapters.adapt(task.model, task.targets, task.head, toy_tasks.LORA)
+        adapted = adapters.adapt(task, toy_tasks.LORA)
         start = adapters.initial_values(adapted, Streams(0))
         outputs = task.forward(task.model, x)
         direct = {name: float(metric(outputs, y).mean()) for name, metric in metrics.items()}

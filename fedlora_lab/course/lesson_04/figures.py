@@ -77,7 +77,7 @@ def split_run(task: Task, privacy: Privacy, plan: Plan, seed: int) -> Iterator[S
     for record in run(task, "fedlora", privacy, plan, seed=seed, evaluate_every=plan.rounds):
         _, lora, state = require_source(record)
         if not record.index:
-            keys = adapters.adapt(task.model, task.targets, task.head, lora).places
+            keys = adapters.adapt(task, lora).places
             shapes = {key: state.tensors[key].shape for key in keys if key.side in "AB"}
             noise = {key: torch.zeros(shape, dtype=torch.float64) for key, shape in shapes.items()}
         else:
@@ -182,7 +182,7 @@ def _with_factors(start: Round, B: FactorB, A: FactorA) -> tuple[Task, Any, dict
     Args: start: the first record of a run whose task adapts one layer; B, A: the factors.
     """
     task, lora, state = require_source(start)
-    adapted = adapters.adapt(task.model, task.targets, task.head, lora)
+    adapted = adapters.adapt(task, lora)
     tensors = dict(state.tensors)
     for key in adapted.places:
         if key.side in "AB":

@@ -71,7 +71,7 @@ def rounded_at_the_end(runs: Mapping[int, Sequence[Any]], widths: Iterable[int])
     rows = []
     for (seed, records), width in product(runs.items(), widths):
         task, lora, state = require_source(records[-1])
-        adapted = adapters.adapt(task.model, task.targets, task.head, lora)
+        adapted = adapters.adapt(task, lora)
         values = {key: normal_float(width, 64)(x) for key, x in state.tensors.items()}
         test = examples_to_judge(task, records[-1].ledger is not None)
         rows.append((width, seed, per_example.evaluate(task, adapted, values, test)["accuracy"]))

@@ -11,10 +11,10 @@ from fedlora_lab._utils.statistics import COLUMNS
 FOUNDING = ("fedlora", "ffa-lora", "rolora", "deer", "la-lora", "fedlpp")
 
 
-def tidy_frame(methods=FOUNDING, seeds=3, rounds=4, layers=("query", "value")) -> Any:
+def tidy_frame(methods=FOUNDING, seeds=3, layers=("query", "value")) -> Any:
     """A frame whose values are simple functions of method, seed and round."""
     rows = []
-    for m, seed, t in itertools.product(range(len(methods)), range(seeds), range(rounds + 1)):
+    for m, seed, t in itertools.product(range(len(methods)), range(seeds), range(5)):
         exact, begun = methods[m] in ("ffa-lora", "rolora", "deer"), t > 0
         deviation = 0.1 * (m + 1) + 0.01 * seed if begun and not exact else 0.0
         whole = {
@@ -35,13 +35,13 @@ def tidy_frame(methods=FOUNDING, seeds=3, rounds=4, layers=("query", "value")) -
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def scores_frame(scores, rounds=2):
+def scores_frame(scores):
     """A tidy frame in which each seed of each method starts at 0.5 and ends at its score."""
     rows = [
-        ("digits", slug, seed, t, "all", "accuracy", 0.5 + (value - 0.5) * t / rounds)
+        ("digits", slug, seed, t, "all", "accuracy", 0.5 + (value - 0.5) * t / 2)
         for slug, values in scores.items()
         for seed, value in enumerate(values)
-        for t in range(rounds + 1)
+        for t in range(3)
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
 

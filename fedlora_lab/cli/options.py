@@ -93,9 +93,9 @@ def typed_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_names(name: str, text: str) -> list[str]:
-    """``"a,b"`` as a list without repeats or blanks."""
-    names = [part.strip() for part in text.split(",") if part.strip()]
-    check(bool(names), name, text, "one or more names joined by commas")
+    """``"a,b"`` as a list without repeats."""
+    names = [part.strip() for part in text.split(",")]
+    check(all(names), name, text, "one or more names joined by commas")
     check(len(set(names)) == len(names), name, text, "every name once")
     return names
 

@@ -46,7 +46,8 @@ def predict_rows(folder: Path, data: object) -> "pd.DataFrame":
     check(bool(is_whole), "run", str(folder), expected)
     classes = info.get("classes", ())
     table = read_splits(data)["train"]
-    check_filled(table, {"column": info.get("column")})
+    argument = "column" if "column" in info else "prompt"
+    check_filled(table, {argument: info[argument]})
     # What there is to warn of was told before the training.
     with ignore_warnings(), architectures.quiet(), torch.inference_mode():
         model, _ = architectures.load(base, info["kind"], len(classes), 0)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.validation import check, check_rows, check_whole
 from fedlora_lab.tasks import architectures
-from fedlora_lab.tasks.labels import column_of, row_names
+from fedlora_lab.tasks.labels import column_of, row_names, template_fields
 from fedlora_lab.tasks.metrics import IGNORED
 
 if TYPE_CHECKING:
@@ -154,21 +153,16 @@ def _of_one_length(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
 def fill(table: "DataFrame", argument: str, source: str) -> list[str]:
     """A text for each row of a table: a column of texts, or a template filled with columns.
 
-    Raises: ``ValueError`` naming the row of something else than a text, or of an empty cell.
+    Args: table: whose cells are filled, see `check_filled`; argument, source: as given.
+    Raises: ``ValueError`` naming the row of something else than a text.
     """
-    is_template = isinstance(source, str) and "{" in source and source not in table.columns
-    if not is_template:
+    names = template_fields(table, argument, source)
+    if not names:
         texts = column_of(table, argument, source)
         cells = zip(row_names(table), texts, strict=True)
         other = {row: text for row, text in cells if not isinstance(text, str)}
         check_rows(argument, other, "text in every row")
         return texts
-    try:
-        names = [name for _, name, _, _ in Formatter().parse(source) if name is not None]
-    except ValueError as error:
-        raise ValueError(f"{argument}={source!r}: expected a template: {error}") from error
     columns = [column_of(table, f"{argument} {{{name}}}", name) for name in names]
-    gaps = table[table[names].isna().any(axis=1)]
-    check_rows(argument, dict.fromkeys(row_names(gaps), "nothing"), "a value in every row")
     rows = zip(*columns, strict=True)
     return [source.format_map(dict(zip(names, cells, strict=True))) for cells in rows]

@@ -5,6 +5,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,17 +59,38 @@ def row_names(frame: "DataFrame", suffix: str = "") -> list[str]:
     return [f"{frame.index.name or 'row'} {i}{suffix}" for i in frame.index]
 
 
+def template_fields(frame: "DataFrame", argument: str, source: object) -> list[str]:
+    """The columns that a template names; none where ``source`` is a column or no text.
+
+    Raises: ``ValueError`` for braces that do not match.
+    """
+    if not isinstance(source, str) or source in frame.columns:
+        return []
+    try:
+        return [name for _, name, _, _ in Formatter().parse(source) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"{argument}={source!r}: expected a template: {error}") from error
+
+
 def check_filled(frame: "DataFrame", columns: Mapping[str, object], suffix: str = "") -> None:
     """Refuses empty cells, those of all columns at once.
 
+    Blank texts are empty too, but for those that fill a place of a template.
+
     Args:
-        frame, columns: the table; argument -> what it was given, perhaps the name of a column.
+        frame, columns: the table; argument -> what it was given: a column, a template, or neither.
         suffix: what messages call the table's rows.
     """
     bad = {}
-    for argument, column in columns.items():
-        if isinstance(column, str) and column in frame.columns:
-            for row, is_gap in zip(row_names(frame, suffix), frame[column].isna()):
+    for argument, source in columns.items():
+        fields = template_fields(frame, argument, source)
+        for column in fields or [source]:
+            if not isinstance(column, str) or column not in frame.columns:
+                continue
+            gaps = frame[column].isna()
+            if not fields:
+                gaps |= frame[column].map(lambda cell: isinstance(cell, str) and not cell.strip())
+            for row, is_gap in zip(row_names(frame, suffix), gaps):
                 if is_gap:
                     bad[f"{row} ({argument})"] = "nothing"
     check_rows("cells", bad, "a value in every row; NA, None and null count as empty cells")

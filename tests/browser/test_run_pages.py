@@ -47,8 +47,8 @@ def ended(output, words="finished"):
     output.locator(".state").filter(has_text=words).wait_for()
 
 
-def press(output, name, nth=0):
-    output.get_by_role("button", name=name, exact=False).nth(nth).click()
+def press(output, name):
+    output.get_by_role("button", name=name, exact=False).first.click()
 
 
 def labels(output):

@@ -149,6 +149,7 @@ MISTAKES = [
     ("comparee digits", "Did you mean 'compare'?"),
     ("finetune nowhere.csv --model here --text text", "data='nowhere.csv'"),
     ("finetune nowhere.csv --model here --text text --labels a,b,a", "labels='a,b,a'"),
+    ("finetune nowhere.csv --model here --text text --labels a,,b", "labels='a,,b': expected one"),
     ("predict nowhere pyproject.toml --out .", "--out='.': expected a new file"),
     ("run digits rolora --out ~nobody-of-this-name/x", "a path begins with ~name"),
 ]

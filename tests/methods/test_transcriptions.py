@@ -64,7 +64,6 @@ def follow(
     lora=LORA,
     *,
     rounds=3,
-    seed=0,
     trust="local",
     scattered=False,
 ):
@@ -73,7 +72,7 @@ def follow(
     privacy = None if clip == math.inf else private(unit, sigma=0.0, clip=clip, trust=trust)
     plan = {"local_steps": 2, "batch": None, "lr": 0.5, "weights": weights}
     plan = fl.Plan(rounds, **plan, optimizer=fl.SGD(momentum))
-    run = Run.open(TASK, VARIANTS.get(row, row), privacy, plan, lora=lora, seed=seed)
+    run = Run.open(TASK, VARIANTS.get(row, row), privacy, plan, lora=lora, seed=0)
     if scattered:  # random numbers in all that clients train and in what is added to the base
         server = run.state.server
         shapes = {key: x.shape for key, x in server.tensors.items() if key.side in SIDES}

@@ -164,8 +164,11 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: prompts(prompt="{text.__class__}"),
         "prompt {text.__class__}=.*: ",
     ),
-    "no answer": (lambda: prompts("", test=ROWS), "answer='no token in row 0'"),
-    "missing": (lambda: prompts(math.nan), r"cells='nothing in row 0 \(answer\)': "),
+    "no answer": (lambda: prompts("", answer="{label}", test=ROWS), "answer='no token in row 0'"),
+    "missing": (
+        lambda: prompts(math.nan, answer="{label}"),
+        r"cells='nothing in row 0 \(answer\)': ",
+    ),
     # files
     **{
         name: (lambda name=name: texts(name), f"dataset='{name}'")

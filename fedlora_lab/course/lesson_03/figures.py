@@ -60,7 +60,7 @@ def two_normals(
 
 @style.paper()
 def neighbouring_outputs(
-    noise_multiplier: float = 1.0, epsilon: float = 1.0, attack: Any = None
+    noise_multiplier: float, epsilon: float, attack: tuple[np.ndarray, np.ndarray]
 ) -> style.Picture:
     """Draws outputs with and without one example, and what ε leaves to an attacker.
 
@@ -102,8 +102,7 @@ def neighbouring_outputs(
     right.set_ylabel("share of the members found")
     style.note(right, 0.03, 0.97, "forbidden", LEAK, 9, **TOP)
     style.note(right, 0.63, 0.52, "guessing", size=9, va="top")
-    if attack is not None:
-        style.draw_dots(right, attack[0], attack[1], style.INK, 5)
+    style.draw_dots(right, *attack, style.INK, 5)
     right.text(0.36, 0.63, "best\nattack", color=style.INK, fontsize=9, **TOP)
     right.set_title("ε and δ: two lines above the curve")
     return figure

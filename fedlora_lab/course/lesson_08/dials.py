@@ -9,7 +9,6 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from fedlora_lab import theory
-from fedlora_lab._utils.validation import check
 from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.course.widgets.scene import Scene, axis, bars, dots, line, panel
 from fedlora_lab.methods.quantization import normal_float, normal_levels
@@ -22,13 +21,12 @@ OUTLIERS = "outliers"
 TRAINED = "a trained factor"
 
 
-def _numbers(kind: str, trained: ArrayLike | None) -> Float[np.ndarray, " n"]:
+def _numbers(kind: str, trained: ArrayLike) -> Float[np.ndarray, " n"]:
     """Returns numbers to quantise, mean square 1: normal, with outliers, or the given ones."""
     row = np.random.default_rng(2).standard_normal(4096)
     if kind == OUTLIERS:
         row[::256] *= 8
     elif kind == TRAINED:
-        check(trained is not None, "trained", trained, "the numbers of a factor")
         row = np.asarray(trained, float).ravel()
     return row / np.sqrt(np.mean(row**2))
 
@@ -94,23 +92,21 @@ def _code_scene(
     ]
 
 
-def quantiser_explorer(trained: ArrayLike | None = None) -> Dial:
+def quantiser_explorer(trained: ArrayLike) -> Dial:
     """Makes a dial for bits, block and numbers: the levels, what arrives, and the error.
 
     Args: trained: numbers of a trained factor, offered beside made ones.
     Guarantees: the levels are `normal_levels`, the errors the library's quantiser's
         (test_dials.py::test_a_dial_shows_what_its_scene_draws).
     """
-
-    kinds = [NORMAL, OUTLIERS] + ([TRAINED] if trained is not None else [])
-    rows = {kind: _numbers(kind, trained) for kind in kinds}
+    rows = {kind: _numbers(kind, trained) for kind in (NORMAL, OUTLIERS, TRAINED)}
     errors = {(kind, b): measured_errors(row, b) for kind, row in rows.items() for b in BLOCKS}
     return Dial(
         "08/quantiser_explorer",
         partial(_code_scene, rows, errors),
         width=WIDTHS,
         block=BLOCKS,
-        kind={kind: kind for kind in kinds},
+        kind={kind: kind for kind in rows},
     )
 
 

@@ -125,11 +125,7 @@ class Victim:
         wanted = {*sides.replace("head", "")} | ({"head"} if "head" in sides else set())
         keys = tuple(key for key in self.values if key.side in wanted)
         check(bool(keys), "sides", sides, 'some of "A", "B" and "head" that this model has')
-        params = {key: value[None] for key, value in self.values.items()}
-        owner = torch.zeros(len(examples[1]), dtype=torch.int64)
-        return per_example.per_example_gradients(
-            self.task, self.adapted, params, keys, examples, owner
-        )
+        return per_example.gradients_at(self.task, self.adapted, self.values, keys, examples)
 
     def layer(self, upload: Upload, side: str = "A", name: str = "") -> ParamKey:
         """Finds the key of one side: the first layer's, or the one whose name ends so.

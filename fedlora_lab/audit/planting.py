@@ -125,11 +125,9 @@ def weights_at_clip_norm(run: Recorder, examples: Examples) -> Int[Tensor, " m"]
     """
     adapted = run.prepared.adapted
     plan = run.spec.plan
-    start = {key: tensor[None] for key, tensor in run.state.server.tensors.items()}
-    owner = torch.zeros(len(examples[1]), dtype=torch.int64)
     # Of one local step; the update is about so many of them.
-    rows = per_example.per_example_gradients(
-        run.spec.task, adapted, start, tuple(adapted.shapes), examples, owner
+    rows = per_example.gradients_at(
+        run.spec.task, adapted, run.state.server.tensors, tuple(adapted.shapes), examples
     )
     norms = row_norms({key: plan.rate(key.side) * plan.local_steps * x for key, x in rows.items()})
     scale = run.clip_norm / norms.clamp(min=1e-12)

@@ -18,7 +18,7 @@ from fedlora_lab.lora.adapters import AdaptedModel
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import Keys, TensorDict, Tensors
 from fedlora_lab.tasks.metrics import TextScore, over_all
-from fedlora_lab.tasks.task import Inputs, Task, map_inputs, mask_of, take
+from fedlora_lab.tasks.task import Examples, Inputs, Task, map_inputs, mask_of, take
 
 TEXTS_AT_ONCE = 8
 """Texts that go through the model at once on a CPU: of more, the short ones are padded further."""
@@ -90,6 +90,20 @@ def per_example_gradients(
     pairs = zip(leaves.items(), gradients, strict=True)
     # What the loss does not reach has the gradient 0, and gets noise like everything that moves.
     return {key: torch.zeros_like(leaf) if g is None else g for (key, leaf), g in pairs}
+
+
+def gradients_at(
+    task: Task, adapted: AdaptedModel, values: Tensors, moving: Keys, examples: Examples
+) -> TensorDict:
+    """The gradient of each example's loss where all have one value of each tensor, key -> (n, ...).
+
+    Args:
+        task, adapted, moving: as of `per_example_gradients`.
+        values: one of each tensor. examples: n of them.
+    """
+    params = {key: tensor[None] for key, tensor in values.items()}
+    owner = torch.zeros(len(examples[1]), dtype=torch.int64)
+    return per_example_gradients(task, adapted, params, moving, examples, owner)
 
 
 def _check_per_example(name: str, value: Any, count: int) -> None:

@@ -220,13 +220,11 @@ def private_gradients(origin: Origin, sides: str = "AB") -> Iterator[Tensors]:
     task, lora, state = origin
     adapted = adapters.adapt(task, lora)
     moving = tuple(key for key in adapted.places if key.side in sides)
-    params = {key: tensor[None] for key, tensor in state.tensors.items()}
     x, y = concatenate(task.clients)
     # In parts: all gradients at once would not fit into memory.
     for index in torch.arange(len(y)).split(256):
-        data = take(x, index), y[index]
-        client = torch.zeros_like(index)
-        yield per_example.per_example_gradients(task, adapted, params, moving, data, client)
+        part = take(x, index), y[index]
+        yield per_example.gradients_at(task, adapted, state.tensors, moving, part)
 
 
 def gradient_spectra(record: Trained, clip_norm: float = 1.0) -> "pd.DataFrame":

@@ -69,10 +69,9 @@ def _split(frame: pd.DataFrame, panel: str | None) -> dict[str, pd.DataFrame]:
     return {str(key): part for key, part in frame.groupby(panel, sort=False)}
 
 
-def _check_columns(frame: pd.DataFrame, *names: str | None) -> None:
-    missing = [name for name in names if name is not None and name not in frame.columns]
-    check(not missing, "frame.columns", list(frame.columns), f"also {', '.join(missing)}")
-    check(len(frame) > 0, "frame", "no row", "at least one row")
+def _check_panels(name: str, panels: object) -> None:
+    filled = isinstance(panels, Mapping) and len(panels) > 0
+    check(filled, name, panels, "a mapping from words to what is drawn under them, at least one")
 
 
 def _finish(
@@ -126,8 +125,8 @@ def intervals(
     Guarantees: means and intervals are those of the rows
         (test_grammar.py::test_intervals_draw_means_and_their_bands).
     """
-    summarised = "mean" in frame.columns
-    _check_columns(frame, by, hue, panel, "mean" if summarised else "value")
+    summarised = "mean" in getattr(frame, "columns", ())
+    tidy.check_columns(frame, by, hue, panel, "mean" if summarised else "value")
     panels = _split(frame, panel)
     rows = list(dict.fromkeys(frame[by]))
     crowded = hue is not None and frame.groupby(by)[hue].nunique().max() > 1
@@ -242,8 +241,8 @@ def lines(
     Raises: ``ValueError`` for a frame without a row, or without one of the columns.
     Guarantees: a line goes through the means (test_grammar.py::test_lines_go_through_the_means).
     """
-    summarised = "mean" in frame.columns
-    _check_columns(frame, x, by, panel, "mean" if summarised else value)
+    summarised = "mean" in getattr(frame, "columns", ())
+    tidy.check_columns(frame, x, by, panel, "mean" if summarised else value)
     check_one_of("band", band, BANDS)
     panels = _split(frame, panel)
     width = 7.6 if len(panels) == 1 else min(11.0, 1.6 + 3.6 * len(panels))
@@ -479,8 +478,8 @@ def share_inside(table: pd.DataFrame) -> float:
     Raises: ``ValueError`` for no row, or a table without x, closed, low, high, or both of mean and
         value.
     """
-    number = "value" if "value" in table.columns else "mean"
-    _check_columns(table, "x", number, "low", "high", "closed")
+    number = "value" if "value" in getattr(table, "columns", ()) else "mean"
+    tidy.check_columns(table, "x", number, "low", "high", "closed")
     return float(_inside(table).mean())
 
 
@@ -519,8 +518,8 @@ def heat(
     """
     import seaborn as sns  # slow to import
 
-    shown = {"": tables} if isinstance(tables, pd.DataFrame) else dict(tables)
-    check(bool(shown), "tables", "none", "at least one")
+    shown = {"": tables} if isinstance(tables, pd.DataFrame) else tables
+    _check_panels("tables", shown)
     # All panels have one scale, so that a colour means the same number in each.
     numbers = np.concatenate([table.to_numpy(float).ravel() for table in shown.values()])
     finite = numbers[np.isfinite(numbers)]
@@ -573,7 +572,7 @@ def film(pictures: Mapping[str, Any], *, title: str = "") -> Picture:
     Args: pictures: words -> rows of grey values in [0, 1], (h, w). title: the finding.
     Raises: ``ValueError`` for no picture.
     """
-    check(len(pictures) > 0, "pictures", "none", "at least one")
+    _check_panels("pictures", pictures)
     figure, axes = style.subplots(1.35 * len(pictures), 2.1, columns=len(pictures))
     for ax, (text, picture) in zip(axes, pictures.items(), strict=True):
         # A frame, since white pixels at the edge would run into the paper.

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedlora_lab import theory
-from fedlora_lab._utils.validation import check_number
+from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.plots import style
 from fedlora_lab.privacy.ledger import Ledger
 
@@ -38,6 +38,7 @@ def tradeoff(
     >>> fl.plots.tradeoff(ledger).axes[0].get_title(loc="left")
     'Who was in the training data?'
     """
+    check(isinstance(ledger, Ledger), "ledger", ledger, "the Ledger of a run")
     check_number("lowest", lowest, 0, 0.1, open_low=True)
     grid = np.geomspace(lowest, 1, 200)
     allowed = ledger.tradeoff(grid)

@@ -188,7 +188,9 @@ def method_diagrams(methods: "Iterable[Method | str] | None" = None, columns: in
     from fedlora_lab.methods.published import ALL, get
 
     check_whole("columns", columns, 1)
-    listed = [get(method) for method in (ALL.values() if methods is None else methods)]
+    chosen = ALL if methods is None else methods
+    check(isinstance(chosen, Iterable), "methods", methods, "rows or slugs")
+    listed = [get(method) for method in chosen]
     check(len(listed) > 0, "methods", listed, "at least one method")
     signs = _signs(listed)
     # The key is as wide as the page, and as high as its signs need.

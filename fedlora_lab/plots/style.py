@@ -136,6 +136,7 @@ def subplots(
     Returns: the figure, and its axes row by row.
     """
     if ax is not None:
+        check(isinstance(ax, Axes), "ax", ax, "axes of Matplotlib")
         check(rows == columns == 1, "ax", "one", f"None, for {rows * columns} panels")
         return ax.figure, [ax]
     with paper():

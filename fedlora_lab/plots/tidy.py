@@ -13,6 +13,19 @@ from fedlora_lab._utils.validation import check
 RUN = ["method", "seed"]
 
 
+def check_columns(frame: pd.DataFrame, *names: str | None) -> None:
+    """Refuses what is no frame, and one without a row or one of these columns.
+
+    Args: frame: perhaps anything; names: of columns, ``None`` is none.
+    """
+    kind = type(frame).__name__
+    check(isinstance(frame, pd.DataFrame), "frame", kind, "a pandas frame, as fl.compare gives it")
+    columns = list(map(str, frame.columns))
+    missing = [str(name) for name in names if name is not None and str(name) not in columns]
+    check(not missing, "frame.columns", columns, f"also {', '.join(missing)}")
+    check(len(frame) > 0, "frame", "no row", "at least one row")
+
+
 def select_measure(
     frame: pd.DataFrame, measure: str, *, layers: bool = False, required: bool = True
 ) -> pd.DataFrame:
@@ -26,10 +39,7 @@ def select_measure(
     Guarantees: test_a_frame_without_the_measure_is_refused,
         test_plots_leave_out_what_was_not_measured.
     """
-    kind = type(frame).__name__
-    check(isinstance(frame, pd.DataFrame), "frame", kind, "a pandas frame as fl.compare gives it")
-    missing = [column for column in COLUMNS if column not in frame.columns]
-    check(not missing, "frame.columns", list(map(str, frame.columns)), f"also {', '.join(missing)}")
+    check_columns(frame, *COLUMNS)
     tasks = sorted(frame["task"].unique())
     check(len(tasks) <= 1, "task", tasks, "one task; select it first")
     scope = frame[(frame["layer"] == "all") != layers]

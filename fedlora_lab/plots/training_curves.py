@@ -242,6 +242,7 @@ def overview(frame: pd.DataFrame) -> Picture:
 
     Raises: ``ValueError`` when the frame, tidy and of one task, lacks a measure, or has no score.
     """
+    spent = traffic_table(frame)  # refuses what is no tidy frame
     score = headline_measure(frame)
     titles = {
         score: "How well it learns",
@@ -251,7 +252,7 @@ def overview(frame: pd.DataFrame) -> Picture:
     }
     scores = tidy.select_measure(frame, score)
     parts = {name: tidy.select_measure(frame, name, required=False) for name in [*titles][:3]}
-    parts["bytes"] = traffic_table(frame)
+    parts["bytes"] = spent
     measured = [name for name, part in parts.items() if len(part)]
     columns = 2 if len(measured) == 4 else len(measured)
     rows = len(measured) // columns

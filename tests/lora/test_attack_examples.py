@@ -15,7 +15,7 @@ import toy_hubs
 from calls import refused
 from peft import PeftModel
 from torch import nn
-from toy_tasks import PLAN, Tokens, examples, play, private, seeded, tokens, two_layers
+from toy_tasks import PLAN, Tokens, examples, gaps, play, private, seeded, tokens, two_layers
 
 import fedlora_lab as fl
 from fedlora_lab.methods.aggregation import ByLayer
@@ -54,11 +54,6 @@ def test_no_more_texts_train_together_than_were_probed():
 def refuse_run(message, task, row=FedLoRA, unit="example"):
     with refused(message):
         fl.run(task, row, private(unit) if unit else None, PLAN)
-
-
-def gaps(rows, start):
-    """Squared distance of each example's tensors from what its client received, (N,)."""
-    return torch.stack([(rows[key] - start[key]).square().flatten(1).sum(1) for key in rows]).sum(0)
 
 
 def leash(penalty):

@@ -109,6 +109,15 @@ def test_a_frame_without_the_measure_is_refused(frame, message):
         plots.curves(REFUSED[message](frame))
 
 
+NAMES = ["overview", "lines", "heat", "film", "tradeoff", "method_diagrams"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_cannot_be_drawn_is_refused(name):
+    with refused("^(frame|tables|pictures|ledger|methods)=.*: expected "):
+        getattr(plots, name)(5)
+
+
 # ---- how it looks
 
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])

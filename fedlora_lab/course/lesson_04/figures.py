@@ -205,15 +205,11 @@ def drawn_gradients(
     """
     task, adapted, tensors = _with_factors(start, B, A)
     key_A, key_B = sorted(key for key in adapted.places if key.side in "AB")
-    params = {key: tensor[None] for key, tensor in tensors.items()}
     batches = []
     for x, y in task.clients:
         drawn = torch.from_numpy(rng.random(len(y)) < batch / len(y))
         batches.append((x[drawn], y[drawn]))
-    x, y = concatenate(batches)
-    rows = per_example.per_example_gradients(
-        task, adapted, params, (key_A, key_B), (x, y), torch.zeros_like(y)
-    )
+    rows = per_example.gradients_at(task, adapted, tensors, (key_A, key_B), concatenate(batches))
     sizes = [len(labels) for _, labels in batches]
     g_B, g_A = (
         [part.double().numpy() for part in rows[key].split(sizes)] for key in (key_B, key_A)

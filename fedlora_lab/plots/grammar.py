@@ -244,6 +244,7 @@ def lines(
     summarised = "mean" in getattr(frame, "columns", ())
     tidy.check_columns(frame, x, by, panel, "mean" if summarised else value)
     check_one_of("band", band, BANDS)
+    check_one_of("log", log, ("", "x", "y", "xy"))
     panels = _split(frame, panel)
     width = 7.6 if len(panels) == 1 else min(11.0, 1.6 + 3.6 * len(panels))
     figure, axes = style.subplots(width, 4.1, columns=len(panels), ax=ax, sharey=True)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from fedlora_lab.methods.plan import Plan
 
 NO_AMPLIFICATION = "no amplification under trust={!r}, where observers learn who sends"
+MAX_NOISE = 1e30
+"""The largest sigma C: powers of it are numbers still."""
 
 
 class Federation(Protocol):
@@ -127,9 +129,9 @@ class Privacy:
             check(fits, "sample_rate", rate, "as many numbers as noise_multiplier has")
         clip = self.clip_norm
         check_number("clip_norm", clip, 0)
-        noised = sigma is not None and any(per_client(sigma))
-        finite = "a finite number when noise_multiplier > 0: noise is sigma C"
-        check(clip < math.inf or not noised, "clip_norm", clip, finite)
+        largest = max(per_client(sigma or 0.0))
+        expected = f"at most {MAX_NOISE:g} / noise_multiplier: noise is sigma C"
+        check(not largest or largest * clip <= MAX_NOISE, "clip_norm", clip, expected)
         if self.target is not None:
             check_number("target", self.target, 0, open_low=True)
         if self.unit == "client" and trust != "central" and rate is not None:

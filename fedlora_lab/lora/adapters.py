@@ -398,19 +398,19 @@ def initial_values(
     for layer, weight in adapted.weights.items() if rule is not None else ():
         like = adapted.initial[ParamKey("A", layer)]
         made = rule(weight, len(like))  # type: ignore[misc]
-        _check_start(made, (*weight.shape, len(like)))
+        _check_start(made, weight, len(like))
         values |= {ParamKey(side, layer): value.to(like) for side, value in made.items()}
     return {key: x * start_scale if key.side == "A" else x for key, x in values.items()}
 
 
-def _check_start(made: Any, sizes: tuple[int, int, int]) -> None:
+def _check_start(made: Any, weight: Tensor, rank: int) -> None:
     """Refuses what a layer cannot begin with.
 
-    Args: made: by a row's own start; sizes: d_out, d_in and the rank.
+    Args: made: by a row's own start from the weight (d_out, d_in) and the rank.
     """
     check(isinstance(made, Mapping), "start(...)", made, "a mapping from 'A', 'B', ... to tensors")
-    shapes = {side: kind.shape(*sizes) for side, kind in KINDS.items() if kind.shape is not None}
-    rank = sizes[2]
+    d_out, d_in = weight.shape
+    shapes = {side: kind.shape(d_out, d_in, rank) for side, kind in KINDS.items() if kind.shape}
     core = getattr(made.get("R"), "shape", None)
     for h in range(1, rank + 1):
         if core == (rank, rank // h) and rank % h == 0:

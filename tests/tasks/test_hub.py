@@ -226,7 +226,7 @@ def test_owners_are_compared_by_value():
 def test_empty_cells_of_all_columns_are_named_at_once():
     """One column at a time was told, each after the model had been loaded."""
     frame = toy_hubs.texts()
-    frame.loc[3, "text"], frame.loc[[5, 7], "label"] = " ", [None, ""]
+    frame.loc[3, "text"], frame.loc[[5, 7], "label"] = None, ["", " "]
     line = r"^cells='nothing in row 3 \(text\)': .* so also row 5 \(label\), row 7 \(label\)$"
     with refused(line):
         bert(frame)

@@ -50,6 +50,8 @@ DECIDING = {
     "high_together": "high",
 }
 """Columns of the figure: the intervals that decide stand for those of one difference."""
+DRAWN = (style.RIGHT, style.WRONG, style.FACTOR["B"], style.GREY, style.SERIES[1])
+"""Colours of the first verdicts, those with an interval."""
 OPENING = """# Published claims, measured again
 
 What papers on federated LoRA claim, and what small models on real data show: **no verdict says
@@ -193,6 +195,7 @@ def figure(table: pd.DataFrame) -> style.Figure:
         pd.concat(select_rows(drawn, verdict=verdict) for verdict in VERDICTS),
         by="claim",
         hue="verdict",
+        colours=dict(zip(VERDICTS, DRAWN, strict=False)),
         reference=0.0,
         title=f"{hold} of {len(drawn)} claims about a gain hold, {opposite} are opposite",
         xlabel="← against the claim      share of the attainable gain      with the claim →",

@@ -103,6 +103,7 @@ def intervals(
     xlabel: str = "",
     reference: float | None = None,
     number: str = "{:.1%}",
+    colours: Colours | None = None,
     comparisons: int = 1,
     ax: Axes | None = None,
 ) -> Figure:
@@ -117,6 +118,7 @@ def intervals(
         title, xlabel: the finding, and what is measured, with its unit.
         reference: a value to compare with, drawn as a vertical line.
         number: format of the mean that stands right of a row; "" for none. With ``hue``: none.
+        colours: value of ``hue`` -> colour.
         comparisons: for how many of them the intervals hold together (Bonferroni). Those of a frame
             of means are drawn as they are.
         ax: of a figure of your own, which gets no caption; no ``panel`` then.
@@ -135,7 +137,7 @@ def intervals(
     width = 7.6 if len(panels) == 1 else min(11.0, 2.0 + 3.2 * len(panels))
     figure, axes = style.subplots(width, height, columns=len(panels), ax=ax, sharey=True)
     for ax, part in zip(axes, panels.values(), strict=True):
-        draw_intervals(ax, part, by, rows, hue=hue, number=number, comparisons=comparisons)
+        draw_intervals(ax, part, by, rows, hue, number, colours, comparisons)
         if reference is not None:
             ax.axvline(reference, color=style.GREY, lw=1, ls=style.DOTTED, zorder=0.9)
         ax.set_xlabel(xlabel)
@@ -155,7 +157,6 @@ def draw_intervals(
     frame: pd.DataFrame,
     by: str,
     rows: Sequence[Any],
-    *,
     hue: str | None = None,
     number: str = "",
     colours: Colours | None = None,
@@ -166,7 +167,7 @@ def draw_intervals(
     Args:
         ax, frame, by: where, what, and by which column.
         rows: values of ``by`` from top to bottom.
-        hue, number, comparisons: as of `intervals`. colours: value of ``hue`` -> colour.
+        hue, number, colours, comparisons: as of `intervals`.
     """
     groups = [by] if hue is None else [by, hue]
     table = tidy.means(frame, groups, comparisons=comparisons)

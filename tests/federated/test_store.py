@@ -51,7 +51,7 @@ def test_any_changed_argument_trains_anew(tmp_path):
     keys.append(store.settings(base, {"evaluate_every": 2}))
     # NumPy's numbers are what they stand for.
     plan = PLAN.replace(lr=np.array(PLAN.lr))
-    lora = replace(LORA, rank=np.int64(LORA.rank))
+    lora = replace(LORA, rank=np.int64(LORA.rank))  # type: ignore[bad-argument-type]
     assert store.settings(replace(base, plan=plan, lora=lora), {}) == keys[0]
     assert all(key not in keys[:i] for i, key in enumerate(keys))
     # Nothing in the file confirms a guess at the data: of the same, two folders hold two digests.

@@ -28,7 +28,7 @@ from pathlib import Path
 from types import ModuleType
 
 LIBRARIES = (
-    "matplotlib.pyplot", "pandas", "seaborn", "scipy.stats", "sklearn.datasets", "torch", "peft",
+    "matplotlib.pyplot", "pandas", "seaborn", "scipy.stats", "torch", "peft",
     "opacus", "dp_accounting", "transformers", "ipywidgets", "ipykernel.kernelapp", "nbclient",
     "hypothesis", "flwr.supercore.cli",
 )  # fmt: skip

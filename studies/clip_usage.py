@@ -63,8 +63,8 @@ def measure(study: str, case: Case) -> dict[str, Any]:
     kappa, d_in = clip_usage(task, row, privacy, plan, lora)
     x = rho_1 * number.own_copies / kappa**2 * (64 / d_in) ** 0.5
     values = {"rho_1": rho_1, "own_copies": number.own_copies, "kappa": kappa, "x": x}
-    lead = 100 * (means["fedlora"] - means["ffa-lora"])
-    return {"study": study, **case.labels, **values, "lead": lead}
+    values["lead"] = 100 * (means["fedlora"] - means["ffa-lora"])
+    return {"study": study, **case.labels, **values}
 
 
 def main() -> None:
@@ -75,7 +75,7 @@ def main() -> None:
     table.to_csv(FRAME, index=False, float_format="%.4g")
     digits = table["study"].str.startswith("digits")
     for number in ("rho_1", "x"):
-        logs = np.log(table[number].to_numpy(float))
+        logs = np.log(table[number])
         line = np.polyfit(logs[digits], table["lead"][digits], 1)
         missed = (np.polyval(line, logs) - table["lead"])[~digits]
         print(number, "misses by", (missed**2).mean() ** 0.5, "points")

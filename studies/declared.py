@@ -221,7 +221,9 @@ def digits(
     )
 
 
-def sentiment(rows: Iterable[str], budgets: Iterable[float | None]) -> tuple[Case, ...]:
+def sentiment(
+    rows: Iterable[str], budgets: Iterable[float | None], labels: Fields = MappingProxyType({})
+) -> tuple[Case, ...]:
     """Makes the cases of the setting on texts, at each budget one for each row."""
     places = tuple(f"layer.{i}.attention.self.{x}" for i in (4, 5) for x in ("query", "value"))
     where = ("sentiment", {"targets": places})
@@ -229,7 +231,9 @@ def sentiment(rows: Iterable[str], budgets: Iterable[float | None]) -> tuple[Cas
     plan = {"rounds": 5, "local_steps": 5, "batch": 32}
     setting: Any = privacy, plan, RANK4, {"products": "bfloat16"}
     return tuple(
-        Case(methods.get(row), {"epsilon": e}, where, e, *setting) for e in budgets for row in rows
+        Case(methods.get(row), {**labels, "epsilon": e}, where, e, *setting)
+        for e in budgets
+        for row in rows
     )
 
 
@@ -358,12 +362,8 @@ def rates() -> Study:
 
 def rates_elsewhere() -> Study:
     """Six methods over the learning rate on texts, and where LA-LoRA's paper has it."""
-    texts = (
-        replace(case, labels={"setting": "texts", "epsilon": 8.0})
-        for case in sentiment(SIX, (8.0,))
-    )
     groups = (
-        (tuple(texts), tuple(Setting(4 * rate) for rate in GRID)),
+        (sentiment(SIX, (8.0,), {"setting": "texts"}), tuple(Setting(4 * rate) for rate in GRID)),
         (la_lora_home(SIX, "LA-LoRA's home", 24.0), tuple(map(Setting, GRID))),
     )
     note = "texts, and LA-LoRA's home: six methods at the same eight learning rates"

@@ -47,7 +47,6 @@ CLAIMANT = "la-lora"
 """The method whose best rate stands in the figure as the rate that all share."""
 
 
-HEAD: str = "lead, place, at the claimant's best rate, on its plateau, each at its own best"
 LEADS = (("la-lora", "rolora"), ("la-lora", "fedlora"), ("ffa-lora", "fedlora"))
 """Claimed leads: of the first method over the second."""
 PLATEAUS = """Five seeds; intervals are Student's, 95 % each. The plateaus and their widths are in
@@ -220,7 +219,9 @@ def finding(frame: pd.DataFrame) -> str:
 
 def lead_table() -> str:
     """The claimed leads at a shared rate and at the own rates."""
-    rows = [HEAD.split(", ")]
+    rows = [
+        ["lead", "place", "at the claimant's best rate", "on its plateau", "each at its own best"]
+    ]
     for claimant, rival in LEADS:
         words = f"{style.name(claimant)} over {style.name(rival)}"
         for place, part in places():
@@ -235,9 +236,9 @@ def write() -> None:
     tables = {name: plateaus(name) for name in PLACES}
     for name, table in tables.items():
         table.to_csv(RESULTS / f"{name}-plateaus.csv", index=False, float_format="%.4g")
-    blocks = [PLATEAUS, LEADS_INTRO, lead_table()]
-    text = PAGE.read_text(encoding="utf-8")
-    write_atomically(PAGE, fill_blocks(text, {"measured": "\n\n".join(blocks)}), shared=True)
+    block = "\n\n".join((PLATEAUS, LEADS_INTRO, lead_table()))
+    text = fill_blocks(PAGE.read_text(encoding="utf-8"), {"measured": block})
+    write_atomically(PAGE, text, shared=True)
     for unit, path in FIGURES.items():
         picture = figure(select_rows(frame, unit=unit), select_rows(tables["rates"], unit=unit))
         write_atomically(path, style.png(picture), shared=True)

@@ -48,9 +48,8 @@ def main() -> None:
             for noise in NOISES:
                 upload = victim.upload(example, clip_norm=1.0, noise_multiplier=noise, draw=i)
                 right = int((read_sentence(victim, upload, n) == example[0]["input_ids"][0]).sum())
-                row = {"domain": task.client_names[k], "noise": noise, "pieces": n, "right": right}
-                rows.append(row)
-    pd.DataFrame(rows).to_csv(OUT, index=False)
+                rows.append((task.client_names[k], noise, n, right))
+    pd.DataFrame(rows, columns=["domain", "noise", "pieces", "right"]).to_csv(OUT, index=False)
 
 
 if __name__ == "__main__":

@@ -136,8 +136,10 @@ def one_thread() -> Iterator[None]:
 
 def score(job: Job, done: Done) -> float:
     """Returns the validation score of a run, minus infinity where it diverged."""
-    value = done[job.key]["values"]["accuracy"]
-    return -math.inf if value is None else value
+    values = done[job.key]["values"]
+    sign, measure = (1, "accuracy") if "accuracy" in values else (-1, "loss")
+    value = values.get(measure)
+    return -math.inf if value is None else sign * value
 
 
 def _screening_scores(
@@ -425,11 +427,10 @@ def runs_frame(name: str, folder: Path) -> pd.DataFrame:
     for case in study.cases:
         for job in known_jobs(study, case, done):
             if job.key in done:
-                values = done[job.key]["values"]
-                row = {"method": case.method.slug, **case.labels, **job.setting._asdict()}
                 # A run that diverged has no score.
-                row |= {"seed": job.seed, "accuracy": values.get("accuracy") or 0.0}
-                rows.append({**row, "job": job})
+                accuracy = done[job.key]["values"].get("accuracy") or 0.0
+                row = {"method": case.method.slug, **case.labels, **job.setting._asdict()}
+                rows.append(row | {"seed": job.seed, "accuracy": accuracy, "job": job})
     return pd.DataFrame(rows)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fedlora_lab.methods.plan import Plan
 
 NO_AMPLIFICATION = "no amplification under trust={!r}, where observers learn who sends"
-MAX_NOISE = 1e30
+MAX_NOISE = 1e50
 """The largest sigma C: powers of it are numbers still."""
 
 

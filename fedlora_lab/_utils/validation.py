@@ -1,8 +1,12 @@
 """Argument checks that name the argument, its value and the expected range, in one line."""
 
 import math
+import sys
+import traceback
+import warnings
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
 
@@ -24,6 +28,14 @@ def refuse(name: str, value: Any, expected: str) -> NoReturn:
     text = " ".join(repr(value).split())
     text = text if len(text) <= 120 else text[:117] + "..."
     raise ValueError(f"{name}={text}: expected {expected}")
+
+
+def warn(text: str) -> None:
+    """Warns at the line that called the package, in whatever depth of it."""
+    package = str(Path(__file__).parents[1])
+    frames = enumerate(traceback.walk_stack(sys._getframe()), 1)
+    outside = (i for i, (x, _) in frames if not x.f_code.co_filename.startswith(package))
+    warnings.warn(text, stacklevel=next(outside))
 
 
 def error_text(error: BaseException, limit: int = 10_000) -> str:

@@ -1,6 +1,7 @@
 """The command line ``fedlora-lab``. A mistake is one line on stderr and status 2."""
 
 import sys
+import warnings
 from typing import NoReturn
 
 import click
@@ -23,7 +24,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
     typed = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = commands.main(typed, "fedlora-lab", standalone_mode=False, obj=typed)
+        with warnings.catch_warnings():
+            # The line of code that warns says nothing to whoever typed a command.
+            warnings.showwarning = lambda x, *_: click.echo(f"warning: {x}", err=True)  # type: ignore
+            code = commands.main(typed, "fedlora-lab", standalone_mode=False, obj=typed)
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.ctx.get_help() if error.ctx else "")
         raise SystemExit(2) from None

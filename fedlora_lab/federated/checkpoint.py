@@ -6,7 +6,6 @@ or tells who took part, lies in its subfolder ``private/``. A run goes on from b
 
 import hashlib
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from fedlora_lab._utils.files import (
     private_folder,
     write_atomically,
 )
-from fedlora_lab._utils.validation import check, error_text
+from fedlora_lab._utils.validation import check, error_text, warn
 from fedlora_lab.federated.spec import RunSpec
 from fedlora_lab.methods.optimizers import OptimizerState
 from fedlora_lab.methods.state import ParamKey, ServerState, TensorDict, Tensors
@@ -248,7 +247,7 @@ def whole_checkpoints(folder: Path) -> Iterator[tuple[RunState, JsonObject]]:
         try:
             yield read(folder, round)
         except DamagedCheckpoint as error:
-            warnings.warn(f"{error}; going back to an earlier one", stacklevel=2)
+            warn(f"{error}; going back to an earlier one")
 
 
 # ---- resuming
@@ -282,7 +281,7 @@ def restore(
     if begins_anew and not spec.replays_noise:
         text = "no checkpoint in it is whole; the run begins anew"
         text = f"resume={str(folder)!r}: {text}, and what stands in its ledger stays spent"
-        warnings.warn(text, stacklevel=2)
+        warn(text)
         return fresh, _stored_ledger(folder, spec, fresh, opened)
     check(latest is not None, "resume", str(folder), "a folder with a whole checkpoint")
     assert latest is not None

@@ -1,6 +1,5 @@
 """What is known before a run: its parts checked against each other, and its amplification."""
 
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,17 +8,15 @@ from torch import Tensor
 
 from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, error_text, refuse
+from fedlora_lab._utils.validation import check, error_text, refuse, warn
 from fedlora_lab.federated.noise_forecast import forecast_of
 from fedlora_lab.federated.spec import RunSpec
-from fedlora_lab.lora.adapters import trained_modules
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.published import rule_name
 from fedlora_lab.methods.state import KINDS
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.tasks.modules import is_within
 from fedlora_lab.tasks.task import Task
 from fedlora_lab.theory.products import balanced_scale
 
@@ -55,7 +52,6 @@ def make_run_spec(
     count = len(task.sizes)
     one_each = lora.ranks is None or len(lora.ranks) == count
     check(one_each, "ranks", lora.ranks, f"one for each of {count} clients")
-    _check_drawn_modules(task, lora)
     if privacy is not None:
         privacy = privacy.resolve(task, plan)
         # A client of many examples would move the mean by more than C over the number of clients.
@@ -76,17 +72,6 @@ def make_run_spec(
     return replace(spec, lora=replace(lora, start_scale=scale))
 
 
-def _check_drawn_modules(task: Task, lora: Lora) -> None:
-    """Warns of a new classifier or pooler that is not trained, now that the adapter is known."""
-    trained = trained_modules(task, lora)
-    moved = {
-        part for part in task.drawn for x in trained if is_within(part, x) or is_within(x, part)
-    }
-    if frozen := sorted({*task.drawn} - moved):
-        remark = "not in the file: drawn at random and frozen, unless head= names it"
-        warnings.warn(f"model: {', '.join(frozen)}: {remark}", stacklevel=4)
-
-
 def _check_schedule(method: Method, plan: Plan) -> None:
     """Refuses words that are no schedule; warns of turns that never come, or come too early.
 
@@ -101,11 +86,11 @@ def _check_schedule(method: Method, plan: Plan) -> None:
     ahead = {method.sides_at_step(t, s) for t in rounds for s in range(steps, steps + 10)}
     if idle := "".join(sorted(set("".join(ahead)) - moved)):
         text = f"local_steps={steps}: {method.slug} never moves {idle}"
-        warnings.warn(f"{text}, whose turn comes at a later step of the round", stacklevel=4)
+        warn(f"{text}, whose turn comes at a later step of the round")
     # Without a start of its own B is zero, and so is the gradient of A.
     if method.start is None and method.sides_at_step(0, 0) == "A":
         text = f"train(0, 0)='A': {method.slug} begins with A, which learns nothing while B is zero"
-        warnings.warn(f"{text} and takes up noise; begin with B", stacklevel=4)
+        warn(f"{text} and takes up noise; begin with B")
 
 
 def _check_filter(method: Method) -> None:

@@ -9,7 +9,6 @@ records and ledgers count from 1. ``ServerState.round``, the rounds done, is the
 
 import copy
 import time
-import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -30,6 +29,7 @@ from fedlora_lab._utils.validation import (
     check_whole,
     error_text,
     refuse,
+    warn,
 )
 from fedlora_lab.federated import checkpoint, exchange, local_training
 from fedlora_lab.federated.checkpoint import RunState
@@ -375,7 +375,7 @@ class Run:
         if spent > target * (1 + 1e-6):
             text = f"epsilon={spent:.4g} after the last round: expected at most target={target:g}"
             advice = f"rounds were released twice, stop_at={target:g} ends the run in time"
-            warnings.warn(f"{text}; {advice}", stacklevel=2)
+            warn(f"{text}; {advice}")
 
     def _spent_after(self, rounds: int) -> float:
         """Epsilon after so many further rounds in which everyone takes part."""

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, warn
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.independence import check_batch_independence
 from fedlora_lab.lora.per_example import texts_at_once
@@ -37,6 +37,7 @@ from fedlora_lab.privacy.privatizer import (
     Privatizer,
     uncertified_reason,
 )
+from fedlora_lab.tasks.modules import is_within
 from fedlora_lab.tasks.task import Examples, Task, mask_of
 
 PRODUCTS = ("float32", "tf32", "bfloat16")
@@ -478,6 +479,7 @@ def prepare_run(
         adapted.
     """
     task = spec.task
+    _check_drawn_modules(task, spec.lora)
     adapted = adapters.adapt(task, spec.lora, device, products)
     # A slip in the rank would otherwise ask for all memory.
     widest = max(max(weight.shape) for weight in adapted.weights.values())
@@ -499,6 +501,18 @@ def prepare_run(
     keys = _start(spec, adapted) if spec.method.penalty is not None else ()
     check_batch_independence(task, adapted, products, spec.method, spec.plan, rows, keys)
     return Prepared(spec, adapted, data, persons, products, chunk)
+
+
+def _check_drawn_modules(task: Task, lora: Lora) -> None:
+    """Warns of a new classifier or pooler that is not trained, now that the adapter is known."""
+    trained = adapters.trained_modules(task, lora)
+    if frozen := [
+        part
+        for part in task.drawn
+        if not any(is_within(part, x) or is_within(x, part) for x in trained)
+    ]:
+        remark = "not in the file: drawn at random and frozen, unless head= names it"
+        warn(f"model: {', '.join(frozen)}: {remark}")
 
 
 def _start(spec: RunSpec, adapted: adapters.AdaptedModel) -> TensorDict:

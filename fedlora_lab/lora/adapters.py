@@ -7,7 +7,6 @@ layers themselves are this library's: PEFT's have one weight for the whole batch
 import copy
 import stat
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_one_of, refuse
+from fedlora_lab._utils.validation import check, check_one_of, refuse, warn
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import (
     KINDS,
@@ -336,10 +335,10 @@ def adapted_layers(task: Task, heads: Sequence[str], lora: Lora) -> tuple[str, .
     output: Any = output_layer(base)
     table = None if output is None else base.get_input_embeddings()
     for name in layers:
-        is_output = output is not None and base.get_submodule(name) is output
-        if is_output and table is not None and output.weight is table.weight:
+        layer = base.get_submodule(name)
+        if layer is output and table is not None and layer.weight is table.weight:
             reason = "has the weight of the embeddings (tie_word_embeddings=True): to merge its"
-            warnings.warn(f"targets: {name} {reason} adapter would change both", stacklevel=3)
+            warn(f"targets: {name} {reason} adapter would change both")
     return layers
 
 

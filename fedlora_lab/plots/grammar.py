@@ -127,8 +127,7 @@ def intervals(
     Guarantees: means and intervals are those of the rows
         (test_grammar.py::test_intervals_draw_means_and_their_bands).
     """
-    summarised = "mean" in getattr(frame, "columns", ())
-    tidy.check_columns(frame, by, hue, panel, "mean" if summarised else "value")
+    column = tidy.value_column(frame, "value", by, hue, panel)
     panels = _split(frame, panel)
     rows = list(dict.fromkeys(frame[by]))
     crowded = hue is not None and frame.groupby(by)[hue].nunique().max() > 1
@@ -145,9 +144,8 @@ def intervals(
         axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8.5)
     together = f", all {comparisons} together" if comparisons > 1 else ""
     caption = f"mark: mean, bar: its 95 % interval{together}"
-    if not summarised:
-        groups = [name for name in (by, hue, panel) if name is not None]
-        count = tidy.count_measurements(frame, groups)
+    if column != "mean":
+        count = tidy.count_measurements(frame, [by, hue, panel])
         caption = f"dots: {count}; {caption} (Student's t)"
     return _finish(figure, axes, list(panels), title, caption)
 
@@ -242,8 +240,7 @@ def lines(
     Raises: ``ValueError`` for a frame without a row, or without one of the columns.
     Guarantees: a line goes through the means (test_grammar.py::test_lines_go_through_the_means).
     """
-    summarised = "mean" in getattr(frame, "columns", ())
-    tidy.check_columns(frame, x, by, panel, "mean" if summarised else value)
+    column = tidy.value_column(frame, value, x, by, panel)
     check_one_of("band", band, BANDS)
     check_one_of("log", log, ("", "x", "y", "xy"))
     panels = _split(frame, panel)
@@ -268,9 +265,8 @@ def lines(
     if band != "none":
         mark = "band" if band == "area" else "bars"
         caption = f"{mark}: 95 % interval"
-        if not summarised:
-            groups = [name for name in (x, by, panel) if name is not None]
-            caption = tidy.describe_means(frame, groups, mark)
+        if column != "mean":
+            caption = tidy.describe_means(frame, [x, by, panel], mark)
     return _finish(figure, axes, list(panels), title, caption)
 
 
@@ -466,7 +462,7 @@ def measurements(
 
 def _inside(table: pd.DataFrame) -> pd.Series:
     """Tells which rows agree with their closed form."""
-    number = table["value"] if "value" in table.columns else table["closed"]
+    number = table.get("value", table["closed"])
     return (table["low"] <= number) & (number <= table["high"])
 
 
@@ -480,8 +476,7 @@ def share_inside(table: pd.DataFrame) -> float:
     Raises: ``ValueError`` for no row, or a table without x, closed, low, high, or both of mean and
         value.
     """
-    number = "value" if "value" in getattr(table, "columns", ()) else "mean"
-    tidy.check_columns(table, "x", number, "low", "high", "closed")
+    tidy.value_column(table, "value", "x", "low", "high", "closed")
     return float(_inside(table).mean())
 
 

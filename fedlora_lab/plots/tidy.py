@@ -18,12 +18,24 @@ def check_columns(frame: pd.DataFrame, *names: str | None) -> None:
 
     Args: frame: perhaps anything; names: of columns, ``None`` is none.
     """
-    kind = type(frame).__name__
-    check(isinstance(frame, pd.DataFrame), "frame", kind, "a pandas frame, as fl.compare gives it")
-    columns = list(map(str, frame.columns))
-    missing = [str(name) for name in names if name is not None and str(name) not in columns]
+    check(isinstance(frame, pd.DataFrame), "frame", type(frame).__name__, "a pandas DataFrame")
+    columns = list(frame.columns)
+    missing = [str(name) for name in names if name not in (None, *columns)]
     check(not missing, "frame.columns", columns, f"also {', '.join(missing)}")
     check(len(frame) > 0, "frame", "no row", "at least one row")
+
+
+def value_column(frame: pd.DataFrame, value: str, *names: str | None) -> str:
+    """Names the column of the numbers, ``mean`` in a frame of means, and refuses words in it.
+
+    Args: frame, names: as of `check_columns`. value: the column's name where there are no means.
+    """
+    check_columns(frame, *names)
+    column = "mean" if "mean" in frame.columns else value
+    check_columns(frame, column)
+    kind = frame[column].dtype
+    check(pd.api.types.is_numeric_dtype(kind), f"frame[{column!r}]", str(kind), "numbers")
+    return column
 
 
 def select_measure(
@@ -39,7 +51,7 @@ def select_measure(
     Guarantees: test_a_frame_without_the_measure_is_refused,
         test_plots_leave_out_what_was_not_measured.
     """
-    check_columns(frame, *COLUMNS)
+    value_column(frame, "value", *COLUMNS)
     tasks = sorted(frame["task"].unique())
     check(len(tasks) <= 1, "task", tasks, "one task; select it first")
     scope = frame[(frame["layer"] == "all") != layers]
@@ -112,19 +124,19 @@ def means(
     return table[[*by, "mean", "low", "high"]]
 
 
-def count_measurements(frame: pd.DataFrame, by: Sequence[str]) -> str:
+def count_measurements(frame: pd.DataFrame, by: Sequence[str | None]) -> str:
     """Says how many measurements a mean has, such as "3 seeds".
 
-    Args: frame: one row a measurement; by: columns of the groups.
+    Args: frame: one row a measurement; by: columns of the groups, ``None`` is none.
     """
-    counts = frame.groupby(list(by), dropna=False).size()
+    counts = frame.groupby([name for name in by if name is not None], dropna=False).size()
     kind = "seed" if "seed" in frame.columns else "measurement"
     # Groups may have different numbers of them.
     ends = dict.fromkeys([counts.min(), counts.max()])
     return " to ".join(map(str, ends)) + f" {kind}" + ("s" if counts.max() > 1 else "")
 
 
-def describe_means(frame: pd.DataFrame, by: Sequence[str], band: str = "band") -> str:
+def describe_means(frame: pd.DataFrame, by: Sequence[str | None], band: str = "band") -> str:
     """Says what a mean and its band are made of.
 
     Args: frame, by: as of `count_measurements`; band: what it is called.

@@ -13,8 +13,7 @@ from fedlora_lab._utils.statistics import (
     run_ends,
     t_interval,
 )
-from fedlora_lab._utils.validation import check
-from fedlora_lab.plots import style
+from fedlora_lab.plots import style, tidy
 
 TOTALS = ["bytes_up", "bytes_down", "seconds"]
 """Measures that are added up over the rounds."""
@@ -41,9 +40,7 @@ def summary(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:
     >>> summary(fl.to_frame(fl.run(task, "rolora", None, fl.Plan(rounds=1))))["bytes_up"].item()
     96.0
     """
-    present = list(getattr(frame, "columns", ()))
-    check({*COLUMNS} <= {*present}, "frame", present, f"columns {', '.join(COLUMNS)}")
-    check(len(frame) > 0, "frame", "empty", "at least one row")
+    tidy.check_columns(frame, *COLUMNS)
     ends = run_ends(frame, measure)
     measure = headline_measure(frame) if measure is None else measure
     whole_model = frame[frame["layer"] == "all"].fillna({"seed": -1})

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_rows, check_whole, few, first_line
+from fedlora_lab._utils.validation import check, check_rows, check_whole, few, first_line, warn
 from fedlora_lab.tasks.modules import (
     check_no_adapters,
     frozen_copy,
@@ -142,7 +142,7 @@ def _made_anew(
     }
     for remark, names in remarks.items():
         if names:
-            warnings.warn(f"model={source!r}: {few(names)}: {remark}", stacklevel=4)
+            warn(f"model={source!r}: {few(names)}: {remark}")
     return new
 
 
@@ -281,7 +281,7 @@ def prepare_tokenizer(source: ModelSource, given: Any, model: nn.Module) -> Any:
         check(end is not None, "tokenizer", "no padding token", "one, or an end token to pad with")
         tokenizer.pad_token = end
         message = f"tokenizer without a padding token: {end} pads, behind the mask"
-        warnings.warn(message, stacklevel=3)
+        warn(message)
     config: Any = model.config
     before = getattr(config, "pad_token_id", None)
     # Classifiers on a decoder find a text's last token by this number. RoBERTa's kin count
@@ -291,7 +291,7 @@ def prepare_tokenizer(source: ModelSource, given: Any, model: nn.Module) -> Any:
         if before not in (None, tokenizer.pad_token_id):
             change = f"pad_token_id was {before} and is {tokenizer.pad_token_id}"
             advice = "as of the tokenizer; set it in the base's config as well"
-            warnings.warn(f"{change}, {advice}", stacklevel=3)
+            warn(f"{change}, {advice}")
     return tokenizer
 
 

@@ -2,7 +2,6 @@
 
 import re
 import unicodedata
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from string import Formatter
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedlora_lab._utils.validation import check, check_rows, few
+from fedlora_lab._utils.validation import check, check_rows, few, warn
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -194,7 +193,7 @@ def check_order(classes: Sequence[Identifier], config: Any) -> None:
     # Names that nobody gave are LABEL_0, LABEL_1, ...
     if order != own_order and len(names) == len(classes) and names.get(0) != "LABEL_0":
         event = f"{', '.join(of_task)} stand for the outputs that were {', '.join(of_model)}"
-        warnings.warn(f"labels: {event} in the model's own classifier", stacklevel=3)
+        warn(f"labels: {event} in the model's own classifier")
 
 
 def _declared_classes(declared: Any) -> tuple[Identifier, ...]:
@@ -224,7 +223,7 @@ def _classes(
     check(not usual.isdisjoint(test), f"{name}{OF_THE_TEST}", _listed(strange), expected)
     if strange:
         event = f"no private row has {_listed(strange)}, which test rows have and which becomes a"
-        warnings.warn(f"{name}: {event} class; private rows have {_listed(usual)}", stacklevel=4)
+        warn(f"{name}: {event} class; private rows have {_listed(usual)}")
     return tuple(sorted(usual | strange, key=lambda value: (isinstance(value, str), value)))
 
 

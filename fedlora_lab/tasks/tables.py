@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from fedlora_lab._utils.validation import (
     check_whole,
     error_text,
     refuse,
+    warn,
 )
 from fedlora_lab.tasks import partition
 from fedlora_lab.tasks.labels import (
@@ -198,7 +198,7 @@ def _split_by_owner(
     absent = sorted(set(everyone) - set(names))
     if absent:
         reason = "no client, since test= held all rows of theirs out"
-        warnings.warn(f"by={by!r}: {', '.join(absent)}: {reason}", stacklevel=4)
+        warn(f"by={by!r}: {', '.join(absent)}: {reason}")
     return [np.flatnonzero(np.array(owners) == name) for name in names], tuple(names)
 
 
@@ -287,7 +287,7 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         action = "the file is read as Windows-1252; save it as UTF-8 if it is anything else"
-        warnings.warn(f"{path}: line {line} is not UTF-8: {action}", stacklevel=5)
+        warn(f"{path}: line {line} is not UTF-8: {action}")
         return raw.decode("cp1252")
 
 
@@ -417,7 +417,7 @@ def check_public_test(task: Task) -> None:
     check(shared <= 0.5, "test", f"{twins} of {len(public)} rows equal private rows", expected)
     if twins:
         event = "some rows equal private rows, and their scores would be exact and not protected"
-        warnings.warn(f"test: {event}: expected {expected}", stacklevel=3)
+        warn(f"test: {event}: expected {expected}")
 
 
 def _digests(examples: Examples) -> list[bytes]:

@@ -36,7 +36,7 @@ def test_summary_counts_a_whole_run():
     row = summary(frame).iloc[0]
     assert (row["before"], row["score"], row["epsilon"]) == pytest.approx((0.5, 0.7, 3.0))
     assert row["bytes_up"] == pytest.approx(30 + 1.5) and row["seeds"] == 2
-    with refused("expected columns task, method"):
+    with refused("expected also layer"):
         summary(frame.drop(columns="layer"))
     line = r"^measure='acuracy': expected a measure of .* which has .*; did you mean 'accuracy'\?$"
     with refused(line):

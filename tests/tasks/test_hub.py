@@ -69,7 +69,7 @@ def test_a_site_that_is_left_without_rows_is_named():
     frame = toy_hubs.texts()
     held_out = Rows.read(frame, 0.2, 0).held_out.index[0]
     frame.loc[held_out, "site"] = "alone"
-    with pytest.warns(UserWarning, match="by='site': alone: no client, since test= held all rows"):
+    with pytest.warns(match="by='site': alone: no client, since test= held all rows"):
         task = bert(frame, by="site")
     assert task.client_names == ("site 0", "site 1", "site 2", "site 3")
     assert bert(frame, by="site", test=frame).client_names[0] == "alone"
@@ -170,7 +170,7 @@ def test_every_bad_row_of_a_file_is_named_by_its_line(name, tmp_path):
 def test_letters_of_an_older_windows_are_told(tmp_path):
     """Read as something else they would train a model on wrong letters without a word."""
     (tmp_path / "texts.csv").write_bytes("text\ntrès\n".encode("cp1252"))
-    with pytest.warns(UserWarning, match="line 2 is not UTF-8: the file is read as Windows-1252"):
+    with pytest.warns(match="line 2 is not UTF-8: the file is read as Windows-1252"):
         assert read_splits(tmp_path / "texts.csv")["train"]["text"].tolist() == ["très"]
 
 
@@ -284,7 +284,7 @@ def test_labels_of_two_tables_are_one_set_of_classes_or_refused():
     with refused(line):
         read_labels((labelled([0, 1]), labelled(["neg", "pos"])), "y")
     line = "^label 'y': no private row has maybe, which test rows have and which becomes a class"
-    with pytest.warns(UserWarning, match=line):
+    with pytest.warns(match=line):
         (_, codes), classes = read_labels((labelled(["no", "yes"]), labelled(["no", "maybe"])), "y")
     assert classes == ("maybe", "no", "yes") and codes.tolist() == [1, 0]
     with refused(r"^label 'y'=\['no', 'No'\]: expected each written in"):
@@ -347,7 +347,7 @@ def test_private_rows_are_no_public_test():
         with refused(line):
             check_public_test(rows_of_numbers(private, test))
     check_public_test(rows_of_numbers(rows, others))
-    with pytest.warns(UserWarning, match=r"^test: some rows equal private rows[^0-9]*$"):
+    with pytest.warns(match=r"^test: some rows equal private rows[^0-9]*$"):
         check_public_test(rows_of_numbers(rows, np.concatenate([rows[37:], others])))
 
 

@@ -107,7 +107,7 @@ def loaded_anew(folder, adapter, task, seed):
             "bert",
             {"head": None},
             set(),
-            "bert.pooler, classifier",
+            "classifier, bert.pooler",
             replace(LORA, targets="all-linear"),
         ),
         ("modernbert", {}, {"head.dense", "classifier"}, "", LORA),
@@ -123,8 +123,9 @@ def test_a_saved_adapter_reproduces_on_a_base_that_is_loaded_anew(
     assert task.new_modules == new
     plan = fl.Plan(rounds=1, local_steps=2, batch=4, lr=0.5)
     words = f"^model: {frozen}: not in the file: drawn at random and frozen, unless head= names it"
-    with pytest.warns(UserWarning, match=words) if frozen else nullcontext():
+    with pytest.warns(match=words) if frozen else nullcontext() as told:
         *_, last = fl.run(task, "fedlora", None, plan, lora=lora, seed=0)
+    assert not told or [x.filename for x in told] == [__file__], "once, at the user's own line"
     assert {name.rpartition(".")[0] for name in last.head} == trained
     adapter = fl.save_adapter(last, tmp_path / "adapter")
     predicted = fl.predict(task, last, task.test[0]).softmax(-1)
@@ -155,18 +156,18 @@ def test_what_loading_made_anew_is_named(tmp_path):
     task = fl.tasks.hub(tmp_path, five, **LABELLED)
     assert task.new_modules == ()
     words = "classifier: made anew, since the file has it for other classes$"
-    with pytest.warns(UserWarning, match=words):
+    with pytest.warns(match=words):
         assert fl.tasks.hub(tmp_path, frame, **LABELLED).new_modules == ("classifier",)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
     words = r"bert\.encoder\.layer\.1\..* and 13 more: not used, for the configuration has fewer"
-    with pytest.warns(UserWarning, match=words):
+    with pytest.warns(match=words):
         fl.tasks.hub(tmp_path, five, **LABELLED)
     # A file of the base alone has no prefix before its names.
     base: Any = task.model.get_submodule("bert")
     base.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
-    with pytest.warns(UserWarning, match="and 13 more: not used, for the configuration has fewer"):
+    with pytest.warns(match="and 13 more: not used, for the configuration has fewer"):
         fl.tasks.hub(tmp_path, five, **LABELLED)
 
 
@@ -201,7 +202,7 @@ def test_a_model_with_an_adapter_is_refused_everywhere(tmp_path):
 
 def test_adapters_on_an_output_layer_with_the_embeddings_weight_are_warned_of():
     """Merging such an adapter changes both."""
-    with pytest.warns(UserWarning, match="tie_word_embeddings=True"):
+    with pytest.warns(match="tie_word_embeddings=True"):
         adapters.adapt(toy_hubs.answers(), replace(LORA, targets=("lm_head",)))
 
 
@@ -211,7 +212,7 @@ def test_another_padding_token_is_told():
     config = transformers.AutoConfig.from_pretrained(toy_hubs.folder("llama"), num_labels=2)
     config.pad_token_id = code.eos_token_id
     model = transformers.LlamaForSequenceClassification(config)
-    with pytest.warns(UserWarning, match=r"^pad_token_id was \d and is \d, as of the tokenizer"):
+    with pytest.warns(match=r"^pad_token_id was \d and is \d, as of the tokenizer"):
         fl.tasks.hub(model, toy_hubs.texts(20), tokenizer=code, **LABELLED)
 
 

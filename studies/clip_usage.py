@@ -9,8 +9,8 @@ than the average by `own_copies`. So the lead might fall with
 
     x = rho_1 own_copies / kappa^2 sqrt(64 / d_in).
 
-A first test, on settings of an earlier model, failed; in the six settings of digits that are
-tuned in rate, clip norm and ratio x then explained the lead, but that was seen afterwards.
+A first test, on 18 settings, failed; in the six of them that are tuned in rate, clip norm and ratio
+x explained the lead, but that was seen afterwards.
 *Predicted* for the six settings of MNIST and texts, before any kappa was measured there: a straight
 line over log x through the six of digits misses the six others by less than one over log rho_1.
 """

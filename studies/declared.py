@@ -405,12 +405,15 @@ def copies() -> Study:
 
 
 def cores() -> Study:
-    """Fed-SB and RAVAN where they send alike: a core of 7 x 7 numbers, or two of 5 x 5."""
+    """Rows that send alike: Fed-SB with a core of 7 x 7 numbers and RAVAN with two of 5 x 5; FedSVD
+    and FedGSA."""
     groups = []
-    for slug, rank in (("fed-sb", 7), ("ravan", 10)):
-        cases = digits((slug,), (8.0, None), lora={"rank": rank, "alpha": 2.0 * rank})
-        groups.append((cases, tuple(map(Setting, GRID[2:]))))
-    return every_rate("cores", "digits: Fed-SB and RAVAN at equal numbers sent", groups, 3)
+    for slug, rank in (("fed-sb", 7), ("ravan", 10), ("fedsvd", 4), ("fedgsa", 4)):
+        lora = {"rank": rank, "alpha": 2.0 * rank}
+        groups.append((digits((slug,), (8.0, None), lora=lora), tuple(map(Setting, GRID[2:]))))
+    return every_rate(
+        "cores", "digits: rows that send alike, Fed-SB and RAVAN, FedSVD and FedGSA", groups, 3
+    )
 
 
 STEPS: dict[float, Any] = {

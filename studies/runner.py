@@ -419,7 +419,7 @@ def select_rows(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
 def runs_frame(name: str, folder: Path) -> pd.DataFrame:
     """Tabulates every run of a study that is done, also those that tuned.
 
-    Returns: method, labels, lr, clip, ratio, seed, accuracy and the job.
+    Returns: method, labels, lr, clip, ratio, seed, job, rho (where the run kept it) and accuracy.
     """
     study = STUDIES[name]
     done = load_results(folder / "runs" / f"{name}.jsonl")
@@ -427,10 +427,11 @@ def runs_frame(name: str, folder: Path) -> pd.DataFrame:
     for case in study.cases:
         for job in known_jobs(study, case, done):
             if job.key in done:
-                # A run that diverged has no score.
-                accuracy = done[job.key]["values"].get("accuracy") or 0.0
+                values = done[job.key]["values"]
                 row = {"method": case.method.slug, **case.labels, **job.setting._asdict()}
-                rows.append(row | {"seed": job.seed, "accuracy": accuracy, "job": job})
+                row |= {"seed": job.seed, "job": job, "rho": values.get("amplification")}
+                # A run that diverged has no score.
+                rows.append(row | {"accuracy": values.get("accuracy") or 0.0})
     return pd.DataFrame(rows)
 
 

@@ -362,6 +362,22 @@ def flexlora(state: State, ends: Ends, weights: Shares) -> State:
     return new
 
 
+def fedgsa(state: State, ends: Ends, weights: Shares) -> State:
+    """FedGSA: the mean product within the r leading eigenvectors of the mean projector on the
+    clients' columns.
+    """
+    new = heads(ends, weights)
+    for name in layers(state):
+        r = len(state["A", name])
+        spans = [np.linalg.svd(product(end, name))[0][:, : len(end["A", name])] for end in ends]
+        mean_projector = sum(w * u @ u.T for w, u in zip(weights, spans))
+        shared = np.linalg.eigh(mean_projector)[1][:, -r:]
+        u, s, vt = np.linalg.svd(shared.T @ mean_product(ends, weights, name), full_matrices=False)
+        new["B", name] = shared @ u @ np.diag(s)
+        new["A", name] = vt
+    return new
+
+
 def ravan(state: State, ends: Ends, weights: Shares) -> State:
     """RAVAN: each client's blocks times their gains are averaged; gains are 1 again."""
     new = mean(ends, weights)

@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedlora_lab._utils.validation import check_number, check_whole
+from fedlora_lab._utils.validation import check_number
 from fedlora_lab.methods.state import MODES, ParamKey, ServerState, Tensors, pad_to_rank
 
 Uploads = Tensors
@@ -231,7 +231,7 @@ def nearest_rotation(matrix: Tensor) -> Tensor:
     return u @ v
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True)
 class Rotated(Rule):
     """Rotates each client's factors towards those it received, then averages them.
 
@@ -239,21 +239,9 @@ class Rotated(Rule):
     ||R^T A_k - A|| in every second round, from the second, and ||B_k R - B|| in the others. The
     first round is a plain mean: B is zero.
 
-    Args:
-        strength: 1 rotates in full; below, R is the rotation nearest to (1 - strength) I +
-            strength R.
-
     Source: arXiv:2602.23638 (FedRot-LoRA) and its released code, where clients rotate what they
-        send; a rotation of a noised upload at the server is the same.
+        send, in full or in part; a rotation of a noised upload at the server is the same.
     """
-
-    strength: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_number("strength", self.strength, 0, 1)
-
-    def __repr__(self) -> str:
-        return f"rotated({self.strength:g})"
 
     def __call__(
         self, state: ServerState, broadcast: ServerState, uploads: Uploads, weights: Tensor
@@ -267,16 +255,10 @@ class Rotated(Rule):
             old_a, old_b = (broadcast.tensors[key].double() for key in keys)
             # One for each client; clients of unequal ranks received rows of their own.
             overlap = a @ old_a.mT if state.round % 2 == 1 else b.mT @ old_b
-            rotations = self._rotation(overlap)
+            rotations = nearest_rotation(overlap)
             turned[keys[0]] = (rotations.mT @ a).to(uploads[keys[0]])
             turned[keys[1]] = (b @ rotations).to(uploads[keys[1]])
         return mean(state, broadcast, turned, weights)
-
-    def _rotation(self, overlap: Tensor) -> Tensor:
-        """The clients' rotations, from overlaps (..., r, r) of their factors with the old ones."""
-        full = nearest_rotation(overlap)
-        identity = torch.eye(full.shape[-1], dtype=full.dtype, device=full.device)
-        return nearest_rotation((1 - self.strength) * identity + self.strength * full)
 
 
 # ---- rules that use the mean of the products
@@ -330,6 +312,12 @@ def _factors(a: Tensor, b: Tensor, rank: int) -> dict[str, Tensor]:
     """Both factors, padded to the rank: a product has no more directions than its smaller side."""
     a, b = pad_to_rank(a, b, rank)
     return {"A": a, "B": b}
+
+
+def _even_factors(u: Tensor, s: Tensor, v: Tensor, rank: int) -> dict[str, Tensor]:
+    """Both factors of U S V^T, each with the roots of its singular values."""
+    root = s.sqrt()
+    return _factors(root.unsqueeze(1) * v, u * root, rank)
 
 
 class ProductRule(Rule, ABC):
@@ -410,8 +398,7 @@ class SplitProduct(ProductRule):
         u, s, v = leading_svd(left, right, rank)
         if not s[0] > 0:
             return {}
-        root = s.sqrt()
-        factors = _factors(root.unsqueeze(1) * v, u * root, rank)
+        factors = _even_factors(u, s, v, rank)
         # The residual is taken from the factors as they are sent, rounded to their precision.
         kept = factors["B"].to(a).double() @ factors["A"].to(a).double()
         return {**factors, "W": w.double() + left @ right - kept}
@@ -456,6 +443,32 @@ class TruncatedSVD(ProductRule):
 
 
 @dataclass(frozen=True)
+class SharedOutputs(TruncatedSVD):
+    """Projects each client's B on the r output directions that the clients share most, then splits
+    the mean product as `TruncatedSVD` does.
+
+    U_k are the left singular vectors of B_k, which span the outputs of B_k A_k; the shared
+    directions are the leading eigenvectors of sum_k w_k U_k U_k^T.
+
+    Source: arXiv:2608.03267 (FedGSA), from notes.
+    """
+
+    def __call__(
+        self, state: ServerState, broadcast: ServerState, uploads: Uploads, weights: Tensor
+    ) -> ServerState:
+        projected = dict(uploads)
+        for key in [key for key in uploads if key.side == "B"]:
+            b = uploads[key].double()
+            u, s, _ = torch.linalg.svd(b, full_matrices=False)
+            # Without energy, as in the ranks that a client does not hold, it is arbitrary.
+            spans = weights.double().sqrt().view(-1, 1, 1) * u * (s > 1e-9 * s[:, :1])[:, None]
+            shared = torch.linalg.svd(torch.cat(list(spans), 1), full_matrices=False).U
+            shared = shared[:, : b.shape[2]]
+            projected[key] = (shared @ (shared.T @ b)).to(uploads[key])
+        return super().__call__(state, broadcast, projected, weights)
+
+
+@dataclass(frozen=True)
 class MergeGains(Rule):
     """Averages each client's gains times blocks; the server's gains stay 1.
 
@@ -491,40 +504,28 @@ class MergeGains(Rule):
 class Sketch(ProductRule):
     """Splits the product by two random sketches of it: B = Q U sqrt(S), A = sqrt(S) V^T.
 
-    The server sums Y_k = B_k (A_k Omega) over a public random Omega (d_in, width), sends back Q, an
-    orthonormal basis of the sum, and sums P_k = A_k^T (B_k^T Q); the leading r directions are kept.
+    The server sums Y_k = B_k (A_k Omega) over a public random Omega (d_in, r), sends back Q, an
+    orthonormal basis of the sum, and sums P_k = A_k^T (B_k^T Q).
     Exact where the clients share a factor; else the mean product's rank is up to clients x r.
-
-    Args:
-        width: columns of the sketch, >= 1; ``None``: the rank.
 
     Source: arXiv:2507.09990 (FedASK), two-stage sketch aggregation.
     """
 
-    width: int | None = None
     writes = ("A", "B")
-
-    def __post_init__(self) -> None:
-        if self.width is not None:
-            check_whole("width", self.width, 1)
 
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
         rank, size = after.tensors[ParamKey("A", layer)].shape
-        omega = torch.from_numpy(after.random(layer).standard_normal((size, self.width or rank)))
+        omega = torch.from_numpy(after.random(layer).standard_normal((size, rank)))
         # Sums of sketches are sketches of the sum: secure aggregation would show no single one.
         basis, _ = torch.linalg.qr(left @ (right @ omega))
-        u, s, v = torch.linalg.svd((basis.T @ left) @ right, full_matrices=False)
-        if not s[0] > 0:
-            return {}
-        root = s[:rank].sqrt()
-        return _factors(root.unsqueeze(1) * v[:rank], basis @ u[:, :rank] * root, rank)
+        u, s, v = leading_svd(basis, (basis.T @ left) @ right, rank)
+        return _even_factors(u, s, v, rank) if s[0] > 0 else {}
 
     def _sizes(self, shapes: Shapes, layer: str) -> tuple[int, int]:
         """Numbers of Y or Q, and of P."""
         rank, d_in = shapes[ParamKey("A", layer)]
         d_out, _ = shapes[ParamKey("B", layer)]
-        width = self.width or rank
-        return d_out * width, d_in * width
+        return d_out * rank, d_in * rank
 
     def upload_sizes(self, shapes: Shapes, keys: Sequence[ParamKey]) -> list[int]:
         # Two sketches go up in the place of both factors; a head goes up as it is.
@@ -574,7 +575,8 @@ split_product = SplitProduct()
 mean_with_residual = MeanWithResidual()
 truncated_svd = TruncatedSVD()
 merge_gains = MergeGains()
+rotated = Rotated()
+shared_outputs = SharedOutputs()
 by_layer = ByLayer
-sketch = Sketch
+sketch = Sketch()
 repair = Repair
-rotated = Rotated

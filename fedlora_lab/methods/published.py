@@ -108,7 +108,7 @@ FedMomentum = FedLoRA.replace(
 FedRot = FedLoRA.replace(
     name="FedRot-LoRA",
     source="arXiv:2602.23638",
-    aggregate=aggregation.rotated(),
+    aggregate=aggregation.rotated,
     note="each client's factors are rotated towards the common ones before the mean",
 )
 FlexLoRA = FedLoRA.replace(
@@ -149,10 +149,17 @@ FedSVD = FFA.replace(
     aggregate=aggregation.truncated_svd,
     note="B moves; after every round the product is split anew, A gets orthonormal rows",
 )
+FedGSA = FFA.replace(
+    name="FedGSA",
+    source="arXiv:2608.03267",
+    aggregate=aggregation.shared_outputs,
+    exact=False,
+    note="B moves; the mean product is cut to the output directions that clients share, split anew",
+)
 FedASK = FFA.replace(
     name="FedASK",
     source="arXiv:2507.09990",
-    aggregate=aggregation.sketch(),
+    aggregate=aggregation.sketch,
     note="B moves; the server sees two sketches of the product and splits it evenly",
 )
 

@@ -24,19 +24,6 @@ def regulated_multiplier(peer: Float[np.ndarray, "r d_in"], noise_multiplier: fl
     return noise_multiplier / size
 
 
-def regulated_energy(d_out: int, rank: int, std: float) -> float:
-    """Computes the expected |xi_B A|^2 of regulated noise: std^2 d_out r, whatever A.
-
-    Noise of the same std put on B itself makes std^2 d_out |A|^2.
-
-    Args: d_out, rank: >= 1; std: of xi_W, >= 0.
-    Guarantees: notebook 06 compares it with the mean over draws.
-    Source: derived; xi_W A^+ A is xi_W projected on r dimensions.
-    """
-    check_symbols(d_out=d_out, rank=rank, std=std)
-    return std**2 * d_out * rank
-
-
 def two_number_descent(
     start: tuple[float, float], lr: float, steps: int, turns: bool
 ) -> Float[np.ndarray, "n 2"]:

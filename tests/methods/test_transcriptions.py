@@ -139,6 +139,7 @@ LOOPS: dict[str, Callable[[Trace], Loop]] = {
     "fedrot-lora": lambda run: Loop(AB, plain.rotated(count(run.states[0].round))),
     "flexlora": lambda run: Loop(AB, plain.flexlora),
     "fedsvd": lambda run: Loop(B, plain.flexlora),
+    "fedgsa": lambda run: Loop(B, plain.fedgsa),
     "fedask": lambda run: Loop(B, plain.fedask(sketches(run))),
     "fedask-both": lambda run: Loop(AB, plain.fedask(sketches(run))),
     "hetlora": lambda run: Loop(AB, plain.hetlora),
@@ -148,8 +149,8 @@ LOOPS: dict[str, Callable[[Trace], Loop]] = {
     "dp-lora": lambda run: Loop(plain.apart, plain.plain_mean),
     "dp-fedlora": lambda run: Loop(AB, plain.plain_mean, sends=plain.weights_themselves),
 }
-UP_TO_SIGNS = {"fedmomentum", "flexlora", "fedsvd", "fedask", "fedask-both"}
-UNEQUAL = {row: LOOPS[row] for row in ("flora", "flexlora", "hetlora")}
+UP_TO_SIGNS = {"fedmomentum", "flexlora", "fedsvd", "fedgsa", "fedask", "fedask-both"}
+UNEQUAL = {row: LOOPS[row] for row in ("flora", "flexlora", "fedgsa", "hetlora")}
 UNEQUAL["fedlora"] = lambda run: Loop(AB, plain.padded_changes)
 UNITS = {"dp-lora": "example", "dp-fedlora": "client", "deer-literal": "client"}
 UNITS |= {"ravan": "example"}  # nothing of so small cores' round reaches the clip

@@ -69,11 +69,6 @@ class Comparison:
     share: str = "gain"
 
     @property
-    def methods(self) -> list[str]:
-        """The methods that are compared."""
-        return [self.one["method"], self.other["method"]]
-
-    @property
     def of_accuracy(self) -> bool:
         """Whether the final accuracies of two methods are compared in one setting."""
         measures = {side.get("measure", self.measure) for side in (self.one, self.other)}
@@ -169,10 +164,14 @@ class Effect(NamedTuple):
 # ---- from rows to an effect
 
 
+def side_rows(frame: pd.DataFrame, side: Labels) -> pd.DataFrame:
+    """Selects the rows of one side."""
+    return select_rows(frame, **{k: value for k, value in side.items() if k != "measure"})
+
+
 def seed_values(frame: pd.DataFrame, side: Labels, measure: str) -> pd.Series:
     """Returns a measure of one side by seed."""
-    labels = {name: value for name, value in side.items() if name != "measure"}
-    return select_rows(frame, **labels).set_index("seed")[side.get("measure", measure)]
+    return side_rows(frame, side).set_index("seed")[side.get("measure", measure)]
 
 
 def leave_one_out_log_std(values: pd.Series) -> pd.Series:
@@ -269,7 +268,7 @@ def describe_label(name: str, value: Any) -> str:
     """Describes a label in words; an ε that is missing is no privacy."""
     if name == "epsilon" and value is None:
         return "no privacy"
-    text = f"{value:g}" if isinstance(value, float | int) else value
+    text = f"{value:g}" if isinstance(value, float | int) else LETTERS.get(value, value)
     return f"{LETTERS.get(name, name)} = {text}"
 
 
@@ -299,7 +298,7 @@ def best_of_task(study: str, where: Labels, start: float, frames: Frames) -> flo
 
 
 def collapsed_runs(rows: pd.DataFrame) -> str:
-    """Counts the collapsed runs of each method, and notes a rate at the edge of its grid."""
+    """Counts the collapsed runs of each method."""
     notes = []
     for method, part in rows.groupby("method", sort=False):
         gains = part["accuracy"] - part["before_accuracy"]
@@ -307,8 +306,6 @@ def collapsed_runs(rows: pd.DataFrame) -> str:
         count = int(find_collapsed_by_group(gains.groupby(keys, dropna=False)).sum())
         if count:
             notes.append(f"{count} of {len(part)} runs of {method} collapsed")
-        if "at_edge" in part and part["at_edge"].any():
-            notes.append(f"the rate of {method} lies at the edge of its grid")
     return "; ".join(notes)
 
 
@@ -324,7 +321,7 @@ def lead_at_claimants_rate(judge: Comparison, folder: Path) -> float:
     # Other rates were tried by some methods only.
     screens = screens[screens["lr"].isin(STUDIES[judge.study].rates)]
     one, other = (
-        select_rows(screens, method=slug).set_index("lr")["accuracy"] for slug in judge.methods
+        side_rows(screens, side).set_index("lr")["accuracy"] for side in (judge.one, judge.other)
     )
     rate = one.idxmax()
     return 100 * (one[rate] - other.get(rate, math.nan))
@@ -341,8 +338,11 @@ def judge_claim(claim: Claim, judge: Comparison, frames: Frames, level: float) -
     """
     row: dict[str, Any] = {"place": judge.place, "share": judge.share, "asked": claim.asked}
     frame = frames[judge.study]
-    rows = frame[frame["method"].isin(judge.methods)]
-    rows = pd.concat(select_rows(rows, **labels) for labels in judge.ends)
+    rows = pd.concat(
+        side_rows(select_rows(frame, **labels), side)
+        for labels in judge.ends
+        for side in (judge.one, judge.other)
+    ).drop_duplicates()
     start = float(rows["before_accuracy"].mean())
     name = judge.study if judge.study in STUDIES else "digits-example"
     effect = compare(rows, judge, start, best_of_task(name, judge.where, start, frames))
@@ -352,6 +352,10 @@ def judge_claim(claim: Claim, judge: Comparison, frames: Frames, level: float) -
         reason = f"{alone} if it stood alone"
     low, mean, high = effect.interval(SHOWN)
     wide = effect.interval(level)
+    # A true lead of this size would just have been decided, with an interval as wide.
+    decidable = claim.asked + mean - wide[0]
+    if effect.ratio:  # of logarithms
+        decidable = 1 - (1 - claim.asked) * (1 - mean) / (1 - wide[0])
     reasons = (reason, collapsed_runs(rows), claim.note)
     return row | {
         "seeds": len(effect.values),
@@ -361,8 +365,7 @@ def judge_claim(claim: Claim, judge: Comparison, frames: Frames, level: float) -
         "low_together": wide[0],
         "high_together": wide[2],
         "within": judge.within,
-        # A true lead of this size would just have been decided, with an interval as wide.
-        "decidable": claim.asked + mean - wide[0] if judge.within is None else math.nan,
+        "decidable": decidable if judge.within is None else math.nan,
         "verdict": verdict,
         "reason": "; ".join(filter(None, reasons)),
     }
@@ -394,7 +397,7 @@ def judge_claims(claims: Iterable[Claim], frames: Frames, folder: Path) -> pd.Da
         lines.append(row)
     columns = "slug claim source tag setting place share seeds mean low high low_together "
     columns += "high_together within claimed asked decidable at_claimants_rate verdict reason"
-    return pd.DataFrame(lines).reindex(columns=columns.split()).round(4)
+    return pd.DataFrame(lines).reindex(columns=columns.split()).round(5)
 
 
 def claim_frames(folder: Path) -> dict[str, pd.DataFrame]:

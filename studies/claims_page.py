@@ -33,23 +33,16 @@ from studies.runner import load_results, select_rows
 PAGE = ROOT / "docs" / "claims.md"
 FIGURE = ROOT / "docs" / "figures" / "claims.png"
 ALT = (
-    "One row a claim about a gain, ordered and coloured by verdict: its sentence and the measured "
-    "share of the attainable gain, with the interval that decides."
+    "One row a claim about accuracy, ordered and coloured by verdict: its sentence and the "
+    "measured share of the attainable gain, with the interval that decides."
 )
 UNITS = {
     "gain": "",
     "mean": " (of the other's mean)",
-    "ratio": " (below the other's)",
-    "spread": " (std below the other's)",
+    "ratio": " (minus: above the other's)",
+    "spread": " (std; minus: above the other's)",
 }
 """`Comparison.share` -> what is written behind the share."""
-DECIDING = {
-    "low": "low_alone",
-    "high": "high_alone",
-    "low_together": "low",
-    "high_together": "high",
-}
-"""Columns of the figure: the intervals that decide stand for those of one difference."""
 DRAWN = (style.RIGHT, style.WRONG, style.FACTOR["B"], style.GREY, style.SERIES[1])
 """Colours of the first verdicts, those with an interval."""
 OPENING = """# Published claims, measured again
@@ -60,9 +53,9 @@ made, on the last round unless *to know* says otherwise, under the same accounti
 learning rates, paired by seed.
 
 **Shares.** An effect on accuracy is a share of the *attainable gain*: the accuracy of the best
-method on the task, in any study and at any budget, less the accuracy before training. A claimed
-difference is divided by the best number of its table less chance level, and half of it is asked
-for.
+method on the task, in any federated study, at any budget, less the accuracy before training. A
+claimed difference is divided by the best number of its table less chance level, and half of it is
+asked for.
 
 **Verdicts** follow from an interval.
 
@@ -71,12 +64,13 @@ for.
 - *No difference of that size*: it rules out a lead of the size asked for. Where no size was
   claimed, it lies within a tenth of the attainable gain, or of the other's mean.
 - *Cannot tell*: it allows more than one of these.
-- *No gain to see here*: the other method leaves less than is asked for, or neither gained as much.
-  But whoever is certain to be behind by more than a tenth is behind.
+- *No gain to see here*, before the last two: the other method leaves less than is asked for (a
+  tenth where nothing is), or neither gained as much (nor a tenth). But whoever is certain to be
+  behind by more than a tenth is behind.
 
-**Intervals** in the table are 95 % intervals of one difference: Student's t, and for spreads a
-jackknife over seeds. Those that decide, drawn in the figure, hold for all comparisons together
-(Bonferroni) and are wider.
+**Intervals** in the table are 95 % intervals of one difference: Student's t (ratios: of
+logarithms), and for spreads a jackknife over seeds. Those that decide, drawn for accuracy, hold for
+all comparisons together (Bonferroni) and are wider.
 *Collapsed* is {collapsed}.
 
 **Tuning** looked at validation data of the same private split, with other seeds; on your own data
@@ -88,8 +82,8 @@ TABLE = """## The claims
 
 Shown are those that a study decides, on the site all. `results/claims.csv` has all: where each was
 made and how far that could be read ([primary, secondary or
-inferred](methods.md)), both intervals, the smallest *decidable* lead, and the lead at the rate that
-is best for the favoured method ([why it differs](rates.md)).
+inferred](methods.md)), both intervals, the smallest *decidable* lead, and the lead in points, of
+one tuning seed, at the rate that is best for the favoured method ([why it differs](rates.md)).
 
 <!-- claims -->
 {table}
@@ -103,8 +97,10 @@ def cost() -> str:
     for name in STUDIES:
         done |= load_results(RESULTS / "runs" / f"{name}.jsonl")
     hours = sum(entry["values"].get("seconds") or 0.0 for entry in done.values()) / 3600
-    runs = f"{len(done):,} runs, tuning included, `updates` not, and {hours:.0f} hours of one core"
-    return f"The studies took {runs}.\n"
+    return (
+        f"The studies took {len(done):,} runs, tuning included, `updates` not, and "
+        f"{hours:.0f} hours of one core.\n"
+    )
 
 
 def studies_list(table: pd.DataFrame) -> str:
@@ -173,9 +169,7 @@ def page(table: pd.DataFrame) -> str:
     Args: table: of `judge_claims`.
     """
     counts = table["verdict"].value_counts()
-    summary = ", ".join(
-        f"{counts[verdict]} *{verdict}*" for verdict in VERDICTS if verdict in counts
-    )
+    summary = ", ".join(f"{counts.get(verdict, 0)} *{verdict}*" for verdict in VERDICTS)
     sections = [
         OPENING.format(collapsed=RULE),
         f"The verdicts of {len(table)} claims: {summary}.\n",
@@ -189,7 +183,9 @@ def page(table: pd.DataFrame) -> str:
 
 def figure(table: pd.DataFrame) -> style.Figure:
     """Draws a row for each claim on accuracy, with the interval that decides, by verdict."""
-    drawn = table.query("share == 'gain' and mean == mean").rename(columns=DECIDING)
+    # The intervals that decide stand for those of one difference.
+    table = table.assign(low=table["low_together"], high=table["high_together"])
+    drawn = table.query("share == 'gain' and mean == mean")
     hold, opposite = (int((drawn["verdict"] == verdict).sum()) for verdict in (HOLDS, OPPOSITE))
     return intervals(
         pd.concat(select_rows(drawn, verdict=verdict) for verdict in VERDICTS),
@@ -197,8 +193,8 @@ def figure(table: pd.DataFrame) -> style.Figure:
         hue="verdict",
         colours=dict(zip(VERDICTS, DRAWN, strict=False)),
         reference=0.0,
-        title=f"{hold} of {len(drawn)} claims about a gain hold, {opposite} are opposite",
-        xlabel="← against the claim      share of the attainable gain      with the claim →",
+        title=f"{hold} of {len(drawn)} claims about accuracy hold, {opposite} are opposite",
+        xlabel="← other ahead      share of the attainable gain      first ahead →",
         comparisons=table["mean"].count(),
     )
 

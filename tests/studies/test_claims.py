@@ -142,6 +142,8 @@ def test_every_place_is_one_that_a_study_measures():
 def test_the_committed_page_is_that_of_the_committed_frames():
     """Every verdict on the page and in the table is judged anew."""
     table = judge_claims(CLAIMS, claim_frames(ROOT / "results"), ROOT / "results")
+    # Nothing lies further below another number than all of it.
+    assert (table.query("share in ('ratio', 'spread')")["decidable"] < 1).all()
     page = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
     assert claims_page.page(table) == page
     committed = (ROOT / "results" / "claims.csv").read_text(encoding="utf-8")

@@ -22,7 +22,6 @@ from fedlora_lab.privacy.privatizer import row_norms
 from fedlora_lab.tasks.modules import head_names, is_within
 from fedlora_lab.tasks.task import concatenate, map_inputs, take
 
-LIMIT = 1e-9
 RAGGED = [0, 0, 0, 0, 1, 2, 2]
 OPTIONS = [
     fl.Lora(2, 3.0, targets="all-linear", rslora=True),
@@ -92,8 +91,8 @@ def test_equals_batches_of_one(name, head, owner, lora):
     assert_equal_gradients(toy_hubs.varied(name, head), owner, lora)
 
 
-def assert_equal_gradients(task, owner, lora):
-    """Each example's gradient, all tensors together, is the same up to ``LIMIT`` of its norm."""
+def assert_equal_gradients(task, owner, lora, limit=1e-9):
+    """Each example's gradient, all tensors together, is the same up to ``limit`` of its norm."""
     # In float64: how far float32 rounds a gradient apart depends on the processor.
     task = replace(task, model=copy.deepcopy(task.model).double())
     adapted = adapters.adapt(task, lora)
@@ -110,7 +109,7 @@ def assert_equal_gradients(task, owner, lora):
     assert rows.keys() == expected.keys()
     off = row_norms({key: rows[key] - expected[key] for key in rows})
     size = row_norms(expected)
-    assert bool((size > 1e-4).all()) and bool((off <= LIMIT * size).all()), off / size
+    assert bool((size > 1e-4).all()) and bool((off <= limit * size).all()), off / size
 
 
 PAGE = ROOT / "docs" / "models.md"
@@ -135,7 +134,8 @@ def test_usual_models_do_as_their_table_says(use, kind, targets, head, equal):
     plan = fl.Plan(rounds=1, local_steps=1)
     *_, last = fl.run(task, "rolora", fl.Privacy(noise_multiplier=1.0), plan, seed=None)
     assert last.epsilon < 10
-    assert_equal_gradients(task, RAGGED, LORA)
+    # Some, as Gemma 2 and BLOOM, take softmaxes in float32 whatever they are asked for.
+    assert_equal_gradients(task, RAGGED, LORA, 1e-6)
 
 
 def test_an_input_that_does_not_come_batch_first_is_refused():

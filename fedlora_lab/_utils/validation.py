@@ -32,9 +32,9 @@ def refuse(name: str, value: Any, expected: str) -> NoReturn:
 
 def warn(text: str) -> None:
     """Warns at the line that called the package, in whatever depth of it."""
-    package = str(Path(__file__).parents[1])
+    package = Path(__file__).parents[1]
     frames = enumerate(traceback.walk_stack(sys._getframe()), 1)
-    outside = (i for i, (x, _) in frames if not x.f_code.co_filename.startswith(package))
+    outside = (i for i, (x, _) in frames if package not in Path(x.f_code.co_filename).parents)
     warnings.warn(text, stacklevel=next(outside))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, check_number, check_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,10 @@ class Grid:
     clipping_range: float
     levels: int = 2**16
     modulus: int = 2**24
+
+    def __post_init__(self) -> None:
+        check_number("clipping_range", self.clipping_range, 0, 1e30, open_low=True)
+        check_whole("levels", self.levels, 1, 2**31 - 1)
 
     @property
     def step(self) -> float:

@@ -66,8 +66,7 @@ def zeros(g_B, g_A):
 
 def along_the_rank(g_B, g_A):
     # Each factor in the other's place is filtered along its other axis.
-    wrong_A, wrong_B = filtered(g_A, g_B)
-    return wrong_B, wrong_A
+    return filtered(g_A, g_B)[::-1]
 
 
 # B is noised like A.
@@ -85,19 +84,21 @@ def worth(energy):
     return along**2 / np.mean(gain**2)
 
 
-def _worth(energy, power=1, root=1, noise=True):
-    """`worth` with another power of the gain or of m, or without the noise."""
+def _worth(energy, power=1, outer=2, left=None):
+    """`worth` with another power of the gain or of m, or another share of the noise."""
     gain = np.cos(np.pi * np.arange(len(energy)) / (2 * len(energy))) ** 4
     along = (gain**power * energy).sum() / energy.sum()
-    return along ** (2 / root) / (np.mean(gain**2) if noise else 1)
+    return along**outer / (left or np.mean(gain**2))
 
 
 # The part along the gradient carries the gain once, not squared.
 energy_along = partial(_worth, power=2)
 # Lengths against energies.
-not_squared = partial(_worth, root=2)
+not_squared = partial(_worth, outer=1)
 # A filter that removes everything would look best.
-noise_left_out = partial(_worth, noise=False)
+noise_left_out = partial(_worth, left=1)
+# What the filter leaves of white noise in a row without end.
+endless_row = partial(_worth, left=70 / 256)
 
 
 # ---- 07.4: the local steps

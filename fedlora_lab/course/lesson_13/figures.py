@@ -17,10 +17,7 @@ def epsilon_table(sigma: float, clients: int, colluders: int) -> pd.DataFrame:
 
     Args: sigma, clients, colluders: as of `epsilon_by_observer`.
     """
-    rows = {
-        f"trust {label}": epsilon_by_observer(trust, sigma, clients, colluders)
-        for trust, label in TRUSTS.items()
-    }
+    rows = {trust: epsilon_by_observer(trust, sigma, clients, colluders) for trust in TRUSTS}
     observers = {
         "public": "who sees the model",
         "server": "the server",

@@ -24,7 +24,7 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.checkpoint import settings_with_keyed_task
 from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.federated.records import Round, Tick, to_frame
-from fedlora_lab.federated.spec import RunSpec
+from fedlora_lab.federated.spec import RunSpec, rule_identity
 from fedlora_lab.methods.method import Method, check_names
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.privacy.ledger import Ledger
@@ -325,9 +325,9 @@ class Store:
 
     The key is a digest of all arguments of a run: task, method, privacy, plan, adapter, seed and
     options. Of data and weights the settings hold a digest under the secret key of the file's
-    folder, so that nobody can confirm a guess at an example. A method's rules are known by
-    their settings and source, losses and models by their names alone: after a change of their code
-    the file must be deleted.
+    folder, so that nobody can confirm a guess at an example. Rules, losses and metrics are known by
+    their settings and source, models and optimisers by their names alone: after a change of their
+    code the file must be deleted.
 
     Args:
         path: of the file; it and its folder are made when the first run is kept.
@@ -349,6 +349,7 @@ class Store:
             "rounds": cell.plan.rounds,
             "made": dict(cell.task.info),
             "public_test": cell.task.public_test,
+            "metrics": {name: rule_identity(rule) for name, rule in cell.task.metrics.items()},
             "options": {name: str(value) for name, value in sorted(options.items())},
             "version": __version__,
         }

@@ -12,10 +12,10 @@ from fedlora_lab._utils.validation import check, error_text, refuse, warn
 from fedlora_lab.federated.noise_forecast import forecast_of
 from fedlora_lab.federated.spec import RunSpec
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.optimizers import SGD
+from fedlora_lab.methods.optimizers import SGD, Optimizer
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.published import rule_name
-from fedlora_lab.methods.state import KINDS
+from fedlora_lab.methods.state import KINDS, ParamKey
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
 from fedlora_lab.theory.products import balanced_scale
@@ -43,11 +43,13 @@ def make_run_spec(
     lora = lora_of(lora)
     check(isinstance(task, Task), "task", task, "a Task")
     check(isinstance(plan, Plan), "plan", plan, "a Plan")
-    check(isinstance(privacy, Privacy | None), "privacy", privacy, "a Privacy")
+    # A subclass might say one thing of its noise to the ledger, and do another at work.
+    check(type(privacy) in (Privacy, type(None)), "privacy", privacy, "a Privacy, no subclass")
     method = methods.get(method)
     streams = Streams(seed)
     _check_schedule(method, plan)
     _check_filter(method)
+    _check_optimizer(plan.optimizer)
     _check_server_rule(method, plan, lora)
     count = len(task.sizes)
     one_each = lora.ranks is None or len(lora.ranks) == count
@@ -126,6 +128,33 @@ def _check_filter(method: Method) -> None:
         linear = error <= 1e-4 * float(both.norm())
         expected = "linear, f(x + y) = f(x) + f(y): the noise passes it by itself"
         check(linear, f"filter(x, {side!r})", rule_name(method.filter), expected)
+
+
+def _check_optimizer(rule: Optimizer) -> None:
+    """Refuses an optimiser of which a client's step depends on other clients or earlier calls, or
+    that writes into what it is given.
+
+    In the client unit it sees gradients without noise, before the clip of the whole update.
+
+    Guarantees: test_bad_input.py::test_an_optimiser_that_mixes_clients_is_refused.
+    """
+    key = ParamKey("B", "layer")
+    grad, param = torch.randn(2, 2, 4, 3, generator=torch.Generator().manual_seed(0))
+
+    def second_step(part: slice) -> Tensor:
+        given = {key: grad[part].clone()}, {key: param[part].clone()}
+        _, state = rule.update(given[0], {}, given[1], 0.1)
+        steps, _ = rule.update(given[0], state, given[1], 0.1)
+        kept = torch.equal(given[0][key], grad[part]) and torch.equal(given[1][key], param[part])
+        check(kept, "optimizer", rule, "a rule that writes into nothing that it is given")
+        return steps[key]
+
+    together = second_step(slice(None))
+    alone = torch.cat([second_step(slice(i, i + 1)) for i in range(2)])
+    apart = together.shape == alone.shape == grad.shape
+    apart = apart and torch.allclose(together, alone, rtol=1e-4, atol=1e-6)
+    expected = "steps (clients, ...), each of its own client's tensors, the same at each call"
+    check(apart, "optimizer", rule, expected)
 
 
 def _check_server_rule(method: Method, plan: Plan, lora: Lora) -> None:

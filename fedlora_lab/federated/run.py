@@ -455,8 +455,12 @@ class Run:
             clients = self.start_clients(opened.ids[i : i + size], opened.broadcast)
             for step in range(self.spec.plan.local_steps):
                 local_training.local_step(self.prepared, clients, t, step)
-                yield Tick(t + 1, step + 1)
+                if self.visible.participants:
+                    yield Tick(t + 1, step + 1)
             batches.append(clients)
+        # Elsewhere the number of chunks, or that there was none, would tell how many take part.
+        for step in range(0 if self.visible.participants else self.spec.plan.local_steps):
+            yield Tick(t + 1, step + 1)
         keys = opened.keys
         sent = opened.broadcast
         everyone = exchange.stack_clients(self.prepared, batches, keys.moved, sent)
@@ -589,6 +593,8 @@ class Run:
     ) -> ServerState:
         """What a server's rule makes of the uploads."""
         method = self.spec.method
+        given = [*before.tensors.values(), *received.uploads.values()]
+        versions = [x._version for x in given]
         try:
             aggregated = rule(before, received.broadcast, received.uploads, received.weights)
         except torch.linalg.LinAlgError as error:
@@ -597,6 +603,9 @@ class Run:
             raise Diverged(f"{text} ({error_text(error)})") from error
         if not isinstance(aggregated, ServerState):
             refuse("aggregate(...)", type(aggregated).__name__, "the server's ServerState")
+        # Earlier records hold these tensors, and the deviation is measured on them.
+        kept = versions == [x._version for x in given]
+        check(kept, "aggregate(...)", method.slug, "a rule that writes into nothing it is given")
         # Another shape or type would be broadcast or converted later, and nobody would see it.
         kinds, given = (
             {key: (tuple(x.shape), x.dtype) for key, x in state.tensors.items()}

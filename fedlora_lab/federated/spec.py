@@ -342,13 +342,14 @@ class RunSpec:
         free = ("rounds", "target")
         plan = asdict(self.plan)
         privacy = {} if self.privacy is None else self.privacy.settings()
+        code = self.task.forward, self.task.loss, self.task.prepare
         settings = {
             "method": {x.name: rule_identity(getattr(self.method, x.name)) for x in fields(Method)},
             "plan": {name: value for name, value in plan.items() if name not in free},
             "lora": self.lora.settings(),
             "seed": self.streams.seed,
             "privacy": {name: value for name, value in privacy.items() if name not in free} or None,
-            "task": self.task.fingerprint,
+            "task": " ".join([self.task.fingerprint, *map(rule_identity, code)]),
         }
         # As they come back from a file: tuples are lists there.
         return json.loads(json.dumps(settings, default=str))
@@ -376,7 +377,7 @@ def moving_keys(names: Sequence[ParamKey], word: str, modes: Sequence[int] = ())
 
 def rule_identity(rule: object) -> str:
     """A text that differs where a rule differs: its name, its settings or, of a function, its
-    source and what it closes over.
+    source, its defaults and what it closes over.
 
     What a function reads beside these, such as a global number, is not looked at.
 
@@ -394,8 +395,9 @@ def rule_identity(rule: object) -> str:
         source = inspect.getsource(function)
     except OSError:  # typed in where nothing keeps the text
         source = function.__code__.co_code.hex()
-    closed_over = [rule_identity(cell.cell_contents) for cell in function.__closure__ or ()]
-    return f"{name} {hashlib.sha256(repr((source, closed_over)).encode()).hexdigest()}"
+    inner = [cell.cell_contents for cell in function.__closure__ or ()]
+    inner = [rule_identity(value) for value in (*inner, *(function.__defaults__ or ()))]
+    return f"{name} {hashlib.sha256(repr((source, inner)).encode()).hexdigest()}"
 
 
 # ---- checks of the arguments

@@ -396,7 +396,7 @@ def initial_values(
             values[key] = (unit / like.shape[1] ** 0.5).to(like)
     for layer, weight in adapted.weights.items() if rule is not None else ():
         like = adapted.initial[ParamKey("A", layer)]
-        made = rule(weight, len(like))  # type: ignore[misc]
+        made = rule(weight.clone(), len(like))  # type: ignore[misc]
         _check_start(made, weight, len(like))
         values |= {ParamKey(side, layer): value.to(like) for side, value in made.items()}
     return {key: x * start_scale if key.side == "A" else x for key, x in values.items()}

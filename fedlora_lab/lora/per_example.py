@@ -75,8 +75,9 @@ def per_example_gradients(
         loss = task.loss(outputs, y.to(adapted.device, non_blocking=True))
         _check_per_example("loss", loss, len(owner))
         if method is not None and method.penalty is not None and start is not None:
-            begin = {key: _rows(start[key], owner) for key in moving}
-            penalty = method.penalty(leaves, begin)
+            # Copies: a penalty that writes into what it is given must not reach a client's tensors.
+            begin = {key: _rows(start[key], owner).clone() for key in moving}
+            penalty = method.penalty({key: leaf.clone() for key, leaf in leaves.items()}, begin)
             _check_per_example("penalty", penalty, len(owner))
             # Added before the clip: what a penalty reads of an example is clipped with its loss.
             loss = loss + penalty
@@ -192,7 +193,8 @@ def split_batch(
 
 def texts_at_once(mask: Tensor) -> int:
     """How many texts with such an attention mask go through the model at once on a CPU."""
-    longest = mask.flatten(1).sum(1).max().clamp(min=1)
+    # A mask that is not finite is an example's own: no run may stop because of it.
+    longest = mask.flatten(1).sum(1).nan_to_num(0.0, 0.0, 0.0).max().clamp(min=1)
     return max(TEXTS_AT_ONCE, TOKENS_AT_ONCE // int(longest))
 
 
@@ -230,7 +232,8 @@ def evaluate(
             scored[name].append(metric.keep(outputs, y[places].to(outputs.device)).cpu())
     # In the order of the examples: how they were split must not change the bits of a mean.
     order = torch.cat(list(chunks)).argsort()
-    scores = {k: m.reduce(torch.cat(scored[k])[order], y.cpu()) for k, m in metrics.items()}
+    # Copies: a metric of the user's may write into what it is given.
+    scores = {k: m.reduce(torch.cat(scored[k])[order], y.cpu().clone()) for k, m in metrics.items()}
     if math.isnan(scores.get("loss", 0.0)):
         scores["loss"] = math.inf
     # One pass of generation for all scores of texts: it costs more than all else here.

@@ -78,18 +78,20 @@ def epsilon(history: History, delta: float, accountant: str = "pld") -> float:
     """
     check_delta(delta)
     check_one_of("accountant", accountant, tuple(ACCOUNTANTS))
-    return _epsilon(merge_history(history), float(delta), accountant)
+    return _epsilon(merge_history(history), float(delta), ACCOUNTANTS[accountant])
 
 
 @lru_cache(maxsize=8192)
-def _epsilon(key: Key, delta: float, accountant: str) -> float:
+def _epsilon(key: Key, delta: float, accountant: Callable[[Key, float], float]) -> float:
     # Sorted by sigma: a release without noise, which protects nobody, comes first.
     if key and key[0][0] == 0:
         return math.inf
     # A unit that is drawn in no release changes none, and it is drawn in some with this chance.
     if sum(q * steps for _, q, steps in key) <= delta:
         return 0.0
-    return ACCOUNTANTS[accountant](key, delta)
+    value = accountant(key, delta)
+    check_number("epsilon, by the accountant", value, 0)
+    return float(value)
 
 
 def merge_history(history: History) -> Key:
@@ -284,6 +286,7 @@ def noise_multipliers(
         check_number("sample_rate", rate, 0, 1)
     check_whole("steps", steps, 0)
     check_one_of("accountant", accountant, tuple(ACCOUNTANTS))
+    rule = ACCOUNTANTS[accountant]
     target = float(epsilon)
     counted = [_counted_rate(q, steps) if q and steps else 0.0 for q in sample_rates]
     if len(set(counted)) > MAX_RATES:
@@ -298,7 +301,7 @@ def noise_multipliers(
     for q in sorted(set(counted) - {0.0}):
 
         def spent(sigma: float, q: float = q) -> float:
-            return _epsilon(merge_history(((sigma, q, steps),)), float(delta), accountant)
+            return _epsilon(merge_history(((sigma, q, steps),)), float(delta), rule)
 
         if q == 1:
             guess = _estimated_sigma(target, delta, q, steps)

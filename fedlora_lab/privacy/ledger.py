@@ -294,7 +294,7 @@ class Ledger:
         All runs are of one task, so that client 3 is the same client in each, or of its pooled
         data, which count for every client. Unit and delta must be the same; each run is counted
         under its own trust. Where runs split the data among clients in other ways, compose what
-        `for_everyone` makes of their ledgers.
+        `for_everyone` makes of their ledgers, in the example unit.
 
         Returns: a ledger that takes no more entries; with "rdp" where accountants differ,
             reproducible and uncertified where a part is. Runs of one seed are counted as if each
@@ -539,14 +539,18 @@ class Ledger:
     def for_everyone(self) -> "Ledger":
         """Counts each release for every client, at its least noise and largest q.
 
-        An upper bound for runs that split the same data in other ways.
+        An upper bound for runs in the example unit that split the same data in other ways. In the
+        other units another split, or grouping, makes other clients or persons: no epsilon is
+        certified then.
 
         Guarantees: at least what any client has spent, however the data were dealt out
             (test_attack_spending.py::test_ledgers_over_other_splits_are_bounded).
         """
         check(not self.parts, "ledger", "composition", "the ledger of one run")
         # In another split somebody's data may lie with any client.
-        ledger = Ledger(**self.terms._asdict())
+        other = f"one {self.unit} of this run may be several, or a part of one, in another split"
+        reason = self.uncertified if self.unit == "example" else other
+        ledger = Ledger(**self.terms._replace(uncertified=reason)._asdict())
         for entry in self._entries:
             pairs = [pair for _, pair in entry.rows()]
             if pairs:

@@ -14,6 +14,7 @@ from flower_runs import by_messages, party, protected
 from torch import nn
 from toy_tasks import (
     KEEPS_B,
+    LORA,
     PERSONS,
     PLAN,
     gap,
@@ -27,6 +28,7 @@ from toy_tasks import (
 )
 
 import fedlora_lab as fl
+from fedlora_lab.federated.records import Tick
 from fedlora_lab.flower import open_run, rounds
 from fedlora_lab.methods.published import FedLoRA
 from fedlora_lab.methods.quantization import normal_float
@@ -111,6 +113,10 @@ def test_records_do_not_tell_who_took_part():
         records = play(tokens(), "fedlora", private("client", trust=trust), work, seed=seed)
         told = [[record.participants, *record.traffic] for record in records]
         assert torch.tensor(told).isnan().all() if secret else torch.tensor(told).isfinite().all()
+        parts = tokens(), "fedlora", private("client", trust=trust), work
+        events = fl.ticks(*parts, lora=LORA, seed=seed, chunk_clients=1)
+        rounds = [event.round for event in events if isinstance(event, Tick)]
+        assert not secret or rounds == sorted([1, 2, 3] * PLAN.local_steps)
 
 
 def public_start(weight, rank):

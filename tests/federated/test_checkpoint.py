@@ -147,10 +147,19 @@ def scaled(factor) -> Any:
     return lambda tensor, side: factor * tensor
 
 
+def by_default(scale):
+    def rule(tensor, side, factor=scale):
+        return factor * tensor
+
+    return rule
+
+
 def test_a_rule_is_known_by_more_than_its_name():
-    """By its settings, its source and what it closes over; not by where it lies in memory."""
+    """By its settings, its source, its defaults and what it closes over; not by where it lies in
+    memory."""
     same = [scaled(1.0), scaled(1.0)], [by_layer(memory=0.5), by_layer(memory=0.5)]
     others = [scaled(2.0), lambda tensor, side: 1.0 * tensor, identity, by_layer(memory=0.4)]
+    others += [by_default(0.1), by_default(0.2)]
     for left, right in same:
         assert rule_identity(left) == rule_identity(right)
     rules = [*others, *(pair[0] for pair in same)]

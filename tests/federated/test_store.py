@@ -40,12 +40,18 @@ def test_any_changed_argument_trains_anew(tmp_path):
     changes: dict[str, Any] = {
         "method": ROW.replace(exact=not ROW.exact),
         "task": other_data(regression()),
+        "loss": replace(regression(), loss=lambda x, y: (x - y).square().sum(1)),
+        "metrics": replace(regression(), metrics={"loss": lambda x, y: (x - y).abs().sum(1)}),
         "privacy": private("example", sigma=1.5),
         "plan": PLAN.replace(rounds=3),
         "lora": fl.Lora(rank=2, alpha=4.0),
         "seed": 1,
     }
-    cells = [replace(base, **{name: value}) for name, value in changes.items()]
+    task_parts = ("loss", "metrics")
+    cells = [
+        replace(base, **{"task" if name in task_parts else name: value})
+        for name, value in changes.items()
+    ]
     store = Store(tmp_path / "runs.jsonl")
     keys = [store.settings(cell, {}) for cell in (base, *cells)]
     keys.append(store.settings(base, {"evaluate_every": 2}))

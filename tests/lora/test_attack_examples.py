@@ -15,16 +15,18 @@ import toy_hubs
 from calls import refused
 from peft import PeftModel
 from torch import nn
-from toy_tasks import PLAN, Tokens, examples, gaps, play, private, seeded, tokens, two_layers
+from toy_tasks import LORA, PLAN, Tokens, examples, gaps, play, private, seeded, tokens, two_layers
 
 import fedlora_lab as fl
+from fedlora_lab.lora import adapters
+from fedlora_lab.lora.per_example import per_example_gradients, split_batch
 from fedlora_lab.methods.aggregation import ByLayer
 from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.published import FFA, FedLoRA
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.tasks.architectures import trim_padding
 from fedlora_lab.tasks.metrics import squared_error
-from fedlora_lab.tasks.task import Task
+from fedlora_lab.tasks.task import Task, take
 
 pytestmark = [pytest.mark.attack, pytest.mark.filterwarnings(toy_hubs.NO_PAD)]
 MODEL = r"^model='{}': expected examples that do not mix, batch first"
@@ -413,3 +415,30 @@ def test_targets_that_the_model_never_calls_are_refused():
     """They were answered by autograd, in words about tensors without a history."""
     words = r"^targets=\('bypassed',\): expected linear maps that the model calls"
     refuse_run(words, heads("bypassed", None))
+
+
+def test_a_penalty_that_writes_into_what_it_is_given_moves_no_client():
+    """An anchor kept in place: what all clients received must not become one client's factors."""
+
+    def anchored(rows, start):
+        for key in rows:
+            start[key].add_(rows[key].detach(), alpha=3.0)
+            rows[key].detach().mul_(2.0)
+        return gaps(rows, start)
+
+    task = tokens()
+    adapted = adapters.adapt(task, LORA)
+    params, start = ({k: x[None] + 1 for k, x in adapted.initial.items()} for _ in range(2))
+    before = [{key: x.clone() for key, x in tensors.items()} for tensors in (params, start)]
+    data = take(task.test[0], torch.tensor([0])), task.test[1][:1]
+    parts = task, adapted, params, tuple(params), data, torch.zeros(1, dtype=torch.int64)
+    per_example_gradients(*parts, leash(anchored), start)
+    for tensors, old in zip((params, start), before, strict=True):
+        assert all(torch.equal(x, old[key]) for key, x in tensors.items())
+
+
+def test_no_mask_stops_the_batch():
+    """A mask of floats that is not finite, of one text."""
+    x = {"attention_mask": torch.tensor([[1.0, 1.0], [math.nan, 1.0], [math.inf, 1.0]])}
+    parts = split_batch(x, torch.arange(3), torch.device("cpu"))
+    assert sorted(torch.cat(list(parts)).tolist()) == [0, 1, 2]

@@ -220,3 +220,15 @@ def test_many_distinct_sizes_spend_at_most_the_target(accountant):
     assert accounting._epsilon.cache_info().misses - before < len(rates)
     for sigma, q in zip(sigmas[::9], rates[::9], strict=True):
         assert 0.98 * 8 <= epsilon(((sigma, q, 60),), 1e-5, accountant) <= 8
+
+
+def test_an_accountant_is_asked_again_after_it_was_replaced(monkeypatch):
+    """As in a notebook, where its cell is run anew; what is no epsilon is refused."""
+    history = ((1.0, 0.1, 10),)
+    for answer in (1.0, 5.0, -3.0, math.nan, None):
+        monkeypatch.setitem(accounting.ACCOUNTANTS, "own", lambda key, delta, x=answer: x)
+        if answer in (1.0, 5.0):
+            assert epsilon(history, 1e-5, "own") == answer
+        else:
+            with refused("^epsilon, by the accountant=.*: expected a number >= 0"):
+                epsilon(history, 1e-5, "own")

@@ -8,16 +8,19 @@ import math
 import os
 import re
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 import toy_hubs
+from calls import refused
 from toy_tasks import LORA, PLAN, play, private, regression, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.methods import filters, quantization
+from fedlora_lab.methods.optimizers import OPTIMIZERS, SGD
 
 ROWS = toy_hubs.texts(60)
 FILES = {
@@ -128,6 +131,16 @@ NEEDED = {
 }
 
 
+class Quiet(fl.Privacy):
+    """Says one thing of its noise to the ledger, and could do another at work."""
+
+
+def writing(state, sent, uploads, weights):
+    for upload in uploads.values():
+        upload.zero_()
+    return state
+
+
 def last():
     return play(regression(), "rolora", None)[-1]
 
@@ -152,6 +165,8 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
         )
     },
     "sign": (lambda: run(method=method(filter=lambda x, side: x.sign())), "filter.*linear"),
+    "writes": (lambda: run(method=method(aggregate=writing)), "method='mine'.*writes into nothing"),
+    "subclass": (lambda: run(privacy=Quiet(noise_multiplier=1.0)), "privacy=.*no subclass"),
     # a slip is told what was meant
     "option": (lambda: texts(bach=8), "bach=8: expected .* did you mean 'batch'"),
     "slug": (lambda: run(method="RoLoRA"), "method='RoLoRA': .* did you mean 'rolora'"),
@@ -213,3 +228,36 @@ def test_a_call_trains_nothing_before_its_iterator_is_read():
     assert len(seen) == 1, "the rule is tried once, on random numbers"
     next(records)
     assert len(seen) == 2
+
+
+@dataclass(frozen=True)
+class Own(SGD):
+    name: str = field(default="own", init=False, repr=False)
+
+
+class Centred(Own):
+    def _step(self, grad, moments, param, lr):
+        return -lr * (grad - grad.mean(0, keepdim=True)), moments
+
+
+class Writes(Own):
+    def _step(self, grad, moments, param, lr):
+        return -lr * grad.mul_(2), moments
+
+
+class Remembers(Own):
+    calls: ClassVar[list[int]] = []
+
+    def _step(self, grad, moments, param, lr):
+        self.calls.append(len(grad))
+        return -lr * grad * len(self.calls), moments
+
+
+@pytest.mark.parametrize("rule", [Centred, Writes, Remembers])
+def test_an_optimiser_that_mixes_clients_is_refused(monkeypatch, rule):
+    """In the client unit it sees what has no noise yet, of all clients that train together."""
+    monkeypatch.setitem(OPTIMIZERS, "own", rule)
+    with refused(
+        "^optimizer=.*: expected (a rule that writes into nothing|steps .*its own client)"
+    ):
+        run(plan=PLAN.replace(optimizer=rule()), privacy=private("client"))

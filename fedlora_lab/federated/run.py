@@ -239,7 +239,11 @@ class Run:
         self._foreseen = NoiseForecast(self.spec, self.prepared.adapted.weights).table()
         self._traffic = TrafficCounter(self.spec, self.state.server.tensors)
         for t in range(min(self.spec.period, self.spec.plan.rounds, exchange.MAX_TURNS)):
-            local_training.round_keys(self.spec, self.state.server.tensors, t)
+            keys = local_training.round_keys(self.spec, self.state.server.tensors, t)
+            train = self.spec.method.train
+            check(
+                all(keys.steps), f"train, round {t + 1}", train, "a tensor that moves at each step"
+            )
             # Rows of the table are tried by the tests.
             if self.spec.method not in methods.ALL.values():
                 self._try_rules(t)

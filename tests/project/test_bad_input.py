@@ -148,6 +148,10 @@ def last():
 CALLS: dict[str, tuple[Callable[[], object], str]] = {
     # rules of a method that give something else
     "schedule": (lambda: run(method=method(train=lambda t, s: "C")), r"train\(0, 0\)='C'"),
+    "absent": (
+        lambda: run(method=method(train=lambda t, s: "R")),
+        "train, round 1=.*moves at each",
+    ),
     "filter": (lambda: run(method=method(filter=lambda x, side: x.mT)), r"filter.*=\(3, 12, 16\)"),
     "mixes": (
         lambda: run(method=method(filter=lambda x, _: x.roll(1, 0))),

@@ -10,6 +10,8 @@ one example:
   the server chooses layer by layer, before the first such step; (N,) at every step.
 - ``Method.precondition``: sees factors, un-noised in the local steps of the client unit; each
   client's maps must be those of its own matrix.
+- ``Plan.optimizer``: sees gradients, in the client unit without noise; each client's step must be
+  its own (`make_spec`).
 - ``Method.filter`` sees noised values only; ``clip_reference``, ``start``, ``broadcast`` and
   ``aggregate`` what the server sent or received; ``clip_groups`` and ``train`` names and numbers.
 - ``Task.metrics``: see test examples, which are public or not evaluated under privacy.

@@ -170,26 +170,26 @@ def draw_intervals(
     groups = [by] if hue is None else [by, hue]
     table = tidy.means(frame, groups, comparisons=comparisons)
     # In the order of the frame, which is the author's.
-    hues = list(dict.fromkeys(frame[hue])) if hue else list(rows)
-    looks = dict(zip(hues, value_looks(hues, hue or by, colours), strict=True))
+    column = hue or by
+    keys = list(dict.fromkeys(frame[hue])) if hue else list(rows)
     # Marks of one row stand beside one another, unless each row has one of its own.
-    beside = hue is not None and table.groupby(by).size().max() > 1
-    shifts = np.linspace(-0.25, 0.25, len(hues)) if beside else np.zeros(len(hues))
-    for i, key in enumerate(hues):
-        part = table[table[hue or by] == key]
-        y = np.array([rows.index(row) for row in part[by]]) + shifts[i]
-        look = looks[key]
+    side_by_side = hue is not None and table.groupby(by).size().max() > 1
+    shifts = np.linspace(-0.25, 0.25, len(keys)) if side_by_side else np.zeros(len(keys))
+    for key, look, shift in zip(keys, value_looks(keys, column, colours), shifts, strict=True):
+        part = table[table[column] == key]
+        y = np.array([rows.index(row) for row in part[by]]) + shift
         wide = 7 if hue is None else 4
         # The band is pale, so that dots and mean stand out on it.
-        bar: Any = {"color": look.colour, "lw": wide, "alpha": 0.3, "capstyle": "butt"}
-        ax.hlines(y, part["low"], part["high"], **bar)
+        ax.hlines(
+            y, part["low"], part["high"], color=look.colour, lw=wide, alpha=0.3, capstyle="butt"
+        )
         if "mean" not in frame.columns:
-            dots = frame[frame[hue or by] == key]
-            places = np.array([rows.index(row) for row in dots[by]]) + shifts[i]
+            dots = frame[frame[column] == key]
+            places = np.array([rows.index(row) for row in dots[by]]) + shift
             style.draw_dots(ax, dots["value"], places, look.colour, 4, mew=0, alpha=0.55)
-        marker: Any = {"marker": look.marker if hue == "method" else "D", "zorder": 3}
+        marker = look.marker if hue == "method" else "D"
         label = value_name(key, hue) if hue else None
-        style.draw_dots(ax, part["mean"], y, look.colour, 6.5, label=label, **marker)
+        style.draw_dots(ax, part["mean"], y, look.colour, 6.5, label=label, marker=marker, zorder=3)
         if number and hue is None:
             beside: Any = {"transform": ax.get_yaxis_transform(), "weight": "bold", "va": "center"}
             for place, mean in zip(y, part["mean"], strict=True):
@@ -249,8 +249,7 @@ def lines(
     for ax, part in zip(axes, panels.values(), strict=True):
         for axis in log:
             ax.set(**{f"{axis}scale": "log"})
-        labels = draw_lines(ax, part, x, by, value=value, band=band, colours=colours)
-        style.label_ends(ax, labels)
+        style.label_ends(ax, draw_lines(ax, part, x, by, value=value, band=band, colours=colours))
         if reference is not None:
             ax.axhline(reference, color=style.GREY, lw=1, ls=style.DOTTED, zorder=0.9)
         ax.set_xlabel(xlabel or x)
@@ -359,7 +358,8 @@ def closed_form(
         8.2, 4.3 if single else 5.2, len(heights), sharex=True, height_ratios=heights
     )
     ax = axes[0]
-    ax.set(xscale="log" if "x" in log else "linear", yscale="log" if "y" in log else "linear")
+    for axis in log:
+        ax.set(**{f"{axis}scale": "log"})
     labels = [
         _draw_closed_form(axes, table[table["group"] == group], look.colour)
         for group, look in zip(groups, looks, strict=True)
@@ -375,11 +375,10 @@ def closed_form(
     ax.set(ylabel=y, title=title)
     axes[-1].set_xlabel(x)
     style.label_ends(ax, labels, wide=18)
-    measured_words = "dots: measured means, bars: their 95 % interval (red: misses the line)"
+    words = "dots: measured means, bars: their 95 % interval (red: misses the line)"
     if single:
-        count = f"{len(table):,} of them"
-        measured_words = f"band: 95 % of single measurements, dots: {count} (red: outside)"
-    style.footer(figure, f"lines: closed form; {measured_words}; inside: {100 * share:.3g}%")
+        words = f"band: 95 % of single measurements, dots: {len(table):,} of them (red: outside)"
+    style.footer(figure, f"lines: closed form; {words}; inside: {100 * share:.3g}%")
     return figure
 
 
@@ -531,21 +530,19 @@ def heat(
     width, height = _size_for_words(list(named.values()), title)
     slanted = width > WIDEST
     figure, axes = style.subplots(min(width, WIDEST), height, columns=len(named), sharey=True)
-    for ax, table in zip(axes, named.values(), strict=True):
+    for ax, (name, table) in zip(axes, named.items(), strict=True):
         texts = table.map(lambda cell: number.format(cell) if np.isfinite(cell) else "")
         cells: Any = {"vmin": low, "vmax": high, "cmap": "cividis", "cbar": False, "fmt": ""}
         cells |= {"annot_kws": {"fontsize": 8}, "linewidths": 0.6, "linecolor": style.CARD}
         sns.heatmap(table.astype(float), annot=texts if number else None, ax=ax, **cells)
         ax.grid(visible=False)
+        ax.set_title(name, fontsize=9.5)
         ax.set(xlabel=xlabel, ylabel=ylabel if ax is axes[0] else "")
         ax.tick_params(axis="both", rotation=0)
         if slanted:
             for label in ax.get_xticklabels():
                 label.set(rotation=40, ha="right", rotation_mode="anchor")
-    bar = figure.colorbar(axes[0].collections[0], ax=axes, pad=0.02)
-    bar.set_label(unit)
-    for ax, name in zip(axes, named, strict=True):
-        ax.set_title(name, fontsize=9.5)
+    figure.colorbar(axes[0].collections[0], ax=axes, pad=0.02, label=unit)
     # At the figure's edge: one panel of few columns is narrower than its title.
     style.headline(figure, title)
     return figure
@@ -575,8 +572,9 @@ def film(pictures: Mapping[str, Any], *, title: str = "") -> Picture:
         # A frame, since white pixels at the edge would run into the paper.
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set(visible=True)
-        grey: Any = {"cmap": "gray", "vmin": 0.0, "vmax": 1.0}
-        ax.imshow(np.asarray(picture, float), interpolation="nearest", **grey)
+        ax.imshow(
+            np.asarray(picture, float), interpolation="nearest", cmap="gray", vmin=0.0, vmax=1.0
+        )
         ax.set_title(text, fontsize=8.5, weight="normal", loc="left")
     style.headline(figure, title)
     return figure

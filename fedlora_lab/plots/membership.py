@@ -1,7 +1,5 @@
 """Draws what a promise leaves to attackers: members found against others accused."""
 
-from typing import Any
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -50,8 +48,7 @@ def tradeoff(
     ax.plot(grid, allowed, color=style.WRONG, lw=1.8)
     ax.plot(grid, loose, color=style.WRONG, lw=1.2, ls=style.DASHED)
     ax.plot(grid, grid, color=style.GREY, lw=1.2, ls=style.DOTTED)
-    bold: Any = {"weight": "bold", "va": "top"}
-    style.note(ax, 0.025, 0.987, "impossible", style.WRONG, 9, **bold)
+    style.note(ax, 0.025, 0.987, "impossible", style.WRONG, 9, weight="bold", va="top")
     # Beside the diagonal, at any height of the axes.
     style.note(ax, 0.2, 0.175, "guessing", size=8.5, rotation=33, ha="center", va="center")
     ax.set(xlabel="share of others accused (false positive rate)", ylabel="share of members found")

@@ -34,6 +34,7 @@ GAP = 1.25  # steps between the rounds of a diagram
 ROUND = "round,pad=0,rounding_size=.13"
 LINE_HEIGHTS = {"A": 1.45, "B": 0.45}
 HEIGHTS_WITH_CORE = {"A": 1.62, "R": 0.95, "B": 0.28}
+SIGN: Any = {"fontsize": 11, "weight": "bold", "color": INK, "ha": "center", "va": "center"}
 KEY = {
     "step": "the factor moves",
     "?": "one of the two",
@@ -68,8 +69,17 @@ def _marks(method: "Method") -> dict[str, Any]:
 
 
 def _step(ax: Axes, x: float, y: float, factor: str, text: str) -> None:
-    fill = {"fc": FACTOR[factor], "ec": "none", "alpha": 0.55 if "?" in text else 1}
-    ax.add_patch(FancyBboxPatch((x, y - 0.26), 0.74, 0.52, boxstyle=ROUND, **fill))
+    ax.add_patch(
+        FancyBboxPatch(
+            (x, y - 0.26),
+            0.74,
+            0.52,
+            boxstyle=ROUND,
+            fc=FACTOR[factor],
+            ec="none",
+            alpha=0.55 if "?" in text else 1,
+        )
+    )
     size = 11 if len(text) == 1 else 9
     ax.text(x + 0.37, y - 0.02, text, color="white", fontsize=size, ha="center", va="center")
 
@@ -80,8 +90,12 @@ def _stairs(ax: Axes, x: float, y: float) -> None:
 
 
 def _arrow(ax: Axes, x: float, low: float, high: float, colour: str) -> None:
-    arrow = {"arrowstyle": "-|>", "color": colour, "lw": 1.8, "shrinkA": 0, "shrinkB": 0}
-    ax.annotate("", (x, high), (x, low), arrowprops=arrow)
+    ax.annotate(
+        "",
+        (x, high),
+        (x, low),
+        arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.8, "shrinkA": 0, "shrinkB": 0},
+    )
 
 
 def draw_diagram(ax: Axes, method: "Method") -> None:
@@ -96,8 +110,7 @@ def draw_diagram(ax: Axes, method: "Method") -> None:
     heights = HEIGHTS_WITH_CORE if "R" in moved else LINE_HEIGHTS
     ax.set(xlim=(-1.1, end + 0.1), ylim=(-0.75, 3.05))
     ax.axis("off")
-    strip: Any = {"color": look(method.slug).colour, "lw": 4, "solid_capstyle": "butt"}
-    ax.plot([-1.0, -1.0], [2.5, 2.98], **strip)
+    ax.plot([-1.0, -1.0], [2.5, 2.98], color=look(method.slug).colour, lw=4, solid_capstyle="butt")
     ax.text(-0.82, 2.86, method.name, fontsize=11.5, weight="bold", color=INK, va="center")
     # A row made by `replace` keeps the note of another, which need not hold.
     lines = textwrap.fill(method.note if method in ALL.values() else "", 76)
@@ -118,8 +131,9 @@ def draw_diagram(ax: Axes, method: "Method") -> None:
                 if factor in side.replace("*", "AB"):
                     sign = marks["glyph"] + marks["penalty"] + "?" * (side == "*")
                     _step(ax, left + s, y, factor, sign)
-        label: Any = {"fontsize": 8, "color": SOFT, "ha": "center"}
-        ax.text(left + STEPS / 2 - 0.13, -0.22, f"round {t + 1}", **label)
+        ax.text(
+            left + STEPS / 2 - 0.13, -0.22, f"round {t + 1}", fontsize=8, color=SOFT, ha="center"
+        )
         _draw_server(ax, left + STEPS + 0.06, method, t, heights)
     if marks["rule"]:
         ax.text(end, -0.55, f"server: {marks['rule']}", fontsize=7.5, color=SOFT, ha="right")
@@ -133,8 +147,7 @@ def _draw_server(ax: Axes, x: float, method: "Method", t: int, heights: dict[str
         # A second line: the server does not take the mean.
         if _marks(method)["rule"]:
             ax.plot([x - 0.12, x - 0.12], [0.0, 1.92], color=INK, lw=0.9)
-        sign: Any = {"fontsize": 11, "weight": "bold", "color": INK}
-        ax.text(x, 2.09, "=" if method.exact else "≠", ha="center", va="center", **sign)
+        ax.text(x, 2.09, "=" if method.exact else "≠", **SIGN)
     for factor in method.sides_in_round(t, STEPS).replace("*", "AB"):
         y = heights[factor]
         colour = FACTOR[factor]
@@ -164,8 +177,9 @@ def _key(ax: Axes, kind: str) -> None:
     ax.axis("off")
     ax.set(xlim=(0, 4.2), ylim=(-0.6, 0.6))
     if kind == "step":
-        box: Any = {"boxstyle": ROUND, "fc": FACTOR["B"], "ec": "none"}
-        ax.add_patch(FancyBboxPatch((0.05, -0.36), 0.55, 0.72, **box))
+        ax.add_patch(
+            FancyBboxPatch((0.05, -0.36), 0.55, 0.72, boxstyle=ROUND, fc=FACTOR["B"], ec="none")
+        )
     elif kind == "stairs":
         _stairs(ax, 0.15, 0.0)
     elif kind in ("bar", "double"):
@@ -175,8 +189,7 @@ def _key(ax: Axes, kind: str) -> None:
     elif kind == "arrow":
         _arrow(ax, 0.35, -0.5, 0.55, FACTOR["B"])
     else:
-        sign: Any = {"fontsize": 11, "weight": "bold", "color": INK}
-        ax.text(0.35, 0, kind, ha="center", va="center", **sign)
+        ax.text(0.35, 0, kind, **SIGN)
     ax.text(0.85, -0.02, KEY[kind], fontsize=8, color=SOFT, va="center")
 
 
@@ -210,8 +223,7 @@ def method_diagrams(methods: "Iterable[Method | str] | None" = None, columns: in
         for i, method in enumerate(listed):
             left = (i % columns) * wide + 0.008
             low = 1 - (i // columns + 1) * tall
-            ax = figure.add_axes((left, low, wide - 0.016, tall * 0.97))
-            draw_diagram(ax, method)
+            draw_diagram(figure.add_axes((left, low, wide - 0.016, tall * 0.97)), method)
         for i, kind in enumerate(signs):
             left = 0.12 + SIGN_WIDTH * (i % signs_in_line)
             low = SIGN_HEIGHT * (key_lines - 1 - i // signs_in_line) + 0.08

@@ -237,9 +237,8 @@ def footer(figure: Figure, text: str) -> None:
     # What stands under a figure of the caller's own is the caller's affair.
     if not isinstance(figure, Picture):
         return
-    small: Any = {"fontsize": 7.5, "color": SOFT, "ha": "left", "va": "bottom"}
     # The layout makes room for the label of the whole figure's x axis, not for a free text.
-    figure.supxlabel(text, x=0.012, **small)
+    figure.supxlabel(text, x=0.012, fontsize=7.5, color=SOFT, ha="left", va="bottom")
 
 
 class Label(NamedTuple):
@@ -294,8 +293,7 @@ def label_ends(ax: Axes, labels: list[Label], wide: int = 14) -> None:
         # "ε = 8" stays on one line.
         text = textwrap.fill(label.text.replace(" = ", "\u00a0=\u00a0"), wide, **fold)
         text = text.replace("\u00a0", " ")
-        at = (label.x, label.y)
-        shown = ax.annotate(text, at, color=darken(label.colour), **put, **look)
+        shown = ax.annotate(text, (label.x, label.y), color=darken(label.colour), **put, **look)
         shown.set_path_effects([withStroke(linewidth=2.5, foreground=CARD)])
         column.append(shown)
     ax.add_artist(_LabelsApart(column))

@@ -125,8 +125,7 @@ def curves(frame: pd.DataFrame, measure: str = "accuracy", ax: Axes | None = Non
     figure, (ax,) = style.subplots(7.6, 4.1, ax=ax)
     collapsed = _rounds_panel(ax, part, measure)
     reason = "no finite ε" if measure == "epsilon" else "not measured"
-    missing = tidy.unmeasured_methods(frame, part)
-    style.footer(figure, _caption(part, collapsed, missing, reason))
+    style.footer(figure, _caption(part, collapsed, tidy.unmeasured_methods(frame, part), reason))
     return figure
 
 
@@ -229,8 +228,10 @@ def traffic(
     score = headline_measure(frame)
     _traffic_panel(ax, table, score)
     ax.set_title(title)
-    missing = tidy.unmeasured_methods(frame, table)
-    style.footer(figure, _caption(tidy.select_measure(frame, score), missing=missing))
+    style.footer(
+        figure,
+        _caption(tidy.select_measure(frame, score), missing=tidy.unmeasured_methods(frame, table)),
+    )
     return figure
 
 

@@ -193,8 +193,9 @@ class Calls:
                     # A function that changes its arguments must not spoil the next call.
                     returned = answer(*copy.deepcopy(case))
             except Exception as error:  # whatever a reader's function does wrong, it gets one line
-                problem = f"your function of {self.words} stops with {_first_line(error, answer)}"
-                raise ValueError(problem) from error
+                raise ValueError(
+                    f"your function of {self.words} stops with {_first_line(error, answer)}"
+                ) from error
             if returned is None:
                 raise ValueError("your function returns nothing; let it end with `return`")
             results.append(_map(self.standard, _to_arrays(returned)))
@@ -264,8 +265,9 @@ def _to_arrays(returned: Answer) -> Result:
         # Single precision stays what it is: it is compared with more slack.
         return array.astype(np.float32 if array.dtype == np.float32 else float).squeeze()
     except (TypeError, ValueError, RuntimeError):
-        problem = f"numbers should come out of your function, not {type(returned).__name__}"
-        raise ValueError(problem) from None
+        raise ValueError(
+            f"numbers should come out of your function, not {type(returned).__name__}"
+        ) from None
 
 
 def _map(change: Callable[[np.ndarray], np.ndarray], result: Result) -> Result:

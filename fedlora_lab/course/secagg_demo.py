@@ -58,8 +58,12 @@ class Grid:
         Raises: ValueError: where the largest sum would pass the modulus.
         """
         # Past the modulus the sum would wrap unnoticed.
-        above = f"above {clients} clients x {self.levels} levels"
-        check(clients * self.levels < self.modulus, "modulus", self.modulus, above)
+        check(
+            clients * self.levels < self.modulus,
+            "modulus",
+            self.modulus,
+            f"above {clients} clients x {self.levels} levels",
+        )
         return total * self.step - clients * self.clipping_range
 
 

@@ -38,7 +38,6 @@ def _cloud(
     names = [*map(str, places), "D"]
     # A hyperbola holds all pairs with one product.
     at = np.geomspace(0.1, HIGH, 20)
-    right = {"anchor": "end", "bold": True}
     panels = [
         panel(
             "One dot per client; large: their averages",
@@ -54,8 +53,15 @@ def _cloud(
                 text(b, a, str(k), "blue", dx=9, dy=-5)
                 for k, b, a in zip(places, B, A, strict=True)
             ),
-            text(HIGH, 3.2, f"— server: B̄·Ā = {_number(mean_B * mean_A)}", dx=-4, **right),
-            text(HIGH, 2.85, f"– – mean of products = {_number(product)}", "green", dx=-4, **right),
+            text(HIGH, 3.2, f"— server: B̄·Ā = {_number(mean_B * mean_A)}", anchor="end", dx=-4),
+            text(
+                HIGH,
+                2.85,
+                f"– – mean of products = {_number(product)}",
+                "green",
+                anchor="end",
+                dx=-4,
+            ),
             wide=True,
             height=300,
         ),
@@ -100,11 +106,10 @@ def deviation_explorer() -> Dial:
         p[0] = weight
         return _cloud(B, A, p)
 
-    alike = round(1 / CLIENTS, 3)
     return Dial(
         "02/deviation_explorer",
         scene,
         together=[-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1],
         spread=[0, 0.2, 0.4, 0.6, 0.8],
-        weight=[alike, 0.4, 0.8],
+        weight=[round(1 / CLIENTS, 3), 0.4, 0.8],
     )

@@ -27,15 +27,14 @@ def _worlds_scene(sigma: float, releases: int, epsilon: float) -> Scene:
     without = np.exp(-(x**2) / 2).round(3)
     grid = np.linspace(0, 10, 26)
     mu = theory.gaussian_mu(sigma, releases)
-    delta = float(theory.gdp_delta(mu, epsilon))
+    delta = theory.gdp_delta(mu, epsilon)
     best_rates = norm.cdf(norm.ppf(RATES) + mu)
-    few = float(norm.cdf(norm.ppf(0.01) + mu))
-    advantage = float(theory.gdp_delta(mu, 0.0))
+    few = norm.cdf(norm.ppf(0.01) + mu)
     # All that (ε, δ) says is two straight lines, which meet on the way.
     meet = (1 - delta) / (1 + np.exp(epsilon))
     corners = [0, meet, 1 - delta, 1], [delta, 1 - meet, 1, 1]
     into = np.exp(-((x - mu) ** 2) / 2).round(3)
-    likely = float(epsilon / mu + mu / 2)
+    likely = epsilon / mu + mu / 2
     panels = [
         panel(
             "The mean of the releases, with and without you",
@@ -67,7 +66,8 @@ def _worlds_scene(sigma: float, releases: int, epsilon: float) -> Scene:
             dots(epsilon, max(delta, 1e-10), "red", 6),
         ),
     ]
-    ending = float(theory.gdp_epsilon(mu, 1e-5))
+    ending = theory.gdp_epsilon(mu, 1e-5)
+    advantage = theory.gdp_delta(mu, 0.0)
     return panels, [
         f"σ = {sigma:g}, N = {releases}: ",
         f"ε = {epsilon:g} holds with δ = {delta:.2g}, ",
@@ -94,7 +94,7 @@ def two_worlds() -> Dial:
 
 def theory_deltas(mu: float, epsilons: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Computes δ of Gaussian differential privacy at each ε."""
-    return np.array([float(theory.gdp_delta(mu, epsilon)) for epsilon in epsilons])
+    return np.array([theory.gdp_delta(mu, epsilon) for epsilon in epsilons])
 
 
 def clip_effect(rows: Float[np.ndarray, "n p"]) -> pd.DataFrame:
@@ -185,19 +185,16 @@ def clip_explorer(rows: Float[np.ndarray, "n p"]) -> Dial:
             f"at best {released[best]:.2f} near C = {at[best]:.2g}.",
         ]
 
+    start = {"clip_norm": CLIPS[6], "noise_multiplier": 1, "batch": batches[-1]}
     return Dial(
         "03/clip_explorer",
         scene,
         presets={
-            "too low: turned": {"clip_norm": CLIPS[2], "noise_multiplier": 1, "batch": batches[-1]},
-            "too high: noisy": {
-                "clip_norm": CLIPS[14],
-                "noise_multiplier": 1,
-                "batch": batches[-1],
-            },
-            "small batch": {"clip_norm": CLIPS[6], "noise_multiplier": 1, "batch": 16},
+            "too low: turned": {**start, "clip_norm": CLIPS[2]},
+            "too high: noisy": {**start, "clip_norm": CLIPS[14]},
+            "small batch": {**start, "batch": 16},
         },
-        start={"clip_norm": CLIPS[6], "noise_multiplier": 1, "batch": batches[-1]},
+        start=start,
         clip_norm=CLIPS,
         noise_multiplier=(0.1, 0.5, 1, 3, 10),
         batch=batches,

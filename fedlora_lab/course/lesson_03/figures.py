@@ -116,11 +116,10 @@ def tradeoff_table(ledgers: Mapping[str, Ledger]) -> pd.DataFrame:
     """
     # All curves end in one: names stand apart where a tenth of the others is accused.
     fpr = np.geomspace(1e-3, 0.1, 100)
-    parts = [
+    return pd.concat(
         pd.DataFrame({"fpr": fpr, "budget": words, "tpr": ledger.tradeoff(fpr)})
         for words, ledger in ledgers.items()
-    ]
-    return pd.concat(parts)
+    )
 
 
 def example_gradients(record: Round) -> Float[np.ndarray, "n p"]:
@@ -131,6 +130,8 @@ def example_gradients(record: Round) -> Float[np.ndarray, "n p"]:
     Guarantees: the mean row is the gradient of the mean loss
         (test_lesson_08.py::test_the_gradient_at_rounded_factors).
     """
-    rows = private_gradients(require_source(record))
-    parts = [torch.cat([x.flatten(1) for x in part.values()], 1) for part in rows]
+    parts = [
+        torch.cat([x.flatten(1) for x in part.values()], 1)
+        for part in private_gradients(require_source(record))
+    ]
     return torch.cat(parts).numpy()

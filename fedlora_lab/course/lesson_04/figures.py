@@ -166,8 +166,14 @@ def matrix_strip(frames: Sequence[Any], rounds: Sequence[int]) -> style.Picture:
             if row == 0:
                 ax.set_title(f"round {t}", fontsize=9)
             if column == 0:
-                look: Any = {"rotation": 0, "ha": "right", "va": "center", "weight": "bold"}
-                ax.set_ylabel(label, color=SCENE_COLOURS[colour], **look)
+                ax.set_ylabel(
+                    label,
+                    color=SCENE_COLOURS[colour],
+                    rotation=0,
+                    ha="right",
+                    va="center",
+                    weight="bold",
+                )
     style.headline(figure, "The learned product is faint beside the noise in the same matrix")
     style.footer(figure, f"first {CORNER} rows and columns; shade: size of an entry, one scale")
     return figure

@@ -25,11 +25,15 @@ STEPS = 4
 SIDES = {"B": (1, "blue"), "A": (0, "orange")}
 
 
+def _rounds_of_both(method: Method) -> list[int]:
+    """Lists the rounds, from 1 on, in which both factors move."""
+    return [t + 1 for t in range(ROUNDS) if len(method.sides_in_round(t, STEPS)) > 1]
+
+
 def timeline_scene(method: Method) -> Scene:
     """Draws a schedule over six rounds of four local steps: a filled cell where a factor moves."""
     words = [method.sides_at_step(t, s) for t in range(ROUNDS) for s in range(STEPS)]
-    moved = [method.sides_in_round(t, STEPS) for t in range(ROUNDS)]
-    both = [t for t, sides in enumerate(moved, 1) if len(sides) > 1]
+    both = _rounds_of_both(method)
     marks = []
     names = []
     for side, (row, colour) in SIDES.items():
@@ -60,14 +64,14 @@ def timeline_words(method: Method) -> str:
     """Describes a schedule: how often factors move, when the mean is exact, what is sent."""
     words = [method.sides_at_step(t, s) for t in range(ROUNDS) for s in range(STEPS)]
     shares = [f"{side} moves in {np.mean([side in word for word in words]):.0%}" for side in SIDES]
-    moved = [method.sides_in_round(t, STEPS) for t in range(ROUNDS)]
-    both = [str(t) for t, sides in enumerate(moved, 1) if len(sides) > 1]
-    exact = f"the mean of the products is missed in rounds {', '.join(both)}, where both move"
+    both = _rounds_of_both(method)
+    rounds = ", ".join(map(str, both))
+    exact = f"the mean of the products is missed in rounds {rounds}, where both move"
     if not both:
         exact = "one factor is fixed in every round, so the mean of the products is exact"
     elif len(both) == ROUNDS:
         exact = "both move in every round, so the mean of the products is missed"
-    sent = sum(map(len, moved)) / (2 * ROUNDS)
+    sent = sum(len(method.sides_in_round(t, STEPS)) for t in range(ROUNDS)) / (2 * ROUNDS)
     return f"{' of the steps, '.join(shares)}; {exact}. Sent up: {sent:.0%} of FedLoRA's."
 
 
@@ -78,11 +82,7 @@ def schedule_explorer() -> Dial:
         rounds = tuple(part.strip() for part in schedule.split("|"))
         return timeline_scene(Method("of the dial", "", train=Cycle(rounds)))
 
-    return Dial(
-        "06/schedule_explorer",
-        scene,
-        schedule=SCHEDULES,
-    )
+    return Dial("06/schedule_explorer", scene, schedule=SCHEDULES)
 
 
 # ---- noise shaped by a frozen factor
@@ -144,8 +144,8 @@ def _regulator_scene(first: float, second: float, sigma: float, clip: str) -> Sc
     promised = 1 / sigma
     colour = "red" if mu > promised + 1e-9 else "green"
     bells = [np.exp(-((x - place) ** 2) / 2) for place in (0, promised, mu)]
-    real = float(theory.gdp_epsilon(mu, 1e-5))
-    nominal = float(theory.gdp_epsilon(promised, 1e-5))
+    real = theory.gdp_epsilon(mu, 1e-5)
+    nominal = theory.gdp_epsilon(promised, 1e-5)
     panels = [
         _plane("The factor: a row of ΔB", sigma / stretches, allowed),
         _plane("The product: a row of ΔB·A", sigma * np.ones(2), allowed * stretches),

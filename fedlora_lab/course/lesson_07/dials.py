@@ -35,7 +35,7 @@ def _filter_scene(taps: int, smoothness: float, noise: float, shuffle: bool) -> 
     filtered = binomial(taps)(torch.from_numpy(noised), "A").numpy()
     energy = spectrum(gradient, "A")
     gain = theory.filter_response(taps, CHANNELS) ** 2
-    kept = float(theory.filtered_energy(energy, taps))
+    kept = theory.filtered_energy(energy, taps)
     left = float(gain.mean())
     verdict = "One tap is no filter."
     if taps > 1:

@@ -33,8 +33,14 @@ def coupling(
     """
     figure, (plane, right) = style.subplots(9.6, 4.0, columns=2, width_ratios=[4, 3])
     b, a = np.meshgrid(np.linspace(-0.3, 2.3, 160), np.linspace(-0.3, 2.3, 160))
-    levels = (0.25, 0.5, 0.75, 1.5, 2.5)
-    plane.contour(b, a, np.abs(b * a - 1), levels=levels, colors=style.FAINT, linewidths=1)
+    plane.contour(
+        b,
+        a,
+        np.abs(b * a - 1),
+        levels=(0.25, 0.5, 0.75, 1.5, 2.5),
+        colors=style.FAINT,
+        linewidths=1,
+    )
     curve = np.linspace(0.43, 2.3, 100)
     plane.plot(curve, 1 / curve, color=style.RIGHT, lw=3, alpha=0.55)
     style.note(plane, 0.99, 0.31, "b·a = 1", style.RIGHT, 9, weight="bold", ha="right")
@@ -120,12 +126,11 @@ def sensors(shuffle: bool = False) -> Task:
     layer.weight.copy_(torch.eye(CHANNELS))
     model = nn.Sequential()
     model.add_module("map", layer)
-    data = tuple(draw(128) for _ in range(10))
     return Task(
         name="sensors",
         model=model.eval(),
         targets=("map",),
-        clients=data,
+        clients=tuple(draw(128) for _ in range(10)),
         test=draw(256),
         loss=squared_error,
         metrics=select_metrics((), "regression"),

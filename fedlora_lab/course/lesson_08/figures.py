@@ -29,8 +29,7 @@ class _Received:
     def __call__(self, tensor: Tensor) -> Tensor:
         if not tensor.any():  # the exercise knows no block of zeros: B at the start
             return tensor
-        row = tensor.flatten().double().numpy()
-        rounded = self.receive(row, np.array(normal_levels(4)), 64)
+        rounded = self.receive(tensor.flatten().double().numpy(), np.array(normal_levels(4)), 64)
         return torch.from_numpy(rounded).to(tensor).view_as(tensor)
 
     def bits(self, numbers: int) -> int:
@@ -56,8 +55,10 @@ def gradient_at(record: Any, rule: Callable[[Tensor], Tensor]) -> Float[np.ndarr
     task, lora, state = require_source(record)
     task = replace(task, clients=tuple((x[::4], y[::4]) for x, y in task.clients))
     changed = state.replace_tensors({key: rule(x) for key, x in state.tensors.items()})
-    parts = private_gradients((task, lora, changed))
-    rows = [torch.cat([x.flatten(1) for x in part.values()], 1) for part in parts]
+    rows = [
+        torch.cat([x.flatten(1) for x in part.values()], 1)
+        for part in private_gradients((task, lora, changed))
+    ]
     return torch.cat(rows).double().mean(0).numpy()
 
 

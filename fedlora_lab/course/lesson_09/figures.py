@@ -111,6 +111,8 @@ def plateaus(rates: pd.DataFrame, predicted: pd.Series) -> style.Picture:
         style.draw_dots(axes[-1], [], [], colour, 6, label=f"ε = {epsilon:g}")
     axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     style.headline(figure, "Noise decides the largest rate that a method survives")
-    text = "dots: within 3 points of the best (star); frame: last rate, as predicted from noise"
-    style.footer(figure, text)
+    style.footer(
+        figure,
+        "dots: within 3 points of the best (star); frame: last rate, as predicted from noise",
+    )
     return figure

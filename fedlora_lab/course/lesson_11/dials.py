@@ -8,7 +8,7 @@ from fedlora_lab import theory
 from fedlora_lab.attacks.reconstruction import as_image
 from fedlora_lab.course.lesson_11.figures import PIXELS, AttackedClient
 from fedlora_lab.course.widgets.dial import Dial
-from fedlora_lab.course.widgets.scene import Scene, axis, band, dots, line, panel, picture, text
+from fedlora_lab.course.widgets.scene import Scene, area, axis, dots, line, panel, picture, text
 
 NOISES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.22, 0.3, 0.5, 1, 2, 3)
 RELEASES = (1, 10, 100)
@@ -26,7 +26,7 @@ def _attack_scene(client: AttackedClient, noise: float, releases: int, scan: int
     lost = theory.vanishing_noise(RANK, PIXELS, releases)
     overlap = [theory.gradient_overlap(sigma, RANK, PIXELS, releases) for sigma in sigmas]
     closed = theory.gradient_overlap(noise, RANK, PIXELS, releases)
-    spent = float(theory.gdp_epsilon(theory.gaussian_mu(noise, releases), DELTA))
+    spent = theory.gdp_epsilon(theory.gaussian_mu(noise, releases), DELTA)
     seen = "can be read" if noise < 0.6 * lost else "fades" if noise < lost else "is lost"
     edge = min(lost, NOISES[-1])
     panels = [
@@ -36,7 +36,7 @@ def _attack_scene(client: AttackedClient, noise: float, releases: int, scan: int
             f"|cos| with the scan: {cosine:.2f}",
             axis("noise multiplier σ of each release", NOISES[0], NOISES[-1], log=True),
             axis("|cos|", 0, 1.04),
-            band([edge, NOISES[-1]], 0, 1.04, "green", 0.13),
+            area([edge, NOISES[-1], NOISES[-1], edge], [0, 0, 1.04, 1.04], "green", 0.13),
             text(NOISES[-1], 0.95, "image lost", "green", anchor="end", dx=-6),
             line(sigmas, overlap, "ink", "closed form"),
             dots(noise, cosine, "red", 7),

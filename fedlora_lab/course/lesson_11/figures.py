@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import mannwhitneyu, norm
+from scipy.stats import binomtest, mannwhitneyu, norm
 
 from fedlora_lab import tasks, theory
 from fedlora_lab._utils.validation import check_whole
@@ -20,7 +20,6 @@ from fedlora_lab.attacks.reconstruction import (
     input_from_a_gradient,
     similarity,
 )
-from fedlora_lab.audit import bounds
 from fedlora_lab.federated.records import Round, predict
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.plan import Lora
@@ -117,10 +116,9 @@ def beyond_threshold() -> pd.DataFrame:
         # The log-likelihood of each candidate, up to what all candidates share.
         fits = sent @ traces.T - traces.square().sum(1) / 2
         right = int((fits.argmax(1) == who).sum())
-        low = 1 - bounds.clopper_pearson_upper(DRAWS - right, DRAWS, 0.025)
-        high = bounds.clopper_pearson_upper(right, DRAWS, 0.025)
+        exact = binomtest(right, DRAWS).proportion_ci()  # Clopper and Pearson's
         most = float(norm.cdf(norm.ppf(chance) + 1 / sigma))
-        rows.append(("named (1/1,257)", sigma, right / DRAWS, low, high, most))
+        rows.append(("named (1/1,257)", sigma, right / DRAWS, *exact, most))
 
         present, absent = ((given * traces[who]).sum(1).numpy() for given in (sent, noise[1]))
         pairs = zip(np.split(present, 10), np.split(absent, 10), strict=True)

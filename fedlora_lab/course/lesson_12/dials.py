@@ -1,6 +1,7 @@
 """The dial of notebook 12: one audit in one run, with or without a bug."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -39,9 +40,8 @@ def _audit_scene(canaries: int, epsilon: float, leak: float) -> Scene:
         at = min(value, EDGE)
         left = at > 0.55 * EDGE
         drawn.append(line([at, at], [-0.16, height], ink, width=1.6))
-        anchor = "end" if left else "start"
-        dx = -5 if left else 5
-        drawn.append(text(at, height, words, ink, anchor=anchor, dx=dx, dy=4))
+        beside: Any = {"anchor": "end", "dx": -5} if left else {"dx": 5}
+        drawn.append(text(at, height, words, ink, dy=4, **beside))
     panels = [
         panel(
             "What is seen of canaries: the further apart, the easier to guess",

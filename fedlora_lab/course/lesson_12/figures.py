@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from fedlora_lab.audit import bounds
 from fedlora_lab.plots import style
@@ -83,8 +84,6 @@ def power_table(epsilon: float) -> pd.DataFrame:
             ]
             for leak in LEAKS:
                 caught = int((right[leak] >= least).any(1).sum())
-                low = 1 - bounds.clopper_pearson_upper(REPEATS - caught, REPEATS, 0.025)
-                high = bounds.clopper_pearson_upper(caught, REPEATS, 0.025)
-                rows.append((kind, m, leak, caught / REPEATS, low, high))
-    columns = ["kind", "canaries", "leak", "mean", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
+                exact = binomtest(caught, REPEATS).proportion_ci()  # Clopper and Pearson's
+                rows.append((kind, m, leak, caught / REPEATS, *exact))
+    return pd.DataFrame(rows, columns=["kind", "canaries", "leak", "mean", "low", "high"])

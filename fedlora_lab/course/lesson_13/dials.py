@@ -23,21 +23,20 @@ def epsilon_by_observer(trust: str, sigma: float, clients: int, colluders: int) 
     Returns: who -> epsilon at 1e-5; infinite for who sees an upload without noise.
     Guarantees: test_dials.py::test_the_epsilon_by_observer.
     """
-    stated = float(theory.gdp_epsilon(1 / sigma, DELTA))
+    stated = theory.gdp_epsilon(1 / sigma, DELTA)
     if trust == "central":
         return {"public": stated, "server": math.inf, "together": math.inf}
     if trust == "local":
-        crowd = float(theory.gdp_epsilon(1 / sigma / math.sqrt(clients), DELTA))
+        crowd = theory.gdp_epsilon(1 / sigma / math.sqrt(clients), DELTA)
         return {"public": crowd, "server": stated, "together": stated}
     remaining = theory.surviving_multiplier(sigma, clients, clients - colluders)
-    together = float(theory.gdp_epsilon(1 / remaining, DELTA))
+    together = theory.gdp_epsilon(1 / remaining, DELTA)
     return {"public": stated, "server": stated, "together": together}
 
 
 def _trust_scene(trust: str, clients: int, epsilon: float, colluders: int) -> Scene:
     """Draws the noise that a promise needs, and who faces which ε."""
 
-    rows = {"ticks": [0, 1, 2]}
     others = min(colluders, clients - 1)
     sigma = gaussian_noise_multiplier(float(epsilon))
     faced = epsilon_by_observer(trust, sigma, clients, others)
@@ -60,14 +59,16 @@ def _trust_scene(trust: str, clients: int, epsilon: float, colluders: int) -> Sc
         panel(
             "The same promise needs other noise",
             axis("noise on the mean, in units of C", 1e-4, 100, log=True),
-            axis("", 2.6, -0.6, names=[f"trust {words}" for words in TRUSTS.values()], **rows),
+            axis(
+                "", 2.6, -0.6, ticks=range(3), names=[f"trust {words}" for words in TRUSTS.values()]
+            ),
             *noise,
             wide=True,
         ),
         panel(
             "Who faces which ε",
             axis("ε (dashed: promised)", 0.03, 3000, log=True),
-            axis("", 2.6, -0.6, names=observers, **rows),
+            axis("", 2.6, -0.6, ticks=range(3), names=observers),
             *seen,
             line([epsilon, epsilon], [2.6, -0.6], "ink", dash="4 3", width=1.6),
             wide=True,

@@ -58,14 +58,10 @@ def describe_control(
         stops: numbers, or value -> what is shown of it.
         label, caption, unit: what it is called, one line on what it does, what follows a number.
     """
-    if isinstance(stops, Mapping):
-        values = list(stops)
-        texts = list(stops.values())
-    else:
-        values = [value.item() if isinstance(value, np.generic) else value for value in stops]
-        texts = [f"{value:,.4g} {unit}".strip() for value in stops]
-    shown = {"label": label, "caption": caption, "values": values, "texts": texts}
-    return shown | {"menu": isinstance(stops, Mapping)}
+    menu = isinstance(stops, Mapping)
+    texts = stops.values() if menu else [f"{value:,.4g} {unit}".strip() for value in stops]
+    shown = {"label": label, "caption": caption, "values": list(stops), "texts": list(texts)}
+    return {**shown, "menu": menu}
 
 
 # ---- tables
@@ -107,10 +103,10 @@ def tabulate(scene: Callable[..., Scene], controls: Mapping[str, Any]) -> dict[s
     for values in itertools.product(*stops):
         panels, say = scene(**dict(zip(controls, values, strict=True)))
         pieces = [say] if isinstance(say, str) else say
-        scene_parts = {"panels": panels, "say": [{"words": piece} for piece in pieces]}
-        scenes.append(plain_values(scene_parts))
-    shape = tuple(map(len, stops))
-    return _merge(scenes, list(controls), shape)
+        scenes.append(
+            plain_values({"panels": panels, "say": [{"words": piece} for piece in pieces]})
+        )
+    return _merge(scenes, list(controls), tuple(map(len, stops)))
 
 
 def _merge(parts: list[Any], names: list[str], shape: tuple[int, ...]) -> Any:
@@ -182,8 +178,9 @@ class Dial(anywidget.AnyWidget):
         lesson, _, dial = name.partition("/")
         path = HERE.parent / f"lesson_{lesson}" / "dials.toml"
         words = tomllib.loads(path.read_text(encoding="utf-8"))[dial]
-        described = words["controls"]
-        controls = {key: describe_control(some, *described[key]) for key, some in stops.items()}
+        controls = {
+            key: describe_control(some, *words["controls"][key]) for key, some in stops.items()
+        }
         self._scene = scene
         self._about = words["about"]
         self.add_traits(_esm=traitlets.Unicode(widget_module("dial")).tag(sync=True))

@@ -117,9 +117,8 @@ class Workbench(anywidget.AnyWidget):
             "start": self._start if first.task.public_test else None,
         }
         self.sweep = self._first_sweep
-        self.say = self._sentence()
         self._publish_values()
-        self._publish(work.READY)
+        self._publish()
         self.on_msg(lambda _, message, buffers: self.act(**message))
         older = _OPEN.get(first.task.name)
         if older is not None:
@@ -217,8 +216,8 @@ class Workbench(anywidget.AnyWidget):
 
         Args: do: name of the deed; given: its arguments.
         """
-        names = ("start", "pause", "resume", "stop", "reset", "preset", "suggest")
-        deeds: dict[str, Any] = {name: getattr(self, name) for name in (*names, "run_sweep")}
+        names = ("start", "pause", "resume", "stop", "reset", "preset", "suggest", "run_sweep")
+        deeds: dict[str, Any] = {name: getattr(self, name) for name in names}
         deeds["set"] = lambda values: self.set(**values)
         deeds["row"] = self.change_row
         deeds["hello"] = lambda: [self._send_row(row) for row in list(self.rows)]
@@ -336,7 +335,7 @@ class Workbench(anywidget.AnyWidget):
         self._setting = ""
         self.sweep = self._first_sweep
         self._publish_values()
-        self._publish(work.READY)
+        self._publish()
 
     def _forget(self, rows: Sequence[RunRow]) -> None:
         with self._lock:
@@ -350,9 +349,7 @@ class Workbench(anywidget.AnyWidget):
         """
         row = next(row for row in self.rows if row.id == id)
         row.shown = shown
-        if deleted:
-            self._forget([row])
-        self._publish()
+        self._forget([row] if deleted else [])
 
     def close(self) -> None:
         """Ends the threads and takes the widget down."""
@@ -549,7 +546,6 @@ def live(
     """
     row = methods.get(method)
     # Without what a calibration for another ε set.
-    free = dict.fromkeys(("noise_multiplier", "sample_rate", "target"))
-    plain = (privacy or Privacy()).replace(**free)
+    plain = (privacy or Privacy()).replace(noise_multiplier=None, sample_rate=None, target=None)
     first = RunConfig(task, row, plan or Plan(), plain, epsilon, lora_of(lora), seed)
     return Workbench(first, plan is None, presets, sweep)

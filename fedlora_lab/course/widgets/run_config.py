@@ -66,8 +66,9 @@ class RunConfig:
         """Runs it: yields a tick after every local step, a record after every round."""
         from fedlora_lab.federated.run import ticks  # slow to import
 
-        privacy = self.calibrated()
-        return ticks(self.task, self.method, privacy, self.plan, lora=self.lora, seed=self.seed)
+        return ticks(
+            self.task, self.method, self.calibrated(), self.plan, lora=self.lora, seed=self.seed
+        )
 
     def suggestion(self) -> Suggestion:
         """Suggests a learning rate for method, ε and unit, with plain gradient descent."""
@@ -94,12 +95,11 @@ class RunConfig:
 
     def with_rate(self, lr: float) -> "RunConfig":
         """Returns the same run at another learning rate of B; A's keeps its ratio to it."""
-        rates_of_sides = self.plan.lr
-        if isinstance(rates_of_sides, Mapping):
+        changed: Any = lr
+        if isinstance(self.plan.lr, Mapping):
             ratio = lr / (self.plan.rate("B") or 1.0)
-            changed = {side: rate * ratio for side, rate in rates_of_sides.items()}
-            return replace(self, plan=self.plan.replace(lr=changed))
-        return replace(self, plan=self.plan.replace(lr=lr))
+            changed = {side: rate * ratio for side, rate in self.plan.lr.items()}
+        return replace(self, plan=self.plan.replace(lr=changed))
 
     def facts(self) -> Facts:
         """Returns numbers known before the run: σ, sample rate, ρ and bytes.

@@ -52,9 +52,7 @@ class RunRow:
     def ends(self, measure: str) -> list[tuple[float, float]]:
         """Returns a measure before training and last, of each seed that got past its start."""
         runs = [points for points in self.points.values() if len(points) > 1]
-        return [
-            (points[0].get(measure, math.nan), points[-1].get(measure, math.nan)) for points in runs
-        ]
+        return [(points[0][measure], points[-1][measure]) for points in runs]
 
     def score(self, measure: str) -> tuple[float, float]:
         """Returns mean and half-width of the interval of a measure's last values."""
@@ -68,8 +66,7 @@ class RunRow:
             drawn[measure] = []
             for t, point in enumerate(longest):
                 runs = [points[t] for points in self.points.values() if t < len(points)]
-                values = np.array([run.get(measure, math.nan) for run in runs])
-                mean, half = t_interval(values)
+                mean, half = t_interval(np.array([run[measure] for run in runs]))
                 half = 0.0 if math.isnan(half) else half
                 numbers = [point["round"], mean, mean - half, mean + half]
                 # JSON has no infinity: a gap is drawn where there is no number.

@@ -83,8 +83,16 @@ def panel(
         square: whether a unit is as long across as upwards.
         bare: whether it has no axes.
     """
-    looks = {"wide": wide, "height": height, "square": square, "bare": bare}
-    return {"title": title, "x": x, "y": y, "marks": list(marks), **looks}
+    return {
+        "title": title,
+        "x": x,
+        "y": y,
+        "marks": list(marks),
+        "wide": wide,
+        "height": height,
+        "square": square,
+        "bare": bare,
+    }
 
 
 def picture(title: str, pixels: ArrayLike, colour: str = "") -> dict[str, Any]:
@@ -123,8 +131,16 @@ def line(
     Args: x, y: (n,), NaN where there is nothing; colour: of `COLOURS`; name: its words; labelled,
         dash, width: how it looks.
     """
-    mark = {"kind": "line", "x": x, "y": y, "colour": colour, "name": name, "width": width}
-    return mark | {"dash": dash, "label": name if labelled else ""}
+    return {
+        "kind": "line",
+        "x": x,
+        "y": y,
+        "colour": colour,
+        "name": name,
+        "width": width,
+        "dash": dash,
+        "label": name if labelled else "",
+    }
 
 
 def area(x: ArrayLike, y: ArrayLike, colour: str, opacity: float = 0.18) -> dict[str, Any]:
@@ -135,19 +151,6 @@ def area(x: ArrayLike, y: ArrayLike, colour: str, opacity: float = 0.18) -> dict
     return {"kind": "area", "x": x, "y": y, "colour": colour, "opacity": opacity}
 
 
-def band(
-    x: ArrayLike, low: ArrayLike, high: ArrayLike, colour: str, opacity: float = 0.18
-) -> dict[str, Any]:
-    """Describes the area between two lines.
-
-    Args: x, low, high: the lines, (n,); colour: of `COLOURS`; opacity: in [0, 1].
-    """
-    around = np.concatenate(
-        [np.broadcast_to(low, np.shape(x)), np.broadcast_to(high, np.shape(x))[::-1]]
-    )
-    return area(np.concatenate([x, np.asarray(x)[::-1]]), around, colour, opacity)
-
-
 def bars(
     left: ArrayLike, bottom: ArrayLike, right: ArrayLike, top: ArrayLike, colour: str
 ) -> dict[str, Any]:
@@ -155,18 +158,9 @@ def bars(
 
     Args: left, bottom, right, top: their sides, (n,); colour: of `COLOURS`.
     """
-    sides = dict(
-        zip(
-            ("left", "bottom", "right", "top"),
-            np.broadcast_arrays(left, bottom, right, top),
-            strict=True,
-        )
-    )
-    return {
-        "kind": "bars",
-        "colour": colour,
-        **{name: np.atleast_1d(v) for name, v in sides.items()},
-    }
+    sides = np.broadcast_arrays(*np.atleast_1d(left, bottom, right, top))
+    named = zip(("left", "bottom", "right", "top"), sides, strict=True)
+    return {"kind": "bars", "colour": colour, **dict(named)}
 
 
 def dots(x: ArrayLike, y: ArrayLike, colour: str = "ink", size: float = 5.0) -> dict[str, Any]:
@@ -174,8 +168,14 @@ def dots(x: ArrayLike, y: ArrayLike, colour: str = "ink", size: float = 5.0) -> 
 
     Args: x, y: (n,), or one dot; colour: of `COLOURS`; size: radius in pixels.
     """
-    where = {"x": np.atleast_1d(x), "y": np.atleast_1d(y)}
-    return {"kind": "dots", **where, "colour": colour, "size": size, "opacity": 1.0}
+    return {
+        "kind": "dots",
+        "x": np.atleast_1d(x),
+        "y": np.atleast_1d(y),
+        "colour": colour,
+        "size": size,
+        "opacity": 1.0,
+    }
 
 
 def text(
@@ -194,8 +194,18 @@ def text(
     Args: x, y: the place; words, colour: what is written; anchor: "start", "middle" or "end"; bold:
         of the letters; dx, dy: pixels to the right and down.
     """
-    looks = {"colour": colour, "anchor": anchor, "bold": bold, "size": 11.5}
-    return {"kind": "text", "x": x, "y": y, "words": words, "dx": dx, "dy": dy, **looks}
+    return {
+        "kind": "text",
+        "x": x,
+        "y": y,
+        "words": words,
+        "dx": dx,
+        "dy": dy,
+        "colour": colour,
+        "anchor": anchor,
+        "bold": bold,
+        "size": 11.5,
+    }
 
 
 # ---- the static figure
@@ -225,14 +235,12 @@ class Sentence(str):
 
 
 def _draw_panel(ax: Axes, shown: dict[str, Any], letters: int) -> None:
-    title = textwrap.fill(shown["title"], max(24, letters))
-    ax.set_title(title, fontsize=9.5)
+    ax.set_title(textwrap.fill(shown["title"], max(24, letters)), fontsize=9.5)
     for name in ("x", "y"):
         place = shown[name]
-        ax.set(
-            **{f"{name}scale": "log" if place["log"] else "linear", f"{name}lim": place["range"]}
-        )
-        ax.set(**{f"{name}label": place["label"]})
+        scale = "log" if place["log"] else "linear"
+        shape = {f"{name}scale": scale, f"{name}lim": place["range"]}
+        ax.set(**shape, **{f"{name}label": place["label"]})
         if "ticks" in place:
             ax.set(**{f"{name}ticks": place["ticks"]})
         if "names" in place:
@@ -265,21 +273,43 @@ def _draw_area(ax: Axes, mark: dict[str, Any], colour: str) -> None:
 def _draw_bars(ax: Axes, mark: dict[str, Any], colour: str) -> None:
     wide = np.subtract(mark["right"], mark["left"])
     high = np.subtract(mark["top"], mark["bottom"])
-    look: Any = {"color": colour, "align": "edge", "edgecolor": style.CARD, "linewidth": 0.4}
-    ax.bar(mark["left"], high, wide, mark["bottom"], **look)
+    ax.bar(
+        mark["left"],
+        high,
+        wide,
+        mark["bottom"],
+        color=colour,
+        align="edge",
+        edgecolor=style.CARD,
+        linewidth=0.4,
+    )
 
 
 def _draw_dots(ax: Axes, mark: dict[str, Any], colour: str) -> None:
-    look: Any = {"ms": 1.2 * mark["size"], "clip_on": True}
-    style.draw_dots(ax, mark["x"], mark["y"], colour, mew=0.6 if mark["size"] >= 4 else 0, **look)
+    style.draw_dots(
+        ax,
+        mark["x"],
+        mark["y"],
+        colour,
+        mew=0.6 if mark["size"] >= 4 else 0,
+        ms=1.2 * mark["size"],
+        clip_on=True,
+    )
 
 
 def _draw_text(ax: Axes, mark: dict[str, Any], colour: str) -> None:
     aligned = {"start": "left", "middle": "center", "end": "right"}[mark["anchor"]]
     weight = "bold" if mark["bold"] else "normal"
-    moved: Any = {"xytext": (0.75 * mark["dx"], -0.75 * mark["dy"]), "textcoords": "offset points"}
-    look: Any = {"color": colour, "ha": aligned, "fontsize": 8.5, "weight": weight}
-    ax.annotate(mark["words"], (mark["x"], mark["y"]), **moved, **look)
+    ax.annotate(
+        mark["words"],
+        (mark["x"], mark["y"]),
+        xytext=(0.75 * mark["dx"], -0.75 * mark["dy"]),
+        textcoords="offset points",
+        color=colour,
+        ha=aligned,
+        fontsize=8.5,
+        weight=weight,
+    )
 
 
 def shades_of(colour: str) -> LinearSegmentedColormap:

@@ -168,8 +168,12 @@ def count_correct(scores: Scores, included: Sequence[bool] | np.ndarray, guesses
 def _without_nan(name: str, scores: Scores) -> np.ndarray:
     """Converts the scores to an array; NaN is refused, since no threshold would count it."""
     scores = np.asarray(scores, float)
-    expected = "numbers: a release that is not finite is a finding by itself"
-    check(not np.isnan(scores).any(), name, "with NaN", expected)
+    check(
+        not np.isnan(scores).any(),
+        name,
+        "with NaN",
+        "numbers: a release that is not finite is a finding by itself",
+    )
     return scores
 
 

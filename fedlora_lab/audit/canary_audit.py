@@ -169,8 +169,8 @@ class Audit:
         power = f"{self.canaries} canaries can show {self.ceiling:.3g}"
         relation = "<=" if self.holds else ">"
         bound = f"epsilon {self.epsilon_lower:.3g} {relation} {self.claimed:.3g}"
-        verdict = f"{bound} at delta {self.delta:g}"
-        return f"{self.method}, {self.unit}: {verdict} ({self.confidence:.0%} sure; {power}){bug}"
+        sure = f"at delta {self.delta:g} ({self.confidence:.0%} sure; {power})"
+        return f"{self.method}, {self.unit}: {bound} {sure}{bug}"
 
     def __repr__(self) -> str:
         return f"Audit: {self}"

@@ -113,8 +113,13 @@ def insert_canaries(
         new = int(torch.cat(persons).max()) + 1 + torch.arange(count)
         persons = tuple(torch.cat([ids, new[owner == k]]) for k, ids in enumerate(persons))
     names = (*task.client_names, *(f"canary {i}" for i in range(len(clients) - old)))
-    info = {**task.info, "canaries": count}
-    full = replace(task, clients=tuple(clients), client_names=names, info=info, persons=persons)
+    full = replace(
+        task,
+        clients=tuple(clients),
+        client_names=names,
+        info={**task.info, "canaries": count},
+        persons=persons,
+    )
     return Canaries(mark_examples(full, marks), examples, owner, included, weights)
 
 

@@ -37,8 +37,7 @@ def canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Ten
         of_client = (canaries.owner == k).nonzero().squeeze(1)
         values = dict(run.state.server.tensors)
         values |= {key: tensor[k] for key, tensor in personal.items()}
-        inputs = take(x, of_client)
-        outputs = per_example.model_outputs(task, run.prepared.adapted, values, inputs)
+        outputs = per_example.model_outputs(task, run.prepared.adapted, values, take(x, of_client))
         losses[of_client] = task.loss(outputs, y[of_client]).double()
     return losses
 
@@ -125,13 +124,12 @@ def trace_round(run: Recorder, canaries: Canaries) -> Trace | None:
     owner = release if run.spec.by_step else torch.zeros_like(release)
     # Of each canary's loud loss where the round began, whether it took part or not.
     x, y = canaries.examples
-    data = (take(x, who), encode_marks(y[who], canaries.weights[who]))
     signal = per_example.per_example_gradients(
         canaries.task,
         run.prepared.adapted,
         released.start,
         tuple(seen),
-        data,
+        (take(x, who), encode_marks(y[who], canaries.weights[who])),
         owner,
         run.spec.method,
         run.everyone.start,

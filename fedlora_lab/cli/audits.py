@@ -77,8 +77,9 @@ def rebuild_cells(path: Path, rounds: int | None, seed: int) -> list[Cell]:
             plan = plan if rounds is None else plan.replace(rounds=rounds)
             cells.append(replace(cell, plan=plan, privacy=terms and Privacy(**terms)))
     except (KeyError, TypeError, AttributeError) as error:
-        expected = f"expected the settings of a run ({error})"
-        raise ValueError(f"{path / 'settings.json'}: {expected}") from error
+        raise ValueError(
+            f"{path / 'settings.json'}: expected the settings of a run ({error})"
+        ) from error
     check(bool(cells), "folder", str(path), "a run folder with a method")
     return cells
 

@@ -223,8 +223,9 @@ def private_gradients(origin: Origin, sides: str = "AB") -> Iterator[Tensors]:
     x, y = concatenate(task.clients)
     # In parts: all gradients at once would not fit into memory.
     for index in torch.arange(len(y)).split(256):
-        part = take(x, index), y[index]
-        yield per_example.gradients_at(task, adapted, state.tensors, moving, part)
+        yield per_example.gradients_at(
+            task, adapted, state.tensors, moving, (take(x, index), y[index])
+        )
 
 
 def gradient_spectra(record: Trained, clip_norm: float = 1.0) -> "pd.DataFrame":
@@ -250,6 +251,9 @@ def gradient_spectra(record: Trained, clip_norm: float = 1.0) -> "pd.DataFrame":
         for key, total in totals.items():
             energy = spectrum(total / sum(origin[0].sizes), factor)
             place = np.arange(len(energy)) / len(energy)
-            columns = {"layer": key.layer, "side": factor, "frequency": place, "energy": energy}
-            frames.append(pd.DataFrame(columns))
+            frames.append(
+                pd.DataFrame(
+                    {"layer": key.layer, "side": factor, "frequency": place, "energy": energy}
+                )
+            )
     return pd.concat(frames, ignore_index=True)

@@ -66,8 +66,9 @@ def report(path: str | Path) -> Path:
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         # Of a damaged file anything may be raised; a reader needs one line.
         reason = f"{type(error).__name__}: {error_text(error, 120)}"
-        expected = f"expected settings, frame and ledger of one run ({reason})"
-        raise ValueError(f"{path}: {expected}") from error
+        raise ValueError(
+            f"{path}: expected settings, frame and ledger of one run ({reason})"
+        ) from error
     write_atomically(path / PAGE, text, shared=True)
     return path / PAGE
 
@@ -148,9 +149,12 @@ def data_address(figure: Any) -> str:
     buffer = io.BytesIO()
     # Neither a date nor random identifiers: the same run gives the same bytes.
     with matplotlib.rc_context({"svg.hashsalt": "fedlora_lab"}):
-        metadata = {"Date": None, "Creator": None}
         figure.savefig(
-            buffer, format="svg", pad_inches=0.08, bbox_inches="tight", metadata=metadata
+            buffer,
+            format="svg",
+            pad_inches=0.08,
+            bbox_inches="tight",
+            metadata={"Date": None, "Creator": None},
         )
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 

@@ -166,8 +166,9 @@ class Folder:
         Raises: ``ValueError`` where the folder holds a run and its key is gone.
         """
         usable = files.has_key(self.path) or not (self.path / "settings.json").exists()
-        expected = "a run folder with its subfolder private/ as it was"
-        check(usable, "folder", str(self.path), expected)
+        check(
+            usable, "folder", str(self.path), "a run folder with its subfolder private/ as it was"
+        )
         return files.keyed_digest(self.path, fingerprint)
 
     @property

@@ -44,8 +44,7 @@ def summary(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:
     ends = run_ends(frame, measure)
     measure = headline_measure(frame) if measure is None else measure
     whole_model = frame[frame["layer"] == "all"].fillna({"seed": -1})
-    places = ["method", "seed", "round"]
-    table = whole_model.pivot(index=places, columns="measure", values="value")
+    table = whole_model.pivot(index=["method", "seed", "round"], columns="measure", values="value")
     table = table.reindex(columns=[measure, "deviation", "epsilon", *TOTALS])
     runs = table.groupby(level=["method", "seed"])
     # No earlier round stands in for the last one, and a sum with an unknown part is unknown.

@@ -38,8 +38,7 @@ def check_accounting(claims: Claims) -> Iterator[Finding]:
     text = f"{claims.steps} steps, {LAWS[claims.sampling]}: ε = {spent:.4g} at δ = {claims.delta:g}"
     verdict: Verdict = "cannot tell"
     if claims.epsilon is not None:
-        holds = claims.epsilon >= spent * (1 - EPSILON_SLACK)
-        verdict = "sound" if holds else "broken"
+        verdict = "sound" if claims.epsilon >= spent * (1 - EPSILON_SLACK) else "broken"
         text += f"; claimed {claims.epsilon:.4g}"
     yield Finding(check, text, spent, "all steps", verdict=verdict)
     if claims.dataset_size is not None and claims.delta * claims.dataset_size >= 1:

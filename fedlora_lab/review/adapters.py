@@ -72,8 +72,10 @@ class OpacusStep:
 
     def __post_init__(self) -> None:
         self.state = copy.deepcopy(self.optimizer.state_dict())
-        named = [*self.module.named_parameters(), *self.module.named_buffers()]
-        self.tensors = {name.removeprefix("_module."): x for name, x in named}
+        self.tensors = {
+            name.removeprefix("_module."): x
+            for name, x in [*self.module.named_parameters(), *self.module.named_buffers()]
+        }
         self.start = {name: x.detach().clone() for name, x in self.tensors.items()}
         self.trained = {name: x for name, x in self.tensors.items() if x.requires_grad}
 
@@ -201,9 +203,9 @@ def opacus(
 
     Guarantees: test_opacus_passes, test_a_review_leaves_no_trace.
     """
-    for name in ("noise_multiplier", "max_grad_norm"):
-        expected = "an optimizer that make_private returned"
-        check(hasattr(optimizer, name), "optimizer", type(optimizer).__name__, expected)
+    private = hasattr(optimizer, "noise_multiplier") and hasattr(optimizer, "max_grad_norm")
+    expected = "an optimizer that make_private returned"
+    check(private, "optimizer", type(optimizer).__name__, expected)
     check(criterion is not None or loss is not None, "criterion", None, "the loss of your training")
 
     def criterion_loss(module: nn.Module, batch: Foreign) -> Tensor:
@@ -215,7 +217,7 @@ def opacus(
     chosen = np.unique(np.linspace(0, count - 1, min(EXAMPLES, count)).astype(int))
     data = [loader.dataset[int(i)] for i in chosen]
     loader.collate_fn(data)  # Opacus learns from a first batch what an empty one looks like
-    private = OpacusStep(module, optimizer, loss or criterion_loss, loader.collate_fn, metrics)
+    subject = OpacusStep(module, optimizer, loss or criterion_loss, loader.collate_fn, metrics)
     mean = getattr(optimizer, "loss_reduction", "mean") == "mean"
     sampler = _batch_sampler(loader)
     claims = Claims(
@@ -229,10 +231,10 @@ def opacus(
         steps=steps,
         epsilon=epsilon,
         delta=delta,
-        frozen=private.frozen,
+        frozen=subject.frozen,
         seeded=not getattr(optimizer, "secure_mode", False),
     )
-    return step(private, data, claims, loader=_drawn_batches(loader), draws=draws, seed=seed)
+    return step(subject, data, claims, loader=_drawn_batches(loader), draws=draws, seed=seed)
 
 
 # ---- Flower

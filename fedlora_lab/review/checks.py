@@ -57,8 +57,7 @@ def check_noise_size(trials: Trials) -> Iterator[Finding]:
         values = noise.pairs[:, part]
         rms = float(np.sqrt(np.mean(values**2)))
         text = f"the noise has {rms:.3g} times the claimed standard deviation"
-        p = 2 * min(ratio_tails(rms**2, values.size))
-        looks.append(Finding(check, text, rms, name, p=p))
+        looks.append(Finding(check, text, rms, name, p=2 * min(ratio_tails(rms**2, values.size))))
     yield looks.pop(0)
     # Of single tensors the one that differs most: a single one without noise stands out.
     odd = min(looks, key=lambda look: look.p or 0.0)
@@ -94,8 +93,13 @@ def silent_batches(trials: Trials) -> Iterator[tuple[str, Batch]]:
 def strongest(ties: list[Tie], example: str) -> Finding:
     """The least likely of all correlations, with a p-value for all of them together."""
     p, r, where = min(ties)
-    text = f"the noise correlates by {r:.2g}: {where}"
-    return Finding("noise independence", text, r, example, p=min(1.0, p * len(ties)))
+    return Finding(
+        "noise independence",
+        f"the noise correlates by {r:.2g}: {where}",
+        r,
+        example,
+        p=min(1.0, p * len(ties)),
+    )
 
 
 def check_independence(trials: Trials, others: Mapping[str, Step]) -> Iterator[Finding]:
@@ -104,8 +108,7 @@ def check_independence(trials: Trials, others: Mapping[str, Step]) -> Iterator[F
     noise = trials.noise
     workers = {"the step": noise}
     for name, function in others.items():
-        out = Outputs(function, trials.seed, trials.batch)
-        workers[name] = trials.noise_of(trials.quiet, out)
+        workers[name] = trials.noise_of(trials.quiet, Outputs(function, trials.seed, trials.batch))
     for name, drawn in workers.items():
         if not drawn.finite:
             text = f"{name} returns NaN or infinity for ordinary examples"
@@ -211,7 +214,8 @@ def check_frozen(trials: Trials) -> Iterator[Finding]:
     changes = trials.out.changes(trials.noised)
     name = max(names, key=changes.__getitem__)
     if changes[name]:
-        text = f"{name} changes by {changes[name]:.3g}"
-        yield Finding("frozen", text, changes[name], name, "broken")
+        yield Finding(
+            "frozen", f"{name} changes by {changes[name]:.3g}", changes[name], name, "broken"
+        )
     else:
         yield Finding("frozen", f"{few(names, 4)}: the same in every call", 0.0, name)

@@ -304,6 +304,7 @@ def engine(
     >>> fl.review.engine(task, "fedlora", privacy, plan).sound
     True
     """
-    setup = {"lora": lora, "round_index": round_index, "seed": seed, "bug": bug}
-    subject = engine_subject(task, method, privacy, plan, **setup)
+    subject = engine_subject(
+        task, method, privacy, plan, lora=lora, round_index=round_index, seed=seed, bug=bug
+    )
     return step(**subject, batch=UNITS, draws=draws, seed=seed)

@@ -73,8 +73,7 @@ def ties_within(noise: Noise) -> list[Tie]:
     ties = ties_between(noise, noise, "the step")
     few = noise.places([*noise.parts], max(2, COMPARED_COLUMNS // len(noise.parts)))
     for view in both_views(noise.centred[:, few]):
-        where = "a number of one call and one of the next"
-        ties += ties_of_columns(view[:-1], view[1:], where)
+        ties += ties_of_columns(view[:-1], view[1:], "a number of one call and one of the next")
     return ties
 
 

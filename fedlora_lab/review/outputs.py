@@ -31,8 +31,7 @@ class Outputs:
         arrays = self._read(first, 0)
         self.shapes = {name: x.shape for name, x in arrays.items()}
         ends = np.cumsum([x.size for x in arrays.values()]).tolist()
-        starts = [0, *ends[:-1]]
-        self.places = {name: slice(a, b) for name, a, b in zip(arrays, starts, ends)}
+        self.places = {name: slice(a, b) for name, a, b in zip(arrays, [0, *ends[:-1]], ends)}
         self.size = ends[-1]
         self.low = np.full(self.size, np.inf)
         self.high = np.full(self.size, -np.inf)

@@ -147,8 +147,9 @@ def step(
         size = batch_size(batch, claims, len(data))
         even = draws // 2 * 2  # noise is measured from pairs of calls
         with ignore_warnings(RuntimeWarning, ""):
-            trials = Trials(function, [*data], claims, batch=size, draws=even, seed=seed)
-            findings += step_findings(trials, others or {})
+            findings += step_findings(
+                Trials(function, [*data], claims, batch=size, draws=even, seed=seed), others or {}
+            )
     by_check = judge_findings(findings, significance)
     return Review(
         findings=tuple(by_check.values()),

@@ -17,8 +17,12 @@ def draw_epochs(loader: Loader, n: int, seed: int) -> list[list[list[int]]]:
     epochs: list[list[list[int]]] = []
     while sum(map(len, epochs)) < LEAST_BATCHES and len(epochs) < LEAST_BATCHES:
         drawn = loader(seed * 1_000_003 + len(epochs))
-        expected = "to return batches, lists of indices"
-        check(hasattr(drawn, "__iter__"), "loader", type(drawn).__name__, expected)
+        check(
+            hasattr(drawn, "__iter__"),
+            "loader",
+            type(drawn).__name__,
+            "to return batches, lists of indices",
+        )
         epochs.append([[int(i) for i in batch] for batch in drawn])
     batches = [batch for epoch in epochs for batch in epoch]
     check(len(batches) > 1, "loader", len(batches), "more than one batch")

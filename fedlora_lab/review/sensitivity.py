@@ -96,8 +96,12 @@ def tipping_point(trials: Trials, start: Example, end: Example) -> Neighbours:
     new = batch(sorted({*after} - {*before}))
     lost = batch(sorted({*before} - {*after}))
     starts = sum(i < length for i in before)
-    text = f"{starts} copies of one and {len(before) - starts} of another example, one changed"
-    return Neighbours(text, batch(shared), new, lost)
+    return Neighbours(
+        f"{starts} copies of one and {len(before) - starts} of another example, one changed",
+        batch(shared),
+        new,
+        lost,
+    )
 
 
 def farthest_step(trials: Trials, way: Sequence[Batch], start: Batch, end: Batch) -> int:
@@ -109,8 +113,10 @@ def farthest_step(trials: Trials, way: Sequence[Batch], start: Batch, end: Batch
         points = np.array([trials.in_clips(trials.out(batch, 0)) for batch in way])
     else:
         direction = trials.direction(end, start)
-        calls = zip(way, trials.fresh)
-        along = [trials.in_clips(trials.out(batch, draw)) @ direction for batch, draw in calls]
+        along = [
+            trials.in_clips(trials.out(batch, draw)) @ direction
+            for batch, draw in zip(way, trials.fresh)
+        ]
         points = np.array(along)[:, None]
     sizes = np.linalg.norm(np.diff(points, axis=0), axis=1)
     return int(np.argmax(np.nan_to_num(sizes, nan=np.inf)))

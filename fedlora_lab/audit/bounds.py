@@ -336,9 +336,8 @@ def gaussian_noise_multiplier(epsilon: float) -> float:
     """
     check_number("epsilon", epsilon, 0, 100, open_low=True)
     # In logarithms, over which delta is smooth; mu = 1 / sigma.
-    low = math.log(1e-4)
-    high = math.log(60.0)
-    log_mu = brentq(lambda x: gdp_delta(math.exp(x), epsilon) - DELTA, low, high, xtol=1e-12)
+    ends = math.log(1e-4), math.log(60.0)
+    log_mu = brentq(lambda x: gdp_delta(math.exp(x), epsilon) - DELTA, *ends, xtol=1e-12)
     return math.exp(-float(log_mu))  # type: ignore[arg-type]
 
 

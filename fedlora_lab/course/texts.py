@@ -22,8 +22,7 @@ def entries() -> dict[str, tuple[str, Entry]]:
     """Collects every entry of every lesson: key -> (folder of the lesson, entry)."""
     collected: dict[str, tuple[str, Entry]] = {}
     for path in sorted(Path(__file__).parent.glob("lesson_*/exercises.toml")):
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-        for key, entry in content.items():
+        for key, entry in tomllib.loads(path.read_text(encoding="utf-8")).items():
             collected[key] = (path.parent.name, entry)
     return collected
 

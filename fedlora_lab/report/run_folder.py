@@ -5,6 +5,7 @@ temporary name and renamed, so a reader never meets half a file and a killed run
 round in progress. Nothing here loads torch: reports are made of such folders.
 """
 
+import itertools
 import json
 import math
 import os
@@ -246,7 +247,7 @@ class Folder:
     def begun(self) -> list[tuple[str, int | None]]:
         """Lists slug and seed of the cells that have rows, in the order of the settings."""
         settings = self.settings
-        pairs = ((slug, seed) for slug in settings["methods"] for seed in settings["seeds"])
+        pairs = itertools.product(settings["methods"], settings["seeds"])
         return [pair for pair in pairs if (self.cell(*pair) / ROWS).exists()]
 
     def stopped_cells(self) -> list[str]:

@@ -74,9 +74,8 @@ def noise_batches(trials: Trials) -> Iterator[tuple[str, Batch]]:
     if not trials.replaced:
         yield "twice the batch", [*batch, *batch]
     # Noise that follows the data, as that of a threshold from the batch, shrinks with them.
-    tiny = [scale(example, 1 / LOUD) for example in batch]
     if holds_floats(batch[0]):
-        yield "a batch scaled by 1e-6", tiny
+        yield "a batch scaled by 1e-6", [scale(example, 1 / LOUD) for example in batch]
     yield from itertools.islice(silent_batches(trials), TRIED)
 
 

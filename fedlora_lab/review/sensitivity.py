@@ -135,8 +135,8 @@ def judge_shift(trials: Trials, check: str, words: str, shift: Shift, limit: flo
     if error:
         p = float(stats.t.sf((value - limit) / error, trials.draws - 2))
         return Finding(check, f"{text} ± {error:.2g}", value, words, p=p)
-    broken = not value <= limit * (1 + SLACK)
-    return Finding(check, text, value, words, "broken" if broken else "sound")
+    verdict: Verdict = "sound" if value <= limit * (1 + SLACK) else "broken"
+    return Finding(check, text, value, words, verdict)
 
 
 def check_sensitivity(trials: Trials, strong: Example, opposite: Example) -> Iterator[Finding]:

@@ -113,14 +113,6 @@ class NoiseTerms(NamedTuple):
     total = property(sum, doc="Of the whole: the parts are uncorrelated.")
 
 
-def _sizes(B: np.ndarray, A: np.ndarray, **numbers: float) -> tuple[int, int, int]:
-    """Returns (d_out, r, d_in) of two factors that fit, after a check of numbers >= 0."""
-    fits = B.ndim == A.ndim == 2 and B.shape[1] == A.shape[0]
-    check(fits, "B, A", (B.shape, A.shape), "shapes (d_out, r) and (r, d_in)")
-    check_symbols(**numbers)
-    return *B.shape, A.shape[1]
-
-
 def noise_terms(
     B: FactorB, A: FactorA, std_B: float, std_A: float, scaling: float = 1.0
 ) -> NoiseTerms:
@@ -138,7 +130,11 @@ def noise_terms(
     >>> noise_terms(np.zeros((2, 1)), np.ones((1, 3)), std_B=1.0, std_A=1.0)
     NoiseTerms(linear_B=6.0, linear_A=0.0, quadratic=6.0)
     """
-    d_out, r, d_in = _sizes(B, A, std_B=std_B, std_A=std_A, scaling=scaling)
+    fits = B.ndim == A.ndim == 2 and B.shape[1] == A.shape[0]
+    check(fits, "B, A", (B.shape, A.shape), "shapes (d_out, r) and (r, d_in)")
+    check_symbols(std_B=std_B, std_A=std_A, scaling=scaling)
+    d_out, r = B.shape
+    d_in = A.shape[1]
     s2 = float(scaling) ** 2
     return NoiseTerms(
         linear_B=s2 * std_B**2 * d_out * float(np.sum(A * A)),

@@ -239,8 +239,9 @@ def _draw_panel(ax: Axes, shown: dict[str, Any], letters: int) -> None:
     for name in ("x", "y"):
         place = shown[name]
         scale = "log" if place["log"] else "linear"
-        shape = {f"{name}scale": scale, f"{name}lim": place["range"]}
-        ax.set(**shape, **{f"{name}label": place["label"]})
+        ax.set(
+            **{f"{name}scale": scale, f"{name}lim": place["range"], f"{name}label": place["label"]}
+        )
         if "ticks" in place:
             ax.set(**{f"{name}ticks": place["ticks"]})
         if "names" in place:

@@ -5,7 +5,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -244,7 +244,7 @@ def read_processor(source: ModelSource, given: Any, auto: str) -> Any:
 
 def input_reader(
     kind: str, source: ModelSource, given: Any, model: nn.Module, max_length: int | None
-) -> Callable[..., Any]:
+) -> "partial[Any]":
     """What makes a classifier's inputs of texts or images: (rows, names of the rows) -> inputs.
 
     Args:
@@ -343,7 +343,12 @@ def check_tokens(
     empty = {row: "no token" for row, length in sizes if length == 0}
     check_rows("text", empty, "at least one token in every row")
     long = {row: f"{length} tokens" for row, length in sizes if length > limit}
-    check_rows("text", long, f"at most {limit}; max_length={limit} cuts them")
+    check_rows(
+        "text",
+        long,
+        f"at most {limit}; max_length={limit} cuts them, an option of the run; "
+        "predict has none: cut the rows by hand",
+    )
     largest = zip(rows, ids.amax(1).tolist(), strict=True)
     unknown = {row: f"token {token}" for row, token in largest if token >= vocabulary}
     expected = f"tokens below {vocabulary}: resize the embeddings, or give the model's own"

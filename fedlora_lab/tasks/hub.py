@@ -61,10 +61,12 @@ def hub(
     Guarantees: tests/lora/test_gradients.py::test_equals_batches_of_one,
         tests/tasks/test_hub.py::test_bad_calls_are_one_line.
     """
-    expected = "one of them, a column's name"
-    check((text is None) != (image is None), "text, image", (text, image), expected)
+    expected = "one of them, a column's name; of pairs of texts join both in one column"
+    check(isinstance(text, str) != isinstance(image, str), "text, image", (text, image), expected)
     expected = "a column's name; a decoder without classes learns by fl.tasks.prompts"
     check(label is not None, "label", None, expected)
+    expected = "three different columns: text (or image), label, by"
+    check(len({text or image, label, by}) == 3, "label", label, expected)
     columns = {"text": text, "image": image, "label": label}
     rows = Rows.read(dataset, test, seed, by, person, clients, public_test, columns)
     # The names of a ClassLabel are no private rows'.
@@ -76,8 +78,9 @@ def hub(
     check_order(classes, base.config)
     head = architectures.default_head(base) if head == OWN_HEAD else head
     encode = architectures.input_reader(kind, model, tokenizer, base, max_length)
+    values = rows.column(kind, text or image)
     task = rows.make_task(
-        encode(rows.column(kind, text or image), rows.names),
+        encode(values, rows.names),
         rows.labels(numbers),
         name="hub",
         model=base,
@@ -95,6 +98,12 @@ def hub(
             "labels": "read from the rows" if declared is None else "declared",
             "column": text or image,
             "max_length": max_length,
+            # The tokenizer alone tells how long each text was.
+            "texts cut": sum(
+                bool(ids[max_length:]) for ids in encode.args[0](values, verbose=False)["input_ids"]
+            )
+            if text and max_length
+            else 0,
         },
         public_test=public_test,
         new_modules=new,

@@ -200,7 +200,7 @@ def _declared_classes(declared: Any) -> tuple[Identifier, ...]:
     """The classes that the caller gave, as labels are compared."""
     values = declared.tolist() if hasattr(declared, "tolist") else declared
     is_list = isinstance(values, (list, tuple, range)) and len(values) > 1
-    check(is_list, "labels", values, "two or more classes, in order")
+    check(is_list, "labels", values, "a list of two or more classes, in order")
     classes = tuple(to_identifier(value) for value in values)
     is_set = len({*classes} - {None, ""}) == len(classes)
     check(is_set, "labels", values, "words or whole numbers, each class once")
@@ -221,6 +221,9 @@ def _classes(
     strange = set(test) - usual
     expected = f"labels that private rows have: {_listed(usual)}"
     check(not usual.isdisjoint(test), f"{name}{OF_THE_TEST}", _listed(strange), expected)
+    # Such a column is no class but a text, a name or a number, which the adapter would publish.
+    expected = "two rows a class, or more; name the classes: labels=[...], --labels A,B"
+    check(2 * len(usual) <= max(len(private), 6), name, f"{len(usual)} classes", expected)
     if strange:
         event = f"no private row has {_listed(strange)}, which test rows have and which becomes a"
         warn(f"{name}: {event} class; private rows have {_listed(usual)}")

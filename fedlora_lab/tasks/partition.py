@@ -92,5 +92,5 @@ def dirichlet(
 def _check_room(count: int, clients: int, min_size: int) -> None:
     check_whole("clients", clients, 1)
     check_whole("min_size", min_size, 1)
-    room = f"at most {count // min_size}: {count} to deal, {min_size} each"
+    room = f"at most {count // min_size}: {count} to deal, {min_size} each; give fewer as clients="
     check(clients * min_size <= count, "clients", clients, room)

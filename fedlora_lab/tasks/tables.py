@@ -328,6 +328,11 @@ def _csv(path: Path) -> "DataFrame":
     csv.writer(plain).writerows([header, *(row[:width] for row in rows.values())])
     plain.seek(0)
     frame = pd.read_csv(plain, skip_blank_lines=False)  # finds out which columns are numbers
+    plain.seek(0)
+    written = pd.read_csv(plain, skip_blank_lines=False, dtype=str)
+    # As written where one number is spelled in two ways, as 1 and 01: they may be two codes.
+    mixed = frame.columns[written.nunique() > frame.nunique()]
+    frame[mixed] = written[mixed]
     return frame.set_axis(pd.Index(rows, name="line"))
 
 
@@ -363,7 +368,9 @@ def _images(folder: Path) -> "DataFrame":
 
     files = [f for f in folder.glob("[!.]*/**/*") if f.suffix.lower() in IMAGES]
     rows = sorted((f.relative_to(folder).parts[0], str(f)) for f in files)
-    check(bool(rows), "dataset", str(folder), "a folder for each class, with images in it")
+    folders = {part.name for part in folder.glob("[!.]*/")}
+    expected = "a folder for each class, with images in it; none may be empty"
+    check(set() != folders == {label for label, _ in rows}, "dataset", str(folder), expected)
     return pd.DataFrame(rows, columns=pd.Index(["label", "image"]))
 
 

@@ -50,6 +50,9 @@ def test_files_and_folders_equal_the_frame(tmp_path):
     task = fl.tasks.hub(toy_hubs.folder("vit"), animals, **PICTURES, clients=2, test=0.25)
     assert task.labels == ("cat", "dog")
     assert sum(task.sizes) == 6 and task.test[0].shape == (2, 3, 8, 8)  # type: ignore[union-attr]
+    (animals / "cow").mkdir()
+    with refused("none may be empty$"):
+        read_splits(animals)
 
 
 def test_a_parquet_file_equals_the_frame_or_says_what_reads_it(tmp_path):
@@ -81,10 +84,12 @@ def test_a_site_that_is_left_without_rows_is_named():
 def test_texts_too_long_are_refused_or_cut():
     frame = toy_hubs.texts()
     frame.loc[5, "text"] = "good " * 70
-    line = r"text='72 tokens in row 5': expected at most 64; max_length=64 cuts them"
+    line = r"text='72 .* expected at most 64; max_length=64 cuts them, .*; predict has none: cut"
     with refused(line):
         bert(frame)
-    x: Any = bert(frame, max_length=16).test[0]
+    cut = bert(frame, max_length=16)
+    assert cut.info["texts cut"] == 1
+    x: Any = cut.test[0]
     assert x["input_ids"].shape[1] == 16
     # RoBERTa's positions begin after the padding token's number, here 0; MPNet's after its own, 1.
     for kind, room in (("roberta", 65), ("mpnet", 64)):
@@ -120,6 +125,11 @@ BAD: dict[str, Options] = {
     "clients=3: expected none with by=": {"by": "site", "clients": 3},
     "text, image=.*: expected one of them": {"text": None},
     "label=None: expected a column's name; a decoder": {"label": None},
+    r"image=\(\['a', 'b'\], .* join both in one": {"text": ["a", "b"]},
+    "label='text': expected three different columns": {"label": "text"},
+    "label 'label'='.. classes': expected two rows": {"dataset": FRAME.assign(label=FRAME["text"])},
+    "labels='a,b': expected a list of two or more": {"labels": "a,b"},
+    "clients=49: .* give fewer as clients=": {"clients": 49},
     "text='3 in row 0': expected text in every row; so also row 1": {
         "dataset": FRAME.assign(text=3)
     },
@@ -172,6 +182,14 @@ def test_letters_of_an_older_windows_are_told(tmp_path):
     (tmp_path / "texts.csv").write_bytes("text\ntrès\n".encode("cp1252"))
     with pytest.warns(match="line 2 is not UTF-8: the file is read as Windows-1252"):
         assert read_splits(tmp_path / "texts.csv")["train"]["text"].tolist() == ["très"]
+
+
+def test_codes_of_a_file_are_compared_as_written(tmp_path):
+    """01 and 1 became one class, or one owner, without a word."""
+    (tmp_path / "codes.csv").write_text("y\n01\n1\n2\n")
+    table = read_splits(tmp_path / "codes.csv")["train"]
+    with refused(r"^label 'y'=\['01', 1\]: expected each written in one"):
+        read_labels((table, table), "y")
 
 
 @pytest.mark.parametrize("text", UNREADABLE)

@@ -6,12 +6,13 @@
 import inspect
 import math
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedlora_lab import methods
 from fedlora_lab._utils.validation import check
 from fedlora_lab.experiments.choices import (
     READ_CLASSES,
@@ -99,9 +100,9 @@ class Finetuned:
         expected = "a classifier; load the adapter and generate() with PEFT and Transformers"
         check(task.test[1].ndim == 1, "model", type(task.model).__name__, expected)
         if task.encode is not None:
-            rows = (
-                list(inputs) if isinstance(inputs, Iterable) and not isinstance(inputs, str) else []
-            )
+            # A column or array has `tolist`; of a frame or a mapping only names would be left.
+            is_list = isinstance(inputs, Sequence) and not isinstance(inputs, str)
+            rows = list(inputs) if is_list or hasattr(inputs, "tolist") else []
             check(bool(rows), "inputs", inputs, "a list of texts or images, at least one")
             outputs = in_parts(
                 partial(predict, task, self.record),
@@ -198,6 +199,9 @@ def finetune(
     builder: Callable[..., Task] = prompts if "prompt" in options else hub
     is_task = isinstance(model, Task)
     sorted_options = Options.sort(named, () if is_task else inspect.signature(builder).parameters)
+    # Of another row the server's adapter lacks what clients keep: B would stay zero.
+    row = methods.get(method or "rolora")
+    check(row.share is None, "method", row.slug, "one that sends all that it trains (share=None)")
     choose_promise(model, epsilon, sorted_options, settings)
     if isinstance(model, Task):
         check(test is None, "test", test, "None with a task, which has test examples")
@@ -205,6 +209,8 @@ def finetune(
     else:
         scored = choose_test(frame, test, epsilon, settings)
         task = builder(model, frame, **{"seed": seed or 0} | scored | sorted_options.task)
+        if cut := task.info.get("texts cut"):
+            settings.tell("texts cut", cut, "by max_length, test rows included")
         # How many texts were cut is an exact number about private texts.
         public = {name: fact for name, fact in task.info.items() if name != "texts cut"}
         task = replace(task, info=public)
@@ -288,6 +294,13 @@ def _train(
             terms = cell.task, cell.method, cell.privacy, cell.plan
             done = Run.open(*terms, lora=cell.lora, seed=cell.seed, resume=state, **options)
             record = done.record_state()
+        why = getattr(record.ledger, "uncertified", None) or "it spends more"
+        check(
+            record.index > 0,
+            "stop_at",
+            options["stop_at"],
+            f"a first round within it, but {why}",
+        )
         folder.gather()
         save_adapter(record, folder.path / "adapter")
     return record

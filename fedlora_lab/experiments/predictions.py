@@ -46,6 +46,7 @@ def predict_rows(folder: Path, data: object) -> "pd.DataFrame":
     check(bool(is_whole), "run", str(folder), expected)
     classes = info.get("classes", ())
     table = read_splits(data)["train"]
+    check("predicted" not in table, "column", "predicted", "none of this name: rename it")
     argument = "column" if "column" in info else "prompt"
     check_filled(table, {argument: info[argument]})
     # What there is to warn of was told before the training.

@@ -210,7 +210,12 @@ def noise_taken_up(
     forecast = forecast_of(replace(spec, method=like))
     d_in = {layer: weight.shape[1] for layer, weight in forecast.weights.items()}
     value = forecast.weighted(lambda at: 3 * d_in[at] * float(forecast.variance("B", at)[-1]))
-    check(value > 0, "noise", value, "noise on B: a multiplier > 0, and a row that moves B")
+    check(
+        value > 0,
+        "noise",
+        value,
+        "noise on B: a multiplier, a clip_norm > 0, a row that moves B",
+    )
     kind = BALANCED if balanced else noise_product(row)
     if not privacy.by_step and kind == "within a round":
         kind = "at once"  # of a round's change both factors are noised together

@@ -108,6 +108,24 @@ def test_what_is_given_is_taken(tmp_path):
     assert 0 <= result.score <= 1 and "accuracy" in repr(result), "public rows are scored"
 
 
+def test_a_row_that_keeps_what_it_trains_is_refused_at_once(tmp_path):
+    """Its adapter had a B of zeros, and was stated as trained."""
+    with refused("^method='fedsa-lora': expected one that sends all"):
+        tuned(tmp_path, "no model", method="fedsa-lora")
+
+
+def test_a_run_without_a_round_is_refused_and_leaves_no_adapter(tmp_path):
+    """It ended well, with an adapter that had seen no data."""
+    for line, options in {
+        "^stop_at=0.01: expected a first round within it, but it spends more": {"stop_at": 0.01},
+        "^stop_at=8.*, but the noise passes a map": {"method": "deer-literal"},
+        "^noise=0.0: expected .* a clip_norm > 0": {"clip_norm": 0},
+    }.items():
+        with refused(line):
+            tuned(tmp_path / line, tokens("head"), **options)
+        assert not (tmp_path / line / "adapter").exists()
+
+
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
     """Finds a second release of rounds that were done, and a lost or doubled ledger."""
@@ -182,11 +200,13 @@ def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch, capsy
     assert scope["base"].config.id2label == {0: "kind", 1: "harsh"} and "epsilon = " in card
     predicted = predict_rows(tmp_path / result.folder, public)["predicted"].tolist()
     assert predicted == result.predict(public["text"])
+    with refused("^column='predicted': expected none of this name"):
+        predict_rows(tmp_path / result.folder, public.assign(predicted=0))
     earlier = tmp_path / result.folder / "settings.json"
     earlier.write_text(earlier.read_text().replace('"column"', '"of"'))
     with refused(r"^run=.*: expected a run of this version"):
         predict_rows(earlier.parent, public)
-    for nothing in ([], "good film"):
+    for nothing in ([], "good film", public, {"text": "good film"}, {"good", "film"}):
         with refused(r"^inputs=.*: expected a list of texts or images, at least one$"):
             result.predict(nothing)
 
@@ -208,10 +228,11 @@ def test_the_command_does_what_the_function_does(tmp_path, monkeypatch, capsys):
     toy_hubs.texts(60).to_csv("data.csv", index=False)
     toy_hubs.texts(90).iloc[60:].to_csv("public.csv", index=False)
     words = f"finetune data.csv --model {toy_hubs.folder('bert')} --text text --label label"
-    words += " --by site --test public.csv --rounds 1 --local-steps 1 --epsilon 4 --rank 2"
+    words += " --max-length 6 --by site --test public.csv --rounds 1 --epsilon 4 --rank 2"
     assert call(*words.split()) == 0
     said, error = capsys.readouterr()
     assert not error, "no bar where there is no terminal"
+    assert re.search(r"^texts cut +\d+ +by max_length", said, re.M)
     assert re.search(r"^round 1 of 1: accuracy [01]\.\d+, ε (3\.9\d*|4)", said, re.M)
     assert re.search(r"^ε spent: (3\.9\d*|4) at δ = 1e-05 against whoever sees", said, re.M)
     assert "rank 2, alpha 8" in said and (tmp_path / "runs/finetune-data/adapter").is_dir()

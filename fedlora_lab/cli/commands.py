@@ -133,6 +133,7 @@ NAMES = read.Text("names", read.read_names)
 @click.option("--device", metavar="D", help="Such as cpu or cuda.  [cpu]")
 @click.option("--lr", type=float, metavar="X", help=f"Learning rate.  [{read.CHOSEN}]")
 @OPTIMIZER
+@read.setting_options(("epsilon",))
 @read.setting_options(read.FINETUNE, default=read.CHOSEN)
 @click.option("--seed", default="none", type=SEED, metavar="N", help="none for a release.  [none]")
 @click.option("--out", type=PATH, metavar="DIR", help="Run folder.  [runs/finetune-DATA]")

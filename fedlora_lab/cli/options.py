@@ -23,8 +23,8 @@ SITUATION = (
     "rank", "lora_alpha", "participation", "trust", "accountant", "stop_at",
 )  # fmt: skip
 """Settings of `run` and `compare`."""
-FINETUNE = tuple(name for name in OPTIONS if name not in ("alpha", "seed"))
-"""Settings of `finetune`."""
+FINETUNE = tuple(name for name in OPTIONS if name not in ("alpha", "epsilon", "seed"))
+"""Settings of `finetune` whose default is chosen."""
 TUNED = {"delta", "clip_norm", "rounds", "local_steps", "batch", "rank", "lora_alpha"}
 """Settings whose default is what the learning rates of the task were tuned in."""
 

@@ -56,8 +56,7 @@ def test_the_planner_states_the_ledgers_epsilon(sigma, rate, releases):
     panels, _ = shown(make_dial("planner"), sigma=sigma, rate=rate, releases=releases)
     plan = fl.Privacy(noise_multiplier=sigma, sample_rate=rate, delta=1e-4).ledger(releases)
     curve = panels[1]["marks"][2]
-    said = float(panels[0]["title"].split()[2])
-    assert said == pytest.approx(plan.epsilon(), rel=0.01, abs=0.01)
+    assert float(panels[0]["title"].split()[2]) == pytest.approx(plan.epsilon(), rel=0.01, abs=0.01)
     assert curve["y"] == pytest.approx(plan.tradeoff(np.array(curve["x"])), rel=0.02)
 
 

@@ -26,4 +26,3 @@ def test_noisy_deviation_is_the_mean_over_draws(weights):
     assert form.total in theory.mean_band(squares(B, A))
     assert form.quadratic in theory.mean_band(squares(0 * B, 0 * A))
     assert form.data == pytest.approx(np.sum(theory.deviation_matrix(B, A, weights) ** 2))
-    assert theory.noisy_deviation(B, A, 0.0, 0.0, weights).total == pytest.approx(form.data)

@@ -41,5 +41,4 @@ def test_the_gradient_at_rounded_factors():
         for key, part in zip(state.tensors, parts, strict=True):
             if key.layer == "blocks.0.query":
                 np.testing.assert_allclose(part, getattr(expected, key.side).flatten(), atol=1e-6)
-    zeros = figures.gradient_at(last, torch.zeros_like)
-    assert np.abs(zeros).max() == 0, "without A and B no gradient reaches them"
+    assert not figures.gradient_at(last, torch.zeros_like).any(), "none without A and B"

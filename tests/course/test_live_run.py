@@ -64,8 +64,8 @@ def test_the_numbers_before_start_are_those_of_the_run(make, task):
     facts = dict(config.facts())
     assert facts["noise multiplier σ"].split()[0] == f"{calibrated.noise_multiplier:.3g}"
     rho = fl.amplification(task, "rolora", calibrated, plan).mean
-    stated = facts["noise that A takes up, ρ"].split()[0].replace(",", "")
-    assert float(stated) == pytest.approx(rho, rel=0.06)
+    stated = float(facts["noise that A takes up, ρ"].split()[0].replace(",", ""))
+    assert stated == pytest.approx(rho, rel=0.06)
     up, _ = bytes_of_round(make_run_spec(task, config.method, None, plan, config.lora, 0))
     assert facts["sent in a round"] == f"{3 * up / 1000:.1f} kB each way"
     bench = make(plan=None)  # so that the rate is the suggested one, on which ρ depends
@@ -102,7 +102,7 @@ WRITTEN = {
     "clip_groups": "each factor apart",
 }
 REFUSED = [
-    *[("rank", "0"), ("rank", "many"), ("rank", "100000"), ("batch", "1.5"), ("seed", "-1")],
+    *[("rank", "100000"), ("batch", "1.5"), ("seed", "-1")],
     *[("rounds", "0"), ("epsilon", "0"), ("method", "nobody"), ("clients", "100000")],
     *[("trust", "central"), ("train", "sideways")],
 ]
@@ -173,7 +173,6 @@ def test_a_run_keeps_its_own_recipe(make):
     ("changes", "differing", "labels"),
     [
         ([{"epsilon": "1"}], [], ["FedLoRA"]),
-        ([{"epsilon": "1"}, {}], ["epsilon"], ["FedLoRA ε = 1", "FedLoRA ε = 8"]),
         ([{}, {}], [], ["FedLoRA (1)", "FedLoRA (2)"]),
         # A rate that followed, or a trust, is no difference of its own.
         ([{"epsilon": "1", "lr": "0.05"}, {}], ["epsilon"], ["FedLoRA ε = 1", "FedLoRA ε = 8"]),

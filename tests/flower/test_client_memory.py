@@ -2,7 +2,6 @@
 no round is released twice, all releases are counted, and the memory is of one data set.
 """
 
-import copy
 import hashlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -49,8 +48,7 @@ def node(k=0):
 
 def ask(app, everybody, t=0, at=None):
     """The arrays that a client sends for round t."""
-    message = copy.deepcopy(question(everybody.terms, t))
-    return app(message, at or node()).content.array_records["arrays"]
+    return app(question(everybody.terms, t), at or node()).content.array_records["arrays"]
 
 
 def spent(state):
@@ -142,8 +140,8 @@ def test_a_memory_confirms_no_guess_at_the_examples(tmp_path):
     digests = []
     for place in (tmp_path / "one", tmp_path / "two"):
         ask(everybody.app(folders(place)), everybody)
-        record = memory.read_memory(place / "0").config_records[memory.EXAMPLES]
-        digests.append(record["digest"])
+        records = memory.read_memory(place / "0").config_records
+        digests.append(records[memory.EXAMPLES]["digest"])
         content = (place / "0" / memory.FILE).read_bytes()
         for part in TASK.clients[0]:
             flat = part.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
@@ -180,8 +178,7 @@ def test_one_data_set_is_one_client(tmp_path):
     app = everybody.app(folders(tmp_path, order=(0, 0)))
     assert ask(app, everybody)
     for t in (0, 1):
-        line = r"^client=1: expected 0, as which these examples answered$"
-        with refused(line):
+        with refused(r"^client=1: expected 0, as which these examples answered$"):
             ask(app, everybody, t, node(1))
 
 

@@ -88,8 +88,8 @@ def test_a_closed_form_counts_what_lies_inside():
 
 
 def test_single_measurements_are_judged_by_the_band_of_the_closed_form():
-    drawn = [[0.4, 1.0], [1.6, 2.0, 9.0]]
-    table = plots.measurements([1, 2], drawn, [(1.0, 0.5, 1.5), (2.0, 1.5, 2.5)])
+    bands = [(1.0, 0.5, 1.5), (2.0, 1.5, 2.5)]
+    table = plots.measurements([1, 2], [[0.4, 1.0], [1.6, 2.0, 9.0]], bands)
     assert grammar.share_inside(table) == pytest.approx(3 / 5)
 
 

@@ -63,8 +63,8 @@ def test_deviation_names_the_exact(frame):
 
 def test_noise_leaves_out_what_is_zero(frame):
     """FFA has no noise on A; FFA, RoLoRA and DEeR no product of noises."""
-    ax = plots.noise(frame).axes[0]
-    drawn = {line.get_label(): np.size(line.get_xdata()) for line in ax.lines}
+    lines = plots.noise(frame).axes[0].lines
+    drawn = {line.get_label(): np.size(line.get_xdata()) for line in lines}
     assert [drawn[name] for name, _ in TERMS.values()] == [6, 5, 3]
     each = mean_noise_energies(frame).query("method == 'fedlora' and term == 'noise_B'")
     assert each["value"].tolist() == [4.0] * 3

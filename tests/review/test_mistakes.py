@@ -54,19 +54,17 @@ def test_the_page_is_that_of_the_catalogue():
 
 
 def test_every_mistake_has_words_and_a_form():
-    """Fault: an entry without its step, its number or its source; a test that is named and gone."""
+    """Fault: an entry without its step, its number or its source. That a test that is named exists:
+    test_guarantees_name_tests_that_exist, on the page."""
     assert [*EDGES] == list(range(1, 32))
-    tests = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").rglob("test_*.py"))
     for mistake in MISTAKES.values():
         assert {*mistake.checks} <= {*CHECKS} and mistake.wrong.endswith("."), mistake
         assert mistake.checks or mistake.number, mistake
         assert mistake.edge or mistake.source.startswith("https://"), mistake
-        named = re.findall(r"`(test_\w+)`", mistake.library)
         if mistake.edge:
             answer = re.match(r"\*\*(.*?)\.?\*\*", mistake.library)
             assert mistake.severity in SEVERITIES and answer and answer[1] in ANSWERS, mistake
-            assert named or answer[1] == "Tells", mistake
-        assert [test for test in named if not re.search(rf"{test}( =|\()", tests)] == []
+            assert "`test_" in mistake.library or answer[1] == "Tells", mistake
 
 
 def test_nothing_else_of_the_library_imports_the_broken_forms():

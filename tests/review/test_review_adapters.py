@@ -1,5 +1,6 @@
 """Adapters: Opacus' private parts and Flower's clients are reviewed as what leaves them."""
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -73,15 +74,6 @@ def test_batches_that_are_cut_to_fit_the_memory_are_read_whole():
     assert found["sampling"].verdict == "sound" and found.claims.sample_rate == loader.sample_rate
 
 
-def plain(value):
-    """A copy as lists of numbers."""
-    if isinstance(value, dict):
-        return [(name, plain(part)) for name, part in value.items()]
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_review_leaves_no_trace():
@@ -91,12 +83,12 @@ def test_a_review_leaves_no_trace():
 
     def everything():
         states = module.state_dict(), optimizer.state_dict(), engine.accountant.history
-        generators = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
-        return plain([states, generators])
+        generators = torch.get_rng_state(), np.random.get_state()[1:]  # noqa: NPY002
+        return copy.deepcopy([states, generators])
 
     before = everything()
     fl.review.opacus(*parts, draws=16)
-    assert everything() == before
+    torch.testing.assert_close(everything(), before, rtol=0, atol=0)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ that hold an adapter already; images.
 
 import io
 import json
+import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -149,9 +150,8 @@ def test_what_loading_made_anew_is_named(tmp_path):
     frame = toy_hubs.texts()
     auto = transformers.AutoModelForSequenceClassification
     with fl.tasks.quiet(), torch.random.fork_rng(devices=[]):
-        auto.from_pretrained(toy_hubs.folder("bert"), num_labels=5).save_pretrained(tmp_path)
-        code: Any = transformers.AutoTokenizer.from_pretrained(toy_hubs.folder("bert"))
-        code.save_pretrained(tmp_path)
+        shutil.copytree(toy_hubs.folder("bert"), tmp_path, dirs_exist_ok=True)
+        auto.from_pretrained(tmp_path, num_labels=5).save_pretrained(tmp_path)
     five = frame.assign(label=np.arange(len(frame)) % 5)
     task = fl.tasks.hub(tmp_path, five, **LABELLED)
     assert task.new_modules == ()
@@ -159,14 +159,15 @@ def test_what_loading_made_anew_is_named(tmp_path):
     with pytest.warns(match=words):
         assert fl.tasks.hub(tmp_path, frame, **LABELLED).new_modules == ("classifier",)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    fewer = json.dumps(config | {"num_hidden_layers": 1})
+    (tmp_path / "config.json").write_text(fewer)
     words = r"bert\.encoder\.layer\.1\..* and 13 more: not used, for the configuration has fewer"
     with pytest.warns(match=words):
         fl.tasks.hub(tmp_path, five, **LABELLED)
     # A file of the base alone has no prefix before its names.
     base: Any = task.model.get_submodule("bert")
     base.save_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    (tmp_path / "config.json").write_text(fewer)
     with pytest.warns(match="and 13 more: not used, for the configuration has fewer"):
         fl.tasks.hub(tmp_path, five, **LABELLED)
 

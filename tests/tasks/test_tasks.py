@@ -85,9 +85,8 @@ def test_a_teacher_explains_its_client(heterogeneity):
     base, factors = teachers(**task.info["arguments"])
     assert np.array_equal(task.model.get_parameter("map.weight").numpy(), base)
     for (x, y), (b, a) in zip(task.clients, factors, strict=True):
-        gap = x @ torch.from_numpy(b @ a).T
-        loss = task.loss(task.model(x), y)
-        torch.testing.assert_close(loss, gap.square().mean(1), rtol=1e-9, atol=1e-12)
+        expected = (x @ torch.from_numpy(b @ a).T).square().mean(1)
+        torch.testing.assert_close(task.loss(task.model(x), y), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_heterogeneity_moves_the_teachers():

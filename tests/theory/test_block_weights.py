@@ -12,10 +12,10 @@ def test_the_cost_of_a_metric_is_that_of_a_clipped_and_noised_step():
     rng = np.random.default_rng(0)
     B = rng.normal(size=(12, 3))
     A = rng.normal(size=(3, 9))
-    weights = (1.6, 0.4)
-    squares = [np.sum(rng.normal(size=B.shape) ** 2), np.sum((3 * rng.normal(size=A.shape)) ** 2)]
+    weights = np.array([1.6, 0.4])
+    squares = [30.0, 200.0]
     # The clip scales every block by one over the weighted norm.
-    squared_norm = sum(w**2 * s for w, s in zip(weights, squares, strict=True))
+    squared_norm = weights**2 @ squares
     noise_B, noise_A = (
         rng.normal(scale=1 / w, size=(4000, *factor.shape))
         for w, factor in zip(weights, (B, A), strict=True)

@@ -47,8 +47,7 @@ class Lab:
             path = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(values))
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
+        with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}"
         self.log = (folder / "server.log").open("w")
@@ -67,7 +66,6 @@ class Lab:
         return True
 
     def _command(self) -> list[str]:
-        never = "jupyterlab.handlers.announcements.NeverCheckForUpdate"
         options = {
             "ServerApp.ip": "127.0.0.1",
             "ServerApp.port": self.port,
@@ -76,8 +74,6 @@ class Lab:
             "IdentityProvider.token": TOKEN,
             "LabApp.expose_app_in_browser": True,
             "LabApp.extension_manager": "readonly",
-            "LabApp.news_url": "",
-            "LabApp.check_for_updates_class": never,
             # Should the test's process be killed, the server ends itself.
             "ServerApp.shutdown_no_activity_timeout": 3600,
             "MappingKernelManager.cull_idle_timeout": 3600,

@@ -11,9 +11,8 @@ def test_gap_is_the_paired_interval():
     difference = fl.report.paired_difference
 
     def scores(fedlora, ffa):
-        rows = [("fedlora", *pair) for pair in enumerate(fedlora)]
-        rows += [("ffa-lora", *pair) for pair in enumerate(ffa)]
-        return pd.DataFrame(rows, columns=["method", "seed", "accuracy"])
+        wide = pd.DataFrame({"seed": range(len(ffa)), "fedlora": fedlora, "ffa-lora": ffa})
+        return wide.melt("seed", var_name="method", value_name="accuracy")
 
     frame = scores([0.60, 0.70, 0.80], [0.65, 0.76, 0.84])
     gap = difference(frame, "ffa-lora", "fedlora")

@@ -33,10 +33,8 @@ def agree(*terms, **options):
     loop = play(*terms, **options)
     assert apart(records, loop) <= 1e-5
     for ours, theirs in zip(records, loop, strict=True):
-        if theirs.ledger is None:
-            assert ours.ledger is None
-        else:
-            assert book(ours).to_json() == book(theirs).to_json()
+        assert (ours.ledger is None) == (theirs.ledger is None)
+        assert ours.ledger is None or book(ours).to_json() == book(theirs).to_json()
         assert (ours.traffic, ours.participants) == (theirs.traffic, theirs.participants)
         expected = theirs.measures()
         assert ours.measures().keys() == expected.keys()
@@ -70,7 +68,6 @@ SIGMAS = fl.Privacy(noise_multiplier=(0.5, 1.0, 3.0), clip_norm=0.7, delta=1e-3,
         *((regression(), slug, None, ROUNDS, {}) for slug in ("flora", "fedsa-lora")),
         (tokens(), "hetlora", protected("example"), ROUNDS, UNEQUAL),
         (tokens(), "split-ranks", protected("client"), ROUNDS, UNEQUAL),
-        (tokens(), "flexlora", protected("example"), ROUNDS, UNEQUAL),
         (tokens(), "deer", protected("client"), ROUNDS, UNEQUAL),
         (tokens(), "fedlora", SIGMAS, ROUNDS.replace(weights="size", lr_decay=0.5), {}),
         (tokens("head"), "deer", protected("example"), ROUNDS.replace(**ADAPTIVE), {}),

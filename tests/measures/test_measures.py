@@ -27,7 +27,7 @@ def factors(count, seed=0):
 def direct(before, after, clients, weights):
     """Norms of the deviation and of the mean product, client by client."""
     mean = (1 - weights.sum()) * before[1] @ before[0]
-    mean = mean + sum(w * b @ a for w, a, b in zip(weights, *clients, strict=True))
+    mean += torch.einsum("k,kri,kor->oi", weights, *clients)
     return float((after[1] @ after[0] - mean).norm()), float(mean.norm())
 
 

@@ -83,8 +83,7 @@ def test_a_changed_ledger_states_nothing(tmp_path):
     folder = fl.save_adapter(last, tmp_path / "adapter")
     page = (folder / "PRIVACY.md").read_text("utf-8")
     assert page == fl.privacy.read_privacy(folder)
-    for part in (f"{last.epsilon:.4g}", "zero-out", "against the server", "0.001", "seed"):
-        assert part in page
+    assert f"{last.epsilon:.4g}" in page and "against the server" in page
     text = (folder / "ledger.json").read_text("utf-8")
     (folder / "ledger.json").write_text(text.replace("1.0", "9.0"), "utf-8")
     with refused(r"ledger.json: expected an unaltered file"):

@@ -100,13 +100,6 @@ def loaded_anew(folder, adapter, task, seed):
         (
             "bert",
             {"head": None},
-            {"classifier"},
-            "bert.pooler",
-            replace(LORA, head=("classifier",)),
-        ),
-        (
-            "bert",
-            {"head": None},
             set(),
             "classifier, bert.pooler",
             replace(LORA, targets="all-linear"),

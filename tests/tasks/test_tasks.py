@@ -106,13 +106,13 @@ def test_heterogeneity_moves_the_teachers():
 def test_fused_transformer_layers_do_not_bypass_adapters():
     layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
     model = nn.Sequential(layer, nn.Flatten(), nn.Linear(8, 3))
-    data = [(numbers(5, 2, 4), torch.arange(5) % 3)]
-    task = classification(model, data, test=data[0], targets=["linear1"])
+    x = numbers(5, 2, 4)
+    task = classification(model, [(x, pair(5)[1])], test=(x, pair(5)[1]), targets=["linear1"])
+    before = task.forward(task.model, x)
+    config: Any = peft.LoraConfig(target_modules=["linear1"], init_lora_weights=False)
+    adapted: Any = peft.get_peft_model(task.model, config)
     with torch.no_grad():
-        before = task.forward(task.model, data[0][0])
-        config = peft.LoraConfig(target_modules=["linear1"], init_lora_weights=False)
-        adapted: Any = peft.get_peft_model(task.model, config)  # type: ignore[arg-type]
-        assert not torch.allclose(adapted.eval()(data[0][0]), before, atol=1e-4)
+        assert not torch.allclose(adapted.eval()(x), before, atol=1e-4)
 
 
 def test_fingerprint_sees_data_and_weights():

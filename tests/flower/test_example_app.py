@@ -27,9 +27,8 @@ LATE = 1800
 def free_ports(count):
     """Ports that nobody uses now, each another one."""
     with ExitStack() as taken:
-        sockets = [taken.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
+        servers = (socket.create_server(("127.0.0.1", 0)) for _ in range(count))
+        sockets = [taken.enter_context(server) for server in servers]
         return [str(one.getsockname()[1]) for one in sockets]
 
 

@@ -16,8 +16,6 @@ from torch import nn
 import fedlora_lab as fl
 
 OPTIONS: dict[str, Options] = {
-    "flat": {},
-    "peft": {},
     "per_layer": {"clipping": "per_layer", "max_grad_norm": [0.5] * 4},
     "ghost": {"grad_sample_mode": "ghost", "criterion": nn.CrossEntropyLoss()},
     "shuffled": {"poisson_sampling": False},
@@ -32,7 +30,7 @@ def private_parts(kind="flat"):
     net: Any = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
     if kind == "peft":
         net = get_peft_model(net, LoraConfig(r=2, target_modules=["0", "2"]))
-    options: Options = {"max_grad_norm": 1.0} | OPTIONS[kind]
+    options: Options = {"max_grad_norm": 1.0} | OPTIONS.get(kind, {})
     engine = PrivacyEngine()
     parts: Any = engine.make_private(
         module=net,

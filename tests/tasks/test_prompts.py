@@ -19,7 +19,6 @@ from peft import PeftModel
 from places import ROOT
 from transformers import (
     AutoTokenizer,
-    BertConfig,
     BertLMHeadModel,
     GenerationConfig,
 )
@@ -213,14 +212,13 @@ def test_the_page_s_ten_lines_run_as_written(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_what_writes_no_answers_is_refused():
-    bert = toy_hubs.task("bert").model
-    code: Any = AutoTokenizer.from_pretrained(toy_hubs.folder("bert"))
+    bert: Any = toy_hubs.task("bert").model
+    code = AutoTokenizer.from_pretrained(toy_hubs.folder("bert"))
     words = "model='BertForSequenceClassification': expected a decoder that generates"
     with refused(words):
         fl.tasks.prompts(bert, FRAME, **TEMPLATE, tokenizer=code)
     # Each output depends on all tokens: it would see the answer.
-    sizes: Options = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     with fl.tasks.quiet(), torch.random.fork_rng(devices=[]):
-        ahead = BertLMHeadModel(BertConfig(**sizes, vocab_size=len(code), intermediate_size=16))
+        ahead = BertLMHeadModel(bert.config)
     with refused("model='BertLMHeadModel': expected a decoder: here out"):
         fl.tasks.prompts(ahead, FRAME, **TEMPLATE, tokenizer=code)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from flower_runs import ROUNDS, party, protected
-from toy_tasks import LORA, PLAN, UNITS, private, tokens
+from toy_tasks import LORA, PLAN, UNITS, other_data, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -48,6 +48,11 @@ def arrays_of(messages, t=None):
     ]
 
 
+def same_replies(sent):
+    """Whether the replies about two data sets are the same bit for bit."""
+    return [one.content == other.content for one, other in zip(*sent, strict=True)]
+
+
 SHARED = (
     "fedlora",
     "rolora",
@@ -63,16 +68,21 @@ SHARED = (
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("slug", SHARED)
 def test_replies_hold_what_is_shared_and_noised_and_nothing_else(slug, unit):
-    """Up go the tensors that the method shares, in the client's ranks: the numbers that are
-    counted, and nothing beside them, such as what the clips did. Down goes nothing that clients
-    keep, but as it was before it moved. That the numbers tell of the data by what is noised alone:
-    test_messages_give_the_run_of_the_loop, and in tests/federated/test_attack_evaluation.py
-    test_without_a_clip_norm_a_release_does_not_depend_on_the_data.
+    """Without a clip norm two data sets give the same replies, so that nothing else in them, such
+    as what the clips did, tells of the data; with one they do not. Up go the tensors that the
+    method shares, in the client's ranks: the numbers that are counted. Down goes nothing that
+    clients keep, but as it was before it moved.
     """
     row = methods.get(slug)
     unequal = fl.Lora(rank=3, alpha=3.0, ranks=(1, 3, 2))
     lora = unequal if slug in ("fedlora", "split-ranks") else LORA
-    records, asked, replies = wire(tokens("head"), row, protected(unit), EVERYONE, lora)
+    both = (tokens("head"), other_data(tokens("head")))
+    runs = [wire(task, row, protected(unit), EVERYONE, lora) for task in both]
+    quiet = [wire(task, row, protected(unit, clip=0.0), EVERYONE, lora)[2] for task in both]
+    assert all(same_replies(quiet))
+    trained = [replies[3:] for _, _, replies in runs]  # the first three say who is there
+    assert not any(same_replies(trained)) or slug == "local"
+    records, asked, replies = runs[0]
     for reply in replies:
         assert {*reply.content} <= {"about", "arrays"}
         assert {*reply.content["about"]} <= {"client", "terms", "round"}

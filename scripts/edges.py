@@ -19,8 +19,8 @@ GROUPS = ("Counting", "Learning", "Saying what was found", "Chance")
 HEAD = """\
 # Sharp edges
 
-Ways in which differentially private federated LoRA goes wrong without looking wrong, most of them
-seen in published code.
+Ways in which differentially private federated LoRA goes wrong without looking wrong, a third with
+a link to where they were seen.
 
 *Severity.* **Fatal**: the stated ε means nothing. **Serious**: it is wrong by a factor that
 matters. **Bug**: something other than what was meant is computed. **Utility**: privacy holds,

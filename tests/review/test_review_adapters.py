@@ -81,7 +81,7 @@ def test_a_review_leaves_no_trace():
 
     def everything():
         states = module.state_dict(), optimizer.state_dict(), engine.accountant.history
-        generators = torch.get_rng_state(), np.random.get_state()[1:]  # noqa: NPY002
+        generators = torch.get_rng_state(), np.random.get_state(legacy=False)["state"]  # noqa: NPY002
         return copy.deepcopy([states, generators])
 
     before = everything()

@@ -199,9 +199,11 @@ def finetune(
     builder: Callable[..., Task] = prompts if "prompt" in options else hub
     is_task = isinstance(model, Task)
     sorted_options = Options.sort(named, () if is_task else inspect.signature(builder).parameters)
-    # Of another row the server's adapter lacks what clients keep: B would stay zero.
-    row = methods.get(method or "rolora")
-    check(row.share is None, "method", row.slug, "one that sends all that it trains (share=None)")
+    if method is not None:
+        row = methods.get(method)
+        # Of another row the server's adapter lacks what clients keep: B would stay zero.
+        expected = "one that sends all that it trains (share=None)"
+        check(row.share is None, "method", row.slug, expected)
     choose_promise(model, epsilon, sorted_options, settings)
     if isinstance(model, Task):
         check(test is None, "test", test, "None with a task, which has test examples")
@@ -299,7 +301,7 @@ def _train(
             record.index > 0,
             "stop_at",
             options["stop_at"],
-            f"a first round within it, but {why}",
+            f"room for one round, but {why}",
         )
         folder.gather()
         save_adapter(record, folder.path / "adapter")

@@ -142,10 +142,10 @@ def _check_optimizer(rule: Optimizer) -> None:
     grad, param = torch.randn(2, 2, 4, 3, generator=torch.Generator().manual_seed(0))
 
     def second_step(part: slice) -> Tensor:
-        given = {key: grad[part].clone()}, {key: param[part].clone()}
-        _, state = rule.update(given[0], {}, given[1], 0.1)
-        steps, _ = rule.update(given[0], state, given[1], 0.1)
-        kept = torch.equal(given[0][key], grad[part]) and torch.equal(given[1][key], param[part])
+        grads, params = {key: grad[part].clone()}, {key: param[part].clone()}
+        _, state = rule.update(grads, {}, params, 0.1)
+        steps, _ = rule.update(grads, state, params, 0.1)
+        kept = torch.equal(grads[key], grad[part]) and torch.equal(params[key], param[part])
         check(kept, "optimizer", rule, "a rule that writes into nothing that it is given")
         return steps[key]
 

@@ -129,10 +129,9 @@ class Privacy:
             check(fits, "sample_rate", rate, "as many numbers as noise_multiplier has")
         clip = self.clip_norm
         check_number("clip_norm", clip, 0)
-        low, high = CLIP_NORMS
         # Of no clip norm at all nothing is released, and without noise nothing is promised.
         if clip and max(per_client(sigma or 0.0)):
-            check_number("clip_norm", clip, low, high)
+            check_number("clip_norm", clip, *CLIP_NORMS)
         if self.target is not None:
             check_number("target", self.target, 0, open_low=True)
         if self.unit == "client" and trust != "central" and rate is not None:

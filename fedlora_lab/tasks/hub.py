@@ -79,6 +79,11 @@ def hub(
     head = architectures.default_head(base) if head == OWN_HEAD else head
     encode = architectures.input_reader(kind, model, tokenizer, base, max_length)
     values = rows.column(kind, text or image)
+    cut = 0
+    if text and max_length:
+        # What the encoder cuts it does not count: its tokenizer tells how long each text was.
+        every = encode.args[0](values, verbose=False)["input_ids"]
+        cut = sum(len(ids) > max_length for ids in every)
     task = rows.make_task(
         encode(values, rows.names),
         rows.labels(numbers),
@@ -98,12 +103,7 @@ def hub(
             "labels": "read from the rows" if declared is None else "declared",
             "column": text or image,
             "max_length": max_length,
-            # The tokenizer alone tells how long each text was.
-            "texts cut": sum(
-                bool(ids[max_length:]) for ids in encode.args[0](values, verbose=False)["input_ids"]
-            )
-            if text and max_length
-            else 0,
+            "texts cut": cut,
         },
         public_test=public_test,
         new_modules=new,

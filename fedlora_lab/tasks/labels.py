@@ -222,7 +222,7 @@ def _classes(
     expected = f"labels that private rows have: {_listed(usual)}"
     check(not usual.isdisjoint(test), f"{name}{OF_THE_TEST}", _listed(strange), expected)
     # Such a column is no class but a text, a name or a number, which the adapter would publish.
-    expected = "two rows a class, or more; name the classes: labels=[...], --labels A,B"
+    expected = "at least two rows a class; or name the classes: labels=[...], --labels A,B"
     check(2 * len(usual) <= max(len(private), 6), name, f"{len(usual)} classes", expected)
     if strange:
         event = f"no private row has {_listed(strange)}, which test rows have and which becomes a"

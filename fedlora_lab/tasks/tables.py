@@ -370,7 +370,8 @@ def _images(folder: Path) -> "DataFrame":
     rows = sorted((f.relative_to(folder).parts[0], str(f)) for f in files)
     folders = {part.name for part in folder.glob("[!.]*/")}
     expected = "a folder for each class, with images in it; none may be empty"
-    check(set() != folders == {label for label, _ in rows}, "dataset", str(folder), expected)
+    filled = bool(rows) and folders == {label for label, _ in rows}
+    check(filled, "dataset", str(folder), expected)
     return pd.DataFrame(rows, columns=pd.Index(["label", "image"]))
 
 

@@ -117,7 +117,7 @@ def test_a_row_that_keeps_what_it_trains_is_refused_at_once(tmp_path):
 def test_a_run_without_a_round_is_refused_and_leaves_no_adapter(tmp_path):
     """It ended well, with an adapter that had seen no data."""
     for line, options in {
-        "^stop_at=0.01: expected a first round within it, but it spends more": {"stop_at": 0.01},
+        "^stop_at=0.01: expected room for one round, but it spends more": {"stop_at": 0.01},
         "^stop_at=8.*, but the noise passes a map": {"method": "deer-literal"},
         "^noise=0.0: expected .* a clip_norm > 0": {"clip_norm": 0},
     }.items():

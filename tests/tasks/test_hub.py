@@ -127,7 +127,9 @@ BAD: dict[str, Options] = {
     "label=None: expected a column's name; a decoder": {"label": None},
     r"image=\(\['a', 'b'\], .* join both in one": {"text": ["a", "b"]},
     "label='text': expected three different columns": {"label": "text"},
-    "label 'label'='.. classes': expected two rows": {"dataset": FRAME.assign(label=FRAME["text"])},
+    "label 'label'='.. classes': expected at least two": {
+        "dataset": FRAME.assign(label=FRAME["text"])
+    },
     "labels='a,b': expected a list of two or more": {"labels": "a,b"},
     "clients=49: .* give fewer as clients=": {"clients": 49},
     "text='3 in row 0': expected text in every row; so also row 1": {

@@ -29,8 +29,11 @@ EXAMPLES = 16
 
 
 @contextmanager
-def seed_generators(generators: Sequence[torch.Generator], seed: int) -> Iterator[None]:
-    """Seeds PyTorch, NumPy, Python and these generators in a block, and puts their states back."""
+def seed_generators(owners: Sequence[Foreign], seed: int) -> Iterator[None]:
+    """Seeds PyTorch, NumPy, Python and what ``generator`` these objects have in a block, and puts
+    all states back."""
+    # A sampler and its loader often share one generator, which is seeded and put back once.
+    generators = {g for x in owners if (g := getattr(x, "generator", None)) is not None}
     before = [generator.get_state() for generator in generators]
     of_python = random.getstate()
     of_numpy = np.random.get_state()  # noqa: NPY002
@@ -71,22 +74,33 @@ class OpacusStep:
     metrics: Metrics | None = None
 
     def __post_init__(self) -> None:
+        learns = getattr(self.module, "training", False)
+        check(learns, "module", self.module, "a model in training: call module.train()")
         self.state = copy.deepcopy(self.optimizer.state_dict())
-        self.tensors = {
-            name.removeprefix("_module."): x
-            for name, x in [*self.module.named_parameters(), *self.module.named_buffers()]
-        }
+        # A forward pass may bind another tensor to a name, and a step another value.
+        held: list[dict] = [vars(self.optimizer)]
+        for layer in self.module.modules():
+            held += layer._parameters, layer._buffers
+        self.held = [(names, {**names}) for names in held]
+        self.tensors = self._tensors()
         self.start = {name: x.detach().clone() for name, x in self.tensors.items()}
         self.trained = {name: x for name, x in self.tensors.items() if x.requires_grad}
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers that the module has now, by name."""
+        named = [*self.module.named_parameters(), *self.module.named_buffers()]
+        return {name.removeprefix("_module."): x for name, x in named}
 
     @property
     def frozen(self) -> tuple[str, ...]:
         """Names of the outputs that say whether a parameter without a gradient moved."""
-        parameters = {k: x for k, x in self.tensors.items() if isinstance(x, nn.Parameter)}
-        return tuple(f"change of {k}" for k, x in parameters.items() if not x.requires_grad)
+        fixed = {k: x for k, x in self.tensors.items() if k not in self.trained}
+        return tuple(f"change of {k}" for k, x in fixed.items() if isinstance(x, nn.Parameter))
 
     def reset(self) -> None:
         """Puts parameters, buffers and optimiser back to where they were."""
+        for names, first in self.held:
+            names.update(first)
         with torch.no_grad():
             for name, x in self.tensors.items():
                 x.copy_(self.start[name])
@@ -95,23 +109,18 @@ class OpacusStep:
         # What a call that failed on its way left with Opacus' hooks.
         for p in self.trained.values():
             p.grad = None
-            for name, empty in (("grad_sample", None), ("_forward_counter", 0)):
-                if getattr(p, name, None) is not None:
-                    setattr(p, name, empty)
+            vars(p).update(grad_sample=None, _forward_counter=0)
         for layer in self.module.modules():
             if isinstance(activations := getattr(layer, "activations", None), list):
                 activations.clear()
 
     def __call__(self, examples: Batch, seed: int) -> dict[str, Example]:
-        generator = getattr(self.optimizer, "generator", None)
-        hook = getattr(self.optimizer, "step_hook", None)
         self.reset()
         self.optimizer.step_hook = None  # the accountant counts no step of a review
         try:
-            with seed_generators([] if generator is None else [generator], seed):
+            with seed_generators([self.optimizer], seed):
                 return self._released(self.collate(examples))
         finally:
-            self.optimizer.step_hook = hook
             self.reset()
 
     def _released(self, batch: Foreign) -> dict[str, Example]:
@@ -120,7 +129,7 @@ class OpacusStep:
         loss.backward()
         self.optimizer.step()
         sent: dict[str, Example] = {}
-        for name, x in self.tensors.items():
+        for name, x in self._tensors().items():
             if not isinstance(x, nn.Parameter):
                 sent[f"buffer {name}"] = x.detach().clone()
             elif not x.requires_grad:
@@ -164,11 +173,9 @@ def _drawn_batches(loader: Foreign) -> "Loader | None":
     if sampler is None:
         return None
     owners = (sampler, getattr(sampler, "sampler", None), loader)
-    # A sampler and its loader often share one generator, which is seeded and put back once.
-    generators = {id(g): g for x in owners if (g := getattr(x, "generator", None)) is not None}
 
     def draw(seed: int) -> list[list[int]]:
-        with seed_generators([*generators.values()], seed):
+        with seed_generators(owners, seed):
             return [[int(i) for i in batch] for batch in sampler]
 
     return draw
@@ -190,11 +197,10 @@ def opacus(
 ) -> Review:
     """Reviews a training with Opacus, from what ``PrivacyEngine.make_private`` returned.
 
-    Flat, per-layer and ghost clipping, and PEFT models alike. Clip norm, noise, denominator and
-    sample rate are read from optimiser and loader. Training can go on as if nothing had been.
+    Flat, per-layer and ghost clipping, and PEFT models. Training can go on as if nothing had been.
 
     Args:
-        module, optimizer, loader: as returned.
+        module, optimizer, loader: as returned; clip, noise, denominator and rate are read there.
         criterion: (outputs, targets) -> loss; for ghost clipping the one that was returned.
         loss: (module, batch) -> loss, where ``criterion(module(*inputs), target)`` is not it.
         metrics: (loss, module, batch) -> what is logged or sent with every step, by name.
@@ -204,8 +210,10 @@ def opacus(
     Guarantees: test_opacus_passes, test_a_review_leaves_no_trace.
     """
     private = hasattr(optimizer, "noise_multiplier") and hasattr(optimizer, "max_grad_norm")
-    expected = "an optimizer that make_private returned"
-    check(private, "optimizer", type(optimizer).__name__, expected)
+    private &= not hasattr(optimizer, "target_unclipped_quantile")  # whose clip norm moves
+    check(private, "optimizer", type(optimizer), "one of make_private, without adaptive clipping")
+    sized = hasattr(getattr(loader, "dataset", None), "__len__")
+    check(sized, "loader", loader, "one of a sized data set")
     check(criterion is not None or loss is not None, "criterion", None, "the loss of your training")
 
     def criterion_loss(module: nn.Module, batch: Foreign) -> Tensor:
@@ -215,18 +223,17 @@ def opacus(
 
     count = len(loader.dataset)
     chosen = np.unique(np.linspace(0, count - 1, min(EXAMPLES, count)).astype(int))
-    data = [loader.dataset[int(i)] for i in chosen]
-    loader.collate_fn(data)  # Opacus learns from a first batch what an empty one looks like
+    with seed_generators([], 0):  # a data set may draw, too
+        data = [loader.dataset[int(i)] for i in chosen]
+        loader.collate_fn(data)  # Opacus learns from a first batch what an empty one looks like
     subject = OpacusStep(module, optimizer, loss or criterion_loss, loader.collate_fn, metrics)
-    mean = getattr(optimizer, "loss_reduction", "mean") == "mean"
-    sampler = _batch_sampler(loader)
+    summed = getattr(optimizer, "loss_reduction", "mean") == "sum"
     claims = Claims(
         clip_norm=float(optimizer.max_grad_norm),
         noise_multiplier=float(optimizer.noise_multiplier),
-        denominator=float(optimizer.expected_batch_size) if mean else 1.0,
-        # Claimed even where the loader shuffles: the stated epsilon rests on it.
-        sampling="poisson",
-        sample_rate=getattr(sampler, "sample_rate", None) or 1 / len(loader),
+        denominator=1.0 if summed else float(optimizer.expected_batch_size),
+        sampling="poisson",  # also where the loader shuffles: the stated epsilon rests on it
+        sample_rate=getattr(_batch_sampler(loader), "sample_rate", None) or 1 / len(loader),
         dataset_size=count,
         steps=steps,
         epsilon=epsilon,

@@ -24,8 +24,8 @@ def step_findings(trials: Trials, others: Mapping[str, Step]) -> Iterator[Findin
     """All checks of a step. Args: trials: of it. others: further steps, by name."""
     # Without any noise there is no unit in which the other checks could measure.
     if trials.names:
-        strong, opposite = extreme_examples(trials)
-        moves = [*check_sensitivity(trials, strong, opposite)]
+        strong, *ends = extreme_examples(trials)
+        moves = [*check_sensitivity(trials, strong, *ends)]
         yield from moves
         # Far beyond the limit, what is not finite adds nothing to what other examples do.
         most = max(finding.number for finding in moves)
@@ -36,8 +36,8 @@ def step_findings(trials: Trials, others: Mapping[str, Step]) -> Iterator[Findin
         yield from check_law(trials)
     else:
         text = "every seed gives the same numbers: there is no noise, or it is always the same"
-        yield Finding("noise size", text, 0.0, verdict="broken")
-        yield Finding("noise independence", text, 1.0, verdict="broken")
+        yield Finding("noise size", text, 0.0, "all tensors", "broken")
+        yield Finding("noise independence", text, 1.0, "all tensors", "broken")
         for name in NEED_NOISE:
             yield Finding(name, "there is no noise to compare with", verdict="cannot tell")
     yield from check_empty(trials)
@@ -109,7 +109,7 @@ def check_independence(trials: Trials, others: Mapping[str, Step]) -> Iterator[F
     for name, function in others.items():
         workers[name] = trials.noise_of(trials.quiet, Outputs(function, trials.seed, trials.batch))
     for name, drawn in workers.items():
-        if not drawn.finite:
+        if not np.isfinite(drawn.rows).all():
             text = f"{name} returns NaN or infinity for ordinary examples"
             yield Finding(check, text, example=name, verdict="broken")
             return

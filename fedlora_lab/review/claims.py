@@ -45,7 +45,8 @@ CHECKS: dict[str, Check] = {
         "standard deviation of the noise, of any tensor and any batch, in units of the claimed one",
         "1",
         _edge("reported-elsewhere"),
-        "Add noise of noise_multiplier × clip_norm to the sum, then divide by a constant.",
+        "Add noise of noise_multiplier × clip_norm to the sum, then divide by a constant. Where "
+        "moves are off by the same factor, check denominator and clip_norm: epsilon is as claimed.",
     ),
     "noise independence": Check(
         "correlation of noise that should be independent",
@@ -87,7 +88,8 @@ CHECKS: dict[str, Check] = {
         "epsilon of the claimed noise, sampling and steps, by dp-accounting",
         "at most 1",
         _edge("1-a-new-accountant-for-every-round-or-message-fatal"),
-        "State the epsilon of all steps together, from an accountant that gives an upper bound.",
+        "State the epsilon of all steps together, from an accountant that gives an upper bound, "
+        "at a delta far below 1 / dataset_size.",
     ),
     "signal": Check(
         "largest move of the noised outputs by one example, in clip norms",

@@ -66,11 +66,12 @@ def holds_floats(example: Example) -> bool:
 
 def to_array(value: Example) -> np.ndarray:
     """An array of float64 from an array or tensor of any library, or a number."""
+    # NumPy would read the one as NaN, and drop the other's imaginary part.
+    if value is None or "complex" in str(getattr(value, "dtype", "")):
+        raise TypeError("no real number")
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = value.double().numpy() if hasattr(value, "double") else value
-    if value is None:  # NumPy would read it as NaN
-        raise TypeError("None is no number")
     return np.asarray(value, dtype=np.float64)
 
 
@@ -78,19 +79,24 @@ def to_array(value: Example) -> np.ndarray:
 
 
 class Neighbours(NamedTuple):
-    """Two batches that differ in what stands beside the examples that both hold."""
+    """Two batches that differ in what stands beside the examples that both hold.
+
+    Args: words: say what was done. shared: what both hold. ones, others: what only one of them
+    does. place: where in the batch this stands.
+    """
 
     words: str
     shared: Batch
     ones: Batch
     others: Sequence[Example] = ()
+    place: int = 1
 
     def batches(self, copies: int = 1) -> tuple[Batch, Batch]:
         """The two batches; with copies of what differs they lie far apart in its direction."""
 
         def batch(units: Sequence[Example]) -> Batch:
-            # In second place: a step that cuts its batch into pieces puts it beside another one.
-            return [*self.shared[:1], *[*units] * copies, *self.shared[1:]]
+            # In front: a step that cuts its batch into pieces puts it beside another one.
+            return [*self.shared[: self.place], *[*units] * copies, *self.shared[self.place :]]
 
         return batch(self.ones), batch(self.others)
 
@@ -105,12 +111,12 @@ def single_changes(batch: Batch, replaced: bool, count: int) -> Iterator[Neighbo
         loud = scale(example, LOUD)
         stand = [batch[(i + 1) % len(batch)]] if replaced else []
         action = "replaced" if replaced else "left out"
-        yield Neighbours(f"example {i} {action}", without, [example], stand)
+        yield Neighbours(f"example {i} {action}", without, [example], stand, i)
         if i < TRIED and holds_floats(example):
-            yield Neighbours(f"example {i} scaled by 1e6", without, [loud], stand)
+            yield Neighbours(f"example {i} scaled by 1e6", without, [loud], stand, i)
             if replaced:
                 turned = [scale(example, -LOUD)]
-                yield Neighbours(f"example {i} scaled by 1e6 and turned", without, [loud], turned)
+                yield Neighbours(f"example {i} scaled by 1e6, turned", without, [loud], turned, i)
     if not replaced:
         loud = scale(batch[0], LOUD)
         yield Neighbours("example 0 twice", batch, batch[:1])

@@ -54,11 +54,6 @@ class Noise:
         """Each call less the mean of all: (calls, numbers)."""
         return self.rows - self.rows.mean(0)
 
-    @property
-    def finite(self) -> bool:
-        """Whether every number is one."""
-        return bool(np.isfinite(self.rows).all())
-
     def places(self, names: Sequence[str], most: int | None = None) -> np.ndarray:
         """Columns of these tensors. Args: names: of them. most: how many of each; None: all."""
         parts = [self.parts[name] for name in names]

@@ -24,6 +24,7 @@ class Outputs:
     """
 
     def __init__(self, function: Step, seed: int, first: Batch, one_size: bool = False) -> None:
+        check(callable(function), "function", function, "(examples, seed) -> name -> array")
         self.function = function
         self.watched = len(first) if one_size else None
         # Seeds of two reviews do not overlap, however many calls either makes.
@@ -40,14 +41,14 @@ class Outputs:
     def _read(self, examples: Sequence[Example], draw: int) -> dict[str, np.ndarray]:
         """Calls the step and reads its mapping."""
         returned = self.function(list(examples), self.base + draw)
-        named = isinstance(returned, Mapping) and len(returned) > 0
-        check(named, "function", type(returned).__name__, "to return a mapping, name -> array")
+        named = isinstance(returned, Mapping) and bool(returned)
+        check(named, "function", type(returned).__name__, "to return name -> array, one at least")
         arrays: dict[str, np.ndarray] = {}
         for name, value in returned.items():
             try:
                 arrays[str(name)] = to_array(value)
             except (TypeError, ValueError):
-                check(False, f"function[{name!r}]", type(value).__name__, "an array or a number")
+                check(False, f"function[{name!r}]", type(value).__name__, "a real array or number")
         return arrays
 
     def __call__(self, examples: Sequence[Example], draw: int) -> np.ndarray:

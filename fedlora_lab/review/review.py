@@ -68,9 +68,13 @@ class Review:
             return "No ε: it needs steps and delta among the claims."
         if math.isinf(self.epsilon):
             return f"No finite ε can be stated{claimed}."
-        least = "at least " if self.broken - {"accounting", "sampling"} else ""
+        # Noise of another size may come with a clip that is off by the same factor.
+        lower = self.broken - {"accounting", "sampling", "empty batch"}
+        least = "at least " if lower and "noise size" not in lower else ""
         # Without amplification: other sampling may amplify too, by how much is not known.
-        name = "ε without amplification" if "sampling" in self.broken else "ε really given"
+        unseen = self["noise size"].verdict == "cannot tell"
+        name = "ε of the claims" if unseen else "ε really given"
+        name = "ε without amplification" if "sampling" in self.broken else name
         return f"{name}: {least}{self.epsilon:.4g} at δ = {self.claims.delta:g}{claimed}."
 
     def table(self) -> "pd.DataFrame":
@@ -134,8 +138,6 @@ def step(
     """
     check(isinstance(claims, Claims), "claims", claims, "fl.review.Claims(clip_norm=..., ...)")
     check(isinstance(others or {}, Mapping), "others", type(others).__name__, "name -> step")
-    callable_or_none = function is None or callable(function)
-    check(callable_or_none, "function", function, "(examples, seed) -> arrays")
     check_number("significance", significance, 0, 1, open_low=True)
     check_whole("draws", draws, 16)
     check_whole("seed", seed)

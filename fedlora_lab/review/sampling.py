@@ -1,12 +1,12 @@
 """The check of what comes before the step: the batches that a loader draws."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import stats
 
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, error_text, refuse
 from fedlora_lab.review.claims import Claims, Finding, Loader
 
 LEAST_BATCHES = 300
@@ -16,14 +16,11 @@ def draw_epochs(loader: Loader, n: int, seed: int) -> list[list[list[int]]]:
     """Draws epochs until there are enough batches. Args: as of `check_sampling`."""
     epochs: list[list[list[int]]] = []
     while sum(map(len, epochs)) < LEAST_BATCHES and len(epochs) < LEAST_BATCHES:
-        drawn = loader(seed * 1_000_003 + len(epochs))
-        check(
-            hasattr(drawn, "__iter__"),
-            "loader",
-            type(drawn).__name__,
-            "to return batches, lists of indices",
-        )
-        epochs.append([[int(i) for i in batch] for batch in drawn])
+        try:
+            drawn = loader(seed * 1_000_003 + len(epochs))
+            epochs.append([[int(i) for i in batch] for batch in drawn])
+        except (TypeError, ValueError) as error:
+            refuse("loader", error_text(error, 80), "seed -> batches, each a list of indices")
     batches = [batch for epoch in epochs for batch in epoch]
     check(len(batches) > 1, "loader", len(batches), "more than one batch")
     inside = all(0 <= i < n for batch in batches for i in batch)
@@ -110,12 +107,13 @@ def equal_shares_p_value(each: np.ndarray, batches: int, q: float) -> float:
     return 2 * float(min(law.cdf(total), law.sf(total)))
 
 
-def most_participations(loader: Loader, steps: int, n: int, seed: int) -> int:
-    """How many of so many steps the example that a loader draws most often takes part in.
+def most_participations(batches: Sequence[list[int]], steps: int, n: int) -> int:
+    """How many of so many steps the example that is drawn most often takes part in.
 
-    Args: loader, n, seed: see `check_sampling`. steps: of the whole training.
+    Args: batches: as drawn. steps: of the whole training. n: examples.
     """
-    # Without amplification the example that comes most often decides.
-    batches = [batch for epoch in draw_epochs(loader, n, seed) for batch in epoch][:steps]
-    often = np.bincount([i for batch in batches for i in {*batch}], minlength=n)
-    return math.ceil(float(often.max()) * steps / len(batches) - 1e-9)
+    # Without amplification the example that comes most often decides. One that is k times in a
+    # batch moves its sum k times as far, as k² steps would together.
+    first = batches[:steps]
+    often = sum(np.bincount(np.array(batch, int), minlength=n) ** 2 for batch in first)
+    return math.ceil(float(np.max(often)) * steps / len(first) - 1e-9)

@@ -19,15 +19,15 @@ from fedlora_lab.review.neighbours import (
     scale,
     single_changes,
 )
-from fedlora_lab.review.trials import NOISE_SLACK, SLACK, Shift, Trials
+from fedlora_lab.review.trials import SLACK, Shift, Trials, judge_ratio
 
 LONGEST_WAY = 64
 HUGE = 1e3
 """A sum that is so many times as large as its noise may lose the noise in rounding."""
 
 
-def extreme_examples(trials: Trials) -> tuple[Example, Example]:
-    """A strong example, and one that moves the outputs as far from it as any.
+def extreme_examples(trials: Trials) -> tuple[Example, Example, Example]:
+    """A strong example, one that moves the outputs as far from it as any, and the weakest.
 
     They are chosen by batches of copies, which add up: what happens to all of them shows.
     """
@@ -54,7 +54,7 @@ def extreme_examples(trials: Trials) -> tuple[Example, Example]:
     apart = np.sqrt(np.maximum(squares, 0.0)).round(2)
     # Of those that move equally far from a weak one, the loudest; against it, the least loud.
     strong = len(pool) - 1 - int(np.argmax(apart[0][::-1]))
-    return pool[strong], pool[int(np.argmax(apart[strong]))]
+    return pool[strong], pool[int(np.argmax(apart[strong]))], pool[int(np.argmin(lengths))]
 
 
 def beside_copies(trials: Trials, words: str, example: Example, other: Example) -> Neighbours:
@@ -128,7 +128,7 @@ def judge_shift(trials: Trials, check: str, words: str, shift: Shift, limit: flo
     Args: check, words: its name, and what was tried. shift: measured. limit: in clip norms.
     """
     value, error = shift
-    text = f"one example moves all that leaves together by {value:.3g} clip norms"
+    text = f"one example moves all that leaves together by {value:.4g} clip norms"
     if trials.replaced:
         text += " (2 are allowed, for a replacement)"
     # Estimated through the noise: chance decides. Else the difference is exact.
@@ -139,16 +139,16 @@ def judge_shift(trials: Trials, check: str, words: str, shift: Shift, limit: flo
     return Finding(check, text, value, words, verdict)
 
 
-def check_sensitivity(trials: Trials, strong: Example, opposite: Example) -> Iterator[Finding]:
+def check_sensitivity(trials: Trials, strong: Example, *ends: Example) -> Iterator[Finding]:
     """How far one example moves everything, and whether any moves anything.
 
-    Args: trials: of the step. strong, opposite: see `extreme_examples`.
+    Args: trials: of the step. strong, ends: see `extreme_examples`.
     """
     changes = single_changes(trials.batch, trials.replaced, 8 if trials.exact else 1)
     singles = [(trial.words, trials.measure(trial)) for trial in changes]
     # Copies add up: a rule of the batch that changes them all shows at once.
-    tipping = tipping_point(trials, opposite, strong)
-    shifts = [*singles, (tipping.words, trials.measure(tipping, brief=True))]
+    ways = [tipping_point(trials, end, strong) for end in ends]
+    shifts = [*singles, *((way.words, trials.measure(way, brief=True)) for way in ways)]
     for words, shift in shifts:
         yield judge_shift(trials, "sensitivity", words, shift, trials.limit)
     words, best = max(singles, key=lambda single: single[1].value)
@@ -200,11 +200,10 @@ def check_non_finite(trials: Trials, strong: Example, limit: float) -> Iterator[
         # A step may leave out its noise, not its sum, where it meets such numbers. In a sum that
         # is far too large rounding swallows it: what is broken there is the clip.
         noise = trials.in_clips(sent - trials.out(batch, 1))
-        ratio = float(np.linalg.norm(noise) / np.linalg.norm(usual))
-        # Where it is the same noise no chance is left; else the batch may have a chance of its own.
-        is_sound = abs(ratio - 1) <= NOISE_SLACK if trials.exact else noise.any()
-        if np.linalg.norm(trials.in_clips(sent)) < HUGE * np.linalg.norm(usual):
-            text = f"{words} gets {ratio:.3g} times the noise"
-            yield Finding("noise size", text, ratio, words, "sound" if is_sound else "broken")
+        # Where equal seeds do not give equal noise, the batch may have a chance of its own.
+        if (trials.exact or not noise.any()) and (
+            np.linalg.norm(trials.in_clips(sent)) < HUGE * np.linalg.norm(usual)
+        ):
+            yield judge_ratio(trials, "noise size", usual, noise, words)
         # It may count as zero or as another example does, never further.
         yield judge_shift(trials, check, words, trials.measure(trial, brief=True), limit)

@@ -256,6 +256,16 @@ def compare_noise(trials: Trials, check: str, examples: Batch, where: str) -> Fi
     if silent.any():
         share = "" if silent.all() else f" in {silent.mean():.0%} of the numbers"
         return Finding(check, f"{where} gets no noise{share}", 0.0, where, "broken")
+    return judge_ratio(trials, check, base, compared, where)
+
+
+def judge_ratio(
+    trials: Trials, check: str, base: np.ndarray, compared: np.ndarray, where: str
+) -> Finding:
+    """Says whether two noises have one size.
+
+    Args: trials, check, where: as of `compare_noise`. base, compared: draws at equal seeds.
+    """
     ratio = float(np.sqrt(np.mean(compared**2) / np.mean(base**2)))
     text = f"{where} gets {ratio:.3g} times the noise"
     cosine = float((base * compared).sum() / math.sqrt((base**2).sum() * (compared**2).sum()))

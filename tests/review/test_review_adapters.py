@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from calls import Options
+from calls import Options, refused
 from opacus import PrivacyEngine
 from opacus.utils.batch_memory_manager import BatchMemoryManager
 from peft import LoraConfig, get_peft_model
@@ -77,7 +77,11 @@ def test_batches_that_are_cut_to_fit_the_memory_are_read_whole():
 def test_a_review_leaves_no_trace():
     """A review in the middle of training that changed it, or was counted by the accountant."""
     *parts, engine = private_parts()
-    module, optimizer, *_ = parts
+    module, optimizer, loader, *_ = parts
+    collate = loader.collate_fn
+    loader.collate_fn = lambda examples: (torch.rand(1), collate(examples))[1]
+    module.register_buffer("mean", torch.zeros(6))
+    module.register_forward_pre_hook(lambda layer, x: setattr(layer, "mean", x[0].sum(0)))
 
     def everything():
         states = module.state_dict(), optimizer.state_dict(), engine.accountant.history
@@ -85,8 +89,9 @@ def test_a_review_leaves_no_trace():
         return copy.deepcopy([states, generators])
 
     before = everything()
-    fl.review.opacus(*parts, draws=16)
+    found = fl.review.opacus(*parts, draws=16)
     torch.testing.assert_close(everything(), before, rtol=0, atol=0)
+    assert "buffer mean" in found["un-noised output"].words
 
 
 @pytest.mark.slow
@@ -113,6 +118,10 @@ def test_what_a_script_with_opacus_does_wrong_is_found():
     found = fl.review.opacus(*parts, draws=16)
     assert found.broken == {"un-noised output"}
     assert "besides the gradient" in found["un-noised output"].words
+
+    optimizer.target_unclipped_quantile = 0.5  # as that of adaptive clipping has
+    with refused("^optimizer=.*: expected .*adaptive"):
+        fl.review.opacus(*parts)
 
 
 def sent_by_a_client(examples):

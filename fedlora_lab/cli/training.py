@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from fedlora_lab import tasks
 from fedlora_lab._utils.options import RunSettings
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, few
 from fedlora_lab.cli import options as read
 from fedlora_lab.experiments import finetune as tuning
 from fedlora_lab.experiments.tuned_rates import load_rates, suggestion
@@ -29,7 +29,7 @@ from fedlora_lab.report.summary_table import (
 from fedlora_lab.tasks.task import Task
 
 PLAN_FIELDS = ("rounds", "local_steps", "batch", "participation", "optimizer")
-PRIVACY_FIELDS = ("delta", "trust", "clip_norm", "accountant")
+PRIVACY_FIELDS = ("unit", "delta", "trust", "clip_norm", "accountant")
 LORA_FIELDS = {"rank": "rank", "lora_alpha": "alpha"}
 """Option -> field of `Lora`."""
 
@@ -57,9 +57,6 @@ def train(
     """
     asked = read.typed_options(options)
     task, privacy, plan, lora = build_setup(task_name, asked)
-    stop_at = asked.get("stop_at")
-    if stop_at is not None:
-        check(privacy is not None, "stop_at", stop_at, "not given with --epsilon none")
     rates = learning_rates(asked, task.name, slugs)
     cells = [
         Cell.from_name(slug, task, privacy, plan.replace(lr=rates[slug]), lora, seed)
@@ -76,7 +73,7 @@ def train(
             click.echo(f"{finished} of {len(cells)} runs are finished in {folder.path} and kept")
         with tqdm(total=sum(cell.plan.rounds for cell in waiting), disable=None, **BAR) as bar:
             for cell in waiting:
-                train_cell(folder, cell, stop_at, bar, every_round)
+                train_cell(folder, cell, asked.get("stop_at"), bar, every_round)
         frame = folder.gather()
         page = report(folder.path)
         table = "\n".join(summary_lines(frame, None if privacy is None else privacy.trust))
@@ -153,11 +150,12 @@ def build_setup(name: str, asked: Mapping[str, Any]) -> tuple[Task, Privacy | No
     lora = Lora(**{**tuned.get("lora", {}), **lora_fields(asked)})
     epsilon = asked.get("epsilon", RunSettings.epsilon)
     if epsilon is None:
+        moot = _pick(asked, (*PRIVACY_FIELDS, "stop_at"))
+        check(not moot, "epsilon", None, f"a number where {few(moot)} is given")
         return task, None, plan, lora
-    unit = asked.get("unit", RunSettings.unit)
     # What was tuned for single examples says nothing about larger units.
-    usual = tuned.get("privacy", {}) if unit == "example" else {}
-    privacy = Privacy(unit=unit, **{**usual, **_pick(asked, PRIVACY_FIELDS)})
+    usual = tuned.get("privacy", {}) if asked.get("unit", "example") == "example" else {}
+    privacy = Privacy(**{**usual, **_pick(asked, PRIVACY_FIELDS)})
     return task, privacy.calibrate(epsilon=epsilon, task=task, plan=plan), plan, lora
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedlora_lab import methods
-from fedlora_lab._utils.validation import check, check_number, check_whole, did_you_mean
+from fedlora_lab._utils.validation import check, check_number, check_whole, did_you_mean, few
 from fedlora_lab.experiments.tuned_rates import suggest_lr
 from fedlora_lab.federated.compare import Cell
 from fedlora_lab.federated.run import RunOptions
@@ -143,6 +143,8 @@ def choose_promise(
     Args: model, epsilon: as of `finetune`. options: get the unit. settings: takes the choices.
     """
     if epsilon is None:
+        moot = sorted(options.privacy.keys() | options.run.keys() & {"stop_at"})
+        check(not moot, "epsilon", None, f"a number where {few(moot)} is given")
         settings.tell("epsilon", "none", "nothing is promised")
         return
     check_number("epsilon", epsilon, 0, 1e9, open_low=True)
@@ -169,7 +171,7 @@ def choose_test(
     if test is None:
         settings.tell("test", "none", "not scored; test=FRAME takes public rows to score on")
         tables = read_splits(frame)
-        check("train" in tables, "frame", sorted(tables), "a table, or splits with one of train")
+        check("train" in tables, "frame", sorted(tables), "a split called train")
         # Rows of the right form, which the task needs. They are private, so nothing scores them.
         return {"test": tables["train"].head(4), "public_test": False}
     is_share = isinstance(test, int | float)

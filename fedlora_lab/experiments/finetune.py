@@ -196,7 +196,9 @@ def finetune(
     columns = {"text": text, "label": label, "by": by}
     named = {name: column for name, column in columns.items() if column is not None} | options
     # A decoder that answers prompts is another task than one that classifies or goes on.
-    builder: Callable[..., Task] = prompts if "prompt" in options else hub
+    pair = options.keys() & {"prompt", "answer"}
+    check(len(pair) != 1, "prompt, answer", pair, "both of them for a decoder, or none")
+    builder: Callable[..., Task] = prompts if pair else hub
     is_task = isinstance(model, Task)
     sorted_options = Options.sort(named, () if is_task else inspect.signature(builder).parameters)
     if method is not None:

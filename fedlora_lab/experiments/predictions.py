@@ -14,8 +14,9 @@ from fedlora_lab.report.run_folder import Folder, read_json
 from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.generation import Generation, fill
 from fedlora_lab.tasks.labels import check_filled, column_of, row_names
-from fedlora_lab.tasks.tables import read_splits
-from fedlora_lab.tasks.task import forward
+from fedlora_lab.tasks.modules import in_one_line
+from fedlora_lab.tasks.tables import read_table
+from fedlora_lab.tasks.task import base_digest, forward
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,19 +41,26 @@ def predict_rows(folder: Path, data: object) -> "pd.DataFrame":
     expected = "a run of this version, on a model that was given by its name or folder"
     config = folder / "adapter" / "adapter_config.json"
     check(config.is_file(), "run", str(folder), "a finished run, with its adapter/")
-    base: Any = read_json(config)["base_model_name_or_path"]
-    # Earlier versions did not note what was read of the rows.
-    is_whole = base and ("column" in info or "max_new_tokens" in info)
-    check(bool(is_whole), "run", str(folder), expected)
+    damaged = f"run={str(folder)!r}: expected an undamaged adapter/"
+    with in_one_line(damaged):
+        base: Any = read_json(config)["base_model_name_or_path"]
+    # A folder is named as seen from where the training ran: mostly above the run's own.
+    places = (place / str(base) for place in (*Path(folder).resolve().parents, Path()))
+    base = next((str(place) for place in places if base and place.is_dir()), base)
+    # Earlier versions did not note which weights they trained on.
+    check(bool(base) and "base" in info, "run", str(folder), expected)
     classes = info.get("classes", ())
-    table = read_splits(data)["train"]
+    table = read_table(data, "data", as_written=True)
     check("predicted" not in table, "column", "predicted", "none of this name: rename it")
     argument = "column" if "column" in info else "prompt"
     check_filled(table, {argument: info[argument]})
     # What there is to warn of was told before the training.
     with ignore_warnings(), architectures.quiet(), torch.inference_mode():
         model, _ = architectures.load(base, info["kind"], len(classes), 0)
-        PeftModel.from_pretrained(model, config.parent)  # its layers are put into the model
+        expected = "the weights that the run was trained on; these are others"
+        check(info["base"] == base_digest(model), "model", base, expected)
+        with in_one_line(damaged):
+            PeftModel.from_pretrained(model, config.parent)  # its layers are put into the model
         if info["kind"] == "causal":
             code = architectures.prepare_tokenizer(base, None, model)
             writer = Generation(code, info["prompt"], info["answer"], info["max_new_tokens"])

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_rows, check_whole, few, first_line, warn
+from fedlora_lab._utils.validation import check, check_rows, check_whole, few, warn
 from fedlora_lab.tasks.modules import (
     check_no_adapters,
     frozen_copy,
+    in_one_line,
     is_linear,
     is_linear_head,
     is_within,
@@ -81,14 +82,11 @@ def load(
     if kind != "causal":
         options |= {"num_labels": classes}
     auto = getattr(transformers, AUTO[kind])
-    with seeded(seed, "hub classifier"):
-        try:
-            model, report = auto.from_pretrained(str(source), dtype=torch.float32, **options)
-        except Exception as error:  # which errors there are depends on the version
-            where = "" if Path(source).exists() else " (here is no such folder)"
-            expected = f"a name or folder{where} that {AUTO[kind]} reads from safetensors"
-            reason = f"model={str(source)!r}: expected {expected}: {first_line(error)}"
-            raise ValueError(reason) from error
+    name = str(source)
+    where = "" if Path(source).exists() else " (here is no such folder)"
+    expected = f"a name or folder{where} that {AUTO[kind]} reads from safetensors"
+    with seeded(seed, "hub classifier"), in_one_line(f"model={name!r}: expected {expected}"):
+        model, report = auto.from_pretrained(name, dtype=torch.float32, **options)
     check_no_adapters(model)
     # Of a decoder nothing may be drawn: it has no classifier.
     drawable = () if kind == "causal" else task_parts(model)
@@ -207,9 +205,11 @@ def default_head(model: nn.Module) -> str | tuple[str, ...] | None:
     names: list[str] = []
     for part in task_parts(model):
         module = model.get_submodule(part)
-        if is_linear_head(module) and not is_within(part, base):
+        if is_within(part, base):
+            continue
+        if is_linear_head(module):
             names.append(part)
-        elif not is_within(part, base):  # such as a classifier with a norm: its linear maps
+        else:  # such as a classifier with a norm: its linear maps
             inner = module.named_modules(prefix=part)
             names += [path for path, layer in inner if type(layer) is nn.Linear]
     return tuple(names) if len(names) > 1 else names[0] if names else None
@@ -234,12 +234,9 @@ def read_processor(source: ModelSource, given: Any, auto: str) -> Any:
     check(isinstance(source, (str, Path)), "tokenizer", None, expected)
     import transformers
 
-    try:
-        with quiet():
-            return getattr(transformers, auto).from_pretrained(str(source), trust_remote_code=False)
-    except Exception as error:  # which errors there are depends on the version
-        expected = f"what {auto} reads beside the model, or tokenizer=: {first_line(error)}"
-        raise ValueError(f"tokenizer={str(source)!r}: expected {expected}") from error
+    expected = f"what {auto} reads beside the model, or tokenizer="
+    with quiet(), in_one_line(f"tokenizer={str(source)!r}: expected {expected}"):
+        return getattr(transformers, auto).from_pretrained(str(source), trust_remote_code=False)
 
 
 def input_reader(
@@ -273,6 +270,9 @@ def prepare_tokenizer(source: ModelSource, given: Any, model: nn.Module) -> Any:
     check(
         hasattr(tokenizer, "pad_token"), "tokenizer", type(given).__name__, "one of Transformers'"
     )
+    # Transformers reads a folder without one as a tokenizer that knows no word.
+    knows = len(tokenizer) > len(tokenizer.all_special_ids)
+    check(knows, "tokenizer", "special tokens alone", "words too; are its files in the folder?")
     # On the left, padding would move positions, and a text would depend on the batch's width.
     tokenizer.padding_side = "right"
     tokenizer.truncation_side = "right"

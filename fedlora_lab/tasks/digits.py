@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -54,12 +53,14 @@ def digits(
     >>> digits(clients=3, alpha=None).sizes
     (419, 419, 419)
     """
+    # JSON, in which arguments are stored, has neither infinity nor tuples.
+    alpha = None if alpha == math.inf else alpha
+    targets = targets if isinstance(targets, str) else list(targets)
+    arguments = dict(locals())
     check_whole("seed", seed)
     x, y = handwritten_digits()
     order = torch.from_numpy(Streams(seed).numpy("digits split").permutation(len(y)))
     test, validation, private = order.split([TEST, VALIDATION, len(y) - TEST - VALIDATION])
-    # JSON, in which arguments are stored, has no infinity.
-    alpha = None if alpha == math.inf else alpha
     split = partition.dirichlet(y[private], clients, alpha, seed, SMALLEST_CLIENT)
     model, card = load_pretrained()
     task = classification(
@@ -72,13 +73,6 @@ def digits(
         labels=[str(digit) for digit in range(10)],
         name="digits",
     )
-    arguments: dict[str, Any] = {
-        "clients": clients,
-        "alpha": alpha,
-        "seed": seed,
-        "targets": list(targets),
-        "head": head,
-    }
     sums = {"data_sha256": DIGITS_SHA256, "weights_sha256": card["weights_sha256"]}
     return replace(task, info={"task": "digits", "arguments": arguments, **sums})
 
@@ -133,19 +127,16 @@ class TinyViT(nn.Module):
     ) -> None:
         super().__init__()
         self.side = patch
-        self.tokens = (image // patch) ** 2
         self.patch = nn.Linear(patch * patch, width)
-        self.position = nn.Parameter(torch.randn(1, self.tokens, width) * 0.02)
+        self.position = nn.Parameter(torch.randn(1, (image // patch) ** 2, width) * 0.02)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, 10)
 
     def forward(self, x: Float[Tensor, "n side side"]) -> Float[Tensor, "n 10"]:
-        n = x.shape[0]
-        side = x.shape[1] // self.side
         p = self.side
-        patches = x.reshape(n, side, p, side, p).permute(0, 1, 3, 2, 4)
-        tokens = self.patch(patches.reshape(n, self.tokens, p * p)) + self.position
+        patches = x.unfold(1, p, p).unfold(2, p, p).flatten(1, 2).flatten(2)
+        tokens = self.patch(patches) + self.position
         for block in self.blocks:
             tokens = block(tokens)
         return self.head(self.norm(tokens).mean(1))

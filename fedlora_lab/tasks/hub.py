@@ -11,7 +11,7 @@ from fedlora_lab.tasks.labels import check_order, read_labels
 from fedlora_lab.tasks.metrics import Metrics, select_metrics
 from fedlora_lab.tasks.modules import Head
 from fedlora_lab.tasks.tables import Rows
-from fedlora_lab.tasks.task import Task, check_classes
+from fedlora_lab.tasks.task import Task, base_digest, check_classes
 
 OWN_HEAD = "the model's classifier"
 
@@ -98,6 +98,7 @@ def hub(
         info={
             "task": "hub",
             "model": type(base).__name__,
+            "base": base_digest(base),
             "kind": kind,
             "classes": [*classes],
             "labels": "read from the rows" if declared is None else "declared",

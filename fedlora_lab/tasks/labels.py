@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedlora_lab._utils.validation import check, check_rows, few, warn
+from fedlora_lab.tasks.modules import in_one_line
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -36,7 +37,8 @@ def to_identifier(value: object) -> Identifier | None:
         value = int(value)
     if not isinstance(value, (str, Integral, np.bool_)):
         return None
-    text = str(value).strip()
+    # Of True and False as a CSV file has them, in small letters.
+    text = (value if isinstance(value, str) else str(value).lower()).strip()
     return int(text) if _WHOLE_NUMBER.fullmatch(text) else text
 
 
@@ -65,10 +67,8 @@ def template_fields(frame: "DataFrame", argument: str, source: object) -> list[s
     """
     if not isinstance(source, str) or source in frame.columns:
         return []
-    try:
+    with in_one_line(f"{argument}={source!r}: expected a template"):
         return [name for _, name, _, _ in Formatter().parse(source) if name is not None]
-    except ValueError as error:
-        raise ValueError(f"{argument}={source!r}: expected a template: {error}") from error
 
 
 def check_filled(frame: "DataFrame", columns: Mapping[str, object], suffix: str = "") -> None:
@@ -106,13 +106,9 @@ def identifiers(
     Raises: ``ValueError`` naming the rows of empty cells, or of something else.
     """
     cells = column_of(frame, argument, column)
-    values: list[Any] = []
-    bad = {}
-    for row, cell, is_gap in zip(row_names(frame, suffix), cells, frame[column].isna()):
-        value = "" if is_gap else to_identifier(cell)
-        values.append(value)
-        if value is None or value in MISSING:
-            bad[row] = cell if value is None else "nothing"
+    values: list[Any] = [to_identifier(cell) for cell in cells]
+    rows = zip(row_names(frame, suffix), cells, values)
+    bad = {row: cell for row, cell, value in rows if value is None or value in MISSING}
     expected = "a text or a whole number in every row; NA, None and null count as empty cells"
     check_rows(f"{argument} {column!r}", bad, expected)
     return values

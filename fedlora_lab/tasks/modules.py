@@ -2,13 +2,14 @@
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, first_line
 
 Head = str | Sequence[str] | None
 """Names of modules that are trained in full, see `Task.head`."""
@@ -28,6 +29,18 @@ PARTS_OF_PEFT = (
 )
 """Modules inside a layer that PEFT adapted, which it would take for a head of such a name."""
 MERGE_FIRST = "a model without an adapter of PEFT's; merge it first (merge_and_unload)"
+
+
+@contextmanager
+def in_one_line(start: str) -> Iterator[None]:
+    """Refuses whatever foreign code raises, which depends on its version, in one line.
+
+    Args: start: of the line; what the error says follows.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{start}: {first_line(error)}") from error
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
@@ -168,7 +181,8 @@ def head_modules(model: nn.Module, head: Head) -> tuple[str, ...]:
     names = head_names(head)
     for name in names:
         is_name = isinstance(name, str) and any(name and path.endswith(name) for path in modules)
-        check(is_name, "head", name, "the end of a module's name")
+        expected = f"the end of a module's name; linear maps here: {linear_names(model)}"
+        check(is_name, "head", name, expected)
         clash = next((part for part in PARTS_OF_PEFT if part.endswith(name)), None)
         check(clash is None, "head", name, f"another name: PEFT's own {clash!r} ends with this one")
     paths = tuple(path for path in modules if names and path.endswith(names))

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from fedlora_lab._utils.validation import check, check_rows, check_whole, first_line
+from fedlora_lab._utils.validation import check, check_rows, check_whole
 from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.generation import Generation
 from fedlora_lab.tasks.metrics import IGNORED, Metrics, next_token_loss, select_metrics
-from fedlora_lab.tasks.modules import Head
+from fedlora_lab.tasks.modules import Head, in_one_line
 from fedlora_lab.tasks.tables import Rows
-from fedlora_lab.tasks.task import Task, forward, take
+from fedlora_lab.tasks.task import Task, base_digest, forward, take
 
 
 def prompts(
@@ -65,49 +65,35 @@ def prompts(
     check_whole("max_new_tokens", max_new_tokens, 1)
     columns = {"prompt": prompt, "answer": answer}
     rows = Rows.read(dataset, test, seed, by, person, clients, public_test, columns)
-    fields = {"targets": targets, "head": head, "metrics": metrics, "public_test": public_test}
     base, _ = architectures.load(model, "causal", 0, seed)
     code = architectures.prepare_tokenizer(model, tokenizer, base)
     generation = Generation(code, prompt, answer, max_new_tokens)
-    return _build(base, rows, generation, max_length, fields)
-
-
-def _build(
-    base: nn.Module,
-    rows: Rows,
-    generation: Generation,
-    max_length: int | None,
-    fields: dict[str, Any],
-) -> Task:
-    """The task of a decoder and rows.
-
-    Args:
-        base, rows: the model, and what it learns.
-        generation, max_length: how rows become examples.
-        fields: of the task, where they are given.
-    """
     pairs = [pair for table in (rows.private, rows.held_out) for pair in generation.pairs(table)]
     x, y, cut = encode_pairs(generation, base, pairs, max_length, rows.names)
     _check_decoder(base, x)
-    fields |= {
-        "name": "prompts",
-        "model": base,
-        "targets": architectures.default_targets(base, fields["targets"]),
-        "loss": next_token_loss,
-        "metrics": select_metrics(fields["metrics"], "prompts"),
-        "prepare": architectures.trim_padding,
-        "info": {
+    return rows.make_task(
+        x,
+        y,
+        name="prompts",
+        model=base,
+        targets=architectures.default_targets(base, targets),
+        head=head,
+        loss=next_token_loss,
+        metrics=select_metrics(metrics, "prompts"),
+        prepare=architectures.trim_padding,
+        info={
             "task": "prompts",
             "model": type(base).__name__,
+            "base": base_digest(base),
             "kind": "causal",
-            "prompt": generation.prompt,
-            "answer": generation.answer,
-            "max_new_tokens": generation.max_new_tokens,
+            "prompt": prompt,
+            "answer": answer,
+            "max_new_tokens": max_new_tokens,
             "texts cut": cut,
         },
-        "generation": generation,
-    }
-    return rows.make_task(x, y, **fields)
+        generation=generation,
+        public_test=public_test,
+    )
 
 
 def encode_pairs(
@@ -167,11 +153,8 @@ def _check_decoder(model: nn.Module, x: Mapping[str, Tensor]) -> None:
     changed = before["input_ids"].clone()
     changed[0, last] = int(changed[0, last] == 0)
     after = {**before, "input_ids": changed}
-    try:
+    with in_one_line(f"model={kind!r}: expected to accept the texts, but it says"):
         outputs = [forward(model, part)[:, :last] for part in (before, after)]
-    except Exception as error:  # whatever a foreign model raises, the reader needs it in one line
-        expected = f"expected to accept the texts, but it says: {first_line(error)}"
-        raise ValueError(f"model={kind!r}: {expected}") from error
     # What is masked adds nothing at all, so there is hardly anything to round.
     room = 1e-5 * float(outputs[0].abs().max())
     agrees = torch.allclose(*outputs, rtol=0, atol=room)

@@ -6,7 +6,9 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -49,13 +51,17 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 DATASET_KINDS = (
-    "a pandas DataFrame, a list of dicts, a `datasets` Dataset or DatasetDict, a CSV, JSONL or "
-    "Parquet file, or a folder with a folder for each class"
+    "a pandas DataFrame, a list of dicts, a `datasets` Dataset or DatasetDict, a file that ends in "
+    ".csv, .tsv, .jsonl or .parquet, or a folder with a folder for each class"
 )
 SEPARATORS = ",;\t|"
-"""What may stand between the cells of a CSV file: the one that its header has most."""
+"""What may stand between the cells of a CSV file: the one its header has most, outside quotes."""
+EMPTY = ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "None", "NULL", "null"]
+"""What stands in an empty cell of a CSV file."""
 SPLITS = {"train", "validation", "valid", "val", "dev", "test"}
 """Names of splits; a folder whose folders have such names has no classes of these names."""
+HIDDEN = re.compile(r"(^|[/\\])(\.|__MACOSX)")
+"""Places of files that a system hides, or adds to what it packs."""
 IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
 
@@ -204,10 +210,16 @@ def _split_by_owner(
 
 def _persons(table: "DataFrame", column: str, suffix: str = "") -> np.ndarray:
     """The persons in a column of whole numbers; refuses rows without one."""
+    import pandas as pd
+
     column_of(table, "person", column)
+    cells = table[column]
+    # Of a CSV file all cells are texts; words are refused below.
+    if pd.api.types.is_string_dtype(cells):
+        with suppress(ValueError):
+            cells = pd.to_numeric(cells)
     # As the table keeps them: its own numbers know how exact they are.
-    cells = table[column].to_numpy()
-    numbers = whole_numbers(f"person {column!r}", cells, row_names(table, suffix))
+    numbers = whole_numbers(f"person {column!r}", cells.to_numpy(), row_names(table, suffix))
     return np.array(numbers, dtype=object)
 
 
@@ -234,48 +246,60 @@ def _test_table(test: object, splits: "Mapping[str, DataFrame]") -> "DataFrame":
     # The name of a split comes first: a file of that name may lie anywhere.
     if isinstance(test, str) and test in splits:
         return splits[test]
-    is_file = not isinstance(test, str) or Path(test).suffix in READERS or Path(test).exists()
+    is_file = not isinstance(test, str) or bool(Path(test).suffix) or Path(test).exists()
     names = ", ".join(name for name in splits if name != "train") or "none here"
     expected = f"a share, a data set, a file, or the name of a split: {names}"
     check(is_file, "test", test, expected)
-    tables = read_splits(test, "test")
-    expected = "one table; of several splits name one, as test=data['validation']"
-    check(len(tables) == 1, "test", sorted(tables), expected)
-    return next(iter(tables.values()))
+    return read_table(test, "test")
 
 
 # ---- tables of any kind
 
 
-def read_splits(dataset: object, name: str = "dataset") -> "dict[str, DataFrame]":
+def read_table(data: object, name: str, as_written: bool = False) -> "DataFrame":
+    """Reads one table, as `read_splits` does; refuses several splits."""
+    tables = read_splits(data, name, as_written)
+    expected = f"one table; of several splits name one, as {name}=data['validation'] or its folder"
+    check(len(tables) == 1, name, sorted(tables), expected)
+    return next(iter(tables.values()))
+
+
+def read_splits(
+    dataset: object, name: str = "dataset", as_written: bool = False
+) -> "dict[str, DataFrame]":
     """Reads the splits of a data set by name; one called ``train`` where it has none.
 
     Classes of a `datasets` ClassLabel stand there by name, all of them in the frame's ``attrs``.
 
-    Args: dataset, name: what is read, and the argument that gave it.
+    Args:
+        dataset, name: what is read, and the argument that gave it.
+        as_written: words for an empty cell of a CSV file stay, which differ from none.
     Raises: ``ValueError`` for an empty data set, or something else.
     Guarantees: tests/tasks/test_hub.py::test_files_and_folders_equal_the_frame.
     """
     if isinstance(dataset, Mapping):
-        return {str(name): _frame(split) for name, split in dataset.items()}
+        return {str(part): _frame(split, name) for part, split in dataset.items()}
     if not isinstance(dataset, (str, os.PathLike)):
-        return {"train": _frame(dataset)}
+        return {"train": _frame(dataset, name)}
     path = Path(dataset)
     if path.is_dir():
-        folders = {part.name: part for part in path.iterdir() if part.is_dir()}
+        folders = {part.name: part for part in path.glob("[!.]*/") if part.name != "__MACOSX"}
         is_split = "train" in folders and folders.keys() <= SPLITS
         parts = folders if is_split else {"train": path}
-        return {name: _frame(_images(part)) for name, part in parts.items()}
-    check(path.suffix in READERS, name, str(path), DATASET_KINDS)
+        return {part: _frame(_images(place, name), name) for part, place in parts.items()}
+    reader = READERS.get(path.suffix.lower())
+    check(reader is not None, name, str(path), DATASET_KINDS)
     expected = f"a file that exists; there is none in {path.parent.resolve()}"
     check(path.is_file(), name, str(path), expected)
     try:
-        table = READERS[path.suffix](path)
+        table = reader(path)  # type: ignore[misc]
     except ImportError:
         refuse(name, str(path), "pyarrow, which reads Parquet: pip install pyarrow")
     except ValueError as error:
         raise ValueError(f"{name}={str(path)!r}: expected a table ({error_text(error)})") from error
-    return {"train": _frame(table)}
+    if reader is _csv and not as_written:
+        table = table.mask(table.isin(EMPTY))
+    return {"train": _frame(table, name)}
 
 
 def _text(path: Path) -> str:
@@ -299,17 +323,24 @@ def _csv(path: Path) -> "DataFrame":
     import pandas as pd
 
     text = _text(path)
-    separator = max(SEPARATORS, key=text.partition("\n")[0].count)
+    # In quotes all of them are letters of a name.
+    header_line = re.sub('"[^"]*"', "", text).lstrip("\r\n").partition("\n")[0]
+    separator = max(SEPARATORS, key=header_line.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: dict[int, list[str]] = {}
     last = 0
     try:
         for row in reader:
-            if any(row):
+            if any(row) or (rows and row):
                 rows[last + 1] = row
             last = reader.line_num  # a quoted cell may have several lines
     except csv.Error as error:
         raise ValueError(f"line {last + 1}: {error}") from error
+    # Spreadsheets leave separators behind the last row.
+    last = max((line for line, row in rows.items() if any(row)), default=0)
+    if rows and max(rows) > last:
+        warn(f"{path}: the rows after line {last} have no value, and are not read")
+        rows = {line: row for line, row in rows.items() if line <= last}
     check(bool(rows), "file", "no line", "a header, and at least one row")
     header = [name.strip() for name in rows.pop(min(rows))]
     while header and not header[-1]:  # a separator at the end of each line
@@ -324,16 +355,11 @@ def _csv(path: Path) -> "DataFrame":
     }
     expected = f"{width} in each row, as in the header; quote what has a {separator!r}"
     check_rows("cells", bad, expected)
-    plain = io.StringIO()
-    csv.writer(plain).writerows([header, *(row[:width] for row in rows.values())])
-    plain.seek(0)
-    frame = pd.read_csv(plain, skip_blank_lines=False)  # finds out which columns are numbers
-    plain.seek(0)
-    written = pd.read_csv(plain, skip_blank_lines=False, dtype=str)
-    # As written where one number is spelled in two ways, as 1 and 01: they may be two codes.
-    mixed = frame.columns[written.nunique() > frame.nunique()]
-    frame[mixed] = written[mixed]
-    return frame.set_axis(pd.Index(rows, name="line"))
+    # As written: 01 and 1 may be two codes, and 1.10 a version.
+    cells = [row[:width] for row in rows.values()]
+    frame = pd.DataFrame(cells, pd.Index(rows, name="line"), header, str)
+    frame.attrs[SEPARATORS] = separator
+    return frame
 
 
 def _jsonl(path: Path) -> "DataFrame":
@@ -362,34 +388,40 @@ READERS = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
 """Ending of a file's name -> what reads it."""
 
 
-def _images(folder: Path) -> "DataFrame":
-    """The files of a folder that has a folder of images for each class."""
+def _images(folder: Path, name: str) -> "DataFrame":
+    """The files of a folder that has a folder of images for each class, named by their places."""
     import pandas as pd
 
-    files = [f for f in folder.glob("[!.]*/**/*") if f.suffix.lower() in IMAGES]
-    rows = sorted((f.relative_to(folder).parts[0], str(f)) for f in files)
-    folders = {part.name for part in folder.glob("[!.]*/")}
+    places = {f: str(f.relative_to(folder)) for f in folder.rglob("*") if not f.is_dir()}
+    files = {f for f in places if not HIDDEN.search(places[f])}
+    images = {f for f in files if f.suffix.lower() in IMAGES and f.parent != folder}
+    rows = sorted((f.relative_to(folder).parts[0], str(f), places[f]) for f in images)
+    folders = {part.name for part in folder.glob("[!.]*/")} - {"__MACOSX"}
     expected = "a folder for each class, with images in it; none may be empty"
-    filled = bool(rows) and folders == {label for label, _ in rows}
-    check(filled, "dataset", str(folder), expected)
-    return pd.DataFrame(rows, columns=pd.Index(["label", "image"]))
+    filled = bool(rows) and folders == {label for label, *_ in rows}
+    check(filled, name, str(folder), expected)
+    if rest := files - images:
+        warn(f"{len(rest)} files are no images of a class and are not read, such as {min(rest)}")
+    frame = pd.DataFrame(rows, columns=pd.Index(["label", "image", "file"]))
+    return frame.set_index("file")
 
 
-def _frame(data: Any) -> "DataFrame":
-    """A DataFrame, or what can be made one, with rows numbered from 0 or by a file's lines."""
+def _frame(data: Any, name: str) -> "DataFrame":
+    """A DataFrame, or what can be made one, with rows numbered from 0, or by line or file."""
     import pandas as pd
 
     frame = data.to_pandas() if hasattr(data, "to_pandas") else data
     if isinstance(data, list) and all(isinstance(row, Mapping) for row in data):
         frame = pd.DataFrame(data)
-    check(isinstance(frame, pd.DataFrame), "dataset", type(data).__name__, DATASET_KINDS)
+    check(isinstance(frame, pd.DataFrame), name, type(data).__name__, DATASET_KINDS)
     doubled = frame.columns[frame.columns.duplicated()].tolist()
     check(not doubled, "columns", doubled, "each name once")
-    check(len(frame) > 0, "dataset", "0 rows", "at least one row")
+    check(len(frame) > 0, name, "0 rows", "at least one row")
     # Messages name rows so; the user's own index may name several rows by one name.
-    if frame.index.name != "line" or not frame.index.is_unique:
+    if frame.index.name not in ("line", "file") or not frame.index.is_unique:
         frame = frame.reset_index(drop=True)
-    frame.attrs = {}
+    # Under a name that no column has: what stands between the cells of its file.
+    frame.attrs = {SEPARATORS: frame.attrs.get(SEPARATORS, ",")}
     for column, feature in (getattr(data, "features", None) or {}).items():
         names = getattr(feature, "names", None)
         if names:  # a ClassLabel, whose numbers mean something in this table only

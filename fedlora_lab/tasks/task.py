@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlora_lab._utils.validation import check, check_rows, first_line
+from fedlora_lab._utils.validation import check, check_rows
 from fedlora_lab.tasks.generation import Generation
 from fedlora_lab.tasks.metrics import Metric, Metrics, cross_entropy, select_metrics
 from fedlora_lab.tasks.modules import (
@@ -24,6 +24,7 @@ from fedlora_lab.tasks.modules import (
     frozen_copy,
     head_modules,
     head_names,
+    in_one_line,
     is_finite,
     target_layers,
     task_parts,
@@ -49,6 +50,24 @@ def named_tensors(examples: Examples) -> dict[str, Tensor]:
     x, y = examples
     inputs = {f"x[{key!r}]": v for key, v in x.items()} if isinstance(x, Mapping) else {"x": x}
     return {**inputs, "y": y}
+
+
+def add_to_digest(digest: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Adds tensors, with their names, types and shapes, to a digest of `hashlib` or `hmac`."""
+    for name, tensor in tensors.items():
+        # Bytes alone do not tell (2, 3) from (3, 2), or whole numbers from floating ones.
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest
+
+
+def base_digest(model: nn.Module) -> str:
+    """sha256 over a base's weights, without classifier and pooler, which a file may lack."""
+    parts = task_parts(model)
+    state = model.state_dict().items()
+    base = {name: weight.float() for name, weight in state if not name.startswith(parts)}
+    return add_to_digest(hashlib.sha256(), base).hexdigest()
 
 
 def take(x: Inputs, index: Tensor | slice) -> Any:
@@ -200,13 +219,7 @@ class Task:
             tensors |= {f"{part} {name}": x for name, x in sorted(named_tensors(examples).items())}
         tensors |= {f"persons {k}": column for k, column in enumerate(self.persons or ())}
         tensors |= {f"model {n}": x for n, x in sorted(self.model.state_dict().items())}
-        digest = hashlib.sha256()
-        for name, tensor in tensors.items():
-            # Bytes alone do not tell (2, 3) from (3, 2), or whole numbers from floating ones.
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return add_to_digest(hashlib.sha256(), tensors).hexdigest()
 
     def pooled(self) -> "Task":
         """The same examples with one client: all data in one place."""
@@ -379,11 +392,9 @@ def check_classes(task: Task) -> Task:
     x, y = task.test
     # A few rows tell the number of classes, however large the test set is.
     count = min(4, len(y))
-    try:
+    expected = "expected to accept the test inputs, but it says"
+    with in_one_line(f"model={type(task.model).__name__!r}: {expected}"):
         outputs = task.forward(task.model, take(x, torch.arange(count)))
-    except Exception as error:  # whatever a foreign model raises, the reader needs it in one line
-        expected = f"expected to accept the test inputs, but it says: {first_line(error)}"
-        raise ValueError(f"model={type(task.model).__name__!r}: {expected}") from error
     is_table = isinstance(outputs, Tensor) and outputs.ndim == 2 and len(outputs) == count
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     check(is_table, "model output", shape, f"a tensor ({count}, classes) for {count} examples")

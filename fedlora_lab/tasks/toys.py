@@ -15,6 +15,7 @@ IMAGE = {"image_size": 8, "patch_size": 4}
 LONGEST_TEXT = 64
 
 
+@quiet()
 def tiny(
     kind: str, folder: "str | Path", texts: Iterable[str] = (), seed: int = 0, **sizes: Any
 ) -> Path:
@@ -41,22 +42,20 @@ def tiny(
     folder = Path(folder)
     new = not folder.exists() or not any(folder.iterdir())
     check(new, "folder", str(folder), "a new folder, or an empty one")
-    with quiet():
-        usual = transformers.AutoConfig.for_model(kind)
+    usual = transformers.AutoConfig.for_model(kind)
     fields: dict[str, Any] = {**SIZES}
     body: Any = transformers.AutoModel
     if kind in known.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
         fields |= IMAGE
         side = sizes.get("image_size", IMAGE["image_size"])
-        with quiet():
-            processor = transformers.ViTImageProcessor(size={"height": side, "width": side})
-            processor.save_pretrained(folder)
+        processor = transformers.ViTImageProcessor(size={"height": side, "width": side})
+        processor.save_pretrained(folder)
     else:
         vocabulary = sorted({word for text in texts for word in text.lower().split()})
         check(bool(vocabulary), "texts", (), "some texts, whose words the tokenizer will know")
         tokenizer = _word_tokenizer(kind, vocabulary)
         # For some kinds Transformers reads a class of its own, whatever was stored.
-        with tempfile.TemporaryDirectory() as draft, quiet():
+        with tempfile.TemporaryDirectory() as draft:
             tokenizer.save_pretrained(draft)
             stored: Any = transformers.AutoTokenizer.from_pretrained(draft, config=usual)
         same = stored.tokenize(" ".join(vocabulary)) == vocabulary
@@ -68,8 +67,7 @@ def tiny(
         # Encoders have a language model as well, which sees what comes later.
         if kind not in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
             body = transformers.AutoModelForCausalLM
-    with quiet():
-        config = transformers.AutoConfig.for_model(kind, **{**_known(usual, fields), **sizes})
+    config = transformers.AutoConfig.for_model(kind, **{**_known(usual, fields), **sizes})
     with seeded(seed, "tiny weights"):
         body.from_config(config).save_pretrained(folder)
     return folder

@@ -143,6 +143,11 @@ MISTAKES = [
     ("run regression rolora --seed ٣", "seed='٣': expected a whole number, or none"),
     ("report nowhere", "folder='nowhere': expected a run folder"),
     ("comparee digits", "Did you mean 'compare'?"),
+    ("run regression rolora --epsilon none --unit client", "epsilon=None: expected a number where"),
+    ("finetune . --model here --epsilon none --unit client --stop-at 2", "where stop_at, unit is"),
+    ("finetune . --model here --prompt text", "prompt, answer={'prompt'}: expected both of them"),
+    # Its adapter had a B of zeros, and was stated as trained.
+    ("finetune . --model here --method fedsa-lora", "method='fedsa-lora': expected one that sends"),
     ("finetune nowhere.csv --model here --text text", "data='nowhere.csv'"),
     ("finetune nowhere.csv --model here --text text --labels a,,b", "labels='a,,b': expected one"),
     ("predict nowhere pyproject.toml --out .", "--out='.': expected a new file"),
@@ -199,12 +204,10 @@ def test_doctor_fails_on_what_is_needed_only(monkeypatch, capsys):
 
 def test_a_learning_rate_is_asked_for_or_suggested(capsys):
     """Another ε or unit takes another rate, and says which when it was tuned for something else."""
-    near = tuned_rate("digits", "rolora", 2.0)
-    assert learning_rates({"epsilon": 2.0}, "digits", ["rolora"]) == {"rolora": near}
-    assert capsys.readouterr().out.startswith(f"rolora: learning rate {near:g}, tuned for RoLoRA")
-    asked: Any = {"epsilon": 3.0, "unit": "client"}
-    by_client = tuned_rate("digits", "deer", 3.0, "client")
-    assert learning_rates(asked, "digits", ["deer"]) == {"deer": by_client}
+    rate = tuned_rate("digits", "deer", 2.0, "client")
+    asked: Any = {"epsilon": 2.0, "unit": "client"}
+    assert learning_rates(asked, "digits", ["deer"]) == {"deer": rate}
+    assert capsys.readouterr().out.startswith(f"deer: learning rate {rate:g}, tuned for DEeR at")
 
 
 @pytest.mark.filterwarnings("default")

@@ -99,8 +99,8 @@ class Victim:
             draw: another number draws other noise.
         """
         check_number("noise_multiplier", noise_multiplier, 0)
-        bounded = noise_multiplier == 0 or clip_norm < math.inf
-        check(bounded, "clip_norm", clip_norm, "finite where noise is added")
+        bounded = 0 <= clip_norm < math.inf or (noise_multiplier == 0 and clip_norm == math.inf)
+        check(bounded, "clip_norm", clip_norm, ">= 0, and finite where noise is added")
         # The library's own clip and noise: what is attacked is what a run would send.
         owner = torch.zeros(len(examples[1]), dtype=torch.int64)
         sums, _ = clip_sum(self._rows(examples, sides), clip_norm, owner, 1)
@@ -122,8 +122,7 @@ class Victim:
 
     def _rows(self, examples: Examples, sides: str) -> Upload:
         """Each example's gradient of the sides named, key -> (n, ...)."""
-        wanted = {*sides.replace("head", "")} | ({"head"} if "head" in sides else set())
-        keys = tuple(key for key in self.values if key.side in wanted)
+        keys = tuple(key for key in self.values if key.side in sides)
         check(bool(keys), "sides", sides, 'some of "A", "B" and "head" that this model has')
         return per_example.gradients_at(self.task, self.adapted, self.values, keys, examples)
 

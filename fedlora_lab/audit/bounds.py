@@ -119,7 +119,7 @@ def gaussian_one_run_lower_bound(
         # What is refuted ends somewhere: less is refuted the larger mu.
         count = int(_refuted_mus(canaries, guesses, correct, significance, mus).sum())
         if not count:
-            return 0.0 if low == 0 else gdp_epsilon(low, delta)
+            break
         low = float(mus[count - 1])
         high = float(mus[min(count, 64)])
     return gdp_epsilon(low, delta) if low else 0.0
@@ -250,8 +250,8 @@ def canaries_needed(epsilon: float, delta: float, significance: float) -> int:
 
     high = 1  # doubled first: with very many canaries the delta term makes the bound fall again
     while not enough(high):
-        high *= 2
-        check(high <= MAX_CANARIES, "epsilon", epsilon, "one that 100000 canaries can show")
+        check(high < MAX_CANARIES, "epsilon", epsilon, "one that 100000 canaries can show")
+        high = min(2 * high, MAX_CANARIES)
     return bisect_left(range(high + 1), True, lo=high // 2 + 1, key=enough)
 
 
@@ -289,6 +289,7 @@ def threshold_lower_bound(
     >>> round(threshold_lower_bound(25, 500, 200, 500, delta=1e-5, significance=0.05), 2)
     2.03
     """
+    check_number("delta", delta, 0, 1)
     # Both rates hold together with the whole significance.
     fpr = clopper_pearson_upper(false_positives, outs, significance / 2)
     fnr = clopper_pearson_upper(false_negatives, ins, significance / 2)
@@ -336,7 +337,7 @@ def gaussian_noise_multiplier(epsilon: float) -> float:
     """
     check_number("epsilon", epsilon, 0, 100, open_low=True)
     # In logarithms, over which delta is smooth; mu = 1 / sigma.
-    ends = math.log(1e-4), math.log(60.0)
+    ends = math.log(1e-6), math.log(60.0)
     log_mu = brentq(lambda x: gdp_delta(math.exp(x), epsilon) - DELTA, *ends, xtol=1e-12)
     return math.exp(-float(log_mu))  # type: ignore[arg-type]
 

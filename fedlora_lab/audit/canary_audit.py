@@ -269,7 +269,7 @@ def open_audited(
         lora = replace(lora, ranks=(*lora.ranks, *[lora.rank] * added))
     run = Recorder.open(planted.task, row, privacy, plan, lora=lora, **options)
     # Where a trusted server adds the noise, a client that is out is not there at all.
-    if privacy is not None and privacy.unit == "client" and privacy.trust == "central":
+    if run.spec.releases_sum and not run.spec.is_secagg:
         run.absent = planted.absent
     return run
 

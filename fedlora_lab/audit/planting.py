@@ -25,6 +25,8 @@ CANARY_LOSS_WEIGHT = 10_000
 """Weight of a canary's loss: the clip always leaves a whole C of it."""
 COST_SHARE = 0.2
 """Share of a run's gradients that canaries may add where their number is left open."""
+OfCanaries = Int[Tensor, " m"]
+"""A whole number for each canary."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,9 @@ class Canaries:
 
     task: Task
     examples: Examples
-    owner: Int[Tensor, " m"]
+    owner: OfCanaries
     included: Bool[Tensor, " m"]
-    weights: Int[Tensor, " m"]
+    weights: OfCanaries
 
     @property
     def absent(self) -> frozenset[int]:
@@ -80,7 +82,7 @@ def mislabel(task: Task, count: int, streams: Streams) -> Examples:
 
 
 def insert_canaries(
-    task: Task, unit: str, examples: Examples, weights: Int[Tensor, " m"], streams: Streams
+    task: Task, unit: str, examples: Examples, weights: OfCanaries, streams: Streams
 ) -> Canaries:
     """Deals canaries to the clients in turn, or makes each a client of its own.
 
@@ -123,7 +125,7 @@ def insert_canaries(
     return Canaries(mark_examples(full, marks), examples, owner, included, weights)
 
 
-def weights_at_clip_norm(run: Recorder, examples: Examples) -> Int[Tensor, " m"]:
+def weights_at_clip_norm(run: Recorder, examples: Examples) -> OfCanaries:
     """Computes weights that carry the update of a one-example client to the clip norm.
 
     They are judged by the public start, at which the run stands.

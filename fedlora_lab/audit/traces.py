@@ -19,6 +19,8 @@ from fedlora_lab.methods.state import TensorDict
 from fedlora_lab.privacy.privatizer import clip_sum, map_rank_axis, precondition_rows
 from fedlora_lab.tasks.task import take
 
+Indices = Int[Tensor, " n"]
+
 
 def canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Tensor, " m"]:
     """Computes each canary's loss under the released model, by example with its client's part.
@@ -104,10 +106,10 @@ class Trace(NamedTuple):
             that release.
     """
 
-    who: Int[Tensor, " n"]
+    who: Indices
     signal: TensorDict
     seen: TensorDict
-    release: Int[Tensor, " n"]
+    release: Indices
 
 
 def trace_round(run: Recorder, canaries: Canaries) -> Trace | None:
@@ -146,7 +148,7 @@ def clip_and_whiten(
     signal: TensorDict,
     seen: TensorDict,
     values: TensorDict,
-    owner: Int[Tensor, " n"],
+    owner: Indices,
 ) -> tuple[TensorDict, TensorDict]:
     """Clips a signal as the mechanism does, and brings both to where the noise is white.
 
@@ -174,12 +176,12 @@ def clip_and_whiten(
     return clipped, white
 
 
-def _of_owners(matrices: Tensor, owner: Int[Tensor, " n"]) -> Tensor:
+def _of_owners(matrices: Tensor, owner: Indices) -> Tensor:
     """The matrix of each row's owner; one for all stays one."""
     return matrices if len(matrices) == 1 else matrices[owner]
 
 
-def decorrelate(signal: TensorDict, release: Int[Tensor, " n"], clip_norm: float) -> TensorDict:
+def decorrelate(signal: TensorDict, release: Indices, clip_norm: float) -> TensorDict:
     """Finds directions (U U^T + C^2)^-1 U that answer to one canary and little to the others.
 
     Args:
@@ -212,5 +214,5 @@ def trace_scores(run: Recorder, trace: Trace) -> dict[str, Float[Tensor, " n"]]:
     scores: dict[str, Tensor] = {}
     for key, rows in decorrelate(signal, trace.release, clip).items():
         score = (rows.double() * trace.seen[key]).flatten(1).sum(1)
-        scores[key.side] = scores.get(key.side, torch.zeros_like(score)) + score
+        scores[key.side] = scores.get(key.side, 0) + score
     return scores

@@ -50,6 +50,8 @@ Result = Any
 """What a reader of answers makes of one: an array, a set of letters, or a list of arrays."""
 Answer = Any
 """What a reader of the notebook gives: anything at all."""
+Function = Callable[..., Any]
+"""A reader's or a lesson's."""
 UNSTEADY = (
     "called again with the same inputs, your function gives another result: it keeps something "
     "between the calls, or draws random numbers that its arguments do not seed."
@@ -72,21 +74,34 @@ class Feedback:
 
 # ---- how an answer is read and compared
 
-# `fresh` gives the reader of one check, whose inputs are the same for all answers; `read` brings an
-# answer into one form, or raises ``ValueError`` in one line; `same` compares two results, and
-# `difference` says in one line how a result differs from the right one, "" where it cannot tell.
+
+class Reader:
+    """Reads answers: `read` brings one into a form of its own, or raises ``ValueError`` in a line.
+
+    Args: within: slack of a comparison.
+    """
+
+    within = 0.0
+
+    def fresh(self) -> "Reader":
+        """Returns the reader of one check, whose inputs are the same for all answers."""
+        return self
+
+    def same(self, result: Result, other: Result) -> bool:
+        return _close(result, other, self.within)
+
+    def difference(self, result: Result, right: Result) -> str:
+        """Says in one line how a result differs from the right one, "" where it cannot tell."""
+        return ""
 
 
-class NumberAnswer:
+class NumberAnswer(Reader):
     """Reads numbers (one, or an array of them) and compares them up to ``within``, relative."""
 
     def __init__(self, example: Answer, within: float = 1e-6) -> None:
         self.single = not np.ndim(example)
         self.expected = "a number is" if self.single else f"numbers such as {example} are"
         self.within = within
-
-    def fresh(self) -> "NumberAnswer":
-        return self
 
     def read(self, answer: Answer) -> np.ndarray:
         """Returns the answer with at least two axes: one row needs no second pair of brackets."""
@@ -99,14 +114,8 @@ class NumberAnswer:
             raise ValueError(f"{self.expected} expected")
         return numbers.reshape(1, 1) if self.single else numbers
 
-    def same(self, result: np.ndarray, other: np.ndarray) -> bool:
-        return _close(result, other, self.within)
 
-    def difference(self, result: np.ndarray, right: np.ndarray) -> str:
-        return ""
-
-
-class Letters:
+class Letters(Reader):
     """Reads an answer as a set of letters: "ac", ["a", "c"] and "only a and c" are the same.
 
     Args:
@@ -117,9 +126,6 @@ class Letters:
     def __init__(self, options: Iterable[str], why: Mapping[str, str] | None = None) -> None:
         self.options = frozenset(options)
         self.why = why or {}
-
-    def fresh(self) -> "Letters":
-        return self
 
     def read(self, answer: Answer) -> frozenset[str]:
         collection = isinstance(answer, str | list | tuple | set | frozenset)
@@ -144,7 +150,7 @@ class Letters:
         return "; ".join(f"{letter} is wrong: {self.why[letter]}" for letter in explained)
 
 
-class Calls:
+class Calls(Reader):
     """Reads a function by what it gives when it is called with copies of some inputs.
 
     Args:
@@ -201,9 +207,6 @@ class Calls:
             results.append(_map(self.standard, _to_arrays(returned)))
         return results
 
-    def same(self, result: list[Result], other: list[Result]) -> bool:
-        return _close(result, other, self.within)
-
     def difference(self, result: list[Result], right: list[Result]) -> str:
         """Says how the results differ in structure or shape; "" where they do not."""
         for returned, expected in zip(result, right, strict=True):
@@ -213,12 +216,9 @@ class Calls:
         return ""
 
 
-Reader = NumberAnswer | Letters | Calls
-
-
 def vary(
-    function: Callable[..., Any], then: Callable[[Any], Any] = lambda result: result, **changes: Any
-) -> Callable[..., Any]:
+    function: Function, then: Callable[[Any], Any] = lambda result: result, **changes: Any
+) -> Function:
     """Makes a mistake of a right function: other arguments, or something more done to its result.
 
     Args: function: such as a solution; then: result -> the mistake's; changes: argument -> a value
@@ -238,7 +238,7 @@ def vary(
     return varied
 
 
-def _first_line(error: Exception, function: Callable[..., Any]) -> str:
+def _first_line(error: Exception, function: Function) -> str:
     """Describes an error in one line, with the line of the function in which it came up."""
     text = textwrap.shorten(str(error), 200, placeholder=" …")
     code = getattr(function, "__code__", None)
@@ -462,7 +462,7 @@ def check(key: str, answer: Answer = ...) -> Feedback:
     return feedback
 
 
-def use(key: str, function: Callable[..., Any]) -> Callable[..., Any]:
+def use(key: str, function: Function) -> Function:
     """Returns your function if it is right, and the solution's until then.
 
     Args:

@@ -16,16 +16,15 @@ from fedlora_lab._utils.validation import (
     check_whole,
 )
 
-Orders = Float[np.ndarray, " n"] | Int[np.ndarray, " n"]
-
-
+Numbers = Float[np.ndarray, " n"]
+Orders = Numbers | Int[np.ndarray, " n"]
 MAX_POINTS = 1e5
 """Of an integral; a divergence whose integral needs more is stated as infinite."""
 
 
 def sampled_gaussian_rdp(
     orders: Orders, sample_rate: float, noise_multiplier: float, steps: int = 1
-) -> Float[np.ndarray, " n"]:
+) -> Numbers:
     """Renyi divergence of Poisson-sampled Gaussian releases at orders a > 1; q = 1: unsampled.
 
     log(E_Q (P / Q)^a) / (a - 1) of Q = N(0, sigma^2) and P = (1 - q) Q + q N(1, sigma^2), here
@@ -70,9 +69,7 @@ def sampled_gaussian_rdp(
     return steps * divergences
 
 
-def rdp_to_epsilon(
-    orders: Orders, rdp: Float[np.ndarray, " n"], delta: float
-) -> tuple[float, float]:
+def rdp_to_epsilon(orders: Orders, rdp: Numbers, delta: float) -> tuple[float, float]:
     """Epsilon from Renyi divergences, and the order at which it was found.
 
     min over orders a of rdp + log((a - 1) / a) - (log delta + log a) / (a - 1).
@@ -84,7 +81,7 @@ def rdp_to_epsilon(
     check_symbols(delta=delta)
     bounds = rdp + np.log1p(-1 / orders) - (math.log(delta) + np.log(orders)) / (orders - 1)
     best = int(np.argmin(bounds))
-    return max(0.0, float(bounds[best])), float(orders[best])
+    return max(float(bounds[best]), 0.0), float(orders[best])
 
 
 def gaussian_mu(noise_multiplier: float, steps: int = 1) -> float:
@@ -144,9 +141,7 @@ def gdp_epsilon(mu: float, delta: float) -> float:
     return float(root)
 
 
-def membership_bound(
-    fpr: Float[np.ndarray, " n"], epsilon: float, delta: float
-) -> Float[np.ndarray, " n"]:
+def membership_bound(fpr: Numbers, epsilon: float, delta: float) -> Numbers:
     """The largest share of members that any attacker finds at a false positive rate ``fpr``.
 
     The smaller of e^epsilon fpr + delta and 1 - e^-epsilon (1 - delta - fpr), and never above 1.

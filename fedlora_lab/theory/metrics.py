@@ -21,10 +21,11 @@ from jaxtyping import Float
 
 from fedlora_lab._utils.validation import check
 
-Blocks = Sequence[float] | Float[np.ndarray, " blocks"]
+BlockArray = Float[np.ndarray, " blocks"]
+Blocks = Sequence[float] | BlockArray
 
 
-def _positive(name: str, values: Blocks, like: Blocks) -> Float[np.ndarray, " blocks"]:
+def _positive(name: str, values: Blocks, like: Blocks) -> BlockArray:
     """Returns an array, after a check that every block has a finite positive number."""
     array = np.asarray(values, float)
     good = array.ndim == 1 and len(array) == len(like) and bool(np.all(array > 0))
@@ -53,7 +54,7 @@ def weighted_cost(energies: Blocks, costs: Blocks, weights: Blocks | None = None
     return float(np.sum(w**2 * s) * np.sum(J / w**2))
 
 
-def best_block_weights(energies: Blocks, costs: Blocks) -> Float[np.ndarray, " blocks"]:
+def best_block_weights(energies: Blocks, costs: Blocks) -> BlockArray:
     """The block weights of least `weighted_cost`: w^2 proportional to sqrt(J / s).
 
     By Cauchy and Schwarz the cost is at least (sum sqrt(s J))^2, and these weights attain it. For

@@ -83,7 +83,7 @@ def noisy_deviation(
     p = _weights(B, A, weights)
     var_B = np.broadcast_to(np.asarray(std_B, float) ** 2, len(B))
     var_A = np.broadcast_to(np.asarray(std_A, float) ** 2, len(B))
-    finite = bool(np.all(np.isfinite(var_B + var_A)))
+    finite = bool(np.all(np.isfinite(var_B + var_A))) and min(np.min(std_B), np.min(std_A)) >= 0
     check(finite, "std_B, std_A", (std_B, std_A), "numbers >= 0")
     gaps_B = np.sum((B - np.tensordot(p, B, 1)) ** 2, axis=(1, 2))
     gaps_A = np.sum((A - np.tensordot(p, A, 1)) ** 2, axis=(1, 2))
@@ -431,8 +431,8 @@ def row_space_share(
     check_whole("rank", rank, 1, d_in)
     if rank == d_in:
         return Band(1.0, 1.0, 1.0)
-    share = np.ones(1) if spectrum is None else np.square(spectrum) / np.sum(np.square(spectrum))
-    concentrated = float(np.sum(share**2))
+    energy = np.square(np.ones(1) if spectrum is None else spectrum)
+    concentrated = float(np.sum((energy / np.sum(energy)) ** 2))
     along_one = 2 * rank * (d_in - rank) / (d_in**2 * (d_in + 2))
     variance = along_one * (concentrated - (1 - concentrated) / (d_in - 1))
     mean = rank / d_in

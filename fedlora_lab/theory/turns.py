@@ -8,6 +8,9 @@ from jaxtyping import Float
 
 from fedlora_lab._utils.validation import check, check_symbols, check_whole
 
+Spectrum = Float[np.ndarray, " n"]
+"""Energy at each frequency of the cosine transform."""
+
 
 def regulated_multiplier(peer: Float[np.ndarray, "r d_in"], noise_multiplier: float) -> float:
     """Computes the noise multiplier of a clipped change of B under xi_W A^+: sigma / |A|_2.
@@ -70,7 +73,7 @@ def filter_response(taps: int, size: int) -> Float[np.ndarray, " size"]:
     return np.cos(np.pi * np.arange(size) / (2 * size)) ** (taps - 1)
 
 
-def filtered_energy(energy: Float[np.ndarray, " n"], taps: int) -> float:
+def filtered_energy(energy: Spectrum, taps: int) -> float:
     """Computes the share of a spectrum's energy (a number a DCT frequency) that a filter leaves.
 
     sum g^2 E / sum E. The filter is of use where a signal keeps more than a flat spectrum does.
@@ -82,7 +85,7 @@ def filtered_energy(energy: Float[np.ndarray, " n"], taps: int) -> float:
     return float(filter_response(taps, len(shares)) ** 2 @ shares)
 
 
-def filter_worth(energy: Float[np.ndarray, " n"], taps: int) -> float:
+def filter_worth(energy: Spectrum, taps: int) -> float:
     """Computes a filtered step's gain under white noise, relative to an unfiltered one.
 
     (sum g E / sum E)^2 / mean(g^2), each step at its best rate: above 1 the filter helps, and a
@@ -98,7 +101,7 @@ def filter_worth(energy: Float[np.ndarray, " n"], taps: int) -> float:
     return float((gain @ shares) ** 2 / np.mean(gain**2))
 
 
-def _shares(energy: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+def _shares(energy: Spectrum) -> Spectrum:
     """Each frequency's share of a spectrum's energy."""
     energy = np.asarray(energy, float)
     positive = energy.ndim == 1 and bool(energy.sum() > 0)

@@ -33,5 +33,5 @@ def test_a_victim_from_a_run_sends_what_it_trains():
     assert {key.side for key in victim.upload(first(tokens()), "AB")} == {"A", "B"}
     with refused("sides='C': expected some of"):
         victim.upload(first(tokens()), "C")
-    with refused("clip_norm=inf: expected finite where noise is added"):
+    with refused("clip_norm=inf: expected >= 0, and finite where noise is added"):
         victim.upload(first(tokens()), noise_multiplier=1.0)

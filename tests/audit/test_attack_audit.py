@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from calls import refused
-from toy_tasks import LORA, play, private, tokens
+from toy_tasks import LORA, PLAN as TOY_PLAN, play, private, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.cli.audits import audit_to_json
@@ -76,8 +76,7 @@ def test_a_bug_is_refuted_against_what_the_ledger_would_have_stated():
     assert not broken.holds and REASON in str(broken)
 
 
-STEPS = fl.Plan(rounds=3, local_steps=2, batch=3, lr=0.2)
-SETUP: Any = (tokens("head"), "fedlora", private("example"), STEPS)
+SETUP: Any = (tokens("head"), "fedlora", private("example"), TOY_PLAN.replace(rounds=3))
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from calls import Options, refused
-from toy_tasks import LORA, UNITS, play, private, records_of, same_bits, tokens
+from toy_tasks import LORA, UNITS, play, private, random, records_of, same_bits, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods
@@ -111,9 +111,8 @@ def test_a_run_without_noise_is_seen(row):
 
 def test_each_direction_answers_most_to_its_own_canary():
     """Fault: directions that near copies share, so that one canary scores for another."""
-    random = torch.Generator().manual_seed(0)
     key = ParamKey("B", "x")
-    u = torch.randn(6, 50, generator=random) / 50**0.5 + torch.randn(50, generator=random) / 10
+    u = random(6, 50) / 50**0.5 + random(50, seed=1) / 10
     apart = traces.decorrelate({key: u}, torch.zeros(6).long(), 0.1)[key]
     for directions, low, high in ((u, 0.3, np.inf), (apart, 0.0, 0.05)):
         answers = directions @ u.T

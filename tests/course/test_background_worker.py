@@ -9,7 +9,7 @@ from wait_for_thread import WAIT, until
 from fedlora_lab.course.widgets.background_worker import LatestOnly, Worker
 
 
-def started(steps, handle, changed=lambda state: None):
+def started(steps, handle, changed):
     worker = Worker(steps, handle, changed)
     assert worker.state == "ready"
     worker.start()

@@ -186,8 +186,7 @@ def test_progress_counts_what_was_tried_solved_and_predicted(progress_file):
     counts = after.loc[["00", "01", "all"], ["solved", "tried"]]
     assert counts.to_numpy().tolist() == [[1, 1], [0, 1], [1, 2]]
     assert after.loc["02", "predicted right"] == 1
-    results = json.loads(progress_file.read_text())
-    assert results == {"00.1": "solved", "01.1": "tried", "02.a": "a"}
+    assert json.loads(progress_file.read_text()) == {"00.1": "solved", "01.1": "tried", "02.a": "a"}
     assert f"Exercises solved: 1 of {len(all_exercises())}" in fl.course.exercises.certificate()
 
 

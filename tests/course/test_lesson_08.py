@@ -16,8 +16,7 @@ from fedlora_lab.tasks.task import concatenate
 @pytest.mark.parametrize(("width", "block"), [(1, 64), (2, 2), (4, 64), (8, 2)])
 def test_the_quantiser_error_is_the_mean_over_draws(width, block):
     draws = np.random.default_rng(width).standard_normal((400, 64))
-    rule = normal_float(width, block)
-    off = (rule(torch.from_numpy(draws)).numpy() - draws) ** 2
+    off = (normal_float(width, block)(torch.from_numpy(draws)).numpy() - draws) ** 2
     closed = theory.quantiser_error(normal_levels(width), block)
     assert closed in theory.mean_band(off.reshape(400, -1).mean(1))
 
@@ -37,8 +36,7 @@ def test_the_gradient_at_rounded_factors():
     pairs = (figures.gradient_at(last, lambda x: x), fourth), (single.mean(0), task.clients)
     for gradient, data in pairs:
         expected = fl.measures.gradients(task, last, "blocks.0.query", concatenate(data))
-        parts = np.split(gradient, ends[:-1])
-        for key, part in zip(state.tensors, parts, strict=True):
+        for key, part in zip(state.tensors, np.split(gradient, ends[:-1]), strict=True):
             if key.layer == "blocks.0.query":
                 np.testing.assert_allclose(part, getattr(expected, key.side).flatten(), atol=1e-6)
     assert not figures.gradient_at(last, torch.zeros_like).any(), "none without A and B"

@@ -1,20 +1,16 @@
 """Notebook 11: what is read from an upload is clipped as the upload is."""
 
-import pytest
 import torch
 
 import fedlora_lab as fl
 from fedlora_lab import attacks
 
 
-@pytest.fixture(scope="module")
-def victim():
-    return attacks.Victim.from_task(attacks.flattened_digits_task(), fl.Lora(8, 8.0), spread=0.2)
-
-
-def test_an_upload_is_the_sum_of_the_traces(victim):
+def test_an_upload_is_the_sum_of_the_traces():
     """Clipped alike, over the same sides, in the upload's order."""
-    pair = tuple(part[:6] for part in victim.task.clients[0])
+    victim = attacks.Victim.from_task(attacks.flattened_digits_task(), fl.Lora(8, 8.0), spread=0.2)
+    x, y = victim.task.clients[0]
+    pair = x[:6], y[:6]
     for sides, clip in (("A", 0.01), ("AB", 0.5)):
         upload = victim.upload(pair, sides, clip_norm=clip)
         sent = torch.cat([x.flatten() for x in upload.values()])

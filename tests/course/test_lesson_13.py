@@ -23,6 +23,5 @@ def test_a_sum_never_wraps():
     """Fault: one level more than fits, which would come out with the other sign."""
     top = np.full(5, 4 * 31)
     assert np.allclose(Grid(clipping_range=1.0, levels=31, modulus=128).dequantize(top, 4), 4.0)
-    tight = Grid(clipping_range=1.0, levels=32, modulus=128)
     with pytest.raises(ValueError, match=r"^modulus=128: expected above 4 clients x 32 levels"):
-        tight.dequantize(top, 4)
+        Grid(clipping_range=1.0, levels=32, modulus=128).dequantize(top, 4)

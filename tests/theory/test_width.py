@@ -36,7 +36,6 @@ def test_a_smaller_start_is_a_wider_layer():
         [record.metrics["loss"] for record in run] for run in (play(wide, row, noiseless), records)
     )
     assert losses == pytest.approx(expected, rel=1e-9)
-    plan = fl.Plan(rounds=2)
-    number = fl.amplification(narrow, "fedlora", private("example"), plan, small)
+    number = fl.amplification(narrow, "fedlora", private("example"), fl.Plan(rounds=2), small)
     boundary = fl.theory.boundary_amplification(number.output_noise, 24, 2, LORA.scaling)
     assert boundary == pytest.approx(number.mean)

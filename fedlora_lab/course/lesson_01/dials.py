@@ -11,7 +11,6 @@ from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.course.widgets.scene import Scene, axis, bars, dots, line, panel
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
-ALPHAS = (1, 2, 4, 8, 16, 32)
 STEPS = 200
 EVERY = 4
 RATE = 0.3
@@ -45,7 +44,7 @@ def _low_rank_scene(change: Float[np.ndarray, "d_out d_in"], rank: int, alpha: i
             f"Rank: where it ends, at {best:.0%}",
             axis("rank r", 1, count, log=True, ticks=ranks, names=list(map(str, ranks))),
             share,
-            line([1, count], [best, best], "blue", dash="5 4", width=1.4),
+            line([1, count], best, "blue", dash="5 4", width=1.4),
             line(directions, floor[1:], "ink", "best error"),
             dots(rank, best, "blue", 6.5),
         ),
@@ -53,7 +52,7 @@ def _low_rank_scene(change: Float[np.ndarray, "d_out d_in"], rank: int, alpha: i
             f"α: how fast (γ = {alpha / rank:g})",
             axis("gradient step", 0, STEPS),
             share,
-            line([0, STEPS], [best, best], "blue", dash="5 4", width=1.4),
+            line([0, STEPS], best, "blue", dash="5 4", width=1.4),
             line(steps, path, "red" if diverges else "green", "error", width=2.8),
         ),
     ]
@@ -84,7 +83,7 @@ def low_rank_explorer(change: Float[np.ndarray, "d_out d_in"]) -> Dial:
         },
         start={"rank": min(4, ranks[-1]), "alpha": 8},
         rank=ranks,
-        alpha=ALPHAS,
+        alpha=(1, 2, 4, 8, 16, 32),
     )
 
 

@@ -12,6 +12,7 @@ LOW = -1.5
 HIGH = 3.5
 CLIENTS = 6
 ANGLES = 2 * np.pi * np.arange(CLIENTS) / CLIENTS + 0.4
+OfClients = Float[np.ndarray, " clients"]
 
 
 def client_cloud(B: Num[np.ndarray, " clients"], A: Num[np.ndarray, " clients"]) -> Picture:
@@ -24,13 +25,15 @@ def client_cloud(B: Num[np.ndarray, " clients"], A: Num[np.ndarray, " clients"])
 
 
 def _cloud(
-    B: Float[np.ndarray, " clients"],
-    A: Float[np.ndarray, " clients"],
-    p: Float[np.ndarray, " clients"],
+    B: OfClients,
+    A: OfClients,
+    p: OfClients,
 ) -> Scene:
     mean_B = float(p @ B)
     mean_A = float(p @ A)
     product = float(p @ (B * A))
+    server = _number(mean_B * mean_A)
+    average = _number(product)
     D = float(theory.deviation_matrix(B.reshape(-1, 1, 1), A.reshape(-1, 1, 1), p)[0, 0])
     parts = (-p * (B - mean_B) * (A - mean_A)).round(3)
     places = np.arange(1, len(B) + 1)
@@ -43,8 +46,8 @@ def _cloud(
             "One dot per client; large: their averages",
             axis("a client's B", LOW, HIGH),
             axis("a client's A", LOW, HIGH),
-            line([LOW, HIGH], [0, 0], "edge", width=1),
-            line([0, 0], [LOW, HIGH], "edge", width=1),
+            line([LOW, HIGH], 0, "edge", width=1),
+            line(0, [LOW, HIGH], "edge", width=1),
             line(at, product / at, "green", dash="6 4"),
             line(at, mean_B * mean_A / at, "ink"),
             dots(B, A, "blue", 6),
@@ -53,31 +56,23 @@ def _cloud(
                 text(b, a, str(k), "blue", dx=9, dy=-5)
                 for k, b, a in zip(places, B, A, strict=True)
             ),
-            text(HIGH, 3.2, f"— server: B̄·Ā = {_number(mean_B * mean_A)}", anchor="end", dx=-4),
-            text(
-                HIGH,
-                2.85,
-                f"– – mean of products = {_number(product)}",
-                "green",
-                anchor="end",
-                dx=-4,
-            ),
+            text(HIGH, 3.2, f"— server: B̄·Ā = {server}", anchor="end", dx=-4),
+            text(HIGH, 2.85, f"– – mean of products = {average}", "green", anchor="end", dx=-4),
             wide=True,
             height=300,
         ),
         panel(
-            f"D = {_number(mean_B * mean_A)} − {_number(product)} = {_number(D)}",
+            f"D = {server} − {average} = {_number(D)}",
             axis("client's part −p (B − B̄)(A − Ā)", 0.3, len(B) + 2.2, ticks=sums, names=names),
             axis("", -1.2, 1.2),
             bars(places - 0.36, 0, places + 0.36, parts, "blue"),
             bars(sums[-1] - 0.36, 0, sums[-1] + 0.36, D, "red"),
-            line([0, len(B) + 3], [0, 0], "edge", width=1),
+            line([0, len(B) + 3], 0, "edge", width=1),
             height=300,
         ),
     ]
-    return panels, f"The server holds {_number(mean_B * mean_A)} where the clients' products " + (
-        f"average {_number(product)}. {_finding(B, A, D)}"
-    )
+    held = f"The server holds {server} where the clients' products average {average}. "
+    return panels, held + _finding(B, A, D)
 
 
 def _number(value: float) -> str:

@@ -14,9 +14,6 @@ from fedlora_lab import theory
 from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.course.widgets.scene import Scene, axis, bars, dots, line, panel, text
 
-WORLD_NOISES = (0.3, 0.5, 0.7, 1, 1.4, 2, 3, 4, 6, 10, 20, 30)
-WORLD_RELEASES = (1, 2, 5, 10, 50, 100)
-EPSILONS = (0.1, 0.5, 1, 2, 4, 8)
 RATES = np.concatenate([[0], np.geomspace(1e-3, 0.1, 14), np.linspace(0.15, 1, 18)])
 
 
@@ -42,7 +39,7 @@ def _worlds_scene(sigma: float, releases: int, epsilon: float) -> Scene:
             axis("", 0, 1.3, ticks=[]),
             line(x, without, "blue", "without"),
             line(x, into, "pink", "with"),
-            line([likely, likely], [0, 1.05], "red", dash="3 3", width=1.4),
+            line(likely, [0, 1.05], "red", dash="3 3", width=1.4),
             text(-4, 1.19, "without you", "blue", dx=6),
             text(12, 1.19, "with you", "pink", anchor="end", dx=-6),
             text(12, 1.07, "red: e^ε times likelier", "red", anchor="end", dx=-6, bold=False),
@@ -62,7 +59,7 @@ def _worlds_scene(sigma: float, releases: int, epsilon: float) -> Scene:
             axis("ε", 0, 10),
             axis("δ", 1e-10, 1, log=True),
             line(grid, np.maximum(theory_deltas(mu, grid), 1e-13), "ink", "δ"),
-            line([epsilon, epsilon], [1e-10, 1], "soft", dash="3 3", width=1.4),
+            line(epsilon, [1e-10, 1], "soft", dash="3 3", width=1.4),
             dots(epsilon, max(delta, 1e-10), "red", 6),
         ),
     ]
@@ -86,15 +83,15 @@ def two_worlds() -> Dial:
     return Dial(
         "03/two_worlds",
         _worlds_scene,
-        sigma=WORLD_NOISES,
-        releases=WORLD_RELEASES,
-        epsilon=EPSILONS,
+        sigma=(0.3, 0.5, 0.7, 1, 1.4, 2, 3, 4, 6, 10, 20, 30),
+        releases=(1, 2, 5, 10, 50, 100),
+        epsilon=(0.1, 0.5, 1, 2, 4, 8),
     )
 
 
 def theory_deltas(mu: float, epsilons: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Computes δ of Gaussian differential privacy at each ε."""
-    return np.array([theory.gdp_delta(mu, epsilon) for epsilon in epsilons])
+    return np.exp(theory.gdp_log_delta(mu, epsilons))
 
 
 def clip_effect(rows: Float[np.ndarray, "n p"]) -> pd.DataFrame:
@@ -159,7 +156,7 @@ def clip_explorer(rows: Float[np.ndarray, "n p"]) -> Dial:
                 axis("share of the examples", 0, top),
                 bars(edges[:-1], 0, edges[1:], np.where(long, 0, counts), "grey"),
                 bars(edges[:-1], 0, edges[1:], np.where(long, counts, 0), "pink"),
-                line([clip_norm, clip_norm], [0, top], "ink"),
+                line(clip_norm, [0, top], "ink"),
             ),
             panel(
                 f"The release points best along the mean gradient near C = {at[best]:.2g}",
@@ -168,7 +165,7 @@ def clip_explorer(rows: Float[np.ndarray, "n p"]) -> Dial:
                 line(at, effect["length"], "soft", "length after the clip", dash="6 4", width=1.6),
                 line(at, effect["cosine"], "pink", "cosine after the clip"),
                 line(at, released, "teal", "cosine with draw and noise", width=2.6),
-                line([clip_norm, clip_norm], [0, 1.1], "ink", width=1.4),
+                line(clip_norm, [0, 1.1], "ink", width=1.4),
                 dots(at[best], released[best], "ink", 6),
                 text(4, 0.4, "dashed: length", "soft", anchor="end", bold=False),
                 text(100, 1.04, "cosine after the clip", "pink", anchor="end", dx=-4, bold=False),
@@ -205,8 +202,6 @@ PLANS = Path(__file__).with_name("plans.json")
 """Of every stop of `privacy_planner`, named "σ rate releases": ε in four digits, and in three what
 `tradeoff` gives at `PLAN_FALSE_ALARMS`, both of ``Privacy(...).ledger(releases)`` at `PLAN_DELTA`.
 Held by test_dials.py::test_the_planner_states_the_ledgers_epsilon."""
-PLAN_NOISES = (0.7, 1, 1.5, 2, 4, 8)
-PLAN_RATES = (0.01, 0.05, 0.1333, 1)
 PLAN_RELEASES = (1, 10, 30, 100, 300, 1000)
 PLAN_DELTA = 1e-4
 PLAN_FALSE_ALARMS = tuple(float(f"{rate:.3g}") for rate in np.geomspace(1e-3, 1, 19))
@@ -262,7 +257,7 @@ def privacy_planner() -> Dial:
     return Dial(
         "03/privacy_planner",
         _plan_scene,
-        sigma=PLAN_NOISES,
-        rate=PLAN_RATES,
+        sigma=(0.7, 1, 1.5, 2, 4, 8),
+        rate=(0.01, 0.05, 0.1333, 1),
         releases=PLAN_RELEASES,
     )

@@ -21,7 +21,6 @@ from fedlora_lab.course.widgets.scene import Scene, axis, bars, dots, line, pane
 Shades = Mapping[str, Sequence[Float[np.ndarray, "rows columns"]]]
 Energies = Mapping[str, Sequence[float]]
 
-WIDTHS = (64, 256, 768, 4096)
 TERMS = [(words, COLOURS[term]) for term, words in WORDS.items()]
 NOISES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1)
 ALPHA = 8
@@ -36,7 +35,8 @@ def _noise_scene(std: float, width: int, rank: int, size_B: float) -> Scene:
     B = size_B * A.T
     one = theory.noise_terms(B, A, 1.0, 1.0, ALPHA / rank)
     here = theory.noise_terms(B, A, std, std, ALPHA / rank)
-    cross = float(np.sqrt((one.linear_B + one.linear_A) / one.quadratic))
+    linear = one.linear_B + one.linear_A
+    cross = float(np.sqrt(linear / one.quadratic))
     parts = zip(TERMS, one, here, (2, 2, 4), strict=False)
     marks = []
     shares = []
@@ -53,9 +53,9 @@ def _noise_scene(std: float, width: int, rank: int, size_B: float) -> Scene:
             f"Noise × noise takes over at τ = {cross:.2g}",
             axis("τ, std of the noise on each entry of B and A", *ends, log=True),
             axis("energy in γ B A", 1e-6, 1e8, log=True),
-            line([std, std], [1e-6, 1e8], "soft", dash="3 3", width=1.4),
+            line(std, [1e-6, 1e8], "soft", dash="3 3", width=1.4),
             *marks,
-            dots(cross, (one.linear_B + one.linear_A) * cross**2, "ink", 6),
+            dots(cross, linear * cross**2, "ink", 6),
             wide=True,
         ),
         panel(
@@ -84,7 +84,7 @@ def noise_explorer() -> Dial:
         "04/noise_explorer",
         _noise_scene,
         std=NOISES,
-        width=WIDTHS,
+        width=(64, 256, 768, 4096),
         rank=(1, 4, 16, 64),
         size_B=(0, 0.5, 1, 2),
     )

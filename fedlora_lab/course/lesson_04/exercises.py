@@ -1,7 +1,5 @@
 """Right and wrong answers to the exercises of notebook 04."""
 
-from functools import partial
-
 import numpy as np
 
 from fedlora_lab.course.exercises import Calls, vary
@@ -100,30 +98,24 @@ def private_round(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A):
     return np.mean(new_B, axis=0), np.mean(new_A, axis=0)
 
 
-def _round_of(*given, together=True, divisor=lambda drawn, b: b):
-    """A round that clips an example's factors together or apart, with any divisor."""
-    B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A = given
-    new_B = []
-    new_A = []
-    for g, a, noise_B, noise_A in zip(g_B, g_A, xi_B, xi_A, strict=True):
-        norms = [np.linalg.norm(rows, axis=(1, 2)) for rows in (g, a)]
-        if together:
-            norms = [np.hypot(*norms)] * 2
-        scale_B, scale_A = (
-            np.minimum(1, C / np.maximum(size, 1e-12))[:, None, None] for size in norms
-        )
-        step = lr / divisor(len(g), b)
-        new_B.append(B - step * ((g * scale_B).sum(0) + sigma * C * noise_B))
-        new_A.append(A - step * ((a * scale_A).sum(0) + sigma * C * noise_A))
-    return np.mean(new_B, 0), np.mean(new_A, 0)
-
-
 # b times the noise that the clip asks for.
 def noise_on_the_mean(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A):
     return private_round(B, A, g_B, g_A, lr, C, sigma * b, b, xi_B, xi_A)
 
 
 # Two norms of C each: an example moves the pair by √2 C.
-clips_each_tensor = partial(_round_of, together=False)
+def clips_each_tensor(B, A, g_B, g_A, *rest):
+    # Beside zeros each factor is clipped as if it were alone.
+    new_B, _ = private_round(B, A, g_B, [0 * g for g in g_A], *rest)
+    _, new_A = private_round(B, A, [0 * g for g in g_B], g_A, *rest)
+    return new_B, new_A
+
+
 # How many were drawn is private.
-divides_by_the_drawn = partial(_round_of, divisor=lambda drawn, b: max(drawn, 1))
+def divides_by_the_drawn(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A):
+    clients = zip(g_B, g_A, xi_B, xi_A, strict=True)
+    of_each = [
+        private_round(B, A, [g], [a], lr, C, sigma, max(len(g), 1), [noise_B], [noise_A])
+        for g, a, noise_B, noise_A in clients
+    ]
+    return [np.mean(parts, 0) for parts in zip(*of_each, strict=True)]

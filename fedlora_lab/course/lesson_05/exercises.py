@@ -1,7 +1,5 @@
 """Right and wrong answers to the exercises of notebook 05."""
 
-from functools import partial
-
 import numpy as np
 
 from fedlora_lab.course.exercises import Calls, vary
@@ -59,27 +57,24 @@ def _lengths(rows):
     return np.sqrt((rows**2).sum((1, 2)))
 
 
-def _round_of(*given, both=False, chain=True, divisor=lambda drawn, b: b):
-    """A round that clips with A's gradient too, forgets the chain rule's γ, or divides anew."""
-    B, A, G, gamma, lr, C, sigma, b, xi = given
-    sent = []
-    for g, noise in zip(G, xi, strict=True):
-        g_B = (gamma if chain else 1) * g @ A.T
-        norms = _lengths(g_B)
-        if both:
-            norms = np.hypot(norms, _lengths(gamma * B.T @ g))
-        scale = np.minimum(1, C / np.maximum(norms, 1e-12))[:, None, None]
-        total = (g_B * scale).sum(0) + sigma * C * noise
-        sent.append(B - lr * total / divisor(len(g), b))
-    return np.mean(sent, 0)
-
-
 # A does not move: to count its gradient clips B for nothing.
-clips_both_factors = partial(_round_of, both=True)
+def clips_both_factors(B, A, G, gamma, lr, C, sigma, b, xi):
+    lengths = [gamma * np.hypot(_lengths(g @ A.T), _lengths(B.T @ g)) for g in G]
+    clipped = [g * np.minimum(1, C / n)[:, None, None] for g, n in zip(G, lengths, strict=True)]
+    return ffa_round(B, A, clipped, gamma, lr, C, sigma, b, xi)
+
+
 # The gradient of B passes through γ.
-chain_rule_without_gamma = partial(_round_of, chain=False)
+chain_rule_without_gamma = vary(ffa_round, gamma=1)
+
+
 # How many were drawn is private.
-divides_by_the_drawn = partial(_round_of, divisor=lambda drawn, b: max(drawn, 1))
+def divides_by_the_drawn(B, A, G, gamma, lr, C, sigma, b, xi):
+    of_each = [
+        ffa_round(B, A, [g], gamma, lr, C, sigma, max(len(g), 1), [noise])
+        for g, noise in zip(G, xi, strict=True)
+    ]
+    return np.mean(of_each, 0)
 
 
 # ---- 05.2: what a frozen A keeps of a change

@@ -46,7 +46,7 @@ def timeline_scene(method: Method) -> Scene:
     title = "One factor is frozen in every round"
     if both:
         title = f"Both factors move in {len(both)} of {ROUNDS} rounds"
-    edges = [line([t * STEPS, t * STEPS], [0, 2], "ink", width=1.8) for t in range(1, ROUNDS)]
+    edges = [line(t * STEPS, [0, 2], "ink", width=1.8) for t in range(1, ROUNDS)]
     numbers = [str(t + 1) for t in range(ROUNDS)]
     shown = panel(
         title,
@@ -90,16 +90,15 @@ def schedule_explorer() -> Dial:
 
 CIRCLE = np.linspace(0, 2 * np.pi, 31)
 CLIPS = {"factor": "factor (as published)", "product": "product"}
+Pair = Float[np.ndarray, " 2"]
 
 
-def _plane(
-    title: str, noise: Float[np.ndarray, " 2"], allowed: Float[np.ndarray, " 2"]
-) -> dict[str, Any]:
+def _plane(title: str, noise: Pair, allowed: Pair) -> dict[str, Any]:
     """Draws ellipses of one and two deviations, the changes that the clip allows, and the worst."""
     turn = np.radians(30)
     axes = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
 
-    def ellipse(halves: Float[np.ndarray, " 2"]) -> tuple[np.ndarray, np.ndarray]:
+    def ellipse(halves: Pair) -> tuple[np.ndarray, np.ndarray]:
         around = halves[:, None] * np.stack([np.cos(CIRCLE), np.sin(CIRCLE)])
         x, y = (axes.T @ around).round(2)
         return x, y

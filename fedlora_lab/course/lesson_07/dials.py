@@ -58,7 +58,7 @@ def _filter_scene(taps: int, smoothness: float, noise: float, shuffle: bool) -> 
             axis("energy", FLOOR, 100, log=True),
             bars(**edges, bottom=FLOOR, top=np.maximum(energy, FLOOR), colour="pale"),
             bars(**edges, bottom=FLOOR, top=np.maximum(energy * gain, FLOOR), colour="ink"),
-            line([0, 1], [noise**2, noise**2], "grey", "noise before"),
+            line([0, 1], noise**2, "grey", "noise before"),
             line(frequency, np.maximum(noise**2 * gain, 1e-9), "pink", "noise after", width=2.6),
             text(1, 50, "bars: signal before (pale), after", "soft", anchor="end", bold=False),
             text(1, 20, "lines: noise before (grey), after", "soft", anchor="end", bold=False),

@@ -15,13 +15,14 @@ from fedlora_lab.methods.quantization import normal_float, normal_levels
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 BLOCKS = (8, 32, 64, 256)
-BINS = 40
+EDGES = np.linspace(-1, 1, 41)  # of the bins of a histogram
 NORMAL = "a normal draw"
 OUTLIERS = "outliers"
 TRAINED = "a trained factor"
+Row = Float[np.ndarray, " n"]
 
 
-def _numbers(kind: str, trained: ArrayLike) -> Float[np.ndarray, " n"]:
+def _numbers(kind: str, trained: ArrayLike) -> Row:
     """Returns numbers to quantise, mean square 1: normal, with outliers, or the given ones."""
     row = np.random.default_rng(2).standard_normal(4096)
     if kind == OUTLIERS:
@@ -37,7 +38,7 @@ def expected_errors(block: int) -> list[float]:
     return [theory.quantiser_error(normal_levels(w), block) ** 0.5 for w in WIDTHS]
 
 
-def measured_errors(row: Float[np.ndarray, " n"], block: int) -> list[float]:
+def measured_errors(row: Row, block: int) -> list[float]:
     """Computes the relative error of these numbers for each of `WIDTHS`, by the library's code."""
     received = [normal_float(w, block)(torch.from_numpy(row)).numpy() for w in WIDTHS]
     return [float(np.linalg.norm(one - row) / np.linalg.norm(row)) for one in received]
@@ -52,7 +53,6 @@ def _code_scene(
 ) -> Scene:
     """Draws the numbers with the levels, what arrives of a number, and the error over the bits."""
 
-    edges = np.linspace(-1, 1, BINS + 1)
     ends = {"ticks": [-1, 0, 1]}
     levels = np.array(normal_levels(width))
     off = errors[kind, block][WIDTHS.index(width)]
@@ -65,7 +65,7 @@ def _code_scene(
             f"Numbers and {len(levels)} levels",
             axis("number ÷ largest of its block", -1.03, 1.03, **ends),
             axis("", -0.25, 2.2, ticks=[]),
-            bars(edges[:-1], 0, edges[1:], _histogram(rows[kind], block), "pale"),
+            bars(EDGES[:-1], 0, EDGES[1:], _histogram(rows[kind], block), "pale"),
             bars(levels - thin, -0.2, levels + thin, -0.02, "purple"),
         ),
         panel(
@@ -110,9 +110,9 @@ def quantiser_explorer(trained: ArrayLike) -> Dial:
     )
 
 
-def _histogram(row: Float[np.ndarray, " n"], block: int) -> Float[np.ndarray, " bins"]:
+def _histogram(row: Row, block: int) -> Float[np.ndarray, " bins"]:
     """Computes the density of the numbers over the largest of their block, in [-1, 1]."""
     padded = np.pad(row, (0, -len(row) % block)).reshape(-1, block)
     scale = np.abs(padded).max(1, keepdims=True)
     unit = (padded / np.where(scale > 0, scale, 1)).ravel()[: len(row)]
-    return np.histogram(unit, np.linspace(-1, 1, BINS + 1), density=True)[0]
+    return np.histogram(unit, EDGES, density=True)[0]

@@ -12,19 +12,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab import methods
+from fedlora_lab.course.lesson_03.figures import example_gradients
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.source import require_source
-from fedlora_lab.measures.gradients import private_gradients
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.quantization import normal_float, normal_levels
 from fedlora_lab.tasks.task import examples_to_judge
+
+Receive = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+"""Numbers, levels and the size of a block -> what arrives."""
 
 
 @dataclass(frozen=True)
 class _Received:
     """A broadcast rule from the reader's function of exercise 08.2: 4 bits, blocks of 64."""
 
-    receive: Callable[[np.ndarray, np.ndarray, int], np.ndarray]
+    receive: Receive
 
     def __call__(self, tensor: Tensor) -> Tensor:
         if not tensor.any():  # the exercise knows no block of zeros: B at the start
@@ -36,7 +39,7 @@ class _Received:
         return normal_float(4, 64).bits(numbers)
 
 
-def rounded_by(receive: Callable[[np.ndarray, np.ndarray, int], np.ndarray]) -> Method:
+def rounded_by(receive: Receive) -> Method:
     """Makes FedLPP with a quantiser of one's own.
 
     Args: receive: as in exercise 08.2.
@@ -55,11 +58,8 @@ def gradient_at(record: Any, rule: Callable[[Tensor], Tensor]) -> Float[np.ndarr
     task, lora, state = require_source(record)
     task = replace(task, clients=tuple((x[::4], y[::4]) for x, y in task.clients))
     changed = state.replace_tensors({key: rule(x) for key, x in state.tensors.items()})
-    rows = [
-        torch.cat([x.flatten(1) for x in part.values()], 1)
-        for part in private_gradients((task, lora, changed))
-    ]
-    return torch.cat(rows).double().mean(0).numpy()
+    rows = example_gradients(replace(record, source=(task, lora, changed)))
+    return torch.from_numpy(rows).double().mean(0).numpy()
 
 
 def rounded_at_the_end(runs: Mapping[int, Sequence[Any]], widths: Iterable[int]) -> pd.DataFrame:

@@ -11,8 +11,6 @@ from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.course.widgets.scene import Scene, area, axis, dots, line, panel, picture, text
 
 NOISES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.22, 0.3, 0.5, 1, 2, 3)
-RELEASES = (1, 10, 100)
-SCANS = (0, 3, 7)
 RANK = 8
 DELTA = 1e-4
 
@@ -65,6 +63,6 @@ def attack_explorer() -> Dial:
         "11/attack_explorer",
         partial(_attack_scene, AttackedClient()),
         noise=NOISES,
-        releases=RELEASES,
-        scan=SCANS,
+        releases=(1, 10, 100),
+        scan=(0, 3, 7),
     )

@@ -9,9 +9,6 @@ from fedlora_lab.audit import bounds
 from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.course.widgets.scene import Scene, axis, bars, dots, line, panel, text
 
-CANARIES = (10, 20, 50, 200, 1000)
-EPSILONS = (1, 2, 4, 8)
-LEAKS = (1, 1.5, 2, 4, 8)
 EDGE = 13.0
 SHOWN = 40
 
@@ -39,7 +36,7 @@ def _audit_scene(canaries: int, epsilon: float, leak: float) -> Scene:
     for (value, words, ink), height in zip(sorted(marks), (0.85, 0.58, 0.31), strict=True):
         at = min(value, EDGE)
         left = at > 0.55 * EDGE
-        drawn.append(line([at, at], [-0.16, height], ink, width=1.6))
+        drawn.append(line(at, [-0.16, height], ink, width=1.6))
         beside: Any = {"anchor": "end", "dx": -5} if left else {"dx": 5}
         drawn.append(text(at, height, words, ink, dy=4, **beside))
     panels = [
@@ -76,9 +73,9 @@ def audit_explorer() -> Dial:
     return Dial(
         "12/audit_explorer",
         _audit_scene,
-        canaries=CANARIES,
-        epsilon=EPSILONS,
-        leak=LEAKS,
+        canaries=(10, 20, 50, 200, 1000),
+        epsilon=(1, 2, 4, 8),
+        leak=(1, 1.5, 2, 4, 8),
     )
 
 

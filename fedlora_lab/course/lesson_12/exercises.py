@@ -104,11 +104,8 @@ def rates_as_measured(inside, outside, threshold, delta, significance):
 def one_direction(inside, outside, threshold, delta, significance):
     from scipy.stats import beta
 
-    false_alarms = (outside > threshold).sum()
-    missed = (inside <= threshold).sum()
-    quantile = 1 - significance / 2
-    fpr = beta.ppf(quantile, false_alarms + 1, len(outside) - false_alarms)
-    fnr = beta.ppf(quantile, missed + 1, len(inside) - missed)
+    errors = outside > threshold, inside <= threshold
+    fpr, fnr = (beta.ppf(1 - significance / 2, sum(x) + 1, sum(~x)) for x in errors)
     return max(0, np.log((1 - delta - fnr) / fpr))
 
 

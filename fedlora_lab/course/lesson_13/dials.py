@@ -70,7 +70,7 @@ def _trust_scene(trust: str, clients: int, epsilon: float, colluders: int) -> Sc
             axis("ε (dashed: promised)", 0.03, 3000, log=True),
             axis("", 2.6, -0.6, ticks=range(3), names=observers),
             *seen,
-            line([epsilon, epsilon], [2.6, -0.6], "ink", dash="4 3", width=1.6),
+            line(epsilon, [2.6, -0.6], "ink", dash="4 3", width=1.6),
             wide=True,
         ),
     ]

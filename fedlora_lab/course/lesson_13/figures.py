@@ -11,6 +11,8 @@ from fedlora_lab.audit.bounds import DELTA, gaussian_noise_multiplier
 from fedlora_lab.course.lesson_13.dials import TRUSTS, epsilon_by_observer
 from fedlora_lab.plots import style
 
+Numbers = Float[np.ndarray, " d"]
+
 
 def epsilon_table(sigma: float, clients: int, colluders: int) -> pd.DataFrame:
     """Tabulates `epsilon_by_observer` for every kind of trust; NaN where there is no noise at all.
@@ -46,10 +48,10 @@ def collusion_table(clients: int, epsilon: float, relied: Sequence[int]) -> pd.D
 
 @style.paper()
 def masked_upload(
-    update: Float[np.ndarray, " d"],
-    upload: Float[np.ndarray, " d"],
-    true: Float[np.ndarray, " d"],
-    opened: Float[np.ndarray, " d"],
+    update: Numbers,
+    upload: Numbers,
+    true: Numbers,
+    opened: Numbers,
 ) -> style.Picture:
     """Draws a client's numbers against what the server receives, and the true sum against its own.
 

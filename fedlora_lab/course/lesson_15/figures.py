@@ -57,10 +57,9 @@ def holdout(shift: float, sigma: float, numbers: int, calls: int, repeats: int =
     error = sigma * math.sqrt(2 / calls)
     truth = np.zeros(numbers)
     truth[0] = shift
-    learned = truth + error * rng.standard_normal((repeats, numbers))
-    learned /= np.linalg.norm(learned, axis=1, keepdims=True)
     # The second half of the calls is independent of the direction, so it flatters nobody.
-    measured = truth + error * rng.standard_normal((repeats, numbers))
+    learned, measured = truth + error * rng.standard_normal((2, repeats, numbers))
+    learned /= np.linalg.norm(learned, axis=1, keepdims=True)
     return (learned * measured).sum(1)
 
 

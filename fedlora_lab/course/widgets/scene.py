@@ -128,9 +128,10 @@ def line(
 ) -> dict[str, Any]:
     """Describes a line; its name is shown where the pointer is, and if ``labelled`` at its end.
 
-    Args: x, y: (n,), NaN where there is nothing; colour: of `COLOURS`; name: its words; labelled,
-        dash, width: how it looks.
+    Args: x, y: (n,), NaN where there is nothing, or one number for all; colour: of `COLOURS`; name:
+        its words; labelled, dash, width: how it looks.
     """
+    x, y = np.broadcast_arrays(x, y)
     return {
         "kind": "line",
         "x": x,

@@ -103,7 +103,7 @@ class RunSettings:
     epsilon: float | None = _option(
         8.0, "Privacy budget ε.", low=0, high=LARGEST, above=True, word="none"
     )
-    delta: float = _option(1e-5, "The δ of (ε, δ)-differential privacy.", low=1e-12, high=1)
+    delta: float = _option(1e-5, "The δ of (ε, δ)-differential privacy.", low=1e-12, high=1 - 1e-9)
     unit: str = _option("example", "What is protected.", choices=UNITS)
     clip_norm: float = _option(1.0, "Norm to which each unit's contribution is clipped.", low=0)
     accountant: str = _option("pld", "How ε is computed: tight, or Rényi.", choices=ACCOUNTANTS)

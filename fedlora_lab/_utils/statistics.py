@@ -77,6 +77,11 @@ def paired_difference(
     >>> difference = paired_difference(frame, "a", "b")
     >>> round(difference.mean, 3), difference.holds
     (0.1, 'cannot tell')
+
+    Of losses the smaller one is ahead.
+
+    >>> paired_difference(frame.rename(columns={"accuracy": "loss"}), "a", "b", "loss").mean < 0
+    True
     >>> import fedlora_lab as fl
     >>> task, plan, pair = fl.tasks.regression(clients=2), fl.Plan(rounds=1), ["rolora", "fedlora"]
     >>> tidy = fl.compare(task, pair, None, plan, seeds=[0, 1], progress=False)
@@ -93,7 +98,8 @@ def paired_difference(
     # Only seeds that both have: the spread between seeds cancels in pairs.
     table = means.reindex(columns=[one, other]).dropna()
     check(len(table) >= 2, "seeds", len(table), f"at least two that {one!r} and {other!r} share")
-    mean, half = t_interval((table[one] - table[other]).to_numpy(), 1 - 0.05 / comparisons)
+    ahead = table.diff(axis=1)[other] * (1 if smaller_is_better(measure) else -1)
+    mean, half = t_interval(ahead.to_numpy(), 1 - 0.05 / comparisons)
     half = half if half > 1e-9 else math.nan  # two seeds may agree by chance
     return PairedDifference(mean, mean - half, mean + half, len(table))
 
@@ -147,13 +153,17 @@ def headline_measure(frame: "DataFrame") -> str:
 
 
 def check_measure(rows: "DataFrame", measure: str, kind: str = "the whole model") -> None:
-    """Refuses a measure that rows of a tidy frame do not have.
+    """Refuses a measure that rows of a tidy frame do not have, and rows that stand there twice.
 
     Args: rows: of whole models, or of layers. measure: its name. kind: of what the rows are.
     """
     names = sorted(rows["measure"].unique())
     expected = f"a measure of {kind} in the frame, which has {', '.join(names) or 'nothing'}"
     check(measure in names, "measure", measure, expected + did_you_mean(measure, names))
+    # Settings mixed, or runs twice, would look like more seeds and narrow every interval.
+    twice = rows.duplicated(COLUMNS[:-1]).sum()
+    expected = "one row for each measure of a round: select one setting first"
+    check(not twice, "frame", f"{twice} rows of the same method, seed and round", expected)
 
 
 def run_ends(frame: "DataFrame", measure: str | None = None) -> "DataFrame":
@@ -161,13 +171,12 @@ def run_ends(frame: "DataFrame", measure: str | None = None) -> "DataFrame":
 
     Args: frame: tidy. measure: of the whole model; ``None``: the `headline_measure`.
     Returns: index method, seed; before, after, fell (ended worse than it began), collapsed.
-    Raises: ``ValueError`` for a measure that the frame does not have.
+    Raises: ``ValueError`` for a measure that the frame does not have, and for rows that it has
+        twice.
     """
     rows: Any = frame[frame["layer"] == "all"]
-    if measure is None:
-        measure = headline_measure(frame)
-    else:
-        check_measure(rows, measure)
+    measure = headline_measure(frame) if measure is None else measure
+    check_measure(rows, measure)
     keys: Any = {"by": ["method", "seed"], "sort": False, "dropna": False}
     rounds = rows.groupby(**keys)["round"]
     chosen = rows["measure"] == measure
@@ -204,11 +213,5 @@ def describe_collapse(measure: str, counts: Mapping[str, Any]) -> str:
     way = "rose above" if smaller_is_better(measure) else "fell below"
     those = f", {fell} of them {way} their start" if fell else ""
     after = counts["after"]
-    mean = "" if np.isnan(after) else f"; mean {_apart(counts['before'], after)}"
-    return f"{low} of {seeds} runs collapsed{those}{mean}"
-
-
-def _apart(before: float, after: float) -> str:
-    """Formats two numbers with as many digits as show that they differ, at least two."""
-    digits = next((n for n in range(2, 6) if f"{before:.{n}f}" != f"{after:.{n}f}"), 6)
-    return f"{before:.{digits}f} to {after:.{digits}f}".replace("inf", "∞")
+    mean = "" if np.isnan(after) else f"; mean {counts['before']:.3f} to {after:.3f}"
+    return f"{low} of {seeds} runs collapsed{those}{mean}".replace("inf", "∞")

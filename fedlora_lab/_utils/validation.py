@@ -102,7 +102,7 @@ def check_number(
     """
     expected = f"a number {'>' if open_low else '>='} {low:g}"
     if high < math.inf:
-        expected = f"a number in {'(' if open_low else '['}{low:g}, {high:g}]"
+        expected = f"a number in {'(' if open_low else '['}{low:g}, {high:.9g}]"
     above = is_number(value) and (value > low if open_low else value >= low)
     check(above and value <= high, name, value, expected)
 

@@ -7,6 +7,7 @@ layers themselves are this library's: PEFT's have one weight for the whole batch
 import copy
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -55,6 +56,7 @@ ADAPTER_FILES |= {"ledger.json", "PRIVACY.md"}
 PEFT_PREFIX = "base_model.model."
 """Before the names of a model's tensors in the file of an adapter."""
 Places = dict[ParamKey, tuple[nn.Module, str]]
+_LOCK = threading.RLock()
 
 
 class PerExampleLinear(nn.Module):
@@ -430,19 +432,22 @@ def matmuls(products: str) -> Iterator[None]:
     What the process allows otherwise, of convolutions and on a CPU too, does not count, and is
     restored afterwards.
 
-    Guarantees: test_compute.py::test_what_the_process_allows_does_not_count.
+    Guarantees: test_compute.py::test_what_the_process_allows_does_not_count,
+        ::test_threads_take_turns_with_the_precision.
     """
     # TF32 keeps ten bits: what the process allows must not decide how exact a clip is.
-    allowed = torch.get_float32_matmul_precision()
-    allowed_to_cudnn = torch.backends.cudnn.allow_tf32
-    # By the one setting of GPU and CPU: "medium" would let a CPU multiply in bfloat16.
-    torch.set_float32_matmul_precision("high" if products == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = products == "tf32"
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(allowed)
-        torch.backends.cudnn.allow_tf32 = allowed_to_cudnn
+    # The setting is the process's, so threads take turns.
+    with _LOCK:
+        allowed = torch.get_float32_matmul_precision()
+        allowed_to_cudnn = torch.backends.cudnn.allow_tf32
+        # By the one setting of GPU and CPU: "medium" would let a CPU multiply in bfloat16.
+        torch.set_float32_matmul_precision("high" if products == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = products == "tf32"
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(allowed)
+            torch.backends.cudnn.allow_tf32 = allowed_to_cudnn
 
 
 def save(
@@ -577,11 +582,11 @@ def _plain_factors(values: Tensors, layers: Sequence[str], lora: Lora) -> tuple[
         b[layer] = torch.cat([b[layer], (u[:, significant] * s[significant]).to(b[layer])], 1)
     # PEFT reads one rank for all layers: zeros fill the smaller ones up.
     rank = max(len(a[layer]) for layer in layers)
-    factors: TensorDict = {}
-    for layer in layers:
-        padded_a, padded_b = pad_to_rank(a[layer], b[layer], rank)
-        factors[ParamKey("A", layer)] = padded_a
-        factors[ParamKey("B", layer)] = padded_b
+    factors = {
+        ParamKey(side, layer): factor
+        for layer in layers
+        for side, factor in zip("AB", pad_to_rank(a[layer], b[layer], rank), strict=True)
+    }
     if rank != lora.rank:
         # PEFT divides alpha by the stored rank: the product must keep its scale.
         alpha = lora.scaling * rank

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -10,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab._utils.validation import check
-from fedlora_lab.methods.aggregation import Uploads
+from fedlora_lab.methods.aggregation import Rule, client_values
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey, ServerState, TensorDict, Tensors, times_core
 
@@ -228,37 +227,12 @@ class AggregationInput(NamedTuple):
 
     def factors(self, layer: str) -> FactorPair:
         """The clients' (A, B) of a layer; a leading 1 for a factor that was not uploaded."""
-        a, b = (ParamKey(factor, layer) for factor in "AB")
-        received = self.broadcast.tensors
-        return self.uploads.get(a, received[a][None]), self.uploads.get(b, received[b][None])
+        a, b = (client_values(*self[:3], ParamKey(factor, layer)) for factor in "AB")
+        return a, b
 
     def server(self, layer: str) -> FactorPair:
         """The server's (A, B) of a layer before the round."""
         return self.state.tensors[ParamKey("A", layer)], self.state.tensors[ParamKey("B", layer)]
-
-
-@dataclass(frozen=True, eq=False)
-class _Recorder:
-    """A server's rule that keeps what it is given."""
-
-    rule: Any
-    inputs: list[AggregationInput] = field(default_factory=list, repr=False)
-
-    @property
-    def writes(self) -> tuple[str, ...]:
-        """What the rule writes besides the factors."""
-        return tuple(getattr(self.rule, "writes", ()))
-
-    @property
-    def averages_a(self) -> bool:
-        """As of the rule (see `aggregation.Rule`)."""
-        return getattr(self.rule, "averages_a", False)
-
-    def __call__(
-        self, state: ServerState, sent: ServerState, uploads: Uploads, weights: Tensor
-    ) -> ServerState:
-        self.inputs.append(AggregationInput(state, sent, dict(uploads), weights))
-        return self.rule(state, sent, uploads, weights)
 
 
 def record_aggregation(method: Method) -> tuple[Method, list[AggregationInput]]:
@@ -267,7 +241,17 @@ def record_aggregation(method: Method) -> tuple[Method, list[AggregationInput]]:
     Guarantees: the run has the bits it would have had
         (tests/measures/test_measures.py::test_recording_changes_nothing).
     """
-    recorder = _Recorder(method.aggregate)
+    rule = method.aggregate
+    kind: Any = type(rule) if isinstance(rule, Rule) else Rule
+
+    # A subclass: the engine asks what kind of rule it is, what it keeps and what it sends.
+    class Recorder(kind):
+        def __call__(self, state, broadcast, uploads, weights):
+            self.inputs.append(AggregationInput(state, broadcast, dict(uploads), weights))
+            return rule(state, broadcast, uploads, weights)
+
+    recorder: Any = object.__new__(Recorder)
+    vars(recorder).update(vars(rule), inputs=[])
     return method.replace(aggregate=recorder), recorder.inputs
 
 

@@ -69,17 +69,17 @@ def gradients(task: Task, record: Any, layer: str, data: Examples | None = None)
     check_one_of("layer", layer, tuple(record.adapter))
     keys = [ParamKey(factor, layer) for factor in "AB"]
     moving = {key: tensors[key].detach().clone().requires_grad_() for key in keys}
-    for key in adapted.places:
+    for key in adapted.select_keys(tensors):
         adapted.set_tensor(key, moving.get(key, tensors[key]))
-    adapter = adapted.places[keys[0]][0]  # it may stand within a layer that trains its bias
-    within = next(name for name, module in adapted.model.named_modules() if module is adapter)
+    adapter, _ = adapted.places[keys[0]]
     # The frozen weight is no parameter that moves: it is given to the model from outside.
-    name = f"{within}.base.weight"
+    name = f"{layer}.base.weight"
     weight = adapted.model.get_parameter(name).detach().clone().requires_grad_()
     data = examples_to_judge(task, record.ledger is not None) if data is None else data
     with torch.enable_grad():
         loss = _mean_loss(task, adapted.model, {name: weight}, data)
-        return Gradients(*torch.autograd.grad(loss, (*moving.values(), weight)))
+        a, b, slope = torch.autograd.grad(loss, (*moving.values(), weight))
+    return Gradients(a, b, slope if isinstance(adapter.base, torch.nn.Linear) else slope.T)
 
 
 def full_updates(
@@ -99,7 +99,8 @@ def full_updates(
     check_whole("steps", steps, 1)
     check_whole("batch", batch, 1)
     check_number("lr", lr, 0)
-    names = {name: f"{name}.weight" for name in matching_modules(task.model, task.targets)}
+    layers = matching_modules(task.model, task.targets)
+    names = {name: f"{name}.weight" for name in layers}
     start = {name: task.model.get_parameter(weight).detach() for name, weight in names.items()}
     weights = {names[name]: weight.clone().requires_grad_() for name, weight in start.items()}
     x, y = concatenate(task.clients)
@@ -112,7 +113,9 @@ def full_updates(
         with torch.no_grad():
             for weight, gradient in zip(weights.values(), slopes, strict=True):
                 weight -= lr * gradient
-    return {name: weights[names[name]].detach() - start[name] for name in names}
+    moves = {name: weights[names[name]].detach() - start[name] for name in names}
+    # Transformers' Conv1D stores the transpose.
+    return {n: x if isinstance(layers[n], torch.nn.Linear) else x.T for n, x in moves.items()}
 
 
 def sample_first_steps(
@@ -175,7 +178,7 @@ def flatness(task: Task, record: Any, data: Examples | None = None) -> float:
     """
     adapted, tensors = adapted_for(task, record)
     moving: list[Tensor] = []
-    for key in adapted.places:
+    for key in adapted.select_keys(tensors):
         leaf = tensors[key].detach().clone().requires_grad_(key.side in "AB")
         moving += [leaf] if key.side in "AB" else []
         adapted.set_tensor(key, leaf)

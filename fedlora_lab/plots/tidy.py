@@ -58,7 +58,7 @@ def select_measure(
     check_measure(scope, measure, "each layer" if layers else "the whole model")
     part = scope[scope["measure"] == measure].astype({"value": float})
     # A missing seed is a group of its own, which pandas would drop.
-    run = [part[key].astype(object).where(part[key].notna(), "none") for key in RUN]
+    run = [part[key].map(str) for key in RUN]
     finite = np.isfinite(part["value"])
     later = part["round"] > part.groupby(run)["round"].transform("min")
     measured = (later & finite).groupby(run).transform("any")

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from fedlora_lab._utils.statistics import headline_measure
+from fedlora_lab._utils.statistics import COLUMNS, headline_measure
 from fedlora_lab._utils.validation import check
 from fedlora_lab.plots import style, tidy
 from fedlora_lab.plots.grammar import draw_intervals, draw_lines
@@ -193,6 +193,8 @@ def traffic_table(frame: pd.DataFrame) -> pd.DataFrame:
 
     Bytes are those sent and received by all clients.
     """
+    tidy.check_columns(frame, *COLUMNS)
+    frame = frame.fillna({"seed": -1})  # pandas would drop the runs without one
     sent = tidy.cumulative_sum(frame, ("bytes_up", "bytes_down")).rename(columns={"value": "bytes"})
     # Only rounds with both: a score belongs to the bytes of its own run so far.
     scores = tidy.select_measure(frame, headline_measure(frame))

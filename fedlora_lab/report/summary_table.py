@@ -81,7 +81,7 @@ def bytes_text(count: float) -> str:
     """Writes a number of bytes for people: 1 kB is 1000 bytes."""
     if math.isnan(count):
         return "–"
-    power = next(i for i in range(4) if count < 1000 ** (i + 1) or i == 3)
+    power = next((i for i in range(3) if count < 1000 ** (i + 1)), 3)
     return f"{count / 1000**power:.{min(power, 1)}f} {('B', 'kB', 'MB', 'GB')[power]}"
 
 

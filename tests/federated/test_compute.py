@@ -1,6 +1,8 @@
 """Switches of speed: what each may change, and what none of them may."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Event
 
 import pytest
 import torch
@@ -15,16 +17,14 @@ from fedlora_lab.federated.spec import PRODUCTS
 from fedlora_lab.lora import adapters
 
 pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
-SHORT = fl.Plan(rounds=1, local_steps=2, batch=3, lr=0.2)
-PRIVATE = fl.Privacy(noise_multiplier=1.0, clip_norm=0.5, delta=1e-3, accountant="rdp")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{"products": "bfloat16"}, {"chunk_examples": 2}], ids=str)
 def test_epsilon_and_noise_are_the_same_under_every_switch(options):
     """With nothing to learn from, the two runs hold the same noise, bit for bit."""
-    silent = replace(PRIVATE, clip_norm=1e-30, noise_multiplier=1e30)
-    run = toy_hubs.task("bert"), "fedlora", silent, SHORT
+    silent = private("example", sigma=1e30, clip=1e-30)
+    run = toy_hubs.task("bert"), "fedlora", silent, PLAN.replace(rounds=1)
     plain, switched = (play(*run, lora=LORA, **given)[-1] for given in ({}, options))
     assert gap(plain, switched) == 0
     assert book(plain).to_json() == book(switched).to_json()
@@ -50,6 +50,24 @@ def test_what_the_process_allows_does_not_count():
         assert settings() == outside
 
 
+def test_threads_take_turns_with_the_precision():
+    """Fault: of two that overlap, the later one puts back what the earlier one had set."""
+    before = torch.get_float32_matmul_precision()
+    entered, left = Event(), Event()
+
+    def inside():
+        with adapters.matmuls("float32"):
+            entered.set()
+            left.wait()
+
+    with ThreadPoolExecutor() as pool:
+        with adapters.matmuls("tf32"):
+            pool.submit(inside)
+            entered.wait(0.2)
+        left.set()
+    assert torch.get_float32_matmul_precision() == before
+
+
 ROWS = ("fedlora", "deer", "la-lora", "fedsa-lora", "hetlora", "fed-sb", "ravan", "as-lora")
 
 
@@ -62,8 +80,7 @@ def test_a_local_step_reads_nothing_from_the_device(slug):
     task = tokens()
     plan = PLAN.replace(optimizer=rule)
     prepared = Run.open(task, row, private("example"), plan, lora=LORA).prepared
-    on_meta = adapters.adapt(task, LORA, "meta")
-    prepared = replace(prepared, adapted=on_meta)
+    prepared = replace(prepared, adapted=adapters.adapt(task, LORA, "meta"))
     clients = exchange.begin_clients(prepared, (0, 1, 2), anywhere(task, row), {})
     for step in range(2):
         local_training.local_step(prepared, clients, 0, step)

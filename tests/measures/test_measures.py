@@ -84,8 +84,9 @@ def test_recording_changes_nothing():
     """And the alignment of what it keeps is the mean cosine between two clients' moves of W, over
     both layers.
     """
-    recorder, rounds = measures.record_aggregation(fl.methods.FedLoRA)
-    same_bits(play(tokens(), "fedlora", None), play(tokens(), recorder, None))
+    for slug in ("ravan", "as-lora", "fedlora"):
+        recorder, rounds = measures.record_aggregation(fl.methods.get(slug))
+        same_bits(play(tokens(), slug, None), play(tokens(), recorder, None))
     assert len(rounds) == PLAN.rounds
     inputs = rounds[1]
     moves = []
@@ -101,9 +102,10 @@ def test_recording_changes_nothing():
 # ---- curvature and gradients of a layer
 
 
-@pytest.fixture(scope="module")
-def record():
-    return play(tokens(), "fedlora", None)[-1]
+@pytest.fixture(scope="module", params=["fedlora", "flora"])
+def record(request):
+    """Also of a row whose model has a residual beside the factors."""
+    return play(tokens(), request.param, None)[-1]
 
 
 def test_flatness(record):
@@ -112,6 +114,8 @@ def test_flatness(record):
     _, lora, state = record.source
     adapted = adapt(task, lora)
     sizes = [state.tensors[key].numel() for key in adapted.places]
+
+    adapted.place(state.tensors)
 
     def loss(flat):
         for key, part in zip(adapted.places, flat.split(sizes), strict=True):

@@ -53,8 +53,7 @@ def test_lines_go_through_the_means(frame):
     (ax,) = plots.lines(frame, "epsilon", log="x", band="bars").axes
     drawn = line_of(ax, style.look("fedlora").colour).get_xydata()
     assert drawn == pytest.approx(np.array([[1, 1.9 / 3 + 0.01], [8, 1.9 / 3 + 0.08]]))
-    as_words = frame.assign(epsilon=frame["epsilon"].astype(str))
-    (ax,) = plots.lines(as_words, "epsilon").axes
+    (ax,) = plots.lines(frame.astype({"epsilon": str}), "epsilon").axes
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["1", "8"]
 
 

@@ -98,6 +98,7 @@ REFUSED: Options = {
     "measure='accuracy': expected a measure": lambda f: f[f["measure"] != "accuracy"],
     "frame.columns=.*: expected also seed": lambda f: f.drop(columns="seed"),
     r"frame\['value'\]=.*: expected numbers": lambda f: f.assign(value="high"),
+    "frame='.* rows of the same method": lambda f: pd.concat([f, f]),
     "task=.*: expected one task": lambda f: pd.concat([f, f.assign(task="other")]),
 }
 
@@ -108,10 +109,9 @@ def test_a_frame_without_the_measure_is_refused(frame, message):
         plots.curves(REFUSED[message](frame))
 
 
-NAMES = ["overview", "lines", "heat", "film", "tradeoff", "method_diagrams"]
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", ["overview", "lines", "heat", "film", "tradeoff", "method_diagrams"]
+)
 def test_what_cannot_be_drawn_is_refused(name):
     with refused("^(frame|tables|pictures|ledger|methods)=.*: expected "):
         getattr(plots, name)(5)

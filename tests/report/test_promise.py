@@ -16,14 +16,16 @@ def ledger(observer_trust=None, **terms):
     return book
 
 
+SEEDED, FRESH = ledger(), ledger(reproducible=False)
+
+
 def test_a_statement_has_all_its_parts():
     """Epsilon, delta, unit, relation, observer, what attackers reach, and the seed."""
-    seeded, fresh = ledger(), ledger(reproducible=False)
-    said = fl.privacy.statement(seeded)
-    for part in (f"{seeded.epsilon():.4g}", "0.001", "one example", "zero-out", "every upload"):
+    said = fl.privacy.statement(SEEDED)
+    for part in (f"{SEEDED.epsilon():.4g}", "0.001", "one example", "zero-out", "every upload"):
         assert part in said
-    assert f"share {seeded.tradeoff(0.01):.2g} of the members" in said
-    assert "promised to whoever knows it." in said and "seed" not in fl.privacy.statement(fresh)
+    assert f"share {SEEDED.tradeoff(0.01):.2g} of the members" in said
+    assert "promised to whoever knows it." in said and "seed" not in fl.privacy.statement(FRESH)
 
 
 def test_a_statement_names_its_observer():
@@ -58,20 +60,19 @@ def test_runs_on_the_same_data_are_added_up():
     """Runs with seeds are added as if they were released; one run needs no sum; a run without
     privacy is told.
     """
-    seeded, fresh = ledger(), ledger(reproducible=False)
-    mixed = {"a": fresh, "b": fresh, "c": seeded, "d": None}
+    mixed = {"a": FRESH, "b": FRESH, "c": SEEDED, "d": None}
     released, everything, plain = total_statements(mixed, mixed)
     assert released.startswith("Runs without a seed (2 here, including interrupted")
-    assert f"{Ledger.compose(fresh, fresh).epsilon():.4g} " in released
+    assert f"{Ledger.compose(FRESH, FRESH).epsilon():.4g} " in released
     assert everything.startswith("All 3 runs together, if they were all released: epsilon = ")
-    assert f"{Ledger.compose(fresh, fresh, seeded).epsilon():.4g} " in everything
+    assert f"{Ledger.compose(FRESH, FRESH, SEEDED).epsilon():.4g} " in everything
     assert plain.startswith("Runs without privacy (1 here")
-    assert total_statements({"a": seeded}, ["a"]) == total_statements({}, []) == []
-    (hidden,) = total_statements({"a": fresh}, [])
+    assert total_statements({"a": SEEDED}, ["a"]) == total_statements({}, []) == []
+    (hidden,) = total_statements({"a": FRESH}, [])
     assert hidden.startswith(
         "Runs without a seed (1 here, including interrupted and deleted ones), together: eps"
     )
-    (apart,) = total_statements({"a": seeded, "b": Ledger(delta=1e-5)}, ["a", "b"])
+    (apart,) = total_statements({"a": SEEDED, "b": Ledger(delta=1e-5)}, ["a", "b"])
     assert "no epsilon can be stated (delta=" in apart
 
 

@@ -180,10 +180,11 @@ def _digest(content: bytes) -> str:
 
 
 def _to_bytes(groups: Mapping[str, Tensors]) -> bytes:
-    tensors = {}
-    for group, values in groups.items():
-        for key, x in values.items():
-            tensors[f"{group}/{key.side}/{key.layer}"] = x.detach().cpu().contiguous()
+    tensors = {
+        f"{group}/{key.side}/{key.layer}": x.detach().cpu().contiguous()
+        for group, values in groups.items()
+        for key, x in values.items()
+    }
     return save(tensors)
 
 

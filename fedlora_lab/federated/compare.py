@@ -6,13 +6,14 @@ Finished runs are kept in a file of JSON lines and found again by their argument
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fedlora_lab import methods
 from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.files import JsonObject, append_line, lock_folder, read_lines
+from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.statistics import (
     COLUMNS,
     count_collapsed,
@@ -62,6 +63,7 @@ class Cell:
 
     def __post_init__(self) -> None:
         # Pandas keeps whole numbers in 64 bits: a larger seed would be another one in the frame.
+        Streams(self.seed)  # refuses what is no seed
         small = self.seed is None or self.seed < 2**63
         check(small, "seed", self.seed, "a whole number below 2**63, as frames have them")
 
@@ -91,6 +93,7 @@ class Cell:
         if method == "central":
             count = len(task.clients)
             task = task.pooled()
+            lora = replace(lora, ranks=None)  # those of clients that there are no more
             # As many examples a step as all clients together take.
             if plan.batch is not None:
                 plan = plan.replace(batch=plan.batch * count)

@@ -188,9 +188,8 @@ def release_round(
     ids = tuple(clients.ids[i] for i in arrived.tolist())
     start = {key: x if len(x) == 1 else x[arrived] for key, x in clients.start.items()}
     rows = {key: clients.params[key][arrived] for key in keys}
-    if spec.method.own_ranks:
-        for key in filter(spec.is_split, keys):  # own ranks go up as they came down
-            rows[key] = merge_own_ranks(key, rows[key], start[key], spec.shared_rank)
+    for key in filter(spec.is_split, keys):  # own ranks go up as they came down
+        rows[key] = merge_own_ranks(key, rows[key], start[key], spec.shared_rank)
     if not spec.by_step:
         return _release_updates(prepared, ClientBatch(ids, rows, start), sent, state)
     # Noised step by step: what is sent is released already.
@@ -326,10 +325,7 @@ def _row_by_row(sent: ServerState, start: Tensors) -> ServerState:
 
 def _mean(noise: Tensors, weights: Tensor) -> TensorDict:
     """Weights the noise as the mean of the uploads does."""
-    means = {}
-    for key, x in noise.items():
-        means[key] = (weights.to(x.dtype) @ x.flatten(1)).view(x.shape[1:])
-    return means
+    return {k: (weights.to(x.dtype) @ x.flatten(1)).view(x.shape[1:]) for k, x in noise.items()}
 
 
 # ---- bytes

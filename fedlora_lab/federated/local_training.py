@@ -337,12 +337,9 @@ def released_means(
         divisors, ranks: (owners,) or (1,); ``None``: all ranks.
         rule: the filter of the factors.
     """
-    means = {}
-    for key, x in sums.items():
-        mean = x / _per_row(divisors, x)
-        # After the noise a filter is post-processing; before it would change the sensitivity.
-        filtered = rule is not identity and key.side in "AB"
-        means[key] = rule(mean, key.side) if filtered else mean
+    means = {key: x / _per_row(divisors, x) for key, x in sums.items()}
+    # After the noise a filter is post-processing; before it would change the sensitivity.
+    means |= {key: rule(x, key.side) for key, x in means.items() if key.side in "AB"}
     # Lower ranks are cut after the preconditioner, which mixes ranks: a cut before would leave
     # signal un-noised.
     return cut_to_rank(means, ranks)

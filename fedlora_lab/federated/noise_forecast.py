@@ -74,11 +74,6 @@ class NoiseForecast:
         """Why the noise in A is not known before the run; ``None``: it is."""
         return self._reason("A")
 
-    @cached_property
-    def _unknown_b(self) -> str | None:
-        """Why the noise in B is not known before the run; ``None``: it is."""
-        return self._reason("B")
-
     def _reason(self, side: str) -> str | None:
         """Why the noise in a factor is not known before the run, in any of its rounds."""
         if not self.is_noisy:
@@ -198,7 +193,7 @@ class NoiseForecast:
         """The variances in A and in B, NaN where the noise in the factor is not known."""
         unknown = np.full(self.spec.plan.rounds + 1, math.nan)
         in_a = unknown if self.unknown else self.variance("A", layer)
-        return in_a, unknown if self._unknown_b else self.variance("B", layer)
+        return in_a, unknown if self._reason("B") else self.variance("B", layer)
 
     # ---- energies
 

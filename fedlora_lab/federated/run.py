@@ -489,12 +489,9 @@ class Run:
     def participants(self, t: int) -> ClientIds:
         """Draws who takes part: each client on its own with the plan's probability."""
         count = len(self.spec.task.sizes)
-        share = self.spec.plan.participation
-        if share >= 1:
-            return tuple(range(count))
         # Each client on its own: accountants do not cover the draw of a fixed number of clients.
         uniform = self.spec.streams.uniform((count,), "participation", t)
-        return tuple((uniform < share).nonzero().squeeze(1).tolist())
+        return tuple((uniform < self.spec.plan.participation).nonzero().squeeze(1).tolist())
 
     def charge_ledger(self, t: int, ids: ClientIds) -> None:
         """Writes the round's releases into the ledger, on disk too, before any of them exists."""
@@ -518,8 +515,6 @@ class Run:
 
     def arrivals(self, t: int, ids: ClientIds) -> Int[Tensor, " n"]:
         """Draws whose upload arrives, as positions in ``ids``."""
-        if not self.spec.plan.dropout:
-            return torch.arange(len(ids))
         # A number for each client, present or not: whose upload is lost depends on nobody else.
         uniform = self.spec.streams.uniform((len(self.spec.task.sizes),), "dropout", t)
         return (uniform[list(ids)] >= self.spec.plan.dropout).nonzero().squeeze(1)

@@ -153,8 +153,7 @@ class RunSpec:
         """w_k = p_k / participation: absent clients leave their weight to the old state."""
         # The denominator is fixed: one that counted who came would change the sensitivity.
         sizes = self.unit_counts if self.plan.weights == "size" else (1,) * len(self.unit_counts)
-        shares = [size / sum(sizes) for size in sizes]
-        return torch.tensor(shares, dtype=torch.float64) / self.plan.participation
+        return torch.tensor(sizes).double() / sum(sizes) / self.plan.participation
 
     @cached_property
     def step_noise(self) -> tuple[float, ...]:
@@ -278,8 +277,7 @@ class RunSpec:
         # Without a seed nobody can draw the noise again.
         is_release = privacy is not None and self.streams.seed is None
         # An epsilon that is amplified by participation holds while nobody knows who took part.
-        secret = privacy is not None and not self.by_step and privacy.trust == "central"
-        secret = secret and self.plan.participation < 1
+        secret = self.releases_sum and not self.is_secagg and self.plan.participation < 1
         # An exact score of private examples is a release without noise.
         scores = privacy is None or self.task.public_test
         return Visibility(
@@ -304,14 +302,11 @@ class RunSpec:
         if privacy is None:
             return None
         sample_rate = privacy.sample_rate
-        noise_multiplier = privacy.noise_multiplier
         assert sample_rate is not None  # by `Privacy.resolve`
-        if self.by_step:
-            clients = range(len(self.task.sizes))
-            return LedgerEntry(0, clients, self.plan.local_steps, sample_rate, noise_multiplier)
-        # One number for all, as every update counts for every client.
-        numbers = [per_client(x or 0.0)[0] for x in (sample_rate, noise_multiplier)]
-        return LedgerEntry(0, None, 1, *numbers)
+        # Every update counts for every client.
+        whom = range(len(self.task.sizes)) if self.by_step else None
+        count = self.plan.local_steps if self.by_step else 1
+        return LedgerEntry(0, whom, count, sample_rate, privacy.noise_multiplier)
 
     def ledger(self, uncertified: str | None = None) -> Ledger | None:
         """A ledger without releases; ``None`` without privacy.
@@ -367,12 +362,8 @@ def moving_keys(names: Sequence[ParamKey], word: str, modes: Sequence[int] = ())
     if "*" in word:
         layers = [key.layer for key in names if key.side == "mode"]
         chosen = {ParamKey(MODES[mode], x) for mode, x in zip(modes, layers, strict=True)}
-    moving = []
-    for key in names:
-        kind = key.kind
-        if kind.trained and (not kind.scheduled or key.side in word or key in chosen):
-            moving.append(key)
-    return tuple(moving)
+    trained = (key for key in names if key.kind.trained)
+    return tuple(k for k in trained if not k.kind.scheduled or k.side in word or k in chosen)
 
 
 def rule_identity(rule: object) -> str:

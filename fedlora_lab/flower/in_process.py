@@ -1,6 +1,7 @@
 """A federation in one process: a grid without Ray or sockets, and clients that read a task."""
 
 from collections.abc import Iterable
+from itertools import count
 from typing import Any
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -36,10 +37,13 @@ class InProcessGrid(Grid):
         TaskIdentity.node_id = SERVER
         TaskIdentity.task_id = 1
         self.app = app
-        self.contexts = {}
-        for n in range(clients):
-            config: Any = {"partition-id": n, "num-partitions": clients}
-            self.contexts[1000 + n] = Context(RUN, 1000 + n, config, RecordDict(), {})
+        self.contexts = {
+            1000 + n: Context(
+                RUN, 1000 + n, {"partition-id": n, "num-partitions": clients}, RecordDict(), {}
+            )
+            for n in range(clients)
+        }
+        self.numbers = count()
         self.replies: dict[str, Message] = {}
 
     def set_run(self, run: Any) -> None:
@@ -65,7 +69,7 @@ class InProcessGrid(Grid):
         return self.pull_messages(self.push_messages(messages))
 
     def _deliver(self, message: Message) -> str:
-        key = str(len(self.replies))
+        key = str(next(self.numbers))
         received = self._over_the_wire(message, key)
         try:
             reply = self.app(received, self.contexts[received.metadata.dst_node_id])

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from flwr.app import ConfigRecord, Context, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
@@ -22,7 +21,7 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.spec import Prepared
 from fedlora_lab.flower.participant import Participant
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.tasks.task import named_tensors
+from fedlora_lab.tasks.task import add_to_digest, named_tensors
 
 FILE = "client"
 """The name of the file in a memory's folder."""
@@ -86,17 +85,14 @@ def check_examples(state: RecordDict, prepared: Prepared, client: int) -> None:
     first: Any = state.config_records.get(EXAMPLES)
     # A plain digest would confirm a guess at a label; the key stays in the client's own state.
     key = secrets.token_bytes(32) if first is None else first["key"]
-    digest = hmac.new(key, digestmod="sha256")
     tensors = dict(named_tensors(prepared.data[client]))
     if client in prepared.persons:
         tensors["person"] = prepared.persons[client]
-    for name, x in sorted(tensors.items()):
-        digest.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
-        flat = x.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    keyed = hmac.new(key, digestmod="sha256")
+    digest = add_to_digest(keyed, dict(sorted(tensors.items()))).digest()
     if first is None:
-        state[EXAMPLES] = ConfigRecord({"key": key, "digest": digest.digest()})
-    elif not hmac.compare_digest(first["digest"], digest.digest()):
+        state[EXAMPLES] = ConfigRecord({"key": key, "digest": digest})
+    elif not hmac.compare_digest(first["digest"], digest):
         expected = "those of which this client keeps a memory; others have a memory of their own"
         raise ValueError(f"examples: expected {expected}")
 
@@ -150,9 +146,8 @@ def _compose(texts: Mapping[str, Any]) -> "Ledger | None":
     """The sum of the ledgers of all terms."""
     ledgers = [Ledger.from_json(text) for text in texts.values() if text]
     if len(ledgers) < len(texts):
-        unit = ledgers[0].unit if ledgers else "example"
-        delta = ledgers[0].delta if ledgers else 1e-5
-        plain = Ledger(unit=unit, delta=delta)
+        like = [*ledgers, Ledger()][0]
+        plain = Ledger(unit=like.unit, delta=like.delta)
         # In whatever unit: what left without noise protects nobody.
         plain.record(0, None, sample_rate=1.0, noise_multiplier=0.0)
         ledgers.append(plain)

@@ -17,6 +17,7 @@ from fedlora_lab.federated.run import OpenRound, Run, RunOptions
 from fedlora_lab.flower import messages
 from fedlora_lab.flower.client import LOG
 from fedlora_lab.flower.participant import Participant
+from fedlora_lab.methods.filters import received
 from fedlora_lab.methods.state import Tensors
 
 POLL = 0.2
@@ -198,10 +199,8 @@ class _Clients:
             start = {key: tensor[None] for key, tensor in opened.broadcast.tensors.items()}
         else:
             start = exchange.tensors_received(spec, (k,), opened.broadcast)
-        base = {key: start[key] for key in keys}
-        if not spec.by_step:
-            base = {key: spec.method.clip_reference(value) for key, value in base.items()}
-        return messages.fill_ranks(tensors, {key: value[0] for key, value in base.items()})
+        base = received if spec.by_step else spec.method.clip_reference
+        return messages.fill_ranks(tensors, {key: base(start[key])[0] for key in keys})
 
 
 def _check_reply(reply: Message | None, about: Mapping[str, str | int]) -> Message:

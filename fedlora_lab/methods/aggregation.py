@@ -310,8 +310,7 @@ def leading_svd(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor,
 
 def _factors(a: Tensor, b: Tensor, rank: int) -> dict[str, Tensor]:
     """Both factors, padded to the rank: a product has no more directions than its smaller side."""
-    a, b = pad_to_rank(a, b, rank)
-    return {"A": a, "B": b}
+    return dict(zip("AB", pad_to_rank(a, b, rank), strict=True))
 
 
 def _even_factors(u: Tensor, s: Tensor, v: Tensor, rank: int) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ Fields that are data stay data, fields that are rules are pure functions. Vary a
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -144,6 +144,10 @@ class Method:
         # Rules are called in the middle of a round: what cannot be called is refused here.
         for name in ("train", "clip_reference", "filter", "aggregate", "broadcast"):
             check(callable(getattr(self, name)), name, getattr(self, name), "a function")
+        # What was found out about a rule is kept under it.
+        for name in ("filter", "precondition", "penalty", "aggregate", "broadcast"):
+            rule = getattr(self, name)
+            check(isinstance(rule, Hashable), name, rule, "a function, or a frozen dataclass")
         for name in ("start", "clip_groups", "precondition", "penalty"):
             rule = getattr(self, name)
             check(rule is None or callable(rule), name, rule, "None or a function")

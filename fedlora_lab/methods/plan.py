@@ -225,16 +225,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         use_plain_numbers(self)
-        check_options(
-            rounds=self.rounds,
-            local_steps=self.local_steps,
-            batch=self.batch,
-            server_lr=self.server_lr,
-            participation=self.participation,
-            dropout=self.dropout,
-            weights=self.weights,
-            lr_decay=self.lr_decay,
-        )
+        check_options(**{name: x for name, x in vars(self).items() if name in OPTIONS})
         if isinstance(self.lr, Mapping):
             # A may learn at another rate than B; a head follows B.
             check_keys("lr", self.lr, ("A", "B", "head"))

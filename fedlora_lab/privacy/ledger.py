@@ -552,11 +552,10 @@ class Ledger:
         reason = self.uncertified if self.unit == "example" else other
         ledger = Ledger(**self.terms._replace(uncertified=reason)._asdict())
         for entry in self._entries:
-            pairs = [pair for _, pair in entry.rows()]
-            if pairs:
-                sigma = min(sigma for sigma, _ in pairs)
-                q = max(q for _, q in pairs)
-                ledger._append(LedgerEntry(entry.round, None, entry.count, q, sigma))
+            if rows := entry.rows():
+                sigmas, rates = zip(*(pair for _, pair in rows), strict=True)
+                entry = LedgerEntry(entry.round, None, entry.count, max(rates), min(sigmas))
+                ledger._append(entry)
         return ledger
 
     def snapshot(self) -> "Ledger":

@@ -19,7 +19,6 @@ from fedlora_lab.privacy.ledger import Ledger, PerClient, as_floats, check_terms
 if TYPE_CHECKING:
     from fedlora_lab.methods.plan import Plan
 
-NO_AMPLIFICATION = "no amplification under trust={!r}, where observers learn who sends"
 CLIP_NORMS = (1e-30, 1e30)
 """C under noise: below, rounding lengthens a clipped row; above, a sum of rows may overflow."""
 
@@ -292,7 +291,7 @@ class Privacy:
             source = "participation"
             expected = (float(plan.participation),)
         else:
-            source = NO_AMPLIFICATION.format(self.trust)
+            source = f"no amplification under trust={self.trust!r}, where observers learn who sends"
             expected = (1.0,)
         # A rate that is not the plan's own would state an epsilon of another mechanism.
         rate = self.sample_rate

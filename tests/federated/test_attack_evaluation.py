@@ -57,8 +57,7 @@ def test_no_example_stops_a_run(word, unit):
     x = torch.arange(48).reshape(12, 4) % 8
     x[0, 0] = word
     parts = list(zip(x.split(4), (torch.arange(12) % 3).split(4), strict=True))
-    model = Strict().double()
-    task = fl.tasks.classification(model, parts[:2], test=parts[2], targets=["map"])
+    task = fl.tasks.classification(Strict().double(), parts[:2], test=parts[2], targets=["map"])
     plan = PLAN.replace(batch=None)
     last = play(task, FedLoRA, protected(unit), plan)[-1]
     alone = play(task, FedLoRA, protected(unit), plan, chunk_examples=1)[-1]
@@ -125,15 +124,15 @@ def public_start(weight, rank):
     return {"A": a.to(weight), "B": weight.new_zeros(len(weight), rank)}
 
 
-RELEASES = [
-    ("example", None, True),
-    ("person", None, False),
-    ("client", "secagg", True),
-    ("client", "central", False),
-]
-
-
-@pytest.mark.parametrize(("unit", "trust", "over_messages"), RELEASES)
+@pytest.mark.parametrize(
+    ("unit", "trust", "over_messages"),
+    [
+        ("example", None, True),
+        ("person", None, False),
+        ("client", "secagg", True),
+        ("client", "central", False),
+    ],
+)
 def test_without_a_clip_norm_a_release_does_not_depend_on_the_data(
     unit, trust, over_messages, tmp_path
 ):
@@ -174,6 +173,5 @@ def test_a_pickled_record_holds_no_example(tmp_path):
     assert secret in pickle.dumps(task.clients) and secret not in content
     numbers = sum(x.numel() for x in tensors(last).values())
     assert len(content) < 8 * numbers + 30_000, "no tensor brings the storage of a larger one"
-    back = pickle.loads(content)
     with refused(r"^record='a copy, without its task': expected a record"):
-        fl.save_adapter(back, tmp_path)
+        fl.save_adapter(pickle.loads(content), tmp_path)

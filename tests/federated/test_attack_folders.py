@@ -116,15 +116,13 @@ def test_what_clients_keep_lies_in_private_only(tmp_path):
     for key, x in require_source(last)[2].tensors.items():
         assert torch.equal(shown[f"server/{key.side}/{key.layer}"], x)
     assert fl.Ledger.load(tmp_path / "ledger.json").epsilon() == last.epsilon
-    words = r"^resume='.*': expected a folder with its subfolder private/ as it was$"
-    with refused(words):
+    with refused(r"^resume='.*': expected a folder with its subfolder private/ as it was$"):
         fl.run(*parts, PLAN, **RELEASE, resume=tmp_path)
     assert not (tmp_path / "private").exists() and written(tmp_path) == outside
 
 
 def test_a_run_folder_without_its_private_part_is_not_joined(tmp_path):
     write_atomically(tmp_path / "settings.json", "{}")
-    words = r"^folder=.*: expected a run folder with its subfolder private/ as it was$"
-    with refused(words):
+    with refused(r"^folder=.*: expected a run folder with its subfolder private/ as it was$"):
         Folder(tmp_path).keyed_fingerprint(regression().fingerprint)
     assert not (tmp_path / "private").exists()

@@ -35,7 +35,6 @@ from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.privatizer import ClipAndNoise
 
 LONG = PLAN.replace(rounds=3, participation=0.7, dropout=0.2, optimizer=fl.SGD(0.5))
-KEY = ParamKey("B", "map")
 RUN = tokens(), "fedlora", private("example"), PLAN
 
 
@@ -62,7 +61,7 @@ def test_a_mechanism_finds_its_state_again(unit, found, tmp_path, monkeypatch):
 
         def update(self, rows, zeros, std, state, *options, **named):
             if any(std):  # in the client unit steps are no releases
-                counts.append(state[KEY][0].item())
+                counts.append(state[ParamKey("B", "map")][0].item())
             more = {key: count + 1 for key, count in state.items()}
             return super().update(rows, zeros, std, state, *options, **named)._replace(state=more)
 
@@ -108,8 +107,7 @@ def test_other_settings_are_refused_in_one_line(tmp_path):
         ("privacy", private("example", sigma=2.0)),
         ("task", other_data(tokens())),
     ]:
-        words = f"^resume='.*': expected the same {what} as in this run$"
-        with refused(words):
+        with refused(f"^resume='.*': expected the same {what} as in this run$"):
             fl.run(**run | {what: other}, resume=tmp_path)
 
 
@@ -118,8 +116,7 @@ def test_what_replays_no_noise_goes_on_otherwise(privacy, seed, tmp_path):
     """Longer, or in smaller chunks."""
     run = tokens(), "fedlora", privacy
     play(*run, seed=seed, checkpoint=tmp_path)
-    longer = PLAN.replace(rounds=3)
-    records = play(*run, longer, seed=seed, chunk_examples=1, resume=tmp_path)
+    records = play(*run, PLAN.replace(rounds=3), seed=seed, chunk_examples=1, resume=tmp_path)
     assert [record.index for record in records] == [3]
 
 

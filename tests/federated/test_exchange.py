@@ -113,10 +113,9 @@ def test_denominators_are_fixed(unit, trust, weights):
             ids = run.participants(before.round)
             arrived = run.arrivals(before.round, ids)
             counts.add(len(arrived))
-            weight = shares[list(ids)][arrived]
             for key, x in run.everyone.params.items():
                 old = before.tensors[key]
-                moved = torch.einsum("k,k...->...", weight, x[arrived] - old)
+                moved = torch.einsum("k,k...->...", shares[list(ids)][arrived], x[arrived] - old)
                 torch.testing.assert_close(run.state.server.tensors[key], old + moved)
         before = run.state.server
     assert len(counts) > 1

@@ -18,8 +18,7 @@ from fedlora_lab.review.engine import ChosenBatch
 
 def test_a_batch_is_poisson():
     """Every example on its own with probability batch / n_k; all where n_k is not larger."""
-    task = tokens(sizes=(5, 200, 3))
-    ready, clients = contract_clauses.prepared(task, FedLoRA, 1.0, batch=10)
+    ready, clients = contract_clauses.prepared(tokens(sizes=(5, 200, 3)), FedLoRA, 1.0, batch=10)
     drawn = [local_training.poisson_batch(ready, 0, s, clients.ids) for s in range(400)]
     assert {(len(one[0]), len(one[2])) for one in drawn} == {(5, 3)}
     is_binomial([len(one[1]) for one in drawn], 200, 10 / 200)
@@ -39,8 +38,7 @@ def test_draws_belong_to_round_client_and_step():
 @pytest.mark.parametrize("ids", [(0,), (0, 1)], ids=["alone", "beside others"])
 def test_an_empty_batch_still_adds_noise(ids):
     """The release of a client who draws nothing is noise alone, over the expected batch."""
-    task = tokens(sizes=(40, 40))
-    ready, group = contract_clauses.prepared(task, FedLoRA, 2.0, batch=1)
+    ready, group = contract_clauses.prepared(tokens(sizes=(40, 40)), FedLoRA, 2.0, batch=1)
     spec = replace(ready.spec, streams=ChosenBatch(0, 0))
     ready = replace(ready, spec=spec)
     group = replace(group, ids=ids)

@@ -47,9 +47,8 @@ def test_any_changed_argument_trains_anew(tmp_path):
         "lora": fl.Lora(rank=2, alpha=4.0),
         "seed": 1,
     }
-    task_parts = ("loss", "metrics")
     cells = [
-        replace(base, **{"task" if name in task_parts else name: value})
+        replace(base, **{"task" if name in ("loss", "metrics") else name: value})
         for name, value in changes.items()
     ]
     store = Store(tmp_path / "runs.jsonl")

@@ -37,6 +37,10 @@ def test_every_layer_and_seed_starts_elsewhere():
             assert torch.equal(x, 0 * x if key.side == "B" else task.model.get_parameter(key.layer))
 
 
+def run(lora):
+    return fl.run(toy_hubs.task("bert"), "fedlora", None, SHORT, lora=lora)
+
+
 def test_a_config_is_read_and_written_back(tmp_path):
     """From PEFT to `Lora`, to JSON and back, to a folder and from it."""
     config = peft.LoraConfig(
@@ -45,12 +49,12 @@ def test_a_config_is_read_and_written_back(tmp_path):
     lora = fl.Lora.from_peft(config)
     assert fl.Lora(**json.loads(json.dumps(lora.settings()))) == lora
     assert lora.scaling == pytest.approx(6 / 3**0.5)
-    *_, last = fl.run(toy_hubs.task("bert"), "fedlora", None, SHORT, lora=config)
+    *_, last = run(config)
     folder = fl.save_adapter(last, tmp_path / "adapter")
     assert fl.Lora.from_peft(peft.LoraConfig.from_pretrained(str(folder))) == lora
     # What PEFT stores for a classifier names both of its usual heads, of which a model has one.
     config.modules_to_save = ["classifier", "score"]
-    record = next(fl.run(toy_hubs.task("bert"), "fedlora", None, SHORT, lora=config))
+    record = next(run(config))
     assert {name.split(".")[0] for name in record.head} == {"classifier"}
 
 
@@ -68,7 +72,7 @@ REFUSED = {
 @pytest.mark.parametrize(("line", "fields"), REFUSED.items(), ids=REFUSED)
 def test_what_is_not_plain_lora_is_refused_in_one_line(line, fields):
     with refused(f"^{re.escape(line)}.* expected "):
-        fl.run(toy_hubs.task("bert"), "fedlora", None, SHORT, lora=peft.LoraConfig(r=2, **fields))
+        run(peft.LoraConfig(r=2, **fields))
 
 
 def fingerprint(model):
@@ -120,8 +124,7 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
     first, second = play(task, "fedlora", None)[1:]
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
-    words = r"^path='.*': expected a new folder, or one with an adapter and nothing else"
-    with refused(words):
+    with refused(r"^path='.*': expected a new folder, or one with an adapter and nothing else"):
         fl.save_adapter(first, tmp_path / "full")
     assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
     fl.save_adapter(first, tmp_path / "new")

@@ -145,7 +145,6 @@ def test_an_input_that_does_not_come_batch_first_is_refused():
     layer.rows = torch.zeros(2, 3, 4)
     with refused(line):
         layer(torch.zeros(5, 4))
-    a = torch.zeros(2, 2, 4)
-    b = torch.zeros(2, 3, 2)
+    y, x, a, b = map(torch.zeros, ((5, 3), (5, 4), (2, 2, 4), (2, 3, 2)))
     with refused(line):
-        adapters.low_rank(torch.zeros(5, 3), torch.zeros(5, 4), a, b, 1.0)
+        adapters.low_rank(y, x, a, b, 1.0)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from calls import refused
+from toy_tasks import random
 
 from fedlora_lab.methods import optimizers
 from fedlora_lab.methods.optimizers import (
@@ -22,12 +23,8 @@ CLOSE: Any = {"rtol": 1e-12, "atol": 1e-14}
 START = {"A": (3, 2, 5), "B": (3, 4, 2)}
 
 
-def draw(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
 def start():
-    return {key: draw(*shape, seed=7) for key, shape in START.items()}
+    return {key: random(*shape, seed=7) for key, shape in START.items()}
 
 
 def walk(rule, params, grads, lr=0.1):
@@ -41,10 +38,9 @@ def walk(rule, params, grads, lr=0.1):
 
 def turns(seed=0):
     """Gradients of two factors over six steps: both move, then each alone."""
-    moving = ("AB", "B", "A", "AB", "B", "A")
     return [
-        {key: draw(*START[key], seed=seed + i + 90 * (key == "B")) for key in word}
-        for i, word in enumerate(moving)
+        {key: random(*START[key], seed=seed + i + 90 * (key == "B")) for key in word}
+        for i, word in enumerate(("AB", "B", "A", "AB", "B", "A"))
     ]
 
 

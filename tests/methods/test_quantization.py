@@ -81,12 +81,11 @@ def test_traffic_by_hand():
 def test_a_merged_product_goes_down_at_its_rank():
     """Of one product where the clients share A, and whole where theirs are together no smaller."""
     _, weight = next(iter(regression().model.named_parameters()))
-    plan = fl.Plan(rounds=2, local_steps=1, batch=None)
     for slug, residual in (
         ("fed-rac-lora", LORA.rank * sum(weight.shape)),
         ("flora", weight.numel()),
     ):
-        last = play(regression(), slug, None, plan)[-1]
+        last = play(regression(), slug, None, fl.Plan(rounds=2, local_steps=1, batch=None))[-1]
         assert last.traffic.numbers_down == K * (A + B + residual)
 
 

@@ -81,8 +81,7 @@ def follow(
     sizes = TASK.sizes if weights == "size" else [1] * len(TASK.sizes)
     clients = [[(x.numpy(), y.numpy()) for x, y in zip(*pair)] for pair in TASK.clients]
     unit = "example" if privacy is None else unit
-    shares = [n / sum(sizes) for n in sizes]
-    work = plain.Work(rounds, 2, 0.5, momentum, clip, shares, unit)
+    work = plain.Work(rounds, 2, 0.5, momentum, clip, [n / sum(sizes) for n in sizes], unit)
     trace = Trace([], [], [], oracle, clients, work)
     for record in records_of(run):
         trace.records.append(record)
@@ -271,8 +270,7 @@ def test_modes_train_and_score(setting, clip):
 def test_layers_take_turns_in_the_warm_up():
     """All B first, in the first tenth of the rounds."""
     run = follow("as-lora", math.inf, "plain by size", rounds=25)
-    modes = [set(modes_of(server).values()) for server in run.states[:3]]
-    assert modes == [{"B"}, {"A"}, {"B"}]
+    assert [set(modes_of(server).values()) for server in run.states[:3]] == [{"B"}, {"A"}, {"B"}]
 
 
 def drawn(a, b, step, t):

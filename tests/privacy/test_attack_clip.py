@@ -15,6 +15,7 @@ from toy_tasks import (
     book,
     play,
     private,
+    random,
     regression,
     tokens,
     two_layers,
@@ -96,10 +97,9 @@ def test_one_client_s_data_cannot_stop_a_run(trust, scale):
 def rotated(gram):
     """Ranks turned into each other by a fixed public rotation, and back, signal and noise alike."""
     rank = gram.shape[-1]
-    turn = torch.linalg.qr(torch.randn(rank, rank, generator=torch.Generator().manual_seed(1)))[0]
+    turn = torch.linalg.qr(random(rank, rank, seed=1))[0]
     turn = turn.to(gram).expand_as(gram).contiguous()
-    back = turn.mT.contiguous()
-    return Preconditioner(turn, back)
+    return Preconditioner(turn, turn.mT.contiguous())
 
 
 def test_a_rotation_of_the_ranks_takes_no_noise_from_the_signal():
@@ -130,8 +130,7 @@ def test_a_rule_that_turns_unsound_is_refused_where_it_does(unit):
     """
     calls = chain([product_space] * 30, repeat(factor_space))
     row = fl.methods.DEeR.replace(name="warm", precondition=lambda gram: next(calls)(gram))
-    message = r"^precondition=.*: expected a rule that treats every peer"
-    with refused(message):
+    with refused(r"^precondition=.*: expected a rule that treats every peer"):
         play(tokens(), row, private(unit), PLAN.replace(rounds=40))
     calls = chain([product_space] * 30, repeat(factor_space))
     assert len(play(tokens(), row, None, PLAN.replace(rounds=10))) == 11
@@ -144,8 +143,7 @@ def test_tensors_of_half_precision_are_not_trained():
     y = torch.arange(6) % 3
     model = two_layers().bfloat16()
     task = fl.tasks.classification(model, [(x, y)], test=(x, y), targets=["0"], head="1")
-    message = r"^dtype of .*: expected float32 or float64: in half precision"
-    with refused(message):
+    with refused(r"^dtype of .*: expected float32 or float64: in half precision"):
         play(task, "fedlora", None, lora=LORA)
 
 

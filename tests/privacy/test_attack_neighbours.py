@@ -70,8 +70,7 @@ def released(row, privacy, plan, seed=3, t=0, out=NOBODY, loud=NOBODY) -> tuple[
         for k, index in where.items():
             marks[k][index] = mark
     task = mark_examples(tokens(sizes=SIZES), marks)
-    values = anywhere(tokens(sizes=SIZES), row)
-    run = opened(task, row, privacy, plan, t, values, seed, Recorder)
+    run = opened(task, row, privacy, plan, t, anywhere(tokens(sizes=SIZES), row), seed, Recorder)
     next(records_of(run))
     start = {
         key: row.clip_reference(x[None]) for key, x in run.result.opened.broadcast.tensors.items()
@@ -173,6 +172,5 @@ def test_one_client_less_moves_a_round_by_at_most_what_is_assumed(slug, trust):
 
 def test_pooled_data_have_no_clients():
     """One client less turns the one update of pooled data into another: the sum moved by 2 C."""
-    message = r"^unit='client': expected 'example' for 'central': pooled data have no cl"
-    with refused(message):
+    with refused(r"^unit='client': expected 'example' for 'central': pooled data have no cl"):
         fl.compare(tokens(), ["central"], noised("client", "secagg"), PLAN, [0], progress=False)

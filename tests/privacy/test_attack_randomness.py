@@ -30,7 +30,7 @@ BOTTOM = bytes(8)
 class Entropy:
     """Stands where the system's entropy is taken: keeps what is asked for, may say what comes."""
 
-    def __init__(self, patch, source=os.urandom):
+    def __init__(self, patch, source):
         self.source, self.given = source, b""
         patch.setattr(os, "urandom", self)
 

@@ -18,9 +18,9 @@ from fedlora_lab.privacy.privatizer import gaussian_noise
 pytestmark = pytest.mark.attack
 
 
-def exact(sigma, releases=100):
-    """Epsilon without any amplification by participation."""
-    return theory.gdp_epsilon(theory.gaussian_mu(sigma, releases), 1e-3)
+def exact(sigma):
+    """Epsilon of 100 releases without any amplification by participation."""
+    return theory.gdp_epsilon(theory.gaussian_mu(sigma, 100), 1e-3)
 
 
 def test_the_aggregator_is_not_amplified_against():

@@ -88,12 +88,11 @@ def test_the_worst_client_is_found_among_many():
 def test_an_uncertified_ledger_states_no_epsilon():
     reason = "noise shaped by the peer, clip on the factor"
     ledger = filled(uncertified=reason)
-    composed = Ledger.compose(filled(), ledger)
     for state in (
         ledger.epsilon,
         ledger.advantage,
         lambda: ledger.tradeoff(0.1, 0),
-        composed.epsilon,
+        Ledger.compose(filled(), ledger).epsilon,
         ledger.for_everyone().epsilon,
     ):
         with pytest.raises(Uncertified, match=f": not certified: {reason}$"):

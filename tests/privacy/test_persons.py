@@ -85,8 +85,7 @@ def test_one_bad_example_voids_its_person_and_nobody_else():
     x, y = TASK.clients[1]
     spoilt = x.clone()
     spoilt[5] = math.nan  # the one example of person 5
-    data = (TASK.clients[0], (spoilt, y), TASK.clients[2])
-    run.prepared = replace(run.prepared, data=data)
+    run.prepared = replace(run.prepared, data=(TASK.clients[0], (spoilt, y), TASK.clients[2]))
     with_bad = moved(run)
     for key, value in sums.items():
         assert torch.equal(with_bad[key][0], value[0]) and with_bad[key].isfinite().all()

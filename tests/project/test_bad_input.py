@@ -141,25 +141,33 @@ def writing(state, sent, uploads, weights):
     return state
 
 
+@dataclass
+class Unfrozen:
+    def __call__(self, x, side):
+        return x
+
+
 def last():
     return play(regression(), "rolora", None)[-1]
 
 
 CALLS: dict[str, tuple[Callable[[], object], str]] = {
     # rules of a method that give something else
-    "schedule": (lambda: run(method=method(train=lambda t, s: "C")), r"train\(0, 0\)='C'"),
-    "absent": (
-        lambda: run(method=method(train=lambda t, s: "R")),
-        "train, round 1=.*moves at each",
-    ),
-    "filter": (lambda: run(method=method(filter=lambda x, side: x.mT)), r"filter.*=\(3, 12, 16\)"),
-    "mixes": (
-        lambda: run(method=method(filter=lambda x, _: x.roll(1, 0))),
-        "filter.*each client's",
-    ),
-    "raises": (lambda: run(method=method(filter=lambda x, _: x[9])), "filter.*index 9 is out of"),
     **{
-        f"start {line}": (lambda made=made: run(method=method(start=lambda *_: made)), line)
+        line: (lambda rule=rule: run(method=method(**rule)), line)
+        for line, rule in (
+            (r"train\(0, 0\)='C'", {"train": lambda t, s: "C"}),
+            ("train, round 1=.*moves at each", {"train": lambda t, s: "R"}),
+            (r"filter.*=\(3, 12, 16\)", {"filter": lambda x, side: x.mT}),
+            ("filter.*each client's", {"filter": lambda x, side: x.roll(1, 0)}),
+            ("filter.*index 9 is out of", {"filter": lambda x, side: x[9]}),
+            ("filter.*linear", {"filter": lambda x, side: x.sign()}),
+            ("filter=.*a function, or a frozen dataclass", {"filter": Unfrozen()}),
+            ("method='mine'.*writes into nothing", {"aggregate": writing}),
+        )
+    },
+    **{
+        line: (lambda made=made: run(method=method(start=lambda *_: made)), line)
         for line, made in (
             (r"start\(\.\.\.\)=None: expected a mapping", None),
             (r"start\(\.\.\.\)='head'", {"head": torch.ones(3)}),
@@ -168,8 +176,7 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
             ("start.*'gain'.*: expected .2,", {"R": torch.ones(2, 1), "gain": torch.ones(3)}),
         )
     },
-    "sign": (lambda: run(method=method(filter=lambda x, side: x.sign())), "filter.*linear"),
-    "writes": (lambda: run(method=method(aggregate=writing)), "method='mine'.*writes into nothing"),
+    "seed": (lambda: compare(seeds=["a"]), "seed='a': expected None or a whole number"),
     "subclass": (lambda: run(privacy=Quiet(noise_multiplier=1.0)), "privacy=.*no subclass"),
     # a slip is told what was meant
     "option": (lambda: texts(bach=8), "bach=8: expected .* did you mean 'batch'"),

@@ -104,8 +104,7 @@ def test_the_process_is_left_as_it_was_and_asks_no_network():
     and widgets in this process; and after Flower, whose telemetry is off only while it is imported.
     Each look-up and connection is refused and noted.
     """
-    act = TRAIN + FLOWER
-    command = [PYTHON, "-c", STATE.format(libraries=LIBRARIES, act=act)]
+    command = [PYTHON, "-c", STATE.format(libraries=LIBRARIES, act=TRAIN + FLOWER)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout.splitlines()[-1]) == [[], {}]

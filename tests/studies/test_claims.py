@@ -46,8 +46,8 @@ def lead(gap, **labels):
     return pd.concat(parts, ignore_index=True).assign(before_accuracy=0.2)
 
 
-def claim(where=(), study=TASK, slug="slug", numbers=(), **fields):
-    judge = Comparison(study, dict(where), **{**SIDES, **fields})
+def claim(where=(), slug="slug", numbers=(), **fields):
+    judge = Comparison(TASK, dict(where), **{**SIDES, **fields})
     return Claim(slug, "", "arXiv:1", "primary", "", judge, numbers=dict(numbers))
 
 
@@ -107,8 +107,7 @@ def test_verdicts_hold_together(sign):
     decided = HOLDS if sign > 0 else OPPOSITE
     for factor, verdict in ((1 - 1e-7, SAME), (1 + 1e-7, decided)):
         ahead = sign * factor * half * (frame["method"] == "one")
-        moved = frame.assign(accuracy=frame["accuracy"] + ahead)
-        table = judged(claims, moved).set_index("slug")
+        table = judged(claims, frame.assign(accuracy=frame["accuracy"] + ahead)).set_index("slug")
         assert set(table["verdict"][:4]) == {verdict}
         # What would just have been decided is what was, seen from zero.
         assert table["decidable"]["c0"] == pytest.approx(half, abs=1e-4)
@@ -144,7 +143,5 @@ def test_the_committed_page_is_that_of_the_committed_frames():
     table = judge_claims(CLAIMS, claim_frames(ROOT / "results"), ROOT / "results")
     # Nothing lies further below another number than all of it.
     assert (table.query("share in ('ratio', 'spread')")["decidable"] < 1).all()
-    page = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
-    assert claims_page.page(table) == page
-    committed = (ROOT / "results" / "claims.csv").read_text(encoding="utf-8")
-    assert table.to_csv(index=False) == committed
+    assert claims_page.page(table) == (ROOT / "docs" / "claims.md").read_text("utf-8")
+    assert table.to_csv(index=False) == (ROOT / "results" / "claims.csv").read_text("utf-8")

@@ -37,8 +37,7 @@ def test_a_lead_is_taken_at_one_rate_and_at_each_method_s_own():
 
 def test_the_width_of_a_plateau_is_counted_in_doublings_of_the_rate():
     """Three points are lost half a doubling before, and a quarter of one behind, one doubling."""
-    scores = pd.Series([0.74, 0.8, 0.8, 0.68], GRID)
-    assert rates.octaves(scores) == pytest.approx(0.5 + 1 + 0.25)
+    assert rates.octaves(pd.Series([0.74, 0.8, 0.8, 0.68], GRID)) == pytest.approx(0.5 + 1 + 0.25)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,6 @@ from fedlora_lab.review.sampling import draw_epochs, most_participations
 
 EPSILON_SLACK = 0.01
 """Share by which a stated epsilon may lie below that of dp-accounting: the accountants' errors."""
-ALIKE = 0.1
-"""Share by which noise and moves, both too large, may differ and count as off by one factor."""
 LAWS = {None: "no amplification by sampling", "poisson": "Poisson batches"}
 HIDES_NOTHING = ("non-finite", "noise law", "un-noised output")
 """Checks of which each, broken, leaves no finite epsilon."""
@@ -62,27 +60,25 @@ def epsilon_given(
     if broken.keys() & HIDES_NOTHING:
         return math.inf
     sigma = claims.noise_multiplier
+    # Noise that is too large is not counted: one tensor or batch may have less than all together.
+    sigma *= min(1.0, broken.get("noise size", 1.0))
+    # A sensitivity of r clip norms is as good as noise that is r times smaller.
     limit = 2.0 if claims.relation == "replace" else 1.0
-    noise = broken.get("noise size", 1.0)
-    moved = max(1.0, broken.get("sensitivity", 0.0) / limit)
-    # A sensitivity of r clip norms is as good as noise that is r times smaller. Where a denominator
-    # is forgotten both are too large by one factor. Noise alone that is too large is not counted.
-    if abs(moved - noise) > ALIKE * noise:
-        noise = min(1.0, noise)
-    sigma *= min(1.0, noise / moved)
+    sigma *= limit / max(limit, broken.get("sensitivity", limit))
     # Along a difference of correlated numbers the noise is smaller by this factor.
     shared = min(1.0, broken.get("noise independence", 0.0))
     sigma *= math.sqrt(1 - shared) if shared < 0.99 else 0.0
     measured = claims
     delta = claims.delta
+    empty = (1 - (claims.sample_rate or 1.0)) ** (claims.dataset_size or 1) * claims.steps
     if "sampling" in broken and loader is not None and claims.dataset_size is not None:
         batches = [*itertools.chain(*draw_epochs(loader, claims.dataset_size, seed))]
         # Batches that are not drawn as claimed are not amplified: an example counts wherever it is.
         most = most_participations(batches, claims.steps, claims.dataset_size)
         measured = replace(claims, sampling=None, sample_rate=None, steps=most)
-        empty = not all(batches)
-    else:
-        empty = (1 - (claims.sample_rate or 1.0)) ** (claims.dataset_size or 1) * claims.steps
+        # Of batches of one size, but for the last of an epoch, none is empty.
+        if all(batches) and len({*map(len, batches)}) <= 2:
+            empty = 0.0
     # That an empty batch came is told outright: its chance is taken from delta.
     if "empty batch" in broken:
         delta -= empty

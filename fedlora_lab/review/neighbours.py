@@ -95,7 +95,7 @@ class Neighbours(NamedTuple):
         """The two batches; with copies of what differs they lie far apart in its direction."""
 
         def batch(units: Sequence[Example]) -> Batch:
-            # In front: a step that cuts its batch into pieces puts it beside another one.
+            # Not at the end: a step that cuts its batch into pieces puts it beside another one.
             return [*self.shared[: self.place], *[*units] * copies, *self.shared[self.place :]]
 
         return batch(self.ones), batch(self.others)

@@ -68,12 +68,14 @@ class Review:
             return "No ε: it needs steps and delta among the claims."
         if math.isinf(self.epsilon):
             return f"No finite ε can be stated{claimed}."
-        # Noise of another size may come with a clip that is off by the same factor.
-        lower = self.broken - {"accounting", "sampling", "empty batch"}
-        least = "at least " if lower and "noise size" not in lower else ""
+        noise = self["noise size"]
+        name = "ε of the claims" if noise.verdict == "cannot tell" else "ε really given"
+        lower = self.broken - {"accounting", "sampling", "empty batch", "noise size"}
+        least = "at least " if lower else ""
+        # Noise and moves may both be too large by one factor, which changes no ε.
+        if noise.verdict == "broken" and noise.number > 1:
+            name, least = "ε if denominator and clip_norm are right", ""
         # Without amplification: other sampling may amplify too, by how much is not known.
-        unseen = self["noise size"].verdict == "cannot tell"
-        name = "ε of the claims" if unseen else "ε really given"
         name = "ε without amplification" if "sampling" in self.broken else name
         return f"{name}: {least}{self.epsilon:.4g} at δ = {self.claims.delta:g}{claimed}."
 

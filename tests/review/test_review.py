@@ -99,8 +99,7 @@ def test_epsilon_given_is_that_of_what_was_measured():
     cut = reviewed(no_empty, lambda seed: [[*x, *x] for x in shuffled(seed)])
     # Shuffling hides more than an order that is known: what holds without it is no lower bound.
     assert cut.epsilon == spent(1.1, 1.0, 8) and "at least" not in cut.summary
-    undivided = reviewed(step_of(denominator=1.0))
-    assert undivided.epsilon == pytest.approx(right.epsilon, rel=0.1)
+    assert "ε if denominator and" in reviewed(step_of(denominator=1.0)).summary
     assert reviewed(step_of(noise=TIED["one draw and its negative"])).epsilon == np.inf
 
 

@@ -15,7 +15,7 @@ from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.generation import Generation, fill
 from fedlora_lab.tasks.labels import check_filled, column_of, row_names
 from fedlora_lab.tasks.modules import in_one_line
-from fedlora_lab.tasks.tables import read_table
+from fedlora_lab.tasks.tables import EMPTY, read_table
 from fedlora_lab.tasks.task import base_digest, forward
 
 if TYPE_CHECKING:
@@ -46,14 +46,14 @@ def predict_rows(folder: Path, data: object) -> "pd.DataFrame":
         base: Any = read_json(config)["base_model_name_or_path"]
     # A folder is named as seen from where the training ran: mostly above the run's own.
     places = (place / str(base) for place in (*Path(folder).resolve().parents, Path()))
-    base = next((str(place) for place in places if base and place.is_dir()), base)
+    base = next((str(place) for place in places if (place / "config.json").is_file()), base)
     # Earlier versions did not note which weights they trained on.
     check(bool(base) and "base" in info, "run", str(folder), expected)
     classes = info.get("classes", ())
     table = read_table(data, "data", as_written=True)
     check("predicted" not in table, "column", "predicted", "none of this name: rename it")
     argument = "column" if "column" in info else "prompt"
-    check_filled(table, {argument: info[argument]})
+    check_filled(table.mask(table.isin(EMPTY)), {argument: info[argument]})
     # What there is to warn of was told before the training.
     with ignore_warnings(), architectures.quiet(), torch.inference_mode():
         model, _ = architectures.load(base, info["kind"], len(classes), 0)

@@ -251,7 +251,9 @@ def record_aggregation(method: Method) -> tuple[Method, list[AggregationInput]]:
             return rule(state, broadcast, uploads, weights)
 
     recorder: Any = object.__new__(Recorder)
-    vars(recorder).update(vars(rule), inputs=[])
+    # Of a callable of the user's too, which may be no `Rule`.
+    known = {k: getattr(rule, k) for k in ("writes", "averages_a") if hasattr(rule, k)}
+    vars(recorder).update(getattr(rule, "__dict__", {}), **known, inputs=[])
     return method.replace(aggregate=recorder), recorder.inputs
 
 

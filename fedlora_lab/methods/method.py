@@ -5,13 +5,13 @@ Fields that are data stay data, fields that are rules are pure functions. Vary a
 """
 
 import re
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from fedlora_lab._utils.names import NAMES
-from fedlora_lab._utils.validation import check, check_number
+from fedlora_lab._utils.validation import check, check_number, refuse
 from fedlora_lab.methods import aggregation, filters, quantization
 from fedlora_lab.methods.state import KINDS, ParamKey
 
@@ -147,7 +147,10 @@ class Method:
         # What was found out about a rule is kept under it.
         for name in ("filter", "precondition", "penalty", "aggregate", "broadcast"):
             rule = getattr(self, name)
-            check(isinstance(rule, Hashable), name, rule, "a function, or a frozen dataclass")
+            try:
+                hash(rule)
+            except TypeError:
+                refuse(name, rule, "a function, or a frozen dataclass of fields that are hashable")
         for name in ("start", "clip_groups", "precondition", "penalty"):
             rule = getattr(self, name)
             check(rule is None or callable(rule), name, rule, "None or a function")

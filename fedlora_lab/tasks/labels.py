@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Identifier = int | str
-_WHOLE_NUMBER = re.compile("-?(0|[1-9][0-9]{0,18})")
+_WHOLE_NUMBER = re.compile(r"([+-]?(0|[1-9][0-9]{0,18}))(\.0+)?")
 MISSING = ("", "nan", "NaT", "<NA>", "None")
 """What an empty cell becomes that is turned into text."""
 ZERO_WIDTH = "\u200b"
@@ -37,9 +37,9 @@ def to_identifier(value: object) -> Identifier | None:
         value = int(value)
     if not isinstance(value, (str, Integral, np.bool_)):
         return None
-    # Of True and False as a CSV file has them, in small letters.
-    text = (value if isinstance(value, str) else str(value).lower()).strip()
-    return int(text) if _WHOLE_NUMBER.fullmatch(text) else text
+    text = str(value).strip()
+    whole = _WHOLE_NUMBER.fullmatch(text)
+    return int(whole[1]) if whole else text
 
 
 def column_of(frame: "DataFrame", argument: str, name: object) -> list[Any]:

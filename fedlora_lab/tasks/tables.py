@@ -246,7 +246,9 @@ def _test_table(test: object, splits: "Mapping[str, DataFrame]") -> "DataFrame":
     # The name of a split comes first: a file of that name may lie anywhere.
     if isinstance(test, str) and test in splits:
         return splits[test]
-    is_file = not isinstance(test, str) or bool(Path(test).suffix) or Path(test).exists()
+    is_file = (
+        not isinstance(test, str) or Path(test).suffix.lower() in READERS or Path(test).exists()
+    )
     names = ", ".join(name for name in splits if name != "train") or "none here"
     expected = f"a share, a data set, a file, or the name of a split: {names}"
     check(is_file, "test", test, expected)
@@ -392,7 +394,8 @@ def _images(folder: Path, name: str) -> "DataFrame":
     """The files of a folder that has a folder of images for each class, named by their places."""
     import pandas as pd
 
-    places = {f: str(f.relative_to(folder)) for f in folder.rglob("*") if not f.is_dir()}
+    found = [f for part in folder.iterdir() for f in (part, *part.rglob("*")) if not f.is_dir()]
+    places = {f: str(f.relative_to(folder)) for f in found}
     files = {f for f in places if not HIDDEN.search(places[f])}
     images = {f for f in files if f.suffix.lower() in IMAGES and f.parent != folder}
     rows = sorted((f.relative_to(folder).parts[0], str(f), places[f]) for f in images)
@@ -420,6 +423,7 @@ def _frame(data: Any, name: str) -> "DataFrame":
     # Messages name rows so; the user's own index may name several rows by one name.
     if frame.index.name not in ("line", "file") or not frame.index.is_unique:
         frame = frame.reset_index(drop=True)
+    frame = frame.copy(deep=False)  # the user's own keeps its attributes
     # Under a name that no column has: what stands between the cells of its file.
     frame.attrs = {SEPARATORS: frame.attrs.get(SEPARATORS, ",")}
     for column, feature in (getattr(data, "features", None) or {}).items():

@@ -258,7 +258,7 @@ def test_owners_are_compared_by_value():
     assert task.client_names == ("7", "B") and task.sizes == (36, 12)
     with refused(r"^by 'site'='.* in row 3'"):
         bert(frame.assign(site=pd.Series(["B", 7, "B 0", 0.5] * 12, dtype=object)), by="site")
-    for pair in (["B", "b"], ["1", "01"], ["1", "1.0"], ["é", "e\u0301"], ["A", "A\u200b"]):
+    for pair in (["B", "b"], ["1", "01"], ["é", "e\u0301"], ["A", "A\u200b"]):
         with refused(r"^by 'site'=\[.*\]: expected each written in one"):
             bert(frame.assign(site=pair * 24), by="site")
     assert bert(frame.assign(site=["x²", "x2"] * 24), by="site").client_names == ("x2", "x²")
@@ -291,9 +291,9 @@ def test_declared_labels_are_the_classes():
     assert y.bincount().tolist() == [
         (frame["label"] == x).sum() for x in ("kind", "mixed", "harsh")
     ]
-    ratings = labelled([True, 1.0, "3 ", 4])
-    (codes, _), classes = read_labels((ratings, ratings), "y", ["1", "2", "3", "4", "true"])
-    assert codes.tolist() == [4, 0, 2, 3] and classes == (1, 2, 3, 4, "true")
+    ratings = labelled([True, "1.0", "3 ", 4])
+    (codes, _), classes = read_labels((ratings, ratings), "y", ["1", "2", "3", "4", "True"])
+    assert codes.tolist() == [4, 0, 2, 3] and classes == (1, 2, 3, 4, "True")
     line = "^label 'y'='6 in row 1 of the test data': expected one of the classes that labels= has"
     with refused(line):
         read_labels((ratings, labelled([1, 6])), "y", [1, 2, 3, 4, True])

@@ -430,7 +430,7 @@ def matmuls(products: str) -> Iterator[None]:
     """Takes float32 products in TF32 if ``products`` is "tf32", else in full precision.
 
     What the process allows otherwise, of convolutions and on a CPU too, does not count, and is
-    restored afterwards.
+    restored afterwards. Threads take turns with whole blocks.
 
     Guarantees: test_compute.py::test_what_the_process_allows_does_not_count,
         ::test_threads_take_turns_with_the_precision.

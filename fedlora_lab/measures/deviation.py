@@ -252,8 +252,8 @@ def record_aggregation(method: Method) -> tuple[Method, list[AggregationInput]]:
 
     recorder: Any = object.__new__(Recorder)
     # Of a callable of the user's too, which may be no `Rule`.
-    known = {k: getattr(rule, k) for k in ("writes", "averages_a") if hasattr(rule, k)}
-    vars(recorder).update(getattr(rule, "__dict__", {}), **known, inputs=[])
+    flags = {k: getattr(rule, k) for k in ("writes", "averages_a") if hasattr(rule, k)}
+    vars(recorder).update(getattr(rule, "__dict__", {}), **flags, inputs=[])
     return method.replace(aggregate=recorder), recorder.inputs
 
 

@@ -38,8 +38,8 @@ def to_identifier(value: object) -> Identifier | None:
     if not isinstance(value, (str, Integral, np.bool_)):
         return None
     text = str(value).strip()
-    whole = _WHOLE_NUMBER.fullmatch(text)
-    return int(whole[1]) if whole else text
+    number = _WHOLE_NUMBER.fullmatch(text)
+    return int(number[1]) if number else text
 
 
 def column_of(frame: "DataFrame", argument: str, name: object) -> list[Any]:

@@ -394,8 +394,9 @@ def _images(folder: Path, name: str) -> "DataFrame":
     """The files of a folder that has a folder of images for each class, named by their places."""
     import pandas as pd
 
-    found = [f for part in folder.iterdir() for f in (part, *part.rglob("*")) if not f.is_dir()]
-    places = {f: str(f.relative_to(folder)) for f in found}
+    # Part by part: a folder of a class may be a link, which is followed here alone.
+    everything = [f for part in folder.iterdir() for f in (part, *part.rglob("*"))]
+    places = {f: str(f.relative_to(folder)) for f in everything if not f.is_dir()}
     files = {f for f in places if not HIDDEN.search(places[f])}
     images = {f for f in files if f.suffix.lower() in IMAGES and f.parent != folder}
     rows = sorted((f.relative_to(folder).parts[0], str(f), places[f]) for f in images)

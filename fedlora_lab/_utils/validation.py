@@ -4,7 +4,8 @@ import math
 import sys
 import traceback
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
@@ -53,6 +54,18 @@ def few(names: Iterable[str], most: int = 3) -> str:
     listed = list(names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
+
+
+@contextmanager
+def in_one_line(start: str) -> Iterator[None]:
+    """Refuses whatever foreign code raises, which depends on its version, in one line.
+
+    Args: start: of the line; what the error says follows.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{start}: {first_line(error)}") from error
 
 
 def use_plain_numbers(settings: object) -> None:

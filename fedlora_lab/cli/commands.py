@@ -171,12 +171,12 @@ def predict_command(folder: Path, data: Path, out: Path | None) -> None:
     DATA is a file or folder as `finetune` takes it. The rows get a column "predicted".
     """
     from fedlora_lab.experiments.predictions import predict_rows
-    from fedlora_lab.tasks.tables import SEPARATORS
+    from fedlora_lab.tasks.tables import SEPARATOR_KEY
 
     is_free = out is None or (out.parent.is_dir() and not out.exists())
     check(is_free, "--out", str(out), "a new file in a folder that exists; no file is replaced")
     rows = predict_rows(folder, data)
-    rows.to_csv(out or sys.stdout, sep=rows.attrs[SEPARATORS], index=False)
+    rows.to_csv(out or sys.stdout, sep=rows.attrs[SEPARATOR_KEY], index=False)
 
 
 @commands.command("report")

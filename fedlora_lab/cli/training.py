@@ -150,8 +150,8 @@ def build_setup(name: str, asked: Mapping[str, Any]) -> tuple[Task, Privacy | No
     lora = Lora(**{**tuned.get("lora", {}), **lora_fields(asked)})
     epsilon = asked.get("epsilon", RunSettings.epsilon)
     if epsilon is None:
-        moot = _pick(asked, (*PRIVACY_FIELDS, "stop_at"))
-        check(not moot, "epsilon", None, f"a number where {few(moot)} is given")
+        ignored = _pick(asked, (*PRIVACY_FIELDS, "stop_at"))
+        check(not ignored, "epsilon", None, f"a number where {few(ignored)} is given")
         return task, None, plan, lora
     # What was tuned for single examples says nothing about larger units.
     usual = tuned.get("privacy", {}) if asked.get("unit", "example") == "example" else {}

@@ -143,8 +143,8 @@ def choose_promise(
     Args: model, epsilon: as of `finetune`. options: get the unit. settings: takes the choices.
     """
     if epsilon is None:
-        moot = sorted(options.privacy.keys() | options.run.keys() & {"stop_at"})
-        check(not moot, "epsilon", None, f"a number where {few(moot)} is given")
+        ignored = sorted(options.privacy.keys() | options.run.keys() & {"stop_at"})
+        check(not ignored, "epsilon", None, f"a number where {few(ignored)} is given")
         settings.tell("epsilon", "none", "nothing is promised")
         return
     check_number("epsilon", epsilon, 0, 1e9, open_low=True)

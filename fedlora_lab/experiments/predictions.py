@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from fedlora_lab._utils.environment import ignore_warnings
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, in_one_line
 from fedlora_lab.report.run_folder import Folder, read_json
 from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.generation import Generation, fill
 from fedlora_lab.tasks.labels import check_filled, column_of, row_names
-from fedlora_lab.tasks.modules import in_one_line
 from fedlora_lab.tasks.tables import EMPTY, read_table
 from fedlora_lab.tasks.task import base_digest, forward
 
@@ -53,6 +52,7 @@ def predict_rows(folder: Path, data: object) -> "pd.DataFrame":
     table = read_table(data, "data", as_written=True)
     check("predicted" not in table, "column", "predicted", "none of this name: rename it")
     argument = "column" if "column" in info else "prompt"
+    # In the output empty cells stay as they were written; what the model reads must be filled.
     check_filled(table.mask(table.isin(EMPTY)), {argument: info[argument]})
     # What there is to warn of was told before the training.
     with ignore_warnings(), architectures.quiet(), torch.inference_mode():

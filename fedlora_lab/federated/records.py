@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab._utils.statistics import COLUMNS
-from fedlora_lab._utils.validation import check, first_line
+from fedlora_lab._utils.validation import check, in_one_line
 from fedlora_lab.federated.exchange import Traffic
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.card import adapter_card
@@ -198,12 +198,9 @@ def predict(
     adapted, tensors = adapted_for(task, record)
     expected = "inputs as the model takes them: a tensor, or a mapping of tensors"
     check(isinstance(x, Tensor | Mapping), "x", type(x).__name__, expected)
-    try:
+    shape = tuple(x.shape) if isinstance(x, Tensor) else sorted(x)
+    with in_one_line(f"x={shape}: expected {expected}; it says"):
         return per_example.model_outputs(task, adapted, tensors, x)
-    except Exception as error:  # whatever a foreign model raises, the reader needs it in one line
-        shape = tuple(x.shape) if isinstance(x, Tensor) else sorted(x)
-        text = f"x={shape}: expected {expected}; it says: {first_line(error)}"
-        raise ValueError(text) from error
 
 
 def generate(

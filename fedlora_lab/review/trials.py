@@ -269,8 +269,8 @@ def judge_ratio(
     ratio = float(np.sqrt(np.mean(compared**2) / np.mean(base**2)))
     text = f"{where} gets {ratio:.3g} times the noise"
     # Where numbers are silent the others tell whether the draws are the same.
-    heard = base[compared != 0]
-    cosine = float((base * compared).sum() / math.sqrt((heard**2).sum() * (compared**2).sum()))
+    noised = base[compared != 0]
+    cosine = float((base * compared).sum() / math.sqrt((noised**2).sum() * (compared**2).sum()))
     if cosine > 0.999:  # they are: no chance is left
         verdict: Verdict = "sound" if abs(ratio - 1) <= NOISE_SLACK else "broken"
         return Finding(check, text, ratio, where, verdict)

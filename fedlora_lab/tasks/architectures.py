@@ -18,11 +18,10 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_rows, check_whole, few, warn
+from fedlora_lab._utils.validation import check, check_rows, check_whole, few, in_one_line, warn
 from fedlora_lab.tasks.modules import (
     check_no_adapters,
     frozen_copy,
-    in_one_line,
     is_linear,
     is_linear_head,
     is_within,

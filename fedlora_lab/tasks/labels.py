@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedlora_lab._utils.validation import check, check_rows, few, warn
-from fedlora_lab.tasks.modules import in_one_line
+from fedlora_lab._utils.validation import check, check_rows, few, in_one_line, warn
 
 if TYPE_CHECKING:
     from pandas import DataFrame

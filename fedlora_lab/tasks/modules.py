@@ -2,14 +2,13 @@
 
 import copy
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedlora_lab._utils.validation import check, first_line
+from fedlora_lab._utils.validation import check
 
 Head = str | Sequence[str] | None
 """Names of modules that are trained in full, see `Task.head`."""
@@ -29,18 +28,6 @@ PARTS_OF_PEFT = (
 )
 """Modules inside a layer that PEFT adapted, which it would take for a head of such a name."""
 MERGE_FIRST = "a model without an adapter of PEFT's; merge it first (merge_and_unload)"
-
-
-@contextmanager
-def in_one_line(start: str) -> Iterator[None]:
-    """Refuses whatever foreign code raises, which depends on its version, in one line.
-
-    Args: start: of the line; what the error says follows.
-    """
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"{start}: {first_line(error)}") from error
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from fedlora_lab._utils.validation import check, check_rows, check_whole
+from fedlora_lab._utils.validation import check, check_rows, check_whole, in_one_line
 from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.generation import Generation
 from fedlora_lab.tasks.metrics import IGNORED, Metrics, next_token_loss, select_metrics
-from fedlora_lab.tasks.modules import Head, in_one_line
+from fedlora_lab.tasks.modules import Head
 from fedlora_lab.tasks.tables import Rows
 from fedlora_lab.tasks.task import Task, base_digest, forward, take
 

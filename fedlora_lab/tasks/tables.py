@@ -56,6 +56,8 @@ DATASET_KINDS = (
 )
 SEPARATORS = ",;\t|"
 """What may stand between the cells of a CSV file: the one its header has most, outside quotes."""
+SEPARATOR_KEY = ("separator",)
+"""Key in a frame's ``attrs`` of what stands between the cells of its file; no name of a column."""
 EMPTY = ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "None", "NULL", "null"]
 """What stands in an empty cell of a CSV file."""
 SPLITS = {"train", "validation", "valid", "val", "dev", "test"}
@@ -360,7 +362,7 @@ def _csv(path: Path) -> "DataFrame":
     # As written: 01 and 1 may be two codes, and 1.10 a version.
     cells = [row[:width] for row in rows.values()]
     frame = pd.DataFrame(cells, pd.Index(rows, name="line"), header, str)
-    frame.attrs[SEPARATORS] = separator
+    frame.attrs[SEPARATOR_KEY] = separator
     return frame
 
 
@@ -425,8 +427,7 @@ def _frame(data: Any, name: str) -> "DataFrame":
     if frame.index.name not in ("line", "file") or not frame.index.is_unique:
         frame = frame.reset_index(drop=True)
     frame = frame.copy(deep=False)  # the user's own keeps its attributes
-    # Under a name that no column has: what stands between the cells of its file.
-    frame.attrs = {SEPARATORS: frame.attrs.get(SEPARATORS, ",")}
+    frame.attrs = {SEPARATOR_KEY: frame.attrs.get(SEPARATOR_KEY, ",")}
     for column, feature in (getattr(data, "features", None) or {}).items():
         names = getattr(feature, "names", None)
         if names:  # a ClassLabel, whose numbers mean something in this table only

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlora_lab._utils.validation import check, check_rows
+from fedlora_lab._utils.validation import check, check_rows, in_one_line
 from fedlora_lab.tasks.generation import Generation
 from fedlora_lab.tasks.metrics import Metric, Metrics, cross_entropy, select_metrics
 from fedlora_lab.tasks.modules import (
@@ -24,7 +24,6 @@ from fedlora_lab.tasks.modules import (
     frozen_copy,
     head_modules,
     head_names,
-    in_one_line,
     is_finite,
     target_layers,
     task_parts,

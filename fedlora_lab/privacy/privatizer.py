@@ -284,12 +284,13 @@ def _clip_group(
     scale = torch.where(scale < tiny, zero, scale)
     # On a CPU it is known at once whether a row is strange; to ask a GPU would cost a wait.
     any_strange = not norms.is_cpu or not finite.all()
+    weights = scale[order]
     sums = {}
     for key, tensor in rows.items():
         if any_strange:  # replaced before scaling: zero times infinity is not a number
             tensor = torch.where(finite.view(-1, *[1] * (tensor.dim() - 1)), tensor, 0)
         # Rounding to float32 may make a row longer than C by a factor of 1 + 2^-24.
-        sums[key] = _weighted_sums(tensor, scale[order], order, begins)
+        sums[key] = _weighted_sums(tensor, weights, order, begins)
     return sums, finite & (scale < 1), ~finite
 
 
@@ -329,11 +330,13 @@ def gaussian_noise(
     # an owner: no two of them share a number.
     drawn = torch.zeros(len(std), length)
     if any(std):
+        check(len(std) == len(where), "std", std, f"{len(where)} numbers, one for each stream")
         with ThreadPoolExecutor() as pool:
             # A GPU would wait for its noise. Few numbers cost less than a thread does.
             each = pool.map if length * len(std) > MANY_DRAWS else map
             rows = each(lambda place: streams.normal((length,), "noise", *place), where)
-            drawn = torch.stack([level * row for level, row in zip(std, rows, strict=True)])
+            drawn = torch.stack(list(rows))
+        drawn *= drawn.new_tensor(std)[:, None]
     pairs = zip(shapes.items(), drawn.split(sizes, dim=1), strict=True)
     return {key: numbers.reshape(-1, *shape) for (key, shape), numbers in pairs}
 

@@ -209,10 +209,10 @@ class Calls(Reader):
 
     def difference(self, result: list[Result], right: list[Result]) -> str:
         """Says how the results differ in structure or shape; "" where they do not."""
-        for returned, expected in zip(result, right, strict=True):
-            if _form(returned) != _form(expected):
-                expected_form = _form(expected)
-                return f"{expected_form} should come out of your function, not {_form(returned)}"
+        for pair in zip(result, right, strict=True):
+            returned, expected = map(_form, pair)
+            if returned != expected:
+                return f"{expected} should come out of your function, not {returned}"
         return ""
 
 
@@ -244,8 +244,8 @@ def _first_line(error: Exception, function: Function) -> str:
     code = getattr(function, "__code__", None)
     where = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
-        if code is not None and frame.f_code is code:
-            where = f" in its line {line - code.co_firstlineno + 1}"
+        if frame.f_code is code:
+            where = f" in its line {line - frame.f_code.co_firstlineno + 1}"
     return f"{type(error).__name__}{where}{': ' if text else ''}{text}"
 
 
@@ -403,12 +403,9 @@ def _parse(key: str, entry: Entry, folder: str) -> Exercise:
         reader = NumberAnswer(first, entry.get("within", 1e-6))
     hints = [entry["hint"]] if isinstance(entry["hint"], str) else entry["hint"]
     messages = [message for _, message in entry["wrong"]]
-    difficulty, importance, minutes = entry["marks"]
     return Exercise(
-        key=key,
-        difficulty=difficulty,
-        importance=importance,
-        minutes=minutes,
+        key,
+        *entry["marks"],
         question=unwrap(entry["question"]),
         hints=tuple(map(unwrap, hints)),
         solution=unwrap(str(solution)),
@@ -422,11 +419,11 @@ def _parse(key: str, entry: Entry, folder: str) -> Exercise:
 @cache
 def all_exercises() -> dict[str, Exercise]:
     """Collects all exercises by key, in the order of the lessons."""
-    exercises = {}
-    for key, (folder, entry) in entries().items():
-        if not PREDICTION_KEY.fullmatch(key):
-            exercises[key] = _parse(key, entry, folder)
-    return exercises
+    return {
+        key: _parse(key, entry, folder)
+        for key, (folder, entry) in entries().items()
+        if not PREDICTION_KEY.fullmatch(key)
+    }
 
 
 def show(key: str) -> Exercise:

@@ -150,17 +150,17 @@ class Outcome:
 @cache
 def all_predictions() -> dict[str, Prediction]:
     """Collects all predictions by key, in the order of the lessons."""
-    predictions = {}
-    for key, (_, entry) in entries().items():
-        if PREDICTION_KEY.fullmatch(key):
-            predictions[key] = Prediction(
-                key=key,
-                question=unwrap(entry["question"]),
-                options=tuple(map(unwrap, entry["options"])),
-                answer=entry["answer"],
-                after=unwrap(entry["after"]),
-            )
-    return predictions
+    return {
+        key: Prediction(
+            key=key,
+            question=unwrap(entry["question"]),
+            options=tuple(map(unwrap, entry["options"])),
+            answer=entry["answer"],
+            after=unwrap(entry["after"]),
+        )
+        for key, (_, entry) in entries().items()
+        if PREDICTION_KEY.fullmatch(key)
+    }
 
 
 def predict(key: str) -> Prediction:

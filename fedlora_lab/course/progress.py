@@ -69,8 +69,8 @@ def save_result(key: str, result: str) -> None:
         result = SOLVED
     _session.setdefault(path, {})[key] = result
     try:
-        results = dict(sorted((_load(path) | {key: result}).items()))
-        write_atomically(path, json.dumps(results, indent=1) + "\n")
+        results = _load(path) | {key: result}
+        write_atomically(path, json.dumps(results, indent=1, sort_keys=True) + "\n")
     except (OSError, ValueError) as error:
         if path not in _warned:
             _warned.add(path)

@@ -39,7 +39,7 @@ def lora_linear(x, W0, B, A, gamma):
 
 # γ belongs to the adapter only: the frozen layer would change with α.
 def base_scaled_too(x, W0, B, A, gamma):
-    return gamma * (x @ W0.T + x @ A.T @ B.T)
+    return gamma * lora_linear(x, W0, B, A, 1)
 
 
 # Without γ another rank would be another step size.

@@ -25,6 +25,7 @@ def _worlds_scene(sigma: float, releases: int, epsilon: float) -> Scene:
     grid = np.linspace(0, 10, 26)
     mu = theory.gaussian_mu(sigma, releases)
     delta = theory.gdp_delta(mu, epsilon)
+    deltas = np.exp(theory.gdp_log_delta(mu, grid))
     best_rates = norm.cdf(norm.ppf(RATES) + mu)
     few = norm.cdf(norm.ppf(0.01) + mu)
     # All that (ε, δ) says is two straight lines, which meet on the way.
@@ -58,7 +59,7 @@ def _worlds_scene(sigma: float, releases: int, epsilon: float) -> Scene:
             f"δ({epsilon:g}) = {delta:.2g}",
             axis("ε", 0, 10),
             axis("δ", 1e-10, 1, log=True),
-            line(grid, np.maximum(theory_deltas(mu, grid), 1e-13), "ink", "δ"),
+            line(grid, np.maximum(deltas, 1e-13), "ink", "δ"),
             line(epsilon, [1e-10, 1], "soft", dash="3 3", width=1.4),
             dots(epsilon, max(delta, 1e-10), "red", 6),
         ),
@@ -87,11 +88,6 @@ def two_worlds() -> Dial:
         releases=(1, 2, 5, 10, 50, 100),
         epsilon=(0.1, 0.5, 1, 2, 4, 8),
     )
-
-
-def theory_deltas(mu: float, epsilons: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Computes δ of Gaussian differential privacy at each ε."""
-    return np.exp(theory.gdp_log_delta(mu, epsilons))
 
 
 def clip_effect(rows: Float[np.ndarray, "n p"]) -> pd.DataFrame:

@@ -48,9 +48,7 @@ def release(g, C, sigma, b, xi):
 
 
 # Clips the sum: one example may still move it by its whole length.
-def clips_the_mean(g, C, sigma, b, xi):
-    total = g.sum(0)
-    return (total * min(1.0, C / max(np.linalg.norm(total), 1e-12)) + sigma * C * xi) / b
+clips_the_mean = vary(release, g=lambda g: g.sum(0, keepdims=True))
 
 
 # How many were drawn is private: it differs between neighbours.

@@ -20,6 +20,7 @@ from fedlora_lab.measures.deviation import noise_energies
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.plots import style
+from fedlora_lab.privacy.ledger import per_client
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.privacy.privatizer import gaussian_noise
 from fedlora_lab.tasks.task import Task, concatenate
@@ -51,9 +52,9 @@ def gathered_noise(runs: Sequence[Sequence[SplitRound]]) -> pd.DataFrame:
         for record, scaling, layers in run_rounds[1:]:
             energies = dict.fromkeys(PARTS, 0.0)
             for a, b, xi_a, xi_b in layers.values():
-                of_layer = noise_energies(a, b, xi_a, xi_b, scaling)
-                of_layer["signal"] = float((scaling * (b @ a)).square().sum())
-                energies = {term: value + of_layer[term] for term, value in energies.items()}
+                energies["signal"] += float((scaling * (b @ a)).square().sum())
+                for term, value in noise_energies(a, b, xi_a, xi_b, scaling).items():
+                    energies[term] += value
             frame = record.layers.groupby("measure")["value"].sum()
             rows += [(seed, record.index, "gathered", term, x) for term, x in energies.items()]
             rows += [(seed, record.index, "round", term, float(frame[term])) for term in WORDS]
@@ -96,9 +97,8 @@ def _round_noise(
 ) -> dict[ParamKey, torch.Tensor]:
     """Draws the noise of round t on the averaged factors: the mean over the clients."""
     clients = range(len(task.clients))
-    sigmas = privacy.noise_multiplier
-    each = sigmas if isinstance(sigmas, tuple) else [sigmas] * len(clients)
-    std = [float(s or 0) * privacy.clip_norm for s in each]
+    sigmas = per_client(privacy.noise_multiplier or 0.0, len(clients))
+    std = [sigma * privacy.clip_norm for sigma in sigmas]
     total = {key: torch.zeros(shape, dtype=torch.float64) for key, shape in shapes.items()}
     for s in range(plan.local_steps):
         drawn = gaussian_noise(shapes, std, Streams(seed), [(t, k, s) for k in clients])

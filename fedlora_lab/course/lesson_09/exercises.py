@@ -67,11 +67,10 @@ def upper_ends(scores):
 def _ends_at(scores, pairs):
     """Upper ends that hold together for another number of pairs, a function of m."""
     m, n = scores.shape
-    wide = upper_ends(scores)
     best = scores.mean(axis=1).argmax()
-    centre = np.delete(scores, best, axis=0).mean(axis=1) - scores[best].mean()
-    right, wrong = (student.ppf(1 - 0.025 / k, n - 1) for k in (m * (m - 1) / 2, pairs(m)))
-    return centre + (wide - centre) * wrong / right
+    gaps = np.delete(scores, best, axis=0) - scores[best]
+    factor = student.ppf(1 - 0.025 / pairs(m), n - 1)
+    return gaps.mean(axis=1) + factor * gaps.std(axis=1, ddof=1) / n**0.5
 
 
 # A method is tied where its gap may be zero: the upper end.

@@ -60,8 +60,7 @@ def own_classes(sites, labels):
 # The numbers depend on the order of the rows.
 def as_they_appear(sites, labels):
     order = list(dict.fromkeys(labels))
-    numbers = np.array([order.index(label) for label in labels])
-    return [numbers[np.array(sites) == site] for site in sorted(set(sites))]
+    return by_site(sites, [order.index(label) for label in labels])
 
 
 # Labels and their rows come apart.

@@ -70,9 +70,9 @@ def describe_control(
 def plain_values(part: object) -> Any:
     """Converts a scene to JSON's types: numbers to `DIGITS` digits, NaN to None."""
     # The commonest kinds first: a dial of three controls has a hundred thousand parts.
-    if part is None or isinstance(part, (str, bool)):
+    if part is None or isinstance(part, (str, int)):
         return part
-    if isinstance(part, (int, float)):
+    if isinstance(part, float):
         return _short(part)
     if isinstance(part, dict):
         return {key: plain_values(value) for key, value in part.items()}
@@ -82,8 +82,6 @@ def plain_values(part: object) -> Any:
 
 
 def _short(number: float) -> float | None:
-    if isinstance(number, int):
-        return number
     if not math.isfinite(number):
         return None
     rounded = float(f"{number:.{DIGITS}g}")

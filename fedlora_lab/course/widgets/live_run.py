@@ -311,7 +311,7 @@ class Workbench(anywidget.AnyWidget):
 
     def pause(self) -> None:
         """Pauses after the local step under way."""
-        if self.worker is not None and self.alive:
+        if self.worker is not None:
             self.worker.pause()
 
     def resume(self) -> None:
@@ -321,7 +321,7 @@ class Workbench(anywidget.AnyWidget):
 
     def stop(self, wait: float | None = None) -> bool:
         """Ends after the local step under way; waits ``wait`` seconds; returns whether it ended."""
-        return self.worker is None or not self.alive or self.worker.stop(wait)
+        return self.worker is None or self.worker.stop(wait)
 
     def reset(self) -> None:
         """Stops, forgets every row, and puts the knobs back."""

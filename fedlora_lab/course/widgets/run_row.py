@@ -10,6 +10,7 @@ import numpy as np
 
 from fedlora_lab._utils.statistics import find_collapsed, smaller_is_better, t_interval
 from fedlora_lab.course.widgets.run_config import OWN_ROW, OWN_SLUG, Knob, RunConfig
+from fedlora_lab.plots.tidy import confidence_interval
 from fedlora_lab.privacy.plan import Privacy
 
 if TYPE_CHECKING:
@@ -65,10 +66,9 @@ class RunRow:
         for measure in measures:
             drawn[measure] = []
             for t, point in enumerate(longest):
-                runs = [points[t] for points in self.points.values() if t < len(points)]
-                mean, half = t_interval(np.array([run[measure] for run in runs]))
-                half = 0.0 if math.isnan(half) else half
-                numbers = [point["round"], mean, mean - half, mean + half]
+                runs = self.points.values()
+                values = [points[t][measure] for points in runs if t < len(points)]
+                numbers = [point["round"], float(np.mean(values)), *confidence_interval(values)]
                 # JSON has no infinity: a gap is drawn where there is no number.
                 drawn[measure].append([x if math.isfinite(x) else None for x in numbers])
         return drawn

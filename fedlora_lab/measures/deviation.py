@@ -206,7 +206,7 @@ def _noise_rows(
     keys = [ParamKey(factor, layer) for factor in "AB"]
     xi = [noise.get(key, torch.zeros_like(mean[key])) for key in keys]
     clean = [mean[key] - part for key, part in zip(keys, xi, strict=True)]
-    energies = noise_energies(clean[0], clean[1], xi[0], xi[1], scaling)
+    energies = noise_energies(*clean, *xi, scaling=scaling)
     rows = [(layer, name, value) for name, value in energies.items()]
     if any(bool(part.any()) for part in xi):
         changes = [mean[key] - before[key] for key in keys]

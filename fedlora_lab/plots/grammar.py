@@ -13,6 +13,7 @@ computed; or it has the means already, in the columns ``mean``, ``low`` and ``hi
 'FFA-LoRA is ahead'
 """
 
+import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -47,13 +48,9 @@ def value_looks(values: Sequence[Any], by: str, colours: Colours | None = None) 
         colours: value -> colour, before all other rules.
     """
     looks = []
-    for i, value in enumerate(values):
-        look = style.Look(LINE_COLOURS[i % len(LINE_COLOURS)])
-        if by == "method":
-            look = style.look(str(value))
-        if colours is not None and value in colours:
-            look = look._replace(colour=colours[value])
-        looks.append(look)
+    for value, colour in zip(values, itertools.cycle(LINE_COLOURS)):
+        look = style.look(str(value)) if by == "method" else style.Look(colour)
+        looks.append(look._replace(colour=(colours or {}).get(value, look.colour)))
     return looks
 
 

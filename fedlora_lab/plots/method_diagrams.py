@@ -206,11 +206,11 @@ def method_diagrams(methods: "Iterable[Method | str] | None" = None, columns: in
     listed = [get(method) for method in chosen]
     check(len(listed) > 0, "methods", listed, "at least one method")
     signs = _signs(listed)
+    width = WIDTH * columns
     # The key is as wide as the page, and as high as its signs need.
-    signs_in_line = int((WIDTH * columns - 0.2) / SIGN_WIDTH)
+    signs_in_line = int((width - 0.2) / SIGN_WIDTH)
     lines = -(-len(listed) // columns)
     key_lines = -(-len(signs) // signs_in_line)
-    width = WIDTH * columns
     height = HEIGHT * lines + 0.1 + SIGN_HEIGHT * key_lines
     wide = WIDTH / width
     tall = HEIGHT / height

@@ -178,15 +178,14 @@ class Folder:
         path = self.path / "settings.json"
         check(path.is_file(), "folder", str(self.path), "a run folder (with settings.json)")
         settings = read_json(path)
-        right = isinstance(settings, dict) and settings.get("format") == 1
-        right = right and all(
-            isinstance(settings.get(name, ...), kind) for name, kind in KINDS.items()
+        right = (
+            isinstance(settings, dict)
+            and settings.get("format") == 1
+            and all(isinstance(settings.get(name, ...), kind) for name, kind in KINDS.items())
+            and all(settings[name].keys() == settings["methods"].keys() for name in BY_METHOD)
+            and {*map(type, settings["seeds"])} <= {int, type(None)}
+            and {*map(type, settings["commands"])} <= {str}
         )
-        right = right and all(
-            settings[name].keys() == settings["methods"].keys() for name in BY_METHOD
-        )
-        right = right and {*map(type, settings["seeds"])} <= {int, type(None)}
-        right = right and {*map(type, settings["commands"])} <= {str}
         check(right, "settings.json", str(path), "the settings of a run, in format 1")
         return settings
 

@@ -70,9 +70,12 @@ def released_steps(run: Recorder) -> Released:
     # What clients keep for themselves began where it stood before the round.
     personal = {key: x[list(everyone.ids)] for key, x in run.personal.items()}
     start = {**everyone.start, **personal}
-    moved = {key: x for key, x in everyone.params.items() if rate[key]}
     # In units of the learning rate the steps add up to the sum of noised gradients.
-    values = {key: (start[key].double() - x) / rate[key] for key, x in moved.items()}
+    values = {
+        key: (start[key].double() - x) / rate[key]
+        for key, x in everyone.params.items()
+        if rate[key]
+    }
     place = {k: i for i, k in enumerate(everyone.ids)}
     return Released(values, start, dict.fromkeys(values, 1.0), place)
 
@@ -137,8 +140,9 @@ def trace_round(run: Recorder, canaries: Canaries) -> Trace | None:
         run.everyone.start,
     )
     signal = {key: released.scale[key] * x for key, x in signal.items()}
-    rows = (signal, seen, released.start, owner)
-    clipped, white = clip_and_whiten(run.spec.method, run.clip_norm, *rows)
+    clipped, white = clip_and_whiten(
+        run.spec.method, run.clip_norm, signal, seen, released.start, owner
+    )
     return Trace(who, clipped, white, release)
 
 
@@ -197,8 +201,9 @@ def decorrelate(signal: TensorDict, release: Indices, clip_norm: float) -> Tenso
         ridge = max(clip_norm, 1e-12) ** 2 * torch.eye(int(rows.sum()), dtype=flat.dtype)
         flat[rows] = torch.linalg.solve(flat[rows] @ flat[rows].T + ridge, flat[rows])
     split = flat.split([x[0].numel() for x in signal.values()], 1)
-    pairs = zip(signal.items(), split, strict=True)
-    return {key: part.view_as(x).to(x) for (key, x), part in pairs}
+    return {
+        key: part.view_as(x).to(x) for (key, x), part in zip(signal.items(), split, strict=True)
+    }
 
 
 def trace_scores(run: Recorder, trace: Trace) -> dict[str, Float[Tensor, " n"]]:
@@ -207,8 +212,10 @@ def trace_scores(run: Recorder, trace: Trace) -> dict[str, Float[Tensor, " n"]]:
     signal = trace.signal
     if method.filter is not identity:
         # The release was filtered after the noise: the canary is looked for in what that leaves.
-        factors = {key: x for key, x in signal.items() if key.side != "head"}
-        signal = signal | {key: method.filter(x, key.side) for key, x in factors.items()}
+        signal = {
+            key: x if key.side == "head" else method.filter(x, key.side)
+            for key, x in signal.items()
+        }
     # Where nothing is clipped the ridge is that of a clip norm of 1.
     clip = run.clip_norm if run.clip_norm < math.inf else 1.0
     scores: dict[str, Tensor] = {}

@@ -94,8 +94,11 @@ class OpacusStep:
     @property
     def frozen(self) -> tuple[str, ...]:
         """Names of the outputs that say whether a parameter without a gradient moved."""
-        fixed = {k: x for k, x in self.tensors.items() if k not in self.trained}
-        return tuple(f"change of {k}" for k, x in fixed.items() if isinstance(x, nn.Parameter))
+        return tuple(
+            f"change of {name}"
+            for name, x in self.tensors.items()
+            if isinstance(x, nn.Parameter) and name not in self.trained
+        )
 
     def reset(self) -> None:
         """Puts parameters, buffers and optimiser back to where they were."""
@@ -155,9 +158,9 @@ class OpacusStep:
 
     def _trained_state(self) -> Tensor:
         """Trained parameters and the optimiser's tensors, as one vector."""
-        states = self.optimizer.state_dict()["state"].values()
-        moments = [x for state in states for x in state.values() if isinstance(x, Tensor)]
-        tensors = (*self.trained.values(), *moments)
+        tensors = [*self.trained.values()]
+        for state in self.optimizer.state_dict()["state"].values():
+            tensors += [x for x in state.values() if isinstance(x, Tensor)]
         return torch.cat([x.detach().double().flatten() for x in tensors])
 
 

@@ -155,8 +155,12 @@ class EngineStep:
         clients = self.run.start_clients((0, 1), sent)
         start = dict(clients.params)
         local_training.local_step(prepared, clients, self.t, self.s)
-        moved = {key: x for key, x in clients.params.items() if x is not start[key]}
-        return {key: (start[key] - x).expand(2, *x.shape[1:]) for key, x in moved.items()}, start
+        moved = {
+            key: (start[key] - x).expand(2, *x.shape[1:])
+            for key, x in clients.params.items()
+            if x is not start[key]
+        }
+        return moved, start
 
     def _round(self, prepared: Prepared) -> tuple[Tensors, Tensors]:
         """What the server receives in a round, less what it sent; and what it sent."""

@@ -64,8 +64,8 @@ class Outputs:
         # Shapes and values of all calls are remembered: un-noised outputs must not move.
         if self.watched in (None, len(examples)):
             shapes = {name: x.shape for name, x in arrays.items()}
-            names = {*shapes} | {*self.shapes}
-            self.resized |= {k for k in names if shapes.get(k) != self.shapes.get(k)}
+            # Pairs of a name and a shape that only one of the two has.
+            self.resized |= {name for name, _ in shapes.items() ^ self.shapes.items()}
             # NaN is left to the check of examples that are not finite.
             self.low = np.fmin(self.low, vector)
             self.high = np.fmax(self.high, vector)

@@ -145,8 +145,11 @@ def step(
     check_whole("seed", seed)
     findings = [*check_sampling(loader, claims, seed), *check_accounting(claims)]
     if function is None:
-        needing = [name for name in CHECKS if name not in NEED_NO_STEP]
-        findings += [Finding(name, "no step was given", verdict="cannot tell") for name in needing]
+        findings += [
+            Finding(name, "no step was given", verdict="cannot tell")
+            for name in CHECKS
+            if name not in NEED_NO_STEP
+        ]
     else:
         size = batch_size(batch, claims, len(data))
         even = draws // 2 * 2  # noise is measured from pairs of calls

@@ -1,7 +1,7 @@
 """How far one example moves what leaves a step: what is tried, and how it is judged."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 from scipy import stats
@@ -86,21 +86,18 @@ def tipping_point(trials: Trials, start: Example, end: Example) -> Neighbours:
     # Mixed, so that a step which cuts its batch into pieces has both in each.
     order = trials.rng.permutation(2 * length).tolist()
 
-    def batch(kept: Sequence[int]) -> Batch:
+    def batch(kept: Collection[int]) -> Batch:
         return [items[i] for i in order if i in kept]
 
     way = [batch(window) for window in windows]
     at = farthest_step(trials, way, [start] * length, [end] * length)
     before, after = windows[at : at + 2]
-    shared = sorted({*before} & {*after})
-    new = batch(sorted({*after} - {*before}))
-    lost = batch(sorted({*before} - {*after}))
     starts = sum(i < length for i in before)
     return Neighbours(
         f"{starts} copies of one and {len(before) - starts} of another example, one changed",
-        batch(shared),
-        new,
-        lost,
+        shared=batch({*before} & {*after}),
+        ones=batch({*after} - {*before}),
+        others=batch({*before} - {*after}),
     )
 
 

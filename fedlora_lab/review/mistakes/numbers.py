@@ -33,8 +33,9 @@ def shuffled_batches(broken: bool) -> float:
         seen = present * member + sigma * rng.standard_normal((runs, steps))
         # The likelihood ratio: each step by the chance, known to all, that the example is in it.
         scores.append(np.log1p(chance * np.expm1((2 * seen - 1) / (2 * sigma**2))).sum(1))
-    inside, outside = scores
-    return best_threshold_bound(inside, outside, DELTA, 0.05, thresholds=(0.1, 0.3, 1.0, 3.0, 3.5))
+    return best_threshold_bound(
+        *scores, delta=DELTA, significance=0.05, thresholds=(0.1, 0.3, 1.0, 3.0, 3.5)
+    )
 
 
 def alternation_begins_with_a(broken: bool) -> float:
@@ -96,8 +97,10 @@ def best_round(broken: bool) -> float:
 def best_of_twenty(broken: bool) -> float:
     rng = np.random.default_rng(27)
     scores = [mean + rng.standard_normal((20_000, 20)) for mean in (1.0, 0.0)]  # each is 1-GDP
-    inside, outside = (x.max(1) if broken else x[:, 0] for x in scores)
-    return best_threshold_bound(inside, outside, DELTA, 0.05, thresholds=(1.0, 1.5, 3.0, 3.5))
+    shown = [x.max(1) if broken else x[:, 0] for x in scores]
+    return best_threshold_bound(
+        *shown, delta=DELTA, significance=0.05, thresholds=(1.0, 1.5, 3.0, 3.5)
+    )
 
 
 def published_seed(broken: bool) -> float:
@@ -138,5 +141,6 @@ def random_factor_as_noise(broken: bool) -> float:
         B = errors[first:].T @ (projected / np.maximum(1, norms)[:, :, None])
         noise = 0.0 if broken else rng.standard_normal(B.shape)
         scores.append(np.linalg.norm(direction @ ((B + noise) @ A), axis=1))
-    inside, outside = scores
-    return best_threshold_bound(inside, outside, DELTA, 0.05, thresholds=(1e-9, 1.0, 2.0, 4.0))
+    return best_threshold_bound(
+        *scores, delta=DELTA, significance=0.05, thresholds=(1e-9, 1.0, 2.0, 4.0)
+    )

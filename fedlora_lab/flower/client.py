@@ -9,7 +9,7 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.federated import exchange
 from fedlora_lab.federated.local_training import local_step, round_keys
 from fedlora_lab.federated.spec import Prepared
@@ -97,7 +97,7 @@ def _round_of(message: Message, participant: Participant) -> int:
     messages.check_about(message, {"terms": participant.terms})
     t: Any = message.content.config_records[messages.ABOUT].get("round")
     last = participant.spec.plan.rounds - 1
-    check(isinstance(t, int) and 0 <= t <= last, "round", t, f"a whole number in [0, {last}]")
+    check_whole("round", t, 0, last)
     return t
 
 

@@ -158,8 +158,7 @@ class Participant:
         arrays = messages.get_arrays(message)
         codes = messages.unpack_arrays(arrays, self.broadcast(self.begin))
         rule = self.spec.method.broadcast
-        like = _sent_down(self.begin)
-        return ServerState(messages.decode_broadcast(codes, rule, like), t)
+        return ServerState(messages.decode_broadcast(codes, rule, _sent_down(self.begin)), t)
 
 
 def _sent_down(values: ServerState) -> Tensors:

@@ -20,11 +20,11 @@ Entry = dict[str, Any]
 @cache
 def entries() -> dict[str, tuple[str, Entry]]:
     """Collects every entry of every lesson: key -> (folder of the lesson, entry)."""
-    collected: dict[str, tuple[str, Entry]] = {}
-    for path in sorted(Path(__file__).parent.glob("lesson_*/exercises.toml")):
-        for key, entry in tomllib.loads(path.read_text(encoding="utf-8")).items():
-            collected[key] = (path.parent.name, entry)
-    return collected
+    return {
+        key: (path.parent.name, entry)
+        for path in sorted(Path(__file__).parent.glob("lesson_*/exercises.toml"))
+        for key, entry in tomllib.loads(path.read_text(encoding="utf-8")).items()
+    }
 
 
 def split_code(text: str) -> list[tuple[bool, str]]:
@@ -37,10 +37,10 @@ def split_code(text: str) -> list[tuple[bool, str]]:
 
 def unwrap(text: str) -> str:
     """Joins the lines of prose, which are wrapped in the file, and keeps those of code."""
-    blocks = []
-    for is_code, part in split_code(text):
-        blocks.append(f"```\n{part}\n```" if is_code else " ".join(part.split()))
-    return "\n".join(blocks)
+    return "\n".join(
+        f"```\n{part}\n```" if is_code else " ".join(part.split())
+        for is_code, part in split_code(text)
+    )
 
 
 def to_html(text: str) -> str:
@@ -48,13 +48,10 @@ def to_html(text: str) -> str:
 
     Backticks become ``<code>``; mathematics stays between its dollars, for the page's MathJax.
     """
-    blocks = []
-    for is_code, part in split_code(text):
-        if is_code:
-            blocks.append(f"<pre><code>{escape(part)}</code></pre>")
-        else:
-            blocks.append(f"<p>{_prose_to_html(part)}</p>")
-    return "\n".join(blocks)
+    return "\n".join(
+        f"<pre><code>{escape(part)}</code></pre>" if is_code else f"<p>{_prose_to_html(part)}</p>"
+        for is_code, part in split_code(text)
+    )
 
 
 def inline_html(text: str) -> str:
@@ -64,9 +61,8 @@ def inline_html(text: str) -> str:
 
 def _prose_to_html(prose: str) -> str:
     # A dollar inside backticks is code, a backtick inside dollars mathematics.
-    pieces = re.split(r"(\$\$.+?\$\$|\$[^$]+\$|`[^`]+`)", prose)
     html = []
-    for piece in pieces:
+    for piece in re.split(r"(\$\$.+?\$\$|\$[^$]+\$|`[^`]+`)", prose):
         is_code = len(piece) > 2 and piece.startswith("`") and piece.endswith("`")
         html.append(f"<code>{escape(piece[1:-1])}</code>" if is_code else escape(piece))
     return "".join(html)

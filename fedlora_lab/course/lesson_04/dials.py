@@ -37,10 +37,9 @@ def _noise_scene(std: float, width: int, rank: int, size_B: float) -> Scene:
     here = theory.noise_terms(B, A, std, std, ALPHA / rank)
     linear = one.linear_B + one.linear_A
     cross = float(np.sqrt(linear / one.quadratic))
-    parts = zip(TERMS, one, here, (2, 2, 4), strict=False)
     marks = []
     shares = []
-    for (name, colour), at_one, value, power in parts:
+    for (name, colour), at_one, value, power in zip(TERMS, one, here, (2, 2, 4)):
         # Where a term is zero its line is empty: a logarithm has no zero.
         energy = at_one * ends**power if at_one else np.full(2, np.nan)
         dash = "7 4" if name == "noise on A" else None
@@ -93,9 +92,10 @@ def noise_explorer() -> Dial:
 def _film_scene(shades: Shades, energies: Energies, round: int) -> Scene:
     """Draws the matrices of a round, and the energies of the four parts."""
     words = {"B": "B", "A": "A", "product": "γ B A", **PARTS}
-    panels = []
-    for name, label in words.items():
-        panels.append(picture(label, shades[name][round], COLOURS.get(name, "ink")))
+    panels = [
+        picture(label, shades[name][round], COLOURS.get(name, "ink"))
+        for name, label in words.items()
+    ]
     noise = sum(energies[term][round] for term in WORDS)
     share = energies["noise_BA"][round] / noise if noise else 0.0
     rounds = len(energies["signal"]) - 1

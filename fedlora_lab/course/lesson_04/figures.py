@@ -143,8 +143,7 @@ def shade(frames: Sequence[Any], name: str) -> list[Float[np.ndarray, "rows colu
     """
     alike = ("A", "B") if name in "AB" else ("product", *PARTS)
     largest = max(np.quantile(np.abs(frame[other]), 0.98) for frame in frames for other in alike)
-    corners = (np.abs(frame[name][:CORNER, :CORNER]) for frame in frames)
-    return [np.minimum(corner / largest, 1) for corner in corners]
+    return [np.minimum(np.abs(frame[name][:CORNER, :CORNER]) / largest, 1) for frame in frames]
 
 
 @style.paper()

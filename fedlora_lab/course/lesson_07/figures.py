@@ -91,9 +91,9 @@ def spectrum_table(energies: Mapping[str, np.ndarray]) -> pd.DataFrame:
     Returns: columns gradient of, frequency, value.
     """
     parts = []
+    places = (np.arange(GROUPS) + 0.5) / GROUPS
     for name, energy in energies.items():
         heights = energy.reshape(GROUPS, -1).sum(1)
-        places = (np.arange(GROUPS) + 0.5) / GROUPS
         values = heights / heights.mean()
         parts.append(pd.DataFrame({"gradient of": name, "frequency": places, "value": values}))
     return pd.concat(parts)
@@ -112,8 +112,7 @@ def sensors(shuffle: bool = False) -> Task:
     waves = idct(np.eye(CHANNELS), norm="ortho")[:8]
     core = rng.standard_normal((8, 4)) @ rng.standard_normal((4, 8))
     change = waves.T @ (core * np.sqrt(8 / np.sum(core**2))) @ waves
-    order = np.random.default_rng(1).permutation(CHANNELS)
-    order = order if shuffle else np.arange(CHANNELS)
+    order = np.random.default_rng(1).permutation(CHANNELS) if shuffle else np.arange(CHANNELS)
 
     def draw(count: int) -> tuple[torch.Tensor, torch.Tensor]:
         x = rng.standard_normal((count, 8)) @ waves * np.sqrt(CHANNELS / 8)

@@ -64,21 +64,17 @@ def upper_ends(scores):
     return gaps.mean(axis=1) + factor * gaps.std(axis=1, ddof=1) / n**0.5
 
 
-def _ends_at(scores, pairs):
-    """Upper ends that hold together for another number of pairs, a function of m."""
+def _ends_at(scores, pairs, sign=1):
+    """Ends that hold together for a number of pairs, a function of m; the lower ones for -1."""
     m, n = scores.shape
     best = scores.mean(axis=1).argmax()
     gaps = np.delete(scores, best, axis=0) - scores[best]
-    factor = student.ppf(1 - 0.025 / pairs(m), n - 1)
+    factor = sign * student.ppf(1 - 0.025 / pairs(m), n - 1)
     return gaps.mean(axis=1) + factor * gaps.std(axis=1, ddof=1) / n**0.5
 
 
 # A method is tied where its gap may be zero: the upper end.
-def lower_ends(scores):
-    centre = np.delete(scores.mean(axis=1), scores.mean(axis=1).argmax()) - scores.mean(1).max()
-    return 2 * centre - upper_ends(scores)
-
-
+lower_ends = partial(_ends_at, pairs=lambda m: m * (m - 1) / 2, sign=-1)
 # Many pairs are looked at: some gaps look large by luck.
 uncorrected = partial(_ends_at, pairs=lambda m: 1)
 # Which one is best was seen in the same numbers, so all pairs count.

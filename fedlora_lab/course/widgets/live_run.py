@@ -379,8 +379,7 @@ class Workbench(anywidget.AnyWidget):
         return frame[["run", *frame.columns.drop("run")]]
 
     def _labels(self) -> list[str]:
-        labels = label_parts(self.rows, self.knobs)
-        return [" ".join(text for _, text in parts) for parts in labels]
+        return [" ".join(text for _, text in parts) for parts in label_parts(self.rows, self.knobs)]
 
     # What the thread reports
 
@@ -544,8 +543,9 @@ def live(
     ('ffa-lora', '4')
     >>> run.close()
     """
-    row = methods.get(method)
     # Without what a calibration for another ε set.
     plain = (privacy or Privacy()).replace(noise_multiplier=None, sample_rate=None, target=None)
-    first = RunConfig(task, row, plan or Plan(), plain, epsilon, lora_of(lora), seed)
+    first = RunConfig(
+        task, methods.get(method), plan or Plan(), plain, epsilon, lora_of(lora), seed
+    )
     return Workbench(first, plan is None, presets, sweep)

@@ -175,7 +175,6 @@ def dots(x: ArrayLike, y: ArrayLike, colour: str = "ink", size: float = 5.0) -> 
         "y": np.atleast_1d(y),
         "colour": colour,
         "size": size,
-        "opacity": 1.0,
     }
 
 
@@ -251,15 +250,14 @@ def _draw_panel(ax: Axes, shown: dict[str, Any], letters: int) -> None:
     for mark in shown["marks"]:
         _DRAWN[mark["kind"]](ax, mark, COLOURS[mark.get("colour", "ink")])
         if mark.get("label") and len(mark["x"]):
-            end = float(np.asarray(mark["x"])[-1]), float(np.asarray(mark["y"])[-1])
+            end = float(mark["x"][-1]), float(mark["y"][-1])
             # A line may be empty where its axis is logarithmic and its values are zero.
             if np.isfinite(end).all():
                 labels.append(style.Label(*end, mark["label"], COLOURS[mark["colour"]]))
     style.label_ends(ax, labels)
-    if shown["square"]:
-        ax.set_aspect("equal")
     if shown["bare"]:
         ax.axis("off")
+    if shown["square"] or shown["bare"]:
         ax.set_aspect("equal")
 
 
@@ -273,12 +271,10 @@ def _draw_area(ax: Axes, mark: dict[str, Any], colour: str) -> None:
 
 
 def _draw_bars(ax: Axes, mark: dict[str, Any], colour: str) -> None:
-    wide = np.subtract(mark["right"], mark["left"])
-    high = np.subtract(mark["top"], mark["bottom"])
     ax.bar(
         mark["left"],
-        high,
-        wide,
+        mark["top"] - mark["bottom"],
+        mark["right"] - mark["left"],
         mark["bottom"],
         color=colour,
         align="edge",

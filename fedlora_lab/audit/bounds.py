@@ -82,8 +82,7 @@ def one_run_lower_bound(
     check_number("significance", significance, 0, 1, open_low=True)
 
     def possible(i: int) -> bool:
-        epsilon = PRECISION * i
-        return one_run_p_value(canaries, guesses, correct, epsilon, delta) >= significance
+        return one_run_p_value(canaries, guesses, correct, PRECISION * i, delta) >= significance
 
     if possible(0):  # most guesses on noise alone: nothing is refuted
         return 0.0

@@ -81,8 +81,9 @@ def decode_broadcast(codes: Tensors, rule: Any, like: Tensors) -> TensorDict:
     tensors = {}
     for key, tensor in like.items():
         rounding = rule_for(key, rule)
-        names = array_names(rounding)
-        arrays = {name: codes[ParamKey(key.side + name, key.layer)] for name in names}
+        arrays = {
+            name: codes[ParamKey(key.side + name, key.layer)] for name in array_names(rounding)
+        }
         tensors[key] = unpack(arrays, rounding, tensor)
     return tensors
 

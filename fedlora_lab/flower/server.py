@@ -166,8 +166,9 @@ class _Clients:
         about = {"terms": self.participant.terms, "round": opened.before.round}
         arrays = messages.pack_arrays(self.participant.broadcast(opened.broadcast))
         content = messages.make_content(about, arrays)
-        kind = MessageType.TRAIN
-        questions = [Message(content, self.nodes[k], kind, ttl=timeout) for k in opened.ids]
+        questions = [
+            Message(content, self.nodes[k], MessageType.TRAIN, ttl=timeout) for k in opened.ids
+        ]
         replies = self._ask(questions, timeout)
         valid = {}
         failure = ""

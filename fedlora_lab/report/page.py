@@ -105,8 +105,7 @@ def render(
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = environment.from_string(TEMPLATE.read_text("utf-8"))
-    return template.render(
+    return environment.from_string(TEMPLATE.read_text("utf-8")).render(
         rows=rows,
         promise=[*promise, *sentences],
         measure=table.attrs["measure"],

@@ -258,8 +258,7 @@ def ask_client(grid: Foreign, arrays: list[np.ndarray], config: Mapping[str, Any
     from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
     content = RecordDict({"arrays": ArrayRecord(arrays), "config": ConfigRecord({**config})})
-    question = grid.create_message(content, "train", 1000, "")
-    (reply,) = grid.send_and_receive([question])
+    (reply,) = grid.send_and_receive([grid.create_message(content, "train", 1000, "")])
     if reply.has_error():
         raise RuntimeError(reply.error.reason)
     sent: list[np.ndarray] = []

@@ -23,9 +23,7 @@ from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.report.cells import claim_cells, round_line, run_cell
 from fedlora_lab.report.page import report
 from fedlora_lab.report.run_folder import Folder
-from fedlora_lab.report.summary_table import (
-    summary_lines,
-)
+from fedlora_lab.report.summary_table import summary_lines
 from fedlora_lab.tasks.task import Task
 
 PLAN_FIELDS = ("rounds", "local_steps", "batch", "participation", "optimizer")

@@ -28,6 +28,7 @@ from fedlora_lab.federated.records import Round, Tick, to_frame
 from fedlora_lab.federated.spec import RunSpec, rule_identity
 from fedlora_lab.methods.method import Method, check_names
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
+from fedlora_lab.privacy.accounting import ACCOUNTANTS
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
@@ -353,6 +354,7 @@ class Store:
             "made": dict(cell.task.info),
             "public_test": cell.task.public_test,
             "metrics": {name: rule_identity(rule) for name, rule in cell.task.metrics.items()},
+            "accountant": cell.privacy and rule_identity(ACCOUNTANTS[cell.privacy.accountant]),
             "options": {name: str(value) for name, value in sorted(options.items())},
             "version": __version__,
         }

@@ -11,10 +11,11 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -38,7 +39,7 @@ from fedlora_lab.privacy.privatizer import (
     uncertified_reason,
 )
 from fedlora_lab.tasks.modules import is_within
-from fedlora_lab.tasks.task import Examples, Task, mask_of
+from fedlora_lab.tasks.task import Examples, Task, add_to_digest, mask_of
 
 PRODUCTS = ("float32", "tf32", "bfloat16")
 """Precisions in which the frozen base may multiply."""
@@ -345,6 +346,9 @@ class RunSpec:
             "seed": self.streams.seed,
             "privacy": {name: value for name, value in privacy.items() if name not in free} or None,
             "task": " ".join([self.task.fingerprint, *map(rule_identity, code)]),
+            "modules": _without_addresses(
+                f"{self.task.targets} {self.task.head} {self.task.model}"
+            ),
         }
         # As they come back from a file: tuples are lists there.
         return json.loads(json.dumps(settings, default=str))
@@ -367,28 +371,46 @@ def moving_keys(names: Sequence[ParamKey], word: str, modes: Sequence[int] = ())
 
 
 def rule_identity(rule: object) -> str:
-    """A text that differs where a rule differs: its name, its settings or, of a function, its
-    source, its defaults and what it closes over.
+    """A text that differs where a rule differs: its name, its source and what it holds, which are
+    the settings of an object, or the defaults and the closure of a function.
 
-    What a function reads beside these, such as a global number, is not looked at.
+    What it reads beside these, such as a global number, is not looked at.
 
     Guarantees: test_checkpoint.py::test_a_rule_is_known_by_more_than_its_name.
     """
-    if is_dataclass(rule) and not isinstance(rule, type):
-        values = {x.name: rule_identity(getattr(rule, x.name)) for x in fields(rule) if x.repr}
-        return f"{type(rule).__name__}({values})"
-    # Another process has other addresses.
-    name = re.sub(r" at 0x[0-9a-fA-F]+", "", rule_name(rule))
-    function = getattr(rule, "__func__", rule)
-    if not inspect.isfunction(function):
+    if isinstance(rule, Tensor | np.ndarray):  # of a large one the text leaves numbers out
+        return add_to_digest(hashlib.sha256(), {"": torch.as_tensor(rule)}).hexdigest()
+    if isinstance(rule, tuple | list | dict):
+        return str([rule_identity(x) for x in (rule.items() if isinstance(rule, dict) else rule)])
+    name = _without_addresses(rule_name(rule))
+    code = getattr(rule, "__func__", rule)
+    if inspect.isfunction(code):
+        closure = [cell.cell_contents for cell in code.__closure__ or ()]
+        inner = [*closure, code.__defaults__, code.__kwdefaults__, getattr(rule, "__self__", None)]
+    elif type(rule).__module__ == "builtins":
         return name
+    else:
+        code = type(rule)
+        names = getattr(rule, "__dataclass_fields__", getattr(rule, "__dict__", ()))
+        inner = [getattr(rule, name) for name in names]
+    text = repr((_source(code), [rule_identity(value) for value in inner]))
+    return f"{name} {hashlib.sha256(text.encode()).hexdigest()}"
+
+
+@lru_cache(maxsize=1024)
+def _source(code: Any) -> str:
+    """The source of a function or class; its compiled code where nothing keeps the text."""
     try:
-        source = inspect.getsource(function)
-    except OSError:  # typed in where nothing keeps the text
-        source = function.__code__.co_code.hex()
-    inner = [cell.cell_contents for cell in function.__closure__ or ()]
-    inner = [rule_identity(value) for value in (*inner, *(function.__defaults__ or ()))]
-    return f"{name} {hashlib.sha256(repr((source, inner)).encode()).hexdigest()}"
+        return inspect.getsource(code)
+    except (OSError, TypeError):
+        functions = filter(inspect.isfunction, [code, *vars(code).values()])
+        compiled = [(f.__code__.co_code, f.__code__.co_consts) for f in functions]
+        return _without_addresses(str(compiled))
+
+
+def _without_addresses(text: str) -> str:
+    """A text as another process would write it, where objects lie elsewhere in memory."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 # ---- checks of the arguments
@@ -490,8 +512,7 @@ def prepare_run(
     mask = mask_of(task.test[0]) if adapted.device.type == "cpu" else None
     chunk = chunk_examples or (None if mask is None else texts_at_once(mask))
     rows = math.ceil(min(1.5 * drawn, chunk or math.inf))
-    # A penalty reads what may move, a core or a gain included.
-    keys = _start(spec, adapted) if spec.method.penalty is not None else ()
+    keys = _start(spec, adapted)
     check_batch_independence(task, adapted, products, spec.method, spec.plan, rows, keys)
     return Prepared(spec, adapted, data, persons, products, chunk)
 

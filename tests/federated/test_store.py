@@ -42,13 +42,14 @@ def test_any_changed_argument_trains_anew(tmp_path):
         "task": other_data(regression()),
         "loss": replace(regression(), loss=lambda x, y: (x - y).square().sum(1)),
         "metrics": replace(regression(), metrics={"loss": lambda x, y: (x - y).abs().sum(1)}),
+        "targets": replace(regression(), targets=("map", "map")),
         "privacy": private("example", sigma=1.5),
         "plan": PLAN.replace(rounds=3),
         "lora": fl.Lora(rank=2, alpha=4.0),
         "seed": 1,
     }
     cells = [
-        replace(base, **{"task" if name in ("loss", "metrics") else name: value})
+        replace(base, **{"task" if name in ("loss", "metrics", "targets") else name: value})
         for name, value in changes.items()
     ]
     store = Store(tmp_path / "runs.jsonl")

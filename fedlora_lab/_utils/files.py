@@ -45,7 +45,8 @@ def write_atomically(
         was and nothing else is left.
     Guarantees: test_a_failed_write_leaves_the_old_file, test_every_file_of_a_run_is_its_owner_s.
     """
-    target = Path(path)
+    # Through a link: its file would stay behind, as a ledger that states too little.
+    target = Path(path).expanduser().resolve()
     if shared:
         target.parent.mkdir(parents=True, exist_ok=True)
     else:

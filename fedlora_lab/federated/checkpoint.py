@@ -20,6 +20,7 @@ from fedlora_lab._utils.files import (
     has_key,
     keyed_digest,
     load_checksummed,
+    parse_json,
     private_folder,
     write_atomically,
 )
@@ -36,6 +37,10 @@ FORMAT_VERSION = 9
 KEPT_ROUNDS = 2
 """The last so many rounds stay in the folder: should the newest be damaged, one is left."""
 LEDGER = "ledger.json"
+
+
+class OtherFormat(ValueError):
+    """Raised for a checkpoint that may be whole, but that this version cannot read."""
 
 
 class DamagedCheckpoint(ValueError):
@@ -77,11 +82,11 @@ def checkpoint_folder(save: "str | Path | None", resume: "str | Path | None") ->
         check(isinstance(value, str | Path | None), name, value, "a folder's path or None")
         check(not value or not Path(value).is_file(), name, value, "a folder, not a file")
     if not save:
-        return Path(resume) if resume else None
-    folder = Path(save)
+        return Path(resume).expanduser() if resume else None
+    folder = Path(save).expanduser()
     if resume:
         # Elsewhere the ledger of the one would not know how the other went on.
-        goes_on = Path(resume).resolve() == folder.resolve()
+        goes_on = Path(resume).expanduser().resolve() == folder.resolve()
         check(
             goes_on, "checkpoint", str(folder), f"{str(resume)!r}: a run goes on in its own folder"
         )
@@ -217,6 +222,9 @@ def read(folder: Path, round: int) -> tuple[RunState, JsonObject]:
             else None,
         )
         return state, about_released["settings"]
+    # Begun anew it would be spent twice, and its files removed: they may be whole.
+    except (OSError, MemoryError, OtherFormat):
+        raise
     # A file that was cut off or altered may fail in any of the readers above, in any way.
     except Exception as error:
         text = f"checkpoint=round-{round:06d}: expected a whole one ({error_text(error, 200)})"
@@ -227,6 +235,10 @@ def _read_part(folder: Path, round: int) -> tuple[JsonObject, dict[str, TensorDi
     """The JSON and the tensors of one part of a round, by group; any exception means damage."""
     stem = _stem(folder, round)
     text = stem.with_suffix(".json").read_text()
+    version = parse_json(text, "JSON part").get("version")
+    if version != FORMAT_VERSION:
+        expected = f"format {FORMAT_VERSION}; another version of this library wrote {version!r}"
+        raise OtherFormat(f"checkpoint={stem.name}: expected {expected}")
     about = load_checksummed(FORMAT, FORMAT_VERSION, text, "JSON part")
     content = stem.with_suffix(".safetensors").read_bytes()
     if (about["tensors"], about["round"]) != (_digest(content), round):

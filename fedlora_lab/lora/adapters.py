@@ -478,7 +478,7 @@ def save(
     """
     from peft import LoraConfig  # slow to import
 
-    path = Path(path)
+    path = Path(path).expanduser()
     replaces = path.is_dir() and {part.name for part in path.iterdir()} <= ADAPTER_FILES
     expected = "a new folder, or one with an adapter and nothing else"
     check(replaces or not path.exists(), "path", str(path), expected)

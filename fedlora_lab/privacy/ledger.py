@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from fedlora_lab._utils import files
 from fedlora_lab._utils.options import TRUST, UNITS
-from fedlora_lab._utils.validation import check, check_number, check_one_of, refuse
+from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole, refuse
 from fedlora_lab.privacy import accounting
 
 PerClient = float | tuple[float, ...]
@@ -453,6 +453,8 @@ class Ledger:
         self._check_observer(observer)
         if self.uncertified is not None:
             raise Uncertified(f"{quantity}: not certified: {self.uncertified}")
+        if client is not None:
+            check_whole("client", client, 0)
         # What can be promised to everyone is what is promised to the client who spent most.
         clients = (None, *self.clients) if client is None else (client,)
         return _undominated(self.history(k, observer) for k in clients)

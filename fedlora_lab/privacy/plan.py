@@ -373,6 +373,9 @@ class Privacy:
                 check(public, "sample_rate", None, "a number, or call resolve first")
                 rate = 1.0
             sigma = self.noise_multiplier
+            # Of one alone everyone's: pooled examples are of every client of another run.
+            rate = rate[0] if isinstance(rate, tuple) and len(rate) == 1 else rate
+            sigma = sigma[0] if isinstance(sigma, tuple) and len(sigma) == 1 else sigma
             several = [value for value in (rate, sigma) if isinstance(value, tuple)]
             clients = range(len(several[0])) if several else None
             ledger.record(0, clients, releases, sample_rate=rate, noise_multiplier=sigma)

@@ -22,8 +22,8 @@ SEEDED = (
     "can subtract the noise. For study, not for release."
 )
 ALWAYS = (
-    "How many clients, examples and persons there are is public, and so are classes that were read "
-    "from the labels. To replace one unit by another is two such changes.",
+    "How many clients there are and how many units each has is public, and so are classes that "
+    "were read from the labels. To replace one unit by another is two such changes.",
     "Other runs on the same data, and choices made by looking at them (learning rate, clip norm, "
     "the best of several runs), spend more: count those too.",
     "Outside are time, memory and network as side channels, poisoned updates, and who may read the "

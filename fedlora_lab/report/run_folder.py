@@ -203,7 +203,7 @@ class Folder:
             old = self.settings
             self._require_same(old, settings)
             settings |= {key: settings[key] | old[key] for key in BY_METHOD}
-            settings |= {key: old[key] for key in COMMON}
+            settings |= {key: old[key] for key in (*COMMON, "begun")}
             seeds = {*old["seeds"], *settings["seeds"]}
             settings["seeds"] = sorted(seeds, key=lambda seed: -1 if seed is None else seed)
             settings["commands"] = list(dict.fromkeys([*old["commands"], *settings["commands"]]))

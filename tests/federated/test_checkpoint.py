@@ -85,6 +85,17 @@ def test_from_the_round_before_a_damaged_one_the_run_goes_on(name, tmp_path):
     same_bits(whole[3:], rest)
 
 
+def test_a_checkpoint_of_another_version_is_left_as_it_is(tmp_path):
+    """Begun anew the run would spend more than was planned, and remove what may be whole."""
+    play(*RUN, seed=None, checkpoint=tmp_path)
+    for path in tmp_path.glob("round-*.json"):
+        path.write_text(path.read_text().replace('"version": ', '"version": 9'))
+    before = contents(tmp_path)
+    with refused("^checkpoint=round-.*: expected format"):
+        play(*RUN, seed=None, resume=tmp_path)
+    assert contents(tmp_path) == before
+
+
 def test_halves_of_two_runs_are_no_checkpoint(tmp_path):
     """Of the same round, and each of them whole."""
     for seed in (0, 1):
@@ -151,12 +162,22 @@ def by_default(scale):
     return rule
 
 
+class Scale:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def apply(self, tensor, side):
+        return self.factor * tensor
+
+
 def test_a_rule_is_known_by_more_than_its_name():
     """By its settings, its source, its defaults and what it closes over; not by where it lies in
     memory."""
+    long = torch.arange(2000.0)
     same = [scaled(1.0), scaled(1.0)], [by_layer(memory=0.5), by_layer(memory=0.5)]
     others = [scaled(2.0), lambda tensor, side: 1.0 * tensor, identity, by_layer(memory=0.4)]
-    others += [by_default(0.1), by_default(0.2)]
+    others += [by_default(0.1), by_default(0.2), scaled(long), scaled(long.flip(0))]
+    others += [Scale(1.0), Scale(0.5), Scale(1.0).apply, Scale(0.5).apply]
     for left, right in same:
         assert rule_identity(left) == rule_identity(right)
     rules = [*others, *(pair[0] for pair in same)]
@@ -265,6 +286,8 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="no such luck"):
             write_atomically(path, b"newer")
     assert contents(tmp_path) == {"one/file": b"old"}
-    write_atomically(path, b"newest")
+    path.with_name("link").symlink_to(path)
+    write_atomically(path.with_name("link"), b"newest")
+    assert path.read_bytes() == b"newest", "a ledger behind a link states what was spent"
     append_line(tmp_path / "list", {"a": 1})
     assert steps == [5, 6, "folder", len(b'{"a": 1}\n'), "folder"]

@@ -178,6 +178,7 @@ def test_pooled_data_are_spent_for_every_client():
     apart = book(play(task, "fedlora", privacy, plan)[-1])
     alone = privacy.replace(noise_multiplier=(0.8,))
     pooled = book(play(task.pooled(), "fedlora", alone, plan)[-1])
+    assert alone.resolve(task.pooled(), plan).ledger(3).clients == ()
     both = Ledger.compose(pooled, apart)
     for client in apart.clients:
         together = pooled.history() + apart.history(client)

@@ -84,7 +84,9 @@ def broadcast(method: Method, server: ServerState) -> ServerState:
     rule = method.broadcast
     if rule == full:
         return server
-    return server.replace_tensors({k: rule_for(k, rule)(x) for k, x in server.tensors.items()})
+    # Copies: a rule of the user's may write into what it is given.
+    tensors = {k: rule_for(k, rule)(x.clone()) for k, x in server.tensors.items()}
+    return server.replace_tensors(tensors)
 
 
 def tensors_received(spec: RunSpec, ids: ClientIds, sent: ServerState) -> TensorDict:

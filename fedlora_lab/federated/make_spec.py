@@ -8,8 +8,10 @@ from torch import Tensor
 
 from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, error_text, refuse, warn
+from fedlora_lab._utils.validation import check, error_text, in_one_line, refuse, warn
+from fedlora_lab.federated.exchange import Traffic
 from fedlora_lab.federated.noise_forecast import forecast_of
+from fedlora_lab.federated.records import BUILT_IN
 from fedlora_lab.federated.spec import RunSpec
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import SGD, Optimizer
@@ -42,14 +44,17 @@ def make_run_spec(
     """
     lora = lora_of(lora)
     check(isinstance(task, Task), "task", task, "a Task")
-    check(isinstance(plan, Plan), "plan", plan, "a Plan")
-    # A subclass might say one thing of its noise to the ledger, and do another at work.
+    # A subclass might say one thing of rates or noise to the ledger, and do another at work.
+    check(type(plan) is Plan, "plan", plan, "a Plan, no subclass")
     check(type(privacy) in (Privacy, type(None)), "privacy", privacy, "a Privacy, no subclass")
     method = methods.get(method)
     streams = Streams(seed)
     _check_schedule(method, plan)
     _check_filter(method)
-    _check_optimizer(plan.optimizer)
+    _check_optimizer("optimizer", plan.optimizer, of_clients=True)
+    _check_optimizer("server_optimizer", plan.server_optimizer, of_clients=False)
+    taken = sorted(task.metrics.keys() & {*BUILT_IN, *Traffic._fields})
+    check(not taken, "metrics", taken, "other names: a run has measures of its own of these")
     _check_server_rule(method, plan, lora)
     count = len(task.sizes)
     one_each = lora.ranks is None or len(lora.ranks) == count
@@ -116,8 +121,9 @@ def _check_filter(method: Method) -> None:
 
     for side in "AB":
         result = apply(x, side)
-        shape = tuple(result.shape) if isinstance(result, Tensor) else result
-        check(shape == x.shape, f"filter(x, {side!r})", shape, f"x's shape, {tuple(x.shape)}")
+        given = (tuple(result.shape), result.dtype) if isinstance(result, Tensor) else result
+        kind = tuple(x.shape), x.dtype
+        check(given == kind, f"filter(x, {side!r})", given, f"x's shape and type, {kind}")
         alone = torch.cat([apply(part, side) for part in x.split(1)])
         apart = torch.allclose(result, alone, rtol=0, atol=1e-5)
         expected = "each client's part by itself: x is (clients, rows, columns)"
@@ -130,31 +136,39 @@ def _check_filter(method: Method) -> None:
         check(linear, f"filter(x, {side!r})", rule_name(method.filter), expected)
 
 
-def _check_optimizer(rule: Optimizer) -> None:
-    """Refuses an optimiser of which a client's step depends on other clients or earlier calls, or
-    that writes into what it is given.
+def _check_optimizer(name: str, rule: Optimizer, of_clients: bool) -> None:
+    """Refuses an optimiser of which a step depends on earlier calls or on other clients, that
+    writes into what it is given, or that is not linear and does not say so.
 
     In the client unit it sees gradients without noise, before the clip of the whole update.
 
+    Args: name, rule: of the argument. of_clients: whether its tensors are (clients, ...).
     Guarantees: test_bad_input.py::test_an_optimiser_that_mixes_clients_is_refused.
     """
     key = ParamKey("B", "layer")
-    grad, param = torch.randn(2, 2, 4, 3, generator=torch.Generator().manual_seed(0))
+    # Of two clients, twice: gradients and parameters.
+    first, second = torch.randn(2, 2, 2, 4, 3, generator=torch.Generator().manual_seed(0))
 
-    def second_step(part: slice) -> Tensor:
-        grads, params = {key: grad[part].clone()}, {key: param[part].clone()}
-        _, state = rule.update(grads, {}, params, 0.1)
-        steps, _ = rule.update(grads, state, params, 0.1)
-        kept = torch.equal(grads[key], grad[part]) and torch.equal(params[key], param[part])
-        check(kept, "optimizer", rule, "a rule that writes into nothing that it is given")
-        return steps[key]
+    def second_step(pair: Tensor) -> Tensor:
+        grad, param = pair.clone()
+        with in_one_line(f"{name}={rule!r}: expected steps and a state from `update`, but"):
+            _, state = rule.update({key: grad}, {}, {key: param}, 0.1)
+            step = rule.update({key: grad}, state, {key: param}, 0.1)[0][key]
+        kept = torch.equal(torch.stack([grad, param]), pair)
+        check(kept, name, rule, "a rule that writes into nothing that it is given")
+        fits = step.shape == param.shape and step.dtype == param.dtype
+        check(fits, name, rule, "steps of the shape and type of what moves")
+        return step
 
-    together = second_step(slice(None))
-    alone = torch.cat([second_step(slice(i, i + 1)) for i in range(2)])
-    apart = together.shape == alone.shape == grad.shape
-    apart = apart and torch.allclose(together, alone, rtol=1e-4, atol=1e-6)
+    together = second_step(first)
+    alone = [second_step(part) for part in first.split(1 if of_clients else 2, dim=1)]
+    apart = torch.allclose(together, torch.cat(alone), rtol=1e-4, atol=1e-6)
     expected = "steps (clients, ...), each of its own client's tensors, the same at each call"
-    check(apart, "optimizer", rule, expected)
+    check(apart, name, rule, expected)
+    if of_clients and not rule.nonlinear:  # the noise moves by it alone
+        both = second_step(first + second)
+        linear = torch.allclose(both, together + second_step(second), rtol=1e-4, atol=1e-5)
+        check(linear, name, rule, "linear steps, or a text in `nonlinear` that says why not")
 
 
 def _check_server_rule(method: Method, plan: Plan, lora: Lora) -> None:

@@ -206,7 +206,7 @@ class NoiseForecast:
         for layer, weight in self.weights.items():
             # How many times as large A starts as PEFT draws it, where its energy is r / 3.
             scale = lora.start_scale
-            tensors = {} if start is None else start(weight, lora.rank)
+            tensors = {} if start is None else start(weight.clone(), lora.rank)
             # A row's own start of A may be larger or smaller than PEFT's draw.
             if "A" in tensors:
                 energy = float(tensors["A"].double().square().sum())

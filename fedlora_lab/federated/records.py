@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 NOT_SEEN = float("nan")
+BUILT_IN = ("epsilon", "deviation", "participants", "clipped", "nonfinite", "seconds")
 """Stands for a value that nobody may see, or that was not measured."""
 
 
@@ -112,16 +113,8 @@ class Round:
 
     def measures(self) -> dict[str, float]:
         """Whole-model measures by name, as they stand in the frame."""
-        return {
-            **self.metrics,
-            "epsilon": self.epsilon,
-            "deviation": self.deviation,
-            **self.traffic._asdict(),
-            "participants": self.participants,
-            "clipped": self.clipped,
-            "nonfinite": self.nonfinite,
-            "seconds": self.seconds,
-        }
+        built_in = {name: getattr(self, name) for name in BUILT_IN}
+        return {**self.metrics, **built_in, **self.traffic._asdict()}
 
 
 def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":

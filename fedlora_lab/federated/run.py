@@ -258,7 +258,7 @@ class Run:
         Guarantees: test_run.py::test_a_rule_that_cannot_work_is_refused_before_anything_is_trained.
         """
         method = self.spec.method
-        weights = torch.ones(1).double() if self.spec.releases_sum else self.spec.weights
+        weights = torch.ones(1).double() if self.spec.releases_sum else self.spec.weights.clone()
         # Copies: a rule of the user's may write into what it is given.
         tensors = {key: x.clone() for key, x in self.state.server.tensors.items()}
         before = replace(self.state.server, tensors=tensors, round=t)
@@ -592,7 +592,7 @@ class Run:
     ) -> ServerState:
         """What a server's rule makes of the uploads."""
         method = self.spec.method
-        given = [*before.tensors.values(), *received.uploads.values()]
+        given = [*before.tensors.values(), *received.uploads.values(), received.weights]
         versions = [x._version for x in given]
         try:
             aggregated = rule(before, received.broadcast, received.uploads, received.weights)

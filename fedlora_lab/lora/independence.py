@@ -4,8 +4,8 @@ Where they influence each other none has a gradient of its own, and no clip boun
 adds. All parts of a task or method that see private values before the clip, and what keeps each to
 one example:
 
-- ``Task.prepare``, ``Task.forward``, the model and ``Task.loss``: probed here; the loss is (N,) at
-  every step.
+- ``Task.prepare``, ``Task.forward``, the model, ``Task.loss`` and what a kind of tensor does to an
+  output (`KINDS`): probed here; the loss is (N,) at every step.
 - ``Method.penalty``: probed for each set of tensors that moves together, before the run or, where
   the server chooses layer by layer, before the first such step; (N,) at every step.
 - ``Method.precondition``: sees factors, un-noised in the local steps of the client unit; each
@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedlora_lab._utils.validation import check, error_text
+from fedlora_lab._utils.validation import check, error_text, in_one_line
 from fedlora_lab.lora.adapters import AdaptedModel, matmuls
 from fedlora_lab.lora.per_example import model_outputs, per_example_gradients
 from fedlora_lab.methods.filters import Preconditioner
@@ -78,21 +78,24 @@ def check_batch_independence(
         task, adapted, products: whose examples go through which model, in which precision.
         method, plan: whose penalty and preconditioner are probed, for which steps.
         rows: examples that a step passes at once, as far as is foreseen.
-        keys: tensors with which the run begins, of a row with a penalty.
+        keys: tensors with which the run begins, a core or an own kind's included.
 
     Raises: ``ValueError`` with the reason.
     Guarantees: tests/lora/test_attack_examples.py.
     """
-    probe_once(task, adapted, products, None, tuple(adapted.shapes), rows)
+    trained = tuple(key for key in keys if key.kind.trained)
+    probe_once(task, adapted, products, None, trained, rows)
     if method.penalty is not None:
         steps = product(range(min(plan.rounds, MAX_ROUNDS)), range(plan.local_steps))
         sides = {method.sides_at_step(t, s) for t, s in steps}
         # Of a choice layer by layer the two extremes; `probe_once` sees the others.
         sides = {side for word in sides for side in ("AB" if word == "*" else (word,))}
-        trained = [key for key in keys if key.kind.trained]
         for word in sorted(sides):
             moving = tuple(k for k in trained if not k.kind.scheduled or k.side in word)
             probe_once(task, adapted, products, method, moving, rows)
+    if method.clip_groups is not None:
+        with in_one_line("clip_groups: expected a number or text for each tensor, but"):
+            set(map(method.clip_groups, trained))
     if method.precondition is not None:
         _probe_preconditioner(method.precondition)
 
@@ -197,6 +200,9 @@ def _probe(setting: _Setting, products: str, rows: int) -> None:
         raise
     finite = all(bool(tensor.isfinite().all()) for tensor in together.values())
     setting.refuse_unless(finite, "finite gradients of the test examples (here they are not)")
+    for key in setting.moving:
+        called = key.side != "head" or bool(together[key].any())
+        check(called, "head", key.layer, "modules that the model calls: this one has no gradient")
     # Where the model is sure of an example, its gradient is hardly more than rounding: a gap is
     # then measured against the gradients of the others.
     sizes = row_norms(together).cpu()

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from fedlora_lab._utils.validation import check, refuse
+from fedlora_lab._utils.validation import check, in_one_line, refuse
 from fedlora_lab.lora.adapters import AdaptedModel
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import Keys, TensorDict, Tensors
@@ -229,11 +229,18 @@ def evaluate(
     for places in chunks:
         outputs = model_outputs(task, adapted, values, take(x, places))
         for name, metric in metrics.items():
-            scored[name].append(metric.keep(outputs, y[places].to(outputs.device)).cpu())
+            kept = metric.keep(outputs, y[places].to(outputs.device))
+            shape = tuple(getattr(kept, "shape", ()))
+            expected = f"({len(places)}, ...), a row for each example"
+            check(shape[:1] == places.shape, f"metrics, {name}", shape, expected)
+            scored[name].append(kept.cpu())
     # In the order of the examples: how they were split must not change the bits of a mean.
     order = torch.cat(list(chunks)).argsort()
     # Copies: a metric of the user's may write into what it is given.
-    scores = {k: m.reduce(torch.cat(scored[k])[order], y.cpu().clone()) for k, m in metrics.items()}
+    scores = {}
+    for name, metric in metrics.items():
+        with in_one_line(f"metrics, {name}: expected a number from reduce(kept, y), but"):
+            scores[name] = float(metric.reduce(torch.cat(scored[name])[order], y.cpu().clone()))
     if math.isnan(scores.get("loss", 0.0)):
         scores["loss"] = math.inf
     # One pass of generation for all scores of texts: it costs more than all else here.

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from fedlora_lab._utils.names import NAMES
-from fedlora_lab._utils.validation import check, check_number, refuse
+from fedlora_lab._utils.validation import check, check_number, in_one_line, refuse
 from fedlora_lab.methods import aggregation, filters, quantization
 from fedlora_lab.methods.state import KINDS, ParamKey
 
@@ -184,7 +184,8 @@ class Method:
     def sides_at_step(self, t: int, s: int) -> str:
         """Returns what moves in round t at local step s, checked and in canonical order."""
         # Asked for round and step alone: no value of a client decides what moves and is noised.
-        word = self.train(t, s)
+        with in_one_line(f"train({t}, {s}): expected letters of what moves, but"):
+            word = self.train(t, s)
         _check_word(f"train({t}, {s})", word)
         return "".join(side for side in _letters() + "*" if side in word)
 

@@ -15,7 +15,14 @@ from jaxtyping import Float
 from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
-from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole, is_number
+from fedlora_lab._utils.validation import (
+    check,
+    check_number,
+    check_one_of,
+    check_whole,
+    in_one_line,
+    is_number,
+)
 from fedlora_lab.privacy import pld
 from fedlora_lab.privacy.pld import Key
 from fedlora_lab.theory.gaussian_dp import (
@@ -61,7 +68,8 @@ def epsilon(history: History, delta: float, accountant: str = "pld") -> float:
             `MIN_SIGMA`, is no noise, and makes epsilon infinite.
         delta: in [1e-12, 1).
         accountant: "pld": exact without sampling, else at most about 0.1 % above the exact value
-            where a grid of losses applies (`pld.applies`); elsewhere sampling is not counted.
+            where a grid of losses applies (`pld.applies`), more at rates below 1e-3 (see
+            `pld.epsilon`); elsewhere sampling is not counted.
             "rdp": Renyi divergences, a looser bound.
 
     Guarantees: never below dp-accounting's number, nor below what the best attack finds
@@ -89,7 +97,8 @@ def _epsilon(key: Key, delta: float, accountant: Callable[[Key, float], float]) 
     # A unit that is drawn in no release changes none, and it is drawn in some with this chance.
     if sum(q * steps for _, q, steps in key) <= delta:
         return 0.0
-    value = accountant(key, delta)
+    with in_one_line("accountant: expected an epsilon for a key and a delta, but"):
+        value = accountant(key, delta)
     check_number("epsilon, by the accountant", value, 0)
     return float(value)
 

@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -158,10 +158,12 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
         for line, rule in (
             (r"train\(0, 0\)='C'", {"train": lambda t, s: "C"}),
             ("train, round 1=.*moves at each", {"train": lambda t, s: "R"}),
-            (r"filter.*=\(3, 12, 16\)", {"filter": lambda x, side: x.mT}),
+            (r"filter.*=\(\(3, 12, 16\)", {"filter": lambda x, side: x.mT}),
             ("filter.*each client's", {"filter": lambda x, side: x.roll(1, 0)}),
             ("filter.*index 9 is out of", {"filter": lambda x, side: x[9]}),
             ("filter.*linear", {"filter": lambda x, side: x.sign()}),
+            ("clip_groups: expected a number", {"clip_groups": lambda key: [key.side]}),
+            (r"train\(1, 0\): expected letters", {"train": lambda t, s: ["B"][t]}),
             ("filter=.*a function, or a frozen dataclass", {"filter": Unfrozen()}),
             ("method='mine'.*writes into nothing", {"aggregate": writing}),
         )
@@ -178,6 +180,13 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     },
     "seed": (lambda: compare(seeds=["a"]), "seed='a': expected None or a whole number"),
     "subclass": (lambda: run(privacy=Quiet(noise_multiplier=1.0)), "privacy=.*no subclass"),
+    **{
+        line: (lambda metric=metric: [*run(task=replace(tokens(), metrics=metric))], line)
+        for line, metric in (
+            ("metrics=.'epsilon'.*other names", {"epsilon": lambda out, y: y}),
+            (r"metrics, own=\(2,\): expected \(", {"own": lambda out, y: out[0, :2]}),
+        )
+    },
     # a slip is told what was meant
     "option": (lambda: texts(bach=8), "bach=8: expected .* did you mean 'batch'"),
     "slug": (lambda: run(method="RoLoRA"), "method='RoLoRA': .* did you mean 'rolora'"),
@@ -264,11 +273,16 @@ class Remembers(Own):
         return -lr * grad * len(self.calls), moments
 
 
-@pytest.mark.parametrize("rule", [Centred, Writes, Remembers])
+class Signs(Own):
+    def _step(self, grad, moments, param, lr):
+        return -lr * grad.sign(), moments
+
+
+@pytest.mark.parametrize("rule", [Centred, Writes, Remembers, Signs])
 def test_an_optimiser_that_mixes_clients_is_refused(monkeypatch, rule):
     """In the client unit it sees what has no noise yet, of all clients that train together."""
     monkeypatch.setitem(OPTIMIZERS, "own", rule)
     with refused(
-        "^optimizer=.*: expected (a rule that writes into nothing|steps .*its own client)"
+        "^optimizer=.*: expected (a rule that writes into nothing|steps .*its own client|linear)"
     ):
         run(plan=PLAN.replace(optimizer=rule()), privacy=private("client"))

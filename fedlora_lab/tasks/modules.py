@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, in_one_line
 
 Head = str | Sequence[str] | None
 """Names of modules that are trained in full, see `Task.head`."""
@@ -31,8 +31,12 @@ MERGE_FIRST = "a model without an adapter of PEFT's; merge it first (merge_and_u
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
-    """Copies a model in evaluation mode, without gradients; the given model stays as it is."""
-    twin = copy.deepcopy(model).eval().requires_grad_(False)
+    """Copies a model in evaluation mode, without gradients; the given model stays as it is.
+
+    Of a compiled model the one that was compiled: PEFT knows its modules by their names there.
+    """
+    with in_one_line(f"model={type(model).__name__!r}: expected a module that can be copied, but"):
+        twin = copy.deepcopy(getattr(model, "_orig_mod", model)).eval().requires_grad_(False)
     for module in twin.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
             # 0 switches off a fused kernel that passes by the adapters.
@@ -182,16 +186,22 @@ def head_modules(model: nn.Module, head: Head) -> tuple[str, ...]:
         is_shared = not elsewhere.isdisjoint(modules[path].parameters())
         is_apart = not any(is_within(path, other) for other in paths if other != path)
         fits = is_linear_head(modules[path]) and is_apart and not is_list and not is_shared
-        expected = "modules of nn.Linear alone, no lists, that share no weight with other modules"
+        expected = "modules of nn.Linear alone, without hooks, no lists, sharing no weight"
         check(fits, "head", path, expected)
     return paths
 
 
 def is_linear_head(module: nn.Module) -> bool:
-    """Whether a module holds weights of nn.Linear, and no others."""
-    maps = [part for part in module.modules() if type(part) is nn.Linear]
+    """Whether a module holds weights of nn.Linear as they are, without hooks, and no others."""
+    maps = [part for part in module.modules() if type(part) is nn.Linear and _is_bare(part)]
     weights = {weight for part in maps for weight in part.parameters()}
     return bool(weights) and weights == set(module.parameters())
+
+
+def _is_bare(linear: nn.Linear) -> bool:
+    """Whether it computes what PEFT's copy of it will: a hook, another forward would be lost."""
+    replaced = "forward" in vars(linear) and not hasattr(linear, "_hf_hook")
+    return not (linear._forward_hooks or linear._forward_pre_hooks or replaced)
 
 
 def task_parts(model: nn.Module) -> tuple[str, ...]:

@@ -288,8 +288,9 @@ def read_splits(
     path = Path(dataset)
     if path.is_dir():
         folders = {part.name: part for part in path.glob("[!.]*/") if part.name != "__MACOSX"}
-        is_split = "train" in folders and folders.keys() <= SPLITS
-        parts = folders if is_split else {"train": path}
+        splits = {name.lower(): place for name, place in folders.items()}
+        is_split = "train" in splits and splits.keys() <= SPLITS
+        parts = splits if is_split else {"train": path}
         return {part: _frame(_images(place, name), name) for part, place in parts.items()}
     reader = READERS.get(path.suffix.lower())
     check(reader is not None, name, str(path), DATASET_KINDS)
@@ -379,7 +380,8 @@ def _jsonl(path: Path) -> "DataFrame":
         except (ValueError, TypeError):
             bad[f"line {line}"] = text
     check_rows("rows", bad, "a JSON object on each line")
-    return pd.DataFrame(list(rows.values()), index=pd.Index(rows, name="line"))
+    # As objects: beside a gap whole numbers would become floating ones, and large ones others.
+    return pd.DataFrame(list(rows.values()), index=pd.Index(rows, name="line"), dtype=object)
 
 
 def _parquet(path: Path) -> "DataFrame":

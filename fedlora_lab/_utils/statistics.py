@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import stdtrit
 
-from fedlora_lab._utils.validation import check, check_one_of, did_you_mean
+from fedlora_lab._utils.validation import check, check_one_of, check_whole, did_you_mean
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -90,6 +90,7 @@ def paired_difference(
     """
     if measure not in frame:
         frame = run_ends(frame, measure).rename(columns={"after": measure}).reset_index()
+    check_whole("comparisons", comparisons, 1)
     for slug in (one, other):
         check_one_of("method", slug, tuple(frame["method"].unique()))
     both = frame[frame["method"].isin([one, other])]
@@ -100,13 +101,15 @@ def paired_difference(
     check(len(table) >= 2, "seeds", len(table), f"at least two that {one!r} and {other!r} share")
     ahead = table.diff(axis=1)[other] * (1 if smaller_is_better(measure) else -1)
     mean, half = t_interval(ahead.to_numpy(), 1 - 0.05 / comparisons)
-    half = half if half > 1e-9 else math.nan  # two seeds may agree by chance
+    # Seeds may agree by chance, but for rounding.
+    half = half if half > 1e-12 * table.abs().to_numpy().max() else math.nan
     return PairedDifference(mean, mean - half, mean + half, len(table))
 
 
 # ---- runs that collapsed
 
-SMALLER_IS_BETTER = ("loss", "perplexity")
+SMALLER_IS_BETTER = ("loss", "perplexity", "error")
+"""Ends of the names of measures of which less is better."""
 RULE = "a run that ends below its start, or gains less than half of what the median seed gains"
 """In words what `find_collapsed` says."""
 
@@ -143,8 +146,8 @@ def find_collapsed_by_group(groups: Any) -> Any:
 
 
 def smaller_is_better(measure: str) -> bool:
-    """Tells whether less of a measure is better, as of a loss."""
-    return measure.removesuffix("_received") in SMALLER_IS_BETTER
+    """Tells by the end of its name whether less of a measure is better, as of a loss."""
+    return measure.removesuffix("_received").endswith(SMALLER_IS_BETTER)
 
 
 def headline_measure(frame: "DataFrame") -> str:

@@ -289,6 +289,7 @@ def threshold_lower_bound(
     2.03
     """
     check_number("delta", delta, 0, 1)
+    check_number("significance", significance, 0, 1, open_low=True)
     # Both rates hold together with the whole significance.
     fpr = clopper_pearson_upper(false_positives, outs, significance / 2)
     fnr = clopper_pearson_upper(false_negatives, ins, significance / 2)

@@ -226,7 +226,12 @@ class AggregationInput(NamedTuple):
     weights: Tensor
 
     def factors(self, layer: str) -> FactorPair:
-        """The clients' (A, B) of a layer; a leading 1 for a factor that was not uploaded."""
+        """The clients' (A, B) of a layer; a leading 1 for a factor that was not uploaded.
+
+        Raises: ``ValueError`` for a layer with a core, whose product they are not.
+        """
+        plain = ParamKey("R", layer) not in self.state.tensors
+        check(plain, "layer", layer, "one without a core: its product is B R A")
         a, b = (client_values(*self[:3], ParamKey(factor, layer)) for factor in "AB")
         return a, b
 
@@ -289,7 +294,8 @@ def mean_spectrum(inputs: AggregationInput, layer: str) -> "Float[np.ndarray, ' 
 
 
 def alignment(inputs: AggregationInput) -> float:
-    """Computes the mean cosine between the updates of two clients; 1 where all agree.
+    """Computes the mean cosine between the updates of two clients; 1 where all agree. With one who
+    did not move it is 0.
 
     An update is B_k A_k - B A in all layers, B A what the clients received.
 
@@ -310,4 +316,5 @@ def alignment(inputs: AggregationInput) -> float:
         moves.append((b @ a - old_b @ old_a).flatten(1))
     unit = torch.nn.functional.normalize(torch.cat(moves, 1), dim=1)
     # The sum of all pairs less those of a client with itself.
-    return float((unit.sum(0).square().sum() - count) / (count * (count - 1)))
+    own = unit.square().sum()
+    return float((unit.sum(0).square().sum() - own) / (count * (count - 1)))

@@ -183,7 +183,7 @@ def noise(frame: pd.DataFrame, ax: Axes | None = None) -> Figure:
     draw_intervals(ax, shown, "method", slugs, hue="term", colours=dict(TERMS.values()))
     ax.set_title("What the noise adds to B·A")
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8.5)
-    count = tidy.count_measurements(added, ["method", "term"])
+    count = tidy.count_measurements(some, ["method", "term"])
     style.footer(figure, f"geometric mean of {count}; no mark: the term is zero")
     return figure
 

@@ -66,7 +66,7 @@ def sampled_gaussian_rdp(
         log_moment = top + np.log(step * np.exp(integrand - top).sum())
         # A moment is at least 1, even where rounding says otherwise.
         divergences[k] = max(log_moment, 0.0) / (orders[k] - 1)
-    return steps * divergences
+    return steps * divergences if steps else np.zeros(len(orders))
 
 
 def rdp_to_epsilon(orders: Orders, rdp: Numbers, delta: float) -> tuple[float, float]:

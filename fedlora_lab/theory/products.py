@@ -436,6 +436,8 @@ def row_space_share(
     along_one = 2 * rank * (d_in - rank) / (d_in**2 * (d_in + 2))
     variance = along_one * (concentrated - (1 - concentrated) / (d_in - 1))
     mean = rank / d_in
+    if variance < 1e-14:  # of a flat spectrum all spaces have the same share
+        return Band(mean, mean, mean)
     size = mean * (1 - mean) / variance - 1
     # The beta law with this mean and variance.
     ends = betaincinv(mean * size, (1 - mean) * size, [0.025, 0.975])

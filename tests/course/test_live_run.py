@@ -153,26 +153,20 @@ def test_what_is_typed_and_clicked_is_set_or_refused_beside_its_knob(make):
 
 @slow
 def test_a_run_keeps_its_own_recipe(make):
-    """Whatever the knobs say after a run or during it: label, cell, recipe and sentence are those
-    it was started with.
+    """Whatever the knobs say after a run or during it: cell and recipe are those it was started
+    with.
     """
     bench = make()
     train(bench)
-    assert bench.setup["start"] == bench.rows[0].points[0][0]["accuracy"]
-    before = bench.table, bench.say
-    assert re.match(r"RoLoRA after round 2 of 2: accuracy 0\.\d+ \(0\.\d+ before\)", bench.say)
+    before = bench.table
     bench.set(method="fedlora", rounds=1, epsilon=2)
-    assert (bench.table, bench.say) == before
+    assert bench.table == before
     bench.start()
     bench.set(method="ffa-lora", rounds=7)
     done(bench)
     recipes = [[row["recipe"][k] for k in ("method", "epsilon", "rounds")] for row in bench.table]
     assert recipes == [["rolora", "8", "2"], ["fedlora", "2", "1"]]
-    first, second = bench.table
-    assert first["label"].startswith("RoLoRA ε = 8") and "T = 2" in first["label"]
-    assert bench.say.startswith(f"{second['label']} after round 1 of 1")
-    assert "'rolora'" in first["cell"] and "rounds=2" in first["cell"]
-    assert set(bench.frame["run"]) == {first["label"], second["label"]}
+    assert "rounds=2" in bench.table[0]["cell"]
 
 
 @pytest.mark.parametrize(
@@ -232,13 +226,11 @@ def test_a_sweep_has_rows_with_seeds_and_their_intervals(make):
     bench.act("run_sweep", key="epsilon", values="2, ∞", seeds=2)
     done(bench)
     assert [message["row"] for message in seen] == [0, 0, 1, 1] * 2
-    first, mean, low, high = seen[-1]["series"]["accuracy"][-1]
-    assert first == 1 and low < mean < high
-    for row, label, epsilon in zip(bench.table, ("2", "∞"), (2.0, None), strict=True):
-        assert row["label"] == f"RoLoRA ε = {label}"
+    _, mean, low, high = seen[-1]["series"]["accuracy"][-1]
+    assert low < mean < high
+    for row, epsilon in zip(bench.table, (2.0, None), strict=True):
         assert float(row["recipe"]["lr"]) == fl.tuned_rate("digits", "rolora", epsilon)
-    assert bench.values["epsilon"] == "8", "the knobs stay where they were"
-    assert "±" in bench.table[0]["score"] and set(bench.frame["seed"]) == {0, 1}
+    assert set(bench.frame["seed"]) == {0, 1}
 
 
 @slow

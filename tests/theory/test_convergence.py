@@ -58,23 +58,3 @@ def test_one_factor_learns_along_the_closed_form():
     noised = np.array([excess(0.3, seed) for seed in range(8)])
     for t in (2, 5, 8):
         assert 0 in theory.mean_band(noised[:, t])
-
-
-@pytest.mark.slow
-def test_the_boundary_of_the_noise_names_the_leader():
-    """Step 6: a second factor pays below the boundary, and costs above it."""
-    task, start, S, M = least_squares(16, 12, 2)
-    lr = 0.3
-    plan = fl.Plan(rounds=100, local_steps=1, batch=None, lr=lr)
-    A = run(task, "ffa-lora", 0.0, plan.replace(rounds=1), 0)[0].adapter["map"][0].numpy()
-    by_frozen = np.trace(M @ A.T @ np.linalg.inv(A @ S @ A.T) @ A @ M.T)
-    values, vectors = np.linalg.eigh(S)
-    by_rank_2 = np.square(np.linalg.svd(M @ vectors / values**0.5)[1][:2]).sum()
-    boundary = (4 * lr * (by_rank_2 - by_frozen) / 12 / (2 * (16 - 2))) ** 0.5
-
-    def mean_loss(method, std):
-        """Over the last forty rounds, when both have learned what they can."""
-        return np.mean([one.metrics["loss"] for one in run(task, method, std, plan, 0)[-40:]])
-
-    assert mean_loss("fedlora", 0.6 * boundary) < mean_loss("ffa-lora", 0.6 * boundary) < start
-    assert mean_loss("fedlora", 1.7 * boundary) > mean_loss("ffa-lora", 1.7 * boundary) > start

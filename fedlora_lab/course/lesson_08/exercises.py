@@ -75,26 +75,24 @@ def receive(x, levels, block):
     return copy
 
 
+def scale_of_each(x, block):
+    scales = [np.abs(x[i : i + block]).max() for i in range(0, len(x), block)]
+    return np.repeat(scales, block)[: len(x)]
+
+
 # One large entry makes all others coarse.
-def one_scale(x, levels, block):
-    return receive(x, levels, len(x))
+one_scale = vary(receive, block=2**40)
 
 
 # The copy stays in units of each block.
 def not_scaled_back(x, levels, block):
-    scales = [np.abs(x[i : i + block]).max() for i in range(0, len(x), block)]
-    return receive(x, levels, block) / np.repeat(scales, block)[: len(x)]
+    return receive(x, levels, block) / scale_of_each(x, block)
 
 
 # The level below is up to a whole step away.
 def rounds_down(x, levels, block):
-    copy = np.empty(len(x))
-    for start in range(0, len(x), block):
-        part = x[start : start + block]
-        scale = np.abs(part).max()
-        below = np.searchsorted(levels, part / scale, side="right") - 1
-        copy[start : start + block] = levels[below] * scale
-    return copy
+    scales = scale_of_each(x, block)
+    return levels[np.searchsorted(levels, x / scales, side="right") - 1] * scales
 
 
 # ---- 08.4: the server's step

@@ -11,7 +11,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
@@ -370,30 +370,33 @@ def moving_keys(names: Sequence[ParamKey], word: str, modes: Sequence[int] = ())
     return tuple(k for k in trained if not k.kind.scheduled or k.side in word or k in chosen)
 
 
-def rule_identity(rule: object) -> str:
+def rule_identity(rule: object, inside: bool = False) -> str:
     """A text that differs where a rule differs: its name, its source and what it holds, which are
     the settings of an object, or the defaults and the closure of a function.
 
     What it reads beside these, such as a global number, is not looked at.
 
+    Args: rule: a function or object. inside: whether a rule holds it, by its name or as data.
     Guarantees: test_checkpoint.py::test_a_rule_is_known_by_more_than_its_name.
     """
     if isinstance(rule, Tensor | np.ndarray):  # of a large one the text leaves numbers out
         return add_to_digest(hashlib.sha256(), {"": torch.as_tensor(rule)}).hexdigest()
     if isinstance(rule, tuple | list | dict):
-        return str([rule_identity(x) for x in (rule.items() if isinstance(rule, dict) else rule)])
+        parts = rule.items() if isinstance(rule, dict) else rule
+        return str([rule_identity(part, inside=True) for part in parts])
     name = _without_addresses(rule_name(rule))
     code = getattr(rule, "__func__", rule)
     if inspect.isfunction(code):
         closure = [cell.cell_contents for cell in code.__closure__ or ()]
-        inner = [*closure, code.__defaults__, code.__kwdefaults__, getattr(rule, "__self__", None)]
-    elif type(rule).__module__ == "builtins":
+        bound = getattr(getattr(rule, "__self__", None), "__dict__", None)
+        inner = [*closure, code.__defaults__, code.__kwdefaults__, bound]
+    elif type(rule).__module__ == "builtins" or (inside and not is_dataclass(rule)):
         return name
     else:
         code = type(rule)
         names = getattr(rule, "__dataclass_fields__", getattr(rule, "__dict__", ()))
         inner = [getattr(rule, name) for name in names]
-    text = repr((_source(code), [rule_identity(value) for value in inner]))
+    text = repr((_source(code), rule_identity(inner)))
     return f"{name} {hashlib.sha256(text.encode()).hexdigest()}"
 
 

@@ -129,7 +129,7 @@ def count_measurements(frame: pd.DataFrame, by: Sequence[str | None]) -> str:
 
     Args: frame: one row a measurement; by: columns of the groups, ``None`` is none.
     """
-    counts = frame.groupby(list(filter(None, by)), dropna=False)["value"].count()
+    counts = frame.groupby(list(filter(None, by)), dropna=False).size()
     kind = "seed" if "seed" in frame.columns else "measurement"
     # Groups may have different numbers of them.
     ends = dict.fromkeys([counts.min(), counts.max()])

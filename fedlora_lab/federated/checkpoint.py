@@ -237,7 +237,7 @@ def _read_part(folder: Path, round: int) -> tuple[JsonObject, dict[str, TensorDi
     text = stem.with_suffix(".json").read_text()
     version = parse_json(text, "JSON part").get("version")
     if version != FORMAT_VERSION:
-        expected = f"format {FORMAT_VERSION}; another version of this library wrote {version!r}"
+        expected = f"format {FORMAT_VERSION}, not {version!r}: go on with the version that wrote it"
         raise OtherFormat(f"checkpoint={stem.name}: expected {expected}")
     about = load_checksummed(FORMAT, FORMAT_VERSION, text, "JSON part")
     content = stem.with_suffix(".safetensors").read_bytes()

@@ -163,7 +163,7 @@ def _check_optimizer(name: str, rule: Optimizer, of_clients: bool) -> None:
     together = second_step(first)
     alone = [second_step(part) for part in first.split(1 if of_clients else 2, dim=1)]
     apart = torch.allclose(together, torch.cat(alone), rtol=1e-4, atol=1e-6)
-    expected = "steps (clients, ...), each of its own client's tensors, the same at each call"
+    expected = "steps that are the same at each call, of clients each its own client's"
     check(apart, name, rule, expected)
     if of_clients and not rule.nonlinear:  # the noise moves by it alone
         both = second_step(first + second)

@@ -346,9 +346,9 @@ class RunSpec:
             "seed": self.streams.seed,
             "privacy": {name: value for name, value in privacy.items() if name not in free} or None,
             "task": " ".join([self.task.fingerprint, *map(rule_identity, code)]),
-            "modules": _without_addresses(
-                f"{self.task.targets} {self.task.head} {self.task.model}"
-            ),
+            "targets": self.task.targets,
+            "head": self.task.head,
+            "model": _text_digest(str(self.task.model)),
         }
         # As they come back from a file: tuples are lists there.
         return json.loads(json.dumps(settings, default=str))
@@ -376,7 +376,10 @@ def rule_identity(rule: object, inside: bool = False) -> str:
 
     What it reads beside these, such as a global number, is not looked at.
 
-    Args: rule: a function or object. inside: whether a rule holds it, by its name or as data.
+    Args:
+        rule: a function or an object.
+        inside: whether it is what a rule holds; an object other than a dataclass then counts by its
+            text alone, which ends the search.
     Guarantees: test_checkpoint.py::test_a_rule_is_known_by_more_than_its_name.
     """
     if isinstance(rule, Tensor | np.ndarray):  # of a large one the text leaves numbers out
@@ -397,7 +400,7 @@ def rule_identity(rule: object, inside: bool = False) -> str:
         names = getattr(rule, "__dataclass_fields__", getattr(rule, "__dict__", ()))
         inner = [getattr(rule, name) for name in names]
     text = repr((_source(code), rule_identity(inner)))
-    return f"{name} {hashlib.sha256(text.encode()).hexdigest()}"
+    return f"{name} {_text_digest(text)}"
 
 
 @lru_cache(maxsize=1024)
@@ -408,7 +411,7 @@ def _source(code: Any) -> str:
     except (OSError, TypeError):
         functions = filter(inspect.isfunction, [code, *vars(code).values()])
         compiled = [(f.__code__.co_code, f.__code__.co_consts) for f in functions]
-        return _without_addresses(str(compiled))
+        return str(compiled)
 
 
 def _without_addresses(text: str) -> str:
@@ -416,7 +419,8 @@ def _without_addresses(text: str) -> str:
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
-# ---- checks of the arguments
+def _text_digest(text: str) -> str:
+    return hashlib.sha256(_without_addresses(text).encode()).hexdigest()
 
 
 # ---- the prepared run

@@ -104,8 +104,6 @@ class Participant:
             **spec.settings(),
             "rounds": plan.rounds,
             "slots": {str(key): [list(x.shape), str(x.dtype)] for key, x in begin.tensors.items()},
-            "targets": task.targets,
-            "head": task.head,
             "rules": [getattr(x, "__qualname__", repr(x)) for x in (task.forward, task.loss)],
         }
         digest = hashlib.sha256(json.dumps(terms, sort_keys=True).encode()).hexdigest()

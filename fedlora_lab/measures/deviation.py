@@ -294,8 +294,8 @@ def mean_spectrum(inputs: AggregationInput, layer: str) -> "Float[np.ndarray, ' 
 
 
 def alignment(inputs: AggregationInput) -> float:
-    """Computes the mean cosine between the updates of two clients; 1 where all agree. With one who
-    did not move it is 0.
+    """Computes the mean cosine between the updates of two clients; 1 where all agree. Of a client
+    that did not move it counts as 0.
 
     An update is B_k A_k - B A in all layers, B A what the clients received.
 

@@ -199,7 +199,7 @@ def is_linear_head(module: nn.Module) -> bool:
 
 
 def _is_bare(linear: nn.Linear) -> bool:
-    """Whether it computes what PEFT's copy of it will: a hook, another forward would be lost."""
+    """Whether the layer has neither hooks nor a forward of its own, which its copy would lack."""
     replaced = "forward" in vars(linear) and not hasattr(linear, "_hf_hook")
     return not (linear._forward_hooks or linear._forward_pre_hooks or replaced)
 

@@ -33,12 +33,13 @@ from fedlora_lab import methods, plots
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab.course.widgets.dial import page_script
 from fedlora_lab.plots.style import png
-from notebooks import answers
+from notebooks import answers, lesson_paths, question, said
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 METHODS = DOCS / "methods.md"
 PAGES = (
+    "first_steps",
     "own_model",
     "models",
     "architecture",
@@ -96,34 +97,9 @@ Everything below comes from the docstrings.
 """
 
 
-def notebooks() -> list[Path]:
-    """The notebooks of the course, in order."""
-    return sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-
-
-def first_cell(path: Path) -> str:
-    """The text of a notebook's first cell."""
-    notebook: Any = nbformat.read(path, as_version=4)
-    return notebook.cells[0].source
-
-
-def question(path: Path) -> str:
-    """The question that a notebook asks in its first line."""
-    return first_cell(path).splitlines()[0].removeprefix("# ").strip()
-
-
-def said(path: Path, name: str) -> str:
-    """What a notebook's first cell says after a name in bold, such as Time or Assumes."""
-    pattern = rf"\*\*{name}:\*\*\s*(.+?)\s*(?=\*\*\w+:\*\*|$)"
-    match = re.search(pattern, first_cell(path), re.M)
-    assert match, f"{path.name}: expected '**{name}:**' in the first cell"
-    sentence = match[1].rstrip(".")
-    return sentence[0].upper() + sentence[1:]
-
-
 def lessons() -> str:
     """The table of the course for the front page: question, time and what each lesson assumes."""
-    paths = {path.name[:2]: path for path in notebooks()}
+    paths = {path.name[:2]: path for path in lesson_paths()}
 
     def link(found: re.Match) -> str:
         return f"[{found[1]}](notebooks/{paths[found[1]].name})"
@@ -137,7 +113,7 @@ def lessons() -> str:
 
 
 def main_figure() -> str:
-    """The first figure of README.md, as Markdown for the front page."""
+    """The moving picture of README.md, as Markdown for the front page."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     match = re.search(r"!\[[^\]]+\]\(docs/figures/[^)]+\)", readme)
     assert match, "README.md: expected a figure of docs/figures with alternative text"
@@ -259,7 +235,7 @@ def contents(rooms: list[str]) -> dict[str, Any]:
     ]
     course = [
         {"file": f"notebooks/{path.stem}", "title": f"{path.name[:2]} {question(path)}"}
-        for path in notebooks()
+        for path in lesson_paths()
     ]
     chapters = [
         {"caption": "The course", "chapters": course},
@@ -307,7 +283,7 @@ def assemble(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
     for source, target in COPIED.items():
         shutil.copy(ROOT / "book" / source, folder / target)
-    for path in notebooks():
+    for path in lesson_paths():
         nbformat.write(readable(path), folder / "notebooks" / path.name)
     front = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
     pages = {
@@ -352,7 +328,7 @@ def main() -> None:
         METHODS.write_text(methods_page(), encoding="utf-8")
         return
     build(arguments.out)
-    print(f"{arguments.out / 'index.html'}: {len(notebooks())} notebooks")
+    print(f"{arguments.out / 'index.html'}: {len(lesson_paths())} notebooks")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,31 @@ ADDRESS = "".join(re.findall("^repository-code: https://github.com/(.+)", CITATI
 """Owner and name of the repository on GitHub; "" while CITATION.cff names none."""
 
 
+def lesson_paths() -> list[Path]:
+    """The notebooks of the course, in order."""
+    return sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+
+
+def first_cell(path: Path) -> str:
+    """The text of a notebook's first cell."""
+    notebook: Any = nbformat.read(path, as_version=4)
+    return notebook.cells[0].source
+
+
+def question(path: Path) -> str:
+    """The question that a notebook asks in its first line."""
+    return first_cell(path).splitlines()[0].removeprefix("# ").strip()
+
+
+def said(path: Path, name: str) -> str:
+    """What a notebook's first cell says after a name in bold, such as Time or Assumes."""
+    pattern = rf"\*\*{name}:\*\*\s*(.+?)\s*(?=\*\*\w+:\*\*|$)"
+    match = re.search(pattern, first_cell(path), re.M)
+    assert match, f"{path.name}: expected '**{name}:**' in the first cell"
+    sentence = match[1].rstrip(".")
+    return sentence[0].upper() + sentence[1:]
+
+
 def only_a_view(output: Any) -> bool:
     """Whether nothing is left of an output where no widget runs; of a dial the site's form is."""
     data = output.get("data", {})

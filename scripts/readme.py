@@ -1,10 +1,11 @@
-"""Fill the generated parts of README.md and docs/results.md: links, figure, results, methods.
+"""Fill the generated parts of README.md and docs/results.md: links, course, figure, results.
 
     fedlora-lab compare digits --out runs/digits
     python scripts/readme.py runs/digits
 
 The figure goes to docs/figures/digits.png, the numbers beside it to docs/figures/digits.csv; the
-test that compares README.md with them reads that file.
+test that compares docs/results.md with them reads that file. README.md's moving picture is recorded
+by scripts/moving_picture.py.
 """
 
 import re
@@ -14,13 +15,13 @@ from typing import Any
 
 import pandas as pd
 
-from fedlora_lab import methods, plots
+from fedlora_lab import plots
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab.plots.style import name, png
 from fedlora_lab.report.run_folder import read_frame
 from fedlora_lab.report.summary_table import display_rows, summary
-from notebooks import titled
+from notebooks import lesson_paths, question, said, titled
 
 ROOT = Path(__file__).resolve().parent.parent
 README, RESULTS = ROOT / "README.md", ROOT / "docs" / "results.md"
@@ -46,16 +47,13 @@ def linked(source: str) -> str:
     return re.sub(r"arXiv:(\d{4}\.\d{5})", r"[\1](https://arxiv.org/abs/\1)", source)
 
 
-def methods_table() -> str:
-    """One line for each method of the figure; docs/methods.md has the others."""
-    table: Any = methods.table()
-    rows = [["method", "slug", "moves", "exact mean", "arXiv"]]
-    for slug in pd.read_csv(NUMBERS)["method"]:
-        row = table.loc[slug]
-        exact = "yes" if row["exact"] else "no"
-        rows.append(
-            [row["name"], f"`{slug}`", describe_schedule(row), exact, linked(row["source"])]
-        )
+def course_table() -> str:
+    """One line for each notebook: its question, linked, and the minutes it takes."""
+    rows = [["", "question", "minutes"]]
+    for path in lesson_paths():
+        (minutes,) = re.findall(r"\d+(?= minutes)", said(path, "Time"))[:1]
+        link = f"[{question(path)}](notebooks/{path.name})"
+        rows.append([path.name[:2], link, minutes])
     return markdown_table(rows)
 
 
@@ -75,7 +73,7 @@ def main() -> None:
         FIGURE.write_bytes(png(plots.overview(frame)))
         write_atomically(NUMBERS, summary(frame).to_csv(index=False), shared=True)
     table = pd.read_csv(NUMBERS)
-    pages = {README: {"methods": methods_table()}, RESULTS: {"results": results_table(table)}}
+    pages = {README: {"course": course_table()}, RESULTS: {"results": results_table(table)}}
     for page, blocks in pages.items():
         text = fill_blocks(page.read_text(encoding="utf-8"), blocks)
         write_atomically(page, text, shared=True)

@@ -168,6 +168,39 @@ def places() -> Iterator[tuple[str, pd.DataFrame]]:
             yield f"{value}, ε = {epsilon:g}", part
 
 
+def shared_rate_table() -> pd.DataFrame:
+    """Measures how far apart six methods lie at each rate that suits at least one of them.
+
+    A rate suits a method if its mean accuracy is on the method's plateau (`NEAR`).
+
+    Returns: place and lr; apart, the best less the worst mean, in points; first and last, which
+        methods these are; lowest, the accuracy of the last one and before, that of the untrained
+        model; apart_tuned and gained, of the place: how far apart the methods lie at their own best
+        rates, and what training gains at most, in points.
+    """
+    rows = []
+    for place, part in places():
+        means = part.groupby(["lr", "method"])["accuracy"].mean().unstack()
+        tops = means.max()
+        before = part["before_accuracy"].mean()
+        whole = {"apart_tuned": 100 * np.ptp(tops), "gained": 100 * (tops.max() - before)}
+        for rate, scores in means[(means >= tops - NEAR).any(axis=1)].iterrows():
+            ends = {"first": scores.idxmax(), "last": scores.idxmin(), "lowest": scores.min()}
+            spread = {"apart": 100 * np.ptp(scores), "before": before}
+            rows.append({"place": place, "lr": rate, **spread, **ends, **whole})
+    return pd.DataFrame(rows)
+
+
+def shared_rates() -> str:
+    """The same as a table of the page: a row a place."""
+    rows = [["place", "at each shared rate", "each at its own best", "gained by training"]]
+    for place, part in shared_rate_table().groupby("place", sort=False):
+        apart = ", ".join(f"{number:.1f}" for number in part["apart"])
+        first = part.iloc[0]
+        rows.append([place, apart, f"{first['apart_tuned']:.1f}", f"{first['gained']:.1f}"])
+    return markdown_table(rows)
+
+
 # ---- the page
 
 
@@ -249,7 +282,7 @@ def write() -> None:
     tables = {name: plateaus(name) for name in PLACES}
     for name, table in tables.items():
         table.to_csv(RESULTS / f"{name}-plateaus.csv", index=False, float_format="%.4g")
-    blocks = {"measured": BLOCK.format(lead_table())}
+    blocks = {"measured": BLOCK.format(lead_table()), "shared": shared_rates()}
     text = fill_blocks(PAGE.read_text(encoding="utf-8"), blocks)
     write_atomically(PAGE, text, shared=True)
     for unit, path in FIGURES.items():

@@ -1,4 +1,4 @@
-"""README.md: its code runs, its tables are the package's, its commands exist."""
+"""README.md and docs/first_steps.md: their code runs, what they show is the package's."""
 
 import re
 import runpy
@@ -15,11 +15,57 @@ from places import ROOT
 
 import fedlora_lab as fl
 from fedlora_lab.cli.commands import commands
+from studies import rates
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "readme.py"))
 
-FIRST, MORE, TEN_LINES = re.findall(r"```python\n(.*?)```", README, re.S)
+STEPS = (ROOT / "docs" / "first_steps.md").read_text(encoding="utf-8")
+
+(EIGHT_LINES,) = re.findall(r"```python\n(.*?)```", README, re.S)
+*SENTENCES, TEN_LINES = re.findall(r"```python\n(.*?)```", STEPS, re.S)
+
+
+@pytest.mark.slow
+def test_the_eight_lines_print_what_stands_below_them(capsys):
+    """Four kinds of arithmetic print the same digits. The ranges are wide, since a fifth may not:
+    FedLoRA at the large rate ends anywhere below the untrained model."""
+    assert len([line for line in EIGHT_LINES.splitlines() if line.strip()]) == 8
+    (shown,) = re.findall(r"```text\n(.*?)```", README, re.S)
+    exec(compile(EIGHT_LINES, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    pattern = r"^rate (\S+)  (\S+) +accuracy (\S+)$"
+    runs = [re.findall(pattern, text, re.M) for text in (shown, printed)]
+    assert [run[:2] for run in runs[0]] == [run[:2] for run in runs[1]] and len(runs[0]) == 4
+    for _, method, accuracy in (run for text in runs for run in text if run[0] == "0.4"):
+        assert 0.78 < float(accuracy) < 0.92, method
+    for text in runs:
+        broken, unbroken = (float(accuracy) for rate, _, accuracy in text if rate == "1.6")
+        assert broken < 0.6 < 0.66 < 0.72 < unbroken
+
+
+def test_the_page_is_short_and_fits_its_column():
+    assert len(README.splitlines()) <= 120
+    code = re.findall(r"```\w+\n(.*?)```", README, re.S)
+    assert max(len(line) for block in code for line in block.splitlines()) <= 88
+    assert (ROOT / "docs" / "figures" / "bench.gif").stat().st_size <= 1_500_000
+
+
+def test_what_was_found_is_what_the_frames_say():
+    """Three sentences; each of at most thirty words."""
+    (part,) = re.findall(r"## What we found\n(.*?)\n## ", README, re.S)
+    sentences = [" ".join(item.split()) for item in part.split("\n- ")[1:]]
+    assert len(sentences) == 3
+    table = rates.shared_rate_table()
+    digits = table[table["place"].str.contains("example|client")]
+    worst = digits.loc[digits["apart"].idxmax()]
+    assert f"{worst['apart']:.0f} points behind, in the worst case" in sentences[0]
+    assert worst["lowest"] < worst["before"], "below the untrained model"
+    assert "within 6 points" in sentences[1] and table["apart_tuned"].max() <= 6
+    verdicts = pd.read_csv(ROOT / "results" / "claims.csv")["verdict"].value_counts()
+    decided = verdicts[["holds", "opposite", "no difference of that size"]]
+    assert f"Of {decided.sum()} claims" in sentences[2]
+    assert verdicts["holds"] == 3 and "[three hold]" in sentences[2]
 
 
 # PEFT asks Transformers for it.
@@ -34,7 +80,7 @@ def test_ten_lines_on_your_own_model_run_as_written(tmp_path, monkeypatch, capsy
     frame[120:].to_csv("public.csv", index=False)
     fl.tasks.tiny("bert", "my-model", frame["text"])
     names: Options = {}
-    exec(compile(TEN_LINES, "README.md", "exec"), names)
+    exec(compile(TEN_LINES, "first_steps.md", "exec"), names)
     lines = capsys.readouterr().out.splitlines()
     index, accuracy, epsilon = map(float, lines[-1].split())
     assert len(lines) == 11 and index == 10
@@ -49,8 +95,8 @@ def test_the_example_runs_as_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names: Options = {}
     # One seed in place of three, and fewer rounds: the others run the same code again.
-    sentences = (FIRST + MORE).replace("range(3)", "range(1)").replace("rounds=20", "rounds=3")
-    exec(compile(sentences, "README.md", "exec"), names)
+    sentences = "".join(SENTENCES).replace("range(3)", "range(1)").replace("rounds=20", "rounds=3")
+    exec(compile(sentences, "first_steps.md", "exec"), names)
     told = re.findall(r"^round (\d): accuracy (.+), ε (.+)$", capsys.readouterr().out, re.M)
     assert [index for index, *_ in told] == ["0", "1", "2", "3"]
     assert told[3][1] > told[0][1], "better than before training"
@@ -60,8 +106,16 @@ def test_the_example_runs_as_written(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "out" / "adapter_config.json").exists()
 
 
-def test_methods_table_is_the_package_s():
-    assert f"<!-- methods -->\n{SCRIPT['methods_table']()}\n<!-- /methods -->" in README
+def test_every_question_of_the_course_is_linked():
+    assert f"<!-- course -->\n{SCRIPT['course_table']()}\n<!-- /course -->" in README
+
+
+def test_the_six_methods_are_described_as_they_are():
+    table: Any = fl.methods.table()
+    rows = re.findall(r"^\| (\S+) \| `(\S+)` \| .+ \| (yes|no) \|$", STEPS, re.M)
+    assert len(rows) == 6
+    for name, slug, exact in rows:
+        assert (name, exact == "yes") == (table.loc[slug, "name"], table.loc[slug, "exact"])
 
 
 def test_the_results_are_those_of_the_committed_table():
@@ -75,7 +129,7 @@ def test_the_results_are_those_of_the_committed_table():
 
 def test_commands_exist():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
-    shell = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.S)).splitlines()
+    shell = "\n".join(re.findall(r"```sh\n(.*?)```", README + STEPS, re.S)).splitlines()
     for line in shell:
         program, *arguments = shlex.split(line, comments=True) or [""]
         if program == "make":

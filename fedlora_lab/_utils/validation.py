@@ -44,6 +44,16 @@ def error_text(error: BaseException, limit: int = 10_000) -> str:
     return " ".join(str(error).split())[:limit]
 
 
+def printable(text: str) -> str:
+    """A foreign text in one line that prints as it stands.
+
+    Control characters are escaped: they could move a terminal's cursor, or turn the order of what
+    is read.
+    """
+    line = " ".join(text.split())
+    return "".join(x if x.isprintable() else repr(x)[1:-1] for x in line)
+
+
 def first_line(error: Exception) -> str:
     """The first line of a foreign error's message, or its class."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -217,6 +217,7 @@ class Run:
         resumed: the state was read from a folder, so that the first record was made before.
         contents: rounds and ledger of the folder as this run last read or wrote them, see `lock`.
         remote: the clients train in other processes: what they know is NaN in the records.
+        given_up: rounds that were asked for and will bring nothing, see `give_up_rounds`.
         spec: the checked arguments.
         visible: what the records show besides released values.
     """
@@ -229,6 +230,7 @@ class Run:
     resumed: bool = False
     contents: tuple[list[int], bytes | None] = ([], None)
     remote: bool = False
+    given_up: frozenset[int] = frozenset()
     spec: RunSpec = field(init=False)
     visible: Visibility = field(init=False)
 
@@ -347,8 +349,25 @@ class Run:
                 Path(resume), spec, self._settings, fresh, ledger
             )
             self.resumed = self.state is not fresh
+            self.give_up_rounds()
             self._warn_of_overspending()
         return self
+
+    def give_up_rounds(self) -> None:
+        """Finds the rounds that stand in the ledger and that no client would answer again.
+
+        Only where clients are in other processes, which remember what they answered. A round is
+        answered again from the broadcast that it was asked with, and none before it. Under secure
+        aggregation no round is answered twice.
+
+        Guarantees: test_attack_asked_twice.py::test_a_restarted_server_asks_for_nothing_twice.
+        """
+        releases = self.ledger.releases if self.remote and self.ledger is not None else ()
+        done = self.state.server.round
+        ahead = {entry.round for entry in releases if entry.round > done} - self.given_up
+        begins_anew = self.options.resume is not None and not self.resumed
+        if self.spec.is_secagg or begins_anew or len(ahead) > 1:
+            self.given_up |= ahead
 
     def _of_replays(self) -> JsonObject:
         """Settings that must be the same only where a round may be run again under one noise."""
@@ -387,8 +406,8 @@ class Run:
         assert self.ledger is not None and charge is not None
         now = self.state.server.round
         # With a seed a repeated round gives the same values: it is no second release.
-        repeats = self.ledger.reproducible
-        written = {entry.round for entry in self.ledger.releases} if repeats else set()
+        repeats = self.ledger.releases if self.ledger.reproducible else ()
+        written = {entry.round for entry in repeats} | self.given_up
         ahead = [t for t in range(now + 1, now + 1 + rounds) if t not in written]
         # Who will take part is not drawn yet: everyone is the most that a round can spend.
         return self.ledger.after(map(charge.at, ahead)).epsilon_or_inf()
@@ -479,11 +498,13 @@ class Run:
         """Draws who takes part; the round stands in the ledger when this returns."""
         started_at = time.perf_counter()
         before = self.state.server
-        ids = self.participants(before.round)
+        is_given_up = before.round + 1 in self.given_up
+        ids = () if is_given_up else self.participants(before.round)
         keys = local_training.round_keys(self.spec, before.tensors, before.round)
         sent = exchange.broadcast(self.spec.method, before)
         # Nothing above reads private values. All that follows does, so the ledger comes first.
-        self.charge_ledger(before.round, ids)
+        if not is_given_up:  # then it stands there
+            self.charge_ledger(before.round, ids)
         return OpenRound(started_at, ids, before, sent, keys)
 
     def participants(self, t: int) -> ClientIds:

@@ -1,9 +1,6 @@
 """The client's side: train on its own examples, clip, noise, send what is shared, keep the rest."""
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
@@ -14,11 +11,16 @@ from fedlora_lab.federated import exchange
 from fedlora_lab.federated.local_training import local_step, round_keys
 from fedlora_lab.federated.spec import Prepared
 from fedlora_lab.flower import messages
-from fedlora_lab.flower.memory import RELEASED, check_examples, count_release, open_memory
+from fedlora_lab.flower.memory import (
+    RELEASED,
+    Memory,
+    check_examples,
+    count_release,
+    open_memory,
+)
 from fedlora_lab.flower.participant import Participant
 from fedlora_lab.methods.state import ServerState, Tensors
 
-LOG = logging.getLogger("fedlora_lab.flower")
 ANSWERED = "answered"
 REPLY = "reply"
 PERSONAL = "personal"
@@ -26,28 +28,31 @@ PERSONAL = "personal"
 
 Loader = Callable[[Context], tuple[Participant, int, Any]]
 """The third are examples (x, y); where persons are protected (x, y, persons)."""
-Memory = Callable[[Context], str | Path | None]
 
 
 def client_app(load: Loader, *, memory: Memory | None = None) -> ClientApp:
     """Builds the ClientApp of a federation.
 
-    Under the same terms a round that was answered is answered again with the same bits: a lost
-    reply, or a server that was restarted, costs no further privacy. Rounds before it are refused.
-    Under other terms a round is another release of the same examples: the client counts all of them
-    in a ledger of its own (`client_ledger`). Examples other than those that were used first are
-    refused.
+    Under the same terms a round is answered once. Asked again from the same broadcast, because a
+    reply was lost or a server restarted, a client sends the same bits, which costs no further
+    privacy. It refuses another broadcast and earlier rounds. Under secure aggregation it refuses
+    every repetition: a share of noise protects one sum, and of two sums over different clients the
+    difference would be the upload of one. Under other terms a round is another release of the same
+    examples: the client counts all of them in a ledger of its own (`client_ledger`). Examples other
+    than those that were used first are refused.
 
     Args:
         load: context -> the terms that this client agreed to, its number, its examples. The terms
             are the client's own copy: a message decides neither its clip nor its noise, and a
-            server with other terms is refused. Its errors, as those of the training, reach the
-            coordinator without their words.
+            server with other terms is refused. Its errors, as those of the memory and of the
+            training, reach the coordinator without their words.
         memory: context -> a folder, by its whole path, for what the client keeps across runs, of
-            these examples alone; ``None``: Flower's state of the run, which ends with it. In
-            another folder the client would answer anew: keep it as long as the examples.
+            these examples alone; ``None``: Flower's state of the run, which ends with it and which
+            two messages at once may both read as it was. In another folder the client would answer
+            anew: keep it as long as the examples.
     Guarantees: with C = 0 two data sets give the same messages bit for bit, and replies hold what
-        is shared and nothing else (tests/flower/test_flower_wire.py);
+        is shared and nothing else (tests/flower/test_flower_wire.py); no two answers tell more
+        than the client's ledger counts (tests/flower/test_attack_asked_twice.py);
         tests/flower/test_client_memory.py.
     """
     app = ClientApp()
@@ -63,8 +68,7 @@ def client_app(load: Loader, *, memory: Memory | None = None) -> ClientApp:
         participant, client, data = _load(load, context)
         # First the terms: no memory is touched under others.
         t = _round_of(message, participant)
-        folder = None if memory is None else memory(context)
-        with open_memory(folder, context) as state:
+        with open_memory(memory, context) as state:
             prepared = participant.with_data(client, data)
             check_examples(state, prepared, client)
             return _answer(participant, client, prepared, message, state, t)
@@ -72,23 +76,8 @@ def client_app(load: Loader, *, memory: Memory | None = None) -> ClientApp:
     return app
 
 
-@contextmanager
-def private_errors(what: str) -> Iterator[None]:
-    """Logs an error of work on private examples here, and raises it in words without values.
-
-    A message of torch can hold a label, and Flower sends an error's text to the coordinator.
-
-    Guarantees: tests/flower/test_attack_flower.py::test_an_error_tells_the_coordinator_no_value.
-    """
-    try:
-        yield
-    except Exception:
-        LOG.exception("%s failed", what)
-        raise ValueError(f"{what} failed at this site; its own log says why") from None
-
-
 def _load(load: Loader, context: Context) -> tuple[Participant, int, Any]:
-    with private_errors("reading its examples"):
+    with messages.private_errors("reading its examples"):
         return load(context)
 
 
@@ -121,27 +110,46 @@ def _answer(
         f"{name} {participant.terms}" for name in (ANSWERED, REPLY, PERSONAL)
     )
     before: Any = state.config_records.get(answered, {"round": -1, "client": client})
+    asked = messages.arrays_digest(messages.get_arrays(message))
     # One answer counted as that of two clients would have the noise of one.
     first = before["client"]
     check(client == first, "client", client, f"{first}, as which these examples answered")
     last = before["round"]
     check(t >= last, "round", t, f"{last}, which was answered last, or a later one")
     # A round is trained once: a second answer with fresh noise would be a second release.
-    if t > last:
+    if t == last:
+        _check_repetition(participant, t, asked, before.get("asked"))
+    else:
         released = count_release(participant, client, state, t)
         sent = participant.received(message, t)
         personal = _personal(participant, state.array_records.get(personal_name, ArrayRecord()))
-        with private_errors("training"):
+        with messages.private_errors("training"):
             reply, personal = _upload(prepared, client, sent, personal, t)
             # The very bits that are sent: what is asked again is answered from here.
             state[reply_name] = messages.pack_arrays(reply)
             state[personal_name] = messages.pack_arrays(personal)
         # In the memory before the reply leaves: the release is counted or was never made.
         state[RELEASED] = released
-        state[answered] = ConfigRecord({"round": t, "client": client})
+        state[answered] = ConfigRecord({"round": t, "client": client, "asked": asked})
     about = {"client": client, "terms": participant.terms, "round": t}
     content = messages.make_content(about, state.array_records[reply_name])
     return Message(content, reply_to=message)
+
+
+def _check_repetition(participant: Participant, t: int, asked: str, before: str | None) -> None:
+    """Refuses to answer a round again, unless the same bits tell nothing new.
+
+    Args:
+        participant, t: its terms, and the round.
+        asked, before: digests of the broadcast, now and when the round was answered.
+    """
+    # The same upload in two sums over different clients: their difference is one client's upload,
+    # under its own share of the noise.
+    once = f"{t + 1} or later: under trust='secagg' a round is answered once, and {t} was answered"
+    check(not participant.spec.is_secagg, "round", t, once)
+    # What was trained from the one is no upload from the other, and new noise a second release.
+    same = f"{before}, to which it was answered: resume that run, or go on with a later round"
+    check(asked == before, f"broadcast of round {t}", asked, same)
 
 
 def _personal(participant: Participant, kept: ArrayRecord) -> Tensors:

@@ -7,8 +7,8 @@ made under a key that never leaves.
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from fedlora_lab._utils.files import lock_folder, write_atomically
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.spec import Prepared
+from fedlora_lab.flower.messages import private_errors
 from fedlora_lab.flower.participant import Participant
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.tasks.task import add_to_digest, named_tensors
 
+Memory = Callable[[Context], str | Path | None]
 FILE = "client"
 """The name of the file in a memory's folder."""
 EXAMPLES = "examples"
@@ -34,27 +36,34 @@ PATIENCE = 600.0
 
 
 @contextmanager
-def open_memory(folder: "str | Path | None", context: Context) -> Iterator[RecordDict]:
+def open_memory(memory: Memory | None, context: Context) -> Iterator[RecordDict]:
     """Yields a client's state as its memory holds it; what was changed is on the disk afterwards.
 
     Locked from reading it to writing it: two runs that ask at once would get two answers, each with
-    new noise.
+    new noise. An error that names a folder stays at the site.
 
-    Args: folder: of the memory; ``None``: the state of the run alone. context: of the message.
+    Args:
+        memory: context -> the folder; no memory, or ``None`` from it: the state of the run alone.
+        context: of the message.
     """
-    if folder is None:
+    with ExitStack() as held:
+        with private_errors("opening its memory"):
+            place = None if memory is None else memory(context)
+            folder = None if place is None else Path(place)
+            if folder is not None:
+                # A node that is started somewhere else would find another, empty one, and answer
+                # again.
+                expected = "the folder's whole path, the same wherever the node is started"
+                check(folder.is_absolute(), "memory", str(folder), expected)
+                what = f"memory={str(folder)!r}"
+                held.enter_context(lock_folder(folder, patience=PATIENCE, what=what))
+                if (folder / FILE).exists():
+                    context.state = read_memory(folder)
         yield context.state
-        return
-    folder = Path(folder)
-    # A node that is started somewhere else would find another, empty one, and answer again.
-    expected = "the folder's whole path, the same wherever the node is started"
-    check(folder.is_absolute(), "memory", str(folder), expected)
-    with lock_folder(folder, patience=PATIENCE, what=f"memory={str(folder)!r}"):
-        if (folder / FILE).exists():
-            context.state = read_memory(folder)
-        yield context.state
-        content = recorddict_to_proto(context.state).SerializeToString()
-        write_atomically(folder / FILE, _with_digest(content))
+        if folder is not None:
+            with private_errors("writing its memory"):
+                content = recorddict_to_proto(context.state).SerializeToString()
+                write_atomically(folder / FILE, _with_digest(content))
 
 
 def read_memory(folder: "str | Path") -> RecordDict:

@@ -1,6 +1,10 @@
 """Messages between server and clients: tensors as Flower's array records, and their checks."""
 
-from collections.abc import Mapping
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy
@@ -12,8 +16,25 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.methods.quantization import array_names, pack, rule_for, unpack
 from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors, shape_at_rank
 
+LOG = logging.getLogger("fedlora_lab.flower")
 ABOUT = "about"
 ARRAYS = "arrays"
+
+
+@contextmanager
+def private_errors(what: str) -> Iterator[None]:
+    """Logs an error of work on what is private here, and raises it in words without values.
+
+    A message of torch can hold a label, one of the file system a site's folders, and Flower sends
+    an error's text to the coordinator.
+
+    Guarantees: tests/flower/test_attack_flower.py::test_an_error_tells_the_coordinator_no_value.
+    """
+    try:
+        yield
+    except Exception:
+        LOG.exception("%s failed", what)
+        raise ValueError(f"{what} failed at this site; its own log says why") from None
 
 
 def wire_name(key: ParamKey) -> str:
@@ -61,6 +82,12 @@ def _read(key: ParamKey, data: bytes, like: Tensor) -> Tensor:
     check(data.startswith(header), f"header of {key}", data[: len(header)], f"{header!r}")
     received = numpy.frombuffer(data, numbers.dtype, offset=len(header))
     return torch.from_numpy(received.reshape(numbers.shape).copy())
+
+
+def arrays_digest(record: ArrayRecord) -> str:
+    """A short digest of the names and bytes of an array record."""
+    parts = {name: hashlib.sha256(record[name].data).hexdigest() for name in sorted(record)}
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def encode_broadcast(tensors: Tensors, rule: Any) -> TensorDict:

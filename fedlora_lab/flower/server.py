@@ -9,13 +9,12 @@ import torch
 from flwr.app import ArrayRecord, Message, MessageType
 from flwr.serverapp import Grid
 
-from fedlora_lab._utils.validation import check, check_number
+from fedlora_lab._utils.validation import check, check_number, printable
 from fedlora_lab.federated import exchange
 from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import OpenRound, Run, RunOptions
 from fedlora_lab.flower import messages
-from fedlora_lab.flower.client import LOG
 from fedlora_lab.flower.participant import Participant
 from fedlora_lab.methods.filters import received
 from fedlora_lab.methods.state import Tensors
@@ -59,6 +58,11 @@ def rounds(
     one line of the log gives the reason. What only clients know is NaN or absent in a record: the
     clips' counts, the noise, and the metrics of models of which clients keep a part.
 
+    A resumed run asks again for a round that was cut short, from the same broadcast, and gets the
+    same uploads. Where clients would not answer again it gives the round up: under secure
+    aggregation, and after a lost checkpoint. The model stays as it was, the release stays in the
+    ledger, and the run goes on with the next round.
+
     Args:
         grid: Flower's, or an `InProcessGrid`.
         participant: the server's terms.
@@ -83,10 +87,14 @@ def _play(clients: "_Clients", run: Run, timeout: float, patience: float) -> Ite
     Args: clients, run: of the federation. timeout, patience: as of `rounds`.
     """
     clients.wait_for_all(patience)
+    run.give_up_rounds()
     with run.lock():
         if not run.resumed:
             yield run.record_start()
         while not run.ended:
+            if (index := run.state.server.round + 1) in run.given_up:
+                reason = "it was asked for before, and no client would answer it again"
+                messages.LOG.warning("round %d is given up: %s", index, reason)
             # The round stands in the ledger, on disk as well, before any client is asked.
             opened = run.begin_round()
             valid = clients.collect_uploads(opened, timeout)
@@ -178,7 +186,7 @@ class _Clients:
                 valid[k] = self._upload(opened, k, messages.get_arrays(reply))
             except ValueError as error:
                 failure = failure or f"client {k}: {error}"
-                LOG.warning(
+                messages.LOG.warning(
                     "round %d, client %d is left out: %s", opened.before.round + 1, k, error
                 )
         if failure and not valid:
@@ -209,7 +217,8 @@ def _check_reply(reply: Message | None, about: Mapping[str, str | int]) -> Messa
     if reply is None:
         raise ValueError("reply=None: expected one in time")
     if reply.has_error():
-        reason = " ".join((reply.error.reason or "no reason given").split())
-        raise ValueError(f"client failed: {reason[-200:]}")
+        # Cut before it is read: a client may send any number of characters, and any of them.
+        reason = printable((reply.error.reason or "no reason given")[-200:])[-200:]
+        raise ValueError(f"client failed: {reason}")
     messages.check_about(reply, about)
     return reply

@@ -200,17 +200,27 @@ def test_two_runs_get_one_answer(tmp_path):
     assert elsewhere != first, "new noise elsewhere"
 
 
-def test_a_memory_that_cannot_be_had_is_named(tmp_path, monkeypatch):
-    """In use by another run; or a relative path, which would be another, empty folder for a node
-    that is started somewhere else.
+def no_folder(context):
+    raise KeyError("/home/of/somebody")
+
+
+def test_a_memory_that_cannot_be_had_is_named(tmp_path, monkeypatch, caplog):
+    """In use by another run; a relative path, which would be another, empty folder for a node that
+    is started somewhere else; a rule that finds none. The log of the site says it, and the
+    coordinator learns none of its folders.
     """
     monkeypatch.setattr(memory, "PATIENCE", 0.2)
     everybody = agreed(protected("example"))
-    line = r"^memory='.*0': expected a folder that no other run is using within 0.2 s$"
-    with lock_folder(tmp_path / "0"), refused(line):
-        ask(everybody.app(folders(tmp_path)), everybody)
-    with refused(r"^memory='here': expected the folder's whole path"):
-        ask(everybody.app(lambda context: Path("here")), everybody)
+    with lock_folder(tmp_path / "0"):
+        for place, line in (
+            (folders(tmp_path), "0': expected a folder that no other run is using within 0.2 s"),
+            (lambda context: Path("here"), "memory='here': expected the folder's whole path"),
+            (no_folder, "/home/of/somebody"),
+        ):
+            caplog.clear()
+            with refused(r"^opening its memory failed at this site; its own log says why$"):
+                ask(everybody.app(place), everybody)
+            assert line in caplog.text
 
 
 def test_no_answer_comes_from_a_damaged_memory(tmp_path):
@@ -225,8 +235,10 @@ def test_no_answer_comes_from_a_damaged_memory(tmp_path):
         damaged.append(stored[:at] + bytes([stored[at] ^ 1]) + stored[at + 1 :])
     for content in damaged:
         path.write_bytes(content)
-        with refused(r"^memory='.*0': expected what this client wrote"):
+        with refused(r"^opening its memory failed at this site"):
             ask(app, everybody)
+        with refused(r"^memory='.*0': expected what this client wrote"):
+            client_ledger(tmp_path / "0")
         assert path.read_bytes() == content
     path.write_bytes(stored)
     assert ask(app, everybody) == answer

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
+import torch
 from calls import Options, refused
 from commands import SMALL, call
 from flower_runs import party
@@ -141,6 +142,44 @@ def test_a_release_has_no_branches(tmp_path):
     (tmp_path / "link").symlink_to(a)
     play(task, "fedlora", privacy, FOUR, seed=None, resume=a, checkpoint=tmp_path / "link")
     assert counted(a) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+@pytest.mark.parametrize("trust", ["local", "central", "secagg"])
+def test_a_repeated_round_has_new_noise_or_the_same_bits(trust, seed, tmp_path):
+    """A run that stops once it has what round 2 released, and goes on from its folder: without a
+    seed with other participants, under noise of its own that is counted again; from a seed with the
+    very same release. The difference of the two is never protected by less than was counted.
+    """
+    released = []
+
+    class Stopping(Run):
+        def finish_round(self, opened, received, everyone, arrived):
+            if opened.before.round == 1:
+                released.append((opened.ids, received))
+                if len(released) == 1:
+                    raise KeyboardInterrupt
+            return super().finish_round(opened, received, everyone, arrived)
+
+    shares: Options = {"honest": 1} if trust == "secagg" else {}
+    privacy = private("client", trust=trust, **shares)
+    plan = PLAN.replace(rounds=3, participation=0.9)
+    task = tokens("head", (3,) * 8)
+    cell = (task, "fedlora", privacy, plan)
+    options: Options = {"lora": fl.Lora(rank=8, alpha=8.0), "seed": seed}
+    with pytest.raises(KeyboardInterrupt):
+        list(Stopping.open(*cell, **options, checkpoint=tmp_path).events())
+    list(Stopping.open(*cell, **options, resume=tmp_path).events())
+    (ids, one), (others, other) = released
+    noises = [torch.cat([x.flatten() for x in r.noise.values()]) for r in (one, other)]
+    if seed is None:
+        # Had the clients the noise of the attempt before, both would be alike by three quarters.
+        assert abs(float(torch.corrcoef(torch.stack(noises))[0, 1])) < 5 / len(noises[0]) ** 0.5
+        assert counted(tmp_path) == [1, 2, 2, 3]
+    else:
+        assert ids == others and one.uploads.keys() == other.uploads.keys()
+        assert all(torch.equal(x, other.uploads[key]) for key, x in one.uploads.items())
+        assert counted(tmp_path) == [1, 2, 3]
 
 
 def calibrated():

@@ -14,7 +14,7 @@ from fedlora_lab.report.run_folder import Folder, read_json
 from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.generation import Generation, fill
 from fedlora_lab.tasks.labels import check_filled, column_of, row_names
-from fedlora_lab.tasks.tables import EMPTY, read_table
+from fedlora_lab.tasks.tables import read_table
 from fedlora_lab.tasks.task import base_digest, forward
 
 if TYPE_CHECKING:
@@ -49,11 +49,10 @@ def predict_rows(folder: Path, data: object) -> "pd.DataFrame":
     # Earlier versions did not note which weights they trained on.
     check(bool(base) and "base" in info, "run", str(folder), expected)
     classes = info.get("classes", ())
-    table = read_table(data, "data", as_written=True)
+    table = read_table(data, "data")
     check("predicted" not in table, "column", "predicted", "none of this name: rename it")
     argument = "column" if "column" in info else "prompt"
-    # In the output empty cells stay as they were written; what the model reads must be filled.
-    check_filled(table.mask(table.isin(EMPTY)), {argument: info[argument]})
+    check_filled(table, {argument: info[argument]})
     # What there is to warn of was told before the training.
     with ignore_warnings(), architectures.quiet(), torch.inference_mode():
         model, _ = architectures.load(base, info["kind"], len(classes), 0)
@@ -67,6 +66,8 @@ def predict_rows(folder: Path, data: object) -> "pd.DataFrame":
             asked = writer.encode(fill(table, "prompt", writer.prompt))
             return table.assign(predicted=writer.write(model.eval(), asked))
         encode = architectures.input_reader(info["kind"], base, None, model, info["max_length"])
+        if side := info.get("truncation_side"):  # of the tokenizer that was given
+            encode.args[0].truncation_side = side
         values = column_of(table, "column", info["column"])
         logits = in_parts(partial(forward, model.eval()), encode, values, row_names(table))
     return table.assign(predicted=[classes[number] for number in logits.argmax(1).tolist()])

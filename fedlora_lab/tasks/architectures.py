@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_rows, check_whole, few, in_one_line, warn
+from fedlora_lab.tasks.labels import is_unicode
 from fedlora_lab.tasks.modules import (
     check_no_adapters,
     frozen_copy,
@@ -249,13 +250,17 @@ def input_reader(
         model, max_length: as of `tokenize`.
     """
     if kind == "image":
-        return partial(encode_images, read_processor(source, given, "AutoImageProcessor"))
+        processor = read_processor(source, given, "AutoImageProcessor")
+        config: Any = model.config
+        channels = getattr(getattr(config, "vision_config", config), "num_channels", 3)
+        check(channels in (1, 3), "model", f"{channels} channels", "1 or 3, for grey or colours")
+        return partial(encode_images, processor, channels=channels)
     tokenizer = prepare_tokenizer(source, given, model)
     return partial(tokenize, tokenizer, model, max_length)
 
 
 def prepare_tokenizer(source: ModelSource, given: Any, model: nn.Module) -> Any:
-    """Copies or reads a tokenizer, and makes it pad and cut on the right.
+    """Copies or reads a tokenizer, and makes it pad on the right; it cuts where it always does.
 
     One without a padding token pads with its end token, with a warning.
 
@@ -263,7 +268,8 @@ def prepare_tokenizer(source: ModelSource, given: Any, model: nn.Module) -> Any:
         source, given: as of `read_processor`.
         model: gets the number of the padding token, with a warning where it had another one.
     Raises: ``ValueError`` in one line where there is none.
-    Guarantees: tests/tasks/test_loading.py::test_another_padding_token_is_told.
+    Guarantees: tests/tasks/test_loading.py::test_another_padding_token_is_told,
+        tests/tasks/test_hub.py::test_a_tokenizer_cuts_where_it_was_set_to.
     """
     tokenizer = read_processor(source, given, "AutoTokenizer")
     check(
@@ -272,9 +278,9 @@ def prepare_tokenizer(source: ModelSource, given: Any, model: nn.Module) -> Any:
     # Transformers reads a folder without one as a tokenizer that knows no word.
     knows = len(tokenizer) > len(tokenizer.all_special_ids)
     check(knows, "tokenizer", "special tokens alone", "words too; are its files in the folder?")
-    # On the left, padding would move positions, and a text would depend on the batch's width.
+    # On the left, padding would move positions, and a text would depend on the batch's width. The
+    # side on which texts are cut decides what is learned, and is the user's choice.
     tokenizer.padding_side = "right"
-    tokenizer.truncation_side = "right"
     if tokenizer.pad_token is None:
         end = tokenizer.eos_token
         check(end is not None, "tokenizer", "no padding token", "one, or an end token to pad with")
@@ -374,8 +380,10 @@ def tokenize(
     rows = rows or [f"row {i}" for i in range(len(texts))]
     check_max_length(max_length, model)
     pairs = zip(rows, texts, strict=True)
-    other = {row: text for row, text in pairs if not isinstance(text, str)}
-    check_rows("text", other, "text in every row")
+    other = {
+        row: repr(text) for row, text in pairs if not (isinstance(text, str) and is_unicode(text))
+    }
+    check_rows("text", other, "text in every row, in whole letters of Unicode")
     options: dict[str, Any] = {"truncation": max_length is not None, "max_length": max_length}
     with ignore_warnings():  # texts beyond the tokenizer's own limit are checked below
         encoded = tokenizer(texts, padding=True, **options, return_tensors="pt", verbose=False)
@@ -391,25 +399,29 @@ def trim_padding(x: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value[:, :longest] for key, value in x.items()}
 
 
-def encode_images(processor: Any, images: Sequence[object], rows: Sequence[str] = ()) -> Tensor:
+def encode_images(
+    processor: Any, images: Sequence[object], rows: Sequence[str] = (), *, channels: int = 3
+) -> Tensor:
     """The pixels that a model's own image processor makes of images, (n, channels, height, width).
 
     Args:
         processor: an image processor of Transformers.
-        images: paths, PIL images, arrays of bytes (height, width[, channels]), or what `datasets`
-            keeps in a column. A camera's turn is undone.
+        images: paths, PIL images, arrays or tensors of bytes (height, width), (height, width,
+            channels) or (channels, height, width), or what `datasets` keeps in a column. A camera's
+            turn is undone.
         rows: what messages call each row; by default "row 0" and so on.
-    Raises: ``ValueError`` naming the row that is no image, or one of numbers whose range is not
-        known.
+        channels: of the model: 3 for colours, 1 for grey.
+    Raises: ``ValueError`` naming the row that is no image, or that has what the model cannot see:
+        transparent parts, several pages, numbers whose range is not known, colours beyond grey.
     Guarantees: tests/tasks/test_loading.py::test_images_are_those_of_the_model_s_own_processor,
-        ::test_what_is_no_image_of_8_bits_is_refused.
+        ::test_an_image_is_seen_whole_or_refused.
     """
     pixels = []
     bad = {}
     # One at a time: what the model sees of a photograph is much smaller than the photograph.
     for i, image in enumerate(images):
         try:
-            picture = _picture(image)
+            picture = _picture(image, channels)
         except Exception as error:  # whatever Pillow raises
             bad[rows[i] if rows else f"row {i}"] = error
             continue
@@ -419,8 +431,8 @@ def encode_images(processor: Any, images: Sequence[object], rows: Sequence[str] 
     return torch.cat(pixels)
 
 
-def _picture(image: Any) -> Any:
-    """An image as PIL has it, upright and in colours of 8 bits."""
+def _picture(image: Any, channels: int) -> Any:
+    """An image as PIL has it, upright and in colours or grey of 8 bits; refuses what has more."""
     from PIL import Image, ImageOps
 
     if isinstance(image, dict):  # an image column of `datasets`
@@ -431,9 +443,23 @@ def _picture(image: Any) -> Any:
         array = np.asarray(image)
         if array.dtype != np.uint8:
             raise TypeError(f"an array of {array.dtype}, not of bytes (uint8)")
-        image = Image.fromarray(array)
+        is_first = array.ndim == 3 and array.shape[2] > 4 and array.shape[0] in (1, 3, 4)
+        array = np.moveaxis(array, 0, 2) if is_first else array
+        is_grey = array.ndim == 3 and array.shape[2] == 1
+        image = Image.fromarray(np.ascontiguousarray(array[:, :, 0] if is_grey else array))
     # PIL's conversion cuts other ranges off: of 16 bits all but black would be white.
     if image.mode not in MODES_OF_8_BITS:
         reason = "whose range is not known; convert it to 8 bits first"
         raise ValueError(f"its mode is {image.mode}, {reason}")
-    return ImageOps.exif_transpose(image).convert("RGB")
+    if (pages := getattr(image, "n_frames", 1)) > 1:
+        raise ValueError(f"it has {pages} pages, of which one would be seen; save each by itself")
+    # Behind what is transparent stands any colour, mostly black.
+    if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:
+        raise ValueError("parts of it are transparent; put it on a background first")
+    upright = ImageOps.exif_transpose(image).convert("RGB")
+    if channels == 3:
+        return upright
+    grey = upright.convert("L")
+    if grey.convert("RGB").tobytes() != upright.tobytes():
+        raise ValueError("it has colours, and the model sees grey alone; convert it first")
+    return grey

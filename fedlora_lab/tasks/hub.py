@@ -7,7 +7,7 @@ from torch import nn
 
 from fedlora_lab._utils.validation import check
 from fedlora_lab.tasks import architectures
-from fedlora_lab.tasks.labels import check_order, read_labels
+from fedlora_lab.tasks.labels import check_order, declared_classes, read_labels
 from fedlora_lab.tasks.metrics import Metrics, select_metrics
 from fedlora_lab.tasks.modules import Head
 from fedlora_lab.tasks.tables import Rows
@@ -45,10 +45,11 @@ def hub(
         dataset: a DataFrame, a list of dicts, a `datasets` Dataset or DatasetDict, a CSV file,
             or a folder with a folder of images for each class.
         text, image, label: names of columns.
-        labels: the classes in order. ``None``: those of a `datasets` ClassLabel, else those of
-            the rows, whole numbers by size and words in order, which no epsilon covers.
-        by, person: columns with the owner of each row (one client for each) and the person, a
-            whole number, for ``Privacy(unit="person")``: all rows of a person stay together.
+        labels: the classes in order, as the rows write them. ``None``: those of a `datasets`
+            ClassLabel, else those of the rows, numbers by size and words in order, which no epsilon
+            covers.
+        by, person: columns of texts or whole numbers: the owner of each row (one client for each),
+            and the person, for ``Privacy(unit="person")``: all rows of a person stay together.
         clients, seed: without ``by``: rows are dealt at random to so many (10), by this seed.
         test: share held out at random, in (0, 0.5], the name of a split, or another data set.
         public_test: private runs report metrics of the test rows, which are nobody's. Private rows
@@ -68,7 +69,8 @@ def hub(
     expected = "three different columns: text (or image), label, by"
     check(len({text or image, label, by}) == 3, "label", label, expected)
     columns = {"text": text, "image": image, "label": label}
-    rows = Rows.read(dataset, test, seed, by, person, clients, public_test, columns)
+    classes = () if labels is None else declared_classes(labels)
+    rows = Rows.read(dataset, test, seed, by, person, clients, public_test, columns, classes)
     # The names of a ClassLabel are no private rows'.
     declared = rows.sources[0].attrs.get(str(label)) if labels is None else labels
     # Classes first: a classifier is loaded for as many outputs.
@@ -92,7 +94,7 @@ def hub(
         targets=architectures.default_targets(base, targets),
         head=head,
         metrics=select_metrics(metrics),
-        labels=None if classes == tuple(range(len(classes))) else classes,
+        labels=None if [*map(repr, classes)] == [*map(repr, range(len(classes)))] else classes,
         prepare=architectures.trim_padding if kind == "text" else None,
         encode=encode,
         info={
@@ -104,6 +106,7 @@ def hub(
             "labels": "read from the rows" if declared is None else "declared",
             "column": text or image,
             "max_length": max_length,
+            "truncation_side": encode.args[0].truncation_side if text else None,
             "texts cut": cut,
         },
         public_test=public_test,

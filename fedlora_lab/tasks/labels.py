@@ -1,11 +1,17 @@
-"""The labels of a table as numbers of classes, and the classes that there are."""
+"""What cells name: classes, sites and persons; and the labels of a table as numbers of classes.
+
+A text is what is written, and never the number that it resembles. Numbers are compared by value. A
+column that has both is refused, and so are texts that differ only in how they are written.
+"""
 
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from numbers import Integral
 from string import Formatter
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import numpy as np
 
@@ -15,30 +21,142 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 Identifier = int | str
-_WHOLE_NUMBER = re.compile(r"([+-]?(0|[1-9][0-9]{0,18}))(\.0+)?")
+"""A text, a whole number, or a boolean, which Python counts among the numbers."""
 MISSING = ("", "nan", "NaT", "<NA>", "None")
 """What an empty cell becomes that is turned into text."""
-ZERO_WIDTH = "\u200b"
-"""A blank that nobody sees."""
+EMPTY_KEY = ("empty",)
+"""Key in a frame's ``attrs`` of further texts that stand for an empty cell in its file."""
+HINT_KEY = ("hint",)
+"""Key in a frame's ``attrs`` of what to do where a column is sought that it lacks."""
 OF_THE_TEST = " of the test data"
 """What tells rows of the test table from private ones in messages."""
+NAME_OWNERS = (
+    "if they are several, give them names that differ in more than case, blanks and zeros, or "
+    "numbers, such as pandas.factorize makes of texts"
+)
+"""What to do about sites or persons that differ only in how they are written."""
+NAME_CLASSES = "if they are several classes, name all: labels=[...]"
+"""What to do about such classes."""
+_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?")
+_LEADING_ZEROS = re.compile(r"(?<![\d.])0+(?=\d)")
 
 
-def to_identifier(value: object) -> Identifier | None:
-    """A value that equals another one where both name the same: 7, 7.0, "7" and " 7 " are one.
+def to_identifier(cell: object) -> Identifier | None:
+    """What a cell names: a text as it is written, or the whole number that a number equals.
 
-    ``None`` for what is neither a text nor a whole number.
+    ``None`` for anything else, and for a floating number so large that its neighbours may have been
+    rounded to it: two persons would count as one, or one as two.
 
-    >>> [to_identifier(value) for value in (7, 7.0, " 7 ", "P7 ", 0.5)]
-    [7, 7, 7, 'P7', None]
+    >>> [to_identifier(cell) for cell in (7, 7.0, "7.0", " 7", 0.5)]
+    [7, 7, '7.0', ' 7', None]
     """
-    if isinstance(value, (float, np.floating)) and float(value).is_integer():
-        value = int(value)
-    if not isinstance(value, (str, Integral, np.bool_)):
-        return None
-    text = str(value).strip()
-    number = _WHOLE_NUMBER.fullmatch(text)
-    return int(number[1]) if number else text
+    if isinstance(cell, (bool, np.bool_)):
+        return bool(cell)
+    if isinstance(cell, (str, UUID)):
+        return str(cell)
+    if isinstance(cell, Integral) and not isinstance(cell, np.timedelta64):
+        return int(cell)
+    if isinstance(cell, (float, np.floating)) and np.isfinite(cell):
+        limit = 2 ** (np.finfo(type(cell)).nmant + 1)
+        if abs(cell) < limit and cell == int(cell):
+            return int(cell)
+    return None
+
+
+def to_identifiers(
+    name: str, cells: Iterable[object], rows: Sequence[str], empty: Iterable[str] = MISSING
+) -> list[Identifier]:
+    """What each cell of a column names.
+
+    Args:
+        name: of the argument, for messages.
+        cells: as the table keeps them: its own numbers know how exact they are.
+        rows: what messages call each row.
+        empty: texts that stand for an empty cell.
+    Raises: ``ValueError`` naming the rows of empty cells, or of something else.
+    """
+    values: list[Any] = [to_identifier(cell) for cell in cells]
+    absent = {*empty}
+    bad = {
+        row: cell
+        for row, cell, value in zip(rows, cells, values, strict=True)
+        if value is None
+        or (isinstance(value, str) and not {value, value.strip()}.isdisjoint(absent))
+    }
+    expected = (
+        "a text or a whole number in every row; NA, None and null count as empty cells, and pandas "
+        "reads codes such as 401.9 as texts with dtype=str"
+    )
+    check_rows(name, bad, expected)
+    return values
+
+
+def owners(
+    name: str, cells: Iterable[object], rows: Sequence[str], empty: Iterable[str] = MISSING
+) -> list[Identifier]:
+    """The sites or persons that cells name; equal letters are one, whatever their encoding.
+
+    Args: name, cells, rows, empty: as of `to_identifiers`.
+    Raises: ``ValueError`` also for names that differ in case, blanks or zeros alone: one person
+        who counts as two is protected by half.
+    """
+    values = to_identifiers(name, cells, rows, empty)
+    tidy = [
+        unicodedata.normalize("NFKC", value).strip() if isinstance(value, str) else value
+        for value in values
+    ]
+    check_spelling(name, tidy, NAME_OWNERS)
+    return tidy
+
+
+def check_spelling(name: str, values: Iterable[Identifier], cure: str) -> None:
+    """Refuses texts beside numbers, and texts that differ in how they are written only.
+
+    Args:
+        name: of the argument.
+        values: all that are compared with each other, from one table or several.
+        cure: what else to do.
+    """
+    # By type first: to Python True equals 1.
+    kinds: dict[type, dict[Identifier, None]] = {}
+    for value in values:
+        kinds.setdefault(type(value), {})[value] = None
+    examples = [next(iter(distinct)) for distinct in kinds.values()]
+    expected = f"texts throughout or numbers throughout, in all tables; {cure}"
+    check(len(kinds) < 2, name, examples, expected)
+    spelled: dict[str, Identifier] = {}
+    for value in kinds.get(str, ()):
+        first = spelled.setdefault(_spelling(value), value)
+        check(first == value, name, [first, value], f"each written in one way; {cure}")
+
+
+def _spelling(value: object) -> str:
+    """What different ways of writing one name have in common: 01 and 1.0, P-07 and p-7."""
+    letters = unicodedata.normalize("NFKC", str(value)).casefold()
+    # Letters that nobody sees are formats, such as a blank of no width.
+    seen = (x for x in letters if not x.isspace() and unicodedata.category(x) != "Cf")
+    text = "".join(str(unicodedata.decimal(x, x)) for x in seen)
+    if _DECIMAL.fullmatch(text):
+        number = Decimal(text).normalize()
+        return str(number if number else Decimal())
+    return _LEADING_ZEROS.sub("", text)
+
+
+def in_order(values: Iterable[Identifier]) -> list[Identifier]:
+    """Different values, sorted: numbers by size, also those that are texts, and then words."""
+
+    def key(value: Identifier) -> tuple[bool, Decimal, str]:
+        text = str(value)
+        is_number = text.isascii() and _DECIMAL.fullmatch(text) is not None
+        return not is_number, Decimal(text) if is_number else Decimal(), text
+
+    return sorted(values, key=key)
+
+
+def number_in_order(values: Sequence[Identifier]) -> list[int]:
+    """The place of each value among the different ones, as `in_order` sorts them."""
+    place = {value: number for number, value in enumerate(in_order({*values}))}
+    return [place[value] for value in values]
 
 
 def column_of(frame: "DataFrame", argument: str, name: object) -> list[Any]:
@@ -50,13 +168,17 @@ def column_of(frame: "DataFrame", argument: str, name: object) -> list[Any]:
     Raises: ``ValueError`` with the columns that there are.
     """
     exists = isinstance(name, str) and name in frame.columns
-    check(exists, argument, name, "a column: " + ", ".join(map(str, frame.columns)))
+    expected = "a column: " + ", ".join(map(str, frame.columns)) + frame.attrs.get(HINT_KEY, "")
+    check(exists, argument, name, expected)
     return frame[name].tolist()  # type: ignore[index]
 
 
 def row_names(frame: "DataFrame", suffix: str = "") -> list[str]:
     """What messages call the rows of a table: by its index, such as "row 0" or "line 2"."""
-    return [f"{frame.index.name or 'row'} {i}{suffix}" for i in frame.index]
+    kind = frame.index.name or "row"
+    # Names of files may have bytes that no page or terminal shows.
+    names = (str(i).encode(errors="backslashreplace").decode() for i in frame.index)
+    return [f"{kind} {name}{suffix}" for name in names]
 
 
 def template_fields(frame: "DataFrame", argument: str, source: object) -> list[str]:
@@ -70,64 +192,67 @@ def template_fields(frame: "DataFrame", argument: str, source: object) -> list[s
         return [name for _, name, _, _ in Formatter().parse(source) if name is not None]
 
 
-def check_filled(frame: "DataFrame", columns: Mapping[str, object], suffix: str = "") -> None:
-    """Refuses empty cells, those of all columns at once.
+def check_filled(
+    frame: "DataFrame",
+    columns: Mapping[str, object],
+    suffix: str = "",
+    classes: Iterable[object] = (),
+) -> None:
+    """Refuses empty cells and broken letters, those of all columns at once.
 
     Blank texts are empty too, but for those that fill a place of a template.
 
     Args:
         frame, columns: the table; argument -> what it was given: a column, a template, or neither.
         suffix: what messages call the table's rows.
+        classes: declared ones; their names are no empty cells in the column of the label.
     """
-    bad = {}
+    gaps = {}
+    halves = {}
     for argument, source in columns.items():
         fields = template_fields(frame, argument, source)
+        empty = {*frame.attrs.get(EMPTY_KEY, ())}
+        if argument == "label":
+            empty -= {*map(str, classes)}
         for column in fields or [source]:
             if not isinstance(column, str) or column not in frame.columns:
                 continue
-            gaps = frame[column].isna()
-            if not fields:
-                gaps |= frame[column].map(lambda cell: isinstance(cell, str) and not cell.strip())
-            for row, is_gap in zip(row_names(frame, suffix), gaps):
-                if is_gap:
-                    bad[f"{row} ({argument})"] = "nothing"
-    check_rows("cells", bad, "a value in every row; NA, None and null count as empty cells")
+            cells = frame[column]
+            for row, is_gap, cell in zip(row_names(frame, suffix), cells.isna(), cells):
+                is_text = isinstance(cell, str)
+                is_blank = is_text and not fields and not cell.strip()
+                if is_gap or is_blank or (is_text and cell in empty):
+                    gaps[f"{row} ({argument})"] = "nothing"
+                elif is_text and argument != "image" and not is_unicode(cell):  # names of files
+                    halves[f"{row} ({argument})"] = f"half a letter, {cell!r},"
+    expected = "a value in every row; NA, None and null count as empty cells"
+    if any(place.endswith("(label)") for place in gaps):
+        expected += " unless labels= has them, and the -1 of a ClassLabel is no class"
+    check_rows("cells", gaps, expected)
+    check_rows("cells", halves, "whole letters of Unicode in every row")
 
 
-def identifiers(
-    frame: "DataFrame", argument: str, column: str, suffix: str = ""
-) -> list[Identifier]:
-    """The cells of a column of texts or whole numbers, as values that can be compared.
+def is_unicode(text: str) -> bool:
+    """Whether a text can be encoded: half a pair of surrogates cannot, nor a byte of Latin-1."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
-    Args:
-        frame, argument, column: the table, and the column with the argument that names it.
-        suffix: what messages call the table's rows.
-    Raises: ``ValueError`` naming the rows of empty cells, or of something else.
+
+def cells_of(frame: "DataFrame", argument: str, column: str) -> list[object]:
+    """The cells of a column as the table keeps them; numbers know how exact they are.
+
+    Args: frame, argument, column: as of `column_of`.
     """
-    cells = column_of(frame, argument, column)
-    values: list[Any] = [to_identifier(cell) for cell in cells]
-    rows = zip(row_names(frame, suffix), cells, values)
-    bad = {row: cell for row, cell, value in rows if value is None or value in MISSING}
-    expected = "a text or a whole number in every row; NA, None and null count as empty cells"
-    check_rows(f"{argument} {column!r}", bad, expected)
-    return values
+    column_of(frame, argument, column)
+    return list(frame[column].to_numpy())
 
 
-def check_spelling(name: str, values: Iterable[Identifier]) -> None:
-    """Refuses two values that differ in how they are written only: they would count as two."""
-    spelled: dict[str, Identifier] = {}
-    for value in values:
-        first = spelled.setdefault(_spelling(value), value)
-        check(first == value, name, [first, value], "each written in one way")
-
-
-def _spelling(value: object) -> str:
-    """What two ways of writing one name have in common: 01 and 1.0, A and a."""
-    text = "".join(
-        unicodedata.normalize("NFC", str(value)).lower().replace(ZERO_WIDTH, " ").split()
-    )
-    number = re.fullmatch(r"0*(\d+)(\.0*)?", text)
-    return number[1] if number else text
+def empty_words(frame: "DataFrame") -> set[str]:
+    """The texts that stand for an empty cell in a table."""
+    return {*MISSING, *frame.attrs.get(EMPTY_KEY, ())}
 
 
 def read_labels(
@@ -135,36 +260,47 @@ def read_labels(
 ) -> tuple[list[np.ndarray], tuple[Identifier, ...]]:
     """The labels of two tables as numbers of classes, and the classes in order.
 
-    Labels are compared by value, as identifiers are. Without ``declared`` all rows of both tables
-    decide: whole numbers by size, then words in sorted order.
+    Classes are named as the rows name them. Without ``declared`` all rows of both tables decide:
+    numbers by size, then words in sorted order. With it a row has the class that is written alike,
+    also where one is a number and the other a text.
 
     Args:
         both: the tables that private rows and test rows come from; perhaps one table.
         label: the column.
         declared: the classes in order.
     Returns: numbers (rows,) int64 of each table, and the classes.
-    Raises: ``ValueError`` for an empty cell, what is neither a word nor a whole number, a label
-        that was not declared, classes that differ only in how they are written, fewer than two
-        classes, and a test table none of whose labels a private row has. One that has some labels
-        of its own is warned of.
+    Raises: ``ValueError`` for an empty cell, what is neither a text nor a whole number, a label
+        that was not declared, fewer than two classes, and a test table none of whose labels a
+        private row has. One that has some labels of its own is warned of. Without ``declared`` also
+        for texts beside numbers, and texts that differ only in how they are written.
     Guarantees: test_hub.py::test_declared_labels_are_the_classes,
-        ::test_labels_of_two_tables_are_one_set_of_classes_or_refused.
+        ::test_labels_of_two_tables_are_one_set_of_classes_or_refused,
+        ::test_a_code_is_kept_as_it_is_written_or_refused.
     """
     name = f"label {label!r}"
-    private = identifiers(both[0], "label", label)
-    test = private
-    if both[0] is not both[1]:
-        test = identifiers(both[1], "label", label, OF_THE_TEST)
-    given = () if declared is None else _declared_classes(declared)
-    check_spelling(name, (*given, *private, *test))
-    classes = given or _classes(name, private, test)
+    classes = () if declared is None else declared_classes(declared)
+    words = {*map(str, classes)}
+    tables = both[:1] if both[0] is both[1] else both
+    columns = []
+    for table, suffix in zip(tables, ("", OF_THE_TEST)):
+        cells = cells_of(table, "label", label)
+        empty = empty_words(table) - words
+        columns.append(to_identifiers(name, cells, row_names(table, suffix), empty))
+    private, test = columns[0], columns[-1]
+    if not classes:
+        check_spelling(name, (*private, *test), NAME_CLASSES)
+        classes = _classes(name, private, test)
     check(len(classes) > 1, name, list(classes), "at least two classes")
-    order = {value: number for number, value in enumerate(classes)}
+    # As written: a shell has texts only, where a table has numbers.
+    order = {str(value): number for number, value in enumerate(classes)}
     for table, column, suffix in zip(both, (private, test), ("", OF_THE_TEST)):
         pairs = zip(row_names(table, suffix), column)
-        bad = {row: value for row, value in pairs if value not in order}
-        check_rows(name, bad, f"one of the classes that labels= has: {_listed(classes)}")
-    numbers = [np.array([order[value] for value in column], np.int64) for column in (private, test)]
+        bad = {row: repr(value) for row, value in pairs if str(value) not in order}
+        expected = f"one of the classes that labels= has, as written there: {_listed(classes)}"
+        check_rows(name, bad, expected)
+    numbers = [
+        np.array([order[str(value)] for value in column], np.int64) for column in (private, test)
+    ]
     return numbers, classes
 
 
@@ -191,13 +327,20 @@ def check_order(classes: Sequence[Identifier], config: Any) -> None:
         warn(f"labels: {event} in the model's own classifier")
 
 
-def _declared_classes(declared: Any) -> tuple[Identifier, ...]:
-    """The classes that the caller gave, as labels are compared."""
+def declared_classes(declared: Any) -> tuple[Identifier, ...]:
+    """The classes that the caller gave: texts as they are written, numbers by value.
+
+    Raises: ``ValueError`` for fewer than two, and for two that are written alike but for blanks
+        around them.
+    """
     values = declared.tolist() if hasattr(declared, "tolist") else declared
     is_list = isinstance(values, (list, tuple, range)) and len(values) > 1
     check(is_list, "labels", values, "a list of two or more classes, in order")
     classes = tuple(to_identifier(value) for value in values)
-    is_set = len({*classes} - {None, ""}) == len(classes)
+    words = [str(value).strip() for value in classes if value is not None]
+    # Blanks at the ends would be seen by nobody who reads the classes of an adapter.
+    different = {word for word in words if word and is_unicode(word)}
+    is_set = len(different) == len(classes)
     check(is_set, "labels", values, "words or whole numbers, each class once")
     return classes  # type: ignore[return-value]
 
@@ -222,7 +365,7 @@ def _classes(
     if strange:
         event = f"no private row has {_listed(strange)}, which test rows have and which becomes a"
         warn(f"{name}: {event} class; private rows have {_listed(usual)}")
-    return tuple(sorted(usual | strange, key=lambda value: (isinstance(value, str), value)))
+    return tuple(in_order(usual | strange))
 
 
 def _listed(labels: Iterable[Identifier]) -> str:

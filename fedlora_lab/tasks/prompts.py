@@ -112,6 +112,11 @@ def encode_pairs(
         names: what messages call each row.
     """
     architectures.check_max_length(max_length, model)
+    side = generation.tokenizer.truncation_side
+    expected = (
+        "right where max_length= is given: an example's end is cut, and not its prompt's start"
+    )
+    check(max_length is None or side == "right", "tokenizer.truncation_side", side, expected)
     # Apart, so that where an answer begins does not depend on how the two are merged.
     heads = generation.encode([prompt for prompt, _ in pairs])
     tails = generation.tokens([answer for _, answer in pairs])

@@ -4,18 +4,18 @@ In this order: inputs, `Task`, `classification`, and the checks of both.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlora_lab._utils.validation import check, check_rows, in_one_line
+from fedlora_lab._utils.validation import check, in_one_line
 from fedlora_lab.tasks.generation import Generation
+from fedlora_lab.tasks.labels import number_in_order, owners
 from fedlora_lab.tasks.metrics import Metric, Metrics, cross_entropy, select_metrics
 from fedlora_lab.tasks.modules import (
     Head,
@@ -32,8 +32,13 @@ from fedlora_lab.tasks.modules import (
 # jaxtyping cannot express "a tensor or a mapping of tensors".
 Inputs = Tensor | Mapping[str, Tensor]
 Examples = tuple[Any, Tensor]
-Persons = Sequence[int] | np.ndarray | Tensor
+Persons = Sequence[int | str] | np.ndarray | Tensor
 """Whose each example of a client is, (n_k,)."""
+ONE_CLIENT = (
+    "one client for each person: merge those that share persons; or, where each site counts its "
+    "persons from 1, make them different, such as site + '-' + number"
+)
+"""What to do about a person at two clients."""
 
 
 # ---- inputs
@@ -127,9 +132,9 @@ class Task:
         public_test: the test examples are public. Otherwise their metrics are NaN in private runs:
             they would be exact numbers about private examples that no ledger counts.
         generation: how a decoder answers prompts, see `Generation`; ``None``: no decoder.
-        persons: whose each example is, for privacy by person: for every client n_k whole numbers,
-            each person at one client; kept as numbers from 0. ``None``: not known. How many
-            persons each client has counts as public.
+        persons: whose each example is, for privacy by person: for every client n_k texts or whole
+            numbers, each person at one client; kept as numbers from 0. ``None``: not known. How
+            many persons each client has counts as public.
         new_modules: names of modules that the model's checkpoint lacks, or may lack: whoever loads
             it draws other numbers, so a saved adapter holds these modules, trained or not.
         drawn: names of those that were drawn at random for this task.
@@ -173,7 +178,8 @@ class Task:
         target_layers(self.model, self.targets, head_modules(self.model, self.head))
         check(isinstance(self.public_test, bool), "public_test", self.public_test, "True or False")
         if self.persons is not None:
-            object.__setattr__(self, "persons", person_numbers(self.persons, self.sizes))
+            persons = person_numbers(self.persons, self.sizes, names)
+            object.__setattr__(self, "persons", persons)
 
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.model.parameters())
@@ -327,61 +333,39 @@ def _check_parts(parts: Mapping[str, Examples]) -> None:
         check(kinds == first, name, kinds, f"what clients[0] has: {first}")
 
 
-def person_numbers(persons: Sequence[Persons], sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
+def person_numbers(
+    persons: Sequence[Persons], sizes: tuple[int, ...], names: Sequence[str] = ()
+) -> tuple[Tensor, ...]:
     """Each client's persons as numbers from 0, in the order of the given ones.
 
     Args:
-        persons: for each client a whole number for each example.
+        persons: for each client a text or a whole number for each example.
         sizes: numbers of examples of the clients.
-    Raises: ``ValueError`` for anything but whole numbers, and for a person at two clients: each of
-        them draws and noises for itself, and what the person spends would be stated too small.
+        names: of the clients, for messages; their numbers by default.
+    Raises: ``ValueError`` for anything else, for names of persons that are nearly equal, see
+        `labels.owners`, and for a person at two clients: each of them draws and noises for itself,
+        and what the person spends would be stated too small.
+    Guarantees: test_persons.py::test_persons_are_compared_by_value.
     """
     is_list = isinstance(persons, (tuple, list)) and len(persons) == len(sizes)
     shown = len(persons) if isinstance(persons, (tuple, list)) else type(persons).__name__
     check(is_list, "persons", shown, f"{len(sizes)} lists, one for each client")
-    columns: list[list[int]] = []
-    client_of: dict[int, int] = {}
+    cells: list[object] = []
     for k, (part, count) in enumerate(zip(persons, sizes, strict=True)):
         # Of an array its own numbers: they know how exact they are.
-        cells = list(part.detach().cpu().numpy() if isinstance(part, Tensor) else part)
+        column = list(part.detach().cpu().numpy() if isinstance(part, Tensor) else part)
         expected = f"{count}, one an example"
-        check(len(cells) == count, f"persons[{k}]", f"{len(cells)} entries", expected)
-        rows = [f"row {i} of client {k}" for i in range(count)]
-        columns.append(whole_numbers("persons", cells, rows))
-        for person in columns[-1]:
+        check(len(column) == count, f"persons[{k}]", f"{len(column)} entries", expected)
+        cells += column
+    rows = [f"row {i} of client {k}" for k, count in enumerate(sizes) for i in range(count)]
+    everyone = number_in_order(owners("persons", cells, rows))
+    numbers = torch.tensor(everyone).split(sizes)
+    client_of: dict[int, int] = {}
+    for k, column in enumerate(numbers):
+        for person in column.unique().tolist():
             holder = client_of.setdefault(person, k)
-            expected = "one client for each person: merge those that share persons"
-            check(k == holder, "persons", f"one at clients {holder} and {k}", expected)
-    order = {person: number for number, person in enumerate(sorted(client_of))}
-    return tuple(torch.tensor([order[person] for person in column]) for column in columns)
-
-
-def whole_numbers(name: str, cells: Iterable[object], rows: Sequence[str]) -> list[int]:
-    """The whole numbers in a column, compared by value: 7 and 7.0 are one.
-
-    Messages name rows and no value, since persons are private.
-
-    Args:
-        name: of the argument, for messages.
-        cells: the column.
-        rows: what messages call each row.
-    Raises: ``ValueError`` for an empty cell, a text, and a floating number so large that its
-        neighbours may have been rounded to it: one person counted as two would be protected by
-        half.
-    Guarantees: test_persons.py::test_persons_are_compared_by_value.
-    """
-    numbers = []
-    bad = {}
-    for row, cell in zip(rows, cells, strict=True):
-        is_whole = isinstance(cell, Integral) and not isinstance(cell, (bool, np.timedelta64))
-        if isinstance(cell, (float, np.floating)) and np.isfinite(cell):
-            limit = 2 ** (np.finfo(type(cell)).nmant + 1)
-            is_whole = abs(cell) < limit and cell == int(cell)
-        if is_whole:
-            numbers.append(int(cell))  # type: ignore[call-overload]
-        else:
-            bad[row] = type(cell).__name__
-    check_rows(name, bad, "whole numbers, such as pandas.factorize makes of texts")
+            first, second = (names[i] if names else i for i in (holder, k))
+            check(k == holder, "persons", f"one at clients {first} and {second}", ONE_CLIENT)
     return numbers
 
 

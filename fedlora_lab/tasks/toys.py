@@ -48,7 +48,10 @@ def tiny(
     if kind in known.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
         fields |= IMAGE
         side = sizes.get("image_size", IMAGE["image_size"])
-        processor = transformers.ViTImageProcessor(size={"height": side, "width": side})
+        half = [0.5] * sizes.get("num_channels", 3)
+        processor = transformers.ViTImageProcessor(
+            size={"height": side, "width": side}, image_mean=half, image_std=half
+        )
         processor.save_pretrained(folder)
     else:
         vocabulary = sorted({word for text in texts for word in text.lower().split()})

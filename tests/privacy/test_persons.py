@@ -110,7 +110,8 @@ def test_weights_by_size_count_persons():
 
 def test_a_person_at_several_clients_is_refused():
     """Each client noises for itself: what such a person spends would be stated too small."""
-    line = "^persons='one at clients 0 and 2': expected one client for each person: merge those"
+    line = "^persons='one at clients 0 and 2': expected one client for each person: merge those "
+    line += "that share persons; or, where each site counts its persons from 1, make them different"
     with refused(line):
         replace(TASK, persons=(PERSONS[0], PERSONS[1], (0, 8, 8)))
     assert TASK.pooled().person_counts == (9,)
@@ -127,15 +128,19 @@ def test_persons_are_compared_by_value():
     alike = (7, 7.0, np.int8(7), np.uint64(7), np.float32(7))
     task = replace(tokens("head", (len(alike), 2)), persons=(alike, (8, 2**62)))
     assert task.person_counts == (1, 2)
+    alike = ("é", "e\u0301", "é ", np.str_("é"))
+    task = replace(tokens("head", (len(alike), 2)), persons=(alike, ("10", "9")))
+    assert task.person_counts == (1, 2)
+    assert task.local_persons[1].tolist() == [1, 0], "numbers by size"
 
 
 NOBODY: Any = (None, math.nan, "7", True, 2.0**53, np.float32(2**24), pd.NA)
 
 
-def test_what_is_no_whole_number_is_no_person():
-    """An empty cell would be one person; a text or a rounded number may be several."""
+def test_what_is_neither_a_text_nor_a_whole_number_is_no_person():
+    """An empty cell would be one person; a rounded number, or a text beside numbers, several."""
     for value in NOBODY:
-        line = f"^persons='{type(value).__name__} in row 1 of client 0': expected whole numbers"
+        line = r"^persons=('.* in row 1 of client 0'|\[1, .*\]): expected (a text or a|texts thr)"
         with refused(line):
             replace(tokens("head", (2, 2)), persons=((1, value), (2, 3)))
     with refused(r"^persons\[2\]='2 entries': expected 3, one an example$"):

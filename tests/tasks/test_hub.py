@@ -1,5 +1,13 @@
 """Hugging Face models and data sets as tasks: any data, clear refusals, one meaning of each row."""
 
+import csv
+import gzip
+import json
+import shutil
+import uuid
+import warnings
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -67,6 +75,34 @@ def test_files_and_folders_equal_the_frame(tmp_path):
         read_splits(animals)
 
 
+def test_the_folders_of_images_are_classes_only_where_that_is_clear(tmp_path):
+    """Of site/class/file the sites became the classes, and epsilon was spent."""
+    for i, pixels in enumerate(toy_hubs.images(24)["image"]):
+        for place in ("flat", f"tree/{('Bonn', 'Trier')[i % 2]}/{('break', 'whole')[i // 2 % 2]}"):
+            (tmp_path / place).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / place / f"{i}.png")
+    vit: Options = {"image": "image", "clients": 2}
+    line = (
+        r"^label='label': expected a column: folder_1, folder_2, image; (Bonn|Trier)/.*png lies in "
+    )
+    line += (
+        "2 folders: label='folder_2', by='folder_1' if the outer .*, and label='folder_1' if they"
+    )
+    with refused(line):
+        fl.tasks.hub(toy_hubs.folder("vit"), tmp_path / "tree", label="label", **vit)
+    sites: Options = {"image": "image", "label": "folder_2", "by": "folder_1"}
+    task = fl.tasks.hub(toy_hubs.folder("vit"), tmp_path / "tree", **sites)
+    assert task.labels == ("break", "whole") and task.client_names == ("Bonn", "Trier")
+    outer = fl.tasks.hub(toy_hubs.folder("vit"), tmp_path / "tree", label="folder_1", **vit)
+    assert outer.labels == ("Bonn", "Trier")
+    assert list(read_splits(tmp_path / "flat")["train"]) == ["image"], "pictures to predict"
+    with refused("^label='label': expected a column: image; classes are folders here"):
+        fl.tasks.hub(toy_hubs.folder("vit"), tmp_path / "flat", label="label", **vit)
+    shutil.copy(tmp_path / "flat" / "0.png", tmp_path / "tree" / "Bonn")
+    with refused(r"^dataset=\[.*\]: expected all images equally deep in folders"):
+        read_splits(tmp_path / "tree")
+
+
 def test_a_parquet_file_equals_the_frame_or_says_what_reads_it(tmp_path):
     path = tmp_path / "texts.parquet"
     try:
@@ -129,6 +165,32 @@ def test_a_classifier_on_a_decoder_reads_each_text_s_last_token(kind, number):
     torch.testing.assert_close(task.forward(decoder, x), last, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_tokenizer_cuts_where_it_was_set_to(side):
+    """Every note lost its conclusion, which it was set to keep. Where it pads is no such choice: a
+    text is read as if it were alone."""
+    frame = toy_hubs.texts()
+    frame["text"] = ["good film very not " + end for end in ("great", "awful")] * 24
+    code: Any = AutoTokenizer.from_pretrained(toy_hubs.folder("bert"))
+    code.truncation_side = side
+    code.padding_side = "left"
+    task = bert(frame, tokenizer=code, max_length=5)
+    x: Any = task.test[0]
+    assert task.encode is not None and task.info["truncation_side"] == side
+    cut = code(frame["text"].tolist(), truncation=True, max_length=5)["input_ids"]
+    assert {tuple(ids) for ids in x["input_ids"].tolist()} == {tuple(ids) for ids in cut}
+    assert len({tuple(ids) for ids in cut}) == (2 if side == "left" else 1)
+    short = bert(frame.assign(text=["good", "very good film"] * 24), tokenizer=code).test[0]
+    assert bool(short["attention_mask"][:, 0].all()), "padding is on the right"  # type: ignore
+    if side == "left":
+        decoder: Any = AutoTokenizer.from_pretrained(toy_hubs.folder("llama"))
+        decoder.truncation_side = side
+        with refused(
+            "^tokenizer.truncation_side='left': expected right where max_length= is given"
+        ):
+            toy_hubs.fresh_answers("llama", tokenizer=decoder, max_length=8)
+
+
 # ---- what is refused
 
 
@@ -147,7 +209,7 @@ BAD: dict[str, Options] = {
     },
     "labels='a,b': expected a list of two or more": {"labels": "a,b"},
     "clients=49: .* give fewer as clients=": {"clients": 49},
-    "text='3 in row 0': expected text in every row; so also row 1": {
+    "text='3 in row 0': expected text in every row, in whole letters of .*; so also row 1": {
         "dataset": FRAME.assign(text=3)
     },
     "dataset='nowhere.csv': expected a file that exists": {"dataset": "nowhere.csv"},
@@ -183,7 +245,7 @@ UNREADABLE = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:.*the rows after line 5 have no value")
+@pytest.mark.filterwarnings("ignore:.*the rows at its end that have no value are not read")
 @pytest.mark.parametrize("name", READABLE)
 def test_every_bad_row_of_a_file_is_named_by_its_line(name, tmp_path):
     """Whatever separates its cells, and however it is encoded; a quoted cell has two lines."""
@@ -193,26 +255,101 @@ def test_every_bad_row_of_a_file_is_named_by_its_line(name, tmp_path):
     assert table.iloc[:, :2].to_dict("list") == {"text": ["a\nb", "c"], "label": ["01", "1e3"]}
     lines = (1, 3) if file.suffix == ".jsonl" else (2, 5)
     assert tuple(table.index) == lines
-    line = f"^label 'text'='a\nb in line {lines[0]}': expected .*; so also line {lines[1]}$"
-    with refused(line.replace("\n", r"..")):
+    line = rf"^label 'text'=.*'a.*b' in line {lines[0]}.: expected .*; so also line {lines[1]}$"
+    with refused(line):
         read_labels((table, table), "text", ["good", "bad"])
 
 
 def test_letters_of_an_older_windows_are_told(tmp_path):
     """Read as something else they would train a model on wrong letters without a word."""
     (tmp_path / "texts.csv").write_bytes("text\ntrès\n".encode("cp1252"))
-    with pytest.warns(match="line 2 is not UTF-8: the file is read as Windows-1252"):
+    with pytest.warns(match="is not UTF-8: it is read as Windows-1252; save it as UTF-8"):
         assert read_splits(tmp_path / "texts.csv")["train"]["text"].tolist() == ["très"]
 
 
-def test_codes_of_a_file_are_compared_as_written(tmp_path):
-    """01 and 1 became one class, or one owner, without a word."""
-    (tmp_path / "codes.csv").write_text("y,who\n01,007\n1,7.0\n2,8\n")
-    table = read_splits(tmp_path / "codes.csv")["train"]
-    with refused(r"^label 'y'=\['01', 1\]: expected each written in one"):
-        read_labels((table, table), "y")
-    people: Any = Rows.read(table, table, 0, person="who", clients=1).people
-    assert people.tolist() == [0, 0, 1]
+LONG = "x" * 200_000  # Python's CSV reader took 131,072 letters
+CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+KEPT = {
+    "long.csv": (f"text,n\n{LONG},1\n".encode(), [LONG], 2),
+    "excel.csv": (b"sep=;\r\ntext;n\r\na,b;1\r\n", ["a,b"], 3),
+    "packed.csv.gz": (gzip.compress(b"text,n\n 01,1\n"), [" 01"], 2),
+    "packed.jsonl.gz": (gzip.compress(b'{"text": "01"}'), ["01"], 1),
+    "array.json": (json.dumps([{"text": CHAT}, {"text": CHAT}]).encode(), [CHAT, CHAT], 0),
+    "lines.json": (b'{"text": 9007199254740993}\n{"text": null}', [9007199254740993, None], 1),
+    "chat.jsonl": (json.dumps({"text": CHAT}).encode(), [CHAT], 1),
+}
+"""Content of a file -> the cells of its column, and what its first row is called."""
+NO_TABLE = {
+    "wide.csv": (
+        "text,n\na,1\n".encode("utf-16-le"),
+        "'NUL in line 1': .* with its mark at the st",
+    ),
+    "wider.csv": ("text,n\na,1\n".encode("utf-32"), "'NUL in line 1'"),
+    "cut.csv.gz": (gzip.compress(b"text,n\na,1\n")[:-9], "Compressed file ended before"),
+    "plain.csv.gz": (b"text,n\na,1\n", "Not a gzipped file"),
+    "twice.jsonl": (b'{"text": 1}\n{"text": 1, "text": 2}', r"keys=\['text'\]: .* in line 2"),
+    "twice.json": (b'[{"text": 1}, {"n": [{"x": 1, "x": 2}]}]', r"keys=\['x'\]: .* in row 1"),
+    "pairs.jsonl": (b'{"text": 1}\n[["text", 2]]', "in line 2.*a JSON object in each"),
+    "other.json": (b'[{"text": 1}, 2]', "2 in row 1': expected a JSON object in each"),
+}
+"""Content of a file -> why it is refused."""
+HALF = {
+    "emoji.jsonl": b'{"text": "good", "n": 1}\n{"text": "bad \\ud83d day", "n": 2}',
+    "utf-8.csv": "text,n\ntrès,1\nno".encode() + b"\xe9l,2\n",
+    "utf-16.csv": b"\xff\xfe" + "text,n\na,1\n\ud83d,2\n".encode("utf-16-le", "surrogatepass"),
+}
+
+
+@pytest.mark.parametrize("name", [*KEPT, *NO_TABLE, *HALF])
+def test_a_reader_keeps_or_refuses_what_a_file_holds(name, tmp_path):
+    """Nothing is dropped without a word, and nothing of the process is changed."""
+    file = tmp_path / name
+    file.write_bytes((KEPT | NO_TABLE)[name][0] if name not in HALF else HALF[name])
+    limit = csv.field_size_limit()
+    if name in NO_TABLE:
+        with refused(rf"^dataset=.*{name}'.*{NO_TABLE[name][1]}"):
+            read_splits(file)
+        return
+    table = read_splits(file)["train"]
+    assert csv.field_size_limit() == limit
+    if name in KEPT:
+        _, cells, first = KEPT[name]
+        assert table["text"].tolist() == cells and table.index[0] == first
+    for argument in ("text", "label", "by", "person") if name in HALF else ():
+        options: Options = {argument: "text"} if argument in ("by", "person") else {}
+        with refused(rf"half a letter, .*, in line [23] \({argument}\)"):
+            Rows.read(file, file, 0, columns={argument: "text"}, **options)
+
+
+class Split:
+    """What this library reads of a data set of `datasets`."""
+
+    def __init__(self, table, kind=None, columns=None, **names):
+        self.table = table
+        self.format = {"type": kind, "columns": columns or list(table)}
+        self.features = {key: SimpleNamespace(names=value) for key, value in names.items()}
+
+    def to_pandas(self):
+        return self.table
+
+    def __iter__(self):
+        for row in self.table.to_dict("records"):
+            yield {**row, "text": row["text"].replace("Anna", "X")}
+
+
+def test_a_data_set_s_own_transform_and_columns_are_respected():
+    """They may be what leaves the names out."""
+    chat = np.array(CHAT, dtype=object)
+    plain = pd.DataFrame({"text": ["Anna came", "no"], "y": [0, 1], "chat": [chat, chat]})
+    shown = read_splits(Split(plain, "custom", y=["low", "high"]))["train"]
+    assert shown["text"].tolist() == ["X came", "no"] and shown["y"].tolist() == ["low", "high"]
+    assert shown["chat"].tolist() == [CHAT, CHAT], "lists of Arrow are lists again"
+    named = Split(plain.assign(y=["a", "b"]), "custom", y=["low", "high"])
+    assert read_splits(named)["train"]["y"].tolist() == ["a", "b"], "what a transform wrote"
+    assert list(read_splits(Split(plain, "torch", ["y"]))["train"]) == ["y"]
+    with refused(r"^cells='nothing in row 1 \(label\)': .*the -1 of a ClassLabel is no class"):
+        no_class = Split(plain.assign(y=[0, -1]), y=["low", "high"])
+        Rows.read(no_class, no_class, 0, columns={"label": "y"})
 
 
 @pytest.mark.parametrize("text", UNREADABLE)
@@ -246,22 +383,55 @@ def test_persons_of_both_tables_are_found(kind):
     public: Options = {"person": "who", "clients": 1, "public_test": True}
     numbers: Any = Rows.read(frame, pd.DataFrame({"who": [100]}), 0, **public).people
     assert numbers.tolist() == [0, 1, 2, 3, 4, 5]
-    other = pd.DataFrame({"who": pd.Series([100, 5]).astype(kind)})
-    with refused(r"^person 'who'='1 persons of the public"):
-        Rows.read(frame, other, 0, **public)
+    for others, line in (
+        (pd.Series([100, 5]).astype(kind), r"='1 persons of the public .* counts its persons from"),
+        (["100", "5"], r"=\[0, '100'\]: expected texts throughout or numbers throughout, in all"),
+    ):
+        with refused(f"^person 'who'{line}"):
+            Rows.read(frame, pd.DataFrame({"who": others}), 0, **public)
 
 
-def test_owners_are_compared_by_value():
-    """A blank behind a name, or a number read as a float, made a second client."""
-    frame = toy_hubs.texts().assign(site=[[7, 7.0, "7 ", "B"][i % 4] for i in range(48)])
-    task = bert(frame, by="site", test=frame)
-    assert task.client_names == ("7", "B") and task.sizes == (36, 12)
-    with refused(r"^by 'site'='.* in row 3'"):
-        bert(frame.assign(site=pd.Series(["B", 7, "B 0", 0.5] * 12, dtype=object)), by="site")
-    for pair in (["B", "b"], ["1", "01"], ["é", "e\u0301"], ["A", "A\u200b"]):
-        with refused(r"^by 'site'=\[.*\]: expected each written in one"):
-            bert(frame.assign(site=pair * 24), by="site")
-    assert bert(frame.assign(site=["x²", "x2"] * 24), by="site").client_names == ("x2", "x²")
+ONE_NAME = [["B ", "B"], ["é", "e\u0301"], ["ﬁ", "fi"], [7, 7.0], ["P-0012", " P-0012"]]
+ONE_NAME += [[np.int8(7), np.float32(7)], [uuid.UUID(int=5), str(uuid.UUID(int=5))]]
+NEARLY_ONE = [["B", "b"], ["1", "01"], ["1", "1.0"], ["P-0012", "P-12"], ["A", "A\u200b"]]
+NEARLY_ONE += [["a b", "ab"], ["1e3", "1000"], ["+5", "5"], ["1", "١"], ["1.10", "1.1"]]
+NEARLY_ONE += [["Straße", "STRASSE"], ["B", "\ufeffB"]]
+
+
+@pytest.mark.parametrize("argument", ["by", "person"])
+def test_a_site_or_person_is_one_name_or_refused(argument):
+    """As two they would be protected by half, and as one two sites would train together."""
+
+    def read(names):
+        frame = pd.DataFrame({"who": pd.Series([*names] * 3, dtype=object)})
+        options: Options = {argument: "who"}
+        return Rows.read(frame, frame, 0, **options)
+
+    for pair in ONE_NAME:
+        with nullcontext() if argument == "by" else refused("clients=10: .* at most 1: 1 to deal"):
+            assert len(read(pair).clients) == 1
+    for pair in NEARLY_ONE:
+        with refused(rf"^{argument} 'who'=\[.*\]: expected each written in one .* give them names"):
+            read(pair)
+    for pair in (["7", 7], ["B", 7], [True, 1]):
+        with refused(rf"^{argument} 'who'=\[.*\]: expected texts throughout or numbers throughout"):
+            read(pair)
+    for other in (0.5, None, "nan", " ", 2.0**53, b"a"):
+        with refused(r"in row 1"):
+            read(["B", other])
+    names = [f"P-{number:04}" for number in range(9)] + ["1.5", "1.05", *"ABC"]
+    rows: Any = read(names)
+    assert len({*(rows.clients if argument == "by" else rows.people)}) == len(names)
+
+
+def test_patients_whom_each_site_numbers_from_one_are_told_apart():
+    """They were told to merge sites that share persons, and share none."""
+    frame = toy_hubs.texts().assign(site=["Bonn", "Trier"] * 24, who=np.arange(48) // 4)
+    line = "^persons='one at clients Bonn and Trier': .* counts its persons from 1, make them dif"
+    with refused(line):
+        bert(frame, by="site", person="who")
+    apart = frame.assign(who=frame["site"] + "-" + frame["who"].astype(str))
+    assert sum(bert(apart, by="site", person="who", test=frame).person_counts) == 24
 
 
 def test_empty_cells_of_all_columns_are_named_at_once(tmp_path):
@@ -291,12 +461,88 @@ def test_declared_labels_are_the_classes():
     assert y.bincount().tolist() == [
         (frame["label"] == x).sum() for x in ("kind", "mixed", "harsh")
     ]
-    ratings = labelled([True, "1.0", "3 ", 4])
-    (codes, _), classes = read_labels((ratings, ratings), "y", ["1", "2", "3", "4", "True"])
-    assert codes.tolist() == [4, 0, 2, 3] and classes == (1, 2, 3, 4, "True")
-    line = "^label 'y'='6 in row 1 of the test data': expected one of the classes that labels= has"
-    with refused(line):
-        read_labels((ratings, labelled([1, 6])), "y", [1, 2, 3, 4, True])
+    # A shell gives texts, and whoever reads a file by pandas has numbers.
+    ratings = labelled([True, "1", 3.0, 4])
+    given = ["1", "2", "3", "4", "True"]
+    (codes, _), classes = read_labels((ratings, ratings), "y", given)
+    assert codes.tolist() == [4, 0, 2, 3] and classes == tuple(given)
+    for other in (6, "1.0", "1 "):
+        line = rf"^label 'y'=.*{other!r} in row 1 of the test data.: expected one of the classes"
+        with refused(line):
+            read_labels((ratings, labelled([1, other])), "y", [1, 2, 3, 4, True])
+
+
+def frames_of(codes, place):
+    """A column with these labels, as every reader finds it."""
+    table = pd.DataFrame({"y": codes})
+    yield table
+    yield table.to_dict("records")
+    yield Split(table)
+    for name in ("codes.csv", "codes.csv.gz"):
+        table.to_csv(place / name, index=False)
+        yield place / name
+    table.to_json(place / "codes.jsonl", orient="records", lines=True)
+    table.to_json(place / "codes.json", orient="records")
+    yield place / "codes.jsonl"
+    yield place / "codes.json"
+
+
+CODES = ["250", "250.0", "250.00", "007", "7", "1e3", "1.10", "+5", " 5", "١", "True", "true", "x²"]
+WORDS = ["NA", "None", "nan", "null", "N/A"]
+ONE_CODE = [("250", "250.0", "250.00"), ("007", "7"), ("1e3", "1000"), ("1.10", "1.1"), ("+5", "5")]
+ONE_CODE += [(" 5", "5"), ("١", "1"), ("True", "true"), ("é", "e\u0301"), ("x²", "x2")]
+
+
+def test_a_code_is_kept_as_it_is_written_or_refused(tmp_path):
+    """Diagnosis codes 250, 250.0 and 250.00 became one class, without a word."""
+    for code in CODES + WORDS:
+        for data in frames_of([code, "other"] * 2, tmp_path):
+            table = read_splits(data)["train"]
+            (numbers, _), classes = read_labels((table, table), "y", ["other", code])
+            assert classes == ("other", code) and numbers.tolist() == [1, 0, 1, 0]
+            if code in CODES:
+                orders = {read_labels((table, table), "y")[1] for _ in range(2)}
+                assert len(orders) == 1 and {*orders.pop()} == {code, "other"}
+    for codes in ONE_CODE:
+        for data in frames_of([*codes, "other"] * 2, tmp_path):
+            table = read_splits(data)["train"]
+            with refused(r"^label 'y'=\['.*'\]: expected each written in one way; .* labels=\["):
+                read_labels((table, table), "y")
+            if codes[0].strip() != codes[0]:
+                continue
+            given = [*codes, "other"]
+            (numbers, _), classes = read_labels((table, table), "y", given)
+            assert [classes[number] for number in numbers] == given * 2
+
+
+def test_an_empty_cell_of_a_file_is_a_class_only_where_it_is_declared(tmp_path):
+    file = tmp_path / "codes.csv"
+    pd.DataFrame({"y": ["NA", "x", "NA", "x"]}).to_csv(file, index=False)
+    with refused(r"^cells='nothing in line 2 \(label\)': .* unless labels= has them"):
+        Rows.read(file, file, 0, columns={"label": "y"})
+    Rows.read(file, file, 0, columns={"label": "y"}, classes=["NA", "x"], clients=2)
+    with refused(r"\(text\)"):
+        Rows.read(file, file, 0, columns={"text": "y"}, classes=["NA", "x"])
+
+
+@pytest.mark.parametrize("pair", [[250, "250.0"], [1, "one"], [True, 1], [np.True_, "True"]])
+def test_a_column_of_texts_and_numbers_is_refused_unless_classes_are_declared(pair):
+    table = labelled(pd.Series(pair * 2, dtype=object))
+    with refused(
+        r"^label 'y'=\[.*\]: expected texts throughout or numbers throughout, .*labels=\["
+    ):
+        read_labels((table, table), "y")
+    if str(pair[0]) != str(pair[1]):
+        (numbers, _), classes = read_labels((table, table), "y", pair)
+        assert numbers.tolist() == [0, 1] * 2 and [*classes] == pair
+
+
+def test_booleans_and_numbers_are_handed_back_as_they_were():
+    frame = toy_hubs.texts()
+    task = bert(frame.assign(label=frame["label"] == "kind"))
+    assert task.labels is not None and [*map(repr, task.labels)] == ["False", "True"]
+    assert bert(frame.assign(label=(frame["label"] == "kind") * 1.0)).labels is None
+    assert bert(frame.assign(label=[*"01"] * 24)).labels == ("0", "1")
 
 
 def test_classes_stand_in_the_order_of_the_model_s_classifier():
@@ -321,11 +567,15 @@ def test_classes_stand_in_the_order_of_the_model_s_classifier():
 
 def test_labels_of_two_tables_are_one_set_of_classes_or_refused():
     """Written otherwise they became classes of their own: epsilon was spent for no right answer."""
-    (_, codes), classes = read_labels((labelled([10, 2.0, -1]), labelled(["2 ", "-1"])), "y")
+    (_, codes), classes = read_labels((labelled([10, 2.0, -1]), labelled([2, -1.0])), "y")
     assert classes == (-1, 2, 10) and codes.tolist() == [1, 0]
-    line = "^label 'y' of the test data='neg, pos': expected labels that private rows have: 0, 1"
+    (_, codes), classes = read_labels((labelled(["10", "2", "b"]), labelled(["b", "10"])), "y")
+    assert classes == ("2", "10", "b") and codes.tolist() == [2, 1], "numbers by size"
+    with refused(r"^label 'y'=\[2, '2'\]: expected texts throughout or numbers throughout, in all"):
+        read_labels((labelled([2, 1]), labelled(["2", "1"])), "y")
+    line = "^label 'y' of the test data='neg, pos': expected labels that private rows have: no, y"
     with refused(line):
-        read_labels((labelled([0, 1]), labelled(["neg", "pos"])), "y")
+        read_labels((labelled(["no", "yes"]), labelled(["neg", "pos"])), "y")
     line = "^label 'y': no private row has maybe, which test rows have and which becomes a class"
     with pytest.warns(match=line):
         (_, codes), classes = read_labels((labelled(["no", "yes"]), labelled(["no", "maybe"])), "y")
@@ -389,7 +639,27 @@ def test_private_rows_are_no_public_test():
             check_public_test(rows_of_numbers(private, test))
     check_public_test(rows_of_numbers(rows, others))
     with pytest.warns(match=r"^test: some rows equal private rows[^0-9]*$"):
-        check_public_test(rows_of_numbers(rows, np.concatenate([rows[37:], others])))
+        check_public_test(rows_of_numbers(rows, np.concatenate([rows[28:], others])))
+
+
+@pytest.mark.parametrize("persons", [None, [0] * 5 + [*range(1, 36)]])
+def test_nothing_tells_whether_one_person_s_rows_are_public(persons):
+    """One public row that was a private one was warned of: whoever chose it had an answer. Nor may
+    all rows of a person, whatever share of the tables they are."""
+    rows = np.random.default_rng(0).normal(size=(40, 2))
+    target = rows[:1] if persons is None else rows[:5]
+    others = np.random.default_rng(1).normal(size=(60, 2))
+    for public in (target, np.concatenate([target, others[:4]]), np.concatenate([target, others])):
+        task = rows_of_numbers(rows, public)
+        if persons is not None:
+            task = replace(task, persons=(persons[:5], persons[5:]))
+        with warnings.catch_warnings(record=True) as told:
+            check_public_test(task)
+        assert not told
+    # Beside nine others that are known to be private one more is told, and not which.
+    with warnings.catch_warnings(record=True) as told:
+        check_public_test(rows_of_numbers(rows, np.concatenate([rows[:9], others])))
+    assert not told
 
 
 @pytest.mark.slow

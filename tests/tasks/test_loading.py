@@ -227,11 +227,62 @@ def test_images_are_those_of_the_model_s_own_processor():
     torch.testing.assert_close(images, expected)
 
 
-@pytest.mark.parametrize(
-    "image",
-    [Image.fromarray(RAMP.astype(np.uint16)), RAMP / 255, {"bytes": b"not a picture"}],
-)
-def test_what_is_no_image_of_8_bits_is_refused(image):
-    """PIL cuts other ranges than 0 to 255 off: of 16 bits all but black was white."""
-    with refused(r"^image=.* in row 7.: expected an image in every row$"):
-        encode_images(PROCESSOR, [image], ["row 7"])
+def stored(image, kind="png", **options):
+    """A picture as a file of this kind holds it."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return {"bytes": file.getvalue()}
+
+
+GREY = Image.fromarray(RAMP)
+CLEAR = Image.fromarray(np.uint8(255) - RAMP)
+COLOURS = np.dstack([RAMP, RAMP[::-1], RAMP.T])
+SEEN = {
+    "opaque": stored(Image.merge("LA", (GREY, Image.new("L", GREY.size, 255)))),
+    "RGBA": stored(Image.merge("RGBA", (GREY, GREY, GREY, Image.new("L", GREY.size, 255)))),
+    "CMYK": stored(Image.merge("CMYK", (CLEAR, CLEAR, CLEAR, Image.new("L", GREY.size))), "tiff"),
+    "palette": stored(GREY.convert("P")),
+    "(8, 8, 1)": RAMP[:, :, None],
+    "(1, 8, 8)": torch.from_numpy(RAMP[None]),
+    "(3, 8, 8)": np.stack([RAMP] * 3),
+    "one page": stored(GREY, "tiff", save_all=True),
+}
+UNSEEN = {
+    "whose range is not known": Image.fromarray(RAMP.astype(np.uint16)),
+    "not of bytes": RAMP / 255,
+    "cannot identify": {"bytes": b"not a picture"},
+    "[Cc]annot handle": np.zeros((9, 8, 8), np.uint8),
+    "parts of it are transparent": stored(Image.merge("LA", (GREY, GREY))),
+    "parts of it are transparent;": Image.merge("RGBA", (GREY, GREY, GREY, GREY)),
+    "parts of it are transparent; ": stored(GREY.convert("P"), transparency=0),
+    "parts of it are transparent; p": stored(
+        Image.fromarray(COLOURS), transparency=tuple(map(int, COLOURS[2, 3]))
+    ),
+    "it has 2 pages": stored(GREY, "tiff", save_all=True, append_images=[CLEAR]),
+    "it has 2 pages, of": stored(GREY, "gif", save_all=True, append_images=[CLEAR]),
+    "it has 2 pages, of which": stored(GREY, "webp", save_all=True, append_images=[CLEAR]),
+    "it has 2 pages, of which one": stored(GREY, save_all=True, append_images=[CLEAR]),
+}
+
+
+@pytest.mark.parametrize("name", [*SEEN, *UNSEEN])
+def test_an_image_is_seen_whole_or_refused(name):
+    """Drawings in the transparency became one black square, pages after the first were dropped, and
+    PIL cuts other ranges than 0 to 255 off."""
+    if name in UNSEEN:
+        with refused(rf"^image=.*{name}.* in row 7.: expected an image in every row$"):
+            encode_images(PROCESSOR, [UNSEEN[name]], ["row 7"])
+    else:
+        expected = (torch.from_numpy(RAMP) / 127.5 - 1).expand(1, 3, 8, 8)
+        torch.testing.assert_close(encode_images(PROCESSOR, [SEEN[name]]), expected)
+
+
+def test_a_model_of_grey_images_gets_grey_or_refuses_colours(tmp_path):
+    folder = fl.tasks.tiny("vit", tmp_path / "vit", num_channels=1)
+    frame = toy_hubs.images(12)
+    with refused("^image='it has colours, and the model sees grey alone"):
+        fl.tasks.hub(folder, frame, image="image", label="label", clients=2)
+    frame["image"] = [pixels[:, :, 0] for pixels in frame["image"]]
+    task = fl.tasks.hub(folder, frame, image="image", label="label", clients=2)
+    x: Any = task.test[0]
+    assert x.shape[1] == 1 and len(x.unique(dim=0)) == len(x)

@@ -6,6 +6,7 @@
 import inspect
 import math
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlora_lab import methods
+from fedlora_lab._utils.streams import SafeStream, never_failing
 from fedlora_lab._utils.validation import check
 from fedlora_lab.experiments.choices import (
     READ_CLASSES,
@@ -192,6 +194,7 @@ def finetune(
     (1, 'release')
     """
     check(out is None or isinstance(out, str | Path), "out", out, "a folder's path")
+    say = None if say is None else never_failing(say)
     settings = Settings(say)
     columns = {"text": text, "label": label, "by": by}
     named = {name: column for name, column in columns.items() if column is not None} | options
@@ -280,7 +283,8 @@ def _train(
         old = place / "adapter"
         if fresh and old.is_dir() and {part.name for part in old.iterdir()} <= ADAPTER_FILES:
             shutil.rmtree(old)  # else a fresh run that is stopped would leave that of another
-        with tqdm(total=cell.plan.rounds, disable=None, **BAR) as bar:
+        shown = SafeStream(sys.stderr)
+        with tqdm(total=cell.plan.rounds, disable=None, file=shown, **BAR) as bar:
             events = run_cell(folder, cell, **options)
             try:
                 for event in show_progress(bar, cell.plan, cell.slug, events):

@@ -234,7 +234,7 @@ def read(folder: Path, round: int) -> tuple[RunState, JsonObject]:
 def _read_part(folder: Path, round: int) -> tuple[JsonObject, dict[str, TensorDict]]:
     """The JSON and the tensors of one part of a round, by group; any exception means damage."""
     stem = _stem(folder, round)
-    text = stem.with_suffix(".json").read_text()
+    text = stem.with_suffix(".json").read_text("utf-8")
     version = parse_json(text, "JSON part").get("version")
     if version != FORMAT_VERSION:
         expected = f"format {FORMAT_VERSION}, not {version!r}: go on with the version that wrote it"

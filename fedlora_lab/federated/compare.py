@@ -5,6 +5,7 @@ Finished runs are kept in a file of JSON lines and found again by their argument
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from fedlora_lab._utils.statistics import (
     headline_measure,
     run_ends,
 )
+from fedlora_lab._utils.streams import SafeStream
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.checkpoint import settings_with_keyed_task
 from fedlora_lab.federated.make_spec import make_run_spec
@@ -232,7 +234,9 @@ def compare(
     finished = None if store is None else Store(store)
     frames = []
     total = sum(cell.plan.rounds for cell in cells)
-    with tqdm(total=total, disable=not progress, **BAR) as bar:
+    # A comparison of hours must not end where nobody reads its bar any more.
+    bar_stream = SafeStream(sys.stderr)
+    with tqdm(total=total, disable=not progress, file=bar_stream, **BAR) as bar:
         for cell in cells:
             frames.append(_run_or_find(cell, options, finished, bar))
         frame = pd.concat(frames, ignore_index=True)
@@ -242,7 +246,9 @@ def compare(
         if not bar.disable:
             for slug, count in counts.items():
                 if text := describe_collapse(headline_measure(frame), count):
-                    bar.write(f"{slug}: {text}")
+                    bar.clear()
+                    print(f"{slug}: {text}", file=SafeStream(sys.stdout))
+                    bar.refresh()
     return frame
 
 

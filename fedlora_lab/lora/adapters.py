@@ -532,7 +532,7 @@ def _write_folder(
         copies = {name: tensor.contiguous() for name, tensor in copies.items()}
         save_file(copies, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
         for name, text in beside.items():
-            (folder / name).write_text(text, encoding="utf-8")
+            (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
         # safetensors writes with mode 0600; the configuration has the mode that the umask gives.
         mode = stat.S_IMODE((folder / "adapter_config.json").stat().st_mode)
         for part in folder.iterdir():

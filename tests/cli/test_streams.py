@@ -1,0 +1,113 @@
+"""Printing stops no work: not in a log of another encoding, nor on a closed pipe or a full disk."""
+
+import io
+import os
+import sys
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from calls import Options
+from commands import SMALL, call
+from toy_tasks import tokens
+
+import fedlora_lab as fl
+from fedlora_lab._utils.streams import SafeStream
+from fedlora_lab.report.run_folder import Folder
+
+RUN = ["run", "regression", "rolora", *SMALL, "--seed=none", "--lr=0.1", "--out=run"]
+LATIN = b"r\xe9".decode("utf-8", "surrogateescape")
+"""A name in Latin-1, as Python reads it where names are UTF-8."""
+COMPARE = ["compare", "regression", *SMALL, "--methods=rolora", "--seeds=1", "--out=run"]
+ENCODINGS = ["cp1252", "ascii", "cp437", "latin-1"]
+
+
+def log(encoding):
+    """A stream as the interpreter makes it for a file: what it cannot encode raises."""
+    return io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+
+
+@contextmanager
+def broken(kind):
+    """A stream that fails: of a reader that has gone, on a full disk, closed, or none at all."""
+    reader = writer = None
+    if kind == "pipe":
+        reader, writer = os.pipe()
+        os.close(reader)
+    if kind == "disk" and not Path("/dev/full").exists():
+        pytest.skip("needs a device that is always full")
+    place = {"pipe": writer, "disk": "/dev/full"}.get(kind, os.devnull)
+    stream = open(place, "w", encoding="utf-8")  # noqa: SIM115, its close may fail
+    if kind == "closed":
+        stream.close()
+    try:
+        yield None if kind == "none" else stream
+    finally:
+        with suppress(OSError):  # what was kept back cannot be written now either
+            stream.close()
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_log_of_any_encoding_stops_no_command(encoding, tmp_path, monkeypatch):
+    """Lines of rounds, the table at the end, help: ε and δ stand in all of them. Nor does the name
+    of a folder, in files and report, that no encoding holds."""
+    monkeypatch.chdir(tmp_path)
+    for command in (RUN, [*RUN[:-1], f"--out={LATIN}"], ["finetune", "--help"], ["methods"]):
+        out, err = log(encoding), log(encoding)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", err)
+            assert call(*command) == 0
+        out.seek(0)
+        assert ("\\u03b5 8.00" in out.read()) == (encoding != "cp437" and command[0] == "run")
+    assert len(fl.Ledger.load("run/checkpoints/rolora-release/ledger.json").releases) == 2
+
+
+@pytest.mark.parametrize("kind", ["pipe", "disk", "none"])
+@pytest.mark.parametrize("command", [RUN, COMPARE], ids=["run", "compare"])
+def test_output_that_cannot_be_written_stops_no_run(kind, command, tmp_path, monkeypatch, capsys):
+    """All is trained, stored and reported; the status says that not all was printed."""
+    monkeypatch.chdir(tmp_path)
+    with broken(kind) as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        assert call(*command) == (0 if kind == "none" else 1)
+    assert ("not everything could be printed" in capsys.readouterr().err) == (kind == "disk")
+    assert Path("run/report.html").is_file()
+    assert Folder("run").last_round("rolora", None if command is RUN else 0) == 2
+
+
+def refuses(text):
+    """What a log says that has no such letter."""
+    text.encode("cp1252")
+    said.append(text)
+
+
+said: list[str] = []
+
+
+def test_what_cannot_be_said_stops_nothing(tmp_path, monkeypatch):
+    """`finetune` in a script or notebook: a line that cannot be printed is escaped, and where
+    nothing can be printed any more the run goes on."""
+    said.clear()
+    short: Options = {"rounds": 1, "local_steps": 1}
+    result = fl.finetune(tokens("head"), out=tmp_path / "a", say=refuses, **short)
+    assert result.record.index == 1 and any("\\u03b5 spent" in line for line in said)
+    with broken("closed") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        with pytest.warns(UserWarning, match="lines can no longer be printed .*; the run goes on$"):
+            result = fl.finetune(tokens("head"), out=tmp_path / "b", **short)
+    assert result.record.index == 1
+
+
+@pytest.mark.parametrize("kind", ["pipe", "closed", "none"])
+def test_no_stream_stops_the_work(kind, monkeypatch):
+    """Nor does a bar on one."""
+    task, plan = fl.tasks.regression(clients=2), fl.Plan(rounds=1, local_steps=1)
+    with broken(kind) as stream, monkeypatch.context() as patch:
+        safe = SafeStream(stream)
+        safe.write("ε ≤ 8\n")
+        safe.flush()
+        assert not safe.isatty()
+        patch.setattr(sys, "stderr", stream)
+        privacy = fl.Privacy(noise_multiplier=1.0)
+        assert len(fl.compare(task, ["rolora"], privacy, plan, seeds=[0]))

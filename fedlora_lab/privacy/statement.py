@@ -36,8 +36,8 @@ OF_UNIT = {
     "client": "Nothing is hidden from the client itself.",
 }
 OF_TRUST = {
-    "secagg": "Uploads must reach the server as a sum only; secure aggregation is not part of this "
-    "package.",
+    "secagg": "Uploads must reach the server as one sum a round only; secure aggregation is not "
+    "part of this package.",
     "central": "The server sees every upload before its noise, and is trusted with them.",
 }
 

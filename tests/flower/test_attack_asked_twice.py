@@ -164,19 +164,22 @@ class Watched(InProcessGrid):
         return replies
 
 
-def restarted(unit, place, plan, spoil=lambda folder: None):
+def restarted(unit, place, plan, spoil, keeps_target):
     """A run whose server ends in round 2, and goes on from its folder: what either attempt saw, the
     records of the second and what it warned of, and the ledgers of the server and of the clients.
     """
     task, privacy, _ = UNITS[unit]
-    everybody = party(task, "fedlora", privacy, plan, seed=None)
+    # Beyond it the run would end early, and warn.
+    target = privacy.ledger(plan.rounds).epsilon() if keeps_target else None
+    everybody = party(task, "fedlora", privacy.replace(target=target), plan, seed=None)
     out = place / "out"
     grid = Watched(everybody, place, dies=True)
     with pytest.raises(KeyboardInterrupt):
         list(rounds(grid, everybody.terms, open_run(everybody.terms, out)))
     spoil(out)
     later = Watched(everybody, place)
-    records = list(rounds(later, everybody.terms, open_run(everybody.terms, resume=out)))
+    run = open_run(everybody.terms, resume=out, stop_at=target)
+    records = list(rounds(later, everybody.terms, run))
     clients = [client_ledger(place / str(k)) for k in range(len(task.sizes))]
     return grid.sent, later.sent, records, Ledger.load(out / "ledger.json"), clients
 
@@ -205,7 +208,7 @@ def test_a_restarted_server_asks_for_nothing_twice(unit, lost, given_up, counted
 
     with caplog.at_level(logging.WARNING, "fedlora_lab.flower"):
         first, later, records, server, clients = restarted(
-            unit, tmp_path, ONE_STEP.replace(rounds=4), spoil
+            unit, tmp_path, ONE_STEP.replace(rounds=4), spoil, bool(given_up)
         )
     assert caplog.messages == [
         f"round {t} is given up: it was asked for before, and no client would answer it again"

@@ -23,6 +23,7 @@ from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.privacy.ledger import per_client
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.report.summary_table import observer_phrase
+from fedlora_lab.tasks.modules import head_names
 from fedlora_lab.tasks.tables import read_splits
 from fedlora_lab.tasks.task import Task
 
@@ -201,7 +202,11 @@ def choose_cell(
     unit = options.privacy.get("unit", "example")
     sizes = task.person_counts if unit == "person" else task.sizes
     counted = "persons" if unit == "person" else "rows"
-    settings.tell("clients", len(sizes), f"of {_span(sizes)} {counted}")
+    # A finished task takes no options here: whoever made it chose.
+    dealt = "by" not in options.task and len(task.clients) > 1 and "kind" in task.info
+    way = ", dealt at random; by= names the owner of each row" if dealt else ""
+    settings.tell("clients", len(sizes), f"of {_span(sizes)} {counted}{way}")
+    _tell_model(task, epsilon, lora, options.task, settings)
     # How many classes there are decides the model's shape, which is released.
     if "classes" in task.info:
         is_given = task.info.get("labels") == "declared"
@@ -224,7 +229,47 @@ def choose_cell(
     cell = _choose_rate_and_clip(cell, options.plan | options.privacy, settings)
     release = "drawn anew, fit for release; seed=0 repeats a run, for study only"
     settings.tell("seed", seed, release if seed is None else GIVEN)
+    settings.tell("others", "defaults", "of fl.Plan, fl.Privacy and fl.run; settings.json has all")
     return cell
+
+
+def _tell_model(
+    task: Task,
+    epsilon: float | None,
+    lora: "Lora | LoraConfig | None",
+    given: Mapping[str, Any],
+    settings: Settings,
+) -> None:
+    """Tells what of the model is trained and read, and what of that was guessed.
+
+    Args: task, epsilon, lora, settings: as of `choose_cell`. given: options of the task.
+    """
+    adapter = lora_of(lora)
+    reasons = {
+        "targets": "guessed: the linear maps that are named like those of queries and values",
+        "head": "guessed: the model's own classifier, which is trained in full",
+        "max_length": "nothing is cut",
+    }
+    shown = {
+        "targets": task.targets if adapter.targets is None else adapter.targets,
+        "head": head_names(task.head if adapter.head is None else adapter.head),
+    }
+    if task.info.get("kind") in ("text", "causal"):
+        shown["max_length"] = (task.info.get("max_length") or given.get("max_length") or "none",)
+    for name, values in shown.items():
+        reason = reasons[name]
+        if name in given or getattr(adapter, name, None) is not None:
+            reason = GIVEN
+        elif "kind" not in task.info:
+            reason = "as the task has it"
+        elif name == "head" and not values:
+            reason = "only adapters are trained"
+        text = values if isinstance(values, str) else ", ".join(map(str, values)) or "none"
+        settings.tell(name, text, reason)
+    if task.drawn:
+        settings.tell("new", ", ".join(task.drawn), "drawn at random: the model's files lack it")
+    if epsilon is None and task.info.get("texts cut"):
+        settings.tell("texts cut", task.info["texts cut"], "by max_length, test rows included")
 
 
 def _read_classes(task: Task, epsilon: float | None) -> str:

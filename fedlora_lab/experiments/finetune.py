@@ -8,7 +8,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -216,11 +216,6 @@ def finetune(
     else:
         scored = choose_test(frame, test, epsilon, settings)
         task = builder(model, frame, **{"seed": seed or 0} | scored | sorted_options.task)
-        if cut := task.info.get("texts cut"):
-            settings.tell("texts cut", cut, "by max_length, test rows included")
-        # How many texts were cut is an exact number about private texts.
-        public = {name: fact for name, fact in task.info.items() if name != "texts cut"}
-        task = replace(task, info=public)
     cell = choose_cell(task, epsilon, method, lora, seed, sorted_options, settings)
     folder = _new_folder() if out is None else Path(out).expanduser()
     settings.tell("folder", str(folder), "ledger, adapter and checkpoints")

@@ -357,7 +357,7 @@ class Store:
             **cell.spec().settings(),
             "name": cell.slug,
             "rounds": cell.plan.rounds,
-            "made": dict(cell.task.info),
+            "made": cell.task.facts(cell.privacy is not None),
             "public_test": cell.task.public_test,
             "metrics": {name: rule_identity(rule) for name, rule in cell.task.metrics.items()},
             "accountant": cell.privacy and rule_identity(ACCOUNTANTS[cell.privacy.accountant]),

@@ -34,6 +34,8 @@ Inputs = Tensor | Mapping[str, Tensor]
 Examples = tuple[Any, Tensor]
 Persons = Sequence[int | str] | np.ndarray | Tensor
 """Whose each example of a client is, (n_k,)."""
+PRIVATE_FACTS = ("texts cut",)
+"""Of `Task.info`: exact numbers about private examples, which no epsilon covers."""
 ONE_CLIENT = (
     "one client for each person: merge those that share persons; or, where each site counts its "
     "persons from 1, make them different, such as site + '-' + number"
@@ -128,7 +130,8 @@ class Task:
         client_names: one name per client; numbers by default.
         prepare: x -> x of a batch before it goes to the model's device, such as cutting padding.
         encode: a list of texts or images -> x; ``None``: what the model takes is given as it is.
-        info: JSON-able; ``info["task"]`` and ``info["arguments"]`` rebuild a built-in task.
+        info: JSON-able; ``info["task"]`` and ``info["arguments"]`` rebuild a built-in task. What is
+            named in `PRIVATE_FACTS` is left out of every file of a private run.
         public_test: the test examples are public. Otherwise their metrics are NaN in private runs:
             they would be exact numbers about private examples that no ledger counts.
         generation: how a decoder answers prompts, see `Generation`; ``None``: no decoder.
@@ -225,6 +228,15 @@ class Task:
         tensors |= {f"persons {k}": column for k, column in enumerate(self.persons or ())}
         tensors |= {f"model {n}": x for n, x in sorted(self.model.state_dict().items())}
         return add_to_digest(hashlib.sha256(), tensors).hexdigest()
+
+    def facts(self, private: bool) -> dict[str, Any]:
+        """What a run may store of ``info``.
+
+        Args: private: the run promises privacy.
+        Guarantees: test_release.py::test_files_and_lines_of_neighbours_are_equal.
+        """
+        hidden = PRIVATE_FACTS if private else ()
+        return {name: fact for name, fact in self.info.items() if name not in hidden}
 
     def pooled(self) -> "Task":
         """The same examples with one client: all data in one place."""

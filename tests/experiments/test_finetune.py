@@ -56,7 +56,7 @@ def test_no_choice_depends_on_a_private_value(tmp_path, unit):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{"by": "site"}, {"clients": 2, "test": 0.2}])
+@pytest.mark.parametrize("options", [{"by": "site", "max_length": 4}, {"clients": 2, "test": 0.2}])
 def test_nothing_chosen_or_stated_depends_on_the_rows_of_a_person(tmp_path, options):
     """One of twenty persons has 1 row, or 60. Batch, noise, clients and the held-out persons were
     made from rows; settings and report named their number."""
@@ -86,6 +86,22 @@ def test_a_mistyped_label_is_seen(tmp_path, epsilon, line):
     _, lines = tuned(tmp_path / "run", model, data, epsilon=epsilon, **COLUMNS)
     (said,) = [" ".join(line.split()) for line in lines if line.startswith("labels")]
     assert re.search(line, said) and "harsh" in said
+
+
+def test_what_was_guessed_is_said(tmp_path):
+    """Maps, head and clients; of a run without privacy also how many texts were cut."""
+    options: Options = {"text": "text", "label": "label", "max_length": 4, "epsilon": None}
+    _, lines = tuned(tmp_path / "run", toy_hubs.folder("bert"), toy_hubs.texts(40), **options)
+    said = "\n".join(" ".join(line.split()) for line in lines)
+    for line in (
+        r"^clients 10 of \d.* rows, dealt at random; by= names the owner of each row$",
+        "^targets query, value guessed: the linear maps that are named like those of queries",
+        "^head classifier guessed: the model's own classifier, which is trained in full$",
+        "^max_length 4 as given$",
+        r"^texts cut \d+ by max_length, test rows included$",
+        "^others defaults of fl.Plan, fl.Privacy and fl.run; settings.json has all$",
+    ):
+        assert re.search(line, said, re.MULTILINE), line
 
 
 def test_advice_is_none_that_was_followed(tmp_path):
@@ -239,7 +255,9 @@ def test_the_command_does_what_the_function_does(tmp_path, monkeypatch, capsys):
     assert call(*words.split()) == 0
     said, error = capsys.readouterr()
     assert not error, "no bar where there is no terminal"
-    assert re.search(r"^texts cut +\d+ +by max_length", said, re.M)
+    assert re.search(r"^max_length +6 +as given", said, re.M) and "texts cut" not in said
+    assert re.search(r"^clients +4 +of \d+ to \d+ rows$|^clients +4 +of 15 rows$", said, re.M)
+    assert re.search(r"^targets +query, value +guessed: ", said, re.M)
     assert re.search(r"^round 1 of 1: accuracy [01]\.\d+, ε (3\.9\d*|4)", said, re.M)
     assert re.search(r"^ε spent: (3\.9\d*|4) at δ = 1e-05 against whoever sees", said, re.M)
     assert "rank 2, alpha 8" in said and (tmp_path / "runs/finetune-data/adapter").is_dir()

@@ -37,7 +37,8 @@ NAME_OWNERS = (
 """What to do about sites or persons that differ only in how they are written."""
 NAME_CLASSES = "if they are several classes, name all: labels=[...]"
 """What to do about such classes."""
-_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?")
+_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)")
+_EXPONENT = re.compile(_DECIMAL.pattern + r"(e[+-]?\d{1,3})?")
 _LEADING_ZEROS = re.compile(r"(?<![\d.])0+(?=\d)")
 
 
@@ -125,21 +126,33 @@ def check_spelling(name: str, values: Iterable[Identifier], cure: str) -> None:
     expected = f"texts throughout or numbers throughout, in all tables; {cure}"
     check(len(kinds) < 2, name, examples, expected)
     spelled: dict[str, Identifier] = {}
+    lengths: dict[str, tuple[int, Identifier]] = {}
     for value in kinds.get(str, ()):
-        first = spelled.setdefault(_spelling(value), value)
+        text = _plain(str(value))
+        first = spelled.setdefault(_by_value(text, _DECIMAL), value)
+        # Codes of one length, such as digests, differ by more than zeros before a number.
+        near = _LEADING_ZEROS.sub("", _by_value(text, _EXPONENT))
+        length, other = lengths.setdefault(near, (len(text), value))
+        first = first if length == len(text) else other
         check(first == value, name, [first, value], f"each written in one way; {cure}")
 
 
-def _spelling(value: object) -> str:
-    """What different ways of writing one name have in common: 01 and 1.0, P-07 and p-7."""
-    letters = unicodedata.normalize("NFKC", str(value)).casefold()
+def _plain(text: str) -> str:
+    """A text in small letters, without blanks and what nobody sees."""
+    if text.isascii():  # a hundred thousand persons are compared in a second
+        return "".join(text.lower().split())
+    letters = unicodedata.normalize("NFKC", text).casefold()
     # Letters that nobody sees are formats, such as a blank of no width.
     seen = (x for x in letters if not x.isspace() and unicodedata.category(x) != "Cf")
-    text = "".join(str(unicodedata.decimal(x, x)) for x in seen)
-    if _DECIMAL.fullmatch(text):
-        number = Decimal(text).normalize()
-        return str(number if number else Decimal())
-    return _LEADING_ZEROS.sub("", text)
+    return "".join(str(unicodedata.decimal(x, x)) for x in seen)
+
+
+def _by_value(text: str, number: re.Pattern[str]) -> str:
+    """One text for all that are the same number, if the pattern takes them for one."""
+    if not number.fullmatch(text):
+        return text
+    value = Decimal(text).normalize()
+    return str(value if value else Decimal())
 
 
 def in_order(values: Iterable[Identifier]) -> list[Identifier]:
@@ -317,7 +330,7 @@ def check_order(classes: Sequence[Identifier], config: Any) -> None:
     names = getattr(config, "id2label", None) or {}
     of_model = [str(names.get(number)) for number in range(len(classes))]
     of_task = [str(value) for value in classes]
-    order, own_order = ([_spelling(value) for value in names] for names in (of_task, of_model))
+    order, own_order = ([_plain(name) for name in names] for names in (of_task, of_model))
     is_same = order == own_order or set(order) != set(own_order)
     expected = f"the order of the model's own classes: {', '.join(of_model)}"
     check(is_same, "labels", of_task, expected)

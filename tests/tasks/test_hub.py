@@ -420,6 +420,8 @@ def test_a_site_or_person_is_one_name_or_refused(argument):
         with refused(r"in row 1"):
             read(["B", other])
     names = [f"P-{number:04}" for number in range(9)] + ["1.5", "1.05", *"ABC"]
+    # Codes of one length have zeros anywhere.
+    names += [str(uuid.UUID(int=number)) for number in (0xF0, 0xF00)] + ["0010", "1e01", "10e0"]
     rows: Any = read(names)
     assert len({*(rows.clients if argument == "by" else rows.people)}) == len(names)
 

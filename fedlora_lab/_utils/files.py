@@ -55,7 +55,9 @@ def write_atomically(
     try:
         # The mode is given at creation: changed afterwards, others could read for a moment.
         with open(draft, "xb", opener=partial(os.open, mode=0o666 if shared else 0o600)) as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            # Half letters, such as a byte of Latin-1 in a name, are escaped as JSON has them.
+            raw = content.encode(errors="backslashreplace") if isinstance(content, str) else content
+            file.write(raw)
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, target)
@@ -122,14 +124,15 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> JsonObject:
+def unique_keys(pairs: list[tuple[str, Any]]) -> JsonObject:
+    """The object of some pairs, for a decoder of `json`; refuses a key that stands there twice."""
     content = dict(pairs)
     if len(content) < len(pairs):
         raise ValueError("a key stands there twice")
     return content
 
 
-_STRICT = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_unique_keys)
+_STRICT = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=unique_keys)
 
 
 def read_lines(path: Path) -> list[JsonObject]:

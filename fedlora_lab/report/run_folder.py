@@ -155,11 +155,16 @@ class Folder:
         names -= {path.name for path in (*self.path.glob(SPENT), *self.path.glob(".*.part"))}
         ours = "settings.json" in names or names <= {".lock", CELLS, "private"}
         check(ours, "out", str(self.path), "an empty or new folder, or one made by this command")
+        self._is_new = not self.path.exists()
         self._lock = files.lock_folder(self.path)
         return self
 
     def __exit__(self, *error: Any) -> None:
+        # Before it has settings no run can have begun, so nothing but a key would be left.
+        refused = error[0] is not None and not (self.path / "settings.json").exists()
         self._lock.__exit__(*error)
+        if refused and self._is_new:
+            shutil.rmtree(self.path)
 
     # ---- settings
 

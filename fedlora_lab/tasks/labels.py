@@ -354,7 +354,7 @@ def declared_classes(declared: Any) -> tuple[Identifier, ...]:
     # Blanks at the ends would be seen by nobody who reads the classes of an adapter.
     different = {word for word in words if word and is_unicode(word)}
     is_set = len(different) == len(classes)
-    check(is_set, "labels", values, "words or whole numbers, each class once")
+    check(is_set, "labels", values, "words of whole letters or whole numbers, each class once")
     return classes  # type: ignore[return-value]
 
 

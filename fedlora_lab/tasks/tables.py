@@ -10,7 +10,6 @@ import os
 import re
 import threading
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlora_lab._utils.files import unique_keys
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import (
     check,
@@ -418,21 +418,17 @@ def _cells_of_any_length(text: str) -> Iterator[None]:
             csv.field_size_limit(before)
 
 
-class _Pairs(list):
-    """The pairs of a JSON object as they are written."""
-
-
 def _jsonl(path: Path) -> "DataFrame":
     """The rows of a file with one JSON object on each line, named by their lines."""
-    lines = dict(enumerate(_text(path).split("\n"), 1))
     rows: dict[int, object] = {}
-    for line, text in lines.items():
-        if text.strip():
-            try:
-                rows[line] = json.loads(text, object_pairs_hook=_Pairs)
-            except (ValueError, RecursionError):
-                rows[line] = text
-    return _json_table(rows, "line")
+    bad = {}
+    for line, text in enumerate(_text(path).split("\n"), 1):
+        try:
+            if text.strip():
+                rows[line] = json.loads(text, object_pairs_hook=unique_keys)
+        except (ValueError, RecursionError) as error:
+            bad[f"line {line}"] = f"{text[:40]} ({error_text(error, 40)})"
+    return _json_table(rows, "line", bad)
 
 
 def _json(path: Path) -> "DataFrame":
@@ -440,39 +436,20 @@ def _json(path: Path) -> "DataFrame":
     text = _text(path)
     if not text.lstrip().startswith("["):
         return _jsonl(path)
-    return _json_table(dict(enumerate(json.loads(text, object_pairs_hook=_Pairs))), "row")
+    return _json_table(dict(enumerate(json.loads(text, object_pairs_hook=unique_keys))), "row", {})
 
 
-def _json_table(rows: Mapping[int, object], name: str) -> "DataFrame":
+def _json_table(rows: Mapping[int, object], name: str, bad: Mapping[str, object]) -> "DataFrame":
     """A table of JSON objects, in which lists and objects stay as they are.
 
-    Args: rows: place -> what was read there. name: of the places.
+    Args: rows: place -> what was read there. name: of the places. bad: what could not be read.
     """
     import pandas as pd
 
-    objects = {}
-    bad: dict[str, object] = {}
-    for place, row in rows.items():
-        try:
-            objects[place] = _object(row)
-        except ValueError as error:
-            bad[f"{name} {place}"] = error
-        if not isinstance(row, _Pairs):
-            bad[f"{name} {place}"] = row
-    check_rows("rows", bad, "a JSON object in each")
+    no_object = {f"{name} {i}": row for i, row in rows.items() if not isinstance(row, dict)}
+    check_rows("rows", {**bad, **no_object}, "a JSON object in each, with each key once")
     # As objects: beside a gap whole numbers would become floating ones, and large ones others.
-    return pd.DataFrame(list(objects.values()), index=pd.Index(objects, name=name), dtype=object)
-
-
-def _object(value: object) -> Any:
-    """A JSON value with its objects as mappings; refuses a key that stands there twice."""
-    if isinstance(value, _Pairs):
-        doubled = [key for key, count in Counter(key for key, _ in value).items() if count > 1]
-        check(not doubled, "keys", doubled, "each once in an object")
-        return {key: _object(part) for key, part in value}
-    if isinstance(value, list):
-        return [_object(part) for part in value]
-    return value
+    return pd.DataFrame(list(rows.values()), index=pd.Index(rows, name=name), dtype=object)
 
 
 def _parquet(path: Path) -> "DataFrame":

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,24 @@ def test_a_run_without_a_round_is_refused_and_leaves_no_adapter(tmp_path):
         assert not (tmp_path / line / "adapter").exists()
 
 
+HALF = "caf\udce9"  # a byte of Latin-1, as a folder's name may have it
+
+
+@pytest.mark.parametrize("given", [{"label": HALF}, {"column": HALF}, {"name": HALF}])
+def test_half_letters_are_refused_or_kept_and_a_refusal_leaves_no_folder(tmp_path, given):
+    """One with a key was left behind, in which no run had begun."""
+    data = toy_hubs.texts(20)
+    data["label"] = data["label"].str.replace("kind", given.get("label", "kind"))
+    column = given.get("column", "text")
+    data = data.rename(columns={"text": column})
+    row = fl.methods.RoLoRA.replace(name=given.get("name", "mine"))
+    options: Options = {**COLUMNS, "text": column, "method": row}
+    is_kept = "column" in given
+    with nullcontext() if is_kept else pytest.raises(ValueError, match=r"in row|surrogates"):
+        tuned(tmp_path / "run", toy_hubs.folder("bert"), data, **options)
+    assert (tmp_path / "run").exists() == is_kept
+
+
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
     """Finds a second release of rounds that were done, and a lost or doubled ledger."""
@@ -248,8 +267,9 @@ def test_a_decoder_answers_prompts(tmp_path):
 @pytest.mark.slow
 def test_the_command_does_what_the_function_does(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    toy_hubs.texts(60).to_csv("data.csv", index=False)
-    toy_hubs.texts(90).iloc[60:].assign(id="01", x="NA").to_csv("public.csv", sep=";", index=False)
+    table = toy_hubs.texts(90).replace({"label": {"kind": "250.0", "harsh": "007"}})
+    table[:60].to_csv("data.csv", index=False)
+    table[60:].assign(id="01", x="NA").to_csv("public.csv", sep=";", index=False)
     words = f"finetune data.csv --model {toy_hubs.folder('bert')} --text text --label label"
     words += " --max-length 6 --by site --test public.csv --rounds 1 --epsilon 4 --rank 2"
     assert call(*words.split()) == 0
@@ -264,4 +284,5 @@ def test_the_command_does_what_the_function_does(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "runs/finetune-data/report.html").is_file()
     assert "no ε covers" in said, "the classes were read from private rows"
     assert call("predict", "runs/finetune-data", "public.csv") == 0
-    assert re.match(r"text;label;site;id;x;predicted\n.*;01;NA;", capsys.readouterr().out)
+    shown = capsys.readouterr().out
+    assert re.match(r"text;label;site;id;x;predicted\n.*;01;NA;(250\.0|007)\r?\n", shown)

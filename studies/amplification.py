@@ -16,12 +16,11 @@ import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab._utils.statistics import paired_difference
-from fedlora_lab.experiments.tuned_rates import BALANCED, NOISE_LIMITS
 from fedlora_lab.plots import grammar, style
 from fedlora_lab.plots.style import name
 from studies import RESULTS, ROOT, noise_limits, runner
 from studies.declared import SUGGESTED_FILE
-from studies.noise_limits import fit_noise_limits, lost_at, noisy_tries
+from studies.noise_limits import BALANCED, NOISE_LIMITS, fit_noise_limits, lost_at, noisy_tries
 
 PAGE = ROOT / "docs" / "amplification.md"
 FIGURE = ROOT / "docs" / "figures" / "amplification-pairs.png"
@@ -42,7 +41,7 @@ other seeds, the suggestion, read off between two rates of the grid, is within 3
 in {}. One limit for all, fitted on the same runs, does nearly as well: {}. Three of the four
 settings have a budget of the fit; clients at ε = 1 lie outside. *Elsewhere* they are too
 careful, on texts at little cost."""
-SUGGESTED = """Settings of `fl.suggest_lr` less tuned ones, in points over ten seeds. A case, a row
+SUGGESTED = """Settings by these limits less tuned ones, in points over ten seeds. A case, a row
 at a budget, is *behind* if its interval, of all {} together, is below zero, and has *less noise* if
 the best that the first tuning seed tried has more."""
 
@@ -90,7 +89,7 @@ def too_careful(key: str) -> Iterator[bool]:
 
 
 def on_digits() -> Iterator[str]:
-    """Says how the limits of `fl.suggest_lr`, and one limit for all, do in the study `rates`."""
+    """Says how the limits on B's noise, and one limit for all, do in the study `rates`."""
     fitted = pd.read_csv(noise_limits.FRAME)
     fitted["unit"] = fitted["study"].str.removeprefix("digits-")
     scores = runner.read_study("rates").groupby([*SETTING, "lr"])["accuracy"].mean()

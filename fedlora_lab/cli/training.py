@@ -169,9 +169,11 @@ def learning_rates(asked: Mapping[str, Any], task: str, slugs: list[str]) -> dic
     check(plain, "lr", None, "a number with --optimizer adamw: what is suggested is for sgd")
     epsilon = asked.get("epsilon", RunSettings.epsilon)
     unit = asked.get("unit", RunSettings.unit)
+    tuned: dict[str, Any] = load_rates().get(task, {}).get("setting", {})
+    adapter = Lora(**{**tuned.get("lora", {}), **lora_fields(asked)})
     rates = {}
     for slug in slugs:
-        suggested = suggestion(task, slug, epsilon, unit)
+        suggested = suggestion(task, slug, epsilon, unit, adapter)
         rates[slug] = suggested.lr
         if not suggested.exact:
             click.echo(f"{slug}: learning rate {suggested.lr:g}, {suggested.origin}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedlora_lab import methods
 from fedlora_lab._utils.validation import check, check_number, check_whole, did_you_mean, few
-from fedlora_lab.experiments.tuned_rates import suggest_lr
+from fedlora_lab.experiments.tuned_rates import carry_over, suggest_lr
 from fedlora_lab.federated.compare import Cell
 from fedlora_lab.federated.run import RunOptions
 from fedlora_lab.methods.method import Method
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 ROUNDS = 20
 LOCAL_STEPS = 5
-"""The work for which the limits of noise behind `suggest_lr` were fitted."""
+"""The work of most of the runs behind the bound of `suggest_lr`."""
 SMALLEST_BATCH = 4
 LARGEST_BATCH = 64
 LARGEST_RATE = 3.2
-"""The largest rate that was best in a committed search."""
+"""The largest rate that was best in a committed search, at rank 4 and alpha 8."""
 CLIENT_RATE = 0.125
-"""The rate that was best in most searches of the client unit."""
+"""The rate that was best in most searches of the client unit, at rank 4 and alpha 8."""
 HELD_OUT = 0.2
 """The share of the rows that is scored where nothing is protected."""
 HIDDEN = {
@@ -296,7 +296,7 @@ def _choose_plan(
     sizes: Sequence[int], counted: str, given: Mapping[str, Any], settings: Settings
 ) -> Plan:
     """Chooses rounds, steps and batch from the clients' sizes."""
-    work = "the work that the noise limits were fitted for"
+    work = "the work of the runs behind fl.suggest_lr"
     rounds = settings.choose(given, "rounds", ROUNDS, work)
     check_whole("rounds", rounds, 1)
     local_steps = settings.choose(given, "local_steps", LOCAL_STEPS, work)
@@ -342,7 +342,10 @@ def _choose_rate_and_clip(cell: Cell, given: Mapping[str, Any], settings: Settin
     """
     privacy = cell.privacy
     by_client = privacy is not None and privacy.unit == "client"
-    rate = CLIENT_RATE if by_client else Plan().rate("B")
+    adapter = lora_of(cell.lora)
+    rate = carry_over(CLIENT_RATE if by_client else Plan().rate("B"), adapter, by_clip=False)
+    rate = float(f"{rate:.3g}")
+    largest = float(f"{carry_over(LARGEST_RATE, adapter, by_clip=True):.3g}")
     norm = 1.0
     reasons = {
         "lr": "best in most searches of the unit" if by_client else "the default",
@@ -352,9 +355,9 @@ def _choose_rate_and_clip(cell: Cell, given: Mapping[str, Any], settings: Settin
     if privacy is not None and limited not in given:
         plan = cell.plan.replace(lr=given.get("lr", rate))
         suggested = suggest_lr(cell.task, cell.method, privacy, plan, cell.lora)
-        rate = float(f"{min(suggested.lr, LARGEST_RATE):.3g}")
+        rate = float(f"{min(suggested.lr, largest):.3g}")
         norm = float(f"{min(suggested.clip_norm, 1.0):.3g}")
-        most = 1 if by_client else LARGEST_RATE
+        most = 1 if by_client else largest
         reasons[limited] = f"fl.suggest_lr: {suggested.origin}; at most {most:g}"
     plan = cell.plan.replace(lr=settings.choose(given, "lr", rate, reasons["lr"]))
     if privacy is not None:

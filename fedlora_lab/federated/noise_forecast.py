@@ -246,6 +246,22 @@ class NoiseForecast:
 
         return self.weighted(energy)
 
+    def output_variance(self) -> theory.OutputVariance:
+        """Variance of the run's noise on an output, for inputs of mean square 1, over the layers.
+
+        What the method does with A's noise afterwards is not asked: see `unknown`.
+        """
+
+        def linear(layer: str) -> float:
+            in_b = float(self.variance("B", layer)[-1])
+            return self._unit_noise[layer].linear * in_b / len(self.weights[layer])
+
+        def quadratic(layer: str) -> float:
+            in_both = float(self.variance("A", layer)[-1]) * float(self.variance("B", layer)[-1])
+            return self._unit_noise[layer].quadratic * in_both / len(self.weights[layer])
+
+        return theory.OutputVariance(self.weighted(linear), self.weighted(quadratic))
+
     def own_copies(self) -> float:
         """How much noisier a client's own copy is than the average, at rates that do not decay.
 

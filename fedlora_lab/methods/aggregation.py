@@ -31,12 +31,14 @@ class Rule(ABC):
     Attributes:
         writes: kinds of tensors that the rule may change although no client sent them.
         averages_a: A moves by the weighted mean of the clients' changes of A, and by nothing else.
+        orthonormal_a: after a round the rows of A are orthonormal, of energy r and not r / 3.
 
     Given one sum of the uploads, a rule that combines single ones is no better than a mean.
     """
 
     writes: ClassVar[tuple[str, ...]] = ()
     averages_a: ClassVar[bool] = False
+    orthonormal_a: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(
@@ -433,6 +435,7 @@ class TruncatedSVD(ProductRule):
     """
 
     writes = ("A", "B")
+    orthonormal_a = True
 
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
         rank = after.tensors[ParamKey("A", layer)].shape[0]

@@ -250,6 +250,99 @@ def amplification(std: float, releases: int, d_in: int, start_scale: float = 1.0
     return 3 * d_in * _accumulated_std(std, releases) ** 2 / start_scale**2
 
 
+class OutputVariance(NamedTuple):
+    """Variance that the noise of a run puts on one output of an adapted layer.
+
+    Args:
+        linear: of the noise in B times A as it starts.
+        quadratic: of the noise in B times the noise in A.
+    """
+
+    linear: float
+    quadratic: float
+
+    total = property(sum, doc="v, of the whole: the parts are uncorrelated.")
+
+
+def output_variance(
+    rank: int,
+    d_in: int,
+    std_B: float,
+    std_A: float,
+    releases_B: int,
+    releases_A: int,
+    scaling: float = 1.0,
+    start_scale: float = 1.0,
+) -> OutputVariance:
+    """Computes v, the variance of a run's noise on one output of an adapted layer.
+
+    The inputs have mean square one, as a LayerNorm gives them. By the end of the run the noise
+    adds s Xi_B (A_0 + Xi_A) x to the output of an input x. Entry i of it is s times the sum over
+    the r ranks of Xi_B[i, k] (A_0 x + Xi_A x)[k]. The entries of Xi_B have the variance N_B std_B^2
+    and are independent of the rest. An entry of A_0 x has the mean square c^2 / 3, since an entry
+    of A_0 has the variance c^2 / (3 d_in) and |x|^2 = d_in; an entry of Xi_A x has d_in N_A
+    std_A^2. So
+
+        v = s^2 r N_B std_B^2 (c^2 / 3 + d_in N_A std_A^2) = (s c)^2 r / 3 N_B std_B^2 (1 + rho),
+
+    with the amplification number rho = 3 d_in N_A std_A^2 / c^2, which is 0 where A is frozen.
+
+    Two settings whose products B A agree at every step have one v, whatever their alpha, start,
+    learning rate and clip norm are. The noise that B takes up, 3 d_in N_B std_B^2, differs between
+    them: it is measured in the units of A's start and leaves the scale s out.
+
+    Args:
+        rank, d_in: r and the inputs of the layer, >= 1.
+        std_B, std_A: of one release's noise on each entry of the averaged factor, >= 0.
+        releases_B, releases_A: N_B and N_A >= 0.
+        scaling: s, >= 0.
+        start_scale: c > 0, see `Lora`, whose scale holds 1 / c.
+
+    Guarantees: the variance of drawn noise on the output of a small layer
+        (test_output_variance_is_that_of_drawn_noise); two settings that are one run have one
+        (test_two_settings_that_are_one_run_have_one_output_variance).
+    Source: derived.
+
+    >>> v = output_variance(4, 64, 0.05, 0.0, releases_B=100, releases_A=0, scaling=2.0)
+    >>> round(v.total, 3)
+    1.333
+    """
+    # Per output: its energy over all outputs is the noise's in the product, for such inputs.
+    terms = accumulated_noise_terms(
+        d_out=1,
+        rank=rank,
+        d_in=d_in,
+        std_B=std_B,
+        std_A=std_A,
+        releases_B=releases_B,
+        releases_A=releases_A,
+        scaling=scaling,
+        start_scale=start_scale,
+    )
+    return OutputVariance(terms.linear_B, terms.quadratic)
+
+
+def noise_factor(variance: OutputVariance, target: float) -> float:
+    """Computes by which factor all noise may grow until the variance on an output is a target.
+
+    Noise x times as large in both factors makes linear x^2 + quadratic x^4 of it.
+
+    Args: variance: with linear > 0. target: > 0.
+    Guarantees: at this factor the variance is the target (test_noise_factor).
+    Source: derived; the root of a quadratic equation in x^2.
+
+    >>> noise_factor(OutputVariance(linear=1.0, quadratic=2.0), target=3.0)
+    1.0
+    """
+    linear, quadratic = variance
+    check_number("variance.linear", linear, 0, open_low=True)
+    check_number("variance.quadratic", quadratic, 0)
+    check_number("target", target, 0, open_low=True)
+    # Written without a difference of large numbers, so that it also holds at quadratic = 0.
+    root = math.sqrt(linear**2 + 4 * quadratic * target)
+    return math.sqrt(2 * target / (linear + root))
+
+
 def boundary_amplification(
     output_noise: float, d_in: int, rank: int, scaling: float = 1.0, start_scale: float = 1.0
 ) -> float:

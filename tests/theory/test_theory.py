@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from calls import refused
 from scipy import integrate, stats
 
 from fedlora_lab import theory
@@ -62,6 +63,50 @@ def test_noise_terms():
     norm = float(np.linalg.norm(B))
     # Nine releases of B and four of A.
     close(theory.accumulated_noise_terms(12, 4, 16, 0.2 / 3, 0.15 / 2, 9, 4, 2, 1, norm), terms)
+
+
+def test_output_variance_is_that_of_drawn_noise():
+    """On one output of a small layer, with A drawn anew for each run, four releases of B and nine
+    of A, and an input of mean square one that is far from even.
+    """
+    rng = RNG(9)
+    d_in, rank, scaling, start_scale = 16, 3, 2.0, 1.5
+    x = np.arange(1.0, d_in + 1)
+    x *= math.sqrt(d_in) / np.linalg.norm(x)
+    A = start_scale / math.sqrt(d_in) * rng.uniform(-1, 1, (8 * DRAWS, rank, d_in))
+    xi_A = rng.normal(0, 0.1 * 3, A.shape)
+    xi_B = rng.normal(0, 0.2 * 2, (8 * DRAWS, 1, rank))
+    sizes = {"scaling": scaling, "start_scale": start_scale}
+    for releases_A, inner in ((0, A), (9, A + xi_A)):
+        v = theory.output_variance(rank, d_in, 0.2, 0.1, 4, releases_A, **sizes)
+        assert is_mean(v.total, np.square(scaling * xi_B @ inner @ x)[:, 0])
+    rho = theory.amplification(0.1, 9, d_in, start_scale)
+    close(v.total, (scaling * start_scale) ** 2 * rank / 3 * 4 * 0.2**2 * (1 + rho))
+
+
+@pytest.mark.parametrize("c", [0.25, 4.0])
+@pytest.mark.parametrize("freezes", [True, False])
+def test_two_settings_that_are_one_run_have_one_output_variance(freezes, c):
+    """With A frozen a scale c times as large has noise 1 / c as large in B. With both moving A and
+    B are 1 / sqrt(c) as large in the other run, and so is all noise.
+    """
+    releases = {"releases_B": 9, "releases_A": 0 if freezes else 7}
+    one = theory.output_variance(4, 16, 0.2, 0.1, scaling=2.0, **releases)
+    step = 1 / c if freezes else c**-0.5
+    start = 1.0 if freezes else c**-0.5
+    other = theory.output_variance(
+        4, 16, 0.2 * step, 0.1 * step, scaling=2 * c, start_scale=start, **releases
+    )
+    close(other, one)
+
+
+@pytest.mark.parametrize("quadratic", [0.0, 1e-9, 3.0, 1e9])
+def test_noise_factor(quadratic):
+    variance = theory.OutputVariance(0.2, quadratic)
+    x = theory.noise_factor(variance, 0.35)
+    close(0.2 * x**2 + quadratic * x**4, 0.35)
+    with refused("^variance.linear=0: expected a number > 0"):
+        theory.noise_factor(theory.OutputVariance(0, 1), 0.35)
 
 
 def test_the_boundary_grows_with_the_root_of_the_width():

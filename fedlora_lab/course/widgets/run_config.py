@@ -76,8 +76,9 @@ class RunConfig:
         if plan.optimizer.nonlinear:
             source = f"a usual first rate with {plan.optimizer.name}; none was tuned with it"
             return Suggestion(ADAPTIVE_RATE, source, False)
-        tuned = suggestion(self.task, self.method, self.epsilon, self.privacy.unit)
-        if self.epsilon is None or self.privacy.unit != "example":
+        unit = self.privacy.unit
+        tuned = suggestion(self.task, self.method, self.epsilon, unit, self.lora)
+        if self.epsilon is None or unit != "example":
             return tuned
         try:
             privacy = self.calibrated()

@@ -53,6 +53,21 @@ def party(
     return Party(Participant.of(task, row, privacy, plan, lora=lora, seed=seed), task)
 
 
+def folders(place, order=None):
+    """A folder for the memory of each client; ``order``: which is whose."""
+
+    def memory(context):
+        k = int(context.node_config["partition-id"])
+        return place / str(k if order is None else order[k])
+
+    return memory
+
+
+def node(k=0):
+    """A node of client k that has just started."""
+    return InProcessGrid(None, k + 1).contexts[1000 + k]  # type: ignore[arg-type]
+
+
 def by_messages(*terms, **options):
     """All records of a run over messages, under the terms of `party`."""
     everybody = party(*terms, **options)

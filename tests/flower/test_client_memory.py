@@ -12,8 +12,8 @@ from random import Random
 import pytest
 import torch
 from calls import refused
-from flower_runs import apart, by_messages, party, protected, question
-from flwr.app import ArrayRecord, Context, RecordDict
+from flower_runs import apart, by_messages, folders, node, party, protected, question
+from flwr.app import ArrayRecord
 from toy_tasks import PERSONS, PLAN, book, people, private, tokens, with_clients
 
 from fedlora_lab._utils.files import lock_folder
@@ -29,21 +29,11 @@ def agreed(privacy, task=TASK, row="fedlora", seed=None):
     return party(task, row, privacy, FEW, seed=seed)
 
 
-def folders(place, order=(0, 1, 2)):
-    """A folder for each client; ``order``: which is whose."""
-    return lambda context: place / str(order[int(context.node_config["partition-id"])])
-
-
 def played(everybody, place, out=None, order=(0, 1, 2)):
     """The rounds of a server and clients that have just started; memories lie in folders."""
     begun = out is not None and any(out.glob("round-*.json"))
     run = open_run(everybody.terms, out, out if begun else None)
     return rounds(everybody.grid(folders(place, order)), everybody.terms, run)
-
-
-def node(k=0):
-    """A node of client k that has just started."""
-    return Context(1, 1000 + k, {"partition-id": k, "num-partitions": 3}, RecordDict(), {})
 
 
 def ask(app, everybody, t=0, at=None):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedlora_lab import methods
 from fedlora_lab._utils.streams import SafeStream, never_failing
+from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check
 from fedlora_lab.experiments.choices import (
     READ_CLASSES,
@@ -138,6 +139,7 @@ class Finetuned:
         return f"Finetuned({'; '.join(f'{name} {value}' for name, value in self.facts())})"
 
 
+@in_usual_torch
 def finetune(
     model: "str | Path | nn.Module | Task",
     frame: object = None,

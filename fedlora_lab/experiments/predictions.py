@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedlora_lab._utils.environment import ignore_warnings
+from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, in_one_line
 from fedlora_lab.report.run_folder import Folder, read_json
 from fedlora_lab.tasks import architectures
@@ -24,6 +25,7 @@ AT_ONCE = 16
 """Rows that go through the model together."""
 
 
+@in_usual_torch
 def predict_rows(folder: Path, data: object) -> "pd.DataFrame":
     """Adds to each row of a table what a run's adapter predicts: the class, or the answer.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fedlora_lab import methods
 from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, error_text, in_one_line, refuse, warn
 from fedlora_lab.federated.exchange import Traffic
 from fedlora_lab.federated.noise_forecast import forecast_of
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 
+@in_usual_torch
 def make_run_spec(
     task: Task,
     method: Method | str,
@@ -210,6 +212,7 @@ class Amplification(NamedTuple):
     unknown: str | None
 
 
+@in_usual_torch
 def amplification(
     task: Task,
     method: Method | str,

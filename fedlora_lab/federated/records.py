@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab._utils.statistics import COLUMNS
+from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, in_one_line
 from fedlora_lab.federated.exchange import Traffic
 from fedlora_lab.lora import adapters, per_example
@@ -140,6 +141,7 @@ def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+@in_usual_torch
 def save_adapter(record: Round, path: "str | Path") -> "Path":
     """Writes the record's adapter as a folder for ``peft.PeftModel.from_pretrained(base, path)``.
 
@@ -172,6 +174,7 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     return adapters.save(task, lora, state.tensors, path, beside)
 
 
+@in_usual_torch
 def predict(
     task: Task, record: Round, x: "Tensor | Mapping[str, Tensor]"
 ) -> Float[Tensor, "n ..."]:
@@ -196,6 +199,7 @@ def predict(
         return per_example.model_outputs(task, adapted, tensors, x)
 
 
+@in_usual_torch
 def generate(
     task: Task, record: Round, prompts: Sequence[str], *, max_new_tokens: int | None = None
 ) -> list[str]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fedlora_lab import measures, methods
 from fedlora_lab._utils.files import JsonObject, lock_folder
+from fedlora_lab._utils.torch_state import in_usual_torch, steps_in_usual_torch
 from fedlora_lab._utils.validation import (
     check,
     check_keys,
@@ -88,8 +89,9 @@ class RunOptions:
                 check_whole(name, most, 1)
         check_one_of("products", self.products, PRODUCTS)
         try:
-            # On "meta" a tensor holds no values.
-            usable = torch.empty(0, device=self.device).device.type != "meta"
+            # On "meta" a tensor holds no values. ``None`` is the model's device, wherever this
+            # process makes new tensors.
+            usable = self.device is None or not torch.empty(0, device=self.device).is_meta
         except (RuntimeError, AssertionError, ValueError, TypeError):
             usable = False
         expected = "a device that torch finds here, such as 'cpu' or 'cuda'"
@@ -289,6 +291,7 @@ class Run:
             raise ValueError(reason) from error
 
     @classmethod
+    @in_usual_torch
     def open(
         cls,
         task: Task,
@@ -319,6 +322,7 @@ class Run:
         return cls.from_prepared(replace(prepared, clip=bug), checked)
 
     @classmethod
+    @in_usual_torch
     def from_prepared(cls, prepared: Prepared, options: RunOptions, remote: bool = False) -> Self:
         """Opens a prepared run, here or on a server; resumes it if the options say so.
 
@@ -425,6 +429,7 @@ class Run:
 
     # ---- the loop
 
+    @steps_in_usual_torch
     def events(self) -> "Generator[Round | Tick, None, None]":
         """The run: a record of the start unless resumed, then each round's ticks and record."""
         with self.lock():

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, warn
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.independence import check_batch_independence
@@ -482,6 +483,7 @@ class Prepared:
         return ClipAndNoise(math.inf, self.spec.method.clip_groups, self.clip)
 
 
+@in_usual_torch
 def prepare_run(
     spec: RunSpec,
     data: Sequence[Examples] | Mapping[int, Examples],

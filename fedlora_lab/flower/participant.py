@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import Message
 from torch import Tensor
 
+from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.federated.spec import Prepared, RunSpec, initial_server, prepare_run
@@ -69,6 +70,7 @@ class Participant:
         return self.prepared.spec
 
     @classmethod
+    @in_usual_torch
     def of(
         cls,
         task: Task,

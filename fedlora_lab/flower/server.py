@@ -1,7 +1,7 @@
 """The server's side: who takes part, the ledger, the method's rule on the uploads, the records."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from flwr.app import ArrayRecord, Message, MessageType
 from flwr.serverapp import Grid
 
+from fedlora_lab._utils.torch_state import steps_in_usual_torch
 from fedlora_lab._utils.validation import check, check_number, printable
 from fedlora_lab.federated import exchange
 from fedlora_lab.federated.local_training import ClientBatch
@@ -81,7 +82,10 @@ def rounds(
     return _play(_Clients(grid, participant), run, timeout, patience)
 
 
-def _play(clients: "_Clients", run: Run, timeout: float, patience: float) -> Iterator[Round]:
+@steps_in_usual_torch
+def _play(
+    clients: "_Clients", run: Run, timeout: float, patience: float
+) -> Generator[Round, None, None]:
     """The rounds that are left.
 
     Args: clients, run: of the federation. timeout, patience: as of `rounds`.

@@ -9,7 +9,7 @@ import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -438,16 +438,40 @@ def matmuls(products: str) -> Iterator[None]:
     # TF32 keeps ten bits: what the process allows must not decide how exact a clip is.
     # The setting is the process's, so threads take turns.
     with _LOCK:
-        allowed = torch.get_float32_matmul_precision()
-        allowed_to_cudnn = torch.backends.cudnn.allow_tf32
+        before = _precisions()
+        allowed = allowed_to_cudnn = None
+        # Set backend by backend, no single word says what they allow.
+        with suppress(RuntimeError):
+            allowed = torch.get_float32_matmul_precision()
+        with suppress(RuntimeError):
+            allowed_to_cudnn = torch.backends.cudnn.allow_tf32
+        for backend, value in before:
+            if value != "none":
+                backend.fp32_precision = "tf32" if products == "tf32" else "ieee"
         # By the one setting of GPU and CPU: "medium" would let a CPU multiply in bfloat16.
         torch.set_float32_matmul_precision("high" if products == "tf32" else "highest")
         torch.backends.cudnn.allow_tf32 = products == "tf32"
         try:
             yield
         finally:
-            torch.set_float32_matmul_precision(allowed)
-            torch.backends.cudnn.allow_tf32 = allowed_to_cudnn
+            if allowed is not None:
+                torch.set_float32_matmul_precision(allowed)
+            if allowed_to_cudnn is not None:
+                torch.backends.cudnn.allow_tf32 = allowed_to_cudnn
+            for backend, value in before:
+                if backend.fp32_precision != value:
+                    backend.fp32_precision = value
+
+
+def _precisions() -> list[tuple[Any, str]]:
+    """What newer versions of PyTorch allow each backend, the one for all others first."""
+    backends = torch.backends
+    if not hasattr(backends, "fp32_precision"):
+        return []
+    parts = [backends, backends.cuda.matmul]
+    for backend in (backends.cudnn, backends.mkldnn):
+        parts += [backend, *(getattr(backend, name, backend) for name in ("matmul", "conv", "rnn"))]
+    return [(part, part.fp32_precision) for part in parts if hasattr(part, "fp32_precision")]
 
 
 def save(

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.tasks import partition
 from fedlora_lab.tasks.task import Task, classification
@@ -28,6 +29,7 @@ SMALLEST_CLIENT = 8
 """Scans that every client has at least."""
 
 
+@in_usual_torch
 def digits(
     clients: int = 10,
     alpha: float | None = 0.5,

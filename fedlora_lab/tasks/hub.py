@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check
 from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.labels import check_order, declared_classes, read_labels
@@ -16,6 +17,7 @@ from fedlora_lab.tasks.task import Task, base_digest, check_classes
 OWN_HEAD = "the model's classifier"
 
 
+@in_usual_torch
 def hub(
     model: architectures.ModelSource,
     dataset: object,

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, in_one_line
 from fedlora_lab.tasks.generation import Generation
 from fedlora_lab.tasks.labels import number_in_order, owners
@@ -263,6 +264,7 @@ def examples_to_judge(task: Task, private: bool) -> Examples:
 # ---- a task of any module and any tensors
 
 
+@in_usual_torch
 def classification(
     model: nn.Module,
     clients: Sequence[Examples],

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.tasks.architectures import quiet, seeded
 
@@ -15,6 +16,7 @@ IMAGE = {"image_size": 8, "patch_size": 4}
 LONGEST_TEXT = 64
 
 
+@in_usual_torch
 @quiet()
 def tiny(
     kind: str, folder: "str | Path", texts: Iterable[str] = (), seed: int = 0, **sizes: Any

@@ -1,0 +1,111 @@
+"""PyTorch's state, which belongs to the process or the thread, set for a block and put back."""
+
+import functools
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+
+DEVICE_TYPES = "cpu", "cuda", "mps", "xpu"
+"""Where autocast may be on."""
+P = ParamSpec("P")
+T = TypeVar("T")
+_LOCK = threading.RLock()
+
+
+class _DefaultDtype:
+    """float32 as the process's default type while any block needs it.
+
+    Blocks of several threads may overlap: the first one in notes what the user had set, and the
+    last one out puts it back.
+    """
+
+    def __init__(self) -> None:
+        self.blocks = 0
+        self.before = torch.float32
+
+    def __enter__(self) -> None:
+        with _LOCK:
+            if not self.blocks:
+                self.before = torch.get_default_dtype()
+            self.blocks += 1
+            if torch.get_default_dtype() != torch.float32:
+                torch.set_default_dtype(torch.float32)
+
+    def __exit__(self, *error: object) -> None:
+        with _LOCK:
+            self.blocks -= 1
+            if not self.blocks and self.before != torch.get_default_dtype():
+                torch.set_default_dtype(self.before)
+
+
+_FLOAT32 = _DefaultDtype()
+
+
+@contextmanager
+def usual_torch() -> Iterator[None]:
+    """Runs a block as if nobody had changed PyTorch's defaults; what was set counts again behind.
+
+    New tensors are float32 on the CPU. Autocast, inference mode, anomaly mode and ``no_grad`` are
+    off: a clip under autocast would be taken in bfloat16, and one example could move a sum by more
+    than the clip norm. Of what the process has in common only the default type is changed, and only
+    where it was not float32.
+
+    Guarantees: test_torch_state.py::test_what_a_notebook_sets_changes_no_bit_of_a_run,
+        ::test_runs_of_two_threads_leave_the_default_type_as_it_was.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_FLOAT32)
+        # Each is left alone where it is as it should be: a mode costs time in every operation.
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        for kind in DEVICE_TYPES:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        # Under it the probes, which pass values that are not numbers, would raise.
+        if torch.is_anomaly_enabled():
+            stack.enter_context(torch.autograd.set_detect_anomaly(False))
+        yield
+
+
+def in_usual_torch(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorates a public function: its body runs in `usual_torch`."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        with usual_torch():
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
+def steps_in_usual_torch(
+    function: Callable[P, Generator[T, Any, Any]],
+) -> Callable[P, Generator[T, Any, Any]]:
+    """Decorates a generator function: each of its steps runs in `usual_torch`.
+
+    Between two of them, and after the last, what its user has set counts.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Generator[T, Any, Any]:
+        steps = function(*args, **kwargs)
+        try:
+            while True:
+                with usual_torch():
+                    try:
+                        value = next(steps)
+                    except StopIteration as end:
+                        return end.value
+                yield value
+        finally:
+            # Whoever stops early leaves locks and files to the generator's own end.
+            with usual_torch():
+                steps.close()
+
+    return wrapped

@@ -1,0 +1,123 @@
+"""What a notebook sets at its top, of PyTorch's process or thread, counts for nothing in a run."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any
+
+import pytest
+import torch
+import toy_hubs
+from toy_tasks import LORA, private
+
+import fedlora_lab as fl
+from fedlora_lab._utils.torch_state import usual_torch
+
+pytestmark = pytest.mark.slow
+
+
+@contextmanager
+def default(getter, setter, value):
+    before = getter()
+    setter(value)
+    try:
+        yield
+    finally:
+        setter(before)
+
+
+def backend(*path, value):
+    """A setting of newer versions of PyTorch, one for each backend."""
+    part: Any = torch.backends
+    for name in path:
+        part = getattr(part, name, part)
+    return default(lambda: part.fp32_precision, partial(setattr, part, "fp32_precision"), value)
+
+
+DTYPE = torch.get_default_dtype, torch.set_default_dtype
+NOTEBOOK: dict[str, Callable[[], Any]] = {
+    "bfloat16 by default": lambda: default(*DTYPE, torch.bfloat16),
+    "float64 by default": lambda: default(*DTYPE, torch.float64),
+    "the device meta by default": lambda: torch.device("meta"),
+    "inference mode": torch.inference_mode,
+    "no gradients": lambda: torch.set_grad_enabled(False),
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "anomaly mode": lambda: torch.autograd.set_detect_anomaly(True),
+    "medium products": lambda: default(
+        torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "medium"
+    ),
+    "deterministic algorithms": lambda: default(
+        torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True
+    ),
+}
+if hasattr(torch.backends, "fp32_precision"):
+    NOTEBOOK["bfloat16 products"] = partial(backend, "mkldnn", "matmul", value="bf16")
+
+
+def torch_state():
+    return (
+        torch.get_default_dtype(),
+        torch.get_default_device(),
+        torch.is_inference_mode_enabled(),
+        torch.is_grad_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.is_anomaly_enabled(),
+        torch.are_deterministic_algorithms_enabled(),
+        getattr(torch.backends.mkldnn, "matmul", torch).fp32_precision
+        if hasattr(torch.backends, "fp32_precision")
+        else torch.get_float32_matmul_precision(),
+    )
+
+
+def small_run():
+    """All numbers of a private run on a task made here, which is told what it leaves behind."""
+    task = fl.tasks.hub(
+        toy_hubs.folder("bert"), toy_hubs.texts(), text="text", label="label", clients=2
+    )
+    outside = torch_state()
+    tensors = []
+    plan = fl.Plan(rounds=1, local_steps=1, batch=4)
+    for record in fl.run(task, "fedlora", private("example"), plan, lora=LORA, seed=0):
+        assert torch_state() == outside, "between two rounds the user's own settings count"
+        tensors = [x for pair in record.adapter.values() for x in pair]
+        tensors += [*record.head.values(), fl.predict(task, record, task.test[0])]
+    assert torch_state() == outside
+    return tensors
+
+
+@cache
+def undisturbed():
+    return small_run()
+
+
+@pytest.mark.parametrize("state", NOTEBOOK)
+def test_what_a_notebook_sets_changes_no_bit_of_a_run(state):
+    """Fault: under autocast a clip was taken in bfloat16, and one example moved the sum by more
+    than the clip norm; under others a run died in words about a filter, or about targets.
+    """
+    expected = undisturbed()
+    with NOTEBOOK[state]():
+        tensors = small_run()
+    for one, other in zip(tensors, expected, strict=True):
+        assert one.dtype == torch.float32 and torch.equal(one, other)
+
+
+def test_runs_of_two_threads_leave_the_default_type_as_it_was():
+    """The first to begin is not the last to end."""
+    entered, left = threading.Event(), threading.Event()
+
+    def second():
+        with usual_torch():
+            entered.set()
+            assert left.wait(60)
+            return torch.get_default_dtype()
+
+    with NOTEBOOK["float64 by default"](), ThreadPoolExecutor(1) as pool:
+        with usual_torch():
+            inside = pool.submit(second)
+            assert entered.wait(60)
+        left.set()
+        assert inside.result() == torch.float32
+        assert torch.get_default_dtype() == torch.float64

@@ -94,7 +94,7 @@ def _play(
     run.give_up_rounds()
     with run.lock():
         if not run.resumed:
-            yield run.record_start()
+            yield run.record_state() if run.given_up else run.record_start()
         while not run.ended:
             if (index := run.state.server.round + 1) in run.given_up:
                 reason = "it was asked for before, and no client would answer it again"
@@ -114,7 +114,10 @@ def _play(
             trained = ClientBatch(opened.ids, {}, {})
             places = torch.tensor([opened.ids.index(k) for k in present], dtype=torch.int64)
             result = run.finish_round(opened, received, trained, places)
-            run.save_state()
+            # Rounds that are given up are stored together: from a state among them the last one
+            # would be asked for again, and of another model than before.
+            if run.state.server.round + 1 not in run.given_up:
+                run.save_state()
             yield run.record(result)
 
 

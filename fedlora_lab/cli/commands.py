@@ -165,18 +165,39 @@ def finetune_command(
 @click.argument("folder", metavar="RUN", type=PATH)
 @click.argument("data", type=PATH)
 @click.option("--out", type=PATH, metavar="CSV", help="Where they are written.  [standard output]")
-def predict_command(folder: Path, data: Path, out: Path | None) -> None:
+@click.option(
+    "--probabilities", is_flag=True, help='Of a classifier: a column "p(class)" for each.'
+)
+@click.option("--max-length", type=click.IntRange(1), help="Tokens kept of a text.  [the run's]")
+@click.option("--model", metavar="DIR", help="Where the base lies now.  [where it was]")
+def predict_command(folder: Path, data: Path, out: Path | None, **options: Any) -> None:
     """Predict the rows of DATA with the adapter of RUN, a folder that `finetune` wrote.
 
-    DATA is a file or folder as `finetune` takes it. The rows get a column "predicted".
+    DATA is a file or folder as `finetune` takes it, or a folder of images without classes. The rows
+    get a column "predicted". A row that cannot be read has none, and the reason in a column
+    "refused"; the exit status is then 1.
     """
-    from fedlora_lab.experiments.predictions import predict_rows
+    from fedlora_lab._utils.files import write_atomically
+    from fedlora_lab.experiments.predictions import REFUSED, predict_rows
     from fedlora_lab.tasks.tables import SEPARATOR_KEY
 
     is_free = out is None or (out.parent.is_dir() and not out.exists())
     check(is_free, "--out", str(out), "a new file in a folder that exists; no file is replaced")
-    rows = predict_rows(folder, data)
-    rows.to_csv(out or sys.stdout, sep=rows.attrs[SEPARATOR_KEY], index=False)
+    rows = predict_rows(folder, data, **options)
+    text = rows.to_csv(sep=rows.attrs[SEPARATOR_KEY], index=False, lineterminator="\n")
+    if out is None:
+        click.echo(text, nl=False)
+        encoding = sys.stdout.encoding
+        if text.encode(encoding, "ignore").decode(encoding) != text:
+            event = f"standard output is {encoding}, and letters that it lacks became escapes"
+            click.echo(f"warning: {event}; --out writes UTF-8", err=True)
+    else:
+        write_atomically(out, text.encode("utf-8", "surrogateescape"), shared=True)
+    if REFUSED in rows:
+        count = int((rows[REFUSED] != "").sum())
+        event = f"{count} of {len(rows)} rows were refused"
+        click.echo(f"fedlora-lab: {event}: the column {REFUSED} says why", err=True)
+        raise SystemExit(1)
 
 
 @commands.command("report")

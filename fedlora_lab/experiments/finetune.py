@@ -26,7 +26,7 @@ from fedlora_lab.experiments.choices import (
     choose_promise,
     choose_test,
 )
-from fedlora_lab.experiments.predictions import in_parts
+from fedlora_lab.experiments.predictions import in_parts, note_base
 from fedlora_lab.federated.compare import BAR, Cell, show_progress
 from fedlora_lab.federated.records import Round, generate, predict, save_adapter
 from fedlora_lab.federated.run import Run, RunOptions
@@ -277,6 +277,7 @@ def _train(
     with Folder(place) as folder:
         command = f"fl.finetune(..., out={str(place)!r})"
         (cell,) = claim_cells(folder, cell.task, cell.privacy, [cell], command, fresh)
+        note_base(folder.path, cell.task.model)
         old = place / "adapter"
         if fresh and old.is_dir() and {part.name for part in old.iterdir()} <= ADAPTER_FILES:
             shutil.rmtree(old)  # else a fresh run that is stopped would leave that of another

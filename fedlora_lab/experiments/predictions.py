@@ -1,7 +1,6 @@
 """Predictions of a finished run of `finetune`, by Transformers and PEFT, from its folder alone."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +8,14 @@ import torch
 from torch import Tensor
 
 from fedlora_lab._utils.environment import ignore_warnings
+from fedlora_lab._utils.files import private_folder, write_atomically
 from fedlora_lab._utils.torch_state import in_usual_torch
-from fedlora_lab._utils.validation import check, in_one_line
+from fedlora_lab._utils.validation import check, error_text, in_one_line
 from fedlora_lab.report.run_folder import Folder, read_json
 from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.generation import Generation, fill
-from fedlora_lab.tasks.labels import check_filled, column_of, row_names
-from fedlora_lab.tasks.tables import read_table
+from fedlora_lab.tasks.labels import check_filled, column_of, row_names, template_fields
+from fedlora_lab.tasks.tables import read_table, values_of
 from fedlora_lab.tasks.task import base_digest, forward
 
 if TYPE_CHECKING:
@@ -23,56 +23,195 @@ if TYPE_CHECKING:
 
 AT_ONCE = 16
 """Rows that go through the model together."""
+PREDICTED = "predicted"
+REFUSED = "refused"
+"""Columns that are added: the prediction, and why a row has none."""
+BASE = "base"
+"""File in a run's private/ with the place of the base: it stays on this machine."""
 
 
 @in_usual_torch
-def predict_rows(folder: Path, data: object) -> "pd.DataFrame":
+def predict_rows(
+    folder: Path,
+    data: object,
+    *,
+    probabilities: bool = False,
+    max_length: int | None = None,
+    model: str | Path | None = None,
+) -> "pd.DataFrame":
     """Adds to each row of a table what a run's adapter predicts: the class, or the answer.
 
+    A row that cannot be read, such as one that is empty or too long, gets the reason in a column
+    "refused" and no prediction; all others go on. Without such a row there is no such column.
+
     Args:
-        folder: of the run; the base is read from where it was.
-        data: a table as `finetune` takes it, with the columns that were read then.
+        folder: of the run.
+        data: a table as `finetune` takes it, with the columns that were read then; or a folder of
+            images, in folders or none.
+        probabilities: a classifier's, in a column "p(class)" for each class.
+        max_length: tokens kept of a text; ``None``: as in the run.
+        model: where the base lies now; ``None``: where it was.
     Raises: ``ValueError`` where the run's model is not known by name, or a column is missing.
     Guarantees: test_finetune.py::test_predictions_are_those_of_the_saved_adapter,
-        ::test_a_decoder_answers_prompts.
+        ::test_a_decoder_answers_prompts, ::test_a_row_that_cannot_be_read_stops_no_other.
     """
+    import pandas as pd
     from peft import PeftModel
 
     info = Folder(folder).settings["task"]["info"]
-    expected = "a run of this version, on a model that was given by its name or folder"
     config = folder / "adapter" / "adapter_config.json"
     check(config.is_file(), "run", str(folder), "a finished run, with its adapter/")
     damaged = f"run={str(folder)!r}: expected an undamaged adapter/"
     with in_one_line(damaged):
-        base: Any = read_json(config)["base_model_name_or_path"]
-    # A folder is named as seen from where the training ran: mostly above the run's own.
-    places = (place / str(base) for place in (*Path(folder).resolve().parents, Path()))
-    base = next((str(place) for place in places if (place / "config.json").is_file()), base)
+        named: Any = read_json(config)["base_model_name_or_path"]
+    base: Any = _find_base(folder, named) if model is None else str(model)
     # Earlier versions did not note which weights they trained on.
+    expected = "a run of this version, on a model that was given by its name or folder"
     check(bool(base) and "base" in info, "run", str(folder), expected)
+    kind = info["kind"]
+    expected = "none: of a run on texts with classes it cuts the texts"
+    check(kind == "text" or max_length is None, "max_length", max_length, expected)
     classes = info.get("classes", ())
-    table = read_table(data, "data")
-    check("predicted" not in table, "column", "predicted", "none of this name: rename it")
-    argument = "column" if "column" in info else "prompt"
-    check_filled(table, {argument: info[argument]})
+    expected = "False for a decoder, which writes texts"
+    check(bool(classes) or not probabilities, "probabilities", probabilities, expected)
+    argument = "prompt" if kind == "causal" else kind
+    source = info["prompt" if kind == "causal" else "column"]
+    added = [PREDICTED, *(f"p({name})" for name in classes if probabilities)]
+    table = _table_to_predict(data, argument, source, [*added, REFUSED])
     # What there is to warn of was told before the training.
     with ignore_warnings(), architectures.quiet(), torch.inference_mode():
-        model, _ = architectures.load(base, info["kind"], len(classes), 0)
+        loaded, _ = architectures.load(base, kind, len(classes), 0)
         expected = "the weights that the run was trained on; these are others"
-        check(info["base"] == base_digest(model), "model", base, expected)
+        check(info["base"] == base_digest(loaded), "model", base, expected)
         with in_one_line(damaged):
-            PeftModel.from_pretrained(model, config.parent)  # its layers are put into the model
-        if info["kind"] == "causal":
-            code = architectures.prepare_tokenizer(base, None, model)
+            PeftModel.from_pretrained(loaded, config.parent)  # its layers are put into the model
+        loaded.eval()
+        if kind == "causal":
+            code = architectures.prepare_tokenizer(base, None, loaded)
             writer = Generation(code, info["prompt"], info["answer"], info["max_new_tokens"])
-            asked = writer.encode(fill(table, "prompt", writer.prompt))
-            return table.assign(predicted=writer.write(model.eval(), asked))
-        encode = architectures.input_reader(info["kind"], base, None, model, info["max_length"])
-        if side := info.get("truncation_side"):  # of the tokenizer that was given
-            encode.args[0].truncation_side = side
-        values = column_of(table, "column", info["column"])
-        logits = in_parts(partial(forward, model.eval()), encode, values, row_names(table))
-    return table.assign(predicted=[classes[number] for number in logits.argmax(1).tolist()])
+
+            def read(part: "pd.DataFrame") -> Any:
+                check_filled(part, {argument: source})
+                asked = writer.encode(fill(part, argument, source))
+                writer.check_room(loaded, asked, row_names(part))
+                return asked
+
+            def answer(asked: Any) -> list[list[Any]]:
+                return [[text] for text in writer.write(loaded, asked)]
+
+            # All at once: prompts of one length are answered together, wherever they stand.
+            rows, refused = _answer_rows(table, read, answer, len(table))
+        else:
+            length = info["max_length"] if max_length is None else max_length
+            encode = architectures.input_reader(kind, base, None, loaded, length)
+            if side := info.get("truncation_side"):  # of the tokenizer that was given
+                encode.args[0].truncation_side = side
+
+            def read(part: "pd.DataFrame") -> Any:
+                check_filled(part, {argument: source})
+                return encode(values_of(part, argument, source), row_names(part))
+
+            def answer(inputs: Any) -> list[list[Any]]:
+                shares = forward(loaded, inputs).double().softmax(1)
+                names = [classes[number] for number in shares.argmax(1).tolist()]
+                shown = (
+                    shares.numpy().round(6) if probabilities else shares.new_empty(len(names), 0)
+                )
+                return [[name, *row] for name, row in zip(names, shown.tolist(), strict=True)]
+
+            rows, refused = _answer_rows(table, read, answer, AT_ONCE)
+    # Beside a gap whole numbers would become floating ones.
+    kept = object if refused else None
+    for number, column in enumerate(added):
+        cells = [rows[place][number] if place in rows else None for place in range(len(table))]
+        table[column] = pd.Series(cells, table.index, kept)
+    if refused:
+        table[REFUSED] = [refused.get(place, "") for place in range(len(table))]
+    return table
+
+
+def note_base(folder: Path, model: object) -> None:
+    """Notes where the base of a run lies, for `predict_rows`; what is handed on need not say it.
+
+    Args: folder: of the run. model: the base.
+    """
+    name = str(getattr(model, "name_or_path", "") or "")
+    if name:
+        is_folder = (Path(name) / "config.json").is_file()
+        place = str(Path(name).resolve()) if is_folder else name
+        content = (place + "\n").encode("utf-8", "surrogateescape")
+        write_atomically(private_folder(folder) / BASE, content)
+
+
+def _find_base(folder: Path, named: object) -> str | None:
+    """The name or folder of a run's base, as it was given or as it lies now.
+
+    Args: folder: of the run. named: what its adapter says.
+    """
+    noted = private_folder(folder) / BASE
+    names = [noted.read_text("utf-8", "surrogateescape").rstrip("\n")] if noted.is_file() else []
+    names += [str(named)] if named else []
+    # A folder is named as seen from where the training ran: mostly above the run's own.
+    places = (*Path(folder).resolve().parents, Path())
+    found = (str(place / name) for name in names for place in places)
+    here = (place for place in found if (Path(place) / "config.json").is_file())
+    return next(here, str(named) if named else None)
+
+
+def _table_to_predict(
+    data: object, argument: str, source: str, added: Sequence[str]
+) -> "pd.DataFrame":
+    """Reads the rows to predict.
+
+    Args:
+        data: the table, or a folder.
+        argument, source: what is read of it, such as "image", and the column or template.
+        added: columns that it must not have.
+    """
+    table = read_table(data, "data").copy()
+    taken = next((name for name in added if name in table), "")
+    check(not taken, "column", taken, "none of this name: rename it")
+    # The images of a folder have no other name for their column.
+    if argument == "image" and table.index.name == "file" and source not in table:
+        table = table.rename(columns={"image": source})
+    for column in template_fields(table, argument, source) or [source]:
+        column_of(table, argument, column)
+    return table
+
+
+def _answer_rows(
+    table: "pd.DataFrame",
+    read: "Callable[[pd.DataFrame], Any]",
+    answer: Callable[[Any], list[list[Any]]],
+    at_once: int,
+) -> tuple[dict[int, list[Any]], dict[int, str]]:
+    """What a model answers to each row that can be read, and why the others cannot.
+
+    Args:
+        table: of the rows.
+        read: rows -> inputs; refuses them all where one does not fit.
+        answer: inputs -> the cells of each row.
+        at_once: rows that are read together.
+    Returns: place -> cells, place -> reason.
+    """
+    answers: dict[int, list[Any]] = {}
+    refused: dict[int, str] = {}
+    for start in range(0, len(table), at_once):
+        places = [*range(start, min(start + at_once, len(table)))]
+        try:
+            inputs = read(table.iloc[places])
+        except ValueError:
+            for place in places:
+                try:
+                    read(table.iloc[[place]])
+                except ValueError as error:
+                    refused[place] = error_text(error)
+            places = [place for place in places if place not in refused]
+            if not places:
+                continue
+            inputs = read(table.iloc[places])
+        answers |= zip(places, answer(inputs), strict=True)
+    return answers, refused
 
 
 def in_parts(

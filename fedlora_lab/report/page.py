@@ -69,9 +69,7 @@ def report(path: str | Path) -> Path:
         raise ValueError(
             f"{path}: expected settings, frame and ledger of one run ({reason})"
         ) from error
-    # The name of a folder may hold bytes that are not UTF-8.
-    content = text.encode("utf-8", "backslashreplace")
-    write_atomically(path / PAGE, content, shared=True)
+    write_atomically(path / PAGE, text, shared=True)
     return path / PAGE
 
 

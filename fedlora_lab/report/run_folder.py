@@ -70,9 +70,7 @@ def read_json(path: Path) -> Any:
 
 def to_json(value: Any) -> str:
     """Writes indented JSON; infinities and NaN are refused, since not every reader takes them."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    # The name of a file may hold bytes that are not UTF-8: JSON has an escape for these.
-    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_frame(path: Path) -> pd.DataFrame:

@@ -351,8 +351,7 @@ def check_tokens(
     check_rows(
         "text",
         long,
-        f"at most {limit}; max_length={limit} cuts them, an option of the run; "
-        "predict has none: cut the rows by hand",
+        f"at most {limit}; max_length={limit} (--max-length {limit}) cuts them",
     )
     largest = zip(rows, ids.amax(1).tolist(), strict=True)
     unknown = {row: f"token {token}" for row, token in largest if token >= vocabulary}

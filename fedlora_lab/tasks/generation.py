@@ -76,10 +76,7 @@ class Generation:
         check_whole("max_new_tokens", most, 1)
         base: Any = model
         room = architectures.longest_text(base)
-        for row, ids in enumerate(prompts):
-            fits = len(ids) > 0 and (room is None or len(ids) < room)
-            expected = f"at least one, and fewer than {room}, all that the model holds"
-            check(fits, "prompt", f"{len(ids)} tokens in row {row}", expected)
+        self.check_room(base, prompts)
         # Put back afterwards: the model is the task's, and other runs share it.
         own_settings = base.generation_config
         ends = self._end_tokens(own_settings)
@@ -105,6 +102,20 @@ class Generation:
         finally:
             base.generation_config = own_settings
         return texts
+
+    def check_room(
+        self, model: Any, prompts: Sequence[Sequence[int]], rows: Sequence[str] = ()
+    ) -> None:
+        """Refuses a prompt that is empty, or leaves no room for an answer.
+
+        Args: model, prompts: as of `write`. rows: what messages call each; default: "row 0", …
+        """
+        room = architectures.longest_text(model)
+        limit = "" if room is None else f", and fewer than {room}, all that the model holds"
+        for place, ids in enumerate(prompts):
+            fits = len(ids) > 0 and (room is None or len(ids) < room)
+            row = rows[place] if rows else f"row {place}"
+            check(fits, "prompt", f"{len(ids)} tokens in {row}", f"at least one{limit}")
 
     def answer_prompts(
         self, model: nn.Module, x: Tensor | Mapping[str, Tensor], y: Int[Tensor, "n tokens"]

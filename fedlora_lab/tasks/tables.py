@@ -75,6 +75,8 @@ EXCEL_SEPARATOR = re.compile('"?sep=(.)"?\r?\n')
 _CSV_LIMIT = threading.Lock()
 SEPARATOR_KEY = ("separator",)
 """Key in a frame's ``attrs`` of what stands between the cells of its file; no name of a column."""
+FOLDER_KEY = ("folder",)
+"""Key in a frame's ``attrs`` of where its file lies."""
 EMPTY = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "None", "NULL", "null")
 """What stands in an empty cell of a CSV file."""
 SPLITS = {"train", "validation", "valid", "val", "dev", "test"}
@@ -182,7 +184,7 @@ class Rows:
     def column(self, argument: str, name: object) -> list[Any]:
         """The values of a column, of private rows first."""
         tables = (self.private, self.held_out)
-        return [value for table in tables for value in column_of(table, argument, name)]
+        return [value for table in tables for value in values_of(table, argument, name)]
 
     def labels(self, numbers: list[np.ndarray]) -> Tensor:
         """The classes of all rows, private ones first.
@@ -318,7 +320,30 @@ def read_splits(dataset: object, name: str = "dataset") -> "dict[str, DataFrame]
         refuse(name, str(path), "pyarrow, which reads Parquet: pip install pyarrow")
     except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{name}={str(path)!r}: expected a table ({error_text(error)})") from error
+    table.attrs[FOLDER_KEY] = str(path.parent)
     return {"train": _frame(table, name)}
+
+
+def values_of(frame: "DataFrame", argument: str, name: object) -> list[Any]:
+    """The values of a column; files of images are sought beside the file of their table first.
+
+    Args: frame, argument, name: as of `column_of`; files are those of the argument "image".
+    Guarantees: tests/experiments/test_finetune.py::
+            test_images_are_predicted_from_wherever_they_lie.
+    """
+    values = column_of(frame, argument, name)
+    folder = frame.attrs.get(FOLDER_KEY)
+    if argument != "image" or folder is None:
+        return values
+    return [_beside(Path(folder), value) for value in values]
+
+
+def _beside(folder: Path, value: Any) -> Any:
+    """The file of an image in a folder, where it is there; else what was given."""
+    if isinstance(value, Mapping) and not value.get("bytes"):  # an image column of `datasets`
+        return {**value, "path": _beside(folder, value.get("path"))}
+    is_there = isinstance(value, str) and value and (folder / value).is_file()
+    return str(folder / value) if is_there else value
 
 
 def _kind(path: Path) -> str:
@@ -521,7 +546,7 @@ def _frame(data: Any, name: str) -> "DataFrame":
     if frame.index.name not in ("line", "file") or not frame.index.is_unique:
         frame = frame.reset_index(drop=True)
     frame = frame.copy(deep=False)  # the user's own keeps its attributes
-    own = {key: frame.attrs[key] for key in (EMPTY_KEY, HINT_KEY) if key in frame.attrs}
+    own = {key: frame.attrs[key] for key in (EMPTY_KEY, HINT_KEY, FOLDER_KEY) if key in frame.attrs}
     frame.attrs = {SEPARATOR_KEY: frame.attrs.get(SEPARATOR_KEY, ","), **own}
     # Arrow's lists come as arrays, such as the messages of a chat.
     for column, cells in frame.items():

@@ -132,7 +132,7 @@ def test_a_site_that_is_left_without_rows_is_named():
 def test_texts_too_long_are_refused_or_cut():
     frame = toy_hubs.texts()
     frame.loc[5, "text"] = "good " * 70
-    line = r"text='72 .* expected at most 64; max_length=64 cuts them, .*; predict has none: cut"
+    line = r"text='72 .* expected at most 64; max_length=64 \(--max-length 64\) cuts them"
     with refused(line):
         bert(frame)
     cut = bert(frame, max_length=16)

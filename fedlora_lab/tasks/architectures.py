@@ -405,9 +405,9 @@ def encode_images(
 
     Args:
         processor: an image processor of Transformers.
-        images: paths, PIL images, arrays or tensors of bytes (height, width), (height, width,
-            channels) or (channels, height, width), or what `datasets` keeps in a column. A camera's
-            turn is undone.
+        images: paths, contents of files, PIL images, arrays or tensors of bytes (height, width),
+            (height, width, channels) or (channels, height, width), or what `datasets` keeps in a
+            column. A camera's turn is undone.
         rows: what messages call each row; by default "row 0" and so on.
         channels: of the model: 3 for colours, 1 for grey.
     Raises: ``ValueError`` naming the row that is no image, or that has what the model cannot see:
@@ -435,7 +435,9 @@ def _picture(image: Any, channels: int) -> Any:
     from PIL import Image, ImageOps
 
     if isinstance(image, dict):  # an image column of `datasets`
-        image = io.BytesIO(image["bytes"]) if image.get("bytes") else image["path"]
+        image = image.get("bytes") or image["path"]
+    if isinstance(image, bytes):
+        image = io.BytesIO(image)
     if isinstance(image, (str, Path, io.BytesIO)):
         image = Image.open(image)
     elif not hasattr(image, "convert"):

@@ -86,7 +86,9 @@ LEAST_PEOPLE = 10
 """Share of the public rows that are private, and whose they are, below which nothing is told."""
 HIDDEN = re.compile(r"(^|[/\\])(\.|__MACOSX)")
 """Places of files that a system hides, or adds to what it packs."""
-IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+IMAGES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+IMAGES |= {".avif", ".dcm", ".heic", ".heif", ".jp2", ".pgm", ".ppm", ".tga"}
+"""Endings of files that hold a picture; one that Pillow cannot read is refused by its name."""
 
 
 @dataclass(frozen=True)
@@ -392,7 +394,8 @@ def _csv(path: Path) -> "DataFrame":
     else:
         # In quotes all of them are letters of a name.
         header_line = re.sub('"[^"]*"', "", text).lstrip("\r\n").partition("\n")[0]
-        separator = max(SEPARATORS, key=header_line.count)
+        allowed = "\t" if _kind(path) == ".tsv" else SEPARATORS
+        separator = max(allowed, key=header_line.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows: dict[int, list[str]] = {}
     last = first = 1 if declared else 0

@@ -96,6 +96,8 @@ def test_the_folders_of_images_are_classes_only_where_that_is_clear(tmp_path):
     outer = fl.tasks.hub(toy_hubs.folder("vit"), tmp_path / "tree", label="folder_1", **vit)
     assert outer.labels == ("Bonn", "Trier")
     assert list(read_splits(tmp_path / "flat")["train"]) == ["image"], "pictures to predict"
+    (tmp_path / "flat" / "scan.dcm").write_bytes(b"DICM")
+    assert len(read_splits(tmp_path / "flat")["train"]) == 25, "refused by name, and not left out"
     with refused("^label='label': expected a column: image; classes are folders here"):
         fl.tasks.hub(toy_hubs.folder("vit"), tmp_path / "flat", label="label", **vit)
     shutil.copy(tmp_path / "flat" / "0.png", tmp_path / "tree" / "Bonn")
@@ -271,6 +273,7 @@ LONG = "x" * 200_000  # Python's CSV reader took 131,072 letters
 CHAT = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
 KEPT = {
     "long.csv": (f"text,n\n{LONG},1\n".encode(), [LONG], 2),
+    "commas.tsv": (b"text\tn, with, commas\na,b\t1\n", ["a,b"], 2),
     "excel.csv": (b"sep=;\r\ntext;n\r\na,b;1\r\n", ["a,b"], 3),
     "packed.csv.gz": (gzip.compress(b"text,n\n 01,1\n"), [" 01"], 2),
     "packed.jsonl.gz": (gzip.compress(b'{"text": "01"}'), ["01"], 1),

@@ -241,7 +241,7 @@ SEEN = {
     "opaque": stored(Image.merge("LA", (GREY, Image.new("L", GREY.size, 255)))),
     "RGBA": stored(Image.merge("RGBA", (GREY, GREY, GREY, Image.new("L", GREY.size, 255)))),
     "CMYK": stored(Image.merge("CMYK", (CLEAR, CLEAR, CLEAR, Image.new("L", GREY.size))), "tiff"),
-    "palette": stored(GREY.convert("P")),
+    "palette": stored(GREY.convert("P"))["bytes"],
     "(8, 8, 1)": RAMP[:, :, None],
     "(1, 8, 8)": torch.from_numpy(RAMP[None]),
     "(3, 8, 8)": np.stack([RAMP] * 3),

@@ -10,8 +10,7 @@ import os
 import re
 import threading
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -70,7 +69,7 @@ SEPARATORS = ",;\t|"
 """What may stand between the cells of a CSV file: the one its header has most, outside quotes."""
 NO_UTF_8 = re.compile("[\udc80-\udcff]")
 BEYOND_ASCII = re.compile("[\x80-\ud7ff\ue000-\U0010ffff]")
-EXCEL_SEPARATOR = re.compile('"?sep=(.)"?\r?\n')
+EXCEL_SEPARATOR = re.compile(r'\A"?sep=(.)"?\r?\n')
 """A first line by which Excel is told what stands between cells; no header."""
 _CSV_LIMIT = threading.Lock()
 SEPARATOR_KEY = ("separator",)
@@ -388,25 +387,8 @@ def _csv(path: Path) -> "DataFrame":
     import pandas as pd
 
     text = _text(path)
-    if declared := EXCEL_SEPARATOR.match(text):
-        separator = declared[1]
-        text = text[declared.end() :]
-    else:
-        # In quotes all of them are letters of a name.
-        header_line = re.sub('"[^"]*"', "", text).lstrip("\r\n").partition("\n")[0]
-        allowed = "\t" if _kind(path) == ".tsv" else SEPARATORS
-        separator = max(allowed, key=header_line.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    rows: dict[int, list[str]] = {}
-    last = first = 1 if declared else 0
-    try:
-        with _cells_of_any_length(text):
-            for row in reader:
-                if any(row) or (rows and row):
-                    rows[last + 1] = row
-                last = first + reader.line_num  # a quoted cell may have several lines
-    except csv.Error as error:
-        raise ValueError(f"line {last + 1}: {error}") from error
+    separator = _separator(path, text)
+    rows = _csv_rows(text, separator)
     # Spreadsheets leave separators behind the last row.
     last = max((line for line, row in rows.items() if any(row)), default=0)
     if rows and max(rows) > last:
@@ -434,16 +416,36 @@ def _csv(path: Path) -> "DataFrame":
     return frame
 
 
-@contextmanager
-def _cells_of_any_length(text: str) -> Iterator[None]:
-    """Lets Python's CSV reader take the longest cell that a text can have."""
-    # The limit is one of the whole process, which gets its own back.
+def _separator(path: Path, text: str) -> str:
+    """What stands between the cells of a file."""
+    if declared := EXCEL_SEPARATOR.match(text):
+        return declared[1]
+    # In quotes all of them are letters of a name.
+    header_line = re.sub('"[^"]*"', "", text).lstrip("\r\n").partition("\n")[0]
+    allowed = "\t" if _kind(path) == ".tsv" else SEPARATORS
+    return max(allowed, key=header_line.count)
+
+
+def _csv_rows(text: str, separator: str) -> dict[int, list[str]]:
+    """The cells of each row, by the line on which it begins."""
+    # The first line stays as an empty one, so that all others have their numbers.
+    text = EXCEL_SEPARATOR.sub("\n", text, count=1)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    rows: dict[int, list[str]] = {}
+    last = 0
+    # The limit of a cell is one of the whole process, which gets its own back.
     with _CSV_LIMIT:
-        before = csv.field_size_limit(max(len(text), csv.field_size_limit()))
+        limit = csv.field_size_limit(max(len(text), csv.field_size_limit()))
         try:
-            yield
+            for row in reader:
+                if any(row) or (rows and row):
+                    rows[last + 1] = row
+                last = reader.line_num  # a quoted cell may have several lines
+        except csv.Error as error:
+            raise ValueError(f"line {last + 1}: {error}") from error
         finally:
-            csv.field_size_limit(before)
+            csv.field_size_limit(limit)
+    return rows
 
 
 def _jsonl(path: Path) -> "DataFrame":
@@ -561,8 +563,8 @@ def _frame(data: Any, name: str) -> "DataFrame":
         # A ClassLabel, whose numbers mean something in this table only; what a transform made of
         # them stays.
         if names and column in frame and frame[column].map(is_number).any():
-            name_of = dict(enumerate(names))
-            frame[column] = [name_of.get(x) if is_number(x) else x for x in frame[column]]
+            name_of: dict[float, str] = dict(enumerate(names))
+            frame[column] = [name_of.get(float(x)) if is_number(x) else x for x in frame[column]]
             frame.attrs[column] = tuple(names)
     return frame
 

@@ -15,7 +15,8 @@ import pandas as pd
 import fedlora_lab as fl
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
-from fedlora_lab._utils.statistics import paired_difference
+from fedlora_lab._utils.statistics import SAME_EPSILON, paired_difference
+from fedlora_lab._utils.validation import check
 from fedlora_lab.plots import grammar, style
 from fedlora_lab.plots.style import name
 from studies import RESULTS, ROOT, noise_limits, runner
@@ -143,7 +144,11 @@ def pairs() -> pd.DataFrame:
     table = runner.select_rows(table, ratio=1)
     keys = ["study", "epsilon", "lr", "clip", "seed"]
     one, other = (table[table["method"] == slug] for slug in LEADS[0])
-    both = one.merge(other[[*keys, "accuracy"]], on=keys, suffixes=("", "_other"))
+    both = one.merge(other[[*keys, "accuracy", "spent"]], on=keys, suffixes=("", "_other"))
+    alike = np.isclose(both["spent"], both["spent_other"], rtol=SAME_EPSILON, equal_nan=True)
+    check(
+        alike.all(), "spent", both[~alike][keys].to_dict("records")[:1], "equal epsilons in pairs"
+    )
     early = both["rho"].isna()  # runs that did not keep it yet, all on digits
     both.loc[early, "rho"] = [
         fl.amplification(*runner.job_arguments(job)).mean for job in both.loc[early, "job"]

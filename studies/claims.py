@@ -19,7 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from fedlora_lab._utils.statistics import find_collapsed_by_group, t_interval
+from fedlora_lab._utils.statistics import (
+    check_equal_privacy,
+    find_collapsed_by_group,
+    t_interval,
+)
 from studies.declared import STUDIES
 from studies.runner import first_tries, read_studies, select_rows
 
@@ -195,6 +199,10 @@ def compare(frame: pd.DataFrame, judge: Comparison, start: float, best: float) -
     for labels in judge.ends:
         rows = select_rows(frame, **labels)
         one, other = (seed_values(rows, side, judge.measure) for side in (judge.one, judge.other))
+        if "epsilon" not in judge.one.keys() | judge.other.keys():  # else the claim is about it
+            sides = {"one side": judge.one, "the other": judge.other}
+            named = [side_rows(rows, side).assign(method=name) for name, side in sides.items()]
+            check_equal_privacy(pd.concat(named), *sides)
         scores.append((one.mean(), other.mean()))
         if judge.share == "ratio":
             one, other = one.map(math.log), other.map(math.log)

@@ -18,7 +18,7 @@ import pandas as pd
 
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
-from fedlora_lab._utils.statistics import t_interval
+from fedlora_lab._utils.statistics import check_equal_privacy, t_interval
 from fedlora_lab.plots import grammar, style
 from studies import RESULTS, ROOT, runner
 from studies.runner import select_rows
@@ -161,10 +161,12 @@ def shared_and_own(frame: pd.DataFrame, claimant: str, rival: str) -> tuple[str,
 
 
 def places() -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yields the settings at which six methods ran at the same rates."""
+    """Yields the settings at which six methods ran at the same rates and spent the same epsilon."""
     for name, label in (("rates", "unit"), ("rates-elsewhere", "setting")):
         settings = runner.read_study(name).groupby([label, "epsilon"], sort=False)
         for (value, epsilon), part in settings:
+            for slug in part["method"].unique():
+                check_equal_privacy(part, CLAIMANT, slug)
             yield f"{value}, ε = {epsilon:g}", part
 
 

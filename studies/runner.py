@@ -419,7 +419,8 @@ def select_rows(frame: pd.DataFrame, **where: Any) -> pd.DataFrame:
 def runs_frame(name: str, folder: Path) -> pd.DataFrame:
     """Tabulates every run of a study that is done, also those that tuned.
 
-    Returns: method, labels, lr, clip, ratio, seed, job, rho (where the run kept it) and accuracy.
+    Returns: method, labels, lr, clip, ratio, seed, job, rho (where the run kept it), spent (its ε)
+        and accuracy.
     """
     study = STUDIES[name]
     done = load_results(folder / "runs" / f"{name}.jsonl")
@@ -430,6 +431,7 @@ def runs_frame(name: str, folder: Path) -> pd.DataFrame:
                 values = done[job.key]["values"]
                 row = {"method": case.method.slug, **case.labels, **job.setting._asdict()}
                 row |= {"seed": job.seed, "job": job, "rho": values.get("amplification")}
+                row |= {"spent": values.get("epsilon")}
                 # A run that diverged has no score.
                 rows.append(row | {"accuracy": values.get("accuracy") or 0.0})
     return pd.DataFrame(rows)

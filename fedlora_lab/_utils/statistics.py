@@ -8,10 +8,17 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import stdtrit
 
-from fedlora_lab._utils.validation import check, check_one_of, check_whole, did_you_mean
+from fedlora_lab._utils.validation import (
+    check,
+    check_one_of,
+    check_whole,
+    did_you_mean,
+    few,
+    refuse,
+)
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 COLUMNS = ["task", "method", "seed", "round", "layer", "measure", "value"]
 """Of a tidy frame."""
@@ -69,7 +76,9 @@ def paired_difference(
         comparisons: how many are looked at, this one among them. Their intervals hold together in
             95 % of studies (Bonferroni).
     Returns: an interval of NaN where all seeds differ by the same: they measure no spread.
-    Raises: ``ValueError`` where they share fewer than two seeds.
+    Raises: ``ValueError`` where they share fewer than two seeds; and where the frame tells which
+        epsilons they spent, and these differ in a seed by more than 1 %, or only one is known.
+    Guarantees: test_paired_difference.py::test_pairs_of_unequal_epsilon_are_refused.
 
     >>> import pandas as pd
     >>> frame = pd.DataFrame({"method": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1],
@@ -88,11 +97,13 @@ def paired_difference(
     >>> paired_difference(tidy, *pair, "loss").seeds
     2
     """
+    given = frame
     if measure not in frame:
         frame = run_ends(frame, measure).rename(columns={"after": measure}).reset_index()
     check_whole("comparisons", comparisons, 1)
     for slug in (one, other):
         check_one_of("method", slug, tuple(frame["method"].unique()))
+    check_equal_privacy(given, one, other)
     both = frame[frame["method"].isin([one, other])]
     # The mean where a method has several rows of a seed.
     means: Any = both.groupby(["seed", "method"])[measure].mean().unstack()
@@ -104,6 +115,83 @@ def paired_difference(
     # Seeds may agree by chance, but for rounding.
     half = half if half > 1e-12 * table.abs().to_numpy().max() else math.nan
     return PairedDifference(mean, mean - half, mean + half, len(table))
+
+
+# ---- what the runs of a pair spent
+
+SAME_EPSILON = 0.01
+"""Relative difference up to which two epsilons count as one: calibration ends within it."""
+
+
+def spent_epsilons(frame: "DataFrame") -> "Series | None":
+    """Returns the epsilon that each run spent, by method and seed; ``None`` where none is told.
+
+    Args: frame: tidy, whose last rounds count; or one row a run, with a column ``spent`` or
+        ``epsilon``, of which the first counts.
+    """
+    if set(COLUMNS) <= set(frame):
+        rows = frame[(frame["layer"] == "all") & (frame["measure"] == "epsilon")]
+        rows = rows.sort_values("round").drop_duplicates(["method", "seed"], keep="last")
+        column = "value"
+    else:
+        rows = frame
+        column = next((name for name in ("spent", "epsilon") if name in frame), "")
+    if not column or rows.empty:
+        return None
+    return rows.set_index(["method", "seed"])[column].astype(float)
+
+
+def check_equal_privacy(frame: "DataFrame", one: str, other: str) -> None:
+    """Refuses a pair of methods that spent unequal epsilons: noise, and not the method, may lead.
+
+    Args:
+        frame: as of `spent_epsilons`; one that tells of no epsilon passes.
+        one, other: methods of it.
+    Raises: ``ValueError`` with both epsilons.
+    """
+    spent = spent_epsilons(frame)
+    if spent is None:
+        return
+    sides = []
+    for slug in (one, other):
+        values = spent[spent.index.get_level_values("method") == slug]
+        sides.append({seed: np.sort(part) for seed, part in values.groupby(level="seed")})
+    for seed in sides[0].keys() & sides[1].keys():
+        mine, theirs = (side[seed] for side in sides)
+        # A frame may hold several settings: then both have to have been run at all of them.
+        alike = len(mine) == len(theirs)
+        if not (alike and np.allclose(mine, theirs, rtol=SAME_EPSILON, atol=0, equal_nan=True)):
+            pairs = zip((one, other), (mine, theirs), strict=True)
+            both = " and ".join(f"{slug} spent {_describe_spent(part)}" for slug, part in pairs)
+            refuse("epsilon", both, "the same epsilon on both sides, calibrate them alike")
+
+
+def describe_unequal_privacy(frame: "DataFrame") -> str:
+    """Names the epsilon of every method of a frame where they are not one; "" where they are.
+
+    For tables and figures, which may show a baseline of another privacy beside the rest: no
+    difference to it is due to the method alone.
+
+    Args: frame: as of `spent_epsilons`.
+    """
+    spent = spent_epsilons(frame)
+    if spent is None or spent.empty:
+        return ""
+    most = spent.groupby(level="method", sort=False).max()
+    # A mean hides an unknown epsilon, and so does the largest of the known ones.
+    most[spent.isna().groupby(level="method", sort=False).any()] = math.nan
+    first = float(most.iloc[0])
+    if np.allclose(most, first, rtol=SAME_EPSILON, atol=0, equal_nan=True):
+        return ""
+    texts = (f"{slug} {_describe_spent(np.array([value]))}" for slug, value in most.items())
+    return f"not at one epsilon, so no method's lead can be read from it: {'; '.join(texts)}"
+
+
+def _describe_spent(epsilons: np.ndarray) -> str:
+    """The epsilons in words: NaN is none that can be certified, infinity is no privacy."""
+    words = {True: "none that is certified", False: "infinity, it is not private"}
+    texts = [f"{x:.4g}" if math.isfinite(x) else words[math.isnan(x)] for x in epsilons]
+    return few(dict.fromkeys(texts))
 
 
 # ---- runs that collapsed

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from fedlora_lab._utils.statistics import COLUMNS, headline_measure
+from fedlora_lab._utils.statistics import COLUMNS, describe_unequal_privacy, headline_measure
 from fedlora_lab._utils.validation import check
 from fedlora_lab.plots import style, tidy
 from fedlora_lab.plots.grammar import draw_intervals, draw_lines
@@ -125,7 +125,10 @@ def curves(frame: pd.DataFrame, measure: str = "accuracy", ax: Axes | None = Non
     figure, (ax,) = style.subplots(7.6, 4.1, ax=ax)
     collapsed = _rounds_panel(ax, part, measure)
     reason = "no finite ε" if measure == "epsilon" else "not measured"
-    style.footer(figure, _caption(part, collapsed, tidy.unmeasured_methods(frame, part), reason))
+    caption = _caption(part, collapsed, tidy.unmeasured_methods(frame, part), reason)
+    if measure != "epsilon" and describe_unequal_privacy(frame):
+        caption += "; the methods spent unequal ε"
+    style.footer(figure, caption)
     return figure
 
 

@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 
 from fedlora_lab import plots
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab._utils.statistics import RULE
+from fedlora_lab._utils.statistics import RULE, describe_unequal_privacy
 from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.plots.style import look, name
 from fedlora_lab.privacy.ledger import Ledger
@@ -101,6 +101,8 @@ def render(
         promise = [f"The run that spends most: {statement(largest)}", *caveats(largest)]
     elif ledgers:
         promise = [NO_PRIVACY]
+    if unequal := describe_unequal_privacy(frame):
+        promise.append(f"The table is {unequal}.")
     privacy = settings["privacy"]
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

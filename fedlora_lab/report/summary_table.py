@@ -9,6 +9,7 @@ from fedlora_lab._utils.statistics import (
     COLUMNS,
     count_collapsed,
     describe_collapse,
+    describe_unequal_privacy,
     headline_measure,
     run_ends,
     t_interval,
@@ -130,7 +131,9 @@ def display_table(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFra
     """Sets the summary of a tidy frame as a paper shows it; its ``to_latex`` writes the table.
 
     A row for each method; the score, by ``measure``, has its 95 % interval over seeds, unless there
-    is one seed or all agree, and the number of runs that collapsed.
+    is one seed or all agree, and the number of runs that collapsed. Every row states the epsilon
+    that it spent. Where these are not one, ``attrs["privacy"]`` says so and the table is no
+    comparison of methods: `paired_difference` refuses it.
 
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
@@ -153,7 +156,9 @@ def display_table(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFra
     shown = pd.DataFrame(display_rows(table))
     shown["score"] += [f" ({count} collapsed)" if count else "" for count in table["collapsed"]]
     shown = shown.set_index("method").rename(index=style.name)
-    return shown.rename_axis(index=None, columns="method")[list(heads)].rename(columns=heads)
+    shown = shown.rename_axis(index=None, columns="method")[list(heads)].rename(columns=heads)
+    shown.attrs["privacy"] = describe_unequal_privacy(frame)
+    return shown
 
 
 def summary_lines(frame: pd.DataFrame, trust: str | None = None) -> list[str]:
@@ -165,4 +170,5 @@ def summary_lines(frame: pd.DataFrame, trust: str | None = None) -> list[str]:
     rows = display_rows(summary(frame))
     observer = [f"ε:{observer_phrase(trust)}"] if trust else []
     collapsed = [f"{row['method']}: {row['collapsed']}" for row in rows if row["collapsed"]]
-    return [*lines, *observer, *collapsed]
+    unequal = describe_unequal_privacy(frame)
+    return [*lines, *observer, *([unequal] if unequal else []), *collapsed]

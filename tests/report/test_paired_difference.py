@@ -1,0 +1,94 @@
+"""Pairs of methods: only runs that spent the same epsilon are compared."""
+
+import math
+
+import pandas as pd
+import pytest
+from calls import refused
+
+import fedlora_lab as fl
+from fedlora_lab._utils.statistics import COLUMNS
+from fedlora_lab.report.summary_table import display_table, summary_lines
+from studies.claims import Comparison, compare
+
+NAN, INF = math.nan, math.inf
+UNEQUAL = [
+    # (of one in each of two seeds, of the other, what the line says of both)
+    ([35.4, 35.4], [NAN, NAN], "one spent 35.4 and other spent none that is certified"),
+    ([35.4, 35.4], [8.0, 8.0], "one spent 35.4 and other spent 8"),
+    ([8.0, 8.0], [INF, INF], "one spent 8 and other spent infinity, it is not private"),
+    ([NAN, NAN], [INF, INF], "one spent none that is certified and other spent infinity"),
+    ([8.0, 8.0], [8.0, 9.0], "one spent 8 and other spent 9"),
+]
+EQUAL = [([8.0, 7.0], [8.01, 7.0]), ([INF, INF], [INF, INF]), ([NAN, NAN], [NAN, NAN])]
+
+
+def by_run(one, other, column="spent"):
+    """A row a run, as the studies have it."""
+    return pd.DataFrame(
+        {
+            "method": ["one", "one", "other", "other"],
+            "seed": [0, 1, 0, 1],
+            "accuracy": [0.8, 0.9, 0.7, 0.85],
+            "before_accuracy": 0.5,
+            column: [*one, *other],
+        }
+    )
+
+
+def tidy(one, other):
+    """The same as `fl.compare` gives it: epsilon grows from round to round."""
+    rows = []
+    for row in by_run(one, other).itertuples(index=False):
+        for index in range(3):
+            key = ("task", row.method, row.seed, index, "all")
+            rows.append((*key, "accuracy", row.accuracy))
+            rows.append((*key, "epsilon", row.spent * index / 2 if index else 0.0))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+FORMS = {"spent": by_run, "epsilon": lambda *x: by_run(*x, column="epsilon"), "tidy": tidy}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pairs_of_unequal_epsilon_are_refused(form):
+    for one, other, line in UNEQUAL:
+        with refused(f"^epsilon='{line}.*: expected the same epsilon on both sides"):
+            fl.report.paired_difference(FORMS[form](one, other), "one", "other")
+    for one, other in EQUAL:
+        gap = fl.report.paired_difference(FORMS[form](one, other), "one", "other")
+        assert gap.mean == pytest.approx(0.075)
+
+
+def test_a_frame_of_several_budgets_pairs_methods_that_ran_at_all_of_them():
+    both = pd.concat([by_run([8.0, 8.0], [8.0, 8.0]), by_run([1.0, 1.0], [1.0, 1.0])])
+    assert fl.report.paired_difference(both, "one", "other").seeds == 2
+    with refused("^epsilon='one spent 1, 8 and other spent 8'"):
+        fl.report.paired_difference(both[:-2], "one", "other")
+
+
+def test_claims_refuse_pairs_of_unequal_epsilon_unless_they_are_about_it():
+    judge = Comparison("any", {}, {"method": "one"}, {"method": "other"})
+    for one, other, _ in UNEQUAL:
+        with refused("^epsilon='one side spent .* and the other spent"):
+            compare(by_run(one, other), judge, 0.5, 1.0)
+    for one, other in EQUAL:
+        assert len(compare(by_run(one, other), judge, 0.5, 1.0).values) == 2
+    table = by_run([1.0, 1.0], [8.0, 8.0]).assign(method="one", epsilon=[1.0, 1.0, 8.0, 8.0])
+    about = Comparison("any", {"method": "one"}, {"epsilon": 1.0}, {"epsilon": 8.0})
+    assert len(compare(table, about, 0.5, 1.0).values) == 2
+
+
+def test_tables_and_figures_say_that_methods_spent_unequal_epsilon():
+    """A baseline of another privacy may stand beside the rest, but not without a word."""
+    for one, other, _ in UNEQUAL[:4]:
+        frame = tidy(one, other)
+        line = "not at one epsilon, so no method's lead can be read from it: one "
+        assert any(text.startswith(line) for text in summary_lines(frame))
+        assert display_table(frame).attrs["privacy"].startswith(line)
+        assert "the methods spent unequal ε" in fl.plots.curves(frame).get_supxlabel()
+    for one, other in EQUAL[:2]:
+        frame = tidy(one, other)
+        assert not any("one epsilon" in text for text in summary_lines(frame))
+        assert display_table(frame).attrs["privacy"] == ""
+        assert "unequal" not in fl.plots.curves(frame).get_supxlabel()

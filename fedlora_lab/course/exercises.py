@@ -15,6 +15,7 @@ Not yet: 8 is what the server holds; subtract what it should hold.
 
 import copy
 import dis
+import functools
 import inspect
 import math
 import re
@@ -22,7 +23,6 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from html import escape
 from importlib import import_module
 from typing import Any
@@ -96,12 +96,17 @@ class Reader:
 
 
 class NumberAnswer(Reader):
-    """Reads numbers (one, or an array of them) and compares them up to ``within``, relative."""
+    """Reads numbers (one, or an array of them) and compares them up to ``within``, relative.
 
-    def __init__(self, example: Answer, within: float = 1e-6) -> None:
+    Args:
+        example: the right answer. Where it is a whole number, its neighbours are wrong.
+        within: slack of a comparison; ``None``: 1e-6, and only rounding for a whole number.
+    """
+
+    def __init__(self, example: Answer, within: float | None = None) -> None:
         self.single = not np.ndim(example)
         self.expected = "a number is" if self.single else f"numbers such as {example} are"
-        self.within = within
+        self.within = within or (1e-9 if isinstance(example, int) else 1e-6)
 
     def read(self, answer: Answer) -> np.ndarray:
         """Returns the answer with at least two axes: one row needs no second pair of brackets."""
@@ -196,8 +201,7 @@ class Calls(Reader):
         for case in self.fresh().cases:
             try:
                 with np.errstate(all="ignore"):  # a result that blows up is wrong, not an error
-                    # A function that changes its arguments must not spoil the next call.
-                    returned = answer(*copy.deepcopy(case))
+                    returned = answer(*_as_given(case))
             except Exception as error:  # whatever a reader's function does wrong, it gets one line
                 raise ValueError(
                     f"your function of {self.words} stops with {_first_line(error, answer)}"
@@ -249,21 +253,48 @@ def _first_line(error: Exception, function: Function) -> str:
     return f"{type(error).__name__}{where}{': ' if text else ''}{text}"
 
 
+def _as_given(case: tuple) -> tuple:
+    """Copies the arguments of a call, as every function of a reader gets them.
+
+    Arrays are NumPy's, in double precision. A function that changes its arguments spoils no later
+    call. A function among the arguments may be called with tensors or single precision.
+    """
+    return tuple(map(_plain, copy.deepcopy(case)))
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = (value.double() if value.is_floating_point() else value).numpy()
+    if isinstance(value, np.ndarray):
+        return value.astype(float) if value.dtype.kind == "f" else value
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    if callable(value):
+        return lambda *given: value(*map(_plain, given))
+    return value
+
+
 def _to_arrays(returned: Answer) -> Result:
     """Converts a result to an array, or to a list of them where its parts differ in shape."""
     if isinstance(returned, tuple | list):
         arrays = [_to_arrays(part) for part in returned]
         shapes = {array.shape if isinstance(array, np.ndarray) else None for array in arrays}
         if len(shapes) == 1 and None not in shapes:
-            return np.stack(arrays).squeeze()
+            return np.stack(arrays)
         return arrays
     try:
         if hasattr(returned, "detach"):
             tensor = returned.detach().cpu()
-            returned = (tensor if tensor.dtype.itemsize == 4 else tensor.double()).numpy()
+            half = tensor.is_floating_point() and tensor.dtype.itemsize < 4
+            returned = (tensor.double() if half else tensor).numpy()
         array = np.array(returned)
+        if array.dtype.kind in "biu":
+            return array.astype(np.int64)
         # Single precision stays what it is: it is compared with more slack.
-        return array.astype(np.float32 if array.dtype == np.float32 else float).squeeze()
+        return array.astype(np.float32 if array.dtype == np.float32 else float)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(
             f"numbers should come out of your function, not {type(returned).__name__}"
@@ -400,7 +431,7 @@ def _parse(key: str, entry: Entry, folder: str) -> Exercise:
     elif isinstance(first, str):
         reader = Letters(re.findall(r"\(([a-z])\)", entry["question"]), entry.get("why"))
     else:
-        reader = NumberAnswer(first, entry.get("within", 1e-6))
+        reader = NumberAnswer(first, entry.get("within"))
     hints = [entry["hint"]] if isinstance(entry["hint"], str) else entry["hint"]
     messages = [message for _, message in entry["wrong"]]
     return Exercise(
@@ -416,7 +447,7 @@ def _parse(key: str, entry: Entry, folder: str) -> Exercise:
     )
 
 
-@cache
+@functools.cache
 def all_exercises() -> dict[str, Exercise]:
     """Collects all exercises by key, in the order of the lessons."""
     return {
@@ -462,17 +493,46 @@ def check(key: str, answer: Answer = ...) -> Feedback:
 def use(key: str, function: Function) -> Function:
     """Returns your function if it is right, and the solution's until then.
 
+    Yours is called as the check calls it: by position, with copies of the arguments, arrays in
+    double precision. What it returns becomes NumPy's, so that it works in the notebook whether it
+    was written with lists, with PyTorch or in single precision.
+
     Args:
         key: of an exercise that asks for a function, such as "03.1".
         function: yours.
 
-    Guarantees: test_what_a_reader_built_is_used_once_it_is_right.
+    Guarantees: test_what_a_reader_built_is_used_once_it_is_right,
+        test_right_answers_in_another_style_pass_and_are_used.
     """
     exercise = show(key)
-    check_value(callable(exercise.answers[0]), "key", key, "an exercise that asks for a function")
+    solution = exercise.answers[0]
+    check_value(callable(solution), "key", key, "an exercise that asks for a function")
     if _is_placeholder(function) or not exercise.judge(function):
-        return exercise.answers[0]
-    return function
+        return solution
+    reader: Any = exercise.reader.fresh()
+    whole = all(map(_is_whole, reader.read(solution)))
+    signature = inspect.signature(solution)
+
+    @functools.wraps(function)
+    def used(*given: Any, **named: Any) -> Any:
+        arguments = signature.bind(*given, **named).args
+        return _numbers(_to_arrays(function(*_as_given(arguments))), whole)
+
+    return used
+
+
+def _is_whole(result: Result) -> bool:
+    if isinstance(result, list):
+        return all(map(_is_whole, result))
+    return result.dtype.kind == "i"
+
+
+def _numbers(result: Result, whole: bool) -> Any:
+    """Returns arrays as whole numbers or in double precision, and a single number as itself."""
+    if isinstance(result, list):
+        return [_numbers(part, whole) for part in result]
+    array = np.rint(result).astype(np.int64) if whole else result.astype(float)
+    return array if array.shape else array.item()
 
 
 def _is_placeholder(answer: Answer) -> bool:

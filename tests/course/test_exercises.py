@@ -81,11 +81,16 @@ def test_letters_are_read_out_of_a_phrase(answer, message):
 
 def test_what_a_reader_built_is_used_once_it_is_right():
     solution = all_exercises()["03.1"].answers[0]
+    calls = []
 
     def built(*inputs):
+        calls.append(inputs)
         return solution(*inputs)
 
-    assert fl.course.exercises.use("03.1", built) is built
+    used = fl.course.exercises.use("03.1", built)
+    calls.clear()
+    case = np.ones((2, 3)), 1.0, 1.0, 2.0, np.zeros(3)
+    assert np.array_equal(used(*case), solution(*case)) and len(calls) == 1
     for unfinished in (lambda *inputs: ..., lambda *inputs: 0):
         assert fl.course.exercises.use("03.1", unfinished) is solution
     with pytest.raises(ValueError, match=r"^key='00\.1': expected an exercise that asks for a fun"):

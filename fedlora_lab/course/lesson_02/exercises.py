@@ -5,17 +5,22 @@ import numpy as np
 from fedlora_lab.course.exercises import Calls, vary
 
 
-def _factors(rng):
-    return rng.standard_normal((5, 6, 2)), rng.standard_normal((5, 2, 4))
+def _factors(rng, clients=5):
+    return rng.standard_normal((clients, 6, 2)), rng.standard_normal((clients, 2, 4))
 
 
 def _round(rng):
     return *_factors(rng), rng.integers(10, 200, 5)
 
 
+def _many(rng):
+    """So many pairs that the worst by one measure is seldom the worst by another."""
+    return _factors(rng, clients=8)
+
+
 CALLS = {
     "02.1": Calls("B, A and n", draw=_round),
-    "02.2": Calls("B and A", draw=_factors),
+    "02.2": Calls("B and A", draw=_many, times=25),
 }
 
 

@@ -30,11 +30,14 @@ def _history(rng: np.random.Generator) -> tuple:
 
 # An empty batch must release noise too: it is asked at every check.
 EMPTY = np.zeros((0, 4)), 2.0, 1.5, 8.0, np.array([1.0, -0.5, 0.25, 2.0])
+# The best order is the first of all, and the last.
+MUCH_SPENT = 0.3, 4, 1e-5
+LITTLE_SPENT = 200.0, 1, 1e-5
 CALLS = {
     "03.1": Calls("g, C, sigma, b and xi", EMPTY, draw=_batch),
     "03.2": Calls("epsilon and mu", draw=lambda rng: (rng.uniform(0.2, 3), rng.uniform(0.5, 3))),
     "03.3": Calls("fpr, sigma and releases", draw=_rates),
-    "03.4": Calls("sigma, releases and delta", draw=_history),
+    "03.4": Calls("sigma, releases and delta", MUCH_SPENT, LITTLE_SPENT, draw=_history),
 }
 
 

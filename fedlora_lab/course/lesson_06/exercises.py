@@ -1,5 +1,6 @@
 """Right and wrong answers to the exercises of notebook 06."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -8,23 +9,38 @@ from numpy.linalg import norm
 from fedlora_lab.course.exercises import Calls
 
 
+@dataclass
+class _Release:
+    """A server's rule: the weighted sum of clipped changes, with another noise at every call.
+
+    The clip tells a client's change from its factor, whose weighted sum would be as good without
+    one; and a second call, which is a second release, comes out otherwise.
+    """
+
+    weights: np.ndarray
+    clip: float
+    calls: int = 0
+
+    def __call__(self, changes, frozen):
+        self.calls += 1
+        scale = np.minimum(1, self.clip / np.maximum(norm(changes, axis=(1, 2)), 1e-12))
+        noise = 0.1 * self.calls * norm(frozen)  # a release of nothing is not nothing
+        return np.tensordot(self.weights * scale, changes, 1) + noise
+
+
 def _federation(rng):
     """A step size at which no schedule diverges, whatever factors and scale are drawn."""
     B = rng.standard_normal((4, 2))
     A = rng.standard_normal((2, 5))
     wanted = rng.standard_normal((3, 4, 5))
-    p = rng.dirichlet([4, 2, 1])
     gamma = rng.uniform(1.2, 2)
     eta = 0.3 / (gamma * max(norm(B, 2), norm(A, 2))) ** 2
 
     def gradient(change):
         return change - wanted
 
-    def combine(changes, frozen):
-        # The second part stands for noise: a release of nothing is not nothing.
-        return np.tensordot(p, changes, 1) + 0.1 * norm(frozen)
-
-    return B, A, gradient, combine, eta, gamma, 2, int(rng.integers(3, 6))
+    combine = _Release(rng.dirichlet([4, 2, 1]), rng.uniform(0.5, 1))
+    return B, A, gradient, combine, eta, gamma, int(rng.integers(2, 4)), int(rng.integers(3, 6))
 
 
 def _noise(rng):

@@ -8,8 +8,8 @@ from fedlora_lab.course.exercises import Calls, vary
 
 def _direction(answer):
     """Brings a vector to length 1 and its largest entry above zero: size and sign do not count."""
-    vector = answer.ravel()
-    return vector * np.sign(vector[np.abs(vector).argmax()]) / max(norm(vector), 1e-300)
+    largest = answer.flat[np.abs(answer).argmax()]
+    return answer * np.sign(largest) / max(norm(answer), 1e-300)
 
 
 def _noised(rng):

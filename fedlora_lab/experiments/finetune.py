@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fedlora_lab import methods
 from fedlora_lab._utils.streams import SafeStream, never_failing
 from fedlora_lab._utils.torch_state import in_usual_torch
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, few
 from fedlora_lab.experiments.choices import (
     READ_CLASSES,
     Choice,
@@ -36,7 +36,8 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import AdamW
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.report.cells import claim_cells, round_line, run_cell
+from fedlora_lab.report.cells import claim_cells, round_line, run_cell, run_settings
+from fedlora_lab.report.neighbours import Neighbours
 from fedlora_lab.report.run_folder import Folder, read_frame
 from fedlora_lab.report.summary_table import observer_phrase
 from fedlora_lab.tasks.hub import hub
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from torch import nn
 
+ESCAPED = "backslashreplace"
+"""Names of folders may hold bytes that no encoding has."""
 READ = "read from the rows"
 """What `Task.info` says of classes that were not declared."""
 
@@ -61,8 +64,8 @@ class Finetuned:
         choices: every setting with its reason.
         folder: of the run: ``adapter/``, checkpoints with the ledger; `fl.report.report` writes
             its page.
-        notes: what all runs of the folder have spent together, cleared ones included, where that
-            is more than this one; and what no epsilon covers.
+        notes: what all runs on the same rows have spent together, in the folder and in those beside
+            it, cleared ones included, where that is more than this one; and what no epsilon covers.
     """
 
     record: Round
@@ -221,12 +224,19 @@ def finetune(
     cell = choose_cell(task, epsilon, method, lora, seed, sorted_options, settings)
     folder = _new_folder() if out is None else Path(out).expanduser()
     settings.tell("folder", str(folder), "ledger, adapter and checkpoints")
+    built_in = task.info["task"] if "arguments" in task.info else None
+    beside = Neighbours.of(folder, task.fingerprint, built_in)
+    _tell_neighbours(beside, cell, settings)
     # Also where a round that was cut short has to be released again.
     record = _train(folder, cell, fresh, say, {"stop_at": epsilon} | sorted_options.run)
-    notes = Folder(folder).statements(read_frame(folder / "frame.csv"))
+    run = Folder(folder)
+    notes = beside.statements(run, read_frame(folder / "frame.csv"))
+    run.note(notes)
     # The adapter may be handed on, and what all runs of the folder spend together with it.
-    with (folder / "adapter" / "README.md").open("a", encoding="utf-8") as card:
-        card.writelines(f"\n{sentence}\n" for sentence in notes)
+    pages = {"README.md": "", "PRIVACY.md": "\n## Other runs\n" if notes else ""}
+    for name, title in pages.items():
+        with (folder / "adapter" / name).open("a", encoding="utf-8", errors=ESCAPED) as page:
+            page.writelines([title, *(f"\n{sentence}\n" for sentence in notes)])
     if epsilon is not None and task.info.get("labels") == READ:
         notes.append(f"the classes were read from the rows: {READ_CLASSES}")
     if record.index < cell.plan.rounds:
@@ -237,6 +247,23 @@ def finetune(
         for name, value in tuned.facts():
             say(f"{name}: {value}")
     return tuned
+
+
+def _tell_neighbours(beside: Neighbours, cell: Cell, settings: Settings) -> None:
+    """Tells what was spent beside this run on the same rows, and which run could go on instead."""
+    for place in beside.same:
+        folder = Folder(place)
+        same = folder.continues(run_settings(folder, cell.task, cell.privacy, [cell], ""))
+        last = folder.last_round(cell.slug, cell.seed) if same else -1
+        if last >= cell.plan.rounds:
+            settings.tell("instead", f"out={place!r}", "is this very run, finished: spends nothing")
+        elif last >= 0:
+            stopped = f"is this very run, stopped after round {last}: goes on with it"
+            settings.tell("instead", f"out={place!r}", stopped)
+    if spent := beside.spent():
+        value = f"ε {spent:.3g}" if math.isfinite(spent) else "not certified"
+        reason = f"in {few(beside.same)}, on the same rows; what this run spends is added to it"
+        settings.tell("spent", value, reason)
 
 
 def _advise(record: Round, task: Task, plan: Plan) -> list[str]:

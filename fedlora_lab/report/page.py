@@ -61,8 +61,10 @@ def report(path: str | Path) -> Path:
     done = (path / "frame.csv").is_file()
     check(done, "folder", str(path), "at least one finished cell (frame.csv)")
     frame = folder.with_spending(read_frame(path / "frame.csv"))
+    # What was spent beside the folder stands in its notes, of which its own are a part.
+    sentences = dict.fromkeys([*folder.noted(), *folder.statements(frame)])
     try:
-        text = render(frame, settings, folder.shown(frame), folder.statements(frame))
+        text = render(frame, settings, folder.shown(frame), sentences)
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         # Of a damaged file anything may be raised; a reader needs one line.
         reason = f"{type(error).__name__}: {error_text(error, 120)}"

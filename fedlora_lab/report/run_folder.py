@@ -11,7 +11,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,11 @@ CELLS = "checkpoints"
 """Subfolder with a folder for each cell."""
 ROWS = "rounds.csv"
 """The tidy frame of a cell so far."""
-OWN = (CELLS, "private", "frame.csv", "report.html", "settings.json")
-"""What a run leaves, in the order in which it is cleared: the settings outlive the cells."""
+OWN = (CELLS, "frame.csv", "report.html", "settings.json")
+"""What a run leaves beside private/, in the order in which it is cleared: the settings outlive the
+cells."""
+SPENT_ON = "spent.json"
+"""File in private/: name of a ledger that was kept -> keyed fingerprint of the rows it is of."""
 SPENT = "spent-[0-9]*-*.json"
 """Ledgers of releases whose runs were cleared away, ``null`` of one without privacy: what was
 released stays spent."""
@@ -215,6 +218,23 @@ class Folder:
         write_atomically(self.path / "settings.json", to_json(settings))
         return settings
 
+    def note(self, sentences: Sequence[str]) -> None:
+        """Keeps what is said of other runs for the report, which sees this folder alone."""
+        write_atomically(self.path / "settings.json", to_json(self.settings | {"notes": sentences}))
+
+    def noted(self) -> list[str]:
+        """What `note` kept."""
+        notes = self.settings.get("notes", [])
+        return [str(sentence) for sentence in notes] if isinstance(notes, list) else []
+
+    def continues(self, settings: JsonObject) -> bool:
+        """Whether a run with these settings would go on with what the folder holds."""
+        try:
+            self._require_same(self.settings, json.loads(to_json(settings)))
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return False
+        return True
+
     def _require_same(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
         """Refuses other settings, and names the first that differs; methods may join."""
         found = []
@@ -285,7 +305,8 @@ class Folder:
         """Collects every ledger in the folder by name, of all cells and of runs cleared away.
 
         They are fit to be added up. A run that was cleared away may have split the same data
-        otherwise, sizes being equal or not: its releases are counted for every client.
+        otherwise, sizes being equal or not: its releases are counted for every client, unless its
+        rows, split and model are known to be those of now.
 
         Raises: ``ValueError`` for one that cannot be read.
         Guarantees: test_attack_spending.py::test_a_run_cut_short_is_kept_by_a_fresh_start.
@@ -293,10 +314,35 @@ class Folder:
         ledgers = self._ledgers_of_cells()
         for path in sorted(self.path.glob(SPENT)):
             ledgers[path.stem] = None if read_json(path) is None else Ledger.load(path)
+        rows = self._spent_on()
+        now = self._fingerprint()
         for name, ledger in ledgers.items():
-            if ledger is not None and name.startswith(("central-", "spent-")):
+            cell = name.split("-", 2)[-1] if name.startswith("spent-") else name
+            # Under one key equal digests are of equal rows, in the same split.
+            same = not name.startswith("spent-") or (now is not None and rows.get(name) == now)
+            if ledger is not None and (cell.startswith("central-") or not same):
                 ledgers[name] = ledger.for_everyone()
         return ledgers
+
+    def _fingerprint(self) -> str | None:
+        """The keyed fingerprint of the rows of now; ``None`` where it cannot be read."""
+        try:
+            return self.settings["task"]["fingerprint"]
+        except (ValueError, KeyError):
+            return None
+
+    def _has_good_key(self) -> bool:
+        try:
+            return files.has_key(self.path) and bool(files.secret_key(self.path))
+        except ValueError:  # damaged: the next run makes another one
+            return False
+
+    def _spent_on(self) -> dict[str, str]:
+        """The keyed fingerprints of the rows of ledgers that were kept, where they are known."""
+        path = files.private_folder(self.path) / SPENT_ON
+        known = read_json(path) if path.is_file() else {}
+        check(isinstance(known, dict), "private", str(path), "names and digests")
+        return known
 
     def _ledgers_of_cells(self) -> Ledgers:
         """Lists the ledgers of the cells, finished or cut short."""
@@ -354,29 +400,44 @@ class Folder:
             way it leaves no cell without its settings
             (test_killed_runs.py::test_a_clearing_that_was_killed_leaves_no_cell_of_another_run).
         """
+        rows = self._spent_on()
+        now = self._fingerprint()
         for name, ledger in self._ledgers_of_cells().items():
             if ledger is None or not ledger.reproducible:
                 numbers = [int(path.name.split("-")[1]) for path in self.path.glob(SPENT)]
                 path = self.path / f"spent-{1 + max(numbers, default=0):03d}-{name}.json"
+                if now is not None:
+                    # Before the ledger: a kill in between leaves a name that nothing has.
+                    rows[path.stem] = now
+                    noted = files.private_folder(self.path) / SPENT_ON
+                    write_atomically(noted, to_json(rows))
                 write_atomically(path, ("null" if ledger is None else ledger.to_json()) + "\n")
         for path in (self.path / CELLS).glob(f"*/{ROWS}"):  # without its rows a cell is not there
             path.unlink()
-        for name in OWN:
-            path = self.path / name
+        private = files.private_folder(self.path)
+        # The key stays: it tells whether the next run is on the same rows.
+        kept = {private / "key", private / SPENT_ON} if self._has_good_key() else set()
+        places = [self.path / name for name in OWN]
+        places[1:1] = [path for path in private.glob("*") if path not in kept]
+        for path in places:
             if path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
 
 
-def total_statements(ledgers: Mapping[str, Ledger | None], shown: Iterable[str]) -> list[str]:
+def total_statements(
+    ledgers: Mapping[str, Ledger | None], shown: Iterable[str], where: str = "here"
+) -> list[str]:
     """States what runs on the same data spend together; nothing for a single one.
 
     Runs with recorded seeds are not for release: of those the sentences state what they would spend
     if they were.
 
-    Args: ledgers: of all runs by name. shown: names that a table shows; a single release that it
-        does not is told too.
+    Args:
+        ledgers: of all runs by name.
+        shown: names that a table shows; a single release that it does not is told too.
+        where: the runs lie.
     Guarantees: test_promise.py::test_runs_on_the_same_data_are_added_up.
     """
     private = [ledger for ledger in ledgers.values() if ledger is not None]
@@ -388,7 +449,9 @@ def total_statements(ledgers: Mapping[str, Ledger | None], shown: Iterable[str])
     gone = "including interrupted and deleted ones"
     sums: dict[str, list[Ledger]] = {}
     if len(released) > 1 or released.keys() - set(shown):
-        sums[f"Runs without a seed ({len(released)} here, {gone}), together"] = [*released.values()]
+        sums[f"Runs without a seed ({len(released)} {where}, {gone}), together"] = [
+            *released.values()
+        ]
     if len(private) > max(1, len(released)):
         sums[f"All {len(private)} runs together, if they were all released"] = private
     sentences = []
@@ -400,7 +463,7 @@ def total_statements(ledgers: Mapping[str, Ledger | None], shown: Iterable[str])
         sentences.append(f"{title}: {sentence}")
     if count := len(ledgers) - len(private):
         sentences.append(
-            f"Runs without privacy ({count} here, {gone}) promise nothing: no ε covers what they "
-            f"reveal about the data."
+            f"Runs without privacy ({count} {where}, {gone}) promise nothing: no ε covers what "
+            f"they reveal about the data."
         )
     return sentences

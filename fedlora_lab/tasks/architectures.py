@@ -442,8 +442,9 @@ def _picture(image: Any, channels: int) -> Any:
         image = Image.open(image)
     elif not hasattr(image, "convert"):
         array = np.asarray(image)
-        if array.dtype != np.uint8:
-            raise TypeError(f"an array of {array.dtype}, not of bytes (uint8)")
+        if array.dtype != np.uint8 or array.ndim < 2 or array.size == 0:
+            shape = f"shape {array.shape} of {array.dtype}"
+            raise TypeError(f"an array of {shape}, not of height and width in bytes (uint8)")
         is_first = array.ndim == 3 and array.shape[2] > 4 and array.shape[0] in (1, 3, 4)
         array = np.moveaxis(array, 0, 2) if is_first else array
         is_grey = array.ndim == 3 and array.shape[2] == 1

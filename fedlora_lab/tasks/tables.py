@@ -319,7 +319,7 @@ def read_splits(dataset: object, name: str = "dataset") -> "dict[str, DataFrame]
         table = reader(path)  # type: ignore[misc]
     except ImportError:
         refuse(name, str(path), "pyarrow, which reads Parquet: pip install pyarrow")
-    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (ValueError, EOFError, RecursionError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{name}={str(path)!r}: expected a table ({error_text(error)})") from error
     table.attrs[FOLDER_KEY] = str(path.parent)
     return {"train": _frame(table, name)}

@@ -296,6 +296,7 @@ NO_TABLE = {
     ),
     "twice.json": (b'[{"text": 1}, {"n": [{"x": 1, "x": 2}]}]', "a key stands there twice"),
     "pairs.jsonl": (b'{"text": 1}\n[["text", 2]]', "in line 2.*a JSON object in each"),
+    "deep.json": (b'[{"text":' + b"[" * 10**5 + b"]" * 10**5 + b"}]", "recursion depth"),
     "other.json": (b'[{"text": 1}, 2]', "2 in row 1': expected a JSON object in each"),
 }
 """Content of a file -> why it is refused."""

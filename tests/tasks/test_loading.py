@@ -249,7 +249,8 @@ SEEN = {
 }
 UNSEEN = {
     "whose range is not known": Image.fromarray(RAMP.astype(np.uint16)),
-    "not of bytes": RAMP / 255,
+    "not of height and width in bytes": RAMP / 255,
+    "not of height and width in": RAMP[:0],
     "cannot identify": {"bytes": b"not a picture"},
     "[Cc]annot handle": np.zeros((9, 8, 8), np.uint8),
     "parts of it are transparent": stored(Image.merge("LA", (GREY, GREY))),

@@ -88,6 +88,7 @@ def predict_rows(
         loaded.eval()
         if kind == "causal":
             code = architectures.prepare_tokenizer(base, None, loaded)
+            architectures.use_tokenizer_of(info, code, base)
             writer = Generation(code, info["prompt"], info["answer"], info["max_new_tokens"])
 
             def read(part: "pd.DataFrame") -> Any:
@@ -104,8 +105,8 @@ def predict_rows(
         else:
             length = info["max_length"] if max_length is None else max_length
             encode = architectures.input_reader(kind, base, None, loaded, length)
-            if side := info.get("truncation_side"):  # of the tokenizer that was given
-                encode.args[0].truncation_side = side
+            if kind == "text":
+                architectures.use_tokenizer_of(info, encode.args[0], base)
 
             def read(part: "pd.DataFrame") -> Any:
                 check_filled(part, {argument: source})

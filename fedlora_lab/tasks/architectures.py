@@ -1,7 +1,9 @@
 """Transformers' models: how one is loaded, what is adapted, how texts and images are encoded."""
 
 import copy
+import hashlib
 import io
+import json
 import math
 import re
 import warnings
@@ -41,6 +43,8 @@ ATTENTION = re.compile(
     "(q|v|query|value)(_proj|_lin|_global)?|(W?qkv|query_key_value|in)(_proj)?|c_attn"
 )
 """Names of the maps to queries and values, alone or in one: what the papers adapt."""
+PROBE = "It's 9.50 for Ärger, or  NOT\n(e.g. re-read it) …"
+"""A sentence that tokenizers read differently: case, accents, blanks, signs and numbers."""
 MODES_OF_8_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"}
 """Modes of images whose range is known: of others PIL would cut numbers off."""
 
@@ -298,6 +302,29 @@ def prepare_tokenizer(source: ModelSource, given: Any, model: nn.Module) -> Any:
             advice = "as of the tokenizer; set it in the base's config as well"
             warn(f"{change}, {advice}")
     return tokenizer
+
+
+def tokenizer_facts(tokenizer: Any) -> dict[str, str]:
+    """What tells a tokenizer from another one, for `Task.info`: public, as the model is.
+
+    The digest is of its vocabulary, and of how it reads a sentence.
+    """
+    read = tokenizer(PROBE, verbose=False)["input_ids"]
+    content = json.dumps([read, sorted(tokenizer.get_vocab().items())])
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return {"tokenizer": digest, "truncation_side": tokenizer.truncation_side}
+
+
+def use_tokenizer_of(info: Mapping[str, Any], tokenizer: Any, source: str) -> None:
+    """Makes a tokenizer cut as that of a run; refuses one that reads otherwise.
+
+    Args: info: of the run's task. tokenizer: changed. source: where it was read, for messages.
+    """
+    facts = tokenizer_facts(tokenizer)
+    is_same = info.get("tokenizer", facts["tokenizer"]) == facts["tokenizer"]
+    expected = "the one that tokenizer= gave in the run; this is another: save that one here"
+    check(is_same, "tokenizer", source, expected)
+    tokenizer.truncation_side = info.get("truncation_side", facts["truncation_side"])
 
 
 def longest_text(model: nn.Module) -> int | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.validation import check, check_rows, check_whole
 from fedlora_lab.tasks import architectures
-from fedlora_lab.tasks.labels import column_of, row_names, template_fields
+from fedlora_lab.tasks.labels import column_of, is_unicode, row_names, template_fields
 from fedlora_lab.tasks.metrics import IGNORED
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ class Generation:
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
         """The tokens of each prompt, behind the tokenizer's first mark if it has one."""
         is_list = isinstance(prompts, list | tuple) and len(prompts) > 0
-        is_texts = is_list and all(isinstance(text, str) for text in prompts)
-        check(is_texts, "prompts", prompts, "a list of texts")
+        is_texts = is_list and all(isinstance(x, str) and is_unicode(x) for x in prompts)
+        check(is_texts, "prompts", prompts, "a list of texts, in whole letters of Unicode")
         # Before the text only: what a tokenizer puts behind it would end the answer at once.
         marks = self.tokenizer("")["input_ids"][:1]
         starts = (self.tokenizer.bos_token_id, getattr(self.tokenizer, "cls_token_id", None))

@@ -108,7 +108,7 @@ def hub(
             "labels": "read from the rows" if declared is None else "declared",
             "column": text or image,
             "max_length": max_length,
-            "truncation_side": encode.args[0].truncation_side if text else None,
+            **(architectures.tokenizer_facts(encode.args[0]) if text else {}),
             "texts cut": cut,
         },
         public_test=public_test,

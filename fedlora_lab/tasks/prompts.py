@@ -91,6 +91,7 @@ def prompts(
             "prompt": prompt,
             "answer": answer,
             "max_new_tokens": max_new_tokens,
+            **architectures.tokenizer_facts(code),
             "texts cut": cut,
         },
         generation=generation,
@@ -115,9 +116,7 @@ def encode_pairs(
     """
     architectures.check_max_length(max_length, model)
     side = generation.tokenizer.truncation_side
-    expected = (
-        "right where max_length= is given: an example's end is cut, and not its prompt's start"
-    )
+    expected = "right with max_length=, which cuts an example's end: give tokenizer= with that side"
     check(max_length is None or side == "right", "tokenizer.truncation_side", side, expected)
     # Apart, so that where an answer begins does not depend on how the two are merged.
     heads = generation.encode([prompt for prompt, _ in pairs])

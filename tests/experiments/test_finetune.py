@@ -243,8 +243,15 @@ def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch, capsy
         predict_rows(tmp_path / result.folder, public.assign(predicted=0))
     with refused(r"^data=\['test', 'train'\]: expected one table"):
         predict_rows(tmp_path / result.folder, {"train": public, "test": public})
-    (tmp_path / result.folder / "adapter/adapter_model.safetensors").write_text("")
     settings = tmp_path / result.folder / "settings.json"
+    stored = settings.read_text()
+    settings.write_text(stored.replace('"tokenizer": "', '"tokenizer": "0'))
+    with refused(
+        "^tokenizer=.*: expected the one that tokenizer= gave in the run; this is another"
+    ):
+        predict_rows(settings.parent, public)
+    settings.write_text(stored)
+    (tmp_path / result.folder / "adapter/adapter_model.safetensors").write_text("")
     for line, key, other in (
         ("^run=.*: expected an undamaged adapter/: ", "", ""),
         ("^model=.*: expected the weights that the run was", '"base": "', '"base": "0'),

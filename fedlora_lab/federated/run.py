@@ -164,6 +164,10 @@ def ticks(
     return Run.open(task, method, privacy, plan, **options).events()
 
 
+DEVIATION_OF_EXACT = 1e-5
+"""Relative deviation up to which rounding may be all there is: exact rows stay below 1e-6."""
+
+
 class Diverged(ValueError):
     """Raised where a server rule decomposes matrices that are not finite."""
 
@@ -251,6 +255,7 @@ class Run:
             # Rows of the table are tried by the tests.
             if self.spec.method not in methods.ALL.values():
                 self._try_rules(t)
+        self._warned = False
         self._settings = {}
         if self.folder is not None:  # to read the source of a method's rules takes a while
             self._settings = {**self.spec.settings(), **self._of_replays()}
@@ -687,6 +692,7 @@ class Run:
         unseen = Traffic(*[NOT_SEEN] * len(Traffic._fields))
         done = state.server.round
         foreseen = [(*name, float(curve[done])) for name, curve in self._foreseen.items()]
+        self._warn_of_claim(deviation)
         return Round(
             index=state.server.round,
             method=spec.method.slug,
@@ -705,6 +711,23 @@ class Run:
             rows=(*rows, *foreseen),
             source=(spec.task, spec.lora, state.server),
         )
+
+    def _warn_of_claim(self, deviation: float) -> None:
+        """Warns once where a row claims to be exact and the record's deviation says otherwise.
+
+        No error: the round is spent, and its model is as good as without the claim.
+        """
+        method = self.spec.method
+        # Of unequal ranks no row claims it. NaN, where nothing is seen, is no evidence.
+        if self._warned or not method.exact or self.spec.lora.ranks is not None:
+            return
+        if deviation > DEVIATION_OF_EXACT:
+            self._warned = True
+            warn(
+                f"exact=True of {method.slug!r}: expected exact=False, since in round "
+                f"{self.state.server.round} the server's product is {deviation:.2g} of its size "
+                "away from the mean of the clients' products"
+            )
 
     def _layers(self, result: RoundResult) -> tuple[list[tuple[str, str, float]], float]:
         """Measures of each layer, and the deviation of all where clients' products may be seen."""

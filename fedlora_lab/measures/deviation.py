@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -259,7 +260,8 @@ def record_aggregation(method: Method) -> tuple[Method, list[AggregationInput]]:
     # Of a callable of the user's too, which may be no `Rule`.
     flags = {k: getattr(rule, k) for k in ("writes", "averages_a") if hasattr(rule, k)}
     vars(recorder).update(getattr(rule, "__dict__", {}), **flags, inputs=[])
-    return method.replace(aggregate=recorder), recorder.inputs
+    # Not by `Method.replace`: the rule is the same, and so is what the row claims.
+    return replace(method, aggregate=recorder), recorder.inputs
 
 
 def server_deviation(inputs: AggregationInput, server: "Method | Any", layer: str) -> Deviation:

@@ -100,15 +100,16 @@ class Method:
         broadcast: what clients receive of the factors; a rule with ``__call__(tensor)`` and
             ``bits(numbers)``. A trained head goes down in full unless the rule has a true ``head``.
         exact: the claim that the server's product is the mean of the clients' products, all of the
-            same rank, where the server's rule is given single uploads.
+            same rank, where the server's rule is given single uploads. A run warns in the first
+            round in which it is not.
         note: one line of meaning for tables and diagrams.
 
     Guarantees: every row of the table passes tests/methods/test_contract.py.
 
     >>> from fedlora_lab import methods
     >>> slow = methods.RoLoRA.replace(name="Slow turns", train=Cycle(("B", "B", "A", "A")))
-    >>> slow.slug, slow.sides_at_step(2, 0), slow.exact
-    ('slow-turns', 'A', True)
+    >>> slow.slug, slow.sides_at_step(2, 0)
+    ('slow-turns', 'A')
     """
 
     name: str
@@ -178,7 +179,21 @@ class Method:
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
     def replace(self, **changes: Any) -> "Method":
-        """Returns the same row with some fields changed."""
+        """Returns the same row with some fields changed.
+
+        A row with another name or another rule is no longer the one that was published: unless they
+        are given, its source is empty, its note says which row it was derived from, and it claims
+        no exactness.
+
+        >>> from fedlora_lab import methods
+        >>> mine = methods.RoLoRA.replace(name="mine", train=Cycle(("A", "B")))
+        >>> mine.source, mine.note, mine.exact
+        ('', 'derived from RoLoRA', False)
+        """
+        claims = {"source": "", "note": f"derived from {self.name}", "exact": False}
+        rules = changes.keys() - claims.keys()
+        if any(getattr(self, name) != changes[name] for name in rules):
+            changes = claims | changes
         return replace(self, **changes)
 
     def sides_at_step(self, t: int, s: int) -> str:

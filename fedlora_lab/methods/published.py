@@ -43,13 +43,16 @@ DEeR = RoLoRA.replace(
     name="DEeR",
     source="arXiv:2410.12926",
     precondition=filters.product_space,
+    exact=True,
     note="two phases, each averaged; clip and noise live in the space of the product",
 )
 # The released form, to be measured beside it. The noise passes a map that the clip does not bound.
 DEeRLiteral = DEeR.replace(
     name="DEeR literal",
+    source="arXiv:2410.12926",
     precondition=filters.factor_space,
     clip_groups=filters.each_tensor_to_c,
+    exact=True,
     note="as released: each tensor clipped to C, noise shaped by the other factor; no epsilon is "
     "certified",
 )
@@ -64,7 +67,10 @@ LALoRA = FedLoRA.replace(
     note="turns at every local step, noised gradient low-pass filtered",
 )
 LALoRAUnfiltered = LALoRA.replace(
-    name="LA-LoRA unfiltered", filter=filters.identity, note="turns at every local step, no filter"
+    name="LA-LoRA unfiltered",
+    source="arXiv:2602.19926",
+    filter=filters.identity,
+    note="turns at every local step, no filter",
 )
 
 # ---- what the server sends, and what it makes of the uploads
@@ -96,6 +102,7 @@ FedRAC = FFA.replace(
     name="Fed-RAC-LoRA",
     source="arXiv:2410.08305",
     aggregate=aggregation.merge,
+    exact=True,
     note="B moves against an A drawn anew in every round, and is merged into the frozen weight",
 )
 FedMomentum = FedLoRA.replace(
@@ -147,19 +154,20 @@ FedSVD = FFA.replace(
     name="FedSVD",
     source="arXiv:2505.12805",
     aggregate=aggregation.truncated_svd,
+    exact=True,
     note="B moves; after every round the product is split anew, A gets orthonormal rows",
 )
 FedGSA = FFA.replace(
     name="FedGSA",
     source="arXiv:2608.03267",
     aggregate=aggregation.shared_outputs,
-    exact=False,
     note="B moves; the mean product is cut to the output directions that clients share, split anew",
 )
 FedASK = FFA.replace(
     name="FedASK",
     source="arXiv:2507.09990",
     aggregate=aggregation.sketch,
+    exact=True,
     note="B moves; the server sees two sketches of the product and splits it evenly",
 )
 

@@ -43,6 +43,33 @@ def test_a_turn_that_is_lost_is_told(row):
         fl.run(regression(), row, None, PLAN.replace(local_steps=1))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 0}, {"plan": PLAN.replace(server_lr=0.5)}, {"privacy": None}],
+    ids=["private", "half of a step", "without privacy"],
+)
+def test_a_false_claim_of_exactness_is_told_in_the_first_round_that_deviates(change):
+    """Once, with the number of the record, and no round is lost; a true claim is not doubted."""
+    plan = change.get("plan", PLAN.replace(rounds=3))
+    privacy = change.get("privacy", private("example"))
+    claims = methods.FedLoRA.replace(name="mine", exact=True)
+    run = fl.run(regression(), claims, privacy, plan, lora=LORA, seed=0)
+    next(run)
+    with pytest.warns(match="^exact=True of 'mine': expected exact=False") as told:
+        records = list(run)
+    assert len(told) == 1 and len(records) == plan.rounds
+    assert f"in round 1 the server's product is {records[0].deviation:.2g}" in str(told[0].message)
+    for row in (methods.RoLoRA.replace(exact=True, name="true"), methods.FFA):
+        assert len(list(fl.run(regression(), row, privacy, plan, lora=LORA, seed=0))) > 1
+
+
+def test_ranks_that_differ_are_no_false_claim():
+    lora = fl.Lora(rank=2, alpha=4, ranks=(1, 2, 2))
+    task = fl.tasks.regression(clients=3, examples=4, d_in=3, d_out=3, rank=1, test=4)
+    *_, last = fl.run(task, "ffa-lora", None, PLAN, lora=lora, seed=0)
+    assert last.deviation > 0.01
+
+
 def bent(change):
     """A row of which a rule changes the mean in the round that ends."""
 

@@ -41,6 +41,23 @@ def test_no_room_knows_a_method_by_name(room):
                 assert node.left.attr != "slug", path
 
 
+@pytest.mark.parametrize("row", methods.ALL.values(), ids=list(methods.ALL))
+def test_a_changed_row_carries_no_source_note_or_claim_of_another(row):
+    """Nor does one whose rule changed under the old name; what is given is kept, and a change of
+    the claims alone, or none, keeps the others.
+    """
+    other = fl.Cycle(("A", "B"))
+    for changed in (row.replace(name="mine"), row.replace(train=other)):
+        assert (changed.source, changed.exact) == ("", False)
+        assert changed.note == f"derived from {row.name}"
+        shown = fl.methods.table([changed]).iloc[0]
+        assert not shown["exact"] and "arXiv" not in shown["source"] + shown["note"]
+    given = row.replace(name="mine", source="my paper", exact=True, note="new")
+    assert (given.source, given.exact, given.note) == ("my paper", True, "new")
+    assert row.replace(train=row.train, name=row.name) == row == row.replace()
+    assert row.replace(note="short").source == row.source
+
+
 def test_the_table_is_the_rows():
     table: Any = fl.methods.table()
     assert list(table.index) == list(methods.ALL)
@@ -87,6 +104,7 @@ TwoToOne = RoLoRA.replace(
     name="Two to one",
     source="docs/adding_a_method.md",
     train=Cycle(("B", "B", "A")),
+    exact=True,
     note="B moves in two rounds of three, A in the third",
 )
 """

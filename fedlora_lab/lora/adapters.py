@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_one_of, refuse, warn
+from fedlora_lab._utils.validation import check, check_one_of, warn
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import (
     KINDS,
@@ -59,6 +59,10 @@ Places = dict[ParamKey, tuple[nn.Module, str]]
 _LOCK = threading.RLock()
 
 
+class NotBatchFirst(ValueError):
+    """The input of a layer does not go through the examples of a batch one after the other."""
+
+
 class PerExampleLinear(nn.Module):
     """A linear map that may have its own weight (and bias) for every example of the batch.
 
@@ -87,7 +91,8 @@ def by_example(x: Float[Tensor, "m ... d"], n: int) -> Float[Tensor, "n rest d"]
     """Groups the first dimension, which goes through n examples in order, by example."""
     # Any other layout would give an example rows of its neighbour, and no clip would bound them.
     if x.shape[0] % n:
-        refuse("first dimension", x.shape[0], f"a multiple of the {n} examples (batch first)")
+        expected = f"a multiple of the {n} examples (batch first)"
+        raise NotBatchFirst(f"first dimension={x.shape[0]}: expected {expected}")
     # Even a view of the same shape costs a node in the backward pass.
     return x if x.dim() == 3 and len(x) == n else x.reshape(n, -1, x.shape[-1])
 
@@ -465,10 +470,10 @@ def matmuls(products: str) -> Iterator[None]:
 
 def _precisions() -> list[tuple[Any, str]]:
     """What newer versions of PyTorch allow each backend, the one for all others first."""
-    backends = torch.backends
+    backends: Any = torch.backends
     if not hasattr(backends, "fp32_precision"):
         return []
-    parts = [backends, backends.cuda.matmul]
+    parts: list[Any] = [backends, backends.cuda.matmul]
     for backend in (backends.cudnn, backends.mkldnn):
         parts += [backend, *(getattr(backend, name, backend) for name in ("matmul", "conv", "rnn"))]
     return [(part, part.fp32_precision) for part in parts if hasattr(part, "fp32_precision")]

@@ -16,26 +16,31 @@ one example:
   ``aggregate`` what the server sent or received; ``clip_groups`` and ``train`` names and numbers.
 - ``Task.metrics``: see test examples, which are public or not evaluated under privacy.
 
-Two probes find what mixes. In a batch each example must have the gradient that it has in a batch of
+First every adapted layer must act on the loss, or its adapter would be noise alone, and the same
+examples must have the same gradients twice. Then two probes find what mixes. In a batch each
+example must have the gradient that it has in a batch of
 one; and to the last digits the same gradient beside others that are not numbers, or are huge. No
 pass may change a parameter or buffer, here or in a step, and the probes leave the buffers' values
 as they were. They find mistakes, not code that behaves otherwise when it is not probed, and know
 texts by their ``attention_mask`` (n, tokens).
 """
 
+import random
 import weakref
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlora_lab._utils.validation import check, error_text, in_one_line
-from fedlora_lab.lora.adapters import AdaptedModel, matmuls
-from fedlora_lab.lora.per_example import model_outputs, per_example_gradients
+from fedlora_lab._utils.validation import check, error_text, few, in_one_line, warn
+from fedlora_lab.lora.adapters import AdaptedModel, Adapter, NotBatchFirst, matmuls
+from fedlora_lab.lora.per_example import depends_on, model_outputs, per_example_gradients
 from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Plan
@@ -159,13 +164,13 @@ class _Setting:
         cls, task: Task, adapted: AdaptedModel, method: Method | None, moving: Keys
     ) -> "_Setting":
         # A generator of its own: a probe must not move the random numbers of its user.
-        random = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
         like = next(iter(adapted.initial.values()))
         shapes = {key: _shape(adapted, key) for key in (*adapted.shapes, *moving)}
 
         def draw() -> TensorDict:
             # A step passes examples of several clients at once: each has factors of its own.
-            unit = {k: torch.randn(PROBES, *s, generator=random) for k, s in shapes.items()}
+            unit = {k: torch.randn(PROBES, *s, generator=generator) for k, s in shapes.items()}
             return {key: 0.1 * tensor.to(like) for key, tensor in unit.items()}
 
         return cls(task, adapted, method, moving, draw(), draw())
@@ -183,14 +188,102 @@ class _Setting:
             check(ok, "penalty", self.method.penalty, expected)
 
 
+def _check_layers(setting: _Setting, examples: Examples) -> str:
+    """Refuses a layer whose adapter cannot learn: one that is passed by, or has no gradient.
+
+    The noise of its adapter would be released, and act on nothing or on a model that never learns
+    against it.
+
+    Returns: what to add to words about a mixture: a layer whose input has the examples second.
+    Raises: ``ValueError`` naming the layer.
+    Guarantees: test_probed_layers.py::test_an_adapter_that_cannot_learn_is_refused_by_name,
+        ::test_a_layer_that_nobody_calls_is_told_where_the_test_examples_are_public.
+    """
+    layers: dict[str, Adapter] = {}
+    for key in setting.moving:
+        module = setting.adapted.places.get(ParamKey("A", key.layer), (None, ""))[0]
+        if isinstance(module, Adapter):
+            layers[key.layer] = module
+    shapes: dict[str, tuple[int, ...]] = {}
+    with ExitStack() as stack:
+        weights = {}
+        for name, adapter in layers.items():
+
+            def note(module: Any, given: Any, name: str = name) -> None:
+                shapes[name] = tuple(given[0].shape)
+
+            stack.enter_context(adapter.register_forward_pre_hook(note))
+            if isinstance(adapter.base._parameters.get("weight"), Tensor):
+                weights[name] = stack.enter_context(_own_leaf(adapter.base))
+        settings = setting.task, setting.adapted, setting.params, setting.moving
+        try:
+            reached, read = depends_on(*settings, examples, [*weights.values()])
+        except NotBatchFirst:
+            name, shape = next(reversed(shapes.items()))
+            expected = (
+                f"a layer whose input has the {PROBES} examples first; of this one it is {shape}, "
+                "so no example has a gradient of its own here: leave it out"
+            )
+            check(False, "targets", name, expected)
+            raise
+    second = [
+        f"; {name} has an input of {shape}, with the examples second"
+        for name, shape in shapes.items()
+        if shape[0] != PROBES == shape[1]
+    ]
+    of_layers = {key.layer for key in reached}
+    if not of_layers & {*layers}:
+        return ""  # refused in words about all of them, or of a row that trains a head alone
+    is_read = dict(zip(weights, read, strict=True))
+    unused = []
+    for name in layers.keys() - of_layers:
+        passed_by = (
+            "a linear map that the model calls: it reads this one's weight, past the adapter"
+        )
+        cut_off = "a linear map with a gradient: what this one gives is cut off from the loss"
+        check(name in shapes or not is_read.get(name), "targets", name, passed_by)
+        check(name not in shapes, "targets", name, cut_off)
+        unused.append(name)
+    # An expert that no text was sent to may be called later. Of private rows nothing is told.
+    if unused and setting.task.public_test:
+        reason = (
+            "not called for the test examples: where nothing calls them, adapters learn nothing"
+        )
+        warn(f"targets: {few(sorted(unused))}: {reason}, and get noise all the same")
+    return "".join(second[:1])
+
+
+@contextmanager
+def _own_leaf(layer: nn.Module) -> Iterator[nn.Parameter]:
+    """Gives a layer its weight as a leaf of its own, whose use autograd sees; puts the old back."""
+    weight = layer._parameters["weight"]
+    assert weight is not None
+    layer._parameters["weight"] = nn.Parameter(weight.detach())
+    try:
+        yield layer._parameters["weight"]  # type: ignore[misc]
+    finally:
+        layer._parameters["weight"] = weight
+
+
 def _probe(setting: _Setting, products: str, rows: int) -> None:
     """Compares each example's gradient in a batch with the one it has alone or in another batch."""
     task = setting.task
     like = next(iter(setting.adapted.initial.values()))
-    x, y = probes(task, setting.adapted)
-    everyone = torch.arange(PROBES)
     try:
-        together = setting.gradients((x, y), everyone)
+        x, y = probes(task, setting.adapted)
+    except Exception as error:  # whatever a foreign model raises
+        reason = error_text(error, 160) if task.public_test else type(error).__name__
+        expected = f"a pass over the test examples where products={products!r}, but: {reason}"
+        setting.refuse_unless(False, expected)
+        raise
+    everyone = torch.arange(PROBES)
+    calls = _EmbeddingCalls(setting.adapted.model)
+    hint = ""
+    try:
+        if setting.method is None:
+            hint = _check_layers(setting, (x, y))
+        with calls.recorded(PROBES):
+            together = setting.gradients((x, y), everyone)
     except RuntimeError as error:
         # A model such as RWKV overwrites tensors that its backward pass would read.
         setting.refuse_unless(
@@ -215,18 +308,28 @@ def _probe(setting: _Setting, products: str, rows: int) -> None:
         # that of a batch of one, which has no variance to divide by.
         # Of private test examples no number is told.
         size = f" (they differ by {gap:.1g})" if task.public_test else ""
-        expected = f"examples that do not mix, batch first{size}"
+        expected = f"examples that do not mix, batch first{size}{hint}"
         setting.refuse_unless(gap <= tolerance, expected)
 
-    # A batch of one is computed in another order than a batch of four, and rounds otherwise.
-    rough = _tolerance(like, products)
-    for i in range(PROBES):
-        single = everyone[i : i + 1]
-        compare(i, setting.gradients((take(x, single), y[single]), single), rough)
     # Nothing of the example's own has changed, nor any shape: there is hardly anything to round.
     exact = 20 * torch.finfo(like.dtype).eps
+    before = _random_states()
+    again = setting.gradients((x, y), everyone)
+    change = row_norms({key: again[key] - together[key] for key in setting.moving}).cpu()
+    setting.refuse_unless(
+        bool((change <= exact * sizes).all()) or _random_states() == before,
+        "the same gradients of the same examples: its forward draws random numbers, such as those "
+        "of a dropout that eval() does not switch off",
+    )
+    # A batch of one is computed in another order than a batch of four, and rounds otherwise.
+    rough = _tolerance(like, products, task.model)
+    for i in range(PROBES):
+        single = everyone[i : i + 1]
+        with calls.recorded(1):
+            alone = setting.gradients((take(x, single), y[single]), single)
+        compare(i, alone, rough)
     for i, scale in product(range(PROBES), DISTURBANCES):
-        compare(i, _beside_strange(setting, (x, y), i, scale), exact)
+        compare(i, _beside_strange(setting, (x, y), i, scale, calls), exact)
     if rows > PROBES:
         # In a batch as large as a step's: what depends on how many examples there are.
         repeated = torch.arange(rows - PROBES) % len(task.test[1])
@@ -236,17 +339,59 @@ def _probe(setting: _Setting, products: str, rows: int) -> None:
             compare(i, {key: tensor[i : i + 1] for key, tensor in full.items()}, rough)
 
 
-def _beside_strange(setting: _Setting, data: Examples, i: int, scale: float) -> Tensors:
+class _EmbeddingCalls:
+    """How long the outputs of a model's embeddings were in passes of several sizes.
+
+    A table of positions may have as many rows as a batch has examples: what an embedding gives is
+    of the examples only where it is as long as the batch in every pass.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+        self.fits: dict[tuple[nn.Module, int], bool] = {}
+
+    @contextmanager
+    def hooked(self, act: Callable[[nn.Module, int, Tensor], Tensor | None]) -> Iterator[None]:
+        """Lets ``act`` see the embedding, the number of its call in this pass and its output."""
+        numbers: Counter[nn.Module] = Counter()
+
+        def hook(module: nn.Module, given: Any, output: Any) -> Any:
+            numbers[module] += 1
+            return act(module, numbers[module], output) if isinstance(output, Tensor) else None
+
+        with ExitStack() as hooks:
+            for module in self.embeddings:
+                hooks.enter_context(module.register_forward_hook(hook))
+            yield
+
+    @contextmanager
+    def recorded(self, count: int) -> Iterator[None]:
+        """Notes which outputs are as long as a batch of ``count`` examples."""
+
+        def note(module: nn.Module, number: int, output: Tensor) -> None:
+            key = module, number
+            self.fits[key] = self.fits.get(key, True) and len(output) == count
+
+        with self.hooked(note):
+            yield
+
+    def of_examples(self, module: nn.Module, number: int, output: Tensor) -> bool:
+        """Whether an output of this call, (n, tokens, d), goes through the examples."""
+        return output.ndim > 2 and len(output) == PROBES and self.fits.get((module, number), True)
+
+
+def _beside_strange(
+    setting: _Setting, data: Examples, i: int, scale: float, calls: _EmbeddingCalls
+) -> Tensors:
     """The gradient of example i where all others are disturbed.
 
     Others that are not numbers show any arithmetic that reaches across examples, however small its
     coefficient; huge ones show what passes over such values.
     """
 
-    def disturb(module: Any, given: Any, output: Any) -> Any:
+    def disturb(module: nn.Module, number: int, output: Tensor) -> Tensor | None:
         """What an embedding gives for the other rows: tokens themselves cannot be strange."""
-        rows = isinstance(output, Tensor) and output.ndim > 2 and len(output) == PROBES
-        return _strange(output, i, scale) if rows else output
+        return _strange(output, i, scale) if calls.of_examples(module, number, output) else None
 
     strange = replace(
         setting,
@@ -255,10 +400,7 @@ def _beside_strange(setting: _Setting, data: Examples, i: int, scale: float) -> 
     )
     x = map_inputs(lambda value: _strange(value, i, scale), data[0])
     y = _strange(data[1], i, scale)
-    with ExitStack() as hooks:
-        for module in setting.adapted.model.modules():
-            if isinstance(module, nn.Embedding):
-                hooks.enter_context(module.register_forward_hook(disturb))
+    with calls.hooked(disturb):
         try:
             rows = strange.gradients((x, y), torch.arange(PROBES))
         except Exception as error:  # whatever a foreign model raises
@@ -295,9 +437,19 @@ def _shape(adapted: AdaptedModel, key: ParamKey) -> tuple[int, ...]:
     return key.kind.shape(d_out, d_in, rank)
 
 
-def _tolerance(like: Tensor, products: str) -> float:
+def _random_states() -> list[str]:
+    """Where the process's streams of random numbers stand."""
+    states = [torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()]  # noqa: NPY002
+    if torch.cuda.is_available():
+        states.append(torch.cuda.get_rng_state().tolist())
+    return [*map(repr, states)]
+
+
+def _tolerance(like: Tensor, products: str, model: nn.Module) -> float:
     """Far above what rounding does to a gradient, far below what a mean over the batch does."""
-    eps = max(torch.finfo(like.dtype).eps, MACHINE_EPSILON.get(products, 0.0))
+    # A base in half precision rounds as such, whatever its adapters have.
+    dtypes = {like.dtype, *(x.dtype for x in model.parameters() if x.is_floating_point())}
+    eps = max(MACHINE_EPSILON.get(products, 0.0), *(torch.finfo(dtype).eps for dtype in dtypes))
     return max(20 * eps, min(10 * eps**0.5, 0.01))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedlora_lab._utils.validation import check, in_one_line, refuse
 from fedlora_lab.lora.adapters import AdaptedModel
 from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.state import Keys, TensorDict, Tensors
+from fedlora_lab.methods.state import Keys, ParamKey, TensorDict, Tensors
 from fedlora_lab.tasks.metrics import TextScore, over_all
 from fedlora_lab.tasks.task import Examples, Inputs, Task, map_inputs, mask_of, take
 
@@ -59,21 +59,9 @@ def per_example_gradients(
     Guarantees: equals a loop over batches of one (tests/lora/test_gradients.py).
     """
     owner = owner.to(adapted.device, non_blocking=True)
-    leaves = {}
-    for key in adapted.select_keys(params):
-        tensor = params[key]
-        if key in moving:
-            # Each example has a leaf row of its own, so its gradient is never summed with others'.
-            leaves[key] = rows = _rows(tensor, owner).detach().requires_grad_()
-        else:
-            # Frozen tensors need no row of their own: one for the batch saves the memory of N.
-            rows = tensor[0] if len(tensor) == 1 else tensor.index_select(0, owner)
-        adapted.set_tensor(key, rows)
-    x, y = data
+    leaves = _set_leaves(adapted, params, moving, owner)
     with torch.enable_grad(), _unchanged(adapted.model):
-        outputs = task.forward(adapted.model, prepare_inputs(task, x, adapted.device))
-        loss = task.loss(outputs, y.to(adapted.device, non_blocking=True))
-        _check_per_example("loss", loss, len(owner))
+        loss = _losses(task, adapted, data, len(owner))
         if method is not None and method.penalty is not None and start is not None:
             # Copies: a penalty that writes into what it is given must not reach a client's tensors.
             begin = {key: _rows(start[key], owner).clone() for key in moving}
@@ -91,6 +79,67 @@ def per_example_gradients(
     pairs = zip(leaves.items(), gradients, strict=True)
     # What the loss does not reach has the gradient 0, and gets noise like everything that moves.
     return {key: torch.zeros_like(leaf) if g is None else g for (key, leaf), g in pairs}
+
+
+def _set_leaves(
+    adapted: AdaptedModel, params: Tensors, moving: Keys, owner: Int[Tensor, " n"]
+) -> TensorDict:
+    """Puts each example's tensors into the model; returns those that move, as leaves (n, ...)."""
+    leaves = {}
+    for key in adapted.select_keys(params):
+        tensor = params[key]
+        if key in moving:
+            # Each example has a leaf row of its own, so its gradient is never summed with others'.
+            leaves[key] = rows = _rows(tensor, owner).detach().requires_grad_()
+        else:
+            # Frozen tensors need no row of their own: one for the batch saves the memory of N.
+            rows = tensor[0] if len(tensor) == 1 else tensor.index_select(0, owner)
+        adapted.set_tensor(key, rows)
+    return leaves
+
+
+def _losses(
+    task: Task,
+    adapted: AdaptedModel,
+    data: "tuple[Tensor | Mapping[str, Tensor], Tensor]",
+    count: int,
+) -> Float[Tensor, " n"]:
+    """The loss of each example, checked to be one number for each."""
+    x, y = data
+    outputs = task.forward(adapted.model, prepare_inputs(task, x, adapted.device))
+    loss = task.loss(outputs, y.to(adapted.device, non_blocking=True))
+    _check_per_example("loss", loss, count)
+    return loss
+
+
+def depends_on(
+    task: Task,
+    adapted: AdaptedModel,
+    params: Tensors,
+    moving: Keys,
+    examples: Examples,
+    others: Sequence[Tensor] = (),
+) -> tuple[set[ParamKey], list[bool]]:
+    """The moving tensors that the losses are a differentiable function of, and which of ``others``.
+
+    A gradient of zero counts as one: it may be another number for other examples.
+
+    Args:
+        task, adapted, moving: as of `per_example_gradients`.
+        params: key -> (n, ...), one of each tensor for each example.
+        examples: n of them.
+        others: leaves that the model may use besides.
+    """
+    owner = torch.arange(len(examples[1]), device=adapted.device)
+    leaves = _set_leaves(adapted, params, moving, owner)
+    with torch.enable_grad():
+        loss = _losses(task, adapted, examples, len(owner))
+        if not loss.requires_grad:
+            return set(), [False] * len(others)
+        everything = [*leaves.values(), *others]
+        gradients = torch.autograd.grad(loss.sum(), everything, allow_unused=True)
+    reached = [gradient is not None for gradient in gradients]
+    return {key for key, is_reached in zip(leaves, reached) if is_reached}, reached[len(leaves) :]
 
 
 def gradients_at(
@@ -117,22 +166,33 @@ def _check_per_example(name: str, value: Any, count: int) -> None:
 
 @contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Refuses a pass that writes into a parameter or buffer of the model, or replaces one.
+    """Refuses a pass that writes other values into a parameter or buffer, or puts others there.
 
     What a pass leaves there of its examples would enter the gradients of those that come later.
-    PyTorch counts what is written, so no value is read; it does not count writes through ``.data``.
+    PyTorch counts what is written; values are read only where something was, as by a rotary
+    embedding that picks its table anew in every pass. Writes through ``.data`` are not counted.
     """
     before = _versions(model)
+    # Of the buffers, such as tables of positions: what is written in place is gone afterwards.
+    copies = [None if isinstance(x, nn.Parameter) else x.clone() for x, _ in before]
     try:
         yield
     finally:
         # Also after a pass that raised: what it left there stays.
         after = _versions(model)
-        pairs = zip(before, after, strict=False)
-        same = len(before) == len(after) and all(x is y and i == j for (x, i), (y, j) in pairs)
+        triples = zip(before, after, copies, strict=False)
+        same = len(before) == len(after) and all(
+            (x is y and i == j) or (copy is not None and _is_copy(y, copy))
+            for (x, i), (y, j), copy in triples
+        )
         if not same:
             expected = "passes that change no parameter or buffer of the model"
             raise NotPerExample(f"model={type(model).__name__!r}: expected {expected}")
+
+
+def _is_copy(x: Tensor, other: Tensor) -> bool:
+    """Whether a buffer has the values of another one; of a parameter every write is too many."""
+    return not isinstance(x, nn.Parameter) and x.dtype == other.dtype and torch.equal(x, other)
 
 
 def _versions(model: nn.Module) -> list[tuple[Tensor, int]]:

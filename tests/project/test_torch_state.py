@@ -56,6 +56,13 @@ if hasattr(torch.backends, "fp32_precision"):
     NOTEBOOK["bfloat16 products"] = partial(backend, "mkldnn", "matmul", value="bf16")
 
 
+def precision(*path):
+    part: Any = torch.backends
+    for name in path:
+        part = getattr(part, name, part)
+    return getattr(part, "fp32_precision", None)
+
+
 def torch_state():
     return (
         torch.get_default_dtype(),
@@ -65,9 +72,7 @@ def torch_state():
         torch.is_autocast_enabled("cpu"),
         torch.is_anomaly_enabled(),
         torch.are_deterministic_algorithms_enabled(),
-        getattr(torch.backends.mkldnn, "matmul", torch).fp32_precision
-        if hasattr(torch.backends, "fp32_precision")
-        else torch.get_float32_matmul_precision(),
+        precision("mkldnn", "matmul"),
     )
 
 

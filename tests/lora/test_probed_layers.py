@@ -1,0 +1,239 @@
+"""What is asked of each adapted layer before a run: that it acts on the loss, batch first, and that
+no coincidence of sizes, precision or table looks like a mixture of examples.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+import toy_hubs
+import transformers
+from calls import Options, refused
+from torch import Tensor, nn
+from toy_tasks import private, seeded
+
+import fedlora_lab as fl
+
+pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
+STEP = fl.Plan(rounds=1, local_steps=1, batch=4, lr=0.1)
+
+
+class Two(nn.Module):
+    """Two linear maps; what the first one adds is a function of the map and the input."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.first = first
+
+    def forward(self, x):
+        return self.b(torch.tanh(x + self.first(self.a, x)))
+
+
+def task_of(model, **options):
+    x = torch.randn(40, 6, generator=torch.Generator().manual_seed(1))
+    y = (x[:, 0] > 0).long()
+    parts = [(x[i::3], y[i::3]) for i in range(3)]
+    called: Options = {"targets": ["a", "b"], "test": (x[:9], y[:9])} | options
+    return fl.tasks.classification(seeded(lambda: model).float(), parts, **called)
+
+
+def train(task, **options):
+    return list(fl.run(task, "rolora", private("example"), STEP, seed=0, **options))
+
+
+def no_gradient(layer, x):
+    with torch.no_grad():
+        return layer(x)
+
+
+def cut_off(layer, x):
+    return layer(x).detach()
+
+
+PASSED_BY = r"^targets='a': expected a linear map that the model calls: it reads this one's weight"
+CUT_OFF = r"^targets='a': expected a linear map with a gradient: what this one gives is cut off"
+CANNOT_LEARN = {
+    "its weight is multiplied": (lambda a, x: F.linear(x, a.weight, a.bias), PASSED_BY),
+    "its transpose": (lambda a, x: x @ a.weight.T, PASSED_BY),
+    "an einsum": (lambda a, x: torch.einsum("ni,oi->no", x, a.weight), PASSED_BY),
+    "its output is detached": (cut_off, CUT_OFF),
+    "it is called without gradients": (no_gradient, CUT_OFF),
+}
+
+
+@pytest.mark.parametrize(("first", "line"), CANNOT_LEARN.values(), ids=CANNOT_LEARN)
+def test_an_adapter_that_cannot_learn_is_refused_by_name(first, line):
+    """Its noise was released, and nothing was said; other layers did learn."""
+    with refused(line):
+        train(task_of(Two(first)))
+    # There a weight has a type of its own, which such a model may not expect.
+    with refused(f"{line}|^model='Two': expected a pass over the test examples where products="):
+        train(task_of(Two(first)), products="bfloat16")
+
+
+@pytest.mark.parametrize("first", [lambda a, x: a(x), lambda a, x: 0 * a(x)])
+def test_an_adapter_whose_gradient_may_be_zero_is_not_refused(first):
+    """Such as that of a query where the test texts have one token."""
+    assert len(train(task_of(Two(first)))) == 2
+
+
+def test_a_layer_that_nobody_calls_is_told_where_the_test_examples_are_public(recwarn):
+    """Of experts some may be called for no test example, which tells of private ones."""
+    task = task_of(Two(lambda a, x: x))
+    with pytest.warns(match="^targets: a: not called for the test examples"):
+        train(task)
+    recwarn.clear()
+    task = task_of(Two(lambda a, x: x))
+    object.__setattr__(task, "public_test", False)
+    train(task)
+    assert not recwarn.list
+
+
+class SequenceFirst(nn.Module):
+    """Turns a batch of sequences round, as some encoders do, before the first map."""
+
+    def __init__(self, length):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.length = length
+
+    def forward(self, x):
+        turned = x.unsqueeze(0).expand(self.length, -1, -1)
+        return self.b(self.a(turned).mean(0))
+
+
+@pytest.mark.parametrize(("length", "line"), [(1, "^targets='a': .* first"), (8, "; a has an inp")])
+def test_a_layer_whose_input_has_the_examples_second_is_named(length, line):
+    with refused(line):
+        train(task_of(SequenceFirst(length)))
+
+
+def test_random_numbers_in_a_forward_are_named():
+    """They were called a mixture of examples."""
+    model = Two(lambda a, x: F.dropout(a(x), 0.1, training=True))
+    with refused("^model='Two': expected the same gradients .* its forward draws random numbers"):
+        train(task_of(model))
+
+
+# ---- coincidences
+
+
+class Positions(Two):
+    """A table of positions by positions beside the input, as of relative attention."""
+
+    def __init__(self, count):
+        super().__init__(lambda a, x: a(x))
+        self.table = nn.Embedding(count, 6)
+        self.count = count
+
+    def forward(self, x):
+        places = torch.arange(self.count).expand(self.count, -1)
+        return super().forward(x + self.table(places).mean((0, 1)))
+
+
+@pytest.mark.parametrize("count", range(1, 7))
+def test_a_table_as_large_as_a_probe_is_no_mixture(count):
+    assert len(train(task_of(Positions(count)))) == 2
+
+
+def short_texts(count):
+    words = [" ".join((["good", "bad", "film"] * 4)[i % 3 :][:count]) for i in range(24)]
+    return pd.DataFrame({"text": words, "label": [0, 1] * 12})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [1, 2, 3])
+def test_texts_of_any_length_train_beside_relative_positions(words):
+    """With its two marks a text has as many tokens as a probe has examples, or one more or less."""
+    rows = short_texts(words)
+    sizes = toy_hubs.SIZES["mpnet"]
+    folder = fl.tasks.tiny("mpnet", Path(tempfile.mkdtemp()), rows["text"], **sizes)
+    task = fl.tasks.hub(folder, rows, text="text", label="label", clients=2)
+    assert len(train(task)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_base_in_half_precision_is_no_mixture(kind, dtype):
+    """It rounds in other places where the batch has another size."""
+    load: Any = transformers.AutoModelForCausalLM
+    code: Any = transformers.AutoTokenizer
+    model = load.from_pretrained(toy_hubs.folder(kind), dtype=dtype)
+    columns: Options = {"prompt": "question", "answer": "answer", "by": "site"}
+    columns |= {"tokenizer": code.from_pretrained(toy_hubs.folder(kind))}
+    task = fl.tasks.prompts(model, toy_hubs.questions(), **columns)
+    assert all(x.isfinite().all() for pair in train(task)[-1].adapter.values() for x in pair)
+
+
+# ---- tables that a pass writes
+
+
+def put_back(model: "Table", seen: Tensor) -> None:
+    model.table.copy_(model.table.clone())
+
+
+def replace_by_its_copy(model: "Table", seen: Tensor) -> None:
+    model.register_buffer("table", model.table.clone())
+
+
+def keep_in_place(model: "Table", seen: Tensor) -> None:
+    model.table.add_(1e-30 * seen)
+
+
+def keep_anew(model: "Table", seen: Tensor) -> None:
+    model.register_buffer("table", model.table + 1e-30 * seen)
+
+
+class Table(Two):
+    """Writes its table in every pass."""
+
+    table: Tensor
+
+    def __init__(self, write):
+        super().__init__(lambda a, x: a(x))
+        self.register_buffer("table", torch.zeros(6))
+        self.write = write
+
+    def forward(self, x):
+        self.write(self, x.detach().mean())
+        return super().forward(x + self.table)
+
+
+@pytest.mark.parametrize(
+    ("write", "keeps"),
+    [(put_back, False), (replace_by_its_copy, False), (keep_in_place, True), (keep_anew, True)],
+)
+def test_a_table_that_is_written_with_its_own_values_keeps_nothing(write, keeps):
+    """By values, not by the count of writes: rotary embeddings pick their table in every pass."""
+    task = task_of(Table(write))
+    if keeps:
+        with refused("^model='Table': expected passes that change no parameter or buffer"):
+            train(task)
+    else:
+        assert len(train(task)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [32, 6])
+def test_texts_on_one_side_of_a_longrope_s_switch_train(limit):
+    """On both sides one long text decides how the short ones beside it are computed."""
+    rows = toy_hubs.texts()  # of three to eight words
+    folder = fl.tasks.tiny("phi3", Path(tempfile.mkdtemp()), rows["text"])
+    file = folder / "config.json"
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": limit}
+    rope |= {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    fields = {"original_max_position_embeddings": limit, "rope_parameters": rope}
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+    task = fl.tasks.hub(folder, rows, text="text", label="label", clients=2)
+    if limit == 32:
+        assert len(train(task)) == 2
+    else:
+        with refused("^model='Phi3ForSequenceClassification': expected "):
+            train(task)

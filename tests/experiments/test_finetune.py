@@ -54,7 +54,7 @@ def test_no_choice_depends_on_a_private_value(tmp_path, unit):
     said = []
     for name, frame in {"a": data, "b": others}.items():
         model = toy_hubs.folder("bert")
-        result, lines = tuned(tmp_path / name, model, frame, unit=unit, **COLUMNS)
+        result, lines = tuned(tmp_path / name / "run", model, frame, unit=unit, **COLUMNS)
         assert math.isnan(result.score) and book(result.record).mode == "release"
         said.append(lines)
     assert said[0] == said[1]
@@ -73,7 +73,7 @@ def test_nothing_chosen_or_stated_depends_on_the_rows_of_a_person(tmp_path, opti
         many = data.assign(who=list(who), site=list(who % 2)).iloc[[0] * (rows - 1) + [*range(40)]]
         model = toy_hubs.folder("bert")
         options = {"text": "text", "label": "label", "person": "who", **options}
-        result, lines = tuned(tmp_path / f"{rows:02}", model, many, **options)
+        result, lines = tuned(tmp_path / f"{rows:02}" / "run", model, many, **options)
         assert not re.search(r"\d rows", "\n".join(lines))
         page = fl.report.report(result.folder).read_text().replace(str(result.folder), "")
         facts = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", page))

@@ -88,7 +88,7 @@ def test_files_and_lines_of_neighbours_are_equal(
     given: Options = {"person": "who", **options} if unit == "person" else options
     stated = []
     for name, table in zip(("one", "two"), others(kind, unit)):
-        folder = tmp_path / name
+        folder = tmp_path / name / "run"  # so that neither lies beside the other
         lines: list[str] = []
         run: Options = {"out": folder, "say": lines.append, "unit": unit} | SHORT
         model = toy_hubs.folder(kind)

@@ -237,12 +237,13 @@ def check_filled(
                 if is_gap or is_blank or (is_text and cell in empty):
                     gaps[f"{row} ({argument})"] = "nothing"
                 elif is_text and argument != "image" and not is_unicode(cell):  # names of files
-                    halves[f"{row} ({argument})"] = f"half a letter, {cell!r},"
+                    halves[f"{row} ({argument})"] = f"a broken letter, {cell!r},"
     expected = "a value in every row; NA, None and null count as empty cells"
     if any(place.endswith("(label)") for place in gaps):
         expected += " unless labels= has them, and the -1 of a ClassLabel is no class"
     check_rows("cells", gaps, expected)
-    check_rows("cells", halves, "whole letters of Unicode in every row")
+    expected = "whole letters: no half of a pair of surrogates, and names of folders in UTF-8"
+    check_rows("cells", halves, expected)
 
 
 def is_unicode(text: str) -> bool:

@@ -324,7 +324,7 @@ def test_a_reader_keeps_or_refuses_what_a_file_holds(name, tmp_path):
         assert table["text"].tolist() == cells and table.index[0] == first
     for argument in ("text", "label", "by", "person") if name in HALF else ():
         options: Options = {argument: "text"} if argument in ("by", "person") else {}
-        with refused(rf"half a letter, .*, in line [23] \({argument}\)"):
+        with refused(rf"a broken letter, .*, in line [23] \({argument}\)"):
             Rows.read(file, file, 0, columns={argument: "text"}, **options)
 
 

@@ -92,16 +92,13 @@ def to_identifiers(
     return values
 
 
-def owners(
-    name: str, cells: Iterable[object], rows: Sequence[str], empty: Iterable[str] = MISSING
-) -> list[Identifier]:
-    """The sites or persons that cells name; equal letters are one, whatever their encoding.
+def owners(name: str, values: Iterable[Identifier]) -> list[Identifier]:
+    """The sites or persons of these names; equal letters are one, whatever their encoding.
 
-    Args: name, cells, rows, empty: as of `to_identifiers`.
-    Raises: ``ValueError`` also for names that differ in case, blanks or zeros alone: one person
-        who counts as two is protected by half.
+    Args: name: of the argument, for messages. values: of `to_identifiers`.
+    Raises: ``ValueError`` for names that differ in case, blanks or zeros alone: one person who
+        counts as two is protected by half.
     """
-    values = to_identifiers(name, cells, rows, empty)
     tidy = [
         unicodedata.normalize("NFKC", value).strip() if isinstance(value, str) else value
         for value in values
@@ -255,18 +252,21 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def cells_of(frame: "DataFrame", argument: str, column: str) -> list[object]:
-    """The cells of a column as the table keeps them; numbers know how exact they are.
+def identifiers(
+    frame: "DataFrame", argument: str, column: str, suffix: str = "", classes: Iterable[object] = ()
+) -> list[Identifier]:
+    """What each cell of a table's column names.
 
-    Args: frame, argument, column: as of `column_of`.
+    Args:
+        frame, argument, column: as of `column_of`.
+        suffix: what messages call the table's rows.
+        classes: declared ones; their names are no empty cells.
     """
     column_of(frame, argument, column)
-    return list(frame[column].to_numpy())
-
-
-def empty_words(frame: "DataFrame") -> set[str]:
-    """The texts that stand for an empty cell in a table."""
-    return {*MISSING, *frame.attrs.get(EMPTY_KEY, ())}
+    empty = {*MISSING, *frame.attrs.get(EMPTY_KEY, ())} - {*map(str, classes)}
+    # As the table keeps them: its own numbers know how exact they are.
+    cells = list(frame[column].to_numpy())
+    return to_identifiers(f"{argument} {column!r}", cells, row_names(frame, suffix), empty)
 
 
 def read_labels(
@@ -293,13 +293,11 @@ def read_labels(
     """
     name = f"label {label!r}"
     classes = () if declared is None else declared_classes(declared)
-    words = {*map(str, classes)}
     tables = both[:1] if both[0] is both[1] else both
-    columns = []
-    for table, suffix in zip(tables, ("", OF_THE_TEST)):
-        cells = cells_of(table, "label", label)
-        empty = empty_words(table) - words
-        columns.append(to_identifiers(name, cells, row_names(table, suffix), empty))
+    columns = [
+        identifiers(table, "label", label, suffix, classes)
+        for table, suffix in zip(tables, ("", OF_THE_TEST))
+    ]
     private, test = columns[0], columns[-1]
     if not classes:
         check_spelling(name, (*private, *test), NAME_CLASSES)

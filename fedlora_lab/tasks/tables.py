@@ -39,11 +39,10 @@ from fedlora_lab.tasks.labels import (
     NAME_OWNERS,
     OF_THE_TEST,
     Identifier,
-    cells_of,
     check_filled,
     check_spelling,
     column_of,
-    empty_words,
+    identifiers,
     number_in_order,
     owners,
     row_names,
@@ -244,8 +243,7 @@ def _split_by_owner(
 
 def _owners(table: "DataFrame", argument: str, column: str, suffix: str = "") -> list[Identifier]:
     """The sites or persons in a column; refuses rows without one."""
-    cells = cells_of(table, argument, column)
-    return owners(f"{argument} {column!r}", cells, row_names(table, suffix), empty_words(table))
+    return owners(f"{argument} {column!r}", identifiers(table, argument, column, suffix))
 
 
 def _hold_out(owner: np.ndarray, share: float, seed: int, counted: str) -> np.ndarray:

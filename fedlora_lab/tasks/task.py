@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, in_one_line
 from fedlora_lab.tasks.generation import Generation
-from fedlora_lab.tasks.labels import number_in_order, owners
+from fedlora_lab.tasks.labels import number_in_order, owners, to_identifiers
 from fedlora_lab.tasks.metrics import Metric, Metrics, cross_entropy, select_metrics
 from fedlora_lab.tasks.modules import (
     Head,
@@ -372,8 +372,8 @@ def person_numbers(
         check(len(column) == count, f"persons[{k}]", f"{len(column)} entries", expected)
         cells += column
     rows = [f"row {i} of client {k}" for k, count in enumerate(sizes) for i in range(count)]
-    everyone = number_in_order(owners("persons", cells, rows))
-    numbers = torch.tensor(everyone).split(sizes)
+    everyone = owners("persons", to_identifiers("persons", cells, rows))
+    numbers = torch.tensor(number_in_order(everyone)).split(sizes)
     client_of: dict[int, int] = {}
     for k, column in enumerate(numbers):
         for person in column.unique().tolist():

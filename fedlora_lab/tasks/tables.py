@@ -572,8 +572,11 @@ def _as_pandas(data: Any) -> Any:
     import pandas as pd
 
     form = getattr(data, "format", None)
-    if isinstance(form, Mapping) and form.get("type") == "custom":
-        data = [*data]  # such as one that leaves names out
+    features = getattr(data, "features", None) or {}
+    is_custom = isinstance(form, Mapping) and form.get("type") == "custom"
+    # A transform may leave names out, and a feature turn its images into grey.
+    if is_custom or any(getattr(feature, "mode", None) for feature in features.values()):
+        data = [*data]
     if isinstance(data, list) and all(isinstance(row, Mapping) for row in data):
         return pd.DataFrame(data, dtype=object)
     if not hasattr(data, "to_pandas"):

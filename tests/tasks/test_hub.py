@@ -354,6 +354,9 @@ def test_a_data_set_s_own_transform_and_columns_are_respected():
     named = Split(plain.assign(y=["a", "b"]), "custom", y=["low", "high"])
     assert read_splits(named)["train"]["y"].tolist() == ["a", "b"], "what a transform wrote"
     assert list(read_splits(Split(plain, "torch", ["y"]))["train"]) == ["y"]
+    grey = Split(plain)
+    grey.features["text"] = SimpleNamespace(mode="L")
+    assert read_splits(grey)["train"]["text"][0] == "X came", "what a feature makes of a cell"
     with refused(r"^cells='nothing in row 1 \(label\)': .*the -1 of a ClassLabel is no class"):
         no_class = Split(plain.assign(y=[0, -1]), y=["low", "high"])
         Rows.read(no_class, no_class, 0, columns={"label": "y"})

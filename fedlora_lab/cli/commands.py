@@ -101,6 +101,7 @@ def run_command(task: str, method: str, seed: int | None, **options: Any) -> Non
     train(task, [method], [seed], every_round=True, **options)
 
 
+ROW = read.Text("method", read.read_row)
 NAMES = read.Text("names", read.read_names)
 
 
@@ -125,7 +126,7 @@ NAMES = read.Text("names", read.read_names)
 @click.option("--metrics", type=NAMES, metavar="A,B", help="Scores of the test rows.")
 @click.option("--targets", type=NAMES, metavar="A,B", help="Linear maps with adapters.  [chosen]")
 @click.option("--head", metavar="NAME", help="Trained in full.  [the model's classifier]")
-@click.option("--method", type=METHOD, metavar="A", help=f"A method.  [{read.CHOSEN}]")
+@click.option("--method", type=ROW, metavar="A", help=f"A method.  [{read.CHOSEN}]")
 @click.option("--person", metavar="COLUMN", help="Of persons: protect all rows of each.")
 @click.option("--max-length", type=click.IntRange(1), help="Tokens kept of a text.  [all]")
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Of an answer.  [64]")

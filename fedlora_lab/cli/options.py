@@ -17,6 +17,8 @@ from fedlora_lab._utils.validation import check, check_one_of
 TASKS = ("digits", "regression")
 LOOKS = tomllib.loads((Path(__file__).parents[1] / "plots" / "looks.toml").read_text("utf-8"))
 """Slug of a method or baseline -> its look; the table's own module loads PyTorch."""
+BASELINES = ("non-private", "central", "local")
+"""Names beside the rows of the table, for comparisons."""
 CHOSEN = "chosen"
 SITUATION = (
     "epsilon", "delta", "unit", "clip_norm", "rounds", "local_steps", "batch", "clients", "alpha",
@@ -109,6 +111,12 @@ def read_task(name: str, text: str) -> str:
 def read_method(name: str, text: str) -> str:
     """The slug of a row of the table, or a baseline."""
     check_one_of(name, text, tuple(LOOKS))
+    return text
+
+
+def read_row(name: str, text: str) -> str:
+    """The slug of a row of the table."""
+    check_one_of(name, text, tuple(slug for slug in LOOKS if slug not in BASELINES))
     return text
 
 

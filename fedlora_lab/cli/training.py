@@ -20,7 +20,7 @@ from fedlora_lab.federated.compare import BAR, Cell, show_progress
 from fedlora_lab.federated.records import Round
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.report.cells import claim_cells, round_line, run_cell
+from fedlora_lab.report.cells import claim_cells, round_line, run_cell, without_folders
 from fedlora_lab.report.page import report
 from fedlora_lab.report.run_folder import Folder
 from fedlora_lab.report.summary_table import summary_lines
@@ -62,7 +62,9 @@ def train(
         for seed in seeds
     ]
     with Folder(out or Path("runs") / task_name) as folder:
-        command = shlex.join(["fedlora-lab", *click.get_current_context().obj])
+        command = shlex.join(
+            ["fedlora-lab", *map(without_folders, click.get_current_context().obj)]
+        )
         cells = claim_cells(folder, task, privacy, cells, command, fresh)
         waiting = [
             cell for cell in cells if folder.last_round(cell.slug, cell.seed) < cell.plan.rounds
@@ -72,6 +74,9 @@ def train(
         with tqdm(total=sum(cell.plan.rounds for cell in waiting), disable=None, **BAR) as bar:
             for cell in waiting:
                 train_cell(folder, cell, asked.get("stop_at"), bar, every_round)
+        begun = any(folder.last_round(cell.slug, cell.seed) > 0 for cell in cells)
+        room = "room for one round of a run, but the first spends more"
+        check(begun, "stop_at", asked.get("stop_at"), room)
         frame = folder.gather()
         page = report(folder.path)
         table = "\n".join(summary_lines(frame, None if privacy is None else privacy.trust))

@@ -5,10 +5,11 @@
 
 import inspect
 import math
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,13 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import AdamW
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.report.cells import claim_cells, round_line, run_cell, run_settings
+from fedlora_lab.report.cells import (
+    claim_cells,
+    round_line,
+    run_cell,
+    run_settings,
+    without_folders,
+)
 from fedlora_lab.report.neighbours import Neighbours
 from fedlora_lab.report.run_folder import Folder, read_frame
 from fedlora_lab.report.summary_table import observer_phrase
@@ -221,6 +228,7 @@ def finetune(
     else:
         scored = choose_test(frame, test, epsilon, settings)
         task = builder(model, frame, **{"seed": seed or 0} | scored | sorted_options.task)
+        task = replace(task, info={**task.info, "data": _data_name(frame)})
     cell = choose_cell(task, epsilon, method, lora, seed, sorted_options, settings)
     folder = _new_folder() if out is None else Path(out).expanduser()
     settings.tell("folder", str(folder), "ledger, adapter and checkpoints")
@@ -247,6 +255,14 @@ def finetune(
         for name, value in tuned.facts():
             say(f"{name}: {value}")
     return tuned
+
+
+def _data_name(frame: object) -> str:
+    """What the pages beside an adapter call the data: a name without its folders, or a kind."""
+    if isinstance(frame, str | os.PathLike):
+        return Path(frame).resolve().name
+    named = getattr(getattr(frame, "info", None), "dataset_name", None)
+    return str(named) if named else f"a {type(frame).__name__}"
 
 
 def _tell_neighbours(beside: Neighbours, cell: Cell, settings: Settings) -> None:
@@ -299,10 +315,9 @@ def _train(
 
     options = {"chunk_examples": 64, **options}
     RunOptions(**options)  # refuses bad values before there is a folder
-    begun = place.exists()
     record = None
     with Folder(place) as folder:
-        command = f"fl.finetune(..., out={str(place)!r})"
+        command = f"fl.finetune(..., out={without_folders(str(place))!r})"
         (cell,) = claim_cells(folder, cell.task, cell.privacy, [cell], command, fresh)
         note_base(folder.path, cell.task.model)
         old = place / "adapter"
@@ -311,17 +326,11 @@ def _train(
         shown = SafeStream(sys.stderr)
         with tqdm(total=cell.plan.rounds, disable=None, file=shown, **BAR) as bar:
             events = run_cell(folder, cell, **options)
-            try:
-                for event in show_progress(bar, cell.plan, cell.slug, events):
-                    begun = True
-                    if isinstance(event, Round):
-                        record = event
-                        if bar.disable and say is not None:  # a log shows no bar
-                            say(f"round {event.index} of {cell.plan.rounds}: {round_line(event)}")
-            except Exception:
-                if not begun:  # a model that cannot be adapted leaves no folder behind
-                    shutil.rmtree(place)
-                raise
+            for event in show_progress(bar, cell.plan, cell.slug, events):
+                if isinstance(event, Round):
+                    record = event
+                    if bar.disable and say is not None:  # a log shows no bar
+                        say(f"round {event.index} of {cell.plan.rounds}: {round_line(event)}")
         if record is None:  # every round was done before
             state = folder.cell(cell.slug, cell.seed)
             terms = cell.task, cell.method, cell.privacy, cell.plan

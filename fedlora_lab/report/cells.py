@@ -118,6 +118,17 @@ def run_settings(
     }
 
 
+def without_folders(text: str) -> str:
+    """A path, or an option with one, without where it lies on this machine.
+
+    >>> [without_folders(text) for text in ("/home/me/data.csv", "--out=/tmp/run", "runs/a")]
+    ['data.csv', '--out=run', 'runs/a']
+    """
+    option, separator, value = text.rpartition("=") if text.startswith("-") else ("", "", text)
+    path = Path(value).expanduser()
+    return f"{option}{separator}{path.name}" if path.is_absolute() else text
+
+
 def claim_cells(
     folder: Folder,
     task: Task,
@@ -131,6 +142,8 @@ def claim_cells(
     Args: folder, task, privacy, cells, command: as of `run_settings`. fresh: clear it before.
     """
     if fresh:
+        for cell in cells:  # what cannot be run must not clear away what was
+            cell.spec()
         folder.clear()
     stored = folder.claim(run_settings(folder, task, privacy, cells, command))["privacies"]
     # Run with the noise that stands in the folder, to the last bit.

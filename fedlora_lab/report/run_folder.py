@@ -127,6 +127,12 @@ def differences(old: Any, new: Any, name: str) -> Iterator[tuple[str, str]]:
         yield last, sentence
 
 
+def _without_data_name(task: JsonObject) -> JsonObject:
+    """Settings of a task without what the data are called: a renamed file holds the same rows."""
+    info = {key: value for key, value in task.get("info", {}).items() if key != "data"}
+    return {**task, "info": info}
+
+
 def _cell_name(slug: str, seed: float | None) -> str:
     released = seed is None or math.isnan(seed)
     return f"{slug}-{'release' if released else int(seed)}"
@@ -139,7 +145,8 @@ class Folder:
         that are not a run's.
     Guarantees: two processes never write in one folder
         (test_two_runs_in_one_folder_refuse_each_other); a killed run leaves whole files only
-        (test_kills_of_a_run_lose_nothing).
+        (test_kills_of_a_run_lose_nothing); where nothing was done the place is as it was before
+        (test_finetune.py::test_what_does_not_begin_leaves_the_place_as_it_was).
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as path, Folder(path) as folder:
@@ -156,16 +163,37 @@ class Folder:
         names -= {path.name for path in (*self.path.glob(SPENT), *self.path.glob(".*.part"))}
         ours = "settings.json" in names or names <= {".lock", CELLS, "private"}
         check(ours, "out", str(self.path), "an empty or new folder, or one made by this command")
-        self._is_new = not self.path.exists()
+        places = (self.path, *self.path.parents)
+        self._made = [place for place in places if not place.exists()]
+        # What is removed again where nothing comes of it; a run that is there already stays.
+        self._is_free = not names - {".lock"}
+        self._kept = set(self.path.iterdir()) if self.path.is_dir() else set()
         self._lock = files.lock_folder(self.path)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        # Before it has settings no run can have begun, so nothing but a key would be left.
-        refused = error[0] is not None and not (self.path / "settings.json").exists()
         self._lock.__exit__(*error)
-        if refused and self._is_new:
-            shutil.rmtree(self.path)
+        if error[0] is not None and self._is_free and not self._holds_work():
+            self._leave_nothing()
+
+    def _holds_work(self) -> bool:
+        """Whether a round was done, or may have been released."""
+        ledgers = self.path.glob(f"{CELLS}/*/ledger.json")
+        tables = self.path.glob(f"{CELLS}/*/{ROWS}")
+        return any(ledgers) or any(read_frame(table)["round"].max() > 0 for table in tables)
+
+    def _leave_nothing(self) -> None:
+        """Removes what was made since the folder was taken, with folders that are then empty."""
+        for path in {*self.path.iterdir()} - self._kept:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        for place in self._made:
+            # Somebody else may have put something there by now.
+            if any(place.iterdir()):
+                break
+            place.rmdir()
 
     # ---- settings
 
@@ -239,8 +267,8 @@ class Folder:
         """Refuses other settings, and names the first that differs; methods may join."""
         found = []
         for name in COMPARED:
-            before = old[name]
-            now = new[name]
+            before = _without_data_name(old[name]) if name == "task" else old[name]
+            now = _without_data_name(new[name]) if name == "task" else new[name]
             if name in BY_METHOD:
                 now = {slug: now[slug] for slug in before if slug in now}
                 before = {slug: before[slug] for slug in now}

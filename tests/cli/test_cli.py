@@ -150,6 +150,11 @@ MISTAKES = [
     ("finetune . --model here --method fedsa-lora", "method='fedsa-lora': expected one that sends"),
     ("finetune nowhere.csv --model here --text text", "data='nowhere.csv'"),
     ("finetune nowhere.csv --model here --text text --labels a,,b", "labels='a,,b': expected one"),
+    (
+        "run regression rolora --stop-at 1e-6 --out a/b",
+        "stop_at=1e-06: expected room for one round",
+    ),
+    ("finetune x.csv --model here --text text --method local", "method='local': expected one of"),
     ("predict nowhere pyproject.toml --out .", "--out='.': expected a new file"),
     ("run digits rolora --out ~nobody-of-this-name/x", "a path begins with ~name"),
 ]
@@ -187,6 +192,7 @@ def test_nothing_heavy_is_loaded_before_a_command_is_read():
 def test_the_names_of_the_command_line_are_those_of_the_tables():
     """It has a copy of them, since the tables load PyTorch."""
     assert set(read.LOOKS) == {*fl.methods.ALL, *BASELINES}
+    assert set(read.BASELINES) == set(BASELINES)
     assert set(read.TASKS) == set(fl.tasks.TASKS)
 
 

@@ -163,6 +163,31 @@ def test_half_letters_are_refused_or_kept_and_a_refusal_leaves_no_folder(tmp_pat
     assert (tmp_path / "run").exists() == is_kept
 
 
+def stopped_at_once(line):
+    """The stop button, before any round was trained."""
+    if line.startswith("round 0"):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("place", ["new/deep/run", "empty"])
+@pytest.mark.parametrize(
+    "options", [{"stop_at": 0.01}, {"lora": fl.Lora(targets=["nothing"])}, {"say": stopped_at_once}]
+)
+def test_what_does_not_begin_leaves_the_place_as_it_was(tmp_path, place, options):
+    """Neither a key nor an empty folder; what lay there stays, and so does an earlier run."""
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises((ValueError, KeyboardInterrupt)):
+        tuned(tmp_path / place, tokens("head"), **options)
+    assert sorted(tmp_path.rglob("*")) == before
+    if place == "empty" and "lora" in options:
+        result, _ = tuned(tmp_path / place, tokens("head"))
+        with pytest.raises(ValueError):
+            tuned(tmp_path / place, tokens("head"), fresh=True, **options)
+        assert len(fl.Ledger.load(result.folder / "adapter/ledger.json").releases) == 1
+        assert (result.folder / "frame.csv").is_file()
+
+
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
     """Finds a second release of rounds that were done, and a lost or doubled ledger."""

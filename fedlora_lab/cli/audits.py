@@ -48,8 +48,11 @@ def audit_folder(folder: Path, canaries: int | None, rounds: int | None, seed: i
         sound = sound and audit.holds
         results.append({"slug": cell.slug, **audit_to_json(audit)})
     # A function of the data under a known seed: with it guesses about the data can be tested.
-    path = private_folder(folder) / "audit.json"
-    write_atomically(path, to_json({"format": 1, "audits": results}))
+    private = private_folder(folder)
+    expected = "a folder of its own, and no link to another place"
+    check(not private.is_symlink(), "private", str(private), expected)
+    path = private / "audit.json"
+    write_atomically(path, to_json({"format": 1, "audits": results}), through_links=False)
     click.echo(f"written: {path}")
     return sound
 

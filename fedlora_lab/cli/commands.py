@@ -193,7 +193,9 @@ def predict_command(folder: Path, data: Path, out: Path | None, **options: Any) 
             event = f"standard output is {encoding}, and letters that it lacks became escapes"
             click.echo(f"warning: {event}; --out writes UTF-8", err=True)
     else:
-        write_atomically(out, text.encode("utf-8", "surrogateescape"), shared=True)
+        write_atomically(
+            out, text.encode("utf-8", "surrogateescape"), shared=True, through_links=False
+        )
     if REFUSED in rows:
         count = int((rows[REFUSED] != "").sum())
         event = f"{count} of {len(rows)} rows were refused"

@@ -14,12 +14,11 @@ from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, in_one_line
 from fedlora_lab.federated.exchange import Traffic
 from fedlora_lab.lora import adapters, per_example
-from fedlora_lab.lora.card import adapter_card
+from fedlora_lab.lora.card import adapter_card, privacy_card
 from fedlora_lab.lora.source import adapted_for, require_source
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import ServerState
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.privacy.statement import privacy_page
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -168,7 +167,8 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     check(isinstance(path, (str, PurePath)), "path", path, "a path")
     # The promise goes with the adapter: whoever gets the folder can compute epsilon again.
     card = adapter_card(task, record.method, record.index, record.ledger, path)
-    beside = {"README.md": card, "PRIVACY.md": privacy_page(record.ledger)}
+    promise = privacy_card(task, record.method, record.index, record.ledger)
+    beside = {"README.md": card, "PRIVACY.md": promise}
     if record.ledger is not None:
         beside["ledger.json"] = record.ledger.to_json() + "\n"
     return adapters.save(task, lora, state.tensors, path, beside)

@@ -1,16 +1,41 @@
 """The README that lies beside an adapter: how it is loaded, its classes, and what is promised."""
 
+import time
 from pathlib import Path, PurePath
 from typing import Any
 
+from fedlora_lab._utils.environment import __version__
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.privacy.statement import NO_PRIVACY, statement
+from fedlora_lab.privacy.statement import NO_PRIVACY, privacy_page, statement
 from fedlora_lab.tasks.architectures import AUTO
 from fedlora_lab.tasks.task import Task
 
 SHOWN = ("classes", "prompt", "answer")
 """Of `Task.info`, which may hold more: nothing else about private rows may stand in the card."""
 NOT_COVERED = " The classes were read from private rows, which no epsilon covers."
+
+
+def privacy_card(task: Task, method: str, rounds: int, ledger: Ledger | None) -> str:
+    """Writes PRIVACY.md: what the ledger promises, and of which run that is.
+
+    Args: task, method, rounds, ledger: of the run.
+    Guarantees: test_promise.py::test_a_privacy_page_says_of_which_run_it_is.
+    """
+    name = str(getattr(task.model, "name_or_path", "") or type(task.model).__name__)
+    classes = {"declared": "declared, so they are public", "": "of the task itself"}.get(
+        task.info.get("labels", ""), "read from private rows, which no epsilon covers"
+    )
+    facts = {
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "fedlora_lab": __version__,
+        # Readers need not learn where its maker keeps files.
+        "model": Path(name).name if Path(name).is_absolute() else name,
+        "data": task.info.get("data", task.name),
+        "training": f"{method}, {rounds} rounds, {len(task.sizes)} clients",
+        "classes": classes,
+    }
+    lines = [f"- {name}: {' '.join(str(value).split())}\n" for name, value in facts.items()]
+    return f"{privacy_page(ledger)}\n## The run\n\n{''.join(lines)}"
 
 
 def adapter_card(

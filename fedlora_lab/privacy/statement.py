@@ -22,8 +22,10 @@ SEEDED = (
     "can subtract the noise. For study, not for release."
 )
 ALWAYS = (
-    "How many clients there are and how many units each has is public, and so are classes that "
-    "were read from the labels. To replace one unit by another is two such changes.",
+    "How many clients there are and how many units each has is public. To replace one unit by "
+    "another is two such changes.",
+    "Classes that were read from the labels of private rows, and not declared, are told as they "
+    "are: no ε covers them.",
     "Other runs on the same data, and choices made by looking at them (learning rate, clip norm, "
     "the best of several runs), spend more: count those too.",
     "Outside are time, memory and network as side channels, poisoned updates, and who may read the "
@@ -116,7 +118,9 @@ def privacy_page(ledger: Ledger | None) -> str:
 
 
 def read_privacy(folder: str | Path) -> str:
-    """Computes the privacy page of an adapter again, from the ledger in its folder.
+    """Computes the numbers and caveats of an adapter's PRIVACY.md again, from the ledger beside it.
+
+    What that page says of the run itself, and of other runs, no ledger holds.
 
     Args: folder: as `fl.save_adapter` wrote it; a checkpoint's does too.
     Raises: ``ValueError`` where no ledger lies there, or one that was changed.

@@ -6,7 +6,8 @@ nobody can tell from the folders whether it is the same: that is said, with a bo
 """
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class Neighbours:
         try:
             paths = sorted(folder.parent.iterdir()) if folder.parent.is_dir() else []
         except OSError as error:
-            found.unreadable[str(folder.parent)] = error_text(error, 120)
+            found.unreadable[str(folder.parent)] = error.strerror or "no folder"
             paths = []
         for path in paths:
             # The same folder may lie there twice, under a link.
@@ -59,7 +60,8 @@ class Neighbours:
                 if (path / "settings.json").is_file():
                     found._add(path, fingerprint, built_in)
             except (ValueError, OSError, LookupError, TypeError, AttributeError) as error:
-                found.unreadable[str(path)] = error_text(error, 120)
+                reason = error_text(error).replace(f"{path.parent}{os.sep}", "")
+                found.unreadable[str(path)] = reason[:120]
         return found
 
     def _add(self, path: Path, fingerprint: str, built_in: str | None) -> None:
@@ -99,19 +101,24 @@ class Neighbours:
         }
         where = "here"
         if same:
-            where = f"here and, on the same rows, in {few(self.same, 5)}"
+            where = f"here and, on the same rows, in {_names(self.same)} beside it"
         sentences = [*folder.stopped_cells(), *total_statements(own | same, shown, where)]
         others = {place: ledgers for place, ledgers in self.others.items() if ledgers}
         mine = _released(own | same)
         if others and mine:
-            event = f"Releases of other rows, or of these in another split, lie in {few(others, 5)}"
+            event = f"Releases of other rows, or of these in another split, lie in {_names(others)}"
             books = [*mine.values(), *(book for part in others.values() for book in part.values())]
             sentences.append(f"{event}. {_bound(books)}")
         sentences += [
-            f"{place} cannot be read ({reason}): what it released is not counted here."
+            f"{_names([place])} cannot be read ({reason}): what it released is not counted here."
             for place, reason in self.unreadable.items()
         ]
         return sentences
+
+
+def _names(places: Iterable[str]) -> str:
+    """Folders without where they lie on this machine."""
+    return few((Path(place).name for place in places), 5)
 
 
 def _released(ledgers: Mapping[str, Ledger | None]) -> dict[str, Ledger]:

@@ -49,6 +49,8 @@ def report(path: str | Path) -> Path:
     """Writes ``report.html`` into a run folder, from what is in it; returns its path.
 
     Raises: ``ValueError`` when the folder is not a run's or holds no finished cell.
+    Guarantees: nothing is written outside the folder
+        (test_report.py::test_nothing_is_written_through_a_link).
 
     >>> report("nowhere")
     Traceback (most recent call last):
@@ -71,7 +73,8 @@ def report(path: str | Path) -> Path:
         raise ValueError(
             f"{path}: expected settings, frame and ledger of one run ({reason})"
         ) from error
-    write_atomically(path / PAGE, text, shared=True)
+    # A link in a folder from elsewhere could lead to any file of whoever reads the report.
+    write_atomically(path / PAGE, text, shared=True, through_links=False)
     return path / PAGE
 
 

@@ -47,7 +47,7 @@ def test_runs_beside_a_run_are_counted_with_it(tmp_path, monkeypatch):
         (again.folder / "adapter" / name).read_text() for name in ("README.md", "PRIVACY.md")
     )
     for text in (said, again.notes[0], page, card, promise):
-        assert together in text and "here and, on the same rows, in runs/link" in text
+        assert together in text and "here and, on the same rows, in link beside it" in text
     _, said = tuned("runs/third", table)
     assert "instead out='runs/link' is this very run, finished: spends nothing" in said
     _, said = tuned("runs/fourth", table, rounds=3, stop_at=7.0)

@@ -1,6 +1,10 @@
 """The sentences of a ledger."""
 
-from calls import refused
+from pathlib import Path
+
+import pytest
+import toy_hubs
+from calls import Options, refused
 
 import fedlora_lab as fl
 from fedlora_lab.privacy.ledger import Ledger
@@ -83,7 +87,7 @@ def test_a_changed_ledger_states_nothing(tmp_path):
     *_, last = fl.run(task, "rolora", privacy, fl.Plan(rounds=1, local_steps=2, batch=4), seed=0)
     folder = fl.save_adapter(last, tmp_path / "adapter")
     page = (folder / "PRIVACY.md").read_text("utf-8")
-    assert page == fl.privacy.read_privacy(folder)
+    assert page.startswith(fl.privacy.read_privacy(folder))
     assert f"{last.epsilon:.4g}" in page and "against the server" in page
     text = (folder / "ledger.json").read_text("utf-8")
     (folder / "ledger.json").write_text(text.replace("1.0", "9.0"), "utf-8")
@@ -91,3 +95,29 @@ def test_a_changed_ledger_states_nothing(tmp_path):
         fl.privacy.read_privacy(folder)
     fl.save_adapter(next(fl.run(task, "rolora", None, fl.Plan())), folder)
     assert "nothing is promised" in (folder / "PRIVACY.md").read_text("utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", [None, ["kind", "harsh"]])
+def test_a_privacy_page_says_of_which_run_it_is(tmp_path, labels):
+    """Date, version, model, data, classes; and no file that is handed on says where they lie."""
+    toy_hubs.texts(40).to_csv(tmp_path / "rows.csv", index=False)
+    base = toy_hubs.folder("bert")
+    named: Options = {"text": "text", "label": "label", "labels": labels, "clients": 2}
+    short: Options = {"rounds": 1, "local_steps": 1, "say": None, "accountant": "rdp"}
+    run = tmp_path / "runs/a"
+    for _ in range(2):  # beside the second lies the first
+        run = run.with_name(run.name + "a")
+        fl.finetune(str(base), str(tmp_path / "rows.csv"), out=str(run), **named, **short)
+    fl.report.report(run)
+    page = (run / "adapter/PRIVACY.md").read_text("utf-8")
+    for fact in ("data: rows.csv", f"model: {Path(base).name}", "fedlora_lab: 0.", "date: 20"):
+        assert f"\n- {fact}" in page
+    read = "- classes: read from private rows, which no epsilon covers"
+    assert (read in page) == (labels is None)
+    assert ("- classes: declared" in page) == (labels is not None)
+    # The configuration and the README are written by PEFT's side of the package.
+    for name in ("adapter/PRIVACY.md", "settings.json", "report.html", "frame.csv"):
+        text = (run / name).read_text("utf-8")
+        for place in (tmp_path, Path(base).parent):
+            assert str(place) not in text, name

@@ -1,6 +1,7 @@
 """The report: one page that stands alone and shows what the frame holds. That no name becomes
 markup: test_no_surprises.py."""
 
+import json
 import re
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from reports import Reader, frame, ledgers, settings
 
-from fedlora_lab.report.page import render
+from fedlora_lab.report.page import render, report
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +59,23 @@ def test_page_stands_alone(text, page):
     viewport = {"name": "viewport", "content": "width=device-width, initial-scale=1"}
     assert ("meta", viewport) in page.tags
     assert render(frame(), settings(), ledgers()) == text, "the same run gives the same page"
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "link to nothing", "link to a folder"])
+def test_nothing_is_written_through_a_link(tmp_path, kind):
+    """In a folder from elsewhere report.html may lead to any file of the reader's."""
+    folder, mine = tmp_path / "run", tmp_path / "mine"
+    folder.mkdir()
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("mine")
+    frame().to_csv(folder / "frame.csv", index=False)
+    (folder / "settings.json").write_text(json.dumps(settings()))
+    page = folder / "report.html"
+    if kind == "hard link":
+        page.hardlink_to(mine / "thesis.tex")
+    else:
+        names = {"link": "thesis.tex", "link to nothing": "new.html", "link to a folder": "."}
+        page.symlink_to(mine / names[kind])
+    assert report(folder) == page and "Result" in page.read_text("utf-8")
+    assert not page.is_symlink() and (mine / "thesis.tex").read_text() == "mine"
+    assert [path.name for path in mine.iterdir()] == ["thesis.tex"]

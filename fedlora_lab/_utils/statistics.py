@@ -306,3 +306,27 @@ def describe_collapse(measure: str, counts: Mapping[str, Any]) -> str:
     after = counts["after"]
     mean = "" if np.isnan(after) else f"; mean {counts['before']:.3f} to {after:.3f}"
     return f"{low} of {seeds} runs collapsed{those}{mean}".replace("inf", "∞")
+
+
+def describe_standstill(frame: "DataFrame", measure: str | None = None) -> str:
+    """Says that no method of a tidy frame clearly learned; "" where one did, or none was scored.
+
+    A method learned where its runs gained, in the mean over seeds, more than a standard error.
+
+    Args: frame, measure: as of `run_ends`.
+    Guarantees: test_collapse.py::test_it_is_said_where_no_method_learned.
+    """
+    measure = headline_measure(frame) if measure is None else measure
+    ends = run_ends(frame, measure).dropna(subset=["before", "after"])
+    sign = -1 if smaller_is_better(measure) else 1
+    for _, part in ends.groupby(level="method", sort=False):
+        gains = sign * (part["after"] - part["before"]).to_numpy()
+        # Of one seed any gain counts: it says nothing of the spread.
+        error = float(gains.std(ddof=1)) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+        if gains.mean() > max(error, 1e-9):
+            return ""
+    if ends.empty:
+        return ""
+    start = float(ends["before"].mean())
+    advice = "try another rate (lr), more rounds, a larger rank, or a larger epsilon"
+    return f"no {measure} is clearly better than that of the untrained model, {start:.3f}: {advice}"

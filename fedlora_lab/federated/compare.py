@@ -19,6 +19,7 @@ from fedlora_lab._utils.statistics import (
     COLUMNS,
     count_collapsed,
     describe_collapse,
+    describe_standstill,
     headline_measure,
     run_ends,
 )
@@ -203,7 +204,8 @@ def compare(
     """Trains several methods at several seeds; returns one tidy frame.
 
     Its ``attrs["collapsed"]`` counts the runs of each method that collapsed, since a mean hides
-    them, see `fl.measures.find_collapsed`.
+    them, see `fl.measures.find_collapsed`; its ``attrs["standstill"]`` says so where no method
+    is clearly better than the untrained model.
 
     Args:
         task, privacy, lora: of every run (``lora`` may be a `peft.LoraConfig`).
@@ -212,8 +214,8 @@ def compare(
         plan: one plan for all, or one for each name (a learning rate tuned for each method, say).
         seeds: of every method, so that start and batches are alike; such runs are for study, as
             their ledgers say. `run` and `finetune` draw afresh.
-        progress: a bar with epsilon and the time left, and a line for each method whose runs
-            collapsed.
+        progress: a bar with epsilon and the time left, a line for each method whose runs collapsed,
+            and one where no method learned anything.
         store: a file of JSON lines, in which finished runs with a seed are kept, and found again
             by their arguments, see `Store`. Seconds are those of the run that was trained.
         options: of every run: evaluate_every, chunk_clients, stop_at, and switches of speed.
@@ -243,12 +245,17 @@ def compare(
         # A mean over seeds hides a run that collapsed.
         counts = count_collapsed(run_ends(frame))
         frame.attrs["collapsed"] = {slug: count["collapsed"] for slug, count in counts.items()}
-        if not bar.disable:
-            for slug, count in counts.items():
-                if text := describe_collapse(headline_measure(frame), count):
-                    bar.clear()
-                    print(f"{slug}: {text}", file=SafeStream(sys.stdout))
-                    bar.refresh()
+        frame.attrs["standstill"] = describe_standstill(frame)
+        said = {
+            slug: describe_collapse(headline_measure(frame), count)
+            for slug, count in counts.items()
+        }
+        lines = [f"{slug}: {text}" for slug, text in said.items() if text]
+        for line in [*lines, *filter(None, [frame.attrs["standstill"]])]:
+            if not bar.disable:
+                bar.clear()
+                print(line, file=SafeStream(sys.stdout))
+                bar.refresh()
     return frame
 
 

@@ -31,7 +31,7 @@ class Neighbours:
     """
 
     same: dict[str, Ledgers] = field(default_factory=dict)
-    others: dict[str, Ledgers] = field(default_factory=dict)
+    others: dict[str, dict[str, Ledger]] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
 
     @classmethod

@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 
 from fedlora_lab import plots
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab._utils.statistics import RULE, describe_unequal_privacy
+from fedlora_lab._utils.statistics import RULE, describe_standstill, describe_unequal_privacy
 from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.plots.style import look, name
 from fedlora_lab.privacy.ledger import Ledger
@@ -117,6 +117,7 @@ def render(
         promise=[*promise, *sentences],
         measure=table.attrs["measure"],
         rule=RULE,
+        standstill=describe_standstill(frame),
         against=observer_phrase(None if privacy is None else privacy["trust"]),
         figures=list(draw_figures(frame)),
         task=settings["task"]["name"],

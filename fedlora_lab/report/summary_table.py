@@ -9,6 +9,7 @@ from fedlora_lab._utils.statistics import (
     COLUMNS,
     count_collapsed,
     describe_collapse,
+    describe_standstill,
     describe_unequal_privacy,
     headline_measure,
     run_ends,
@@ -171,4 +172,5 @@ def summary_lines(frame: pd.DataFrame, trust: str | None = None) -> list[str]:
     observer = [f"ε:{observer_phrase(trust)}"] if trust else []
     collapsed = [f"{row['method']}: {row['collapsed']}" for row in rows if row["collapsed"]]
     unequal = describe_unequal_privacy(frame)
-    return [*lines, *observer, *([unequal] if unequal else []), *collapsed]
+    standstill = describe_standstill(frame)
+    return [*lines, *observer, *filter(None, [unequal]), *collapsed, *filter(None, [standstill])]

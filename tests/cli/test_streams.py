@@ -5,6 +5,7 @@ import os
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from calls import Options
@@ -30,14 +31,13 @@ def log(encoding):
 @contextmanager
 def broken(kind):
     """A stream that fails: of a reader that has gone, on a full disk, closed, or none at all."""
-    reader = writer = None
+    places: dict[str, Any] = {"disk": "/dev/full"}
     if kind == "pipe":
-        reader, writer = os.pipe()
+        reader, places["pipe"] = os.pipe()
         os.close(reader)
     if kind == "disk" and not Path("/dev/full").exists():
         pytest.skip("needs a device that is always full")
-    place = {"pipe": writer, "disk": "/dev/full"}.get(kind, os.devnull)
-    stream = open(place, "w", encoding="utf-8")  # noqa: SIM115, its close may fail
+    stream = open(places.get(kind, os.devnull), "w", encoding="utf-8")  # noqa: SIM115, its close may fail
     if kind == "closed":
         stream.close()
     try:

@@ -171,7 +171,8 @@ def stopped_at_once(line):
 
 @pytest.mark.parametrize("place", ["new/deep/run", "empty"])
 @pytest.mark.parametrize(
-    "options", [{"stop_at": 0.01}, {"lora": fl.Lora(targets=["nothing"])}, {"say": stopped_at_once}]
+    "options",
+    [{"stop_at": 0.01}, {"lora": fl.Lora(targets=("nothing",))}, {"say": stopped_at_once}],
 )
 def test_what_does_not_begin_leaves_the_place_as_it_was(tmp_path, place, options):
     """Neither a key nor an empty folder; what lay there stays, and so does an earlier run."""

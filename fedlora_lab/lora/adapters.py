@@ -37,10 +37,13 @@ from fedlora_lab.methods.state import (
 from fedlora_lab.tasks.modules import (
     ALL_LINEAR,
     CLASSIFIERS,
+    PEFT_ROOT,
     check_no_adapters,
     head_modules,
     is_finite,
     is_linear,
+    is_within,
+    names_for_peft,
     output_layer,
     target_layers,
 )
@@ -314,8 +317,12 @@ def trained_modules(task: Task, lora: Lora) -> tuple[str, ...]:
     model = task.model
     if lora.head is None:
         return head_modules(model, task.head)
-    names = lora.head
     paths = [path for path, _ in model.named_modules()]
+    # As `names_for_peft` writes them, where the model itself has no such name.
+    names = tuple(
+        name if any(path.endswith(name) for path in paths) else name.removeprefix(PEFT_ROOT)
+        for name in lora.head
+    )
     # PEFT stores both names of classifiers, of which a model has one.
     present = [name for name in CLASSIFIERS if any(path.endswith(name) for path in paths)]
     if present:
@@ -519,9 +526,11 @@ def save(
     config = LoraConfig(
         r=stored.rank,
         target_modules=list(layers) if named == ALL_LINEAR else named,  # type: ignore[arg-type]
-        modules_to_save=list(heads) or None,
+        modules_to_save=names_for_peft(heads) or None,
         use_rslora=stored.rslora,
-        base_model_name_or_path=getattr(model, "name_or_path", None),
+        base_model_name_or_path=base_name(model),
+        task_type=_task_type(model, heads),
+        auto_mapping=_auto_mapping(model),
         inference_mode=True,
         fan_in_fan_out=not any(isinstance(model.get_submodule(x), nn.Linear) for x in layers),
     )
@@ -531,6 +540,66 @@ def save(
         tensors[f"{PEFT_PREFIX}{key.layer}.lora_{key.side}.weight"] = factor
     _write_folder(path, config, tensors, beside, replaces)
     return path
+
+
+def base_name(model: nn.Module) -> str | None:
+    """What a published adapter calls its base; ``None`` where the model came from no file.
+
+    Of an absolute path only what lies under the working folder, or else the last part: readers need
+    not learn where the adapter's maker keeps files.
+
+    Guarantees: tests/lora/test_loaders.py::test_no_file_of_an_adapter_tells_where_its_base_lay.
+    """
+    name = str(getattr(model, "name_or_path", "") or "")
+    place = Path(name)
+    if not place.is_absolute():
+        return name or None
+    here = Path.cwd()
+    return str(place.relative_to(here)) if here in place.parents else place.name
+
+
+CLASSES_OF_TASKS = {
+    "SEQ_CLS": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "TOKEN_CLS": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
+    "CAUSAL_LM": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "SEQ_2_SEQ_LM": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+}
+"""PEFT's name of a task -> Transformers' list of the classes that do it."""
+
+
+def _is_of_transformers(model: nn.Module) -> bool:
+    return type(model).__module__.startswith("transformers.")
+
+
+def _task_type(model: nn.Module, heads: Sequence[str]) -> str | None:
+    """PEFT's name for what the model does, which ``AutoPeftModelFor...`` asks for; or ``None``.
+
+    Args: model: the base. heads: full names of what was trained whole.
+    """
+    from transformers.models.auto import modeling_auto
+
+    if not _is_of_transformers(model):
+        return None
+    name = type(model).__name__
+    tasks = CLASSES_OF_TASKS.items()
+    kinds = (task for task, names in tasks if name in getattr(modeling_auto, names).values())
+    task = next(kinds, None)
+    # By this word PEFT takes what it knows as a classifier for trained. Where it is frozen, whoever
+    # trains on from this adapter would train it too.
+    frozen = [
+        path
+        for path, _ in model.named_modules()
+        if path.endswith(CLASSIFIERS) and not any(is_within(path, head) for head in heads)
+    ]
+    return None if task in ("SEQ_CLS", "TOKEN_CLS") and frozen else task
+
+
+def _auto_mapping(model: nn.Module) -> dict[str, str] | None:
+    """The base's class, from which ``AutoPeftModel`` makes it where no task is named."""
+    if not _is_of_transformers(model):
+        return None
+    kind = type(model)
+    return {"base_model_class": kind.__name__, "parent_library": kind.__module__}
 
 
 def _write_folder(

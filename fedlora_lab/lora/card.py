@@ -1,10 +1,13 @@
 """The README that lies beside an adapter: how it is loaded, its classes, and what is promised."""
 
+import json
 import time
 from pathlib import Path, PurePath
 from typing import Any
 
 from fedlora_lab._utils.environment import __version__
+from fedlora_lab._utils.validation import printable
+from fedlora_lab.lora.adapters import base_name
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.statement import NO_PRIVACY, privacy_page, statement
 from fedlora_lab.tasks.architectures import AUTO
@@ -47,7 +50,7 @@ def adapter_card(
     Guarantees: test_finetune.py::test_predictions_are_those_of_the_saved_adapter.
     """
     model: Any = task.model
-    base = getattr(model, "name_or_path", "") or type(model).__name__
+    base = base_name(model) or type(model).__name__
     code = ["from peft import PeftModel"]
     if "kind" in task.info:
         auto = AUTO[task.info["kind"]]
@@ -66,7 +69,9 @@ def adapter_card(
     covered = "" if task.info.get("labels", "declared") == "declared" else NOT_COVERED
     caveats = "" if ledger is None else "\nPRIVACY.md says what this does not cover.\n"
     return (
-        f"---\nlibrary_name: peft\nbase_model: {base}\n---\n# Adapter for {base}\n\n"
+        # JSON's texts are YAML's: no name of a folder may end the head, or add a line to it.
+        f"---\nlibrary_name: peft\nbase_model: {json.dumps(base)}\n---\n"
+        f"# Adapter for {printable(base)}\n\n"
         f"Trained by {method} in {rounds} rounds with {len(task.sizes)} clients.\n\n"
         f"```python\n{source}\n```\n\n{NO_PRIVACY if ledger is None else statement(ledger)}"
         f"{covered}\n{caveats}"

@@ -109,7 +109,8 @@ class Lora:
         """Reads PEFT's LoraConfig; ``LoraConfig.from_pretrained(folder)`` gives that of an adapter.
 
         Read are ``r``, ``lora_alpha``, ``use_rslora``, ``target_modules``, ``modules_to_save`` and
-        ``task_type``, which adds PEFT's names of classifiers to what is trained in full.
+        ``task_type``, which adds PEFT's names of classifiers to what is trained in full, where
+        none of them is named.
 
         Args:
             config: a `peft.LoraConfig`.
@@ -144,7 +145,9 @@ class Lora:
         head = config.modules_to_save
         # PEFT trains a classifier's head as a whole, whatever it is called.
         if config.task_type in ("SEQ_CLS", "TOKEN_CLS"):
-            head = [*(head or ()), *(name for name in CLASSIFIERS if name not in (head or ()))]
+            named = {str(name).rpartition(".")[2] for name in head or ()}
+            # A model has one of them: where it is named, the other would be looked for in vain.
+            head = [*(head or ()), *(() if named & {*CLASSIFIERS} else CLASSIFIERS)]
         return cls(
             rank=config.r,
             alpha=float(config.lora_alpha),

@@ -27,6 +27,8 @@ PARTS_OF_PEFT = (
     "lora_magnitude_vector",
 )
 """Modules inside a layer that PEFT adapted, which it would take for a head of such a name."""
+PEFT_ROOT = "model."
+"""Before the names of a base's modules in PEFT's own model."""
 MERGE_FIRST = "a model without an adapter of PEFT's; merge it first (merge_and_unload)"
 
 
@@ -164,8 +166,8 @@ def head_modules(model: nn.Module, head: Head) -> tuple[str, ...]:
     As of PEFT's ``modules_to_save``, a name stands for every module whose name ends with it:
     "classifier" for DistilBERT's ``pre_classifier`` as well.
 
-    Raises: ``ValueError`` for a name that matches nothing, anything but linear maps, weights that
-        the rest of the model uses, and names that PEFT takes for parts of its own layers.
+    Raises: ``ValueError`` for a name that matches nothing, anything but linear maps, and weights
+        that the rest of the model uses.
     Guarantees: tests/lora/test_attack_examples.py::test_a_head_is_what_peft_takes_for_it.
     """
     modules = dict(model.named_modules())
@@ -174,8 +176,6 @@ def head_modules(model: nn.Module, head: Head) -> tuple[str, ...]:
         is_name = isinstance(name, str) and any(name and path.endswith(name) for path in modules)
         expected = f"the end of a module's name; linear maps here: {linear_names(model)}"
         check(is_name, "head", name, expected)
-        clash = next((part for part in PARTS_OF_PEFT if part.endswith(name)), None)
-        check(clash is None, "head", name, f"another name: PEFT's own {clash!r} ends with this one")
     paths = tuple(path for path in modules if names and path.endswith(names))
     parameters = list(model.named_parameters(remove_duplicate=False))
     for path in paths:
@@ -189,6 +189,17 @@ def head_modules(model: nn.Module, head: Head) -> tuple[str, ...]:
         expected = "modules of nn.Linear alone, without hooks, no lists, sharing no weight"
         check(fits, "head", path, expected)
     return paths
+
+
+def names_for_peft(paths: Sequence[str]) -> list[str]:
+    """Full names of modules as ``modules_to_save`` has them, by which PEFT finds these alone.
+
+    It takes the end of a name: "out" would be its own "lora_dropout" as well.
+    """
+    return [
+        f"{PEFT_ROOT}{path}" if any(part.endswith(path) for part in PARTS_OF_PEFT) else path
+        for path in paths
+    ]
 
 
 def is_linear_head(module: nn.Module) -> bool:

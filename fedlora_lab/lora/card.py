@@ -24,15 +24,13 @@ def privacy_card(task: Task, method: str, rounds: int, ledger: Ledger | None) ->
     Args: task, method, rounds, ledger: of the run.
     Guarantees: test_promise.py::test_a_privacy_page_says_of_which_run_it_is.
     """
-    name = str(getattr(task.model, "name_or_path", "") or type(task.model).__name__)
     classes = {"declared": "declared, so they are public", "": "of the task itself"}.get(
         task.info.get("labels", ""), "read from private rows, which no epsilon covers"
     )
     facts = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "fedlora_lab": __version__,
-        # Readers need not learn where its maker keeps files.
-        "model": Path(name).name if Path(name).is_absolute() else name,
+        "model": printable(base_name(task.model) or type(task.model).__name__),
         "data": task.info.get("data", task.name),
         "training": f"{method}, {rounds} rounds, {len(task.sizes)} clients",
         "classes": classes,

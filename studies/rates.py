@@ -58,7 +58,8 @@ Leads in points of accuracy. Papers have 16.8 for LA-LoRA over RoLoRA, 30.5 over
 FedLoRA ([2602.19926](https://arxiv.org/abs/2602.19926)), and 39 for FFA-LoRA over FedLoRA on MNLI
 at ε = 6 ([2403.12313](https://arxiv.org/abs/2403.12313)). Both methods have the rate that is best
 for the one that is claimed to lead, or any rate on its plateau, or each its own best; rates are
-chosen on the runs shown.
+chosen on the runs shown. None of this explains what the papers report: FFA-LoRA's authors gave each
+method a grid of its own, and the rates of the other papers' baselines are mostly not known.
 
 {}"""
 

@@ -76,7 +76,8 @@ def filter_response(taps: int, size: int) -> Float[np.ndarray, " size"]:
 def filtered_energy(energy: Spectrum, taps: int) -> float:
     """Computes the share of a spectrum's energy (a number a DCT frequency) that a filter leaves.
 
-    sum g^2 E / sum E. The filter is of use where a signal keeps more than a flat spectrum does.
+    sum g^2 E / sum E. A step gets down by sum g E, so this alone does not tell whether a filter
+    helps; `filter_worth` does.
 
     Guarantees: the gains (test_the_filter_response_is_the_librarys_filter).
     Source: derived.

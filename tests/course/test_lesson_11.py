@@ -1,9 +1,11 @@
 """Notebook 11: what is read from an upload is clipped as the upload is."""
 
+import numpy as np
 import torch
 
 import fedlora_lab as fl
 from fedlora_lab import attacks
+from fedlora_lab.course.lesson_11 import figures
 
 
 def test_an_upload_is_the_sum_of_the_traces():
@@ -17,3 +19,16 @@ def test_an_upload_is_the_sum_of_the_traces():
         traces = victim.traces(pair, sides, clip)
         torch.testing.assert_close(traces.sum(0), sent, rtol=1e-4, atol=1e-7)
         assert float(traces.norm(dim=1).max()) <= clip * (1 + 1e-5)
+
+
+def test_an_image_is_lost_where_it_is_nearly_as_near_as_a_random_one():
+    """Fault: the threshold of wide layers, at which |cos| is .35 here, was taken for the end."""
+    rng = np.random.default_rng(0)
+    signal = np.zeros((1500, 8, figures.PIXELS))
+    signal[:, 0, 0] = 1.0
+    chance = (2 / np.pi / figures.PIXELS) ** 0.5
+    above = []
+    for sigma in (figures.LOST, 0.5, fl.theory.vanishing_noise(8, 64, 1)):
+        noised = signal + sigma * rng.standard_normal(signal.shape)
+        above.append(abs(np.linalg.svd(noised)[2][:, 0, 0]).mean() - chance)
+    assert above[0] < 0.03 < above[1] and above[2] > 0.2

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fedlora_lab.audit import bounds
+from fedlora_lab.course.lesson_12.figures import reach_table
 
 
 @pytest.mark.slow
@@ -14,3 +15,14 @@ def test_the_game_errs_as_seldom_as_it_says():
     assert abs(np.mean([one.included.mean() for one in played]) - 0.5) < 0.02
     loud = [bounds.simulate_one_run(500, 1.0, leak=6, seed=seed).caught for seed in range(40)]
     assert np.mean(loud) > 0.8
+
+
+@pytest.mark.slow
+def test_more_canaries_do_not_find_everything():
+    """Fault: enough canaries were said to refute a factor of the root of two."""
+    table = reach_table(3.0)
+    least = table.groupby("leak")["value"].min()
+    assert (least[:2] > 0.05).all() and (least[2:] < 0.02).all()
+    most = table[table["canaries"] == 100_000]
+    assert (most["value"] / most["limit"]).between(0.5, 1.1).all()
+    assert most["limit"].round(4).tolist() == [0.227, 0.1218, 0.0119, 0.0017]

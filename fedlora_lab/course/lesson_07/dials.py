@@ -1,4 +1,4 @@
-"""The dial of notebook 07: what a low-pass filter keeps of a gradient, and of the noise."""
+"""The dial of notebook 07: what a low-pass filter is worth for a gradient under noise."""
 
 import numpy as np
 import torch
@@ -34,13 +34,17 @@ def _filter_scene(taps: int, smoothness: float, noise: float, shuffle: bool) -> 
     noised = gradient + noise * draws
     filtered = binomial(taps)(torch.from_numpy(noised), "A").numpy()
     energy = spectrum(gradient, "A")
-    gain = theory.filter_response(taps, CHANNELS) ** 2
-    kept = theory.filtered_energy(energy, taps)
+    response = theory.filter_response(taps, CHANNELS)
+    gain = response**2
+    along = float(response @ energy / energy.sum())
     left = float(gain.mean())
-    verdict = "One tap is no filter."
-    if taps > 1:
-        apart = kept > 2 * left
-        verdict = "Signal and noise come apart." if apart else "Signal and noise look alike to it."
+    worth = theory.filter_worth(energy, taps)
+    if taps == 1:
+        verdict = "One tap is no filter"
+    elif 0.95 < worth < 1.05:
+        verdict = "The filter makes no difference"
+    else:
+        verdict = "The filter pays" if worth > 1 else "The filter costs"
     edges = {"left": frequency, "right": (channels + 0.85) / CHANNELS}
     panels = [
         panel(
@@ -53,7 +57,7 @@ def _filter_scene(taps: int, smoothness: float, noise: float, shuffle: bool) -> 
             wide=True,
         ),
         panel(
-            f"Kept: {kept:.0%} of the signal, {left:.0%} of the noise",
+            f"{verdict}: m²/v = {worth:.2g}",
             axis("frequency (1: every other channel)", 0, 1),
             axis("energy", FLOOR, 100, log=True),
             bars(**edges, bottom=FLOOR, top=np.maximum(energy, FLOOR), colour="pale"),
@@ -66,9 +70,10 @@ def _filter_scene(taps: int, smoothness: float, noise: float, shuffle: bool) -> 
         ),
     ]
     return panels, [
-        f"{taps} taps keep {left:.0%} of the noise's energy",
-        f" and {kept:.0%} of the signal's: {kept / left:.2g} times as much signal to noise as "
-        f"before. {verdict}",
+        f"{taps} taps: m = {along:.2f} of the step along the gradient and v = {left:.2f} of the "
+        "noise's energy are left",
+        f", so at its best rate a step is worth m²/v = {worth:.2g} times an unfiltered one. "
+        f"{verdict}.",
     ]
 
 

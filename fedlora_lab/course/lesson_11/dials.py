@@ -6,11 +6,11 @@ import numpy as np
 
 from fedlora_lab import theory
 from fedlora_lab.attacks.reconstruction import as_image
-from fedlora_lab.course.lesson_11.figures import PIXELS, AttackedClient
+from fedlora_lab.course.lesson_11.figures import LOST, PIXELS, AttackedClient
 from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.course.widgets.scene import Scene, area, axis, dots, line, panel, picture, text
 
-NOISES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.22, 0.3, 0.5, 1, 2, 3)
+NOISES = (0.01, 0.02, 0.05, 0.1, 0.15, 0.22, 0.3, 0.5, 0.7, 1, 2, 3)
 RANK = 8
 DELTA = 1e-4
 
@@ -21,11 +21,12 @@ def _attack_scene(client: AttackedClient, noise: float, releases: int, scan: int
     scans = client.task.clients[0][0]
     sigmas = np.geomspace(NOISES[0], NOISES[-1], 60)
     image, cosine = client.read(noise, releases, RANK, scan)
-    lost = theory.vanishing_noise(RANK, PIXELS, releases)
+    wide = theory.vanishing_noise(RANK, PIXELS, releases)
+    lost = LOST * releases**0.5
     overlap = [theory.gradient_overlap(sigma, RANK, PIXELS, releases) for sigma in sigmas]
     closed = theory.gradient_overlap(noise, RANK, PIXELS, releases)
     spent = theory.gdp_epsilon(theory.gaussian_mu(noise, releases), DELTA)
-    seen = "can be read" if noise < 0.6 * lost else "fades" if noise < lost else "is lost"
+    seen = "can be read" if noise < 0.6 * wide else "fades" if noise < lost else "is lost"
     edge = min(lost, NOISES[-1])
     panels = [
         picture("The scan", scans[scan].numpy()),
@@ -34,9 +35,9 @@ def _attack_scene(client: AttackedClient, noise: float, releases: int, scan: int
             f"|cos| with the scan: {cosine:.2f}",
             axis("noise multiplier σ of each release", NOISES[0], NOISES[-1], log=True),
             axis("|cos|", 0, 1.04),
-            area([edge, NOISES[-1], NOISES[-1], edge], [0, 0, 1.04, 1.04], "green", 0.13),
-            text(NOISES[-1], 0.95, "image lost", "green", anchor="end", dx=-6),
-            line(sigmas, overlap, "ink", "closed form"),
+            area([edge, NOISES[-1], NOISES[-1], edge], [0, 0, 1.04, 1.04], "grey", 0.13),
+            text(NOISES[-1], 0.95, "image lost", "soft", anchor="end", dx=-6),
+            line(sigmas, overlap, "ink", "closed form of a wide layer"),
             dots(noise, cosine, "red", 7),
             wide=True,
             height=220,
@@ -46,8 +47,8 @@ def _attack_scene(client: AttackedClient, noise: float, releases: int, scan: int
     return panels, [
         f"σ = {noise:g}, releases: {releases}; |cos| with the scan ",
         f"{cosine:.2f} ",
-        f"(closed form for a large layer {closed:.2f}). The image {seen}; in a large layer "
-        f"nothing of it is left above σ = {lost:.2g}. ",
+        f"(closed form of a wide layer {closed:.2f}; a random image has 0.10). The image {seen}; "
+        f"in a wide layer nothing of it is left above σ = {wide:.2g}. ",
         f"Spent on this scan: ε = {price} at δ = 0.0001.",
     ]
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
+from scipy.special import expit
+from scipy.stats import binomtest, norm
 
 from fedlora_lab.audit import bounds
 from fedlora_lab.plots import style
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 LEAKS = (1.5, 2.0, 3.0, 4.0)
 """How much louder than the noise was made for each bug makes a canary."""
 CANARIES = (50, 100, 200, 500, 1000, 2000, 5000)
+REACHED = (2**0.5, 1.5, 2.0, 3.0)
+MORE_CANARIES = (300, 1000, 3000, 10_000, 30_000, 100_000)
 REPEATS = 200
 """Simulated audits of each number of canaries."""
 
@@ -87,3 +90,38 @@ def power_table(epsilon: float) -> pd.DataFrame:
                 exact = binomtest(caught, REPEATS).proportion_ci()  # Clopper and Pearson's
                 rows.append((kind, m, leak, caught / REPEATS, *exact))
     return pd.DataFrame(rows, columns=["kind", "canaries", "leak", "mean", "low", "high"])
+
+
+def reach_table(epsilon: float) -> pd.DataFrame:
+    """Computes how far the best attacker's audit gets with more canaries, bound of any mechanism.
+
+    The attacker reads every canary from a noised number of its own and has as many right guesses
+    as he expects, at the number of guesses that suits him best. With many canaries the p-value
+    tends to ``2 δ / max f (α - π)``, where a share α of the guesses about a share f of the coins is
+    right, and luck gives π: below it no number of canaries goes for good.
+
+    Args: epsilon: stated; it sets the noise.
+    Returns: columns leak, canaries, value (the p-value under ``epsilon``) and limit.
+    Guarantees: test_lesson_12.py::test_more_canaries_do_not_find_everything.
+    """
+    sigma = bounds.gaussian_noise_multiplier(epsilon)
+    threshold = np.linspace(0, 8, 2001)  # beyond which a coin is guessed, on either side
+    rows = []
+    for leak in REACHED:
+        right = norm.sf(threshold - leak / sigma / 2)
+        guessed = right + norm.sf(threshold + leak / sigma / 2)
+        ahead = right - guessed * expit(epsilon)
+        limit = 2 * bounds.DELTA / ahead.max()
+        for canaries in MORE_CANARIES:
+            # Around the best of many canaries; few need a larger share of them.
+            wanted = guessed[ahead.argmax()] * np.geomspace(1 / 30, 30, 80)
+            shares = wanted[wanted * canaries >= 5].clip(max=1)
+            correct = np.interp(-shares, -guessed, right)
+            values = [
+                bounds.one_run_p_value(
+                    canaries, int(canaries * f), int(canaries * r), epsilon, bounds.DELTA
+                )
+                for f, r in zip(shares, correct, strict=True)
+            ]
+            rows.append((leak, canaries, min(values), limit))
+    return pd.DataFrame(rows, columns=["leak", "canaries", "value", "limit"])

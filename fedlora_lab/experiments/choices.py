@@ -47,6 +47,7 @@ HIDDEN = {
 }
 """What a unit of privacy means."""
 GIVEN = "as given"
+OF_THE_TASK = "as the task has it"
 READ_CLASSES = "a choice by private rows, which no ε covers"
 CHOSEN_HERE = {
     "checkpoint", "noise_multiplier", "public_test", "resume", "sample_rate", "target",
@@ -245,27 +246,22 @@ def _tell_model(
     Args: task, epsilon, lora, settings: as of `choose_cell`. given: options of the task.
     """
     adapter = lora_of(lora)
-    reasons = {
-        "targets": "guessed: the linear maps that are named like those of queries and values",
-        "head": "guessed: the model's own classifier, which is trained in full",
-        "max_length": "nothing is cut",
-    }
-    shown = {
-        "targets": task.targets if adapter.targets is None else adapter.targets,
-        "head": head_names(task.head if adapter.head is None else adapter.head),
-    }
+
+    def tell(name: str, value: str, guess: str) -> None:
+        is_given = name in given or getattr(adapter, name, None) is not None
+        made_here = "kind" in task.info
+        settings.tell(name, value, GIVEN if is_given else guess if made_here else OF_THE_TASK)
+
+    targets = task.targets if adapter.targets is None else adapter.targets
+    names = targets if isinstance(targets, str) else ", ".join(targets)
+    tell(
+        "targets", names, "guessed: the linear maps that are named like those of queries and values"
+    )
+    heads = head_names(task.head if adapter.head is None else adapter.head)
+    guess = "guessed: the model's own classifier, which is trained in full"
+    tell("head", ", ".join(heads) or "none", guess if heads else "only adapters are trained")
     if task.info.get("kind") in ("text", "causal"):
-        shown["max_length"] = (task.info.get("max_length") or given.get("max_length") or "none",)
-    for name, values in shown.items():
-        reason = reasons[name]
-        if name in given or getattr(adapter, name, None) is not None:
-            reason = GIVEN
-        elif "kind" not in task.info:
-            reason = "as the task has it"
-        elif name == "head" and not values:
-            reason = "only adapters are trained"
-        text = values if isinstance(values, str) else ", ".join(map(str, values)) or "none"
-        settings.tell(name, text, reason)
+        tell("max_length", str(given.get("max_length") or "none"), "nothing is cut")
     if task.drawn:
         settings.tell("new", ", ".join(task.drawn), "drawn at random: the model's files lack it")
     if epsilon is None and task.info.get("texts cut"):

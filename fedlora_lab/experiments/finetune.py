@@ -196,8 +196,8 @@ def finetune(
     Raises: ``ValueError`` in one line that says what to do, before anything is trained.
     Guarantees: no choice depends on a value of an example
         (test_finetune.py::test_no_choice_depends_on_a_private_value), or, where persons are
-        protected, on how many rows somebody has
-        (test_finetune.py::test_nothing_chosen_or_stated_depends_on_the_rows_of_a_person).
+        protected, on how many rows somebody has; nor does anything that is said or stored, but for
+        what is noised (test_release.py::test_files_and_lines_of_neighbours_are_equal).
 
     >>> import tempfile, fedlora_lab as fl
     >>> task, folder = fl.tasks.digits(clients=2), tempfile.mkdtemp()
@@ -236,7 +236,12 @@ def finetune(
     beside = Neighbours.of(folder, task.fingerprint, built_in)
     _tell_neighbours(beside, cell, settings)
     # Also where a round that was cut short has to be released again.
-    record = _train(folder, cell, fresh, say, {"stop_at": epsilon} | sorted_options.run)
+    try:
+        record = _train(folder, cell, fresh, say, {"stop_at": epsilon} | sorted_options.run)
+    except KeyboardInterrupt:
+        if say is not None and folder.exists():
+            say(f"stopped; the same call with out={str(folder)!r} goes on from the last round")
+        raise
     run = Folder(folder)
     notes = beside.statements(run, read_frame(folder / "frame.csv"))
     run.note(notes)

@@ -86,41 +86,37 @@ def predict_rows(
         with in_one_line(damaged):
             PeftModel.from_pretrained(loaded, config.parent)  # its layers are put into the model
         loaded.eval()
+        writer = None
+        encode: Any = None
         if kind == "causal":
             code = architectures.prepare_tokenizer(base, None, loaded)
             architectures.use_tokenizer_of(info, code, base)
             writer = Generation(code, info["prompt"], info["answer"], info["max_new_tokens"])
-
-            def read(part: "pd.DataFrame") -> Any:
-                check_filled(part, {argument: source})
-                asked = writer.encode(fill(part, argument, source))
-                writer.check_room(loaded, asked, row_names(part))
-                return asked
-
-            def answer(asked: Any) -> list[list[Any]]:
-                return [[text] for text in writer.write(loaded, asked)]
-
-            # All at once: prompts of one length are answered together, wherever they stand.
-            rows, refused = _answer_rows(table, read, answer, len(table))
         else:
             length = info["max_length"] if max_length is None else max_length
             encode = architectures.input_reader(kind, base, None, loaded, length)
             if kind == "text":
                 architectures.use_tokenizer_of(info, encode.args[0], base)
 
-            def read(part: "pd.DataFrame") -> Any:
-                check_filled(part, {argument: source})
+        def read(part: "pd.DataFrame") -> Any:
+            check_filled(part, {argument: source})
+            if writer is None:
                 return encode(values_of(part, argument, source), row_names(part))
+            asked = writer.encode(fill(part, argument, source))
+            writer.check_room(loaded, asked, row_names(part))
+            return asked
 
-            def answer(inputs: Any) -> list[list[Any]]:
-                shares = forward(loaded, inputs).double().softmax(1)
-                names = [classes[number] for number in shares.argmax(1).tolist()]
-                shown = (
-                    shares.numpy().round(6) if probabilities else shares.new_empty(len(names), 0)
-                )
-                return [[name, *row] for name, row in zip(names, shown.tolist(), strict=True)]
+        def answer(inputs: Any) -> list[list[Any]]:
+            if writer is not None:
+                return [[text] for text in writer.write(loaded, inputs)]
+            shares = forward(loaded, inputs).double().softmax(1)
+            names = [classes[number] for number in shares.argmax(1).tolist()]
+            shown = shares.numpy().round(6).tolist() if probabilities else [[]] * len(names)
+            return [[name, *row] for name, row in zip(names, shown, strict=True)]
 
-            rows, refused = _answer_rows(table, read, answer, AT_ONCE)
+        # Prompts all at once: those of one length are answered together, wherever they stand.
+        at_once = AT_ONCE if writer is None else len(table)
+        rows, refused = _answer_rows(table, read, answer, at_once)
     # Beside a gap whole numbers would become floating ones.
     kept = object if refused else None
     for number, column in enumerate(added):

@@ -85,8 +85,7 @@ def run_settings(
         folder, task, privacy, cells: of the runs.
         command: what was called.
 
-    Guarantees: test_finetune.py::
-        test_nothing_chosen_or_stated_depends_on_the_rows_of_a_person.
+    Guarantees: test_release.py::test_files_and_lines_of_neighbours_are_equal.
     """
     check_names((cell.slug, cell.method) for cell in cells)
     # The report shows them. How many examples a person has is not public.

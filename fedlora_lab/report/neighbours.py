@@ -103,6 +103,11 @@ class Neighbours:
         if same:
             where = f"here and, on the same rows, in {_names(self.same)} beside it"
         sentences = [*folder.stopped_cells(), *total_statements(own | same, shown, where)]
+        sentences += [
+            f"{_names([place])} beside it: {stopped} The same call with its out= goes on there."
+            for place in self.same
+            for stopped in Folder(place).stopped_cells()
+        ]
         others = {place: ledgers for place, ledgers in self.others.items() if ledgers}
         mine = _released(own | same)
         if others and mine:

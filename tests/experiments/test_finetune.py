@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import json
 import math
 import os
 import re
@@ -59,28 +58,6 @@ def test_no_choice_depends_on_a_private_value(tmp_path, unit):
         said.append(lines)
     assert said[0] == said[1]
     assert "accuracy: not measured: no public test rows" in said[0]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("options", [{"by": "site", "max_length": 4}, {"clients": 2, "test": 0.2}])
-def test_nothing_chosen_or_stated_depends_on_the_rows_of_a_person(tmp_path, options):
-    """One of twenty persons has 1 row, or 60. Batch, noise, clients and the held-out persons were
-    made from rows; settings and report named their number."""
-    stated = []
-    for rows in (1, 60):
-        data = toy_hubs.texts(40)
-        who = np.arange(40) % 20
-        many = data.assign(who=list(who), site=list(who % 2)).iloc[[0] * (rows - 1) + [*range(40)]]
-        model = toy_hubs.folder("bert")
-        options = {"text": "text", "label": "label", "person": "who", **options}
-        result, lines = tuned(tmp_path / f"{rows:02}" / "run", model, many, **options)
-        assert not re.search(r"\d rows", "\n".join(lines))
-        page = fl.report.report(result.folder).read_text().replace(str(result.folder), "")
-        facts = dict(re.findall(r"<dt>([^<]*)</dt><dd>([^<]*)</dd>", page))
-        task = json.loads((result.folder / "settings.json").read_text())["task"]
-        assert facts.pop("fingerprint", None) and task.pop("fingerprint")
-        stated.append((lines, facts, task))
-    assert stated[0] == stated[1]
 
 
 @pytest.mark.parametrize(("epsilon", "line"), [(None, r"knid \d \(rare: mis"), (8, "knid: read")])

@@ -74,7 +74,7 @@ def released(folder):
 @pytest.mark.parametrize(
     ("kind", "unit", "options", "finished"),
     [
-        ("bert", "person", TEXT, False),
+        ("bert", "person", TEXT | {"clients": 2, "test": 0.2}, False),
         ("bert", "client", TEXT | {"by": "site"}, True),
         ("vit", "example", IMAGES, False),
         ("llama", "person", PROMPTS | {"by": "site"}, True),
@@ -97,7 +97,7 @@ def test_files_and_lines_of_neighbours_are_equal(
             warnings.simplefilter("always")
             if finished:
                 builder = fl.tasks.prompts if kind == "llama" else fl.tasks.hub
-                result = fl.finetune(builder(model, table, test=0.2, **given), **run)
+                result = fl.finetune(builder(model, table, **{"test": 0.2} | given), **run)
             else:
                 result = fl.finetune(model, table, **given, **run)
         fl.report.report(folder)

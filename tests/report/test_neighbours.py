@@ -51,7 +51,9 @@ def test_runs_beside_a_run_are_counted_with_it(tmp_path, monkeypatch):
     _, said = tuned("runs/third", table)
     assert "instead out='runs/link' is this very run, finished: spends nothing" in said
     _, said = tuned("runs/fourth", table, rounds=3, stop_at=7.0)
-    _, said = tuned("runs/fifth", table, rounds=3)
+    last, said = tuned("runs/fifth", table, rounds=3)
+    stopped = r"^fourth beside it: rolora, seed none: stopped after round [12] of 3\. The same call"
+    assert any(re.match(stopped, note) for note in last.notes)
     assert re.search("instead out='runs/fourth' is this very run, stopped after round [12]: ", said)
 
 

@@ -91,12 +91,24 @@ __all__ = sorted(HOMES)
 
 def __getattr__(name: str) -> Any:
     if name not in HOMES:
-        names = ", ".join(__all__)
-        raise AttributeError(f"module 'fedlora_lab' has no attribute {name!r}; it has: {names}")
+        line = f"module 'fedlora_lab' has no attribute {name!r}"
+        if not name.startswith("_"):
+            line += _meant(name)
+        raise AttributeError(line)
     home, attribute = HOMES[name]
     module = import_module(f"fedlora_lab.{home}")
     globals()[name] = module if attribute is None else getattr(module, attribute)
     return globals()[name]
+
+
+def _meant(name: str) -> str:
+    """Ends the line on a name that is not here: what is nearest, a method, or all that there is."""
+    from fedlora_lab._utils.validation import did_you_mean
+    from fedlora_lab.methods import published
+
+    if row := published.find(name):
+        return f"; did you mean 'fedlora_lab.methods.{published.name_of(row.slug)}'?"
+    return did_you_mean(name, __all__) or f"; it has: {', '.join(__all__)}"
 
 
 def __dir__() -> list[str]:

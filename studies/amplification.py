@@ -147,7 +147,10 @@ def pairs() -> pd.DataFrame:
     both = one.merge(other[[*keys, "accuracy", "spent"]], on=keys, suffixes=("", "_other"))
     alike = np.isclose(both["spent"], both["spent_other"], rtol=SAME_EPSILON, equal_nan=True)
     check(
-        alike.all(), "spent", both[~alike][keys].to_dict("records")[:1], "equal epsilons in pairs"
+        bool(alike.all()),
+        "spent",
+        both[~alike][keys].to_dict("records")[:1],
+        "equal epsilons in pairs",
     )
     early = both["rho"].isna()  # runs that did not keep it yet, all on digits
     both.loc[early, "rho"] = [

@@ -137,7 +137,7 @@ class RunSettings:
 
     # The data.
     clients: int | None = _option(None, "Number of clients.", low=1, whole=True)
-    alpha: float | None = _option(
+    dirichlet: float | None = _option(
         None, "Dirichlet β of the data split; small is heterogeneous.", low=0, above=True
     )
 

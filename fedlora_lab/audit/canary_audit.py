@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from fedlora_lab._utils.keywords import options_of, with_help
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_number, error_text
 from fedlora_lab.audit import bounds
@@ -24,7 +25,7 @@ from fedlora_lab.audit.planting import (
 )
 from fedlora_lab.audit.traces import canary_losses, trace_round, trace_scores
 from fedlora_lab.federated.records import Tick
-from fedlora_lab.federated.run import Diverged
+from fedlora_lab.federated.run import Diverged, RunOptions
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.published import get
@@ -166,16 +167,22 @@ class Audit:
         bug = "" if self.bug is None else f"; {self.bug}: nothing is certified"
         if self.invalid is not None:
             return f"{self.method}, {self.unit}: invalid: {self.invalid} ({INVALID_NOTE}){bug}"
-        power = f"{self.canaries} canaries can show {self.ceiling:.3g}"
-        relation = "<=" if self.holds else ">"
-        bound = f"epsilon {self.epsilon_lower:.3g} {relation} {self.claimed:.3g}"
-        sure = f"at delta {self.delta:g} ({self.confidence:.0%} sure; {power})"
-        return f"{self.method}, {self.unit}: {bound} {sure}{bug}"
+        bound = f"shown is epsilon >= {self.epsilon_lower:.3g} at delta {self.delta:g}"
+        power = f"{self.canaries} canaries can show {self.ceiling:.3g} at most"
+        verdict = f"stated is {self.claimed:.3g}: {'not refuted' if self.holds else 'refuted'}"
+        if math.isinf(self.claimed):
+            verdict = "none is stated, so nothing can be refuted"
+        elif self.holds and self.ceiling <= self.claimed:
+            # An audit without the power to refute says nothing for the claim.
+            verdict = f"stated is {self.claimed:.3g}, which this audit could not have refuted"
+        sure = f"{self.confidence:.0%} sure; {power}"
+        return f"{self.method}, {self.unit}: {bound}, {verdict} ({sure}){bug}"
 
     def __repr__(self) -> str:
         return f"Audit: {self}"
 
 
+@with_help(options_of(RunOptions), without=("checkpoint", "resume"))
 def canaries(
     task: Task,
     method: "Method | str",

@@ -46,6 +46,7 @@ def training_options(command: read.Command) -> read.Command:
         click.option("--out", type=PATH, metavar="DIR", help="Run folder.  [runs/TASK]"),
         OPTIMIZER,
         click.option("--lr", type=float, metavar="X", help="Learning rate.  [as tuned]"),
+        click.option("--alpha", hidden=True, expose_value=False, callback=read.refuse_alpha),
         read.setting_options(read.SITUATION),
     ):
         command = option(command)

@@ -21,11 +21,11 @@ BASELINES = ("non-private", "central", "local")
 """Names beside the rows of the table, for comparisons."""
 CHOSEN = "chosen"
 SITUATION = (
-    "epsilon", "delta", "unit", "clip_norm", "rounds", "local_steps", "batch", "clients", "alpha",
-    "rank", "lora_alpha", "participation", "trust", "accountant", "stop_at",
+    "epsilon", "delta", "unit", "clip_norm", "rounds", "local_steps", "batch", "clients",
+    "dirichlet", "rank", "lora_alpha", "participation", "trust", "accountant", "stop_at",
 )  # fmt: skip
 """Settings of `run` and `compare`."""
-FINETUNE = tuple(name for name in OPTIONS if name not in ("alpha", "epsilon", "seed"))
+FINETUNE = tuple(name for name in OPTIONS if name not in ("dirichlet", "epsilon", "seed"))
 """Settings of `finetune` whose default is chosen."""
 TUNED = {"delta", "clip_norm", "rounds", "local_steps", "batch", "rank", "lora_alpha"}
 """Settings whose default is what the learning rates of the task were tuned in."""
@@ -82,6 +82,12 @@ def setting_options(names: tuple[str, ...], default: str = "") -> Callable[[Comm
         return command
 
     return decorate
+
+
+def refuse_alpha(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    """Refuses ``--alpha``, which would be read as one of two numbers and mean the other."""
+    expected = "--lora-alpha for the adapter's α, or --dirichlet for the β of the data split"
+    check(value is None, "--alpha", value, expected)
 
 
 def typed_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,8 @@ from fedlora_lab.tasks.task import Task
 
 PLAN_FIELDS = ("rounds", "local_steps", "batch", "participation", "optimizer")
 PRIVACY_FIELDS = ("unit", "delta", "trust", "clip_norm", "accountant")
+SPLIT_ARGUMENTS = {"clients": "clients", "dirichlet": "alpha"}
+"""Option -> argument of the task's builder."""
 LORA_FIELDS = {"rank": "rank", "lora_alpha": "alpha"}
 """Option -> field of `Lora`."""
 
@@ -144,9 +146,12 @@ def build_setup(name: str, asked: Mapping[str, Any]) -> tuple[Task, Privacy | No
     Args: name: of the task. asked: settings by name.
     """
     takes = signature(tasks.TASKS[name]).parameters
-    split = _pick(asked, ("clients", "alpha"))
-    for key, value in split.items():
-        check(key in takes, f"--{key}", value, f"not given, since {name} has none")
+    split = {}
+    for option, argument in SPLIT_ARGUMENTS.items():
+        if option in asked:
+            value = asked[option]
+            check(argument in takes, f"--{option}", value, f"not given, since {name} has none")
+            split[argument] = value
     task = tasks.build(name, **split)
     tuned: dict[str, Any] = load_rates().get(task.name, {}).get("setting", {})
     plan = Plan(**{**tuned.get("plan", {}), **_pick(asked, PLAN_FIELDS)})

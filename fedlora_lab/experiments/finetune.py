@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlora_lab import methods
+from fedlora_lab._utils.keywords import CHOSEN, options_of, with_help
 from fedlora_lab._utils.streams import SafeStream, never_failing
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, few
 from fedlora_lab.experiments.choices import (
+    CHOSEN_HERE,
     READ_CLASSES,
     Choice,
     Options,
@@ -37,6 +39,7 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import AdamW
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.report.cells import (
     claim_cells,
     round_line,
@@ -149,6 +152,13 @@ class Finetuned:
         return f"Finetuned({'; '.join(f'{name} {value}' for name, value in self.facts())})"
 
 
+@with_help(
+    inspect.signature(hub).parameters.values(),
+    inspect.signature(prompts).parameters.values(),
+    *map(options_of, (Plan, Privacy, RunOptions)),
+    without=CHOSEN_HERE | {"dataset"},
+    default=CHOSEN,
+)
 @in_usual_torch
 def finetune(
     model: "str | Path | nn.Module | Task",

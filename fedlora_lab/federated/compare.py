@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fedlora_lab import methods
 from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.files import JsonObject, append_line, lock_folder, read_lines
+from fedlora_lab._utils.keywords import options_of, with_help
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.statistics import (
     COLUMNS,
@@ -28,6 +29,7 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.checkpoint import settings_with_keyed_task
 from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.federated.records import Round, Tick, to_frame
+from fedlora_lab.federated.run_options import RunOptions
 from fedlora_lab.federated.spec import RunSpec, rule_identity
 from fedlora_lab.methods.method import Method, check_names
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
@@ -189,6 +191,7 @@ def show_progress(
     bar.update(rounds_before + plan.rounds - bar.n)
 
 
+@with_help([one for one in options_of(RunOptions) if one.name in OPTIONS])
 def compare(
     task: Task,
     which: Iterable[str | Method],
@@ -269,8 +272,6 @@ def _checked_cells(
     options: Mapping[str, Any],
 ) -> list[Cell]:
     """The runs of a comparison, every one checked before the first begins."""
-    expected = "seeds=[...], or some of " + ", ".join(OPTIONS)
-    check(set(options) <= set(OPTIONS), "options", sorted(options), expected)
     names = _listed("methods", which, 'such as ["fedlora", "ffa-lora"]')
     draws = _listed("seeds", seeds, "such as range(3)")
     expected = "each once; for several releases compare several times"
@@ -329,6 +330,8 @@ def _plan_for(name: str | Method, plan: Plan | Mapping[str, Plan]) -> Plan:
     if isinstance(plan, Plan):
         return plan
     slug = name.slug if isinstance(name, Method) else str(name)
+    if isinstance(plan, Mapping) and slug not in plan and slug not in BASELINES:
+        slug = methods.get(slug).slug  # it may be spelled as published
     has_plan = isinstance(plan, Mapping) and slug in plan
     check(has_plan, "plan", plan, f"a Plan, or a mapping with one for {slug!r}")
     return plan[slug]

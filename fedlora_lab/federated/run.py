@@ -21,13 +21,11 @@ from torch import Tensor
 
 from fedlora_lab import measures, methods
 from fedlora_lab._utils.files import JsonObject, lock_folder
+from fedlora_lab._utils.keywords import options_of, with_help
 from fedlora_lab._utils.torch_state import in_usual_torch, steps_in_usual_torch
 from fedlora_lab._utils.validation import (
     check,
     check_keys,
-    check_number,
-    check_one_of,
-    check_whole,
     error_text,
     refuse,
     warn,
@@ -39,8 +37,8 @@ from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.federated.noise_forecast import NoiseForecast
 from fedlora_lab.federated.records import NOT_SEEN, Round, Tick
+from fedlora_lab.federated.run_options import RunOptions
 from fedlora_lab.federated.spec import (
-    PRODUCTS,
     ClientIds,
     Prepared,
     RoundKeys,
@@ -53,7 +51,7 @@ from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import server_step
-from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.methods.plan import Plan
 from fedlora_lab.methods.quantization import full
 from fedlora_lab.methods.state import ServerState, Tensors
 from fedlora_lab.privacy.ledger import Ledger
@@ -62,42 +60,10 @@ from fedlora_lab.privacy.privatizer import ClipCounts, ClipSum
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
+    pass
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """The keywords of `run`, which describes them."""
-
-    lora: "Lora | LoraConfig | None" = None
-    seed: int | None = None
-    checkpoint: "str | Path | None" = None
-    resume: "str | Path | None" = None
-    stop_at: float | None = None
-    evaluate_every: int = 1
-    chunk_clients: int | None = None
-    chunk_examples: int | None = None
-    device: "str | torch.device | None" = None
-    products: str = "float32"
-
-    def __post_init__(self) -> None:
-        if self.stop_at is not None:
-            check_number("stop_at", self.stop_at, 0, open_low=True)
-        check_whole("evaluate_every", self.evaluate_every, 1)
-        for name in ("chunk_clients", "chunk_examples"):
-            if (most := getattr(self, name)) is not None:
-                check_whole(name, most, 1)
-        check_one_of("products", self.products, PRODUCTS)
-        try:
-            # On "meta" a tensor holds no values. ``None`` is the model's device, wherever this
-            # process makes new tensors.
-            usable = self.device is None or not torch.empty(0, device=self.device).is_meta
-        except (RuntimeError, AssertionError, ValueError, TypeError):
-            usable = False
-        expected = "a device that torch finds here, such as 'cpu' or 'cuda'"
-        check(usable, "device", str(self.device), expected)
-
-
+@with_help(options_of(RunOptions))
 def run(
     task: Task, method: Method | str, privacy: Privacy | None, plan: Plan, **options: Any
 ) -> "Generator[Round, None, None]":
@@ -148,6 +114,7 @@ def run(
     return (event for event in events if isinstance(event, Round))
 
 
+@with_help(options_of(RunOptions))
 def ticks(
     task: Task, method: Method | str, privacy: Privacy | None, plan: Plan, **options: Any
 ) -> "Generator[Round | Tick, None, None]":

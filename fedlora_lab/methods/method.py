@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from fedlora_lab._utils.keywords import with_help
 from fedlora_lab._utils.names import NAMES
 from fedlora_lab._utils.validation import check, check_number, in_one_line, refuse
 from fedlora_lab.methods import aggregation, filters, quantization
@@ -30,6 +31,7 @@ def _check_word(name: str, word: object) -> None:
     check(word == "*" or (spelled and alone), name, word, '"A", "B", "AB", "R" or "*"')
 
 
+@with_help(example='Cycle(("B", "A"))')
 @dataclass(frozen=True)
 class Cycle:
     """Says which factors move when: one string per round, one word per local step; both repeat.
@@ -62,6 +64,16 @@ class Cycle:
         return words[s % len(words)]
 
 
+_EXAMPLES = {
+    "train": 'fl.Cycle(("B", "A"))',
+    "filter": "fl.methods.filters.binomial(5)",
+    "aggregate": "fl.methods.aggregation.mean",
+    "broadcast": "fl.methods.normal_float(width=4, block=64)",
+}
+"""Field of `Method` -> a rule that it may hold."""
+
+
+@with_help()
 @dataclass(frozen=True)
 class Method:
     """One federated LoRA method, a row of the table: what it does differently stands in fields.
@@ -144,7 +156,7 @@ class Method:
         check(isinstance(self.exact, bool), "exact", self.exact, "True or False")
         # Rules are called in the middle of a round: what cannot be called is refused here.
         for name in ("train", "clip_reference", "filter", "aggregate", "broadcast"):
-            check(callable(getattr(self, name)), name, getattr(self, name), "a function")
+            check(callable(getattr(self, name)), name, getattr(self, name), self._expected(name))
         # What was found out about a rule is kept under it.
         for name in ("filter", "precondition", "penalty", "aggregate", "broadcast"):
             rule = getattr(self, name)
@@ -159,6 +171,18 @@ class Method:
         check(counted, "broadcast", self.broadcast, "a rule with bits(numbers)")
         self._check_schedule()
         NAMES[self.slug] = self.name
+
+    def _expected(self, name: str) -> str:
+        """Says what a rule has to be, with an example in the library's own words."""
+        example = _EXAMPLES.get(name, "")
+        given: Any = getattr(self, name)
+        rounds = (given,) if isinstance(given, str) else given
+        if name == "train" and isinstance(rounds, tuple | list):
+            words = set(" ".join(map(str, rounds)).split())
+            # What was meant can be read from the letters of a schedule.
+            if words and words <= {"A", "B", "AB", "BA", "R", "*"}:
+                example = f"fl.Cycle({tuple(rounds)!r})"
+        return f"a function, such as {example}" if example else "a function"
 
     def _check_schedule(self) -> None:
         """Refuses a schedule that moves what neither ``start`` nor the server's rule makes."""
@@ -191,8 +215,9 @@ class Method:
         ('', 'derived from RoLoRA', False)
         """
         claims = {"source": "", "note": f"derived from {self.name}", "exact": False}
-        rules = changes.keys() - claims.keys()
-        if any(getattr(self, name) != changes[name] for name in rules):
+        others = {name: x for name, x in changes.items() if name not in claims}
+        # A name that no field has is refused by the class.
+        if any(getattr(self, name, None) != x for name, x in others.items()):
             changes = claims | changes
         return replace(self, **changes)
 

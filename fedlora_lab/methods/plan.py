@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from fedlora_lab._utils.keywords import with_help
 from fedlora_lab._utils.options import OPTIONS, RunSettings, check_options
 from fedlora_lab._utils.validation import (
     check,
@@ -39,6 +40,7 @@ _BOOKKEEPING_OF_PEFT = {
 """Fields of PEFT's LoraConfig that say where an adapter came from, or what PEFT found out."""
 
 
+@with_help()
 @dataclass(frozen=True)
 class Lora:
     """A low-rank adapter W0 + (alpha / rank / start_scale) B A.
@@ -162,6 +164,10 @@ class Lora:
         divisor = math.sqrt(self.rank) if self.rslora else self.rank
         return self.alpha / divisor / self.start_scale
 
+    def replace(self, **changes: Any) -> "Lora":
+        """Returns the same adapter with some fields changed."""
+        return replace(self, **changes)
+
     def settings(self) -> dict[str, Any]:
         """The fields as JSON values, from which ``Lora(**settings)`` makes it again."""
         return asdict(self)
@@ -184,6 +190,7 @@ def _are_names(value: object) -> bool:
     return listed and all(isinstance(name, str) and name for name in value)
 
 
+@with_help()
 @dataclass(frozen=True)
 class Plan:
     """How much work is done and how it is spread.

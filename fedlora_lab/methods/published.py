@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterable
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlora_lab._utils.validation import check_one_of
+from fedlora_lab._utils.validation import refuse
 from fedlora_lab.methods import aggregation, filters, quantization
 from fedlora_lab.methods.method import Cycle, Method, check_names
 
@@ -237,21 +238,57 @@ Local = FedLoRA.replace(
 # A row is listed by being a name of this module: a new one is added nowhere else.
 _ROWS = {name: row for name, row in list(globals().items()) if isinstance(row, Method)}
 ALL: dict[str, Method] = {row.slug: row for row in _ROWS.values()}
+_SPELLED = {
+    spelled: row
+    for name, row in _ROWS.items()
+    for spelled in ("".join(filter(str.isalnum, x)).lower() for x in (row.slug, row.name, name))
+}
+"""Every name of a row, letters and digits alone."""
 __all__ = ["ALL", "get", "measured_properties", "rule_name", "table", *_ROWS]
 
 
 def get(method: str | Method) -> Method:
-    """Finds the row with this slug; a row is returned as it is.
+    """Finds a row by its slug, or by its published name however that is written; a row is returned
+    as it is.
 
-    Raises: ``ValueError`` that names the slugs there are.
+    Raises: ``ValueError`` that names the slugs there are, and the one that is nearest.
 
-    >>> get("la-lora").train
-    Cycle(rounds=('B A',))
+    >>> get("la-lora").train, get("LA-LoRA") is get("la_lora")
+    (Cycle(rounds=('B A',)), True)
     """
     if isinstance(method, Method):
         return method
-    check_one_of("method", method, tuple(ALL))
-    return ALL[method]
+    row = find(method) if isinstance(method, str) else None
+    if row is None:
+        expected = "one of " + ", ".join(map(repr, ALL))
+        nearest = suggest(method) if isinstance(method, str) else ""
+        refuse("method", method, expected + (f"; did you mean {nearest!r}?" if nearest else ""))
+    return row
+
+
+def _letters(name: str) -> str:
+    """Letters and digits alone: names differ by hyphens, blanks and capitals from text to text."""
+    return "".join(filter(str.isalnum, name)).lower()
+
+
+def find(name: str) -> Method | None:
+    """Finds a row by slug, published name or the name of its variable; ``None``: there is none.
+
+    Args: name: in any spelling of hyphens, blanks and capitals.
+    Guarantees: no two rows are spelled alike (test_published.py::test_rows_are_found_by_any_name).
+    """
+    return _SPELLED.get(_letters(name))
+
+
+def name_of(slug: str) -> str:
+    """The name under which ``fl.methods`` has the row with this slug."""
+    return {row: name for name, row in _ROWS.items()}[ALL[slug]]
+
+
+def suggest(name: str) -> str:
+    """The slug whose spelling, or whose row's name, is nearest to a mistyped one; "" for none."""
+    close = get_close_matches(_letters(name), _SPELLED, 1)
+    return _SPELLED[close[0]].slug if close else ""
 
 
 # ---- the table as a frame

@@ -82,7 +82,14 @@ def collapsed_ends(part: pd.DataFrame, measure: str) -> pd.DataFrame:
     """
     runs = run_ends(part, measure).reset_index()
     last = part.sort_values("round").drop_duplicates(RUN, keep="last")
-    return last.merge(runs[runs["collapsed"]][RUN], on=RUN)
+
+    def keys(table: pd.DataFrame) -> list[tuple[str, float]]:
+        # A run without a seed has None or NaN, which no merge takes for the same.
+        seeds = pd.to_numeric(table["seed"]).fillna(-1)
+        return list(zip(table["method"], seeds, strict=True))
+
+    chosen = set(keys(runs[runs["collapsed"]]))
+    return last[[key in chosen for key in keys(last)]]
 
 
 def slugs_in_order(frame: pd.DataFrame) -> list[str]:

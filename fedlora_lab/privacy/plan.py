@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from scipy.special import bdtr
 
+from fedlora_lab._utils.keywords import with_help
 from fedlora_lab._utils.options import RunSettings
 from fedlora_lab._utils.validation import (
     check,
@@ -51,6 +52,7 @@ class NoiseLevels(NamedTuple):
     shares: int
 
 
+@with_help()
 @dataclass(frozen=True, kw_only=True)
 class Privacy:
     """Protects examples, persons or clients by clipping what each adds and adding Gaussian noise.
@@ -217,6 +219,7 @@ class Privacy:
             check(spent <= self.target * (1 + 1e-6), "target", self.target, instead)
         return fixed
 
+    @with_help()
     def calibrate(self, *, epsilon: float, task: Federation, plan: "Plan") -> "Privacy":
         """Sets the smallest noise that spends at most ``epsilon``.
 
@@ -294,12 +297,15 @@ class Privacy:
             source = f"no amplification under trust={self.trust!r}, where observers learn who sends"
             expected = (1.0,)
         # A rate that is not the plan's own would state an epsilon of another mechanism.
+        instead = ""
+        if self.target is not None:
+            instead = f": calibrate(epsilon={self.target:g}, task=task, plan=plan) for this plan"
         rate = self.sample_rate
         rates = rate if isinstance(rate, tuple) else (rate,) * len(expected)
         for k, (stated, right) in enumerate(zip(rates, expected, strict=True)):
             name = f"sample_rate[{k}]" if isinstance(rate, tuple) else "sample_rate"
             agrees = stated is None or math.isclose(stated, right, rel_tol=1e-9)
-            check(agrees, name, stated, f"{right:.6g} = {source} of this plan")
+            check(agrees, name, stated, f"{right:.6g} = {source} of this plan{instead}")
         return expected[0] if len(set(expected)) == 1 else expected
 
     def _check_shares(self, clients: int) -> None:

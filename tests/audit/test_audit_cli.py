@@ -29,7 +29,7 @@ def done(tmp_path_factory):
 def test_every_method_of_the_folder_is_audited(done, capsys):
     """Fault: a method left out, or an audit that states another epsilon than the run's."""
     assert call("audit", done, "--canaries", 24) == 0
-    assert len(re.findall(r"epsilon \S+ <= \S+ at delta", capsys.readouterr().out)) == 3
+    assert len(re.findall(r"shown is epsilon >= \S+ at delta", capsys.readouterr().out)) == 3
     audits = read_json(done / "private" / "audit.json")["audits"]
     assert [entry["slug"] for entry in audits] == ["deer", "central", "non-private"]
     *stated, unpromised = (entry["epsilon_upper"] for entry in audits)

@@ -137,7 +137,12 @@ MISTAKES = [
     ("compare regression --methods rolara", "; did you mean 'rolora'?"),
     ("compare regression --methods fedsa,fedsa", "methods='fedsa,fedsa': expected every name once"),
     ("compare regression --epsilon -1", "epsilon=-1.0: expected a number in (0, 1e+09]"),
-    ("compare regression --alpha 1", "--alpha=1.0: expected not given, since regression has none"),
+    ("compare regression --dirichlet 1", "--dirichlet=1.0: expected not given, since regression"),
+    (
+        "compare digits --alpha 16",
+        "--alpha='16': expected --lora-alpha for the adapter's α, or --d",
+    ),
+    ("run digits rolora --alpha 1", "--alpha='1': expected --lora-alpha for the adapter's α, or -"),
     ("compare regression --optimizer adamw", "lr=None: expected a number with --optimizer adamw"),
     ("compare regression --trust central", "trust='central': expected 'local' for unit='example'"),
     ("run regression rolora --seed ٣", "seed='٣': expected a whole number, or none"),

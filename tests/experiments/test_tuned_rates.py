@@ -81,7 +81,7 @@ def test_the_suggested_rate_meets_the_bound_of_its_noise(slug):
         energies = forecast_of(spec).table()
         parts = ("linear",) if slug == "ffa-lora" else ("linear", "quadratic")
         energy = sum(energies["map", f"accumulated_{part}"][-1] for part in parts)
-        assert energy / len(task.model.map.weight) == pytest.approx(BOUND)
+        assert energy / 32 == pytest.approx(BOUND)
     client = noise.replace(unit="client", delta=1e-3)
     other = fl.suggest_lr(task, slug, client, plan)
     assert other.lr == 0.7 and other.clip_norm != 0.4

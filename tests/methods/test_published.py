@@ -41,6 +41,23 @@ def test_no_room_knows_a_method_by_name(room):
                 assert node.left.attr != "slug", path
 
 
+def test_rows_are_found_by_any_name():
+    """By slug, published name and the name of the variable, however they are spelled; no spelling
+    is of two rows.
+    """
+    names = [name for name in fl.methods.__all__ if isinstance(getattr(methods, name), Method)]
+    for name in names:
+        row = getattr(methods, name)
+        for spelled in (name, row.slug, row.name, row.name.upper(), row.slug.replace("-", "_")):
+            assert methods.get(spelled) is row
+        assert getattr(methods, row.name.replace("-", "").replace(" ", "")) is row
+    assert methods.FFALoRA is methods.FFA
+    task, plan = fl.tasks.regression(clients=2), {"ffa-lora": fl.Plan(rounds=1, local_steps=1)}
+    assert set(fl.compare(task, ["FFA-LoRA"], None, plan, [0], progress=False).method) == {
+        "ffa-lora"
+    }
+
+
 @pytest.mark.parametrize("row", methods.ALL.values(), ids=list(methods.ALL))
 def test_a_changed_row_carries_no_source_note_or_claim_of_another(row):
     """Nor does one whose rule changed under the old name; what is given is kept, and a change of

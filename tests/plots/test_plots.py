@@ -89,6 +89,9 @@ def test_runs_that_collapsed_are_marked():
     crosses = [line.get_xydata()[:, 1] for line in marked(figure.axes[0], "x")]
     assert sorted(np.concatenate(crosses)) == pytest.approx([0.4, 0.51])
     assert "×: 2 runs that collapsed" in words(figure)
+    # A release has no seed.
+    fell = scores_frame({"fedlora": [0.2]}).assign(seed=None)
+    assert "×: the run that collapsed" in words(plots.curves(fell))
 
 
 # ---- what is refused

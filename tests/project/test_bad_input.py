@@ -189,7 +189,7 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     },
     # a slip is told what was meant
     "option": (lambda: texts(bach=8), "bach=8: expected .* did you mean 'batch'"),
-    "slug": (lambda: run(method="RoLoRA"), "method='RoLoRA': .* did you mean 'rolora'"),
+    "slug": (lambda: run(method="RoLoRA2"), "method='RoLoRA2': .* did you mean 'rolora'"),
     # two options that do not go together
     "stop": (lambda: run(privacy=None, stop_at=3), "stop_at=3"),
     "rank": (lambda: run(lora=fl.Lora(rank=100_000)), "rank=100000: expected at most 96"),

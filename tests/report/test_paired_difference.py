@@ -1,6 +1,7 @@
 """Pairs of methods: only runs that spent the same epsilon are compared."""
 
 import math
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -39,7 +40,8 @@ def by_run(one, other, column="spent"):
 def tidy(one, other):
     """The same as `fl.compare` gives it: epsilon grows from round to round."""
     rows = []
-    for row in by_run(one, other).itertuples(index=False):
+    rows_by_run: Any = by_run(one, other).itertuples(index=False)
+    for row in rows_by_run:
         for index in range(3):
             key = ("task", row.method, row.seed, index, "all")
             rows.append((*key, "accuracy", row.accuracy))

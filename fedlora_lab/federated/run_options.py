@@ -1,0 +1,47 @@
+"""The keywords of a run, declared and checked once; signatures of functions are made of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
+from fedlora_lab.federated.spec import PRODUCTS
+from fedlora_lab.methods.plan import Lora
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """The keywords of `run`, which describes them."""
+
+    lora: "Lora | LoraConfig | None" = None
+    seed: int | None = None
+    checkpoint: "str | Path | None" = None
+    resume: "str | Path | None" = None
+    stop_at: float | None = None
+    evaluate_every: int = 1
+    chunk_clients: int | None = None
+    chunk_examples: int | None = None
+    device: "str | torch.device | None" = None
+    products: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.stop_at is not None:
+            check_number("stop_at", self.stop_at, 0, open_low=True)
+        check_whole("evaluate_every", self.evaluate_every, 1)
+        for name in ("chunk_clients", "chunk_examples"):
+            if (most := getattr(self, name)) is not None:
+                check_whole(name, most, 1)
+        check_one_of("products", self.products, PRODUCTS)
+        try:
+            # On "meta" a tensor holds no values. ``None`` is the model's device, wherever this
+            # process makes new tensors.
+            usable = self.device is None or not torch.empty(0, device=self.device).is_meta
+        except (RuntimeError, AssertionError, ValueError, TypeError):
+            usable = False
+        expected = "a device that torch finds here, such as 'cpu' or 'cuda'"
+        check(usable, "device", str(self.device), expected)

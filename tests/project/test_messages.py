@@ -1,0 +1,118 @@
+"""Natural mistakes at the public interface: each is answered in one line by what to write."""
+
+import inspect
+import re
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+import fedlora_lab as fl
+from fedlora_lab._utils.keywords import KeywordError, options_of
+from fedlora_lab.federated.compare import OPTIONS
+from fedlora_lab.federated.run_options import RunOptions
+
+TASK = fl.tasks.regression(clients=2, examples=40, d_in=3, d_out=3, rank=1, test=4)
+PLAN = fl.Plan(rounds=1, local_steps=1, batch=8)
+PRIVACY = fl.Privacy(noise_multiplier=1.0)
+GIVEN = {"fl": fl, "task": TASK, "plan": PLAN, "privacy": PRIVACY, "m": fl.methods}
+CALIBRATE = r"calibrate\(epsilon=8, task=task, plan=plan\)"
+MISTAKES = {
+    # What is typed first, with the words of PEFT, Opacus, optax, Flower and of papers.
+    "fl.Privacy(epsilon=8)": rf"^epsilon=8: expected fl.Privacy\(...\).{CALIBRATE}",
+    "fl.Privacy(target_epsilon=8)": rf"^target_epsilon=8: expected fl.Privacy\(...\).{CALIBRATE}",
+    "fl.Privacy(max_grad_norm=0.5)": "^max_grad_norm=0.5: expected clip_norm=0.5$",
+    "fl.Privacy(noise=1.5)": "^noise=1.5: expected noise_multiplier=1.5$",
+    "fl.Privacy(target_delta=1e-5)": "^target_delta=1e-05: expected delta=1e-05$",
+    "fl.Privacy(batch_size=4)": r"^batch_size=4: expected it in fl.Plan, as fl.Plan\(batch=4\)$",
+    "fl.Lora(r=4)": "^r=4: expected rank=4$",
+    "fl.Lora(rank=4, lora_alpha=8)": "^lora_alpha=8: expected alpha=8$",
+    "fl.Lora(target_modules=['q'])": r"^target_modules=\['q'\]: expected targets=\['q'\]$",
+    "fl.Lora(lora_dropout=0.1)": "^lora_dropout=0.1: expected none: adapters are trained without",
+    "fl.Lora(rank=4).replace(r=2)": "^r=2: expected rank=2$",
+    "fl.Plan(learning_rate=0.1)": "^learning_rate=0.1: expected lr=0.1$",
+    "fl.Plan(epochs=3)": r"^epochs=3: expected rounds=... and local_steps=... of fl.Plan",
+    "fl.Plan(momentum=0.9)": r"^momentum=0.9: expected optimizer=fl.SGD\(momentum=0.9\)",
+    "fl.Plan(clip_norm=1)": r"^clip_norm=1: expected it in fl.Privacy, as fl.Privacy\(clip_norm=1",
+    "fl.Plan(num_clients=9)": r"^num_clients=9: expected it in the task, as in fl.tasks.digits\(c",
+    "fl.Plan(round=3)": "^round=3: expected a keyword of Plan: .*; did you mean 'rounds'",
+    "plan.replace(local_step=3)": "^local_step=3: .*did you mean 'local_steps'",
+    "fl.SGD(lr=0.1)": r"^lr=0.1: expected it in fl.Plan, as fl.Plan\(lr=0.1\)$",
+    "fl.review.Claims(clip=1.0, noise_multiplier=1.0)": "^clip=1.0: expected clip_norm=1.0$",
+    "privacy.calibrate(8)": r"^calibrate\(...\): expected calibrate\(epsilon=..., task=..., plan=",
+    "privacy.calibrate(epsilon=8)": r"^calibrate\(...\): expected .*, but missing .* 'task'",
+    "privacy.calibrate(target_epsilon=8, task=task, plan=plan)": "^target_epsilon=8: .* epsilon=8$",
+    # Methods, their fields and their names.
+    "fl.Cycle('B', 'A')": r'^Cycle\(...\): expected Cycle\(\("B", "A"\)\), but too many',
+    "m.RoLoRA.replace(train='B')": r"^train='B': expected a function, such as fl.Cycle\(\('B',\)\)",
+    "m.RoLoRA.replace(train=('B', 'A'))": r"^train=.*: .* such as fl.Cycle\(\('B', 'A'\)\)$",
+    "m.RoLoRA.replace(aggregate='mean')": "^aggregate='mean': .*such as fl.methods.aggregation.mea",
+    "m.RoLoRA.replace(schedule='B')": "^schedule='B': expected train='B'$",
+    "m.RoLoRA.replace(nmae='mine')": "^nmae='mine': .*did you mean 'name'",
+    "m.FFALora2": "^module 'fedlora_lab.methods' .*'FFALora2'; did you mean 'FFA', 'ffa-lora'",
+    "m.Rolra": "^module 'fedlora_lab.methods' .*'Rolra'; did you mean 'RoLoRA', 'rolora'",
+    "m.get('FFA-LoRa2')": "^method='FFA-LoRa2': expected one of .*; did you mean 'ffa-lora'",
+    "fl.RoLoRA": "^module 'fedlora_lab' .*'RoLoRA'; did you mean 'fedlora_lab.methods.RoLoRA'",
+    "fl.plot": "^module 'fedlora_lab' has no attribute 'plot'; did you mean 'plots'",
+    # Functions.
+    "fl.run(task, 'fedlora', None, plan, sed=0)": "^sed=0: expected .*; did you mean 'seed'",
+    "fl.run(task, 'fedlora', None, plan, n_jobs=4)": "^n_jobs=4: expected none: the clients of a ",
+    "fl.run(task, 'fedlora', None, plan, rank=2)": r"^rank=2: expected it in fl.Lora, as fl.Lora\(",
+    "fl.run(task, 'fedlora', None, plan, epsilon=8)": rf"^epsilon=8: expected .*{CALIBRATE}",
+    "fl.run(task, 'fedlora', plan)": r"^run\(...\): expected run\(task, method, privacy, plan, ...",
+    "fl.ticks(task, 'fedlora', None, plan, lr=1)": r"^lr=1: expected it in fl.Plan",
+    "fl.compare(task, ['rolora'], None, plan, seed=1)": "^seed=1: .*did you mean 'seeds'",
+    "fl.compare(task, 'rolora', None, plan)": "^methods='rolora': expected a list, such as",
+    "fl.suggest_lr(task, 'rolora', privacy, plan, rank=2)": r"^rank=2: expected it in fl.Lora",
+    "fl.finetune('model', 'data.csv', epoch=3)": "^epoch=3: expected a keyword of finetune",
+    "fl.finetune('model', 'data.csv', batch_size=4)": "^batch_size=4: expected batch=4$",
+    "fl.audit.canaries(task, 'rolora', privacy, plan, n_canaries=9)": "^n_canaries=9: .*'canaries'",
+    "privacy.calibrate(epsilon=8, task=task, plan=plan).resolve(task, plan.replace(batch=4))": (
+        rf"^sample_rate=0.2.*: expected 0.1 = batch / n_k of this plan: {CALIBRATE} for this plan$"
+    ),
+}
+
+
+@pytest.mark.parametrize("code", MISTAKES)
+def test_a_natural_mistake_is_answered_by_what_to_write(code):
+    with pytest.raises((ValueError, AttributeError)) as error:
+        eval(code, GIVEN)
+    line = str(error.value)
+    assert re.search(MISTAKES[code], line), line
+    assert "\n" not in line
+    # Python's own kind of error too, for whoever catches that.
+    assert isinstance(error.value, KeywordError) == isinstance(error.value, TypeError)
+
+
+def test_signatures_name_the_options_that_are_taken():
+    """With types and defaults, from the one declaration: nothing stands in it that is not taken."""
+    every = {one.name: one for one in options_of(RunOptions)}
+    taken: dict[Any, set[str]] = {
+        fl.run: set(every),
+        fl.ticks: set(every),
+        fl.compare: {*OPTIONS, "lora"},
+        fl.audit.canaries: every.keys() - {"checkpoint", "resume"},
+        fl.finetune: every.keys() - {"checkpoint", "resume"},
+    }
+    for function, names in taken.items():
+        shown = inspect.signature(function).parameters
+        assert all(one.kind is not inspect.Parameter.VAR_KEYWORD for one in shown.values())
+        assert names <= shown.keys()
+        assert all(one.annotation is not one.empty for one in shown.values())
+        if function is not fl.finetune:  # where defaults are chosen
+            own = names - {"seed"}
+            assert all(shown[name].default == every[name].default for name in own)
+    for part in (fl.Plan, fl.Privacy):
+        names = {one.name for one in fields(part)} - {"noise_multiplier", "sample_rate", "target"}
+        assert names <= inspect.signature(fl.finetune).parameters.keys()
+
+
+def test_every_public_settings_class_and_function_with_options_explains_its_keywords():
+    """Whoever adds one is reminded here: no bare TypeError of Python's reaches a user."""
+    public = [getattr(fl, name) for name in fl.__all__]
+    settings: Any = [one for one in public if isinstance(one, type) and hasattr(one, "replace")]
+    assert {fl.Plan, fl.Privacy, fl.Lora, fl.Method} <= {*settings}
+    settings += [fl.Cycle, fl.SGD, fl.Adam, fl.AdamW]
+    for one in settings:
+        with pytest.raises(KeywordError, match=r"^nonsense=1: expected a keyword of"):
+            one(nonsense=1)

@@ -243,10 +243,7 @@ def noise_taken_up(
         variance.linear,
         "noise on B: a multiplier, a clip_norm > 0, a row that moves B",
     )
-    kind = noise_product(row)
-    if not privacy.by_step and kind == "within a round":
-        kind = "at once"  # of a round's change both factors are noised together
-    return NoiseTakenUp(variance, kind, balance)
+    return NoiseTakenUp(variance, noise_product(row), balance)
 
 
 def _orthonormal_rows(weight: torch.Tensor, rank: int) -> dict[str, torch.Tensor]:

@@ -327,6 +327,37 @@ def use_tokenizer_of(info: Mapping[str, Any], tokenizer: Any, source: str) -> No
     tokenizer.truncation_side = info.get("truncation_side", facts["truncation_side"])
 
 
+def check_control_tokens(
+    argument: str, tokenizer: Any, texts: Sequence[Any], rows: Sequence[str], rendered: bool
+) -> None:
+    """Refuses texts of people that spell a tokenizer's control tokens, which it would read as such.
+
+    Args:
+        argument: for messages.
+        tokenizer: whose special tokens are looked for.
+        texts, rows: what is read, and what messages call each row.
+        rendered: the texts may come from a chat template: then every one of them has some, and a
+            text without, or one of a few that have, is no such text.
+    Raises: ``ValueError`` naming the rows and the token.
+    Guarantees: tests/tasks/test_chats.py::test_a_control_token_in_a_text_of_people_is_refused.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    special = {*tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
+    # The longest first, so that a message names what is read.
+    spelled = re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))))
+    found = {}
+    for row, text in zip(rows, texts, strict=True):
+        match = spelled.search(text) if special and isinstance(text, str) else None
+        if match:
+            found[row] = match.group()
+    if rendered and len(found) == len(texts):
+        return
+    expected = "no control token of the tokenizer in a text: it would be read as one"
+    if rendered:
+        expected += "; a chat template writes some in every row"
+    check_rows(argument, found, expected)
+
+
 def longest_text(model: nn.Module) -> int | None:
     """The most tokens that a model holds; ``None`` where its configuration does not say."""
     config: Any = model.config

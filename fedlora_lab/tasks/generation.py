@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from fedlora_lab._utils.validation import check, check_rows, check_whole
+from fedlora_lab._utils.validation import check, check_rows, check_whole, in_one_line
 from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.labels import column_of, is_unicode, row_names, template_fields
 from fedlora_lab.tasks.metrics import IGNORED
@@ -29,20 +29,88 @@ class Generation:
         tokenizer: of the decoder.
         prompt, answer: the columns or templates of the task's prompts and answers.
         max_new_tokens: written at most.
+        messages: the column of chats, in the place of both.
     """
 
     tokenizer: Any
-    prompt: str
-    answer: str
+    prompt: str | None
+    answer: str | None
     max_new_tokens: int
+    messages: str | None = None
 
     def pairs(self, table: "DataFrame") -> list[tuple[str, str]]:
-        """The prompts and answers of a table's rows."""
-        prompts = fill(table, "prompt", self.prompt)
-        return list(zip(prompts, fill(table, "answer", self.answer), strict=True))
+        """The prompts and answers of a table's rows.
 
-    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        """The tokens of each prompt, behind the tokenizer's first mark if it has one."""
+        Raises: ``ValueError`` naming the rows of texts that spell control tokens, and of chats that
+            do not end with an answer.
+        """
+        if self.messages is not None:
+            chats = column_of(table, "messages", self.messages)
+            return self._pairs_of_chats(chats, row_names(table))
+        texts = {"prompt": self.prompt, "answer": self.answer}
+        for argument, source in texts.items():
+            fields = template_fields(table, argument, source)
+            # What a template says itself is its writer's; what fills it are texts of people.
+            for column in fields or [source]:
+                cells = column_of(table, argument, column)
+                architectures.check_control_tokens(
+                    argument, self.tokenizer, cells, row_names(table), rendered=not fields
+                )
+        prompts, answers = (fill(table, name, str(source)) for name, source in texts.items())
+        return list(zip(prompts, answers, strict=True))
+
+    def _pairs_of_chats(self, chats: Sequence[Any], rows: Sequence[str]) -> list[tuple[str, str]]:
+        """What the tokenizer's template makes of chats: all but the last answer, and the answer."""
+        chats = [list(chat) if hasattr(chat, "__iter__") else chat for chat in chats]
+        named = list(zip(rows, chats, strict=True))
+        bad = {
+            row: repr(chat)
+            for row, chat in named
+            if not is_chat(chat) or chat[-1]["role"] != "assistant" or len(chat) < 2
+        }
+        expected = "a list of {'role': ..., 'content': ...} that ends with an answer (assistant)"
+        check_rows("messages", bad, expected)
+        pairs = []
+        apart = {}
+        for row, chat in named:
+            prompt = self._render(chat[:-1], row)
+            whole = self.tokenizer.apply_chat_template(chat, tokenize=False)
+            if not whole.startswith(prompt) or len(whole) == len(prompt):
+                apart[row] = whole
+            pairs.append((prompt, whole[len(prompt) :]))
+        expected = "a chat template that writes the answer behind its prompt; give prompt=, answer="
+        check_rows("messages", apart, expected)
+        # The answers' own texts; those of the prompts were looked at above.
+        answers = [chat[-1]["content"] for chat in chats]
+        architectures.check_control_tokens(
+            "messages", self.tokenizer, answers, rows, rendered=False
+        )
+        return pairs
+
+    def _render(self, chat: Sequence[Mapping[str, str]], row: str) -> str:
+        """The prompt that the tokenizer's template makes of a chat that waits for an answer."""
+        expected = "a tokenizer with a chat template, or prompt= and answer="
+        check(bool(self.tokenizer.chat_template), "tokenizer", "no chat template", expected)
+        texts = [message["content"] for message in chat]
+        names = [row] * len(texts)
+        architectures.check_control_tokens("messages", self.tokenizer, texts, names, rendered=False)
+        with in_one_line(
+            f"messages, {row}: expected a chat that the tokenizer's template takes, but"
+        ):
+            return self.tokenizer.apply_chat_template(
+                [*chat], tokenize=False, add_generation_prompt=True
+            )
+
+    def encode(self, prompts: Sequence[Any]) -> list[list[int]]:
+        """The tokens of each prompt, behind the tokenizer's first mark if it has one.
+
+        Args: prompts: texts, or chats that wait for an answer where the task was made of chats.
+        """
+        if self.messages is not None and isinstance(prompts, list | tuple):
+            prompts = [
+                self._render(prompt, f"row {i}") if is_chat(prompt) else prompt
+                for i, prompt in enumerate(prompts)
+            ]
         is_list = isinstance(prompts, list | tuple) and len(prompts) > 0
         is_texts = is_list and all(isinstance(x, str) and is_unicode(x) for x in prompts)
         check(is_texts, "prompts", prompts, "a list of texts, in whole letters of Unicode")
@@ -79,7 +147,7 @@ class Generation:
         self.check_room(base, prompts)
         # Put back afterwards: the model is the task's, and other runs share it.
         own_settings = base.generation_config
-        ends = self._end_tokens(own_settings)
+        ends = self.end_tokens(model)
         # A model may come with settings of its own, such as sampling or a penalty.
         base.generation_config = GenerationConfig(
             pad_token_id=self.tokenizer.pad_token_id, eos_token_id=ends or None
@@ -132,7 +200,7 @@ class Generation:
         # A prompt ends where its answer begins.
         starts = is_answer.int().argmax(1).tolist()
         heads = [tuple(ids[:start].tolist()) for ids, start in zip(tokens, starts, strict=True)]
-        ends = self._end_tokens(None)
+        ends = self.end_tokens(model)
         answers = [
             self._read(ids[mask].tolist(), ends)
             for ids, mask in zip(tokens, is_answer, strict=True)
@@ -142,9 +210,21 @@ class Generation:
         written = dict(zip(each, self.write(model, each), strict=True))
         return answers, [written[head] for head in heads]
 
-    def _end_tokens(self, config: Any) -> list[int]:
+    def is_ended(self, ids: Sequence[int], ends: Sequence[int]) -> bool:
+        """Whether an end token stands behind the last token that can be seen.
+
+        A chat template may write a line break behind it.
+        """
+        for token in reversed(ids):
+            if token in ends:
+                return True
+            if self.tokenizer.decode([token], skip_special_tokens=True).strip():
+                return False
+        return False
+
+    def end_tokens(self, model: Any) -> list[int]:
         """The tokenizer's end token and those of the model, which has several for chats."""
-        ends = getattr(config, "eos_token_id", None)
+        ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
         ends = list(ends) if isinstance(ends, list | tuple) else [ends]
         return sorted({int(end) for end in (self.tokenizer.eos_token_id, *ends) if end is not None})
 
@@ -152,6 +232,22 @@ class Generation:
         """The text of some tokens before the first end."""
         end = next((i for i, token in enumerate(ids) if token in ends), len(ids))
         return self.tokenizer.decode(ids[:end], skip_special_tokens=True)
+
+
+def is_chat(value: Any) -> bool:
+    """Whether a value is a list of messages, each with the texts of its role and content."""
+    return (
+        isinstance(value, list | tuple)
+        and bool(value)
+        and all(
+            isinstance(message, Mapping)
+            and all(
+                isinstance(message.get(key), str) and is_unicode(message[key])
+                for key in ("role", "content")
+            )
+            for message in value
+        )
+    )
 
 
 def _of_one_length(prompts: Sequence[Sequence[int]]) -> list[list[int]]:

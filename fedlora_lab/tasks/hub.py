@@ -83,6 +83,10 @@ def hub(
     head = architectures.default_head(base) if head == OWN_HEAD else head
     encode = architectures.input_reader(kind, model, tokenizer, base, max_length)
     values = rows.column(kind, text or image)
+    if text:
+        architectures.check_control_tokens(
+            "text", encode.args[0], values, rows.names, rendered=True
+        )
     cut = 0
     if text and max_length:
         # What the encoder cuts it does not count: its tokenizer tells how long each text was.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from fedlora_lab._utils.torch_state import in_usual_torch
-from fedlora_lab._utils.validation import check, check_rows, check_whole, in_one_line
+from fedlora_lab._utils.validation import check, check_rows, check_whole, in_one_line, warn
 from fedlora_lab.tasks import architectures
 from fedlora_lab.tasks.generation import Generation
 from fedlora_lab.tasks.metrics import IGNORED, Metrics, next_token_loss, select_metrics
@@ -22,8 +22,9 @@ def prompts(
     model: architectures.ModelSource,
     dataset: object,
     *,
-    prompt: str,
-    answer: str,
+    prompt: str | None = None,
+    answer: str | None = None,
+    messages: str | None = None,
     by: str | None = None,
     person: str | None = None,
     clients: int | None = None,
@@ -47,14 +48,19 @@ def prompts(
     Args:
         model, dataset, by, person, clients, seed, test, public_test: as of `fl.tasks.hub`.
         targets, head, tokenizer: as of `fl.tasks.hub`; default: no head.
-        prompt, answer: columns of texts, or templates: "Question: {question} Answer:".
+        prompt, answer: columns of texts, or templates: "Question: {question} Answer:". A text that
+            fills a template, or one of a few in a column, may spell no control token of the
+            tokenizer; a column in which every text has some is read as a chat template wrote it.
+        messages: in their place a column of chats, lists of {"role": ..., "content": ...} that end
+            with the answer of the assistant: the tokenizer's own chat template writes both.
         max_length: tokens kept of an example, whose end is cut; ``info["texts cut"]`` counts them.
             ``None``: none is cut, and one that the model cannot hold is refused.
-        max_new_tokens: written at most as the answer to a prompt.
+        max_new_tokens: written at most as the answer to a prompt. Longer answers of public test
+            rows are warned of, and others where they are more than half of all: none can be right.
         metrics: names in ``fl.tasks.METRICS["prompts"]``, or a mapping with `fl.tasks.TextScore`.
     Raises: ``ValueError`` in one line for what does not fit, naming column and row.
     Guarantees: tests/lora/test_gradients.py::test_equals_batches_of_one,
-        tests/tasks/test_prompts.py::test_only_the_answer_counts.
+        tests/tasks/test_prompts.py::test_only_the_answer_counts, tests/tasks/test_chats.py.
 
     >>> import tempfile
     >>> import fedlora_lab as fl
@@ -65,14 +71,21 @@ def prompts(
     (('n', 'y'), ['exact_match', 'perplexity', 'loss'])
     """
     check_whole("max_new_tokens", max_new_tokens, 1)
+    given = [name for name in (prompt, answer, messages) if name is not None]
+    fits = given in ([prompt, answer], [messages])
+    expected = "prompt= and answer=, or messages= alone: names of columns"
+    check(fits, "prompt, answer, messages", (prompt, answer, messages), expected)
     columns = {"prompt": prompt, "answer": answer}
+    if messages is not None:
+        columns = {"messages": messages}
     rows = Rows.read(dataset, test, seed, by, person, clients, public_test, columns)
     base, _ = architectures.load(model, "causal", 0, seed)
     code = architectures.prepare_tokenizer(model, tokenizer, base)
-    generation = Generation(code, prompt, answer, max_new_tokens)
+    generation = Generation(code, prompt, answer, max_new_tokens, messages)
     pairs = [pair for table in (rows.private, rows.held_out) for pair in generation.pairs(table)]
     x, y, cut = encode_pairs(generation, base, pairs, max_length, rows.names)
     _check_decoder(base, x)
+    _warn_of_long_answers(generation, base, y, len(rows.private), public_test)
     return rows.make_task(
         x,
         y,
@@ -88,8 +101,7 @@ def prompts(
             "model": type(base).__name__,
             "base": base_digest(base),
             "kind": "causal",
-            "prompt": prompt,
-            "answer": answer,
+            **columns,
             "max_new_tokens": max_new_tokens,
             **architectures.tokenizer_facts(code),
             "texts cut": cut,
@@ -126,8 +138,9 @@ def encode_pairs(
     for argument, texts_of in (("prompt", heads), ("answer", tails)):
         empty = {row: "no token" for row, ids in zip(names, texts_of, strict=True) if not ids}
         check_rows(argument, empty, "at least one token in every row")
-    # A chat template writes it already.
-    tails = [tail if tail[-1:] == ends else tail + ends for tail in tails]
+    # A chat template writes it already, perhaps another one than the tokenizer's.
+    marks = generation.end_tokens(model)
+    tails = [tail if generation.is_ended(tail, marks) else tail + ends for tail in tails]
     full = {
         row: f"{len(head)} tokens"
         for row, head in zip(names, heads, strict=True)
@@ -145,6 +158,34 @@ def encode_pairs(
     y = torch.where(mask.bool() & (torch.arange(ids.shape[1]) >= starts), ids, IGNORED)
     cut = sum(len(text) > ids.shape[1] for text in texts)
     return {"input_ids": ids, "attention_mask": mask}, y, cut
+
+
+def _warn_of_long_answers(
+    generation: Generation, model: nn.Module, y: Tensor, private: int, public_test: bool
+) -> None:
+    """Warns where answers have more tokens than are written, so that no score can find them right.
+
+    Of private rows only that they are more than half of all, and no number: one row alone must not
+    be told of.
+
+    Args: generation, model, y: of the task, all rows. private: how many come first. public_test.
+    """
+    most = generation.max_new_tokens
+    ends = torch.tensor(generation.end_tokens(model))
+    is_answer = (y != IGNORED) & ~torch.isin(y, ends)
+    lengths = is_answer.sum(1)
+    if public_test:
+        lengths = lengths[private:]
+    long = int((lengths > most).sum())
+    if public_test and long:
+        share = f"{long} of {len(lengths)} test answers have more tokens"
+        warn(
+            f"max_new_tokens={most}: {share} and cannot be written whole, so they count as wrong; "
+            f"the longest has {int(lengths.max())}"
+        )
+    elif 2 * long > len(lengths):
+        share = "more than half of the answers have more tokens"
+        warn(f"max_new_tokens={most}: {share} and cannot be written whole: they count as wrong")
 
 
 @torch.no_grad()

@@ -201,7 +201,11 @@ def predict(
 
 @in_usual_torch
 def generate(
-    task: Task, record: Round, prompts: Sequence[str], *, max_new_tokens: int | None = None
+    task: Task,
+    record: Round,
+    prompts: "Sequence[str] | Sequence[Sequence[Mapping[str, str]]]",
+    *,
+    max_new_tokens: int | None = None,
 ) -> list[str]:
     """Returns what the decoder with a record's global adapter (and head) answers to each prompt.
 
@@ -209,7 +213,8 @@ def generate(
 
     Args:
         task, record: of a run on a task of `fl.tasks.prompts`.
-        prompts: texts, as the task's own are after its template is filled.
+        prompts: texts, as the task's own are after its template is filled; of a task of messages
+            also chats that wait for an answer, lists of {"role": ..., "content": ...}.
         max_new_tokens: written at most; ``None``: as the task says.
     Raises: ``ValueError`` for another task, an empty prompt or one without room for an answer.
     Guarantees: tests/tasks/test_prompts.py::test_plain_peft_writes_the_same_texts.

@@ -52,7 +52,8 @@ class Generation:
             fields = template_fields(table, argument, source)
             # What a template says itself is its writer's; what fills it are texts of people.
             for column in fields or [source]:
-                cells = column_of(table, argument, column)
+                name = f"{argument} {{{column}}}" if fields else argument
+                cells = column_of(table, name, column)
                 architectures.check_control_tokens(
                     argument, self.tokenizer, cells, row_names(table), rendered=not fields
                 )

@@ -41,7 +41,7 @@ def chat_folder(end="<|im_end|>"):
     tokenizer.chat_template = TEMPLATE
     sizes: Options = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
     sizes |= {"num_attention_heads": 2, "max_position_embeddings": 160, "vocab_size": 300}
-    ends = [code.token_to_id(mark) for mark in MARKS if mark != "<|im_start|>"]
+    ends: Any = [code.token_to_id(mark) for mark in MARKS if mark != "<|im_start|>"]
     folder = Path(tempfile.mkdtemp()) / "chat"
     config = transformers.LlamaConfig(**sizes, eos_token_id=ends, pad_token_id=0)
     with fl.tasks.quiet(), torch.random.fork_rng(devices=[]):

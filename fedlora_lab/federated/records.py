@@ -170,7 +170,9 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     promise = privacy_card(task, record.method, record.index, record.ledger)
     beside = {"README.md": card, "PRIVACY.md": promise}
     if record.ledger is not None:
-        beside["ledger.json"] = record.ledger.to_json() + "\n"
+        # Whose data they were is not told to whoever gets the adapter: no number depends on it.
+        ledger = record.ledger.with_client_names(None)
+        beside["ledger.json"] = ledger.to_json() + "\n"
     return adapters.save(task, lora, state.tensors, path, beside)
 
 

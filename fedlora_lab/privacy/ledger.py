@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -16,6 +16,7 @@ from fedlora_lab._utils import files
 from fedlora_lab._utils.options import TRUST, UNITS
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole, refuse
 from fedlora_lab.privacy import accounting
+from fedlora_lab.privacy.same_clients import Spent, add_up, as_history, worst_histories
 
 PerClient = float | tuple[float, ...]
 """One number for all clients, or a number for each."""
@@ -89,6 +90,16 @@ def _as_count(name: str, value: Any) -> int:
     in_range = whole and 0 <= int(value) <= MAX_COUNT
     check(in_range, name, value, f"a whole number in [0, {MAX_COUNT}]")
     return int(value)
+
+
+def _as_names(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Clients' names, each a text that stands there once."""
+    if names is None:
+        return None
+    right = isinstance(names, Sequence) and not isinstance(names, str)
+    right = right and all(isinstance(name, str) and name for name in names)
+    check(right and len({*names}) == len(names), "client_names", names, "texts, each once")
+    return tuple(names)
 
 
 @dataclass(frozen=True)
@@ -169,28 +180,6 @@ class LedgerEntry:
         return list(zip(clients, zip(sigmas, rates, strict=True), strict=True))
 
 
-def _undominated(histories: Iterable[accounting.History]) -> list[accounting.History]:
-    """The histories that no other dominates: one of them spends most.
-
-    Epsilon never falls with less noise, a larger q or more releases. Entries are compared one by
-    one in their order, so histories of different lengths never dominate each other.
-    """
-    # Written so that each number, if larger, spends at least as much.
-    costs = {
-        tuple(
-            number for sigma, q, steps in history for number in (-(sigma or 0.0), q, steps)
-        ): history
-        for history in histories
-    }
-    largest: list[tuple[float, ...]] = []
-    # The largest first: a later one may fall by an earlier one, and never the other way round.
-    for cost in sorted(costs, reverse=True):
-        rivals = (zip(rival, cost, strict=True) for rival in largest if len(rival) == len(cost))
-        if not any(all(a >= b for a, b in pairs) for pairs in rivals):
-            largest.append(cost)
-    return [costs[cost] for cost in largest]
-
-
 class Uncertified(ValueError):
     """Raised in place of an epsilon when the noise does not match the sensitivity.
 
@@ -211,6 +200,10 @@ class Ledger:
         reproducible: the noise can be drawn again from a seed; only such a run repeats rounds.
         trust: whom the noise protects from, see `Privacy`.
         uncertified: why no epsilon can be stated; ``None`` when one can.
+        client_names: of client 0, 1, ...; each once. ``None``: clients are numbers, which say
+            nothing about another run. A run takes the names of its task, unless they are the
+            numbers that a task without names has. An adapter's ledger, which is handed on, has
+            none.
 
     Guarantees: every record counts (test_every_record_counts); a round that is played again from
         its seed counts once (test_a_replay_counts_once); nothing that it states can be assigned
@@ -228,7 +221,7 @@ class Ledger:
     """
 
     # Nothing that a ledger states, and no method that states it, can be assigned afterwards.
-    __slots__ = ("_closed", "_entries", "_parts", "_spent", "_terms")
+    __slots__ = ("_client_names", "_closed", "_entries", "_parts", "_spent", "_terms")
 
     def __init__(
         self,
@@ -239,6 +232,7 @@ class Ledger:
         reproducible: bool = True,
         trust: str | None = None,
         uncertified: str | None = None,
+        client_names: Sequence[str] | None = None,
     ) -> None:
         trust = check_terms(unit, delta, accountant, trust)
         check(isinstance(reproducible, bool), "reproducible", reproducible, "True or False")
@@ -250,7 +244,8 @@ class Ledger:
         # Replaced and never changed in place: copies and snapshots may share them.
         self._entries: tuple[LedgerEntry, ...] = ()
         # Client, or None for all -> (noise multiplier, sample rate) -> releases.
-        self._spent: Mapping[int | None, Mapping[tuple[float, float], int]] = {}
+        self._spent: Mapping[int | None, Spent] = {}
+        self._client_names = _as_names(client_names)
 
     @property
     def terms(self) -> Terms:
@@ -287,19 +282,55 @@ class Ledger:
         """Whom the noise protects from; of a composition the trusts of its parts, with "and"."""
         return self._terms.trust
 
+    @property
+    def client_names(self) -> tuple[str, ...] | None:
+        """The clients' names, by number; ``None`` where they have none, or only in some parts."""
+        if not self._parts:
+            return self._client_names
+        # A part that counts for everybody needs no names.
+        parts = [part for part in self._parts if part._client_names is not None or part.clients]
+        each = [part._client_names for part in parts]
+        if not each or any(names is None for names in each):
+            return None
+        return tuple(dict.fromkeys(name for names in each for name in names or ()))
+
+    def with_client_names(self, names: Sequence[str] | None = None) -> "Ledger":
+        """A copy that knows its clients by these names, by number; ``None``: by none.
+
+        Runs on the same task, whose clients have no names, are counted client by client once they
+        have: `compose` takes equal names for the same client.
+
+        >>> ledger = Ledger(client_names=["Bonn", "Trier"])
+        >>> ledger.with_client_names(None).client_names is None
+        True
+        """
+        check(not self.parts, "ledger", "composition", "the ledger of one run")
+        twin = copy(self)
+        twin._client_names = _as_names(names)
+        for entry in self._entries:
+            twin._check_clients(entry)
+        return twin
+
     @classmethod
     def compose(cls, *ledgers: "Ledger") -> "Ledger":
         """Adds up what several runs on the same data have spent, as a closed ledger.
 
-        All runs are of one task, so that client 3 is the same client in each, or of its pooled
-        data, which count for every client. Unit and delta must be the same; each run is counted
-        under its own trust. Where runs split the data among clients in other ways, compose what
-        `for_everyone` makes of their ledgers, in the example unit.
+        Clients of equal names are one client, in whatever order they stand, and a client that joins
+        counts what it spent itself. A name that a run lacks may be a client of that run under
+        another name, which no other run explains, and clients without names may be any: then the
+        worst way to match them counts, an upper bound. So names have to mean the same in all runs;
+        of runs of one task without names, `with_client_names` says who is who.
+
+        The data of a run of one client count for every client. Unit and delta must be the same;
+        each run is counted under its own trust. Where runs split the data among clients in other
+        ways, compose what `for_everyone` makes of their ledgers, in the example unit.
 
         Returns: a ledger that takes no more entries; with "rdp" where accountants differ,
             reproducible and uncertified where a part is. Runs of one seed are counted as if each
             had noise of its own, and `privacy.statement` says so.
-        Guarantees: releases add up, client by client (test_compose_adds_up), pooled data for every
+        Guarantees: releases add up, client by client (test_compose_adds_up), by name
+            (test_clients_are_known_by_name_wherever_they_stand) and else never too little
+            (test_a_sum_is_never_below_what_a_client_has_spent), pooled data for every
             client (test_pooled_data_are_spent_for_every_client); other units and deltas are refused
             (test_compose_refuses_other_terms).
         """
@@ -348,9 +379,16 @@ class Ledger:
 
     @property
     def clients(self) -> tuple[int, ...]:
-        """Clients that are named in some entry, sorted."""
-        named = {client for part in self.parts for client in part.clients} | {*self._spent}
-        return tuple(sorted(client for client in named if client is not None))
+        """Clients that are named in some entry, sorted; of a composition by `client_names`."""
+        names = self.client_names if self.parts else None
+        numbers = {client for client in self._spent if client is not None}
+        for part in self.parts:
+            own = part._client_names
+            numbers |= {
+                client if names is None or own is None else names.index(own[client])
+                for client in part.clients
+            }
+        return tuple(sorted(numbers))
 
     @property
     def uncertified(self) -> str | None:
@@ -407,7 +445,15 @@ class Ledger:
         named = self._terms.unit == "client" and entry.clients is not None
         return replace(entry, clients=None) if named else entry
 
+    def _check_clients(self, entry: LedgerEntry) -> None:
+        """Refuses a client that has no name where the others have."""
+        if self._client_names is not None and entry.clients:
+            count = len(self._client_names)
+            expected = f"clients below {count}, the number of client_names"
+            check(max(entry.clients) < count, "clients", entry.clients, expected)
+
     def _append(self, entry: LedgerEntry) -> None:
+        self._check_clients(entry)
         spent = dict(self._spent)
         for client, pair in entry.rows():
             history = spent.get(client, {})
@@ -419,23 +465,68 @@ class Ledger:
 
     # ---- what was spent
 
-    def history(self, client: int | None = None, observer: str | None = None) -> accounting.History:
+    def history(
+        self, client: int | str | None = None, observer: str | None = None
+    ) -> accounting.History:
         """(noise_multiplier, sample_rate, steps) of one client; ``None``: what counts for all only.
 
-        ``observer`` as for `epsilon`.
+        ``observer`` as for `epsilon`. Raises ``ValueError`` where it depends on who a client is in
+        another run; `epsilon` counts the worst then.
         """
         self._check_observer(observer)
-        total: dict[tuple[float, float], int] = {}
-        for part in self.parts or (self,):
+        runs, common = self._spent_by_label()
+        if client is None:
+            return as_history(common)
+        labels = self._labels(client)
+        own = add_up(common, *(run[label] for run in runs for label in labels if label in run))
+        worst = {h for label in labels for h in worst_histories(runs, common, label)}
+        sure = all({(sigma, q): n for sigma, q, n in history} == own for history in worst)
+        expected = "a client that all runs know by one name: see with_client_names"
+        check(sure, "client", client, expected)
+        return as_history(own)
+
+    def _spent_by_label(self) -> tuple[list[Mapping[Hashable, Spent]], Spent]:
+        """What each client has spent in each run, by what tells who it is; and what all have."""
+        runs: list[Mapping[Hashable, Spent]] = []
+        common: Spent = {}
+        for number, part in enumerate(self.parts or (self,)):
             # The draw of examples stays inside their client, so its q counts. Who takes part, or
             # how many do, is hidden by a trusted server alone: else the q of clients is 1.
             tells = part.unit == "client" and part.trust != "central"
-            # Entries that name no client count for every client.
-            for key in (None,) if client is None else (None, client):
-                for (sigma, q), count in part._spent.get(key, {}).items():
-                    pair = (sigma, 1.0 if tells else q)
-                    total[pair] = total.get(pair, 0) + count
-        return tuple((*pair, count) for pair, count in total.items())
+            # Clients without spending count as well: a name that is there is nobody else's.
+            run: dict[Hashable, Spent] = dict.fromkeys(part._client_names or (), {})
+            for client, spent in part._spent.items():
+                counted = add_up(
+                    *({(sigma, 1.0 if tells else q): n} for (sigma, q), n in spent.items())
+                )
+                if client is None:  # entries that name no client count for every client
+                    common = add_up(common, counted)
+                else:
+                    run[part._label(number, client)] = counted
+            runs.append(run)
+        return runs, common
+
+    def _label(self, number: int, client: int) -> Hashable:
+        """What tells who a client of this run is; without a name its place, in no other run."""
+        names = self._client_names
+        return (number, client) if names is None else names[client]
+
+    def _labels(self, client: int | str) -> list[Hashable]:
+        """The labels of one client; of a number in runs without names it may be several."""
+        names = self.client_names
+        if isinstance(client, str):
+            everyone = [*{n for part in self.parts or (self,) for n in part._client_names or ()}]
+            expected = f"one of {sorted(everyone)}" if everyone else "a number: it has no names"
+            check(client in everyone, "client", client, expected)
+            return [client]
+        check_whole("client", client, 0, None if names is None else len(names) - 1)
+        if names is not None:
+            return [names[client]]
+        return [
+            part._label(number, client)
+            for number, part in enumerate(self.parts or (self,))
+            if client in part._spent or client < len(part._client_names or ())
+        ]
 
     def _check_observer(self, observer: str | None) -> None:
         allowed = " or ".join(map(repr, self.observers))
@@ -444,7 +535,7 @@ class Ledger:
         check(observer is None or observer in self.observers, "observer", observer, allowed)
 
     def _histories(
-        self, quantity: str, client: int | None, observer: str | None
+        self, quantity: str, client: int | str | None, observer: str | None
     ) -> list[accounting.History]:
         """The histories among which is the one that spends most and is attacked most easily.
 
@@ -453,17 +544,21 @@ class Ledger:
         self._check_observer(observer)
         if self.uncertified is not None:
             raise Uncertified(f"{quantity}: not certified: {self.uncertified}")
-        if client is not None:
-            check_whole("client", client, 0)
-        # What can be promised to everyone is what is promised to the client who spent most.
-        clients = (None, *self.clients) if client is None else (client,)
-        return _undominated(self.history(k, observer) for k in clients)
+        runs, common = self._spent_by_label()
+        if client is None:
+            # What can be promised to everyone is what is promised to the client who spent most.
+            return worst_histories(runs, common)
+        labels = self._labels(client)
+        histories = (h for label in labels for h in worst_histories(runs, common, label))
+        return [*dict.fromkeys(histories)] or [as_history(common)]
 
-    def epsilon(self, client: int | None = None, observer: str | None = None) -> float:
+    def epsilon(self, client: int | str | None = None, observer: str | None = None) -> float:
         """Epsilon spent by one client, or the largest over all; ``inf`` after one without noise.
 
         Args:
-            client: one client's number; ``None`` is the one who spent most.
+            client: one client's name, or its number in `client_names`; ``None`` is the one who
+                spent most. Of a composition it is an upper bound where a run lacks the name, see
+                `compose`.
             observer: one of `observers`; default: the first, of a composition each part's own.
 
         Raises: `Uncertified` with the reason, when a release cannot be certified; ``ValueError``
@@ -486,7 +581,7 @@ class Ledger:
     def tradeoff(
         self,
         fpr: float | Float[np.ndarray, " n"],
-        client: int | None = None,
+        client: int | str | None = None,
         observer: str | None = None,
     ) -> Any:
         """The largest share of members that any attacker finds at a false positive rate ``fpr``.
@@ -513,7 +608,7 @@ class Ledger:
         largest = np.max([accounting.tradeoff_curve(h, rates) for h in histories], axis=0)
         return largest if np.ndim(fpr) else float(largest[0])
 
-    def advantage(self, client: int | None = None, observer: str | None = None) -> float:
+    def advantage(self, client: int | str | None = None, observer: str | None = None) -> float:
         """The largest difference of `tradeoff` and its false positive rate: 0 hides, 1 tells all.
 
         Args: client, observer: as for `epsilon`.
@@ -617,6 +712,9 @@ def _content(ledger: Ledger) -> dict[str, Any]:
     content = {**ledger.terms._asdict(), "relation": RELATION}
     if ledger.parts:
         return {**content, "parts": [_content(part) for part in ledger.parts]}
+    # Files of earlier versions have no names: without them the text is theirs.
+    if ledger.client_names is not None:
+        content["client_names"] = list(ledger.client_names)
     return {**content, "releases": [dict(vars(entry)) for entry in ledger.releases]}
 
 
@@ -624,5 +722,6 @@ def _from_content(content: Mapping[str, Any]) -> Ledger:
     """The ledger whose content this is; any error where it is none's."""
     if "parts" in content:
         return Ledger.compose(*map(_from_content, content["parts"]))
-    ledger = Ledger(**{name: content[name] for name in Terms._fields})
+    names = content.get("client_names")
+    ledger = Ledger(**{name: content[name] for name in Terms._fields}, client_names=names)
     return ledger.after(LedgerEntry(**fields) for fields in content["releases"])

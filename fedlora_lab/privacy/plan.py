@@ -1,6 +1,7 @@
 """The privacy settings: unit of privacy, clip norm, noise, sampling, accountant and trust."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -350,13 +351,17 @@ class Privacy:
         return NoiseLevels(each=stds[0] / math.sqrt(shares), server=0.0, shares=shares)
 
     def ledger(
-        self, releases: int = 0, reproducible: bool = True, uncertified: str | None = None
+        self,
+        releases: int = 0,
+        reproducible: bool = True,
+        uncertified: str | None = None,
+        client_names: Sequence[str] | None = None,
     ) -> Ledger:
         """Makes a ledger for these settings, in which every client has made so many releases.
 
         Args:
             releases: number, >= 0.
-            reproducible, uncertified: see `Ledger`.
+            reproducible, uncertified, client_names: see `Ledger`.
 
         Raises: ``ValueError`` with ``releases``, when the noise multiplier or sample rate is open.
         """
@@ -368,6 +373,7 @@ class Privacy:
             trust=self.trust,
             reproducible=reproducible,
             uncertified=uncertified,
+            client_names=client_names,
         )
         if releases:
             self._check_noise()

@@ -350,6 +350,10 @@ class Folder:
             same = not name.startswith("spent-") or (now is not None and rows.get(name) == now)
             if ledger is not None and (cell.startswith("central-") or not same):
                 ledgers[name] = ledger.for_everyone()
+            elif ledger is not None and ledger.client_names is None:
+                # Of one task: a client has the same number in each run.
+                numbers = range(1 + max(ledger.clients, default=-1))
+                ledgers[name] = ledger.with_client_names([str(k) for k in numbers])
         return ledgers
 
     def _fingerprint(self) -> str | None:

@@ -2,12 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from calls import Options, refused
 from toy_tasks import PLAN, book, people, play, private
 
+import fedlora_lab as fl
 from fedlora_lab._utils import files
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, Uncertified
@@ -149,12 +151,13 @@ def test_every_epsilon_names_its_observer():
 
 def test_compose_adds_up():
     """Runs on the same data: their releases together, client by client; equal runs count twice."""
-    first = filled()
-    second = filled(reproducible=False)
-    second.record(2, (1, 5), 3, sample_rate=0.5, noise_multiplier=2.0)
+    names = ["Bonn", "Trier", "Ulm", "Jena"]
+    first = filled(client_names=names)
+    second = filled(reproducible=False, client_names=names)
+    second.record(2, (1, 3), 3, sample_rate=0.5, noise_multiplier=2.0)
     both = Ledger.compose(first, second)
     together = accounting.epsilon(first.history(1) + second.history(1), 1e-5)
-    assert both.epsilon(1) == together and both.clients == (0, 1, 2, 5)
+    assert both.epsilon(1) == together and both.clients == (0, 1, 2, 3)
     assert both.reproducible and not Ledger.compose(second, second).reproducible
     assert Ledger.compose(first, both).history(0) == ((1.0, 0.1, 30),)
     frozen = both.to_json()
@@ -166,6 +169,119 @@ def test_compose_adds_up():
     for change in (lambda: both.record(9, (0,), **RATES), lambda: both.after([entry])):
         with refused(r"^ledger='composition': expected the"):
             change()
+
+
+def dealt(random, names):
+    """A ledger of random rounds of these clients, each with a rate and noise of its own."""
+    count = len(names)
+    ledger = Ledger(accountant="rdp", client_names=names)
+    rates = random.choice([0.05, 0.1, 0.3], count)
+    sigmas = random.choice([0.8, 1.0, 1.5], count)
+    for t in range(3):
+        ids = np.flatnonzero(random.random(count) < 0.6)
+        ledger.record(t, ids, 5, sample_rate=rates[ids], noise_multiplier=sigmas[ids])
+    ledger.record(3, None, 1, sample_rate=0.2, noise_multiplier=3.0)
+    return ledger
+
+
+def spent_by(persons):
+    """Epsilon of each (ledger, name, of the same person) by the releases alone."""
+    history = []
+    for ledger, name in persons:
+        for entry in ledger.releases:
+            rows = dict(entry.rows())
+            key = ledger.client_names.index(name) if name in ledger.client_names else None
+            pair = rows.get(None, rows.get(key))
+            if pair is not None:
+                history.append((*pair, entry.count))
+    return accounting.epsilon(tuple(history), 1e-5, "rdp")
+
+
+NAMES = ("Bonn", "Jena", "Trier", "Ulm", "Aachen", "Koeln")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_clients_are_known_by_name_wherever_they_stand(seed):
+    """In a second run clients stand in another order, one joined, and one may have left."""
+    random = np.random.default_rng(seed)
+    first, second = NAMES[:4], [*random.permutation(NAMES[: 5 - seed % 3])]
+    books = [dealt(random, names) for names in (first, [str(name) for name in second])]
+    both = Ledger.compose(*books)
+    assert both.client_names == tuple(dict.fromkeys([*first, *second]))
+    each = {name: spent_by([(book, name) for book in books]) for name in both.client_names}
+    assert {name: both.epsilon(name) for name in each} == pytest.approx(each)
+    assert both.epsilon() == pytest.approx(max(each.values()))
+    assert [both.epsilon(k) for k in range(len(each))] == pytest.approx([*each.values()])
+    assert Ledger.from_json(both.to_json()).epsilon() == both.epsilon()
+    with refused(r"^client='Paris': expected one of \['"):
+        both.epsilon("Paris")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_sum_is_never_below_what_a_client_has_spent(seed):
+    """Sites are renamed, moved, left out, joined, or have no names in two or three runs; what each
+    has spent is counted beside, by who it really is."""
+    random = np.random.default_rng(seed)
+    books, people = [], []
+    for run in range(2 + seed % 2):
+        who = random.permutation(6)[: random.integers(2, 6)]
+        # The same site is called otherwise in some runs, and no two sites have one name.
+        names = [NAMES[k] if random.random() < 0.6 else f"{NAMES[k]} in run {run}" for k in who]
+        book = dealt(random, names)
+        people.append(dict(zip(who.tolist(), names, strict=True)))
+        books.append(book)
+    unnamed = [book.with_client_names(None) if random.random() < 0.3 else book for book in books]
+    both = Ledger.compose(*unnamed)
+    for person in range(6):
+        pairs = [(book, names.get(person)) for book, names in zip(books, people, strict=True)]
+        truth = spent_by(pairs)
+        assert both.epsilon() >= truth * (1 - 1e-12)
+        for (book, name), counted in zip(pairs, unnamed, strict=True):
+            if name is not None:
+                known = name if counted.client_names else book.client_names.index(name)
+                mixed = both.client_names is None or isinstance(known, str)
+                assert not mixed or both.epsilon(known) >= truth * (1 - 1e-12)
+
+
+def test_many_ways_to_match_clients_are_bounded():
+    """Of clients without names each may be any: with many kinds of noise not one by one."""
+    sigmas = np.linspace(0.9, 1.2, 30)
+    rates = np.linspace(0.1, 0.14, 30)
+    ledger = Ledger(accountant="rdp")
+    ledger.record(0, range(30), 20, sample_rate=rates, noise_multiplier=sigmas)
+    both = Ledger.compose(ledger, ledger)
+    sums = [ledger.history(k) + ledger.history(j) for k in range(30) for j in range(k, 30, 5)]
+    worst = max(accounting.epsilon(history, 1e-5, "rdp") for history in sums)
+    assert worst <= both.epsilon() <= 1.1 * worst
+    assert len(both._histories("epsilon", None, None)) <= 64
+    with refused(r"^client=3: expected a client that all runs know"):
+        both.history(3)
+    numbers = [str(k) for k in range(30)]
+    named = Ledger.compose(*(ledger.with_client_names(numbers) for _ in range(2)))
+    assert named.history(3) == ((sigmas[3], rates[3], 40),)
+    # Of more runs than are matched one by one each counts with its bound.
+    assert Ledger.compose(*[ledger] * 12).epsilon() > both.epsilon()
+
+
+def test_a_run_writes_its_clients_names_and_an_adapter_does_not(tmp_path):
+    """Who took part is not told to whoever gets the adapter; a file without names still loads."""
+    task = replace(people(), client_names=("Bonn", "Trier", "Ulm"))
+    *_, last = play(task, "fedlora", private("person"), checkpoint=tmp_path / "c", seed=None)
+    stored = Ledger.load(tmp_path / "c" / "ledger.json")
+    assert book(last).client_names == stored.client_names == task.client_names
+    fl.save_adapter(last, tmp_path / "adapter")
+    handed_on = Ledger.load(tmp_path / "adapter" / "ledger.json")
+    assert handed_on.client_names is None and handed_on.epsilon() == stored.epsilon()
+    assert all(b"Bonn" not in path.read_bytes() for path in (tmp_path / "adapter").iterdir())
+    assert book(play(people(), "fedlora", private("person"))[-1]).client_names is None
+    # A file of an earlier version goes on, under the names of the run.
+    stored.with_client_names(None).save(tmp_path / "c" / "ledger.json")
+    longer = PLAN.replace(rounds=3)
+    again = play(task, "fedlora", private("person"), longer, resume=tmp_path / "c", seed=None)
+    assert book(again[-1]).client_names == task.client_names
+    moved = replace(task, client_names=("Trier", "Bonn", "Ulm"))
+    with refused(r"^client_names=\('Bonn', .*: expected \('Trier', "):
+        play(moved, "fedlora", private("person"), longer, resume=tmp_path / "c", seed=None)
 
 
 def test_pooled_data_are_spent_for_every_client():

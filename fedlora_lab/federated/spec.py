@@ -507,6 +507,7 @@ def prepare_run(
     task = spec.task
     _check_drawn_modules(task, spec.lora)
     adapted = adapters.adapt(task, spec.lora, device, products)
+    adapters.warn_of_unreached(task, spec.lora, tuple(adapted.weights))
     # A slip in the rank would otherwise ask for all memory.
     widest = max(max(weight.shape) for weight in adapted.weights.values())
     expected = f"at most {16 * widest}, 16 times the widest adapted layer: no more can be learned"

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedlora_lab._utils.random_streams import Streams
-from fedlora_lab._utils.validation import check, check_one_of, warn
+from fedlora_lab._utils.validation import check, check_one_of, few, warn
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import (
     KINDS,
@@ -43,6 +43,7 @@ from fedlora_lab.tasks.modules import (
     is_finite,
     is_linear,
     is_within,
+    matrices_without_layer,
     names_for_peft,
     output_layer,
     target_layers,
@@ -52,6 +53,8 @@ from fedlora_lab.tasks.task import Task
 if TYPE_CHECKING:
     from peft import LoraConfig
 
+LEAST_SHARE_MISSED = 0.01
+"""Of a model's numbers: fewer without an adapter, such as tables of positions, are not told of."""
 ABSENT = torch.empty(0)
 """In the place of a core, a residual or another tensor that a run does not have."""
 ADAPTER_FILES = {"adapter_config.json", "adapter_model.safetensors", "README.md"}
@@ -354,6 +357,33 @@ def adapted_layers(task: Task, heads: Sequence[str], lora: Lora) -> tuple[str, .
             reason = "has the weight of the embeddings (tie_word_embeddings=True): to merge its"
             warn(f"targets: {name} {reason} adapter would change both")
     return layers
+
+
+def warn_of_unreached(task: Task, lora: Lora, layers: Sequence[str]) -> None:
+    """Warns of weights that targets seem to mean and that get no adapter, with their share.
+
+    "all-linear" reads as the whole model, and the name of a map of one expert as all of them; of a
+    mixture of experts nearly all numbers may be left out.
+
+    Args: task, lora: the base, and whose targets count. layers: that get adapters.
+    Guarantees: test_adapters.py::test_experts_that_no_target_reaches_are_told_of.
+    """
+    named = task.targets if lora.targets is None else lora.targets
+    missed = {
+        name: weight.numel()
+        for name, weight in matrices_without_layer(task.model).items()
+        if named == ALL_LINEAR
+        or (
+            weight.dim() > 2
+            # Beside an adapted map, in a block of both: model.layers.0.mlp of the experts.
+            and any(is_within(layer, ".".join(name.split(".")[:-2])) for layer in layers)
+        )
+    }
+    share = sum(missed.values()) / sum(x.numel() for x in task.model.parameters())
+    if share >= LEAST_SHARE_MISSED:
+        text = f"{share:.0%} of the model's numbers lie in weights that are no linear maps"
+        advice = "they get no adapter here; name the maps that you mean, such as those of attention"
+        warn(f"targets={named!r}: {text} ({few(missed, 2)}): {advice}")
 
 
 def matrix_of(linear: nn.Module) -> Float[Tensor, "d_out d_in"]:

@@ -75,6 +75,38 @@ def test_what_is_not_plain_lora_is_refused_in_one_line(line, fields):
         run(peft.LoraConfig(r=2, **fields))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "targets", "told"),
+    [
+        ("mixtral", "all-linear", True),
+        ("qwen3_moe", "all-linear", True),
+        ("qwen2_moe", ["gate_proj", "up_proj", "down_proj"], True),
+        ("mixtral", ["q_proj", "v_proj"], False),
+        ("llama", "all-linear", False),
+    ],
+)
+def test_experts_that_no_target_reaches_are_told_of(kind, targets, told, tmp_path, recwarn):
+    """They are one parameter for all experts; the names reached the shared expert, or nothing."""
+    frame = toy_hubs.texts(20)
+    sizes = {"shared_expert_intermediate_size": 16} if kind == "qwen2_moe" else {}
+    folder = fl.tasks.tiny(kind, tmp_path / kind, frame["text"], **sizes)
+    task = fl.tasks.hub(folder, frame, text="text", label="label", clients=2)
+    config = peft.LoraConfig(r=2, target_modules=targets, modules_to_save=["score"])
+    fl.run(task, "fedlora", None, SHORT, lora=config)
+    lines = [str(x.message) for x in recwarn if "numbers lie in weights" in str(x.message)]
+    assert len(lines) == told
+    assert all(re.search(r"\d+% of the model's .*mlp\.experts\.", line) for line in lines)
+
+
+def test_a_model_without_values_is_refused_in_one_line():
+    with torch.device("meta"):
+        model = torch.nn.Sequential(torch.nn.Linear(5, 3))
+    pair = torch.randn(8, 5), torch.arange(8) % 3
+    with refused(r"^model\.0\.weight='on the device meta': expected weights with values"):
+        fl.tasks.classification(model, [pair], pair, ["0"])
+
+
 def fingerprint(model):
     """Weights, flags and modes of a model."""
     weights = {name: x.numpy().tobytes() for name, x in model.state_dict().items()}

@@ -12,7 +12,7 @@ from fedlora_lab.review.sampling import draw_epochs, most_participations
 EPSILON_SLACK = 0.01
 """Share by which a stated epsilon may lie below that of dp-accounting: the accountants' errors."""
 LAWS = {None: "no amplification by sampling", "poisson": "Poisson batches"}
-HIDES_NOTHING = ("non-finite", "noise law", "un-noised output")
+HIDES_NOTHING = ("non-finite", "noise law", "un-noised output", "failure")
 """Checks of which each, broken, leaves no finite epsilon."""
 
 

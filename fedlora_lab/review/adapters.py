@@ -5,7 +5,9 @@ call.
 """
 
 import copy
+import logging
 import random
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +52,27 @@ def seed_generators(owners: Sequence[Foreign], seed: int) -> Iterator[None]:
             np.random.set_state(of_numpy)  # noqa: NPY002
             for generator, state in zip(generators, before):
                 generator.set_state(state)
+
+
+@contextmanager
+def quiet_log(name: str) -> Iterator[None]:
+    """Keeps what a library logs in this thread, hundreds of times the same, from being printed.
+
+    What other threads log passes, and the logger is left as it was.
+
+    Args: name: of the library's logger.
+    """
+    here = threading.get_ident()
+
+    def from_elsewhere(record: logging.LogRecord) -> bool:
+        return record.thread != here
+
+    logger = logging.getLogger(name)
+    logger.addFilter(from_elsewhere)
+    try:
+        yield
+    finally:
+        logger.removeFilter(from_elsewhere)
 
 
 # ---- Opacus
@@ -303,7 +326,7 @@ def flower(
     start = [np.asarray(x) for x in parameters]
 
     def reply(examples: Batch, seed: int) -> dict[str, Example]:
-        with seed_generators([], seed):
+        with seed_generators([], seed), quiet_log("flwr"):
             grid = InProcessGrid(client(examples), 1)
             arrays, numbers = ask_client(grid, [x.copy() for x in start], config or {})
         sent = {f"parameter {i}": x for i, x in enumerate(arrays)}

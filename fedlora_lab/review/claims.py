@@ -11,7 +11,8 @@ from fedlora_lab._utils.validation import check, check_number, check_one_of, che
 
 Step: TypeAlias = Callable[[list[Any], int], Mapping[str, Any]]
 Loader = Callable[[int], Iterable[Iterable[int]]]
-Verdict = Literal["sound", "broken", "cannot tell"]
+Verdict = Literal["sound", "broken", "not as claimed", "cannot tell"]
+"""*Not as claimed* may be sound all the same: processed after the noise, or noised more."""
 Relation = Literal["add/remove", "replace"]
 
 
@@ -92,6 +93,19 @@ CHECKS: dict[str, Check] = {
         "State the epsilon of all steps together, from an accountant that gives an upper bound, "
         "at a delta far below 1 / dataset_size.",
     ),
+    "failure": Check(
+        "number of batches on which the step raised an error",
+        "0",
+        "docs/review.md#steps-that-fail",
+        "Whoever sees that a step failed learns what was in its batch: let every batch give noise, "
+        "and refuse bad examples before training begins.",
+    ),
+    "post-processing": Check(
+        "share of the calls or numbers that were plainly changed after the noise was added",
+        "0",
+        "docs/review.md#values-that-are-changed-after-the-noise",
+        "Review the step before it, where it returns the noised sum itself.",
+    ),
     "signal": Check(
         "largest move of the noised outputs by one example, in clip norms",
         "above 0",
@@ -170,8 +184,9 @@ class Finding(NamedTuple):
         words: what was found, in a sentence.
         number: what was measured, as ``CHECKS[check].asks`` says.
         example: the example or tensor that shows it.
-        verdict: "sound", "broken" or "cannot tell".
+        verdict: "sound", "broken", "not as claimed" or "cannot tell".
         p: where chance decides, how likely a sound step shows this or worse.
+        rejected: the verdict where this p-value is too small.
     """
 
     check: str
@@ -180,3 +195,4 @@ class Finding(NamedTuple):
     example: str = ""
     verdict: Verdict = "sound"
     p: float | None = None
+    rejected: Verdict = "broken"

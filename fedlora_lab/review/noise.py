@@ -6,6 +6,7 @@ used twice with other signs is correlated in size. All p-values are those of ind
 noise.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ import numpy as np
 from scipy import special, stats
 
 COMPARED_COLUMNS = 2048
+MOST_PAIRS = 200
+"""Pairs of tensors that are compared number by number."""
 LEAST_SAMPLES = 8
 """Fewer samples say nothing of two numbers that were chosen among millions of pairs."""
 
@@ -38,10 +41,14 @@ class Noise:
     Args:
         rows: (calls, numbers), with the signal, in units of the claimed noise.
         parts: tensor -> its numbers in ``rows``.
+        sent: the rows as they left, before they were spread over the cells of a grid.
+        lengths: (calls,), norms of all that leaves noised.
     """
 
     rows: np.ndarray
     parts: Mapping[str, slice]
+    sent: np.ndarray | None = None
+    lengths: np.ndarray | None = None
 
     @cached_property
     def pairs(self) -> np.ndarray:
@@ -54,6 +61,11 @@ class Noise:
         """Each call less the mean of all: (calls, numbers)."""
         return self.rows - self.rows.mean(0)
 
+    @cached_property
+    def deviations(self) -> np.ndarray:
+        """The noise in claimed standard deviations: (calls, numbers), one call fewer are free."""
+        return self.centred * math.sqrt(len(self.rows) / (len(self.rows) - 1))
+
     def places(self, names: Sequence[str], most: int | None = None) -> np.ndarray:
         """Columns of these tensors. Args: names: of them. most: how many of each; None: all."""
         parts = [self.parts[name] for name in names]
@@ -64,8 +76,11 @@ class Noise:
 
 
 def ties_within(noise: Noise) -> list[Tie]:
-    """Correlations between numbers, of one call and of the next, and between calls."""
-    ties = ties_between(noise, noise, "the step")
+    """Correlations between numbers of one call, and of one call and the next."""
+    ties = ties_of_tensors(noise)
+    most = max(2, COMPARED_COLUMNS // len(noise.parts))
+    for view in both_views(noise.centred[:, noise.places([*noise.parts], most)]):
+        ties += ties_of_columns(view, view, "two numbers of the step")
     few = noise.places([*noise.parts], max(2, COMPARED_COLUMNS // len(noise.parts)))
     for view in both_views(noise.centred[:, few]):
         ties += ties_of_columns(view[:-1], view[1:], "a number of one call and one of the next")
@@ -83,10 +98,29 @@ def ties_between(one: Noise, other: Noise, where: str) -> list[Tie]:
     sides = (one, other)
     left, right = (noise.centred[:, noise.places(names)] for noise in sides)
     ties = ties_of_calls(left, right, where, alone=one is other)
-    most = max(2, COMPARED_COLUMNS // len(names))
-    views = [both_views(noise.pairs[:, noise.places(names, most)]) for noise in sides]
-    for a, b in zip(*views):
-        ties += ties_of_columns(a, b, f"two numbers of {where}")
+    if one is not other:
+        most = max(2, COMPARED_COLUMNS // len(names))
+        views = [both_views(noise.centred[:, noise.places(names, most)]) for noise in sides]
+        for a, b in zip(*views):
+            ties += ties_of_columns(a, b, f"two numbers of {where}")
+    return ties
+
+
+def ties_of_tensors(noise: Noise) -> list[Tie]:
+    """Correlations between two tensors, number by number from either end: a little of the same
+    noise in each of many numbers shows in all of them together."""
+    ties = []
+    for one, other in itertools.islice(itertools.combinations(noise.parts, 2), MOST_PAIRS):
+        left, right = (noise.centred[:, noise.parts[name]] for name in (one, other))
+        size = min(left.shape[1], right.shape[1], COMPARED_COLUMNS)
+        for turn in (1, -1):
+            for x, y in zip(both_views(left[:, :size]), both_views(right[:, ::turn][:, :size])):
+                length = math.sqrt(float((x**2).sum() * (y**2).sum()))
+                samples = (len(x) - 1) * size
+                if samples >= LEAST_SAMPLES and length:
+                    r = float((x * y).sum()) / length
+                    p = float(correlation_p_value(r, samples))
+                    ties.append(Tie(p, r, f"{one} and {other}, number by number"))
     return ties
 
 
@@ -149,20 +183,48 @@ def ties_of_columns(a: np.ndarray, b: np.ndarray, where: str) -> list[Tie]:
 
 
 def ties_of_calls(a: np.ndarray, b: np.ndarray, words: str, alone: bool) -> list[Tie]:
-    """Calls of one worker with those of another, or of the same, at any distance.
+    """Calls of one worker with those of another, or of the same: at each distance of their seeds
+    together, and each two by themselves, as where noise comes from a pool.
 
     Args: a, b: centred, (calls, numbers). words: name the two. alone: both are the same.
     """
     ties = []
     calls, numbers = a.shape
-    lags = range(1, calls // 2 + 1) if alone else range(-calls // 2, calls // 2 + 1)
+    if numbers < 2:
+        return []
     bias = 1 / (calls - 1) if alone else 0.0  # what was centred together repels itself
-    for x, y in zip(both_views(a), both_views(b)):
+    names = (words, f"sizes in {words}")
+    for x, y, words in zip(both_views(a), both_views(b), names):
+        products = x @ y.T
+        squares = np.outer((x**2).sum(1), (y**2).sum(1))
+        free = independent_numbers(products, squares)
+        lags = range(1, calls // 2 + 1) if alone else range(-calls // 2, calls // 2 + 1)
         for lag in lags:
-            i = np.arange(max(0, -lag), calls - max(0, lag))
-            size = math.sqrt(float((x[i] ** 2).sum() * (y[i + lag] ** 2).sum()))
-            if len(i) * numbers >= LEAST_SAMPLES and size:
-                r = float((x[i] * y[i + lag]).sum()) / size
-                p = float(correlation_p_value(r + bias, len(i) * numbers))
+            samples = (calls - abs(lag)) * min(free, numbers)
+            size = float((x[max(0, -lag) : calls - max(0, lag)] ** 2).sum())
+            size *= float((y[max(0, lag) : calls - max(0, -lag)] ** 2).sum())
+            if samples >= LEAST_SAMPLES and size:
+                r = float(products.trace(lag)) / math.sqrt(size)
+                p = float(correlation_p_value(r + bias, samples))
                 ties.append(Tie(p, r, f"{words}, {lag} seeds apart"))
+        if numbers >= LEAST_SAMPLES:
+            cosines = products / np.sqrt(np.maximum(squares, 1e-300))
+            pairs = np.triu_indices(calls, 1 if alone else -calls)
+            each = cosines[pairs]
+            k = int(np.argmax(np.abs(each + bias)))
+            p = float(correlation_p_value(each[k] + bias, min(free, numbers))) * each.size
+            where = f"{words}, calls {pairs[0][k]} and {pairs[1][k]}"
+            ties.append(Tie(min(1.0, p), float(each[k]), where))
     return ties
+
+
+def independent_numbers(products: np.ndarray, squares: np.ndarray) -> float:
+    """How many independent numbers two calls have in common, by the size of their products: fewer
+    than there are where numbers of one call are correlated, as by a filter.
+
+    Args: products: (calls, calls), of unrelated calls but for a few. squares: of both lengths.
+    """
+    apart = ~np.eye(len(products), dtype=bool)
+    # A median, which the few related calls do not move; it is 0.455 of the mean of a square.
+    square = float(np.median(products[apart] ** 2)) / float(stats.chi2.ppf(0.5, 1))
+    return float(np.mean(squares[apart])) / max(square, 1e-300)

@@ -5,12 +5,46 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.review.claims import Step
 from fedlora_lab.review.neighbours import Batch, Example, to_array
 
+FIRST_SEED = 1000
 ROUNDING = 1e-5
 """Relative change of a number that is taken for rounding."""
+
+
+class StepFailed(Exception):
+    """A step raised an error of its own.
+
+    Args:
+        error: what was raised.
+        examples: the batch that the step was called with.
+    """
+
+    def __init__(self, error: BaseException, examples: Sequence[Example]) -> None:
+        try:
+            text = error_text(error, 100)
+        except Exception:  # an error that cannot even be printed
+            text = ""
+        super().__init__(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+        self.examples = examples
+
+
+def failing_example(
+    function: Step, examples: Sequence[Example], data: Sequence[Example]
+) -> int | None:
+    """Place in the data of an example of a batch that makes the step fail by itself.
+
+    Args: function: the step. examples: the batch. data: where examples are looked up.
+    """
+    for place, example in enumerate(data):
+        if any(example is other for other in examples):
+            try:
+                function([example], FIRST_SEED)
+            except (Exception, SystemExit):
+                return place
+    return None
 
 
 class Outputs:
@@ -27,8 +61,9 @@ class Outputs:
         check(callable(function), "function", function, "(examples, seed) -> name -> array")
         self.function = function
         self.watched = len(first) if one_size else None
-        # Seeds of two reviews do not overlap, however many calls either makes.
-        self.base = seed * 1_000_003
+        # Seeds of two reviews do not overlap, however many calls either makes. Noise may be drawn
+        # from the seed before, which must not be negative.
+        self.base = FIRST_SEED + seed * 1_000_003
         arrays = self._read(first, 0)
         self.shapes = {name: x.shape for name, x in arrays.items()}
         ends = np.cumsum([x.size for x in arrays.values()]).tolist()
@@ -40,7 +75,11 @@ class Outputs:
 
     def _read(self, examples: Sequence[Example], draw: int) -> dict[str, np.ndarray]:
         """Calls the step and reads its mapping."""
-        returned = self.function(list(examples), self.base + draw)
+        try:
+            returned = self.function(list(examples), self.base + draw)
+        # What stops a training is seen by everybody, whatever it is: also a script that exits.
+        except (Exception, SystemExit) as error:
+            raise StepFailed(error, examples) from error
         named = isinstance(returned, Mapping) and bool(returned)
         check(named, "function", type(returned).__name__, "to return name -> array, one at least")
         arrays: dict[str, np.ndarray] = {}

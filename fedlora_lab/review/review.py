@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,9 +10,11 @@ from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.html_table import html_table
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.review.accounting import check_accounting, epsilon_given
-from fedlora_lab.review.checks import step_findings
-from fedlora_lab.review.claims import CHECKS, Claims, Finding, Loader, Step
+from fedlora_lab.review.checks import failure_finding, step_findings
+from fedlora_lab.review.claims import CHECKS, Claims, Finding, Loader, Step, Verdict
+from fedlora_lab.review.limits import not_looked_at
 from fedlora_lab.review.neighbours import Example
+from fedlora_lab.review.outputs import StepFailed
 from fedlora_lab.review.sampling import check_sampling
 from fedlora_lab.review.trials import Trials
 
@@ -33,21 +35,43 @@ class Review:
         epsilon: what the measured sensitivity, noise and sampling give at the claimed delta;
             infinite where no finite one can be stated; ``None`` without steps or delta.
         claims: what was claimed.
+        limits: what so many calls on these examples could not have shown, in sentences.
     """
 
     findings: tuple[Finding, ...]
     epsilon: float | None
     claims: Claims
+    limits: tuple[str, ...] = ()
 
     @property
     def sound(self) -> bool:
-        """Nothing is broken; what could not be told may be."""
+        """Nothing is broken; what could not be told, or is not as claimed, may be."""
         return not self.broken
 
     @property
     def broken(self) -> frozenset[str]:
         """Names of the checks that found something broken."""
-        return frozenset(f.check for f in self.findings if f.verdict == "broken")
+        return self._checks("broken")
+
+    @property
+    def not_as_claimed(self) -> frozenset[str]:
+        """Names of the checks that found what is not claimed but may be sound: values changed
+        after the noise, or more noise."""
+        return self._checks("not as claimed")
+
+    @property
+    def looked_at(self) -> tuple[str, ...]:
+        """Names of the checks that could tell, in the order of `CHECKS`."""
+        return tuple(f.check for f in self.findings if f.verdict != "cannot tell")
+
+    @property
+    def not_looked_at(self) -> tuple[str, ...]:
+        """What no check could tell, and what so many calls could not have shown."""
+        untold = (f"{f.check}: {f.words}." for f in self.findings if f.verdict == "cannot tell")
+        return (*self.limits, *untold)
+
+    def _checks(self, verdict: Verdict) -> frozenset[str]:
+        return frozenset(f.check for f in self.findings if f.verdict == verdict)
 
     def __getitem__(self, name: str) -> Finding:
         return {finding.check: finding for finding in self.findings}[name]
@@ -55,10 +79,12 @@ class Review:
     @property
     def summary(self) -> str:
         """The outcome in two sentences."""
-        clear = sum(finding.verdict != "cannot tell" for finding in self.findings)
-        text = f"{clear} of {len(self.findings)} checks could tell, and found nothing broken."
+        looked = f"{len(self.looked_at)} of {len(self.findings)} checks could tell"
+        text = f"{looked}, and found nothing broken."
+        if self.not_as_claimed:
+            text = f"{looked}. Not what is claimed, but may be sound: {names(self.not_as_claimed)}."
         if self.broken:
-            text = f"Broken: {', '.join(name for name in CHECKS if name in self.broken)}."
+            text = f"Broken: {names(self.broken)}."
         return f"{text} {self._epsilon_words()}"
 
     def _epsilon_words(self) -> str:
@@ -69,12 +95,15 @@ class Review:
         if math.isinf(self.epsilon):
             return f"No finite ε can be stated{claimed}."
         noise = self["noise size"]
-        name = "ε of the claims" if noise.verdict == "cannot tell" else "ε really given"
+        name = "ε of the claims" if noise.verdict == "cannot tell" else "ε of what was looked at"
         lower = self.broken - {"accounting", "sampling", "empty batch", "noise size"}
         least = "at least " if lower else ""
         # Noise and moves may both be too large by one factor, which changes no ε.
-        if noise.verdict == "broken" and noise.number > 1:
+        if noise.verdict in ("broken", "not as claimed") and noise.number > 1:
             name, least = "ε if denominator and clip_norm are right", ""
+        # What was done after the noise hides the noise that was added.
+        elif "post-processing" in self.not_as_claimed:
+            name = "ε of the claims"
         # Without amplification: other sampling may amplify too, by how much is not known.
         name = "ε without amplification" if "sampling" in self.broken else name
         return f"{name}: {least}{self.epsilon:.4g} at δ = {self.claims.delta:g}{claimed}."
@@ -86,12 +115,20 @@ class Review:
         return pd.DataFrame([finding._asdict() for finding in self.findings]).set_index("check")
 
     def __repr__(self) -> str:
-        rows = [f"{f.verdict:<12}{f.check:<20}{explained(f)}" for f in self.findings]
-        return "\n".join([*rows, self.summary])
+        rows = [f"{f.verdict:<16}{f.check:<20}{explained(f)}" for f in self.findings]
+        unseen = (f"Not looked at: {limit}" for limit in self.limits)
+        return "\n".join([*rows, self.summary, *unseen])
 
     def _repr_html_(self) -> str:
         rows = [(f.check, f.verdict, f"{f.number:.3g}", explained(f)) for f in self.findings]
-        return html_table([*rows, ("", "", "", self.summary)], ("check", "verdict", "number", ""))
+        last = [("", "", "", self.summary)]
+        last += [("not looked at", "", "", limit) for limit in self.limits]
+        return html_table([*rows, *last], ("check", "verdict", "number", ""))
+
+
+def names(checks: frozenset[str]) -> str:
+    """Names of checks, in the order of `CHECKS`."""
+    return ", ".join(name for name in CHECKS if name in checks)
 
 
 def explained(finding: Finding) -> str:
@@ -116,7 +153,7 @@ def step(
 ) -> Review:
     """Looks at a private training step from outside, and says what of its claims holds.
 
-    The step is called some hundred times, always from the same state, with other examples and
+    The step is called about a thousand times, always from the same state, with other examples and
     other seeds. A pass is no proof: it covers what the checks look at, near these examples.
 
     Args:
@@ -136,7 +173,10 @@ def step(
     Raises: ``ValueError`` for a step that does not return arrays by name, or for too few examples.
     Guarantees: test_sound_steps_are_called_broken_no_more_often_than_stated,
         test_every_wrong_step_is_found, test_every_mistake_is_found_by_its_check,
-        test_a_sound_step_that_looks_like_a_wrong_one_is_not_blamed.
+        test_a_sound_step_that_looks_like_a_wrong_one_is_not_blamed,
+        test_what_may_be_sound_is_told_apart_from_what_is_broken,
+        test_a_step_that_fails_is_a_finding_that_names_the_example,
+        test_a_review_says_what_it_did_not_look_at.
     """
     check(isinstance(claims, Claims), "claims", claims, "fl.review.Claims(clip_norm=..., ...)")
     check(isinstance(others or {}, Mapping), "others", type(others).__name__, "name -> step")
@@ -144,6 +184,7 @@ def step(
     check_whole("draws", draws, 16)
     check_whole("seed", seed)
     findings = [*check_sampling(loader, claims, seed), *check_accounting(claims)]
+    unseen: tuple[str, ...] = ("Anything of the step: none was looked at.",)
     if function is None:
         findings += [
             Finding(name, "no step was given", verdict="cannot tell")
@@ -153,16 +194,45 @@ def step(
     else:
         size = batch_size(batch, claims, len(data))
         even = draws // 2 * 2  # noise is measured from pairs of calls
+        trials = None
         with ignore_warnings(RuntimeWarning, ""):
-            findings += step_findings(
-                Trials(function, [*data], claims, batch=size, draws=even, seed=seed), others or {}
-            )
+            try:
+                trials = Trials(function, [*data], claims, batch=size, draws=even, seed=seed)
+                findings += step_findings(trials, others or {})
+            except StepFailed as failed:
+                findings += stopped_findings(failed, function, [*data], findings)
+        if trials is not None:
+            unseen = tuple(not_looked_at(trials, level_of(findings, significance)))
     by_check = judge_findings(findings, significance)
     return Review(
         findings=tuple(by_check.values()),
         epsilon=epsilon_given(by_check, claims, loader, seed),
         claims=claims,
+        limits=unseen,
     )
+
+
+def stopped_findings(
+    failed: StepFailed, function: Step, data: list[Example], found: Sequence[Finding]
+) -> Iterator[Finding]:
+    """What is left to say where a step fails on the first batch: no other check could look.
+
+    Args: failed: what was raised. function, data: of the review. found: so far.
+    """
+    first = f"{len(failed.examples)} ordinary examples"
+    yield failure_finding(first, failed, function, data, 1)
+    told = {"failure", *(finding.check for finding in found)}
+    for name in CHECKS:
+        if name not in told:
+            yield Finding(name, "the step failed before", verdict="cannot tell")
+
+
+def level_of(findings: Sequence[Finding], significance: float) -> float:
+    """The one error budget of a review, in equal shares (Bonferroni): what each p-value may use.
+
+    Args: findings: of all checks. significance: chance that any of them is rejected wrongly.
+    """
+    return significance / max(1, sum(finding.p is not None for finding in findings))
 
 
 def judge_findings(findings: Sequence[Finding], significance: float) -> dict[str, Finding]:
@@ -170,15 +240,16 @@ def judge_findings(findings: Sequence[Finding], significance: float) -> dict[str
 
     Args: findings: of all checks. significance: chance that any of them is rejected wrongly.
     """
-    by_chance = sum(finding.p is not None for finding in findings)
+    level = level_of(findings, significance)
     judged = []
     for finding in findings:
-        # Bonferroni: each of so many p-values has its share. One that is no number is rejected.
-        if finding.p is not None and not finding.p > significance / by_chance:
-            finding = finding._replace(verdict="broken")
+        # A p-value that is no number is rejected.
+        if finding.p is not None and not finding.p > level:
+            finding = finding._replace(verdict=finding.rejected)
         judged.append(finding)
     shown: dict[str, Finding] = {}
-    for name, verdict in itertools.product(CHECKS, ("broken", "cannot tell", "sound")):
+    verdicts = ("broken", "not as claimed", "cannot tell", "sound")
+    for name, verdict in itertools.product(CHECKS, verdicts):
         deciding = [x for x in judged if x.check == name and x.verdict == verdict]
         if deciding and name not in shown:
             shown[name] = worst(deciding)

@@ -1,12 +1,12 @@
 """How far one example moves what leaves a step: what is tried, and how it is judged."""
 
+import itertools
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 from scipy import stats
 
-from fedlora_lab._utils.validation import error_text
 from fedlora_lab.review.claims import Finding, Verdict
 from fedlora_lab.review.neighbours import (
     LOUD,
@@ -19,9 +19,13 @@ from fedlora_lab.review.neighbours import (
     scale,
     single_changes,
 )
-from fedlora_lab.review.trials import SLACK, Shift, Trials, judge_ratio
+from fedlora_lab.review.noise_size import judge_ratio
+from fedlora_lab.review.outputs import StepFailed
+from fedlora_lab.review.trials import SLACK, Shift, Trials
 
 LONGEST_WAY = 64
+BESIDE = 8
+"""Examples of which each is put among copies of each other one."""
 HUGE = 1e3
 """A sum that is so many times as large as its noise may lose the noise in rounding."""
 
@@ -31,19 +35,21 @@ def extreme_examples(trials: Trials) -> tuple[Example, Example, Example]:
 
     They are chosen by batches of copies, which add up: what happens to all of them shows.
     """
-    pool = trials.batch[:8]
+    pool = [trials.changed(i) for i in range(len(trials.batch[:8]))]
     # Examples without floating-point numbers, such as tokens, can be chosen but not scaled.
     if holds_floats(pool[0]):
         factors = (1 / LOUD, -1.0, 1.0, -LOUD, LOUD)
-        pool = [scale(example, factor) for factor in factors for example in pool[:3]]
+        pool = [trials.changed(i, f) for f in factors for i in range(len(pool[:3]))]
     numbers = [trials.out.places[name].start + x for name, x in trials.columns.items()]
 
     def means() -> np.ndarray:
-        rows = []
-        for example in pool:
+        # An example on which the step fails stays at zero.
+        rows = np.zeros((len(pool), sum(map(len, numbers))))
+        for row, example in zip(rows, pool):
             draws = [0] if trials.exact else [next(trials.fresh) for _ in range(TRIED)]
-            calls = [trials.out([example] * len(trials.batch), draw) for draw in draws]
-            rows.append(np.mean(calls, axis=0)[np.concatenate(numbers)] * trials.per_clip)
+            with trials.noting_failures("copies of one example, as it is or scaled"):
+                calls = [trials.out([example] * len(trials.batch), draw) for draw in draws]
+                row[:] = np.mean(calls, axis=0)[np.concatenate(numbers)] * trials.per_clip
         return np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
 
     first = means()
@@ -64,6 +70,38 @@ def beside_copies(trials: Trials, words: str, example: Example, other: Example) 
     """
     copies = [other] * (len(trials.batch) - 1)
     return Neighbours(words, copies, [example], [other] if trials.replaced else [])
+
+
+def farthest_beside_copies(trials: Trials) -> list[Neighbours]:
+    """Pairs of an example and copies of another one in which it moves all that leaves farthest.
+
+    What a step computes from its batch before the clip, such as a weight for each class, shifts
+    all copies together when one other example comes. Where noise does not cancel, such a search
+    would take too many calls.
+    """
+    examples = trials.data[:BESIDE]
+    every = list(itertools.product(enumerate(examples), enumerate(examples)))
+    tried = trials.rng.permutation(len(every))[: trials.draws]
+    pairs = [(*every[n][0], *every[n][1], len(trials.batch) - 1) for n in tried]
+    scaled = [*enumerate(examples)]
+    if holds_floats(examples[0]):
+        factors = (-1.0, LOUD, -LOUD)
+        scaled += [(i, trials.changed(i, f)) for f in factors for i in range(len(examples))]
+    # Also a few copies of examples that hardly move, which a rule of the batch may wake.
+    for a, b in trials.rng.integers(len(scaled), size=(len(pairs), 2)):
+        copies = len(trials.batch) - 1 if trials.replaced else int(trials.rng.integers(1, 6))
+        pairs.append((*scaled[a], *scaled[b], copies))
+    found: list[tuple[float, Neighbours]] = []
+    for k, example, i, other, copies in pairs if trials.exact else []:
+        words = f"example {k} (or scaled) among {copies} copies of example {i} (or scaled)"
+        beside = [other] if trials.replaced else []
+        trial = Neighbours(words, [other] * copies, [example], beside)
+        with trials.noting_failures(words):
+            one, without = trial.batches()
+            gap = trials.in_clips(trials.out(one, 0) - trials.out(without, 0))
+            found.append((float(np.nan_to_num(np.linalg.norm(gap), nan=np.inf)), trial))
+    found.sort(key=lambda pair: -pair[0])
+    return [trial for _, trial in found[:TRIED]]
 
 
 def tipping_point(trials: Trials, start: Example, end: Example) -> Neighbours:
@@ -106,15 +144,17 @@ def farthest_step(trials: Trials, way: Sequence[Batch], start: Batch, end: Batch
 
     Args: way: batches. start, end: two that show the direction, where one call is but noise.
     """
-    if trials.exact:
-        points = np.array([trials.in_clips(trials.out(batch, 0)) for batch in way])
-    else:
+    direction = np.zeros(0)
+    points: list[np.ndarray] = []
+    if not trials.exact:
         direction = trials.direction(end, start)
-        along = [
-            trials.in_clips(trials.out(batch, draw)) @ direction
-            for batch, draw in zip(way, trials.fresh)
-        ]
-        points = np.array(along)[:, None]
+    for batch in way:
+        # A batch on which the step fails counts as the one before.
+        point = points[-1:] or [np.zeros(int(trials.kept.sum()) if trials.exact else 1)]
+        with trials.noting_failures("copies of two examples, one changed"):
+            sent = trials.in_clips(trials.out(batch, 0 if trials.exact else next(trials.fresh)))
+            point = [sent if trials.exact else np.array([sent @ direction])]
+        points += point
     sizes = np.linalg.norm(np.diff(points, axis=0), axis=1)
     return int(np.argmax(np.nan_to_num(sizes, nan=np.inf)))
 
@@ -136,18 +176,38 @@ def judge_shift(trials: Trials, check: str, words: str, shift: Shift, limit: flo
     return Finding(check, text, value, words, verdict)
 
 
+def measured(
+    trials: Trials, changes: Iterable[Neighbours], *, brief: bool
+) -> list[tuple[str, Shift]]:
+    """How far each pair of neighbours lies apart, but for those on which the step fails.
+
+    Args: trials: of the step. changes: pairs of neighbours. brief: see `Trials.estimate`.
+    """
+    shifts = []
+    for trial in changes:
+        with trials.noting_failures(trial.words):
+            shifts.append((trial.words, trials.measure(trial, brief=brief)))
+    return shifts
+
+
 def check_sensitivity(trials: Trials, strong: Example, *ends: Example) -> Iterator[Finding]:
     """How far one example moves everything, and whether any moves anything.
 
     Args: trials: of the step. strong, ends: see `extreme_examples`.
     """
     changes = single_changes(trials.batch, trials.replaced, 8 if trials.exact else 1)
-    singles = [(trial.words, trials.measure(trial)) for trial in changes]
+    singles = measured(trials, changes, brief=False)
     # Copies add up: a rule of the batch that changes them all shows at once.
-    ways = [tipping_point(trials, end, strong) for end in ends]
-    shifts = [*singles, *((way.words, trials.measure(way, brief=True)) for way in ways)]
+    ways = []
+    for end in ends:
+        with trials.noting_failures("copies of two examples"):
+            ways.append(tipping_point(trials, end, strong))
+    shifts = singles + measured(trials, [*ways, *farthest_beside_copies(trials)], brief=True)
     for words, shift in shifts:
         yield judge_shift(trials, "sensitivity", words, shift, trials.limit)
+    if not singles:
+        yield Finding("sensitivity", "the step fails on every changed batch", verdict="cannot tell")
+        return
     words, best = max(singles, key=lambda single: single[1].value)
     # An example that is cut at the clip norm must show; one that hardly does proves nothing.
     uncertain = best.value <= trials.limit / 2 or best.value + 3 * best.error > 1.5 * trials.limit
@@ -177,7 +237,13 @@ def check_non_finite(trials: Trials, strong: Example, limit: float) -> Iterator[
     for factor in OVERFLOWS if trials.exact else OVERFLOWS[2::2]:
         bad[f"numbers {factor:g} times as large"] = scale(strong, factor)
     copies = beside_copies(trials, "", strong, strong).batches()[1]
-    usual = trials.in_clips(trials.out(copies, 0) - trials.out(copies, 1))
+    try:
+        usual = trials.in_clips(trials.out(copies, 0) - trials.out(copies, 1))
+    except StepFailed as failed:
+        yield Finding(
+            check, f"the step fails on copies of one example: {failed}", verdict="cannot tell"
+        )
+        return
     for kind, example in bad.items():
         words = f"an example of {kind} among copies of another"
         trial = beside_copies(trials, words, example, strong)
@@ -185,8 +251,8 @@ def check_non_finite(trials: Trials, strong: Example, limit: float) -> Iterator[
         try:
             sent = trials.out(batch, 0)
             share = float(np.mean(~np.isfinite(sent)))
-        except Exception as error:  # a step that refuses such data is in order
-            yield Finding(check, f"the step refuses {kind}: {error_text(error, 80)}", 0.0, words)
+        except StepFailed as failed:  # a step that refuses such data is in order
+            yield Finding(check, f"the step refuses {kind}: {failed}", 0.0, words)
             continue
         if share:  # to be seen by all: no training goes on with it
             text = f"an example of {kind} makes {share:.0%} of all numbers NaN or infinite"

@@ -6,18 +6,19 @@ on one half of the calls and measured on the other half.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
-from fedlora_lab._utils.validation import check
-from fedlora_lab.review.claims import Claims, Finding, Step, Verdict
-from fedlora_lab.review.neighbours import COPIES, LOUD, TRIED, Batch, Neighbours, scale
+from fedlora_lab._utils.validation import check, few
+from fedlora_lab.review.claims import Claims, Step
+from fedlora_lab.review.neighbours import COPIES, LOUD, TRIED, Batch, Example, Neighbours, scale
 from fedlora_lab.review.noise import Noise, kept_places
-from fedlora_lab.review.outputs import Outputs
+from fedlora_lab.review.outputs import Outputs, StepFailed
+from fedlora_lab.review.post_processing import COARSE, functions_of, grid_step
 
 SLACK = 1e-3
 """Rounding that a move may show, relative to the clip norm."""
@@ -25,10 +26,11 @@ HOLDOUT = 4
 REPEATS = 9
 """Further draws in which a move beyond the limit must be the same to count as measured exactly:
 after rounding to a coarse grid a few of them agree by chance."""
-MAX_COLUMNS = 4096
+MAX_COLUMNS = 16_384
 KEPT_COLUMNS = 200_000
-NOISE_SLACK = 0.01
-"""A noise that is wrong by less than this share is not called wrong: epsilon hardly moves."""
+LONGEST_MOVE = 1e9
+MOST_MOVES = 64
+"""Moves by the data along which the noise is measured, and the longest, in clip norms."""
 
 
 class Shift(NamedTuple):
@@ -53,6 +55,7 @@ class Trials:
         self, function: Step, data: Batch, claims: Claims, *, batch: int, draws: int, seed: int
     ) -> None:
         self.claims = claims
+        self.data = data
         self.batch = data[:batch]
         self.draws = draws
         self.seed = seed
@@ -60,13 +63,17 @@ class Trials:
         self.limit = 2.0 if self.replaced else 1.0
         self.rng = np.random.default_rng(seed)
         self.fresh = itertools.count(draws)
+        self.known: dict[tuple[int, float], Example] = {}
+        self.failures: list[tuple[str, StepFailed]] = []
+        self.moves: dict[str, np.ndarray] = {}
+        self.shrinks: bool | None = None  # once it was asked, see `whitening`
         self.out = Outputs(function, seed, self.batch, self.replaced)
         for field in ("frozen", "public"):
             for name in getattr(claims, field):
                 check(name in self.out.places, field, name, f"one of {', '.join(self.out.places)}")
         # Equal examples, other seeds: what differs is noise, or another chance of the step's.
         first = np.stack([self.out(self.batch, draw) for draw in range(TRIED)])
-        self.noised = (first != first[0]).any(0)
+        self.noised = self._varied(self.batch, first)
         # What is frozen has to stand still: noise on it is a finding, not noise.
         for name in claims.frozen:
             self.noised[self.out.places[name]] = False
@@ -82,11 +89,52 @@ class Trials:
         for name in self.names:
             self.kept[self.out.places[name]] = self.noised[self.out.places[name]]
 
+    @contextmanager
+    def noting_failures(self, words: str) -> Iterator[None]:
+        """Goes on where the step raises, and remembers on what. Args: words: name the batch."""
+        try:
+            yield
+        except StepFailed as failed:
+            self.failures.append((words, failed))
+
+    def changed(self, place: int, factor: float = 1.0) -> Example:
+        """An example of the data, scaled; the same object every time, so that it can be named."""
+        if (place, factor) not in self.known:
+            example = self.data[place]
+            self.known[place, factor] = example if factor == 1 else scale(example, factor)
+        return self.known[place, factor]
+
+    def describe(self, examples: Sequence[Example]) -> str:
+        """What is in a batch, by the numbers of its examples; "" where they are not known."""
+        words = []
+        for (place, factor), example in self.known.items():
+            count = sum(x is example for x in examples)
+            scaled = "" if factor == 1 else f" scaled by {factor:g}"
+            if count:
+                words.append(f"{count} × example {place}{scaled}")
+        return few(words, 4)
+
+    def _varied(self, examples: Batch, first: np.ndarray) -> np.ndarray:
+        """Which numbers vary between draws. Args: examples: a batch. first: of its first calls."""
+        varied = (first != first[0]).any(0)
+        # After rounding to a grid, a few draws agree by chance: where only a part of a tensor
+        # varies, all draws decide.
+        for draw in range(len(first), self.draws):
+            tensors = [varied[place] for place in self.out.places.values()]
+            if all(x.all() or not x.any() for x in tensors):
+                break
+            varied |= self.out(examples, draw) != first[0]
+        return varied
+
     def _noise_cancels(self, first: np.ndarray) -> bool:
         """Whether equal seeds give equal noise, whatever the examples are."""
         # One example is exchanged for another: the move by it is the same under every seed.
         swapped = [*self.batch[1:], self.batch[1]]
-        moves = np.stack([self.out(swapped, draw) for draw in (0, 1)]) - first[:2]
+        try:
+            moves = np.stack([self.out(swapped, draw) for draw in (0, 1)]) - first[:2]
+        except StepFailed as failed:
+            self.failures.append(("example 0 in the place of another", failed))
+            return False
         gap = np.abs(moves[1] - moves[0])[self.noised]
         spread = math.sqrt(first.var(0)[self.noised].mean()) if self.noised.any() else 0.0
         return bool((gap <= 0.01 * spread + 1e-5 * np.abs(moves).max()).all())
@@ -98,32 +146,36 @@ class Trials:
         """
         try:
             empty = np.stack([self.out([], draw) for draw in range(TRIED)])
-        except Exception:  # told by the check of the empty batch
+            varied = self._varied([], empty)
+        except StepFailed:  # told by the check of the empty batch
             return
-        varied = (empty != empty[0]).any(0)
         if np.isfinite(empty[:, self.noised]).all() and varied.any():
             self.quiet = []
             self.noised &= varied
 
     def _find_copies(self, first: np.ndarray, names: Sequence[str]) -> set[str]:
-        """Outputs that are a multiple of another one in every call, data and noise alike.
+        """Outputs that follow from another one in every call, data and noise alike: a multiple of
+        it, such as momentum, its squares, or its norm.
 
         Args: first: what left in the first calls. names: of the noised outputs.
         """
-        loud = [scale(example, LOUD) for example in self.batch]
-        variants = [self.out(loud, 1), self.out(self.batch[1:], 0)]
-        moves = np.stack([*first[1:], *variants]) - first[0]
-        # A copy, such as momentum, tells nothing new; counted, it would lengthen every move.
-        copies = set()
-        for name, later in itertools.combinations(names, 2):
-            a = moves[:, self.out.places[name]]
-            b = moves[:, self.out.places[later]]
+        calls = [*first]
+        for words, batch, draw in (
+            ("all examples scaled by 1e6", [scale(x, LOUD) for x in self.batch], 1),
+            ("example 0 left out", self.batch[1:], 0),
+        ):
+            with self.noting_failures(words):
+                calls.append(self.out(batch, draw))
+        sent = np.stack(calls)
+        moved = (sent[-1] != sent[0]) & np.isfinite(sent).all(0)
+        tensors = {
+            name: sent[:, place]
+            for name, place in self.out.places.items()
             # Without a move by the data, two draws of the same noise would look like a copy.
-            if a.shape == b.shape and a[-1].any() and b[-1].any():
-                factor = float((a * b).sum() / (a * a).sum())
-                if np.abs(b - factor * a).max() <= 1e-4 * np.abs(b).max():
-                    copies.add(later)
-        return copies
+            if name in names and moved[place].any()
+        }
+        # A copy tells nothing new; counted, it would lengthen every move.
+        return functions_of(tensors)
 
     # -- the noise
 
@@ -134,6 +186,12 @@ class Trials:
         noised = {name: np.flatnonzero(self.noised[self.out.places[name]]) for name in self.names}
         return {name: x[kept_places(len(x), most)] for name, x in noised.items()}
 
+    @cached_property
+    def chosen(self) -> np.ndarray:
+        """Places of these numbers in all that leaves."""
+        places = [self.out.places[name].start + x for name, x in self.columns.items()]
+        return np.concatenate([np.zeros(0, int), *places])
+
     def noise_of(self, examples: Batch, out: Outputs | None = None) -> Noise:
         """What leaves for these examples in all draws, in claimed standard deviations.
 
@@ -143,10 +201,34 @@ class Trials:
         both = [name for name in self.names if out.shapes.get(name) == self.out.shapes[name]]
         places = [out.places[name].start + self.columns[name] for name in both]
         chosen = np.concatenate([np.zeros(0, int), *places])
-        rows = [out(examples, draw)[chosen] for draw in range(self.draws)]
+        rows = []
+        lengths = []
+        for draw in range(self.draws):
+            sent = out(examples, draw)
+            rows.append(sent[chosen] * self.per_deviation)
+            lengths.append(float(np.linalg.norm(sent[self.kept])) if out is self.out else math.nan)
         ends = np.cumsum([0, *map(len, places)]).tolist()
         parts = {name: slice(*pair) for name, pair in zip(both, itertools.pairwise(ends))}
-        return Noise(np.array(rows) * self.per_clip / self.claims.noise_multiplier, parts)
+        sent = np.array(rows)
+        return Noise(self._off_the_grid(sent, parts), parts, sent, np.array(lengths))
+
+    def _off_the_grid(self, sent: np.ndarray, parts: Mapping[str, slice]) -> np.ndarray:
+        """Values that were rounded after the noise, spread over the cells of their grid: ties then
+        lie anywhere in their share. Args: sent: (calls, numbers). parts: tensor -> its numbers."""
+        rows = sent
+        for part in parts.values():
+            step = grid_step(sent[:, part])
+            if 0 < step <= COARSE:
+                rows = rows.copy()
+                spread = step * (self.rng.random(rows[:, part].shape) - 0.5)
+                # The rounding and this spread each have the variance of a uniform number.
+                rows[:, part] = (rows[:, part] + spread) / math.sqrt(1 + step**2 / 6)
+        return rows
+
+    def pair_of(self, examples: Batch) -> np.ndarray:
+        """The noise of two calls on these examples, without the signal, as of `Noise.pairs`."""
+        sent = self.out(examples, 0)[self.chosen] - self.out(examples, 1)[self.chosen]
+        return sent * self.per_deviation / math.sqrt(2)
 
     @cached_property
     def noise(self) -> Noise:
@@ -157,6 +239,11 @@ class Trials:
     def per_clip(self) -> float:
         """Clip norms in one unit of what leaves, by the claim."""
         return self.claims.denominator / self.claims.clip_norm
+
+    @property
+    def per_deviation(self) -> float:
+        """Claimed standard deviations of the noise in one unit of what leaves."""
+        return self.per_clip / self.claims.noise_multiplier
 
     # -- how far two batches lie apart
 
@@ -171,7 +258,8 @@ class Trials:
         def gap(draw: int) -> np.ndarray:
             return self.in_clips(self.out(one, draw) - self.out(other, draw))
 
-        first = gap(0)
+        whole = self.out(one, 0) - self.out(other, 0)
+        first = self.in_clips(whole)
         # What is not finite is infinitely far away, whatever the noise is.
         if not np.isfinite(first).all():
             return Shift(math.inf, 0.0)
@@ -187,6 +275,8 @@ class Trials:
                 return None
         moved = max(0.0, value - rounding)
         self.farthest = max(self.farthest, moved)
+        if 0 < moved < LONGEST_MOVE and len(self.moves) < MOST_MOVES:
+            self.moves[trial.words] = whole[self.chosen]
         return Shift(moved, 0.0)
 
     def measure(self, trial: Neighbours, *, brief: bool = False) -> Shift:
@@ -228,53 +318,3 @@ class Trials:
             if value - 8 * shift.error > self.limit:  # what is plain to see needs no more calls
                 break
         return shift
-
-
-def ratio_tails(ratio: float, above: int, below: int = 10**9) -> tuple[float, float]:
-    """Tests that two noises have one variance, up to `NOISE_SLACK`: chances of less, and of more.
-
-    Args:
-        ratio: of the mean squares of so many independent normal numbers.
-        above, below: counts; of a variance that is known, as the claimed one is, endless many.
-    """
-    lower_tail = stats.f.cdf(ratio / (1 - NOISE_SLACK) ** 2, above, below)
-    upper_tail = stats.f.sf(ratio / (1 + NOISE_SLACK) ** 2, above, below)
-    return float(lower_tail), float(upper_tail)
-
-
-def compare_noise(trials: Trials, check: str, examples: Batch, where: str) -> Finding | None:
-    """Compares the noise of another batch with that of the first one; nothing if it is not finite.
-
-    Args: trials: of the step. check: its name. examples: the other batch. where: names it.
-    """
-    base = trials.noise.pairs
-    compared = trials.noise_of(examples).pairs
-    if not np.isfinite(compared).all():
-        return None
-    # Noise that is exactly zero where there was some is skipped, and needs no statistics.
-    silent = (base != 0).any(0) & (compared == 0).all(0)
-    if silent.any():
-        share = "" if silent.all() else f" in {silent.mean():.0%} of the numbers"
-        return Finding(check, f"{where} gets no noise{share}", 0.0, where, "broken")
-    return judge_ratio(trials, check, base, compared, where)
-
-
-def judge_ratio(
-    trials: Trials, check: str, base: np.ndarray, compared: np.ndarray, where: str
-) -> Finding:
-    """Says whether two noises have one size.
-
-    Args: trials, check, where: as of `compare_noise`. base, compared: draws at equal seeds.
-    """
-    ratio = float(np.sqrt(np.mean(compared**2) / np.mean(base**2)))
-    text = f"{where} gets {ratio:.3g} times the noise"
-    # Where numbers are silent the others tell whether the draws are the same.
-    noised = base[compared != 0]
-    cosine = float((base * compared).sum() / math.sqrt((noised**2).sum() * (compared**2).sum()))
-    if cosine > 0.999:  # they are: no chance is left
-        verdict: Verdict = "sound" if abs(ratio - 1) <= NOISE_SLACK else "broken"
-        return Finding(check, text, ratio, where, verdict)
-    below, above = ratio_tails(ratio**2, compared.size, base.size)
-    # Where a batch has a chance of its own, it may well vary more than its noise.
-    p = min(1.0, 2 * min(below, above)) if trials.quiet else below
-    return Finding(check, text, ratio, where, p=p)

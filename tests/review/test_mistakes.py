@@ -20,7 +20,8 @@ NUMBERED = [name for name, mistake in MISTAKES.items() if mistake.number]
 @pytest.mark.parametrize("name", REVIEWED)
 def test_every_mistake_is_found_by_its_check(name):
     """Fault: a check that no longer sees what it was written for."""
-    assert {*MISTAKES[name].checks} <= reviewed(MISTAKES[name], sound=False).broken
+    found = reviewed(MISTAKES[name], sound=False)
+    assert {*MISTAKES[name].checks} <= found.broken | found.not_as_claimed
 
 
 @pytest.mark.slow

@@ -155,6 +155,79 @@ NOISE = {
     "Laplace": Wrong(step_of(noise=laplace), {"noise law"}, options={"draws": 64}),
 }
 
+# ---- noise that is drawn again, of another law, or smaller in one place
+
+
+def from_a_pool(seed):
+    return normal(np.random.default_rng(seed).integers(200))
+
+
+def truncated(seed):
+    """Normal numbers up to two standard deviations, of the claimed variance."""
+    drawn = np.random.default_rng(seed).normal(size=8 * NUMBERS)
+    return SIGMA / 0.8796 * drawn[np.abs(drawn) < 2][:NUMBERS]
+
+
+def one_factor(seed):
+    return normal(seed) * np.exp(0.3 * np.random.default_rng(seed + 10**9).normal())
+
+
+def third_of_one(seed):
+    return normal(seed) * np.where(np.arange(NUMBERS) == 7, 1 / 3, 1.0)
+
+
+def a_little_shared(i, shape, seed):
+    """Tensors that share a tenth of their variance."""
+    own = normal((seed, i), shape)
+    return 0.9**0.5 * own + 0.1**0.5 * normal((seed, 9), 12)[: own.size].reshape(shape)
+
+
+def of_the_data(change):
+    """A step whose noise is changed by what is in the batch."""
+
+    def step(examples, seed):
+        rows = finite(stack(examples))
+        return {"gradient": (total(rows) + change(rows, normal(seed))) / MEAN}
+
+    return step
+
+
+def orthogonal(rows, noise):
+    """Noise that has no part along the sum that it should hide."""
+    away = total(rows)
+    return noise - away * (away @ noise) / max(1e-12, away @ away)
+
+
+def off_the_first(rows, noise):
+    return orthogonal(rows[:1], noise) if len(rows) else noise
+
+
+def halves_where_one_kind_is_absent(rows, noise):
+    return noise * (0.5 if len(rows) and (rows[:, 0] > 0).all() else 1.0)
+
+
+def halves_in_one_number(rows, noise):
+    quiet = np.arange(NUMBERS) == 3
+    return np.where(quiet & bool(len(rows) and (rows[:, 1] < 0).all()), noise / 2, noise)
+
+
+LONG = {"draws": 64}
+NOISE_SIZE = {"noise size"}
+AGAIN = {
+    "repeats after 50": Wrong(step_of(noise=lambda s: normal(s % 50)), INDEPENDENCE, options=LONG),
+    "from a pool": Wrong(step_of(noise=from_a_pool), INDEPENDENCE, options=LONG),
+    "truncated": Wrong(step_of(noise=truncated), {"noise law"}, options=LONG),
+    "one factor a call": Wrong(step_of(noise=one_factor), {"noise law"}, options=LONG),
+    "a third of one number's": Wrong(step_of(noise=third_of_one), NOISE_SIZE, options=LONG),
+    "shared a little": Wrong(of_each_tensor(a_little_shared), INDEPENDENCE, options={"draws": 400}),
+    "orthogonal to the sum": Wrong(of_the_data(orthogonal), NOISE_SIZE, options=MANY),
+    "orthogonal to the first": Wrong(of_the_data(off_the_first), NOISE_SIZE, options=MANY),
+    "halves where a kind is absent": Wrong(
+        of_the_data(halves_where_one_kind_is_absent), NOISE_SIZE
+    ),
+    "halves in one number": Wrong(of_the_data(halves_in_one_number), NOISE_SIZE),
+}
+
 # ---- noise or others that are left out beside an example
 
 
@@ -231,12 +304,28 @@ def clipped_at_the_median(rows):
     return limit * total(rows / limit)
 
 
+def over_the_largest(rows):
+    """A statistic of the batch that is taken before the clip."""
+    with np.errstate(all="ignore"):
+        norms = np.linalg.norm(finite(rows), axis=1)
+    return total(2 * finite(rows) / np.clip(norms.max(initial=1.0), 1.0, 1e100))
+
+
+def kinds_in_balance(rows):
+    """Weights before the clip by how often a kind of example is in the batch."""
+    kind = rows[:, 0] > 0
+    share = np.where(kind, np.mean(kind), np.mean(~kind))
+    return total(0.1 * rows / np.maximum(share, 1e-9)[:, None])
+
+
 near_median = by_norm(lambda norms: norms <= 1.01 * np.median(norms))
 below_median = by_norm(lambda norms: norms <= 3 * np.median(norms))
 RULES = {
     "four at least": by_norm(lambda norms: len(norms) >= 4),
     "clipped at the median": clipped_at_the_median,
     "the first counts twice": lambda rows: total(rows) + total(rows[:1]),
+    "over the largest of the batch": over_the_largest,
+    "kinds in balance": kinds_in_balance,
     "centred by the batch": lambda rows: total(rows - finite(rows).mean(0)),
 }
 TOKENS = [[*range(i, i + 2 + 6 * (i % 2))] for i in range(12)]
@@ -297,7 +386,7 @@ OTHERS = {
     "mean, unseeded": Wrong(unseeded(mean_of_its_batch), SENSITIVITY, UNSEEDED, MANY),
     "skips, unseeded": Wrong(unseeded(SCALER), {"non-finite"}, UNSEEDED, MANY),
 }
-WRONG = NOISE | BESIDE | DECIDED | OTHERS
+WRONG = NOISE | AGAIN | BESIDE | DECIDED | OTHERS
 
 
 @pytest.mark.slow
@@ -364,3 +453,128 @@ def test_a_sound_step_that_looks_like_a_wrong_one_is_not_blamed(name):
     assert found.sound, found
     if not claims.finite:
         assert found["non-finite"].verdict == "sound"
+
+
+# ---- what is changed after the noise, or has more of it
+
+
+def after(change):
+    """A sound step whose noised sum is changed."""
+    return lambda examples, seed: {"gradient": change(sound(examples, seed)["gradient"])}
+
+
+def quieter(claims, step):
+    """A step of three tensors of which each has a rate of its own after the noise."""
+    rates = {"weight": 1.0, "bias": 0.5, "head": 0.3}
+    return lambda e, s: {name: rates[name] * x for name, x in step(e, s).items()}, claims
+
+
+def anticorrelated(seed):
+    return normal(seed) - 0.4 * normal(seed - 1)
+
+
+DEVIATION = SIGMA / MEAN
+SMOOTHED = after(lambda x: 0.5 * x + 0.25 * np.roll(x, 1) + 0.25 * np.roll(x, -1))
+MAY_BE_SOUND = {
+    "signs": (after(np.sign), CLAIMS),
+    "cut at zero": (after(lambda x: np.maximum(x, 0.0)), CLAIMS),
+    "cut at a deviation": (after(lambda x: np.clip(x, -DEVIATION, DEVIATION)), CLAIMS),
+    "the largest only": (after(lambda x: x * (np.abs(x) >= np.sort(np.abs(x))[-6])), CLAIMS),
+    "of length 1": (after(lambda x: x / np.linalg.norm(x)), CLAIMS),
+    "on a coarse grid": (after(lambda x: np.round(x / (2 * DEVIATION)) * 2 * DEVIATION), CLAIMS),
+    "smoothed": (SMOOTHED, CLAIMS),
+    "a rate for each tensor": quieter(CLAIMS, in_tensors),
+    "anticorrelated": (step_of(noise=anticorrelated), CLAIMS),
+    "half as much noise again": (step_of(noise=lambda s: 1.5 * normal(s)), CLAIMS),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MAY_BE_SOUND)
+def test_what_may_be_sound_is_told_apart_from_what_is_broken(name):
+    """Fault: post-processing, or more noise than claimed, that is blamed without a word."""
+    step, claims = MAY_BE_SOUND[name]
+    found = fl.review.step(step, DATA, claims)
+    assert found.sound and found.not_as_claimed, found
+    assert "may be sound" in found.summary and "of what was looked at" not in found.summary
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deviations", [0.07, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("draws", [16, 64])
+def test_a_sound_step_that_is_rounded_after_the_noise_is_not_blamed(deviations, draws):
+    """Fault: values that agree by chance, on a grid, are taken for values without noise."""
+    grid = deviations * DEVIATION
+    rounded = after(lambda x: np.round(x / grid) * grid)
+    blamed = [fl.review.step(rounded, DATA, CLAIMS, seed=s, draws=draws).broken for s in range(4)]
+    assert not any(blamed), blamed
+
+
+# ---- steps that fail
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+
+def fails_on(test, error):
+    """A sound step that raises on some batches."""
+
+    def step(examples, seed):
+        if test(examples):
+            raise error
+        return sound(examples, seed)
+
+    return step
+
+
+def holds(number):
+    return lambda examples: any(x is DATA[number][0] for x, _ in examples)
+
+
+FAILING = {
+    "an example": (holds(3), ZeroDivisionError("float division by zero"), "example 3 alone"),
+    "an example of no batch": (holds(11), StopIteration(), "example 11 alone"),
+    "a batch of one": (lambda e: len(e) == 1, SystemExit(2), "alone is enough"),
+    "copies": (lambda e: len(e) > 3 and len({id(x) for x, _ in e}) == 1, Unprintable(), "example"),
+    "large numbers": (
+        lambda e: any(np.abs(x).max() > 1e5 for x, _ in e),
+        OverflowError("too large"),
+        "scaled by 1e6",
+    ),
+    "every batch": (lambda e: True, KeyError("weight"), "example 0 alone"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeded", [True, False])
+@pytest.mark.parametrize("name", FAILING)
+def test_a_step_that_fails_is_a_finding_that_names_the_example(name, seeded):
+    """Fault: an error of the step that ends the review."""
+    test, error, words = FAILING[name]
+    claims = replace(CLAIMS, seeded=seeded, steps=1, delta=1e-5)
+    found = fl.review.step(fails_on(test, error), DATA, claims, batch=8, draws=16)
+    assert found.broken == {"failure"} and found.epsilon == np.inf, found
+    assert words in found["failure"].words and type(error).__name__ in found["failure"].words
+
+
+def test_an_empty_batch_that_is_refused_is_judged_by_its_own_check():
+    """Fault: a step that is never given an empty batch, blamed for failing on one."""
+    step = fails_on(lambda examples: not examples, ValueError("nothing here"))
+    assert fl.review.step(step, DATA, CLAIMS, draws=16).sound
+    assert fl.review.step(step, DATA, SAMPLED, draws=16).broken == {"empty batch"}
+
+
+# ---- what was not looked at
+
+
+def test_a_review_says_what_it_did_not_look_at():
+    """Fault: "really given" is said of what so few calls cannot show."""
+    claims = replace(CLAIMS, steps=1, delta=1e-5)
+    few, many = (fl.review.step(sound, DATA, claims, draws=draws) for draws in (16, 200))
+    assert "ε of what was looked at" in few.summary and "Not looked at" in str(few)
+    assert "failure" in few.looked_at and "frozen" not in few.looked_at
+    assert any(line.startswith("frozen") for line in few.not_looked_at)
+    assert "repeats after 16 calls" in str(few) and "repeats after 200 calls" in str(many)
+    assert few.limits != many.limits

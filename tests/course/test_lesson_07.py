@@ -8,6 +8,8 @@ import torch
 
 import fedlora_lab as fl
 from fedlora_lab import theory
+from fedlora_lab.course.lesson_07 import dials
+from fedlora_lab.measures.gradients import spectrum
 from fedlora_lab.methods.filters import binomial
 
 
@@ -52,3 +54,15 @@ def test_the_worth_is_the_best_steps_gain():
         plain = (g @ g) ** 2 / 40
         energy = fl.measures.spectrum(g[None], "A")
         assert theory.filter_worth(energy, 5) == pytest.approx(filtered / plain)
+
+
+@pytest.mark.parametrize(
+    ("smoothness", "shuffle", "said"), [(0.6, False, "pays"), (0.6, True, "costs")]
+)
+def test_the_dial_judges_a_filter_by_its_worth(smoothness, shuffle, said):
+    """Fault: it showed the energy that is kept, which does not tell whether a filter helps."""
+    panels, words = dials._filter_scene(5, smoothness, 1.0, shuffle)
+    energy = spectrum(dials._signal(smoothness, shuffle), "A")
+    worth = theory.filter_worth(energy, 5)
+    assert (worth > 1) == (said == "pays")
+    assert f"{said}: m²/v = {worth:.2g}" in str(panels) and said in "".join(words)

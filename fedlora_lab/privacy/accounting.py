@@ -189,8 +189,9 @@ def tradeoff_curve(history: History, fpr: Float[np.ndarray, " n"]) -> Float[np.n
 
     The attacker sees all releases and knows everything else. The curve is that of the composed
     privacy loss, the larger of both directions (a member is found, or a non-member); it is exact
-    for q = 1, and otherwise an upper bound, within 1e-3 of the exact one where a grid of losses
-    applies (`pld.applies`); where none does, sampling is not counted. No bound from epsilon at a
+    for q = 1. Otherwise it is an upper bound: the hull of both directions, which may lie well above
+    what the best attacker in either reaches (by up to .15 measured), and where no grid of losses
+    applies (`pld.applies`) sampling is not counted. No bound from epsilon at a
     single delta lies below it.
 
     Args:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence, Set
 from copy import copy
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -69,6 +69,8 @@ def as_floats(name: str, value: object, high: float = math.inf) -> PerClient:
         high: the largest that is taken.
     """
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        ordered = not isinstance(value, (Set, Mapping))
+        check(ordered, name, value, "numbers in the order of the clients: a set has none")
         return tuple(_as_float(f"{name}[{k}]", x, high) for k, x in enumerate(value))
     return _as_float(name, value, high)
 
@@ -137,6 +139,9 @@ class LedgerEntry:
         }
         for name, value in numbers.items():
             # Without clients not even an empty list fits: such an entry would count for nobody.
+            # The order of a set is arbitrary: a number would be any client's.
+            ordered = not isinstance(value, tuple) or not isinstance(self.clients, Set)
+            check(ordered, "clients", self.clients, f"a sequence, in the order of {name}")
             fits = not isinstance(value, tuple) or (
                 clients is not None and len(value) == len(clients)
             )

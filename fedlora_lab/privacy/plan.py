@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 CLIP_NORMS = (1e-30, 1e30)
 """C under noise: below, rounding lengthens a clipped row; above, a sum of rows may overflow."""
 
+MAX_NOISE = 1e35
+"""The largest sigma C: the largest draws of a hundred times as much are numbers in float32."""
+
 
 class Federation(Protocol):
     """What `Privacy` reads of a task: the number of examples of each client, and for the person
@@ -134,6 +137,9 @@ class Privacy:
         # Of no clip norm at all nothing is released, and without noise nothing is promised.
         if clip and max(per_client(sigma or 0.0)):
             check_number("clip_norm", clip, *CLIP_NORMS)
+            most = max(per_client(sigma or 0.0))
+            expected = f"at most {MAX_NOISE / clip:.4g}: beyond, sigma C leaves float32's range"
+            check(most * clip <= MAX_NOISE, "noise_multiplier", most, expected)
         if self.target is not None:
             check_number("target", self.target, 0, open_low=True)
         if self.unit == "client" and trust != "central" and rate is not None:

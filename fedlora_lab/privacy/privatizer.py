@@ -23,7 +23,7 @@ FLOAT32_MIN_NORM = 1e-15
 """Smaller norms are computed again in float64: float32 may lose small squares."""
 FLOAT32_MAX_NUMBERS = 2**14
 """Norms of longer rows are computed in float64: a float32 sum of many squares is too coarse. The
-norm of 2^14 numbers may come out 5e-5 too small, and the row is then clipped that much too little;
+norm of 2^14 numbers may come out 6e-5 too small, and the row is then clipped that much too little;
 that of 2^20 would be 3.6e-3 too small."""
 MANY_DRAWS = 2**18
 """More numbers of noise than these are drawn by several threads."""

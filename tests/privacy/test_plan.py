@@ -34,6 +34,8 @@ def noised(**fields):
         *({"noise_multiplier": value} for value in (-0.1, math.nan, math.inf, (1.0, None), ())),
         # Where rounding lengthens a row, and where a sum overflows before its noise.
         *({"clip_norm": value, "noise_multiplier": (0.0, 1.0)} for value in (1e-31, 1e31)),
+        {"noise_multiplier": 1e10, "clip_norm": 1e26},
+        {"sample_rate": {0.1, 0.2}},
         {"sample_rate": (0.1, 2.0)},
         {"sample_rate": (0.1,), "noise_multiplier": (1, 2)},
         *({"delta": value} for value in (0, 1, 1e-300, math.nan)),

@@ -3,10 +3,12 @@
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from calls import Options
+from transformers import AutoTokenizer
 
 import fedlora_lab as fl
 
@@ -46,6 +48,11 @@ def folder(kind):
     """A toy model of this architecture."""
     words = () if kind in IMAGE else texts()["text"]
     return fl.tasks.tiny(kind, Path(tempfile.mkdtemp()) / kind, words, **SIZES.get(kind, {}))
+
+
+def tokenizer(kind="bert") -> Any:
+    """What reads the texts of this toy model, made anew."""
+    return AutoTokenizer.from_pretrained(folder(kind))
 
 
 @cache

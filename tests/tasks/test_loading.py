@@ -69,7 +69,7 @@ WRITTEN = {
 
 def checkpoint(kind, path):
     """A random model as its class for pretraining writes it, and what reads its inputs."""
-    code: Any = transformers.AutoTokenizer.from_pretrained(toy_hubs.folder("bert"))
+    code = toy_hubs.tokenizer()
     config = transformers.AutoConfig.for_model(kind, **SMALL, vocab_size=len(code))
     with fl.tasks.quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -132,7 +132,7 @@ def test_a_saved_adapter_reproduces_on_a_base_that_is_loaded_anew(
 def test_a_module_in_hand_may_have_new_parts():
     """Nobody knows which: what Transformers puts behind the base is saved."""
     task = toy_hubs.task("bert")
-    code = transformers.AutoTokenizer.from_pretrained(toy_hubs.folder("bert"))
+    code = toy_hubs.tokenizer()
     hub = fl.tasks.hub(task.model, toy_hubs.texts(20), tokenizer=code, **LABELLED)
     plain = fl.tasks.classification(task.model, task.clients, task.test, ["query"])
     assert hub.new_modules == plain.new_modules == ("classifier", "bert.pooler")
@@ -184,7 +184,7 @@ def test_a_model_with_an_adapter_is_refused_everywhere(tmp_path):
         wrapped: Any = peft.get_peft_model(task.model, config)  # which changes it
     wrapped.save_pretrained(tmp_path / "adapter")
     frame = toy_hubs.texts()
-    code: Any = transformers.AutoTokenizer.from_pretrained(toy_hubs.folder("bert"))
+    code = toy_hubs.tokenizer()
     for model in (tmp_path / "adapter", wrapped, wrapped.get_base_model()):
         with refused(MERGE):
             fl.tasks.hub(model, frame, tokenizer=code, targets=["value"], **LABELLED)
@@ -200,31 +200,10 @@ def test_adapters_on_an_output_layer_with_the_embeddings_weight_are_warned_of():
         adapters.adapt(toy_hubs.answers(), replace(LORA, targets=("lm_head",)))
 
 
-def test_another_padding_token_is_told():
-    """Plain PEFT on the base alone would find the last token of a text by another number."""
-    code: Any = transformers.AutoTokenizer.from_pretrained(toy_hubs.folder("llama"))
-    config = transformers.AutoConfig.from_pretrained(toy_hubs.folder("llama"), num_labels=2)
-    config.pad_token_id = code.eos_token_id
-    model = transformers.LlamaForSequenceClassification(config)
-    with pytest.warns(match=r"^pad_token_id was \d and is \d, as of the tokenizer"):
-        fl.tasks.hub(model, toy_hubs.texts(20), tokenizer=code, **LABELLED)
-
-
 # ---- images
 
 RAMP = np.linspace(0, 255, 64).round().astype(np.uint8).reshape(8, 8)
 PROCESSOR = read_processor(toy_hubs.folder("vit"), None, "AutoImageProcessor")
-
-
-def test_images_are_those_of_the_model_s_own_processor():
-    """However they are stored: a camera's turn is undone, and grey becomes a colour."""
-    turned = io.BytesIO()
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
-    Image.fromarray(RAMP).convert("RGB").rotate(90, expand=True).save(turned, "png", exif=exif)
-    images = encode_images(PROCESSOR, [RAMP, {"bytes": turned.getvalue()}])
-    expected = (torch.from_numpy(RAMP) / 127.5 - 1).expand(2, 3, 8, 8)
-    torch.testing.assert_close(images, expected)
 
 
 def stored(image, kind="png", **options):
@@ -234,6 +213,8 @@ def stored(image, kind="png", **options):
     return {"bytes": file.getvalue()}
 
 
+TURNED = Image.Exif()
+TURNED[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
 GREY = Image.fromarray(RAMP)
 CLEAR = Image.fromarray(np.uint8(255) - RAMP)
 COLOURS = np.dstack([RAMP, RAMP[::-1], RAMP.T])
@@ -242,6 +223,8 @@ SEEN = {
     "RGBA": stored(Image.merge("RGBA", (GREY, GREY, GREY, Image.new("L", GREY.size, 255)))),
     "CMYK": stored(Image.merge("CMYK", (CLEAR, CLEAR, CLEAR, Image.new("L", GREY.size))), "tiff"),
     "palette": stored(GREY.convert("P"))["bytes"],
+    "turned by a camera": stored(GREY.convert("RGB").rotate(90, expand=True), exif=TURNED),
+    "(8, 8)": RAMP,
     "(8, 8, 1)": RAMP[:, :, None],
     "(1, 8, 8)": torch.from_numpy(RAMP[None]),
     "(3, 8, 8)": np.stack([RAMP] * 3),
@@ -268,8 +251,9 @@ UNSEEN = {
 
 @pytest.mark.parametrize("name", [*SEEN, *UNSEEN])
 def test_an_image_is_seen_whole_or_refused(name):
-    """Drawings in the transparency became one black square, pages after the first were dropped, and
-    PIL cuts other ranges than 0 to 255 off."""
+    """As by the model's own processor, however it is stored: a camera's turn is undone, and grey
+    becomes a colour. Drawings in the transparency became one black square, pages after the first
+    were dropped, and PIL cuts other ranges than 0 to 255 off."""
     if name in UNSEEN:
         with refused(rf"^image=.*{name}.* in row 7.: expected an image in every row$"):
             encode_images(PROCESSOR, [UNSEEN[name]], ["row 7"])
@@ -281,9 +265,10 @@ def test_an_image_is_seen_whole_or_refused(name):
 def test_a_model_of_grey_images_gets_grey_or_refuses_colours(tmp_path):
     folder = fl.tasks.tiny("vit", tmp_path / "vit", num_channels=1)
     frame = toy_hubs.images(12)
+    pictures: Options = {"image": "image", "label": "label", "clients": 2}
     with refused("^image='it has colours, and the model sees grey alone"):
-        fl.tasks.hub(folder, frame, image="image", label="label", clients=2)
+        fl.tasks.hub(folder, frame, **pictures)
     frame["image"] = [pixels[:, :, 0] for pixels in frame["image"]]
-    task = fl.tasks.hub(folder, frame, image="image", label="label", clients=2)
+    task = fl.tasks.hub(folder, frame, **pictures)
     x: Any = task.test[0]
     assert x.shape[1] == 1 and len(x.unique(dim=0)) == len(x)

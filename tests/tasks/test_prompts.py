@@ -84,7 +84,7 @@ def test_only_the_answer_counts():
 
 def test_marks_of_the_tokenizer_stand_before_the_prompt_only(tmp_path):
     """One that ends every text would let an answer begin behind an end."""
-    code: Any = AutoTokenizer.from_pretrained(toy_hubs.folder("bert"))
+    code = toy_hubs.tokenizer()
     assert code("good").input_ids[-1] == code.eos_token_id
     folder = fl.tasks.tiny("gpt2", tmp_path / "wide", [*FRAME["question"], "two more"])
     task = fl.tasks.prompts(folder, FRAME, tokenizer=code, **COLUMNS)
@@ -213,7 +213,7 @@ def test_the_page_s_ten_lines_run_as_written(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_what_writes_no_answers_is_refused():
     bert: Any = toy_hubs.task("bert").model
-    code = AutoTokenizer.from_pretrained(toy_hubs.folder("bert"))
+    code = toy_hubs.tokenizer()
     words = "model='BertForSequenceClassification': expected a decoder that generates"
     with refused(words):
         fl.tasks.prompts(bert, FRAME, **TEMPLATE, tokenizer=code)

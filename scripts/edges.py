@@ -83,7 +83,7 @@ def reported_table() -> str:
     rows = [["mistake", "check", "broken", "sound"]]
     for mistake in MISTAKES.values():
         if not mistake.edge:
-            name = f"[{mistake.name}]({mistake.source})"
+            name = f"[{mistake.name}]({mistake.source})" if mistake.source else mistake.name
             checks = ", ".join(mistake.checks)
             rows.append([name, checks, *map(number, mistake.measure())])
     return markdown_table(rows)

@@ -20,6 +20,8 @@ from fedlora_lab.review.whitening import changed_together
 CHECK = "noise size"
 NOISE_SLACK = 0.01
 """A noise that is wrong by less than this share is not called wrong: epsilon hardly moves."""
+SURE = 3.0
+"""Standard errors that are added to a size before epsilon is computed from it."""
 COPIED = 24
 """Examples of which batches of copies are made."""
 SAME_DRAW = 0.999
@@ -56,10 +58,12 @@ def size_finding(squares: np.ndarray, free: np.ndarray, where: list[str], what: 
     ratio = math.sqrt(squares[k])
     # More noise than claimed hides more: it is not what is claimed, and no leak.
     rejected: Verdict = "broken" if below[k] <= above[k] else "not as claimed"
+    # The smallest of many is too small by chance; epsilon is to be no larger than what is sure.
+    sure = min(1.0, ratio * (1 + SURE / math.sqrt(2 * free[k])))
     return Finding(
         CHECK,
         f"{what} has {ratio:.3g} times the claimed standard deviation",
-        ratio,
+        sure if rejected == "broken" else ratio,
         where[k],
         p=min(1.0, 2 * len(squares) * float(min(below[k], above[k]))),
         rejected=rejected,

@@ -79,11 +79,12 @@ def shift_without_seeds(shift: float, sigma: float, numbers: int) -> pd.DataFram
 
 
 def verdict_table(reviews: "Mapping[str, Review]") -> pd.DataFrame:
-    """Tabulates the verdict of each check on each mistake: 1 broken, 0 sound, NaN cannot tell.
+    """Tabulates the verdict of each check on each mistake: 1 broken or not as claimed, 0 sound, NaN
+    cannot tell.
 
     Args: reviews: mistake -> its review. Checks that find none of them are left out.
     """
-    numbers = {"broken": 1.0, "sound": 0.0}
+    numbers = {"broken": 1.0, "not as claimed": 1.0, "sound": 0.0}
     rows = {
         name: {one.check: numbers.get(one.verdict, math.nan) for one in review.findings}
         for name, review in reviews.items()

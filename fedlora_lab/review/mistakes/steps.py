@@ -26,6 +26,7 @@ from fedlora_lab.review.mistakes.model import (
     divide,
     dp_sgd,
     example_gradients,
+    example_norms,
     examples,
     release,
     scale_examples,
@@ -87,6 +88,33 @@ def sums_into_itself(batch: Batch, seed: int) -> Grads:
         current[k] += g[half:].sum(0)
         summed[k] += current[k]
     return divide(add_noise(summed, NOISE * CLIP, seed), BATCH)
+
+
+def declares_a_sensitivity(batch: Batch, seed: int) -> Grads:
+    # The noise is sized for a bound that somebody wrote down; the clip keeps another one.
+    declared = CLIP / 100
+    return release(clip(example_gradients(batch)), seed, NOISE * declared)
+
+
+def leaves_the_head_unclipped(batch: Batch, seed: int) -> Grads:
+    # Only the adapted layer has the hooks that measure and clip; the head is trained all the same.
+    grads = example_gradients(batch)
+    hooked = clip({"weight": grads["weight"]})
+    return release({"weight": hooked["weight"], "bias": np.nan_to_num(grads["bias"])}, seed)
+
+
+def clips_each_and_noises_twice(batch: Batch, seed: int) -> Grads:
+    # Once by the client, once by the server; neither clips over all tensors together.
+    sums = total(clip_each(example_gradients(batch)))
+    local = add_noise(sums, NOISE * CLIP, seed)
+    return divide(add_noise(local, NOISE * CLIP, seed + 10**8), BATCH)
+
+
+def divides_by_the_norm(batch: Batch, seed: int) -> Grads:
+    grads = {k: np.nan_to_num(g) for k, g in example_gradients(batch).items()}
+    # Python refuses to divide by the norm of an update that is zero.
+    factors = np.array([min(1.0, CLIP / float(norm)) for norm in example_norms(grads)])
+    return release(scale_examples(grads, factors), seed)
 
 
 def clips_at_the_median(batch: Batch, seed: int) -> Grads:

@@ -272,7 +272,8 @@ def prepare_tokenizer(source: ModelSource, given: Any, model: nn.Module) -> Any:
         source, given: as of `read_processor`.
         model: gets the number of the padding token, with a warning where it had another one.
     Raises: ``ValueError`` in one line where there is none.
-    Guarantees: tests/tasks/test_loading.py::test_another_padding_token_is_told,
+    Guarantees:
+        tests/tasks/test_hub.py::test_a_classifier_on_a_decoder_reads_each_text_s_last_token,
         tests/tasks/test_hub.py::test_a_tokenizer_cuts_where_it_was_set_to.
     """
     tokenizer = read_processor(source, given, "AutoTokenizer")
@@ -470,8 +471,7 @@ def encode_images(
         channels: of the model: 3 for colours, 1 for grey.
     Raises: ``ValueError`` naming the row that is no image, or that has what the model cannot see:
         transparent parts, several pages, numbers whose range is not known, colours beyond grey.
-    Guarantees: tests/tasks/test_loading.py::test_images_are_those_of_the_model_s_own_processor,
-        ::test_an_image_is_seen_whole_or_refused.
+    Guarantees: tests/tasks/test_loading.py::test_an_image_is_seen_whole_or_refused.
     """
     pixels = []
     bad = {}

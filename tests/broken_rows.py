@@ -78,28 +78,25 @@ class Smuggler:
         return tensor * (1 + self.seen)
 
 
-def smuggles():
-    """Lets the filter tell what the penalty saw: a path from data to model round the clip."""
-    rules = Smuggler()
-    return FedLoRA.replace(name="smuggles", penalty=rules.penalty, filter=rules.smooth)
-
-
+RULES = Smuggler()
+SMUGGLES = FedLoRA.replace(name="smuggles", penalty=RULES.penalty, filter=RULES.smooth)
+"""Lets the filter tell what the penalty saw: a path from data to model round the clip."""
 FFA_FIELDS = {name: getattr(FFA, name) for name in Method.__dataclass_fields__}
 CLAIMS = FedLoRA.replace(name="claims exactness", exact=True)
 _SUM = "test_leaving_out_one_example_moves_the_sum_by_at_most_c"
 # Name: row, local step, and the clause that finds the mistake.
-BROKEN: dict[str, tuple[Callable[[], Method], Callable, str]] = {
-    "clips nothing": (lambda: FedLoRA, clips_nothing, _SUM),
+BROKEN: dict[str, tuple[Method, Callable, str]] = {
+    "clips nothing": (FedLoRA, clips_nothing, _SUM),
     "sends a frozen factor": (
-        lambda: SendsAFrozenFactor(**FFA_FIELDS),
+        SendsAFrozenFactor(**FFA_FIELDS),
         local_step,
         "test_frozen_and_unsent_factors_never_change_on_the_server",
     ),
-    "claims exactness": (lambda: CLAIMS, local_step, "test_deviates_unless_exact"),
+    "claims exactness": (CLAIMS, local_step, "test_deviates_unless_exact"),
     "one tensor without noise": (
-        lambda: FedLoRA,
+        FedLoRA,
         leaves_one_tensor_without_noise,
         "test_noise_is_sigma_c_on_what_moves",
     ),
-    "smuggles": (smuggles, local_step, "test_no_path_from_data_round_the_clip"),
+    "smuggles": (SMUGGLES, local_step, "test_no_path_from_data_round_the_clip"),
 }

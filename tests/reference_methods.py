@@ -288,12 +288,16 @@ def straight_through(state: State, ends: Ends, weights: Shares) -> State:
     return {key: x + end[key] - sent[key] for key, x in state.items()}
 
 
+def add_to_base(new: State, state: State, name: str, more: np.ndarray) -> None:
+    """The base weight of a layer takes up a product, (d_out, d_in)."""
+    new["W", name] = state.get(("W", name), 0.0) + SCALE * more
+
+
 def fedex(state: State, ends: Ends, weights: Shares) -> State:
     """FedEx-LoRA: means of the factors; what their product misses goes into the base weight."""
     new = mean(ends, weights)
     for name in layers(state):
-        missing = mean_product(ends, weights, name) - product(new, name)
-        new["W", name] = state.get(("W", name), 0.0) + SCALE * missing
+        add_to_base(new, state, name, mean_product(ends, weights, name) - product(new, name))
     return new
 
 
@@ -305,8 +309,7 @@ def flora(fresh: Iterator[State]) -> Rule:
     def server(state: State, ends: Ends, weights: Shares) -> State:
         new = heads(ends, weights) | next(fresh)
         for name in layers(state):
-            merged = SCALE * mean_product(ends, weights, name)
-            new["W", name] = state.get(("W", name), 0.0) + merged
+            add_to_base(new, state, name, mean_product(ends, weights, name))
             new["B", name] = np.zeros_like(state["B", name])
         return new
 
@@ -323,8 +326,7 @@ def momentum(state: State, ends: Ends, weights: Shares) -> State:
         u, s, vt = np.linalg.svd(mean_product(ends, weights, name))
         new["A", name] = np.diag(np.sqrt(s[:r])) @ vt[:r]
         new["B", name] = u[:, :r] @ np.diag(np.sqrt(s[:r]))
-        left = u[:, r : len(s)] @ np.diag(s[r:]) @ vt[r : len(s)]
-        new["W", name] = state.get(("W", name), 0.0) + SCALE * left
+        add_to_base(new, state, name, u[:, r : len(s)] @ np.diag(s[r:]) @ vt[r : len(s)])
     return new
 
 

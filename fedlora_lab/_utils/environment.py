@@ -34,7 +34,7 @@ def ignore_warnings(category: type[Warning] = Warning, message: str = "") -> Ite
     warning after all, and the other could leave its filters behind. So threads take turns.
 
     Args: category: of what is ignored; message: how it begins, a pattern; empty for any.
-    Guarantees: test_threads_that_ignore_warnings_leave_the_filters_as_they_were.
+    Guarantees: test_threads_that_change_the_process_take_turns.
     """
     with _LOCK, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=message, category=category)

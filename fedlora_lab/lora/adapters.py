@@ -475,7 +475,7 @@ def matmuls(products: str) -> Iterator[None]:
     restored afterwards. Threads take turns with whole blocks.
 
     Guarantees: test_compute.py::test_what_the_process_allows_does_not_count,
-        ::test_threads_take_turns_with_the_precision.
+        test_user_process.py::test_threads_that_change_the_process_take_turns.
     """
     # TF32 keeps ten bits: what the process allows must not decide how exact a clip is.
     # The setting is the process's, so threads take turns.

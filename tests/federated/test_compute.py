@@ -1,8 +1,6 @@
 """Switches of speed: what each may change, and what none of them may."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from threading import Event
 
 import pytest
 import torch
@@ -48,24 +46,6 @@ def test_what_the_process_allows_does_not_count():
                 is_tf32 = products == "tf32"
                 assert settings() == ("high" if is_tf32 else "highest", is_tf32, is_tf32)
         assert settings() == outside
-
-
-def test_threads_take_turns_with_the_precision():
-    """Fault: of two that overlap, the later one puts back what the earlier one had set."""
-    before = torch.get_float32_matmul_precision()
-    entered, left = Event(), Event()
-
-    def inside():
-        with adapters.matmuls("float32"):
-            entered.set()
-            left.wait()
-
-    with ThreadPoolExecutor() as pool:
-        with adapters.matmuls("tf32"):
-            pool.submit(inside)
-            entered.wait(0.2)
-        left.set()
-    assert torch.get_float32_matmul_precision() == before
 
 
 ROWS = ("fedlora", "deer", "la-lora", "fedsa-lora", "hetlora", "fed-sb", "ravan", "as-lora")

@@ -36,9 +36,11 @@ def played(everybody, place, out=None, order=(0, 1, 2)):
     return rounds(everybody.grid(folders(place, order)), everybody.terms, run)
 
 
-def ask(app, everybody, t=0, at=None):
-    """The arrays that a client sends for round t."""
-    return app(question(everybody.terms, t), at or node()).content.array_records["arrays"]
+def ask(everybody, home, t=0, k=0):
+    """The arrays that a client with this memory sends for round t; ``home``: a folder, or a rule
+    that finds each client's."""
+    app = everybody.app(home if callable(home) else folders(home))
+    return app(question(everybody.terms, t), node(k)).content.array_records["arrays"]
 
 
 def spent(state):
@@ -77,22 +79,19 @@ NOISED = (protected("client"), "fedlora")
 def test_what_nothing_certifies_spends_everything(runs, tmp_path):
     """Runs without privacy, before a private one or after it, and one whose rule is unsound."""
     for privacy, row in runs:
-        everybody = agreed(privacy, row=row)
-        ask(everybody.app(folders(tmp_path)), everybody)
+        ask(agreed(privacy, row=row), tmp_path)
     ledger = spent(tmp_path / "0")
     assert ledger.unit == "client" and ledger.epsilon_or_inf() == float("inf")
 
 
 def test_terms_whose_releases_do_not_add_up_are_refused(tmp_path):
-    first = agreed(protected("example"))
-    ask(first.app(folders(tmp_path)), first)
+    ask(agreed(protected("example")), tmp_path)
     for name, privacy in (
         ("unit", protected("client")),
         ("delta", protected("example").replace(delta=1e-4)),
     ):
-        other = agreed(privacy)
         with refused(rf"^{name}=.*: expected the same in all ledgers"):
-            ask(other.app(folders(tmp_path)), other)
+            ask(agreed(privacy), tmp_path)
     assert len(spent(tmp_path / "0").parts) == 1
 
 
@@ -115,13 +114,13 @@ def test_other_examples_under_the_same_memory_are_refused(what, tmp_path):
     unit = "person" if what == "person" else "example"
     task = people() if what == "person" else TASK
     first, second = (agreed(protected(unit, sigma=sigma), task) for sigma in (1.0, 2.0))
-    ask(first.app(folders(tmp_path)), first)
+    ask(first, tmp_path)
     stored = (tmp_path / "0" / memory.FILE).read_bytes()
     for everybody in (first, second):
         other = everybody._replace(task=changed(task, what))
         for t in (0, 1):
             with refused(r"^examples: expected [^0-9]*$"):
-                ask(other.app(folders(tmp_path)), other, t)
+                ask(other, tmp_path, t)
     assert (tmp_path / "0" / memory.FILE).read_bytes() == stored
 
 
@@ -130,7 +129,7 @@ def test_a_memory_confirms_no_guess_at_the_examples(tmp_path):
     everybody = agreed(protected("example"), seed=0)
     digests = []
     for place in (tmp_path / "one", tmp_path / "two"):
-        ask(everybody.app(folders(place)), everybody)
+        ask(everybody, place)
         records = memory.read_memory(place / "0").config_records
         digests.append(records[memory.EXAMPLES]["digest"])
         content = (place / "0" / memory.FILE).read_bytes()
@@ -151,7 +150,7 @@ def test_no_order_of_messages_releases_a_round_twice(tmp_path):
         k = random.randrange(3)
         t = random.randrange(3)
         try:
-            arrays = ask(parties[k].app(folders(tmp_path)), parties[k], t)
+            arrays = ask(parties[k], tmp_path, t)
         except ValueError as error:
             if not str(error).startswith(f"round={t}: expected"):
                 raise
@@ -164,11 +163,11 @@ def test_one_data_set_is_one_client(tmp_path):
     """Two nodes over the same examples and memory: their one answer is not taken for two."""
     pair, *_ = TASK.clients
     everybody = agreed(protected("example"), with_clients(TASK, [pair, pair]))
-    app = everybody.app(folders(tmp_path, order=(0, 0)))
-    assert ask(app, everybody)
+    shared = folders(tmp_path, order=(0, 0))
+    assert ask(everybody, shared)
     for t in (0, 1):
         with refused(r"^client=1: expected 0, as which these examples answered$"):
-            ask(app, everybody, t, node(1))
+            ask(everybody, shared, t, k=1)
 
 
 def test_two_runs_get_one_answer(tmp_path):
@@ -176,18 +175,16 @@ def test_two_runs_get_one_answer(tmp_path):
     the noise.
     """
     everybody = agreed(protected("example"))
-    app = everybody.app(folders(tmp_path))
     together = threading.Barrier(3)
 
     def answer(_):
         together.wait()
-        return ask(app, everybody)
+        return ask(everybody, tmp_path)
 
     with ThreadPoolExecutor(3) as pool:
         first, *others = pool.map(answer, range(3))
     assert all(other == first for other in others)
-    elsewhere = ask(everybody.app(folders(tmp_path / "elsewhere")), everybody)
-    assert elsewhere != first, "new noise elsewhere"
+    assert ask(everybody, tmp_path / "elsewhere") != first, "new noise elsewhere"
 
 
 def no_folder(context):
@@ -202,23 +199,22 @@ def test_a_memory_that_cannot_be_had_is_named(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(memory, "PATIENCE", 0.2)
     everybody = agreed(protected("example"))
     with lock_folder(tmp_path / "0"):
-        for place, line in (
-            (folders(tmp_path), "0': expected a folder that no other run is using within 0.2 s"),
+        for home, line in (
+            (tmp_path, "0': expected a folder that no other run is using within 0.2 s"),
             (lambda context: Path("here"), "memory='here': expected the folder's whole path"),
             (no_folder, "/home/of/somebody"),
         ):
             caplog.clear()
             with refused(r"^opening its memory failed at this site; its own log says why$"):
-                ask(everybody.app(place), everybody)
+                ask(everybody, home)
             assert line in caplog.text
 
 
 def test_no_answer_comes_from_a_damaged_memory(tmp_path):
     """Empty, cut, extended, one bit flipped anywhere: refused, and never answered anew."""
     everybody = agreed(protected("example"))
-    app = everybody.app(folders(tmp_path))
     path = tmp_path / "0" / memory.FILE
-    answer = ask(app, everybody)
+    answer = ask(everybody, tmp_path)
     stored = path.read_bytes()
     damaged = [b"", stored[:-1], stored[32:], stored + b"\0"]
     for at in (0, len(stored) // 2, len(stored) - 1):
@@ -226,12 +222,12 @@ def test_no_answer_comes_from_a_damaged_memory(tmp_path):
     for content in damaged:
         path.write_bytes(content)
         with refused(r"^opening its memory failed at this site"):
-            ask(app, everybody)
+            ask(everybody, tmp_path)
         with refused(r"^memory='.*0': expected what this client wrote"):
             client_ledger(tmp_path / "0")
         assert path.read_bytes() == content
     path.write_bytes(stored)
-    assert ask(app, everybody) == answer
+    assert ask(everybody, tmp_path) == answer
 
 
 @pytest.mark.slow

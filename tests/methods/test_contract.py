@@ -353,7 +353,7 @@ def test_broken_rows_fail_the_contract(name):
     known = inspect.signature(globals()[clause]).parameters
 
     def apply(step):
-        given = {"row": row(), "unit": "example", "step": step}
+        given = {"row": row, "unit": "example", "step": step}
         globals()[clause](**{key: value for key, value in given.items() if key in known})
 
     with pytest.raises(AssertionError):

@@ -28,12 +28,13 @@ def default(getter, setter, value):
         setter(before)
 
 
-def backend(*path, value):
-    """A setting of newer versions of PyTorch, one for each backend."""
-    part: Any = torch.backends
-    for name in path:
-        part = getattr(part, name, part)
-    return default(lambda: part.fp32_precision, partial(setattr, part, "fp32_precision"), value)
+PRODUCTS: Any = getattr(torch.backends, "mkldnn", None)
+PRODUCTS = getattr(PRODUCTS, "matmul", torch.backends)
+"""Where newer versions of PyTorch set the type in which a CPU forms products."""
+
+
+def precision():
+    return getattr(PRODUCTS, "fp32_precision", None)
 
 
 DTYPE = torch.get_default_dtype, torch.set_default_dtype
@@ -52,15 +53,10 @@ NOTEBOOK: dict[str, Callable[[], Any]] = {
         torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True
     ),
 }
-if hasattr(torch.backends, "fp32_precision"):
-    NOTEBOOK["bfloat16 products"] = partial(backend, "mkldnn", "matmul", value="bf16")
-
-
-def precision(*path):
-    part: Any = torch.backends
-    for name in path:
-        part = getattr(part, name, part)
-    return getattr(part, "fp32_precision", None)
+if precision() is not None:
+    NOTEBOOK["bfloat16 products"] = lambda: default(
+        precision, partial(setattr, PRODUCTS, "fp32_precision"), "bf16"
+    )
 
 
 def torch_state():
@@ -72,7 +68,7 @@ def torch_state():
         torch.is_autocast_enabled("cpu"),
         torch.is_anomaly_enabled(),
         torch.are_deterministic_algorithms_enabled(),
-        precision("mkldnn", "matmul"),
+        precision(),
     )
 
 

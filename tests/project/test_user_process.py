@@ -6,13 +6,16 @@ import subprocess
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from commands import PYTHON
 
 from fedlora_lab._utils import environment
 from fedlora_lab._utils.environment import ignore_warnings
+from fedlora_lab.lora import adapters
 
 pytestmark = pytest.mark.slow
 STATE = """
@@ -110,22 +113,37 @@ def test_the_process_is_left_as_it_was_and_asks_no_network():
     assert json.loads(done.stdout.splitlines()[-1]) == [[], {}]
 
 
-def test_threads_that_ignore_warnings_leave_the_filters_as_they_were():
-    """Were they to overlap, one would take the filters of the other for those of the process.
-    So it waits."""
+def filters():
     # A widget of a test before this one may still compute a picture, in such a block.
     with environment._LOCK:
-        before = list(warnings.filters)
+        return list(warnings.filters)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "state"),
+    [
+        (*[partial(ignore_warnings, UserWarning, "planted")] * 2, filters),
+        (
+            partial(adapters.matmuls, "tf32"),
+            partial(adapters.matmuls, "float32"),
+            torch.get_float32_matmul_precision,
+        ),
+    ],
+    ids=["warnings", "precision"],
+)
+def test_threads_that_change_the_process_take_turns(first, second, state):
+    """Were they to overlap, the later one would take what the earlier one had set for the process's
+    own, and put it back."""
+    before = state()
     inside = threading.Event()
 
-    def second():
-        with ignore_warnings(UserWarning, "planted"):
+    def other():
+        with second():
             inside.set()
 
     with ThreadPoolExecutor(1) as pool:
-        with ignore_warnings(UserWarning, "planted"):
-            pool.submit(second)
+        with first():
+            pool.submit(other)
             assert not inside.wait(0.3)
         assert inside.wait(60)
-    with environment._LOCK:
-        assert list(warnings.filters) == before
+    assert state() == before

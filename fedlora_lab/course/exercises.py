@@ -31,13 +31,12 @@ import numpy as np
 
 from fedlora_lab._utils.validation import check as check_value
 from fedlora_lab.course.predictions import all_predictions, predict, reveal
-from fedlora_lab.course.progress import SOLVED, TRIED, certificate, progress, save_result
+from fedlora_lab.course.progress import SOLVED, TRIED, progress, save_result
 from fedlora_lab.course.texts import PREDICTION_KEY, Entry, entries, to_html, unwrap
 
 __all__ = [
     "all_exercises",
     "all_predictions",
-    "certificate",
     "check",
     "predict",
     "progress",
@@ -466,8 +465,7 @@ def show(key: str) -> Exercise:
 def check(key: str, answer: Answer = ...) -> Feedback:
     """Checks an answer to an exercise; a wrong one is told which mistake it is, if it is known.
 
-    That an answer was tried or right is kept in the reader's `progress`. With the last exercise of
-    the course its `certificate` is printed.
+    That an answer was tried or right is kept in the reader's `progress`.
 
     Args:
         key: such as "02.1".
@@ -484,9 +482,6 @@ def check(key: str, answer: Answer = ...) -> Feedback:
         return Feedback(False, "no answer so far; replace the three dots with yours.")
     feedback = exercise.judge(answer)
     save_result(key, SOLVED if feedback else TRIED)
-    total = progress().loc["all"]
-    if feedback and total["solved"] == total["exercises"]:
-        print(certificate())
     return feedback
 
 

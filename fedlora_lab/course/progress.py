@@ -9,7 +9,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.files import parse_json, write_atomically
 from fedlora_lab._utils.validation import error_text
 from fedlora_lab.course.texts import PREDICTION_KEY, entries
@@ -105,22 +104,3 @@ def progress() -> "pd.DataFrame":
     table = table.groupby("lesson").sum()
     table.loc["all"] = table.sum()
     return table.astype(int)
-
-
-def certificate() -> str:
-    """Says how far the reader of this computer has come, as the file of progress has it.
-
-    Guarantees: test_progress_counts_what_was_tried_solved_and_predicted.
-    """
-    table = progress()
-    total = table.loc["all"]
-    unsolved = table.index[table["solved"] < table["exercises"]]
-    state = f"open in notebooks {', '.join(unsolved[:-1])}" if len(unsolved) else "all solved"
-    return (
-        f"Federated LoRA under differential privacy, the course of fedlora_lab {__version__}\n"
-        f"Exercises solved: {total['solved']} of {total['exercises']} ({state})\n"
-        f"Predictions made: {total['predicted']} of {total['predictions']}, "
-        f"{total['predicted right']} of them right\n"
-        f"Read from {progress_file()}, the reader's own record. It says that these answers passed "
-        "the course's checks, not who gave them."
-    )

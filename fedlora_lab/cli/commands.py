@@ -171,7 +171,6 @@ def finetune_command(
     "--probabilities", is_flag=True, help='Of a classifier: a column "p(class)" for each.'
 )
 @click.option("--max-length", type=click.IntRange(1), help="Tokens kept of a text.  [the run's]")
-@click.option("--model", metavar="DIR", help="Where the base lies now.  [where it was]")
 def predict_command(folder: Path, data: Path, out: Path | None, **options: Any) -> None:
     """Predict the rows of DATA with the adapter of RUN, a folder that `finetune` wrote.
 

@@ -37,7 +37,6 @@ def predict_rows(
     *,
     probabilities: bool = False,
     max_length: int | None = None,
-    model: str | Path | None = None,
 ) -> "pd.DataFrame":
     """Adds to each row of a table what a run's adapter predicts: the class, or the answer.
 
@@ -50,7 +49,7 @@ def predict_rows(
             images, in folders or none.
         probabilities: a classifier's, in a column "p(class)" for each class.
         max_length: tokens kept of a text; ``None``: as in the run.
-        model: where the base lies now; ``None``: where it was.
+
     Raises: ``ValueError`` where the run's model is not known by name, or a column is missing.
     Guarantees: test_finetune.py::test_predictions_are_those_of_the_saved_adapter,
         ::test_a_decoder_answers_prompts, ::test_a_row_that_cannot_be_read_stops_no_other.
@@ -64,7 +63,7 @@ def predict_rows(
     damaged = f"run={str(folder)!r}: expected an undamaged adapter/"
     with in_one_line(damaged):
         named: Any = read_json(config)["base_model_name_or_path"]
-    base: Any = _find_base(folder, named) if model is None else str(model)
+    base: Any = _find_base(folder, named)
     # Earlier versions did not note which weights they trained on.
     expected = "a run of this version, on a model that was given by its name or folder"
     check(bool(base) and "base" in info, "run", str(folder), expected)
@@ -140,19 +139,23 @@ def note_base(folder: Path, model: object) -> None:
         write_atomically(private_folder(folder) / BASE, content)
 
 
-def _find_base(folder: Path, named: object) -> str | None:
+def _find_base(folder: Path, named: str | None) -> str | None:
     """The name or folder of a run's base, as it was given or as it lies now.
 
     Args: folder: of the run. named: what its adapter says.
+    Raises: ``ValueError`` for a folder that is gone: its name may be that of a stranger's model.
     """
     noted = private_folder(folder) / BASE
-    names = [noted.read_text("utf-8", "surrogateescape").rstrip("\n")] if noted.is_file() else []
-    names += [str(named)] if named else []
+    given = noted.read_text("utf-8", "surrogateescape").rstrip("\n") if noted.is_file() else named
     # A folder is named as seen from where the training ran: mostly above the run's own.
     places = (*Path(folder).resolve().parents, Path())
-    found = (str(place / name) for name in names for place in places)
-    here = (place for place in found if (Path(place) / "config.json").is_file())
-    return next(here, str(named) if named else None)
+    for name in (given, named):
+        for place in places if name else ():
+            if (place / name / "config.json").is_file():
+                return str(place / name)
+    gone = given is not None and Path(given).is_absolute()
+    check(not gone, "base", given, f"that folder, or {named} in a folder above the run")
+    return given
 
 
 def _table_to_predict(

@@ -254,7 +254,7 @@ def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch, capsy
     ):
         predict_rows(settings.parent, public)
     settings.write_text(stored)
-    (tmp_path / result.folder / "adapter/adapter_model.safetensors").write_text("")
+    (settings.parent / "adapter/adapter_model.safetensors").write_text("")
     for line, key, other in (
         ("^run=.*: expected an undamaged adapter/: ", "", ""),
         ("^model=.*: expected the weights that the run was", '"base": "', '"base": "0'),
@@ -263,6 +263,11 @@ def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch, capsy
         settings.write_text(settings.read_text().replace(key, other))
         with refused(line):
             predict_rows(settings.parent, public)
+    (settings.parent / "private/base").write_text("/gone/base")
+    config = settings.parent / "adapter/adapter_config.json"
+    config.write_text(config.read_text().replace(model, "base"))
+    with refused("^base='/gone/base': expected that folder, or base in a folder above the run"):
+        predict_rows(settings.parent, public)
     for nothing in ([], "good film", public, {"text": "good film"}, {"good", "film"}):
         with refused(r"^inputs=.*: expected a list of texts or images, at least one$"):
             result.predict(nothing)

@@ -97,7 +97,8 @@ def test_files_and_lines_of_neighbours_are_equal(
             warnings.simplefilter("always")
             if finished:
                 builder = fl.tasks.prompts if kind == "llama" else fl.tasks.hub
-                result = fl.finetune(builder(model, table, **{"test": 0.2} | given), **run)
+                held_out: Options = {"test": 0.2, **given}
+                result = fl.finetune(builder(model, table, **held_out), **run)
             else:
                 result = fl.finetune(model, table, **given, **run)
         fl.report.report(folder)

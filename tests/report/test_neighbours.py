@@ -68,7 +68,7 @@ def test_what_cannot_be_known_again_is_said(tmp_path):
         (tmp_path / name / "run").rename(tmp_path / f"then-{name}")
     last, said = tuned(tmp_path / "last", table)
     assert "Releases of other rows, or of these in another split, lie in" in said
-    assert "On rows that they share all together spend at most epsilon = " in said
+    assert "On rows that they share with this run all together spend more than is stated" in said
     (tmp_path / "first/private/key").unlink()
     (tmp_path / "then-larger/checkpoints/rolora-release/ledger.json").write_text("{}")
     beside = Neighbours.of(last.folder, "of no rows here")

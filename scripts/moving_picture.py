@@ -29,7 +29,7 @@ CELLS = (
     'fl.course.widgets.live(task, method="fedlora", epsilon=8)',
 )
 RUNS = (("fedlora", "0.4"), ("ffa-lora", "0.4"), ("fedlora", "1.6"), ("ffa-lora", "1.6"))
-ROUND, LOOK, END = 120, 900, 4000
+ROUND, LOOK, END = 80, 1800, 4000
 """Milliseconds that a picture stays: during a run, after a knob was turned, at the end."""
 
 
@@ -54,12 +54,13 @@ class Film:
         """As a GIF that repeats, with one palette for all pictures, taken from the last."""
         palette = self.pictures[-1].quantize(64)
         drawn = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in self.pictures]
-        first, *others = drawn
+        # The end is shown first: it is what a reader sees where nothing moves.
+        first, *others = [drawn[-1], *drawn]
         first.save(
             path,
             save_all=True,
             append_images=others,
-            duration=self.milliseconds,
+            duration=[self.milliseconds[-1], *self.milliseconds],
             loop=0,
             optimize=True,
         )
@@ -88,13 +89,13 @@ def main() -> None:
         lab = Lab(Path(folder))
         try:
             with open_notebook(browser, lab, "bench.ipynb", CELLS) as notebook:
-                notebook.dress("Light", 1290, 1250)
+                notebook.dress("Light", 1290, 1500)
                 output = notebook.run(1)
                 output.get_by_role("button", name="Step", exact=False).first.click()
                 bench = output.locator(".fl-bench")
                 bench.scroll_into_view_if_needed()
                 box = bench.bounding_box()
-                film = Film(notebook.page, {**box, "height": min(box["height"], 1000)})
+                film = Film(notebook.page, {**box, "height": min(box["height"], 1090)})
                 for method, rate in RUNS:
                     train(film, output, method, rate)
                 film.take(END)

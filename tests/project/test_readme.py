@@ -59,12 +59,14 @@ def test_what_was_found_is_what_the_frames_say():
     table = rates.shared_rate_table()
     digits = table[table["place"].str.contains("example|client")]
     worst = digits.loc[digits["apart"].idxmax()]
-    assert f"{worst['apart']:.0f} points behind, in the worst case" in sentences[0]
-    assert worst["lowest"] < worst["before"], "below the untrained model"
+    assert f"at worst {worst['apart']:.0f} points behind" in sentences[0]
+    below = digits["lowest"] < digits["before"]
+    assert (below.sum(), len(digits)) == (4, 15) and below[worst.name]
     assert "within 6 points" in sentences[1] and table["apart_tuned"].max() <= 6
     verdicts = pd.read_csv(ROOT / "results" / "claims.csv")["verdict"].value_counts()
     decided = verdicts[["holds", "opposite", "no difference of that size"]]
-    assert f"Of {decided.sum()} claims" in sentences[2]
+    assert f"Of {verdicts.sum()} claims" in sentences[2]
+    assert f"decide {decided.sum()};" in sentences[2]
     assert verdicts["holds"] == 3 and "[three hold]" in sentences[2]
 
 

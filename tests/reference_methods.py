@@ -22,6 +22,7 @@ Oracle = Callable[[State, np.ndarray, np.ndarray], State]
 Ends = list[State]
 Shares = Sequence[float]
 Rule = Callable[[State, Ends, Shares], State]
+"""A server: state, the clients' ends and their shares -> the state after the round."""
 SCALE = LORA.alpha / LORA.rank
 
 # ---- gradients of one example
@@ -99,7 +100,8 @@ def length(g: State, keys: Keys) -> float:
 
 class Loop(NamedTuple):
     """How a method is transcribed: ``parts(state, t, s)`` move at a step, each clipped to
-    C / sqrt(parts); ``size(state)`` is the norm that is clipped; ``sends`` is of start and end.
+    C / sqrt(parts); ``size(state)`` is the norm that is clipped; ``sends(start, end, keys, work,
+    loop)`` is what a client sends of its end.
     """
 
     parts: Callable[[State, int, int], list[Keys]]
@@ -142,7 +144,7 @@ def local(oracle: Oracle, start: State, data: list, t: int, work: Work, loop: Lo
     return state
 
 
-def update(start: State, end: State, keys: Keys, work: Work, loop: Loop) -> State:
+def update(start, end, keys, work, loop):
     """What a client sends: its end; in the client unit its change is clipped, then filtered."""
     if work.unit == "example":
         return end
@@ -159,13 +161,13 @@ def each_within(tensors: State, limit: float) -> State:
     return {key: x * scaled(length(tensors, [key]), limit) for key, x in tensors.items()}
 
 
-def weights_themselves(start: State, end: State, keys: Keys, work: Work, loop: Loop) -> State:
+def weights_themselves(start, end, keys, work, loop):
     """DP-FedLoRA: each tensor itself, not its change, has a norm of at most C / sqrt(tensors)."""
     limit = work.clip / math.sqrt(len(keys))
     return end | each_within({key: end[key] for key in keys}, limit)
 
 
-def each_tensor(start: State, end: State, keys: Keys, work: Work, loop: Loop) -> State:
+def each_tensor(start, end, keys, work, loop):
     """DEeR's release: the change of every tensor is clipped to C, each by itself."""
     change = {key: end[key] - start[key] for key in keys}
     return end | {key: start[key] + x for key, x in each_within(change, work.clip).items()}
@@ -277,11 +279,11 @@ def mean_product(ends: Ends, weights: Shares, name: str) -> np.ndarray:
     return np.sum([w * product(end, name) for w, end in zip(weights, ends)], axis=0)
 
 
-def plain_mean(state: State, ends: Ends, weights: Shares) -> State:
+def plain_mean(state, ends, weights):
     return mean(ends, weights)
 
 
-def straight_through(state: State, ends: Ends, weights: Shares) -> State:
+def straight_through(state, ends, weights):
     """FedLPP: the server adds the mean change of what the clients received to its own."""
     sent = quantised(state)
     end = mean(ends, weights)
@@ -293,7 +295,7 @@ def add_to_base(new: State, state: State, name: str, more: np.ndarray) -> None:
     new["W", name] = state.get(("W", name), 0.0) + SCALE * more
 
 
-def fedex(state: State, ends: Ends, weights: Shares) -> State:
+def fedex(state, ends, weights):
     """FedEx-LoRA: means of the factors; what their product misses goes into the base weight."""
     new = mean(ends, weights)
     for name in layers(state):
@@ -306,7 +308,7 @@ def flora(fresh: Iterator[State]) -> Rule:
     The product of the stacks is the mean of the products.
     """
 
-    def server(state: State, ends: Ends, weights: Shares) -> State:
+    def server(state, ends, weights):
         new = heads(ends, weights) | next(fresh)
         for name in layers(state):
             add_to_base(new, state, name, mean_product(ends, weights, name))
@@ -316,7 +318,7 @@ def flora(fresh: Iterator[State]) -> Rule:
     return server
 
 
-def momentum(state: State, ends: Ends, weights: Shares) -> State:
+def momentum(state, ends, weights):
     """FedMomentum: the mean product's leading directions become the factors, split evenly; what is
     left goes into the base weight.
     """
@@ -333,7 +335,7 @@ def momentum(state: State, ends: Ends, weights: Shares) -> State:
 def rotated(rounds: Iterator[int]) -> Rule:
     """FedRot-LoRA: Procrustes rotations towards what was received, by A in round 1, by B in 2."""
 
-    def server(state: State, ends: Ends, weights: Shares) -> State:
+    def server(state, ends, weights):
         t = next(rounds)
         turned = [dict(end) for end in ends]
         for name in layers(state) if t else []:
@@ -351,7 +353,7 @@ def rotated(rounds: Iterator[int]) -> Rule:
     return server
 
 
-def flexlora(state: State, ends: Ends, weights: Shares) -> State:
+def flexlora(state, ends, weights):
     """FlexLoRA: the mean of the products, by SVD cut to the server's rank. FedSVD does the same
     where A rests: the mean has the rank of B.
     """
@@ -364,7 +366,7 @@ def flexlora(state: State, ends: Ends, weights: Shares) -> State:
     return new
 
 
-def fedgsa(state: State, ends: Ends, weights: Shares) -> State:
+def fedgsa(state, ends, weights):
     """FedGSA: the mean product within the r leading eigenvectors of the mean projector on the
     clients' columns.
     """
@@ -380,7 +382,7 @@ def fedgsa(state: State, ends: Ends, weights: Shares) -> State:
     return new
 
 
-def ravan(state: State, ends: Ends, weights: Shares) -> State:
+def ravan(state, ends, weights):
     """RAVAN: each client's blocks times their gains are averaged; gains are 1 again."""
     new = mean(ends, weights)
     for name in layers(state):
@@ -397,7 +399,7 @@ def fedask(sketches: Iterator[dict[str, np.ndarray]]) -> Rule:
     values evenly; a sketch wider than the server's rank is cut to it.
     """
 
-    def server(state: State, ends: Ends, weights: Shares) -> State:
+    def server(state, ends, weights):
         new = heads(ends, weights)
         omega = next(sketches)
         for name in layers(state):
@@ -419,7 +421,7 @@ def padded(x: np.ndarray, like: np.ndarray) -> np.ndarray:
     return out
 
 
-def hetlora(state: State, ends: Ends, weights: Shares) -> State:
+def hetlora(state, ends, weights):
     """HetLoRA: factors padded with zeros; a client counts by its share and its product's norm."""
     new = heads(ends, weights)
     for name in layers(state):
@@ -431,7 +433,7 @@ def hetlora(state: State, ends: Ends, weights: Shares) -> State:
     return new
 
 
-def padded_changes(state: State, ends: Ends, weights: Shares) -> State:
+def padded_changes(state, ends, weights):
     """FedLoRA of unequal ranks: a factor moves by the mean of changes, none where a rank lacks."""
     new = heads(ends, weights)
     for name in layers(state):
@@ -445,7 +447,7 @@ def padded_changes(state: State, ends: Ends, weights: Shares) -> State:
     return new
 
 
-def lora_fair(state: State, ends: Ends, weights: Shares) -> State:
+def lora_fair(state, ends, weights):
     """LoRA-FAIR: B is corrected towards the mean product, ||dW - (B + D) A||^2 + 0.01 ||D||^2."""
     new = mean(ends, weights)
     for name in layers(state):

@@ -122,35 +122,35 @@ VARIANTS = {"fedask-both": fl.methods.FedASK.replace(train=fl.Cycle(("AB",)), ex
 AB = together("AB")
 B = together("B")
 TURNS = together("B", "A")
-LOOPS: dict[str, Callable[[Trace], Loop]] = {
-    "fedlora": lambda run: Loop(AB, plain.plain_mean),
-    "ffa-lora": lambda run: Loop(B, plain.plain_mean),
-    "rolora": lambda run: Loop(TURNS, plain.plain_mean),
-    "la-lora": lambda run: Loop(together("B A"), plain.plain_mean, filter=plain.low_pass),
-    "la-lora-unfiltered": lambda run: Loop(together("B A"), plain.plain_mean),
-    "deer": lambda run: Loop(TURNS, plain.plain_mean, size=plain.in_product),
-    "deer-literal": lambda run: Loop(TURNS, plain.plain_mean, sends=plain.each_tensor),
-    "fedlpp": lambda run: Loop(AB, plain.straight_through, receives=plain.quantised),
-    "fedex-lora": lambda run: Loop(AB, plain.fedex),
+LOOPS: dict[str, Loop | Callable[[Trace], Loop]] = {
+    "fedlora": Loop(AB, plain.plain_mean),
+    "ffa-lora": Loop(B, plain.plain_mean),
+    "rolora": Loop(TURNS, plain.plain_mean),
+    "la-lora": Loop(together("B A"), plain.plain_mean, filter=plain.low_pass),
+    "la-lora-unfiltered": Loop(together("B A"), plain.plain_mean),
+    "deer": Loop(TURNS, plain.plain_mean, size=plain.in_product),
+    "deer-literal": Loop(TURNS, plain.plain_mean, sends=plain.each_tensor),
+    "fedlpp": Loop(AB, plain.straight_through, receives=plain.quantised),
+    "fedex-lora": Loop(AB, plain.fedex),
     "flora": lambda run: Loop(AB, plain.flora(fresh(run))),
     "fed-rac-lora": lambda run: Loop(B, plain.flora(fresh(run))),
-    "fedmomentum": lambda run: Loop(AB, plain.momentum),
+    "fedmomentum": Loop(AB, plain.momentum),
     "fedrot-lora": lambda run: Loop(AB, plain.rotated(count(run.states[0].round))),
-    "flexlora": lambda run: Loop(AB, plain.flexlora),
-    "fedsvd": lambda run: Loop(B, plain.flexlora),
-    "fedgsa": lambda run: Loop(B, plain.fedgsa),
+    "flexlora": Loop(AB, plain.flexlora),
+    "fedsvd": Loop(B, plain.flexlora),
+    "fedgsa": Loop(B, plain.fedgsa),
     "fedask": lambda run: Loop(B, plain.fedask(sketches(run))),
     "fedask-both": lambda run: Loop(AB, plain.fedask(sketches(run))),
-    "hetlora": lambda run: Loop(AB, plain.hetlora),
-    "lora-fair": lambda run: Loop(AB, plain.lora_fair),
-    "fed-sb": lambda run: Loop(together("R"), plain.plain_mean),
-    "ravan": lambda run: Loop(together("R"), plain.ravan),
-    "dp-lora": lambda run: Loop(plain.apart, plain.plain_mean),
-    "dp-fedlora": lambda run: Loop(AB, plain.plain_mean, sends=plain.weights_themselves),
+    "hetlora": Loop(AB, plain.hetlora),
+    "lora-fair": Loop(AB, plain.lora_fair),
+    "fed-sb": Loop(together("R"), plain.plain_mean),
+    "ravan": Loop(together("R"), plain.ravan),
+    "dp-lora": Loop(plain.apart, plain.plain_mean),
+    "dp-fedlora": Loop(AB, plain.plain_mean, sends=plain.weights_themselves),
 }
 UP_TO_SIGNS = {"fedmomentum", "flexlora", "fedsvd", "fedgsa", "fedask", "fedask-both"}
 UNEQUAL = {row: LOOPS[row] for row in ("flora", "flexlora", "fedgsa", "hetlora")}
-UNEQUAL["fedlora"] = lambda run: Loop(AB, plain.padded_changes)
+UNEQUAL["fedlora"] = Loop(AB, plain.padded_changes)
 UNITS = {"dp-lora": "example", "dp-fedlora": "client", "deer-literal": "client"}
 UNITS |= {"ravan": "example"}  # nothing of so small cores' round reaches the clip
 
@@ -162,8 +162,12 @@ def cases(rows):
     return [(*pair, clip) for pair, clip in zip(ours, itertools.cycle(CLIPS))]
 
 
-def follows(run, row, loop, ranks=None):
-    """After every round the library's server stands where the loop does."""
+def follows(run, row, loop, ranks=None, **changes):
+    """After every round the library's server stands where the loop does.
+
+    Args: loop: or what makes it of the run, whose random numbers it needs. changes: of the loop.
+    """
+    loop = (loop if isinstance(loop, Loop) else loop(run))._replace(**changes)
     start = run.start
     states, _ = plain.federated(run.oracle, start, run.clients, run.work, loop, ranks)
     seen = changes_of if row in UP_TO_SIGNS else dict
@@ -177,22 +181,20 @@ def follows(run, row, loop, ranks=None):
 
 @pytest.mark.parametrize(("row", "setting", "clip"), cases(LOOPS))
 def test_methods_with_one_state_for_all_equal_their_loops(row, setting, clip):
-    run = follow(row, clip, setting)
-    follows(run, row, LOOPS[row](run))
+    follows(follow(row, clip, setting), row, LOOPS[row])
 
 
 @pytest.mark.parametrize(("row", "setting", "clip"), cases(UNEQUAL))
 def test_methods_with_unequal_ranks_equal_their_loops(row, setting, clip):
     """Client k trains the first r_k ranks."""
-    run = follow(row, clip, setting, fl.Lora(**WIDE, ranks=RANKS))
-    follows(run, row, UNEQUAL[row](run), RANKS)
+    follows(follow(row, clip, setting, fl.Lora(**WIDE, ranks=RANKS)), row, UNEQUAL[row], RANKS)
 
 
 @pytest.mark.parametrize("row", LOOPS)
 def test_one_round_from_nonzero_tensors_equals_the_loop(row):
     """One round by size and without a clip, from tensors of which none is zero."""
     run = follow(row, math.inf, "plain by size", rounds=1, scattered=True)
-    follows(run, row, LOOPS[row](run)._replace(sends=None))
+    follows(run, row, LOOPS[row], sends=None)
 
 
 # How many of three ranks of A and of B are sent; the others stay with their client.
@@ -230,7 +232,7 @@ def test_flora_draws_a_new_factor_each_round():
 def test_dp_fedlora_on_a_sum_equals_its_loop():
     """Where the server sees a sum only, it is that of the clipped weights too."""
     run = follow("dp-fedlora", 0.3, "client unit", trust="secagg")
-    follows(run, "dp-fedlora", LOOPS["dp-fedlora"](run))
+    follows(run, "dp-fedlora", LOOPS["dp-fedlora"])
 
 
 # ---- AS-LoRA: training with given modes, scores, and how modes are drawn

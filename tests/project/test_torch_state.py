@@ -74,9 +74,7 @@ def torch_state():
 
 def small_run():
     """All numbers of a private run on a task made here, which is told what it leaves behind."""
-    task = fl.tasks.hub(
-        toy_hubs.folder("bert"), toy_hubs.texts(), text="text", label="label", clients=2
-    )
+    task = toy_hubs.fresh("bert")
     outside = torch_state()
     tensors = []
     plan = fl.Plan(rounds=1, local_steps=1, batch=4)

@@ -34,11 +34,10 @@ ROWS = "rounds.csv"
 OWN = (CELLS, "frame.csv", "report.html", "settings.json")
 """What a run leaves beside private/, in the order in which it is cleared: the settings outlive the
 cells."""
-SPENT_ON = "spent.json"
-"""File in private/: name of a ledger that was kept -> keyed fingerprint of the rows it is of."""
 SPENT = "spent-[0-9]*-*.json"
 """Ledgers of releases whose runs were cleared away, ``null`` of one without privacy: what was
-released stays spent."""
+released stays spent. After a dot the name has the keyed fingerprint of the rows, where it is known.
+"""
 COMMON = ("task", "privacy", "lora")
 """Settings that must be equal before cells may stand in one table."""
 BY_METHOD = ("methods", "plans", "privacies")
@@ -342,12 +341,11 @@ class Folder:
         ledgers = self._ledgers_of_cells()
         for path in sorted(self.path.glob(SPENT)):
             ledgers[path.stem] = None if read_json(path) is None else Ledger.load(path)
-        rows = self._spent_on()
         now = self._fingerprint()
         for name, ledger in ledgers.items():
             cell = name.split("-", 2)[-1] if name.startswith("spent-") else name
             # Under one key equal digests are of equal rows, in the same split.
-            same = not name.startswith("spent-") or (now is not None and rows.get(name) == now)
+            same = cell == name or (now != "" and name.endswith(f".{now}"))
             if ledger is not None and (cell.startswith("central-") or not same):
                 ledgers[name] = ledger.for_everyone()
             elif ledger is not None and ledger.client_names is None:
@@ -356,25 +354,18 @@ class Folder:
                 ledgers[name] = ledger.with_client_names([str(k) for k in numbers])
         return ledgers
 
-    def _fingerprint(self) -> str | None:
-        """The keyed fingerprint of the rows of now; ``None`` where it cannot be read."""
+    def _fingerprint(self) -> str:
+        """The keyed fingerprint of the rows of now; "" where it cannot be read."""
         try:
             return self.settings["task"]["fingerprint"]
         except (ValueError, KeyError):
-            return None
+            return ""
 
     def _has_good_key(self) -> bool:
         try:
             return files.has_key(self.path) and bool(files.secret_key(self.path))
         except ValueError:  # damaged: the next run makes another one
             return False
-
-    def _spent_on(self) -> dict[str, str]:
-        """The keyed fingerprints of the rows of ledgers that were kept, where they are known."""
-        path = files.private_folder(self.path) / SPENT_ON
-        known = read_json(path) if path.is_file() else {}
-        check(isinstance(known, dict), "private", str(path), "names and digests")
-        return known
 
     def _ledgers_of_cells(self) -> Ledgers:
         """Lists the ledgers of the cells, finished or cut short."""
@@ -432,25 +423,22 @@ class Folder:
             way it leaves no cell without its settings
             (test_killed_runs.py::test_a_clearing_that_was_killed_leaves_no_cell_of_another_run).
         """
-        rows = self._spent_on()
-        now = self._fingerprint()
+        mark = f".{self._fingerprint()}".rstrip(".")
         for name, ledger in self._ledgers_of_cells().items():
             if ledger is None or not ledger.reproducible:
                 numbers = [int(path.name.split("-")[1]) for path in self.path.glob(SPENT)]
-                path = self.path / f"spent-{1 + max(numbers, default=0):03d}-{name}.json"
-                if now is not None:
-                    # Before the ledger: a kill in between leaves a name that nothing has.
-                    rows[path.stem] = now
-                    noted = files.private_folder(self.path) / SPENT_ON
-                    write_atomically(noted, to_json(rows))
+                number = 1 + max(numbers, default=0)
+                path = self.path / f"spent-{number:03d}-{name}{mark}.json"
                 write_atomically(path, ("null" if ledger is None else ledger.to_json()) + "\n")
         for path in (self.path / CELLS).glob(f"*/{ROWS}"):  # without its rows a cell is not there
             path.unlink()
         private = files.private_folder(self.path)
         # The key stays: it tells whether the next run is on the same rows.
-        kept = {private / "key", private / SPENT_ON} if self._has_good_key() else set()
+        secrets = [private]
+        if self._has_good_key():
+            secrets = [path for path in private.iterdir() if path.name != "key"]
         places = [self.path / name for name in OWN]
-        places[1:1] = [path for path in private.glob("*") if path not in kept]
+        places[1:1] = secrets
         for path in places:
             if path.is_dir():
                 shutil.rmtree(path)

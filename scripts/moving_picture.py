@@ -77,6 +77,7 @@ def train(film: Film, output: Any, method: str, rate: str) -> None:
     rows = output.locator("td [data-label]").count()
     output.get_by_role("button", name="Start", exact=False).first.click()
     output.locator("td [data-label]").nth(rows).wait_for()
+    output.locator(".state").filter(has_text="running").wait_for()
     while output.locator(".state").inner_text() != "finished":
         film.take(ROUND)
         film.page.wait_for_timeout(50)

@@ -199,8 +199,8 @@ def shared_rates() -> str:
     rows = [["place", "at each shared rate", "each at its own best", "gained by training"]]
     for place, part in shared_rate_table().groupby("place", sort=False):
         apart = ", ".join(f"{number:.1f}" for number in part["apart"])
-        first = part.iloc[0]
-        rows.append([place, apart, f"{first['apart_tuned']:.1f}", f"{first['gained']:.1f}"])
+        tuned, gained = (f"{part[name].mean():.1f}" for name in ("apart_tuned", "gained"))
+        rows.append([str(place), apart, tuned, gained])
     return markdown_table(rows)
 
 

@@ -105,22 +105,23 @@ def predict_rows(
             writer.check_room(loaded, asked, row_names(part))
             return asked
 
-        def answer(inputs: Any) -> list[list[Any]]:
+        def answer(inputs: Any) -> "pd.DataFrame":
             if writer is not None:
-                return [[text] for text in writer.write(loaded, inputs)]
+                return pd.DataFrame({PREDICTED: writer.write(loaded, inputs)})
             shares = forward(loaded, inputs).double().softmax(1)
-            names = [classes[number] for number in shares.argmax(1).tolist()]
-            shown = shares.numpy().round(6).tolist() if probabilities else [[]] * len(names)
-            return [[name, *row] for name, row in zip(names, shown, strict=True)]
+            columns = pd.Index([f"p({name})" for name in classes])
+            cells = pd.DataFrame(shares.numpy().round(6), columns=columns)
+            cells[PREDICTED] = [classes[number] for number in shares.argmax(1).tolist()]
+            return cells[added]
 
         # Prompts all at once: those of one length are answered together, wherever they stand.
         at_once = AT_ONCE if writer is None else len(table)
-        rows, refused = _answer_rows(table, read, answer, at_once)
-    # Beside a gap whole numbers would become floating ones.
-    kept = object if refused else None
-    for number, column in enumerate(added):
-        cells = [rows[place][number] if place in rows else None for place in range(len(table))]
-        table[column] = pd.Series(cells, table.index, kept)
+        answers, refused = _answer_rows(table, read, answer, at_once)
+    if refused:
+        # As objects: beside a gap whole numbers would become floating ones.
+        answers = answers.astype(object).reindex(range(len(table)), columns=added)
+    for column in added:
+        table[column] = answers[column].to_numpy()
     if refused:
         table[REFUSED] = [refused.get(place, "") for place in range(len(table))]
     return table
@@ -182,19 +183,21 @@ def _table_to_predict(
 def _answer_rows(
     table: "pd.DataFrame",
     read: "Callable[[pd.DataFrame], Any]",
-    answer: Callable[[Any], list[list[Any]]],
+    answer: "Callable[[Any], pd.DataFrame]",
     at_once: int,
-) -> tuple[dict[int, list[Any]], dict[int, str]]:
+) -> "tuple[pd.DataFrame, dict[int, str]]":
     """What a model answers to each row that can be read, and why the others cannot.
 
     Args:
         table: of the rows.
         read: rows -> inputs; refuses them all where one does not fit.
-        answer: inputs -> the cells of each row.
+        answer: inputs -> the answers, a row each.
         at_once: rows that are read together.
-    Returns: place -> cells, place -> reason.
+    Returns: answers by place, place -> reason.
     """
-    answers: dict[int, list[Any]] = {}
+    import pandas as pd
+
+    answers = [pd.DataFrame()]
     refused: dict[int, str] = {}
     for start in range(0, len(table), at_once):
         places = [*range(start, min(start + at_once, len(table)))]
@@ -210,8 +213,8 @@ def _answer_rows(
             if not places:
                 continue
             inputs = read(table.iloc[places])
-        answers |= zip(places, answer(inputs), strict=True)
-    return answers, refused
+        answers.append(answer(inputs).set_axis(places))
+    return pd.concat(answers), refused
 
 
 def in_parts(

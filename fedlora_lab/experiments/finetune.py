@@ -286,11 +286,11 @@ def _tell_neighbours(beside: Neighbours, cell: Cell, settings: Settings) -> None
         folder = Folder(place)
         same = folder.continues(run_settings(folder, cell.task, cell.privacy, [cell], ""))
         last = folder.last_round(cell.slug, cell.seed) if same else -1
+        state = f"stopped after round {last}: goes on with it"
         if last >= cell.plan.rounds:
-            settings.tell("instead", f"out={place!r}", "is this very run, finished: spends nothing")
-        elif last >= 0:
-            stopped = f"is this very run, stopped after round {last}: goes on with it"
-            settings.tell("instead", f"out={place!r}", stopped)
+            state = "finished: spends nothing"
+        if last >= 0:
+            settings.tell("instead", f"out={place!r}", f"is this very run, {state}")
     if spent := beside.spent():
         value = f"ε {spent:.3g}" if math.isfinite(spent) else "not certified"
         reason = f"in {few(beside.same)}, on the same rows; what this run spends is added to it"

@@ -126,12 +126,6 @@ def differences(old: Any, new: Any, name: str) -> Iterator[tuple[str, str]]:
         yield last, sentence
 
 
-def _without_data_name(task: JsonObject) -> JsonObject:
-    """Settings of a task without what the data are called: a renamed file holds the same rows."""
-    info = {key: value for key, value in task.get("info", {}).items() if key != "data"}
-    return {**task, "info": info}
-
-
 def _cell_name(slug: str, seed: float | None) -> str:
     released = seed is None or math.isnan(seed)
     return f"{slug}-{'release' if released else int(seed)}"
@@ -266,12 +260,14 @@ class Folder:
         """Refuses other settings, and names the first that differs; methods may join."""
         found = []
         for name in COMPARED:
-            before = _without_data_name(old[name]) if name == "task" else old[name]
-            now = _without_data_name(new[name]) if name == "task" else new[name]
+            before = old[name]
+            now = new[name]
             if name in BY_METHOD:
                 now = {slug: now[slug] for slug in before if slug in now}
                 before = {slug: before[slug] for slug in now}
             found += differences(before, now, name)
+        # A file that was renamed holds the same rows.
+        found = [pair for pair in found if pair[0] != "data"]
         # What was asked for comes first, and then what follows from it.
         found.sort(key=lambda pair: DERIVED.index(pair[0]) if pair[0] in DERIVED else -1)
         if found:

@@ -2,8 +2,7 @@
 
 import io
 import os
-import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +52,8 @@ def test_a_log_of_any_encoding_stops_no_command(encoding, tmp_path, monkeypatch)
     of a folder, in files and report, that no encoding holds."""
     monkeypatch.chdir(tmp_path)
     for command in (RUN, [*RUN[:-1], f"--out={LATIN}"], ["finetune", "--help"], ["methods"]):
-        out, err = log(encoding), log(encoding)
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "stdout", out)
-            patch.setattr(sys, "stderr", err)
+        out = log(encoding)
+        with redirect_stdout(out), redirect_stderr(log(encoding)):
             assert call(*command) == 0
         out.seek(0)
         assert ("\\u03b5 8.00" in out.read()) == (encoding != "cp437" and command[0] == "run")
@@ -68,46 +65,39 @@ def test_a_log_of_any_encoding_stops_no_command(encoding, tmp_path, monkeypatch)
 def test_output_that_cannot_be_written_stops_no_run(kind, command, tmp_path, monkeypatch, capsys):
     """All is trained, stored and reported; the status says that not all was printed."""
     monkeypatch.chdir(tmp_path)
-    with broken(kind) as stream, monkeypatch.context() as patch:
-        patch.setattr(sys, "stdout", stream)
+    with broken(kind) as stream, redirect_stdout(stream):
         assert call(*command) == (0 if kind == "none" else 1)
     assert ("not everything could be printed" in capsys.readouterr().err) == (kind == "disk")
     assert Path("run/report.html").is_file()
     assert Folder("run").last_round("rolora", None if command is RUN else 0) == 2
 
 
-def refuses(text):
-    """What a log says that has no such letter."""
-    text.encode("cp1252")
-    said.append(text)
-
-
-said: list[str] = []
-
-
-def test_what_cannot_be_said_stops_nothing(tmp_path, monkeypatch):
+def test_what_cannot_be_said_stops_nothing(tmp_path):
     """`finetune` in a script or notebook: a line that cannot be printed is escaped, and where
     nothing can be printed any more the run goes on."""
-    said.clear()
+    said: list[str] = []
+
+    def say(text):
+        text.encode("cp1252")  # raises as a log does that has no such letter
+        said.append(text)
+
     short: Options = {"rounds": 1, "local_steps": 1}
-    result = fl.finetune(tokens("head"), out=tmp_path / "a", say=refuses, **short)
+    result = fl.finetune(tokens("head"), out=tmp_path / "a", say=say, **short)
     assert result.record.index == 1 and any("\\u03b5 spent" in line for line in said)
-    with broken("closed") as stream, monkeypatch.context() as patch:
-        patch.setattr(sys, "stdout", stream)
-        with pytest.warns(UserWarning, match="lines can no longer be printed .*; the run goes on$"):
-            result = fl.finetune(tokens("head"), out=tmp_path / "b", **short)
+    warned = pytest.warns(UserWarning, match="lines can no longer be printed .*; the run goes on$")
+    with broken("closed") as stream, redirect_stdout(stream), warned:
+        result = fl.finetune(tokens("head"), out=tmp_path / "b", **short)
     assert result.record.index == 1
 
 
 @pytest.mark.parametrize("kind", ["pipe", "closed", "none"])
-def test_no_stream_stops_the_work(kind, monkeypatch):
+def test_no_stream_stops_the_work(kind):
     """Nor does a bar on one."""
     task, plan = fl.tasks.regression(clients=2), fl.Plan(rounds=1, local_steps=1)
-    with broken(kind) as stream, monkeypatch.context() as patch:
+    with broken(kind) as stream, redirect_stderr(stream):
         safe = SafeStream(stream)
         safe.write("ε ≤ 8\n")
         safe.flush()
         assert not safe.isatty()
-        patch.setattr(sys, "stderr", stream)
         privacy = fl.Privacy(noise_multiplier=1.0)
         assert len(fl.compare(task, ["rolora"], privacy, plan, seeds=[0]))

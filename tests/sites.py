@@ -1,9 +1,8 @@
 """The site, built once for all tests however many processes run them."""
 
 import os
-import subprocess
 
-from commands import PYTHON
+from commands import PYTHON, succeeded
 from filelock import FileLock
 from places import ROOT
 
@@ -22,8 +21,6 @@ def built_site(folders):
     shared = shared_folder(folders) / "book"
     with FileLock(f"{shared}.lock"):
         if not (shared / "index.html").exists():
-            command = [PYTHON, str(ROOT / "scripts" / "book.py"), "--out", str(shared)]
-            done = subprocess.run(command, capture_output=True, text=True)
-            assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+            done = succeeded(PYTHON, ROOT / "scripts" / "book.py", "--out", shared)
             assert "WARNING" not in done.stdout + done.stderr
     return shared

@@ -4,12 +4,11 @@ import ast
 import math
 import os
 import shutil
-import subprocess
 from typing import Any
 
 import pytest
 from calls import refused
-from commands import PYTHON
+from commands import PYTHON, succeeded
 from places import ROOT
 
 import fedlora_lab as fl
@@ -161,7 +160,5 @@ def test_adding_a_method_is_adding_its_row(tmp_path):
     command: Any = [PYTHON, "-m", "pytest", "-q", "-p", "no:nbmake", "-p", "no:cacheprovider"]
     command += ["-k", f"({chosen}) and not adding", "tests/methods/test_use.py"]
     command += [f"tests/methods/test_{name}.py" for name in ("published", "contract")]
-    options: Any = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
-    done = subprocess.run(command, **options)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    done = succeeded(*command, cwd=tmp_path, env=environment)
     assert int(done.stdout.split(" passed")[0].split()[-1]) >= 15

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import PYTHON
+from commands import PYTHON, succeeded
 
 from fedlora_lab._utils import environment
 from fedlora_lab._utils.environment import ignore_warnings
@@ -107,9 +106,8 @@ def test_the_process_is_left_as_it_was_and_asks_no_network():
     and widgets in this process; and after Flower, whose telemetry is off only while it is imported.
     Each look-up and connection is refused and noted.
     """
-    command = [PYTHON, "-c", STATE.format(libraries=LIBRARIES, act=TRAIN + FLOWER)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-2000:]
+    looks = STATE.format(libraries=LIBRARIES, act=TRAIN + FLOWER)
+    done = succeeded(PYTHON, "-c", looks, env=ENVIRONMENT)
     assert json.loads(done.stdout.splitlines()[-1]) == [[], {}]
 
 

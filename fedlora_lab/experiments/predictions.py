@@ -150,10 +150,10 @@ def _find_base(folder: Path, named: str | None) -> str | None:
     given = noted.read_text("utf-8", "surrogateescape").rstrip("\n") if noted.is_file() else named
     # A folder is named as seen from where the training ran: mostly above the run's own.
     places = (*Path(folder).resolve().parents, Path())
-    for name in (given, named):
-        for place in places if name else ():
-            if (place / name / "config.json").is_file():
-                return str(place / name)
+    names = [name for name in (given, named) if name]
+    for base in (place / name for name in names for place in places):
+        if (base / "config.json").is_file():
+            return str(base)
     gone = given is not None and Path(given).is_absolute()
     check(not gone, "base", given, f"that folder, or {named} in a folder above the run")
     return given

@@ -95,7 +95,7 @@ class Neighbours:
             ledgers |= {f"{place}/{cell}": book for cell, book in beside.items()}
         where = "here"
         if self.same:
-            where = f"here and, on the same rows, in {_names(self.same)} beside it"
+            where = f"in all, here and, on the same rows, in {_names(self.same)} beside it"
         sentences = [
             *folder.stopped_cells(),
             *total_statements(ledgers, folder.shown(frame), where),

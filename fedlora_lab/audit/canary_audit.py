@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.keywords import options_of, with_help
 from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.rounding import round_down, round_up
 from fedlora_lab._utils.validation import check, check_number, error_text
 from fedlora_lab.audit import bounds
 from fedlora_lab.audit.instruments import Recorder
@@ -167,14 +168,17 @@ class Audit:
         bug = "" if self.bug is None else f"; {self.bug}: nothing is certified"
         if self.invalid is not None:
             return f"{self.method}, {self.unit}: invalid: {self.invalid} ({INVALID_NOTE}){bug}"
-        bound = f"shown is epsilon >= {self.epsilon_lower:.3g} at delta {self.delta:g}"
-        power = f"{self.canaries} canaries can show {self.ceiling:.3g} at most"
-        verdict = f"stated is {self.claimed:.3g}: {'not refuted' if self.holds else 'refuted'}"
+        bound = (
+            f"shown is epsilon >= {round_down(self.epsilon_lower, '.3g')} at delta {self.delta:g}"
+        )
+        power = f"{self.canaries} canaries can show {round_up(self.ceiling, '.3g')} at most"
+        claimed = round_up(self.claimed, ".3g")
+        verdict = f"stated is {claimed}: {'not refuted' if self.holds else 'refuted'}"
         if math.isinf(self.claimed):
             verdict = "none is stated, so nothing can be refuted"
         elif self.holds and self.ceiling <= self.claimed:
             # An audit without the power to refute says nothing for the claim.
-            verdict = f"stated is {self.claimed:.3g}, which this audit could not have refuted"
+            verdict = f"stated is {claimed}, which this audit could not have refuted"
         sure = f"{self.confidence:.0%} sure; {power}"
         return f"{self.method}, {self.unit}: {bound}, {verdict} ({sure}){bug}"
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedlora_lab import methods
 from fedlora_lab._utils.keywords import CHOSEN, options_of, with_help
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.streams import SafeStream, never_failing
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, few
@@ -140,7 +141,7 @@ class Finetuned:
         rows = [("method", f"{record.method}, {record.index} rounds"), ("privacy", "none")]
         if self.ledger is not None:
             against = observer_phrase(self.ledger.trust)
-            spent = f"{record.epsilon:.3g} at δ = {self.ledger.delta:g}{against}"
+            spent = f"{round_up(record.epsilon, '.3g')} at δ = {self.ledger.delta:g}{against}"
             rows[1:] = [("ε spent", spent), ("unit", f"one {self.ledger.unit}")]
             rows.append(("mode", self.ledger.mode))
         rows += [("note", sentence) for sentence in self.notes]
@@ -292,7 +293,7 @@ def _tell_neighbours(beside: Neighbours, cell: Cell, settings: Settings) -> None
         if last >= 0:
             settings.tell("instead", f"out={place!r}", f"is this very run, {state}")
     if spent := beside.spent():
-        value = f"ε {spent:.3g}" if math.isfinite(spent) else "not certified"
+        value = f"ε {round_up(spent, '.3g')}" if math.isfinite(spent) else "not certified"
         reason = f"in {few(beside.same)}, on the same rows; what this run spends is added to it"
         settings.tell("spent", value, reason)
 

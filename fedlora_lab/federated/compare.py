@@ -16,6 +16,7 @@ from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.files import JsonObject, append_line, lock_folder, read_lines
 from fedlora_lab._utils.keywords import options_of, with_help
 from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.statistics import (
     COLUMNS,
     count_collapsed,
@@ -181,7 +182,7 @@ def show_progress(
             if describe is not None:
                 text = describe(event)
             elif event.ledger is not None:
-                text = f"ε {event.epsilon:.3g}"
+                text = f"ε {round_up(event.epsilon, '.3g')}"
         bar.set_description_str(name, refresh=False)
         bar.set_postfix_str(f"{place}, {text}" if text else place, refresh=False)
         # By the difference, so that a run that is taken up again begins where it stands.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, in_one_line
@@ -92,7 +93,7 @@ class Round:
         scores = {name: float(f"{value:.4g}") for name, value in self.metrics.items()}
         return (
             f"Round(index={self.index}, method={self.method!r}, task={self.task!r}, "
-            f"seed={self.seed}, metrics={scores}, epsilon={self.epsilon:.3g}, "
+            f"seed={self.seed}, metrics={scores}, epsilon={round_up(self.epsilon, '.3g')}, "
             f"participants={self.participants})"
         )
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from fedlora_lab import measures, methods
 from fedlora_lab._utils.files import JsonObject, lock_folder
 from fedlora_lab._utils.keywords import options_of, with_help
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.torch_state import in_usual_torch, steps_in_usual_torch
 from fedlora_lab._utils.validation import (
     check,
@@ -372,7 +373,8 @@ class Run:
         spent = self._spent_after(self.spec.plan.rounds - self.state.server.round)
         # More than calibration's own tolerance: a round was released twice.
         if spent > target * (1 + 1e-6):
-            text = f"epsilon={spent:.4g} after the last round: expected at most target={target:g}"
+            text = f"epsilon={round_up(spent, '.4g')} after the last round"
+            text += f": expected at most target={target:g}"
             advice = f"rounds were released twice, stop_at={target:g} ends the run in time"
             warn(f"{text}; {advice}")
 

@@ -5,6 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedlora_lab import theory
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.validation import check, check_number
 from fedlora_lab.plots import style
 from fedlora_lab.privacy.ledger import Ledger
@@ -55,7 +56,9 @@ def tradeoff(
     ax.set_title(title)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter("{x:g}")
-    caption = f"red: composed privacy loss, advantage at most {ledger.advantage():.2g}; "
-    caption += f"dashed: all that ε = {spent:.3g} at δ = {ledger.delta:g} says"
+    caption = (
+        f"red: composed privacy loss, advantage at most {round_up(ledger.advantage(), '.2g')}; "
+    )
+    caption += f"dashed: all that ε = {round_up(spent, '.3g')} at δ = {ledger.delta:g} says"
     style.footer(figure, caption)
     return figure

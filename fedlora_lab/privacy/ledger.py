@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from fedlora_lab._utils import files
 from fedlora_lab._utils.options import TRUST, UNITS
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole, refuse
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.same_clients import Spent, add_up, as_history, worst_histories
@@ -669,7 +670,9 @@ class Ledger:
     def __repr__(self) -> str:
         spent = "uncertified"
         if self.uncertified is None:
-            spent = ", ".join(f"{name} {self.epsilon(None, name):.4g}" for name in self.observers)
+            spent = ", ".join(
+                f"{name} {round_up(self.epsilon(None, name), '.4g')}" for name in self.observers
+            )
         mode = "reproducible" if self.reproducible else "release"
         entries = f"{len(self.parts)} ledgers" if self.parts else f"{len(self._entries)} entries"
         return (

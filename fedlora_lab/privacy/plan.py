@@ -9,6 +9,7 @@ from scipy.special import bdtr
 
 from fedlora_lab._utils.keywords import with_help
 from fedlora_lab._utils.options import RunSettings
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.validation import (
     check,
     check_number,
@@ -221,7 +222,9 @@ class Privacy:
             releases = self._planned(plan)
             spent = fixed.ledger(releases).epsilon()
             # The rounding of an accountant's grid is no overspending.
-            instead = f"at least {spent:.4g}, which {releases} releases of this plan spend: "
+            instead = (
+                f"at least {round_up(spent, '.4g')}, which {releases} releases of this plan spend: "
+            )
             instead += "calibrate for this plan, or replace(target=None)"
             check(spent <= self.target * (1 + 1e-6), "target", self.target, instead)
         return fixed

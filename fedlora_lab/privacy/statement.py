@@ -5,6 +5,7 @@ Every number is computed from the ledger itself, so that a stored one is checked
 
 from pathlib import Path
 
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.validation import check
 from fedlora_lab.privacy.ledger import RELATION, Ledger
 
@@ -51,7 +52,8 @@ def statement(ledger: Ledger, observer: str | None = None) -> str:
         ledger: of a run, or a composition.
         observer: as of `Ledger.epsilon`.
 
-    Guarantees: all of these stand in it (test_promise.py::test_a_statement_has_all_its_parts).
+    Guarantees: all of these stand in it (test_promise.py::test_a_statement_has_all_its_parts), and
+        no number is rounded down (::test_what_is_written_is_never_less_than_the_ledger_says).
 
     >>> from fedlora_lab import Ledger
     >>> ledger = Ledger(reproducible=False)
@@ -60,7 +62,9 @@ def statement(ledger: Ledger, observer: str | None = None) -> str:
     'epsilon = 4.377 at delta = 1e-05 against the server, which sees every '
     """
     reason = ledger.uncertified
-    value = f"not certified: {reason}," if reason else f"{ledger.epsilon(None, observer):.4g}"
+    value = f"not certified: {reason},"
+    if not reason:
+        value = round_up(ledger.epsilon(None, observer), ".4g")
     counted = "persons of each" if ledger.unit == "person" else "examples"
     sentences = [
         f"epsilon = {value} at delta = {ledger.delta:g} against {_against(ledger, observer)}, for "
@@ -68,11 +72,13 @@ def statement(ledger: Ledger, observer: str | None = None) -> str:
         f"how many clients and {counted} there are is public)."
     ]
     if not reason:
-        hundredth, thousandth = (f"{ledger.tradeoff(fpr, None, observer):.2g}" for fpr in RATES)
+        hundredth, thousandth = (
+            round_up(ledger.tradeoff(fpr, None, observer), ".2g") for fpr in RATES
+        )
         sentences.append(
             f"Then no attacker finds more than a share {hundredth} of the members where 1 % of the "
             f"others are accused (0.1 %: {thousandth}); advantage at most "
-            f"{ledger.advantage(None, observer):.2g}."
+            f"{round_up(ledger.advantage(None, observer), '.2g')}."
         )
     seeded = sum(part.reproducible for part in ledger.parts or (ledger,))
     if seeded:

@@ -20,7 +20,12 @@ from fedlora_lab.federated.records import Round, Tick
 from fedlora_lab.methods.method import check_names
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.report.run_folder import ROWS, Folder, read_frame
-from fedlora_lab.report.summary_table import format_deviation, format_number, observer_phrase
+from fedlora_lab.report.summary_table import (
+    epsilon_text,
+    format_deviation,
+    format_number,
+    observer_phrase,
+)
 from fedlora_lab.tasks.task import Task
 
 PACKAGES = ("torch", "peft", "dp-accounting", "numpy", "scipy", "pandas", "transformers")
@@ -155,7 +160,7 @@ def round_line(record: Round) -> str:
     measure, value = next(iter(record.metrics.items()))
     score = format_number(value, infinite="∞")
     against = observer_phrase(None if record.ledger is None else record.ledger.trust)
-    epsilon = f"ε {format_number(record.epsilon, 2)}{against}"
+    epsilon = f"ε {epsilon_text(record.epsilon)}{against}"
     return f"{measure} {score}, {epsilon}, deviation {format_deviation(record.deviation)}"
 
 

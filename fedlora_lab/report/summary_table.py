@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.statistics import (
     COLUMNS,
     count_collapsed,
@@ -79,6 +80,13 @@ def format_number(value: float, digits: int = 3, infinite: str = "not private") 
     return f"{value:.{digits}f}"
 
 
+def epsilon_text(value: float, infinite: str = "not private") -> str:
+    """Formats a spent epsilon for people, as `format_number` does, but never below the value."""
+    if value is None or not math.isfinite(value):
+        return format_number(value, 2, infinite)
+    return round_up(value, ".0e" if 0 < value < 0.01 else ".2f")
+
+
 def bytes_text(count: float) -> str:
     """Writes a number of bytes for people: 1 kB is 1000 bytes."""
     if math.isnan(count):
@@ -118,7 +126,7 @@ def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
             # Seeds that agree, but for rounding, show no spread: ± 0.000 would claim certainty.
             + (f" ± {format_number(row['interval'])}" if row["interval"] > 1e-9 else ""),
             "deviation": format_deviation(row["deviation"]),
-            "epsilon": format_number(row["epsilon"], 2),
+            "epsilon": epsilon_text(row["epsilon"]),
             "up": bytes_text(row["bytes_up"]),
             "down": bytes_text(row["bytes_down"]),
             "seconds": format_number(row["seconds"], 1),

@@ -15,6 +15,7 @@ from flower_runs import party
 from toy_tasks import LORA, PLAN, book, play, private, records_of, tokens
 
 import fedlora_lab as fl
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.federated.compare import Cell
 from fedlora_lab.federated.records import Round, Tick
 from fedlora_lab.federated.run import Run
@@ -57,14 +58,17 @@ def test_a_fresh_start_forgets_no_release(tmp_path, capsys):
     assert call(*bare, "--epsilon", "none") == 0
     sentence = (
         "Runs without a seed (1 here, including interrupted and deleted ones), together: "
-        f"epsilon = {cleared.epsilon():.4g}"
+        f"epsilon = {round_up(cleared.epsilon(), '.4g')}"
     )
     assert sentence in capsys.readouterr().out and sentence in (out / "report.html").read_text()
     (out / "checkpoints" / "deer-release" / "rounds.csv").unlink()
     assert call(*command) == 0
     output = capsys.readouterr().out
     assert "Runs without a seed (2 here" in output
-    assert f"epsilon = {Ledger.compose(cleared, cleared).epsilon():.4g} at delta" in output
+    assert (
+        f"epsilon = {round_up(Ledger.compose(cleared, cleared).epsilon(), '.4g')} at delta"
+        in output
+    )
     assert "Runs without privacy (1 here, including interrupted and deleted ones)" in output
 
 

@@ -8,6 +8,7 @@ import toy_hubs
 from calls import Options
 
 import fedlora_lab as fl
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.report.neighbours import Neighbours
 from fedlora_lab.report.run_folder import Folder
 
@@ -25,7 +26,8 @@ def tuned(folder, table, **options):
 
 def total(*results):
     """What some runs spend together, as sentences have it."""
-    return f"epsilon = {fl.Ledger.compose(*(run.ledger for run in results)).epsilon():.4g}"
+    spent = fl.Ledger.compose(*(run.ledger for run in results)).epsilon()
+    return f"epsilon = {round_up(spent, '.4g')}"
 
 
 @pytest.mark.slow

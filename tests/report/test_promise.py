@@ -1,15 +1,20 @@
 """The sentences of a ledger."""
 
+import math
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import toy_hubs
 from calls import Options, refused
 
 import fedlora_lab as fl
+from fedlora_lab._utils.rounding import round_down, round_up
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.statement import OF_TRUST, caveats
 from fedlora_lab.report.run_folder import total_statements
+from fedlora_lab.report.summary_table import epsilon_text
 
 
 def ledger(observer_trust=None, **terms):
@@ -26,10 +31,43 @@ SEEDED, FRESH = ledger(), ledger(reproducible=False)
 def test_a_statement_has_all_its_parts():
     """Epsilon, delta, unit, relation, observer, what attackers reach, and the seed."""
     said = fl.privacy.statement(SEEDED)
-    for part in (f"{SEEDED.epsilon():.4g}", "0.001", "one example", "zero-out", "every upload"):
+    for part in (
+        round_up(SEEDED.epsilon(), ".4g"),
+        "0.001",
+        "one example",
+        "zero-out",
+        "every upload",
+    ):
         assert part in said
-    assert f"share {SEEDED.tradeoff(0.01):.2g} of the members" in said
+    assert f"share {round_up(SEEDED.tradeoff(0.01), '.2g')} of the members" in said
     assert "promised to whoever knows it." in said and "seed" not in fl.privacy.statement(FRESH)
+
+
+@pytest.mark.parametrize("sigma", [1.7, 2.3, 3.1, 50.0, 700.0])
+def test_what_is_written_is_never_less_than_the_ledger_says(sigma):
+    """Nor do a report, a card and one line of a ledger round an epsilon down."""
+    book = Ledger(client_names=["Bonn"])
+    book.record(1, [0], 7, sample_rate=0.3, noise_multiplier=sigma)
+    spent = book.epsilon()
+    page = fl.privacy.privacy_page(book)
+    texts = re.findall(r"epsilon = (\S+)", page) + re.findall(r"server ([\d.e-]+)\b", repr(book))
+    assert len(texts) > 1 and all(spent <= float(text) <= 1.001 * spent for text in texts)
+    assert spent <= float(epsilon_text(spent)) < spent + 0.01
+    found = map(float, re.search(r"share (\S+) of.*: (\S+?)\); .* most (\S+?)\. ", page).groups())
+    exact = [book.tradeoff(0.01), book.tradeoff(0.001), book.advantage()]
+    assert all(value <= text for value, text in zip(exact, found, strict=True))
+
+
+def test_bounds_are_rounded_to_their_own_side():
+    values = np.random.default_rng(0).lognormal(0, 4, 300).tolist()
+    for value in [*values, 0.0105, 0.1, 8.0, 9.9996, 1e-9, 0.0]:
+        for spec in (".2g", ".4g", ".2f", ".0e"):
+            low, high = float(round_down(value, spec)), float(round_up(value, spec))
+            assert low <= value <= high
+            # One of them is the nearest, and the other is its neighbour.
+            assert float(format(value, spec)) in (low, high)
+    assert round_up(8.0, ".4g") == round_down(8.0, ".4g") == "8"
+    assert (round_up(math.inf, ".3g"), round_down(math.nan, ".3g")) == ("inf", "nan")
 
 
 def test_a_statement_names_its_observer():
@@ -67,9 +105,9 @@ def test_runs_on_the_same_data_are_added_up():
     mixed = {"a": FRESH, "b": FRESH, "c": SEEDED, "d": None}
     released, everything, plain = total_statements(mixed, mixed)
     assert released.startswith("Runs without a seed (2 here, including interrupted")
-    assert f"{Ledger.compose(FRESH, FRESH).epsilon():.4g} " in released
+    assert round_up(Ledger.compose(FRESH, FRESH).epsilon(), ".4g") + " " in released
     assert everything.startswith("All 3 runs together, if they were all released: epsilon = ")
-    assert f"{Ledger.compose(FRESH, FRESH, SEEDED).epsilon():.4g} " in everything
+    assert round_up(Ledger.compose(FRESH, FRESH, SEEDED).epsilon(), ".4g") + " " in everything
     assert plain.startswith("Runs without privacy (1 here")
     assert total_statements({"a": SEEDED}, ["a"]) == total_statements({}, []) == []
     (hidden,) = total_statements({"a": FRESH}, [])

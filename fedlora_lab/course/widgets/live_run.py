@@ -32,7 +32,7 @@ from fedlora_lab.experiments.tuned_rates import Suggestion
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.plots.style import look
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.report.summary_table import format_number, observer_phrase
+from fedlora_lab.report.summary_table import epsilon_text, format_number, observer_phrase
 from fedlora_lab.tasks.metrics import TextScore
 from fedlora_lab.tasks.task import Task, take
 
@@ -460,7 +460,7 @@ class Workbench(anywidget.AnyWidget):
             "shown": row.shown,
             "note": row.verdict(self.measure),
             "score": text,
-            "spent": format_number(max(spent), 2, infinite="∞") if spent else "–",
+            "spent": epsilon_text(max(spent), "∞") if spent else "–",
             "cell": row.config.cell(),
         }
 
@@ -495,7 +495,7 @@ class Workbench(anywidget.AnyWidget):
         text += f"({format_number(points[0][self.measure])} before)"
         note = row.verdict(self.measure) if row.state in ("finished", "stopped") else ""
         trust = row.config.privacy.trust if row.config.epsilon is not None else None
-        spent = format_number(last["epsilon"], 2, infinite="∞")
+        spent = epsilon_text(last["epsilon"], "∞")
         return f"{text}{note and f'; {note}'}. ε spent: {spent}{observer_phrase(trust)}."
 
 

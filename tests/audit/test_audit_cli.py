@@ -53,7 +53,7 @@ def copied(done, folder, path, value):
 @pytest.mark.slow
 def test_a_release_that_is_not_finite_is_a_failure(done, tmp_path, capsys):
     """Fault: exit status 0 although an audit is invalid."""
-    run = copied(done, tmp_path / "clip", ("privacies", "deer", "noise_multiplier"), 1e37)
+    run = copied(done, tmp_path / "clip", ("privacies", "deer", "noise_multiplier"), 1e34)
     run = copied(run, tmp_path / "rate", ("plans", "deer", "lr"), 1e9)
     assert call("audit", run, "--canaries", 4) == 1
     assert "deer: deer, example: invalid: the release of round" in capsys.readouterr().out

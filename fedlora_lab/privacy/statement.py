@@ -59,7 +59,7 @@ def statement(ledger: Ledger, observer: str | None = None) -> str:
     >>> ledger = Ledger(reproducible=False)
     >>> ledger.record(0, None, 4, sample_rate=1.0, noise_multiplier=2.0)
     >>> statement(ledger)[:70]
-    'epsilon = 4.377 at delta = 1e-05 against the server, which sees every '
+    'epsilon = 4.378 at delta = 1e-05 against the server, which sees every '
     """
     reason = ledger.uncertified
     value = f"not certified: {reason},"

@@ -53,6 +53,29 @@ def test_no_row_of_any_size_passes_the_clip(entries, clip_norm):
         assert float(sums[ONE].double().norm()) <= clip_norm * (1 + 1e-5)
 
 
+@pytest.mark.parametrize("chunk", [10**6, 5000])
+@pytest.mark.parametrize("filtered", [False, True])
+def test_one_row_of_many_moves_their_sum_by_at_most_c(chunk, filtered):
+    """A float32 sum of many rows rounded each of them otherwise where one was missing."""
+    draws = torch.Generator().manual_seed(0)
+    rows = 3 * torch.linspace(0.3, 1.1, 16).repeat(100_000, 1)[:, :, None]
+    rows += torch.rand(rows.shape, generator=draws)
+    maps = {ONE: factor_space(torch.eye(1)[None])} if filtered else {}
+    table = torch.cat([rows[:3], rows])  # beside a client with few rows
+    owner = torch.tensor([1] * 3 + [0] * len(rows))
+    parts = zip(table.split(chunk), owner.split(chunk), strict=True)
+    zeros = {ONE: torch.zeros(2, 16, 1)}
+    made = ClipAndNoise(1.0).update(
+        [({ONE: x}, who) for x, who in parts], zeros, [0.0] * 2, {}, Streams(0), [], maps
+    )
+    value = made.value[ONE]
+    exact = (rows.double() / rows.double().norm(dim=1, keepdim=True)).sum(0)
+    off = (value[0].double() - exact).abs()
+    assert value.dtype == torch.float32
+    # Rounded once, as a float32 is: a half of its last digit.
+    assert (off <= exact * 2**-24 * 1.01).all()
+
+
 @pytest.mark.parametrize("odd", [torch.nan, 0.0, 1e30])
 def test_no_row_moves_the_norms_of_others(odd):
     """One odd row had all others, alike with few large and many tiny numbers, measured finer."""

@@ -150,7 +150,9 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
         path: a new folder, or one with an adapter.
 
     Beside it lie a README, which says how to load it and what its classes are, the run's ledger,
-    and PRIVACY.md: what that promises, with its caveats.
+    and PRIVACY.md: what that promises, with its caveats. An adapter for release names a base that
+    lay in a folder by its name alone; any other keeps the path, so that ``AutoPeftModelFor...``
+    finds it.
 
     Guarantees: the loaded model gives the run's logits (tests/lora/test_adapters.py); the numbers
         are those of the ledger (test_promise.py::test_a_changed_ledger_states_nothing).
@@ -174,7 +176,10 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
         # Whose data they were is not told to whoever gets the adapter: no number depends on it.
         ledger = record.ledger.with_client_names(None)
         beside["ledger.json"] = ledger.to_json() + "\n"
-    return adapters.save(task, lora, state.tensors, path, beside)
+    # What is released tells nobody where its maker keeps files. Anything else stays here, where
+    # loaders of PEFT find the base by its whole path.
+    is_public = record.ledger is not None and not record.ledger.reproducible
+    return adapters.save(task, lora, state.tensors, path, beside, is_public)
 
 
 @in_usual_torch

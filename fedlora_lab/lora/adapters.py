@@ -522,6 +522,7 @@ def save(
     values: Tensors,
     path: str | Path,
     beside: Mapping[str, str] = MappingProxyType({}),
+    is_public: bool = True,
 ) -> Path:
     """Writes an adapter folder that ``peft.PeftModel.from_pretrained`` reads.
 
@@ -535,6 +536,7 @@ def save(
         task, lora: whose model was adapted, and with which options.
         values, path: the trained tensors, and the folder.
         beside: file name -> text of files that lie beside the adapter from the first moment.
+        is_public: the adapter may be handed on, so that it names its base without a folder's path.
 
     Raises: ``ValueError`` when the path is taken by anything else, or the method trained a kind of
         tensor for which PEFT has no place.
@@ -558,7 +560,7 @@ def save(
         target_modules=list(layers) if named == ALL_LINEAR else named,  # type: ignore[arg-type]
         modules_to_save=names_for_peft(heads) or None,
         use_rslora=stored.rslora,
-        base_model_name_or_path=base_name(model),
+        base_model_name_or_path=base_name(model, keep_path=not is_public),
         task_type=_task_type(model, heads),
         auto_mapping=_auto_mapping(model),
         inference_mode=True,
@@ -572,17 +574,17 @@ def save(
     return path
 
 
-def base_name(model: nn.Module) -> str | None:
-    """What a published adapter calls its base; ``None`` where the model came from no file.
+def base_name(model: nn.Module, keep_path: bool = False) -> str | None:
+    """What an adapter calls its base; ``None`` where the model came from no file.
 
     Of an absolute path only what lies under the working folder, or else the last part: readers need
-    not learn where the adapter's maker keeps files.
+    not learn where the adapter's maker keeps files. ``keep_path`` keeps it whole.
 
     Guarantees: tests/lora/test_loaders.py::test_no_file_of_an_adapter_tells_where_its_base_lay.
     """
     name = str(getattr(model, "name_or_path", "") or "")
     place = Path(name)
-    if not place.is_absolute():
+    if keep_path or not place.is_absolute():
         return name or None
     here = Path.cwd()
     return str(place.relative_to(here)) if here in place.parents else place.name

@@ -1,7 +1,8 @@
 """What cells name: classes, sites and persons; and the labels of a table as numbers of classes.
 
 A text is what is written, and never the number that it resembles. Numbers are compared by value. A
-column that has both is refused, and so are texts that differ only in how they are written.
+column that has both is refused. So are names of sites and persons that differ only in how they are
+written, and classes that differ only in case or blanks.
 """
 
 import re
@@ -107,13 +108,15 @@ def owners(name: str, values: Iterable[Identifier]) -> list[Identifier]:
     return tidy
 
 
-def check_spelling(name: str, values: Iterable[Identifier], cure: str) -> None:
+def check_spelling(name: str, values: Iterable[Identifier], cure: str, codes: bool = False) -> None:
     """Refuses texts beside numbers, and texts that differ in how they are written only.
 
     Args:
         name: of the argument.
         values: all that are compared with each other, from one table or several.
         cure: what else to do.
+        codes: texts that are one number, such as 250 and 250.0, are told of and not refused:
+            classes are codes as often as numbers, and each stays as it is written.
     """
     # By type first: to Python True equals 1.
     kinds: dict[type, dict[Identifier, None]] = {}
@@ -123,14 +126,21 @@ def check_spelling(name: str, values: Iterable[Identifier], cure: str) -> None:
     expected = f"texts throughout or numbers throughout, in all tables; {cure}"
     check(len(kinds) < 2, name, examples, expected)
     spelled: dict[str, Identifier] = {}
+    number = None if codes else _DECIMAL
     lengths: dict[str, tuple[int, Identifier]] = {}
     for value in kinds.get(str, ()):
         text = _plain(str(value))
-        first = spelled.setdefault(_by_value(text, _DECIMAL), value)
+        first = spelled.setdefault(_by_value(text, number), value)
         # Codes of one length, such as digests, differ by more than zeros before a number.
         near = _LEADING_ZEROS.sub("", _by_value(text, _EXPONENT))
         length, other = lengths.setdefault(near, (len(text), value))
-        first = first if length == len(text) else other
+        if codes and first == value and other != value:
+            warn(
+                f"{name}: {other!r} and {value!r} are two classes, as they are written; if they "
+                "are one, write them alike"
+            )
+        elif length != len(text):
+            first = other
         check(first == value, name, [first, value], f"each written in one way; {cure}")
 
 
@@ -144,9 +154,9 @@ def _plain(text: str) -> str:
     return "".join(str(unicodedata.decimal(x, x)) for x in seen)
 
 
-def _by_value(text: str, number: re.Pattern[str]) -> str:
+def _by_value(text: str, number: re.Pattern[str] | None) -> str:
     """One text for all that are the same number, if the pattern takes them for one."""
-    if not number.fullmatch(text):
+    if number is None or not number.fullmatch(text):
         return text
     value = Decimal(text).normalize()
     return str(value if value else Decimal())
@@ -286,7 +296,8 @@ def read_labels(
     Raises: ``ValueError`` for an empty cell, what is neither a text nor a whole number, a label
         that was not declared, fewer than two classes, and a test table none of whose labels a
         private row has. One that has some labels of its own is warned of. Without ``declared`` also
-        for texts beside numbers, and texts that differ only in how they are written.
+        for texts beside numbers, and texts that differ only in case, blanks or letters nobody sees.
+        Texts that are one number in several ways are several classes, and are warned of.
     Guarantees: test_hub.py::test_declared_labels_are_the_classes,
         ::test_labels_of_two_tables_are_one_set_of_classes_or_refused,
         ::test_a_code_is_kept_as_it_is_written_or_refused.
@@ -300,7 +311,7 @@ def read_labels(
     ]
     private, test = columns[0], columns[-1]
     if not classes:
-        check_spelling(name, (*private, *test), NAME_CLASSES)
+        check_spelling(name, (*private, *test), NAME_CLASSES, codes=True)
         classes = _classes(name, private, test)
     check(len(classes) > 1, name, list(classes), "at least two classes")
     # As written: a shell has texts only, where a table has numbers.

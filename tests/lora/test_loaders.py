@@ -94,7 +94,9 @@ def test_no_file_of_an_adapter_tells_where_its_base_lay(name, tmp_path, monkeypa
     base = tmp_path / "hospital" / name
     shutil.copytree(toy_hubs.folder("bert"), base)
     options: Options = {"text": "text", "label": "label", "clients": 2}
-    record = last_record(fl.tasks.hub(base, toy_hubs.texts(), **options))
+    task = fl.tasks.hub(base, toy_hubs.texts(), **options)
+    privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-4)
+    *_, record = fl.run(task, "fedlora", privacy, SHORT)  # for release
 
     def published(folder):
         texts = [file.read_bytes() for file in fl.save_adapter(record, folder).iterdir()]
@@ -107,6 +109,16 @@ def test_no_file_of_an_adapter_tells_where_its_base_lay(name, tmp_path, monkeypa
     assert published(tmp_path / "elsewhere") == name
     monkeypatch.chdir(tmp_path)
     assert published(tmp_path / "here") == f"hospital/{name}"
+
+
+def test_an_adapter_that_stays_here_is_found_with_its_base_from_anywhere(tmp_path, monkeypatch):
+    """Without privacy, or from a seed, nothing is released, and a path is what PEFT needs."""
+    task = fl.tasks.hub(
+        toy_hubs.folder("bert"), toy_hubs.texts(), text="text", label="label", clients=2
+    )
+    folder = fl.save_adapter(last_record(task), tmp_path / "adapter")
+    monkeypatch.chdir(tmp_path)
+    peft.AutoPeftModelForSequenceClassification.from_pretrained(folder)
 
 
 class Named(nn.Module):

@@ -491,8 +491,14 @@ def frames_of(codes, place):
 
 CODES = ["250", "250.0", "250.00", "007", "7", "1e3", "1.10", "+5", " 5", "١", "True", "true", "x²"]
 WORDS = ["NA", "None", "nan", "null", "N/A"]
-ONE_CODE = [("250", "250.0", "250.00"), ("007", "7"), ("1e3", "1000"), ("1.10", "1.1"), ("+5", "5")]
-ONE_CODE += [(" 5", "5"), ("١", "1"), ("True", "true"), ("é", "e\u0301"), ("x²", "x2")]
+ONE_NUMBER = [
+    ("250", "250.0", "250.00"),
+    ("7", "007"),
+    ("1e3", "1000"),
+    ("1.1", "1.10"),
+    ("5", "+5"),
+]
+ONE_CODE = [(" 5", "5"), ("١", "1"), ("True", "true"), ("é", "e\u0301"), ("x²", "x2")]
 
 
 def test_a_code_is_kept_as_it_is_written_or_refused(tmp_path):
@@ -505,6 +511,12 @@ def test_a_code_is_kept_as_it_is_written_or_refused(tmp_path):
             if code in CODES:
                 orders = {read_labels((table, table), "y")[1] for _ in range(2)}
                 assert len(orders) == 1 and {*orders.pop()} == {code, "other"}
+    for codes in ONE_NUMBER:
+        for data in frames_of([*codes, "other"] * 2, tmp_path):
+            table = read_splits(data)["train"]
+            with pytest.warns(UserWarning, match="are two classes, as they are written"):
+                (numbers, _), classes = read_labels((table, table), "y")
+            assert [classes[number] for number in numbers] == [*codes, "other"] * 2
     for codes in ONE_CODE:
         for data in frames_of([*codes, "other"] * 2, tmp_path):
             table = read_splits(data)["train"]

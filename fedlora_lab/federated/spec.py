@@ -305,8 +305,8 @@ class RunSpec:
             return None
         sample_rate = privacy.sample_rate
         assert sample_rate is not None  # by `Privacy.resolve`
-        # Every update counts for every client.
-        whom = range(len(self.task.sizes)) if self.by_step else None
+        # A sum counts for every client. An upload counts for its sender, who is seen.
+        whom = None if self.releases_sum else range(len(self.task.sizes))
         count = self.plan.local_steps if self.by_step else 1
         return LedgerEntry(0, whom, count, sample_rate, privacy.noise_multiplier)
 

@@ -199,8 +199,9 @@ class Ledger:
     """Counts the noised releases of each client, at one unit of privacy and one delta.
 
     Args:
-        unit: "example", "person" or "client". In the client unit every release counts for every
-            client, whether drawn or not, and q is the chance of taking part.
+        unit: "example", "person" or "client". In the client unit q is the chance of taking part. A
+            release then counts for every client, whether drawn or not; with trust="local", where
+            the senders are seen, for those it names.
         delta: in [1e-12, 1).
         accountant: "pld" or "rdp", see `accounting.epsilon`.
         reproducible: the noise can be drawn again from a seed; only such a run repeats rounds.
@@ -446,10 +447,12 @@ class Ledger:
             refuse("round", entry.round, "the entry that this round already has in the ledger")
 
     def _in_unit(self, entry: LedgerEntry) -> LedgerEntry:
-        """The entry as it counts: in the client unit for every client, whomever it names."""
+        """The entry as it counts: for every client where who takes part is not to be known."""
         # A draw of clients amplifies only while nobody learns who was drawn: no names are stored.
-        named = self._terms.unit == "client" and entry.clients is not None
-        return replace(entry, clients=None) if named else entry
+        # Without a sum around it an upload carries its client's own noise, and its sender is seen:
+        # who takes part depends on no data, so each client spends in its own rounds.
+        hidden = self._terms.unit == "client" and self._terms.trust != "local"
+        return replace(entry, clients=None) if hidden and entry.clients is not None else entry
 
     def _check_clients(self, entry: LedgerEntry) -> None:
         """Refuses a client that has no name where the others have."""

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +118,17 @@ def test_other_settings_are_refused_in_one_line(tmp_path):
         ("seed", None),
         ("privacy", private("example", sigma=2.0)),
         ("task", other_data(tokens())),
+        # The same rows, but others stand where a step draws them.
+        (
+            "task",
+            replace(tokens(), clients=tuple((x.flip(0), y.flip(0)) for x, y in tokens().clients)),
+        ),
     ]:
         with refused(f"^resume='.*': expected the same {what} as in this run$"):
             fl.run(**run | {what: other}, resume=tmp_path)
+    with refused(r"^resume='.*': expected the same (task|privacy) as in this run$"):
+        turned = replace(tokens(), clients=tokens().clients[::-1])
+        fl.run(**run | {"task": turned}, resume=tmp_path)
 
 
 @pytest.mark.parametrize(("privacy", "seed"), [(private("example"), None), (None, 0)])

@@ -137,6 +137,24 @@ def test_tradeoff_lies_below_every_epsilon():
     assert accounting.tradeoff_curve(((None, 0.1, 1),), rates).min() == 1
 
 
+@pytest.mark.parametrize(("sigma", "q"), [(0.1, 0.586), (0.1, 0.1), (0.5, 0.3), (1.5, 0.7)])
+def test_the_curve_of_one_release_lies_above_the_best_attack_by_so_much(sigma, q):
+    """Both attackers' curves by the Neyman-Pearson lemma: a threshold on the released number."""
+    at = np.linspace(-40 * sigma, 1 + 40 * sigma, 200_001)
+    absent, present = norm.sf(at / sigma), norm.sf((at - 1) / sigma)
+    drawn = (1 - q) * absent + q * present
+    rates = np.linspace(0.005, 0.995, 199)
+    found = np.interp(rates, absent[::-1], drawn[::-1])
+    cleared = np.interp(rates, 1 - drawn, 1 - absent)
+    above = accounting.tradeoff_curve(((sigma, q, 1),), rates) - np.maximum(found, cleared)
+    # Without noise: lines from (0, q) to (1, 1) and, in the other direction, to (1 - q, 1).
+    most = q * (1 - q) / (2 - q)
+    assert above.min() > -1e-6
+    assert above.max() < most + 1e-3 < 0.173
+    # With little noise it comes near.
+    assert above.max() > most - 0.01 or sigma > 0.1
+
+
 # ---- answers are kept, ordered and finite
 
 

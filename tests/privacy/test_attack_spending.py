@@ -149,6 +149,39 @@ def test_a_release_has_no_branches(tmp_path):
 
 
 @pytest.mark.parametrize("seed", [None, 0])
+@pytest.mark.parametrize("trust", ["local", "secagg"])
+def test_a_client_spends_in_its_own_rounds_where_senders_are_seen(trust, seed, tmp_path):
+    """Round 2 is repeated: without a seed it counts for who took part in either attempt, twice for
+    who took part in both. In a sum every client counts in every round.
+    """
+    asked = []
+
+    class Stopping(Run):
+        def finish_round(self, opened, received, everyone, arrived):
+            asked.append((opened.before.round, opened.ids))
+            if [t for t, _ in asked] == [0, 1]:
+                raise KeyboardInterrupt
+            return super().finish_round(opened, received, everyone, arrived)
+
+    shares: Options = {"honest": 1} if trust == "secagg" else {}
+    privacy = private("client", trust=trust, **shares)
+    plan = PLAN.replace(rounds=5, participation=0.5, dropout=0.2)
+    cell = (tokens("head", (3,) * 8), "fedlora", privacy, plan)
+    options: Options = {"lora": fl.Lora(rank=8, alpha=8.0), "seed": seed}
+    with pytest.raises(KeyboardInterrupt):
+        list(Stopping.open(*cell, **options, checkpoint=tmp_path).events())
+    list(Stopping.open(*cell, **options, resume=tmp_path).events())
+    attempts = asked if seed is None else list(dict(asked).items())
+    ledger = Ledger.load(tmp_path / "ledger.json")
+    each = [sum(trust == "secagg" or k in ids for _, ids in attempts) for k in range(8)]
+    for client, rounds_of_client in enumerate(each):
+        own = ((privacy.noise_multiplier, 1.0, rounds_of_client),) if rounds_of_client else ()
+        assert ledger.epsilon(client) == accounting.epsilon(own, 1e-3, ledger.accountant)
+    assert ledger.epsilon() == max(map(ledger.epsilon, range(8)))
+    assert trust == "secagg" or min(each) < max(each)
+
+
+@pytest.mark.parametrize("seed", [None, 0])
 @pytest.mark.parametrize("trust", ["local", "central", "secagg"])
 def test_a_repeated_round_has_new_noise_or_the_same_bits(trust, seed, tmp_path):
     """A run that stops once it has what round 2 released, and goes on from its folder: without a

@@ -66,7 +66,7 @@ def test_one_row_of_many_moves_their_sum_by_at_most_c(chunk, filtered):
     parts = zip(table.split(chunk), owner.split(chunk), strict=True)
     zeros = {ONE: torch.zeros(2, 16, 1)}
     made = ClipAndNoise(1.0).update(
-        [({ONE: x}, who) for x, who in parts], zeros, [0.0] * 2, {}, Streams(0), [], maps
+        (({ONE: x}, who) for x, who in parts), zeros, [0.0] * 2, {}, Streams(0), [], maps
     )
     value = made.value[ONE]
     exact = (rows.double() / rows.double().norm(dim=1, keepdim=True)).sum(0)

@@ -8,6 +8,7 @@ import pytest
 from calls import Options, refused
 from scipy.stats import binom
 
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.plan import Privacy
@@ -147,7 +148,7 @@ def test_a_plan_longer_than_its_calibration_is_refused():
     """By a round or by a step; a shorter one is not, nor one without a target."""
     privacy = Privacy(delta=1e-4).calibrate(epsilon=8, task=TASK, plan=PLAN)
     for change, releases in (({"rounds": 21}, 105), ({"local_steps": 6}, 120)):
-        spent = f"{privacy.ledger(releases).epsilon():.4g}"
+        spent = round_up(privacy.ledger(releases).epsilon(), ".4g")
         expected = f"at least {spent}, which {releases} releases of this plan spend: calibrate"
         with refused(f"^target=8.0: expected {expected}"):
             privacy.resolve(TASK, PLAN.replace(**change))

@@ -62,7 +62,8 @@ def worst_histories(
         # Its own releases, and those of whoever it may be in the runs that lack its name.
         own = where.get(client, ())
         groups = {key: group for key, group in groups.items() if not {*key} & {*own}}
-        groups |= {own: [totals[client]]} if own else {}
+        if own:
+            groups[own] = [totals[client]]
     if len(groups) > MOST_GROUPS:
         # Whatever the names say, a client is at most one client of each run.
         groups = {(number,): list(run.values()) for number, run in enumerate(runs) if run}

@@ -87,7 +87,7 @@ def test_a_run_with_a_bug_is_uncertified_from_the_first_moment(tmp_path):
     assert Ledger.load(folder / "ledger.json").uncertified == REASON
     events.close()
     run = Run.open(*SETUP, lora=LORA, seed=0, resume=folder, bug=NOTHING)
-    *_, last = (event for event in run.events() if isinstance(event, Round))
+    last: Any = [event for event in run.events() if isinstance(event, Round)][-1]
     assert (last.index, last.ledger.uncertified, last.epsilon) == (3, REASON, float("inf"))
     play(*SETUP, checkpoint=tmp_path / "sound")
     for name, bug in (("broken", None), ("sound", NOTHING)):

@@ -6,6 +6,7 @@ import re
 import warnings
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -175,7 +176,7 @@ def test_a_client_spends_in_its_own_rounds_where_senders_are_seen(trust, seed, t
     ledger = Ledger.load(tmp_path / "ledger.json")
     each = [sum(trust == "secagg" or k in ids for _, ids in attempts) for k in range(8)]
     for client, rounds_of_client in enumerate(each):
-        own = ((privacy.noise_multiplier, 1.0, rounds_of_client),) if rounds_of_client else ()
+        own: Any = ((privacy.noise_multiplier, 1.0, rounds_of_client),) * (rounds_of_client > 0)
         assert ledger.epsilon(client) == accounting.epsilon(own, 1e-3, ledger.accountant)
     assert ledger.epsilon() == max(map(ledger.epsilon, range(8)))
     assert trust == "secagg" or min(each) < max(each)

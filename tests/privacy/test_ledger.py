@@ -178,7 +178,7 @@ def dealt(random, names):
     rates = random.choice([0.05, 0.1, 0.3], count)
     sigmas = random.choice([0.8, 1.0, 1.5], count)
     for t in range(3):
-        ids = np.flatnonzero(random.random(count) < 0.6)
+        ids = np.flatnonzero(random.random(count) < 0.6).tolist()
         ledger.record(t, ids, 5, sample_rate=rates[ids], noise_multiplier=sigmas[ids])
     ledger.record(3, None, 1, sample_rate=0.2, noise_multiplier=3.0)
     return ledger
@@ -208,7 +208,8 @@ def test_clients_are_known_by_name_wherever_they_stand(seed):
     books = [dealt(random, names) for names in (first, [str(name) for name in second])]
     both = Ledger.compose(*books)
     assert both.client_names == tuple(dict.fromkeys([*first, *second]))
-    each = {name: spent_by([(book, name) for book in books]) for name in both.client_names}
+    everyone = both.client_names or ()
+    each = {name: spent_by([(book, name) for book in books]) for name in everyone}
     assert {name: both.epsilon(name) for name in each} == pytest.approx(each)
     assert both.epsilon() == pytest.approx(max(each.values()))
     assert [both.epsilon(k) for k in range(len(each))] == pytest.approx([*each.values()])

@@ -489,6 +489,8 @@ class Ledger:
         labels = self._labels(client)
         own = add_up(common, *(run[label] for run in runs for label in labels if label in run))
         worst = {h for label in labels for h in worst_histories(runs, common, label)}
+        if self.parts and not labels:
+            worst = {*worst_histories(runs, common)}
         sure = all({(sigma, q): n for sigma, q, n in history} == own for history in worst)
         expected = "a client that all runs know by one name: see with_client_names"
         check(sure, "client", client, expected)
@@ -554,10 +556,11 @@ class Ledger:
         if self.uncertified is not None:
             raise Uncertified(f"{quantity}: not certified: {self.uncertified}")
         runs, common = self._spent_by_label()
-        if client is None:
-            # What can be promised to everyone is what is promised to the client who spent most.
+        labels = [] if client is None else self._labels(client)
+        # What can be promised to everyone is what is promised to the client who spent most. A
+        # number that no run of a composition names may be any client of another run.
+        if client is None or (self.parts and not labels):
             return worst_histories(runs, common)
-        labels = self._labels(client)
         histories = (h for label in labels for h in worst_histories(runs, common, label))
         return [*dict.fromkeys(histories)] or [as_history(common)]
 

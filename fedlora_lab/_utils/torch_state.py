@@ -1,63 +1,49 @@
 """PyTorch's state, which belongs to the process or the thread, set for a block and put back."""
 
 import functools
-import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from fedlora_lab._utils.validation import check
+
 DEVICE_TYPES = "cpu", "cuda", "mps", "xpu"
 """Where autocast may be on."""
 P = ParamSpec("P")
 T = TypeVar("T")
-_LOCK = threading.RLock()
-
-
-class _DefaultDtype:
-    """float32 as the process's default type while any block needs it.
-
-    Blocks of several threads may overlap: the first one in notes what the user had set, and the
-    last one out puts it back.
-    """
-
-    def __init__(self) -> None:
-        self.blocks = 0
-        self.before = torch.float32
-
-    def __enter__(self) -> None:
-        with _LOCK:
-            if not self.blocks:
-                self.before = torch.get_default_dtype()
-            self.blocks += 1
-            if torch.get_default_dtype() != torch.float32:
-                torch.set_default_dtype(torch.float32)
-
-    def __exit__(self, *error: object) -> None:
-        with _LOCK:
-            self.blocks -= 1
-            if not self.blocks and self.before != torch.get_default_dtype():
-                torch.set_default_dtype(self.before)
-
-
-_FLOAT32 = _DefaultDtype()
 
 
 @contextmanager
 def usual_torch() -> Iterator[None]:
     """Runs a block as if nobody had changed PyTorch's defaults; what was set counts again behind.
 
-    New tensors are float32 on the CPU. Autocast, inference mode, anomaly mode and ``no_grad`` are
-    off: a clip under autocast would be taken in bfloat16, and one example could move a sum by more
-    than the clip norm. Of what the process has in common only the default type is changed, and only
-    where it was not float32.
+    New tensors are on the CPU. Autocast, inference mode, anomaly mode and ``no_grad`` are off: a
+    clip under autocast would be taken in bfloat16, and one example could move a sum by more than
+    the clip norm. All of these but anomaly mode belong to the thread. The default type belongs to
+    the process, so no thread can set it for itself: another one than float32 is refused.
+
+    Raises:
+        ValueError: the process's default type is not float32.
 
     Guarantees: test_torch_state.py::test_what_a_notebook_sets_changes_no_bit_of_a_run,
-        ::test_runs_of_two_threads_leave_the_default_type_as_it_was.
+        ::test_another_default_type_is_refused_and_left_as_it_is.
     """
+    check(
+        torch.get_default_dtype() == torch.float32,
+        "torch.get_default_dtype()",
+        torch.get_default_dtype(),
+        "torch.float32, in which fedlora_lab trains: call torch.set_default_dtype(torch.float32)",
+    )
+    with _usual_modes():
+        yield
+
+
+@contextmanager
+def _usual_modes() -> Iterator[None]:
+    """The part of `usual_torch` that can be set for a thread."""
     with ExitStack() as stack:
-        stack.enter_context(_FLOAT32)
         # Each is left alone where it is as it should be: a mode costs time in every operation.
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
@@ -105,7 +91,7 @@ def steps_in_usual_torch(
                 yield value
         finally:
             # Whoever stops early leaves locks and files to the generator's own end.
-            with usual_torch():
+            with _usual_modes():
                 steps.close()
 
     return wrapped

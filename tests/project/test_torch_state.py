@@ -1,8 +1,6 @@
 """What a notebook sets at its top, of PyTorch's process or thread, counts for nothing in a run."""
 
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache, partial
 from typing import Any
@@ -13,7 +11,6 @@ import toy_hubs
 from toy_tasks import LORA, private
 
 import fedlora_lab as fl
-from fedlora_lab._utils.torch_state import usual_torch
 
 pytestmark = pytest.mark.slow
 
@@ -37,10 +34,7 @@ def precision():
     return getattr(PRODUCTS, "fp32_precision", None)
 
 
-DTYPE = torch.get_default_dtype, torch.set_default_dtype
 NOTEBOOK: dict[str, Callable[[], Any]] = {
-    "bfloat16 by default": lambda: default(*DTYPE, torch.bfloat16),
-    "float64 by default": lambda: default(*DTYPE, torch.float64),
     "the device meta by default": lambda: torch.device("meta"),
     "inference mode": torch.inference_mode,
     "no gradients": lambda: torch.set_grad_enabled(False),
@@ -103,20 +97,17 @@ def test_what_a_notebook_sets_changes_no_bit_of_a_run(state):
         assert one.dtype == torch.float32 and torch.equal(one, other)
 
 
-def test_runs_of_two_threads_leave_the_default_type_as_it_was():
-    """The first to begin is not the last to end."""
-    entered, left = threading.Event(), threading.Event()
-
-    def second():
-        with usual_torch():
-            entered.set()
-            assert left.wait(60)
-            return torch.get_default_dtype()
-
-    with NOTEBOOK["float64 by default"](), ThreadPoolExecutor(1) as pool:
-        with usual_torch():
-            inside = pool.submit(second)
-            assert entered.wait(60)
-        left.set()
-        assert inside.result() == torch.float32
-        assert torch.get_default_dtype() == torch.float64
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_another_default_type_is_refused_and_left_as_it_is(dtype):
+    """Fault: it was set to float32 for the block, and so for every other thread. If one was inside
+    a block of its own, it put another user's type back, and later tensors had the wrong one.
+    """
+    task = toy_hubs.fresh("bert")
+    rounds = fl.run(task, "fedlora", None, fl.Plan(rounds=2, local_steps=1, batch=4), lora=LORA)
+    next(rounds)
+    with default(torch.get_default_dtype, torch.set_default_dtype, dtype):
+        with pytest.raises(ValueError, match=r"call torch.set_default_dtype\(torch.float32\)"):
+            toy_hubs.fresh("bert")
+        with pytest.raises(ValueError, match=r"get_default_dtype\(\)=torch"):
+            next(rounds)
+        assert torch.get_default_dtype() == dtype

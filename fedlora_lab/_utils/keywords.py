@@ -75,6 +75,44 @@ class KeywordError(TypeError, ValueError):
     """
 
 
+def explain_arguments(example: str = "") -> Callable[[_T], _T]:
+    """Decorates a class or function: what does not fit its signature is answered in one line.
+
+    Args: example: a call, shown where arguments do not fit; "": made of the signature.
+
+    Raises: `KeywordError` at a call, which names keyword and value and says what to write.
+    Guarantees: test_messages.py::test_a_natural_mistake_is_answered_by_what_to_write.
+
+    >>> @explain_arguments()
+    ... def train(*, rank: int = 4) -> int:
+    ...     return rank
+    >>> train(r=2)
+    Traceback (most recent call last):
+    fedlora_lab._utils.keywords.KeywordError: r=2: expected rank=2
+    """
+
+    def decorate(target: Any) -> Any:
+        if isinstance(target, type):
+            if target.__name__ in SETTINGS:
+                _FIELDS[target.__name__] = {one.name for one in fields(target)}
+            # A subclass has a constructor of its own.
+            target.__init__ = checked(target.__init__, target.__name__)
+            return target
+        return checked(target, target.__name__)
+
+    def checked(function: Callable, title: str) -> Callable:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def call(*args: Any, **given: Any) -> Any:
+            _check_arguments(title, signature, args, given, example)
+            return function(*args, **given)
+
+        return call
+
+    return decorate
+
+
 def with_help(
     *declarations: Iterable[Parameter],
     without: Collection[str] = (),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fedlora_lab import methods
 from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.files import JsonObject, append_line, lock_folder, read_lines
-from fedlora_lab._utils.keywords import options_of, with_help
+from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.statistics import (
@@ -41,6 +41,7 @@ from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
     from peft import LoraConfig
     from tqdm import tqdm
 
@@ -52,8 +53,6 @@ BASELINES: dict[str, Method] = {
 }
 """Names that `compare` takes beside the table's: without privacy; all data in one place; every
 client alone."""
-OPTIONS = ("stop_at", "evaluate_every", "chunk_clients", "chunk_examples", "device", "products")
-"""What every run of a comparison may be given."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +191,7 @@ def show_progress(
     bar.update(rounds_before + plan.rounds - bar.n)
 
 
-@with_help([one for one in options_of(RunOptions) if one.name in OPTIONS])
+@explain_arguments()
 def compare(
     task: Task,
     which: Iterable[str | Method],
@@ -203,7 +202,12 @@ def compare(
     lora: "Lora | LoraConfig | None" = None,
     progress: bool = True,
     store: "str | Path | None" = None,
-    **options: Any,
+    stop_at: float | None = None,
+    evaluate_every: int = 1,
+    chunk_clients: int | None = None,
+    chunk_examples: int | None = None,
+    device: "str | torch.device | None" = None,
+    products: str = "float32",
 ) -> "pd.DataFrame":
     """Trains several methods at several seeds; returns one tidy frame.
 
@@ -222,7 +226,8 @@ def compare(
             and one where no method learned anything.
         store: a file of JSON lines, in which finished runs with a seed are kept, and found again
             by their arguments, see `Store`. Seconds are those of the run that was trained.
-        options: of every run: evaluate_every, chunk_clients, stop_at, and switches of speed.
+        stop_at, evaluate_every, chunk_clients, chunk_examples, device, products: of every run, as
+            of `run`.
 
     Raises: ``ValueError`` before the first run when a name, plan or privacy does not fit.
 
@@ -236,6 +241,14 @@ def compare(
     import pandas as pd
     from tqdm.auto import tqdm
 
+    options = RunOptions(
+        stop_at=stop_at,
+        evaluate_every=evaluate_every,
+        chunk_clients=chunk_clients,
+        chunk_examples=chunk_examples,
+        device=device,
+        products=products,
+    ).changed()
     cells = _checked_cells(task, which, privacy, plan, seeds, lora_of(lora), options)
     finished = None if store is None else Store(store)
     frames = []

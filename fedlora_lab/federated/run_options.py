@@ -1,8 +1,8 @@
-"""The keywords of a run, declared and checked once; signatures of functions are made of them."""
+"""The keywords of a run, with their defaults, checked once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -45,3 +45,8 @@ class RunOptions:
             usable = False
         expected = "a device that torch finds here, such as 'cpu' or 'cuda'"
         check(usable, "device", str(self.device), expected)
+
+    def changed(self) -> dict[str, Any]:
+        """The keywords whose values differ from their defaults."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: x for name, x in values.items() if x != getattr(RunOptions, name)}

@@ -100,7 +100,8 @@ def play(
     task: Task, row: Method | str, privacy: fl.Privacy | None, plan: fl.Plan = PLAN, **options: Any
 ) -> list[Round]:
     """All records of a run with the small adapter."""
-    options = {"lora": LORA, "seed": 0} | options
+    options.setdefault("lora", LORA)
+    options.setdefault("seed", 0)
     return list(fl.run(task, row, privacy, plan, **options))
 
 

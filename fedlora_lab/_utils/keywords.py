@@ -1,9 +1,9 @@
-"""Keywords of what is public: its signature names them, and an unknown one is answered."""
+"""Arguments that do not fit a public signature are answered in one line: what was meant."""
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import fields
 from inspect import Parameter, Signature
 from typing import Any, TypeVar
 
@@ -66,7 +66,7 @@ class _Chosen:
         return "chosen"
 
 
-CHOSEN = _Chosen()
+CHOSEN: Any = _Chosen()
 
 
 class KeywordError(TypeError, ValueError):
@@ -92,110 +92,25 @@ def explain_arguments(example: str = "") -> Callable[[_T], _T]:
     """
 
     def decorate(target: Any) -> Any:
-        if isinstance(target, type):
-            if target.__name__ in SETTINGS:
-                _FIELDS[target.__name__] = {one.name for one in fields(target)}
-            # A subclass has a constructor of its own.
-            target.__init__ = checked(target.__init__, target.__name__)
-            return target
-        return checked(target, target.__name__)
-
-    def checked(function: Callable, title: str) -> Callable:
+        is_class = isinstance(target, type)
+        function = target.__init__ if is_class else target
         signature = inspect.signature(function)
+        if is_class and target.__name__ in SETTINGS:
+            _FIELDS[target.__name__] = {one.name for one in fields(target)}
 
         @functools.wraps(function)
         def call(*args: Any, **given: Any) -> Any:
-            _check_arguments(title, signature, args, given, example)
-            return function(*args, **given)
+            # A subclass has fields of its own, and a copy is made without any argument.
+            if not is_class or (args[0] is target and (args[1:] or given)):
+                _check_arguments(target.__name__, signature, args, given, example)
+            return object.__new__(args[0]) if is_class else function(*args, **given)
 
-        return call
-
-    return decorate
-
-
-def with_help(
-    *declarations: Iterable[Parameter],
-    without: Collection[str] = (),
-    default: object = MISSING,
-    example: str = "",
-) -> Callable[[_T], _T]:
-    """Decorates a class or function: what does not fit its signature is answered in one line.
-
-    Args:
-        declarations: parameters that a function's ``**options`` stands for; its signature, and so
-            ``help`` and Shift+Tab, then name them with types and defaults.
-        without: names that are left out of these.
-        default: shown for all of them in place of their own.
-        example: a call, shown where arguments do not fit; "": made of the signature.
-
-    Raises: `KeywordError` at a call, which names keyword and value and says what to write.
-    Guarantees: test_messages.py::test_a_natural_mistake_is_answered_by_what_to_write,
-        ::test_signatures_name_the_options_that_are_taken.
-
-    >>> @with_help()
-    ... def train(*, rank: int = 4) -> int:
-    ...     return rank
-    >>> train(r=2)
-    Traceback (most recent call last):
-    fedlora_lab._utils.keywords.KeywordError: r=2: expected rank=2
-    """
-    options = {one.name: one for given in declarations for one in given if one.name not in without}
-    if default is not MISSING:
-        options = {name: one.replace(default=default) for name, one in options.items()}
-
-    def decorate(target: Any) -> Any:
-        if isinstance(target, type):
-            return _explain_class(target, example)
-        own = inspect.signature(target)
-        named = [one for one in own.parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
-        further = options.keys() - own.parameters.keys()
-        named += [
-            one.replace(kind=Parameter.KEYWORD_ONLY)
-            for name, one in options.items()
-            if name in further
-        ]
-        signature = own.replace(parameters=named)
-
-        @functools.wraps(target)
-        def call(*args: Any, **given: Any) -> Any:
-            _check_arguments(target.__name__, signature, args, given, example)
-            return target(*args, **given)
-
-        call.__signature__ = signature  # type: ignore[attr-defined]
-        return call
+        if not is_class:
+            return call
+        target.__new__ = call  # before whatever else looks at the arguments
+        return target
 
     return decorate
-
-
-def _explain_class(cls: Any, example: str) -> Any:
-    """Lets a dataclass check its arguments before anything else sees them."""
-    signature = inspect.signature(cls.__init__)
-    if cls.__name__ in SETTINGS:
-        _FIELDS[cls.__name__] = {one.name for one in fields(cls)}
-
-    def new(self: Any, *args: Any, **given: Any) -> Any:
-        # A subclass has fields of its own, and a copy is made without any argument.
-        if self is cls and (args or given):
-            _check_arguments(cls.__name__, signature, (self, *args), given, example)
-        return object.__new__(self)
-
-    new.__signature__ = signature  # type: ignore[attr-defined]
-    cls.__new__ = new
-    return cls
-
-
-def options_of(settings: type) -> list[Parameter]:
-    """The fields of a dataclass as keywords of a function that passes them on."""
-    return [
-        Parameter(
-            one.name,
-            Parameter.KEYWORD_ONLY,
-            default=Parameter.empty if one.default is MISSING else one.default,
-            annotation=one.type,
-        )
-        for one in fields(settings)
-        if one.init
-    ]
 
 
 def _check_arguments(

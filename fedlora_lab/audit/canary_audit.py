@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from fedlora_lab._utils.keywords import options_of, with_help
+from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.rounding import round_down, round_up
 from fedlora_lab._utils.validation import check, check_number, error_text
@@ -26,7 +26,7 @@ from fedlora_lab.audit.planting import (
 )
 from fedlora_lab.audit.traces import canary_losses, trace_round, trace_scores
 from fedlora_lab.federated.records import Tick
-from fedlora_lab.federated.run import Diverged, RunOptions
+from fedlora_lab.federated.run import Diverged
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.methods.published import get
@@ -186,7 +186,7 @@ class Audit:
         return f"Audit: {self}"
 
 
-@with_help(options_of(RunOptions), without=("checkpoint", "resume"))
+@explain_arguments()
 def canaries(
     task: Task,
     method: "Method | str",
@@ -198,7 +198,10 @@ def canaries(
     lora: "Lora | None" = None,
     seed: int = 0,
     bug: "Callable[..., Any] | None" = None,
-    **options: Any,
+    chunk_clients: int | None = None,
+    chunk_examples: int | None = None,
+    device: "str | torch.device | None" = None,
+    products: str = "float32",
 ) -> Audit:
     """Runs once with canaries inside, and bounds epsilon from below by guessing which took part.
 
@@ -216,7 +219,7 @@ def canaries(
         seed: of the run and of the coins.
         bug: clips in the library's place, one of `fl.review.mistakes.BUGS`: to see whether it is
             found. The ledger then certifies nothing; ``epsilon_nominal`` is what is to be refuted.
-        options: chunk sizes, as of `fl.run`.
+        chunk_clients, chunk_examples, device, products: as of `fl.run`.
 
     Guarantees: test_no_row_is_refuted, test_a_run_without_noise_is_seen,
         test_the_audit_changes_nothing_of_the_run, test_a_release_that_is_not_finite_is_invalid.
@@ -235,7 +238,18 @@ def canaries(
     row = get(method)
     setup: dict[str, Any] = {"lora": lora_of(lora), "seed": seed}
     planted = plant(task, row, privacy, plan, count=canaries, **setup)
-    run = open_audited(planted, row, privacy, plan, bug=bug, **setup, **options)
+    run = open_audited(
+        planted,
+        row,
+        privacy,
+        plan,
+        bug=bug,
+        chunk_clients=chunk_clients,
+        chunk_examples=chunk_examples,
+        device=device,
+        products=products,
+        **setup,
+    )
     return judge(run, planted, observe(run, planted), confidence, seed)
 
 

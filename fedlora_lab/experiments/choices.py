@@ -49,10 +49,6 @@ HIDDEN = {
 GIVEN = "as given"
 OF_THE_TASK = "as the task has it"
 READ_CLASSES = "a choice by private rows, which no ε covers"
-CHOSEN_HERE = {
-    "checkpoint", "noise_multiplier", "public_test", "resume", "sample_rate", "target",
-}  # fmt: skip
-"""Options of the parts of a run that nobody gives."""
 
 
 class Choice(NamedTuple):
@@ -124,7 +120,7 @@ class Options:
             "privacy": {field.name for field in fields(Privacy)},
             "run": {field.name for field in fields(RunOptions)},
         }
-        names = set().union(*takes.values()) - CHOSEN_HERE
+        names = set().union(*takes.values())
         for name, value in options.items():
             # A slip would otherwise train with a default in its place.
             expected = "an option of fl.finetune, see help(fl.finetune)"

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlora_lab import methods
-from fedlora_lab._utils.keywords import CHOSEN, options_of, with_help
+from fedlora_lab._utils.keywords import CHOSEN, explain_arguments
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.streams import SafeStream, never_failing
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, few
 from fedlora_lab.experiments.choices import (
-    CHOSEN_HERE,
     READ_CLASSES,
     Choice,
     Options,
@@ -40,7 +39,6 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import AdamW
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.report.cells import (
     claim_cells,
     round_line,
@@ -52,11 +50,14 @@ from fedlora_lab.report.neighbours import Neighbours
 from fedlora_lab.report.run_folder import Folder, read_frame
 from fedlora_lab.report.summary_table import observer_phrase
 from fedlora_lab.tasks.hub import hub
+from fedlora_lab.tasks.metrics import Metrics
+from fedlora_lab.tasks.modules import Head
 from fedlora_lab.tasks.prompts import prompts
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
     from peft import LoraConfig
     from torch import nn
 
@@ -153,13 +154,13 @@ class Finetuned:
         return f"Finetuned({'; '.join(f'{name} {value}' for name, value in self.facts())})"
 
 
-@with_help(
-    inspect.signature(hub).parameters.values(),
-    inspect.signature(prompts).parameters.values(),
-    *map(options_of, (Plan, Privacy, RunOptions)),
-    without=CHOSEN_HERE | {"dataset"},
-    default=CHOSEN,
-)
+OWN = ("model", "frame", "epsilon", "test", "method", "lora", "seed", "out", "fresh", "say")
+"""Arguments of `finetune` that no part of the run has by that name."""
+COLUMNS = ("text", "label", "by", "image", "prompt", "answer", "messages", "person")
+"""Those that name a column; ``None``: there is none."""
+
+
+@explain_arguments()
 @in_usual_torch
 def finetune(
     model: "str | Path | nn.Module | Task",
@@ -176,7 +177,47 @@ def finetune(
     out: str | Path | None = None,
     fresh: bool = False,
     say: Callable[[str], Any] | None = print,
-    **options: Any,
+    # of the task
+    image: str | None = None,
+    prompt: str | None = None,
+    answer: str | None = None,
+    messages: str | None = None,
+    labels: Sequence[int | str] = CHOSEN,
+    person: str | None = None,
+    clients: int = CHOSEN,
+    targets: Sequence[str] = CHOSEN,
+    head: Head = CHOSEN,
+    tokenizer: Any = CHOSEN,
+    max_length: int = CHOSEN,
+    max_new_tokens: int = CHOSEN,
+    metrics: Metrics = CHOSEN,
+    # of the plan
+    rounds: int = CHOSEN,
+    local_steps: int = CHOSEN,
+    batch: int | None = CHOSEN,
+    lr: float | Mapping[str, float] = CHOSEN,
+    optimizer: Any = CHOSEN,
+    server_optimizer: Any = CHOSEN,
+    server_lr: float = CHOSEN,
+    participation: float = CHOSEN,
+    dropout: float = CHOSEN,
+    weights: str = CHOSEN,
+    lr_decay: float = CHOSEN,
+    # of the promise
+    unit: str = CHOSEN,
+    clip_norm: float = CHOSEN,
+    delta: float = CHOSEN,
+    accountant: str = CHOSEN,
+    trust: str = CHOSEN,
+    honest: int | None = CHOSEN,
+    colluding: int = CHOSEN,
+    # of the run
+    stop_at: float | None = CHOSEN,
+    evaluate_every: int = CHOSEN,
+    chunk_clients: int = CHOSEN,
+    chunk_examples: int = CHOSEN,
+    device: "str | torch.device" = CHOSEN,
+    products: str = CHOSEN,
 ) -> Finetuned:
     """Fine-tunes a model of one's own on data of one's own, federated and private, by defaults.
 
@@ -198,11 +239,16 @@ def finetune(
             ``runs/finetune-1``, ``-2``, …
         fresh: clear ``out`` of an earlier run; what that released stays counted.
         say: takes each printed line; ``None``: nothing is printed.
-        options: of `fl.tasks.hub` or, with ``prompt=`` and ``answer=``, of `fl.tasks.prompts`
-            (labels, person, clients, image, max_length, tokenizer, …), of `fl.Plan` (rounds,
-            batch, lr, …), `fl.Privacy` (unit, delta, clip_norm, …) and `fl.run` (device, stop_at,
-            …; by default ``stop_at`` is ``epsilon``). With ``person``, the column of persons, all
-            rows of each are protected.
+        prompt, answer, messages, max_new_tokens: as of `fl.tasks.prompts`, which then makes the
+            task.
+        image, labels, person, clients: as of `fl.tasks.hub`. With ``person``, the column of
+            persons, all rows of each are protected.
+        targets, head, tokenizer, max_length, metrics: as of `fl.tasks.hub`.
+        rounds, local_steps, batch, lr, optimizer: as of `fl.Plan`.
+        server_optimizer, server_lr, participation, dropout, weights, lr_decay: as of `fl.Plan`.
+        unit, clip_norm, delta, accountant, trust, honest, colluding: as of `fl.Privacy`.
+        stop_at, evaluate_every, chunk_clients, chunk_examples, device, products: as of `fl.run`; by
+            default ``stop_at`` is ``epsilon``.
 
     Raises: ``ValueError`` in one line that says what to do, before anything is trained.
     Guarantees: no choice depends on a value of an example
@@ -216,31 +262,33 @@ def finetune(
     >>> tuned.record.index, tuned.ledger.mode
     (1, 'release')
     """
+    # First of all, while there are no other names here than those of the arguments.
+    arguments = locals().items()
+    given = {name: x for name, x in arguments if x is not CHOSEN and name not in OWN}
+    given = {name: x for name, x in given.items() if x is not None or name not in COLUMNS}
     check(out is None or isinstance(out, str | Path), "out", out, "a folder's path")
     say = None if say is None else never_failing(say)
     settings = Settings(say)
-    columns = {"text": text, "label": label, "by": by}
-    named = {name: column for name, column in columns.items() if column is not None} | options
     # A decoder that answers prompts is another task than one that classifies or goes on.
-    pair = options.keys() & {"prompt", "answer"}
+    pair = given.keys() & {"prompt", "answer"}
     check(len(pair) != 1, "prompt, answer", pair, "both of them for a decoder, or none")
-    builder: Callable[..., Task] = prompts if pair else hub
+    builder: Callable[..., Task] = prompts if pair or "messages" in given else hub
     is_task = isinstance(model, Task)
-    sorted_options = Options.sort(named, () if is_task else inspect.signature(builder).parameters)
+    options = Options.sort(given, () if is_task else inspect.signature(builder).parameters)
     if method is not None:
         row = methods.get(method)
         # Of another row the server's adapter lacks what clients keep: B would stay zero.
         expected = "one that sends all that it trains (share=None)"
         check(row.share is None, "method", row.slug, expected)
-    choose_promise(model, epsilon, sorted_options, settings)
+    choose_promise(model, epsilon, options, settings)
     if isinstance(model, Task):
         check(test is None, "test", test, "None with a task, which has test examples")
         task = model
     else:
         scored = choose_test(frame, test, epsilon, settings)
-        task = builder(model, frame, **{"seed": seed or 0} | scored | sorted_options.task)
+        task = builder(model, frame, **{"seed": seed or 0} | scored | options.task)
         task = replace(task, info={**task.info, "data": _data_name(frame)})
-    cell = choose_cell(task, epsilon, method, lora, seed, sorted_options, settings)
+    cell = choose_cell(task, epsilon, method, lora, seed, options, settings)
     folder = _new_folder() if out is None else Path(out).expanduser()
     settings.tell("folder", str(folder), "ledger, adapter and checkpoints")
     built_in = task.info["task"] if "arguments" in task.info else None
@@ -248,7 +296,7 @@ def finetune(
     _tell_neighbours(beside, cell, settings)
     # Also where a round that was cut short has to be released again.
     try:
-        record = _train(folder, cell, fresh, say, {"stop_at": epsilon} | sorted_options.run)
+        record = _train(folder, cell, fresh, say, {"stop_at": epsilon} | options.run)
     except KeyboardInterrupt:
         if say is not None and folder.exists():
             say(f"stopped; the same call with out={str(folder)!r} goes on from the last round")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from fedlora_lab import methods
-from fedlora_lab._utils.keywords import with_help
+from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.options import UNITS
 from fedlora_lab._utils.validation import check, check_number, check_one_of
 from fedlora_lab.federated.make_spec import make_run_spec
@@ -118,7 +118,7 @@ class PublicSuggestion(NamedTuple):
     origin: str
 
 
-@with_help()
+@explain_arguments()
 def suggest_lr(
     task: Task,
     method: Method | str,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fedlora_lab import methods
-from fedlora_lab._utils.keywords import with_help
+from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, error_text, in_one_line, refuse, warn
@@ -214,7 +214,7 @@ class Amplification(NamedTuple):
 
 
 @in_usual_torch
-@with_help()
+@explain_arguments()
 def amplification(
     task: Task,
     method: Method | str,

@@ -21,12 +21,11 @@ from torch import Tensor
 
 from fedlora_lab import measures, methods
 from fedlora_lab._utils.files import JsonObject, lock_folder
-from fedlora_lab._utils.keywords import options_of, with_help
+from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.torch_state import in_usual_torch, steps_in_usual_torch
 from fedlora_lab._utils.validation import (
     check,
-    check_keys,
     error_text,
     refuse,
     warn,
@@ -52,7 +51,7 @@ from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import server_step
-from fedlora_lab.methods.plan import Plan
+from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.quantization import full
 from fedlora_lab.methods.state import ServerState, Tensors
 from fedlora_lab.privacy.ledger import Ledger
@@ -61,12 +60,26 @@ from fedlora_lab.privacy.privatizer import ClipCounts, ClipSum
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:
-    pass
+    from peft import LoraConfig
 
 
-@with_help(options_of(RunOptions))
+@explain_arguments()
 def run(
-    task: Task, method: Method | str, privacy: Privacy | None, plan: Plan, **options: Any
+    task: Task,
+    method: Method | str,
+    privacy: Privacy | None,
+    plan: Plan,
+    *,
+    lora: "Lora | LoraConfig | None" = None,
+    seed: int | None = None,
+    checkpoint: "str | Path | None" = None,
+    resume: "str | Path | None" = None,
+    stop_at: float | None = None,
+    evaluate_every: int = 1,
+    chunk_clients: int | None = None,
+    chunk_examples: int | None = None,
+    device: "str | torch.device | None" = None,
+    products: str = "float32",
 ) -> "Generator[Round, None, None]":
     """Trains federated low-rank adapters; yields a `Round` before training and after every round.
 
@@ -75,9 +88,6 @@ def run(
         method: a row of the table, or its slug.
         privacy: with its noise set (see `Privacy.calibrate`); ``None``: without privacy.
         plan: rounds, local steps, batch, learning rates.
-        options: the fields of `RunOptions`, all with a default:
-
-    Options:
         lora: rank and alpha, or a `peft.LoraConfig`; default ``Lora()``.
         seed: ``None`` takes the operating system's entropy, and the ledger says "release"; from a
             number every random number follows, and the ledger says "not for release".
@@ -111,13 +121,42 @@ def run(
     >>> [record.index for record in fl.run(task, "rolora", None, plan)]
     [0, 1, 2]
     """
-    events = ticks(task, method, privacy, plan, **options)
+    events = ticks(
+        task,
+        method,
+        privacy,
+        plan,
+        lora=lora,
+        seed=seed,
+        checkpoint=checkpoint,
+        resume=resume,
+        stop_at=stop_at,
+        evaluate_every=evaluate_every,
+        chunk_clients=chunk_clients,
+        chunk_examples=chunk_examples,
+        device=device,
+        products=products,
+    )
     return (event for event in events if isinstance(event, Round))
 
 
-@with_help(options_of(RunOptions))
+@explain_arguments()
 def ticks(
-    task: Task, method: Method | str, privacy: Privacy | None, plan: Plan, **options: Any
+    task: Task,
+    method: Method | str,
+    privacy: Privacy | None,
+    plan: Plan,
+    *,
+    lora: "Lora | LoraConfig | None" = None,
+    seed: int | None = None,
+    checkpoint: "str | Path | None" = None,
+    resume: "str | Path | None" = None,
+    stop_at: float | None = None,
+    evaluate_every: int = 1,
+    chunk_clients: int | None = None,
+    chunk_examples: int | None = None,
+    device: "str | torch.device | None" = None,
+    products: str = "float32",
 ) -> "Generator[Round | Tick, None, None]":
     """Trains as `run` does and also yields a `Tick` after every local step, where one may stop.
 
@@ -129,7 +168,23 @@ def ticks(
     >>> [type(event).__name__ for event in fl.ticks(task, "rolora", None, plan)]
     ['Round', 'Tick', 'Tick', 'Round']
     """
-    return Run.open(task, method, privacy, plan, **options).events()
+    run = Run.open(
+        task,
+        method,
+        privacy,
+        plan,
+        lora=lora,
+        seed=seed,
+        checkpoint=checkpoint,
+        resume=resume,
+        stop_at=stop_at,
+        evaluate_every=evaluate_every,
+        chunk_clients=chunk_clients,
+        chunk_examples=chunk_examples,
+        device=device,
+        products=products,
+    )
+    return run.events()
 
 
 DEVIATION_OF_EXACT = 1e-5
@@ -282,7 +337,6 @@ class Run:
             bug: clips in the place of `privatizer.clip_sum`, one of `fl.review.mistakes.BUGS`: to
                 see whether it is found. The ledger then certifies no epsilon, also on disk.
         """
-        check_keys("options", options, tuple(RunOptions.__dataclass_fields__))
         checked = RunOptions(**options)
         spec = make_run_spec(task, method, privacy, plan, checked.lora, checked.seed)
         prepared = prepare_run(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from fedlora_lab._utils.keywords import with_help
+from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.names import NAMES
 from fedlora_lab._utils.validation import check, check_number, in_one_line, refuse
 from fedlora_lab.methods import aggregation, filters, quantization
@@ -31,7 +31,7 @@ def _check_word(name: str, word: object) -> None:
     check(word == "*" or (spelled and alone), name, word, '"A", "B", "AB", "R" or "*"')
 
 
-@with_help(example='Cycle(("B", "A"))')
+@explain_arguments('Cycle(("B", "A"))')
 @dataclass(frozen=True)
 class Cycle:
     """Says which factors move when: one string per round, one word per local step; both repeat.
@@ -73,7 +73,7 @@ _EXAMPLES = {
 """Field of `Method` -> a rule that it may hold."""
 
 
-@with_help()
+@explain_arguments()
 @dataclass(frozen=True)
 class Method:
     """One federated LoRA method, a row of the table: what it does differently stands in fields.

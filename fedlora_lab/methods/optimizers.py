@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fedlora_lab._utils.keywords import with_help
+from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.validation import check, check_number, is_number
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _check_share(name: str, value: object) -> None:
     check(is_number(value) and 0 <= value < 1, name, value, "a number in [0, 1)")  # type: ignore[operator]
 
 
-@with_help()
+@explain_arguments()
 @dataclass(frozen=True)
 class SGD(Optimizer):
     """Gradient descent with heavy-ball momentum and weight decay, as `torch.optim.SGD`.
@@ -139,7 +139,7 @@ class SGD(Optimizer):
 PLAIN = SGD()
 
 
-@with_help()
+@explain_arguments()
 @dataclass(frozen=True)
 class Adam(Optimizer):
     """Adam with decoupled weight decay; with these defaults for the server.
@@ -196,7 +196,7 @@ class Adam(Optimizer):
         return move, {"step": step, "mean": mean, "square": square}
 
 
-@with_help()
+@explain_arguments()
 @dataclass(frozen=True)
 class AdamW(Adam):
     """Adam with the defaults of `torch.optim.AdamW`, for clients. Source: arXiv:1711.05101, alg. 2.

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from fedlora_lab._utils.keywords import with_help
+from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.options import OPTIONS, RunSettings, check_options
 from fedlora_lab._utils.validation import (
     check,
@@ -40,7 +40,7 @@ _BOOKKEEPING_OF_PEFT = {
 """Fields of PEFT's LoraConfig that say where an adapter came from, or what PEFT found out."""
 
 
-@with_help()
+@explain_arguments()
 @dataclass(frozen=True)
 class Lora:
     """A low-rank adapter W0 + (alpha / rank / start_scale) B A.
@@ -190,7 +190,7 @@ def _are_names(value: object) -> bool:
     return listed and all(isinstance(name, str) and name for name in value)
 
 
-@with_help()
+@explain_arguments()
 @dataclass(frozen=True)
 class Plan:
     """How much work is done and how it is spread.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from scipy.special import bdtr
 
-from fedlora_lab._utils.keywords import with_help
+from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.options import RunSettings
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.validation import (
@@ -57,7 +57,7 @@ class NoiseLevels(NamedTuple):
     shares: int
 
 
-@with_help()
+@explain_arguments()
 @dataclass(frozen=True, kw_only=True)
 class Privacy:
     """Protects examples, persons or clients by clipping what each adds and adding Gaussian noise.
@@ -229,7 +229,7 @@ class Privacy:
             check(spent <= self.target * (1 + 1e-6), "target", self.target, instead)
         return fixed
 
-    @with_help()
+    @explain_arguments()
     def calibrate(self, *, epsilon: float, task: Federation, plan: "Plan") -> "Privacy":
         """Sets the smallest noise that spends at most ``epsilon``.
 

@@ -150,10 +150,10 @@ def test_a_round_is_replayed_to_the_same_bits_or_not_at_all(lost, tmp_path):
         with refused(r"^resume='.*': expected a folder with a whole chec"):
             play(*RUN, resume=tmp_path)
         return
-    others: list[tuple[str, Any]] = [("products", "bfloat16"), ("chunk_clients", 1)]
-    for name, value in [*others, ("chunk_examples", 2)]:
+    others: dict[str, Any] = {"products": "bfloat16", "chunk_clients": 1, "chunk_examples": 2}
+    for name in others:
         with refused(f"^resume='.*': expected the same {name} as in th"):
-            fl.run(*RUN, lora=LORA, seed=0, resume=tmp_path, **{name: value})
+            fl.run(*RUN, lora=LORA, seed=0, resume=tmp_path, **{name: others[name]})
     with refused(r"^resume='.*': expected the same rounds as in this run"):
         play(*RUN[:3], PLAN.replace(rounds=3), resume=tmp_path)
     assert play(*RUN, resume=tmp_path)[-1].index == PLAN.rounds

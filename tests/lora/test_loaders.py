@@ -154,6 +154,6 @@ def test_a_head_or_target_may_have_any_name(tmp_path):
         folder = fl.save_adapter(last, tmp_path / str(i))
         loaded: Any = peft.PeftModel.from_pretrained(copy.deepcopy(task.model), folder).eval()
         torch.testing.assert_close(loaded(x[:9]), fl.predict(task, last, x[:9]))
-        config = peft.LoraConfig.from_pretrained(str(folder))
+        config: Any = peft.LoraConfig.from_pretrained(str(folder))
         again = next(fl.run(task, "fedlora", None, SHORT, lora=config))
         assert [*again.head] == [*last.head] and [*again.adapter] == [*last.adapter]

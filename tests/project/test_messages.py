@@ -8,13 +8,20 @@ from typing import Any
 import pytest
 
 import fedlora_lab as fl
-from fedlora_lab._utils.keywords import KeywordError, options_of
+from fedlora_lab._utils.keywords import KeywordError
+from fedlora_lab.experiments import finetune as finetuning
 from fedlora_lab.federated.run_options import RunOptions
 
 TASK = fl.tasks.regression(clients=2, examples=40, d_in=3, d_out=3, rank=1, test=4)
 PLAN = fl.Plan(rounds=1, local_steps=1, batch=8)
 PRIVACY = fl.Privacy(noise_multiplier=1.0)
 GIVEN = {"fl": fl, "task": TASK, "plan": PLAN, "privacy": PRIVACY, "m": fl.methods}
+NOT_PASSED_ON = {
+    "dataset", "public_test",
+    "noise_multiplier", "sample_rate", "target",
+    "checkpoint", "resume",
+}  # fmt: skip
+"""Arguments of the parts of a run that `finetune` chooses."""
 CALIBRATE = r"calibrate\(epsilon=8, task=task, plan=plan\)"
 MISTAKES = {
     # What is typed first, with the words of PEFT, Opacus, optax, Flower and of papers.
@@ -84,26 +91,25 @@ def test_a_natural_mistake_is_answered_by_what_to_write(code):
 
 
 def test_signatures_name_the_options_that_are_taken():
-    """With types and defaults, from the one declaration: nothing stands in it that is not taken."""
-    every = {one.name: one for one in options_of(RunOptions)}
+    """With the types and defaults of the parts that they are passed on to, and nothing besides."""
+    every = {one.name: one for one in fields(RunOptions)}
     taken: dict[Any, set[str]] = {
         fl.run: set(every),
         fl.ticks: set(every),
         fl.compare: every.keys() - {"seed", "checkpoint", "resume"},
-        fl.audit.canaries: every.keys() - {"checkpoint", "resume"},
-        fl.finetune: every.keys() - {"checkpoint", "resume"},
+        fl.audit.canaries: {"chunk_clients", "chunk_examples", "device", "products"},
     }
     for function, names in taken.items():
         shown = inspect.signature(function).parameters
         assert all(one.kind is not inspect.Parameter.VAR_KEYWORD for one in shown.values())
         assert names <= shown.keys()
         assert all(one.annotation is not one.empty for one in shown.values())
-        if function is not fl.finetune:  # where defaults are chosen
-            own = names - {"seed"}
-            assert all(shown[name].default == every[name].default for name in own)
-    for part in (fl.Plan, fl.Privacy):
-        names = {one.name for one in fields(part)} - {"noise_multiplier", "sample_rate", "target"}
-        assert names <= inspect.signature(fl.finetune).parameters.keys()
+        assert all(shown[name].default == every[name].default for name in names)
+    shown = inspect.signature(fl.finetune).parameters
+    passed_on = {name for name in shown if name not in finetuning.OWN}
+    parts = [{one.name for one in fields(part)} for part in (fl.Plan, fl.Privacy, RunOptions)]
+    parts += [inspect.signature(part).parameters for part in (fl.tasks.hub, fl.tasks.prompts)]
+    assert passed_on == set().union(*parts) - NOT_PASSED_ON - {*finetuning.OWN}
 
 
 def test_every_public_settings_class_and_function_with_options_explains_its_keywords():

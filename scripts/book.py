@@ -48,6 +48,7 @@ PAGES = (
     "results",
     "claims",
     "amplification",
+    "tried",
     "rates",
     "sharp_edges",
     "review",

@@ -37,6 +37,15 @@ def test_epsilon_equals_published_values():
         assert epsilon(((sigma, 0.1, steps),), 1e-6) == pytest.approx(value, abs=1.5e-3)
 
 
+def test_published_noise_multipliers_are_found_again():
+    """Of FFA-LoRA (SST-2 at epsilon = 6, three clients, 10,000 steps of 200) and of DEeR's code
+    (250 passes over an assumed 6,400 images by tens), which both count by Renyi's divergences."""
+    assert noise_multiplier(6.0, 1e-5, 200 / 22_450, 10_000, "rdp") == pytest.approx(0.99, abs=2e-3)
+    for target, sigma in ((1.0, 1.12), (3.0, 0.75)):
+        found = noise_multiplier(target, 1 / 12, 10 / 6400, 250 * 640, "rdp")
+        assert found == pytest.approx(sigma, abs=7e-3)
+
+
 @pytest.mark.slow
 def test_pld_is_never_below_dp_accounting():
     """And above it by 0.1 % at most, also where draws are rare and noise is little."""

@@ -6,10 +6,13 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
+import time
 from functools import cache
 from pathlib import Path
 
 import jaxtyping
+import pytest
 import shapes
 from hypothesis import settings
 
@@ -98,3 +101,20 @@ def pytest_collection_finish():
 def pytest_runtest_setup():
     """Every test counts its own calls (shapes.py)."""
     shapes.calls.clear()
+
+
+def threads_at_work():
+    """Those that may compute; tqdm's and joblib's, of classes of their own, keep watch for good."""
+    plain = {thread for thread in threading.enumerate() if type(thread) is threading.Thread}
+    return {thread for thread in plain if not thread.name.startswith("QueueFeeder")}
+
+
+@pytest.fixture(autouse=True)
+def no_thread_outlives_its_test():
+    """A run in another thread would change PyTorch's defaults, the process's, in the next test."""
+    before = threads_at_work()
+    yield
+    end = time.monotonic() + 30
+    while left := threads_at_work() - before:
+        assert time.monotonic() < end, f"still at work: {left}"
+        left.pop().join(0.1)

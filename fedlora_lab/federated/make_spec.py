@@ -199,15 +199,18 @@ class Amplification(NamedTuple):
     """The amplification number of a run.
 
     Args:
-        mean: over the layers, weighted by d_out, as the energy of B's noise is.
-        output_noise: e, energy of noise times noise in an output, for inputs of mean square 1;
-            NaN where the noise in either factor is not known.
+        mean: rho, over the layers, weighted by d_out, as the energy of B's noise is.
+        output_variance: v, variance of all of the run's noise on an output, for inputs of mean
+            square 1, over the layers; NaN where the noise in either factor is not known. It is one
+            number for all settings that are one run, see `theory.output_variance`.
+        output_noise: e, the part of v that is noise times noise.
         own_copies: variance of the noise in a client's own factors, at the end of the last round,
             over that in the average; 1 where clients train without noise.
-        unknown: why ``mean`` is NaN, in one line; ``None``: it is known.
+        unknown: why ``mean`` or ``output_variance`` is NaN, in one line; ``None``: both are known.
     """
 
     mean: float
+    output_variance: float
     output_noise: float
     own_copies: float
     unknown: str | None
@@ -243,7 +246,8 @@ def amplification(
     forecast = forecast_of(make_run_spec(task, method, privacy, plan, lora, 0))
     return Amplification(
         forecast.mean(),
+        float(forecast.output_variances()[-1]),
         forecast.output_noise(),
         forecast.own_copies(),
-        forecast.unknown,
+        forecast.unknown_on_outputs,
     )

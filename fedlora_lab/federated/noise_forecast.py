@@ -74,6 +74,11 @@ class NoiseForecast:
         """Why the noise in A is not known before the run; ``None``: it is."""
         return self._reason("A")
 
+    @cached_property
+    def unknown_on_outputs(self) -> str | None:
+        """Why the noise in A, B or both is not known before the run; ``None``: it is."""
+        return self.unknown or self._reason("B")
+
     def _reason(self, side: str) -> str | None:
         """Why the noise in a factor is not known before the run, in any of its rounds."""
         if not self.is_noisy:
@@ -236,15 +241,22 @@ class NoiseForecast:
 
         return self.weighted(amplification)
 
+    def output_variances(self) -> Curve:
+        """v: variance of the noise on an output, for inputs of mean square 1, over the layers.
+
+        Returns: after 0, 1, 2, ... rounds; NaN where the noise in either factor is not known.
+        """
+        return self._per_output("linear") + self._per_output("quadratic")
+
     def output_noise(self) -> float:
         """The energy of noise times noise in an output of a layer, for inputs of mean square 1."""
+        return float(self._per_output("quadratic")[-1])
 
-        def energy(layer: str) -> float:
-            in_a, in_b = self._variances(layer)
-            of_both = self._unit_noise[layer].quadratic * float(in_a[-1]) * float(in_b[-1])
-            return of_both / len(self.weights[layer])
-
-        return self.weighted(energy)
+    def _per_output(self, part: str) -> Curve:
+        """Energy of a part of the noise in the products of all layers, by the number of outputs."""
+        curves = self.table()
+        energies = [curves[layer, f"accumulated_{part}"] for layer in self.weights]
+        return np.sum(energies, axis=0) / sum(map(len, self.weights.values()))
 
     def output_variance(self) -> theory.OutputVariance:
         """Variance of the run's noise on an output, for inputs of mean square 1, over the layers.

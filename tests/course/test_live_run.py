@@ -54,16 +54,20 @@ def train(bench, **texts):
 
 @slow
 def test_the_numbers_before_start_are_those_of_the_run(make, task):
-    """Noise multiplier, ρ and bytes; they follow the knobs."""
+    """Noise multiplier, ρ, v and bytes; they follow the knobs."""
     plan = fl.Plan(rounds=40, local_steps=2, batch=8, lr=0.3)
     privacy = PRIVACY.replace(unit="client")
     config = RunConfig(task, fl.methods.RoLoRA, plan, privacy, 8.0)
     calibrated = privacy.calibrate(epsilon=8.0, task=task, plan=plan)
     facts = dict(config.facts())
     assert facts["noise multiplier σ"].split()[0] == f"{calibrated.noise_multiplier:.3g}"
-    rho = fl.amplification(task, "rolora", calibrated, plan).mean
-    stated = float(facts["noise that A takes up, ρ"].split()[0].replace(",", ""))
-    assert stated == pytest.approx(rho, rel=0.06)
+    number = fl.amplification(task, "rolora", calibrated, plan)
+    for fact, value in (
+        ("noise that A takes up, ρ", number.mean),
+        ("variance of noise on an output, v", number.output_variance),
+    ):
+        stated = float(facts[fact].split()[0].replace(",", "").rstrip(";"))
+        assert stated == pytest.approx(value, rel=0.06)
     up, _ = bytes_of_round(make_run_spec(task, config.method, None, plan, config.lora, 0))
     assert facts["sent in a round"] == f"{3 * up / 1000:.1f} kB each way"
     bench = make(plan=None)  # so that the rate is the suggested one, on which ρ depends

@@ -1,6 +1,7 @@
 """The amplification number against simulated runs, and the start that is chosen by it."""
 
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from toy_tasks import LORA, PLAN, play, private, regression, same_bits, tokens
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.federated.make_spec import make_run_spec
+from fedlora_lab.federated.noise_forecast import forecast_of
 from fedlora_lab.lora.source import require_source
 
 BALANCED = methods.BalancedLoRA
@@ -35,6 +37,8 @@ CASES: Options = {
     "trusted server": ("rolora", "client", {"participation": 0.5, "server_lr": 0.5}, {}, None),
     "sum of shares": ("fedlora", "client", TURNS, {"trust": "secagg", "honest": 2}, None),
     "every upload, unequal ranks": ("fedlora", "client", TURNS, {"trust": "local"}, (1, 2, 4, 3)),
+    "a frozen A": ("ffa-lora", "example", RATES, {}, None),
+    "a start chosen by its noise": ("balanced-lora", "example", {}, {}, None),
 }
 
 
@@ -42,19 +46,22 @@ CASES: Options = {
 @pytest.mark.parametrize("case", CASES)
 def test_amplification_is_what_a_run_measures(case):
     """Runs without signal: the energy by which A moved over that of its start, on the mean over
-    seeds; the record's rows are that of `fl.amplification` and the energy of the product.
+    seeds; the record's rows are that of `fl.amplification` and the energy of the product. Of even
+    inputs, of mean square one, that energy is v on every output.
     """
     slug, unit, work, noise, ranks = CASES[case]
     fields: Any = {"rounds": 4, "local_steps": 2, "batch": 3, "lr": 0.2, **work}
     # Noise of size sigma C, and a clip far below it: what is released is noise.
     privacy = private(unit, **{"sigma": SIGMA, "clip": 0.3 / SIGMA, **noise})
     parts = WIDE, slug, privacy, fl.Plan(**fields)
-    lora = fl.Lora(4, 4.0, ranks=ranks, start_scale=1.5)
-    number = fl.amplification(*parts, lora)
+    # A row that chooses its start takes no other.
+    given = fl.Lora(4, 4.0, ranks=ranks, start_scale=1.0 if slug == "balanced-lora" else 1.5)
+    lora = make_run_spec(*parts, given, 0).lora
+    number = fl.amplification(*parts, given)
     rho = number.mean
     taken_up, products, rows = [], [], {}
     for seed in range(RUNS):
-        first, *_, last = fl.run(*parts, lora=lora, seed=seed, evaluate_every=4)
+        first, *_, last = fl.run(*parts, lora=given, seed=seed, evaluate_every=4)
         a, b = last.adapter["map"]
         taken_up.append(float((a - first.adapter["map"][0]).double().square().sum()))
         products.append(float((lora.scaling * b @ a).double().square().sum()))
@@ -63,7 +70,9 @@ def test_amplification_is_what_a_run_measures(case):
     assert number.output_noise == pytest.approx(quadratic / 5)  # d_out
     begun = lora.start_scale**2 * lora.rank / 3
     assert rho * begun in fl.theory.mean_band(np.array(taken_up))
-    assert linear + quadratic in fl.theory.mean_band(np.array(products))
+    assert number.output_variance == pytest.approx((linear + quadratic) / 5)
+    assert number.output_variance in fl.theory.mean_band(np.array(products) / 5)
+    assert number.unknown is None
     assert [rows["amplification"], quadratic / linear] == pytest.approx([rho, rho])
 
 
@@ -103,7 +112,35 @@ def test_a_record_says_what_a_has_taken_up_so_far():
     assert all(map(math.isnan, seen("flora", noisy)))
     less = methods.FedLoRA.replace(name="less", filter=lambda x, _: x / x.shape[2])
     assert fl.amplification(regression(), less, noisy, PLAN).mean > 0, "of (clients, rows, columns)"
-    assert str(fl.amplification(regression(), "flora", noisy, PLAN).unknown).startswith("Merge")
+
+
+@pytest.mark.parametrize(
+    ("slug", "reason"),
+    [
+        ("flora", "Merge.* does not leave A the mean"),
+        ("fedex-lora", ".* adds what the mean of the products has more"),
+        ("fed-sb", "noised is something else than the factors"),
+        ("deer", ".* shapes the noise on A by B"),
+        ("as-lora", "which factor moves is chosen during the run"),
+        ("fedsa-lora", "B, or part of it, stays with its client"),
+    ],
+)
+def test_where_the_noise_on_an_output_is_not_known_it_is_said(slug, reason):
+    """A residual, a core, a map of the noise, and what no average holds."""
+    number = fl.amplification(regression(), slug, private("example"), PLAN)
+    assert math.isnan(number.output_variance) and math.isnan(number.output_noise)
+    assert re.match(reason, str(number.unknown))
+
+
+@pytest.mark.parametrize("slug", ["rolora", "la-lora"])
+def test_the_noise_on_an_output_grows_from_round_to_round(slug):
+    """The forecast of a run has in each round what a run that ends there has."""
+    setting = regression(), methods.get(slug), private("example"), PLAN.replace(rounds=4)
+    curve = forecast_of(make_run_spec(*setting, None, 0)).output_variances()
+    for rounds, value in enumerate(curve):
+        short = setting[3].replace(rounds=rounds)
+        assert fl.amplification(*setting[:3], short).output_variance == pytest.approx(value)
+    assert curve[0] == 0 < curve[1] < curve[3]
 
 
 @pytest.mark.parametrize(("sigma", "larger"), [(1.0, True), (0.01, False)])

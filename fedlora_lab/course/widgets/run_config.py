@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from fedlora_lab import methods, tasks
 from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.experiments.tuned_rates import Suggestion, load_rates, suggest_lr, suggestion
+from fedlora_lab.experiments.tuned_rates import (
+    OUTPUT_VARIANCE,
+    Suggestion,
+    load_rates,
+    suggest_lr,
+    suggestion,
+)
 from fedlora_lab.methods import aggregation, filters
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.optimizers import Optimizer
@@ -103,7 +109,7 @@ class RunConfig:
         return replace(self, plan=self.plan.replace(lr=changed))
 
     def facts(self) -> Facts:
-        """Returns numbers known before the run: σ, sample rate, ρ and bytes.
+        """Returns numbers known before the run: σ, sample rate, ρ, v and bytes.
 
         Raises: ``ValueError`` for a run that could not begin.
         Guarantees: test_live_run.py::test_the_numbers_before_start_are_those_of_the_run.
@@ -117,6 +123,7 @@ class RunConfig:
         sigma = "no noise"
         rate = "–"
         taken_up = "none"
+        on_outputs = "none"
         if privacy is not None:
             sigma = _range(privacy.noise_multiplier)
             rate = _range(privacy.sample_rate)
@@ -126,6 +133,10 @@ class RunConfig:
             else:
                 rho = forecast.mean()
                 taken_up = f"{_round(rho)} × A's energy" if rho else "none: A is frozen"
+            variance = float(forecast.output_variances()[-1])
+            on_outputs = f"{_round(variance)}; a suggested rate has {OUTPUT_VARIANCE} at most"
+            if forecast.unknown_on_outputs:
+                on_outputs = f"not known: {forecast.unknown_on_outputs}"
         try:
             up, down = bytes_of_round(spec)
         except ValueError:  # targets that do not fit, say
@@ -138,6 +149,7 @@ class RunConfig:
             ("noise multiplier σ", sigma),
             (f"sample rate of a {once}", rate),
             ("noise that A takes up, ρ", taken_up),
+            ("variance of noise on an output, v", on_outputs),
             (
                 "sent in a round",
                 f"{sent} each way" if up == down else f"{sent} up, {received} down",

@@ -121,7 +121,8 @@ class Finetuned:
             # A column or array has `tolist`; of a frame or a mapping only names would be left.
             is_list = isinstance(inputs, Sequence) and not isinstance(inputs, str)
             rows = list(inputs) if is_list or hasattr(inputs, "tolist") else []
-            check(bool(rows), "inputs", inputs, "a list of texts or images, at least one")
+            expected = "a list of texts or images, or one column of a frame, with at least one row"
+            check(bool(rows), "inputs", inputs, expected)
             outputs = in_parts(
                 partial(predict, task, self.record),
                 task.encode,
@@ -267,6 +268,7 @@ def finetune(
     given = {name: x for name, x in arguments if x is not CHOSEN and name not in OWN}
     given = {name: x for name, x in given.items() if x is not None or name not in COLUMNS}
     check(out is None or isinstance(out, str | Path), "out", out, "a folder's path")
+    check(say is None or callable(say), "say", say, "a function of a line, such as print, or None")
     say = None if say is None else never_failing(say)
     settings = Settings(say)
     # A decoder that answers prompts is another task than one that classifies or goes on.
@@ -331,9 +333,13 @@ def _data_name(frame: object) -> str:
 
 def _tell_neighbours(beside: Neighbours, cell: Cell, settings: Settings) -> None:
     """Tells what was spent beside this run on the same rows, and which run could go on instead."""
-    for place in beside.same:
+    names = cell.task.given_names
+    for place, ledgers in beside.same.items():
         folder = Folder(place)
         same = folder.continues(run_settings(folder, cell.task, cell.privacy, [cell], ""))
+        # Noise is each client's own, by its name: under other names a run does not go on.
+        book = ledgers.get(folder.cell(cell.slug, cell.seed).name)
+        same = same and (book is None or names in (None, book.client_names))
         last = folder.last_round(cell.slug, cell.seed) if same else -1
         state = f"stopped after round {last}: goes on with it"
         if last >= cell.plan.rounds:

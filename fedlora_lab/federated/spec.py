@@ -512,7 +512,10 @@ def prepare_run(
     widest = max(max(weight.shape) for weight in adapted.weights.values())
     expected = f"at most {16 * widest}, 16 times the widest adapted layer: no more can be learned"
     check(spec.lora.rank <= 16 * widest, "rank", spec.lora.rank, expected)
-    expected = "float32 or float64: in half precision a sum may move by more than the clip norm"
+    expected = (
+        "float32 or float64, which model.float() makes: in half precision a sum may move by more "
+        "than the clip norm"
+    )
     for key, tensor in adapted.initial.items():
         precise = tensor.dtype in (torch.float32, torch.float64)
         check(precise, f"dtype of {key}", tensor.dtype, expected)

@@ -273,7 +273,7 @@ class Folder:
         if found:
             raise ValueError(
                 f"{self.path} holds a run with other settings ({found[0][1]}): "
-                f"expected the same settings, another --out, or --fresh"
+                f"expected the same settings, another folder as out (--out), or fresh (--fresh)"
             )
 
     # ---- cells

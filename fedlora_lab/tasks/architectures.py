@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, check_rows, check_whole, few, in_one_line, warn
-from fedlora_lab.tasks.labels import is_unicode
+from fedlora_lab.tasks.labels import is_filled
 from fedlora_lab.tasks.modules import (
     check_no_adapters,
     frozen_copy,
@@ -283,6 +283,9 @@ def prepare_tokenizer(source: ModelSource, given: Any, model: nn.Module) -> Any:
     # Transformers reads a folder without one as a tokenizer that knows no word.
     knows = len(tokenizer) > len(tokenizer.all_special_ids)
     check(knows, "tokenizer", "special tokens alone", "words too; are its files in the folder?")
+    kind = type(tokenizer).__name__
+    with in_one_line(f"tokenizer={kind!r}: expected one that reads any text, but it says"):
+        tokenizer(PROBE, verbose=False)  # some have no token for what they do not know
     # On the left, padding would move positions, and a text would depend on the batch's width. The
     # side on which texts are cut decides what is learned, and is the user's choice.
     tokenizer.padding_side = "right"
@@ -438,9 +441,7 @@ def tokenize(
     rows = rows or [f"row {i}" for i in range(len(texts))]
     check_max_length(max_length, model)
     pairs = zip(rows, texts, strict=True)
-    other = {
-        row: repr(text) for row, text in pairs if not (isinstance(text, str) and is_unicode(text))
-    }
+    other = {row: repr(text) for row, text in pairs if not is_filled(text)}
     check_rows("text", other, "text in every row, in whole letters of Unicode")
     options: dict[str, Any] = {"truncation": max_length is not None, "max_length": max_length}
     with ignore_warnings():  # texts beyond the tokenizer's own limit are checked below

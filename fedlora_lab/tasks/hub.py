@@ -69,7 +69,8 @@ def hub(
     expected = "a column's name; a decoder without classes learns by fl.tasks.prompts"
     check(label is not None, "label", None, expected)
     expected = "three different columns: text (or image), label, by"
-    check(len({text or image, label, by}) == 3, "label", label, expected)
+    different = len({*map(repr, (text or image, label, by))}) == 3
+    check(different, "label", label, expected)
     columns = {"text": text, "image": image, "label": label}
     classes = () if labels is None else declared_classes(labels)
     rows = Rows.read(dataset, test, seed, by, person, clients, public_test, columns, classes)
@@ -87,13 +88,14 @@ def hub(
         architectures.check_control_tokens(
             "text", encode.args[0], values, rows.names, rendered=True
         )
+    x = encode(values, rows.names)
     cut = 0
     if text and max_length:
         # What the encoder cuts it does not count: its tokenizer tells how long each text was.
         every = encode.args[0](values, verbose=False)["input_ids"]
         cut = sum(len(ids) > max_length for ids in every)
     task = rows.make_task(
-        encode(values, rows.names),
+        x,
         rows.labels(numbers),
         name="hub",
         model=base,

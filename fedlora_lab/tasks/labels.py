@@ -86,8 +86,8 @@ def to_identifiers(
         or (isinstance(value, str) and not {value, value.strip()}.isdisjoint(absent))
     }
     expected = (
-        "a text or a whole number in every row; NA, None and null count as empty cells, and pandas "
-        "reads codes such as 401.9 as texts with dtype=str"
+        "a text or a whole number in every row; NA, None and null count as empty cells, "
+        ".astype(str) makes texts of dates, and pandas reads codes such as 401.9 with dtype=str"
     )
     check_rows(name, bad, expected)
     return values
@@ -251,6 +251,11 @@ def check_filled(
     check_rows("cells", gaps, expected)
     expected = "whole letters: no half of a pair of surrogates, and names of folders in UTF-8"
     check_rows("cells", halves, expected)
+
+
+def is_filled(text: object) -> bool:
+    """Whether a value is a text of whole letters that is more than blanks."""
+    return isinstance(text, str) and bool(text.strip()) and is_unicode(text)
 
 
 def is_unicode(text: str) -> bool:

@@ -178,6 +178,8 @@ def head_names(head: Head) -> tuple[str, ...]:
     """The names that a head is given by: none, one, or several."""
     if head is None:
         return ()
+    expected = "the end of a module's name, a list of them, or None"
+    check(isinstance(head, str | list | tuple), "head", head, expected)
     return (head,) if isinstance(head, str) else tuple(head)
 
 

@@ -303,6 +303,9 @@ def read_splits(dataset: object, name: str = "dataset") -> "dict[str, DataFrame]
     if not isinstance(dataset, (str, os.PathLike)):
         return {"train": _frame(dataset, name)}
     path = Path(dataset)
+    expected = f"a file that exists, or a folder; there is none in {path.parent.resolve()}"
+    # An empty name would be the folder that the process works in.
+    check(bool(str(dataset)) and os.path.lexists(path), name, str(dataset), expected)
     if path.is_dir():
         folders = {part.name: part for part in path.glob("[!.]*/") if part.name != "__MACOSX"}
         splits = {name.lower(): place for name, place in folders.items()}
@@ -310,9 +313,7 @@ def read_splits(dataset: object, name: str = "dataset") -> "dict[str, DataFrame]
         parts = splits if is_split else {"train": path}
         return {part: _frame(_images(place, name), name) for part, place in parts.items()}
     reader = READERS.get(_kind(path))
-    check(reader is not None, name, str(path), DATASET_KINDS)
-    expected = f"a file that exists; there is none in {path.parent.resolve()}"
-    check(path.is_file(), name, str(path), expected)
+    check(reader is not None and path.is_file(), name, str(path), DATASET_KINDS)
     try:
         table = reader(path)  # type: ignore[misc]
     except ImportError:
@@ -511,9 +512,9 @@ def _images(folder: Path, name: str) -> "DataFrame":
     folders = {part.name for part in folder.glob("[!.]*/")} - {"__MACOSX"}
     if folders:  # a picture beside the folders belongs to none
         pictures = {f: place for f, place in pictures.items() if len(place.parts) > 1}
-    filled = bool(pictures) and folders <= {place.parts[0] for place in pictures.values()}
+    empty = folders - {place.parts[0] for place in pictures.values()}
     expected = "images, or a folder for each class with images in it; none may be empty"
-    check(filled, name, str(folder), expected)
+    check(bool(pictures) and not empty, name, str(folder / min(empty, default="")), expected)
     if rest := files.keys() - pictures.keys():
         warn(f"{len(rest)} files are no images of a class and are not read, such as {min(rest)}")
     by_depth = {len(place.parts) - 1: str(place) for place in pictures.values()}

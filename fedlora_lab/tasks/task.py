@@ -410,8 +410,10 @@ def check_classes(task: Task) -> Task:
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     check(is_table, "model output", shape, f"a tensor ({count}, classes) for {count} examples")
     classes = outputs.shape[1]
-    fits = task.labels is None or len(task.labels) == classes
-    check(fits, "labels", task.labels, f"{classes} names, one for each output of the model")
+    names = task.labels or task.info.get("classes")
+    fits = not names or len(names) == classes
+    expected = f"{classes} names, one for each output of the model"
+    check(fits, "labels", names, expected)
     for part, (_, labels) in task.parts.items():
         # torch would refuse such a label in the step that draws its row, rounds later.
         is_class = labels.dtype == torch.int64 and labels.ndim == 1

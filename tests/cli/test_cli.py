@@ -113,7 +113,7 @@ def test_other_settings_are_refused_in_one_line(done, capsys):
     assert compare(*ONE, "--epsilon=5", out=done) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "holds a run with other settings (privacy.target is 8.0 there and 5.0 now)" in line
-    assert "expected the same settings, another --out, or --fresh" in line
+    assert "expected the same settings, another folder as out (--out), or fresh" in line
     assert settings_of(done) == settings
 
 

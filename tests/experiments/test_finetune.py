@@ -149,7 +149,12 @@ def stopped_at_once(line):
 @pytest.mark.parametrize("place", ["new/deep/run", "empty"])
 @pytest.mark.parametrize(
     "options",
-    [{"stop_at": 0.01}, {"lora": fl.Lora(targets=("nothing",))}, {"say": stopped_at_once}],
+    [
+        {"stop_at": 0.01},
+        {"lora": fl.Lora(targets=("nothing",))},
+        {"say": stopped_at_once},
+        {"say": True},
+    ],
 )
 def test_what_does_not_begin_leaves_the_place_as_it_was(tmp_path, place, options):
     """Neither a key nor an empty folder; what lay there stays, and so does an earlier run."""
@@ -268,9 +273,13 @@ def test_predictions_are_those_of_the_saved_adapter(tmp_path, monkeypatch, capsy
     config.write_text(config.read_text().replace(model, "base"))
     with refused("^base='/gone/base': expected that folder, or base in a folder above the run"):
         predict_rows(settings.parent, public)
-    for nothing in ([], "good film", public, {"text": "good film"}, {"good", "film"}):
-        with refused(r"^inputs=.*: expected a list of texts or images, at least one$"):
+    for nothing in ([], "good film", public, {"text": "good film"}, {"good", "film"}, 3, None):
+        with refused(r"^inputs=.*: expected a list of texts or images, or one column of a frame"):
             result.predict(nothing)
+    # An empty text is no row to train on, and was answered.
+    for cell in ("", " \n", None, np.nan, 3, pd.Timestamp("2024-01-01"), ["good"]):
+        with refused(r"^text=.* in row 1.: expected text in every row"):
+            result.predict(["good film", cell])
 
 
 @pytest.mark.slow

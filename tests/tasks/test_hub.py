@@ -68,7 +68,7 @@ def test_files_and_folders_equal_the_frame(tmp_path):
     assert task.labels == ("cat", "dog")
     assert sum(task.sizes) == 6 and task.test[0].shape == (2, 3, 8, 8)  # type: ignore[union-attr]
     (animals / "cow").mkdir()
-    with refused("none may be empty$"):
+    with refused("cow': .* none may be empty$"):
         read_splits(animals)
 
 
@@ -188,6 +188,9 @@ FRAME = toy_hubs.texts()
 WORDLESS = PreTrainedTokenizerFast(
     tokenizer_object=Tokenizer(models.WordLevel()), pad_token="<pad>"
 )
+SURE = PreTrainedTokenizerFast(
+    tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0, "good": 1})), pad_token="<pad>"
+)
 BAD: dict[str, Options] = {
     "clients=3: expected none with by=": {"by": "site", "clients": 3},
     "text, image=.*: expected one of them": {"text": None},
@@ -207,6 +210,27 @@ BAD: dict[str, Options] = {
     "tokenizer='special tokens alone': expected words too": {"tokenizer": WORDLESS},
     "test='0 rows': expected at least one row": {"test": FRAME[:0]},
     "head='no': .*; linear maps here: classifier, dense": {"head": "no"},
+    "head=3: expected the end of a module's name, a list of them": {"head": 3},
+    r"by=\['site'\]: expected a column: text": {"by": ["site"]},
+    "max_length='8': expected a whole number": {"max_length": "8"},
+    # An empty name was the folder that the process works in.
+    "dataset='': expected a file that exists": {"dataset": ""},
+    "dataset='what is good about it .*: expected a file that exists": {
+        "dataset": "what is good about it " * 20
+    },
+    "label 'label'='2024-.* in row 0': .* makes texts of dates": {
+        "dataset": FRAME.assign(label=pd.date_range("2024", periods=len(FRAME)))
+    },
+    # What has no token for an unknown word fails in a language of its own.
+    "tokenizer='.*': expected one that reads any text": {"tokenizer": SURE},
+    # Outputs beyond the classes would be handed back as a class that no row has.
+    r"labels=\[0, 1\]: expected 5 names, one for each output": {
+        "dataset": FRAME.assign(label=[0, 1] * 24),
+        "model": AutoModelForSequenceClassification.from_pretrained(
+            toy_hubs.folder("bert"), num_labels=5
+        ),
+        "tokenizer": toy_hubs.tokenizer(),
+    },
     "model='Linear': expected a Transformers model": {"model": torch.nn.Linear(2, 2)},
     # RoBERTa's positions begin after the padding token's number, here 0; MPNet's after its own, 1.
     "max_length=66: expected a whole number in .2, 65.": {"model": "roberta", "max_length": 66},

@@ -54,6 +54,37 @@ def test_weights_that_do_not_fit_are_refused_by_name(line, damaged, tmp_path):
         fl.tasks.hub(folder, toy_hubs.texts(), **LABELLED)
 
 
+# ---- toys
+
+TOYS: dict[str, Options] = {
+    "": {},
+    "num_hidden_layer=2: expected a field of BertConfig; did you mean 'num_hidden_layers'": {
+        "num_hidden_layer": 2
+    },
+    "kind='bert': expected one that becomes a toy .*heads": {"hidden_size": 15},
+    "kind='bert': expected one that becomes a toy .*hidden": {"hidden_size": "big"},
+    "kind='vit': expected one that becomes a toy": {"kind": "vit", "num_channels": "x"},
+    "kind='gpt_neo': expected one that becomes a toy": {"kind": "gpt_neo"},
+    # Each had sizes of other names, and took minutes and gigabytes.
+    "kind='longcat_flash of .*,... weights': expected at most 5,000,000": {"kind": "longcat_flash"},
+    "kind='bit of .*,... weights': .* by their names in BitConfig": {"kind": "bit"},
+    "texts='good day': expected a list of texts": {"texts": "good day"},
+    r"texts=\['good', None\]: expected a list of texts": {"texts": ["good", None]},
+    "texts=.*: expected a list of texts": {"texts": 3},
+    "kind=None: expected an architecture": {"kind": None},
+    "folder=None: expected the path": {"folder": None},
+}
+
+
+@pytest.mark.parametrize("line", TOYS)
+def test_a_toy_is_small_and_whole_or_refused(line, tmp_path):
+    """In one line, and nothing of it is left behind."""
+    call: Options = {"kind": "bert", "folder": tmp_path, "texts": ["good day"]} | TOYS[line]
+    with refused(f"^{line}") if line else nullcontext():
+        fl.tasks.tiny(call.pop("kind"), call.pop("folder"), **call)
+    assert any(tmp_path.iterdir()) == (not line)
+
+
 # ---- what loading makes anew
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}

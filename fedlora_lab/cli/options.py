@@ -11,6 +11,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from fedlora_lab._utils.names import letters, now_written
 from fedlora_lab._utils.options import OPTIONS, RunSettings
 from fedlora_lab._utils.validation import check, check_one_of
 
@@ -114,16 +115,17 @@ def read_task(name: str, text: str) -> str:
     return text
 
 
-def read_method(name: str, text: str) -> str:
-    """The slug of a row of the table, or a baseline."""
-    check_one_of(name, text, tuple(LOOKS))
-    return text
+def read_method(name: str, text: str, others: tuple[str, ...] = BASELINES) -> str:
+    """The slug of a row of the table, however its name is spelled, or one of the other names."""
+    slug = {letters(row): row for row in LOOKS}.get(letters(text), text)
+    check(not now_written(text), name, text, now_written(text))
+    check_one_of(name, slug, tuple(row for row in LOOKS if row not in BASELINES or row in others))
+    return slug
 
 
 def read_row(name: str, text: str) -> str:
     """The slug of a row of the table."""
-    check_one_of(name, text, tuple(slug for slug in LOOKS if slug not in BASELINES))
-    return text
+    return read_method(name, text, ())
 
 
 def read_methods(name: str, text: str) -> list[str]:

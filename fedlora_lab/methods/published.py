@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedlora_lab._utils.names import letters, now_written
 from fedlora_lab._utils.validation import refuse
 from fedlora_lab.methods import aggregation, filters, quantization
 from fedlora_lab.methods.method import Cycle, Method, check_names
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 # ---- which factor moves
 
 
+# DP-LoRA, DP-FedLoRA and split ranks are this row with another value of one or two fields.
 FedLoRA = Method(
     "FedLoRA",
     source="arXiv:2305.05644, arXiv:2312.17493",
@@ -139,12 +141,6 @@ FedSA = FedLoRA.replace(
     share="A",
     note="every client keeps its own B and shares A: no common product is formed",
 )
-SplitRanks = FedLoRA.replace(
-    name="Split ranks",
-    source="this project, after arXiv:2601.11219",
-    own_ranks=0.5,
-    note="half of the ranks are averaged, the other half never leaves its client",
-)
 LoRAFAIR = FedLoRA.replace(
     name="LoRA-FAIR",
     source="arXiv:2411.14961",
@@ -203,24 +199,6 @@ RAVAN = FedLoRA.replace(
     note="small cores between fixed random factors move, and a gain of each, clipped together",
 )
 
-# ---- what is clipped together
-
-# Parts that are clipped apart are clipped to C / sqrt(parts): together they stay within C.
-DPLoRA = FedLoRA.replace(
-    name="DP-LoRA",
-    source="arXiv:2312.17493",
-    clip_groups=filters.by_side,
-    note="each factor clipped apart; published with one step a round",
-)
-# Weights, not their change: each upload hides the start that everybody knows as well.
-DPFedLoRA = FedLoRA.replace(
-    name="DP-FedLoRA",
-    source="arXiv:2509.09097",
-    clip_groups=filters.by_tensor,
-    clip_reference=filters.origin,
-    note="every tensor clipped apart; in the client unit the weights themselves, not their change",
-)
-
 # ---- this project's, and baselines
 
 # How much larger A starts follows from public numbers: noise, rounds and shapes.
@@ -241,7 +219,7 @@ ALL: dict[str, Method] = {row.slug: row for row in _ROWS.values()}
 _SPELLED = {
     spelled: row
     for name, row in _ROWS.items()
-    for spelled in ("".join(filter(str.isalnum, x)).lower() for x in (row.slug, row.name, name))
+    for spelled in map(letters, (row.slug, row.name, name))
 }
 """Every name of a row, letters and digits alone."""
 __all__ = ["ALL", "get", "measured_properties", "rule_name", "table", *_ROWS]
@@ -261,14 +239,11 @@ def get(method: str | Method) -> Method:
     row = find(method) if isinstance(method, str) else None
     if row is None:
         expected = "one of " + ", ".join(map(repr, ALL))
-        nearest = suggest(method) if isinstance(method, str) else ""
-        refuse("method", method, expected + (f"; did you mean {nearest!r}?" if nearest else ""))
+        name = method if isinstance(method, str) else ""
+        nearest = suggest(name)
+        expected += f"; did you mean {nearest!r}?" if nearest else ""
+        refuse("method", method, now_written(name) or expected)
     return row
-
-
-def _letters(name: str) -> str:
-    """Letters and digits alone: names differ by hyphens, blanks and capitals from text to text."""
-    return "".join(filter(str.isalnum, name)).lower()
 
 
 def find(name: str) -> Method | None:
@@ -277,7 +252,7 @@ def find(name: str) -> Method | None:
     Args: name: in any spelling of hyphens, blanks and capitals.
     Guarantees: no two rows are spelled alike (test_published.py::test_rows_are_found_by_any_name).
     """
-    return _SPELLED.get(_letters(name))
+    return _SPELLED.get(letters(name))
 
 
 def name_of(slug: str) -> str:
@@ -287,7 +262,7 @@ def name_of(slug: str) -> str:
 
 def suggest(name: str) -> str:
     """The slug whose spelling, or whose row's name, is nearest to a mistyped one; "" for none."""
-    close = get_close_matches(_letters(name), _SPELLED, 1)
+    close = get_close_matches(letters(name), _SPELLED, 1)
     return _SPELLED[close[0]].slug if close else ""
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from calls import Options, refused
+from row_variants import APART
 from toy_tasks import LORA, UNITS, play, private, random, records_of, same_bits, tokens
 
 import fedlora_lab as fl
@@ -126,7 +127,7 @@ def test_each_direction_answers_most_to_its_own_canary():
     ("row", "norms"),
     [
         (methods.FedLoRA, (0.28, 0.96)),
-        (methods.DPLoRA, (0.5**0.5, 0.5**0.5)),
+        (APART, (0.5**0.5, 0.5**0.5)),
         (methods.FedLoRA.replace(clip_groups=methods.DEeRLiteral.clip_groups), (1.0, 1.0)),
     ],
 )

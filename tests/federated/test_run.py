@@ -7,6 +7,7 @@ from functools import partial
 import pandas as pd
 import pytest
 from calls import refused
+from row_variants import SPLIT
 from toy_tasks import (
     KEEPS_B,
     LORA,
@@ -138,7 +139,7 @@ def test_rounds_between_need_not_be_scored(tmp_path):
         same_bits(records[-1:], last)
 
 
-@pytest.mark.parametrize("row", [KEEPS_B, methods.SplitRanks], ids=lambda row: row.slug)
+@pytest.mark.parametrize("row", [KEEPS_B, SPLIT], ids=lambda row: row.slug)
 def test_kept_factors_are_scored_client_by_client(row):
     """The metrics are means over the clients' own models, clients that never came included. Ranks
     that are shared are the server's in all of them.

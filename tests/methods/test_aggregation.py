@@ -9,6 +9,7 @@ import peft
 import pytest
 import torch
 from calls import refused
+from row_variants import APART, WEIGHTS
 from toy_tasks import LORA, PLAN, play, private, random, regression, tokens
 
 import fedlora_lab as fl
@@ -19,7 +20,7 @@ from fedlora_lab.methods.state import ParamKey, ServerState
 
 A, B = (ParamKey(side, "layer") for side in "AB")
 # One row for each kind of clip, of filter and of broadcast.
-CLIPPED = ("fedlora", "deer", "la-lora", "fedlpp", "dp-lora", "dp-fedlora")
+CLIPPED = ("fedlora", "deer", "la-lora", "fedlpp", APART, WEIGHTS)
 UNEVEN = fl.Lora(rank=2, alpha=3.0, ranks=(1, 2, 1))
 
 
@@ -80,7 +81,7 @@ def test_clients_of_lower_rank_hold_nothing_beyond_it():
     """
     task = tokens("head")
     for slug, unit in itertools.product(CLIPPED, ("example", "client")):
-        row = methods.ALL[slug]
+        row = methods.get(slug)
         privacy = private(unit, trust="local")
         watched, seen = measures.record_aggregation(row)
         play(task, watched, privacy, PLAN.replace(rounds=1), lora=UNEVEN)

@@ -19,6 +19,7 @@ import broken_rows
 import contract_clauses
 import pytest
 import torch
+from row_variants import APART, SPLIT, WEIGHTS
 from toy_tasks import (
     KEEPS_B,
     LORA,
@@ -67,6 +68,9 @@ WRITTEN = [
     KEEPS_B,
     methods.FedLoRA.replace(name="proximal", penalty=proximal),
     methods.FFA.replace(name="FFA quantised", broadcast=normal_float(width=4, block=8), exact=True),
+    APART,
+    SPLIT,
+    WEIGHTS,
 ]
 ROWS = [*methods.ALL.values(), *WRITTEN]
 # Both factors of a product move in a round: maps made of a client's own would be un-noised.

@@ -82,12 +82,14 @@ def test_the_table_is_the_rows():
         ("local", "share", "nothing"),
         ("deer", "noise", "gradient of A and B, or the round's change, shaped by the other factor"),
         ("la-lora", "noise", "gradient of A and B, or the round's change, then filtered"),
-        ("dp-fedlora", "noise", "gradient of A and B, or the round's weights"),
     ):
         assert table.loc[slug, column] == expected, slug
-    mine = methods.FedLoRA.replace(name="mine", train=lambda t, s: "B", own_ranks=0.25)
+    mine = methods.FedLoRA.replace(
+        name="mine", train=lambda t, s: "B", own_ranks=0.25, clip_reference=methods.filters.origin
+    )
     row = fl.methods.table([mine]).loc["mine"]
     assert (row["train"], row["share"]) == ("<lambda>", "75% of the ranks")
+    assert row["noise"] == "gradient of B, or the round's weights"
     assert math.isnan(row["up"])
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import reference_methods as plain
+import row_variants
 import torch
 from reference_methods import Loop, together
 from scipy.stats import binomtest, kstest
@@ -118,7 +119,12 @@ def sketches(run):
         yield {name: server.random(name).standard_normal(a.T.shape) for name, a in factors}
 
 
-VARIANTS = {"fedask-both": fl.methods.FedASK.replace(train=fl.Cycle(("AB",)), exact=False)}
+VARIANTS = {
+    "fedask-both": fl.methods.FedASK.replace(train=fl.Cycle(("AB",)), exact=False),
+    "dp-lora": row_variants.APART,
+    "dp-fedlora": row_variants.WEIGHTS,
+    "split-ranks": row_variants.SPLIT,
+}
 AB = together("AB")
 B = together("B")
 TURNS = together("B", "A")

@@ -16,6 +16,7 @@ import pytest
 import torch
 from calls import refused
 from contract_clauses import in_units_of_noise
+from row_variants import APART, SPLIT, WEIGHTS
 from toy_tasks import PLAN, anywhere, opened, private, records_of, tokens
 
 import fedlora_lab as fl
@@ -39,9 +40,9 @@ ROWS = (
     "la-lora",
     "deer",
     "fedsa-lora",
-    "split-ranks",
-    "dp-fedlora",
-    "dp-lora",
+    SPLIT,
+    WEIGHTS,
+    APART,
     "fedlpp",
 )
 PLAIN = methods.FedLoRA
@@ -151,7 +152,7 @@ def test_one_example_less_moves_a_step_by_at_most_what_is_assumed(slug, batch):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("slug", "trust"),
-    [*product(("fedlora", "dp-fedlora"), ("local", "secagg")), *((row, "central") for row in ROWS)],
+    [*product(("fedlora", WEIGHTS), ("local", "secagg")), *((row, "central") for row in ROWS)],
 )
 def test_one_client_less_moves_a_round_by_at_most_what_is_assumed(slug, trust):
     row = row_of(slug)

@@ -58,6 +58,9 @@ MISTAKES = {
     "m.FFALora2": "^module 'fedlora_lab.methods' .*'FFALora2'; did you mean 'FFA', 'ffa-lora'",
     "m.Rolra": "^module 'fedlora_lab.methods' .*'Rolra'; did you mean 'RoLoRA', 'rolora'",
     "m.get('FFA-LoRa2')": "^method='FFA-LoRa2': expected one of .*; did you mean 'ffa-lora'",
+    "m.get('dp-lora')": r"^method='dp-lora': expected fl.methods.FedLoRA.replace\(.*clip_groups",
+    "m.DPFedLoRA": r"'DPFedLoRA': write fl.methods.FedLoRA.replace\(name=.*clip_reference=",
+    "fl.run(task, 'Split-Ranks', None, plan)": "^method='Split-Ranks': expected .*own_ranks=0.5",
     "fl.RoLoRA": "^module 'fedlora_lab' .*'RoLoRA'; did you mean 'fedlora_lab.methods.RoLoRA'",
     "fl.plot": "^module 'fedlora_lab' has no attribute 'plot'; did you mean 'plots'",
     # Functions.

@@ -4,6 +4,7 @@ from typing import Any
 
 import planted_bugs
 import pytest
+from row_variants import APART
 from toy_tasks import LORA, tokens
 
 import fedlora_lab as fl
@@ -18,7 +19,7 @@ KINDS = [
     ("deer", "example", 0),
     ("la-lora", "example", 1),
     ("fedsa-lora", "example", 0),
-    ("dp-lora", "example", 0),
+    (APART, "example", 0),
 ]
 """Rows that differ in what they move, map, keep or clip; unit; round."""
 

@@ -34,6 +34,7 @@ cannot prevent it; this page and the course warn of it. Names in brackets are te
 brackets the line between them. `fl.review.mistakes.EDGES[3].measure()` measures again. Where a
 single step shows the mistake, the number is that of a [check](review.md#what-it-looks-at):
 *sensitivity* and *signal* in clip norms, *noise size* in units of the claimed standard deviation,
+*noise and data* in units of the noise beside other data,
 *accounting* as ε spent over ε stated, *un-noised output* and *frozen* as the largest change of
 what should not move."""
 

@@ -12,8 +12,8 @@ from fedlora_lab.review.sampling import draw_epochs, most_participations
 EPSILON_SLACK = 0.01
 """Share by which a stated epsilon may lie below that of dp-accounting: the accountants' errors."""
 LAWS = {None: "no amplification by sampling", "poisson": "Poisson batches"}
-HIDES_NOTHING = ("non-finite", "noise law", "un-noised output", "failure")
-"""Checks of which each, broken, leaves no finite epsilon."""
+COUNTED = {"sensitivity", "noise size", "sampling", "empty batch", "accounting", "signal"}
+"""Checks that, broken, leave an epsilon: it counts what they measured. No other one does."""
 
 
 def spent_epsilon(claims: Claims, sigma: float) -> float:
@@ -57,7 +57,7 @@ def epsilon_given(
     if claims.delta is None or claims.steps is None:
         return None
     broken = {name: abs(f.number) for name, f in findings.items() if f.verdict == "broken"}
-    if broken.keys() & HIDES_NOTHING:
+    if broken.keys() - COUNTED:
         return math.inf
     sigma = claims.noise_multiplier
     # Noise that is too large is not counted: one tensor or batch may have less than all together.
@@ -65,12 +65,11 @@ def epsilon_given(
     # A sensitivity of r clip norms is as good as noise that is r times smaller.
     limit = 2.0 if claims.relation == "replace" else 1.0
     sigma *= limit / max(limit, broken.get("sensitivity", limit))
-    # Along a difference of correlated numbers the noise is smaller by this factor.
-    shared = min(1.0, broken.get("noise independence", 0.0))
-    sigma *= math.sqrt(1 - shared) if shared < 0.99 else 0.0
     measured = claims
     delta = claims.delta
-    empty = (1 - (claims.sample_rate or 1.0)) ** (claims.dataset_size or 1) * claims.steps
+    # One example is there or not: a batch is empty where all others are left out.
+    absent = 1 - (claims.sample_rate or 1.0)
+    empty = absent ** ((claims.dataset_size or 1) - 1) * claims.steps
     if "sampling" in broken and loader is not None and claims.dataset_size is not None:
         batches = [*itertools.chain(*draw_epochs(loader, claims.dataset_size, seed))]
         # Batches that are not drawn as claimed are not amplified: an example counts wherever it is.

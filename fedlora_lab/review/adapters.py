@@ -5,6 +5,7 @@ call.
 """
 
 import copy
+import itertools
 import logging
 import random
 import threading
@@ -81,6 +82,9 @@ def quiet_log(name: str) -> Iterator[None]:
 @dataclass
 class OpacusStep:
     """One step of a training loop with Opacus, from the state in which it was made.
+
+    What leaves is the gradient that the wrapped optimiser receives. What that optimiser does with
+    it, beside what its own state holds, is not looked at.
 
     Args:
         module: what ``make_private`` returned, or your own model where it wraps none.
@@ -162,29 +166,9 @@ class OpacusStep:
                 sent[f"change of {name}"] = (x.detach() - self.start[name]).abs().sum()
             elif x.grad is not None:
                 sent[name] = x.grad.detach().clone()
-        if getattr(self.optimizer, "original_optimizer", None) is not None:
-            sent["training besides the gradient"] = self._besides(sent)
         if self.metrics is not None:
             sent |= self.metrics(loss, self.module, batch)
         return sent
-
-    def _besides(self, sent: Mapping[str, Tensor]) -> float:
-        """What moved parameters and optimiser besides the gradient that leaves: a plain step by
-        the same gradient must do the same."""
-        private = self._trained_state()
-        self.reset()
-        for name, p in self.trained.items():
-            p.grad = sent[name].clone() if name in sent else None
-        self.optimizer.original_optimizer.step()
-        plain = self._trained_state()
-        return float((private - plain).abs().max()) if len(private) == len(plain) else 1.0
-
-    def _trained_state(self) -> Tensor:
-        """Trained parameters and the optimiser's tensors, as one vector."""
-        tensors = [*self.trained.values()]
-        for state in self.optimizer.state_dict()["state"].values():
-            tensors += [x for x in state.values() if isinstance(x, Tensor)]
-        return torch.cat([x.detach().double().flatten() for x in tensors])
 
 
 def _batch_sampler(loader: Foreign) -> Foreign:
@@ -278,20 +262,16 @@ def ask_client(grid: Foreign, arrays: list[np.ndarray], config: Mapping[str, Any
 
     Args: grid: of this one client. arrays, config: what the server sends.
     """
-    from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+    from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
     content = RecordDict({"arrays": ArrayRecord(arrays), "config": ConfigRecord({**config})})
     (reply,) = grid.send_and_receive([grid.create_message(content, "train", 1000, "")])
     if reply.has_error():
         raise RuntimeError(reply.error.reason)
-    sent: list[np.ndarray] = []
-    numbers: dict[str, Example] = {}
-    for name, record in reply.content.items():
-        if isinstance(record, ArrayRecord):
-            sent += record.to_numpy_ndarrays()
-        elif isinstance(record, MetricRecord):
-            numbers |= {f"{name} {key}": value for key, value in record.items()}
-    return sent, numbers
+    records = reply.content.metric_records.items()
+    numbers = {f"{name} {key}": x for name, record in records for key, x in record.items()}
+    arrays = (record.to_numpy_ndarrays() for record in reply.content.array_records.values())
+    return [*itertools.chain(*arrays)], numbers
 
 
 def flower(

@@ -11,18 +11,23 @@ from fedlora_lab._utils.validation import few
 from fedlora_lab.review.claims import Claims, Finding, Step, Verdict
 from fedlora_lab.review.neighbours import Example
 from fedlora_lab.review.noise import Tie, lacks_rank, ties_between, ties_within
-from fedlora_lab.review.noise_size import check_noise_size, compare_noise
+from fedlora_lab.review.noise_size import (
+    check_noise_and_data,
+    check_noise_size,
+    compare_noise,
+    explained_by_rates,
+)
 from fedlora_lab.review.outputs import Outputs, StepFailed, failing_example
 from fedlora_lab.review.post_processing import after_processing, processing_of
 from fedlora_lab.review.sensitivity import check_non_finite, check_sensitivity, extreme_examples
 from fedlora_lab.review.trials import Trials
-from fedlora_lab.review.whitening import changed_together
 
-NEED_NOISE = ("sensitivity", "non-finite", "noise law", "post-processing", "signal")
 MATRIX_FACTORISATION = -0.9
 """Noise of one step and of the next may oppose each other, down to this correlation, on purpose."""
 MAX_TESTED = 20_000
 """More numbers find deviations from the normal law that do not matter to epsilon."""
+FEW_BEYOND = 20
+"""Normal numbers that are expected beyond the last size at which they are counted."""
 
 NEXT_SEED = "the step, 1 seeds apart"
 
@@ -30,6 +35,9 @@ NEXT_SEED = "the step, 1 seeds apart"
 def step_findings(trials: Trials, others: Mapping[str, Step]) -> Iterator[Finding]:
     """All checks of a step. Args: trials: of it. others: further steps, by name."""
     # Without any noise there is no unit in which the other checks could measure.
+    for name in trials.seeds:
+        text = f"{name} tells the seed: whoever sees it draws the noise again, and takes it away"
+        yield Finding("noise independence", text, 1.0, name, "broken")
     if trials.names:
         with trials.noting_failures("an ordinary batch"):
             yield from noised_findings(trials, others)
@@ -37,8 +45,6 @@ def step_findings(trials: Trials, others: Mapping[str, Step]) -> Iterator[Findin
         text = "every seed gives the same numbers: there is no noise, or it is always the same"
         yield Finding("noise size", text, 0.0, "all tensors", "broken")
         yield Finding("noise independence", text, 1.0, "all tensors", "broken")
-        for name in NEED_NOISE:
-            yield Finding(name, "there is no noise to compare with", verdict="cannot tell")
     yield from check_empty(trials)
     yield from check_un_noised(trials)
     yield from check_frozen(trials)
@@ -59,7 +65,7 @@ def noised_findings(trials: Trials, others: Mapping[str, Step]) -> Iterator[Find
         "all noise",
         verdict,
     )
-    strong, *ends = extreme_examples(trials)
+    strong, *ends = extreme_examples(trials.batch)
     moves = [*check_sensitivity(trials, strong, *ends)]
     # Far beyond the limit, what is not finite adds nothing to what other examples do.
     most = max(finding.number for finding in moves)
@@ -67,7 +73,8 @@ def noised_findings(trials: Trials, others: Mapping[str, Step]) -> Iterator[Find
     yield from map(explained, moves)
     for check in (
         check_non_finite(trials, strong, limit),
-        check_noise_size(trials),
+        explained_by_rates(trials, check_noise_size(trials)),
+        check_noise_and_data(trials),
         check_independence(trials, others),
         check_law(trials),
     ):
@@ -106,10 +113,9 @@ def check_independence(trials: Trials, others: Mapping[str, Step]) -> Iterator[F
             return
     if lacks_rank(noise):
         text = "a combination of numbers has no noise"
-        found = Finding(check, text, 1.0, "exact ties", "broken")
-        yield changed_together(trials, found)
+        yield Finding(check, text, 1.0, "exact ties", "broken")
     yield strongest(ties_between(noise, noise, "the step"), "calls")
-    yield changed_together(trials, strongest(ties_within(noise), "all noise"))
+    yield strongest(ties_within(noise), "all noise")
     # Workers with one generator each from one seed: their noise cancels in a difference.
     for (first, one), (second, other) in itertools.combinations(workers.items(), 2):
         ties = ties_between(one, other, f"{first} and {second}")
@@ -121,8 +127,8 @@ def check_independence(trials: Trials, others: Mapping[str, Step]) -> Iterator[F
 
 
 def check_law(trials: Trials) -> Iterator[Finding]:
-    """Whether the noise is normal: by its distribution, its fourth moment, the largest number,
-    and the size of each call as a whole."""
+    """Whether the noise is normal: by its distribution, by how many numbers are large, and by the
+    sizes of whole calls."""
     check = "noise law"
     # A scale that was estimated makes these tests miss more, never alarm more.
     noise = np.hstack([unit_size(trials.noise.centred[:, x]) for x in trials.noise.parts.values()])
@@ -134,19 +140,13 @@ def check_law(trials: Trials) -> Iterator[Finding]:
     kurtosis = float(stats.kurtosis(z))
     text = f"excess kurtosis {kurtosis:.2g} over {where}"
     tested = trials.rng.permutation(z)[:MAX_TESTED]
-    yield Finding(check, text, kurtosis, where, p=float(stats.kstest(tested, "norm").pvalue))
-    yield Finding(check, text, kurtosis, where, p=kurtosis_p_value(tested))
-    largest = float(np.abs(z).max())
-    text = f"the largest of {where} is {largest:.3g} standard deviations"
-    yield Finding(check, text, kurtosis, where, p=largest_p_value(largest, len(z)))
-    # One factor for all numbers of a call leaves each of them normal, and the call as a whole not.
-    numbers = noise.shape[1]
-    sizes = (noise**2).sum(1)
-    tails = np.minimum(stats.chi2.cdf(sizes, numbers), stats.chi2.sf(sizes, numbers))
-    call = int(np.argmin(tails))
-    text = f"call {call} has {math.sqrt(sizes[call] / numbers):.3g} times the noise of the others"
-    p = min(1.0, 2 * len(sizes) * float(tails[call]))
-    yield Finding(check, text, kurtosis, f"call {call}", p=p)
+    law = Finding(check, text, kurtosis, where, p=float(stats.kstest(tested, "norm").pvalue))
+    yield law
+    yield law._replace(p=large_numbers_p_value(tested))
+    # One factor for all numbers of a call leaves each of them nearly normal, and whole calls not.
+    spread, p = spread_of_calls(noise)
+    text = f"the size of whole calls varies {spread:.3g} times as much as that of normal noise"
+    yield law._replace(words=text, example=f"{len(noise)} calls", p=p)
 
 
 def unit_size(noise: np.ndarray) -> np.ndarray:
@@ -154,21 +154,29 @@ def unit_size(noise: np.ndarray) -> np.ndarray:
     return noise / max(float(np.sqrt(np.mean(noise**2))), 1e-300)
 
 
-def kurtosis_p_value(z: np.ndarray) -> float:
-    """Tests for the fourth moment of normal numbers, by their squares, which are less extreme."""
-    # The share of |z| between its quartiles and beyond 2: binomial, and exact.
-    shares = {limit: float(2 * stats.norm.sf(limit)) for limit in (0.6745, 1.5, 2.0, 3.0)}
+def large_numbers_p_value(z: np.ndarray) -> float:
+    """Tests how many of these numbers are larger than each of some sizes: binomial, and exact."""
+    # The last size is one that a few of so many normal numbers exceed.
+    sizes = (0.6745, 1.5, 2.0, 3.0, float(stats.norm.isf(FEW_BEYOND / (2 * max(z.size, 50)))))
     p_values = [
-        stats.binomtest(int((np.abs(z) > limit).sum()), z.size, share).pvalue
-        for limit, share in shares.items()
+        stats.binomtest(int((np.abs(z) > size).sum()), z.size, 2 * stats.norm.sf(size)).pvalue
+        for size in sizes
     ]
     return min(1.0, len(p_values) * float(min(p_values)))
 
 
-def largest_p_value(largest: float, count: int) -> float:
-    """Tests for the largest size of so many independent normal numbers, too small or too large."""
-    beyond = float(2 * stats.norm.sf(largest))
-    return 2 * float(min(math.exp(count * math.log1p(-beyond)), -math.expm1(-count * beyond)))
+def spread_of_calls(noise: np.ndarray) -> tuple[float, float]:
+    """How much the squared lengths of whole calls vary, in units of chi-square, and a p-value.
+
+    Args: noise: (calls, numbers), of mean square 1.
+    """
+    calls, numbers = noise.shape
+    squares = (noise**2).sum(1)
+    # Each length as a normal number. One is not free, since the noise has mean square 1.
+    scores = stats.norm.isf(stats.chi2.sf(squares, numbers))
+    spread = float((scores**2).sum())
+    law = stats.chi2(calls - 1)
+    return spread / (calls - 1), 2 * float(min(law.sf(spread), law.cdf(spread)))
 
 
 # ---- empty batches, and what leaves without noise
@@ -200,7 +208,6 @@ def check_empty(trials: Trials) -> Iterator[Finding]:
         yield Finding(check, text, 0.0, "no example", verdict)
         return
     if not trials.names:
-        yield Finding(check, "there is no noise to compare with", verdict="cannot tell")
         return
     if not trials.quiet:
         text = "an empty batch gets noise; all of the noise was measured there"
@@ -219,7 +226,7 @@ def check_un_noised(trials: Trials) -> Iterator[Finding]:
     """Whether a number that leaves without noise was the same in all calls."""
     check = "un-noised output"
     # What the author calls public may depend on the data; what is frozen has a check of its own.
-    exempt = {*trials.claims.public, *trials.claims.frozen}
+    exempt = {*trials.claims.public, *trials.claims.frozen, *trials.seeds}
     changes = trials.out.changes(trials.noised)
     moved = {name: change for name, change in changes.items() if change and name not in exempt}
     if moved:
@@ -237,18 +244,13 @@ def check_un_noised(trials: Trials) -> Iterator[Finding]:
 
 def check_frozen(trials: Trials) -> Iterator[Finding]:
     """Whether what is claimed frozen was the same in all calls."""
-    names = trials.claims.frozen
-    if not names:
-        yield Finding("frozen", "nothing is claimed frozen", verdict="cannot tell")
-        return
     changes = trials.out.changes(trials.noised)
-    name = max(names, key=changes.__getitem__)
-    if changes[name]:
-        yield Finding(
-            "frozen", f"{name} changes by {changes[name]:.3g}", changes[name], name, "broken"
-        )
-    else:
-        yield Finding("frozen", f"{few(names, 4)}: the same in every call", 0.0, name)
+    for name in trials.claims.frozen:
+        change = changes[name]
+        verdict: Verdict = "broken" if change else "sound"
+        yield Finding("frozen", f"{name} changes by {change:.3g}", change, name, verdict)
+    if not trials.claims.frozen:
+        yield Finding("frozen", "nothing is claimed frozen", verdict="cannot tell")
 
 
 def check_failure(trials: Trials) -> Iterator[Finding]:
@@ -258,8 +260,6 @@ def check_failure(trials: Trials) -> Iterator[Finding]:
         yield Finding(check, "no call failed", 0.0)
         return
     words, failed = trials.failures[0]
-    named = trials.describe(failed.examples)
-    words = f"{words}: {named}" if named and not any(x.isdigit() for x in words) else words
     yield failure_finding(words, failed, trials.out.function, trials.data, len(trials.failures))
 
 

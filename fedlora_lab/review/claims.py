@@ -17,11 +17,9 @@ Relation = Literal["add/remove", "replace"]
 
 
 class Check(NamedTuple):
-    """One question of a review: what is measured, what a sound step has there, where it is
-    explained, and what mends it."""
+    """One question of a review: what is measured, where it is explained, and what mends it."""
 
     asks: str
-    line: str
     docs: str
     remedy: str
 
@@ -33,82 +31,74 @@ def _edge(place: str) -> str:
 CHECKS: dict[str, Check] = {
     "sensitivity": Check(
         "how far one example moves all noised outputs together, in clip norms",
-        "at most 1",
         _edge("3-clipping-the-mean-gradient-of-a-batch-fatal"),
         "Clip each example's gradient over all tensors together, sum, divide by a constant.",
     ),
     "non-finite": Check(
         "how far an example of NaN, infinity or huge numbers moves all outputs, in clip norms",
-        "at most 1",
         "docs/review.md#examples-that-are-not-finite",
         "Refuse such examples before the step, or count their gradients as zero, one by one.",
     ),
     "noise size": Check(
-        "standard deviation of the noise, of any tensor and any batch, in units of the claimed one",
-        "1",
+        "standard deviation of the noise, altogether or in one place, in units of the claimed one",
         _edge("reported-elsewhere"),
         "Add noise of noise_multiplier × clip_norm to the sum, then divide by a constant. Where "
         "moves are off by the same factor, check denominator and clip_norm: epsilon is as claimed.",
     ),
+    "noise and data": Check(
+        "noise beside other data, or along their moves, in units of what it should be",
+        _edge("reported-elsewhere"),
+        "Draw the noise without a look at the batch: its size and directions have to be public.",
+    ),
     "noise independence": Check(
         "correlation of noise that should be independent",
-        "0",
         _edge("25-noise-from-a-seed-that-others-know-fatal"),
         "Draw the noise of each tensor, step and worker from a stream of its own.",
     ),
     "noise law": Check(
         "excess kurtosis of the noise: 0 where it is normal",
-        "0",
         _edge("26-floating-point-numbers-taken-for-real-ones-note"),
         "Draw from a normal distribution, or account for the law that is drawn from.",
     ),
     "un-noised output": Check(
         "largest change of a number that leaves without noise, when an example changes",
-        "0",
         _edge("15-a-score-computed-from-raw-gradients-and-uploaded-fatal"),
         "Add noise to it and count it, or do not release it.",
     ),
     "frozen": Check(
         "largest change of what is claimed frozen",
-        "0",
         _edge("17-a-frozen-factor-in-the-norm-or-in-the-noise-utility"),
         "Leave frozen tensors out of the optimiser, the norm and the noise.",
     ),
     "sampling": Check(
         "share of the data in a batch, in units of the claimed rate",
-        "1",
         _edge("14-shuffled-batches-under-poisson-accounting-empty-batches-skipped-serious"),
         "Draw every example for every batch independently, or account without amplification.",
     ),
     "empty batch": Check(
         "noise of an empty batch, in units of that of a full one",
-        "1",
         _edge("14-shuffled-batches-under-poisson-accounting-empty-batches-skipped-serious"),
         "Release noise for an empty batch as for any other.",
     ),
     "accounting": Check(
         "epsilon of the claimed noise, sampling and steps, by dp-accounting",
-        "at most 1",
         _edge("1-a-new-accountant-for-every-round-or-message-fatal"),
         "State the epsilon of all steps together, from an accountant that gives an upper bound, "
         "at a delta far below 1 / dataset_size.",
     ),
     "failure": Check(
         "number of batches on which the step raised an error",
-        "0",
         "docs/review.md#steps-that-fail",
         "Whoever sees that a step failed learns what was in its batch: let every batch give noise, "
         "and refuse bad examples before training begins.",
     ),
     "post-processing": Check(
         "share of the calls or numbers that were plainly changed after the noise was added",
-        "0",
         "docs/review.md#values-that-are-changed-after-the-noise",
         "Review the step before it, where it returns the noised sum itself.",
     ),
     "signal": Check(
         "largest move of the noised outputs by one example, in clip norms",
-        "above 0",
         _edge("23-adapters-on-another-device-or-not-trained-at-all-bug"),
         "Look whether the trained parameters are in the model's forward pass and the optimiser.",
     ),

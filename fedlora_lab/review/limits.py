@@ -10,9 +10,6 @@ from fedlora_lab.review.trials import Trials
 
 POWER = 0.9
 """Chance with which a fault of the stated size would have been found."""
-SMALL = 0.03
-REPEATS_AFTER = 200
-"""Faults whose number of draws is stated."""
 
 
 def not_looked_at(trials: Trials, level: float) -> Iterator[str]:
@@ -34,9 +31,7 @@ def not_looked_at(trials: Trials, level: float) -> Iterator[str]:
         yield f"Noise of {total - numbers:,} of {total:,} numbers: {numbers:,} were measured."
     z = float(stats.norm.isf(level / 2) + stats.norm.ppf(POWER))
     less = z / math.sqrt(2 * (draws - 1) * numbers) + NOISE_SLACK
-    needed = 2 + math.ceil((z / (SMALL - NOISE_SLACK)) ** 2 / (2 * numbers))
-    text = f"Noise that is up to {round_up(100 * less)} % too small altogether"
-    yield f"{text}; 3 % need draws={needed:,}." if needed > draws else f"{text}."
+    yield f"Noise that is up to {round_up(100 * less)} % too small altogether."
     law = stats.chi2(draws - 1)
     alone = 1 - math.sqrt(law.ppf(level / (2 * numbers)) / law.ppf(POWER))
     yield f"Noise of a single number that is up to {round_up(100 * alone)} % too small."
@@ -45,8 +40,16 @@ def not_looked_at(trials: Trials, level: float) -> Iterator[str]:
     yield f"Correlations below {round_up(min(1.0, tie), 2)} of two numbers: they need more draws."
     pool = math.floor(draws**2 / (-2 * math.log(1 - POWER)))
     yield (
-        f"Noise that repeats after {draws} calls or more ({REPEATS_AFTER} need draws="
-        f"{2 * REPEATS_AFTER}), or comes from a pool of more than {pool:,}."
+        f"Noise that repeats after {draws} calls or more, or comes from a pool of more than "
+        f"{pool:,} draws."
+    )
+    law = stats.chi2(draws - 1)
+    spread = 2 * (law.isf(level / 2) / law.ppf(1 - POWER) - 1) / max(1, numbers)
+    text = "Noise that is now larger and now smaller, from call to call, by up to"
+    yield f"{text} {round_up(100 * min(1.0, math.sqrt(spread) / 2))} %."
+    yield (
+        "Who knows the seed: noise that somebody can draw again, from a number that is known or "
+        "guessed, looks like any other."
     )
     if not trials.exact:
         yield (

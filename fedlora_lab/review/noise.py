@@ -81,8 +81,6 @@ def ties_within(noise: Noise) -> list[Tie]:
     most = max(2, COMPARED_COLUMNS // len(noise.parts))
     for view in both_views(noise.centred[:, noise.places([*noise.parts], most)]):
         ties += ties_of_columns(view, view, "two numbers of the step")
-    few = noise.places([*noise.parts], max(2, COMPARED_COLUMNS // len(noise.parts)))
-    for view in both_views(noise.centred[:, few]):
         ties += ties_of_columns(view[:-1], view[1:], "a number of one call and one of the next")
     return ties
 
@@ -197,22 +195,19 @@ def ties_of_calls(a: np.ndarray, b: np.ndarray, words: str, alone: bool) -> list
     for x, y, words in zip(both_views(a), both_views(b), names):
         products = x @ y.T
         squares = np.outer((x**2).sum(1), (y**2).sum(1))
-        free = independent_numbers(products, squares)
-        lags = range(1, calls // 2 + 1) if alone else range(-calls // 2, calls // 2 + 1)
-        for lag in lags:
-            samples = (calls - abs(lag)) * min(free, numbers)
-            size = float((x[max(0, -lag) : calls - max(0, lag)] ** 2).sum())
-            size *= float((y[max(0, lag) : calls - max(0, -lag)] ** 2).sum())
-            if samples >= LEAST_SAMPLES and size:
-                r = float(products.trace(lag)) / math.sqrt(size)
-                p = float(correlation_p_value(r + bias, samples))
+        free = min(independent_numbers(products, squares), numbers)
+        cosines = products / np.sqrt(np.maximum(squares, 1e-300))
+        for lag in range(1 if alone else -calls // 2, calls // 2 + 1):
+            apart = cosines.diagonal(lag)
+            if len(apart) * free >= LEAST_SAMPLES:
+                r = float(apart.mean())
+                p = float(correlation_p_value(r + bias, len(apart) * free))
                 ties.append(Tie(p, r, f"{words}, {lag} seeds apart"))
         if numbers >= LEAST_SAMPLES:
-            cosines = products / np.sqrt(np.maximum(squares, 1e-300))
             pairs = np.triu_indices(calls, 1 if alone else -calls)
             each = cosines[pairs]
             k = int(np.argmax(np.abs(each + bias)))
-            p = float(correlation_p_value(each[k] + bias, min(free, numbers))) * each.size
+            p = float(correlation_p_value(each[k] + bias, free)) * each.size
             where = f"{words}, calls {pairs[0][k]} and {pairs[1][k]}"
             ties.append(Tie(min(1.0, p), float(each[k]), where))
     return ties

@@ -1,11 +1,9 @@
-"""Whether the noise has the claimed size: altogether, in every tensor and number, along every move
-that data make, and on every batch."""
+"""Whether the noise has the claimed size, altogether and in every tensor and number; and whether it
+is the same whatever the data are: along every move that they make, and on every batch."""
 
 import contextlib
-import itertools
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -14,10 +12,10 @@ from fedlora_lab.review.claims import Finding, Verdict
 from fedlora_lab.review.neighbours import LOUD, TRIED, Batch, Neighbours, holds_floats, scale
 from fedlora_lab.review.outputs import StepFailed
 from fedlora_lab.review.post_processing import after_processing, processing_of
-from fedlora_lab.review.trials import Trials
-from fedlora_lab.review.whitening import changed_together
+from fedlora_lab.review.trials import SLACK, Trials
 
-CHECK = "noise size"
+SIZE = "noise size"
+DATA = "noise and data"
 NOISE_SLACK = 0.01
 """A noise that is wrong by less than this share is not called wrong: epsilon hardly moves."""
 SURE = 3.0
@@ -28,6 +26,10 @@ SAME_DRAW = 0.999
 """Cosine of two noises from which on they are one draw, up to their size."""
 SAME_NUMBER = 0.05
 """Difference of one number of one draw, in claimed deviations, that may be rounding."""
+SUSPECT = 0.01
+"""A p-value from which on it is asked whether rates after the noise explain it."""
+LEAST_CHANGE = 0.01
+"""Difference of a move from the limit, in clip norms, that a rate after the clip leaves."""
 
 
 # ---- on one batch
@@ -47,11 +49,13 @@ def ratio_tails(
     return lower_tail, upper_tail
 
 
-def size_finding(squares: np.ndarray, free: np.ndarray, where: list[str], what: str) -> Finding:
+def size_finding(
+    check: str, squares: np.ndarray, free: np.ndarray, where: list[str], what: str
+) -> Finding:
     """Of several mean squares of noise, in claimed variances, the one that is least likely.
 
-    Args: squares, free: mean squares and their degrees of freedom. where: names them. what: they
-    are, in words.
+    Args: check: its name. squares, free: mean squares and their degrees of freedom. where: names
+    them. what: they are, in words.
     """
     below, above = ratio_tails(squares, free)
     k = int(np.argmin(np.minimum(below, above)))
@@ -61,7 +65,7 @@ def size_finding(squares: np.ndarray, free: np.ndarray, where: list[str], what: 
     # The smallest of many is too small by chance; epsilon is to be no larger than what is sure.
     sure = min(1.0, ratio * (1 + SURE / math.sqrt(2 * free[k])))
     return Finding(
-        CHECK,
+        check,
         f"{what} has {ratio:.3g} times the claimed standard deviation",
         sure if rejected == "broken" else ratio,
         where[k],
@@ -71,67 +75,99 @@ def size_finding(squares: np.ndarray, free: np.ndarray, where: list[str], what: 
 
 
 def check_noise_size(trials: Trials) -> Iterator[Finding]:
-    """Whether the noise has the claimed size, in every part of it and whatever the data are."""
+    """Whether the noise has the claimed size, in every part of it."""
     noise = trials.noise.deviations
     free = len(noise) - 1
     parts = {"all tensors": slice(None)} | {**trials.noise.parts}
     squares = np.array([np.mean(noise[:, part] ** 2) for part in parts.values()])
     counts = np.array([free * noise[:, part].shape[1] for part in parts.values()])
     names = [*parts]
-    found = [
-        size_finding(squares[:1], counts[:1], names[:1], "the noise"),
-        size_finding(squares[1:], counts[1:], names[1:], "the noise of one tensor"),
-    ]
+    yield size_finding(SIZE, squares[:1], counts[:1], names[:1], "the noise")
+    yield size_finding(SIZE, squares[1:], counts[1:], names[1:], "the noise of one tensor")
     # A single number with less noise hardly shows in its tensor.
     each = np.mean(noise**2, axis=0)
     owners = [f"number {i} of {name}" for name in trials.columns for i in trials.columns[name]]
-    found.append(size_finding(each, np.full(len(each), free), owners, "the noise of one number"))
-    yield from (changed_together(trials, one) for one in [*found, *along_moves(trials)])
+    yield size_finding(SIZE, each, np.full(len(each), free), owners, "the noise of one number")
+
+
+def explained_by_rates(trials: Trials, findings: Iterator[Finding]) -> Iterator[Finding]:
+    """Findings of too little noise, which a rate for each tensor after the noise may explain: it
+    scales noise and moves alike, and no epsilon.
+
+    Args: trials: of the step. findings: of the size of noise.
+    """
+    for finding in findings:
+        suspect = finding.p is not None and finding.p < SUSPECT and finding.rejected == "broken"
+        if suspect and moves_shrink_too(trials):
+            words = "moves by the data shrink with the noise, as by a rate for each tensor after it"
+            finding = after_processing(finding, words)
+        yield finding
+
+
+def moves_shrink_too(trials: Trials) -> bool:
+    """Whether no move exceeds the limit where each tensor's noise is taken for the claimed one."""
+    moves = np.array([*trials.moves.values()]) * trials.per_clip
+    if not trials.exact or not len(moves):
+        return False
+    noise = trials.noise.deviations
+    squares = sum(
+        (moves[:, part] ** 2).sum(1) / max(float(np.mean(noise[:, part] ** 2)), 1e-300)
+        for part in trials.noise.parts.values()
+    )
+    error = SURE / math.sqrt(2 * noise.size)
+    # A clipped move that leaves at its full length went through no rate.
+    changed = abs(float(np.linalg.norm(moves, axis=1).max()) - trials.limit) > LEAST_CHANGE
+    return changed and math.sqrt(np.max(squares)) <= trials.limit * (1 + SLACK + error)
+
+
+# ---- beside other data
+
+
+def check_noise_and_data(trials: Trials) -> Iterator[Finding]:
+    """Whether the noise is the same whatever the data are."""
+    yield from explained_by_rates(trials, along_moves(trials))
     yield from compare_batches(trials)
 
 
 def along_moves(trials: Trials) -> Iterator[Finding]:
     """Whether there is noise in the directions in which data move what leaves: there it counts."""
     what = "along a move that data make, the noise"
-    if trials.exact:
-        moves = {**trials.moves}
-        whole = Neighbours("the whole batch", [], trials.batch)
-        with contextlib.suppress(StepFailed):  # told by the check of the empty batch
-            # Remembered among the moves only where noise cancels, and no move of one example.
-            if not trials.replaced and trials.exact_shift(whole):
-                moves[whole.words] = trials.moves.pop(whole.words, np.zeros(len(trials.chosen)))
-        lengths = {words: float(np.linalg.norm(x)) for words, x in moves.items()}
-        moves = {words: moves[words] / length for words, length in lengths.items() if length}
-        if moves:
-            along = trials.noise.deviations @ np.stack([*moves.values()]).T
-            free = np.full(len(moves), len(along) - 1)
-            yield size_finding(np.mean(along**2, axis=0), free, [*moves], what)
+    if not trials.exact:
+        yield from along_batches(trials, what)
         return
+    moves = {**trials.moves}
+    whole = Neighbours("the whole batch", [], trials.batch)
+    with contextlib.suppress(StepFailed):  # told by the check of the empty batch
+        # Remembered among the moves only where noise cancels, and no move of one example.
+        if not trials.replaced and trials.exact_shift(whole):
+            moves[whole.words] = trials.moves.pop(whole.words, np.zeros(len(trials.chosen)))
+    lengths = {words: float(np.linalg.norm(x)) for words, x in moves.items()}
+    moves = {words: moves[words] / length for words, length in lengths.items() if length}
+    if moves:
+        along = trials.noise.deviations @ np.stack([*moves.values()]).T
+        free = np.full(len(moves), len(along) - 1)
+        found = size_finding(DATA, np.mean(along**2, axis=0), free, [*moves], what)
+        # More noise than claimed is told by its size.
+        yield found if found.rejected == "broken" else found._replace(p=1.0)
+
+
+def along_batches(trials: Trials, what: str) -> Iterator[Finding]:
+    """The same where noise does not cancel: along the ways to a batch and to copies.
+
+    Args: trials: of the step. what: is measured.
+    """
     copies = [trials.batch[0]] * len(trials.batch)
     for words, batch in {"the whole batch": trials.batch, "copies of example 0": copies}.items():
         with trials.noting_failures(words):
             # Away from an empty batch, or from half of this one where none can be empty.
-            away = batch[: len(batch) // 2] if trials.quiet else []
-            direction = trials.direction(batch, away)
+            direction = trials.direction(batch, batch[: len(batch) // 2] if trials.quiet else [])
             # Draws that the direction was not learned on.
-            draws = itertools.islice(trials.fresh, trials.draws)
-            seen = [trials.in_clips(trials.out(batch, draw)) @ direction for draw in draws]
-            square = float(np.var(seen, ddof=1)) / trials.claims.noise_multiplier**2
-            if direction.any() and math.isfinite(square):
-                found = size_finding(np.array([square]), np.array([len(seen) - 1]), [words], what)
+            seen = [trials.along(direction, batch) for _ in range(trials.draws)]
+            square = np.var(seen, ddof=1, keepdims=True) / trials.claims.noise_multiplier**2
+            if direction.any() and np.isfinite(square).all():
+                found = size_finding(DATA, square, np.array([len(seen) - 1]), [words], what)
                 # A batch with a chance of its own varies more than its noise.
                 yield found if found.rejected == "broken" else found._replace(p=1.0)
-
-
-# ---- on other batches
-
-
-class Look(NamedTuple):
-    """A batch whose noise is compared: its name, its examples, and a pair of calls."""
-
-    where: str
-    examples: Batch
-    pair: np.ndarray
 
 
 def other_batches(trials: Trials) -> Iterator[tuple[str, Batch]]:
@@ -152,10 +188,10 @@ def other_batches(trials: Trials) -> Iterator[tuple[str, Batch]]:
         yield f"a batch scaled by {factor:g}", [scale(example, factor) for example in batch]
     # Of copies all that a batch may ask is true at once: one class, no loss, all correct.
     for i in range(len(trials.data[:COPIED])):
-        yield f"copies of example {i}", [trials.changed(i)] * size
+        yield f"copies of example {i}", [trials.data[i]] * size
         for factor in factors:
             words = f"copies of example {i} scaled by {factor:g}"
-            yield words, [trials.changed(i, factor)] * size
+            yield words, [scale(trials.data[i], factor)] * size
 
 
 def compare_batches(trials: Trials) -> Iterator[Finding]:
@@ -163,32 +199,31 @@ def compare_batches(trials: Trials) -> Iterator[Finding]:
     same, by all draws where a pair of calls makes the batch suspect."""
     base = trials.pair_of(trials.quiet)
     on_a_grid = trials.noise.sent is not trials.noise.rows
-    suspects: list[Look] = []
+    suspects: list[tuple[str, Batch, np.ndarray]] = []
     same = 0
     for where, examples in other_batches(trials):
         with trials.noting_failures(where):
-            look = Look(where, examples, trials.pair_of(examples))
-            if not np.isfinite(look.pair).all():
+            pair = trials.pair_of(examples)
+            if not np.isfinite(pair).all():
                 continue
-            if np.abs(look.pair - base).max() <= SAME_NUMBER:
+            if np.abs(pair - base).max() <= SAME_NUMBER:
                 same += 1
             # On a grid one draw may be rounded up beside other data, and down beside these.
-            elif on_a_grid or not same_draw(base, look.pair):
-                suspects.append(look)
+            elif on_a_grid or not same_draw(base, pair):
+                suspects.append((where, examples, pair))
             else:
-                yield different_size(base, look)
+                yield different_size(where, base, pair)
     if same:
-        yield Finding(CHECK, f"on {same} other batches the noise is the same", 1.0)
+        yield Finding(DATA, f"on {same} other batches the noise is the same", 1.0)
     # The quietest are looked at closely, and one that is louder.
-    suspects.sort(key=lambda look: ((look.pair == 0).mean() < 0.01, float(np.mean(look.pair**2))))
-    for look in [*suspects[:TRIED], *suspects[TRIED:][-1:]]:
-        with trials.noting_failures(look.where):
-            found = compare_noise(trials, CHECK, look.examples, look.where)
+    suspects.sort(key=lambda suspect: ((suspect[2] == 0).mean() < 0.01, np.mean(suspect[2] ** 2)))
+    for where, examples, _ in [*suspects[:TRIED], *suspects[TRIED:][-1:]]:
+        with trials.noting_failures(where):
+            found = compare_noise(trials, DATA, examples, where)
             # Each of the suspects could have been the quietest.
-            if found is not None and found.p is not None:
-                found = found._replace(p=min(1.0, found.p * len(suspects)))
             if found is not None:
-                yield found
+                p = None if found.p is None else min(1.0, found.p * len(suspects))
+                yield found._replace(p=p)
 
 
 def same_draw(base: np.ndarray, pair: np.ndarray) -> bool:
@@ -204,16 +239,15 @@ def cosine_where_noised(base: np.ndarray, pair: np.ndarray) -> float:
     return float((base * pair).sum()) / length if length else 0.0
 
 
-def different_size(base: np.ndarray, look: Look) -> Finding:
+def different_size(where: str, base: np.ndarray, pair: np.ndarray) -> Finding:
     """What is said of a batch that gets the same draw of noise in another size."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = np.where(np.abs(base) > SAME_NUMBER, look.pair / base, 1.0)
-    ratio = float(ratios[np.argmax(np.abs(ratios - 1))])
-    whole = math.sqrt(float(np.mean(look.pair**2) / np.mean(base**2)))
-    text = f"{look.where}: the same noise in another size, {whole:.3g} times altogether"
+    changed = int(np.argmax(np.abs(pair - base)))
+    ratio = abs(float(pair[changed] / base[changed])) if base[changed] else math.inf
+    whole = math.sqrt(float(np.mean(pair**2) / np.mean(base**2)))
+    text = f"{where}: the same noise in another size, {whole:.3g} times altogether"
     if abs(ratio - whole) > NOISE_SLACK:
         text += f", {ratio:.3g} times in one number"
-    return Finding(CHECK, text, min(abs(ratio), whole), look.where, "broken")
+    return Finding(DATA, text, min(ratio, whole), where, "broken")
 
 
 def compare_noise(trials: Trials, check: str, examples: Batch, where: str) -> Finding | None:
@@ -226,32 +260,21 @@ def compare_noise(trials: Trials, check: str, examples: Batch, where: str) -> Fi
     compared = noise.pairs
     if not np.isfinite(compared).all():
         return None
+    ratio = math.sqrt(float(np.mean(compared**2) / np.mean(base**2)))
+    found = Finding(check, f"{where} gets {ratio:.3g} times the noise", ratio, where)
     # Noise that is exactly zero where there was some is skipped, and needs no statistics.
     silent = (base != 0).any(0) & (compared == 0).all(0)
     if silent.any():
-        share = "" if silent.all() else f" in {silent.mean():.0%} of the numbers"
-        found = Finding(check, f"{where} gets no noise{share}", 0.0, where, "broken")
+        text = f"{where} gets no noise in {silent.mean():.0%} of the numbers"
+        found = Finding(check, text, 0.0, where, "broken")
+    # Where the draws are the same no chance is left.
+    elif cosine_where_noised(base, compared) > SAME_DRAW:
+        found = found._replace(verdict="sound" if abs(ratio - 1) <= NOISE_SLACK else "broken")
     else:
-        found = judge_ratio(trials, check, base, compared, where)
+        below, above = ratio_tails(ratio**2, compared.size, base.size)
+        # Where a batch has a chance of its own, it may well vary more than its noise.
+        p = min(1.0, 2 * float(min(below, above))) if trials.quiet else float(below)
+        found = found._replace(p=p)
     words, _ = processing_of(noise)
     # What follows the noise may make it smaller, by the data too: no leak.
     return after_processing(found, words) if words and not silent.all() else found
-
-
-def judge_ratio(
-    trials: Trials, check: str, base: np.ndarray, compared: np.ndarray, where: str
-) -> Finding:
-    """Says whether two noises have one size.
-
-    Args: trials, check, where: as of `compare_noise`. base, compared: draws at equal seeds.
-    """
-    ratio = float(np.sqrt(np.mean(compared**2) / np.mean(base**2)))
-    text = f"{where} gets {ratio:.3g} times the noise"
-    # Where numbers are silent the others tell whether the draws are the same.
-    if cosine_where_noised(base, compared) > SAME_DRAW:  # they are: no chance is left
-        verdict: Verdict = "sound" if abs(ratio - 1) <= NOISE_SLACK else "broken"
-        return Finding(check, text, ratio, where, verdict)
-    below, above = ratio_tails(ratio**2, compared.size, base.size)
-    # Where a batch has a chance of its own, it may well vary more than its noise.
-    p = min(1.0, 2 * float(min(below, above))) if trials.quiet else float(below)
-    return Finding(check, text, ratio, where, p=p)

@@ -68,38 +68,28 @@ def processing_of(noise: Noise) -> tuple[str, float]:
 
 
 def functions_of(tensors: Mapping[str, np.ndarray]) -> set[str]:
-    """Names of tensors that follow from an earlier one, number by number or by a norm.
+    """Names of tensors that follow from another one, number by number or by a norm.
 
     Args: tensors: name -> (calls, numbers), in calls with other noise and other data.
     """
-    changes = {
-        name: [f(x) - f(x)[0] for f in (np.asarray, np.square, np.abs, np.sign)]
-        for name, x in tensors.items()
-    }
+    large = [x for x in tensors.values() if x.shape[1] > 1]
+    sources = {"all": np.concatenate(large, axis=1)} if len(large) > 1 else {}
     found: set[str] = set()
-    for number, (name, x) in enumerate(tensors.items()):
-        earlier = [other for other in [*tensors][:number] if other not in found]
-        sources = [y for other in earlier for y in changes[other] if y.shape == x.shape]
-        if x.shape[1] == 1:
-            large = [y for y in tensors.values() if y.shape[1] > 1]
-            groups = [large, *([y] for y in large)] if large else []
-            sources += [y - y[0] for group in groups for y in norms(group)]
-        if any(proportional(changes[name][0], y) for y in sources):
+    # What is larger comes first: a norm follows from a tensor, never a tensor from a norm.
+    for name, x in sorted(tensors.items(), key=lambda item: -item[1].shape[1]):
+        candidates = [y for source in sources.values() for y in functions(source)]
+        same = (y - y[0] for y in candidates if y.shape == x.shape)
+        if any(proportional(x - x[0], y) for y in same):
             found.add(name)
+        else:
+            sources[name] = x
     return found
 
 
-def norms(tensors: list[np.ndarray]) -> list[np.ndarray]:
-    """Single numbers that are often logged of some tensors: norms, sum, mean and largest size."""
-    values = np.concatenate(tensors, axis=1)
-    squares = np.square(values).sum(1, keepdims=True)
-    return [
-        np.sqrt(squares),
-        squares,
-        values.sum(1, keepdims=True),
-        np.abs(values).sum(1, keepdims=True),
-        np.abs(values).max(1, keepdims=True),
-    ]
+def functions(x: np.ndarray) -> list[np.ndarray]:
+    """What often leaves beside a tensor, as momentum, a second moment or a logged norm."""
+    square = np.square(x).sum(1, keepdims=True)
+    return [x, np.square(x), np.abs(x), np.sign(x), square, np.sqrt(square)]
 
 
 def proportional(a: np.ndarray, b: np.ndarray) -> bool:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from fedlora_lab.review.checks import failure_finding, step_findings
 from fedlora_lab.review.claims import CHECKS, Claims, Finding, Loader, Step, Verdict
 from fedlora_lab.review.limits import not_looked_at
 from fedlora_lab.review.neighbours import Example
+from fedlora_lab.review.noise_size import DATA, SIZE
 from fedlora_lab.review.outputs import StepFailed
 from fedlora_lab.review.sampling import check_sampling
 from fedlora_lab.review.trials import Trials
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 LEAST_EXAMPLES = 8
 USUAL_BATCH = 16
-NEED_NO_STEP = ("sampling", "accounting")
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,9 +95,9 @@ class Review:
         if math.isinf(self.epsilon):
             return f"No finite ε can be stated{claimed}."
         noise = self["noise size"]
-        name = "ε of the claims" if noise.verdict == "cannot tell" else "ε of what was looked at"
-        lower = self.broken - {"accounting", "sampling", "empty batch", "noise size"}
-        least = "at least " if lower else ""
+        untold = "cannot tell" in (noise.verdict, self["sensitivity"].verdict)
+        name = "ε of the claims" if untold else "ε of what was looked at"
+        least = "at least " if self.broken & {"sensitivity", "signal"} else ""
         # Noise and moves may both be too large by one factor, which changes no ε.
         if noise.verdict in ("broken", "not as claimed") and noise.number > 1:
             name, least = "ε if denominator and clip_norm are right", ""
@@ -185,24 +185,22 @@ def step(
     check_whole("seed", seed)
     findings = [*check_sampling(loader, claims, seed), *check_accounting(claims)]
     unseen: tuple[str, ...] = ("Anything of the step: none was looked at.",)
-    if function is None:
-        findings += [
-            Finding(name, "no step was given", verdict="cannot tell")
-            for name in CHECKS
-            if name not in NEED_NO_STEP
-        ]
-    else:
+    untold = "no step was given"
+    if function is not None:
         size = batch_size(batch, claims, len(data))
         even = draws // 2 * 2  # noise is measured from pairs of calls
-        trials = None
+        untold = "there is no noise to compare with"
         with ignore_warnings(RuntimeWarning, ""):
             try:
                 trials = Trials(function, [*data], claims, batch=size, draws=even, seed=seed)
                 findings += step_findings(trials, others or {})
-            except StepFailed as failed:
-                findings += stopped_findings(failed, function, [*data], findings)
-        if trials is not None:
-            unseen = tuple(not_looked_at(trials, level_of(findings, significance)))
+                unseen = tuple(not_looked_at(trials, level_of(findings, significance)))
+            except StepFailed as failed:  # on the first batch: no other check could look
+                first = f"{len(failed.examples)} ordinary examples"
+                findings.append(failure_finding(first, failed, function, [*data], 1))
+                untold = "the step failed before"
+    told = {finding.check for finding in findings}
+    findings += [Finding(x, untold, verdict="cannot tell") for x in CHECKS if x not in told]
     by_check = judge_findings(findings, significance)
     return Review(
         findings=tuple(by_check.values()),
@@ -210,21 +208,6 @@ def step(
         claims=claims,
         limits=unseen,
     )
-
-
-def stopped_findings(
-    failed: StepFailed, function: Step, data: list[Example], found: Sequence[Finding]
-) -> Iterator[Finding]:
-    """What is left to say where a step fails on the first batch: no other check could look.
-
-    Args: failed: what was raised. function, data: of the review. found: so far.
-    """
-    first = f"{len(failed.examples)} ordinary examples"
-    yield failure_finding(first, failed, function, data, 1)
-    told = {"failure", *(finding.check for finding in found)}
-    for name in CHECKS:
-        if name not in told:
-            yield Finding(name, "the step failed before", verdict="cannot tell")
 
 
 def level_of(findings: Sequence[Finding], significance: float) -> float:
@@ -261,7 +244,8 @@ def worst(findings: Sequence[Finding]) -> Finding:
     check = findings[0].check
     if check != "sensitivity" and findings[0].verdict != "broken":
         return findings[0]
-    sign = -1 if check == "noise size" and findings[0].verdict == "broken" else 1
+    # Of noise the smallest is the worst.
+    sign = -1 if check in (SIZE, DATA) else 1
 
     def size(finding: Finding) -> float:
         # Rounded, so that of numbers that differ in their last digits the first is shown.

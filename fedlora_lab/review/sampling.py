@@ -8,8 +8,11 @@ from scipy import stats
 
 from fedlora_lab._utils.validation import check, error_text, refuse
 from fedlora_lab.review.claims import Claims, Finding, Loader
+from fedlora_lab.review.noise import kept_places
 
 LEAST_BATCHES = 300
+MOST_COMPARED = 2048
+"""Examples of which it is asked whether two come together."""
 
 
 def draw_epochs(loader: Loader, n: int, seed: int) -> list[list[list[int]]]:
@@ -63,12 +66,14 @@ def check_sampling(loader: Loader | None, claims: Claims, seed: int) -> Iterator
     if len(epochs) > 1 and all(epoch == epochs[0] for epoch in epochs):
         yield Finding(name, "every seed draws the same batches", rate, seen, "broken")
         return
+    pair, together = tied_pair(here)
     p_values = {
+        f"examples are not drawn independently of each other: {pair}": together,
         f"examples are drawn at {rate:.4g} times the claimed rate": stats.binomtest(
             int(here.sum()), here.size, q
         ).pvalue,
-        f"{seen} do not vary as Poisson batches do": binomial_p_value(
-            sizes, n, q, np.random.default_rng(seed)
+        f"examples are not drawn independently of each other: {seen} do not vary as they would": (
+            binomial_p_value(sizes, n, q, np.random.default_rng(seed))
         ),
         f"an example is drawn {each.min()} to {each.max()} times in {len(batches)} batches": (
             equal_shares_p_value(each, len(batches), q)
@@ -89,6 +94,22 @@ def binomial_p_value(
     low = stats.binom.cdf(counts - 1, trials, rate)
     atom = stats.binom.pmf(counts, trials, rate)
     return float(stats.kstest(low + rng.random(len(counts)) * atom, "uniform").pvalue)
+
+
+def tied_pair(here: np.ndarray) -> tuple[str, float]:
+    """The two examples that come into the same batches most clearly, in words, and a p-value.
+
+    Args: here: (batches, examples), whether an example is in a batch.
+    """
+    places = kept_places(here.shape[1], MOST_COMPARED)
+    drawn = here[:, places].astype(float)
+    both = np.triu(drawn.T @ drawn, 1)
+    often = drawn.sum(0)
+    i, j = np.unravel_index(np.argmax(both - np.outer(often, often) / len(here)), both.shape)
+    # How often both come is hypergeometric, whatever each one's rate is. Any two could be these.
+    law = stats.hypergeom(len(here), int(often[i]), int(often[j]))
+    text = f"{places[i]} and {places[j]} come together in {both[i, j]:.0f} of {len(here)} batches"
+    return text, min(1.0, len(places) ** 2 / 2 * float(law.sf(both[i, j] - 1)))
 
 
 def equal_shares_p_value(each: np.ndarray, batches: int, q: float) -> float:

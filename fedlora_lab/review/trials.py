@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedlora_lab._utils.validation import check, few
+from fedlora_lab._utils.validation import check
 from fedlora_lab.review.claims import Claims, Step
-from fedlora_lab.review.neighbours import COPIES, LOUD, TRIED, Batch, Example, Neighbours, scale
+from fedlora_lab.review.neighbours import COPIES, LOUD, TRIED, Batch, Neighbours, scale
 from fedlora_lab.review.noise import Noise, kept_places
 from fedlora_lab.review.outputs import Outputs, StepFailed
 from fedlora_lab.review.post_processing import COARSE, functions_of, grid_step
@@ -29,6 +29,8 @@ after rounding to a coarse grid a few of them agree by chance."""
 MAX_COLUMNS = 16_384
 KEPT_COLUMNS = 200_000
 LONGEST_MOVE = 1e9
+SEED_BITS = 16
+"""What an output of whole numbers holds at least that may be a seed."""
 MOST_MOVES = 64
 """Moves by the data along which the noise is measured, and the longest, in clip norms."""
 
@@ -63,10 +65,8 @@ class Trials:
         self.limit = 2.0 if self.replaced else 1.0
         self.rng = np.random.default_rng(seed)
         self.fresh = itertools.count(draws)
-        self.known: dict[tuple[int, float], Example] = {}
         self.failures: list[tuple[str, StepFailed]] = []
         self.moves: dict[str, np.ndarray] = {}
-        self.shrinks: bool | None = None  # once it was asked, see `whitening`
         self.out = Outputs(function, seed, self.batch, self.replaced)
         for field in ("frozen", "public"):
             for name in getattr(claims, field):
@@ -74,8 +74,10 @@ class Trials:
         # Equal examples, other seeds: what differs is noise, or another chance of the step's.
         first = np.stack([self.out(self.batch, draw) for draw in range(TRIED)])
         self.noised = self._varied(self.batch, first)
+        others = self._on_other_data()
+        self.seeds = self._find_seeds(first, others)
         # What is frozen has to stand still: noise on it is a finding, not noise.
-        for name in claims.frozen:
+        for name in [*claims.frozen, *self.seeds]:
             self.noised[self.out.places[name]] = False
         self.exact = claims.seeded and self._noise_cancels(first)
         self.farthest = self.limit * (1 + SLACK)  # of the moves that are certain
@@ -83,7 +85,7 @@ class Trials:
         if not self.exact:
             self._look_at_empty_batch()
         noised = [name for name, place in self.out.places.items() if self.noised[place].any()]
-        self.copies = self._find_copies(first, noised)
+        self.copies = self._find_copies(first, others, noised)
         self.names = [name for name in noised if name not in self.copies]
         self.kept = np.zeros(self.out.size, bool)
         for name in self.names:
@@ -96,23 +98,6 @@ class Trials:
             yield
         except StepFailed as failed:
             self.failures.append((words, failed))
-
-    def changed(self, place: int, factor: float = 1.0) -> Example:
-        """An example of the data, scaled; the same object every time, so that it can be named."""
-        if (place, factor) not in self.known:
-            example = self.data[place]
-            self.known[place, factor] = example if factor == 1 else scale(example, factor)
-        return self.known[place, factor]
-
-    def describe(self, examples: Sequence[Example]) -> str:
-        """What is in a batch, by the numbers of its examples; "" where they are not known."""
-        words = []
-        for (place, factor), example in self.known.items():
-            count = sum(x is example for x in examples)
-            scaled = "" if factor == 1 else f" scaled by {factor:g}"
-            if count:
-                words.append(f"{count} × example {place}{scaled}")
-        return few(words, 4)
 
     def _varied(self, examples: Batch, first: np.ndarray) -> np.ndarray:
         """Which numbers vary between draws. Args: examples: a batch. first: of its first calls."""
@@ -153,25 +138,51 @@ class Trials:
             self.quiet = []
             self.noised &= varied
 
-    def _find_copies(self, first: np.ndarray, names: Sequence[str]) -> set[str]:
+    def _on_other_data(self) -> dict[int, np.ndarray]:
+        """Draw -> what leaves for other data, but for those on which the step fails."""
+        calls: dict[int, np.ndarray] = {}
+        with self.noting_failures("all examples scaled by 1e6"):
+            calls[1] = self.out([scale(x, LOUD) for x in self.batch], 1)
+        with self.noting_failures("example 0 left out"):
+            calls[0] = self.out(self.batch[1:], 0)
+        return calls
+
+    def _find_seeds(self, first: np.ndarray, others: Mapping[int, np.ndarray]) -> list[str]:
+        """Outputs that tell the seed: no example moves them, and they grow evenly with it, or hold
+        so many or so large whole numbers as the state of a generator does.
+
+        Args: first: what left in the first calls. others: for other data, by draw.
+        """
+        unmoved = np.full(self.out.size, self.claims.seeded and bool(others))
+        for draw, sent in others.items():
+            unmoved &= sent == first[draw]
+        steps = first - first[0]
+        even = (steps == steps[1] * np.arange(len(first))[:, None]).all(0)
+        whole = (first == first.round()).all(0)
+        bits = np.log2(1 + np.ptp(first, axis=0))
+
+        def tells(place: slice) -> bool:
+            state = whole[place].all() and bits[place].sum() > SEED_BITS
+            return bool((unmoved & (even | state))[place].all())
+
+        places = self.out.places.items()
+        return [name for name, place in places if self.noised[place].any() and tells(place)]
+
+    def _find_copies(
+        self, first: np.ndarray, others: Mapping[int, np.ndarray], names: Sequence[str]
+    ) -> set[str]:
         """Outputs that follow from another one in every call, data and noise alike: a multiple of
         it, such as momentum, its squares, or its norm.
 
-        Args: first: what left in the first calls. names: of the noised outputs.
+        Args: first, others: as of `_find_seeds`. names: of the noised outputs.
         """
-        calls = [*first]
-        for words, batch, draw in (
-            ("all examples scaled by 1e6", [scale(x, LOUD) for x in self.batch], 1),
-            ("example 0 left out", self.batch[1:], 0),
-        ):
-            with self.noting_failures(words):
-                calls.append(self.out(batch, draw))
-        sent = np.stack(calls)
-        moved = (sent[-1] != sent[0]) & np.isfinite(sent).all(0)
+        sent = np.stack([*first, *others.values()])
+        moved = np.isfinite(sent).all(0)
+        # Without a move by the data, two draws of the same noise would look like a copy.
+        moved &= np.any([x != first[draw] for draw, x in others.items()], axis=0)
         tensors = {
             name: sent[:, place]
             for name, place in self.out.places.items()
-            # Without a move by the data, two draws of the same noise would look like a copy.
             if name in names and moved[place].any()
         }
         # A copy tells nothing new; counted, it would lengthen every move.
@@ -256,9 +267,9 @@ class Trials:
         one, other = trial.batches()
 
         def gap(draw: int) -> np.ndarray:
-            return self.in_clips(self.out(one, draw) - self.out(other, draw))
+            return self.out(one, draw) - self.out(other, draw)
 
-        whole = self.out(one, 0) - self.out(other, 0)
+        whole = gap(0)
         first = self.in_clips(whole)
         # What is not finite is infinitely far away, whatever the noise is.
         if not np.isfinite(first).all():
@@ -270,7 +281,7 @@ class Trials:
         rounding = 0.0
         # A move within the limit, or no longer than one that is certain, decides nothing.
         for draw in range(REPEATS if value > self.farthest else 1):
-            rounding = max(rounding, float(np.linalg.norm(gap(draw + 1) - first)))
+            rounding = max(rounding, float(np.linalg.norm(self.in_clips(gap(draw + 1)) - first)))
             if not rounding <= 0.01 + 1e-4 * value:
                 return None
         moved = max(0.0, value - rounding)
@@ -279,9 +290,9 @@ class Trials:
             self.moves[trial.words] = whole[self.chosen]
         return Shift(moved, 0.0)
 
-    def measure(self, trial: Neighbours, *, brief: bool = False) -> Shift:
-        """How far two neighbours lie apart. Args: trial: the two. brief: see `estimate`."""
-        return self.exact_shift(trial) or self.estimate(trial, brief=brief)
+    def measure(self, trial: Neighbours) -> Shift:
+        """How far two neighbours lie apart."""
+        return self.exact_shift(trial) or self.estimate(trial)
 
     def direction(self, far: Batch, away: Batch) -> np.ndarray:
         """The direction from one batch to another, of length 1, as it shows through the noise.
@@ -297,24 +308,17 @@ class Trials:
         length = float(np.linalg.norm(direction))
         return direction / length if length else direction
 
-    def estimate(self, trial: Neighbours, *, brief: bool = False) -> Shift:
-        """Measures along a direction that was learned on other calls.
-
-        Args: trial: two neighbours. brief: only what is plain is looked for.
-        """
+    def estimate(self, trial: Neighbours) -> Shift:
+        """Measures how far two neighbours lie apart along a direction learned on other calls."""
         direction = self.direction(*trial.batches(COPIES))
         if not np.isfinite(direction).all():
             return Shift(math.inf, 0.0)
-        sides: tuple[list[float], list[float]] = ([], [])
-        shift = Shift(0.0, 0.0)
-        sizes = (self.draws // 2,) if brief else (self.draws, HOLDOUT * self.draws)
-        for size in sizes if direction.any() else ():
-            # Calls that the direction was not learned on: they flatter nobody.
-            for seen, batch in zip(sides, trial.batches()):
-                draws = itertools.islice(self.fresh, size - len(seen))
-                seen += [float(self.in_clips(self.out(batch, draw)) @ direction) for draw in draws]
-            value = abs(float(np.mean(sides[0]) - np.mean(sides[1])))
-            shift = Shift(value, math.sqrt(np.var(sides, axis=1, ddof=1).sum() / size))
-            if value - 8 * shift.error > self.limit:  # what is plain to see needs no more calls
-                break
-        return shift
+        size = HOLDOUT * self.draws
+        # Calls that the direction was not learned on: they flatter nobody.
+        sides = [[self.along(direction, batch) for _ in range(size)] for batch in trial.batches()]
+        value = abs(float(np.mean(sides[0]) - np.mean(sides[1])))
+        return Shift(value, math.sqrt(np.var(sides, axis=1, ddof=1).sum() / size))
+
+    def along(self, direction: np.ndarray, batch: Batch) -> float:
+        """What leaves in a further call, along a direction, in clip norms."""
+        return float(self.in_clips(self.out(batch, next(self.fresh))) @ direction)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fedlora_lab._utils.torch_state import in_usual_torch
-from fedlora_lab._utils.validation import check, check_whole, did_you_mean, in_one_line
+from fedlora_lab._utils.validation import check, check_whole, did_you_mean, few, in_one_line
 from fedlora_lab.tasks.architectures import quiet, seeded
 
 SIZES = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2}
@@ -17,8 +17,8 @@ SIZES |= {"hidden_size": 16, "head_dim": 8, "d_head": 8, "intermediate_size": 24
 """As most configurations call them; others are given by their own names."""
 IMAGE = {"image_size": 8, "patch_size": 4}
 LONGEST_TEXT = 64
-MOST_WEIGHTS = 5_000_000
-"""Of a toy: some architectures have sizes of other names, which stay those of a real model."""
+MOST_WEIGHTS = 50_000_000
+"""Of a toy, 200 MB: some architectures have sizes of other names, which stay those of a model."""
 
 
 @in_usual_torch
@@ -96,8 +96,9 @@ def tiny(
             config = transformers.AutoConfig.for_model(kind, **chosen)
             with torch.device("meta"):  # takes no memory, however large it is
                 count = sum(weight.numel() for weight in body.from_config(config).parameters())
-        expected = f"at most {MOST_WEIGHTS:,}; give its sizes by their names in "
-        expected += type(config).__name__
+        numbers = {name: x for name, x in config.to_dict().items() if type(x) is int}
+        large = few(sorted(numbers, key=lambda name: -numbers[name]))
+        expected = f"at most {MOST_WEIGHTS:,}; give its sizes by their names, such as {large}"
         check(count <= MOST_WEIGHTS, "kind", f"{kind} of {count:,} weights", expected)
         with in_one_line(unfit), seeded(seed, "tiny weights"):
             body.from_config(config).save_pretrained(draft)

@@ -66,8 +66,12 @@ TOYS: dict[str, Options] = {
     "kind='vit': expected one that becomes a toy": {"kind": "vit", "num_channels": "x"},
     "kind='gpt_neo': expected one that becomes a toy": {"kind": "gpt_neo"},
     # Each had sizes of other names, and took minutes and gigabytes.
-    "kind='longcat_flash of .*,... weights': expected at most 5,000,000": {"kind": "longcat_flash"},
-    "kind='bit of .*,... weights': .* by their names in BitConfig": {"kind": "bit"},
+    "kind='longcat_flash of .*,... weights': expected at most 50,000,000": {
+        "kind": "longcat_flash"
+    },
+    "kind='gemma4_text of .* by their names, such as vocab_size_per_layer_input": {
+        "kind": "gemma4_text"
+    },
     "texts='good day': expected a list of texts": {"texts": "good day"},
     r"texts=\['good', None\]: expected a list of texts": {"texts": ["good", None]},
     "texts=.*: expected a list of texts": {"texts": 3},

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from fedlora_lab._utils.validation import check as check_value
+from fedlora_lab.course import diagnosis
 from fedlora_lab.course.predictions import all_predictions, predict, reveal
 from fedlora_lab.course.progress import SOLVED, TRIED, progress, save_result
 from fedlora_lab.course.texts import PREDICTION_KEY, Entry, entries, to_html, unwrap
@@ -67,8 +68,17 @@ class Feedback:
     def __bool__(self) -> bool:
         return self.right
 
+    @property
+    def _verdict(self) -> str:
+        return "Right" if self.right else "Not yet"
+
     def __repr__(self) -> str:
-        return f"{'Right' if self.right else 'Not yet'}: {self.message}"
+        return f"{self._verdict}: {self.message}"
+
+    def _repr_html_(self) -> str:
+        return to_html(f"{self._verdict}: {self.message}").replace(
+            f"{self._verdict}:", f"<b>{self._verdict}:</b>", 1
+        )
 
 
 # ---- how an answer is read and compared
@@ -91,6 +101,10 @@ class Reader:
 
     def difference(self, result: Result, right: Result) -> str:
         """Says in one line how a result differs from the right one, "" where it cannot tell."""
+        return ""
+
+    def diagnosis(self, answer: Answer, solution: Answer) -> str:
+        """Says more of a wrong answer that makes no known mistake, "" where it cannot tell."""
         return ""
 
 
@@ -117,6 +131,12 @@ class NumberAnswer(Reader):
         if np.isnan(numbers).any() or (self.single and numbers.size != 1):
             raise ValueError(f"{self.expected} expected")
         return numbers.reshape(1, 1) if self.single else numbers
+
+    def difference(self, result: np.ndarray, right: np.ndarray) -> str:
+        """Says which numbers are wrong, or how a number differs."""
+        if result.shape != right.shape:
+            return f"{_form(right)} are expected, not {_form(result)}"
+        return diagnosis.number_differs(result, right)
 
 
 class Letters(Reader):
@@ -149,9 +169,16 @@ class Letters(Reader):
     def difference(self, result: frozenset[str], right: frozenset[str]) -> str:
         """Says which letters are wrong, and why; an option that is missing is not named."""
         explained = sorted((result - right) & set(self.why))
-        if not explained and self.why and set() < result < right:
+        if explained:
+            return "; ".join(f"{letter} is wrong: {self.why[letter]}" for letter in explained)
+        if not result:
+            return "at least one is right: look at each by itself"
+        if result < right:
             return "what you chose is right, but it is not all"
-        return "; ".join(f"{letter} is wrong: {self.why[letter]}" for letter in explained)
+        wrong = len(result - right)
+        count = "one letter" if wrong == 1 else f"{wrong} of the letters"
+        missing = " and another is missing" if right - result else ""
+        return f"{count} that you chose {'is' if wrong == 1 else 'are'} wrong{missing}"
 
 
 class Calls(Reader):
@@ -196,14 +223,18 @@ class Calls(Reader):
         """Returns what a reader's function gives in every call: an array, or a list of them."""
         if not callable(answer):
             raise ValueError(f"a function of {self.words} is expected")
+        return self.call(answer, self.fresh().cases)
+
+    def call(self, function: Function, cases: Iterable[tuple]) -> list[Result]:
+        """Returns what a function gives for each case; raises ``ValueError`` where it stops."""
         results = []
-        for case in self.fresh().cases:
+        for case in cases:
             try:
                 with np.errstate(all="ignore"):  # a result that blows up is wrong, not an error
-                    returned = answer(*_as_given(case))
+                    returned = function(*_as_given(case))
             except Exception as error:  # whatever a reader's function does wrong, it gets one line
                 raise ValueError(
-                    f"your function of {self.words} stops with {_first_line(error, answer)}"
+                    f"your function of {self.words} stops with {_first_line(error, function)}"
                 ) from error
             if returned is None:
                 raise ValueError("your function returns nothing; let it end with `return`")
@@ -212,11 +243,19 @@ class Calls(Reader):
 
     def difference(self, result: list[Result], right: list[Result]) -> str:
         """Says how the results differ in structure or shape; "" where they do not."""
-        for pair in zip(result, right, strict=True):
+        pairs = list(zip(result, right, strict=True))
+        arrays = all(isinstance(x, np.ndarray) and x.ndim > 1 for pair in pairs for x in pair)
+        if arrays and all(_close(given.T, expected, self.within) for given, expected in pairs):
+            return "your result is the right one transposed"
+        for pair in pairs:
             returned, expected = map(_form, pair)
             if returned != expected:
                 return f"{expected} should come out of your function, not {returned}"
         return ""
+
+    def diagnosis(self, answer: Answer, solution: Answer) -> str:
+        """Says what is wrong with a function, by calling it on these and on simpler inputs."""
+        return diagnosis.differs(self.call, answer, solution, self.cases)
 
 
 def vary(
@@ -396,8 +435,7 @@ class Exercise:
         if not reader.same(reader.read(answer), result):
             return Feedback(False, UNSTEADY)
         difference = reader.difference(result, rights[0])
-        unknown = "this is not one of the known mistakes; the hint may help."
-        return Feedback(False, f"{difference}." if difference else unknown)
+        return Feedback(False, f"{difference or reader.diagnosis(answer, self.answers[0])}.")
 
 
 def _dots(mark: int) -> str:

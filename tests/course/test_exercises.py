@@ -70,7 +70,8 @@ def test_the_answers_written_down_are_the_librarys(key):
         ("(B), (C), (E)", "Right: "),
         (["b", "ce"], "Right: "),
         ("only b", "Not yet: what you chose is right, but it is not all"),
-        ("none", "Not yet: this is not one of the known mistakes"),
+        ("none", "Not yet: at least one is right"),
+        ("b, d", "Not yet: "),
         ("all but a", "Not yet: letters such as "),
     ],
 )
@@ -146,10 +147,10 @@ def test_a_judgement_names_the_mistake_or_the_difference():
     generator = np.random.default_rng()
     unsteady = one.judge(lambda x: x.sum() + generator.normal()).message
     assert "called again with the same inputs" in unsteady
-    seen: list[float] = []
-    for _ in range(2):
-        one.judge(lambda x: seen.append(float(x.sum())) or 5.0)
-    assert len(set(seen)) == 6, "an answer could be learnt by heart"
+    seen: tuple[set[float], set[float]] = set(), set()
+    for sums in seen:
+        one.judge(lambda x, sums=sums: sums.add(float(x.sum())) or 5.0)
+    assert len(seen[0]) > 3 and seen[0] & seen[1] <= {0.0}, "an answer could be learnt by heart"
 
 
 # ---- predictions, and what is kept of a reader

@@ -438,3 +438,14 @@ def test_a_function_among_the_arguments_takes_tensors():
         return B, A
 
     assert FUNCTIONS["06.1"].judge(by_torch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", WRONG)
+def test_every_natural_mistake_is_told_something_of_its_own(key):
+    """Fault: 85 of 115 such mistakes got one and the same line, that they were not known."""
+    for mistake in WRONG[key]:
+        told = all_exercises()[key].judge(mistake).message
+        assert len(told) > 30 and "not one of the known" not in told
+        right = all_exercises()[key].judge(solution(key)).message
+        assert told != right

@@ -1,0 +1,119 @@
+"""A wrong answer that makes no known mistake is told how it differs from the right one."""
+
+import numpy as np
+import pytest
+
+from fedlora_lab.course import diagnosis
+from fedlora_lab.course.exercises import Calls, Letters, check
+
+
+def round_of(B, A, w, C, sigma, rows):
+    """A right answer with all that the diagnosis looks at: a clip, noise, weights, a list."""
+    sums = [np.clip(g, -C, C).sum(0) + sigma * C for g in rows]
+    return B @ A + (w[:, None] * np.array(sums)).sum(0) / w.sum(), sigma * B
+
+
+def draw(rng):
+    rows = [rng.standard_normal((n, 4)) for n in rng.permutation([0, 2, 3])]
+    factors = rng.standard_normal((3, 2)), rng.standard_normal((2, 4))
+    return *factors, rng.uniform(1, 9, 3), *rng.uniform(0.3, 2, 2), rows
+
+
+def both(change):
+    """A wrong answer: the same change of both of its results."""
+    return lambda *given: [change(part) for part in round_of(*given)]
+
+
+def mean_of_rows(B, A, w, C, sigma, rows):
+    with np.errstate(invalid="ignore"):
+        return round_of(B, A, w, C, sigma, [g.sum(0)[None] / len(g) for g in rows])
+
+
+def without_empty(B, A, w, C, sigma, rows):
+    kept = [i for i, g in enumerate(rows) if len(g)]
+    return round_of(B, A, w[kept], C, sigma, [rows[i] for i in kept])
+
+
+CASES = {
+    "is −1 times the right one": both(np.negative),
+    "is 0.7 times the right one": both(lambda x: 0.7 * x),
+    "is 3 times the right one; 3 is also the rows of B": both(lambda x: 3 * x),
+    "is sigma times the right one": lambda *x: [x[4] * part for part in round_of(*x)],
+    "is 1/√C times the right one": lambda *x: [x[3] ** -0.5 * part for part in round_of(*x)],
+    "is 2.5 above the right one": both(lambda x: x + 2.5),
+    "is the square of the right one": both(np.square),
+    "is one minus the right one": both(lambda x: 1 - x),
+    "is right up to its sign": lambda *x: [round_of(*x)[0], -np.abs(round_of(*x)[1])],
+    "the right one with its columns in reverse": both(lambda x: x[:, ::-1]),
+    "the right one transposed": lambda *x: [x[4] * x[0]][0].T,
+    "the first is right; look at the second: in every call your result is 2 times": (
+        lambda *x: [round_of(*x)[0], 2 * round_of(*x)[1]]
+    ),
+    "gives what the right one gives for sigma/C in place of sigma": (
+        lambda B, A, w, C, sigma, rows: round_of(B, A, w, C, sigma / C, rows)
+    ),
+    "gives what the right one gives for the squares of w in place of w": (
+        lambda B, A, w, C, sigma, rows: round_of(B, A, w**2, C, sigma, rows)
+    ),
+    "is right where all of w are equal: look at how their differences count": (
+        lambda B, A, w, C, sigma, rows: round_of(B, A, np.ones(3), C, sigma, rows)
+    ),
+    "is right where sigma = 0": (
+        lambda B, A, w, C, sigma, rows: round_of(B, A, w, C, sigma * (1 + C), rows)
+    ),
+    "rows may be empty, and a mean over nothing is 0 / 0": mean_of_rows,
+    "is right where nothing in rows is empty": without_empty,
+    "numbers differ; at the first": both(np.cos),
+}
+RIGHT = {
+    "the right one transposed": lambda *x: x[4] * x[0],
+    "is right up to its sign": lambda *x: [round_of(*x)[0], round_of(*x)[1]],
+}
+
+
+@pytest.mark.parametrize("words", CASES)
+def test_a_wrong_function_is_told_the_plainest_difference(words):
+    right = RIGHT.get(words, round_of)
+    reader = Calls("all of them", draw=draw).fresh(np.random.default_rng(0))
+    results = reader.read(CASES[words]), reader.read(right)
+    told = reader.difference(*results) or reader.diagnosis(CASES[words], right)
+    assert words in told, told
+
+
+@pytest.mark.parametrize(
+    ("given", "right", "words"),
+    [
+        ([2.0], [4.0], "that is ½ times what is right"),
+        ([16.0], [4.0], "that is 4 times what is right"),
+        ([25.0], [5.0], "that is the square of what is right"),
+        ([5.1], [5.0], "close, within 5 %"),
+        ([3.7], [5.0], "too small"),
+        ([1.0, 2.0, 7.0], [1.0, 2.0, 3.0], "2 of your 3 numbers are right; look at number 3"),
+        ([3.0, 1.0, 2.0], [1.0, 2.0, 3.0], "another order"),
+        ([7.0, 8.5], [1.0, 2.0], "none of your numbers is right"),
+        ([1.0, 2.0], [0.0, 3.0], "none of your numbers is right"),
+    ],
+)
+def test_wrong_numbers_are_told_how_they_differ(given, right, words):
+    assert words in diagnosis.number_differs(np.array([given]), np.array([right]))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("", "at least one is right"),
+        ("a", "not all"),
+        ("ac", "one letter that you chose is wrong and another is missing"),
+        ("abc", "one letter that you chose is wrong"),
+        ("cd", "2 of the letters that you chose are wrong"),
+    ],
+)
+def test_wrong_letters_are_counted_and_not_named(given, words):
+    told = Letters("abcd").difference(frozenset(given), frozenset("ab"))
+    assert words in told and " c " not in told
+
+
+def test_what_is_said_of_an_answer_is_also_a_page_of_html():
+    """Fault: a notebook broke the line in the middle of a word."""
+    told = check("00.1", 8)
+    assert told._repr_html_().startswith("<p><b>Not yet:</b> 8 is what the server holds")

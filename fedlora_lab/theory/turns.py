@@ -73,19 +73,6 @@ def filter_response(taps: int, size: int) -> Float[np.ndarray, " size"]:
     return np.cos(np.pi * np.arange(size) / (2 * size)) ** (taps - 1)
 
 
-def filtered_energy(energy: Spectrum, taps: int) -> float:
-    """Computes the share of a spectrum's energy (a number a DCT frequency) that a filter leaves.
-
-    sum g^2 E / sum E. A step gets down by sum g E, so this alone does not tell whether a filter
-    helps; `filter_worth` does.
-
-    Guarantees: the gains (test_the_filter_response_is_the_librarys_filter).
-    Source: derived.
-    """
-    shares = _shares(energy)
-    return float(filter_response(taps, len(shares)) ** 2 @ shares)
-
-
 def filter_worth(energy: Spectrum, taps: int) -> float:
     """Computes a filtered step's gain under white noise, relative to an unfiltered one.
 
@@ -97,14 +84,8 @@ def filter_worth(energy: Spectrum, taps: int) -> float:
     Source: derived; one step, the same curvature in all directions, noise much larger than the
         gradient.
     """
-    shares = _shares(energy)
-    gain = filter_response(taps, len(shares))
-    return float((gain @ shares) ** 2 / np.mean(gain**2))
-
-
-def _shares(energy: Spectrum) -> Spectrum:
-    """Each frequency's share of a spectrum's energy."""
     energy = np.asarray(energy, float)
     positive = energy.ndim == 1 and bool(energy.sum() > 0)
     check(positive, "energy", energy.shape, "one dimension, not all zero")
-    return energy / energy.sum()
+    gain = filter_response(taps, len(energy))
+    return float((gain @ energy / energy.sum()) ** 2 / np.mean(gain**2))

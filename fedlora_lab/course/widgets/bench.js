@@ -205,7 +205,7 @@ function mountBench(element, model) {
     if (select.dataset.html !== html) { select.innerHTML = html; select.dataset.html = html; }
     select.value = now;
   }
-  const differing = () => [...specs.keys()].filter(key => key !== "seed" && specs.get(key).group !== "row" && new Set(get("table").map(row => row.recipe[key])).size > 1);
+  const differing = () => [...specs.keys()].filter(key => key !== "seed" && new Set(get("table").map(row => row.recipe[key])).size > 1);
 
   function paint() {
     waiting = 0;

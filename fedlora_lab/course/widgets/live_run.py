@@ -37,8 +37,6 @@ from fedlora_lab.tasks.metrics import TextScore
 from fedlora_lab.tasks.task import Task, take
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from fedlora_lab.federated.records import Round, Tick
     from fedlora_lab.methods.method import Method
 
@@ -54,8 +52,8 @@ Presets = Mapping[str, Mapping[str, Any]]
 class Workbench(anywidget.AnyWidget):
     """Runs of a task: set, started, paused, stopped, kept, compared and swept.
 
-    ``config`` is what Start would train; ``rows`` are the runs there are, ``frame`` is the tidy
-    frame of all of them. `set` turns knobs, as the page does.
+    ``config`` is what Start would train; ``rows`` are the runs there are. `set` turns knobs, as the
+    page does.
 
     Guarantees: a row keeps the recipe it was started with, wherever the knobs stand
         (test_a_run_keeps_its_own_recipe). Stop, and a newer workbench of the task, end it within
@@ -366,18 +364,6 @@ class Workbench(anywidget.AnyWidget):
         """Whether a run is under way or paused."""
         return self.worker is not None and self.worker.alive
 
-    @property
-    def frame(self) -> "pd.DataFrame":
-        """The tidy frame of all rows, with a first column ``run``: the row's label."""
-        import pandas as pd
-
-        labels = dict(zip([row.id for row in self.rows], self._labels(), strict=True))
-        frames = [part.assign(run=labels[row.id]) for row in self.rows for part in row.frames]
-        if not frames:
-            return pd.DataFrame()
-        frame = pd.concat(frames, ignore_index=True)
-        return frame[["run", *frame.columns.drop("run")]]
-
     def _labels(self) -> list[str]:
         return [" ".join(text for _, text in parts) for parts in label_parts(self.rows, self.knobs)]
 
@@ -398,8 +384,6 @@ class Workbench(anywidget.AnyWidget):
 
     def _take(self, row: RunRow, seed: int, record: "Round") -> None:
         """Keeps what is drawn of a record, and sends it."""
-        from fedlora_lab.federated.records import to_frame
-
         measured = record.measures()
         point = {"round": float(record.index)}
         for name in (*row.config.task.metrics, *DRAWN):
@@ -408,7 +392,6 @@ class Workbench(anywidget.AnyWidget):
         if not record.index and self._first.task.public_test:  # of all test examples now
             self._start = point[self.measure]
             self.setup = {**self.setup, "start": self._start}
-        row.frames.append(to_frame([record]))
         self._send_row(row)
 
     def _send_row(self, row: RunRow) -> None:

@@ -19,8 +19,7 @@ from fedlora_lab.experiments.tuned_rates import (
     suggest_lr,
     suggestion,
 )
-from fedlora_lab.methods import aggregation, filters
-from fedlora_lab.methods.method import Cycle, Method
+from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import Optimizer
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
@@ -230,7 +229,6 @@ GROUP_HEADINGS = {
     "federation": "Federation",
     "adapter": "Adapter",
     "work": "Work",
-    "row": "Your own row",
 }
 """Group of knobs -> its heading; knobs of no group stand first."""
 
@@ -331,53 +329,6 @@ def _write_ratio(config: RunConfig, text: str) -> RunConfig:
     return replace(config, plan=config.plan.replace(lr=apart))
 
 
-OWN_ROW: dict[str, dict[str, Callable[..., Any] | None]] = {
-    "train": {
-        "both factors": Cycle(("AB",)),
-        "B alone": Cycle(("B",)),
-        "turns of rounds": Cycle(("B", "A")),
-        "turns of steps": Cycle(("B A",)),
-    },
-    "aggregate": {
-        "mean of each factor": aggregation.mean,
-        "the same, residual into W": aggregation.mean_with_residual,
-        "SVD of the mean product": aggregation.truncated_svd,
-    },
-    "filter": {"none": filters.identity, "binomial, 5 taps": filters.binomial(5)},
-    "clip_groups": {"together": None, "each factor apart": filters.by_side},
-}
-"""Field of a method -> what a row of one's own may have in it."""
-AS_CHOSEN = "as in the method"
-OWN_SLUG = "own-row"
-
-
-def _row_field(name: str) -> tuple[Read, Write]:
-    """Makes ``read`` and ``write`` of a field of the method; a change makes a row of one's own.
-
-    The new row claims nothing: whether its server is exact is measured.
-    """
-    rules = OWN_ROW[name]
-
-    def read(config: RunConfig) -> str:
-        rule = getattr(config.method, name)
-        return next((name for name, listed in rules.items() if listed == rule), AS_CHOSEN)
-
-    def write(config: RunConfig, text: str) -> RunConfig:
-        if text == read(config):
-            return config
-        check(text in rules, name, text, f"one of {', '.join(rules)}")
-        changes = {
-            "name": OWN_SLUG.replace("-", " "),
-            "source": "",
-            "note": "",
-            "exact": False,
-            name: rules[text],
-        }
-        return replace(config, method=config.method.replace(**changes))
-
-    return read, write
-
-
 def knobs(first: RunConfig, rows: Mapping[str, Method]) -> dict[str, Knob]:
     """Returns the knobs of a task, by key, as they stand on the page.
 
@@ -408,29 +359,21 @@ def knobs(first: RunConfig, rows: Mapping[str, Method]) -> dict[str, Knob]:
         "trust": _field("privacy.trust", str),
         "clip_norm": _field("privacy.clip_norm", real),
         "delta": _field("privacy.delta", real),
-        **{name: _row_field(name) for name in OWN_ROW},
     }
     dealt = first.task.info.get("arguments", {})
     if "clients" in dealt and "shares" not in dealt:
         access["clients"] = _deal("clients", integer)
         if "alpha" in dealt:
             access["beta"] = _deal("alpha", _number(float, "∞"), "∞")
-    options: dict[str, list[str | tuple[str, str]]] = {
-        name: [*rules, AS_CHOSEN] for name, rules in OWN_ROW.items()
-    }
-    options["method"] = [(slug, row.name) for slug, row in rows.items()]
+    pages = tomllib.loads(TABLE.read_text(encoding="utf-8"))
+    pages["method"]["options"] = [(slug, row.name) for slug, row in rows.items()]
     return {
-        key: Knob(key, _page(page, options.get(key, [])), *access[key])
-        for key, page in tomllib.loads(TABLE.read_text(encoding="utf-8")).items()
-        if key in access
+        key: Knob(key, _page(page), *access[key]) for key, page in pages.items() if key in access
     }
 
 
-def _page(page: dict[str, Any], options: list[Any]) -> dict[str, Any]:
-    """Completes a row of knobs.toml with its options, or the stops of its slider."""
-    if "options" in page:
-        every = [(x, x) if isinstance(x, str) else x for x in [*page["options"], *options]]
-        return {**page, "options": every}
+def _page(page: dict[str, Any]) -> dict[str, Any]:
+    """Completes a row of knobs.toml with the stops of its slider."""
     if "low" not in page:
         return page
     low = page["low"]

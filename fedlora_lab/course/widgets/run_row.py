@@ -4,17 +4,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedlora_lab._utils.statistics import find_collapsed, smaller_is_better, t_interval
-from fedlora_lab.course.widgets.run_config import OWN_ROW, OWN_SLUG, Knob, RunConfig
+from fedlora_lab.course.widgets.run_config import Knob, RunConfig
 from fedlora_lab.plots.tidy import confidence_interval
 from fedlora_lab.privacy.plan import Privacy
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Point = dict[str, float]
 """The round of a record, and its measures."""
@@ -36,7 +32,6 @@ class RunRow:
         state: "waiting", "running", "finished", "stopped" or "failed".
         error: what ended it, in one line.
         points: seed -> its records so far.
-        frames: tidy frames of its records.
     """
 
     id: int
@@ -48,7 +43,6 @@ class RunRow:
     state: str = "waiting"
     error: str = ""
     points: dict[int, list[Point]] = field(default_factory=dict)
-    frames: "list[pd.DataFrame]" = field(default_factory=list)
 
     def ends(self, measure: str) -> list[tuple[float, float]]:
         """Returns a measure before training and last, of each seed that got past its start."""
@@ -99,17 +93,14 @@ class RunRow:
 def differing_knobs(rows: Sequence[RunRow]) -> list[str]:
     """Lists the knobs in which recipes differ, without those that follow from another knob.
 
-    Those are a rate that was the suggested one, the trust that a unit begins with, and the fields
-    of a published method. Seeds count where nothing else differs.
+    Those are a rate that was the suggested one, and the trust that a unit begins with. Seeds count
+    where nothing else differs.
     """
     if not rows:
         return []
     plain = {unit: Privacy(unit=unit).trust for unit in ("example", "client")}
     usual = all(row.recipe["trust"] == plain[row.recipe["unit"]] for row in rows)
     derived = {"trust": usual, "lr": all(row.follows for row in rows)}
-    composed = [row for row in rows if row.recipe["method"] == OWN_SLUG]
-    for name in OWN_ROW:
-        derived[name] = len({row.recipe[name] for row in composed}) < 2
     keys = [key for key in rows[0].recipe if len({row.recipe.get(key) for row in rows}) > 1]
     keys = [key for key in keys if not derived.get(key)]
     return [key for key in keys if key != "seed"] or keys

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import nn
 from toy_tasks import seeded
 
 import fedlora_lab as fl
+from fedlora_lab.lora.adapters import ADAPTER_FILES
 
 pytestmark = pytest.mark.filterwarnings(
     toy_hubs.NO_PAD,
@@ -38,7 +40,8 @@ SEQ_CLS = "AutoModelForSequenceClassification"
 SAVED: dict[str, tuple[str, str | None, Options, fl.Lora]] = {
     "bert": (SEQ_CLS, "SEQ_CLS", {}, LORA),
     "distilbert": (SEQ_CLS, "SEQ_CLS", {}, LORA),
-    "gpt2": (SEQ_CLS, "SEQ_CLS", {}, LORA),
+    # Of a larger start PEFT knows alpha alone.
+    "gpt2": (SEQ_CLS, "SEQ_CLS", {}, replace(LORA, start_scale=2.0)),
     "llama": (SEQ_CLS, "SEQ_CLS", {}, LORA),
     # By that word PEFT would take the frozen classifier for trained.
     "bert with a frozen classifier": (SEQ_CLS, None, {"head": None}, LORA),
@@ -72,10 +75,12 @@ def test_every_usual_loader_gives_the_run_s_numbers(name, tmp_path, monkeypatch)
     last = last_record(task, lora)
     base = toy_hubs.folder(kind)
     monkeypatch.chdir(base.parent)
-    folder = fl.save_adapter(last, tmp_path / "adapter")
+    folder = fl.save_adapter(last, tmp_path / "out" / "adapter")
+    assert {part.name for part in folder.iterdir()} <= ADAPTER_FILES  # safetensors, JSON, a card
     assert json.loads((folder / "adapter_config.json").read_text())["task_type"] == task_type
     x: Any = task.test[0]
     expected = fl.predict(task, last, x)
+    assert not torch.equal(expected, task.forward(task.model, x)), "nothing was trained"
     classes = {} if "answers" in name else {"num_labels": expected.shape[1]}
     frozen: Any = task.model
     with fl.tasks.quiet(), torch.random.fork_rng(devices=[]), torch.no_grad():

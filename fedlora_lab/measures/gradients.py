@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -143,23 +142,6 @@ def sample_first_steps(
 # ---- curvature
 
 
-class _Curvature(LinearOperator):
-    """The Hessian of a loss in some tensors, as a product with vectors.
-
-    Args: gradient: of the loss, flat, with its graph. moving: the tensors.
-    """
-
-    def __init__(self, gradient: Tensor, moving: list[Tensor]) -> None:
-        super().__init__(np.float64, (gradient.numel(), gradient.numel()))
-        self.gradient = gradient
-        self.moving = moving
-
-    def _matvec(self, x: np.ndarray) -> np.ndarray:
-        along = self.gradient @ torch.from_numpy(x.ravel()).to(self.gradient)
-        image = torch.autograd.grad(along, self.moving, retain_graph=True)
-        return torch.cat([part.flatten() for part in image]).double().numpy()
-
-
 def flatness(task: Task, record: Any, data: Examples | None = None) -> float:
     """Computes the largest Hessian eigenvalue of the mean loss in the factors; small is flat.
 
@@ -176,6 +158,8 @@ def flatness(task: Task, record: Any, data: Examples | None = None) -> float:
     Guarantees: equals the top of a Hessian formed in full
         (tests/measures/test_measures.py::test_flatness).
     """
+    from scipy.sparse.linalg import LinearOperator, eigsh  # slow to import
+
     adapted, tensors = adapted_for(task, record)
     moving: list[Tensor] = []
     for key in adapted.select_keys(tensors):
@@ -188,9 +172,16 @@ def flatness(task: Task, record: Any, data: Examples | None = None) -> float:
         loss = task.loss(task.forward(adapted.model, x), y).mean()
         slopes = torch.autograd.grad(loss, moving, create_graph=True)
         gradient = torch.cat([slope.flatten() for slope in slopes])
+
+        def times_hessian(x: np.ndarray) -> np.ndarray:
+            along = gradient @ torch.from_numpy(x.ravel()).to(gradient)
+            image = torch.autograd.grad(along, moving, retain_graph=True)
+            return torch.cat([part.flatten() for part in image]).double().numpy()
+
         # A start of its own: with ARPACK's the number would differ from call to call.
         start = Streams(0).numpy("curvature").standard_normal(gradient.numel())
-        hessian = _Curvature(gradient, moving)
+        size = gradient.numel()
+        hessian: Any = LinearOperator((size, size), times_hessian, dtype=np.float64)
         top, _ = eigsh(hessian, k=1, which="LA", v0=start, tol=1e-3)
     return float(top[0])
 

@@ -12,7 +12,6 @@ from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri
 
 from fedlora_lab._utils.validation import (
@@ -346,6 +345,7 @@ def _estimated_sigma(target: float, delta: float, q: float, steps: int) -> float
 @lru_cache(maxsize=1024)
 def _mu_of_epsilon(target: float, delta: float) -> float:
     """The largest mu whose mu-GDP spends at most ``target`` at ``delta``."""
+    from scipy.optimize import brentq  # slow to import
 
     def excess(log_mu: float) -> float:
         return float(gdp_log_delta(math.exp(log_mu), target)) - math.log(delta)
@@ -356,6 +356,7 @@ def _mu_of_epsilon(target: float, delta: float) -> float:
 
 def _search_sigma(spent: Callable[[float], float], target: float, guess: float) -> float:
     """Finds the smallest sigma that spends at most a target, by Brent's method around a guess."""
+    from scipy.optimize import brentq  # slow to import
 
     def excess(log_sigma: float) -> float:
         """log of what is spent over the target; rises without bound as the noise vanishes."""

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.optimize import brentq
 from scipy.special import log_ndtr
 
 from fedlora_lab._utils.validation import (
@@ -134,6 +133,8 @@ def gdp_epsilon(mu: float, delta: float) -> float:
     high = mu * mu / 2 + mu * math.sqrt(-2 * goal)
     if not math.isfinite(high):
         return math.inf
+    from scipy.optimize import brentq  # slow to import
+
     # Of logarithms: delta itself is flat, and may be tiny, where the root lies.
     root: Any = brentq(
         lambda epsilon: gdp_log_delta(mu, epsilon) - goal, 0.0, high, xtol=1e-300, rtol=1e-14

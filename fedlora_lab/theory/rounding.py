@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import ndtr
-from scipy.stats import norm
 
 from fedlora_lab._utils.validation import check, check_whole
 
@@ -29,12 +28,12 @@ def quantiser_error(levels: Sequence[float], block: int) -> float:
         return 0.0
     m = np.linspace(1e-4, 9.0, 1001)
     inside = 2 * ndtr(m) - 1
-    density = block * inside ** (block - 1) * 2 * norm.pdf(m)
+    density = block * inside ** (block - 1) * 2 * _bell(m)
     # Mean of (Q(x) - x)^2 over a standard normal x in [-m, m], cell by cell in closed form.
     edges = np.concatenate([[-1.0], (code[1:] + code[:-1]) / 2, [1.0]])
     ends = m[:, None] * edges
     values = m[:, None] * code
-    bell = norm.pdf(ends)
+    bell = _bell(ends)
     # Moments 0, 1 and 2 of the normal law in each cell.
     mass = np.diff(ndtr(ends))
     first = -np.diff(bell)
@@ -43,3 +42,8 @@ def quantiser_error(levels: Sequence[float], block: int) -> float:
     # The largest number of a block is met exactly.
     errors = (block - 1) / block * squares / inside
     return float(np.trapezoid(density * errors, m))
+
+
+def _bell(x: np.ndarray) -> np.ndarray:
+    """The standard normal density; SciPy's own takes .2 s to import."""
+    return np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi)

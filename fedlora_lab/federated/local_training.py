@@ -337,7 +337,13 @@ def released_means(
         divisors, ranks: (owners,) or (1,); ``None``: all ranks.
         rule: the filter of the factors.
     """
-    means = {key: x / _per_row(divisors, x) for key, x in sums.items()}
+    if (divisors == divisors[0]).all():  # public numbers
+        # One number for all: nothing is copied to a GPU, and one kernel serves many tensors.
+        quotients = torch._foreach_div([*sums.values()], float(divisors[0]))
+        means = dict(zip(sums, quotients))
+    else:
+        there = divisors.to(next(iter(sums.values())))
+        means = {key: x / _per_row(there, x) for key, x in sums.items()}
     # After the noise a filter is post-processing; before it would change the sensitivity.
     means |= {key: rule(x, key.side) for key, x in means.items() if key.side in "AB"}
     # Lower ranks are cut after the preconditioner, which mixes ranks: a cut before would leave

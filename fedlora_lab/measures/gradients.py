@@ -181,7 +181,7 @@ def flatness(task: Task, record: Any, data: Examples | None = None) -> float:
         # A start of its own: with ARPACK's the number would differ from call to call.
         start = Streams(0).numpy("curvature").standard_normal(gradient.numel())
         size = gradient.numel()
-        hessian: Any = LinearOperator((size, size), times_hessian, dtype=np.float64)
+        hessian = LinearOperator((size, size), matvec=times_hessian, dtype=np.float64)  # type: ignore
         top, _ = eigsh(hessian, k=1, which="LA", v0=start, tol=1e-3)
     return float(top[0])
 

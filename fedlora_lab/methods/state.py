@@ -153,6 +153,13 @@ class ServerState:
         return self.streams.numpy(f"server {layer}", self.round)
 
 
+def add_all(tensors: Tensors, others: Tensors) -> TensorDict:
+    """Adds to each tensor the other one of its key; on a GPU one kernel serves many of them."""
+    return dict(
+        zip(tensors, torch._foreach_add([*tensors.values()], [others[key] for key in tensors]))
+    )
+
+
 def times_core(b: Tensor, core: Tensor, gain: Tensor | None = None) -> Tensor:
     """Multiplies B by a core: (..., d_out, r).
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check, refuse
 from fedlora_lab.methods.filters import Preconditioner
-from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors
+from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors, add_all
 
 FLOAT32_MIN_NORM = 1e-15
 """Smaller norms are computed again in float64: float32 may lose small squares."""
@@ -183,11 +183,11 @@ class ClipAndNoise:
             mapped = precondition_rows(chunk, metric, owner)
             # Clip before the sum: afterwards no row moves it by more than C.
             added, seen = clip(mapped, self.clip_norm, owner, owners, self.clip_groups)
-            sums = {key: total + added[key] for key, total in sums.items()}
+            sums = add_all(sums, added)
             counts = counts + seen
         # Every owner draws noise, also one without rows: an empty batch must look like any other.
         shapes = {key: total.shape[1:] for key, total in zeros.items()}
-        drawn = gaussian_noise(shapes, list(std), streams, where)
+        drawn = gaussian_noise(shapes, list(std), streams, where, like=next(iter(sums.values())))
         if owners == 1 and len(std) != 1:
             drawn = {key: shares.sum(0, keepdim=True) for key, shares in drawn.items()}
         value, noise = add_noise(sums, drawn, metric)
@@ -322,7 +322,9 @@ def _weighted_sums(
     """Sums each owner's rows times their weights, which are in the given order as well."""
     # Rows stored transposed are summed as such: a copy would cost more than the sum.
     if rows.dim() == 3 and not rows.is_contiguous() and rows.mT.is_contiguous():
-        return _weighted_sums(rows.mT, weights, order, begins).mT
+        sums = _weighted_sums(rows.mT, weights, order, begins).mT
+        # On a GPU tensors share a kernel, as noise is added to them, only where they lie alike.
+        return sums if sums.is_cpu else sums.contiguous()
     # Rows as entries of an embedding: they are read once, and no scaled copy of them is written.
     flat = F.embedding_bag(
         order, rows.flatten(1), begins, mode="sum", per_sample_weights=weights.to(rows.dtype)
@@ -338,12 +340,14 @@ def gaussian_noise(
     std: list[float],
     streams: Streams,
     where: Sequence[tuple[int, ...]],
+    like: Tensor | None = None,
 ) -> TensorDict:
     """Draws Gaussian noise for several owners: key -> (owners, ...).
 
     Args:
         shapes, std: of one owner's tensors; the standard deviation of each owner, >= 0.
         streams, where: of the run, and the indices of each owner's stream.
+        like: a tensor of the wanted type, on the wanted device; ``None``: as drawn, on the CPU.
     """
     sizes = [shape.numel() for shape in shapes.values()]
     length = sum(sizes)
@@ -359,8 +363,30 @@ def gaussian_noise(
             rows = each(lambda place: streams.normal((length,), "noise", *place), where)
             drawn = torch.stack(list(rows))
         drawn *= drawn.new_tensor(std)[:, None]
+    if like is not None:
+        # In the sum's own precision: noise on a coarser grid would leave its last digits in sight.
+        drawn = drawn.to(like.dtype)
+        if not like.is_cpu:
+            return _on_device(drawn, shapes, sizes, like.device)
     pairs = zip(shapes.items(), drawn.split(sizes, dim=1), strict=True)
     return {key: numbers.reshape(-1, *shape) for (key, shape), numbers in pairs}
+
+
+def _on_device(
+    drawn: Float[Tensor, "owners numbers"],
+    shapes: Mapping[ParamKey, torch.Size],
+    sizes: list[int],
+    device: torch.device,
+) -> TensorDict:
+    """The noise there, each tensor's without gaps: only such tensors share a kernel."""
+    flat = torch.cat([numbers.flatten() for numbers in drawn.split(sizes, dim=1)])
+    # One copy for all tensors, and from pinned memory, so that nobody waits for it.
+    flat = flat.pin_memory() if device.type == "cuda" else flat
+    there = flat.to(device, non_blocking=True).split([len(drawn) * size for size in sizes])
+    return {
+        key: numbers.view(-1, *shape)
+        for (key, shape), numbers in zip(shapes.items(), there, strict=True)
+    }
 
 
 def add_noise(sums: Tensors, drawn: Tensors, metric: Metric) -> tuple[TensorDict, TensorDict]:
@@ -375,23 +401,17 @@ def add_noise(sums: Tensors, drawn: Tensors, metric: Metric) -> tuple[TensorDict
         under a metric (test_attack_clip.py::
         test_one_example_moves_a_release_as_a_shift_of_the_noise_by_at_most_c_does).
     """
-    released: TensorDict = {}
-    alone: TensorDict = {}
-    for key, total in sums.items():
-        # In the sum's own precision: noise on a coarser grid would leave its last digits in sight.
-        xi = drawn[key].to(total)
-        if key not in metric:
-            released[key] = total + xi
-            alone[key] = xi
-            continue
+    released = add_all(sums, drawn)
+    alone = dict(drawn)
+    for key in sums.keys() & metric.keys():
         rule = metric[key]
-        alone[key] = map_rank_axis(key, rule.of_noise, xi)
+        alone[key] = map_rank_axis(key, rule.of_noise, drawn[key])
         if rule.noise_map is None:
             # Noised first and mapped as a whole: whatever the maps are, also where they overflow,
             # this is a function of the Gaussian mechanism.
-            released[key] = map_rank_axis(key, rule.after, total + xi)
+            released[key] = map_rank_axis(key, rule.after, released[key])
         else:
-            released[key] = map_rank_axis(key, rule.after, total) + alone[key]
+            released[key] = map_rank_axis(key, rule.after, sums[key]) + alone[key]
     return released, alone
 
 

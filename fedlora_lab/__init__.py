@@ -5,7 +5,9 @@ Nothing heavy is imported until a name is used, so ``import fedlora_lab`` is qui
 torch.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fedlora_lab._utils.environment import __version__ as __version__
@@ -89,6 +91,30 @@ HOMES: dict[str, tuple[str, str | None]] = {
 __all__ = sorted(HOMES)
 
 
+class _Package(ModuleType):
+    """A package of this library, which says what it has where it is called like a function."""
+
+    def __call__(self, *args: object, **options: object) -> None:
+        from fedlora_lab._utils.keywords import KeywordError
+
+        name = self.__name__.replace("fedlora_lab.", "fl.").replace("tasks.partition", "partition")
+        functions = (x for x in dir(self) if x[0].islower() and callable(getattr(self, x)))
+        calls = ", ".join(f"{name}.{function}" for function in functions)
+        raise KeywordError(f"{name}(...): expected one of {calls}")
+
+
+class _Library(ModuleType):
+    """This module: the import system binds packages to it, whoever imports them first."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if HOMES.get(name, ("", ""))[1] is None and isinstance(value, ModuleType):
+            value.__class__ = _Package
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Library
+
+
 def __getattr__(name: str) -> Any:
     if name not in HOMES:
         line = f"module 'fedlora_lab' has no attribute {name!r}"
@@ -97,8 +123,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(line)
     home, attribute = HOMES[name]
     module = import_module(f"fedlora_lab.{home}")
-    globals()[name] = module if attribute is None else getattr(module, attribute)
-    return globals()[name]
+    value = module if attribute is None else getattr(module, attribute)
+    setattr(sys.modules[__name__], name, value)
+    return value
 
 
 def _meant(name: str) -> str:

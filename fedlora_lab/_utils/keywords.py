@@ -7,51 +7,9 @@ from dataclasses import fields
 from inspect import Parameter, Signature
 from typing import Any, TypeVar
 
-from fedlora_lab._utils.validation import did_you_mean
+from fedlora_lab._utils.validation import did_you_mean, synonyms
 
 _T = TypeVar("_T")
-
-SYNONYMS = {
-    # of PEFT
-    **dict.fromkeys(("r", "lora_r", "lora_rank"), "rank"),
-    "lora_alpha": "alpha",
-    "use_rslora": "rslora",
-    "target_modules": "targets",
-    "modules_to_save": "head",
-    # of PyTorch, optax and Flower
-    **dict.fromkeys(("learning_rate", "eta", "step_size"), "lr"),
-    **dict.fromkeys(("batch_size", "per_device_train_batch_size", "expected_batch_size"), "batch"),
-    **dict.fromkeys(("num_rounds", "n_rounds", "num_server_rounds"), "rounds"),
-    **dict.fromkeys(("steps", "num_local_steps", "local_iterations"), "local_steps"),
-    **dict.fromkeys(("fraction_fit", "fraction_train", "client_fraction"), "participation"),
-    **dict.fromkeys(("random_state", "random_seed", "rng"), "seed"),
-    **dict.fromkeys(("num_clients", "n_clients"), "clients"),
-    "checkpoint_dir": "checkpoint",
-    # of Opacus, jax_privacy and papers
-    **dict.fromkeys(("max_grad_norm", "l2_norm_clip", "l2_clip_norm", "clip", "C"), "clip_norm"),
-    **dict.fromkeys(("noise", "sigma", "noise_scale", "noise_std"), "noise_multiplier"),
-    **dict.fromkeys(("q", "sampling_rate", "sampling_prob"), "sample_rate"),
-    **dict.fromkeys(("eps", "target_epsilon", "max_epsilon"), "epsilon"),
-    "target_delta": "delta",
-    # of a method
-    **dict.fromkeys(("schedule", "cycle"), "train"),
-    **dict.fromkeys(("aggregation", "aggregator"), "aggregate"),
-}
-"""What a keyword is called elsewhere -> here."""
-_EPOCHS = "rounds=... and local_steps=... of fl.Plan: a client's epoch is about rows / batch steps"
-_ALONE = "none: the clients of a run train as one batch, and torch.set_num_threads sets the cores"
-ADVICE = {
-    "epsilon": "fl.Privacy(...).calibrate(epsilon={value}, task=task, plan=plan), which finds the "
-    "noise for it",
-    "clients": "it in the task, as in fl.tasks.digits(clients={value})",
-    "momentum": "optimizer=fl.SGD(momentum={value}) of fl.Plan",
-    "weight_decay": "optimizer=fl.SGD(weight_decay={value}) of fl.Plan",
-    "lora_dropout": "none: adapters are trained without dropout",
-    **dict.fromkeys(("epochs", "num_epochs", "local_epochs", "num_train_epochs"), _EPOCHS),
-    **dict.fromkeys(("n_jobs", "jobs", "num_workers", "workers"), _ALONE),
-}
-"""What to write for a keyword that nothing here has."""
-
 
 SETTINGS = ("Plan", "Privacy", "Lora")
 """Classes whose fields are looked for where a keyword belongs to another part of a run."""
@@ -122,8 +80,9 @@ def _check_arguments(
     """
     parameters = signature.parameters.values()
     known = [one.name for one in parameters if one.name != "self"]
+    takes_any = any(one.kind is Parameter.VAR_KEYWORD for one in parameters)
     for name, value in given.items():
-        if name not in known:
+        if name not in known and not takes_any:
             raise KeywordError(explain_keyword(title, name, value, known))
     try:
         signature.bind(*args, **given)
@@ -133,13 +92,12 @@ def _check_arguments(
 
 
 def _needed(parameters: Collection[Parameter]) -> str:
-    """The arguments of a call that have no default, and dots where there are others."""
-    shown = []
-    for one in parameters:
-        if one.default is Parameter.empty and one.name != "self":
-            shown.append(f"{one.name}=..." * (one.kind is Parameter.KEYWORD_ONLY) or one.name)
-    optional = any(one.default is not Parameter.empty for one in parameters)
-    return ", ".join([*shown, *["..."] * optional])
+    """The arguments of a call that have no default, else its first ones, and dots for others."""
+    own = [one for one in parameters if one.name != "self" and one.kind.name[:3] != "VAR"]
+    needed = [one for one in own if one.default is Parameter.empty]
+    shown = needed or own[:3]
+    words = [f"{one.name}=..." if one.kind is Parameter.KEYWORD_ONLY else one.name for one in shown]
+    return ", ".join([*words, *["..."] * (len(shown) < len(own))])
 
 
 def explain_keyword(title: str, name: str, value: object, known: Collection[str]) -> str:
@@ -149,11 +107,12 @@ def explain_keyword(title: str, name: str, value: object, known: Collection[str]
     """
     text = " ".join(repr(value).split())
     text = text if len(text) <= 60 else text[:57] + "..."
-    field = SYNONYMS.get(name, name)
+    field = synonyms("keywords").get(name, name)
+    advice = synonyms("advice").get(field)
     if field in known:
         expected = f"{field}={text}"
-    elif field in ADVICE:
-        expected = ADVICE[field].format(value=text)
+    elif advice is not None:
+        expected = advice.format(value=text)
     elif home := next((one for one in SETTINGS if field in _FIELDS.get(one, ())), ""):
         expected = f"it in fl.{home}, as fl.{home}({field}={text})"
     else:

@@ -25,6 +25,7 @@ from fedlora_lab.audit.planting import (
     weights_at_clip_norm,
 )
 from fedlora_lab.audit.traces import canary_losses, trace_round, trace_scores
+from fedlora_lab.federated.make_spec import check_parts
 from fedlora_lab.federated.records import Tick
 from fedlora_lab.federated.run import Diverged
 from fedlora_lab.methods.method import Method
@@ -235,6 +236,7 @@ def canaries(
     check(confidence < 1, "confidence", confidence, "a number in (0, 1)")
     # Who knows neither seed nor coins has nothing to check guesses by.
     check(isinstance(seed, int), "seed", seed, "a whole number: an audit must know its coins")
+    check_parts(task, privacy, plan)
     row = get(method)
     setup: dict[str, Any] = {"lora": lora_of(lora), "seed": seed}
     planted = plant(task, row, privacy, plan, count=canaries, **setup)

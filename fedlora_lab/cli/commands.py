@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from fedlora_lab._utils.environment import __version__
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, check_one_of
 from fedlora_lab.cli import options as read
 
 DEFAULT_METHODS = "fedlora,ffa-lora,rolora,deer,la-lora,fedlpp"
@@ -19,6 +19,11 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if not args[0].startswith("-"):
+            check_one_of("command", args[0], tuple(self.commands))
+        return super().resolve_command(ctx, args)
 
 
 CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -45,7 +50,7 @@ def training_options(command: read.Command) -> read.Command:
         FRESH,
         click.option("--out", type=PATH, metavar="DIR", help="Run folder.  [runs/TASK]"),
         OPTIMIZER,
-        click.option("--lr", type=float, metavar="X", help="Learning rate.  [as tuned]"),
+        click.option("--lr", type=read.RATE, metavar="X", help="Learning rate.  [as tuned]"),
         click.option("--alpha", hidden=True, expose_value=False, callback=read.refuse_alpha),
         read.setting_options(read.SITUATION),
     ):
@@ -55,7 +60,7 @@ def training_options(command: read.Command) -> read.Command:
 
 TASK = read.Text("task", read.read_task)
 METHOD = read.Text("method", read.read_method)
-SEEDS = click.IntRange(1, 1000)
+SEEDS = read.count(1, 1000)
 SEED = read.setting("seed")
 
 
@@ -129,11 +134,11 @@ NAMES = read.Text("names", read.read_names)
 @click.option("--head", metavar="NAME", help="Trained in full.  [the model's classifier]")
 @click.option("--method", type=ROW, metavar="A", help=f"A method.  [{read.CHOSEN}]")
 @click.option("--person", metavar="COLUMN", help="Of persons: protect all rows of each.")
-@click.option("--max-length", type=click.IntRange(1), help="Tokens kept of a text.  [all]")
-@click.option("--max-new-tokens", type=click.IntRange(1), help="Of an answer.  [64]")
-@click.option("--evaluate-every", type=click.IntRange(1), help="Rounds.  [1]")
+@click.option("--max-length", type=read.count(1), help="Tokens kept of a text.  [all]")
+@click.option("--max-new-tokens", type=read.count(1), help="Of an answer.  [64]")
+@click.option("--evaluate-every", type=read.count(1), help="Rounds.  [1]")
 @click.option("--device", metavar="D", help="Such as cpu or cuda.  [cpu]")
-@click.option("--lr", type=float, metavar="X", help=f"Learning rate.  [{read.CHOSEN}]")
+@click.option("--lr", type=read.RATE, metavar="X", help=f"Learning rate.  [{read.CHOSEN}]")
 @OPTIMIZER
 @read.setting_options(("epsilon",))
 @read.setting_options(read.FINETUNE, default=read.CHOSEN)
@@ -170,7 +175,7 @@ def finetune_command(
 @click.option(
     "--probabilities", is_flag=True, help='Of a classifier: a column "p(class)" for each.'
 )
-@click.option("--max-length", type=click.IntRange(1), help="Tokens kept of a text.  [the run's]")
+@click.option("--max-length", type=read.count(1), help="Tokens kept of a text.  [the run's]")
 def predict_command(folder: Path, data: Path, out: Path | None, **options: Any) -> None:
     """Predict the rows of DATA with the adapter of RUN, a folder that `finetune` wrote.
 
@@ -214,9 +219,9 @@ def report_command(folder: Path) -> None:
 
 @commands.command("audit")
 @click.argument("folder", metavar="RUN", type=PATH)
-@click.option("--canaries", type=click.IntRange(2), help="How many.  [a fifth of the run's cost]")
-@click.option("--rounds", type=click.IntRange(1), help="Rounds of the audited runs.  [the run's]")
-@click.option("--seed", default=0, type=click.IntRange(0), help="Of runs and canaries.  [0]")
+@click.option("--canaries", type=read.count(2), help="How many.  [a fifth of the run's cost]")
+@click.option("--rounds", type=read.count(1), help="Rounds of the audited runs.  [the run's]")
+@click.option("--seed", default=0, type=read.count(0), help="Of runs and canaries.  [0]")
 def audit_command(folder: Path, canaries: int | None, rounds: int | None, seed: int) -> None:
     """Run every method of the run folder RUN once more with canaries inside, and write
     RUN/private/audit.json.

@@ -3,6 +3,7 @@
 Everything is read and checked before PyTorch is loaded, so that a mistake is told at once.
 """
 
+import math
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from fedlora_lab._utils.names import letters, now_written
-from fedlora_lab._utils.options import OPTIONS, RunSettings
+from fedlora_lab._utils.options import OPTIONS, Option, RunSettings
 from fedlora_lab._utils.validation import check, check_one_of
 
 TASKS = ("digits", "regression")
@@ -55,6 +56,13 @@ def setting(name: str) -> Text:
     return Text(name, OPTIONS[name].parse)
 
 
+def count(low: int = 1, high: float = math.inf) -> Text:
+    """A whole number in a range, both ends included."""
+    return Text("", Option("", low=low, high=high, whole=True).parse)
+
+
+RATE = Text("lr", Option("", low=0, high=1e9).parse)
+"""A learning rate, as of `Plan`."""
 Command = Callable[..., None]
 
 

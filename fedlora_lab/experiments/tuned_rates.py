@@ -19,7 +19,7 @@ from fedlora_lab import methods
 from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.options import UNITS
 from fedlora_lab._utils.validation import check, check_number, check_one_of
-from fedlora_lab.federated.make_spec import make_run_spec
+from fedlora_lab.federated.make_spec import check_parts, make_run_spec
 from fedlora_lab.federated.noise_forecast import forecast_of
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Cycle, Method
@@ -75,6 +75,7 @@ class Suggestion(NamedTuple):
     exact: bool
 
 
+@explain_arguments()
 def tuned_rate(
     task: Task | str, method: Method | str, epsilon: float | None = 8.0, unit: str = "example"
 ) -> float:
@@ -212,8 +213,8 @@ def noise_taken_up(
     Args: as of `run`, with the noise multiplier set.
     Raises: as `suggest_lr`.
     """
-    expected = "a Privacy: without noise no rate is bad"
-    check(isinstance(privacy, Privacy), "privacy", privacy, expected)
+    check_parts(task, privacy, plan)
+    check(privacy is not None, "privacy", None, "a Privacy: without noise no rate is bad")
     row = methods.get(method)
     if privacy.by_step:
         expected = "sgd, whose noise follows from the rate; or give lr"

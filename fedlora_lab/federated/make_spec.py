@@ -10,7 +10,7 @@ from fedlora_lab import methods
 from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.torch_state import in_usual_torch
-from fedlora_lab._utils.validation import check, error_text, in_one_line, refuse, warn
+from fedlora_lab._utils.validation import check, error_text, in_one_line, is_number, refuse, warn
 from fedlora_lab.federated.exchange import Traffic
 from fedlora_lab.federated.noise_forecast import forecast_of
 from fedlora_lab.federated.records import BUILT_IN
@@ -46,10 +46,7 @@ def make_run_spec(
     Raises: ``ValueError`` (name, value, range).
     """
     lora = lora_of(lora)
-    check(isinstance(task, Task), "task", task, "a Task")
-    # A subclass might say one thing of rates or noise to the ledger, and do another at work.
-    check(type(plan) is Plan, "plan", plan, "a Plan, no subclass")
-    check(type(privacy) in (Privacy, type(None)), "privacy", privacy, "a Privacy, no subclass")
+    check_parts(task, privacy, plan)
     method = methods.get(method)
     streams = Streams(seed)
     _check_schedule(method, plan)
@@ -80,6 +77,20 @@ def make_run_spec(
     # and the server on Flower read the adapter of the specification.
     scale = balanced_scale(forecast.mean(), method.balance)
     return replace(spec, lora=replace(lora, start_scale=scale))
+
+
+def check_parts(task: object, privacy: object, plan: object) -> None:
+    """Refuses what is no task, privacy or plan, and says what to write; each of any type."""
+    check(isinstance(task, Task), "task", task, "a Task, such as fl.tasks.digits()")
+    swapped = isinstance(privacy, Plan) and isinstance(plan, Privacy | None)
+    expected = "the privacy before the plan, as in fl.run(task, method, privacy, plan)"
+    check(not swapped, "privacy", privacy, expected)
+    # A subclass might say one thing of rates or noise to the ledger, and do another at work.
+    check(type(plan) is Plan, "plan", plan, "a Plan, no subclass, such as fl.Plan(rounds=20)")
+    epsilon = privacy if is_number(privacy) else "..."
+    calibrated = f"fl.Privacy().calibrate(epsilon={epsilon}, task=task, plan=plan)"
+    expected = f"a Privacy, no subclass, such as {calibrated}, or None"
+    check(type(privacy) in (Privacy, type(None)), "privacy", privacy, expected)
 
 
 def _check_schedule(method: Method, plan: Plan) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
+from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab._utils.torch_state import in_usual_torch
@@ -118,6 +119,7 @@ class Round:
         return {**self.metrics, **built_in, **self.traffic._asdict()}
 
 
+@explain_arguments()
 def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":
     """Returns the tidy frame of some records: a row for each round, layer and measure.
 
@@ -132,6 +134,7 @@ def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":
     import pandas as pd
 
     rows = []
+    check(isinstance(records, Iterable), "records", records, "records as run() yields them")
     # One by one: a generator's run trains while the frame is made.
     for record in records:
         check(isinstance(record, Round), "records", record, "records as run() yields them")
@@ -141,6 +144,7 @@ def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+@explain_arguments()
 @in_usual_torch
 def save_adapter(record: Round, path: "str | Path") -> "Path":
     """Writes the record's adapter as a folder for ``peft.PeftModel.from_pretrained(base, path)``.
@@ -182,6 +186,7 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
     return adapters.save(task, lora, state.tensors, path, beside, is_public)
 
 
+@explain_arguments()
 @in_usual_torch
 def predict(
     task: Task, record: Round, x: "Tensor | Mapping[str, Tensor]"
@@ -207,6 +212,7 @@ def predict(
         return per_example.model_outputs(task, adapted, tensors, x)
 
 
+@explain_arguments()
 @in_usual_torch
 def generate(
     task: Task,

@@ -125,22 +125,7 @@ def run(
     >>> [record.index for record in fl.run(task, "rolora", None, plan)]
     [0, 1, 2]
     """
-    events = ticks(
-        task,
-        method,
-        privacy,
-        plan,
-        lora=lora,
-        seed=seed,
-        checkpoint=checkpoint,
-        resume=resume,
-        stop_at=stop_at,
-        evaluate_every=evaluate_every,
-        chunk_clients=chunk_clients,
-        chunk_examples=chunk_examples,
-        device=device,
-        products=products,
-    )
+    events = ticks(**locals())  # there are no other names here than those of the arguments
     return (event for event in events if isinstance(event, Round))
 
 
@@ -172,23 +157,7 @@ def ticks(
     >>> [type(event).__name__ for event in fl.ticks(task, "rolora", None, plan)]
     ['Round', 'Tick', 'Tick', 'Round']
     """
-    run = Run.open(
-        task,
-        method,
-        privacy,
-        plan,
-        lora=lora,
-        seed=seed,
-        checkpoint=checkpoint,
-        resume=resume,
-        stop_at=stop_at,
-        evaluate_every=evaluate_every,
-        chunk_clients=chunk_clients,
-        chunk_examples=chunk_examples,
-        device=device,
-        products=products,
-    )
-    return run.events()
+    return Run.open(**locals()).events()
 
 
 DEVIATION_OF_EXACT = 1e-5

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedlora_lab._utils.names import letters, now_written
-from fedlora_lab._utils.validation import refuse
+from fedlora_lab._utils.validation import check, refuse
 from fedlora_lab.methods import aggregation, filters, quantization
 from fedlora_lab.methods.method import Cycle, Method, check_names
 
@@ -284,7 +284,7 @@ def rule_name(rule: object) -> str:
     return getattr(rule, "__name__", None) or repr(rule)
 
 
-def table(methods: Iterable[Method] | None = None) -> "pd.DataFrame":
+def table(methods: Iterable[Method | str] | None = None) -> "pd.DataFrame":
     """Returns every method as a frame, slug as index: a column for each field and measurement.
 
     ``up`` and ``down`` are bytes of one client in one round, ``deviation`` the largest relative gap
@@ -298,7 +298,9 @@ def table(methods: Iterable[Method] | None = None) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    rows = list(ALL.values() if methods is None else methods)
+    several = isinstance(methods, Iterable | None) and not isinstance(methods, str)
+    check(several, "methods", methods, 'a list, such as ["fedlora", "ffa-lora"]')
+    rows = list(ALL.values()) if methods is None else [get(row) for row in methods]
     check_names((row.slug, row) for row in rows)
     index = pd.Index([row.slug for row in rows], name="slug")
     return pd.DataFrame([_table_row(row) for row in rows], index=index)

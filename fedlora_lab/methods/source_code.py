@@ -5,6 +5,7 @@ import inspect
 import textwrap
 from typing import Any
 
+from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.validation import check
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.published import DEFAULT, get
@@ -17,6 +18,7 @@ class Source(str):
         return str(self)
 
 
+@explain_arguments()
 def show(thing: object) -> str:
     """Returns the source of a function, class or method of the library without its docstrings, or a
     row as text with the source of the rules that differ from the default's.

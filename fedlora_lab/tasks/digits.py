@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, check_whole
@@ -29,6 +30,7 @@ SMALLEST_CLIENT = 8
 """Scans that every client has at least."""
 
 
+@explain_arguments()
 @in_usual_torch
 def digits(
     clients: int = 10,

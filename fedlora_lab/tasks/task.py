@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, in_one_line
 from fedlora_lab.tasks.generation import Generation
@@ -107,6 +108,7 @@ def forward(model: nn.Module, x: Inputs) -> Any:
 # ---- the task
 
 
+@explain_arguments()
 @dataclass(frozen=True, eq=False, repr=False)
 class Task:
     """What is learned, on whose data, and how it is scored. Functions of ``fl.tasks`` build one.
@@ -278,6 +280,7 @@ def examples_to_judge(task: Task, private: bool) -> Examples:
 # ---- a task of any module and any tensors
 
 
+@explain_arguments()
 @in_usual_torch
 def classification(
     model: nn.Module,

@@ -30,6 +30,10 @@ MISTAKES = {
     "fl.Privacy(max_grad_norm=0.5)": "^max_grad_norm=0.5: expected clip_norm=0.5$",
     "fl.Privacy(noise=1.5)": "^noise=1.5: expected noise_multiplier=1.5$",
     "fl.Privacy(target_delta=1e-5)": "^target_delta=1e-05: expected delta=1e-05$",
+    "fl.Privacy(8)": r"^Privacy\(...\): expected Privacy\(unit=..., clip_norm=..., .* too many",
+    "fl.Privacy(unit='patient')": "^unit='patient': expected .*; did you mean 'person'",
+    "fl.Privacy(unit='hospital')": "^unit='hospital': expected .*; did you mean 'client'",
+    "fl.Privacy(accountant='PRV')": "^accountant='PRV': expected .*; did you mean 'pld'",
     "fl.Privacy(batch_size=4)": r"^batch_size=4: expected it in fl.Plan, as fl.Plan\(batch=4\)$",
     "fl.Lora(r=4)": "^r=4: expected rank=4$",
     "fl.Lora(rank=4, lora_alpha=8)": "^lora_alpha=8: expected alpha=8$",
@@ -63,7 +67,34 @@ MISTAKES = {
     "fl.run(task, 'Split-Ranks', None, plan)": "^method='Split-Ranks': expected .*own_ranks=0.5",
     "fl.RoLoRA": "^module 'fedlora_lab' .*'RoLoRA'; did you mean 'fedlora_lab.methods.RoLoRA'",
     "fl.plot": "^module 'fedlora_lab' has no attribute 'plot'; did you mean 'plots'",
+    "m.table('rolora')": r"^methods='rolora': expected a list, such as \[",
+    "m.table(['rolra'])": "^method='rolra': expected .*; did you mean 'rolora'",
+    # Packages, which are no functions.
+    "fl.audit(task, 'rolora', privacy, plan)": r"^fl.audit\(...\): expected one of fl.audit.canari",
+    "fl.report('runs/mine')": r"^fl.report\(...\): expected one of .*fl.report.report",
+    "fl.partition([0, 1], clients=2)": r"^fl.partition\(...\): expected one of fl.partition.dirich",
+    # Tasks.
+    "fl.tasks.digits(n_clients=3)": "^n_clients=3: expected clients=3$",
+    "fl.tasks.digits(beta=0.1)": r"^beta=0.1: expected alpha=0.1 in the task, as in fl.tasks.",
+    "fl.tasks.regression(n_examples=9)": "^n_examples=9: .*; did you mean 'examples'",
+    "fl.tasks.hub('model', [], text_column='t')": "^text_column='t': expected text='t'$",
+    "fl.tasks.prompts('model', [], question='q')": "^question='q': expected a keyword of prompts",
+    "fl.tasks.classification(None, [])": r"^classification\(...\): expected classification\(mod",
+    "fl.tasks.tiny('bert')": r"^tiny\(...\): expected tiny\(kind, folder, ...\), but missing",
+    "fl.partition.iid(10, n_clients=3)": "^n_clients=3: expected clients=3$",
     # Functions.
+    "fl.run('digits', 'fedlora', None, plan)": r"^task='digits': expected .* fl.tasks.digits\(\)",
+    "fl.run(task, 'fedlora', 8, plan)": rf"^privacy=8: expected .* fl.Privacy\(\).{CALIBRATE}, or",
+    "fl.run(task, 'fedlora', plan, privacy)": "^privacy=Plan.*: expected the privacy before the pl",
+    "fl.run(task, 'fedlora', fl.Privacy, plan)": "^privacy=<class .*: expected a Privacy, .* or",
+    "fl.run(task, 'fedlora', None, 20)": r"^plan=20: expected a Plan, .* fl.Plan\(rounds=20\)$",
+    "fl.suggest_lr('rolora', task, privacy, plan)": "^task='rolora': expected a Task",
+    "fl.suggest_lr(task, 'rolora', plan, privacy)": "^privacy=Plan.*: expected the privacy before",
+    "fl.amplification(task, 'rolora', plan, None)": "^privacy=Plan.*: expected the privacy before",
+    "fl.audit.canaries(task, 'rolora', plan, privacy)": "^privacy=Plan.*: expected the privacy bef",
+    "fl.predict(task, [[1.0]])": r"^predict\(...\): expected predict\(task, record, x\), but m",
+    "fl.to_frame(3)": "^records=3: expected records as run",
+    "fl.tuned_rate('digits', 'rolora', eps=8)": "^eps=8: expected epsilon=8$",
     "fl.run(task, 'fedlora', None, plan, sed=0)": "^sed=0: expected .*; did you mean 'seed'",
     "fl.run(task, 'fedlora', None, plan, n_jobs=4)": "^n_jobs=4: expected none: the clients of a ",
     "fl.run(task, 'fedlora', None, plan, rank=2)": r"^rank=2: expected it in fl.Lora, as fl.Lora\(",
@@ -115,12 +146,22 @@ def test_signatures_name_the_options_that_are_taken():
     assert passed_on == set().union(*parts) - NOT_PASSED_ON - {*finetuning.OWN}
 
 
-def test_every_public_settings_class_and_function_with_options_explains_its_keywords():
+PACKAGES = [getattr(fl, name) for name in fl.__all__ if inspect.ismodule(getattr(fl, name))]
+"""The packages that are public."""
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
+def test_a_package_that_is_called_names_its_functions(package):
+    with pytest.raises(KeywordError, match=r"^fl\..*\(...\): expected one of fl\.[a-z]+\.[a-z]"):
+        package("anything", of=3)
+
+
+def test_every_public_name_explains_its_keywords():
     """Whoever adds one is reminded here: no bare TypeError of Python's reaches a user."""
-    public = [getattr(fl, name) for name in fl.__all__]
-    settings: Any = [one for one in public if isinstance(one, type) and hasattr(one, "replace")]
-    assert {fl.Plan, fl.Privacy, fl.Lora, fl.Method} <= {*settings}
-    settings += [fl.Cycle, fl.SGD, fl.Adam, fl.AdamW]
-    for one in settings:
-        with pytest.raises(KeywordError, match=r"^nonsense=1: expected a keyword of"):
-            one(nonsense=1)
+    public: Any = [getattr(fl, name) for name in fl.__all__]
+    public += [getattr(fl.tasks, name) for name in ("digits", "regression", "classification")]
+    public += [fl.tasks.hub, fl.tasks.prompts, fl.tasks.Task, fl.partition.iid, fl.review.Claims]
+    for one in public:
+        if callable(one) and one is not fl.Ledger and not inspect.ismodule(one):
+            with pytest.raises(KeywordError, match=r"^nonsense=1: expected a keyword of"):
+                one(nonsense=1)

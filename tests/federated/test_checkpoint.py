@@ -215,19 +215,6 @@ def test_the_ledger_is_written_before_the_round(tmp_path):
             assert done == event.index
 
 
-@pytest.mark.parametrize("seed", [0, None])
-def test_a_round_that_was_cut_short_stays_spent(seed, tmp_path):
-    """From a seed it is the same release again and counts once; without one it is another."""
-    for event in fl.ticks(*RUN, lora=LORA, seed=seed, checkpoint=tmp_path):
-        if isinstance(event, Tick):
-            break
-    last = play(*RUN, seed=seed, resume=tmp_path)[-1]
-    plain = play(*RUN, seed=seed)[-1].epsilon
-    rounds = [release.round for release in book(last).releases]
-    assert rounds == ([1, 2] if seed == 0 else [1, 1, 2])
-    assert (last.epsilon == plain) == (seed == 0) and last.epsilon >= plain
-
-
 def test_a_ledger_that_cannot_be_written_stops_its_round(tmp_path):
     """As on a full disk: nothing is released that is not counted."""
     events = fl.ticks(*RUN, lora=LORA, seed=0, checkpoint=tmp_path)

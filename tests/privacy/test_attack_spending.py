@@ -149,32 +149,41 @@ def test_a_release_has_no_branches(tmp_path):
     assert counted(a) == [1, 2, 3, 4]
 
 
+def repeated(trust, seed, plan, folder):
+    """A run that stops once it has what round 2 released, and goes on from its folder: for every
+    attempt at a round its number, who took part and what was received; and the run's privacy.
+    """
+    attempts: list[Any] = []
+
+    class Stopping(Run):
+        def finish_round(self, opened, received, everyone, arrived):
+            attempts.append((opened.before.round, opened.ids, received))
+            if [t for t, *_ in attempts] == [0, 1]:
+                raise KeyboardInterrupt
+            return super().finish_round(opened, received, everyone, arrived)
+
+    shares: Options = {"honest": 1} if trust == "secagg" else {}
+    privacy = private("client", trust=trust, **shares)
+    cell = (tokens("head", (3,) * 8), "fedlora", privacy, plan)
+    options: Options = {"lora": fl.Lora(rank=8, alpha=8.0), "seed": seed}
+    with pytest.raises(KeyboardInterrupt):
+        list(Stopping.open(*cell, **options, checkpoint=folder).events())
+    list(Stopping.open(*cell, **options, resume=folder).events())
+    return attempts, privacy
+
+
 @pytest.mark.parametrize("seed", [None, 0])
 @pytest.mark.parametrize("trust", ["local", "secagg"])
 def test_a_client_spends_in_its_own_rounds_where_senders_are_seen(trust, seed, tmp_path):
     """Round 2 is repeated: without a seed it counts for who took part in either attempt, twice for
     who took part in both. In a sum every client counts in every round.
     """
-    asked = []
-
-    class Stopping(Run):
-        def finish_round(self, opened, received, everyone, arrived):
-            asked.append((opened.before.round, opened.ids))
-            if [t for t, _ in asked] == [0, 1]:
-                raise KeyboardInterrupt
-            return super().finish_round(opened, received, everyone, arrived)
-
-    shares: Options = {"honest": 1} if trust == "secagg" else {}
-    privacy = private("client", trust=trust, **shares)
     plan = PLAN.replace(rounds=5, participation=0.5, dropout=0.2)
-    cell = (tokens("head", (3,) * 8), "fedlora", privacy, plan)
-    options: Options = {"lora": fl.Lora(rank=8, alpha=8.0), "seed": seed}
-    with pytest.raises(KeyboardInterrupt):
-        list(Stopping.open(*cell, **options, checkpoint=tmp_path).events())
-    list(Stopping.open(*cell, **options, resume=tmp_path).events())
-    attempts = asked if seed is None else list(dict(asked).items())
+    attempts, privacy = repeated(trust, seed, plan, tmp_path)
+    asked = [(t, ids) for t, ids, _ in attempts]
+    asked = asked if seed is None else list(dict(asked).items())
     ledger = Ledger.load(tmp_path / "ledger.json")
-    each = [sum(trust == "secagg" or k in ids for _, ids in attempts) for k in range(8)]
+    each = [sum(trust == "secagg" or k in ids for _, ids in asked) for k in range(8)]
     for client, rounds_of_client in enumerate(each):
         own: Any = ((privacy.noise_multiplier, 1.0, rounds_of_client),) * (rounds_of_client > 0)
         assert ledger.epsilon(client) == accounting.epsilon(own, 1e-3, ledger.accountant)
@@ -185,30 +194,12 @@ def test_a_client_spends_in_its_own_rounds_where_senders_are_seen(trust, seed, t
 @pytest.mark.parametrize("seed", [None, 0])
 @pytest.mark.parametrize("trust", ["local", "central", "secagg"])
 def test_a_repeated_round_has_new_noise_or_the_same_bits(trust, seed, tmp_path):
-    """A run that stops once it has what round 2 released, and goes on from its folder: without a
-    seed with other participants, under noise of its own that is counted again; from a seed with the
-    very same release. The difference of the two is never protected by less than was counted.
+    """Without a seed with other participants, under noise of its own that is counted again; from a
+    seed with the very same release. The difference of the two is never protected by less than was
+    counted.
     """
-    released = []
-
-    class Stopping(Run):
-        def finish_round(self, opened, received, everyone, arrived):
-            if opened.before.round == 1:
-                released.append((opened.ids, received))
-                if len(released) == 1:
-                    raise KeyboardInterrupt
-            return super().finish_round(opened, received, everyone, arrived)
-
-    shares: Options = {"honest": 1} if trust == "secagg" else {}
-    privacy = private("client", trust=trust, **shares)
-    plan = PLAN.replace(rounds=3, participation=0.9)
-    task = tokens("head", (3,) * 8)
-    cell = (task, "fedlora", privacy, plan)
-    options: Options = {"lora": fl.Lora(rank=8, alpha=8.0), "seed": seed}
-    with pytest.raises(KeyboardInterrupt):
-        list(Stopping.open(*cell, **options, checkpoint=tmp_path).events())
-    list(Stopping.open(*cell, **options, resume=tmp_path).events())
-    (ids, one), (others, other) = released
+    attempts, _ = repeated(trust, seed, PLAN.replace(rounds=3, participation=0.9), tmp_path)
+    (ids, one), (others, other) = [parts for t, *parts in attempts if t == 1]
     noises = [torch.cat([x.flatten() for x in r.noise.values()]) for r in (one, other)]
     if seed is None:
         # Had the clients the noise of the attempt before, both would be alike by three quarters.

@@ -53,7 +53,9 @@ def write_atomically(
     """
     # Through a link: its file would stay behind, as a ledger that states too little.
     target = Path(path).expanduser()
-    target = target.resolve() if through_links else target.parent.resolve() / target.name
+    # `Path.resolve` raises at links in a circle; here the file takes the place of such a link.
+    real = Path(os.path.realpath(target if through_links else target.parent))
+    target = real if through_links else real / target.name
     if shared:
         target.parent.mkdir(parents=True, exist_ok=True)
     else:
@@ -71,6 +73,15 @@ def write_atomically(
         _sync_names(target.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file; ``ValueError`` in one line where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        expected = f"expected a file that can be read ({error.strerror})"
+        raise ValueError(f"{path}: {expected}") from error
 
 
 def _sync_names(folder: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import stdtrit
 
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.validation import (
     check,
     check_one_of,
@@ -190,7 +191,7 @@ def describe_unequal_privacy(frame: "DataFrame") -> str:
 def _describe_spent(epsilons: np.ndarray) -> str:
     """The epsilons in words: NaN is none that can be certified, infinity is no privacy."""
     words = {True: "none that is certified", False: "infinity, it is not private"}
-    texts = [f"{x:.4g}" if math.isfinite(x) else words[math.isnan(x)] for x in epsilons]
+    texts = [round_up(x, ".4g") if math.isfinite(x) else words[math.isnan(x)] for x in epsilons]
     return few(dict.fromkeys(texts))
 
 

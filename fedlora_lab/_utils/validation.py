@@ -30,7 +30,8 @@ def refuse(name: str, value: Any, expected: str) -> NoReturn:
     # One line: a frame or tensor would fill the screen.
     text = " ".join(repr(value).split())
     text = text if len(text) <= 120 else text[:117] + "..."
-    raise ValueError(f"{name}={text}: expected {expected}")
+    # A name may be that of a column, or of a file of somebody else's.
+    raise ValueError(printable(f"{name}={text}: expected {expected}"))
 
 
 def warn(text: str) -> None:
@@ -38,12 +39,12 @@ def warn(text: str) -> None:
     package = Path(__file__).parents[1]
     frames = enumerate(traceback.walk_stack(sys._getframe()), 1)
     outside = (i for i, (x, _) in frames if package not in Path(x.f_code.co_filename).parents)
-    warnings.warn(text, stacklevel=next(outside))
+    warnings.warn(printable(text), stacklevel=next(outside))
 
 
 def error_text(error: BaseException, limit: int = 10_000) -> str:
-    """The message of an exception without line breaks, cut to ``limit`` characters."""
-    return " ".join(str(error).split())[:limit]
+    """The message of an exception as `printable` text, cut to ``limit`` characters."""
+    return printable(str(error))[:limit]
 
 
 def printable(text: str) -> str:
@@ -58,14 +59,14 @@ def printable(text: str) -> str:
 
 def first_line(error: Exception) -> str:
     """The first line of a foreign error's message, or its class."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return printable((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def few(names: Iterable[str], most: int = 3) -> str:
     """The first of some names, and how many there are more."""
     listed = list(names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
+    return ", ".join(map(printable, listed[:most])) + more
 
 
 @contextmanager

@@ -169,9 +169,8 @@ class Audit:
         bug = "" if self.bug is None else f"; {self.bug}: nothing is certified"
         if self.invalid is not None:
             return f"{self.method}, {self.unit}: invalid: {self.invalid} ({INVALID_NOTE}){bug}"
-        bound = (
-            f"shown is epsilon >= {round_down(self.epsilon_lower, '.3g')} at delta {self.delta:g}"
-        )
+        lower = round_down(self.epsilon_lower, ".3g")
+        bound = f"shown is epsilon >= {lower} at delta {round_down(self.delta, 'g')}"
         power = f"{self.canaries} canaries can show {round_up(self.ceiling, '.3g')} at most"
         claimed = round_up(self.claimed, ".3g")
         verdict = f"stated is {claimed}: {'not refuted' if self.holds else 'refuted'}"

@@ -14,7 +14,14 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedlora_lab import methods
-from fedlora_lab._utils.validation import check, check_number, check_whole, did_you_mean, few
+from fedlora_lab._utils.validation import (
+    check,
+    check_number,
+    check_whole,
+    did_you_mean,
+    few,
+    printable,
+)
 from fedlora_lab.experiments.tuned_rates import carry_over, suggest_lr
 from fedlora_lab.federated.compare import Cell
 from fedlora_lab.federated.run import RunOptions
@@ -59,8 +66,8 @@ class Choice(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        value = f"{self.value:.4g}" if isinstance(self.value, float) else str(self.value)
-        text = f"{self.name:<11} {value:<18} {self.reason}"
+        value = f"{self.value:.4g}" if isinstance(self.value, float) else printable(str(self.value))
+        text = f"{self.name:<11} {value:<18} {printable(self.reason)}"
         return textwrap.fill(text, 100, subsequent_indent=31 * " ", break_on_hyphens=False)
 
 

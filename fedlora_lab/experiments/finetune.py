@@ -143,7 +143,8 @@ class Finetuned:
         rows = [("method", f"{record.method}, {record.index} rounds"), ("privacy", "none")]
         if self.ledger is not None:
             against = observer_phrase(self.ledger.trust)
-            spent = f"{round_up(record.epsilon, '.3g')} at δ = {self.ledger.delta:g}{against}"
+            delta = round_up(self.ledger.delta, "g")
+            spent = f"{round_up(record.epsilon, '.3g')} at δ = {delta}{against}"
             rows[1:] = [("ε spent", spent), ("unit", f"one {self.ledger.unit}")]
             rows.append(("mode", self.ledger.mode))
         rows += [("note", sentence) for sentence in self.notes]

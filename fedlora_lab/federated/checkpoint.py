@@ -5,6 +5,7 @@ or tells who took part, lies in its subfolder ``private/``. A run goes on from b
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from fedlora_lab._utils.files import (
     load_checksummed,
     parse_json,
     private_folder,
+    read_bytes,
     write_atomically,
 )
 from fedlora_lab._utils.validation import check, error_text, warn
@@ -81,9 +83,15 @@ def checkpoint_folder(save: "str | Path | None", resume: "str | Path | None") ->
     for name, value in (("checkpoint", save), ("resume", resume)):
         check(isinstance(value, str | Path | None), name, value, "a folder's path or None")
         check(not value or not Path(value).is_file(), name, value, "a folder, not a file")
+    if not (save or resume):
+        return None
+    folder = Path(save or resume or "").expanduser()
+    places = (*folder.glob("round-*"), *private_folder(folder).glob("round-*"))
+    strange = [path.name for path in places if path.is_dir()]
+    # Found now: a round that cannot be stored would be released again by every call.
+    check(not strange, "checkpoint", strange, "files of these names, no folders")
     if not save:
-        return Path(resume).expanduser() if resume else None
-    folder = Path(save).expanduser()
+        return folder
     if resume:
         # Elsewhere the ledger of the one would not know how the other went on.
         goes_on = Path(resume).expanduser().resolve() == folder.resolve()
@@ -100,7 +108,7 @@ def checkpoint_folder(save: "str | Path | None", resume: "str | Path | None") ->
 def contents(folder: Path) -> tuple[list[int], bytes | None]:
     """The rounds in a folder, and the bytes of its ledger."""
     path = folder / LEDGER
-    return rounds_in(folder), path.read_bytes() if path.exists() else None
+    return rounds_in(folder), read_bytes(path) if os.path.lexists(path) else None
 
 
 def rounds_in(folder: Path) -> list[int]:
@@ -172,8 +180,9 @@ def store(folder: Path, state: RunState, settings: Mapping[str, Any]) -> None:
 def remove(folder: Path, round: int) -> None:
     """Deletes a round, its JSON first: a round without its JSON does not count as stored."""
     for stem in (_stem(folder, round), _stem(private_folder(folder), round)):
-        stem.with_suffix(".json").unlink(missing_ok=True)
-        stem.with_suffix(".safetensors").unlink(missing_ok=True)
+        for path in (stem.with_suffix(".json"), stem.with_suffix(".safetensors")):
+            if not path.is_dir():  # which `checkpoint_folder` refuses, in words
+                path.unlink(missing_ok=True)
 
 
 def _stem(folder: Path, round: int) -> Path:
@@ -197,9 +206,11 @@ def _to_bytes(groups: Mapping[str, Tensors]) -> bytes:
 
 
 def read(folder: Path, round: int) -> tuple[RunState, JsonObject]:
-    """Reads one checkpoint and its run's settings. Raises `DamagedCheckpoint` for another content.
+    """Reads one checkpoint and its run's settings.
 
     Args: folder, round: which.
+    Raises: `DamagedCheckpoint` where a part is missing, or is not what was written; another
+        ``ValueError`` where a part is there and cannot be read.
     """
     try:
         about_released, groups = _read_part(folder, round)
@@ -222,11 +233,14 @@ def read(folder: Path, round: int) -> tuple[RunState, JsonObject]:
             else None,
         )
         return state, about_released["settings"]
-    # Begun anew it would be spent twice, and its files removed: they may be whole.
-    except (OSError, MemoryError, OtherFormat):
+    except (MemoryError, OtherFormat):
         raise
     # A file that was cut off or altered may fail in any of the readers above, in any way.
     except Exception as error:
+        # Begun anew it would be spent twice, and its files removed: they may be whole.
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            expected = f"expected one that can be read ({error_text(error, 200)})"
+            raise ValueError(f"checkpoint=round-{round:06d}: {expected}") from error
         text = f"checkpoint=round-{round:06d}: expected a whole one ({error_text(error, 200)})"
         raise DamagedCheckpoint(text) from error
 

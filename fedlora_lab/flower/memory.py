@@ -6,6 +6,7 @@ made under a key that never leaves.
 
 import hashlib
 import hmac
+import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,7 @@ from flwr.app import ConfigRecord, Context, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 
-from fedlora_lab._utils.files import lock_folder, write_atomically
+from fedlora_lab._utils.files import lock_folder, read_bytes, write_atomically
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.spec import Prepared
 from fedlora_lab.flower.messages import private_errors
@@ -57,7 +58,8 @@ def open_memory(memory: Memory | None, context: Context) -> Iterator[RecordDict]
                 check(folder.is_absolute(), "memory", str(folder), expected)
                 what = f"memory={str(folder)!r}"
                 held.enter_context(lock_folder(folder, patience=PATIENCE, what=what))
-                if (folder / FILE).exists():
+                # Also a link that leads nowhere: a new memory would forget what was answered.
+                if os.path.lexists(folder / FILE):
                     context.state = read_memory(folder)
         yield context.state
         if folder is not None:
@@ -72,7 +74,7 @@ def read_memory(folder: "str | Path") -> RecordDict:
     Raises: ``ValueError`` for a memory that is damaged: what was answered and spent is then lost.
     Guarantees: test_client_memory.py::test_no_answer_comes_from_a_damaged_memory.
     """
-    stored = (Path(folder) / FILE).read_bytes()
+    stored = read_bytes(Path(folder) / FILE)
     content = stored[hashlib.sha256().digest_size :]
     expected = "what this client wrote there; it is damaged, and nothing is answered from it"
     check(stored == _with_digest(content), "memory", str(folder), expected)
@@ -122,7 +124,8 @@ def count_release(participant: Participant, client: int, state: RecordDict, t: i
     if privacy is not None:
         seeded = participant.spec.streams.seed is not None
         fresh = privacy.ledger(reproducible=seeded, uncertified=participant.prepared.uncertified)
-        ledger = Ledger.from_json(stored) if stored else fresh
+        with private_errors("reading its ledger"):
+            ledger = Ledger.from_json(stored) if stored else fresh
         charge = participant.spec.charge
         assert charge is not None
         entry = charge.at(t + 1, (client,))
@@ -131,8 +134,10 @@ def count_release(participant: Participant, client: int, state: RecordDict, t: i
         # same.
         ledger.record(entry.round, None, entry.count, sample_rate=rate, noise_multiplier=sigma)
         ledgers[participant.terms] = ledger.to_json()
-    # Terms that do not add up are refused before anything is trained under them.
-    _compose(ledgers)
+    # Terms that do not add up are refused before anything is trained under them. Which unit and
+    # delta the others have is no concern of this coordinator.
+    with private_errors("adding this release to those under other terms"):
+        _compose(ledgers)
     return ConfigRecord(ledgers)
 
 
@@ -147,7 +152,7 @@ def client_ledger(kept: "RecordDict | str | Path") -> "Ledger | None":
     """
     state = kept
     if not isinstance(state, RecordDict):
-        state = read_memory(state) if (Path(state) / FILE).exists() else RecordDict()
+        state = read_memory(state) if os.path.lexists(Path(state) / FILE) else RecordDict()
     return _compose(state.config_records.get(RELEASED, {}))
 
 

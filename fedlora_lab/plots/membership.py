@@ -59,6 +59,8 @@ def tradeoff(
     caption = (
         f"red: composed privacy loss, advantage at most {round_up(ledger.advantage(), '.2g')}; "
     )
-    caption += f"dashed: all that ε = {round_up(spent, '.3g')} at δ = {ledger.delta:g} says"
+    caption += (
+        f"dashed: all that ε = {round_up(spent, '.3g')} at δ = {round_up(ledger.delta, 'g')} says"
+    )
     style.footer(figure, caption)
     return figure

@@ -6,6 +6,7 @@
 2.3
 """
 
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.privacy.accounting import ACCOUNTANTS
 from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, Uncertified
 from fedlora_lab.privacy.plan import NoiseLevels, Privacy
@@ -20,5 +21,6 @@ __all__ = [
     "Uncertified",
     "privacy_page",
     "read_privacy",
+    "round_up",
     "statement",
 ]

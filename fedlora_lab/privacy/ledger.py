@@ -683,7 +683,7 @@ class Ledger:
         entries = f"{len(self.parts)} ledgers" if self.parts else f"{len(self._entries)} entries"
         return (
             f"Ledger(unit={self.unit!r}, trust={self.trust!r}, relation={RELATION!r}, {mode}, "
-            f"{entries}, epsilon: {spent} at delta={self.delta:g})"
+            f"{entries}, epsilon: {spent} at delta={round_up(self.delta, 'g')})"
         )
 
     # ---- on disk
@@ -714,8 +714,8 @@ class Ledger:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Ledger":
-        """Reads a file that `save` wrote; ``ValueError`` when it is damaged."""
-        text = Path(path).read_bytes().decode("utf-8", errors="replace")
+        """Reads a file that `save` wrote; ``ValueError`` when it is damaged or cannot be read."""
+        text = files.read_bytes(Path(path)).decode("utf-8", errors="replace")
         # Without its line end the file was cut off, so `from_json` must refuse it.
         text = text.removesuffix("\n") if text.endswith("\n") else text + "<cut>"
         return cls.from_json(text, Path(path).name)

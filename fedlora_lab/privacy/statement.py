@@ -45,12 +45,21 @@ OF_TRUST = {
 }
 
 
-def statement(ledger: Ledger, observer: str | None = None) -> str:
+BY_NAME = (
+    "The sum takes clients of one name for the same rows in every run: of rows that moved to "
+    "another name, because sites were merged, split or renamed, it may be too small."
+)
+"""Caveat of a sum over runs that name their clients, see `Ledger.for_everyone`."""
+
+
+def statement(ledger: Ledger, observer: str | None = None, *, same_rows: bool = False) -> str:
     """States epsilon, delta, unit, neighbours, observer, what attackers reach, and a seed.
 
     Args:
         ledger: of a run, or a composition.
         observer: as of `Ledger.epsilon`.
+        same_rows: the parts of a composition are known to have dealt the same rows to the same
+            clients; else the statement says that this is assumed.
 
     Guarantees: all of these stand in it (test_promise.py::test_a_statement_has_all_its_parts), and
         no number is rounded down (::test_what_is_written_is_never_less_than_the_ledger_says).
@@ -66,8 +75,9 @@ def statement(ledger: Ledger, observer: str | None = None) -> str:
     if not reason:
         value = round_up(ledger.epsilon(None, observer), ".4g")
     counted = "persons of each" if ledger.unit == "person" else "examples"
+    delta = round_up(ledger.delta, "g")
     sentences = [
-        f"epsilon = {value} at delta = {ledger.delta:g} against {_against(ledger, observer)}, for "
+        f"epsilon = {value} at delta = {delta} against {_against(ledger, observer)}, for "
         f"neighbours that differ by {UNITS[ledger.unit]} replaced by nothing ({RELATION}: "
         f"how many clients and {counted} there are is public)."
     ]
@@ -86,6 +96,8 @@ def statement(ledger: Ledger, observer: str | None = None) -> str:
         sentences.append(
             f"The noise came from a seed: nothing is promised to whoever knows it{twice}."
         )
+    if sum(bool(part.clients) for part in ledger.parts) > 1 and not (reason or same_rows):
+        sentences.append(BY_NAME)
     return " ".join(sentences)
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from fedlora_lab._utils.files import has_key
 from fedlora_lab._utils.validation import error_text, few
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.report.run_folder import Folder, Ledgers, total_statements
+from fedlora_lab.report.run_folder import CELLS, Folder, Ledgers, total_statements
 
 UNREADABLE = (ValueError, OSError, LookupError, TypeError, AttributeError)
 """What a damaged folder may raise."""
@@ -57,7 +57,8 @@ class Neighbours:
         places.pop(folder.resolve(), None)
         for path in places.values():
             try:
-                if (path / "settings.json").is_file():
+                # A run without its settings is one that cannot be read.
+                if any(os.path.lexists(path / name) for name in ("settings.json", CELLS)):
                     neighbours._add(path, fingerprint, built_in)
             except UNREADABLE as error:
                 reason = error_text(error).replace(f"{path.parent}{os.sep}", "")

@@ -67,7 +67,7 @@ KINDS: dict[str, Any] = {
 
 def read_json(path: Path) -> Any:
     """Reads a JSON file; raises ``ValueError`` with its name when it is none."""
-    return files.parse_json(path.read_bytes(), str(path))
+    return files.parse_json(files.read_bytes(path), str(path))
 
 
 def to_json(value: Any) -> str:
@@ -90,7 +90,8 @@ def read_frame(path: Path) -> pd.DataFrame:
     }
     try:
         frame = pd.read_csv(path, **options)
-    except ValueError as error:  # those of pandas' parser and of UTF-8 are ValueErrors
+    # Those of pandas' parser and of UTF-8 are ValueErrors; a folder may stand in the file's place.
+    except (ValueError, OSError) as error:
         raise ValueError(f"{path}: expected a tidy frame ({error_text(error, 120)})") from error
     complete = set(COLUMNS) <= set(frame.columns)
     check(complete, str(path), list(frame.columns), "a tidy frame")
@@ -228,6 +229,10 @@ class Folder:
         Raises: ``ValueError`` in one line, naming the first setting that differs.
         """
         settings = json.loads(to_json(settings))
+        for name in OWN[1:]:
+            # Found now, and not when hours of training are to be written down.
+            is_folder = (self.path / name).is_dir()
+            check(not is_folder, "out", str(self.path), f"a folder in which {name} is a file")
         if (self.path / "settings.json").exists():
             old = self.settings
             self._require_same(old, settings)
@@ -364,14 +369,20 @@ class Folder:
             return False
 
     def _ledgers_of_cells(self) -> Ledgers:
-        """Lists the ledgers of the cells, finished or cut short."""
+        """Lists the ledgers of the cells, finished or cut short.
+
+        Raises: ``ValueError`` for one that is lost or cannot be read.
+        """
         ledgers: Ledgers = {}
         for cell in sorted((self.path / CELLS).glob("*")):
             path = cell / "ledger.json"
-            if path.exists():
+            is_private = self._is_private(cell.name)
+            # Rounds from 1. Left out, what they released would be missing from every sum.
+            lost = is_private and any(cell.glob("round-*[1-9]*.json"))
+            if lost or os.path.lexists(path):
                 ledgers[cell.name] = Ledger.load(path)
             # A private run without a ledger has released nothing yet.
-            elif not self._is_private(cell.name):
+            elif not is_private:
                 ledgers[cell.name] = None
         return ledgers
 
@@ -427,7 +438,8 @@ class Folder:
                 path = self.path / f"spent-{number:03d}-{name}{mark}.json"
                 write_atomically(path, ("null" if ledger is None else ledger.to_json()) + "\n")
         for path in (self.path / CELLS).glob(f"*/{ROWS}"):  # without its rows a cell is not there
-            path.unlink()
+            if not path.is_dir():
+                path.unlink()
         private = files.private_folder(self.path)
         # The key stays: it tells whether the next run is on the same rows.
         secrets = [private]
@@ -473,7 +485,8 @@ def total_statements(
     sentences = []
     for title, summands in sums.items():
         try:
-            sentence = statement(Ledger.compose(*summands))
+            # Of other rows, or of these under another split, `ledgers` counts for every client.
+            sentence = statement(Ledger.compose(*summands), same_rows=True)
         except ValueError as error:
             sentence = f"no epsilon can be stated ({error})."
         sentences.append(f"{title}: {sentence}")

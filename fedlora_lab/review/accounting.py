@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.privacy import accounting
 from fedlora_lab.review.claims import Claims, Finding, Loader, Verdict
 from fedlora_lab.review.sampling import draw_epochs, most_participations
@@ -36,11 +37,12 @@ def check_accounting(claims: Claims) -> Iterator[Finding]:
         yield Finding(check, text, verdict="cannot tell")
         return
     spent = spent_epsilon(claims, claims.noise_multiplier)
-    text = f"{claims.steps} steps, {LAWS[claims.sampling]}: ε = {spent:.4g} at δ = {claims.delta:g}"
+    text = f"{claims.steps} steps, {LAWS[claims.sampling]}: ε = {round_up(spent, '.4g')} at "
+    text += f"δ = {round_up(claims.delta, 'g')}"
     verdict: Verdict = "cannot tell"
     if claims.epsilon is not None:
         verdict = "sound" if claims.epsilon >= spent * (1 - EPSILON_SLACK) else "broken"
-        text += f"; claimed {claims.epsilon:.4g}"
+        text += f"; claimed {round_up(claims.epsilon, '.4g')}"
     yield Finding(check, text, spent, "all steps", verdict=verdict)
     if claims.dataset_size is not None and claims.delta * claims.dataset_size >= 1:
         text = f"δ = {claims.delta:g} allows one of {claims.dataset_size} to be published outright"

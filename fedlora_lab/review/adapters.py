@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, printable
 from fedlora_lab.review.claims import Claims, Loader
 from fedlora_lab.review.neighbours import Batch, Example
 from fedlora_lab.review.review import Review, step
@@ -267,7 +267,7 @@ def ask_client(grid: Foreign, arrays: list[np.ndarray], config: Mapping[str, Any
     content = RecordDict({"arrays": ArrayRecord(arrays), "config": ConfigRecord({**config})})
     (reply,) = grid.send_and_receive([grid.create_message(content, "train", 1000, "")])
     if reply.has_error():
-        raise RuntimeError(reply.error.reason)
+        raise RuntimeError(printable(reply.error.reason or "no reason given")[:1000])
     records = reply.content.metric_records.items()
     numbers = {f"{name} {key}": x for name, record in records for key, x in record.items()}
     arrays = (record.to_numpy_ndarrays() for record in reply.content.array_records.values())

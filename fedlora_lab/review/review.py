@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from fedlora_lab._utils.environment import ignore_warnings
 from fedlora_lab._utils.html_table import html_table
+from fedlora_lab._utils.rounding import round_down, round_up
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.review.accounting import check_accounting, epsilon_given
 from fedlora_lab.review.checks import failure_finding, step_findings
@@ -89,7 +90,7 @@ class Review:
 
     def _epsilon_words(self) -> str:
         stated = self.claims.epsilon
-        claimed = "" if stated is None else f" (claimed: {stated:.4g})"
+        claimed = "" if stated is None else f" (claimed: {round_up(stated, '.4g')})"
         if self.epsilon is None:
             return "No ε: it needs steps and delta among the claims."
         if math.isinf(self.epsilon):
@@ -106,7 +107,8 @@ class Review:
             name = "ε of the claims"
         # Without amplification: other sampling may amplify too, by how much is not known.
         name = "ε without amplification" if "sampling" in self.broken else name
-        return f"{name}: {least}{self.epsilon:.4g} at δ = {self.claims.delta:g}{claimed}."
+        number = (round_down if least else round_up)(self.epsilon, ".4g")
+        return f"{name}: {least}{number} at δ = {round_up(self.claims.delta or 0.0, 'g')}{claimed}."
 
     def table(self) -> "pd.DataFrame":
         """One row for each check, indexed by its name."""

@@ -86,6 +86,51 @@ def test_from_the_round_before_a_damaged_one_the_run_goes_on(name, tmp_path):
     same_bits(whole[3:], rest)
 
 
+FILES = [
+    f"{part}round-000002.{kind}" for part in ("", "private/") for kind in ("json", "safetensors")
+]
+FILES += ["private/round-000001.json", "private/key", "ledger.json"]
+
+
+def circle(path):
+    path.unlink()
+    path.symlink_to(path)
+
+
+def folder_in_its_place(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:checkpoint=round-000002")
+@pytest.mark.parametrize("harm", [Path.unlink, circle, folder_in_its_place])
+def test_a_lost_or_unreadable_file_is_one_line_or_the_run_goes_on(harm, tmp_path):
+    """Whatever is released then stands in the ledger, beside all that stood there before."""
+    parts = regression(2), "fedlora", private("example")
+    plan = fl.Plan(rounds=2, local_steps=1, lr=0.1)
+    play(*parts, plan, seed=None, checkpoint=tmp_path / "whole")
+    refusals = {}
+    for name in FILES:
+        place = shutil.copytree(tmp_path / "whole", tmp_path / name.replace("/", " "))
+        harm(place / name)
+        before = contents(place)
+        played = 0
+        try:
+            more = *parts, plan.replace(rounds=3)
+            for event in fl.ticks(*more, lora=LORA, seed=None, resume=place):
+                played += isinstance(event, Tick)
+        except ValueError as error:
+            refusals[name] = str(error)
+        if name in refusals:
+            assert "\n" not in refusals[name] and contents(place) == before
+        else:
+            known = Ledger.load(place / "ledger.json").releases
+            assert played and sum(entry.count for entry in known) == 2 + played
+    kept = {Path.unlink: FILES[5:], circle: [*FILES[:4], *FILES[5:]], folder_in_its_place: FILES}
+    assert [*refusals] == kept[harm]
+
+
 def test_a_checkpoint_of_another_version_is_left_as_it_is(tmp_path):
     """Begun anew the run would spend more than was planned, and remove what may be whole."""
     play(*RUN, seed=None, checkpoint=tmp_path)

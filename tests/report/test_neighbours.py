@@ -81,6 +81,11 @@ def test_what_cannot_be_known_again_is_said(tmp_path):
     assert not beside.same and str(tmp_path / "first") in beside.others
     sentences = "\n".join(beside.statements(Folder(last.folder), last.frame))
     assert "then-larger cannot be read (ledger.json: expected" in sentences
+    # Lost files count as little for nothing spent.
+    (tmp_path / "then-larger/checkpoints/rolora-release/ledger.json").unlink()
+    (tmp_path / "then-sorted/settings.json").unlink()
+    lost = Neighbours.of(last.folder, "of no rows here").unreadable
+    assert lost.keys() == {str(tmp_path / "then-larger"), str(tmp_path / "then-sorted")}
     assert not (tmp_path / "first/private/key").exists(), "nothing is written beside a run"
 
 

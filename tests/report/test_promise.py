@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import toy_hubs
 from calls import Options, refused
+from places import ROOT
 
 import fedlora_lab as fl
 from fedlora_lab._utils.rounding import round_down, round_up
 from fedlora_lab.privacy.ledger import Ledger
-from fedlora_lab.privacy.statement import OF_TRUST, caveats
+from fedlora_lab.privacy.statement import BY_NAME, OF_TRUST, caveats
 from fedlora_lab.report.run_folder import total_statements
 from fedlora_lab.report.summary_table import epsilon_text
 
@@ -83,6 +84,33 @@ def test_a_statement_names_its_observer():
     assert twice not in fl.privacy.statement(
         Ledger.compose(summed, ledger("secagg", reproducible=False))
     )
+
+
+def test_a_sum_by_names_says_what_it_assumes():
+    """Bonn was split in two and one half kept its name: of the other half the sum is too small."""
+    books = []
+    for names in (["Bonn"], ["Bonn", "Trier"]):
+        book = Ledger(reproducible=False, client_names=names)
+        book.record(1, range(len(names)), 4, sample_rate=1.0, noise_multiplier=4.0)
+        books.append(book)
+    said = fl.privacy.statement(Ledger.compose(*books))
+    assert said.endswith(BY_NAME) and BY_NAME not in fl.privacy.statement(books[1])
+    anybody = Ledger.compose(*(book.for_everyone() for book in books))
+    assert BY_NAME not in fl.privacy.statement(anybody) and anybody.epsilon() >= books[0].epsilon()
+
+
+BOUND = re.compile(r"(?:ε|epsilon|δ|delta)\w* ?(?:=|of|is|to|>=)? ?\{[^{}]*:,?\.\d+[efg]\}")
+"""An epsilon or delta that is printed and rounded to the nearest number."""
+
+
+def test_no_printed_bound_is_rounded_to_the_nearest_number():
+    """In the package, in the pages' recipes and in the examples."""
+    folders = (("fedlora_lab", "*.py"), ("docs", "*.md"), ("examples", "*.py"))
+    paths = [path for name, kind in folders for path in (ROOT / name).rglob(kind)]
+    bad = [
+        f"{path}: {match[0]}" for path in paths for match in BOUND.finditer(path.read_text("utf-8"))
+    ]
+    assert len(paths) > 100 and not bad, bad
 
 
 def test_the_caveats_of_a_composition_are_those_of_its_parts():

@@ -21,6 +21,7 @@ def main(grid: Grid, context: Context) -> None:
     waiting = {name: float(config[name]) for name in ("timeout", "patience")}
     for record in fl.flower.rounds(grid, participant(), run, **waiting):
         accuracy = record.metrics["accuracy"]
-        print(f"round {record.index}: accuracy {accuracy:.3f}, epsilon {record.epsilon:.2f}")
+        spent = fl.privacy.round_up(record.epsilon, ".2f")
+        print(f"round {record.index}: accuracy {accuracy:.3f}, epsilon {spent}")
         fl.save_adapter(record, out / "adapter")
     print(f"finished: {out / 'adapter'}")

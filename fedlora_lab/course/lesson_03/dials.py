@@ -11,6 +11,7 @@ from jaxtyping import Float
 from scipy.stats import norm
 
 from fedlora_lab import theory
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.course.widgets.scene import Scene, axis, bars, dots, line, panel, text
 
@@ -56,7 +57,7 @@ def _worlds_scene(sigma: float, releases: int, epsilon: float) -> Scene:
             text(1, 0.06, "red: (ε, δ) allows", "red", anchor="end", dx=-4, bold=False),
         ),
         panel(
-            f"δ({epsilon:g}) = {delta:.2g}",
+            f"δ({epsilon:g}) = {round_up(delta, '.2g')}",
             axis("ε", 0, 10),
             axis("δ", 1e-10, 1, log=True),
             line(grid, np.maximum(deltas, 1e-13), "ink", "δ"),
@@ -68,9 +69,9 @@ def _worlds_scene(sigma: float, releases: int, epsilon: float) -> Scene:
     advantage = theory.gdp_delta(mu, 0.0)
     return panels, [
         f"σ = {sigma:g}, N = {releases}: ",
-        f"ε = {epsilon:g} holds with δ = {delta:.2g}, ",
-        f"and δ = 0.00001 with ε = {ending:.3g}. The best attacker has an advantage of "
-        f"{advantage:.2f} and finds {few:.1%} of the members while accusing 1 % of the others "
+        f"ε = {epsilon:g} holds with δ = {round_up(delta, '.2g')}, ",
+        f"and δ = 0.00001 with ε = {round_up(ending, '.3g')}. The best attacker has an advantage "
+        f"of {advantage:.2f} and finds {few:.1%} of the members while accusing 1 % of the others "
         "wrongly.",
     ]
 
@@ -216,16 +217,18 @@ def _plan_scene(sigma: float, rate: float, releases: int) -> Scene:
     spent = {n: plans[f"{sigma:g} {rate:g} {n}"]["epsilon"] for n in PLAN_RELEASES}
     allowed = np.array(plans[f"{sigma:g} {rate:g} {releases}"]["found"])
     loose = theory.membership_bound(rates, spent[releases], PLAN_DELTA)
+    price = round_up(spent[releases], ".2f")
+    most, by_pair = (round_up(100 * float(bound[0]), ".1f") for bound in (allowed, loose))
     panels = [
         panel(
-            f"ε = {spent[releases]:.2f} for N = {releases}",
+            f"ε = {price} for N = {releases}",
             axis("releases", 1, 1000, log=True),
             axis("ε at δ = 0.0001", 0.001, 1000, log=True),
             line(PLAN_RELEASES, np.maximum(list(spent.values()), 1e-3), "purple", "ε"),
             dots(releases, max(spent[releases], 1e-3), "ink", 6.5),
         ),
         panel(
-            f"An attacker finds at most {allowed[0]:.1%} at one false alarm in 1,000",
+            f"An attacker finds at most {most}% at one false alarm in 1,000",
             axis("others wrongly accused", 1e-3, 1, log=True),
             axis("members found", 1e-3, 1, log=True),
             line(rates, rates, "edge", dash="3 3"),
@@ -238,9 +241,9 @@ def _plan_scene(sigma: float, rate: float, releases: int) -> Scene:
     ]
     return panels, [
         f"σ = {sigma:g}, each unit drawn with chance {rate:g}, N = {releases}: ",
-        f"one unit is promised ε = {spent[releases]:.2f} at δ = 0.0001. Wrongly accusing 1 in "
-        f"1,000, an attacker finds at most {allowed[0]:.1%} of the members; ε and δ alone "
-        f"(dashed) would allow {loose[0]:.1%}.",
+        f"one unit is promised ε = {price} at δ = 0.0001. Wrongly accusing 1 in "
+        f"1,000, an attacker finds at most {most}% of the members; ε and δ alone "
+        f"(dashed) would allow {by_pair}%.",
     ]
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from scipy.stats import norm
 
 from fedlora_lab import theory
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.federated.records import Round
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.measures.gradients import private_gradients
@@ -89,7 +90,7 @@ def neighbouring_outputs(
     ax.set_title("δ is what sticks out above e^ε times the other world")
     ax.text(-1.75 * sigma, 0.74 * peak, "without\nyou ", color=style.WITHOUT, ha="right", **BOLD)
     ax.text(1 + sigma, 0.74 * peak, " with\n you", color=style.WITH, **BOLD)
-    words = f"red area: δ = {delta:.3f}\nat ε = {epsilon:g}"
+    words = f"red area: δ = {round_up(delta, '.3f')}\nat ε = {epsilon:g}"
     style.note(ax, 0.98, 0.96, words, LEAK, 10, ha="right", **TOP)
     style.note(ax, 0.02, 0.96, "dashed: e^ε × without you", va="top")
     fpr = np.linspace(0, 1, 201)

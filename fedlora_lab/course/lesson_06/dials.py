@@ -7,6 +7,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from fedlora_lab import theory
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.course.widgets.scene import Scene, area, axis, bars, dots, line, panel, text
 from fedlora_lab.methods.method import Cycle, Method
@@ -168,7 +169,7 @@ def _regulator_scene(first: float, second: float, sigma: float, clip: str) -> Sc
         "Thin ellipses are noise, the filled shape holds the changes that the clip allows, red "
         f"is the worst of them. Clip on the {clip}: ",
         f"the worst change stands {mu:.2f} deviations out, {judged}; one release gives "
-        f"ε = {real:.2f}, promised {nominal:.2f} at δ = 0.00001.",
+        f"ε = {round_up(real, '.2f')}, promised {round_up(nominal, '.2f')} at δ = 0.00001.",
     ]
 
 

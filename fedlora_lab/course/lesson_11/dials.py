@@ -1,10 +1,12 @@
 """The dial of notebook 11: a scan, and what an attacker reads of it from a noised update."""
 
+import math
 from functools import partial
 
 import numpy as np
 
 from fedlora_lab import theory
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.attacks.reconstruction import as_image
 from fedlora_lab.course.lesson_11.figures import LOST, PIXELS, AttackedClient
 from fedlora_lab.course.widgets.dial import Dial
@@ -43,7 +45,7 @@ def _attack_scene(client: AttackedClient, noise: float, releases: int, scan: int
             height=220,
         ),
     ]
-    price = f"{spent:,.0f}" if spent >= 10 else f"{spent:.2g}"
+    price = f"{math.ceil(spent):,}" if spent >= 10 else round_up(spent, ".2g")
     return panels, [
         f"σ = {noise:g}, releases: {releases}; |cos| with the scan ",
         f"{cosine:.2f} ",

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fedlora_lab._utils.rounding import round_down, round_up
 from fedlora_lab.audit import bounds
 from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.course.widgets.scene import Scene, axis, bars, dots, line, panel, text
@@ -51,16 +52,16 @@ def _audit_scene(canaries: int, epsilon: float, leak: float) -> Scene:
             axis("", -0.8, 1.1, ticks=[]),
             bars(0, -0.09, EDGE, 0.09, "pale"),
             bars(0, -0.09, proved, 0.09, colour),
-            text(0, -0.4, f"proved {audit.lower:.2f}", colour, dx=4),
+            text(0, -0.4, f"proved {round_down(audit.lower, '.2f')}", colour, dx=4),
             *drawn,
             wide=True,
         ),
     ]
-    bug = f"a bug makes the true ε {audit.true:.2f}" if leak > 1 else "there is no bug"
+    bug = f"a bug makes the true ε {round_up(audit.true, '.2f')}" if leak > 1 else "there is no bug"
     return panels, [
         f"{canaries} canaries, ",
         f"the ledger states ε = {epsilon:g}, {bug}: ",
-        f"the audit proves {audit.lower:.2f}{_verdict(audit)}",
+        f"the audit proves {round_down(audit.lower, '.2f')}{_verdict(audit)}",
     ]
 
 

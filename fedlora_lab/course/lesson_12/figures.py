@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.special import expit
 from scipy.stats import binomtest, norm
 
+from fedlora_lab._utils.rounding import round_down, round_up
 from fedlora_lab.audit import bounds
 from fedlora_lab.plots import style
 
@@ -37,7 +38,9 @@ def audit_bounds(audits: Mapping[str, "Audit"], title: str) -> style.Picture:
         ax.barh(y, audit.epsilon_lower, height=0.4, color=colour)
         ax.plot([audit.ceiling], [y], "|", color=style.GREY, ms=15, mew=1.8)
         ax.plot([audit.claimed], [y], "D", color=style.INK, ms=6, mec=style.CARD)
-        text = f"{audit.epsilon_lower:.2f} {'≤' if audit.holds else '>'} {audit.claimed:.3g}"
+        proved = round_down(audit.epsilon_lower, ".2f")
+        stated = round_up(audit.claimed, ".3g")
+        text = f"{proved} {'≤' if audit.holds else '>'} {stated}"
         style.note(ax, 1.02, y, text, transform=ax.get_yaxis_transform(), va="center", size=9)
     ax.set_yticks(range(len(audits)), list(audits), color=style.INK)
     ax.grid(visible=False, axis="y")

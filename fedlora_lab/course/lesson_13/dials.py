@@ -3,6 +3,7 @@
 import math
 
 from fedlora_lab import theory
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.audit.bounds import DELTA, gaussian_noise_multiplier
 from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.course.widgets.scene import Scene, axis, bars, line, panel, text
@@ -52,7 +53,7 @@ def _trust_scene(trust: str, clients: int, epsilon: float, colluders: int) -> Sc
         colour = "green" if value <= epsilon * (1 + 1e-6) else "red"
         end = min(value, 100)
         seen.append(bars(0.03, i - 0.28, end, i + 0.28, colour))
-        words = f"{value:.2f}" if math.isfinite(value) else "everything"
+        words = round_up(value, ".2f") if math.isfinite(value) else "everything"
         seen.append(text(end, i, words, colour, dx=6, dy=4))
     observers = ["who sees the model", "the server", f"server + {others} clients"]
     panels = [
@@ -76,7 +77,8 @@ def _trust_scene(trust: str, clients: int, epsilon: float, colluders: int) -> Sc
     ]
     each = sigma if trust == "local" else sigma / math.sqrt(clients)
     adds = f"each client adds {each:.2g} C"
-    ending = f"; with {others} clients on its side the server faces ε = {faced['together']:.2f}."
+    ending = f"; with {others} clients on its side the server faces "
+    ending += f"ε = {round_up(faced['together'], '.2f')}."
     if trust == "central":
         adds = f"the server adds {sigma:.2g} C to the sum"
         ending = "; the server sees every update as it is."

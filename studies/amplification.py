@@ -19,14 +19,14 @@ from fedlora_lab._utils.statistics import SAME_EPSILON, paired_difference
 from fedlora_lab._utils.validation import check
 from fedlora_lab.plots import grammar, style
 from fedlora_lab.plots.style import name
-from studies import RESULTS, ROOT, noise_limits, runner
+from studies import RESULTS, ROOT, runner
 from studies.declared import SUGGESTED_FILE
-from studies.noise_limits import BALANCED, NOISE_LIMITS, fit_noise_limits, lost_at, noisy_tries
 
 PAGE = ROOT / "docs" / "amplification.md"
 FIGURE = ROOT / "docs" / "figures" / "amplification-pairs.png"
 LEADS_FIGURE = FIGURE.with_stem("amplification-leads")
 FRAME = RESULTS / "amplification-pairs.csv"
+TRIES = RESULTS / "amplification-tries.csv"
 LEVELS = (0, 1, 3, 10, 30, 1e6)
 MAIN = ("digits-client", "digits-example", "mnist-client", "mnist-example", "sentiment-example")
 PAIRED = (*MAIN, "at-home", "rates", "rates-elsewhere", "rates-768")
@@ -36,12 +36,6 @@ LEADS = (
     ("balanced-lora", "ffa-lora"),
 )
 """Pairs of methods that the number speaks of."""
-SETTING = ["unit", "epsilon", "method"]
-ON_DIGITS = """*There* they hold: in the settings of [six methods at eight rates](rates.md), with
-other seeds, the suggestion, read off between two rates of the grid, is within 3 points of the best
-in {}. One limit for all, fitted on the same runs, does nearly as well: {}. Three of the four
-settings have a budget of the fit; clients at ε = 1 lie outside. *Elsewhere* they are too
-careful, on texts at little cost."""
 SUGGESTED = """Settings by these limits less tuned ones, in points over ten seeds. A case, a row
 at a budget, is *behind* if its interval, of all {} together, is below zero, and has *less noise* if
 the best that the first tuning seed tried has more."""
@@ -74,6 +68,23 @@ def draw_leads(frames: Any) -> Any:
     )
 
 
+def noisy_tries(key: str) -> pd.DataFrame:
+    """Tabulates what the first tuning seed saw with noise and one rate for A and B."""
+    table = runner.select_rows(runner.first_tries(key, RESULTS), ratio=1)
+    return table[table["epsilon"].notna()].assign(study=key)
+
+
+def best_by_clip() -> pd.Series:
+    """Finds the first tuning seed's best score at each clip norm, digits with clients protected.
+
+    There the noise, and so ρ, goes with the clip norm and not with the rate.
+    """
+    keys = ["study", "epsilon", "clip", "method"]
+    best = noisy_tries("digits-client").groupby(keys)["accuracy"].max()
+    # Of FedLoRA and FFA-LoRA, where both were tried.
+    return best.unstack()[list(LEADS[0])].dropna().stack().rename("score")
+
+
 def too_careful(key: str) -> Iterator[bool]:
     """Tells of each suggestion whether it has less noise than the best that the first tuning seed
     tried."""
@@ -89,26 +100,9 @@ def too_careful(key: str) -> Iterator[bool]:
             yield clip * lr**of_rate < best["clip"] * best["lr"] ** of_rate
 
 
-def on_digits() -> Iterator[str]:
-    """Says how the limits on B's noise, and one limit for all, do in the study `rates`."""
-    fitted = pd.read_csv(noise_limits.FRAME)
-    fitted["unit"] = fitted["study"].str.removeprefix("digits-")
-    scores = runner.read_study("rates").groupby([*SETTING, "lr"])["accuracy"].mean()
-    table = scores.reset_index().merge(pd.read_csv(RESULTS / "rates-predicted.csv"))
-    table = table.merge(fitted[["unit", "method", "kind"]].drop_duplicates())
-    alike = fit_noise_limits(fitted[fitted["kind"] != BALANCED].assign(kind="all"))["limit"].item()
-    for limits in (NOISE_LIMITS, dict.fromkeys(NOISE_LIMITS, alike)):
-        points = []
-        for (*_, kind), case in table.groupby([*SETTING, "kind"]):
-            points.append(100 * lost_at(limits[kind], case.set_index("taken_up")["accuracy"]))
-        near = f"{sum(lost <= 3 for lost in points)} of {len(points)}"
-        yield f"{near}, {np.mean(points):.1f} below on average, {max(points):.1f} at most"
-
-
 def parts() -> Iterator[str]:
     """The paragraphs of the block."""
     frames = runner.read_studies()
-    yield ON_DIGITS.format(*on_digits())
     places = frames["suggested"].groupby(["task", "unit"], sort=False)
     cases = frames["suggested"].groupby(["task", "unit", "method", "epsilon"]).ngroups
     yield SUGGESTED.format(cases)
@@ -191,12 +185,13 @@ def draw_pairs(table: pd.DataFrame) -> style.Picture:
 
 
 def write() -> None:
-    """Writes the block of the page, and the pairs with their figure."""
+    """Writes the block of the page, the pairs with their figure, and the tries of notebook 04."""
     blocks = {"measured": "\n\n".join(parts())}
     text = fill_blocks(PAGE.read_text(encoding="utf-8"), blocks)
     write_atomically(PAGE, text, shared=True)
     table = pairs()
     table.to_csv(FRAME, index=False, float_format="%.5g")
+    best_by_clip().to_csv(TRIES, float_format="%.6g")
     write_atomically(LEADS_FIGURE, style.png(draw_leads(runner.read_studies())), shared=True)
     write_atomically(FIGURE, style.png(draw_pairs(table)), shared=True)
 

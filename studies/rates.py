@@ -3,11 +3,10 @@
     python -m studies rates    # trains; goes on after a kill
     python -m studies.rates    # docs/rates.md and its figure, from the frames
 
-The rule of the prediction was read off committed tuning runs on digits at ε = 3
-(results/noise-limits.csv), in both units; results/rates-predicted.csv has what follows from it. The
-validation score falls 3 points below its best where the noise that B takes up reaches about 3,
-which is ρ where A is noised alike. With A at rest it is about 18. The study `rates` has other
-budgets, 1 and 8, and other seeds.
+The rule of the prediction was read off committed tuning runs on digits at ε = 3, in both units;
+results/rates-predicted.csv has what follows from it. The validation score falls 3 points below its
+best where the noise that B takes up reaches about 3, which is ρ where A is noised alike. With A at
+rest it is about 18. The study `rates` has other budgets, 1 and 8, and other seeds.
 """
 
 from collections.abc import Iterator

@@ -1,0 +1,62 @@
+"""Where a range of rates ends: the committed predictions, a cell's runs, and the judgement."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fedlora_lab.experiments.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
+from studies import ends
+
+
+def test_the_committed_ends_are_those_of_the_rules():
+    """At the end by v its variance is the bound, also at two rates for the two factors; the
+    middle lies between the rivals. Every cell and method is there."""
+    table = pd.read_csv(ends.PREDICTED).set_index(["cell", "method"])
+    assert {*table.index} == {(cell, slug) for cell in ends.CELLS for slug in ends.METHODS}
+    cell = ends.CELLS["scaling 8, rank 1"]
+    task, privacy, plan = cell.setting(seed=0)
+    for slug in ("ffa-lora", "la-lora"):
+        row = table.loc[(cell.name, slug)]
+        at_end = plan.replace(lr=ends.rates_of(slug, row["v"]))
+        noise = noise_taken_up(task, slug, privacy, at_end, cell.lora)
+        assert noise.value == pytest.approx(OUTPUT_VARIANCE, rel=2e-3)
+        assert row["middle"] == pytest.approx((row["v"] * row["u"]) ** 0.5, rel=2e-3)
+    known = table[["v", "u"]].notna().all(axis=1)
+    assert {cell for cell, _ in table.index[~known]} == {"no privacy"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:local_steps=1")
+def test_a_cell_goes_on_where_it_was_left_and_scores_two_parts(tmp_path, monkeypatch):
+    centre = ends.CELLS["scaling 2, rank 4"]
+    plan = {"rounds": 1, "local_steps": 1, "batch": 8}
+    cell = replace(centre, case=replace(centre.case, plan=plan))
+    monkeypatch.setattr(ends, "STORE", tmp_path / "ends.jsonl")
+    monkeypatch.setattr(ends, "HALF_OCTAVES", np.zeros(1))
+    monkeypatch.setattr(ends, "METHODS", ("ffa-lora", "la-lora"))
+    first = ends.run_cell(cell, seeds=[0])
+    lines = ends.STORE.read_text("utf-8").count("\n")
+    assert ends.run_cell(cell, seeds=[0]).equals(first)
+    assert ends.STORE.read_text("utf-8").count("\n") == lines == len(ends.METHODS)
+    # Of 180 and of 360 scans.
+    for scores, scans in ((first["validation"], 180), (first["accuracy"], 360)):
+        assert np.allclose(scores * scans, (scores * scans).round())
+    task, *_ = cell.setting(seed=0)
+    assert len(ends.scored_on_both(task).test[1]) == 540
+
+
+def test_a_rule_that_is_right_has_no_error():
+    """Scores that fall three points at the predicted end of v: half an octave behind the last rate
+    that is as good as the best."""
+    table = pd.read_csv(ends.PREDICTED)
+    few = table[table["cell"].isin(["epsilon 1", "scaling 8, rank 4"])]
+    rows = [
+        {"cell": row.cell, "method": row.method, "lr": row.v * 2**step, "validation": score}
+        for row in few.itertuples()
+        for step, score in ((-1.5, 0.8), (-0.5, 0.8), (0.5, 0.74), (1.5, 0.3))
+    ]
+    found = ends.judge(pd.DataFrame(rows), draws=100)
+    assert found.loc["v", ["error", "low", "high"]].tolist() == pytest.approx([0, 0, 0], abs=1e-6)
+    assert found.loc["u", "low"] > 0.1 and found.loc["v", "ends"] == 8

@@ -349,9 +349,11 @@ class Folder:
             same = cell == name or (now != "" and name.endswith(f".{now}"))
             if ledger is not None and (cell.startswith("central-") or not same):
                 ledgers[name] = ledger.for_everyone()
-            elif ledger is not None and ledger.client_names is None:
-                # Of one task: a client has the same number in each run.
-                numbers = range(1 + max(ledger.clients, default=-1))
+            elif ledger is not None:
+                # Of the same rows in the same split a client has the same number in each run,
+                # whatever its site was called then.
+                known = len(ledger.client_names or ())
+                numbers = range(max(known, 1 + max(ledger.clients, default=-1)))
                 ledgers[name] = ledger.with_client_names([str(k) for k in numbers])
         return ledgers
 

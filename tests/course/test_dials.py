@@ -6,6 +6,7 @@ from dial_cases import DIALS, make_dial, shown
 
 import fedlora_lab as fl
 from fedlora_lab import theory
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.course.widgets.dial import plain_values
 from fedlora_lab.plots import style
 
@@ -47,8 +48,8 @@ def test_a_dial_shows_what_its_scene_draws(name):
 def test_two_worlds_are_gaussian_differential_privacy():
     panels, say = shown(make_dial("two worlds"), sigma=2, releases=10, epsilon=1)
     mu = theory.gaussian_mu(2, 10)
-    assert panels[2]["title"] == f"δ(1) = {theory.gdp_delta(mu, 1.0):.2g}"
-    assert f"δ = 0.00001 with ε = {theory.gdp_epsilon(mu, 1e-5):.3g}" in say
+    assert panels[2]["title"] == f"δ(1) = {round_up(theory.gdp_delta(mu, 1.0), '.2g')}"
+    assert f"δ = 0.00001 with ε = {round_up(theory.gdp_epsilon(mu, 1e-5), '.3g')}" in say
 
 
 @pytest.mark.parametrize(("sigma", "rate", "releases"), [(2, 0.1333, 100), (0.7, 0.01, 30)])

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import toy_hubs
 from calls import Options
+from reports import settings as report_settings
 
 import fedlora_lab as fl
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.report.neighbours import Neighbours
-from fedlora_lab.report.run_folder import Folder
+from fedlora_lab.report.run_folder import Folder, to_json
 
 RUN: Options = {"rounds": 2, "local_steps": 1, "accountant": "rdp", "by": "site"}
 RUN |= {"text": "text", "label": "label", "labels": ["kind", "harsh"], "lr": 0.1}
@@ -61,6 +62,22 @@ def test_runs_beside_a_run_are_counted_with_it(tmp_path, monkeypatch):
     assert any(re.match(stopped, note) for note in last.notes)
     assert "instead out='runs/renamed'" not in said
     assert re.search("instead out='runs/fourth' is this very run, stopped after round [12]: ", said)
+
+
+def test_the_same_rows_are_one_client_whatever_its_site_is_called(tmp_path):
+    """Every site took the name of the next: by names the sum would be one of other rows."""
+    for place, sites in {"first": ["Bonn", "Trier"], "then": ["Trier", "Ulm"]}.items():
+        folder = Folder(tmp_path / place)
+        book = fl.Ledger(reproducible=False, client_names=sites)
+        book.record(1, [0, 1], 4, sample_rate=1.0, noise_multiplier=[2.0, 8.0])
+        book.save(folder.cell("fedlora", None) / "ledger.json")
+        content = report_settings(methods=["fedlora"], seeds=[None])
+        content["task"]["fingerprint"] = folder.keyed_fingerprint("rows")
+        (folder.path / "settings.json").write_text(to_json(content))
+    truth = fl.Ledger()
+    truth.record(1, None, 8, sample_rate=1.0, noise_multiplier=2.0)
+    spent = Neighbours.of(tmp_path / "here", "rows").spent()
+    assert spent == pytest.approx(truth.epsilon())
 
 
 @pytest.mark.slow

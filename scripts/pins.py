@@ -16,13 +16,13 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = """\
 # The set of versions the tests were run with (Python 3.11, Linux); written by `make pins`.
-# Use: pip install -c constraints.txt -e ".[dev,text,flower]"
+# Use: pip install -c constraints.txt -e ".[dev,lab,text,flower]"
 """
 LOCK_HEAD = """\
 # The files of the versions in constraints.txt, by digest, for Python 3.11 to 3.13 on any system;
 # written by `make pins`. `make setup` installs no other file. torch is chosen by the machine.
 """
-EXTRAS = ("dev", "text", "flower")
+EXTRAS = ("dev", "lab", "text", "flower")
 MACHINES = re.compile(r"(torch|triton|cuda-|nvidia-)")
 """Packages whose files differ with the machine's accelerator."""
 

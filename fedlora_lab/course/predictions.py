@@ -12,6 +12,7 @@ from html import escape
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
+from fedlora_lab._utils.environment import require
 from fedlora_lab._utils.validation import check, check_one_of
 from fedlora_lab.course.progress import read_progress, save_result
 from fedlora_lab.course.texts import PREDICTION_KEY, entries, inline_html, to_html, unwrap
@@ -92,9 +93,8 @@ class Prediction:
 
     def control(self) -> Any:
         """Makes the buttons, one for each option, and the sentence that a guess is kept."""
-        import ipywidgets
-
-        buttons: Any = ipywidgets.ToggleButtons(
+        ipywidgets = require("ipywidgets", "lab")
+        buttons = ipywidgets.ToggleButtons(
             options=self.letters,
             value=self.guess,
             description="Your guess",

@@ -20,7 +20,8 @@ import fedlora_lab as fl
 PACKAGE = ROOT / "fedlora_lab"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OPTIONAL = PROJECT["optional-dependencies"]
-NEEDED = {*PROJECT["dependencies"], *OPTIONAL["text"], *OPTIONAL["flower"], *OPTIONAL["dev"]}
+EXTRAS = ("lab", "text", "flower", "dev")
+NEEDED = {*PROJECT["dependencies"]}.union(*(OPTIONAL[extra] for extra in EXTRAS))
 CONSTRAINTS = (ROOT / "constraints.txt").read_text()
 LOCK = (ROOT / "requirements.lock").read_text()
 PINS = dict(line.split("==") for line in CONSTRAINTS.splitlines() if line and line[0] != "#")
@@ -90,11 +91,21 @@ def test_every_public_name_is_found_in_its_home():
 
 # The wheel
 
-# The beginning of the course, and the command as its entry point starts it.
+# Without what the extra "lab" brings: every public name, the beginning of the course, what its
+# controls say, and the command as its entry point starts it.
 BEGIN = """
 import sys
 from importlib.metadata import distribution
+for name in ("IPython", "anywidget", "ipykernel", "ipywidgets", "jupyterlab", "traitlets"):
+    sys.modules[name] = None
 import fedlora_lab as fl
+for name in fl.__all__:
+    getattr(fl, name)
+for part in (lambda: fl.course.widgets, lambda: fl.course.lesson(1)):
+    try:
+        part()
+    except ImportError as error:
+        print("refused:", error)
 task = fl.tasks.digits(clients=2)
 fl.course.lesson(0).client_data(task)
 fl.course.exercises.show("00.1")
@@ -105,7 +116,7 @@ distribution("fedlora-lab").entry_points["fedlora-lab"].load()()
 
 
 @pytest.mark.slow
-def test_the_wheel_is_whole_and_runs_elsewhere(tmp_path):
+def test_the_wheel_is_whole_and_runs_elsewhere_without_jupyter(tmp_path):
     """Unpacked in an empty folder, before the checkout on the path. It is built from a copy, for
     setuptools writes beside the source.
     """
@@ -122,6 +133,8 @@ def test_the_wheel_is_whole_and_runs_elsewhere(tmp_path):
     assert inside == {path for path in here if "__pycache__" not in path.parts}
     shown = run(sys.executable, "-c", BEGIN, cwd=tmp_path, PYTHONPATH=place, MPLBACKEND="agg")
     assert all(slug in shown for slug in fl.methods.ALL)
+    assert shown.count("refused: anywidget is not installed: run `") == 2
+    assert "-m pip install 'fedlora-lab[lab]'`" in shown
 
 
 # What a file may say

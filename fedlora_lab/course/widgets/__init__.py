@@ -9,7 +9,11 @@ Nothing is trained before Start is pressed.
 >>> run.close()
 """
 
-from fedlora_lab.course.widgets.live_run import live
+from fedlora_lab._utils.environment import require
+
+require("anywidget", "lab")
+
+from fedlora_lab.course.widgets.live_run import live  # noqa: E402
 
 __all__ = ["live"]
 __dir__ = __all__.copy  # completion shows neither imports nor modules

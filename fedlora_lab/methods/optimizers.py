@@ -11,7 +11,7 @@ All arithmetic is element by element: a client's bits do not depend on who else 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,8 +20,6 @@ from fedlora_lab._utils.validation import check, check_number, is_number
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    TensorList = list[Tensor] | tuple[Tensor, ...]
 
 TensorMapping = Mapping[Any, "Tensor"]
 Moments = Mapping[str, "Tensor"]
@@ -65,31 +63,24 @@ class Optimizer(ABC):
         >>> step["B"]
         tensor([-0.1500, -0.1500])
         """
-        if not grads:  # PyTorch refuses empty lists
-            return {}, dict(state)
-        # A tensor that rests keeps its moments, and one that begins late begins from zero.
-        moments = [state[key] if key in state else self._zeros(params[key]) for key in grads]
-        rates = [lr[key] if isinstance(lr, Mapping) else lr for key in grads]
-        old = [params[key] for key in grads]
-        steps, after = self._steps([*grads.values()], moments, old, rates)
-        return dict(zip(grads, steps)), {**state, **dict(zip(grads, after))}
+        steps: dict[Any, Tensor] = {}
+        after = dict(state)
+        for key, grad in grads.items():
+            # A tensor that rests keeps its moments, and one that begins late begins from zero.
+            moments = state[key] if key in state else self._zeros(params[key])
+            rate = lr[key] if isinstance(lr, Mapping) else lr
+            steps[key], after[key] = self._step(grad, moments, params[key], rate)
+        return steps, after
 
     @abstractmethod
     def _zeros(self, param: "Tensor") -> Moments:
         """The moments of a tensor before its first step."""
 
     @abstractmethod
-    def _steps(
-        self,
-        grads: "TensorList",
-        moments: Sequence[Moments],
-        params: "TensorList",
-        lrs: Sequence[float],
-    ) -> "tuple[TensorList, Sequence[Moments]]":
-        """The step of each tensor, and its moments afterwards.
-
-        All tensors at once (``torch._foreach_...``): on a GPU one kernel serves many of them.
-        """
+    def _step(
+        self, grad: "Tensor", moments: Moments, param: "Tensor", lr: float
+    ) -> "tuple[Tensor, Moments]":
+        """The step of one tensor, and its moments afterwards."""
 
     def __str__(self) -> str:
         """The name, and what differs from the default: the form of the command line."""
@@ -133,25 +124,16 @@ class SGD(Optimizer):
     def _zeros(self, param: "Tensor") -> Moments:
         return {"momentum": param.new_zeros(param.shape)} if self.momentum else {}
 
-    def _steps(
-        self,
-        grads: "TensorList",
-        moments: Sequence[Moments],
-        params: "TensorList",
-        lrs: Sequence[float],
-    ) -> "tuple[TensorList, Sequence[Moments]]":
-        import torch
-
+    def _step(
+        self, grad: "Tensor", moments: Moments, param: "Tensor", lr: float
+    ) -> "tuple[Tensor, Moments]":
         # Without momentum and decay nothing but one product is computed: the bare step's bits.
         if self.weight_decay:
-            grads = torch._foreach_add(grads, torch._foreach_mul(params, self.weight_decay))
-        downhill = [-lr for lr in lrs]
+            grad = grad + self.weight_decay * param
         if not self.momentum:
-            return torch._foreach_mul(grads, downhill), moments
-        kept = torch._foreach_mul([x["momentum"] for x in moments], self.momentum)
-        velocities = torch._foreach_add(kept, grads)
-        steps = torch._foreach_mul(velocities, downhill)
-        return steps, [{"momentum": velocity} for velocity in velocities]
+            return -lr * grad, moments
+        velocity = self.momentum * moments["momentum"] + grad
+        return -lr * velocity, {"momentum": velocity}
 
 
 PLAIN = SGD()
@@ -199,35 +181,19 @@ class Adam(Optimizer):
         # The count stays on the CPU: nobody waits for a GPU to read it.
         return {"step": torch.zeros((), dtype=torch.float64), "mean": zeros, "square": zeros}
 
-    def _steps(
-        self,
-        grads: "TensorList",
-        moments: Sequence[Moments],
-        params: "TensorList",
-        lrs: Sequence[float],
-    ) -> "tuple[TensorList, Sequence[Moments]]":
-        import torch
-
-        def average(name: str, keep: float, values: "TensorList") -> "TensorList":
-            old = torch._foreach_mul([x[name] for x in moments], keep)
-            return torch._foreach_add(old, torch._foreach_mul(values, 1 - keep))
-
+    def _step(
+        self, grad: "Tensor", moments: Moments, param: "Tensor", lr: float
+    ) -> "tuple[Tensor, Moments]":
         first, second = self.betas
-        counts = [x["step"] + 1 for x in moments]
-        means = average("mean", first, grads)
-        squares = average("square", second, torch._foreach_mul(grads, grads))
+        step = moments["step"] + 1
+        mean = first * moments["mean"] + (1 - first) * grad
+        square = second * moments["square"] + (1 - second) * grad.square()
         # Both means began at zero: the first steps are divided by the weight they have by now.
-        mean_weights = [float(1 - first**count) for count in counts]
-        square_weights = [float(1 - second**count) for count in counts]
-        roots = torch._foreach_sqrt(torch._foreach_div(squares, square_weights))
-        sizes = torch._foreach_add(roots, self.eps)
-        directions = torch._foreach_div(means, mean_weights)
-        steps = torch._foreach_div(torch._foreach_mul(directions, [-lr for lr in lrs]), sizes)
+        size = (square / (1 - second**step)).sqrt() + self.eps
+        move = -lr * (mean / (1 - first**step)) / size
         if self.weight_decay:  # decoupled: no part of the moments
-            decay = torch._foreach_mul(params, [lr * self.weight_decay for lr in lrs])
-            steps = torch._foreach_sub(steps, decay)
-        after = zip(counts, means, squares, strict=True)
-        return steps, [{"step": n, "mean": mean, "square": square} for n, mean, square in after]
+            move = move - lr * self.weight_decay * param
+        return move, {"step": step, "mean": mean, "square": square}
 
 
 @explain_arguments()

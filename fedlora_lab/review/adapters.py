@@ -270,8 +270,8 @@ def ask_client(grid: Foreign, arrays: list[np.ndarray], config: Mapping[str, Any
         raise RuntimeError(printable(reply.error.reason or "no reason given")[:1000])
     records = reply.content.metric_records.items()
     numbers = {f"{name} {key}": x for name, record in records for key, x in record.items()}
-    arrays = (record.to_numpy_ndarrays() for record in reply.content.array_records.values())
-    return [*itertools.chain(*arrays)], numbers
+    sent = (record.to_numpy_ndarrays() for record in reply.content.array_records.values())
+    return [*itertools.chain(*sent)], numbers
 
 
 def flower(

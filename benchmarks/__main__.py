@@ -12,13 +12,15 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from time import process_time
+from time import perf_counter, process_time
 from typing import Any
 
 import click
+import joblib
 import numpy as np
 import pandas as pd
 import torch
+from joblib.externals.loky import get_reusable_executor
 
 import fedlora_lab as fl
 from benchmarks import peers
@@ -36,6 +38,8 @@ STEPS = {
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12}
 MINILM |= {"intermediate_size": 1536, "vocab_size": 30_522}
 TURNS = 12
+COMPARISON = "12 runs on digits"
+COMPARISON_TURNS = 5
 WORDS = ("good", "great", "fine", "poor", "awful", "dull", "film", "book", "day", "very", "not")
 
 # Words, case, whose time is divided by whose, and what was asked of the ratio.
@@ -47,6 +51,10 @@ RATIOS = (
     ("Opacus by client / private step", "digits 10 x 16", "opacus", "private", "at least 2"),
     ("Opacus by client / private step", "digits 50 x 8", "opacus", "private", "at least 3.5"),
     ("Opacus by client / private step", "MiniLM 4 x 8", "opacus", "private", "at least 1.5"),
+    ("one by one / jobs=2, workers new", COMPARISON, "one by one", "two new processes", ""),
+    ("one by one / jobs=2", COMPARISON, "one by one", "two processes", "at least 1.6"),
+    ("one by one / two Python threads", COMPARISON, "one by one", "two threads", ""),
+    ("one by one / PyTorch's threads", COMPARISON, "one by one", "PyTorch's threads", ""),
 )
 
 
@@ -64,25 +72,59 @@ def build_task(name: str, clients: int) -> fl.tasks.Task:
     return fl.tasks.hub(folder, rows, text="text", label="label", clients=clients)
 
 
-def in_turns(case: str, steps: Mapping[str, Callable[[], Any]], turns: int) -> pd.DataFrame:
+def comparisons() -> dict[str, Callable[[], Any]]:
+    """The same twelve runs on digits, by every way to run them on two cores."""
+    task = fl.tasks.digits()
+    plan = fl.Plan(rounds=10, local_steps=4, batch=16, lr=0.1)
+    privacy = fl.Privacy(delta=1e-5, noise_multiplier=1.0, accountant="rdp")
+    rows = ["fedlora", "ffa-lora", "rolora", "fedlpp"]
+
+    def compare(jobs: int | None, backend: str = "loky") -> None:
+        with joblib.parallel_config(backend):
+            fl.compare(task, rows, privacy, plan, jobs=jobs, progress=False)
+
+    def compare_by_new_workers() -> None:
+        get_reusable_executor().shutdown(wait=True)
+        compare(2)
+
+    return {
+        "one by one": lambda: compare(1),
+        "PyTorch's threads": lambda: compare(None),
+        "two threads": lambda: compare(2, "threading"),
+        "two new processes": compare_by_new_workers,
+        "two processes": lambda: compare(2),
+    }
+
+
+def in_turns(
+    case: str,
+    steps: Mapping[str, Callable[[], Any]],
+    turns: int,
+    clock: Callable[[], float] = process_time,
+) -> pd.DataFrame:
     """Times peers one after the other, turn by turn; a turn before the first warms up.
 
-    Args: case: its name. steps: peer -> what is timed. turns: how many.
+    Args:
+        case: its name.
+        steps: peer -> what is timed.
+        turns: how many.
+        clock: of this process, or of the wall where others work for it.
     Returns: columns case, peer, turn, seconds.
     """
     rows = []
     for turn in range(-1, turns):
         for peer, step in steps.items():
-            begun = process_time()
+            begun = clock()
             step()
-            rows.append((case, peer, turn, process_time() - begun))
+            rows.append((case, peer, turn, clock() - begun))
     table = pd.DataFrame(rows, columns=["case", "peer", "turn", "seconds"])
     return table[table["turn"] >= 0]
 
 
 def measure() -> pd.DataFrame:
     """Measures everything; a row for each case, peer and turn."""
-    tables = []
+    # First, so that no thread of a peer has an effect on it.
+    tables = [in_turns(COMPARISON, comparisons(), COMPARISON_TURNS, perf_counter)]
     for case, (name, clients, batch, rank) in STEPS.items():
         task = build_task(name, clients)
         makers = {peer: peers.PEERS[peer] for peer in ("private", "plain", "opacus")}
@@ -105,6 +147,8 @@ def page(table: pd.DataFrame, machine: str) -> str:
     seconds = table.set_index(["case", "peer", "turn"])["seconds"].sort_index()
     rows = [["ratio of times", "of a", "measured", "asked"]]
     for label, case, one, reference, goal in RATIOS:
+        if case not in seconds:
+            continue
         # Turn by turn: what disturbs a turn disturbs both of its peers.
         ratio = seconds[case, one] / seconds[case, reference]
         rows.append([label, case, spread(ratio), goal])
@@ -120,6 +164,8 @@ Rank 4, of MiniLM 8, where no other is named.
 - *Private step*: this library's, all clients in one batch. *Plain step*: PEFT's model on the same
   examples, without clients, clip and noise. *Opacus by client*: Opacus' hooks, one client after the
   other. *10 x 16*: ten clients with sixteen examples each.
+- *One by one*: `fl.compare(..., jobs=1)`, each run with one thread, by the clock on the wall. New
+  workers load the libraries first, which long comparisons do not feel.
 
 On a GPU: `python -m benchmarks.gpu`, as [on an H200](gpu-nvidia-h200.md).
 """

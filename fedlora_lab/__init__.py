@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # never run: editors read here what HOMES says
         suggest_lr as suggest_lr,
         tuned_rate as tuned_rate,
     )
-    from fedlora_lab.federated.compare import compare as compare
+    from fedlora_lab.federated.compare import best as best, compare as compare
     from fedlora_lab.federated.make_spec import amplification as amplification
     from fedlora_lab.federated.records import (
         generate as generate,
@@ -69,7 +69,7 @@ PACKAGES = (
 NAMES = {
     "experiments.finetune": ("finetune",),
     "experiments.tuned_rates": ("suggest_lr", "tuned_rate"),
-    "federated.compare": ("compare",),
+    "federated.compare": ("best", "compare"),
     "federated.records": ("generate", "predict", "save_adapter", "to_frame"),
     "federated.run": ("run", "ticks"),
     "federated.make_spec": ("amplification",),

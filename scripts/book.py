@@ -54,6 +54,7 @@ PAGES = (
     "review",
     "glossary",
     "adding_a_method",
+    "a_comparison",
     "teaching",
     "security",
     "scale",

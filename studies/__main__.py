@@ -1,7 +1,7 @@
 """Run or continue a declared study.
 
 python -m studies                      what is declared, and how much of it is done
-python -m studies NAME [--workers 2]   results/NAME.csv; goes on after a kill at any point
+python -m studies NAME [--jobs 2]   results/NAME.csv; goes on after a kill at any point
 """
 
 import json
@@ -23,12 +23,12 @@ def show_all() -> None:
         click.echo(f"{study.name:<18} {done:>5} of {total:<5} runs  {study.note}")
 
 
-def continue_study(study: Study, folder: Path, workers: int) -> None:
+def continue_study(study: Study, folder: Path, jobs: int) -> None:
     """Runs what is missing, and writes the frame of the finished cases and what ran them."""
     lines = folder / "runs" / f"{study.name}.jsonl"
     path = folder / f"{study.name}.csv"
     try:
-        runner.run_study(study, lines, workers=workers)
+        runner.run_study(study, lines, jobs=jobs)
     finally:
         table = runner.study_frame(study, lines)
         if len(table):
@@ -40,13 +40,13 @@ def continue_study(study: Study, folder: Path, workers: int) -> None:
 
 @click.command(help=__doc__)
 @click.argument("name", required=False)
-@click.option("--workers", default=2, help="Processes, each with one thread.  [2]")
-def main(name: str | None, workers: int) -> None:
+@click.option("--jobs", default=2, help="Runs at once, each with one thread.  [2]")
+def main(name: str | None, jobs: int) -> None:
     if name is None:
         show_all()
     else:
         check(name in STUDIES, "study", name, "one of " + ", ".join(STUDIES))
-        continue_study(STUDIES[name], RESULTS, workers)
+        continue_study(STUDIES[name], RESULTS, jobs)
 
 
 if __name__ == "__main__":

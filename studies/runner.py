@@ -2,29 +2,24 @@
 
 import json
 import math
-import os
 import platform
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
-from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pandas as pd
-import torch
 from scipy.stats import sem
 from tqdm import tqdm
 
 from fedlora_lab import tasks
 from fedlora_lab._utils.files import append_line, lock_folder, read_lines
-from fedlora_lab._utils.validation import check, check_whole
+from fedlora_lab._utils.validation import check
+from fedlora_lab.federated.jobs import Work, run_works
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
@@ -32,7 +27,6 @@ from studies import RESULTS
 from studies.declared import EXTENSIONS, STUDIES, Case, Job, Setting, Stage, Study, scale_knob
 
 Done = dict[str, dict[str, Any]]  # key of a job -> what `run_job` gave for it
-RunJobs = Callable[[list[Job]], Iterable[dict[str, Any]]]
 RECIPES = {"mnist": "mnist", "sentiment": "sentiment", "texts-768": "sentiment"}
 """Task that is made from files of the reader -> the module of this folder that makes it."""
 FALL = 0.03
@@ -100,35 +94,23 @@ def run_job(job: Job) -> dict[str, Any]:
 
     task, method, privacy, plan, lora = job_arguments(job)
     options: Any = {"lora": lora, "seed": job.seed, "evaluate_every": plan.rounds}
-    with one_thread():
-        records = list(run(task, method, privacy, plan, **options | job.case.compute))
-        last = records[-1]
-        values = {f"before_{name}": x for name, x in records[0].metrics.items()}
-        values |= last.metrics
-        for _, measure, value in last.rows:
-            if measure.startswith("noise_"):
-                values[measure] = values.get(measure, 0.0) + value
-        values |= {"deviation": last.deviation, "epsilon": last.epsilon, "clipped": last.clipped}
-        grown = [value for _, measure, value in last.rows if measure == "amplification"]
-        if grown:
-            values["amplification"] = fmean(grown)
-        for name in ("bytes_up", "bytes_down"):
-            values[name] = sum(getattr(record.traffic, name) for record in records)
+    records = list(run(task, method, privacy, plan, **options | job.case.compute))
+    last = records[-1]
+    values = {f"before_{name}": x for name, x in records[0].metrics.items()}
+    values |= last.metrics
+    for _, measure, value in last.rows:
+        if measure.startswith("noise_"):
+            values[measure] = values.get(measure, 0.0) + value
+    values |= {"deviation": last.deviation, "epsilon": last.epsilon, "clipped": last.clipped}
+    grown = [value for _, measure, value in last.rows if measure == "amplification"]
+    if grown:
+        values["amplification"] = fmean(grown)
+    for name in ("bytes_up", "bytes_down"):
+        values[name] = sum(getattr(record.traffic, name) for record in records)
     values["seconds"] = sum(record.seconds for record in records)
     # JSON has no NaN; a run that diverged keeps its line, or it would be run again.
     finite = {name: float(x) if math.isfinite(x) else None for name, x in values.items()}
     return {"key": job.key, "lr": job.setting.lr, "seed": job.seed, "values": finite}
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Sets torch to one thread: sums are rounded alike however many processes there are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 # ---- which runs
@@ -287,34 +269,33 @@ def count_runs(study: Study, path: Path) -> tuple[int, int]:
 # ---- all runs
 
 
-def run_study(study: Study, path: Path, *, workers: int = 1, bar: bool = True) -> Done:
+def run_study(study: Study, path: Path, *, jobs: int = 1, bar: bool = True) -> Done:
     """Runs what is missing in the file of results; each case is tuned before it is reported.
 
     Args:
         study: what to run.
         path: JSON lines; every finished run is on the disk before the next is begun.
-        workers: processes, each with one thread; 0: one run after the other in this process.
+        jobs: runs at once, as of `fl.compare`, each with one thread.
         bar: show the progress.
 
     Raises: ``ValueError`` when another process is at work on the same file.
     Guarantees: killed at any point and called again, no finished run is lost or done twice
         (test_runner.py::test_a_study_goes_on_after_a_kill).
     """
-    check_whole("workers", workers)
     options: Any = {"unit": "run", "disable": not bar, "mininterval": 5}
     with (
         lock_folder(path.parent, f".{path.name}.lock"),
         tqdm(initial=count_runs(study, path)[0], **options) as shown,
-        worker_pool(workers) as run,
     ):
         done = load_results(path)
         # While the last of a group of cases are tuned, others of it keep the processes busy.
-        size = max(workers, 1) * 4
+        size = abs(jobs) * 4
         for start in range(0, len(study.cases), size):
             group = study.cases[start : start + size]
             while missing := _missing_jobs(study, group, done):
                 shown.total = shown.n + len(missing)
-                for entry in run(missing):
+                works = [Work(job.key, lambda _, job=job: run_job(job)) for job in missing]
+                for _, entry in run_works(works, jobs):
                     # On the disk before the next run is asked for: a kill loses none that ended.
                     append_line(path, entry)
                     done[entry["key"]] = entry
@@ -326,37 +307,6 @@ def _missing_jobs(study: Study, cases: Iterable[Case], done: Done) -> list[Job]:
     """Lists the known jobs of some cases that are not done."""
     jobs = (job for case in cases for job in known_jobs(study, case, done))
     return [job for job in jobs if job.key not in done]
-
-
-@contextmanager
-def worker_pool(count: int) -> Iterator[RunJobs]:
-    """Yields a function that runs jobs in so many processes, or in this one where there are none.
-
-    Args: count: processes, each with one thread.
-    """
-    if not count:
-        yield lambda jobs: map(run_job, jobs)
-        return
-    with ProcessPoolExecutor(count, get_context("spawn"), initializer=_end_with_parent) as pool:
-
-        def run(jobs: list[Job]) -> Iterator[dict[str, Any]]:
-            for future in as_completed([pool.submit(run_job, job) for job in jobs]):
-                yield future.result()
-
-        try:
-            yield run
-        except BaseException:
-            # In the middle of their runs: what is unfinished is run again.
-            for process in active_children():
-                process.terminate()
-            raise
-
-
-def _end_with_parent() -> None:
-    """Makes a worker end when its parent is killed."""
-    parent = parent_process()
-    assert parent is not None
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 # ---- frames

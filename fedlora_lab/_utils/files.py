@@ -174,10 +174,10 @@ def append_line(path: Path, entry: Mapping[str, Any]) -> None:
     _make_folder(path.parent)
     line = json.dumps(entry).encode() + b"\n"
     with open(path, "ab+", opener=partial(os.open, mode=0o600)) as file:
-        file.seek(0)
-        written = file.read()
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
         # A kill may have cut the last line short: this one must not continue it.
-        file.write(line if written[-1:] in (b"", b"\n") else b"\n" + line)
+        file.write(line if file.read() in (b"", b"\n") else b"\n" + line)
         file.flush()
         os.fsync(file.fileno())
     _sync_names(path.parent)

@@ -1,7 +1,7 @@
 """Statistics of runs over their seeds: intervals, paired differences, and collapsed runs."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,48 @@ if TYPE_CHECKING:
 
 COLUMNS = ["task", "method", "seed", "round", "layer", "measure", "value"]
 """Of a tidy frame."""
+
+# ---- sweeps
+
+
+def varied_columns(frame: "DataFrame") -> list[str]:
+    """Lists what a tidy frame varies: its own columns of which a method has several values.
+
+    One that follows from the others, as a rate that was chosen for each epsilon, is not listed.
+    """
+    names = [name for name in frame.columns if name not in COLUMNS]
+    for name in reversed(names.copy()):
+        others = [other for other in names if other != name]
+        values = frame.groupby(["method", *others], dropna=False)[name]
+        if values.nunique(dropna=False).max() <= 1:
+            names.remove(name)
+    return names
+
+
+def by_setting(frame: "DataFrame") -> Iterator[tuple[dict[str, Any], "DataFrame"]]:
+    """Yields the settings of a sweep, what was varied and its values, with the rows of each.
+
+    A frame in which each method has one setting, such as a rate of its own, is one part.
+    """
+    names = varied_columns(frame)
+    if not names:
+        yield {}, frame
+        return
+    for values, part in frame.groupby(names, sort=False, dropna=False):
+        yield dict(zip(names, values)), part
+
+
+def last_scores(frame: "DataFrame", measure: str | None = None) -> "DataFrame":
+    """Selects from a tidy frame, of a sweep too, the score of every run after its last round.
+
+    Args: frame: tidy. measure: the score; ``None``: the `headline_measure`.
+    """
+    measure = headline_measure(frame) if measure is None else measure
+    rows = frame[(frame["layer"] == "all") & (frame["measure"] == measure)]
+    check(len(rows) > 0, "measure", measure, "a measure of the whole model in the frame")
+    runs = rows.groupby(["method", "seed", *varied_columns(frame)], dropna=False)
+    return rows[rows["round"] == runs["round"].transform("max")]
+
 
 # ---- intervals
 

@@ -1,6 +1,7 @@
 """PyTorch's state, which belongs to the process or the thread, set for a block and put back."""
 
 import functools
+import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, ParamSpec, TypeVar
@@ -13,6 +14,76 @@ DEVICE_TYPES = "cpu", "cuda", "mps", "xpu"
 """Where autocast may be on."""
 P = ParamSpec("P")
 T = TypeVar("T")
+Restore = Callable[[], object]
+"""Puts back what was set before."""
+
+
+class SharedSetting:
+    """A setting of the process that blocks of several threads need, each with a value of its own.
+
+    Blocks that need the same value overlap. One that needs another value waits until they have
+    ended. The first block in notes what the user had set, and the last one out puts it back.
+
+    Args:
+        apply: sets a value, and returns what puts back the one before.
+
+    Guarantees: test_user_process.py::test_threads_that_need_one_value_overlap_and_others_wait.
+    """
+
+    def __init__(self, apply: Callable[[Any], Restore]) -> None:
+        self._apply = apply
+        self._free = threading.Condition()
+        self._value: Any = None
+        self._blocks = 0
+        self._restore: Restore = bool
+        self._thread = threading.local()
+
+    @contextmanager
+    def at(self, value: Any) -> Iterator[None]:
+        """Runs a block with the setting at a value, which is not ``None``."""
+        outer = getattr(self._thread, "value", None)
+        if outer == value:  # as around it: nothing to set
+            yield
+            return
+        # A thread that waited for others while it holds a value could wait for itself.
+        self._leave()
+        try:
+            self._enter(value)
+            yield
+        finally:
+            self._leave()
+            if outer is not None:
+                self._enter(outer)
+
+    def _enter(self, value: Any) -> None:
+        with self._free:
+            self._free.wait_for(lambda: not self._blocks or self._value == value)
+            if not self._blocks:
+                self._restore = self._apply(value)
+                self._value = value
+            self._blocks += 1
+            self._thread.value = value
+
+    def _leave(self) -> None:
+        # Nothing is held where an interrupt has come between leaving and entering.
+        if getattr(self._thread, "value", None) is None:
+            return
+        with self._free:
+            self._thread.value = None
+            self._blocks -= 1
+            if not self._blocks:
+                self._restore()
+                self._free.notify_all()
+
+
+def _set_threads(count: int) -> Restore:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    return functools.partial(torch.set_num_threads, before)
+
+
+torch_threads = SharedSetting(_set_threads).at
+"""Runs a block with so many threads for each operation of PyTorch."""
 
 
 @contextmanager

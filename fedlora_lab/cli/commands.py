@@ -50,7 +50,12 @@ def training_options(command: read.Command) -> read.Command:
         FRESH,
         click.option("--out", type=PATH, metavar="DIR", help="Run folder.  [runs/TASK]"),
         OPTIMIZER,
-        click.option("--lr", type=read.RATE, metavar="X", help="Learning rate.  [as tuned]"),
+        click.option(
+            "--lr",
+            type=read.RATES,
+            metavar="X,Y",
+            help="Learning rates to try.  [as tuned]",
+        ),
         click.option("--alpha", hidden=True, expose_value=False, callback=read.refuse_alpha),
         read.setting_options(read.SITUATION),
     ):
@@ -71,9 +76,16 @@ SEED = read.setting("seed")
     default=DEFAULT_METHODS,
     type=read.Text("methods", read.read_methods),
     metavar="A,B",
-    help="Methods and the baselines non-private, central, local, joined by commas.",
+    help="Methods, the baselines non-private, central, local, and rows FILE.py:NAME of your own, "
+    "joined by commas.",
 )
 @click.option("--seeds", default=3, type=SEEDS, metavar="N", help="How many, from 0 on.  [3]")
+@click.option(
+    "--jobs",
+    type=click.IntRange(-1),
+    metavar="N",
+    help="Runs at once, each in a process; -1: one a core.  [1]",
+)
 @training_options
 def compare_command(task: str, methods: list[str], seeds: int, **options: Any) -> None:
     """Train several methods on TASK (digits or regression), and write a run folder with a report.

@@ -63,6 +63,8 @@ def count(low: int = 1, high: float = math.inf) -> Text:
 
 RATE = Text("lr", Option("", low=0, high=1e9).parse)
 """A learning rate, as of `Plan`."""
+RATES = Text("lr", lambda name, text: [RATE.read(name, part) for part in read_names(name, text)])
+"""Learning rates joined by commas."""
 Command = Callable[..., None]
 
 
@@ -136,9 +138,20 @@ def read_row(name: str, text: str) -> str:
     return read_method(name, text, ())
 
 
+OF_FILE = ".py:"
+"""Stands in the name of a row that is in a file of the reader's own: ``FILE.py:NAME``."""
+
+
 def read_methods(name: str, text: str) -> list[str]:
-    """Slugs and baselines joined by commas."""
-    return [read_method("method", slug) for slug in read_names(name, text)]
+    """Slugs, baselines and rows of files joined by commas."""
+    names = read_names(name, text)
+    for part in names:
+        if OF_FILE in part:
+            path = part.rpartition(":")[0]
+            check(Path(path).is_file(), name, part, f"a file {path} with the row")
+        else:
+            read_method("method", part)
+    return names
 
 
 def read_test(name: str, text: str) -> float | str:

@@ -1,8 +1,8 @@
 """What run, compare and finetune do when their options have been read."""
 
+import runpy
 import shlex
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,16 @@ from tqdm import tqdm
 
 from fedlora_lab import tasks
 from fedlora_lab._utils.options import RunSettings
-from fedlora_lab._utils.validation import check, few
+from fedlora_lab._utils.validation import check, few, in_one_line
 from fedlora_lab.cli import options as read
 from fedlora_lab.experiments import finetune as tuning
 from fedlora_lab.experiments.tuned_rates import load_rates, suggestion
-from fedlora_lab.federated.compare import BAR, Cell, show_progress
-from fedlora_lab.federated.records import Round
+from fedlora_lab.federated.compare import BAR, checked_cells, grid_points
+from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.report.cells import claim_cells, round_line, run_cell, without_folders
-from fedlora_lab.report.page import report
-from fedlora_lab.report.run_folder import Folder
+from fedlora_lab.report.cells import run_in_folder, without_folders
+from fedlora_lab.report.page import read_runs, report
 from fedlora_lab.report.summary_table import summary_lines
 from fedlora_lab.tasks.task import Task
 
@@ -36,11 +35,12 @@ LORA_FIELDS = {"rank": "rank", "lora_alpha": "alpha"}
 
 def train(
     task_name: str,
-    slugs: list[str],
+    names: list[str],
     seeds: list[Any],
     *,
     out: Path | None,
     fresh: bool,
+    jobs: int | None = None,
     every_round: bool = False,
     **options: Any,
 ) -> None:
@@ -48,67 +48,46 @@ def train(
 
     Args:
         task_name: an embedded task.
-        slugs: methods and baselines.
+        names: methods and baselines, and rows of files of the reader's own.
         seeds: each method runs with each of them.
         out: run folder; ``None``: runs/TASK.
         fresh: clear it before.
+        jobs: runs at once.
         every_round: print a line for every round.
         options: settings by name; those that were not typed are chosen.
     """
     asked = read.typed_options(options)
+    rows = [load_row(name) if read.OF_FILE in name else name for name in names]
     task, privacy, plan, lora = build_setup(task_name, asked)
-    rates = learning_rates(asked, task.name, slugs)
-    cells = [
-        Cell.from_name(slug, task, privacy, plan.replace(lr=rates[slug]), lora, seed)
-        for slug in slugs
-        for seed in seeds
-    ]
-    with Folder(out or Path("runs") / task_name) as folder:
-        command = shlex.join(
-            ["fedlora-lab", *map(without_folders, click.get_current_context().obj)]
+    plans: Any = plan
+    if "lr" not in asked:
+        rates = learning_rates(asked, task.name, rows)
+        plans = {slug: plan.replace(lr=rate) for slug, rate in rates.items()}
+    points = grid_points(None, asked.get("lr"))
+    stop = {"stop_at": asked["stop_at"]} if "stop_at" in asked else {}
+    cells = checked_cells(task, rows, privacy, plans, seeds, lora, points, stop)
+    out = out or Path("runs") / task_name
+    command = shlex.join(["fedlora-lab", *map(without_folders, click.get_current_context().obj)])
+    with tqdm(total=sum(cell.plan.rounds for cell in cells), disable=None, **BAR) as bar:
+        frame = run_in_folder(
+            out, task, cells, command, jobs, bar, fresh, every_round, bar.write, **stop
         )
-        cells = claim_cells(folder, task, privacy, cells, command, fresh)
-        waiting = [
-            cell for cell in cells if folder.last_round(cell.slug, cell.seed) < cell.plan.rounds
-        ]
-        if finished := len(cells) - len(waiting):
-            click.echo(f"{finished} of {len(cells)} runs are finished in {folder.path} and kept")
-        with tqdm(total=sum(cell.plan.rounds for cell in waiting), disable=None, **BAR) as bar:
-            for cell in waiting:
-                train_cell(folder, cell, asked.get("stop_at"), bar, every_round)
-        begun = any(folder.last_round(cell.slug, cell.seed) > 0 for cell in cells)
-        room = "room for one round of a run, but the first spends more"
-        check(begun, "stop_at", asked.get("stop_at"), room)
-        frame = folder.gather()
-        page = report(folder.path)
-        table = "\n".join(summary_lines(frame, None if privacy is None else privacy.trust))
-        paragraphs = [table, *folder.statements(frame), f"report: {page}"]
-        click.echo("\n" + "\n\n".join(paragraphs))
+    table = "\n".join(summary_lines(frame, None if privacy is None else privacy.trust))
+    page = report(out)
+    click.echo("\n" + "\n\n".join([table, *read_runs(out).sentences, f"report: {page}"]))
 
 
-def train_cell(
-    folder: Folder, cell: Cell, stop_at: float | None, bar: "tqdm[Any]", every_round: bool
-) -> None:
-    """Runs a cell, with a bar on a terminal and plain lines in a log.
+def load_row(text: str) -> Method:
+    """Runs a file of the reader's own and takes a row of it.
 
-    Args:
-        folder, cell: of the run.
-        stop_at: as of `fl.run`.
-        bar: counts the rounds of all runs.
-        every_round: print a line for every round.
+    Args: text: ``FILE.py:NAME``.
     """
-    begun = time.perf_counter()
-    name = f"{cell.slug}, seed {'none' if cell.seed is None else cell.seed}"
-    line = "no round was run"
-    events = run_cell(folder, cell, stop_at)
-    for event in show_progress(bar, cell.plan, name, events, round_line):
-        if isinstance(event, Round):
-            line = round_line(event)
-            if every_round:
-                bar.write(f"round {event.index}: {line}")
-    # Time may tell of a single example: the log of a release does not hold it.
-    took = "" if cell.seed is None else f" ({time.perf_counter() - begun:.1f} s)"
-    bar.write(f"{name}: {line}{took}")
+    path, _, name = text.rpartition(":")
+    with in_one_line(f"--methods {text}: expected a file that runs, but"):
+        content = runpy.run_path(path)
+    rows = [key for key, value in content.items() if isinstance(value, Method)]
+    check(name in rows, "--methods", text, "a row of the file: " + (few(rows, 8) or "it has none"))
+    return content[name]
 
 
 def finetune(data: Path, asked: dict[str, Any], out: Path, fresh: bool, seed: int | None) -> None:
@@ -167,14 +146,13 @@ def build_setup(name: str, asked: Mapping[str, Any]) -> tuple[Task, Privacy | No
     return task, privacy.calibrate(epsilon=epsilon, task=task, plan=plan), plan, lora
 
 
-def learning_rates(asked: Mapping[str, Any], task: str, slugs: list[str]) -> dict[str, float]:
-    """Finds each method's learning rate: the one that was asked for, else what is suggested, with a
-    line for each suggestion that was tuned for something else.
+def learning_rates(
+    asked: Mapping[str, Any], task: str, rows: Sequence[Method | str]
+) -> dict[str, float]:
+    """Finds each method's learning rate by what was tuned, and says what it was tuned for.
 
-    Args: asked: settings by name. task, slugs: of the runs.
+    Args: asked: settings by name. task, rows: of the runs.
     """
-    if "lr" in asked:
-        return dict.fromkeys(slugs, asked["lr"])
     plain = asked.get("optimizer", "sgd") == "sgd"
     check(plain, "lr", None, "a number with --optimizer adamw: what is suggested is for sgd")
     epsilon = asked.get("epsilon", RunSettings.epsilon)
@@ -182,9 +160,18 @@ def learning_rates(asked: Mapping[str, Any], task: str, slugs: list[str]) -> dic
     tuned: dict[str, Any] = load_rates().get(task, {}).get("setting", {})
     adapter = Lora(**{**tuned.get("lora", {}), **lora_fields(asked)})
     rates = {}
-    for slug in slugs:
-        suggested = suggestion(task, slug, epsilon, unit, adapter)
+    for row in rows:
+        slug = row if isinstance(row, str) else row.slug
+        suggested = suggestion(task, row, epsilon, unit, adapter)
         rates[slug] = suggested.lr
-        if not suggested.exact:
-            click.echo(f"{slug}: learning rate {suggested.lr:g}, {suggested.origin}")
+        click.echo(f"{slug}: learning rate {suggested.lr:g}, {suggested.origin}")
+    # What was not asked for is as it was tuned.
+    work = {**tuned.get("plan", {}), **tuned.get("privacy", {})}
+    other = [
+        f"{name}={asked[name]}, not {work[name]}"
+        for name in work
+        if asked.get(name, work[name]) != work[name]
+    ]
+    if other and unit == "example":
+        click.echo(f"these rates were tuned for other work ({'; '.join(other)}): --lr tries others")
     return rates

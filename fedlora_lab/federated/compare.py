@@ -1,13 +1,18 @@
-"""Compares methods over seeds in one tidy frame, with baselines.
+"""Compares methods over seeds and settings in one tidy frame, with baselines.
 
 Finished runs are kept in a file of JSON lines and found again by their arguments.
 """
 
 import hashlib
+import itertools
 import json
+import math
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cache, cached_property, partial
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,15 +24,20 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.statistics import (
     COLUMNS,
+    by_setting,
     count_collapsed,
     describe_collapse,
     describe_standstill,
     headline_measure,
+    last_scores,
     run_ends,
+    smaller_is_better,
+    varied_columns,
 )
 from fedlora_lab._utils.streams import SafeStream
-from fedlora_lab._utils.validation import check
+from fedlora_lab._utils.validation import check, check_keys, error_text, few, warn
 from fedlora_lab.federated.checkpoint import settings_with_keyed_task
+from fedlora_lab.federated.jobs import Work, run_works, workers_for
 from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.federated.records import Round, Tick, to_frame
 from fedlora_lab.federated.run_options import RunOptions
@@ -57,7 +67,14 @@ client alone."""
 
 @dataclass(frozen=True)
 class Cell:
-    """The inputs of one run; ``slug`` is its name in the frame (a baseline's or the method's)."""
+    """The inputs of one run.
+
+    Args:
+        slug: its name in the frame, a baseline's or the method's.
+        task, method, privacy, plan, lora, seed: as of `run`.
+        setting: what a sweep varies, and its value here; it stands in these already.
+        shared_privacy: of the methods at this setting, which that of a baseline may differ from.
+    """
 
     slug: str
     task: Task
@@ -66,6 +83,8 @@ class Cell:
     plan: Plan
     lora: Lora
     seed: int | None
+    setting: Mapping[str, Any] = field(default_factory=dict)
+    shared_privacy: Privacy | None = None
 
     def __post_init__(self) -> None:
         # Pandas keeps whole numbers in 64 bits: a larger seed would be another one in the frame.
@@ -130,7 +149,32 @@ class Cell:
 
     def frame(self, records: Iterable[Round]) -> "pd.DataFrame":
         """Tidy frame of the cell's records, under its own name."""
-        return to_frame(records).assign(method=self.slug)
+        return self.label(to_frame(records))
+
+    def label(self, frame: "pd.DataFrame") -> "pd.DataFrame":
+        """Writes into a tidy frame of the cell's rounds its name, what was varied, and the rate."""
+        varied = {name: _shown(value) for name, value in self.setting.items()}
+        return frame.assign(**{**varied, "method": self.slug, "lr": _shown(self.plan.lr)})
+
+    @property
+    def name(self) -> str:
+        """The run in words: method, what was varied, seed."""
+        seed = "none" if self.seed is None else self.seed
+        return " ".join(filter(None, [self.slug, self.place, f"seed {seed}"]))
+
+    @property
+    def place(self) -> str:
+        """What was varied, in words; the name of a folder. Empty where nothing was."""
+        words = " ".join(f"{name}={value}" for name, value in self.setting.items())
+        return re.sub(r"[^\w.=+ -]+", "_", words)
+
+    def work(self, act: Callable[..., Any], *arguments: Any) -> Work:
+        """The call ``act(cell, *arguments, task)`` for a worker, to which the task travels apart.
+
+        Args: act: gets the cell without its task. arguments: that come with the cell.
+        """
+        bare = replace(self, task=None)  # type: ignore[bad-argument-type]
+        return Work(self.name, partial(act, bare, *arguments), self.task)
 
 
 def _calibrated_for_pooled(privacy: Privacy, task: Task, plan: Plan) -> Privacy:
@@ -200,8 +244,12 @@ def compare(
     seeds: Iterable[int] = (0, 1, 2),
     *,
     lora: "Lora | LoraConfig | None" = None,
+    lr: "float | Iterable[float] | None" = None,
+    grid: Mapping[str, Iterable[Any]] | None = None,
+    jobs: int | None = None,
     progress: bool = True,
     store: "str | Path | None" = None,
+    out: "str | Path | None" = None,
     stop_at: float | None = None,
     evaluate_every: int = 1,
     chunk_clients: int | None = None,
@@ -209,11 +257,12 @@ def compare(
     device: "str | torch.device | None" = None,
     products: str = "float32",
 ) -> "pd.DataFrame":
-    """Trains several methods at several seeds; returns one tidy frame.
+    """Trains several methods at several seeds and settings; returns one tidy frame.
 
-    Its ``attrs["collapsed"]`` counts the runs of each method that collapsed, since a mean hides
-    them, see `fl.measures.find_collapsed`; its ``attrs["standstill"]`` says so where no method
-    is clearly better than the untrained model.
+    Its column ``lr`` has the learning rate of each run, and what the grid varies has a column of
+    its own. Its ``attrs["collapsed"]`` counts the runs of each method that collapsed, since a mean
+    hides them, see `fl.measures.find_collapsed`; its ``attrs["standstill"]`` says so where no
+    method is clearly better than the untrained model.
 
     Args:
         task, privacy, lora: of every run (``lora`` may be a `peft.LoraConfig`).
@@ -222,14 +271,30 @@ def compare(
         plan: one plan for all, or one for each name (a learning rate tuned for each method, say).
         seeds: of every method, so that start and batches are alike; such runs are for study, as
             their ledgers say. `run` and `finetune` draw afresh.
+        lr: learning rates that every method is tried at, see `best`.
+        grid: name -> values to try, every combination of them: fields of `Plan`, `Lora` and
+            `Privacy`, and "epsilon", ``None`` for no privacy. The noise of a calibrated privacy
+            is found anew where it depends on what is varied. Another unit has its own default of
+            trust.
+        jobs: runs at once, -1 for one a core, each in a process with one thread; what they yield
+            is the same to the last bit, whatever the number. ``None``: one run after the other
+            with PyTorch's threads, or as a ``joblib.parallel_config`` around the call says, which
+            may name a cluster.
         progress: a bar with epsilon and the time left, a line for each method whose runs collapsed,
             and one where no method learned anything.
         store: a file of JSON lines, in which finished runs with a seed are kept, and found again
-            by their arguments, see `Store`. Seconds are those of the run that was trained.
+            by their arguments, see `Store`. Seconds are those of the run that was trained. Several
+            comparisons may write to it at once.
+        out: a folder for the runs, which go on there from their last round, and for the report. A
+            grid has a folder for each of its settings in it. In place of ``store``.
         stop_at, evaluate_every, chunk_clients, chunk_examples, device, products: of every run, as
             of `run`.
 
-    Raises: ``ValueError`` before the first run when a name, plan or privacy does not fit.
+    Raises: ``ValueError`` before the first run when a name, plan or privacy does not fit;
+        `ChildProcessError` after the last one where runs in workers failed. That and the
+        `KeyboardInterrupt` of a comparison name the runs that are missing, and have the frame of
+        the others in ``frame``.
+    Guarantees: test_jobs.py::test_frames_do_not_depend_on_the_number_of_jobs.
 
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
@@ -238,7 +303,6 @@ def compare(
     >>> sorted(set(frame["method"]))
     ['fedlora', 'ffa-lora']
     """
-    import pandas as pd
     from tqdm.auto import tqdm
 
     options = RunOptions(
@@ -249,40 +313,86 @@ def compare(
         device=device,
         products=products,
     ).changed()
-    cells = _checked_cells(task, which, privacy, plan, seeds, lora_of(lora), options)
-    finished = None if store is None else Store(store)
-    frames = []
+    points = grid_points(grid, lr)
+    cells = checked_cells(task, which, privacy, plan, seeds, lora_of(lora), points, options)
     total = sum(cell.plan.rounds for cell in cells)
     # A comparison of hours must not end where nobody reads its bar any more.
     bar_stream = SafeStream(sys.stderr)
     with tqdm(total=total, disable=not progress, file=bar_stream, **BAR) as bar:
-        for cell in cells:
-            frames.append(_run_or_find(cell, options, finished, bar))
-        frame = pd.concat(frames, ignore_index=True)
-        # A mean over seeds hides a run that collapsed.
-        counts = count_collapsed(run_ends(frame))
-        frame.attrs["collapsed"] = {slug: count["collapsed"] for slug, count in counts.items()}
-        frame.attrs["standstill"] = describe_standstill(frame)
-        said = {
-            slug: describe_collapse(headline_measure(frame), count)
-            for slug, count in counts.items()
-        }
-        lines = [f"{slug}: {text}" for slug, text in said.items() if text]
-        for line in [*lines, *filter(None, [frame.attrs["standstill"]])]:
-            if not bar.disable:
-                bar.clear()
-                print(line, file=SafeStream(sys.stdout))
-                bar.refresh()
+        if out is None:
+            frame = _run_cells(cells, options, store, jobs, bar)
+        else:
+            # They stand above this room.
+            from fedlora_lab.report.cells import run_in_folder
+            from fedlora_lab.report.page import report
+
+            check(store is None, "store", store, "None where out= keeps the runs")
+            frame = run_in_folder(Path(out), task, cells, "fl.compare", jobs, bar, **options)
+            report(out)
+        frame.attrs |= judge(frame)
+        for line in frame.attrs["lines"] if not bar.disable else ():
+            bar.clear()
+            print(line, file=SafeStream(sys.stdout))
+            bar.refresh()
     return frame
 
 
-def _checked_cells(
+def judge(frame: "pd.DataFrame") -> dict[str, Any]:
+    """Tells what a mean over seeds hides: runs that collapsed, and that no method learned.
+
+    Args: frame: tidy, of one setting or of a sweep.
+    Returns: collapsed, method -> so many runs; standstill, as of `describe_standstill`, where it
+        holds at every setting; lines, which say both.
+    """
+    collapsed: dict[str, int] = {}
+    lines = []
+    standstills = []
+    for setting, part in by_setting(frame):
+        place = "".join(f" {name}={value}" for name, value in setting.items())
+        for slug, count in count_collapsed(run_ends(part)).items():
+            collapsed[slug] = collapsed.get(slug, 0) + count["collapsed"]
+            if text := describe_collapse(headline_measure(part), count):
+                lines.append(f"{slug}{place}: {text}")
+        standstills.append(describe_standstill(part))
+    standstill = standstills[0] if all(standstills) else ""
+    lines += [standstill] if standstill else []
+    return {"collapsed": collapsed, "standstill": standstill, "lines": lines}
+
+
+# ---- the runs of a comparison
+
+PARTS = {one.name: part for part in (Plan, Lora, Privacy) for one in fields(part)}
+"""What a grid may vary, and to which part of a run it belongs; beside these "epsilon"."""
+COUNTED = {"epsilon", "rounds", "local_steps", "batch", "participation"}
+"""What of these decides how much noise an epsilon needs, beside the fields of `Privacy`."""
+
+
+def grid_points(grid: Mapping[str, Iterable[Any]] | None, lr: Any) -> list[dict[str, Any]]:
+    """Lists the combinations of a grid, the learning rate varying fastest."""
+    grid = dict(grid or {})
+    if lr is not None:
+        check("lr" not in grid, "lr", lr, "None where the grid has it")
+        grid["lr"] = [lr] if isinstance(lr, Real | Mapping) else lr
+    check_keys("grid", grid, (*PARTS, "epsilon"))
+    listed = {name: _listed(f"grid[{name!r}]", grid[name], "such as [1, 8]") for name in grid}
+    for name, values in listed.items():
+        check(len({*map(str, values)}) == len(values), f"grid[{name!r}]", values, "each value once")
+    return [dict(zip(listed, values)) for values in itertools.product(*listed.values())]
+
+
+def _shown(value: Any) -> Any:
+    """A value of a grid as it stands in a frame: numbers and words as they are."""
+    return value if isinstance(value, Real | str | None) else str(value)
+
+
+def checked_cells(
     task: Task,
     which: Iterable[str | Method],
     privacy: Privacy | None,
     plan: Plan | Mapping[str, Plan],
     seeds: Iterable[int],
     lora: Lora,
+    points: list[dict[str, Any]],
     options: Mapping[str, Any],
 ) -> list[Cell]:
     """The runs of a comparison, every one checked before the first begins."""
@@ -292,43 +402,205 @@ def _checked_cells(
     check(len(set(draws)) == len(draws), "seeds", draws, expected)
     check(isinstance(task, Task), "task", task, "a Task")
     check(isinstance(privacy, Privacy | None), "privacy", privacy, "a Privacy")
-    cells: list[Cell] = []
+    varied = [name for name in points[0] if len({str(point[name]) for point in points}) > 1]
+    calibrate = cache(
+        lambda terms, epsilon, work: terms.calibrate(epsilon=epsilon, task=task, plan=work)
+    )
+    firsts: list[Cell] = []
     # Method by method, so that the table of the first is whole before the next begins.
     for name in names:
         its_plan = _plan_for(name, plan)
-        cells += [Cell.from_name(name, task, privacy, its_plan, lora, seed) for seed in draws]
-    check_names((cell.slug, cell.method) for cell in cells)
+        for point in points:
+            parts = _parts_at(point, privacy, its_plan, lora, calibrate)
+            cell = Cell.from_name(name, task, *parts, draws[0])
+            setting = {name: point[name] for name in varied}
+            firsts.append(replace(cell, setting=setting, shared_privacy=parts[0]))
+    check_names((cell.slug, cell.method) for cell in firsts[:: len(points)])
     # Twice, its seeds would count as twice as many, and its interval be too narrow.
-    slugs = [cell.slug for cell in cells[:: len(draws)]]
+    slugs = [cell.slug for cell in firsts[:: len(points)]]
     check(len(set(slugs)) == len(slugs), "methods", slugs, "each once")
+    cells = [replace(cell, seed=seed) for cell in firsts for seed in draws]
     # Before hours of training: a mistake in the last cell is told now.
     for cell in cells:
         cell.spec()
     # A run that is opened tries the rules of a row of one's own, and trains nothing.
-    for cell in cells[:: len(draws)]:
+    for cell in firsts:
         if cell.method not in methods.ALL.values():
             cell.ticks(**options)
     return cells
 
 
-def _run_or_find(
-    cell: Cell, options: Mapping[str, Any], store: "Store | None", bar: "tqdm[Any]"
+def _parts_at(
+    point: Mapping[str, Any],
+    privacy: Privacy | None,
+    plan: Plan,
+    lora: Lora,
+    calibrate: Callable[[Privacy, float, Plan], Privacy],
+) -> tuple[Privacy | None, Plan, Lora]:
+    """Puts the values of a grid into the parts of a run.
+
+    Args: point: of the grid. privacy, plan, lora: as given. calibrate: finds the noise.
+    """
+    changed: dict[type, dict[str, Any]] = {Plan: {}, Lora: {}, Privacy: {}}
+    for name, value in point.items():
+        changed[PARTS.get(name, Privacy)][name] = value
+    plan = plan.replace(**changed[Plan])
+    lora = lora.replace(**changed[Lora])
+    terms = changed[Privacy]
+    expected = "a Privacy, of which the grid varies " + few(terms, 8)
+    check(privacy is not None or not terms, "privacy", None, expected)
+    epsilon = terms.pop("epsilon", None if privacy is None else privacy.target)
+    if privacy is None or (epsilon is None and "epsilon" in point):
+        return None, plan, lora
+    if "unit" in terms and privacy.trust != "secagg":
+        terms = {"trust": None, **terms}
+    if "noise_multiplier" in terms:
+        terms = {"target": None, **terms}
+    # What was calibrated for other work, or counted otherwise, would spend another epsilon.
+    elif epsilon is not None and (terms.keys() - {"clip_norm"} or COUNTED & point.keys()):
+        terms = {"sample_rate": None, "target": None, "noise_multiplier": None, **terms}
+        # The rate does not matter: one search for all of them.
+        return calibrate(privacy.replace(**terms), epsilon, plan.replace(lr=0.0)), plan, lora
+    return privacy.replace(**terms), plan, lora
+
+
+def _run_cells(
+    cells: list[Cell],
+    options: Mapping[str, Any],
+    store: "str | Path | None",
+    jobs: int | None,
+    bar: "tqdm[Any]",
 ) -> "pd.DataFrame":
-    """The frame of a cell, from the store where it is kept, else of a run of now."""
-    # Without a seed every run is a new release: it must not be taken for an earlier one.
-    keeps = store is not None and cell.seed is not None
-    settings = store.settings(cell, options) if keeps else {}
-    frame = store.find(settings) if keeps else None
-    if frame is not None:
-        bar.update(cell.plan.rounds)
-        return frame
-    name = f"{cell.slug} seed {cell.seed}"
-    events = show_progress(bar, cell.plan, name, cell.ticks(**options))
+    """Takes each cell's frame from the store, or trains it; one frame in the order of the cells."""
+    import pandas as pd
+
+    kept = None if store is None else Store(store)
+    shown = bar if workers_for(jobs) is None else None
+    frames: dict[int, pd.DataFrame] = {}
+    works: dict[int, Work] = {}
+    for i, cell in enumerate(cells):
+        keep = None
+        # Without a seed every run is a new release: it must not be taken for an earlier one.
+        if kept is not None and cell.seed is not None:
+            settings = kept.settings(cell, options)
+            found = kept.find(settings)
+            if found is not None:
+                frames[i] = cell.label(found)
+                bar.update(cell.plan.rounds)
+                continue
+            keep = partial(Store(kept.path).add, settings)
+        works[i] = cell.work(_train, options, keep, shown)
+    places = list(works)
+    try:
+        for number, frame in run_works(list(works.values()), jobs):
+            frames[places[number]] = frame
+            # Runs of this process have moved the bar themselves.
+            bar.update(0 if shown else cells[places[number]].plan.rounds)
+    except (KeyboardInterrupt, ChildProcessError) as stop:
+        missing = few((cell.name for i, cell in enumerate(cells) if i not in frames), 8)
+        line = f"{len(frames)} of {len(cells)} runs are finished, missing: {missing}"
+        stop.args = (str(stop) or line,)
+        stop.frame = _joined(frames)  # type: ignore[missing-attribute]
+        raise
+    return _joined(frames)
+
+
+def _joined(frames: "Mapping[int, pd.DataFrame]") -> "pd.DataFrame":
+    import pandas as pd
+
+    listed = [frames[i] for i in sorted(frames)] or [pd.DataFrame(columns=[*COLUMNS, "lr"])]
+    return pd.concat(listed, ignore_index=True)
+
+
+def _train(
+    cell: Cell,
+    options: Mapping[str, Any],
+    keep: "Callable[[pd.DataFrame, Ledger | None], None] | None",
+    bar: "tqdm[Any] | None",
+    task: Task,
+) -> "pd.DataFrame":
+    """Trains a cell, keeps its frame, and returns it.
+
+    Args: cell, options: of the run. keep: in the store. bar: shows it. task: of the cell.
+    """
+    cell = replace(cell, task=task)
+    events = cell.ticks(**options)
+    if bar is not None:
+        events = show_progress(bar, cell.plan, cell.name, events)
     records = [event for event in events if isinstance(event, Round)]
     frame = cell.frame(records)
-    if keeps:
-        store.add(settings, frame, records[-1].ledger)
+    try:
+        if keep is not None:
+            keep(frame[COLUMNS], records[-1].ledger)
+    except (OSError, ValueError) as error:  # a full disk, or a lock that another holds on to
+        reason = error_text(error, 200)
+        warn(f"the store could not keep {cell.name}, which this frame has: {reason}")
     return frame
+
+
+# ---- what a sweep found
+
+
+def best(
+    frame: "pd.DataFrame",
+    by: str | Sequence[str] = "lr",
+    *,
+    tune: Iterable[int] | None = None,
+    measure: str | None = None,
+) -> "pd.DataFrame":
+    """Chooses each method's best value on some seeds, and returns its runs at the other seeds.
+
+    The score of a value is the mean after the last round. What else was varied is kept apart: of
+    two epsilons each gets its own rate. Scores are those of the test examples, so no example is
+    left that has not been looked at: what is kept apart is the luck of the seeds.
+
+    Args:
+        frame: of a comparison that varied ``by``.
+        by: column, or columns, of which the best values are chosen together.
+        tune: seeds that choose. ``None``: the first half of the seeds.
+        measure: that decides. ``None``: accuracy, else the loss.
+    Returns: rows of the frame. Its ``attrs["chosen"]`` says which seeds chose and which report, and
+        where the best value is the least or the largest of those tried.
+    Raises: ``ValueError`` where no seed is left to choose or to report, and for other columns.
+    Guarantees: test_compare.py::test_the_best_rate_is_chosen_on_seeds_that_do_not_report_it.
+
+    >>> import fedlora_lab as fl
+    >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
+    >>> plan = fl.Plan(rounds=1, local_steps=1)
+    >>> rates = [0.01, 0.1]
+    >>> frame = fl.compare(task, ["fedlora"], None, plan, range(2), lr=rates, progress=False)
+    >>> fl.best(frame)["seed"].unique().tolist()
+    [1]
+    """
+    from pandas.api.types import is_numeric_dtype
+
+    names = [by] if isinstance(by, str) else list(by)
+    varied = varied_columns(frame)
+    check(set(names) <= set(varied), "by", by, "columns that vary: " + (few(varied, 8) or "none"))
+    seeds = sorted(frame["seed"].dropna().unique().tolist())
+    choosing = seeds[: len(seeds) // 2] if tune is None else sorted(tune)
+    reporting = [seed for seed in seeds if seed not in choosing]
+    fits = bool(choosing and reporting) and {*choosing} <= {*seeds}
+    check(fits, "tune", choosing, f"some of the seeds {seeds}, but not all: others report")
+    ends = last_scores(frame, measure)
+    measure = str(ends["measure"].iloc[0])
+    groups = ["method", *(name for name in varied if name not in names)]
+    tried = ends[ends["seed"].isin(choosing)].groupby([*groups, *names], dropna=False, sort=False)
+    # A run that diverged has no score: a mean with it is the worst.
+    scores = tried["value"].agg(lambda values: values.mean(skipna=False)).reset_index()
+    sign = -1 if smaller_is_better(measure) else 1
+    ranks = (sign * scores["value"]).fillna(-math.inf)
+    picks = ranks.groupby([scores[name] for name in groups], dropna=False).idxmax()
+    picked = scores.loc[picks.sort_values(), [*groups, *names]]
+    result = frame[frame["seed"].isin(reporting)].merge(picked, on=[*groups, *names])
+    line = f"{few(names)} chosen by {measure} at seeds {few(map(str, choosing), 8)}"
+    line += f", reported at seeds {few(map(str, reporting), 8)}"
+    for name in names:
+        edges = scores[name].agg(["min", "max"]) if is_numeric_dtype(scores[name]) else []
+        at_edge = picked.loc[picked[name].isin(edges), "method"].unique()
+        line += f"; {name} at the edge of what was tried: {few(at_edge, 8)}" if len(at_edge) else ""
+    result.attrs = {"chosen": line}
+    return result
 
 
 def _listed(name: str, values: Iterable[_T], example: str) -> list[_T]:
@@ -375,6 +647,12 @@ class Store:
         check(usable, "store", path, "the path of a file of JSON lines")
         self.path = Path(path).expanduser()
 
+    @cached_property
+    def _entries(self) -> dict[str, JsonObject]:
+        """The runs that are kept, by their keys; read once."""
+        # A line that a kill cut short is skipped: its run is trained again.
+        return {entry["key"]: entry for entry in read_lines(self.path) if "key" in entry}
+
     def settings(self, cell: Cell, options: Mapping[str, Any]) -> JsonObject:
         """All that a run was given, as JSON values."""
         arguments = {
@@ -396,13 +674,11 @@ class Store:
         """The frame of the run with these settings; ``None`` where it is not kept."""
         import pandas as pd
 
-        key = _digest(settings)
-        # A line that a kill cut short is skipped: its run is trained again.
-        for entry in read_lines(self.path):
-            if entry.get("key") == key:
-                rows = [[*row[:-1], float(row[-1])] for row in entry["rows"]]
-                return pd.DataFrame(rows, columns=COLUMNS)
-        return None
+        entry = self._entries.get(_digest(settings))
+        if entry is None:
+            return None
+        rows = [[*row[:-1], float(row[-1])] for row in entry["rows"]]
+        return pd.DataFrame(rows, columns=COLUMNS)
 
     def add(
         self, settings: Mapping[str, Any], frame: "pd.DataFrame", ledger: Ledger | None

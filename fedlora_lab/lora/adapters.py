@@ -7,7 +7,6 @@ layers themselves are this library's: PEFT's have one weight for the whole batch
 import copy
 import stat
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.torch_state import SharedSetting
 from fedlora_lab._utils.validation import check, check_one_of, few, warn
 from fedlora_lab.methods.plan import Lora
 from fedlora_lab.methods.state import (
@@ -62,7 +62,6 @@ ADAPTER_FILES |= {"ledger.json", "PRIVACY.md"}
 PEFT_PREFIX = "base_model.model."
 """Before the names of a model's tensors in the file of an adapter."""
 Places = dict[ParamKey, tuple[nn.Module, str]]
-_LOCK = threading.RLock()
 
 
 class NotBatchFirst(ValueError):
@@ -472,37 +471,47 @@ def matmuls(products: str) -> Iterator[None]:
     """Takes float32 products in TF32 if ``products`` is "tf32", else in full precision.
 
     What the process allows otherwise, of convolutions and on a CPU too, does not count, and is
-    restored afterwards. Threads take turns with whole blocks.
+    restored afterwards. Threads that want the same precision work side by side, others take turns
+    with whole blocks.
 
     Guarantees: test_compute.py::test_what_the_process_allows_does_not_count,
         test_user_process.py::test_threads_that_change_the_process_take_turns.
     """
     # TF32 keeps ten bits: what the process allows must not decide how exact a clip is.
-    # The setting is the process's, so threads take turns.
-    with _LOCK:
-        before = _precisions()
-        allowed = allowed_to_cudnn = None
-        # Set backend by backend, no single word says what they allow.
-        with suppress(RuntimeError):
-            allowed = torch.get_float32_matmul_precision()
-        with suppress(RuntimeError):
-            allowed_to_cudnn = torch.backends.cudnn.allow_tf32
+    with _PRODUCTS.at(products):
+        yield
+
+
+def _set_products(products: str) -> Callable[[], None]:
+    """Sets the precision of float32 products; returns what puts the process's own back."""
+    before = _precisions()
+    allowed = allowed_to_cudnn = None
+    # Set backend by backend, no single word says what they allow.
+    with suppress(RuntimeError):
+        allowed = torch.get_float32_matmul_precision()
+    with suppress(RuntimeError):
+        allowed_to_cudnn = torch.backends.cudnn.allow_tf32
+    for backend, value in before:
+        if value != "none":
+            backend.fp32_precision = "tf32" if products == "tf32" else "ieee"
+    # By the one setting of GPU and CPU: "medium" would let a CPU multiply in bfloat16.
+    torch.set_float32_matmul_precision("high" if products == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = products == "tf32"
+
+    def restore() -> None:
+        if allowed is not None:
+            torch.set_float32_matmul_precision(allowed)
+        if allowed_to_cudnn is not None:
+            torch.backends.cudnn.allow_tf32 = allowed_to_cudnn
         for backend, value in before:
-            if value != "none":
-                backend.fp32_precision = "tf32" if products == "tf32" else "ieee"
-        # By the one setting of GPU and CPU: "medium" would let a CPU multiply in bfloat16.
-        torch.set_float32_matmul_precision("high" if products == "tf32" else "highest")
-        torch.backends.cudnn.allow_tf32 = products == "tf32"
-        try:
-            yield
-        finally:
-            if allowed is not None:
-                torch.set_float32_matmul_precision(allowed)
-            if allowed_to_cudnn is not None:
-                torch.backends.cudnn.allow_tf32 = allowed_to_cudnn
-            for backend, value in before:
-                if backend.fp32_precision != value:
-                    backend.fp32_precision = value
+            if backend.fp32_precision != value:
+                backend.fp32_precision = value
+
+    return restore
+
+
+# The setting is the process's: threads that want another one must not change it meanwhile.
+_PRODUCTS = SharedSetting(_set_products)
 
 
 def _precisions() -> list[tuple[Any, str]]:

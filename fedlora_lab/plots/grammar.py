@@ -24,6 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
+from fedlora_lab._utils.statistics import last_scores, varied_columns
 from fedlora_lab._utils.validation import check, check_one_of
 from fedlora_lab.plots import style, tidy
 from fedlora_lab.plots.style import Label, Picture
@@ -219,25 +220,37 @@ def lines(
     ylabel: str = "",
     log: str = "",
     reference: float | None = None,
+    suggested: Mapping[str, float] | None = None,
     colours: Colours | None = None,
     ax: Axes | None = None,
 ) -> Figure:
     """Draws a line of means for each value of ``by`` over ``x``, with 95 % bands.
 
     Args:
-        frame: one row a measurement, or means with ``mean``, ``low`` and ``high``.
-        x: column of the places; words, such as "∞", stand side by side in their order.
+        frame: one row a measurement, or means with ``mean``, ``low`` and ``high``. Of the tidy
+            frame of a sweep the scores after the last round are drawn.
+        x: column of the places, "lr" on a logarithmic axis; words, such as "∞", stand side by
+            side in their order.
         by, value: columns of the lines, each named at its end, and of the measurements.
         band: "area", "bars" or "none". panel: column whose values are panels side by side.
         title, xlabel, ylabel: the finding, and the axes with their units.
         log: the axes that are logarithmic: "", "x", "y" or "xy".
         reference: a value to compare with, drawn as a horizontal line.
+        suggested: value of ``by`` -> the rate of `fl.suggest_lr`, drawn as a vertical line: where
+            the noise is predicted to take over.
         colours: value of ``by`` -> colour, for lines with a meaning. ax: as of `intervals`.
 
     Raises: ``ValueError`` for a frame without a row, or without one of the columns.
     Guarantees: a line goes through the means (test_grammar.py::test_lines_go_through_the_means).
     """
     column = tidy.value_column(frame, value, x, by, panel)
+    if x != "round" and {"layer", "measure", "round"} <= {*frame.columns}:
+        hidden = [name for name in varied_columns(frame) if name not in (x, by, panel)]
+        expected = "one value each: select one, or make it the panel"
+        check(not hidden, "frame", "several of " + ", ".join(hidden), expected)
+        frame = last_scores(frame)
+        ylabel = ylabel or f"{frame['measure'].iloc[0]} after the last round"
+    log = log or ("x" if x == "lr" else "")
     check_one_of("band", band, BANDS)
     check_one_of("log", log, ("", "x", "y", "xy"))
     panels = _split(frame, panel)
@@ -249,7 +262,10 @@ def lines(
         style.label_ends(ax, draw_lines(ax, part, x, by, value=value, band=band, colours=colours))
         if reference is not None:
             ax.axhline(reference, color=style.GREY, lw=1, ls=style.DOTTED, zorder=0.9)
-        ax.set_xlabel(xlabel or x)
+        ends = suggested or {}
+        for look, end in zip(value_looks([*ends], by, colours), ends.values()):
+            ax.axvline(end, color=look.colour, lw=1, ls=style.DASHED, zorder=0.9)
+        ax.set_xlabel(xlabel or ("learning rate" if x == "lr" else x))
         if "y" in log:
             _write_plain_ticks(ax)
         if "x" in log:
@@ -263,6 +279,8 @@ def lines(
         caption = f"{mark}: 95 % interval"
         if column != "mean":
             caption = tidy.describe_means(frame, [x, by, panel], mark)
+    if suggested:
+        caption += "; dashed: fl.suggest_lr, where noise is predicted to take over"
     return _finish(figure, axes, list(panels), title, caption)
 
 

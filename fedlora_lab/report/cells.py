@@ -1,21 +1,24 @@
-"""Runs a cell into a run folder, from where it was left, and collects the settings of all cells."""
+"""Runs cells into run folders, from where they were left, and collects the settings of all."""
 
 import json
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from fedlora_lab import methods
 from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.files import JsonObject, write_atomically
+from fedlora_lab._utils.validation import check
 from fedlora_lab.federated import checkpoint
-from fedlora_lab.federated.compare import Cell
+from fedlora_lab.federated.compare import Cell, show_progress
+from fedlora_lab.federated.jobs import run_works, workers_for
 from fedlora_lab.federated.records import Round, Tick
 from fedlora_lab.methods.method import check_names
 from fedlora_lab.privacy.plan import Privacy
@@ -28,7 +31,96 @@ from fedlora_lab.report.summary_table import (
 )
 from fedlora_lab.tasks.task import Task
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 PACKAGES = ("torch", "peft", "dp-accounting", "numpy", "scipy", "pandas", "transformers")
+
+
+def run_in_folder(
+    out: Path,
+    task: Task,
+    cells: Sequence[Cell],
+    command: str,
+    jobs: int | None,
+    bar: "tqdm[Any]",
+    fresh: bool = False,
+    every_round: bool = False,
+    say: Callable[[str], Any] = bool,
+    **options: Any,
+) -> pd.DataFrame:
+    """Runs what is missing in a run folder, and returns the frame of all.
+
+    The cells of a sweep have a run folder for each setting in this one.
+
+    Args:
+        out, task, cells: where, and what is run.
+        command: what was called.
+        jobs: as of `compare`.
+        bar: counts the rounds of all runs.
+        fresh: clear the folders before.
+        every_round: say a line for every round, where runs are not in other processes.
+        say: gets a line for every run.
+        options: of every run.
+    """
+    places: dict[str, list[Cell]] = {}
+    for cell in cells:
+        places.setdefault(cell.place, []).append(cell)
+    works = []
+    folders = []
+    shown = None if workers_for(jobs) else (bar, every_round)
+    with ExitStack() as stack:
+        for place, group in places.items():
+            folder = stack.enter_context(Folder(out.expanduser() / place))
+            folders.append(folder)
+            for cell in claim_cells(folder, task, group[0].shared_privacy, group, command, fresh):
+                if folder.last_round(cell.slug, cell.seed) < cell.plan.rounds:
+                    works.append(cell.work(_finish_cell, folder.path, shown, options))
+                else:
+                    bar.update(cell.plan.rounds)
+        if finished := len(cells) - len(works):
+            say(f"{finished} of {len(cells)} runs are finished in {out} and kept")
+        for number, (line, rounds) in run_works(works, jobs):
+            say(f"{works[number].name}: {line}")
+            # Runs of this process have moved the bar themselves.
+            bar.update(0 if shown else rounds)
+        done = any(folder.last_round(*cell) > 0 for folder in folders for cell in folder.begun())
+        room = "room for one round of a run, but the first spends more"
+        check(done or not cells[0].plan.rounds, "stop_at", options.get("stop_at"), room)
+        frame = pd.concat([folder.gather() for folder in folders], ignore_index=True)
+        if len(folders) > 1:
+            write_atomically(out.expanduser() / "frame.csv", frame.to_csv(index=False))
+        return frame
+
+
+def _finish_cell(
+    cell: Cell,
+    path: Path,
+    shown: "tuple[tqdm[Any], bool] | None",
+    options: Mapping[str, Any],
+    task: Task,
+) -> tuple[str, int]:
+    """Runs what is left of a cell; returns a line on its end, and its rounds.
+
+    Args:
+        cell, path: the cell without its task, and its run folder.
+        shown: the bar, and whether it says a line for every round; ``None`` in a worker.
+        options: of the run.
+        task: of the cell.
+    """
+    begun = time.perf_counter()
+    line = "no round was run"
+    events = run_cell(Folder(path), replace(cell, task=task), **options)
+    if shown is not None:
+        events = show_progress(shown[0], cell.plan, cell.name, events, round_line)
+    for event in events:
+        if isinstance(event, Round):
+            line = round_line(event)
+            if shown is not None and shown[1]:
+                shown[0].write(f"round {event.index}: {line}")
+    # Time may tell of a single example: the log of a release does not hold it.
+    took = "" if cell.seed is None else f" ({time.perf_counter() - begun:.1f} s)"
+    return line + took, cell.plan.rounds
 
 
 def run_cell(
@@ -58,7 +150,7 @@ def run_cell(
             frame = cell.frame([event])
             # A run that begins anew takes no rows of an earlier start.
             if done is not None and event.index:
-                frame = pd.concat([done, frame], ignore_index=True)
+                frame = pd.concat([cell.label(done), frame], ignore_index=True)
             done = frame
             write_atomically(rows, done.to_csv(index=False))
         yield event

@@ -5,22 +5,31 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
-from fedlora_lab import plots
-from fedlora_lab._utils.files import write_atomically
-from fedlora_lab._utils.statistics import RULE, describe_standstill, describe_unequal_privacy
+from fedlora_lab import methods, plots
+from fedlora_lab._utils.environment import __version__
+from fedlora_lab._utils.files import JsonObject, write_atomically
+from fedlora_lab._utils.statistics import COLUMNS, RULE, varied_columns
 from fedlora_lab._utils.validation import check, error_text
+from fedlora_lab.federated.compare import judge
 from fedlora_lab.plots.style import look, name
+from fedlora_lab.plots.tidy import check_columns, slugs_in_order
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.statement import NO_PRIVACY, caveats, statement
-from fedlora_lab.report.run_folder import Folder, read_frame
-from fedlora_lab.report.summary_table import display_rows, observer_phrase, summary
+from fedlora_lab.report.run_folder import Folder, Ledgers, read_frame, total_statements
+from fedlora_lab.report.summary_table import (
+    display_rows,
+    observer_phrase,
+    summary,
+    unequal_privacy,
+)
 
 PAGE = "report.html"
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -45,8 +54,13 @@ FIGURES = {
 """Title -> measure, and what one sees."""
 
 
-def report(path: str | Path) -> Path:
-    """Writes ``report.html`` into a run folder, from what is in it; returns its path.
+def report(run: "str | Path | pd.DataFrame", path: str | Path = PAGE) -> Path:
+    """Writes a run folder, or a frame of a comparison, as one HTML page; returns its path.
+
+    Args:
+        run: a run folder, or one with a run folder for each setting of a sweep: the page is
+            ``report.html`` in it. Or a tidy frame.
+        path: of the page of a frame.
 
     Raises: ``ValueError`` when the folder is not a run's or holds no finished cell.
     Guarantees: nothing is written outside the folder
@@ -56,26 +70,91 @@ def report(path: str | Path) -> Path:
     Traceback (most recent call last):
     ValueError: folder='nowhere': expected a run folder, as compare and run write it
     """
-    path = Path(path).expanduser()
-    check(path.is_dir(), "folder", str(path), "a run folder, as compare and run write it")
-    folder = Folder(path)
-    settings = folder.settings
-    done = (path / "frame.csv").is_file()
-    check(done, "folder", str(path), "at least one finished cell (frame.csv)")
-    frame = folder.with_spending(read_frame(path / "frame.csv"))
-    # What was spent beside the folder stands in its notes, of which its own are a part.
-    sentences = dict.fromkeys([*folder.noted(), *folder.statements(frame)])
+    if isinstance(run, pd.DataFrame):
+        path = Path(path).expanduser()
+        write_atomically(path, _page_of_frame(run), shared=True)
+        return path
+    home = Path(run).expanduser()
+    contents = read_runs(home)
     try:
-        text = render(frame, settings, folder.shown(frame), sentences)
+        text = render(*contents)
     except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
         # Of a damaged file anything may be raised; a reader needs one line.
         reason = f"{type(error).__name__}: {error_text(error, 120)}"
         raise ValueError(
-            f"{path}: expected settings, frame and ledger of one run ({reason})"
+            f"{home}: expected settings, frame and ledger of one run ({reason})"
         ) from error
     # A link in a folder from elsewhere could lead to any file of whoever reads the report.
-    write_atomically(path / PAGE, text, shared=True, through_links=False)
-    return path / PAGE
+    write_atomically(home / PAGE, text, shared=True, through_links=False)
+    return home / PAGE
+
+
+class Contents(NamedTuple):
+    """What a run folder holds, or the run folders of a sweep."""
+
+    frame: pd.DataFrame
+    settings: JsonObject
+    shown: Ledgers
+    sentences: Iterable[str]
+
+
+def read_runs(home: Path) -> Contents:
+    """Reads a run folder, or those of the settings of a sweep in one.
+
+    Raises: ``ValueError`` where it is none, or holds no finished cell.
+    """
+    check(home.is_dir(), "folder", str(home), "a run folder, as compare and run write it")
+    files = [home / "settings.json"]
+    if not files[0].is_file():
+        files = sorted(home.glob("*/settings.json")) or files
+    parts = [_read_folder(Folder(file.parent)) for file in files]
+    if len(parts) == 1:
+        return parts[0]
+    shown: Ledgers = {}
+    ledgers: Ledgers = {}
+    stopped: list[str] = []
+    plans = {}
+    for file, part in zip(files, parts):
+        folder = Folder(file.parent)
+        place = file.parent.name
+        shown |= {f"{place}/{cell}": book for cell, book in part.shown.items()}
+        ledgers |= {f"{place}/{cell}": book for cell, book in folder.ledgers().items()}
+        stopped += [f"{place}, {sentence}" for sentence in folder.stopped_cells()]
+        plans[place] = part.settings["plans"]
+    return Contents(
+        pd.concat([part.frame for part in parts], ignore_index=True),
+        {**parts[0].settings, "plans": plans},
+        shown,
+        [*stopped, *total_statements(ledgers, shown)],
+    )
+
+
+def _read_folder(folder: Folder) -> Contents:
+    settings = folder.settings
+    path = folder.path / "frame.csv"
+    check(path.is_file(), "folder", str(folder.path), "at least one finished cell (frame.csv)")
+    frame = folder.with_spending(read_frame(path))
+    # What was spent beside the folder stands in its notes, of which its own are a part.
+    sentences = dict.fromkeys([*folder.noted(), *folder.statements(frame)])
+    return Contents(frame, settings, folder.shown(frame), sentences)
+
+
+def _page_of_frame(frame: pd.DataFrame) -> str:
+    """Renders a frame that has no folder: what it does not hold is left out."""
+    check_columns(frame, *COLUMNS)
+    rows = {slug: methods.ALL.get(slug) for slug in slugs_in_order(frame)}
+    settings = {
+        "task": {"name": str(frame["task"].iloc[0])},
+        "privacy": None,
+        "begun": "",
+        "commands": [],
+        "versions": {"fedlora-lab": __version__},
+        "methods": {slug: {"source": row.source if row else ""} for slug, row in rows.items()},
+    }
+    told = "Each ε is what the ledger of a run stated. A frame holds no ledger: the sum over runs, "
+    told += "the unit that is protected, and against whom, stand in the report of a run folder."
+    chosen = frame.attrs.get("chosen", "")
+    return render(frame, settings, {}, [*filter(None, [chosen]), told])
 
 
 def render(
@@ -106,7 +185,7 @@ def render(
         promise = [f"The run that spends most: {statement(largest)}", *caveats(largest)]
     elif ledgers:
         promise = [NO_PRIVACY]
-    if unequal := describe_unequal_privacy(frame):
+    if unequal := unequal_privacy(frame):
         promise.append(f"The table is {unequal}.")
     privacy = settings["privacy"]
     environment = Environment(
@@ -117,7 +196,7 @@ def render(
         promise=[*promise, *sentences],
         measure=table.attrs["measure"],
         rule=RULE,
-        standstill=describe_standstill(frame),
+        standstill=judge(frame)["standstill"],
         against=observer_phrase(None if privacy is None else privacy["trust"]),
         figures=list(draw_figures(frame)),
         task=settings["task"]["name"],
@@ -134,6 +213,10 @@ def render(
 
 def draw_figures(frame: pd.DataFrame) -> Iterator[dict[str, str]]:
     """Draws the figures that this frame can fill: address, title, and what one sees in it."""
+    varied = varied_columns(frame)
+    if varied:
+        yield _figure_of_sweep(frame, varied)
+        return
     rows: Any = frame[frame["layer"] == "all"]
     names = {column: rows[column].astype(str).map(drawable) for column in ("task", "method")}
     rows = rows.assign(**names, seed=rows["seed"].fillna(-1))
@@ -145,14 +228,30 @@ def draw_figures(frame: pd.DataFrame) -> Iterator[dict[str, str]]:
         yield {"title": title, "text": text, "address": data_address(figure)}
 
 
+def _figure_of_sweep(frame: pd.DataFrame, varied: list[str]) -> dict[str, str]:
+    """Draws the score after the last round over what was varied, learning rates first."""
+    x = "lr" if "lr" in varied else varied[0]
+    others = [name for name in varied if name != x]
+    words = [f"{name} = " + frame[name].map(str) for name in others]
+    labels = {"method": frame["method"].map(drawable)}
+    panel = None
+    if words:
+        panel = "setting"
+        labels["setting"] = reduce(lambda left, right: left + ", " + right, words)
+    shown: Any = frame.drop(columns=others).assign(**labels)
+    figure = plots.lines(shown, x, panel=panel)
+    text = f"After the last round, over {x}: the mean over seeds and its 95 % interval."
+    return {"title": "What was varied", "text": text, "address": data_address(figure)}
+
+
 def data_address(figure: Any) -> str:
     """Encodes a figure as a data address.
 
     An image's own scripts and names cannot reach the page, nor the page's the image.
     """
-    figure.set_size_inches(WIDTH, HEIGHT)
-    for axes in figure.axes:
-        axes.set_title("", loc="left")  # the page has the title
+    if len(figure.axes) == 1:
+        figure.set_size_inches(WIDTH, HEIGHT)
+        figure.axes[0].set_title("", loc="left")  # the page has the title
     buffer = io.BytesIO()
     # Neither a date nor random identifiers: the same run gives the same bytes.
     with matplotlib.rc_context({"svg.hashsalt": "fedlora_lab"}):

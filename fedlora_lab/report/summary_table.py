@@ -1,6 +1,7 @@
 """Tables of results, a row a method, and how numbers are shown."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -8,14 +9,16 @@ import pandas as pd
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.statistics import (
     COLUMNS,
+    by_setting,
     count_collapsed,
     describe_collapse,
-    describe_standstill,
     describe_unequal_privacy,
     headline_measure,
     run_ends,
     t_interval,
+    varied_columns,
 )
+from fedlora_lab.federated.compare import judge
 from fedlora_lab.plots import style, tidy
 
 TOTALS = ["bytes_up", "bytes_down", "seconds"]
@@ -23,14 +26,15 @@ TOTALS = ["bytes_up", "bytes_down", "seconds"]
 
 
 def summary(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:
-    """Summarizes a tidy frame: one row for each method.
+    """Summarizes a tidy frame: one row for each method, and of a sweep for each of its settings.
 
-    Columns: ``method``, ``seeds`` (how many), ``fell`` (how many of their runs ended worse than
-    they began), ``collapsed`` (these, and those far behind the others, see
-    `fl.measures.find_collapsed`), the score before training (``before``), after the last round
-    (``score``) and its 95 % half-width over seeds (``interval``), ``deviation`` (relative, last
-    round, mean over seeds), ``epsilon`` (the largest over seeds), ``bytes_up``, ``bytes_down`` and
-    ``seconds`` (totals of a run, means over seeds). NaN is what was not measured in every run.
+    Columns: ``method``, what the frame varies and its learning rate ``lr``, ``seeds`` (how many),
+    ``fell`` (how many of their runs ended worse than they began), ``collapsed`` (these, and those
+    far behind the others, see `fl.measures.find_collapsed`), the score before training
+    (``before``), after the last round (``score``) and its 95 % half-width over seeds
+    (``interval``), ``deviation`` (relative, last round, mean over seeds), ``epsilon`` (the largest
+    over seeds), ``bytes_up``, ``bytes_down`` and ``seconds`` (totals of a run, means over seeds).
+    NaN is what was not measured in every run.
 
     Args: frame: tidy. measure: the score; by default accuracy or, where there is none, the loss.
         Its name is in ``attrs["measure"]``.
@@ -44,26 +48,47 @@ def summary(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:
     96.0
     """
     tidy.check_columns(frame, *COLUMNS)
-    ends = run_ends(frame, measure)
     measure = headline_measure(frame) if measure is None else measure
-    whole_model = frame[frame["layer"] == "all"].fillna({"seed": -1})
+    settings = [name for name in varied_columns(frame) if name != "lr"]
+    settings += ["lr"] if "lr" in frame else []
+    rows = [row for _, part in by_setting(frame) for row in _rows(part, measure, settings)]
+    heads = [*map(_head, settings)]
+    columns = ["method", *heads, "seeds", "fell", "collapsed", "before", "score", "interval"]
+    summarised = pd.DataFrame(rows, columns=[*columns, "deviation", "epsilon", *TOTALS])
+    # A method's settings stand below one another, in the order of the frame.
+    order = tidy.slugs_in_order(frame)
+    summarised = summarised.sort_values("method", key=lambda x: x.map(order.index), kind="stable")
+    summarised.attrs = {"measure": measure, "settings": heads}
+    return summarised.reset_index(drop=True)
+
+
+def _rows(part: pd.DataFrame, measure: str, settings: list[str]) -> Iterator[dict[str, Any]]:
+    """Yields a row of the summary for each method of one setting.
+
+    Args: part: of a tidy frame. measure: the score. settings: columns of the frame to keep.
+    """
+    ends = run_ends(part, measure)
+    whole_model = part[part["layer"] == "all"].fillna({"seed": -1})
     table = whole_model.pivot(index=["method", "seed", "round"], columns="measure", values="value")
     table = table.reindex(columns=[measure, "deviation", "epsilon", *TOTALS])
     runs = table.groupby(level=["method", "seed"])
     # No earlier round stands in for the last one, and a sum with an unknown part is unknown.
     cells = runs.tail(1).droplevel("round").rename(columns={measure: "score"})
     cells[TOTALS] = runs[TOTALS].agg(lambda values: values.sum(skipna=False))
-    rows = []
     for method, counts in count_collapsed(ends).items():
-        part = cells.loc[[method]]
-        score, interval = t_interval(part["score"].to_numpy())
+        cell = cells.loc[[method]]
+        first = part[part["method"] == method].iloc[0]
+        score, interval = t_interval(cell["score"].to_numpy())
         # The largest epsilon: a mean over runs is promised to nobody.
-        row = {"score": score, "interval": interval, "epsilon": part["epsilon"].max(skipna=False)}
-        rows.append({"method": method, **counts, **part.mean(skipna=False), **row})
-    columns = ["method", "seeds", "fell", "collapsed", "before", "score", "interval"]
-    summarised = pd.DataFrame(rows, columns=[*columns, "deviation", "epsilon", *TOTALS])
-    summarised.attrs["measure"] = measure
-    return summarised
+        row = {"score": score, "interval": interval, "epsilon": cell["epsilon"].max(skipna=False)}
+        kept: dict[str, Any] = {_head(name): first[name] for name in settings}
+        means: dict[str, Any] = cell.mean(skipna=False).to_dict()
+        yield {"method": method, **kept, **counts, **means, **row}
+
+
+def _head(setting: str) -> str:
+    """How a column of what was varied is called beside what was measured."""
+    return "target epsilon" if setting == "epsilon" else setting
 
 
 def format_number(value: float, digits: int = 3, infinite: str = "not private") -> str:
@@ -113,13 +138,16 @@ def observer_phrase(trust: str | None) -> str:
     return "" if trust is None else f" against {AGAINST[trust]}"
 
 
-def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
+def display_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Formats the summary as it is shown in the terminal and in the report."""
     measure = table.attrs.get("measure", "accuracy")
     rows: Any = table.to_dict("records")
     return [
         {
             "method": str(row["method"]),
+            "settings": {
+                name: _setting_text(row[name]) for name in table.attrs.get("settings", ())
+            },
             "seeds": str(row["seeds"]),
             "before": format_number(row["before"], infinite="∞"),
             "score": format_number(row["score"], infinite="∞")
@@ -136,13 +164,21 @@ def display_rows(table: pd.DataFrame) -> list[dict[str, str]]:
     ]
 
 
+def _setting_text(value: Any) -> str:
+    """A value of a grid, or a learning rate, for people."""
+    if not isinstance(value, float):
+        return str(value)
+    return "none" if math.isnan(value) else f"{value:.4g}"
+
+
 def display_table(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:
     """Sets the summary of a tidy frame as a paper shows it; its ``to_latex`` writes the table.
 
-    A row for each method; the score, by ``measure``, has its 95 % interval over seeds, unless there
-    is one seed or all agree, and the number of runs that collapsed. Every row states the epsilon
-    that it spent. Where these are not one, ``attrs["privacy"]`` says so and the table is no
-    comparison of methods: `paired_difference` refuses it.
+    A row for each method, and of a sweep for each setting; the score, by ``measure``, has its 95 %
+    interval over seeds, unless there is one seed or all agree, and the number of runs that
+    collapsed. Every row states the epsilon that it spent. Where these are not one at a setting,
+    ``attrs["privacy"]`` says so and the table is no comparison of methods: `paired_difference`
+    refuses it.
 
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
@@ -152,7 +188,7 @@ def display_table(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFra
     """
     table = summary(frame, measure)
     measure = table.attrs["measure"]
-    heads = {
+    heads = {name: name for name in table.attrs["settings"]} | {
         "seeds": "seeds",
         "before": f"{measure} before",
         "score": f"{measure} after",
@@ -162,12 +198,19 @@ def display_table(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFra
         "down": "sent down",
         "seconds": "seconds",
     }
-    shown = pd.DataFrame(display_rows(table))
+    rows = display_rows(table)
+    shown = pd.DataFrame([{**row, **row["settings"]} for row in rows])
     shown["score"] += [f" ({count} collapsed)" if count else "" for count in table["collapsed"]]
     shown = shown.set_index("method").rename(index=style.name)
     shown = shown.rename_axis(index=None, columns="method")[list(heads)].rename(columns=heads)
-    shown.attrs["privacy"] = describe_unequal_privacy(frame)
+    shown.attrs["privacy"] = unequal_privacy(frame)
     return shown
+
+
+def unequal_privacy(frame: pd.DataFrame) -> str:
+    """What `describe_unequal_privacy` says of the first setting whose methods spent unequally."""
+    told = (describe_unequal_privacy(part) for _, part in by_setting(frame))
+    return next(filter(None, told), "")
 
 
 def summary_lines(frame: pd.DataFrame, trust: str | None = None) -> list[str]:
@@ -176,9 +219,5 @@ def summary_lines(frame: pd.DataFrame, trust: str | None = None) -> list[str]:
     Args: frame: tidy, of all runs. trust: names against whom ε holds.
     """
     lines = display_table(frame).to_string().splitlines()
-    rows = display_rows(summary(frame))
     observer = [f"ε:{observer_phrase(trust)}"] if trust else []
-    collapsed = [f"{row['method']}: {row['collapsed']}" for row in rows if row["collapsed"]]
-    unequal = describe_unequal_privacy(frame)
-    standstill = describe_standstill(frame)
-    return [*lines, *observer, *filter(None, [unequal]), *collapsed, *filter(None, [standstill])]
+    return [*lines, *observer, *filter(None, [unequal_privacy(frame)]), *judge(frame)["lines"]]

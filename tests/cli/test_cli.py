@@ -59,7 +59,7 @@ def rows_of_cells(out):
 @pytest.mark.slow
 def test_a_run_folder_holds_what_reproduces_it(done):
     frame = read_frame(done / "frame.csv")
-    assert list(frame.columns) == COLUMNS
+    assert list(frame.columns) == [*COLUMNS, "lr"] and set(frame["lr"]) == {0.1}
     assert set(frame["method"]) == {"rolora", "non-private"}
     assert set(frame["seed"]) == {0, 1} and set(frame["round"]) == {0, 1, 2}
     rows = frame.query("method == 'rolora' and seed == 1")
@@ -75,7 +75,9 @@ def test_a_run_folder_holds_what_reproduces_it(done):
         assert folder.keyed_fingerprint(task.fingerprint) == kept != task.fingerprint
     privacy = fl.Privacy(**settings["privacy"])
     plan, lora = fl.Plan(**settings["plans"]["rolora"]), fl.Lora(**settings["lora"])
-    assert same(fl.to_frame(fl.run(task, "rolora", privacy, plan, lora=lora, seed=1)), rows)
+    assert same(
+        fl.to_frame(fl.run(task, "rolora", privacy, plan, lora=lora, seed=1)), rows[COLUMNS]
+    )
 
 
 @pytest.mark.slow
@@ -90,9 +92,9 @@ def test_finished_cells_are_kept_and_new_ones_join(copied, capsys):
     before = rows_of_cells(copied)
     assert compare("--methods=rolora,ffa-lora", "--seeds=3", out=copied) == 0
     shown = capsys.readouterr().out
-    assert "2 of 6 runs are finished" in shown and "ffa-lora, seed 1" in shown
+    assert "2 of 6 runs are finished" in shown and "ffa-lora seed 1: " in shown
     seen = "against whoever sees the uploads"
-    assert re.search(rf"^rolora, seed 2: .*ε \d\.\d+ {seen}, ", shown, re.MULTILINE)
+    assert re.search(rf"^rolora seed 2: .*ε \d\.\d+ {seen}, ", shown, re.MULTILINE)
     assert f"ε: {seen}" in shown.splitlines()
     page = (copied / "report.html").read_text(encoding="utf-8")
     assert f"ε: {seen}, the largest over clients and seeds." in page
@@ -226,6 +228,31 @@ def test_a_learning_rate_is_asked_for_or_suggested(capsys):
     asked: Any = {"epsilon": 2.0, "unit": "client"}
     assert learning_rates(asked, "digits", ["deer"]) == {"deer": rate}
     assert capsys.readouterr().out.startswith(f"deer: learning rate {rate:g}, tuned for DEeR at")
+    learning_rates({"batch": 3}, "digits", ["fedlora"])
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].startswith("fedlora: learning rate") and "ε = 8" in shown[0]
+    assert re.search(r"tuned for other work \(batch=3, not \d+\): --lr tries others", shown[1])
+
+
+@pytest.mark.slow
+def test_a_row_of_a_file_is_compared_at_several_rates(tmp_path, capsys, monkeypatch):
+    """In workers, which cannot import the file. A row that is not there is named with those that
+    are, before anything is trained."""
+    monkeypatch.chdir(tmp_path)
+    text = "from fedlora_lab import methods\nmine = methods.FFA.replace(name='Own', note='mine')\n"
+    (tmp_path / "rows.py").write_text(text + "mine = mine.replace(filter=lambda x, *_: 0 * x)\n")
+    rates = ["--lr=0.1,0.2", "--seeds=1", *(x for x in SMALL if not x.startswith("--lr"))]
+    names = "--methods=rows.py:mine,fedlora"
+    assert call("compare", "regression", names, *rates, "--jobs=2", "--out=runs") == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"^Own +0.2 +1 ", shown, re.M) and "own lr=0.1 seed 0: loss" in shown
+    frame = read_frame(tmp_path / "runs" / "frame.csv")
+    assert list(frame.columns) == [*COLUMNS, "lr"] and set(frame["lr"]) == {0.1, 0.2}
+    ends = frame.query("method == 'own' and measure == 'loss'")["value"]
+    assert ends.nunique() == 1, "its filter leaves the model as it was"
+    for bad, line in (("rows.py:other", "a row of the file: mine"), ("no.py:x", "a file no.py")):
+        assert call("compare", "regression", f"--methods={bad}", *rates, "--out=runs") == 2
+        assert line in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("default")

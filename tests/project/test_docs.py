@@ -90,6 +90,21 @@ def test_adding_a_method_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_comparison_for_a_paper_runs(tmp_path, monkeypatch, capsys):
+    """From the row to the table, which has each method's own rate at either epsilon."""
+    monkeypatch.chdir(tmp_path)
+    names = run_page("a_comparison.md")
+    plt.close("all")
+    assert len(names["table"]) == 6 and {*names["table"]["target epsilon"]} == {"2", "8"}
+    assert {*names["chosen"]["seed"]} == {2, 3}
+    assert capsys.readouterr().out.startswith("lr chosen by accuracy at seeds 0, 1, reported at")
+    assert (tmp_path / "paper" / "rates.pdf").stat().st_size > 1000
+    assert r"\varepsilon" in (tmp_path / "paper" / "table.tex").read_text("utf-8")
+    page = (tmp_path / "paper" / "report.html").read_text("utf-8")
+    assert "Capped B" in page and "lr chosen by accuracy" in page
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Opacus warns of every hook
 def test_the_page_on_review_finds_what_it_says():
     """And names every check."""

@@ -145,3 +145,27 @@ def test_threads_that_change_the_process_take_turns(first, second, state):
             assert not inside.wait(0.3)
         assert inside.wait(60)
     assert state() == before
+
+
+def test_threads_that_need_one_value_overlap_and_others_wait():
+    """Fault: a lock, under which two runs in threads took as long as one after the other."""
+    before = torch.get_float32_matmul_precision()
+    together = threading.Barrier(2)
+    names = {"tf32": "high", "float32": "highest"}
+
+    def multiply(mine, other):
+        with adapters.matmuls(mine):
+            together.wait(60)
+        seen = set()
+        for _ in range(200):
+            with adapters.matmuls(mine), adapters.matmuls(mine):
+                seen.add(torch.get_float32_matmul_precision())
+                with adapters.matmuls(other):
+                    seen.add(f"inner {torch.get_float32_matmul_precision()}")
+                seen.add(torch.get_float32_matmul_precision())
+        return seen == {names[mine], f"inner {names[other]}"}
+
+    with ThreadPoolExecutor(4) as pool:
+        pairs = [("tf32", "float32"), ("float32", "tf32")] * 2
+        assert all(pool.map(multiply, *zip(*pairs)))
+    assert torch.get_float32_matmul_precision() == before

@@ -36,14 +36,14 @@ def test_a_study_goes_on_after_a_kill(tmp_path):
     and the frame is labelled by the declared budget, which what was spent never is exactly."""
     study = small(case("fedlora"), case("ffa-lora", 8.0))
     path = tmp_path / "runs" / "small.jsonl"
-    continue_study(study, tmp_path, workers=0)
+    continue_study(study, tmp_path, jobs=1)
     content = path.read_text()
     frame = runner.study_frame(study, path).drop(columns="seconds")
     # Without noise two seeds try four rates and two are reported; with it one, one more for two.
     assert runner.count_runs(study, path) == (10 + 8, 10 + 8)
     cut = content[: int(0.6 * len(content))]
     path.write_text(cut)
-    continue_study(study, tmp_path, workers=0)
+    continue_study(study, tmp_path, jobs=1)
     done = cut.count("\n")
     assert path.read_text().splitlines()[:done] == content.splitlines()[:done]
     again = runner.read_study("small", tmp_path).drop(columns="seconds")

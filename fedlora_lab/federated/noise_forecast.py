@@ -191,7 +191,7 @@ class NoiseForecast:
         """
         rule = self.spec.method.filter
         size = self.weights[layer].shape["BA".index(side)]
-        gain = 1.0 if rule is identity else _filter_gain(rule, side, size)
+        gain = 1.0 if rule is identity else filter_gain(rule, side, size)
         return self._released[side] * gain
 
     def _variances(self, layer: str) -> tuple[Curve, Curve]:
@@ -313,7 +313,7 @@ def forecast_of(spec: RunSpec) -> NoiseForecast:
 
 
 @lru_cache(maxsize=64)
-def _filter_gain(rule: Callable[..., Tensor], side: str, size: int) -> float:
+def filter_gain(rule: Callable[..., Tensor], side: str, size: int) -> float:
     """Share of white noise's variance that a linear filter along the long axis leaves, the mean."""
     # The energy of its matrix: it is applied to the rows of an identity, block by block.
     total = 0.0

@@ -1,4 +1,4 @@
-"""Widgets for notebooks: a workbench for runs.
+"""Widgets for notebooks: a workbench for runs, and a playground that needs no kernel.
 
 Nothing is trained before Start is pressed.
 
@@ -9,11 +9,28 @@ Nothing is trained before Start is pressed.
 >>> run.close()
 """
 
+from typing import TYPE_CHECKING
+
 from fedlora_lab._utils.environment import require
 
 require("anywidget", "lab")
 
 from fedlora_lab.course.widgets.live_run import live  # noqa: E402
 
-__all__ = ["live"]
+if TYPE_CHECKING:
+    from fedlora_lab.course.playground import Playground
+
+__all__ = ["live", "playground"]
 __dir__ = __all__.copy  # completion shows neither imports nor modules
+
+
+def playground() -> "Playground":
+    """Returns a page in which two methods train side by side, in the browser alone.
+
+    >>> import fedlora_lab as fl
+    >>> print(fl.course.widgets.playground())
+    Playground: ten clients with real handwritten digits train in the browser.
+    """
+    from fedlora_lab.course.playground import Playground
+
+    return Playground()

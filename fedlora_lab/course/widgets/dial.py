@@ -40,7 +40,15 @@ def widget_module(name: str) -> str:
 
 def page_script() -> str:
     """Returns one classic script that mounts every dial of a page, also of one opened as a file."""
-    code = re.sub(r"^export default .*", "", widget_module("dial"), flags=re.MULTILINE | re.DOTALL)
+    return classic_script(widget_module("dial"))
+
+
+def classic_script(module: str) -> str:
+    """Turns an ES module with a function ``mountAll`` into a script that calls it in any page.
+
+    A page that is opened as a file may load no module.
+    """
+    code = re.sub(r"^export default .*", "", module, flags=re.MULTILINE | re.DOTALL)
     plain = re.sub(r"^export ", "", code, flags=re.MULTILINE)
     begin = (
         "if (document.readyState === 'loading') addEventListener('DOMContentLoaded', mountAll);\n"

@@ -1,0 +1,73 @@
+"""The playground: a page in which federated LoRA trains under differential privacy.
+
+It needs no kernel, no server and no network. ``playground.js`` has an engine of its own, which
+tests/browser/test_playground.py holds to `fl.run`; ``tables.json`` is made by
+scripts/playground.py from what the library says.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from fedlora_lab.course.widgets.dial import HERE as WIDGETS, classic_script
+
+HERE = Path(__file__).parent
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<title>The private federated playground</title>
+<style>
+body {{ margin: 0; background: #FFFFFF; }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #111111; }} }}
+.fl-dial.fl-playground {{ border: 0; }}
+</style>
+</head>
+<body>
+<main data-fedlora-playground></main>
+<script>
+{script}
+</script>
+</body>
+</html>
+"""
+ABOUT = "ten clients with real handwritten digits train in the browser."
+
+
+@cache
+def module() -> str:
+    """Returns the ES module of the widget: drawing, tables, look, engine and view."""
+    names = WIDGETS / "drawing.js", HERE / "tables.json", HERE / "playground.css"
+    drawing, tables, look = (path.read_text(encoding="utf-8").strip() for path in names)
+    code = (HERE / "playground.js").read_text(encoding="utf-8")
+    return f"{drawing}\nconst TABLES = {tables};\nconst LOOK = `{look}`;\n{code}"
+
+
+def page() -> str:
+    """Returns the whole page: one file, to be opened by a double click.
+
+    >>> "http" in page()
+    False
+    """
+    return PAGE.format(script=classic_script(module()))
+
+
+class Playground(anywidget.AnyWidget):
+    """The playground in a notebook: the same file as the page, which asks nothing of the kernel."""
+
+    def __init__(self) -> None:
+        self.add_traits(_esm=traitlets.Unicode(module()).tag(sync=True))
+        super().__init__()
+
+    def __repr__(self) -> str:
+        return f"Playground: {ABOUT}"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        bundle, *metadata = super()._repr_mimebundle_(**kwargs)  # type: ignore[misc]
+        about = f"<p><b>Playground:</b> {ABOUT} Run this cell to use it.</p>"
+        html = f"<div data-fedlora-playground>{about}</div>"
+        return {**bundle, "text/plain": repr(self), "text/html": html}, *metadata

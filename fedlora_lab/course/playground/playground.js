@@ -1,0 +1,900 @@
+// The playground: federated LoRA under differential privacy that trains in the page. The first half
+// is the engine, in float64 and without any drawing; the second half is what one sees of it.
+
+// What the tables hold
+
+const SIZE = 64; // pixels, and hidden units: both sides of the adapted layer
+const SQUARE = SIZE * SIZE;
+const CLASSES = 10;
+const CLIENTS = 10;
+const SIDES = ["A", "B"];
+
+const letters = text => Uint8Array.from(text, letter => letter.charCodeAt(0) - 65);
+const zeros = count => new Float64Array(count);
+const fourSquares = () => Array.from({length: 4}, () => zeros(SQUARE));
+
+function unpack(tables) {
+  const bytes = Uint8Array.from(atob(tables.weights), letter => letter.charCodeAt(0));
+  const numbers = Float64Array.from(new Float32Array(bytes.buffer));
+  const ends = [SQUARE, SQUARE + SIZE, SQUARE + SIZE + CLASSES * SIZE, numbers.length];
+  const [weight, bias, head, headBias] = ends.map((end, i) => numbers.subarray(ends[i - 1] ?? 0, end));
+  const scans = ({pixels, labels}) => {
+    const x = Float64Array.from(letters(pixels), ink => ink / 8);
+    // The frozen part of the layer is the same in every round.
+    const frozen = zeros(x.length);
+    for (let i = 0; i < x.length; i += SIZE) {
+      for (let o = 0; o < SIZE; o++) {
+        frozen[i + o] = bias[o] + dot(weight, o * SIZE, x, i, SIZE);
+      }
+    }
+    return {x, y: letters(labels), frozen, count: labels.length};
+  };
+  const splits = tables.splits.map(({words, owners, noise}) => {
+    const owner = letters(owners);
+    const lists = Array.from({length: CLIENTS}, () => []);
+    owner.forEach((k, i) => lists[k].push(i));
+    return {words, lists, noise};
+  });
+  return {...tables, head, headBias, splits, private: scans(tables.private), test: scans(tables.test)};
+}
+
+// Linear algebra: A is (r, 64) and B is (64, r), row by row
+
+function dot(a, from, b, start, count) {
+  let sum = 0;
+  for (let i = 0; i < count; i++) sum += a[from + i] * b[start + i];
+  return sum;
+}
+const squares = x => dot(x, 0, x, 0, x.length);
+const minus = (a, b) => a.map((value, i) => value - b[i]);
+function add(to, what, weight = 1) {
+  for (let i = 0; i < to.length; i++) to[i] += weight * what[i];
+}
+function addProduct(to, B, A, rank, weight = 1) { // to += weight B A
+  for (let i = 0; i < SIZE; i++) {
+    for (let l = 0; l < rank; l++) {
+      const value = weight * B[i * rank + l];
+      if (value === 0) continue;
+      for (let j = 0; j < SIZE; j++) to[i * SIZE + j] += value * A[l * SIZE + j];
+    }
+  }
+  return to;
+}
+
+// Random numbers: a stream for each seed, purpose, round, client and step, the same for all methods,
+// so that two of them are given the same batches and draws. Not for anybody's protection.
+
+function stream(...indices) {
+  let state = [0x9e3779b9, 0x243f6a88, 0xb7e15162, 0x85ebca6b];
+  const mix = word => { // a round of xorshift128 with multiplications, over all four words
+    state = state.map((value, i) => {
+      let mixed = Math.imul(value ^ word ^ (state[(i + 3) % 4] >>> 15), 0x2c1b3c6d + 2 * i);
+      mixed = Math.imul(mixed ^ (mixed >>> 12), 0x297a2d39);
+      return mixed ^ (mixed >>> 15);
+    });
+  };
+  for (const index of indices) mix(index + 1);
+  for (let i = 0; i < 4; i++) mix(i);
+  let [a, b, c, d] = state;
+  const next = () => { // sfc32
+    const sum = (a + b + d) | 0;
+    d = (d + 1) | 0;
+    a = b ^ (b >>> 9);
+    b = (c + (c << 3)) | 0;
+    c = ((c << 21) | (c >>> 11)) + sum | 0;
+    return sum >>> 0;
+  };
+  for (let i = 0; i < 12; i++) next();
+  // 53 bits, as many as a number below one can hold.
+  return () => ((next() >>> 5) * 67108864 + (next() >>> 6)) / 9007199254740992;
+}
+
+function normals(count, uniform) { // by Box and Muller
+  const out = zeros(count);
+  for (let i = 0; i < count; i += 2) {
+    const radius = Math.sqrt(-2 * Math.log(1 - uniform()));
+    const angle = 2 * Math.PI * uniform();
+    out[i] = radius * Math.cos(angle);
+    if (i + 1 < count) out[i + 1] = radius * Math.sin(angle);
+  }
+  return out;
+}
+const PURPOSE = {start: 1, sampling: 2, A: 3, B: 4};
+
+// Rules of methods
+
+function filtered(x, side, rank, weights) { // along the long axis, edges mirrored and repeated
+  const out = zeros(x.length);
+  const half = (weights.length - 1) / 2;
+  const [stride, step] = side === "A" ? [1, SIZE] : [rank, 1];
+  for (let l = 0; l < rank; l++) {
+    for (let i = 0; i < SIZE; i++) {
+      for (let k = 0; k < weights.length; k++) {
+        let j = i + k - half;
+        if (j < 0) j = -1 - j;
+        if (j >= SIZE) j = 2 * SIZE - 1 - j;
+        out[l * step + i * stride] += weights[k] * x[l * step + j * stride];
+      }
+    }
+  }
+  return out;
+}
+
+function quantised(x, levels) { // each block of 64 numbers is scaled by its largest
+  const out = zeros(x.length);
+  for (let from = 0; from < x.length; from += 64) {
+    let most = 0;
+    for (let i = from; i < from + 64; i++) most = Math.max(most, Math.abs(x[i]));
+    for (let i = from; i < from + 64; i++) {
+      const unit = most > 0 ? x[i] / most : 0;
+      let code = 0;
+      while (code < levels.length - 1 && unit > (levels[code] + levels[code + 1]) / 2) code++;
+      out[i] = levels[code] * most;
+    }
+  }
+  return out;
+}
+
+// What is known before a run, from public numbers alone: the variance v that the noise of all its
+// releases puts on an output of the layer, for inputs of mean square one, and the rate at which v
+// meets the bound of the library's `suggest_lr`.
+
+function forecast(problem, {method, rate, clip, rank, split, noise, rounds = problem.rounds}) {
+  const {steps, batch, scaling, bound} = problem;
+  const row = problem.methods.find(one => one.slug === method);
+  const releases = {A: 0, B: 0};
+  for (let t = 0; t < rounds; t++) {
+    for (let s = 0; s < steps; s++) {
+      for (const side of wordAt(row, t, s)) releases[side] += 1;
+    }
+  }
+  const sigma = noise < 0 ? [0] : problem.splits[split].noise[noise].sigma;
+  const atRateOne = row.gain * (clip / batch / CLIENTS) ** 2 * squares(sigma);
+  const scale = scaling ** 2 * rank / 3;
+  const linear = scale * releases.B * atRateOne;
+  const amplification = 3 * SIZE * releases.A * atRateOne;
+  // v = linear rate^2 + linear amplification rate^4: a quadratic equation in rate^2.
+  const root = Math.sqrt(linear ** 2 + 4 * linear * amplification * bound);
+  const end = linear > 0 ? Math.sqrt(2 * bound / (linear + root)) / (row.halved ? 2 : 1) : Infinity;
+  const rho = amplification * rate ** 2;
+  return {rho, end, v: linear * rate ** 2 * (1 + rho)};
+}
+
+function wordAt({rounds}, t, s) { // the factors that move in this step
+  const words = rounds[t % rounds.length].split(" ");
+  return words[s % words.length];
+}
+
+// A run
+
+class Run {
+  // settings: method, rate, clip, rank, split, noise (place of epsilon in the table, -1: none), bits,
+  // seed; start: factors to begin from.
+  constructor(problem, settings, start) {
+    const {rank, seed} = settings;
+    this.problem = problem;
+    this.settings = settings;
+    this.row = problem.methods.find(row => row.slug === settings.method);
+    this.levels = this.row.quantised ? problem.levels[settings.bits] : null;
+    this.lists = problem.splits[settings.split].lists;
+    this.rates = this.lists.map(list => Math.min(1, problem.batch / list.length));
+    const {noise} = problem.splits[settings.split];
+    this.sigma = settings.noise < 0 ? Array(CLIENTS).fill(0) : noise[settings.noise].sigma;
+    this.round = 0;
+    const uniform = stream(seed, PURPOSE.start, rank);
+    this.factors = {
+      A: start ? Float64Array.from(start.A) : zeros(rank * SIZE).map(() => (2 * uniform() - 1) / 8),
+      B: start ? Float64Array.from(start.B) : zeros(rank * SIZE),
+    };
+    // What the factors hold of noise: known here, because the page draws it.
+    this.noise = {A: zeros(rank * SIZE), B: zeros(rank * SIZE)};
+    // FedEx-LoRA's residual, and its four parts.
+    this.residual = this.row.residual ? zeros(SQUARE) : null;
+    this.residualParts = this.row.residual ? fourSquares() : null;
+    this.deviation = 0;
+    this.history = [this.record()];
+  }
+
+  received() { // what clients get of the factors
+    if (!this.levels) return this.factors;
+    return {A: quantised(this.factors.A, this.levels), B: quantised(this.factors.B, this.levels)};
+  }
+
+  // The sum of the clipped gradients of a batch, over the factors that move.
+  clippedSum({A, B}, batch, word) {
+    const {rank, clip} = this.settings;
+    const {scaling, head} = this.problem;
+    const {x, y, frozen} = this.problem.private;
+    const model = this.model({A, B});
+    const sums = {};
+    for (const side of word) sums[side] = zeros(rank * SIZE);
+    const inner = zeros(rank);
+    const hidden = zeros(SIZE);
+    const scores = zeros(CLASSES);
+    const delta = zeros(SIZE);
+    const back = zeros(rank);
+    for (const i of batch) {
+      const at = i * SIZE;
+      forward(model, x, frozen, at, inner, hidden, scores);
+      const top = Math.max(...scores);
+      let total = 0;
+      for (let c = 0; c < CLASSES; c++) {
+        scores[c] = Math.exp(scores[c] - top);
+        total += scores[c];
+      }
+      for (let c = 0; c < CLASSES; c++) scores[c] /= total;
+      scores[y[i]] -= 1;
+      for (let o = 0; o < SIZE; o++) {
+        let sum = 0;
+        for (let c = 0; c < CLASSES; c++) sum += head[c * SIZE + o] * scores[c];
+        delta[o] = scaling * sum * (1 - hidden[o] * hidden[o]);
+      }
+      for (let l = 0; l < rank; l++) {
+        let sum = 0;
+        for (let o = 0; o < SIZE; o++) sum += B[o * rank + l] * delta[o];
+        back[l] = sum;
+      }
+      // The gradients are outer products, delta inner^T and back x^T; one clip over all that move.
+      let square = 0;
+      if (sums.B) square += squares(delta) * squares(inner);
+      if (sums.A) square += squares(back) * dot(x, at, x, at, SIZE);
+      const norm = Math.sqrt(square);
+      if (!Number.isFinite(norm)) continue;
+      const shorter = norm > clip ? clip / norm : 1;
+      if (sums.B) {
+        for (let o = 0; o < SIZE; o++) {
+          const value = shorter * delta[o];
+          for (let l = 0; l < rank; l++) sums.B[o * rank + l] += value * inner[l];
+        }
+      }
+      if (sums.A) {
+        for (let l = 0; l < rank; l++) {
+          const value = shorter * back[l];
+          for (let j = 0; j < SIZE; j++) sums.A[l * SIZE + j] += value * x[at + j];
+        }
+      }
+    }
+    return sums;
+  }
+
+  batchOf(k, s, given) {
+    const list = this.lists[k];
+    if (given) return given[s][k].map(place => list[place]);
+    const uniform = stream(this.settings.seed, PURPOSE.sampling, this.round, k, s);
+    return list.filter(() => uniform() < this.rates[k]);
+  }
+
+  noiseOf(side, k, s, given) {
+    if (given) return Float64Array.from(given[s][k][side]);
+    const count = this.settings.rank * SIZE;
+    const std = this.sigma[k] * this.settings.clip;
+    if (std === 0) return zeros(count);
+    const uniform = stream(this.settings.seed, PURPOSE[side], this.round, k, s);
+    return normals(count, uniform).map(value => std * value);
+  }
+
+  // What a client releases in a step: clipped sums with noise, and the noise in them.
+  release(k, s, factors, word, given) {
+    const sums = this.clippedSum(factors, this.batchOf(k, s, given.batches), word);
+    return Array.from(word, side => {
+      const noise = this.noiseOf(side, k, s, given.noise);
+      add(sums[side], noise);
+      return {side, value: sums[side], noise};
+    });
+  }
+
+  localStep(k, s, factors, noise, given) {
+    const {rank, rate} = this.settings;
+    const weights = this.row.filter;
+    for (const released of this.release(k, s, factors, wordAt(this.row, this.round, s), given)) {
+      const {side} = released;
+      // All that follows is post-processing, for which the noise passes the same map.
+      const smooth = values => weights.length > 1 ? filtered(values, side, rank, weights) : values;
+      add(factors[side], smooth(released.value), -rate / this.problem.batch);
+      add(noise[side], smooth(released.noise), -rate / this.problem.batch);
+    }
+  }
+
+  // The local steps of a client. Returns its factors, and the noise that they took up.
+  train(k, start, given) {
+    const factors = {A: start.A.slice(), B: start.B.slice()};
+    const noise = {A: zeros(start.A.length), B: zeros(start.B.length)};
+    for (let s = 0; s < this.problem.steps; s++) this.localStep(k, s, factors, noise, given);
+    return {factors, noise};
+  }
+
+  // One round, client by client: whoever calls may draw in between.
+  *clients(given = {}) {
+    const {rank} = this.settings;
+    // Copies: all clients begin from the same factors, while the mean grows below.
+    const before = {A: this.factors.A.slice(), B: this.factors.B.slice()};
+    const start = this.levels ? this.received() : before;
+    const earlier = {A: this.noise.A.slice(), B: this.noise.B.slice()};
+    const mean = zeros(SQUARE);
+    const meanParts = this.residual && fourSquares();
+    for (let k = 0; k < CLIENTS; k++) {
+      const {factors, noise} = this.train(k, start, given);
+      for (const side of SIDES) {
+        // As a change of what the server holds, which a quantised broadcast does not show.
+        factors[side] = minus(factors[side], start[side]);
+        add(this.factors[side], factors[side], 1 / CLIENTS);
+        add(this.noise[side], noise[side], 1 / CLIENTS);
+        add(factors[side], before[side]);
+        add(noise[side], earlier[side]);
+      }
+      addProduct(mean, factors.B, factors.A, rank, 1 / CLIENTS);
+      if (meanParts) addParts(meanParts, factors, noise, rank, 1 / CLIENTS);
+      yield k;
+    }
+    const gap = addProduct(mean.map(value => -value), this.factors.B, this.factors.A, rank);
+    this.deviation = this.residual ? 0 : Math.sqrt(squares(gap) / (squares(mean) || 1));
+    if (this.residual) { // what the mean of the factors misses goes into the frozen weight
+      add(this.residual, gap, -1);
+      addParts(meanParts, this.factors, this.noise, rank, -1);
+      this.residualParts.forEach((part, i) => add(part, meanParts[i]));
+    }
+    this.round += 1;
+    this.history.push(this.record());
+  }
+
+  roundAtOnce(given) {
+    for (const _ of this.clients(given)); // every client trains
+    return this.history.at(-1);
+  }
+
+  product() {
+    return addProduct(this.residual?.slice() ?? zeros(SQUARE), this.factors.B, this.factors.A, this.settings.rank);
+  }
+
+  // Signal, noise on B times A, B times noise on A, and noise times noise: their sum is the product.
+  parts() {
+    const parts = this.residualParts?.map(part => part.slice()) ?? fourSquares();
+    addParts(parts, this.factors, this.noise, this.settings.rank, 1);
+    return parts;
+  }
+
+  model({A, B}) { // what a forward pass needs
+    return {...this.problem, A, B, residual: this.residual, rank: this.settings.rank};
+  }
+
+  answers(factors = this.factors) { // to the test digits
+    const {test} = this.problem;
+    const model = this.model(factors);
+    const inner = zeros(model.rank);
+    const hidden = zeros(SIZE);
+    const scores = zeros(CLASSES);
+    return Uint8Array.from(test.y, (_, i) => {
+      forward(model, test.x, test.frozen, i * SIZE, inner, hidden, scores);
+      return scores.indexOf(Math.max(...scores));
+    });
+  }
+
+  record() {
+    const right = answers => answers.reduce((sum, digit, i) => sum + (digit === this.problem.test.y[i]), 0) / answers.length;
+    const answers = this.answers();
+    const accuracy = right(answers);
+    return {
+      round: this.round,
+      answers,
+      accuracy,
+      received: this.levels ? right(this.answers(this.received())) : accuracy,
+      deviation: this.deviation,
+      energies: this.parts().map(part => this.problem.scaling ** 2 * squares(part)),
+    };
+  }
+}
+
+function forward({A, B, residual, rank, scaling, head, headBias}, x, frozen, at, inner, hidden, scores) {
+  for (let l = 0; l < rank; l++) inner[l] = dot(A, l * SIZE, x, at, SIZE);
+  for (let o = 0; o < SIZE; o++) {
+    let sum = dot(B, o * rank, inner, 0, rank);
+    if (residual) sum += dot(residual, o * SIZE, x, at, SIZE);
+    hidden[o] = Math.tanh(frozen[at + o] + scaling * sum);
+  }
+  for (let c = 0; c < CLASSES; c++) scores[c] = headBias[c] + dot(head, c * SIZE, hidden, 0, SIZE);
+}
+
+function addParts(parts, {A, B}, noise, rank, weight) {
+  const cleanA = minus(A, noise.A);
+  const cleanB = minus(B, noise.B);
+  addProduct(parts[0], cleanB, cleanA, rank, weight);
+  addProduct(parts[1], noise.B, cleanA, rank, weight);
+  addProduct(parts[2], cleanB, noise.A, rank, weight);
+  addProduct(parts[3], noise.B, noise.A, rank, weight);
+}
+
+// What one sees of it
+
+const PARTS = [["green", "learned"], ["blue", "noise on B"], ["orange", "noise on A"], ["purple", "noise × noise"]];
+const octaves = (from, count, step) => Array.from({length: count}, (_, i) => from * 2 ** (i / step));
+const STOPS = {rate: octaves(0.05, 15, 2), clip: octaves(0.25, 9, 2), rank: Array.from({length: 16}, (_, i) => i + 1)};
+const FIRST = {methods: ["fedlora", "ffa-lora"], rate: 10, noise: 4, clip: 4, rank: 7, split: 2, bits: 1, seed: 0};
+const BUDGET = 7; // milliseconds of training in a frame: the rest is for the picture and the reader
+const BETWEEN = 2600; // milliseconds between two acts of a story
+const KEPT = 6; // earlier runs that stay in sight
+const COLUMNS = 20; // of the wall of test digits
+const RIGHT = 124; // pixels for the names at the ends of lines
+const percent = share => `${Math.round(100 * share)} %`;
+const short = value => num(value, 2);
+const shareOf = (record, part) => record.energies[part] / (sum(record.energies) || 1);
+
+function knobsOf({splits}) { // key, label, what it stands at in words, and the last stop
+  const epsilons = splits[0].noise.map(row => row.epsilon);
+  return [
+    {key: "rate", label: "Learning rate", words: i => short(STOPS.rate[i]), last: STOPS.rate.length - 1},
+    {key: "noise", label: "Privacy ε", words: i => i < epsilons.length ? short(epsilons[i]) : "∞, no noise", last: epsilons.length},
+    {key: "clip", label: "Clip norm C", words: i => short(STOPS.clip[i]), last: STOPS.clip.length - 1},
+    {key: "rank", label: "Rank r", words: i => String(STOPS.rank[i]), last: STOPS.rank.length - 1},
+    {key: "split", label: "Clients are", words: i => splits[i].words, last: splits.length - 1},
+    {key: "bits", label: "Bits down, FedLPP", words: i => i ? String(i + 1) : "1: three levels", last: 3},
+  ];
+}
+
+function skeleton(id, knobs, {methods, stories}) {
+  const options = methods.map(({slug, name}) => `<option value="${slug}">${escaped(name)}</option>`).join("");
+  const below = {
+    rate: '<i class="end"></i><i class="end"></i>',
+    split: '<canvas class="clients" width="49" height="10" role="img"></canvas>',
+  };
+  const knob = ({key, label, last}) => `<div class="knob"><label for="${id}-${key}">${label} <output data-words="${key}"></output></label>
+    <input type="range" id="${id}-${key}" data-knob="${key}" min="0" max="${last}" step="1">${below[key] ?? ""}</div>`;
+  const map = ([colour, words], part) => `<figure><canvas class="map" width="64" height="64" data-map="${part}" role="img"></canvas>
+    <figcaption style="color:${ink(colour)}"><b data-share="${part}"></b> ${words}</figcaption></figure>`;
+  const lane = i => `<section class="lane" data-lane="${i}" aria-label="${i ? "Second" : "First"} method">
+    <div class="head"><i class="dot"></i><select aria-label="${i ? "Second" : "First"} method" data-method="${i}">${options}</select><strong data-score></strong></div>
+    <canvas class="wall" width="${9 * COLUMNS - 1}" height="${9 * 18 - 1}" role="img"></canvas>
+    <p class="turned"></p>
+    <svg class="energy" height="110" role="img"></svg>
+    <div class="maps">${PARTS.map(map).join("")}</div></section>`;
+  const chart = (name, title, height) => `<figure class="chart"><figcaption>${title}</figcaption>
+    <svg data-chart="${name}" height="${height}" role="img"></svg></figure>`;
+  return `<div class="bar"><button data-do="reset" aria-label="Reset"><span aria-hidden="true">↺</span></button>
+    <button data-do="play" class="main">Start</button><button data-do="step">Step</button>
+    <span class="count">Round <b data-round></b></span><span class="count" data-spent></span>
+    <span class="stories" role="group" aria-label="Stories">${stories.map((story, i) => `<button data-story="${i}" aria-pressed="false">${escaped(story.title)}</button>`).join("")}</span></div>
+    <form class="knobs" aria-label="Settings">${knobs.map(knob).join("")}
+    <div class="knob few"><label for="${id}-seed">Seed</label><input type="number" id="${id}-seed" data-seed min="0" max="999" step="1">
+    <label for="${id}-speed">Rounds a second</label><select id="${id}-speed" data-speed><option>3</option><option selected>12</option><option value="1000">all it can</option></select></div></form>
+    <p class="say"></p><p class="unseen" aria-live="polite"></p>
+    <div class="stage">${lane(0)}<div class="charts">${chart("accuracy", "Right answers on 360 test digits", 268)}
+    ${chart("rate", "Known before the run: up to which rate the noise is small", 206)}<p class="known"></p>${chart("deviation", "What averaging misses of the mean of products", 140)}</div>${lane(1)}</div>
+    <p class="foot">A laboratory: ten clients with 1,257 real handwritten digits train in this page, by DP-SGD with
+    σ from the library's accountant. A browser's random numbers protect nobody, and whoever chooses a rate by looking at curves looks at data that no ε here counts.</p>`;
+}
+
+let mounted = 0;
+
+export function mountPlayground(home, tables) {
+  const problem = unpack(tables);
+  const knobs = knobsOf(problem);
+  const id = `fl-playground-${++mounted}`;
+  const find = name => home.querySelector(name);
+  const all = name => [...home.querySelectorAll(name)];
+  home.classList.add("fl-dial", "fl-playground");
+  home.innerHTML = `<style>${STYLE}${LOOK}</style>${skeleton(id, knobs, problem)}`;
+  const state = {...FIRST};
+  let lanes = [];
+  let earlier = [];
+  let story = null;
+  let running = false;
+  let working = null; // the round that is being trained
+  let due = 0;
+  let waiting = []; // what is still to be painted
+  let colours = {};
+  let views = {};
+  let frame = 0;
+  let timer = 0;
+
+  // Settings
+
+  const settingsOf = method => ({
+    method,
+    rate: STOPS.rate[state.rate],
+    clip: STOPS.clip[state.clip],
+    rank: STOPS.rank[state.rank],
+    noise: state.noise < problem.splits[0].noise.length ? state.noise : -1,
+    split: state.split,
+    bits: state.bits + 1,
+    seed: state.seed,
+  });
+  const epsilonWords = () => knobs[1].words(state.noise);
+  const isStandard = () => ["noise", "clip", "rank", "split"].every(key => state[key] === FIRST[key]) && (state.bits === FIRST.bits || !lanes.some(lane => lane.levels));
+  const isPrivate = () => settingsOf("").noise >= 0;
+
+  const sameBut = (key, one, other) => JSON.stringify({...one, [key]: 0}) === JSON.stringify({...other, [key]: 0});
+
+  function reset() { // to round 0, with what the controls say; what has run for a while stays in sight
+    for (const {settings, history, row} of lanes.filter(lane => lane.round > 4)) {
+      earlier = earlier.filter(one => !sameBut("", one.settings, settings));
+      earlier.push({settings, history, words: `${row.name} ${short(settings.rate)}`});
+    }
+    earlier = earlier.slice(-KEPT);
+    working = null;
+    lanes = state.methods.map(method => new Run(problem, settingsOf(method)));
+    showControls();
+    paintSoon();
+  }
+
+  function showControls() {
+    for (const {key, words} of knobs) {
+      const input = find(`[data-knob=${key}]`);
+      input.value = state[key];
+      input.setAttribute("aria-valuetext", words(state[key]));
+      find(`[data-words=${key}]`).textContent = words(state[key]);
+    }
+    all(".end").forEach((mark, i) => { // on the slider: where the predicted range of each method ends
+      const {end} = forecast(problem, lanes[i].settings);
+      const place = Math.log(end / STOPS.rate[0]) / Math.log(STOPS.rate.at(-1) / STOPS.rate[0]);
+      mark.style.left = `calc(8px + (100% - 16px) * ${Math.min(2, place)})`;
+      mark.style.background = ink(state.methods[i]);
+      mark.hidden = !(place >= 0 && place <= 1);
+    });
+    find("[data-knob=bits]").disabled = !lanes.some(lane => lane.levels);
+    find("[data-seed]").value = state.seed;
+    all("[data-method]").forEach((select, i) => { select.value = state.methods[i]; });
+    all("[data-story]").forEach((button, i) => button.setAttribute("aria-pressed", story?.number === i));
+    all(".lane .dot").forEach((dot, i) => { dot.style.background = ink(state.methods[i]); });
+  }
+
+  function change(values) {
+    endStory();
+    Object.assign(state, values);
+    reset();
+  }
+
+  // The loop: a few clients in a frame, then one part of the picture
+
+  function play(on) {
+    if (on && lanes[0].round >= problem.rounds) reset();
+    running = on;
+    due = performance.now();
+    find("[data-do=play]").textContent = running ? "Pause" : lanes[0].round === 0 || lanes[0].round >= problem.rounds ? "Start" : "Go on";
+    if (!running) speak();
+    wake();
+  }
+  function wake() {
+    if (!frame) frame = requestAnimationFrame(next);
+  }
+  function next(now) {
+    frame = 0;
+    const end = performance.now() + BUDGET;
+    if (waiting.length) waiting.shift()();
+    if (running && now >= due) {
+      do advance(); while (working && performance.now() < end);
+      if (!working) {
+        due = Math.max(now, due + 1000 / find("[data-speed]").value);
+        paintSoon();
+        if (lanes[0].round >= problem.rounds) ended();
+      }
+    }
+    if (running || waiting.length) wake();
+  }
+  function advance() { // one client of one method
+    working ??= lanes.map(lane => lane.clients());
+    const [first, ...others] = working;
+    working = first.next().done ? others : [...others, first];
+    if (!working.length) working = null;
+  }
+  function step() {
+    play(false);
+    if (lanes[0].round >= problem.rounds) return;
+    do advance(); while (working);
+    paintSoon();
+    speak();
+  }
+  function ended() {
+    play(false);
+    const isLast = !story || story.act + 1 === problem.stories[story.number].acts.length;
+    if (!isLast) timer = setTimeout(() => act(story.number, story.act + 1), BETWEEN);
+  }
+
+  // Stories: settings in turn, each run to its end
+
+  function endStory() {
+    clearTimeout(timer);
+    story = null;
+  }
+  function act(number, which) {
+    endStory();
+    story = {number, act: which};
+    if (which === 0) {
+      earlier = [];
+      lanes = [];
+    }
+    Object.assign(state, FIRST, problem.stories[number].acts[which].set);
+    reset();
+    play(true);
+  }
+
+  // The picture
+
+  function paintSoon() {
+    waiting = [paintCharts, () => paintLane(0), () => paintLane(1)];
+    wake();
+  }
+
+  function readColours() { // canvas knows no variables
+    const style = getComputedStyle(home);
+    const rgb = name => style.getPropertyValue(`--fl-${name}`).trim().match(/[0-9a-f]{2}/gi).map(pair => parseInt(pair, 16));
+    // On a dark ground the ink is light, whatever it is that made it dark.
+    const dark = rgb("ink")[0] > 127;
+    home.dataset.ground = dark ? "dark" : "light";
+    for (const method of problem.methods) home.style.setProperty(`--fl-${method.slug}`, dark ? method.dark : method.light);
+    colours = Object.fromEntries(["ink", "soft", "ground", "red", ...PARTS.map(part => part[0])].map(name => [name, rgb(name)]));
+  }
+
+  function draw(name, panel, label) {
+    const svg = find(`[data-chart=${name}]`);
+    views[name] = drawPanel(svg, panel, `${id}-${name}`, [svg.clientWidth, svg.clientHeight]);
+    svg.setAttribute("aria-label", label);
+  }
+
+  function paintCharts() {
+    const rounds = problem.rounds;
+    const axis = {label: "round", range: [0, rounds], ticks: [0, 20, 40, 60]};
+    const lines = lanes.flatMap(lane => {
+      const x = lane.history.map(record => record.round);
+      const colour = lane.settings.method;
+      const line = (key, words, looks) => {
+        const y = lane.history.map(record => record[key]);
+        return {kind: "line", x, y, colour, ...looks, name: words, label: `${words} ${percent(y.at(-1))}`};
+      };
+      const own = line("accuracy", lane.row.name, {width: 3});
+      const copy = lane.levels ? [line("received", "its copy", {dash: "2 3", width: 1.8})] : [];
+      return [...copy, own, {kind: "dots", x: x.slice(-1), y: own.y.slice(-1), colour, size: 4.5}];
+    });
+    const faint = earlier.map(({words, settings, history}) => ({
+      kind: "line", x: history.map(record => record.round), y: history.map(record => record.accuracy),
+      colour: settings.method, width: 1.6, opacity: 0.38, name: words, label: words,
+    }));
+    const start = lanes[0].history[0].accuracy;
+    const least = Math.min(...[...lanes, ...earlier].flatMap(one => one.history.map(record => record.accuracy)));
+    const low = [0.5, 0.25, 0].find(value => value < least - 0.02) ?? 0;
+    const before = {kind: "line", x: [0, rounds], y: [start, start], colour: "edge", dash: "3 3", width: 1.2};
+    draw("accuracy", {x: axis, y: {label: "", range: [low, 1], format: percent}, marks: [before, ...faint, ...lines], margin: {right: RIGHT}},
+      `Right answers by round. ${lanes.map(lane => `${lane.row.name}: ${percent(lane.history.at(-1).accuracy)} after ${lane.round} rounds`).join("; ")}`);
+    const most = Math.max(0.1, ...lanes.flatMap(lane => lane.history.map(record => record.deviation)));
+    const gaps = lanes.map(lane => ({
+      kind: "line", x: lane.history.map(record => record.round), y: lane.history.map(record => record.deviation),
+      colour: lane.settings.method, name: lane.row.name, label: lane.round ? gapWords(lane) : "",
+    }));
+    draw("deviation", {x: axis, y: {label: "", range: [-0.04 * most, most], format: percent}, marks: gaps, margin: {right: RIGHT}},
+      `Deviation by round. ${lanes.map(gapWords).join("; ")}`);
+    paintRates();
+    paintWords();
+    paintClients();
+  }
+  const gapWords = lane => `${lane.row.name} ${lane.deviation < 1e-9 ? "exact" : percent(lane.deviation)}`;
+
+  function paintRates() { // predicted ends, and what came out so far
+    const range = [STOPS.rate[0] * 0.85, STOPS.rate.at(-1) * 1.15];
+    const start = lanes[0].history[0].accuracy;
+    const now = STOPS.rate[state.rate];
+    const marks = [
+      {kind: "area", x: [now / 1.06, now * 1.06, now * 1.06, now / 1.06], y: [0, 0, 1, 1], colour: "edge", opacity: 0.25},
+      {kind: "line", x: range, y: [start, start], colour: "edge", dash: "3 3", width: 1.2},
+    ];
+    lanes.forEach((lane, i) => {
+      const colour = lane.settings.method;
+      const {end} = forecast(problem, lane.settings);
+      const means = isStandard() ? problem.means[colour] ?? [] : [];
+      marks.push({kind: "line", x: means.map(p => p[0]), y: means.map(p => p[1]), colour, width: 1.8, opacity: 0.45, name: `${lane.row.name}, mean of 20 seeds`});
+      const done = [...earlier, lane].filter(one => sameBut("rate", one.settings, lane.settings))
+        .filter(one => one.history.length > problem.rounds)
+        .map(one => [one.settings.rate, one.history.at(-1).accuracy]);
+      marks.push({kind: "dots", x: done.map(p => p[0]), y: done.map(p => p[1]), colour, size: 5});
+      if (end > range[1]) return;
+      const height = 0.2 - 0.12 * i;
+      marks.push({kind: "line", x: [range[0], end, end], y: [height, height, height + 0.06], colour, width: 4},
+        {kind: "line", x: [end, end], y: [0, 1], colour, dash: "4 4", width: 1.2},
+        {kind: "text", x: end, y: height, words: `${lane.row.name}: ${short(end)}`, colour, bold: true, dx: 6, dy: 4});
+    });
+    draw("rate", {x: {label: "learning rate", range, log: true, ticks: [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4]}, y: {label: "", range: [0, 1], ticks: [0, 0.25, 0.5, 0.75, 1], format: percent}, marks, margin: {right: 20}},
+      lanes.map(lane => { const {end, v} = forecast(problem, lane.settings); return `${lane.row.name}: range predicted to end at ${short(end)}, noise on an output v = ${short(v)} at this rate`; }).join(". "));
+  }
+
+  function paintLane(i) {
+    const lane = lanes[i];
+    const part = find(`[data-lane="${i}"]`);
+    const record = lane.history.at(-1);
+    const before = lane.history.at(-2) ?? record;
+    const {y} = problem.test;
+    part.querySelector("[data-score]").textContent = percent(record.accuracy);
+    const [right, wasRight] = [record, before].map(({answers}) => answers.map((digit, d) => digit === y[d]));
+    const gained = sum(right.map((good, d) => good && !wasRight[d]));
+    const lost = sum(right.map((good, d) => !good && wasRight[d]));
+    part.querySelector(".turned").innerHTML = lane.round ? `in this round <b class="good">+${gained}</b> right, <b class="bad">−${lost}</b>` : "each tile a test digit: a red one is read wrongly";
+    const wall = part.querySelector(".wall");
+    paintWall(wall, right);
+    wall.setAttribute("aria-label", `${lane.row.name} reads ${Math.round(record.accuracy * y.length)} of ${y.length} test digits; ${gained} turned right and ${lost} wrong in this round`);
+    const largest = 2.2 * Math.sqrt(Math.max(...record.energies) / SQUARE) / problem.scaling;
+    lane.parts().forEach((values, n) => {
+      const canvas = part.querySelector(`[data-map="${n}"]`);
+      paintMap(canvas, values, largest, colours[PARTS[n][0]]);
+      canvas.setAttribute("aria-label", `Heat map of the part ${PARTS[n][1]}`);
+      part.querySelector(`[data-share="${n}"]`).textContent = record.round ? percent(shareOf(record, n)) : "";
+    });
+    paintEnergy(part.querySelector(".energy"), lane, `${id}-energy${i}`);
+  }
+
+  function paintEnergy(svg, {history, row}, clip) { // shares of the four parts, stacked, round by round
+    const records = history.slice(1);
+    const x = records.map(record => record.round);
+    let low = records.map(() => 0);
+    const marks = PARTS.map(([colour], n) => {
+      const high = records.map((record, i) => low[i] + shareOf(record, n));
+      const mark = {kind: "area", x: [...x, ...[...x].reverse()], y: [...high, ...[...low].reverse()], colour, opacity: 0.85};
+      low = high;
+      return mark;
+    });
+    const size = [svg.clientWidth, svg.clientHeight];
+    drawPanel(svg, {x: {range: [1, problem.rounds]}, y: {range: [0, 1]}, marks: records.length > 1 ? marks : [], bare: true}, clip, size);
+    const last = history.at(-1);
+    svg.setAttribute("aria-label", `${row.name}, shares of the product's energy: ${PARTS.map(([, words], n) => `${words} ${percent(shareOf(last, n))}`).join(", ")}`);
+  }
+
+  // Pictures of 8 x 8 in rows; mix gives for a pixel of a picture two colours, and how much of the
+  // second.
+  function paintTiles(canvas, count, columns, pitch, mix) {
+    const {width, height} = canvas;
+    const context = canvas.getContext("2d");
+    const image = context.createImageData(width, height);
+    for (let tile = 0; tile < count; tile++) {
+      const corner = Math.floor(tile / columns) * pitch * width + tile % columns * pitch;
+      for (let p = 0; p < SIZE; p++) {
+        const at = 4 * (corner + (p >> 3) * width + (p & 7));
+        const [from, to, amount] = mix(tile, p);
+        for (let c = 0; c < 3; c++) image.data[at + c] = from[c] + (to[c] - from[c]) * amount;
+        image.data[at + 3] = 255;
+      }
+    }
+    context.putImageData(image, 0, 0);
+  }
+  function paintWall(canvas, right) {
+    const {x} = problem.test;
+    const {ground, red} = colours;
+    // Wrong is light on red, right is ink on the ground: told apart without colour as well.
+    paintTiles(canvas, right.length, COLUMNS, 9, (digit, p) => {
+      const amount = x[digit * SIZE + p] / 2;
+      return right[digit] ? [ground, colours.ink, 0.8 * amount] : [red, ground, amount];
+    });
+  }
+  function paintMap(canvas, values, largest, colour) { // each hidden unit as a picture
+    const {ground, soft} = colours;
+    paintTiles(canvas, SIZE, 8, 8, (unit, p) => {
+      const value = values[unit * SIZE + p] / largest;
+      return value > 0 ? [ground, colour, Math.min(1, value)] : [ground, soft, Math.min(0.5, -value / 2)];
+    });
+  }
+
+  function paintClients() { // a column of ten digits for each client: how much it has of which
+    const canvas = find(".clients");
+    const context = canvas.getContext("2d");
+    const {words, lists} = problem.splits[state.split];
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    context.fillStyle = `rgb(${colours.ink})`;
+    for (const [k, list] of lists.entries()) {
+      for (let digit = 0; digit < CLASSES; digit++) {
+        context.globalAlpha = Math.min(1, 0.06 + 2 * list.filter(i => problem.private.y[i] === digit).length / list.length);
+        context.fillRect(5 * k, digit, 4, 1);
+      }
+    }
+    canvas.setAttribute("aria-label", `Which digits each of ten clients has: ${words}`);
+  }
+
+  function paintWords() {
+    const {round} = lanes[0];
+    find("[data-round]").textContent = `${round} / ${problem.rounds}`;
+    const row = problem.splits[state.split].noise[state.noise];
+    find("[data-spent]").innerHTML = row ? `ε <b>${round ? num(row.spent[round], 3) : 0}</b> of ${short(row.epsilon)} spent` : "no privacy";
+    find(".say").innerHTML = sentence();
+    const levels = lanes.map(lane => `<b style="color:${ink(lane.settings.method)}">${escaped(lane.row.name)} ${short(forecast(problem, lane.settings).v)}</b>`);
+    find(".known").innerHTML = row ? `v, the variance of noise on an output by the end: ${levels.join(", ")}. Small is up to ${problem.bound}${isStandard() ? ", which is cautious here: the faint curves are means of 20 seeds" : ""}.` : "Without noise v is 0 at every rate.";
+  }
+
+  // One sentence: what just happened
+
+  function sentence() {
+    if (!story) return happened();
+    const {acts} = problem.stories[story.number];
+    const {say, seeds: [count, all]} = acts[story.act];
+    return `<small>${story.act + 1} of ${acts.length} · ${escaped(say)}. True for ${count} of ${all} other seeds.</small>${happened()}`;
+  }
+  function happened() {
+    const [one, two] = lanes;
+    const now = lane => lane.history.at(-1);
+    const start = one.history[0].accuracy;
+    const bold = share => `<b>${percent(share)}</b>`;
+    const named = lane => `<b style="color:${ink(lane.settings.method)}">${escaped(lane.row.name)}</b>`;
+    const reads = lane => `${named(lane)} reads ${bold(now(lane).accuracy)}`;
+    const noise = lane => shareOf(now(lane), 3) > 0.005 ? `noise × noise is ${bold(shareOf(now(lane), 3))} of its product` : "no noise meets noise in it";
+    if (one.round === 0) {
+      const untaught = `Taught printed digits only, the network reads ${bold(start)} of the handwritten ones.`;
+      if (!isPrivate()) return `${untaught} Without noise no rate is predicted to be too large.`;
+      const ends = lanes.map(lane => `${short(forecast(problem, lane.settings).end)} for ${named(lane)}`).join(" and ");
+      return `${untaught} From public numbers alone: the noise is small up to a rate of ${ends}. You stand at <b>${short(one.settings.rate)}</b>.`;
+    }
+    const [worse, better] = now(one).accuracy <= now(two).accuracy ? [one, two] : [two, one];
+    const best = worse.history.reduce((high, record) => record.accuracy > high.accuracy ? record : high);
+    const points = Math.round(100 * (now(worse).accuracy - start));
+    const from = points > 1 ? `${points} points above where it began` : points < -1 ? `${-points} points below where it began` : "just where it began";
+    const when = one.round < problem.rounds ? `Round ${one.round}:` : isPrivate() ? `ε = ${epsilonWords()} is spent:` : "At the end";
+    if (worse.levels && now(worse).received > now(worse).accuracy + 0.03) {
+      return `${when} ${reads(worse)} at the server, and ${bold(now(worse).received)} as its clients receive it; ${reads(better)}.`;
+    }
+    if (best.accuracy > now(worse).accuracy + 0.05) {
+      return `${when} ${named(worse)} has fallen from ${bold(best.accuracy)} to ${bold(now(worse).accuracy)}, ${from}, and ${noise(worse)}; ${reads(better)}.`;
+    }
+    if (now(better).accuracy < now(worse).accuracy + 0.02) return `${when} ${reads(one)} and ${reads(two)}: they are level.`;
+    return `${when} ${reads(better)}; ${reads(worse)}, ${from}, and ${noise(worse)}.`;
+  }
+  function speak() { // at rest only: a screen reader cannot follow ten rounds a second
+    find(".say").innerHTML = sentence();
+    find(".unseen").textContent = find(".say").textContent;
+  }
+
+  // What a reader does
+
+  home.addEventListener("input", event => {
+    const {knob, seed, method} = event.target.dataset;
+    if (knob) change({[knob]: Number(event.target.value)});
+    if (seed !== undefined && event.target.checkValidity()) change({seed: Number(event.target.value)});
+    if (method) change({methods: state.methods.map((slug, i) => i === Number(method) ? event.target.value : slug)});
+  });
+  home.addEventListener("submit", event => event.preventDefault());
+  home.addEventListener("click", event => {
+    const button = event.target.closest("button");
+    if (!button) return;
+    const {do: what, story: told} = button.dataset;
+    if (told !== undefined) act(Number(told), 0);
+    if (what === "play") play(!running);
+    if (what === "step") step();
+    if (what === "reset") {
+      play(false);
+      lanes = [];
+      earlier = [];
+      change({});
+    }
+  });
+  keepEvents(home);
+  for (const name of ["accuracy", "deviation", "rate"]) watchPointer(find(`[data-chart=${name}]`), () => views[name]);
+  const repaint = () => {
+    readColours();
+    paintSoon();
+  };
+  const watch = new ResizeObserver(repaint);
+  watch.observe(home);
+  const themes = new MutationObserver(repaint); // of JupyterLab, of the site, of VS Code
+  for (const place of [document.documentElement, document.body]) themes.observe(place, {attributes: true});
+  const scheme = matchMedia("(prefers-color-scheme: dark)");
+  scheme.addEventListener("change", repaint);
+  reset();
+  readColours();
+  return {
+    get lanes() { return lanes; },
+    problem, state, change, act, play, step, Run, forecast, stream, normals,
+    close() {
+      endStory();
+      play(false);
+      cancelAnimationFrame(frame);
+      watch.disconnect();
+      themes.disconnect();
+      scheme.removeEventListener("change", repaint);
+    },
+  };
+}
+
+// In a page of its own, and in a notebook
+
+export function mountAll() {
+  for (const place of document.querySelectorAll("[data-fedlora-playground]")) {
+    place.playground = mountPlayground(place, TABLES);
+  }
+}
+
+export default {
+  render({el}) {
+    const made = mountPlayground(el, TABLES);
+    return () => made.close();
+  },
+};

@@ -1,0 +1,350 @@
+"""The playground in Chromium: its engine against the library's, its random numbers, its use."""
+
+import base64
+import json
+
+import numpy as np
+import pandas as pd
+import playground as script
+import pytest
+import torch
+from lab import THEMES, accessibility_faults
+from torch import nn
+
+import fedlora_lab as fl
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab.course import playground
+from fedlora_lab.federated import local_training
+from fedlora_lab.federated.run import Run
+from fedlora_lab.methods.quantization import normal_float
+from fedlora_lab.methods.state import ParamKey
+
+TABLES = json.loads((playground.HERE / "tables.json").read_text())
+SLUGS = [row["slug"] for row in TABLES["methods"]]
+SEED, RANK, SPLIT, NOISE, CLIP, RATE, BITS, ROUNDS = 5, 5, 2, 4, 0.7, 0.8, 2, 10
+PLAN = fl.Plan(rounds=TABLES["rounds"], local_steps=TABLES["steps"], batch=TABLES["batch"], lr=RATE)
+LORA = fl.Lora(rank=RANK, alpha=TABLES["scaling"] * RANK)
+A, B, W = (ParamKey(side, "0") for side in "ABW")
+
+
+@pytest.fixture(scope="module")
+def page(browser, tmp_path_factory):
+    """The page, opened as a file; whatever it asks of a network or complains of is an error."""
+    path = tmp_path_factory.mktemp("playground") / "playground.html"
+    path.write_text(playground.page(), encoding="utf-8")
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda r: r.url.startswith("http") and errors.append(r.url))
+    page.goto(path.as_uri())
+    page.evaluate("window.pg = document.querySelector('[data-fedlora-playground]').playground")
+    yield page
+    page.close()
+    assert errors == []
+
+
+# ---- the engine, held to the library
+
+
+@pytest.fixture(scope="module")
+def task():
+    """The page's digits and network as a task of the library, in float64."""
+    model = nn.Sequential(nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10))
+    numbers = torch.tensor(np.frombuffer(base64.b64decode(TABLES["weights"]), "<f4").copy())
+    nn.utils.vector_to_parameters(numbers, model.parameters())
+
+    def scans(part):
+        x = np.frombuffer(part["pixels"].encode(), np.uint8).reshape(-1, 64) - 65
+        y = np.frombuffer(part["labels"].encode(), np.uint8).astype(int) - 65
+        return torch.from_numpy(x / 8), torch.from_numpy(y)
+
+    x, y = scans(TABLES["private"])
+    owner = np.frombuffer(TABLES["splits"][SPLIT]["owners"].encode(), np.uint8) - 65
+    clients = [(x[owner == k], y[owner == k]) for k in range(10)]
+    test = scans(TABLES["test"])
+    return fl.tasks.classification(model.double(), clients, test=test, targets=["0"])
+
+
+@pytest.fixture(scope="module")
+def privacy(task):
+    epsilon = TABLES["splits"][SPLIT]["noise"][NOISE]["epsilon"]
+    plain = fl.Privacy(delta=TABLES["delta"], clip_norm=CLIP)
+    return plain.calibrate(epsilon=epsilon, task=task, plan=PLAN)
+
+
+def method_of(slug):
+    row = fl.methods.get(slug)
+    return row.replace(broadcast=normal_float(width=BITS, block=64)) if slug == "fedlpp" else row
+
+
+def given(task, privacy, method, t):
+    """The batches and the noise that the library draws in round t, as the page takes them."""
+    streams = Streams(SEED)
+    rates = PLAN.sample_rates(task.sizes)
+    steps = range(PLAN.local_steps)
+    drawn = [
+        [streams.uniform((n,), "sampling", t, k, s) < rates[k] for k, n in enumerate(task.sizes)]
+        for s in steps
+    ]
+    noise = []
+    for s in steps:
+        # In the order in which the library cuts a client's draw into tensors.
+        sides = [side for side in "AB" if side in method.sides_at_step(t, s)]
+        rows = [streams.normal((len(sides), 64 * RANK), "noise", t, k, s) for k in range(10)]
+        stds = torch.tensor(privacy.noise_multiplier) * CLIP
+        rows = [dict(zip(sides, (std * row).tolist())) for std, row in zip(stds, rows, strict=True)]
+        noise.append(rows)
+    batches = [[row.nonzero().flatten().tolist() for row in rows] for rows in drawn]
+    return {"batches": batches, "noise": noise}
+
+
+def ask(page, function, *values):
+    """Calls a function in the page; as one text, numbers cross ten times as fast."""
+    call = f"text => JSON.stringify(({function})(...JSON.parse(text)))"
+    return json.loads(page.evaluate(call, json.dumps(values)))
+
+
+SETTINGS = {"rate": RATE, "clip": CLIP, "rank": RANK, "split": SPLIT, "noise": NOISE}
+
+
+def begin(page, slug, start):
+    """Opens a run on the page that begins from the library's factors."""
+    settings = {**SETTINGS, "method": slug, "bits": BITS, "seed": SEED}
+    factors = {side: x.flatten().tolist() for side, x in zip("AB", start, strict=True)}
+    code = (
+        "(settings, start) => { window.run = new pg.Run(pg.problem, settings, start); return 0; }"
+    )
+    ask(page, code, settings, factors)
+
+
+def far(values, expected):
+    """Distance over size; of zero the distance."""
+    expected = np.asarray(expected, float).ravel()
+    gap = np.linalg.norm(np.ravel(values) - expected)
+    return gap / (np.linalg.norm(expected) or 1.0)
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_ten_rounds_of_the_page_are_those_of_the_library(page, task, privacy, slug):
+    """Factors, residual, accuracy of server and copy, deviation; and its noise adds up."""
+    method = method_of(slug)
+    records = fl.run(task, method, privacy, PLAN, lora=LORA, seed=SEED)
+    first = next(records)
+    begin(page, slug, [x.double() for x in first.adapter["0"]])
+    for t, record in zip(range(ROUNDS), records, strict=False):
+        made = ask(
+            page,
+            """given => {
+                const record = run.roundAtOnce(given);
+                const {A, B} = run.factors;
+                const all = [A, B, run.product(), ...run.parts()].map(x => Array.from(x));
+                return {record: {...record, answers: null}, all};
+            }""",
+            given(task, privacy, method, t),
+        )
+        a, b, product, *parts = made["all"]
+        expected = [x.double() for x in record.adapter["0"]]
+        assert record.source is not None
+        residual = record.source[2].tensors.get(W)
+        whole = expected[1] @ expected[0] + (0 if residual is None else residual.double())
+        assert far(a, expected[0]) < 1e-5 and far(b, expected[1]) < 1e-5, t
+        assert far(product, whole) < 1e-5 and far(np.sum(parts, 0), product) < 1e-9, t
+        scores = made["record"]
+        assert scores["accuracy"] == pytest.approx(record.metrics["accuracy"], abs=1e-5)
+        received = record.metrics.get("accuracy_received", record.metrics["accuracy"])
+        assert scores["received"] == pytest.approx(received, abs=1e-5)
+        assert scores["deviation"] == pytest.approx(record.deviation, abs=1e-5)
+        energies = [4 * np.square(part).sum() for part in parts]
+        assert scores["energies"] == pytest.approx(energies, rel=1e-9)
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_a_local_step_and_a_release_of_the_page_are_those_of_the_library(page, task, privacy, slug):
+    """Of every client, from factors of which neither is zero; the release by torch's autograd."""
+    method = method_of(slug)
+    run = Run.open(task, method, privacy, PLAN, lora=LORA, seed=SEED)
+    random = torch.Generator().manual_seed(1)
+    start = [
+        torch.randn(*shape, generator=random).double() / 8 for shape in ((RANK, 64), (64, RANK))
+    ]
+    run.state.server = run.state.server.replace_tensors(dict(zip((A, B), start, strict=True)))
+    opened = run.begin_round()
+    clients = run.start_clients(opened.ids, opened.broadcast)
+    local_training.local_step(run.prepared, clients, 0, 0)
+    begin(page, slug, start)
+    drawn = given(task, privacy, method, 0)
+    code = """given => run.lists.map((_, k) => {
+        const word = run.row.rounds[0].split(" ")[0];
+        const start = run.received();
+        const released = run.release(k, 0, start, word, given);
+        const after = {A: start.A.slice(), B: start.B.slice()};
+        run.localStep(k, 0, after, run.noise, given);
+        const values = Object.fromEntries(released.map(({side, value}) => [side, [...value]]));
+        return {released: values, A: [...after.A], B: [...after.B]};
+    })"""
+    made = ask(page, code, drawn)
+    for key in (A, B):
+        expected = clients.params[key].expand(10, -1, -1)
+        assert far([client[key.side] for client in made], expected) < 1e-5
+    sent = [opened.broadcast.tensors[key] for key in (A, B)]
+    for k in (3, 7):
+        released = made[k]["released"]
+        sums = clipped_sum(task, k, drawn["batches"][0][k], sent, released)
+        for side, values in released.items():
+            noise = torch.tensor(drawn["noise"][0][k][side])
+            assert far(values, sums[side].flatten() + noise) < 1e-5
+
+
+def clipped_sum(task, k, batch, factors, sides):
+    """By autograd: the gradient of each example's loss, clipped over the sides that move."""
+    first, last = task.model[0], task.model[2]
+    x, y = task.clients[k]
+    sums = {side: torch.zeros_like(value) for side, value in zip("AB", factors, strict=True)}
+    for i in batch:
+        a, b = (value.clone().requires_grad_() for value in factors)
+        hidden = torch.tanh(first(x[i]) + TABLES["scaling"] * b @ (a @ x[i]))
+        loss = nn.functional.cross_entropy(last(hidden)[None], y[i : i + 1])
+        rows = dict(zip("AB", torch.autograd.grad(loss, (a, b)), strict=True))
+        norm = torch.cat([rows[side].flatten() for side in sides]).norm()
+        for side in sides:
+            sums[side] += rows[side] * min(1.0, CLIP / float(norm))
+    return sums
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_the_predicted_end_is_the_rate_that_the_library_suggests(page, task, privacy, slug):
+    seen = ask(page, "settings => pg.forecast(pg.problem, settings)", {**SETTINGS, "method": slug})
+    suggested = fl.suggest_lr(task, slug, privacy, PLAN, LORA).lr
+    assert seen["end"] == pytest.approx(suggested, rel=1e-5)
+
+
+def test_a_story_s_run_is_the_committed_one(page):
+    """Of one seed; a browser whose last digits differ may read a few of 360 digits otherwise."""
+    runs = pd.read_csv(script.RUNS).query("method == 'fedlora' and epsilon == 8 and rate == 1.6")
+    settings = {**SETTINGS, "method": "fedlora", "rate": 1.6, "clip": 1, "rank": 8, "bits": 2}
+    seed, accuracy, *_ = ask(page, script.FINAL, settings, [script.SEEDS[0]])[0]
+    committed = runs.set_index("seed")["accuracy"][seed]
+    assert accuracy == pytest.approx(committed, abs=0.02)
+
+
+# ---- its random numbers
+
+DRAWS = """() => {
+    const {stream, normals, Run, problem} = pg;
+    const settings = {method: "ffa-lora", rate: 0.4, clip: 2, rank: 4, split: 2, noise: 4, bits: 2};
+    const draw = seed => {
+        const run = new Run(problem, {...settings, seed});
+        const noise = [];
+        const batches = [];
+        for (; run.round < 40; run.round++) {
+            const clients = [...run.lists.keys()];
+            noise.push(clients.map(k => Array.from(run.noiseOf("B", k, 0))));
+            batches.push(clients.map(k => run.batchOf(k, 0).map(i => run.lists[k].indexOf(i))));
+        }
+        return {noise, batches};
+    };
+    const {sigma, lists} = new Run(problem, {...settings, seed: 0});
+    const sizes = lists.map(list => list.length);
+    return {sigma, sizes, one: draw(0), again: draw(0), other: draw(1)};
+}"""
+
+
+@pytest.fixture(scope="module")
+def draws(page):
+    """Noise on B (rounds, clients, numbers) and batches of a step of 40 rounds, by three runs."""
+    return ask(page, DRAWS)
+
+
+def test_noise_of_the_page_is_gaussian_of_the_stated_size_and_independent(draws):
+    """Five standard deviations of a statistic of that many numbers: the draws are fixed."""
+    noise = np.array(draws["one"]["noise"]) / (2 * np.array(draws["sigma"])[:, None])
+    count = noise.size
+    moments = [(1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)]
+    for power, expected, variance in moments:
+        assert abs((noise**power).mean() - expected) < 5 * np.sqrt(variance / count)
+    other = np.array(draws["other"]["noise"]) / (2 * np.array(draws["sigma"])[:, None])
+    pairs = [(noise[:, :-1], noise[:, 1:]), (noise[:-1], noise[1:]), (noise, other)]
+    pairs.append((noise[..., :-1], noise[..., 1:]))
+    for left, right in pairs:  # of clients, rounds, seeds, and neighbours in a stream
+        assert abs((left * right).mean()) < 5 / np.sqrt(left.size)
+
+
+def test_batches_of_the_page_are_poisson_draws_and_a_seed_decides_them(draws):
+    assert draws["again"] == draws["one"] != draws["other"]
+    batches = draws["one"]["batches"]
+    for k, size in enumerate(draws["sizes"]):
+        rate = min(1.0, TABLES["batch"] / size)
+        counts = np.array([len(drawn[k]) for drawn in batches])
+        error = np.sqrt(size * rate * (1 - rate) / len(counts))
+        assert abs(counts.mean() - size * rate) < 5 * error
+        assert abs(counts.var() / (size * rate * (1 - rate)) - 1) < 5 * np.sqrt(2 / len(counts))
+        # Every example as often as any other.
+        drawn = np.bincount(np.concatenate([b[k] for b in batches]).astype(int), minlength=size)
+        spread = np.square(drawn - len(counts) * rate).sum() / (len(counts) * rate * (1 - rate))
+        assert abs(spread - size) < 5 * np.sqrt(2 * size)
+
+
+# ---- its use
+
+PLAY = "[data-do=play]"
+
+
+def test_a_run_starts_pauses_steps_and_begins_anew_by_the_keyboard(page):
+    page.evaluate("pg.change({seed: 3})")
+    rounds = page.locator("[data-round]")
+    page.locator(PLAY).press("Enter")
+    page.wait_for_function("pg.lanes[0].round >= 8")
+    page.locator(PLAY).press("Enter")
+    assert page.locator(PLAY).inner_text() == "Go on"
+    before = page.evaluate("pg.lanes[0].round")
+    page.locator("[data-do=step]").press("Enter")
+    page.wait_for_function(
+        "before => document.querySelector('[data-round]').textContent.startsWith(`${before + 1} `)",
+        arg=before,
+    )
+    # At rest the sentence is read out, and it is the one that is seen.
+    assert page.locator("[aria-live=polite]").inner_text() == page.locator(".say").inner_text()
+    slider = page.locator("[data-knob=rate]")
+    slider.press("ArrowRight")
+    assert page.evaluate("pg.lanes[0].round") == 0
+    assert slider.get_attribute("aria-valuetext") == page.locator("[data-words=rate]").inner_text()
+    # What ran stays in sight, named.
+    page.locator("[data-chart=accuracy] text", has_text="FedLoRA 1.6").wait_for()
+    page.locator("[data-do=reset]").press("Enter")
+    assert rounds.inner_text() == f"0 / {TABLES['rounds']}"
+
+
+def test_a_round_that_is_drawn_in_pieces_is_a_round_at_once(page):
+    """Pausing and going on, and the frame's budget, change no bit."""
+    page.evaluate("pg.change({seed: 4, methods: ['fedlpp', 'fedex-lora']}); pg.play(true)")
+    page.wait_for_function("pg.lanes[1].round >= 5")
+    page.evaluate("pg.play(false)")
+    equal = """pg.lanes.map(lane => {
+        const alone = new pg.Run(pg.problem, lane.settings);
+        while (alone.round < lane.round) alone.roundAtOnce();
+        return String(alone.factors.A) === String(lane.factors.A);
+    })"""
+    page.wait_for_function("pg.lanes[0].round === pg.lanes[1].round")
+    page.evaluate("pg.step()")
+    assert page.evaluate(equal) == [True, True]
+
+
+def test_the_playground_can_be_used_by_everybody_on_a_narrow_page(page):
+    """Names, contrast, nothing wider than the page, and not endlessly long, in either theme."""
+    page.evaluate("pg.act(0, 0)")
+    page.wait_for_function("pg.lanes[0].round >= 3")
+    page.evaluate("pg.play(false)")
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        for scheme, rules in zip(("light", "dark"), THEMES.values(), strict=True):
+            page.emulate_media(color_scheme=scheme)
+            page.wait_for_timeout(100)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate("document.documentElement.scrollHeight") < 2600
+            assert accessibility_faults(page, rules=rules) == []
+
+
+def test_the_page_is_one_small_file(page):
+    assert len(playground.page().encode()) <= 400_000
+    code = (playground.HERE / "playground.js").read_text(encoding="utf-8")
+    assert len(code.splitlines()) <= 900

@@ -45,6 +45,7 @@ PAGES = (
     "architecture",
     "methods",
     "other_software",
+    "what_we_found",
     "results",
     "claims",
     "amplification",

@@ -1,5 +1,6 @@
 """README.md and docs/first_steps.md: their code runs, what they show is the package's."""
 
+import math
 import re
 import runpy
 import shlex
@@ -68,6 +69,45 @@ def test_what_was_found_is_what_the_frames_say():
     assert f"Of {verdicts.sum()} claims" in sentences[2]
     assert f"decide {decided.sum()};" in sentences[2]
     assert verdicts["holds"] == 3 and "[three hold]" in sentences[2]
+
+
+def test_the_page_of_findings_is_what_the_frames_say():
+    """Number by number, in the order of the page."""
+    results = ROOT / "results"
+    page = " ".join((ROOT / "docs" / "what_we_found.md").read_text(encoding="utf-8").split())
+    rate = rates.shared_rate_table()
+    digits = rate[rate["place"].str.contains("example|client")]
+    below = (digits["lowest"] < digits["before"]).sum()
+    assert (len(digits), below, digits["place"].nunique()) == (15, 4, 4)
+    six = pd.read_csv(ROOT / "docs" / "figures" / "digits.csv", index_col="method")
+    assert six.loc["rolora", "deviation"] < 1e-6 and (six["seeds"] == 3).all()
+    ends = [
+        f"{six.loc[x, 'score']:.3f} ± {six.loc[x, 'interval']:.3f}" for x in ("fedlora", "rolora")
+    ]
+    base = pd.read_csv(results / "baselines.csv").query("epsilon == 8")
+    score = base.groupby("method")[["accuracy", "before_accuracy"]].mean()
+    verdicts = pd.read_csv(results / "claims.csv")["verdict"].value_counts()
+    holds, opposite, smaller = verdicts[["holds", "opposite", "no difference of that size"]]
+    audits = pd.read_csv(results / "audit.csv")
+    assert (
+        audits["holds"].all() and {*audits["target"]} == {1, 3} and {*audits["canaries"]} == {500}
+    )
+    for sentence in (
+        f"it is {digits['apart'].max():.0f} points of accuracy behind",
+        f"within {math.ceil(rate['apart_tuned'].max())} points of one another",
+        f"lies {100 * six.loc['fedlora', 'deviation']:.0f} % from the mean",
+        f"accuracies are {ends[0]} and {ends[1]}",
+        f"reaches {score.loc['local', 'accuracy']:.3f} on digits",
+        f"untrained model has {score['before_accuracy'].mean():.3f}",
+        f"Ten clients reach {six.loc['fedlora', 'score']:.3f} together by FedLoRA",
+        f"data in one place {score.loc['central', 'accuracy']:.3f}.",
+        f"Of {verdicts.sum()} claims of papers these tasks decide {holds + opposite + smaller}:",
+        f"{holds} hold, {opposite} come out opposite, and for {smaller} a difference",
+        f"In {len(audits):,} audits of {audits['method'].nunique()} methods with 500 canaries",
+        f"proved is {audits['epsilon_lower'].max():.2f}. Such an audit can prove at most "
+        f"{audits['ceiling'].max():.1f},",
+    ):
+        assert sentence in page, sentence
 
 
 # PEFT asks Transformers for it.

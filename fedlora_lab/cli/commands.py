@@ -32,7 +32,7 @@ CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 
 @click.group(cls=Commands, context_settings=CONTEXT_SETTINGS)
 @click.version_option(__version__, prog_name="fedlora-lab")
 def commands() -> None:
-    """Federated LoRA under differential privacy: train, compare, report, audit."""
+    """Federated LoRA under differential privacy: train, compare, report, audit, review."""
 
 
 # ---- training
@@ -246,6 +246,30 @@ def audit_command(folder: Path, canaries: int | None, rounds: int | None, seed: 
 
     if not audit_folder(folder, canaries, rounds, seed):
         raise SystemExit(1)
+
+
+# ---- anybody's training
+
+
+@commands.command("review")
+@click.argument("target")
+@click.option("--html", "page", type=PATH, metavar="FILE", help="Write one HTML page, too.  [none]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of the table.")
+@click.option(
+    "--strict", is_flag=True, help="Status 1 also for what is not as claimed, but may be sound."
+)
+def review_command(target: str, page: Path | None, **options: bool) -> None:
+    """Look from outside whether a private training step keeps the epsilon that is stated for it.
+
+    TARGET is module:function or script.py:function. A function of two arguments, examples and a
+    seed, is a step, and one of examples makes a Flower client; the module's names data and claims
+    say what is tried and claimed. A function without arguments returns a review, such as that of
+    fl.review.opacus. The exit status is 0 where nothing broken was found, 1 where something was,
+    and 2 where the step could not be looked at.
+    """
+    from fedlora_lab.cli.reviews import review_target
+
+    raise SystemExit(review_target(target, page, **options))
 
 
 # ---- about the library

@@ -61,6 +61,13 @@ class Review:
         return self._checks("not as claimed")
 
     @property
+    def exit_status(self) -> int:
+        """For a linter: 1 where something is broken, 2 where nothing is, but moves or noise could
+        not be measured, and 0 otherwise."""
+        untold = not {"sensitivity", "noise size"} <= {*self.looked_at}
+        return 1 if self.broken else 2 * untold
+
+    @property
     def looked_at(self) -> tuple[str, ...]:
         """Names of the checks that could tell, in the order of `CHECKS`."""
         return tuple(f.check for f in self.findings if f.verdict != "cannot tell")
@@ -99,12 +106,12 @@ class Review:
         untold = "cannot tell" in (noise.verdict, self["sensitivity"].verdict)
         name = "ε of the claims" if untold else "ε of what was looked at"
         least = "at least " if self.broken & {"sensitivity", "signal"} else ""
-        # Noise and moves may both be too large by one factor, which changes no ε.
-        if noise.verdict in ("broken", "not as claimed") and noise.number > 1:
-            name, least = "ε if denominator and clip_norm are right", ""
         # What was done after the noise hides the noise that was added.
-        elif "post-processing" in self.not_as_claimed:
+        if "post-processing" in self.not_as_claimed:
             name = "ε of the claims"
+        # Noise and moves may both be too large by one factor, which changes no ε.
+        elif noise.verdict == "not as claimed" and noise.number > 1:
+            name, least = "ε if denominator and clip_norm are right", ""
         # Without amplification: other sampling may amplify too, by how much is not known.
         name = "ε without amplification" if "sampling" in self.broken else name
         number = (round_down if least else round_up)(self.epsilon, ".4g")

@@ -69,14 +69,13 @@ def farthest_beside_copies(trials: Trials) -> list[Neighbours]:
         searched.append((scaled[a], scaled[b], few))
     found: list[tuple[float, Neighbours]] = []
     for one, other, few in searched:
-        words = (
-            f"example {one[0]} (× {one[1]:g}) among {few} of example {other[0]} (× {other[1]:g})"
-        )
+        first, second = (f"example {i} scaled by {factor:g}" for i, factor in (one, other))
+        words = f"{first}, beside {few} × {second}"
         examples = (scale(trials.data[i], factor) for i, factor in (one, other))
         trial = beside_copies(trials, words, *examples, few)
         with trials.noting_failures(words):
-            with_it, without = trial.batches()
-            gap = trials.in_clips(trials.out(with_it, 0) - trials.out(without, 0))
+            batch, without = trial.batches()
+            gap = trials.in_clips(trials.out(batch, 0) - trials.out(without, 0))
             found.append((float(np.nan_to_num(np.linalg.norm(gap), nan=np.inf)), trial))
     found.sort(key=lambda pair: -pair[0])
     return [trial for _, trial in found[:TRIED]]
@@ -220,5 +219,5 @@ def check_non_finite(trials: Trials, strong: Example, limit: float) -> Iterator[
             yield moved
             # A step may leave out its noise, not its sum, where it meets such numbers. In a sum
             # that is far too large rounding swallows it: what is broken there is the clip.
-            if moved.number <= limit * (1 + SLACK) and (sent[0] == sent[1]).all():
+            if moved.number <= trials.limit * (1 + SLACK) and (sent[0] == sent[1]).all():
                 yield Finding(DATA, f"{words}: there is no noise", 0.0, words, "broken")

@@ -186,14 +186,21 @@ def test_mistakes_are_one_line(command, words, tmp_path, monkeypatch, capsys):
 
 
 HEAVY = {"torch", "numpy", "pandas", "matplotlib", "peft", "transformers"}
-LIGHT = ["--help", "compare --help", "finetune --help", "compar", "run digits rolorra"]
+LIGHT = [
+    "--help",
+    "compare --help",
+    "review --help",
+    "finetune --help",
+    "compar",
+    "run digits rolorra",
+]
 
 
 @pytest.mark.slow
 def test_nothing_heavy_is_loaded_before_a_command_is_read():
     """Not for help, nor for a mistyped command, option or value."""
     program = (
-        "import sys\nfrom fedlora_lab.cli import main\n"
+        "import sys\nfrom fedlora_lab.cli import main, pytest_plugin\n"
         "for line in sys.argv[1:]:\n"
         "    try:\n        main(line.split())\n    except SystemExit:\n        pass\n"
         "print(sorted(sys.modules.keys() & set(sys.stdin.read().split())))"

@@ -55,6 +55,7 @@ PAGES = (
     "is_my_epsilon_true",
     "review",
     "reported",
+    "ledger",
     "glossary",
     "adding_a_method",
     "a_comparison",

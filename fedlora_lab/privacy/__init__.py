@@ -8,12 +8,13 @@
 
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.privacy.accounting import ACCOUNTANTS
-from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, Uncertified
+from fedlora_lab.privacy.ledger import BudgetExceeded, Ledger, LedgerEntry, Uncertified
 from fedlora_lab.privacy.plan import NoiseLevels, Privacy
 from fedlora_lab.privacy.statement import privacy_page, read_privacy, statement
 
 __all__ = [
     "ACCOUNTANTS",
+    "BudgetExceeded",
     "Ledger",
     "LedgerEntry",
     "NoiseLevels",

@@ -195,6 +195,16 @@ class Uncertified(ValueError):
     """
 
 
+class BudgetExceeded(ValueError):
+    """Raised in place of recording a release that would spend more than its limit.
+
+    >>> ledger = Ledger()
+    >>> ledger.record(1, None, sample_rate=1.0, noise_multiplier=1.0, limit=2.0)
+    Traceback (most recent call last):
+    fedlora_lab.privacy.ledger.BudgetExceeded: limit=2: expected at least 4.378, ...
+    """
+
+
 class Ledger:
     """Counts the noised releases of each client, at one unit of privacy and one delta.
 
@@ -411,14 +421,34 @@ class Ledger:
         sample_rate: PerClient | Numbers,
         noise_multiplier: PerClient | Numbers | None,
         repeats: bool = False,
+        limit: float | None = None,
+        earlier: "Sequence[Ledger]" = (),
     ) -> None:
         """Records ``count`` releases of a round, before any of them is used; see `append`.
 
         Args:
             round, clients, count, sample_rate, noise_multiplier: see `LedgerEntry`.
             repeats: as of `append`.
+            limit: the largest epsilon that may be spent with these releases; ``None``: any.
+            earlier: ledgers of other runs on the same data, which count towards the limit as in
+                `compose`.
+
+        Raises: `BudgetExceeded`, and nothing is recorded, where the limit would not hold.
+        Guarantees: test_ledger.py::test_a_release_beyond_the_limit_is_refused_and_not_recorded.
         """
         entry = LedgerEntry(round, clients, count, sample_rate, noise_multiplier)
+        if limit is not None:
+            check_number("limit", limit, 0, open_low=True)
+            # A replay spends nothing; what `append` refuses of it is refused there.
+            replayed = repeats and any(known.round == round for known in self._entries)
+            after = self.after([] if replayed else [entry])
+            spent = Ledger.compose(*earlier, after).epsilon_or_inf()
+            if spent > limit:
+                needed = f"expected at least {round_up(spent, '.4g')}, which would be spent after"
+                advice = "it is not recorded, so it must not be released"
+                raise BudgetExceeded(f"limit={limit:g}: {needed} round {round}; {advice}")
+        else:
+            check(not earlier, "earlier", earlier, "a limit towards which they count")
         self.append(entry, repeats=repeats)
 
     def append(self, entry: LedgerEntry, repeats: bool = False) -> None:

@@ -2,17 +2,19 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from calls import Options, refused
+from commands import succeeded
 from toy_tasks import PLAN, book, people, play, private
 
 import fedlora_lab as fl
 from fedlora_lab._utils import files
 from fedlora_lab.privacy import accounting
-from fedlora_lab.privacy.ledger import Ledger, LedgerEntry, Uncertified
+from fedlora_lab.privacy.ledger import BudgetExceeded, Ledger, LedgerEntry, Uncertified
 
 RATES: Options = {"sample_rate": 0.1, "noise_multiplier": 1.0}
 
@@ -69,6 +71,52 @@ def test_every_record_counts():
     ledger.record(2, (1,), 1, sample_rate=0.1, noise_multiplier=None)
     assert ledger.epsilon() == ledger.epsilon(1) == math.inf > ledger.epsilon(0)
     assert Ledger.from_json(ledger.to_json()).epsilon_or_inf() == math.inf
+
+
+def test_a_release_beyond_the_limit_is_refused_and_not_recorded():
+    """What other runs have spent counts, client by client; a replay costs nothing."""
+    noise: Options = {"sample_rate": 1.0, "noise_multiplier": 4.0}
+    terms: Options = {"unit": "client", "trust": "local", "accountant": "rdp"}
+    earlier, ledger = (Ledger(**terms, client_names=names) for names in (["a", "b"], ["b", "a"]))
+    earlier.record(1, [0], 3, **noise)
+    earlier.record(1, [1], 1, **noise)
+    limit = earlier.epsilon()
+    ledger.record(1, [0], 2, **noise, limit=limit, earlier=[earlier])
+    for clients, more in ([0], [earlier]), (None, []):
+        with pytest.raises(BudgetExceeded, match=r"^limit=.*after round 2; it is not recorded"):
+            ledger.record(2, clients, 2, **noise, limit=limit, earlier=more)
+    ledger.record(1, [0], 2, **noise, limit=limit, earlier=[earlier], repeats=True)
+    assert [entry.round for entry in ledger.releases] == [1]
+    with pytest.raises(BudgetExceeded, match="at least inf"):
+        Ledger(uncertified="noise before the clip").record(1, None, **noise, limit=1e9)
+    for wrong in ({"limit": 0}, {"earlier": [earlier]}):
+        with refused(f"^{next(iter(wrong))}=.*: expected"):
+            Ledger().record(1, None, **noise, **wrong)
+
+
+@pytest.mark.slow
+def test_a_ledger_needs_no_torch(tmp_path):
+    """It records, refuses, adds up, states and is stored where PyTorch is not installed."""
+    code = """
+import sys
+class Absent:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] in ("torch", "peft", "transformers"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Absent())
+from fedlora_lab import Ledger as same
+from fedlora_lab.privacy import Ledger, Privacy, privacy_page, statement
+for accountant in ("pld", "rdp"):
+    plan = Privacy(noise_multiplier=2.0, sample_rate=0.1, accountant=accountant)
+    ledger = plan.ledger(releases=10, client_names=["a"])
+    ledger.record(11, [0], sample_rate=0.5, noise_multiplier=2.0, limit=8.0)
+    ledger.save("ledger.json")
+    total = Ledger.compose(ledger, same.load("ledger.json"))
+    print(statement(total)[:9])
+    privacy_page(ledger), ledger.tradeoff(0.01)
+"""
+    done = succeeded(sys.executable, "-c", code, cwd=tmp_path)
+    assert done.stdout == "epsilon =\n" * 2
 
 
 def test_the_worst_client_is_found_among_many():

@@ -115,6 +115,15 @@ def test_the_page_on_review_finds_what_it_says():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Opacus warns of every hook
+def test_the_page_on_the_ledger_prints_what_it_shows(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_page("ledger.md")
+    shown = re.findall(r"^```text\n(.*?)^```", (DOCS / "ledger.md").read_text("utf-8"), re.M | re.S)
+    assert capsys.readouterr().out == "".join(shown)
+
+
+@pytest.mark.slow
 def test_the_recipe_for_several_runs_stops_at_its_limit(tmp_path, monkeypatch):
     """The second run of epsilon 9 would go beyond 10."""
     monkeypatch.chdir(tmp_path)

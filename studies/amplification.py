@@ -74,13 +74,13 @@ def noisy_tries(key: str) -> pd.DataFrame:
     return table[table["epsilon"].notna()].assign(study=key)
 
 
-def best_by_clip() -> pd.Series:
+def best_by_clip() -> Any:
     """Finds the first tuning seed's best score at each clip norm, digits with clients protected.
 
     There the noise, and so ρ, goes with the clip norm and not with the rate.
     """
     keys = ["study", "epsilon", "clip", "method"]
-    best = noisy_tries("digits-client").groupby(keys)["accuracy"].max()
+    best: Any = noisy_tries("digits-client").groupby(keys)["accuracy"].max()
     # Of FedLoRA and FFA-LoRA, where both were tried.
     return best.unstack()[list(LEADS[0])].dropna().stack().rename("score")
 

@@ -2,6 +2,7 @@
 
     python -m studies.ends predict           writes studies/ends-predicted.csv; trains nothing
     python -m studies.ends run [--cell X]    trains what is missing of all cells or of one
+                           [--jobs N]
     python -m studies.ends judge             how far each rule is off, over the finished cells
 
 An end is the rate at which the mean validation accuracy of five seeds is three points below its
@@ -177,9 +178,10 @@ def scored_on_both(task: Any) -> Any:
     return replace(task, test=both, validation=None, metrics=scores)
 
 
-def run_cell(cell: Cell, seeds: Any = SEEDS) -> pd.DataFrame:
+def run_cell(cell: Cell, seeds: Any = SEEDS, jobs: int = 1) -> pd.DataFrame:
     """Runs four methods at nine rates; what the store has is not run again.
 
+    Args: jobs: runs at once, each with one thread, as of `fl.compare`.
     Returns: cell, method, seed, place (of the rate), lr of B, validation, and accuracy on test.
     """
     table = pd.read_csv(PREDICTED).set_index(["cell", "method"])
@@ -191,8 +193,8 @@ def run_cell(cell: Cell, seeds: Any = SEEDS) -> pd.DataFrame:
             at = {m: table.loc[(cell.name, m), "middle"] * 2**step for m in METHODS}
             plans = {m: plan.replace(lr=rates_of(m, float(f"{at[m]:.4g}"))) for m in METHODS}
             options: Any = {"lora": cell.lora, "store": STORE, "evaluate_every": plan.rounds}
-            with runner.one_thread():
-                frame = fl.compare(task, METHODS, privacy, plans, [seed], progress=False, **options)
+            options |= {"jobs": jobs, "progress": False}
+            frame = fl.compare(task, METHODS, privacy, plans, [seed], **options)
             last = frame[frame["round"].eq(plan.rounds) & frame["layer"].eq("all")]
             scores = last.pivot(index="method", columns="measure", values="value").reset_index()
             scores = scores.assign(
@@ -214,7 +216,7 @@ def judge(runs: pd.DataFrame, draws: int = 10_000) -> pd.DataFrame:
     """
     mean = runs.groupby(["cell", "method", "lr"])["validation"].mean()
     ends = mean.groupby(["cell", "method"]).apply(lambda x: rates.plateau_end(x.droplevel([0, 1])))
-    predicted = pd.read_csv(PREDICTED).set_index(["cell", "method"])
+    predicted: Any = pd.read_csv(PREDICTED).set_index(["cell", "method"])
     errors = np.log2(predicted[list(RULES)]).sub(np.log2(ends), axis=0).loc[ends.index] ** 2
     by_cell = errors.groupby("cell").agg(["sum", "count"])
     picks = np.random.default_rng(0).integers(len(by_cell), size=(draws, len(by_cell)))
@@ -231,13 +233,14 @@ def judge(runs: pd.DataFrame, draws: int = 10_000) -> pd.DataFrame:
 @click.command(help=__doc__)
 @click.argument("act", type=click.Choice(["predict", "run", "judge"]))
 @click.option("--cell", type=click.Choice([*CELLS]), help="One cell.  [all]")
-def main(act: str, cell: str | None) -> None:
+@click.option("--jobs", default=1, help="Runs at once.  [1]")
+def main(act: str, cell: str | None, jobs: int) -> None:
     cells = [CELLS[cell]] if cell else [*CELLS.values()]
     if act == "predict":
         table = pd.concat(map(predict_ends, cells))
         table.to_csv(PREDICTED, index=False, float_format="%.4g")
         return
-    runs = pd.concat(map(run_cell, cells))
+    runs = pd.concat(run_cell(cell, jobs=jobs) for cell in cells)
     runs.to_csv(RESULTS / "ends.csv", index=False, float_format="%.4g")
     if act == "judge":
         click.echo(judge(runs).round(2))

@@ -1,6 +1,7 @@
 """Where a range of rates ends: the committed predictions, a cell's runs, and the judgement."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from studies import ends
 def test_the_committed_ends_are_those_of_the_rules():
     """At the end by v its variance is the bound, also at two rates for the two factors; the
     middle lies between the rivals. Every cell and method is there."""
-    table = pd.read_csv(ends.PREDICTED).set_index(["cell", "method"])
+    table: Any = pd.read_csv(ends.PREDICTED).set_index(["cell", "method"])
     assert {*table.index} == {(cell, slug) for cell in ends.CELLS for slug in ends.METHODS}
     cell = ends.CELLS["scaling 8, rank 1"]
     task, privacy, plan = cell.setting(seed=0)
@@ -50,13 +51,13 @@ def test_a_cell_goes_on_where_it_was_left_and_scores_two_parts(tmp_path, monkeyp
 def test_a_rule_that_is_right_has_no_error():
     """Scores that fall three points at the predicted end of v: half an octave behind the last rate
     that is as good as the best."""
-    table = pd.read_csv(ends.PREDICTED)
+    table: Any = pd.read_csv(ends.PREDICTED)
     few = table[table["cell"].isin(["epsilon 1", "scaling 8, rank 4"])]
     rows = [
         {"cell": row.cell, "method": row.method, "lr": row.v * 2**step, "validation": score}
         for row in few.itertuples()
         for step, score in ((-1.5, 0.8), (-0.5, 0.8), (0.5, 0.74), (1.5, 0.3))
     ]
-    found = ends.judge(pd.DataFrame(rows), draws=100)
+    found: Any = ends.judge(pd.DataFrame(rows), draws=100)
     assert found.loc["v", ["error", "low", "high"]].tolist() == pytest.approx([0, 0, 0], abs=1e-6)
     assert found.loc["u", "low"] > 0.1 and found.loc["v", "ends"] == 8

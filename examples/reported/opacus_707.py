@@ -29,15 +29,11 @@ def clipped(gradient):
 
 def step(gradients, seed, keep):
     """One release. Args: keep: what is done with the first piece's gradient to remember it."""
-    grad = np.zeros(12)
-    summed = None
-    for start in range(0, max(1, len(gradients)), PIECE):
-        if summed is None:
-            grad += sum(map(clipped, gradients[:PIECE]), np.zeros(12))
-            summed = keep(grad)
-        else:
-            grad[:] = sum(map(clipped, gradients[start : start + PIECE]), np.zeros(12))
-            summed += grad
+    grad = sum(map(clipped, gradients[:PIECE]), np.zeros(12))
+    summed = keep(grad)
+    for start in range(PIECE, len(gradients), PIECE):
+        grad[:] = sum(map(clipped, gradients[start : start + PIECE]), np.zeros(12))
+        summed += grad
     noise = NOISE * CLIP * np.random.default_rng(seed).normal(size=12)
     return {"gradient": (summed + noise) / BATCH}
 

@@ -259,13 +259,13 @@ def audit_command(folder: Path, canaries: int | None, rounds: int | None, seed: 
     "--strict", is_flag=True, help="Status 1 also for what is not as claimed, but may be sound."
 )
 def review_command(target: str, page: Path | None, **options: bool) -> None:
-    """Look from outside whether a private training step keeps the epsilon that is stated for it.
+    """Test whether a private training step keeps the epsilon stated for it.
 
     TARGET is module:function or script.py:function. A function of two arguments, examples and a
     seed, is a step, and one of examples makes a Flower client; the module's names data and claims
-    say what is tried and claimed. A function without arguments returns a review, such as that of
-    fl.review.opacus. The exit status is 0 where nothing broken was found, 1 where something was,
-    and 2 where the step could not be looked at.
+    say what is tried and claimed. A function without arguments returns the module, optimizer,
+    loader and criterion of an Opacus script, or a review. The exit status is 0 where nothing broken
+    was found, 1 where something was, and 2 where the step could not be looked at.
     """
     from fedlora_lab.cli.reviews import review_target
 

@@ -26,8 +26,12 @@ from fedlora_lab._utils.validation import check, error_text
 FORMS = "module:function or script.py:function"
 SCRIPT = "reviewed_script"
 """Name under which a script is loaded: not "__main__", so that it does not begin to train."""
-NAMES = ("data", "claims", "loader", "others", "parameters", "config", "batch", "draws", "seed")
-"""Arguments of a review that are read from the module of a step or a client."""
+NAMES = {
+    review.step: ("data", "claims", "loader", "others", "batch", "draws", "seed"),
+    review.flower: ("data", "claims", "parameters", "config", "loader", "draws", "seed"),
+    review.opacus: ("steps", "epsilon", "delta", "draws", "seed"),
+}
+"""Arguments of a review that are read from the module of what is reviewed, if it has them."""
 
 
 def review_target(target: str, page: Path | None, *, as_json: bool, strict: bool) -> int:
@@ -84,17 +88,20 @@ def load_target(target: str) -> tuple[ModuleType, Callable[..., Any]]:
             module = importlib.import_module(place)
     function = getattr(module, name, None)
     check(callable(function), "target", target, f"{FORMS}, with a function of {place}")
+    assert callable(function)
     return module, function
 
 
 def review_of(module: ModuleType, function: Callable[..., Any], target: str) -> review.Review:
     """Reviews a function of a module, by the number of arguments that it needs.
 
-    Without any it returns a review; with one, examples, it makes a Flower client of them; with two,
-    examples and a seed, it is a step.
+    Without any it returns a review, or the private parts of an Opacus script; with one, examples,
+    it makes a Flower client of them; with two, examples and a seed, it is a step.
 
     Args: module: holds data and claims, by name. function: of it. target: names both.
     """
+    made = type(function).__name__ != "ClientApp"
+    check(made, "target", target, "a function that makes a ClientApp of a list of examples")
     needed = [
         x
         for x in inspect.signature(function).parameters.values()
@@ -102,18 +109,25 @@ def review_of(module: ModuleType, function: Callable[..., Any], target: str) -> 
     ]
     expected = "a function of nothing, of examples, or of examples and a seed"
     check(len(needed) <= 2, "target", target, expected)
-    if not needed:
-        with telling_errors(target):
-            found = function()
-        made = isinstance(found, review.Review)
-        check(made, target, type(found).__name__, "a review, as fl.review.opacus(...) returns one")
-        return found
-    look = review.flower if len(needed) == 1 else review.step
-    options = {name: getattr(module, name) for name in NAMES if hasattr(module, name)}
-    taken = inspect.signature(look).parameters
-    for name in ("data", "claims"):
-        check(name in options, name, None, f"data and claims in {module.__file__}, as names")
-    return look(function, **{name: x for name, x in options.items() if name in taken})
+    if needed:
+        look = review.flower if len(needed) == 1 else review.step
+        for name in ("data", "claims"):
+            named = hasattr(module, name)
+            check(named, name, None, f"data and claims in {module.__file__}, by these names")
+        return look(function, **named_options(module, look))
+    with telling_errors(target):
+        found = function()
+    if isinstance(found, tuple):
+        return review.opacus(*found, **named_options(module, review.opacus))
+    reviewed = isinstance(found, review.Review)
+    expected = "a review, or (module, optimizer, loader, criterion) of an Opacus script"
+    check(reviewed, target, type(found).__name__, expected)
+    return found
+
+
+def named_options(module: ModuleType, look: Callable[..., review.Review]) -> dict[str, Any]:
+    """What a module has by the names of a review's arguments. Args: look: the review."""
+    return {name: getattr(module, name) for name in NAMES[look] if hasattr(module, name)}
 
 
 def to_json(found: review.Review) -> JsonObject:

@@ -24,6 +24,8 @@ COPIED = 24
 """Examples of which batches of copies are made."""
 SAME_DRAW = 0.999
 """Cosine of two noises from which on they are one draw, up to their size."""
+ENOUGH = 0.8
+"""Share of the claimed variance from which on an empty batch has all of its noise."""
 SAME_NUMBER = 0.05
 """Difference of one number of one draw, in claimed deviations, that may be rounding."""
 SUSPECT = 0.01
@@ -133,7 +135,7 @@ def along_moves(trials: Trials) -> Iterator[Finding]:
     """Whether there is noise in the directions in which data move what leaves: there it counts."""
     what = "along a move that data make, the noise"
     if not trials.exact:
-        yield from along_batches(trials, what)
+        yield from along_copies(trials, what)
         return
     moves = {**trials.moves}
     whole = Neighbours("the whole batch", [], trials.batch)
@@ -151,23 +153,23 @@ def along_moves(trials: Trials) -> Iterator[Finding]:
         yield found if found.rejected == "broken" else found._replace(p=1.0)
 
 
-def along_batches(trials: Trials, what: str) -> Iterator[Finding]:
-    """The same where noise does not cancel: along the ways to a batch and to copies.
+def along_copies(trials: Trials, what: str) -> Iterator[Finding]:
+    """The same where noise does not cancel: along the way to copies of one example.
 
     Args: trials: of the step. what: is measured.
     """
-    copies = [trials.batch[0]] * len(trials.batch)
-    for words, batch in {"the whole batch": trials.batch, "copies of example 0": copies}.items():
-        with trials.noting_failures(words):
-            # Away from an empty batch, or from half of this one where none can be empty.
-            direction = trials.direction(batch, batch[: len(batch) // 2] if trials.quiet else [])
-            # Draws that the direction was not learned on.
-            seen = [trials.along(direction, batch) for _ in range(trials.draws)]
-            square = np.var(seen, ddof=1, keepdims=True) / trials.claims.noise_multiplier**2
-            if direction.any() and np.isfinite(square).all():
-                found = size_finding(DATA, square, np.array([len(seen) - 1]), [words], what)
-                # A batch with a chance of its own varies more than its noise.
-                yield found if found.rejected == "broken" else found._replace(p=1.0)
+    batch = [trials.batch[0]] * len(trials.batch)
+    with trials.noting_failures("copies of example 0"):
+        # Away from an empty batch, or from half of this one where none can be empty.
+        direction = trials.direction(batch, batch[: len(batch) // 2] if trials.quiet else [])
+        # Draws that the direction was not learned on.
+        seen = [trials.along(direction, batch) for _ in range(trials.draws)]
+        square = np.var(seen, ddof=1, keepdims=True) / trials.claims.noise_multiplier**2
+        if direction.any() and np.isfinite(square).all():
+            free = np.array([len(seen) - 1])
+            found = size_finding(DATA, square, free, ["copies of example 0"], what)
+            # A batch with a chance of its own varies more than its noise.
+            yield found if found.rejected == "broken" else found._replace(p=1.0)
 
 
 def other_batches(trials: Trials) -> Iterator[tuple[str, Batch]]:
@@ -272,8 +274,9 @@ def compare_noise(trials: Trials, check: str, examples: Batch, where: str) -> Fi
         found = found._replace(verdict="sound" if abs(ratio - 1) <= NOISE_SLACK else "broken")
     else:
         below, above = ratio_tails(ratio**2, compared.size, base.size)
-        # Where a batch has a chance of its own, it may well vary more than its noise.
-        p = min(1.0, 2 * float(min(below, above))) if trials.quiet else float(below)
+        # A batch with a chance of its own may vary more than an empty one that has all its noise.
+        own_chance = not trials.quiet and np.mean(base**2) > ENOUGH
+        p = float(below) if own_chance else min(1.0, 2 * float(min(below, above)))
         found = found._replace(p=p)
     words, _ = processing_of(noise)
     # What follows the noise may make it smaller, by the data too: no leak.

@@ -71,8 +71,8 @@ def farthest_beside_copies(trials: Trials) -> list[Neighbours]:
     for one, other, few in searched:
         first, second = (f"example {i} scaled by {factor:g}" for i, factor in (one, other))
         words = f"{first}, beside {few} × {second}"
-        examples = (scale(trials.data[i], factor) for i, factor in (one, other))
-        trial = beside_copies(trials, words, *examples, few)
+        example, copied = (scale(trials.data[i], factor) for i, factor in (one, other))
+        trial = beside_copies(trials, words, example, copied, few)
         with trials.noting_failures(words):
             batch, without = trial.batches()
             gap = trials.in_clips(trials.out(batch, 0) - trials.out(without, 0))

@@ -29,6 +29,8 @@ after rounding to a coarse grid a few of them agree by chance."""
 MAX_COLUMNS = 16_384
 KEPT_COLUMNS = 200_000
 LONGEST_MOVE = 1e9
+BEYOND_NOISE = 1000.0
+"""Claimed deviations between two draws that no noise explains."""
 SEED_BITS = 16
 """What an output of whole numbers holds at least that may be a seed."""
 MOST_MOVES = 64
@@ -153,17 +155,19 @@ class Trials:
 
         Args: first: what left in the first calls. others: for other data, by draw.
         """
-        unmoved = np.full(self.out.size, self.claims.seeded and bool(others))
-        for draw, sent in others.items():
-            unmoved &= sent == first[draw]
+        spread = np.ptp(first, axis=0)
+        # Without a seed that can be set, what no noise could reach is taken for unmoved.
+        unmoved = spread * self.per_deviation > BEYOND_NOISE
+        if self.claims.seeded:
+            unmoved = np.all([sent == first[draw] for draw, sent in others.items()], axis=0)
         steps = first - first[0]
         even = (steps == steps[1] * np.arange(len(first))[:, None]).all(0)
         whole = (first == first.round()).all(0)
-        bits = np.log2(1 + np.ptp(first, axis=0))
+        bits = np.log2(1 + spread)
 
         def tells(place: slice) -> bool:
             state = whole[place].all() and bits[place].sum() > SEED_BITS
-            return bool((unmoved & (even | state))[place].all())
+            return bool(others) and bool((unmoved & (even | state))[place].all())
 
         places = self.out.places.items()
         return [name for name, place in places if self.noised[place].any() and tells(place)]

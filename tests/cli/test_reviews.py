@@ -50,6 +50,24 @@ def client(examples):
         return Message(RecordDict({"a": ArrayRecord([sent(examples, seed, 8)])}), reply_to=message)
 
     return app
+
+steps, epsilon, delta = 10, 8.0, 1e-3
+
+def script():
+    import torch, opacus
+
+    torch.manual_seed(0)
+    model = torch.nn.Linear(6, 2)
+    rows = torch.utils.data.TensorDataset(torch.randn(64, 6), torch.arange(64) % 2)
+    loader = torch.utils.data.DataLoader(rows, batch_size=8)
+    parts = opacus.PrivacyEngine().make_private(
+        module=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), data_loader=loader,
+        noise_multiplier=1.0, max_grad_norm=1.0,
+    )
+    return *parts, torch.nn.CrossEntropyLoss()
+
+from flwr.clientapp import ClientApp
+app = ClientApp()
 """
 
 
@@ -61,6 +79,7 @@ def script(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("function", "options", "status"),
     [
@@ -68,6 +87,7 @@ def script(tmp_path):
         ("wrong", [], 1),
         ("made", [], 1),
         ("client", [], 0),
+        ("script", [], 0),
         ("louder", [], 0),
         ("louder", ["--strict"], 1),
     ],
@@ -92,6 +112,8 @@ def test_the_status_says_whether_a_step_is_sound(function, options, status, scri
         ("none.py:right", "FileNotFoundError"),
         ("mine.py:nothing", "with a function of"),
         ("mine.py:sent", "of examples and a seed"),
+        ("mine.py:app", "makes a ClientApp"),
+        ("mine.py:print", "with a function of"),
         ("broken.py:right", "ZeroDivisionError"),
         ("no_such_module:right", "ModuleNotFoundError"),
         ("json:dumps", "data and claims"),

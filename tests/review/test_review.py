@@ -68,7 +68,6 @@ def fixed(seed, n=400):
         (lambda seed: poisson(seed, 0.025), "claimed rate"),
         (lambda seed: [x for x in poisson(seed) if len(x) > 4], "claimed rate"),
         (lambda seed: [[*x, *x] for x in poisson(seed)], "twice"),
-        (lambda seed: [[*x, *(x + 200)] for x in poisson(seed, n=200)], "come together"),
         (lambda seed: [[*(2 * x), *(2 * x + 1)] for x in poisson(seed, n=200)], "come together"),
     ],
 )

@@ -384,7 +384,8 @@ OTHERS = {
     "a share of the clipped": Wrong(share_clipped, {"un-noised output"}),
     "the seed, scaled": Wrong(lambda e, s: sound(e, s) | {"id": s / 2**31}, INDEPENDENCE),
     "a generator's state": Wrong(
-        lambda e, s: sound(e, s) | {"state": np.random.RandomState(s).get_state()[1]}, INDEPENDENCE
+        lambda e, s: sound(e, s) | {"state": np.random.MT19937(s).state["state"]["key"]},
+        INDEPENDENCE,
     ),
     "a number each": Wrong(
         lambda e, s: sound(e, s) | {"losses": np.zeros(len(e))}, {"un-noised output"}

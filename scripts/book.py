@@ -31,7 +31,8 @@ from readme import describe_schedule, linked
 import fedlora_lab
 from fedlora_lab import methods, plots
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
-from fedlora_lab.course.widgets.dial import page_script
+from fedlora_lab.course import playground
+from fedlora_lab.course.widgets.dial import classic_script, page_script
 from fedlora_lab.plots.style import png
 from notebooks import answers, lesson_paths, question, said
 
@@ -116,14 +117,6 @@ def lessons() -> str:
         question_link = f"[{question(path)}](notebooks/{path.name})"
         rows.append([f"**{number}**", question_link, said(path, "Time"), assumes])
     return markdown_table(rows)
-
-
-def main_figure() -> str:
-    """The moving picture of README.md, as Markdown for the front page."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    match = re.search(r"!\[[^\]]+\]\(docs/figures/[^)]+\)", readme)
-    assert match, "README.md: expected a figure of docs/figures with alternative text"
-    return match[0]
 
 
 # ---- the page of methods
@@ -295,8 +288,9 @@ def assemble(folder: Path) -> None:
     pages = {
         "docs/claims.md": claims_page(),
         "docs/methods.md": with_diagrams(methods_page(), folder / "docs" / "figures"),
-        "index.md": fill_blocks(front, {"figure": main_figure(), "notebooks": lessons()}),
+        "index.md": fill_blocks(front, {"notebooks": lessons()}),
         "_static/dials.js": page_script(),
+        "_static/playground.js": classic_script(playground.module()),
         "_toc.yml": yaml.safe_dump(contents(reference(folder / "api")), sort_keys=False),
     }
     for name, text in pages.items():
@@ -321,6 +315,8 @@ def build(out: Path) -> None:
         shutil.rmtree(out, ignore_errors=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(made / "_build" / "html", out)
+    # Beside the first page, which holds it too: to be opened alone, and in full width.
+    (out / "playground.html").write_text(playground.page(), encoding="utf-8")
 
 
 def main() -> None:

@@ -218,7 +218,6 @@ def method_row(slug: str) -> dict[str, Any]:
         "rounds": list(row.train.rounds),
         "filter": [math.comb(taps - 1, i) / 2 ** (taps - 1) for i in range(taps)],
         "gain": filter_gain(row.filter, "B", SIZE) if filtered else 1.0,
-        "halved": tuned_rates.noise_product(row) in tuned_rates.TURNS,
         "residual": "W" in getattr(row.aggregate, "writes", ()),
         "quantised": row.broadcast is not full,
     }

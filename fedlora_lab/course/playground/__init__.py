@@ -1,7 +1,7 @@
 """The playground: a page in which federated LoRA trains under differential privacy.
 
 It needs no kernel, no server and no network. ``playground.js`` has an engine of its own, which
-tests/browser/test_playground.py holds to `fl.run`; ``tables.json`` is made by
+tests/browser/test_playground_pages.py holds to `fl.run`; ``tables.json`` is made by
 scripts/playground.py from what the library says.
 """
 
@@ -22,12 +22,20 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width,initial-scale=1">
 <title>The private federated playground</title>
 <style>
-body {{ margin: 0; background: #FFFFFF; }}
-@media (prefers-color-scheme: dark) {{ body {{ background: #111111; }} }}
+body {{ margin: 0; background: #FFFFFF; color: #22252B; font: 15px/1.5 system-ui, sans-serif; }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #111111; color: #F0F1F4; }} }}
+header {{ max-width: 1290px; margin: 0 auto; padding: 16px 16px 0; }}
+h1 {{ margin: 0; font-size: 25px; line-height: 1.2; letter-spacing: -0.02em; }}
+header p {{ margin: 4px 0 2px; }}
 .fl-dial.fl-playground {{ border: 0; }}
 </style>
 </head>
 <body>
+<header>
+<h1>The private federated playground</h1>
+<p>Ten clients teach one network their handwriting. Each trains a small adapter, B times A, hides
+every digit in noise, and sends it. Two methods do it side by side, in this page.</p>
+</header>
 <main data-fedlora-playground></main>
 <script>
 {script}

@@ -137,7 +137,7 @@ function quantised(x, levels) { // each block of 64 numbers is scaled by its lar
 
 // What is known before a run, from public numbers alone: the variance v that the noise of all its
 // releases puts on an output of the layer, for inputs of mean square one, and the rate at which v
-// meets the bound of the library's `suggest_lr`.
+// is where by the library's rule a range of rates ends.
 
 function forecast(problem, {method, rate, clip, rank, split, noise, rounds = problem.rounds}) {
   const {steps, batch, scaling, bound} = problem;
@@ -155,7 +155,7 @@ function forecast(problem, {method, rate, clip, rank, split, noise, rounds = pro
   const amplification = 3 * SIZE * releases.A * atRateOne;
   // v = linear rate^2 + linear amplification rate^4: a quadratic equation in rate^2.
   const root = Math.sqrt(linear ** 2 + 4 * linear * amplification * bound);
-  const end = linear > 0 ? Math.sqrt(2 * bound / (linear + root)) / (row.halved ? 2 : 1) : Infinity;
+  const end = linear > 0 ? Math.sqrt(2 * bound / (linear + root)) : Infinity;
   const rho = amplification * rate ** 2;
   return {rho, end, v: linear * rate ** 2 * (1 + rho)};
 }
@@ -444,20 +444,21 @@ function skeleton(id, knobs, {methods, stories}) {
     <div class="head"><i class="dot"></i><select aria-label="${i ? "Second" : "First"} method" data-method="${i}">${options}</select><strong data-score></strong></div>
     <canvas class="wall" width="${9 * COLUMNS - 1}" height="${9 * 18 - 1}" role="img"></canvas>
     <p class="turned"></p>
-    <svg class="energy" height="110" role="img"></svg>
+    <p class="turned">What B A is made of</p>
+    <svg class="energy" height="96" role="img"></svg>
     <div class="maps">${PARTS.map(map).join("")}</div></section>`;
   const chart = (name, title, height) => `<figure class="chart"><figcaption>${title}</figcaption>
     <svg data-chart="${name}" height="${height}" role="img"></svg></figure>`;
   return `<div class="bar"><button data-do="reset" aria-label="Reset"><span aria-hidden="true">↺</span></button>
     <button data-do="play" class="main">Start</button><button data-do="step">Step</button>
     <span class="count">Round <b data-round></b></span><span class="count" data-spent></span>
-    <span class="stories" role="group" aria-label="Stories">${stories.map((story, i) => `<button data-story="${i}" aria-pressed="false">${escaped(story.title)}</button>`).join("")}</span></div>
-    <form class="knobs" aria-label="Settings">${knobs.map(knob).join("")}
+    <span class="stories" role="group" aria-label="Stories">${stories.map((story, i) => `<button data-story="${i}" aria-pressed="false"><span aria-hidden="true">▸</span> ${escaped(story.title)}</button>`).join("")}</span></div>
+    <div class="knobs" role="group" aria-label="Settings">${knobs.map(knob).join("")}
     <div class="knob few"><label for="${id}-seed">Seed</label><input type="number" id="${id}-seed" data-seed min="0" max="999" step="1">
-    <label for="${id}-speed">Rounds a second</label><select id="${id}-speed" data-speed><option>3</option><option selected>12</option><option value="1000">all it can</option></select></div></form>
+    <label for="${id}-speed">Rounds a second</label><select id="${id}-speed" data-speed><option>3</option><option selected>12</option><option value="1000">all it can</option></select></div></div>
     <p class="say"></p><p class="unseen" aria-live="polite"></p>
     <div class="stage">${lane(0)}<div class="charts">${chart("accuracy", "Right answers on 360 test digits", 268)}
-    ${chart("rate", "Known before the run: up to which rate the noise is small", 206)}<p class="known"></p>${chart("deviation", "What averaging misses of the mean of products", 140)}</div>${lane(1)}</div>
+    ${chart("rate", "Known before the run: where the range of rates ends", 206)}<p class="known"></p>${chart("deviation", "What averaging misses of the mean of products", 140)}</div>${lane(1)}</div>
     <p class="foot">A laboratory: ten clients with 1,257 real handwritten digits train in this page, by DP-SGD with
     σ from the library's accountant. A browser's random numbers protect nobody, and whoever chooses a rate by looking at curves looks at data that no ε here counts.</p>`;
 }
@@ -645,7 +646,7 @@ export function mountPlayground(home, tables) {
     });
     const faint = earlier.map(({words, settings, history}) => ({
       kind: "line", x: history.map(record => record.round), y: history.map(record => record.accuracy),
-      colour: settings.method, width: 1.6, opacity: 0.38, name: words, label: words,
+      colour: settings.method, width: 1.6, opacity: 0.38, name: words, label: words, bold: false,
     }));
     const start = lanes[0].history[0].accuracy;
     const least = Math.min(...[...lanes, ...earlier].flatMap(one => one.history.map(record => record.accuracy)));
@@ -653,7 +654,7 @@ export function mountPlayground(home, tables) {
     const before = {kind: "line", x: [0, rounds], y: [start, start], colour: "edge", dash: "3 3", width: 1.2};
     draw("accuracy", {x: axis, y: {label: "", range: [low, 1], format: percent}, marks: [before, ...faint, ...lines], margin: {right: RIGHT}},
       `Right answers by round. ${lanes.map(lane => `${lane.row.name}: ${percent(lane.history.at(-1).accuracy)} after ${lane.round} rounds`).join("; ")}`);
-    const most = Math.max(0.1, ...lanes.flatMap(lane => lane.history.map(record => record.deviation)));
+    const most = Math.max(0.2, ...lanes.flatMap(lane => lane.history.map(record => record.deviation)));
     const gaps = lanes.map(lane => ({
       kind: "line", x: lane.history.map(record => record.round), y: lane.history.map(record => record.deviation),
       colour: lane.settings.method, name: lane.row.name, label: lane.round ? gapWords(lane) : "",
@@ -703,11 +704,11 @@ export function mountPlayground(home, tables) {
     const [right, wasRight] = [record, before].map(({answers}) => answers.map((digit, d) => digit === y[d]));
     const gained = sum(right.map((good, d) => good && !wasRight[d]));
     const lost = sum(right.map((good, d) => !good && wasRight[d]));
-    part.querySelector(".turned").innerHTML = lane.round ? `in this round <b class="good">+${gained}</b> right, <b class="bad">−${lost}</b>` : "each tile a test digit: a red one is read wrongly";
+    part.querySelector(".turned").innerHTML = lane.round ? `this round <b class="good">+${gained}</b> right, <b class="bad">−${lost}</b>` : "test digits; red is read wrongly";
     const wall = part.querySelector(".wall");
     paintWall(wall, right);
     wall.setAttribute("aria-label", `${lane.row.name} reads ${Math.round(record.accuracy * y.length)} of ${y.length} test digits; ${gained} turned right and ${lost} wrong in this round`);
-    const largest = 2.2 * Math.sqrt(Math.max(...record.energies) / SQUARE) / problem.scaling;
+    const largest = 2.2 * Math.sqrt(Math.max(...record.energies) / SQUARE) / problem.scaling || 1;
     lane.parts().forEach((values, n) => {
       const canvas = part.querySelector(`[data-map="${n}"]`);
       paintMap(canvas, values, largest, colours[PARTS[n][0]]);
@@ -789,7 +790,7 @@ export function mountPlayground(home, tables) {
     find("[data-spent]").innerHTML = row ? `ε <b>${round ? num(row.spent[round], 3) : 0}</b> of ${short(row.epsilon)} spent` : "no privacy";
     find(".say").innerHTML = sentence();
     const levels = lanes.map(lane => `<b style="color:${ink(lane.settings.method)}">${escaped(lane.row.name)} ${short(forecast(problem, lane.settings).v)}</b>`);
-    find(".known").innerHTML = row ? `v, the variance of noise on an output by the end: ${levels.join(", ")}. Small is up to ${problem.bound}${isStandard() ? ", which is cautious here: the faint curves are means of 20 seeds" : ""}.` : "Without noise v is 0 at every rate.";
+    find(".known").innerHTML = row ? `v, the variance of noise on an output by the end: ${levels.join(", ")}. The range is predicted to end at ${problem.bound}${isStandard() ? "; here runs bear more, as the faint curves show, means of 20 seeds" : ""}.` : "Without noise v is 0 at every rate.";
   }
 
   // One sentence: what just happened
@@ -806,27 +807,25 @@ export function mountPlayground(home, tables) {
     const start = one.history[0].accuracy;
     const bold = share => `<b>${percent(share)}</b>`;
     const named = lane => `<b style="color:${ink(lane.settings.method)}">${escaped(lane.row.name)}</b>`;
-    const reads = lane => `${named(lane)} reads ${bold(now(lane).accuracy)}`;
-    const noise = lane => shareOf(now(lane), 3) > 0.005 ? `noise × noise is ${bold(shareOf(now(lane), 3))} of its product` : "no noise meets noise in it";
+    const reads = lane => `${named(lane)} reads ${bold(now(lane).accuracy)}${lane.levels ? `, its clients' copy ${bold(now(lane).received)}` : ""}`;
+    const share = lane => shareOf(now(lane), 3);
+    const noise = lane => !isPrivate() ? "" : share(lane) > 0.005 ? `, and noise × noise is ${bold(share(lane))} of its product` : ", and no noise meets noise in it";
     if (one.round === 0) {
       const untaught = `Taught printed digits only, the network reads ${bold(start)} of the handwritten ones.`;
       if (!isPrivate()) return `${untaught} Without noise no rate is predicted to be too large.`;
       const ends = lanes.map(lane => `${short(forecast(problem, lane.settings).end)} for ${named(lane)}`).join(" and ");
-      return `${untaught} From public numbers alone: the noise is small up to a rate of ${ends}. You stand at <b>${short(one.settings.rate)}</b>.`;
+      return `${untaught} From public numbers alone the range of rates is predicted to end at ${ends}. You stand at <b>${short(one.settings.rate)}</b>.`;
     }
     const [worse, better] = now(one).accuracy <= now(two).accuracy ? [one, two] : [two, one];
     const best = worse.history.reduce((high, record) => record.accuracy > high.accuracy ? record : high);
     const points = Math.round(100 * (now(worse).accuracy - start));
     const from = points > 1 ? `${points} points above where it began` : points < -1 ? `${-points} points below where it began` : "just where it began";
-    const when = one.round < problem.rounds ? `Round ${one.round}:` : isPrivate() ? `ε = ${epsilonWords()} is spent:` : "At the end";
-    if (worse.levels && now(worse).received > now(worse).accuracy + 0.03) {
-      return `${when} ${reads(worse)} at the server, and ${bold(now(worse).received)} as its clients receive it; ${reads(better)}.`;
-    }
-    if (best.accuracy > now(worse).accuracy + 0.05) {
-      return `${when} ${named(worse)} has fallen from ${bold(best.accuracy)} to ${bold(now(worse).accuracy)}, ${from}, and ${noise(worse)}; ${reads(better)}.`;
+    const when = one.round < problem.rounds ? `Round ${one.round}:` : isPrivate() ? `ε = ${epsilonWords()} is spent:` : "At the end,";
+    if (!worse.levels && best.accuracy > now(worse).accuracy + 0.05) {
+      return `${when} ${named(worse)} has fallen from ${bold(best.accuracy)} to ${bold(now(worse).accuracy)}, ${from}${noise(worse)}; ${reads(better)}.`;
     }
     if (now(better).accuracy < now(worse).accuracy + 0.02) return `${when} ${reads(one)} and ${reads(two)}: they are level.`;
-    return `${when} ${reads(better)}; ${reads(worse)}, ${from}, and ${noise(worse)}.`;
+    return `${when} ${reads(better)}; ${reads(worse)}, ${from}${noise(worse)}.`;
   }
   function speak() { // at rest only: a screen reader cannot follow ten rounds a second
     find(".say").innerHTML = sentence();
@@ -841,7 +840,6 @@ export function mountPlayground(home, tables) {
     if (seed !== undefined && event.target.checkValidity()) change({seed: Number(event.target.value)});
     if (method) change({methods: state.methods.map((slug, i) => i === Number(method) ? event.target.value : slug)});
   });
-  home.addEventListener("submit", event => event.preventDefault());
   home.addEventListener("click", event => {
     const button = event.target.closest("button");
     if (!button) return;

@@ -143,7 +143,7 @@ export function drawPanel(svg, panel, clip, [W, H]) {
     if (last >= 0) ends.push({x: X(m.x[last]) + 6, y: Y(m.y[last]) + 4, m});
   }
   spread(ends, side.top + 10, bottom);
-  for (const {x: at, y: height, m} of ends) over.push(label(at, height, m.label, {colour: m.colour, bold: true}));
+  for (const {x: at, y: height, m} of ends) over.push(label(at, height, m.label, {colour: m.colour, bold: m.bold ?? true}));
   svg.innerHTML = `<clipPath id="${clip}"><rect x="${side.left}" y="${side.top}" width="${Math.max(1, W - side.left - side.right)}" height="${Math.max(1, bottom - side.top)}"/></clipPath>`
     + `<g clip-path="url(#${clip})">${inside.join("")}</g><g>${over.join("")}</g><g class="hover"></g>`;
   return {X, panel: {...panel, x}, Y, W, side, bottom};

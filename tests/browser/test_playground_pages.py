@@ -14,6 +14,7 @@ from torch import nn
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.course import playground
+from fedlora_lab.experiments import tuned_rates
 from fedlora_lab.federated import local_training
 from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.quantization import normal_float
@@ -212,10 +213,11 @@ def clipped_sum(task, k, batch, factors, sides):
 
 
 @pytest.mark.parametrize("slug", SLUGS)
-def test_the_predicted_end_is_the_rate_that_the_library_suggests(page, task, privacy, slug):
+def test_the_predicted_end_and_v_are_those_of_the_library(page, task, privacy, slug):
     seen = ask(page, "settings => pg.forecast(pg.problem, settings)", {**SETTINGS, "method": slug})
-    suggested = fl.suggest_lr(task, slug, privacy, PLAN, LORA).lr
-    assert seen["end"] == pytest.approx(suggested, rel=1e-5)
+    noise = tuned_rates.noise_taken_up(task, slug, privacy, PLAN, LORA)
+    end = RATE * noise.factor(tuned_rates.OUTPUT_VARIANCE)
+    assert [seen["v"], seen["end"]] == pytest.approx([noise.value, end], rel=1e-5)
 
 
 def test_a_story_s_run_is_the_committed_one(page):

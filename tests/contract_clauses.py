@@ -223,22 +223,11 @@ def noise_of_the_update(row: Method, draws: int = 10) -> None:
             for key, xi in in_units_of_noise(row, noise, peers).items():
                 noises.setdefault(key, []).append(xi)
         for key, parts in noises.items():
-            xi = at_home_cut(row, key, torch.stack(parts))
+            xi = torch.stack(parts)
             if key in moved and row.is_shared(key):
                 _deviates_by(expected, xi, key)
             else:
                 assert not xi.any(), f"{key} is not sent and is noised"
-
-
-def at_home_cut(row: Method, key: ParamKey, xi: Tensor) -> Tensor:
-    """The noise in the ranks that are sent, after a look that there is none in the others."""
-    axis = {"A": -2, "B": -1}.get(key.side)
-    if not row.own_ranks or axis is None:
-        return xi
-    sent = math.ceil((1 - row.own_ranks) * LORA.rank)
-    at_home = xi.narrow(axis, sent, LORA.rank - sent)
-    assert not at_home.any(), f"{key}: ranks that stay at home are noised"
-    return xi.narrow(axis, 0, sent)
 
 
 def unrelated(left: Tensor, right: Tensor, what: str) -> None:

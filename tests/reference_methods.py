@@ -161,12 +161,6 @@ def each_within(tensors: State, limit: float) -> State:
     return {key: x * scaled(length(tensors, [key]), limit) for key, x in tensors.items()}
 
 
-def weights_themselves(start, end, keys, work, loop):
-    """DP-FedLoRA: each tensor itself, not its change, has a norm of at most C / sqrt(tensors)."""
-    limit = work.clip / math.sqrt(len(keys))
-    return end | each_within({key: end[key] for key in keys}, limit)
-
-
 def each_tensor(start, end, keys, work, loop):
     """DEeR's release: the change of every tensor is clipped to C, each by itself."""
     change = {key: end[key] - start[key] for key in keys}

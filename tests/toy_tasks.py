@@ -90,6 +90,10 @@ def people() -> Task:
     return replace(tokens("head"), persons=PERSONS)
 
 
+APART = fl.methods.FedLoRA.replace(name="apart", clip_groups=fl.methods.filters.by_side)
+"""A row that clips all A together and all B together, as no row of the table does."""
+
+
 def private(unit: str, sigma: PerClient = 1.0, clip: float = 0.7, **fields: Any) -> fl.Privacy:
     """A privacy plan with its noise set, for any of the small tasks."""
     fields |= {"unit": unit, "noise_multiplier": sigma, "clip_norm": clip}
@@ -171,9 +175,9 @@ def plain_server(row: Method) -> Method:
 
 
 def keeps(row: Method) -> bool:
-    """Whether some factor moves and stays with its client, in part or as a whole."""
+    """Whether some factor moves and stays with its client."""
     moved = set("".join(row.train(t, s) for t in range(4) for s in range(4)))
-    return bool(row.own_ranks) or (row.share is not None and not moved <= set(row.share))
+    return row.share is not None and not moved <= set(row.share)
 
 
 def with_clients(task: Task, clients: list[tuple[Tensor, Tensor]]) -> Task:

@@ -3,13 +3,13 @@
 NAMES: dict[str, str] = {}
 """Slug -> name, of every row that was made in this process. Nothing but words depends on it."""
 
+_APART = "'fedlora', or fl.methods.FedLoRA.replace(name=..., clip_groups=fl.methods.filters."
 _FORMER = {
-    "dplora": "clip_groups=fl.methods.filters.by_side",
-    "dpfedlora": "clip_groups=fl.methods.filters.by_tensor, "
-    "clip_reference=fl.methods.filters.origin",
-    "splitranks": "own_ranks=0.5",
+    "dplora": f"{_APART}by_side)",
+    "dpfedlora": f"{_APART}by_tensor)",
+    "splitranks": "'fedlora', or 'fedsa-lora', of which a part stays with its client",
 }
-"""Names of rows that are FedLoRA but for these fields, and have no row of their own."""
+"""Names of former rows -> the rows that they were found to equal."""
 
 
 def letters(name: str) -> str:
@@ -19,5 +19,4 @@ def letters(name: str) -> str:
 
 def now_written(name: str) -> str:
     """What to write for the name of a former row; "" for any other name."""
-    fields = _FORMER.get(letters(name))
-    return f"fl.methods.FedLoRA.replace(name={name!r}, {fields})" if fields else ""
+    return _FORMER.get(letters(name), "")

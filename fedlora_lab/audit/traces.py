@@ -87,9 +87,8 @@ def released_updates(run: Recorder, canaries: Canaries) -> Released:
     assert result is not None and everyone is not None
     t = run.state.server.round - 1
     start = {key: tensor[None] for key, tensor in result.opened.broadcast.tensors.items()}
-    reference = run.spec.method.clip_reference
     uploads = result.received.uploads
-    values = {key: x.double() - reference(start[key]) for key, x in uploads.items()}
+    values = {key: x.double() - start[key] for key, x in uploads.items()}
     # An update is a step down the gradient.
     scale = {key: -run.spec.plan.rate(key.side, t) for key in uploads}
     arrived = run.arrivals(t, everyone.ids).tolist()

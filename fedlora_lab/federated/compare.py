@@ -541,6 +541,7 @@ def _train(
 # ---- what a sweep found
 
 
+@explain_arguments()
 def best(
     frame: "pd.DataFrame",
     by: str | Sequence[str] = "lr",

@@ -37,7 +37,6 @@ from fedlora_lab.methods.state import (
     TensorDict,
     Tensors,
     cut_to_rank,
-    merge_own_ranks,
     shape_at_rank,
 )
 from fedlora_lab.privacy.ledger import per_client
@@ -124,8 +123,6 @@ def begin_clients(
     params = dict(start)
     for key, x in personal.items():
         params[key] = x.to(device, non_blocking=True)
-        if spec.is_split(key) and spec.method.is_shared(key):
-            params[key] = merge_own_ranks(key, start[key], params[key], spec.shared_rank)
     shapes = {key: x.shape[1:] for key, x in params.items()}
     state = prepared.step_privatizer.init(shapes, len(ids))
     return ClientBatch(ids, params, start, privatizer_state=state)
@@ -190,14 +187,10 @@ def release_round(
     ids = tuple(clients.ids[i] for i in arrived.tolist())
     start = {key: x if len(x) == 1 else x[arrived] for key, x in clients.start.items()}
     rows = {key: clients.params[key][arrived] for key in keys}
-    for key in filter(spec.is_split, keys):  # own ranks go up as they came down
-        rows[key] = merge_own_ranks(key, rows[key], start[key], spec.shared_rank)
     if not spec.by_step:
         return _release_updates(prepared, ClientBatch(ids, rows, start), sent, state)
     # Noised step by step: what is sent is released already.
     noise = {key: clients.noise[key][arrived] for key in keys}
-    if spec.method.own_ranks:
-        noise = cut_to_rank(noise, torch.tensor([spec.shared_rank]))
     weights = spec.weights[list(ids)]
     return Received(rows, weights, _mean(noise, weights), _row_by_row(sent, start))
 
@@ -211,7 +204,6 @@ def _release_updates(
     Args: as of `release_round`; clients: those whose upload arrived, with what they send.
     """
     spec = prepared.spec
-    base = spec.method.clip_reference
     ids = clients.ids
     common = {key: x[None] for key, x in sent.tensors.items()}
     where, std = _noise_of(spec, ids, sent.round)
@@ -220,7 +212,7 @@ def _release_updates(
     if spec.releases_sum:
         reference = common
         owner = torch.zeros(len(ids), dtype=torch.int64)
-        limit = torch.tensor([spec.shared_rank])
+        limit = torch.tensor([spec.lora.rank])
         # The expected number of clients: the true one is not released.
         expected = len(spec.task.sizes) * spec.plan.participation
         divisor = torch.tensor([expected], dtype=torch.float64)
@@ -232,8 +224,8 @@ def _release_updates(
         limit = torch.tensor([spec.held_ranks[k] for k in ids])
         divisor = torch.ones(1)
         weights = spec.weights[list(ids)]
-    # By default the change alone: what all know already needs no hiding, and would use up the norm.
-    change = {key: x - base(clients.start[key]) for key, x in clients.params.items()}
+    # The change alone: what all know already needs no hiding, and would use up the norm.
+    change = {key: x - clients.start[key] for key, x in clients.params.items()}
     zeros = {key: x.new_zeros(len(weights), *x.shape[1:]) for key, x in change.items()}
     # Of a sum there is one owner in all rounds; single uploads are of whoever takes part.
     if state is None or not spec.releases_sum:
@@ -252,7 +244,7 @@ def _release_updates(
     noise = released_means(release.noise, divisor, limit, spec.method.filter)
     # The received value plus the noised change: a client's own tensors, un-noised, do not leave it.
     return Received(
-        uploads={key: base(reference[key]) + x for key, x in value.items()},
+        uploads={key: reference[key] + x for key, x in value.items()},
         weights=weights,
         noise=_mean(noise, weights),
         broadcast=_row_by_row(sent, reference),
@@ -312,8 +304,8 @@ def combine(spec: RunSpec, ids: ClientIds, rows: Tensors, sent: ServerState) -> 
     if not rows or not ids or len(ids) < spec.least_uploads:
         return Received.empty(sent)
     if spec.is_secagg:
-        # An upload is the reference plus a noised share: the sum has the reference once only.
-        base = {key: spec.method.clip_reference(sent.tensors[key][None]) for key in rows}
+        # An upload is what was sent plus a noised share: the sum has what was sent once only.
+        base = {key: sent.tensors[key][None] for key in rows}
         total = {key: base[key] + (x - base[key]).sum(0, keepdim=True) for key, x in rows.items()}
         return Received(total, torch.ones(1, dtype=torch.float64), {}, sent)
     start = tensors_received(spec, ids, sent)
@@ -374,7 +366,7 @@ class TrafficCounter:
         self.shapes: dict[int, dict[ParamKey, tuple[int, ...]]] = {}
         self.bytes_down: dict[int, dict[ParamKey, int]] = {}
         self.beside: dict[int, int] = {}
-        for rank in {spec.shared_rank, *spec.held_ranks, *spec.sent_ranks}:
+        for rank in {spec.lora.rank, *spec.held_ranks, *spec.sent_ranks}:
             shapes = {key: shape_at_rank(key, x.shape, rank) for key, x in tensors.items()}
             self.shapes[rank] = shapes
             self.beside[rank] = sum(self.rule.extra_download_sizes(shapes))
@@ -448,7 +440,7 @@ def bytes_of_round(spec: RunSpec) -> tuple[int, int]:
     adapted = adapters.adapt(spec.task, spec.lora)
     tensors = initial_server(Prepared(spec, adapted, ())).tensors
     counter = TrafficCounter(spec, tensors)
-    rank = spec.shared_rank
+    rank = spec.lora.rank
     up = 0
     down = 0
     rounds = min(spec.plan.rounds, MAX_TURNS)

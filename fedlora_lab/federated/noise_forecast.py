@@ -21,7 +21,7 @@ from torch import Tensor
 from fedlora_lab.federated.spec import RunSpec
 from fedlora_lab.lora import adapters
 from fedlora_lab.methods.aggregation import ProductRule
-from fedlora_lab.methods.filters import identity, received
+from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.published import rule_name
 from fedlora_lab.privacy.ledger import per_client
@@ -99,8 +99,8 @@ class NoiseForecast:
             return "noised is something else than the factors" if core else None
         if side == "B" and isinstance(method.aggregate, ProductRule):
             return f"{rule} adds what the mean of the products has more"
-        if method.own_ranks or not (method.share is None or side in method.share):
-            return f"{side}, or part of it, stays with its client"
+        if not (method.share is None or side in method.share):
+            return f"{side} stays with its client"
         if method.precondition is not None:
             peer = "B" if side == "A" else "A"
             return f"{rule_name(method.precondition)} shapes the noise on {side} by {peer}"
@@ -110,8 +110,6 @@ class NoiseForecast:
             return f"{plan.optimizer}: {plan.optimizer.nonlinear}"
         if getattr(plan.optimizer, "weight_decay", 0.0):
             return f"{plan.optimizer} shrinks {side}, and the noise in it"
-        if not self.spec.by_step and method.clip_reference is not received:
-            return "the clip falls on the weights, with the noise in them, and not on their change"
         return None
 
     # ---- variance

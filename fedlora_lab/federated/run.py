@@ -272,7 +272,7 @@ class Run:
             sent = exchange.broadcast(method, before)
             uploads = {}
             for key in local_training.round_keys(self.spec, tensors, t).uploaded:
-                start = method.clip_reference(sent.tensors[key][None])
+                start = sent.tensors[key][None]
                 change = torch.randn(len(weights), *start.shape[1:], generator=random)
                 uploads[key] = start + change.to(start)
             # A copy, since a rule may keep what it is given: see `measures.record_aggregation`.

@@ -199,20 +199,13 @@ class RunSpec:
         return None if ranks is None else torch.tensor(ranks)
 
     @cached_property
-    def shared_rank(self) -> int:
-        """The first ranks of a factor, which are sent; the others stay with their client."""
-        # Rounded up: at least one rank is sent, or nothing would be learned together.
-        return math.ceil((1 - self.method.own_ranks) * self.lora.rank)
-
-    @cached_property
     def held_ranks(self) -> tuple[int, ...]:
-        """Counts the shared ranks that each client holds."""
-        ranks = self.lora.ranks or (self.lora.rank,) * len(self.task.sizes)
-        return tuple(min(rank, self.shared_rank) for rank in ranks)
+        """Counts the ranks that each client holds."""
+        return self.lora.ranks or (self.lora.rank,) * len(self.task.sizes)
 
     @cached_property
     def sent_ranks(self) -> tuple[int, ...]:
-        """Counts the shared ranks that each client sends: its own, or all under secure aggregation.
+        """Counts the ranks that each client sends: its own, or all under secure aggregation.
 
         Under secure aggregation each client adds its share of the noise in every rank of the sum.
         Were a share cut to the ranks that its client holds, those that few clients hold would carry
@@ -220,12 +213,8 @@ class RunSpec:
 
         Guarantees: test_attack_secagg.py::test_clients_of_low_rank_add_their_noise_to_every_rank.
         """
-        every = (self.shared_rank,) * len(self.task.sizes)
+        every = (self.lora.rank,) * len(self.task.sizes)
         return every if self.is_secagg else self.held_ranks
-
-    def is_split(self, key: ParamKey) -> bool:
-        """Whether the last ranks of a tensor that is sent stay with their client."""
-        return bool(self.method.own_ranks and key.kind.rank_axes)
 
     @cached_property
     def period(self) -> int:
@@ -260,7 +249,7 @@ class RunSpec:
             words = self._words_of_phase(t)
             moved = moving_keys(names, method.sides_in_round(t, len(words)), modes)
             uploaded = tuple(key for key in moved if method.is_shared(key))
-            kept = tuple(key for key in moved if key not in uploaded or self.is_split(key))
+            kept = tuple(key for key in moved if key not in uploaded)
             of_word = {word: moving_keys(names, word, modes) for word in set(words)}
             return RoundKeys(tuple(of_word[word] for word in words), moved, uploaded, kept)
 

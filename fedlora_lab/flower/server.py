@@ -17,7 +17,6 @@ from fedlora_lab.federated.records import Round
 from fedlora_lab.federated.run import OpenRound, Run, RunOptions
 from fedlora_lab.flower import messages
 from fedlora_lab.flower.participant import Participant
-from fedlora_lab.methods.filters import received
 from fedlora_lab.methods.state import Tensors
 
 POLL = 0.2
@@ -215,8 +214,7 @@ class _Clients:
             start = {key: tensor[None] for key, tensor in opened.broadcast.tensors.items()}
         else:
             start = exchange.tensors_received(spec, (k,), opened.broadcast)
-        base = received if spec.by_step else spec.method.clip_reference
-        return messages.fill_ranks(tensors, {key: base(start[key])[0] for key in keys})
+        return messages.fill_ranks(tensors, {key: start[key][0] for key in keys})
 
 
 def _check_reply(reply: Message | None, about: Mapping[str, str | int]) -> Message:

@@ -12,8 +12,8 @@ one example:
   client's maps must be those of its own matrix.
 - ``Plan.optimizer``: sees gradients, in the client unit without noise; each client's step must be
   its own (`make_spec`).
-- ``Method.filter`` sees noised values only; ``clip_reference``, ``start``, ``broadcast`` and
-  ``aggregate`` what the server sent or received; ``clip_groups`` and ``train`` names and numbers.
+- ``Method.filter`` sees noised values only; ``start``, ``broadcast`` and ``aggregate`` what
+  the server sent or received; ``clip_groups`` and ``train`` names and numbers.
 - ``Task.metrics``: see test examples, which are public or not evaluated under privacy.
 
 First every adapted layer must act on the loss, or its adapter would be noise alone, and the same

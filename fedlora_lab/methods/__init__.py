@@ -24,6 +24,6 @@ def __getattr__(name: str) -> Method:
         nearest = "" if name.startswith("_") else published.suggest(name)
         meant = f"; did you mean {published.name_of(nearest)!r}, {nearest!r}?" if nearest else ""
         if instead := now_written(name):
-            meant = f": write {instead}"
+            meant = f"; write {instead}"
         raise AttributeError(f"module 'fedlora_lab.methods' has no attribute {name!r}{meant}")
     return row

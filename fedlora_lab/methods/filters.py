@@ -12,7 +12,7 @@ from torch import Tensor
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.methods.state import ParamKey
 
-# ---- what is clipped together, and how far from what
+# ---- what is clipped together
 
 
 def by_side(key: ParamKey) -> str:
@@ -42,16 +42,6 @@ class EachTensorToC:
 
 each_tensor_to_c = EachTensorToC()
 """The rule without settings, as rows of the table name it."""
-
-
-def received(start: Tensor) -> Tensor:
-    """Clips a client's change: its tensors minus what it received."""
-    return start
-
-
-def origin(start: Tensor) -> Tensor:
-    """Clips the weights themselves: minus zero. Source: arXiv:2509.09097."""
-    return 0 * start
 
 
 # ---- filters of what was noised

@@ -91,13 +91,9 @@ class Method:
             draws it.
         share: the factors sent up; ``None``: those that moved in the round; "": nothing, a trained
             head included. What moved and was not sent stays with its client.
-        own_ranks: share of the ranks, in [0, 1), the last ones, that stay with their client
-            although their factor is sent.
         clip_groups: ``key -> group``; tensors of one group are clipped together, each of p groups
             to C / sqrt(p), so that all of them are bounded by C. ``None``: one group. Where the
             rule has a false ``shares_bound`` each is clipped to C: no epsilon is certified.
-        clip_reference: ``start -> tensor``; in the client unit clip and noise fall on what a client
-            holds minus this, by default its change.
         precondition: ``gram -> Preconditioner``: maps applied to a factor before the clip and after
             the noise, from the peer factor's Gram matrix (see `filters.product_space`).
         filter: ``(tensor, side) -> tensor``, linear, of what was noised and so free of privacy
@@ -130,9 +126,7 @@ class Method:
     start: Callable | None = None
     balance: float | None = None
     share: str | None = None
-    own_ranks: float = 0.0
     clip_groups: Callable[[ParamKey], Any] | None = None
-    clip_reference: Callable = filters.received
     precondition: Callable | None = None
     filter: Callable = filters.identity
     penalty: Callable | None = None
@@ -148,14 +142,13 @@ class Method:
         if self.share not in (None, ""):
             check(self.share != "*", "share", self.share, 'None, "", "A", "B", "AB" or "R"')
             _check_word("share", self.share)
-        check_number("own_ranks", self.own_ranks, 0, 1 - 1e-9)
         if self.balance is not None:
             check_number("balance", self.balance, 0, 1e9, open_low=True)
             expected = "None, since start decides how large A is"
             check(self.start is None, "balance", self.balance, expected)
         check(isinstance(self.exact, bool), "exact", self.exact, "True or False")
         # Rules are called in the middle of a round: what cannot be called is refused here.
-        for name in ("train", "clip_reference", "filter", "aggregate", "broadcast"):
+        for name in ("train", "filter", "aggregate", "broadcast"):
             check(callable(getattr(self, name)), name, getattr(self, name), self._expected(name))
         # What was found out about a rule is kept under it.
         for name in ("filter", "precondition", "penalty", "aggregate", "broadcast"):

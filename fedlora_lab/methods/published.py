@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # ---- which factor moves
 
 
-# DP-LoRA, DP-FedLoRA and split ranks are this row with another value of one or two fields.
+# DP-LoRA and DP-FedLoRA are this row with a clip of each factor, or tensor, apart (clip_groups).
 FedLoRA = Method(
     "FedLoRA",
     source="arXiv:2305.05644, arXiv:2312.17493",
@@ -319,9 +319,7 @@ def _table_row(method: Method) -> dict[str, object]:
     if method.balance:
         start = f"balance={method.balance:g}"
     sent = "what moved" if method.share is None else method.share or "nothing"
-    if method.own_ranks:
-        sent = f"{1 - method.own_ranks:.0%} of the ranks"
-    rules = ("clip_groups", "clip_reference", "precondition", "filter", "penalty")
+    rules = ("clip_groups", "precondition", "filter", "penalty")
     measured = measured_properties()["methods"].get(method.slug, {})
     return {
         "name": method.name,
@@ -346,5 +344,4 @@ def _where_noised(method: Method) -> str:
     factors = " and ".join(names.get(side, side) for side in sorted(moved, key="ABR*".find))
     shape = "" if method.precondition is None else ", shaped by the other factor"
     after = "" if method.filter == filters.identity else ", then filtered"
-    update = "weights" if method.clip_reference is filters.origin else "change"
-    return f"gradient of {factors}, or the round's {update}{shape}{after}"
+    return f"gradient of {factors}, or the round's change{shape}{after}"

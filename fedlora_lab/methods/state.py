@@ -201,18 +201,6 @@ def _rank_mask(key: ParamKey, tensor: Tensor, ranks: Tensor) -> Tensor:
     return mask
 
 
-def merge_own_ranks(key: ParamKey, sent: Tensor, own: Tensor, rank: int) -> Tensor:
-    """Takes the first ranks as sent and the others as the client has them, (clients, ...).
-
-    Args:
-        key: whose axes are cut.
-        sent, own: (1 or clients, ...) each.
-        rank: how many ranks are sent.
-    """
-    # Selected, not added: a rank that stays with its client goes up with the bits it came with.
-    return torch.where(_rank_mask(key, sent, torch.tensor([rank]))[0].bool(), sent, own)
-
-
 def pad_to_rank(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Pads both factors with zeros up to the rank: the product stays as it is.
 

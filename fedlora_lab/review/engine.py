@@ -172,9 +172,8 @@ class EngineStep:
         next(event for event in run.events() if isinstance(event, Round))
         assert run.result is not None
         start = {key: x[None] for key, x in run.result.opened.broadcast.tensors.items()}
-        reference = prepared.spec.method.clip_reference
         rows = run.result.received.uploads.items()
-        return {key: x - reference(start[key]) for key, x in rows}, start
+        return {key: x - start[key] for key, x in rows}, start
 
 
 def drawn_batches(run: Recorder) -> Loader:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 from calls import Options, refused
-from row_variants import APART
-from toy_tasks import LORA, UNITS, play, private, random, records_of, same_bits, tokens
+from toy_tasks import APART, LORA, UNITS, play, private, random, records_of, same_bits, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import methods

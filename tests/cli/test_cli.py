@@ -155,7 +155,10 @@ MISTAKES = [
     ("compare digits --lr abc", "lr='abc': expected a number"),
     ("compare digits --lr=-1", "lr=-1.0: expected a number in [0, 1e+09]"),
     ("compare digits --unit patient", "did you mean 'person'?"),
-    ("compare digits --methods dp-lora", "method='dp-lora': expected fl.methods.FedLoRA.replace("),
+    (
+        "compare digits --methods dp-lora",
+        "method='dp-lora': expected 'fedlora', or fl.meth",
+    ),
     ("audit nowhere --canaries 1", "canaries=1: expected a whole number >= 2"),
     ("run regression rolora --epsilon none --unit client", "epsilon=None: expected a number where"),
     ("finetune . --model here --epsilon none --unit client --stop-at 2", "where stop_at, unit is"),

@@ -6,7 +6,6 @@ import pytest
 import torch
 from calls import refused
 from flower_runs import ROUNDS, apart, by_messages, party, protected
-from row_variants import SPLIT
 from test_contract import WRITTEN
 from toy_tasks import (
     UNITS,
@@ -68,7 +67,6 @@ SIGMAS = private("example", sigma=(0.5, 1.0, 3.0))
     [
         *((regression(), slug, None, ROUNDS, {}) for slug in ("flora", "fedsa-lora")),
         (tokens(), "hetlora", protected("example"), ROUNDS, UNEQUAL),
-        (tokens(), SPLIT, protected("client"), ROUNDS, UNEQUAL),
         (tokens(), "deer", protected("client"), ROUNDS, UNEQUAL),
         (tokens(), "fedlora", SIGMAS, ROUNDS.replace(weights="size", lr_decay=0.5), {}),
         (tokens("head"), "deer", protected("example"), ROUNDS.replace(**ADAPTIVE), {}),

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 from flower_runs import ROUNDS, party, protected
-from row_variants import SPLIT
 from toy_tasks import LORA, PLAN, UNITS, other_data, private, tokens
 
 import fedlora_lab as fl
@@ -59,7 +58,6 @@ SHARED = (
     "rolora",
     "deer",
     "fedsa-lora",
-    SPLIT,
     "fed-sb",
     "local",
 )
@@ -76,7 +74,7 @@ def test_replies_hold_what_is_shared_and_noised_and_nothing_else(slug, unit):
     """
     row = methods.get(slug)
     unequal = fl.Lora(rank=3, alpha=3.0, ranks=(1, 3, 2))
-    lora = unequal if slug in ("fedlora", SPLIT) else LORA
+    lora = unequal if slug == "fedlora" else LORA
     both = (tokens("head"), other_data(tokens("head")))
     runs = [wire(task, row, protected(unit), EVERYONE, lora) for task in both]
     quiet = [wire(task, row, protected(unit, clip=0.0), EVERYONE, lora)[2] for task in both]

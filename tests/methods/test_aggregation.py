@@ -9,8 +9,7 @@ import peft
 import pytest
 import torch
 from calls import refused
-from row_variants import APART, WEIGHTS
-from toy_tasks import LORA, PLAN, play, private, random, regression, tokens
+from toy_tasks import APART, LORA, PLAN, play, private, random, regression, tokens
 
 import fedlora_lab as fl
 from fedlora_lab import measures, methods
@@ -20,7 +19,7 @@ from fedlora_lab.methods.state import ParamKey, ServerState
 
 A, B = (ParamKey(side, "layer") for side in "AB")
 # One row for each kind of clip, of filter and of broadcast.
-CLIPPED = ("fedlora", "deer", "la-lora", "fedlpp", APART, WEIGHTS)
+CLIPPED = ("fedlora", "deer", "la-lora", "fedlpp", APART)
 UNEVEN = fl.Lora(rank=2, alpha=3.0, ranks=(1, 2, 1))
 
 

@@ -19,8 +19,8 @@ import broken_rows
 import contract_clauses
 import pytest
 import torch
-from row_variants import APART, SPLIT, WEIGHTS
 from toy_tasks import (
+    APART,
     KEEPS_B,
     LORA,
     PLAN,
@@ -69,8 +69,6 @@ WRITTEN = [
     methods.FedLoRA.replace(name="proximal", penalty=proximal),
     methods.FFA.replace(name="FFA quantised", broadcast=normal_float(width=4, block=8), exact=True),
     APART,
-    SPLIT,
-    WEIGHTS,
 ]
 ROWS = [*methods.ALL.values(), *WRITTEN]
 # Both factors of a product move in a round: maps made of a client's own would be un-noised.
@@ -121,7 +119,7 @@ def pytest_generate_tests(metafunc):
 
 
 MOVES = ("train", "start", "penalty", "clip_groups", "precondition")
-SENDS = ("train", "share", "own_ranks", "clip_groups", "clip_reference", "precondition")
+SENDS = ("train", "share", "clip_groups", "precondition")
 test_leaving_out_one_example_moves_the_sum_by_at_most_c = reads(*MOVES)(
     contract_clauses.leaving_out_one_example
 )
@@ -170,7 +168,7 @@ def test_adapter_changes_nothing_before_training(row):
     assert math.isnan(later) and record.epsilon == 0 and not any(record.traffic)
 
 
-@reads("train", "start", "share", "own_ranks", "aggregate", "broadcast")
+@reads("train", "start", "share", "aggregate", "broadcast")
 def test_a_seed_decides_every_bit_of_a_run_and_of_a_resumed_one(row, unit, tmp_path):
     """A run that was stopped and taken up again has the bits of one that never was; another seed
     gives another run.
@@ -187,7 +185,7 @@ def test_a_seed_decides_every_bit_of_a_run_and_of_a_resumed_one(row, unit, tmp_p
     assert gap(whole[2], other[-1]) > 1e-3
 
 
-@reads("train", "clip_groups", "clip_reference", "precondition", "filter", "penalty", units=True)
+@reads("train", "clip_groups", "precondition", "filter", "penalty", units=True)
 def test_no_clip_no_noise_is_the_plain_run(row, unit):
     """Without clip and noise the run is the run without privacy.
 
@@ -204,7 +202,7 @@ def test_no_clip_no_noise_is_the_plain_run(row, unit):
         assert gap(plain[0], plain[-1]) > 1e-3 or row.share == ""
 
 
-@reads("train", "share", "own_ranks", "precondition", "clip_reference")
+@reads("train", "share", "precondition")
 def test_the_filter_acts_once_where_the_noise_is(row):
     """In the client unit a filter changes an upload in one way: the noised update is filtered,
     once. Every row is given a filter; local steps go on as if there were none.
@@ -221,7 +219,7 @@ def test_the_filter_acts_once_where_the_noise_is(row):
         assert run.result is not None
         start = run.result.opened.broadcast.tensors
         sent = run.result.received.uploads
-        changes.append({k: x - row.clip_reference(start[k][None]) for k, x in sent.items()})
+        changes.append({k: x - start[k][None] for k, x in sent.items()})
     once = {k: binomial(5)(x, k.side) if k.side in "AB" else x for k, x in changes[0].items()}
     torch.testing.assert_close(changes[1], once, rtol=1e-6, atol=1e-9)
 
@@ -240,10 +238,10 @@ def test_no_path_from_data_round_the_clip(row, unit):
         same_bits(one, other, "clipped", "nonfinite", *hidden)
 
 
-@reads("train", "share", "own_ranks", "aggregate", "balance")
+@reads("train", "share", "aggregate", "balance")
 def test_frozen_and_unsent_factors_never_change_on_the_server(row, unit):
     """A factor that does not move, or is not sent, never changes on the server and takes no room on
-    the way up; unless the server's rule says that it writes it. Own ranks are not sent.
+    the way up; unless the server's rule says that it writes it.
     """
     task = tokens("head")
     written = getattr(row.aggregate, "writes", ())
@@ -252,20 +250,19 @@ def test_frozen_and_unsent_factors_never_change_on_the_server(row, unit):
     if row.balance is None and not set(written) & {*"ABRW", "gain"}:
         plan = plan.replace(server_optimizer=fl.SGD(0.5))  # nor does it coast
     records = play(task, row, private(unit), plan)
-    own = math.ceil((1 - row.own_ranks) * LORA.rank) / LORA.rank
     for t, (before, after) in enumerate(pairwise(records)):
         old, new = (require_source(record)[2] for record in (before, after))
         up = _sent_up(row, t, plan.local_steps, old)
         for key, tensor in old.tensors.items():
             same = torch.equal(tensor.nan_to_num(), new.tensors[key].nan_to_num())
             assert same == (key not in up) or key.side in written, f"{key} in round {t + 1}"
-        sizes = [old.tensors[key].numel() * (1 if key.side == "head" else own) for key in up]
+        sizes = [old.tensors[key].numel() for key in up]
         if "upload_sizes" not in type(row.aggregate).__dict__:  # the rule asks for nothing else
             numbers = len(task.clients) * sum(sizes)
             assert after.traffic[:2] == (numbers, 4 * numbers), f"round {t + 1}"
 
 
-@reads("share", "own_ranks", units=True)
+@reads("share", units=True)
 def test_kept_factors_stay_with_their_client(row, unit):
     """What moves and is not sent is there when its client comes again. That no other client's data
     reach it: test_methods_that_keep_ranks_equal_their_loops.
@@ -278,10 +275,8 @@ def test_kept_factors_stay_with_their_client(row, unit):
     once, later = (_finished(task, row, unit, plan.replace(rounds=n)) for n in (1, 6))
     ids = list(once.participants(0))
     assert 0 < len(ids) < len(task.clients)
-    sent = math.ceil((1 - row.own_ranks) * LORA.rank) if row.own_ranks else 0
     for key in once.state.personal:
-        values = (run.state.personal[key][ids] for run in (once, later))
-        home = (x[:, sent:] if key.side == "A" else x[..., sent:] for x in values)
+        home = (run.state.personal[key][ids] for run in (once, later))
         assert torch.equal(*home), f"{key} was not there in a later round"
 
 

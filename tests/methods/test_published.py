@@ -84,12 +84,9 @@ def test_the_table_is_the_rows():
         ("la-lora", "noise", "gradient of A and B, or the round's change, then filtered"),
     ):
         assert table.loc[slug, column] == expected, slug
-    mine = methods.FedLoRA.replace(
-        name="mine", train=lambda t, s: "B", own_ranks=0.25, clip_reference=methods.filters.origin
-    )
+    mine = methods.FedLoRA.replace(name="mine", train=lambda t, s: "B", share="B")
     row = fl.methods.table([mine]).loc["mine"]
-    assert (row["train"], row["share"]) == ("<lambda>", "75% of the ranks")
-    assert row["noise"] == "gradient of B, or the round's weights"
+    assert (row["train"], row["share"]) == ("<lambda>", "B")
     assert math.isnan(row["up"])
 
 

@@ -10,11 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import reference_methods as plain
-import row_variants
 import torch
 from reference_methods import Loop, together
 from scipy.stats import binomtest, kstest
-from toy_tasks import LORA, private, records_of, somewhere, tokens
+from toy_tasks import APART, LORA, private, records_of, somewhere, tokens
 
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
@@ -121,9 +120,7 @@ def sketches(run):
 
 VARIANTS = {
     "fedask-both": fl.methods.FedASK.replace(train=fl.Cycle(("AB",)), exact=False),
-    "dp-lora": row_variants.APART,
-    "dp-fedlora": row_variants.WEIGHTS,
-    "split-ranks": row_variants.SPLIT,
+    "dp-lora": APART,
 }
 AB = together("AB")
 B = together("B")
@@ -152,12 +149,11 @@ LOOPS: dict[str, Loop | Callable[[Trace], Loop]] = {
     "fed-sb": Loop(together("R"), plain.plain_mean),
     "ravan": Loop(together("R"), plain.ravan),
     "dp-lora": Loop(plain.apart, plain.plain_mean),
-    "dp-fedlora": Loop(AB, plain.plain_mean, sends=plain.weights_themselves),
 }
 UP_TO_SIGNS = {"fedmomentum", "flexlora", "fedsvd", "fedgsa", "fedask", "fedask-both"}
 UNEQUAL = {row: LOOPS[row] for row in ("flora", "flexlora", "fedgsa", "hetlora")}
 UNEQUAL["fedlora"] = Loop(AB, plain.padded_changes)
-UNITS = {"dp-lora": "example", "dp-fedlora": "client", "deer-literal": "client"}
+UNITS = {"dp-lora": "example", "deer-literal": "client"}
 UNITS |= {"ravan": "example"}  # nothing of so small cores' round reaches the clip
 
 
@@ -204,7 +200,7 @@ def test_one_round_from_nonzero_tensors_equals_the_loop(row):
 
 
 # How many of three ranks of A and of B are sent; the others stay with their client.
-SENT = {"fedsa-lora": {"A": 3, "B": 0}, "split-ranks": {"A": 2, "B": 2}}
+SENT = {"fedsa-lora": {"A": 3, "B": 0}}
 
 
 @pytest.mark.parametrize(("row", "setting", "clip"), cases(SENT))
@@ -233,12 +229,6 @@ def test_flora_draws_a_new_factor_each_round():
     entries = np.concatenate([a.ravel() for a in drawn])
     assert len(np.unique(entries)) == len(entries)
     assert kstest(entries, "uniform", args=(-1, 2)).pvalue > 1e-3
-
-
-def test_dp_fedlora_on_a_sum_equals_its_loop():
-    """Where the server sees a sum only, it is that of the clipped weights too."""
-    run = follow("dp-fedlora", 0.3, "client unit", trust="secagg")
-    follows(run, "dp-fedlora", LOOPS["dp-fedlora"])
 
 
 # ---- AS-LoRA: training with given modes, scores, and how modes are drawn

@@ -63,7 +63,7 @@ def test_what_was_found_is_what_the_frames_say():
     verdicts = pd.read_csv(results / "claims.csv")["verdict"].value_counts()
     holds, *refuted = verdicts[["holds", "opposite", "no difference of that size"]]
     decided = f"decide {holds + sum(refuted)}"
-    six = pd.read_csv(ROOT / "docs" / "figures" / "digits.csv", index_col="method")
+    six: Any = pd.read_csv(ROOT / "docs" / "figures" / "digits.csv", index_col="method")
     assert six.loc["rolora", "deviation"] < 1e-6
     base = pd.read_csv(results / "baselines.csv").query("epsilon == 8").groupby("method").mean(True)
     audits = pd.read_csv(results / "audit.csv")

@@ -4,8 +4,7 @@ from typing import Any
 
 import planted_bugs
 import pytest
-from row_variants import APART
-from toy_tasks import LORA, tokens
+from toy_tasks import APART, LORA, tokens
 
 import fedlora_lab as fl
 from fedlora_lab.review.engine import engine_subject

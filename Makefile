@@ -91,7 +91,7 @@ bench: setup ## measure speed beside peers, one thread each; rewrites benchmarks
 
 results: setup ## run every study from where it stands and judge the claims; what is whole is not run again
 	@for name in $$($(BIN)/python -m studies | awk '{print $$1}'); do $(QUICK) $(BIN)/python -m studies $$name || exit 1; done
-	@for name in updates claims_page amplification rates clip_usage read_sentences suggested_rates; do $(QUICK) $(BIN)/python -m studies.$$name || exit 1; done
+	@for name in updates claims_page amplification rates read_sentences suggested_rates; do $(QUICK) $(BIN)/python -m studies.$$name || exit 1; done
 	$(QUICK) $(BIN)/python scripts/audit_table.py
 
 lint: setup ## ruff and pyrefly

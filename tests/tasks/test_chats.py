@@ -184,3 +184,18 @@ def test_answers_longer_than_what_is_written_are_told_of(long, told, recwarn):
     if long == 1:  # of public rows each one
         with pytest.warns(match="^max_new_tokens=5: 1 of 24 test answers have more tokens and can"):
             prompts(rows[1:], **HAND, max_new_tokens=5, test=rows, public_test=True)
+
+
+@pytest.mark.slow
+def test_a_decoder_is_finetuned_on_chats(tmp_path):
+    """Fault: a signature that names the column, and a classifier that is made of it."""
+    rows = pd.DataFrame({"messages": CHATS})
+    options: Options = {
+        "clients": 2,
+        "rounds": 1,
+        "epsilon": None,
+        "say": None,
+        "max_new_tokens": 1,
+    }
+    tuned = fl.finetune(chat_folder()[0], rows, messages="messages", out=tmp_path, **options)
+    assert tuned.record.index == 1 and "exact_match" in tuned.record.metrics

@@ -28,6 +28,8 @@ from fedlora_lab.tasks.task import add_to_digest, named_tensors
 Memory = Callable[[Context], str | Path | None]
 FILE = "client"
 """The name of the file in a memory's folder."""
+BEGUN = "begun"
+"""An empty file that tells a memory that was lost from one that is new."""
 EXAMPLES = "examples"
 """The record with key and digest of the examples."""
 RELEASED = "released"
@@ -58,20 +60,28 @@ def open_memory(memory: Memory | None, context: Context) -> Iterator[RecordDict]
                 check(folder.is_absolute(), "memory", str(folder), expected)
                 what = f"memory={str(folder)!r}"
                 held.enter_context(lock_folder(folder, patience=PATIENCE, what=what))
-                # Also a link that leads nowhere: a new memory would forget what was answered.
-                if os.path.lexists(folder / FILE):
+                if is_begun(folder):
                     context.state = read_memory(folder)
         yield context.state
         if folder is not None:
             with private_errors("writing its memory"):
                 content = recorddict_to_proto(context.state).SerializeToString()
                 write_atomically(folder / FILE, _with_digest(content))
+                if not (folder / BEGUN).exists():
+                    write_atomically(folder / BEGUN, b"")
+
+
+def is_begun(folder: "str | Path") -> bool:
+    """Whether something was kept in a memory's folder, be it that its file is lost since then."""
+    # Also a link that leads nowhere: a new memory would forget what was answered and spent.
+    return any(os.path.lexists(Path(folder) / name) for name in (BEGUN, FILE))
 
 
 def read_memory(folder: "str | Path") -> RecordDict:
     """Reads what a client keeps in its memory.
 
-    Raises: ``ValueError`` for a memory that is damaged: what was answered and spent is then lost.
+    Raises: ``ValueError`` for a memory that is damaged or gone: what was answered and spent is then
+        lost.
     Guarantees: test_client_memory.py::test_no_answer_comes_from_a_damaged_memory.
     """
     stored = read_bytes(Path(folder) / FILE)
@@ -152,7 +162,7 @@ def client_ledger(kept: "RecordDict | str | Path") -> "Ledger | None":
     """
     state = kept
     if not isinstance(state, RecordDict):
-        state = read_memory(state) if os.path.lexists(Path(state) / FILE) else RecordDict()
+        state = read_memory(state) if is_begun(state) else RecordDict()
     return _compose(state.config_records.get(RELEASED, {}))
 
 

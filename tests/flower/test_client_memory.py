@@ -213,7 +213,7 @@ def test_a_memory_that_cannot_be_had_is_named(tmp_path, monkeypatch, caplog):
 
 
 def test_no_answer_comes_from_a_damaged_memory(tmp_path):
-    """Empty, cut, extended, one bit flipped anywhere: refused, and never answered anew."""
+    """Lost, empty, cut, extended, one bit flipped anywhere: refused, and never answered anew."""
     everybody = agreed(protected("example"))
     path = tmp_path / "0" / memory.FILE
     answer = ask(everybody, tmp_path)
@@ -228,6 +228,11 @@ def test_no_answer_comes_from_a_damaged_memory(tmp_path):
         with refused(r"^memory='.*0': expected what this client wrote"):
             client_ledger(tmp_path / "0")
         assert path.read_bytes() == content
+    path.unlink()
+    with refused(r"^opening its memory failed at this site"):
+        ask(everybody, tmp_path)
+    with refused("client: expected a file that can be read"):
+        client_ledger(tmp_path / "0")
     path.write_bytes(stored)
     assert ask(everybody, tmp_path) == answer
 

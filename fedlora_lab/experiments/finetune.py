@@ -335,12 +335,13 @@ def _data_name(frame: object) -> str:
 def _tell_neighbours(beside: Neighbours, cell: Cell, settings: Settings) -> None:
     """Tells what was spent beside this run on the same rows, and which run could go on instead."""
     names = cell.task.given_names
-    for place, ledgers in beside.same.items():
+    for place in beside.same:
         folder = Folder(place)
         same = folder.continues(run_settings(folder, cell.task, cell.privacy, [cell], ""))
         # Noise is each client's own, by its name: under other names a run does not go on.
-        book = ledgers.get(folder.cell(cell.slug, cell.seed).name)
-        same = same and (book is None or names in (None, book.client_names))
+        book = folder.cell(cell.slug, cell.seed) / "ledger.json"
+        if same and names is not None and book.exists():
+            same = Ledger.load(book).client_names == names
         last = folder.last_round(cell.slug, cell.seed) if same else -1
         state = f"stopped after round {last}: goes on with it"
         if last >= cell.plan.rounds:

@@ -56,9 +56,9 @@ def _status(typed: list[str]) -> int:
         return 2
     except click.ClickException as error:
         return _fail(error.format_message())
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as stop:
         line = "stopped; the same command without --fresh goes on from the last finished round"
-        return _fail(line, 130)
+        return _fail(f"{line}; {stop}" if str(stop) else line, 130)
     except (ValueError, OSError, ImportError) as error:
         return _fail(str(error) or type(error).__name__)
     except RuntimeError as error:

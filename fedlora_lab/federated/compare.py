@@ -293,7 +293,7 @@ def compare(
     Raises: ``ValueError`` before the first run when a name, plan or privacy does not fit;
         `ChildProcessError` after the last one where runs in workers failed. That and the
         `KeyboardInterrupt` of a comparison name the runs that are missing, and have the frame of
-        the others in ``frame``.
+        the others in ``frame``; with ``out`` the others lie there.
     Guarantees: test_jobs.py::test_frames_do_not_depend_on_the_number_of_jobs.
 
     >>> import fedlora_lab as fl
@@ -497,9 +497,6 @@ def _run_cells(
             # Runs of this process have moved the bar themselves.
             bar.update(0 if shown else cells[places[number]].plan.rounds)
     except (KeyboardInterrupt, ChildProcessError) as stop:
-        missing = few((cell.name for i, cell in enumerate(cells) if i not in frames), 8)
-        line = f"{len(frames)} of {len(cells)} runs are finished, missing: {missing}"
-        stop.args = (str(stop) or line,)
         stop.frame = _joined(frames)  # type: ignore[missing-attribute]
         raise
     return _joined(frames)

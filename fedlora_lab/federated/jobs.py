@@ -68,10 +68,23 @@ def run_works(works: Sequence[Work], jobs: int | None) -> Iterator[tuple[int, An
 
     Args: works: independent of each other. jobs: as of `compare`.
     Raises: `Unfinished` after all others have ended, where a work raised an error or its worker
-        died twice.
+        died twice; a ``KeyboardInterrupt`` that names what is missing.
     Guarantees: test_jobs.py::test_a_killed_worker_is_told_and_its_run_repeated,
-        ::test_an_error_in_a_worker_names_its_run_and_stops_no_other.
+        ::test_an_error_in_a_worker_names_its_run_and_stops_no_other,
+        ::test_an_interrupt_loses_no_finished_run_and_says_what_is_missing.
     """
+    missing = {number: work.name for number, work in enumerate(works)}
+    try:
+        for number, value in _run(works, jobs):
+            del missing[number]
+            yield number, value
+    except KeyboardInterrupt:
+        done = f"{len(works) - len(missing)} of {len(works)} runs are finished"
+        raise KeyboardInterrupt(f"{done}, missing: {few(missing.values(), 8)}") from None
+
+
+def _run(works: Sequence[Work], jobs: int | None) -> Iterator[tuple[int, Any]]:
+    """What `run_works` does until it is interrupted."""
     count = workers_for(jobs)
     if count is None:
         # As many threads as in a worker, so that sums are rounded alike.

@@ -194,7 +194,7 @@ from test_jobs import compare
 def stop():
     while not store.exists() or store.read_bytes().count(b"\\n") < 3:
         time.sleep(0.01)
-    os.kill(os.getpid(), signal.SIGINT)
+    os.killpg(os.getpgrp(), signal.SIGINT)  # as a terminal does: workers get it too
 
 if __name__ == "__main__":
     store = Path(sys.argv[1])
@@ -210,7 +210,7 @@ if __name__ == "__main__":
 def test_an_interrupt_loses_no_finished_run_and_says_what_is_missing(tmp_path):
     script, store = tmp_path / "script.py", tmp_path / "runs.jsonl"
     script.write_text(STOPPED)
-    done = succeeded(sys.executable, script, store, env=ENVIRONMENT)
+    done = succeeded(sys.executable, script, store, env=ENVIRONMENT, start_new_session=True)
     line = r"(\d+) (\d+) of 800 runs are finished, missing: fedlora lr=.* and \d+ more\n"
     found = re.fullmatch(line, done.stdout)
     assert found is not None, done.stdout

@@ -63,21 +63,21 @@ def the_same_every_step(prepared, t, s, ids):
 # ---- noise
 
 
-def shared_by_clients(shapes, std, streams, where):
-    return gaussian_noise(shapes, std, streams, [where[0]] * len(where))
+def shared_by_clients(shapes, std, streams, where, like=None):
+    return gaussian_noise(shapes, std, streams, [where[0]] * len(where), like)
 
 
-def shared_by_rounds(shapes, std, streams, where):
-    return gaussian_noise(shapes, std, streams, [(0, *place[1:]) for place in where])
+def shared_by_rounds(shapes, std, streams, where, like=None):
+    return gaussian_noise(shapes, std, streams, [(0, *place[1:]) for place in where], like)
 
 
-def shared_by_layers(shapes, std, streams, where):
+def shared_by_layers(shapes, std, streams, where, like=None):
     each = ({key: shape} for key, shape in shapes.items())
-    return {k: x for one in each for k, x in gaussian_noise(one, std, streams, where).items()}
+    return {k: x for one in each for k, x in gaussian_noise(one, std, streams, where, like).items()}
 
 
-def over_the_root(shapes, std, streams, where):
-    return gaussian_noise(shapes, [level / 3**0.5 for level in std], streams, where)
+def over_the_root(shapes, std, streams, where, like=None):
+    return gaussian_noise(shapes, [level / 3**0.5 for level in std], streams, where, like)
 
 
 # ---- ledger and participation

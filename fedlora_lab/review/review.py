@@ -34,7 +34,8 @@ class Review:
     Args:
         findings: one for each check, in the order of `CHECKS`.
         epsilon: what the measured sensitivity, noise and sampling give at the claimed delta;
-            infinite where no finite one can be stated; ``None`` without steps or delta.
+            infinite where no finite one can be stated; ``None`` without steps or delta, and where
+            the noise of one step takes back a part of the last one's.
         claims: what was claimed.
         limits: what so many calls on these examples could not have shown, in sentences.
     """
@@ -99,18 +100,18 @@ class Review:
         stated = self.claims.epsilon
         claimed = "" if stated is None else f" (claimed: {round_up(stated, '.4g')})"
         if self.epsilon is None:
-            return "No ε: it needs steps and delta among the claims."
+            tied = "noise independence" in self.not_as_claimed
+            need = "noise that is drawn anew in every step" if tied else "steps and delta claimed"
+            return f"No ε: it needs {need}."
         if math.isinf(self.epsilon):
             return f"No finite ε can be stated{claimed}."
         noise = self["noise size"]
-        untold = "cannot tell" in (noise.verdict, self["sensitivity"].verdict)
-        name = "ε of the claims" if untold else "ε of what was looked at"
-        least = "at least " if self.broken & {"sensitivity", "signal"} else ""
         # What was done after the noise hides the noise that was added.
-        if "post-processing" in self.not_as_claimed:
-            name = "ε of the claims"
+        untold = "cannot tell" in (noise.verdict, self["sensitivity"].verdict)
+        name = "ε of the claims" if untold or self.not_as_claimed else "ε of what was looked at"
+        least = "at least " if self.broken & {"sensitivity", "signal"} else ""
         # Noise and moves may both be too large by one factor, which changes no ε.
-        elif noise.verdict == "not as claimed" and noise.number > 1:
+        if self.not_as_claimed == {"noise size"} and noise.number > 1:
             name, least = "ε if denominator and clip_norm are right", ""
         # Without amplification: other sampling may amplify too, by how much is not known.
         name = "ε without amplification" if "sampling" in self.broken else name
@@ -129,7 +130,10 @@ class Review:
         return "\n".join([*rows, self.summary, *unseen])
 
     def _repr_html_(self) -> str:
-        rows = [(f.check, f.verdict, f"{f.number:.3g}", explained(f)) for f in self.findings]
+        rows = [
+            (f.check, f.verdict, "" if math.isnan(f.number) else f"{f.number:.3g}", explained(f))
+            for f in self.findings
+        ]
         last = [("", "", "", self.summary)]
         last += [("not looked at", "", "", limit) for limit in self.limits]
         return html_table([*rows, *last], ("check", "verdict", "number", ""))
@@ -145,7 +149,8 @@ def explained(finding: Finding) -> str:
     if finding.verdict != "broken":
         return finding.words
     check = CHECKS[finding.check]
-    return f"{finding.words} ({finding.example}). {check.remedy} See {check.docs}"
+    shown = "" if finding.example in finding.words else f" ({finding.example})"
+    return f"{finding.words}{shown}. {check.remedy} See {check.docs}"
 
 
 def step(

@@ -1,10 +1,11 @@
-"""Record docs/figures/bench.gif, the moving picture of README.md: the bench in a real JupyterLab.
+"""Record the playground: docs/figures/playground.gif, the moving picture of README.md, and the
+still picture that a notebook shows of it.
 
     python scripts/moving_picture.py
 
 Two methods are trained at one learning rate and then at four times that rate. Nothing is drawn
-here: every picture is a screenshot of the page while it trains. It takes about two minutes and
-needs Chromium.
+here: every picture is a screenshot of the page while it trains. It takes a minute and needs
+Chromium.
 """
 
 import io
@@ -16,43 +17,42 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from fedlora_lab.course import playground
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "tests" / "browser"))
-sys.path.append(str(ROOT / "tests"))
+sys.path += [str(ROOT / "tests"), str(ROOT / "tests" / "browser")]
 
-from lab import FLAGS, Lab, chromium, open_notebook  # noqa: E402  the lab of the browser tests
+from lab import FLAGS, chromium  # noqa: E402  the browser of the tests
 
-PICTURE = ROOT / "docs" / "figures" / "bench.gif"
+PICTURE = ROOT / "docs" / "figures" / "playground.gif"
 LIMIT = 1_500_000  # bytes
-CELLS = (
-    "import fedlora_lab as fl\ntask = fl.tasks.digits(clients=10, alpha=0.5, seed=0)",
-    'fl.course.widgets.live(task, method="fedlora", epsilon=8)',
-)
-RUNS = (("fedlora", "0.4"), ("ffa-lora", "0.4"), ("fedlora", "1.6"), ("ffa-lora", "1.6"))
-ROUND, LOOK, END = 80, 1800, 4000
-"""Milliseconds that a picture stays: during a run, after a knob was turned, at the end."""
+WIDTH, HEIGHT = 1100, 664  # pixels: bar, sliders, sentence, walls of digits, the chart of accuracy
+ROUNDS = 3  # between two pictures
+STEP, LOOK, END = 120, 1800, 4500
+"""Milliseconds that a picture stays: during a run, at its start, at its end."""
+ACTS = 2
 
 
 class Film:
-    """Screenshots of the bench and how long each is shown; equal ones are joined."""
+    """Screenshots of the page, and how long each is shown."""
 
-    def __init__(self, page: Any, box: dict[str, float]) -> None:
-        self.page, self.box = page, box
+    def __init__(self, page: Any) -> None:
+        self.page = page
         self.pictures: list[Image.Image] = []
         self.milliseconds: list[int] = []
 
-    def take(self, milliseconds: int) -> None:
-        shot = self.page.screenshot(clip=self.box)
+    def take(self, milliseconds: int, height: int = HEIGHT) -> Image.Image:
+        # Painted in several frames: in the second after the last of them all is in the page.
+        self.page.wait_for_timeout(250)
+        shot = self.page.screenshot(clip={"x": 0, "y": 0, "width": WIDTH, "height": height})
         picture = Image.open(io.BytesIO(shot)).convert("RGB")
-        if self.pictures and picture.tobytes() == self.pictures[-1].tobytes():
-            self.milliseconds[-1] = max(self.milliseconds[-1], milliseconds)
-            return
         self.pictures.append(picture)
         self.milliseconds.append(milliseconds)
+        return picture
 
     def write(self, path: Path) -> None:
         """As a GIF that repeats, with one palette for all pictures, taken from the last."""
-        palette = self.pictures[-1].quantize(64)
+        palette = self.pictures[-1].quantize(96)
         drawn = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in self.pictures]
         # The end is shown first: it is what a reader sees where nothing moves.
         first, *others = [drawn[-1], *drawn]
@@ -66,46 +66,40 @@ class Film:
         )
 
 
-def train(film: Film, output: Any, method: str, rate: str) -> None:
-    """Choose a method and a rate as a reader does, press Start, and look on until it has ended."""
-    output.locator("select").first.select_option(method)
-    knob = output.locator("[data-knob=lr]")
-    knob.fill(rate)
-    knob.press("Enter")
-    output.locator(".rate").filter(has_text=f"learning rate {rate}").wait_for()
-    film.take(LOOK)
-    rows = output.locator("td [data-label]").count()
-    output.get_by_role("button", name="Start", exact=False).first.click()
-    output.locator("td [data-label]").nth(rows).wait_for()
-    output.locator(".state").filter(has_text="running").wait_for()
-    while output.locator(".state").inner_text() != "finished":
-        film.take(ROUND)
-        film.page.wait_for_timeout(50)
-    film.take(LOOK)
+def record(page: Any) -> tuple[Film, Image.Image]:
+    """The film of the first acts of the first story, and a still picture of their end."""
+    page.evaluate("window.pg = document.querySelector('[data-fedlora-playground]').playground")
+    film = Film(page)
+    for act in range(ACTS):
+        page.evaluate("act => { pg.act(0, act); pg.play(false); }", act)
+        film.take(LOOK)
+        while page.evaluate("pg.lanes[0].round < pg.problem.rounds"):
+            page.evaluate("rounds => { for (let i = 0; i < rounds; i++) pg.step(); }", ROUNDS)
+            film.take(STEP)
+        film.milliseconds[-1] = END
+    bottom = page.locator(".stage").evaluate("e => e.getBoundingClientRect().bottom")
+    page.set_viewport_size({"width": WIDTH, "height": int(bottom)})
+    return film, Film(page).take(END, int(bottom))
 
 
 def main() -> None:
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "playground.html"
+        # Without the title of the page, which README and notebooks have said.
+        text = playground.page().replace("<header>", "<header hidden>")
+        path.write_text(text, encoding="utf-8")
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        lab = Lab(Path(folder))
-        try:
-            with open_notebook(browser, lab, "bench.ipynb", CELLS) as notebook:
-                notebook.dress("Light", 1290, 1500)
-                output = notebook.run(1)
-                output.get_by_role("button", name="Step", exact=False).first.click()
-                bench = output.locator(".fl-bench")
-                bench.scroll_into_view_if_needed()
-                box = bench.bounding_box()
-                film = Film(notebook.page, {**box, "height": min(box["height"], 1090)})
-                for method, rate in RUNS:
-                    train(film, output, method, rate)
-                film.take(END)
-        finally:
-            lab.close()
-            browser.close()
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        page.goto(path.as_uri())
+        film, still = record(page)
+        browser.close()
     film.write(PICTURE)
+    still.quantize(160).save(playground.STILL, optimize=True)
     size = PICTURE.stat().st_size
-    print(f"{PICTURE.name}: {len(film.pictures)} pictures, {size / 1e6:.2f} MB")
+    kilobytes = playground.STILL.stat().st_size // 1000
+    print(
+        f"{PICTURE.name}: {len(film.pictures)} pictures, {size / 1e6:.2f} MB; still {kilobytes} kB"
+    )
     if size > LIMIT:
         raise SystemExit(f"{PICTURE.name}: expected at most {LIMIT / 1e6} MB")
 

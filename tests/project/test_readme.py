@@ -49,7 +49,7 @@ def test_the_page_is_short_and_fits_its_column():
     assert len(README.splitlines()) <= 120
     code = re.findall(r"```\w+\n(.*?)```", README, re.S)
     assert max(len(line) for block in code for line in block.splitlines()) <= 88
-    assert (ROOT / "docs" / "figures" / "bench.gif").stat().st_size <= 1_500_000
+    assert (ROOT / "docs" / "figures" / "playground.gif").stat().st_size <= 1_500_000
 
 
 def test_what_was_found_is_what_the_frames_say():

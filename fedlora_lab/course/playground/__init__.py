@@ -43,6 +43,12 @@ every digit in noise, and sends it. Two methods do it side by side, in this page
 </body>
 </html>
 """
+STILL = HERE / "still.png"
+"""The page at the end of two runs, by scripts/moving_picture.py."""
+FINDING = (
+    "At four times the learning rate FedLoRA has lost what it learned and FFA-LoRA has not: most "
+    "of FedLoRA's product is noise times noise"
+)
 ABOUT = "ten clients with real handwritten digits train in the browser."
 
 
@@ -71,6 +77,10 @@ class Playground(anywidget.AnyWidget):
         self.add_traits(_esm=traitlets.Unicode(module()).tag(sync=True))
         super().__init__()
 
+    def picture(self) -> "Still":
+        """Returns a picture of the page at the end of two runs."""
+        return Still()
+
     def __repr__(self) -> str:
         return f"Playground: {ABOUT}"
 
@@ -79,3 +89,10 @@ class Playground(anywidget.AnyWidget):
         about = f"<p><b>Playground:</b> {ABOUT} Run this cell to use it.</p>"
         html = f"<div data-fedlora-playground>{about}</div>"
         return {**bundle, "text/plain": repr(self), "text/html": html}, *metadata
+
+
+class Still:
+    """A picture of the page, which a notebook shows where no widget is."""
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        return {"image/png": STILL.read_bytes(), "text/plain": f"Picture: {FINDING}"}

@@ -426,7 +426,7 @@ function knobsOf({splits}) { // key, label, what it stands at in words, and the 
     {key: "clip", label: "Clip norm C", words: i => short(STOPS.clip[i]), last: STOPS.clip.length - 1},
     {key: "rank", label: "Rank r", words: i => String(STOPS.rank[i]), last: STOPS.rank.length - 1},
     {key: "split", label: "Clients are", words: i => splits[i].words, last: splits.length - 1},
-    {key: "bits", label: "Bits down, FedLPP", words: i => i ? String(i + 1) : "1: three levels", last: 3},
+    {key: "bits", label: "FedLPP's bits", words: i => i ? String(i + 1) : "1: three levels", last: 3},
   ];
 }
 
@@ -546,13 +546,14 @@ export function mountPlayground(home, tables) {
   // The loop: a few clients in a frame, then one part of the picture
 
   function play(on) {
-    if (on && lanes[0].round >= problem.rounds) reset();
+    if (on && isOver()) reset();
     running = on;
     due = performance.now();
-    find("[data-do=play]").textContent = running ? "Pause" : lanes[0].round === 0 || lanes[0].round >= problem.rounds ? "Start" : "Go on";
+    find("[data-do=play]").textContent = running ? "Pause" : lanes[0].round === 0 || isOver() ? "Start" : "Go on";
     if (!running) speak();
     wake();
   }
+  const isOver = () => !working && lanes[0].round >= problem.rounds;
   function wake() {
     if (!frame) frame = requestAnimationFrame(next);
   }
@@ -565,7 +566,7 @@ export function mountPlayground(home, tables) {
       if (!working) {
         due = Math.max(now, due + 1000 / find("[data-speed]").value);
         paintSoon();
-        if (lanes[0].round >= problem.rounds) ended();
+        if (isOver()) ended();
       }
     }
     if (running || waiting.length) wake();
@@ -577,11 +578,12 @@ export function mountPlayground(home, tables) {
     if (!working.length) working = null;
   }
   function step() {
-    play(false);
-    if (lanes[0].round >= problem.rounds) return;
-    do advance(); while (working);
+    running = false;
+    if (!isOver()) {
+      do advance(); while (working);
+    }
     paintSoon();
-    speak();
+    play(false);
   }
   function ended() {
     play(false);

@@ -102,6 +102,14 @@ class _Package(ModuleType):
         calls = ", ".join(f"{name}.{function}" for function in functions)
         raise KeywordError(f"{name}(...): expected one of {calls}")
 
+    def __getattr__(self, name: str) -> Any:
+        own = vars(self).get("__getattr__")
+        if own is not None:
+            return own(name)  # it says in words of its own what was meant
+        line = f"module {self.__name__!r} has no attribute {name!r}"
+        public = [x for x in dir(self) if not x.startswith("_")]
+        raise AttributeError(line + ("" if name.startswith("_") else _nearest(name, public)))
+
 
 class _Library(ModuleType):
     """This module: the import system binds packages to it, whoever imports them first."""
@@ -130,12 +138,17 @@ def __getattr__(name: str) -> Any:
 
 def _meant(name: str) -> str:
     """Ends the line on a name that is not here: what is nearest, a method, or all that there is."""
-    from fedlora_lab._utils.validation import did_you_mean
     from fedlora_lab.methods import published
 
     if row := published.find(name):
         return f"; did you mean 'fedlora_lab.methods.{published.name_of(row.slug)}'?"
-    return did_you_mean(name, __all__) or f"; it has: {', '.join(__all__)}"
+    return _nearest(name, __all__)
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    from fedlora_lab._utils.validation import did_you_mean
+
+    return did_you_mean(name, names) or f"; it has: {', '.join(names)}"
 
 
 def __dir__() -> list[str]:

@@ -140,6 +140,7 @@ def paired_difference(
     >>> paired_difference(tidy, *pair, "loss").seeds
     2
     """
+    check(hasattr(frame, "columns"), "frame", frame, "a frame, such as fl.compare returns")
     given = frame
     if measure not in frame:
         frame = run_ends(frame, measure).rename(columns={"after": measure}).reset_index()

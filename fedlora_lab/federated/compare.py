@@ -369,6 +369,7 @@ COUNTED = {"epsilon", "rounds", "local_steps", "batch", "participation"}
 
 def grid_points(grid: Mapping[str, Iterable[Any]] | None, lr: Any) -> list[dict[str, Any]]:
     """Lists the combinations of a grid, the learning rate varying fastest."""
+    check(isinstance(grid, Mapping | None), "grid", grid, 'a mapping, such as {"lr": [0.1, 0.4]}')
     grid = dict(grid or {})
     if lr is not None:
         check("lr" not in grid, "lr", lr, "None where the grid has it")
@@ -573,6 +574,7 @@ def best(
     from pandas.api.types import is_numeric_dtype
 
     names = [by] if isinstance(by, str) else list(by)
+    check(hasattr(frame, "columns"), "frame", frame, "a frame that compare returned")
     varied = varied_columns(frame)
     check(set(names) <= set(varied), "by", by, "columns that vary: " + (few(varied, 8) or "none"))
     seeds = sorted(frame["seed"].dropna().unique().tolist())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check
-from fedlora_lab.federated.make_spec import make_run_spec
+from fedlora_lab.federated.make_spec import check_parts, make_run_spec
 from fedlora_lab.federated.spec import Prepared, RunSpec, initial_server, prepare_run
 from fedlora_lab.flower import messages
 from fedlora_lab.methods.method import Method
@@ -87,6 +87,7 @@ class Participant:
         Raises: ``ValueError`` (name, value, range), also for trust="central": clients on Flower
             clip and noise for themselves, and no un-noised value reaches the server.
         """
+        check_parts(task, privacy, plan)
         trust = None if privacy is None else privacy.trust
         expected = "'local' or 'secagg': on Flower clients clip and noise for themselves"
         check(trust != "central", "trust", trust, expected)

@@ -122,7 +122,7 @@ def test_a_record_says_what_a_has_taken_up_so_far():
         ("fed-sb", "noised is something else than the factors"),
         ("deer", ".* shapes the noise on A by B"),
         ("as-lora", "which factor moves is chosen during the run"),
-        ("fedsa-lora", "B, or part of it, stays with its client"),
+        ("fedsa-lora", "B stays with its client"),
     ],
 )
 def test_where_the_noise_on_an_output_is_not_known_it_is_said(slug, reason):

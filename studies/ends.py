@@ -118,7 +118,7 @@ def predict_ends(name: str, case: Case) -> pd.DataFrame:
         curvature = 2 / fl.measures.flatness(task, first, task.validation)
     rows = []
     for slug in METHODS:
-        row = {"cell": name, "method": slug, "curvature": curvature, "middle": curvature}
+        row: Any = {"cell": name, "method": slug, "curvature": curvature, "middle": curvature}
         if case.epsilon is not None:
             noise = noise_at_one(case, slug)
             taken_up = 9 * INPUTS[case.task[0]] * noise.linear / (lora.scaling**2 * lora.rank)

@@ -57,16 +57,14 @@ def test_a_tuned_rate_is_carried_over_to_another_adapter():
         assert not found.exact and "carried over from rank 4, alpha 8" in found.origin
 
 
-BOUNDS = {"la-lora": (2, 0.35), "as-lora": (2, 0.35)}
-"""Method -> how many times the suggested rate or clip norm has which noise; of the others 1 and the
-half."""
+BOUND = tuned_rates.SUGGESTED_VARIANCE
 
 
 @pytest.mark.parametrize("slug", ["fedlora", "ffa-lora", "la-lora", "as-lora", "balanced-lora"])
 def test_the_suggested_rate_meets_the_bound_of_its_noise(slug):
     """At the suggested rate, or in the client unit the suggested clip norm, the noise on an output
-    is half of where a range of rates ends; where factors take turns the end is at twice the rate.
-    Another plan's rate does not matter.
+    of a client's copy is as large as the bound allows, where factors take turns at root two times
+    it. Another plan's rate does not matter.
     """
     task = fl.tasks.regression(clients=5)
     plan = fl.Plan(rounds=6, local_steps=2, lr=0.7)
@@ -74,17 +72,21 @@ def test_the_suggested_rate_meets_the_bound_of_its_noise(slug):
     found = fl.suggest_lr(task, slug, noise, plan)
     assert found.clip_norm == 0.4 and "rate" in found.origin
     assert fl.suggest_lr(task, slug, noise, plan.replace(lr=0.1)).lr == pytest.approx(found.lr)
-    times, bound = BOUNDS.get(slug, (1, 0.175))
-    at_bound = plan.replace(lr=times * found.lr)
-    assert tuned_rates.noise_taken_up(task, slug, noise, at_bound).value == pytest.approx(bound)
+    turns = 2**0.5 if slug in ("la-lora", "as-lora") else 1
+    at_bound = plan.replace(lr=turns * found.lr)
+    of_copies = tuned_rates.noise_taken_up(task, slug, noise, at_bound).in_copies()
+    assert of_copies.value == pytest.approx(BOUND)
     if slug in ("fedlora", "ffa-lora", "balanced-lora"):
         # From the forecast that records show: energy in the product, over 32 outputs.
         spec = make_run_spec(task, methods.get(slug), noise, at_bound, None, 0)
         forecast = forecast_of(spec)
         energies = forecast.table()
-        parts = ("linear",) if slug == "ffa-lora" else ("linear", "quadratic")
-        energy = sum(energies["map", f"accumulated_{part}"][-1] for part in parts)
-        assert energy / len(forecast.weights["map"]) == pytest.approx(bound)
+        copies = forecast.own_copies()
+        assert copies > 1.5
+        energy = energies["map", "accumulated_linear"][-1] * copies
+        if slug != "ffa-lora":
+            energy += energies["map", "accumulated_quadratic"][-1] * copies**2
+        assert energy / len(forecast.weights["map"]) == pytest.approx(BOUND)
     client = noise.replace(unit="client", delta=1e-3)
     other = fl.suggest_lr(task, slug, client, plan)
     assert other.lr == 0.7 and other.clip_norm != 0.4

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fedlora_lab import methods, tasks
 from fedlora_lab._utils.validation import check, check_number, check_whole
 from fedlora_lab.experiments.tuned_rates import (
-    SUGGESTED_VARIANCE,
+    OUTPUT_VARIANCE,
     Suggestion,
     load_rates,
     suggest_lr,
@@ -133,7 +133,7 @@ class RunConfig:
                 rho = forecast.mean()
                 taken_up = f"{_round(rho)} × A's energy" if rho else "none: A is frozen"
             variance = float(forecast.output_variances()[-1])
-            on_outputs = f"{_round(variance)}; a suggested rate has {SUGGESTED_VARIANCE} at most"
+            on_outputs = f"{_round(variance)}; rates end at about {OUTPUT_VARIANCE}"
             if forecast.unknown_on_outputs:
                 on_outputs = f"not known: {forecast.unknown_on_outputs}"
         try:

@@ -236,8 +236,8 @@ def lines(
         title, xlabel, ylabel: the finding, and the axes with their units.
         log: the axes that are logarithmic: "", "x", "y" or "xy".
         reference: a value to compare with, drawn as a horizontal line.
-        suggested: value of ``by`` -> the rate of `fl.suggest_lr`, drawn as a vertical line: where
-            the noise is predicted to take over.
+        suggested: value of ``by`` -> the rate of `fl.suggest_lr`, drawn as a vertical line: above
+            it noise is predicted to take over.
         colours: value of ``by`` -> colour, for lines with a meaning. ax: as of `intervals`.
 
     Raises: ``ValueError`` for a frame without a row, or without one of the columns.
@@ -280,7 +280,7 @@ def lines(
         if column != "mean":
             caption = tidy.describe_means(frame, [x, by, panel], mark)
     if suggested:
-        caption += "; dashed: fl.suggest_lr, where noise is predicted to take over"
+        caption += "; dashed: fl.suggest_lr, below where noise is predicted to take over"
     return _finish(figure, axes, list(panels), title, caption)
 
 

@@ -4,12 +4,15 @@ A work is a call that knows nothing of the others. What it returns does not depe
 at once, on their order, or on the worker that it meets.
 """
 
+import os
 import tempfile
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -190,9 +193,23 @@ def _load(path: str) -> Any:
 
 def _unpack_and_call(number: int, packed: bytes, path: str, threads: int) -> tuple[int, _Outcome]:
     """Calls a work in a process of its own, where nobody would see a warning."""
+    _end_with_parent()
     with warnings.catch_warnings(record=True) as seen:
         _, outcome = _call(number, partial(_unpacked, packed, path), threads)
     return number, outcome._replace(warned=tuple((str(x.message), x.category) for x in seen))
+
+
+@cache
+def _end_with_parent() -> None:
+    """Lets this worker end when the process that started it is killed, which tells it nothing."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _unpacked(packed: bytes, path: str) -> Any:

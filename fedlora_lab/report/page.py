@@ -113,6 +113,7 @@ def read_runs(home: Path) -> Contents:
     shown: Ledgers = {}
     ledgers: Ledgers = {}
     stopped: list[str] = []
+    settings = dict(parts[0].settings)
     plans = {}
     for file, part in zip(files, parts):
         folder = Folder(file.parent)
@@ -120,10 +121,14 @@ def read_runs(home: Path) -> Contents:
         shown |= {f"{place}/{cell}": book for cell, book in part.shown.items()}
         ledgers |= {f"{place}/{cell}": book for cell, book in folder.ledgers().items()}
         stopped += [f"{place}, {sentence}" for sentence in folder.stopped_cells()]
-        plans[place] = part.settings["plans"]
+        plans[place] = {kind: part.settings[kind] for kind in ("plans", "privacy", "lora")}
+        for kind in ("privacy", "lora"):
+            # What the settings do not share is not said of all of them.
+            if part.settings[kind] != settings[kind]:
+                settings[kind] = None
     return Contents(
         pd.concat([part.frame for part in parts], ignore_index=True),
-        {**parts[0].settings, "plans": plans},
+        {**settings, "plans": plans},
         shown,
         [*stopped, *total_statements(ledgers, shown)],
     )

@@ -161,6 +161,19 @@ def test_a_comparison_in_a_folder_goes_on_there(tmp_path):
     assert fl.report.report(tmp_path / "runs" / "lr=0.2").parent.name == "lr=0.2"
 
 
+@pytest.mark.slow
+def test_a_report_says_of_all_settings_what_holds_for_all(tmp_path):
+    """Fault: the observer of the first setting for each of them."""
+    grid = {"trust": ["secagg", "central"]}
+    parts = regression(), ["fedlora"], private("client"), PLAN.replace(participation=0.5), [0]
+    fl.compare(*parts, lora=LORA, grid=grid, progress=False, out=tmp_path / "runs")
+    folders = tmp_path / "runs", tmp_path / "runs" / "trust=central"
+    pages = [fl.report.report(folder).read_text("utf-8") for folder in folders]
+    against = "ε: against whoever sees the released models only"
+    assert [against in page for page in pages] == [False, True]
+    assert "trust=secagg.privacy.trust" in pages[0]
+
+
 def timeless(frame):
     """Rows without the time, in one order: a folder lists its settings first."""
     kept = frame[frame["measure"] != "seconds"]

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import warnings
 from functools import partial
 from importlib.util import find_spec
 
 import joblib
 import pandas as pd
+import psutil
 import pytest
 import torch
 from calls import refused
@@ -20,6 +22,7 @@ from commands import succeeded
 from toy_tasks import LORA, PLAN, private, regression
 
 import fedlora_lab as fl
+from fedlora_lab._utils.files import read_lines
 from fedlora_lab.federated.jobs import Unfinished, Work, run_works
 
 pytestmark = [pytest.mark.waits, pytest.mark.slow]
@@ -189,15 +192,19 @@ def test_what_cannot_travel_is_refused_before_anything_is_run(tmp_path):
 STOPPED = """
 import os, signal, sys, threading, time
 from pathlib import Path
+import psutil
 from test_jobs import compare
 
 def stop():
     while not store.exists() or store.read_bytes().count(b"\\n") < 3:
         time.sleep(0.01)
+    if how == "kill":
+        print(*(child.pid for child in psutil.Process().children()), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
     os.killpg(os.getpgrp(), signal.SIGINT)  # as a terminal does: workers get it too
 
 if __name__ == "__main__":
-    store = Path(sys.argv[1])
+    store, how = Path(sys.argv[1]), sys.argv[2]
     threading.Thread(target=stop, daemon=True).start()
     try:
         compare(2, store=store, seeds=range(200))
@@ -210,11 +217,35 @@ if __name__ == "__main__":
 def test_an_interrupt_loses_no_finished_run_and_says_what_is_missing(tmp_path):
     script, store = tmp_path / "script.py", tmp_path / "runs.jsonl"
     script.write_text(STOPPED)
-    done = succeeded(sys.executable, script, store, env=ENVIRONMENT, start_new_session=True)
+    command = sys.executable, script, store, "interrupt"
+    done = succeeded(*command, env=ENVIRONMENT, start_new_session=True)
     line = r"(\d+) (\d+) of 800 runs are finished, missing: fedlora lr=.* and \d+ more\n"
     found = re.fullmatch(line, done.stdout)
     assert found is not None, done.stdout
     assert 1 <= int(found[1]) == int(found[2]) <= len(store.read_bytes().splitlines())
+
+
+def runs_on(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_workers_end_with_a_comparison_that_is_killed(tmp_path):
+    """Nothing tells them; what is in the store is whole."""
+    script, store = tmp_path / "script.py", tmp_path / "runs.jsonl"
+    script.write_text(STOPPED)
+    command = [sys.executable, str(script), str(store), "kill"]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL
+    children = [int(pid) for pid in done.stdout.split()]
+    assert len(children) >= 2
+    until = time.monotonic() + 120
+    while (left := [pid for pid in children if runs_on(pid)]) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not left
+    assert len(read_lines(store)) >= 3
 
 
 def test_a_full_disk_loses_no_finished_run(tmp_path):

@@ -645,7 +645,8 @@ class Store:
     def __init__(self, path: "str | Path") -> None:
         usable = isinstance(path, str | Path) and not Path(path).is_dir()
         check(usable, "store", path, "the path of a file of JSON lines")
-        self.path = Path(path).expanduser()
+        # Where it is now: a worker may have been started in another folder.
+        self.path = Path(path).expanduser().absolute()
 
     @cached_property
     def _entries(self) -> dict[str, JsonObject]:

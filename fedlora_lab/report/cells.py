@@ -75,7 +75,9 @@ def run_in_folder(
             folders.append(folder)
             for cell in claim_cells(folder, task, group[0].shared_privacy, group, command, fresh):
                 if folder.last_round(cell.slug, cell.seed) < cell.plan.rounds:
-                    works.append(cell.work(_finish_cell, folder.path, shown, options))
+                    # A worker may have been started in another folder.
+                    path = folder.path.absolute()
+                    works.append(cell.work(_finish_cell, path, shown, options))
                 else:
                     bar.update(cell.plan.rounds)
         if finished := len(cells) - len(works):

@@ -46,9 +46,11 @@ def one_by_one():
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 4])
-def test_frames_do_not_depend_on_the_number_of_jobs(jobs, one_by_one, tmp_path):
-    """To the last bit; several writers share the store, and what it has is not run again."""
-    frame = compare(jobs, store=tmp_path / "runs.jsonl")
+def test_frames_do_not_depend_on_the_number_of_jobs(jobs, one_by_one, tmp_path, monkeypatch):
+    """To the last bit; several writers share the store, and what it has is not run again. It lies
+    in the folder of the call, and not in that of a worker that was there before."""
+    monkeypatch.chdir(tmp_path)
+    frame = compare(jobs, store="runs.jsonl")
     pd.testing.assert_frame_equal(frame, one_by_one, check_exact=True)
     kept = (tmp_path / "runs.jsonl").read_bytes()
     back = compare(jobs, store=tmp_path / "runs.jsonl", rows=(OWN, "fedlora"))

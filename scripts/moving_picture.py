@@ -26,7 +26,7 @@ from lab import FLAGS, chromium  # noqa: E402  the browser of the tests
 
 PICTURE = ROOT / "docs" / "figures" / "playground.gif"
 LIMIT = 1_500_000  # bytes
-WIDTH, HEIGHT = 1100, 664  # pixels: bar, sliders, sentence, walls of digits, the chart of accuracy
+WIDTH, HEIGHT = 1100, 620  # pixels: bar, sliders, sentence, walls of digits, the chart of accuracy
 ROUNDS = 3  # between two pictures
 STEP, LOOK, END = 120, 1800, 4500
 """Milliseconds that a picture stays: during a run, at its start, at its end."""

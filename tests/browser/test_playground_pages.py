@@ -2,13 +2,14 @@
 
 import base64
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import playground as script
 import pytest
 import torch
-from lab import THEMES, accessibility_faults
+from lab import THEMES, accessibility_faults, open_notebook
 from torch import nn
 
 import fedlora_lab as fl
@@ -350,3 +351,16 @@ def test_the_page_is_one_small_file(page):
     assert len(playground.page().encode()) <= 400_000
     code = (playground.HERE / "playground.js").read_text(encoding="utf-8")
     assert len(code.splitlines()) <= 900
+
+
+def test_the_playground_trains_in_jupyter_and_follows_its_theme(browser, lab):
+    cells = ["import fedlora_lab as fl", "fl.course.widgets.playground()"]
+    with open_notebook(browser, lab, "playground.ipynb", cells) as notebook:
+        output = notebook.run(1)
+        output.locator(PLAY).click()
+        output.locator("[data-round]").filter(has_text=re.compile(r"^[3-9] /")).wait_for()
+        output.locator(PLAY).click()
+        for theme in THEMES:
+            notebook.dress(theme, 1280)
+            output.locator(f".fl-playground[data-ground={theme.lower()}]").wait_for()
+        assert notebook.errors == []

@@ -34,7 +34,7 @@ header p {{ margin: 4px 0 2px; }}
 <header>
 <h1>The private federated playground</h1>
 <p>Ten clients teach one network their handwriting. Each trains a small adapter, B times A, hides
-every digit in noise, and sends it. Two methods do it side by side, in this page.</p>
+every digit in noise, and sends it. Two methods, side by side.</p>
 </header>
 <main data-fedlora-playground></main>
 <script>

@@ -412,7 +412,7 @@ const FIRST = {methods: ["fedlora", "ffa-lora"], rate: 10, noise: 4, clip: 4, ra
 const BUDGET = 7; // milliseconds of training in a frame: the rest is for the picture and the reader
 const BETWEEN = 2600; // milliseconds between two acts of a story
 const KEPT = 6; // earlier runs that stay in sight
-const COLUMNS = 20; // of the wall of test digits
+const COLUMNS = 24; // of the wall of test digits, in 15 rows
 const RIGHT = 124; // pixels for the names at the ends of lines
 const percent = share => `${Math.round(100 * share)} %`;
 const short = value => num(value, 2);
@@ -442,7 +442,7 @@ function skeleton(id, knobs, {methods, stories}) {
     <figcaption style="color:${ink(colour)}"><b data-share="${part}"></b> ${words}</figcaption></figure>`;
   const lane = i => `<section class="lane" data-lane="${i}" aria-label="${i ? "Second" : "First"} method">
     <div class="head"><i class="dot"></i><select aria-label="${i ? "Second" : "First"} method" data-method="${i}">${options}</select><strong data-score></strong></div>
-    <canvas class="wall" width="${9 * COLUMNS - 1}" height="${9 * 18 - 1}" role="img"></canvas>
+    <canvas class="wall" width="${9 * COLUMNS - 1}" height="${9 * 15 - 1}" role="img"></canvas>
     <p class="turned"></p>
     <p class="turned">What B A is made of</p>
     <svg class="energy" height="96" role="img"></svg>
@@ -457,8 +457,8 @@ function skeleton(id, knobs, {methods, stories}) {
     <div class="knob few"><label for="${id}-seed">Seed</label><input type="number" id="${id}-seed" data-seed min="0" max="999" step="1">
     <label for="${id}-speed">Rounds a second</label><select id="${id}-speed" data-speed><option>3</option><option selected>12</option><option value="1000">all it can</option></select></div></div>
     <p class="say"></p><p class="unseen" aria-live="polite"></p>
-    <div class="stage">${lane(0)}<div class="charts">${chart("accuracy", "Right answers on 360 test digits", 268)}
-    ${chart("rate", "Known before the run: where the range of rates ends", 206)}<p class="known"></p>${chart("deviation", "What averaging misses of the mean of products", 140)}</div>${lane(1)}</div>
+    <div class="stage">${lane(0)}<div class="charts">${chart("accuracy", "Right answers on 360 test digits", 244)}
+    ${chart("rate", "Known before the run: where the range of rates ends", 190)}<p class="known"></p>${chart("deviation", "What averaging misses of the mean of products", 120)}</div>${lane(1)}</div>
     <p class="foot">A laboratory: ten clients with 1,257 real handwritten digits train in this page, by DP-SGD with
     σ from the library's accountant. A browser's random numbers protect nobody, and whoever chooses a rate by looking at curves looks at data that no ε here counts.</p>`;
 }

@@ -172,7 +172,7 @@ def suggest_lr(
     origin = f"at which noise on an output of a client's copy has variance {SUGGESTED_VARIANCE:g}"
     if noise.kind in TURNS:
         factor /= math.sqrt(2)
-        origin = f"0.7 of that {origin}, since the factors take turns"
+        origin = f"that is 0.7 of the one {origin}, since the factors take turns"
     rate = plan.rate("B") or 1.0
     clip_norm = privacy.clip_norm
     if privacy.by_step:

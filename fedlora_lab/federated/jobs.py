@@ -28,7 +28,10 @@ LOKY = "LokyBackend"
 
 
 class Unfinished(ChildProcessError):
-    """Raised where some of many works failed, and all others are done; its line names each."""
+    """Raised where some of many works failed, and all others are done; its line names each.
+
+    Where in a row of one's own an error was raised is seen without workers, by ``jobs=None``.
+    """
 
 
 @dataclass(frozen=True)

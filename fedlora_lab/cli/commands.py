@@ -88,7 +88,9 @@ SEED = read.setting("seed")
 )
 @training_options
 def compare_command(task: str, methods: list[str], seeds: int, **options: Any) -> None:
-    """Train several methods on TASK (digits or regression), and write a run folder with a report.
+    """Train several methods on TASK, and write a run folder with a report.
+
+    TASK is digits, sentences or regression.
 
     The same command continues where it was stopped; finished runs are kept.
     """
@@ -109,7 +111,7 @@ def compare_command(task: str, methods: list[str], seeds: int, **options: Any) -
 )
 @training_options
 def run_command(task: str, method: str, seed: int | None, **options: Any) -> None:
-    """Train one METHOD on TASK (digits or regression), with a line for every round.
+    """Train one METHOD on TASK (digits, sentences, regression), a line for every round.
 
     The same command continues a run that was stopped.
     """

@@ -23,6 +23,7 @@ from fedlora_lab.tasks.metrics import (
 )
 from fedlora_lab.tasks.prompts import prompts
 from fedlora_lab.tasks.regression import regression, zero_signal
+from fedlora_lab.tasks.sentences import sentences
 from fedlora_lab.tasks.task import Task, classification
 from fedlora_lab.tasks.toys import tiny
 
@@ -40,6 +41,7 @@ __all__ = [
     "prompts",
     "quiet",
     "regression",
+    "sentences",
     "tiny",
     "zero_signal",
 ]
@@ -48,6 +50,7 @@ __dir__ = __all__.copy  # completion shows neither imports nor modules
 TASKS: dict[str, Callable[..., Task]] = {
     "digits": digits,
     "regression": regression,
+    "sentences": sentences,
 }
 """Name -> function that builds the task, whose ``info`` holds name and arguments; its ``clients``
 and ``alpha`` are options of commands."""

@@ -42,7 +42,7 @@ class Noise:
         rows: (calls, numbers), with the signal, in units of the claimed noise.
         parts: tensor -> its numbers in ``rows``.
         sent: the rows as they left, before they were spread over the cells of a grid.
-        lengths: (calls,), norms of all that leaves noised.
+        lengths: (calls,), norms of all that leaves.
     """
 
     rows: np.ndarray

@@ -221,7 +221,7 @@ class Trials:
         for draw in range(self.draws):
             sent = out(examples, draw)
             rows.append(sent[chosen] * self.per_deviation)
-            lengths.append(float(np.linalg.norm(sent[self.kept])) if out is self.out else math.nan)
+            lengths.append(float(np.linalg.norm(sent)))
         ends = np.cumsum([0, *map(len, places)]).tolist()
         parts = {name: slice(*pair) for name, pair in zip(both, itertools.pairwise(ends))}
         sent = np.array(rows)

@@ -1,7 +1,6 @@
 """Whether the noise has the claimed size, altogether and in every tensor and number; and whether it
 is the same whatever the data are: along every move that they make, and on every batch."""
 
-import contextlib
 import math
 from collections.abc import Iterator
 
@@ -9,8 +8,7 @@ import numpy as np
 from scipy import stats
 
 from fedlora_lab.review.claims import Finding, Verdict
-from fedlora_lab.review.neighbours import LOUD, TRIED, Batch, Neighbours, holds_floats, scale
-from fedlora_lab.review.outputs import StepFailed
+from fedlora_lab.review.neighbours import LOUD, TRIED, Batch, holds_floats, scale
 from fedlora_lab.review.post_processing import after_processing, processing_of
 from fedlora_lab.review.trials import SLACK, Trials
 
@@ -137,14 +135,8 @@ def along_moves(trials: Trials) -> Iterator[Finding]:
     if not trials.exact:
         yield from along_copies(trials, what)
         return
-    moves = {**trials.moves}
-    whole = Neighbours("the whole batch", [], trials.batch)
-    with contextlib.suppress(StepFailed):  # told by the check of the empty batch
-        # Remembered among the moves only where noise cancels, and no move of one example.
-        if not trials.replaced and trials.exact_shift(whole):
-            moves[whole.words] = trials.moves.pop(whole.words, np.zeros(len(trials.chosen)))
-    lengths = {words: float(np.linalg.norm(x)) for words, x in moves.items()}
-    moves = {words: moves[words] / length for words, length in lengths.items() if length}
+    lengths = {words: float(np.linalg.norm(x)) for words, x in trials.moves.items()}
+    moves = {words: trials.moves[words] / length for words, length in lengths.items() if length}
     if moves:
         along = trials.noise.deviations @ np.stack([*moves.values()]).T
         free = np.full(len(moves), len(along) - 1)
@@ -215,8 +207,7 @@ def compare_batches(trials: Trials) -> Iterator[Finding]:
                 suspects.append((where, examples, pair))
             else:
                 yield different_size(where, base, pair)
-    if same:
-        yield Finding(DATA, f"on {same} other batches the noise is the same", 1.0)
+    yield Finding(DATA, f"on {same} other batches the noise is the same", 1.0)
     # The quietest are looked at closely, and one that is louder.
     suspects.sort(key=lambda suspect: ((suspect[2] == 0).mean() < 0.01, np.mean(suspect[2] ** 2)))
     for where, examples, _ in [*suspects[:TRIED], *suspects[TRIED:][-1:]]:

@@ -82,7 +82,6 @@ class Trials:
         for name in [*claims.frozen, *self.seeds]:
             self.noised[self.out.places[name]] = False
         self.exact = claims.seeded and self._noise_cancels(first)
-        self.farthest = self.limit * (1 + SLACK)  # of the moves that are certain
         self.quiet = self.batch
         if not self.exact:
             self._look_at_empty_batch()
@@ -283,13 +282,12 @@ class Trials:
         # Coupled: the noise of equal seeds cancels in the difference, and no statistics are needed.
         value = float(np.linalg.norm(first))
         rounding = 0.0
-        # A move within the limit, or no longer than one that is certain, decides nothing.
-        for draw in range(REPEATS if value > self.farthest else 1):
+        # A move within the limit decides nothing.
+        for draw in range(REPEATS if value > self.limit * (1 + SLACK) else 1):
             rounding = max(rounding, float(np.linalg.norm(self.in_clips(gap(draw + 1)) - first)))
             if not rounding <= 0.01 + 1e-4 * value:
                 return None
         moved = max(0.0, value - rounding)
-        self.farthest = max(self.farthest, moved)
         if 0 < moved < LONGEST_MOVE and len(self.moves) < MOST_MOVES:
             self.moves[trial.words] = whole[self.chosen]
         return Shift(moved, 0.0)

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,7 +90,8 @@ def test_a_release_beyond_the_limit_is_refused_and_not_recorded():
     assert [entry.round for entry in ledger.releases] == [1]
     with pytest.raises(BudgetExceeded, match="at least inf"):
         Ledger(uncertified="noise before the clip").record(1, None, **noise, limit=1e9)
-    for wrong in ({"limit": 0}, {"earlier": [earlier]}):
+    wrongs: tuple[Any, ...] = ({"limit": 0}, {"earlier": [earlier]})
+    for wrong in wrongs:
         with refused(f"^{next(iter(wrong))}=.*: expected"):
             Ledger().record(1, None, **noise, **wrong)
 

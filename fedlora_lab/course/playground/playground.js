@@ -192,7 +192,9 @@ class Run {
     this.residual = this.row.residual ? zeros(SQUARE) : null;
     this.residualParts = this.row.residual ? fourSquares() : null;
     this.deviation = 0;
-    this.history = [this.record()];
+    // Untrained runs are all alike: a slider that moves must not wait for their scores.
+    if (!start) problem.untrained ??= this.record();
+    this.history = [start ? this.record() : problem.untrained];
   }
 
   received() { // what clients get of the factors
@@ -487,7 +489,6 @@ export function mountPlayground(home, tables) {
   let timer = 0;
 
   // Settings
-
   const settingsOf = method => ({
     method,
     rate: STOPS.rate[state.rate],
@@ -501,7 +502,6 @@ export function mountPlayground(home, tables) {
   const epsilonWords = () => knobs[1].words(state.noise);
   const isStandard = () => ["noise", "clip", "rank", "split"].every(key => state[key] === FIRST[key]) && (state.bits === FIRST.bits || !lanes.some(lane => lane.levels));
   const isPrivate = () => settingsOf("").noise >= 0;
-
   const sameBut = (key, one, other) => JSON.stringify({...one, [key]: 0}) === JSON.stringify({...other, [key]: 0});
 
   function reset() { // to round 0, with what the controls say; what has run for a while stays in sight

@@ -63,6 +63,7 @@ def test_what_was_found_is_what_the_frames_say():
     verdicts = pd.read_csv(results / "claims.csv")["verdict"].value_counts()
     holds, *refuted = verdicts[["holds", "opposite", "no difference of that size"]]
     decided = f"decide {holds + sum(refuted)}"
+    undecided = verdicts[["cannot tell", "no gain to see here", "not measured here"]].sum()
     six: Any = pd.read_csv(ROOT / "docs" / "figures" / "digits.csv", index_col="method")
     assert six.loc["rolora", "deviation"] < 1e-6
     base = pd.read_csv(results / "baselines.csv").query("epsilon == 8").groupby("method").mean(True)
@@ -73,6 +74,8 @@ def test_what_was_found_is_what_the_frames_say():
     numbers = [
         *(apart, near, f"Of {verdicts.sum()} claims", decided, f"{holds} hold, {refuted[0]} come"),
         f"for {refuted[1]} a difference",
+        f"Another {verdicts['true by construction']} are true by construction",
+        f"The other {undecided} were not decided",
         f"{100 * six.loc['fedlora', 'deviation']:.0f} % from the mean",
         *(f"{six.score[x]:.3f} ± {six.interval[x]:.3f}" for x in ("fedlora", "rolora")),
         f"reach {six.score['fedlora']:.3f} together",
@@ -88,6 +91,7 @@ def test_what_was_found_is_what_the_frames_say():
     assert apart in sentences[0] and near in sentences[1] and len(sentences) == 3
     assert all(number in sentences[2] for number in (numbers[2], decided, "[three hold]"))
     assert holds == 3
+    assert f"runs {len(fl.methods.table())} methods and variants" in " ".join(README.split())
 
 
 # PEFT asks Transformers for it.

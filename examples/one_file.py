@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 from torch.nn.functional import cross_entropy
 
-from fedlora_lab.privacy import Ledger
+from fedlora_lab.privacy import Ledger, round_up
 from fedlora_lab.privacy.accounting import noise_multiplier
 
 # ---- What is promised, and what is public
@@ -164,6 +164,5 @@ def train() -> tuple[list[float], Ledger]:
 if __name__ == "__main__":
     scores, ledger = train()
     print(f"accuracy {scores[0]:.2f} before, {scores[-1]:.2f} after {ROUNDS} rounds")
-    print(
-        f"epsilon {ledger.epsilon():.3f} at delta {ledger.delta:g}, for one example of one client"
-    )
+    spent = round_up(ledger.epsilon(), ".3f")
+    print(f"epsilon {spent} at delta {ledger.delta:g}, for one example of one client")

@@ -171,7 +171,7 @@ def test_compare_is_the_runs_one_after_the_other():
     plans = {"mine": PLAN.replace(lr=0.1), **dict.fromkeys(BASELINES, PLAN)}
     table = compare(task, [mine, *BASELINES], privacy, plans, (0, 1))
     assert list(dict.fromkeys(table["method"])) == ["mine", *BASELINES]
-    single = frame(play(task, mine, privacy, plans["mine"], seed=1))
+    single = frame(play(task, mine, privacy, plans["mine"], seed=1)).assign(lr=0.1)
     part = table.query("method == 'mine' and seed == 1 and measure != 'seconds'")
     pd.testing.assert_frame_equal(part.reset_index(drop=True), single, check_exact=True)
     spent = table.query("measure == 'epsilon' and round == 2").groupby("method")["value"].max()

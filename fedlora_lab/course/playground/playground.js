@@ -560,7 +560,7 @@ export function mountPlayground(home, tables) {
   function next(now) {
     frame = 0;
     const end = performance.now() + BUDGET;
-    if (waiting.length) waiting.shift()();
+    if (waiting.length && home.isConnected) waiting.shift()(); // outside of a page it has no colours
     if (running && now >= due) {
       do advance(); while (working && performance.now() < end);
       if (!working) {
@@ -633,6 +633,7 @@ export function mountPlayground(home, tables) {
   }
 
   function paintCharts() {
+    if (!colours.ink) readColours();
     const rounds = problem.rounds;
     const axis = {label: "round", range: [0, rounds], ticks: [0, 20, 40, 60]};
     const lines = lanes.flatMap(lane => {
@@ -859,7 +860,7 @@ export function mountPlayground(home, tables) {
   keepEvents(home);
   for (const name of ["accuracy", "deviation", "rate"]) watchPointer(find(`[data-chart=${name}]`), () => views[name]);
   const repaint = () => {
-    readColours();
+    colours = {};
     paintSoon();
   };
   const watch = new ResizeObserver(repaint);
@@ -869,7 +870,6 @@ export function mountPlayground(home, tables) {
   const scheme = matchMedia("(prefers-color-scheme: dark)");
   scheme.addEventListener("change", repaint);
   reset();
-  readColours();
   return {
     get lanes() { return lanes; },
     problem, state, change, act, play, step, Run, forecast, stream, normals,

@@ -11,16 +11,17 @@ import platform
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
 
 import click
-import joblib
 import numpy as np
 import pandas as pd
 import torch
 from joblib.externals.loky import get_reusable_executor
+from scipy.stats import quantile_test
 
 import fedlora_lab as fl
 from benchmarks import peers
@@ -37,13 +38,22 @@ STEPS = {
 """Name of a case -> task, clients, examples of each, rank."""
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12}
 MINILM |= {"intermediate_size": 1536, "vocab_size": 30_522}
-TURNS = 12
 COMPARISON = "12 runs on digits"
-COMPARISON_TURNS = 5
+TURNS = {COMPARISON: 6, "MiniLM 4 x 8": 12}
+"""Case -> turns, where they are not `MOST_TURNS`: six are the fewest that give an interval."""
+MOST_TURNS = 60
+FEW = {"opacus": 12}
+"""Peer -> turns at most: it takes several times as long as the others."""
 WORDS = ("good", "great", "fine", "poor", "awful", "dull", "film", "book", "day", "very", "not")
 
 # Words, case, whose time is divided by whose, and what was asked of the ratio.
 RATIOS = (
+    ("private step / bare step", "digits 10 x 16", "private", "bare", "at most 1.15"),
+    ("private step / bare step", "digits 10 x 16, rank 16", "private", "bare", "at most 1.3"),
+    ("private step / bare step", "digits 50 x 8", "private", "bare", "at most 1.15"),
+    ("private step / bare step", "MiniLM 4 x 8", "private", "bare", "at most 1.05"),
+    ("without a seed / bare step", "digits 10 x 16", "unseeded", "bare", ""),
+    ("without a seed / bare step", "digits 10 x 16, rank 16", "unseeded", "bare", ""),
     ("private step / plain step", "digits 10 x 16", "private", "plain", "at most 1"),
     ("private step / plain step", "digits 10 x 16, rank 16", "private", "plain", "at most 1.15"),
     ("private step / plain step", "digits 50 x 8", "private", "plain", "at most 1"),
@@ -53,8 +63,6 @@ RATIOS = (
     ("Opacus by client / private step", "MiniLM 4 x 8", "opacus", "private", "at least 1.5"),
     ("one by one / jobs=2, workers new", COMPARISON, "one by one", "two new processes", ""),
     ("one by one / jobs=2", COMPARISON, "one by one", "two processes", "at least 1.6"),
-    ("one by one / two Python threads", COMPARISON, "one by one", "two threads", ""),
-    ("one by one / PyTorch's threads", COMPARISON, "one by one", "PyTorch's threads", ""),
 )
 
 
@@ -73,15 +81,14 @@ def build_task(name: str, clients: int) -> fl.tasks.Task:
 
 
 def comparisons() -> dict[str, Callable[[], Any]]:
-    """The same twelve runs on digits, by every way to run them on two cores."""
+    """The same twelve runs on digits, one by one and on two cores."""
     task = fl.tasks.digits()
     plan = fl.Plan(rounds=10, local_steps=4, batch=16, lr=0.1)
     privacy = fl.Privacy(delta=1e-5, noise_multiplier=1.0, accountant="rdp")
     rows = ["fedlora", "ffa-lora", "rolora", "fedlpp"]
 
-    def compare(jobs: int | None, backend: str = "loky") -> None:
-        with joblib.parallel_config(backend):
-            fl.compare(task, rows, privacy, plan, jobs=jobs, progress=False)
+    def compare(jobs: int) -> None:
+        fl.compare(task, rows, privacy, plan, jobs=jobs, progress=False)
 
     def compare_by_new_workers() -> None:
         get_reusable_executor().shutdown(wait=True)
@@ -89,8 +96,6 @@ def comparisons() -> dict[str, Callable[[], Any]]:
 
     return {
         "one by one": lambda: compare(1),
-        "PyTorch's threads": lambda: compare(None),
-        "two threads": lambda: compare(2, "threading"),
         "two new processes": compare_by_new_workers,
         "two processes": lambda: compare(2),
     }
@@ -99,7 +104,6 @@ def comparisons() -> dict[str, Callable[[], Any]]:
 def in_turns(
     case: str,
     steps: Mapping[str, Callable[[], Any]],
-    turns: int,
     clock: Callable[[], float] = process_time,
 ) -> pd.DataFrame:
     """Times peers one after the other, turn by turn; a turn before the first warms up.
@@ -107,13 +111,14 @@ def in_turns(
     Args:
         case: its name.
         steps: peer -> what is timed.
-        turns: how many.
         clock: of this process, or of the wall where others work for it.
     Returns: columns case, peer, turn, seconds.
     """
     rows = []
-    for turn in range(-1, turns):
+    for turn in range(-1, TURNS.get(case, MOST_TURNS)):
         for peer, step in steps.items():
+            if turn >= FEW.get(peer, MOST_TURNS):
+                continue
             begun = clock()
             step()
             rows.append((case, peer, turn, clock() - begun))
@@ -124,19 +129,21 @@ def in_turns(
 def measure() -> pd.DataFrame:
     """Measures everything; a row for each case, peer and turn."""
     # First, so that no thread of a peer has an effect on it.
-    tables = [in_turns(COMPARISON, comparisons(), COMPARISON_TURNS, perf_counter)]
+    tables = [in_turns(COMPARISON, comparisons(), perf_counter)]
     for case, (name, clients, batch, rank) in STEPS.items():
         task = build_task(name, clients)
-        makers = {peer: peers.PEERS[peer] for peer in ("private", "plain", "opacus")}
+        makers = {peer: peers.PEERS[peer] for peer in ("private", "bare", "plain", "opacus")}
+        makers["unseeded"] = partial(peers.stacked, seed=None)
         steps = {peer: make(task, batch, rank) for peer, make in makers.items()}
-        tables.append(in_turns(case, steps, TURNS))
+        tables.append(in_turns(case, steps))
     return pd.concat(tables, ignore_index=True)
 
 
 def spread(values: Any) -> str:
-    """Median, and the middle 80 % of repeated measurements."""
-    low, middle, high = np.quantile(np.asarray(values), [0.1, 0.5, 0.9])
-    return f"{middle:.3g} ({low:.3g} to {high:.3g})"
+    """The median of repeated measurements, with its 95 % interval whatever their law."""
+    ratios = np.asarray(values)
+    low, high = quantile_test(ratios).confidence_interval(0.95)
+    return f"{np.median(ratios):.3g} ({low:.3g} to {high:.3g})"
 
 
 def page(table: pd.DataFrame, machine: str) -> str:
@@ -147,23 +154,27 @@ def page(table: pd.DataFrame, machine: str) -> str:
     seconds = table.set_index(["case", "peer", "turn"])["seconds"].sort_index()
     rows = [["ratio of times", "of a", "measured", "asked"]]
     for label, case, one, reference, goal in RATIOS:
-        if case not in seconds:
+        # An older file of turns may lack a peer.
+        if not {(case, one), (case, reference)} <= set(seconds.index.droplevel("turn")):
             continue
         # Turn by turn: what disturbs a turn disturbs both of its peers.
-        ratio = seconds[case, one] / seconds[case, reference]
+        ratio = (seconds[case, one] / seconds[case, reference]).dropna()
         rows.append([label, case, spread(ratio), goal])
     return f"""# Speed
 
-Rebuilt by `make bench`. Medians of processor time, with the middle 80 % of the turns in brackets.
-Rank 4, of MiniLM 8, where no other is named.
+Rebuilt by `make bench`. Ratios of processor times, turn by turn: median, with its 95 % interval in
+brackets. Rank 4, of MiniLM 8, where no other is named.
 
 {machine}
 
 {markdown_table(rows)}
 
-- *Private step*: this library's, all clients in one batch. *Plain step*: PEFT's model on the same
-  examples, without clients, clip and noise. *Opacus by client*: Opacus' hooks, one client after the
-  other. *10 x 16*: ten clients with sixteen examples each.
+- *Private step*: this library's, all clients in one batch. *Without a seed*: the same, with every
+  random number from the operating system.
+- *Bare step*: this library's adapters on the same examples, with one pair of factors for all of
+  them, and neither clients nor clip nor noise. *Plain step*: PEFT's model, likewise.
+- *Opacus by client*: Opacus' hooks, one client after the other.
+- *10 x 16*: ten clients with sixteen examples each.
 - *One by one*: `fl.compare(..., jobs=1)`, each run with one thread, by the clock on the wall. New
   workers load the libraries first, which long comparisons do not feel.
 

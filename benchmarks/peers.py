@@ -1,4 +1,4 @@
-"""One local step in several ways: this library's, PEFT's without privacy, and Opacus by client."""
+"""One local step in several ways: this library's, two without privacy, and Opacus by client."""
 
 import copy
 from collections.abc import Callable
@@ -53,13 +53,16 @@ def examples(task: Task, batch: int) -> list[Batch]:
     return [(take(x, index % len(y)), y[index % len(y)]) for x, y in task.clients]
 
 
-def stacked(task: Task, batch: int, rank: int, how: How = USUAL) -> Step:
-    """This library's private step: per-example clip, noise and descent for all clients at once."""
+def stacked(task: Task, batch: int, rank: int, how: How = USUAL, seed: int | None = 0) -> Step:
+    """This library's private step: per-example clip, noise and descent for all clients at once.
+
+    Args: task, batch, rank, how: of the step. seed: ``None``: numbers of the operating system.
+    """
     small = replace(task, clients=tuple(examples(task, batch)))
     plan = fl.Plan(batch=None, lr=RATE)
     lora = fl.Lora(rank, 2.0 * rank)
     adapted = adapters.adapt(small, lora, how.device, how.products)
-    streams = Streams(0)
+    streams = Streams(seed)
     privacy = fl.Privacy(clip_norm=1.0, noise_multiplier=1.0).resolve(small, plan)
     spec = RunSpec(small, fl.methods.FedLoRA, privacy, plan, lora, streams)
     prepared = Prepared(spec, adapted, small.clients, products=how.products, chunk=how.chunk)
@@ -70,6 +73,20 @@ def stacked(task: Task, batch: int, rank: int, how: How = USUAL) -> Step:
     # From the second step on the clients differ: that is the state to time.
     local_training.local_step(prepared, clients, 0, 0)
     return lambda: local_training.local_step(prepared, clients, 0, 1)
+
+
+def bare(task: Task, batch: int, rank: int, how: How = USUAL) -> Step:
+    """The floor: this library's adapters on the same examples, one pair of factors for all of them,
+    and neither clients nor privacy.
+    """
+    adapted = adapters.adapt(task, fl.Lora(rank, 2.0 * rank), how.device, how.products)
+    values = adapters.initial_values(adapted, Streams(0))
+    leaves = {key: x.to(how.device).clone().requires_grad_() for key, x in values.items()}
+    for key in adapted.select_keys(leaves):
+        adapted.set_tensor(key, leaves[key])
+    batches, count = grouped_examples(task, batch, how)
+    optimizer = torch.optim.SGD(leaves.values(), lr=RATE)
+    return plain_step(task, adapted.model, batches, count, optimizer)
 
 
 def peft_model(task: Task, rank: int, how: How) -> nn.Module:
@@ -112,19 +129,40 @@ def plain(task: Task, batch: int, rank: int, how: How = USUAL) -> Step:
     Texts of like length go through the model together, as in the private step.
     """
     model = peft_model(task, rank, how)
+    batches, count = grouped_examples(task, batch, how)
+    optimizer = torch.optim.SGD(moving(model), lr=RATE)
+    return plain_step(task, model, batches, count, optimizer)
+
+
+def grouped_examples(task: Task, batch: int, how: How) -> tuple[list[Batch], int]:
+    """All clients' examples on the device, in groups that go through the model together; their
+    number.
+    """
     x, y = concatenate(examples(task, batch))
     cpu = torch.device("cpu")
     groups = split_batch(x, torch.arange(len(y)), torch.device(how.device), how.chunk)
     batches = [(prepare_inputs(task, take(x, part), cpu), y[part]) for part in groups]
-    batches = [on_device(data, how.device) for data in batches]
-    optimizer = torch.optim.SGD(moving(model), lr=RATE)
+    return [on_device(data, how.device) for data in batches], len(y)
+
+
+def plain_step(
+    task: Task,
+    model: nn.Module,
+    batches: list[Batch],
+    count: int,
+    optimizer: torch.optim.Optimizer,
+) -> Step:
+    """A step on the mean loss of all examples.
+
+    Args: task, model, optimizer: of the step. batches, count: as of `grouped_examples`.
+    """
 
     def step() -> None:
         optimizer.zero_grad()
         for inputs, targets in batches:
             losses = task.loss(task.forward(model, inputs), targets)
             # The gradient of the mean over all examples, added up group by group.
-            (losses.sum() / len(y)).backward()
+            (losses.sum() / count).backward()
         optimizer.step()
 
     return step
@@ -171,6 +209,7 @@ def opacus(task: Task, batch: int, rank: int, how: How = USUAL, ghost: bool = Fa
 PEERS: dict[str, Callable[..., Step]] = {
     "private": stacked,
     "plain": plain,
+    "bare": bare,
     "opacus": opacus,
     "ghost": partial(opacus, ghost=True),
 }

@@ -16,7 +16,7 @@ def test_every_peer_is_measured_on_a_device():
     """In bfloat16, of one client and of two."""
     rows = list(gpu.measure("cpu", tiny=True, models=["decoder of 1 B"]))
     assert [row["step"] for row in rows] == [*peers.PEERS, *peers.PEERS]
-    cell = r"\d+ / \d+ / \d+ / \d+ \|"
+    cell = r"\d+ / \d+ / \d+ / \d+ / \d+ \|"
     assert re.search(rf"\| decoder of 1 B \| {cell} {cell}\n", gpu.page(rows, "a processor"))
 
 

@@ -5,13 +5,13 @@ import numpy as np
 from fedlora_lab.course.exercises import Calls, vary
 
 
-def _steps(rng):
-    """A step of somebody's, whose clip may be up to three times too loose.
+def _steps(rng, scale=None):
+    """A step of somebody's, whose clip may be up to three times too loose, or ``scale`` times.
 
     It also depends on the batch: what an example gives alone is not what it moves among others.
     """
     clip = rng.uniform(0.5, 2)
-    scale = rng.uniform(0.2, 3)
+    scale = scale or rng.uniform(0.2, 3)
 
     def step(examples, seed):
         noise = np.random.default_rng(seed)
@@ -51,11 +51,14 @@ def _batches(rng):
 
 
 # A batch without examples is asked at every check, and rows of which one exceeds C.
+# A clip so loose that the batch's median decides: there a removed example moves the step otherwise
+# than one that is added twice, or set to zero.
+LOOSE = _steps(np.random.default_rng(0), scale=100.0)
 NOBODY = _fits(np.random.default_rng(0), count=0)
 EMPTY = np.zeros((0, 4)), 1.5, 1.1, 16, np.array([1.0, -2.0, 0.5, 3.0])
 LOUD = np.array([[3.0, 0.0, 0.0, 4.0], [0.1, 0.2, 0.0, 0.0]]), 1.5, 1.1, 16, np.ones(4)
 CALLS = {
-    "15.1": Calls("step, batch, seed and C", draw=_steps),
+    "15.1": Calls("step, batch, seed and C", LOOSE, draw=_steps),
     "15.2": Calls("rows, C, sigma, expected and z", EMPTY, LOUD, draw=_batches),
     "15.4": Calls("fit, examples and seed", NOBODY, draw=_fits),
 }

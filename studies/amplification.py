@@ -36,9 +36,6 @@ LEADS = (
     ("balanced-lora", "ffa-lora"),
 )
 """Pairs of methods that the number speaks of."""
-SUGGESTED = """Settings by these limits less tuned ones, in points over ten seeds. A case, a row
-at a budget, is *behind* if its interval, of all {} together, is below zero, and has *less noise* if
-the best that the first tuning seed tried has more."""
 
 
 def draw_leads(frames: Any) -> Any:
@@ -100,12 +97,11 @@ def too_careful(key: str) -> Iterator[bool]:
             yield clip * lr**of_rate < best["clip"] * best["lr"] ** of_rate
 
 
-def parts() -> Iterator[str]:
-    """The paragraphs of the block."""
+def suggested_table() -> str:
+    """What the earlier suggestion cost against tuning: a row a study."""
     frames = runner.read_studies()
     places = frames["suggested"].groupby(["task", "unit"], sort=False)
     cases = frames["suggested"].groupby(["task", "unit", "method", "epsilon"]).ngroups
-    yield SUGGESTED.format(cases)
     rows = [["study", "cases", "mean", "lowest", "highest", "behind", "less noise"]]
     for (task, unit), part in places:
         key = f"{task}-{unit}"
@@ -125,7 +121,7 @@ def parts() -> Iterator[str]:
         less = sum(too_careful(key))
         counts = f"{len(leads)} | {ends} | {behind} | {less}".replace("-", "−")
         rows.append([f"`{key}`", *counts.split(" | ")])
-    yield markdown_table(rows)
+    return markdown_table(rows)
 
 
 def pairs() -> pd.DataFrame:
@@ -186,7 +182,7 @@ def draw_pairs(table: pd.DataFrame) -> style.Picture:
 
 def write() -> None:
     """Writes the block of the page, the pairs with their figure, and the tries of notebook 04."""
-    blocks = {"measured": "\n\n".join(parts())}
+    blocks = {"measured": suggested_table()}
     text = fill_blocks(PAGE.read_text(encoding="utf-8"), blocks)
     write_atomically(PAGE, text, shared=True)
     table = pairs()

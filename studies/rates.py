@@ -48,19 +48,6 @@ CLAIMANT = "la-lora"
 
 LEADS = (("la-lora", "rolora"), ("la-lora", "fedlora"), ("ffa-lora", "fedlora"))
 """Claimed leads: of the first method over the second."""
-BLOCK = """Five seeds; intervals are Student's, 95 % each. The plateaus and their widths are in
-`results/rates-plateaus.csv`.
-
-### One rate for all, or one for each
-
-Leads in points of accuracy. Papers have 16.8 for LA-LoRA over RoLoRA, 30.5 over
-FedLoRA ([2602.19926](https://arxiv.org/abs/2602.19926)), and 39 for FFA-LoRA over FedLoRA on MNLI
-at ε = 6 ([2403.12313](https://arxiv.org/abs/2403.12313)). Both methods have the rate that is best
-for the one that is claimed to lead, or any rate on its plateau, or each its own best; rates are
-chosen on the runs shown. None of this explains what the papers report: FFA-LoRA's authors gave each
-method a grid of its own, and the rates of the other papers' baselines are mostly not known.
-
-{}"""
 
 
 def with_interval(values: Any, sign: str = "") -> str:
@@ -268,7 +255,7 @@ def finding(frame: pd.DataFrame) -> str:
 def lead_table() -> str:
     """The claimed leads at a shared rate and at the own rates."""
     rows = [
-        ["lead", "place", "at the claimant's best rate", "on its plateau", "each at its own best"]
+        ["lead", "place", "at the claimant's best rate", "on its range", "each at its own best"]
     ]
     for claimant, rival in LEADS:
         words = f"{style.name(claimant)} over {style.name(rival)}"
@@ -284,7 +271,7 @@ def write() -> None:
     tables = {name: plateaus(name) for name in PLACES}
     for name, table in tables.items():
         table.to_csv(RESULTS / f"{name}-plateaus.csv", index=False, float_format="%.4g")
-    blocks = {"measured": BLOCK.format(lead_table()), "shared": shared_rates()}
+    blocks = {"measured": lead_table(), "shared": shared_rates()}
     text = fill_blocks(PAGE.read_text(encoding="utf-8"), blocks)
     write_atomically(PAGE, text, shared=True)
     for unit, path in FIGURES.items():

@@ -18,6 +18,7 @@ import pandas as pd
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab._utils.statistics import check_equal_privacy, t_interval
+from fedlora_lab.experiments.protocol import NEAR, plateau_begin, plateau_end
 from fedlora_lab.plots import grammar, style
 from studies import RESULTS, ROOT, runner
 from studies.runner import select_rows
@@ -32,8 +33,6 @@ BOTH_NOISED = 3.0
 """ρ at which a plateau ends where both factors take up noise."""
 A_AT_REST = 18.0
 """The same number, 3 d_in N τ² of B, where A is frozen."""
-NEAR = 0.03
-"""Accuracy below a method's best that still counts as its plateau."""
 PLACES = {
     "rates": ["unit", "epsilon", "method"],
     "rates-elsewhere": ["setting", "method"],
@@ -65,32 +64,12 @@ def score_table(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.pivot(index="lr", columns="seed", values="accuracy")
 
 
-def plateau_end(mean: pd.Series) -> float:
-    """Finds the rate at which the score falls `NEAR` below the best.
-
-    Between two rates of the grid the score is a straight line over the rate's logarithm; at the end
-    of the grid the plateau is cut off.
-
-    Args: mean: the scores, by rate, ascending.
-    Guarantees: test_rates.py::test_a_plateau_ends_where_three_points_are_lost.
-    """
-    level = mean.max() - NEAR
-    later = mean[mean.idxmax() :]
-    lost = np.flatnonzero(later < level)
-    if not len(lost):
-        return later.index[-1]
-    pair = later.iloc[lost[0] - 1 : lost[0] + 1]
-    return float(2 ** np.interp(-level, -pair, np.log2(pair.index)))
-
-
 def octaves(scores: pd.Series) -> float:
     """Measures how wide a plateau is, in doublings of the rate.
 
     Args: scores: by rate, ascending.
     """
-    # A plateau begins where its mirror image ends.
-    mirrored = scores[::-1].set_axis(1 / scores.index[::-1])
-    return float(np.log2(plateau_end(scores) * plateau_end(mirrored)))
+    return float(np.log2(plateau_end(scores) / plateau_begin(scores)))
 
 
 def plateaus(name: str) -> pd.DataFrame:

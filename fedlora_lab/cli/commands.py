@@ -277,6 +277,22 @@ def review_command(target: str, page: Path | None, **options: bool) -> None:
 # ---- about the library
 
 
+@commands.command("submit")
+@click.argument("row", metavar="FILE.py:ROW", type=read.Text("row", read.read_any_row))
+@click.option("--out", default="cards", type=PATH, metavar="DIR", help="Folder.  [cards]")
+@click.option("--jobs", type=click.IntRange(-1), metavar="N", help="Runs at once.  [-1: all cores]")
+@click.option("--quick", is_flag=True, help="One round at two rates, to try the row; no card.")
+def submit_command(row: str, out: Path, jobs: int | None, quick: bool) -> None:
+    """Train ROW by the protocol of the open table, and write its card.
+
+    ROW is one of a file of your own, FILE.py:NAME, or of the table of methods. That are 120 runs,
+    about ten minutes on two cores; the same command goes on where it was stopped.
+    """
+    from fedlora_lab.cli.training import submit
+
+    submit(row, out, -1 if jobs is None else jobs, quick)
+
+
 @commands.command("methods")
 def methods_command() -> None:
     """List the methods: what each trains and sends, what it claims, where it was published."""

@@ -146,12 +146,20 @@ def read_methods(name: str, text: str) -> list[str]:
     """Slugs, baselines and rows of files joined by commas."""
     names = read_names(name, text)
     for part in names:
-        if OF_FILE in part:
-            path = part.rpartition(":")[0]
-            check(Path(path).is_file(), name, part, f"a file {path} with the row")
-        else:
+        if not _names_a_file(name, part):
             read_method("method", part)
     return names
+
+
+def read_any_row(name: str, text: str) -> str:
+    """The slug of a row of the table, or a row of a file."""
+    return text if _names_a_file(name, text) else read_row(name, text)
+
+
+def _names_a_file(name: str, text: str) -> bool:
+    path, is_file, _ = text.rpartition(":") if OF_FILE in text else ("", "", "")
+    check(not is_file or Path(path).is_file(), name, text, f"a file {path} with the row")
+    return bool(is_file)
 
 
 def read_test(name: str, text: str) -> float | str:

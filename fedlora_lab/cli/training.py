@@ -10,11 +10,13 @@ from typing import Any
 import click
 from tqdm import tqdm
 
-from fedlora_lab import tasks
+from fedlora_lab import methods, tasks
+from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.options import RunSettings
 from fedlora_lab._utils.validation import check, few, in_one_line
 from fedlora_lab.cli import options as read
 from fedlora_lab.experiments import finetune as tuning
+from fedlora_lab.experiments.protocol import QUICK, SEEDS, card_lines, run_protocol
 from fedlora_lab.experiments.tuned_rates import load_rates, suggestion
 from fedlora_lab.federated.compare import BAR, checked_cells, grid_points
 from fedlora_lab.methods.method import Method
@@ -22,6 +24,7 @@ from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.report.cells import run_in_folder, without_folders
 from fedlora_lab.report.page import read_runs, report
+from fedlora_lab.report.run_folder import to_json
 from fedlora_lab.report.summary_table import summary_lines
 from fedlora_lab.tasks.task import Task
 
@@ -88,6 +91,29 @@ def load_row(text: str) -> Method:
     rows = [key for key, value in content.items() if isinstance(value, Method)]
     check(name in rows, "--methods", text, "a row of the file: " + (few(rows, 8) or "it has none"))
     return content[name]
+
+
+def submit(name: str, out: Path, jobs: int, quick: bool) -> None:
+    """Trains a row by the protocol of the open table; writes its card and shows it.
+
+    Args:
+        name: of the table, or of a file of the reader's own.
+        out: folder. jobs: runs at once. quick: only try the row.
+    """
+    row = load_row(name) if read.OF_FILE in name else methods.get(name)
+    path = out / f"{row.slug}.json"
+    check(quick or not path.exists(), "--out", path, "a folder without a card of this row")
+    with tqdm(disable=None, **BAR) as bar:
+        if quick:
+            card = run_protocol(row, jobs=jobs, settings=QUICK, seeds=SEEDS[:1], bar=bar)
+        else:
+            store = out / f"{row.slug}.runs.jsonl"
+            card = run_protocol(row, jobs=jobs, store=store, bar=bar)
+            write_atomically(path, to_json(card), shared=True)
+    click.echo("\n".join(card_lines(card)))
+    if not quick:
+        place = f"results/table/{path.name}"
+        click.echo(f"card: {path}; to publish it, send it with the row as {place}")
 
 
 def finetune(data: Path, asked: dict[str, Any], out: Path, fresh: bool, seed: int | None) -> None:

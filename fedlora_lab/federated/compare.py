@@ -320,7 +320,7 @@ def compare(
     bar_stream = SafeStream(sys.stderr)
     with tqdm(total=total, disable=not progress, file=bar_stream, **BAR) as bar:
         if out is None:
-            frame = _run_cells(cells, options, store, jobs, bar)
+            frame = run_cells(cells, options, store, jobs, bar)
         else:
             # They stand above this room.
             from fedlora_lab.report.cells import run_in_folder
@@ -465,14 +465,19 @@ def _parts_at(
     return privacy.replace(**terms), plan, lora
 
 
-def _run_cells(
+def run_cells(
     cells: list[Cell],
     options: Mapping[str, Any],
     store: "str | Path | None",
     jobs: int | None,
     bar: "tqdm[Any]",
 ) -> "pd.DataFrame":
-    """Takes each cell's frame from the store, or trains it; one frame in the order of the cells."""
+    """Takes each cell's frame from the store, or trains it; one frame in the order of the cells.
+
+    Args:
+        cells: the runs. options: of each, as of `run`. store, jobs: as of `compare`.
+        bar: counts rounds.
+    """
     import pandas as pd
 
     kept = None if store is None else Store(store)

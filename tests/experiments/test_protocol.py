@@ -1,0 +1,82 @@
+"""The open table: cards of rows under one protocol."""
+
+import json
+import math
+import random
+from dataclasses import replace
+
+import pytest
+from tqdm import tqdm
+
+import fedlora_lab as fl
+from fedlora_lab.experiments import protocol
+from fedlora_lab.federated.compare import run_cells
+from studies import table
+
+NAME = "digits, example, epsilon 8"
+SMALL = replace(
+    protocol.SETTINGS[NAME],
+    clients=4,
+    plan={"rounds": 2, "local_steps": 1, "batch": 64},
+    rates=(0.1, 0.4, 400.0),
+)
+
+
+@pytest.fixture(scope="module")
+def card():
+    row = fl.methods.get("fedlora")
+    return protocol.run_protocol(row, settings={NAME: SMALL}, seeds=(0, 1))
+
+
+@pytest.mark.slow
+def test_a_card_tells_what_its_runs_found(card):
+    found = card["settings"][NAME]
+    assert card["protocol"] != protocol.protocol_digest()
+    assert [one["lr"] for one in found["rates"]] == list(SMALL.rates)
+    best = max(found["rates"], key=lambda one: one["validation"])
+    assert (best["lr"], best["accuracy"]) == (found["rate"], found["accuracy"])
+    assert found["accuracy"] == pytest.approx(sum(found["by_seed"].values()) / 2, abs=1e-3)
+    assert found["low"] <= found["accuracy"] <= found["high"]
+    # Thousandfold the rate ruins the model, and the range ends before it.
+    assert found["rates"][-1]["collapsed"] == 2
+    assert found["begin"] <= found["rate"] <= found["end"] < SMALL.rates[-1]
+    assert 7.9 < found["epsilon"] <= 8
+    row = fl.methods.get("fedlora")
+    at_end = protocol.variance_at(row, SMALL, found["end"])
+    assert found["output_variance"] == pytest.approx(at_end, rel=1e-2)
+    predicted = protocol.predicted_end(row, SMALL)
+    assert protocol.variance_at(row, SMALL, predicted) == pytest.approx(protocol.OUTPUT_VARIANCE)
+    json.dumps(card, allow_nan=False)
+
+
+def test_the_examples_that_choose_a_rate_do_not_report_it():
+    for task in (fl.tasks.digits(), fl.tasks.sentences()):
+        scored = protocol.scored_apart(task)
+        total = len(scored.test[1])
+        accuracy, validation = (scored.metrics[name] for name in ("accuracy", "validation"))
+        first, last = validation.reduce.first, validation.reduce.last
+        assert (first, accuracy.reduce.first, accuracy.reduce.last) == (0, last, None)
+        assert 0 < last < total
+
+
+def test_a_row_that_cannot_be_trained_in_a_setting_is_told_why_on_its_card():
+    row = fl.methods.get("fedlora").replace(name="Odd", filter=lambda update: update.tanh())
+    setting = replace(SMALL, privacy={**SMALL.privacy, "unit": "person"})
+    card = protocol.run_protocol(row, settings={"by person": setting}, seeds=(0,))
+    assert "refused" in card["settings"]["by person"]
+    assert "cannot be trained" in "".join(protocol.card_lines(card))
+
+
+@pytest.mark.slow
+def test_a_run_of_a_committed_card_is_found_again():
+    cards = table.load_cards()
+    draw = random.Random()
+    card = draw.choice(cards)
+    name, found = draw.choice([x for x in card["settings"].items() if "accuracy" in x[1]])
+    seed = draw.choice(protocol.SEEDS)
+    setting = replace(protocol.SETTINGS[name], rates=(found["rate"],))
+    cells = protocol.cells_of(fl.methods.get(card["method"]), name, setting, [seed])
+    with tqdm(disable=True) as bar:
+        frame = run_cells(cells, {"evaluate_every": cells[0].plan.rounds}, None, None, bar)
+    last = frame[(frame["measure"] == "accuracy") & (frame["round"] > 0)]["value"].item()
+    assert math.isclose(last, found["by_seed"][str(seed)], abs_tol=0.04), (card["method"], name)

@@ -17,14 +17,12 @@ import math
 import pkgutil
 import re
 import shutil
-import sys
 import tempfile
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import nbformat
-import pandas as pd
 import yaml
 from readme import describe_schedule, linked
 
@@ -72,7 +70,6 @@ COPIED = {
     "style.css": "_static",
     "fonts/noto-sans-math.woff": "_static/fonts",
     "fonts/OFL.txt": "_static/fonts",
-    "filter_table.js": "_static",
     "docstrings.py": "extensions",
     "glossary.py": "extensions",
     "mathml.py": "extensions",
@@ -154,16 +151,6 @@ def with_diagrams(page: str, folder: Path) -> str:
         picture = f"![The diagram of {method.name}](figures/diagram-{slug}.png)"
         page = page.replace(head, f"{head}\n{picture}\n")
     return page
-
-
-def claims_page() -> str:
-    """docs/claims.md with all claims in place of those that are decided."""
-    sys.path.append(str(ROOT))  # where the studies are, which are not installed
-    from studies.claims_page import whole_table
-
-    page = (DOCS / "claims.md").read_text(encoding="utf-8")
-    table = pd.read_csv(ROOT / "results" / "claims.csv")
-    return fill_blocks(page, {"claims": whole_table(table)})
 
 
 # ---- the reference
@@ -286,7 +273,6 @@ def assemble(folder: Path) -> None:
         nbformat.write(readable(path), folder / "notebooks" / path.name)
     front = (ROOT / "book" / "index.md").read_text(encoding="utf-8")
     pages = {
-        "docs/claims.md": claims_page(),
         "docs/methods.md": with_diagrams(methods_page(), folder / "docs" / "figures"),
         "index.md": fill_blocks(front, {"notebooks": lessons()}),
         "_static/dials.js": page_script(),

@@ -38,9 +38,13 @@ LEADS = (
 """Pairs of methods that the number speaks of."""
 
 
-def draw_leads(frames: Any) -> Any:
-    """Draws the leads that the number speaks of, a panel a pair of methods; a panel's intervals
-    hold together."""
+def lead_table(frames: Any) -> pd.DataFrame:
+    """Measures the leads that the number speaks of: a row a pair of methods and setting.
+
+    Args: frames: study -> rows.
+    Returns: pair, setting, data; mean, low and high of the lead in points, whose intervals hold
+        together for a pair.
+    """
     # Without privacy there is no noise to amplify: groupby leaves these rows out.
     places = [(key, *group) for key in MAIN for group in frames[key].groupby("epsilon")]
     rows = []
@@ -50,7 +54,11 @@ def draw_leads(frames: Any) -> Any:
             setting = f"{key.replace('-', ', ')}, ε = {epsilon:g}"
             pair = f"{name(one)} − {name(other)}"
             rows.append([pair, setting, key.split("-")[0], *(100 * x for x in gap[:3])])
-    table = pd.DataFrame(rows, columns=["pair", "setting", "data", "mean", "low", "high"])
+    return pd.DataFrame(rows, columns=["pair", "setting", "data", "mean", "low", "high"])
+
+
+def draw_leads(table: pd.DataFrame) -> Any:
+    """Draws the leads of `lead_table`, a panel a pair of methods."""
     start = table[table["pair"].str.endswith(name("fedlora"))]
     ahead = f"ahead of FedLoRA in {sum(start['low'] > 0)} of {len(start)} settings"
     return grammar.intervals(
@@ -61,7 +69,7 @@ def draw_leads(frames: Any) -> Any:
         title=f"A larger start of A: {ahead}, behind in {sum(start['high'] < 0)}",
         xlabel="lead in accuracy, points",
         reference=0.0,
-        comparisons=len(places),
+        comparisons=table["setting"].nunique(),
     )
 
 
@@ -188,7 +196,9 @@ def write() -> None:
     table = pairs()
     table.to_csv(FRAME, index=False, float_format="%.5g")
     best_by_clip().to_csv(TRIES, float_format="%.6g")
-    write_atomically(LEADS_FIGURE, style.png(draw_leads(runner.read_studies())), shared=True)
+    write_atomically(
+        LEADS_FIGURE, style.png(draw_leads(lead_table(runner.read_studies()))), shared=True
+    )
     write_atomically(FIGURE, style.png(draw_pairs(table)), shared=True)
 
 

@@ -29,16 +29,23 @@ from studies.runner import first_tries, read_studies, select_rows
 
 Frames = Mapping[str, pd.DataFrame]
 Labels = Mapping[str, Any]
-LETTERS = {"epsilon": "ε", "alpha": "β"}
-"""Label -> the letter that stands for it."""
+LETTERS = {
+    "epsilon": "ε",
+    "alpha": "β",
+    "local_steps": "local steps",
+    "deer": "DEeR's home",
+    "la-lora-noise": "LA-LoRA's home at ε = 24",
+}
+"""Label -> what stands for it in words."""
 HOLDS = "holds"
 OPPOSITE = "opposite"
 SAME = "no difference of that size"
 OPEN = "cannot tell"
 FULL = "no gain to see here"
+FOREIGN = "the setting does not carry the claim"
 BUILT = "true by construction"
 UNTESTED = "not measured here"
-VERDICTS = (HOLDS, OPPOSITE, SAME, OPEN, FULL, BUILT, UNTESTED)
+VERDICTS = (HOLDS, OPPOSITE, SAME, OPEN, FULL, FOREIGN, BUILT, UNTESTED)
 SHOWN = 0.95
 """Level of the interval that is shown; claims are decided by wider ones."""
 SMALL = 0.1
@@ -88,12 +95,19 @@ class Comparison:
     @property
     def place(self) -> str:
         """The study, the labels that choose its rows, and the knob that is turned, in words."""
-        parts = [self.study, *(describe_label(k, v) for k, v in self.where.items())]
+        labels = {name: value for name, value in self.where.items() if name != "knob"}
+        # A knob's value goes by the knob's name.
+        names = {"value": self.where.get("knob", "value")}
+
+        def describe(name: str, value: Any) -> str:
+            return describe_label(names.get(name, name), value)
+
+        parts = [self.study, *(describe(name, value) for name, value in labels.items())]
         for name in self.one.keys() - {"method", "measure"}:
-            sides = (describe_label(name, side[name]) for side in (self.one, self.other))
+            sides = (describe(name, side[name]) for side in (self.one, self.other))
             parts.append(" less ".join(sides))
         for name, values in self.turn.items():
-            parts.append(" to ".join(describe_label(name, value) for value in values))
+            parts.append(" to ".join(describe(name, value) for value in values))
         return ", ".join(parts)
 
 
@@ -108,6 +122,7 @@ class Claim:
         setting: where it was claimed.
         judge: what decides; ``None`` where nothing is measured.
         by_construction, untested: why there is nothing to measure.
+        foreign: why the nearest study cannot decide it; what was measured there is told.
         numbers: as published: one, other, best and start, or one and other alone.
         note: what a reader has to know beside the verdict.
     """
@@ -120,6 +135,7 @@ class Claim:
     judge: Comparison | None = None
     by_construction: str = ""
     untested: str = ""
+    foreign: str = ""
     numbers: Mapping[str, float] = field(default_factory=dict)
     note: str = ""
 
@@ -364,6 +380,8 @@ def judge_claim(claim: Claim, judge: Comparison, frames: Frames, level: float) -
     decidable = claim.asked + mean - wide[0]
     if effect.ratio:  # of logarithms
         decidable = 1 - (1 - claim.asked) * (1 - mean) / (1 - wide[0])
+    if claim.foreign:
+        verdict, reason = FOREIGN, claim.foreign
     reasons = (reason, collapsed_runs(rows), claim.note)
     return row | {
         "seeds": len(effect.values),

@@ -7,21 +7,26 @@ Nothing is trained.
 
 import math
 import re
+import textwrap
 from collections.abc import Hashable, Mapping
 from typing import Any
 
 import pandas as pd
 
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab._utils.markdown import markdown_table
-from fedlora_lab._utils.statistics import RULE
+from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab.plots import intervals, style
 from studies import RESULTS, ROOT
 from studies.claims import (
+    BUILT,
     CLAIMS,
+    FOREIGN,
+    FULL,
     HOLDS,
+    OPEN,
     OPPOSITE,
     SAME,
+    UNTESTED,
     VERDICTS,
     claim_frames,
     judge_claims,
@@ -43,52 +48,33 @@ UNITS = {
     "spread": " (std; minus: above the other's)",
 }
 """`Comparison.share` -> what is written behind the share."""
-DRAWN = (style.RIGHT, style.WRONG, style.FACTOR["B"], style.GREY, style.SERIES[1])
+DRAWN = (style.RIGHT, style.WRONG, style.FACTOR["B"], style.GREY, *style.SERIES[1:3])
 """Colours of the first verdicts, those with an interval."""
-OPENING = """# Published claims, measured again
-
-What papers on federated LoRA claim, and what small models on real data show: **no verdict says
-anything about a paper's own setting.** Each claim is judged in the study nearest to where it was
-made, on the last round unless *to know* says otherwise, under the same accounting, at tuned
-learning rates, paired by seed.
-
-**Shares.** An effect on accuracy is a share of the *attainable gain*: the accuracy of the best
-method on the task, in any federated study, at any budget, less the accuracy before training. A
-claimed difference is divided by the best number of its table less chance level, and half of it is
-asked for.
-
-**Verdicts** follow from an interval.
-
-- *Holds*: the whole interval is above what is asked, or within the bounds of an equality.
-- *Opposite*: it is below zero, or beyond the bounds of an equality.
-- *No difference of that size*: it rules out a lead of the size asked for. Where no size was
-  claimed, it lies within a tenth of the attainable gain, or of the other's mean.
-- *Cannot tell*: it allows more than one of these.
-- *No gain to see here*, before the last two: the other method leaves less than is asked for (a
-  tenth where nothing is), or neither gained as much (nor a tenth). But whoever is certain to be
-  behind by more than a tenth is behind.
-
-**Intervals** in the table are 95 % intervals of one difference: Student's t (ratios: of
-logarithms), and for spreads a jackknife over seeds. Those that decide, drawn for accuracy, hold for
-all comparisons together (Bonferroni) and are wider.
-*Collapsed* is {collapsed}.
-
-**Tuning** looked at validation data of the same private split, with other seeds; on your own data
-every look is a release. Cases without noise, and those that `studies/declared.py` names after
-collapsed runs or a best rate at an end, are tuned carefully; *to know* counts the runs that still
-collapse.
-"""
-TABLE = """## The claims
-
-Shown are those that a study decides, on the site all. `results/claims.csv` has all: where each was
-made and how far that could be read ([primary, secondary or
-inferred](methods.md)), both intervals, the smallest *decidable* lead, and the lead in points, of
-one tuning seed, at the rate that is best for the favoured method ([why it differs](rates.md)).
-
-<!-- claims -->
-{table}
-<!-- /claims -->
-"""
+WIDTH = 140
+"""Columns of the page."""
+COUNTS = """Papers on federated LoRA make claims, and {all} of them are kept here with their
+sources. Which of them do small models on real data show? Our studies decide {decided}: {holds}
+hold, {opposite} come out opposite, and for {same} a lead of the claimed size is ruled out. **No
+verdict says anything about a paper's own setting.**"""
+EXAMPLE = """The claim is *{claim}*, by reviewers' reading of {number}.
+The nearest study is `{study}` at ε = 1, which has texts with every example protected. {seeds} seeds
+of FFA-LoRA are paired with {seeds} of FedLoRA, each method at its own tuned rate.
+FFA-LoRA ends ahead by {mean} of what training can gain on this task. The 95 % interval is
+[{low}, {high}].
+The interval that decides is wider, [{low_together}, {high_together}], because {compared}
+comparisons have to hold together.
+No size was claimed, so any lead is asked for. The whole interval is above zero: the claim
+**{verdict}**.
+To know: {note}."""
+EXAMPLE_CLAIM = "ffa-over-fedlora-tight"
+REASONS = {
+    OPEN: "The interval allows more than one verdict.",
+    FULL: "On these tasks a lead of the claimed size could not appear.",
+    BUILT: "They follow from how a method is made, such as half of the bytes, and need no run.",
+    UNTESTED: "No study here has what they speak of.",
+    FOREIGN: "The study nearest to them has another ε than they name. The next section has them.",
+}
+"""Verdict that decides nothing -> what it says of its claims."""
 
 
 def cost() -> str:
@@ -99,7 +85,7 @@ def cost() -> str:
     hours = sum(entry["values"].get("seconds") or 0.0 for entry in done.values()) / 3600
     return (
         f"The studies took {len(done):,} runs, tuning included, `updates` not, and "
-        f"{hours:.0f} hours of one core.\n"
+        f"{hours:.0f} hours of one core."
     )
 
 
@@ -107,9 +93,9 @@ def studies_list(table: pd.DataFrame) -> str:
     """Says what each study is that a claim is judged by."""
     names = {*table["place"].dropna().str.partition(",")[0]}
     used = [study for name, study in sorted(STUDIES.items()) if name in names]
-    lines = [f"- `{study.name}`: {study.note}; {len(study.seeds)} seeds." for study in used]
-    lines.append("- `updates`: `digits-example` again, for what no study records; 10 seeds.\n")
-    return "\n".join(lines)
+    lines = [f"`{study.name}`: {study.note}; {len(study.seeds)} seeds." for study in used]
+    lines.append("`updates`: `digits-example` again, for what no study records; 10 seeds.")
+    return "\n".join(wrapped(line, "- ") for line in lines) + "\n"
 
 
 def linked(row: Mapping[Hashable, Any]) -> str:
@@ -138,10 +124,10 @@ def without_units(text: str) -> str:
     return re.sub(r"(\S+) % \[(\S+) %, (\S+) %\]", r"\1 [\2, \3] %", text)
 
 
-def decided(table: pd.DataFrame) -> str:
-    """The claims that a study decides, in the order of the verdicts."""
+def claims_table(table: pd.DataFrame, *verdicts: str) -> str:
+    """The claims with these verdicts, in the order of the verdicts."""
     lines = [("claim", "paper", "verdict", "measured here", "to know")]
-    for verdict in (HOLDS, OPPOSITE, SAME):
+    for verdict in verdicts:
         for row in select_rows(table, verdict=verdict).to_dict("records"):
             # The first reason of the others is what the verdict says already.
             note = row["reason"] if verdict == HOLDS else row["reason"].partition("; ")[2]
@@ -149,36 +135,61 @@ def decided(table: pd.DataFrame) -> str:
     return without_units(markdown_table(lines))
 
 
-def whole_table(table: pd.DataFrame) -> str:
-    """All claims, as the site shows them in place of those that are decided.
+def wrapped(text: str, start: str = "") -> str:
+    """One paragraph, or one item of a list that begins with `start`."""
+    return textwrap.fill(
+        " ".join(text.split()),
+        WIDTH,
+        initial_indent=start,
+        subsequent_indent=" " * len(start),
+        break_on_hyphens=False,
+    )
 
-    It puts a field above a table in a ``div`` of this class, see book/filter_table.js.
 
-    Args: table: of results/claims.csv.
-    """
-    lines = [("claim", "verdict", "claimed in", "measured here", "why")]
-    for row in table.fillna({"reason": ""}).to_dict("records"):
-        place = f"{linked(row)}, {row['tag']}: {row['setting']}"
-        lines.append((row["claim"], row["verdict"], place, measured(row), row["reason"]))
-    return f'<div class="filtered">\n\n{without_units(markdown_table(lines))}\n\n</div>'
+def example(table: pd.DataFrame) -> str:
+    """One claim with every number that its verdict comes from."""
+    (row,) = select_rows(table, slug=EXAMPLE_CLAIM).to_dict("records")
+    names = ("mean", "low", "high", "low_together", "high_together")
+    text = EXAMPLE.format(
+        **{name: row[name] for name in ("claim", "verdict")},
+        **{name: share(row[name]) for name in names},
+        seeds=f"{row['seeds']:.0f}",
+        number=linked(row),
+        study=row["place"].partition(",")[0],
+        compared=table["mean"].count(),
+        note=row["reason"],
+    )
+    steps = re.split(r"(?<=[.])\n(?=[A-Z])", text)
+    return "\n".join(wrapped(step, f"{number}. ") for number, step in enumerate(steps, 1))
 
 
 def page(table: pd.DataFrame) -> str:
-    """The rule, the counts and the claims that are decided.
+    """The page, whose counts, tables and lists are those of the verdicts.
 
     Args: table: of `judge_claims`.
     """
     counts = table["verdict"].value_counts()
-    summary = ", ".join(f"{counts.get(verdict, 0)} *{verdict}*" for verdict in VERDICTS)
-    sections = [
-        OPENING.format(collapsed=RULE),
-        f"The verdicts of {len(table)} claims: {summary}.\n",
-        cost(),
-        f"![{ALT}](figures/{FIGURE.name})\n",
-        f"## Studies\n\n{studies_list(table)}",
-        TABLE.format(table=decided(table)),
-    ]
-    return "\n".join(sections)
+    holds, opposite, same = (counts.get(verdict, 0) for verdict in (HOLDS, OPPOSITE, SAME))
+    opening = COUNTS.format(
+        all=len(table),
+        decided=holds + opposite + same,
+        holds=holds,
+        opposite=opposite,
+        same=same,
+    )
+    rest = (
+        wrapped(f"*{verdict}*, {counts.get(verdict, 0)} claims. {text}", "- ")
+        for verdict, text in REASONS.items()
+    )
+    blocks = {
+        "counts": wrapped(opening),
+        "example": example(table),
+        "claims": claims_table(table, HOLDS, OPPOSITE, SAME),
+        "undecided": "\n".join(rest),
+        "foreign": claims_table(table, FOREIGN),
+        "studies": f"{studies_list(table)}\n{cost()}",
+    }
+    return fill_blocks(PAGE.read_text(encoding="utf-8"), blocks)
 
 
 def figure(table: pd.DataFrame) -> style.Figure:

@@ -16,7 +16,7 @@ from places import ROOT
 
 import fedlora_lab as fl
 from fedlora_lab.cli.commands import commands
-from studies import rates
+from studies import amplification, rates, runner
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "readme.py"))
@@ -66,6 +66,12 @@ def test_what_was_found_is_what_the_frames_say():
     undecided = verdicts[["cannot tell", "no gain to see here", "not measured here"]].sum()
     six: Any = pd.read_csv(ROOT / "docs" / "figures" / "digits.csv", index_col="method")
     assert six.loc["rolora", "deviation"] < 1e-6
+    leads = amplification.lead_table(runner.read_studies()).groupby("pair", sort=False)
+    ahead, behind = (
+        leads[end].agg(lambda x, sign=sign: (sign * x > 0).sum())
+        for end, sign in (("low", 1), ("high", -1))
+    )
+    assert [*ahead[1:]] == [6, 6] and [*behind[1:]] == [1, 0] and leads.size().eq(12).all()
     base = pd.read_csv(results / "baselines.csv").query("epsilon == 8").groupby("method").mean(True)
     audits = pd.read_csv(results / "audit.csv")
     assert (
@@ -73,8 +79,9 @@ def test_what_was_found_is_what_the_frames_say():
     )
     numbers = [
         *(apart, near, f"Of {verdicts.sum()} claims", decided, f"{holds} hold, {refuted[0]} come"),
-        f"for {refuted[1]} a difference",
+        f"for {refuted[1]} a lead",
         f"Another {verdicts['true by construction']} are true by construction",
+        f"{verdicts['the setting does not carry the claim']} were measured at another ε",
         f"The other {undecided} were not decided",
         f"{100 * six.loc['fedlora', 'deviation']:.0f} % from the mean",
         *(f"{six.score[x]:.3f} ± {six.interval[x]:.3f}" for x in ("fedlora", "rolora")),

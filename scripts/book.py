@@ -32,7 +32,7 @@ from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab.course import playground
 from fedlora_lab.course.widgets.dial import classic_script, page_script
 from fedlora_lab.plots.style import png
-from notebooks import answers, lesson_paths, question, said
+from notebooks import lesson_paths, question, said
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -244,13 +244,11 @@ def with_formulas(page: str) -> str:
 
 def readable(path: Path) -> Any:
     """A notebook as the site shows it: exercises with their formulas, code in colours, figures with
-    their findings as alternative text, and answers to predictions folded.
+    their findings as alternative text.
     """
     notebook: Any = nbformat.read(path, as_version=4)
     notebook.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
     for cell in notebook.cells:
-        if answers(cell):
-            cell.metadata["tags"] = ["hide-cell"]
         exercise = "fl.course.exercises." in cell.source
         for data in (output.get("data", {}) for output in cell.get("outputs", [])):
             if "image/png" in data:

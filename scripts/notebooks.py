@@ -7,8 +7,10 @@
 Outputs stay, since readers meet the course where nothing is executed. What differs from run to run
 without meaning goes: execution counts, metadata, views of widgets, random cell ids. The first line
 of a cell says what a reader need not see: the source of `# Checks` and `# Figure` is folded, and
-that of a cell that answers a prediction. In a reader's copy such an answer has no output yet. Under
-the title stand links to Binder and Colab if CITATION.cff has the repository's address.
+that of a cell that answers a prediction. The answer itself lies behind a line to click, on GitHub,
+Colab and Binder too; in a reader's copy it has no output yet. Under
+the title stand links to Binder and Colab if CITATION.cff has the repository's address, in the last
+line those to the notebooks before and after.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import copy
 import os
 import re
 import tempfile
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,8 @@ FOLDED = ("# Checks", "# Figure")
 """First lines of cells whose source is folded in JupyterLab and on the site."""
 ANSWER = "fl.course.exercises.reveal("
 """Stands in cells that answer a prediction."""
+ORDER = "00 01 02 10 03 04 05 06 07 09 11 12 13 08 14 15"
+"""The path through the course: 10 answers 02, and 08's attack needs 11 and 13."""
 COPIES = ROOT / "my_notebooks"
 OPEN = """
 
@@ -43,8 +48,9 @@ ADDRESS = "".join(re.findall("^repository-code: https://github.com/(.+)", CITATI
 
 
 def lesson_paths() -> list[Path]:
-    """The notebooks of the course, in order."""
-    return sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    """The notebooks of the course, in the order of its path."""
+    paths = (ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb")
+    return sorted(paths, key=lambda path: (ORDER.index(path.name[:2]), path.name))
 
 
 def first_cell(path: Path) -> str:
@@ -84,6 +90,32 @@ def fold(cell: Any) -> None:
     cell.metadata["tags"] = ["hide-input"]
 
 
+def behind_a_line(outputs: list[Any]) -> list[Any]:
+    """What an answer shows, as one output behind a line to click, which needs no kernel.
+
+    A figure that is there to be seen tells the answer before anybody has guessed.
+    """
+    texts = [output.get("data", {}).get("text/html", "") for output in outputs]
+    if not outputs or (len(outputs) == 1 and texts[0].startswith("<details>")):
+        return outputs
+    line, said = "The answer", texts[-1]
+    told = re.fullmatch(r"<details><summary>(.*?)</summary>(.*)</details>", said, re.S)
+    if told:
+        line, said = told.groups()
+    parts = []
+    for output in outputs[:-1]:
+        data = output.get("data", {})
+        if "image/png" in data:
+            finding = escape(" ".join(data["text/plain"].removeprefix("Picture: ").split()))
+            png = "".join(data["image/png"].split())
+            parts.append(f'<img alt="{finding}" src="data:image/png;base64,{png}">')
+        else:
+            parts.append(data.get("text/html") or f"<pre>{escape(output['text'])}</pre>")
+    html = "\n".join([f"<details><summary>{line}</summary>", *parts, f"{said}</details>"])
+    data = {"text/html": html, "text/plain": outputs[-1]["data"]["text/plain"]}
+    return [nbformat.v4.new_output("display_data", data=data)]
+
+
 def learner_copy(notebook: Any) -> Any:
     """A copy in which a prediction can be made: no answer stands in it."""
     notebook = copy.deepcopy(notebook)
@@ -109,6 +141,8 @@ def cleaned(notebook: Any) -> Any:
                     output.metadata = nbformat.NotebookNode()
                 if "execution_count" in output:
                     output.execution_count = None
+            if answers(cell):
+                cell.outputs = behind_a_line(cell.outputs)
     return notebook
 
 
@@ -116,6 +150,23 @@ def titled(text: str, name: str, address: str = ADDRESS) -> str:
     """A text with links under its title that open a notebook elsewhere; without an address none."""
     below = OPEN.format(address, name) if address else "\n\n"
     return re.sub(r"\n\n(\[Open in .+\n\n)?", below, text, count=1)
+
+
+def with_neighbours(text: str, name: str) -> str:
+    """A text whose last line links to the notebooks before and after this one on the path."""
+    lines = text.rstrip().split("\n")
+    if "[← " in lines[-1] or " →](" in lines[-1]:
+        lines.pop()
+    paths = lesson_paths()
+    place = [path.name for path in paths].index(name)
+    links = []
+    if place > 0:
+        before = paths[place - 1]
+        links.append(f"[← {before.name[:2]} {question(before)}]({before.name})")
+    if place + 1 < len(paths):
+        after = paths[place + 1]
+        links.append(f"[{after.name[:2]} {question(after)} →]({after.name})")
+    return "\n".join([*lines, " · ".join(links)])
 
 
 def execute(notebook: Any, folder: Path) -> None:
@@ -151,6 +202,7 @@ def main() -> None:
         if arguments.what == "run":
             execute(notebook, path.parent)
         notebook.cells[0].source = titled(notebook.cells[0].source, path.name)
+        notebook.cells[-1].source = with_neighbours(notebook.cells[-1].source, path.name)
         nbformat.write(cleaned(notebook), path)
         print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 

@@ -328,13 +328,25 @@ WRONG = {
         lambda update, clip, sigma, *rest: solution("13.1")(update, clip, sigma / clip, *rest),
     ],
     "13.3": [without_modulus],
-    "14.2": [
-        lambda plans, sigma, n, K, d, work: solution("14.2")(
-            plans, lambda q, N: sigma(q / K, N), n, K, d, work
-        ),
-        vary(solution("14.2"), work=lambda work: work - 1),
+    "14.1": [
+        lambda sites, labels: np.unique(labels, return_inverse=True)[1],
+        lambda sites, labels: [1 + part for part in solution("14.1")(sites, labels)],
+        lambda sites, labels: solution("14.1")(sites, labels)[::-1],
+        lambda sites, labels: [np.unique(part) for part in solution("14.1")(sites, labels)],
     ],
-    "14.4": [lambda x, epsilon, xi: solution("14.4")(x, epsilon, xi / math.sqrt(len(x)))],
+    "14.2": [
+        vary(solution("14.2"), work=lambda work: work - 1),
+        vary(solution("14.2"), d=np.square),
+        vary(solution("14.2"), K=1),
+        lambda plans, sigma, n, K, d, work: [
+            sigma(b / n, N) * math.sqrt(d / (K * N)) / b for b, N in plans
+        ],
+    ],
+    "14.4": [
+        lambda x, epsilon, xi: x.sum(1) + len(x) / epsilon * xi,
+        lambda x, epsilon, xi: x.mean(1) + 2 * len(x) / epsilon / x.shape[1] * xi,
+        lambda x, epsilon, xi: x.mean(1) + epsilon / len(x) / x.shape[1] * xi,
+    ],
     "15.1": [
         each_alone,
         partial(largest_move, changed=lambda batch, i: [*batch, batch[i]]),

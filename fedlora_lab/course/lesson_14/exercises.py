@@ -30,9 +30,10 @@ def _plans(rng):
 
 def _scores(rng):
     m = int(rng.integers(3, 9))
-    n = int(rng.integers(50, 400))
-    correct = (rng.random((m, n)) < rng.uniform(0.5, 0.9, (m, 1))).astype(float)
-    return correct, float(rng.uniform(1.2, 4)), rng.laplace(size=m)
+    n = int(rng.integers(200, 400))
+    correct = (rng.random((m, n)) < rng.uniform(0.4, 0.8, (m, 1))).astype(float)
+    # No noise takes a score out of [0, 1], to which an answer may cut it.
+    return correct, float(rng.uniform(1.2, 4)), rng.laplace(size=m).clip(-3, 3)
 
 
 WORDS = ("calm", "glad", "grim", "warm")
@@ -84,8 +85,20 @@ def of_one_release(plans, sigma, n, K, d, work):
     return [ratio * np.sqrt(N) for ratio, (_, N) in zip(ratios, plans)]
 
 
+# N releases in one direction reach N C.
+def over_one_clip(plans, sigma, n, K, d, work):
+    return [N * ratio for ratio, (_, N) in zip(compare_plans(plans, sigma, n, K, d, work), plans)]
+
+
 # Standard deviations fall with the root of K.
 divided_by_K = vary(compare_plans, K=np.square)
+
+
+# Each site draws from its own examples, not from those of all.
+def of_all_sites(plans, sigma, n, K, d, work):
+    return compare_plans(plans, lambda q, N: sigma(q / K, N), n, K, d, work)
+
+
 # More work than can be paid for.
 without_limit = vary(compare_plans, work=np.inf)
 
@@ -103,5 +116,14 @@ def private_scores(correct, epsilon, xi):
 exact = vary(private_scores, xi=0)
 # Each score then spends all of ε, and all of them m times that.
 each_in_full = vary(private_scores, xi=lambda xi: xi / len(xi))
+# Laplace noise of m releases: their budgets add up, not their squares.
+budgets_as_squares = vary(private_scores, xi=lambda xi: xi / len(xi) ** 0.5)
+
+
+# By so much a row changes how many are right, not their share.
+def of_a_count(correct, epsilon, xi):
+    return correct.mean(axis=1) + len(correct) / epsilon * xi
+
+
 # One draw for all scores: their differences are exact.
 common_noise = vary(private_scores, xi=lambda xi: xi[0])

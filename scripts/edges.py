@@ -13,35 +13,59 @@ from fedlora_lab._utils.markdown import markdown_table
 from fedlora_lab.review.mistakes import EDGES, MISTAKES, Mistake
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "sharp_edges.md"
-WIDTH = 120
+WIDTH = 140
 GROUPS = ("Counting", "Learning", "Saying what was found", "Chance")
 
 HEAD = """\
 # Sharp edges
 
-Ways in which differentially private federated LoRA goes wrong without looking wrong, a third with
-a link to where they were seen.
+Differentially private federated LoRA can go wrong without looking wrong: the loss falls, and the
+ε that is printed is false. This page is a catalogue of such mistakes. For each it says what goes
+wrong, what the library does about it, and how large the error is.
 
-*Severity.* **Fatal**: the stated ε means nothing. **Serious**: it is wrong by a factor that
-matters. **Bug**: something other than what was meant is computed. **Utility**: privacy holds,
-learning suffers. **Honesty**: the number is true and misleads. **Note**: a limit to know of.
+For example, an accountant that is made anew for every round counts its own round only. In the run
+that is measured in [edge 1](#1-a-new-accountant-for-every-round-or-message-fatal), almost nine
+times the stated ε was spent.
 
-*What the library does.* **Not expressible**: plans, rows and rules cannot say it. **Refuses**: it
-is answered with an error, or with no ε. **Measures**: a run's records show it. **Tells**: a run
-cannot prevent it; this page and the course warn of it. Names in brackets are tests.
+A third of the mistakes have a link to where they were seen. Every mistake runs here, in a broken
+and in a sound form, and `fl.review.mistakes.EDGES[3].measure()` measures one again.
 
-*Measured.* Every mistake runs: a broken and a sound form, one number that tells them apart, and in
-brackets the line between them. `fl.review.mistakes.EDGES[3].measure()` measures again. Where a
-single step shows the mistake, the number is that of a [check](review.md#what-it-looks-at):
-*sensitivity* and *signal* in clip norms, *noise size* in units of the claimed standard deviation,
-*noise and data* in units of the noise beside other data,
-*accounting* as ε spent over ε stated, *un-noised output* and *frozen* as the largest change of
-what should not move."""
+**Severity** stands behind the name of a mistake.
+
+| severity | meaning |
+|---|---|
+| fatal | the stated ε means nothing |
+| serious | it is wrong by a factor that matters |
+| bug | something other than what was meant is computed |
+| utility | privacy holds, and learning suffers |
+| honesty | the number is true, and misleads |
+| note | a limit to know of |
+
+**What the library does** is one of four things. Names that begin with `test_` are the tests that
+hold it.
+
+| answer | meaning |
+|---|---|
+| not expressible | plans, rows and rules cannot say it |
+| refuses | it is answered with an error, or with no ε |
+| measures | a run's records show it |
+| tells | a run cannot prevent it; this page and the course warn of it |
+
+**Measured** is one number that tells the broken form from the sound one; the line between the two
+stands in brackets. Where a single step shows the mistake, it is the number of a
+[check](review.md#what-it-looks-at):
+
+- *sensitivity* and *signal* are in clip norms;
+- *noise size* is in units of the claimed standard deviation;
+- *noise and data* is in units of the noise beside other data;
+- *accounting* is the ε spent over the ε stated;
+- *un-noised output* and *frozen* are the largest change of what should not move."""
 
 REPORTED = """\
-Reported in public trackers and papers' code, rebuilt small, and found by the checks named here.
-Most were mended soon after. `fl.review.mistakes.MISTAKES["Noise on a copy"].wrong` says what
-happens."""
+These were reported in public trackers or found in papers' code. Each was rebuilt small, and the
+check named here finds it. Most were mended soon after.
+`fl.review.mistakes.MISTAKES["Noise on a copy"].wrong` says what happens, and so for each name of
+the table."""
 
 
 def number(value: float) -> str:
@@ -54,7 +78,9 @@ def number(value: float) -> str:
 
 
 def wrapped(text: str) -> str:
-    """Lines of at most 120 characters, broken at spaces."""
+    """Lines of at most 140 characters, broken at spaces; tables and lists stay."""
+    if text.startswith(("|", "- ")):
+        return text
     return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 

@@ -114,9 +114,7 @@ def one_turn_wrong(B, A, gradient, combine, eta, gamma, S, T, *, mistake):
             own = own - eta * (1 if mistake == "no gamma" else gamma) * step
             if mistake == "average after each step":
                 own = factors[moving] + combine(own - factors[moving], factors[frozen])
-        if mistake == "combines factors":
-            factors[moving] = combine(own, factors[frozen])
-        elif mistake == "average after each step":
+        if mistake == "average after each step":
             factors[moving] = own
         else:
             if mistake == "released twice":
@@ -126,7 +124,21 @@ def one_turn_wrong(B, A, gradient, combine, eta, gamma, S, T, *, mistake):
     return B, A
 
 
-TURNS = ("no gamma", "average after each step", "combines factors", "released twice")
+TURNS = ("no gamma", "average after each step", "released twice")
+
+
+def energy_of_noise(T, tau, d_out, d_in, r, gamma, *, power=2, rank=1):
+    """`energy_in_turns` of 06.2 with one mistake."""
+    N_B, N_A = (T + 1) // 2, T // 2
+    linear = d_out * r / 3 * N_B * tau**2
+    return gamma**power * (linear + d_out * d_in * r**rank * N_B * N_A * tau**4)
+
+
+def release_with(dB, A, C, sigma, xi, *, size=norm, limit=min, each=True):
+    """`release` of 06.3 with one mistake."""
+    changes = dB @ A if each else (dB @ A).sum(0)[None]
+    total = sum(change * limit(1, C / size(change)) for change in changes)
+    return (total + sigma * C * xi) @ pinv(A) / len(dB)
 
 
 def private_rounds(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A, *, mistake):
@@ -288,15 +300,30 @@ WRONG = {
     ],
     "05.2": [lambda change, A: len(A) / A.shape[1]],
     "05.3": [lambda lr, C, a, b: (lr * (a / b) ** 2, C * a / b)],
-    "06.1": [partial(one_turn_wrong, mistake=mistake) for mistake in TURNS],
+    "06.1": [
+        *(partial(one_turn_wrong, mistake=mistake) for mistake in TURNS),
+        vary(solution("06.1"), eta=np.negative),
+        vary(solution("06.1"), T=lambda T: T - 1),
+        vary(solution("06.1"), then=lambda factors: factors[::-1]),
+    ],
     "06.2": [
-        lambda T, tau, o, i, r, g: (
-            g**2 * o * r * (T // 2) * tau**2 * (1 / 3 + i * (T - T // 2) * tau**2)
-        )
+        partial(energy_of_noise, power=1),
+        partial(energy_of_noise, power=0),
+        partial(energy_of_noise, rank=2),
+        lambda T, tau, d_out, d_in, *rest: solution("06.2")(T, tau, d_in, d_out, *rest),
     ],
     "06.3": [
         lambda dB, A, C, sigma, xi: solution("06.3")(dB, A, C, sigma / C, xi),
-        vary(solution("06.3"), dB=lambda dB: 1e9 * dB),
+        lambda dB, *rest: len(dB) * solution("06.3")(dB, *rest),
+        partial(release_with, size=lambda change: norm(change, 2)),
+        partial(release_with, limit=max),
+        partial(release_with, each=False),
+    ],
+    "06.5": [
+        vary(solution("06.5"), then=lambda loss: 2 * loss),
+        vary(solution("06.5"), tau=np.sqrt),
+        vary(solution("06.5"), h=np.negative),
+        lambda tau, eta, h: (2 * solution("06.5")(tau, eta, h) / h) ** 0.5,
     ],
     "07.1": [filter_with("reflect"), filter_with("edge"), filter_with("wrap")],
     "07.4": [a_first, clipped_mean_turns],

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 from numpy.linalg import norm
 
-from fedlora_lab.course.exercises import Calls
+from fedlora_lab.course.exercises import Calls, vary
 
 
 @dataclass
@@ -49,6 +49,11 @@ def _noise(rng):
     return 2 * int(rng.integers(1, 12)) + 1, rng.uniform(0.1, 0.5), *sizes, rng.uniform(1.5, 3)
 
 
+def _bowl(rng):
+    eta = rng.uniform(0.05, 0.5)
+    return rng.uniform(0.05, 0.5), eta, rng.uniform(0.2, 0.9) / eta
+
+
 def _updates(rng):
     """Two clients change the product by more than C, two by less; A is stretched unequally."""
     left, right = (np.linalg.qr(rng.standard_normal((n, 3)))[0] for n in (3, 7))
@@ -64,6 +69,7 @@ CALLS = {
     "06.1": Calls("B, A, gradient, combine, eta, gamma, S and T", draw=_federation),
     "06.2": Calls("T, tau, d_out, d_in, r and gamma", (8, 0.2, 30, 20, 3, 2.0), draw=_noise),
     "06.3": Calls("dB, A, C, sigma and xi", draw=_updates),
+    "06.5": Calls("tau, eta and h", (0.02, 0.05, 4.0), draw=_bowl),
 }
 
 
@@ -87,8 +93,11 @@ def take_turns(B, A, gradient, combine, eta, gamma, S, T):
     return B, A
 
 
-def _turns(*given, word, sent=lambda t: ""):
-    """`take_turns` with another schedule, ``word(t, s)``; ``sent(t)`` is released besides."""
+def _turns(*given, word, sent=lambda t: "", whole=False):
+    """`take_turns` with another schedule, ``word(t, s)``; ``sent(t)`` is released besides.
+
+    Args: whole: the server's rule gets the factors, and not their changes.
+    """
     B, A, gradient, combine, eta, gamma, S, T = given
     for t in range(T):
         clients = len(gradient(gamma * B @ A))
@@ -102,8 +111,9 @@ def _turns(*given, word, sent=lambda t: ""):
             b = new_b if "B" in word(t, s) else b
             a = new_a if "A" in word(t, s) else a
             released += word(t, s)
-        new_B = B + combine(b - B, A) if "B" in released else B
-        A = A + combine(a - A, B) if "A" in released else A
+        old_B, old_A = (0 * B, 0 * A) if whole else (B, A)
+        new_B = old_B + combine(b - old_B, A) if "B" in released else B
+        A = old_A + combine(a - old_A, B) if "A" in released else A
         B = new_B
     return B, A
 
@@ -116,6 +126,24 @@ both_move = partial(_turns, word=lambda t, s: "AB")
 turns_by_step = partial(_turns, word=lambda t, s: "BA"[s % 2])
 # A release costs ε, and adds noise, also where nothing moved.
 both_released = partial(_turns, word=lambda t, s: "BA"[t % 2], sent=lambda t: "AB")
+# A clip bounds what a client changed; the server's own factors are no secret.
+combines_factors = partial(_turns, word=lambda t, s: "BA"[t % 2], whole=True)
+
+
+# Every average is a release.
+def averages_each_step(*given):
+    *start, S, T = given
+    return _turns(*start, 1, S * T, word=lambda t, s: "BA"[t // S % 2])
+
+
+# Each step begins where the last one ended, and so does its gradient.
+def gradient_once(B, A, gradient, combine, eta, gamma, S, T):
+    return take_turns(B, A, gradient, combine, S * eta, gamma, 1, T)
+
+
+# The mean is what a server without privacy does.
+def without_combine(B, A, gradient, combine, *settings):
+    return take_turns(B, A, gradient, lambda changes, frozen: changes.mean(0), *settings)
 
 
 # ---- 06.2: the noise that is there after T rounds
@@ -129,14 +157,23 @@ def energy_in_turns(T, tau, d_out, d_in, r, gamma):
     return gamma**2 * (linear + quadratic)
 
 
-def _energy(T, tau, d_out, d_in, r, gamma, releases):
-    """`energy_in_turns` with other numbers of releases of B and A, a function of T."""
+def _energy(T, tau, d_out, d_in, r, gamma, releases, start=1 / 3):
+    """`energy_in_turns` with other numbers of releases of B and A, a function of T.
+
+    Args: start: energy of A's start, over r.
+    """
     N_B, N_A = releases(T)
-    return gamma**2 * d_out * r * N_B * tau**2 * (1 / 3 + d_in * N_A * tau**2)
+    return gamma**2 * d_out * r * N_B * tau**2 * (start + d_in * N_A * tau**2)
 
 
 # Each factor is released in half of the rounds only.
 every_round = partial(_energy, releases=lambda T: (T, T))
+# B begins, so after an odd number of rounds B has moved once more.
+exchanged = partial(_energy, releases=lambda T: (T // 2, T - T // 2))
+# A is noised in its own rounds.
+A_is_clean = partial(_energy, releases=lambda T: (T - T // 2, 0))
+# A's entries are uniform in ± 1/√d_in.
+start_of_one = partial(_energy, releases=lambda T: (T - T // 2, T // 2), start=1)
 # An odd last round is B's.
 half_rounds = partial(_energy, releases=lambda T: (T / 2, T / 2))
 # Independent noise adds up in squares.
@@ -165,6 +202,38 @@ def transposed(dB, A, C, sigma, xi):
     return plain + sigma * C * xi @ A.T / len(dB)
 
 
+# A clip shortens, and lengthens nothing.
+normalises = vary(release, dB=lambda dB: 1e9 * dB)
+
+
 # As many times too much noise as there are clients.
 def noise_on_the_mean(dB, A, C, sigma, xi):
     return release(dB, A, C, sigma * len(dB), xi)
+
+
+# ---- 06.5: what a direction costs
+
+
+def price(tau, eta, h):
+    mean_square = tau**2 / (1 - (1 - eta * h) ** 2)
+    return h / 2 * mean_square
+
+
+# Of (1 − ηh)² the square of ηh was left out.
+def price_of_small_steps(tau, eta, h):
+    return tau**2 / (4 * eta)
+
+
+# Earlier rounds' noise is still there.
+def of_one_round(tau, eta, h):
+    return h * tau**2 / 2
+
+
+# A deviation falls by 1 − ηh, a variance by its square.
+def variance_falls_once(tau, eta, h):
+    return tau**2 / (2 * eta)
+
+
+# Where the ball is, not what it costs.
+def mean_square_alone(tau, eta, h):
+    return 2 * price(tau, eta, h) / h

@@ -244,11 +244,14 @@ def with_formulas(page: str) -> str:
 
 def readable(path: Path) -> Any:
     """A notebook as the site shows it: exercises with their formulas, code in colours, figures with
-    their findings as alternative text.
+    their findings as alternative text. The source of checks, which are for the test runner, is not
+    on it.
     """
     notebook: Any = nbformat.read(path, as_version=4)
     notebook.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
     for cell in notebook.cells:
+        if cell.source.startswith("# Checks"):
+            cell.metadata["tags"] = ["remove-input"]
         exercise = "fl.course.exercises." in cell.source
         for data in (output.get("data", {}) for output in cell.get("outputs", [])):
             if "image/png" in data:

@@ -31,7 +31,7 @@ class Term(NamedTuple):
 
 def terms(page: str) -> list[Term]:
     """The items of the glossary's Markdown."""
-    items = [match.groups() for match in ITEM.finditer(page)]
+    items = [match.groups() for match in ITEM.finditer(page.replace("\n  ", " "))]
     return [
         Term(tuple(names.replace("**", "").split(", ")), lesson, meaning)
         for names, lesson, meaning in items

@@ -54,6 +54,13 @@ def by_setting(frame: "DataFrame") -> Iterator[tuple[dict[str, Any], "DataFrame"
         yield dict(zip(names, values)), part
 
 
+def setting_text(value: Any) -> str:
+    """A value of a grid, or a learning rate, for people; frames have NaN in the place of none."""
+    if value is None or value != value:
+        return "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def last_scores(frame: "DataFrame", measure: str | None = None) -> "DataFrame":
     """Selects from a tidy frame, of a sweep too, the score of every run after its last round.
 
@@ -103,6 +110,8 @@ class PairedDifference(NamedTuple):
 
     def __str__(self) -> str:
         mean, low, high = (f"{value:+.3f}".replace("-", "−") for value in self[:3])
+        if math.isnan(self.low):
+            return f"{mean} (all {self.seeds} seeds differ by the same, so there is no interval)"
         return f"{mean} [{low}, {high}]"
 
 
@@ -283,8 +292,11 @@ def smaller_is_better(measure: str) -> bool:
 
 
 def headline_measure(frame: "DataFrame") -> str:
-    """Returns the measure a run is judged by: accuracy if the task has it, else the test loss."""
-    return "accuracy" if "accuracy" in set(frame["measure"]) else "loss"
+    """Returns the measure a run is judged by: accuracy, else the loss, else the task's first."""
+    # A record lists the task's own metrics before all that every run measures.
+    names = list(frame["measure"].unique())
+    usual = [name for name in ("accuracy", "loss") if name in names]
+    return [*usual, *names, "loss"][0]
 
 
 def check_measure(rows: "DataFrame", measure: str, kind: str = "the whole model") -> None:

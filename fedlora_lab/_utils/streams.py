@@ -43,6 +43,8 @@ class SafeStream(io.TextIOBase):
         """Writes what the stream can hold."""
         escaped = self.escape(text)
         self._try(lambda: self.stream.write(escaped))
+        if "\n" in text:  # whoever follows a log or a pipe reads a line when it is told
+            self.flush()
         return len(text)
 
     def flush(self) -> None:

@@ -15,7 +15,7 @@ from fedlora_lab.federated.compare import Cell
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.report.cells import row_settings
-from fedlora_lab.report.run_folder import Folder, to_json
+from fedlora_lab.report.run_folder import Folder, run_folders, to_json
 from fedlora_lab.tasks.task import Task
 
 CONFIDENCE = 0.99
@@ -25,14 +25,22 @@ CONFIDENCE = 0.99
 def audit_folder(folder: Path, canaries: int | None, rounds: int | None, seed: int) -> bool:
     """Audits every method of a run folder, prints and writes the results; whether all of it holds.
 
+    Of a sweep every setting is audited, and its results are written into its own folder.
+
     Args:
         folder: of the runs.
         canaries: as of `fl.audit.canaries`.
         rounds: instead of the plan's, if given.
         seed: of the new runs.
     """
-    results = []
     sound = True
+    places = run_folders(folder)
+    if places != [folder]:
+        for place in places:
+            click.echo(f"{place.name}:")
+            sound = audit_folder(place, canaries, rounds, seed) and sound
+        return sound
+    results = []
     for cell in rebuild_cells(folder, rounds, seed):
         audit = run_audit(
             cell.task,

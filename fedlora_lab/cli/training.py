@@ -18,7 +18,7 @@ from fedlora_lab.cli import options as read
 from fedlora_lab.experiments import finetune as tuning
 from fedlora_lab.experiments.protocol import QUICK, SEEDS, card_lines, run_protocol
 from fedlora_lab.experiments.tuned_rates import load_rates, suggestion
-from fedlora_lab.federated.compare import BAR, checked_cells, grid_points
+from fedlora_lab.federated.compare import BAR, announcement, checked_cells, grid_points
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
@@ -71,6 +71,8 @@ def train(
     cells = checked_cells(task, rows, privacy, plans, seeds, lora, points, stop)
     out = out or Path("runs") / task_name
     command = shlex.join(["fedlora-lab", *map(without_folders, click.get_current_context().obj)])
+    if len(cells) > 1:
+        click.echo(announcement(cells, jobs, out))
     with tqdm(total=sum(cell.plan.rounds for cell in cells), disable=None, **BAR) as bar:
         frame = run_in_folder(
             out, task, cells, command, jobs, bar, fresh, every_round, bar.write, **stop

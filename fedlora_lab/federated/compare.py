@@ -31,11 +31,12 @@ from fedlora_lab._utils.statistics import (
     headline_measure,
     last_scores,
     run_ends,
+    setting_text,
     smaller_is_better,
     varied_columns,
 )
 from fedlora_lab._utils.streams import SafeStream
-from fedlora_lab._utils.validation import check, check_keys, error_text, few, warn
+from fedlora_lab._utils.validation import check, check_keys, error_text, few, printable, warn
 from fedlora_lab.federated.checkpoint import settings_with_keyed_task
 from fedlora_lab.federated.jobs import Work, run_works, workers_for
 from fedlora_lab.federated.make_spec import make_run_spec
@@ -280,8 +281,8 @@ def compare(
             is the same to the last bit, whatever the number. ``None``: one run after the other
             with PyTorch's threads, or as a ``joblib.parallel_config`` around the call says, which
             may name a cluster.
-        progress: a bar with epsilon and the time left, a line for each method whose runs collapsed,
-            and one where no method learned anything.
+        progress: a line that says what is run and kept, a bar with epsilon and the time left, a
+            line for each method whose runs collapsed, and one where no method learned anything.
         store: a file of JSON lines, in which finished runs with a seed are kept, and found again
             by their arguments, see `Store`. Seconds are those of the run that was trained. Several
             comparisons may write to it at once.
@@ -316,6 +317,9 @@ def compare(
     points = grid_points(grid, lr)
     cells = checked_cells(task, which, privacy, plan, seeds, lora_of(lora), points, options)
     total = sum(cell.plan.rounds for cell in cells)
+    check(out is None or store is None, "store", store, "None where out= keeps the runs")
+    if progress:
+        print(announcement(cells, jobs, out or store), file=SafeStream(sys.stdout))
     # A comparison of hours must not end where nobody reads its bar any more.
     bar_stream = SafeStream(sys.stderr)
     with tqdm(total=total, disable=not progress, file=bar_stream, **BAR) as bar:
@@ -326,7 +330,6 @@ def compare(
             from fedlora_lab.report.cells import run_in_folder
             from fedlora_lab.report.page import report
 
-            check(store is None, "store", store, "None where out= keeps the runs")
             frame = run_in_folder(Path(out), task, cells, "fl.compare", jobs, bar, **options)
             report(out)
         frame.attrs |= judge(frame)
@@ -335,6 +338,22 @@ def compare(
             print(line, file=SafeStream(sys.stdout))
             bar.refresh()
     return frame
+
+
+def announcement(cells: Sequence[Cell], jobs: int | None, place: "str | Path | None") -> str:
+    """Says before the first run ends how many there are, how many run at once, and what is kept.
+
+    Args: cells: all runs. jobs: as of `compare`. place: of the store or the folder.
+    """
+    workers = workers_for(jobs)
+    way = "one after the other"
+    if workers is not None:
+        way = f"{workers} at once" if workers > 0 else "as many at once as there are workers"
+    kept = "nothing is kept if this stops (store= keeps each run)"
+    if place is not None:
+        kept = f"each is kept in {printable(str(place))}"
+    runs = f"{len(cells)} runs" if len(cells) > 1 else "1 run"
+    return f"{runs} of {few(dict.fromkeys(cell.slug for cell in cells), 8)}, {way}; {kept}"
 
 
 def judge(frame: "pd.DataFrame") -> dict[str, Any]:
@@ -348,7 +367,7 @@ def judge(frame: "pd.DataFrame") -> dict[str, Any]:
     lines = []
     standstills = []
     for setting, part in by_setting(frame):
-        place = "".join(f" {name}={value}" for name, value in setting.items())
+        place = "".join(f" {name}={setting_text(value)}" for name, value in setting.items())
         for slug, count in count_collapsed(run_ends(part)).items():
             collapsed[slug] = collapsed.get(slug, 0) + count["collapsed"]
             if text := describe_collapse(headline_measure(part), count):
@@ -583,6 +602,7 @@ def best(
     varied = varied_columns(frame)
     check(set(names) <= set(varied), "by", by, "columns that vary: " + (few(varied, 8) or "none"))
     seeds = sorted(frame["seed"].dropna().unique().tolist())
+    check(len(seeds) > 1, "seeds", seeds, "at least two: some choose, and others report")
     choosing = seeds[: len(seeds) // 2] if tune is None else sorted(tune)
     reporting = [seed for seed in seeds if seed not in choosing]
     fits = bool(choosing and reporting) and {*choosing} <= {*seeds}

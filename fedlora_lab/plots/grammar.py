@@ -24,7 +24,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
-from fedlora_lab._utils.statistics import last_scores, varied_columns
+from fedlora_lab._utils.statistics import last_scores, setting_text, varied_columns
 from fedlora_lab._utils.validation import check, check_one_of
 from fedlora_lab.plots import style, tidy
 from fedlora_lab.plots.style import Label, Picture
@@ -230,14 +230,15 @@ def lines(
         frame: one row a measurement, or means with ``mean``, ``low`` and ``high``. Of the tidy
             frame of a sweep the scores after the last round are drawn.
         x: column of the places, "lr" on a logarithmic axis; words, such as "∞", stand side by
-            side in their order.
+            side in their order, and so does a column in which some value is none.
         by, value: columns of the lines, each named at its end, and of the measurements.
         band: "area", "bars" or "none". panel: column whose values are panels side by side.
         title, xlabel, ylabel: the finding, and the axes with their units.
         log: the axes that are logarithmic: "", "x", "y" or "xy".
         reference: a value to compare with, drawn as a horizontal line.
-        suggested: value of ``by`` -> the rate of `fl.suggest_lr`, drawn as a vertical line: above
-            it noise is predicted to take over.
+        suggested: value of ``by`` -> the rate of `fl.suggest_lr`, drawn as a dashed vertical line.
+            There noise on an output of a client's copy has variance 0.2; a range of good rates is
+            predicted to end further up, where that of the averaged model is 0.35.
         colours: value of ``by`` -> colour, for lines with a meaning. ax: as of `intervals`.
 
     Raises: ``ValueError`` for a frame without a row, or without one of the columns.
@@ -250,9 +251,18 @@ def lines(
         check(not hidden, "frame", "several of " + ", ".join(hidden), expected)
         frame = last_scores(frame)
         ylabel = ylabel or f"{frame['measure'].iloc[0]} after the last round"
-    log = log or ("x" if x == "lr" else "")
+    scored = np.isfinite(frame[column].astype(float)).any()
+    check(bool(scored), f"frame[{column!r}]", "nothing finite", "a score that was measured")
     check_one_of("band", band, BANDS)
     check_one_of("log", log, ("", "x", "y", "xy"))
+    numbers = pd.api.types.is_numeric_dtype(frame[x]) and not frame[x].isna().any()
+    if numbers:
+        log = log or ("x" if x == "lr" else "")
+    else:  # of no epsilon, say, or a rate for each factor
+        frame = frame.assign(**{x: frame[x].map(setting_text)})
+        log = log.replace("x", "")
+        expected = f"None where {x} is not a number in every run"
+        check(not suggested, "suggested", suggested, expected)
     panels = _split(frame, panel)
     width = 7.6 if len(panels) == 1 else min(11.0, 1.6 + 3.6 * len(panels))
     figure, axes = style.subplots(width, 4.1, columns=len(panels), ax=ax, sharey=True)
@@ -280,7 +290,7 @@ def lines(
         if column != "mean":
             caption = tidy.describe_means(frame, [x, by, panel], mark)
     if suggested:
-        caption += "; dashed: fl.suggest_lr, below where noise is predicted to take over"
+        caption += "; dashed: the rate of fl.suggest_lr, below the predicted end of the range"
     return _finish(figure, axes, list(panels), title, caption)
 
 
@@ -326,7 +336,11 @@ def draw_lines(
         if len(part) <= 12:
             drawn |= {"marker": look.marker, "ms": 5, "mec": style.CARD, "mew": 0.6}
         ax.plot(at, mean, **drawn)
-        labels.append(Label(float(at[-1]), float(mean[-1]), value_name(key, by), look.colour))
+        # A run that diverged or was not scored leaves a gap: the name stands beside what is drawn.
+        drawn_at = np.flatnonzero(np.isfinite(mean))
+        if len(drawn_at):
+            end = float(at[drawn_at[-1]]), float(mean[drawn_at[-1]])
+            labels.append(Label(*end, value_name(key, by), look.colour))
     return labels
 
 

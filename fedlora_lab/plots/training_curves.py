@@ -210,7 +210,8 @@ def _traffic_panel(ax: Axes, table: pd.DataFrame, measure: str) -> None:
     """Draws the score against bytes so far, one line a method."""
     labels = draw_lines(ax, table, "bytes", "method")
     ax.xaxis.set_major_formatter(EngFormatter("B"))
-    ax.set(xlabel="sent and received so far, all clients", ylabel=AXES[measure][1])
+    _, unit = AXES.get(measure, (measure, measure))
+    ax.set(xlabel="sent and received so far, all clients", ylabel=unit)
     ax.set_xlim(left=0)
     if measure == "accuracy":
         _keep_in_unit(ax)

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
 from pathlib import Path
@@ -16,14 +17,20 @@ from jinja2 import Environment, StrictUndefined
 from fedlora_lab import methods, plots
 from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.files import JsonObject, write_atomically
-from fedlora_lab._utils.statistics import COLUMNS, RULE, varied_columns
+from fedlora_lab._utils.statistics import COLUMNS, RULE, last_scores, setting_text, varied_columns
 from fedlora_lab._utils.validation import check, error_text
 from fedlora_lab.federated.compare import judge
 from fedlora_lab.plots.style import look, name
 from fedlora_lab.plots.tidy import check_columns, slugs_in_order
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.statement import NO_PRIVACY, caveats, statement
-from fedlora_lab.report.run_folder import Folder, Ledgers, read_frame, total_statements
+from fedlora_lab.report.run_folder import (
+    Folder,
+    Ledgers,
+    read_frame,
+    run_folders,
+    total_statements,
+)
 from fedlora_lab.report.summary_table import (
     display_rows,
     observer_phrase,
@@ -104,10 +111,8 @@ def read_runs(home: Path) -> Contents:
     Raises: ``ValueError`` where it is none, or holds no finished cell.
     """
     check(home.is_dir(), "folder", str(home), "a run folder, as compare and run write it")
-    files = [home / "settings.json"]
-    if not files[0].is_file():
-        files = sorted(home.glob("*/settings.json")) or files
-    parts = [_read_folder(Folder(file.parent)) for file in files]
+    homes = run_folders(home)
+    parts = [_read_folder(Folder(path)) for path in homes]
     if len(parts) == 1:
         return parts[0]
     shown: Ledgers = {}
@@ -115,9 +120,9 @@ def read_runs(home: Path) -> Contents:
     stopped: list[str] = []
     settings = dict(parts[0].settings)
     plans = {}
-    for file, part in zip(files, parts):
-        folder = Folder(file.parent)
-        place = file.parent.name
+    for path, part in zip(homes, parts):
+        folder = Folder(path)
+        place = path.name
         shown |= {f"{place}/{cell}": book for cell, book in part.shown.items()}
         ledgers |= {f"{place}/{cell}": book for cell, book in folder.ledgers().items()}
         stopped += [f"{place}, {sentence}" for sentence in folder.stopped_cells()]
@@ -220,7 +225,9 @@ def draw_figures(frame: pd.DataFrame) -> Iterator[dict[str, str]]:
     """Draws the figures that this frame can fill: address, title, and what one sees in it."""
     varied = varied_columns(frame)
     if varied:
-        yield _figure_of_sweep(frame, varied)
+        # Of test examples that are not public, say, there is no score.
+        if last_scores(frame)["value"].map(math.isfinite).any():
+            yield _figure_of_sweep(frame, varied)
         return
     rows: Any = frame[frame["layer"] == "all"]
     names = {column: rows[column].astype(str).map(drawable) for column in ("task", "method")}
@@ -237,7 +244,7 @@ def _figure_of_sweep(frame: pd.DataFrame, varied: list[str]) -> dict[str, str]:
     """Draws the score after the last round over what was varied, learning rates first."""
     x = "lr" if "lr" in varied else varied[0]
     others = [name for name in varied if name != x]
-    words = [f"{name} = " + frame[name].map(str) for name in others]
+    words = [f"{name} = " + frame[name].map(setting_text) for name in others]
     labels = {"method": frame["method"].map(drawable)}
     panel = None
     if words:

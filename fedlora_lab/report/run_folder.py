@@ -456,6 +456,13 @@ class Folder:
                 path.unlink(missing_ok=True)
 
 
+def run_folders(home: Path) -> list[Path]:
+    """A run folder, or those in the folder of a sweep, one for each of its settings."""
+    is_run = (home / "settings.json").is_file()
+    inner = [] if is_run else sorted(file.parent for file in home.glob("*/settings.json"))
+    return inner or [home]
+
+
 def total_statements(
     ledgers: Mapping[str, Ledger | None], shown: Iterable[str], where: str = "here"
 ) -> list[str]:

@@ -15,6 +15,7 @@ from fedlora_lab._utils.statistics import (
     describe_unequal_privacy,
     headline_measure,
     run_ends,
+    setting_text,
     t_interval,
     varied_columns,
 )
@@ -145,9 +146,7 @@ def display_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [
         {
             "method": str(row["method"]),
-            "settings": {
-                name: _setting_text(row[name]) for name in table.attrs.get("settings", ())
-            },
+            "settings": {name: setting_text(row[name]) for name in table.attrs.get("settings", ())},
             "seeds": str(row["seeds"]),
             "before": format_number(row["before"], infinite="∞"),
             "score": format_number(row["score"], infinite="∞")
@@ -162,13 +161,6 @@ def display_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
-
-
-def _setting_text(value: Any) -> str:
-    """A value of a grid, or a learning rate, for people."""
-    if not isinstance(value, float):
-        return str(value)
-    return "none" if math.isnan(value) else f"{value:.4g}"
 
 
 def display_table(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFrame:

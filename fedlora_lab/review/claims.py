@@ -63,7 +63,8 @@ CHECKS: dict[str, Check] = {
     "un-noised output": Check(
         "largest change of a number that leaves without noise, when an example changes",
         _edge("15-a-score-computed-from-raw-gradients-and-uploaded-fatal"),
-        "Add noise to it and count it, or do not release it.",
+        "Add noise to it and count it, or do not release it. What may depend on the data by "
+        "design, such as a number of examples, stands by its name in Claims(public=[...]).",
     ),
     "frozen": Check(
         "largest change of what is claimed frozen",

@@ -39,6 +39,17 @@ def test_every_method_of_the_folder_is_audited(done, capsys):
         assert entry["canaries"] == len(entry["included"]) == len(entry["scores"]["loss"]) == 24
 
 
+@pytest.mark.slow
+def test_a_sweep_is_audited_setting_by_setting(tmp_path, capsys):
+    """Fault: a folder of which only the parts could be audited."""
+    rates = [*(x for x in SMALL if not x.startswith("--lr")), "--lr=0.1,0.2"]
+    sweep = ["regression", "--methods=rolora", *rates, "--seeds=1", "--out", tmp_path / "runs"]
+    assert call("compare", *sweep) == 0
+    assert call("audit", tmp_path / "runs", "--canaries", 8) == 0
+    assert re.findall(r"^lr=.*(?=:$)", capsys.readouterr().out, re.M) == ["lr=0.1", "lr=0.2"]
+    assert len([*tmp_path.glob("runs/lr=*/private/audit.json")]) == 2
+
+
 def copied(done, folder, path, value):
     """A copy of a run in which one of its settings was changed."""
     shutil.copytree(done, folder, ignore=shutil.ignore_patterns("audit.json"))

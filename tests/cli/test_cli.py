@@ -255,6 +255,7 @@ def test_a_row_of_a_file_is_compared_at_several_rates(tmp_path, capsys, monkeypa
     names = "--methods=rows.py:mine,fedlora"
     assert call("compare", "regression", names, *rates, "--jobs=2", "--out=runs") == 0
     shown = capsys.readouterr().out
+    assert shown.startswith("4 runs of own, fedlora, 2 at once; each is kept in runs\n")
     assert re.search(r"^Own +0.2 +1 ", shown, re.M) and "own lr=0.1 seed 0: loss" in shown
     frame = read_frame(tmp_path / "runs" / "frame.csv")
     assert list(frame.columns) == [*COLUMNS, "lr"] and set(frame["lr"]) == {0.1, 0.2}

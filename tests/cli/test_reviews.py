@@ -105,6 +105,8 @@ def test_the_status_says_whether_a_step_is_sound(function, options, status, scri
     assert not re.search(r"<(script|link|img)|https?:", text)
 
 
+# Of a package that Flower depends on, about another.
+@pytest.mark.filterwarnings("ignore:'click:DeprecationWarning")
 @pytest.mark.parametrize(
     ("target", "words"),
     [

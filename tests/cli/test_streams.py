@@ -90,6 +90,13 @@ def test_what_cannot_be_said_stops_nothing(tmp_path):
     assert result.record.index == 1
 
 
+def test_a_line_can_be_read_when_it_is_told():
+    """Fault: a log or a pipe that stays empty until a run of hours ends."""
+    log = io.TextIOWrapper(io.BytesIO())
+    SafeStream(log).write("4 runs\n")
+    assert log.buffer.getvalue() == b"4 runs\n"  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("kind", ["pipe", "closed", "none"])
 def test_no_stream_stops_the_work(kind):
     """Nor does a bar on one."""
@@ -97,7 +104,6 @@ def test_no_stream_stops_the_work(kind):
     with broken(kind) as stream, redirect_stderr(stream):
         safe = SafeStream(stream)
         safe.write("ε ≤ 8\n")
-        safe.flush()
         assert not safe.isatty()
         privacy = fl.Privacy(noise_multiplier=1.0)
         assert len(fl.compare(task, ["rolora"], privacy, plan, seeds=[0]))

@@ -1,5 +1,6 @@
 """Comparisons keep methods apart by their names, and settings by what was varied."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -140,6 +141,29 @@ def test_a_sweep_is_summarised_setting_by_setting(tmp_path):
     assert page.count('<td data-name="lr">0.2</td>') == 2 and "What was varied" in page
 
 
+def of_its_own(outputs, y):
+    print("scored")
+    return -(outputs - y).square().sum(1)
+
+
+def test_a_comparison_says_first_what_it_runs_and_ends_with_any_score(tmp_path, capsys):
+    """Fault: silence until the first run ends, and an error after the last one where a task has
+    neither an accuracy nor a loss; the first of its scores then judges."""
+    task = replace(regression(), metrics={"closeness": of_its_own, "second": of_its_own})
+    store = tmp_path / "runs.jsonl"
+    frame = fl.compare(task, ["fedlora"], None, PLAN, range(2), lora=LORA, lr=[0.1, 1], store=store)
+    line = f"4 runs of fedlora, one after the other; each is kept in {store}\n"
+    assert capsys.readouterr().out.startswith(f"{line}scored")
+    assert "closeness after" in fl.report.display_table(frame)
+    assert set(fl.best(frame)["seed"]) == {1} and fl.plots.lines(frame, x="lr")
+    fl.report.report(frame, tmp_path / "page.html")
+    assert fl.plots.overview(frame.query("lr == 1").drop(columns="lr"))
+    with refused(r"^metrics={}: expected a mapping with at least one score"):
+        replace(regression(), metrics={})
+    with refused(r"^seeds=\[0\]: expected at least two: some choose"):
+        fl.best(frame.query("seed == 0"))
+
+
 @pytest.mark.slow
 def test_a_comparison_in_a_folder_goes_on_there(tmp_path):
     """With a run folder for each setting, whose reports stand by themselves; the frame is that of
@@ -172,6 +196,48 @@ def test_a_report_says_of_all_settings_what_holds_for_all(tmp_path):
     against = "ε: against whoever sees the released models only"
     assert [against in page for page in pages] == [False, True]
     assert "trust=secagg.privacy.trust" in pages[0]
+
+
+def sweep_of(values, scores):
+    """A frame of two methods over something, whose scores may be missing."""
+    rows = [
+        ("t", method, 0, t, "all", "accuracy", score if t else 0.1, value, 0.1)
+        for method in ("fedlora", "ffa-lora")
+        for value, score in zip(values, scores, strict=True)
+        for t in (0, 1)
+    ]
+    return pd.DataFrame(rows, columns=[*COLUMNS, "x", "lr"])
+
+
+@pytest.mark.parametrize(
+    ("values", "scores", "ticks"),
+    [
+        ([1.0, None], [0.2, 0.3], ["1", "none"]),
+        (["{'A': 0.1}", 0.2], [0.2, 0.3], ["{'A': 0.1}", "0.2"]),
+        ([1.0, 2.0], [0.2, np.nan], None),
+        ([1.0, 2.0], [np.inf, 0.2], None),
+        ([1.0, 2.0], [np.nan, np.nan], []),
+    ],
+)
+@pytest.mark.parametrize("name", ["epsilon", "lr"])
+def test_every_sweep_that_was_run_has_a_report(name, values, scores, ticks, tmp_path):
+    """Fault: an error after the last run, at a setting that is no number or a score that is none;
+    where nothing was scored there is no figure, and `fl.plots.lines` says so."""
+    frame = sweep_of(values, scores)
+    frame = frame.drop(columns="lr") if name == "lr" else frame
+    frame = frame.rename(columns={"x": name})
+    page = fl.report.report(frame, tmp_path / "page.html").read_text("utf-8")
+    assert ("What was varied" in page) == (ticks != [])
+    if ticks == []:
+        with refused("^frame\\['value'\\]='nothing finite': expected a score"):
+            fl.plots.lines(frame, x=name)
+        return
+    ax = fl.plots.lines(frame, x=name).axes[0]
+    shown = [label.get_text() for label in ax.get_xticklabels()]
+    assert ticks is None or shown == ticks
+    if ticks:
+        with refused(f"^suggested={{'m': 1}}: expected None where {name} is not a number"):
+            fl.plots.lines(frame, x=name, suggested={"m": 1})
 
 
 def timeless(frame):

@@ -1,4 +1,4 @@
-"""What an update gives away of its inputs.
+"""Attacks: what an update or a gradient gives away of the examples that it was computed from.
 
 >>> import torch
 >>> from fedlora_lab import attacks

@@ -1,10 +1,10 @@
-"""Lower bounds on epsilon from what a run releases: ``fl.audit.canaries``.
+"""Audits: lower bounds on epsilon from what a run releases, by ``fl.audit.canaries``.
 
 >>> import fedlora_lab as fl
 >>> task, plan = fl.tasks.regression(clients=2, examples=4), fl.Plan(rounds=1)
 >>> privacy = fl.Privacy(noise_multiplier=1.0, delta=1e-5)
->>> found = fl.audit.canaries(task, "fedlora", privacy, plan, canaries=8)
->>> found.holds, found.epsilon_lower <= found.ceiling
+>>> result = fl.audit.canaries(task, "fedlora", privacy, plan, canaries=8)
+>>> result.holds, result.epsilon_lower <= result.ceiling
 (True, True)
 """
 

@@ -1,4 +1,4 @@
-"""Holds what only the notebooks need: lessons, exercises and widgets.
+"""The course: lessons, exercises and widgets of the notebooks, which nothing else needs.
 
 >>> import fedlora_lab as fl
 >>> dial = fl.course.lesson(4).noise_explorer()  # turns in the browser

@@ -1,5 +1,6 @@
-"""Settings for a run of one's own: `finetune` chooses them, from rates that were tuned or follow
-from public numbers.
+"""Settings for a run on your own data: `finetune` chooses them.
+
+They come from runs that were tuned here, or follow from public numbers.
 
 >>> from fedlora_lab import experiments
 >>> experiments.tuned_rate("digits", "rolora", epsilon=1.0)

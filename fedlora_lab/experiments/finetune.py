@@ -221,9 +221,9 @@ def finetune(
     device: "str | torch.device" = CHOSEN,
     products: str = CHOSEN,
 ) -> Finetuned:
-    """Fine-tunes a model of one's own on data of one's own, federated and private, by defaults.
+    """Fine-tunes your model on your rows, federated and private, at a privacy loss that you state.
 
-    Every setting that is not given follows from public numbers and is printed with its reason.
+    It chooses every setting that is not given from public numbers, and prints it with its reason.
     Without public test rows nothing is scored under privacy.
 
     Args:

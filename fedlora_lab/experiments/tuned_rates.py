@@ -83,7 +83,9 @@ class Suggestion(NamedTuple):
 def tuned_rate(
     task: Task | str, method: Method | str, epsilon: float | None = 8.0, unit: str = "example"
 ) -> float:
-    """Returns the learning rate found for a method on a task at the nearest searched budget.
+    """Returns the learning rate that a search found for a method on one of the library's tasks.
+
+    It is the rate of the searched budget that is nearest.
 
     Args:
         task, method: by name or as they are.
@@ -131,7 +133,9 @@ def suggest_lr(
     plan: Plan,
     lora: "Lora | LoraConfig | None" = None,
 ) -> PublicSuggestion:
-    """Suggests a learning rate without a look at any data, from the noise that a run can bear.
+    """Suggests a learning rate whose noise a run can bear, from public numbers alone.
+
+    No data are looked at.
 
     The noise of all releases of a run puts a variance v on the outputs of an adapted layer, for
     inputs of mean square one: v = gamma^2 r / 3 N tau^2 (1 + rho) with gamma = alpha / r, tau the

@@ -258,7 +258,7 @@ def compare(
     device: "str | torch.device | None" = None,
     products: str = "float32",
 ) -> "pd.DataFrame":
-    """Trains several methods at several seeds and settings; returns one tidy frame.
+    """Trains several methods at several seeds and settings, and returns one tidy frame.
 
     Its column ``lr`` has the learning rate of each run, and what the grid varies has a column of
     its own. Its ``attrs["collapsed"]`` counts the runs of each method that collapsed, since a mean
@@ -571,7 +571,9 @@ def best(
     tune: Iterable[int] | None = None,
     measure: str | None = None,
 ) -> "pd.DataFrame":
-    """Chooses each method's best value on some seeds, and returns its runs at the other seeds.
+    """Chooses each method's best learning rate on some seeds, and returns its runs at the others.
+
+    Any other value that a comparison varied is chosen in the same way.
 
     The score of a value is the mean after the last round. What else was varied is kept apart: of
     two epsilons each gets its own rate. Scores are those of the test examples, so no example is

@@ -236,12 +236,15 @@ def amplification(
     plan: Plan,
     lora: "Lora | LoraConfig | None" = None,
 ) -> Amplification:
-    """Computes the amplification number: the energy of the noise in A after a run over A's own.
+    """Computes before a run how much noise it will put into the adapter, from public numbers.
 
-    This is no privacy amplification by sampling, which the ledger counts. Nothing is trained and no
-    value of any example is read. Noise on B multiplies A and the noise in
-    A alike: at 1 half of the noise in the product is noise times noise. It is 0 without noise and
-    where A is frozen. How much noise that is, `Amplification.output_noise` says.
+    The amplification number is the energy of the noise in A after the run, divided by A's own
+    energy. Noise on B multiplies A and the noise in A alike: at 1 half of the noise in the product
+    is noise times noise. It is 0 without noise and where A is frozen. How much noise a layer's
+    output gets in all is `Amplification.output_variance`.
+
+    Nothing is trained and no value of any example is read. This is no privacy amplification by
+    sampling, which the ledger counts.
 
     Args: as of `run`, with the noise multiplier set.
     Guarantees: test_amplification.py::test_amplification_is_what_a_run_measures,

@@ -121,7 +121,7 @@ class Round:
 
 @explain_arguments()
 def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":
-    """Returns the tidy frame of some records: a row for each round, layer and measure.
+    """Turns records of runs into one tidy frame, a row for each round, layer and measure.
 
     The layer "all" is the whole model.
 
@@ -147,7 +147,9 @@ def to_frame(records: "Iterable[Round]") -> "pd.DataFrame":
 @explain_arguments()
 @in_usual_torch
 def save_adapter(record: Round, path: "str | Path") -> "Path":
-    """Writes the record's adapter as a folder for ``peft.PeftModel.from_pretrained(base, path)``.
+    """Saves the adapter of a record as a folder that PEFT loads without this package.
+
+    It is for ``peft.PeftModel.from_pretrained(base, path)``.
 
     Args:
         record: as a run yields it.
@@ -191,7 +193,7 @@ def save_adapter(record: Round, path: "str | Path") -> "Path":
 def predict(
     task: Task, record: Round, x: "Tensor | Mapping[str, Tensor]"
 ) -> Float[Tensor, "n ..."]:
-    """Returns the outputs of the model with a record's global adapter (and head).
+    """Returns what the trained model answers to inputs, with the adapter and head of a record.
 
     Args:
         task, record: of the run.
@@ -221,7 +223,7 @@ def generate(
     *,
     max_new_tokens: int | None = None,
 ) -> list[str]:
-    """Returns what the decoder with a record's global adapter (and head) answers to each prompt.
+    """Lets the trained decoder answer prompts, with the adapter and head of a record.
 
     The likeliest next token is taken each time, up to the end token.
 

@@ -84,7 +84,9 @@ def run(
     device: "str | torch.device | None" = None,
     products: str = "float32",
 ) -> "Generator[Round, None, None]":
-    """Trains federated low-rank adapters; yields a `Round` before training and after every round.
+    """Trains low-rank adapters in a federation, and yields a `Round` after every round.
+
+    The first `Round` is the model before training.
 
     Args:
         task: model, clients' data and metric.
@@ -147,7 +149,9 @@ def ticks(
     device: "str | torch.device | None" = None,
     products: str = "float32",
 ) -> "Generator[Round | Tick, None, None]":
-    """Trains as `run` does and also yields a `Tick` after every local step, where one may stop.
+    """Trains as `run` does, and also yields a `Tick` after every local step.
+
+    The loop may be left after any of them.
 
     Args: task, method, privacy, plan and all options: as of `run`.
 

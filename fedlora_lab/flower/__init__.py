@@ -1,4 +1,4 @@
-"""The same methods on Flower: clients in processes or on machines of their own.
+"""Runs the same methods on Flower, with clients in processes or on machines of their own.
 
 A client trains on its own examples, clips and noises, and sends what the method shares; what it
 keeps stays in its own state. The server draws the participants, writes the ledger, combines the

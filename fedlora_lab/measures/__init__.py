@@ -1,4 +1,4 @@
-"""What a run did: deviation, noise terms and curvature, by low-rank algebra.
+"""Measures what a run did to the adapter: deviation, noise terms and curvature.
 
 >>> import torch
 >>> from fedlora_lab import measures

@@ -34,7 +34,10 @@ def _check_word(name: str, word: object) -> None:
 @explain_arguments('Cycle(("B", "A"))')
 @dataclass(frozen=True)
 class Cycle:
-    """Says which factors move when: one string per round, one word per local step; both repeat.
+    """A schedule: which factors of an adapter move in which round and local step.
+
+    It has one string for each round, and in a string one word for each local step. Both begin again
+    when they end.
 
     ``Cycle(("AB",))`` moves both always, ``Cycle(("B", "A"))`` alternates between rounds,
     ``Cycle(("B A",))`` between the local steps of a round. "R" moves the core between the factors;
@@ -76,7 +79,9 @@ _EXAMPLES = {
 @explain_arguments()
 @dataclass(frozen=True)
 class Method:
-    """One federated LoRA method, a row of the table: what it does differently stands in fields.
+    """A method of federated LoRA, which is a row of the table of methods.
+
+    Each field is one thing in which methods differ; what is not given is as in FedLoRA.
 
     Args:
         name: as published.

@@ -142,7 +142,7 @@ PLAIN = SGD()
 @explain_arguments()
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """Adam with decoupled weight decay; with these defaults for the server.
+    """The optimiser Adam, with decoupled weight decay. Its defaults are those for a server.
 
     Args:
         betas: shares kept of the mean gradient and of the mean square, two numbers in [0, 1).
@@ -199,7 +199,9 @@ class Adam(Optimizer):
 @explain_arguments()
 @dataclass(frozen=True)
 class AdamW(Adam):
-    """Adam with the defaults of `torch.optim.AdamW`, for clients. Source: arXiv:1711.05101, alg. 2.
+    """The optimiser AdamW for clients, with the defaults of `torch.optim.AdamW`.
+
+    Source: arXiv:1711.05101, algorithm 2.
 
     >>> str(AdamW(weight_decay=0.1))
     'adamw:weight_decay=0.1'

@@ -43,7 +43,9 @@ _BOOKKEEPING_OF_PEFT = {
 @explain_arguments()
 @dataclass(frozen=True)
 class Lora:
-    """A low-rank adapter W0 + (alpha / rank / start_scale) B A.
+    """The shape of the low-rank adapters.
+
+    A weight W0 becomes W0 + (alpha / rank / start_scale) B A.
 
     Args:
         rank: r, the inner dimension, a whole number >= 1.
@@ -193,7 +195,7 @@ def _are_names(value: object) -> bool:
 @explain_arguments()
 @dataclass(frozen=True)
 class Plan:
-    """How much work is done and how it is spread.
+    """How a run trains: rounds, local steps, batches, learning rates and who takes part.
 
     Args:
         rounds: communication rounds, 0 to a million.

@@ -20,8 +20,10 @@ class Source(str):
 
 @explain_arguments()
 def show(thing: object) -> str:
-    """Returns the source of a function, class or method of the library without its docstrings, or a
-    row as text with the source of the rules that differ from the default's.
+    """Returns the library's own source of a function, class or method, without docstrings.
+
+    Of a row of the table of methods it returns the fields, and the source of the rules that differ
+    from the default's.
 
     >>> from fedlora_lab.methods.published import rule_name
     >>> print(show(rule_name))

@@ -1,4 +1,6 @@
-"""Figures of tidy frames and of methods, each method in one colour, each mean with its band.
+"""Draws figures of runs and of methods, from tidy frames.
+
+Each method has one colour in all of them, and each mean its band.
 
 >>> import fedlora_lab as fl
 >>> task, plan = fl.tasks.regression(clients=2, examples=8), fl.Plan(rounds=2, local_steps=1)

@@ -1,4 +1,4 @@
-"""Differential privacy: the settings, the clip and the noise, the ledger, the accountants.
+"""Differential privacy: settings, clip and noise, the ledger, and the accountants behind it.
 
 >>> from fedlora_lab.privacy import Privacy
 >>> plan = Privacy(noise_multiplier=2.0, sample_rate=0.1)

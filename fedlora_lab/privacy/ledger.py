@@ -206,7 +206,9 @@ class BudgetExceeded(ValueError):
 
 
 class Ledger:
-    """Counts the noised releases of each client, at one unit of privacy and one delta.
+    """Records the noised releases of every client, and computes the privacy loss epsilon from them.
+
+    One ledger has one unit of privacy and one delta.
 
     Args:
         unit: "example", "person" or "client". In the client unit q is the chance of taking part. A

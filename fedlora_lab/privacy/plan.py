@@ -60,7 +60,9 @@ class NoiseLevels(NamedTuple):
 @explain_arguments()
 @dataclass(frozen=True, kw_only=True)
 class Privacy:
-    """Protects examples, persons or clients by clipping what each adds and adding Gaussian noise.
+    """The privacy settings of a run: what is protected, by which clip and how much noise.
+
+    An example, a person or a client is hidden by clipping what it adds and adding Gaussian noise.
 
     Neighbouring data sets differ by one unit's contribution, replaced by nothing ("zero-out"). The
     number of clients and of units of each is public; how many examples a person has is not.

@@ -1,4 +1,4 @@
-"""The folder of a run, its summary table and HTML page; paired differences.
+"""Reports on runs: the run folder, tables with intervals, HTML pages, and paired differences.
 
 >>> from fedlora_lab import report
 >>> report.PairedDifference(0.02, 0.01, 0.03, seeds=3).holds

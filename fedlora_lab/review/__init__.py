@@ -1,4 +1,6 @@
-"""Is this private training step what it claims to be? ``fl.review.step(function, data, claims)``.
+"""Tests from outside whether a private training step keeps what it claims.
+
+Call ``fl.review.step(function, data, claims)``.
 
 `engine` reviews this library's own step, `opacus` and `flower` what those libraries hand out;
 docs/review.md shows how any other code is reviewed.

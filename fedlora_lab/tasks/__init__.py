@@ -1,4 +1,4 @@
-"""Tasks: a frozen model, the clients' private examples, public examples to measure on.
+"""Tasks: a frozen model, the private examples of the clients, and public examples for scores.
 
 `TASKS` lists those that have a name: the command line and saved runs build them by it. A task of
 your own is a function that returns a `Task`; ``TASKS["mine"] = function`` gives it a name.

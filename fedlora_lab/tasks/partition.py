@@ -1,7 +1,7 @@
-"""Splits of one pool of examples over clients. NumPy only, deterministic, each example once.
+"""Splits a pool of examples over clients, each example once.
 
-Every function returns one sorted int64 index vector per client. A seed is a whole number >= 0;
-``None`` draws from the operating system.
+Every function is deterministic, needs NumPy only, and returns one sorted int64 index vector per
+client. A seed is a whole number >= 0; ``None`` draws from the operating system.
 
 >>> from fedlora_lab.tasks import partition
 >>> [len(part) for part in partition.iid(10, 3)]

@@ -1,4 +1,6 @@
-"""Closed forms of the course, NumPy in and NumPy out; each names the test that holds it.
+"""The formulas of the course as functions on NumPy arrays.
+
+Each names the test that holds it.
 
 Convention: W = W0 + scaling B A with B (d_out, r), A (r, d_in); norms are Frobenius norms unless
 another is named.

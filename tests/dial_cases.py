@@ -26,6 +26,7 @@ DIALS = {
     "regulator": "fl.course.lesson(6).regulator_explorer()",
     "filter": "fl.course.lesson(7).filter_explorer()",
     "quantiser": "fl.course.lesson(8).quantiser_explorer(rows)",
+    "server": "fl.course.lesson(10).server_explorer()",
     "attack": "fl.course.lesson(11).attack_explorer()",
     "audit": "fl.course.lesson(12).audit_explorer()",
     "trust": "fl.course.lesson(13).trust_explorer()",

@@ -334,16 +334,27 @@ WRONG = {
         partial(interval, factor=2),
     ],
     "09.2": [one_sided],
-    "10.2": [
+    "10.1": [
+        lambda B, A: (B.sum(0), A.sum(0), (B @ A).sum(0) - B.sum(0) @ A.sum(0)),
+        lambda B, A: (B.mean(0), A.mean(0), B @ A - B.mean(0) @ A.mean(0)),
+        lambda B, A: (A.mean(0), B.mean(0), solution("10.1")(B, A)[2]),
         lambda B, A: (
-            (values := svd((B @ A).mean(0), compute_uv=False))[A.shape[1] :].sum() / values.sum()
-        )
+            *solution("10.1")(B, A)[:2],
+            len(B) / (len(B) - 1) * solution("10.1")(B, A)[2],
+        ),
+    ],
+    "10.2": [
+        lambda B, A: 1 - solution("10.2")(B, A),
+        lambda B, A: norm(svd((B @ A).mean(0), compute_uv=False)[A.shape[1] :]),
+        lambda B, A: solution("10.2")(B, A) * len(B),
     ],
     "10.4": [
+        vary(solution("10.4"), then=np.sqrt),
+        lambda z_B, z_A, tau: solution("10.4")(z_B[:2], z_A[:2], tau),
         lambda z_B, z_A, tau: (
             solution("10.4")(z_B, z_A, tau)[0],
-            ((len(z_B) * tau**2 * z_B @ z_A) ** 2).sum((1, 2)).mean(),
-        )
+            len(z_B) * solution("10.4")(z_B, z_A, tau)[0],
+        ),
     ],
     "11.1": [lambda G: G.mean(0), lambda G: svd(G)[2][1]],
     "11.2": [lambda *given: solution("11.2")(*given) ** 2],

@@ -33,6 +33,10 @@ def whole_product(B, A):
     return B.mean(0), A.mean(0), (B @ A).mean(0)
 
 
+# Both products are of the averages.
+residual_of_averages = vary(serve, then=lambda parts: (*parts[:2], 0 * parts[2]))
+
+
 # The mean is missing: it grows with the clients.
 def summed_gaps(B, A):
     mean_B, mean_A, residual = serve(B, A)
@@ -60,6 +64,13 @@ def of_the_mean_factors(B, A):
 
 # What the truncation leaves.
 share_kept = vary(share_lost, then=lambda share: (1 - share**2) ** 0.5)
+
+
+def sums_of_values(B, A):
+    values = np.linalg.svd((B @ A).mean(axis=0), compute_uv=False)
+    return values[A.shape[1] :].sum() / values.sum()
+
+
 # Energies, where lengths were asked for.
 squared = vary(share_lost, then=np.square)
 
@@ -88,3 +99,9 @@ def variance_for_std(z_B, z_A, tau):
 
 # The mean of products comes second.
 servers_swapped = vary(noise_kept, then=lambda parts: parts[::-1])
+
+
+# Each product's energy, where that of their mean was asked for.
+def mean_of_energies(z_B, z_A, tau):
+    products = len(z_B) * tau**2 * z_B @ z_A
+    return noise_kept(z_B, z_A, tau)[0], (products**2).sum((1, 2)).mean()

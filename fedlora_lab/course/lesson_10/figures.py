@@ -1,4 +1,4 @@
-"""The reader's server of notebook 10 as a server rule."""
+"""The reader's server of notebook 10 as a server rule, and a picture of a mean and its gaps."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from fedlora_lab import methods
 from fedlora_lab.methods.aggregation import MeanWithResidual, Rule, Uploads, client_values
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey, ServerState
+from fedlora_lab.plots import style
 
 Serve = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
@@ -48,3 +49,30 @@ def served_by(serve: Serve) -> Method:
     Guarantees: test_lesson_10.py::test_the_readers_server_trains_as_the_library_s.
     """
     return methods.FedExLoRA.replace(name="my server", aggregate=_Served(serve))
+
+
+@style.paper()
+def mean_and_gap() -> style.Picture:
+    """Draws the noises of two clients, and the same draws as their mean and half their difference.
+
+    Normal noises have a round cloud, which looks the same turned; those of a square do not.
+    """
+    rng = np.random.default_rng(0)
+    clouds = {
+        "normal noise": rng.standard_normal((500, 2)),
+        "uniform noise": 3**0.5 * rng.uniform(-1, 1, (500, 2)),
+    }
+    figure, axes = style.subplots(9.4, 3.1, columns=4)
+    for row, (name, cloud) in enumerate(clouds.items()):
+        one, other = axes[2 * row : 2 * row + 2]
+        colour = (style.INK, style.SERIES[0])[row]
+        turned = np.stack([cloud.mean(1), (cloud[:, 0] - cloud[:, 1]) / 2])
+        for ax, (x, y) in ((one, cloud.T), (other, turned)):
+            ax.plot(x, y, ".", ms=3, color=colour, alpha=0.5)
+            ax.set_aspect("equal", "datalim")
+        one.set(xlabel="client 1", ylabel="client 2", title=name)
+        other.set(xlabel="their mean", ylabel="gap to the mean", title="the same, turned")
+        for ax in (one, other):
+            ax.title.set_fontsize(9.5)
+    style.headline(figure, "Of normal noise the mean says nothing about the gaps")
+    return figure

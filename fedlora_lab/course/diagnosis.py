@@ -36,6 +36,8 @@ CONSTANTS = {
     "1/3": 1 / 3,
     "4": 4.0,
     "¼": 0.25,
+    "16": 16.0,
+    "1/16": 1 / 16,
     "π": math.pi,
     "√π": math.sqrt(math.pi),
     "√(2π)": math.sqrt(2 * math.pi),

@@ -166,16 +166,6 @@ ROUNDS = ("empty batches skipped", "norm of B", "normalised", "sigma for sigma C
 ROUNDS += ("uphill", "one after another", "sum of clients")
 
 
-def filter_with(mode):
-    weights = np.array([1, 4, 6, 4, 1]) / 16
-
-    def along_rows(g):
-        padded = np.pad(g, ((0, 0), (2, 2)), mode=mode)
-        return np.array([np.convolve(row, weights, "valid") for row in padded])
-
-    return lambda g_B, g_A: (along_rows(g_B.T).T, along_rows(g_A))
-
-
 def largest_move(step, batch, seed, C, *, changed, distance=None):
     def joint(gaps):
         return math.sqrt(sum((gap**2).sum() for gap in gaps))
@@ -219,22 +209,6 @@ def one_sided(scores):
     gaps = np.delete(scores, best, 0) - scores[best]
     factor = student.ppf(1 - 0.1 / (m * (m - 1)), n - 1)
     return gaps.mean(1) + factor * gaps.std(1, ddof=1) / n**0.5
-
-
-def clipped_mean_turns(B, A, gradients, lr_B, lr_A, C, steps):
-    for s in range(steps):
-        mean = gradients(B, A)[s % 2].mean(0)
-        step = mean * min(1, C / norm(mean))
-        B, A = (B, A - lr_A * step) if s % 2 else (B - lr_B * step, A)
-    return B, A
-
-
-def a_first(B, A, gradients, lr_B, lr_A, C, steps):
-    def swapped(a, b):
-        return gradients(b.T, a.T)[1].transpose(0, 2, 1), gradients(b.T, a.T)[0].transpose(0, 2, 1)
-
-    a, b = solution("07.4")(A.T, B.T, swapped, lr_A, lr_B, C, steps)
-    return b.T, a.T
 
 
 def row_set_to_zero(release, rows, C):
@@ -325,8 +299,24 @@ WRONG = {
         vary(solution("06.5"), h=np.negative),
         lambda tau, eta, h: (2 * solution("06.5")(tau, eta, h) / h) ** 0.5,
     ],
-    "07.1": [filter_with("reflect"), filter_with("edge"), filter_with("wrap")],
-    "07.4": [a_first, clipped_mean_turns],
+    "07.1": [
+        lambda g_B, g_A: solution("07.1")(*solution("07.1")(g_B, g_A)),
+        vary(solution("07.1"), then=lambda pair: [16 * x for x in pair]),
+        vary(solution("07.1"), then=lambda pair: pair[::-1]),
+        lambda g_B, g_A: (solution("07.1")(g_B, g_A)[0], g_A),
+    ],
+    "07.3": [
+        vary(solution("07.3"), energy=np.sqrt),
+        vary(solution("07.3"), energy=lambda energy: energy[::-1]),
+        vary(solution("07.3"), then=np.sqrt),
+        vary(solution("07.3"), then=lambda worth: 1 / worth),
+    ],
+    "07.4": [
+        vary(solution("07.4"), lr_A=lambda lr: -lr, lr_B=lambda lr: -lr),
+        vary(solution("07.4"), C=math.inf),
+        vary(solution("07.4"), steps=lambda steps: 2 * steps),
+        lambda B, A, g, lr_B, lr_A, *rest: solution("07.4")(B, A, g, lr_A, lr_B, *rest),
+    ],
     "08.4": [lambda psi, sent, uploads, w, eta: psi + eta * (w @ uploads - sent)],
     "09.1": [
         partial(interval, ddof=0),

@@ -54,14 +54,23 @@ def filtered(g_B, g_A):
     return along_rows(g_B.T).T, along_rows(g_A)
 
 
-# Zeros beyond the ends pull the outer entries down.
-def zeros(g_B, g_A):
+def _filtered(g_B, g_A, mode):
+    """`filtered` with other numbers beyond the ends, as `numpy.pad` names them."""
     weights = np.array([1, 4, 6, 4, 1]) / 16
 
     def along_rows(g):
-        return np.array([np.convolve(row, weights, "same") for row in g])
+        padded = np.pad(g, ((0, 0), (2, 2)), mode=mode)
+        return np.array([np.convolve(row, weights, "valid") for row in padded])
 
     return along_rows(g_B.T).T, along_rows(g_A)
+
+
+# Zeros beyond the ends pull the outer entries down.
+zeros = partial(_filtered, mode="constant")
+# Only with the edge repeated the mean of a row stays.
+reflected = partial(_filtered, mode="reflect")
+edge_held = partial(_filtered, mode="edge")
+wrapped = partial(_filtered, mode="wrap")
 
 
 def along_the_rank(g_B, g_A):
@@ -129,6 +138,19 @@ def at_once(B, A, gradients, lr_B, lr_A, C, steps):
         B = B - lr_B * _mean_of_clipped(g_B, C)
         A = A - lr_A * _mean_of_clipped(g_A, C)
     return B, A
+
+
+# From B = 0 a first step of A is lost.
+def a_first(B, A, gradients, lr_B, lr_A, C, steps):
+    for s in range(1, steps + 1):
+        step = _mean_of_clipped(gradients(B, A)[s % 2], C)
+        B, A = (B, A - lr_A * step) if s % 2 else (B - lr_B * step, A)
+    return B, A
+
+
+# One example may be all of the mean.
+def mean_clipped(B, A, gradients, *settings):
+    return local_steps(B, A, lambda *at: [g.mean(0)[None] for g in gradients(*at)], *settings)
 
 
 # A's turn does not see what B has just done.

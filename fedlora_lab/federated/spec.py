@@ -529,8 +529,8 @@ def _check_drawn_modules(task: Task, lora: Lora) -> None:
         for part in task.drawn
         if not any(is_within(part, x) or is_within(x, part) for x in trained)
     ]:
-        remark = "not in the file: drawn at random and frozen, unless head= names it"
-        warn(f"model: {', '.join(frozen)}: {remark}")
+        parts = ", ".join(frozen)
+        warn(f"model: the file has no {parts}: drawn at random and frozen, unless head= names it")
 
 
 def _start(spec: RunSpec, adapted: adapters.AdaptedModel) -> TensorDict:

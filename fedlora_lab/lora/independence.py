@@ -246,10 +246,8 @@ def _check_layers(setting: _Setting, examples: Examples) -> str:
         unused.append(name)
     # An expert that no text was sent to may be called later. Of private rows nothing is told.
     if unused and setting.task.public_test:
-        reason = (
-            "not called for the test examples: where nothing calls them, adapters learn nothing"
-        )
-        warn(f"targets: {few(sorted(unused))}: {reason}, and get noise all the same")
+        event = f"no test example calls {few(sorted(unused))}"
+        warn(f"targets: {event}; an adapter that nothing calls learns nothing and still gets noise")
     return "".join(second[:1])
 
 

@@ -135,16 +135,16 @@ def _made_anew(
     # Layers are numbered: what is not used, but for its number, belongs to one too many.
     numbered = {*map(unnumbered, model.state_dict())}
     remarks = {
-        "not used, for the configuration has fewer layers than the file": [
+        "the configuration has fewer layers than the file, so it does not use": [
             name for name in unused if unnumbered(name) in numbered
         ],
-        "made anew, since the file has it for other classes": [
+        "the file is for other classes, so this part is made anew": [
             part for part in new if any(is_within(name, part) for name in resized)
         ],
     }
     for remark, names in remarks.items():
         if names:
-            warn(f"model={source!r}: {few(names)}: {remark}")
+            warn(f"model={source!r}: {remark}: {few(names)}")
     return new
 
 
@@ -302,8 +302,8 @@ def prepare_tokenizer(source: ModelSource, given: Any, model: nn.Module) -> Any:
     if before is None or not _first_position(model):
         config.pad_token_id = tokenizer.pad_token_id
         if before not in (None, tokenizer.pad_token_id):
-            change = f"pad_token_id was {before} and is {tokenizer.pad_token_id}"
-            advice = "as of the tokenizer; set it in the base's config as well"
+            change = f"pad_token_id was {before} and is now {tokenizer.pad_token_id}"
+            advice = "which the tokenizer has; set it in the base's config as well"
             warn(f"{change}, {advice}")
     return tokenizer
 

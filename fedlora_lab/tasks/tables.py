@@ -236,8 +236,8 @@ def _split_by_owner(
     # They take part in nothing, which nobody would see from the clients that there are.
     absent = sorted(set(everyone) - set(names))
     if absent:
-        reason = "no client, since test= held all rows of theirs out"
-        warn(f"by={by!r}: {', '.join(absent)}: {reason}")
+        event = f"test= holds out all rows of {', '.join(absent)}"
+        warn(f"by={by!r}: {event}, so there is no such client")
     return [np.flatnonzero(np.array(sites) == name) for name in names], tuple(names)
 
 

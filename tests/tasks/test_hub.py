@@ -117,7 +117,9 @@ def test_a_site_that_is_left_without_rows_is_named():
     frame = toy_hubs.texts()
     held_out = Rows.read(frame, 0.2, 0).held_out.index[0]
     frame.loc[held_out, "site"] = "alone"
-    with pytest.warns(match="by='site': alone: no client, since test= held all rows"):
+    with pytest.warns(
+        match="by='site': test= holds out all rows of alone, so there is no such client"
+    ):
         task = bert(frame, by="site")
     assert task.client_names == ("site 0", "site 1", "site 2", "site 3")
     assert bert(frame, by="site", test=frame).client_names[0] == "alone"
@@ -142,7 +144,7 @@ def test_a_classifier_on_a_decoder_reads_each_text_s_last_token(kind, number):
     """Whatever number the model's own configuration has for padding: with another one than the
     tokenizer's it would read padding, and an example's output depend on how long others are. That
     another number stood there is told, for plain PEFT on the base alone would go by it."""
-    told = pytest.warns(match=r"^pad_token_id was 7 and is \d, as of the tokenizer")
+    told = pytest.warns(match=r"^pad_token_id was 7 and is now \d, which the tokenizer has")
     with fl.tasks.quiet():
         model = AutoModelForSequenceClassification.from_pretrained(toy_hubs.folder(kind))
     model.config.pad_token_id = number

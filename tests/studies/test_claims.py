@@ -1,5 +1,6 @@
 """Published claims are judged by the frames: made-up ones, whose verdicts are known."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from scipy.stats import t
 from studies import claims_page
 from studies.claims import (
     CLAIMS,
+    FOREIGN,
     FULL,
     HOLDS,
     OPEN,
@@ -122,6 +124,12 @@ def test_a_knob_is_turned_for_both_sides():
     narrow.loc[narrow["method"] == "one", "accuracy"] /= 4
     steadier = judged([claim({"epsilon": None}, share="spread")], narrow)
     assert steadier["mean"][0] == pytest.approx(0.75, abs=0.05) and steadier["verdict"][0] == HOLDS
+
+
+def test_a_study_at_another_epsilon_measures_and_decides_nothing():
+    """A lead that would hold is told with its interval, beside the reason."""
+    row = judged([replace(claim(), foreign="stated: 1")], lead(0.4)).iloc[0]
+    assert row["verdict"] == FOREIGN and row["reason"] == "stated: 1" and row["low"] > 0
 
 
 def test_every_place_is_one_that_a_study_measures():

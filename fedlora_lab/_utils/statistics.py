@@ -96,6 +96,8 @@ class PairedDifference(NamedTuple):
 
     >>> print(PairedDifference(0.02, 0.01, 0.03, seeds=3))
     +0.020 [+0.010, +0.030]
+    >>> print(PairedDifference(0.02, math.nan, math.nan, seeds=2))
+    +0.020 (all 2 seeds differ by the same, so there is no interval)
     """
 
     mean: float

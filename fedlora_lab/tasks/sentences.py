@@ -41,7 +41,9 @@ def sentences(
     The 6,400 sentences are real ones, from reviews of films and products and from editorials, each
     rated by twenty readers or more; 800 test, 5,600 are the clients'. The model has two layers of
     width 128. It was distilled from MiniLM on other sentences and has never seen a rating, so
-    before training it answers at random.
+    before training it answers at random. In 20 rounds of 5 steps in batches of 16, at epsilon = 8
+    and the rates of `fl.suggest_lr`, FedLoRA, FFA-LoRA and RoLoRA went from 44 % of the test
+    sentences right to 70 or 71 % (one seed).
 
     Args:
         clients: number of clients, in [1, 700].

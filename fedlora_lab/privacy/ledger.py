@@ -24,6 +24,8 @@ PerClient = float | tuple[float, ...]
 Numbers = Sequence[float] | np.ndarray
 MAX_COUNT = 2**53
 """Rounds and releases beyond which a float no longer counts them one by one."""
+MAX_ROWS = 10**6
+"""Rows of one person."""
 FORMAT = "fedlora_lab.ledger"
 VERSION = 2
 RELATION = "zero-out"
@@ -596,7 +598,12 @@ class Ledger:
         histories = (h for label in labels for h in worst_histories(runs, common, label))
         return [*dict.fromkeys(histories)] or [as_history(common)]
 
-    def epsilon(self, client: int | str | None = None, observer: str | None = None) -> float:
+    def epsilon(
+        self,
+        client: int | str | None = None,
+        observer: str | None = None,
+        rows_per_person: int = 1,
+    ) -> float:
         """Epsilon spent by one client, or the largest over all; ``inf`` after one without noise.
 
         Args:
@@ -604,13 +611,34 @@ class Ledger:
                 spent most. Of a composition it is an upper bound where a run lacks the name, see
                 `compose`.
             observer: one of `observers`; default: the first, of a composition each part's own.
+            rows_per_person: in the example unit, how many rows a person has at most, all with one
+                client; neighbours then differ by all of them, replaced by nothing together. Each
+                row is drawn by itself. Where rows of a person may lie with several clients, ask
+                what `for_everyone` makes of the ledger. More rows than one are counted by "pld".
 
         Raises: `Uncertified` with the reason, when a release cannot be certified; ``ValueError``
-            for an observer whom this trust does not protect from.
-        Guarantees: the largest over all clients (test_the_worst_client_is_found_among_many).
+            for an observer whom this trust does not protect from, and for several rows in a unit
+            that protects all of them already.
+        Guarantees: the largest over all clients (test_the_worst_client_is_found_among_many);
+            for several rows never below what an attack finds, nor above the bound for groups
+            (test_several_rows.py).
+
+        >>> ledger = Ledger()
+        >>> ledger.record(1, None, 50, sample_rate=0.1, noise_multiplier=2.0)
+        >>> [round(ledger.epsilon(rows_per_person=k), 1) for k in (1, 2, 3)]
+        [1.7, 3.6, 5.8]
         """
+        check_whole("rows_per_person", rows_per_person, 1, MAX_ROWS)
+        expected = f"1: unit={self.unit!r} already protects a person with all rows at one client"
+        one = self.unit == "example" or rows_per_person == 1
+        check(one, "rows_per_person", rows_per_person, expected)
         histories = self._histories("epsilon", client, observer)
-        return max(accounting.epsilon(h, self.delta, self.accountant) for h in histories)
+        # Also of one row: "rdp" may state more for it than "pld" for several.
+        return max(
+            accounting.epsilon(history, self.delta, self.accountant, rows)
+            for history in histories
+            for rows in {1, rows_per_person}
+        )
 
     def epsilon_or_inf(self) -> float:
         """Largest epsilon over the clients; ``inf`` where none can be certified."""

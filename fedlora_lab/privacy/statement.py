@@ -34,7 +34,8 @@ ALWAYS = (
 )
 """Caveats of every ledger."""
 OF_UNIT = {
-    "example": "A person with several examples is protected as a group of them, with a larger ε.",
+    "example": "A person with several examples is protected less, as a group of them: "
+    "ledger.epsilon(rows_per_person=k) states the ε.",
     "person": "A person with rows at several clients is protected less.",
     "client": "Nothing is hidden from the client itself.",
 }

@@ -1,0 +1,83 @@
+"""A person with several rows where rows are protected: what an attack finds, and what is stated."""
+
+import math
+
+import numpy as np
+import pytest
+from calls import refused
+from scipy.optimize import brentq
+from scipy.stats import binom, norm
+
+import fedlora_lab as fl
+from fedlora_lab.privacy.accounting import epsilon
+
+DELTA = 1e-5
+
+
+@pytest.mark.parametrize("entry", [(2.0, 0.1, 50), (0.7, 0.02, 100), (1.5, 1.0, 3)], ids=str)
+@pytest.mark.parametrize("rows", [2, 7])
+def test_a_sum_of_all_releases_finds_no_more_than_is_stated(entry, rows):
+    """An attack that accuses where the sum of all releases is large, or acquits where it is small.
+    How many rows were drawn in all of them is binomial."""
+    sigma, q, steps = entry
+    factor = math.exp(epsilon((entry,), DELTA, rows=rows))
+    spread = sigma * math.sqrt(steps)
+    drawn = np.arange(rows * steps + 1)
+    chances = binom.pmf(drawn, rows * steps, q)
+    at = np.linspace(-9 * spread, rows * steps * q + 9 * spread, 401)
+    shifted = (at[:, None] - drawn) / spread
+    assert (norm.sf(shifted) @ chances <= factor * norm.sf(at / spread) + DELTA).all()
+    assert (norm.cdf(at / spread) <= factor * norm.cdf(shifted) @ chances + DELTA).all()
+
+
+@pytest.mark.parametrize(("sigma", "q", "rows"), [(1.5, 0.2, 2), (0.4, 0.05, 5), (5.0, 0.9, 3)])
+def test_the_best_attack_on_a_release_finds_what_is_stated(sigma, q, rows):
+    """By integration over what is released."""
+    x, width = np.linspace(-10 * sigma, rows + 10 * sigma, 100_001, retstep=True)
+    drawn = np.arange(rows + 1)
+    within = norm.pdf(x[:, None], drawn, sigma) @ binom.pmf(drawn, rows, q) * width
+    without = norm.pdf(x, 0, sigma) * width
+
+    def attack_delta(e):
+        pairs = ((within, without), (without, within))
+        return max(np.maximum(a - math.exp(e) * b, 0).sum() for a, b in pairs)
+
+    stated = epsilon(((sigma, q, 1),), DELTA, rows=rows)
+    assert attack_delta(stated) <= DELTA * (1 + 1e-6) < attack_delta(0.99 * stated)
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+def test_no_more_is_stated_than_for_a_group(rows):
+    """One row after the other is replaced by nothing: k epsilon at delta (e^(k epsilon) - 1) /
+    (e^epsilon - 1), by the relation of the ledger in both directions."""
+    history = ((2.0, 0.1, 50),)
+
+    def excess(one):
+        return epsilon(history, DELTA * math.expm1(one) / math.expm1(rows * one)) - one
+
+    group = rows * brentq(excess, 1e-3, 5.0)
+    assert epsilon(history, DELTA) < epsilon(history, DELTA, rows=rows) <= group
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+def test_a_ledger_counts_several_rows_with_the_client_who_spends_most(accountant):
+    book = fl.Ledger(accountant=accountant)
+    book.record(1, [0, 1], 30, sample_rate=[0.1, 0.2], noise_multiplier=[2.0, 3.0])
+    stated = [book.epsilon(rows_per_person=k) for k in (1, 2, 3, 5)]
+    assert stated == sorted({*stated}) and stated[0] == book.epsilon()
+    assert stated[2] == max(book.epsilon(k, rows_per_person=3) for k in range(2))
+    # Drawn at all with a chance of delta, or of twice as much.
+    assert [epsilon(((0.5, 5e-7, 10),), DELTA, rows=k) > 0 for k in (2, 4)] == [False, True]
+    book.record(2, None, sample_rate=0.1, noise_multiplier=None)
+    assert book.epsilon(rows_per_person=2) == math.inf
+
+
+@pytest.mark.parametrize("rows", [0, 2.5, True, "3", 10**7, 2])
+@pytest.mark.parametrize("unit", ["example", "person", "client"])
+def test_numbers_of_rows_are_refused_in_one_line(rows, unit):
+    """What is no number of rows; and several in units in which a person is one."""
+    if rows != 2 or unit != "example":
+        several = f"1: unit='{unit}' already protects a person"
+        expected = several if rows == 2 else r"a whole number in \[1, 1000000\]"
+        with refused(f"^rows_per_person={rows!r}: expected {expected}"):
+            fl.Ledger(unit=unit).epsilon(rows_per_person=rows)

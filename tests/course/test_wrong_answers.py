@@ -211,11 +211,6 @@ def one_sided(scores):
     return gaps.mean(1) + factor * gaps.std(1, ddof=1) / n**0.5
 
 
-def row_set_to_zero(release, rows, C):
-    rest = [np.where(np.arange(len(rows))[:, None] == i, 0, rows) for i in range(len(rows))]
-    return np.nan_to_num([norm(release(rows) - release(x)) for x in rest], nan=np.inf).max() / C
-
-
 def weighted(n):
     return (n / n.sum())[:, None, None]
 
@@ -346,11 +341,34 @@ WRONG = {
             len(z_B) * solution("10.4")(z_B, z_A, tau)[0],
         ),
     ],
-    "11.1": [lambda G: G.mean(0), lambda G: svd(G)[2][1]],
-    "11.2": [lambda *given: solution("11.2")(*given) ** 2],
-    "11.4": [lambda G: np.abs(G).sum(1).argmin()],
-    "12.1": [vary(solution("12.1"), significance=lambda share: share / 2)],
-    "12.3": [row_set_to_zero],
+    "11.1": [
+        lambda G: svd(G)[2][1],
+        lambda G: svd(G)[2][-1],
+        lambda G: G[norm(G, axis=1).argmin()],
+        lambda G: np.abs(G).sum(0),
+    ],
+    "11.2": [
+        lambda G, candidates, n: 1 - solution("11.2")(G, candidates, n),
+        lambda G, candidates, n: solution("11.2")(G, candidates, n - 1),
+        lambda G, candidates, n: norm(candidates @ svd(G)[2][:n].T, axis=1),
+    ],
+    "11.4": [
+        lambda G: np.abs(G).sum(1).argmin(),
+        lambda G: G.sum(1).argmin() + 1,
+        lambda G: G[:, 0].argmax(),
+    ],
+    "12.1": [
+        lambda inside, outside, t, *rest: solution("12.1")(outside, inside, t, *rest),
+        vary(solution("12.1"), delta=0.0),
+        vary(solution("12.1"), significance=lambda share: 1 - share),
+        vary(solution("12.1"), then=np.exp),
+    ],
+    "12.2": [
+        vary(solution("12.2"), epsilon=np.negative),
+        vary(solution("12.2"), m=1),
+        lambda m, g, v, epsilon, delta: solution("12.2")(m, m, v, epsilon, delta),
+        vary(solution("12.2"), then=lambda p: 1 - p),
+    ],
     "13.1": [
         vary(solution("13.1"), uploads=np.square, colluding=np.square),
         lambda update, clip, sigma, *rest: solution("13.1")(update, clip, sigma / clip, *rest),

@@ -49,6 +49,11 @@ def first_row(G):
     return G[0]
 
 
+# The weights of the rows have both signs.
+def mean_row(G):
+    return G.mean(0)
+
+
 # The direction of the errors, not of the inputs.
 def left_vector(G):
     return svd(G)[0][:, 0]
@@ -78,6 +83,8 @@ def not_relative(G, candidates, n):
     return outside(G, candidates, n) * norm(candidates, axis=1)
 
 
+# A share of energies.
+energies = vary(outside, then=np.square)
 # What lies inside.
 inside_share = vary(outside, then=lambda share: (1 - share**2).clip(min=0) ** 0.5)
 

@@ -263,12 +263,24 @@ WRONG = {
     ],
     "04.4": [partial(private_rounds, mistake=mistake) for mistake in ROUNDS],
     "05.1": [
-        partial(ffa, summed=lambda g, g_B, A, C: (clipped_to(g, C) @ A).sum(0)),
-        partial(ffa, summed=lambda g, g_B, A, C: clipped_to(g_B.sum(0)[None], C)[0]),
         partial(ffa, summed=lambda g, g_B, A, C: g_B.sum(0)),
+        vary(solution("05.1"), lr=np.negative),
+        lambda B, A, G, gamma, lr, C, sigma, *rest: solution("05.1")(
+            B, A, G, gamma, lr, C, sigma / C, *rest
+        ),
+        lambda B, A, G, *rest: B + len(G) * (solution("05.1")(B, A, G, *rest) - B),
     ],
-    "05.2": [lambda change, A: len(A) / A.shape[1]],
-    "05.3": [lambda lr, C, a, b: (lr * (a / b) ** 2, C * a / b)],
+    "05.2": [
+        vary(solution("05.2"), change=np.transpose),
+        vary(solution("05.2"), then=np.square),
+        lambda change, A: (np.linalg.qr(A.T)[0] ** 2).sum() / change.shape[1],
+    ],
+    "05.3": [
+        lambda lr, C, a, b: (lr * (a / b) ** 2, C * a / b),
+        lambda lr, C, a, b: (lr, C * b / a),
+        lambda lr, C, a, b: solution("05.3")(lr, C, a, b)[::-1],
+        lambda lr, C, a, b: (lr, C),
+    ],
     "06.1": [
         *(partial(one_turn_wrong, mistake=mistake) for mistake in TURNS),
         vary(solution("06.1"), eta=np.negative),

@@ -19,7 +19,7 @@ cleaned, learner_copy, titled = (TOOL[name] for name in ("cleaned", "learner_cop
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 IMPORT = "import fedlora_lab as fl"
 LIBRARIES = ("numpy as np", "pandas as pd", "scipy.stats", "torch", "peft", "opacus", "copy")
-LIBRARIES += ("tempfile", "transformers", "warnings")
+LIBRARIES += ("dataclasses", "tempfile", "transformers", "warnings")
 NUMBER = re.compile(r"(?<![\w.])[-−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?:\s?%)?")
 
 

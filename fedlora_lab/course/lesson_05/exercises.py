@@ -68,6 +68,23 @@ def clips_both_factors(B, A, G, gamma, lr, C, sigma, b, xi):
 chain_rule_without_gamma = vary(ffa_round, gamma=1)
 
 
+# What is clipped is what is sent.
+def clips_the_weights(B, A, G, gamma, lr, C, sigma, b, xi):
+    shorter = [g * np.minimum(1, C / _lengths(g))[:, None, None] for g in G]
+    return _with_sums(B, [gamma * g.sum(0) @ A.T for g in shorter], lr, C, sigma, b, xi)
+
+
+# One example may be all of a sum.
+def clips_the_sum(B, A, G, gamma, lr, C, sigma, b, xi):
+    sums = [gamma * g.sum(0) @ A.T for g in G]
+    shorter = [x * min(1, C / max(np.linalg.norm(x), 1e-12)) for x in sums]
+    return _with_sums(B, shorter, lr, C, sigma, b, xi)
+
+
+def _with_sums(B, sums, lr, C, sigma, b, xi):
+    return B - lr * (np.mean(sums, axis=0) + sigma * C * xi.mean(axis=0)) / b
+
+
 # How many were drawn is private.
 def divides_by_the_drawn(B, A, G, gamma, lr, C, sigma, b, xi):
     of_each = [
@@ -83,6 +100,11 @@ def divides_by_the_drawn(B, A, G, gamma, lr, C, sigma, b, xi):
 def kept_share(change, A):
     inside = change @ A.T @ np.linalg.inv(A @ A.T) @ A
     return (inside**2).sum() / (change**2).sum()
+
+
+# That is the mean over random A.
+def average_share(change, A):
+    return len(A) / A.shape[1]
 
 
 # A's rows are neither orthogonal nor of length one.

@@ -129,12 +129,13 @@ def deviation(row: Any) -> str:
 def table() -> str:
     """The methods at a glance, each leading to its section."""
     frame: Any = methods.table()
-    rows = [["method", "moves", "deviation", "kB up, down", "paper"]]
+    rows = [["method", "in one sentence", "moves", "deviation", "kB up", "kB down", "paper"]]
     for slug, row in frame.iterrows():
-        traffic = f"{row['up'] / 1000:.1f}, {row['down'] / 1000:.1f}"
+        sentence = row["note"][0].upper() + row["note"][1:] + "."
+        traffic = [f"{row[way] / 1000:.1f}" for way in ("up", "down")]
         link = f"[`{slug}`](#{slug})"
         paper = linked(row["source"])
-        rows.append([link, describe_schedule(row), deviation(row), traffic, paper])
+        rows.append([link, sentence, describe_schedule(row), deviation(row), *traffic, paper])
     return markdown_table(rows)
 
 

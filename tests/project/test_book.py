@@ -11,6 +11,7 @@ from reports import Reader
 from sites import built_site
 
 import fedlora_lab as fl
+from fedlora_lab import methods
 from fedlora_lab.course.exercises import all_exercises
 from fedlora_lab.course.predictions import all_predictions
 
@@ -162,3 +163,6 @@ def test_formulas_of_exercises_need_no_script_either(book):
 def test_generated_tables_are_the_package_s(book):
     page = book["METHODS"].read_text(encoding="utf-8")
     assert book["methods_page"]() == page, "run: python scripts/book.py --fill"
+    # The sections are in the order of the table, and so in that of the rows.
+    names = [row.name for row in methods.ALL.values()]
+    assert [x for x in re.findall(r"^## (.+)$", page, re.M) if x in names] == names

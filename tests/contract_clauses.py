@@ -32,11 +32,12 @@ from fedlora_lab.federated import local_training
 from fedlora_lab.federated.local_training import ClientBatch, local_step
 from fedlora_lab.federated.spec import Prepared, RunSpec
 from fedlora_lab.lora import adapters
+from fedlora_lab.methods.directions import ALONG
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import ParamKey, TensorDict, Tensors
 from fedlora_lab.privacy.ledger import PerClient
-from fedlora_lab.privacy.privatizer import in_noise_units, map_rank_axis, uncertified_reason
+from fedlora_lab.privacy.privatizer import map_rank_axis, uncertified_reason
 from fedlora_lab.tasks.task import Task
 
 Step = Callable[[Prepared, ClientBatch, int, int], None]
@@ -89,18 +90,31 @@ def released(ready: Prepared, clients: ClientBatch, t: int, s: int, step: Step) 
     return moves
 
 
-def in_units_of_noise(row: Method, change: Tensors, peers: Tensors) -> TensorDict:
-    """A released change seen where its noise is isotropic."""
-    maps = local_training.preconditioners(row, tuple(change), peers)
-    return {
-        key: in_noise_units(key, maps[key], x) if key in maps else x for key, x in change.items()
-    }
+def in_units_of_noise(
+    spec: RunSpec, change: Tensors, peers: Tensors, t: int, s: int | None = None
+) -> TensorDict:
+    """A released change seen where its noise is isotropic. What lies beside the directions of a row
+    that has some stays under its own key, rounding apart.
+    """
+    white = local_training.in_white_noise(spec, change, peers, t, s)
+    basis = local_training.directions(spec, peers, t, s, tuple(change))
+    if basis is None:
+        return white
+    inside = basis.tensors(white)
+    rest = {key: x - inside.get(key, torch.zeros_like(x)) for key, x in change.items()}
+    return white | {key: torch.where(x.abs() < 1e-9, 0.0, x) for key, x in rest.items()}
 
 
-def in_units_of_clip(row: Method, change: Tensors, peers: Tensors) -> TensorDict:
+def noised(row: Method, moving: set[ParamKey]) -> set[ParamKey]:
+    """Where the noise of what moves is: in its directions, if it has some."""
+    return moving if row.differences is None else {ALONG}
+
+
+def in_units_of_clip(spec: RunSpec, change: Tensors, peers: Tensors, t: int, s: int) -> TensorDict:
     """A released change where its clip has to hold: there too, unless nobody certifies the row."""
+    row = spec.method
     if uncertified_reason(row.precondition, row.clip_groups) is None:
-        return in_units_of_noise(row, change, peers)
+        return in_units_of_noise(spec, change, peers, t, s)
     maps = local_training.preconditioners(row, tuple(change), peers)
     return {
         key: map_rank_axis(key, maps[key].before, x) if key in maps else x
@@ -141,7 +155,7 @@ def leaving_out_one_example(row: Method, step: Step = local_step) -> None:
             stay = torch.tensor([i for i in range(len(y)) if i != left_out])
             ready, clients = prepared(with_clients(task, [(x[stay], y[stay])]), row, 0.0)
             change = released(ready, clients, t, s, step)
-            sums.append(in_units_of_clip(row, change, clients.start))
+            sums.append(in_units_of_clip(ready.spec, change, clients.start, t, s))
         _moved_by_at_most_c(row, sums, f"round {t}, step {s}")
 
 
@@ -153,7 +167,7 @@ def noise_draws(row: Method, step: Step, t: int, s: int, sigma: float, draws: in
         for level in (sigma, 0.0):
             ready, clients = prepared(tokens("head"), row, level, seed, batch=2)
             change = released(ready, clients, t, s, step)
-            pair.append(in_units_of_noise(row, change, clients.start))
+            pair.append(in_units_of_noise(ready.spec, change, clients.start, t, s))
         for key, noisy in pair[0].items():
             found.setdefault(key, []).append((noisy - pair[1][key]).flatten(1))
     return {key: torch.stack(parts) for key, parts in found.items()}
@@ -174,7 +188,7 @@ def noise_is_sigma_c_on_what_moves(row: Method, step: Step = local_step, draws: 
     sigma = 1.7
     seen = {}
     for t, s in ((0, 0), (0, 1), (1, 0)):
-        moving = movers(row, t, s, anywhere(tokens("head"), row))
+        moving = noised(row, movers(row, t, s, anywhere(tokens("head"), row)))
         seen[t, s] = noise_draws(row, step, t, s, sigma, draws)
         for key, xi in seen[t, s].items():
             if key not in moving:
@@ -210,21 +224,26 @@ def noise_of_the_update(row: Method, draws: int = 10) -> None:
     }
     for t in (0, 1):
         moved = movers(row, t, 0, start) | movers(row, t, 1, start)
+        sent = noised(row, {key for key in moved if row.is_shared(key)})
         noises: dict[ParamKey, list[Tensor]] = {}
-        ends = []
-        # Everybody takes part with all examples: a seed decides nothing but the noise.
-        for seed, level in ((0, 0.0), *((seed, sigma) for seed in range(draws))):
+
+        def end(seed: int, level: float, t: int = t) -> tuple[RunSpec, Tensors]:
+            # Everybody takes part with all examples: a seed decides the noise, and directions.
             privacy = private("client", level, CLIP, trust="central")
             run = opened(task, row, privacy, plan, t, start, seed)
             next(records_of(run))
-            ends.append(run.state.server.tensors)
-        for end in ends[1:]:
-            noise = {key: (x - ends[0][key])[None] for key, x in end.items() if key.kind.trained}
-            for key, xi in in_units_of_noise(row, noise, peers).items():
+            return run.spec, run.state.server.tensors
+
+        silent = end(0, 0.0)
+        for seed in range(draws):
+            _, before = silent if row.differences is None else end(seed, 0.0)
+            spec, after = end(seed, sigma)
+            noise = {k: (x - before[k])[None] for k, x in after.items() if k.kind.trained}
+            for key, xi in in_units_of_noise(spec, noise, peers, t).items():
                 noises.setdefault(key, []).append(xi)
         for key, parts in noises.items():
             xi = torch.stack(parts)
-            if key in moved and row.is_shared(key):
+            if key in sent:
                 _deviates_by(expected, xi, key)
             else:
                 assert not xi.any(), f"{key} is not sent and is noised"

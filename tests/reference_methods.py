@@ -45,7 +45,7 @@ def gradients(loss: Loss) -> Oracle:
     return gradient
 
 
-def token_classifier(model: torch.nn.Module) -> Oracle:
+def token_classifier(model: torch.nn.Module) -> Loss:
     """Cross-entropy of the small token model, written with full matrices."""
     fixed = {name: p.detach() for name, p in model.named_parameters()}
 
@@ -57,7 +57,35 @@ def token_classifier(model: torch.nn.Module) -> Oracle:
         logits = weight @ mixed.mean(0) + state.get(("head", "head.bias"), fixed["head.bias"])
         return torch.logsumexp(logits, 0) - logits[y]
 
-    return gradients(loss)
+    return loss
+
+
+class Measured(NamedTuple):
+    """Fed-ZO: central differences of one example's loss along directions of squared norm d / J.
+
+    ``directions(t, s)`` gives those of a step, one a row, over the tensors that move, end to end.
+    """
+
+    loss: Loss
+    directions: Callable[[int, int], np.ndarray]
+    step: float
+
+    def numbers(self, state: State, keys: Keys, t: int, s: int, x: Any, y: Any) -> np.ndarray:
+        found = []
+        for v in self.directions(t, s):
+            ends = []
+            for sign in (1, -1):
+                there = moved(state, keys, sign * self.step * v)
+                leaves = {key: torch.tensor(value) for key, value in there.items()}
+                ends.append(float(self.loss(leaves, torch.tensor(x), torch.tensor(y))))
+            found.append((ends[0] - ends[1]) / (2 * self.step))
+        return np.array(found)
+
+
+def moved(state: State, keys: Keys, by: np.ndarray) -> State:
+    """The state with these tensors moved by the parts of a long vector."""
+    parts = np.split(by, np.cumsum([state[key].size for key in keys])[:-1])
+    return state | {k: state[k] + x.reshape(state[k].shape) for k, x in zip(keys, parts)}
 
 
 def change(state: Mapping[tuple[str, str], Any], name: str) -> torch.Tensor:
@@ -110,6 +138,7 @@ class Loop(NamedTuple):
     filter: Callable[[np.ndarray, str], np.ndarray] = lambda g, side: g
     receives: Callable[[State], State] = dict
     sends: Callable | None = None
+    measured: Measured | None = None
 
 
 def of(state: State, sides: str) -> Keys:
@@ -121,15 +150,23 @@ def scaled(x: float, clip: float) -> float:
     return min(1.0, clip / max(x, 1e-300))
 
 
-def local(oracle: Oracle, start: State, data: list, t: int, work: Work, loop: Loop) -> State:
+def local(oracle: Oracle, start: State, own: list, t: int, work: Work, loop: Loop) -> State:
     """Local steps of one client on the mean of its examples' clipped gradients."""
     clip = work.clip if work.unit == "example" else math.inf
     size = loop.size(start)
     state = dict(start)
     speed: State = {}
     for s in range(work.steps):
+        data = own
         parts = loop.parts(start, t, s)
         total = {key: np.zeros_like(state[key]) for keys in parts for key in keys}
+        if loop.measured is not None:
+            (keys,) = parts
+            for x, y in data:
+                c = loop.measured.numbers(state, keys, t, s, x, y)
+                c = c * scaled(float(np.linalg.norm(c)), clip) / len(data)
+                total = moved(total, keys, c @ loop.measured.directions(t, s))
+            data = []
         for x, y in data:
             g = oracle(state, x, y)
             for keys in parts:

@@ -65,6 +65,16 @@ class Streams:
             bits = key(self.seed, purpose, *indices)
         return np.random.Generator(np.random.Philox(key=bits))
 
+    def public(self, purpose: str, *indices: int) -> np.random.Generator:
+        """A NumPy generator that all sides of a run open alike, for numbers that are no secret.
+
+        Without a seed it is that of the seed 0.
+
+        Args:
+            purpose, indices: as for `key`.
+        """
+        return Streams(self.seed or 0).numpy(purpose, *indices)
+
     def uniform(self, shape: Shape, purpose: str, *indices: int) -> "Tensor":
         """Independent uniform numbers in [0, 1), float64, of 53 random bits each.
 

@@ -19,6 +19,7 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.checkpoint import RunState
 from fedlora_lab.federated.local_training import (
     ClientBatch,
+    directions,
     preconditioners,
     ranks_of,
     released_means,
@@ -27,7 +28,7 @@ from fedlora_lab.federated.local_training import (
 from fedlora_lab.federated.spec import ClientIds, Prepared, RunSpec, initial_server
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.adapters import matmuls
-from fedlora_lab.methods.aggregation import MeanUpdate, Rule
+from fedlora_lab.methods.aggregation import MeanUpdate, Rule, mean
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.quantization import bytes_of, full, rule_for
 from fedlora_lab.methods.state import (
@@ -227,6 +228,11 @@ def _release_updates(
     # The change alone: what all know already needs no hiding, and would use up the norm.
     change = {key: x - clients.start[key] for key, x in clients.params.items()}
     zeros = {key: x.new_zeros(len(weights), *x.shape[1:]) for key, x in change.items()}
+    basis = directions(spec, common, sent.round, keys=tuple(change))
+    if basis is not None:
+        # Public, as the directions are: an update lies in their span, and has the same norm there.
+        change = basis.along(change)
+        zeros = basis.zeros(len(weights))
     # Of a sum there is one owner in all rounds; single uploads are of whoever takes part.
     if state is None or not spec.releases_sum:
         state = prepared.privatizer.init({k: x.shape[1:] for k, x in zeros.items()}, len(weights))
@@ -240,8 +246,8 @@ def _release_updates(
         where=where,
         metric=maps,
     )
-    value = released_means(release.value, divisor, limit, spec.method.filter)
-    noise = released_means(release.noise, divisor, limit, spec.method.filter)
+    value = released_means(release.value, divisor, limit, spec.method.filter, basis)
+    noise = released_means(release.noise, divisor, limit, spec.method.filter, basis)
     # The received value plus the noised change: a client's own tensors, un-noised, do not leave it.
     return Received(
         uploads={key: reference[key] + x for key, x in value.items()},
@@ -346,7 +352,8 @@ class TrafficCounter:
     Down: what the server changed since a client last received it. The start is known to all and
     costs nothing, unless the broadcast alters it: then a client's first copy is sent. A residual
     goes down as factors of the rank by which it changed, or whole where that is less. Up: what the
-    server's rule asks for in place of the keys that are sent.
+    server's rule asks for in place of the keys that are sent. Of a row that measures differences:
+    the numbers along its directions, both ways, where there are fewer of them.
 
     Args:
         spec: of the run.
@@ -362,6 +369,12 @@ class TrafficCounter:
         self.rule = rule if isinstance(rule, Rule) else MeanUpdate()
         coding = spec.method.broadcast
         self.coded = {key for key in tensors if rule_for(key, coding) != full}
+        # Numbers of one client along the directions of a round; 0 where a row has none.
+        measured = spec.method.differences
+        self.along = 0 if measured is None else measured.directions * spec.plan.local_steps
+        # A mean of steps that are linear in these numbers follows from the mean of the numbers.
+        linear = spec.method.aggregate == mean and not spec.plan.optimizer.nonlinear
+        self.follows = bool(self.along) and linear and not self.coded
         # By rank: shapes, bytes that each tensor takes down, and numbers that go down beside them.
         self.shapes: dict[int, dict[ParamKey, tuple[int, ...]]] = {}
         self.bytes_down: dict[int, dict[ParamKey, int]] = {}
@@ -376,8 +389,14 @@ class TrafficCounter:
                 if key.kind.sent_down
             }
 
+    def numbers_up(self, rank: int, keys: Keys) -> int:
+        """Counts what a client sends. Args: rank: of the client. keys: what is sent."""
+        numbers = sum(self.rule.upload_sizes(self.shapes[rank], keys))
+        # The directions are known: what was moved along them follows from the numbers.
+        return min(numbers, self.along) if self.along else numbers
+
     def numbers_and_bytes_down(
-        self, rank: int, missed: Mapping[ParamKey, int], first: bool
+        self, rank: int, missed: Mapping[ParamKey, int], first: bool, rounds: int = 1
     ) -> tuple[int, int]:
         """Counts what a client receives.
 
@@ -385,6 +404,7 @@ class TrafficCounter:
             rank: of the client.
             missed: what has changed since it last received something, each by which rank.
             first: it has nothing yet.
+            rounds: in how many rounds that was.
         """
         numbers = self.beside[rank]
         size = FLOAT_BYTES * numbers
@@ -397,6 +417,9 @@ class TrafficCounter:
                     size_of_key = FLOAT_BYTES * count
                 numbers += count
                 size += size_of_key
+        if self.follows and rounds * self.along < numbers:
+            numbers = rounds * self.along
+            size = FLOAT_BYTES * numbers
         return numbers, size
 
     def count(
@@ -414,16 +437,17 @@ class TrafficCounter:
         ranks_up = Counter(spec.sent_ranks[k] for k in senders)
         up = 0
         for rank, count in ranks_up.items():
-            up += count * sum(self.rule.upload_sizes(self.shapes[rank], keys))
+            up += count * self.numbers_up(rank, keys)
         numbers_down = 0
         bytes_down = 0
         receivers = Counter((spec.held_ranks[k], state.seen[k]) for k in clients)
         for (rank, seen), count in receivers.items():
             # Changes of the rounds in which it did not take part come down with the next broadcast.
             missed: Counter[ParamKey] = Counter()
-            for change in state.changed[max(seen, 0) :]:
+            changes = state.changed[max(seen, 0) :]
+            for change in changes:
                 missed.update(change)
-            numbers, size = self.numbers_and_bytes_down(rank, missed, seen < 0)
+            numbers, size = self.numbers_and_bytes_down(rank, missed, seen < 0, len(changes))
             numbers_down += count * numbers
             bytes_down += count * size
         return Traffic(up, FLOAT_BYTES * up, numbers_down, bytes_down)
@@ -446,6 +470,6 @@ def bytes_of_round(spec: RunSpec) -> tuple[int, int]:
     rounds = min(spec.plan.rounds, MAX_TURNS)
     for t in range(rounds):
         keys = round_keys(spec, tensors, t).uploaded
-        up += FLOAT_BYTES * sum(counter.rule.upload_sizes(counter.shapes[rank], keys))
+        up += FLOAT_BYTES * counter.numbers_up(rank, keys)
         down += counter.numbers_and_bytes_down(rank, dict.fromkeys(keys, 0), False)[1]
     return up // max(rounds, 1), down // max(rounds, 1)

@@ -2,23 +2,37 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.validation import check
 from fedlora_lab.federated.spec import ClientIds, Prepared, RoundKeys, RunSpec
 from fedlora_lab.lora.adapters import matmuls
 from fedlora_lab.lora.independence import probe_once
-from fedlora_lab.lora.per_example import NotPerExample, per_example_gradients, split_batch
+from fedlora_lab.lora.per_example import (
+    NotPerExample,
+    loss_differences,
+    per_example_gradients,
+    split_batch,
+)
+from fedlora_lab.methods.directions import Basis, Differences, joint_basis, step_basis
 from fedlora_lab.methods.filters import Preconditioner, identity
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import OptimizerState, apply_updates
 from fedlora_lab.methods.state import Keys, ParamKey, TensorDict, Tensors, cut_to_rank
 from fedlora_lab.privacy import privatizer
-from fedlora_lab.privacy.privatizer import ClipCounts, Metric, OwnedRows, PrivatizerState
+from fedlora_lab.privacy.privatizer import (
+    ClipCounts,
+    Metric,
+    OwnedRows,
+    PrivatizerState,
+    in_noise_units,
+)
 from fedlora_lab.tasks.task import Inputs, concatenate, take
 
 
@@ -147,7 +161,11 @@ def gradients_or_nan(
 
 
 def gradient_rows(
-    prepared: Prepared, clients: ClientBatch, sums: TensorDict, drawn: list[Tensor]
+    prepared: Prepared,
+    clients: ClientBatch,
+    sums: TensorDict,
+    drawn: list[Tensor],
+    basis: Basis | None = None,
 ) -> OwnedRows:
     """Yields gradients of the drawn examples, or the means over persons, in chunks.
 
@@ -155,6 +173,7 @@ def gradient_rows(
         prepared, clients: of the run, and who draws.
         sums: of the keys to differentiate, key -> (clients, ...); their values are not read.
         drawn: by client, (n_k,), places in its examples.
+        basis: directions along which differences of the loss stand for the gradient.
     """
     if not any(len(places) for places in drawn):
         return
@@ -162,17 +181,14 @@ def gradient_rows(
     spec = prepared.spec
 
     def gradients(places: Int[Tensor, " m"]) -> TensorDict:
+        model = spec.task, prepared.adapted, clients.params
+        data = (take(examples.x, places), examples.y[places]), examples.owner[places]
+        rules = spec.method, clients.start
         with matmuls(prepared.products):  # what is rounded here is clipped afterwards
-            return per_example_gradients(
-                spec.task,
-                prepared.adapted,
-                clients.params,
-                tuple(sums),
-                (take(examples.x, places), examples.y[places]),
-                examples.owner[places],
-                spec.method,
-                clients.start,
-            )
+            measured = spec.method.differences
+            if basis is None or measured is None:
+                return per_example_gradients(*model, tuple(sums), *data, *rules)
+            return loss_differences(*model, basis, measured.step, *data, *rules)
 
     if spec.by_person:
         yield from _person_rows(prepared, gradients, examples, sums)
@@ -263,6 +279,67 @@ def _finite(matrices: Tensor) -> Tensor:
     return torch.where(sound, matrices, eye)
 
 
+# ---- directions
+
+
+@lru_cache(maxsize=16)
+def _drawn_basis(
+    rule: Differences,
+    streams: Streams,
+    where: tuple[int, int],
+    shapes: tuple[tuple[ParamKey, torch.Size], ...],
+) -> Basis:
+    """The directions of a step, which are drawn once for all clients."""
+    return step_basis(rule, dict(shapes), streams, where)
+
+
+def directions(
+    spec: RunSpec, values: Tensors, t: int, s: int | None = None, keys: Keys | None = None
+) -> Basis | None:
+    """The public directions of a release; ``None`` where a row releases tensors as they are.
+
+    Args:
+        spec: of the run.
+        values: the server's tensors or the clients', (1, ...) or (clients, ...).
+        t, s: round and step, from 0; without a step those of all steps together.
+        keys: of an update, the tensors that are sent.
+    """
+    rule = spec.method.differences
+    if rule is None:
+        return None
+    moving = round_keys(spec, values, t)
+
+    def drawn(step: int) -> Basis:
+        shapes = tuple((key, values[key].shape[1:]) for key in moving.steps[step])
+        return _drawn_basis(rule, spec.streams, (t, step), shapes)
+
+    if s is not None:
+        basis = drawn(s)
+    else:
+        shapes = {key: values[key].shape[1:] for key in keys or moving.moved}
+        basis = joint_basis(map(drawn, range(len(moving.steps))), shapes)
+    return basis._replace(rows=basis.rows.to(values[moving.moved[0]]))
+
+
+def in_white_noise(
+    spec: RunSpec, change: Tensors, start: Tensors, t: int, s: int | None = None
+) -> TensorDict:
+    """A released change in the coordinates in which its noise is isotropic.
+
+    Args:
+        spec: of the run.
+        change: key -> (rows, ...), a sum of a step, or the change of an update.
+        start: what the clients received, (1, ...) or (clients, ...).
+        t, s: round and step, from 0; no step in the client unit.
+    """
+    basis = directions(spec, start, t, s, tuple(change))
+    if basis is not None:
+        return basis.along(change)
+    maps = preconditioners(spec.method, tuple(change), start)
+    pairs = change.items()
+    return {k: in_noise_units(k, maps[k], x) if k in maps else x for k, x in pairs}
+
+
 # ---- a step
 
 
@@ -302,11 +379,14 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
     if spec.method.penalty is not None and moving:  # what "*" moves is known only here
         probe_once(spec.task, prepared.adapted, prepared.products, spec.method, moving)
     maps = preconditioners(spec.method, moving, clients.params, prepared.is_certified)
+    basis = directions(spec, clients.params, t, s)
     drawn = poisson_batch(prepared, t, s, clients.ids)
     like = {key: clients.params[key] for key in moving}
     zeros = {key: x.new_zeros(len(clients.ids), *x.shape[1:]) for key, x in like.items()}
+    if basis is not None:
+        zeros = basis.zeros(len(clients.ids))
     release = prepared.step_privatizer.update(
-        rows=gradient_rows(prepared, clients, zeros, drawn),
+        rows=gradient_rows(prepared, clients, zeros, drawn, basis),
         zeros=zeros,
         std=[spec.step_noise[k] for k in clients.ids],
         state=clients.privatizer_state,
@@ -321,14 +401,18 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
     expected = spec.expected_batch[list(clients.ids)]
     ranks = ranks_of(spec, clients.ids)
     rule = spec.method.filter if spec.by_step else identity
-    gradients = released_means(release.value, expected, ranks, rule)
+    gradients = released_means(release.value, expected, ranks, rule, basis)
     # Noise passes the same map, so that it stays known.
-    noises = released_means(release.noise, expected, ranks, rule)
+    noises = released_means(release.noise, expected, ranks, rule, basis)
     _descend(spec, clients, gradients, noises, t)
 
 
 def released_means(
-    sums: TensorDict, divisors: Tensor, ranks: Tensor | None, rule: Callable[..., Tensor]
+    sums: TensorDict,
+    divisors: Tensor,
+    ranks: Tensor | None,
+    rule: Callable[..., Tensor],
+    basis: Basis | None = None,
 ) -> TensorDict:
     """Turns released sums into means, filtered and cut to the ranks that their owners hold.
 
@@ -336,7 +420,9 @@ def released_means(
         sums: key -> (owners, ...), noised or the noise alone.
         divisors, ranks: (owners,) or (1,); ``None``: all ranks.
         rule: the filter of the factors.
+        basis: the directions in which the sums are, if in any.
     """
+    sums = sums if basis is None else basis.tensors(sums)
     if (divisors == divisors[0]).all():  # public numbers
         # One number for all: nothing is copied to a GPU, and one kernel serves many tensors.
         quotients = torch._foreach_div([*sums.values()], float(divisors[0]))

@@ -65,6 +65,15 @@ def make_run_spec(
         even = privacy.by_step or plan.weights == "uniform"
         expected = "'uniform' in the client unit: sizes would set the sensitivity"
         check(even, "weights", plan.weights, expected)
+    if method.differences is not None:
+        expected = "None: clients of differences of a loss share their directions"
+        check(lora.ranks is None, "ranks", lora.ranks, expected)
+        # Of an update only what lies along the directions is sent.
+        rule = plan.optimizer
+        straight = not rule.nonlinear and not getattr(rule, "weight_decay", 0.0)
+        by_step = privacy is None or privacy.by_step
+        expected = "sgd without weight decay: in the client unit steps go along directions alone"
+        check(by_step or straight, "optimizer", rule, expected)
     # Refuses what cannot be computed from them, as a rule that gives no Preconditioner.
     spec = RunSpec(task, method, privacy, plan, lora, streams)
     if method.balance is None:

@@ -101,6 +101,10 @@ class NoiseForecast:
             return f"{rule} adds what the mean of the products has more"
         if not (method.share is None or side in method.share):
             return f"{side} stays with its client"
+        if method.differences is not None and not self.spec.by_step:
+            return (
+                f"an update has noise along the directions of its round, and not on all of {side}"
+            )
         if method.precondition is not None:
             peer = "B" if side == "A" else "A"
             return f"{rule_name(method.precondition)} shapes the noise on {side} by {peer}"

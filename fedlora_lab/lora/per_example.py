@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.validation import check, in_one_line, refuse
 from fedlora_lab.lora.adapters import AdaptedModel
+from fedlora_lab.methods.directions import ALONG, Basis
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.state import Keys, ParamKey, TensorDict, Tensors
 from fedlora_lab.tasks.metrics import TextScore, over_all
@@ -62,13 +63,7 @@ def per_example_gradients(
     leaves = _set_leaves(adapted, params, moving, owner)
     with torch.enable_grad(), _unchanged(adapted.model):
         loss = _losses(task, adapted, data, len(owner))
-        if method is not None and method.penalty is not None and start is not None:
-            # Copies: a penalty that writes into what it is given must not reach a client's tensors.
-            begin = {key: _rows(start[key], owner).clone() for key in moving}
-            penalty = method.penalty({key: leaf.clone() for key, leaf in leaves.items()}, begin)
-            _check_per_example("penalty", penalty, len(owner))
-            # Added before the clip: what a penalty reads of an example is clipped with its loss.
-            loss = loss + penalty
+        loss = _with_penalty(loss, method, leaves, start, owner)
         if not loss.requires_grad:
             expected = "linear maps that the model calls; the loss depends on none, and on no head"
             refuse("targets", task.targets, expected)
@@ -79,6 +74,62 @@ def per_example_gradients(
     pairs = zip(leaves.items(), gradients, strict=True)
     # What the loss does not reach has the gradient 0, and gets noise like everything that moves.
     return {key: torch.zeros_like(leaf) if g is None else g for (key, leaf), g in pairs}
+
+
+def loss_differences(
+    task: Task,
+    adapted: AdaptedModel,
+    params: Tensors,
+    basis: Basis,
+    step: float,
+    data: "tuple[Tensor | Mapping[str, Tensor], Tensor]",
+    owner: Int[Tensor, " n"],
+    method: Method | None = None,
+    start: Tensors | None = None,
+) -> TensorDict:
+    """Central differences of each example's own loss along directions of its client's tensors.
+
+    Args:
+        task, adapted, params, data, owner, method, start: as of `per_example_gradients`.
+        basis, step: the directions, and how far to go along each.
+
+    Returns: the numbers along the directions, (N, k).
+    Raises: ``NotPerExample`` as `per_example_gradients`.
+    Guarantees: the gradient's products with the directions, as far as the step is small
+        (test_directions.py::test_differences_are_the_gradient_along_the_directions).
+    """
+    owner = owner.to(adapted.device, non_blocking=True)
+    columns = []
+    with torch.no_grad(), _unchanged(adapted.model):
+        for direction in basis.each():
+            ends = []
+            for signed in (step, -step):
+                # Each example's loss at its own client's tensors: no row meets another's.
+                there = {key: params[key] + signed * x for key, x in direction.items()}
+                _set_leaves(adapted, {**params, **there}, (), owner)
+                loss = _losses(task, adapted, data, len(owner))
+                rows = {key: _rows(x, owner) for key, x in there.items()}
+                ends.append(_with_penalty(loss, method, rows, start, owner))
+            columns.append((ends[0] - ends[1]) / (2 * step))
+    return {ALONG: torch.stack(columns, 1)}
+
+
+def _with_penalty(
+    loss: Float[Tensor, " n"],
+    method: Method | None,
+    rows: Tensors,
+    start: Tensors | None,
+    owner: Int[Tensor, " n"],
+) -> Float[Tensor, " n"]:
+    """The losses with the row's penalty on each example's tensors, key -> (N, ...)."""
+    if method is None or method.penalty is None or start is None:
+        return loss
+    # Copies: a penalty that writes into what it is given must not reach a client's tensors.
+    begin = {key: _rows(start[key], owner).clone() for key in rows}
+    penalty = method.penalty({key: x.clone() for key, x in rows.items()}, begin)
+    _check_per_example("penalty", penalty, len(owner))
+    # Added before the clip: what a penalty reads of an example is clipped with its loss.
+    return loss + penalty
 
 
 def _set_leaves(

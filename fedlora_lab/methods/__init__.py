@@ -9,11 +9,12 @@ Every row of `published.py` is a name of this package; a new one is listed nowhe
 
 from fedlora_lab._utils.names import now_written
 from fedlora_lab.methods import published
+from fedlora_lab.methods.directions import Differences
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.published import *  # noqa: F403
 from fedlora_lab.methods.quantization import normal_float
 
-__all__ = [*published.__all__, "normal_float"]
+__all__ = [*published.__all__, "Differences", "normal_float"]
 __dir__ = __all__.copy  # completion shows neither imports nor modules
 
 

@@ -14,6 +14,7 @@ from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.names import NAMES
 from fedlora_lab._utils.validation import check, check_number, in_one_line, refuse
 from fedlora_lab.methods import aggregation, filters, quantization
+from fedlora_lab.methods.directions import Differences
 from fedlora_lab.methods.state import KINDS, ParamKey
 
 
@@ -99,6 +100,9 @@ class Method:
         clip_groups: ``key -> group``; tensors of one group are clipped together, each of p groups
             to C / sqrt(p), so that all of them are bounded by C. ``None``: one group. Where the
             rule has a false ``shares_bound`` each is clipped to C: no epsilon is certified.
+        differences: ``None``: an example's gradient is had by automatic differentiation. Else its
+            loss is measured along random public directions (see `Differences`), and these few
+            numbers are clipped, noised and sent in the gradient's place.
         precondition: ``gram -> Preconditioner``: maps applied to a factor before the clip and after
             the noise, from the peer factor's Gram matrix (see `filters.product_space`).
         filter: ``(tensor, side) -> tensor``, linear, of what was noised and so free of privacy
@@ -132,6 +136,7 @@ class Method:
     balance: float | None = None
     share: str | None = None
     clip_groups: Callable[[ParamKey], Any] | None = None
+    differences: Differences | None = None
     precondition: Callable | None = None
     filter: Callable = filters.identity
     penalty: Callable | None = None
@@ -152,6 +157,13 @@ class Method:
             expected = "None, since start decides how large A is"
             check(self.start is None, "balance", self.balance, expected)
         check(isinstance(self.exact, bool), "exact", self.exact, "True or False")
+        measured = self.differences
+        known = measured is None or type(measured) is Differences
+        expected = "None or fl.methods.Differences(directions=8)"
+        check(known, "differences", measured, expected)
+        alone = measured is None or self.precondition is None
+        expected = "None: differences say in which coordinates a row is clipped and noised"
+        check(alone, "precondition", self.precondition, expected)
         # Rules are called in the middle of a round: what cannot be called is refused here.
         for name in ("train", "filter", "aggregate", "broadcast"):
             check(callable(getattr(self, name)), name, getattr(self, name), self._expected(name))

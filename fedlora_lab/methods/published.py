@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fedlora_lab._utils.names import letters, now_written
 from fedlora_lab._utils.validation import check, refuse
 from fedlora_lab.methods import aggregation, filters, quantization
+from fedlora_lab.methods.directions import Differences
 from fedlora_lab.methods.method import Cycle, Method, check_names
 
 if TYPE_CHECKING:
@@ -74,6 +75,16 @@ LALoRAUnfiltered = LALoRA.replace(
     source="arXiv:2602.19926",
     filter=filters.identity,
     note="turns at every local step, no filter",
+)
+
+# ---- what is measured of an example
+
+FedZO = FedLoRA.replace(
+    name="Fed-ZO",
+    source="arXiv:2310.09639, arXiv:2401.04343, arXiv:2312.06353",
+    differences=Differences(directions=8),
+    note="no gradient: differences of the loss along public random directions are clipped, noised "
+    "and sent, a few numbers a step",
 )
 
 # ---- what the server sends, and what it makes of the uploads

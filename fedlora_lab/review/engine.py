@@ -28,7 +28,6 @@ from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.methods.published import get
 from fedlora_lab.methods.state import Tensors
 from fedlora_lab.privacy.plan import Privacy
-from fedlora_lab.privacy.privatizer import in_noise_units
 from fedlora_lab.review.claims import Claims, Loader
 from fedlora_lab.review.review import Review, step
 from fedlora_lab.tasks.task import Examples, Task, concatenate, take
@@ -68,6 +67,10 @@ class ChosenBatch(Streams):
     def __init__(self, seed: int, count: int) -> None:
         super().__init__(seed)
         self.count = count
+
+    def public(self, purpose: str, *indices: int) -> np.random.Generator:
+        # What is public is the same in every call, so that calls differ by noise and units alone.
+        return Streams(0).numpy(purpose, *indices)
 
     def uniform(self, shape: tuple[int, ...], purpose: str, *indices: int) -> Tensor:
         if purpose not in ("sampling", "participation"):
@@ -139,14 +142,14 @@ class EngineStep:
         # A step reads sizes from the task and examples from here: no task is made and checked anew.
         prepared = replace(self.run.prepared, spec=spec, data=data)
         released, start = self._step(prepared) if spec.by_step else self._round(prepared)
-        maps = local_training.preconditioners(spec.method, tuple(released), start)
-        white = {}
-        for key, x in released.items():
-            # Clip and noise are compared where the noise is white.
-            mapped = in_noise_units(key, maps[key], x) if key in maps else x
-            for k, row in enumerate(mapped):
-                white[f"client {k}: {key.side} {key.layer}"] = row
-        return white
+        step = self.s if spec.by_step else None
+        # Clip and noise are compared where the noise is white.
+        white = local_training.in_white_noise(spec, released, start, self.t, step)
+        return {
+            f"client {k}: {key.side} {key.layer}": row
+            for key, rows in white.items()
+            for k, row in enumerate(rows)
+        }
 
     def _step(self, prepared: Prepared) -> tuple[Tensors, Tensors]:
         """How far a step at rate 1 moves both clients, and where they stood."""

@@ -34,6 +34,7 @@ CASES: Options = {
         {"sigma": (SIGMA, 2 * SIGMA, 0.0, 5 * SIGMA)},
         None,
     ),
+    "along directions": ("fed-zo", "example", {}, {}, None),
     "trusted server": ("rolora", "client", {"participation": 0.5, "server_lr": 0.5}, {}, None),
     "sum of shares": ("fedlora", "client", TURNS, {"trust": "secagg", "honest": 2}, None),
     "every upload, unequal ranks": ("fedlora", "client", TURNS, {"trust": "local"}, (1, 2, 4, 3)),

@@ -144,7 +144,8 @@ def _lossy(method):
     """Some clients are absent, some uploads lost; optimisers go round among the rows."""
     turn = sum(method.slug.encode())
     own: dict[str, Any] = {"optimizer": CLIENTS[turn % 2]}
-    if method.balance is not None:  # needs to know the noise before the run
+    # One needs to know the noise before the run, the other steps along its directions alone.
+    if method.balance is not None or method.differences is not None:
         own = {"optimizer": fl.SGD(0.5)}
     elif not set(getattr(method.aggregate, "writes", ())) & {*"ABRW", "gain"}:
         own["server_optimizer"] = (fl.Adam(), fl.SGD(0.5))[turn % 2]
@@ -258,7 +259,8 @@ def test_frozen_and_unsent_factors_never_change_on_the_server(row, unit):
             assert same == (key not in up) or key.side in written, f"{key} in round {t + 1}"
         sizes = [old.tensors[key].numel() for key in up]
         if "upload_sizes" not in type(row.aggregate).__dict__:  # the rule asks for nothing else
-            numbers = len(task.clients) * sum(sizes)
+            most = row.differences.directions * plan.local_steps if row.differences else math.inf
+            numbers = len(task.clients) * min(sum(sizes), most)
             assert after.traffic[:2] == (numbers, 4 * numbers), f"round {t + 1}"
 
 

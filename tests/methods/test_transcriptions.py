@@ -77,7 +77,7 @@ def follow(
         server = run.state.server
         shapes = {key: x.shape for key, x in server.tensors.items() if key.side in SIDES}
         run.state.server = server.replace_tensors(somewhere(shapes))
-    oracle = plain.token_classifier(TASK.model)
+    oracle = plain.gradients(plain.token_classifier(TASK.model))
     sizes = TASK.sizes if weights == "size" else [1] * len(TASK.sizes)
     clients = [[(x.numpy(), y.numpy()) for x, y in zip(*pair)] for pair in TASK.clients]
     unit = "example" if privacy is None else unit
@@ -118,6 +118,19 @@ def sketches(run):
         yield {name: server.random(name).standard_normal(a.T.shape) for name, a in factors}
 
 
+def measured(run):
+    """Fed-ZO along the library's own directions: public random numbers, made orthogonal here."""
+    row = fl.methods.FedZO.differences
+    size = sum(x.size for x in run.start.values())
+
+    def directions(t, s):
+        drawn = Streams(0).numpy("directions", t, s).standard_normal((size, row.directions))
+        return np.linalg.qr(drawn)[0].T * math.sqrt(size / row.directions)
+
+    loss = plain.token_classifier(TASK.model)
+    return Loop(AB, plain.plain_mean, measured=plain.Measured(loss, directions, row.step))
+
+
 VARIANTS = {
     "fedask-both": fl.methods.FedASK.replace(train=fl.Cycle(("AB",)), exact=False),
     "dp-lora": APART,
@@ -133,6 +146,7 @@ LOOPS: dict[str, Loop | Callable[[Trace], Loop]] = {
     "la-lora-unfiltered": Loop(together("B A"), plain.plain_mean),
     "deer": Loop(TURNS, plain.plain_mean, size=plain.in_product),
     "deer-literal": Loop(TURNS, plain.plain_mean, sends=plain.each_tensor),
+    "fed-zo": measured,
     "fedlpp": Loop(AB, plain.straight_through, receives=plain.quantised),
     "fedex-lora": Loop(AB, plain.fedex),
     "flora": lambda run: Loop(AB, plain.flora(fresh(run))),

@@ -12,6 +12,7 @@ from fedlora_lab.review.mistakes import BUGS
 
 TASK = tokens("head", (9, 7, 5))
 PLAN = fl.Plan(rounds=3, local_steps=2, batch=4, lr=0.2)
+ALONG = fl.methods.FedZO.replace(name="along", differences=fl.methods.Differences(directions=3))
 KINDS = [
     ("fedlora", "example", 0),
     ("rolora", "client", 1),
@@ -19,6 +20,7 @@ KINDS = [
     ("la-lora", "example", 1),
     ("fedsa-lora", "example", 0),
     (APART, "example", 0),
+    (ALONG, "example", 1),
 ]
 """Rows that differ in what they move, map, keep or clip; unit; round."""
 

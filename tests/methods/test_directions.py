@@ -1,0 +1,148 @@
+"""Differences of the loss along public directions, in the place of gradients."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from calls import refused
+from toy_tasks import LORA, PLAN, anywhere, other_data, play, private, random, regression, tokens
+
+import fedlora_lab as fl
+from fedlora_lab.federated.local_training import directions
+from fedlora_lab.federated.make_spec import make_run_spec
+from fedlora_lab.lora import adapters
+from fedlora_lab.lora.per_example import loss_differences, per_example_gradients
+from fedlora_lab.lora.source import require_source
+from fedlora_lab.methods.directions import ALONG, Differences
+
+ROW = fl.methods.FedZO
+TURNS = ROW.replace(name="in turns", train=fl.Cycle(("B A",)))
+PULLED = ROW.replace(
+    name="pulled",
+    penalty=lambda rows, start: sum((rows[k] - start[k]).square().flatten(1).sum(1) for k in rows),
+)
+
+
+def setting(row, privacy=None, task=None, seed=0, plan=PLAN):
+    """The specification of a run of a row, and tensors with a first dimension."""
+    task = tokens("head") if task is None else task
+    spec = make_run_spec(task, row, privacy, plan, LORA, seed)
+    return spec, {key: x[None] for key, x in anywhere(task, row).tensors.items()}
+
+
+@pytest.mark.parametrize("row", [ROW, TURNS, PULLED], ids=lambda row: row.slug)
+def test_differences_are_the_gradient_along_the_directions(row):
+    """Of every example alone, a penalty included; for a small step, whose error falls with its
+    square.
+    """
+    spec, params = setting(row)
+    (x, y), *_ = spec.task.clients
+    owner = torch.zeros(len(y), dtype=torch.int64)
+    adapted = adapters.adapt(spec.task, LORA)
+    start = {key: x + 0.1 * random(*x.shape) for key, x in params.items()}
+    basis: Any = directions(spec, params, 0, 0)
+    given = spec.task, adapted, params
+    data: Any = ((x, y), owner, row, start)
+    gradient = per_example_gradients(*given, tuple(basis.shapes), *data)
+    flat = torch.cat([gradient[key].flatten(1) for key in basis.shapes], 1)
+    exact = basis.scale * flat @ basis.rows.T
+    errors = []
+    for step in (1e-2, 1e-3):
+        found = loss_differences(*given, basis, step, *data)[ALONG]
+        errors.append(float((found - exact).norm() / exact.norm()))
+    assert errors[1] < 1e-4 and errors[1] < 0.02 * errors[0]
+
+
+def test_the_estimate_has_the_mean_of_the_gradient_and_its_size():
+    """Over many draws of four directions of 22: sum_j c_j v_j is g in the mean, |c| is |g| in the
+    mean square, and what is rebuilt from c has the same c.
+    """
+    row = ROW.replace(name="four", differences=Differences(directions=4))
+    estimates, sizes = [], []
+    for seed in range(400):
+        spec, params = setting(row, task=regression(), seed=seed)
+        basis: Any = directions(spec, params, 0, 0)
+        g = {key: random(1, *shape, seed=1) for key, shape in basis.shapes.items()}
+        c = {ALONG: basis.scale**2 * basis.along(g)[ALONG]}
+        sizes.append(float(c[ALONG].square().sum()))
+        estimates.append(torch.cat([x.flatten() for x in basis.tensors(c).values()]))
+        torch.testing.assert_close(basis.along(basis.tensors(c)), c)
+    truth = torch.cat([x.flatten() for x in g.values()])
+    mean = torch.stack(estimates).mean(0)
+    # One estimate misses g by sqrt(22 / 4 - 1) of its norm.
+    assert float((mean - truth).norm() / truth.norm()) < 1.3 * math.sqrt(4.5 / 400)
+    assert sum(sizes) / 400 == pytest.approx(float(truth.square().sum()), rel=0.1)
+
+
+@pytest.mark.parametrize("unit", ["example", "client"])
+@pytest.mark.parametrize("seed", [0, 3, None])
+def test_directions_are_public_and_the_same_for_all_clients(unit, seed):
+    """Whatever the examples are, a round moves the server along the directions that anyone can draw
+    from the number of the run's seed, or without one.
+    """
+    task = tokens("head")
+    row = ROW.replace(name="five", differences=Differences(directions=5))
+    for data in (task, other_data(task)):
+        before, after = play(data, row, private(unit), PLAN.replace(rounds=1), seed=seed)
+        old, new = (require_source(record)[2].tensors for record in (before, after))
+        spec, _ = setting(row, private(unit), seed=seed)
+        basis: Any = directions(spec, {key: x[None] for key, x in old.items()}, 0)
+        assert len(basis.rows) == 10
+        moved = {key: (new[key] - old[key])[None] for key in basis.shapes}
+        inside = basis.tensors(basis.along(moved))
+        for key, x in moved.items():
+            torch.testing.assert_close(x, inside[key], rtol=0, atol=1e-9)
+    again, _ = setting(row, seed=7)
+    assert not torch.allclose(
+        basis.rows, directions(again, {k: x[None] for k, x in old.items()}, 0).rows
+    )
+
+
+def test_an_upload_is_a_few_numbers_and_so_is_what_comes_down():
+    """J numbers a step; a client that missed rounds catches up, or receives the tensors where they
+    are fewer. What no mean of numbers tells, as of AdamW's steps, goes down whole.
+    """
+    task = tokens("head")
+    row = ROW.replace(name="two", differences=Differences(directions=2))
+    whole = sum(x.numel() for key, x in anywhere(task, row).tensors.items() if key.kind.trained)
+    plan = PLAN.replace(rounds=3)
+    for optimizer, down in ((fl.SGD(), 3 * 4), (fl.AdamW(), 3 * whole)):
+        traffic = play(task, row, None, plan.replace(optimizer=optimizer))[-1].traffic
+        assert traffic == (3 * 4, 4 * 3 * 4, down, 4 * down)
+    late = play(task, row, None, plan.replace(rounds=60, participation=0.02))
+    assert max(r.traffic.numbers_down / max(r.participants, 1) for r in late) <= whole
+    assert {r.traffic.numbers_up % 4 for r in late} == {0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "privacy", "begins"),
+    [
+        ({"lora": fl.Lora(2, 3.0, ranks=(1, 2, 1))}, None, "ranks=.*: expected None: clients of"),
+        ({"optimizer": fl.AdamW()}, "client", "optimizer=.*: expected sgd without weight decay"),
+        ({"optimizer": fl.SGD(weight_decay=0.1)}, "client", "optimizer=.*: expected sgd without"),
+    ],
+)
+def test_what_has_no_numbers_along_the_directions_is_refused(changes, privacy, begins):
+    lora = changes.pop("lora", LORA)
+    terms = None if privacy is None else private(privacy)
+    with refused(f"^{begins}"):
+        play(tokens(), ROW, terms, PLAN.replace(**changes), lora=lora)
+
+
+def test_a_row_clips_in_one_kind_of_coordinates():
+    for changes, begins in (
+        ({"precondition": fl.methods.DEeR.precondition}, "precondition=.*: expected None: diff"),
+        ({"differences": 16}, "differences=16: expected None or fl.methods.Differences"),
+    ):
+        with refused(f"^{begins}"):
+            ROW.replace(name="mine", **changes)
+    for given, begins in (({"directions": 0}, "directions=0"), ({"step": 0.0}, "step=0")):
+        with refused(f"^{begins}"):
+            Differences(**given)
+
+
+def test_the_noise_of_an_update_is_not_forecast_along_directions():
+    """In the client unit; in the others it is forecast as of any row, see test_amplification.py."""
+    number = fl.amplification(regression(), ROW, private("client"), PLAN)
+    assert math.isnan(number.mean) and "along the directions of its round" in str(number.unknown)

@@ -139,6 +139,7 @@ class Loop(NamedTuple):
     receives: Callable[[State], State] = dict
     sends: Callable | None = None
     measured: Measured | None = None
+    direction: Callable[[State, State, Keys], tuple[State, float]] | None = None
 
 
 def of(state: State, sides: str) -> Keys:
@@ -170,7 +171,8 @@ def local(oracle: Oracle, start: State, own: list, t: int, work: Work, loop: Loo
         for x, y in data:
             g = oracle(state, x, y)
             for keys in parts:
-                factor = scaled(size(g, keys), clip / math.sqrt(len(parts)))
+                g, long = loop.direction(state, g, keys) if loop.direction else (g, size(g, keys))
+                factor = scaled(long, clip / math.sqrt(len(parts)))
                 for key in keys:
                     total[key] += g[key] * factor / len(data)
         for key, value in total.items():
@@ -411,6 +413,47 @@ def fedgsa(state, ends, weights):
         new["B", name] = shared @ u @ np.diag(s)
         new["A", name] = vt
     return new
+
+
+def prism(state, ends, weights):
+    """PRISM: the product moves along the mean tangent; its best approximation of rank r is split
+    evenly by an SVD of the whole matrix.
+    """
+    new = heads(ends, weights)
+    middle = mean(ends, weights)
+    for name in layers(state):
+        a, b = state["A", name], state["B", name]
+        z = b @ a + (middle["B", name] - b) @ a + b @ (middle["A", name] - a)
+        u, s, vt = np.linalg.svd(z)
+        r, root = len(a), np.sqrt(s[: len(a)])
+        new["A", name], new["B", name] = root[:, None] * vt[:r], u[:, :r] * root
+        new["W", name] = state["W", name]
+    return new
+
+
+def tangent_gradient(state: State, g: State, keys: Keys) -> tuple[State, float]:
+    """PRISM's step directions of one example, and the norm of their move of the product.
+
+    dA = (B^T B)^-1 g_A, dB = (I - P_B) g_B (A A^T)^-1; other tensors by their gradient.
+    """
+    moves = {}
+    squares = 0.0
+    for key in keys:
+        side, name = key
+        move = g[key]
+        seen = move
+        if side in "AB":
+            a, b = state["A", name], state["B", name]
+            if side == "A":
+                move = np.linalg.solve(b.T @ b, g[key])
+                seen = b @ move
+            else:
+                own = b @ np.linalg.solve(b.T @ b, b.T)
+                move = (g[key] - own @ g[key]) @ np.linalg.inv(a @ a.T)
+                seen = move @ a
+        moves[key] = move
+        squares += (seen**2).sum()
+    return moves, math.sqrt(squares)
 
 
 def ravan(state, ends, weights):

@@ -209,7 +209,9 @@ def _release_updates(
     common = {key: x[None] for key, x in sent.tensors.items()}
     where, std = _noise_of(spec, ids, sent.round)
     # Made of what all received: a client's own factors are not noised yet.
-    maps = preconditioners(spec.method, tuple(clients.params), common, prepared.is_certified)
+    keys = tuple(clients.params)
+    certified = prepared.is_certified
+    maps = preconditioners(spec.method, keys, common, certified, of_change=True)
     if spec.releases_sum:
         reference = common
         owner = torch.zeros(len(ids), dtype=torch.int64)

@@ -21,7 +21,12 @@ from fedlora_lab.lora.per_example import (
     split_batch,
 )
 from fedlora_lab.methods.directions import Basis, Differences, joint_basis, step_basis
-from fedlora_lab.methods.filters import Preconditioner, identity
+from fedlora_lab.methods.filters import (
+    Preconditioner,
+    finite,
+    identity,
+    orthonormal_columns,
+)
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import OptimizerState, apply_updates
 from fedlora_lab.methods.state import Keys, ParamKey, TensorDict, Tensors, cut_to_rank
@@ -236,7 +241,11 @@ def _per_row(values: Tensor, like: Tensor) -> Tensor:
 
 
 def preconditioners(
-    method: Method, moving: Keys, params: Tensors, certified: bool = False
+    method: Method,
+    moving: Keys,
+    params: Tensors,
+    certified: bool = False,
+    of_change: bool = False,
 ) -> Metric:
     """Makes each moving factor's preconditioner; empty for a method without one.
 
@@ -244,39 +253,34 @@ def preconditioners(
         method, moving: whose rule, and the tensors that train.
         params: key -> (clients, ...), or (1, ...) where all hold the same.
         certified: whether the ledger states an epsilon.
+        of_change: what is released is a change of the factors, and not a gradient: a rule may have
+            other maps of it.
 
     Raises: ``ValueError`` if ``certified`` and the epsilon would not hold, because noise and signal
         pass different maps.
     """
     maps: dict[ParamKey, Preconditioner] = {}
-    if method.precondition is None:
+    rule = method.precondition
+    if rule is None:
         return maps
+    find_maps = getattr(rule, "of_change", rule) if of_change else rule
     for key in moving:
         if key.side not in ("A", "B"):
             continue
         # In float64: the rule inverts this matrix, which enlarges the rounding in it.
         peer = params[ParamKey("B" if key.side == "A" else "A", key.layer)].double()
         gram = peer.mT @ peer if key.side == "A" else peer @ peer.mT
-        gram = _finite(gram.to(params[key].dtype))
-        maps[key] = method.precondition(gram)
-        privatizer.check_maps(maps[key], gram.shape, key)
+        gram = finite(gram.to(params[key].dtype))
+        found = find_maps(gram)
+        privatizer.check_maps(found, gram.shape, key)
+        if key.side == "B" and getattr(rule, "apart", False):
+            found = found._replace(apart=orthonormal_columns(params[key]))
+        maps[key] = found
     # A rule may differ from what it returned when the run opened: every answer is checked.
-    sound = not certified or all(rule.noise_map is None for rule in maps.values())
+    sound = not certified or all(found.noise_map is None for found in maps.values())
     expected = "a rule that treats every peer alike: one map for signal and noise"
     check(sound, "precondition", method.precondition, expected)
     return maps
-
-
-def _finite(matrices: Tensor) -> Tensor:
-    """Replaces matrices that are not finite by the identity.
-
-    In the client unit they are not noised yet: a rule that raises would tell of one client's data.
-
-    Guarantees: test_attack_clip.py::test_one_client_s_data_cannot_stop_a_run.
-    """
-    sound = matrices.isfinite().flatten(1).all(1).view(-1, 1, 1)
-    eye = torch.eye(*matrices.shape[-2:], dtype=matrices.dtype, device=matrices.device)
-    return torch.where(sound, matrices, eye)
 
 
 # ---- directions

@@ -445,6 +445,38 @@ class TruncatedSVD(ProductRule):
 
 
 @dataclass(frozen=True)
+class Retraction(Rule):
+    """Moves the product along the mean of the clients' moves and cuts it back to rank r, evenly.
+
+    The new product is the best approximation of B A + mean(B_k - B) A + B mean(A_k - A), split as
+    U sqrt(S) and sqrt(S) V^T. Clients that step once from a common point move along its tangent, so
+    the mean of their moves is exact; then the rank is all that is lost.
+
+    Source: arXiv:2606.00944 (PRISM), retraction; the mean over clients is this project's. Its turn
+        of the new factors towards the old ones moves no product and is left out.
+    """
+
+    writes = ("A", "B")
+
+    def __call__(
+        self, state: ServerState, broadcast: ServerState, uploads: Uploads, weights: Tensor
+    ) -> ServerState:
+        after = mean(state, broadcast, uploads, weights)
+        changed = {}
+        for layer in state.layers:
+            keys = ParamKey("A", layer), ParamKey("B", layer)
+            a, b = (state.tensors[key].double() for key in keys)
+            new_a, new_b = (after.tensors[key].double() for key in keys)
+            # B (A + dA) + dB A: both moves along the tangent, without the term dB dA.
+            left, right = torch.cat([b, new_b - b], 1), torch.cat([new_a, a])
+            u, s, v = leading_svd(left, right, len(a))
+            if s[0] > 0:
+                factors = _even_factors(u, s, v, len(a))
+                changed |= {key: factors[key.side].to(state.tensors[key]) for key in keys}
+        return after.replace_tensors(changed)
+
+
+@dataclass(frozen=True)
 class SharedOutputs(TruncatedSVD):
     """Projects each client's B on the r output directions that the clients share most, then splits
     the mean product as `TruncatedSVD` does.
@@ -576,6 +608,7 @@ merge = Merge()
 split_product = SplitProduct()
 mean_with_residual = MeanWithResidual()
 truncated_svd = TruncatedSVD()
+retraction = Retraction()
 merge_gains = MergeGains()
 rotated = Rotated()
 shared_outputs = SharedOutputs()

@@ -105,11 +105,15 @@ class Preconditioner(NamedTuple):
     their result. With a map ``noise_map`` of its own for the noise the release
     is after clip(before signal) + noise_map xi, and no epsilon is certified
     (`privatizer.uncertified_reason`).
+
+    ``apart`` (..., d, r) has orthonormal columns along the long axis, in whose span signal and
+    noise have no part: it is taken out before the clip, and again after the noise.
     """
 
     before: Tensor
     after: Tensor
     noise_map: Tensor | None = None
+    apart: Tensor | None = None
 
     @property
     def of_noise(self) -> Tensor:
@@ -164,6 +168,57 @@ def factor_space(gram: Tensor) -> Preconditioner:
     return Preconditioner(eye, eye, inverse)
 
 
+@dataclass(frozen=True)
+class TangentSpace:
+    """Clips and noises in orthonormal coordinates of the tangent space at the product Z = B A.
+
+    A move of both factors moves Z by dZ = U X + Y V^T, where U and V are orthonormal bases of B's
+    columns and of A's rows, X = U^T dZ stands for A, and Y = (I - U U^T) dZ V for B: so that
+    ||dZ||^2 = ||X||^2 + ||Y||^2. All of these follow from the product, whatever its factors are. A
+    gradient is taken in the product too, where one size of step fits all directions.
+
+    In the client unit the change of the factors takes the gradient's place; what B moved within its
+    own columns, of second order in the round's steps, is left out.
+
+    Source: arXiv:2606.00944 (PRISM), tangent projection, clip and noise of both factors.
+    Guarantees: test_noise_in_the_tangent_space_is_white, test_prism_does_not_see_the_gauge.
+    """
+
+    apart: ClassVar[bool] = True
+    """B's own columns are taken out of what moves B: X has that part of a move."""
+
+    def __call__(self, gram: Tensor) -> Preconditioner:
+        """The maps of a gradient, by the peer's Gram matrix: dA = (B^T B)^-1 g_A."""
+        inverse = _roots(gram)[1]
+        return Preconditioner(inverse, inverse)
+
+    def of_change(self, gram: Tensor) -> Preconditioner:
+        """The maps of a change of the factor, which is a move of the product as it stands."""
+        root, inverse = _roots(gram)
+        return Preconditioner(root, inverse)
+
+
+tangent_space = TangentSpace()
+"""The rule without settings, as rows of the table name it."""
+
+
+def orthonormal_columns(factor: Tensor) -> Tensor:
+    """A basis of a factor's columns, (..., d, r); zero in the directions that it does not span."""
+    return factor @ _roots(finite(factor.mT @ factor))[1]
+
+
+def finite(matrices: Tensor) -> Tensor:
+    """Replaces matrices that are not finite by the identity.
+
+    In the client unit they are not noised yet: a rule that raises would tell of one client's data.
+
+    Guarantees: test_attack_clip.py::test_one_client_s_data_cannot_stop_a_run.
+    """
+    sound = matrices.isfinite().flatten(1).all(1).view(-1, 1, 1)
+    eye = torch.eye(*matrices.shape[-2:], dtype=matrices.dtype, device=matrices.device)
+    return torch.where(sound, matrices, eye)
+
+
 # ---- starts
 
 
@@ -186,6 +241,22 @@ def spectral(weight: Tensor, rank: int) -> dict[str, Tensor]:
     values = {"A": right[:rank] * sign, "B": left[:, :rank] * sign.T}
     values["R"] = weight.new_zeros(rank, rank)
     return {side: value.to(weight).contiguous() for side, value in values.items()}
+
+
+def principal(weight: Tensor, rank: int) -> dict[str, Tensor]:
+    """Starts B A at the leading part of the frozen weight, split evenly, and takes it out by W.
+
+    Args: weight: (d_out, d_in), public.
+    Returns: A (r, d_in), B (d_out, r) and W = -B A: the product is not zero, the model unchanged.
+    Raises: ``ValueError`` for a rank above the smaller side of the weight.
+    Source: arXiv:2606.00944 (PRISM), start from the singular vectors of the weight; there s B A is
+        the leading part, here B A, s times as large.
+    """
+    values = spectral(weight, rank)
+    a, b = values["A"].double(), values["B"].double()
+    root = (b * (weight.double() @ a.T)).sum(0).clamp(min=0).sqrt()
+    a, b = root.unsqueeze(1) * a, b * root
+    return {side: x.to(weight) for side, x in (("A", a), ("B", b), ("W", -b @ a))}
 
 
 @dataclass(frozen=True)

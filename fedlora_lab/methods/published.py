@@ -61,6 +61,16 @@ DEeRLiteral = DEeR.replace(
     "certified",
 )
 
+PRISM = FedLoRA.replace(
+    name="PRISM",
+    source="arXiv:2606.00944",
+    start=filters.principal,
+    precondition=filters.tangent_space,
+    aggregate=aggregation.retraction,
+    note="both factors move along the tangent of their product, clipped and noised there, whatever "
+    "its factors are; made for one local step a round",
+)
+
 # ---- what follows the noise
 
 LALoRA = FedLoRA.replace(

@@ -195,9 +195,12 @@ def test_no_clip_no_noise_is_the_plain_run(row, unit):
     """
     row = row if unit == "example" else row.replace(filter=identity)
     seen = {"trust": "local"} if unit == "client" and row.aggregate != mean else {}
+    # Of an update only the move along the tangent is released: of one local step it is all.
+    tangent = unit == "client" and getattr(row.precondition, "apart", False)
+    plan = PLAN.replace(local_steps=1) if tangent else PLAN
     for task in (regression(), tokens("head")):
-        plain = play(task, row, None, PLAN)
-        limit = play(task, row, private(unit, sigma=0.0, clip=math.inf, **seen), PLAN)
+        plain = play(task, row, None, plan)
+        limit = play(task, row, private(unit, sigma=0.0, clip=math.inf, **seen), plan)
         assert gap(plain[0], limit[0]) == 0
         assert gap(limit[-1], plain[-1]) <= 1e-6
         assert gap(plain[0], plain[-1]) > 1e-3 or row.share == ""

@@ -1,11 +1,15 @@
 """Rules inside a client: filters and preconditioners, each against plain matrices."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from calls import refused
-from toy_tasks import begun, play, random, regression
+from toy_tasks import PLAN, begun, opened, play, private, random, records_of, regression
 
 import fedlora_lab as fl
+from fedlora_lab.federated.local_training import preconditioners
 from fedlora_lab.methods import filters
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy import privatizer
@@ -76,3 +80,67 @@ def test_a_core_starts_where_the_frozen_weight_points():
     assert not core.any()
     with refused("rank=6: expected at most 5"):
         play(task, "fed-sb", None, lora=fl.Lora(rank=6))
+
+
+# ---- the tangent space of the product
+
+
+def tangent(of_change=False):
+    """Factors of a 7 x 9 product of rank 3, their maps, and a matrix with its projection."""
+    values = {A: random(1, 3, 9), B: random(1, 7, 3, seed=1)}
+    maps = preconditioners(fl.methods.PRISM, (A, B), values, of_change=of_change)
+    a, b, g = values[A][0], values[B][0], random(7, 9, seed=2)
+    own = [x @ torch.linalg.pinv(x) for x in (b, a.T)]
+    return a, b, g, maps, own[0] @ g + g @ own[1] - own[0] @ g @ own[1]
+
+
+def test_a_gradient_is_projected_onto_the_tangent_space():
+    """What the clip sees is as long as the projection P_B G + G P_A - P_B G P_A, and what is
+    released moves the product by it; also where a change moves the product along the tangent.
+    """
+    a, b, g, maps, plane = tangent()
+    owner = torch.zeros(1, dtype=torch.int64)
+    given = {A: (b.T @ g)[None], B: (g @ a.T)[None]}
+    for of_change in (False, True):
+        rows = privatizer.precondition_rows(given, tangent(of_change)[3], owner)
+        size = math.hypot(*(float(x.norm()) for x in rows.values()))
+        assert size == pytest.approx(float(plane.norm()), rel=1e-10)
+        silent = {key: 0 * x for key, x in rows.items()}
+        given, _ = privatizer.add_noise(rows, silent, maps)
+        torch.testing.assert_close(given[B][0] @ a + b @ given[A][0], plane)
+
+
+def test_noise_in_the_tangent_space_is_white():
+    """Its energy in the product is r (m + n - r), whatever the factors are. Nothing of it is out of
+    the tangent space: noise on both factors apart would count the overlap twice.
+    """
+    a, b, _, maps, _ = tangent()
+    xi = {A: random(20000, 3, 9), B: random(20000, 7, 3, seed=1)}
+    _, alone = privatizer.add_noise({key: 0 * x for key, x in xi.items()}, xi, maps)
+    seen = alone[B] @ a + b @ alone[A]
+    energy = float(seen.square().sum((1, 2)).mean())
+    assert abs(energy / 39 - 1) < 5 * math.sqrt(2 / (39 * 20000))
+    own = [torch.eye(len(x), dtype=x.dtype) - x @ torch.linalg.pinv(x) for x in (b, a.T)]
+    assert float((own[0] @ seen @ own[1]).abs().max()) < 1e-9
+    white = {key: privatizer.in_noise_units(key, maps[key], x) for key, x in alone.items()}
+    assert white[B].shape[1:] == (4, 3)
+    for x in white.values():
+        assert abs(float(x.square().mean()) - 1) < 5 * math.sqrt(2 / x.numel())
+
+
+def test_prism_does_not_see_the_gauge():
+    """From B G, G^-1 A the product goes the same way, clipped in every step; FedLoRA's does not."""
+    task = regression()
+    turn = torch.tensor([[2.0, 1.0], [0.5, -3.0]], dtype=torch.float64)
+    for row, alike in ((fl.methods.PRISM, True), (fl.methods.FedLoRA, False)):
+        start = begun(task, fl.methods.PRISM)
+        a, b = ParamKey("A", "map"), ParamKey("B", "map")
+        other = {a: torch.linalg.solve(turn, start.tensors[a]), b: start.tensors[b] @ turn}
+        ends = []
+        for state in (start, start.replace_tensors(other)):
+            run = opened(task, row, private("example", 0.0, 0.1), PLAN, 1, replace(state))
+            next(records_of(run))
+            end = run.state.server.tensors
+            ends.append(end[b] @ end[a] - start.tensors[b] @ start.tensors[a])
+        gap = float((ends[0] - ends[1]).norm() / ends[0].norm())
+        assert (gap < 1e-9) == alike and (gap > 0.1) != alike

@@ -147,6 +147,7 @@ LOOPS: dict[str, Loop | Callable[[Trace], Loop]] = {
     "deer": Loop(TURNS, plain.plain_mean, size=plain.in_product),
     "deer-literal": Loop(TURNS, plain.plain_mean, sends=plain.each_tensor),
     "fed-zo": measured,
+    "prism": Loop(AB, plain.prism, direction=plain.tangent_gradient),
     "fedlpp": Loop(AB, plain.straight_through, receives=plain.quantised),
     "fedex-lora": Loop(AB, plain.fedex),
     "flora": lambda run: Loop(AB, plain.flora(fresh(run))),
@@ -164,10 +165,11 @@ LOOPS: dict[str, Loop | Callable[[Trace], Loop]] = {
     "ravan": Loop(together("R"), plain.ravan),
     "dp-lora": Loop(plain.apart, plain.plain_mean),
 }
-UP_TO_SIGNS = {"fedmomentum", "flexlora", "fedsvd", "fedgsa", "fedask", "fedask-both"}
+UP_TO_SIGNS = {"prism", "fedmomentum", "flexlora", "fedsvd", "fedgsa", "fedask", "fedask-both"}
 UNEQUAL = {row: LOOPS[row] for row in ("flora", "flexlora", "fedgsa", "hetlora")}
 UNEQUAL["fedlora"] = Loop(AB, plain.padded_changes)
 UNITS = {"dp-lora": "example", "deer-literal": "client"}
+UNITS |= {"prism": "example"}  # as published: of an update only the move along the tangent is sent
 UNITS |= {"ravan": "example"}  # nothing of so small cores' round reaches the clip
 
 

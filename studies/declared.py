@@ -422,6 +422,14 @@ def cores() -> Study:
     )
 
 
+def adamw() -> Study:
+    """Three methods over the learning rate of AdamW, which every released script uses."""
+    rows = ("fedlora", "ffa-lora", "rolora")
+    group = digits(rows, (8.0,), plan={**WORK, "optimizer": "adamw"})
+    groups = [(group, half_octaves(0.0125, 8))]
+    return every_rate("adamw", "digits: three methods over the rate of AdamW", groups, 3)
+
+
 STEPS: dict[float, Any] = {
     s: {"plan": {**WORK, "local_steps": s, "rounds": 100 // s}} for s in (1, 5, 20, 40)
 }
@@ -551,6 +559,7 @@ _DECLARED = (
     widths(),
     copies(),
     cores(),
+    adamw(),
     Study(
         "causes",
         "no privacy: local steps, heterogeneity",

@@ -59,6 +59,18 @@ def test_the_prediction_is_that_of_its_rule(name, wider):
     assert (places["on_plateau"].nunique() == 2).all()
 
 
+def test_ranges_end_with_adamw_as_the_page_says():
+    """Within an octave of the rates that were registered, and in their order."""
+    predicted = {"fedlora": 0.034, "rolora": 0.049, "ffa-lora": 0.069}
+    frame = rates.runner.read_study("adamw")
+    means = [rates.score_table(frame[frame["method"] == x]).mean(axis=1) for x in predicted]
+    ends = [rates.plateau_end(mean) for mean in means]
+    assert np.abs(np.log2(np.divide(ends, [*predicted.values()]))).max() < 1
+    assert ends == sorted(ends)
+    row = " | ".join(f"{end:.3f}" for end in ends)
+    assert f"| end of the range, found | {row} |" in rates.PAGE.read_text("utf-8")
+
+
 def test_the_example_of_a_model_in_two_pieces_runs(monkeypatch):
     # Its tasks get names when it is imported; the other tests know only the library's own.
     monkeypatch.setattr(fl.tasks, "TASKS", {**fl.tasks.TASKS})

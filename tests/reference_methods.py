@@ -456,6 +456,26 @@ def tangent_gradient(state: State, g: State, keys: Keys) -> tuple[State, float]:
     return moves, math.sqrt(squares)
 
 
+def fedrpca(state, ends, weights):
+    """FedRPCA: changes are split into L + S by alternating directions; mean L, twice the mean S."""
+    new = heads(ends, weights)
+    for key in of(state, "AB"):
+        if key[0] == "head":
+            continue
+        m = np.array([(end[key] - state[key]).ravel() for end in ends])
+        mu, lam = m.size / (4 * abs(m).sum()), 1 / math.sqrt(max(m.shape))
+        s, y = np.zeros_like(m), np.zeros_like(m)
+        for _ in range(100):
+            u, d, vt = np.linalg.svd(m - s + y / mu, full_matrices=False)
+            low = u @ np.diag(np.maximum(d - 1 / mu, 0)) @ vt
+            z = m - low + y / mu
+            s = np.sign(z) * np.maximum(abs(z) - lam / mu, 0)
+            y = y + mu * (m - low - s)
+        mixed = low + 2 * (m - low)
+        new[key] = state[key] + (np.array(weights) @ mixed).reshape(state[key].shape)
+    return new
+
+
 def ravan(state, ends, weights):
     """RAVAN: each client's blocks times their gains are averaged; gains are 1 again."""
     new = mean(ends, weights)

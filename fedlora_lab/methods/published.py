@@ -142,6 +142,13 @@ FedRot = FedLoRA.replace(
     aggregate=aggregation.rotated,
     note="each client's factors are rotated towards the common ones before the mean",
 )
+FedRPCA = FedLoRA.replace(
+    name="FedRPCA",
+    source="arXiv:2506.01194",
+    aggregate=aggregation.robust_mean(2.0),
+    note="what is common to the clients' changes is averaged, and what is each one's own counts "
+    "twice",
+)
 FlexLoRA = FedLoRA.replace(
     name="FlexLoRA",
     source="arXiv:2402.11505",

@@ -154,6 +154,7 @@ LOOPS: dict[str, Loop | Callable[[Trace], Loop]] = {
     "fed-rac-lora": lambda run: Loop(B, plain.flora(fresh(run))),
     "fedmomentum": Loop(AB, plain.momentum),
     "fedrot-lora": lambda run: Loop(AB, plain.rotated(count(run.states[0].round))),
+    "fedrpca": Loop(AB, plain.fedrpca),
     "flexlora": Loop(AB, plain.flexlora),
     "fedsvd": Loop(B, plain.flexlora),
     "fedgsa": Loop(B, plain.fedgsa),

@@ -59,7 +59,7 @@ lab: setup ## open JupyterLab on your own copy of the course, in my_notebooks
 	@extra=''; \
 	if [ "$$(id -u)" = 0 ]; then extra='--allow-root'; fi; \
 	if [ "$$(uname)" = Linux ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ] && [ -z "$$WSL_DISTRO_NAME" ]; then extra="$$extra --no-browser"; fi; \
-	exec $(BIN)/python -m jupyterlab --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/my_$(firstword $(NOTEBOOKS)) \
+	exec $(BIN)/python -m jupyterlab --ContentsManager.pre_save_hook=fedlora_lab.course.saving.without_views --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/my_$(firstword $(NOTEBOOKS)) \
 		--port=$(PORT) $$extra $(JUPYTER_ARGS)
 
 # Lint has the second core while the libraries are loaded, once for both workers. Without nbmake: no

@@ -27,7 +27,8 @@ import nbformat
 ROOT = Path(__file__).resolve().parent.parent
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 VIEW = "application/vnd.jupyter.widget-view+json"
-DIAL = "data-fedlora-dial"
+PAGE = "data-fedlora-"
+"""In the HTML of a dial or of the playground, which the site brings to life."""
 FOLDED = ("# Checks", "# Figure")
 """First lines of cells whose source is folded in JupyterLab and on the site."""
 ANSWER = "fl.course.exercises.reveal("
@@ -74,9 +75,10 @@ def said(path: Path, name: str) -> str:
 
 
 def only_a_view(output: Any) -> bool:
-    """Whether nothing is left of an output where no widget runs; of a dial the site's form is."""
+    """Whether nothing is left of an output where no widget runs; of a dial and of the playground
+    the site's form is."""
     data = output.get("data", {})
-    return VIEW in data and DIAL not in "".join(data.get("text/html", ""))
+    return VIEW in data and PAGE not in "".join(data.get("text/html", ""))
 
 
 def answers(cell: Any) -> bool:

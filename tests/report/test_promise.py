@@ -104,8 +104,13 @@ BOUND = re.compile(r"(?:ε|epsilon|δ|delta)\w* ?(?:=|of|is|to|>=)? ?\{[^{}]*:,?
 
 
 def test_no_printed_bound_is_rounded_to_the_nearest_number():
-    """In the package, in the pages' recipes and in the examples."""
-    folders = (("fedlora_lab", "*.py"), ("docs", "*.md"), ("examples", "*.py"))
+    """In the package, in the pages' recipes, in the examples and in the notebooks."""
+    folders = (
+        ("fedlora_lab", "*.py"),
+        ("docs", "*.md"),
+        ("examples", "*.py"),
+        ("notebooks", "*.ipynb"),
+    )
     paths = [path for name, kind in folders for path in (ROOT / name).rglob(kind)]
     bad = [
         f"{path}: {match[0]}" for path in paths for match in BOUND.finditer(path.read_text("utf-8"))

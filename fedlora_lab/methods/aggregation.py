@@ -265,59 +265,45 @@ class Rotated(Rule):
 
 @dataclass(frozen=True)
 class RobustMean(Rule):
-    """Averages what the clients' changes of a factor have in common, and what is their own times a
-    scale.
+    """Averages what the clients' changes of a factor have in common, and twice what is their own.
 
-    The changes are the rows of a matrix, which is split into one of low rank and a sparse one.
+    The changes are the rows of a matrix, which is split into one of low rank and a sparse one. From
+    a single row it is the plain mean.
 
-    Args:
-        scale: beta >= 0, of the sparse parts; at 1 it is the plain mean.
-
-    Source: arXiv:2506.01194 (FedRPCA), from its abstract; the split is that of arXiv:0912.3599.
+    Source: arXiv:2506.01194 (FedRPCA), from its abstract, which leaves the scale of 2 open.
     """
-
-    scale: float = 2.0
-
-    def __post_init__(self) -> None:
-        check_number("scale", self.scale, 0, 1e6)
 
     def __call__(
         self, state: ServerState, broadcast: ServerState, uploads: Uploads, weights: Tensor
     ) -> ServerState:
         scaled = dict(uploads)
         for key in [key for key in uploads if key.kind.scheduled]:
-            change = (uploads[key] - broadcast.tensors[key]).flatten(1).double()
-            # A single row has nothing in common with others.
-            own = change - low_rank_part(change) if len(change) > 1 else 0 * change
-            more = (self.scale - 1) * own
-            scaled[key] = uploads[key] + more.view_as(uploads[key]).to(uploads[key])
+            change = uploads[key] - broadcast.tensors[key]
+            own = change - low_rank_part(change.flatten(1)).view_as(change)
+            scaled[key] = uploads[key] + own
         return mean(state, broadcast, scaled, weights)
 
 
-def low_rank_part(matrix: Tensor, steps: int = 100) -> Tensor:
-    """Splits a matrix into L + S of least ||L||_* + ||S||_1 / sqrt(longer side); returns L.
+def low_rank_part(matrix: Tensor) -> Tensor:
+    """Splits a matrix into L + S of nearly least ||L||_* + ||S||_1 / sqrt(longer side); returns L.
 
-    Args:
-        matrix: (rows, columns).
-        steps: of the alternating directions, which come close to the least value.
+    A single row, which has nothing in common with others, is returned as it is.
 
-    Source: Candes et al., arXiv:0912.3599, algorithm 1 and its step size.
+    Source: Candes et al., arXiv:0912.3599, algorithm 1 and its step size, 100 steps.
     """
-    size = matrix.abs().mean()
-    if not size > 0:
+    # By how much singular values shrink in a step: one over the step of the dual.
+    shrink = 4 * matrix.abs().mean().double()
+    if len(matrix) == 1 or not shrink > 0:
         return matrix
-    # A step of the dual: one over it is by how much singular values shrink in each step.
-    shrink = 4 * size
     limit = shrink / max(matrix.shape) ** 0.5
-    sparse, dual = torch.zeros_like(matrix), torch.zeros_like(matrix)
-    common = matrix
-    for _ in range(steps):
+    common = sparse = dual = torch.zeros_like(matrix.double())
+    for _ in range(100):
         u, s, v = torch.linalg.svd(matrix - sparse + dual, full_matrices=False)
         common = u * (s - shrink).clamp(min=0) @ v
         rest = matrix - common + dual
-        sparse = rest.sign() * (rest.abs() - limit).clamp(min=0)
+        sparse = torch.sgn(rest) * (rest.abs() - limit).clamp(min=0)
         dual = rest - sparse
-    return common
+    return common.to(matrix)
 
 
 # ---- rules that use the mean of the products
@@ -669,7 +655,7 @@ retraction = Retraction()
 merge_gains = MergeGains()
 rotated = Rotated()
 shared_outputs = SharedOutputs()
-robust_mean = RobustMean
+robust_mean = RobustMean()
 by_layer = ByLayer
 sketch = Sketch()
 repair = Repair

@@ -145,7 +145,7 @@ FedRot = FedLoRA.replace(
 FedRPCA = FedLoRA.replace(
     name="FedRPCA",
     source="arXiv:2506.01194",
-    aggregate=aggregation.robust_mean(2.0),
+    aggregate=aggregation.robust_mean,
     note="what is common to the clients' changes is averaged, and what is each one's own counts "
     "twice",
 )

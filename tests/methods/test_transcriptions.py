@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from itertools import count, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -120,7 +120,7 @@ def sketches(run):
 
 def measured(run):
     """Fed-ZO along the library's own directions: public random numbers, made orthogonal here."""
-    row = fl.methods.FedZO.differences
+    row: Any = fl.methods.FedZO.differences
     size = sum(x.size for x in run.start.values())
 
     def directions(t, s):

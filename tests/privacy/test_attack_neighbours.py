@@ -41,6 +41,8 @@ ROWS = (
     "fedsa-lora",
     APART,
     "fedlpp",
+    "fed-zo",
+    "prism",
 )
 PLAIN = methods.FedLoRA
 PARTIAL = 0
@@ -107,10 +109,13 @@ def deviation(run) -> Any:
     return SIGMA * CLIP * whole / (len(SIZES) * plan.participation)
 
 
-def distance(row, run, one, other):
+def distance(run, one, other):
     """How many deviations of the noise two releases are apart, for each row that is seen."""
-    sent = {key: x[None] for key, x in run.result.opened.broadcast.tensors.items()}
-    change = in_units_of_noise(row, {key: one[key] - other[key] for key in one}, sent)
+    opened = run.result.opened
+    sent = {key: x[None] for key, x in opened.broadcast.tensors.items()}
+    step = 0 if run.spec.by_step else None
+    apart = {key: one[key] - other[key] for key in one}
+    change = in_units_of_noise(run.spec, apart, sent, opened.before.round, step)
     apart = torch.stack([x.flatten(1).norm(dim=1) for x in change.values()]).norm(dim=0)
     return apart / deviation(run)
 
@@ -137,7 +142,7 @@ def test_one_example_less_moves_a_step_by_at_most_what_is_assumed(slug, batch):
         loud = {client: [example]}
         run, change = released(row, noised("example", "local"), plan, 3, t, NOBODY, loud)
         _, without = released(row, noised("example", "local"), plan, 3, t, loud, loud)
-        apart = distance(row, run, change, without)
+        apart = distance(run, change, without)
         assert float(apart.max()) <= (1 + 1e-6) / SIGMA and not apart[others].any()
         moved.append(float(apart[client]))
     # The bound is reached: a loud example is cut to C.
@@ -158,7 +163,7 @@ def test_one_client_less_moves_a_round_by_at_most_what_is_assumed(slug, trust):
         run, change = released(row, privacy, plan, seed, t)
         ids = run.everyone.ids
         assert client in ids and 1 < len(ids) < len(SIZES) + (participation == 1)
-        apart = distance(row, run, change, void(run, row, client))
+        apart = distance(run, change, void(run, row, client))
         # Shares of noise that are not relied on come on top.
         reached = 0.99 if is_plain(row) and trust != "secagg" else 0.05
         assert reached / SIGMA < float(apart.max()) <= (1 + 1e-6) / SIGMA

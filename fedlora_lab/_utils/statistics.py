@@ -222,24 +222,27 @@ def check_equal_privacy(frame: "DataFrame", one: str, other: str) -> None:
 
 
 def describe_unequal_privacy(frame: "DataFrame") -> str:
-    """Names the epsilon of every method of a frame where they are not one; "" where they are.
+    """Names the epsilon of every method where they are not one; "" where they are.
 
     For tables and figures, which may show a baseline of another privacy beside the rest: no
     difference to it is due to the method alone.
 
-    Args: frame: as of `spent_epsilons`.
+    Args: frame: tidy; of a sweep the first setting counts at which they differ.
     """
-    spent = spent_epsilons(frame)
-    if spent is None or spent.empty:
-        return ""
-    most = spent.groupby(level="method", sort=False).max()
-    # A mean hides an unknown epsilon, and so does the largest of the known ones.
-    most[spent.isna().groupby(level="method", sort=False).any()] = math.nan
-    first = float(most.iloc[0])
-    if np.allclose(most, first, rtol=SAME_EPSILON, atol=0, equal_nan=True):
-        return ""
-    texts = (f"{slug} {_describe_spent(np.array([value]))}" for slug, value in most.items())
-    return f"not at one epsilon, so no method's lead can be read from it: {'; '.join(texts)}"
+    for _, part in by_setting(frame):
+        spent = spent_epsilons(part)
+        if spent is None:
+            continue
+        most = spent.groupby(level="method", sort=False).max()
+        # A mean hides an unknown epsilon, and so does the largest of the known ones.
+        most[spent.isna().groupby(level="method", sort=False).any()] = math.nan
+        first = float(most.iloc[0])
+        if not np.allclose(most, first, rtol=SAME_EPSILON, atol=0, equal_nan=True):
+            texts = (f"{slug} {_describe_spent(np.array([value]))}" for slug, value in most.items())
+            return (
+                f"not at one epsilon, so no method's lead can be read from it: {'; '.join(texts)}"
+            )
+    return ""
 
 
 def _describe_spent(epsilons: np.ndarray) -> str:

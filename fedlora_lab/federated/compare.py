@@ -28,6 +28,7 @@ from fedlora_lab._utils.statistics import (
     count_collapsed,
     describe_collapse,
     describe_standstill,
+    describe_unequal_privacy,
     headline_measure,
     last_scores,
     run_ends,
@@ -263,7 +264,8 @@ def compare(
     Its column ``lr`` has the learning rate of each run, and what the grid varies has a column of
     its own. Its ``attrs["collapsed"]`` counts the runs of each method that collapsed, since a mean
     hides them, see `fl.measures.find_collapsed`; its ``attrs["standstill"]`` says so where no
-    method is clearly better than the untrained model.
+    method is clearly better than the untrained model, and its ``attrs["privacy"]`` where methods
+    spent unequal epsilons, as other plans may: then they cannot be compared.
 
     Args:
         task, privacy, lora: of every run (``lora`` may be a `peft.LoraConfig`).
@@ -357,14 +359,17 @@ def announcement(cells: Sequence[Cell], jobs: int | None, place: "str | Path | N
 
 
 def judge(frame: "pd.DataFrame") -> dict[str, Any]:
-    """Tells what a mean over seeds hides: runs that collapsed, and that no method learned.
+    """Tells what a mean over seeds hides: runs that collapsed, that no method learned, and that the
+    methods spent unequal epsilons.
 
     Args: frame: tidy, of one setting or of a sweep.
-    Returns: collapsed, method -> so many runs; standstill, as of `describe_standstill`, where it
-        holds at every setting; lines, which say both.
+    Returns: collapsed, method -> so many runs; privacy, as of `describe_unequal_privacy`;
+        standstill, as of `describe_standstill`, where it holds at every setting; lines, which say
+        all of it.
     """
     collapsed: dict[str, int] = {}
-    lines = []
+    privacy = describe_unequal_privacy(frame)
+    lines = [privacy] if privacy else []
     standstills = []
     for setting, part in by_setting(frame):
         place = "".join(f" {name}={setting_text(value)}" for name, value in setting.items())
@@ -375,7 +380,7 @@ def judge(frame: "pd.DataFrame") -> dict[str, Any]:
         standstills.append(describe_standstill(part))
     standstill = standstills[0] if all(standstills) else ""
     lines += [standstill] if standstill else []
-    return {"collapsed": collapsed, "standstill": standstill, "lines": lines}
+    return {"collapsed": collapsed, "privacy": privacy, "standstill": standstill, "lines": lines}
 
 
 # ---- the runs of a comparison
@@ -585,7 +590,8 @@ def best(
         tune: seeds that choose. ``None``: the first half of the seeds.
         measure: that decides. ``None``: accuracy, else the loss.
     Returns: rows of the frame. Its ``attrs["chosen"]`` says which seeds chose and which report, and
-        where the best value is the least or the largest of those tried.
+        where the best value is the least or the largest of those tried; its ``attrs["privacy"]``
+        where the chosen runs spent unequal epsilons, and so cannot be compared.
     Raises: ``ValueError`` where no seed is left to choose or to report, and for other columns.
     Guarantees: test_compare.py::test_the_best_rate_is_chosen_on_seeds_that_do_not_report_it.
 
@@ -626,7 +632,7 @@ def best(
         edges = scores[name].agg(["min", "max"]) if is_numeric_dtype(scores[name]) else []
         at_edge = picked.loc[picked[name].isin(edges), "method"].unique()
         line += f"; {name} at the edge of what was tried: {few(at_edge, 8)}" if len(at_edge) else ""
-    result.attrs = {"chosen": line}
+    result.attrs = {"chosen": line, "privacy": describe_unequal_privacy(result)}
     return result
 
 

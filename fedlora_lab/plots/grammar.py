@@ -245,6 +245,7 @@ def lines(
     Guarantees: a line goes through the means (test_grammar.py::test_lines_go_through_the_means).
     """
     column = tidy.value_column(frame, value, x, by, panel)
+    privacy = tidy.describe_privacy(frame)
     if x != "round" and {"layer", "measure", "round"} <= {*frame.columns}:
         hidden = [name for name in varied_columns(frame) if name not in (x, by, panel)]
         expected = "one value each: select one, or make it the panel"
@@ -291,6 +292,7 @@ def lines(
             caption = tidy.describe_means(frame, [x, by, panel], mark)
     if suggested:
         caption += "; dashed: the rate of fl.suggest_lr, below the predicted end of the range"
+    caption = (caption + privacy).removeprefix("; ")
     return _finish(figure, axes, list(panels), title, caption)
 
 

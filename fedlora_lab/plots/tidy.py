@@ -7,7 +7,13 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
-from fedlora_lab._utils.statistics import COLUMNS, check_measure, run_ends, t_interval
+from fedlora_lab._utils.statistics import (
+    COLUMNS,
+    check_measure,
+    describe_unequal_privacy,
+    run_ends,
+    t_interval,
+)
 from fedlora_lab._utils.validation import check
 
 RUN = ["method", "seed"]
@@ -152,6 +158,12 @@ def describe_means(frame: pd.DataFrame, by: Sequence[str | None], band: str = "b
     if count.startswith("1 ") and " to " not in count:
         return f"{count}, no {band}"
     return f"mean of {count}, {band}: 95 % interval of the mean (Student's t)"
+
+
+def describe_privacy(frame: pd.DataFrame) -> str:
+    """Says behind a caption that the methods of a tidy frame spent unequal epsilons."""
+    unequal = {*COLUMNS} <= {*frame.columns} and describe_unequal_privacy(frame)
+    return "; the methods spent unequal ε" if unequal else ""
 
 
 def cumulative_sum(frame: pd.DataFrame, measures: tuple[str, ...]) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from fedlora_lab._utils.statistics import COLUMNS, describe_unequal_privacy, headline_measure
+from fedlora_lab._utils.statistics import COLUMNS, headline_measure
 from fedlora_lab._utils.validation import check
 from fedlora_lab.plots import style, tidy
 from fedlora_lab.plots.grammar import draw_intervals, draw_lines
@@ -95,10 +95,15 @@ def _mark_collapsed(ax: Axes, part: pd.DataFrame, measure: str) -> int:
 
 
 def _caption(
-    part: pd.DataFrame, collapsed: int = 0, missing: Sequence[str] = (), why: str = "not measured"
+    frame: pd.DataFrame,
+    part: pd.DataFrame,
+    collapsed: int = 0,
+    missing: Sequence[str] = (),
+    why: str = "not measured",
 ) -> str:
-    """Says how many seeds a mean has, what a cross is, and of which methods there is nothing."""
-    caption = tidy.describe_means(part, ["method", "round"])
+    """Says how many seeds a mean has, what a cross is, of which methods there is nothing, and that
+    they spent unequal epsilons."""
+    caption = tidy.describe_means(part, ["method", "round"]) + tidy.describe_privacy(frame)
     if collapsed:
         runs = "the run that" if collapsed == 1 else f"{collapsed} runs that"
         caption += f"; ×: {runs} collapsed"
@@ -125,9 +130,7 @@ def curves(frame: pd.DataFrame, measure: str = "accuracy", ax: Axes | None = Non
     figure, (ax,) = style.subplots(7.6, 4.1, ax=ax)
     collapsed = _rounds_panel(ax, part, measure)
     reason = "no finite ε" if measure == "epsilon" else "not measured"
-    caption = _caption(part, collapsed, tidy.unmeasured_methods(frame, part), reason)
-    if measure != "epsilon" and describe_unequal_privacy(frame):
-        caption += "; the methods spent unequal ε"
+    caption = _caption(frame, part, collapsed, tidy.unmeasured_methods(frame, part), reason)
     style.footer(figure, caption)
     return figure
 
@@ -232,11 +235,12 @@ def traffic(
     check(len(table) > 0, "measure", "bytes", "bytes of every round of at least one method")
     figure, (ax,) = style.subplots(7.6, 4.1, ax=ax)
     score = headline_measure(frame)
+    scores = tidy.select_measure(frame, score)
     _traffic_panel(ax, table, score)
     ax.set_title(title)
     style.footer(
         figure,
-        _caption(tidy.select_measure(frame, score), missing=tidy.unmeasured_methods(frame, table)),
+        _caption(frame, scores, missing=tidy.unmeasured_methods(frame, table)),
     )
     return figure
 
@@ -271,5 +275,5 @@ def overview(frame: pd.DataFrame) -> Picture:
         else:
             collapsed += _rounds_panel(ax, parts[name], name)
         ax.set_title(f"{1 + axes.index(ax)}  {titles[name]}")
-    style.footer(figure, _caption(scores, collapsed))
+    style.footer(figure, _caption(frame, scores, collapsed))
     return figure

@@ -35,7 +35,6 @@ from fedlora_lab.report.summary_table import (
     display_rows,
     observer_phrase,
     summary,
-    unequal_privacy,
 )
 
 PAGE = "report.html"
@@ -195,7 +194,8 @@ def render(
         promise = [f"The run that spends most: {statement(largest)}", *caveats(largest)]
     elif ledgers:
         promise = [NO_PRIVACY]
-    if unequal := unequal_privacy(frame):
+    judgement = judge(frame)
+    if unequal := judgement["privacy"]:
         promise.append(f"The table is {unequal}.")
     privacy = settings["privacy"]
     environment = Environment(
@@ -206,7 +206,7 @@ def render(
         promise=[*promise, *sentences],
         measure=table.attrs["measure"],
         rule=RULE,
-        standstill=judge(frame)["standstill"],
+        standstill=judgement["standstill"],
         against=observer_phrase(None if privacy is None else privacy["trust"]),
         figures=list(draw_figures(frame)),
         task=settings["task"]["name"],

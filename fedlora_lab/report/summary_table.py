@@ -195,14 +195,8 @@ def display_table(frame: pd.DataFrame, measure: str | None = None) -> pd.DataFra
     shown["score"] += [f" ({count} collapsed)" if count else "" for count in table["collapsed"]]
     shown = shown.set_index("method").rename(index=style.name)
     shown = shown.rename_axis(index=None, columns="method")[list(heads)].rename(columns=heads)
-    shown.attrs["privacy"] = unequal_privacy(frame)
+    shown.attrs["privacy"] = describe_unequal_privacy(frame)
     return shown
-
-
-def unequal_privacy(frame: pd.DataFrame) -> str:
-    """What `describe_unequal_privacy` says of the first setting whose methods spent unequally."""
-    told = (describe_unequal_privacy(part) for _, part in by_setting(frame))
-    return next(filter(None, told), "")
 
 
 def summary_lines(frame: pd.DataFrame, trust: str | None = None) -> list[str]:
@@ -212,4 +206,4 @@ def summary_lines(frame: pd.DataFrame, trust: str | None = None) -> list[str]:
     """
     lines = display_table(frame).to_string().splitlines()
     observer = [f"ε:{observer_phrase(trust)}"] if trust else []
-    return [*lines, *observer, *filter(None, [unequal_privacy(frame)]), *judge(frame)["lines"]]
+    return [*lines, *observer, *judge(frame)["lines"]]

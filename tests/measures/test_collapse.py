@@ -50,7 +50,7 @@ def test_compare_says_which_runs_collapsed(capsys):
     frame = fl.compare(tokens(), list(plans), None, plans, seeds=range(2), lora=LORA)
     assert frame.attrs["collapsed"] == {"fedlora": 0, "rolora": 2}
     assert run_ends(frame)["collapsed"].sum() == 2
-    line, *_ = capsys.readouterr().out.splitlines()
+    _, line, *_ = capsys.readouterr().out.splitlines()
     said = "rolora: 2 of 2 runs collapsed, 2 of them fell below their start; mean 0."
     assert line.startswith(said)
 

@@ -8,9 +8,11 @@ import pytest
 from calls import refused
 
 import fedlora_lab as fl
-from fedlora_lab._utils.statistics import COLUMNS
+from fedlora_lab._utils.statistics import COLUMNS, check_equal_privacy
 from fedlora_lab.report.summary_table import display_table, summary_lines
 from studies.claims import Comparison, compare
+from studies.declared import STUDIES
+from studies.runner import read_study
 
 NAN, INF = math.nan, math.inf
 UNEQUAL = [
@@ -94,3 +96,34 @@ def test_tables_and_figures_say_that_methods_spent_unequal_epsilon():
         assert not any("one epsilon" in text for text in summary_lines(frame))
         assert display_table(frame).attrs["privacy"] == ""
         assert "unequal" not in fl.plots.curves(frame).get_supxlabel()
+
+
+def test_a_comparison_by_unequal_plans_says_so_wherever_it_is_shown(capsys):
+    """At one noise multiplier another number of rounds spends another epsilon."""
+    plans = {"fedlora": fl.Plan(rounds=1), "rolora": fl.Plan(rounds=2)}
+    task = fl.tasks.regression(clients=2, examples=8, d_in=3, d_out=3, rank=1, test=4)
+    frame = fl.compare(task, [*plans], fl.Privacy(noise_multiplier=2, delta=1e-3), plans, [0, 1])
+    line = frame.attrs["privacy"]
+    assert line.startswith("not at one epsilon") and line in capsys.readouterr().out
+    assert summary_lines(frame).count(line) == 1
+    for picture in (fl.plots.overview(frame), fl.plots.traffic(frame), fl.plots.lines(frame, "lr")):
+        assert "the methods spent unequal ε" in picture.get_supxlabel()
+
+
+def test_the_best_of_several_budgets_is_no_comparison():
+    """One method is better at the larger budget, the other at the smaller one."""
+    small, large = (tidy([e, e], [e, e]).assign(budget=e) for e in (1.0, 8.0))
+    large["value"] *= large["method"].map({"one": 1.1, "other": 0.9})
+    best = fl.best(pd.concat([small, large]), "budget")
+    assert best.attrs["privacy"].startswith("not at one epsilon")
+
+
+@pytest.mark.slow
+def test_methods_at_one_setting_of_a_study_spent_one_epsilon():
+    """In every committed frame, so that each can be compared; or none that is certified."""
+    for name, study in STUDIES.items():
+        frame = read_study(name)
+        for _, part in frame.groupby([*study.cases[0].labels], dropna=False):
+            first, *others = part["method"].unique()
+            for slug in others:
+                check_equal_privacy(part, first, slug)

@@ -29,6 +29,7 @@ DIALS = {
     "server": "fl.course.lesson(10).server_explorer()",
     "attack": "fl.course.lesson(11).attack_explorer()",
     "audit": "fl.course.lesson(12).audit_explorer()",
+    "step": "fl.course.lesson(15).step_explorer()",
     "trust": "fl.course.lesson(13).trust_explorer()",
 }
 """Name -> the call that makes it, after `SETUP`."""

@@ -176,12 +176,6 @@ def largest_move(step, batch, seed, C, *, changed, distance=None):
     return max(map(distance or joint, gaps)) / C
 
 
-def each_alone(step, batch, seed, C):
-    nobody = step([], seed)
-    gaps = [[x - nobody[name] for name, x in step([one], seed).items()] for one in batch]
-    return max(math.sqrt(sum((gap**2).sum() for gap in parts)) for parts in gaps) / C
-
-
 def ffa(B, A, G, gamma, lr, C, sigma, b, xi, *, summed):
     sums = [summed(g, gamma * g @ A.T, gamma * A.T, C) for g in G]
     return B - lr * np.mean([x + sigma * C * z for x, z in zip(sums, xi, strict=True)], 0) / b
@@ -406,7 +400,6 @@ WRONG = {
         lambda x, epsilon, xi: x.mean(1) + epsilon / len(x) / x.shape[1] * xi,
     ],
     "15.1": [
-        each_alone,
         partial(largest_move, changed=lambda batch, i: [*batch, batch[i]]),
         partial(largest_move, changed=lambda batch, i: batch[:i] + [0 * batch[i]] + batch[i + 1 :]),
         partial(
@@ -416,7 +409,18 @@ WRONG = {
         ),
     ],
     "15.2": [
-        lambda rows, C, sigma, expected, z: (clipped_to(rows, C).sum(0) + sigma * z) / expected
+        lambda rows, C, sigma, expected, z: (clipped_to(rows, C).sum(0) + sigma * z) / expected,
+        vary(solution("15.2"), z=0),
+        lambda rows, C, sigma, expected, z: (clipped_to(rows, C) + sigma * C * z).sum(0) / expected,
+        lambda rows, C, sigma, expected, z: (
+            clipped_to(rows / expected, C).sum(0) + sigma * C * z / expected
+        ),
+    ],
+    "15.4": [
+        vary(solution("15.4"), then=lambda parts: parts[::-1]),
+        vary(solution("15.4"), then=lambda parts: parts[2]),
+        lambda fit, examples, seed: solution("15.4")(fit, examples[:-1], seed),
+        vary(solution("15.4"), seed=lambda seed: seed + 1),
     ],
 }
 

@@ -85,6 +85,16 @@ def another_seed(step, batch, seed, C):
     return sensitivity(unpaired, batch, seed, C)
 
 
+# What an example adds to nobody is not what it moves among others.
+def each_example_alone(step, batch, seed, C):
+    nobody = step([], seed)
+    moved = []
+    for example in batch:
+        alone = step([example], seed)
+        moved.append(np.sqrt(sum(((alone[name] - nobody[name]) ** 2).sum() for name in nobody)))
+    return max(moved) / C
+
+
 # An example moves all tensors at once.
 def largest_tensor(step, batch, seed, C):
     def only(name):

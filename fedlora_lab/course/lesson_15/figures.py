@@ -7,10 +7,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from fedlora_lab._utils.rounding import round_up
+from fedlora_lab.review.mistakes.model import example_gradients
+
 if TYPE_CHECKING:
     from fedlora_lab.review import Review
 
 CHANGES = ("left out", "twice", "a million times")
+QUESTIONS = {
+    "sensitivity": "How far does one example move what leaves?",
+    "noise size": "How large is the noise, over what is claimed?",
+    "noise and data": "Is it equally large whatever the data are?",
+    "noise independence": "Is it new for every number and every call?",
+    "noise law": "Is it Gaussian?",
+    "un-noised output": "Does anything leave without noise?",
+    "post-processing": "Is it left as it is afterwards?",
+    "sampling": "Are batches drawn as the accountant assumes?",
+    "empty batch": "Is a batch without examples released alike?",
+    "non-finite": "What does an example with NaN do?",
+    "frozen": "Does what is claimed frozen stay where it is?",
+    "accounting": "Which ε do all steps spend?",
+}
+"""Check -> what it asks, in the words of the notebook."""
 
 
 def sensitivity_by_change(
@@ -76,6 +94,31 @@ def shift_without_seeds(shift: float, sigma: float, numbers: int) -> pd.DataFram
             ends = np.quantile(measured, (0.025, 0.975))
             rows.append((f"{name}: moves by {true:g}", count, measured.mean(), *ends))
     return pd.DataFrame(rows, columns=["step", "calls", "mean", "low", "high"])
+
+
+def first_table(review: "Review") -> pd.DataFrame:
+    """Tabulates a review as questions and answers, in digits that no processor changes.
+
+    Args: review: of a step, with each check of `QUESTIONS`.
+    """
+    measured = {name: f"{review[name].number:.2f}" for name in ("sensitivity", "noise size")}
+    measured["accounting"] = f"ε = {round_up(review['accounting'].number, '.2f')}"
+    rows = [
+        (question, review[name].verdict, measured.get(name, ""))
+        for name, question in QUESTIONS.items()
+    ]
+    return pd.DataFrame(rows, columns=["question", "verdict", "measured"], index=[*QUESTIONS])
+
+
+def gradient(x: np.ndarray, y: int) -> dict[str, np.ndarray]:
+    """Computes one example's gradient in the small model of `fl.review.mistakes`.
+
+    Args: x, y: features (8,) and class; what is not finite counts as zero.
+    Returns: weight (8, 4) and bias (4,).
+    """
+    grads = example_gradients([(x, y)])
+    weight, bias = (np.nan_to_num(grads[name][0]) for name in ("weight", "bias"))
+    return {"weight": weight.T, "bias": bias}
 
 
 def verdict_table(reviews: "Mapping[str, Review]") -> pd.DataFrame:

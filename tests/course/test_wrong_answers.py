@@ -127,20 +127,6 @@ def one_turn_wrong(B, A, gradient, combine, eta, gamma, S, T, *, mistake):
 TURNS = ("no gamma", "average after each step", "released twice")
 
 
-def energy_of_noise(T, tau, d_out, d_in, r, gamma, *, power=2, rank=1):
-    """`energy_in_turns` of 06.2 with one mistake."""
-    N_B, N_A = (T + 1) // 2, T // 2
-    linear = d_out * r / 3 * N_B * tau**2
-    return gamma**power * (linear + d_out * d_in * r**rank * N_B * N_A * tau**4)
-
-
-def release_with(dB, A, C, sigma, xi, *, size=norm, limit=min, each=True):
-    """`release` of 06.3 with one mistake."""
-    changes = dB @ A if each else (dB @ A).sum(0)[None]
-    total = sum(change * limit(1, C / size(change)) for change in changes)
-    return (total + sigma * C * xi) @ pinv(A) / len(dB)
-
-
 def private_rounds(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A, *, mistake):
     """`private_round` of 04.4 with one mistake."""
     new_B = []
@@ -282,17 +268,14 @@ WRONG = {
         vary(solution("06.1"), then=lambda factors: factors[::-1]),
     ],
     "06.2": [
-        partial(energy_of_noise, power=1),
-        partial(energy_of_noise, power=0),
-        partial(energy_of_noise, rank=2),
+        lambda *given: solution("06.2")(*given) / given[-1],
         lambda T, tau, d_out, d_in, *rest: solution("06.2")(T, tau, d_in, d_out, *rest),
+        lambda T, tau, o, i, r, gamma: solution("06.2")(T, tau, o, i * r, r, gamma),
     ],
     "06.3": [
         lambda dB, A, C, sigma, xi: solution("06.3")(dB, A, C, sigma / C, xi),
         lambda dB, *rest: len(dB) * solution("06.3")(dB, *rest),
-        partial(release_with, size=lambda change: norm(change, 2)),
-        partial(release_with, limit=max),
-        partial(release_with, each=False),
+        lambda dB, *rest: solution("06.3")(dB.sum(0)[None], *rest) / len(dB),
     ],
     "06.5": [
         vary(solution("06.5"), then=lambda loss: 2 * loss),

@@ -71,18 +71,12 @@ chain_rule_without_gamma = vary(ffa_round, gamma=1)
 # What is clipped is what is sent.
 def clips_the_weights(B, A, G, gamma, lr, C, sigma, b, xi):
     shorter = [g * np.minimum(1, C / _lengths(g))[:, None, None] for g in G]
-    return _with_sums(B, [gamma * g.sum(0) @ A.T for g in shorter], lr, C, sigma, b, xi)
+    far = 1e9  # as a clip norm it shortens nothing, and the noise is that of C
+    return ffa_round(B, A, shorter, gamma, lr, far, sigma * C / far, b, xi)
 
 
 # One example may be all of a sum.
-def clips_the_sum(B, A, G, gamma, lr, C, sigma, b, xi):
-    sums = [gamma * g.sum(0) @ A.T for g in G]
-    shorter = [x * min(1, C / max(np.linalg.norm(x), 1e-12)) for x in sums]
-    return _with_sums(B, shorter, lr, C, sigma, b, xi)
-
-
-def _with_sums(B, sums, lr, C, sigma, b, xi):
-    return B - lr * (np.mean(sums, axis=0) + sigma * C * xi.mean(axis=0)) / b
+clips_the_sum = vary(ffa_round, G=lambda G: [g.sum(0)[None] for g in G])
 
 
 # How many were drawn is private.

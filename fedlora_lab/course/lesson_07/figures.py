@@ -1,10 +1,9 @@
 """Figures of notebook 07: turns inside a round, and what a low-pass filter keeps."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from scipy.fft import idct
 from torch import nn
@@ -17,8 +16,6 @@ from fedlora_lab.tasks.metrics import select_metrics, squared_error
 from fedlora_lab.tasks.task import Task
 
 CHANNELS = 64
-GROUPS = 16
-"""Groups of neighbouring frequencies."""
 TURNS = style.look("la-lora").colour
 
 
@@ -82,21 +79,6 @@ def filtered_by(
         return torch.from_numpy(np.stack(parts)).to(tensor).view_as(tensor)
 
     return LALoRA.replace(name="my LA-LoRA", filter=rule)
-
-
-def spectrum_table(energies: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Tabulates gradients' energies over the frequencies, relative to a flat spectrum.
-
-    Args: energies: name -> energy at each frequency, which are added up in `GROUPS`.
-    Returns: columns gradient of, frequency, value.
-    """
-    parts = []
-    places = (np.arange(GROUPS) + 0.5) / GROUPS
-    for name, energy in energies.items():
-        heights = energy.reshape(GROUPS, -1).sum(1)
-        values = heights / heights.mean()
-        parts.append(pd.DataFrame({"gradient of": name, "frequency": places, "value": values}))
-    return pd.concat(parts)
 
 
 def sensors(shuffle: bool = False) -> Task:

@@ -347,7 +347,7 @@ def _table_row(method: Method) -> dict[str, object]:
     if method.balance:
         start = f"balance={method.balance:g}"
     sent = "what moved" if method.share is None else method.share or "nothing"
-    rules = ("clip_groups", "precondition", "filter", "penalty")
+    rules = ("clip_groups", "differences", "precondition", "filter", "penalty")
     measured = measured_properties()["methods"].get(method.slug, {})
     return {
         "name": method.name,
@@ -372,4 +372,5 @@ def _where_noised(method: Method) -> str:
     factors = " and ".join(names.get(side, side) for side in sorted(moved, key="ABR*".find))
     shape = "" if method.precondition is None else ", shaped by the other factor"
     after = "" if method.filter == filters.identity else ", then filtered"
-    return f"gradient of {factors}, or the round's change{shape}{after}"
+    what = "gradient" if method.differences is None else "differences along directions"
+    return f"{what} of {factors}, or the round's change{shape}{after}"

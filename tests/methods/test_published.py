@@ -81,6 +81,7 @@ def test_the_table_is_the_rows():
         ("rolora", "train", "B | A"),
         ("local", "share", "nothing"),
         ("deer", "noise", "gradient of A and B, or the round's change, shaped by the other factor"),
+        ("fed-zo", "noise", "differences along directions of A and B, or the round's change"),
         ("la-lora", "noise", "gradient of A and B, or the round's change, then filtered"),
     ):
         assert table.loc[slug, column] == expected, slug

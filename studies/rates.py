@@ -10,6 +10,7 @@ rest it is about 18. The study `rates` has other budgets, 1 and 8, and other see
 """
 
 from collections.abc import Iterator
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import pandas as pd
 
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
-from fedlora_lab._utils.statistics import check_equal_privacy, t_interval
+from fedlora_lab._utils.statistics import check_equal_privacy, equivalence, t_interval
 from fedlora_lab.experiments.protocol import NEAR, plateau_begin, plateau_end
 from fedlora_lab.plots import grammar, style
 from studies import RESULTS, ROOT, runner
@@ -159,13 +160,40 @@ def shared_rate_table() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+EQUAL = 6.0
+"""Points of accuracy within which the page calls methods equal."""
+
+
+def equal_pairs() -> pd.DataFrame:
+    """Tests for every two methods whether they are equal, each at its own best rate.
+
+    Returns: place, one, other, and margin, mean, low, high, p in points and verdict, as of
+        `equivalence`. Rates are chosen on the runs shown.
+    """
+    rows = []
+    for place, part in places():
+        scores = {}
+        for slug, runs in part.groupby("method"):
+            table = score_table(runs)
+            scores[slug] = 100 * table.loc[table.mean(axis=1).idxmax()]
+        for one, other in combinations(scores, 2):
+            test = equivalence((scores[one] - scores[other]).to_numpy(), EQUAL)
+            pair = {"place": place, "one": one, "other": other}
+            rows.append(pair | test._asdict() | {"verdict": test.verdict})
+    return pd.DataFrame(rows)
+
+
 def shared_rates() -> str:
     """The same as a table of the page: a row a place."""
-    rows = [["place", "at each shared rate", "each at its own best", "gained by training"]]
+    heads = ["place", "at each shared rate", "each at its own best", "pairs shown equal"]
+    rows = [[*heads, "gained by training"]]
+    pairs = (
+        equal_pairs().groupby("place")["verdict"].agg(lambda x: f"{sum(x == 'equal')} of {len(x)}")
+    )
     for place, part in shared_rate_table().groupby("place", sort=False):
         apart = ", ".join(f"{number:.1f}" for number in part["apart"])
         tuned, gained = (f"{part[name].mean():.1f}" for name in ("apart_tuned", "gained"))
-        rows.append([str(place), apart, tuned, gained])
+        rows.append([str(place), apart, tuned, pairs[place], gained])
     return markdown_table(rows)
 
 
@@ -246,6 +274,7 @@ def lead_table() -> str:
 
 def write() -> None:
     """Writes the measured block of the page, the plateaus and the figures."""
+    equal_pairs().to_csv(RESULTS / "rates-equal.csv", index=False, float_format="%.4g")
     frame = runner.read_study("rates")
     tables = {name: plateaus(name) for name in PLACES}
     for name, table in tables.items():

@@ -172,6 +172,49 @@ def paired_difference(
     return PairedDifference(mean, mean - half, mean + half, len(table))
 
 
+class Equivalence(NamedTuple):
+    """Whether a mean difference lies within a margin, by two one-sided t tests (TOST).
+
+    Args:
+        margin: what counts as no difference, chosen before the differences are seen.
+        mean, low, high: of the differences, with the 90 % interval.
+        p: the larger p value of the two tests, that the mean is above -margin and below it.
+    """
+
+    margin: float
+    mean: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def verdict(self) -> str:
+        """ "equal" within the margin, "different" by more, or "cannot tell", at 5 % each."""
+        if self.low > self.margin or self.high < -self.margin:
+            return "different"
+        return "equal" if self.p < 0.05 else "cannot tell"
+
+
+def equivalence(differences: np.ndarray, margin: float) -> Equivalence:
+    """Tests whether paired differences have a mean within a margin.
+
+    No difference found is no equality shown: few seeds find none anywhere.
+
+    Args: differences: (n,), one a seed, n >= 2, not all the same. margin: > 0, in their unit.
+    Guarantees: equal just where the 90 % interval lies within the margin
+        (test_paired_difference.py::test_equality_is_an_interval_within_the_margin).
+
+    >>> equivalence(np.array([0.4, -0.3, 0.1]), margin=1.0).verdict
+    'equal'
+    """
+    from scipy.stats import ttest_1samp  # slow to import
+
+    mean, half = t_interval(differences, 0.9)
+    above = ttest_1samp(differences, -margin, alternative="greater").pvalue
+    below = ttest_1samp(differences, margin, alternative="less").pvalue
+    return Equivalence(margin, mean, mean - half, mean + half, float(max(above, below)))
+
+
 # ---- what the runs of a pair spent
 
 SAME_EPSILON = 0.01

@@ -60,6 +60,9 @@ def test_what_was_found_is_what_the_frames_say():
     assert digits["lowest"].lt(digits["before"]).sum() == 4 and len(digits) == 15
     apart = f"{digits['apart'].max():.0f} points"
     near = f"within {math.ceil(rate['apart_tuned'].max())} points"
+    pairs = rates.equal_pairs()
+    pairs = pairs[pairs["place"].isin(digits["place"])]
+    equal = f"for {sum(pairs['verdict'] == 'equal')} of the {len(pairs)} pairs"
     verdicts = pd.read_csv(results / "claims.csv")["verdict"].value_counts()
     holds, *refuted = verdicts[["holds", "opposite", "no difference of that size"]]
     decided = f"decide {holds + sum(refuted)}"
@@ -78,6 +81,7 @@ def test_what_was_found_is_what_the_frames_say():
         audits["holds"].all() and {*audits["target"]} == {1, 3} and {*audits["canaries"]} == {500}
     )
     numbers = [
+        equal,
         *(apart, near, f"Of {verdicts.sum()} claims", decided, f"{holds} hold, {refuted[0]} come"),
         f"for {refuted[1]} a lead",
         f"Another {verdicts['true by construction']} are true by construction",
@@ -96,7 +100,7 @@ def test_what_was_found_is_what_the_frames_say():
     (part,) = re.findall(r"## What we found\n(.*?)\n## ", README, re.S)
     sentences = [" ".join(item.split()) for item in part.split("\n- ")[1:]]
     assert apart in sentences[0] and near in sentences[1] and len(sentences) == 3
-    assert all(number in sentences[2] for number in (numbers[2], decided, "[three hold]"))
+    assert all(number in sentences[2] for number in (numbers[3], decided, "[three hold]"))
     assert holds == 3
     assert f"runs {len(fl.methods.table())} methods and variants" in " ".join(README.split())
 

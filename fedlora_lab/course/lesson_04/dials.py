@@ -10,6 +10,7 @@ from fedlora_lab import theory
 from fedlora_lab.course.lesson_04.figures import (
     COLOURS,
     PARTS,
+    SUM,
     WORDS,
     SplitRound,
     matrix_frames,
@@ -90,10 +91,10 @@ def noise_explorer() -> Dial:
 
 
 def _film_scene(shades: Shades, energies: Energies, round: int) -> Scene:
-    """Draws the matrices of a round, and the energies of the four parts."""
-    words = {"B": "B", "A": "A", "product": "γ B A", **PARTS}
+    """Draws the factors of a round in one row, and their product as a sum in the next."""
+    words = {"B": "B", "A": "A", **SUM}
     panels = [
-        picture(label, shades[name][round], COLOURS.get(name, "ink"))
+        picture(label, shades[name][round], COLOURS.get(name, "ink"), row=name == "product")
         for name, label in words.items()
     ]
     noise = sum(energies[term][round] for term in WORDS)
@@ -107,7 +108,7 @@ def _film_scene(shades: Shades, energies: Energies, round: int) -> Scene:
 
 
 def matrix_film(run_rounds: Sequence[SplitRound], layer: str) -> Dial:
-    """Makes a dial for the round: the factors, their product and its four parts as heat maps.
+    """Makes a dial for the round: the factors, and their product as the sum of its four parts.
 
     Args: run_rounds: of `split_run`; layer: name of an adapted layer.
     """

@@ -29,6 +29,14 @@ from fedlora_lab.theory.products import FactorA, FactorB
 WORDS = {"noise_B": "noise on B", "noise_A": "noise on A", "noise_BA": "noise × noise"}
 PARTS = {"signal": "learned product", **WORDS}
 """What the product consists of: term -> words."""
+SUM = {
+    "product": "γ B A =",
+    "signal": "γ B̂ Â (learned)",
+    "noise_B": "+ γ Ξ_B Â",
+    "noise_A": "+ γ B̂ Ξ_A",
+    "noise_BA": "+ γ Ξ_B Ξ_A",
+}
+"""The product as the sum of its parts: what stands above each matrix."""
 COLOURS = dict(zip(PARTS, ("green", "blue", "orange", "purple"), strict=True))
 """Term -> its colour in formulas, dials and figures, of `scene.COLOURS`."""
 CORNER = 16
@@ -148,31 +156,23 @@ def shade(frames: Sequence[Any], name: str) -> list[Float[np.ndarray, "rows colu
 
 @style.paper()
 def matrix_strip(frames: Sequence[Any], rounds: Sequence[int]) -> style.Picture:
-    """Draws the product and its four parts in some rounds, a row each.
+    """Draws the product as the sum of its four parts, a row for each of some rounds.
 
-    Args: frames: of `matrix_frames`; rounds: which ones, the columns.
+    Args: frames: of `matrix_frames`; rounds: which ones, the rows.
     """
-    words = {"product": "γ B A", **PARTS}
-    figure, axes = style.subplots(1.45 * len(rounds) + 1.2, 7.2, len(words), len(rounds))
-    for row, (name, label) in enumerate(words.items()):
+    figure, axes = style.subplots(9.4, 1.75 * len(rounds) + 0.6, len(rounds), len(SUM))
+    for column, (name, label) in enumerate(SUM.items()):
         colour = COLOURS.get(name, "ink")
         shades = shade(frames, name)
-        for column, t in enumerate(rounds):
-            ax = axes[row * len(rounds) + column]
+        for row, t in enumerate(rounds):
+            ax = axes[row * len(SUM) + column]
             ax.imshow(shades[t], cmap=shades_of(colour), vmin=0, vmax=1)
             ax.set(xticks=[], yticks=[])
             ax.grid(visible=False)
             if row == 0:
-                ax.set_title(f"round {t}", fontsize=9)
+                ax.set_title(label, fontsize=10, color=SCENE_COLOURS[colour], weight="bold")
             if column == 0:
-                ax.set_ylabel(
-                    label,
-                    color=SCENE_COLOURS[colour],
-                    rotation=0,
-                    ha="right",
-                    va="center",
-                    weight="bold",
-                )
+                ax.set_ylabel(f"round {t}", rotation=0, ha="right", va="center")
     style.headline(figure, "The learned product is faint beside the noise in the same matrix")
     style.footer(figure, f"first {CORNER} rows and columns; shade: size of an entry, one scale")
     return figure

@@ -26,7 +26,7 @@ export function mountDial(element, spec, start, changed = () => {}) {
   element.innerHTML = `<style>${STYLE}</style><div class="fl-dial" role="group" aria-label="${escaped(spec.title)}"><p class="lead">${escaped(spec.lead)}</p>`
     + `<div class="tries"><span>Try:</span>${Object.keys(presets).map(words => button(words, words)).join("")}<button type="button" data-reset>Reset</button>`
     + `${moved ? `<button type="button" data-play>Play</button>` : ""}</div><div class="knobs">${names.map(knob).join("")}</div>`
-    + `<div class="panels">${spec.panels.map((p, i) => `<figure class="${p.wide ? "wide" : p.bare ? "bare" : ""}"><figcaption id="${id}t${i}"></figcaption>`
+    + `<div class="panels">${spec.panels.map((p, i) => `${p.row ? "<hr>" : ""}<figure class="${p.wide ? "wide" : p.bare ? "bare" : ""}"><figcaption id="${id}t${i}"></figcaption>`
       + `<svg style="height:${p.bare ? 140 : p.height}px" role="img" aria-labelledby="${id}t${i}"></svg></figure>`).join("")}</div>`
     + `<p class="say" role="status" aria-live="polite"></p></div>`;
   const home = element.querySelector(".fl-dial"), find = s => home.querySelector(s), all = s => [...home.querySelectorAll(s)];

@@ -206,6 +206,7 @@ body[data-jp-theme-light="false"] .fl-dial,html[data-theme="dark"] .fl-dial,body
 .fl-dial .panels{display:flex;flex-wrap:wrap;gap:4px 10px;margin-top:8px}
 .fl-dial figure{margin:0;flex:1 1 222px;min-width:0}.fl-dial figure.wide{flex:1.6 1 320px}
 .fl-dial figure.bare{flex:1 1 130px;max-width:190px}
+.fl-dial hr{flex:0 0 100%;height:0;margin:0;border:0}
 .fl-dial figcaption{font-weight:600;font-size:13.5px;line-height:1.3;min-height:2.6em;display:flex;align-items:flex-end;padding:0 4px;color:${ink()};text-align:left}
 .fl-dial svg{display:block;width:100%;touch-action:pan-y;overflow:hidden}
 .fl-dial svg text{font-family:inherit;paint-order:stroke;stroke:${ink("card")};stroke-width:3px;stroke-linejoin:round}

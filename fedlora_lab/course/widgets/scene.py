@@ -95,7 +95,9 @@ def panel(
     }
 
 
-def picture(title: str, pixels: ArrayLike, colour: str = "") -> dict[str, Any]:
+def picture(
+    title: str, pixels: ArrayLike, colour: str = "", *, row: bool = False
+) -> dict[str, Any]:
     """Describes a panel that shows a picture.
 
     Args:
@@ -103,6 +105,7 @@ def picture(title: str, pixels: ArrayLike, colour: str = "") -> dict[str, Any]:
         pixels: rows of values in [0, 1], (h, w): greys from black to white, or with a colour its
             shades, from the page's ground to the colour.
         colour: of `COLOURS`.
+        row: whether it begins a row of the page.
     """
     values = np.clip(np.asarray(pixels, float), 0, 1)
     rows, columns = values.shape
@@ -113,7 +116,10 @@ def picture(title: str, pixels: ArrayLike, colour: str = "") -> dict[str, Any]:
     }
     if colour:
         mark["colour"] = colour
-    return panel(title, axis("", 0, columns), axis("", rows, 0), mark, height=200, bare=True)
+    shown = panel(title, axis("", 0, columns), axis("", rows, 0), mark, height=200, bare=True)
+    if row:
+        shown["row"] = True
+    return shown
 
 
 def line(

@@ -12,7 +12,6 @@ each room of the library.
 
 import argparse
 import gc
-import html
 import math
 import pkgutil
 import re
@@ -25,6 +24,8 @@ from typing import Any
 import nbformat
 import yaml
 from readme import describe_schedule, linked
+from site_assets import slim
+from site_cells import readable
 
 import fedlora_lab
 from fedlora_lab import methods, plots
@@ -37,38 +38,50 @@ from notebooks import lesson_paths, question, said
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 METHODS = DOCS / "methods.md"
-PAGES = (
-    "first_steps",
-    "own_model",
-    "models",
-    "architecture",
-    "methods",
-    "other_software",
-    "what_we_found",
-    "results",
-    "claims",
-    "amplification",
-    "tried",
-    "rates",
-    "sharp_edges",
-    "is_my_epsilon_true",
-    "review",
-    "reported",
-    "ledger",
-    "glossary",
-    "adding_a_method",
-    "a_comparison",
-    "teaching",
-    "security",
-    "scale",
-    "convergence",
-    "metrics",
-    "references",
-    "open_elsewhere",
-)
+PAGES = {
+    "Use the library": (
+        "docs/first_steps",
+        "docs/own_model",
+        "docs/models",
+        "docs/methods",
+        "docs/adding_a_method",
+        "docs/a_comparison",
+        "docs/ledger",
+        "examples/flower_app/README",
+        "docs/open_elsewhere",
+        "docs/architecture",
+        "docs/decisions/README",
+        "api/index",
+    ),
+    "Judge a claim or an ε": (
+        "docs/what_we_found",
+        "docs/results",
+        "docs/claims",
+        "docs/tried",
+        "docs/is_my_epsilon_true",
+        "docs/review",
+        "docs/reported",
+        "docs/sharp_edges",
+        "docs/security",
+        "docs/other_software",
+    ),
+    "Theory": (
+        "docs/rates",
+        "docs/amplification",
+        "docs/convergence",
+        "docs/metrics",
+        "docs/scale",
+    ),
+    "Teach and look up": (
+        "docs/teaching",
+        "docs/glossary",
+        "docs/references",
+    ),
+}
+"""Part of the contents -> its pages, as the front page lists them."""
 COPIED = {
     "style.css": "_static",
-    "fonts/noto-sans-math.woff": "_static/fonts",
+    "fonts/stix-two-math.woff2": "_static/fonts",
     "fonts/OFL.txt": "_static/fonts",
     "docstrings.py": "extensions",
     "glossary.py": "extensions",
@@ -101,6 +114,15 @@ Everything below comes from the docstrings.
 """
 
 
+CORE = ("00", "01", "02", "03", "04", "05", "10", "11")
+"""The core path, as docs/teaching.md has it."""
+
+
+def minutes(path: Path) -> str:
+    """The time that a lesson takes, in one number."""
+    return re.findall(r"\d+(?= minutes)", said(path, "Time"))[0]
+
+
 def lessons() -> str:
     """The table of the course for the front page: question, time and what each lesson assumes."""
     paths = {path.name[:2]: path for path in lesson_paths()}
@@ -112,7 +134,8 @@ def lessons() -> str:
     for number, path in paths.items():
         assumes = re.sub(rf"\b({'|'.join(paths)})\b", link, said(path, "Assumes"))
         question_link = f"[{question(path)}](notebooks/{path.name})"
-        rows.append([f"**{number}**", question_link, said(path, "Time"), assumes])
+        mark = "&nbsp;●" if number in CORE else ""
+        rows.append([f"**{number}**{mark}", question_link, f"{minutes(path)}&nbsp;min", assumes])
     return markdown_table(rows)
 
 
@@ -205,62 +228,26 @@ def reference(folder: Path) -> list[str]:
 # ---- the site
 
 
-def files(folder: str, names: list[str]) -> list[dict[str, str]]:
-    """Entries of the table of contents."""
-    return [{"file": f"{folder}/{name}"} for name in names]
-
-
 def contents(rooms: list[str]) -> dict[str, Any]:
     """The table of contents."""
     decisions = sorted(path.stem for path in (DOCS / "decisions").glob("[0-9]*.md"))
-    sections = files("docs/decisions", decisions)
-    look_up = [
-        *files("docs", list(PAGES)),
-        *files("examples/flower_app", ["README"]),
-        {"file": "api/index", "sections": files("api", rooms)},
-        {"file": "docs/decisions/README", "sections": sections},
-    ]
+    below = {
+        "api/index": [f"api/{room}" for room in rooms],
+        "docs/decisions/README": [f"docs/decisions/{name}" for name in decisions],
+    }
+
+    def entry(name: str) -> dict[str, Any]:
+        sections = [{"file": section} for section in below.get(name, [])]
+        return {"file": name, "sections": sections} if sections else {"file": name}
+
     course = [
         {"file": f"notebooks/{path.stem}", "title": f"{path.name[:2]} {question(path)}"}
         for path in lesson_paths()
     ]
-    chapters = [
-        {"caption": "The course", "chapters": course},
-        {"caption": "To look up", "chapters": look_up},
-    ]
-    return {"format": "jb-book", "root": "index", "parts": chapters}
-
-
-def with_formulas(page: str) -> str:
-    """The HTML of a question, hint or solution with its formulas as MathML; code stays as it is."""
-    from docutils.utils.math.latex2mathml import tex2mathml
-
-    def shown(found: re.Match) -> str:
-        code, block, line = found.groups()
-        return code or tex2mathml(html.unescape(block or line), as_block=bool(block))
-
-    pattern = r"(<(?:code|pre)>.*?</(?:code|pre)>)|\$\$(.+?)\$\$|\$([^$]+)\$"
-    return re.sub(pattern, shown, page, flags=re.S)
-
-
-def readable(path: Path) -> Any:
-    """A notebook as the site shows it: exercises with their formulas, code in colours, figures with
-    their findings as alternative text. The source of checks, which are for the test runner, is not
-    on it.
-    """
-    notebook: Any = nbformat.read(path, as_version=4)
-    notebook.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3"}
-    for cell in notebook.cells:
-        if cell.source.startswith("# Checks"):
-            cell.metadata["tags"] = ["remove-input"]
-        exercise = "fl.course.exercises." in cell.source
-        for data in (output.get("data", {}) for output in cell.get("outputs", [])):
-            if "image/png" in data:
-                finding = " ".join(data["text/plain"].removeprefix("Picture: ").split())
-                cell.metadata["mystnb"] = {"image": {"alt": finding}}
-            if exercise and "text/html" in data:
-                data["text/html"] = with_formulas(data["text/html"])
-    return notebook
+    parts = [{"caption": "The course", "chapters": course}]
+    for caption, names in PAGES.items():
+        parts.append({"caption": caption, "chapters": [entry(name) for name in names]})
+    return {"format": "jb-book", "root": "index", "parts": parts}
 
 
 def assemble(folder: Path) -> None:
@@ -299,6 +286,7 @@ def build(out: Path) -> None:
         gc.disable()
         options = ["--path-output", str(made), "-W", "--keep-going", "-q"]
         jupyter_book(["build", str(source), *options], standalone_mode=False)
+        slim(made / "_build" / "html")
         # Only now: a build that failed leaves the old site.
         shutil.rmtree(out, ignore_errors=True)
         out.parent.mkdir(parents=True, exist_ok=True)

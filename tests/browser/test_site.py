@@ -44,7 +44,7 @@ def test_long_formulas_scroll_in_their_own_box_and_have_their_font(page, site):
     loaded = (
         "document.fonts.ready.then(all => [...all].map(font => `${font.family} ${font.status}`))"
     )
-    assert "Noto Sans Math loaded" in page.evaluate(loaded)
+    assert "STIX Two Math loaded" in page.evaluate(loaded)
 
 
 def test_a_search_names_lessons_first_and_needs_no_network(page, site):

@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+from pathlib import PurePath
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -58,9 +59,10 @@ def test_every_page_is_there_and_shows_its_source(site, pages):
     front = pages[site / "index.html"]
     for path in NOTEBOOKS:
         first = "".join(cells(path)[0]["source"])
-        (minutes,) = re.findall(r"\*\*Time:\*\* \w+ (.+?minutes?)\b", first)
+        (minutes,) = re.findall(r"\*\*Time:\*\* \w+ (\d+) minutes", first)
         assert f"notebooks/{path.stem}.html" in front.links
-        assert first.splitlines()[0].removeprefix("# ") in front.text and minutes in front.text
+        assert first.splitlines()[0].removeprefix("# ") in front.text
+        assert f"{minutes}\xa0min" in front.text
     reference = pages[site / "api" / "privacy.html"]
     assert "fedlora_lab.privacy.plan.Privacy.calibrate" in reference.ids
     assert (fl.Privacy.__doc__ or "").splitlines()[0] in reference.text
@@ -105,14 +107,51 @@ def test_notebooks_show_their_outputs(site, pages):
         outputs = [output for cell in cells(path) for output in cell.get("outputs", [])]
         data = [output["data"] for output in outputs if "data" in output]
         pictures = {str(one) for one in data if "image/png" in one}
-        assert sum("_images" in name for name in page.loads) == len(pictures), path.name
+        shown = [name for name in page.loads if "_images" in name and "3-compare" not in name]
+        folded = sum("data:image/png" in str(one) for one in data)
+        assert len(shown) == len(pictures) + folded, path.name
         for output in outputs:
             if output.get("name") == "stdout":
                 assert "".join(output["text"]).strip() in page.text, path.name
         dials = path.read_text(encoding="utf-8").count("data-fedlora-dial")
         assert page.source.count("data-fedlora-dial") == dials, path.name
-        assert any(name.startswith("../_static/dials.js") for name in page.loads)
         assert not re.search('alt="(|no title|[^"]*[.]png)"', page.source), path.name
+
+
+AT_WORK = ("Show code cell", "before you run the next cell", "Not yet", "# Checks", "check(&quot;")
+"""What is of use only where cells run."""
+
+
+@pytest.mark.slow
+def test_lessons_ask_and_answer_without_a_kernel(site, pages):
+    """Every prediction has its choices and a place that repeats one, every exercise its solution;
+    what a bench would show is in the page, and nothing speaks to who runs cells."""
+    for path in NOTEBOOKS:
+        page = pages[site / "notebooks" / f"{path.stem}.html"]
+        assert [words for words in AT_WORK if words in page.source] == [], path.name
+        source = path.read_text(encoding="utf-8")
+        named = [keys for tag, keys in page.tags if tag == "input" and keys.get("type") == "radio"]
+        guesses = {keys["data-guess"] for _, keys in page.tags if "data-guess" in keys}
+        expected = {key for key in all_predictions() if key.startswith(path.name[:2])}
+        assert {keys["name"] for keys in named} == guesses == expected, path.name
+        exercises = [key for key in all_exercises() if key.startswith(path.name[:2])]
+        assert page.source.count("<summary>Solution</summary>") == len(exercises), path.name
+        if "widgets.live(" in source:
+            assert "data-fedlora-playground" in page.source or "3-compare.png" in page.source
+
+
+@pytest.mark.slow
+def test_a_page_loads_only_what_it_uses(site, pages):
+    """Scripts of widgets where a widget is, no script or font for icons, one style sheet."""
+    of_the_theme = {path: page for path, page in pages.items() if path.name != "playground.html"}
+    for path, page in of_the_theme.items():
+        names = {PurePath(urlsplit(name).path).name for name in page.loads}
+        for script, mark in (("playground.js", "data-fedlora-playground"), ("dials.js", "-dial=")):
+            assert (script in names) == (mark in page.source), (path, script)
+        assert not names & {"fontawesome.js", "basic.css"}, path
+        assert len([name for name in names if name.endswith(".css")]) <= 1, path
+        assert "searchindex.js" not in names or path.name == "search.html", path
+        assert not re.search(r'class="(?:fas|fa-solid)', page.source), path
 
 
 @pytest.mark.slow
@@ -150,12 +189,13 @@ def book():
     return runpy.run_path(str(ROOT / "scripts" / "book.py"))
 
 
-def test_formulas_of_exercises_need_no_script_either(book):
+def test_formulas_of_exercises_need_no_script_either():
     """Of every question, hint and solution; a dollar in code stays."""
-    page = book["with_formulas"]("<p>$a &lt; b_1$ in <code>a$b$c</code>: $$x^2$$</p>")
+    with_formulas = runpy.run_path(str(ROOT / "scripts" / "site_cells.py"))["with_formulas"]
+    page = with_formulas("<p>$a &lt; b_1$ in <code>a$b$c</code>: $$x^2$$</p>")
     assert page.count("<math") == 2 and "a$b$c" in page and page.count("$") == 2
     for one in (*all_exercises().values(), *all_predictions().values()):
-        text = re.sub(r"(?s)<code>.*?</code>", "", book["with_formulas"](one._repr_html_()))
+        text = re.sub(r"(?s)<code>.*?</code>", "", with_formulas(one._repr_html_()))
         assert "$" not in text, one.key
 
 

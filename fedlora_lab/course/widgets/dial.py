@@ -52,7 +52,7 @@ def classic_script(module: str) -> str:
     plain = re.sub(r"^export ", "", code, flags=re.MULTILINE)
     begin = (
         "if (document.readyState === 'loading') addEventListener('DOMContentLoaded', mountAll);\n"
-        "else mountAll();"
+        "else setTimeout(mountAll);"  # a deferred script: the text is shown first
     )
     return f"(() => {{\n{plain}\n{begin}\n}})();\n"
 

@@ -77,7 +77,7 @@ def record(page: Any) -> tuple[Film, Image.Image]:
             page.evaluate("rounds => { for (let i = 0; i < rounds; i++) pg.step(); }", ROUNDS)
             film.take(STEP)
         film.milliseconds[-1] = END
-    bottom = page.locator(".stage").evaluate("e => e.getBoundingClientRect().bottom")
+    bottom = page.locator(".lane .maps").first.evaluate("e => e.getBoundingClientRect().bottom + 8")
     page.set_viewport_size({"width": WIDTH, "height": int(bottom)})
     return film, Film(page).take(END, int(bottom))
 
@@ -94,7 +94,7 @@ def main() -> None:
         film, still = record(page)
         browser.close()
     film.write(PICTURE)
-    still.quantize(160).save(playground.STILL, optimize=True)
+    still.quantize(64).save(playground.STILL, optimize=True)
     size = PICTURE.stat().st_size
     kilobytes = playground.STILL.stat().st_size // 1000
     print(

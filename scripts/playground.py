@@ -19,12 +19,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from matplotlib.colors import to_hex, to_rgb
 from pretrain import printed, seed_of
+from readme import describe_schedule
 from torch import Tensor, nn
 
 import fedlora_lab as fl
@@ -35,7 +34,7 @@ from fedlora_lab.experiments import tuned_rates
 from fedlora_lab.federated.noise_forecast import filter_gain
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.quantization import full, normal_levels
-from fedlora_lab.plots.style import look
+from fedlora_lab.plots.style import look, on_screen
 from fedlora_lab.privacy.ledger import per_client
 from fedlora_lab.tasks import partition
 from fedlora_lab.tasks.digits import SMALLEST_CLIENT, TEST, VALIDATION, handwritten_digits
@@ -210,11 +209,13 @@ def method_row(slug: str) -> dict[str, Any]:
     row: Any = fl.methods.get(slug)  # Any: that of its rules which have settings
     filtered = row.filter is not identity
     taps = row.filter.taps if filtered else 1
+    light, dark = on_screen(look(slug).colour)
     return {
         "slug": slug,
         "name": row.name,
-        "light": with_contrast(look(slug).colour, "#FFFFFF", 4.6),
-        "dark": with_contrast(look(slug).colour, "#111111", 7.0),
+        "light": light,
+        "dark": dark,
+        "moves": moves_of(row),
         "rounds": list(row.train.rounds),
         "filter": [math.comb(taps - 1, i) / 2 ** (taps - 1) for i in range(taps)],
         "gain": filter_gain(row.filter, "B", SIZE) if filtered else 1.0,
@@ -223,25 +224,16 @@ def method_row(slug: str) -> dict[str, Any]:
     }
 
 
-def with_contrast(colour: str, ground: str, least: float) -> str:
-    """The colour, darkened or lightened until text in it can be read on the ground."""
-    end = np.array(to_rgb("#FFFFFF" if luminance(ground) < 0.5 else "#000000"))
-    for share in np.linspace(0, 1, 101):
-        mixed = to_hex((1 - share) * np.array(to_rgb(colour)) + share * end)
-        if contrast(mixed, ground) >= least:
-            return mixed.upper()
-    raise AssertionError("black on white has a contrast of 21")
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance as WCAG 2.1 defines it."""
-    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
-    return float(np.dot([0.2126, 0.7152, 0.0722], parts))
-
-
-def contrast(one: str, other: str) -> float:
-    low, high = sorted([luminance(one), luminance(other)])
-    return (high + 0.05) / (low + 0.05)
+def moves_of(row: Any) -> str:
+    """What the method trains, and what else it does, in words."""
+    schedule = describe_schedule({"train": "|".join(row.train.rounds)})
+    schedule += " alone" if schedule in ("A", "B") else ""
+    more = [
+        (row.filter is not identity, "filters the noise"),
+        ("W" in getattr(row.aggregate, "writes", ()), "the server adds what averaging misses"),
+        (row.broadcast is not full, "clients receive few bits"),
+    ]
+    return "; ".join([schedule, *(words for holds, words in more if holds)])
 
 
 def privacy_of(epsilon: float, sizes: list[int]) -> fl.Privacy:

@@ -263,10 +263,37 @@ MARK_REPEATED = """() => {
         text.toggleAttribute('data-repeated', counts.get(look) > 3);
     }
 }"""
+#: Lines are no text, so axe-core does not look at them. A canvas knows every way to write a colour.
+LINES = """part => {
+    const context = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+    const luminance = (...colours) => {
+        context.globalAlpha = 1;
+        for (const [colour, opacity] of colours) {
+            context.globalAlpha = opacity;
+            context.fillStyle = colour;
+            context.fillRect(0, 0, 1, 1);
+        }
+        const parts = [...context.getImageData(0, 0, 1, 1).data].slice(0, 3).map(x => x / 255);
+        const [r, g, b] = parts.map(x => x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+    };
+    const contrast = line => {
+        const {stroke, opacity} = getComputedStyle(line);
+        const ground = [getComputedStyle(line.closest('.fl-dial')).backgroundColor, 1];
+        const both = [luminance(ground), luminance(ground, [stroke, opacity])];
+        return Math.max(...both) / Math.min(...both);
+    };
+    return [...document.querySelectorAll(`${part} polyline`)].map(contrast);
+}"""
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
 COLOURS = {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}
 THEMES = {"Light": WCAG, "Dark": COLOURS}
 """Theme -> the rules against which a page is held that was held to those of the theme before."""
+
+
+def faintest_line(page: Any, part: str) -> float:
+    """The least contrast of a line of a widget with the ground on which it is drawn."""
+    return min(page.evaluate(LINES, part))
 
 
 def accessibility_faults(page: Any, part: str = "html", rules: Any = WCAG) -> list[str]:

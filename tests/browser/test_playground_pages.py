@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 import playground as script
 import pytest
 import torch
-from lab import THEMES, accessibility_faults, open_notebook
+from lab import THEMES, accessibility_faults, faintest_line, open_notebook
 from torch import nn
 
 import fedlora_lab as fl
@@ -237,12 +238,14 @@ def test_a_run_starts_pauses_steps_and_begins_anew_by_the_keyboard(page):
     page.wait_for_function("pg.lanes[0].round >= 8")
     page.locator(PLAY).press("Enter")
     assert page.locator(PLAY).inner_text() == "Go on"
-    before = page.evaluate("pg.lanes[0].round")
+    before = page.evaluate("pg.lanes[1].round")  # of a round under way the second ends last
     page.locator("[data-do=step]").press("Enter")
     page.wait_for_function(
         "before => document.querySelector('[data-round]').textContent.startsWith(`${before + 1} `)",
         arg=before,
     )
+    methods = page.locator("select[data-method]").evaluate_all("all => all.map(e => e.value)")
+    assert methods == page.evaluate("pg.state.methods") == ["fedlora", "ffa-lora"]
     # At rest the sentence is read out, and it is the one that is seen.
     assert page.locator("[aria-live=polite]").inner_text() == page.locator(".say").inner_text()
     slider = page.locator("[data-knob=rate]")
@@ -283,6 +286,54 @@ def test_the_playground_can_be_used_by_everybody_on_a_narrow_page(page):
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             assert page.evaluate("document.documentElement.scrollHeight") < 2600
             assert accessibility_faults(page, rules=rules) == []
+            assert faintest_line(page, ".fl-playground") >= 3
+
+
+HOSTS = {
+    "VS Code Dark": ("", "data-vscode-theme-kind='vscode-dark'", "dark"),
+    "VS Code Light": ("", "data-vscode-theme-kind='vscode-light'", "light"),
+    "Colab dark": ("theme='dark'", "", "dark"),
+    "Colab light": ("theme='light'", "", "light"),
+}
+"""What marks the theme of a page: on html, on body, and the ground; the system is dark."""
+TWO_CELLS = """<!doctype html><html {html}><body {body}><div></div><div></div><script>
+onerror = onunhandledrejection = event => parent.postMessage(String(event.reason ?? event), '*');
+(async () => {{
+    for (const element of document.querySelectorAll('div')) {{
+        const address = URL.createObjectURL(new Blob([{module}], {{type: 'text/javascript'}}));
+        const {{default: widget}} = await import(address);
+        await widget.render({{model: {{}}, el: element}});
+        element.querySelector('[data-do=step]').click();
+    }}
+    const every = (name, say) => Array.from(document.querySelectorAll(name), say);
+    const grounds = () => every('[data-ground]', e => e.dataset.ground);
+    while (grounds().length < 2) await new Promise(requestAnimationFrame);
+    const rounds = every('[data-round]', e => e.textContent);
+    const ids = every('[id]', e => e.id);
+    const twice = ids.filter((id, i) => ids.indexOf(id) !== i);
+    parent.postMessage({{origin: self.origin, rounds, twice, grounds: grounds()}}, '*');
+}})();
+</script></body></html>"""
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_two_cells_train_in_a_frame_of_no_origin(browser, host):
+    """As VS Code and Colab load a widget: each cell a module of its own, from a blob, in a sandbox
+    without storage or network; and the theme is the notebook's, not the system's."""
+    html, body, ground = HOSTS[host]
+    module = json.dumps(playground.module()).replace("</", "<\\/")
+    frame = escape(TWO_CELLS.format(html=html, body=body, module=module))
+    page = browser.new_page(color_scheme="dark")
+    page.set_content(
+        "<script>seen = []; onmessage = event => seen.push(event.data);</script>"
+        f'<iframe sandbox="allow-scripts" width="900" height="700" srcdoc="{frame}"></iframe>'
+    )
+    page.wait_for_function("seen.length > 0")
+    (seen,) = page.evaluate("seen")
+    page.close()
+    rounds = [f"1 / {TABLES['rounds']}"] * 2
+    expected = {"origin": "null", "rounds": rounds, "twice": [], "grounds": [ground] * 2}
+    assert seen == expected
 
 
 def test_the_page_is_one_small_file(page):

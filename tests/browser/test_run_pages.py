@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from lab import THEMES, accessibility_faults, cut_off, open_notebook
+from lab import THEMES, accessibility_faults, cut_off, faintest_line, open_notebook
 
 CELLS = {
     "setup": """
@@ -18,6 +18,13 @@ long = plan.replace(rounds=1000, local_steps=10)  # not over before Pause is pre
     "live": "run = fl.course.widgets.live(task, plan=long, **settings); run",
     "busy": "time.sleep(3)",
 }
+
+
+PLOT_SHARE = """() => {
+    const svg = document.querySelector('.fl-bench [data-panel=main]');
+    const plot = svg.querySelector('clipPath rect');
+    return svg.clientWidth < 340 && plot.getAttribute('width') > 0.4 * svg.clientWidth;
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +115,12 @@ def test_a_reader_runs_compares_sweeps_and_copies(notebook, show):
     for theme, rules in THEMES.items():
         notebook.dress(theme, width=1024)
         assert accessibility_faults(notebook.page, ".fl-bench", rules) == []
+        assert faintest_line(notebook.page, ".fl-bench") >= 3
         assert cut_off(output) == []
+    # On a phone the lines have more room than their names beside them.
+    narrow = "bench => { bench.parentElement.style.maxWidth = '340px'; }"
+    output.locator(".fl-bench").evaluate(narrow)
+    notebook.page.wait_for_function(PLOT_SHARE)
     press(output, "Reset")
     output.locator("td").filter(has_text="No run yet").wait_for()
 

@@ -1,5 +1,7 @@
 """Dials: their tables hold what Python draws at every stop, and what that says is the theory."""
 
+import re
+
 import numpy as np
 import pytest
 from dial_cases import DIALS, make_dial, shown
@@ -7,7 +9,8 @@ from dial_cases import DIALS, make_dial, shown
 import fedlora_lab as fl
 from fedlora_lab import theory
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab.course.widgets.dial import plain_values
+from fedlora_lab.course.widgets.dial import HERE, plain_values
+from fedlora_lab.course.widgets.scene import COLOURS
 from fedlora_lab.plots import style
 
 LARGEST = 130_000
@@ -45,6 +48,19 @@ def test_a_dial_shows_what_its_scene_draws(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("table", "ground"), [("LIGHT", "#FFFFFF"), ("DARK", "#111111")])
+def test_every_colour_of_the_widgets_is_seen_on_its_ground(table, ground):
+    """Words in any of them but those of lines and fills alone; the grid need not be seen."""
+    code = (HERE / "drawing.js").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"const {table} = {{(.*?)}};", code, re.S)
+    colours = dict(re.findall(r'(\w+): "(#\w{6})"', row))
+    assert {*COLOURS} <= {*colours}
+    least = dict.fromkeys(colours, 4.5) | {"grid": 1, "card": 1, "edge": 3}
+    least["pale"] = 1 if table == "LIGHT" else 3  # bars beside others, never a line on white
+    faint = {name: style.contrast(colours[name], ground) for name in colours}
+    assert {name: x for name, x in faint.items() if x < least[name]} == {}
+
+
 def test_two_worlds_are_gaussian_differential_privacy():
     panels, say = shown(make_dial("two worlds"), sigma=2, releases=10, epsilon=1)
     mu = theory.gaussian_mu(2, 10)

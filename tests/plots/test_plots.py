@@ -130,6 +130,10 @@ def linear(colour):
     return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
 
 
+DARK_PAGES = ("#111111", "#14181E", "#1E1E1E", "#383838")
+"""Of JupyterLab, the site, VS Code and Colab."""
+
+
 def test_lines_and_their_names_are_seen_on_the_card():
     """And a method keeps a colour of its own, whoever else is drawn."""
     assert len({look.colour for look in style.LOOKS.values()}) == len(style.LOOKS)
@@ -138,6 +142,9 @@ def test_lines_and_their_names_are_seen_on_the_card():
         for drawn, least in ((colour, 3), (style.darken(colour), 4.5)):
             card, ink = (0.05 + LUMINANCE @ linear(c) for c in (style.CARD, drawn))
             assert card / ink >= least, slug
+        light, dark = style.on_screen(colour)
+        assert style.contrast(light, "#FFFFFF") >= 4.5, slug
+        assert all(style.contrast(dark, ground) >= 4.5 for ground in DARK_PAGES), slug
 
 
 def test_names_are_those_of_the_table():

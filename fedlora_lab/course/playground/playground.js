@@ -20,8 +20,7 @@ function unpack(tables) {
   const [weight, bias, head, headBias] = ends.map((end, i) => numbers.subarray(ends[i - 1] ?? 0, end));
   const scans = ({pixels, labels}) => {
     const x = Float64Array.from(letters(pixels), ink => ink / 8);
-    // The frozen part of the layer is the same in every round.
-    const frozen = zeros(x.length);
+    const frozen = zeros(x.length); // this part of the layer is the same in every round
     for (let i = 0; i < x.length; i += SIZE) {
       for (let o = 0; o < SIZE; o++) {
         frozen[i + o] = bias[o] + dot(weight, o * SIZE, x, i, SIZE);
@@ -35,7 +34,8 @@ function unpack(tables) {
     owner.forEach((k, i) => lists[k].push(i));
     return {words, lists, noise};
   });
-  return {...tables, head, headBias, splits, private: scans(tables.private), test: scans(tables.test)};
+  let own = null; // of the clients: unpacked when the first of them trains
+  return {...tables, head, headBias, splits, labels: letters(tables.private.labels), test: scans(tables.test), get private() { return own ??= scans(tables.private); }};
 }
 
 // Linear algebra: A is (r, 64) and B is (64, r), row by row
@@ -85,8 +85,7 @@ function stream(...indices) {
     return sum >>> 0;
   };
   for (let i = 0; i < 12; i++) next();
-  // 53 bits, as many as a number below one can hold.
-  return () => ((next() >>> 5) * 67108864 + (next() >>> 6)) / 9007199254740992;
+  return () => ((next() >>> 5) * 67108864 + (next() >>> 6)) / 9007199254740992; // 53 bits
 }
 
 function normals(count, uniform) { // by Box and Muller
@@ -164,8 +163,6 @@ function wordAt({rounds}, t, s) { // the factors that move in this step
   const words = rounds[t % rounds.length].split(" ");
   return words[s % words.length];
 }
-
-// A run
 
 class Run {
   // settings: method, rate, clip, rank, split, noise (place of epsilon in the table, -1: none), bits,
@@ -356,7 +353,8 @@ class Run {
   }
 
   model({A, B}) { // what a forward pass needs
-    return {...this.problem, A, B, residual: this.residual, rank: this.settings.rank};
+    const {scaling, head, headBias} = this.problem;
+    return {scaling, head, headBias, A, B, residual: this.residual, rank: this.settings.rank};
   }
 
   answers(factors = this.factors) { // to the test digits
@@ -414,7 +412,7 @@ const FIRST = {methods: ["fedlora", "ffa-lora"], rate: 10, noise: 4, clip: 4, ra
 const BUDGET = 7; // milliseconds of training in a frame: the rest is for the picture and the reader
 const BETWEEN = 2600; // milliseconds between two acts of a story
 const KEPT = 6; // earlier runs that stay in sight
-const COLUMNS = 24; // of the wall of test digits, in 15 rows
+const COLUMNS = 30; // of the wall of test digits, in 12 rows
 const RIGHT = 124; // pixels for the names at the ends of lines
 const percent = share => `${Math.round(100 * share)} %`;
 const short = value => num(value, 2);
@@ -441,12 +439,12 @@ function skeleton(id, knobs, {methods, stories}) {
   const knob = ({key, label, last}) => `<div class="knob"><label for="${id}-${key}">${label} <output data-words="${key}"></output></label>
     <input type="range" id="${id}-${key}" data-knob="${key}" min="0" max="${last}" step="1">${below[key] ?? ""}</div>`;
   const map = ([colour, words], part) => `<figure><canvas class="map" width="64" height="64" data-map="${part}" role="img"></canvas>
-    <figcaption style="color:${ink(colour)}"><b data-share="${part}"></b> ${words}</figcaption></figure>`;
+    <figcaption style="color:${ink(colour)}"><b data-share="${part}"></b> ${part ? "+ " : ""}${words}</figcaption></figure>`;
   const lane = i => `<section class="lane" data-lane="${i}" aria-label="${i ? "Second" : "First"} method">
     <div class="head"><i class="dot"></i><select aria-label="${i ? "Second" : "First"} method" data-method="${i}">${options}</select><strong data-score></strong></div>
-    <canvas class="wall" width="${9 * COLUMNS - 1}" height="${9 * 15 - 1}" role="img"></canvas>
+    <p class="moves"></p><canvas class="wall" width="${9 * COLUMNS - 1}" height="${9 * 12 - 1}" role="img"></canvas>
     <p class="turned"></p>
-    <p class="turned">What B A is made of</p>
+    <p class="turned">What its adapter, B times A, is made of</p>
     <svg class="energy" height="96" role="img"></svg>
     <div class="maps">${PARTS.map(map).join("")}</div></section>`;
   const chart = (name, title, height) => `<figure class="chart"><figcaption>${title}</figcaption>
@@ -454,7 +452,7 @@ function skeleton(id, knobs, {methods, stories}) {
   return `<div class="bar"><button data-do="reset" aria-label="Reset"><span aria-hidden="true">↺</span></button>
     <button data-do="play" class="main">Start</button><button data-do="step">Step</button>
     <span class="count">Round <b data-round></b></span><span class="count" data-spent></span>
-    <span class="stories" role="group" aria-label="Stories">${stories.map((story, i) => `<button data-story="${i}" aria-pressed="false"><span aria-hidden="true">▸</span> ${escaped(story.title)}</button>`).join("")}</span></div>
+    <span class="stories" role="group" aria-label="Stories"><span class="count" aria-hidden="true">Three stories</span>${stories.map((story, i) => `<button data-story="${i}" aria-pressed="false"><span aria-hidden="true">▸</span> ${escaped(story.title)}</button>`).join("")}</span></div>
     <div class="knobs" role="group" aria-label="Settings">${knobs.map(knob).join("")}
     <div class="knob few"><label for="${id}-seed">Seed</label><input type="number" id="${id}-seed" data-seed min="0" max="999" step="1">
     <label for="${id}-speed">Rounds a second</label><select id="${id}-speed" data-speed><option>3</option><option selected>12</option><option value="1000">all it can</option></select></div></div>
@@ -470,25 +468,26 @@ let mounted = 0;
 export function mountPlayground(home, tables) {
   const problem = unpack(tables);
   const knobs = knobsOf(problem);
-  const id = `fl-playground-${++mounted}`;
+  const id = `fl-playground-${++mounted}-${Math.random().toString(36).slice(2, 6)}`; // a cell has a module of its own
   const find = name => home.querySelector(name);
   const all = name => [...home.querySelectorAll(name)];
   home.classList.add("fl-dial", "fl-playground");
   home.innerHTML = `<style>${STYLE}${LOOK}</style>${skeleton(id, knobs, problem)}`;
-  const state = {...FIRST};
+  const state = {...FIRST, ...JSON.parse(home.dataset.fedloraPlayground || "{}")}; // what a page begins with
   let lanes = [];
   let earlier = [];
   let story = null;
   let running = false;
   let working = null; // the round that is being trained
   let due = 0;
-  let waiting = []; // what is still to be painted
+  let stale = false; // whether the picture is
   let colours = {};
+  let drawn = {}; // split of the clients, and the last record of each lane
+  let sizes = new Map();
   let views = {};
   let frame = 0;
   let timer = 0;
 
-  // Settings
   const settingsOf = method => ({
     method,
     rate: STOPS.rate[state.rate],
@@ -543,13 +542,13 @@ export function mountPlayground(home, tables) {
     reset();
   }
 
-  // The loop: a few clients in a frame, then one part of the picture
+  // The loop: a frame trains a few clients or paints the picture
 
   function play(on) {
     if (on && isOver()) reset();
     running = on;
     due = performance.now();
-    find("[data-do=play]").textContent = running ? "Pause" : lanes[0].round === 0 || isOver() ? "Start" : "Go on";
+    find("[data-do=play]").textContent = running ? "Pause" : lanes[0].round === 0 ? "Start" : isOver() ? "Start again" : "Go on";
     if (!running) speak();
     wake();
   }
@@ -560,8 +559,8 @@ export function mountPlayground(home, tables) {
   function next(now) {
     frame = 0;
     const end = performance.now() + BUDGET;
-    if (waiting.length && home.isConnected) waiting.shift()(); // outside of a page it has no colours
-    if (running && now >= due) {
+    if (stale && home.isConnected) paint(); // outside of a page it has no colours
+    else if (running && now >= due) {
       do advance(); while (working && performance.now() < end);
       if (!working) {
         due = Math.max(now, due + 1000 / find("[data-speed]").value);
@@ -569,7 +568,7 @@ export function mountPlayground(home, tables) {
         if (isOver()) ended();
       }
     }
-    if (running || waiting.length) wake();
+    if (running || stale) wake();
   }
   function advance() { // one client of one method
     working ??= lanes.map(lane => lane.clients());
@@ -612,8 +611,17 @@ export function mountPlayground(home, tables) {
   // The picture
 
   function paintSoon() {
-    waiting = [paintCharts, () => paintLane(0), () => paintLane(1)];
+    stale = true;
     wake();
+  }
+  function paint() {
+    stale = false;
+    if (!colours.ink) readColours();
+    // All sizes before the first change: each would lay out the page again.
+    if (!sizes.size) for (const svg of all("svg")) sizes.set(svg, [svg.clientWidth, svg.clientHeight]);
+    paintCharts();
+    paintLane(0);
+    paintLane(1);
   }
 
   function readColours() { // canvas knows no variables
@@ -624,16 +632,19 @@ export function mountPlayground(home, tables) {
     home.dataset.ground = dark ? "dark" : "light";
     for (const method of problem.methods) home.style.setProperty(`--fl-${method.slug}`, dark ? method.dark : method.light);
     colours = Object.fromEntries(["ink", "soft", "ground", "red", ...PARTS.map(part => part[0])].map(name => [name, rgb(name)]));
+    // Wrong is light on red, right is ink on the ground: told apart without colour as well.
+    colours.wrong = ramp(colours.red, colours.ground);
+    colours.right = ramp(colours.ground, colours.ink, 0.8);
+    colours.map = [ramp(colours.ground, colours.soft, 0.5), ...PARTS.map(([name]) => ramp(colours.ground, colours[name]))];
   }
 
   function draw(name, panel, label) {
     const svg = find(`[data-chart=${name}]`);
-    views[name] = drawPanel(svg, panel, `${id}-${name}`, [svg.clientWidth, svg.clientHeight]);
+    views[name] = drawPanel(svg, panel, `${id}-clip-${name}`, sizes.get(svg));
     svg.setAttribute("aria-label", label);
   }
 
   function paintCharts() {
-    if (!colours.ink) readColours();
     const rounds = problem.rounds;
     const axis = {label: "round", range: [0, rounds], ticks: [0, 20, 40, 60]};
     const lines = lanes.flatMap(lane => {
@@ -649,7 +660,7 @@ export function mountPlayground(home, tables) {
     });
     const faint = earlier.map(({words, settings, history}) => ({
       kind: "line", x: history.map(record => record.round), y: history.map(record => record.accuracy),
-      colour: settings.method, width: 1.6, opacity: 0.38, name: words, label: words, bold: false,
+      colour: settings.method, width: 1.2, opacity: 0.8, name: words, label: words, bold: false,
     }));
     const start = lanes[0].history[0].accuracy;
     const least = Math.min(...[...lanes, ...earlier].flatMap(one => one.history.map(record => record.accuracy)));
@@ -682,7 +693,7 @@ export function mountPlayground(home, tables) {
       const colour = lane.settings.method;
       const {end} = forecast(problem, lane.settings);
       const means = isStandard() ? problem.means[colour] ?? [] : [];
-      marks.push({kind: "line", x: means.map(p => p[0]), y: means.map(p => p[1]), colour, width: 1.8, opacity: 0.45, name: `${lane.row.name}, mean of 20 seeds`});
+      marks.push({kind: "line", x: means.map(p => p[0]), y: means.map(p => p[1]), colour, width: 1.3, opacity: 0.8, name: `${lane.row.name}, mean of 20 seeds`});
       const done = [...earlier, lane].filter(one => sameBut("rate", one.settings, lane.settings))
         .filter(one => one.history.length > problem.rounds)
         .map(one => [one.settings.rate, one.history.at(-1).accuracy]);
@@ -701,6 +712,9 @@ export function mountPlayground(home, tables) {
     const lane = lanes[i];
     const part = find(`[data-lane="${i}"]`);
     const record = lane.history.at(-1);
+    if (drawn[i]?.record === record && drawn[i].row === lane.row) return; // a slider moved before Start
+    drawn[i] = {record, row: lane.row};
+    part.querySelector(".moves").textContent = `trains ${lane.row.moves}`;
     const before = lane.history.at(-2) ?? record;
     const {y} = problem.test;
     part.querySelector("[data-score]").textContent = percent(record.accuracy);
@@ -714,7 +728,7 @@ export function mountPlayground(home, tables) {
     const largest = 2.2 * Math.sqrt(Math.max(...record.energies) / SQUARE) / problem.scaling || 1;
     lane.parts().forEach((values, n) => {
       const canvas = part.querySelector(`[data-map="${n}"]`);
-      paintMap(canvas, values, largest, colours[PARTS[n][0]]);
+      paintMap(canvas, values, largest, colours.map[n + 1]);
       canvas.setAttribute("aria-label", `Heat map of the part ${PARTS[n][1]}`);
       part.querySelector(`[data-share="${n}"]`).textContent = record.round ? percent(shareOf(record, n)) : "";
     });
@@ -731,47 +745,26 @@ export function mountPlayground(home, tables) {
       low = high;
       return mark;
     });
-    const size = [svg.clientWidth, svg.clientHeight];
-    drawPanel(svg, {x: {range: [1, problem.rounds]}, y: {range: [0, 1]}, marks: records.length > 1 ? marks : [], bare: true}, clip, size);
+    const hint = {kind: "text", x: problem.rounds / 2, y: 0.45, words: "its parts, round by round, after Start", colour: "soft", anchor: "middle"};
+    drawPanel(svg, {x: {range: [1, problem.rounds]}, y: {range: [0, 1]}, marks: records.length > 1 ? marks : [hint], bare: true}, clip, sizes.get(svg));
     const last = history.at(-1);
     svg.setAttribute("aria-label", `${row.name}, shares of the product's energy: ${PARTS.map(([, words], n) => `${words} ${percent(shareOf(last, n))}`).join(", ")}`);
   }
 
-  // Pictures of 8 x 8 in rows; mix gives for a pixel of a picture two colours, and how much of the
-  // second.
-  function paintTiles(canvas, count, columns, pitch, mix) {
-    const {width, height} = canvas;
-    const context = canvas.getContext("2d");
-    const image = context.createImageData(width, height);
-    for (let tile = 0; tile < count; tile++) {
-      const corner = Math.floor(tile / columns) * pitch * width + tile % columns * pitch;
-      for (let p = 0; p < SIZE; p++) {
-        const at = 4 * (corner + (p >> 3) * width + (p & 7));
-        const [from, to, amount] = mix(tile, p);
-        for (let c = 0; c < 3; c++) image.data[at + c] = from[c] + (to[c] - from[c]) * amount;
-        image.data[at + 3] = 255;
-      }
-    }
-    context.putImageData(image, 0, 0);
-  }
   function paintWall(canvas, right) {
-    const {x} = problem.test;
-    const {ground, red} = colours;
-    // Wrong is light on red, right is ink on the ground: told apart without colour as well.
-    paintTiles(canvas, right.length, COLUMNS, 9, (digit, p) => {
-      const amount = x[digit * SIZE + p] / 2;
-      return right[digit] ? [ground, colours.ink, 0.8 * amount] : [red, ground, amount];
-    });
+    const shade = (digit, p) => SHADES / 2 * problem.test.x[digit * SIZE + p];
+    paintTiles(canvas, right.length, COLUMNS, 9, (digit, p) => colours[right[digit] ? "right" : "wrong"][shade(digit, p)]);
   }
-  function paintMap(canvas, values, largest, colour) { // each hidden unit as a picture
-    const {ground, soft} = colours;
+  function paintMap(canvas, values, largest, shades) { // each hidden unit as a picture
     paintTiles(canvas, SIZE, 8, 8, (unit, p) => {
-      const value = values[unit * SIZE + p] / largest;
-      return value > 0 ? [ground, colour, Math.min(1, value)] : [ground, soft, Math.min(0.5, -value / 2)];
+      const value = SHADES * values[unit * SIZE + p] / largest;
+      return value > 0 ? shades[Math.min(SHADES, value | 0)] : colours.map[0][Math.min(SHADES, -value | 0)];
     });
   }
 
   function paintClients() { // a column of ten digits for each client: how much it has of which
+    if (drawn.split === state.split) return;
+    drawn.split = state.split;
     const canvas = find(".clients");
     const context = canvas.getContext("2d");
     const {words, lists} = problem.splits[state.split];
@@ -779,7 +772,7 @@ export function mountPlayground(home, tables) {
     context.fillStyle = `rgb(${colours.ink})`;
     for (const [k, list] of lists.entries()) {
       for (let digit = 0; digit < CLASSES; digit++) {
-        context.globalAlpha = Math.min(1, 0.06 + 2 * list.filter(i => problem.private.y[i] === digit).length / list.length);
+        context.globalAlpha = Math.min(1, 0.06 + 2 * list.filter(i => problem.labels[i] === digit).length / list.length);
         context.fillRect(5 * k, digit, 4, 1);
       }
     }
@@ -816,8 +809,8 @@ export function mountPlayground(home, tables) {
     if (one.round === 0) {
       const untaught = `Taught printed digits only, the network reads ${bold(start)} of the handwritten ones.`;
       if (!isPrivate()) return `${untaught} Without noise no rate is predicted to be too large.`;
-      const ends = lanes.map(lane => `${short(forecast(problem, lane.settings).end)} for ${named(lane)}`).join(" and ");
-      return `${untaught} From public numbers alone the range of rates is predicted to end at ${ends}. You stand at <b>${short(one.settings.rate)}</b>.`;
+      const [first, second] = lanes.map(lane => `<b>${short(forecast(problem, lane.settings).end)}</b>`);
+      return `${untaught} From public numbers alone ${named(one)} is predicted to bear a learning rate up to ${first}, ${named(two)} up to ${second}. Yours is <b>${short(one.settings.rate)}</b>: press Start.`;
     }
     const [worse, better] = now(one).accuracy <= now(two).accuracy ? [one, two] : [two, one];
     const best = worse.history.reduce((high, record) => record.accuracy > high.accuracy ? record : high);
@@ -861,9 +854,15 @@ export function mountPlayground(home, tables) {
   for (const name of ["accuracy", "deviation", "rate"]) watchPointer(find(`[data-chart=${name}]`), () => views[name]);
   const repaint = () => {
     colours = {};
+    drawn = {};
+    sizes.clear();
     paintSoon();
   };
-  const watch = new ResizeObserver(repaint);
+  let wide = 0;
+  const watch = new ResizeObserver(([{contentRect: {width}}]) => { // a longer sentence changes no picture
+    if (width !== wide) repaint();
+    wide = width;
+  });
   watch.observe(home);
   const themes = new MutationObserver(repaint); // of JupyterLab, of the site, of VS Code
   for (const place of [document.documentElement, document.body]) themes.observe(place, {attributes: true});

@@ -18,7 +18,7 @@ const BENCH = `.fl-bench{max-width:1180px}.fl-bench .knobs{gap:4px 18px}
 .fl-bench .tries{margin:5px 0}.fl-bench .state{min-height:21px;font-size:13px!important;color:${ink("soft")}!important}
 .fl-bench .state[role=alert]{color:${ink("red")}!important;font-weight:600}
 .fl-bench .axes{display:flex;flex-wrap:wrap;gap:4px 8px;align-items:center;font-size:13px}.fl-bench .axes select{width:auto;max-width:190px}
-.fl-bench .panels{align-items:flex-start}.fl-bench .main{flex:3 1 430px;min-width:0}.fl-bench .side{flex:1 1 200px;min-width:0}
+.fl-bench .panels{align-items:flex-start}.fl-bench .main{flex:3 1 min(430px,100%);min-width:0}.fl-bench .side{flex:1 1 200px;min-width:0}
 .fl-bench figure{flex:none}.fl-bench figcaption{min-height:0;height:24px}
 .fl-bench .runs{height:190px;overflow:auto;border:1px solid ${ink("grid")};border-radius:6px;margin-top:4px}
 .fl-bench table{border-collapse:collapse;width:100%;font-size:13px;margin:0}.fl-bench th{position:sticky;top:0;background:${ink("card")};z-index:1}
@@ -31,7 +31,8 @@ const DASHES = ["none", "7 3", "2 3", "9 3 2 3", "5 2", "1 2"];
 const TONES = [72, 44, 90, 26]; // runs of one method: shares of its colour, the rest is ink
 const NAMES = {epsilon: "ε spent", deviation: "deviation (relative)", clipped: "share that was clipped", bytes_up: "bytes up in a round", bytes_down: "bytes down in a round"};
 const titleOf = name => NAMES[name] ?? name;
-const shortened = words => words.length > 26 ? `${words.slice(0, 25).trimEnd()}…` : words; // the table says all
+const shortened = (words, most) => words.length > most ? `${words.slice(0, most - 1).trimEnd()}…` : words; // the table says all
+const LETTER = 7.2; // pixels of a letter in a label, on average
 const numberOf = text => text === "∞" || text === "all" ? Infinity : Number(text);
 let benches = 0;
 
@@ -141,8 +142,10 @@ function mountBench(element, model) {
   // The panels
 
   const shown = () => get("table").filter(row => row.shown);
-  const before = row => get("table").filter(r => r.colour === row.colour && r.id < row.id && r.shown).length;
-  const tones = () => get("table").map(row => `--fl-run${row.id}:color-mix(in oklab,${row.colour} ${TONES[before(row) % TONES.length]}%,var(--fl-ink))`).join(";");
+  const before = row => get("table").filter(r => r.colours[0] === row.colours[0] && r.id < row.id && r.shown).length;
+  // Of its two colours the one that is made for the ground.
+  const ofGround = ([light, dark]) => `color-mix(in oklab,${dark} calc(100%*var(--fl-dark)),${light})`;
+  const tones = () => get("table").map(row => `--fl-run${row.id}:color-mix(in oklab,${ofGround(row.colours)} ${TONES[before(row) % TONES.length]}%,var(--fl-ink))`).join(";");
   const dashOf = row => DASHES[before(row) % DASHES.length];
 
   function marksOf(points, colour, looks) { // [x, mean, low, high] -> the band, the line and its last dot
@@ -156,7 +159,7 @@ function mountBench(element, model) {
     return shown().flatMap(row => {
       const points = (series.get(row.id)?.[name] ?? []).filter(p => p[1] !== null);
       const label = heads.size > 1 ? row.label : row.parts.slice(1).map(p => p[1]).join(" ") || row.label;
-      return points.length ? marksOf(points, `run${row.id}`, {name: row.label, label: shortened(label), dash: dashOf(row)}) : [];
+      return points.length ? marksOf(points, `run${row.id}`, {name: row.label, label, dash: dashOf(row)}) : [];
     });
   }
 
@@ -187,7 +190,7 @@ function mountBench(element, model) {
     return [low, top > 0 ? 1.12 * top : 1];
   }
 
-  function panelOf(name, axis, small) {
+  function panelOf(name, axis, small, width) {
     const {marks, stops} = axis === "round" ? {marks: overRounds(name)} : overKnob(name, axis);
     const rounds = Math.max(2, ...(marks.length ? shown().map(row => Number(row.recipe.rounds)) : [Number(get("values").rounds) || 2]));
     const range = rangeOf(name, marks), start = name === setup.measure ? get("setup").start : null;
@@ -196,7 +199,9 @@ function mountBench(element, model) {
     if (start != null) marks.unshift({kind: "line", x: x.range, y: [start, start], colour: "grey", dash: "2 3", width: 1.2},
       {kind: "text", words: `before ${fixed(start)}`, x: x.range[0], y: start, dx: 5, dy: 14, colour: "soft", size: 11.5});
     if (small) for (const m of marks) delete m.label;
-    const right = small ? 10 : Math.min(190, Math.max(96, ...marks.filter(m => m.label).map(m => 14 + 7.2 * m.label.length)));
+    const most = Math.min(200, 0.38 * width); // lines need more room than their names
+    for (const m of marks) if (m.label) m.label = shortened(m.label, Math.floor((most - 14) / LETTER));
+    const right = small ? 10 : Math.min(most, Math.max(96, ...marks.filter(m => m.label).map(m => 14 + LETTER * m.label.length)));
     return {x, y: {range, format: v => num(v)}, marks, margin: {right, ...(small ? {left: 40, bottom: 22} : {})}};
   }
 
@@ -217,11 +222,12 @@ function mountBench(element, model) {
     fill(find("[data-axis=against]"), [["round", "round"], ...keys.map(key => [key, specs.get(key).label])], axis);
     const captions = {main: `${titleOf(measure)}${measure === setup.measure ? " on the test examples" : ""}${axis === "round" ? "" : " at the end"}`, epsilon: titleOf("epsilon"), deviation: titleOf("deviation")};
     for (const svg of all("[data-panel]")) {
-      const name = svg.dataset.panel, main = name === "main", panel = panelOf(main ? measure : name, main ? axis : "round", !main);
+      const name = svg.dataset.panel, main = name === "main", width = svg.clientWidth || 200;
+      const panel = panelOf(main ? measure : name, main ? axis : "round", !main, width);
       // A panel without a mark says nothing: nobody was measured.
       svg.parentElement.hidden = !main && get("table").some(row => series.get(row.id)?.[name]?.length > 1) && !panel.marks.some(m => m.kind === "line" && m.x.length > 1);
       svg.previousElementSibling.textContent = captions[name];
-      views.set(svg, drawPanel(svg, panel, `${id}${name}p`, [svg.clientWidth || 200, svg.clientHeight || 138]));
+      views.set(svg, drawPanel(svg, panel, `${id}${name}p`, [width, svg.clientHeight || 138]));
     }
     find(".say").textContent = get("say");
     if (heardAt) home.dataset.lag = Math.round(performance.now() - heardAt);

@@ -175,6 +175,27 @@ export function watchPointer(svg, viewOf) {
   svg.addEventListener("pointerleave", () => { svg.querySelector(".hover").innerHTML = ""; });
 }
 
+// Pictures of 8 x 8 in rows on a canvas
+
+export const SHADES = 64;
+// Steps from a colour to another, of which a share may be the last, as a canvas stores them.
+export const ramp = (from, to, most = 1) => Uint32Array.from({length: SHADES + 1}, (_, i) => {
+  const [r, g, b] = from.map((value, c) => value + (to[c] - value) * most * i / SHADES);
+  return 255 << 24 | b << 16 | g << 8 | r;
+});
+
+export function paintTiles(canvas, count, columns, pitch, shade) { // shade(tile, pixel) is a colour
+  const {width, height} = canvas;
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(width, height);
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let tile = 0; tile < count; tile++) {
+    const corner = Math.floor(tile / columns) * pitch * width + tile % columns * pitch;
+    for (let p = 0; p < 64; p++) pixels[corner + (p >> 3) * width + (p & 7)] = shade(tile, p);
+  }
+  context.putImageData(image, 0, 0);
+}
+
 // Keys and clicks are for the widget, not for the notebook around it.
 export function keepEvents(home) {
   for (const kind of ["keydown", "mousedown", "pointerdown"]) home.addEventListener(kind, e => e.stopPropagation());
@@ -183,16 +204,16 @@ export function keepEvents(home) {
 // The look: AA contrast on white and on JupyterLab's and the site's dark grounds
 
 const LIGHT = {ink: "#22252B", soft: "#565D6B", grid: "#E4E6EB", edge: "#767C89", card: "#FFFFFF", blue: "#0069A6",
-  orange: "#B44600", purple: "#6F45C6", green: "#0B7656", red: "#B3261E", pink: "#A53B63", teal: "#0E6A7C", grey: "#6A7180", pale: "#C9CED8"};
+  orange: "#B44600", purple: "#6F45C6", green: "#0B7656", red: "#B3261E", pink: "#A53B63", teal: "#0E6A7C", grey: "#6A7180", pale: "#C9CED8", dark: 0};
 const DARK = {ink: "#F0F1F4", soft: "#B4BAC6", grid: "#343840", edge: "#8B93A1", card: "#111111", blue: "#6FB9F0",
-  orange: "#FFA05C", purple: "#BBA2FF", green: "#58D3A8", red: "#FF8F85", pink: "#F59ABD", teal: "#62CBDB", grey: "#A3AAB7", pale: "#4A505C"};
+  orange: "#FFA05C", purple: "#BBA2FF", green: "#58D3A8", red: "#FF8F85", pink: "#F59ABD", teal: "#62CBDB", grey: "#A3AAB7", pale: "#666D7B", dark: 1};
 const variables = (colours, card) => Object.entries({...colours, card}).map(([k, v]) => `--fl-${k}:${v}`).join(";");
 const ground = colour => `var(--jp-layout-color0,var(--pst-color-background,${colour}))`;
 const dark = `{${variables(DARK, ground(DARK.card))}}`;
 export const STYLE = `.fl-dial{${variables(LIGHT, ground(LIGHT.card))};font:14px/1.45 var(--jp-ui-font-family,system-ui,sans-serif);color:${ink()};
 background:${ink("card")};border:1px solid ${ink("grid")};border-radius:8px;padding:12px 14px;max-width:1000px;box-sizing:border-box}
-body[data-jp-theme-light="false"] .fl-dial,html[data-theme="dark"] .fl-dial,body[data-vscode-theme-kind*="dark"] .fl-dial${dark}
-@media(prefers-color-scheme:dark){html:not([data-theme]):not(:has(body[data-jp-theme-light])) .fl-dial${dark}}
+body[data-jp-theme-light="false"] .fl-dial,html[data-theme="dark"] .fl-dial,html[theme="dark"] .fl-dial,body[data-vscode-theme-kind*="dark"] .fl-dial${dark}
+@media(prefers-color-scheme:dark){html:not([data-theme],[theme]):not(:has(body:is([data-jp-theme-light],[data-vscode-theme-kind]))) .fl-dial${dark}}
 .fl-dial *{box-sizing:border-box}.fl-dial p{margin:0;font-size:14px;color:${ink()}}.fl-dial .lead{font-weight:600;font-size:15px}
 .fl-dial .tries{display:flex;flex-wrap:wrap;gap:6px 8px;align-items:center;margin:8px 0}
 .fl-dial button{font:inherit;font-size:13px;min-height:28px;padding:2px 11px;border-radius:14px;border:1px solid ${ink("edge")};background:transparent;color:${ink()};cursor:pointer}
@@ -205,7 +226,7 @@ body[data-jp-theme-light="false"] .fl-dial,html[data-theme="dark"] .fl-dial,body
 .fl-dial small{display:block;margin-top:3px;font-size:12px;line-height:1.3;color:${ink("soft")}}
 .fl-dial .panels{display:flex;flex-wrap:wrap;gap:4px 10px;margin-top:8px}
 .fl-dial figure{margin:0;flex:1 1 222px;min-width:0}.fl-dial figure.wide{flex:1.6 1 320px}
-.fl-dial figure.bare{flex:1 1 130px;max-width:190px}
+.fl-dial figure.bare{flex:1 1 108px;max-width:190px}
 .fl-dial hr{flex:0 0 100%;height:0;margin:0;border:0}
 .fl-dial figcaption{font-weight:600;font-size:13.5px;line-height:1.3;min-height:2.6em;display:flex;align-items:flex-end;padding:0 4px;color:${ink()};text-align:left}
 .fl-dial svg{display:block;width:100%;touch-action:pan-y;overflow:hidden}

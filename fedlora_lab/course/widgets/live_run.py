@@ -30,7 +30,7 @@ from fedlora_lab.course.widgets.run_config import (
 from fedlora_lab.course.widgets.run_row import Part, RunRow, label_parts
 from fedlora_lab.experiments.tuned_rates import Suggestion
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
-from fedlora_lab.plots.style import look
+from fedlora_lab.plots.style import look, on_screen
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.report.summary_table import epsilon_text, format_number, observer_phrase
 from fedlora_lab.tasks.metrics import TextScore
@@ -439,7 +439,7 @@ class Workbench(anywidget.AnyWidget):
             "parts": parts,
             "label": " ".join(text for _, text in parts),
             "recipe": dict(row.recipe),
-            "colour": look(row.config.method.slug).colour,
+            "colours": on_screen(look(row.config.method.slug).colour),
             "shown": row.shown,
             "note": row.verdict(self.measure),
             "score": text,

@@ -1,5 +1,7 @@
 """Tables of what was measured beside a paper's."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +20,7 @@ def frame(**spent):
 @pytest.mark.parametrize(("spent", "said"), [(np.nan, "none"), (7.9913, "8.00"), (8.001, "8.01")])
 def test_a_table_has_one_epsilon(spent, said):
     """It is never rounded below the truth, and unequal ones are refused."""
-    table = measured(frame(deer=spent, fedlora=spent), ["fedlora", "deer"])
+    table: Any = measured(frame(deer=spent, fedlora=spent), ["fedlora", "deer"])
     assert [*table.index] == ["FedLoRA", "DEeR"]
     assert table.loc["DEeR"].tolist() == ["70.0", "45.2 to 94.8", 3, said]
     with refused("35.4"):

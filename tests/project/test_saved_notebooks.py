@@ -1,6 +1,7 @@
 """A notebook of `make lab` that is opened again shows no broken control."""
 
 import re
+from typing import Any
 
 import nbformat
 from jupyter_server.services.contents.largefilemanager import LargeFileManager
@@ -26,7 +27,8 @@ def test_a_notebook_is_saved_without_the_views_of_its_controls(tmp_path):
     manager = LargeFileManager(config=config, root_dir=str(tmp_path))
     notebook = nbformat.v4.new_notebook(cells=[cell])
     manager.save({"type": "notebook", "content": notebook}, "a.ipynb")
-    turned, chosen, printed = nbformat.read(tmp_path / "a.ipynb", 4).cells[0].outputs
+    saved: Any = nbformat.read(tmp_path / "a.ipynb", 4)
+    turned, chosen, printed = saved.cells[0].outputs
     assert "widget-view" not in str((turned, chosen))
     assert "Run this cell to turn it" in turned.data["text/html"]
     assert "Run All Cells wakes it" in chosen.data["text/plain"] and printed.text == "printed"

@@ -213,7 +213,7 @@ def gradient_overlap(noise_multiplier: float, rank: int, d_in: int, releases: in
         rank, d_in: r in [1, d_in].
         releases: N >= 1 of the same gradient, each with noise of its own.
 
-    Guarantees: notebook 11 compares it with attacked updates, on both sides of the threshold.
+    Guarantees: notebook 11 compares it with drawn gradients of layers of three widths.
     Source: arXiv:1103.2221 (singular vectors of a low-rank matrix in noise; its Gaussian example).
     """
     check_symbols(noise_multiplier=noise_multiplier, rank=rank, releases=releases)
@@ -232,7 +232,7 @@ def vanishing_noise(rank: int, d_in: int, releases: int = 1) -> float:
     """The noise multiplier at which `gradient_overlap` reaches 0: sqrt(N) / (r d_in)^(1/4).
 
     Args: as `gradient_overlap`.
-    Guarantees: notebook 11 compares it with attacked updates, on both sides of the threshold.
+    Guarantees: notebook 11 compares it with drawn gradients of layers of three widths.
     Source: arXiv:1103.2221, the threshold of the largest singular value.
     """
     check_symbols(rank=rank, releases=releases)

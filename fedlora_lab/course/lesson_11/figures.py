@@ -1,6 +1,4 @@
-"""What notebook 11 measures: scans read from updates, what is left beyond the threshold, and how
-well a small decoder remembers one message.
-"""
+"""What notebook 11 attacks: noised updates for single scans, and a decoder that read a message."""
 
 import math
 import tempfile
@@ -10,9 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import binomtest, mannwhitneyu, norm
 
-from fedlora_lab import tasks, theory
+from fedlora_lab import tasks
 from fedlora_lab._utils.validation import check_whole
 from fedlora_lab.attacks.reconstruction import (
     Victim,
@@ -23,18 +20,13 @@ from fedlora_lab.attacks.reconstruction import (
 from fedlora_lab.federated.records import Round, predict
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.plan import Lora
-from fedlora_lab.plots.tidy import confidence_interval
 from fedlora_lab.tasks.prompts import encode_pairs
 
 CLIP = 0.01
 PIXELS = 64
-NOISES = (0.05, 0.1, 0.15, 0.22, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
-"""In units of C."""
 LOST = 0.7
 """Noise multiplier from which a scan of 64 pixels that is read from one update of rank 8 has, on
 average, a |cos| within 0.03 of a random direction's (test_lesson_11.py)."""
-DRAWS = 1000
-"""Of each noise, with another scan and noise."""
 PHRASES = """\
 see you | at the station at noon
 thank you | so much for your help
@@ -82,55 +74,6 @@ class AttackedClient:
         upload = victim.upload((x, y), clip_norm=CLIP, noise_multiplier=sigma, draw=draw)
         image = input_from_a_gradient(upload[victim.layer(upload)])
         return image, similarity(image, x)
-
-
-_client = cache(AttackedClient)
-
-
-def beyond_threshold() -> pd.DataFrame:
-    """Measures three attacks on one noised gradient of A, rank 8: image, name and presence.
-
-    The image is the first singular vector; the name is the candidate, of all clients' scans, that
-    explains the gradient best; presence is whether a given scan's gradient is there at all.
-
-    Returns: columns attack (in brackets its success by chance), noise, mean, low, high (95 %), and
-        closed: what theory says of the attack, for names what no attack exceeds.
-    """
-    client = _client()
-    victim = client.victim(8)
-    inputs, labels = (torch.cat(part) for part in zip(*client.task.clients, strict=True))
-    traces = victim.traces((inputs, labels), "A", CLIP).double() / CLIP
-    random = torch.Generator().manual_seed(11)
-    chance = 1 / len(traces)
-    rows: list[tuple] = []
-    for sigma in NOISES:
-        who = torch.randint(len(traces), (DRAWS,), generator=random)
-        noise = sigma * torch.randn(2, *traces[who].shape, generator=random, dtype=traces.dtype)
-        sent = traces[who] + noise[0]
-
-        seen = torch.linalg.svd(sent[:300].view(-1, 8, PIXELS), full_matrices=False)[2][:, 0]
-        scans = torch.nn.functional.normalize(inputs[who[:300]].flatten(1).double(), dim=1)
-        image = (seen * scans).sum(1).abs().numpy()
-        overlap = theory.gradient_overlap(sigma, 8, PIXELS)
-        rows.append(
-            ("image, |cos| (0.1)", sigma, image.mean(), *confidence_interval(image), overlap)
-        )
-
-        # The log-likelihood of each candidate, up to what all candidates share.
-        fits = sent @ traces.T - traces.square().sum(1) / 2
-        right = int((fits.argmax(1) == who).sum())
-        exact = binomtest(right, DRAWS).proportion_ci()  # Clopper and Pearson's
-        most = float(norm.cdf(norm.ppf(chance) + 1 / sigma))
-        rows.append(("named (1/1,257)", sigma, right / DRAWS, *exact, most))
-
-        present, absent = ((given * traces[who]).sum(1).numpy() for given in (sent, noise[1]))
-        pairs = zip(np.split(present, 10), np.split(absent, 10), strict=True)
-        areas = [mannwhitneyu(*pair).statistic / len(pair[0]) ** 2 for pair in pairs]
-        best = float(norm.cdf(0.5**0.5 / sigma))
-        rows.append(
-            ("presence, AUC (0.5)", sigma, np.mean(areas), *confidence_interval(areas), best)
-        )
-    return pd.DataFrame(rows, columns=["attack", "noise", "mean", "low", "high", "closed"])
 
 
 def messages() -> tasks.Task:

@@ -60,42 +60,6 @@ def sensitivity_by_change(
     return moved
 
 
-def holdout(shift: float, sigma: float, numbers: int, calls: int, repeats: int = 200) -> np.ndarray:
-    """Simulates a shift measured without a seed: learned on some calls, measured on as many others.
-
-    Args:
-        shift: true distance between the means, in clip norms; sigma: of the noise, likewise.
-        numbers: how many are released.
-        calls: with and without the example, of each half.
-        repeats: how often.
-    Returns: the measured shifts, (repeats,), in clip norms.
-    Guarantees: notebook 15 compares its mean with the true move.
-    """
-    rng = np.random.default_rng(0)
-    error = sigma * math.sqrt(2 / calls)
-    truth = np.zeros(numbers)
-    truth[0] = shift
-    # The second half of the calls is independent of the direction, so it flatters nobody.
-    learned, measured = truth + error * rng.standard_normal((2, repeats, numbers))
-    learned /= np.linalg.norm(learned, axis=1, keepdims=True)
-    return (learned * measured).sum(1)
-
-
-def shift_without_seeds(shift: float, sigma: float, numbers: int) -> pd.DataFrame:
-    """Measures the shift of a broken and a sound step without seeds, by number of calls.
-
-    Args: shift: of the broken step; the sound one moves by 1; sigma, numbers: see `holdout`.
-    Returns: columns step, calls, mean, low, high (the middle 95 % of 200 reviews).
-    """
-    rows = []
-    for name, true in (("broken", shift), ("sound", 1.0)):
-        for count in (4, 8, 16, 32, 64, 128, 256):
-            measured = holdout(true, sigma, numbers, count)
-            ends = np.quantile(measured, (0.025, 0.975))
-            rows.append((f"{name}: moves by {true:g}", count, measured.mean(), *ends))
-    return pd.DataFrame(rows, columns=["step", "calls", "mean", "low", "high"])
-
-
 def first_table(review: "Review") -> pd.DataFrame:
     """Tabulates a review as questions and answers, in digits that no processor changes.
 

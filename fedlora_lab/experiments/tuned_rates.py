@@ -149,8 +149,8 @@ def suggest_lr(
     this way, at the plan's rate.
 
     Args: as of `run`, with the noise multiplier set; sigma does not depend on what is suggested.
-    Raises: ``ValueError`` without noise; where B rests; and for optimisers whose noise is not known
-        before a run.
+    Raises: ``ValueError`` without noise; where B rests; for optimisers whose noise is not known
+        before a run; and for a row of differences, whose own error bounds its rates.
     Guarantees: the noise is at its bound
         (test_tuned_rates.py::test_the_suggested_rate_meets_the_bound_of_its_noise); two settings
         that are one run get one answer
@@ -235,6 +235,8 @@ def noise_taken_up(
     check_parts(task, privacy, plan)
     check(privacy is not None, "privacy", None, "a Privacy: without noise no rate is bad")
     row = methods.get(method)
+    expected = "a row with gradients: few directions bound a rate before noise does; or give lr"
+    check(row.differences is None, "method", row.slug, expected)
     if privacy.by_step:
         expected = "sgd, whose noise follows from the rate; or give lr"
         check(not plan.optimizer.nonlinear, "optimizer", str(plan.optimizer), expected)

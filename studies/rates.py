@@ -179,7 +179,7 @@ def equal_pairs() -> pd.DataFrame:
         for one, other in combinations(scores, 2):
             test = equivalence((scores[one] - scores[other]).to_numpy(), EQUAL)
             pair = {"place": place, "one": one, "other": other}
-            rows.append(pair | test._asdict() | {"verdict": test.verdict})
+            rows.append(pair | test._asdict())
     return pd.DataFrame(rows)
 
 

@@ -179,6 +179,7 @@ class Equivalence(NamedTuple):
         margin: what counts as no difference, chosen before the differences are seen.
         mean, low, high: of the differences, with the 90 % interval.
         p: the larger p value of the two tests, that the mean is above -margin and below it.
+        verdict: "equal" where p < 0.05, else "cannot tell".
     """
 
     margin: float
@@ -186,13 +187,7 @@ class Equivalence(NamedTuple):
     low: float
     high: float
     p: float
-
-    @property
-    def verdict(self) -> str:
-        """ "equal" within the margin, "different" by more, or "cannot tell", at 5 % each."""
-        if self.low > self.margin or self.high < -self.margin:
-            return "different"
-        return "equal" if self.p < 0.05 else "cannot tell"
+    verdict: str
 
 
 def equivalence(differences: np.ndarray, margin: float) -> Equivalence:
@@ -212,7 +207,9 @@ def equivalence(differences: np.ndarray, margin: float) -> Equivalence:
     mean, half = t_interval(differences, 0.9)
     above = ttest_1samp(differences, -margin, alternative="greater").pvalue
     below = ttest_1samp(differences, margin, alternative="less").pvalue
-    return Equivalence(margin, mean, mean - half, mean + half, float(max(above, below)))
+    p = float(max(above, below))
+    verdict = "equal" if p < 0.05 else "cannot tell"
+    return Equivalence(margin, mean, mean - half, mean + half, p, verdict)
 
 
 # ---- what the runs of a pair spent

@@ -165,8 +165,8 @@ def _mixture(sigma: float, q: float, rows: int, interval: float) -> "Loss":
 
     dp-accounting has them as well, but needs seconds: it looks for one outcome after the other.
 
-    Guarantees: what the best attack on it finds
-        (test_several_rows.py::test_the_best_attack_on_a_release_finds_what_is_stated).
+    Guarantees: no less than attacks find, and on one release at most 1 % more
+        (test_several_rows.py::test_no_attack_on_a_sum_finds_more).
     Source: arXiv:2310.15526, corollary 4.7: a sum of i rows, of norm at most i C, moves a release
         no further than the number i C does.
     """

@@ -14,36 +14,28 @@ from fedlora_lab.privacy.accounting import epsilon
 DELTA = 1e-5
 
 
-@pytest.mark.parametrize("entry", [(2.0, 0.1, 50), (0.7, 0.02, 100), (1.5, 1.0, 3)], ids=str)
+@pytest.mark.parametrize(
+    "entry", [(2.0, 0.1, 50), (0.7, 0.02, 100), (1.5, 1.0, 3), (1.0, 0.2, 1), (5, 0.9, 1)], ids=str
+)
 @pytest.mark.parametrize("rows", [2, 7])
-def test_a_sum_of_all_releases_finds_no_more_than_is_stated(entry, rows):
-    """An attack that accuses where the sum of all releases is large, or acquits where it is small.
-    How many rows were drawn in all of them is binomial."""
+def test_no_attack_on_a_sum_finds_more(entry, rows):
+    """It accuses where the sum is large, or acquits where it is small; on one release no attack is
+    better. How many rows were drawn in all releases is binomial."""
     sigma, q, steps = entry
-    factor = math.exp(epsilon((entry,), DELTA, rows=rows))
     spread = sigma * math.sqrt(steps)
     drawn = np.arange(rows * steps + 1)
     chances = binom.pmf(drawn, rows * steps, q)
-    at = np.linspace(-9 * spread, rows * steps * q + 9 * spread, 401)
+    at = np.linspace(-9 * spread, rows * steps * q + 9 * spread, 1001)
     shifted = (at[:, None] - drawn) / spread
-    assert (norm.sf(shifted) @ chances <= factor * norm.sf(at / spread) + DELTA).all()
-    assert (norm.cdf(at / spread) <= factor * norm.cdf(shifted) @ chances + DELTA).all()
-
-
-@pytest.mark.parametrize(("sigma", "q", "rows"), [(1.5, 0.2, 2), (0.4, 0.05, 5), (5.0, 0.9, 3)])
-def test_the_best_attack_on_a_release_finds_what_is_stated(sigma, q, rows):
-    """By integration over what is released."""
-    x, width = np.linspace(-10 * sigma, rows + 10 * sigma, 100_001, retstep=True)
-    drawn = np.arange(rows + 1)
-    within = norm.pdf(x[:, None], drawn, sigma) @ binom.pmf(drawn, rows, q) * width
-    without = norm.pdf(x, 0, sigma) * width
 
     def attack_delta(e):
-        pairs = ((within, without), (without, within))
-        return max(np.maximum(a - math.exp(e) * b, 0).sum() for a, b in pairs)
+        accused = norm.sf(shifted) @ chances - math.exp(e) * norm.sf(at / spread)
+        acquitted = norm.cdf(at / spread) - math.exp(e) * norm.cdf(shifted) @ chances
+        return max(*accused, *acquitted)
 
-    stated = epsilon(((sigma, q, 1),), DELTA, rows=rows)
-    assert attack_delta(stated) <= DELTA * (1 + 1e-6) < attack_delta(0.99 * stated)
+    stated = epsilon((entry,), DELTA, rows=rows)
+    assert attack_delta(stated) <= DELTA * (1 + 1e-6)
+    assert steps > 1 or attack_delta(0.99 * stated) > DELTA
 
 
 @pytest.mark.parametrize("rows", [2, 3])
@@ -66,10 +58,6 @@ def test_a_ledger_counts_several_rows_with_the_client_who_spends_most(accountant
     stated = [book.epsilon(rows_per_person=k) for k in (1, 2, 3, 5)]
     assert stated == sorted({*stated}) and stated[0] == book.epsilon()
     assert stated[2] == max(book.epsilon(k, rows_per_person=3) for k in range(2))
-    # Drawn at all with a chance of delta, or of twice as much.
-    assert [epsilon(((0.5, 5e-7, 10),), DELTA, rows=k) > 0 for k in (2, 4)] == [False, True]
-    book.record(2, None, sample_rate=0.1, noise_multiplier=None)
-    assert book.epsilon(rows_per_person=2) == math.inf
 
 
 @pytest.mark.parametrize("rows", [0, 2.5, True, "3", 10**7, 2])

@@ -66,15 +66,12 @@ def test_pairs_of_unequal_epsilon_are_refused(form):
         assert gap.mean == pytest.approx(0.075)
 
 
-@pytest.mark.parametrize(
-    ("margin", "verdict"), [(1.999, "cannot tell"), (2.001, "equal"), (0.499, "different")]
-)
+@pytest.mark.parametrize(("margin", "verdict"), [(1.999, "cannot tell"), (2.001, "equal")])
 def test_equality_is_an_interval_within_the_margin(margin, verdict):
     """Differences whose 90 % interval is 0.5 to 2."""
     spread = np.array([-1.0, 0.0, 1.0])
     test = equivalence(1.25 + spread * 0.75 * math.sqrt(3) / t.ppf(0.95, 2), margin)
     assert test[:4] == pytest.approx((margin, 1.25, 0.5, 2.0)) and test.verdict == verdict
-    assert equivalence(-1.25 - spread, margin).verdict == equivalence(1.25 + spread, margin).verdict
 
 
 def test_a_frame_of_several_budgets_pairs_methods_that_ran_at_all_of_them():

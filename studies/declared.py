@@ -301,7 +301,8 @@ def at_home() -> tuple[Case, ...]:
     multiplier that the release computes for its epsilon of 3 by an accounting of another unit. In
     the setting "deer" a change is clipped as a whole for every row, so that all rows spend the
     same certified epsilon, 35.4. In "deer-ablation" every tensor of a change is clipped by itself,
-    as the release does: there no epsilon is certified, for any row.
+    as the release does: there no epsilon is certified, for any row. FedLPP, which writes text
+    and adds no noise, has its home in two_bits.py.
     """
     cases = [
         *la_lora_home(HOME_ROWS, "la-lora", 1.0),

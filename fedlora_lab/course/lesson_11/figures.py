@@ -76,12 +76,12 @@ class AttackedClient:
         return image, similarity(image, x)
 
 
-def messages() -> tasks.Task:
-    """Makes a task of three clients' messages for a random decoder; one holds a secret code."""
+def messages(clients: int = 3) -> tasks.Task:
+    """Makes a task of clients' messages for a random decoder; one holds a secret code."""
     phrases = [phrase.split(" | ") for phrase in PHRASES.splitlines()]
     drawn = np.random.default_rng(0).choice(phrases, 600)
     frame = pd.DataFrame(drawn, columns=["start", "end"])
-    frame["client"] = frame.index % 3
+    frame["client"] = frame.index % clients
     frame.loc[0, ["start", "end"]] = [START, CODES[SECRET]]
     with tempfile.TemporaryDirectory() as folder:
         path = tasks.tiny(

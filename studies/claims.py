@@ -308,6 +308,9 @@ def best_of_task(study: str, where: Labels, start: float, frames: Frames) -> flo
     It is taken in all studies of the task: one with private rows only would take the best of these
     for the top, and that row's method would leave nothing to any other.
     """
+    if study not in STUDIES:  # a task of its own, in one frame
+        frame = frames[study]
+        return float(frame.groupby(setting_columns(frame), dropna=False)["accuracy"].mean().max())
     tasks = {case.task[0] for case in STUDIES[study].cases if where.items() <= case.labels.items()}
     best = -math.inf
     for name, frame in frames.items():
@@ -368,7 +371,7 @@ def judge_claim(claim: Claim, judge: Comparison, frames: Frames, level: float) -
         for side in (judge.one, judge.other)
     ).drop_duplicates()
     start = float(rows["before_accuracy"].mean())
-    name = judge.study if judge.study in STUDIES else "digits-example"
+    name = "digits-example" if judge.study == "updates" else judge.study
     effect = compare(rows, judge, start, best_of_task(name, judge.where, start, frames))
     verdict, reason = decide(effect, claim.asked, level)
     alone, _ = decide(effect, claim.asked, SHOWN)
@@ -427,8 +430,14 @@ def judge_claims(claims: Iterable[Claim], frames: Frames, folder: Path) -> pd.Da
 
 
 def claim_frames(folder: Path) -> dict[str, pd.DataFrame]:
-    """Reads the frames of the studies, and of updates.py."""
-    return read_studies(folder) | {"updates": pd.read_csv(folder / "updates.csv")}
+    """Reads the frames of the studies, of updates.py and of two_bits.py, which begins at 0."""
+    names = {"copies_1": "accuracy_received", "copies_5": "accuracy_averaged"}
+    names |= {"server": "accuracy", "own": "accuracy_trained"}
+    two_bits = pd.read_csv(folder / "two-bits.csv").rename(columns=names)
+    # Other seeds chose a rate.
+    two_bits = two_bits[two_bits["seed"] < 1000].assign(before_accuracy=0.0)
+    extra = {"updates": pd.read_csv(folder / "updates.csv"), "two-bits": two_bits}
+    return read_studies(folder) | extra
 
 
 def read_claims() -> tuple[Claim, ...]:

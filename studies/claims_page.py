@@ -94,6 +94,9 @@ def studies_list(table: pd.DataFrame) -> str:
     names = {*table["place"].dropna().str.partition(",")[0]}
     used = [study for name, study in sorted(STUDIES.items()) if name in names]
     lines = [f"`{study.name}`: {study.note}; {len(study.seeds)} seeds." for study in used]
+    lines.append(
+        "`two-bits`: a decoder learns messages, at one to four bits; 20 seeds, 10 at home."
+    )
     lines.append("`updates`: `digits-example` again, for what no study records; 10 seeds.")
     return "\n".join(wrapped(line, "- ") for line in lines) + "\n"
 

@@ -135,7 +135,7 @@ def test_a_study_at_another_epsilon_measures_and_decides_nothing():
 def test_every_place_is_one_that_a_study_measures():
     """A declared study has the labels, and a case of each method that is compared."""
     for judge in (claim.judge for claim in CLAIMS if claim.judge is not None):
-        if judge.study == "updates":  # of studies/updates.py
+        if judge.study in ("updates", "two-bits"):  # modules of their own, without declared cases
             continue
         for labels in judge.ends:
             for side in (judge.one, judge.other):

@@ -27,6 +27,7 @@ DIALS = {
     "filter": "fl.course.lesson(7).filter_explorer()",
     "quantiser": "fl.course.lesson(8).quantiser_explorer(rows)",
     "server": "fl.course.lesson(10).server_explorer()",
+    "held and sent": "fl.course.lesson(8).held_explorer()",
     "attack": "fl.course.lesson(11).attack_explorer()",
     "audit": "fl.course.lesson(12).audit_explorer()",
     "step": "fl.course.lesson(15).step_explorer()",

@@ -8,7 +8,7 @@ import torch
 
 import fedlora_lab as fl
 from fedlora_lab import theory
-from fedlora_lab.course.lesson_08 import figures
+from fedlora_lab.course.lesson_08 import dials, figures
 from fedlora_lab.methods.quantization import normal_float, normal_levels
 from fedlora_lab.tasks.task import concatenate
 
@@ -40,3 +40,25 @@ def test_the_gradient_at_rounded_factors():
             if key.layer == "blocks.0.query":
                 np.testing.assert_allclose(part, getattr(expected, key.side).flatten(), atol=1e-6)
     assert not figures.gradient_at(last, torch.zeros_like).any(), "none without A and B"
+
+
+@pytest.mark.slow
+def test_the_server_scores_what_its_record_says():
+    """And the last copy, by a quantiser of the reader's own."""
+    row = figures.rounded_by(fl.course.exercises.show("08.2").answers[0], 2)
+    plan = fl.Plan(rounds=2, local_steps=10, batch=30, lr=0.02, optimizer="adamw")
+    task = fl.course.lesson(11).messages()
+    *_, last = fl.run(task, row, None, plan, seed=0)
+    for rule, metric in ((lambda x: x, ""), (row.broadcast, "_received")):
+        (numbers,) = figures.held_after_rounds([last], rule)
+        assert figures.score(last, numbers) == last.metrics["exact_match" + metric]
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_a_number_settles_at_an_edge_and_its_copies_at_the_goal(width):
+    """Wherever the best value is: held is the middle of the two levels around it."""
+    levels = np.array(normal_levels(width))
+    above = np.searchsorted(levels, dials.GOALS)
+    held, sent = (x[dials.LATE :].mean(0) for x in dials.held_and_sent(width))
+    np.testing.assert_allclose(held, (levels[above] + levels[above - 1]) / 2, atol=0.06)
+    np.testing.assert_allclose(sent, dials.GOALS, atol=0.01)

@@ -301,7 +301,26 @@ WRONG = {
         vary(solution("07.4"), steps=lambda steps: 2 * steps),
         lambda B, A, g, lr_B, lr_A, *rest: solution("07.4")(B, A, g, lr_A, lr_B, *rest),
     ],
-    "08.4": [lambda psi, sent, uploads, w, eta: psi + eta * (w @ uploads - sent)],
+    "08.1": [
+        vary(solution("08.1"), reach=0.9677083),
+        vary(solution("08.1"), then=np.flip),
+        vary(solution("08.1"), then=lambda code: code[code != 0]),
+    ],
+    "08.2": [
+        lambda x, levels, block: solution("08.2")(x, levels * x.std(), block),
+        lambda x, levels, block: levels[np.abs(x[:, None] - levels).argmin(1)],
+        vary(solution("08.2"), x=np.abs),
+    ],
+    "08.4": [
+        lambda psi, sent, uploads, w, eta: eta * w @ uploads,
+        lambda psi, sent, uploads, w, eta: (1 - eta) * psi + eta * w @ uploads,
+        vary(solution("08.4"), eta=lambda eta: -eta),
+    ],
+    "08.5": [
+        lambda copies, m: copies[-m],
+        lambda copies, m: copies[-m:].mean(),
+        lambda copies, m: copies[-m:].sum(0),
+    ],
     "09.1": [
         partial(interval, ddof=0),
         partial(interval, level=0.95),

@@ -72,10 +72,11 @@ def test_no_measure_of_a_private_run_looks_at_private_rows():
     """Sharpness, gradients and scores of a finished run were told unasked."""
     task = replace(tokens(), public_test=False)
     last = play(task, QUANTISED, private("example"))[-1]
+    lesson = fl.course.lesson(8)
     for measure in (
         lambda: fl.measures.flatness(task, last),
         lambda: fl.measures.gradients(task, last, task.targets[0]),
-        lambda: fl.course.lesson(8).rounded_at_the_end({0: [last]}, (2,)),
+        lambda: lesson.score(last, lesson.held_after_rounds([last])[0]),
     ):
         with refused(r"^public_test=False: expected True: of a private"):
             measure()

@@ -1,4 +1,4 @@
-"""Right and wrong answers to the exercises of notebook 08: a code, a copy, and a server's step."""
+"""Right and wrong answers to the exercises of notebook 08: a code, a copy, a step, an attack."""
 
 import numpy as np
 from scipy.special import ndtri
@@ -8,7 +8,10 @@ from fedlora_lab.methods.quantization import normal_levels
 
 
 def _draw_code(rng):
-    return int(rng.integers(3, 7)), rng.uniform(0.85, 0.99), ndtri
+    """Small widths: to find what went wrong other widths are tried, up to the square of these, and
+    a code has 2 to this power levels.
+    """
+    return int(rng.integers(3, 5)), rng.uniform(0.85, 0.99), ndtri
 
 
 def _draw_numbers(rng):
@@ -29,10 +32,16 @@ def _draw_step(rng):
     return psi, sent, uploads, rng.uniform(0.1, 0.23, 4), rng.uniform(0.3, 0.9)
 
 
+def _draw_copies(rng):
+    """More rounds than are kept, and more than two of them, where a median is a mean."""
+    return rng.normal(size=(int(rng.integers(7, 11)), 5)), int(rng.integers(3, 6))
+
+
 CALLS = {
     "08.1": Calls("width, reach and quantile", draw=_draw_code),
     "08.2": Calls("x, levels and block", draw=_draw_numbers, within=1e-9),
     "08.4": Calls("psi, sent, uploads, weights and eta", draw=_draw_step),
+    "08.5": Calls("copies and m", draw=_draw_copies),
 }
 
 
@@ -113,5 +122,30 @@ def towards_the_mean(psi, sent, uploads, weights, eta):
     return psi + eta * weights @ (uploads - psi)
 
 
+# Right only where everybody answers.
+def missing_as_zero(psi, sent, uploads, weights, eta):
+    return psi + eta * (weights @ uploads - sent)
+
+
 # Who answered then sets how much one client counts.
+without_weights = vary(server_step, weights=lambda weights: np.ones_like(weights) / len(weights))
 weights_made_to_sum = vary(server_step, weights=lambda weights: weights / weights.sum())
+
+
+# ---- 08.5: the attack
+
+
+def attack(copies, m):
+    return copies[-m:].mean(0)
+
+
+def median(copies, m):
+    return np.median(copies[-m:], axis=0)
+
+
+def first_copies(copies, m):
+    return copies[:m].mean(0)
+
+
+def all_copies(copies, m):
+    return copies.mean(0)

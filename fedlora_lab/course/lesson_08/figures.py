@@ -1,18 +1,17 @@
-"""Runs of notebook 08: the reader's quantiser, gradients at a copy, and adapters rounded late."""
+"""Runs of notebook 08: the reader's quantiser, gradients at a copy, and what its parties hold."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fedlora_lab import methods
 from fedlora_lab.course.lesson_03.figures import example_gradients
+from fedlora_lab.federated.records import Round
 from fedlora_lab.lora import adapters, per_example
 from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.method import Method
@@ -25,26 +24,29 @@ Receive = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 
 @dataclass(frozen=True)
 class _Received:
-    """A broadcast rule from the reader's function of exercise 08.2: 4 bits, blocks of 64."""
+    """A broadcast rule from the reader's function of exercise 08.2, in blocks of 64."""
 
     receive: Receive
+    width: int
 
     def __call__(self, tensor: Tensor) -> Tensor:
         if not tensor.any():  # the exercise knows no block of zeros: B at the start
             return tensor
-        rounded = self.receive(tensor.flatten().double().numpy(), np.array(normal_levels(4)), 64)
+        levels = np.array(normal_levels(self.width))
+        rounded = self.receive(tensor.flatten().double().numpy(), levels, 64)
         return torch.from_numpy(rounded).to(tensor).view_as(tensor)
 
     def bits(self, numbers: int) -> int:
-        return normal_float(4, 64).bits(numbers)
+        return normal_float(self.width, 64).bits(numbers)
 
 
-def rounded_by(receive: Receive) -> Method:
+def rounded_by(receive: Receive, width: int) -> Method:
     """Makes FedLPP with a quantiser of one's own.
 
-    Args: receive: as in exercise 08.2.
+    Args: receive: as in exercise 08.2. width: bits of the code.
     """
-    return methods.FedLPP.replace(name="my FedLPP", broadcast=_Received(receive))
+    rule = _Received(receive, width)
+    return methods.FedLPP.replace(name=f"my FedLPP, {width} bits", broadcast=rule)
 
 
 def gradient_at(record: Any, rule: Callable[[Tensor], Tensor]) -> Float[np.ndarray, " p"]:
@@ -62,18 +64,33 @@ def gradient_at(record: Any, rule: Callable[[Tensor], Tensor]) -> Float[np.ndarr
     return torch.from_numpy(rows).double().mean(0).numpy()
 
 
-def rounded_at_the_end(runs: Mapping[int, Sequence[Any]], widths: Iterable[int]) -> pd.DataFrame:
-    """Scores adapters that were trained in full precision and rounded once, after training.
+def held_after_rounds(
+    records: Iterable[Round], rule: Callable[[Tensor], Tensor] = lambda x: x
+) -> Float[np.ndarray, "rounds numbers"]:
+    """Lists what is held after each round, all numbers of the factors in one row.
 
-    Args: runs: the records of a run for each seed; widths: bits of a code.
-    Returns: columns width, seed and value, the accuracy.
-    Raises: ``ValueError`` for a private run whose test examples are not public.
+    Args:
+        records: of a run, one row each.
+        rule: of the broadcast, for the copy that every client receives; without it the server's.
     """
     rows = []
-    for (seed, records), width in product(runs.items(), widths):
-        task, lora, state = require_source(records[-1])
-        adapted = adapters.adapt(task, lora)
-        values = {key: normal_float(width, 64)(x) for key, x in state.tensors.items()}
-        test = examples_to_judge(task, records[-1].ledger is not None)
-        rows.append((width, seed, per_example.evaluate(task, adapted, values, test)["accuracy"]))
-    return pd.DataFrame(rows, columns=["width", "seed", "value"])
+    for record in records:
+        _, _, state = require_source(record)
+        rows.append(torch.cat([rule(x).flatten() for x in state.tensors.values()]))
+    return torch.stack(rows).double().numpy()
+
+
+def score(record: Round, numbers: Float[np.ndarray, " numbers"]) -> float:
+    """Computes the share of test prompts that a model answers word for word.
+
+    Args: record: of a run on text. numbers: of the model's factors, as `held_after_rounds` lists.
+    Raises: ``ValueError`` for a private run whose test examples are not public.
+    Guarantees: test_lesson_08.py::test_the_server_scores_what_its_record_says.
+    """
+    task, lora, state = require_source(record)
+    ends = np.cumsum([x.numel() for x in state.tensors.values()])
+    parts = np.split(numbers, ends[:-1])
+    pairs = zip(state.tensors.items(), parts, strict=True)
+    values = {key: torch.from_numpy(part).to(x).view_as(x) for (key, x), part in pairs}
+    test = examples_to_judge(task, record.ledger is not None)
+    return per_example.evaluate(task, adapters.adapt(task, lora), values, test)["exact_match"]

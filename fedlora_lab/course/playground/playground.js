@@ -409,7 +409,7 @@ const PARTS = [["green", "learned"], ["blue", "noise on B"], ["orange", "noise o
 const octaves = (from, count, step) => Array.from({length: count}, (_, i) => from * 2 ** (i / step));
 const STOPS = {rate: octaves(0.05, 15, 2), clip: octaves(0.25, 9, 2), rank: Array.from({length: 16}, (_, i) => i + 1)};
 const FIRST = {methods: ["fedlora", "ffa-lora"], rate: 10, noise: 4, clip: 4, rank: 7, split: 2, bits: 1, seed: 0};
-const BUDGET = 7; // milliseconds of training in a frame: the rest is for the picture and the reader
+const BUDGET = 4; // milliseconds of training in a slice
 const BETWEEN = 2600; // milliseconds between two acts of a story
 const KEPT = 6; // earlier runs that stay in sight
 const COLUMNS = 30; // of the wall of test digits, in 12 rows
@@ -480,12 +480,12 @@ export function mountPlayground(home, tables) {
   let running = false;
   let working = null; // the round that is being trained
   let due = 0;
-  let stale = false; // whether the picture is
   let colours = {};
   let drawn = {}; // split of the clients, and the last record of each lane
   let sizes = new Map();
   let views = {};
   let frame = 0;
+  let slice = 0;
   let timer = 0;
 
   const settingsOf = method => ({
@@ -542,7 +542,7 @@ export function mountPlayground(home, tables) {
     reset();
   }
 
-  // The loop: a frame trains a few clients or paints the picture
+  // The loop: slices of training, between which the page hears its reader and paints
 
   function play(on) {
     if (on && isOver()) reset();
@@ -550,25 +550,20 @@ export function mountPlayground(home, tables) {
     due = performance.now();
     find("[data-do=play]").textContent = running ? "Pause" : lanes[0].round === 0 ? "Start" : isOver() ? "Start again" : "Go on";
     if (!running) speak();
-    wake();
+    clearTimeout(slice);
+    slice = setTimeout(train);
   }
   const isOver = () => !working && lanes[0].round >= problem.rounds;
-  function wake() {
-    if (!frame) frame = requestAnimationFrame(next);
-  }
-  function next(now) {
-    frame = 0;
-    const end = performance.now() + BUDGET;
-    if (stale && home.isConnected) paint(); // outside of a page it has no colours
-    else if (running && now >= due) {
-      do advance(); while (working && performance.now() < end);
-      if (!working) {
-        due = Math.max(now, due + 1000 / find("[data-speed]").value);
-        paintSoon();
-        if (isOver()) ended();
-      }
+  function train() {
+    if (!running) return;
+    const now = performance.now();
+    do advance(); while (working && performance.now() < now + BUDGET);
+    if (!working) {
+      due = Math.max(now, due + 1000 / find("[data-speed]").value);
+      paintSoon();
+      if (isOver()) ended();
     }
-    if (running || stale) wake();
+    slice = setTimeout(train, working ? 0 : due - performance.now());
   }
   function advance() { // one client of one method
     working ??= lanes.map(lane => lane.clients());
@@ -611,11 +606,11 @@ export function mountPlayground(home, tables) {
   // The picture
 
   function paintSoon() {
-    stale = true;
-    wake();
+    frame ||= requestAnimationFrame(paint);
   }
   function paint() {
-    stale = false;
+    frame = 0;
+    if (!home.isConnected) return void paintSoon(); // outside of a page it has no colours
     if (!colours.ink) readColours();
     // All sizes before the first change: each would lay out the page again.
     if (!sizes.size) for (const svg of all("svg")) sizes.set(svg, [svg.clientWidth, svg.clientHeight]);

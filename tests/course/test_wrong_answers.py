@@ -329,21 +329,15 @@ WRONG = {
     "09.2": [one_sided],
     "10.1": [
         lambda B, A: (B.sum(0), A.sum(0), (B @ A).sum(0) - B.sum(0) @ A.sum(0)),
-        lambda B, A: (B.mean(0), A.mean(0), B @ A - B.mean(0) @ A.mean(0)),
-        lambda B, A: (A.mean(0), B.mean(0), solution("10.1")(B, A)[2]),
         lambda B, A: (
             *solution("10.1")(B, A)[:2],
             len(B) / (len(B) - 1) * solution("10.1")(B, A)[2],
         ),
     ],
     "10.2": [
-        lambda B, A: 1 - solution("10.2")(B, A),
         lambda B, A: norm(svd((B @ A).mean(0), compute_uv=False)[A.shape[1] :]),
-        lambda B, A: solution("10.2")(B, A) * len(B),
     ],
     "10.4": [
-        vary(solution("10.4"), then=np.sqrt),
-        lambda z_B, z_A, tau: solution("10.4")(z_B[:2], z_A[:2], tau),
         lambda z_B, z_A, tau: (
             solution("10.4")(z_B, z_A, tau)[0],
             len(z_B) * solution("10.4")(z_B, z_A, tau)[0],
@@ -351,31 +345,23 @@ WRONG = {
     ],
     "11.1": [
         lambda G: svd(G)[2][1],
-        lambda G: svd(G)[2][-1],
         lambda G: G[norm(G, axis=1).argmin()],
-        lambda G: np.abs(G).sum(0),
     ],
     "11.2": [
-        lambda G, candidates, n: 1 - solution("11.2")(G, candidates, n),
         lambda G, candidates, n: solution("11.2")(G, candidates, n - 1),
         lambda G, candidates, n: norm(candidates @ svd(G)[2][:n].T, axis=1),
     ],
     "11.4": [
         lambda G: np.abs(G).sum(1).argmin(),
-        lambda G: G.sum(1).argmin() + 1,
         lambda G: G[:, 0].argmax(),
     ],
     "12.1": [
         lambda inside, outside, t, *rest: solution("12.1")(outside, inside, t, *rest),
         vary(solution("12.1"), delta=0.0),
-        vary(solution("12.1"), significance=lambda share: 1 - share),
-        vary(solution("12.1"), then=np.exp),
     ],
     "12.2": [
         vary(solution("12.2"), epsilon=np.negative),
-        vary(solution("12.2"), m=1),
         lambda m, g, v, epsilon, delta: solution("12.2")(m, m, v, epsilon, delta),
-        vary(solution("12.2"), then=lambda p: 1 - p),
     ],
     "13.1": [
         vary(solution("13.1"), uploads=np.square, colluding=np.square),
@@ -384,21 +370,14 @@ WRONG = {
     "13.3": [without_modulus],
     "14.1": [
         lambda sites, labels: np.unique(labels, return_inverse=True)[1],
-        lambda sites, labels: [1 + part for part in solution("14.1")(sites, labels)],
         lambda sites, labels: solution("14.1")(sites, labels)[::-1],
-        lambda sites, labels: [np.unique(part) for part in solution("14.1")(sites, labels)],
     ],
     "14.2": [
         vary(solution("14.2"), work=lambda work: work - 1),
-        vary(solution("14.2"), d=np.square),
         vary(solution("14.2"), K=1),
-        lambda plans, sigma, n, K, d, work: [
-            sigma(b / n, N) * math.sqrt(d / (K * N)) / b for b, N in plans
-        ],
     ],
     "14.4": [
         lambda x, epsilon, xi: x.sum(1) + len(x) / epsilon * xi,
-        lambda x, epsilon, xi: x.mean(1) + 2 * len(x) / epsilon / x.shape[1] * xi,
         lambda x, epsilon, xi: x.mean(1) + epsilon / len(x) / x.shape[1] * xi,
     ],
     "15.1": [
@@ -412,15 +391,12 @@ WRONG = {
     ],
     "15.2": [
         lambda rows, C, sigma, expected, z: (clipped_to(rows, C).sum(0) + sigma * z) / expected,
-        vary(solution("15.2"), z=0),
         lambda rows, C, sigma, expected, z: (clipped_to(rows, C) + sigma * C * z).sum(0) / expected,
         lambda rows, C, sigma, expected, z: (
             clipped_to(rows / expected, C).sum(0) + sigma * C * z / expected
         ),
     ],
     "15.4": [
-        vary(solution("15.4"), then=lambda parts: parts[::-1]),
-        vary(solution("15.4"), then=lambda parts: parts[2]),
         lambda fit, examples, seed: solution("15.4")(fit, examples[:-1], seed),
         vary(solution("15.4"), seed=lambda seed: seed + 1),
     ],

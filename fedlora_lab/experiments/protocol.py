@@ -130,7 +130,7 @@ def plateau_end(mean: "pd.Series") -> float:
     lost = np.flatnonzero(later < level)
     if not len(lost):
         return float(later.index[-1])
-    pair = later.iloc[lost[0] - 1 : lost[0] + 1]
+    pair: Any = later.iloc[lost[0] - 1 : lost[0] + 1]
     return float(2 ** np.interp(-level, -pair, np.log2(pair.index)))
 
 
@@ -246,7 +246,8 @@ def run_protocol(
             by_rounds.setdefault(cell.plan.rounds, []).append(cell)
         for count, some in by_rounds.items():
             frame = run_cells(some, {"evaluate_every": count}, store, jobs, shown)
-            for name, part in frame.groupby("setting"):
+            for name in frame["setting"].unique():
+                part = frame[frame["setting"] == name]
                 found[name] = summarize(row, settings[name], part)
     return {
         "method": row.slug,

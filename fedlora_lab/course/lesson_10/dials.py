@@ -21,9 +21,8 @@ def _server_scene(clients: int, noise: float, missed: float) -> Scene:
     exact = theory.product_average_terms(B, A, std, std, clients)
     linear = averaged.linear_B + averaged.linear_A
     data = (missed / 100 * np.linalg.norm(B @ A)) ** 2
-    ends = np.cumsum(
-        [[0, linear, averaged.quadratic, data], [0, linear, exact.quadratic, 0]], axis=1
-    )
+    parts = [[0, linear, averaged.quadratic, data], [0, linear, exact.quadratic, 0]]
+    ends = np.cumsum(np.array(parts, dtype=float), axis=1)
     marks = []
     for i, (words, colour) in enumerate(PARTS.items()):
         left, right = ends[:, i : i + 2].T / max(ends.max(), 1e-9)

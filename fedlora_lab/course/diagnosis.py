@@ -599,10 +599,12 @@ def number_differs(given: np.ndarray, right: np.ndarray) -> str:
     forms = {"the square of": other**2, "one over": 1 / other if other else math.nan}
     if other > 0:
         forms |= {"the root of": other**0.5, "the logarithm of": math.log(other)}
-    forms |= {"one more than": other + 1, "one less than": other - 1}
     for words, value in forms.items():
         if math.isclose(one, value, rel_tol=1e-3):
             return f"that is {words} what is right"
+    # Of large numbers all that are near would be one more.
+    if math.isclose(abs(one - other), 1, rel_tol=1e-6):
+        return f"that is one {'more' if one > other else 'less'} than what is right"
     if other and abs(one / other - 1) < 0.05:
         return "that is close, within 5 %: give more digits, or look for a small term"
     return f"that is too {'large' if one > other else 'small'}"

@@ -170,7 +170,8 @@ class Letters(Reader):
         """Says which letters are wrong, and why; an option that is missing is not named."""
         explained = sorted((result - right) & set(self.why))
         if explained:
-            return "; ".join(f"{letter} is wrong: {self.why[letter]}" for letter in explained)
+            reasons = (f"{letter} is wrong: {self.why[letter].rstrip('.')}" for letter in explained)
+            return "; ".join(reasons)
         if not result:
             return "at least one is right: look at each by itself"
         if result < right:

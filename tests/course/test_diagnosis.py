@@ -88,6 +88,8 @@ def test_a_wrong_function_is_told_the_plainest_difference(words):
         ([25.0], [5.0], "that is the square of what is right"),
         ([5.1], [5.0], "close, within 5 %"),
         ([3.7], [5.0], "too small"),
+        ([4274176.0], [4276224.0], "close, within 5 %"),
+        ([4276225.0], [4276224.0], "that is one more than what is right"),
         ([1.0, 2.0, 7.0], [1.0, 2.0, 3.0], "2 of your 3 numbers are right; look at number 3"),
         ([3.0, 1.0, 2.0], [1.0, 2.0, 3.0], "another order"),
         ([7.0, 8.5], [1.0, 2.0], "none of your numbers is right"),
@@ -111,6 +113,11 @@ def test_wrong_numbers_are_told_how_they_differ(given, right, words):
 def test_wrong_letters_are_counted_and_not_named(given, words):
     told = Letters("abcd").difference(frozenset(given), frozenset("ab"))
     assert words in told and " c " not in told
+
+
+def test_a_wrong_letter_that_is_explained_ends_with_one_full_stop():
+    verdict = check("14.3", "abce")
+    assert verdict.message == "b is wrong: sizes are public under the relation of the ledger."
 
 
 def test_what_is_said_of_an_answer_is_also_a_page_of_html():

@@ -431,6 +431,34 @@ def adamw() -> Study:
     return every_rate("adamw", "digits: three methods over the rate of AdamW", groups, 3)
 
 
+def without_lora(name: str, *modules: str) -> tuple[Case, ...]:
+    """Trains modules as a whole in place of adapters, by the same clip, noise and ledger.
+
+    The adapter that every run has is put on the patches and scaled to nothing, so that it neither
+    learns nor takes a part of the clip norm.
+    """
+    lora = {"rank": 1, "alpha": 1e-9, "targets": ("patch",), "head": modules}
+    return digits((methods.FFA.replace(name=name),), (8.0, 1.0), lora=lora)
+
+
+def full_model() -> Study:
+    """Is LoRA worth its noise? The head alone, and all linear maps of the blocks with the head."""
+    maps = ("query", "key", "value", "out", "up", "down")
+    return Study(
+        "full-model",
+        "digits: the head alone, and all weights without LoRA",
+        (
+            *without_lora("Head only", "head"),
+            *without_lora("All weights", *maps, "head"),
+        ),
+        seeds=tuple(range(3)),
+        rates=(0.05, 0.1, 0.2, 0.4, 0.8),
+        tune_seeds=TUNE_SEEDS[:1],
+        extends=True,
+        is_federated=False,
+    )
+
+
 STEPS: dict[float, Any] = {
     s: {"plan": {**WORK, "local_steps": s, "rounds": 100 // s}} for s in (1, 5, 20, 40)
 }
@@ -561,6 +589,7 @@ _DECLARED = (
     copies(),
     cores(),
     adamw(),
+    full_model(),
     Study(
         "causes",
         "no privacy: local steps, heterogeneity",

@@ -88,3 +88,10 @@ def test_committed_runs_belong_to_declared_studies():
         assert len({case.key for case in study.cases}) == len(study.cases)
         assert not {*study.seeds} & {*study.tune_seeds}
         assert "deer-literal" not in {case.method.slug for case in study.cases if case.epsilon}
+
+
+def test_the_page_of_results_has_the_rows_without_lora():
+    means = runner.read_study("full-model").groupby(["method", "epsilon"])["accuracy"].mean()
+    page = (ROOT / "docs" / "results.md").read_text("utf-8")
+    for words, slug in (("all weights", "all-weights"), ("classifier alone", "head-only")):
+        assert f"| {words} | {means[slug, 8]:.3f} | {means[slug, 1]:.3f} |" in page

@@ -81,6 +81,7 @@ PAGES = {
 """Part of the contents -> its pages, as the front page lists them."""
 COPIED = {
     "style.css": "_static",
+    "choices.js": "_static",
     "fonts/stix-two-math.woff2": "_static/fonts",
     "fonts/OFL.txt": "_static/fonts",
     "docstrings.py": "extensions",

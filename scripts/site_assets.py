@@ -19,11 +19,10 @@ USED_BY = {
     "playground.js": r"data-fedlora-playground",
     "dials.js": r"data-fedlora-dial",
     "choices.js": r'type="radio"',
-    "filter_table.js": r'class="filtered',
     "copybutton.js": r'class="highlight',
     "clipboard.min.js": r'class="highlight',
     "togglebutton.js": r'class="[^"]*(?:toggle-|dropdown admonition)',
-    "design-tabs.js": r"sd-tab",
+    "design-tabs.js": r'class="[^"]*sd-tab',
     "searchtools.js": r'id="search-results"',
     "language_data.js": r'id="search-results"',
     "searchindex.js": r'id="search-results"',
@@ -81,8 +80,10 @@ def slimmed(page: str, path: Path, site: Path, icons: dict[str, str]) -> str:
 
     def icon(found: re.Match) -> str:
         names = re.findall(r"\bfa-([\w-]+)", found[1])
+        # A rule for a letter of the icons' font would move the drawing.
+        kept = " ".join(name for name in found[1].split() if name not in ("fa-solid", "fas"))
         drawing = next((icons[name] for name in names if name in icons), "")
-        return drawing.replace("<svg ", f'<svg class="{DRAWN} {found[1]}"{found[2]} ', 1)
+        return drawing.replace("<svg ", f'<svg class="{DRAWN} {kept}"{found[2]} ', 1)
 
     def picture(found: re.Match) -> str:
         before, source, after = found.groups()

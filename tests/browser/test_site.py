@@ -28,6 +28,14 @@ def test_pages_can_be_read_and_used_by_everybody(page, site, name):
     assert accessibility_faults(page, rules=COLOURS) == []
 
 
+def test_what_was_chosen_stands_in_the_answer(page, site):
+    """Fault: a script that is not in the site."""
+    page.goto((site / LESSON).as_uri())
+    page.locator("input[name='04.a'][value=c]").check()
+    page.get_by_text("Show the answer").first.click()
+    page.get_by_text("You chose c).").wait_for()
+
+
 def test_long_formulas_scroll_in_their_own_box_and_have_their_font(page, site):
     """Fault: a formula or a signature that pushes a narrow page sideways, or a font that is not in
     the site.
@@ -35,7 +43,8 @@ def test_long_formulas_scroll_in_their_own_box_and_have_their_font(page, site):
     page.set_viewport_size({"width": 390, "height": 800})
     beyond = 0
     # Pages of signatures are laid out by one rule: one of them is looked at.
-    for path in [site / "api" / "federated.html", *sorted(site.glob("notebooks/*.html"))]:
+    pages = [path for path in site.glob("docs/*.html") if "<math" in path.read_text("utf-8")]
+    for path in [site / "api" / "federated.html", *sorted(site.glob("notebooks/*.html")), *pages]:
         page.goto(path.as_uri())
         assert page.evaluate("document.scrollingElement.scrollWidth") <= 390, path.name
         formulas = page.locator("math[display=block]")

@@ -140,13 +140,21 @@ def test_lessons_ask_and_answer_without_a_kernel(site, pages):
             assert "data-fedlora-playground" in page.source or "3-compare.png" in page.source
 
 
+WIDGETS = {
+    "playground.js": "data-fedlora-playground",
+    "dials.js": "data-fedlora-dial",
+    "choices.js": 'type="radio"',
+}
+"""Script -> what stands in the pages that need it."""
+
+
 @pytest.mark.slow
 def test_a_page_loads_only_what_it_uses(site, pages):
     """Scripts of widgets where a widget is, no script or font for icons, one style sheet."""
     of_the_theme = {path: page for path, page in pages.items() if path.name != "playground.html"}
     for path, page in of_the_theme.items():
         names = {PurePath(urlsplit(name).path).name for name in page.loads}
-        for script, mark in (("playground.js", "data-fedlora-playground"), ("dials.js", "-dial=")):
+        for script, mark in WIDGETS.items():
             assert (script in names) == (mark in page.source), (path, script)
         assert not names & {"fontawesome.js", "basic.css"}, path
         assert len([name for name in names if name.endswith(".css")]) <= 1, path

@@ -445,7 +445,7 @@ function skeleton(id, knobs, {methods, stories}) {
     <p class="moves"></p><canvas class="wall" width="${9 * COLUMNS - 1}" height="${9 * 12 - 1}" role="img"></canvas>
     <p class="turned"></p>
     <p class="turned">What its adapter, B times A, is made of</p>
-    <svg class="energy" height="96" role="img"></svg>
+    <svg class="energy" height="74" role="img"></svg>
     <div class="maps">${PARTS.map(map).join("")}</div></section>`;
   const chart = (name, title, height) => `<figure class="chart"><figcaption>${title}</figcaption>
     <svg data-chart="${name}" height="${height}" role="img"></svg></figure>`;

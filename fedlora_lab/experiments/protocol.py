@@ -238,17 +238,15 @@ def run_protocol(
             found[name] = {}
         except ValueError as error:
             found[name] = {"refused": error_text(error, 200)}
-    rounds = sum(cell.plan.rounds for cell in cells)
-    with bar or tqdm(total=rounds, disable=True) as shown:
-        shown.total = rounds
-        by_rounds: dict[int, list[Cell]] = {}
-        for cell in cells:
-            by_rounds.setdefault(cell.plan.rounds, []).append(cell)
-        for count, some in by_rounds.items():
-            frame = run_cells(some, {"evaluate_every": count}, store, jobs, shown)
-            for name in frame["setting"].unique():
-                part = frame[frame["setting"] == name]
-                found[name] = summarize(row, settings[name], part)
+    bar = tqdm(disable=True) if bar is None else bar
+    bar.total = sum(cell.plan.rounds for cell in cells)
+    # Only the first and the last round are scored, and a call has one number of rounds.
+    for count in {cell.plan.rounds for cell in cells}:
+        some = [cell for cell in cells if cell.plan.rounds == count]
+        frame = run_cells(some, {"evaluate_every": count}, store, jobs, bar)
+        for name in frame["setting"].unique():
+            part = frame[frame["setting"] == name]
+            found[name] = summarize(row, settings[name], part)
     return {
         "method": row.slug,
         "name": row.name,

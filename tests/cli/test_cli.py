@@ -159,6 +159,8 @@ MISTAKES = [
         "compare digits --methods dp-lora",
         "method='dp-lora': expected 'fedlora', or fl.meth",
     ),
+    ("submit rolorra", "row='rolorra': expected one of"),
+    ("submit mine.py:Row", "row='mine.py:Row': expected a file mine.py with the row"),
     ("audit nowhere --canaries 1", "canaries=1: expected a whole number >= 2"),
     ("run regression rolora --epsilon none --unit client", "epsilon=None: expected a number where"),
     ("finetune . --model here --epsilon none --unit client --stop-at 2", "where stop_at, unit is"),

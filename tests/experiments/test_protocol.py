@@ -1,11 +1,13 @@
 """The open table: cards of rows under one protocol."""
 
+import io
 import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from tqdm import tqdm
 
 import fedlora_lab as fl
 from fedlora_lab.experiments import protocol
@@ -22,7 +24,8 @@ SMALL = replace(
 @pytest.fixture(scope="module")
 def card():
     row = fl.methods.get("fedlora")
-    return protocol.run_protocol(row, settings={NAME: SMALL}, seeds=(0, 1))
+    with tqdm(file=io.StringIO()) as bar:
+        return protocol.run_protocol(row, settings={NAME: SMALL}, seeds=(0, 1), bar=bar)
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
-"""The figure of notebook 00: printed and handwritten digits, and which of them a client holds."""
+"""The figures of notebook 00: what the clients hold, and one round of federated LoRA."""
 
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw, ImageFont
 
 from fedlora_lab.plots import style
@@ -56,4 +58,65 @@ def client_data(task: Task) -> style.Picture:
     mix.set_xticks(range(10))
     mix.set_yticks(range(len(counts)), [f"{k + 1}" for k in range(len(counts))])
     mix.set(xlabel="digit", ylabel="client", title="Every client holds its own mix of digits")
+    return figure
+
+
+# ---- a round of federated LoRA
+
+CLIENTS = ("client 1", "client 2", "client 10")
+ARROW: Any = {"arrowstyle": "-|>", "color": style.SOFT, "lw": 1.8, "shrinkA": 0, "shrinkB": 0}
+
+
+def _box(
+    ax: Axes, x: float, y: float, width: float, height: float, words: str, **look: Any
+) -> None:
+    """Draws a box whose lower left corner is (x, y), with words in its middle."""
+    colour = look.pop("color", "white")
+    ax.add_patch(Rectangle((x, y), width, height, lw=1, **look))
+    ax.text(
+        x + width / 2, y + height / 2, words, color=colour, ha="center", va="center", fontsize=9
+    )
+
+
+def _model(ax: Axes, x: float, y: float, place: str) -> None:
+    """Draws an adapted weight: the frozen square, and the two thin factors beside it."""
+    _box(ax, x, y, 0.8, 0.8, "W₀", fc=style.FAINT, ec="none", color=style.SOFT)
+    ax.text(x + 0.97, y + 0.4, "+ γ", ha="center", va="center", fontsize=9, color=style.INK)
+    _box(ax, x + 1.18, y, 0.22, 0.8, "", fc=style.FACTOR["B"], ec="none")
+    _box(ax, x + 1.48, y + 0.58, 0.8, 0.22, "", fc=style.FACTOR["A"], ec="none")
+    factor: Any = {"ha": "center", "fontsize": 9, "weight": "bold"}
+    ax.text(x + 1.29, y + 0.86, f"B{place}", color=style.FACTOR["B"], **factor)
+    ax.text(x + 1.88, y + 0.86, f"A{place}", color=style.FACTOR["A"], **factor)
+
+
+@style.paper()
+def federated_round() -> style.Picture:
+    """Draws one round: the server sends its factors, clients train them, and it averages."""
+    figure, (ax,) = style.subplots(9.6, 4.9)
+    ax.set(xlim=(0, 12), ylim=(0, 6.1))
+    ax.axis("off")
+    ax.grid(visible=False)
+    words: Any = {"fontsize": 9, "color": style.INK, "va": "center"}
+    _box(ax, 3.4, 4.45, 5.2, 1.5, "", fc=style.CARD, ec=style.GREY)
+    ax.text(3.6, 5.65, "server", weight="bold", **words)
+    _model(ax, 3.7, 4.6, "")
+    ax.text(6.4, 4.95, "4  averages the B's,\n    and the A's apart", **words)
+    for index, (name, place) in enumerate(zip(CLIENTS, ("₁", "₂", "₁₀"), strict=True)):
+        x = 0.1 + 4.1 * index + 0.15 * (index == 2)
+        _box(ax, x, 0.1, 3.4, 2.75, "", fc=style.CARD, ec=style.GREY)
+        ax.text(x + 0.2, 2.6, f"{name}: its own scans", weight="bold", **words)
+        _model(ax, x + 0.3, 1.2, place)
+        ax.text(
+            x + 0.2,
+            0.6,
+            "2  a few steps on its scans: clips\n    each gradient, adds noise",
+            **words,
+        )
+        top, bottom = 4.0 + 1.9 * index, x + 1.5
+        ax.annotate("", (bottom - 0.25, 2.95), (top - 0.25, 4.35), arrowprops=ARROW)
+        ax.annotate("", (top + 0.25, 4.35), (bottom + 0.25, 2.95), arrowprops=ARROW)
+    ax.text(8.05, 1.5, "…", ha="center", fontsize=14, color=style.SOFT)
+    ax.text(0.1, 4.25, "1  the server sends B and A", **words)
+    ax.text(8.9, 4.25, "3  clients send B and A back", **words)
+    style.headline(figure, "One round: scans stay where they are, factors travel")
     return figure

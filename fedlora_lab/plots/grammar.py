@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
@@ -530,7 +531,9 @@ def heat(
     number: str = "{:.2f}",
     limits: tuple[float, float] | None = None,
 ) -> Picture:
-    """Draws tables of numbers as coloured cells, with the number in each; missing ones stay empty.
+    """Draws tables of numbers as coloured cells, with the number in each.
+
+    Cells of an infinite number are red, and missing ones stay empty.
 
     Args:
         tables: a table whose index and columns are the places, or one for each panel by its title.
@@ -541,7 +544,8 @@ def heat(
         limits: of the colours; ``None``: of all numbers.
 
     Raises: ``ValueError`` for no table, or tables without a finite number.
-    Guarantees: test_grammar.py::test_a_heat_map_writes_every_number.
+    Guarantees: test_grammar.py::test_a_heat_map_writes_every_number,
+        test_an_infinite_cell_of_a_heat_map_is_red.
     """
     import seaborn as sns  # slow to import
 
@@ -552,6 +556,9 @@ def heat(
     finite = numbers[np.isfinite(numbers)]
     check(finite.size > 0, "tables", "no finite number", "at least one")
     low, high = limits or (float(finite.min()), float(finite.max()))
+    colours = colormaps["cividis"]
+    if np.isposinf(numbers).any():
+        colours = colours.with_extremes(over=style.WRONG)
     named = {}
     for name, table in shown.items():
         if table.index.name == "method":
@@ -562,10 +569,12 @@ def heat(
     slanted = width > WIDEST
     figure, axes = style.subplots(min(width, WIDEST), height, columns=len(named), sharey=True)
     for ax, (name, table) in zip(axes, named.items(), strict=True):
-        texts = table.map(lambda cell: number.format(cell) if np.isfinite(cell) else "")
-        cells: Any = {"vmin": low, "vmax": high, "cmap": "cividis", "cbar": False, "fmt": ""}
+        texts = table.map(lambda cell: _cell_text(cell, number))
+        cells: Any = {"vmin": low, "vmax": high, "cmap": colours, "cbar": False, "fmt": ""}
         cells |= {"annot_kws": {"fontsize": 8}, "linewidths": 0.6, "linecolor": style.CARD}
-        sns.heatmap(table.astype(float), annot=texts if number else None, ax=ax, **cells)
+        # Matplotlib leaves infinite cells empty, so they become numbers above the colours' limit.
+        drawn = table.astype(float).replace(np.inf, high + abs(high) + 1)
+        sns.heatmap(drawn, annot=texts if number else None, ax=ax, **cells)
         ax.grid(visible=False)
         ax.set_title(name, fontsize=9.5)
         ax.set(xlabel=xlabel, ylabel=ylabel if ax is axes[0] else "")
@@ -577,6 +586,13 @@ def heat(
     # At the figure's edge: one panel of few columns is narrower than its title.
     style.headline(figure, title)
     return figure
+
+
+def _cell_text(cell: float, number: str) -> str:
+    """Writes the number of a cell of a heat map: nothing for a missing one."""
+    if np.isposinf(cell):
+        return "∞"
+    return number.format(cell) if np.isfinite(cell) else ""
 
 
 def _size_for_words(tables: Sequence[pd.DataFrame], title: str) -> tuple[float, float]:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from frames import line_of
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from scipy import stats
@@ -98,3 +99,12 @@ def test_a_heat_map_writes_every_number(frame):
     ax: Any = plots.heat({"one": table, "two": table}, unit="accuracy").axes[0]
     assert [text.get_text() for text in ax.texts] == ["0.71", "0.73", "0.80", "0.93", "1.00"]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["FedLoRA", "FFA-LoRA", "mine"]
+
+
+def test_an_infinite_cell_of_a_heat_map_is_red():
+    table = pd.DataFrame([[0.5, np.inf], [np.nan, 2.0]])
+    ax: Any = plots.heat(table).axes[0]
+    assert [text.get_text() for text in ax.texts] == ["0.50", "∞", "2.00"]
+    ax.figure.canvas.draw()
+    colours = [to_hex(colour).upper() for colour in ax.collections[0].get_facecolors()]
+    assert [colour == style.WRONG for colour in colours] == [False, True, False, False]

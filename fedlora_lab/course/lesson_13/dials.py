@@ -53,7 +53,7 @@ def _trust_scene(trust: str, clients: int, epsilon: float, colluders: int) -> Sc
         colour = "green" if value <= epsilon * (1 + 1e-6) else "red"
         end = min(value, 100)
         seen.append(bars(0.03, i - 0.28, end, i + 0.28, colour))
-        words = round_up(value, ".2f") if math.isfinite(value) else "everything"
+        words = round_up(value, ".2f") if math.isfinite(value) else "∞"
         seen.append(text(end, i, words, colour, dx=6, dy=4))
     observers = ["who sees the model", "the server", f"server + {others} clients"]
     panels = [

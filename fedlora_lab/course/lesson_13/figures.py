@@ -15,7 +15,7 @@ Numbers = Float[np.ndarray, " d"]
 
 
 def epsilon_table(sigma: float, clients: int, colluders: int) -> pd.DataFrame:
-    """Tabulates `epsilon_by_observer` for every kind of trust; NaN where there is no noise at all.
+    """Tabulates `epsilon_by_observer` for every kind of trust; infinite where there is no noise.
 
     Args: sigma, clients, colluders: as of `epsilon_by_observer`.
     """
@@ -25,8 +25,7 @@ def epsilon_table(sigma: float, clients: int, colluders: int) -> pd.DataFrame:
         "server": "the server",
         "together": f"the server and {colluders} of {clients}",
     }
-    table = pd.DataFrame(rows).T.rename(columns=observers)
-    return table.where(np.isfinite(table))
+    return pd.DataFrame(rows).T.rename(columns=observers)
 
 
 def collusion_table(clients: int, epsilon: float, relied: Sequence[int]) -> pd.DataFrame:

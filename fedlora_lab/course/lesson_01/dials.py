@@ -77,7 +77,7 @@ def low_rank_explorer(change: Float[np.ndarray, "d_out d_in"]) -> Dial:
         "01/low_rank_explorer",
         partial(_low_rank_scene, change),
         presets={
-            "rank 1": {"rank": 1, "alpha": 8},
+            "rank 1": {"rank": 1, "alpha": 2},
             "high rank, small α: slow": {"rank": ranks[-1], "alpha": 1},
             "small rank, large α: diverges": {"rank": ranks[min(1, len(ranks) - 1)], "alpha": 32},
         },

@@ -426,6 +426,8 @@ def checked_cells(
     expected = "each once; for several releases compare several times"
     check(len(set(draws)) == len(draws), "seeds", draws, expected)
     check(isinstance(task, Task), "task", task, "a Task")
+    scored = "a mapping with at least one score, such as the loss, to compare by"
+    check(len(task.metrics) > 0, "metrics", task.metrics, scored)
     check(isinstance(privacy, Privacy | None), "privacy", privacy, "a Privacy")
     varied = [name for name in points[0] if len({str(point[name]) for point in points}) > 1]
     calibrate = cache(

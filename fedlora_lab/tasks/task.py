@@ -186,10 +186,8 @@ class Task:
         named = bool(self.targets) and all(isinstance(name, str) and name for name in self.targets)
         check(named, "targets", self.targets, "one or more module names such as ('query', 'value')")
         target_layers(self.model, self.targets, head_modules(self.model, self.head))
-        scored = isinstance(self.metrics, Mapping) and len(self.metrics) > 0
-        check(
-            scored, "metrics", self.metrics, "a mapping with at least one score, such as the loss"
-        )
+        expected = "a mapping from names to scores"
+        check(isinstance(self.metrics, Mapping), "metrics", self.metrics, expected)
         check(isinstance(self.public_test, bool), "public_test", self.public_test, "True or False")
         if self.persons is not None:
             persons = person_numbers(self.persons, self.sizes, names)

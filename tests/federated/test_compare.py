@@ -159,7 +159,7 @@ def test_a_comparison_says_first_what_it_runs_and_ends_with_any_score(tmp_path, 
     fl.report.report(frame, tmp_path / "page.html")
     assert fl.plots.overview(frame.query("lr == 1").drop(columns="lr"))
     with refused(r"^metrics={}: expected a mapping with at least one score"):
-        replace(regression(), metrics={})
+        fl.compare(replace(regression(), metrics={}), ["fedlora"], None, PLAN, lora=LORA)
     with refused(r"^seeds=\[0\]: expected at least two: some choose"):
         fl.best(frame.query("seed == 0"))
 

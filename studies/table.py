@@ -1,8 +1,8 @@
-"""The open table: a card of every row under one protocol, and the page that shows them.
+"""The open table: a card of every row under one protocol.
 
     python -m studies.table predict        writes results/table/predicted.csv; trains nothing
     python -m studies.table run [ROW ...]  trains what is missing and writes results/table/ROW.json
-    python -m studies.table page           writes docs/table.md and its picture from the cards
+    python -m studies.table show           prints a table of the cards for each setting
 
 `experiments.protocol` has the protocol; `fedlora-lab submit` makes the card of a row of one's own.
 Predicted, before any run, is where the range of rates of each row ends in each setting: where the
@@ -19,6 +19,7 @@ from tqdm import tqdm
 from fedlora_lab import methods
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import markdown_table
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.experiments import protocol
 from fedlora_lab.federated.compare import BAR
 from fedlora_lab.report.run_folder import to_json
@@ -60,7 +61,7 @@ def run(slugs: list[str], jobs: int = -1) -> None:
         print("\n".join(protocol.card_lines(card)), flush=True)
 
 
-# ---- the page
+# ---- tables
 
 
 def table_of(setting: str, cards: list[dict[str, Any]]) -> str:
@@ -89,18 +90,19 @@ def _line(card: dict[str, Any], found: dict[str, Any]) -> list[str]:
         return "not defined" if value is None else format(value, text)
 
     doubled = {one["lr"]: one["collapsed"] for one in found["rates"]}.get(2 * found["rate"])
+    numbers = [found["begin"], found["end"]]
     return [
         card["name"],
         f"{found['accuracy']:.3f} ({shown(found['low'], '.3f')} to {shown(found['high'], '.3f')})",
         f"{found['rate']:g}",
-        f"{found['begin']:.2g} to {found['end']:.2g}" + (" or more" if found["cut_off"] else ""),
+        " to ".join(f"{x:.2g}" for x in numbers) + (" or more" if found["cut_off"] else ""),
         f"{found['octaves']:.1f}",
         shown(found["output_variance"], ".2g"),
         shown(found["predicted_end"], ".2g"),
-        f"{found['deviation']:.2g}",
+        shown(found["deviation"], ".2g"),
         f"{found['bytes_up'] / 1000:.1f}",
         f"{found['bytes_down'] / 1000:.1f}",
-        f"{found['epsilon']:.3f}",
+        "none certified" if found["epsilon"] is None else round_up(found["epsilon"], ".3f"),
         "not tried" if doubled is None else f"{doubled} of {len(found['by_seed'])}",
     ]
 
@@ -111,6 +113,9 @@ def main(act: str, *slugs: str) -> None:
         predict().to_csv(PREDICTED, index=False, float_format="%.4g")
     elif act == "run":
         run(list(slugs))
+    elif act == "show":
+        for name in protocol.SETTINGS:
+            print(f"{name}\n\n{table_of(name, load_cards())}\n")
     else:
         raise SystemExit(__doc__)
 

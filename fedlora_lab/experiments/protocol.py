@@ -37,6 +37,10 @@ NEAR = 0.03
 LORA = Lora(rank=4, alpha=8)
 SEEDS = (0, 1, 2)
 """Each draws the split, the batches and the noise."""
+ALPHA = 0.5
+"""Dirichlet concentration of the split: clients' data differ."""
+CHOICE = "validation examples, else the first half of the test examples"
+"""Which public examples choose the rate, see `scored_apart`."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Setting:
     """What a row is trained on, at every rate and seed.
 
     Args:
-        task, clients: a task of the package, and its clients; their data differ (alpha = 0.5).
+        task, clients: a task of the package, and its clients.
         plan: rounds and so on, without the rate.
         privacy: fields of `Privacy`. A clip norm stands for that at a rate of 1 where
             ``clip_follows``.
@@ -64,7 +68,7 @@ class Setting:
 
     def at(self, seed: int) -> tuple[Task, Privacy, Plan]:
         """Task, calibrated privacy and plan of a seed; the plan's rate is 1."""
-        task = tasks.build(self.task, clients=self.clients, alpha=0.5, seed=seed)
+        task = tasks.build(self.task, clients=self.clients, alpha=ALPHA, seed=seed)
         plan = Plan(**self.plan, lr=1.0)
         privacy = Privacy(**self.privacy).calibrate(epsilon=self.epsilon, task=task, plan=plan)
         return task, privacy, plan
@@ -106,10 +110,13 @@ QUICK = {
 """The same with one round at two rates: enough to see that a row can be trained everywhere."""
 
 
-def protocol_digest(settings: Mapping[str, Setting] = SETTINGS) -> str:
+def protocol_digest(
+    settings: Mapping[str, Setting] = SETTINGS, seeds: Sequence[int] = SEEDS
+) -> str:
     """A digest of all that the runs of a card have in common; other cards are not comparable."""
     terms = {name: asdict(setting) for name, setting in settings.items()}
-    text = json.dumps([terms, asdict(LORA), SEEDS, NEAR], sort_keys=True, default=str)
+    common = [terms, asdict(LORA), ALPHA, list(seeds), NEAR, CHOICE]
+    text = json.dumps(common, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -251,7 +258,7 @@ def run_protocol(
         "method": row.slug,
         "name": row.name,
         "source": row.source,
-        "protocol": protocol_digest(settings),
+        "protocol": protocol_digest(settings, seeds),
         "version": __version__,
         "minutes": round((time.monotonic() - started) / 60, 1),
         "settings": found,
@@ -262,10 +269,11 @@ def summarize(row: Method, setting: Setting, frame: "pd.DataFrame") -> dict[str,
     """Tells what the runs of a row in a setting found.
 
     Args: frame: tidy, with the first and the last round of every run.
-    Returns: predicted_end; begin and end of the range of rates by validation, its width in octaves
-        and v at its end; the best rate by validation; accuracy there by seed, its mean and 95 %
-        interval; the largest epsilon that was spent; the mean deviation; bytes of a client and
-        round, up and down; the mean scores, and runs that collapsed, at every rate.
+    Returns: predicted_end; begin and end of the range of rates by validation, its width in
+        octaves, v at its end, and whether an end of the grid cuts it off; the best rate by
+        validation; accuracy there by seed, its mean and 95 % interval; the largest epsilon that was
+        spent; the mean deviation; bytes of a client and round, up and down; the mean scores, and
+        runs that collapsed, at every rate.
     """
     whole = frame[frame["layer"] == "all"]
     ends = whole[whole["round"] == whole["round"].max()]
@@ -273,7 +281,7 @@ def summarize(row: Method, setting: Setting, frame: "pd.DataFrame") -> dict[str,
     start = whole[(whole["round"] == 0) & (whole["measure"] == "accuracy")]
     gains = table["accuracy"] - start.set_index(["lr", "seed"])["value"]
     collapsed = gains.groupby(level="lr").agg(lambda x: int(find_collapsed(x.to_numpy()).sum()))
-    # A run that diverged has no score: it counts as nothing right.
+    # What could not be scored counts as nothing right.
     scores = table[["validation", "accuracy"]].fillna(0.0).groupby(level="lr").mean()
     best = float(scores["validation"].idxmax())
     begin, end = plateau_begin(scores["validation"]), plateau_end(scores["validation"])
@@ -289,7 +297,7 @@ def summarize(row: Method, setting: Setting, frame: "pd.DataFrame") -> dict[str,
         "begin": number(begin),
         "end": number(end),
         "octaves": number(math.log2(end / begin), 3),
-        "cut_off": bool(end >= max(setting.rates)),
+        "cut_off": bool(begin <= min(setting.rates) or end >= max(setting.rates)),
         "output_variance": predicted and number(variance_at(row, setting, end)),
         "rate": best,
         "start": number(float(start["value"].mean())),

@@ -295,8 +295,9 @@ def compare(
 
     Raises: ``ValueError`` before the first run when a name, plan or privacy does not fit;
         `ChildProcessError` after the last one where runs in workers failed. That and the
-        `KeyboardInterrupt` of a comparison name the runs that are missing, and have the frame of
-        the others in ``frame``; with ``out`` the others lie there.
+        `KeyboardInterrupt` of a comparison name the runs that are missing. These, and the error
+        that a run without workers raised, such as `Diverged`, have the frame of the finished runs
+        in ``frame``; with ``out`` they lie there.
     Guarantees: test_jobs.py::test_frames_do_not_depend_on_the_number_of_jobs.
 
     >>> import fedlora_lab as fl
@@ -387,6 +388,7 @@ def judge(frame: "pd.DataFrame") -> dict[str, Any]:
 
 PARTS = {one.name: part for part in (Plan, Lora, Privacy) for one in fields(part)}
 """What a grid may vary, and to which part of a run it belongs; beside these "epsilon"."""
+del PARTS["target"]  # a name for what was calibrated: it changes no noise, as "epsilon" does
 COUNTED = {"epsilon", "rounds", "local_steps", "batch", "participation"}
 """What of these decides how much noise an epsilon needs, beside the fields of `Privacy`."""
 
@@ -399,9 +401,13 @@ def grid_points(grid: Mapping[str, Iterable[Any]] | None, lr: Any) -> list[dict[
         check("lr" not in grid, "lr", lr, "None where the grid has it")
         grid["lr"] = [lr] if isinstance(lr, Real | Mapping) else lr
     check_keys("grid", grid, (*PARTS, "epsilon"))
+    both = {"epsilon", "noise_multiplier"} <= grid.keys()
+    check(not both, "grid", few(grid, 8), "epsilon or noise_multiplier: one follows from the other")
     listed = {name: _listed(f"grid[{name!r}]", grid[name], "such as [1, 8]") for name in grid}
     for name, values in listed.items():
-        check(len({*map(str, values)}) == len(values), f"grid[{name!r}]", values, "each value once")
+        # 8 and 8.0 are one setting, and so are two mappings of the same text.
+        told_apart = {value if isinstance(value, Real) else str(value) for value in values}
+        check(len(told_apart) == len(values), f"grid[{name!r}]", values, "each value once")
     return [dict(zip(listed, values)) for values in itertools.product(*listed.values())]
 
 
@@ -482,7 +488,7 @@ def _parts_at(
     if "unit" in terms and privacy.trust != "secagg":
         terms = {"trust": None, **terms}
     if "noise_multiplier" in terms:
-        terms = {"target": None, **terms}
+        terms = {"target": None, "sample_rate": None, **terms}
     # What was calibrated for other work, or counted otherwise, would spend another epsilon.
     elif epsilon is not None and (terms.keys() - {"clip_norm"} or COUNTED & point.keys()):
         terms = {"sample_rate": None, "target": None, "noise_multiplier": None, **terms}
@@ -528,7 +534,7 @@ def run_cells(
             frames[places[number]] = frame
             # Runs of this process have moved the bar themselves.
             bar.update(0 if shown else cells[places[number]].plan.rounds)
-    except (KeyboardInterrupt, ChildProcessError) as stop:
+    except (KeyboardInterrupt, Exception) as stop:  # a run that diverges among them
         stop.frame = _joined(frames)  # type: ignore[missing-attribute]
         raise
     return _joined(frames)

@@ -106,26 +106,33 @@ def _run(works: Sequence[Work], jobs: int | None) -> Iterator[tuple[int, Any]]:
             # What was at work when a worker died may have killed it: each runs once more, alone.
             alone = suspects[:1]
             begun: list[int] = []
-            try:
-                for number, outcome in _pass(calls, alone or list(waiting), begun, count):
-                    waiting.remove(number)
-                    for message, category in outcome.warned:
-                        warnings.warn(message, category)
-                    if outcome.error:
-                        failures[number] = outcome.error
+            outcomes = _pass(calls, alone or list(waiting), begun, count)
+            while True:
+                try:
+                    number, outcome = next(outcomes)
+                except StopIteration:
+                    break
+                except Exception as error:  # of joblib or its backend: a worker is gone
+                    reason = error_text(error, 400)
+                    lost = [i for i in begun if i in waiting]
+                    check(bool(lost), "jobs", count, f"workers that start, but: {reason}")
+                    if alone:
+                        waiting.remove(lost[0])
+                        failures[lost[0]] = f"its worker died twice ({reason})"
                     else:
-                        yield number, outcome.value
-            except Exception as error:  # of joblib or its backend: a worker is gone
-                reason = error_text(error, 400)
-                lost = [i for i in begun if i in waiting]
-                check(bool(lost), "jobs", count, f"workers that start, but: {reason}")
-                if alone:
-                    waiting.remove(lost[0])
-                    failures[lost[0]] = f"its worker died twice ({reason})"
+                        names = few((works[i].name for i in lost), 8)
+                        text = "a worker died, and what it may have run is repeated"
+                        warn(f"{text}: {names} ({reason})")
+                    suspects += lost
+                    break
+                waiting.remove(number)
+                if outcome.error:
+                    failures[number] = outcome.error
                 else:
-                    names = few((works[i].name for i in lost), 8)
-                    warn(f"a worker died, and what it may have run is repeated: {names} ({reason})")
-                suspects += lost
+                    yield number, outcome.value
+                # After the value is out: whoever makes warnings errors must not lose it.
+                for message, category in outcome.warned:
+                    warnings.warn(message, category)
             suspects = [i for i in suspects if i in waiting]
     if failures:
         lines = few((f"{works[i].name}: {failures[i]}" for i in sorted(failures)), 8)

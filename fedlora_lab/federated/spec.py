@@ -4,6 +4,7 @@
 `Prepared` the adapted model and the examples. Neither changes while the run goes on.
 """
 
+import functools
 import hashlib
 import inspect
 import json
@@ -379,6 +380,8 @@ def rule_identity(rule: object, inside: bool = False) -> str:
     if isinstance(rule, tuple | list | dict):
         parts = rule.items() if isinstance(rule, dict) else rule
         return str([rule_identity(part, inside=True) for part in parts])
+    if isinstance(rule, functools.partial):
+        return f"partial {rule_identity([rule.func, rule.args, rule.keywords])}"
     name = _without_addresses(rule_name(rule))
     code = getattr(rule, "__func__", rule)
     if inspect.isfunction(code):

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 import fedlora_lab as fl
 from fedlora_lab.experiments import protocol
+from studies import table
 
 NAME = "digits, example, epsilon 8"
 SMALL = replace(
@@ -32,6 +33,7 @@ def card():
 def test_a_card_tells_what_its_runs_found(card):
     found = card["settings"][NAME]
     assert card["protocol"] != protocol.protocol_digest()
+    assert protocol.protocol_digest() != protocol.protocol_digest(seeds=(0,))
     assert [one["lr"] for one in found["rates"]] == list(SMALL.rates)
     best = max(found["rates"], key=lambda one: one["validation"])
     assert (best["lr"], best["accuracy"]) == (found["rate"], found["accuracy"])
@@ -48,6 +50,11 @@ def test_a_card_tells_what_its_runs_found(card):
     assert predicted is not None
     assert protocol.variance_at(row, SMALL, predicted) == pytest.approx(protocol.OUTPUT_VARIANCE)
     json.dumps(card, allow_nan=False)
+    line = table.table_of(NAME, [card]).splitlines()[-1]
+    assert line.startswith(f"| FedLoRA | {found['accuracy']:.3f} (")
+    # Under a trusted server no deviation is measured, and not every row's epsilon is certified.
+    bare = {**card, "settings": {NAME: found | {"deviation": None, "epsilon": None, "low": None}}}
+    assert "none certified" in table.table_of(NAME, [bare])
 
 
 def test_the_examples_that_choose_a_rate_do_not_report_it():

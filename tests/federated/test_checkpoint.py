@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,8 @@ def test_a_rule_is_known_by_more_than_its_name():
     others = [scaled(2.0), lambda tensor, side: 1.0 * tensor, identity, by_layer(memory=0.4)]
     others += [by_default(0.1), by_default(0.2), scaled(long), scaled(long.flip(0))]
     others += [Scale(1.0), Scale(0.5), Scale(1.0).apply, Scale(0.5).apply]
+    others += [partial(scaled(3.0), side="A"), partial(scaled(4.0), side="A")]
+    others += [partial(scaled(4.0), side="B")]
     for left, right in same:
         assert rule_identity(left) == rule_identity(right)
     rules = [*others, *(pair[0] for pair in same)]

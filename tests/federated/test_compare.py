@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -69,6 +70,9 @@ def test_a_run_of_a_grid_is_the_run_that_its_setting_says():
         ({"grid": {"rang": [1]}}, r"^grid=.*: expected keys among rounds, .*, epsilon$"),
         ({"grid": {"rank": []}}, r"^grid\['rank'\]=\[\]: expected at least one"),
         ({"grid": {"rank": [2, 2]}}, r"^grid\['rank'\]=\[2, 2\]: expected each value once$"),
+        ({"grid": {"rank": [2, 2.0]}}, r"^grid\['rank'\]=\[2, 2.0\]: expected each value once$"),
+        ({"grid": {"target": [1, 8]}}, r"^grid=.*: expected keys among"),
+        ({"grid": {"epsilon": [1], "noise_multiplier": [1]}}, r"^grid=.*: expected epsilon or noi"),
         ({"grid": {"rank": [2, 0]}}, r"^rank=0: expected"),
         (
             {"grid": {"epsilon": [1]}},
@@ -82,6 +86,27 @@ def test_a_run_of_a_grid_is_the_run_that_its_setting_says():
 def test_a_grid_that_cannot_be_run_is_refused_before_any_run(options, line):
     with refused(line):
         fl.compare(regression(), ["fedlora"], None, PLAN, [0], progress=False, **options)
+
+
+def test_noise_that_is_varied_beside_the_work_replaces_what_was_calibrated():
+    """Fault: refused for the sample rate of the privacy that was given."""
+    task = regression()
+    privacy = fl.Privacy(delta=1e-2).calibrate(epsilon=2.0, task=task, plan=PLAN)
+    grid = {"batch": [1, 2], "noise_multiplier": [1.0]}
+    frame = fl.compare(task, ["fedlora"], privacy, PLAN, [0], lora=LORA, grid=grid, progress=False)
+    ends = frame[(frame["measure"] == "epsilon") & (frame["round"] == PLAN.rounds)]
+    small, large = ends.sort_values("batch")["value"]
+    assert small < large
+
+
+def test_a_run_that_diverges_leaves_the_frame_of_those_before_it():
+    """Fault: the default, one run after the other, lost them all."""
+    task = fl.tasks.regression(clients=2, examples=8, d_in=4, d_out=3, rank=1, test=4)
+    plan = fl.Plan(rounds=6, local_steps=3, batch=None)
+    with pytest.raises(ValueError, match="finite") as stopped:
+        fl.compare(task, ["fedsvd"], None, plan, [0], lr=[0.1, 1e6], progress=False)
+    error: Any = stopped.value
+    assert set(error.frame["lr"]) == {0.1}
 
 
 def swept(scores):

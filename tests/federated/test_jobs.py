@@ -263,3 +263,25 @@ def test_a_full_disk_loses_no_finished_run(tmp_path):
     assert frame["seed"].nunique() == 2
     # What was cut short is no run, and the next line does not continue it.
     assert compare(None, store=tmp_path / "runs.jsonl").equals(frame)
+
+
+def test_a_warning_that_is_made_an_error_loses_no_result_silently():
+    """Fault: it was taken for a dead worker, and its work neither returned nor named."""
+
+    def act(number, _):
+        if number == 0:
+            warnings.warn("overflow", RuntimeWarning)
+        return number
+
+    runs = run_works([Work(f"run {i}", partial(act, i)) for i in range(3)], 2)
+    done = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        with pytest.raises(RuntimeWarning, match=r"^overflow$"):
+            for_each(runs, done.append)
+    assert 0 in done
+
+
+def for_each(runs, act):
+    for number, _ in runs:
+        act(number)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from fedlora_lab import review as reviewing
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab.review.mistakes.model import example_gradients
 
 if TYPE_CHECKING:
     from fedlora_lab.review import Review
@@ -80,7 +80,7 @@ def gradient(x: np.ndarray, y: int) -> dict[str, np.ndarray]:
     Args: x, y: features (8,) and class; what is not finite counts as zero.
     Returns: weight (8, 4) and bias (4,).
     """
-    grads = example_gradients([(x, y)])
+    grads = reviewing.mistakes.example_gradients([(x, y)])
     weight, bias = (np.nan_to_num(grads[name][0]) for name in ("weight", "bias"))
     return {"weight": weight.T, "bias": bias}
 

@@ -252,8 +252,16 @@ def test_a_run_starts_pauses_steps_and_begins_anew_by_the_keyboard(page):
     slider.press("ArrowRight")
     assert page.evaluate("pg.lanes[0].round") == 0
     assert slider.get_attribute("aria-valuetext") == page.locator("[data-words=rate]").inner_text()
-    # What ran stays in sight, named.
-    page.locator("[data-chart=accuracy] text", has_text="FedLoRA 1.6").wait_for()
+    assert page.locator(PLAY).inner_text() == "Start"
+    # What ran to its end stays in sight, named by what is set otherwise; what did not is gone.
+    page.evaluate("while (pg.lanes[0].round < pg.problem.rounds) pg.step()")
+    assert page.locator(PLAY).inner_text() == "Start again"
+    slider.press("ArrowLeft")
+    labels = page.locator("[data-chart=accuracy] text")
+    labels.filter(has_text="FedLoRA 2.3").wait_for()
+    page.locator("[data-knob=noise]").press("ArrowLeft")
+    labels.filter(has_text="2.3, ε 8").first.wait_for()
+    assert labels.filter(has_text="1.6").count() == 0
     page.locator("[data-do=reset]").press("Enter")
     assert rounds.inner_text() == f"0 / {TABLES['rounds']}"
 
@@ -271,6 +279,28 @@ def test_a_round_that_is_drawn_in_pieces_is_a_round_at_once(page):
     page.wait_for_function("pg.lanes[0].round === pg.lanes[1].round")
     page.evaluate("pg.step()")
     assert page.evaluate(equal) == [True, True]
+
+
+def test_the_page_says_what_its_pictures_show(page):
+    """The product written out, an empty chart explained, one axis for a story, a slider in use."""
+    ticks = page.locator("[data-chart=accuracy] text[text-anchor=end]")
+    page.evaluate("pg.act(0, 0); pg.play(false)")
+    page.locator("[data-round]", has_text="0 /").wait_for()
+    page.wait_for_function("document.querySelector('[data-spent]').textContent.includes('of 8')")
+    axis = ticks.all_inner_texts()
+    page.evaluate("pg.act(0, 2); pg.play(false)")
+    page.evaluate("while (pg.lanes[0].round < pg.problem.rounds) pg.step()")
+    page.locator("[data-spent]", has_text="1 of 1 spent").wait_for()
+    assert ticks.all_inner_texts() == axis
+    page.evaluate("pg.change({methods: ['ffa-lora', 'fedlpp'], noise: 6})")
+    page.locator("[data-chart=rate] text", has_text="there is no limit to show").wait_for()
+    assert [" ".join(text.split()) for text in page.locator(".expansion").all_inner_texts()] == [
+        "Its adapter: (B + noise) A = learned + noise on B",
+        "Its adapter: (B + noise) (A + noise) = learned + noise on B + noise on A + noise × noise",
+    ]
+    assert page.locator("[data-knob=bits]").is_visible()
+    page.evaluate("pg.change({methods: ['ffa-lora', 'fedlora'], noise: 4})")
+    assert page.locator("[data-knob=bits]").is_hidden()
 
 
 def test_the_playground_can_be_used_by_everybody_on_a_narrow_page(page):

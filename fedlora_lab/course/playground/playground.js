@@ -50,6 +50,17 @@ const minus = (a, b) => a.map((value, i) => value - b[i]);
 function add(to, what, weight = 1) {
   for (let i = 0; i < to.length; i++) to[i] += weight * what[i];
 }
+function dotColumn(matrix, width, column, vector) {
+  let sum = 0;
+  for (let i = 0; i < vector.length; i++) sum += matrix[i * width + column] * vector[i];
+  return sum;
+}
+function addOuter(to, left, right, start, count, weight) { // to += weight left right^T
+  for (let i = 0; i < left.length; i++) {
+    const value = weight * left[i];
+    for (let j = 0; j < count; j++) to[i * count + j] += value * right[start + j];
+  }
+}
 function addProduct(to, B, A, rank, weight = 1) { // to += weight B A
   for (let i = 0; i < SIZE; i++) {
     for (let l = 0; l < rank; l++) {
@@ -223,16 +234,8 @@ class Run {
       }
       for (let c = 0; c < CLASSES; c++) scores[c] /= total;
       scores[y[i]] -= 1;
-      for (let o = 0; o < SIZE; o++) {
-        let sum = 0;
-        for (let c = 0; c < CLASSES; c++) sum += head[c * SIZE + o] * scores[c];
-        delta[o] = scaling * sum * (1 - hidden[o] * hidden[o]);
-      }
-      for (let l = 0; l < rank; l++) {
-        let sum = 0;
-        for (let o = 0; o < SIZE; o++) sum += B[o * rank + l] * delta[o];
-        back[l] = sum;
-      }
+      for (let o = 0; o < SIZE; o++) delta[o] = scaling * dotColumn(head, SIZE, o, scores) * (1 - hidden[o] * hidden[o]);
+      for (let l = 0; l < rank; l++) back[l] = dotColumn(B, rank, l, delta);
       // The gradients are outer products, delta inner^T and back x^T; one clip over all that move.
       let square = 0;
       if (sums.B) square += squares(delta) * squares(inner);
@@ -240,18 +243,8 @@ class Run {
       const norm = Math.sqrt(square);
       if (!Number.isFinite(norm)) continue;
       const shorter = norm > clip ? clip / norm : 1;
-      if (sums.B) {
-        for (let o = 0; o < SIZE; o++) {
-          const value = shorter * delta[o];
-          for (let l = 0; l < rank; l++) sums.B[o * rank + l] += value * inner[l];
-        }
-      }
-      if (sums.A) {
-        for (let l = 0; l < rank; l++) {
-          const value = shorter * back[l];
-          for (let j = 0; j < SIZE; j++) sums.A[l * SIZE + j] += value * x[at + j];
-        }
-      }
+      if (sums.B) addOuter(sums.B, delta, inner, 0, rank, shorter);
+      if (sums.A) addOuter(sums.A, back, x, at, SIZE, shorter);
     }
     return sums;
   }
@@ -405,7 +398,7 @@ function addParts(parts, {A, B}, noise, rank, weight) {
 
 // What one sees of it
 
-const PARTS = [["green", "learned"], ["blue", "noise on B"], ["orange", "noise on A"], ["purple", "noise × noise"]];
+const PARTS = [["green", "learned", ""], ["blue", "noise on B", "B"], ["orange", "noise on A", "A"], ["purple", "noise × noise", "AB"]];
 const octaves = (from, count, step) => Array.from({length: count}, (_, i) => from * 2 ** (i / step));
 const STOPS = {rate: octaves(0.05, 15, 2), clip: octaves(0.25, 9, 2), rank: Array.from({length: 16}, (_, i) => i + 1)};
 const FIRST = {methods: ["fedlora", "ffa-lora"], rate: 10, noise: 4, clip: 4, rank: 7, split: 2, bits: 1, seed: 0};
@@ -417,6 +410,14 @@ const RIGHT = 124; // pixels for the names at the ends of lines
 const percent = share => `${Math.round(100 * share)} %`;
 const short = value => num(value, 2);
 const shareOf = (record, part) => record.energies[part] / (sum(record.energies) || 1);
+
+const kindOf = ({rounds: [word, ...more]}) => word.length === 1 && !more.length ? `${word} only` : word === "AB" ? "A and B" : "turns";
+function expansionOf({rounds}) { // the product of what trains and what rests, written out
+  const trains = side => rounds.join("").includes(side);
+  const factors = ["B", "A"].map(side => trains(side) ? `(${side} + noise)` : side).join(" ");
+  const parts = PARTS.filter(([,, sides]) => [...sides].every(trains));
+  return `Its adapter: <span>${factors} =</span><br>${parts.map(([colour, words]) => `<span style="color:${ink(colour)}">${words}</span>`).join(" + ")}`;
+}
 
 function knobsOf({splits}) { // key, label, what it stands at in words, and the last stop
   const epsilons = splits[0].noise.map(row => row.epsilon);
@@ -431,7 +432,8 @@ function knobsOf({splits}) { // key, label, what it stands at in words, and the 
 }
 
 function skeleton(id, knobs, {methods, stories}) {
-  const options = methods.map(({slug, name}) => `<option value="${slug}">${escaped(name)}</option>`).join("");
+  const group = kind => `<optgroup label="${kind}">${methods.filter(row => kindOf(row) === kind).map(({slug, name}) => `<option value="${slug}">${escaped(name)}</option>`).join("")}</optgroup>`;
+  const options = [...new Set(methods.map(kindOf))].map(group).join("");
   const below = {
     rate: '<i class="end"></i><i class="end"></i>',
     split: '<canvas class="clients" width="49" height="10" role="img"></canvas>',
@@ -439,13 +441,13 @@ function skeleton(id, knobs, {methods, stories}) {
   const knob = ({key, label, last}) => `<div class="knob"><label for="${id}-${key}">${label} <output data-words="${key}"></output></label>
     <input type="range" id="${id}-${key}" data-knob="${key}" min="0" max="${last}" step="1">${below[key] ?? ""}</div>`;
   const map = ([colour, words], part) => `<figure><canvas class="map" width="64" height="64" data-map="${part}" role="img"></canvas>
-    <figcaption style="color:${ink(colour)}"><b data-share="${part}"></b> ${part ? "+ " : ""}${words}</figcaption></figure>`;
+    <figcaption style="color:${ink(colour)}"><b data-share="${part}"></b> ${words}</figcaption></figure>`;
   const lane = i => `<section class="lane" data-lane="${i}" aria-label="${i ? "Second" : "First"} method">
     <div class="head"><i class="dot"></i><select aria-label="${i ? "Second" : "First"} method" data-method="${i}">${options}</select><strong data-score></strong></div>
     <p class="moves"></p><canvas class="wall" width="${9 * COLUMNS - 1}" height="${9 * 12 - 1}" role="img"></canvas>
     <p class="turned"></p>
-    <p class="turned">What its adapter, B times A, is made of</p>
-    <svg class="energy" height="74" role="img"></svg>
+    <p class="turned expansion"></p>
+    <svg class="energy" height="60" role="img"></svg>
     <div class="maps">${PARTS.map(map).join("")}</div></section>`;
   const chart = (name, title, height) => `<figure class="chart"><figcaption>${title}</figcaption>
     <svg data-chart="${name}" height="${height}" role="img"></svg></figure>`;
@@ -455,10 +457,10 @@ function skeleton(id, knobs, {methods, stories}) {
     <span class="stories" role="group" aria-label="Stories"><span class="count" aria-hidden="true">Three stories</span>${stories.map((story, i) => `<button data-story="${i}" aria-pressed="false"><span aria-hidden="true">▸</span> ${escaped(story.title)}</button>`).join("")}</span></div>
     <div class="knobs" role="group" aria-label="Settings">${knobs.map(knob).join("")}
     <div class="knob few"><label for="${id}-seed">Seed</label><input type="number" id="${id}-seed" data-seed min="0" max="999" step="1">
-    <label for="${id}-speed">Rounds a second</label><select id="${id}-speed" data-speed><option>3</option><option selected>12</option><option value="1000">all it can</option></select></div></div>
+    <label for="${id}-speed">Rounds a second</label><select id="${id}-speed" data-speed><option>3</option><option selected>12</option><option value="1000">max</option></select></div></div>
     <p class="say"></p><p class="unseen" aria-live="polite"></p>
-    <div class="stage">${lane(0)}<div class="charts">${chart("accuracy", "Right answers on 360 test digits", 244)}
-    ${chart("rate", "Known before the run: where the range of rates ends", 190)}<p class="known"></p>${chart("deviation", "What averaging misses of the mean of products", 120)}</div>${lane(1)}</div>
+    <div class="stage">${lane(0)}<div class="charts">${chart("accuracy", "Right answers on 360 test digits", 204)}
+    ${chart("rate", 'Known before the run: the largest safe rate<span class="known"></span>', 180)}${chart("deviation", "What averaging misses of the mean of products", 120)}</div>${lane(1)}</div>
     <p class="foot">A laboratory: ten clients with 1,257 real handwritten digits train in this page, by DP-SGD with
     σ from the library's accountant. A browser's random numbers protect nobody, and whoever chooses a rate by looking at curves looks at data that no ε here counts.</p>`;
 }
@@ -503,10 +505,10 @@ export function mountPlayground(home, tables) {
   const isPrivate = () => settingsOf("").noise >= 0;
   const sameBut = (key, one, other) => JSON.stringify({...one, [key]: 0}) === JSON.stringify({...other, [key]: 0});
 
-  function reset() { // to round 0, with what the controls say; what has run for a while stays in sight
-    for (const {settings, history, row} of lanes.filter(lane => lane.round > 4)) {
+  function reset() { // to round 0, with what the controls say; what has run to its end stays in sight
+    for (const {settings, history, row} of lanes.filter(lane => lane.round >= problem.rounds)) {
       earlier = earlier.filter(one => !sameBut("", one.settings, settings));
-      earlier.push({settings, history, words: `${row.name} ${short(settings.rate)}`});
+      earlier.push({settings, history, row});
     }
     earlier = earlier.slice(-KEPT);
     working = null;
@@ -529,7 +531,8 @@ export function mountPlayground(home, tables) {
       mark.style.background = ink(state.methods[i]);
       mark.hidden = !(place >= 0 && place <= 1);
     });
-    find("[data-knob=bits]").disabled = !lanes.some(lane => lane.levels);
+    find("[data-knob=bits]").parentElement.style.visibility = lanes.some(lane => lane.levels) ? "" : "hidden";
+    find("[data-do=play]").textContent = running ? "Pause" : lanes[0].round === 0 ? "Start" : isOver() ? "Start again" : "Go on";
     find("[data-seed]").value = state.seed;
     all("[data-method]").forEach((select, i) => { select.value = state.methods[i]; });
     all("[data-story]").forEach((button, i) => button.setAttribute("aria-pressed", story?.number === i));
@@ -548,7 +551,7 @@ export function mountPlayground(home, tables) {
     if (on && isOver()) reset();
     running = on;
     due = performance.now();
-    find("[data-do=play]").textContent = running ? "Pause" : lanes[0].round === 0 ? "Start" : isOver() ? "Start again" : "Go on";
+    showControls();
     if (!running) speak();
     clearTimeout(slice);
     slice = setTimeout(train);
@@ -572,7 +575,6 @@ export function mountPlayground(home, tables) {
     if (!working.length) working = null;
   }
   function step() {
-    running = false;
     if (!isOver()) {
       do advance(); while (working);
     }
@@ -642,32 +644,31 @@ export function mountPlayground(home, tables) {
   function paintCharts() {
     const rounds = problem.rounds;
     const axis = {label: "round", range: [0, rounds], ticks: [0, 20, 40, 60]};
+    const curve = ({settings, history}, key) => ({
+      kind: "line", x: history.map(record => record.round), y: history.map(record => record[key]), colour: settings.method,
+    });
     const lines = lanes.flatMap(lane => {
-      const x = lane.history.map(record => record.round);
-      const colour = lane.settings.method;
-      const line = (key, words, looks) => {
-        const y = lane.history.map(record => record[key]);
-        return {kind: "line", x, y, colour, ...looks, name: words, label: `${words} ${percent(y.at(-1))}`};
-      };
+      const line = (key, words, looks) => ({...curve(lane, key), ...looks, name: words, label: `${words} ${percent(lane.history.at(-1)[key])}`});
       const own = line("accuracy", lane.row.name, {width: 3});
       const copy = lane.levels ? [line("received", "its copy", {dash: "2 3", width: 1.8})] : [];
-      return [...copy, own, {kind: "dots", x: x.slice(-1), y: own.y.slice(-1), colour, size: 4.5}];
+      return [...copy, own, {...own, kind: "dots", x: own.x.slice(-1), y: own.y.slice(-1), label: "", size: 4.5}];
     });
-    const faint = earlier.map(({words, settings, history}) => ({
-      kind: "line", x: history.map(record => record.round), y: history.map(record => record.accuracy),
-      colour: settings.method, width: 1.2, opacity: 0.8, name: words, label: words, bold: false,
-    }));
+    const faint = earlier.map(one => {
+      const {settings, row} = one;
+      const words = {noise: `ε ${short(problem.splits[0].noise[settings.noise]?.epsilon ?? Infinity)}`, clip: `C ${short(settings.clip)}`, rank: `r ${settings.rank}`, split: problem.splits[settings.split].words, seed: `seed ${settings.seed}`};
+      if (row.quantised) words.bits = `${settings.bits} bits`;
+      const others = Object.keys(words).filter(key => settings[key] !== lanes[0].settings[key]).map(key => words[key]);
+      const label = [others.length ? short(settings.rate) : `${row.name} ${short(settings.rate)}`, ...others].join(", ");
+      return {...curve(one, "accuracy"), width: 1.2, opacity: 0.8, name: label, label, bold: false};
+    });
     const start = lanes[0].history[0].accuracy;
     const least = Math.min(...[...lanes, ...earlier].flatMap(one => one.history.map(record => record.accuracy)));
-    const low = [0.5, 0.25, 0].find(value => value < least - 0.02) ?? 0;
+    const low = story ? 0 : [0.5, 0.25].find(value => value < least - 0.02) ?? 0; // the same for all acts of a story
     const before = {kind: "line", x: [0, rounds], y: [start, start], colour: "edge", dash: "3 3", width: 1.2};
     draw("accuracy", {x: axis, y: {label: "", range: [low, 1], format: percent}, marks: [before, ...faint, ...lines], margin: {right: RIGHT}},
       `Right answers by round. ${lanes.map(lane => `${lane.row.name}: ${percent(lane.history.at(-1).accuracy)} after ${lane.round} rounds`).join("; ")}`);
     const most = Math.max(0.2, ...lanes.flatMap(lane => lane.history.map(record => record.deviation)));
-    const gaps = lanes.map(lane => ({
-      kind: "line", x: lane.history.map(record => record.round), y: lane.history.map(record => record.deviation),
-      colour: lane.settings.method, name: lane.row.name, label: lane.round ? gapWords(lane) : "",
-    }));
+    const gaps = lanes.map(lane => ({...curve(lane, "deviation"), name: lane.row.name, label: lane.round ? gapWords(lane) : ""}));
     draw("deviation", {x: axis, y: {label: "", range: [-0.04 * most, most], format: percent}, marks: gaps, margin: {right: RIGHT}},
       `Deviation by round. ${lanes.map(gapWords).join("; ")}`);
     paintRates();
@@ -699,8 +700,9 @@ export function mountPlayground(home, tables) {
         {kind: "line", x: [end, end], y: [0, 1], colour, dash: "4 4", width: 1.2},
         {kind: "text", x: end, y: height, words: `${lane.row.name}: ${short(end)}`, colour, bold: true, dx: 6, dy: 4});
     });
+    if (!isPrivate()) marks.push({kind: "text", x: STOPS.rate[7], y: 0.12, words: "without noise there is no limit to show", colour: "soft", anchor: "middle"});
     draw("rate", {x: {label: "learning rate", range, log: true, ticks: [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4]}, y: {label: "", range: [0, 1], ticks: [0, 0.25, 0.5, 0.75, 1], format: percent}, marks, margin: {right: 20}},
-      lanes.map(lane => { const {end, v} = forecast(problem, lane.settings); return `${lane.row.name}: range predicted to end at ${short(end)}, noise on an output v = ${short(v)} at this rate`; }).join(". "));
+      lanes.map(lane => { const {end, v} = forecast(problem, lane.settings); return `${lane.row.name}: largest safe rate by its noise ${short(end)}, noise on an output v = ${short(v)} at this rate`; }).join(". "));
   }
 
   function paintLane(i) {
@@ -710,6 +712,7 @@ export function mountPlayground(home, tables) {
     if (drawn[i]?.record === record && drawn[i].row === lane.row) return; // a slider moved before Start
     drawn[i] = {record, row: lane.row};
     part.querySelector(".moves").textContent = `trains ${lane.row.moves}`;
+    part.querySelector(".expansion").innerHTML = expansionOf(lane.row);
     const before = lane.history.at(-2) ?? record;
     const {y} = problem.test;
     part.querySelector("[data-score]").textContent = percent(record.accuracy);
@@ -781,7 +784,10 @@ export function mountPlayground(home, tables) {
     find("[data-spent]").innerHTML = row ? `ε <b>${round ? num(row.spent[round], 3) : 0}</b> of ${short(row.epsilon)} spent` : "no privacy";
     find(".say").innerHTML = sentence();
     const levels = lanes.map(lane => `<b style="color:${ink(lane.settings.method)}">${escaped(lane.row.name)} ${short(forecast(problem, lane.settings).v)}</b>`);
-    find(".known").innerHTML = row ? `v, the variance of noise on an output by the end: ${levels.join(", ")}. The range is predicted to end at ${problem.bound}${isStandard() ? "; here runs bear more, as the faint curves show, means of 20 seeds" : ""}.` : "Without noise v is 0 at every rate.";
+    const best = lanes.map(({settings: {method}}) => problem.means[method].reduce((high, point) => point[1] > high[1] ? point : high)[0]);
+    const cautious = lanes.every((lane, i) => best[i] > forecast(problem, lane.settings).end);
+    const caveat = ` ${cautious ? "It is cautious here: the" : "The"} faint curves, means of 20 seeds, are best at ${best.map(short).join(" and ")}.`;
+    find(".known").innerHTML = row ? `Safe means noise of variance v up to ${problem.bound} on an output; fl.suggest_lr stays below that. At your rate v is ${levels.join(" and ")}.${isStandard() ? caveat : ""}` : "Without noise v is 0 at every rate.";
   }
 
   // One sentence: what just happened
@@ -805,18 +811,16 @@ export function mountPlayground(home, tables) {
       const untaught = `Taught printed digits only, the network reads ${bold(start)} of the handwritten ones.`;
       if (!isPrivate()) return `${untaught} Without noise no rate is predicted to be too large.`;
       const [first, second] = lanes.map(lane => `<b>${short(forecast(problem, lane.settings).end)}</b>`);
-      return `${untaught} From public numbers alone ${named(one)} is predicted to bear a learning rate up to ${first}, ${named(two)} up to ${second}. Yours is <b>${short(one.settings.rate)}</b>: press Start.`;
+      return `${untaught} By the noise, known before the run, a learning rate up to ${first} is safe for ${named(one)}, up to ${second} for ${named(two)}. Yours is <b>${short(one.settings.rate)}</b>${running ? "" : ": press Start"}.`;
     }
     const [worse, better] = now(one).accuracy <= now(two).accuracy ? [one, two] : [two, one];
     const best = worse.history.reduce((high, record) => record.accuracy > high.accuracy ? record : high);
-    const points = Math.round(100 * (now(worse).accuracy - start));
-    const from = points > 1 ? `${points} points above where it began` : points < -1 ? `${-points} points below where it began` : "just where it began";
     const when = one.round < problem.rounds ? `Round ${one.round}:` : isPrivate() ? `ε = ${epsilonWords()} is spent:` : "At the end,";
     if (!worse.levels && best.accuracy > now(worse).accuracy + 0.05) {
-      return `${when} ${named(worse)} has fallen from ${bold(best.accuracy)} to ${bold(now(worse).accuracy)}, ${from}${noise(worse)}; ${reads(better)}.`;
+      return `${when} ${named(worse)} started at ${bold(start)}, was at ${bold(best.accuracy)} and is now at ${bold(now(worse).accuracy)}${noise(worse)}; ${reads(better)}.`;
     }
     if (now(better).accuracy < now(worse).accuracy + 0.02) return `${when} ${reads(one)} and ${reads(two)}: they are level.`;
-    return `${when} ${reads(better)}; ${reads(worse)}, ${from}${noise(worse)}.`;
+    return `${when} ${reads(better)}, ${reads(worse)}${noise(worse)}; both started at ${bold(start)}.`;
   }
   function speak() { // at rest only: a screen reader cannot follow ten rounds a second
     find(".say").innerHTML = sentence();

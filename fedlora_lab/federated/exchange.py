@@ -232,7 +232,8 @@ def _release_updates(
     zeros = {key: x.new_zeros(len(weights), *x.shape[1:]) for key, x in change.items()}
     basis = directions(spec, common, sent.round, keys=tuple(change))
     if basis is not None:
-        # Public, as the directions are: an update lies in their span, and has the same norm there.
+        # Public, as the directions are: an update lies in their span, and has the same norm there,
+        # since `make_spec` refuses steps that leave it.
         change = basis.along(change)
         zeros = basis.zeros(len(weights))
     # Of a sum there is one owner in all rounds; single uploads are of whoever takes part.

@@ -1,6 +1,7 @@
 """What is known before a run: its parts checked against each other, and its amplification."""
 
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -68,12 +69,8 @@ def make_run_spec(
     if method.differences is not None:
         expected = "None: clients of differences of a loss share their directions"
         check(lora.ranks is None, "ranks", lora.ranks, expected)
-        # Of an update only what lies along the directions is sent.
-        rule = plan.optimizer
-        straight = not rule.nonlinear and not getattr(rule, "weight_decay", 0.0)
-        by_step = privacy is None or privacy.by_step
-        expected = "sgd without weight decay: in the client unit steps go along directions alone"
-        check(by_step or straight, "optimizer", rule, expected)
+        if privacy is not None and not privacy.by_step:
+            _check_straight_steps(task, method, plan)
     # Refuses what cannot be computed from them, as a rule that gives no Preconditioner.
     spec = RunSpec(task, method, privacy, plan, lora, streams)
     if method.balance is None:
@@ -100,6 +97,24 @@ def check_parts(task: object, privacy: object, plan: object) -> None:
     calibrated = f"fl.Privacy().calibrate(epsilon={epsilon}, task=task, plan=plan)"
     expected = f"a Privacy, no subclass, such as {calibrated}, or None"
     check(type(privacy) in (Privacy, type(None)), "privacy", privacy, expected)
+
+
+def _check_straight_steps(task: Task, method: Method, plan: Plan) -> None:
+    """Refuses steps that leave the directions, along which alone a client's update is sent.
+
+    Guarantees: test_directions.py::test_what_has_no_numbers_along_the_directions_is_refused.
+    """
+    rule = plan.optimizer
+    straight = not rule.nonlinear and not getattr(rule, "weight_decay", 0.0)
+    expected = "sgd without weight decay: in the client unit steps go along directions alone"
+    check(straight, "optimizer", rule, expected)
+    always = {"head"} if task.head else set()
+    if method.start is not None:  # which may make what no schedule moves, at the rate of B
+        always.add("B")
+    expected = "one number: in the client unit all that moves in a step goes along its directions"
+    for t, s in product(range(min(plan.rounds, 100)), range(plan.local_steps)):
+        moving = {*method.sides_at_step(t, s).replace("*", "AB")} | always
+        check(len({plan.rate(side) for side in moving}) == 1, "lr", plan.lr, expected)
 
 
 def _check_schedule(method: Method, plan: Plan) -> None:

@@ -1,8 +1,10 @@
 """Checks that no example's gradient depends on the other examples of its batch.
 
 Where they influence each other none has a gradient of its own, and no clip bounds what one of them
-adds. All parts of a task or method that see private values before the clip, and what keeps each to
-one example:
+adds. A row with ``Method.differences`` releases differences of losses: there each example's loss
+itself must be its own, since what others add to it without a gradient is in the difference. All
+parts of a task or method that see private values before the clip, and what keeps each to one
+example:
 
 - ``Task.prepare``, ``Task.forward``, the model, ``Task.loss`` and what a kind of tensor does to an
   output (`KINDS`): probed here; the loss is (N,) at every step.
@@ -40,7 +42,13 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.validation import check, error_text, few, in_one_line, warn
 from fedlora_lab.lora.adapters import AdaptedModel, Adapter, NotBatchFirst, matmuls
-from fedlora_lab.lora.per_example import depends_on, model_outputs, per_example_gradients
+from fedlora_lab.lora.per_example import (
+    depends_on,
+    example_losses,
+    model_outputs,
+    per_example_gradients,
+)
+from fedlora_lab.methods.directions import ALONG
 from fedlora_lab.methods.filters import Preconditioner
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Plan
@@ -61,7 +69,8 @@ MAX_ROUNDS = 1000
 """Rounds of a schedule that are looked at before the run; later ones when they come."""
 
 _PROBED: "weakref.WeakKeyDictionary[Task, dict[Any, int]]" = weakref.WeakKeyDictionary()
-"""Task -> products, device, row with a penalty, and keys probed -> with how many examples."""
+"""Task -> products, device, row with a penalty, whether losses are released, and keys probed ->
+    with how many examples."""
 
 
 def check_batch_independence(
@@ -89,7 +98,7 @@ def check_batch_independence(
     Guarantees: tests/lora/test_attack_examples.py.
     """
     trained = tuple(key for key in keys if key.kind.trained)
-    probe_once(task, adapted, products, None, trained, rows)
+    probe_once(task, adapted, products, method, trained, rows, with_penalty=False)
     if method.penalty is not None:
         steps = product(range(min(plan.rounds, MAX_ROUNDS)), range(plan.local_steps))
         sides = {method.sides_at_step(t, s) for t, s in steps}
@@ -109,9 +118,10 @@ def probe_once(
     task: Task,
     adapted: AdaptedModel,
     products: str,
-    method: Method | None,
+    method: Method,
     moving: Keys,
     rows: int = PROBES,
+    with_penalty: bool = True,
 ) -> None:
     """Refuses a model, or a row's penalty, that mixes examples where these tensors move.
 
@@ -120,8 +130,9 @@ def probe_once(
 
     Args:
         task, adapted, products, rows: as of `check_batch_independence`.
-        method: the row whose penalty is probed; ``None``: the model alone.
+        method: the row, whose ``differences`` say that losses are probed beside gradients.
         moving: the tensors that move.
+        with_penalty: whether the row's penalty is probed, or the model alone.
 
     Raises: ``ValueError`` with the reason, before the penalty sees an example of a client.
     Guarantees: test_a_penalty_is_asked_about_every_choice_of_layers.
@@ -129,13 +140,18 @@ def probe_once(
     # A probe must not cost much more than the step that it protects.
     rows = min(max(rows, PROBES), MAX_EXAMPLES)
     probed = _PROBED.setdefault(task, {})
-    # All that a verdict depends on: another precision, penalty or set of tensors is probed anew.
-    key = (products, str(adapted.device), method, frozenset(moving))
+    # All that a verdict depends on: another precision, penalty or set of tensors is probed anew,
+    # and a model that was found sound by its gradients where the losses themselves are released.
+    row = method if with_penalty else None
+    by_losses = method.differences is not None
+    key = (products, str(adapted.device), row, by_losses, frozenset(moving))
     if probed.get(key, 0) < rows:
-        setting = _Setting.drawn(task, adapted, method, moving)
+        setting = _Setting.drawn(task, adapted, row, moving)
         before = [buffer.clone() for buffer in adapted.model.buffers()]
         with matmuls(products):
             _probe(setting, products, rows)
+            if by_losses:
+                _probe(replace(setting, of_losses=True), products, rows)
         # Also what was written through ``.data``, which no pass notices.
         pairs = zip(before, adapted.model.buffers(), strict=True)
         same = all(torch.equal(old, new) for old, new in pairs)
@@ -150,6 +166,7 @@ class _Setting:
     Args:
         task, adapted, method, moving: the loss, the model, a row with a penalty, what moves.
         params, start: key -> (PROBES, ...): where the examples' clients are, and began.
+        of_losses: whether the losses are compared, in the place of their gradients.
     """
 
     task: Task
@@ -158,6 +175,7 @@ class _Setting:
     moving: Keys
     params: Tensors
     start: Tensors
+    of_losses: bool = False
 
     @classmethod
     def drawn(
@@ -175,11 +193,17 @@ class _Setting:
 
         return cls(task, adapted, method, moving, draw(), draw())
 
-    def gradients(self, data: Examples, owner: Tensor) -> Tensors:
-        """Each example's gradient; unequal weights find a loss that is divided by their sum."""
-        weights = torch.linspace(0.7, 1.6, PROBES, dtype=torch.float64)[owner]
+    def rows(self, data: Examples, owner: Tensor) -> Tensors:
+        """Each example's gradient or, key -> (n, 1), its loss.
+
+        Unequal weights find a loss whose gradient is divided by their sum.
+        """
         where = self.task, self.adapted, self.params, self.moving
-        return per_example_gradients(*where, data, owner, self.method, self.start, weights)
+        given = *where, data, owner, self.method, self.start
+        if self.of_losses:
+            return {ALONG: example_losses(*given)[:, None]}
+        weights = torch.linspace(0.7, 1.6, PROBES, dtype=torch.float64)[owner]
+        return per_example_gradients(*given, weights)
 
     def refuse_unless(self, ok: bool, expected: str) -> None:
         if self.method is None:
@@ -264,7 +288,9 @@ def _own_leaf(layer: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def _probe(setting: _Setting, products: str, rows: int) -> None:
-    """Compares each example's gradient in a batch with the one it has alone or in another batch."""
+    """Compares each example's gradient in a batch with the one it has alone or in another batch;
+    or its loss.
+    """
     task = setting.task
     like = next(iter(setting.adapted.initial.values()))
     try:
@@ -278,10 +304,10 @@ def _probe(setting: _Setting, products: str, rows: int) -> None:
     calls = _EmbeddingCalls(setting.adapted.model)
     hint = ""
     try:
-        if setting.method is None:
+        if setting.method is None and not setting.of_losses:
             hint = _check_layers(setting, (x, y))
         with calls.recorded(PROBES):
-            together = setting.gradients((x, y), everyone)
+            together = setting.rows((x, y), everyone)
     except RuntimeError as error:
         # A model such as RWKV overwrites tensors that its backward pass would read.
         setting.refuse_unless(
@@ -289,9 +315,10 @@ def _probe(setting: _Setting, products: str, rows: int) -> None:
             "no operation in place on a tensor that the gradient needs",
         )
         raise
+    what = "losses" if setting.of_losses else "gradients"
     finite = all(bool(tensor.isfinite().all()) for tensor in together.values())
-    setting.refuse_unless(finite, "finite gradients of the test examples (here they are not)")
-    for key in setting.moving:
+    setting.refuse_unless(finite, f"finite {what} of the test examples (here they are not)")
+    for key in together:
         called = key.side != "head" or bool(together[key].any())
         check(called, "head", key.layer, "modules that the model calls: this one has no gradient")
     # Where the model is sure of an example, its gradient is hardly more than rounding: a gap is
@@ -300,23 +327,25 @@ def _probe(setting: _Setting, products: str, rows: int) -> None:
     sizes = sizes.clamp(min=max(1e-12, 0.03 * float(sizes.max())))
 
     def compare(i: int, gradient: Tensors, tolerance: float) -> None:
-        change = {key: gradient[key] - together[key][i : i + 1] for key in setting.moving}
+        change = {key: gradient[key] - together[key][i : i + 1] for key in together}
         gap = float(row_norms(change).cpu() / sizes[i])
         # "Not within" instead of "beyond": a gap that is not a number is refused as well, such as
         # that of a batch of one, which has no variance to divide by.
         # Of private test examples no number is told.
         size = f" (they differ by {gap:.1g})" if task.public_test else ""
         expected = f"examples that do not mix, batch first{size}{hint}"
+        if setting.of_losses:
+            expected += "; a row of differences releases losses, with what has no gradient in them"
         setting.refuse_unless(gap <= tolerance, expected)
 
     # Nothing of the example's own has changed, nor any shape: there is hardly anything to round.
     exact = 20 * torch.finfo(like.dtype).eps
     before = _random_states()
-    again = setting.gradients((x, y), everyone)
-    change = row_norms({key: again[key] - together[key] for key in setting.moving}).cpu()
+    again = setting.rows((x, y), everyone)
+    change = row_norms({key: again[key] - together[key] for key in together}).cpu()
     setting.refuse_unless(
         bool((change <= exact * sizes).all()) or _random_states() == before,
-        "the same gradients of the same examples: its forward draws random numbers, such as those "
+        f"the same {what} of the same examples: its forward draws random numbers, such as those "
         "of a dropout that eval() does not switch off",
     )
     # A batch of one is computed in another order than a batch of four, and rounds otherwise.
@@ -324,7 +353,7 @@ def _probe(setting: _Setting, products: str, rows: int) -> None:
     for i in range(PROBES):
         single = everyone[i : i + 1]
         with calls.recorded(1):
-            alone = setting.gradients((take(x, single), y[single]), single)
+            alone = setting.rows((take(x, single), y[single]), single)
         compare(i, alone, rough)
     for i, scale in product(range(PROBES), DISTURBANCES):
         compare(i, _beside_strange(setting, (x, y), i, scale, calls), exact)
@@ -332,7 +361,7 @@ def _probe(setting: _Setting, products: str, rows: int) -> None:
         # In a batch as large as a step's: what depends on how many examples there are.
         repeated = torch.arange(rows - PROBES) % len(task.test[1])
         many = concatenate([(x, y), (take(task.test[0], repeated), task.test[1][repeated])])
-        full = setting.gradients(many, torch.arange(rows) % PROBES)
+        full = setting.rows(many, torch.arange(rows) % PROBES)
         for i in range(PROBES):
             compare(i, {key: tensor[i : i + 1] for key, tensor in full.items()}, rough)
 
@@ -381,7 +410,7 @@ class _EmbeddingCalls:
 def _beside_strange(
     setting: _Setting, data: Examples, i: int, scale: float, calls: _EmbeddingCalls
 ) -> Tensors:
-    """The gradient of example i where all others are disturbed.
+    """The gradient of example i, or its loss, where all others are disturbed.
 
     Others that are not numbers show any arithmetic that reaches across examples, however small its
     coefficient; huge ones show what passes over such values.
@@ -400,7 +429,7 @@ def _beside_strange(
     y = _strange(data[1], i, scale)
     with calls.hooked(disturb):
         try:
-            rows = strange.gradients((x, y), torch.arange(PROBES))
+            rows = strange.rows((x, y), torch.arange(PROBES))
         except Exception as error:  # whatever a foreign model raises
             reason = type(error).__name__
             if setting.task.public_test:

@@ -98,20 +98,41 @@ def loss_differences(
     Guarantees: the gradient's products with the directions, as far as the step is small
         (test_directions.py::test_differences_are_the_gradient_along_the_directions).
     """
-    owner = owner.to(adapted.device, non_blocking=True)
     columns = []
-    with torch.no_grad(), _unchanged(adapted.model):
-        for direction in basis.each():
-            ends = []
-            for signed in (step, -step):
-                # Each example's loss at its own client's tensors: no row meets another's.
-                there = {key: params[key] + signed * x for key, x in direction.items()}
-                _set_leaves(adapted, {**params, **there}, (), owner)
-                loss = _losses(task, adapted, data, len(owner))
-                rows = {key: _rows(x, owner) for key, x in there.items()}
-                ends.append(_with_penalty(loss, method, rows, start, owner))
-            columns.append((ends[0] - ends[1]) / (2 * step))
+    for direction in basis.each():
+        ends = []
+        for signed in (step, -step):
+            there = {key: params[key] + signed * x for key, x in direction.items()}
+            tensors = {**params, **there}
+            ends.append(
+                example_losses(task, adapted, tensors, tuple(there), data, owner, method, start)
+            )
+        columns.append((ends[0] - ends[1]) / (2 * step))
     return {ALONG: torch.stack(columns, 1)}
+
+
+def example_losses(
+    task: Task,
+    adapted: AdaptedModel,
+    params: Tensors,
+    moving: Keys,
+    data: "tuple[Tensor | Mapping[str, Tensor], Tensor]",
+    owner: Int[Tensor, " n"],
+    method: Method | None = None,
+    start: Tensors | None = None,
+) -> Float[Tensor, " n"]:
+    """Each example's own loss at its client's tensors, with the row's penalty and no gradient.
+
+    Args: as of `per_example_gradients`; moving: what the penalty is given.
+    Raises: ``NotPerExample`` as there.
+    """
+    owner = owner.to(adapted.device, non_blocking=True)
+    # Each example's loss at its own client's tensors: no row meets another's.
+    _set_leaves(adapted, params, (), owner)
+    with torch.no_grad(), _unchanged(adapted.model):
+        loss = _losses(task, adapted, data, len(owner))
+        rows = {key: _rows(params[key], owner) for key in moving}
+        return _with_penalty(loss, method, rows, start, owner)
 
 
 def _with_penalty(

@@ -2,7 +2,8 @@
 
 A row with `Differences` never has an example's gradient. It has the differences of the example's
 loss along J directions, J numbers, which are clipped, summed and noised in the gradient's place.
-The directions are drawn from the run's seed and the numbers of round and step, and so are public.
+The directions are drawn from a public seed and the numbers of round and step. That seed is the
+run's, or 0 in a run without one: all runs without a seed share their directions.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

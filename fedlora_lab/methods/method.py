@@ -102,7 +102,8 @@ class Method:
             rule has a false ``shares_bound`` each is clipped to C: no epsilon is certified.
         differences: ``None``: an example's gradient is had by automatic differentiation. Else its
             loss is measured along random public directions (see `Differences`), and these few
-            numbers are clipped, noised and sent in the gradient's place.
+            numbers are clipped, noised and sent in the gradient's place. They are one group in
+            coordinates of their own: without ``clip_groups`` and ``precondition``.
         precondition: ``gram -> Preconditioner``: maps applied to a factor before the clip and after
             the noise, from the peer factor's Gram matrix (see `filters.product_space`). A rule may
             have other maps of a change than of a gradient, and keep B's move out of B's own
@@ -163,9 +164,10 @@ class Method:
         known = measured is None or type(measured) is Differences
         expected = "None or fl.methods.Differences(directions=8)"
         check(known, "differences", measured, expected)
-        alone = measured is None or self.precondition is None
         expected = "None: differences say in which coordinates a row is clipped and noised"
-        check(alone, "precondition", self.precondition, expected)
+        for name in ("precondition", "clip_groups"):
+            rule = getattr(self, name)
+            check(measured is None or rule is None, name, rule, expected)
         # Rules are called in the middle of a round: what cannot be called is refused here.
         for name in ("train", "filter", "aggregate", "broadcast"):
             check(callable(getattr(self, name)), name, getattr(self, name), self._expected(name))

@@ -34,7 +34,7 @@ from fedlora_lab.lora import adapters
 from fedlora_lab.lora.per_example import per_example_gradients, split_batch
 from fedlora_lab.methods.aggregation import ByLayer
 from fedlora_lab.methods.filters import Preconditioner
-from fedlora_lab.methods.published import FFA, FedLoRA
+from fedlora_lab.methods.published import FFA, FedLoRA, FedZO
 from fedlora_lab.methods.state import KINDS, ParamKey, TensorKind
 from fedlora_lab.tasks.architectures import trim_padding
 from fedlora_lab.tasks.metrics import squared_error
@@ -216,6 +216,39 @@ def test_a_loss_that_mixes_examples_is_refused_whatever_the_public_labels_are(di
     for loss in LOSSES.values():
         refuse_run(MODEL.format("Tokens"), replace(task, loss=loss))
     assert fl.run(replace(task, loss=cross), "fedlora", private("example"), PLAN)
+
+
+WITHOUT_GRADIENT: dict[str, Callable] = {
+    "the error rate": lambda each, out, y: each + 10 * (out.argmax(1) != y).to(each).mean(),
+    "the largest": lambda each, out, y: each + 1e3 * each.max().detach(),
+    "a baseline": lambda each, out, y: each - each.mean().detach(),
+}
+
+
+@pytest.mark.parametrize("rule", WITHOUT_GRADIENT.values(), ids=WITHOUT_GRADIENT)
+@pytest.mark.parametrize("of_penalty", [False, True])
+def test_what_a_batch_adds_without_a_gradient_is_refused_where_losses_are_released(
+    rule, of_penalty
+):
+    """One example moved a sum of differences by 35 clip norms. On a task that a row of gradients
+    trains: no gradient has anything of it.
+    """
+
+    def penalty(rows, start):
+        flat = torch.cat([x.flatten(1) for x in rows.values()], 1)[:, :3]
+        return rule(gaps(rows, start), flat, torch.zeros(len(flat)))
+
+    def loss(out, y):
+        return cross(out, y) if of_penalty else rule(cross(out, y), out, y)
+
+    changes: Any = {"name": "mine", "penalty": penalty} if of_penalty else {}
+    task = replace(tokens(), loss=loss)
+    gradients, losses = FedLoRA.replace(**changes), FedZO.replace(**changes)
+    assert len(play(task, gradients, private("example"))) == PLAN.rounds + 1
+    words = (PENALTY if of_penalty else MODEL.format("Tokens")) + ".*differences releases losses"
+    refuse_run(words, task, losses)
+    refuse_run(words, replace(task, public_test=False), losses, "client")
+    assert fl.run(tokens(), FedZO, private("example"), PLAN)
 
 
 @pytest.mark.parametrize("products", ["float32", "bfloat16"])

@@ -99,18 +99,29 @@ def test_an_upload_is_a_few_numbers_and_so_is_what_comes_down():
         ({"lora": fl.Lora(2, 3.0, ranks=(1, 2, 1))}, None, "ranks=.*: expected None: clients of"),
         ({"optimizer": fl.AdamW()}, "client", "optimizer=.*: expected sgd without weight decay"),
         ({"optimizer": fl.SGD(weight_decay=0.1)}, "client", "optimizer=.*: expected sgd without"),
+        ({"lr": {"A": 0.1, "B": 0.2}}, "client", "lr=.*: expected one number: in the client unit"),
+        ({"lr": {"A": 0.1, "B": 0.1, "head": 0.2}}, "client", "lr=.*: expected one number: in"),
     ],
 )
 def test_what_has_no_numbers_along_the_directions_is_refused(changes, privacy, begins):
+    changes = {**changes}
     lora = changes.pop("lora", LORA)
     terms = None if privacy is None else private(privacy)
     with refused(f"^{begins}"):
-        play(tokens(), ROW, terms, PLAN.replace(**changes), lora=lora)
+        play(tokens("head"), ROW, terms, PLAN.replace(**changes), lora=lora)
+
+
+def test_unequal_rates_train_where_a_step_stays_along_its_directions():
+    """A and B by turns; and any rates where each step is noised and nothing is projected."""
+    unequal = PLAN.replace(rounds=1, lr={"A": 0.1, "B": 0.2})
+    assert len(play(tokens(), TURNS, private("client"), unequal)) == 2
+    assert len(play(tokens(), ROW, private("example"), unequal)) == 2
 
 
 def test_a_row_clips_in_one_kind_of_coordinates():
     for changes, begins in (
         ({"precondition": fl.methods.DEeR.precondition}, "precondition=.*: expected None: diff"),
+        ({"clip_groups": lambda key: key.side}, "clip_groups=.*: expected None: differences"),
         ({"differences": 16}, "differences=16: expected None or fl.methods.Differences"),
     ):
         with refused(f"^{begins}"):

@@ -60,6 +60,34 @@ def test_a_ledger_counts_several_rows_with_the_client_who_spends_most(accountant
     assert stated[2] == max(book.epsilon(k, rows_per_person=3) for k in range(2))
 
 
+@pytest.mark.parametrize("rows", [(1, 1), (2, 1), (1, 3)], ids=str)
+@pytest.mark.parametrize(
+    "clients", [((2.0, 0.1, 30), (3.0, 0.2, 30)), ((1.5, 0.9, 1), (1.5, 0.9, 1))], ids=str
+)
+def test_what_is_stated_for_everyone_holds_for_rows_at_several_clients(clients, rows):
+    """An attack weighs each client's sum by its noise; one row at each client is one mechanism
+    after the other, whose composition is known.
+    """
+    sigmas, rates, (steps, _) = zip(*clients, strict=True)
+    book = fl.Ledger(delta=DELTA)
+    book.record(1, [0, 1], steps, sample_rate=rates, noise_multiplier=sigmas)
+    k = sum(rows)
+    stated = book.for_everyone().epsilon(rows_per_person=k)
+    assert stated >= max(book.epsilon(client, rows_per_person=k) for client in range(2))
+    assert rows != (1, 1) or stated >= epsilon(clients, DELTA)
+
+    precisions = [sigma**-2 for sigma in sigmas]
+    drawn = [np.arange(n * steps + 1) for n in rows]
+    chances = np.outer(*(binom.pmf(i, i[-1], q) for i, q in zip(drawn, rates, strict=True)))
+    moved = np.add.outer(*(i * w for i, w in zip(drawn, precisions, strict=True))).ravel()
+    spread = math.sqrt(steps * sum(precisions))
+    at = np.linspace(-9 * spread, moved[-1] + 9 * spread, 301)
+    shifted = (at[:, None] - moved) / spread
+    accused = norm.sf(shifted) @ chances.ravel() - math.exp(stated) * norm.sf(at / spread)
+    acquitted = norm.cdf(at / spread) - math.exp(stated) * norm.cdf(shifted) @ chances.ravel()
+    assert max(*accused, *acquitted) <= DELTA * (1 + 1e-6)
+
+
 @pytest.mark.parametrize("rows", [0, 2.5, True, "3", 10**7, 2])
 @pytest.mark.parametrize("unit", ["example", "person", "client"])
 def test_numbers_of_rows_are_refused_in_one_line(rows, unit):

@@ -184,8 +184,7 @@ class Method:
         counted = hasattr(self.broadcast, "bits")
         check(counted, "broadcast", self.broadcast, "a rule with bits(numbers)")
         self._check_schedule()
-        # A row of one's own never renames a published one, which was made first.
-        NAMES.setdefault(self.slug, self.name)
+        NAMES[self.slug] = self.name
 
     def _expected(self, name: str) -> str:
         """Says what a rule has to be, with an example in the library's own words."""

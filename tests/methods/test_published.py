@@ -196,9 +196,3 @@ def test_adding_a_method_is_adding_its_row(tmp_path):
     command += [f"tests/methods/test_{name}.py" for name in ("published", "contract")]
     done = succeeded(*command, cwd=tmp_path, env=environment)
     assert int(done.stdout.split(" passed")[0].split()[-1]) >= 15
-
-
-def test_a_row_of_ones_own_renames_no_published_row():
-    """Fault: figures called FedLoRA as the last row of its slug was spelled."""
-    fl.methods.FedLoRA.replace(name="fedlora")
-    assert fl.plots.style.name("fedlora") == "FedLoRA"

@@ -5,7 +5,7 @@
     python -m studies.ends judge [CELL]    runs too, and says how far each rule is off
 
 An end is the rate at which the mean validation accuracy of five seeds is three points below its
-best (`rates.plateau_end`); every seed has a split of its own. The rules, in the rate of B:
+best (`protocol.plateau_end`); every seed has a split of its own. The rules, in the rate of B:
 
 - v: the variance of the run's noise on an output is 0.35 (`theory.output_variance`), the same bound
   for all methods;
@@ -32,10 +32,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 import fedlora_lab as fl
 from fedlora_lab import theory
+from fedlora_lab.experiments.protocol import plateau_end, scored_apart
 from fedlora_lab.experiments.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
 from studies import RESULTS, rates, runner
 from studies.declared import STUDIES, Case, digits
@@ -133,21 +133,6 @@ def predict_ends(name: str, case: Case) -> pd.DataFrame:
 # ---- runs
 
 
-def scored_on_both(task: Any) -> Any:
-    """The task with its validation examples before its test examples, and a score of each."""
-
-    def right(part: slice) -> Any:
-        return fl.tasks.OverAll(lambda out, y: float((out.argmax(1) == y)[part].double().mean()))
-
-    (x, y), (other, labels) = task.validation, task.test
-    if isinstance(x, dict):
-        both: Any = {key: torch.cat([x[key], other[key]]) for key in x}
-    else:
-        both = torch.cat([x, other])
-    scores = {"accuracy": right(slice(len(y), None)), "validation": right(slice(len(y)))}
-    return replace(task, test=(both, torch.cat([y, labels])), validation=None, metrics=scores)
-
-
 def run_cell(name: str, case: Case, seeds: Any = SEEDS) -> pd.DataFrame:
     """Runs four methods at nine rates; what the store has is not run again.
 
@@ -158,7 +143,7 @@ def run_cell(name: str, case: Case, seeds: Any = SEEDS) -> pd.DataFrame:
     frames = []
     for seed in seeds:
         task, privacy, plan = setting(case, seed)
-        task = scored_on_both(task)
+        task = scored_apart(task)
         for step in HALF_OCTAVES:
             at = {slug: float(f"{middles[slug] * 2**step:.4g}") for slug in METHODS}
             plans = {slug: plan.replace(lr=rates_of(slug, at[slug])) for slug in METHODS}
@@ -181,7 +166,7 @@ def judge(runs: pd.DataFrame, draws: int = 10_000) -> pd.DataFrame:
         interval over cells. An end beyond the grid counts as at its edge.
     """
     mean = runs.groupby(["cell", "method", "lr"])["validation"].mean()
-    ends = mean.groupby(["cell", "method"]).apply(lambda x: rates.plateau_end(x.droplevel([0, 1])))
+    ends = mean.groupby(["cell", "method"]).apply(lambda x: plateau_end(x.droplevel([0, 1])))
     predicted: Any = pd.read_csv(PREDICTED).set_index(["cell", "method"])
     errors = np.log2(predicted.loc[ends.index, RULES]).sub(np.log2(ends), axis=0) ** 2
     of_cells = errors.groupby("cell")

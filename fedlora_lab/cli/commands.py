@@ -285,8 +285,8 @@ def review_command(target: str, page: Path | None, **options: bool) -> None:
 def submit_command(row: str, out: Path, jobs: int | None, quick: bool) -> None:
     """Train ROW by the protocol of the open table, and write its card.
 
-    ROW is one of a file of your own, FILE.py:NAME, or of the table of methods. That are 120 runs,
-    about ten minutes on two cores; the same command goes on where it was stopped.
+    ROW is a row of a file of your own, FILE.py:NAME, or a row of the library. A card takes 120
+    runs. The same command goes on where it was stopped.
     """
     from fedlora_lab.cli.training import submit
 

@@ -1,6 +1,7 @@
 """Settings for a run on your own data: `finetune` chooses them.
 
-They come from runs that were tuned here, or follow from public numbers.
+They come from runs that were tuned here, or follow from public numbers. `protocol` has the settings
+at which every row of the open table is trained.
 
 >>> from fedlora_lab import experiments
 >>> experiments.tuned_rate("digits", "rolora", epsilon=1.0)

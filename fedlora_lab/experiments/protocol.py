@@ -81,25 +81,25 @@ class Setting:
 
 
 OCTAVES = tuple(0.025 * 2**step for step in range(8))
-STEPS = {"rounds": 20, "local_steps": 5, "batch": 16}
-CROWD = {"rounds": 40, "local_steps": 2, "batch": None, "participation": 0.2}
+EXAMPLE_PLAN = {"rounds": 20, "local_steps": 5, "batch": 16}
+CLIENT_PLAN = {"rounds": 40, "local_steps": 2, "batch": None, "participation": 0.2}
 BY_EXAMPLE = {"unit": "example", "clip_norm": 1.0, "delta": 1e-4}
 BY_CLIENT = {"unit": "client", "clip_norm": 2.0, "delta": 1e-3}
 SETTINGS = {
     **{
         f"digits, example, epsilon {epsilon:g}": Setting(
-            "digits", 10, STEPS, BY_EXAMPLE, epsilon, OCTAVES
+            "digits", 10, EXAMPLE_PLAN, BY_EXAMPLE, epsilon, OCTAVES
         )
         for epsilon in (8.0, 1.0)
     },
     **{
         f"digits, client, epsilon {epsilon:g}": Setting(
-            "digits", 100, CROWD, BY_CLIENT, epsilon, tuple(r / 2 for r in OCTAVES), True
+            "digits", 100, CLIENT_PLAN, BY_CLIENT, epsilon, tuple(r / 2 for r in OCTAVES), True
         )
         for epsilon in (8.0, 1.0)
     },
     "sentences, example, epsilon 8": Setting(
-        "sentences", 8, STEPS, BY_EXAMPLE | {"delta": 1e-5}, 8.0, OCTAVES
+        "sentences", 8, EXAMPLE_PLAN, BY_EXAMPLE | {"delta": 1e-5}, 8.0, OCTAVES
     ),
 }
 """Name -> setting of the open table."""

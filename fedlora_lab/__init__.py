@@ -17,21 +17,16 @@ if TYPE_CHECKING:  # never run: editors read here what HOMES says
         attacks as attacks,
         audit as audit,
         course as course,
-        experiments as experiments,
         flower as flower,
         measures as measures,
         methods as methods,
         plots as plots,
         privacy as privacy,
+        recipes as recipes,
         report as report,
         review as review,
         tasks as tasks,
         theory as theory,
-    )
-    from fedlora_lab.experiments.finetune import finetune as finetune
-    from fedlora_lab.experiments.tuned_rates import (
-        suggest_lr as suggest_lr,
-        tuned_rate as tuned_rate,
     )
     from fedlora_lab.federated.compare import best as best, compare as compare
     from fedlora_lab.federated.make_spec import amplification as amplification
@@ -48,6 +43,11 @@ if TYPE_CHECKING:  # never run: editors read here what HOMES says
     from fedlora_lab.methods.source_code import show as show
     from fedlora_lab.privacy.ledger import Ledger as Ledger
     from fedlora_lab.privacy.plan import Privacy as Privacy
+    from fedlora_lab.recipes.finetune import finetune as finetune
+    from fedlora_lab.recipes.tuned_rates import (
+        suggest_lr as suggest_lr,
+        tuned_rate as tuned_rate,
+    )
     from fedlora_lab.tasks import partition as partition
 
 
@@ -55,20 +55,18 @@ PACKAGES = (
     "attacks",
     "audit",
     "course",
-    "experiments",
     "flower",
     "measures",
     "methods",
     "plots",
     "privacy",
+    "recipes",
     "report",
     "review",
     "tasks",
     "theory",
 )
 NAMES = {
-    "experiments.finetune": ("finetune",),
-    "experiments.tuned_rates": ("suggest_lr", "tuned_rate"),
     "federated.compare": ("best", "compare"),
     "federated.records": ("generate", "predict", "save_adapter", "to_frame"),
     "federated.run": ("run", "ticks"),
@@ -79,6 +77,8 @@ NAMES = {
     "methods.source_code": ("show",),
     "privacy.ledger": ("Ledger",),
     "privacy.plan": ("Privacy",),
+    "recipes.finetune": ("finetune",),
+    "recipes.tuned_rates": ("suggest_lr", "tuned_rate"),
 }
 """Module under fedlora_lab -> what of it is public here."""
 HOMES: dict[str, tuple[str, str | None]] = {

@@ -35,8 +35,8 @@ import pandas as pd
 
 import fedlora_lab as fl
 from fedlora_lab import theory
-from fedlora_lab.experiments.protocol import plateau_end, scored_apart
-from fedlora_lab.experiments.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
+from fedlora_lab.recipes.protocol import plateau_end, scored_apart
+from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
 from studies import RESULTS, rates, runner
 from studies.declared import STUDIES, Case, digits
 

@@ -1,4 +1,4 @@
-"""Put the learning rates that studies tuned into experiments/rates.json.
+"""Put the learning rates that studies tuned into recipes/rates.json.
 
     python -m studies.suggested_rates
 
@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab.experiments.tuned_rates import FILE, NO_BUDGET
+from fedlora_lab.recipes.tuned_rates import FILE, NO_BUDGET
 from fedlora_lab.report.run_folder import to_json
 from studies import RESULTS, runner
 from studies.declared import CLIP, CROWD, RANK4, WORK

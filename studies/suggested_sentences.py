@@ -24,7 +24,7 @@ from typing import Any
 import pandas as pd
 
 import fedlora_lab as fl
-from fedlora_lab.experiments import protocol
+from fedlora_lab.recipes import protocol
 from studies import RESULTS
 
 FILE = RESULTS / "suggested-sentences.csv"

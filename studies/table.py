@@ -4,7 +4,7 @@
     python -m studies.table run [ROW ...]  trains what is missing and writes results/table/ROW.json
     python -m studies.table show           prints a table of the cards for each setting
 
-`experiments.protocol` has the protocol; `fedlora-lab submit` makes the card of a row of one's own.
+`recipes.protocol` has the protocol; `fedlora-lab submit` makes the card of a row of one's own.
 Predicted, before any run, is where the range of rates of each row ends in each setting: where the
 noise on a layer's output has the variance 0.35.
 """
@@ -20,8 +20,8 @@ from fedlora_lab import methods
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import markdown_table
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab.experiments import protocol
 from fedlora_lab.federated.compare import BAR
+from fedlora_lab.recipes import protocol
 from fedlora_lab.report.run_folder import to_json
 from studies import RESULTS, ROOT
 

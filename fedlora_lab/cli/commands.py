@@ -198,7 +198,7 @@ def predict_command(folder: Path, data: Path, out: Path | None, **options: Any) 
     "refused"; the exit status is then 1.
     """
     from fedlora_lab._utils.files import write_atomically
-    from fedlora_lab.experiments.predictions import REFUSED, predict_rows
+    from fedlora_lab.recipes.predictions import REFUSED, predict_rows
     from fedlora_lab.tasks.tables import SEPARATOR_KEY
 
     is_free = out is None or (out.parent.is_dir() and not out.exists())

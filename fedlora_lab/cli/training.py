@@ -15,13 +15,13 @@ from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.options import RunSettings
 from fedlora_lab._utils.validation import check, few, in_one_line
 from fedlora_lab.cli import options as read
-from fedlora_lab.experiments import finetune as tuning
-from fedlora_lab.experiments.protocol import QUICK, SEEDS, card_lines, run_protocol
-from fedlora_lab.experiments.tuned_rates import load_rates, suggestion
 from fedlora_lab.federated.compare import BAR, announcement, checked_cells, grid_points
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
+from fedlora_lab.recipes import finetune as tuning
+from fedlora_lab.recipes.protocol import QUICK, SEEDS, card_lines, run_protocol
+from fedlora_lab.recipes.tuned_rates import load_rates, suggestion
 from fedlora_lab.report.cells import run_in_folder, without_folders
 from fedlora_lab.report.page import read_runs, report
 from fedlora_lab.report.run_folder import to_json

@@ -17,12 +17,12 @@ from torch import nn
 import fedlora_lab as fl
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.course import playground
-from fedlora_lab.experiments import tuned_rates
 from fedlora_lab.federated import local_training
 from fedlora_lab.federated.run import Run
 from fedlora_lab.methods.filters import identity
 from fedlora_lab.methods.quantization import normal_float
 from fedlora_lab.methods.state import ParamKey
+from fedlora_lab.recipes import tuned_rates
 
 TABLES = json.loads((playground.HERE / "tables.json").read_text())
 SLUGS = [row["slug"] for row in TABLES["methods"]]

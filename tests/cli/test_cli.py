@@ -15,8 +15,8 @@ from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab.cli import doctor, options as read
 from fedlora_lab.cli.training import learning_rates
-from fedlora_lab.experiments.tuned_rates import tuned_rate
 from fedlora_lab.federated.compare import BASELINES
+from fedlora_lab.recipes.tuned_rates import tuned_rate
 from fedlora_lab.report.run_folder import Folder, read_frame
 
 ONE = ["--methods=rolora", "--seeds=1"]

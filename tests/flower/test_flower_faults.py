@@ -20,10 +20,10 @@ from toy_tasks import book, play, private, tokens
 
 from fedlora_lab import methods
 from fedlora_lab._utils import validation
-from fedlora_lab.experiments.choices import Choice
 from fedlora_lab.flower import InProcessGrid, open_run, rounds
 from fedlora_lab.flower.server import Stopped
 from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.recipes.choices import Choice
 from fedlora_lab.review.adapters import ask_client
 
 PLAN = ROUNDS.replace(participation=1.0, dropout=0.0)

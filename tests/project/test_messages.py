@@ -9,8 +9,8 @@ import pytest
 
 import fedlora_lab as fl
 from fedlora_lab._utils.keywords import KeywordError
-from fedlora_lab.experiments import finetune as finetuning
 from fedlora_lab.federated.run_options import RunOptions
+from fedlora_lab.recipes import finetune as finetuning
 
 TASK = fl.tasks.regression(clients=2, examples=40, d_in=3, d_out=3, rank=1, test=4)
 PLAN = fl.Plan(rounds=1, local_steps=1, batch=8)

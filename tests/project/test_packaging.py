@@ -154,7 +154,7 @@ def test_no_file_tells_about_the_machine_it_was_written_on():
 
 # The rooms, from the ground up, as docs/architecture.md draws them.
 ROOMS = ("_utils", "theory", "methods", "tasks", "privacy", "lora", "measures", "federated")
-ROOMS += ("plots", "report", "audit", "attacks", "experiments", "flower", "review", "course", "cli")
+ROOMS += ("plots", "report", "audit", "attacks", "recipes", "flower", "review", "course", "cli")
 
 
 def test_a_room_imports_only_rooms_that_stand_lower():

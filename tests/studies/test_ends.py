@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import fedlora_lab as fl
-from fedlora_lab.experiments.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
+from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
 from studies import ends
 
 CELLS = ends.cells()

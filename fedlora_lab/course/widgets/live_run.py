@@ -28,10 +28,10 @@ from fedlora_lab.course.widgets.run_config import (
     text_of,
 )
 from fedlora_lab.course.widgets.run_row import Part, RunRow, label_parts
-from fedlora_lab.experiments.tuned_rates import Suggestion
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.plots.style import look, on_screen
 from fedlora_lab.privacy.plan import Privacy
+from fedlora_lab.recipes.tuned_rates import Suggestion
 from fedlora_lab.report.summary_table import epsilon_text, format_number, observer_phrase
 from fedlora_lab.tasks.metrics import TextScore
 from fedlora_lab.tasks.task import Task, take

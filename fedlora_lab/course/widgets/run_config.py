@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from fedlora_lab import methods, tasks
 from fedlora_lab._utils.validation import check, check_number, check_whole
-from fedlora_lab.experiments.tuned_rates import (
+from fedlora_lab.methods.method import Method
+from fedlora_lab.methods.optimizers import Optimizer
+from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.privacy.plan import Privacy
+from fedlora_lab.recipes.tuned_rates import (
     OUTPUT_VARIANCE,
     Suggestion,
     load_rates,
     suggest_lr,
     suggestion,
 )
-from fedlora_lab.methods.method import Method
-from fedlora_lab.methods.optimizers import Optimizer
-from fedlora_lab.methods.plan import Lora, Plan
-from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.report.summary_table import bytes_text
 from fedlora_lab.tasks.task import Task
 

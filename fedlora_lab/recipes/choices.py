@@ -22,13 +22,13 @@ from fedlora_lab._utils.validation import (
     few,
     printable,
 )
-from fedlora_lab.experiments.tuned_rates import carry_over, suggest_lr
 from fedlora_lab.federated.compare import Cell
 from fedlora_lab.federated.run import RunOptions
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
 from fedlora_lab.privacy.ledger import per_client
 from fedlora_lab.privacy.plan import Privacy
+from fedlora_lab.recipes.tuned_rates import carry_over, suggest_lr
 from fedlora_lab.report.summary_table import observer_phrase
 from fedlora_lab.tasks.modules import head_names
 from fedlora_lab.tasks.tables import read_splits

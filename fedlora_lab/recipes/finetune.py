@@ -20,16 +20,6 @@ from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.streams import SafeStream, never_failing
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, few
-from fedlora_lab.experiments.choices import (
-    READ_CLASSES,
-    Choice,
-    Options,
-    Settings,
-    choose_cell,
-    choose_promise,
-    choose_test,
-)
-from fedlora_lab.experiments.predictions import in_parts, note_base
 from fedlora_lab.federated.compare import BAR, Cell, show_progress
 from fedlora_lab.federated.records import Round, generate, predict, save_adapter
 from fedlora_lab.federated.run import Run, RunOptions
@@ -39,6 +29,16 @@ from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.optimizers import AdamW
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.ledger import Ledger
+from fedlora_lab.recipes.choices import (
+    READ_CLASSES,
+    Choice,
+    Options,
+    Settings,
+    choose_cell,
+    choose_promise,
+    choose_test,
+)
+from fedlora_lab.recipes.predictions import in_parts, note_base
 from fedlora_lab.report.cells import (
     claim_cells,
     round_line,

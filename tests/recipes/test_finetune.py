@@ -22,10 +22,10 @@ from PIL import Image
 from toy_tasks import book, tokens
 
 import fedlora_lab as fl
-from fedlora_lab.experiments.predictions import predict_rows
 from fedlora_lab.federated import local_training
 from fedlora_lab.lora import adapters
 from fedlora_lab.lora.source import require_source
+from fedlora_lab.recipes.predictions import predict_rows
 
 COLUMNS: Options = {"text": "text", "label": "label", "by": "site"}
 SHORT: Options = {"rounds": 1, "local_steps": 1, "accountant": "rdp"}

@@ -8,9 +8,9 @@ from calls import refused
 
 import fedlora_lab as fl
 from fedlora_lab import methods
-from fedlora_lab.experiments import tuned_rates
 from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.federated.noise_forecast import forecast_of
+from fedlora_lab.recipes import tuned_rates
 from studies.suggested_rates import collected
 
 

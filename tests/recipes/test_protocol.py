@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 import fedlora_lab as fl
-from fedlora_lab.experiments import protocol
+from fedlora_lab.recipes import protocol
 from studies import table
 
 NAME = "digits, example, epsilon 8"

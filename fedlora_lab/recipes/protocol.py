@@ -21,11 +21,11 @@ from fedlora_lab import tasks
 from fedlora_lab._utils.environment import __version__
 from fedlora_lab._utils.statistics import find_collapsed, t_interval
 from fedlora_lab._utils.validation import error_text
-from fedlora_lab.experiments.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
 from fedlora_lab.federated.compare import Cell, run_cells
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
+from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:

@@ -194,11 +194,20 @@ def _pieces(result: Result) -> list[Result]:
     return list(result) if np.ndim(result) and len(result) <= 4 else [result]
 
 
+def _pairs(calls: Calls) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The numbers and the right ones of each call, without those that are rightly infinite."""
+    pairs = []
+    for given, right in zip(calls.given, calls.right, strict=True):
+        numbers, goal = _flat(given), _flat(right)
+        kept = np.isfinite(goal) | (numbers != goal)
+        pairs.append((numbers[kept], goal[kept]))
+    return pairs
+
+
 def _ratios(calls: Calls) -> list[float] | None:
     """In each call the one ratio of all numbers to the right ones; ``None`` where there is none."""
     ratios = []
-    for given, right in zip(calls.given, calls.right, strict=True):
-        numbers, goal = _flat(given), _flat(right)
+    for numbers, goal in _pairs(calls):
         size = abs(goal).max(initial=0.0)
         if not np.isfinite(goal).all() or size == 0:
             continue  # a result of zero tells nothing of a factor
@@ -206,7 +215,7 @@ def _ratios(calls: Calls) -> list[float] | None:
         if not np.allclose(numbers, ratio * goal, rtol=0, atol=CLOSE * size * max(abs(ratio), 1)):
             return None
         ratios.append(ratio)
-    return ratios if ratios and all(map(abs, ratios)) else None
+    return ratios or None
 
 
 def _multiple(calls: Calls) -> str:
@@ -214,6 +223,13 @@ def _multiple(calls: Calls) -> str:
     ratios = _ratios(calls)
     if ratios is None:
         return ""
+    if max(map(abs, ratios)) < 1e-9:
+        return "in every call your result is 0, where another number is right"
+    if np.allclose(ratios, 1, rtol=CLOSE):
+        elsewhere = not _all_same(calls.given, calls.right)
+        return (
+            "your result is right where the right one is not 0, and wrong where it is" * elsewhere
+        )
     constant = bool(np.allclose(ratios, ratios[0], rtol=CLOSE))
     quantities = _quantities(calls)
     names = [name for name, x in CONSTANTS.items() if math.isclose(x, ratios[0], rel_tol=CLOSE)]
@@ -239,8 +255,7 @@ def _quantities(calls: Calls) -> dict[str, np.ndarray]:
     Only of calls whose right result is not zero, as `_ratios` has them; one of each series.
     """
     rows: list[dict[str, float]] = []
-    for case, right in zip(calls.cases, calls.right, strict=True):
-        goal = _flat(right)
+    for case, (_, goal) in zip(calls.cases, _pairs(calls), strict=True):
         if not np.isfinite(goal).all() or not abs(goal).max(initial=0.0):
             continue
         row: dict[str, float] = {}
@@ -285,7 +300,7 @@ FORMS: dict[str, Callable[[Any], Any]] = {
 
 def _moved(calls: Calls) -> str:
     """The right result with a number added, or up to signs."""
-    pairs = [(_flat(g), _flat(r)) for g, r in zip(calls.given, calls.right, strict=True)]
+    pairs = _pairs(calls)
     shift = pairs[0][0].flat[0] - pairs[0][1].flat[0] if pairs[0][0].size else 0.0
     if (
         shift
@@ -385,6 +400,7 @@ def _substitutions(calls: Calls) -> Iterator[tuple[str, list[Case]]]:
         if all(y for _, y in pairs):
             yield f"{name}/{other} in place of {name}", cases({i: [x / y for x, y in pairs]})
         yield f"{name} · {other} in place of {name}", cases({i: [x * y for x, y in pairs]})
+        yield f"{other} in place of {name}", cases({i: columns[j]})
     for i, j in itertools.combinations(range(len(columns)), 2):
         exchanged = cases({i: columns[j], j: columns[i]})
         yield f"{calls.names[i]} and {calls.names[j]} exchanged", exchanged

@@ -13,6 +13,15 @@ def round_of(B, A, w, C, sigma, rows):
     return B @ A + (w[:, None] * np.array(sums)).sum(0) / w.sum(), sigma * B
 
 
+def plan_by_plan(batches, C):
+    """A right answer that is 0 in some calls, and has an infinite entry in all of them."""
+    return np.append(np.maximum(0, C - batches), np.inf)
+
+
+def draw_plans(rng):
+    return np.full(2, rng.choice([0.5, 5.0])), rng.uniform(1, 2)
+
+
 def draw(rng):
     rows = [rng.standard_normal((n, 4)) for n in rng.permutation([0, 2, 3])]
     factors = rng.standard_normal((3, 2)), rng.standard_normal((2, 4))
@@ -52,6 +61,9 @@ CASES = {
     "gives what the right one gives for sigma/C in place of sigma": (
         lambda B, A, w, C, sigma, rows: round_of(B, A, w, C, sigma / C, rows)
     ),
+    "gives what the right one gives for sigma in place of C": (
+        lambda B, A, w, C, sigma, rows: round_of(B, A, w, sigma, sigma, rows)
+    ),
     "gives what the right one gives for the squares of w in place of w": (
         lambda B, A, w, C, sigma, rows: round_of(B, A, w**2, C, sigma, rows)
     ),
@@ -69,6 +81,21 @@ RIGHT = {
     "the right one transposed": lambda *x: x[4] * x[0],
     "is right up to its sign": lambda *x: [round_of(*x)[0], round_of(*x)[1]],
 }
+
+
+OF_PLANS = {
+    "is the square of the right one": lambda batches, C: plan_by_plan(batches, C) ** 2,
+    "in every call your result is 0": lambda batches, C: np.append(0 * batches, np.inf),
+    "is right where the right one is not 0": lambda batches, C: np.append(C - batches, np.inf),
+}
+
+
+@pytest.mark.parametrize("words", OF_PLANS)
+def test_zeros_and_infinite_numbers_do_not_hide_a_difference(words):
+    """Fault: a result that was right but for zeros was called 1 times the right one."""
+    reader = Calls("batches and C", draw=draw_plans).fresh(np.random.default_rng(0))
+    told = reader.diagnosis(OF_PLANS[words], plan_by_plan)
+    assert words in told, told
 
 
 @pytest.mark.parametrize("words", CASES)

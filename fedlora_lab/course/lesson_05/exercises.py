@@ -79,6 +79,10 @@ def clips_the_weights(B, A, G, gamma, lr, C, sigma, b, xi):
 clips_the_sum = vary(ffa_round, G=lambda G: [g.sum(0)[None] for g in G])
 
 
+# What is short is no danger: to lengthen it lets one example move the sum by C for nothing.
+normalises = vary(ffa_round, G=lambda G: [1e9 * g for g in G])
+
+
 # How many were drawn is private.
 def divides_by_the_drawn(B, A, G, gamma, lr, C, sigma, b, xi):
     of_each = [
@@ -104,6 +108,17 @@ def average_share(change, A):
 # A's rows are neither orthogonal nor of length one.
 def without_the_inverse(change, A):
     return ((change @ A.T @ A) ** 2).sum() / (change**2).sum()
+
+
+# The rows of A would have to be the leading singular vectors.
+def of_the_best_A(change, A):
+    values = np.linalg.svd(change, compute_uv=False)
+    return (values[: len(A)] ** 2).sum() / (values**2).sum()
+
+
+# Its coordinates along rows that are neither orthogonal nor of length one.
+def along_the_rows(change, A):
+    return ((change @ A.T) ** 2).sum() / (change**2).sum()
 
 
 # A share of the length, where the energy was asked for.

@@ -93,10 +93,12 @@ def take_turns(B, A, gradient, combine, eta, gamma, S, T):
     return B, A
 
 
-def _turns(*given, word, sent=lambda t: "", whole=False):
+def _turns(*given, word, sent=lambda t: "", whole=False, kept=1):
     """`take_turns` with another schedule, ``word(t, s)``; ``sent(t)`` is released besides.
 
-    Args: whole: the server's rule gets the factors, and not their changes.
+    Args:
+        whole: the server's rule gets the factors, and not their changes.
+        kept: times the server's factor is added to what its rule returns.
     """
     B, A, gradient, combine, eta, gamma, S, T = given
     for t in range(T):
@@ -112,8 +114,8 @@ def _turns(*given, word, sent=lambda t: "", whole=False):
             a = new_a if "A" in word(t, s) else a
             released += word(t, s)
         old_B, old_A = (0 * B, 0 * A) if whole else (B, A)
-        new_B = old_B + combine(b - old_B, A) if "B" in released else B
-        A = old_A + combine(a - old_A, B) if "A" in released else A
+        new_B = kept * old_B + combine(b - old_B, A) if "B" in released else B
+        A = kept * old_A + combine(a - old_A, B) if "A" in released else A
         B = new_B
     return B, A
 
@@ -128,6 +130,10 @@ turns_by_step = partial(_turns, word=lambda t, s: "BA"[s % 2])
 both_released = partial(_turns, word=lambda t, s: "BA"[t % 2], sent=lambda t: "AB")
 # A clip bounds what a client changed; the server's own factors are no secret.
 combines_factors = partial(_turns, word=lambda t, s: "BA"[t % 2], whole=True)
+
+
+# What the rule returns is a change.
+change_alone = partial(_turns, word=lambda t, s: "BA"[t % 2], kept=0)
 
 
 # Every average is a release.
@@ -176,6 +182,8 @@ A_is_clean = partial(_energy, releases=lambda T: (T - T // 2, 0))
 start_of_one = partial(_energy, releases=lambda T: (T - T // 2, T // 2), start=1)
 # An odd last round is B's.
 half_rounds = partial(_energy, releases=lambda T: (T / 2, T / 2))
+# B starts at zero, A does not.
+start_of_zero = partial(_energy, releases=lambda T: (T - T // 2, T // 2), start=0)
 # Independent noise adds up in squares.
 lengths_added = partial(_energy, releases=lambda T: ((T - T // 2) ** 2, (T // 2) ** 2))
 
@@ -200,6 +208,16 @@ def clips_the_factor(dB, A, C, sigma, xi):
 def transposed(dB, A, C, sigma, xi):
     plain = release(dB, A, C, 0, xi)
     return plain + sigma * C * xi @ A.T / len(dB)
+
+
+# The first r columns of the noise have the law of plain noise.
+def plain_noise(dB, A, C, sigma, xi):
+    return release(dB, A, C, 0, xi) + sigma * C * xi[:, : len(A)] / len(dB)
+
+
+# Without a clip one client may move the sum by anything.
+def not_clipped(dB, A, C, sigma, xi):
+    return release(dB, A, 1e9, sigma * C / 1e9, xi)
 
 
 # A clip shortens, and lengthens nothing.

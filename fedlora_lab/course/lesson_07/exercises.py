@@ -78,6 +78,11 @@ def along_the_rank(g_B, g_A):
     return filtered(g_A, g_B)[::-1]
 
 
+# The rank has no order along which to smooth.
+def both_axes(g_B, g_A):
+    return along_the_rank(*filtered(g_B, g_A))
+
+
 # B is noised like A.
 def a_alone(g_B, g_A):
     return g_B, filtered(g_B, g_A)[1]
@@ -93,15 +98,17 @@ def worth(energy):
     return along**2 / np.mean(gain**2)
 
 
-def _worth(energy, power=1, outer=2, left=None):
-    """`worth` with another power of the gain or of m, or another share of the noise."""
-    gain = np.cos(np.pi * np.arange(len(energy)) / (2 * len(energy))) ** 4
+def _worth(energy, power=1, outer=2, left=None, angle=0.5):
+    """`worth` with another power of the gain or of m, share of the noise, or part of θ."""
+    gain = np.cos(angle * np.pi * np.arange(len(energy)) / len(energy)) ** 4
     along = (gain**power * energy).sum() / energy.sum()
     return along**outer / (left or np.mean(gain**2))
 
 
 # The part along the gradient carries the gain once, not squared.
 energy_along = partial(_worth, power=2)
+# The gain falls to 0 at the highest frequency, and not in the middle.
+whole_angle = partial(_worth, angle=1)
 # Lengths against energies.
 not_squared = partial(_worth, outer=1)
 # A filter that removes everything would look best.
@@ -146,6 +153,22 @@ def a_first(B, A, gradients, lr_B, lr_A, C, steps):
         step = _mean_of_clipped(gradients(B, A)[s % 2], C)
         B, A = (B, A - lr_A * step) if s % 2 else (B - lr_B * step, A)
     return B, A
+
+
+# What is short is lengthened, and a clip lengthens nothing.
+def normalises(B, A, gradients, *settings):
+    return local_steps(B, A, lambda *at: [1e9 * g for g in gradients(*at)], *settings)
+
+
+# The rates are made for a mean.
+def sums(B, A, gradients, lr_B, lr_A, C, steps):
+    n = len(gradients(B, A)[0])
+    return local_steps(B, A, gradients, n * lr_B, n * lr_A, C, steps)
+
+
+# Against the gradient the loss falls.
+def uphill(B, A, gradients, lr_B, lr_A, C, steps):
+    return local_steps(B, A, gradients, -lr_B, -lr_A, C, steps)
 
 
 # One example may be all of the mean.

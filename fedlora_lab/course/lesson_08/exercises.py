@@ -65,6 +65,16 @@ def even_levels(width, reach, quantile):
     return np.linspace(-1, 1, 2**width)
 
 
+# The side with a level more is the one above zero.
+def more_below(width, reach, quantile):
+    return -levels(width, reach, quantile)[::-1]
+
+
+# With the steps of the upper side the lowest level would not reach −1.
+def one_step_for_both_sides(width, reach, quantile):
+    return alike_on_both_sides(width, reach, quantile)[1:]
+
+
 # Zero is a level, so one side has a level more.
 def alike_on_both_sides(width, reach, quantile):
     above = quantile(np.linspace(0.5, reach, 2 ** (width - 1) + 1))
@@ -98,6 +108,16 @@ def not_scaled_back(x, levels, block):
     return receive(x, levels, block) / scale_of_each(x, block)
 
 
+# A level's number says nothing to who multiplies it.
+def level_numbers(x, levels, block):
+    return np.abs((x / scale_of_each(x, block))[:, None] - levels).argmin(1)
+
+
+# A large number lies outside of the levels.
+def not_divided(x, levels, block):
+    return levels[np.abs(x[:, None] - levels).argmin(1)]
+
+
 # The level below is up to a whole step away.
 def rounds_down(x, levels, block):
     scales = scale_of_each(x, block)
@@ -120,6 +140,11 @@ def from_the_copy(psi, sent, uploads, weights, eta):
 # Takes the rounding error for movement.
 def towards_the_mean(psi, sent, uploads, weights, eta):
     return psi + eta * weights @ (uploads - psi)
+
+
+# The server's exact factors are thrown away.
+def mean_upload(psi, sent, uploads, weights, eta):
+    return weights @ uploads
 
 
 # Right only where everybody answers.

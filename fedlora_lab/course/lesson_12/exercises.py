@@ -27,6 +27,8 @@ def _guesses(rng):
 # More false alarms than misses, and a threshold at which nothing is seen: asked at every check.
 FEW_MISSED = np.arange(100.0) + 55, np.arange(200.0) % 100, 60.5, 0.01, 0.05
 NOTHING_SEEN = np.arange(100.0), np.arange(100.0), 49.5, 0.01, 0.05
+# A δ with which anything may happen: the sum of the two terms is more than one.
+ANYTHING = 1000, 10, 7, 0.5, 0.01
 CALLS = {
     "12.1": Calls(
         "inside, outside, threshold, delta and significance",
@@ -34,7 +36,7 @@ CALLS = {
         NOTHING_SEEN,
         draw=_scores,
     ),
-    "12.2": Calls("m, g, v, epsilon and delta", draw=_guesses),
+    "12.2": Calls("m, g, v, epsilon and delta", ANYTHING, draw=_guesses),
 }
 
 
@@ -56,6 +58,16 @@ def threshold_audit(inside, outside, threshold, delta, significance):
 def rates_as_measured(inside, outside, threshold, delta, significance):
     fpr = (outside > threshold).mean()
     fnr = (inside <= threshold).mean()
+    return max(0, np.log((1 - delta - fnr) / fpr), np.log((1 - delta - fpr) / fnr))
+
+
+# Of rates that may be larger nothing follows from their lower ends.
+def lower_ends(inside, outside, threshold, delta, significance):
+    from scipy.stats import beta
+
+    errors = outside > threshold, inside <= threshold
+    ends = (beta.ppf(significance / 2, max(sum(x), 1), sum(~x) + 1) for x in errors)
+    fpr, fnr = ends
     return max(0, np.log((1 - delta - fnr) / fpr), np.log((1 - delta - fpr) / fnr))
 
 
@@ -85,6 +97,12 @@ def p_value(m, g, v, epsilon, delta):
     i = np.arange(1, v + 1)
     gain = (binom.sf(v - i - 1, g, right) - tail) / i
     return min(1, tail + 2 * m * delta * gain.max())
+
+
+# A chance is at most one.
+def without_a_limit(m, g, v, epsilon, delta):
+    once = p_value(m, g, v, epsilon, delta / (1e6 * m)) - p_value(m, g, v, epsilon, 0.0)
+    return p_value(m, g, v, epsilon, 0.0) + 1e6 * m * once
 
 
 # With probability δ anything may happen.

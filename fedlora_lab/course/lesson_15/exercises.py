@@ -103,6 +103,21 @@ def largest_tensor(step, batch, seed, C):
     return max(sensitivity(only(name), batch, seed, C) for name in ("weight", "bias"))
 
 
+# Squares of lengths add up, lengths do not.
+def lengths_added(step, batch, seed, C):
+    full = step(batch, seed)
+    moved = []
+    for i in range(len(batch)):
+        without = step(batch[:i] + batch[i + 1 :], seed)
+        moved.append(sum(np.sqrt(((full[name] - without[name]) ** 2).sum()) for name in full))
+    return max(moved) / C
+
+
+# A distance is the root of the squares.
+def not_rooted(step, batch, seed, C):
+    return C * sensitivity(step, batch, seed, C) ** 2
+
+
 # The example that moves most may be another.
 def first_example_only(step, batch, seed, C):
     full = step(batch, seed)
@@ -122,6 +137,15 @@ def mean_gradient(rows, C, sigma, expected, z):
 # How many were drawn is private.
 def still_over_the_batch(rows, C, sigma, expected, z):
     return mean_gradient(rows, C, sigma, max(len(rows), 1), z)
+
+
+# What is short is lengthened, and a clip lengthens nothing.
+normalises = vary(mean_gradient, rows=lambda rows: 1e9 * rows)
+
+
+# That nobody was drawn is private, too.
+def nothing_of_nobody(rows, C, sigma, expected, z):
+    return mean_gradient(rows, C, sigma, expected, z) if len(rows) else 0 * z
 
 
 # b times the noise that the clip asks for.

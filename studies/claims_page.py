@@ -54,7 +54,7 @@ WIDTH = 140
 """Columns of the page."""
 COUNTS = """Papers on federated LoRA make claims, and {all} of them are kept here with their
 sources. Which of them do small models on real data show? Our studies decide {decided}: {holds}
-hold, {opposite} come out opposite, and for {same} a lead of the claimed size is ruled out. **No
+hold, {opposite} come out opposite, and for {same} a lead of the size asked for is ruled out. **No
 verdict says anything about a paper's own setting.**"""
 EXAMPLE = """The claim is *{claim}*, by reviewers' reading of {number}.
 The nearest study is `{study}` at ε = 1, which has texts with every example protected. {seeds} seeds

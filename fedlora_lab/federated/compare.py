@@ -37,7 +37,7 @@ from fedlora_lab._utils.statistics import (
     varied_columns,
 )
 from fedlora_lab._utils.streams import SafeStream
-from fedlora_lab._utils.validation import check, check_keys, error_text, few, printable, warn
+from fedlora_lab._utils.validation import check, error_text, few, printable, warn
 from fedlora_lab.federated.checkpoint import settings_with_keyed_task
 from fedlora_lab.federated.jobs import Work, run_works, workers_for
 from fedlora_lab.federated.make_spec import make_run_spec
@@ -76,6 +76,7 @@ class Cell:
         task, method, privacy, plan, lora, seed: as of `run`.
         setting: what a sweep varies, and its value here; it stands in these already.
         shared_privacy: of the methods at this setting, which that of a baseline may differ from.
+        watch: as of `compare`.
     """
 
     slug: str
@@ -87,6 +88,7 @@ class Cell:
     seed: int | None
     setting: Mapping[str, Any] = field(default_factory=dict)
     shared_privacy: Privacy | None = None
+    watch: "Watch | None" = None
 
     def __post_init__(self) -> None:
         # Pandas keeps whole numbers in 64 bits: a larger seed would be another one in the frame.
@@ -135,7 +137,7 @@ class Cell:
         # The baseline without privacy spends no epsilon at which it could stop.
         if self.privacy is None:
             options.pop("stop_at", None)
-        return ticks(
+        events = ticks(
             self.task,
             self.method,
             self.privacy,
@@ -144,6 +146,7 @@ class Cell:
             seed=self.seed,
             **options,
         )
+        return events if self.watch is None else self.watch(self, events)
 
     def spec(self) -> RunSpec:
         """The checked arguments. Raises ``ValueError`` as `run` does."""
@@ -177,6 +180,10 @@ class Cell:
         """
         bare = replace(self, task=None)  # type: ignore[bad-argument-type]
         return Work(self.name, partial(act, bare, *arguments), self.task)
+
+
+Watch = Callable[[Cell, Iterator[Round | Tick]], Iterator[Round | Tick]]
+"""Passes the events of a run on, and may look at them, wait, or raise an error."""
 
 
 def _calibrated_for_pooled(privacy: Privacy, task: Task, plan: Plan) -> Privacy:
@@ -247,9 +254,10 @@ def compare(
     *,
     lora: "Lora | LoraConfig | None" = None,
     lr: "float | Iterable[float] | None" = None,
-    grid: Mapping[str, Iterable[Any]] | None = None,
+    grid: Mapping[Any, Iterable[Any]] | None = None,
     jobs: int | None = None,
     progress: bool = True,
+    watch: Watch | None = None,
     store: "str | Path | None" = None,
     out: "str | Path | None" = None,
     stop_at: float | None = None,
@@ -278,13 +286,20 @@ def compare(
         grid: name -> values to try, every combination of them: fields of `Plan`, `Lora` and
             `Privacy`, and "epsilon", ``None`` for no privacy. The noise of a calibrated privacy
             is found anew where it depends on what is varied. Another unit has its own default of
-            trust.
+            trust. A tuple of names has values that go together, such as
+            ``{("epsilon", "lr"): [(1, 0.05), (8, 0.2)]}``.
         jobs: runs at once, -1 for one a core, each in a process with one thread; what they yield
             is the same to the last bit, whatever the number. ``None``: one run after the other
             with PyTorch's threads, or as a ``joblib.parallel_config`` around the call says, which
             may name a cluster.
         progress: a line that says what is run and kept, a bar with epsilon and the time left, a
             line for each method whose runs collapsed, and one where no method learned anything.
+        watch: ``watch(run, events)`` is given each run as it begins and what `fl.ticks` yields of
+            it, and yields the same events on: to draw them as they come, or to wait. ``run.slug``,
+            ``run.setting`` and ``run.seed`` say which run it is. An error that it raises ends the
+            run, and a ``KeyboardInterrupt`` all of them. It is called where the run trains: in
+            this process, in threads of it under ``joblib.parallel_config("threading")``, or as
+            a copy in a worker process. A run that is found in ``store`` has no events.
         store: a file of JSON lines, in which finished runs with a seed are kept, and found again
             by their arguments, see `Store`. Seconds are those of the run that was trained. Several
             comparisons may write to it at once.
@@ -319,6 +334,7 @@ def compare(
     ).changed()
     points = grid_points(grid, lr)
     cells = checked_cells(task, which, privacy, plan, seeds, lora_of(lora), points, options)
+    cells = [replace(cell, watch=watch) for cell in cells]
     total = sum(cell.plan.rounds for cell in cells)
     check(out is None or store is None, "store", store, "None where out= keeps the runs")
     if progress:
@@ -393,22 +409,36 @@ COUNTED = {"epsilon", "rounds", "local_steps", "batch", "participation"}
 """What of these decides how much noise an epsilon needs, beside the fields of `Privacy`."""
 
 
-def grid_points(grid: Mapping[str, Iterable[Any]] | None, lr: Any) -> list[dict[str, Any]]:
+def grid_points(grid: Mapping[Any, Iterable[Any]] | None, lr: Any) -> list[dict[str, Any]]:
     """Lists the combinations of a grid, the learning rate varying fastest."""
     check(isinstance(grid, Mapping | None), "grid", grid, 'a mapping, such as {"lr": [0.1, 0.4]}')
     grid = dict(grid or {})
     if lr is not None:
-        check("lr" not in grid, "lr", lr, "None where the grid has it")
+        named = {name for key in grid for name in (key if isinstance(key, tuple) else [key])}
+        check("lr" not in named, "lr", lr, "None where the grid has it")
         grid["lr"] = [lr] if isinstance(lr, Real | Mapping) else lr
-    check_keys("grid", grid, (*PARTS, "epsilon"))
-    both = {"epsilon", "noise_multiplier"} <= grid.keys()
-    check(not both, "grid", few(grid, 8), "epsilon or noise_multiplier: one follows from the other")
-    listed = {name: _listed(f"grid[{name!r}]", grid[name], "such as [1, 8]") for name in grid}
-    for name, values in listed.items():
+    columns: dict[tuple[str, ...], list[Sequence[Any]]] = {}
+    for key, values in grid.items():
+        listed = _listed(f"grid[{key!r}]", values, "such as [1, 8]")
+        together = isinstance(key, tuple)
+        names = key if together else (key,)
+        rows = listed if together else [(value,) for value in listed]
+        fits = all(isinstance(row, Sequence) and len(row) == len(names) for row in rows)
+        check(fits, f"grid[{key!r}]", listed, "tuples with a value for each name")
         # 8 and 8.0 are one setting, and so are two mappings of the same text.
-        told_apart = {value if isinstance(value, Real) else str(value) for value in values}
-        check(len(told_apart) == len(values), f"grid[{name!r}]", values, "each value once")
-    return [dict(zip(listed, values)) for values in itertools.product(*listed.values())]
+        told_apart = {tuple(x if isinstance(x, Real) else str(x) for x in row) for row in rows}
+        check(len(told_apart) == len(rows), f"grid[{key!r}]", listed, "each value once")
+        columns[names] = rows
+    names = [*itertools.chain(*columns)]
+    allowed = [*PARTS, "epsilon"]
+    check(set(names) <= {*allowed}, "grid", grid, "keys among " + ", ".join(allowed))
+    check(len(set(names)) == len(names), "grid", few(names, 8), "each name once")
+    both = {"epsilon", "noise_multiplier"} <= {*names}
+    check(
+        not both, "grid", few(names, 8), "epsilon or noise_multiplier: one follows from the other"
+    )
+    points = itertools.product(*columns.values())
+    return [dict(zip(names, itertools.chain(*point))) for point in points]
 
 
 def _shown(value: Any) -> Any:

@@ -1,5 +1,6 @@
-"""The worker and the drawing that keeps up, with real iterators and threads."""
+"""The worker and the drawing that keeps up, with real threads."""
 
+import contextlib
 import threading
 import time
 
@@ -9,54 +10,61 @@ from wait_for_thread import WAIT, until
 from fedlora_lab.course.widgets.background_worker import LatestOnly, Worker
 
 
-def started(steps, handle, changed):
-    worker = Worker(steps, handle, changed)
-    assert worker.state == "ready"
-    worker.start()
-    return worker
+class Work:
+    """Items of work in threads of its own, which are counted."""
+
+    def __init__(self, act, changed=lambda state: None):
+        self.items = [0, 0]
+        self.worker = Worker(lambda: act(self), changed)
+        assert self.worker.state == "ready"
+        self.worker.start()
+
+    def forever(self, which=0):
+        while True:
+            self.items[which] += 1
+            time.sleep(0.002)
+            self.worker.gate()
 
 
-class Steps:
-    """A generator that counts what was taken from it and notices its end."""
+def in_two_threads(work):
+    """As a comparison has them: the second's stop ends its thread alone."""
 
-    def __init__(self, count=10**9):
-        self.count = count
-        self.taken, self.closed = 0, False
+    def second():
+        with contextlib.suppress(KeyboardInterrupt):
+            work.forever(1)
 
-    def __call__(self):
-        try:
-            for i in range(self.count):
-                self.taken += 1
-                time.sleep(0.002)
-                yield i
-        finally:
-            self.closed = True
+    thread = threading.Thread(target=second)
+    thread.start()
+    try:
+        work.forever()
+    finally:
+        thread.join()
 
 
-def test_pause_takes_nothing_and_stop_is_within_one_item():
-    steps = Steps()
-    seen: list[int] = []
+def test_pause_and_stop_are_within_one_item_of_every_thread():
     states: list[str] = []
-    worker = started(steps, seen.append, states.append)
-    until(lambda: len(seen) > 3)
+    work = Work(in_two_threads, states.append)
+    worker = work.worker
+    until(lambda: min(work.items) > 3)
     worker.pause()
     until(lambda: worker.state == "paused")
-    taken = steps.taken
+    asked = list(work.items)
     clock = worker.seconds
     time.sleep(0.2)
-    assert steps.taken == taken == len(seen)
+    paused = list(work.items)
+    assert all(now <= then + 1 for now, then in zip(paused, asked, strict=True))
     worker.resume()
-    until(lambda: len(seen) > taken + 3)
+    until(lambda: all(now > then + 3 for now, then in zip(work.items, paused, strict=True)))
     assert worker.seconds < clock + 0.2  # the pause is not counted
     worker.pause()
     until(lambda: worker.state == "paused")
-    taken = steps.taken
-    assert worker.stop(WAIT) and steps.closed and steps.taken <= taken + 1
+    asked = list(work.items)
+    assert worker.stop(WAIT)
+    assert all(now <= then + 1 for now, then in zip(work.items, asked, strict=True))
     assert states == ["running", "paused", "running", "paused", "stopped"]
-    assert seen == list(range(len(seen)))
 
 
-def broken():
+def broken(_):
     raise ValueError("epsilon=0: expected > 0")
 
 
@@ -64,24 +72,23 @@ def ignore(_):
     pass
 
 
-def refuse(item):
-    if item != "running":
+def refuse(state):
+    if state != "running":
         raise OSError("the screen is gone")
 
 
 @pytest.mark.parametrize(
-    ("steps", "handle", "changed", "state", "line"),
+    ("act", "changed", "state", "line"),
     [
-        (broken, ignore, ignore, "failed", "epsilon=0: expected > 0"),
-        (Steps(), refuse, ignore, "failed", "OSError: the screen is gone"),
-        (Steps(count=2), ignore, refuse, "finished", "OSError: the screen is gone"),
+        (broken, ignore, "failed", "epsilon=0: expected > 0"),
+        (ignore, refuse, "finished", "OSError: the screen is gone"),
     ],
 )
-def test_an_iterator_that_raises(steps, handle, changed, state, line):
+def test_work_that_raises(act, changed, state, line):
     """No error escapes from the thread: that would be a warning, and so an error here. One in the
-    midst of the items: test_live_shows_an_error.
+    midst of the work: test_live_shows_an_error.
     """
-    worker = started(steps, handle, changed)
+    worker = Work(act, changed).worker
     until(lambda: not worker.alive)
     assert (worker.state, worker.error) == (state, line)
 

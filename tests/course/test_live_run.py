@@ -1,5 +1,6 @@
 """The live bench, driven by the messages that its page sends."""
 
+import itertools
 import re
 from dataclasses import replace
 from functools import partial
@@ -212,7 +213,7 @@ def test_the_cell_is_complete(task, change):
 
 @slow
 def test_a_sweep_has_rows_with_seeds_and_their_intervals(make):
-    """Each value at the rate suggested for it; all values come before the second seed."""
+    """Each value at the rate suggested for it, two runs at once."""
     bench = make(sweep={"epsilon": (2, None)}, epsilon=8.0, plan=None)
     bench.set(rounds=1, local_steps=1, batch=8)
     assert bench.sweep == {"key": "epsilon", "values": "2, ∞", "seeds": 3}
@@ -220,12 +221,57 @@ def test_a_sweep_has_rows_with_seeds_and_their_intervals(make):
     bench.send = seen.append
     bench.act("run_sweep", key="epsilon", values="2, ∞", seeds=2)
     done(bench)
-    assert [message["row"] for message in seen] == [0, 0, 1, 1] * 2
+    assert sorted(message["row"] for message in seen) == [0] * 4 + [1] * 4
     _, mean, low, high = seen[-1]["series"]["accuracy"][-1]
     assert low < mean < high
     for row, epsilon in zip(bench.table, (2.0, None), strict=True):
         assert float(row["recipe"]["lr"]) == fl.tuned_rate("digits", "rolora", epsilon)
     assert set(bench.rows[0].points) == {0, 1}
+
+
+@slow
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("method", "mine, ffa-lora"),
+        ("epsilon", "2, ∞"),
+        ("unit", "example, client"),
+        ("lr_ratio", "1, 2"),
+        ("clients", "2, 3"),
+    ],
+)
+def test_a_sweep_trains_what_its_rows_say(make, key, values):
+    """Whether a grid varies it, a plan of each method, or data that are dealt anew; a row of one's
+    own, which no other process could import, among them."""
+    mine = fl.methods.FedLoRA.replace(name="mine", aggregate=lambda state, *_: state)
+    toy = fl.tasks.regression(clients=2, examples=40, d_in=3, d_out=3, rank=1, test=4)
+    bench = make(toy, plan=None, privacy=fl.Privacy(delta=1e-3), method=mine, epsilon=8.0)
+    bench.set(rounds=1, local_steps=2, batch=8)
+    bench.run_sweep(key, values, seeds=1)
+    assert done(bench).status["state"] == "finished", bench.status
+    assert [row.recipe[key] for row in bench.rows] == values.split(", ")
+    for row in bench.rows:
+        config = row.config
+        alone = fl.run(
+            config.task, config.method, config.calibrated(), config.plan, lora=config.lora, seed=0
+        )
+        *_, last = alone
+        measured = last.measures()
+        for name in ("epsilon", "loss", "deviation"):
+            assert row.points[0][-1][name] == pytest.approx(measured[name], rel=1e-3, nan_ok=True)
+
+
+@slow
+def test_a_value_that_cannot_be_run_is_refused_before_any_run(make):
+    """The last of them too, and one value typed twice."""
+    bench = make(epsilon=8.0)
+    for key, values, line in (
+        ("delta", "1e-4, 0.05", "delta=0.05: expected"),
+        ("rank", "2, 0", "rank=0: expected"),
+        ("epsilon", "8, 8.0", "two to eight values"),
+    ):
+        bench.act("run_sweep", key=key, values=values, seeds=1)
+        assert line in bench.status["error"] and not bench.rows and not bench.alive
 
 
 @slow
@@ -248,20 +294,21 @@ def test_a_sweep_pauses_and_a_new_workbench_ends_it(make):
 @slow
 def test_live_shows_an_error(make, task):
     """In a sweep the other values are trained all the same."""
-    calls = []
+    calls = itertools.count()
 
     def loss(outputs, y):
-        calls.append(0)
-        if len(calls) == 4:
+        if next(calls) == 3:
             raise RuntimeError("planted\nfailure")
         return task.loss(outputs, y)
 
     bench = make(replace(task, loss=loss), epsilon=None)
     bench.run_sweep("rank", "2, 4", seeds=1)
     done(bench)
-    notes = [row["note"] for row in bench.table]
-    assert bench.status["error"] == "RuntimeError: planted failure" == notes[0] != notes[1]
-    assert bench.status["state"] == "failed" and bench.rows[1].state == "finished"
+    assert bench.status["state"] == "failed"
+    assert sorted(row.state for row in bench.rows) == ["failed", "finished"]
+    told = [row["note"] for row in bench.table if "planted" in row["note"]]
+    assert told == [bench.status["error"]]
+    assert told[0].endswith("RuntimeError: planted failure")
 
 
 # ---- the learning rate, and the promise

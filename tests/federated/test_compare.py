@@ -1,9 +1,12 @@
 """Comparisons keep methods apart by their names, and settings by what was varied."""
 
+from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +17,7 @@ import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab._utils.statistics import COLUMNS
 from fedlora_lab.federated.compare import Cell
+from fedlora_lab.federated.jobs import Unfinished
 from fedlora_lab.report.cells import run_settings
 from fedlora_lab.report.run_folder import Folder
 
@@ -64,6 +68,62 @@ def test_a_run_of_a_grid_is_the_run_that_its_setting_says():
     assert set(frame["lr"]) == {PLAN.lr}
 
 
+def test_values_that_go_together_are_not_crossed():
+    """A rate for each epsilon, and both for each rank."""
+    grid = {("epsilon", "lr"): [(2.0, 0.1), (None, 0.4)], "rank": [1, 2]}
+    terms = fl.Privacy(delta=1e-2)
+    frame = fl.compare(regression(), ["fedlora"], terms, PLAN, [0], grid=grid, progress=False)
+    settings = frame[["epsilon", "lr", "rank"]].drop_duplicates().fillna(np.inf)
+    expected = [[2.0, 0.1, 1], [2.0, 0.1, 2], [np.inf, 0.4, 1], [np.inf, 0.4, 2]]
+    assert settings.to_numpy().tolist() == expected
+    spent = frame[(frame["measure"] == "epsilon") & (frame["round"] == PLAN.rounds)]["value"]
+    assert np.isinf(spent).tolist() == [False, False, True, True] and spent.iloc[0] <= 2
+
+
+@pytest.mark.parametrize("backend", [None, "threading"])
+def test_whoever_watches_sees_every_event_and_ends_a_run_or_all(backend):
+    """One after the other or in threads: an error ends its run alone, and an interrupt all, with
+    the frame of what is finished."""
+    compare = partial(
+        fl.compare,
+        regression(),
+        ["fedlora", "rolora"],
+        None,
+        PLAN,
+        [0, 1],
+        lora=LORA,
+        lr=[0.1, 0.2],
+    )
+    context = nullcontext if backend is None else partial(joblib.parallel_config, backend)
+    jobs = None if backend is None else 2
+    seen = Counter()
+
+    def watch(run, events, error=None):
+        key = run.slug, run.setting["lr"], run.seed
+        for event in events:
+            if error and key == ("rolora", 0.2, 1):
+                raise error
+            seen[key] += 1
+            yield event
+
+    with context():
+        plain = compare(progress=False, jobs=jobs)
+        frame = compare(progress=False, jobs=jobs, watch=watch)
+        timeless = frame["measure"] != "seconds"
+        pd.testing.assert_frame_equal(frame[timeless], plain[timeless], check_exact=True)
+        assert len(seen) == 8
+        assert set(seen.values()) == {PLAN.rounds * (PLAN.local_steps + 1) + 1}
+        for error in (RuntimeError("planted"), KeyboardInterrupt("stop")):
+            kinds = (Unfinished, type(error)) if isinstance(error, RuntimeError) else type(error)
+            with pytest.raises(kinds) as stopped:
+                compare(progress=False, jobs=jobs, watch=partial(watch, error=error))
+            told: Any = stopped.value
+            runs = told.frame[["method", "lr", "seed"]].drop_duplicates()
+            # The last of eight; what other threads had not handed in yet is missing too.
+            every = jobs is None or isinstance(error, RuntimeError)
+            assert len(runs) == 7 if every else len(runs) <= 7
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
@@ -80,6 +140,10 @@ def test_a_run_of_a_grid_is_the_run_that_its_setting_says():
         ),
         ({"grid": {"lr": [1]}, "lr": 0.1}, r"^lr=0.1: expected None where the grid has it$"),
         ({"lr": [-1.0]}, r"^lr=-1.0: expected"),
+        ({"grid": {("lr", "rank"): [(1, 2), (1, 2.0)]}}, r"^grid\[.*: expected each value once$"),
+        ({"grid": {("lr", "rank"): [(1, 2), (3,)]}}, r"^grid\[.*: expected tuples with a value"),
+        ({"grid": {("lr", "rank"): [(1, 2)], "rank": [3]}}, r"^grid=.*: expected each name once$"),
+        ({"grid": {("lr", "rank"): [(1, 2)]}, "lr": 0.1}, r"^lr=0.1: expected None where the grid"),
         ({"out": "x", "store": "y"}, r"^store=.*: expected None where out= keeps the runs$"),
     ],
 )

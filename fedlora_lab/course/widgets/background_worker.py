@@ -1,9 +1,9 @@
-"""Threads for widgets: an iterator that can be paused and stopped, and drawings that keep up."""
+"""Threads for widgets: work that can be paused and stopped, and drawings that keep up."""
 
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
 
 from fedlora_lab._utils.validation import error_text
@@ -15,7 +15,6 @@ STOPPED = "stopped"
 FINISHED = "finished"
 FAILED = "failed"
 OVER = (STOPPED, FINISHED, FAILED)
-_END = object()
 
 
 def one_line(error: BaseException) -> str:
@@ -26,31 +25,30 @@ def one_line(error: BaseException) -> str:
 
 
 class Worker:
-    """Consumes a generator in a thread of its own, once.
+    """Works in a thread of its own, once.
 
     Args:
-        make: returns the generator; called in the thread, so it may be slow.
-        handle: called in the thread with every item.
-        changed: called with every new state; in the thread, except for the first.
+        act: the work; called in the thread. It, and threads that it starts, call `gate` after every
+            item of work.
+        changed: called with every new state; in a thread of the work, except for the first.
         name: of the thread.
 
-    Guarantees: no item is taken while paused; after `stop` at most the item under way is finished
-        and the generator is closed (test_pause_takes_nothing_and_stop_is_within_one_item); an error
-        becomes the state "failed" and one line in ``error`` (test_an_iterator_that_raises).
+    Guarantees: after `pause` and `stop` at most the item under way is finished, in every thread of
+        the work (test_pause_and_stop_are_within_one_item_of_every_thread); an error becomes the
+        state "failed" and one line in ``error`` (test_work_that_raises).
     """
 
     def __init__(
         self,
-        make: Callable[[], Generator[Any, None, None]],
-        handle: Callable[[Any], None],
+        act: Callable[[], Any],
         changed: Callable[[str], None] = lambda state: None,
         name: str = "worker",
     ) -> None:
-        self._make = make
-        self._handle = handle
+        self._act = act
         self._changed = changed
         self._go = threading.Event()
         self._halt = threading.Event()
+        self._pausing = threading.Lock()
         self._begun = 0.0
         self._waited = 0.0
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -90,33 +88,34 @@ class Worker:
             self._thread.join(wait)
         return not self.alive
 
+    def gate(self) -> None:
+        """Waits while paused. Raises ``KeyboardInterrupt`` after `stop`."""
+        if not self._go.is_set():
+            # The first thread that comes here says so, and the others wait for it.
+            with self._pausing:
+                self._wait()
+        if self._halt.is_set():
+            raise KeyboardInterrupt("stopped")
+
     def _enter(self, state: str) -> None:
         self.state = state
         self._changed(state)
 
     def _work(self) -> None:
+        outcome = FINISHED
         try:
-            outcome = self._consume()
+            self._act()
         except BaseException as error:
-            self.error = one_line(error)
-            outcome = FAILED
+            outcome = STOPPED if self._halt.is_set() else FAILED
+            self.error = "" if outcome == STOPPED else one_line(error)
         try:
             self._enter(outcome)
         except Exception as error:  # the display may be gone: no traceback from a thread
             self.error = self.error or one_line(error)
 
-    def _consume(self) -> str:
-        with contextlib.closing(self._make()) as items:
-            while not self._halt.is_set():
-                if not self._go.is_set():
-                    self._wait()
-                elif (item := next(items, _END)) is _END:
-                    return FINISHED
-                else:
-                    self._handle(item)
-            return STOPPED
-
     def _wait(self) -> None:
+        if self._go.is_set():
+            return
         begun = time.monotonic()
         self._enter(PAUSED)
         self._go.wait()

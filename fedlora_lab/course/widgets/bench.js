@@ -67,7 +67,7 @@ ${groups.map(([name]) => `<div class="group" id="${id}g${name}" hidden><div clas
 <div class="knob"><label for="${id}sk"><span>sweep: turn this knob</span></label><select id="${id}sk" data-sweep="key">${turned}</select><small>all others stay as they are</small></div>
 <div class="knob"><label for="${id}sv"><span>through these values</span></label><input type="text" id="${id}sv" data-sweep="values" style="width:100%;text-align:left"><small>two to eight, apart by commas</small></div>
 <div class="knob"><label for="${id}sn"><span>seeds</span><input type="text" id="${id}sn" data-sweep="seeds" inputmode="numeric"></label><small>runs of each value; the band is the 95 % interval of their mean</small></div>
-<div class="act">${button("▶ Sweep", "run_sweep", "train at every value, in the background", 'class="start"')}</div></div></div>
+<div class="act">${button("▶ Sweep", "run_sweep", "train at every value, two runs at once, in the background", 'class="start"')}</div></div></div>
 <div class="panels"><div class="main"><div class="axes"><label for="${id}m">show</label><select id="${id}m" data-axis="measure"></select><label for="${id}x">against</label><select id="${id}x" data-axis="against"></select></div>${figure("main", 300)}</div>
 <div class="side">${figure("epsilon", 138)}${figure("deviation", 138)}</div></div>
 <p class="say" role="status" aria-live="polite"></p>

@@ -8,13 +8,15 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import anywidget
 import torch
 import traitlets
+from joblib import parallel_config
 
 from fedlora_lab import methods
 from fedlora_lab._utils.validation import check, check_whole
@@ -37,10 +39,12 @@ from fedlora_lab.tasks.metrics import TextScore
 from fedlora_lab.tasks.task import Task, take
 
 if TYPE_CHECKING:
+    from fedlora_lab.federated.compare import Cell
     from fedlora_lab.federated.records import Round, Tick
     from fedlora_lab.methods.method import Method
 
 SAY_EVERY = 0.15  # seconds between two messages on the progress of a run
+AT_ONCE = 2  # runs of a sweep: threads, of which a third would wait for Python's lock
 DRAWN = ("epsilon", "deviation", "clipped", "bytes_up", "bytes_down")
 FOLLOWED = ("method", "epsilon", "unit")
 """Knobs on which the suggested learning rate depends."""
@@ -235,26 +239,31 @@ class Workbench(anywidget.AnyWidget):
         return {"key": key, "values": ", ".join(map(text_of, values)), "seeds": 3}
 
     def run_sweep(self, key: str, values: str, seeds: int = 3) -> None:
-        """Trains at several values of one knob, each with several seeds; all values come first.
+        """Compares several values of one knob by `fl.compare`, each with several seeds, two runs at
+        once.
 
         A learning rate that follows is the one suggested for each value.
 
         Args: key: the knob; values: two to eight texts apart by commas; seeds: from the present
             seed on.
-        Raises: ``ValueError`` for a value that the knob does not take.
+        Raises: ``ValueError`` for a value that the knob does not take, or with which no run could
+            begin.
         """
         check(key in self.knobs, "sweep", key, f"one of {', '.join(self.knobs)}")
-        texts = list(dict.fromkeys(x.strip() for x in values.split(",") if x.strip()))
-        check(2 <= len(texts) <= 8, "values", values, "two to eight values, apart by commas")
+        knob = self.knobs[key]
+        texts = [text.strip() for text in values.split(",") if text.strip()]
+        # By what is read of it, as 8 and 8.0 are one value.
+        configs = {knob.read(x): x for x in (knob.write(self.config, text) for text in texts)}
+        check(2 <= len(configs) <= 8, "values", values, "two to eight values, apart by commas")
         check_whole("seeds", seeds, 1, 20)
         chosen = tuple(range(self.config.seed, self.config.seed + seeds))
         rows = []
-        for text in texts:
-            config = self.knobs[key].write(self.config, text)
+        for config in configs.values():
             if self.follows and key in FOLLOWED:
                 config = config.with_rate(config.suggestion().lr)
+            config.spec()  # a mistake in the last value is told now
             rows.append(self._new_row(config, chosen))
-        self.sweep = {"key": key, "values": ", ".join(texts), "seeds": seeds}
+        self.sweep = {"key": key, "values": ", ".join(configs), "seeds": seeds}
         self._train(rows)
 
     def _new_row(self, config: RunConfig, seeds: tuple[int, ...]) -> RunRow:
@@ -272,40 +281,81 @@ class Workbench(anywidget.AnyWidget):
         self._ticks = 0
         self._first_tick = 0.0
 
-        # A reset forgets the worker: what it still sends is of no row.
-        def handle(event: "tuple[RunRow, int, Round | Tick]") -> None:
-            if worker is self.worker:
-                self._handle(*event)
-
+        # A reset forgets the worker: what it still says is of no row.
         def changed(state: str) -> None:
             if worker is self.worker:
                 self._enter(state)
 
-        self.worker = worker = work.Worker(lambda: self._events(rows), handle, changed, "live run")
+        self.worker = worker = work.Worker(
+            lambda: self._train_rows(rows, worker), changed, "live run"
+        )
         worker.start()
 
-    def _events(
-        self, rows: Sequence[RunRow]
-    ) -> "Generator[tuple[RunRow, int, Round | Tick], None, None]":
-        """Trains all rows with the first seed, then with the next; an error ends its run alone."""
-        failed: Exception | None = None
-        for turn in range(max(len(row.seeds) for row in rows)):
-            for row in rows:
-                if turn >= len(row.seeds) or row not in self.rows:
-                    continue
-                seed = row.seeds[turn]
-                try:
-                    for event in replace(row.config, seed=seed).events():
-                        yield row, seed, event
-                        if row not in self.rows:
-                            break  # deleted meanwhile
-                except Exception as error:
-                    failed = error
-                    row.error = work.one_line(error)
-                over = turn == len(row.seeds) - 1
-                row.state = "failed" if row.error else "finished" if over else "running"
-        if failed is not None:
-            raise failed
+    def _train_rows(self, rows: Sequence[RunRow], worker: work.Worker) -> None:
+        """Trains rows, those on the same data in one comparison; an error ends its run alone."""
+        tasks: dict[int, list[RunRow]] = {}
+        for row in rows:
+            tasks.setdefault(id(row.config.task), []).append(row)
+        for group in tasks.values():
+            try:
+                self._train_on_one_task(group, worker)
+            except Exception as error:  # its other runs are done
+                for row in group:
+                    if not row.complete:
+                        row.error = row.error or work.one_line(error)
+                        row.state = "failed"
+        for row in rows:
+            if row.error and row in self.rows:
+                raise ValueError(row.error)
+
+    def _train_on_one_task(self, rows: Sequence[RunRow], worker: work.Worker) -> None:
+        """Trains rows of several methods, each with its plan, or of one method's grid."""
+        from fedlora_lab.federated.compare import compare  # slow to import
+
+        first = rows[0].config
+        seeds = rows[0].seeds
+        chosen = {row.config.method.slug: row.config for row in rows}
+        settings = [row.config.settings() for row in rows]
+        varied = [x for x in settings[0] if len({str(values[x]) for values in settings}) > 1]
+        if len(chosen) > 1:
+            varied = []  # each method has a plan of its own
+        # What differs goes together, as a rate that was suggested for each epsilon does.
+        names = tuple(dict.fromkeys(["epsilon", *varied]))
+        points = [tuple(values[name] for name in names) for values in settings]
+        found = {}
+        for row, values in zip(rows, settings, strict=True):
+            setting = {name: values[name] for name in names if name in varied}
+            found[row.config.method.slug, str(setting)] = row
+
+        def watch(run: "Cell", events: "Iterator[Round | Tick]") -> "Iterator[Round | Tick]":
+            row = found[run.slug, str(dict(run.setting))]
+            try:
+                for event in events:
+                    self._handle(row, run.seed or 0, event)
+                    worker.gate()
+                    if row not in self.rows:
+                        raise LookupError("deleted")
+                    yield event
+            except Exception as error:
+                row.error = work.one_line(error)
+                raise
+            row.state = "finished" if row.complete else row.state
+
+        several = len(rows) * len(seeds) > 1
+        # In threads every round can be drawn, and a pause is within one step.
+        with parallel_config("threading") if several else nullcontext():
+            compare(
+                first.task,
+                [config.method for config in chosen.values()],
+                first.privacy,
+                {slug: config.plan for slug, config in chosen.items()},
+                seeds,
+                lora=first.lora,
+                grid={names: points if varied else points[:1]},
+                jobs=AT_ONCE if several else None,
+                progress=False,
+                watch=watch,
+            )
 
     def pause(self) -> None:
         """Pauses after the local step under way."""
@@ -372,15 +422,19 @@ class Workbench(anywidget.AnyWidget):
     def _handle(self, row: RunRow, seed: int, event: "Round | Tick") -> None:
         from fedlora_lab.federated.records import Round  # slow to import
 
-        row.state = "running"
-        if isinstance(event, Round):
-            self._take(row, seed, event)
-        else:
-            self._ticks += 1
-            assert self.worker is not None
-            self._first_tick = self._first_tick or self.worker.seconds
-        if time.monotonic() - self._said > SAY_EVERY:
-            self._publish()
+        with self._lock:
+            # The other thread of a sweep ends its step after Stop or Reset.
+            if row not in self.rows or row.state in work.OVER:
+                return
+            row.state = "running"
+            if isinstance(event, Round):
+                self._take(row, seed, event)
+            else:
+                self._ticks += 1
+                assert self.worker is not None
+                self._first_tick = self._first_tick or self.worker.seconds
+            if time.monotonic() - self._said > SAY_EVERY:
+                self._publish()
 
     def _take(self, row: RunRow, seed: int, record: "Round") -> None:
         """Keeps what is drawn of a record, and sends it."""
@@ -399,9 +453,10 @@ class Workbench(anywidget.AnyWidget):
 
     def _enter(self, state: str) -> None:
         if state in work.OVER:
-            for row in self.rows:
-                if row.state in ("waiting", "running"):
-                    row.state = "stopped"
+            with self._lock:
+                for row in self.rows:
+                    if row.state in ("waiting", "running"):
+                        row.state = "stopped"
             self._forget([row for row in self.rows if row.state == "stopped" and not row.points])
         self._publish(state)
 

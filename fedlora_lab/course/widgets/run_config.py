@@ -3,7 +3,7 @@
 import inspect
 import math
 import tomllib
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from operator import attrgetter
@@ -27,7 +27,7 @@ from fedlora_lab.report.summary_table import bytes_text
 from fedlora_lab.tasks.task import Task
 
 if TYPE_CHECKING:
-    from fedlora_lab.federated.records import Round, Tick
+    from fedlora_lab.federated.spec import RunSpec
 
 TABLE = Path(__file__).with_name("knobs.toml")
 ADAPTIVE_RATE = 0.01  # a usual first rate of optimisers that rescale gradients; none was tuned
@@ -67,13 +67,18 @@ class RunConfig:
             return None
         return self.privacy.calibrate(epsilon=self.epsilon, task=self.task, plan=self.plan)
 
-    def events(self) -> "Generator[Round | Tick, None, None]":
-        """Runs it: yields a tick after every local step, a record after every round."""
-        from fedlora_lab.federated.run import ticks  # slow to import
+    def spec(self) -> "RunSpec":
+        """The checked arguments of the run. Raises ``ValueError`` for one that could not begin."""
+        from fedlora_lab.federated.make_spec import make_run_spec  # slow to import
 
-        return ticks(
-            self.task, self.method, self.calibrated(), self.plan, lora=self.lora, seed=self.seed
-        )
+        privacy = self.calibrated()
+        return make_run_spec(self.task, self.method, privacy, self.plan, self.lora, self.seed)
+
+    def settings(self) -> dict[str, Any]:
+        """What the grid of a comparison may vary: fields of plan, adapter and privacy, and ε."""
+        parts: tuple[Any, ...] = (self.plan, self.lora, self.privacy)
+        values = {one.name: getattr(part, one.name) for part in parts for one in fields(part)}
+        return {**values, "epsilon": self.epsilon}
 
     def suggestion(self) -> Suggestion:
         """Suggests a learning rate for method, ε and unit, with plain gradient descent."""
@@ -114,11 +119,10 @@ class RunConfig:
         Guarantees: test_live_run.py::test_the_numbers_before_start_are_those_of_the_run.
         """
         from fedlora_lab.federated.exchange import bytes_of_round
-        from fedlora_lab.federated.make_spec import make_run_spec  # slow to import
         from fedlora_lab.federated.noise_forecast import forecast_of  # slow to import
 
+        spec = self.spec()
         privacy = self.calibrated()
-        spec = make_run_spec(self.task, self.method, privacy, self.plan, self.lora, self.seed)
         sigma = "no noise"
         rate = "–"
         taken_up = "none"

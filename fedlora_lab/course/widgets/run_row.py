@@ -49,6 +49,12 @@ class RunRow:
         runs = [points for points in self.points.values() if len(points) > 1]
         return [(points[0][measure], points[-1][measure]) for points in runs]
 
+    @property
+    def complete(self) -> bool:
+        """Whether every run has ended as planned."""
+        records = self.config.plan.rounds + 1
+        return all(len(self.points.get(seed, ())) == records for seed in self.seeds)
+
     def score(self, measure: str) -> tuple[float, float]:
         """Returns mean and half-width of the interval of a measure's last values."""
         return t_interval(np.array([after for _, after in self.ends(measure)]))

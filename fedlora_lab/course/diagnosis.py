@@ -36,6 +36,8 @@ CONSTANTS = {
     "1/3": 1 / 3,
     "4": 4.0,
     "¼": 0.25,
+    "9": 9.0,
+    "1/9": 1 / 9,
     "16": 16.0,
     "1/16": 1 / 16,
     "π": math.pi,
@@ -245,8 +247,17 @@ def _multiple(calls: Calls) -> str:
             for sign, prefix in ((1, ""), (-1, "−")):
                 if np.allclose(ratios, sign * product, rtol=CLOSE):
                     words = " · ".join(f.format(n) for n, f in zip(names, forms, strict=True))
-                    return f"in every call your result is {prefix}{words} times the right one"
+                    words = f"in every call your result is {prefix}{words} times the right one"
+                    return words + _degrees(names, [POWERS[form] for form in forms])
     return f"in every call your result is {ratios[0]:.4g} times the right one" if constant else ""
+
+
+def _degrees(names: Sequence[str], powers: Sequence[float]) -> str:
+    """What a factor such as n / (n − 1) means."""
+    if len(names) < 2 or names[1] != f"{names[0][:-1]} less one)" or sum(powers):
+        return ""
+    less, more = ("n − 1", "n") if powers[0] > 0 else ("n", "n − 1")
+    return f": you divide by {less} where {more} is right"
 
 
 def _quantities(calls: Calls) -> dict[str, np.ndarray]:
@@ -299,7 +310,7 @@ FORMS: dict[str, Callable[[Any], Any]] = {
 
 
 def _moved(calls: Calls) -> str:
-    """The right result with a number added, or up to signs."""
+    """The right result with a number added, or up to multiples of an argument, or up to signs."""
     pairs = _pairs(calls)
     shift = pairs[0][0].flat[0] - pairs[0][1].flat[0] if pairs[0][0].size else 0.0
     if (
@@ -309,6 +320,13 @@ def _moved(calls: Calls) -> str:
     ):
         side = "above" if shift > 0 else "below"
         return f"in every call your result is {abs(shift):.4g} {side} the right one"
+    for name, column in zip(calls.names, zip(*calls.cases)):
+        if all(isinstance(x, int) and x > 1 for x in column):
+            apart = [(g - r) / x for (g, r), x in zip(pairs, column, strict=True)]
+            if all(np.array_equal(x, np.rint(x)) for x in apart):
+                return (
+                    f"your result is right but for whole multiples of {name}: take it modulo {name}"
+                )
     if all(np.allclose(abs(g), abs(r), rtol=CLOSE, atol=1e-9) for g, r in pairs):
         return "your result is right up to its sign, which is wrong at some places"
     for words, form in FORMS.items():
@@ -335,7 +353,8 @@ def _order(calls: Calls) -> str:
         return ""
     for words, turn in TURNS.items():
         if all(not right.ndim or same(given, turn(right)) for given, right in pairs):
-            return f"your result is {words}"
+            parts = all(right.ndim > 2 for _, right in pairs)
+            return f"your result is {words.replace('rows', 'parts') if parts else words}"
     # Of numbers that are mostly alike, such as zeros and ones, an order says nothing.
     distinct = all(len(np.unique(_flat(r))) > _flat(r).size / 2 for _, r in arrays)
     if distinct and all(same(np.sort(_flat(g)), np.sort(_flat(r))) for g, r in arrays):
@@ -350,7 +369,7 @@ OTHER_NUMBERS: dict[str, Callable[[Any], Any]] = {
     "{}²": lambda x: x * x,
     "√{}": lambda x: x**0.5,
     "1/{}": lambda x: 1 / x,
-    "2{}": lambda x: 2 * x,
+    "2 · {}": lambda x: 2 * x,
     "{}/2": lambda x: x / 2,
     "{} + 1": lambda x: x + 1,
     "{} − 1": lambda x: x - 1,
@@ -554,7 +573,7 @@ def _smallest_call(calls: Calls) -> str:
     slack = CLOSE * max(1e-12, abs(right[np.isfinite(right)]).max(initial=0.0))
     apart = ~np.isclose(given, right, rtol=0, atol=slack, equal_nan=True)
     first = int(np.flatnonzero(apart)[0])
-    values = f"{right[first]:.5g} is right and {given[first]:.5g} came out"
+    values = f"{_digits(right[first])} is right and {_digits(given[first])} came out"
     if given.size > 1:
         values = f"{apart.sum()} of {apart.size} numbers differ; at the first {values}"
     every = len(wrong) == len(calls.cases)
@@ -579,8 +598,13 @@ def _text(value: Any) -> str:
             return np.array2string(value, precision=3, separator=", ").replace("\n", "")
         return f"numbers of shape {value.shape}"
     if _is_number(value):
-        return f"{value:.4g}"
+        return _digits(value, 4)
     return getattr(value, "__name__", type(value).__name__) if callable(value) else repr(value)
+
+
+def _digits(value: float, digits: int = 5) -> str:
+    """A whole number in full, any other in a few digits."""
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.{digits}g}"
 
 
 def _list(names: Sequence[str]) -> str:

@@ -245,9 +245,13 @@ class Calls(Reader):
     def difference(self, result: list[Result], right: list[Result]) -> str:
         """Says how the results differ in structure or shape; "" where they do not."""
         pairs = list(zip(result, right, strict=True))
-        arrays = all(isinstance(x, np.ndarray) and x.ndim > 1 for pair in pairs for x in pair)
-        if arrays and all(_close(given.T, expected, self.within) for given, expected in pairs):
-            return "your result is the right one transposed"
+        if self.same([_transposed(given) for given in result], right):
+            several = isinstance(right[0], list)
+            what = "each of your results" if several else "your result"
+            return f"{what} is the right one transposed"
+        several = all(isinstance(given, list) for given in result)
+        if several and self.same([given[::-1] for given in result], right):
+            return "your results are right, but stand in the opposite order"
         for pair in pairs:
             returned, expected = map(_form, pair)
             if returned != expected:
@@ -342,6 +346,11 @@ def _to_arrays(returned: Answer) -> Result:
 
 def _map(change: Callable[[np.ndarray], np.ndarray], result: Result) -> Result:
     return [_map(change, part) for part in result] if isinstance(result, list) else change(result)
+
+
+def _transposed(result: Result) -> Result:
+    """Exchanges the last two axes of every array."""
+    return _map(lambda x: x.swapaxes(-1, -2) if x.ndim > 1 else x, result)
 
 
 def _form(result: Result) -> str:

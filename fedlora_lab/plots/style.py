@@ -94,7 +94,7 @@ class Picture(Figure):
         from IPython.display import display
 
         titles = [self.get_suptitle(), *(ax.get_title(loc="left") for ax in self.axes)]
-        text = "; ".join(filter(None, titles)) or self.get_label() or "no title"
+        text = "; ".join(filter(None, [*titles, self.get_label()])) or "no title"
         display({"image/png": png(self), "text/plain": f"Picture: {text}"}, raw=True)
         if self.below is not None:
             display(self.below)

@@ -65,7 +65,7 @@ def test_the_numbers_before_start_are_those_of_the_run(make, task):
     number = fl.amplification(task, "rolora", calibrated, plan)
     for fact, value in (
         ("noise that A takes up, ρ", number.mean),
-        ("variance of noise on an output, v", number.output_variance),
+        ("noise on an output, v; predicted end of the range: 0.35", number.output_variance),
     ):
         stated = float(facts[fact].split()[0].replace(",", "").rstrip(";"))
         assert stated == pytest.approx(value, rel=0.06)

@@ -215,7 +215,7 @@ WRONG = {
             means[0] @ means[1] - (B @ A).mean(0),
         ),
     ],
-    "02.2": [partial(worst_pair, size=lambda b, a: norm(b) * norm(a))],
+    "02.3": [partial(worst_pair, size=lambda b, a: norm(b) * norm(a))],
     "03.1": [
         lambda g, C, sigma, b, xi: (clipped_to(g, C).sum(0) + sigma * xi) / b,
         lambda g, C, sigma, b, xi: (clipped_to(1e9 * g, C).sum(0) + sigma * C * xi) / b,

@@ -98,6 +98,15 @@ def test_visible_code_is_what_a_student_would_write(path):
     assert not any(line.lstrip().startswith("assert ") for line in lines)
 
 
+def test_checks_stand_in_one_folded_cell_at_the_end(path):
+    """Fault: grey bars between the text, which a reader opens in vain."""
+    cells = code(read(path))
+    checks = [i for i, cell in enumerate(cells) if re.search(r"(?m)^\s*assert ", cell.source)]
+    assert len(checks) == 1 and folded(cells[checks[0]])
+    assert not any("exercises." in cell.source for cell in cells[checks[0] :])
+    assert sum(cell.source.startswith("# Checks") for cell in cells) == 1
+
+
 def readable(cells):
     """All that a reader sees of cells: text, code that is not folded, and what was printed."""
     texts = []

@@ -7,9 +7,9 @@ from fedlora_lab.course.exercises import Calls, vary
 
 
 def _noised(rng):
-    """Factors of four clients as they would be without noise, and the noise on them."""
-    B = rng.standard_normal((4, 5, 2))
-    A = rng.standard_normal((4, 2, 3))
+    """Factors of six clients as they would be without noise, and the noise on them."""
+    B = rng.standard_normal((6, 7, 2))
+    A = rng.standard_normal((6, 2, 3))
     return B, A, rng.standard_normal(B.shape), rng.standard_normal(A.shape)
 
 
@@ -69,6 +69,11 @@ def in_turns(B, A, G, eta, gamma):
     new_B = B - step * G @ A.T
     new_A = A - step * new_B.T @ G  # A's gradient at the new B
     return (new_B - B) @ (new_A - A)
+
+
+# What the two gradients ask for; the coupling is what comes on top.
+def asked_for(B, A, G, eta, gamma):
+    return -eta * gamma * (G @ A.T @ A + B @ B.T @ G)
 
 
 # Forgets that a change of B A changes the layer γ times as much.

@@ -6,9 +6,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw, ImageFont
 
+from fedlora_lab.course import drawing
 from fedlora_lab.plots import style
 from fedlora_lab.tasks.task import Task, concatenate
 
@@ -63,60 +63,62 @@ def client_data(task: Task) -> style.Picture:
 
 # ---- a round of federated LoRA
 
-CLIENTS = ("client 1", "client 2", "client 10")
-ARROW: Any = {"arrowstyle": "-|>", "color": style.SOFT, "lw": 1.8, "shrinkA": 0, "shrinkB": 0}
-
-
-def _box(
-    ax: Axes, x: float, y: float, width: float, height: float, words: str, **look: Any
-) -> None:
-    """Draws a box whose lower left corner is (x, y), with words in its middle."""
-    colour = look.pop("color", "white")
-    ax.add_patch(Rectangle((x, y), width, height, lw=1, **look))
-    ax.text(
-        x + width / 2, y + height / 2, words, color=colour, ha="center", va="center", fontsize=9
-    )
+CLIENTS = {0: "client 1", 1: "client 2", 9: "client 10"}
+"""Place among a task's clients -> its name; the others are three dots."""
+SCANS = 5
 
 
 def _model(ax: Axes, x: float, y: float, place: str) -> None:
     """Draws an adapted weight: the frozen square, and the two thin factors beside it."""
-    _box(ax, x, y, 0.8, 0.8, "W₀", fc=style.FAINT, ec="none", color=style.SOFT)
+    drawing.box(ax, x, y, 0.8, 0.8, "W₀", fc=style.FAINT, color=style.SOFT)
     ax.text(x + 0.97, y + 0.4, "+ γ", ha="center", va="center", fontsize=9, color=style.INK)
-    _box(ax, x + 1.18, y, 0.22, 0.8, "", fc=style.FACTOR["B"], ec="none")
-    _box(ax, x + 1.48, y + 0.58, 0.8, 0.22, "", fc=style.FACTOR["A"], ec="none")
+    drawing.box(ax, x + 1.18, y, 0.22, 0.8, fc=style.FACTOR["B"])
+    drawing.box(ax, x + 1.48, y + 0.58, 0.8, 0.22, fc=style.FACTOR["A"])
     factor: Any = {"ha": "center", "fontsize": 9, "weight": "bold"}
     ax.text(x + 1.29, y + 0.86, f"B{place}", color=style.FACTOR["B"], **factor)
     ax.text(x + 1.88, y + 0.86, f"A{place}", color=style.FACTOR["A"], **factor)
 
 
 @style.paper()
-def federated_round() -> style.Picture:
-    """Draws one round: the server sends its factors, clients train them, and it averages."""
-    figure, (ax,) = style.subplots(9.6, 4.9)
-    ax.set(xlim=(0, 12), ylim=(0, 6.1))
+def federated_round(task: Task) -> style.Picture:
+    """Draws one round: the server sends its factors, clients train them, and it averages.
+
+    Args: task: of digits with ten clients, whose scans stay in their boxes.
+    """
+    figure, (ax,) = style.subplots(9.6, 5.2)
+    ax.set(xlim=(0, 12), ylim=(0, 6.5))
     ax.axis("off")
     ax.grid(visible=False)
     words: Any = {"fontsize": 9, "color": style.INK, "va": "center"}
-    _box(ax, 3.4, 4.45, 5.2, 1.5, "", fc=style.CARD, ec=style.GREY)
-    ax.text(3.6, 5.65, "server", weight="bold", **words)
-    _model(ax, 3.7, 4.6, "")
-    ax.text(6.4, 4.95, "4  averages the B's,\n    and the A's apart", **words)
-    for index, (name, place) in enumerate(zip(CLIENTS, ("₁", "₂", "₁₀"), strict=True)):
+    drawing.box(ax, 3.4, 4.85, 5.2, 1.5, fc=style.CARD, ec=style.GREY)
+    ax.text(3.6, 6.05, "server", weight="bold", **words)
+    _model(ax, 3.7, 5.0, "")
+    ax.text(6.4, 5.45, "4  averages the B's,\n    and the A's separately", **words)
+    for index, (client, name) in enumerate(CLIENTS.items()):
         x = 0.1 + 4.1 * index + 0.15 * (index == 2)
-        _box(ax, x, 0.1, 3.4, 2.75, "", fc=style.CARD, ec=style.GREY)
-        ax.text(x + 0.2, 2.6, f"{name}: its own scans", weight="bold", **words)
-        _model(ax, x + 0.3, 1.2, place)
+        drawing.box(ax, x, 0.1, 3.4, 3.15, fc=style.CARD, ec=style.GREY)
+        ax.text(x + 0.2, 3.0, f"{name}: its own scans", weight="bold", **words)
+        scans = task.clients[client][0][:: len(task.clients[client][0]) // SCANS][:SCANS].numpy()
+        strip = np.pad(scans, [(0, 0), (0, 0), (0, 2)]).swapaxes(0, 1).reshape(len(scans[0]), -1)
+        place = (x + 0.2, x + 0.2 + 0.06 * strip.shape[1], 2.3, 2.3 + 0.06 * len(strip))
+        ax.imshow(strip, cmap="Greys", vmin=0, vmax=1, extent=place, aspect="auto", zorder=2)
+        _model(ax, x + 0.3, 1.1, "₁₂"[index] if index < 2 else "₁₀")
         ax.text(
             x + 0.2,
-            0.6,
+            0.55,
             "2  a few steps on its scans: clips\n    each gradient, adds noise",
             **words,
         )
         top, bottom = 4.0 + 1.9 * index, x + 1.5
-        ax.annotate("", (bottom - 0.25, 2.95), (top - 0.25, 4.35), arrowprops=ARROW)
-        ax.annotate("", (top + 0.25, 4.35), (bottom + 0.25, 2.95), arrowprops=ARROW)
+        drawing.arrow(ax, (top - 0.25, 4.75), (bottom - 0.25, 3.35))
+        drawing.arrow(ax, (bottom + 0.25, 3.35), (top + 0.25, 4.75))
     ax.text(8.05, 1.5, "…", ha="center", fontsize=14, color=style.SOFT)
-    ax.text(0.1, 4.25, "1  the server sends B and A", **words)
-    ax.text(8.9, 4.25, "3  clients send B and A back", **words)
+    ax.text(0.1, 4.65, "1  the server sends B and A", **words)
+    ax.text(8.9, 4.65, "3  clients send B and A back", **words)
     style.headline(figure, "One round: scans stay where they are, factors travel")
+    figure.set_label(
+        "the server sends B and A to ten clients; each takes a few steps on its own scans, with "
+        "clipped gradients and noise, and sends its B and A back; the server averages the B's, and "
+        "the A's separately"
+    )
     return figure

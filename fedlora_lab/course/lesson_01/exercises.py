@@ -73,6 +73,11 @@ def first_move(G, A, gamma, lr):
     return gamma * B @ A
 
 
+# Without the random matrix between gradient and step.
+def full_training(G, A, gamma, lr):
+    return -lr * G
+
+
 # The move of B; the weight moves by that times A.
 def only_B(G, A, gamma, lr):
     return -lr * gamma * G @ A.T

@@ -20,7 +20,7 @@ def _many(rng):
 
 CALLS = {
     "02.1": Calls("B, A and n", draw=_round),
-    "02.2": Calls("B and A", draw=_many, times=25),
+    "02.3": Calls("B and A", draw=_many, times=25),
 }
 
 
@@ -42,13 +42,37 @@ def not_divided(B, A, n):
     return sum_B, sum_A, sum_B @ sum_A - np.einsum("k,kor,kri->oi", n, B, A)
 
 
+# These do not add up to one either.
+divided_by_clients = vary(not_divided, n=lambda n: n / len(n))
+
+
+# Divided twice: the weights add up to one already.
+def mean_of_weighted(B, A, n):
+    mean_B, mean_A, D = fedavg_round(B, A, n)
+    mean_product = (mean_B @ mean_A - D) / len(n)
+    mean_B, mean_A = mean_B / len(n), mean_A / len(n)
+    return mean_B, mean_A, mean_B @ mean_A - mean_product
+
+
+# The mean of products is one over clients that count alike.
+def products_alike(B, A, n):
+    mean_B, mean_A, _ = fedavg_round(B, A, n)
+    return mean_B, mean_A, mean_B @ mean_A - (B @ A).mean(axis=0)
+
+
+# Both factors of a product are weighed.
+def weighed_twice(B, A, n):
+    mean_B, mean_A, _ = fedavg_round(B, A, n)
+    return mean_B, mean_A, mean_B @ mean_A - np.einsum("k,kor,kri->oi", (n / n.sum()) ** 2, B, A)
+
+
 # Every client counts alike, however few examples it holds.
 equal_weights = vary(fedavg_round, n=np.ones_like)
 # Mean of products less product of means: the opposite sign.
 turned_round = vary(fedavg_round, then=lambda parts: (*parts[:2], -parts[2]))
 
 
-# ---- 02.2: weights under which D does not vanish
+# ---- 02.3: weights under which D does not vanish
 
 
 def witness(B, A):
@@ -74,6 +98,14 @@ def one_client(B, A):
 # Deviations of several clients may cancel where all count alike.
 def equal(B, A):
     return np.full(len(B), 1 / len(B))
+
+
+# Long gaps may have a short product.
+def longest_gaps(B, A):
+    sizes = [
+        [np.linalg.norm(b - c) * np.linalg.norm(a - d) for c, d in zip(B, A)] for b, a in zip(B, A)
+    ]
+    return np.isin(np.arange(len(B)), np.unravel_index(np.argmax(sizes), (len(B), len(B)))) / 2
 
 
 # Weights of a mean add up to one.

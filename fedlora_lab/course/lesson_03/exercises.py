@@ -1,6 +1,7 @@
 """Right and wrong answers to the exercises of notebook 03."""
 
 import math
+from functools import partial
 
 import numpy as np
 from scipy.special import ndtr
@@ -59,6 +60,30 @@ def divides_by_the_drawn(g, C, sigma, b, xi):
     return release(g, C, sigma, max(len(g), 1), xi)
 
 
+# As above, and an empty batch gives 0 / 0.
+def divides_by_len(g, C, sigma, b, xi):
+    return release(g, C, sigma, 1, xi) / np.float64(len(g))
+
+
+# Makes every row as long as C, short ones too.
+normalises = vary(release, g=lambda g: 1e9 * g)
+
+
+# A row of d numbers at most C may be as long as √d C.
+def clips_each_number(g, C, sigma, b, xi):
+    return (np.clip(g, -C, C).sum(axis=0) + sigma * C * xi) / b
+
+
+# Silence tells that nobody was drawn.
+def silent_if_empty(g, C, sigma, b, xi):
+    return release(g, C, sigma, b, xi) * (len(g) > 0)
+
+
+# As often as rows were drawn, so not at all from an empty batch.
+def noise_for_each(g, C, sigma, b, xi):
+    return release(g, C, sigma * len(g), b, xi)
+
+
 # The noise is not divided by b: b times too much.
 def noise_on_the_mean(g, C, sigma, b, xi):
     return release(g, C, 0, b, xi) + sigma * C * xi
@@ -85,6 +110,13 @@ def epsilon_not_divided(epsilon, mu):
     return ndtr(mu / 2 - epsilon) - math.exp(epsilon) * ndtr(-mu / 2 - epsilon)
 
 
+# Accuses from z = ε on.
+def accuses_from_epsilon(epsilon, mu):
+    return ndtr(mu - epsilon) - math.exp(epsilon) * ndtr(-epsilon)
+
+
+# What lies below the threshold.
+other_side = vary(delta, mu=np.negative)
 # The distance of the two worlds is 1 / σ, not σ.
 sigma_for_mu = vary(delta, mu=lambda mu: 1 / mu)
 
@@ -101,6 +133,17 @@ def tpr(fpr, sigma, releases):
 
 # Forgets that the attacker sees all releases.
 of_one_release = vary(tpr, releases=1)
+# The curve bends to the other side.
+below_guessing = vary(tpr, sigma=np.negative)
+# The quantile of the upper tail, and again the upper tail.
+not_found = vary(tpr, then=lambda found: 1 - found)
+
+
+# The distance is the signal over the noise.
+def noise_over_signal(fpr, sigma, releases):
+    return tpr(fpr, releases / sigma, releases)
+
+
 # μ grows with the root of the number of releases.
 adds_up_mu = vary(tpr, releases=np.square)
 # The quantile of the others who are not accused.
@@ -116,6 +159,25 @@ def epsilon(sigma, releases, delta):
         divergence = releases * order / (2 * sigma**2)
         bounds.append(divergence + np.log(1 / delta) / (order - 1))
     return min(bounds)
+
+
+def _best(sigma, releases, delta, *, choose=min, orders=range(2, 65), less=1):
+    """The same with something else in one place."""
+    return choose(
+        releases * order / (2 * sigma**2) + math.log(1 / delta) / (order - less) for order in orders
+    )
+
+
+# Any order is valid; which one is best depends on what was spent.
+at_order_2, at_order_8, at_order_64 = (partial(_best, orders=[order]) for order in (2, 8, 64))
+# A loss above ε comes with λ − 1 in the exponent.
+order_not_less_one = partial(_best, less=0)
+largest_bound = partial(_best, choose=max)
+
+
+# Tight for Gaussian noise, and another way.
+def exact_epsilon(sigma, releases, delta):
+    return theory.gdp_epsilon(theory.gaussian_mu(sigma, releases), delta)
 
 
 # A tighter conversion than the one that was derived.

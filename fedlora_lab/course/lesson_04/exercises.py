@@ -60,6 +60,22 @@ def linear(B, A, tau):
     return energy(B, A, tau) - quadratic(B, A, tau)
 
 
+# An entry of noise × noise is a sum of r products.
+def one_product(B, A, tau):
+    return linear(B, A, tau) + tau**4 * len(B) * A.shape[1]
+
+
+# Energies are squared lengths.
+def lengths(B, A, tau):
+    terms = len(B) * np.sqrt(np.sum(A**2)) + A.shape[1] * np.sqrt(np.sum(B**2))
+    return tau**2 * terms + quadratic(B, A, tau)
+
+
+# ‖A‖² is a sum over the r rows already.
+def rank_twice(B, A, tau):
+    return len(A) * linear(B, A, tau) + quadratic(B, A, tau)
+
+
 # Noise on B is spread over d_out rows, noise on A over d_in columns.
 def swapped(B, A, tau):
     terms = A.shape[1] * np.sum(A**2) + len(B) * np.sum(B**2)
@@ -78,6 +94,18 @@ def rho_of(lr, sigma, C, b, K, N, d_in):
 of_one_client = vary(rho_of, K=1)
 # Variances, not lengths, are divided by K.
 divided_by_K = vary(rho_of, K=np.square)
+
+
+# The noise of the client unit, where no rate enters.
+def of_the_client_unit(lr, sigma, C, b, K, N, d_in):
+    return 3 * d_in * N * (sigma * C / K) ** 2
+
+
+# An energy has τ².
+def tau_not_squared(lr, sigma, C, b, K, N, d_in):
+    return 3 * d_in * N * lr * sigma * C / (b * np.sqrt(K))
+
+
 # Independent noise adds up in squares.
 lengths_added = vary(rho_of, N=np.square)
 
@@ -111,11 +139,51 @@ def clips_each_tensor(B, A, g_B, g_A, *rest):
     return new_B, new_A
 
 
+def _each(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A):
+    """The factors of each client after its step, and how many examples it drew."""
+    clients = zip(g_B, g_A, xi_B, xi_A)
+    steps = [private_round(B, A, [g], [a], lr, C, sigma, b, [x], [y]) for g, a, x, y in clients]
+    return zip(*steps), np.array([len(g) for g in g_B])
+
+
 # How many were drawn is private.
-def divides_by_the_drawn(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A):
-    clients = zip(g_B, g_A, xi_B, xi_A, strict=True)
-    of_each = [
-        private_round(B, A, [g], [a], lr, C, sigma, max(len(g), 1), [noise_B], [noise_A])
-        for g, a, noise_B, noise_A in clients
-    ]
-    return [np.mean(parts, 0) for parts in zip(*of_each, strict=True)]
+def divides_by_the_drawn(B, A, g_B, g_A, lr, C, sigma, b, *noise):
+    factors, drawn = _each(B, A, g_B, g_A, lr, C, sigma, 1, *noise)
+    shares = 1 / np.maximum(drawn, 1)[:, None, None]
+    return [start + np.mean(shares * (own - start), 0) for start, own in zip((B, A), factors)]
+
+
+# As above, and an empty batch gives 0 / 0.
+def divides_by_len(B, A, g_B, g_A, lr, C, sigma, b, *noise):
+    factors, drawn = _each(B, A, g_B, g_A, lr, C, sigma, 1, *noise)
+    shares = 1 / drawn[:, None, None]
+    return [start + np.mean(shares * (own - start), 0) for start, own in zip((B, A), factors)]
+
+
+# A client that sends nothing tells that it drew nothing.
+def empty_ones_silent(*given):
+    factors, drawn = _each(*given)
+    return [np.mean(np.array(own)[drawn > 0], 0) for own in factors]
+
+
+# Weights that follow the draw are private as well.
+def weighted_by_the_drawn(*given):
+    factors, drawn = _each(*given)
+    return [np.average(own, axis=0, weights=drawn) for own in factors]
+
+
+# Each client starts where the one before it ended.
+def one_after_another(B, A, g_B, g_A, lr, *rest):
+    factors, _ = _each(B, A, g_B, g_A, lr, *rest)
+    return [start + np.sum(own - start, 0) for start, own in zip((B, A), factors)]
+
+
+# Makes every example as long as C, short ones too.
+def normalises(B, A, g_B, g_A, *rest):
+    return private_round(B, A, [1e9 * g for g in g_B], [1e9 * g for g in g_A], *rest)
+
+
+# One example may still turn the sum wherever it likes.
+def clips_the_sum(B, A, g_B, g_A, *rest):
+    sums = [[g.sum(axis=0, keepdims=True) for g in of_all] for of_all in (g_B, g_A)]
+    return private_round(B, A, *sums, *rest)

@@ -75,12 +75,12 @@ def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
 
 
 @style.paper()
-def plateaus(rates: pd.DataFrame, predicted: pd.Series) -> style.Picture:
+def ranges_of_rates(rates: pd.DataFrame, predicted: pd.Series) -> style.Picture:
     """Draws the learning rates at which each method is near its best, and where that should end.
 
     Args:
-        rates: columns unit, epsilon, method, lr, accuracy: the rates on each method's plateau.
-        predicted: index unit, epsilon, method: the largest rate that the noise should allow.
+        rates: columns unit, epsilon, method, lr, accuracy: the rates in each method's range.
+        predicted: index unit, epsilon, method: the predicted end of the range.
     """
     slugs = list(dict.fromkeys(rates["method"]))
     units = list(dict.fromkeys(rates["unit"]))
@@ -110,9 +110,9 @@ def plateaus(rates: pd.DataFrame, predicted: pd.Series) -> style.Picture:
     for epsilon, colour in colours.items():
         style.draw_dots(axes[-1], [], [], colour, 6, label=f"ε = {epsilon:g}")
     axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    style.headline(figure, "Noise decides the largest rate that a method survives")
-    style.footer(
-        figure,
-        "dots: within 3 points of the best (star); frame: last rate, as predicted from noise",
-    )
+    ends = rates.groupby(["unit", "epsilon", "method"])["lr"].max()
+    hits = int((ends == predicted.reindex(ends.index)).sum())
+    style.headline(figure, f"{hits} of {len(ends)} ranges of rates end where noise predicts it")
+    words = "dots: within 3 points of the best (star); frame: predicted end of the range"
+    style.footer(figure, words)
     return figure

@@ -9,6 +9,8 @@ from fedlora_lab.course.widgets.dial import Dial
 from fedlora_lab.course.widgets.scene import Scene, axis, bars, line, panel, text
 
 TRUSTS = {"local": "nobody", "secagg": "secure aggregation", "central": "the server"}
+SEARCH = 1e-6
+"""How far, relative, the search for sigma ends beside the promise: 2.0000001 is 2."""
 COLOURS = {"local": "pink", "secagg": "purple", "central": "teal"}
 
 
@@ -40,7 +42,10 @@ def _trust_scene(trust: str, clients: int, epsilon: float, colluders: int) -> Sc
 
     others = min(colluders, clients - 1)
     sigma = gaussian_noise_multiplier(float(epsilon))
-    faced = epsilon_by_observer(trust, sigma, clients, others)
+    faced = {
+        who: value * (1 - SEARCH)
+        for who, value in epsilon_by_observer(trust, sigma, clients, others).items()
+    }
     levels = {kind: theory.trust_level(kind, sigma, 1.0, clients).mean for kind in TRUSTS}
     noise = []
     for i, (kind, level) in enumerate(levels.items()):
@@ -50,7 +55,7 @@ def _trust_scene(trust: str, clients: int, epsilon: float, colluders: int) -> Sc
         noise.append(text(level, i, f"{level:.2g} C", ink, dx=6, dy=4, bold=chosen))
     seen = []
     for i, value in enumerate(faced.values()):
-        colour = "green" if value <= epsilon * (1 + 1e-6) else "red"
+        colour = "green" if value <= epsilon else "red"
         end = min(value, 100)
         seen.append(bars(0.03, i - 0.28, end, i + 0.28, colour))
         words = round_up(value, ".2f") if math.isfinite(value) else "∞"

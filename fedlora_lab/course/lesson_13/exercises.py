@@ -27,8 +27,13 @@ def _draw_masks(rng):
 
 def _draw_loss(rng):
     values, masks, modulus = _draw_masks(rng)
-    arrived = sorted(int(k) for k in rng.permutation(len(values))[2:])
-    return masked(values, masks, modulus)[arrived], masks, modulus, arrived
+    order = rng.permutation(len(values))
+    lost, arrived = order[:2], sorted(int(k) for k in order[2:])
+    uploads = masked(values, masks, modulus)[arrived]
+    # A server that knew the masks of two who arrived could read their uploads: it gets others.
+    unknown = rng.integers(0, modulus, masks.shape)
+    unknown[lost], unknown[:, lost] = masks[lost], masks[:, lost]
+    return uploads, unknown, modulus, arrived
 
 
 # One update of each kind is asked at every check.
@@ -60,6 +65,16 @@ def lengthened(update, clip, sigma, uploads, colluding, z):
     return noised_upload(update * clip / np.linalg.norm(update), clip, sigma, uploads, colluding, z)
 
 
+# Variances of independent noises add up, not lengths.
+def without_root(update, clip, sigma, uploads, colluding, z):
+    return noised_upload(update, clip, sigma, (uploads - colluding) ** 2, 0, z)
+
+
+# Numbers of at most clip may be a vector as long as √d clip.
+def clips_each_number(update, clip, sigma, uploads, colluding, z):
+    return np.clip(update, -clip, clip) + sigma * clip / np.sqrt(uploads - colluding) * z
+
+
 # Those who collude take their noise out again.
 relies_on_all = vary(noised_upload, colluding=0)
 # Each client adds all the noise: as if nobody else did.
@@ -85,6 +100,10 @@ def same_sign(values, masks, modulus):
     return (values + masks.sum(1)) % modulus
 
 
+# Signs that are turned for both cancel as well, but 13.3 and the others count on the rule.
+signs_exchanged = vary(masked, masks=np.negative)
+
+
 # Only one of each pair masks: nothing cancels.
 def one_end_only(values, masks, modulus):
     first = np.triu(np.ones(masks.shape[:2], int), 1)
@@ -105,6 +124,13 @@ def open_sum(uploads, masks, modulus, arrived):
         for j in lost:
             total = total - masks[k, j] if j > k else total + masks[k, j]
     return total % modulus
+
+
+# Masks between two that arrived have cancelled, and nobody tells the server these.
+def all_masks_removed(uploads, masks, modulus, arrived):
+    everybody = range(len(masks))
+    signs = np.sign(np.subtract.outer(arrived, everybody))
+    return (uploads.sum(0) + np.einsum("kj,kji->i", signs, masks[arrived])) % modulus
 
 
 # Masks shared with the lost stay in the sum.

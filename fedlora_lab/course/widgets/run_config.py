@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 TABLE = Path(__file__).with_name("knobs.toml")
 ADAPTIVE_RATE = 0.01  # a usual first rate of optimisers that rescale gradients; none was tuned
 TOO_NOISY = 8  # times the rate that public numbers suggest; where it was tuned, at most six times
+ON_OUTPUTS = f"noise on an output, v; predicted end of the range: {OUTPUT_VARIANCE}"
 Facts = list[tuple[str, str]]
 """Terms and what is known of them before a run."""
 
@@ -137,7 +138,7 @@ class RunConfig:
                 rho = forecast.mean()
                 taken_up = f"{_round(rho)} × A's energy" if rho else "none: A is frozen"
             variance = float(forecast.output_variances()[-1])
-            on_outputs = f"{_round(variance)}; rates end at about {OUTPUT_VARIANCE}"
+            on_outputs = _round(variance)
             if forecast.unknown_on_outputs:
                 on_outputs = f"not known: {forecast.unknown_on_outputs}"
         try:
@@ -152,7 +153,7 @@ class RunConfig:
             ("noise multiplier σ", sigma),
             (f"sample rate of a {once}", rate),
             ("noise that A takes up, ρ", taken_up),
-            ("variance of noise on an output, v", on_outputs),
+            (ON_OUTPUTS, on_outputs),
             (
                 "sent in a round",
                 f"{sent} each way" if up == down else f"{sent} up, {received} down",
@@ -228,7 +229,6 @@ Read = Callable[[RunConfig], str]
 Write = Callable[[RunConfig, str], RunConfig]
 Parse = Callable[[str], Any]
 GROUP_HEADINGS = {
-    "step": "Step",
     "privacy": "Privacy",
     "federation": "Federation",
     "adapter": "Adapter",

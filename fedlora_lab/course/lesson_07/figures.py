@@ -21,7 +21,7 @@ TURNS = style.look("la-lora").colour
 
 @style.paper()
 def coupling(
-    lr: float = 0.8, start: tuple[float, float] = (0.0, 1.5), steps: int = 12
+    lr: float = 0.8, start: tuple[float, float] = (0.0, 1.0), steps: int = 12
 ) -> style.Picture:
     """Draws two numbers b and a on the loss (b a - 1)^2 / 2: both move at once, or in turns.
 

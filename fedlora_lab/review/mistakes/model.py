@@ -90,8 +90,8 @@ def clip(grads: Grads, limit: float = CLIP) -> Grads:
     with np.errstate(all="ignore"):
         # The factor is at most 1: what is short stays as it is.
         factors = limit / np.maximum(example_norms(grads), limit)
-    finite = {k: np.nan_to_num(g, posinf=0.0, neginf=0.0) for k, g in grads.items()}
-    return scale_examples(finite, np.nan_to_num(factors))
+    finite = {k: np.where(np.isfinite(g), g, 0.0) for k, g in grads.items()}
+    return scale_examples(finite, np.where(np.isnan(factors), 0.0, factors))
 
 
 def clip_each(grads: Grads) -> Grads:

@@ -281,6 +281,62 @@ def test_a_round_that_is_drawn_in_pieces_is_a_round_at_once(page):
     assert page.evaluate(equal) == [True, True]
 
 
+def test_nothing_is_trained_before_a_reader_is_answered(page):
+    """In words a frame after a knob has moved, in pictures a frame later, and then training goes
+    on."""
+    trained = page.evaluate(
+        """async () => {
+            const step = pg.Run.prototype.localStep;
+            let trained = 0;
+            pg.Run.prototype.localStep = function (...values) {
+                trained += 1;
+                return step.apply(this, values);
+            };
+            const frame = () => new Promise(requestAnimationFrame);
+            const rates = [];
+            const seen = () => {
+                rates.push(document.querySelector('.say b:last-of-type').textContent);
+                return trained;
+            };
+            pg.change({rate: 3});
+            pg.play(true);
+            while (pg.lanes[1].round < 3) await frame();
+            const counts = [];
+            for (let rate = 4; rate < 12; rate++) {
+                trained = 0;
+                pg.change({rate});
+                await frame();
+                counts.push(seen());
+            }
+            while (pg.lanes[1].round < 3) await frame();
+            pg.play(false);
+            pg.Run.prototype.localStep = step;
+            return {counts, rates};
+        }"""
+    )
+    rates = [f"{0.05 * 2 ** (rate / 2):.2g}" for rate in range(4, 12)]
+    assert trained == {"counts": [0] * 8, "rates": rates}
+
+
+def test_a_story_waits_for_its_reader_and_the_pictures_answer_a_pointer(page):
+    page.evaluate("pg.act(0, 0); pg.play(false)")
+    page.evaluate("while (pg.lanes[0].round < pg.problem.rounds) pg.step()")
+    assert page.locator(PLAY).inner_text() == "Next"
+    page.locator(PLAY).press("Enter")
+    page.locator(".say small", has_text="2 of 3").wait_for()
+    page.wait_for_function("pg.lanes[0].round > 0")
+    page.evaluate("pg.play(false)")
+    page.locator("[data-chart=rate] text", has_text=re.compile("^0.4$")).click()
+    assert page.locator("[data-words=rate]").inner_text() == "0.4"
+    wall = page.locator("[data-lane='1'] .wall")
+    wall.hover(position={"x": 3, "y": 3})
+    truth, read = page.evaluate("[pg.problem.test.y[0], pg.lanes[1].history.at(-1).answers[0]]")
+    words = f"rightly read as {read}" if truth == read else f"a {truth}, read as {read}"
+    assert page.locator("[data-lane='1'] .lens").inner_text() == words
+    page.mouse.move(0, 0)
+    assert page.locator("[data-lane='1'] .lens").is_hidden()
+
+
 def test_the_page_says_what_its_pictures_show(page):
     """The product written out, an empty chart explained, one axis for a story, a slider in use."""
     ticks = page.locator("[data-chart=accuracy] text[text-anchor=end]")

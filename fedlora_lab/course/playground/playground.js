@@ -35,7 +35,7 @@ function unpack(tables) {
     return {words, lists, noise};
   });
   let own = null; // of the clients: unpacked when the first of them trains
-  return {...tables, head, headBias, splits, labels: letters(tables.private.labels), test: scans(tables.test), get private() { return own ??= scans(tables.private); }};
+  return {...tables, head, headBias, size: Math.sqrt(squares(weight)), splits, labels: letters(tables.private.labels), test: scans(tables.test), get private() { return own ??= scans(tables.private); }};
 }
 
 // Linear algebra: A is (r, 64) and B is (64, r), row by row
@@ -133,8 +133,7 @@ function filtered(x, side, rank, weights) { // along the long axis, edges mirror
 function quantised(x, levels) { // each block of 64 numbers is scaled by its largest
   const out = zeros(x.length);
   for (let from = 0; from < x.length; from += 64) {
-    let most = 0;
-    for (let i = from; i < from + 64; i++) most = Math.max(most, Math.abs(x[i]));
+    const most = Math.max(...x.subarray(from, from + 64).map(Math.abs));
     for (let i = from; i < from + 64; i++) {
       const unit = most > 0 ? x[i] / most : 0;
       let code = 0;
@@ -200,6 +199,8 @@ class Run {
     this.residual = this.row.residual ? zeros(SQUARE) : null;
     this.residualParts = this.row.residual ? fourSquares() : null;
     this.deviation = 0;
+    this.known = forecast(problem, settings);
+    this.latest = this.parts(); // those of the last record, which a round under way leaves alone
     // Untrained runs are all alike: a slider that moves must not wait for their scores.
     if (!start) problem.untrained ??= this.record();
     this.history = [start ? this.record() : problem.untrained];
@@ -287,14 +288,6 @@ class Run {
     }
   }
 
-  // The local steps of a client. Returns its factors, and the noise that they took up.
-  train(k, start, given) {
-    const factors = {A: start.A.slice(), B: start.B.slice()};
-    const noise = {A: zeros(start.A.length), B: zeros(start.B.length)};
-    for (let s = 0; s < this.problem.steps; s++) this.localStep(k, s, factors, noise, given);
-    return {factors, noise};
-  }
-
   // One round, client by client: whoever calls may draw in between.
   *clients(given = {}) {
     const {rank} = this.settings;
@@ -305,7 +298,9 @@ class Run {
     const mean = zeros(SQUARE);
     const meanParts = this.residual && fourSquares();
     for (let k = 0; k < CLIENTS; k++) {
-      const {factors, noise} = this.train(k, start, given);
+      const factors = {A: start.A.slice(), B: start.B.slice()};
+      const noise = {A: zeros(rank * SIZE), B: zeros(rank * SIZE)}; // that they take up
+      for (let s = 0; s < this.problem.steps; s++) this.localStep(k, s, factors, noise, given);
       for (const side of SIDES) {
         // As a change of what the server holds, which a quantised broadcast does not show.
         factors[side] = minus(factors[side], start[side]);
@@ -325,6 +320,7 @@ class Run {
       addParts(meanParts, this.factors, this.noise, rank, -1);
       this.residualParts.forEach((part, i) => add(part, meanParts[i]));
     }
+    yield CLIENTS; // the scores take as long as a client
     this.round += 1;
     this.history.push(this.record());
   }
@@ -366,13 +362,15 @@ class Run {
     const right = answers => answers.reduce((sum, digit, i) => sum + (digit === this.problem.test.y[i]), 0) / answers.length;
     const answers = this.answers();
     const accuracy = right(answers);
+    this.latest = this.parts();
     return {
       round: this.round,
       answers,
       accuracy,
       received: this.levels ? right(this.answers(this.received())) : accuracy,
       deviation: this.deviation,
-      energies: this.parts().map(part => this.problem.scaling ** 2 * squares(part)),
+      size: this.problem.scaling * Math.sqrt(squares(this.product())) / this.problem.size,
+      energies: this.latest.map(part => this.problem.scaling ** 2 * squares(part)),
     };
   }
 }
@@ -403,20 +401,21 @@ const octaves = (from, count, step) => Array.from({length: count}, (_, i) => fro
 const STOPS = {rate: octaves(0.05, 15, 2), clip: octaves(0.25, 9, 2), rank: Array.from({length: 16}, (_, i) => i + 1)};
 const FIRST = {methods: ["fedlora", "ffa-lora"], rate: 10, noise: 4, clip: 4, rank: 7, split: 2, bits: 1, seed: 0};
 const BUDGET = 4; // milliseconds of training in a slice
-const BETWEEN = 2600; // milliseconds between two acts of a story
+const PICTURE = 60; // milliseconds at least between two pictures of a run
+const TURNING = 400; // milliseconds without them after a knob has moved: the answer has the screen
 const KEPT = 6; // earlier runs that stay in sight
-const COLUMNS = 30; // of the wall of test digits, in 12 rows
+const COLUMNS = 24; // of the wall of test digits, in 15 rows
 const RIGHT = 124; // pixels for the names at the ends of lines
 const percent = share => `${Math.round(100 * share)} %`;
 const short = value => num(value, 2);
+const SHARES = {label: "", range: [0, 1], ticks: [0, 0.25, 0.5, 0.75, 1], format: percent};
 const shareOf = (record, part) => record.energies[part] / (sum(record.energies) || 1);
 
-const kindOf = ({rounds: [word, ...more]}) => word.length === 1 && !more.length ? `${word} only` : word === "AB" ? "A and B" : "turns";
-function expansionOf({rounds}) { // the product of what trains and what rests, written out
+function expansionOf({rounds}, size) { // the product of what trains and what rests, written out
   const trains = side => rounds.join("").includes(side);
   const factors = ["B", "A"].map(side => trains(side) ? `(${side} + noise)` : side).join(" ");
   const parts = PARTS.filter(([,, sides]) => [...sides].every(trains));
-  return `Its adapter: <span>${factors} =</span><br>${parts.map(([colour, words]) => `<span style="color:${ink(colour)}">${words}</span>`).join(" + ")}`;
+  return `Its adapter${size ? `, ${short(size)} times as large as its layer` : ""}:<br><span>${factors} =</span><br>${parts.map(([colour, words]) => `<span style="color:${ink(colour)}">${words}</span>`).join(" + ")}`;
 }
 
 function knobsOf({splits}) { // key, label, what it stands at in words, and the last stop
@@ -432,22 +431,19 @@ function knobsOf({splits}) { // key, label, what it stands at in words, and the 
 }
 
 function skeleton(id, knobs, {methods, stories}) {
-  const group = kind => `<optgroup label="${kind}">${methods.filter(row => kindOf(row) === kind).map(({slug, name}) => `<option value="${slug}">${escaped(name)}</option>`).join("")}</optgroup>`;
-  const options = [...new Set(methods.map(kindOf))].map(group).join("");
-  const below = {
-    rate: '<i class="end"></i><i class="end"></i>',
-    split: '<canvas class="clients" width="49" height="10" role="img"></canvas>',
-  };
+  const options = methods.map(({slug, name}) => `<option value="${slug}">${escaped(name)}</option>`).join("");
+  const below = {rate: '<i class="end"></i><i class="end"></i>', split: '<svg data-chart="clients" height="36" role="img"></svg>'};
   const knob = ({key, label, last}) => `<div class="knob"><label for="${id}-${key}">${label} <output data-words="${key}"></output></label>
     <input type="range" id="${id}-${key}" data-knob="${key}" min="0" max="${last}" step="1">${below[key] ?? ""}</div>`;
-  const map = ([colour, words], part) => `<figure><canvas class="map" width="64" height="64" data-map="${part}" role="img"></canvas>
+  const map = ([colour, words], part) => `<figure><canvas width="64" height="64" data-map="${part}" role="img" aria-label="Heat map of the part ${words}"></canvas>
     <figcaption style="color:${ink(colour)}"><b data-share="${part}"></b> ${words}</figcaption></figure>`;
   const lane = i => `<section class="lane" data-lane="${i}" aria-label="${i ? "Second" : "First"} method">
     <div class="head"><i class="dot"></i><select aria-label="${i ? "Second" : "First"} method" data-method="${i}">${options}</select><strong data-score></strong></div>
-    <p class="moves"></p><canvas class="wall" width="${9 * COLUMNS - 1}" height="${9 * 12 - 1}" role="img"></canvas>
+    <p class="moves"></p><div class="walls"><canvas class="wall" width="${9 * COLUMNS - 1}" height="${9 * 15 - 1}" role="img"></canvas>
+    <p class="lens" hidden><canvas width="8" height="8" aria-hidden="true"></canvas><span></span></p></div>
     <p class="turned"></p>
     <p class="turned expansion"></p>
-    <svg class="energy" height="60" role="img"></svg>
+    <svg class="energy" height="44" role="img"></svg>
     <div class="maps">${PARTS.map(map).join("")}</div></section>`;
   const chart = (name, title, height) => `<figure class="chart"><figcaption>${title}</figcaption>
     <svg data-chart="${name}" height="${height}" role="img"></svg></figure>`;
@@ -465,12 +461,10 @@ function skeleton(id, knobs, {methods, stories}) {
     σ from the library's accountant. A browser's random numbers protect nobody, and whoever chooses a rate by looking at curves looks at data that no ε here counts.</p>`;
 }
 
-let mounted = 0;
-
 export function mountPlayground(home, tables) {
   const problem = unpack(tables);
   const knobs = knobsOf(problem);
-  const id = `fl-playground-${++mounted}-${Math.random().toString(36).slice(2, 6)}`; // a cell has a module of its own
+  const id = `fl-playground-${Math.random().toString(36).slice(2)}`; // a cell has a module of its own
   const find = name => home.querySelector(name);
   const all = name => [...home.querySelectorAll(name)];
   home.classList.add("fl-dial", "fl-playground");
@@ -484,11 +478,13 @@ export function mountPlayground(home, tables) {
   let due = 0;
   let colours = {};
   let drawn = {}; // split of the clients, and the last record of each lane
+  let asked = false; // by a reader, who waits for the answer
+  let next = 0; // when a run may be painted again
   let sizes = new Map();
   let views = {};
   let frame = 0;
+  let rest = 0; // the frame after it, which draws what the answer could leave out
   let slice = 0;
-  let timer = 0;
 
   const settingsOf = method => ({
     method,
@@ -500,7 +496,6 @@ export function mountPlayground(home, tables) {
     bits: state.bits + 1,
     seed: state.seed,
   });
-  const epsilonWords = () => knobs[1].words(state.noise);
   const isStandard = () => ["noise", "clip", "rank", "split"].every(key => state[key] === FIRST[key]) && (state.bits === FIRST.bits || !lanes.some(lane => lane.levels));
   const isPrivate = () => settingsOf("").noise >= 0;
   const sameBut = (key, one, other) => JSON.stringify({...one, [key]: 0}) === JSON.stringify({...other, [key]: 0});
@@ -512,6 +507,7 @@ export function mountPlayground(home, tables) {
     }
     earlier = earlier.slice(-KEPT);
     working = null;
+    asked = true;
     lanes = state.methods.map(method => new Run(problem, settingsOf(method)));
     showControls();
     paintSoon();
@@ -522,17 +518,17 @@ export function mountPlayground(home, tables) {
       const input = find(`[data-knob=${key}]`);
       input.value = state[key];
       input.setAttribute("aria-valuetext", words(state[key]));
-      find(`[data-words=${key}]`).textContent = words(state[key]);
+      write(find(`[data-words=${key}]`), words(state[key]));
     }
     all(".end").forEach((mark, i) => { // on the slider: where the predicted range of each method ends
-      const {end} = forecast(problem, lanes[i].settings);
+      const {end} = lanes[i].known;
       const place = Math.log(end / STOPS.rate[0]) / Math.log(STOPS.rate.at(-1) / STOPS.rate[0]);
       mark.style.left = `calc(8px + (100% - 16px) * ${Math.min(2, place)})`;
       mark.style.background = ink(state.methods[i]);
       mark.hidden = !(place >= 0 && place <= 1);
     });
     find("[data-knob=bits]").parentElement.style.visibility = lanes.some(lane => lane.levels) ? "" : "hidden";
-    find("[data-do=play]").textContent = running ? "Pause" : lanes[0].round === 0 ? "Start" : isOver() ? "Start again" : "Go on";
+    write(find("[data-do=play]"), running ? "Pause" : lanes[0].round === 0 ? "Start" : !isOver() ? "Go on" : hasNext() ? "Next" : "Start again");
     find("[data-seed]").value = state.seed;
     all("[data-method]").forEach((select, i) => { select.value = state.methods[i]; });
     all("[data-story]").forEach((button, i) => button.setAttribute("aria-pressed", story?.number === i));
@@ -540,7 +536,8 @@ export function mountPlayground(home, tables) {
   }
 
   function change(values) {
-    endStory();
+    story = null;
+    next = performance.now() + TURNING;
     Object.assign(state, values);
     reset();
   }
@@ -548,27 +545,36 @@ export function mountPlayground(home, tables) {
   // The loop: slices of training, between which the page hears its reader and paints
 
   function play(on) {
-    if (on && isOver()) reset();
+    if (on && isOver()) {
+      if (hasNext()) return void act(story.number, story.act + 1);
+      reset();
+    }
     running = on;
     due = performance.now();
     showControls();
-    if (!running) speak();
-    clearTimeout(slice);
-    slice = setTimeout(train);
+    paintSoon();
+    trainSoon();
   }
   const isOver = () => !working && lanes[0].round >= problem.rounds;
+  function trainSoon() { // after all that the page has to do for its reader
+    const number = ++slice;
+    const delay = Math.max(0, due - performance.now());
+    const work = () => number === slice && train();
+    if (globalThis.scheduler?.postTask) scheduler.postTask(work, {priority: "background", delay});
+    else setTimeout(work, delay);
+  }
   function train() {
-    if (!running) return;
+    if (!running || frame || rest) return; // a picture that is due goes first, and then lets training go on
     const now = performance.now();
-    do advance(); while (working && performance.now() < now + BUDGET);
+    do advance(); while (working && performance.now() < now + BUDGET && !navigator.scheduling?.isInputPending({includeContinuous: true}));
     if (!working) {
       due = Math.max(now, due + 1000 / find("[data-speed]").value);
-      paintSoon();
-      if (isOver()) ended();
+      if (isOver()) play(false);
+      else if (now > next) paintSoon();
     }
-    slice = setTimeout(train, working ? 0 : due - performance.now());
+    trainSoon();
   }
-  function advance() { // one client of one method
+  function advance() { // one client of one method, or its scores
     working ??= lanes.map(lane => lane.clients());
     const [first, ...others] = working;
     working = first.next().done ? others : [...others, first];
@@ -578,28 +584,15 @@ export function mountPlayground(home, tables) {
     if (!isOver()) {
       do advance(); while (working);
     }
-    paintSoon();
     play(false);
   }
-  function ended() {
-    play(false);
-    const isLast = !story || story.act + 1 === problem.stories[story.number].acts.length;
-    if (!isLast) timer = setTimeout(() => act(story.number, story.act + 1), BETWEEN);
-  }
 
-  // Stories: settings in turn, each run to its end
+  // Stories: settings in turn, each run to its end; the reader says when the next one begins
 
-  function endStory() {
-    clearTimeout(timer);
-    story = null;
-  }
+  const hasNext = () => story !== null && story.act + 1 < problem.stories[story.number].acts.length;
   function act(number, which) {
-    endStory();
     story = {number, act: which};
-    if (which === 0) {
-      earlier = [];
-      lanes = [];
-    }
+    if (which === 0) lanes = earlier = [];
     Object.assign(state, FIRST, problem.stories[number].acts[which].set);
     reset();
     play(true);
@@ -616,9 +609,19 @@ export function mountPlayground(home, tables) {
     if (!colours.ink) readColours();
     // All sizes before the first change: each would lay out the page again.
     if (!sizes.size) for (const svg of all("svg")) sizes.set(svg, [svg.clientWidth, svg.clientHeight]);
+    paintWords();
+    if (asked) rest ||= requestAnimationFrame(paintRuns);
+    else paintRuns();
+    asked = false;
+  }
+  function paintRuns() {
+    rest = 0;
+    next = Math.max(next, performance.now() + PICTURE);
+    paintRates();
+    paintClients();
     paintCharts();
-    paintLane(0);
-    paintLane(1);
+    lanes.forEach(paintLane);
+    if (running) trainSoon();
   }
 
   function readColours() { // canvas knows no variables
@@ -662,18 +665,13 @@ export function mountPlayground(home, tables) {
       return {...curve(one, "accuracy"), width: 1.2, opacity: 0.8, name: label, label, bold: false};
     });
     const start = lanes[0].history[0].accuracy;
-    const least = Math.min(...[...lanes, ...earlier].flatMap(one => one.history.map(record => record.accuracy)));
-    const low = story ? 0 : [0.5, 0.25].find(value => value < least - 0.02) ?? 0; // the same for all acts of a story
     const before = {kind: "line", x: [0, rounds], y: [start, start], colour: "edge", dash: "3 3", width: 1.2};
-    draw("accuracy", {x: axis, y: {label: "", range: [low, 1], format: percent}, marks: [before, ...faint, ...lines], margin: {right: RIGHT}},
+    draw("accuracy", {x: axis, y: SHARES, marks: [before, ...faint, ...lines], margin: {right: RIGHT}},
       `Right answers by round. ${lanes.map(lane => `${lane.row.name}: ${percent(lane.history.at(-1).accuracy)} after ${lane.round} rounds`).join("; ")}`);
     const most = Math.max(0.2, ...lanes.flatMap(lane => lane.history.map(record => record.deviation)));
     const gaps = lanes.map(lane => ({...curve(lane, "deviation"), name: lane.row.name, label: lane.round ? gapWords(lane) : ""}));
     draw("deviation", {x: axis, y: {label: "", range: [-0.04 * most, most], format: percent}, marks: gaps, margin: {right: RIGHT}},
       `Deviation by round. ${lanes.map(gapWords).join("; ")}`);
-    paintRates();
-    paintWords();
-    paintClients();
   }
   const gapWords = lane => `${lane.row.name} ${lane.deviation < 1e-9 ? "exact" : percent(lane.deviation)}`;
 
@@ -687,7 +685,7 @@ export function mountPlayground(home, tables) {
     ];
     lanes.forEach((lane, i) => {
       const colour = lane.settings.method;
-      const {end} = forecast(problem, lane.settings);
+      const {end} = lane.known;
       const means = isStandard() ? problem.means[colour] ?? [] : [];
       marks.push({kind: "line", x: means.map(p => p[0]), y: means.map(p => p[1]), colour, width: 1.3, opacity: 0.8, name: `${lane.row.name}, mean of 20 seeds`});
       const done = [...earlier, lane].filter(one => sameBut("rate", one.settings, lane.settings))
@@ -701,34 +699,34 @@ export function mountPlayground(home, tables) {
         {kind: "text", x: end, y: height, words: `${lane.row.name}: ${short(end)}`, colour, bold: true, dx: 6, dy: 4});
     });
     if (!isPrivate()) marks.push({kind: "text", x: STOPS.rate[7], y: 0.12, words: "without noise there is no limit to show", colour: "soft", anchor: "middle"});
-    draw("rate", {x: {label: "learning rate", range, log: true, ticks: [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4]}, y: {label: "", range: [0, 1], ticks: [0, 0.25, 0.5, 0.75, 1], format: percent}, marks, margin: {right: 20}},
-      lanes.map(lane => { const {end, v} = forecast(problem, lane.settings); return `${lane.row.name}: largest safe rate by its noise ${short(end)}, noise on an output v = ${short(v)} at this rate`; }).join(". "));
+    draw("rate", {x: {label: "learning rate", range, log: true, ticks: [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4]}, y: SHARES, marks, margin: {right: 20}},
+      lanes.map(({row, known}) => `${row.name}: largest safe rate by its noise ${short(known.end)}, noise on an output v = ${short(known.v)} at this rate`).join(". "));
   }
 
-  function paintLane(i) {
-    const lane = lanes[i];
+  function paintLane(lane, i) {
     const part = find(`[data-lane="${i}"]`);
     const record = lane.history.at(-1);
     if (drawn[i]?.record === record && drawn[i].row === lane.row) return; // a slider moved before Start
     drawn[i] = {record, row: lane.row};
-    part.querySelector(".moves").textContent = `trains ${lane.row.moves}`;
-    part.querySelector(".expansion").innerHTML = expansionOf(lane.row);
+    write(part.querySelector(".moves"), `trains ${lane.row.moves}`);
+    write(part.querySelector(".expansion"), expansionOf(lane.row, record.size));
     const before = lane.history.at(-2) ?? record;
     const {y} = problem.test;
-    part.querySelector("[data-score]").textContent = percent(record.accuracy);
+    write(part.querySelector("[data-score]"), percent(record.accuracy));
     const [right, wasRight] = [record, before].map(({answers}) => answers.map((digit, d) => digit === y[d]));
     const gained = sum(right.map((good, d) => good && !wasRight[d]));
     const lost = sum(right.map((good, d) => !good && wasRight[d]));
-    part.querySelector(".turned").innerHTML = lane.round ? `this round <b class="good">+${gained}</b> right, <b class="bad">−${lost}</b>` : "test digits; red is read wrongly";
+    write(part.querySelector(".turned"), lane.round ? `this round <b class="good">+${gained}</b> right, <b class="bad">−${lost}</b>` : "test digits; red is read wrongly");
     const wall = part.querySelector(".wall");
-    paintWall(wall, right);
+    paintTiles(wall, right.length, COLUMNS, 9, (digit, p) => shadeOf(digit, p, right[digit]));
     wall.setAttribute("aria-label", `${lane.row.name} reads ${Math.round(record.accuracy * y.length)} of ${y.length} test digits; ${gained} turned right and ${lost} wrong in this round`);
     const largest = 2.2 * Math.sqrt(Math.max(...record.energies) / SQUARE) / problem.scaling || 1;
-    lane.parts().forEach((values, n) => {
-      const canvas = part.querySelector(`[data-map="${n}"]`);
-      paintMap(canvas, values, largest, colours.map[n + 1]);
-      canvas.setAttribute("aria-label", `Heat map of the part ${PARTS[n][1]}`);
-      part.querySelector(`[data-share="${n}"]`).textContent = record.round ? percent(shareOf(record, n)) : "";
+    lane.latest.forEach((values, n) => {
+      paintTiles(part.querySelector(`[data-map="${n}"]`), SIZE, 8, 8, (unit, p) => { // each hidden unit as a picture
+        const value = SHADES * values[unit * SIZE + p] / largest;
+        return colours.map[value > 0 ? n + 1 : 0][Math.min(SHADES, Math.abs(value) | 0)];
+      });
+      write(part.querySelector(`[data-share="${n}"]`), record.round ? percent(shareOf(record, n)) : "");
     });
     paintEnergy(part.querySelector(".energy"), lane, `${id}-energy${i}`);
   }
@@ -749,45 +747,42 @@ export function mountPlayground(home, tables) {
     svg.setAttribute("aria-label", `${row.name}, shares of the product's energy: ${PARTS.map(([, words], n) => `${words} ${percent(shareOf(last, n))}`).join(", ")}`);
   }
 
-  function paintWall(canvas, right) {
-    const shade = (digit, p) => SHADES / 2 * problem.test.x[digit * SIZE + p];
-    paintTiles(canvas, right.length, COLUMNS, 9, (digit, p) => colours[right[digit] ? "right" : "wrong"][shade(digit, p)]);
-  }
-  function paintMap(canvas, values, largest, shades) { // each hidden unit as a picture
-    paintTiles(canvas, SIZE, 8, 8, (unit, p) => {
-      const value = SHADES * values[unit * SIZE + p] / largest;
-      return value > 0 ? shades[Math.min(SHADES, value | 0)] : colours.map[0][Math.min(SHADES, -value | 0)];
-    });
+  const shadeOf = (digit, p, right) => colours[right ? "right" : "wrong"][SHADES / 2 * problem.test.x[digit * SIZE + p]];
+  function magnify(lens, lane, {target, offsetX, offsetY}) { // a digit as large as one can read it
+    const [column, row] = [offsetX, offsetY].map(place => Math.floor(place * COLUMNS / target.clientWidth));
+    const digit = COLUMNS * row + column;
+    const truth = problem.test.y[digit];
+    const read = lane.history.at(-1).answers[digit];
+    lens.hidden = read === undefined;
+    lens.style.left = `clamp(0px, ${offsetX - 36}px, 100% - 72px)`;
+    lens.style.top = `${offsetY + 14}px`;
+    write(lens.lastChild, `${read === truth ? "rightly" : `a ${truth},`} read as ${read}`);
+    paintTiles(lens.firstChild, 1, 1, 8, (_, p) => shadeOf(digit, p, read === truth));
   }
 
   function paintClients() { // a column of ten digits for each client: how much it has of which
-    if (drawn.split === state.split) return;
-    drawn.split = state.split;
-    const canvas = find(".clients");
-    const context = canvas.getContext("2d");
     const {words, lists} = problem.splits[state.split];
-    context.clearRect(0, 0, canvas.width, canvas.height);
-    context.fillStyle = `rgb(${colours.ink})`;
-    for (const [k, list] of lists.entries()) {
-      for (let digit = 0; digit < CLASSES; digit++) {
-        context.globalAlpha = Math.min(1, 0.06 + 2 * list.filter(i => problem.labels[i] === digit).length / list.length);
-        context.fillRect(5 * k, digit, 4, 1);
-      }
-    }
-    canvas.setAttribute("aria-label", `Which digits each of ten clients has: ${words}`);
+    const pixels = zeros(CLASSES * CLIENTS).fill(15);
+    lists.forEach((list, k) => {
+      for (const i of list) pixels[CLIENTS * problem.labels[i] + k] += 480 / list.length;
+    });
+    const marks = [{kind: "image", columns: CLIENTS, pixels: pixels.map(shade => Math.min(255, shade)), colour: "ink"}];
+    draw("clients", {x: {range: [0, CLIENTS]}, y: {range: [CLASSES, 0]}, marks, bare: true}, `Which digits each of ten clients has: ${words}`);
   }
 
   function paintWords() {
     const {round} = lanes[0];
-    find("[data-round]").textContent = `${round} / ${problem.rounds}`;
+    write(find("[data-round]"), `${round} / ${problem.rounds}`);
     const row = problem.splits[state.split].noise[state.noise];
-    find("[data-spent]").innerHTML = row ? `ε <b>${round ? num(row.spent[round], 3) : 0}</b> of ${short(row.epsilon)} spent` : "no privacy";
-    find(".say").innerHTML = sentence();
-    const levels = lanes.map(lane => `<b style="color:${ink(lane.settings.method)}">${escaped(lane.row.name)} ${short(forecast(problem, lane.settings).v)}</b>`);
+    write(find("[data-spent]"), row ? `ε <b>${round ? num(row.spent[round], 3) : 0}</b> of ${short(row.epsilon)} spent` : "no privacy");
+    write(find(".say"), sentence());
+    // Read out at rest only: a screen reader cannot follow ten rounds a second.
+    if (!running && round) write(find(".unseen"), sentence());
+    const levels = lanes.map(lane => `<b style="color:${ink(lane.settings.method)}">${escaped(lane.row.name)} ${short(lane.known.v)}</b>`);
     const best = lanes.map(({settings: {method}}) => problem.means[method].reduce((high, point) => point[1] > high[1] ? point : high)[0]);
-    const cautious = lanes.every((lane, i) => best[i] > forecast(problem, lane.settings).end);
+    const cautious = lanes.every((lane, i) => best[i] > lane.known.end);
     const caveat = ` ${cautious ? "It is cautious here: the" : "The"} faint curves, means of 20 seeds, are best at ${best.map(short).join(" and ")}.`;
-    find(".known").innerHTML = row ? `Safe means noise of variance v up to ${problem.bound} on an output; fl.suggest_lr stays below that. At your rate v is ${levels.join(" and ")}.${isStandard() ? caveat : ""}` : "Without noise v is 0 at every rate.";
+    write(find(".known"), row ? `Safe means noise of variance v up to ${problem.bound} on an output; fl.suggest_lr stays below that. At your rate v is ${levels.join(" and ")}.${isStandard() ? caveat : ""}` : "Without noise v is 0 at every rate.");
   }
 
   // One sentence: what just happened
@@ -810,23 +805,18 @@ export function mountPlayground(home, tables) {
     if (one.round === 0) {
       const untaught = `Taught printed digits only, the network reads ${bold(start)} of the handwritten ones.`;
       if (!isPrivate()) return `${untaught} Without noise no rate is predicted to be too large.`;
-      const [first, second] = lanes.map(lane => `<b>${short(forecast(problem, lane.settings).end)}</b>`);
+      const [first, second] = lanes.map(lane => `<b>${short(lane.known.end)}</b>`);
       return `${untaught} By the noise, known before the run, a learning rate up to ${first} is safe for ${named(one)}, up to ${second} for ${named(two)}. Yours is <b>${short(one.settings.rate)}</b>${running ? "" : ": press Start"}.`;
     }
     const [worse, better] = now(one).accuracy <= now(two).accuracy ? [one, two] : [two, one];
     const best = worse.history.reduce((high, record) => record.accuracy > high.accuracy ? record : high);
-    const when = one.round < problem.rounds ? `Round ${one.round}:` : isPrivate() ? `ε = ${epsilonWords()} is spent:` : "At the end,";
+    const when = one.round < problem.rounds ? `Round ${one.round}:` : isPrivate() ? `ε = ${knobs[1].words(state.noise)} is spent:` : "At the end,";
     if (!worse.levels && best.accuracy > now(worse).accuracy + 0.05) {
       return `${when} ${named(worse)} started at ${bold(start)}, was at ${bold(best.accuracy)} and is now at ${bold(now(worse).accuracy)}${noise(worse)}; ${reads(better)}.`;
     }
     if (now(better).accuracy < now(worse).accuracy + 0.02) return `${when} ${reads(one)} and ${reads(two)}: they are level.`;
     return `${when} ${reads(better)}, ${reads(worse)}${noise(worse)}; both started at ${bold(start)}.`;
   }
-  function speak() { // at rest only: a screen reader cannot follow ten rounds a second
-    find(".say").innerHTML = sentence();
-    find(".unseen").textContent = find(".say").textContent;
-  }
-
   // What a reader does
 
   home.addEventListener("input", event => {
@@ -836,6 +826,12 @@ export function mountPlayground(home, tables) {
     if (method) change({methods: state.methods.map((slug, i) => i === Number(method) ? event.target.value : slug)});
   });
   home.addEventListener("click", event => {
+    const chart = event.target.closest("[data-chart=rate]");
+    if (chart) {
+      const rate = views.rate.X.back(event.clientX - chart.getBoundingClientRect().left);
+      const stop = Math.round(2 * Math.log2(rate / STOPS.rate[0]));
+      change({rate: Math.max(0, Math.min(STOPS.rate.length - 1, stop))});
+    }
     const button = event.target.closest("button");
     if (!button) return;
     const {do: what, story: told} = button.dataset;
@@ -851,10 +847,17 @@ export function mountPlayground(home, tables) {
   });
   keepEvents(home);
   for (const name of ["accuracy", "deviation", "rate"]) watchPointer(find(`[data-chart=${name}]`), () => views[name]);
+  all(".wall").forEach((wall, i) => {
+    wall.addEventListener("pointermove", event => magnify(wall.nextElementSibling, lanes[i], event));
+    wall.addEventListener("pointerleave", () => { wall.nextElementSibling.hidden = true; });
+  });
   const repaint = () => {
     colours = {};
     drawn = {};
     sizes.clear();
+    asked = false; // all in one frame
+    cancelAnimationFrame(rest);
+    rest = 0;
     paintSoon();
   };
   let wide = 0;
@@ -872,9 +875,9 @@ export function mountPlayground(home, tables) {
     get lanes() { return lanes; },
     problem, state, change, act, play, step, Run, forecast, stream, normals,
     close() {
-      endStory();
       play(false);
       cancelAnimationFrame(frame);
+      cancelAnimationFrame(rest);
       watch.disconnect();
       themes.disconnect();
       scheme.removeEventListener("change", repaint);
@@ -891,8 +894,5 @@ export function mountAll() {
 }
 
 export default {
-  render({el}) {
-    const made = mountPlayground(el, TABLES);
-    return () => made.close();
-  },
+  render: ({el}) => mountPlayground(el, TABLES).close,
 };

@@ -25,6 +25,9 @@ const powers = v => num(v, v >= 99999 || v < 0.00999 ? 0 : 3);
 const FONT = 12.5;
 const MARGIN = {left: 52, right: 14, top: 10, bottom: 40};
 export const escaped = text => String(text).replace(/[&<>"]/g, c => `&#${c.charCodeAt(0)};`);
+export function write(element, markup) { // what stays as it is costs no layout
+  if (element.markup !== markup) element.innerHTML = element.markup = markup;
+}
 export const ink = colour => `var(--fl-${colour ?? "ink"})`;
 const near = (x, y) => `${x.toFixed(1)},${y.toFixed(1)}`;
 const show = axis => axis.format ?? (axis.log ? powers : num);
@@ -144,8 +147,8 @@ export function drawPanel(svg, panel, clip, [W, H]) {
   }
   spread(ends, side.top + 10, bottom);
   for (const {x: at, y: height, m} of ends) over.push(label(at, height, m.label, {colour: m.colour, bold: m.bold ?? true}));
-  svg.innerHTML = `<clipPath id="${clip}"><rect x="${side.left}" y="${side.top}" width="${Math.max(1, W - side.left - side.right)}" height="${Math.max(1, bottom - side.top)}"/></clipPath>`
-    + `<g clip-path="url(#${clip})">${inside.join("")}</g><g>${over.join("")}</g><g class="hover"></g>`;
+  write(svg, `<clipPath id="${clip}"><rect x="${side.left}" y="${side.top}" width="${Math.max(1, W - side.left - side.right)}" height="${Math.max(1, bottom - side.top)}"/></clipPath>`
+    + `<g clip-path="url(#${clip})">${inside.join("")}</g><g>${over.join("")}</g><g class="hover"></g>`);
   return {X, panel: {...panel, x}, Y, W, side, bottom};
 }
 

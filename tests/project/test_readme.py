@@ -168,7 +168,8 @@ def test_the_results_are_those_of_the_committed_table():
     assert (table["score"] > table["before"]).all() and (table["epsilon"] <= 8).all()
 
 
-def test_commands_exist():
+def test_commands_exist_and_the_version_is_stated():
+    assert f"version {fl.__version__}" in README
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
     shell = "\n".join(re.findall(r"```sh\n(.*?)```", README + STEPS, re.S)).splitlines()
     for line in shell:
@@ -179,5 +180,8 @@ def test_commands_exist():
             command: Any = commands.get_command(click.Context(commands), arguments[0])
             if "--help" not in arguments:
                 command.make_context(arguments[0], arguments[1:])  # parses, and runs nothing
+        elif program == "python":
+            # From a checkout, of which test_packaging.py builds and installs the wheel.
+            assert arguments == ["-m", "pip", "install", "."]
         else:
             assert program == "", line

@@ -21,6 +21,7 @@ import math
 import re
 import textwrap
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
@@ -231,7 +232,9 @@ class Calls(Reader):
         results = []
         for case in cases:
             try:
-                with np.errstate(all="ignore"):  # a result that blows up is wrong, not an error
+                # A result that blows up, or a mean over nothing, is wrong and not an error.
+                with np.errstate(all="ignore"), warnings.catch_warnings():
+                    warnings.simplefilter("ignore", RuntimeWarning)
                     returned = function(*_as_given(case))
             except Exception as error:  # whatever a reader's function does wrong, it gets one line
                 raise ValueError(

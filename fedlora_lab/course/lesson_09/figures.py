@@ -112,7 +112,7 @@ def ranges_of_rates(rates: pd.DataFrame, predicted: pd.Series) -> style.Picture:
     axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     ends = rates.groupby(["unit", "epsilon", "method"])["lr"].max()
     hits = int((ends == predicted.reindex(ends.index)).sum())
-    style.headline(figure, f"{hits} of {len(ends)} ranges of rates end where noise predicts it")
+    style.headline(figure, f"{hits} of {len(ends)} ranges of rates end at the predicted rate")
     words = "dots: within 3 points of the best (star); frame: predicted end of the range"
     style.footer(figure, words)
     return figure

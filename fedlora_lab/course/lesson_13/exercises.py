@@ -42,7 +42,7 @@ LONG = np.array([1.1, -2.2, 0.0, 1.1, 3.3]), 1.0, 1.5, 20, 4, np.ones(5)
 CALLS = {
     "13.1": Calls("update, clip, sigma, uploads, colluding and z", SHORT, LONG, draw=_draw_share),
     "13.2": Calls("values, masks and modulus", draw=_draw_masks),
-    "13.3": Calls("uploads, masks, modulus and arrived", draw=_draw_loss),
+    "13.3": Calls("uploads, masks, modulus and arrived", draw=_draw_loss, times=25),
 }
 
 

@@ -2,12 +2,15 @@
 
 import math
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from fedlora_lab import tasks
 from fedlora_lab._utils.validation import check_whole
@@ -18,9 +21,13 @@ from fedlora_lab.attacks.reconstruction import (
     similarity,
 )
 from fedlora_lab.federated.records import Round, predict
+from fedlora_lab.federated.run import run
 from fedlora_lab.lora.source import require_source
-from fedlora_lab.methods.plan import Lora
+from fedlora_lab.measures import record_aggregation
+from fedlora_lab.methods import FedLoRA
+from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.tasks.prompts import encode_pairs
+from fedlora_lab.tasks.task import Task
 
 CLIP = 0.01
 PIXELS = 64
@@ -44,6 +51,22 @@ meeting at | ten in the room"""
 START = "my code is"
 CODES = [" ".join(f"{code:03}") for code in range(1000)]
 SECRET = 472
+
+
+def moved_rows(
+    task: Task, plan: Plan, lora: Lora, layers: Sequence[str]
+) -> tuple[Float[Tensor, "rows d_in"], Round]:
+    """Runs FedLoRA without noise, and reads how the first client's A moved in the last round.
+
+    Args: task, plan, lora: of the run. layers: whose A are read; they have the same inputs.
+    Returns: by how much these A have moved, row by row, and the record before that round.
+    """
+    watched, received = record_aggregation(FedLoRA)
+    records = list(run(task, watched, None, plan, lora=lora, seed=0))
+    last = received[-1]
+    before = {key.layer: x for key, x in last.state.tensors.items() if key.side == "A"}
+    rows = [last.factors(layer)[0][0] - before[layer] for layer in layers]
+    return torch.cat(rows), records[-2]
 
 
 class AttackedClient:

@@ -12,8 +12,25 @@ from fedlora_lab._utils.rounding import round_up
 
 if TYPE_CHECKING:
     from fedlora_lab.review import Review
+    from fedlora_lab.review.mistakes import Mistake
 
 CHANGES = ("left out", "twice", "a million times")
+EXHIBITS = {
+    2: (
+        "Clipping the mean gradient of a batch",
+        "Microbatches are clipped",
+        "A sum added to itself",
+        "A bias measured by the wrong norm",
+    ),
+    4: (
+        "A sum added to itself",
+        "A divisor that counts the data",
+        "One key for all tensors",
+        "Noise on a copy",
+        "Only what was chosen is noised",
+    ),
+}
+"""Section of the notebook -> the mistakes that it shows."""
 QUESTIONS = {
     "sensitivity": "How far does one example move what leaves?",
     "noise size": "How large is the noise, over what is claimed?",
@@ -29,6 +46,14 @@ QUESTIONS = {
     "accounting": "Which ε do all steps spend?",
 }
 """Check -> what it asks, in the words of the notebook."""
+
+
+def exhibits(section: int) -> "dict[str, Mistake]":
+    """Collects the mistakes that a section of the notebook shows, by name and in its order.
+
+    Args: section: 2, where one example moves too much, or 4, before and after.
+    """
+    return {name: reviewing.mistakes.MISTAKES[name] for name in EXHIBITS[section]}
 
 
 def sensitivity_by_change(

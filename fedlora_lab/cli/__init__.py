@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import click
 
-from fedlora_lab._utils.streams import SafeStream
+from fedlora_lab._utils.safe_output import SafeStream
 
 
 def _fail(text: str, code: int = 2) -> int:

@@ -12,8 +12,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from fedlora_lab._utils.names import letters, now_written
-from fedlora_lab._utils.options import OPTIONS, Option, RunSettings
+from fedlora_lab._utils.method_names import letters, now_written
+from fedlora_lab._utils.run_settings import OPTIONS, Option, RunSettings
 from fedlora_lab._utils.validation import check, check_one_of
 
 TASKS = ("digits", "regression", "sentences")

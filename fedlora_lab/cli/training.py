@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from fedlora_lab import methods, tasks
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab._utils.options import RunSettings
+from fedlora_lab._utils.run_settings import RunSettings
 from fedlora_lab._utils.validation import check, few, in_one_line
 from fedlora_lab.cli import options as read
 from fedlora_lab.federated.compare import BAR, announcement, checked_cells, grid_points

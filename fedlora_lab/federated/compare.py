@@ -22,6 +22,7 @@ from fedlora_lab._utils.files import JsonObject, append_line, lock_folder, read_
 from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab._utils.rounding import round_up
+from fedlora_lab._utils.safe_output import SafeStream
 from fedlora_lab._utils.statistics import (
     COLUMNS,
     by_setting,
@@ -36,7 +37,6 @@ from fedlora_lab._utils.statistics import (
     smaller_is_better,
     varied_columns,
 )
-from fedlora_lab._utils.streams import SafeStream
 from fedlora_lab._utils.validation import check, error_text, few, printable, warn
 from fedlora_lab.federated.checkpoint import settings_with_keyed_task
 from fedlora_lab.federated.jobs import Work, run_works, workers_for
@@ -402,10 +402,10 @@ def judge(frame: "pd.DataFrame") -> dict[str, Any]:
 
 # ---- the runs of a comparison
 
-PARTS = {one.name: part for part in (Plan, Lora, Privacy) for one in fields(part)}
+GRID_FIELDS = {one.name: part for part in (Plan, Lora, Privacy) for one in fields(part)}
 """What a grid may vary, and to which part of a run it belongs; beside these "epsilon"."""
-del PARTS["target"]  # a name for what was calibrated: it changes no noise, as "epsilon" does
-COUNTED = {"epsilon", "rounds", "local_steps", "batch", "participation"}
+del GRID_FIELDS["target"]  # a name for what was calibrated: it changes no noise, as "epsilon" does
+NOISE_DEPENDS_ON = {"epsilon", "rounds", "local_steps", "batch", "participation"}
 """What of these decides how much noise an epsilon needs, beside the fields of `Privacy`."""
 
 
@@ -430,7 +430,7 @@ def grid_points(grid: Mapping[Any, Iterable[Any]] | None, lr: Any) -> list[dict[
         check(len(told_apart) == len(rows), f"grid[{key!r}]", listed, "each value once")
         columns[names] = rows
     names = [*itertools.chain(*columns)]
-    allowed = [*PARTS, "epsilon"]
+    allowed = [*GRID_FIELDS, "epsilon"]
     check(set(names) <= {*allowed}, "grid", grid, "keys among " + ", ".join(allowed))
     check(len(set(names)) == len(names), "grid", few(names, 8), "each name once")
     both = {"epsilon", "noise_multiplier"} <= {*names}
@@ -506,7 +506,7 @@ def _parts_at(
     """
     changed: dict[type, dict[str, Any]] = {Plan: {}, Lora: {}, Privacy: {}}
     for name, value in point.items():
-        changed[PARTS.get(name, Privacy)][name] = value
+        changed[GRID_FIELDS.get(name, Privacy)][name] = value
     plan = plan.replace(**changed[Plan])
     lora = lora.replace(**changed[Lora])
     terms = changed[Privacy]
@@ -520,7 +520,7 @@ def _parts_at(
     if "noise_multiplier" in terms:
         terms = {"target": None, "sample_rate": None, **terms}
     # What was calibrated for other work, or counted otherwise, would spend another epsilon.
-    elif epsilon is not None and (terms.keys() - {"clip_norm"} or COUNTED & point.keys()):
+    elif epsilon is not None and (terms.keys() - {"clip_norm"} or NOISE_DEPENDS_ON & point.keys()):
         terms = {"sample_rate": None, "target": None, "noise_multiplier": None, **terms}
         # The rate does not matter: one search for all of them.
         return calibrate(privacy.replace(**terms), epsilon, plan.replace(lr=0.0)), plan, lora

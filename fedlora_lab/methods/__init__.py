@@ -7,7 +7,7 @@ Every row of `published.py` is a name of this package; a new one is listed nowhe
 'mine'
 """
 
-from fedlora_lab._utils.names import now_written
+from fedlora_lab._utils.method_names import now_written
 from fedlora_lab.methods import published
 from fedlora_lab.methods.directions import Differences
 from fedlora_lab.methods.method import Method

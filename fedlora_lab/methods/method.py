@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from fedlora_lab._utils.keywords import explain_arguments
-from fedlora_lab._utils.names import NAMES
+from fedlora_lab._utils.method_names import NAMES
 from fedlora_lab._utils.validation import check, check_number, in_one_line, refuse
 from fedlora_lab.methods import aggregation, filters, quantization
 from fedlora_lab.methods.directions import Differences

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from fedlora_lab._utils.keywords import explain_arguments
-from fedlora_lab._utils.options import OPTIONS, RunSettings, check_options
+from fedlora_lab._utils.run_settings import OPTIONS, RunSettings, check_options
 from fedlora_lab._utils.validation import (
     check,
     check_keys,

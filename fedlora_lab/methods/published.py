@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedlora_lab._utils.names import letters, now_written
+from fedlora_lab._utils.method_names import letters, now_written
 from fedlora_lab._utils.validation import check, refuse
 from fedlora_lab.methods import aggregation, filters, quantization
 from fedlora_lab.methods.directions import Differences

@@ -26,7 +26,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from fedlora_lab._utils.names import NAMES
+from fedlora_lab._utils.method_names import NAMES
 from fedlora_lab._utils.validation import check
 
 DPI = 100

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from fedlora_lab._utils import files
-from fedlora_lab._utils.options import TRUST, UNITS
 from fedlora_lab._utils.rounding import round_up
+from fedlora_lab._utils.run_settings import TRUST, UNITS
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole, refuse
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.same_clients import Spent, add_up, as_history, worst_histories

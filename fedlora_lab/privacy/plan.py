@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from scipy.special import bdtr
 
 from fedlora_lab._utils.keywords import explain_arguments
-from fedlora_lab._utils.options import RunSettings
 from fedlora_lab._utils.rounding import round_up
+from fedlora_lab._utils.run_settings import RunSettings
 from fedlora_lab._utils.validation import (
     check,
     check_number,

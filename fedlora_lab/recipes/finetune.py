@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fedlora_lab import methods
 from fedlora_lab._utils.keywords import CHOSEN, explain_arguments
 from fedlora_lab._utils.rounding import round_up
-from fedlora_lab._utils.streams import SafeStream, never_failing
+from fedlora_lab._utils.safe_output import SafeStream, never_failing
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, few
 from fedlora_lab.federated.compare import BAR, Cell, show_progress

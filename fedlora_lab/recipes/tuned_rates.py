@@ -17,7 +17,7 @@ import torch
 
 from fedlora_lab import methods
 from fedlora_lab._utils.keywords import explain_arguments
-from fedlora_lab._utils.options import UNITS
+from fedlora_lab._utils.run_settings import UNITS
 from fedlora_lab._utils.validation import check, check_number, check_one_of
 from fedlora_lab.federated.make_spec import check_parts, make_run_spec
 from fedlora_lab.federated.noise_forecast import forecast_of

@@ -13,7 +13,7 @@ from fedlora_lab.review.sampling import draw_epochs, most_participations
 EPSILON_SLACK = 0.01
 """Share by which a stated epsilon may lie below that of dp-accounting: the accountants' errors."""
 LAWS = {None: "no amplification by sampling", "poisson": "Poisson batches"}
-COUNTED = {"sensitivity", "noise size", "sampling", "empty batch", "accounting", "signal"}
+CHECKS_IN_EPSILON = {"sensitivity", "noise size", "sampling", "empty batch", "accounting", "signal"}
 """Checks that, broken, leave an epsilon: it counts what they measured. No other one does."""
 
 
@@ -64,7 +64,7 @@ def epsilon_given(
     if "noise independence" in changed and "post-processing" not in changed:
         return None
     broken = {name: abs(f.number) for name, f in findings.items() if f.verdict == "broken"}
-    if broken.keys() - COUNTED:
+    if broken.keys() - CHECKS_IN_EPSILON:
         return math.inf
     sigma = claims.noise_multiplier
     # Noise that is too large is not counted: one tensor or batch may have less than all together.

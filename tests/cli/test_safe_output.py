@@ -12,7 +12,7 @@ from commands import SMALL, call
 from toy_tasks import tokens
 
 import fedlora_lab as fl
-from fedlora_lab._utils.streams import SafeStream
+from fedlora_lab._utils.safe_output import SafeStream
 from fedlora_lab.report.run_folder import Folder
 
 RUN = ["run", "regression", "rolora", *SMALL, "--seed=none", "--lr=0.1", "--out=run"]

@@ -17,7 +17,7 @@ class SafeStream(io.TextIOBase):
 
     Args:
         stream: or ``None``, where the process has none.
-    Guarantees: test_streams.py::test_no_stream_stops_the_work.
+    Guarantees: test_safe_output.py::test_no_stream_stops_the_work.
 
     >>> log = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
     >>> SafeStream(log).write("ε = 8 €")
@@ -86,7 +86,7 @@ def never_failing(say: Callable[[str], Any]) -> Callable[[str], None]:
     a warning tells, nothing more is told.
 
     Args: say: takes each line.
-    Guarantees: test_streams.py::test_what_cannot_be_said_stops_nothing.
+    Guarantees: test_safe_output.py::test_what_cannot_be_said_stops_nothing.
     """
     failed = False
 

@@ -117,7 +117,7 @@ def time_steps(task: fl.tasks.Task, peer: str, device: str, turns: int) -> list[
 
     Args: task: of `random_task`. peer: of `peers.PEERS`. device: where. turns: steps timed.
     """
-    how = peers.How(device=device, products="bfloat16", chunk=CHUNK)
+    how = peers.How(device=device, matmul_precision="bfloat16", chunk=CHUNK)
     step = peers.PEERS[peer](task, EACH, RANK, how=how)
     seconds = []
     for _ in range(turns + 1):

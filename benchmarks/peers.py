@@ -35,12 +35,12 @@ class How:
     """What all peers have in common besides task, batch and rank.
 
     Args:
-        device, products: where the model is, and the precision of its frozen linear maps.
+        device, matmul_precision: where the model is, and the precision of its frozen linear maps.
         chunk: at most so many examples at once, where all clients' go together.
     """
 
     device: str = "cpu"
-    products: str = "float32"
+    matmul_precision: str = "float32"
     chunk: int | None = None
 
 
@@ -61,11 +61,13 @@ def stacked(task: Task, batch: int, rank: int, how: How = USUAL, seed: int | Non
     small = replace(task, clients=tuple(examples(task, batch)))
     plan = fl.Plan(batch=None, lr=RATE)
     lora = fl.Lora(rank, 2.0 * rank)
-    adapted = adapters.adapt(small, lora, how.device, how.products)
+    adapted = adapters.adapt(small, lora, how.device, how.matmul_precision)
     streams = Streams(seed)
     privacy = fl.Privacy(clip_norm=1.0, noise_multiplier=1.0).resolve(small, plan)
     spec = RunSpec(small, fl.methods.FedLoRA, privacy, plan, lora, streams)
-    prepared = Prepared(spec, adapted, small.clients, products=how.products, chunk=how.chunk)
+    prepared = Prepared(
+        spec, adapted, small.clients, matmul_precision=how.matmul_precision, chunk=how.chunk
+    )
     start = ServerState(adapters.initial_values(adapted, streams))
     received = {key: tensor[None] for key, tensor in start.tensors.items()}
     everyone = tuple(range(len(small.clients)))
@@ -79,7 +81,7 @@ def bare(task: Task, batch: int, rank: int, how: How = USUAL) -> Step:
     """The floor: this library's adapters on the same examples, one pair of factors for all of them,
     and neither clients nor privacy.
     """
-    adapted = adapters.adapt(task, fl.Lora(rank, 2.0 * rank), how.device, how.products)
+    adapted = adapters.adapt(task, fl.Lora(rank, 2.0 * rank), how.device, how.matmul_precision)
     values = adapters.initial_values(adapted, Streams(0))
     leaves = {key: x.to(how.device).clone().requires_grad_() for key, x in values.items()}
     for key in adapted.select_keys(leaves):
@@ -103,7 +105,7 @@ def peft_model(task: Task, rank: int, how: How) -> nn.Module:
     )
     model: nn.Module = get_peft_model(copy.deepcopy(task.model), config)
     # Else the ratios would tell of the precision too.
-    for parent in list(model.modules()) if how.products == "bfloat16" else ():
+    for parent in list(model.modules()) if how.matmul_precision == "bfloat16" else ():
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear) and not child.weight.requires_grad:
                 setattr(parent, name, BFloat16Linear(child))

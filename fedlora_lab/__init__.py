@@ -29,14 +29,14 @@ if TYPE_CHECKING:  # never run: editors read here what HOMES says
         theory as theory,
     )
     from fedlora_lab.federated.compare import best as best, compare as compare
-    from fedlora_lab.federated.make_spec import amplification as amplification
+    from fedlora_lab.federated.make_spec import noise_amplification as noise_amplification
     from fedlora_lab.federated.records import (
         generate as generate,
         predict as predict,
         save_adapter as save_adapter,
         to_frame as to_frame,
     )
-    from fedlora_lab.federated.run import run as run, ticks as ticks
+    from fedlora_lab.federated.run import run as run, run_steps as run_steps
     from fedlora_lab.methods.method import Cycle as Cycle, Method as Method
     from fedlora_lab.methods.optimizers import SGD as SGD, Adam as Adam, AdamW as AdamW
     from fedlora_lab.methods.plan import Lora as Lora, Plan as Plan
@@ -69,8 +69,8 @@ PACKAGES = (
 NAMES = {
     "federated.compare": ("best", "compare"),
     "federated.records": ("generate", "predict", "save_adapter", "to_frame"),
-    "federated.run": ("run", "ticks"),
-    "federated.make_spec": ("amplification",),
+    "federated.run": ("run", "run_steps"),
+    "federated.make_spec": ("noise_amplification",),
     "methods.method": ("Cycle", "Method"),
     "methods.optimizers": ("SGD", "Adam", "AdamW"),
     "methods.plan": ("Lora", "Plan"),

@@ -32,7 +32,7 @@ def audit(task: fl.tasks.Task, slug: str, unit: str, target: float, seed: int) -
     # The largest noise that a client needs, for all: one bound then speaks of every canary.
     sigma = float(np.max(np.asarray(planned.noise_multiplier, float)))
     privacy = fl.Privacy(unit=unit, noise_multiplier=sigma, delta=DELTA)
-    result = fl.audit.canaries(
+    result = fl.audit.run_audit(
         task, slug, privacy, PLAN, lora=fl.Lora(8, 8.0), canaries=500, confidence=0.99, seed=seed
     )
     row: dict[str, Any] = {"method": slug, "unit": unit, "target": target, "seed": seed}

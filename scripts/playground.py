@@ -216,7 +216,7 @@ def method_row(slug: str) -> dict[str, Any]:
         "light": light,
         "dark": dark,
         "moves": moves_of(row),
-        "rounds": list(row.train.rounds),
+        "rounds": list(row.schedule.rounds),
         "filter": [math.comb(taps - 1, i) / 2 ** (taps - 1) for i in range(taps)],
         "gain": filter_gain(row.filter, "B", SIZE) if filtered else 1.0,
         "residual": "W" in getattr(row.aggregate, "writes", ()),
@@ -226,7 +226,7 @@ def method_row(slug: str) -> dict[str, Any]:
 
 def moves_of(row: Any) -> str:
     """What the method trains, and what else it does, in words."""
-    schedule = describe_schedule({"train": "|".join(row.train.rounds)})
+    schedule = describe_schedule({"schedule": "|".join(row.schedule.rounds)})
     schedule += " alone" if schedule in ("A", "B") else ""
     more = [
         (row.filter is not identity, "filters the noise"),

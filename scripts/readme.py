@@ -34,7 +34,7 @@ MOVES = {"AB": "A and B", "BA": "A and B", "R": "the core R", "*": "A or B, chos
 def describe_schedule(row: Any) -> str:
     """Who moves when: "A and B", "B, then A, round by round", "…, step by step"."""
     rounds = [
-        [MOVES.get(word, word) for word in part.split()] for part in str(row["train"]).split("|")
+        [MOVES.get(word, word) for word in part.split()] for part in str(row["schedule"]).split("|")
     ]
     if len(rounds) == 1:
         steps = rounds[0]

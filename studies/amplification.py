@@ -152,7 +152,7 @@ def pairs() -> pd.DataFrame:
     )
     early = both["rho"].isna()  # runs that did not keep it yet, all on digits
     both.loc[early, "rho"] = [
-        fl.amplification(*runner.job_arguments(job)).mean for job in both.loc[early, "job"]
+        fl.noise_amplification(*runner.job_arguments(job)).mean for job in both.loc[early, "job"]
     ]
     both["task"] = [job.case.task[0].replace("sentiment", "texts") for job in both["job"]]
     lead = 100 * (both["accuracy"] - both["accuracy_other"])

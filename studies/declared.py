@@ -15,6 +15,14 @@ from fedlora_lab.methods.published import rule_name
 
 DESCRIPTIVE = ("name", "source", "exact", "note")
 """Fields that say something of a method and do nothing in a run."""
+KEYED = {
+    "schedule": "train",
+    "initial_factors": "start",
+    "uploaded_factors": "share",
+    "dirichlet": "alpha",
+}
+"""Fields of a method and arguments of a task -> their names when the runs under results/ were made:
+the digests by which these are found again hold them."""
 RATES = (0.008, 0.02, 0.05, 0.125, 0.3, 0.8, 2.0, 5.0)
 TUNE_SEEDS = (1001, 1002, 1003, 1004, 1005)
 EXTENSIONS = 4
@@ -57,7 +65,11 @@ class Case:
         names = [name for name in Method.__dataclass_fields__ if name not in DESCRIPTIVE]
         row = {name: getattr(self.method, name) for name in names}
         row = {name: rule_name(x) for name, x in row.items() if x != getattr(default, name)}
-        body = [row, self.task, self.epsilon, self.privacy, self.plan, self.lora]
+        task, arguments = self.task
+        named = [
+            {KEYED.get(name, name): x for name, x in part.items()} for part in (row, arguments)
+        ]
+        body = [named[0], (task, named[1]), self.epsilon, self.privacy, self.plan, self.lora]
         text = json.dumps(body, sort_keys=True, default=dict)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -70,7 +82,7 @@ class Case:
     def moves_both(self) -> bool:
         """Whether A and B move, so that they may have rates of their own."""
         steps = self.plan.get("local_steps", 1)
-        moved = {side for t in range(2) for side in self.method.sides_in_round(t, steps)}
+        moved = {side for t in range(2) for side in self.method.factors_in_round(t, steps)}
         return bool(moved & {"*"}) or moved >= {"A", "B"}
 
 
@@ -207,13 +219,13 @@ def digits(
     *,
     task: str = "digits",
     clients: int = 10,
-    alpha: float = 0.5,
+    dirichlet: float = 0.5,
     privacy: Fields = CLIP,
     plan: Fields = WORK,
     lora: Fields = RANK4,
 ) -> tuple[Case, ...]:
     """Makes the cases of a setting on handwritten digits, at each budget one for each row."""
-    where = (task, {"clients": clients, "alpha": alpha, "seed": 0})
+    where = (task, {"clients": clients, "dirichlet": dirichlet, "seed": 0})
     return tuple(
         Case(methods.get(row), {**labels, "epsilon": e}, where, e, privacy, plan, lora)
         for e in budgets
@@ -229,7 +241,7 @@ def sentiment(
     where = ("sentiment", {"targets": places})
     privacy = {"clip_norm": 1.0, "delta": 1e-5}
     plan = {"rounds": 5, "local_steps": 5, "batch": 32}
-    setting: Any = privacy, plan, RANK4, {"products": "bfloat16"}
+    setting: Any = privacy, plan, RANK4, {"matmul_precision": "bfloat16"}
     return tuple(
         Case(methods.get(row), {**labels, "epsilon": e}, where, e, *setting)
         for e in budgets
@@ -277,7 +289,7 @@ BALANCED = (
 )
 
 
-UNLIKE: Fields = {"alpha": 0.1, "seed": 0}
+UNLIKE: Fields = {"dirichlet": 0.1, "seed": 0}
 HOME_ROWS = ("fedlora", "ffa-lora", "rolora", "la-lora", "la-lora-unfiltered", "balanced-lora")
 
 
@@ -405,7 +417,7 @@ def copies() -> Study:
     for clients, rounds in ((5, 50), (10, 20), (20, 20), (20, 10), (40, 20), (20, 4)):
         plan = {"rounds": rounds, "local_steps": 100 // rounds, "batch": 160 // clients}
         labels = {"clients": clients, "rounds": rounds}
-        group = digits(("fedlora",), (8.0,), labels, clients=clients, alpha=1000.0, plan=plan)
+        group = digits(("fedlora",), (8.0,), labels, clients=clients, dirichlet=1000.0, plan=plan)
         # As the variance of the noise goes with K, these make the same ρ everywhere.
         groups.append((group, half_octaves(0.509 / clients**0.5, 7)))
     return every_rate("copies", "digits: FedLoRA over the rate, by clients and rounds", groups, 3)
@@ -462,7 +474,7 @@ def full_model() -> Study:
 STEPS: dict[float, Any] = {
     s: {"plan": {**WORK, "local_steps": s, "rounds": 100 // s}} for s in (1, 5, 20, 40)
 }
-ALPHAS = {a: {"alpha": a} for a in (0.05, 1000.0)}
+DIRICHLETS = {a: {"dirichlet": a} for a in (0.05, 1000.0)}
 
 
 def one_knob(
@@ -478,7 +490,7 @@ def one_knob(
 
 def causes() -> tuple[Case, ...]:
     """What makes the mean of products differ from the product of means, without any noise."""
-    return one_knob(SIX[:3], "local_steps", STEPS) + one_knob(SIX[:3], "alpha", ALPHAS)
+    return one_knob(SIX[:3], "local_steps", STEPS) + one_knob(SIX[:3], "alpha", DIRICHLETS)
 
 
 CLIPS = {c: {"privacy": {**CLIP, "clip_norm": c}} for c in (0.1, 1.0, 10.0)}
@@ -493,11 +505,11 @@ def knobs() -> tuple[Case, ...]:
         *one_knob(turns, "local_steps", STEPS, 8.0),
         *one_knob(frozen, "clip_norm", CLIPS, 8.0),
         *one_knob(frozen, "alpha over rank", SCALES, 8.0),
-        *one_knob(frozen, "alpha", {0.5: {}, 1000.0: {"alpha": 1000.0}}, 3.0),
+        *one_knob(frozen, "alpha", {0.5: {}, 1000.0: {"dirichlet": 1000.0}}, 3.0),
     )
 
 
-A_FIRST = methods.LALoRA.replace(name="LA-LoRA A first", train=Cycle(("A B",)))
+A_FIRST = methods.LALoRA.replace(name="LA-LoRA A first", schedule=Cycle(("A B",)))
 
 
 def relatives() -> Iterator[Case]:

@@ -37,7 +37,7 @@ TEST, VALIDATION = 1000, 500
 
 def mnist(
     clients: int = 100,
-    alpha: float | None = 0.5,
+    dirichlet: float | None = 0.5,
     seed: int = 0,
     *,
     targets: Sequence[str] = ("query", "value"),
@@ -50,7 +50,7 @@ def mnist(
     x, y = scans(Path(os.environ.get("FEDLORA_STUDIES", ".")))
     order = torch.from_numpy(Streams(seed).numpy("mnist split").permutation(len(y)))
     test, validation, private = order.split([TEST, VALIDATION, len(y) - TEST - VALIDATION])
-    clients_rows = partition.dirichlet(y[private], clients, alpha, seed, min_size=8)
+    clients_rows = partition.dirichlet(y[private], clients, dirichlet, seed, min_size=8)
     model, card = load_pretrained(Path(__file__).parent, "mnist_vit")
     task = fl.tasks.classification(
         model,
@@ -62,7 +62,7 @@ def mnist(
         labels=[str(digit) for digit in range(10)],
         name="mnist",
     )
-    arguments = {"clients": clients, "alpha": alpha, "seed": seed}
+    arguments = {"clients": clients, "dirichlet": dirichlet, "seed": seed}
     arguments |= {"targets": list(targets), "head": head}
     sums = {"data_sha256": SHA256, "weights_sha256": card["weights_sha256"]}
     return replace(task, info={"task": "mnist", "arguments": arguments, **sums})

@@ -48,14 +48,14 @@ def leaves_one_tensor_without_noise(prepared, clients, t, s):
     """Forgets the last of the tensors that move."""
     noise = _noise(prepared, clients, t, s)
     local_step(prepared, clients, t, s)
-    last = moving_keys(tuple(clients.params), prepared.spec.method.sides_at_step(t, s))[-1]
+    last = moving_keys(tuple(clients.params), prepared.spec.method.factors_at_step(t, s))[-1]
     clients.params[last] = clients.params[last] - noise[last]
 
 
 class SendsAFrozenFactor(Method):
     """Counts a factor as moved that its schedule never moves: it is sent, and noised."""
 
-    def sides_in_round(self, t, local_steps):
+    def factors_in_round(self, t, local_steps):
         return "AB"
 
 
@@ -74,7 +74,7 @@ class Smuggler:
     def _look(self, gradient):
         self.seen += float(gradient.nan_to_num().abs().clamp(max=1e6).sum())
 
-    def smooth(self, tensor, side):
+    def smooth(self, tensor, name):
         return tensor * (1 + self.seen)
 
 

@@ -219,12 +219,12 @@ def noise_of_the_update(row: Method, draws: int = 10) -> None:
     expected = sigma * CLIP / len(task.clients)
     plan = fl.Plan(local_steps=2, batch=None, lr=0.1)
     peers = {
-        key: row.broadcast(x)[None] if key.side in "AB" else x[None]
+        key: row.broadcast(x)[None] if key.name in "AB" else x[None]
         for key, x in start.tensors.items()
     }
     for t in (0, 1):
         moved = movers(row, t, 0, start) | movers(row, t, 1, start)
-        sent = noised(row, {key for key in moved if row.is_shared(key)})
+        sent = noised(row, {key for key in moved if row.is_uploaded(key)})
         noises: dict[ParamKey, list[Tensor]] = {}
 
         def end(seed: int, level: float, t: int = t) -> tuple[RunSpec, Tensors]:
@@ -275,5 +275,5 @@ def smoothing_comes_after_the_noise(row: Method) -> None:
         for smooth in (row.filter, identity):
             ready, clients = prepared(tokens("head"), row.replace(filter=smooth), 1.0)
             pair.append(released(ready, clients, t, s, local_step))
-        expected = {k: row.filter(x, k.side) if k.side in "AB" else x for k, x in pair[1].items()}
+        expected = {k: row.filter(x, k.name) if k.name in "AB" else x for k, x in pair[1].items()}
         torch.testing.assert_close(pair[0], expected, rtol=1e-9, atol=1e-9)

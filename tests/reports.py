@@ -39,7 +39,7 @@ def frame(task="digits", methods=METHODS, seeds=SEEDS):
 def settings(task="digits", methods=METHODS, seeds=SEEDS):
     plan = {"rounds": 4, "local_steps": 5, "batch": 16, "lr": 0.3, "participation": 1.0}
     info: Any = {"name": task, "info": {"note": task}, "fingerprint": "0"}
-    sigma = {"target": 8.0, "noise_multiplier": [0.71, 0.9]}
+    sigma = {"target_epsilon": 8.0, "noise_multiplier": [0.71, 0.9]}
     return {
         "format": 1,
         "commands": [f"fedlora-lab compare '{task}'"],

@@ -24,7 +24,7 @@ from fedlora_lab.tasks.task import Task
 LORA = fl.Lora(rank=2, alpha=3.0)
 PLAN = fl.Plan(rounds=2, local_steps=2, batch=3, lr=0.2)
 UNITS = ("example", "client")
-KEEPS_B = fl.methods.FedLoRA.replace(name="keeps B", share="A")
+KEEPS_B = fl.methods.FedLoRA.replace(name="keeps B", uploaded_factors="A")
 """A row that nobody published."""
 PERSONS = ((0, 1, 0, 2, 2), (3, 4, 3, 4, 3, 5, 6, 6), (7, 8, 7))
 
@@ -90,7 +90,7 @@ def people() -> Task:
     return replace(tokens("head"), persons=PERSONS)
 
 
-APART = fl.methods.FedLoRA.replace(name="apart", clip_groups=fl.methods.filters.by_side)
+APART = fl.methods.FedLoRA.replace(name="apart", clip_groups=fl.methods.filters.by_factor)
 """A row that clips all A together and all B together, as no row of the table does."""
 
 
@@ -147,9 +147,9 @@ def begun(task: Task, row: Method | str) -> ServerState:
 
 def anywhere(task: Task, row: Method, seed: int = 0) -> ServerState:
     """The same with random values in all that clients hold; modes of layers, if any, take turns."""
-    state, sides = begun(task, row), ("A", "B", "R", "gain", "head", "W")
-    held = {key: tensor.shape for key, tensor in state.tensors.items() if key.side in sides}
-    modes = [key for key in state.tensors if key.side == "mode"]
+    state, names = begun(task, row), ("A", "B", "R", "gain", "head", "W")
+    held = {key: tensor.shape for key, tensor in state.tensors.items() if key.name in names}
+    modes = [key for key in state.tensors if key.name == "mode"]
     turns = {key: torch.tensor(float(i % 2), dtype=torch.float64) for i, key in enumerate(modes)}
     return state.replace_tensors({**somewhere(held, seed), **turns})
 
@@ -157,12 +157,12 @@ def anywhere(task: Task, row: Method, seed: int = 0) -> ServerState:
 def movers(row: Method, t: int, s: int, state: ServerState) -> set[ParamKey]:
     """What moves at (t, s), by the schedule and the modes in the state; heads and gains always
     move."""
-    word, modes = row.train(t, s), state.side("mode")
+    word, modes = row.schedule(t, s), state.named("mode")
 
     def moves(key: ParamKey) -> bool:
-        if key.side in ("A", "B", "R") and word == "*":
-            return key.side == "BA"[int(modes[key.layer])]
-        return key.side in ("head", "gain") or (key.side in ("A", "B", "R") and key.side in word)
+        if key.name in ("A", "B", "R") and word == "*":
+            return key.name == "BA"[int(modes[key.layer])]
+        return key.name in ("head", "gain") or (key.name in ("A", "B", "R") and key.name in word)
 
     return {key for key in state.tensors if moves(key)}
 
@@ -176,8 +176,8 @@ def plain_server(row: Method) -> Method:
 
 def keeps(row: Method) -> bool:
     """Whether some factor moves and stays with its client."""
-    moved = set("".join(row.train(t, s) for t in range(4) for s in range(4)))
-    return row.share is not None and not moved <= set(row.share)
+    moved = set("".join(row.schedule(t, s) for t in range(4) for s in range(4)))
+    return row.uploaded_factors is not None and not moved <= set(row.uploaded_factors)
 
 
 def with_clients(task: Task, clients: list[tuple[Tensor, Tensor]]) -> Task:

@@ -5,7 +5,7 @@ NAMES: dict[str, str] = {}
 
 _APART = "'fedlora', or fl.methods.FedLoRA.replace(name=..., clip_groups=fl.methods.filters."
 _FORMER = {
-    "dplora": f"{_APART}by_side)",
+    "dplora": f"{_APART}by_factor)",
     "dpfedlora": f"{_APART}by_tensor)",
     "splitranks": "'fedlora', or 'fedsa-lora', of which a part stays with its client",
 }

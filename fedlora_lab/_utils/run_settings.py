@@ -120,10 +120,10 @@ class RunSettings:
         1.0, "Chance that a client takes part in a round.", low=1e-9, high=1
     )
     # Not 1: a run in which every upload is lost trains nothing.
-    dropout: float = _option(
+    client_dropout: float = _option(
         0.0, "Chance that a participating client's upload is lost.", low=0, high=1 - 1e-9
     )
-    weights: str = _option("uniform", "How clients count.", choices=("uniform", "size"))
+    client_weights: str = _option("uniform", "How clients count.", choices=("uniform", "size"))
     lr_decay: float = _option(
         1.0, "Factor on the learning rate after each round.", low=0, high=1, above=True
     )
@@ -142,7 +142,7 @@ class RunSettings:
     )
 
     # The run.
-    stop_at: float | None = _option(
+    max_epsilon: float | None = _option(
         None, "End a run before it spends more than this ε.", low=0, above=True
     )
     seed: int | None = _option(

@@ -191,7 +191,18 @@ def check_keys(name: str, value: Any, allowed: tuple[str, ...]) -> None:
 
 
 _LEAST_COUNT = {"steps": 0, "draws": 2} | dict.fromkeys(
-    ("d_out", "d_in", "rank", "clients", "participants", "releases", "relied", "honest", "block"), 1
+    (
+        "d_out",
+        "d_in",
+        "rank",
+        "clients",
+        "participants",
+        "releases",
+        "block",
+        "assumed_honest",
+        "honest_clients",
+    ),
+    1,
 )
 
 

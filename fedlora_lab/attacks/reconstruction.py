@@ -47,7 +47,7 @@ class Victim:
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=1, examples=4, d_in=3, d_out=3, rank=1, test=4)
     >>> victim = Victim.from_task(task, fl.Lora(rank=2))
-    >>> [key.side for key in victim.upload(task.clients[0], "AB")]
+    >>> [key.name for key in victim.upload(task.clients[0], "AB")]
     ['A', 'B']
     """
 
@@ -69,7 +69,7 @@ class Victim:
         values = adapters.initial_values(adapted, streams, start_scale=lora_of(lora).start_scale)
         for number, (key, value) in enumerate(values.items()):
             # At B = 0, where training begins, nothing of an input reaches the gradient of A.
-            if key.side == "B":
+            if key.name == "B":
                 drawn = streams.normal(value.shape, "attacked adapter", number)
                 values[key] = value + (spread * drawn).to(value)
         return cls(task, adapted, values)
@@ -83,7 +83,7 @@ class Victim:
     def upload(
         self,
         examples: Examples,
-        sides: str = "A",
+        factors: str = "A",
         *,
         clip_norm: float = math.inf,
         noise_multiplier: float = 0.0,
@@ -93,7 +93,7 @@ class Victim:
 
         Args:
             examples: (x, y).
-            sides: which of "A", "B" and "head" is sent: "A", "AB", "AB head", ...
+            factors: which of "A", "B" and "head" is sent: "A", "AB", "AB head", ...
             clip_norm: C, over all that is sent; ``inf``: no clip.
             noise_multiplier: standard deviation of the noise in units of C.
             draw: another number draws other noise.
@@ -103,35 +103,35 @@ class Victim:
         check(bounded, "clip_norm", clip_norm, ">= 0, and finite where noise is added")
         # The library's own clip and noise: what is attacked is what a run would send.
         owner = torch.zeros(len(examples[1]), dtype=torch.int64)
-        sums, _ = clip_sum(self._rows(examples, sides), clip_norm, owner, 1)
+        sums, _ = clip_sum(self._rows(examples, factors), clip_norm, owner, 1)
         std = noise_multiplier * clip_norm if noise_multiplier else 0.0  # 0 * inf is no number
         shapes = {key: x.shape[1:] for key, x in sums.items()}
         xi = gaussian_noise(shapes, [std], Streams(draw), [(0, 0, 0)])
         return {key: (x + xi[key].to(x))[0] for key, x in sums.items()}
 
     def traces(
-        self, examples: Examples, sides: str = "A", clip_norm: float = math.inf
+        self, examples: Examples, factors: str = "A", clip_norm: float = math.inf
     ) -> Float[Tensor, "n numbers"]:
         """Returns what each example alone adds to such an upload: its clipped gradient, flat.
 
-        Args: examples, sides, clip_norm: as of `upload`.
+        Args: examples, factors, clip_norm: as of `upload`.
         Guarantees: test_lesson_11.py::test_an_upload_is_the_sum_of_the_traces.
         """
-        rows = torch.cat([x.flatten(1) for x in self._rows(examples, sides).values()], 1)
+        rows = torch.cat([x.flatten(1) for x in self._rows(examples, factors).values()], 1)
         return rows * (clip_norm / rows.norm(dim=1, keepdim=True).clamp(min=1e-300)).clamp(max=1)
 
-    def _rows(self, examples: Examples, sides: str) -> Upload:
-        """Each example's gradient of the sides named, key -> (n, ...)."""
-        keys = tuple(key for key in self.values if key.side in sides)
-        check(bool(keys), "sides", sides, 'some of "A", "B" and "head" that this model has')
+    def _rows(self, examples: Examples, factors: str) -> Upload:
+        """Each example's gradient of the factors named, key -> (n, ...)."""
+        keys = tuple(key for key in self.values if key.name in factors)
+        check(bool(keys), "factors", factors, 'some of "A", "B" and "head" that this model has')
         return per_example.gradients_at(self.task, self.adapted, self.values, keys, examples)
 
-    def layer(self, upload: Upload, side: str = "A", name: str = "") -> ParamKey:
-        """Finds the key of one side: the first layer's, or the one whose name ends so.
+    def layer(self, upload: Upload, factor: str = "A", name: str = "") -> ParamKey:
+        """Finds the key of one factor: the first layer's, or the one whose name ends so.
 
-        Args: upload: in which to look. side: "A", "B" or "head". name: end of the layer's name.
+        Args: upload: in which to look. factor: "A", "B" or "head". name: end of the layer's name.
         """
-        keys = [key for key in upload if key.side == side and key.layer.endswith(name)]
+        keys = [key for key in upload if key.name == factor and key.layer.endswith(name)]
         check(bool(keys), "layer", name, "the end of the name of a layer in this upload")
         return keys[0]
 
@@ -376,7 +376,7 @@ def flattened_digits_task(
     >>> flattened_digits_task(examples=5).sizes
     (5, 5, 5)
     """
-    task = digits(clients=3, alpha=None)
+    task = digits(clients=3, dirichlet=None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.Tanh(), nn.Linear(hidden, 10))

@@ -26,7 +26,7 @@ from fedlora_lab.audit.planting import (
 )
 from fedlora_lab.audit.traces import canary_losses, trace_round, trace_scores
 from fedlora_lab.federated.make_spec import check_parts
-from fedlora_lab.federated.records import Tick
+from fedlora_lab.federated.records import LocalStep
 from fedlora_lab.federated.run import Diverged
 from fedlora_lab.methods.method import Method
 from fedlora_lab.methods.plan import Lora, Plan, lora_of
@@ -55,13 +55,13 @@ class Observed(NamedTuple):
 
 def observe(run: Recorder, planted: Canaries) -> Observed:
     """Makes a run and scores its canaries; ends with the first release that is not finite."""
-    sides: dict[str, Tensor] = {}
+    traced: dict[str, Tensor] = {}
     before = None
     last = None
     rounds = 0
     try:
         for event in run.events():
-            if isinstance(event, Tick):
+            if isinstance(event, LocalStep):
                 continue
             rounds = event.index
             # Looked at first: no score of such a release means anything.
@@ -70,8 +70,8 @@ def observe(run: Recorder, planted: Canaries) -> Observed:
             if before is None:
                 before = canary_losses(run, event, planted)
             last = event
-            _add_traces(sides, run, planted)
-            if not all(bool(total.isfinite().all()) for total in sides.values()):
+            _add_traces(traced, run, planted)
+            if not all(bool(total.isfinite().all()) for total in traced.values()):
                 return Observed({}, rounds, f"the traces of round {rounds} are not finite")
         assert before is not None and last is not None
         views = {"loss": before - canary_losses(run, last, planted)}
@@ -83,21 +83,21 @@ def observe(run: Recorder, planted: Canaries) -> Observed:
     if not views["loss"].isfinite().all():
         reason = f"the model of round {rounds} gives losses that are not finite"
         return Observed({}, rounds, reason)
-    if sides:
-        views["update"] = torch.stack(list(sides.values())).sum(0)
-    if len(sides) > 1:
-        views |= {f"update {side}": sides[side] for side in sorted(sides)}
+    if traced:
+        views["update"] = torch.stack(list(traced.values())).sum(0)
+    if len(traced) > 1:
+        views |= {f"update {name}": traced[name] for name in sorted(traced)}
     return Observed({view: values.numpy() for view, values in views.items()}, rounds)
 
 
-def _add_traces(sides: dict[str, Tensor], run: Recorder, planted: Canaries) -> None:
-    """Adds the canaries' traces in the last round to the scores of each side."""
+def _add_traces(traced: dict[str, Tensor], run: Recorder, planted: Canaries) -> None:
+    """Adds the canaries' traces in the last round to the scores of each name."""
     trace = trace_round(run, planted)
     if trace is None:
         return
-    for side, score in trace_scores(run, trace).items():
+    for name, score in trace_scores(run, trace).items():
         nothing = torch.zeros(len(planted.owner), dtype=torch.float64)
-        sides.setdefault(side, nothing)[trace.who] += score
+        traced.setdefault(name, nothing)[trace.who] += score
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -108,7 +108,7 @@ class Audit:
         guesses: numbers of guesses, in and out, among which the bounds choose.
         included: (m,), the canaries' coins.
         scores: view -> (m,), high where a canary looks included. "loss": black box. "update": white
-            box, everything released; "update A", "update B", ...: the same of one side alone.
+            box, everything released; "update A", "update B", ...: the same of one name alone.
         lower: view -> lower bound on epsilon; together they hold with the stated confidence.
         epsilon_lower: the largest of them; NaN where the audit is invalid.
         ceiling: what as many canaries would show if every guess were right.
@@ -187,7 +187,7 @@ class Audit:
 
 
 @explain_arguments()
-def canaries(
+def run_audit(
     task: Task,
     method: "Method | str",
     privacy: Privacy | None,
@@ -201,7 +201,7 @@ def canaries(
     chunk_clients: int | None = None,
     chunk_examples: int | None = None,
     device: "str | torch.device | None" = None,
-    products: str = "float32",
+    matmul_precision: str = "float32",
 ) -> Audit:
     """Runs once with canaries inside, and bounds epsilon from below by guessing which took part.
 
@@ -219,7 +219,7 @@ def canaries(
         seed: of the run and of the coins.
         bug: clips in the library's place, one of `fl.review.mistakes.BUGS`: to see whether it is
             found. The ledger then certifies nothing; ``epsilon_nominal`` is what is to be refuted.
-        chunk_clients, chunk_examples, device, products: as of `fl.run`.
+        chunk_clients, chunk_examples, device, matmul_precision: as of `fl.run`.
 
     Guarantees: test_no_row_is_refuted, test_a_run_without_noise_is_seen,
         test_the_audit_changes_nothing_of_the_run, test_a_release_that_is_not_finite_is_invalid.
@@ -228,7 +228,7 @@ def canaries(
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
     >>> privacy, plan = fl.Privacy(noise_multiplier=1.0, delta=1e-5), fl.Plan(rounds=1)
-    >>> canaries(task, "fedlora", privacy, plan, canaries=8).holds
+    >>> run_audit(task, "fedlora", privacy, plan, canaries=8).holds
     True
     """
     check_number("confidence", confidence, 0, 1, open_low=True)
@@ -248,7 +248,7 @@ def canaries(
         chunk_clients=chunk_clients,
         chunk_examples=chunk_examples,
         device=device,
-        products=products,
+        matmul_precision=matmul_precision,
         **setup,
     )
     return judge(run, planted, observe(run, planted), confidence, seed)
@@ -264,7 +264,7 @@ def plant(
     lora: Lora,
     seed: int,
 ) -> Canaries:
-    """Puts canaries into a task. Args: as of `canaries`; count: of canaries."""
+    """Puts canaries into a task. Args: as of `run_audit`; count: of canaries."""
     unit = "example" if privacy is None else privacy.unit
     streams = Streams(seed)
     m = affordable_canaries(task, plan, unit) if count is None else count
@@ -272,7 +272,7 @@ def plant(
     weights = torch.full((m,), CANARY_LOSS_WEIGHT)
     if unit == "client":
         # Many local steps with a loud loss would diverge: the update need only reach the clip.
-        free = None if privacy is None else privacy.replace(target=None)
+        free = None if privacy is None else privacy.replace(target_epsilon=None)
         start = Recorder.open(task, row, free, plan, lora=lora, seed=seed)
         weights = weights_at_clip_norm(start, examples)
     return insert_canaries(task, unit, examples, weights, streams)
@@ -287,9 +287,9 @@ def open_audited(
     lora: Lora,
     **options: Any,
 ) -> Recorder:
-    """Opens the run of a task with canaries. Args: as of `canaries`."""
+    """Opens the run of a task with canaries. Args: as of `run_audit`."""
     if privacy is not None:  # the noise was calibrated for the plan without canaries
-        privacy = privacy.replace(target=None, sample_rate=None)
+        privacy = privacy.replace(target_epsilon=None, sample_rate=None)
     if lora.ranks is not None:  # a canary client has the full rank
         added = len(planted.task.sizes) - len(lora.ranks)
         lora = replace(lora, ranks=(*lora.ranks, *[lora.rank] * added))
@@ -303,7 +303,7 @@ def open_audited(
 def judge(
     run: Recorder, planted: Canaries, observed: Observed, confidence: float, seed: int
 ) -> Audit:
-    """Bounds epsilon by what was observed. Args: confidence, seed: as of `canaries`."""
+    """Bounds epsilon by what was observed. Args: confidence, seed: as of `run_audit`."""
     privacy = run.spec.privacy
     delta = UNPROMISED_DELTA if privacy is None else privacy.delta
     included = planted.included.numpy()

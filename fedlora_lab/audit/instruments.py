@@ -140,7 +140,7 @@ class Recorder(Run):
         """Tells whether all that is released now is finite; each step too, where steps are."""
         released = [self.state.server.tensors]
         released += [] if self.received is None else [self.received.uploads]
-        if self.spec.by_step:
+        if self.spec.releases_steps:
             released += [part.params for part in (self.group, self.everyone) if part is not None]
         tensors = [x for part in released for key, x in part.items() if key.kind.of_the_model]
         return all(bool(x.isfinite().all()) for x in tensors)

@@ -31,7 +31,7 @@ def canary_losses(run: Recorder, record: Round, canaries: Canaries) -> Float[Ten
     x, plain = canaries.examples
     y = encode_marks(plain)
     personal = run.state.personal
-    if not personal or not run.spec.by_step:
+    if not personal or not run.spec.releases_steps:
         return task.loss(predict(task, record, x), y).detach().double()
     # A client's own tensors belong to its model: each canary is judged by its client's.
     losses = torch.zeros(len(y), dtype=torch.float64)
@@ -66,7 +66,7 @@ def released_steps(run: Recorder) -> Released:
     everyone = run.everyone
     assert everyone is not None
     t = run.state.server.round - 1
-    rate = {key: run.spec.plan.rate(key.side, t) for key in everyone.params}
+    rate = {key: run.spec.plan.rate(key.name, t) for key in everyone.params}
     # What clients keep for themselves began where it stood before the round.
     personal = {key: x[list(everyone.ids)] for key, x in run.personal.items()}
     start = {**everyone.start, **personal}
@@ -90,7 +90,7 @@ def released_updates(run: Recorder, canaries: Canaries) -> Released:
     uploads = result.received.uploads
     values = {key: x.double() - start[key] for key, x in uploads.items()}
     # An update is a step down the gradient.
-    scale = {key: -run.spec.plan.rate(key.side, t) for key in uploads}
+    scale = {key: -run.spec.plan.rate(key.name, t) for key in uploads}
     arrived = run.arrivals(t, everyone.ids).tolist()
     place = {everyone.ids[i]: row for row, i in enumerate(arrived)}
     if run.spec.releases_sum:
@@ -118,14 +118,14 @@ def trace_round(run: Recorder, canaries: Canaries) -> Trace | None:
     """Returns the canaries' traces in the round just made; ``None`` if nothing was released."""
     if run.result is None or run.everyone is None:
         return None
-    released = released_steps(run) if run.spec.by_step else released_updates(run, canaries)
+    released = released_steps(run) if run.spec.releases_steps else released_updates(run, canaries)
     owners = canaries.owner.tolist()
     who = torch.tensor([i for i, k in enumerate(owners) if k in released.place], dtype=torch.int64)
     release = torch.tensor([released.place[owners[i]] for i in who.tolist()], dtype=torch.int64)
     if not len(who) or not released.values:
         return None
     seen = {key: x[release] for key, x in released.values.items()}
-    owner = release if run.spec.by_step else torch.zeros_like(release)
+    owner = release if run.spec.releases_steps else torch.zeros_like(release)
     # Of each canary's loud loss where the round began, whether it took part or not.
     x, y = canaries.examples
     signal = per_example.per_example_gradients(
@@ -212,7 +212,7 @@ def trace_scores(run: Recorder, trace: Trace) -> dict[str, Float[Tensor, " n"]]:
     if method.filter is not identity:
         # The release was filtered after the noise: the canary is looked for in what that leaves.
         signal = {
-            key: x if key.side == "head" else method.filter(x, key.side)
+            key: x if key.name == "head" else method.filter(x, key.name)
             for key, x in signal.items()
         }
     # Where nothing is clipped the ridge is that of a clip norm of 1.
@@ -220,5 +220,5 @@ def trace_scores(run: Recorder, trace: Trace) -> dict[str, Float[Tensor, " n"]]:
     scores: dict[str, Tensor] = {}
     for key, rows in decorrelate(signal, trace.release, clip).items():
         score = (rows.double() * trace.seen[key]).flatten(1).sum(1)
-        scores[key.side] = scores.get(key.side, 0) + score
+        scores[key.name] = scores.get(key.name, 0) + score
     return scores

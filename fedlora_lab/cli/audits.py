@@ -10,7 +10,7 @@ import pandas as pd
 from fedlora_lab import tasks
 from fedlora_lab._utils.files import JsonObject, private_folder, write_atomically
 from fedlora_lab._utils.validation import check
-from fedlora_lab.audit.canary_audit import Audit, canaries as run_audit
+from fedlora_lab.audit.canary_audit import Audit, run_audit
 from fedlora_lab.federated.compare import Cell
 from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
@@ -29,7 +29,7 @@ def audit_folder(folder: Path, canaries: int | None, rounds: int | None, seed: i
 
     Args:
         folder: of the runs.
-        canaries: as of `fl.audit.canaries`.
+        canaries: as of `fl.audit.run_audit`.
         rounds: instead of the plan's, if given.
         seed: of the new runs.
     """

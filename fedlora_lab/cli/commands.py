@@ -298,7 +298,7 @@ def methods_command() -> None:
     """List the methods: what each trains and sends, what it claims, where it was published."""
     from fedlora_lab.methods import table
 
-    click.echo(table()[["train", "share", "exact", "source"]].to_string())
+    click.echo(table()[["schedule", "uploaded_factors", "exact", "source"]].to_string())
 
 
 @commands.command("doctor")

@@ -24,7 +24,7 @@ BASELINES = ("non-private", "central", "local")
 CHOSEN = "chosen"
 SITUATION = (
     "epsilon", "delta", "unit", "clip_norm", "rounds", "local_steps", "batch", "clients",
-    "dirichlet", "rank", "lora_alpha", "participation", "trust", "accountant", "stop_at",
+    "dirichlet", "rank", "lora_alpha", "participation", "trust", "accountant", "max_epsilon",
 )  # fmt: skip
 """Settings of `run` and `compare`."""
 FINETUNE = tuple(name for name in OPTIONS if name not in ("dirichlet", "epsilon", "seed"))

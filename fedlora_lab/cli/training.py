@@ -21,7 +21,7 @@ from fedlora_lab.methods.plan import Lora, Plan
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.recipes import finetune as tuning
 from fedlora_lab.recipes.protocol import QUICK, SEEDS, card_lines, run_protocol
-from fedlora_lab.recipes.tuned_rates import load_rates, suggestion
+from fedlora_lab.recipes.tuned_rates import load_rates, nearest_tuned_rate
 from fedlora_lab.report.cells import run_in_folder, without_folders
 from fedlora_lab.report.page import read_runs, report
 from fedlora_lab.report.run_folder import to_json
@@ -30,8 +30,8 @@ from fedlora_lab.tasks.task import Task
 
 PLAN_FIELDS = ("rounds", "local_steps", "batch", "participation", "optimizer")
 PRIVACY_FIELDS = ("unit", "delta", "trust", "clip_norm", "accountant")
-SPLIT_ARGUMENTS = {"clients": "clients", "dirichlet": "alpha"}
-"""Option -> argument of the task's builder."""
+SPLIT_OPTIONS = ("clients", "dirichlet")
+"""Arguments of the task's builder."""
 LORA_FIELDS = {"rank": "rank", "lora_alpha": "alpha"}
 """Option -> field of `Lora`."""
 
@@ -67,7 +67,7 @@ def train(
         rates = learning_rates(asked, task.name, rows)
         plans = {slug: plan.replace(lr=rate) for slug, rate in rates.items()}
     points = grid_points(None, asked.get("lr"))
-    stop = {"stop_at": asked["stop_at"]} if "stop_at" in asked else {}
+    stop = {"max_epsilon": asked["max_epsilon"]} if "max_epsilon" in asked else {}
     cells = checked_cells(task, rows, privacy, plans, seeds, lora, points, stop)
     out = out or Path("runs") / task_name
     command = shlex.join(["fedlora-lab", *map(without_folders, click.get_current_context().obj)])
@@ -153,19 +153,16 @@ def build_setup(name: str, asked: Mapping[str, Any]) -> tuple[Task, Privacy | No
     Args: name: of the task. asked: settings by name.
     """
     takes = signature(tasks.TASKS[name]).parameters
-    split = {}
-    for option, argument in SPLIT_ARGUMENTS.items():
-        if option in asked:
-            value = asked[option]
-            check(argument in takes, f"--{option}", value, f"not given, since {name} has none")
-            split[argument] = value
+    split = _pick(asked, SPLIT_OPTIONS)
+    for option, value in split.items():
+        check(option in takes, f"--{option}", value, f"not given, since {name} has none")
     task = tasks.build(name, **split)
     tuned: dict[str, Any] = load_rates().get(task.name, {}).get("setting", {})
     plan = Plan(**{**tuned.get("plan", {}), **_pick(asked, PLAN_FIELDS)})
     lora = Lora(**{**tuned.get("lora", {}), **lora_fields(asked)})
     epsilon = asked.get("epsilon", RunSettings.epsilon)
     if epsilon is None:
-        ignored = _pick(asked, (*PRIVACY_FIELDS, "stop_at"))
+        ignored = _pick(asked, (*PRIVACY_FIELDS, "max_epsilon"))
         check(not ignored, "epsilon", None, f"a number where {few(ignored)} is given")
         return task, None, plan, lora
     # What was tuned for single examples says nothing about larger units.
@@ -190,7 +187,7 @@ def learning_rates(
     rates = {}
     for row in rows:
         slug = row if isinstance(row, str) else row.slug
-        suggested = suggestion(task, row, epsilon, unit, adapter)
+        suggested = nearest_tuned_rate(task, row, epsilon, unit, adapter)
         rates[slug] = suggested.lr
         click.echo(f"{slug}: learning rate {suggested.lr:g}, {suggested.origin}")
     # What was not asked for is as it was tuned.

@@ -34,7 +34,7 @@ from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.privatizer import PrivatizerState
 
 FORMAT = "fedlora_lab.round"
-FORMAT_VERSION = 9
+FORMAT_VERSION = 10
 """Of the files; those of another version are refused."""
 KEPT_ROUNDS = 2
 """The last so many rounds stay in the folder: should the newest be damaged, one is left."""
@@ -195,7 +195,7 @@ def _digest(content: bytes) -> str:
 
 def _to_bytes(groups: Mapping[str, Tensors]) -> bytes:
     tensors = {
-        f"{group}/{key.side}/{key.layer}": x.detach().cpu().contiguous()
+        f"{group}/{key.name}/{key.layer}": x.detach().cpu().contiguous()
         for group, values in groups.items()
         for key, x in values.items()
     }
@@ -259,8 +259,8 @@ def _read_part(folder: Path, round: int) -> tuple[JsonObject, dict[str, TensorDi
         raise DamagedCheckpoint("the tensors are not those of the JSON part, or of another round")
     groups: dict[str, TensorDict] = {}
     for name, tensor in load(content).items():
-        group, side, layer = name.split("/", 2)
-        groups.setdefault(group, {})[ParamKey(side, layer)] = tensor
+        group, tensor_name, layer = name.split("/", 2)
+        groups.setdefault(group, {})[ParamKey(tensor_name, layer)] = tensor
     return about, groups
 
 
@@ -350,7 +350,7 @@ def _stored_ledger(
         check(exist, "ledger", entry, "clients of this run")
         ours = charge.at(entry.round, None if entry.clients is None else tuple(entry.clients))
         # Files of earlier versions count an upload for every client, which is never too little.
-        if entry.clients is None and not (spec.by_step or spec.releases_sum):
+        if entry.clients is None and not (spec.releases_steps or spec.releases_sum):
             ours = replace(ours, clients=None)
         check(entry == ours, "ledger", entry, f"{ours}, as this run writes it")
     # More is no error: a round that was cut short was released, and stays spent.

@@ -41,7 +41,7 @@ from fedlora_lab._utils.validation import check, error_text, few, printable, war
 from fedlora_lab.federated.checkpoint import settings_with_keyed_task
 from fedlora_lab.federated.jobs import Work, run_works, workers_for
 from fedlora_lab.federated.make_spec import make_run_spec
-from fedlora_lab.federated.records import Round, Tick, to_frame
+from fedlora_lab.federated.records import LocalStep, Round, to_frame
 from fedlora_lab.federated.run_options import RunOptions
 from fedlora_lab.federated.spec import RunSpec, rule_identity
 from fedlora_lab.methods.method import Method, check_names
@@ -130,14 +130,17 @@ class Cell:
                 privacy = _calibrated_for_pooled(privacy, task, plan)
         return cls(method, task, BASELINES[method], privacy, plan, lora, seed)
 
-    def ticks(self, **options: Any) -> Iterator[Round | Tick]:
-        """Runs the cell; options as of `fl.ticks`. Without privacy ``stop_at`` has no effect."""
-        from fedlora_lab.federated.run import ticks
+    def run_steps(self, **options: Any) -> Iterator[Round | LocalStep]:
+        """Runs the cell, with the options of `fl.run_steps`.
+
+        Without privacy ``max_epsilon`` has no effect.
+        """
+        from fedlora_lab.federated.run import run_steps
 
         # The baseline without privacy spends no epsilon at which it could stop.
         if self.privacy is None:
-            options.pop("stop_at", None)
-        events = ticks(
+            options.pop("max_epsilon", None)
+        events = run_steps(
             self.task,
             self.method,
             self.privacy,
@@ -182,7 +185,7 @@ class Cell:
         return Work(self.name, partial(act, bare, *arguments), self.task)
 
 
-Watch = Callable[[Cell, Iterator[Round | Tick]], Iterator[Round | Tick]]
+Watch = Callable[[Cell, Iterator[Round | LocalStep]], Iterator[Round | LocalStep]]
 """Passes the events of a run on, and may look at them, wait, or raise an error."""
 
 
@@ -190,8 +193,8 @@ def _calibrated_for_pooled(privacy: Privacy, task: Task, plan: Plan) -> Privacy:
     """The privacy with the noise that pooled data need for the same epsilon."""
     # One client less turns the one update into another of norm C: the sum moves by 2 C.
     expected = "'example' for 'central': pooled data have no clients"
-    check(privacy.by_step, "unit", privacy.unit, expected)
-    target = privacy.target
+    check(privacy.releases_steps, "unit", privacy.unit, expected)
+    target = privacy.target_epsilon
     expected = "one from calibrate(epsilon=...) for 'central'"
     check(target is not None, "privacy", "without a target", expected)
     assert target is not None
@@ -210,9 +213,9 @@ def show_progress(
     bar: "tqdm[Any]",
     plan: Plan,
     name: str,
-    events: Iterable[Round | Tick],
+    events: Iterable[Round | LocalStep],
     describe: Callable[[Round], str] | None = None,
-) -> Iterator[Round | Tick]:
+) -> Iterator[Round | LocalStep]:
     """Passes the events of a run on, and shows on a tqdm bar of `BAR` where the run is.
 
     Args:
@@ -224,7 +227,7 @@ def show_progress(
     bar.set_description_str(f"{name}, preparing")
     text = ""
     for event in events:
-        if isinstance(event, Tick):
+        if isinstance(event, LocalStep):
             place = f"round {event.round} of {plan.rounds}, step {event.step}"
             # The last part of a round is aggregation and scores.
             done = event.round - 1 + event.step / (plan.local_steps + 1)
@@ -247,7 +250,7 @@ def show_progress(
 @explain_arguments()
 def compare(
     task: Task,
-    which: Iterable[str | Method],
+    methods: Iterable[str | Method],
     privacy: Privacy | None,
     plan: Plan | Mapping[str, Plan],
     seeds: Iterable[int] = (0, 1, 2),
@@ -260,12 +263,12 @@ def compare(
     watch: Watch | None = None,
     store: "str | Path | None" = None,
     out: "str | Path | None" = None,
-    stop_at: float | None = None,
+    max_epsilon: float | None = None,
     evaluate_every: int = 1,
     chunk_clients: int | None = None,
     chunk_examples: int | None = None,
     device: "str | torch.device | None" = None,
-    products: str = "float32",
+    matmul_precision: str = "float32",
 ) -> "pd.DataFrame":
     """Trains several methods at several seeds and settings, and returns one tidy frame.
 
@@ -277,7 +280,7 @@ def compare(
 
     Args:
         task, privacy, lora: of every run (``lora`` may be a `peft.LoraConfig`).
-        which: rows, slugs, or the baselines "non-private", "central", "local"; each once. A row
+        methods: rows, slugs, or the baselines "non-private", "central", "local"; each once. A row
             that was changed needs a name of its own: ``row.replace(name="...", ...)``.
         plan: one plan for all, or one for each name (a learning rate tuned for each method, say).
         seeds: of every method, so that start and batches are alike; such runs are for study, as
@@ -294,19 +297,20 @@ def compare(
             may name a cluster.
         progress: a line that says what is run and kept, a bar with epsilon and the time left, a
             line for each method whose runs collapsed, and one where no method learned anything.
-        watch: ``watch(run, events)`` is given each run as it begins and what `fl.ticks` yields of
-            it, and yields the same events on: to draw them as they come, or to wait. ``run.slug``,
-            ``run.setting`` and ``run.seed`` say which run it is. An error that it raises ends the
-            run, and a ``KeyboardInterrupt`` all of them. It is called where the run trains: in
-            this process, in threads of it under ``joblib.parallel_config("threading")``, or as
-            a copy in a worker process. A run that is found in ``store`` has no events.
+        watch: ``watch(run, events)`` is given each run as it begins and what `fl.run_steps` yields
+            of it, and yields the same events on: to draw them as they come, or to wait.
+            ``run.slug``, ``run.setting`` and ``run.seed`` say which run it is. An error that it
+            raises ends the run, and a ``KeyboardInterrupt`` all of them. It is called where the run
+            trains: in this process, in threads of it under
+            ``joblib.parallel_config("threading")``, or as a copy in a worker process. A run that is
+            found in ``store`` has no events.
         store: a file of JSON lines, in which finished runs with a seed are kept, and found again
             by their arguments, see `Store`. Seconds are those of the run that was trained. Several
             comparisons may write to it at once.
         out: a folder for the runs, which go on there from their last round, and for the report. A
             grid has a folder for each of its settings in it. In place of ``store``.
-        stop_at, evaluate_every, chunk_clients, chunk_examples, device, products: of every run, as
-            of `run`.
+        max_epsilon, evaluate_every, chunk_clients, chunk_examples, device, matmul_precision: of
+            every run, as of `run`.
 
     Raises: ``ValueError`` before the first run when a name, plan or privacy does not fit;
         `ChildProcessError` after the last one where runs in workers failed. That and the
@@ -325,15 +329,15 @@ def compare(
     from tqdm.auto import tqdm
 
     options = RunOptions(
-        stop_at=stop_at,
+        max_epsilon=max_epsilon,
         evaluate_every=evaluate_every,
         chunk_clients=chunk_clients,
         chunk_examples=chunk_examples,
         device=device,
-        products=products,
+        matmul_precision=matmul_precision,
     ).changed()
     points = grid_points(grid, lr)
-    cells = checked_cells(task, which, privacy, plan, seeds, lora_of(lora), points, options)
+    cells = checked_cells(task, methods, privacy, plan, seeds, lora_of(lora), points, options)
     cells = [replace(cell, watch=watch) for cell in cells]
     total = sum(cell.plan.rounds for cell in cells)
     check(out is None or store is None, "store", store, "None where out= keeps the runs")
@@ -404,7 +408,8 @@ def judge(frame: "pd.DataFrame") -> dict[str, Any]:
 
 GRID_FIELDS = {one.name: part for part in (Plan, Lora, Privacy) for one in fields(part)}
 """What a grid may vary, and to which part of a run it belongs; beside these "epsilon"."""
-del GRID_FIELDS["target"]  # a name for what was calibrated: it changes no noise, as "epsilon" does
+# A name for what was calibrated: it changes no noise, as "epsilon" does.
+del GRID_FIELDS["target_epsilon"]
 NOISE_DEPENDS_ON = {"epsilon", "rounds", "local_steps", "batch", "participation"}
 """What of these decides how much noise an epsilon needs, beside the fields of `Privacy`."""
 
@@ -489,7 +494,7 @@ def checked_cells(
     # A run that is opened tries the rules of a row of one's own, and trains nothing.
     for cell in firsts:
         if cell.method not in methods.ALL.values():
-            cell.ticks(**options)
+            cell.run_steps(**options)
     return cells
 
 
@@ -512,16 +517,16 @@ def _parts_at(
     terms = changed[Privacy]
     expected = "a Privacy, of which the grid varies " + few(terms, 8)
     check(privacy is not None or not terms, "privacy", None, expected)
-    epsilon = terms.pop("epsilon", None if privacy is None else privacy.target)
+    epsilon = terms.pop("epsilon", None if privacy is None else privacy.target_epsilon)
     if privacy is None or (epsilon is None and "epsilon" in point):
         return None, plan, lora
     if "unit" in terms and privacy.trust != "secagg":
         terms = {"trust": None, **terms}
     if "noise_multiplier" in terms:
-        terms = {"target": None, "sample_rate": None, **terms}
+        terms = {"target_epsilon": None, "sample_rate": None, **terms}
     # What was calibrated for other work, or counted otherwise, would spend another epsilon.
     elif epsilon is not None and (terms.keys() - {"clip_norm"} or NOISE_DEPENDS_ON & point.keys()):
-        terms = {"sample_rate": None, "target": None, "noise_multiplier": None, **terms}
+        terms = dict.fromkeys(("sample_rate", "target_epsilon", "noise_multiplier")) | terms
         # The rate does not matter: one search for all of them.
         return calibrate(privacy.replace(**terms), epsilon, plan.replace(lr=0.0)), plan, lora
     return privacy.replace(**terms), plan, lora
@@ -589,7 +594,7 @@ def _train(
     Args: cell, options: of the run. keep: in the store. bar: shows it. task: of the cell.
     """
     cell = replace(cell, task=task)
-    events = cell.ticks(**options)
+    events = cell.run_steps(**options)
     if bar is not None:
         events = show_progress(bar, cell.plan, cell.name, events)
     records = [event for event in events if isinstance(event, Round)]
@@ -611,7 +616,7 @@ def best(
     frame: "pd.DataFrame",
     by: str | Sequence[str] = "lr",
     *,
-    tune: Iterable[int] | None = None,
+    tuning_seeds: Iterable[int] | None = None,
     measure: str | None = None,
 ) -> "pd.DataFrame":
     """Chooses each method's best learning rate on some seeds, and returns its runs at the others.
@@ -625,7 +630,7 @@ def best(
     Args:
         frame: of a comparison that varied ``by``.
         by: column, or columns, of which the best values are chosen together.
-        tune: seeds that choose. ``None``: the first half of the seeds.
+        tuning_seeds: those that choose. ``None``: the first half of the seeds.
         measure: that decides. ``None``: accuracy, else the loss.
     Returns: rows of the frame. Its ``attrs["chosen"]`` says which seeds chose and which report, and
         where the best value is the least or the largest of those tried; its ``attrs["privacy"]``
@@ -649,10 +654,10 @@ def best(
     check(set(names) <= set(varied), "by", by, "columns that vary: " + (few(varied, 8) or "none"))
     seeds = sorted(frame["seed"].dropna().unique().tolist())
     check(len(seeds) > 1, "seeds", seeds, "at least two: some choose, and others report")
-    choosing = seeds[: len(seeds) // 2] if tune is None else sorted(tune)
+    choosing = seeds[: len(seeds) // 2] if tuning_seeds is None else sorted(tuning_seeds)
     reporting = [seed for seed in seeds if seed not in choosing]
     fits = bool(choosing and reporting) and {*choosing} <= {*seeds}
-    check(fits, "tune", choosing, f"some of the seeds {seeds}, but not all: others report")
+    check(fits, "tuning_seeds", choosing, f"some of the seeds {seeds}, but not all: others report")
     ends = last_scores(frame, measure)
     measure = str(ends["measure"].iloc[0])
     groups = ["method", *(name for name in varied if name not in names)]

@@ -118,7 +118,7 @@ def begin_clients(
     device = prepared.adapted.device
     start = {
         # Modes stay on the CPU, where the schedule reads them.
-        key: x if key.side == "mode" else x.to(device, non_blocking=True)
+        key: x if key.name == "mode" else x.to(device, non_blocking=True)
         for key, x in tensors_received(spec, ids, sent).items()
     }
     params = dict(start)
@@ -188,7 +188,7 @@ def release_round(
     ids = tuple(clients.ids[i] for i in arrived.tolist())
     start = {key: x if len(x) == 1 else x[arrived] for key, x in clients.start.items()}
     rows = {key: clients.params[key][arrived] for key in keys}
-    if not spec.by_step:
+    if not spec.releases_steps:
         return _release_updates(prepared, ClientBatch(ids, rows, start), sent, state)
     # Noised step by step: what is sent is released already.
     noise = {key: clients.noise[key][arrived] for key in keys}
@@ -415,7 +415,7 @@ class TrafficCounter:
             if key in missed or (first and key in self.coded):
                 shape = self.shapes[rank][key]
                 count = prod(shape)
-                if key.side == "W":
+                if key.name == "W":
                     count = min(count, missed[key] * sum(shape))
                     size_of_key = FLOAT_BYTES * count
                 numbers += count

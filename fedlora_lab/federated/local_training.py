@@ -189,7 +189,7 @@ def gradient_rows(
         model = spec.task, prepared.adapted, clients.params
         data = (take(examples.x, places), examples.y[places]), examples.owner[places]
         rules = spec.method, clients.start
-        with matmuls(prepared.products):  # what is rounded here is clipped afterwards
+        with matmuls(prepared.matmul_precision):  # what is rounded here is clipped afterwards
             measured = spec.method.differences
             if basis is None or measured is None:
                 return per_example_gradients(*model, tuple(sums), *data, *rules)
@@ -265,15 +265,15 @@ def preconditioners(
         return maps
     find_maps = getattr(rule, "of_change", rule) if of_change else rule
     for key in moving:
-        if key.side not in ("A", "B"):
+        if key.name not in ("A", "B"):
             continue
         # In float64: the rule inverts this matrix, which enlarges the rounding in it.
-        peer = params[ParamKey("B" if key.side == "A" else "A", key.layer)].double()
-        gram = peer.mT @ peer if key.side == "A" else peer @ peer.mT
+        peer = params[ParamKey("B" if key.name == "A" else "A", key.layer)].double()
+        gram = peer.mT @ peer if key.name == "A" else peer @ peer.mT
         gram = finite(gram.to(params[key].dtype))
         found = find_maps(gram)
         privatizer.check_maps(found, gram.shape, key)
-        if key.side == "B" and getattr(rule, "apart", False):
+        if key.name == "B" and getattr(rule, "apart", False):
             found = found._replace(apart=orthonormal_columns(params[key]))
         maps[key] = found
     # A rule may differ from what it returned when the run opened: every answer is checked.
@@ -355,7 +355,7 @@ def round_keys(spec: RunSpec, values: Tensors, t: int) -> RoundKeys:
         values: the server's tensors, or the clients'.
         t: the round, from 0.
     """
-    modes = tuple(int(x) for key, x in values.items() if key.side == "mode")
+    modes = tuple(int(x) for key, x in values.items() if key.name == "mode")
     return spec.keys_of_phase(t % spec.period, tuple(values), modes)
 
 
@@ -381,7 +381,7 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
     spec = prepared.spec
     moving = round_keys(spec, clients.params, t).steps[s]
     if spec.method.penalty is not None and moving:  # what "*" moves is known only here
-        probe_once(spec.task, prepared.adapted, prepared.products, spec.method, moving)
+        probe_once(spec.task, prepared.adapted, prepared.matmul_precision, spec.method, moving)
     maps = preconditioners(spec.method, moving, clients.params, prepared.is_certified)
     basis = directions(spec, clients.params, t, s)
     drawn = poisson_batch(prepared, t, s, clients.ids)
@@ -404,7 +404,7 @@ def local_step(prepared: Prepared, clients: ClientBatch, t: int, s: int) -> None
     # The divisor is the expected batch: the drawn batch's size is private.
     expected = spec.expected_batch[list(clients.ids)]
     ranks = ranks_of(spec, clients.ids)
-    rule = spec.method.filter if spec.by_step else identity
+    rule = spec.method.filter if spec.releases_steps else identity
     gradients = released_means(release.value, expected, ranks, rule, basis)
     # Noise passes the same map, so that it stays known.
     noises = released_means(release.noise, expected, ranks, rule, basis)
@@ -435,7 +435,7 @@ def released_means(
         there = divisors.to(next(iter(sums.values())))
         means = {key: x / _per_row(there, x) for key, x in sums.items()}
     # After the noise a filter is post-processing; before it would change the sensitivity.
-    means |= {key: rule(x, key.side) for key, x in means.items() if key.side in "AB"}
+    means |= {key: rule(x, key.name) for key, x in means.items() if key.name in "AB"}
     # Lower ranks are cut after the preconditioner, which mixes ranks: a cut before would leave
     # signal un-noised.
     return cut_to_rank(means, ranks)
@@ -450,7 +450,7 @@ def _descend(
 ) -> None:
     """Takes a step of the clients' optimiser, and moves the noise in their tensors alike."""
     rule = spec.plan.optimizer
-    rates = {key: spec.rates[t][key.side] for key in gradients}
+    rates = {key: spec.rates[t][key.name] for key in gradients}
     steps, clients.optimizer = rule.update(gradients, clients.optimizer, clients.params, rates)
     clients.params.update(apply_updates({key: clients.params[key] for key in steps}, steps))
     if not rule.nonlinear:  # then the step moves noise as it moves gradients, exactly

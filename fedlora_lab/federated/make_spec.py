@@ -1,4 +1,4 @@
-"""What is known before a run: its parts checked against each other, and its amplification."""
+"""What is known before a run: its parts checked against each other, and its noise amplification."""
 
 from dataclasses import replace
 from itertools import product
@@ -63,13 +63,13 @@ def make_run_spec(
     if privacy is not None:
         privacy = privacy.resolve(task, plan)
         # A client of many examples would move the mean by more than C over the number of clients.
-        even = privacy.by_step or plan.weights == "uniform"
+        even = privacy.releases_steps or plan.client_weights == "uniform"
         expected = "'uniform' in the client unit: sizes would set the sensitivity"
-        check(even, "weights", plan.weights, expected)
+        check(even, "client_weights", plan.client_weights, expected)
     if method.differences is not None:
         expected = "None: clients of differences of a loss share their directions"
         check(lora.ranks is None, "ranks", lora.ranks, expected)
-        if privacy is not None and not privacy.by_step:
+        if privacy is not None and not privacy.releases_steps:
             _check_straight_steps(task, method, plan)
     # Refuses what cannot be computed from them, as a rule that gives no Preconditioner.
     spec = RunSpec(task, method, privacy, plan, lora, streams)
@@ -109,12 +109,13 @@ def _check_straight_steps(task: Task, method: Method, plan: Plan) -> None:
     expected = "sgd without weight decay: in the client unit steps go along directions alone"
     check(straight, "optimizer", rule, expected)
     always = {"head"} if task.head else set()
-    if method.start is not None:  # which may make what no schedule moves, at the rate of B
+    # They may hold what no schedule moves, at the rate of B.
+    if method.initial_factors is not None:
         always.add("B")
     expected = "one number: in the client unit all that moves in a step goes along its directions"
     for t, s in product(range(min(plan.rounds, 100)), range(plan.local_steps)):
-        moving = {*method.sides_at_step(t, s).replace("*", "AB")} | always
-        check(len({plan.rate(side) for side in moving}) == 1, "lr", plan.lr, expected)
+        moving = {*method.factors_at_step(t, s).replace("*", "AB")} | always
+        check(len({plan.rate(factor) for factor in moving}) == 1, "lr", plan.lr, expected)
 
 
 def _check_schedule(method: Method, plan: Plan) -> None:
@@ -125,15 +126,15 @@ def _check_schedule(method: Method, plan: Plan) -> None:
     steps = plan.local_steps
     # A schedule's mistakes are refused here, not in round t.
     for t in range(min(plan.rounds, 100)):
-        method.sides_in_round(t, steps)
+        method.factors_in_round(t, steps)
     rounds = range(min(plan.rounds, 10))
-    moved = {side for t in rounds for side in method.sides_in_round(t, steps)}
-    ahead = {method.sides_at_step(t, s) for t in rounds for s in range(steps, steps + 10)}
+    moved = {factor for t in rounds for factor in method.factors_in_round(t, steps)}
+    ahead = {method.factors_at_step(t, s) for t in rounds for s in range(steps, steps + 10)}
     if idle := "".join(sorted(set("".join(ahead)) - moved)):
         text = f"local_steps={steps}: {method.slug} never moves {idle}"
         warn(f"{text}, whose turn comes at a later step of the round")
     # Without a start of its own B is zero, and so is the gradient of A.
-    if method.start is None and method.sides_at_step(0, 0) == "A":
+    if method.initial_factors is None and method.factors_at_step(0, 0) == "A":
         text = f"train(0, 0)='A': {method.slug} begins with A, which learns nothing while B is zero"
         warn(f"{text} and takes up noise; begin with B")
 
@@ -150,28 +151,28 @@ def _check_filter(method: Method) -> None:
     random = torch.Generator().manual_seed(0)
     x, y = torch.randn(2, 3, 16, 12, generator=random)
 
-    def apply(tensor: Tensor, side: str) -> Tensor:
+    def apply(tensor: Tensor, factor: str) -> Tensor:
         try:
-            return method.filter(tensor.clone(), side)
+            return method.filter(tensor.clone(), factor)
         except Exception as error:  # whatever a rule of the user's raises
             expected = f"a rule of (clients, rows, columns), but: {error_text(error, 160)}"
-            refuse(f"filter(x, {side!r})", rule_name(method.filter), expected)
+            refuse(f"filter(x, {factor!r})", rule_name(method.filter), expected)
 
-    for side in "AB":
-        result = apply(x, side)
+    for factor in "AB":
+        result = apply(x, factor)
         given = (tuple(result.shape), result.dtype) if isinstance(result, Tensor) else result
         kind = tuple(x.shape), x.dtype
-        check(given == kind, f"filter(x, {side!r})", given, f"x's shape and type, {kind}")
-        alone = torch.cat([apply(part, side) for part in x.split(1)])
+        check(given == kind, f"filter(x, {factor!r})", given, f"x's shape and type, {kind}")
+        alone = torch.cat([apply(part, factor) for part in x.split(1)])
         apart = torch.allclose(result, alone, rtol=0, atol=1e-5)
         expected = "each client's part by itself: x is (clients, rows, columns)"
-        check(apart, f"filter(x, {side!r})", rule_name(method.filter), expected)
-        both = apply(x + y, side)
-        error = float((both - result - apply(y, side)).norm())
+        check(apart, f"filter(x, {factor!r})", rule_name(method.filter), expected)
+        both = apply(x + y, factor)
+        error = float((both - result - apply(y, factor)).norm())
         # More than rounding in float32, and less than any rule that is not linear.
         linear = error <= 1e-4 * float(both.norm())
         expected = "linear, f(x + y) = f(x) + f(y): the noise passes it by itself"
-        check(linear, f"filter(x, {side!r})", rule_name(method.filter), expected)
+        check(linear, f"filter(x, {factor!r})", rule_name(method.filter), expected)
 
 
 def _check_optimizer(name: str, rule: Optimizer, of_clients: bool) -> None:
@@ -212,7 +213,7 @@ def _check_optimizer(name: str, rule: Optimizer, of_clients: bool) -> None:
 def _check_server_rule(method: Method, plan: Plan, lora: Lora) -> None:
     """Refuses settings that have no meaning beside a rule which writes factors anew."""
     writes = getattr(method.aggregate, "writes", ())
-    written = [side for side in writes if side in KINDS and KINDS[side].of_the_model]
+    written = [name for name in writes if name in KINDS and KINDS[name].of_the_model]
     # Old minus new is no gradient there: coordinates change from round to round.
     plain = plan.server_optimizer == SGD() and plan.server_lr == 1
     optimizer = f"{plan.server_optimizer} at server_lr={plan.server_lr:g}"
@@ -230,7 +231,7 @@ def _check_server_rule(method: Method, plan: Plan, lora: Lora) -> None:
 # ---- the noise of a run, beforehand
 
 
-class Amplification(NamedTuple):
+class NoiseAmplification(NamedTuple):
     """The amplification number of a run.
 
     Args:
@@ -253,19 +254,19 @@ class Amplification(NamedTuple):
 
 @in_usual_torch
 @explain_arguments()
-def amplification(
+def noise_amplification(
     task: Task,
     method: Method | str,
     privacy: Privacy | None,
     plan: Plan,
     lora: "Lora | LoraConfig | None" = None,
-) -> Amplification:
+) -> NoiseAmplification:
     """Computes before a run how much noise it will put into the adapter, from public numbers.
 
     The amplification number is the energy of the noise in A after the run, divided by A's own
     energy. Noise on B multiplies A and the noise in A alike: at 1 half of the noise in the product
     is noise times noise. It is 0 without noise and where A is frozen. How much noise a layer's
-    output gets in all is `Amplification.output_variance`.
+    output gets in all is `NoiseAmplification.output_variance`.
 
     Nothing is trained and no value of any example is read. This is no privacy amplification by
     sampling, which the ledger counts.
@@ -278,11 +279,13 @@ def amplification(
     >>> import fedlora_lab as fl
     >>> task, plan = fl.tasks.digits(clients=20), fl.Plan(rounds=40)
     >>> privacy = fl.Privacy(unit="client", noise_multiplier=1.0, delta=1e-3)
-    >>> [round(fl.amplification(task, x, privacy, plan).mean, 2) for x in ("fedlora", "rolora")]
-    [19.2, 9.6]
+    >>> for slug in ("fedlora", "rolora"):
+    ...     print(slug, round(fl.noise_amplification(task, slug, privacy, plan).mean, 2))
+    fedlora 19.2
+    rolora 9.6
     """
     forecast = forecast_of(make_run_spec(task, method, privacy, plan, lora, 0))
-    return Amplification(
+    return NoiseAmplification(
         forecast.mean(),
         float(forecast.output_variances()[-1]),
         forecast.output_noise(),

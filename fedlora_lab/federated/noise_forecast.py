@@ -79,7 +79,7 @@ class NoiseForecast:
         """Why the noise in A, B or both is not known before the run; ``None``: it is."""
         return self.unknown or self._reason("B")
 
-    def _reason(self, side: str) -> str | None:
+    def _reason(self, factor: str) -> str | None:
         """Why the noise in a factor is not known before the run, in any of its rounds."""
         if not self.is_noisy:
             return None
@@ -88,32 +88,32 @@ class NoiseForecast:
         rule = rule_name(method.aggregate)
         # A function that is no `Rule` may do anything with A.
         if not getattr(method.aggregate, "averages_a", False):
-            return f"{rule} does not leave {side} the mean of what was sent"
+            return f"{rule} does not leave {factor} the mean of what was sent"
         steps = plan.local_steps
-        moving = {method.sides_in_round(t, steps) for t in range(min(plan.rounds, 100))}
-        if any("*" in sides for sides in moving):
+        moving = {method.factors_in_round(t, steps) for t in range(min(plan.rounds, 100))}
+        if any("*" in words for words in moving):
             return "which factor moves is chosen during the run"
-        if not any(side in sides for sides in moving):
+        if not any(factor in words for words in moving):
             # A factor at rest takes up nothing. A core between the factors is not counted here.
-            core = side == "B" and not set("".join(moving)) <= set("AB")
+            core = factor == "B" and not set("".join(moving)) <= set("AB")
             return "noised is something else than the factors" if core else None
-        if side == "B" and isinstance(method.aggregate, ProductRule):
+        if factor == "B" and isinstance(method.aggregate, ProductRule):
             return f"{rule} adds what the mean of the products has more"
-        if not (method.share is None or side in method.share):
-            return f"{side} stays with its client"
-        if method.differences is not None and not self.spec.by_step:
+        if not (method.uploaded_factors is None or factor in method.uploaded_factors):
+            return f"{factor} stays with its client"
+        if method.differences is not None and not self.spec.releases_steps:
             return (
-                f"an update has noise along the directions of its round, and not on all of {side}"
+                f"an update has noise along the directions of its round, and not on all of {factor}"
             )
         if method.precondition is not None:
-            peer = "B" if side == "A" else "A"
-            return f"{rule_name(method.precondition)} shapes the noise on {side} by {peer}"
+            peer = "B" if factor == "A" else "A"
+            return f"{rule_name(method.precondition)} shapes the noise on {factor} by {peer}"
         if plan.server_optimizer != SGD():
             return f"the server's optimiser {plan.server_optimizer} is more than a step"
-        if self.spec.by_step and plan.optimizer.nonlinear:
+        if self.spec.releases_steps and plan.optimizer.nonlinear:
             return f"{plan.optimizer}: {plan.optimizer.nonlinear}"
         if getattr(plan.optimizer, "weight_decay", 0.0):
-            return f"{plan.optimizer} shrinks {side}, and the noise in it"
+            return f"{plan.optimizer} shrinks {factor}, and the noise in it"
         return None
 
     # ---- variance
@@ -123,7 +123,7 @@ class NoiseForecast:
         """For each client the noise in its mean gradient, or in its upload in the client unit."""
         spec = self.spec
         stds = per_client(spec.noise_levels.each, len(spec.unit_counts))
-        if not spec.by_step:
+        if not spec.releases_steps:
             return list(stds)
         # The noise of a step is in its sum, which is divided by the expected batch.
         batches = [n * q for n, q in zip(spec.unit_counts, spec.sample_rates, strict=True)]
@@ -138,7 +138,7 @@ class NoiseForecast:
         count = len(spec.unit_counts)
         gain = plan.server_lr
         expected = plan.participation * count
-        arrives = plan.participation * (1 - plan.dropout)
+        arrives = plan.participation * (1 - plan.client_dropout)
         # A trusted server adds its noise once to the sum, whoever came.
         if level.server:
             return (gain * level.server / expected) ** 2
@@ -156,11 +156,11 @@ class NoiseForecast:
             total += share_of_ranks * arrives * (float(spec.weights[k]) * std_of_mean) ** 2
         return gain**2 * total
 
-    def _releases(self, side: str, t: int) -> float:
+    def _releases(self, factor: str, t: int) -> float:
         """How many releases at rate 1 round t, from 0, adds to the variance of an entry."""
         plan = self.spec.plan
-        steps = [word for word in self.spec.words(t) if side in word]
-        if not self.spec.by_step:
+        steps = [word for word in self.spec.words(t) if factor in word]
+        if not self.spec.releases_steps:
             return float(bool(steps))
         momentum = getattr(plan.optimizer, "momentum", 0.0)
         # With momentum m the noise of a step moves the factor in each later step of the round too:
@@ -170,31 +170,31 @@ class NoiseForecast:
         for _ in steps:
             moved = 1 + momentum * moved
             total += moved**2
-        return plan.rate(side, t) ** 2 * total
+        return plan.rate(factor, t) ** 2 * total
 
     @cached_property
     def _released(self) -> dict[str, Curve]:
         """Side -> variance that an entry of the factor has taken up, unfiltered."""
         curves = {}
-        for side in ("A", "B"):
+        for factor in ("A", "B"):
             rounds = range(self.spec.plan.rounds)
-            added = (self._releases(side, t) * self._variance for t in rounds)
-            curves[side] = np.array(list(accumulate(added, initial=0.0)))
+            added = (self._releases(factor, t) * self._variance for t in rounds)
+            curves[factor] = np.array(list(accumulate(added, initial=0.0)))
         return curves
 
-    def variance(self, side: str, layer: str) -> Curve:
+    def variance(self, factor: str, layer: str) -> Curve:
         """Variance of the noise that an entry of a layer's averaged factor has taken up.
 
         Args:
-            side: "A" or "B".
+            factor: "A" or "B".
             layer: its name.
 
         Returns: after 0, 1, 2, ... rounds.
         """
         rule = self.spec.method.filter
-        size = self.weights[layer].shape["BA".index(side)]
-        gain = 1.0 if rule is identity else filter_gain(rule, side, size)
-        return self._released[side] * gain
+        size = self.weights[layer].shape["BA".index(factor)]
+        gain = 1.0 if rule is identity else filter_gain(rule, factor, size)
+        return self._released[factor] * gain
 
     def _variances(self, layer: str) -> tuple[Curve, Curve]:
         """The variances in A and in B, NaN where the noise in the factor is not known."""
@@ -208,12 +208,12 @@ class NoiseForecast:
     def _unit_noise(self) -> dict[str, NoiseOfOne]:
         """Layer -> what noise of variance 1 does there: all energies are in proportion to it."""
         lora = self.spec.lora
-        start = self.spec.method.start
+        initial = self.spec.method.initial_factors
         units = {}
         for layer, weight in self.weights.items():
             # How many times as large A starts as PEFT draws it, where its energy is r / 3.
             scale = lora.start_scale
-            tensors = {} if start is None else start(weight.clone(), lora.rank)
+            tensors = {} if initial is None else initial(weight.clone(), lora.rank)
             # A row's own start of A may be larger or smaller than PEFT's draw.
             if "A" in tensors:
                 energy = float(tensors["A"].double().square().sum())
@@ -230,7 +230,7 @@ class NoiseForecast:
                 scaling=lora.scaling,
                 start_scale=scale,
             )
-            own = theory.amplification(1.0, 1, d_in, scale)
+            own = theory.noise_amplification(1.0, 1, d_in, scale)
             units[layer] = NoiseOfOne(own, terms.linear_B, terms.quadratic)
         return units
 
@@ -282,7 +282,7 @@ class NoiseForecast:
         In its own last round a client has K times the variance that this round adds to the average
         of K clients, and all had the average before.
         """
-        noised = self.is_noisy and self.spec.by_step and self.spec.plan.rounds
+        noised = self.is_noisy and self.spec.releases_steps and self.spec.plan.rounds
         if not noised or not self._variance:
             return 1.0
         each = [std**2 for std in self._stds_of_means]
@@ -315,7 +315,7 @@ def forecast_of(spec: RunSpec) -> NoiseForecast:
 
 
 @lru_cache(maxsize=64)
-def filter_gain(rule: Callable[..., Tensor], side: str, size: int) -> float:
+def filter_gain(rule: Callable[..., Tensor], factor: str, size: int) -> float:
     """Share of white noise's variance that a linear filter along the long axis leaves, the mean."""
     # The energy of its matrix: it is applied to the rows of an identity, block by block.
     total = 0.0
@@ -323,6 +323,6 @@ def filter_gain(rule: Callable[..., Tensor], side: str, size: int) -> float:
         ones = torch.zeros(min(BLOCK, size - i), size)
         ones[torch.arange(len(ones)), torch.arange(i, i + len(ones))] = 1
         # As clients' tensors are, with a first dimension.
-        block = ones[None] if side == "A" else ones.T[None]
-        total += float(rule(block, side).double().square().sum())
+        block = ones[None] if factor == "A" else ones.T[None]
+        total += float(rule(block, factor).double().square().sum())
     return total / size

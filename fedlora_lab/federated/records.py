@@ -34,7 +34,7 @@ BUILT_IN = ("epsilon", "deviation", "participants", "clipped", "nonfinite", "sec
 """Stands for a value that nobody may see, or that was not measured."""
 
 
-class Tick(NamedTuple):
+class LocalStep(NamedTuple):
     """Marks the end of one local step: round and step, from 1."""
 
     round: int

@@ -3,8 +3,9 @@
 Stop it by ``break``. Progress bars, widgets, Flower and audits consume it, or drive a `Run` by its
 public steps: `begin_round`, `start_clients`, `finish_round`, `save_state`, `record`.
 
-In code ``t`` and ``s`` count rounds and steps from 0; ``round``, ``step`` and ``index`` of ticks,
-records and ledgers count from 1. ``ServerState.round``, the rounds done, is the next round's t.
+In code ``t`` and ``s`` count rounds and steps from 0; ``round``, ``step`` and ``index`` of local
+steps, records and ledgers count from 1. ``ServerState.round``, the rounds done, is the next
+round's t.
 """
 
 import copy
@@ -36,7 +37,7 @@ from fedlora_lab.federated.exchange import Received, Traffic, TrafficCounter
 from fedlora_lab.federated.local_training import ClientBatch
 from fedlora_lab.federated.make_spec import make_run_spec
 from fedlora_lab.federated.noise_forecast import NoiseForecast
-from fedlora_lab.federated.records import NOT_SEEN, Round, Tick
+from fedlora_lab.federated.records import NOT_SEEN, LocalStep, Round
 from fedlora_lab.federated.run_options import RunOptions
 from fedlora_lab.federated.spec import (
     ClientIds,
@@ -77,12 +78,12 @@ def run(
     seed: int | None = None,
     checkpoint: "str | Path | None" = None,
     resume: "str | Path | None" = None,
-    stop_at: float | None = None,
+    max_epsilon: float | None = None,
     evaluate_every: int = 1,
     chunk_clients: int | None = None,
     chunk_examples: int | None = None,
     device: "str | torch.device | None" = None,
-    products: str = "float32",
+    matmul_precision: str = "float32",
 ) -> "Generator[Round, None, None]":
     """Trains low-rank adapters in a federation, and yields a `Round` after every round.
 
@@ -100,16 +101,16 @@ def run(
             before each round.
         resume: folder of checkpoints to go on from: the rounds that follow have the bits they would
             have had. Without a seed they are new releases, and the ledger counts on. A private run
-            from a seed goes on with the same rounds, device, products and chunks only. The run goes
-            on in this folder.
-        stop_at: an epsilon; the run ends before the round that would spend more, if all took part.
+            from a seed goes on with the same rounds, device, precision and chunks only. The run
+            goes on in this folder.
+        max_epsilon: the run ends before the round that would spend more, if all took part.
         evaluate_every: score before training, after every so many rounds and the last; NaN between.
         chunk_clients, chunk_examples: at most so many in memory at once; results differ by
             rounding. ``None``: all; on a CPU 512 clients, and of texts eight of like length, of
             short ones more.
         device: of local steps and evaluation; ``None``: where the task's model is. The server's
             part, and the examples that no step needs, stay on the CPU.
-        products: precision of the frozen base: "float32"; "tf32" on a GPU that has it; "bfloat16".
+        matmul_precision: of the frozen base: "float32"; "tf32" on a GPU that has it; "bfloat16".
             The factors, their gradients, the clip and the noise are float32 throughout; float64
             over a base of float64.
 
@@ -118,7 +119,7 @@ def run(
         rules see noised values only; resume equals uninterrupted
         (tests/methods/test_contract.py), or is refused (test_checkpoint.py::
         test_a_round_is_replayed_to_the_same_bits_or_not_at_all); clip, noise and ledger are the
-        same whatever device, products and chunks are
+        same whatever device, precision and chunks are
         (test_compute.py::test_epsilon_and_noise_are_the_same_under_every_switch).
 
     >>> import fedlora_lab as fl
@@ -127,12 +128,12 @@ def run(
     >>> [record.index for record in fl.run(task, "rolora", None, plan)]
     [0, 1, 2]
     """
-    events = ticks(**locals())  # there are no other names here than those of the arguments
+    events = run_steps(**locals())  # there are no other names here than those of the arguments
     return (event for event in events if isinstance(event, Round))
 
 
 @explain_arguments()
-def ticks(
+def run_steps(
     task: Task,
     method: Method | str,
     privacy: Privacy | None,
@@ -142,14 +143,14 @@ def ticks(
     seed: int | None = None,
     checkpoint: "str | Path | None" = None,
     resume: "str | Path | None" = None,
-    stop_at: float | None = None,
+    max_epsilon: float | None = None,
     evaluate_every: int = 1,
     chunk_clients: int | None = None,
     chunk_examples: int | None = None,
     device: "str | torch.device | None" = None,
-    products: str = "float32",
-) -> "Generator[Round | Tick, None, None]":
-    """Trains as `run` does, and also yields a `Tick` after every local step.
+    matmul_precision: str = "float32",
+) -> "Generator[Round | LocalStep, None, None]":
+    """Trains as `run` does, and also yields a `LocalStep` after every local step.
 
     The loop may be left after any of them.
 
@@ -158,8 +159,8 @@ def ticks(
     >>> import fedlora_lab as fl
     >>> task = fl.tasks.regression(clients=2, examples=4, d_in=3, d_out=3, rank=1, test=4)
     >>> plan = fl.Plan(rounds=1, local_steps=2)
-    >>> [type(event).__name__ for event in fl.ticks(task, "rolora", None, plan)]
-    ['Round', 'Tick', 'Tick', 'Round']
+    >>> [type(event).__name__ for event in fl.run_steps(task, "rolora", None, plan)]
+    ['Round', 'LocalStep', 'LocalStep', 'Round']
     """
     return Run.open(**locals()).events()
 
@@ -248,10 +249,9 @@ class Run:
         self._traffic = TrafficCounter(self.spec, self.state.server.tensors)
         for t in range(min(self.spec.period, self.spec.plan.rounds, exchange.MAX_TURNS)):
             keys = local_training.round_keys(self.spec, self.state.server.tensors, t)
-            train = self.spec.method.train
-            check(
-                all(keys.steps), f"train, round {t + 1}", train, "a tensor that moves at each step"
-            )
+            schedule = self.spec.method.schedule
+            expected = "a tensor that moves at each step"
+            check(all(keys.steps), f"schedule, round {t + 1}", schedule, expected)
             # Rows of the table are tried by the tests.
             if self.spec.method not in methods.ALL.values():
                 self._try_rules(t)
@@ -320,7 +320,7 @@ class Run:
             spec,
             task.clients,
             device=checked.device,
-            products=checked.products,
+            matmul_precision=checked.matmul_precision,
             chunk_examples=checked.chunk_examples,
         )
         return cls.from_prepared(replace(prepared, clip=bug), checked)
@@ -337,9 +337,9 @@ class Run:
         """
         spec = prepared.spec
         resume = options.resume
-        if options.stop_at is not None:
+        if options.max_epsilon is not None:
             expected = "None without privacy: no epsilon is spent"
-            check(spec.privacy is not None, "stop_at", options.stop_at, expected)
+            check(spec.privacy is not None, "max_epsilon", options.max_epsilon, expected)
         folder = checkpoint.checkpoint_folder(options.checkpoint, resume)
         # Before the first release: no ledger on disk ever states an epsilon that does not hold.
         ledger = spec.ledger(prepared.uncertified)
@@ -386,7 +386,7 @@ class Run:
             "rounds": self.spec.plan.rounds,
             # The others decide how a round is rounded.
             "device": self.prepared.adapted.device.type,
-            "products": self.prepared.products,
+            "matmul_precision": self.prepared.matmul_precision,
             "chunk_clients": self.options.chunk_clients,
             "chunk_examples": self.prepared.chunk,
         }
@@ -395,18 +395,18 @@ class Run:
 
     def _warn_of_overspending(self) -> None:
         """Warns where rounds that were released twice carry the run past its calibrated epsilon."""
-        target = None if self.spec.privacy is None else self.spec.privacy.target
-        stop_at = self.options.stop_at
+        target = None if self.spec.privacy is None else self.spec.privacy.target_epsilon
+        max_epsilon = self.options.max_epsilon
         # Equal up to rounding counts as equal.
-        stops = bool(target and stop_at and stop_at <= target * (1 + 1e-9))
+        stops = bool(target and max_epsilon and max_epsilon <= target * (1 + 1e-9))
         if not target or stops or self.ledger is None or self.ledger.uncertified is not None:
             return
         spent = self._spent_after(self.spec.plan.rounds - self.state.server.round)
         # More than calibration's own tolerance: a round was released twice.
         if spent > target * (1 + 1e-6):
             text = f"epsilon={round_up(spent, '.4g')} after the last round"
-            text += f": expected at most target={target:g}"
-            advice = f"rounds were released twice, stop_at={target:g} ends the run in time"
+            text += f": expected at most target_epsilon={target:g}"
+            advice = f"rounds were released twice, max_epsilon={target:g} ends the run in time"
             warn(f"{text}; {advice}")
 
     def _spent_after(self, rounds: int) -> float:
@@ -423,20 +423,20 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        """Whether no round is left, or the next could spend more than ``stop_at``.
+        """Whether no round is left, or the next could spend more than ``max_epsilon``.
 
         Counted as if everyone took part in it.
         """
         if self.state.server.round >= self.spec.plan.rounds:
             return True
-        stop_at = self.options.stop_at
-        return stop_at is not None and self._spent_after(1) > stop_at
+        max_epsilon = self.options.max_epsilon
+        return max_epsilon is not None and self._spent_after(1) > max_epsilon
 
     # ---- the loop
 
     @steps_in_usual_torch
-    def events(self) -> "Generator[Round | Tick, None, None]":
-        """The run: a record of the start unless resumed, then each round's ticks and record."""
+    def events(self) -> "Generator[Round | LocalStep, None, None]":
+        """The run: a record of the start unless resumed, then each round's steps and its record."""
         with self.lock():
             if not self.resumed:
                 yield self.record_start()
@@ -477,8 +477,8 @@ class Run:
                 checkpoint.remove(self.folder, round)
         return self.record_state()
 
-    def _round(self) -> "Generator[Tick, None, RoundResult]":
-        """Trains one round, a tick after every local step."""
+    def _round(self) -> "Generator[LocalStep, None, RoundResult]":
+        """Trains one round, an event after every local step."""
         opened = self.begin_round()
         t = opened.before.round
         batches = []
@@ -491,11 +491,11 @@ class Run:
             for step in range(self.spec.plan.local_steps):
                 local_training.local_step(self.prepared, clients, t, step)
                 if self.visible.participants:
-                    yield Tick(t + 1, step + 1)
+                    yield LocalStep(t + 1, step + 1)
             batches.append(clients)
         # Elsewhere the number of chunks, or that there was none, would tell how many take part.
         for step in range(0 if self.visible.participants else self.spec.plan.local_steps):
-            yield Tick(t + 1, step + 1)
+            yield LocalStep(t + 1, step + 1)
         keys = opened.keys
         sent = opened.broadcast
         everyone = exchange.stack_clients(self.prepared, batches, keys.moved, sent)
@@ -550,7 +550,7 @@ class Run:
         """Draws whose upload arrives, as positions in ``ids``."""
         # A number for each client, present or not: whose upload is lost depends on nobody else.
         uniform = self.spec.streams.uniform((len(self.spec.task.sizes),), "dropout", t)
-        return (uniform[list(ids)] >= self.spec.plan.dropout).nonzero().squeeze(1)
+        return (uniform[list(ids)] >= self.spec.plan.client_dropout).nonzero().squeeze(1)
 
     def finish_round(
         self,
@@ -605,14 +605,14 @@ class Run:
         # stays with the weights that did not arrive; of one product where a factor is common.
         weights = received.weights
         absent = not torch.isclose(weights.sum(), weights.new_ones(()))
-        both = {"A", "B"} <= {key.side for key in received.uploads}
+        both = {"A", "B"} <= {key.name for key in received.uploads}
         products = len(weights) + int(absent) if both else 1
         before = opened.before
         changed = {}
         for key, x in after.tensors.items():
             # A tensor that no rule replaced costs no bytes on the way down.
             if x is not before.tensors[key]:
-                changed[key] = self.spec.lora.rank * products if key.side == "W" else 0
+                changed[key] = self.spec.lora.rank * products if key.name == "W" else 0
         state.changed.append(changed)
         for k in opened.ids:
             state.seen[k] = before.round
@@ -685,12 +685,12 @@ class Run:
         visible = self.visible
         received = result.received
         rows, deviation = self._layers(result)
-        clip = result.steps if spec.by_step else received.clip_counts
+        clip = result.steps if spec.releases_steps else received.clip_counts
         nonfinite = result.steps.nonfinite + received.clip_counts.nonfinite
         seconds = time.perf_counter() - result.opened.started_at
         plain = state.server.without_core()
-        factors_a = plain.side("A")
-        factors_b = plain.side("B")
+        factors_a = plain.named("A")
+        factors_b = plain.named("B")
         unseen = Traffic(*[NOT_SEEN] * len(Traffic._fields))
         done = state.server.round
         foreseen = [(*name, float(curve[done])) for name, curve in self._foreseen.items()]
@@ -703,7 +703,7 @@ class Run:
             metrics=self._metrics(),
             deviation=deviation,
             adapter={x: (factors_a[x], factors_b[x]) for x in factors_b},
-            head=state.server.side("head"),
+            head=state.server.named("head"),
             traffic=result.traffic if visible.participants else unseen,
             participants=len(result.opened.ids) if visible.participants else NOT_SEEN,
             clipped=float(clip.scaled) / max(clip.rows, 1) if visible.clips else NOT_SEEN,
@@ -795,7 +795,7 @@ class Run:
         """The task's metrics of a model on the test examples."""
         prepared = self.prepared
         task = self.spec.task
-        with adapters.matmuls(prepared.products):
+        with adapters.matmuls(prepared.matmul_precision):
             return per_example.evaluate(
                 task, prepared.adapted, values, task.test, chunk=prepared.chunk
             )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedlora_lab._utils.validation import check, check_number, check_one_of, check_whole
-from fedlora_lab.federated.spec import PRODUCTS
+from fedlora_lab.federated.spec import MATMUL_PRECISIONS
 from fedlora_lab.methods.plan import Lora
 
 if TYPE_CHECKING:
@@ -22,21 +22,21 @@ class RunOptions:
     seed: int | None = None
     checkpoint: "str | Path | None" = None
     resume: "str | Path | None" = None
-    stop_at: float | None = None
+    max_epsilon: float | None = None
     evaluate_every: int = 1
     chunk_clients: int | None = None
     chunk_examples: int | None = None
     device: "str | torch.device | None" = None
-    products: str = "float32"
+    matmul_precision: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.stop_at is not None:
-            check_number("stop_at", self.stop_at, 0, open_low=True)
+        if self.max_epsilon is not None:
+            check_number("max_epsilon", self.max_epsilon, 0, open_low=True)
         check_whole("evaluate_every", self.evaluate_every, 1)
         for name in ("chunk_clients", "chunk_examples"):
             if (most := getattr(self, name)) is not None:
                 check_whole(name, most, 1)
-        check_one_of("products", self.products, PRODUCTS)
+        check_one_of("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
         try:
             # On "meta" a tensor holds no values. ``None`` is the model's device, wherever this
             # process makes new tensors.

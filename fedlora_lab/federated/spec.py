@@ -43,7 +43,7 @@ from fedlora_lab.privacy.privatizer import (
 from fedlora_lab.tasks.modules import is_within
 from fedlora_lab.tasks.task import Examples, Task, add_to_digest, mask_of
 
-PRODUCTS = ("float32", "tf32", "bfloat16")
+MATMUL_PRECISIONS = ("float32", "tf32", "bfloat16")
 """Precisions in which the frozen base may multiply."""
 
 
@@ -115,9 +115,9 @@ class RunSpec:
     # ---- the mechanism
 
     @cached_property
-    def by_step(self) -> bool:
+    def releases_steps(self) -> bool:
         """Whether clip, noise and filter act on each step; in the client unit: on updates."""
-        return self.privacy is None or self.privacy.by_step
+        return self.privacy is None or self.privacy.releases_steps
 
     @cached_property
     def by_person(self) -> bool:
@@ -127,7 +127,9 @@ class RunSpec:
     @cached_property
     def releases_sum(self) -> bool:
         """Whether the server's rule is given one noised sum of the uploads, and no single one."""
-        return self.privacy is not None and not self.by_step and self.privacy.trust != "local"
+        return (
+            self.privacy is not None and not self.releases_steps and self.privacy.trust != "local"
+        )
 
     @cached_property
     def is_secagg(self) -> bool:
@@ -155,7 +157,8 @@ class RunSpec:
     def weights(self) -> Float[Tensor, " clients"]:
         """w_k = p_k / participation: absent clients leave their weight to the old state."""
         # The denominator is fixed: one that counted who came would change the sensitivity.
-        sizes = self.unit_counts if self.plan.weights == "size" else (1,) * len(self.unit_counts)
+        counts = self.unit_counts
+        sizes = counts if self.plan.client_weights == "size" else (1,) * len(counts)
         return torch.tensor(sizes).double() / sum(sizes) / self.plan.participation
 
     @cached_property
@@ -163,7 +166,7 @@ class RunSpec:
         """Standard deviation of the noise in each client's sum of a step; 0 without a release."""
         count = len(self.task.sizes)
         # In the client unit the noise is on whole updates.
-        return per_client(self.noise_levels.each if self.by_step else 0.0, count)
+        return per_client(self.noise_levels.each if self.releases_steps else 0.0, count)
 
     @cached_property
     def noise_levels(self) -> NoiseLevels:
@@ -178,7 +181,7 @@ class RunSpec:
         if self.privacy is None or not self.is_secagg:
             return 0
         # Those who collude upload as well, and know their own noise: their shares hide nothing.
-        return self.noise_levels.shares + self.privacy.colluding
+        return self.noise_levels.shares + self.privacy.colluding_clients
 
     @cached_property
     def uncertified(self) -> str | None:
@@ -220,14 +223,14 @@ class RunSpec:
     @cached_property
     def period(self) -> int:
         """The number of rounds after which the schedule repeats."""
-        train = self.method.train
-        return len(train.rounds) if isinstance(train, Cycle) else sys.maxsize
+        schedule = self.method.schedule
+        return len(schedule.rounds) if isinstance(schedule, Cycle) else sys.maxsize
 
     @cached_property
     def rates(self) -> tuple[Mapping[str, float], ...]:
         """The learning rates of each round, from 0, by what moves."""
         rounds = range(self.plan.rounds)
-        return tuple({side: self.plan.rate(side, t) for side in KINDS} for t in rounds)
+        return tuple({name: self.plan.rate(name, t) for name in KINDS} for t in rounds)
 
     def words(self, t: int) -> tuple[str, ...]:
         """What the schedule moves at each local step of a round, in canonical order."""
@@ -236,7 +239,7 @@ class RunSpec:
     @cached_property
     def _words_of_phase(self) -> Callable[[int], tuple[str, ...]]:
         steps = range(self.plan.local_steps)
-        at_step = self.method.sides_at_step
+        at_step = self.method.factors_at_step
         return lru_cache(maxsize=64)(lambda t: tuple(at_step(t, s) for s in steps))
 
     @cached_property
@@ -248,8 +251,8 @@ class RunSpec:
         @lru_cache(maxsize=64)
         def find(t: int, names: Keys, modes: tuple[int, ...]) -> RoundKeys:
             words = self._words_of_phase(t)
-            moved = moving_keys(names, method.sides_in_round(t, len(words)), modes)
-            uploaded = tuple(key for key in moved if method.is_shared(key))
+            moved = moving_keys(names, method.factors_in_round(t, len(words)), modes)
+            uploaded = tuple(key for key in moved if method.is_uploaded(key))
             kept = tuple(key for key in moved if key not in uploaded)
             of_word = {word: moving_keys(names, word, modes) for word in set(words)}
             return RoundKeys(tuple(of_word[word] for word in words), moved, uploaded, kept)
@@ -279,7 +282,7 @@ class RunSpec:
             seconds=not is_release,
             scores=scores,
             # What clients keep in the client unit carries no noise.
-            own_scores=scores and not remote and (self.by_step or not is_release),
+            own_scores=scores and not remote and (self.releases_steps or not is_release),
         )
 
     # ---- the ledger
@@ -297,7 +300,7 @@ class RunSpec:
         assert sample_rate is not None  # by `Privacy.resolve`
         # A sum counts for every client. An upload counts for its sender, who is seen.
         whom = None if self.releases_sum else range(len(self.task.sizes))
-        count = self.plan.local_steps if self.by_step else 1
+        count = self.plan.local_steps if self.releases_steps else 1
         return LedgerEntry(0, whom, count, sample_rate, privacy.noise_multiplier)
 
     def ledger(self, uncertified: str | None = None) -> Ledger | None:
@@ -327,8 +330,8 @@ class RunSpec:
     def settings(self) -> dict[str, Any]:
         """The settings that a checkpoint and the run that resumes from it share, as JSON values."""
         # Target and number of rounds change no round that is done: a longer run may go on from it
-        # with replace(target=None). A rule that reads the planned rounds then sees more of them.
-        free = ("rounds", "target")
+        # with replace(target_epsilon=None). A rule that reads the planned rounds then sees more.
+        free = ("rounds", "target_epsilon")
         plan = asdict(self.plan)
         privacy = {} if self.privacy is None else self.privacy.settings()
         code = self.task.forward, self.task.loss, self.task.prepare
@@ -357,10 +360,10 @@ def moving_keys(names: Sequence[ParamKey], word: str, modes: Sequence[int] = ())
     """
     chosen = set()
     if "*" in word:
-        layers = [key.layer for key in names if key.side == "mode"]
+        layers = [key.layer for key in names if key.name == "mode"]
         chosen = {ParamKey(MODES[mode], x) for mode, x in zip(modes, layers, strict=True)}
     trained = (key for key in names if key.kind.trained)
-    return tuple(k for k in trained if not k.kind.scheduled or k.side in word or k in chosen)
+    return tuple(k for k in trained if not k.kind.scheduled or k.name in word or k in chosen)
 
 
 def rule_identity(rule: object, inside: bool = False) -> str:
@@ -430,7 +433,7 @@ class Prepared:
         adapted: the model in which every example may have factors of its own.
         data: examples of the clients that work here, by number: everyone's, one client's, or none.
         persons: in the person unit, by number of the client, the person of each example, from 0.
-        products: precision in which the frozen base multiplies, one of `PRODUCTS`.
+        matmul_precision: precision in which the frozen base multiplies, one of `MATMUL_PRECISIONS`.
         chunk: at most so many examples go through the model at once; ``None``: no limit.
         clip: clips and sums in the place of `privatizer.clip_sum`: an injected bug, of which the
             ledger certifies no epsilon.
@@ -440,7 +443,7 @@ class Prepared:
     adapted: adapters.AdaptedModel
     data: Sequence[Examples] | Mapping[int, Examples]
     persons: Mapping[int, Tensor] = field(default_factory=dict)
-    products: str = "float32"
+    matmul_precision: str = "float32"
     chunk: int | None = None
     clip: ClipSum | None = None
 
@@ -472,7 +475,7 @@ class Prepared:
     @cached_property
     def step_privatizer(self) -> Privatizer:
         """Sums local steps; where they are not released, finite rows stay as they are."""
-        if self.spec.by_step:
+        if self.spec.releases_steps:
             return self.privatizer
         return ClipAndNoise(math.inf, self.spec.method.clip_groups, self.clip)
 
@@ -483,7 +486,7 @@ def prepare_run(
     data: Sequence[Examples] | Mapping[int, Examples],
     *,
     device: "str | torch.device | None" = None,
-    products: str = "float32",
+    matmul_precision: str = "float32",
     chunk_examples: int | None = None,
 ) -> Prepared:
     """Adapts the model and probes that no example touches another in it.
@@ -491,14 +494,14 @@ def prepare_run(
     Args:
         spec: checked.
         data: clients' examples by their numbers: everyone's, one client's, or none.
-        device, products, chunk_examples: as of `run`.
+        device, matmul_precision, chunk_examples: as of `run`.
 
     Raises: ``ValueError`` for a model in which examples touch each other, or that cannot be
         adapted.
     """
     task = spec.task
     _check_drawn_modules(task, spec.lora)
-    adapted = adapters.adapt(task, spec.lora, device, products)
+    adapted = adapters.adapt(task, spec.lora, device, matmul_precision)
     adapters.warn_of_unreached(task, spec.lora, tuple(adapted.weights))
     # A slip in the rank would otherwise ask for all memory.
     widest = max(max(weight.shape) for weight in adapted.weights.values())
@@ -520,8 +523,8 @@ def prepare_run(
     chunk = chunk_examples or (None if mask is None else texts_at_once(mask))
     rows = math.ceil(min(1.5 * drawn, chunk or math.inf))
     keys = _start(spec, adapted)
-    check_batch_independence(task, adapted, products, spec.method, spec.plan, rows, keys)
-    return Prepared(spec, adapted, data, persons, products, chunk)
+    check_batch_independence(task, adapted, matmul_precision, spec.method, spec.plan, rows, keys)
+    return Prepared(spec, adapted, data, persons, matmul_precision, chunk)
 
 
 def _check_drawn_modules(task: Task, lora: Lora) -> None:
@@ -538,7 +541,9 @@ def _check_drawn_modules(task: Task, lora: Lora) -> None:
 
 def _start(spec: RunSpec, adapted: adapters.AdaptedModel) -> TensorDict:
     """The tensors of the model before the first round."""
-    return adapters.initial_values(adapted, spec.streams, spec.method.start, spec.lora.start_scale)
+    return adapters.initial_values(
+        adapted, spec.streams, spec.method.initial_factors, spec.lora.start_scale
+    )
 
 
 def initial_server(prepared: Prepared) -> ServerState:

@@ -39,13 +39,13 @@ def private_errors(what: str) -> Iterator[None]:
 
 def wire_name(key: ParamKey) -> str:
     """Returns the name of a tensor in a message."""
-    return f"{key.side}/{key.layer}"
+    return f"{key.name}/{key.layer}"
 
 
 def parse_key(name: str) -> ParamKey:
     """Returns the tensor that a name in a message stands for."""
-    side, _, layer = name.partition("/")
-    return ParamKey(side, layer)
+    tensor_name, _, layer = name.partition("/")
+    return ParamKey(tensor_name, layer)
 
 
 def pack_arrays(tensors: Tensors) -> ArrayRecord:
@@ -93,7 +93,7 @@ def arrays_digest(record: ArrayRecord) -> str:
 def encode_broadcast(tensors: Tensors, rule: Any) -> TensorDict:
     """Encodes the server's factors as the method's broadcast rule sends them, such as quantized."""
     return {
-        ParamKey(key.side + part, key.layer): x
+        ParamKey(key.name + part, key.layer): x
         for key, tensor in tensors.items()
         for part, x in pack(tensor, rule_for(key, rule)).items()
     }
@@ -109,7 +109,7 @@ def decode_broadcast(codes: Tensors, rule: Any, like: Tensors) -> TensorDict:
     for key, tensor in like.items():
         rounding = rule_for(key, rule)
         arrays = {
-            name: codes[ParamKey(key.side + name, key.layer)] for name in array_names(rounding)
+            name: codes[ParamKey(key.name + name, key.layer)] for name in array_names(rounding)
         }
         tensors[key] = unpack(arrays, rounding, tensor)
     return tensors

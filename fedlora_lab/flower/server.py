@@ -31,15 +31,15 @@ def open_run(
     participant: Participant,
     checkpoint: "str | Path | None" = None,
     resume: "str | Path | None" = None,
-    stop_at: float | None = None,
+    max_epsilon: float | None = None,
 ) -> Run:
     """Opens the server's run.
 
     Args:
         participant: the server's terms.
-        checkpoint, resume, stop_at: as in `fl.run`.
+        checkpoint, resume, max_epsilon: as in `fl.run`.
     """
-    options = RunOptions(checkpoint=checkpoint, resume=resume, stop_at=stop_at)
+    options = RunOptions(checkpoint=checkpoint, resume=resume, max_epsilon=max_epsilon)
     return Run.from_prepared(participant.prepared, options, remote=True)
 
 

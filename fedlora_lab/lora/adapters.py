@@ -116,15 +116,15 @@ class Adapter(nn.Module):
         self.scaling = scaling
         self.A = a
         self.B = b
-        for side in ("R", "W", "gain"):
-            setattr(self, side, ABSENT)
+        for name in ("R", "W", "gain"):
+            setattr(self, name, ABSENT)
         self.further = {
-            side: (kind.output, len(kind.shape(1, 1, 1)))
-            for side, kind in KINDS.items()
+            name: (kind.output, len(kind.shape(1, 1, 1)))
+            for name, kind in KINDS.items()
             if kind.output is not None and kind.shape is not None
         }
-        for side in self.further:
-            setattr(self, side, ABSENT)
+        for name in self.further:
+            setattr(self, name, ABSENT)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -144,8 +144,8 @@ class Adapter(nn.Module):
         if self.R.numel():
             b = times_core(b, self.R, self.gain if self.gain.numel() else None)
         y = low_rank(y, x, self.A, b, self.scaling)
-        for side, (output, dims) in self.further.items():
-            value: Tensor = getattr(self, side)
+        for name, (output, dims) in self.further.items():
+            value: Tensor = getattr(self, name)
             if value.numel():
                 value = value if value.dim() > dims else value[None]
                 y = output(by_example(y, len(value)), value).reshape(y.shape)
@@ -263,7 +263,10 @@ def structure_copy(model: nn.Module, device: "str | torch.device | None" = None)
 
 
 def adapt(
-    task: Task, lora: Lora, device: "str | torch.device | None" = None, products: str = "float32"
+    task: Task,
+    lora: Lora,
+    device: "str | torch.device | None" = None,
+    matmul_precision: str = "float32",
 ) -> AdaptedModel:
     """Puts adapters beside linear maps of a copy of the model, and per-example maps in its head.
 
@@ -272,7 +275,8 @@ def adapt(
     Args:
         task, lora: the base model, with its targets and head where ``lora`` does not name others.
         device: where the copy is; ``None``: where the model is.
-        products: "bfloat16" puts every frozen linear map, no factor or head, in half precision.
+        matmul_precision: "bfloat16" puts every frozen linear map, but no factor or head, in half
+            precision.
 
     Raises: ``ValueError`` where a target is not a linear map, or something else is asked for that
         has no exact gradient for each example.
@@ -296,11 +300,11 @@ def adapt(
             weights[name] = matrix_of(module)
             adapter = _with_factors(module, lora)
             twin.set_submodule(name, adapter)
-            places |= {ParamKey(side, name): (adapter, side) for side in "AB"}
-            further = [side for side, kind in KINDS.items() if kind.shape and side not in "AB"]
-            optional |= {ParamKey(side, name): (adapter, side) for side in further}
+            places |= {ParamKey(factor, name): (adapter, factor) for factor in "AB"}
+            further = [one for one, kind in KINDS.items() if kind.shape and one not in "AB"]
+            optional |= {ParamKey(one, name): (adapter, one) for one in further}
     # Last, so that factors and head, which are clipped and noised, stay in full precision.
-    if products == "bfloat16":
+    if matmul_precision == "bfloat16":
         for name, module in list(twin.named_modules()):
             if is_linear(module):
                 twin.set_submodule(name, BFloat16Linear(module))
@@ -425,7 +429,7 @@ def initial_values(
 
     Args:
         adapted, streams: the model, and the run's random streams.
-        rule: a row's own start of a layer's factors, from its frozen weight and the rank.
+        rule: a row's own initial factors of a layer, from its frozen weight and the rank.
         start_scale: A is so many times as large (see `Lora`).
 
     Guarantees: the adapted model is the base model
@@ -433,7 +437,7 @@ def initial_values(
     """
     values = dict(adapted.initial)
     for number, (key, like) in enumerate(adapted.initial.items()):
-        if key.side == "A":
+        if key.name == "A":
             # A stream for each tensor, by its number: no two start from the same draw.
             unit = streams.uniform(like.shape, "adapter start", number) * 2 - 1
             values[key] = (unit / like.shape[1] ** 0.5).to(like)
@@ -441,34 +445,35 @@ def initial_values(
         like = adapted.initial[ParamKey("A", layer)]
         made = rule(weight.clone(), len(like))  # type: ignore[misc]
         _check_start(made, weight, len(like))
-        values |= {ParamKey(side, layer): value.to(like) for side, value in made.items()}
-    return {key: x * start_scale if key.side == "A" else x for key, x in values.items()}
+        values |= {ParamKey(name, layer): value.to(like) for name, value in made.items()}
+    return {key: x * start_scale if key.name == "A" else x for key, x in values.items()}
 
 
 def _check_start(made: Any, weight: Tensor, rank: int) -> None:
     """Refuses what a layer cannot begin with.
 
-    Args: made: by a row's own start from the weight (d_out, d_in) and the rank.
+    Args: made: by a row's ``initial_factors`` from the weight (d_out, d_in) and the rank.
     """
-    check(isinstance(made, Mapping), "start(...)", made, "a mapping from 'A', 'B', ... to tensors")
+    expected = "a mapping from 'A', 'B', ... to tensors"
+    check(isinstance(made, Mapping), "initial_factors(...)", made, expected)
     d_out, d_in = weight.shape
-    shapes = {side: kind.shape(d_out, d_in, rank) for side, kind in KINDS.items() if kind.shape}
+    shapes = {name: kind.shape(d_out, d_in, rank) for name, kind in KINDS.items() if kind.shape}
     core = getattr(made.get("R"), "shape", None)
     for h in range(1, rank + 1):
         if core == (rank, rank // h) and rank % h == 0:
             shapes |= {"R": core, "gain": (h,)}  # h blocks, each with a gain of its own
-    for side, value in made.items():
-        check_one_of("start(...)", side, tuple(shapes))
-        name = f"start(...)[{side!r}]"
+    for name, value in made.items():
+        check_one_of("initial_factors(...)", name, tuple(shapes))
+        title = f"initial_factors(...)[{name!r}]"
         is_tensor = isinstance(value, Tensor) and value.is_floating_point() and is_finite(value)
-        check(is_tensor, name, value, "a tensor of finite floating-point numbers")
-        expected = shapes[side]
-        check(value.shape == expected, f"{name}.shape", tuple(value.shape), str(expected))
+        check(is_tensor, title, value, "a tensor of finite floating-point numbers")
+        expected = shapes[name]
+        check(value.shape == expected, f"{title}.shape", tuple(value.shape), str(expected))
 
 
 @contextmanager
-def matmuls(products: str) -> Iterator[None]:
-    """Takes float32 products in TF32 if ``products`` is "tf32", else in full precision.
+def matmuls(precision: str) -> Iterator[None]:
+    """Takes float32 products in TF32 if ``precision`` is "tf32", else in full precision.
 
     What the process allows otherwise, of convolutions and on a CPU too, does not count, and is
     restored afterwards. Threads that want the same precision work side by side, others take turns
@@ -478,11 +483,11 @@ def matmuls(products: str) -> Iterator[None]:
         test_user_process.py::test_threads_that_change_the_process_take_turns.
     """
     # TF32 keeps ten bits: what the process allows must not decide how exact a clip is.
-    with _PRODUCTS.at(products):
+    with _PRECISION.at(precision):
         yield
 
 
-def _set_products(products: str) -> Callable[[], None]:
+def _set_precision(precision: str) -> Callable[[], None]:
     """Sets the precision of float32 products; returns what puts the process's own back."""
     before = _precisions()
     allowed = allowed_to_cudnn = None
@@ -493,10 +498,10 @@ def _set_products(products: str) -> Callable[[], None]:
         allowed_to_cudnn = torch.backends.cudnn.allow_tf32
     for backend, value in before:
         if value != "none":
-            backend.fp32_precision = "tf32" if products == "tf32" else "ieee"
+            backend.fp32_precision = "tf32" if precision == "tf32" else "ieee"
     # By the one setting of GPU and CPU: "medium" would let a CPU multiply in bfloat16.
-    torch.set_float32_matmul_precision("high" if products == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = products == "tf32"
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
     def restore() -> None:
         if allowed is not None:
@@ -511,7 +516,7 @@ def _set_products(products: str) -> Callable[[], None]:
 
 
 # The setting is the process's: threads that want another one must not change it meanwhile.
-_PRODUCTS = SharedSetting(_set_products)
+_PRECISION = SharedSetting(_set_precision)
 
 
 def _precisions() -> list[tuple[Any, str]]:
@@ -578,7 +583,7 @@ def save(
     config.lora_alpha = float(stored.alpha / stored.start_scale)  # type: ignore[assignment]  # PEFT divides it by r, of any type
     tensors = _tensors_of_modules(task, values)
     for key, factor in factors.items():
-        tensors[f"{PEFT_PREFIX}{key.layer}.lora_{key.side}.weight"] = factor
+        tensors[f"{PEFT_PREFIX}{key.layer}.lora_{key.name}.weight"] = factor
     _write_folder(path, config, tensors, beside, replaces)
     return path
 
@@ -688,7 +693,7 @@ def _tensors_of_modules(task: Task, values: Tensors) -> dict[str, Tensor]:
 
     Args: task: of the base. values: the trained tensors.
     """
-    adapted = {key.layer for key in values if key.side == "A"}
+    adapted = {key.layer for key in values if key.name == "A"}
     tensors: dict[str, Tensor] = {}
     for name in task.new_modules:
         for path, tensor in task.model.get_submodule(name).state_dict(prefix=f"{name}.").items():
@@ -696,7 +701,7 @@ def _tensors_of_modules(task: Task, values: Tensors) -> dict[str, Tensor]:
             path = f"{layer}.base_layer.{attribute}" if layer in adapted else path
             tensors[PEFT_PREFIX + path] = tensor
     for key, tensor in values.items():
-        if key.side == "head":
+        if key.name == "head":
             tensors[PEFT_PREFIX + key.layer] = tensor
     return tensors
 
@@ -709,11 +714,11 @@ def _plain_factors(values: Tensors, layers: Sequence[str], lora: Lora) -> tuple[
     # What acts on the output of a layer, and not on its weight, cannot become a low-rank product.
     for key in values:
         expected = "A, B, R, W or head: a PEFT adapter has no place for another"
-        check(key.kind.output is None, "kind", key.side, expected)
+        check(key.kind.output is None, "kind", key.name, expected)
     state = ServerState(values).without_core()
-    a = state.side("A")
-    b = state.side("B")
-    for layer, residual in state.side("W").items():
+    a = state.named("A")
+    b = state.named("B")
+    for layer, residual in state.named("W").items():
         u, s, v = torch.linalg.svd(residual.double(), full_matrices=False)
         # Without the directions that are rounding alone: the stored rank is what the product needs.
         significant = s > s.max() * max(residual.shape) * torch.finfo(residual.dtype).eps
@@ -722,9 +727,9 @@ def _plain_factors(values: Tensors, layers: Sequence[str], lora: Lora) -> tuple[
     # PEFT reads one rank for all layers: zeros fill the smaller ones up.
     rank = max(len(a[layer]) for layer in layers)
     factors = {
-        ParamKey(side, layer): factor
+        ParamKey(name, layer): factor
         for layer in layers
-        for side, factor in zip("AB", pad_to_rank(a[layer], b[layer], rank), strict=True)
+        for name, factor in zip("AB", pad_to_rank(a[layer], b[layer], rank), strict=True)
     }
     if rank != lora.rank:
         # PEFT divides alpha by the stored rank: the product must keep its scale.

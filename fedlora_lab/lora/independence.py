@@ -14,8 +14,8 @@ example:
   client's maps must be those of its own matrix.
 - ``Plan.optimizer``: sees gradients, in the client unit without noise; each client's step must be
   its own (`make_spec`).
-- ``Method.filter`` sees noised values only; ``start``, ``broadcast`` and ``aggregate`` what
-  the server sent or received; ``clip_groups`` and ``train`` names and numbers.
+- ``Method.filter`` sees noised values only; ``initial_factors``, ``broadcast`` and ``aggregate``
+  what the server sent or received; ``clip_groups`` and ``schedule`` names and numbers.
 - ``Task.metrics``: see test examples, which are public or not evaluated under privacy.
 
 First every adapted layer must act on the loss, or its adapter would be noise alone, and the same
@@ -69,14 +69,14 @@ MAX_ROUNDS = 1000
 """Rounds of a schedule that are looked at before the run; later ones when they come."""
 
 _PROBED: "weakref.WeakKeyDictionary[Task, dict[Any, int]]" = weakref.WeakKeyDictionary()
-"""Task -> products, device, row with a penalty, whether losses are released, and keys probed ->
+"""Task -> precision, device, row with a penalty, whether losses are released, and keys probed ->
     with how many examples."""
 
 
 def check_batch_independence(
     task: Task,
     adapted: AdaptedModel,
-    products: str,
+    matmul_precision: str,
     method: Method,
     plan: Plan,
     rows: int,
@@ -89,7 +89,7 @@ def check_batch_independence(
     not come batch first, and models that keep something of their examples in a parameter or buffer.
 
     Args:
-        task, adapted, products: whose examples go through which model, in which precision.
+        task, adapted, matmul_precision: whose examples go through which model, in which precision.
         method, plan: whose penalty and preconditioner are probed, for which steps.
         rows: examples that a step passes at once, as far as is foreseen.
         keys: tensors with which the run begins, a core or an own kind's included.
@@ -98,15 +98,15 @@ def check_batch_independence(
     Guarantees: tests/lora/test_attack_examples.py.
     """
     trained = tuple(key for key in keys if key.kind.trained)
-    probe_once(task, adapted, products, method, trained, rows, with_penalty=False)
+    probe_once(task, adapted, matmul_precision, method, trained, rows, with_penalty=False)
     if method.penalty is not None:
         steps = product(range(min(plan.rounds, MAX_ROUNDS)), range(plan.local_steps))
-        sides = {method.sides_at_step(t, s) for t, s in steps}
+        words = {method.factors_at_step(t, s) for t, s in steps}
         # Of a choice layer by layer the two extremes; `probe_once` sees the others.
-        sides = {side for word in sides for side in ("AB" if word == "*" else (word,))}
-        for word in sorted(sides):
-            moving = tuple(k for k in trained if not k.kind.scheduled or k.side in word)
-            probe_once(task, adapted, products, method, moving, rows)
+        words = {letters for word in words for letters in ("AB" if word == "*" else (word,))}
+        for word in sorted(words):
+            moving = tuple(k for k in trained if not k.kind.scheduled or k.name in word)
+            probe_once(task, adapted, matmul_precision, method, moving, rows)
     if method.clip_groups is not None:
         with in_one_line("clip_groups: expected a number or text for each tensor, but"):
             set(map(method.clip_groups, trained))
@@ -117,7 +117,7 @@ def check_batch_independence(
 def probe_once(
     task: Task,
     adapted: AdaptedModel,
-    products: str,
+    matmul_precision: str,
     method: Method,
     moving: Keys,
     rows: int = PROBES,
@@ -129,7 +129,7 @@ def probe_once(
     settles what moves only then; a set of tensors is probed once.
 
     Args:
-        task, adapted, products, rows: as of `check_batch_independence`.
+        task, adapted, matmul_precision, rows: as of `check_batch_independence`.
         method: the row, whose ``differences`` say that losses are probed beside gradients.
         moving: the tensors that move.
         with_penalty: whether the row's penalty is probed, or the model alone.
@@ -144,14 +144,14 @@ def probe_once(
     # and a model that was found sound by its gradients where the losses themselves are released.
     row = method if with_penalty else None
     by_losses = method.differences is not None
-    key = (products, str(adapted.device), row, by_losses, frozenset(moving))
+    key = (matmul_precision, str(adapted.device), row, by_losses, frozenset(moving))
     if probed.get(key, 0) < rows:
         setting = _Setting.drawn(task, adapted, row, moving)
         before = [buffer.clone() for buffer in adapted.model.buffers()]
-        with matmuls(products):
-            _probe(setting, products, rows)
+        with matmuls(matmul_precision):
+            _probe(setting, matmul_precision, rows)
             if by_losses:
-                _probe(replace(setting, of_losses=True), products, rows)
+                _probe(replace(setting, of_losses=True), matmul_precision, rows)
         # Also what was written through ``.data``, which no pass notices.
         pairs = zip(before, adapted.model.buffers(), strict=True)
         same = all(torch.equal(old, new) for old, new in pairs)
@@ -287,7 +287,7 @@ def _own_leaf(layer: nn.Module) -> Iterator[nn.Parameter]:
         layer._parameters["weight"] = weight
 
 
-def _probe(setting: _Setting, products: str, rows: int) -> None:
+def _probe(setting: _Setting, matmul_precision: str, rows: int) -> None:
     """Compares each example's gradient in a batch with the one it has alone or in another batch;
     or its loss.
     """
@@ -297,7 +297,7 @@ def _probe(setting: _Setting, products: str, rows: int) -> None:
         x, y = probes(task, setting.adapted)
     except Exception as error:  # whatever a foreign model raises
         reason = error_text(error, 160) if task.public_test else type(error).__name__
-        expected = f"a pass over the test examples where products={products!r}, but: {reason}"
+        expected = f"a pass over the test examples where {matmul_precision=}, but: {reason}"
         setting.refuse_unless(False, expected)
         raise
     everyone = torch.arange(PROBES)
@@ -319,7 +319,7 @@ def _probe(setting: _Setting, products: str, rows: int) -> None:
     finite = all(bool(tensor.isfinite().all()) for tensor in together.values())
     setting.refuse_unless(finite, f"finite {what} of the test examples (here they are not)")
     for key in together:
-        called = key.side != "head" or bool(together[key].any())
+        called = key.name != "head" or bool(together[key].any())
         check(called, "head", key.layer, "modules that the model calls: this one has no gradient")
     # Where the model is sure of an example, its gradient is hardly more than rounding: a gap is
     # then measured against the gradients of the others.
@@ -349,7 +349,7 @@ def _probe(setting: _Setting, products: str, rows: int) -> None:
         "of a dropout that eval() does not switch off",
     )
     # A batch of one is computed in another order than a batch of four, and rounds otherwise.
-    rough = _tolerance(like, products, task.model)
+    rough = _tolerance(like, matmul_precision, task.model)
     for i in range(PROBES):
         single = everyone[i : i + 1]
         with calls.recorded(1):
@@ -455,7 +455,7 @@ def _strange(x: Tensor, i: int, scale: float) -> Tensor:
 
 
 def _shape(adapted: AdaptedModel, key: ParamKey) -> tuple[int, ...]:
-    """The shape of a tensor, also of one that only a method's ``start`` makes."""
+    """The shape of a tensor, also of one that only a method's ``initial_factors`` make."""
     if key in adapted.shapes:
         return adapted.shapes[key]
     assert key.kind.shape is not None
@@ -472,11 +472,13 @@ def _random_states() -> list[str]:
     return [*map(repr, states)]
 
 
-def _tolerance(like: Tensor, products: str, model: nn.Module) -> float:
+def _tolerance(like: Tensor, matmul_precision: str, model: nn.Module) -> float:
     """Far above what rounding does to a gradient, far below what a mean over the batch does."""
     # A base in half precision rounds as such, whatever its adapters have.
     dtypes = {like.dtype, *(x.dtype for x in model.parameters() if x.is_floating_point())}
-    eps = max(MACHINE_EPSILON.get(products, 0.0), *(torch.finfo(dtype).eps for dtype in dtypes))
+    eps = max(
+        MACHINE_EPSILON.get(matmul_precision, 0.0), *(torch.finfo(dtype).eps for dtype in dtypes)
+    )
     return max(20 * eps, min(10 * eps**0.5, 0.01))
 
 
@@ -489,9 +491,9 @@ def _probe_preconditioner(rule: Callable[[Tensor], Preconditioner]) -> None:
     check_maps(together, gram.shape, ParamKey("B", "any layer"))
     for i in range(PROBES):
         crowded = rule(_strange(gram, i, 1e6))
-        for side in ("before", "after", "of_noise"):
-            own_map = getattr(together, side)[i]
-            change = (own_map - getattr(crowded, side)[i]).norm()
+        for which in ("before", "after", "of_noise"):
+            own_map = getattr(together, which)[i]
+            change = (own_map - getattr(crowded, which)[i]).norm()
             expected = "maps of each client's own matrix alone, however large the others are"
             # Nothing of the client's own has changed: there is hardly anything to round.
             check(bool(change <= 1e-6 * own_map.norm()), "precondition", rule, expected)

@@ -186,11 +186,11 @@ def _noise_in_factors(seen: Exchange) -> TensorDict:
     noise = dict(seen.noise)
     tensors = seen.before.tensors
     for key, xi in seen.noise.items():
-        if key.side == "R":
+        if key.name == "R":
             b = ParamKey("B", key.layer)
             noise[b] = times_core(tensors[b], xi)
     for key, xi in seen.noise.items():  # of first order: the core is noised as well
-        if key.side == "gain":
+        if key.name == "gain":
             b = ParamKey("B", key.layer)
             noise[b] = noise[b] + times_core(tensors[b], tensors[ParamKey("R", key.layer)], xi)
     return noise

@@ -163,8 +163,8 @@ def flatness(task: Task, record: Any, data: Examples | None = None) -> float:
     adapted, tensors = adapted_for(task, record)
     moving: list[Tensor] = []
     for key in adapted.select_keys(tensors):
-        leaf = tensors[key].detach().clone().requires_grad_(key.side in "AB")
-        moving += [leaf] if key.side in "AB" else []
+        leaf = tensors[key].detach().clone().requires_grad_(key.name in "AB")
+        moving += [leaf] if key.name in "AB" else []
         adapted.set_tensor(key, leaf)
     x, y = examples_to_judge(task, record.ledger is not None) if data is None else data
     # Fused attention kernels have no second derivative.
@@ -203,17 +203,17 @@ def spectrum(tensor: "Tensor | np.ndarray", factor: str) -> Float[np.ndarray, " 
     return energy.reshape(-1, rows.shape[-1]).sum(0)
 
 
-def private_gradients(origin: Origin, sides: str = "AB") -> Iterator[Tensors]:
+def private_gradients(origin: Origin, factors: str = "AB") -> Iterator[Tensors]:
     """Computes every private example's gradient of some factors, before any clip, in parts.
 
     It reads private values and adds no noise: for the laboratory, never for a release.
 
-    Args: origin: as `require_source` returns it; sides: of the factors that move, "A", "B" or "AB".
+    Args: origin: as `require_source` returns it; factors: those that move, "A", "B" or "AB".
     Returns: key -> (examples of the part, ...), clients one after the other.
     """
     task, lora, state = origin
     adapted = adapters.adapt(task, lora)
-    moving = tuple(key for key in adapted.places if key.side in sides)
+    moving = tuple(key for key in adapted.places if key.name in factors)
     x, y = concatenate(task.clients)
     # In parts: all gradients at once would not fit into memory.
     for index in torch.arange(len(y)).split(256):
@@ -227,7 +227,7 @@ def gradient_spectra(record: Trained, clip_norm: float = 1.0) -> "pd.DataFrame":
 
     One factor moves at a time, as in LA-LoRA. As `private_gradients` it is never for a release.
 
-    Returns: columns layer, side, frequency (0 to 1), energy.
+    Returns: columns layer, factor, frequency (0 to 1), energy.
     Guarantees: those of the mean gradient
         (test_lesson_07.py::test_gradient_spectra_are_those_of_the_mean_gradient).
     """
@@ -247,7 +247,7 @@ def gradient_spectra(record: Trained, clip_norm: float = 1.0) -> "pd.DataFrame":
             place = np.arange(len(energy)) / len(energy)
             frames.append(
                 pd.DataFrame(
-                    {"layer": key.layer, "side": factor, "frequency": place, "energy": energy}
+                    {"layer": key.layer, "factor": factor, "frequency": place, "energy": energy}
                 )
             )
     return pd.concat(frames, ignore_index=True)

@@ -175,7 +175,7 @@ class ByLayer(Rule):
     def initial_state(self, state: ServerState) -> ServerState:
         like = next(iter(state.tensors.values()))
         values = {"mode": 0.0, "score A": math.nan, "score B": math.nan}
-        keys = {ParamKey(side, layer): x for layer in state.layers for side, x in values.items()}
+        keys = {ParamKey(name, layer): x for layer in state.layers for name, x in values.items()}
         return state.replace_tensors({key: like.new_tensor(x) for key, x in keys.items()})
 
     def __call__(
@@ -185,9 +185,9 @@ class ByLayer(Rule):
         changed = {}
         for layer in state.layers:
             # The mode that the clients trained by in this round: released, like the scores.
-            side = MODES[int(state.tensors[ParamKey("mode", layer)])]
-            moved = ParamKey(side, layer)
-            score = ParamKey(f"score {side}", layer)
+            name = MODES[int(state.tensors[ParamKey("mode", layer)])]
+            moved = ParamKey(name, layer)
+            score = ParamKey(f"score {name}", layer)
             old = state.tensors[score]
             if moved in uploads:
                 new = mean_inner_product(uploads[moved] - broadcast.tensors[moved]).to(old)
@@ -373,10 +373,10 @@ class ProductRule(Rule, ABC):
     def initial_state(self, state: ServerState) -> ServerState:
         if "W" not in self.writes:
             return state
-        a = state.side("A")
+        a = state.named("A")
         residuals = {
             ParamKey("W", layer): b.new_zeros(len(b), a[layer].shape[1])
-            for layer, b in state.side("B").items()
+            for layer, b in state.named("B").items()
         }
         return state.replace_tensors(residuals)
 
@@ -384,7 +384,7 @@ class ProductRule(Rule, ABC):
     def layer(
         self, after: ServerState, left: Tensor, right: Tensor, layer: str
     ) -> Mapping[str, Tensor]:
-        """Returns the layer's new tensors, by side; a side that is not there stays averaged.
+        """Returns the layer's new tensors, by name; a name that is not there stays averaged.
 
         Args:
             after: the state with the mean of what was sent.
@@ -399,8 +399,8 @@ class ProductRule(Rule, ABC):
         changed = {}
         for layer in state.layers:
             left, right = mean_product(state, broadcast, uploads, weights, layer)
-            for side, value in self.layer(after, left, right, layer).items():
-                key = ParamKey(side, layer)
+            for name, value in self.layer(after, left, right, layer).items():
+                key = ParamKey(name, layer)
                 # Back in the state's precision: what clients receive is what is kept.
                 changed[key] = value.to(state.tensors[key])
         return after.replace_tensors(changed)
@@ -420,7 +420,7 @@ class MeanWithResidual(ProductRule):
 
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
         # In float64 the residual is what the mean of factors misses, and not rounding.
-        a, b, w = (after.tensors[ParamKey(side, layer)].double() for side in "ABW")
+        a, b, w = (after.tensors[ParamKey(name, layer)].double() for name in "ABW")
         return {"W": w + left @ right - b @ a}
 
 
@@ -437,7 +437,7 @@ class SplitProduct(ProductRule):
     writes = ("W", "A", "B")
 
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
-        a, w = (after.tensors[ParamKey(side, layer)] for side in "AW")
+        a, w = (after.tensors[ParamKey(name, layer)] for name in "AW")
         rank = len(a)
         u, s, v = leading_svd(left, right, rank)
         if not s[0] > 0:
@@ -460,7 +460,7 @@ class Merge(ProductRule):
     writes = ("W", "A", "B")
 
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
-        a, b, w = (after.tensors[ParamKey(side, layer)] for side in "ABW")
+        a, b, w = (after.tensors[ParamKey(name, layer)] for name in "ABW")
         # Public, by round and layer: it tells nothing of the clients.
         fresh = torch.from_numpy(after.random(layer).random(a.shape)) * 2 - 1
         zero = torch.zeros_like(b)
@@ -515,7 +515,7 @@ class Retraction(Rule):
             u, s, v = leading_svd(left, right, len(a))
             if s[0] > 0:
                 factors = _even_factors(u, s, v, len(a))
-                changed |= {key: factors[key.side].to(state.tensors[key]) for key in keys}
+                changed |= {key: factors[key.name].to(state.tensors[key]) for key in keys}
         return after.replace_tensors(changed)
 
 
@@ -534,7 +534,7 @@ class SharedOutputs(TruncatedSVD):
         self, state: ServerState, broadcast: ServerState, uploads: Uploads, weights: Tensor
     ) -> ServerState:
         projected = dict(uploads)
-        for key in [key for key in uploads if key.side == "B"]:
+        for key in [key for key in uploads if key.name == "B"]:
             b = uploads[key].double()
             u, s, _ = torch.linalg.svd(b, full_matrices=False)
             # Without energy, as in the ranks that a client does not hold, it is arbitrary.
@@ -557,13 +557,13 @@ class MergeGains(Rule):
     writes = ("gain",)
 
     def upload_sizes(self, shapes: Shapes, keys: Sequence[ParamKey]) -> list[int]:
-        return [math.prod(shapes[key]) for key in keys if key.side != "gain"]
+        return [math.prod(shapes[key]) for key in keys if key.name != "gain"]
 
     def __call__(
         self, state: ServerState, broadcast: ServerState, uploads: Uploads, weights: Tensor
     ) -> ServerState:
         merged = dict(uploads)
-        gains = [key for key in uploads if key.side == "gain"]
+        gains = [key for key in uploads if key.name == "gain"]
         for key in gains:
             core = ParamKey("R", key.layer)
             gain = merged.pop(key)
@@ -606,13 +606,13 @@ class Sketch(ProductRule):
 
     def upload_sizes(self, shapes: Shapes, keys: Sequence[ParamKey]) -> list[int]:
         # Two sketches go up in the place of both factors; a head goes up as it is.
-        layers = dict.fromkeys(key.layer for key in keys if key.side in "AB")
+        layers = dict.fromkeys(key.layer for key in keys if key.name in "AB")
         sketches = [size for layer in layers for size in self._sizes(shapes, layer)]
-        return [math.prod(shapes[key]) for key in keys if key.side not in "AB"] + sketches
+        return [math.prod(shapes[key]) for key in keys if key.name not in "AB"] + sketches
 
     def extra_download_sizes(self, shapes: Shapes) -> list[int]:
         # Q, between the two sketches of a round.
-        return [self._sizes(shapes, key.layer)[0] for key in shapes if key.side == "B"]
+        return [self._sizes(shapes, key.layer)[0] for key in shapes if key.name == "B"]
 
 
 @dataclass(frozen=True)
@@ -636,7 +636,7 @@ class Repair(ProductRule):
         check_number("strength", self.strength, 0, 1e9, open_low=True)
 
     def layer(self, after: ServerState, left: Tensor, right: Tensor, layer: str):
-        a, b = (after.tensors[ParamKey(side, layer)].double() for side in "AB")
+        a, b = (after.tensors[ParamKey(name, layer)].double() for name in "AB")
         gram = a @ a.T
         gap = left @ (right @ a.T) - b @ gram
         # A strength > 0 keeps it invertible where A has lost rank.

@@ -15,9 +15,9 @@ from fedlora_lab.methods.state import ParamKey
 # ---- what is clipped together
 
 
-def by_side(key: ParamKey) -> str:
+def by_factor(key: ParamKey) -> str:
     """Clips all A together, all B, and the head. Source: arXiv:2312.17493."""
-    return key.side
+    return key.name
 
 
 def by_tensor(key: ParamKey) -> ParamKey:
@@ -47,7 +47,7 @@ each_tensor_to_c = EachTensorToC()
 # ---- filters of what was noised
 
 
-def identity(tensor: Tensor, side: str) -> Tensor:
+def identity(tensor: Tensor, name: str) -> Tensor:
     """Leaves the noised value as it is: no filter."""
     return tensor
 
@@ -73,8 +73,8 @@ class Binomial:
         check_whole("taps", self.taps, 1, 99)
         check(self.taps % 2 == 1, "taps", self.taps, "an odd number")
 
-    def __call__(self, tensor: Tensor, side: str) -> Tensor:
-        axis = -1 if side == "A" else -2
+    def __call__(self, tensor: Tensor, name: str) -> Tensor:
+        axis = -1 if name == "A" else -2
         size = tensor.shape[axis]
         # Mirrored edges make the map doubly stochastic: with zeros there it would lose the mean.
         padded = tensor.index_select(axis, _mirrored(size, self.taps // 2, tensor.device))
@@ -240,7 +240,7 @@ def spectral(weight: Tensor, rank: int) -> dict[str, Tensor]:
     sign = torch.where(sign == 0, torch.ones_like(sign), sign).unsqueeze(1)
     values = {"A": right[:rank] * sign, "B": left[:, :rank] * sign.T}
     values["R"] = weight.new_zeros(rank, rank)
-    return {side: value.to(weight).contiguous() for side, value in values.items()}
+    return {name: value.to(weight).contiguous() for name, value in values.items()}
 
 
 def principal(weight: Tensor, rank: int) -> dict[str, Tensor]:
@@ -256,7 +256,7 @@ def principal(weight: Tensor, rank: int) -> dict[str, Tensor]:
     a, b = values["A"].double(), values["B"].double()
     root = (b * (weight.double() @ a.T)).sum(0).clamp(min=0).sqrt()
     a, b = root.unsqueeze(1) * a, b * root
-    return {side: x.to(weight) for side, x in (("A", a), ("B", b), ("W", -b @ a))}
+    return {name: x.to(weight) for name, x in (("A", a), ("B", b), ("W", -b @ a))}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from fedlora_lab.methods.state import KINDS, ParamKey
 
 def _letters() -> str:
     """The letters of a schedule's words, in canonical order: the kinds of tensors that it moves."""
-    return "".join(side for side, kind in KINDS.items() if kind.scheduled)
+    return "".join(name for name, kind in KINDS.items() if kind.scheduled)
 
 
 def _check_word(name: str, word: object) -> None:
@@ -69,7 +69,7 @@ class Cycle:
 
 
 _EXAMPLES = {
-    "train": 'fl.Cycle(("B", "A"))',
+    "schedule": 'fl.Cycle(("B", "A"))',
     "filter": "fl.methods.filters.binomial(5)",
     "aggregate": "fl.methods.aggregation.mean",
     "broadcast": "fl.methods.normal_float(width=4, block=64)",
@@ -87,16 +87,16 @@ class Method:
     Args:
         name: as published.
         source: arXiv id, with the algorithm or equation where it is known.
-        train: ``(t, s) -> word``, what moves in round t at local step s, counted from 0 (see
+        schedule: ``(t, s) -> word``, what moves in round t at local step s, counted from 0 (see
             `Cycle`).
-        start: ``(weight, rank) -> {"A": ..., "B": ..., "R": ...}`` from a layer's frozen weight
-            (d_out, d_in), also "gain"; ``None``: A as PEFT draws it, B zero, no core.
+        initial_factors: ``(weight, rank) -> {"A": ..., "B": ..., "R": ...}`` from a layer's frozen
+            weight (d_out, d_in), also "gain"; ``None``: A as PEFT draws it, B zero, no core.
         balance: A starts c times as large and the scale is divided by c, so that the noise that A
             takes up over the whole run stays at ``balance`` times A's own energy: c = max(1,
-            sqrt(rho / balance)), from public numbers (see `fl.amplification`). ``None``: as PEFT
-            draws it.
-        share: the factors sent up; ``None``: those that moved in the round; "": nothing, a trained
-            head included. What moved and was not sent stays with its client.
+            sqrt(rho / balance)), from public numbers (see `fl.noise_amplification`). ``None``: as
+            PEFT draws it.
+        uploaded_factors: the factors sent up; ``None``: those that moved in the round; "": nothing,
+            a trained head included. What moved and was not sent stays with its client.
         clip_groups: ``key -> group``; tensors of one group are clipped together, each of p groups
             to C / sqrt(p), so that all of them are bounded by C. ``None``: one group. Where the
             rule has a false ``shares_bound`` each is clipped to C: no epsilon is certified.
@@ -108,7 +108,7 @@ class Method:
             the noise, from the peer factor's Gram matrix (see `filters.product_space`). A rule may
             have other maps of a change than of a gradient, and keep B's move out of B's own
             columns (see `filters.TangentSpace`).
-        filter: ``(tensor, side) -> tensor``, linear, of what was noised and so free of privacy
+        filter: ``(tensor, name) -> tensor``, linear, of what was noised and so free of privacy
             cost: each step's gradient where steps are released (and without privacy), the update in
             the client unit. The noise passes it by itself and is reported as what comes out.
         penalty: ``(tensors, start) -> (N,)``, added to each example's loss and so clipped with it.
@@ -127,17 +127,17 @@ class Method:
     Guarantees: every row of the table passes tests/methods/test_contract.py.
 
     >>> from fedlora_lab import methods
-    >>> slow = methods.RoLoRA.replace(name="Slow turns", train=Cycle(("B", "B", "A", "A")))
-    >>> slow.slug, slow.sides_at_step(2, 0)
+    >>> slow = methods.RoLoRA.replace(name="Slow turns", schedule=Cycle(("B", "B", "A", "A")))
+    >>> slow.slug, slow.factors_at_step(2, 0)
     ('slow-turns', 'A')
     """
 
     name: str
     source: str
-    train: Callable[[int, int], str] = field(default=Cycle(("AB",)))
-    start: Callable | None = None
+    schedule: Callable[[int, int], str] = field(default=Cycle(("AB",)))
+    initial_factors: Callable | None = None
     balance: float | None = None
-    share: str | None = None
+    uploaded_factors: str | None = None
     clip_groups: Callable[[ParamKey], Any] | None = None
     differences: Differences | None = None
     precondition: Callable | None = None
@@ -152,13 +152,14 @@ class Method:
         named = isinstance(self.name, str) and bool(self.slug)
         check(named, "name", self.name, "a name with a letter or digit")
         check(isinstance(self.source, str), "source", self.source, "a string")
-        if self.share not in (None, ""):
-            check(self.share != "*", "share", self.share, 'None, "", "A", "B", "AB" or "R"')
-            _check_word("share", self.share)
+        sent = self.uploaded_factors
+        if sent not in (None, ""):
+            check(sent != "*", "uploaded_factors", sent, 'None, "", "A", "B", "AB" or "R"')
+            _check_word("uploaded_factors", sent)
         if self.balance is not None:
             check_number("balance", self.balance, 0, 1e9, open_low=True)
-            expected = "None, since start decides how large A is"
-            check(self.start is None, "balance", self.balance, expected)
+            expected = "None, since initial_factors decides how large A is"
+            check(self.initial_factors is None, "balance", self.balance, expected)
         check(isinstance(self.exact, bool), "exact", self.exact, "True or False")
         measured = self.differences
         known = measured is None or type(measured) is Differences
@@ -169,7 +170,7 @@ class Method:
             rule = getattr(self, name)
             check(measured is None or rule is None, name, rule, expected)
         # Rules are called in the middle of a round: what cannot be called is refused here.
-        for name in ("train", "filter", "aggregate", "broadcast"):
+        for name in ("schedule", "filter", "aggregate", "broadcast"):
             check(callable(getattr(self, name)), name, getattr(self, name), self._expected(name))
         # What was found out about a rule is kept under it.
         for name in ("filter", "precondition", "penalty", "aggregate", "broadcast"):
@@ -178,7 +179,7 @@ class Method:
                 hash(rule)
             except TypeError:
                 refuse(name, rule, "a function, or a frozen dataclass of fields that are hashable")
-        for name in ("start", "clip_groups", "precondition", "penalty"):
+        for name in ("initial_factors", "clip_groups", "precondition", "penalty"):
             rule = getattr(self, name)
             check(rule is None or callable(rule), name, rule, "None or a function")
         counted = hasattr(self.broadcast, "bits")
@@ -191,7 +192,7 @@ class Method:
         example = _EXAMPLES.get(name, "")
         given: Any = getattr(self, name)
         rounds = (given,) if isinstance(given, str) else given
-        if name == "train" and isinstance(rounds, tuple | list):
+        if name == "schedule" and isinstance(rounds, tuple | list):
             words = set(" ".join(map(str, rounds)).split())
             # What was meant can be read from the letters of a schedule.
             if words and words <= {"A", "B", "AB", "BA", "R", "*"}:
@@ -199,17 +200,18 @@ class Method:
         return f"a function, such as {example}" if example else "a function"
 
     def _check_schedule(self) -> None:
-        """Refuses a schedule that moves what neither ``start`` nor the server's rule makes."""
-        if not isinstance(self.train, Cycle):
+        """Refuses a schedule that moves what neither initial factors nor the server's rule make."""
+        if not isinstance(self.schedule, Cycle):
             return  # a function's words are checked when it is asked
-        words = " ".join(self.train.rounds)
+        words = " ".join(self.schedule.rounds)
         # Modes must come from the server's rule, which sees released values only.
         chooses = "mode" in getattr(self.aggregate, "writes", ())
         expected = "no '*' unless the server's rule chooses, as by_layer() does"
-        check("*" not in words or chooses, "train", words, expected)
-        # Every model has A and B; a core is there only where a row's start makes one.
-        for side in set(words) - set("AB* "):
-            check(self.start is not None, "train", words, f"no {side!r} unless start makes it")
+        check("*" not in words or chooses, "schedule", words, expected)
+        # Every model has A and B; a core is there only where a row's initial_factors makes one.
+        for factor in set(words) - set("AB* "):
+            expected = f"no {factor!r} unless initial_factors makes it"
+            check(self.initial_factors is not None, "schedule", words, expected)
 
     @cached_property
     def slug(self) -> str:
@@ -224,7 +226,7 @@ class Method:
         no exactness.
 
         >>> from fedlora_lab import methods
-        >>> mine = methods.RoLoRA.replace(name="mine", train=Cycle(("A", "B")))
+        >>> mine = methods.RoLoRA.replace(name="mine", schedule=Cycle(("A", "B")))
         >>> mine.source, mine.note, mine.exact
         ('', 'derived from RoLoRA', False)
         """
@@ -235,30 +237,31 @@ class Method:
             changes = claims | changes
         return replace(self, **changes)
 
-    def sides_at_step(self, t: int, s: int) -> str:
+    def factors_at_step(self, t: int, s: int) -> str:
         """Returns what moves in round t at local step s, checked and in canonical order."""
         # Asked for round and step alone: no value of a client decides what moves and is noised.
-        with in_one_line(f"train({t}, {s}): expected letters of what moves, but"):
-            word = self.train(t, s)
-        _check_word(f"train({t}, {s})", word)
-        return "".join(side for side in _letters() + "*" if side in word)
+        with in_one_line(f"schedule({t}, {s}): expected letters of what moves, but"):
+            word = self.schedule(t, s)
+        _check_word(f"schedule({t}, {s})", word)
+        return "".join(factor for factor in _letters() + "*" if factor in word)
 
-    def sides_in_round(self, t: int, local_steps: int) -> str:
+    def factors_in_round(self, t: int, local_steps: int) -> str:
         """Returns what moves at some step of round t."""
-        words = "".join({self.sides_at_step(t, s) for s in range(local_steps)})
+        words = "".join({self.factors_at_step(t, s) for s in range(local_steps)})
         # In canonical order: the steps of a round may name the same factors in another one.
-        return "".join(side for side in _letters() + "*" if side in words)
+        return "".join(factor for factor in _letters() + "*" if factor in words)
 
-    def is_shared(self, key: ParamKey) -> bool:
+    def is_uploaded(self, key: ParamKey) -> bool:
         """Tells whether clients send this tensor up when it has moved."""
-        sides = _letters() if self.share is None else self.share
+        sent = _letters() if self.uploaded_factors is None else self.uploaded_factors
         # What no schedule moves, a head or a gain, goes up with the factors, or not at all.
-        return key.kind.sent_up and (key.side in sides or (bool(sides) and not key.kind.scheduled))
+        return key.kind.sent_up and (key.name in sent or (bool(sent) and not key.kind.scheduled))
 
-    def sides_sent(self, t: int, local_steps: int) -> str:
-        """Returns the factors sent up at the end of round t: the shared among those that moved."""
-        moved = self.sides_in_round(t, local_steps)
-        return moved if self.share is None else "".join(x for x in moved if x in self.share)
+    def factors_uploaded(self, t: int, local_steps: int) -> str:
+        """Returns the factors sent up at the end of round t: of those that moved."""
+        moved = self.factors_in_round(t, local_steps)
+        sent = moved if self.uploaded_factors is None else self.uploaded_factors
+        return "".join(factor for factor in moved if factor in sent)
 
 
 def check_names(rows: "Iterable[tuple[str, Method]]") -> None:
@@ -270,7 +273,7 @@ def check_names(rows: "Iterable[tuple[str, Method]]") -> None:
         (test_compare.py::test_two_rows_of_one_name_are_refused_wherever_names_meet).
 
     >>> from fedlora_lab import methods
-    >>> slow = methods.RoLoRA.replace(train=Cycle(("B", "B", "A", "A")))
+    >>> slow = methods.RoLoRA.replace(schedule=Cycle(("B", "B", "A", "A")))
     >>> check_names([("rolora", methods.RoLoRA), (slow.slug, slow)])
     Traceback (most recent call last):
     ValueError: methods='rolora': expected a name for each row, as by row.replace(name="...")

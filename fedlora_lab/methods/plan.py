@@ -213,8 +213,8 @@ class Plan:
             aggregate as it is.
         participation: probability with which a client takes part in a round, drawn on its own, in
             [1e-9, 1].
-        dropout: probability that a participating client's upload is lost, in [0, 1).
-        weights: "uniform", every client counts alike, or "size", by its number of examples
+        client_dropout: probability that a participating client's upload is lost, in [0, 1).
+        client_weights: "uniform", every client counts alike, or "size", by its number of examples
             (where persons are protected: of persons), taken as public.
         lr_decay: factor on the learning rate after each round, in (0, 1].
 
@@ -231,8 +231,8 @@ class Plan:
     server_optimizer: Any = field(default=SGD())
     server_lr: float = RunSettings.server_lr
     participation: float = RunSettings.participation
-    dropout: float = RunSettings.dropout
-    weights: str = RunSettings.weights
+    client_dropout: float = RunSettings.client_dropout
+    client_weights: str = RunSettings.client_weights
     lr_decay: float = RunSettings.lr_decay
 
     def __post_init__(self) -> None:
@@ -241,8 +241,8 @@ class Plan:
         if isinstance(self.lr, Mapping):
             # A may learn at another rate than B; a head follows B.
             check_keys("lr", self.lr, ("A", "B", "head"))
-            for side in ("A", "B"):
-                check_number(f"lr[{side!r}]", self.lr.get(side), 0, 1e9)
+            for name in ("A", "B"):
+                check_number(f"lr[{name!r}]", self.lr.get(name), 0, 1e9)
             check_number("lr['head']", self.rate("head"), 0, 1e9)
         else:
             check_number("lr", self.lr, 0, 1e9)
@@ -251,9 +251,9 @@ class Plan:
         object.__setattr__(self, "optimizer", optimizer_of(self.optimizer))
         object.__setattr__(self, "server_optimizer", server)
 
-    def rate(self, side: str, t: int = 0) -> float:
+    def rate(self, name: str, t: int = 0) -> float:
         """Returns the learning rate of "A", "B" or "head" in round t, from 0."""
-        lr = self.lr.get(side, self.lr["B"]) if isinstance(self.lr, Mapping) else self.lr
+        lr = self.lr.get(name, self.lr["B"]) if isinstance(self.lr, Mapping) else self.lr
         return lr * self.lr_decay**t
 
     def sample_rates(self, sizes: Sequence[int]) -> tuple[float, ...]:

@@ -28,14 +28,14 @@ FedLoRA = Method(
 FFA = FedLoRA.replace(
     name="FFA-LoRA",
     source="arXiv:2403.12313",
-    train=Cycle(("B",)),
+    schedule=Cycle(("B",)),
     exact=True,
     note="A never moves: the mean is exact, noise stays linear, only B is sent",
 )
 RoLoRA = FedLoRA.replace(
     name="RoLoRA",
     source="arXiv:2409.02346",
-    train=Cycle(("B", "A")),
+    schedule=Cycle(("B", "A")),
     exact=True,
     note="the factors take turns from round to round: exact, only one is sent",
 )
@@ -64,7 +64,7 @@ DEeRLiteral = DEeR.replace(
 PRISM = FedLoRA.replace(
     name="PRISM",
     source="arXiv:2606.00944",
-    start=filters.principal,
+    initial_factors=filters.principal,
     precondition=filters.tangent_space,
     aggregate=aggregation.retraction,
     note="both factors move along the tangent of their product, clipped and noised there, whatever "
@@ -76,7 +76,7 @@ PRISM = FedLoRA.replace(
 LALoRA = FedLoRA.replace(
     name="LA-LoRA",
     source="arXiv:2602.19926",
-    train=Cycle(("B A",)),
+    schedule=Cycle(("B A",)),
     filter=filters.binomial(5),
     note="turns at every local step, noised gradient low-pass filtered",
 )
@@ -166,7 +166,7 @@ HetLoRA = FedLoRA.replace(
 FedSA = FedLoRA.replace(
     name="FedSA-LoRA",
     source="arXiv:2410.01463",
-    share="A",
+    uploaded_factors="A",
     note="every client keeps its own B and shares A: no common product is formed",
 )
 LoRAFAIR = FedLoRA.replace(
@@ -202,8 +202,8 @@ FedASK = FFA.replace(
 FedSB = FedLoRA.replace(
     name="Fed-SB",
     source="arXiv:2502.15436",
-    train=Cycle(("R",)),
-    start=filters.spectral,
+    schedule=Cycle(("R",)),
+    initial_factors=filters.spectral,
     exact=True,
     note="only an r x r core between two fixed factors moves: exact, and almost no bytes",
 )
@@ -211,7 +211,7 @@ FedSB = FedLoRA.replace(
 ASLoRA = FedLoRA.replace(
     name="AS-LoRA",
     source="arXiv:2605.05769",
-    train=Cycle(("*",)),
+    schedule=Cycle(("*",)),
     aggregate=aggregation.by_layer(),
     exact=True,
     note="every layer moves the factor that gained more so far, read from released values only",
@@ -220,8 +220,8 @@ ASLoRA = FedLoRA.replace(
 RAVAN = FedLoRA.replace(
     name="RAVAN",
     source="arXiv:2506.05568",
-    train=Cycle(("R",)),
-    start=filters.heads(2),
+    schedule=Cycle(("R",)),
+    initial_factors=filters.heads(2),
     aggregate=aggregation.merge_gains,
     exact=True,
     note="small cores between fixed random factors move, and a gain of each, clipped together",
@@ -238,7 +238,10 @@ BalancedLoRA = FedLoRA.replace(
     "below half of its own energy",
 )
 Local = FedLoRA.replace(
-    name="Local", source="baseline", share="", note="every client trains alone; nothing is sent"
+    name="Local",
+    source="baseline",
+    uploaded_factors="",
+    note="every client trains alone; nothing is sent",
 )
 
 # A row is listed by being a name of this module: a new one is added nowhere else.
@@ -259,7 +262,7 @@ def get(method: str | Method) -> Method:
 
     Raises: ``ValueError`` that names the slugs there are, and the one that is nearest.
 
-    >>> get("la-lora").train, get("LA-LoRA") is get("la_lora")
+    >>> get("la-lora").schedule, get("LA-LoRA") is get("la_lora")
     (Cycle(rounds=('B A',)), True)
     """
     if isinstance(method, Method):
@@ -321,7 +324,7 @@ def table(methods: Iterable[Method | str] | None = None) -> "pd.DataFrame":
 
     Raises: ``ValueError`` for two rows of one name.
 
-    >>> table().loc["ffa-lora", "train"]
+    >>> table().loc["ffa-lora", "schedule"]
     'B'
     """
     import pandas as pd
@@ -342,18 +345,18 @@ def _table_row(method: Method) -> dict[str, object]:
         rule = getattr(method, name)
         return "" if rule in (None, getattr(DEFAULT, name)) else rule_name(rule)
 
-    train = method.train
-    start = own("start")
+    words = method.schedule
+    initial = own("initial_factors")
     if method.balance:
-        start = f"balance={method.balance:g}"
-    sent = "what moved" if method.share is None else method.share or "nothing"
+        initial = f"balance={method.balance:g}"
+    sent = "what moved" if method.uploaded_factors is None else method.uploaded_factors or "nothing"
     rules = ("clip_groups", "differences", "precondition", "filter", "penalty")
     measured = measured_properties()["methods"].get(method.slug, {})
     return {
         "name": method.name,
-        "train": " | ".join(train.rounds) if isinstance(train, Cycle) else rule_name(train),
-        "start": start,
-        "share": sent,
+        "schedule": " | ".join(words.rounds) if isinstance(words, Cycle) else rule_name(words),
+        "initial_factors": initial,
+        "uploaded_factors": sent,
         "noise": _where_noised(method),
         **{name: own(name) for name in rules},
         "aggregate": rule_name(method.aggregate),
@@ -367,9 +370,9 @@ def _table_row(method: Method) -> dict[str, object]:
 
 def _where_noised(method: Method) -> str:
     """Where noise enters: at every step, or in the client unit once a round."""
-    moved = {side for t in range(8) for side in method.sides_in_round(t, 8)}
+    moved = {factor for t in range(8) for factor in method.factors_in_round(t, 8)}
     names = {"R": "core", "*": "chosen factor"}
-    factors = " and ".join(names.get(side, side) for side in sorted(moved, key="ABR*".find))
+    factors = " and ".join(names.get(factor, factor) for factor in sorted(moved, key="ABR*".find))
     shape = "" if method.precondition is None else ", shaped by the other factor"
     after = "" if method.filter == filters.identity else ", then filtered"
     what = "gradient" if method.differences is None else "differences along directions"

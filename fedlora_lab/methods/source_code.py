@@ -33,7 +33,7 @@ def show(thing: object) -> str:
     Method(
         name='RoLoRA',
         source='arXiv:2409.02346',
-        train=Cycle(rounds=('B', 'A')),
+        schedule=Cycle(rounds=('B', 'A')),
         exact=True,
         note='the factors take turns from round to round: exact, only one is sent',
     )

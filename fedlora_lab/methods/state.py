@@ -70,7 +70,7 @@ KINDS: dict[str, TensorKind] = {
     "mode": TensorKind(sent_down=True, of_the_model=False),
 }
 """Every kind of tensor, except what a server rule remembers for itself (`MEMORY`). A new kind is
-one more row here, and a method whose ``start`` makes it."""
+one more row here, and a method whose ``initial_factors`` makes it."""
 MEMORY = TensorKind(of_the_model=False)
 """What a server rule remembers: it never leaves the server."""
 
@@ -79,20 +79,20 @@ class ParamKey(NamedTuple):
     """The address of one tensor.
 
     Args:
-        side: its kind, a name of `KINDS`: "A" or "B", the sides of a product, or another.
+        name: its kind, a name of `KINDS`: "A" or "B", the factors of a product, or another.
         layer: the name of its layer.
     """
 
-    side: str
+    name: str
     layer: str
 
     def __str__(self) -> str:
-        return f"{self.layer}.{self.side}"
+        return f"{self.layer}.{self.name}"
 
     @property
     def kind(self) -> TensorKind:
-        """What tensors of this side do in a run."""
-        return KINDS.get(self.side, MEMORY)
+        """What tensors of this name do in a run."""
+        return KINDS.get(self.name, MEMORY)
 
 
 Keys = tuple[ParamKey, ...]
@@ -119,14 +119,14 @@ class ServerState:
     planned: int = 0
     streams: Streams | None = field(default=None, compare=False, repr=False)
 
-    def side(self, side: str) -> dict[str, Tensor]:
-        """Returns the tensors of one kind, by the name of their layer."""
-        return {key.layer: tensor for key, tensor in self.tensors.items() if key.side == side}
+    def named(self, name: str) -> dict[str, Tensor]:
+        """Returns the tensors of one name, "A" say, by their layer."""
+        return {key.layer: tensor for key, tensor in self.tensors.items() if key.name == name}
 
     @property
     def layers(self) -> tuple[str, ...]:
         """The names of the adapted layers, in the model's order."""
-        return tuple(self.side("B"))
+        return tuple(self.named("B"))
 
     def replace_tensors(self, changes: Tensors) -> "ServerState":
         """Returns a copy in which some tensors are others."""
@@ -135,9 +135,9 @@ class ServerState:
 
     def without_core(self) -> "ServerState":
         """Returns a state of the same products from A and B alone: each core multiplied into B."""
-        tensors = {key: x for key, x in self.tensors.items() if key.side not in ("R", "gain")}
-        gains = self.side("gain")
-        for layer, core in self.side("R").items():
+        tensors = {key: x for key, x in self.tensors.items() if key.name not in ("R", "gain")}
+        gains = self.named("gain")
+        for layer, core in self.named("R").items():
             key = ParamKey("B", layer)
             tensors[key] = times_core(tensors[key], core, gains.get(layer))
         return replace(self, tensors=tensors)

@@ -105,7 +105,7 @@ def draw_diagram(ax: Axes, method: "Method") -> None:
     marks = _marks(method)
     end = ROUNDS * (STEPS + GAP)
     # "Never" is said after many rounds, not after the two drawn: a turn may come in the third.
-    moved = "".join(method.sides_in_round(t, STEPS) for t in range(60)).replace("*", "AB")
+    moved = "".join(method.factors_in_round(t, STEPS) for t in range(60)).replace("*", "AB")
     # A core stands between its two factors.
     heights = HEIGHTS_WITH_CORE if "R" in moved else LINE_HEIGHTS
     ax.set(xlim=(-1.1, end + 0.1), ylim=(-0.75, 3.05))
@@ -127,9 +127,9 @@ def draw_diagram(ax: Axes, method: "Method") -> None:
             if marks["quantised"]:
                 _stairs(ax, left - 0.5, y)
             for s in range(STEPS):
-                side = method.sides_at_step(t, s)
-                if factor in side.replace("*", "AB"):
-                    sign = marks["glyph"] + marks["penalty"] + "?" * (side == "*")
+                word = method.factors_at_step(t, s)
+                if factor in word.replace("*", "AB"):
+                    sign = marks["glyph"] + marks["penalty"] + "?" * (word == "*")
                     _step(ax, left + s, y, factor, sign)
         ax.text(
             left + STEPS / 2 - 0.13, -0.22, f"round {t + 1}", fontsize=8, color=SOFT, ha="center"
@@ -141,14 +141,14 @@ def draw_diagram(ax: Axes, method: "Method") -> None:
 
 def _draw_server(ax: Axes, x: float, method: "Method", t: int, heights: dict[str, float]) -> None:
     """Draws the server's line after a round: its sign, what was sent, and what was not."""
-    sent = method.sides_sent(t, STEPS)
+    sent = method.factors_uploaded(t, STEPS)
     ax.plot([x, x], [0.0, 1.92], color=INK if sent else FAINT, lw=2.2)
     if sent:
         # A second line: the server does not take the mean.
         if _marks(method)["rule"]:
             ax.plot([x - 0.12, x - 0.12], [0.0, 1.92], color=INK, lw=0.9)
         ax.text(x, 2.09, "=" if method.exact else "≠", **SIGN)
-    for factor in method.sides_in_round(t, STEPS).replace("*", "AB"):
+    for factor in method.factors_in_round(t, STEPS).replace("*", "AB"):
         y = heights[factor]
         colour = FACTOR[factor]
         if factor in sent.replace("*", "AB"):
@@ -164,8 +164,8 @@ def _signs(methods: "list[Method]") -> list[str]:
         marks = _marks(method)
         signs |= {*marks["glyph"], marks["penalty"], "stairs" if marks["quantised"] else ""}
         for t in range(ROUNDS):
-            sent = method.sides_sent(t, STEPS)
-            moved = method.sides_in_round(t, STEPS)
+            sent = method.factors_uploaded(t, STEPS)
+            moved = method.factors_in_round(t, STEPS)
             if sent:
                 signs |= {"arrow", "=" if method.exact else "≠", "double" if marks["rule"] else ""}
             signs |= {"↺" if sent != moved else "", "?" if "*" in moved else ""}

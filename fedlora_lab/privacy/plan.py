@@ -44,8 +44,8 @@ class NoiseLevels(NamedTuple):
         each: added by every uploading client; one per client when the noise multiplier is.
         server: added once, by a trusted server.
         shares: number of honest clients whose noise together makes up sigma C; 0 with a trusted
-            server. Under secure aggregation a round with fewer uploads than ``shares + colluding``
-            must not be released.
+            server. Under secure aggregation a round with fewer uploads than
+            ``shares + colluding_clients`` must not be released.
 
     >>> from fedlora_lab import Plan
     >>> Privacy(noise_multiplier=2.0, clip_norm=0.5).noise_levels(3, Plan()).each
@@ -85,11 +85,12 @@ class Privacy:
             is protected alone. "secagg": only the sum of the uploads is seen, each client adds its
             share of the noise. "central", the default in the client unit: the server sees the
             uploads and adds the noise.
-        honest: under "secagg": honest clients whose noise share is relied on. A round with fewer
-            uploads than ``honest + colluding`` is not released. ``None``: the 1 % quantile of the
-            number of uploads less ``colluding``, at least 1.
-        colluding: under "secagg": clients that may upload and tell the server their noise.
-        target: the epsilon it was calibrated for; a plan that would spend more is refused.
+        honest_clients: under "secagg": how many clients' noise shares are relied on. A round with
+            fewer uploads than ``honest_clients + colluding_clients`` is not released. ``None``: the
+            1 % quantile of the number of uploads less ``colluding_clients``, at least 1.
+        colluding_clients: under "secagg": how many clients may upload and tell the server their
+            noise.
+        target_epsilon: the epsilon it was calibrated for; a plan that would spend more is refused.
 
     Sampling of clients amplifies privacy under "central" only, for an observer of the released
     models. Under "local" the uploads reveal who takes part. Under "secagg" the server sees who
@@ -120,9 +121,9 @@ class Privacy:
     delta: float = RunSettings.delta
     accountant: str = RunSettings.accountant
     trust: str | None = None
-    honest: int | None = None
-    colluding: int = 0
-    target: float | None = None
+    honest_clients: int | None = None
+    colluding_clients: int = 0
+    target_epsilon: float | None = None
 
     def __post_init__(self) -> None:
         use_plain_numbers(self)
@@ -143,18 +144,23 @@ class Privacy:
             most = max(per_client(sigma or 0.0))
             expected = f"at most {MAX_NOISE / clip:.4g}: beyond, sigma C leaves float32's range"
             check(most * clip <= MAX_NOISE, "noise_multiplier", most, expected)
-        if self.target is not None:
-            check_number("target", self.target, 0, open_low=True)
+        if self.target_epsilon is not None:
+            check_number("target_epsilon", self.target_epsilon, 0, open_low=True)
         if self.unit == "client" and trust != "central" and rate is not None:
             reason = "uploads, or the noise of their sum, tell who takes part"
             check(rate == 1, "sample_rate", rate, f"1 or None for trust={trust!r}: {reason}")
-        if self.honest is not None:
-            check_whole("honest", self.honest, 1)
-            check(trust == "secagg", "honest", self.honest, "None unless trust='secagg'")
-        check_whole("colluding", self.colluding, 0)
+        if self.honest_clients is not None:
+            check_whole("honest_clients", self.honest_clients, 1)
+            check(
+                trust == "secagg",
+                "honest_clients",
+                self.honest_clients,
+                "None unless trust='secagg'",
+            )
+        check_whole("colluding_clients", self.colluding_clients, 0)
         # Elsewhere every upload, or the server, has noise of its own: nobody's share is relied on.
-        shared = trust == "secagg" or not self.colluding
-        check(shared, "colluding", self.colluding, "0 unless trust='secagg'")
+        shared = trust == "secagg" or not self.colluding_clients
+        check(shared, "colluding_clients", self.colluding_clients, "0 unless trust='secagg'")
 
     def _checked_numbers(self, name: str, high: float) -> PerClient | None:
         """A field of one number, or of one for each client, as floats."""
@@ -163,12 +169,12 @@ class Privacy:
             return None
         numbers = as_floats(name, value, high)
         common = "one number for unit='client': a round's noise and draw are common to all"
-        check(self.by_step or isinstance(numbers, float), name, value, common)
+        check(self.releases_steps or isinstance(numbers, float), name, value, common)
         check(numbers != (), name, value, "one number, or one per client")
         return numbers
 
     @property
-    def by_step(self) -> bool:
+    def releases_steps(self) -> bool:
         """Whether clients release every step, clipped by example or person; else their update."""
         return self.unit != "client"
 
@@ -195,10 +201,10 @@ class Privacy:
         on forget the target.
         """
         # sigma is in units of C: the clip norm alone changes no epsilon.
-        if changes.keys() - {"clip_norm", "honest", "colluding"}:
-            changes = {"target": None, **changes}
+        if changes.keys() - {"clip_norm", "honest_clients", "colluding_clients"}:
+            changes = {"target_epsilon": None, **changes}
         if changes.get("unit", self.unit) != self.unit:
-            changes = {"trust": None, "honest": None, "colluding": 0, **changes}
+            changes = {"trust": None, "honest_clients": None, "colluding_clients": 0, **changes}
         return replace(self, **changes)
 
     # ---- for a task and a plan
@@ -220,15 +226,20 @@ class Privacy:
         """
         self._check_noise()
         fixed = replace(self, sample_rate=self._plan_rate(self.unit_counts(task), plan))
-        if self.target is not None:
+        if self.target_epsilon is not None:
             releases = self._planned(plan)
             spent = fixed.ledger(releases).epsilon()
             # The rounding of an accountant's grid is no overspending.
             instead = (
                 f"at least {round_up(spent, '.4g')}, which {releases} releases of this plan spend: "
             )
-            instead += "calibrate for this plan, or replace(target=None)"
-            check(spent <= self.target * (1 + 1e-6), "target", self.target, instead)
+            instead += "calibrate for this plan, or replace(target_epsilon=None)"
+            check(
+                spent <= self.target_epsilon * (1 + 1e-6),
+                "target_epsilon",
+                self.target_epsilon,
+                instead,
+            )
         return fixed
 
     @explain_arguments()
@@ -264,14 +275,17 @@ class Privacy:
             accountant=self.accountant,
         )
         sigma = sigmas if isinstance(rate, tuple) else sigmas[0]
-        return replace(self, sample_rate=rate, noise_multiplier=sigma, target=float(epsilon))
+        return replace(
+            self, sample_rate=rate, noise_multiplier=sigma, target_epsilon=float(epsilon)
+        )
 
     def _planned(self, plan: "Plan") -> int:
         """Counts the plan's releases of each unit."""
-        return plan.rounds * (plan.local_steps if self.by_step else 1)
+        return plan.rounds * (plan.local_steps if self.releases_steps else 1)
 
     def _check_noise(self) -> None:
-        expected = "a number >= 0, or call calibrate(epsilon=..., task=..., plan=...)"
+        target = "..." if self.target_epsilon is None else f"{self.target_epsilon:g}"
+        expected = f"a number >= 0, or call calibrate(epsilon={target}, task=..., plan=...)"
         check(self.noise_multiplier is not None, "noise_multiplier", None, expected)
 
     def _check_units(self, sizes: tuple[int, ...]) -> None:
@@ -280,7 +294,7 @@ class Privacy:
         Args: sizes: as `unit_counts` gives them.
         """
         clients = len(sizes)
-        units = sum(sizes) if self.by_step else clients
+        units = sum(sizes) if self.releases_steps else clients
         # At delta >= 1 / units a mechanism that publishes one unit outright would pass.
         limit = f"< {1 / max(units, 1):.3g} = 1 / {units} {self.unit}s"
         check(self.delta * units < 1, "delta", self.delta, limit)
@@ -298,7 +312,7 @@ class Privacy:
             plan: the work.
         """
         self._check_units(sizes)
-        if self.by_step:
+        if self.releases_steps:
             # Each example is drawn on its own: `batch` is only the expected number of them.
             source = "batch / n_k"
             expected = plan.sample_rates(sizes)
@@ -310,8 +324,10 @@ class Privacy:
             expected = (1.0,)
         # A rate that is not the plan's own would state an epsilon of another mechanism.
         instead = ""
-        if self.target is not None:
-            instead = f": calibrate(epsilon={self.target:g}, task=task, plan=plan) for this plan"
+        if self.target_epsilon is not None:
+            instead = (
+                f": calibrate(epsilon={self.target_epsilon:g}, task=task, plan=plan) for this plan"
+            )
         rate = self.sample_rate
         rates = rate if isinstance(rate, tuple) else (rate,) * len(expected)
         for k, (stated, right) in enumerate(zip(rates, expected, strict=True)):
@@ -321,18 +337,18 @@ class Privacy:
         return expected[0] if len(set(expected)) == 1 else expected
 
     def _check_shares(self, clients: int) -> None:
-        if self.honest is not None:
-            check_whole("honest", self.honest, 1, clients)
-        most = clients - (self.honest or 1)
+        if self.honest_clients is not None:
+            check_whole("honest_clients", self.honest_clients, 1, clients)
+        most = clients - (self.honest_clients or 1)
         limit = f"at most {most}: the others are honest"
-        check(self.colluding <= most, "colluding", self.colluding, limit)
+        check(self.colluding_clients <= most, "colluding_clients", self.colluding_clients, limit)
 
     def noise_levels(self, clients: int, plan: "Plan") -> NoiseLevels:
         """The noise on the sum of clipped contributions, see `NoiseLevels`.
 
         Args:
             clients: number of clients, >= 1.
-            plan: the work; its participation and dropout set the default of ``honest``.
+            plan: the work; its participation and dropout set the default of ``honest_clients``.
 
         Guarantees: the noise on the sum has the standard deviation sigma C
             (test_exchange.py::test_noise_in_the_mean_has_the_stated_size).
@@ -352,12 +368,12 @@ class Privacy:
         if self.trust == "central":
             return NoiseLevels(each=0.0, server=stds[0], shares=0)
         self._check_shares(clients)
-        chance = plan.participation * (1 - plan.dropout)
+        chance = plan.participation * (1 - plan.client_dropout)
         # Fewer uploads than this come in less than 1 % of the rounds: Binomial(clients, chance).
         counts = range(clients + 1)
         sure = next((k for k in counts if bdtr(k, clients, chance) >= 0.01), clients)
         # Colluders know their own noise: the honest clients' shares alone must make up sigma C.
-        shares = self.honest or max(1, sure - self.colluding)
+        shares = self.honest_clients or max(1, sure - self.colluding_clients)
         # Variances of independent shares add up: each of n shares is sigma C / sqrt(n).
         return NoiseLevels(each=stds[0] / math.sqrt(shares), server=0.0, shares=shares)
 

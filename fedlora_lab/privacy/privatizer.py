@@ -444,7 +444,7 @@ def map_rank_axis(key: ParamKey, matrix: Tensor, tensor: Tensor) -> Tensor:
         matrix: (..., r, r).
     """
     matrix = matrix.to(tensor.dtype)  # a long sum is float64, whatever the maps are
-    return tensor @ matrix if key.side == "B" else matrix @ tensor
+    return tensor @ matrix if key.name == "B" else matrix @ tensor
 
 
 def take_out(apart: Tensor | None, tensor: Tensor) -> Tensor:

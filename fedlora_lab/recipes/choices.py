@@ -148,7 +148,7 @@ def choose_promise(
     Args: model, epsilon: as of `finetune`. options: get the unit. settings: takes the choices.
     """
     if epsilon is None:
-        ignored = sorted(options.privacy.keys() | options.run.keys() & {"stop_at"})
+        ignored = sorted(options.privacy.keys() | options.run.keys() & {"max_epsilon"})
         check(not ignored, "epsilon", None, f"a number where {few(ignored)} is given")
         settings.tell("epsilon", "none", "nothing is promised")
         return

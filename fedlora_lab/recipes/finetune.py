@@ -202,8 +202,8 @@ def finetune(
     server_optimizer: Any = CHOSEN,
     server_lr: float = CHOSEN,
     participation: float = CHOSEN,
-    dropout: float = CHOSEN,
-    weights: str = CHOSEN,
+    client_dropout: float = CHOSEN,
+    client_weights: str = CHOSEN,
     lr_decay: float = CHOSEN,
     # of the promise
     unit: str = CHOSEN,
@@ -211,15 +211,15 @@ def finetune(
     delta: float = CHOSEN,
     accountant: str = CHOSEN,
     trust: str = CHOSEN,
-    honest: int | None = CHOSEN,
-    colluding: int = CHOSEN,
+    honest_clients: int | None = CHOSEN,
+    colluding_clients: int = CHOSEN,
     # of the run
-    stop_at: float | None = CHOSEN,
+    max_epsilon: float | None = CHOSEN,
     evaluate_every: int = CHOSEN,
     chunk_clients: int = CHOSEN,
     chunk_examples: int = CHOSEN,
     device: "str | torch.device" = CHOSEN,
-    products: str = CHOSEN,
+    matmul_precision: str = CHOSEN,
 ) -> Finetuned:
     """Fine-tunes your model on your rows, federated and private, at a privacy loss that you state.
 
@@ -247,10 +247,12 @@ def finetune(
             persons, all rows of each are protected.
         targets, head, tokenizer, max_length, metrics: as of `fl.tasks.hub`.
         rounds, local_steps, batch, lr, optimizer: as of `fl.Plan`.
-        server_optimizer, server_lr, participation, dropout, weights, lr_decay: as of `fl.Plan`.
-        unit, clip_norm, delta, accountant, trust, honest, colluding: as of `fl.Privacy`.
-        stop_at, evaluate_every, chunk_clients, chunk_examples, device, products: as of `fl.run`; by
-            default ``stop_at`` is ``epsilon``.
+        server_optimizer, server_lr, participation, client_dropout, client_weights, lr_decay: as of
+            `fl.Plan`.
+        unit, clip_norm, delta, accountant, trust, honest_clients, colluding_clients: as of
+            `fl.Privacy`.
+        max_epsilon, evaluate_every, chunk_clients, chunk_examples, device, matmul_precision: as of
+            `fl.run`; by default ``max_epsilon`` is ``epsilon``.
 
     Raises: ``ValueError`` in one line that says what to do, before anything is trained.
     Guarantees: no choice depends on a value of an example
@@ -281,8 +283,8 @@ def finetune(
     if method is not None:
         row = methods.get(method)
         # Of another row the server's adapter lacks what clients keep: B would stay zero.
-        expected = "one that sends all that it trains (share=None)"
-        check(row.share is None, "method", row.slug, expected)
+        expected = "one that sends all that it trains (uploaded_factors=None)"
+        check(row.uploaded_factors is None, "method", row.slug, expected)
     choose_promise(model, epsilon, options, settings)
     if isinstance(model, Task):
         check(test is None, "test", test, "None with a task, which has test examples")
@@ -299,7 +301,7 @@ def finetune(
     _tell_neighbours(beside, cell, settings)
     # Also where a round that was cut short has to be released again.
     try:
-        record = _train(folder, cell, fresh, say, {"stop_at": epsilon} | options.run)
+        record = _train(folder, cell, fresh, say, {"max_epsilon": epsilon} | options.run)
     except KeyboardInterrupt:
         if say is not None and folder.exists():
             say(f"stopped; the same call with out={str(folder)!r} goes on from the last round")
@@ -411,8 +413,8 @@ def _train(
         why = getattr(record.ledger, "uncertified", None) or "it spends more"
         check(
             record.index > 0,
-            "stop_at",
-            options["stop_at"],
+            "max_epsilon",
+            options["max_epsilon"],
             f"room for one round, but {why}",
         )
         folder.gather()

@@ -37,8 +37,8 @@ NEAR = 0.03
 LORA = Lora(rank=4, alpha=8)
 SEEDS = (0, 1, 2)
 """Each draws the split, the batches and the noise."""
-ALPHA = 0.5
-"""Dirichlet concentration of the split: clients' data differ."""
+DIRICHLET = 0.5
+"""Concentration of the split: clients' data differ."""
 CHOICE = "validation examples, else the first half of the test examples"
 """Which public examples choose the rate, see `scored_apart`."""
 
@@ -68,7 +68,7 @@ class Setting:
 
     def at(self, seed: int) -> tuple[Task, Privacy, Plan]:
         """Task, calibrated privacy and plan of a seed; the plan's rate is 1."""
-        task = tasks.build(self.task, clients=self.clients, alpha=ALPHA, seed=seed)
+        task = tasks.build(self.task, clients=self.clients, dirichlet=DIRICHLET, seed=seed)
         plan = Plan(**self.plan, lr=1.0)
         privacy = Privacy(**self.privacy).calibrate(epsilon=self.epsilon, task=task, plan=plan)
         return task, privacy, plan
@@ -115,7 +115,7 @@ def protocol_digest(
 ) -> str:
     """A digest of all that the runs of a card have in common; other cards are not comparable."""
     terms = {name: asdict(setting) for name, setting in settings.items()}
-    common = [terms, asdict(LORA), ALPHA, list(seeds), NEAR, CHOICE]
+    common = [terms, asdict(LORA), DIRICHLET, list(seeds), NEAR, CHOICE]
     text = json.dumps(common, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

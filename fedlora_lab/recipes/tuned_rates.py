@@ -93,8 +93,8 @@ def tuned_rate(
             privacy.
         unit: "example" or "client"; without privacy there is no difference.
 
-    Raises: ``ValueError`` when the task, the unit or the method was not tuned for; see `suggestion`
-        for a rate in any case.
+    Raises: ``ValueError`` when the task, the unit or the method was not tuned for;
+        `nearest_tuned_rate` has a rate in any case.
     Guarantees: the rates of the committed searches
         (test_tuned_rates.py::test_the_shipped_rates_are_those_of_the_committed_searches).
 
@@ -142,7 +142,7 @@ def suggest_lr(
     noise of one release on an entry of the averaged factors, and rho the amplification number, 0
     where A is frozen (see `theory.output_variance`). A range of rates ends about where v = 0.35
     (`OUTPUT_VARIANCE`), with three points lost. A client trains on a copy of its own, whose noise
-    has 1 + (K - 1) / T times the variance in the example unit (`Amplification.own_copies`).
+    has 1 + (K - 1) / T times the variance in the example unit (`NoiseAmplification.own_copies`).
     Suggested is the rate at which v of such a copy is 0.2; where the factors take turns, that rate
     over the root of two. In the example unit tau is the rate times sigma C / (b sqrt(K)). In the
     client unit no rate enters: tau is sigma C / (q K), so it is the clip norm that is chosen in
@@ -179,7 +179,7 @@ def suggest_lr(
         origin = f"that is 0.7 of the one {origin}, since the factors take turns"
     rate = plan.rate("B") or 1.0
     clip_norm = privacy.clip_norm
-    if privacy.by_step:
+    if privacy.releases_steps:
         return PublicSuggestion(rate * factor, clip_norm, f"the rate {origin}")
     origin = f"the clip norm {origin}; the rate is the plan's"
     return PublicSuggestion(rate, clip_norm * factor, origin)
@@ -237,7 +237,7 @@ def noise_taken_up(
     row = methods.get(method)
     expected = "a row with gradients: few directions bound a rate before noise does; or give lr"
     check(row.differences is None, "method", row.slug, expected)
-    if privacy.by_step:
+    if privacy.releases_steps:
         expected = "sgd, whose noise follows from the rate; or give lr"
         check(not plan.optimizer.nonlinear, "optimizer", str(plan.optimizer), expected)
     server = plan.server_optimizer
@@ -246,7 +246,9 @@ def noise_taken_up(
     plan = plan if plan.rate("B") else plan.replace(lr=1.0)
     # What the run does with B's noise afterwards is not asked here: a plain mean stands in for the
     # server's rule, and turns for a schedule that chooses on the way.
-    train = Cycle(("B", "A")) if "*" in row.sides_in_round(0, plan.local_steps) else row.train
+    schedule = (
+        Cycle(("B", "A")) if "*" in row.factors_in_round(0, plan.local_steps) else row.schedule
+    )
     spec = make_run_spec(task, row, privacy, plan, lora, 0)
     adapter = spec.lora
     balance = math.inf
@@ -254,10 +256,12 @@ def noise_taken_up(
         # The start that it chose is that of the plan's rate, and another one at another rate.
         adapter = replace(adapter, start_scale=1.0)
         balance = row.balance
-    start = row.start
+    initial = row.initial_factors
     if getattr(row.aggregate, "orthonormal_a", False):
-        start = _orthonormal_rows  # what A is from the second round on
-    like = row.replace(aggregate=aggregation.mean, balance=None, train=train, start=start)
+        initial = _orthonormal_rows  # what A is from the second round on
+    like = row.replace(
+        aggregate=aggregation.mean, balance=None, schedule=schedule, initial_factors=initial
+    )
     forecast = forecast_of(replace(spec, method=like, lora=adapter))
     variance = forecast.output_variance()
     check(
@@ -296,7 +300,7 @@ def carry_over(rate: float, lora: Lora, by_clip: bool) -> float:
     return rate * (math.sqrt(ratio) if by_clip else ratio)
 
 
-def suggestion(
+def nearest_tuned_rate(
     task: Task | str,
     method: Method | str,
     epsilon: float | None = 8.0,
@@ -316,7 +320,7 @@ def suggestion(
     Guarantees: test_a_suggestion_says_where_it_comes_from,
         ::test_a_tuned_rate_is_carried_over_to_another_adapter.
     """
-    found = _suggestion(task, method, epsilon, unit)
+    found = _nearest_tuned_rate(task, method, epsilon, unit)
     by_clip = epsilon is not None and unit != "client"
     lr = carry_over(found.lr, lora or TUNED_LORA, by_clip)
     if lr == found.lr:
@@ -325,7 +329,7 @@ def suggestion(
     return Suggestion(float(f"{lr:.3g}"), origin, exact=False)
 
 
-def _suggestion(
+def _nearest_tuned_rate(
     task: Task | str, method: Method | str, epsilon: float | None, unit: str
 ) -> Suggestion:
     """Suggests a learning rate for the adapter of the searches."""
@@ -390,15 +394,16 @@ def noise_product(row: Method) -> str:
     once, so "within a round" is "at once" there. Noise that a server's rule writes into a factor is
     that of the product already: it is split, not multiplied.
     """
-    rounds = [set(row.sides_in_round(t, HORIZON)) for t in range(HORIZON)]
+    rounds = [set(row.factors_in_round(t, HORIZON)) for t in range(HORIZON)]
     every = set().union(*rounds)
     # A core or a residual between the factors holds noise of the product itself.
-    start = {} if row.start is None else row.start(torch.eye(6, dtype=torch.float64), 2)
-    kinds = [KINDS[side] for side in start if side in KINDS]
+    initial = row.initial_factors
+    made = {} if initial is None else initial(torch.eye(6, dtype=torch.float64), 2)
+    kinds = [KINDS[name] for name in made if name in KINDS]
     if any(kind.of_the_product and not kind.scheduled for kind in kinds):
         return "at once"
     if "*" not in every and len(every) < 2:
         return "never"
-    if any(len(row.sides_at_step(t, s)) > 1 for t in range(HORIZON) for s in range(HORIZON)):
+    if any(len(row.factors_at_step(t, s)) > 1 for t in range(HORIZON) for s in range(HORIZON)):
         return "at once"
     return "within a round" if any(len(moved) > 1 for moved in rounds) else "over rounds"

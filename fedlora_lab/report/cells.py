@@ -19,7 +19,7 @@ from fedlora_lab._utils.validation import check
 from fedlora_lab.federated import checkpoint
 from fedlora_lab.federated.compare import Cell, show_progress
 from fedlora_lab.federated.jobs import run_works, workers_for
-from fedlora_lab.federated.records import Round, Tick
+from fedlora_lab.federated.records import LocalStep, Round
 from fedlora_lab.methods.method import check_names
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.report.run_folder import ROWS, Folder, read_frame
@@ -88,7 +88,7 @@ def run_in_folder(
             bar.update(0 if shown else rounds)
         done = any(folder.last_round(*cell) > 0 for folder in folders for cell in folder.begun())
         room = "room for one round of a run, but the first spends more"
-        check(done or not cells[0].plan.rounds, "stop_at", options.get("stop_at"), room)
+        check(done or not cells[0].plan.rounds, "max_epsilon", options.get("max_epsilon"), room)
         frame = pd.concat([folder.gather() for folder in folders], ignore_index=True)
         if len(folders) > 1:
             write_atomically(out.expanduser() / "frame.csv", frame.to_csv(index=False))
@@ -126,11 +126,11 @@ def _finish_cell(
 
 
 def run_cell(
-    folder: Folder, cell: Cell, stop_at: float | None = None, **options: Any
-) -> Iterator[Round | Tick]:
+    folder: Folder, cell: Cell, max_epsilon: float | None = None, **options: Any
+) -> Iterator[Round | LocalStep]:
     """Runs a cell to its end, or from where it was left; keeps its rows and ledger in the folder.
 
-    Args: folder, cell: where, and what is run. stop_at, options: as of `fl.run`.
+    Args: folder, cell: where, and what is run. max_epsilon, options: as of `fl.run`.
     Guarantees: killed at any moment and started again, the cell's frame is that of an undisturbed
         run, but for the seconds (test_killed_runs.py::test_kills_of_a_run_lose_nothing);
         the ledger holds every release of every start (test_attack_spending.py).
@@ -146,9 +146,9 @@ def run_cell(
     if done is not None or spent:
         options["resume"] = state
     if cell.privacy is not None:
-        options["stop_at"] = stop_at
-    for event in cell.ticks(checkpoint=state, **options):
-        if not isinstance(event, Tick):
+        options["max_epsilon"] = max_epsilon
+    for event in cell.run_steps(checkpoint=state, **options):
+        if not isinstance(event, LocalStep):
             frame = cell.frame([event])
             # A run that begins anew takes no rows of an earlier start.
             if done is not None and event.index:

@@ -50,8 +50,8 @@ PLAIN: dict[str, Any] = {
     "lr": 1.0,
     "lr_decay": 1.0,
     "server_lr": 1.0,
-    "dropout": 0.0,
-    "weights": "uniform",
+    "client_dropout": 0.0,
+    "client_weights": "uniform",
 }
 """Of the plan: a released sum moves the tensors by itself, and nobody is lost."""
 
@@ -141,12 +141,12 @@ class EngineStep:
         spec = replace(spec, streams=ChosenBatch(seed, len(units)))
         # A step reads sizes from the task and examples from here: no task is made and checked anew.
         prepared = replace(self.run.prepared, spec=spec, data=data)
-        released, start = self._step(prepared) if spec.by_step else self._round(prepared)
-        step = self.s if spec.by_step else None
+        released, start = self._step(prepared) if spec.releases_steps else self._round(prepared)
+        step = self.s if spec.releases_steps else None
         # Clip and noise are compared where the noise is white.
         white = local_training.in_white_noise(spec, released, start, self.t, step)
         return {
-            f"client {k}: {key.side} {key.layer}": row
+            f"client {k}: {key.name} {key.layer}": row
             for key, rows in white.items()
             for k, row in enumerate(rows)
         }
@@ -186,7 +186,7 @@ def drawn_batches(run: Recorder) -> Loader:
     def draw(seed: int) -> list[list[int]]:
         spec = replace(run.spec, streams=Streams(seed))
         prepared = replace(run.prepared, spec=spec)
-        if not spec.by_step:
+        if not spec.releases_steps:
             copied = Recorder.from_prepared(prepared, RunOptions())
             return [list(copied.participants(t)) for t in range(LOADER_BATCHES)]
         batches = []
@@ -207,15 +207,15 @@ def stated_claims(run: Recorder) -> Claims:
     assert privacy is not None and run.ledger is not None
     entry = run.ledger.releases[-1]
     assert entry.noise_multiplier is not None and entry.sample_rate is not None
-    sampled = privacy.by_step or privacy.trust == "central"
+    sampled = privacy.releases_steps or privacy.trust == "central"
     return Claims(
         clip_norm=privacy.clip_norm,
         noise_multiplier=float(np.ravel(entry.noise_multiplier)[0]),
         denominator=EXPECTED if sampled else SLOTS,
         sampling="poisson" if sampled else None,
         sample_rate=float(np.ravel(entry.sample_rate)[0]),
-        dataset_size=2 * SLOTS if privacy.by_step else SLOTS,
-        steps=LEDGER_ROUNDS * (run.spec.plan.local_steps if privacy.by_step else 1),
+        dataset_size=2 * SLOTS if privacy.releases_steps else SLOTS,
+        steps=LEDGER_ROUNDS * (run.spec.plan.local_steps if privacy.releases_steps else 1),
         epsilon=run.ledger.nominal_epsilon(),
         delta=privacy.delta,
         relation="add/remove" if sampled else "replace",
@@ -225,14 +225,19 @@ def stated_claims(run: Recorder) -> Claims:
 
 def small_plans(privacy: Privacy, plan: Plan) -> tuple[Privacy, Plan]:
     """The user's plans for the task of `task_of`: its clients, and its expected batches."""
-    share = EXPECTED / SLOTS if not privacy.by_step and privacy.trust == "central" else 1.0
-    batch = EXPECTED if privacy.by_step else None
+    share = EXPECTED / SLOTS if not privacy.releases_steps and privacy.trust == "central" else 1.0
+    batch = EXPECTED if privacy.releases_steps else None
     plan = plan.replace(**PLAIN, rounds=LEDGER_ROUNDS, participation=share, batch=batch)
     sigma = privacy.noise_multiplier
     if isinstance(sigma, tuple):
         sigma = tuple(sigma[k % len(sigma)] for k in range(2))
     # The noise was calibrated for another plan, and the sharing of it for other clients.
-    free: dict[str, Any] = {"sample_rate": None, "honest": None, "colluding": 0, "target": None}
+    free: dict[str, Any] = {
+        "sample_rate": None,
+        "honest_clients": None,
+        "colluding_clients": 0,
+        "target_epsilon": None,
+    }
     return privacy.replace(noise_multiplier=sigma, **free), plan
 
 
@@ -269,7 +274,7 @@ def engine_subject(
     server = run.state.server
     run.state.server = server.replace_tensors(somewhere(server.tensors, Streams(seed)))
     others = {"the next round": EngineStep(run, units, t=round_index + 1)}
-    if privacy.by_step and plan.local_steps > 1:
+    if privacy.releases_steps and plan.local_steps > 1:
         others["the next step"] = EngineStep(run, units, t=round_index, s=1)
     return {
         "function": EngineStep(run, units, t=round_index),

@@ -53,7 +53,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "sentences": sentences,
 }
 """Name -> function that builds the task, whose ``info`` holds name and arguments; its ``clients``
-and ``alpha`` are options of commands."""
+and ``dirichlet`` are options of commands."""
 
 
 def build(name: str, **arguments: Any) -> Task:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.run_settings import check_options
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check, check_whole
 from fedlora_lab.tasks import partition
@@ -34,7 +35,7 @@ SMALLEST_CLIENT = 8
 @in_usual_torch
 def digits(
     clients: int = 10,
-    alpha: float | None = 0.5,
+    dirichlet: float | None = 0.5,
     seed: int = 0,
     *,
     targets: Sequence[str] = ("query", "value"),
@@ -46,7 +47,7 @@ def digits(
 
     Args:
         clients: number of clients, in [1, 157].
-        alpha: Dirichlet concentration of the split by label, > 0; ``None`` or infinity: at random.
+        dirichlet: concentration of the split by label, > 0; ``None`` or infinity: at random.
         seed: of the split into test, validation and clients; a whole number >= 0.
         targets: which of query, key, value, out, up, down, patch get adapters.
         head: ``"head"`` trains the classifier in full; ``None`` leaves it frozen.
@@ -54,18 +55,20 @@ def digits(
     Guarantees: test_tasks.py::test_digits_use_every_scan_once, ::test_digits_streams_differ,
         test_digits_weights.py::test_card_numbers_hold.
 
-    >>> digits(clients=3, alpha=None).sizes
+    >>> digits(clients=3, dirichlet=None).sizes
     (419, 419, 419)
     """
     # JSON, in which arguments are stored, has neither infinity nor tuples.
-    alpha = None if alpha == math.inf else alpha
+    dirichlet = None if dirichlet == math.inf else dirichlet
     targets = targets if isinstance(targets, str) else list(targets)
     arguments = dict(locals())
     check_whole("seed", seed)
+    if dirichlet is not None:
+        check_options(dirichlet=dirichlet)
     x, y = handwritten_digits()
     order = torch.from_numpy(Streams(seed).numpy("digits split").permutation(len(y)))
     test, validation, private = order.split([TEST, VALIDATION, len(y) - TEST - VALIDATION])
-    split = partition.dirichlet(y[private], clients, alpha, seed, SMALLEST_CLIENT)
+    split = partition.dirichlet(y[private], clients, dirichlet, seed, SMALLEST_CLIENT)
     model, card = load_pretrained()
     task = classification(
         model,

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fedlora_lab._utils.keywords import explain_arguments
 from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab._utils.run_settings import check_options
 from fedlora_lab._utils.torch_state import in_usual_torch
 from fedlora_lab._utils.validation import check_whole
 from fedlora_lab.tasks import partition
@@ -27,10 +29,11 @@ SMALLEST_CLIENT = 8
 """Sentences that every client has at least."""
 
 
+@explain_arguments()
 @in_usual_torch
 def sentences(
     clients: int = 8,
-    alpha: float | None = 0.5,
+    dirichlet: float | None = 0.5,
     seed: int = 0,
     *,
     targets: Sequence[str] = ("query", "value"),
@@ -47,7 +50,7 @@ def sentences(
 
     Args:
         clients: number of clients, in [1, 700].
-        alpha: Dirichlet concentration of the split by domain, > 0; ``None`` or infinity: at random.
+        dirichlet: concentration of the split by domain, > 0; ``None`` or infinity: at random.
         seed: of the split and of the classifier's start; a whole number >= 0.
         targets, head: as of `Task`; query, key, value and dense are linear maps.
     Raises: ValueError for a bad argument.
@@ -57,19 +60,21 @@ def sentences(
         (Apache-2.0); see data/sentences/README.md.
 
     >>> import fedlora_lab as fl
-    >>> task = fl.tasks.sentences(clients=4, alpha=None)
+    >>> task = fl.tasks.sentences(clients=4, dirichlet=None)
     >>> task.sizes, task.labels
     ((1400, 1400, 1400, 1400), ('negative', 'positive'))
     """
     # JSON, in which arguments are stored, has neither infinity nor tuples.
-    alpha = None if alpha == math.inf else alpha
+    dirichlet = None if dirichlet == math.inf else dirichlet
     targets = targets if isinstance(targets, str) else list(targets)
     arguments = dict(locals())
     check_whole("seed", seed)
+    if dirichlet is not None:
+        check_options(dirichlet=dirichlet)
     table = read_table(FOLDER / "sentences.csv", "sentences")
     order = Streams(seed).numpy("sentences split").permutation(len(table))
     private = table.iloc[order[TEST:]]
-    split = partition.dirichlet(private["domain"], clients, alpha, seed, SMALLEST_CLIENT)
+    split = partition.dirichlet(private["domain"], clients, dirichlet, seed, SMALLEST_CLIENT)
     owners = np.zeros(len(private), dtype=int)
     for number, places in enumerate(split):
         owners[places] = number

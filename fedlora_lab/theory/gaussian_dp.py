@@ -256,7 +256,7 @@ def trust_level(
     noise_multiplier: float,
     clip_norm: float,
     participants: int,
-    honest: int | None = None,
+    honest_clients: int | None = None,
 ) -> TrustLevel:
     """The noise levels under which the sum is protected with multiplier sigma, by whom one trusts.
 
@@ -267,8 +267,8 @@ def trust_level(
         clip_norm: C >= 0; neighbours differ by one contribution replaced by nothing (by another
             one: 2 C).
         participants: m >= 1.
-        honest: secure aggregation: noise shares relied on, in [1, m]; ``None`` is m. Clients that
-            upload and tell their noise are not among them.
+        honest_clients: secure aggregation: noise shares relied on, in [1, m]; ``None`` is m.
+            Clients that upload and tell their noise are not among them.
 
     Guarantees: the noise drawn at each level (test_trust_level).
     Source: derived; distributed noise as in arXiv:2102.06387.
@@ -276,25 +276,35 @@ def trust_level(
     check_one_of("trust", trust, ("local", "secagg", "central"))
     check_symbols(clip_norm=clip_norm, participants=participants)
     check_symbols(noise_multiplier=noise_multiplier)
-    check_whole("honest", participants if honest is None else honest, 1, participants)
+    honest_clients = participants if honest_clients is None else honest_clients
+    check_whole("honest_clients", honest_clients, 1, participants)
     std = noise_multiplier * clip_norm
     if trust == "central":
         return TrustLevel(each=0.0, server=std, mean=std / participants)
-    shares = 1 if trust == "local" else honest or participants
+    shares = 1 if trust == "local" else honest_clients
     # The shares of the honest clients alone add up to the whole noise.
     each = std / math.sqrt(shares)
     return TrustLevel(each, server=0.0, mean=each / math.sqrt(participants))
 
 
-def surviving_multiplier(noise_multiplier: float, relied: int, honest: int) -> float:
+def surviving_multiplier(
+    noise_multiplier: float, assumed_honest: int, honest_clients: int
+) -> float:
     """The noise multiplier of a sum when only some clients' shares of the noise stay unknown.
 
-    Each client adds sigma C / sqrt(relied); ``honest`` of them did so and tell nobody: sigma
-    sqrt(honest / relied).
+    Each client adds sigma C / sqrt(a), and h of them did so and tell nobody: sigma sqrt(h / a).
 
-    Args: noise_multiplier: sigma >= 0; relied: shares that make up sigma, >= 1; honest: >= 1.
+    Args:
+        noise_multiplier: sigma >= 0.
+        assumed_honest: a >= 1, shares that make up sigma.
+        honest_clients: h >= 1.
+
     Guarantees: test_dials.py::test_the_epsilon_by_observer.
     Source: derived; variances of independent noises add up.
     """
-    check_symbols(noise_multiplier=noise_multiplier, relied=relied, honest=honest)
-    return noise_multiplier * math.sqrt(honest / relied)
+    check_symbols(
+        noise_multiplier=noise_multiplier,
+        assumed_honest=assumed_honest,
+        honest_clients=honest_clients,
+    )
+    return noise_multiplier * math.sqrt(honest_clients / assumed_honest)

@@ -226,7 +226,7 @@ def accumulated_noise_terms(
     )
 
 
-def amplification(std: float, releases: int, d_in: int, start_scale: float = 1.0) -> float:
+def noise_amplification(std: float, releases: int, d_in: int, start_scale: float = 1.0) -> float:
     """The amplification number rho: the energy of the noise added to A over A's own.
 
     rho = E|noise in A|^2 / |A_0|^2 = 3 d_in N std^2 / c^2, and so quadratic over linear energy of
@@ -242,7 +242,7 @@ def amplification(std: float, releases: int, d_in: int, start_scale: float = 1.0
         (test_amplification.py::test_amplification_is_what_a_run_measures).
     Source: derived.
 
-    >>> round(amplification(0.0221, 40, d_in=64), 2)
+    >>> round(noise_amplification(0.0221, 40, d_in=64), 2)
     3.75
     """
     check_symbols(d_in=d_in)
@@ -384,7 +384,7 @@ def balanced_scale(amplification: float, target: float) -> float:
         target: > 0.
 
     Guarantees: at this scale the amplification is the target (test_balanced_scale).
-    Source: derived from `amplification`.
+    Source: derived from `noise_amplification`.
     """
     check_number("amplification", amplification, 0)
     check_number("target", target, 0, open_low=True)

@@ -30,8 +30,8 @@ def test_nothing_is_sent_while_b_is_zero():
 def test_a_victim_from_a_run_sends_what_it_trains():
     """Fault: an upload of another side. Its clip: test_an_upload_is_the_sum_of_the_traces."""
     victim = Victim.from_record(play(tokens(), "fedlora", None, PLAN)[-1])
-    assert {key.side for key in victim.upload(first(tokens()), "AB")} == {"A", "B"}
-    with refused("sides='C': expected some of"):
+    assert {key.name for key in victim.upload(first(tokens()), "AB")} == {"A", "B"}
+    with refused("factors='C': expected some of"):
         victim.upload(first(tokens()), "C")
     with refused("clip_norm=inf: expected >= 0, and finite where noise is added"):
         victim.upload(first(tokens()), noise_multiplier=1.0)

@@ -27,7 +27,7 @@ REASON = "an injected bug: clips nothing"
 def audited(lr=1e-7, row="fedlora", task=WIDE, bug=None, **fields):
     noise: dict = {"noise_multiplier": 4.0, "delta": 1e-5, "accountant": "rdp"} | fields
     options = {"canaries": 64, "lora": fl.Lora(8, 8.0), "bug": bug}
-    return fl.audit.canaries(task, row, fl.Privacy(**noise), PLAN.replace(lr=lr), **options)
+    return fl.audit.run_audit(task, row, fl.Privacy(**noise), PLAN.replace(lr=lr), **options)
 
 
 @pytest.mark.parametrize(

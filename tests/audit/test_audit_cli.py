@@ -75,7 +75,7 @@ def test_a_release_that_is_not_finite_is_a_failure(done, tmp_path, capsys):
     ("path", "value", "message"),
     [
         (("task", "fingerprint"), "0" * 64, "have changed"),
-        (("methods", "deer", "share"), "A", "the row of the table as it is now"),
+        (("methods", "deer", "uploaded_factors"), "A", "the row of the table as it is now"),
         (("methods",), {}, "the settings of a run"),
     ],
 )

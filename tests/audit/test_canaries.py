@@ -21,7 +21,7 @@ from fedlora_lab.audit.instruments import (
 from fedlora_lab.methods.state import ParamKey
 
 PLAN = fl.Plan(rounds=3, local_steps=2, batch=8, lr=0.2)
-LOSSY = PLAN.replace(participation=0.7, dropout=0.2)
+LOSSY = PLAN.replace(participation=0.7, client_dropout=0.2)
 ONE_SIDE = LOSSY.replace(optimizer=fl.SGD(0.5), lr={"A": 0.0, "B": 0.2})
 WIDE = fl.tasks.regression(clients=3, examples=10, d_in=40, d_out=24, rank=4)
 
@@ -29,14 +29,14 @@ WIDE = fl.tasks.regression(clients=3, examples=10, d_in=40, d_out=24, rank=4)
 def audited(row, unit="example", sigma=1.0, plan=PLAN, **fields):
     privacy = fl.Privacy(unit=unit, noise_multiplier=sigma, delta=1e-5, accountant="rdp", **fields)
     lora = fl.Lora(8, 8.0)
-    return fl.audit.canaries(WIDE, row, privacy, plan, canaries=32, confidence=0.99, lora=lora)
+    return fl.audit.run_audit(WIDE, row, privacy, plan, canaries=32, confidence=0.99, lora=lora)
 
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_the_audit_changes_nothing_of_the_run(unit):
     """Fault: marks, or whoever records a run, that change its bits."""
     task = tokens("head")
-    plan = PLAN.replace(batch=3, participation=0.8, dropout=0.1)
+    plan = PLAN.replace(batch=3, participation=0.8, client_dropout=0.1)
     marked = mark_examples(task, ordinary_marks(task))
     watched = Recorder.open(marked, methods.DEeR, private(unit), plan, lora=LORA, seed=0)
     same_bits(list(records_of(watched)), play(task, "deer", private(unit), plan))
@@ -97,7 +97,7 @@ def test_the_gaussian_bound_of_an_audit_is_the_sharper_one():
     task = fl.tasks.regression(clients=2, examples=8, d_in=60, d_out=40, rank=2)
     privacy = fl.Privacy(unit="client", noise_multiplier=0.5, delta=1e-5)
     plan = fl.Plan(rounds=1, local_steps=1, batch=None, lr=0.02)
-    result = fl.audit.canaries(task, "ffa-lora", privacy, plan, canaries=100, lora=fl.Lora(4, 4.0))
+    result = fl.audit.run_audit(task, "ffa-lora", privacy, plan, canaries=100, lora=fl.Lora(4, 4.0))
     assert 0.2 < result.epsilon_lower < result.gaussian_lower <= result.epsilon_upper
     assert np.isnan(replace(result, scores={}, invalid="not finite").gaussian_lower)
 
@@ -140,7 +140,7 @@ def test_a_canary_is_expected_as_its_groups_are_clipped(row, norms):
 
 def test_a_run_without_privacy_promises_nothing():
     """Fault: an epsilon of a run without privacy."""
-    result = fl.audit.canaries(tokens("head"), "fedlora", None, PLAN.replace(batch=3), lora=LORA)
+    result = fl.audit.run_audit(tokens("head"), "fedlora", None, PLAN.replace(batch=3), lora=LORA)
     assert (result.canaries, result.epsilon_upper) == (16, float("inf"))
 
 
@@ -153,4 +153,4 @@ def test_an_audit_takes_what_a_task_can_afford():
     wrong: list[Options] = [{"confidence": 1.0}, {"seed": None}, {"canaries": 1}]
     for bad in wrong:
         with refused(f"^{next(iter(bad))}=[^\n]*: expected [^\n]*$"):
-            fl.audit.canaries(WIDE, "fedlora", private("example"), PLAN, **bad)
+            fl.audit.run_audit(WIDE, "fedlora", private("example"), PLAN, **bad)

@@ -29,7 +29,7 @@ SLUGS = [row["slug"] for row in TABLES["methods"]]
 SEED, RANK, SPLIT, NOISE, CLIP, RATE, BITS, ROUNDS = 5, 5, 2, 4, 0.7, 0.8, 2, 10
 PLAN = fl.Plan(rounds=TABLES["rounds"], local_steps=TABLES["steps"], batch=TABLES["batch"], lr=RATE)
 LORA = fl.Lora(rank=RANK, alpha=TABLES["scaling"] * RANK)
-A, B, W = (ParamKey(side, "0") for side in "ABW")
+A, B, W = (ParamKey(name, "0") for name in "ABW")
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +94,12 @@ def given(task, privacy, method, t):
     noise = []
     for s in steps:
         # In the order in which the library cuts a client's draw into tensors.
-        sides = [side for side in "AB" if side in method.sides_at_step(t, s)]
-        rows = [streams.normal((len(sides), 64 * RANK), "noise", t, k, s) for k in range(10)]
+        factors = [factor for factor in "AB" if factor in method.factors_at_step(t, s)]
+        rows = [streams.normal((len(factors), 64 * RANK), "noise", t, k, s) for k in range(10)]
         stds = torch.tensor(privacy.noise_multiplier) * CLIP
-        rows = [dict(zip(sides, (std * row).tolist())) for std, row in zip(stds, rows, strict=True)]
+        rows = [
+            dict(zip(factors, (std * row).tolist())) for std, row in zip(stds, rows, strict=True)
+        ]
         noise.append(rows)
     batches = [[row.nonzero().flatten().tolist() for row in rows] for rows in drawn]
     return {"batches": batches, "noise": noise}
@@ -190,11 +192,11 @@ def test_a_local_step_and_a_release_of_the_page_are_those_of_the_library(page, t
     made = ask(page, code, drawn)
     for key in (A, B):
         expected = clients.params[key].expand(10, -1, -1)
-        assert far([client[key.side] for client in made], expected) < 1e-5
+        assert far([client[key.name] for client in made], expected) < 1e-5
         # Without a filter the step is the release, but for the rate over the expected batch.
-        if key.side in made[0]["released"] and method.filter is identity:
+        if key.name in made[0]["released"] and method.filter is identity:
             released = (opened.broadcast.tensors[key] - expected) * TABLES["batch"] / RATE
-            assert far([client["released"][key.side] for client in made], released) < 1e-5
+            assert far([client["released"][key.name] for client in made], released) < 1e-5
 
 
 @pytest.mark.parametrize("slug", SLUGS)

@@ -114,7 +114,9 @@ def test_other_settings_are_refused_in_one_line(done, capsys):
     settings = settings_of(done)
     assert compare(*ONE, "--epsilon=5", out=done) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "holds a run with other settings (privacy.target is 8.0 there and 5.0 now)" in line
+    assert (
+        "holds a run with other settings (privacy.target_epsilon is 8.0 there and 5.0 now)" in line
+    )
     assert "expected the same settings, another folder as out (--out), or fresh" in line
     assert settings_of(done) == settings
 
@@ -163,15 +165,18 @@ MISTAKES = [
     ("submit mine.py:Row", "row='mine.py:Row': expected a file mine.py with the row"),
     ("audit nowhere --canaries 1", "canaries=1: expected a whole number >= 2"),
     ("run regression rolora --epsilon none --unit client", "epsilon=None: expected a number where"),
-    ("finetune . --model here --epsilon none --unit client --stop-at 2", "where stop_at, unit is"),
+    (
+        "finetune . --model here --epsilon none --unit client --max-epsilon 2",
+        "where max_epsilon, unit is",
+    ),
     ("finetune . --model here --prompt text", "prompt, answer={'prompt'}: expected both of them"),
     # Its adapter had a B of zeros, and was stated as trained.
     ("finetune . --model here --method fedsa-lora", "method='fedsa-lora': expected one that sends"),
     ("finetune nowhere.csv --model here --text text", "data='nowhere.csv'"),
     ("finetune nowhere.csv --model here --text text --labels a,,b", "labels='a,,b': expected one"),
     (
-        "run regression rolora --stop-at 1e-6 --out a/b",
-        "stop_at=1e-06: expected room for one round",
+        "run regression rolora --max-epsilon 1e-6 --out a/b",
+        "max_epsilon=1e-06: expected room for one round",
     ),
     ("finetune x.csv --model here --text text --method local", "method='local': expected one of"),
     ("predict nowhere pyproject.toml --out .", "--out='.': expected a new file"),

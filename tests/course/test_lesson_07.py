@@ -42,7 +42,7 @@ def test_gradient_spectra_are_those_of_the_mean_gradient():
     direct = fl.course.lesson(3).example_gradients(record).mean(0)
     assert frame["energy"].sum() == pytest.approx(float((direct**2).sum()), rel=1e-4)
     cut: Any = fl.measures.gradient_spectra(record, clip_norm=0.01)
-    assert cut.groupby("side")["energy"].sum().max() <= 0.01**2
+    assert cut.groupby("factor")["energy"].sum().max() <= 0.01**2
 
 
 def test_the_worth_is_the_best_steps_gain():

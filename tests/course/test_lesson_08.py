@@ -38,7 +38,7 @@ def test_the_gradient_at_rounded_factors():
         expected = fl.measures.gradients(task, last, "blocks.0.query", concatenate(data))
         for key, part in zip(state.tensors, np.split(gradient, ends[:-1]), strict=True):
             if key.layer == "blocks.0.query":
-                np.testing.assert_allclose(part, getattr(expected, key.side).flatten(), atol=1e-6)
+                np.testing.assert_allclose(part, getattr(expected, key.name).flatten(), atol=1e-6)
     assert not figures.gradient_at(last, torch.zeros_like).any(), "none without A and B"
 
 

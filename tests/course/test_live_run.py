@@ -62,7 +62,7 @@ def test_the_numbers_before_start_are_those_of_the_run(make, task):
     calibrated = privacy.calibrate(epsilon=8.0, task=task, plan=plan)
     facts = dict(config.facts())
     assert facts["noise multiplier σ"].split()[0] == f"{calibrated.noise_multiplier:.3g}"
-    number = fl.amplification(task, "rolora", calibrated, plan)
+    number = fl.noise_amplification(task, "rolora", calibrated, plan)
     for fact, value in (
         ("noise that A takes up, ρ", number.mean),
         ("noise on an output, v; predicted end of the range: 0.35", number.output_variance),

@@ -29,7 +29,7 @@ def test_the_page_that_is_opened_by_a_double_click_is_the_package_s():
 @pytest.mark.parametrize(("split", "noise"), [(0, 4), (3, 1)])
 def test_sigma_is_calibrated_and_the_spent_epsilon_is_what_the_ledger_states(split, noise):
     row = TABLES["splits"][split]["noise"][noise]
-    task = fl.tasks.digits(alpha=list(script.LIKENESS.values())[split])
+    task = fl.tasks.digits(dirichlet=list(script.LIKENESS.values())[split])
     privacy = fl.Privacy(delta=TABLES["delta"])
     privacy = privacy.calibrate(epsilon=row["epsilon"], task=task, plan=script.PLAN)
     assert row["sigma"] == pytest.approx(privacy.noise_multiplier, rel=1e-9)

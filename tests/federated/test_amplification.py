@@ -21,7 +21,7 @@ SIGMA = 1e4
 RUNS = 12
 
 
-TURNS = {"participation": 0.6, "dropout": 0.2}
+TURNS = {"participation": 0.6, "client_dropout": 0.2}
 RATES = {"lr": {"A": 0.3, "B": 0.1}, "lr_decay": 0.8}
 CASES: Options = {
     "rates, decay, absence, loss": ("fedlora", "example", {**TURNS, **RATES}, {}, None),
@@ -30,13 +30,13 @@ CASES: Options = {
     "a multiplier each, sizes": (
         "fedlora",
         "example",
-        {"weights": "size", "batch": None},
+        {"client_weights": "size", "batch": None},
         {"sigma": (SIGMA, 2 * SIGMA, 0.0, 5 * SIGMA)},
         None,
     ),
     "along directions": ("fed-zo", "example", {}, {}, None),
     "trusted server": ("rolora", "client", {"participation": 0.5, "server_lr": 0.5}, {}, None),
-    "sum of shares": ("fedlora", "client", TURNS, {"trust": "secagg", "honest": 2}, None),
+    "sum of shares": ("fedlora", "client", TURNS, {"trust": "secagg", "honest_clients": 2}, None),
     "every upload, unequal ranks": ("fedlora", "client", TURNS, {"trust": "local"}, (1, 2, 4, 3)),
     "a frozen A": ("ffa-lora", "example", RATES, {}, None),
     "a start chosen by its noise": ("balanced-lora", "example", {}, {}, None),
@@ -47,8 +47,8 @@ CASES: Options = {
 @pytest.mark.parametrize("case", CASES)
 def test_amplification_is_what_a_run_measures(case):
     """Runs without signal: the energy by which A moved over that of its start, on the mean over
-    seeds; the record's rows are that of `fl.amplification` and the energy of the product. Of even
-    inputs, of mean square one, that energy is v on every output.
+    seeds; the record's rows are that of `fl.noise_amplification` and the energy of the product. Of
+    even inputs, of mean square one, that energy is v on every output.
     """
     slug, unit, work, noise, ranks = CASES[case]
     fields: Any = {"rounds": 4, "local_steps": 2, "batch": 3, "lr": 0.2, **work}
@@ -58,7 +58,7 @@ def test_amplification_is_what_a_run_measures(case):
     # A row that chooses its start takes no other.
     given = fl.Lora(4, 4.0, ranks=ranks, start_scale=1.0 if slug == "balanced-lora" else 1.5)
     lora = make_run_spec(*parts, given, 0).lora
-    number = fl.amplification(*parts, given)
+    number = fl.noise_amplification(*parts, given)
     rho = number.mean
     taken_up, products, rows = [], [], {}
     for seed in range(RUNS):
@@ -92,11 +92,14 @@ def test_own_copies_are_noisier_than_the_average(participation):
             a, _ = received[-1].factors("map")
             noise = a.double() - first.adapter["map"][0].double()
             own.append(float(noise.square().sum((1, 2)).mean()))
-    number = fl.amplification(WIDE, "fedlora", privacy, plan, LORA)
+    number = fl.noise_amplification(WIDE, "fedlora", privacy, plan, LORA)
     begun = LORA.rank / 3
     assert number.own_copies * number.mean * begun in fl.theory.mean_band(np.array(own))
     assert number.own_copies == pytest.approx(1 + (4 * participation - 1) / 3)
-    assert fl.amplification(WIDE, "fedlora", privacy, plan.replace(rounds=0), LORA).own_copies == 1
+    assert (
+        fl.noise_amplification(WIDE, "fedlora", privacy, plan.replace(rounds=0), LORA).own_copies
+        == 1
+    )
 
 
 def test_a_record_says_what_a_has_taken_up_so_far():
@@ -112,7 +115,9 @@ def test_a_record_says_what_a_has_taken_up_so_far():
     assert seen("fedlora", None) == [0.0] * 5
     assert all(map(math.isnan, seen("flora", noisy)))
     less = methods.FedLoRA.replace(name="less", filter=lambda x, _: x / x.shape[2])
-    assert fl.amplification(regression(), less, noisy, PLAN).mean > 0, "of (clients, rows, columns)"
+    assert fl.noise_amplification(regression(), less, noisy, PLAN).mean > 0, (
+        "of (clients, rows, columns)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,7 +133,7 @@ def test_a_record_says_what_a_has_taken_up_so_far():
 )
 def test_where_the_noise_on_an_output_is_not_known_it_is_said(slug, reason):
     """A residual, a core, a map of the noise, and what no average holds."""
-    number = fl.amplification(regression(), slug, private("example"), PLAN)
+    number = fl.noise_amplification(regression(), slug, private("example"), PLAN)
     assert math.isnan(number.output_variance) and math.isnan(number.output_noise)
     assert re.match(reason, str(number.unknown))
 
@@ -140,7 +145,7 @@ def test_the_noise_on_an_output_grows_from_round_to_round(slug):
     curve = forecast_of(make_run_spec(*setting, None, 0)).output_variances()
     for rounds, value in enumerate(curve):
         short = setting[3].replace(rounds=rounds)
-        assert fl.amplification(*setting[:3], short).output_variance == pytest.approx(value)
+        assert fl.noise_amplification(*setting[:3], short).output_variance == pytest.approx(value)
     assert curve[0] == 0 < curve[1] < curve[3]
 
 

@@ -28,7 +28,7 @@ from toy_tasks import (
 )
 
 import fedlora_lab as fl
-from fedlora_lab.federated.records import Tick
+from fedlora_lab.federated.records import LocalStep
 from fedlora_lab.flower import open_run, rounds
 from fedlora_lab.methods.published import FedLoRA
 from fedlora_lab.methods.quantization import normal_float
@@ -114,8 +114,8 @@ def test_records_do_not_tell_who_took_part():
         told = [[record.participants, *record.traffic] for record in records]
         assert torch.tensor(told).isnan().all() if secret else torch.tensor(told).isfinite().all()
         parts = tokens(), "fedlora", private("client", trust=trust), work
-        events = fl.ticks(*parts, lora=LORA, seed=seed, chunk_clients=1)
-        rounds = [event.round for event in events if isinstance(event, Tick)]
+        events = fl.run_steps(*parts, lora=LORA, seed=seed, chunk_clients=1)
+        rounds = [event.round for event in events if isinstance(event, LocalStep)]
         assert not secret or rounds == sorted([1, 2, 3] * PLAN.local_steps)
 
 
@@ -140,7 +140,7 @@ def test_without_a_clip_norm_a_release_does_not_depend_on_the_data(
     """C = 0: two data sets, one with examples that are not finite, give the same records, frame and
     folder, bit by bit; only what may differ between any two releases, such as a time, could differ.
     """
-    row = FedLoRA.replace(name="public start", start=public_start)
+    row = FedLoRA.replace(name="public start", initial_factors=public_start)
     privacy = private(unit, clip=0.0, trust=trust)
     plan = PLAN.replace(batch=None)
     seen = []

@@ -114,7 +114,7 @@ def test_what_clients_keep_lies_in_private_only(tmp_path):
     shutil.rmtree(tmp_path / "private")
     shown = load_file(tmp_path / "round-000002.safetensors")
     for key, x in require_source(last)[2].tensors.items():
-        assert torch.equal(shown[f"server/{key.side}/{key.layer}"], x)
+        assert torch.equal(shown[f"server/{key.name}/{key.layer}"], x)
     assert fl.Ledger.load(tmp_path / "ledger.json").epsilon() == last.epsilon
     with refused(r"^resume='.*': expected a folder with its subfolder private/ as it was$"):
         fl.run(*parts, PLAN, **RELEASE, resume=tmp_path)

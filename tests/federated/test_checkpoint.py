@@ -28,7 +28,7 @@ from toy_tasks import (
 import fedlora_lab as fl
 from fedlora_lab._utils.files import append_line, dump_checksummed, write_atomically
 from fedlora_lab.federated import checkpoint, spec
-from fedlora_lab.federated.records import Tick
+from fedlora_lab.federated.records import LocalStep
 from fedlora_lab.federated.spec import rule_identity
 from fedlora_lab.methods.aggregation import by_layer
 from fedlora_lab.methods.filters import identity
@@ -36,7 +36,7 @@ from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.privacy.privatizer import ClipAndNoise
 
-LONG = PLAN.replace(rounds=3, participation=0.7, dropout=0.2, optimizer=fl.SGD(0.5))
+LONG = PLAN.replace(rounds=3, participation=0.7, client_dropout=0.2, optimizer=fl.SGD(0.5))
 RUN = tokens(), "fedlora", private("example"), PLAN
 
 
@@ -119,8 +119,8 @@ def test_a_lost_or_unreadable_file_is_one_line_or_the_run_goes_on(harm, tmp_path
         played = 0
         try:
             more = *parts, plan.replace(rounds=3)
-            for event in fl.ticks(*more, lora=LORA, seed=None, resume=place):
-                played += isinstance(event, Tick)
+            for event in fl.run_steps(*more, lora=LORA, seed=None, resume=place):
+                played += isinstance(event, LocalStep)
         except ValueError as error:
             refusals[name] = str(error)
         if name in refusals:
@@ -196,7 +196,11 @@ def test_a_round_is_replayed_to_the_same_bits_or_not_at_all(lost, tmp_path):
         with refused(r"^resume='.*': expected a folder with a whole chec"):
             play(*RUN, resume=tmp_path)
         return
-    others: dict[str, Any] = {"products": "bfloat16", "chunk_clients": 1, "chunk_examples": 2}
+    others: dict[str, Any] = {
+        "matmul_precision": "bfloat16",
+        "chunk_clients": 1,
+        "chunk_examples": 2,
+    }
     for name in others:
         with refused(f"^resume='.*': expected the same {name} as in th"):
             fl.run(*RUN, lora=LORA, seed=0, resume=tmp_path, **{name: others[name]})
@@ -207,11 +211,11 @@ def test_a_round_is_replayed_to_the_same_bits_or_not_at_all(lost, tmp_path):
 
 def scaled(factor) -> Any:
     """A filter that closes over a number."""
-    return lambda tensor, side: factor * tensor
+    return lambda tensor, name: factor * tensor
 
 
 def by_default(scale):
-    def rule(tensor, side, factor=scale):
+    def rule(tensor, name, factor=scale):
         return factor * tensor
 
     return rule
@@ -221,7 +225,7 @@ class Scale:
     def __init__(self, factor):
         self.factor = factor
 
-    def apply(self, tensor, side):
+    def apply(self, tensor, name):
         return self.factor * tensor
 
 
@@ -230,11 +234,11 @@ def test_a_rule_is_known_by_more_than_its_name():
     memory."""
     long = torch.arange(2000.0)
     same = [scaled(1.0), scaled(1.0)], [by_layer(memory=0.5), by_layer(memory=0.5)]
-    others = [scaled(2.0), lambda tensor, side: 1.0 * tensor, identity, by_layer(memory=0.4)]
+    others = [scaled(2.0), lambda tensor, name: 1.0 * tensor, identity, by_layer(memory=0.4)]
     others += [by_default(0.1), by_default(0.2), scaled(long), scaled(long.flip(0))]
     others += [Scale(1.0), Scale(0.5), Scale(1.0).apply, Scale(0.5).apply]
-    others += [partial(scaled(3.0), side="A"), partial(scaled(4.0), side="A")]
-    others += [partial(scaled(4.0), side="B")]
+    others += [partial(scaled(3.0), name="A"), partial(scaled(4.0), name="A")]
+    others += [partial(scaled(4.0), name="B")]
     for left, right in same:
         assert rule_identity(left) == rule_identity(right)
     rules = [*others, *(pair[0] for pair in same)]
@@ -254,9 +258,9 @@ def test_another_run_is_never_overwritten(tmp_path):
 
 def test_the_ledger_is_written_before_the_round(tmp_path):
     """At every tick of round t it knows round t on disk, the newest checkpoint at most t - 1."""
-    for event in fl.ticks(*RUN, lora=LORA, seed=0, checkpoint=tmp_path):
+    for event in fl.run_steps(*RUN, lora=LORA, seed=0, checkpoint=tmp_path):
         done = checkpoint.rounds_in(tmp_path)[-1]
-        if isinstance(event, Tick):
+        if isinstance(event, LocalStep):
             known = {release.round for release in Ledger.load(tmp_path / "ledger.json").releases}
             assert event.round in known and done < event.round
         else:
@@ -265,7 +269,7 @@ def test_the_ledger_is_written_before_the_round(tmp_path):
 
 def test_a_ledger_that_cannot_be_written_stops_its_round(tmp_path):
     """As on a full disk: nothing is released that is not counted."""
-    events = fl.ticks(*RUN, lora=LORA, seed=0, checkpoint=tmp_path)
+    events = fl.run_steps(*RUN, lora=LORA, seed=0, checkpoint=tmp_path)
     next(events)
     (tmp_path / "ledger.json").mkdir()
     with pytest.raises(OSError):

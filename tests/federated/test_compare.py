@@ -25,7 +25,7 @@ from fedlora_lab.report.run_folder import Folder
 def test_two_rows_of_one_name_are_refused_wherever_names_meet(tmp_path):
     """Before anything is trained: their runs would be taken for seeds of one method. One row does
     not join a folder of another under its name."""
-    changed = methods.FedLoRA.replace(train=fl.Cycle(("B",)))
+    changed = methods.FedLoRA.replace(schedule=fl.Cycle(("B",)))
     rows = ["fedlora", changed]
     parts = regression(), None, PLAN
     one, other = (Cell.from_name(row, *parts, LORA, 0) for row in rows)
@@ -131,7 +131,7 @@ def test_whoever_watches_sees_every_event_and_ends_a_run_or_all(backend):
         ({"grid": {"rank": []}}, r"^grid\['rank'\]=\[\]: expected at least one"),
         ({"grid": {"rank": [2, 2]}}, r"^grid\['rank'\]=\[2, 2\]: expected each value once$"),
         ({"grid": {"rank": [2, 2.0]}}, r"^grid\['rank'\]=\[2, 2.0\]: expected each value once$"),
-        ({"grid": {"target": [1, 8]}}, r"^grid=.*: expected keys among"),
+        ({"grid": {"target_epsilon": [1, 8]}}, r"^grid=.*: expected keys among"),
         ({"grid": {"epsilon": [1], "noise_multiplier": [1]}}, r"^grid=.*: expected epsilon or noi"),
         ({"grid": {"rank": [2, 0]}}, r"^rank=0: expected"),
         (
@@ -195,7 +195,7 @@ def test_the_best_rate_is_chosen_on_seeds_that_do_not_report_it():
     assert set(best["lr"]) == {0.2} and set(best["seed"]) == {2, 3}
     line = "lr chosen by accuracy at seeds 0, 1, reported at seeds 2, 3"
     assert best.attrs["chosen"] == line and list(best.columns) == list(frame.columns)
-    chosen = fl.best(frame, tune=[2, 3])
+    chosen = fl.best(frame, tuning_seeds=[2, 3])
     assert set(chosen["lr"]) == {0.1} and set(chosen["seed"]) == {0, 1}
     assert chosen.attrs["chosen"].endswith("; lr at the edge of what was tried: m")
     frame.loc[(frame["epsilon"] == 8) & (frame["lr"] == 0.1) & (frame["seed"] < 2), "value"] += 0.3
@@ -204,8 +204,8 @@ def test_the_best_rate_is_chosen_on_seeds_that_do_not_report_it():
     # A rate that was chosen for each epsilon does not vary by itself.
     table = fl.report.display_table(fl.best(frame)).sort_values("lr", ascending=False)
     assert table[["target epsilon", "lr"]].to_numpy().tolist() == [["1", "0.2"], ["8", "0.1"]]
-    with refused(r"^tune=\[0, 1, 2, 3\]: expected some of the seeds"):
-        fl.best(frame, tune=range(4))
+    with refused(r"^tuning_seeds=\[0, 1, 2, 3\]: expected some of the seeds"):
+        fl.best(frame, tuning_seeds=range(4))
     with refused(r"^by='rank': expected columns that vary: epsilon, lr$"):
         fl.best(frame, by="rank")
 

@@ -12,7 +12,7 @@ import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab.federated import exchange, local_training
 from fedlora_lab.federated.run import Run
-from fedlora_lab.federated.spec import PRODUCTS
+from fedlora_lab.federated.spec import MATMUL_PRECISIONS
 from fedlora_lab.lora import adapters
 from fedlora_lab.methods.state import ParamKey
 from fedlora_lab.privacy import privatizer
@@ -21,7 +21,9 @@ pytestmark = pytest.mark.filterwarnings(toy_hubs.NO_PAD)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{"products": "bfloat16"}, {"chunk_examples": 2}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"matmul_precision": "bfloat16"}, {"chunk_examples": 2}], ids=str
+)
 def test_epsilon_and_noise_are_the_same_under_every_switch(options):
     """With nothing to learn from, the two runs hold the same noise, bit for bit."""
     silent = private("example", sigma=1e30, clip=1e-30)
@@ -44,9 +46,9 @@ def test_what_the_process_allows_does_not_count():
     for allowed in ("medium", "high", "highest", before):
         torch.set_float32_matmul_precision(allowed)
         outside = settings()
-        for products in PRODUCTS:
-            with adapters.matmuls(products):
-                is_tf32 = products == "tf32"
+        for precision in MATMUL_PRECISIONS:
+            with adapters.matmuls(precision):
+                is_tf32 = precision == "tf32"
                 assert settings() == ("high" if is_tf32 else "highest", is_tf32, is_tf32)
         assert settings() == outside
 

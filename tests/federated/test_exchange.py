@@ -54,8 +54,8 @@ def mean_change(received, clients):
         ("central", {}, SIGMA * CLIP / 6),
         ("central", {"arrived": (0, 2)}, SIGMA * CLIP / 6),
         ("local", {}, SIGMA * CLIP / math.sqrt(6)),
-        ("secagg", {"honest": 3}, SIGMA * CLIP / 6 * math.sqrt(2)),
-        ("secagg", {"honest": 2, "arrived": (0, 2)}, SIGMA * CLIP / 6),
+        ("secagg", {"honest_clients": 3}, SIGMA * CLIP / 6 * math.sqrt(2)),
+        ("secagg", {"honest_clients": 2, "arrived": (0, 2)}, SIGMA * CLIP / 6),
     ],
 )
 def test_noise_in_the_mean_has_the_stated_size(trust, options, std):
@@ -84,8 +84,8 @@ def test_the_noise_of_an_update_is_that_of_no_step():
 
 
 def test_a_round_without_release_leaves_the_model_and_is_spent_all_the_same():
-    privacy = private("client", trust="secagg", honest=3)
-    records = play(tokens("head"), "fedlora", privacy, PLAN.replace(rounds=8, dropout=0.3))
+    privacy = private("client", trust="secagg", honest_clients=3)
+    records = play(tokens("head"), "fedlora", privacy, PLAN.replace(rounds=8, client_dropout=0.3))
     still = [now for before, now in pairwise(records) if gap(before, now) == 0]
     assert 0 < len(still) < 8 and all(math.isnan(record.deviation) for record in still)
     assert [release.round for release in book(records[-1]).releases] == list(range(1, 9))
@@ -101,7 +101,7 @@ def test_a_round_without_release_leaves_the_model_and_is_spent_all_the_same():
 )
 def test_denominators_are_fixed(unit, trust, weights):
     """Lost uploads and absent clients, by hand: what arrives is divided by what was expected."""
-    plan = PLAN.replace(rounds=4, participation=0.6, dropout=0.3, weights=weights)
+    plan = PLAN.replace(rounds=4, participation=0.6, client_dropout=0.3, client_weights=weights)
     privacy = private(unit, sigma=0.0, clip=1e6, trust=trust)
     run = Recorder.open(tokens("head"), methods.FedLoRA, privacy, plan, lora=LORA, seed=0)
     sizes = torch.tensor(run.spec.unit_counts if weights == "size" else (1, 1, 1)).double()
@@ -132,7 +132,7 @@ def test_an_entry_has_the_numbers_of_those_who_take_part():
 
 
 @pytest.mark.parametrize(
-    "row", [methods.FedLoRA.replace(train=fl.Cycle(("B", "B", "A"))), methods.FedSB]
+    "row", [methods.FedLoRA.replace(schedule=fl.Cycle(("B", "B", "A"))), methods.FedSB]
 )
 def test_bytes_before_a_run_are_those_of_its_rounds(row):
     """Also of a schedule of any period, and of tensors that a row's start makes."""

@@ -29,7 +29,7 @@ from fedlora_lab.federated.run import Run
 from fedlora_lab.lora import per_example
 
 compare = partial(fl.compare, lora=LORA, progress=False)
-A_FIRST = methods.RoLoRA.replace(name="A first", train=fl.Cycle(("A", "B")))
+A_FIRST = methods.RoLoRA.replace(name="A first", schedule=fl.Cycle(("A", "B")))
 LOST = {
     "la-lora": "local_steps=1: la-lora never moves A",
     A_FIRST: "train.*: a-first begins with A",
@@ -99,7 +99,7 @@ def test_a_rule_that_turns_wrong_later_ends_the_run():
 
 def test_participation_and_losses_are_poisson():
     """Each client on its own with the plan's probability, whoever else takes part."""
-    plan = PLAN.replace(participation=0.5, dropout=0.2)
+    plan = PLAN.replace(participation=0.5, client_dropout=0.2)
     run = Run.open(regression(clients=10), methods.FedLoRA, None, plan, lora=LORA, seed=0)
     drawn = [run.participants(t) for t in range(400)]
     arrived = [{ids[i] for i in run.arrivals(t, ids).tolist()} for t, ids in enumerate(drawn)]

@@ -26,7 +26,7 @@ UNITS = {
     "example": (TASK, protected("example"), PLAN.rate("A") / 3),
     "person": (people(), protected("person"), PLAN.rate("A") / 3),
     "client": (TASK, protected("client"), 1.0),
-    "secagg": (TASK, private("client", trust="secagg", honest=SHARES), 1 / len(TASK.sizes)),
+    "secagg": (TASK, private("client", trust="secagg", honest_clients=SHARES), 1 / len(TASK.sizes)),
 }
 ONE_STEP = PLAN.replace(rounds=4, local_steps=1)
 
@@ -161,7 +161,7 @@ def test_a_restarted_server_asks_for_nothing_twice(unit, damaged, given_up, tmp_
     """
     task, privacy, _ = UNITS[unit]
     target = privacy.ledger(ONE_STEP.rounds).epsilon() if given_up else None
-    everybody = party(task, "fedlora", privacy.replace(target=target), ONE_STEP, seed=None)
+    everybody = party(task, "fedlora", privacy.replace(target_epsilon=target), ONE_STEP, seed=None)
     terms = everybody.terms
     out = tmp_path / "out"
     first, later = (Watched(everybody, tmp_path, dies) for dies in (True, False))
@@ -173,7 +173,7 @@ def test_a_restarted_server_asks_for_nothing_twice(unit, damaged, given_up, tmp_
         next(rounds(Watched(everybody, tmp_path), terms, open_run(terms, resume=out)))
     caplog.clear()
     with caplog.at_level(logging.WARNING, "fedlora_lab.flower"):
-        records = list(rounds(later, terms, open_run(terms, resume=out, stop_at=target)))
+        records = list(rounds(later, terms, open_run(terms, resume=out, max_epsilon=target)))
     assert [line[: len("round 1 is given up")] for line in caplog.messages] == [
         f"round {t} is given up" for t in given_up
     ]

@@ -52,12 +52,12 @@ ROWS = [(row, UNITS[i % len(UNITS)]) for i, row in enumerate((*methods.ALL.value
 def test_messages_give_the_run_of_the_loop(row, unit):
     """Three rounds with participation, lost uploads, momentum and a head, and the same ledger."""
     records = agree(tokens("head"), row, protected(unit), ROUNDS)
-    assert apart(records[:1], records[-1:]) > 1e-3 or row.share == ""
+    assert apart(records[:1], records[-1:]) > 1e-3 or row.uploaded_factors == ""
 
 
 UNEQUAL = {"lora": fl.Lora(rank=3, alpha=3.0, ranks=(1, 3, 2))}
 ADAPTIVE = {"optimizer": fl.AdamW(eps=1e-3), "lr": 0.05, "server_optimizer": "adam"}
-SUMMED = private("client", trust="secagg", honest=1)
+SUMMED = private("client", trust="secagg", honest_clients=1)
 SIGMAS = private("example", sigma=(0.5, 1.0, 3.0))
 
 
@@ -68,7 +68,7 @@ SIGMAS = private("example", sigma=(0.5, 1.0, 3.0))
         *((regression(), slug, None, ROUNDS, {}) for slug in ("flora", "fedsa-lora")),
         (tokens(), "hetlora", protected("example"), ROUNDS, UNEQUAL),
         (tokens(), "deer", protected("client"), ROUNDS, UNEQUAL),
-        (tokens(), "fedlora", SIGMAS, ROUNDS.replace(weights="size", lr_decay=0.5), {}),
+        (tokens(), "fedlora", SIGMAS, ROUNDS.replace(client_weights="size", lr_decay=0.5), {}),
         (tokens("head"), "deer", protected("example"), ROUNDS.replace(**ADAPTIVE), {}),
         (tokens("head"), "fedlora", SUMMED, ROUNDS, {}),
     ],

@@ -26,7 +26,7 @@ from fedlora_lab.privacy.ledger import Ledger
 from fedlora_lab.recipes.choices import Choice
 from fedlora_lab.review.adapters import ask_client
 
-PLAN = ROUNDS.replace(participation=1.0, dropout=0.0)
+PLAN = ROUNDS.replace(participation=1.0, client_dropout=0.0)
 NAME = "B/inner"
 Fault = Callable[[Message], Any]
 
@@ -194,7 +194,9 @@ def test_when_nobody_answers_the_run_stops(tmp_path):
 
 def test_too_few_shares_release_nothing():
     """Secure aggregation: of fewer uploads than shares of noise are relied on, no sum is formed."""
-    records = run(lossy(None), terms={"privacy": private("client", trust="secagg", honest=3)})
+    records = run(
+        lossy(None), terms={"privacy": private("client", trust="secagg", honest_clients=3)}
+    )
     assert apart(records[1:2], records[2:3]) == 0
     assert apart(records[2:3], records[3:4]) > 1e-3
     assert [entry.round for entry in book(records[-1]).releases] == [1, 2, 3]

@@ -12,7 +12,7 @@ from fedlora_lab import methods
 from fedlora_lab.flower import InProcessGrid, open_run, rounds
 from fedlora_lab.flower.messages import parse_key
 
-EVERYONE = ROUNDS.replace(participation=1.0, dropout=0.0)
+EVERYONE = ROUNDS.replace(participation=1.0, client_dropout=0.0)
 
 
 class Watched(InProcessGrid):
@@ -88,12 +88,15 @@ def test_replies_hold_what_is_shared_and_noised_and_nothing_else(slug, unit):
     for t, record in enumerate(records[1:]):
         arrays = arrays_of(replies, t)
         assert sum(math.prod(array.shape) for _, array in arrays) == record.traffic.numbers_up
-        shared = row.sides_sent(t, EVERYONE.local_steps) if row.share != "" else ""
-        sides = {parse_key(name).side for name, _ in arrays}
-        assert sides == ({*shared, "head"} if shared else set())
+        shared = row.factors_uploaded(t, EVERYONE.local_steps) if row.uploaded_factors != "" else ""
+        names = {parse_key(name).name for name, _ in arrays}
+        assert names == ({*shared, "head"} if shared else set())
     start = {}
     for name, array in arrays_of(asked):
-        if row.share is not None and parse_key(name).side not in {*row.share, "head"}:
+        if row.uploaded_factors is not None and parse_key(name).name not in {
+            *row.uploaded_factors,
+            "head",
+        }:
             assert array.data == start.setdefault(name, array.data), name
     assert bool(start) == (slug in ("fedsa-lora", "local"))
 

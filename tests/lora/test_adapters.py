@@ -25,13 +25,13 @@ def test_every_layer_and_seed_starts_elsewhere():
     values, other = (adapters.initial_values(model, Streams(seed)) for seed in (0, 1))
     seen = []
     for key, x in values.items():
-        if key.side == "A":
+        if key.name == "A":
             assert 0.95 * 64**-0.5 < float(x.abs().max()) <= 64**-0.5
             assert float(x.square().sum()) == pytest.approx(16 / 3, rel=0.2)
             assert all(not torch.allclose(x, y, atol=1e-2) for y in (other[key], *seen))
             seen.append(x)
         else:
-            assert torch.equal(x, 0 * x if key.side == "B" else task.model.get_parameter(key.layer))
+            assert torch.equal(x, 0 * x if key.name == "B" else task.model.get_parameter(key.layer))
 
 
 def run(lora):

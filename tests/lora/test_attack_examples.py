@@ -104,11 +104,11 @@ def test_a_penalty_is_asked_about_what_moves(slug, moving):
     asked = []
 
     def sound(rows, start):
-        asked.append(frozenset(key.side for key in rows))
+        asked.append(frozenset(key.name for key in rows))
         return gaps(rows, start)
 
     def mixing(rows, start):
-        only = {key: x for key, x in rows.items() if key.side == "B"}
+        only = {key: x for key, x in rows.items() if key.name == "B"}
         return gaps(rows, start) + (gaps(only, start).mean() if only else 0)
 
     row = fl.methods.get(slug)
@@ -260,10 +260,12 @@ def test_a_loss_that_mixes_faintly_or_seldom_is_refused(products):
     y = torch.arange(30) % 3
     task = fl.tasks.classification(two_layers(), [(x, y)], test=(x, y), targets=["0"])
     plan = PLAN.replace(batch=None)
-    assert fl.run(task, "ffa-lora", private("example"), plan, products=products)
+    assert fl.run(task, "ffa-lora", private("example"), plan, matmul_precision=products)
     for loss in FAINT.values():
         with refused(MODEL.format("Sequential")):
-            fl.run(replace(task, loss=loss), FFA, private("example"), plan, products=products)
+            fl.run(
+                replace(task, loss=loss), FFA, private("example"), plan, matmul_precision=products
+            )
 
 
 def test_a_model_that_is_sure_of_itself_is_not_refused():
@@ -293,7 +295,7 @@ def test_a_kind_of_tensor_that_mixes_examples_is_refused(monkeypatch):
     }
     kind = TensorKind(trained=True, sent_up=True, **parts)
     monkeypatch.setitem(KINDS, "S", kind)
-    row = FedLoRA.replace(name="shift", start=lambda W, rank: {"S": W.new_zeros(len(W))})
+    row = FedLoRA.replace(name="shift", initial_factors=lambda W, rank: {"S": W.new_zeros(len(W))})
     refuse_run(MODEL.format("Tokens"), tokens(), row)
 
 

@@ -50,8 +50,8 @@ def plain_peft(task, values, lora):
     places = {}
     for key in values:
         prefix = f"base_model.model.{key.layer}"
-        name = f"{prefix}.lora_{key.side}.default.weight"
-        if key.side == "head":
+        name = f"{prefix}.lora_{key.name}.default.weight"
+        if key.name == "head":
             part, _, kind = key.layer.rpartition(".")
             head = next(head for head in heads or () if is_within(part, head))
             inside = part.replace(head, f"{head}.modules_to_save.default", 1)

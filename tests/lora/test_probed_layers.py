@@ -73,8 +73,10 @@ def test_an_adapter_that_cannot_learn_is_refused_by_name(first, line):
     with refused(line):
         train(task_of(Two(first)))
     # There a weight has a type of its own, which such a model may not expect.
-    with refused(f"{line}|^model='Two': expected a pass over the test examples where products="):
-        train(task_of(Two(first)), products="bfloat16")
+    with refused(
+        f"{line}|^model='Two': expected a pass over the test examples where matmul_precision="
+    ):
+        train(task_of(Two(first)), matmul_precision="bfloat16")
 
 
 @pytest.mark.parametrize("first", [lambda a, x: a(x), lambda a, x: 0 * a(x)])

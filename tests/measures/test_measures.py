@@ -44,7 +44,7 @@ def test_signal_to_noise():
 
 def by_key(A, B):
     """The factors of two layers by their keys."""
-    return {ParamKey(side, k): x[int(k)] for side, x in (("A", A), ("B", B)) for k in "01"}
+    return {ParamKey(name, k): x[int(k)] for name, x in (("A", A), ("B", B)) for k in "01"}
 
 
 def test_rows_of_a_round_are_those_by_hand():

@@ -17,7 +17,7 @@ from fedlora_lab._utils.random_streams import Streams
 from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.state import ParamKey, ServerState
 
-A, B = (ParamKey(side, "layer") for side in "AB")
+A, B = (ParamKey(name, "layer") for name in "AB")
 # One row for each kind of clip, of filter and of broadcast.
 CLIPPED = ("fedlora", "deer", "la-lora", "fedlpp", APART)
 UNEVEN = fl.Lora(rank=2, alpha=3.0, ranks=(1, 2, 1))
@@ -100,8 +100,8 @@ def test_clients_of_lower_rank_hold_nothing_beyond_it():
         watched, seen = measures.record_aggregation(row)
         play(task, watched, privacy, PLAN.replace(rounds=1), lora=UNEVEN)
         for key, rows in seen[0].uploads.items():
-            if key.side in "AB":
-                beyond = rows[[0, 2]][:, 1:] if key.side == "A" else rows[[0, 2]][..., 1:]
+            if key.name in "AB":
+                beyond = rows[[0, 2]][:, 1:] if key.name == "A" else rows[[0, 2]][..., 1:]
                 assert not beyond.any(), f"{slug}: {key}"
     whole, uneven = (play(task, "fedlora", None, lora=lora)[-1].traffic for lora in (LORA, UNEVEN))
     heads = 3 * 15
@@ -109,7 +109,7 @@ def test_clients_of_lower_rank_hold_nothing_beyond_it():
 
 
 # One row for each rule of the server, of those without a start of their own.
-BY_RULE = {repr(row.aggregate): row for row in methods.ALL.values() if row.start is None}
+BY_RULE = {repr(row.aggregate): row for row in methods.ALL.values() if row.initial_factors is None}
 
 
 @pytest.mark.slow

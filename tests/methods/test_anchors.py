@@ -18,7 +18,7 @@ from fedlora_lab.methods.aggregation import Rule
 from fedlora_lab.methods.state import ParamKey, ServerState
 
 ANCHORS = json.loads((Path(__file__).parent / "anchors.json").read_text(encoding="utf-8"))
-A, B, W = (ParamKey(side, "layer") for side in "ABW")
+A, B, W = (ParamKey(name, "layer") for name in "ABW")
 SHARES = [0.2, 0.3, 0.5]
 SCALING = 3.0
 """Alpha over rank, by which public code multiplies what it adds to a weight."""
@@ -43,8 +43,8 @@ def aggregated(name: str) -> dict[str, np.ndarray]:
     state = ServerState(state.tensors, state.round, streams=Streams(0))
     rule: Any = row.aggregate
     state = rule.initial_state(state) if isinstance(rule, Rule) else state
-    moved = row.sides_in_round(0, 1)
-    uploads = {key: x for key, x in ((A, a), (B, b)) if key.side in moved}
+    moved = row.factors_in_round(0, 1)
+    uploads = {key: x for key, x in ((A, a), (B, b)) if key.name in moved}
     after = rule(state, state, uploads, shares).tensors
     new_a, new_b = (after[key].numpy() for key in (A, B))
     residual = after.get(W, torch.zeros(())).numpy()

@@ -72,7 +72,7 @@ WRITTEN = [
 ]
 ROWS = [*methods.ALL.values(), *WRITTEN]
 # Both factors of a product move in a round: maps made of a client's own would be un-noised.
-WITHIN = methods.DEeR.replace(name="within", train=Cycle(("B A",)))
+WITHIN = methods.DEeR.replace(name="within", schedule=Cycle(("B A",)))
 FIELDS = set(Method.__dataclass_fields__) - {"name", "source", "note", "exact"}
 
 
@@ -118,8 +118,8 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize(("row", "unit"), pairs, ids=[f"{row.slug}-{unit}" for row, unit in pairs])
 
 
-MOVES = ("train", "start", "penalty", "clip_groups", "precondition")
-SENDS = ("train", "share", "clip_groups", "precondition")
+MOVES = ("schedule", "initial_factors", "penalty", "clip_groups", "precondition")
+SENDS = ("schedule", "uploaded_factors", "clip_groups", "precondition")
 test_leaving_out_one_example_moves_the_sum_by_at_most_c = reads(*MOVES)(
     contract_clauses.leaving_out_one_example
 )
@@ -136,8 +136,8 @@ test_smoothing_comes_after_the_noise = reads("filter", "precondition")(
 def _sent_up(row, t, steps, state):
     """What goes up in round t: what moves, read from the schedule, as far as the row shares it."""
     moved = set().union(*(movers(row, t, s, state) for s in range(steps)))
-    shared = (*row.share, "head") if row.share else ()
-    return {key for key in moved if row.share is None or key.side in shared}
+    shared = (*row.uploaded_factors, "head") if row.uploaded_factors else ()
+    return {key for key in moved if row.uploaded_factors is None or key.name in shared}
 
 
 def _lossy(method):
@@ -149,10 +149,10 @@ def _lossy(method):
         own = {"optimizer": fl.SGD(0.5)}
     elif not set(getattr(method.aggregate, "writes", ())) & {*"ABRW", "gain"}:
         own["server_optimizer"] = (fl.Adam(), fl.SGD(0.5))[turn % 2]
-    return PLAN.replace(participation=0.8, dropout=0.2, lr=0.1, **own)
+    return PLAN.replace(participation=0.8, client_dropout=0.2, lr=0.1, **own)
 
 
-@reads("start", "balance", "aggregate", "broadcast")
+@reads("initial_factors", "balance", "aggregate", "broadcast")
 def test_adapter_changes_nothing_before_training(row):
     """Before training the adapted model is the base model, and so is the clients' copy of it."""
     task = tokens("head")
@@ -169,7 +169,7 @@ def test_adapter_changes_nothing_before_training(row):
     assert math.isnan(later) and record.epsilon == 0 and not any(record.traffic)
 
 
-@reads("train", "start", "share", "aggregate", "broadcast")
+@reads("schedule", "initial_factors", "uploaded_factors", "aggregate", "broadcast")
 def test_a_seed_decides_every_bit_of_a_run_and_of_a_resumed_one(row, unit, tmp_path):
     """A run that was stopped and taken up again has the bits of one that never was; another seed
     gives another run.
@@ -186,7 +186,7 @@ def test_a_seed_decides_every_bit_of_a_run_and_of_a_resumed_one(row, unit, tmp_p
     assert gap(whole[2], other[-1]) > 1e-3
 
 
-@reads("train", "clip_groups", "precondition", "filter", "penalty", units=True)
+@reads("schedule", "clip_groups", "precondition", "filter", "penalty", units=True)
 def test_no_clip_no_noise_is_the_plain_run(row, unit):
     """Without clip and noise the run is the run without privacy.
 
@@ -203,10 +203,10 @@ def test_no_clip_no_noise_is_the_plain_run(row, unit):
         limit = play(task, row, private(unit, sigma=0.0, clip=math.inf, **seen), plan)
         assert gap(plain[0], limit[0]) == 0
         assert gap(limit[-1], plain[-1]) <= 1e-6
-        assert gap(plain[0], plain[-1]) > 1e-3 or row.share == ""
+        assert gap(plain[0], plain[-1]) > 1e-3 or row.uploaded_factors == ""
 
 
-@reads("train", "share", "precondition")
+@reads("schedule", "uploaded_factors", "precondition")
 def test_the_filter_acts_once_where_the_noise_is(row):
     """In the client unit a filter changes an upload in one way: the noised update is filtered,
     once. Every row is given a filter; local steps go on as if there were none.
@@ -224,7 +224,7 @@ def test_the_filter_acts_once_where_the_noise_is(row):
         start = run.result.opened.broadcast.tensors
         sent = run.result.received.uploads
         changes.append({k: x - start[k][None] for k, x in sent.items()})
-    once = {k: binomial(5)(x, k.side) if k.side in "AB" else x for k, x in changes[0].items()}
+    once = {k: binomial(5)(x, k.name) if k.name in "AB" else x for k, x in changes[0].items()}
     torch.testing.assert_close(changes[1], once, rtol=1e-6, atol=1e-9)
 
 
@@ -234,7 +234,7 @@ def test_no_path_from_data_round_the_clip(row, unit):
     if one of them holds NaN and infinity. Left out is what release mode hides: what a clip did, and
     in the client unit the metrics of factors that clients keep.
     """
-    plan = PLAN.replace(participation=0.8, dropout=0.2, optimizer=fl.SGD(0.5))
+    plan = PLAN.replace(participation=0.8, client_dropout=0.2, optimizer=fl.SGD(0.5))
     privacy = private(unit, clip=1e-30, sigma=1e28)
     for task in (regression(), tokens("head")):
         hidden = tuple(task.metrics) if unit == "client" and keeps(row) else ()
@@ -242,7 +242,7 @@ def test_no_path_from_data_round_the_clip(row, unit):
         same_bits(one, other, "clipped", "nonfinite", *hidden)
 
 
-@reads("train", "share", "aggregate", "balance")
+@reads("schedule", "uploaded_factors", "aggregate", "balance")
 def test_frozen_and_unsent_factors_never_change_on_the_server(row, unit):
     """A factor that does not move, or is not sent, never changes on the server and takes no room on
     the way up; unless the server's rule says that it writes it.
@@ -259,7 +259,7 @@ def test_frozen_and_unsent_factors_never_change_on_the_server(row, unit):
         up = _sent_up(row, t, plan.local_steps, old)
         for key, tensor in old.tensors.items():
             same = torch.equal(tensor.nan_to_num(), new.tensors[key].nan_to_num())
-            assert same == (key not in up) or key.side in written, f"{key} in round {t + 1}"
+            assert same == (key not in up) or key.name in written, f"{key} in round {t + 1}"
         sizes = [old.tensors[key].numel() for key in up]
         if "upload_sizes" not in type(row.aggregate).__dict__:  # the rule asks for nothing else
             most = row.differences.directions * plan.local_steps if row.differences else math.inf
@@ -267,7 +267,7 @@ def test_frozen_and_unsent_factors_never_change_on_the_server(row, unit):
             assert after.traffic[:2] == (numbers, 4 * numbers), f"round {t + 1}"
 
 
-@reads("share", units=True)
+@reads("uploaded_factors", units=True)
 def test_kept_factors_stay_with_their_client(row, unit):
     """What moves and is not sent is there when its client comes again. That no other client's data
     reach it: test_methods_that_keep_ranks_equal_their_loops.
@@ -294,13 +294,13 @@ def _finished(task, row, unit, plan):
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.slug)
 def test_deviates_unless_exact(row):
     """The deviation is below 1e-6 in every round exactly when the row claims so."""
-    plan = PLAN.replace(rounds=4, local_steps=3, participation=0.8, dropout=0.1)
+    plan = PLAN.replace(rounds=4, local_steps=3, participation=0.8, client_dropout=0.1)
     for privacy in (None, private("client", trust="local")):
         gaps = [record.deviation for record in play(tokens(), row, privacy, plan, seed=1)[1:]]
         assert all(value < 1e-6 for value in gaps) == row.exact, f"deviations {gaps}"
 
 
-@reads("train", "clip_groups", "precondition", units=True)
+@reads("schedule", "clip_groups", "precondition", units=True)
 def test_epsilon_is_that_of_the_plan(row, unit):
     """Epsilon is, bit for bit, that of the releases alone, whatever the method; or none is
     certified, with a reason. One release is a step in the example unit, a round in the client unit.
@@ -322,18 +322,18 @@ def test_epsilon_is_that_of_the_plan(row, unit):
                 ledger.epsilon()
 
 
-@reads("train", "start")
+@reads("schedule", "initial_factors")
 def test_the_schedule_opens_with_what_is_zero(row):
     """While B is zero A has no gradient: a schedule that opens with A alone spends a step on noise.
     What the product is zero by moves first; or a residual takes out a product that is not.
     """
     state = begun(regression(), row)
-    zero = {key for key, x in state.tensors.items() if key.side in ("B", "R") and not x.any()}
-    taken_out = any(bool(w.any()) for w in state.side("W").values())
+    zero = {key for key, x in state.tensors.items() if key.name in ("B", "R") and not x.any()}
+    taken_out = any(bool(w.any()) for w in state.named("W").values())
     assert (zero or taken_out) and zero <= movers(row, 0, 0, state)
 
 
-@reads("start", "clip_groups", "precondition", "penalty")
+@reads("initial_factors", "clip_groups", "precondition", "penalty")
 def test_chunks_change_nothing(row, unit):
     """In chunks that do not divide examples and clients, or all at once: the same run up to
     rounding.
@@ -370,8 +370,8 @@ def test_broken_rows_fail_the_contract(name):
 @pytest.mark.parametrize(
     ("clause", "change"),
     [
-        (test_the_schedule_opens_with_what_is_zero, {"train": Cycle(("A", "B"))}),
-        (contract_clauses.smoothing_is_linear, {"filter": lambda tensor, side: 0.5 * tensor}),
+        (test_the_schedule_opens_with_what_is_zero, {"schedule": Cycle(("A", "B"))}),
+        (contract_clauses.smoothing_is_linear, {"filter": lambda tensor, name: 0.5 * tensor}),
     ],
 )
 def test_an_opening_with_a_and_a_filter_that_scales_are_found(clause, change):

@@ -17,7 +17,7 @@ from fedlora_lab.lora.source import require_source
 from fedlora_lab.methods.directions import ALONG, Differences
 
 ROW = fl.methods.FedZO
-TURNS = ROW.replace(name="in turns", train=fl.Cycle(("B A",)))
+TURNS = ROW.replace(name="in turns", schedule=fl.Cycle(("B A",)))
 PULLED = ROW.replace(
     name="pulled",
     penalty=lambda rows, start: sum((rows[k] - start[k]).square().flatten(1).sum(1) for k in rows),
@@ -121,7 +121,7 @@ def test_unequal_rates_train_where_a_step_stays_along_its_directions():
 def test_a_row_clips_in_one_kind_of_coordinates():
     for changes, begins in (
         ({"precondition": fl.methods.DEeR.precondition}, "precondition=.*: expected None: diff"),
-        ({"clip_groups": lambda key: key.side}, "clip_groups=.*: expected None: differences"),
+        ({"clip_groups": lambda key: key.name}, "clip_groups=.*: expected None: differences"),
         ({"differences": 16}, "differences=16: expected None or fl.methods.Differences"),
     ):
         with refused(f"^{begins}"):
@@ -134,5 +134,5 @@ def test_a_row_clips_in_one_kind_of_coordinates():
 
 def test_the_noise_of_an_update_is_not_forecast_along_directions():
     """In the client unit; in the others it is forecast as of any row, see test_amplification.py."""
-    number = fl.amplification(regression(), ROW, private("client"), PLAN)
+    number = fl.noise_amplification(regression(), ROW, private("client"), PLAN)
     assert math.isnan(number.mean) and "along the directions of its round" in str(number.unknown)

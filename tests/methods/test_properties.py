@@ -28,8 +28,8 @@ PLANS: Options = {
     "server_optimizer": st.sampled_from(["sgd", "adam", "adamw", fl.SGD(0.9), None]),
     "server_lr": RATES,
     "participation": SHARES,
-    "dropout": SHARES,
-    "weights": st.sampled_from(["uniform", "size", "none", None, 3]),
+    "client_dropout": SHARES,
+    "client_weights": st.sampled_from(["uniform", "size", "none", None, 3]),
     "lr_decay": SHARES,
 }
 

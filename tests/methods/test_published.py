@@ -64,14 +64,14 @@ def test_a_changed_row_carries_no_source_note_or_claim_of_another(row):
     the claims alone, or none, keeps the others.
     """
     other = fl.Cycle(("A", "B"))
-    for changed in (row.replace(name="mine"), row.replace(train=other)):
+    for changed in (row.replace(name="mine"), row.replace(schedule=other)):
         assert (changed.source, changed.exact) == ("", False)
         assert changed.note == f"derived from {row.name}"
         shown = fl.methods.table([changed]).iloc[0]
         assert not shown["exact"] and "arXiv" not in shown["source"] + shown["note"]
     given = row.replace(name="mine", source="my paper", exact=True, note="new")
     assert (given.source, given.exact, given.note) == ("my paper", True, "new")
-    assert row.replace(train=row.train, name=row.name) == row == row.replace()
+    assert row.replace(schedule=row.schedule, name=row.name) == row == row.replace()
     assert row.replace(note="short").source == row.source
 
 
@@ -79,16 +79,16 @@ def test_the_table_is_the_rows():
     table: Any = fl.methods.table()
     assert list(table.index) == list(methods.ALL)
     for slug, column, expected in (
-        ("rolora", "train", "B | A"),
-        ("local", "share", "nothing"),
+        ("rolora", "schedule", "B | A"),
+        ("local", "uploaded_factors", "nothing"),
         ("deer", "noise", "gradient of A and B, or the round's change, shaped by the other factor"),
         ("fed-zo", "noise", "differences along directions of A and B, or the round's change"),
         ("la-lora", "noise", "gradient of A and B, or the round's change, then filtered"),
     ):
         assert table.loc[slug, column] == expected, slug
-    mine = methods.FedLoRA.replace(name="mine", train=lambda t, s: "B", share="B")
+    mine = methods.FedLoRA.replace(name="mine", schedule=lambda t, s: "B", uploaded_factors="B")
     row = fl.methods.table([mine]).loc["mine"]
-    assert (row["train"], row["share"]) == ("<lambda>", "B")
+    assert (row["schedule"], row["uploaded_factors"]) == ("<lambda>", "B")
     assert math.isnan(row["up"])
 
 
@@ -153,7 +153,7 @@ ROW = """\
 TwoToOne = RoLoRA.replace(
     name="Two to one",
     source="docs/adding_a_method.md",
-    train=Cycle(("B", "B", "A")),
+    schedule=Cycle(("B", "B", "A")),
     exact=True,
     note="B moves in two rounds of three, A in the third",
 )

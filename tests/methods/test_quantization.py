@@ -91,7 +91,7 @@ def test_a_merged_product_goes_down_at_its_rank():
 
 def test_a_client_that_was_away_gets_what_it_missed():
     """RoLoRA, client by client: what changed comes down; uploads that were lost do not count."""
-    plan = fl.Plan(rounds=12, local_steps=1, batch=None, participation=0.5, dropout=0.3)
+    plan = fl.Plan(rounds=12, local_steps=1, batch=None, participation=0.5, client_dropout=0.3)
     run = Run.open(regression(), "rolora", private("client"), plan, lora=LORA, seed=0)
     seen = [0] * K
     size = {"A": A, "B": B}
@@ -102,6 +102,8 @@ def test_a_client_that_was_away_gets_what_it_missed():
         missed = [{"BA"[since % 2] for since in range(seen[k], t)} for k in ids]
         assert record.participants == len(ids)
         assert record.traffic.numbers_up == len(run.arrivals(t, ids)) * size["BA"[t % 2]]
-        assert record.traffic.numbers_down == sum(size[s] for sides in missed for s in sides)
+        assert record.traffic.numbers_down == sum(
+            size[name] for factors in missed for name in factors
+        )
         for k in ids:
             seen[k] = t

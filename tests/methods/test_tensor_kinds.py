@@ -1,4 +1,4 @@
-"""A new kind of trained tensor is one row of `KINDS` and a method whose ``start`` makes it."""
+"""A new kind of trained tensor: a row of `KINDS`, and a method whose `initial_factors` make it."""
 
 from calls import refused
 from toy_tasks import play, regression
@@ -24,7 +24,7 @@ def test_a_new_kind_is_trained_sent_counted_and_not_lost_on_the_way_out(monkeypa
     def start(weight, rank):
         return {"S": weight.new_zeros(len(weight))}
 
-    row = fl.methods.FFA.replace(name="shift", train=Cycle(("BS",)), start=start)
+    row = fl.methods.FFA.replace(name="shift", schedule=Cycle(("BS",)), initial_factors=start)
     plain, last = (play(regression(), method, None)[-1] for method in ("ffa-lora", row))
     assert require_source(last)[2].tensors[ParamKey("S", "map")].all()
     added = [count - before for count, before in zip(last.traffic, plain.traffic, strict=True)]

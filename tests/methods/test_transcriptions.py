@@ -23,7 +23,7 @@ from fedlora_lab.methods.state import ParamKey, ServerState
 
 pytestmark = pytest.mark.slow
 TASK = tokens("head")
-SIDES = ("A", "B", "R", "gain", "W", "head")
+NAMES = ("A", "B", "R", "gain", "W", "head")
 RANKS, WIDE = (1, 3, 2), {"rank": 3, "alpha": 3 * LORA.scaling}  # another rank, the same scale
 SETTINGS = {  # momentum, weights, unit
     "plain by size": (0.0, "size", "example"),
@@ -51,9 +51,9 @@ class Trace(NamedTuple):
 def state_of(server):
     """The server's tensors under the names of the transcriptions, W in units of the weight."""
     return {
-        (key.side, key.layer): plain.SCALE * x.numpy() if key.side == "W" else x.numpy()
+        (key.name, key.layer): plain.SCALE * x.numpy() if key.name == "W" else x.numpy()
         for key, x in server.tensors.items()
-        if key.side in SIDES
+        if key.name in NAMES
     }
 
 
@@ -71,11 +71,13 @@ def follow(
     momentum, weights, unit = SETTINGS[setting]
     privacy = None if clip == math.inf else private(unit, sigma=0.0, clip=clip, trust=trust)
     optimizer = fl.SGD(momentum)
-    plan = fl.Plan(rounds, local_steps=2, batch=None, lr=0.5, weights=weights, optimizer=optimizer)
+    plan = fl.Plan(
+        rounds, local_steps=2, batch=None, lr=0.5, client_weights=weights, optimizer=optimizer
+    )
     run = Run.open(TASK, VARIANTS.get(row, row), privacy, plan, lora=lora, seed=0)
     if scattered:  # random numbers in all that clients train and in what is added to the base
         server = run.state.server
-        shapes = {key: x.shape for key, x in server.tensors.items() if key.side in SIDES}
+        shapes = {key: x.shape for key, x in server.tensors.items() if key.name in NAMES}
         run.state.server = server.replace_tensors(somewhere(shapes))
     oracle = plain.gradients(plain.token_classifier(TASK.model))
     sizes = TASK.sizes if weights == "size" else [1] * len(TASK.sizes)
@@ -114,7 +116,7 @@ def fresh(run):
 def sketches(run):
     """The library's own Omega of every round, of the width of the rank."""
     for server in run.states[:-1]:
-        factors = server.side("A").items()
+        factors = server.named("A").items()
         yield {name: server.random(name).standard_normal(a.T.shape) for name, a in factors}
 
 
@@ -132,7 +134,7 @@ def measured(run):
 
 
 VARIANTS = {
-    "fedask-both": fl.methods.FedASK.replace(train=fl.Cycle(("AB",)), exact=False),
+    "fedask-both": fl.methods.FedASK.replace(schedule=fl.Cycle(("AB",)), exact=False),
     "dp-lora": APART,
 }
 AB = together("AB")
@@ -232,7 +234,7 @@ def test_methods_that_keep_ranks_equal_their_loops(row, setting, clip):
     server, own = plain.personal(run.oracle, run.start, run.clients, run.work, shared)
     agree(state_of(run.states[-1]), server, run.start)
     kept = {key: 1 - ones for key, ones in shared.items() if not ones.all()}
-    assert kept.keys() == {(key.side, key.layer) for key in run.personal[-1]}
+    assert kept.keys() == {(key.name, key.layer) for key in run.personal[-1]}
     for k, expected in enumerate(own):
         rows = {key: run.personal[-1][ParamKey(*key)][k].numpy() for key in kept}
         found = {key: where * rows[key] for key, where in kept.items()}
@@ -253,7 +255,7 @@ def test_flora_draws_a_new_factor_each_round():
 
 def modes_of(server):
     """Layer -> what moves in the round to come."""
-    return {name: "BA"[int(mode)] for name, mode in server.side("mode").items()}
+    return {name: "BA"[int(mode)] for name, mode in server.named("mode").items()}
 
 
 @pytest.mark.parametrize(("setting", "clip"), [("plain by size", 1e6), ("client unit", 0.3)])
@@ -299,7 +301,7 @@ def drawn(a, b, step, t):
     state = ServerState(tensors, round=t, planned=20, streams=Streams(0))
     uploads = {ParamKey("B", x): number([[[step]], [[step]]]) for x in layers}
     after = fl.methods.get("as-lora").aggregate(state, state, uploads, number([0.5, 0.5]))
-    return int(sum(after.side("mode").values()))
+    return int(sum(after.named("mode").values()))
 
 
 @pytest.mark.parametrize(("a", "b", "t"), [(0.3, 0.1, 2), (1e-8, 3e-8, 21), (0.1, 0.12, 80)])

@@ -20,8 +20,8 @@ PLAIN = methods.FedLoRA
         (methods.FedSB, "RRRRRRRR", 2, "=="),
         (methods.ASLoRA, 8 * "AB", 4, "=="),
         (PLAIN, 8 * "AB", 4, "≠≠"),
-        (PLAIN.replace(name="odd", share="A"), 8 * "AB", 2, "≠≠"),
-        (PLAIN.replace(name="late", train=Cycle(("B", "B", "A"))), "BBBBBBBB", 2, "≠≠"),
+        (PLAIN.replace(name="odd", uploaded_factors="A"), 8 * "AB", 2, "≠≠"),
+        (PLAIN.replace(name="late", schedule=Cycle(("B", "B", "A"))), "BBBBBBBB", 2, "≠≠"),
     ],
 )
 def test_a_diagram_is_read_from_the_row(row, moved, arrows, signs):

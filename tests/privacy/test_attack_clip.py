@@ -111,7 +111,7 @@ def test_one_client_s_data_cannot_stop_a_run(trust, scale):
     y = torch.arange(5) % 3
     data = [(x * scale, y), (x, y)]
     task = fl.tasks.classification(two_layers(), data, test=(x, y), targets=["0"])
-    row = fl.methods.DEeR.replace(name="within", train=fl.Cycle(("B A",)))
+    row = fl.methods.DEeR.replace(name="within", schedule=fl.Cycle(("B A",)))
     plan = PLAN.replace(rounds=2, local_steps=3, batch=None, lr=0.3)
     lora = fl.Lora(rank=4, alpha=4)
     assert play(task, row, private("client", trust=trust), plan, lora=lora)[-1].index == 2

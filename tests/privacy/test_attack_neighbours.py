@@ -98,7 +98,7 @@ def deviation(run) -> Any:
     """
     privacy = run.spec.privacy
     plan = run.spec.plan
-    if privacy.by_step:
+    if privacy.releases_steps:
         sizes = torch.tensor(run.spec.unit_counts, dtype=torch.float64)
         return plan.rate("B") * SIGMA * CLIP / sizes.clamp(max=plan.batch or math.inf)
     if privacy.trust == "local":
@@ -113,7 +113,7 @@ def distance(run, one, other):
     """How many deviations of the noise two releases are apart, for each row that is seen."""
     opened = run.result.opened
     sent = {key: x[None] for key, x in opened.broadcast.tensors.items()}
-    step = 0 if run.spec.by_step else None
+    step = 0 if run.spec.releases_steps else None
     apart = {key: one[key] - other[key] for key in one}
     change = in_units_of_noise(run.spec, apart, sent, opened.before.round, step)
     apart = torch.stack([x.flatten(1).norm(dim=1) for x in change.values()]).norm(dim=0)
@@ -122,7 +122,7 @@ def distance(run, one, other):
 
 def is_plain(row):
     """Whether all that a loud unit moves arrives, as it is, and shares one clip."""
-    fields = ("precondition", "share", "clip_groups")
+    fields = ("precondition", "uploaded_factors", "clip_groups")
     return all(getattr(row, name) == getattr(PLAIN, name) for name in fields)
 
 
@@ -159,7 +159,7 @@ def test_one_client_less_moves_a_round_by_at_most_what_is_assumed(slug, trust):
     client = 2
     for participation, t, seed in ((1.0, 0, 0), (1.0, 1, 0), (0.6, 0, PARTIAL)):
         plan = fl.Plan(rounds=1, local_steps=2, batch=4, lr=20.0, participation=participation)
-        privacy = noised("client", trust, honest=2 if trust == "secagg" else None)
+        privacy = noised("client", trust, honest_clients=2 if trust == "secagg" else None)
         run, change = released(row, privacy, plan, seed, t)
         ids = run.everyone.ids
         assert client in ids and 1 < len(ids) < len(SIZES) + (participation == 1)

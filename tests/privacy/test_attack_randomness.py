@@ -21,7 +21,7 @@ from fedlora_lab.privacy.privatizer import gaussian_noise
 
 pytestmark = pytest.mark.attack
 
-PLAN = fl.Plan(rounds=3, local_steps=2, batch=3, lr=0.1, participation=0.6, dropout=0.3)
+PLAN = fl.Plan(rounds=3, local_steps=2, batch=3, lr=0.1, participation=0.6, client_dropout=0.3)
 TOP = b"\xff" * 8
 BOTTOM = bytes(8)
 """Eight bytes of entropy that make the largest and the smallest number."""

@@ -48,7 +48,7 @@ def test_colluders_leave_enough_noise():
     sigma = 1.3
     clip = 0.7
     colluding = 2
-    privacy = private("client", sigma, clip, trust="secagg", colluding=colluding)
+    privacy = private("client", sigma, clip, trust="secagg", colluding_clients=colluding)
     run = Run.open(tokens(), "fedlora", privacy, PLAN, lora=LORA, seed=5)
     each, _, shares = privacy.noise_levels(3, PLAN)
     assert shares + colluding == 3 and isinstance(each, float)

@@ -18,7 +18,7 @@ from toy_tasks import LORA, PLAN, book, play, private, records_of, tokens
 import fedlora_lab as fl
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.federated.compare import Cell
-from fedlora_lab.federated.records import Round, Tick
+from fedlora_lab.federated.records import LocalStep, Round
 from fedlora_lab.federated.run import Run
 from fedlora_lab.flower import open_run, rounds
 from fedlora_lab.privacy import accounting
@@ -36,9 +36,11 @@ def counted(folder):
     return [entry.round for entry in Ledger.load(folder / "ledger.json").releases]
 
 
-def run_cell(folder, cell, stop_at=None):
+def run_cell(folder, cell, max_epsilon=None):
     """The records of a cell that runs in a folder."""
-    return (event for event in cells.run_cell(folder, cell, stop_at) if isinstance(event, Round))
+    return (
+        event for event in cells.run_cell(folder, cell, max_epsilon) if isinstance(event, Round)
+    )
 
 
 def indices(records):
@@ -162,7 +164,7 @@ def repeated(trust, seed, plan, folder):
                 raise KeyboardInterrupt
             return super().finish_round(opened, received, everyone, arrived)
 
-    shares: Options = {"honest": 1} if trust == "secagg" else {}
+    shares: Options = {"honest_clients": 1} if trust == "secagg" else {}
     privacy = private("client", trust=trust, **shares)
     cell = (tokens("head", (3,) * 8), "fedlora", privacy, plan)
     options: Options = {"lora": fl.Lora(rank=8, alpha=8.0), "seed": seed}
@@ -178,7 +180,7 @@ def test_a_client_spends_in_its_own_rounds_where_senders_are_seen(trust, seed, t
     """Round 2 is repeated: without a seed it counts for who took part in either attempt, twice for
     who took part in both. In a sum every client counts in every round.
     """
-    plan = PLAN.replace(rounds=5, participation=0.5, dropout=0.2)
+    plan = PLAN.replace(rounds=5, participation=0.5, client_dropout=0.2)
     attempts, privacy = repeated(trust, seed, plan, tmp_path)
     asked = [(t, ids) for t, ids, _ in attempts]
     asked = asked if seed is None else list(dict(asked).items())
@@ -240,19 +242,19 @@ def test_a_run_ends_before_the_round_that_would_spend_more(tmp_path):
     is judged.
     """
     cell = (tokens(), "fedlora", calibrated(), FOUR)
-    for event in fl.ticks(*cell, **RELEASE, checkpoint=tmp_path):
-        if isinstance(event, Tick) and event.round == 3:
+    for event in fl.run_steps(*cell, **RELEASE, checkpoint=tmp_path):
+        if isinstance(event, LocalStep) and event.round == 3:
             break
     seldom = {"evaluate_every": 9}
-    assert indices(play(*cell, seed=None, resume=tmp_path, stop_at=3.0, **seldom)) == [3]
+    assert indices(play(*cell, seed=None, resume=tmp_path, max_epsilon=3.0, **seldom)) == [3]
     assert counted(tmp_path) == [1, 2, 3, 3]
     assert Ledger.load(tmp_path / "ledger.json").epsilon() <= 3
     spent = [record.epsilon for record in play(*cell)]
     for stop, rounds_done in ((0.5 * spent[1], 0), (spent[1], 1), (spent[2] * 1.001, 2)):
-        records = play(*cell, stop_at=stop, **seldom)
+        records = play(*cell, max_epsilon=stop, **seldom)
         assert records[-1].index == rounds_done and records[-1].metrics["loss"] > 0
     everybody = party(*cell)
-    run = open_run(everybody.terms, stop_at=spent[2])
+    run = open_run(everybody.terms, max_epsilon=spent[2])
     assert indices(rounds(everybody.grid(), everybody.terms, run)) == [0, 1, 2]
 
 
@@ -266,7 +268,7 @@ def test_a_table_states_what_killed_rounds_spent(tmp_path):
         with run.lock():
             run.begin_round()
         spent = Ledger.load(place / "ledger.json").epsilon()
-        assert list(run_cell(folder, cell, stop_at=spent)) == []
+        assert list(run_cell(folder, cell, max_epsilon=spent)) == []
         frame = folder.with_spending(folder.read("fedlora", None))
     assert frame.query("measure == 'epsilon'")["value"].iloc[-1] == spent
 

@@ -101,7 +101,7 @@ def test_weights_by_size_count_persons():
         mute = [(x * math.nan, y) for x, y in task.clients]
         persons = ([0] * 5, [1, 2, 3] + [4] * (count - 3))
         task = replace(with_clients(task, mute), persons=persons)
-        plan = PLAN.replace(weights="size", batch=None)
+        plan = PLAN.replace(client_weights="size", batch=None)
         first, *_, last = play(task, FedLoRA, private("person"), plan)
         heads.append({name: x - first.head[name] for name, x in last.head.items()})
     for name, x in heads[0].items():
@@ -153,5 +153,5 @@ def test_the_audits_leave_out_persons():
     review = fl.review.engine(TASK, "fedlora", private("person"), PLAN, lora=LORA)
     assert review.sound, str(review)
     plan = PLAN.replace(batch=2)
-    audit = fl.audit.canaries(TASK, "fedlora", private("person"), plan, canaries=16, lora=LORA)
+    audit = fl.audit.run_audit(TASK, "fedlora", private("person"), plan, canaries=16, lora=LORA)
     assert audit.holds and audit.unit == "person"

@@ -43,10 +43,10 @@ def noised(**fields):
         {"accountant": "gdp"},
         {"trust": "everyone"},
         {"trust": "central"},
-        {"target": 0},
-        {"honest": 3},
-        {"colluding": 3},
-        {"colluding": -1, **SECAGG},
+        {"target_epsilon": 0},
+        {"honest_clients": 3},
+        {"colluding_clients": 3},
+        {"colluding_clients": -1, **SECAGG},
         {"noise_multiplier": (1.0, 2.0), "unit": "client"},
         {"sample_rate": 0.2, **SECAGG},
     ],
@@ -59,19 +59,23 @@ def test_privacy_refuses_bad_values(fields):
 
 
 def test_a_changed_plan_forgets_what_no_longer_holds():
-    shared = client(trust="secagg", honest=3)
+    shared = client(trust="secagg", honest_clients=3)
     assert shared.replace(unit="example").trust == "local"
     assert Privacy().replace(unit="client").trust == "central"
-    assert shared.replace(clip_norm=2.0).honest == 3
-    aimed = Privacy(noise_multiplier=1.0, target=8)
-    assert aimed.replace(clip_norm=2.0).target == 8
-    assert aimed.replace(noise_multiplier=2.0).target is aimed.replace(delta=1e-6).target is None
+    assert shared.replace(clip_norm=2.0).honest_clients == 3
+    aimed = Privacy(noise_multiplier=1.0, target_epsilon=8)
+    assert aimed.replace(clip_norm=2.0).target_epsilon == 8
+    assert (
+        aimed.replace(noise_multiplier=2.0).target_epsilon
+        is aimed.replace(delta=1e-6).target_epsilon
+        is None
+    )
 
 
 def test_calibrate_meets_its_target():
     """Every client, at its own sampling rate, spends at most epsilon and at least 99 % of it."""
     privacy = Privacy(delta=1e-4, accountant="rdp").calibrate(epsilon=8, task=TASK, plan=PLAN)
-    assert (privacy.target, privacy.sample_rate) == (8, RATES)
+    assert (privacy.target_epsilon, privacy.sample_rate) == (8, RATES)
     sigmas = privacy.noise_multiplier
     assert isinstance(sigmas, tuple) and list(sigmas) == sorted(sigmas, reverse=True)
     for q, sigma in zip(RATES, sigmas, strict=True):
@@ -108,8 +112,16 @@ def test_calibrate_meets_its_target_in_the_client_unit(trust, q):
         (noised(sample_rate=RATES), {"batch": 8}, r"sample_rate\[0\]=0.26.*: expected 0.133333"),
         (noised(sample_rate=(0.5, 0.5)), {}, "sample_rate=.*: expected 5 numbers, one per client"),
         (client(sample_rate=0.2), {"participation": 0.5}, "sample_rate=0.2: .* 0.5 = particip"),
-        (client(trust="secagg", honest=6), {}, r"honest=6: expected a whole number in \[1, 5\]"),
-        (client(trust="secagg", honest=3, colluding=3), {}, "colluding=3: expected at most 2"),
+        (
+            client(trust="secagg", honest_clients=6),
+            {},
+            r"honest_clients=6: expected a whole number in \[1, 5\]",
+        ),
+        (
+            client(trust="secagg", honest_clients=3, colluding_clients=3),
+            {},
+            "colluding_clients=3: expected at most 2",
+        ),
     ],
 )
 def test_resolve_refuses_contradictions(privacy, change, message):
@@ -133,15 +145,15 @@ def test_honest_shares_come_in_nearly_always():
     Colluding clients are not relied on.
     """
     summed = client(trust="secagg")
-    plan = PLAN.replace(participation=0.5, dropout=0.1)
+    plan = PLAN.replace(participation=0.5, client_dropout=0.1)
     shares = summed.noise_levels(50, plan).shares
     uploads = binom(50, 0.5 * 0.9)
     assert uploads.cdf(shares - 1) < 0.01 <= uploads.cdf(shares)
-    fewer = summed.replace(colluding=3).noise_levels(50, plan)
+    fewer = summed.replace(colluding_clients=3).noise_levels(50, plan)
     assert fewer.shares == shares - 3
     assert fewer.each == pytest.approx(1 / math.sqrt(fewer.shares))
-    assert summed.replace(colluding=49).noise_levels(50, PLAN).shares == 1
-    assert summed.replace(honest=4, colluding=6).noise_levels(16, PLAN).each == 0.5
+    assert summed.replace(colluding_clients=49).noise_levels(50, PLAN).shares == 1
+    assert summed.replace(honest_clients=4, colluding_clients=6).noise_levels(16, PLAN).each == 0.5
 
 
 def test_a_plan_longer_than_its_calibration_is_refused():
@@ -150,10 +162,10 @@ def test_a_plan_longer_than_its_calibration_is_refused():
     for change, releases in (({"rounds": 21}, 105), ({"local_steps": 6}, 120)):
         spent = round_up(privacy.ledger(releases).epsilon(), ".4g")
         expected = f"at least {spent}, which {releases} releases of this plan spend: calibrate"
-        with refused(f"^target=8.0: expected {expected}"):
+        with refused(f"^target_epsilon=8.0: expected {expected}"):
             privacy.resolve(TASK, PLAN.replace(**change))
     privacy.resolve(TASK, PLAN.replace(rounds=10))
-    privacy.replace(target=None).resolve(TASK, PLAN.replace(rounds=40))
+    privacy.replace(target_epsilon=None).resolve(TASK, PLAN.replace(rounds=40))
 
 
 def test_a_ledger_takes_the_numbers_of_each_client():

@@ -92,7 +92,7 @@ OPTIONS: dict[Callable[..., Any], dict[str, list[Any]]] = {
     fl.Lora: {"rank": [True]},
     fl.Plan: {"batch": ["all"], "lr": [math.inf, {"A": 1, "C": 1}]},
     fl.Cycle: {"rounds": ["BA"]},
-    method: {"train": ["B"], "broadcast": [abs], "exact": ["yes"]},
+    method: {"schedule": ["B"], "broadcast": [abs], "exact": ["yes"]},
     quantization.normal_float: {"width": [9], "reach": [1]},
     filters.binomial: {"taps": [4]},
     run: {
@@ -117,7 +117,7 @@ OPTIONS: dict[Callable[..., Any], dict[str, list[Any]]] = {
         "seed": [2**63],
         "head": ["nope"],
         "optimizer": ["sdg"],
-        "stop_at": [-1],
+        "max_epsilon": [-1],
         "out": [5, "file", "full"],
         "checkpoint": ["x"],
     },
@@ -143,7 +143,7 @@ def writing(state, sent, uploads, weights):
 
 @dataclass
 class Unfrozen:
-    def __call__(self, x, side):
+    def __call__(self, x, name):
         return x
 
 
@@ -156,26 +156,29 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     **{
         line: (lambda rule=rule: run(method=method(**rule)), line)
         for line, rule in (
-            (r"train\(0, 0\)='C'", {"train": lambda t, s: "C"}),
-            ("train, round 1=.*moves at each", {"train": lambda t, s: "R"}),
-            (r"filter.*=\(\(3, 12, 16\)", {"filter": lambda x, side: x.mT}),
-            ("filter.*each client's", {"filter": lambda x, side: x.roll(1, 0)}),
-            ("filter.*index 9 is out of", {"filter": lambda x, side: x[9]}),
-            ("filter.*linear", {"filter": lambda x, side: x.sign()}),
-            ("clip_groups: expected a number", {"clip_groups": lambda key: [key.side]}),
-            (r"train\(1, 0\): expected letters", {"train": lambda t, s: ["B"][t]}),
+            (r"schedule\(0, 0\)='C'", {"schedule": lambda t, s: "C"}),
+            ("schedule, round 1=.*moves at each", {"schedule": lambda t, s: "R"}),
+            (r"filter.*=\(\(3, 12, 16\)", {"filter": lambda x, name: x.mT}),
+            ("filter.*each client's", {"filter": lambda x, name: x.roll(1, 0)}),
+            ("filter.*index 9 is out of", {"filter": lambda x, name: x[9]}),
+            ("filter.*linear", {"filter": lambda x, name: x.sign()}),
+            ("clip_groups: expected a number", {"clip_groups": lambda key: [key.name]}),
+            (r"schedule\(1, 0\): expected letters", {"schedule": lambda t, s: ["B"][t]}),
             ("filter=.*a function, or a frozen dataclass", {"filter": Unfrozen()}),
             ("method='mine'.*writes into nothing", {"aggregate": writing}),
         )
     },
     **{
-        line: (lambda made=made: run(method=method(start=lambda *_: made)), line)
+        line: (lambda made=made: run(method=method(initial_factors=lambda *_: made)), line)
         for line, made in (
-            (r"start\(\.\.\.\)=None: expected a mapping", None),
-            (r"start\(\.\.\.\)='head'", {"head": torch.ones(3)}),
-            (r"start.*'A'.*shape=\(5, 2\): expected \(2, 5\)", {"A": torch.ones(5, 2)}),
-            (r"start.*'R'.*shape=\(2, 3\): expected \(2, 2\)", {"R": torch.ones(2, 3)}),
-            ("start.*'gain'.*: expected .2,", {"R": torch.ones(2, 1), "gain": torch.ones(3)}),
+            (r"initial_factors\(\.\.\.\)=None: expected a mapping", None),
+            (r"initial_factors\(\.\.\.\)='head'", {"head": torch.ones(3)}),
+            (r"initial_factors.*'A'.*shape=\(5, 2\): expected \(2, 5\)", {"A": torch.ones(5, 2)}),
+            (r"initial_factors.*'R'.*shape=\(2, 3\): expected \(2, 2\)", {"R": torch.ones(2, 3)}),
+            (
+                "initial_factors.*'gain'.*: expected .2,",
+                {"R": torch.ones(2, 1), "gain": torch.ones(3)},
+            ),
         )
     },
     "seed": (lambda: compare(seeds=["a"]), "seed='a': expected None or a whole number"),
@@ -191,7 +194,7 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "option": (lambda: texts(bach=8), "bach=8: expected .* did you mean 'batch'"),
     "slug": (lambda: run(method="RoLoRA2"), "method='RoLoRA2': .* did you mean 'rolora'"),
     # two options that do not go together
-    "stop": (lambda: run(privacy=None, stop_at=3), "stop_at=3"),
+    "stop": (lambda: run(privacy=None, max_epsilon=3), "max_epsilon=3"),
     "rank": (lambda: run(lora=fl.Lora(rank=100_000)), "rank=100000: expected at most 96"),
     "central": (lambda: compare(methods=["central"], privacy=private("example")), "privacy="),
     # templates and answers

@@ -18,7 +18,7 @@ PRIVACY = fl.Privacy(noise_multiplier=1.0)
 GIVEN = {"fl": fl, "task": TASK, "plan": PLAN, "privacy": PRIVACY, "m": fl.methods}
 NOT_PASSED_ON = {
     "dataset", "public_test",
-    "noise_multiplier", "sample_rate", "target",
+    "noise_multiplier", "sample_rate", "target_epsilon",
     "checkpoint", "resume",
 }  # fmt: skip
 """Arguments of the parts of a run that `finetune` chooses."""
@@ -26,7 +26,9 @@ CALIBRATE = r"calibrate\(epsilon=8, task=task, plan=plan\)"
 MISTAKES = {
     # What is typed first, with the words of PEFT, Opacus, optax, Flower and of papers.
     "fl.Privacy(epsilon=8)": rf"^epsilon=8: expected fl.Privacy\(...\).{CALIBRATE}",
-    "fl.Privacy(target_epsilon=8)": rf"^target_epsilon=8: expected fl.Privacy\(...\).{CALIBRATE}",
+    "fl.run(task, 'rolora', fl.Privacy(target_epsilon=8), plan)": (
+        r"^noise_multiplier=None: expected .* call calibrate\(epsilon=8, task=..., plan=...\)$"
+    ),
     "fl.Privacy(max_grad_norm=0.5)": "^max_grad_norm=0.5: expected clip_norm=0.5$",
     "fl.Privacy(noise=1.5)": "^noise=1.5: expected noise_multiplier=1.5$",
     "fl.Privacy(target_delta=1e-5)": "^target_delta=1e-05: expected delta=1e-05$",
@@ -54,15 +56,15 @@ MISTAKES = {
     "privacy.calibrate(target_epsilon=8, task=task, plan=plan)": "^target_epsilon=8: .* epsilon=8$",
     # Methods, their fields and their names.
     "fl.Cycle('B', 'A')": r'^Cycle\(...\): expected Cycle\(\("B", "A"\)\), but too many',
-    "m.RoLoRA.replace(train='B')": r"^train='B': expected a function, such as fl.Cycle\(\('B',\)\)",
-    "m.RoLoRA.replace(train=('B', 'A'))": r"^train=.*: .* such as fl.Cycle\(\('B', 'A'\)\)$",
+    "m.RoLoRA.replace(schedule='B')": r"^schedule='B': expected .* such as fl.Cycle\(\('B',\)\)",
+    "m.RoLoRA.replace(schedule=('B', 'A'))": r"^schedule=.*: .* such as fl.Cycle\(\('B', 'A'\)\)$",
     "m.RoLoRA.replace(aggregate='mean')": "^aggregate='mean': .*such as fl.methods.aggregation.mea",
-    "m.RoLoRA.replace(schedule='B')": "^schedule='B': expected train='B'$",
+    "m.RoLoRA.replace(cycle='B')": "^cycle='B': expected schedule='B'$",
     "m.RoLoRA.replace(nmae='mine')": "^nmae='mine': .*did you mean 'name'",
     "m.FFALora2": "^module 'fedlora_lab.methods' .*'FFALora2'; did you mean 'FFA', 'ffa-lora'",
     "m.Rolra": "^module 'fedlora_lab.methods' .*'Rolra'; did you mean 'RoLoRA', 'rolora'",
     "m.get('FFA-LoRa2')": "^method='FFA-LoRa2': expected one of .*; did you mean 'ffa-lora'",
-    "m.get('dp-lora')": r"^method='dp-lora': expected 'fedlora', or fl.methods.FedLoRA.*by_side\)$",
+    "m.get('dp-lora')": r"^method='dp-lora': expected 'fedlora', or fl.methods.*by_factor\)$",
     "m.DPFedLoRA": r"'DPFedLoRA'; write 'fedlora', or fl.methods.FedLoRA.replace\(.*by_tensor",
     "fl.run(task, 'Split-Ranks', None, plan)": "^method='Split-Ranks': expected 'fedlora', or 'f",
     "fl.RoLoRA": "^module 'fedlora_lab' .*'RoLoRA'; did you mean 'fedlora_lab.methods.RoLoRA'",
@@ -70,14 +72,14 @@ MISTAKES = {
     "m.table('rolora')": r"^methods='rolora': expected a list, such as \[",
     "m.table(['rolra'])": "^method='rolra': expected .*; did you mean 'rolora'",
     # Packages, which are no functions.
-    "fl.audit(task, 'rolora', privacy, plan)": r"^fl.audit\(...\): expected one of fl.audit.canari",
+    "fl.audit(task, 'rolora', privacy, plan)": r"^fl.audit\(...\): expected one of fl.audit.canar",
     "fl.report('runs/mine')": r"^fl.report\(...\): expected one of .*fl.report.report",
     "fl.partition([0, 1], clients=2)": r"^fl.partition\(...\): expected one of fl.partition.dirich",
     "fl.plots.curve": "has no attribute 'curve'; did you mean 'curves'",
     "fl.tasks.mnist": "has no attribute 'mnist'; it has: .*digits",
     # Tasks.
     "fl.tasks.digits(n_clients=3)": "^n_clients=3: expected clients=3$",
-    "fl.tasks.digits(beta=0.1)": r"^beta=0.1: expected alpha=0.1 in the task, as in fl.tasks.",
+    "fl.tasks.digits(beta=0.1)": r"^beta=0.1: expected dirichlet=0.1$",
     "fl.tasks.regression(n_examples=9)": "^n_examples=9: .*; did you mean 'examples'",
     "fl.tasks.hub('model', [], text_column='t')": "^text_column='t': expected text='t'$",
     "fl.tasks.prompts('model', [], question='q')": "^question='q': expected a keyword of prompts",
@@ -92,8 +94,8 @@ MISTAKES = {
     "fl.run(task, 'fedlora', None, 20)": r"^plan=20: expected a Plan, .* fl.Plan\(rounds=20\)$",
     "fl.suggest_lr('rolora', task, privacy, plan)": "^task='rolora': expected a Task",
     "fl.suggest_lr(task, 'rolora', plan, privacy)": "^privacy=Plan.*: expected the privacy before",
-    "fl.amplification(task, 'rolora', plan, None)": "^privacy=Plan.*: expected the privacy before",
-    "fl.audit.canaries(task, 'rolora', plan, privacy)": "^privacy=Plan.*: expected the privacy bef",
+    "fl.noise_amplification(task, 'rolora', plan, None)": "^privacy=Plan.*: expected the privacy",
+    "fl.audit.run_audit(task, 'rolora', plan, privacy)": "^privacy=Plan.*: expected the privacy",
     "fl.predict(task, [[1.0]])": r"^predict\(...\): expected predict\(task, record, x\), but m",
     "fl.compare(task, ['rolora'], None, plan, grid=[1])": r"^grid=\[1\]: expected a mapping, such",
     "fl.best(3)": "^frame=3: expected a frame that compare returned",
@@ -107,13 +109,13 @@ MISTAKES = {
     "fl.run(task, 'fedlora', None, plan, rank=2)": r"^rank=2: expected it in fl.Lora, as fl.Lora\(",
     "fl.run(task, 'fedlora', None, plan, epsilon=8)": rf"^epsilon=8: expected .*{CALIBRATE}",
     "fl.run(task, 'fedlora', plan)": r"^run\(...\): expected run\(task, method, privacy, plan, ...",
-    "fl.ticks(task, 'fedlora', None, plan, lr=1)": r"^lr=1: expected it in fl.Plan",
+    "fl.run_steps(task, 'fedlora', None, plan, lr=1)": r"^lr=1: expected it in fl.Plan",
     "fl.compare(task, ['rolora'], None, plan, seed=1)": "^seed=1: .*did you mean 'seeds'",
     "fl.compare(task, 'rolora', None, plan)": "^methods='rolora': expected a list, such as",
     "fl.suggest_lr(task, 'rolora', privacy, plan, rank=2)": r"^rank=2: expected it in fl.Lora",
     "fl.finetune('model', 'data.csv', epoch=3)": "^epoch=3: expected a keyword of finetune",
     "fl.finetune('model', 'data.csv', batch_size=4)": "^batch_size=4: expected batch=4$",
-    "fl.audit.canaries(task, 'rolora', privacy, plan, n_canaries=9)": "^n_canaries=9: .*'canaries'",
+    "fl.audit.run_audit(task, 'rolora', privacy, plan, n_canaries=9)": "^n_canaries=9: .*canar",
     "privacy.calibrate(epsilon=8, task=task, plan=plan).resolve(task, plan.replace(batch=4))": (
         rf"^sample_rate=0.2.*: expected 0.1 = batch / n_k of this plan: {CALIBRATE} for this plan$"
     ),
@@ -136,9 +138,9 @@ def test_signatures_name_the_options_that_are_taken():
     every = {one.name: one for one in fields(RunOptions)}
     taken: dict[Any, set[str]] = {
         fl.run: set(every),
-        fl.ticks: set(every),
+        fl.run_steps: set(every),
         fl.compare: every.keys() - {"seed", "checkpoint", "resume"},
-        fl.audit.canaries: {"chunk_clients", "chunk_examples", "device", "products"},
+        fl.audit.run_audit: {"chunk_clients", "chunk_examples", "device", "matmul_precision"},
     }
     for function, names in taken.items():
         shown = inspect.signature(function).parameters

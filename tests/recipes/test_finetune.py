@@ -113,8 +113,8 @@ def test_what_is_given_is_taken(tmp_path):
 def test_a_run_without_a_round_is_refused_and_leaves_no_adapter(tmp_path):
     """It ended well, with an adapter that had seen no data."""
     for line, options in {
-        "^stop_at=0.01: expected room for one round, but it spends more": {"stop_at": 0.01},
-        "^stop_at=8.*, but the noise passes a map": {"method": "deer-literal"},
+        "^max_epsilon=0.01: expected room for one round, but it spends more": {"max_epsilon": 0.01},
+        "^max_epsilon=8.*, but the noise passes a map": {"method": "deer-literal"},
         "^noise=0.0: expected .* a clip_norm > 0": {"clip_norm": 0},
     }.items():
         with refused(line):
@@ -150,7 +150,7 @@ def stopped_at_once(line):
 @pytest.mark.parametrize(
     "options",
     [
-        {"stop_at": 0.01},
+        {"max_epsilon": 0.01},
         {"lora": fl.Lora(targets=("nothing",))},
         {"say": stopped_at_once},
         {"say": True},
@@ -175,7 +175,7 @@ def test_what_does_not_begin_leaves_the_place_as_it_was(tmp_path, place, options
 def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
     """Finds a second release of rounds that were done, and a lost or doubled ledger."""
     folder = tmp_path / "run"
-    stopped, _ = tuned(folder, tokens("head"), rounds=3, stop_at=7.0)
+    stopped, _ = tuned(folder, tokens("head"), rounds=3, max_epsilon=7.0)
     assert 0 < stopped.record.index < 3 and stopped.record.epsilon <= 7
     assert "would spend more than is allowed" in repr(stopped)
     rest, _ = tuned(folder, tokens("head"), rounds=3)
@@ -185,7 +185,11 @@ def test_a_stopped_run_goes_on_and_a_finished_one_is_kept(tmp_path):
     layer = next(iter(rest.record.adapter))
     assert torch.equal(again.record.adapter[layer][0], rest.record.adapter[layer][0])
     # What was changed is named, and not the noise and the rate that follow from it.
-    for name, changed in (("batch", {"batch": 9}), ("target", {"epsilon": 3}), ("lr", {"lr": 0.1})):
+    for name, changed in (
+        ("batch", {"batch": 9}),
+        ("target_epsilon", {"epsilon": 3}),
+        ("lr", {"lr": 0.1}),
+    ):
         with refused(rf"other settings \(\w+\.([\w-]+\.)?{name} is"):
             tuned(folder, tokens("head"), **{"rounds": 3} | changed)
     fresh, lines = tuned(folder, tokens("head"), batch=9, epsilon=3, fresh=True)

@@ -33,9 +33,9 @@ LIKE = methods.FedLoRA.replace(name="mine", filter=methods.LALoRA.filter)
     ],
 )
 def test_a_suggestion_says_where_it_comes_from(method, epsilon, unit, line, exact):
-    found = tuned_rates.suggestion("digits", method, epsilon, unit)
+    found = tuned_rates.nearest_tuned_rate("digits", method, epsilon, unit)
     assert found.origin.startswith(line) and found.exact == exact
-    default = tuned_rates.suggestion("elsewhere", "rolora", 1.0)
+    default = tuned_rates.nearest_tuned_rate("elsewhere", "rolora", 1.0)
     words = "the default; nothing was tuned for RoLoRA on elsewhere"
     assert default.lr == 0.3 and default.origin.startswith(words)
 
@@ -51,8 +51,8 @@ def test_a_tuned_rate_is_carried_over_to_another_adapter():
     """Four times the scale: a quarter of the rate where steps are clipped, else a sixteenth."""
     wide = fl.Lora(rank=4, alpha=32)
     for epsilon, unit, factor in ((8.0, "example", 4), (8.0, "client", 16), (None, "example", 16)):
-        plain = tuned_rates.suggestion("digits", "ffa-lora", epsilon, unit)
-        found = tuned_rates.suggestion("digits", "ffa-lora", epsilon, unit, wide)
+        plain = tuned_rates.nearest_tuned_rate("digits", "ffa-lora", epsilon, unit)
+        found = tuned_rates.nearest_tuned_rate("digits", "ffa-lora", epsilon, unit, wide)
         assert found.lr == pytest.approx(plain.lr / factor, rel=1e-2)
         assert not found.exact and "carried over from rank 4, alpha 8" in found.origin
 

@@ -56,7 +56,7 @@ def test_runs_beside_a_run_are_counted_with_it(tmp_path, monkeypatch):
     renamed, said = tuned("runs/renamed", table.assign(site="ward of " + table["site"]))
     assert "spent ε" in said and "instead" not in said, "a run does not go on under other names"
     assert "epsilon" in renamed.notes[0] and "here and, on the same rows, in" in renamed.notes[0]
-    _, said = tuned("runs/fourth", table, rounds=3, stop_at=7.0)
+    _, said = tuned("runs/fourth", table, rounds=3, max_epsilon=7.0)
     last, said = tuned("runs/fifth", table, rounds=3)
     stopped = r"^fourth beside it: rolora, seed none: stopped after round [12] of 3\. The same call"
     assert any(re.match(stopped, note) for note in last.notes)

@@ -16,7 +16,7 @@ def test_every_sentence_is_used_once():
     """By its label, and nothing of the test is a client's; who tests depends on the seed."""
     table = pd.read_csv(FOLDER / "sentences.csv", keep_default_na=False)
     assert table["text"].is_unique
-    task = sentences(clients=11, alpha=0.1)
+    task = sentences(clients=11, dirichlet=0.1)
     assert sum(task.sizes) == len(table) - TEST and min(task.sizes) >= 8
     rows = [
         (tuple(ids[ids > 0].tolist()), int(label))

@@ -45,7 +45,7 @@ def small(**changes):
 
 def test_info_rebuilds_the_task():
     for task in (
-        digits(clients=4, alpha=float("inf"), seed=3, head="head", targets=("key", "up")),
+        digits(clients=4, dirichlet=float("inf"), seed=3, head="head", targets=("key", "up")),
         regression(clients=3, seed=2, dtype="float64", heterogeneity=0.25),
     ):
         info = json.loads(json.dumps(dict(task.info), allow_nan=False))

@@ -80,7 +80,7 @@ def test_output_variance_is_that_of_drawn_noise():
     for releases_A, inner in ((0, A), (9, A + xi_A)):
         v = theory.output_variance(rank, d_in, 0.2, 0.1, 4, releases_A, **sizes)
         assert is_mean(v.total, np.square(scaling * xi_B @ inner @ x)[:, 0])
-    rho = theory.amplification(0.1, 9, d_in, start_scale)
+    rho = theory.noise_amplification(0.1, 9, d_in, start_scale)
     close(v.total, (scaling * start_scale) ** 2 * rank / 3 * 4 * 0.2**2 * (1 + rho))
 
 
@@ -114,7 +114,7 @@ def test_the_boundary_grows_with_the_root_of_the_width():
     rng = RNG(6)
     for d_in in (64, 256, 1024):
         rho = theory.boundary_amplification(0.3, d_in, 4, 2.0, 1.5)
-        std = math.sqrt(rho / theory.amplification(1.0, 1, d_in, 1.5))
+        std = math.sqrt(rho / theory.noise_amplification(1.0, 1, d_in, 1.5))
         xi_B, xi_A = (rng.normal(0, std, (2000, *shape)) for shape in ((5, 4), (4, d_in)))
         outputs = 2 * xi_B @ (xi_A @ rng.normal(size=(2000, d_in, 1)))
         assert is_mean(0.3, np.square(outputs).mean((1, 2)))
@@ -123,10 +123,10 @@ def test_the_boundary_grows_with_the_root_of_the_width():
 def test_balanced_scale():
     """The amplification with the scale is the target, or what it was where that is less."""
     for std in (0.001, 0.03):
-        rho = theory.amplification(std, 40, 64)
+        rho = theory.noise_amplification(std, 40, 64)
         scale = theory.balanced_scale(rho, 0.5)
         assert scale >= 1
-        assert theory.amplification(std, 40, 64, scale) == pytest.approx(min(rho, 0.5))
+        assert theory.noise_amplification(std, 40, 64, scale) == pytest.approx(min(rho, 0.5))
 
 
 def test_product_average_terms():

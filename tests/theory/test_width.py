@@ -31,11 +31,11 @@ def test_a_smaller_start_is_a_wider_layer():
     noiseless = private("example", sigma=0.0)
     records = play(narrow, "fedlora", noiseless, lora=small)
     A = padded(records[0].adapter["map"][0], 1)
-    row = fl.methods.FedLoRA.replace(name="embedded", start=lambda weight, rank: {"A": A})
+    row = fl.methods.FedLoRA.replace(name="embedded", initial_factors=lambda weight, rank: {"A": A})
     losses, expected = (
         [record.metrics["loss"] for record in run] for run in (play(wide, row, noiseless), records)
     )
     assert losses == pytest.approx(expected, rel=1e-9)
-    number = fl.amplification(narrow, "fedlora", private("example"), fl.Plan(rounds=2), small)
+    number = fl.noise_amplification(narrow, "fedlora", private("example"), fl.Plan(rounds=2), small)
     boundary = fl.theory.boundary_amplification(number.output_noise, 24, 2, LORA.scaling)
     assert boundary == pytest.approx(number.mean)

@@ -17,7 +17,7 @@ from flower_app.terms import SIZES
 
 def simulated(site: int) -> tuple[Tensor, Tensor]:
     """The examples (x, y) of one of the two sites in a simulation."""
-    return fl.tasks.digits(clients=len(SIZES), alpha=0.5).clients[site]
+    return fl.tasks.digits(clients=len(SIZES), dirichlet=0.5).clients[site]
 
 
 def read(path: str) -> tuple[Tensor, Tensor]:

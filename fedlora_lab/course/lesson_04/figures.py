@@ -87,7 +87,7 @@ def split_run(task: Task, privacy: Privacy, plan: Plan, seed: int) -> Iterator[S
         _, lora, state = require_source(record)
         if not record.index:
             keys = adapters.adapt(task, lora).places
-            shapes = {key: state.tensors[key].shape for key in keys if key.side in "AB"}
+            shapes = {key: state.tensors[key].shape for key in keys if key.name in "AB"}
             noise = {key: torch.zeros(shape, dtype=torch.float64) for key, shape in shapes.items()}
         else:
             drawn = _round_noise(shapes, task, privacy, plan, seed, record.index - 1)
@@ -111,7 +111,7 @@ def _round_noise(
     for s in range(plan.local_steps):
         drawn = gaussian_noise(shapes, std, Streams(seed), [(t, k, s) for k in clients])
         for key, xi in drawn.items():
-            total[key] -= plan.rate(key.side, t) / (plan.batch or 1) * xi.double().mean(0)
+            total[key] -= plan.rate(key.name, t) / (plan.batch or 1) * xi.double().mean(0)
     return total
 
 
@@ -190,8 +190,8 @@ def _with_factors(start: Round, B: FactorB, A: FactorA) -> tuple[Task, Any, dict
     adapted = adapters.adapt(task, lora)
     tensors = dict(state.tensors)
     for key in adapted.places:
-        if key.side in "AB":
-            tensors[key] = torch.tensor(A if key.side == "A" else B).float()
+        if key.name in "AB":
+            tensors[key] = torch.tensor(A if key.name == "A" else B).float()
     return task, adapted, tensors
 
 
@@ -209,7 +209,7 @@ def drawn_gradients(
     Returns: g_B and g_A: for each client (n, d_out, r) and (n, r, d_in).
     """
     task, adapted, tensors = _with_factors(start, B, A)
-    key_A, key_B = sorted(key for key in adapted.places if key.side in "AB")
+    key_A, key_B = sorted(key for key in adapted.places if key.name in "AB")
     batches = []
     for x, y in task.clients:
         drawn = torch.from_numpy(rng.random(len(y)) < batch / len(y))

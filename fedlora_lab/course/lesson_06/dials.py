@@ -23,26 +23,26 @@ SCHEDULES = {
 """Words for each local step, rounds apart by bars -> what it is called."""
 ROUNDS = 6
 STEPS = 4
-SIDES = {"B": (1, "blue"), "A": (0, "orange")}
+FACTORS = {"B": (1, "blue"), "A": (0, "orange")}
 
 
 def _rounds_of_both(method: Method) -> list[int]:
     """Lists the rounds, from 1 on, in which both factors move."""
-    return [t + 1 for t in range(ROUNDS) if len(method.sides_in_round(t, STEPS)) > 1]
+    return [t + 1 for t in range(ROUNDS) if len(method.factors_in_round(t, STEPS)) > 1]
 
 
 def timeline_scene(method: Method) -> Scene:
     """Draws a schedule over six rounds of four local steps: a filled cell where a factor moves."""
-    words = [method.sides_at_step(t, s) for t in range(ROUNDS) for s in range(STEPS)]
+    words = [method.factors_at_step(t, s) for t in range(ROUNDS) for s in range(STEPS)]
     both = _rounds_of_both(method)
     marks = []
     names = []
-    for side, (row, colour) in SIDES.items():
-        moves = np.array([side in word for word in words])
+    for factor, (row, colour) in FACTORS.items():
+        moves = np.array([factor in word for word in words])
         step = np.arange(len(words))
         for some, ink in ((step[~moves], "pale"), (step[moves], colour)):
             marks.append(bars(some + 0.1, row + 0.15, some + 0.9, row + 0.85, ink))
-        names.append(f"{side}  {moves.mean():.0%}")
+        names.append(f"{factor}  {moves.mean():.0%}")
     middles = [(t + 0.5) * STEPS for t in range(ROUNDS)]
     title = "One factor is frozen in every round"
     if both:
@@ -63,8 +63,10 @@ def timeline_scene(method: Method) -> Scene:
 
 def timeline_words(method: Method) -> str:
     """Describes a schedule: how often factors move, when the mean is exact, what is sent."""
-    words = [method.sides_at_step(t, s) for t in range(ROUNDS) for s in range(STEPS)]
-    shares = [f"{side} moves in {np.mean([side in word for word in words]):.0%}" for side in SIDES]
+    words = [method.factors_at_step(t, s) for t in range(ROUNDS) for s in range(STEPS)]
+    shares = [
+        f"{factor} moves in {np.mean([factor in word for word in words]):.0%}" for factor in FACTORS
+    ]
     both = _rounds_of_both(method)
     rounds = ", ".join(map(str, both))
     exact = f"the mean of the products is missed in rounds {rounds}, where both move"
@@ -72,7 +74,7 @@ def timeline_words(method: Method) -> str:
         exact = "one factor is fixed in every round, so the mean of the products is exact"
     elif len(both) == ROUNDS:
         exact = "both move in every round, so the mean of the products is missed"
-    sent = sum(len(method.sides_in_round(t, STEPS)) for t in range(ROUNDS)) / (2 * ROUNDS)
+    sent = sum(len(method.factors_in_round(t, STEPS)) for t in range(ROUNDS)) / (2 * ROUNDS)
     return f"{' of the steps, '.join(shares)}; {exact}. Sent up: {sent:.0%} of FedLoRA's."
 
 
@@ -81,7 +83,7 @@ def schedule_explorer() -> Dial:
 
     def scene(schedule: str) -> Scene:
         rounds = tuple(part.strip() for part in schedule.split("|"))
-        return timeline_scene(Method("of the dial", "", train=Cycle(rounds)))
+        return timeline_scene(Method("of the dial", "", schedule=Cycle(rounds)))
 
     return Dial("06/schedule_explorer", scene, schedule=SCHEDULES)
 

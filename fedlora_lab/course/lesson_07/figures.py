@@ -71,11 +71,11 @@ def filtered_by(
     Args: filtered: of gradients of B and A, as in exercise 07.1.
     """
 
-    def rule(tensor: torch.Tensor, side: str) -> torch.Tensor:
+    def rule(tensor: torch.Tensor, name: str) -> torch.Tensor:
         # One matrix of several clients' stack at a time. The exercise filters both factors, a step
         # releases one: the other is the same, turned.
         rows = tensor.double().numpy().reshape(-1, *tensor.shape[-2:])
-        parts = [filtered(x, x.T)[0] if side == "B" else filtered(x.T, x)[1] for x in rows]
+        parts = [filtered(x, x.T)[0] if name == "B" else filtered(x.T, x)[1] for x in rows]
         return torch.from_numpy(np.stack(parts)).to(tensor).view_as(tensor)
 
     return LALoRA.replace(name="my LA-LoRA", filter=rule)

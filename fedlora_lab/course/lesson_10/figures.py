@@ -32,7 +32,7 @@ class _Served(Rule):
     ) -> ServerState:
         changed = {}
         for layer in state.layers:
-            keys = [ParamKey(side, layer) for side in "BAW"]
+            keys = [ParamKey(name, layer) for name in "BAW"]
             factors = [client_values(state, broadcast, uploads, key) for key in keys[:2]]
             b, a, residual = self.serve(*(x.double().numpy() for x in factors))
             # Residuals add up in the frozen weight; the factors are replaced.

@@ -64,7 +64,7 @@ def moved_rows(
     watched, received = record_aggregation(FedLoRA)
     records = list(run(task, watched, None, plan, lora=lora, seed=0))
     last = received[-1]
-    before = {key.layer: x for key, x in last.state.tensors.items() if key.side == "A"}
+    before = {key.layer: x for key, x in last.state.tensors.items() if key.name == "A"}
     rows = [last.factors(layer)[0][0] - before[layer] for layer in layers]
     return torch.cat(rows), records[-2]
 

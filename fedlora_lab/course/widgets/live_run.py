@@ -40,7 +40,7 @@ from fedlora_lab.tasks.task import Task, take
 
 if TYPE_CHECKING:
     from fedlora_lab.federated.compare import Cell
-    from fedlora_lab.federated.records import Round, Tick
+    from fedlora_lab.federated.records import LocalStep, Round
     from fedlora_lab.methods.method import Method
 
 SAY_EVERY = 0.15  # seconds between two messages on the progress of a run
@@ -327,7 +327,9 @@ class Workbench(anywidget.AnyWidget):
             setting = {name: values[name] for name in names if name in varied}
             found[row.config.method.slug, str(setting)] = row
 
-        def watch(run: "Cell", events: "Iterator[Round | Tick]") -> "Iterator[Round | Tick]":
+        def watch(
+            run: "Cell", events: "Iterator[Round | LocalStep]"
+        ) -> "Iterator[Round | LocalStep]":
             row = found[run.slug, str(dict(run.setting))]
             try:
                 for event in events:
@@ -419,7 +421,7 @@ class Workbench(anywidget.AnyWidget):
 
     # What the thread reports
 
-    def _handle(self, row: RunRow, seed: int, event: "Round | Tick") -> None:
+    def _handle(self, row: RunRow, seed: int, event: "Round | LocalStep") -> None:
         from fedlora_lab.federated.records import Round  # slow to import
 
         with self._lock:
@@ -582,7 +584,9 @@ def live(
     >>> run.close()
     """
     # Without what a calibration for another ε set.
-    plain = (privacy or Privacy()).replace(noise_multiplier=None, sample_rate=None, target=None)
+    plain = (privacy or Privacy()).replace(
+        noise_multiplier=None, sample_rate=None, target_epsilon=None
+    )
     first = RunConfig(
         task, methods.get(method), plan or Plan(), plain, epsilon, lora_of(lora), seed
     )

@@ -20,8 +20,8 @@ from fedlora_lab.recipes.tuned_rates import (
     OUTPUT_VARIANCE,
     Suggestion,
     load_rates,
+    nearest_tuned_rate,
     suggest_lr,
-    suggestion,
 )
 from fedlora_lab.report.summary_table import bytes_text
 from fedlora_lab.tasks.task import Task
@@ -88,7 +88,7 @@ class RunConfig:
             source = f"a usual first rate with {plan.optimizer.name}; none was tuned with it"
             return Suggestion(ADAPTIVE_RATE, source, False)
         unit = self.privacy.unit
-        tuned = suggestion(self.task, self.method, self.epsilon, unit, self.lora)
+        tuned = nearest_tuned_rate(self.task, self.method, self.epsilon, unit, self.lora)
         if self.epsilon is None or unit != "example":
             return tuned
         try:
@@ -148,7 +148,7 @@ class RunConfig:
         clients = self.plan.participation * len(self.task.clients)
         sent = bytes_text(clients * up)
         received = bytes_text(clients * down)
-        once = "step" if self.privacy.by_step else "round"
+        once = "step" if self.privacy.releases_steps else "round"
         return [
             ("noise multiplier σ", sigma),
             (f"sample rate of a {once}", rate),
@@ -367,8 +367,8 @@ def knobs(first: RunConfig, rows: Mapping[str, Method]) -> dict[str, Knob]:
     dealt = first.task.info.get("arguments", {})
     if "clients" in dealt and "shares" not in dealt:
         access["clients"] = _deal("clients", integer)
-        if "alpha" in dealt:
-            access["beta"] = _deal("alpha", _number(float, "∞"), "∞")
+        if "dirichlet" in dealt:
+            access["beta"] = _deal("dirichlet", _number(float, "∞"), "∞")
     pages = tomllib.loads(TABLE.read_text(encoding="utf-8"))
     pages["method"]["options"] = [(slug, row.name) for slug, row in rows.items()]
     return {

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from docutils import nodes
 from places import ROOT
 from reports import Reader
 from sites import built_site
@@ -208,6 +209,14 @@ def test_formulas_of_exercises_need_no_script_either():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("command", ["frac", "tfrac"])
+def test_a_fraction_of_two_digits_is_that_of_two_groups(command):
+    """Fault: 1/3 + d was set as 13 over +."""
+    mathml = runpy.run_path(str(ROOT / "book" / "mathml.py"))["mathml"]
+    short, long = (nodes.math("", rf"\{command}{parts} + d") for parts in ("13", "{1}{3}"))
+    assert mathml(short) == mathml(long)
+
+
 def test_generated_tables_are_the_package_s(book):
     page = book["METHODS"].read_text(encoding="utf-8")
     assert book["methods_page"]() == page, "run: python scripts/book.py --fill"

@@ -63,7 +63,7 @@ def _cloud(
         ),
         panel(
             f"D = {server} − {average} = {_number(D)}",
-            axis("client's part −p (B − B̄)(A − Ā)", 0.3, len(B) + 2.2, ticks=sums, names=names),
+            axis("what each client adds to D", 0.3, len(B) + 2.2, ticks=sums, names=names),
             axis("", -1.2, 1.2),
             bars(places - 0.36, 0, places + 0.36, parts, "blue"),
             bars(sums[-1] - 0.36, 0, sums[-1] + 0.36, D, "red"),

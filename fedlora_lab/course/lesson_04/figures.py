@@ -1,5 +1,6 @@
 """Figures of notebook 04: what noise on the factors becomes in the product."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -170,6 +171,8 @@ def matrix_strip(frames: Sequence[Any], rounds: Sequence[int]) -> style.Picture:
             ax.set(xticks=[], yticks=[])
             ax.grid(visible=False)
             if row == 0:
+                # In mathematical type, for the letters below Ξ.
+                label = re.sub("Ξ_([AB])", r"Ξ$_\\mathbf{\1}$", label)
                 ax.set_title(label, fontsize=10, color=SCENE_COLOURS[colour], weight="bold")
             if column == 0:
                 ax.set_ylabel(f"round {t}", rotation=0, ha="right", va="center")

@@ -249,14 +249,14 @@ def figure(frame: pd.DataFrame, table: pd.DataFrame) -> style.Figure:
 def finding(frame: pd.DataFrame) -> str:
     """Says in one line how far apart methods are at one rate, and each at its own.
 
-    Of the rates within `NEAR` of the best of some method, the one at which all are farthest apart.
+    Of the rates within `NEAR` of the best of some method.
     """
-    means = frame.groupby(["unit", "epsilon", "lr", "method"])["accuracy"].mean().unstack()
-    tops = means.groupby(["unit", "epsilon"]).transform("max")
-    suits_one = means[(means >= tops - NEAR).any(axis=1)]
-    shared, each = (100 * np.ptp(scores, axis=1).max() for scores in (suits_one, tops))
-    at_one = f"At a rate good for one method all lie up to {shared:.0f} points apart"
-    return f"{at_one}; each at its own, at most {each:.0f}"
+    place = str(frame["unit"].iloc[0])
+    table = shared_rate_table()
+    table = table[table["place"].str.startswith(place)]
+    apart, each = table["apart"], table["apart_tuned"].max()
+    at_one = f"{apart.median():.0f} (median) to {apart.max():.0f} points apart"
+    return f"At rates good for one, six methods lie {at_one}; at their own, up to {each:.0f}"
 
 
 def lead_table() -> str:

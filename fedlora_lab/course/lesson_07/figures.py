@@ -40,7 +40,7 @@ def coupling(
     )
     curve = np.linspace(0.43, 2.3, 100)
     plane.plot(curve, 1 / curve, color=style.RIGHT, lw=3, alpha=0.55)
-    style.note(plane, 0.99, 0.31, "b·a = 1", style.RIGHT, 9, weight="bold", ha="right")
+    style.note(plane, 0.99, 0.25, "b·a = 1", style.RIGHT, 9, weight="bold", ha="right")
     labels = []
     for words, turns, colour, marker in (
         ("both at once", False, style.INK, "o"),
@@ -54,7 +54,7 @@ def coupling(
         labels.append(end._replace(y=float(np.clip(np.nan_to_num(end.y, nan=9), 1e-6, 9))))
     plane.plot(*start, "o", ms=10, mfc="none", mec=style.INK, mew=1.6)
     plane.text(start[0] + 0.1, start[1] + 0.08, "start", fontsize=9)
-    plane.set(xlim=(-0.3, 2.3), ylim=(-0.3, 2.3), xlabel="b", ylabel="a")
+    plane.set(xlim=(-0.2, 1.6), ylim=(0.4, 1.6), xlabel="b", ylabel="a")
     plane.set_title(f"Two numbers, learning rate {lr:g}")
     right.set(yscale="log", xlim=(0, steps), ylim=(1e-6, 10), xlabel="step", ylabel="|b·a − 1|")
     nearer = min(labels, key=lambda label: label.y).text

@@ -2,13 +2,14 @@
 
 The theme loads for every page a search index, 1.5 MB of icons and eleven style sheets. Here the
 icons become drawings in the page, the style sheets one file without the rules of classes that no
-page has, scripts wait for the text, and pictures for the place where they are seen.
+page has, scripts wait for the text, and pictures, dials and the playground for who comes near them.
 """
 
 import base64
 import hashlib
 import re
-from html import escape
+from functools import partial
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 USED_BY = {
     "playground.js": r"data-fedlora-playground",
     "dials.js": r"data-fedlora-dial",
+    "late.js": r"data-fedlora-(?:playground|dial)",
     "choices.js": r'type="radio"',
     "copybutton.js": r'class="highlight',
     "clipboard.min.js": r'class="highlight',
@@ -29,6 +31,17 @@ USED_BY = {
     "fontawesome.js": r"(?!)",
 }
 """Script -> what stands in a page that needs it; all others are needed everywhere."""
+BRING_STYLE = {"playground.js", "dials.js", "fontawesome.js"}
+NEAR = {"playground.js": "playground", "dials.js": "dial"}
+"""Script that book/late.js loads -> the place near which it is wanted."""
+LATE = '<script type="text/plain" data-near="{}" data-src="{}"></script>'
+DIAL = re.compile(r"""data-fedlora-dial=(['"])(.*?)\1""", re.S)
+NUMBERS = """{{const dials = [{}];
+document.querySelectorAll("[data-fedlora-dial]").forEach((place, i) => {{
+  place.dataset.fedloraDial = JSON.stringify(dials[i]);
+}});}}
+"""
+"""A script that gives the dials of a page their numbers."""
 SCRIPT = re.compile(r'<script((?: [^>]*)?) src="([^"?]*?([^"/?]+\.js))([^"]*)"([^>]*)></script>')
 SHEET = re.compile(r'<link[^>]*href="([^"?]+\.css)[^"]*"[^>]*/?>\s*')
 PRELOAD = re.compile(r'<link rel="preload" as="script"[^>]*/?>\s*')
@@ -36,6 +49,7 @@ ICON = re.compile(r'<(?:i|span) class="([^"]*\bfa-[^"]*)"([^>]*)></(?:i|span)>')
 PICTURE = re.compile(r'<img(?![^>]* loading=)([^>]*) src="([^"]+)"([^>]*?)/?>')
 PACKED = re.compile(r' src="data:image/png;base64,([^"]+)"')
 STYLE = "_static/site.css"
+DIALS = "_static/dials/{}.js"
 DRAWN = "svg-inline--fa"
 """Class of an icon."""
 HEAD = """<link rel="icon" href="data:," />
@@ -45,16 +59,20 @@ HEAD = """<link rel="icon" href="data:," />
 
 def slim(site: Path) -> None:
     """Rewrite all pages of a built site."""
+    (site / DIALS).parent.mkdir(exist_ok=True)
     pages = [path for path in site.rglob("*.html") if "_static" not in path.parts]
     icons = drawings(site / "_static" / "scripts" / "fontawesome.js")
     texts = {path: path.read_text(encoding="utf-8") for path in pages}
     sheets = style_sheets(site, texts)
-    scripts = [path.read_text(encoding="utf-8") for path in (site / "_static").rglob("*.js")]
-    # A script may give a class to an element; the icons' own script gives thousands.
+    # A script may give a class to an element; the icons' own script gives thousands. Widgets bring
+    # the rules of theirs.
+    named = {name for text in texts.values() for *_, name, _, _ in SCRIPT.findall(text)}
+    paths = [path for path in (site / "_static").rglob("*.js") if path.name in named - BRING_STYLE]
+    scripts = "\n".join(path.read_text(encoding="utf-8") for path in paths)
     words = {word for text in texts.values() for word in class_names(text)}
-    own = [text for text in scripts if len(text) < 500_000]
-    words |= {word for text in own for word in re.findall(r"[\w-]+", text)} | {DRAWN}
+    words |= {*re.findall(r"[\w-]+", scripts), DRAWN}
     rules = "\n".join(used_rules(path, words) for path in sheets)
+    rules = without_unused(rules, scripts + "".join(texts.values()))
     (site / STYLE).write_text(rules, encoding="utf-8")
     for path, text in texts.items():
         path.write_text(slimmed(text, path, site, icons), encoding="utf-8")
@@ -73,6 +91,11 @@ def slimmed(page: str, path: Path, site: Path, icons: dict[str, str]) -> str:
         before, source, name, query, after = found.groups()
         if name in USED_BY and not re.search(USED_BY[name], page):
             return ""
+        if name in NEAR:
+            numbers = (
+                LATE.format("dial", root + DIALS.format(path.stem)) if name == "dials.js" else ""
+            )
+            return numbers + LATE.format(NEAR[name], source + query)
         if name == "documentation_options.js":  # a few words, which inline scripts below add to
             return f"<script>{(site / '_static' / name).read_text(encoding='utf-8')}</script>"
         waits = "" if "defer" in before + after else " defer"
@@ -101,6 +124,9 @@ def slimmed(page: str, path: Path, site: Path, icons: dict[str, str]) -> str:
         return f' src="{root}{name}"'
 
     page = PACKED.sub(unpacked, SCRIPT.sub(script, page))
+    if dials := [unescape(text) for _, text in DIAL.findall(page)]:
+        (site / DIALS.format(path.stem)).write_text(NUMBERS.format(",\n".join(dials)), "utf-8")
+        page = DIAL.sub("data-fedlora-dial", page)
     page = PICTURE.sub(picture, ICON.sub(icon, page))
     # The words of the fold name it; this label hides them from who cannot see.
     return page.replace('<summary aria-label="Toggle hidden content">', "<summary>")
@@ -173,6 +199,21 @@ def kept_rules(rules: list[Any], words: set[str]) -> str:
         elif "Font Awesome" not in rule.serialize():  # a font of 150 kB for icons that are drawn
             out.append(rule.serialize())
     return "\n".join(out)
+
+
+def without_unused(rules: str, texts: str) -> str:
+    """Style rules without the properties of one's own that nothing reads.
+
+    Args: rules: of all sheets. texts: pages and scripts, which may read some.
+    """
+    before = ""
+    elsewhere = set(re.findall(r"--[\w-]+", texts))
+    while rules != before:  # one may be read by another only
+        before = rules
+        read = elsewhere | set(re.findall(r"var\(\s*(--[\w-]+)", rules))
+        keep = partial(lambda read, found: found[0] if found[1] in read else "", read)
+        rules = re.sub(r"(?<=[{;])\s*(--[\w-]+)\s*:[^;{}\"']*(?:;|(?=\}))", keep, rules)
+    return rules
 
 
 def split_selectors(prelude: str) -> list[str]:

@@ -13,6 +13,25 @@ def page(browser):
     context.close()
 
 
+def mount_all(page):
+    """Comes near every dial and playground, which are loaded then."""
+    for place in page.locator("[data-fedlora-dial], [data-fedlora-playground]").all():
+        place.scroll_into_view_if_needed()
+        place.locator("svg").first.wait_for()
+
+
+def test_what_stands_below_is_loaded_when_a_reader_comes_near(page, site):
+    """Fault: numbers and engine, 400 kB, before the first line can be read."""
+    loaded = []
+    page.on("request", lambda request: loaded.append(request.url.split("/")[-1].split("?")[0]))
+    page.goto((site / LESSON).as_uri())
+    page.wait_for_load_state()
+    late = {"dials.js", "playground.js", LESSON.split("/")[-1].replace("html", "js")}
+    assert not late & {*loaded}
+    mount_all(page)
+    assert late <= {*loaded}
+
+
 @pytest.mark.parametrize("name", ["index.html", LESSON, "api/attacks.html"])
 def test_pages_can_be_read_and_used_by_everybody(page, site, name):
     """The front page, a lesson whose dials turn, with hints and outcomes unfolded, and a page of
@@ -20,7 +39,7 @@ def test_pages_can_be_read_and_used_by_everybody(page, site, name):
     """
     page.goto((site / name).as_uri())
     if name == LESSON:
-        page.locator(".fl-dial svg").first.wait_for()
+        mount_all(page)
         page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
     assert accessibility_faults(page) == []
     page.emulate_media(color_scheme="dark")
@@ -46,6 +65,7 @@ def test_long_formulas_scroll_in_their_own_box_and_have_their_font(page, site):
     pages = [path for path in site.glob("docs/*.html") if "<math" in path.read_text("utf-8")]
     for path in [site / "api" / "federated.html", *sorted(site.glob("notebooks/*.html")), *pages]:
         page.goto(path.as_uri())
+        mount_all(page)
         assert page.evaluate("document.scrollingElement.scrollWidth") <= 390, path.name
         formulas = page.locator("math[display=block]")
         beyond += sum(formulas.evaluate_all("all => all.map(m => m.scrollWidth > m.clientWidth)"))

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from toy_tasks import LORA, PLAN, private, regression
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab._utils.statistics import COLUMNS
-from fedlora_lab.federated.compare import Cell
+from fedlora_lab.federated.compare import COUNTED, Cell
 from fedlora_lab.federated.jobs import Unfinished
 from fedlora_lab.report.cells import run_settings
 from fedlora_lab.report.run_folder import Folder
@@ -150,6 +150,37 @@ def test_whoever_watches_sees_every_event_and_ends_a_run_or_all(backend):
 def test_a_grid_that_cannot_be_run_is_refused_before_any_run(options, line):
     with refused(line):
         fl.compare(regression(), ["fedlora"], None, PLAN, [0], progress=False, **options)
+
+
+CHANGED = {
+    "rounds": 7,
+    "local_steps": 5,
+    "batch": 1,
+    "participation": 0.5,
+    "lr": 0.01,
+    "lr_decay": 0.5,
+    "optimizer": fl.SGD(0.5),
+    "server_optimizer": fl.SGD(0.5),
+    "server_lr": 0.5,
+    "dropout": 0.2,
+    "weights": "size",
+}
+"""Another value for each field of a plan."""
+
+
+@pytest.mark.parametrize("terms", [fl.Privacy(delta=1e-2), fl.Privacy(unit="client", delta=1e-2)])
+def test_each_field_of_a_plan_that_moves_the_noise_of_an_epsilon_is_calibrated_anew(terms):
+    """Fault: a field that a grid varies under noise that was found for another value. Of a privacy
+    every field counts, but for the norm, of which the noise is a multiple."""
+    assert CHANGED.keys() == {one.name for one in fields(fl.Plan)}
+    task = regression()
+    noise = terms.calibrate(epsilon=2.0, task=task, plan=PLAN).noise_multiplier
+    moving = set()
+    for name, value in CHANGED.items():
+        plan = PLAN.replace(**{name: value})
+        if terms.calibrate(epsilon=2.0, task=task, plan=plan).noise_multiplier != noise:
+            moving.add(name)
+    assert moving and moving <= COUNTED
 
 
 def test_noise_that_is_varied_beside_the_work_replaces_what_was_calibrated():

@@ -30,6 +30,7 @@ class Page(Reader):
         super().__init__(self.source)
         self.links = {keys["href"] for tag, keys in self.tags if tag == "a" and keys.get("href")}
         self.loads = {keys["src"] for tag, keys in self.tags if tag in LOADING and keys.get("src")}
+        self.loads |= {keys["data-src"] for _, keys in self.tags if "data-src" in keys}
         self.loads |= {keys["href"] for _, keys in self.tags if keys.get("rel") == "stylesheet"}
         self.ids = {keys["id"] for _, keys in self.tags if "id" in keys}
         links = [keys["href"] for _, keys in self.tags if "glossary-term" in keys.get("class", "")]

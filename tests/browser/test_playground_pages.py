@@ -380,11 +380,15 @@ def test_the_playground_can_be_used_by_everybody_on_a_narrow_page(page):
 HOSTS = {
     "VS Code Dark": ("", "data-vscode-theme-kind='vscode-dark'", "dark"),
     "VS Code Light": ("", "data-vscode-theme-kind='vscode-light'", "light"),
+    "VS Code high contrast": ("", "data-vscode-theme-kind='vscode-high-contrast'", "dark"),
+    "VS Code light contrast": ("", "data-vscode-theme-kind='vscode-high-contrast-light'", "light"),
     "Colab dark": ("theme='dark'", "", "dark"),
     "Colab light": ("theme='light'", "", "light"),
 }
 """What marks the theme of a page: on html, on body, and the ground; the system is dark."""
-TWO_CELLS = """<!doctype html><html {html}><body {body}><div></div><div></div><script>
+CARDS = {"light": "rgb(255, 255, 255)", "dark": "rgb(17, 17, 17)"}
+TWO_CELLS = """<!doctype html><html {html}><style>:root {{ --jp-layout-color0: white; }}</style>
+<body {body}><div></div><div></div><script>
 onerror = onunhandledrejection = event => parent.postMessage(String(event.reason ?? event), '*');
 (async () => {{
     for (const element of document.querySelectorAll('div')) {{
@@ -399,7 +403,8 @@ onerror = onunhandledrejection = event => parent.postMessage(String(event.reason
     const rounds = every('[data-round]', e => e.textContent);
     const ids = every('[id]', e => e.id);
     const twice = ids.filter((id, i) => ids.indexOf(id) !== i);
-    parent.postMessage({{origin: self.origin, rounds, twice, grounds: grounds()}}, '*');
+    const cards = every('.fl-playground', e => getComputedStyle(e).backgroundColor);
+    parent.postMessage({{origin: self.origin, rounds, twice, grounds: grounds(), cards}}, '*');
 }})();
 </script></body></html>"""
 
@@ -407,7 +412,8 @@ onerror = onunhandledrejection = event => parent.postMessage(String(event.reason
 @pytest.mark.parametrize("host", HOSTS)
 def test_two_cells_train_in_a_frame_of_no_origin(browser, host):
     """As VS Code and Colab load a widget: each cell a module of its own, from a blob, in a sandbox
-    without storage or network; and the theme is the notebook's, not the system's."""
+    without storage or network; and the theme is the notebook's, neither the system's nor that of
+    the widget manager, which brings the white of JupyterLab into a dark notebook."""
     html, body, ground = HOSTS[host]
     module = json.dumps(playground.module()).replace("</", "<\\/")
     frame = escape(TWO_CELLS.format(html=html, body=body, module=module))
@@ -421,6 +427,7 @@ def test_two_cells_train_in_a_frame_of_no_origin(browser, host):
     page.close()
     rounds = [f"1 / {TABLES['rounds']}"] * 2
     expected = {"origin": "null", "rounds": rounds, "twice": [], "grounds": [ground] * 2}
+    expected["cards"] = [CARDS[ground]] * 2
     assert seen == expected
 
 

@@ -10,6 +10,7 @@ import pytest
 from wait_for_thread import WAIT, until
 
 import fedlora_lab as fl
+from fedlora_lab.course.widgets.live_run import Workbench
 from fedlora_lab.course.widgets.run_config import RunConfig, knobs
 from fedlora_lab.course.widgets.run_row import RunRow, differing_knobs, label_parts
 from fedlora_lab.federated.exchange import bytes_of_round
@@ -110,6 +111,23 @@ REFUSED = {
     "clients": "100000",
     "trust": "central",
 }
+
+
+def test_a_workbench_opens_with_what_its_page_is_made_of(make, monkeypatch):
+    """A notebook may show it before it hears of changes, as Colab's widget manager does."""
+    states = []
+    opened = Workbench.open
+
+    def record(self):
+        states.append(self.get_state())
+        opened(self)
+
+    monkeypatch.setattr(Workbench, "open", record)
+    bench = make(presets={"one": {"rounds": 3}})
+    (state,) = states
+    assert state["setup"]["knobs"] == bench.setup["knobs"]
+    assert state["status"] == bench.status
+    assert state["sweep"] == bench.sweep
 
 
 def test_every_knob_reads_what_it_wrote(task):

@@ -211,11 +211,13 @@ const LIGHT = {ink: "#22252B", soft: "#565D6B", grid: "#E4E6EB", edge: "#767C89"
 const DARK = {ink: "#F0F1F4", soft: "#B4BAC6", grid: "#343840", edge: "#8B93A1", card: "#111111", blue: "#6FB9F0",
   orange: "#FFA05C", purple: "#BBA2FF", green: "#58D3A8", red: "#FF8F85", pink: "#F59ABD", teal: "#62CBDB", grey: "#A3AAB7", pale: "#666D7B", dark: 1};
 const variables = (colours, card) => Object.entries({...colours, card}).map(([k, v]) => `--fl-${k}:${v}`).join(";");
-const ground = colour => `var(--jp-layout-color0,var(--pst-color-background,${colour}))`;
+// The ground of the site, and of JupyterLab where its themes are: widget managers elsewhere bring a white one of that name.
+const ground = colour => `var(--fl-lab,var(--pst-color-background,${colour}))`;
 const dark = `{${variables(DARK, ground(DARK.card))}}`;
 export const STYLE = `.fl-dial{${variables(LIGHT, ground(LIGHT.card))};font:14px/1.45 var(--jp-ui-font-family,system-ui,sans-serif);color:${ink()};
 background:${ink("card")};border:1px solid ${ink("grid")};border-radius:8px;padding:12px 14px;max-width:1000px;box-sizing:border-box}
-body[data-jp-theme-light="false"] .fl-dial,html[data-theme="dark"] .fl-dial,html[theme="dark"] .fl-dial,body[data-vscode-theme-kind*="dark"] .fl-dial${dark}
+body[data-jp-theme-light] .fl-dial{--fl-lab:var(--jp-layout-color0)}
+body[data-jp-theme-light="false"] .fl-dial,html[data-theme="dark"] .fl-dial,html[theme="dark"] .fl-dial,body:is([data-vscode-theme-kind*="dark"],[data-vscode-theme-kind$="high-contrast"]) .fl-dial${dark}
 @media(prefers-color-scheme:dark){html:not([data-theme],[theme]):not(:has(body:is([data-jp-theme-light],[data-vscode-theme-kind]))) .fl-dial${dark}}
 .fl-dial *{box-sizing:border-box}.fl-dial p{margin:0;font-size:14px;color:${ink()}}.fl-dial .lead{font-weight:600;font-size:15px}
 .fl-dial .tries{display:flex;flex-wrap:wrap;gap:6px 8px;align-items:center;margin:8px 0}

@@ -104,7 +104,6 @@ class Workbench(anywidget.AnyWidget):
         self._first_tick = 0.0
         self._foreseen = work.LatestOnly(_foresee, self._show_forecast, self._show_problem, 0.05)
         self.add_traits(_esm=traitlets.Unicode(widget_module("bench")).tag(sync=True))
-        super().__init__()
         for values in self._presets.values():  # refused here, not where its button is pressed
             config = first
             for key in sorted(values, key=list(self.knobs).index):
@@ -119,8 +118,10 @@ class Workbench(anywidget.AnyWidget):
             "start": self._start if first.task.public_test else None,
         }
         self.sweep = self._first_sweep
-        self._publish_values()
         self._publish()
+        # Opened with what its page is made of: a notebook may show it before it hears of changes.
+        super().__init__()
+        self._publish_values()
         self.on_msg(lambda _, message, buffers: self.act(**message))
         older = _OPEN.get(first.task.name)
         if older is not None:

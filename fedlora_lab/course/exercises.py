@@ -100,6 +100,10 @@ class Reader:
     def same(self, result: Result, other: Result) -> bool:
         return _close(result, other, self.within)
 
+    def is_mistake(self, result: Result, mistake: Result) -> bool:
+        """Tells whether a wrong result is that of a known mistake."""
+        return self.same(result, mistake)
+
     def difference(self, result: Result, right: Result) -> str:
         """Says in one line how a result differs from the right one, "" where it cannot tell."""
         return ""
@@ -132,6 +136,11 @@ class NumberAnswer(Reader):
         if np.isnan(numbers).any() or (self.single and numbers.size != 1):
             raise ValueError(f"{self.expected} expected")
         return numbers.reshape(1, 1) if self.single else numbers
+
+    def is_mistake(self, result: np.ndarray, mistake: np.ndarray) -> bool:
+        """A mistake that is no whole number is typed with few digits, such as −4.67 for −14/3."""
+        few = result.shape == mistake.shape and (mistake != np.rint(mistake)).any()
+        return self.same(result, mistake) or bool(few and np.allclose(result, mistake, rtol=5e-3))
 
     def difference(self, result: np.ndarray, right: np.ndarray) -> str:
         """Says which numbers are wrong, or how a number differs."""
@@ -443,7 +452,7 @@ class Exercise:
                 mistake = reader.read(example)
             except ValueError:  # a wrong function may stop on some of the inputs
                 continue
-            if reader.same(result, mistake):
+            if reader.is_mistake(result, mistake):
                 return Feedback(False, message)
         if not reader.same(reader.read(answer), result):
             return Feedback(False, UNSTEADY)

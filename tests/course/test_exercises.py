@@ -80,6 +80,13 @@ def test_letters_are_read_out_of_a_phrase(answer, message):
     assert repr(check("05.4", answer)).startswith(message)
 
 
+def test_a_mistake_is_recognised_by_its_first_digits():
+    """Fault: only −14/3 with all its digits was told that clients count alike."""
+    told = check("02.2", -14 / 3).message
+    assert check("02.2", -4.67).message == told and "count alike" in told
+    assert "count alike" not in check("02.2", -4.7).message
+
+
 def test_what_a_reader_built_is_used_once_it_is_right():
     solution = all_exercises()["03.1"].answers[0]
     calls = []

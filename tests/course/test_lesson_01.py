@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import fedlora_lab as fl
 from fedlora_lab import theory
 
 
@@ -48,3 +49,12 @@ def test_descent_takes_the_gradients_steps(change):
         optimizer.step()
     expected = float((3.0 * B @ A - target).detach().norm()) / np.linalg.norm(change)
     assert theory.descent_errors(change, 2, 6.0, steps=3, lr=0.05)[-1] == pytest.approx(expected)
+
+
+def test_the_layer_is_described_with_its_own_numbers(capsys):
+    """For who does not see it: what is frozen, trained and sent."""
+    fl.course.lesson(1).lora_layer(d=128, rank=8, alpha=8)._ipython_display_()
+    shown = capsys.readouterr().out  # outside of a notebook the output is printed
+    title, *parts = "Picture: A LoRA layer: ", "frozen W₀, 128 × 128", "A, 8 × 128", "B, 128 × 8"
+    assert title in shown and all(part in shown for part in parts)
+    assert "2048 numbers, 8,192 bytes; all of W: 65,536 bytes" in shown

@@ -73,6 +73,8 @@ def test_the_numbers_before_start_are_those_of_the_run(make, task):
     up, _ = bytes_of_round(make_run_spec(task, config.method, None, plan, config.lora, 0))
     assert facts["sent in a round"] == f"{3 * up / 1000:.1f} kB each way"
     bench = make(plan=None)  # so that the rate is the suggested one, on which ρ depends
+    on_the_bench = [knob["key"] for knob in bench.setup["knobs"] if not knob["group"]]
+    assert on_the_bench == ["method", "epsilon", "lr"]
     assert bench.settle(WAIT)
     before = bench.facts
     assert before == bench.config.facts()

@@ -173,10 +173,12 @@ def matrix_strip(frames: Sequence[Any], rounds: Sequence[int]) -> style.Picture:
             if row == 0:
                 # In mathematical type, for the letters below Ξ.
                 label = re.sub("Ξ_([AB])", r"Ξ$_\\mathbf{\1}$", label)
-                ax.set_title(label, fontsize=10, color=SCENE_COLOURS[colour], weight="bold")
+                label = label.replace("B̂", r"$\hat{\mathbf{B}}$")
+                ax.set_title(label, loc="center", fontsize=10, color=SCENE_COLOURS[colour])
             if column == 0:
                 ax.set_ylabel(f"round {t}", rotation=0, ha="right", va="center")
     style.headline(figure, "The learned product is faint beside the noise in the same matrix")
+    figure.set_label(f"γ B A = {' + '.join(PARTS.values())}, after rounds {[*rounds]}")
     style.footer(figure, f"first {CORNER} rows and columns; shade: size of an entry, one scale")
     return figure
 

@@ -17,7 +17,7 @@ def mount_all(page):
     """Comes near every dial and playground, which are loaded then."""
     for place in page.locator("[data-fedlora-dial], [data-fedlora-playground]").all():
         place.scroll_into_view_if_needed()
-        place.locator("svg").first.wait_for()
+        place.locator(".fl-dial, .say").first.wait_for()
 
 
 def test_what_stands_below_is_loaded_when_a_reader_comes_near(page, site):

@@ -82,7 +82,7 @@ class Case:
     def moves_both(self) -> bool:
         """Whether A and B move, so that they may have rates of their own."""
         steps = self.plan.get("local_steps", 1)
-        moved = {side for t in range(2) for side in self.method.factors_in_round(t, steps)}
+        moved = {factor for t in range(2) for factor in self.method.factors_in_round(t, steps)}
         return bool(moved & {"*"}) or moved >= {"A", "B"}
 
 

@@ -91,7 +91,7 @@ def observe(run: Recorder, planted: Canaries) -> Observed:
 
 
 def _add_traces(traced: dict[str, Tensor], run: Recorder, planted: Canaries) -> None:
-    """Adds the canaries' traces in the last round to the scores of each name."""
+    """Adds the canaries' traces in the last round to the scores of each factor, and of the head."""
     trace = trace_round(run, planted)
     if trace is None:
         return
@@ -108,7 +108,8 @@ class Audit:
         guesses: numbers of guesses, in and out, among which the bounds choose.
         included: (m,), the canaries' coins.
         scores: view -> (m,), high where a canary looks included. "loss": black box. "update": white
-            box, everything released; "update A", "update B", ...: the same of one name alone.
+            box, everything released; "update A", "update B", ...: the same of one factor, or of the
+            head, alone.
         lower: view -> lower bound on epsilon; together they hold with the stated confidence.
         epsilon_lower: the largest of them; NaN where the audit is invalid.
         ceiling: what as many canaries would show if every guess were right.

@@ -40,6 +40,17 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     raise SystemExit(code)
 
 
+def _with_meant_option(error: click.NoSuchOption) -> click.NoSuchOption:
+    """The error with the option that another library, or an earlier version, calls so."""
+    from fedlora_lab._utils.validation import synonyms
+
+    word = error.option_name.strip("-").replace("-", "_")
+    meant = "--" + synonyms("keywords").get(word, "").replace("_", "-")
+    if error.ctx and any(meant in option.opts for option in error.ctx.command.params):
+        return click.NoSuchOption(error.option_name, possibilities=[meant], ctx=error.ctx)
+    return error
+
+
 def _status(typed: list[str]) -> int:
     """Runs the command that was typed, tells what went wrong, and returns its status."""
     from fedlora_lab.cli.commands import commands
@@ -55,6 +66,8 @@ def _status(typed: list[str]) -> int:
         click.echo(error.ctx.get_help() if error.ctx else "")
         return 2
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption):
+            error = _with_meant_option(error)
         return _fail(error.format_message())
     except (click.Abort, KeyboardInterrupt) as stop:
         line = "stopped; the same command without --fresh goes on from the last finished round"

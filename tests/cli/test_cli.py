@@ -146,6 +146,8 @@ MISTAKES = [
         "compare digits --alpha 16",
         "--alpha='16': expected --lora-alpha for the adapter's α, or --d",
     ),
+    ("run digits rolora --stop-at 2", "'--stop-at'. Did you mean '--max-epsilon'?"),
+    ("run digits rolora --learning-rate 1", "Did you mean '--lr'?"),
     ("run digits rolora --alpha 1", "--alpha='1': expected --lora-alpha for the adapter's α, or -"),
     ("compare regression --optimizer adamw", "lr=None: expected a number with --optimizer adamw"),
     ("compare regression --trust central", "trust='central': expected 'local' for unit='example'"),

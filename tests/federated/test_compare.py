@@ -16,7 +16,7 @@ from toy_tasks import LORA, PLAN, private, regression
 import fedlora_lab as fl
 from fedlora_lab import methods
 from fedlora_lab._utils.statistics import COLUMNS
-from fedlora_lab.federated.compare import COUNTED, Cell
+from fedlora_lab.federated.compare import NOISE_DEPENDS_ON, Cell
 from fedlora_lab.federated.jobs import Unfinished
 from fedlora_lab.report.cells import run_settings
 from fedlora_lab.report.run_folder import Folder
@@ -162,8 +162,8 @@ CHANGED = {
     "optimizer": fl.SGD(0.5),
     "server_optimizer": fl.SGD(0.5),
     "server_lr": 0.5,
-    "dropout": 0.2,
-    "weights": "size",
+    "client_dropout": 0.2,
+    "client_weights": "size",
 }
 """Another value for each field of a plan."""
 
@@ -180,7 +180,7 @@ def test_each_field_of_a_plan_that_moves_the_noise_of_an_epsilon_is_calibrated_a
         plan = PLAN.replace(**{name: value})
         if terms.calibrate(epsilon=2.0, task=task, plan=plan).noise_multiplier != noise:
             moving.add(name)
-    assert moving and moving <= COUNTED
+    assert moving and moving <= NOISE_DEPENDS_ON
 
 
 def test_noise_that_is_varied_beside_the_work_replaces_what_was_calibrated():

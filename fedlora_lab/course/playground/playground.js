@@ -400,7 +400,7 @@ const PARTS = [["green", "learned", ""], ["blue", "noise on B", "B"], ["orange",
 const octaves = (from, count, step) => Array.from({length: count}, (_, i) => from * 2 ** (i / step));
 const STOPS = {rate: octaves(0.05, 15, 2), clip: octaves(0.25, 9, 2), rank: Array.from({length: 16}, (_, i) => i + 1)};
 const FIRST = {methods: ["fedlora", "ffa-lora"], rate: 10, noise: 4, clip: 4, rank: 7, split: 2, bits: 1, seed: 0};
-const BUDGET = 4; // milliseconds of training in a slice
+const BUDGET = 2; // milliseconds of training in a slice
 const PICTURE = 60; // milliseconds at least between two pictures of a run
 const TURNING = 400; // milliseconds without them after a knob has moved: the answer has the screen
 const KEPT = 6; // earlier runs that stay in sight
@@ -610,7 +610,8 @@ export function mountPlayground(home, tables) {
     // All sizes before the first change: each would lay out the page again.
     if (!sizes.size) for (const svg of all("svg")) sizes.set(svg, [svg.clientWidth, svg.clientHeight]);
     paintWords();
-    if (asked) rest ||= requestAnimationFrame(paintRuns);
+    const isSeen = lanes.every((lane, i) => drawn[i]?.record === lane.history.at(-1));
+    if (asked && !isSeen) rest ||= requestAnimationFrame(paintRuns);
     else paintRuns();
     asked = false;
   }

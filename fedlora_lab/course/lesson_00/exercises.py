@@ -42,6 +42,8 @@ def noise_alone(B, A, U, V):
 
 # Gives the whole deviation in the place of the noise's part.
 whole_and_data = vary(split, then=lambda parts: (parts[0], sum(parts)))
+# Gives the deviation of what the clients send in the place of the data's part.
+whole_and_noise = vary(split, then=lambda parts: (sum(parts), parts[1]))
 # The mean of products less the product of means: the opposite sign.
 turned = vary(split, then=np.negative)
 

@@ -115,6 +115,11 @@ def accuses_from_epsilon(epsilon, mu):
     return ndtr(mu - epsilon) - math.exp(epsilon) * ndtr(-epsilon)
 
 
+# Forgets the − μ²/2 of the loss.
+def without_half_mu(epsilon, mu):
+    return ndtr(mu - epsilon / mu) - math.exp(epsilon) * ndtr(-epsilon / mu)
+
+
 # What lies below the threshold.
 other_side = vary(delta, mu=np.negative)
 # The distance of the two worlds is 1 / σ, not σ.

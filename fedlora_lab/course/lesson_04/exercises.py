@@ -65,6 +65,11 @@ def one_product(B, A, tau):
     return linear(B, A, tau) + tau**4 * len(B) * A.shape[1]
 
 
+# Both numbers of a product are noise, so its variance is τ⁴.
+def squared_once(B, A, tau):
+    return linear(B, A, tau) + quadratic(B, A, tau) / tau**2
+
+
 # Energies are squared lengths.
 def lengths(B, A, tau):
     terms = len(B) * np.sqrt(np.sum(A**2)) + A.shape[1] * np.sqrt(np.sum(B**2))
@@ -176,6 +181,12 @@ def weighted_by_the_drawn(*given):
 def one_after_another(B, A, g_B, g_A, lr, *rest):
     factors, _ = _each(B, A, g_B, g_A, lr, *rest)
     return [start + np.sum(own - start, 0) for start, own in zip((B, A), factors)]
+
+
+# Changes, where the server's new factors were asked for.
+def changes_alone(B, A, *rest):
+    new_B, new_A = private_round(B, A, *rest)
+    return new_B - B, new_A - A
 
 
 # Makes every example as long as C, short ones too.

@@ -17,7 +17,7 @@ def _pair(rng, methods=2, seeds=8):
 
 def _scores(rng):
     """In any order, and with the best single score at a method that is not the best."""
-    scores = rng.permutation(_pair(rng, methods=5, seeds=10))
+    scores = rng.permutation(_pair(rng, methods=6, seeds=10))
     lucky = scores[scores.mean(axis=1).argmin()]
     lucky[lucky.argmax()] += 0.2
     lucky -= 0.02
@@ -42,9 +42,14 @@ def half_width(one, other):
 
 
 # Luck of the seed that both methods share is counted as noise.
-def unpaired(one, other):
+def unpaired(one, other, freedom=2):
     n = len(one)
-    return student.ppf(0.975, 2 * n - 2) * ((one.var(ddof=1) + other.var(ddof=1)) / n) ** 0.5
+    variance = (one.var(ddof=1) + other.var(ddof=1)) / n
+    return student.ppf(0.975, freedom * (n - 1)) * variance**0.5
+
+
+# The same with the degrees of freedom of one sample.
+unpaired_of_one = partial(unpaired, freedom=1)
 
 
 # Few seeds: the spread is itself uncertain.
@@ -116,5 +121,9 @@ def normal_ends(scores):
 lower_ends = partial(_ends_at, pairs=lambda m: m * (m - 1) / 2, sign=-1)
 # Many pairs are looked at: some gaps look large by luck.
 uncorrected = partial(_ends_at, pairs=lambda m: 1)
+# Every method has a gap to each of the others.
+one_for_each = partial(_ends_at, pairs=lambda m: m)
+# A method beside another is the same pair as the other beside it.
+each_pair_twice = partial(_ends_at, pairs=lambda m: m * (m - 1))
 # Which one is best was seen in the same numbers, so all pairs count.
 with_the_best_only = partial(_ends_at, pairs=lambda m: m - 1)

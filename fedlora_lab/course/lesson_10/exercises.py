@@ -71,6 +71,8 @@ def not_relative(B, A):
 one_less_kept = vary(share_lost, then=lambda share: 1 - (1 - share**2) ** 0.5)
 # What the truncation leaves.
 share_kept = vary(share_lost, then=lambda share: (1 - share**2) ** 0.5)
+# The norm of what is left, where that of the mean product was asked for.
+over_the_kept = vary(share_lost, then=lambda share: share / (1 - share**2) ** 0.5)
 
 
 def sums_of_values(B, A):

@@ -75,6 +75,12 @@ def clips_each_number(update, clip, sigma, uploads, colluding, z):
     return np.clip(update, -clip, clip) + sigma * clip / np.sqrt(uploads - colluding) * z
 
 
+# A clip that stands after the noise shortens the noise, too.
+def clips_the_noised(update, clip, sigma, uploads, colluding, z):
+    noised = not_clipped(update, clip, sigma, uploads, colluding, z)
+    return noised * min(1, clip / np.linalg.norm(noised))
+
+
 # Those who collude take their noise out again.
 relies_on_all = vary(noised_upload, colluding=0)
 # Each client adds all the noise: as if nobody else did.
@@ -138,9 +144,8 @@ def masks_left_in(uploads, masks, modulus, arrived):
     return uploads.sum(0) % modulus
 
 
-def masks_added_again(uploads, masks, modulus, arrived):
-    # As far above the sum of the uploads as the right answer lies below it.
-    return (2 * uploads.sum(0) - open_sum(uploads, masks, 10**18, arrived)) % modulus
+# The signs of both kinds of masks are exchanged.
+masks_added_again = vary(open_sum, masks=np.negative)
 
 
 # Of each pair one added the mask and one took it away.

@@ -135,6 +135,11 @@ def same_run(lr, C, alpha, new_alpha):
     return lr / c**2, C * c
 
 
+# Both have to change, and the rate by c twice.
+def rate_once_and_clip_left(lr, C, alpha, new_alpha):
+    return lr * alpha / new_alpha, C
+
+
 # The rate acts on B, whose gradient and whose effect both carry α.
 def rate_once(lr, C, alpha, new_alpha):
     c = new_alpha / alpha

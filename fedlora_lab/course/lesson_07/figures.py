@@ -40,7 +40,7 @@ def coupling(
     )
     curve = np.linspace(0.43, 2.3, 100)
     plane.plot(curve, 1 / curve, color=style.RIGHT, lw=3, alpha=0.55)
-    style.note(plane, 0.99, 0.25, "b·a = 1", style.RIGHT, 9, weight="bold", ha="right")
+    style.note(plane, 0.99, 0.1, "b·a = 1", style.RIGHT, 9, weight="bold", ha="right")
     labels = []
     for words, turns, colour, marker in (
         ("both at once", False, style.INK, "o"),

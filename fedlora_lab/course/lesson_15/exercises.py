@@ -118,6 +118,16 @@ def not_rooted(step, batch, seed, C):
     return C * sensitivity(step, batch, seed, C) ** 2
 
 
+# Neighbours differ by one example, and not by two.
+def replaced_by_another(step, batch, seed, C):
+    full = step(batch, seed)
+    moved = []
+    for i in range(len(batch)):
+        other = step([*batch[:i], batch[i - 1], *batch[i + 1 :]], seed)
+        moved.append(np.sqrt(sum(((full[name] - other[name]) ** 2).sum() for name in full)))
+    return max(moved) / C
+
+
 # The example that moves most may be another.
 def first_example_only(step, batch, seed, C):
     full = step(batch, seed)

@@ -100,6 +100,12 @@ def test_a_whole_number_has_wrong_neighbours(key):
 # ---- mistakes of one exercise
 
 
+def p_value_above_one(m, g, v, epsilon, delta):
+    """The p-value of 12.2 without its limit: the term of δ is linear in δ while it is small."""
+    luck = solution("12.2")(m, g, v, epsilon, 0.0)
+    return luck + 1e6 * (solution("12.2")(m, g, v, epsilon, delta / 1e6) - luck)
+
+
 def one_turn_wrong(B, A, gradient, combine, eta, gamma, S, T, *, mistake):
     """`take_turns` of 06.1 with one mistake, told of B's rounds and of A's alike."""
     factors = {"B": B, "A": A}
@@ -254,6 +260,7 @@ WRONG = {
         vary(solution("12.1"), delta=0.0),
     ],
     "12.2": [
+        p_value_above_one,
         vary(solution("12.2"), epsilon=np.negative),
         lambda m, g, v, epsilon, delta: solution("12.2")(m, m, v, epsilon, delta),
     ],

@@ -107,6 +107,32 @@ def test_checks_stand_in_one_folded_cell_at_the_end(path):
     assert sum(cell.source.startswith("# Checks") for cell in cells) == 1
 
 
+def names_of(cell) -> tuple[set[str], set[str]]:
+    """The names that a cell uses, and those that it gives a value."""
+    used, given = set(), set()
+    for node in ast.walk(ast.parse(cell.source)):
+        if isinstance(node, ast.Name):
+            (used if isinstance(node.ctx, ast.Load) else given).add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.arg):
+            given.add(node.name if isinstance(node, ast.FunctionDef) else node.arg)
+        elif isinstance(node, ast.Import):
+            given |= {alias.asname or alias.name for alias in node.names}
+    return used, given
+
+
+def test_a_visible_cell_uses_nothing_that_is_folded_away(path):
+    """Fault: a reader met names whose values stood in the folded code of a figure or an answer."""
+    shown: set[str] = set()
+    hidden: set[str] = set()
+    for cell in code(read(path)):
+        used, given = names_of(cell)
+        if folded(cell):
+            hidden |= given
+        else:
+            assert not (used & hidden) - shown - given, cell.source
+            shown |= given
+
+
 def readable(cells):
     """All that a reader sees of cells: text, code that is not folded, and what was printed."""
     texts = []

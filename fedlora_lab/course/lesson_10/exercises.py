@@ -67,8 +67,6 @@ def not_relative(B, A):
     return share_lost(B, A) * np.linalg.norm((B @ A).mean(0))
 
 
-# Squares of lengths add up to one, lengths do not.
-one_less_kept = vary(share_lost, then=lambda share: 1 - (1 - share**2) ** 0.5)
 # What the truncation leaves.
 share_kept = vary(share_lost, then=lambda share: (1 - share**2) ** 0.5)
 # The norm of what is left, where that of the mean product was asked for.
@@ -108,12 +106,6 @@ def variance_for_std(z_B, z_A, tau):
 
 # The mean of products comes second.
 servers_swapped = vary(noise_kept, then=lambda parts: parts[::-1])
-
-
-# What the numbers would be on average over all noises.
-def expected_energies(z_B, z_A, tau):
-    energy = z_B[0].size * z_A.shape[2] * tau**4
-    return energy, len(z_B) * energy
 
 
 # Each product's energy, where that of their mean was asked for.

@@ -85,8 +85,6 @@ def not_relative(G, candidates, n):
 
 # A share of energies.
 energies = vary(outside, then=np.square)
-# Squares of lengths add up to one, lengths do not.
-one_less_inside = vary(outside, then=lambda share: 1 - (1 - share**2).clip(min=0) ** 0.5)
 # What lies inside.
 inside_share = vary(outside, then=lambda share: (1 - share**2).clip(min=0) ** 0.5)
 

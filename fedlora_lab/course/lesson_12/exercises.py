@@ -61,16 +61,6 @@ def rates_as_measured(inside, outside, threshold, delta, significance):
     return max(0, np.log((1 - delta - fnr) / fpr), np.log((1 - delta - fpr) / fnr))
 
 
-# Of rates that may be larger nothing follows from their lower ends.
-def lower_ends(inside, outside, threshold, delta, significance):
-    from scipy.stats import beta
-
-    errors = outside > threshold, inside <= threshold
-    ends = (beta.ppf(significance / 2, max(sum(x), 1), sum(~x) + 1) for x in errors)
-    fpr, fnr = ends
-    return max(0, np.log((1 - delta - fnr) / fpr), np.log((1 - delta - fpr) / fnr))
-
-
 # A mechanism may leak by what it does not show.
 def one_direction(inside, outside, threshold, delta, significance):
     from scipy.stats import beta
@@ -97,12 +87,6 @@ def p_value(m, g, v, epsilon, delta):
     i = np.arange(1, v + 1)
     gain = (binom.sf(v - i - 1, g, right) - tail) / i
     return min(1, tail + 2 * m * delta * gain.max())
-
-
-# A chance is at most one.
-def without_a_limit(m, g, v, epsilon, delta):
-    once = p_value(m, g, v, epsilon, delta / (1e6 * m)) - p_value(m, g, v, epsilon, 0.0)
-    return p_value(m, g, v, epsilon, 0.0) + 1e6 * m * once
 
 
 # With probability δ anything may happen.

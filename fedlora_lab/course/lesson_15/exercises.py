@@ -1,6 +1,7 @@
 """Right and wrong answers to the exercises of notebook 15."""
 
 import numpy as np
+from numpy.linalg import norm
 
 from fedlora_lab.course.exercises import Calls, vary
 
@@ -103,29 +104,27 @@ def largest_tensor(step, batch, seed, C):
     return max(sensitivity(only(name), batch, seed, C) for name in ("weight", "bias"))
 
 
-# Squares of lengths add up, lengths do not.
-def lengths_added(step, batch, seed, C):
+def _farthest(step, batch, seed, C, others, total=norm):
+    """`sensitivity` against ``others(i)``, with another total of the arrays' distances."""
     full = step(batch, seed)
     moved = []
     for i in range(len(batch)):
-        without = step(batch[:i] + batch[i + 1 :], seed)
-        moved.append(sum(np.sqrt(((full[name] - without[name]) ** 2).sum()) for name in full))
+        other = step(others(i), seed)
+        moved.append(total([norm(full[name] - other[name]) for name in full]))
     return max(moved) / C
 
 
-# A distance is the root of the squares.
-def not_rooted(step, batch, seed, C):
-    return C * sensitivity(step, batch, seed, C) ** 2
+# Squares of lengths add up, lengths do not.
+def lengths_added(step, batch, seed, C):
+    return _farthest(step, batch, seed, C, lambda i: batch[:i] + batch[i + 1 :], sum)
 
 
 # Neighbours differ by one example, and not by two.
 def replaced_by_another(step, batch, seed, C):
-    full = step(batch, seed)
-    moved = []
-    for i in range(len(batch)):
-        other = step([*batch[:i], batch[i - 1], *batch[i + 1 :]], seed)
-        moved.append(np.sqrt(sum(((full[name] - other[name]) ** 2).sum() for name in full)))
-    return max(moved) / C
+    def others(i):
+        return [*batch[:i], batch[i - 1], *batch[i + 1 :]]
+
+    return _farthest(step, batch, seed, C, others)
 
 
 # The example that moves most may be another.

@@ -130,8 +130,14 @@ def same(one: Result, other: Result) -> bool:
     if [x.shape for x in pair[0]] != [x.shape for x in pair[1]]:
         return False
     given, right = _flat(one), _flat(other)
-    slack = CLOSE * max(1e-12, abs(right[np.isfinite(right)]).max(initial=0.0))
+    slack = _close_enough(given, right) * max(1e-12, abs(right[np.isfinite(right)]).max(initial=0))
     return bool(np.allclose(given, right, rtol=0, atol=slack, equal_nan=True))
+
+
+def _close_enough(given: np.ndarray, right: np.ndarray) -> float:
+    """The relative slack of two results: whole numbers are equal or not."""
+    whole = all(np.array_equal(numbers, np.rint(numbers)) for numbers in (given, right))
+    return 1e-12 if whole else CLOSE
 
 
 def _all_same(given: Sequence[Result], right: Sequence[Result]) -> bool:
@@ -214,7 +220,8 @@ def _ratios(calls: Calls) -> list[float] | None:
         if not np.isfinite(goal).all() or size == 0:
             continue  # a result of zero tells nothing of a factor
         ratio = float(numbers @ goal / (goal @ goal))
-        if not np.allclose(numbers, ratio * goal, rtol=0, atol=CLOSE * size * max(abs(ratio), 1)):
+        slack = _close_enough(numbers, goal) * size
+        if not np.allclose(numbers, ratio * goal, rtol=0, atol=slack * max(abs(ratio), 1)):
             return None
         ratios.append(ratio)
     return ratios or None

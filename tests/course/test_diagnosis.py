@@ -98,6 +98,17 @@ def test_zeros_and_infinite_numbers_do_not_hide_a_difference(words):
     assert words in told, told
 
 
+def test_large_whole_numbers_are_equal_or_not():
+    """Fault: remainders modulo m − 1 passed for the right ones, in another order."""
+
+    def remainder(x, m):
+        return x % m
+
+    reader = Calls("x and m", draw=lambda rng: (rng.integers(10**6, 5 * 10**6, 6), 10**6 + 3))
+    told = reader.fresh(np.random.default_rng(0)).diagnosis(lambda x, m: x % (m - 1), remainder)
+    assert "gives what the right one gives for m − 1 in place of m" in told
+
+
 @pytest.mark.parametrize("words", CASES)
 def test_a_wrong_function_is_told_the_plainest_difference(words):
     right = RIGHT.get(words, round_of)

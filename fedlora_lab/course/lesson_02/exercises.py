@@ -1,5 +1,7 @@
 """Right and wrong answers to the exercises of notebook 02."""
 
+from functools import partial
+
 import numpy as np
 
 from fedlora_lab.course.exercises import Calls, vary
@@ -49,21 +51,18 @@ divided_by_clients = vary(not_divided, n=lambda n: n / len(n))
 # Divided twice: the weights add up to one already.
 def mean_of_weighted(B, A, n):
     mean_B, mean_A, D = fedavg_round(B, A, n)
-    mean_product = (mean_B @ mean_A - D) / len(n)
-    mean_B, mean_A = mean_B / len(n), mean_A / len(n)
-    return mean_B, mean_A, mean_B @ mean_A - mean_product
+    means = mean_B @ mean_A
+    return mean_B / len(n), mean_A / len(n), means / len(n) ** 2 - (means - D) / len(n)
 
 
-# The mean of products is one over clients that count alike.
-def products_alike(B, A, n):
+# The mean of products is one over clients that count alike; or both of its factors are weighed.
+def products_alike(B, A, n, weigh=lambda p: 0 * p + 1 / len(p)):
     mean_B, mean_A, _ = fedavg_round(B, A, n)
-    return mean_B, mean_A, mean_B @ mean_A - (B @ A).mean(axis=0)
+    p = weigh(n / n.sum())
+    return mean_B, mean_A, mean_B @ mean_A - np.einsum("k,kor,kri->oi", p, B, A)
 
 
-# Both factors of a product are weighed.
-def weighed_twice(B, A, n):
-    mean_B, mean_A, _ = fedavg_round(B, A, n)
-    return mean_B, mean_A, mean_B @ mean_A - np.einsum("k,kor,kri->oi", (n / n.sum()) ** 2, B, A)
+weighed_twice = partial(products_alike, weigh=np.square)
 
 
 # Every client counts alike, however few examples it holds.

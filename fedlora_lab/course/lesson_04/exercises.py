@@ -1,5 +1,7 @@
 """Right and wrong answers to the exercises of notebook 04."""
 
+from functools import partial
+
 import numpy as np
 
 from fedlora_lab.course.exercises import Calls, vary
@@ -151,30 +153,24 @@ def _each(B, A, g_B, g_A, lr, C, sigma, b, xi_B, xi_A):
     return zip(*steps), np.array([len(g) for g in g_B])
 
 
-# How many were drawn is private.
-def divides_by_the_drawn(B, A, g_B, g_A, lr, C, sigma, b, *noise):
+# How many were drawn is private; divided by none, it is 0 / 0.
+def divides_by_len(B, A, g_B, g_A, lr, C, sigma, b, *noise, least=0):
     factors, drawn = _each(B, A, g_B, g_A, lr, C, sigma, 1, *noise)
-    shares = 1 / np.maximum(drawn, 1)[:, None, None]
+    shares = 1 / np.maximum(drawn, least)[:, None, None]
     return [start + np.mean(shares * (own - start), 0) for start, own in zip((B, A), factors)]
 
 
-# As above, and an empty batch gives 0 / 0.
-def divides_by_len(B, A, g_B, g_A, lr, C, sigma, b, *noise):
-    factors, drawn = _each(B, A, g_B, g_A, lr, C, sigma, 1, *noise)
-    shares = 1 / drawn[:, None, None]
-    return [start + np.mean(shares * (own - start), 0) for start, own in zip((B, A), factors)]
-
-
-# A client that sends nothing tells that it drew nothing.
-def empty_ones_silent(*given):
-    factors, drawn = _each(*given)
-    return [np.mean(np.array(own)[drawn > 0], 0) for own in factors]
+divides_by_the_drawn = partial(divides_by_len, least=1)
 
 
 # Weights that follow the draw are private as well.
-def weighted_by_the_drawn(*given):
+def weighted_by_the_drawn(*given, most=np.inf):
     factors, drawn = _each(*given)
-    return [np.average(own, axis=0, weights=drawn) for own in factors]
+    return [np.average(own, axis=0, weights=np.minimum(drawn, most)) for own in factors]
+
+
+# A client that sends nothing tells that it drew nothing.
+empty_ones_silent = partial(weighted_by_the_drawn, most=1)
 
 
 # Each client starts where the one before it ended.

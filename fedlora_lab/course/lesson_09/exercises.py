@@ -57,16 +57,16 @@ def normal(one, other):
     return 1.96 * (one - other).std(ddof=1) / len(one) ** 0.5
 
 
+def _half(one, other, level=0.975, more=0):
+    difference = one - other
+    n = len(one)
+    return student.ppf(level, n - 1 + more) * difference.std(ddof=1) / n**0.5
+
+
 # Leaves 5 % on either side.
-def one_side(one, other):
-    return (
-        half_width(one, other) * student.ppf(0.95, len(one) - 1) / student.ppf(0.975, len(one) - 1)
-    )
-
-
+one_side = partial(_half, level=0.95)
 # One degree of freedom goes to the mean.
-def one_degree_more(one, other):
-    return half_width(one, other) * student.ppf(0.975, len(one)) / student.ppf(0.975, len(one) - 1)
+one_degree_more = partial(_half, more=1)
 
 
 def by_variance(one, other):
@@ -91,12 +91,12 @@ def upper_ends(scores):
     return gaps.mean(axis=1) + factor * gaps.std(axis=1, ddof=1) / n**0.5
 
 
-def _ends_at(scores, pairs, sign=1):
+def _ends_at(scores, pairs, sign=1, quantile=student.ppf):
     """Ends that hold together for a number of pairs, a function of m; the lower ones for -1."""
     m, n = scores.shape
     best = scores.mean(axis=1).argmax()
     gaps = np.delete(scores, best, axis=0) - scores[best]
-    factor = sign * student.ppf(1 - 0.025 / pairs(m), n - 1)
+    factor = sign * quantile(1 - 0.025 / pairs(m), n - 1)
     return gaps.mean(axis=1) + factor * gaps.std(axis=1, ddof=1) / n**0.5
 
 
@@ -109,12 +109,7 @@ one_sided = partial(_ends_at, pairs=lambda m: m * (m - 1) / 4)
 
 
 # Student's t is wider than the normal distribution.
-def normal_ends(scores):
-    m, n = scores.shape
-    middle = (upper_ends(scores) + lower_ends(scores)) / 2
-    pairs = m * (m - 1) / 2
-    wider = student.ppf(1 - 0.025 / pairs, n - 1) / -ndtri(0.025 / pairs)
-    return middle + (upper_ends(scores) - middle) / wider
+normal_ends = partial(_ends_at, pairs=lambda m: m * (m - 1) / 2, quantile=lambda p, n: ndtri(p))
 
 
 # A method is tied where its gap may be zero: the upper end.

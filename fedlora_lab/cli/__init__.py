@@ -40,15 +40,18 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     raise SystemExit(code)
 
 
-def _with_meant_option(error: click.NoSuchOption) -> click.NoSuchOption:
-    """The error with the option that another library, or an earlier version, calls so."""
+def _line_of(error: click.ClickException) -> str:
+    """What an error says; of an option that other libraries, or earlier versions, have, what it is
+    called here.
+    """
     from fedlora_lab._utils.validation import synonyms
 
+    if not isinstance(error, click.NoSuchOption) or error.ctx is None:
+        return error.format_message()
     word = error.option_name.strip("-").replace("-", "_")
     meant = "--" + synonyms("keywords").get(word, "").replace("_", "-")
-    if error.ctx and any(meant in option.opts for option in error.ctx.command.params):
-        return click.NoSuchOption(error.option_name, possibilities=[meant], ctx=error.ctx)
-    return error
+    is_known = any(meant in option.opts for option in error.ctx.command.params)
+    return f"{error.message} Did you mean {meant!r}?" if is_known else error.format_message()
 
 
 def _status(typed: list[str]) -> int:
@@ -66,9 +69,7 @@ def _status(typed: list[str]) -> int:
         click.echo(error.ctx.get_help() if error.ctx else "")
         return 2
     except click.ClickException as error:
-        if isinstance(error, click.NoSuchOption):
-            error = _with_meant_option(error)
-        return _fail(error.format_message())
+        return _fail(_line_of(error))
     except (click.Abort, KeyboardInterrupt) as stop:
         line = "stopped; the same command without --fresh goes on from the last finished round"
         return _fail(f"{line}; {stop}" if str(stop) else line, 130)

@@ -82,6 +82,7 @@ def _option(default: Any, meaning: str, **limits: Any) -> Any:
 
 UNITS = ("example", "person", "client")
 TRUST = ("local", "secagg", "central")
+# The names of `privacy.accounting.ACCOUNTANTS`, which loads SciPy: the command line shows these.
 ACCOUNTANTS = ("pld", "rdp")
 LARGEST = 1e9
 

@@ -135,7 +135,9 @@ def _check_schedule(method: Method, plan: Plan) -> None:
         warn(f"{text}, whose turn comes at a later step of the round")
     # Without a start of its own B is zero, and so is the gradient of A.
     if method.initial_factors is None and method.factors_at_step(0, 0) == "A":
-        text = f"train(0, 0)='A': {method.slug} begins with A, which learns nothing while B is zero"
+        text = (
+            f"schedule(0, 0)='A': {method.slug} begins with A, which learns nothing while B is zero"
+        )
         warn(f"{text} and takes up noise; begin with B")
 
 
@@ -287,8 +289,8 @@ def noise_amplification(
     forecast = forecast_of(make_run_spec(task, method, privacy, plan, lora, 0))
     return NoiseAmplification(
         forecast.mean(),
-        float(forecast.output_variances()[-1]),
-        forecast.output_noise(),
+        float(forecast.output_variance_by_round()[-1]),
+        forecast.quadratic_output_variance(),
         forecast.own_copies(),
         forecast.unknown_on_outputs,
     )

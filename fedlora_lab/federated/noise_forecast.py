@@ -174,7 +174,7 @@ class NoiseForecast:
 
     @cached_property
     def _released(self) -> dict[str, Curve]:
-        """Side -> variance that an entry of the factor has taken up, unfiltered."""
+        """Factor -> variance that an entry of the factor has taken up, unfiltered."""
         curves = {}
         for factor in ("A", "B"):
             rounds = range(self.spec.plan.rounds)
@@ -243,15 +243,15 @@ class NoiseForecast:
 
         return self.weighted(amplification)
 
-    def output_variances(self) -> Curve:
+    def output_variance_by_round(self) -> Curve:
         """v: variance of the noise on an output, for inputs of mean square 1, over the layers.
 
         Returns: after 0, 1, 2, ... rounds; NaN where the noise in either factor is not known.
         """
         return self._per_output("linear") + self._per_output("quadratic")
 
-    def output_noise(self) -> float:
-        """The energy of noise times noise in an output of a layer, for inputs of mean square 1."""
+    def quadratic_output_variance(self) -> float:
+        """e: the part of v that is noise times noise, after the last round."""
         return float(self._per_output("quadratic")[-1])
 
     def _per_output(self, part: str) -> Curve:
@@ -260,8 +260,8 @@ class NoiseForecast:
         energies = [curves[layer, f"accumulated_{part}"] for layer in self.weights]
         return np.sum(energies, axis=0) / sum(map(len, self.weights.values()))
 
-    def output_variance(self) -> theory.OutputVariance:
-        """Variance of the run's noise on an output, for inputs of mean square 1, over the layers.
+    def output_variance_terms(self) -> theory.OutputVariance:
+        """The two terms of v after the last round, as if the server only averaged.
 
         What the method does with A's noise afterwards is not asked: see `unknown`.
         """

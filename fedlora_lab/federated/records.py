@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
 
 NOT_SEEN = float("nan")
-BUILT_IN = ("epsilon", "deviation", "participants", "clipped", "nonfinite", "seconds")
 """Stands for a value that nobody may see, or that was not measured."""
+BUILT_IN = ("epsilon", "deviation", "participants", "clipped", "nonfinite", "seconds")
+"""Fields of `Round` that are measures of the whole model in frames. What a release may not show
+of them is decided in `spec.RunSpec.visibility`."""
 
 
 class LocalStep(NamedTuple):

@@ -214,9 +214,9 @@ class AdamW(Adam):
 
 
 Table = Mapping[str, type[Optimizer]]
-OPTIMIZERS: Table = {"sgd": SGD, "adamw": AdamW}
+OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adamw": AdamW}
 """What clients may train with, by name."""
-SERVER_OPTIMIZERS: Table = {"sgd": SGD, "adam": Adam}
+SERVER_OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam}
 """What the server may do with an aggregate, by name."""
 
 

@@ -7,7 +7,7 @@ and Renyi divergences. Answers are cached, because a run asks after every round.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -23,7 +23,7 @@ from fedlora_lab._utils.validation import (
     is_number,
 )
 from fedlora_lab.privacy import pld
-from fedlora_lab.privacy.pld import Key
+from fedlora_lab.privacy.pld import MergedHistory
 from fedlora_lab.theory.gaussian_dp import (
     gdp_epsilon,
     gdp_log_delta,
@@ -94,7 +94,10 @@ def epsilon(history: History, delta: float, accountant: str = "pld", rows: int =
 
 @lru_cache(maxsize=8192)
 def _epsilon(
-    key: Key, delta: float, accountant: Callable[[Key, float], float], rows: int = 1
+    key: MergedHistory,
+    delta: float,
+    accountant: Callable[[MergedHistory, float], float],
+    rows: int = 1,
 ) -> float:
     # Sorted by sigma: a release without noise, which protects nobody, comes first.
     if key and key[0][0] == 0:
@@ -108,7 +111,7 @@ def _epsilon(
     return float(value)
 
 
-def merge_history(history: History) -> Key:
+def merge_history(history: History) -> MergedHistory:
     """Merges entries of equal (sigma, q), sorted by both, so that sigma = 0 comes first.
 
     ``None`` and sigma below `MIN_SIGMA` count as sigma = 0. Entries that spend nothing (no steps,
@@ -138,7 +141,7 @@ def _counted_rate(q: float, steps: int) -> float:
     return 1.0 if steps > MAX_SAMPLED else max(float(q), MIN_RATE)
 
 
-def _gaussian_mu(key: Key) -> float:
+def _gaussian_mu(key: MergedHistory) -> float:
     """mu of these releases if none were sampled: sqrt(sum steps / sigma^2).
 
     Source: arXiv:1905.02383, corollary 3.3.
@@ -146,7 +149,7 @@ def _gaussian_mu(key: Key) -> float:
     return math.sqrt(math.fsum(steps / sigma / sigma for sigma, _, steps in key))
 
 
-def _pld_epsilon(key: Key, delta: float, rows: int = 1) -> float:
+def _pld_epsilon(key: MergedHistory, delta: float, rows: int = 1) -> float:
     """Epsilon by the composed privacy loss; exact where all releases have q = 1."""
     sampled = pld.epsilon(key, delta, rows) if pld.applies(key, rows) else math.inf
     if sampled == math.inf and rows == 1:
@@ -173,13 +176,13 @@ def _release_rdp(sigma: float, q: float) -> Float[np.ndarray, " orders"]:
     return divergences if q == 1 else divergences + ROUNDING / (ORDERS - 1)
 
 
-def _renyi_epsilon(key: Key, delta: float) -> float:
+def _renyi_epsilon(key: MergedHistory, delta: float) -> float:
     """Upper bound on epsilon from Renyi divergences, which add up; the best over `ORDERS`."""
     total = sum(steps * _release_rdp(sigma, q) for sigma, q, steps in key)
     return rdp_to_epsilon(ORDERS, np.asarray(total), delta)[0]
 
 
-ACCOUNTANTS: Mapping[str, Callable[[Key, float], float]] = {
+ACCOUNTANTS: dict[str, Callable[[MergedHistory, float], float]] = {
     "pld": _pld_epsilon,
     "rdp": _renyi_epsilon,
 }

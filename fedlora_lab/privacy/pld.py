@@ -19,7 +19,7 @@ from scipy.special import log_ndtr, logsumexp, ndtr
 if TYPE_CHECKING:
     from dp_accounting.pld.privacy_loss_distribution import PrivacyLossDistribution as Loss
 
-Key = tuple[tuple[float, float, int], ...]
+MergedHistory = tuple[tuple[float, float, int], ...]
 """A merged history: (noise multiplier > 0, sample rate > 0, steps >= 1), sorted. A unit is one row,
 or as many as is said beside it."""
 
@@ -47,12 +47,12 @@ MAX_SLOPE = 14.0
 """Slopes up to e^14: trade-off curves are followed to error rates of about 1e-6."""
 
 
-def applies(key: Key, rows: int = 1) -> bool:
+def applies(key: MergedHistory, rows: int = 1) -> bool:
     """Tells whether releases are sampled, and few enough for a grid that is fine enough."""
     return any(q < 1 for _, q, _ in key) and _interval(key, rows) <= 1
 
 
-def epsilon(key: Key, delta: float, rows: int = 1) -> float:
+def epsilon(key: MergedHistory, delta: float, rows: int = 1) -> float:
     """Computes an upper bound on epsilon, at most about 0.1 % above the exact value where q is at
     least 1e-3; at 1e-4 some percent, and far above at 1e-5 and less in very many releases.
 
@@ -67,7 +67,7 @@ def epsilon(key: Key, delta: float, rows: int = 1) -> float:
 
 
 @lru_cache(maxsize=512)
-def tradeoff_lines(key: Key) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+def tradeoff_lines(key: MergedHistory) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
     """Computes slopes, and heights at FPR = 0, of lines that no attacker exceeds.
 
     (epsilon, delta) gives TPR <= delta + e^epsilon FPR and, the roles exchanged,
@@ -88,7 +88,7 @@ def tradeoff_lines(key: Key) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray,
 # ---- the grid
 
 
-def _log_chi2(key: Key) -> Float[np.ndarray, " n"]:
+def _log_chi2(key: MergedHistory) -> Float[np.ndarray, " n"]:
     """log of chi^2(mixture, noise) = q^2 (exp(1 / sigma^2) - 1), of each kind of release."""
     sigma, q, _ = np.array(key).T
     # In logarithms: at little noise the exponential leaves the range of a float.
@@ -111,7 +111,7 @@ def _largest_loss(sigma: float, q: float, rows: int) -> float:
 
 
 @lru_cache(maxsize=1024)
-def _interval(key: Key, rows: int) -> float:
+def _interval(key: MergedHistory, rows: int) -> float:
     """The grid on which the losses of a history are composed: a power of two."""
     widest = max(_largest_loss(s, rate, rows) + math.log(rate) for s, rate, _ in key)
     # Of many drawn rows each loss is a sum of as many terms.
@@ -201,7 +201,7 @@ def _mixture(sigma: float, q: float, rows: int, interval: float) -> "Loss":
 
 
 @lru_cache(maxsize=64)
-def _losses(key: Key, rows: int) -> "Loss":
+def _losses(key: MergedHistory, rows: int) -> "Loss":
     """The losses of a whole history."""
     interval = _interval(key, rows)
     releases = (_repeated(sigma, q, rows, interval, steps) for sigma, q, steps in key)

@@ -263,7 +263,7 @@ def noise_taken_up(
         aggregate=aggregation.mean, balance=None, schedule=schedule, initial_factors=initial
     )
     forecast = forecast_of(replace(spec, method=like, lora=adapter))
-    variance = forecast.output_variance()
+    variance = forecast.output_variance_terms()
     check(
         variance.linear > 0,
         "noise",

@@ -142,7 +142,7 @@ def test_where_the_noise_on_an_output_is_not_known_it_is_said(slug, reason):
 def test_the_noise_on_an_output_grows_from_round_to_round(slug):
     """The forecast of a run has in each round what a run that ends there has."""
     setting = regression(), methods.get(slug), private("example"), PLAN.replace(rounds=4)
-    curve = forecast_of(make_run_spec(*setting, None, 0)).output_variances()
+    curve = forecast_of(make_run_spec(*setting, None, 0)).output_variance_by_round()
     for rounds, value in enumerate(curve):
         short = setting[3].replace(rounds=rounds)
         assert fl.noise_amplification(*setting[:3], short).output_variance == pytest.approx(value)

@@ -8,10 +8,13 @@ import pytest
 from calls import Options, refused
 from scipy.stats import binom
 
+from fedlora_lab._utils import run_settings
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.methods.plan import Plan
 from fedlora_lab.privacy import accounting
 from fedlora_lab.privacy.plan import Privacy
+from fedlora_lab.privacy.statement import OF_UNIT, UNITS
+from fedlora_lab.review.engine import ROWS_OF
 
 PLAN = Plan(rounds=20, local_steps=5, batch=16)
 TASK = SimpleNamespace(sizes=(60, 90, 120, 150, 300))
@@ -175,3 +178,9 @@ def test_a_ledger_takes_the_numbers_of_each_client():
         assert client(trust=trust).ledger(2).history() == ((1.0, 1.0, 2),), "who uploads is known"
     with refused(r"^sample_rate=None: expected a number, or call resolve"):
         client().ledger(1)
+
+
+def test_units_and_accountants_are_the_same_wherever_they_are_listed():
+    """Fault: one that the command line does not offer, or that no sentence of a promise names."""
+    assert all({*units} == {*run_settings.UNITS} for units in (UNITS, OF_UNIT, ROWS_OF))
+    assert {*accounting.ACCOUNTANTS} == {*run_settings.ACCOUNTANTS}

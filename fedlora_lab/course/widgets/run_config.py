@@ -137,7 +137,7 @@ class RunConfig:
             else:
                 rho = forecast.mean()
                 taken_up = f"{_round(rho)} × A's energy" if rho else "none: A is frozen"
-            variance = float(forecast.output_variances()[-1])
+            variance = float(forecast.output_variance_by_round()[-1])
             on_outputs = _round(variance)
             if forecast.unknown_on_outputs:
                 on_outputs = f"not known: {forecast.unknown_on_outputs}"

@@ -330,6 +330,13 @@ def test_a_story_waits_for_its_reader_and_the_pictures_answer_a_pointer(page):
     page.evaluate("pg.play(false)")
     page.locator("[data-chart=rate] text", has_text=re.compile("^0.4$")).click()
     assert page.locator("[data-words=rate]").inner_text() == "0.4"
+    page.evaluate("for (let i = 0; i < 9; i++) pg.step()")
+    page.locator("[data-chart=accuracy] .grid").nth(1).hover(force=True)
+    tip = page.locator("[data-chart=accuracy] .hover text")
+    earlier = tip.all_text_contents()
+    page.evaluate("while (pg.lanes[0].round < 30) pg.step()")
+    tip.nth(len(earlier)).wait_for()  # the new lines have come to where the pointer rests
+    assert set(earlier) < set(tip.all_text_contents())
     wall = page.locator("[data-lane='1'] .wall")
     wall.hover(position={"x": 3, "y": 3})
     truth, read = page.evaluate("[pg.problem.test.y[0], pg.lanes[1].history.at(-1).answers[0]]")
@@ -345,17 +352,23 @@ def test_the_page_says_what_its_pictures_show(page):
     page.evaluate("pg.act(0, 0); pg.play(false)")
     page.locator("[data-round]", has_text="0 /").wait_for()
     page.wait_for_function("document.querySelector('[data-spent]').textContent.includes('of 8')")
-    axis = ticks.all_inner_texts()
+    axis = ticks.all_text_contents()
     page.evaluate("pg.act(0, 2); pg.play(false)")
     page.evaluate("while (pg.lanes[0].round < pg.problem.rounds) pg.step()")
     page.locator("[data-spent]", has_text="1 of 1 spent").wait_for()
-    assert ticks.all_inner_texts() == axis
-    page.evaluate("pg.change({methods: ['ffa-lora', 'fedlpp'], noise: 6})")
-    page.locator("[data-chart=rate] text", has_text="there is no limit to show").wait_for()
-    assert [" ".join(text.split()) for text in page.locator(".expansion").all_inner_texts()] == [
+    assert ticks.all_text_contents() == axis
+    adapters = page.locator(".expansion")
+    page.evaluate("pg.change({methods: ['ffa-lora', 'fedlpp'], noise: 4})")
+    adapters.last.get_by_text("noise × noise").wait_for()
+    assert [" ".join(text.split()) for text in adapters.all_inner_texts()] == [
         "Its adapter: (B + noise) A = learned + noise on B",
         "Its adapter: (B + noise) (A + noise) = learned + noise on B + noise on A + noise × noise",
     ]
+    page.evaluate("pg.change({noise: 6})")
+    page.locator("[data-chart=rate] text", has_text="there is no limit to show").wait_for()
+    adapters.last.get_by_text("noise × noise").wait_for(state="detached")
+    texts = [" ".join(text.split()) for text in adapters.all_inner_texts()]
+    assert texts == ["Its adapter: B A = learned"] * 2
     assert page.locator("[data-knob=bits]").is_visible()
     page.evaluate("pg.change({methods: ['ffa-lora', 'fedlora'], noise: 4})")
     assert page.locator("[data-knob=bits]").is_hidden()

@@ -411,8 +411,8 @@ const short = value => num(value, 2);
 const SHARES = {label: "", range: [0, 1], ticks: [0, 0.25, 0.5, 0.75, 1], format: percent};
 const shareOf = (record, part) => record.energies[part] / (sum(record.energies) || 1);
 
-function expansionOf({rounds}, size) { // the product of what trains and what rests, written out
-  const trains = side => rounds.join("").includes(side);
+function expansionOf({row: {rounds}, settings}, size) { // the product of what trains and what rests, written out
+  const trains = side => settings.noise >= 0 && rounds.join("").includes(side);
   const factors = ["B", "A"].map(side => trains(side) ? `(${side} + noise)` : side).join(" ");
   const parts = PARTS.filter(([,, sides]) => [...sides].every(trains));
   return `Its adapter${size ? `, ${short(size)} times as large as its layer` : ""}:<br><span>${factors} =</span><br>${parts.map(([colour, words]) => `<span style="color:${ink(colour)}">${words}</span>`).join(" + ")}`;
@@ -422,7 +422,7 @@ function knobsOf({splits}) { // key, label, what it stands at in words, and the 
   const epsilons = splits[0].noise.map(row => row.epsilon);
   return [
     {key: "rate", label: "Learning rate", words: i => short(STOPS.rate[i]), last: STOPS.rate.length - 1},
-    {key: "noise", label: "Privacy ε", words: i => i < epsilons.length ? short(epsilons[i]) : "∞, no noise", last: epsilons.length},
+    {key: "noise", label: "Privacy ε", words: i => i < epsilons.length ? short(epsilons[i]) : "∞", last: epsilons.length},
     {key: "clip", label: "Clip norm C", words: i => short(STOPS.clip[i]), last: STOPS.clip.length - 1},
     {key: "rank", label: "Rank r", words: i => String(STOPS.rank[i]), last: STOPS.rank.length - 1},
     {key: "split", label: "Clients are", words: i => splits[i].words, last: splits.length - 1},
@@ -707,10 +707,10 @@ export function mountPlayground(home, tables) {
   function paintLane(lane, i) {
     const part = find(`[data-lane="${i}"]`);
     const record = lane.history.at(-1);
+    write(part.querySelector(".expansion"), expansionOf(lane, record.size));
     if (drawn[i]?.record === record && drawn[i].row === lane.row) return; // a slider moved before Start
     drawn[i] = {record, row: lane.row};
     write(part.querySelector(".moves"), `trains ${lane.row.moves}`);
-    write(part.querySelector(".expansion"), expansionOf(lane.row, record.size));
     const before = lane.history.at(-2) ?? record;
     const {y} = problem.test;
     write(part.querySelector("[data-score]"), percent(record.accuracy));

@@ -149,7 +149,9 @@ export function drawPanel(svg, panel, clip, [W, H]) {
   for (const {x: at, y: height, m} of ends) over.push(label(at, height, m.label, {colour: m.colour, bold: m.bold ?? true}));
   write(svg, `<clipPath id="${clip}"><rect x="${side.left}" y="${side.top}" width="${Math.max(1, W - side.left - side.right)}" height="${Math.max(1, bottom - side.top)}"/></clipPath>`
     + `<g clip-path="url(#${clip})">${inside.join("")}</g><g>${over.join("")}</g><g class="hover"></g>`);
-  return {X, panel: {...panel, x}, Y, W, side, bottom};
+  const view = {X, panel: {...panel, x}, Y, W, side, bottom};
+  if (svg.pointer) hover(svg, view, ...svg.pointer); // what is pointed at is said of the new lines
+  return view;
 }
 
 export function hover(svg, {X, Y, panel, W, side, bottom}, px, py) { // what the named lines say here
@@ -173,9 +175,13 @@ export function hover(svg, {X, Y, panel, W, side, bottom}, px, py) { // what the
 export function watchPointer(svg, viewOf) {
   svg.addEventListener("pointermove", e => {
     const box = svg.getBoundingClientRect();
-    hover(svg, viewOf(), e.clientX - box.left, e.clientY - box.top);
+    svg.pointer = [e.clientX - box.left, e.clientY - box.top];
+    hover(svg, viewOf(), ...svg.pointer);
   });
-  svg.addEventListener("pointerleave", () => { svg.querySelector(".hover").innerHTML = ""; });
+  svg.addEventListener("pointerleave", () => {
+    svg.pointer = null;
+    svg.querySelector(".hover").innerHTML = "";
+  });
 }
 
 // Pictures of 8 x 8 in rows on a canvas

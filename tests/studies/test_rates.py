@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 import fedlora_lab as fl
-from studies import rates
+from fedlora_lab.plots.style import name
+from studies import rates, suggested_sentences
 
 GRID = np.array([0.1, 0.2, 0.4, 0.8])
 
@@ -77,3 +78,14 @@ def test_the_example_of_a_model_in_two_pieces_runs(monkeypatch):
     from studies import sentiment
 
     assert doctest.testmod(sentiment) == (0, 7)
+
+
+def test_the_page_says_what_the_suggested_rate_costs_on_sentences():
+    """Half of the test sentences chose the best rate, and the costs are of the other half."""
+    runs = pd.read_csv(suggested_sentences.FILE)
+    assert (runs["epsilon"] <= runs["budget"]).all()
+    page = rates.PAGE.read_text("utf-8")
+    costs = suggested_sentences.costs(runs)
+    for (budget, slug), row in costs.iterrows():
+        cells = [f"{budget:g}", name(slug), *(f"{cost:.1f}" for cost in row)]
+        assert "| " + " | ".join(cells).replace("-0.0", "0.0").replace("| -", "| −") + " |" in page

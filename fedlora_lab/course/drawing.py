@@ -20,7 +20,8 @@ def box(
         of Matplotlib's ``Rectangle``.
     """
     colour = look.pop("color", "white")
-    ax.add_patch(Rectangle((x, y), width, height, lw=1, **{"ec": "none", **look}))
+    look.setdefault("ec", "none")
+    ax.add_patch(Rectangle((x, y), width, height, lw=1, **look))
     middle = (x + width / 2, y + height / 2)
     ax.text(*middle, words, color=colour, ha="center", va="center", fontsize=9)
 

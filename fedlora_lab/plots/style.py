@@ -94,7 +94,8 @@ class Picture(Figure):
         from IPython.display import display
 
         titles = [self.get_suptitle(), *(ax.get_title(loc="left") for ax in self.axes)]
-        text = "; ".join(filter(None, [*titles, self.get_label()])) or "no title"
+        words = [str(text) for text in (*titles, self.get_label()) if text]
+        text = "; ".join(words) or "no title"
         display({"image/png": png(self), "text/plain": f"Picture: {text}"}, raw=True)
         if self.below is not None:
             display(self.below)

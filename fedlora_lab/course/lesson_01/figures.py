@@ -28,7 +28,8 @@ def lora_layer(d: int = 64, rank: int = 4, alpha: int = 8) -> style.Picture:
     ax.grid(visible=False)
 
     def write(x: float, y: float, words: str, **look: Any) -> None:
-        ax.text(x, y, words, **{"fontsize": 9, "color": style.INK, "va": "center", **look})
+        drawn: Any = {"fontsize": 9, "color": style.INK, "va": "center", **look}
+        ax.text(x, y, words, **drawn)
 
     thin = SIDE * rank / d
     upper, lower = 5.1, 2.55

@@ -185,6 +185,22 @@ def changes_alone(B, A, *rest):
     return new_B - B, new_A - A
 
 
+def _clipped_by(length, B, A, g_B, g_A, lr, C, sigma, *rest):
+    """A round whose clip takes an example's length from the two sums of squares."""
+    clipped = []
+    for b, a in zip(g_B, g_A):
+        lengths = length((b**2).sum((1, 2)), (a**2).sum((1, 2)))
+        scale = np.minimum(1, C / np.maximum(lengths, 1e-12))[:, None, None]
+        clipped.append((b * scale, a * scale))
+    # A clip norm that clips nothing more, with the same noise.
+    return private_round(B, A, *zip(*clipped), lr, 1e9, sigma * C / 1e9, *rest)
+
+
+# The two lengths are the sides of a right angle.
+adds_the_norms = partial(_clipped_by, lambda b, a: np.sqrt(b) + np.sqrt(a))
+forgets_the_root = partial(_clipped_by, np.add)
+
+
 # Makes every example as long as C, short ones too.
 def normalises(B, A, g_B, g_A, *rest):
     return private_round(B, A, [1e9 * g for g in g_B], [1e9 * g for g in g_A], *rest)

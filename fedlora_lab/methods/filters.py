@@ -1,4 +1,4 @@
-"""Rules that act inside a client: clip groups, filters, preconditioners, starts. All are pure."""
+"""Rules inside a client: clip groups, filters, preconditioners, initial factors. All are pure."""
 
 import math
 import zlib

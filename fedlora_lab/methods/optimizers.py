@@ -36,6 +36,8 @@ class Optimizer(ABC):
         nonlinear: why the noise in a step cannot be told from the signal; "" where the step is
             linear: the noise alone then moves by the same `update`, with a state of its own.
 
+    A new one has `init` and `step`, both of one tensor; callers use `update`.
+
     Guarantees: a step reads gradients, parameters and public settings only: of noised gradients it
         is post-processing (test_steps_are_those_of_torch,
         test_the_noise_that_a_client_holds_is_known).
@@ -67,17 +69,17 @@ class Optimizer(ABC):
         after = dict(state)
         for key, grad in grads.items():
             # A tensor that rests keeps its moments, and one that begins late begins from zero.
-            moments = state[key] if key in state else self._zeros(params[key])
+            moments = state[key] if key in state else self.init(params[key])
             rate = lr[key] if isinstance(lr, Mapping) else lr
-            steps[key], after[key] = self._step(grad, moments, params[key], rate)
+            steps[key], after[key] = self.step(grad, moments, params[key], rate)
         return steps, after
 
     @abstractmethod
-    def _zeros(self, param: "Tensor") -> Moments:
+    def init(self, param: "Tensor") -> Moments:
         """The moments of a tensor before its first step."""
 
     @abstractmethod
-    def _step(
+    def step(
         self, grad: "Tensor", moments: Moments, param: "Tensor", lr: float
     ) -> "tuple[Tensor, Moments]":
         """The step of one tensor, and its moments afterwards."""
@@ -121,10 +123,10 @@ class SGD(Optimizer):
         _check_share("sgd momentum", self.momentum)
         check_number("sgd weight_decay", self.weight_decay, 0, 1e9)
 
-    def _zeros(self, param: "Tensor") -> Moments:
+    def init(self, param: "Tensor") -> Moments:
         return {"momentum": param.new_zeros(param.shape)} if self.momentum else {}
 
-    def _step(
+    def step(
         self, grad: "Tensor", moments: Moments, param: "Tensor", lr: float
     ) -> "tuple[Tensor, Moments]":
         # Without momentum and decay nothing but one product is computed: the bare step's bits.
@@ -174,14 +176,14 @@ class Adam(Optimizer):
         check_number(f"{self.name} eps", self.eps, 0, 1e9, open_low=True)
         check_number(f"{self.name} weight_decay", self.weight_decay, 0, 1e9)
 
-    def _zeros(self, param: "Tensor") -> Moments:
+    def init(self, param: "Tensor") -> Moments:
         import torch
 
         zeros = param.new_zeros(param.shape)
         # The count stays on the CPU: nobody waits for a GPU to read it.
         return {"step": torch.zeros((), dtype=torch.float64), "mean": zeros, "square": zeros}
 
-    def _step(
+    def step(
         self, grad: "Tensor", moments: Moments, param: "Tensor", lr: float
     ) -> "tuple[Tensor, Moments]":
         first, second = self.betas

@@ -259,25 +259,25 @@ class Own(SGD):
 
 
 class Centred(Own):
-    def _step(self, grad, moments, param, lr):
+    def step(self, grad, moments, param, lr):
         return -lr * (grad - grad.mean(0, keepdim=True)), moments
 
 
 class Writes(Own):
-    def _step(self, grad, moments, param, lr):
+    def step(self, grad, moments, param, lr):
         return -lr * grad.mul_(2), moments
 
 
 class Remembers(Own):
     calls: ClassVar[list[int]] = []
 
-    def _step(self, grad, moments, param, lr):
+    def step(self, grad, moments, param, lr):
         self.calls.append(len(grad))
         return -lr * grad * len(self.calls), moments
 
 
 class Signs(Own):
-    def _step(self, grad, moments, param, lr):
+    def step(self, grad, moments, param, lr):
         return -lr * grad.sign(), moments
 
 

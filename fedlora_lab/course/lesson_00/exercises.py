@@ -42,6 +42,16 @@ def noise_alone(B, A, U, V):
 
 # Gives the whole deviation in the place of the noise's part.
 whole_and_data = vary(split, then=lambda parts: (parts[0], sum(parts)))
+
+
+# The sum of products grows with the clients; the mean factors do not.
+def summed_products(B, A, U, V):
+    def missed(B, A):
+        return B.mean(axis=0) @ A.mean(axis=0) - (B @ A).sum(axis=0)
+
+    return missed(B, A), missed(B + U, A + V) - missed(B, A)
+
+
 # Gives the deviation of what the clients send in the place of the data's part.
 whole_and_noise = vary(split, then=lambda parts: (sum(parts), parts[1]))
 # The mean of products less the product of means: the opposite sign.

@@ -138,6 +138,13 @@ def tpr(fpr, sigma, releases):
 
 # Forgets that the attacker sees all releases.
 of_one_release = vary(tpr, releases=1)
+
+
+# What the attack finds beyond guessing.
+def advantage(fpr, sigma, releases):
+    return tpr(fpr, sigma, releases) - fpr
+
+
 # The curve bends to the other side.
 below_guessing = vary(tpr, sigma=np.negative)
 # The quantile of the upper tail, and again the upper tail.

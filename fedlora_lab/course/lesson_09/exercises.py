@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import ndtri
 from scipy.stats import t as student
 
-from fedlora_lab.course.exercises import Calls
+from fedlora_lab.course.exercises import Calls, vary
 
 
 def _pair(rng, methods=2, seeds=8):
@@ -118,6 +118,8 @@ lower_ends = partial(_ends_at, pairs=lambda m: m * (m - 1) / 2, sign=-1)
 uncorrected = partial(_ends_at, pairs=lambda m: 1)
 # Every method has a gap to each of the others.
 one_for_each = partial(_ends_at, pairs=lambda m: m)
+# Whether a method is tied follows from its upper end.
+tied = vary(upper_ends, then=lambda ends: ends >= 0)
 # A method beside another is the same pair as the other beside it.
 each_pair_twice = partial(_ends_at, pairs=lambda m: m * (m - 1))
 # Which one is best was seen in the same numbers, so all pairs count.

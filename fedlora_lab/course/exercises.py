@@ -123,7 +123,8 @@ class NumberAnswer(Reader):
 
     def __init__(self, example: Answer, within: float | None = None) -> None:
         self.single = not np.ndim(example)
-        self.expected = "a number is" if self.single else f"numbers such as {example} are"
+        some = f"numbers such as {example} are"
+        self.expected = "a plain number, such as 1234.5, is" if self.single else some
         self.within = within or (1e-9 if isinstance(example, int) else 1e-6)
 
     def read(self, answer: Answer) -> np.ndarray:

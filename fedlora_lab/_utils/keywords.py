@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from inspect import Parameter, Signature
@@ -53,22 +54,48 @@ def explain_arguments(example: str = "") -> Callable[[_T], _T]:
         is_class = isinstance(target, type)
         function = target.__init__ if is_class else target
         signature = inspect.signature(function)
-        if is_class and target.__name__ in SETTINGS:
-            _FIELDS[target.__name__] = {one.name for one in fields(target)}
+        name = target.__name__
+        if is_class and name in SETTINGS:
+            _FIELDS[name] = {one.name for one in fields(target)}
 
         @functools.wraps(function)
         def call(*args: Any, **given: Any) -> Any:
+            given = under_new_names(name, signature.parameters, given, warn=not is_class)
             # A subclass has fields of its own, and a copy is made without any argument.
             if not is_class or (args[0] is target and (args[1:] or given)):
-                _check_arguments(target.__name__, signature, args, given, example)
+                _check_arguments(name, signature, args, given, example)
             return object.__new__(args[0]) if is_class else function(*args, **given)
 
         if not is_class:
             return call
+
+        def begin(self: Any, *args: Any, **given: Any) -> None:
+            function(self, *args, **under_new_names(name, signature.parameters, given))
+
         target.__new__ = call  # before whatever else looks at the arguments
+        target.__init__ = begin
         return target
 
     return decorate
+
+
+def under_new_names(
+    title: str, known: Collection[str], given: Mapping[str, Any], *, warn: bool = True
+) -> dict[str, Any]:
+    """Puts arguments that had another name in earlier versions under the one of today.
+
+    Args: title: what is called. known: its arguments. given: those of the call. warn: says so.
+    """
+    former = synonyms("former")
+    found = {}
+    for name, value in given.items():
+        today = former.get(name, name)
+        if name in known or today not in known or today in given:
+            today = name
+        elif warn:
+            warnings.warn(f"{title}: {name}= is called {today}= now", FutureWarning, stacklevel=3)
+        found[today] = value
+    return found
 
 
 def _check_arguments(

@@ -160,7 +160,9 @@ def check_one_of(name: str, value: Any, allowed: tuple) -> None:
 
 @cache
 def synonyms(table: str) -> dict[str, str]:
-    """What is called otherwise elsewhere: "keywords" or "values" -> the word here; "advice" too."""
+    """What is called otherwise elsewhere, "keywords" or "values", or was in earlier versions,
+    "former" -> the word here; "advice" too.
+    """
     path = Path(__file__).with_name("synonyms.toml")
     entries = tomllib.loads(path.read_text(encoding="utf-8"))[table]
     if table == "advice":

@@ -49,7 +49,7 @@ def _line_of(error: click.ClickException) -> str:
     if not isinstance(error, click.NoSuchOption) or error.ctx is None:
         return error.format_message()
     word = error.option_name.strip("-").replace("-", "_")
-    meant = "--" + synonyms("keywords").get(word, "").replace("_", "-")
+    meant = "--" + (synonyms("keywords") | synonyms("former")).get(word, "").replace("_", "-")
     is_known = any(meant in option.opts for option in error.ctx.command.params)
     return f"{error.message} Did you mean {meant!r}?" if is_known else error.format_message()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from fedlora_lab._utils.keywords import explain_arguments
+from fedlora_lab._utils.keywords import explain_arguments, under_new_names
 from fedlora_lab._utils.method_names import NAMES
 from fedlora_lab._utils.validation import check, check_number, in_one_line, refuse
 from fedlora_lab.methods import aggregation, filters, quantization
@@ -230,6 +230,7 @@ class Method:
         >>> mine.source, mine.note, mine.exact
         ('', 'derived from RoLoRA', False)
         """
+        changes = under_new_names("Method", self.__dataclass_fields__, changes)
         claims = {"source": "", "note": f"derived from {self.name}", "exact": False}
         others = {name: x for name, x in changes.items() if name not in claims}
         # A name that no field has is refused by the class.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from scipy.special import bdtr
 
-from fedlora_lab._utils.keywords import explain_arguments
+from fedlora_lab._utils.keywords import explain_arguments, under_new_names
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab._utils.run_settings import RunSettings
 from fedlora_lab._utils.validation import (
@@ -200,6 +200,7 @@ class Privacy:
         """Changes some fields. A new unit takes its default trust; changes of what epsilon depends
         on forget the target.
         """
+        changes = under_new_names("Privacy", self.__dataclass_fields__, changes)
         # sigma is in units of C: the clip norm alone changes no epsilon.
         if changes.keys() - {"clip_norm", "honest_clients", "colluding_clients"}:
             changes = {"target_epsilon": None, **changes}

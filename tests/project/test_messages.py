@@ -71,21 +71,12 @@ MISTAKES = {
     "fl.plot": "^module 'fedlora_lab' has no attribute 'plot'; did you mean 'plots'",
     "m.table('rolora')": r"^methods='rolora': expected a list, such as \[",
     "m.table(['rolra'])": "^method='rolra': expected .*; did you mean 'rolora'",
-    # What things here were called.
-    "m.RoLoRA.replace(train=None)": "^train=None: expected schedule=None$",
-    "m.RoLoRA.replace(start=None)": "^start=None: expected initial_factors=None$",
-    "m.RoLoRA.replace(share='A')": "^share='A': expected uploaded_factors='A'$",
-    "privacy.replace(honest=2)": "^honest=2: expected honest_clients=2$",
-    "privacy.replace(colluding=2)": "^colluding=2: expected colluding_clients=2$",
+    # What things here were called, where no former keyword stands for them.
+    "m.RoLoRA.replace(train=None, schedule=None)": "^train=None: expected a keyword of Method",
+    "fl.Plan(alpha=0.5)": r"^alpha=0.5: expected dirichlet=0.5 .*, or fl.Lora\(alpha=0.5\)",
     "privacy.replace(target=None)": "^target=None: .*; did you mean 'target_epsilon'",
     "plan.replace(dropout=0.1)": r"^dropout=0.1: .*clients drop out by fl.Plan\(client_dropout=0.1",
     "plan.replace(weights='size')": "^weights='size': expected client_weights='size'$",
-    "fl.run(task, 'fedlora', None, plan, stop_at=8)": "^stop_at=8: expected max_epsilon=8$",
-    "fl.run(task, 'fedlora', None, plan, products='tf32')": "matmul_precision='tf32'$",
-    "fl.compare(task, which=['fedlora'])": "^which=.*: expected methods=.'fedlora'.$",
-    "fl.best(None, tune=[0])": r"^tune=\[0\]: expected tuning_seeds=\[0\]$",
-    "fl.tasks.digits(alpha=0.5)": r"^alpha=0.5: expected dirichlet=0.5 .*, or fl.Lora\(alpha=0.5\)",
-    "fl.tasks.sentences(alpha=0.5)": "^alpha=0.5: expected dirichlet=0.5",
     "fl.ticks": "has no attribute 'ticks'; did you mean 'run_steps'",
     "fl.amplification": "has no attribute 'amplification'; did you mean 'noise_amplification'",
     "fl.experiments": "has no attribute 'experiments'; did you mean 'recipes'",
@@ -150,6 +141,29 @@ def test_a_natural_mistake_is_answered_by_what_to_write(code):
     assert "\n" not in line
     # Python's own kind of error too, for whoever catches that.
     assert isinstance(error.value, KeywordError) == isinstance(error.value, TypeError)
+
+
+def test_a_keyword_of_an_earlier_version_still_works_and_says_its_new_name():
+    schedule = fl.Cycle(("B",))
+    method: Any = fl.methods.Method
+    privacy_of: Any = fl.Privacy
+    digits: Any = fl.tasks.digits
+    start = fl.methods.filters.principal
+    privacy = fl.Privacy(unit="client", trust="secagg", delta=1e-3)
+    for call, today in (
+        (lambda: fl.methods.RoLoRA.replace(train=schedule).schedule, schedule),
+        (lambda: method("Mine", "none", train=schedule).schedule, schedule),
+        (lambda: fl.methods.RoLoRA.replace(start=start).initial_factors, start),
+        (lambda: fl.methods.RoLoRA.replace(share="A").uploaded_factors, "A"),
+        (lambda: privacy.replace(honest=7).honest_clients, 7),
+        (lambda: privacy_of(unit="client", trust="secagg", colluding=1).colluding_clients, 1),
+        (lambda: digits(alpha=0.1).info["arguments"]["dirichlet"], 0.1),
+    ):
+        with pytest.warns(
+            FutureWarning, match="^[A-Za-z]+: [a-z]+= is called [a-z_]+= now$"
+        ) as told:
+            assert call() == today
+        assert len(told) == 1
 
 
 def test_signatures_name_the_options_that_are_taken():

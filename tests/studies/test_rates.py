@@ -86,6 +86,7 @@ def test_the_page_says_what_the_suggested_rate_costs_on_sentences():
     assert (runs["epsilon"] <= runs["budget"]).all()
     page = rates.PAGE.read_text("utf-8")
     costs = suggested_sentences.costs(runs)
-    for (budget, slug), row in costs.iterrows():
+    for key, row in costs.iterrows():
+        budget, slug = key  # type: ignore
         cells = [f"{budget:g}", name(slug), *(f"{cost:.1f}" for cost in row)]
         assert "| " + " | ".join(cells).replace("-0.0", "0.0").replace("| -", "| −") + " |" in page

@@ -193,7 +193,8 @@ def _clipped_by(length, B, A, g_B, g_A, lr, C, sigma, *rest):
         scale = np.minimum(1, C / np.maximum(lengths, 1e-12))[:, None, None]
         clipped.append((b * scale, a * scale))
     # A clip norm that clips nothing more, with the same noise.
-    return private_round(B, A, *zip(*clipped), lr, 1e9, sigma * C / 1e9, *rest)
+    clipped_B, clipped_A = zip(*clipped)
+    return private_round(B, A, clipped_B, clipped_A, lr, 1e9, sigma * C / 1e9, *rest)
 
 
 # The two lengths are the sides of a right angle.

@@ -64,6 +64,15 @@ def clips_both_factors(B, A, G, gamma, lr, C, sigma, b, xi):
     return ffa_round(B, A, clipped, gamma, lr, C, sigma, b, xi)
 
 
+# How many examples a client drew is private, and noise does not grow with it.
+def weighted_by_examples(B, A, G, gamma, lr, C, sigma, b, xi):
+    sent = [
+        ffa_round(B, A, [g], gamma, lr, C, sigma, b, [noise])
+        for g, noise in zip(G, xi, strict=True)
+    ]
+    return np.average(sent, axis=0, weights=[len(g) for g in G])
+
+
 # The gradient of B passes through γ.
 chain_rule_without_gamma = vary(ffa_round, gamma=1)
 

@@ -107,6 +107,8 @@ def _worth(energy, power=1, outer=2, left=None, angle=0.5):
 
 # The part along the gradient carries the gain once, not squared.
 energy_along = partial(_worth, power=2)
+# What is left of energies says nothing of the best rate.
+energies_left = partial(_worth, power=2, outer=1)
 # The gain falls to 0 at the highest frequency, and not in the middle.
 whole_angle = partial(_worth, angle=1)
 # Lengths against energies.

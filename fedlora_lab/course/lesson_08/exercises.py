@@ -81,6 +81,11 @@ def alike_on_both_sides(width, reach, quantile):
     return np.concatenate([-above[:0:-1], above]) / above[-1]
 
 
+# An even number of levels that mirror each other leaves out zero.
+def zero_left_out(width, reach, quantile):
+    return quantile(np.linspace(1 - reach, reach, 2**width)) / quantile(reach)
+
+
 # ---- 08.2: the copy
 
 
@@ -118,6 +123,14 @@ def not_divided(x, levels, block):
     return levels[np.abs(x[:, None] - levels).argmin(1)]
 
 
+# Where the largest magnitude is a negative number's, the levels do not reach it.
+def largest_with_its_sign(x, levels, block):
+    parts = [x[i : i + block] for i in range(0, len(x), block)]
+    return np.concatenate(
+        [part.max() * not_divided(part / part.max(), levels, block) for part in parts]
+    )
+
+
 # The level below is up to a whole step away.
 def rounds_down(x, levels, block):
     scales = scale_of_each(x, block)
@@ -130,6 +143,10 @@ def rounds_down(x, levels, block):
 def server_step(psi, sent, uploads, weights, eta):
     movement = weights @ (uploads - sent)  # of those that answered, at their planned weights
     return psi + eta * movement
+
+
+# More clients would then move the server farther.
+movements_added_up = vary(server_step, weights=np.ones_like)
 
 
 # The server's exact factors are lost to the rounding.

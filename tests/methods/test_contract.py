@@ -366,7 +366,7 @@ def test_broken_rows_fail_the_contract(name):
         apply(local_training.local_step)
 
 
-@pytest.mark.filterwarnings("ignore:train.0, 0.='A'")
+@pytest.mark.filterwarnings("ignore:schedule.0, 0.='A'")
 @pytest.mark.parametrize(
     ("clause", "change"),
     [

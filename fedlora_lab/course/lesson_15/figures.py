@@ -12,7 +12,6 @@ from fedlora_lab._utils.rounding import round_up
 
 if TYPE_CHECKING:
     from fedlora_lab.review import Review
-    from fedlora_lab.review.mistakes import Mistake
 
 CHANGES = ("left out", "twice", "a million times")
 EXHIBITS = {
@@ -48,7 +47,7 @@ QUESTIONS = {
 """Check -> what it asks, in the words of the notebook."""
 
 
-def exhibits(section: int) -> "dict[str, Mistake]":
+def exhibits(section: int) -> "dict[str, reviewing.mistakes.Mistake]":
     """Collects the mistakes that a section of the notebook shows, by name and in its order.
 
     Args: section: 2, where one example moves too much, or 4, before and after.

@@ -395,7 +395,7 @@ OTHER_ARRAYS: dict[str, Callable[[Any], Any]] = {
 def _other_argument(run: Run, solution: Function, calls: Calls) -> str:
     """What stands in an argument's place, where the right function then gives the same."""
     numbers = np.concatenate([_flat(result) for result in calls.given])
-    if (numbers == numbers[0]).all():
+    if np.allclose(numbers, numbers[0], rtol=CLOSE):
         return ""  # one number in every call, such as a bound's 1, does not say what it comes from
     for words, cases in _substitutions(calls):
         try:

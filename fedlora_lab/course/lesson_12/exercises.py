@@ -70,6 +70,11 @@ def one_direction(inside, outside, threshold, delta, significance):
     return max(0, np.log((1 - delta - fnr) / fpr))
 
 
+# A rate of right guesses in place of a rate of errors bounds nothing.
+def hits_for_errors(inside, outside, threshold, delta, significance):
+    return threshold_audit(outside, inside, threshold, delta, significance)
+
+
 # As for an interval with two ends.
 two_sided = vary(threshold_audit, significance=lambda alpha: alpha / 2)
 # Two rates are bounded, and each may fail.

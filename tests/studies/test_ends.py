@@ -1,5 +1,6 @@
 """Where a range of rates ends: the committed predictions, a cell's runs, and the judgement."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -8,8 +9,9 @@ import pandas as pd
 import pytest
 
 import fedlora_lab as fl
+from fedlora_lab.recipes.protocol import plateau_end
 from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
-from studies import ends
+from studies import RESULTS, ends, rates
 
 CELLS = ends.cells()
 
@@ -60,3 +62,23 @@ def test_a_rule_that_is_right_has_no_error():
     found: Any = ends.judge(pd.DataFrame(rows), draws=100)
     assert found.loc["v", ["error", "low", "high"]].tolist() == pytest.approx([0, 0, 0], abs=1e-6)
     assert found.loc["u", "low"] > 0.1
+
+
+def test_the_page_says_what_the_settings_that_were_run_found():
+    runs = pd.read_csv(RESULTS / "ends.csv")
+    page = rates.PAGE.read_text("utf-8")
+    found = ends.judge(runs)["error"]
+    cells = " | ".join(f"{found[rule]:.2f}" for rule in ends.RULES)
+    assert f"| root mean square error, octaves | | | {cells} |" in page
+    whole = runs.groupby(["cell", "method"]).size()
+    assert (whole == len(ends.SEEDS) * len(ends.HALF_OCTAVES)).all()
+    predicted: Any = pd.read_csv(ends.PREDICTED).set_index(["cell", "method"])
+    mean = runs.groupby(["cell", "method", "lr"])["validation"].mean()
+    for place, scores in mean.groupby(["cell", "method"]):
+        end = plateau_end(scores.droplevel([0, 1]))
+        cells = [_shown(end), *(_shown(predicted.loc[place, rule]) for rule in ends.RULES)]
+        assert f"{fl.methods.get(place[1]).name} | {' | '.join(cells)} |" in page
+
+
+def _shown(rate: float) -> str:
+    return "none" if math.isnan(rate) else f"{rate:.3f}" if rate < 1 else f"{rate:.3g}"

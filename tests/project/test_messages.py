@@ -152,7 +152,7 @@ def test_a_keyword_of_an_earlier_version_still_works_and_says_its_new_name():
     privacy = fl.Privacy(unit="client", trust="secagg", delta=1e-3)
     for call, today in (
         (lambda: fl.methods.RoLoRA.replace(train=schedule).schedule, schedule),
-        (lambda: method("Mine", "none", train=schedule).schedule, schedule),
+        (lambda: method("Earlier", "none", train=schedule).schedule, schedule),
         (lambda: fl.methods.RoLoRA.replace(start=start).initial_factors, start),
         (lambda: fl.methods.RoLoRA.replace(share="A").uploaded_factors, "A"),
         (lambda: privacy.replace(honest=7).honest_clients, 7),

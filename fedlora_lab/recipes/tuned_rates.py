@@ -339,7 +339,7 @@ def _nearest_tuned_rate(
     by_slug = load_rates().get(name, {}).get(unit, {})
     row = methods.ALL.get(slug) if isinstance(method, str) else method
     similar = () if row is None else LIKE[noise_product(row)]
-    nothing = f"nothing was tuned for {described(slug)}"
+    nothing = f"nothing was tuned for {described(slug) if row is None else row.name}"
     for like in (slug, *similar):
         nearest = _nearest(by_slug.get(like, {}), budget)
         if nearest is None:

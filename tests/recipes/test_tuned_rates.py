@@ -33,6 +33,7 @@ LIKE = methods.FedLoRA.replace(name="mine", filter=methods.LALoRA.filter)
     ],
 )
 def test_a_suggestion_says_where_it_comes_from(method, epsilon, unit, line, exact):
+    methods.FedLoRA.replace(name="MINE")  # another row of the same slug changes no name
     found = tuned_rates.nearest_tuned_rate("digits", method, epsilon, unit)
     assert found.origin.startswith(line) and found.exact == exact
     default = tuned_rates.nearest_tuned_rate("elsewhere", "rolora", 1.0)

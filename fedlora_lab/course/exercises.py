@@ -34,7 +34,7 @@ from fedlora_lab._utils.validation import check as check_value
 from fedlora_lab.course import diagnosis
 from fedlora_lab.course.predictions import all_predictions, predict, reveal
 from fedlora_lab.course.progress import SOLVED, TRIED, progress, save_result
-from fedlora_lab.course.texts import PREDICTION_KEY, Entry, entries, to_html, unwrap
+from fedlora_lab.course.texts import PREDICTION_KEY, Entry, entries, question_html, to_html, unwrap
 
 __all__ = [
     "all_exercises",
@@ -430,7 +430,7 @@ class Exercise:
             f"<b>Exercise {escape(self.key)}</b> · difficulty {_dots(self.difficulty)}"
             f" · importance {_dots(self.importance)} · about {self.minutes} min"
         )
-        blocks = [f"<p>{head}</p>", to_html(self.question)]
+        blocks = [f"<p>{head}</p>", question_html(self.question)]
         for i, hint in enumerate(self.hints, 1):
             title = f"Hint {i} of {len(self.hints)}" if len(self.hints) > 1 else "Hint"
             blocks.append(_folded(title, hint))

@@ -9,6 +9,7 @@ import tomllib
 from functools import cache
 from html import escape
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 PREDICTION_KEY = re.compile(r"\d\d\.[a-z]")
@@ -57,6 +58,16 @@ def to_html(text: str) -> str:
 def inline_html(text: str) -> str:
     """Returns a text of one paragraph without the paragraph around it."""
     return to_html(text).removeprefix("<p>").removesuffix("</p>")
+
+
+def question_html(text: str) -> str:
+    """Returns the text as `to_html` does, with options (a), (b), … each on a line of its own."""
+    question, *options = re.split(r"\s(?=\([a-z]\)\s)", text)
+    letters = "".join(option[1] for option in options)
+    if len(letters) < 2 or not ascii_lowercase.startswith(letters):
+        return to_html(text)
+    items = "\n".join(f"<li>{inline_html(option)}</li>" for option in options)
+    return f'{to_html(question)}\n<ul style="list-style: none">\n{items}\n</ul>'
 
 
 def _prose_to_html(prose: str) -> str:

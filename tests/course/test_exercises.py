@@ -202,6 +202,14 @@ def test_progress_counts_what_was_tried_solved_and_predicted(progress_file):
     assert json.loads(progress_file.read_text()) == {"00.1": "solved", "01.1": "tried", "02.a": "a"}
 
 
+def test_options_stand_below_one_another_and_words_about_them_do_not():
+    """Fault: five options to choose from stood in one paragraph of eight lines."""
+    asked = all_exercises()["14.3"]
+    question, _, folded = asked._repr_html_().partition("<details>")
+    assert [f"<li>({letter}) " in question for letter in "abcdefg"] == [True] * 6 + [False]
+    assert "<li>" not in folded and "(a) and (e) read" in folded
+
+
 @pytest.mark.parametrize("fault", ["folder", "damaged"])
 def test_progress_without_a_writable_file_is_one_line(tmp_path, monkeypatch, capsys, fault):
     path = tmp_path / "file"

@@ -285,16 +285,16 @@ WRONG = {
             distance=lambda gaps: sum(map(norm, gaps)),
         ),
     ],
-    "15.2": [
+    "15.3": [
         lambda rows, C, sigma, expected, z: (clipped_to(rows, C).sum(0) + sigma * z) / expected,
         lambda rows, C, sigma, expected, z: (clipped_to(rows, C) + sigma * C * z).sum(0) / expected,
         lambda rows, C, sigma, expected, z: (
             clipped_to(rows / expected, C).sum(0) + sigma * C * z / expected
         ),
     ],
-    "15.4": [
-        lambda fit, examples, seed: solution("15.4")(fit, examples[:-1], seed),
-        vary(solution("15.4"), seed=lambda seed: seed + 1),
+    "15.5": [
+        lambda fit, examples, seed: solution("15.5")(fit, examples[:-1], seed),
+        vary(solution("15.5"), seed=lambda seed: seed + 1),
     ],
 }
 

@@ -21,7 +21,7 @@ LEAKS = (1.5, 2.0, 3.0, 4.0)
 """How much louder than the noise was made for each bug makes a canary."""
 CANARIES = (50, 100, 200, 500, 1000, 2000, 5000)
 REACHED = (2**0.5, 1.5, 2.0, 3.0)
-MORE_CANARIES = (300, 1000, 3000, 10_000, 30_000, 100_000)
+MORE_CANARIES = (300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 REPEATS = 200
 """Simulated audits of each number of canaries."""
 
@@ -116,8 +116,10 @@ def reach_table(epsilon: float) -> pd.DataFrame:
         ahead = right - guessed * expit(epsilon)
         limit = 2 * bounds.DELTA / ahead.max()
         for canaries in MORE_CANARIES:
-            # Around the best of many canaries; few need a larger share of them.
-            wanted = guessed[ahead.argmax()] * np.geomspace(1 / 30, 30, 80)
+            wanted = guessed[ahead.argmax(), None]
+            # Few canaries need a larger share of them than the best of many.
+            if canaries <= 100_000:
+                wanted = wanted * np.geomspace(1 / 30, 30, 80)
             shares = wanted[wanted * canaries >= 5].clip(max=1)
             correct = np.interp(-shares, -guessed, right)
             values = [

@@ -60,8 +60,8 @@ EMPTY = np.zeros((0, 4)), 1.5, 1.1, 16, np.array([1.0, -2.0, 0.5, 3.0])
 LOUD = np.array([[3.0, 0.0, 0.0, 4.0], [0.1, 0.2, 0.0, 0.0]]), 1.5, 1.1, 16, np.ones(4)
 CALLS = {
     "15.1": Calls("step, batch, seed and C", LOOSE, draw=_steps),
-    "15.2": Calls("rows, C, sigma, expected and z", EMPTY, LOUD, draw=_batches),
-    "15.4": Calls("fit, examples and seed", NOBODY, draw=_fits),
+    "15.3": Calls("rows, C, sigma, expected and z", EMPTY, LOUD, draw=_batches),
+    "15.5": Calls("fit, examples and seed", NOBODY, draw=_fits),
 }
 
 
@@ -134,7 +134,7 @@ def first_example_only(step, batch, seed, C):
     return np.sqrt(sum(((full[name] - without[name]) ** 2).sum() for name in full)) / C
 
 
-# ---- 15.2: a step that is mended
+# ---- 15.3: a step that is mended
 
 
 def mean_gradient(rows, C, sigma, expected, z):
@@ -168,7 +168,7 @@ def mean_clipped(rows, C, sigma, expected, z):
     return mean_gradient(mean, C, 0, 1, 0) + sigma * C * z / expected
 
 
-# ---- 15.4: an adapter
+# ---- 15.5: an adapter
 
 
 def as_step(fit, examples, seed):

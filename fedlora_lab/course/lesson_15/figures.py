@@ -9,6 +9,7 @@ import pandas as pd
 
 from fedlora_lab import review as reviewing
 from fedlora_lab._utils.rounding import round_up
+from fedlora_lab.plots import style
 
 if TYPE_CHECKING:
     from fedlora_lab.review import Review
@@ -122,3 +123,30 @@ def verdict_table(reviews: "Mapping[str, Review]") -> pd.DataFrame:
     }
     table = pd.DataFrame(rows).T
     return table.loc[:, (table == 1).any()]
+
+
+@style.paper()
+def verdict_map(reviews: "Mapping[str, Review]", title: str) -> style.Picture:
+    """Draws which check finds which mistake, each row under the first check that finds it.
+
+    Args: reviews: mistake -> its review; title: the finding.
+    """
+    found = verdict_table(reviews)
+    counts = (found == 1).sum()
+    # The checks that find most stand left, so that the squares go down in stairs.
+    found = found[counts.sort_values(ascending=False, kind="stable").index]
+    first = (found == 1).to_numpy().argmax(axis=1)
+    found = found.iloc[np.argsort(first, kind="stable")]
+    figure, (ax,) = style.subplots(9.6, 1.9 + 0.25 * len(found))
+    for value, look in ((0.0, (".", style.GREY, 4)), (1.0, ("s", style.WRONG, 9))):
+        marker, colour, size = look
+        rows, columns = np.nonzero(found.to_numpy() == value)
+        ax.plot(columns, rows, marker, color=colour, ms=size, mew=0)
+    ax.set_yticks(range(len(found)), list(found.index), color=style.INK)
+    names = [f"{check} ({counts[check]})" for check in found]
+    ax.set_xticks(range(len(names)), names, rotation=35, ha="left", color=style.INK)
+    ax.xaxis.tick_top()
+    ax.invert_yaxis()
+    style.headline(figure, title)
+    style.footer(figure, "red: found; grey: looked at and not found; empty: cannot tell")
+    return figure

@@ -27,7 +27,7 @@ ROUNDS = 2
 STEPS = 4
 """How much of a schedule is drawn."""
 WIDTH = 4.9  # inches of one diagram
-HEIGHT = 1.95
+HEIGHT = 2.1
 SIGN_WIDTH = 1.9  # inches of one sign of the key
 SIGN_HEIGHT = 0.25
 GAP = 1.25  # steps between the rounds of a diagram
@@ -108,13 +108,14 @@ def draw_diagram(ax: Axes, method: "Method") -> None:
     moved = "".join(method.factors_in_round(t, STEPS) for t in range(60)).replace("*", "AB")
     # A core stands between its two factors.
     heights = HEIGHTS_WITH_CORE if "R" in moved else LINE_HEIGHTS
-    ax.set(xlim=(-1.1, end + 0.1), ylim=(-0.75, 3.05))
+    ax.set(xlim=(-1.1, end + 0.1), ylim=(-0.75, 3.35))
     ax.axis("off")
-    ax.plot([-1.0, -1.0], [2.5, 2.98], color=look(method.slug).colour, lw=4, solid_capstyle="butt")
-    ax.text(-0.82, 2.86, method.name, fontsize=11.5, weight="bold", color=INK, va="center")
+    ax.plot([-1.0, -1.0], [2.8, 3.28], color=look(method.slug).colour, lw=4, solid_capstyle="butt")
+    ax.text(-0.82, 3.16, method.name, fontsize=11.5, weight="bold", color=INK, va="center")
     # A row made by `replace` keeps the note of another, which need not hold.
     lines = textwrap.fill(method.note if method in ALL.values() else "", 76)
-    ax.text(-0.82, 2.64, lines, fontsize=8, color=SOFT, va="top", linespacing=1.05)
+    # Two lines of a note end above the server's sign.
+    ax.text(-0.82, 2.94, lines, fontsize=8, color=SOFT, va="top", linespacing=1.05)
     for factor, y in heights.items():
         ax.text(-0.95, y, factor, fontsize=12, color=FACTOR[factor], weight="bold", va="center")
         ax.plot([-0.6, end], [y, y], color=FAINT, lw=1, zorder=0)

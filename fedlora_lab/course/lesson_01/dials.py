@@ -35,13 +35,13 @@ def _low_rank_scene(change: Float[np.ndarray, "d_out d_in"], rank: int, alpha: i
     steps = np.arange(0, STEPS + 1, EVERY)
     panels = [
         panel(
-            f"Keeps {rank} of {count} directions",
+            f"{rank} of {count} directions kept",
             axis("direction, largest first", 0.4, count + 0.6),
             axis("singular value", 0, 1.08 * values[0]),
             *shown,
         ),
         panel(
-            f"Rank: where it ends, at {best:.0%}",
+            f"Rank {rank}: error {best:.0%} at best",
             axis("rank r", 1, count, log=True, ticks=ranks, names=list(map(str, ranks))),
             share,
             line([1, count], best, "blue", dash="5 4", width=1.4),
@@ -49,7 +49,7 @@ def _low_rank_scene(change: Float[np.ndarray, "d_out d_in"], rank: int, alpha: i
             dots(rank, best, "blue", 6.5),
         ),
         panel(
-            f"α: how fast (γ = {alpha / rank:g})",
+            f"α = {alpha}: the way there",
             axis("gradient step", 0, STEPS),
             share,
             line([0, STEPS], best, "blue", dash="5 4", width=1.4),
@@ -57,7 +57,7 @@ def _low_rank_scene(change: Float[np.ndarray, "d_out d_in"], rank: int, alpha: i
         ),
     ]
     ending = _describe_descent(errors, float(best), diverges)
-    start = f"Rank {rank} can come within {best:.0%} of the change, whatever α is. "
+    start = f"Rank {rank} misses at least {best:.0%} of the change, whatever α is. "
     return panels, [start, f"With α = {alpha} (γ = {alpha / rank:g}) ", ending]
 
 

@@ -36,7 +36,7 @@ def _worlds_scene(sigma: float, releases: int, epsilon: float) -> Scene:
     likely = epsilon / mu + mu / 2
     panels = [
         panel(
-            "The mean of the releases, with and without you",
+            "What the attacker sees",
             axis("released number, in noise deviations", -4, 12),
             axis("", 0, 1.3, ticks=[]),
             line(x, without, "blue", "without"),
@@ -47,7 +47,7 @@ def _worlds_scene(sigma: float, releases: int, epsilon: float) -> Scene:
             text(12, 1.07, "red: e^ε times likelier", "red", anchor="end", dx=-6, bold=False),
         ),
         panel(
-            f"The best attacker finds {few:.0%} at 1 % false alarms",
+            f"{few:.0%} found at FPR 1 %",
             axis("others wrongly accused (FPR)", 0, 1),
             axis("members found (TPR)", 0, 1),
             line([0, 1], [0, 1], "edge", dash="3 3", width=1.2),
@@ -148,7 +148,7 @@ def clip_explorer(rows: Float[np.ndarray, "n p"]) -> Dial:
         top = 1.3 * counts.max()
         panels = [
             panel(
-                f"How long each gradient is: {cut:.0%} are cut down to C",
+                f"{cut:.0%} are cut down to C",
                 axis("length of an example's gradient", 0.03, 100, log=True),
                 axis("share of the examples", 0, top),
                 bars(edges[:-1], 0, edges[1:], np.where(long, 0, counts), "grey"),
@@ -156,7 +156,7 @@ def clip_explorer(rows: Float[np.ndarray, "n p"]) -> Dial:
                 line(clip_norm, [0, top], "ink"),
             ),
             panel(
-                f"The release points best along the mean gradient near C = {at[best]:.2g}",
+                f"The release points best near C = {at[best]:.2g}",
                 clip_axis,
                 axis("relative to the mean gradient", 0, 1.1),
                 line(at, effect["length"], "soft", "length after the clip", dash="6 4", width=1.6),

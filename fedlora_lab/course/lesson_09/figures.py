@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping
 from math import comb
+from typing import Any
 
 import pandas as pd
+from matplotlib.patches import Rectangle
 
 from fedlora_lab._utils.statistics import paired_difference
-from fedlora_lab.methods.published import ALL
 from fedlora_lab.plots import style
 
 VARIANTS = {"balanced-rolora": "Balanced RoLoRA", "balanced-la-lora": "Balanced LA-LoRA"}
 """Rows of the studies that are not in the table of methods."""
+TIED = "#CFEBDF"
+"""Ground of a method that is tied with the best."""
 
 
 def rank(rows: pd.DataFrame) -> pd.DataFrame:
@@ -37,40 +40,56 @@ def rank(rows: pd.DataFrame) -> pd.DataFrame:
 
 @style.paper()
 def ranking(frames: Mapping[str, pd.DataFrame]) -> style.Picture:
-    """Draws how far each method is behind the best, for every ε of every study.
+    """Draws how many points each method is behind the best, for every ε of every study.
 
-    Args: frames: study -> columns method, epsilon (NaN: no privacy), seed, accuracy.
+    A method that is best or tied with the best has a coloured cell. The more such cells, the higher
+    stands the method; last stand those that ran in some of the studies only.
+
+    Args: frames: study, whose name ends with its unit -> columns method, epsilon (NaN: no privacy),
+        seed, accuracy.
     """
-    columns = {}
+    tables, heads, units = [], [], []
     for study, frame in frames.items():
         for epsilon, rows in frame.groupby("epsilon", dropna=False):
-            promise = "no privacy" if pd.isna(epsilon) else f"ε = {epsilon:g}"
-            columns[f"{study.replace('-', ' ')}\n{promise}"] = rank(rows)
-    seen = {str(slug) for table in columns.values() for slug in table.index}
-    slugs = [slug for slug in ALL if slug in seen]
-    slugs += sorted(seen - set(slugs))
-    gaps = pd.DataFrame({head: table["gap"] for head, table in columns.items()}).reindex(slugs)
-    figure, (ax,) = style.subplots(2.3 + 1.05 * len(columns), 1.5 + 0.36 * len(slugs))
-    ax.imshow(gaps, cmap="YlGnBu_r", vmin=-0.15, vmax=0.06, aspect="auto")
-    for place, table in enumerate(columns.values()):
+            tables.append(rank(rows))
+            heads.append("no privacy" if pd.isna(epsilon) else f"ε = {epsilon:g}")
+            units.append(study.rpartition("-")[2])
+    tied = pd.DataFrame({place: table["tied"] for place, table in enumerate(tables)})
+    counts = pd.DataFrame({"of": tied.notna().sum(axis=1), "tied": tied.eq(True).sum(axis=1)})
+    slugs = list(counts.sort_values(["of", "tied"], ascending=False, kind="stable").index)
+    names = [VARIANTS.get(slug, style.name(slug)) for slug in slugs]
+    figure, (ax,) = style.subplots(9.6, 1.7 + 0.34 * len(slugs))
+    ax.set(xlim=(-0.5, len(tables) + 0.75), ylim=(len(slugs) - 0.5, -1.6))
+    words: Any = {"ha": "center", "va": "center", "fontsize": 9}
+    for place, (table, head) in enumerate(zip(tables, heads, strict=True)):
+        ax.text(place, -1, f"{head}\nbest: {100 * table['mean'].iloc[0]:.1f} %", **words)
         for slug, row in table.iterrows():
             y = slugs.index(str(slug))
-            if slug == table.index[0]:
-                text = f"{row['mean']:.3f}"
-                ax.plot([place], [y], "s", ms=27, mfc="none", mec=style.INK, mew=1.6)
-            else:
-                text = f"−{abs(row['gap']):.3f}" + (" •" if row["tied"] else "")
-            ink = "white" if row["gap"] < -0.07 else style.INK
-            ax.text(place, y, text, ha="center", va="center", fontsize=8, color=ink)
-    ax.grid(False)
-    ax.set_yticks(range(len(slugs)), [VARIANTS.get(slug, style.name(slug)) for slug in slugs])
-    ax.xaxis.tick_top()
-    ax.set_xticks(range(len(columns)), list(columns), fontsize=8)
+            best = slug == table.index[0]
+            if row["tied"]:
+                fill = style.darken(style.RIGHT) if best else TIED
+                ax.add_patch(Rectangle((place - 0.46, y - 0.42), 0.92, 0.84, fc=fill, lw=0))
+            text = "best" if best else f"{100 * row['gap']:z.1f}".replace("-", "−")
+            look = {"color": "white", "weight": "bold"} if best else {"color": style.INK}
+            ax.text(place, y, text, **words | look)
+    ax.text(len(tables) + 0.15, -1, "best\nor tied", **words, weight="bold")
+    for y, slug in enumerate(slugs):
+        share = f"{counts['tied'][slug]} of {counts['of'][slug]}"
+        ax.text(len(tables) + 0.15, y, share, **words, weight="bold")
+    for unit in dict.fromkeys(units):
+        first = units.index(unit)
+        middle = first + (units.count(unit) - 1) / 2
+        ax.text(middle, -1.75, f"every {unit} protected", **words | {"va": "bottom"}, weight="bold")
+        ax.axvline(first - 0.5, color=style.FAINT)
+    ax.grid(visible=False)
+    ax.set(xticks=[], yticks=range(len(slugs)), yticklabels=names)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    figure.suptitle("No method is best in every situation", weight="bold")
-    text = "framed: best mean; others: how far behind; •: tied with the best (95 %, all pairs)"
-    figure.supxlabel(text, fontsize=8, color=style.SOFT)
+    first = counts.loc[slugs[0]]
+    share = f"{names[0]} is best or tied in {first['tied']} of {first['of']}"
+    style.headline(figure, f"None is best in all settings; {share}")
+    words = "points behind the best; coloured: best, or tied with it (95 %, all pairs)"
+    style.footer(figure, words)
     return figure
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from matplotlib.patches import Rectangle
 
 from fedlora_lab import theory
 from fedlora_lab.audit.bounds import DELTA, gaussian_noise_multiplier
@@ -12,6 +13,8 @@ from fedlora_lab.course.lesson_13.dials import TRUSTS, epsilon_by_observer
 from fedlora_lab.plots import style
 
 Numbers = Float[np.ndarray, " d"]
+KEPT, EXCEEDED = "#CFEBDF", "#F6DFA4"
+"""Grounds of an ε within the promise, and of one above it."""
 
 
 def epsilon_table(sigma: float, clients: int, colluders: int) -> pd.DataFrame:
@@ -26,6 +29,34 @@ def epsilon_table(sigma: float, clients: int, colluders: int) -> pd.DataFrame:
         "together": f"the server and {colluders} of {clients}",
     }
     return pd.DataFrame(rows).T.rename(columns=observers)
+
+
+@style.paper()
+def observers_map(faced: pd.DataFrame, promised: float) -> style.Picture:
+    """Draws which ε each observer faces: green as promised, yellow above it, red without a limit.
+
+    Args: faced: of `epsilon_table`; promised: the ε of the promise.
+    """
+    figure, (ax,) = style.subplots(8.2, 3.0)
+    for (y, x), epsilon in np.ndenumerate(faced.to_numpy()):
+        limited = np.isfinite(epsilon)
+        ground = (KEPT if epsilon <= promised else EXCEEDED) if limited else style.WRONG
+        ax.add_patch(Rectangle((x - 0.47, y - 0.44), 0.94, 0.88, fc=ground, lw=0))
+        words = f"ε = {epsilon:.2f}" if limited else "ε = ∞: sees all"
+        ink = style.INK if limited else "white"
+        ax.text(x, y, words, ha="center", va="center", color=ink, weight="bold")
+    ax.grid(visible=False)
+    ax.xaxis.tick_top()
+    ax.set(xlim=(-0.5, len(faced.columns) - 0.5), ylim=(len(faced) - 0.5, -0.5))
+    ax.set_xticks(range(len(faced.columns)), list(faced.columns))
+    trusted = [f"{trust}:\ntrusts {TRUSTS[str(trust)]}" for trust in faced.index]
+    ax.set_yticks(range(len(faced)), trusted)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    style.headline(figure, "Nothing limits a trusted server; colluders weaken masks")
+    words = f"green: at most the ε = {promised:g} that was promised; yellow: more; red: no limit"
+    style.footer(figure, words)
+    return figure
 
 
 def collusion_table(clients: int, epsilon: float, relied: Sequence[int]) -> pd.DataFrame:

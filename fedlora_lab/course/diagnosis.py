@@ -220,6 +220,8 @@ def _ratios(calls: Calls) -> list[float] | None:
         if not np.isfinite(goal).all() or size == 0:
             continue  # a result of zero tells nothing of a factor
         ratio = float(numbers @ goal / (goal @ goal))
+        if not math.isfinite(ratio):
+            return None
         slack = _close_enough(numbers, goal) * size
         if not np.allclose(numbers, ratio * goal, rtol=0, atol=slack * max(abs(ratio), 1)):
             return None
@@ -330,7 +332,7 @@ def _moved(calls: Calls) -> str:
     for name, column in zip(calls.names, zip(*calls.cases)):
         if all(isinstance(x, int) and x > 1 for x in column):
             apart = [(g - r) / x for (g, r), x in zip(pairs, column, strict=True)]
-            if all(np.array_equal(x, np.rint(x)) for x in apart):
+            if all(np.isfinite(x).all() and np.array_equal(x, np.rint(x)) for x in apart):
                 return (
                     f"your result is right but for whole multiples of {name}: take it modulo {name}"
                 )

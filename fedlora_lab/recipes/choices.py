@@ -286,8 +286,7 @@ def _read_classes(task: Task, epsilon: float | None) -> str:
 
 def _span(numbers: Sequence[float]) -> str:
     """The smallest and the largest of some numbers, in words."""
-    low = f"{min(numbers):.3g}"
-    high = f"{max(numbers):.3g}"
+    low, high = (f"{x:,}" if x >= 1000 else f"{x:.3g}" for x in (min(numbers), max(numbers)))
     return low if low == high else f"{low} to {high}"
 
 

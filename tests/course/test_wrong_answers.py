@@ -256,6 +256,7 @@ WRONG = {
         lambda G: G[:, 0].argmax(),
     ],
     "12.1": [
+        vary(solution("12.1"), threshold=lambda threshold: threshold - 1e-9),
         lambda inside, outside, t, *rest: solution("12.1")(outside, inside, t, *rest),
         vary(solution("12.1"), delta=0.0),
     ],

@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -18,6 +18,9 @@ from fedlora_lab.attacks.reconstruction import (
     Victim,
     flattened_digits_task,
     input_from_a_gradient,
+    layer_inputs,
+    residual_share,
+    row_space,
     similarity,
 )
 from fedlora_lab.federated.records import Round, predict
@@ -26,6 +29,7 @@ from fedlora_lab.lora.source import require_source
 from fedlora_lab.measures import record_aggregation
 from fedlora_lab.methods import FedLoRA
 from fedlora_lab.methods.plan import Lora, Plan
+from fedlora_lab.plots import style
 from fedlora_lab.tasks.prompts import encode_pairs
 from fedlora_lab.tasks.task import Task
 
@@ -67,6 +71,48 @@ def moved_rows(
     before = {key.layer: x for key, x in last.state.tensors.items() if key.name == "A"}
     rows = [last.factors(layer)[0][0] - before[layer] for layer in layers]
     return torch.cat(rows), records[-2]
+
+
+def shares_outside(
+    task: Task, plan: Plan, layers: Sequence[str]
+) -> tuple[Float[Tensor, " own"], Float[Tensor, " others"]]:
+    """Measures how far scans lie outside the rows of the first client's update without noise.
+
+    Args: task, plan: of the run; layers: whose A are read, all with the same inputs.
+    Returns: the mean share over a scan's tokens, for her own scans and for those of the test.
+    """
+    rows, record = moved_rows(task, plan, Lora(), layers)
+    victim, space = Victim.from_record(record), row_space(rows, len(rows))
+
+    def mean_shares(scans: Tensor) -> Tensor:
+        share = residual_share(space, layer_inputs(victim, layers[0], scans))
+        return share.reshape(len(scans), -1).mean(1)
+
+    return mean_shares(task.clients[0][0]), mean_shares(task.test[0])
+
+
+@style.paper()
+def rows_of_scans(rows: Mapping[str, Sequence[Any]], title: str) -> style.Picture:
+    """Draws rows of scans below one another, each row beside its words.
+
+    Args: rows: words -> scans (h, w) of grey values in [0, 1], alike many; title: the finding.
+    """
+    framed = [
+        # A frame that is no number stays as light as the paper.
+        [np.pad(np.asarray(scan, float), 1, constant_values=np.nan) for scan in scans]
+        for scans in rows.values()
+    ]
+    high = len(framed[0][0])
+    figure, (ax,) = style.subplots(1.6 + 0.8 * len(framed[0]), 0.5 + 0.8 * len(rows))
+    ax.imshow(np.block(framed), interpolation="nearest", cmap="gray", vmin=0.0, vmax=1.0)
+    middles = high * (np.arange(len(rows)) + 0.5) - 0.5
+    ax.set_yticks(middles, list(rows), color=style.INK)
+    ax.set_xticks([])
+    ax.tick_params(length=0)
+    ax.spines[:].set(visible=False)
+    ax.grid(visible=False)
+    style.headline(figure, title)
+    return figure
 
 
 class AttackedClient:

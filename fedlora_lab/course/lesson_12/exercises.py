@@ -24,8 +24,9 @@ def _guesses(rng):
     return m, g, v, epsilon, rng.uniform(0.5, 1) * 0.1 / m
 
 
-# More false alarms than misses, and a threshold at which nothing is seen: asked at every check.
-FEW_MISSED = np.arange(100.0) + 55, np.arange(200.0) % 100, 60.5, 0.01, 0.05
+# Asked at every check: more false alarms than misses, with scores at the threshold, and a threshold
+# at which nothing is seen.
+FEW_MISSED = np.arange(100.0) + 55, np.arange(200.0) % 100, 60.0, 0.01, 0.05
 NOTHING_SEEN = np.arange(100.0), np.arange(100.0), 49.5, 0.01, 0.05
 # A δ with which anything may happen: the sum of the two terms is more than one.
 ANYTHING = 1000, 10, 7, 0.5, 0.01
@@ -59,6 +60,10 @@ def rates_as_measured(inside, outside, threshold, delta, significance):
     fpr = (outside > threshold).mean()
     fnr = (inside <= threshold).mean()
     return max(0, np.log((1 - delta - fnr) / fpr), np.log((1 - delta - fpr) / fnr))
+
+
+# A score at the threshold is not above it.
+at_the_threshold = vary(threshold_audit, threshold=lambda threshold: np.nextafter(threshold, 0))
 
 
 # A mechanism may leak by what it does not show.

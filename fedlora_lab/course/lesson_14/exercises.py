@@ -99,6 +99,8 @@ def of_all_sites(plans, sigma, n, K, d, work):
     return compare_plans(plans, lambda q, N: sigma(q / K, N), n, K, d, work)
 
 
+# What a site can pay for it need not leave out.
+below_the_limit = vary(compare_plans, work=lambda work: np.nextafter(work, 0))
 # More work than can be paid for.
 without_limit = vary(compare_plans, work=np.inf)
 

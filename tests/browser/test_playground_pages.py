@@ -320,6 +320,35 @@ def test_nothing_is_trained_before_a_reader_is_answered(page):
     assert trained == {"counts": [0] * 8, "rates": rates}
 
 
+def test_a_round_draws_what_it_changed_and_no_axis_and_no_other_digit_anew(page):
+    """A picture of rounds equals one that is drawn as a whole."""
+    seen = page.evaluate(
+        """async () => {
+            const frames = async () => {
+                for (let i = 0; i < 4; i++) await new Promise(requestAnimationFrame);
+            };
+            const all = name => [...document.querySelectorAll(name)];
+            const walls = () => String(all('.wall').map(wall => wall.toDataURL()));
+            pg.change({seed: 5});
+            await frames();
+            const axes = all('[data-chart=accuracy] .grid');
+            const pictures = [];
+            for (let round = 0; round < 3; round++) {
+                pg.step();
+                await frames();
+                pictures.push(walls());
+            }
+            const kept = axes.map(line => line.isConnected);
+            document.body.dataset.theme = 'any'; // all is drawn anew
+            await frames();
+            delete document.body.dataset.theme;
+            return {kept, moved: pictures[0] !== pictures[2], same: walls() === pictures[2]};
+        }"""
+    )
+    assert seen["kept"] and all(seen["kept"])
+    assert seen["moved"] and seen["same"]
+
+
 def test_a_story_waits_for_its_reader_and_the_pictures_answer_a_pointer(page):
     page.evaluate("pg.act(0, 0); pg.play(false)")
     page.evaluate("while (pg.lanes[0].round < pg.problem.rounds) pg.step()")

@@ -159,8 +159,7 @@ function forecast(problem, {method, rate, clip, rank, split, noise, rounds = pro
   }
   const sigma = noise < 0 ? [0] : problem.splits[split].noise[noise].sigma;
   const atRateOne = row.gain * (clip / batch / CLIENTS) ** 2 * squares(sigma);
-  const scale = scaling ** 2 * rank / 3;
-  const linear = scale * releases.B * atRateOne;
+  const linear = scaling ** 2 * rank / 3 * releases.B * atRateOne;
   const amplification = 3 * SIZE * releases.A * atRateOne;
   // v = linear rate^2 + linear amplification rate^4: a quadratic equation in rate^2.
   const root = Math.sqrt(linear ** 2 + 4 * linear * amplification * bound);
@@ -402,7 +401,10 @@ const STOPS = {rate: octaves(0.05, 15, 2), clip: octaves(0.25, 9, 2), rank: Arra
 const FIRST = {methods: ["fedlora", "ffa-lora"], rate: 10, noise: 4, clip: 4, rank: 7, split: 2, bits: 1, seed: 0};
 const BUDGET = 2; // milliseconds of training in a slice
 const PICTURE = 60; // milliseconds at least between two pictures of a run
-const TURNING = 400; // milliseconds without them after a knob has moved: the answer has the screen
+const TURNING = 500; // milliseconds without them after a knob has moved: the answer has the screen
+const CALM = 2000; // milliseconds after it in which they are SELDOM, for another move may come
+const SELDOM = 160;
+const ANSWER = 30; // milliseconds without training, until the answer is on the screen
 const KEPT = 6; // earlier runs that stay in sight
 const COLUMNS = 24; // of the wall of test digits, in 15 rows
 const RIGHT = 124; // pixels for the names at the ends of lines
@@ -477,8 +479,8 @@ export function mountPlayground(home, tables) {
   let working = null; // the round that is being trained
   let due = 0;
   let colours = {};
-  let drawn = {}; // split of the clients, and the last record of each lane
-  let asked = false; // by a reader, who waits for the answer
+  let drawn = {}; // of each lane: the last record, its row, and which digits were right
+  let turned = -CALM; // when a knob moved
   let next = 0; // when a run may be painted again
   let sizes = new Map();
   let views = {};
@@ -507,7 +509,6 @@ export function mountPlayground(home, tables) {
     }
     earlier = earlier.slice(-KEPT);
     working = null;
-    asked = true;
     lanes = state.methods.map(method => new Run(problem, settingsOf(method)));
     showControls();
     paintSoon();
@@ -537,7 +538,9 @@ export function mountPlayground(home, tables) {
 
   function change(values) {
     story = null;
-    next = performance.now() + TURNING;
+    turned = performance.now();
+    next = turned + TURNING;
+    due = turned + ANSWER;
     Object.assign(state, values);
     reset();
   }
@@ -611,13 +614,14 @@ export function mountPlayground(home, tables) {
     if (!sizes.size) for (const svg of all("svg")) sizes.set(svg, [svg.clientWidth, svg.clientHeight]);
     paintWords();
     const isSeen = lanes.every((lane, i) => drawn[i]?.record === lane.history.at(-1));
-    if (asked && !isSeen) rest ||= requestAnimationFrame(paintRuns);
+    // Round 0 is the answer to a reader, who waits for it.
+    if (lanes[0].round === 0 && !isSeen) rest ||= requestAnimationFrame(paintRuns);
     else paintRuns();
-    asked = false;
   }
   function paintRuns() {
     rest = 0;
-    next = Math.max(next, performance.now() + PICTURE);
+    const now = performance.now();
+    next = Math.max(next, now + (now < turned + CALM ? SELDOM : PICTURE));
     paintRates();
     paintClients();
     paintCharts();
@@ -646,8 +650,7 @@ export function mountPlayground(home, tables) {
   }
 
   function paintCharts() {
-    const rounds = problem.rounds;
-    const axis = {label: "round", range: [0, rounds], ticks: [0, 20, 40, 60]};
+    const axis = {label: "round", range: [0, problem.rounds], ticks: [0, 20, 40, 60]};
     const curve = ({settings, history}, key) => ({
       kind: "line", x: history.map(record => record.round), y: history.map(record => record[key]), colour: settings.method,
     });
@@ -666,7 +669,7 @@ export function mountPlayground(home, tables) {
       return {...curve(one, "accuracy"), width: 1.2, opacity: 0.8, name: label, label, bold: false};
     });
     const start = lanes[0].history[0].accuracy;
-    const before = {kind: "line", x: [0, rounds], y: [start, start], colour: "edge", dash: "3 3", width: 1.2};
+    const before = {kind: "line", x: [0, problem.rounds], y: [start, start], colour: "edge", dash: "3 3", width: 1.2};
     draw("accuracy", {x: axis, y: SHARES, marks: [before, ...faint, ...lines], margin: {right: RIGHT}},
       `Right answers by round. ${lanes.map(lane => `${lane.row.name}: ${percent(lane.history.at(-1).accuracy)} after ${lane.round} rounds`).join("; ")}`);
     const most = Math.max(0.2, ...lanes.flatMap(lane => lane.history.map(record => record.deviation)));
@@ -709,17 +712,18 @@ export function mountPlayground(home, tables) {
     const record = lane.history.at(-1);
     write(part.querySelector(".expansion"), expansionOf(lane, record.size));
     if (drawn[i]?.record === record && drawn[i].row === lane.row) return; // a slider moved before Start
-    drawn[i] = {record, row: lane.row};
     write(part.querySelector(".moves"), `trains ${lane.row.moves}`);
     const before = lane.history.at(-2) ?? record;
     const {y} = problem.test;
     write(part.querySelector("[data-score]"), percent(record.accuracy));
     const [right, wasRight] = [record, before].map(({answers}) => answers.map((digit, d) => digit === y[d]));
+    const shown = drawn[i]?.right;
+    drawn[i] = {record, row: lane.row, right};
     const gained = sum(right.map((good, d) => good && !wasRight[d]));
     const lost = sum(right.map((good, d) => !good && wasRight[d]));
     write(part.querySelector(".turned"), lane.round ? `this round <b class="good">+${gained}</b> right, <b class="bad">−${lost}</b>` : "test digits; red is read wrongly");
     const wall = part.querySelector(".wall");
-    paintTiles(wall, right.length, COLUMNS, 9, (digit, p) => shadeOf(digit, p, right[digit]));
+    paintTiles(wall, right.length, COLUMNS, 9, (digit, p) => shadeOf(digit, p, right[digit]), digit => right[digit] === shown?.[digit]);
     wall.setAttribute("aria-label", `${lane.row.name} reads ${Math.round(record.accuracy * y.length)} of ${y.length} test digits; ${gained} turned right and ${lost} wrong in this round`);
     const largest = 2.2 * Math.sqrt(Math.max(...record.energies) / SQUARE) / problem.scaling || 1;
     lane.latest.forEach((values, n) => {
@@ -856,7 +860,6 @@ export function mountPlayground(home, tables) {
     colours = {};
     drawn = {};
     sizes.clear();
-    asked = false; // all in one frame
     cancelAnimationFrame(rest);
     rest = 0;
     paintSoon();
@@ -894,6 +897,4 @@ export function mountAll() {
   }
 }
 
-export default {
-  render: ({el}) => mountPlayground(el, TABLES).close,
-};
+export default {render: ({el}) => mountPlayground(el, TABLES).close};

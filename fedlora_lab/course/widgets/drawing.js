@@ -125,19 +125,19 @@ export function drawPanel(svg, panel, clip, [W, H]) {
     x = {...x, range: [middle - half, middle + half]};
   }
   const X = scaleOf(x, side.left, W - side.right), Y = scaleOf(y, bottom, side.top);
-  const inside = [], over = [], ends = [];
+  const axes = [], inside = [], over = [], ends = [];
   if (!panel.bare) {
     const room = W - side.left - side.right;
     ticksOf(x, Math.max(2, Math.min(5, Math.floor(room / 45)))).forEach((t, i) => {
-      inside.push(`<path class="grid" d="M${near(X(t), side.top)}V${bottom}"/>`);
-      over.push(label(X(t), bottom + 16, x.names?.[i] ?? show(x)(t), {anchor: "middle", colour: "soft", size: 11.5}));
+      axes.push(`<path class="grid" d="M${near(X(t), side.top)}V${bottom}"/>`);
+      axes.push(label(X(t), bottom + 16, x.names?.[i] ?? show(x)(t), {anchor: "middle", colour: "soft", size: 11.5}));
     });
     ticksOf(y).forEach((t, i) => {
-      if (!y.names) inside.push(`<path class="grid" d="M${side.left},${Y(t).toFixed(1)}H${W - side.right}"/>`);
-      over.push(label(side.left - 6, Y(t) + 4, y.names?.[i] ?? show(y)(t), {anchor: "end", colour: y.names ? "ink" : "soft", size: 11.5}));
+      if (!y.names) axes.push(`<path class="grid" d="M${side.left},${Y(t).toFixed(1)}H${W - side.right}"/>`);
+      axes.push(label(side.left - 6, Y(t) + 4, y.names?.[i] ?? show(y)(t), {anchor: "end", colour: y.names ? "ink" : "soft", size: 11.5}));
     });
     const across = (side.left + W - side.right) / 2, up = (side.top + bottom) / 2;
-    over.push(nameOf(x.label ?? "", [across, H - 6], 2 * Math.min(across, W - across)), nameOf(y.label ?? "", [13, up], 2 * up, -90));
+    axes.push(nameOf(x.label ?? "", [across, H - 6], 2 * Math.min(across, W - across)), nameOf(y.label ?? "", [13, up], 2 * up, -90));
   }
   for (const m of marks) {
     (OVER.has(m.kind) ? over : inside).push(MARKS[m.kind](m, X, Y));
@@ -147,8 +147,10 @@ export function drawPanel(svg, panel, clip, [W, H]) {
   }
   spread(ends, side.top + 10, bottom);
   for (const {x: at, y: height, m} of ends) over.push(label(at, height, m.label, {colour: m.colour, bold: m.bold ?? true}));
-  write(svg, `<clipPath id="${clip}"><rect x="${side.left}" y="${side.top}" width="${Math.max(1, W - side.left - side.right)}" height="${Math.max(1, bottom - side.top)}"/></clipPath>`
-    + `<g clip-path="url(#${clip})">${inside.join("")}</g><g>${over.join("")}</g><g class="hover"></g>`);
+  // In layers: while a run moves its lines, its axes are not laid out again.
+  write(svg, `<g></g><g clip-path="url(#${clip})"></g><g></g><g class="hover"></g>`);
+  const inner = `<clipPath id="${clip}"><rect x="${side.left}" y="${side.top}" width="${Math.max(1, W - side.left - side.right)}" height="${Math.max(1, bottom - side.top)}"/></clipPath>`;
+  [inner + axes.join(""), inside.join(""), over.join("")].forEach((markup, i) => write(svg.children[i], markup));
   const view = {X, panel: {...panel, x}, Y, W, side, bottom};
   if (svg.pointer) hover(svg, view, ...svg.pointer); // what is pointed at is said of the new lines
   return view;
@@ -193,12 +195,14 @@ export const ramp = (from, to, most = 1) => Uint32Array.from({length: SHADES + 1
   return 255 << 24 | b << 16 | g << 8 | r;
 });
 
-export function paintTiles(canvas, count, columns, pitch, shade) { // shade(tile, pixel) is a colour
+// shade(tile, pixel) is a colour; a tile that is fresh(tile) is as it was.
+export function paintTiles(canvas, count, columns, pitch, shade, fresh = () => false) {
   const {width, height} = canvas;
   const context = canvas.getContext("2d");
-  const image = context.createImageData(width, height);
+  const image = canvas.image ??= context.createImageData(width, height);
   const pixels = new Uint32Array(image.data.buffer);
   for (let tile = 0; tile < count; tile++) {
+    if (fresh(tile)) continue;
     const corner = Math.floor(tile / columns) * pitch * width + tile % columns * pitch;
     for (let p = 0; p < 64; p++) pixels[corner + (p >> 3) * width + (p & 7)] = shade(tile, p);
   }

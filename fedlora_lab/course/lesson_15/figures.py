@@ -143,7 +143,7 @@ def verdict_map(reviews: "Mapping[str, Review]", title: str) -> style.Picture:
         rows, columns = np.nonzero(found.to_numpy() == value)
         ax.plot(columns, rows, marker, color=colour, ms=size, mew=0)
     ax.set_yticks(range(len(found)), list(found.index), color=style.INK)
-    names = [f"{check} ({counts[check]})" for check in found]
+    names = [f"{check} ({count})" for check, count in (found == 1).sum().items()]
     ax.set_xticks(range(len(names)), names, rotation=35, ha="left", color=style.INK)
     ax.xaxis.tick_top()
     ax.invert_yaxis()

@@ -57,8 +57,9 @@ def pytest_configure(config):
 
 @cache
 def shares_a_fixture(path):
-    """Whether tests of a file share what one of them has made."""
-    return 'scope="module"' in Path(path).read_text("utf-8")
+    """Whether tests of a file share what one of them has made, by a fixture or in a cache."""
+    text = Path(path).read_text("utf-8")
+    return 'scope="module"' in text or "mark.together" in text
 
 
 def pytest_xdist_make_scheduler(config, log):

@@ -14,6 +14,7 @@ SEVERITIES = {"fatal", "serious", "bug", "bug and leak", "utility", "honesty", "
 ANSWERS = {"Not expressible", "Refuses", "Measures", "Tells"}
 REVIEWED = [name for name, mistake in MISTAKES.items() if mistake.checks]
 NUMBERED = [name for name, mistake in MISTAKES.items() if mistake.number]
+pytestmark = pytest.mark.together  # each form is reviewed once, and three tests look at it
 
 
 @pytest.mark.slow

@@ -82,6 +82,7 @@ PAGES = {
 COPIED = {
     "style.css": "_static",
     "choices.js": "_static",
+    "sortable.js": "_static",
     "late.js": "_static",
     "fonts/stix-two-math.woff2": "_static/fonts",
     "fonts/OFL.txt": "_static/fonts",

@@ -21,6 +21,7 @@ USED_BY = {
     "dials.js": r"data-fedlora-dial",
     "late.js": r"data-fedlora-(?:playground|dial)",
     "choices.js": r'type="radio"',
+    "sortable.js": r'<table class="table"',
     "copybutton.js": r'class="highlight',
     "clipboard.min.js": r'class="highlight',
     "togglebutton.js": r'class="[^"]*(?:toggle-|dropdown admonition)',

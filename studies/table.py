@@ -2,7 +2,7 @@
 
     python -m studies.table predict        writes results/table/predicted.csv; trains nothing
     python -m studies.table run [ROW ...]  trains what is missing and writes results/table/ROW.json
-    python -m studies.table show           prints a table of the cards for each setting
+    python -m studies.table page           writes the tables of docs/table.md, and its figures
 
 `recipes.protocol` has the protocol; `fedlora-lab submit` makes the card of a row of one's own.
 Predicted, before any run, is where the range of rates of each row ends in each setting: where the
@@ -10,17 +10,20 @@ noise on a layer's output has the variance 0.35.
 """
 
 import json
+import math
 import sys
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from fedlora_lab import methods
 from fedlora_lab._utils.files import write_atomically
-from fedlora_lab._utils.markdown import markdown_table
+from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.federated.compare import BAR
+from fedlora_lab.plots import style
 from fedlora_lab.recipes import protocol
 from fedlora_lab.report.run_folder import to_json
 from studies import RESULTS, ROOT
@@ -29,7 +32,7 @@ CARDS = RESULTS / "table"
 PREDICTED = CARDS / "predicted.csv"
 STORES = RESULTS / "runs" / "table"
 PAGE = ROOT / "docs" / "table.md"
-FIGURE = ROOT / "docs" / "figures" / "table.png"
+FIGURES = ROOT / "docs" / "figures"
 
 
 def predict() -> pd.DataFrame:
@@ -61,50 +64,176 @@ def run(slugs: list[str], jobs: int = -1) -> None:
         print("\n".join(protocol.card_lines(card)), flush=True)
 
 
-# ---- tables
+# ---- the page
+
+Found = tuple[dict[str, Any], dict[str, Any]]
+"""A card, and what it says of one setting."""
+
+
+def trained_in(setting: str, cards: list[dict[str, Any]]) -> list[Found]:
+    """The cards of the rows that could be trained in a setting, the best row first."""
+    found = [(card, card["settings"].get(setting, {})) for card in cards]
+    found = [pair for pair in found if "accuracy" in pair[1]]
+    return sorted(found, key=lambda pair: pair[1]["accuracy"], reverse=True)
+
+
+def _number(value: float | None, text: str, missing: str = "not defined") -> str:
+    return missing if value is None else format(value, text)
+
+
+def overview(cards: list[dict[str, Any]]) -> str:
+    """The table of all rows: accuracy at the rate that validation chose in every setting, and
+    bytes; the row of the best mean first.
+    """
+    short = {name: name.replace("epsilon", "ε =") for name in protocol.SETTINGS}
+    lines = []
+    for card in cards:
+        scores = [card["settings"].get(name, {}).get("accuracy") for name in short]
+        known = [score for score in scores if score is not None]
+        sizes = [found for _, found in _first_setting(card)]
+        kilobytes = [f"{sizes[0][key] / 1000:.1f}" if sizes else "" for key in BYTES]
+        cells = [_number(score, ".3f", "refused") for score in scores]
+        lines.append((np.mean(known or [0]), [card["name"], *cells, *kilobytes]))
+    lines.sort(key=lambda line: line[0], reverse=True)
+    head = ["method", *short.values(), "kB up", "kB down"]
+    return markdown_table([head, *(line for _, line in lines)])
+
+
+BYTES = ("bytes_up", "bytes_down")
+
+
+def _first_setting(card: dict[str, Any]) -> list[Found]:
+    return [pair for name in protocol.SETTINGS for pair in trained_in(name, [card])][:1]
 
 
 def table_of(setting: str, cards: list[dict[str, Any]]) -> str:
     """Writes the Markdown table of a setting, the best row first."""
-    head = [
-        "method",
-        "accuracy",
-        "rate",
-        "range of rates",
-        "octaves",
-        "v at its end",
-        "predicted end",
-    ]
-    head += ["deviation", "kB up", "kB down", "ε spent", "collapsed at 2 × the rate"]
-    lines = []
-    for card in cards:
-        found = card["settings"].get(setting, {})
-        if "accuracy" not in found:
-            continue
-        lines.append((found["accuracy"], _line(card, found)))
-    return markdown_table([head, *(line for _, line in sorted(lines, reverse=True))])
+    head = ["method", "accuracy", "rate", "range of rates", "octaves", "v at its end"]
+    head += ["predicted end", "deviation", "ε spent", "collapsed at 2 × the rate"]
+    return markdown_table([head, *(_line(*pair) for pair in trained_in(setting, cards))])
 
 
 def _line(card: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    def shown(value: float | None, text: str) -> str:
-        return "not defined" if value is None else format(value, text)
-
     doubled = {one["lr"]: one["collapsed"] for one in found["rates"]}.get(2 * found["rate"])
-    numbers = [found["begin"], found["end"]]
+    ends = [found["begin"], found["end"]]
     return [
         card["name"],
-        f"{found['accuracy']:.3f} ({shown(found['low'], '.3f')} to {shown(found['high'], '.3f')})",
+        f"{found['accuracy']:.3f} ({_number(found['low'], '.3f')} to "
+        f"{_number(found['high'], '.3f')})",
         f"{found['rate']:g}",
-        " to ".join(f"{x:.2g}" for x in numbers) + (" or more" if found["cut_off"] else ""),
+        " to ".join(f"{x:.2g}" for x in ends) + (" or more" if found["cut_off"] else ""),
         f"{found['octaves']:.1f}",
-        shown(found["output_variance"], ".2g"),
-        shown(found["predicted_end"], ".2g"),
-        shown(found["deviation"], ".2g"),
-        f"{found['bytes_up'] / 1000:.1f}",
-        f"{found['bytes_down'] / 1000:.1f}",
+        _number(found["output_variance"], ".2g"),
+        _number(found["predicted_end"], ".2g"),
+        _number(found["deviation"], ".2g"),
         "none certified" if found["epsilon"] is None else round_up(found["epsilon"], ".3f"),
         "not tried" if doubled is None else f"{doubled} of {len(found['by_seed'])}",
     ]
+
+
+def octaves_off(setting: str, cards: list[dict[str, Any]]) -> pd.Series:
+    """By how many octaves v puts the end of a range too late, of the rows where it puts one and the
+    grid of rates has the end.
+    """
+    last = max(protocol.SETTINGS[setting].rates)
+    return pd.Series(
+        {
+            card["method"]: math.log2(found["predicted_end"] / found["end"])
+            for card, found in trained_in(setting, cards)
+            if found["predicted_end"] is not None and found["end"] < last
+        },
+        dtype=float,
+    )
+
+
+def judged(cards: list[dict[str, Any]]) -> str:
+    """How far the predicted ends are off, setting by setting."""
+    head = ["setting", "rows with an end", "error, octaves", "mean", "worst", "within one octave"]
+    lines = [head]
+    for name in protocol.SETTINGS:
+        off = octaves_off(name, cards)
+        if off.empty:
+            lines.append([name, "0", *[""] * 4])
+            continue
+        worst = off.abs().idxmax()
+        lines.append(
+            [
+                name,
+                str(len(off)),
+                f"{(off**2).mean() ** 0.5:.2f}",
+                f"{off.mean():+.2f}",
+                f"{off[worst]:+.2f} ({methods.get(str(worst)).name})",
+                f"{(off.abs() <= 1).sum()} of {len(off)}",
+            ]
+        )
+    return markdown_table(lines)
+
+
+def figure(setting: str, cards: list[dict[str, Any]]) -> style.Figure:
+    """Draws a line for each row: its accuracy, its range of rates with the end that v predicted,
+    and its bytes.
+    """
+    found = trained_in(setting, cards)
+    scores = [one["accuracy"] for _, one in found]
+    widths = [one["octaves"] for _, one in found]
+    picture, axes = style.subplots(
+        9.5, 1.5 + 0.24 * len(found), columns=3, sharey=True, width_ratios=[3, 4, 2]
+    )
+    accuracy, rate, traffic = axes
+    for y, (card, one) in enumerate(found):
+        colour = style.look(card["method"]).colour
+        low, high = (
+            one[key] if one[key] is not None else one["accuracy"] for key in ("low", "high")
+        )
+        accuracy.plot([low, high], [y, y], color=colour, lw=1.5, alpha=0.5)
+        style.draw_dots(accuracy, [one["accuracy"]], [y], colour)
+        rate.plot([one["begin"], one["end"]], [y, y], color=colour, lw=4, alpha=0.35)
+        style.draw_dots(rate, [one["rate"]], [y], colour)
+        if one["predicted_end"] is not None:
+            rate.plot([one["predicted_end"]], [y], "|", color=style.INK, ms=11, mew=2)
+        sizes = [max(one[key], 1) / 1000 for key in BYTES]
+        traffic.plot(sizes, [y, y], color=colour, lw=1, alpha=0.4)
+        traffic.plot(sizes[:1], [y], "^", color=colour, ms=6)
+        traffic.plot(sizes[1:], [y], "v", color=colour, ms=6, mfc="none")
+    accuracy.set_yticks(range(len(found)), [card["name"] for card, _ in found])
+    accuracy.invert_yaxis()
+    accuracy.axvline(float(np.mean([one["start"] for _, one in found])), color=style.SOFT, ls=":")
+    accuracy.set_xlabel("accuracy at the chosen rate")
+    rates = protocol.SETTINGS[setting].rates
+    rate.set_xscale("log", base=2)
+    rate.set_xticks(rates, [f"{x:.2g}" for x in rates])
+    rate.set_xlabel("learning rate")
+    traffic.set_xscale("log")
+    traffic.set_xlabel("kB a client and round")
+    style.headline(
+        picture,
+        f"{setting.replace('epsilon', 'ε =')}: {min(scores):.2f} to {max(scores):.2f}, "
+        f"ranges of {min(widths):.1f} to {max(widths):.1f} octaves",
+    )
+    style.footer(
+        picture,
+        "Dots: the rate that validation chose, three seeds; thin lines: 95 % intervals; dotted: "
+        "before training.\nBars: rates within three points of the best; black strokes: the end "
+        "that v predicted before the runs. Triangles: up filled, down open.",
+    )
+    return picture
+
+
+def slug_of(setting: str) -> str:
+    """The name of a setting in the names of files and blocks."""
+    return setting.replace(", ", "-").replace(" ", "-")
+
+
+def write_page() -> None:
+    """Writes the tables of the page and its figures, from the cards."""
+    cards = load_cards()
+    blocks = {"overview": overview(cards), "judged": judged(cards)}
+    for name in protocol.SETTINGS:
+        blocks[slug_of(name)] = table_of(name, cards)
+        picture = style.png(figure(name, cards))
+        write_atomically(FIGURES / f"table-{slug_of(name)}.png", picture, shared=True)
+    page = fill_blocks(PAGE.read_text(encoding="utf-8"), blocks)
+    write_atomically(PAGE, page, shared=True)
 
 
 def main(act: str, *slugs: str) -> None:
@@ -113,9 +242,8 @@ def main(act: str, *slugs: str) -> None:
         predict().to_csv(PREDICTED, index=False, float_format="%.4g")
     elif act == "run":
         run(list(slugs))
-    elif act == "show":
-        for name in protocol.SETTINGS:
-            print(f"{name}\n\n{table_of(name, load_cards())}\n")
+    elif act == "page":
+        write_page()
     else:
         raise SystemExit(__doc__)
 

@@ -2,7 +2,7 @@
 
     python -m studies.ends predict         writes studies/ends-predicted.csv; trains nothing
     python -m studies.ends run [CELL]      trains what is missing of all cells, or of one
-    python -m studies.ends judge [CELL]    runs too, and says how far each rule is off
+    python -m studies.ends judge [CELL]    runs too, says how far each rule is off, and draws it
 
 An end is the rate at which the mean validation accuracy of five seeds is three points below its
 best (`protocol.plateau_end`); every seed has a split of its own. The rules, in the rate of B:
@@ -35,12 +35,15 @@ import pandas as pd
 
 import fedlora_lab as fl
 from fedlora_lab import theory
+from fedlora_lab._utils.files import write_atomically
+from fedlora_lab.plots import style
 from fedlora_lab.recipes.protocol import plateau_end, scored_apart
 from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
-from studies import RESULTS, rates, runner
+from studies import RESULTS, ROOT, rates, runner
 from studies.declared import STUDIES, Case, digits
 
 PREDICTED = Path(__file__).with_name("ends-predicted.csv")
+FIGURE = ROOT / "docs" / "figures" / "ends.png"
 STORE = RESULTS / "runs" / "ends.jsonl"
 METHODS = ("fedlora", "ffa-lora", "rolora", "la-lora")
 RULES = ["v", "u", "curvature"]
@@ -158,6 +161,15 @@ def run_cell(name: str, case: Case, seeds: Any = SEEDS) -> pd.DataFrame:
 # ---- the judgement
 
 
+def with_measured(runs: pd.DataFrame) -> pd.DataFrame:
+    """The predictions of the cells that were run, by cell and method, and the ends found."""
+    mean = runs.groupby(["cell", "method", "lr"], sort=False)["validation"].mean()
+    groups = mean.groupby(["cell", "method"], sort=False)
+    ends = groups.apply(lambda scores: plateau_end(scores.droplevel([0, 1]).sort_index()))
+    predicted: Any = pd.read_csv(PREDICTED).set_index(["cell", "method"])
+    return predicted.loc[ends.index].assign(found=ends)
+
+
 def judge(runs: pd.DataFrame, draws: int = 10_000) -> pd.DataFrame:
     """Holds the rules against the ends that were measured.
 
@@ -165,16 +177,50 @@ def judge(runs: pd.DataFrame, draws: int = 10_000) -> pd.DataFrame:
     Returns: by rule the root mean square of its error in octaves of the rate, and its 95 %
         interval over cells. An end beyond the grid counts as at its edge.
     """
-    mean = runs.groupby(["cell", "method", "lr"])["validation"].mean()
-    ends = mean.groupby(["cell", "method"]).apply(lambda x: plateau_end(x.droplevel([0, 1])))
-    predicted: Any = pd.read_csv(PREDICTED).set_index(["cell", "method"])
-    errors = np.log2(predicted.loc[ends.index, RULES]).sub(np.log2(ends), axis=0) ** 2
+    table = with_measured(runs)
+    errors = np.log2(table[RULES]).sub(np.log2(table["found"]), axis=0) ** 2
     of_cells = errors.groupby("cell")
     sums, counts = of_cells.sum().to_numpy(), of_cells.count().to_numpy()
     picks = np.random.default_rng(0).integers(len(sums), size=(draws, len(sums)))
     drawn = np.sqrt(sums[picks].sum(1) / np.maximum(counts[picks].sum(1), 1))
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
     return pd.DataFrame({"error": errors.mean() ** 0.5, "low": low, "high": high}, index=RULES)
+
+
+def figure(runs: pd.DataFrame) -> style.Figure:
+    """Draws the ends that were found over those of each rule, for the cells with privacy: what is
+    right lies on the diagonal.
+    """
+    table = with_measured(runs).dropna(subset=["v", "u"])
+    errors = judge(runs[runs["cell"].isin(table.index.unique("cell"))])["error"]
+    names = {"v": "v = 0.35", "u": "u = 3, or 18", "curvature": "2 over the curvature"}
+    picture, axes = style.subplots(9.5, 3.9, columns=3, sharex=True, sharey=True)
+    limits = (
+        table[[*RULES, "found"]].min().min() / 1.4,
+        table[[*RULES, "found"]].max().max() * 1.4,
+    )
+    for ax, rule in zip(axes, RULES, strict=True):
+        ax.plot(limits, limits, color=style.GREY, lw=1)
+        for slug, part in table.groupby("method", sort=False):
+            shown = style.look(str(slug))
+            style.draw_dots(
+                ax, part[rule], part["found"], shown.colour, label=style.name(str(slug))
+            )
+        ax.set(xscale="log", yscale="log", xlim=limits, ylim=limits)
+        ax.set_title(f"{names[rule]}: {errors[rule]:.2f} octaves off", loc="left", fontsize=9)
+        ax.set_xlabel("end predicted, learning rate")
+    axes[0].set_ylabel("end found, learning rate")
+    axes[0].legend(loc="lower right", frameon=False, fontsize=8)
+    cells = table.index.unique("cell")
+    style.headline(
+        picture, f"In {len(cells)} settings of digits the ranges of rates end where v says"
+    )
+    style.footer(
+        picture,
+        "A dot: a method in a setting, five seeds; on the grey line the prediction is right. "
+        "Octaves: the root mean square of the error.",
+    )
+    return picture
 
 
 def main(act: str, cell: str = "") -> None:
@@ -187,6 +233,7 @@ def main(act: str, cell: str = "") -> None:
     runs.to_csv(RESULTS / "ends.csv", index=False, float_format="%.4g")
     if act == "judge":
         print(judge(runs).round(2))
+        write_atomically(FIGURE, style.png(figure(runs)), shared=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 import fedlora_lab as fl
-from fedlora_lab.recipes.protocol import plateau_end
 from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
 from studies import RESULTS, ends, rates
 
@@ -66,18 +65,30 @@ def test_a_rule_that_is_right_has_no_error():
 
 def test_the_page_says_what_the_settings_that_were_run_found():
     runs = pd.read_csv(RESULTS / "ends.csv")
-    page = rates.PAGE.read_text("utf-8")
-    found = ends.judge(runs)["error"]
-    cells = " | ".join(f"{found[rule]:.2f}" for rule in ends.RULES)
-    assert f"| root mean square error, octaves | | | {cells} |" in page
+    page = " ".join(rates.PAGE.read_text("utf-8").split())
     whole = runs.groupby(["cell", "method"]).size()
     assert (whole == len(ends.SEEDS) * len(ends.HALF_OCTAVES)).all()
-    predicted: Any = pd.read_csv(ends.PREDICTED).set_index(["cell", "method"])
-    mean = runs.groupby(["cell", "method", "lr"])["validation"].mean()
-    for place, scores in mean.groupby(["cell", "method"]):
-        end = plateau_end(scores.droplevel([0, 1]))
-        cells = [_shown(end), *(_shown(predicted.loc[place, rule]) for rule in ends.RULES)]
+    table = ends.with_measured(runs)
+    for place, row in table.iterrows():
+        cells = [_shown(row[name]) for name in ("found", *ends.RULES)]
         assert f"{fl.methods.get(place[1]).name} | {' | '.join(cells)} |" in page
+    errors = ends.judge(runs)["error"]
+    cells = " | ".join(f"{errors[rule]:.2f}" for rule in ends.RULES)
+    assert f"| root mean square error, octaves | | | {cells} |" in page
+    centre = runs["cell"].eq("scaling 2, rank 4") | ~runs["cell"].str.startswith("scaling")
+    for rule in ("v", "u"):
+        error, low, high = ends.judge(runs[~centre]).loc[rule]
+        assert f"{error:.2f}" in page and f"[{low:.2f}, {high:.2f}]" in page
+    off = np.log2(table[ends.RULES].div(table["found"], axis=0)).dropna()
+    assert f"Of {len(off)} ends {(off['v'].abs() <= 0.5).sum()} lie within" in page
+    nearer = (off**2).groupby("cell").mean().pow(0.5)
+    assert [*nearer.index[nearer["v"] > nearer["u"]]] == ["epsilon 1"]
+    at_one = nearer.loc["epsilon 1"]
+    assert f"by {at_one['u']:.2f} to {at_one['v']:.2f} octaves" in page
+    assert f"The farthest is {off['v'].abs().max():.2f} octaves away" in page
+    means = off["v"].groupby("method").mean()
+    assert f"RoLoRA ends {means['rolora']:.2f} octaves before" in page
+    assert f"LA-LoRA {-means['la-lora']:.2f} octaves after" in page
 
 
 def _shown(rate: float) -> str:

@@ -348,7 +348,7 @@ def _moved(calls: Calls) -> str:
 
 TURNS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "the right one transposed": np.transpose,
-    "the right one from its end to its begin": np.flip,
+    "the right one from its end to its beginning": np.flip,
     "the right one with its rows in reverse": lambda x: x[::-1],
     "the right one with its columns in reverse": lambda x: x[..., ::-1],
 }

@@ -73,9 +73,7 @@ def moved_rows(
     return torch.cat(rows), records[-2]
 
 
-def shares_outside(
-    task: Task, plan: Plan, layers: Sequence[str]
-) -> tuple[Float[Tensor, " own"], Float[Tensor, " others"]]:
+def shares_outside(task: Task, plan: Plan, layers: Sequence[str]) -> list[Float[Tensor, " scans"]]:
     """Measures how far scans lie outside the rows of the first client's update without noise.
 
     Args: task, plan: of the run; layers: whose A are read, all with the same inputs.
@@ -84,11 +82,11 @@ def shares_outside(
     rows, record = moved_rows(task, plan, Lora(), layers)
     victim, space = Victim.from_record(record), row_space(rows, len(rows))
 
-    def mean_shares(scans: Tensor) -> Tensor:
+    shares = []
+    for scans, _ in (task.clients[0], task.test):
         share = residual_share(space, layer_inputs(victim, layers[0], scans))
-        return share.reshape(len(scans), -1).mean(1)
-
-    return mean_shares(task.clients[0][0]), mean_shares(task.test[0])
+        shares.append(share.reshape(len(scans), -1).mean(1))
+    return shares
 
 
 @style.paper()
@@ -97,20 +95,15 @@ def rows_of_scans(rows: Mapping[str, Sequence[Any]], title: str) -> style.Pictur
 
     Args: rows: words -> scans (h, w) of grey values in [0, 1], alike many; title: the finding.
     """
-    framed = [
+    figure, axes = style.subplots(8.0, 0.5 + 0.8 * len(rows), rows=len(rows))
+    for ax, (words, scans) in zip(axes, rows.items(), strict=True):
         # A frame that is no number stays as light as the paper.
-        [np.pad(np.asarray(scan, float), 1, constant_values=np.nan) for scan in scans]
-        for scans in rows.values()
-    ]
-    high = len(framed[0][0])
-    figure, (ax,) = style.subplots(1.6 + 0.8 * len(framed[0]), 0.5 + 0.8 * len(rows))
-    ax.imshow(np.block(framed), interpolation="nearest", cmap="gray", vmin=0.0, vmax=1.0)
-    middles = high * (np.arange(len(rows)) + 0.5) - 0.5
-    ax.set_yticks(middles, list(rows), color=style.INK)
-    ax.set_xticks([])
-    ax.tick_params(length=0)
-    ax.spines[:].set(visible=False)
-    ax.grid(visible=False)
+        framed = [np.pad(scan, 1, constant_values=np.nan) for scan in scans]
+        ax.imshow(np.hstack(framed), interpolation="nearest", cmap="gray", vmin=0.0, vmax=1.0)
+        ax.set_yticks([4.5], [words], color=style.INK)
+        ax.set_xticks([])
+        ax.spines[:].set(visible=False)
+        ax.grid(visible=False)
     style.headline(figure, title)
     return figure
 

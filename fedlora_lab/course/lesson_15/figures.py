@@ -1,6 +1,5 @@
 """What notebook 15 measures: how far one example reaches, calls without a seed, all verdicts."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -110,40 +109,31 @@ def gradient(x: np.ndarray, y: int) -> dict[str, np.ndarray]:
     return {"weight": weight.T, "bias": bias}
 
 
-def verdict_table(reviews: "Mapping[str, Review]") -> pd.DataFrame:
-    """Tabulates the verdict of each check on each mistake: 1 broken or not as claimed, 0 sound, NaN
-    cannot tell.
-
-    Args: reviews: mistake -> its review. Checks that find none of them are left out.
-    """
-    numbers = {"broken": 1.0, "not as claimed": 1.0, "sound": 0.0}
-    rows = {
-        name: {one.check: numbers.get(one.verdict, math.nan) for one in review.findings}
-        for name, review in reviews.items()
-    }
-    table = pd.DataFrame(rows).T
-    return table.loc[:, (table == 1).any()]
-
-
 @style.paper()
 def verdict_map(reviews: "Mapping[str, Review]", title: str) -> style.Picture:
-    """Draws which check finds which mistake, each row under the first check that finds it.
+    """Draws which check finds which mistake: red squares in stairs.
 
     Args: reviews: mistake -> its review; title: the finding.
     """
-    found = verdict_table(reviews)
-    counts = (found == 1).sum()
-    # The checks that find most stand left, so that the squares go down in stairs.
-    found = found[counts.sort_values(ascending=False, kind="stable").index]
-    first = (found == 1).to_numpy().argmax(axis=1)
-    found = found.iloc[np.argsort(first, kind="stable")]
-    figure, (ax,) = style.subplots(9.6, 1.9 + 0.25 * len(found))
-    for value, look in ((0.0, (".", style.GREY, 4)), (1.0, ("s", style.WRONG, 9))):
-        marker, colour, size = look
-        rows, columns = np.nonzero(found.to_numpy() == value)
-        ax.plot(columns, rows, marker, color=colour, ms=size, mew=0)
-    ax.set_yticks(range(len(found)), list(found.index), color=style.INK)
-    names = [f"{check} ({count})" for check, count in (found == 1).sum().items()]
+    verdicts = pd.DataFrame(
+        {
+            name: {one.check: one.verdict for one in review.findings}
+            for name, review in reviews.items()
+        }
+    ).T
+    found = verdicts.isin(["broken", "not as claimed"])
+    counts = found.sum().sort_values(ascending=False, kind="stable")
+    counts = counts[counts > 0]
+    # Each row stands under the first check that finds it, of those that find most.
+    order = np.argsort(found[counts.index].to_numpy().argmax(axis=1), kind="stable")
+    shown = verdicts.iloc[order][counts.index]
+    figure, (ax,) = style.subplots(9.6, 1.9 + 0.25 * len(shown))
+    rows, columns = np.nonzero(shown == "sound")
+    ax.plot(columns, rows, ".", color=style.GREY, ms=4)
+    rows, columns = np.nonzero(found.loc[shown.index, counts.index])
+    ax.plot(columns, rows, "s", color=style.WRONG, ms=9)
+    ax.set_yticks(range(len(shown)), shown.index, color=style.INK)
+    names = [f"{check} ({count})" for check, count in counts.items()]
     ax.set_xticks(range(len(names)), names, rotation=35, ha="left", color=style.INK)
     ax.xaxis.tick_top()
     ax.invert_yaxis()

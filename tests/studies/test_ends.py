@@ -86,9 +86,55 @@ def test_the_page_says_what_the_settings_that_were_run_found():
     at_one = nearer.loc["epsilon 1"]
     assert f"by {at_one['u']:.2f} to {at_one['v']:.2f} octaves" in page
     assert f"The farthest is {off['v'].abs().max():.2f} octaves away" in page
+    late = off["v"].filter(like="scaling 8", axis=0)
+    assert (late < 0).sum() == 10 and len(late) == 12 and "at α/r = 8 ten of twelve end" in page
+    assert f"of all twelve there is {-late.mean():.2f} octaves after it" in page
+    seen = ["scaling 2, rank 4", "epsilon 1", "scaling 0.5, rank 4", "scaling 8, rank 1"]
+    new = off.drop(seen, level="cell").pow(2).mean() ** 0.5
+    assert f"eight settings v is off by {new['v']:.2f} octaves, and u by {new['u']:.2f}." in page
     means = off["v"].groupby("method").mean()
     assert f"RoLoRA ends {means['rolora']:.2f} octaves before" in page
     assert f"LA-LoRA {-means['la-lora']:.2f} octaves after" in page
+
+
+def test_the_page_says_how_simple_rules_would_have_done():
+    """Rules that are fitted to the ends have a factor in the rate, for each method or for all."""
+    table = ends.with_measured(pd.read_csv(RESULTS / "ends.csv")).dropna()
+    lora = pd.DataFrame([fl.Lora(**CELLS[cell].lora).__dict__ for cell, _ in table.index])
+    size = ((lora["alpha"] / lora["rank"]) ** 2 * lora["rank"]).to_numpy()
+    is_frozen = table.index.get_level_values("method") == "ffa-lora"
+    limit = np.where(is_frozen, rates.A_AT_REST, rates.BOTH_NOISED)
+    linear = size * limit / table["u"] ** 2 / (9 * ends.INPUTS["digits"])  # at a rate of 1
+    table["without rho"] = (OUTPUT_VARIANCE / linear) ** 0.5
+    table["one rate"] = 1.0
+    off: Any = np.log2(table.drop(columns="found").div(table["found"], axis=0))
+    fitted = off - off.groupby("method").transform("mean")
+    errors, left = off.pow(2).mean() ** 0.5, fitted.pow(2).mean() ** 0.5
+    page = " ".join(rates.PAGE.read_text("utf-8").split())
+    assert f"the grids lie, is off by {errors['middle']:.2f} octaves" in page
+    assert f"fitted to the ends, is off by {left['one rate']:.2f}." in page
+    assert f"bound fitted to each method, v is off by {left['without rho']:.2f}." in page
+    assert f"all ends it is off by {off['v'].std(ddof=0):.2f} in place" in page
+    assert f"fitted afterwards, leaves {left['curvature']:.2f} octaves" in page
+    rho = (OUTPUT_VARIANCE / linear / table["v"] ** 2 - 1) / table["v"] ** 2
+    at_ends = linear * table["found"] ** 2 * (1 + rho * table["found"] ** 2)
+    shown = f"v is {at_ends.min():.2f} to {at_ends.max():.1f} at the ends"
+    assert f"{shown}, {np.exp(np.log(at_ends).mean()):.2f} in the geometric mean" in page
+
+
+@pytest.mark.parametrize(
+    ("method", "rate", "private"), [("fedlora", 1.074, 54), ("ffa-lora", 3.38, 43)]
+)
+@pytest.mark.slow
+def test_long_clipped_steps_without_noise_do_no_harm(method, rate, private):
+    """Far beyond the end of the range, where noise ruins the run of the same seed."""
+    case = CELLS["scaling 2, rank 4"]
+    task, privacy, plan = ends.setting(case, seed=0)
+    quiet = privacy.replace(noise_multiplier=0.0, target_epsilon=None)
+    *_, last = fl.run(task, method, quiet, plan.replace(lr=rate), lora=fl.Lora(**case.lora), seed=0)
+    runs = pd.read_csv(RESULTS / "ends.csv").query("cell == 'scaling 2, rank 4' and seed == 0")
+    (noised,) = runs.query("method == @method and lr == @rate")["accuracy"]
+    assert round(100 * noised) == private and last.metrics["accuracy"] > 0.86
 
 
 def _shown(rate: float) -> str:

@@ -60,6 +60,38 @@ def test_the_prediction_is_that_of_its_rule(name, wider):
     assert (places["on_plateau"].nunique() == 2).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "keys", "labels"),
+    [
+        ("rates", ["unit", "epsilon"], {}),
+        (
+            "rates-elsewhere",
+            ["setting"],
+            {"texts": "short texts, 8", "LA-LoRA's home": "LA-LoRA's home, 24"},
+        ),
+        ("rates-768", ["epsilon"], {8: "texts at 768 inputs, 8"}),
+    ],
+)
+def test_the_page_says_what_v_is_at_the_ends(name, keys, labels):
+    """Where both factors move, rho over u is what the predictions say; DEeR has that of turns."""
+    ends = pd.read_csv(rates.RESULTS / f"{name}-plateaus.csv")
+    forecast = pd.read_csv(rates.RESULTS / f"{name}-predicted.csv").fillna({"rho": 0.0})
+    first = forecast.drop_duplicates([*keys, "method"])
+    table = ends.merge(first, on=[*keys, "method"], validate="1:1")
+    inputs = {"rates": 64, "rates-elsewhere": 64, "rates-768": 768}[name]
+    width = np.where(table[keys[0]] == "texts", 384, inputs)
+    ratio = np.where(table["method"] == "deer", 1.0, table["rho"] / table["taken_up"])
+    table["v"] = 16 / (9 * width) * table["noise"] * (1 + ratio * table["noise"])
+    page = rates.PAGE.read_text("utf-8")
+    order = ("ffa-lora", "fedlora", "fedlpp", "deer", "rolora", "la-lora")
+    for place, part in table.groupby(keys):
+        values = part.set_index("method")["v"].reindex(order)
+        label = labels.get(place[0]) or f"{place[0]}, {place[1]:g}"  # type: ignore
+        cells = [*values, np.exp(np.log(values).mean())]
+        shown = [f"{v:.0f}" if v >= 10 else f"{v:.1f}" if v >= 1 else f"{v:.2f}" for v in cells]
+        assert f"| {label} | {' | '.join(shown)} |" in page
+
+
 def test_ranges_end_with_adamw_as_the_page_says():
     """Within an octave of the rates that were registered, and in their order."""
     predicted = {"fedlora": 0.034, "rolora": 0.049, "ffa-lora": 0.069}

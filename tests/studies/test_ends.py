@@ -10,7 +10,7 @@ import pytest
 
 import fedlora_lab as fl
 from fedlora_lab.recipes.tuned_rates import OUTPUT_VARIANCE, noise_taken_up
-from studies import RESULTS, ends, rates
+from studies import RESULTS, ROOT, ends, rates
 
 CELLS = ends.cells()
 
@@ -92,6 +92,10 @@ def test_the_page_says_what_the_settings_that_were_run_found():
     seen = ["scaling 2, rank 4", "epsilon 1", "scaling 0.5, rank 4", "scaling 8, rank 1"]
     new = off.drop(seen, level="cell").pow(2).mean() ** 0.5
     assert f"eight settings v is off by {new['v']:.2f} octaves, and u by {new['u']:.2f}." in page
+    error, largest = 2 ** errors["v"], 2 ** off["v"].abs().max()
+    assert f"by a factor of {error:.1f} in the root mean square and of {largest:.1f} at" in page
+    notebook = (ROOT / "notebooks" / "04_why_is_noise_amplified.ipynb").read_text("utf-8")
+    assert f"factor of {error:.1f} in the root mean square and of {largest:.1f} at" in notebook
     means = off["v"].groupby("method").mean()
     assert f"RoLoRA ends {means['rolora']:.2f} octaves before" in page
     assert f"LA-LoRA {-means['la-lora']:.2f} octaves after" in page

@@ -126,6 +126,27 @@ def test_the_page_says_how_simple_rules_would_have_done():
     assert f"{shown}, {np.exp(np.log(at_ends).mean()):.2f} in the geometric mean" in page
 
 
+def test_ffa_lora_at_another_scaling_is_nearly_the_same_run():
+    """A fourfold alpha / r and a quarter of the rate: the scores are close, and so are the ends."""
+    runs = pd.read_csv(RESULTS / "ends.csv")
+    found = ends.with_measured(runs)["found"].unstack("method")
+    scores = runs.groupby(["method", "cell", "lr"])["validation"].mean()["ffa-lora"]
+    ratios, apart = [], []
+    for rank in (1, 4, 16):
+        for small, large in ((0.5, 2), (2, 8)):
+            pair = [f"scaling {scaling:g}, rank {rank}" for scaling in (small, large)]
+            ratios.append(found.loc[pair[0]] / found.loc[pair[1]])
+            few, many = (scores[cell].sort_index().to_numpy() for cell in pair)
+            # The rate times alpha / r starts an octave, two places, higher at the larger one.
+            apart.append(100 * np.abs(few[2:] - many[:-2]).mean())
+    table = pd.DataFrame(ratios)
+    page = " ".join(rates.PAGE.read_text("utf-8").split())
+    assert f"differ by {min(apart):.1f} to {max(apart):.1f} points" in page
+    own = table.pop("ffa-lora")
+    assert f"divides its ends by {own.min():.1f} to {own.max():.1f}:" in page
+    assert f"and {table.min().min():.1f} to {table.max().max():.1f} is found" in page
+
+
 @pytest.mark.parametrize(
     ("method", "rate", "private"), [("fedlora", 1.074, 54), ("ffa-lora", 3.38, 43)]
 )

@@ -213,7 +213,8 @@ def figure(runs: pd.DataFrame) -> style.Figure:
     axes[0].legend(loc="lower right", frameon=False, fontsize=8)
     cells = table.index.unique("cell")
     style.headline(
-        picture, f"In {len(cells)} settings of digits the ranges of rates end where v says"
+        picture,
+        f"Over {len(cells)} settings of digits v is nearest to where the ranges of rates end",
     )
     style.footer(
         picture,

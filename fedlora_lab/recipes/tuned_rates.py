@@ -46,8 +46,9 @@ LIKE = {
 HORIZON = 12
 """Rounds, and steps of a round, in which a schedule is looked at."""
 OUTPUT_VARIANCE = 0.35
-"""The variance of noise on a layer's output at which a range of rates ends, for all methods: three
-points of accuracy are lost there."""
+"""The variance of noise on a layer's output at which a range of rates is predicted to end, whatever
+the method. On digits three points of accuracy are lost within a factor of 1.7 of that rate; on
+other tasks the range may end farther off."""
 SUGGESTED_VARIANCE = 0.2
 """Where `suggest_lr` stops, on an output of the copy that a client trains on."""
 TURNS = ("within a round", "over rounds")
@@ -140,13 +141,13 @@ def suggest_lr(
     The noise of all releases of a run puts a variance v on the outputs of an adapted layer, for
     inputs of mean square one: v = gamma^2 r / 3 N tau^2 (1 + rho) with gamma = alpha / r, tau the
     noise of one release on an entry of the averaged factors, and rho the amplification number, 0
-    where A is frozen (see `theory.output_variance`). A range of rates ends about where v = 0.35
-    (`OUTPUT_VARIANCE`), with three points lost. A client trains on a copy of its own, whose noise
-    has 1 + (K - 1) / T times the variance in the example unit (`NoiseAmplification.own_copies`).
-    Suggested is the rate at which v of such a copy is 0.2; where the factors take turns, that rate
-    over the root of two. In the example unit tau is the rate times sigma C / (b sqrt(K)). In the
-    client unit no rate enters: tau is sigma C / (q K), so it is the clip norm that is chosen in
-    this way, at the plan's rate.
+    where A is frozen (see `theory.output_variance`). On digits a range of rates ends about where
+    v = 0.35 (`OUTPUT_VARIANCE`), with three points lost. A client trains on a copy of its own,
+    whose noise has 1 + (K - 1) / T times the variance in the example unit
+    (`NoiseAmplification.own_copies`). Suggested is the rate at which v of such a copy is 0.2; where
+    the factors take turns, that rate over the root of two. In the example unit tau is the rate
+    times sigma C / (b sqrt(K)). In the client unit no rate enters: tau is sigma C / (q K), so it is
+    the clip norm that is chosen in this way, at the plan's rate.
 
     Args: as of `run`, with the noise multiplier set; sigma does not depend on what is suggested.
     Raises: ``ValueError`` without noise; where B rests; for optimisers whose noise is not known

@@ -32,6 +32,7 @@ for (const table of document.querySelectorAll("table.table")) {
   if (!table.tHead || rows.length < LONG) continue;
   if (rows.some((row) => !row.cells[0].textContent.trim())) continue;
   for (const head of table.tHead.rows[0].cells) {
+    if (!head.textContent.trim()) continue; // a button needs a name
     const button = document.createElement("button");
     button.className = "sorts";
     button.append(...head.childNodes);

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from matplotlib.patches import Rectangle
 
 from fedlora_lab import theory
+from fedlora_lab._utils.rounding import round_up
 from fedlora_lab.audit.bounds import DELTA, gaussian_noise_multiplier
 from fedlora_lab.course.lesson_13.dials import TRUSTS, epsilon_by_observer
 from fedlora_lab.plots import style
@@ -42,7 +43,7 @@ def observers_map(faced: pd.DataFrame, promised: float) -> style.Picture:
         limited = np.isfinite(epsilon)
         ground = (KEPT if epsilon <= promised else EXCEEDED) if limited else style.WRONG
         ax.add_patch(Rectangle((x - 0.47, y - 0.44), 0.94, 0.88, fc=ground, lw=0))
-        words = f"ε = {epsilon:.2f}" if limited else "ε = ∞: sees all"
+        words = f"ε = {round_up(epsilon, '.2f')}" if limited else "ε = ∞: sees all"
         ink = style.INK if limited else "white"
         ax.text(x, y, words, ha="center", va="center", color=ink, weight="bold")
     ax.grid(visible=False)

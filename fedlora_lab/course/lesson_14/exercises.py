@@ -18,13 +18,15 @@ def _table(rng):
 
 
 def _plans(rng):
-    """Three or five plans: half of the others are too much work, one is just not too much."""
+    """Four or six plans: of the first three or five half are too much work, one is just not too
+    much, and the last is just not too much for all sites together."""
     count = int(rng.choice([3, 5]))
     base = rng.uniform(0.3, 1)
     slope = rng.uniform(0.5, 2)
-    plans = [(int(rng.integers(4, 65)), int(rng.integers(5, 400))) for _ in range(count)]
+    plans = [(int(rng.integers(4, 65)), int(rng.integers(12, 400))) for _ in range(count)]
     n, K, d = (int(rng.integers(*ends)) for ends in ((100, 900), (2, 40), (50, 9000)))
     work = float(np.median([b * N for b, N in plans]))
+    plans.append((1, int(work / K)))
     return plans, lambda q, N: base + slope * q * np.sqrt(N), n, K, d, work
 
 

@@ -12,6 +12,7 @@ noise on a layer's output has the variance 0.35.
 import json
 import math
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ CARDS = RESULTS / "table"
 PREDICTED = CARDS / "predicted.csv"
 STORES = RESULTS / "runs" / "table"
 PAGE = ROOT / "docs" / "table.md"
+WORDS = Path(__file__).with_name("table_page.md")
+"""The page without its tables."""
 FIGURES = ROOT / "docs" / "figures"
 
 
@@ -232,7 +235,7 @@ def write_page() -> None:
         blocks[slug_of(name)] = table_of(name, cards)
         picture = style.png(figure(name, cards))
         write_atomically(FIGURES / f"table-{slug_of(name)}.png", picture, shared=True)
-    page = fill_blocks(PAGE.read_text(encoding="utf-8"), blocks)
+    page = fill_blocks(WORDS.read_text(encoding="utf-8"), blocks)
     write_atomically(PAGE, page, shared=True)
 
 

@@ -178,7 +178,8 @@ def judge(runs: pd.DataFrame, draws: int = 10_000) -> pd.DataFrame:
         interval over cells. An end beyond the grid counts as at its edge.
     """
     table = with_measured(runs)
-    errors = np.log2(table[RULES]).sub(np.log2(table["found"]), axis=0) ** 2
+    off: Any = np.log2(table[RULES].div(table["found"], axis=0))
+    errors = off**2
     of_cells = errors.groupby("cell")
     sums, counts = of_cells.sum().to_numpy(), of_cells.count().to_numpy()
     picks = np.random.default_rng(0).integers(len(sums), size=(draws, len(sums)))

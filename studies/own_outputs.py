@@ -23,7 +23,7 @@ FILE = RESULTS / "own-outputs.csv"
 EXAMPLES = 128
 """How many public examples are passed through the model."""
 TASKS: dict[str, dict[str, Any]] = {
-    name: case.task[1] for case in ends.cells().values() for name in [case.task[0]]
+    name: dict(case.task[1]) for case in ends.cells().values() for name in [case.task[0]]
 } | {"sentences": {}}
 """Task -> its arguments, as in the settings of `studies.ends`."""
 

@@ -69,9 +69,9 @@ def test_the_page_says_what_the_settings_that_were_run_found():
     whole = runs.groupby(["cell", "method"]).size()
     assert (whole == len(ends.SEEDS) * len(ends.HALF_OCTAVES)).all()
     table = ends.with_measured(runs)
-    for place, row in table.iterrows():
+    for (_, slug), row in table.iterrows():  # type: ignore
         cells = [_shown(row[name]) for name in ("found", *ends.RULES)]
-        assert f"{fl.methods.get(place[1]).name} | {' | '.join(cells)} |" in page
+        assert f"{fl.methods.get(str(slug)).name} | {' | '.join(cells)} |" in page
     errors = ends.judge(runs)["error"]
     cells = " | ".join(f"{errors[rule]:.2f}" for rule in ends.RULES)
     assert f"| root mean square error, octaves | | | {cells} |" in page
@@ -79,7 +79,8 @@ def test_the_page_says_what_the_settings_that_were_run_found():
     for rule in ("v", "u"):
         error, low, high = ends.judge(runs[~centre]).loc[rule]
         assert f"{error:.2f}" in page and f"[{low:.2f}, {high:.2f}]" in page
-    off = np.log2(table[ends.RULES].div(table["found"], axis=0)).dropna()
+    ratios: Any = table[ends.RULES].div(table["found"], axis=0).dropna()
+    off = np.log2(ratios)
     assert f"Of {len(off)} ends {(off['v'].abs() <= 0.5).sum()} lie within" in page
     nearer = (off**2).groupby("cell").mean().pow(0.5)
     assert [*nearer.index[nearer["v"] > nearer["u"]]] == ["epsilon 1"]

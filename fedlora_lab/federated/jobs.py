@@ -9,8 +9,8 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
@@ -100,13 +100,14 @@ def _run(works: Sequence[Work], jobs: int | None) -> Iterator[tuple[int, Any]]:
     failures: dict[int, str] = {}
     waiting = list(range(len(works)))
     suspects: list[int] = []
-    with tempfile.TemporaryDirectory(prefix="fedlora-") as folder:
+    with tempfile.TemporaryDirectory(prefix="fedlora-") as folder, ExitStack() as stack:
         calls = list(_calls(works, folder))
         while waiting:
             # What was at work when a worker died may have killed it: each runs once more, alone.
             alone = suspects[:1]
             begun: list[int] = []
-            outcomes = _pass(calls, alone or list(waiting), begun, count)
+            passing = closing(_pass(calls, alone or list(waiting), begun, count))
+            outcomes = stack.enter_context(passing)
             while True:
                 try:
                     number, outcome = next(outcomes)
@@ -192,7 +193,17 @@ def _pass(
     return_as = "generator_unordered" if backend.supports_return_generator else "list"
     # One by one: no more calls have begun than there are workers.
     options: Any = {"batch_size": 1, "pre_dispatch": "n_jobs", "max_nbytes": None}
-    yield from Parallel(count, return_as=return_as, **options)(begin())
+    outcomes = iter(Parallel(count, return_as=return_as, **options)(begin()))
+    try:
+        # Not ``yield from``, which would close joblib's generator before what stands below.
+        for outcome in outcomes:  # noqa: UP028
+            yield outcome
+    finally:
+        if isinstance(outcomes, Generator):
+            # Who stops early knows it. joblib would warn, and raise where warnings are errors.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                outcomes.close()
 
 
 @lru_cache(maxsize=1)

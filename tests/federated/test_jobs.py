@@ -282,6 +282,20 @@ def test_a_warning_that_is_made_an_error_loses_no_result_silently():
     assert 0 in done
 
 
+def test_who_stops_early_is_told_nothing_of_joblib():
+    """Fault: it advised to adjust the input task iterator; as an error, from the collector."""
+    runs = run_works([Work(f"run {i}", partial(echo, i)) for i in range(3)], 2)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        next(runs)
+        runs.close()
+    assert not seen
+
+
+def echo(number, _):
+    return number
+
+
 def for_each(runs, act):
     for number, _ in runs:
         act(number)

@@ -7,10 +7,12 @@ copies of one process that has imported the libraries.
 Loading torch, transformers, pandas and seaborn takes ten seconds of every new process. Here they
 are loaded once: the kernel `warm`, and the interpreter that stands for `{warm}` in the command,
 are forks of a process that has done nothing but import them. Tests find that interpreter, and the
-PROGRAMS run by it, in the folder FEDLORA_WARM.
+PROGRAMS run by it, in the folder FEDLORA_WARM; joblib's workers are
+such forks wherever it is used in one.
 """
 
 import atexit
+import fcntl
 import importlib
 import json
 import os
@@ -24,8 +26,11 @@ import sys
 import tempfile
 import threading
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 LIBRARIES = (
     "matplotlib.pyplot", "pandas", "seaborn", "scipy.stats", "torch", "peft",
@@ -39,6 +44,8 @@ PROGRAMS = (
 NUMBER_WIDTH = 32
 """Bytes in which a fork tells its process number, so that its status, which may be read together
 with it, is not taken for a part of it."""
+ABOVE = 512
+"""No descriptor that a process is started with has so high a number."""
 INLINE = "module://matplotlib_inline.backend_inline"  # as a kernel sets it before its first import
 
 
@@ -47,6 +54,8 @@ def serve(listener: socket.socket) -> None:
     os.environ["MPLBACKEND"] = INLINE
     for library in LIBRARIES:
         importlib.import_module(library)
+    loky = importlib.import_module("joblib.externals.loky.backend.fork_exec")
+    loky.fork_exec = partial(start_worker, loky.fork_exec)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
     while True:
         connection, _ = listener.accept()
@@ -56,14 +65,32 @@ def serve(listener: socket.socket) -> None:
         connection.close()
 
 
+def start_worker(
+    start: Callable[..., int], command: list[str], *rest: object, **named: object
+) -> int:
+    """In place of joblib's own start of a process: what becomes a worker is a fork, too."""
+    warm = Path(os.environ["FEDLORA_WARM"]) / "python"
+    return start([str(warm), *command[1:]] if is_worker(command) else command, *rest, **named)
+
+
+def is_worker(command: list[str]) -> bool:
+    return "joblib.externals.loky.backend.popen_loky_posix" in command
+
+
 def become(connection: socket.socket) -> None:
     """Become the process that the other end asks for; end when the other end does."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    message, streams, _, _ = socket.recv_fds(connection, 2**20, 3)
+    message, streams, _, _ = socket.recv_fds(connection, 2**20, 250)
     asked = json.loads(message)
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-        os.close(stream)
+    # First above all numbers that are asked for, so that none takes the place of another.
+    handles = [connection.detach(), *streams]
+    raised = [fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, ABOVE) for one in handles]
+    for handle in handles:
+        os.close(handle)
+    connection = socket.socket(fileno=raised[0])
+    for handle, number in zip(raised[1:], asked["streams"], strict=True):
+        os.dup2(handle, number)
+        os.close(handle)
     os.environ.clear()
     os.environ.update({"MPLBACKEND": INLINE if "file" in asked else "agg"} | asked["environment"])
     os.chdir(asked["folder"])
@@ -74,6 +101,10 @@ def become(connection: socket.socket) -> None:
         app = importlib.import_module("ipykernel.kernelapp").IPKernelApp
         app.launch_instance(argv=["-f", asked["file"]])
     else:
+        if is_worker(asked["words"]):
+            # It says at its end which process it is, and joblib knows the one that it has started.
+            loky = importlib.import_module("joblib.externals.loky.process_executor")
+            loky.os = SimpleNamespace(**vars(os) | {"getpid": lambda: asked["number"]})
         status = interpret(asked["words"])
     connection.sendall(str(status).encode())
     os._exit(status)
@@ -86,7 +117,8 @@ def interpret(words: list[str]) -> int:
     sys.stdin = os.fdopen(0, closefd=False)
     added = os.environ.get("PYTHONPATH", "")
     sys.path[:1] = [path for path in added.split(os.pathsep) if path]  # in place of this folder
-    words = words[words[:1] == ["-u"] :]  # which execnet adds
+    while words[:1] in (["-u"], ["-B"]):  # which execnet and multiprocessing add
+        words = words[1:]
     first, status = (words or ["-"])[0], 0
     sys.argv = words[1:] if first in ("-c", "-m") else words
     try:
@@ -114,15 +146,27 @@ def interpret(words: list[str]) -> int:
     return status
 
 
+def inherited() -> list[int]:
+    """The descriptors that were given to this process: standard ones, and pipes of joblib's."""
+    found = []
+    for name in os.listdir("/dev/fd"):
+        with suppress(OSError):  # that of the listing is gone
+            if os.get_inheritable(int(name)):
+                found.append(int(name))
+    return sorted(found)
+
+
 def stand_in(place: str, **asked: str | list[str]) -> int:
     """What others start as a process: asks for a fork, passes signals on, lives as long as it and
     ends as it does."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(place)
-        body = {"environment": dict(os.environ), "folder": os.getcwd(), **asked}
-        socket.send_fds(connection, [json.dumps(body).encode()], [0, 1, 2])
+        streams = inherited()
+        body = {"environment": dict(os.environ), "folder": os.getcwd(), "number": os.getpid()}
+        body |= {"streams": streams, **asked}
+        socket.send_fds(connection, [json.dumps(body).encode()], streams)
         number = int(connection.recv(NUMBER_WIDTH, socket.MSG_WAITALL))
-        for stream in (0, 1, 2):
+        for stream in streams:
             os.close(stream)
         for passed in (signal.SIGINT, signal.SIGTERM):
             signal.signal(passed, lambda which, _: os.kill(number, which))

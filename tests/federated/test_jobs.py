@@ -18,7 +18,7 @@ import psutil
 import pytest
 import torch
 from calls import refused
-from commands import succeeded
+from commands import PYTHON, succeeded
 from toy_tasks import LORA, PLAN, private, regression
 
 import fedlora_lab as fl
@@ -61,13 +61,15 @@ def test_frames_do_not_depend_on_the_number_of_jobs(jobs, one_by_one, tmp_path, 
 
 
 CLUSTER = """
-import os, sys
+import multiprocessing, os, sys
 from importlib import import_module
 import joblib
+from commands import PYTHON
 from test_jobs import Work, compare, run_at_once
 
 backend, path = sys.argv[1:]
 if backend == "dask":
+    multiprocessing.set_executable(PYTHON)
     kept = import_module("distributed").Client(n_workers=2, threads_per_worker=1)
 if backend == "ray":
     ray = import_module("ray")
@@ -95,7 +97,7 @@ def test_a_backend_of_joblib_around_a_call_is_used(backend, package, one_by_one,
         pytest.skip(f"{package} is not installed")
     script = tmp_path / "script.py"
     script.write_text(f"if __name__ == '__main__':\n{textwrap.indent(CLUSTER, '    ')}")
-    command = [sys.executable, script, backend, tmp_path / "frame"]
+    command = [PYTHON, script, backend, tmp_path / "frame"]
     done = subprocess.run([*map(str, command)], env=ENVIRONMENT, capture_output=True, text=True)
     if done.stderr.endswith("no cluster\n"):
         pytest.skip(f"{backend} did not start within its own limit")

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import faults
 import pandas as pd
 import pytest
 from calls import refused
-from commands import succeeded
+from commands import PYTHON, succeeded
 from toy_tasks import LORA, PLAN, play, private, regression, same_bits
 
 import fedlora_lab as fl
@@ -37,7 +36,7 @@ def test_kills_of_a_run_lose_nothing(tmp_path):
         frame: Any = read_frame(folder / "checkpoints" / "fedlora-0" / "rounds.csv")
         return frame[frame["measure"] != "seconds"].reset_index(drop=True)
 
-    done = succeeded(sys.executable, HERE / "faults.py", tmp_path, env=ENVIRONMENT)
+    done = succeeded(PYTHON, HERE / "faults.py", tmp_path, env=ENVIRONMENT)
     seen = json.loads(done.stdout.splitlines()[-1])
     for one in seen:
         assert one["fits"], one

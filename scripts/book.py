@@ -56,6 +56,7 @@ PAGES = {
     "Judge a claim or an ε": (
         "docs/what_we_found",
         "docs/results",
+        "docs/table",
         "docs/claims",
         "docs/tried",
         "docs/is_my_epsilon_true",

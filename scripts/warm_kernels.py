@@ -69,8 +69,8 @@ def start_worker(
     start: Callable[..., int], command: list[str], *rest: object, **named: object
 ) -> int:
     """In place of joblib's own start of a process: what becomes a worker is a fork, too."""
-    warm = Path(os.environ["FEDLORA_WARM"]) / "python"
-    return start([str(warm), *command[1:]] if is_worker(command) else command, *rest, **named)
+    warm = str(Path(os.environ["FEDLORA_WARM"]) / "python")
+    return start([warm, *command[1:]] if is_worker(command) else command, *rest, **named)
 
 
 def is_worker(command: list[str]) -> bool:

@@ -23,6 +23,7 @@ from fedlora_lab import methods
 from fedlora_lab._utils.files import write_atomically
 from fedlora_lab._utils.markdown import fill_blocks, markdown_table
 from fedlora_lab._utils.rounding import round_up
+from fedlora_lab._utils.statistics import t_interval
 from fedlora_lab.federated.compare import BAR
 from fedlora_lab.plots import style
 from fedlora_lab.recipes import protocol
@@ -80,6 +81,14 @@ def trained_in(setting: str, cards: list[dict[str, Any]]) -> list[Found]:
     return sorted(found, key=lambda pair: pair[1]["accuracy"], reverse=True)
 
 
+def rows_so_far(cards: list[dict[str, Any]]) -> str:
+    """Says of how many rows there is a card, and of which there is none."""
+    known = {card["method"] for card in cards}
+    left = [row.name for row in methods.ALL.values() if row.slug not in known]
+    said = f"**{len(known)} of {len(methods.ALL)} rows have a card.**"
+    return f"{said} Not trained yet: {', '.join(left)}." if left else said
+
+
 def _number(value: float | None, text: str, missing: str = "not defined") -> str:
     return missing if value is None else format(value, text)
 
@@ -111,24 +120,38 @@ def _first_setting(card: dict[str, Any]) -> list[Found]:
 
 def table_of(setting: str, cards: list[dict[str, Any]]) -> str:
     """Writes the Markdown table of a setting, the best row first."""
-    head = ["method", "accuracy", "rate", "range of rates", "octaves", "v at its end"]
-    head += ["predicted end", "deviation", "ε spent", "collapsed at 2 × the rate"]
-    return markdown_table([head, *(_line(*pair) for pair in trained_in(setting, cards))])
+    head = ["method", "accuracy", "more than FedLoRA", "rate", "range of rates", "octaves"]
+    head += ["v at its end", "predicted end", "deviation", "ε spent", "collapsed at 2 × the rate"]
+    pairs = trained_in(setting, cards)
+    base = next((found for card, found in pairs if card["method"] == "fedlora"), None)
+    return markdown_table([head, *(_line(*pair, base) for pair in pairs)])
 
 
-def _line(card: dict[str, Any], found: dict[str, Any]) -> list[str]:
+def more_than(found: dict[str, Any], base: dict[str, Any] | None) -> str:
+    """The difference of two rows with its 95 % interval, seed by seed: runs of a seed have their
+    split in common.
+    """
+    if base is None or base is found:
+        return ""
+    gaps = np.array([score - base["by_seed"][seed] for seed, score in found["by_seed"].items()])
+    mean, half = t_interval(gaps)
+    return f"{mean:+.3f} ± {half:.3f}"
+
+
+def _line(card: dict[str, Any], found: dict[str, Any], base: dict[str, Any] | None) -> list[str]:
     doubled = {one["lr"]: one["collapsed"] for one in found["rates"]}.get(2 * found["rate"])
     ends = [found["begin"], found["end"]]
     return [
         card["name"],
         f"{found['accuracy']:.3f} ({_number(found['low'], '.3f')} to "
         f"{_number(found['high'], '.3f')})",
+        more_than(found, base),
         f"{found['rate']:g}",
         " to ".join(f"{x:.2g}" for x in ends) + (" or more" if found["cut_off"] else ""),
         f"{found['octaves']:.1f}",
         _number(found["output_variance"], ".2g"),
         _number(found["predicted_end"], ".2g"),
-        _number(found["deviation"], ".2g"),
+        "0" if (found["deviation"] or 1) < 1e-6 else _number(found["deviation"], ".2g"),
         "none certified" if found["epsilon"] is None else round_up(found["epsilon"], ".3f"),
         "not tried" if doubled is None else f"{doubled} of {len(found['by_seed'])}",
     ]
@@ -227,16 +250,20 @@ def slug_of(setting: str) -> str:
     return setting.replace(", ", "-").replace(" ", "-")
 
 
+def page(cards: list[dict[str, Any]]) -> str:
+    """Writes the page: its words, and the tables of the cards."""
+    blocks = {"rows": rows_so_far(cards), "overview": overview(cards), "judged": judged(cards)}
+    blocks |= {slug_of(name): table_of(name, cards) for name in protocol.SETTINGS}
+    return fill_blocks(WORDS.read_text(encoding="utf-8"), blocks)
+
+
 def write_page() -> None:
-    """Writes the tables of the page and its figures, from the cards."""
+    """Writes the page and its figures, from the cards."""
     cards = load_cards()
-    blocks = {"overview": overview(cards), "judged": judged(cards)}
     for name in protocol.SETTINGS:
-        blocks[slug_of(name)] = table_of(name, cards)
         picture = style.png(figure(name, cards))
         write_atomically(FIGURES / f"table-{slug_of(name)}.png", picture, shared=True)
-    page = fill_blocks(WORDS.read_text(encoding="utf-8"), blocks)
-    write_atomically(PAGE, page, shared=True)
+    write_atomically(PAGE, page(cards), shared=True)
 
 
 def main(act: str, *slugs: str) -> None:

@@ -72,6 +72,7 @@ if backend == "dask":
     multiprocessing.set_executable(PYTHON)
     kept = import_module("distributed").Client(n_workers=2, threads_per_worker=1)
 if backend == "ray":
+    sys.executable = PYTHON  # by which it starts workers
     ray = import_module("ray")
     try:  # it gives itself thirty seconds, which a busy machine may not have
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)

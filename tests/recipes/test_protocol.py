@@ -58,11 +58,25 @@ def test_a_card_tells_what_its_runs_found(card):
     assert f"| FedLoRA | {found['accuracy']:.3f} | refused |" in table.overview([card])
     off = math.log2(found["predicted_end"] / found["end"])
     assert f"| {NAME} | 1 | {abs(off):.2f} | {off:+.2f} |" in table.judged([card])
+    # Another row with the same splits, ahead by 0.1 and 0.3: 0.2, and 12.7 standard errors of 0.1.
+    ahead = {seed: score + gap for (seed, score), gap in zip(found["by_seed"].items(), (0.1, 0.3))}
+    other = {**card, "method": "own", "name": "Own"}
+    other["settings"] = {NAME: {**found, "by_seed": ahead, "accuracy": found["accuracy"] + 0.2}}
+    lines = table.table_of(NAME, [card, other]).splitlines()
+    assert "| +0.200 ± 1.271 |" in lines[2] and lines[2].startswith("| Own |")
+    assert lines[3].startswith("| FedLoRA |")
+    assert table.rows_so_far([card]).startswith(
+        "**1 of 28 rows have a card.** Not trained yet: FFA"
+    )
     labels = table.figure(NAME, [card]).axes[0].get_yticklabels()
     assert [label.get_text() for label in labels] == ["FedLoRA"]
     # Under a trusted server no deviation is measured, and not every row's epsilon is certified.
     bare = {**card, "settings": {NAME: found | {"deviation": None, "epsilon": None, "low": None}}}
     assert "none certified" in table.table_of(NAME, [bare])
+
+
+def test_the_committed_page_is_that_of_the_committed_cards():
+    assert table.PAGE.read_text("utf-8") == table.page(table.load_cards())
 
 
 def test_the_examples_that_choose_a_rate_do_not_report_it():

@@ -10,7 +10,6 @@ noise on a layer's output has the variance 0.35.
 """
 
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -157,36 +156,41 @@ def _line(card: dict[str, Any], found: dict[str, Any], base: dict[str, Any] | No
     ]
 
 
-def octaves_off(setting: str, cards: list[dict[str, Any]]) -> pd.Series:
-    """By how many octaves v puts the end of a range too late, of the rows where it puts one and the
-    grid of rates has the end.
+def ends_of(setting: str, cards: list[dict[str, Any]]) -> pd.DataFrame:
+    """The ends of ranges, as logarithms to the base 2: found and predicted, of the rows where v
+    predicts one and the grid of rates has it.
     """
     last = max(protocol.SETTINGS[setting].rates)
-    return pd.Series(
-        {
-            card["method"]: math.log2(found["predicted_end"] / found["end"])
-            for card, found in trained_in(setting, cards)
-            if found["predicted_end"] is not None and found["end"] < last
-        },
-        dtype=float,
-    )
+    ends = {
+        card["method"]: {"found": found["end"], "predicted": found["predicted_end"]}
+        for card, found in trained_in(setting, cards)
+        if found["predicted_end"] is not None and found["end"] < last
+    }
+    return np.log2(pd.DataFrame.from_dict(ends, "index", float, ["found", "predicted"]))
 
 
 def judged(cards: list[dict[str, Any]]) -> str:
-    """How far the predicted ends are off, setting by setting."""
-    head = ["setting", "rows with an end", "error, octaves", "mean", "worst", "within one octave"]
-    lines = [head]
+    """How far the predicted ends are off, setting by setting; beside it the error of one rate for
+    all rows that the runs themselves would have to tell, the mean of the ends.
+    """
+    lines = [
+        ["setting", "rows with an end", "different predictions", "error of v, octaves"]
+        + ["error of their own mean", "v too late by", "worst", "within one octave"]
+    ]
     for name in protocol.SETTINGS:
-        off = octaves_off(name, cards)
-        if off.empty:
-            lines.append([name, "0", *[""] * 4])
+        ends = ends_of(name, cards)
+        if ends.empty:
+            lines.append([name, "0", *[""] * 6])
             continue
+        off = ends["predicted"] - ends["found"]
         worst = off.abs().idxmax()
         lines.append(
             [
                 name,
-                str(len(off)),
+                str(len(ends)),
+                str(ends["predicted"].nunique()),
                 f"{(off**2).mean() ** 0.5:.2f}",
+                f"{ends['found'].std(ddof=0):.2f}",
                 f"{off.mean():+.2f}",
                 f"{off[worst]:+.2f} ({methods.get(str(worst)).name})",
                 f"{(off.abs() <= 1).sum()} of {len(off)}",

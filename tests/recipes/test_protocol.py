@@ -57,7 +57,7 @@ def test_a_card_tells_what_its_runs_found(card):
     assert line.startswith(f"| FedLoRA | {found['accuracy']:.3f} (")
     assert f"| FedLoRA | {found['accuracy']:.3f} | refused |" in table.overview([card])
     off = math.log2(found["predicted_end"] / found["end"])
-    assert f"| {NAME} | 1 | {abs(off):.2f} | {off:+.2f} |" in table.judged([card])
+    assert f"| {NAME} | 1 | 1 | {abs(off):.2f} | 0.00 | {off:+.2f} |" in table.judged([card])
     # Another row with the same splits, ahead by 0.1 and 0.3: 0.2, and 12.7 standard errors of 0.1.
     ahead = {seed: score + gap for (seed, score), gap in zip(found["by_seed"].items(), (0.1, 0.3))}
     other = {**card, "method": "own", "name": "Own"}

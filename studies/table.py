@@ -126,15 +126,34 @@ def table_of(setting: str, cards: list[dict[str, Any]]) -> str:
     return markdown_table([head, *(_line(*pair, base) for pair in pairs)])
 
 
-def more_than(found: dict[str, Any], base: dict[str, Any] | None) -> str:
-    """The difference of two rows with its 95 % interval, seed by seed: runs of a seed have their
-    split in common.
+def more_than(found: dict[str, Any], base: dict[str, Any]) -> tuple[float, float]:
+    """The difference of two rows and the half of its 95 % interval, seed by seed: runs of a seed
+    have their split in common.
     """
-    if base is None or base is found:
-        return ""
-    gaps = np.array([score - base["by_seed"][seed] for seed, score in found["by_seed"].items()])
-    mean, half = t_interval(gaps)
-    return f"{mean:+.3f} ± {half:.3f}"
+    gaps = [score - base["by_seed"][seed] for seed, score in found["by_seed"].items()]
+    return t_interval(np.array(gaps))
+
+
+def leads(cards: list[dict[str, Any]]) -> str:
+    """Says how often a row is ahead of FedLoRA or behind it, beyond its interval."""
+    ahead, behind, count = [], [], 0
+    for name in protocol.SETTINGS:
+        pairs = trained_in(name, cards)
+        base = next((found for card, found in pairs if card["method"] == "fedlora"), None)
+        for card, found in pairs:
+            if base is None or base is found:
+                continue
+            count += 1
+            mean, half = more_than(found, base)
+            if abs(mean) > half:
+                side = ahead if mean > 0 else behind
+                side.append(f"{card['name']} ({name.replace('epsilon', 'ε =')}: {mean:+.3f})")
+    said = f"Of {count} comparisons with FedLoRA, each row at its own rate, "
+    said += f"**{len(ahead)} have an interval above zero and {len(behind)} one below it**; "
+    said += f"if all rows were alike, {count / 40:.1f} of each kind would be expected."
+    for words, side in (("Ahead", ahead), ("Behind", behind)):
+        said += f" {words}: {', '.join(side)}." if side else ""
+    return said
 
 
 def _line(card: dict[str, Any], found: dict[str, Any], base: dict[str, Any] | None) -> list[str]:
@@ -144,7 +163,7 @@ def _line(card: dict[str, Any], found: dict[str, Any], base: dict[str, Any] | No
         card["name"],
         f"{found['accuracy']:.3f} ({_number(found['low'], '.3f')} to "
         f"{_number(found['high'], '.3f')})",
-        more_than(found, base),
+        "" if base is None or base is found else "{:+.3f} ± {:.3f}".format(*more_than(found, base)),
         f"{found['rate']:g}",
         " to ".join(f"{x:.2g}" for x in ends) + (" or more" if found["cut_off"] else ""),
         f"{found['octaves']:.1f}",
@@ -257,6 +276,7 @@ def slug_of(setting: str) -> str:
 def page(cards: list[dict[str, Any]]) -> str:
     """Writes the page: its words, and the tables of the cards."""
     blocks = {"rows": rows_so_far(cards), "overview": overview(cards), "judged": judged(cards)}
+    blocks["leads"] = leads(cards)
     blocks |= {slug_of(name): table_of(name, cards) for name in protocol.SETTINGS}
     return fill_blocks(WORDS.read_text(encoding="utf-8"), blocks)
 

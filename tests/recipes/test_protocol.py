@@ -65,6 +65,11 @@ def test_a_card_tells_what_its_runs_found(card):
     lines = table.table_of(NAME, [card, other]).splitlines()
     assert "| +0.200 ± 1.271 |" in lines[2] and lines[2].startswith("| Own |")
     assert lines[3].startswith("| FedLoRA |")
+    assert "0 have an interval above zero and 0 one below it" in table.leads([card, other])
+    close = {seed: score - 0.1 for seed, score in found["by_seed"].items()}
+    close["0"] -= 1e-3
+    other["settings"] = {NAME: {**found, "by_seed": close}}
+    assert f"Behind: Own ({NAME.replace('epsilon', 'ε =')}: -0.1" in table.leads([card, other])
     assert table.rows_so_far([card]).startswith(
         "**1 of 28 rows have a card.** Not trained yet: FFA"
     )

@@ -119,11 +119,22 @@ def _first_setting(card: dict[str, Any]) -> list[Found]:
 
 def table_of(setting: str, cards: list[dict[str, Any]]) -> str:
     """Writes the Markdown table of a setting, the best row first."""
-    head = ["method", "accuracy", "more than FedLoRA", "rate", "range of rates", "octaves"]
-    head += ["v at its end", "predicted end", "deviation", "ε spent", "collapsed at 2 × the rate"]
+    head = ["method", "accuracy", "more than FedLoRA", "rate", "collapsed at it", "at twice it"]
+    head += ["range of rates", "octaves", "v at its end", "predicted end", "deviation", "ε spent"]
+    base = _base(setting, cards)
     pairs = trained_in(setting, cards)
-    base = next((found for card, found in pairs if card["method"] == "fedlora"), None)
-    return markdown_table([head, *(_line(*pair, base) for pair in pairs)])
+    return markdown_table([head, *(_line(*pair, base, setting) for pair in pairs)])
+
+
+def _base(setting: str, cards: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What FedLoRA's card says of a setting."""
+    found = trained_in(setting, [card for card in cards if card["method"] == "fedlora"])
+    return found[0][1] if found else None
+
+
+def is_same(found: dict[str, Any], base: dict[str, Any]) -> bool:
+    """Whether a row trained as another did, at every rate."""
+    return found["rates"] == base["rates"]
 
 
 def more_than(found: dict[str, Any], base: dict[str, Any]) -> tuple[float, float]:
@@ -136,56 +147,79 @@ def more_than(found: dict[str, Any], base: dict[str, Any]) -> tuple[float, float
 
 def leads(cards: list[dict[str, Any]]) -> str:
     """Says how often a row is ahead of FedLoRA or behind it, beyond its interval."""
-    ahead, behind, count = [], [], 0
+    ahead, behind, same, halves = [], [], [], []
     for name in protocol.SETTINGS:
-        pairs = trained_in(name, cards)
-        base = next((found for card, found in pairs if card["method"] == "fedlora"), None)
-        for card, found in pairs:
-            if base is None or base is found:
+        base = _base(name, cards)
+        for card, found in trained_in(name, cards):
+            if base is None or card["method"] == "fedlora":
                 continue
-            count += 1
+            told = f"{card['name']} ({name.replace('epsilon', 'ε =')}"
+            if is_same(found, base):
+                same.append(f"{told})")
+                continue
             mean, half = more_than(found, base)
+            halves.append(half)
             if abs(mean) > half:
-                side = ahead if mean > 0 else behind
-                side.append(f"{card['name']} ({name.replace('epsilon', 'ε =')}: {mean:+.3f})")
-    said = f"Of {count} comparisons with FedLoRA, each row at its own rate, "
+                (ahead if mean > 0 else behind).append(f"{told}: {mean:+.3f})")
+    said = f"Of {len(halves)} comparisons with FedLoRA, each row at its own rate, "
     said += f"**{len(ahead)} have an interval above zero and {len(behind)} one below it**; "
-    said += f"if all rows were alike, {count / 40:.1f} of each kind would be expected."
-    for words, side in (("Ahead", ahead), ("Behind", behind)):
+    said += f"if all rows were alike, {len(halves) / 40:.1f} of each kind would be expected."
+    if halves:
+        said += f" Half of the intervals are wider than ±{np.median(halves):.3f}."
+    for words, side in (
+        ("Ahead", ahead),
+        ("Behind", behind),
+        ("Left out, since they trained", same),
+    ):
         said += f" {words}: {', '.join(side)}." if side else ""
-    return said
+    return said.replace("since they trained:", "since they trained as FedLoRA did:")
 
 
-def _line(card: dict[str, Any], found: dict[str, Any], base: dict[str, Any] | None) -> list[str]:
-    doubled = {one["lr"]: one["collapsed"] for one in found["rates"]}.get(2 * found["rate"])
-    ends = [found["begin"], found["end"]]
+def _line(
+    card: dict[str, Any], found: dict[str, Any], base: dict[str, Any] | None, setting: str
+) -> list[str]:
+    collapsed = {one["lr"]: one["collapsed"] for one in found["rates"]}
+    here, doubled = (collapsed.get(factor * found["rate"]) for factor in (1, 2))
+    count = len(found["by_seed"])
+    rates = [one["lr"] for one in found["rates"]]
+    begin, end, at_end = found["begin"], found["end"], found["output_variance"]
+    open_below, open_above = begin <= min(rates), end >= max(rates)
+    edge = {min(rates): ", the first", max(rates): ", the last"}.get(found["rate"], "")
+    if base is None or card["method"] == "fedlora":
+        more = ""
+    elif is_same(found, base):
+        more = "is FedLoRA here"
+    else:
+        more = "{:+.3f} ± {:.3f}".format(*more_than(found, base))
     return [
         card["name"],
         f"{found['accuracy']:.3f} ({_number(found['low'], '.3f')} to "
         f"{_number(found['high'], '.3f')})",
-        "" if base is None or base is found else "{:+.3f} ± {:.3f}".format(*more_than(found, base)),
-        f"{found['rate']:g}",
-        " to ".join(f"{x:.2g}" for x in ends) + (" or more" if found["cut_off"] else ""),
-        f"{found['octaves']:.1f}",
-        _number(found["output_variance"], ".2g"),
+        more,
+        f"{found['rate']:g}{edge}",
+        f"{here} of {count}",
+        "not tried" if doubled is None else f"{doubled} of {count}",
+        f"{begin:.2g}{' or less' * open_below} to {end:.2g}{' or more' * open_above}",
+        f"{'at least ' * (open_below or open_above)}{np.log2(end / begin):.1f}",
+        "at least " * (open_above and at_end is not None) + _number(at_end, ".2g"),
         _number(found["predicted_end"], ".2g"),
         "0" if (found["deviation"] or 1) < 1e-6 else _number(found["deviation"], ".2g"),
         "none certified" if found["epsilon"] is None else round_up(found["epsilon"], ".3f"),
-        "not tried" if doubled is None else f"{doubled} of {len(found['by_seed'])}",
     ]
 
 
 def ends_of(setting: str, cards: list[dict[str, Any]]) -> pd.DataFrame:
     """The ends of ranges, as logarithms to the base 2: found and predicted, of the rows where v
-    predicts one and the grid of rates has it.
+    predicts one. ``beyond`` says that the range goes on beyond the last rate, which stands there.
     """
-    last = max(protocol.SETTINGS[setting].rates)
     ends = {
-        card["method"]: {"found": found["end"], "predicted": found["predicted_end"]}
+        card["method"]: (found["end"], found["predicted_end"])
         for card, found in trained_in(setting, cards)
-        if found["predicted_end"] is not None and found["end"] < last
+        if found["predicted_end"] is not None
     }
-    return np.log2(pd.DataFrame.from_dict(ends, "index", float, ["found", "predicted"]))
+    frame = np.log2(pd.DataFrame.from_dict(ends, "index", float, ["found", "predicted"]))
+    frame["beyond"] = frame["found"] >= np.log2(max(protocol.SETTINGS[setting].rates)) - 1e-3
+    return frame
 
 
 def judged(cards: list[dict[str, Any]]) -> str:
@@ -194,15 +228,17 @@ def judged(cards: list[dict[str, Any]]) -> str:
     """
     lines = [
         ["setting", "rows with an end", "different predictions", "error of v, octaves"]
-        + ["error of their own mean", "v too late by", "worst", "within one octave"]
+        + ["error of their own mean", "predicted minus found", "worst", "within one octave"]
+        + ["ranges beyond the last rate"]
     ]
     for name in protocol.SETTINGS:
-        ends = ends_of(name, cards)
+        frame = ends_of(name, cards)
+        off = frame["predicted"] - frame["found"]
+        ends, beyond = frame[~frame["beyond"]], off[frame["beyond"]]
+        off, early = off[ends.index], beyond[beyond < 0]
         if ends.empty:
-            lines.append([name, "0", *[""] * 6])
+            lines.append([name, "0", *[""] * 6, str(len(beyond))])
             continue
-        off = ends["predicted"] - ends["found"]
-        worst = off.abs().idxmax()
         lines.append(
             [
                 name,
@@ -211,17 +247,25 @@ def judged(cards: list[dict[str, Any]]) -> str:
                 f"{(off**2).mean() ** 0.5:.2f}",
                 f"{ends['found'].std(ddof=0):.2f}",
                 f"{off.mean():+.2f}",
-                f"{off[worst]:+.2f} ({methods.get(str(worst)).name})",
+                _worst(off),
                 f"{(off.abs() <= 1).sum()} of {len(off)}",
+                f"{len(beyond)}; {_worst(early)} or more" if len(early) else str(len(beyond)),
             ]
         )
     return markdown_table(lines)
+
+
+def _worst(off: pd.Series) -> str:
+    """The largest error, and whose it is."""
+    row = str(off.abs().idxmax())
+    return f"{off[row]:+.2f} ({methods.get(row).name})"
 
 
 def figure(setting: str, cards: list[dict[str, Any]]) -> style.Figure:
     """Draws a line for each row: its accuracy, its range of rates with the end that v predicted,
     and its bytes.
     """
+    rates = protocol.SETTINGS[setting].rates
     found = trained_in(setting, cards)
     scores = [one["accuracy"] for _, one in found]
     widths = [one["octaves"] for _, one in found]
@@ -237,6 +281,10 @@ def figure(setting: str, cards: list[dict[str, Any]]) -> style.Figure:
         accuracy.plot([low, high], [y, y], color=colour, lw=1.5, alpha=0.5)
         style.draw_dots(accuracy, [one["accuracy"]], [y], colour)
         rate.plot([one["begin"], one["end"]], [y, y], color=colour, lw=4, alpha=0.35)
+        if one["begin"] <= rates[0]:
+            rate.plot(rates[:1], [y], "<", color=colour, ms=6)
+        if one["end"] >= rates[-1]:
+            rate.plot(rates[-1:], [y], ">", color=colour, ms=6)
         style.draw_dots(rate, [one["rate"]], [y], colour)
         if one["predicted_end"] is not None:
             rate.plot([one["predicted_end"]], [y], "|", color=style.INK, ms=11, mew=2)
@@ -248,7 +296,6 @@ def figure(setting: str, cards: list[dict[str, Any]]) -> style.Figure:
     accuracy.invert_yaxis()
     accuracy.axvline(float(np.mean([one["start"] for _, one in found])), color=style.SOFT, ls=":")
     accuracy.set_xlabel("accuracy at the chosen rate")
-    rates = protocol.SETTINGS[setting].rates
     rate.set_xscale("log", base=2)
     rate.set_xticks(rates, [f"{x:.2g}" for x in rates])
     rate.set_xlabel("learning rate")
@@ -262,8 +309,8 @@ def figure(setting: str, cards: list[dict[str, Any]]) -> style.Figure:
     style.footer(
         picture,
         "Dots: the rate that validation chose, three seeds; thin lines: 95 % intervals; dotted: "
-        "before training.\nBars: rates within three points of the best; black strokes: the end "
-        "that v predicted before the runs. Triangles: up filled, down open.",
+        "before training.\nBars: rates within three points of the best, with an arrow where they go on; "
+        "black strokes: the end that v predicted. Right: up filled, down open.",
     )
     return picture
 

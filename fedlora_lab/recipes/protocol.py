@@ -272,8 +272,8 @@ def summarize(row: Method, setting: Setting, frame: "pd.DataFrame") -> dict[str,
     Returns: predicted_end; begin and end of the range of rates by validation, its width in
         octaves, v at its end, and whether an end of the grid cuts it off; the best rate by
         validation; accuracy there by seed, its mean and 95 % interval; the largest epsilon that was
-        spent; the mean deviation; bytes of a client and round, up and down; the mean scores, and
-        runs that collapsed, at every rate.
+        spent; the mean deviation; bytes up and down of a client that takes part in the last round;
+        the mean scores, and runs that collapsed, at every rate.
     """
     whole = frame[frame["layer"] == "all"]
     ends = whole[whole["round"] == whole["round"].max()]
@@ -307,8 +307,10 @@ def summarize(row: Method, setting: Setting, frame: "pd.DataFrame") -> dict[str,
         "by_seed": {str(seed): number(x) for seed, x in here["accuracy"].items()},
         "epsilon": number(float(table["epsilon"].max()), 6),
         "deviation": number(float(here["deviation"].mean())),
-        "bytes_up": number(float(here["bytes_up"].mean()), 6),
-        "bytes_down": number(float(here["bytes_down"].mean()), 6),
+        **{
+            name: number(float((here[name] / here["participants"]).mean()), 6)
+            for name in ("bytes_up", "bytes_down")
+        },
         "rates": [
             {"lr": rate, "validation": number(x["validation"]), "accuracy": number(x["accuracy"])}
             | {"collapsed": int(collapsed[rate])}

@@ -46,6 +46,8 @@ def test_a_card_tells_what_its_runs_found(card):
     assert found["rates"][-1]["collapsed"] == 2
     assert found["begin"] <= found["rate"] <= found["end"] < SMALL.rates[-1]
     assert 7.9 < found["epsilon"] <= 8
+    # Of one client, whatever their number: rank 4 of eight layers, 64 by 64, in 32-bit numbers.
+    assert found["bytes_up"] == found["bytes_down"] == 4 * 8 * 4 * (64 + 64)
     row = fl.methods.get("fedlora")
     at_end = protocol.variance_at(row, SMALL, found["end"])
     assert found["output_variance"] == pytest.approx(at_end, rel=1e-2)
@@ -61,6 +63,9 @@ def test_a_card_tells_what_its_runs_found(card):
     # Another row with the same splits, ahead by 0.1 and 0.3: 0.2, and 12.7 standard errors of 0.1.
     ahead = {seed: score + gap for (seed, score), gap in zip(found["by_seed"].items(), (0.1, 0.3))}
     other = {**card, "method": "own", "name": "Own"}
+    assert "| is FedLoRA here |" in table.table_of(NAME, [card, other])
+    assert "Of 0 comparisons" in table.leads([card, other])
+    found = {**found, "rates": found["rates"][:-1]}
     other["settings"] = {NAME: {**found, "by_seed": ahead, "accuracy": found["accuracy"] + 0.2}}
     lines = table.table_of(NAME, [card, other]).splitlines()
     assert "| +0.200 ± 1.271 |" in lines[2] and lines[2].startswith("| Own |")

@@ -309,8 +309,8 @@ def figure(setting: str, cards: list[dict[str, Any]]) -> style.Figure:
     style.footer(
         picture,
         "Dots: the rate that validation chose, three seeds; thin lines: 95 % intervals; dotted: "
-        "before training.\nBars: rates within three points of the best, with an arrow where they go "
-        "on; black strokes: the end that v predicted. Right: up filled, down open.",
+        "before training.\nBars: rates within three points of the best, with an arrow where they "
+        "go on; black strokes: the end that v predicted. Right: up filled, down open.",
     )
     return picture
 

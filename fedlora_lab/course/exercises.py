@@ -93,7 +93,7 @@ class Reader:
 
     within = 0.0
 
-    def fresh(self) -> "Reader":
+    def fresh(self, generator: np.random.Generator | None = None) -> "Reader":
         """Returns the reader of one check, whose inputs are the same for all answers."""
         return self
 
@@ -437,9 +437,12 @@ class Exercise:
         blocks.append(_folded("Solution", self.solution))
         return "\n".join(blocks)
 
-    def judge(self, answer: Answer) -> Feedback:
-        """Judges an answer, with inputs of its own: right, which mistake, or how it differs."""
-        reader: Any = self.reader.fresh()
+    def judge(self, answer: Answer, generator: np.random.Generator | None = None) -> Feedback:
+        """Judges an answer: right, which mistake, or how it differs.
+
+        Args: answer: a reader's; generator: draws the inputs, as nobody foresees where there is none.
+        """
+        reader: Any = self.reader.fresh(generator)
         try:
             result = reader.read(answer)
         except ValueError as error:

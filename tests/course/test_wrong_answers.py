@@ -305,7 +305,7 @@ WRONG = {
 def test_no_natural_mistake_passes_and_each_is_told_something_of_its_own(key):
     """Fault: 85 of 115 such mistakes got one and the same line, that they were not known."""
     for mistake in WRONG[key]:
-        verdict = all_exercises()[key].judge(mistake)
+        verdict = all_exercises()[key].judge(mistake, np.random.default_rng(0))
         assert not verdict and len(verdict.message) > 30
 
 
@@ -328,7 +328,7 @@ def test_an_answer_that_a_student_wrote_is_told_what_is_wrong(key):
         names: dict[str, Any] = {}
         exec(code, names)
         *_, answer = (value for name, value in names.items() if not name.startswith("__"))
-        verdict = repr(all_exercises()[key].judge(answer))
+        verdict = repr(all_exercises()[key].judge(answer, np.random.default_rng(0)))
         as_told = told in verdict and verdict.startswith("Right") == (told == "Right")
         assert as_told, f"{verdict}\n\n{code}"
 

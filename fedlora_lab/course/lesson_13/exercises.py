@@ -38,7 +38,7 @@ def _draw_loss(rng):
 
 # One update of each kind is asked at every check.
 SHORT = np.array([0.1, -0.2, 0.0, 0.1, 0.3]), 1.0, 1.5, 20, 4, np.ones(5)
-LONG = np.array([1.1, -2.2, 0.0, 1.1, 3.3]), 1.0, 1.5, 20, 4, np.ones(5)
+LONG = np.array([1.1, -2.2, 0.0, 1.1, 3.3]), 2.0, 1.5, 20, 4, np.ones(5)
 CALLS = {
     "13.1": Calls("update, clip, sigma, uploads, colluding and z", SHORT, LONG, draw=_draw_share),
     "13.2": Calls("values, masks and modulus", draw=_draw_masks),

@@ -18,15 +18,16 @@ def _table(rng):
 
 
 def _plans(rng):
-    """Four or six plans: of the first three or five half are too much work, one is just not too
-    much, and the last is just not too much for all sites together."""
+    """Five or seven plans: of the first three or five half are too much work, one is just not too
+    much; the next is just not too much for all sites together, and the last is a site's examples,
+    once. So neither number is mistaken for `work`, or one for the other."""
     count = int(rng.choice([3, 5]))
     base = rng.uniform(0.3, 1)
     slope = rng.uniform(0.5, 2)
     plans = [(int(rng.integers(4, 65)), int(rng.integers(12, 400))) for _ in range(count)]
     n, K, d = (int(rng.integers(*ends)) for ends in ((100, 900), (2, 40), (50, 9000)))
     work = float(np.median([b * N for b, N in plans]))
-    plans.append((1, int(work / K)))
+    plans += [(1, int(work / K)), (1, n)]
     return plans, lambda q, N: base + slope * q * np.sqrt(N), n, K, d, work
 
 

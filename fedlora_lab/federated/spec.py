@@ -4,6 +4,7 @@
 `Prepared` the adapted model and the examples. Neither changes while the run goes on.
 """
 
+import copy
 import functools
 import hashlib
 import inspect
@@ -111,6 +112,12 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         compute_properties(self)
+
+    def drawn_by(self, streams: Streams) -> "RunSpec":
+        """The same run with other draws: what was computed of the rest stands."""
+        other = copy.copy(self)
+        object.__setattr__(other, "streams", streams)
+        return other
 
     # ---- the mechanism
 

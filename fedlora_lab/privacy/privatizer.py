@@ -6,6 +6,7 @@ A release stands in the ledger before ``update`` computes it.
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -375,9 +376,10 @@ def gaussian_noise(
     drawn = torch.zeros(len(std), length)
     if any(std):
         check(len(std) == len(where), "std", std, f"{len(where)} numbers, one for each stream")
-        with ThreadPoolExecutor() as pool:
+        with ExitStack() as threads:
             # A GPU would wait for its noise. Few numbers cost less than a thread does.
-            each = pool.map if length * len(std) > MANY_DRAWS else map
+            many = length * len(std) > MANY_DRAWS
+            each = threads.enter_context(ThreadPoolExecutor()).map if many else map
             rows = each(lambda place: streams.normal((length,), "noise", *place), where)
             drawn = torch.stack(list(rows))
         drawn *= drawn.new_tensor(std)[:, None]

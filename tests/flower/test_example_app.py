@@ -70,7 +70,10 @@ def test_the_page_of_the_example_app_walks(tmp_path):
     programs = [folder for folder in (WARM, str(Path(sys.executable).parent)) if folder]
     if WARM:  # by it Ray starts its workers as well, and none before it is asked for
         job = {"runtime_env": {"py_executable": str(Path(WARM, "python"))}}
-        env |= {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job), "RAY_prestart_worker_first_driver": "0"}
+        env |= {
+            "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job),
+            "RAY_prestart_worker_first_driver": "0",
+        }
     # Ray's sockets need a short path.
     env |= {"TMPDIR": "/tmp", "PATH": os.pathsep.join([*programs, env["PATH"]])}
 

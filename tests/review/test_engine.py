@@ -1,5 +1,7 @@
 """The engine's own step under review: every planted bug is found, and no row is blamed."""
 
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import planted_bugs
@@ -7,6 +9,8 @@ import pytest
 from toy_tasks import APART, LORA, tokens
 
 import fedlora_lab as fl
+from fedlora_lab._utils.random_streams import Streams
+from fedlora_lab.federated.spec import RunSpec
 from fedlora_lab.review.engine import engine_subject
 from fedlora_lab.review.mistakes import BUGS
 
@@ -76,6 +80,20 @@ def test_no_row_is_blamed(row, unit, index):
 def test_what_no_epsilon_covers_is_broken():
     """Fault: noise and clip that pass different maps, called sound."""
     assert "sensitivity" in reviewed("deer-literal").broken
+
+
+@pytest.mark.parametrize(("row", "unit", "index"), KINDS)
+def test_other_draws_change_nothing_that_was_computed_of_the_rest(row, unit, index):
+    """Fault: a property that reads the draws, and would stay that of others."""
+    parts: Any = setup(row, unit)
+    method = fl.methods.get(row) if isinstance(row, str) else row
+    privacy = parts["privacy"].resolve(parts["task"], parts["plan"])
+    spec = RunSpec(TASK, method, privacy, PLAN, LORA, Streams(0))
+    kept, anew = spec.drawn_by(Streams(1)), replace(spec, streams=Streams(1))
+    assert spec.streams.seed == 0 and kept.streams.seed == 1
+    computed = [name for name, x in vars(RunSpec).items() if isinstance(x, cached_property)]
+    assert len(computed) > 5
+    assert all(repr(getattr(kept, name)) == repr(getattr(anew, name)) for name in computed)
 
 
 def test_a_plan_of_one_local_step_has_no_next_one():

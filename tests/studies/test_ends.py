@@ -157,7 +157,8 @@ def test_long_clipped_steps_without_noise_do_no_harm(method, rate, private):
     case = CELLS["scaling 2, rank 4"]
     task, privacy, plan = ends.setting(case, seed=0)
     quiet = privacy.replace(noise_multiplier=0.0, target_epsilon=None)
-    *_, last = fl.run(task, method, quiet, plan.replace(lr=rate), lora=fl.Lora(**case.lora), seed=0)
+    options = {"lora": fl.Lora(**case.lora), "seed": 0, "evaluate_every": plan.rounds}
+    *_, last = fl.run(task, method, quiet, plan.replace(lr=rate), **options)
     runs = pd.read_csv(RESULTS / "ends.csv").query("cell == 'scaling 2, rank 4' and seed == 0")
     (noised,) = runs.query("method == @method and lr == @rate")["accuracy"]
     assert round(100 * noised) == private and last.metrics["accuracy"] > 0.86

@@ -440,7 +440,7 @@ class Exercise:
     def judge(self, answer: Answer, generator: np.random.Generator | None = None) -> Feedback:
         """Judges an answer: right, which mistake, or how it differs.
 
-        Args: answer: a reader's; generator: draws the inputs, as nobody foresees where there is none.
+        Args: answer: a reader's; generator: draws the inputs; ``None``: as nobody foresees.
         """
         reader: Any = self.reader.fresh(generator)
         try:

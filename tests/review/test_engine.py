@@ -92,8 +92,11 @@ def test_other_draws_change_nothing_that_was_computed_of_the_rest(row, unit, ind
     kept, anew = spec.drawn_by(Streams(1)), replace(spec, streams=Streams(1))
     assert spec.streams.seed == 0 and kept.streams.seed == 1
     computed = [name for name, x in vars(RunSpec).items() if isinstance(x, cached_property)]
-    assert len(computed) > 5
-    assert all(repr(getattr(kept, name)) == repr(getattr(anew, name)) for name in computed)
+    # What is kept as a function is asked below.
+    values = [name for name in computed if not callable(getattr(spec, name))]
+    assert len(values) > 5
+    differ = [x for x in values if repr(getattr(kept, x)) != repr(getattr(anew, x))]
+    assert differ == [] and kept.words(index) == anew.words(index)
 
 
 def test_a_plan_of_one_local_step_has_no_next_one():

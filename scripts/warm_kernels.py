@@ -31,6 +31,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 LIBRARIES = (
     "matplotlib.pyplot", "pandas", "seaborn", "scipy.stats", "torch", "peft",
@@ -54,7 +55,7 @@ def serve(listener: socket.socket) -> None:
     os.environ["MPLBACKEND"] = INLINE
     for library in LIBRARIES:
         importlib.import_module(library)
-    loky = importlib.import_module("joblib.externals.loky.backend.fork_exec")
+    loky: Any = importlib.import_module("joblib.externals.loky.backend.fork_exec")
     loky.fork_exec = partial(start_worker, loky.fork_exec)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
     while True:
@@ -103,7 +104,7 @@ def become(connection: socket.socket) -> None:
     else:
         if is_worker(asked["words"]):
             # It says at its end which process it is, and joblib knows the one that it has started.
-            loky = importlib.import_module("joblib.externals.loky.process_executor")
+            loky: Any = importlib.import_module("joblib.externals.loky.process_executor")
             loky.os = SimpleNamespace(**vars(os) | {"getpid": lambda: asked["number"]})
         status = interpret(asked["words"])
     connection.sendall(str(status).encode())

@@ -217,7 +217,7 @@ def ends_of(setting: str, cards: list[dict[str, Any]]) -> pd.DataFrame:
         for card, found in trained_in(setting, cards)
         if found["predicted_end"] is not None
     }
-    frame = np.log2(pd.DataFrame.from_dict(ends, "index", float, ["found", "predicted"]))
+    frame = pd.DataFrame.from_dict(ends, "index", float, ["found", "predicted"]).transform(np.log2)
     frame["beyond"] = frame["found"] >= np.log2(max(protocol.SETTINGS[setting].rates)) - 1e-3
     return frame
 
@@ -232,16 +232,17 @@ def judged(cards: list[dict[str, Any]]) -> str:
         + ["ranges beyond the last rate"]
     ]
     for name in protocol.SETTINGS:
+        words = name.replace("epsilon", "ε =")
         frame = ends_of(name, cards)
         off = frame["predicted"] - frame["found"]
         ends, beyond = frame[~frame["beyond"]], off[frame["beyond"]]
         off, early = off[ends.index], beyond[beyond < 0]
         if ends.empty:
-            lines.append([name, "0", *[""] * 6, str(len(beyond))])
+            lines.append([words, "0", *[""] * 6, str(len(beyond))])
             continue
         lines.append(
             [
-                name,
+                words,
                 str(len(ends)),
                 str(ends["predicted"].nunique()),
                 f"{(off**2).mean() ** 0.5:.2f}",

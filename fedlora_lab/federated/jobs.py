@@ -69,7 +69,7 @@ def workers_for(jobs: int | None) -> int | None:
     return -1 if count is None else count
 
 
-def run_works(works: Sequence[Work], jobs: int | None) -> Iterator[tuple[int, Any]]:
+def run_works(works: Sequence[Work], jobs: int | None) -> Generator[tuple[int, Any], None, None]:
     """Runs works at once; yields the number of each that ends, and what it returned.
 
     Args: works: independent of each other. jobs: as of `compare`.
@@ -178,7 +178,7 @@ def _calls(works: Iterable[Work], folder: str) -> Iterator[Any]:
 
 def _pass(
     calls: Sequence[Any], numbers: Iterable[int], begun: list[int], count: int
-) -> Iterator[tuple[int, _Outcome]]:
+) -> Generator[tuple[int, _Outcome], None, None]:
     """Hands calls to workers, and yields what comes back, in any order.
 
     Args: calls, numbers: all, and which. begun: gets those that were handed on. count: of workers.

@@ -41,8 +41,11 @@ def seed_generators(owners: Sequence[Foreign], seed: int) -> Iterator[None]:
     before = [generator.get_state() for generator in generators]
     of_python = random.getstate()
     of_numpy = np.random.get_state()  # noqa: NPY002
+    # For devices that are missing `torch.manual_seed` would keep the seed until there is one.
+    everywhere = torch.accelerator.is_available()
+    seed_torch = torch.manual_seed if everywhere else torch.default_generator.manual_seed
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        seed_torch(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
         for generator in generators:

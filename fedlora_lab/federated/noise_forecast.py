@@ -282,11 +282,15 @@ class NoiseForecast:
         In its own last round a client has K times the variance that this round adds to the average
         of K clients, and all had the average before.
         """
+        return 1 + (self.unaveraged() - 1) / max(self.spec.plan.rounds, 1)
+
+    def unaveraged(self) -> float:
+        """How much noisier a factor is that no round averages: K times, for K equal clients."""
         noised = self.is_noisy and self.spec.releases_steps and self.spec.plan.rounds
         if not noised or not self._variance:
             return 1.0
         each = [std**2 for std in self._stds_of_means]
-        return 1 + (sum(each) / len(each) / self._variance - 1) / self.spec.plan.rounds
+        return sum(each) / len(each) / self._variance
 
     def weighted(self, value: Callable[[str], float]) -> float:
         """The mean of a value over the layers, weighted by d_out."""

@@ -144,14 +144,16 @@ def suggest_lr(
     where A is frozen (see `theory.output_variance`). On digits a range of rates ends about where
     v = 0.35 (`OUTPUT_VARIANCE`), with three points lost. A client trains on a copy of its own,
     whose noise has 1 + (K - 1) / T times the variance in the example unit
-    (`NoiseAmplification.own_copies`). Suggested is the rate at which v of such a copy is 0.2; where
-    the factors take turns, that rate over the root of two. In the example unit tau is the rate
-    times sigma C / (b sqrt(K)). In the client unit no rate enters: tau is sigma C / (q K), so it is
-    the clip norm that is chosen in this way, at the plan's rate.
+    (`NoiseAmplification.own_copies`); a factor that stays with its client has K times. Suggested is
+    the rate at which v of such a copy is 0.2; where the factors take turns, that rate over the root
+    of two. In the example unit tau is the rate times sigma C / (b sqrt(K)). In the client unit no
+    rate enters: tau is sigma C / (q K), so it is the clip norm that is chosen in this way, at the
+    plan's rate.
 
     Args: as of `run`, with the noise multiplier set; sigma does not depend on what is suggested.
-    Raises: ``ValueError`` without noise; where B rests; for optimisers whose noise is not known
-        before a run; and for a row of differences, whose own error bounds its rates.
+    Raises: ``ValueError`` without noise; where B rests, or stays with its client in the client
+        unit, where it gets no noise; for optimisers whose noise is not known before a run; and for
+        a row of differences, whose own error bounds its rates.
     Guarantees: the noise is at its bound
         (test_tuned_rates.py::test_the_suggested_rate_meets_the_bound_of_its_noise); two settings
         that are one run get one answer
@@ -190,15 +192,16 @@ class NoiseTakenUp(NamedTuple):
     """The noise on a layer's output over a run, and how the noise of one factor meets the other's.
 
     Args:
-        variance: on an output of the averaged model, with A as PEFT draws it or as a start by hand
-            made it.
-        own_copies: variance of the noise in a client's own factors over that in the average.
+        variance: on an output of the model that is scored, with A as PEFT draws it or as a start by
+            hand made it: of the averaged model, or of a client's own where a factor stays with it.
+        own_copies: variance of the noise in the A and in the B with which a client ends a round,
+            over that in this model.
         kind: how the noise on one factor meets that on the other, a key of `LIKE`.
         balance: the amplification number that a balanced start allows at most.
     """
 
     variance: OutputVariance
-    own_copies: float
+    own_copies: tuple[float, float]
     kind: str
     balance: float
 
@@ -216,9 +219,10 @@ class NoiseTakenUp(NamedTuple):
 
     def in_copies(self) -> "NoiseTakenUp":
         """The same of a client's own copy, on which it trains: both factors have more noise."""
-        more = self.own_copies
-        variance = OutputVariance(self.variance.linear * more, self.variance.quadratic * more**2)
-        return NoiseTakenUp(variance, 1.0, self.kind, self.balance * more)
+        of_a, of_b = self.own_copies
+        linear, quadratic = self.variance
+        variance = OutputVariance(linear * of_b, quadratic * of_a * of_b)
+        return NoiseTakenUp(variance, (1.0, 1.0), self.kind, self.balance * of_a)
 
 
 def noise_taken_up(
@@ -264,14 +268,21 @@ def noise_taken_up(
         aggregate=aggregation.mean, balance=None, schedule=schedule, initial_factors=initial
     )
     forecast = forecast_of(replace(spec, method=like, lora=adapter))
-    variance = forecast.output_variance_terms()
+    linear, quadratic = forecast.output_variance_terms()
+    kept = () if row.uploaded_factors is None else {*"AB"} - {*row.uploaded_factors}
+    expected = "a row that sends B, since what a client keeps gets no noise here; or give clip_norm"
+    check("B" not in kept or privacy.releases_steps, "method", row.slug, expected)
+    # No mean thins the noise in what stays with its client.
+    own, alone = forecast.own_copies(), forecast.unaveraged()
+    (in_a, of_a), (in_b, of_b) = ((alone, 1.0) if x in kept else (1.0, own) for x in "AB")
+    variance = OutputVariance(linear * in_b, quadratic * in_a * in_b)
     check(
         variance.linear > 0,
         "noise",
         variance.linear,
         "noise on B: a multiplier, a clip_norm > 0, a row that moves B",
     )
-    return NoiseTakenUp(variance, forecast.own_copies(), noise_product(row), balance)
+    return NoiseTakenUp(variance, (of_a, of_b), noise_product(row), balance)
 
 
 def _orthonormal_rows(weight: torch.Tensor, rank: int) -> dict[str, torch.Tensor]:

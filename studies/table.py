@@ -149,32 +149,44 @@ def more_than(found: dict[str, Any], base: dict[str, Any]) -> tuple[float, float
 
 def leads(cards: list[dict[str, Any]]) -> str:
     """Says how often a row is ahead of FedLoRA or behind it, beyond its interval."""
-    ahead, behind, same, halves = [], [], [], []
+    ahead: dict[str, list[float]] = {}
+    behind: dict[str, list[float]] = {}
+    same: dict[str, list[float]] = {}
+    halves = []
     for name in protocol.SETTINGS:
         base = _base(name, cards)
         for card, found in trained_in(name, cards):
             if base is None or card["method"] == "fedlora":
                 continue
-            told = f"{card['name']} ({name.replace('epsilon', 'ε =')}"
             if is_same(found, base):
-                same.append(f"{told})")
+                same.setdefault(card["name"], []).append(0.0)
                 continue
             mean, half = more_than(found, base)
             halves.append(half)
             if abs(mean) > half:
-                (ahead if mean > 0 else behind).append(f"{told}: {mean:+.3f})")
+                (ahead if mean > 0 else behind).setdefault(card["name"], []).append(abs(mean))
+    above, below = (sum(map(len, side.values())) for side in (ahead, behind))
     said = f"Of {len(halves)} comparisons with FedLoRA, each row at its own rate, "
-    said += f"**{len(ahead)} have an interval above zero and {len(behind)} one below it**; "
+    said += f"**{above} have an interval above zero and {below} one below it**; "
     said += f"if all rows were alike, {len(halves) / 40:.1f} of each kind would be expected."
     if halves:
         said += f" Half of the intervals are wider than ±{np.median(halves):.3f}."
     for words, side in (
         ("Ahead", ahead),
         ("Behind", behind),
-        ("Left out, since they trained", same),
+        ("Left out, since they trained as FedLoRA did", same),
     ):
-        said += f" {words}: {', '.join(side)}." if side else ""
-    return said.replace("since they trained:", "since they trained as FedLoRA did:")
+        said += f" {words}: {', '.join(map(_in_settings, side.items()))}." if side else ""
+    return said
+
+
+def _in_settings(pair: tuple[str, list[float]]) -> str:
+    """A row, in how many settings, and by how much."""
+    name, gaps = pair
+    count = f"{len(gaps)} setting" + "s" * (len(gaps) > 1)
+    span = "" if not max(gaps) else f" by {min(gaps):.3f}"
+    span += f" to {max(gaps):.3f}" if len(gaps) > 1 and max(gaps) else ""
+    return f"{name} in {count}{span}"
 
 
 def _line(

@@ -78,7 +78,7 @@ def test_a_card_tells_what_its_runs_found(card):
     close = {seed: score - 0.1 for seed, score in found["by_seed"].items()}
     close["0"] -= 1e-3
     other["settings"] = {NAME: {**found, "by_seed": close}}
-    assert f"Behind: Own ({NAME.replace('epsilon', 'ε =')}: -0.1" in table.leads([card, other])
+    assert "Behind: Own in 1 setting by 0.1" in table.leads([card, other])
     assert table.rows_so_far([card]).startswith(
         "**1 of 28 rows have a card.** Not trained yet: FFA"
     )

@@ -112,6 +112,17 @@ def test_the_row_that_showed_a_mistake_in_v_is_told_with_its_numbers():
     assert f"and {e} on sentences" in page and f"off by {f}, {g} and {h}" in page
 
 
+def test_fedrpca_ends_an_octave_early_with_the_numbers_of_the_page():
+    page = " ".join(table.WORDS.read_text("utf-8").split())
+    said = {"fedrpca": "its ranges end at {}, {} and {}", "fedlora": "FedLoRA's at {}, {} and {}"}
+    for card in table.load_cards():
+        if card["method"] in said:
+            names = [name for name in protocol.SETTINGS if "example" in name]
+            ends = [f"{card['settings'][name]['end']:#.2g}" for name in names]
+            assert said.pop(card["method"]).format(*ends) in page, ends
+    assert not said
+
+
 def test_the_examples_that_choose_a_rate_do_not_report_it():
     for task in (fl.tasks.digits(), fl.tasks.sentences()):
         scored = protocol.scored_apart(task)

@@ -110,6 +110,10 @@ def test_the_row_that_showed_a_mistake_in_v_is_told_with_its_numbers():
     page = " ".join(table.WORDS.read_text("utf-8").split())
     assert f"off by {a} and {b} octaves on digits with examples protected, {c} and {d}" in page
     assert f"and {e} on sentences" in page and f"off by {f}, {g} and {h}" in page
+    [mended] = (card["settings"] for card in table.load_cards() if card["method"] == "local")
+    now, first = (", ".join(off(x, known)).rsplit(", ", 1) for x in (mended, fedlora))
+    said = "they are off by {} and {}, where the first ones would have been off by {} and {}."
+    assert said.format(*now, *first) in page
 
 
 def test_fedrpca_ends_an_octave_early_with_the_numbers_of_the_page():

@@ -98,7 +98,7 @@ def overview(cards: list[dict[str, Any]]) -> str:
     """The table of all rows: accuracy at the rate that validation chose in every setting, and
     bytes; the row of the best mean first.
     """
-    short = {name: name.replace("epsilon", "ε =") for name in protocol.SETTINGS}
+    short = {name: in_words(name) for name in protocol.SETTINGS}
     lines = []
     for card in cards:
         scores = [card["settings"].get(name, {}).get("accuracy") for name in short]
@@ -246,7 +246,7 @@ def judged(cards: list[dict[str, Any]]) -> str:
         + ["ranges beyond the last rate"]
     ]
     for name in protocol.SETTINGS:
-        words = name.replace("epsilon", "ε =")
+        words = in_words(name)
         frame = ends_of(name, cards)
         off = frame["predicted"] - frame["found"]
         ends, beyond = frame[~frame["beyond"]], off[frame["beyond"]]
@@ -318,7 +318,7 @@ def figure(setting: str, cards: list[dict[str, Any]]) -> style.Figure:
     traffic.set_xlabel("kB a client and round")
     style.headline(
         picture,
-        f"{setting.replace('epsilon', 'ε =')}: {min(scores):.2f} to {max(scores):.2f}, "
+        f"{in_words(setting)}: {min(scores):.2f} to {max(scores):.2f}, "
         f"ranges of {min(widths):.1f} to {max(widths):.1f} octaves",
     )
     style.footer(
@@ -328,6 +328,11 @@ def figure(setting: str, cards: list[dict[str, Any]]) -> style.Figure:
         "go on; black strokes: the end that v predicted. Right: up filled, down open.",
     )
     return picture
+
+
+def in_words(setting: str) -> str:
+    """A setting as readers see it."""
+    return setting.replace("epsilon", "ε =")
 
 
 def slug_of(setting: str) -> str:

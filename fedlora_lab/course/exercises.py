@@ -440,7 +440,9 @@ class Exercise:
     def judge(self, answer: Answer, generator: np.random.Generator | None = None) -> Feedback:
         """Judges an answer: right, which mistake, or how it differs.
 
-        Args: answer: a reader's; generator: draws the inputs; ``None``: as nobody foresees.
+        Args:
+            answer: a reader's.
+            generator: draws the inputs of a function; ``None``: inputs that nobody can foresee.
         """
         reader: Any = self.reader.fresh(generator)
         try:

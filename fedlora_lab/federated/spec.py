@@ -113,8 +113,8 @@ class RunSpec:
     def __post_init__(self) -> None:
         compute_properties(self)
 
-    def drawn_by(self, streams: Streams) -> "RunSpec":
-        """The same run with other draws: what was computed of the rest stands."""
+    def with_streams(self, streams: Streams) -> "RunSpec":
+        """The same run with other random streams; nothing else is computed anew."""
         other = copy.copy(self)
         object.__setattr__(other, "streams", streams)
         return other

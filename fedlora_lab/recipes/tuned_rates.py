@@ -25,7 +25,7 @@ from fedlora_lab.methods import aggregation
 from fedlora_lab.methods.method import Cycle, Method
 from fedlora_lab.methods.optimizers import SGD
 from fedlora_lab.methods.plan import Lora, Plan
-from fedlora_lab.methods.state import KINDS
+from fedlora_lab.methods.state import KINDS, ParamKey
 from fedlora_lab.privacy.plan import Privacy
 from fedlora_lab.tasks.task import Task
 from fedlora_lab.theory.products import OutputVariance, noise_factor
@@ -269,11 +269,12 @@ def noise_taken_up(
     )
     forecast = forecast_of(replace(spec, method=like, lora=adapter))
     linear, quadratic = forecast.output_variance_terms()
-    kept = () if row.uploaded_factors is None else {*"AB"} - {*row.uploaded_factors}
+    kept = [x for x in "AB" if not row.is_uploaded(ParamKey(x, ""))]
     expected = "a row that sends B, since what a client keeps gets no noise here; or give clip_norm"
     check("B" not in kept or privacy.releases_steps, "method", row.slug, expected)
-    # No mean thins the noise in what stays with its client.
-    own, alone = forecast.own_copies(), forecast.unaveraged()
+    # No mean thins the noise in what stays with its client, if it gets any.
+    own = forecast.own_copies()
+    alone = forecast.unaveraged() if privacy.releases_steps else 0.0
     (in_a, of_a), (in_b, of_b) = ((alone, 1.0) if x in kept else (1.0, own) for x in "AB")
     variance = OutputVariance(linear * in_b, quadratic * in_a * in_b)
     check(

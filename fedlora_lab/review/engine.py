@@ -138,7 +138,7 @@ class EngineStep:
         assert spec.privacy is not None
         data = clients_of(units, self.units, spec.privacy.unit)
         # Noise and batches come from the seed alone, so that it cancels between two calls.
-        spec = spec.drawn_by(ChosenBatch(seed, len(units)))
+        spec = spec.with_streams(ChosenBatch(seed, len(units)))
         # A step reads sizes from the task and examples from here: no task is made and checked anew.
         prepared = replace(self.run.prepared, spec=spec, data=data)
         released, start = self._step(prepared) if spec.releases_steps else self._round(prepared)
@@ -184,7 +184,7 @@ def drawn_batches(run: Recorder) -> Loader:
     """Seed -> batches that the engine draws, of both clients' units, or of clients."""
 
     def draw(seed: int) -> list[list[int]]:
-        spec = run.spec.drawn_by(Streams(seed))
+        spec = run.spec.with_streams(Streams(seed))
         prepared = replace(run.prepared, spec=spec)
         if not spec.releases_steps:
             copied = Recorder.from_prepared(prepared, RunOptions())

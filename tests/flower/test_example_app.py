@@ -68,7 +68,7 @@ def test_the_page_of_the_example_app_walks(tmp_path):
     env |= {"FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": own, "FLWR_LOCAL_CONTROL_API_PORT": control}
     # Flower finds what it starts in the path: there where the libraries are loaded, if somewhere.
     programs = [folder for folder in (WARM, str(Path(sys.executable).parent)) if folder]
-    if WARM:  # by it Ray starts its workers as well, and none before it is asked for
+    if WARM:  # Ray starts its workers there too, and none in advance
         job = {"runtime_env": {"py_executable": str(Path(WARM, "python"))}}
         env |= {
             "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job),

@@ -89,7 +89,7 @@ def test_other_draws_change_nothing_that_was_computed_of_the_rest(row, unit, ind
     method = fl.methods.get(row) if isinstance(row, str) else row
     privacy = parts["privacy"].resolve(parts["task"], parts["plan"])
     spec = RunSpec(TASK, method, privacy, PLAN, LORA, Streams(0))
-    kept, anew = spec.drawn_by(Streams(1)), replace(spec, streams=Streams(1))
+    kept, anew = spec.with_streams(Streams(1)), replace(spec, streams=Streams(1))
     assert spec.streams.seed == 0 and kept.streams.seed == 1
     computed = [name for name, x in vars(RunSpec).items() if isinstance(x, cached_property)]
     # What is kept as a function is asked below.

@@ -36,7 +36,7 @@ def _draw_loss(rng):
     return uploads, unknown, modulus, arrived
 
 
-# One update of each kind is asked at every check.
+# One update of each kind is asked at every check, under two clips: one could be mistaken for 1.
 SHORT = np.array([0.1, -0.2, 0.0, 0.1, 0.3]), 1.0, 1.5, 20, 4, np.ones(5)
 LONG = np.array([1.1, -2.2, 0.0, 1.1, 3.3]), 2.0, 1.5, 20, 4, np.ones(5)
 CALLS = {

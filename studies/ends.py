@@ -3,6 +3,7 @@
     python -m studies.ends predict         writes studies/ends-predicted.csv; trains nothing
     python -m studies.ends run [CELL]      trains what is missing of all cells, or of one
     python -m studies.ends judge [CELL]    runs too, says how far each rule is off, and draws it
+    python -m studies.ends control         runs far beyond the end without noise
 
 An end is the rate at which the mean validation accuracy of five seeds is three points below its
 best (`protocol.plateau_end`); every seed has a split of its own. The rules, in the rate of B:
@@ -16,7 +17,8 @@ best (`protocol.plateau_end`); every seed has a split of its own. The rules, in 
 Nine rates by half octaves lie around the geometric mean of the ends that v and u predict, without
 privacy around that of the curvature. Without privacy v and u predict no end, with it the curvature
 predicts the end of training without noise. Cells of texts need the files that `studies.sentiment`
-names; their noise is computed from committed frames, their curvature where the files are.
+names; their noise is computed from committed frames. Their curvature was committed later than all
+else, but before any run on texts; those runs are in results/ends-texts.csv.
 
 Registered beside the rules: v is nearer than u where alpha / r or the rank is not that of the cell
 at the centre; the mean error of v at K = 5 and K = 20 tells whether a factor 1 + (K - 1)/T belongs
@@ -24,6 +26,7 @@ to it; RoLoRA and LA-LoRA, whose factors take turns, end before v says.
 """
 
 import math
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -45,10 +48,14 @@ from studies.declared import STUDIES, Case, digits
 PREDICTED = Path(__file__).with_name("ends-predicted.csv")
 FIGURE = ROOT / "docs" / "figures" / "ends.png"
 STORE = RESULTS / "runs" / "ends.jsonl"
+FRAMES = (RESULTS / "ends.csv", RESULTS / "ends-texts.csv")
 METHODS = ("fedlora", "ffa-lora", "rolora", "la-lora")
 RULES = ["v", "u", "curvature"]
 INPUTS = {"digits": 64, "sentiment": 384, "texts-768": 768}
 """Task -> inputs of every adapted layer."""
+CONTROL = RESULTS / "ends-control.csv"
+BEYOND = {"fedlora": 1.074, "ffa-lora": 3.38}
+"""Rates of the centre's grid at which noise ruins a run, 0.9 and 1.4 octaves behind the end."""
 HALF_OCTAVES = np.arange(-4, 5) / 2
 SEEDS = range(5)
 
@@ -115,7 +122,7 @@ def predict_ends(name: str, case: Case) -> pd.DataFrame:
     """Predicts for each method the end by each rule, and the middle of its nine rates."""
     lora = fl.Lora(**case.lora)
     curvature = math.nan
-    if case.task[0] == "digits":
+    if case.task[0] == "digits" or "FEDLORA_STUDIES" in os.environ:
         task, _, plan = setting(case, seed=0)
         first, *_ = fl.run(task, "fedlora", None, plan.replace(rounds=0), lora=lora, seed=0)
         curvature = 2 / fl.measures.flatness(task, first, task.validation)
@@ -156,6 +163,35 @@ def run_cell(name: str, case: Case, seeds: Any = SEEDS) -> pd.DataFrame:
             table = last.pivot(index="method", columns="measure", values="value").reset_index()
             frames.append(table.assign(cell=name, seed=seed, lr=table["method"].map(at)))
     return pd.concat(frames)[["cell", "method", "seed", "lr", "validation", "accuracy"]]
+
+
+def run_control(slug: str, seed: int) -> pd.DataFrame:
+    """Runs the setting at the centre without its noise, with its clip, at the rate in `BEYOND`.
+
+    Returns: one row: method, seed, lr, validation, and accuracy on test.
+    """
+    case = cells()["scaling 2, rank 4"]
+    task, privacy, plan = setting(case, seed)
+    quiet = privacy.replace(noise_multiplier=0.0, target_epsilon=None)
+    plan = plan.replace(lr=BEYOND[slug])
+    options: Any = {"lora": fl.Lora(**case.lora), "seed": seed, "evaluate_every": plan.rounds}
+    *_, last = fl.run(scored_apart(task), slug, quiet, plan, **options)
+    row = {"method": slug, "seed": seed, "lr": plan.lr}
+    return pd.DataFrame([row | {name: last.metrics[name] for name in ("validation", "accuracy")}])
+
+
+def frame_of(case: Case) -> Path:
+    """Where the runs of a cell are kept: those of digits and those of texts apart."""
+    return FRAMES[case.task[0] != "digits"]
+
+
+def save_cell(name: str, runs: pd.DataFrame, path: Path) -> None:
+    """Puts a cell's runs in the place of earlier ones, in the order of the cells."""
+    before = pd.read_csv(path) if path.exists() else runs[:0]
+    table = pd.concat([before[before["cell"] != name], runs])
+    places = {cell: i for i, cell in enumerate(cells())}
+    table = table.sort_values("cell", key=lambda column: column.map(places), kind="stable")
+    table.to_csv(path, index=False, float_format="%.4g")
 
 
 # ---- the judgement
@@ -231,11 +267,16 @@ def main(act: str, cell: str = "") -> None:
         table = pd.concat(predict_ends(name, case) for name, case in chosen.items())
         table.to_csv(PREDICTED, index=False, float_format="%.4g")
         return
-    runs = pd.concat(run_cell(name, case) for name, case in chosen.items())
-    runs.to_csv(RESULTS / "ends.csv", index=False, float_format="%.4g")
+    if act == "control":
+        table = pd.concat(run_control(slug, seed) for slug in BEYOND for seed in SEEDS)
+        table.to_csv(CONTROL, index=False, float_format="%.4g")
+        return
+    for name, case in chosen.items():
+        save_cell(name, run_cell(name, case), frame_of(case))
     if act == "judge":
-        print(judge(runs).round(2))
-        write_atomically(FIGURE, style.png(figure(runs)), shared=True)
+        for frame in FRAMES:
+            print(judge(pd.read_csv(frame)).round(2))
+        write_atomically(FIGURE, style.png(figure(pd.read_csv(FRAMES[0]))), shared=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Says how a wrong function differs from the right one, where it makes no mistake that is known.
 
 It looks for the plainest description that holds in every call of a check: the right result times a
-number, or times one of the arguments; moved, turned or in another order; one of several results
-right; what the right function gives for another argument, such as sigma / C in place of sigma;
-right in a special case, such as without noise or with one client. Where none holds, it shows the
-smallest call that fails.
+number, or times one of the arguments; rounded, moved, turned or in another order; one of several
+results right; an argument that has no part in it; what the right function gives for another
+argument, such as sigma / C in place of sigma; right in a special case, such as without noise or
+with one client. Where no description says the whole, it shows the smallest call that fails.
 """
 
 import inspect
@@ -26,6 +26,9 @@ Run = Callable[[Function, Sequence[Case]], list[Result]]
 
 CLOSE = 1e-5
 """Relative slack: single precision counts as equal."""
+NEAR = 1e-3
+"""Relative slack of results that may be rounded."""
+MOST_DECIMALS = 10
 CONSTANTS = {
     "−1": -1.0,
     "2": 2.0,
@@ -45,10 +48,10 @@ CONSTANTS = {
     "√(2π)": math.sqrt(2 * math.pi),
     "100": 100.0,
     "1/100": 0.01,
-    "log 2": math.log(2),
-    "1/log 2": 1 / math.log(2),
-    "log 10": math.log(10),
-    "1/log 10": 1 / math.log(10),
+    "ln 2": math.log(2),
+    "1/ln 2": 1 / math.log(2),
+    "ln 10": math.log(10),
+    "1/ln 10": 1 / math.log(10),
 }
 POWERS = {"{}": 1.0, "1/{}": -1.0, "√{}": 0.5, "1/√{}": -0.5, "{}²": 2.0, "1/{}²": -2.0}
 MOST_NUMBERS = 12
@@ -72,25 +75,28 @@ class Calls:
 
 
 @np.errstate(all="ignore")  # results may be infinite, and some other arguments make no sense
-def differs(run: Run, answer: Function, solution: Function, cases: Sequence[Case]) -> str:
+def differs(
+    run: Run, answer: Function, solution: Function, cases: Sequence[Case], several: bool = False
+) -> str:
     """Describes in a sentence or two how a wrong function differs from the right one.
 
     Args:
         run: calls a function on cases.
         answer, solution: the wrong function, and the right one, whose arguments have names.
         cases: on which they differ, with results of equal shapes.
+        several: whether the right function returns several results, and not one array.
     """
     # A function of a library may have more arguments than the cases give it.
     names = tuple(inspect.signature(solution).parameters)[: len(cases[0])]
     calls = Calls(names, cases, run(answer, cases), run(solution, cases))
     found = _not_a_number(calls)
     wrong = -1
-    if not found:
+    if several and not found:
         found, wrong = _one_part(calls)
     if wrong >= 0:
         # Of several results only the wrong one is looked at further.
         def run_part(function: Function, cases: Sequence[Case]) -> list[Result]:
-            return [_pieces(result)[wrong] for result in run(function, cases)]
+            return [_piece(result, wrong) for result in run(function, cases)]
 
         part = Calls(names, cases, *(run_part(f, cases) for f in (answer, solution)))
         return f"{found}: {_plainest(run_part, answer, solution, part)}"
@@ -100,10 +106,13 @@ def differs(run: Run, answer: Function, solution: Function, cases: Sequence[Case
 def _plainest(run: Run, answer: Function, solution: Function, calls: Calls) -> str:
     """The plainest description that holds in every call."""
     looks: tuple[Callable[[], str], ...] = (
+        lambda: _rounded(calls),
         lambda: _multiple(calls),
         lambda: _moved(calls),
         lambda: _order(calls),
+        lambda: _unused(run, answer, solution, calls),
         lambda: _other_argument(run, solution, calls),
+        lambda: _nearly(calls),
         lambda: _special_case(run, answer, solution, calls),
         lambda: _smallest_call(calls),
     )
@@ -141,7 +150,7 @@ def _close_enough(given: np.ndarray, right: np.ndarray) -> float:
 
 
 def _all_same(given: Sequence[Result], right: Sequence[Result]) -> bool:
-    return all(same(*pair) for pair in zip(given, right, strict=True))
+    return len(given) == len(right) and all(same(*pair) for pair in zip(given, right, strict=True))
 
 
 # ---- what may be said of a result
@@ -169,7 +178,7 @@ def _not_a_number(calls: Calls) -> str:
 def _has_empty(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(map(_has_empty, value))
-    return isinstance(value, np.ndarray) and value.size == 0
+    return _is_empty(value)
 
 
 def _has_zero(value: Any) -> bool:
@@ -178,13 +187,13 @@ def _has_zero(value: Any) -> bool:
 
 def _one_part(calls: Calls) -> tuple[str, int]:
     """Which of several results are right in every call, and the place of the first that is not."""
-    lengths = {len(_pieces(right)) for right in calls.right}
+    lengths = {len(right) for right in calls.right}
     count = lengths.pop() if len(lengths) == 1 else 0
     if not 2 <= count <= 4:
         return "", -1
     correct = []
     for i in range(count):
-        given, right = ([_pieces(x)[i] for x in results] for results in (calls.given, calls.right))
+        given, right = ([_piece(x, i) for x in results] for results in (calls.given, calls.right))
         correct.append(_all_same(given, right))
     if not any(correct) or all(correct):
         return "", -1
@@ -196,10 +205,11 @@ def _one_part(calls: Calls) -> tuple[str, int]:
     return words, wrong
 
 
-def _pieces(result: Result) -> list[Result]:
-    if isinstance(result, list):
-        return result
-    return list(result) if np.ndim(result) and len(result) <= 4 else [result]
+def _piece(result: Result, i: int) -> Result:
+    """One of several results; raises ``ValueError`` where there are fewer."""
+    if (not isinstance(result, list) and not np.ndim(result)) or len(result) <= i:
+        raise ValueError("fewer results than those of the right function")
+    return result[i]
 
 
 def _pairs(calls: Calls) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -210,6 +220,32 @@ def _pairs(calls: Calls) -> list[tuple[np.ndarray, np.ndarray]]:
         kept = np.isfinite(goal) | (numbers != goal)
         pairs.append((numbers[kept], goal[kept]))
     return pairs
+
+
+def _rounded(calls: Calls) -> str:
+    """The right result with fewer digits."""
+    pairs = _pairs(calls)
+    for decimals in range(1, MOST_DECIMALS):
+        if all(np.allclose(g, np.round(r, decimals), rtol=0, atol=1e-12) for g, r in pairs):
+            return f"your result is right, but rounded to {decimals} decimals: do not round it"
+    if _all_same(calls.given, calls.right):
+        return (
+            "your result is right to about five digits: compute in double precision, and with all "
+            "digits of each constant"
+        )
+    return ""
+
+
+def _nearly(calls: Calls) -> str:
+    """A result that no description explains and that is within `NEAR` of the right one."""
+    for numbers, goal in _pairs(calls):
+        size = abs(goal).max(initial=0.0)
+        if not size or not abs(numbers - goal).max(initial=0.0) <= NEAR * size:
+            return ""
+    return (
+        "your result is within 0.1 % of the right one in every call: it may be rounded, a constant "
+        f"may have few digits, or a small term may be missing. {_example(calls)}"
+    )
 
 
 def _ratios(calls: Calls) -> list[float] | None:
@@ -237,36 +273,67 @@ def _multiple(calls: Calls) -> str:
     if max(map(abs, ratios)) < 1e-9:
         return "in every call your result is 0, where another number is right"
     if np.allclose(ratios, 1, rtol=CLOSE):
-        elsewhere = not _all_same(calls.given, calls.right)
-        return (
-            "your result is right where the right one is not 0, and wrong where it is" * elsewhere
-        )
+        pairs = zip(calls.given, calls.right, strict=True)
+        wrong = [_flat(right) for given, right in pairs if not same(given, right)]
+        words = "your result is right where the right one is not 0, and wrong where it is"
+        all_zero = wrong and not any(goal[np.isfinite(goal)].any() for goal in wrong)
+        return f"{words}. {_example(calls)}" if all_zero else ""
     constant = bool(np.allclose(ratios, ratios[0], rtol=CLOSE))
     quantities = _quantities(calls)
     names = [name for name, x in CONSTANTS.items() if math.isclose(x, ratios[0], rel_tol=CLOSE)]
     if constant and names:
-        equal = [name for name, x in quantities.items() if np.allclose(x, ratios, rtol=CLOSE)]
-        also = f"; {names[0]} is also {equal[0].strip('()')}" if equal else ""
+        equal = [
+            form.format(name)
+            for name, x in quantities.items()
+            for form, power in POWERS.items()
+            if np.allclose(x**power, ratios, rtol=CLOSE)
+        ]
+        also = f"; {names[0]} is also {_bare(equal[0])}" if equal else ""
         return f"in every call your result is {names[0]} times the right one{also}"
     # One quantity before two: the plainest description is the likeliest.
-    for names in [*((q,) for q in quantities), *itertools.combinations(quantities, 2)]:
+    # Two that never change explain any number.
+    pairs = () if constant else itertools.combinations(quantities, 2)
+    for names in [*((q,) for q in quantities), *pairs]:
         for forms in itertools.product(POWERS, repeat=len(names)):
             powers = zip(names, forms, strict=True)
             product = np.prod([quantities[name] ** POWERS[form] for name, form in powers], axis=0)
             for sign, prefix in ((1, ""), (-1, "−")):
                 if np.allclose(ratios, sign * product, rtol=CLOSE):
-                    words = " · ".join(f.format(n) for n, f in zip(names, forms, strict=True))
+                    words = _product(names, forms)
                     words = f"in every call your result is {prefix}{words} times the right one"
                     return words + _degrees(names, [POWERS[form] for form in forms])
-    return f"in every call your result is {ratios[0]:.4g} times the right one" if constant else ""
+    digits = 4 if abs(ratios[0] - 1) > NEAR else 7
+    ratio = f"{ratios[0]:.{digits}g}"
+    words = f"in every call your result is {ratio} times the right one"
+    return f"{words}. {_example(calls)}" if constant else ""
+
+
+def _bare(name: str) -> str:
+    """A name without the brackets that stand around all of it."""
+    return name[1:-1] if name.startswith("(") and name.find(")") == len(name) - 1 else name
+
+
+def _product(names: Sequence[str], forms: Sequence[str]) -> str:
+    """Powers of names, such as "C/sigma" or "(C/sigma)²"."""
+    ratios = {("{}", "1/{}"): "{}/{}", ("{}²", "1/{}²"): "({}/{})²", ("√{}", "1/√{}"): "√({}/{})"}
+    for (above, below), text in ratios.items():
+        if tuple(forms) == (above, below):
+            return text.format(*names)
+        if tuple(forms) == (below, above):
+            return text.format(*reversed(names))
+    return " · ".join(form.format(name) for name, form in zip(names, forms, strict=True))
 
 
 def _degrees(names: Sequence[str], powers: Sequence[float]) -> str:
     """What a factor such as n / (n − 1) means."""
-    if len(names) < 2 or names[1] != f"{names[0][:-1]} less one)" or sum(powers):
+    if len(names) < 2 or sum(powers):
         return ""
-    less, more = ("n − 1", "n") if powers[0] > 0 else ("n", "n − 1")
-    return f": you divide by {less} where {more} is right"
+    for words, sign in (("less", "−"), ("plus", "+")):
+        if names[1] == f"{names[0][:-1]} {words} one)":
+            other = f"n {sign} 1"
+            given, right = (other, "n") if powers[0] > 0 else ("n", other)
+            return f": you divide by {given} where {right} is right"
+    return ""
 
 
 def _quantities(calls: Calls) -> dict[str, np.ndarray]:
@@ -282,15 +349,7 @@ def _quantities(calls: Calls) -> dict[str, np.ndarray]:
         for name, value in zip(calls.names, case, strict=True):
             if _is_number(value):
                 row[name] = float(value)
-            elif isinstance(value, (list, tuple)):
-                row[f"(the length of {name})"] = len(value)
-            elif isinstance(value, np.ndarray):
-                for axis, size in enumerate(value.shape):
-                    axes = (
-                        ("rows", "columns")[axis] if value.ndim == 2 else f"length of axis {axis}"
-                    )
-                    what = f"the {axes} of {name}" if value.ndim > 1 else f"the length of {name}"
-                    row[f"({what})"] = size
+            row.update(_sizes_of(name, value))
         rows.append(row)
     everywhere = set(rows[0]).intersection(*rows[1:]) if rows else set()
     quantities: dict[str, np.ndarray] = {}
@@ -304,7 +363,30 @@ def _quantities(calls: Calls) -> dict[str, np.ndarray]:
     for name, series in list(quantities.items()):
         if name.startswith("(") and (series > 1).all():
             quantities[f"{name[:-1]} less one)"] = series - 1
+            quantities[f"{name[:-1]} plus one)"] = series + 1
     return quantities
+
+
+def _sizes(calls: Calls) -> dict[str, list[int]]:
+    """How long the arguments of each call are, by name."""
+    rows = [
+        dict(size for pair in zip(calls.names, case, strict=True) for size in _sizes_of(*pair))
+        for case in calls.cases
+    ]
+    everywhere = set(rows[0]).intersection(*rows[1:])
+    found = {name: [row[name] for row in rows] for name in rows[0] if name in everywhere}
+    return {name: series for name, series in found.items() if min(series) > 0 and max(series) > 1}
+
+
+def _sizes_of(name: str, value: Any) -> Iterator[tuple[str, int]]:
+    """The sizes of one argument, such as ("(the rows of A)", 2)."""
+    if isinstance(value, (list, tuple)):
+        yield f"(the length of {name})", len(value)
+    elif isinstance(value, np.ndarray):
+        for axis, size in enumerate(value.shape):
+            axes = ("rows", "columns")[axis] if value.ndim == 2 else f"length of axis {axis}"
+            what = f"the {axes} of {name}" if value.ndim > 1 else f"the length of {name}"
+            yield f"({what})", size
 
 
 FORMS: dict[str, Callable[[Any], Any]] = {
@@ -322,8 +404,9 @@ def _moved(calls: Calls) -> str:
     """The right result with a number added, or up to multiples of an argument, or up to signs."""
     pairs = _pairs(calls)
     shift = pairs[0][0].flat[0] - pairs[0][1].flat[0] if pairs[0][0].size else 0.0
+    size = max(abs(r[np.isfinite(r)]).max(initial=0.0) for _, r in pairs)
     if (
-        shift
+        abs(shift) > CLOSE * size
         and math.isfinite(shift)
         and all(np.allclose(g, r + shift, rtol=CLOSE, atol=1e-9) for g, r in pairs)
     ):
@@ -360,6 +443,9 @@ def _order(calls: Calls) -> str:
     pairs = [pair for given, right in arrays for pair in zip(given, right, strict=True)]
     if not any(right.size > 1 for _, right in pairs):
         return ""
+    two = all(right.shape == (2,) for _, right in pairs)
+    if two and all(same(given, right[::-1]) for given, right in pairs):
+        return "your two numbers are right and stand in the opposite order"
     for words, turn in TURNS.items():
         if all(not right.ndim or same(given, turn(right)) for given, right in pairs):
             parts = all(right.ndim > 2 for _, right in pairs)
@@ -373,15 +459,29 @@ def _order(calls: Calls) -> str:
 
 # ---- other arguments
 
+
+def _unused(run: Run, answer: Function, solution: Function, calls: Calls) -> str:
+    """Arguments on which the right result depends, and the wrong one does not."""
+    if all(np.array_equal(numbers, np.rint(numbers)) for numbers, _ in _pairs(calls)):
+        return ""  # a whole number stays what it is where an argument changes a little
+    needed = _used(run, solution, calls.cases)
+    missing = sorted(needed - _used(run, answer, calls.cases))
+    if not missing or len(missing) == len(needed):
+        return ""
+    verb, them = ("has", "it") if len(missing) == 1 else ("have", "them")
+    words = f"{_list([calls.names[i] for i in missing])} {verb} no part in your result"
+    return f"{words}, and the right one depends on {them}. {_example(calls)}"
+
+
 OTHER_NUMBERS: dict[str, Callable[[Any], Any]] = {
+    "{} + 1": lambda x: x + 1,
+    "{} − 1": lambda x: x - 1,
     "−{}": lambda x: -x,
     "{}²": lambda x: x * x,
     "√{}": lambda x: x**0.5,
     "1/{}": lambda x: 1 / x,
     "2 · {}": lambda x: 2 * x,
     "{}/2": lambda x: x / 2,
-    "{} + 1": lambda x: x + 1,
-    "{} − 1": lambda x: x - 1,
     "1 − {}": lambda x: 1 - x,
     "1": lambda x: type(x)(1),
 }
@@ -417,7 +517,9 @@ def _substitutions(calls: Calls) -> Iterator[tuple[str, list[Case]]]:
         return list(zip(*(changed.get(i, column) for i, column in enumerate(columns)), strict=True))
 
     numbers = [i for i, column in enumerate(columns) if all(map(_is_number, column))]
-    for i, (name, column) in enumerate(zip(calls.names, columns, strict=True)):
+    # Numbers first: they are the plainer explanation where −C and −A come to the same.
+    for i in sorted(range(len(columns)), key=lambda i: i not in numbers):
+        name, column = calls.names[i], columns[i]
         arrays = all(isinstance(x, np.ndarray) and x.dtype.kind == "f" for x in column)
         forms = OTHER_NUMBERS if i in numbers else OTHER_ARRAYS if arrays else {}
         for form, change in forms.items():
@@ -425,6 +527,14 @@ def _substitutions(calls: Calls) -> Iterator[tuple[str, list[Case]]]:
                 yield f"{form.format(name)} in place of {name}", cases({i: [*map(change, column)]})
             except (ArithmeticError, ValueError):
                 continue
+    for i, (size, series) in itertools.product(numbers, _sizes(calls).items()):
+        name = calls.names[i]
+        for form, power in POWERS.items():
+            if abs(power) <= 1:
+                product = [x * y**power for x, y in zip(columns[i], series, strict=True)]
+                words = form.format(size) if power > 0 else form.format(size)[2:]
+                sign = "·" if power > 0 else "/"
+                yield f"{name} {sign} {words} in place of {name}", cases({i: product})
     for i, j in itertools.permutations(numbers, 2):
         name, other = calls.names[i], calls.names[j]
         pairs = list(zip(columns[i], columns[j], strict=True))
@@ -444,24 +554,30 @@ def _special_case(run: Run, answer: Function, solution: Function, calls: Calls) 
     """Where a change of the arguments makes the function right, and so what it treats wrongly."""
     best: list[tuple[str, str]] = []
     # Where little else still counts, as at a learning rate of zero, any function would be right.
-    most = len(_used(run, solution, calls.cases)) / 2
-    for where, look, cases in _changes(calls):
+    needed = len(_used(run, solution, calls.cases))
+    most = needed / 2
+    simpler = [(0, change) for change in _changes(calls)]
+    simpler += [(needed, limit) for limit in _limits(calls)]  # all else must count there
+    for least, (where, look, cases) in simpler:
         try:
             right = run(solution, cases)
             given = run(answer, cases)
         except (ValueError, ArithmeticError):  # a case that makes no sense to one of them
             continue
         finite = all(np.isfinite(_flat(result)).all() for result in right)
-        if finite and not _all_same(right, calls.right) and _all_same(given, right):
+        # Of one row, or of nothing, many a wrong function gives the right 0.
+        trivial = not any(_flat(result).any() for result in right)
+        if finite and not trivial and not _all_same(right, calls.right) and _all_same(given, right):
             used = len(_used(run, solution, cases))
-            if used > most:
+            if used > max(most, least - 1):
                 best, most = [], used
-            if used == most:
+            if used == most and used >= least:
                 best.append((where, look))
     if not best:
         return ""
     look = best[0][1] if len(best) == 1 else "look at what these have in common"
-    return f"your function is right {_list([where for where, _ in best[:3]])}: {look}"
+    places = _list([where for where, _ in best[:3]])
+    return f"your function is right {places}: {look}. {_example(calls)}"
 
 
 def _used(run: Run, solution: Function, cases: Sequence[Case]) -> set[int]:
@@ -499,10 +615,18 @@ def _changes(calls: Calls) -> Iterator[tuple[str, str, list[Case]]]:
     for i, (name, column) in enumerate(zip(calls.names, columns, strict=True)):
         if any(map(_has_empty, column)):
             look = "look at what an empty one gives"
-            cases = [_without_empty(case) for case in calls.cases]
-            yield f"where nothing in {name} is empty", look, cases
+            kept = [case for case in calls.cases if not _is_empty(case[i])]
+            where = "nothing in " if len(kept) == len(calls.cases) else ""
+            verb = "is" if where else "is not"
+            yield f"where {where}{name} {verb} empty", look, [_without_empty(x) for x in kept]
+        if all(isinstance(x, (int, np.integer)) and x > 1 for x in column):
+            yield (
+                f"where {name} = 1",
+                f"look at how {name} counts",
+                changed(i, lambda x: type(x)(1)),
+            )
         # A whole number is a count: of nothing everything is right.
-        if all(isinstance(x, (float, np.floating)) for x in column):
+        if all(map(_is_float, column)):
             look = f"look at how {name} enters"
             yield f"where {name} = 0", look, changed(i, lambda x: 0.0)
             look = f"look at what {name} limits"
@@ -514,21 +638,44 @@ def _changes(calls: Calls) -> Iterator[tuple[str, str, list[Case]]]:
                 equal = changed(i, lambda x: np.full_like(x, x.mean()))
                 yield f"where all of {name} are equal", look, equal
     cut = [_first_of_many(case) for case in calls.cases]
-    shorter = {
-        name
-        for case, short in zip(calls.cases, cut, strict=True)
-        for name, x, y in zip(calls.names, case, short, strict=True)
-        if x is not y
-    }
+    # What is cut in some calls alone has as many by chance.
+    shorter = set(calls.names)
+    for case, short in zip(calls.cases, cut, strict=True):
+        pairs = zip(calls.names, case, short, strict=True)
+        shorter &= {name for name, x, y in pairs if x is not y}
     if shorter:
         where = (
-            f"with one element of {_list([name for name in calls.names if name in shorter])} alone"
+            f"with the first of {_list([name for name in calls.names if name in shorter])} alone"
         )
         yield where, "look at how several are combined", cut
 
 
+def _limits(calls: Calls) -> Iterator[tuple[str, str, list[Case]]]:
+    """Calls in which a number bounds nothing, though its product with another is what it was: noise
+    of sigma C is the same where C no longer clips."""
+    columns = list(zip(*calls.cases, strict=True))
+    numbers = [i for i, column in enumerate(columns) if all(map(_is_float, column))]
+    for i, j in itertools.permutations(numbers, 2):
+        factors = [{i: 1e6, j: 1e-6}.get(k) for k in range(len(columns))]
+        cases = [
+            tuple(x * y if y else x for x, y in zip(case, factors, strict=True))
+            for case in calls.cases
+        ]
+        name, other = calls.names[i], calls.names[j]
+        where = f"where {name} is huge and {other} as much smaller"
+        yield where, f"look at what {name} limits", cases
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, (float, np.floating))
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.size == 0
 
 
 def _is_floats(value: Any) -> bool:
@@ -576,21 +723,45 @@ def _select(value: Any, count: int, kept: list[int]) -> Any:
 def _smallest_call(calls: Calls) -> str:
     """The smallest call that fails, with what came out and what is right."""
     wrong = [i for i, pair in enumerate(zip(calls.given, calls.right)) if not same(*pair)]
-    if not wrong:
-        return "your result is right but for rounding: compute in double precision, or sum anew"
     i = min(wrong, key=lambda i: sum(map(_size, calls.cases[i])))
     case = calls.cases[i]
-    arguments = ", ".join(f"{n} = {_text(x)}" for n, x in zip(calls.names, case, strict=True))
+    arguments = call_in_words(calls.names, case)
     given, right = _flat(calls.given[i]), _flat(calls.right[i])
     slack = CLOSE * max(1e-12, abs(right[np.isfinite(right)]).max(initial=0.0))
     apart = ~np.isclose(given, right, rtol=0, atol=slack, equal_nan=True)
     first = int(np.flatnonzero(apart)[0])
-    values = f"{_digits(right[first])} is right and {_digits(given[first])} came out"
+    values = " and ".join(
+        f"{text} {verb}"
+        for text, verb in zip(
+            _unlike(right[first], given[first]), ("is right", "came out"), strict=True
+        )
+    )
     if given.size > 1:
         values = f"{apart.sum()} of {apart.size} numbers differ; at the first {values}"
     every = len(wrong) == len(calls.cases)
     share = "every call" if every else f"{len(wrong)} of {len(calls.cases)} calls"
     return f"in {share} your result differs. For {arguments}: {values}"
+
+
+def _example(calls: Calls) -> str:
+    """The smallest call that fails, as a sentence of its own without its full stop."""
+    text = _smallest_call(calls)
+    return text[0].upper() + text[1:]
+
+
+def call_in_words(names: Sequence[str], case: Case) -> str:
+    """Names the arguments of a call, but for functions among them: "n = 3, C = 0.5"."""
+    pairs = zip(names, case, strict=True)
+    return ", ".join(f"{name} = {_text(value)}" for name, value in pairs if not callable(value))
+
+
+def _unlike(one: float, other: float) -> tuple[str, str]:
+    """Two different numbers with so many digits that they read differently."""
+    for digits in range(5, 17):
+        texts = _digits(one, digits), _digits(other, digits)
+        if texts[0] != texts[1]:
+            break
+    return texts
 
 
 def _size(value: Any) -> int:
@@ -606,12 +777,12 @@ def _text(value: Any) -> str:
             return f"[{', '.join(map(_text, value))}]"
         return f"a list of {len(value)}"
     if isinstance(value, np.ndarray):
-        if value.size <= MOST_NUMBERS:
+        if 0 < value.size <= MOST_NUMBERS:
             return np.array2string(value, precision=3, separator=", ").replace("\n", "")
         return f"numbers of shape {value.shape}"
     if _is_number(value):
         return _digits(value, 4)
-    return getattr(value, "__name__", type(value).__name__) if callable(value) else repr(value)
+    return repr(value)
 
 
 def _digits(value: float, digits: int = 5) -> str:
@@ -643,7 +814,7 @@ def number_differs(given: np.ndarray, right: np.ndarray) -> str:
     size = (given / right).ravel() if right.all() else np.array([math.nan])
     if np.allclose(size, size[0], rtol=1e-3):
         for name, factor in CONSTANTS.items():
-            if math.isclose(size[0], factor, rel_tol=1e-3):
+            if "√" not in name and math.isclose(size[0], factor, rel_tol=1e-3):
                 return f"that is {name} times what is right"
     if given.size > 1:
         return "none of your numbers is right"

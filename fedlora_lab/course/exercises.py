@@ -167,11 +167,12 @@ class Letters(Reader):
         if not collection or not all(isinstance(part, str) for part in answer):
             raise ValueError('letters such as "a, b" are expected')
         text = answer if isinstance(answer, str) else " ".join(answer)
-        words = set(re.findall(r"[^\W\d_]+", text.lower())) - {"and", "only", "none"}
+        words = set(re.findall(r"[^\W\d_]+", text.lower())) - {"and", "both", "only", "none"}
         letters = frozenset("".join(words))
-        # "all but c" is refused in place of being guessed at.
-        if not letters <= self.options:
-            raise ValueError('letters such as "a, b" are expected')
+        # "all but c" and "b-e" are refused in place of being guessed at.
+        if not letters <= self.options or re.search(r"\w\s*[-–]\s*\w", text):
+            *most, last = sorted(self.options)
+            raise ValueError(f"letters among {', '.join(most)} and {last} are expected")
         return letters
 
     def same(self, result: frozenset[str], other: frozenset[str]) -> bool:
@@ -246,12 +247,13 @@ class Calls(Reader):
                 with np.errstate(all="ignore"), warnings.catch_warnings():
                     warnings.simplefilter("ignore", RuntimeWarning)
                     returned = function(*_as_given(case))
-            except Exception as error:  # whatever a reader's function does wrong, it gets one line
-                raise ValueError(
-                    f"your function of {self.words} stops with {_first_line(error, function)}"
-                ) from error
+            # Whatever a reader's function does wrong, it gets one line.
+            except (Exception, SystemExit) as error:
+                what = f"{_first_line(error, function)}, where {self.call_in_words(case)}"
+                raise ValueError(f"your function of {self.words} stops with {what}") from error
             if returned is None:
-                raise ValueError("your function returns nothing; let it end with `return`")
+                where = f" where {self.call_in_words(case)}" if results else ""
+                raise ValueError(f"your function returns nothing{where}; let it end with `return`")
             results.append(_map(self.standard, _to_arrays(returned)))
         return results
 
@@ -262,18 +264,27 @@ class Calls(Reader):
             several = isinstance(right[0], list)
             what = "each of your results" if several else "your result"
             return f"{what} is the right one transposed"
-        several = all(isinstance(given, list) for given in result)
+        several = any(isinstance(part, list) for part in right)
         if several and self.same([given[::-1] for given in result], right):
             return "your results are right, but stand in the opposite order"
-        for pair in pairs:
-            returned, expected = map(_form, pair)
-            if returned != expected:
-                return f"{expected} should come out of your function, not {returned}"
-        return ""
+        forms = [tuple(map(_form, pair)) for pair in pairs]
+        odd = [i for i, (returned, expected) in enumerate(forms) if returned != expected]
+        if not odd:
+            return ""
+        returned, expected = forms[odd[-1]]
+        where = ""
+        if len(odd) < len(forms):
+            where = f" where {self.call_in_words(self.cases[odd[-1]])}"
+        return f"{expected} should come out of your function, not {returned}{where}"
+
+    def call_in_words(self, case: tuple) -> str:
+        """Names the arguments of a call, such as "n = 3 and C = 0.5"."""
+        return diagnosis.call_in_words(re.split(r", | and ", self.words), case)
 
     def diagnosis(self, answer: Answer, solution: Answer) -> str:
         """Says what is wrong with a function, by calling it on these and on simpler inputs."""
-        return diagnosis.differs(self.call, answer, solution, self.cases)
+        several = isinstance(solution(*_as_given(self.cases[0])), tuple | list)
+        return diagnosis.differs(self.call, answer, solution, self.cases, several)
 
 
 def vary(
@@ -298,9 +309,9 @@ def vary(
     return varied
 
 
-def _first_line(error: Exception, function: Function) -> str:
+def _first_line(error: BaseException, function: Function) -> str:
     """Describes an error in one line, with the line of the function in which it came up."""
-    text = textwrap.shorten(str(error), 200, placeholder=" …")
+    text = textwrap.shorten(str(error), 200, placeholder=" …").rstrip(".")
     code = getattr(function, "__code__", None)
     where = ""
     for frame, line in traceback.walk_tb(error.__traceback__):
@@ -346,15 +357,18 @@ def _to_arrays(returned: Answer) -> Result:
             tensor = returned.detach().cpu()
             half = tensor.is_floating_point() and tensor.dtype.itemsize < 4
             returned = (tensor.double() if half else tensor).numpy()
-        array = np.array(returned)
+        array = np.real_if_close(np.array(returned))
+        if array.dtype.kind == "c":
+            raise TypeError
         if array.dtype.kind in "biu":
             return array.astype(np.int64)
         # Single precision stays what it is: it is compared with more slack.
         return array.astype(np.float32 if array.dtype == np.float32 else float)
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(
-            f"numbers should come out of your function, not {type(returned).__name__}"
-        ) from None
+        kind = "complex ones" if np.iscomplexobj(returned) else type(returned).__name__
+        if isinstance(returned, np.ndarray) and returned.dtype.kind in "US":
+            kind = "words"
+        raise ValueError(f"numbers should come out of your function, not {kind}") from None
 
 
 def _map(change: Callable[[np.ndarray], np.ndarray], result: Result) -> Result:

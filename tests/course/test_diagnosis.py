@@ -61,14 +61,23 @@ CASES = {
     "gives what the right one gives for sigma/C in place of sigma": (
         lambda B, A, w, C, sigma, rows: round_of(B, A, w, C, sigma / C, rows)
     ),
-    "gives what the right one gives for sigma in place of C": (
+    "gives what the right one gives for C · sigma in place of C": (
+        lambda B, A, w, C, sigma, rows: round_of(B, A, w, sigma * C, sigma, rows)
+    ),
+    "C has no part in your result, and the right one depends on it. In every call": (
         lambda B, A, w, C, sigma, rows: round_of(B, A, w, sigma, sigma, rows)
     ),
+    "gives what the right one gives for sigma · (the rows of B) in place of sigma": (
+        lambda B, A, w, C, sigma, rows: round_of(B, A, w, C, len(B) * sigma, rows)
+    ),
+    "is right, but rounded to 3 decimals": both(lambda x: np.round(x, 3)),
+    "is right to about five digits": both(lambda x: 1.000002 * x),
+    "is within 0.1 % of the right one in every call": both(lambda x: x + 1e-4 * np.abs(x).max()),
     "gives what the right one gives for the squares of w in place of w": (
         lambda B, A, w, C, sigma, rows: round_of(B, A, w**2, C, sigma, rows)
     ),
     "is right where all of w are equal: look at how their differences count": (
-        lambda B, A, w, C, sigma, rows: round_of(B, A, np.ones(3), C, sigma, rows)
+        lambda B, A, w, C, sigma, rows: round_of(B, A, w**3, C, sigma, rows)
     ),
     "is right where sigma = 0": (
         lambda B, A, w, C, sigma, rows: round_of(B, A, w, C, sigma * (1 + C), rows)

@@ -3,6 +3,7 @@ and progress are kept."""
 
 import json
 import re
+import sys
 from dataclasses import replace
 from itertools import combinations
 
@@ -72,7 +73,9 @@ def test_the_answers_written_down_are_the_librarys(key):
         ("only b", "Not yet: what you chose is right, but it is not all"),
         ("none", "Not yet: at least one is right"),
         ("b, d", "Not yet: "),
-        ("all but a", "Not yet: letters such as "),
+        ("all but a", "Not yet: letters among "),
+        ("b-e", "Not yet: letters among "),
+        ("both c and e", "Not yet: what you chose is right, but it is not all"),
     ],
 )
 def test_letters_are_read_out_of_a_phrase(answer, message):
@@ -127,7 +130,25 @@ def test_a_function_that_changes_its_arguments_spoils_no_later_call():
         (3, "a function of x is expected"),
         (lambda x: None, "your function returns nothing; let it end with `return`"),
         (lambda x: "many", "numbers should come out of your function, not str"),
-        (lambda x: {}["a\nb"], "your function of x stops with KeyError in its line 1: 'a\\nb'"),
+        (
+            lambda x: {}["a\nb"],
+            "your function of x stops with KeyError in its line 1: 'a\\nb', where x = 1",
+        ),
+        (
+            lambda x: 1 / 0 if x > 1 else x,
+            "your function of x stops with ZeroDivisionError in its line 1: division by zero, "
+            "where x = 2",
+        ),
+        (
+            lambda x: None if x > 1 else x,
+            "your function returns nothing where x = 2; let it end with `return`",
+        ),
+        (lambda x: x + 1j, "numbers should come out of your function, not complex ones"),
+        (lambda x: np.array(["calm"]), "numbers should come out of your function, not words"),
+        (
+            lambda x: sys.exit(1),
+            "your function of x stops with SystemExit in its line 1: 1, where x = 1",
+        ),
     ],
 )
 def test_a_function_that_cannot_be_read_gets_one_line(answer, message):

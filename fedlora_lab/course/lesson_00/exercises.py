@@ -7,20 +7,30 @@ from fedlora_lab.course.exercises import Calls, vary
 
 
 def _noised(rng):
-    """Factors of six clients as they would be without noise, and the noise on them."""
-    B = rng.standard_normal((6, 7, 2))
-    A = rng.standard_normal((6, 2, 3))
+    """Factors of some clients as they would be without noise, and the noise on them."""
+    clients, d_out, r, d_in = (int(x) for x in rng.permutation(np.arange(2, 9))[:4])
+    B = rng.standard_normal((clients, d_out, r))
+    A = rng.standard_normal((clients, r, d_in))
     return B, A, rng.standard_normal(B.shape), rng.standard_normal(A.shape)
 
 
 def _step(rng):
-    B, A, G = (rng.standard_normal(shape) for shape in ((5, 2), (2, 4), (5, 4)))
+    d_out, r, d_in = (int(x) for x in rng.permutation(np.arange(2, 8))[:3])
+    B, A, G = (rng.standard_normal(shape) for shape in ((d_out, r), (r, d_in), (d_out, d_in)))
     return B, A, G, rng.uniform(0.1, 0.6), rng.uniform(1.5, 4)
 
 
+def _pair(first, second):
+    """A factor of two clients, of one number each."""
+    return np.array([[[first]], [[second]]])
+
+
+# So small that what comes out can be followed by hand.
+TWO_CLIENTS = _pair(1.0, 3.0), _pair(2.0, 0.5), _pair(0.5, -0.5), _pair(1.0, 0.0)
+ONE_NUMBER = np.array([[2.0]]), np.array([[3.0]]), np.array([[1.0]]), 0.5, 2.0
 CALLS = {
-    "00.2": Calls("B, A, U and V", draw=_noised),
-    "00.3": Calls("B, A, G, eta and gamma", draw=_step),
+    "00.2": Calls("B, A, U and V", TWO_CLIENTS, draw=_noised),
+    "00.3": Calls("B, A, G, eta and gamma", ONE_NUMBER, draw=_step),
 }
 
 
@@ -80,6 +90,14 @@ def in_turns(B, A, G, eta, gamma):
     step = eta * gamma
     new_B = B - step * G @ A.T
     new_A = A - step * new_B.T @ G  # A's gradient at the new B
+    return (new_B - B) @ (new_A - A)
+
+
+# Both gradients are taken at the old factors where they move together.
+def in_turns_from_A(B, A, G, eta, gamma):
+    step = eta * gamma
+    new_A = A - step * B.T @ G
+    new_B = B - step * G @ new_A.T  # B's gradient at the new A
     return (new_B - B) @ (new_A - A)
 
 

@@ -5,28 +5,35 @@ import numpy as np
 from fedlora_lab.course.exercises import Calls, vary
 
 
-def _adapter(rng):
-    return rng.standard_normal((4, 2)), rng.standard_normal((2, 5)), rng.uniform(2, 5)
+def _sizes(rng):
+    """Numbers of examples, outputs, rank and inputs: no two are equal, and each varies."""
+    return (int(x) for x in rng.permutation(np.arange(2, 9))[:4])
 
 
 def _layer(rng):
-    return rng.standard_normal((6, 5)), rng.standard_normal((4, 5)), *_adapter(rng)
+    n, d_out, r, d_in = _sizes(rng)
+    shapes = (n, d_in), (d_out, d_in), (d_out, r), (r, d_in)
+    return *map(rng.standard_normal, shapes), rng.uniform(2, 5)
 
 
 def _upstream(rng):
-    return rng.standard_normal((6, 5)), rng.standard_normal((6, 4)), *_adapter(rng)
+    n, d_out, r, d_in = _sizes(rng)
+    return *map(rng.standard_normal, ((n, d_in), (n, d_out), (d_out, r), (r, d_in))), rng.uniform(
+        2, 5
+    )
 
 
 def _start(rng):
-    G = rng.standard_normal((4, 5))
-    A = rng.standard_normal((2, 5))
-    return G, A, rng.uniform(2, 5), rng.uniform(0.2, 0.8)
+    _, d_out, r, d_in = _sizes(rng)
+    return *map(rng.standard_normal, ((d_out, d_in), (r, d_in))), *rng.uniform((2, 0.2), (5, 0.8))
 
 
+# So small that what comes out can be followed by hand.
+X, B, A = np.array([[1.0, 2.0]]), np.array([[2.0]]), np.array([[0.5, 1.0]])
 CALLS = {
-    "01.1": Calls("x, W0, B, A and gamma", draw=_layer),
-    "01.2": Calls("x, h, B, A and gamma", draw=_upstream),
-    "01.3": Calls("G, A, gamma and lr", draw=_start),
+    "01.1": Calls("x, W0, B, A and gamma", (X, np.array([[1.0, 0.0]]), B, A, 3.0), draw=_layer),
+    "01.2": Calls("x, h, B, A and gamma", (X, np.array([[3.0]]), B, A, 3.0), draw=_upstream),
+    "01.3": Calls("G, A, gamma and lr", (X, A, 3.0, 0.5), draw=_start),
 }
 
 

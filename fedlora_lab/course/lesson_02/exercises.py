@@ -7,21 +7,25 @@ import numpy as np
 from fedlora_lab.course.exercises import Calls, vary
 
 
-def _factors(rng, clients=5):
+def _factors(rng, clients):
     return rng.standard_normal((clients, 6, 2)), rng.standard_normal((clients, 2, 4))
 
 
 def _round(rng):
-    return *_factors(rng), rng.integers(10, 200, 5)
+    clients, d_out, r, d_in = (int(x) for x in rng.permutation(np.arange(2, 9))[:4])
+    shapes = (clients, d_out, r), (clients, r, d_in)
+    return *map(rng.standard_normal, shapes), rng.integers(10, 200, clients)
 
 
 def _many(rng):
     """So many pairs that the worst by one measure is seldom the worst by another."""
-    return _factors(rng, clients=8)
+    return _factors(rng, clients=int(rng.integers(7, 10)))
 
 
+# So small that what comes out can be followed by hand.
+TWO_CLIENTS = np.array([[[1.0]], [[3.0]]]), np.array([[[2.0]], [[0.5]]]), np.array([1, 3])
 CALLS = {
-    "02.1": Calls("B, A and n", draw=_round),
+    "02.1": Calls("B, A and n", TWO_CLIENTS, draw=_round),
     "02.3": Calls("B and A", draw=_many, times=25),
 }
 

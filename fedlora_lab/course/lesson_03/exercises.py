@@ -12,12 +12,13 @@ from fedlora_lab.course.exercises import Calls, vary
 
 def _batch(rng: np.random.Generator) -> tuple:
     """Rows longer and shorter than C, and an expected batch that is not their number."""
-    n = int(rng.integers(2, 7))
-    clip = float(rng.uniform(1.5, 3))
-    g = abs(rng.standard_normal((n, 4)))  # so that the sum is long as well
-    size = np.where(np.arange(n) % 2, rng.uniform(0.2, 0.8, n), rng.uniform(1.5, 4, n)) * clip
+    n, d = (int(x) for x in rng.permutation(np.arange(2, 8))[:2])
+    clip = float(rng.uniform(0.4, 3))
+    g = abs(rng.standard_normal((n, d)))  # so that the sum is long as well
+    is_short = rng.permutation(np.arange(n) % 2)
+    size = np.where(is_short, rng.uniform(0.2, 0.8, n), rng.uniform(1.5, 4, n)) * clip
     g *= (size / np.linalg.norm(g, axis=1))[:, None]
-    return g, clip, float(rng.uniform(0.5, 3)), n + 1.5, rng.standard_normal(4)
+    return g, clip, float(rng.uniform(0.5, 3)), n + 1.5, rng.standard_normal(d)
 
 
 def _rates(rng: np.random.Generator) -> tuple:
@@ -31,11 +32,13 @@ def _history(rng: np.random.Generator) -> tuple:
 
 # An empty batch must release noise too: it is asked at every check.
 EMPTY = np.zeros((0, 4)), 2.0, 1.5, 8.0, np.array([1.0, -0.5, 0.25, 2.0])
+# So small that what comes out can be followed by hand.
+FEW = np.array([[3.0, 4.0], [0.3, 0.4], [0.0, 2.0]]), 1.0, 0.5, 4.0, np.array([1.0, -1.0])
 # The best order is the first of all, and the last.
 MUCH_SPENT = 0.3, 4, 1e-5
 LITTLE_SPENT = 200.0, 1, 1e-5
 CALLS = {
-    "03.1": Calls("g, C, sigma, b and xi", EMPTY, draw=_batch),
+    "03.1": Calls("g, C, sigma, b and xi", FEW, EMPTY, draw=_batch),
     "03.2": Calls("epsilon and mu", draw=lambda rng: (rng.uniform(0.2, 3), rng.uniform(0.5, 3))),
     "03.3": Calls("fpr, sigma and releases", draw=_rates),
     "03.4": Calls("sigma, releases and delta", MUCH_SPENT, LITTLE_SPENT, draw=_history),
@@ -63,6 +66,11 @@ def divides_by_the_drawn(g, C, sigma, b, xi):
 # As above, and an empty batch gives 0 / 0.
 def divides_by_len(g, C, sigma, b, xi):
     return release(g, C, sigma, 1, xi) / np.float64(len(g))
+
+
+# A long row moves the sum by its whole length.
+def not_clipped(g, C, sigma, b, xi):
+    return (g.sum(axis=0) + sigma * C * xi) / b
 
 
 # Makes every row as long as C, short ones too.

@@ -19,25 +19,36 @@ def _plan(rng):
 
 
 def _round(rng):
-    """Four clients with gradients shorter and longer than C, one with an empty batch."""
-    C = float(rng.uniform(0.5, 2))
-    counts = rng.permutation([0, 2, 3, 5])
-    g_A = [rng.standard_normal((n, 2, 5)) + 0.5 for n in counts]
-    g_B = [rng.standard_normal((n, 3, 2)) + 0.5 for n in counts]
+    """Some clients with gradients shorter and longer than C, one with an empty batch."""
+    C = float(rng.uniform(0.4, 3))
+    d_out, r, d_in = (int(x) for x in rng.permutation(np.arange(2, 7))[:3])
+    counts = rng.permutation([0, 2, 3, *rng.integers(2, 7, rng.integers(1, 4))])
+    g_A = [rng.standard_normal((n, r, d_in)) + 0.5 for n in counts]
+    g_B = [rng.standard_normal((n, d_out, r)) + 0.5 for n in counts]
     for a, b in zip(g_A, g_B, strict=True):
         lengths = np.sqrt((a**2).sum((1, 2)) + (b**2).sum((1, 2)))
-        wanted = C * np.where(np.arange(len(a)) % 2, rng.uniform(0.3, 0.9), rng.uniform(2, 5))
+        is_short = rng.permutation(np.arange(len(a)) % 2)
+        wanted = C * np.where(is_short, rng.uniform(0.3, 0.9), rng.uniform(2, 5))
         a *= (wanted / lengths)[:, None, None]
         b *= (wanted / lengths)[:, None, None]
-    noise = rng.standard_normal((4, 3, 2)), rng.standard_normal((4, 2, 5))
-    factors = rng.standard_normal((3, 2)), rng.standard_normal((2, 5))
+    K = len(counts)
+    noise = rng.standard_normal((K, d_out, r)), rng.standard_normal((K, r, d_in))
+    factors = rng.standard_normal((d_out, r)), rng.standard_normal((r, d_in))
     return *factors, g_B, g_A, rng.uniform(0.3, 1), C, rng.uniform(0.5, 1.5), 4.5, *noise
 
 
+# So small that what comes out can be followed by hand.
+NOBODY = np.zeros((0, 1, 1))
+TWO_CLIENTS = (
+    *(np.array([[x]]) for x in (1.0, 2.0)),
+    *([np.array([[[x]]]), NOBODY] for x in (3.0, 4.0)),
+    *(0.5, 1.0, 0.5, 2.0),
+    *(np.array([[[x]], [[y]]]) for x, y in ((1.0, -0.5), (0.5, 2.0))),
+)
 CALLS = {
     "04.1": Calls("B, A and tau", draw=_factors),
     "04.2": Calls("lr, sigma, C, b, K, N and d_in", draw=_plan),
-    "04.4": Calls("B, A, g_B, g_A, lr, C, sigma, b, xi_B and xi_A", draw=_round),
+    "04.4": Calls("B, A, g_B, g_A, lr, C, sigma, b, xi_B and xi_A", TWO_CLIENTS, draw=_round),
 }
 
 
@@ -200,6 +211,11 @@ def _clipped_by(length, B, A, g_B, g_A, lr, C, sigma, *rest):
 # The two lengths are the sides of a right angle.
 adds_the_norms = partial(_clipped_by, lambda b, a: np.sqrt(b) + np.sqrt(a))
 forgets_the_root = partial(_clipped_by, np.add)
+
+
+# A long gradient moves the sum by its whole length.
+def not_clipped(B, A, g_B, g_A, lr, C, sigma, *rest):
+    return private_round(B, A, g_B, g_A, lr, 1e9, sigma * C / 1e9, *rest)
 
 
 # Makes every example as long as C, short ones too.

@@ -6,10 +6,10 @@ from fedlora_lab.course.exercises import Calls, vary
 
 
 def _change(rng):
-    """A square change of a weight, and an A whose rows are neither of length 1 nor orthogonal."""
-    width = int(rng.integers(6, 12))
+    """A change of a weight, and an A whose rows are neither of length 1 nor orthogonal."""
+    d_out, d_in = (int(x) for x in rng.permutation(np.arange(6, 12))[:2])
     rank = int(rng.integers(2, 5))
-    return rng.standard_normal((width, width)), rng.uniform(0, 1, (rank, width)) + 0.2
+    return rng.standard_normal((d_out, d_in)), rng.uniform(0, 1, (rank, d_in)) + 0.2
 
 
 def _settings(rng):
@@ -19,21 +19,38 @@ def _settings(rng):
 
 
 def _round(rng):
-    """Four clients, one with an empty batch; of an example's gradient for B some exceed C."""
-    gamma = float(rng.uniform(1.5, 4))
-    C = float(rng.uniform(0.5, 2))
-    B = rng.standard_normal((3, 2))
-    A = rng.uniform(0.2, 1, (2, 5))
-    G = [rng.standard_normal((n, 3, 5)) + 0.5 for n in rng.permutation([0, 2, 3, 5])]
+    """Some clients, one with an empty batch; of an example's gradient for B some exceed C.
+
+    The gradient for B is longer than that of the weight, or shorter.
+    """
+    C = float(rng.uniform(0.4, 3))
+    d_out, r, d_in = (int(x) for x in rng.permutation(np.arange(2, 7))[:3])
+    B = rng.standard_normal((d_out, r))
+    A = rng.uniform(0.2, 1, (r, d_in))
+    gamma = float(rng.choice([0.3, 3.0]) * rng.uniform(0.8, 1.25) / np.linalg.norm(A, 2))
+    counts = rng.permutation([0, 2, 3, *rng.integers(2, 7, rng.integers(1, 4))])
+    G = [rng.standard_normal((n, d_out, d_in)) + 0.5 for n in counts]
     for g in G:
-        wanted = C * np.where(np.arange(len(g)) % 2, rng.uniform(0.3, 0.9), rng.uniform(2, 5))
+        is_short = rng.permutation(np.arange(len(g)) % 2)
+        wanted = C * np.where(is_short, rng.uniform(0.3, 0.9), rng.uniform(2, 5))
         g *= (wanted / _lengths(gamma * g @ A.T))[:, None, None]
-    xi = rng.standard_normal((len(G), 3, 2))
+    xi = rng.standard_normal((len(G), d_out, r))
     return B, A, G, gamma, rng.uniform(0.3, 1), C, rng.uniform(0.5, 1.5), 4.5, xi
 
 
+# So small that what comes out can be followed by hand; an example's gradient for B is shorter than
+# that for the weight, and longer.
+SHORTER, LONGER = (
+    (
+        *(np.array([[x]]) for x in (1.0, 0.5)),
+        [np.array(G)[:, None, None], np.zeros((0, 1, 1))],
+        *(gamma, 0.5, 1.0, 0.5, 2.0),
+        np.array([[[1.0]], [[-0.5]]]),
+    )
+    for gamma, G in ((0.5, [8.0]), (6.0, [1.0, 0.1]))
+)
 CALLS = {
-    "05.1": Calls("B, A, G, gamma, lr, C, sigma, b and xi", draw=_round),
+    "05.1": Calls("B, A, G, gamma, lr, C, sigma, b and xi", SHORTER, LONGER, draw=_round),
     "05.2": Calls("change and A", draw=_change),
     "05.3": Calls("lr, C, alpha and new_alpha", draw=_settings),
 }
@@ -84,8 +101,20 @@ def clips_the_weights(B, A, G, gamma, lr, C, sigma, b, xi):
     return ffa_round(B, A, shorter, gamma, lr, far, sigma * C / far, b, xi)
 
 
+# The gradient of the weight is no part of what is sent.
+def clips_twice(B, A, G, *rest):
+    C = rest[2]
+    shorter = [g * np.minimum(1, C / _lengths(g))[:, None, None] for g in G]
+    return ffa_round(B, A, shorter, *rest)
+
+
 # One example may be all of a sum.
 clips_the_sum = vary(ffa_round, G=lambda G: [g.sum(0)[None] for g in G])
+
+
+# A long gradient moves the sum by its whole length.
+def not_clipped(B, A, G, gamma, lr, C, sigma, *rest):
+    return ffa_round(B, A, G, gamma, lr, 1e9, sigma * C / 1e9, *rest)
 
 
 # What is short is no danger: to lengthen it lets one example move the sum by C for nothing.
@@ -159,6 +188,11 @@ def rate_once(lr, C, alpha, new_alpha):
 def rate_multiplied(lr, C, alpha, new_alpha):
     c = new_alpha / alpha
     return lr * c**2, C * c
+
+
+# Two mistakes: both have to change, and the rate the other way.
+def rate_multiplied_and_clip_left(lr, C, alpha, new_alpha):
+    return lr * (new_alpha / alpha) ** 2, C
 
 
 # Gradients of B grow with α: the same C would cut deeper.

@@ -14,7 +14,8 @@ class _Release:
     """A server's rule: the weighted sum of clipped changes, with another noise at every call.
 
     The clip tells a client's change from its factor, whose weighted sum would be as good without
-    one; and a second call, which is a second release, comes out otherwise.
+    one; and a second call, which is a second release, comes out otherwise. The noise follows the
+    frozen factor, entry by entry.
     """
 
     weights: np.ndarray
@@ -23,8 +24,15 @@ class _Release:
 
     def __call__(self, changes, frozen):
         self.calls += 1
+        if np.ndim(changes) != 3 or len(changes) != len(self.weights) or np.ndim(frozen) != 2:
+            raise ValueError(
+                "combine takes the changes of all clients, stacked (K, rows, columns), and the "
+                "frozen factor, a matrix"
+            )
         scale = np.minimum(1, self.clip / np.maximum(norm(changes, axis=(1, 2)), 1e-12))
-        noise = 0.1 * self.calls * norm(frozen)  # a release of nothing is not nothing
+        # A release of nothing is not nothing.
+        noise = self.calls * np.cos(np.arange(np.size(frozen))) @ np.ravel(frozen) / 10
+        noise += self.calls * np.shape(frozen)[0] / 20
         return np.tensordot(self.weights * scale, changes, 1) + noise
 
 
@@ -55,20 +63,29 @@ def _bowl(rng):
 
 
 def _updates(rng):
-    """Two clients change the product by more than C, two by less; A is stretched unequally."""
+    """Two clients change the product by more than C, others by less; A is stretched unequally."""
     left, right = (np.linalg.qr(rng.standard_normal((n, 3)))[0] for n in (3, 7))
     A = left @ np.diag([rng.uniform(1.5, 2.5), 1.0, rng.uniform(0.3, 0.6)]) @ right.T
     C = rng.uniform(0.5, 2)
-    dB = rng.standard_normal((4, 5, 3))
-    wanted = C * np.array([rng.uniform(2, 4), rng.uniform(4, 8), rng.uniform(0.2, 0.5), 0.7])
-    dB *= (wanted / norm(dB @ A, axis=(1, 2)))[:, None, None]
-    return dB, A, C, rng.uniform(0.5, 1.5), rng.standard_normal((5, 7))
+    d_out, clients = int(rng.integers(4, 7)), int(rng.integers(4, 8))
+    dB = rng.standard_normal((clients, d_out, 3))
+    wanted = [rng.uniform(2, 4), rng.uniform(4, 8), *rng.uniform(0.2, 0.7, clients - 2)]
+    dB *= (C * rng.permutation(wanted) / norm(dB @ A, axis=(1, 2)))[:, None, None]
+    return dB, A, C, rng.uniform(0.5, 1.5), rng.standard_normal((d_out, 7))
 
 
+# So small that what comes out can be followed by hand.
+TWO_CLIENTS = (
+    np.array([[[4.0]], [[0.1]]]),
+    np.array([[2.0]]),
+    1.0,
+    0.5,
+    np.array([[1.0]]),
+)
 CALLS = {
     "06.1": Calls("B, A, gradient, combine, eta, gamma, S and T", draw=_federation),
     "06.2": Calls("T, tau, d_out, d_in, r and gamma", (8, 0.2, 30, 20, 3, 2.0), draw=_noise),
-    "06.3": Calls("dB, A, C, sigma and xi", draw=_updates),
+    "06.3": Calls("dB, A, C, sigma and xi", TWO_CLIENTS, draw=_updates),
     "06.5": Calls("tau, eta and h", (0.02, 0.05, 4.0), draw=_bowl),
 }
 

@@ -76,10 +76,23 @@ Found = tuple[dict[str, Any], dict[str, Any]]
 
 
 def trained_in(setting: str, cards: list[dict[str, Any]]) -> list[Found]:
-    """The cards of the rows that could be trained in a setting, the best row first."""
+    """The cards of the rows that could be trained in a setting, the best row first; those whose
+    runs have no epsilon last, since they are compared with nobody.
+    """
     found = [(card, card["settings"].get(setting, {})) for card in cards]
     found = [pair for pair in found if "accuracy" in pair[1]]
-    return sorted(found, key=lambda pair: pair[1]["accuracy"], reverse=True)
+    place = lambda pair: (is_private(pair[0]), pair[1]["accuracy"])  # noqa: E731
+    return sorted(found, key=place, reverse=True)
+
+
+def is_private(card: dict[str, Any]) -> bool:
+    """Whether an epsilon could be stated for all of a row's runs."""
+    known = [found for found in card["settings"].values() if "accuracy" in found]
+    return all(found["epsilon"] is not None for found in known)
+
+
+def shown_name(card: dict[str, Any]) -> str:
+    return card["name"] if is_private(card) else f"{card['name']} (no ε)"
 
 
 def rows_so_far(cards: list[dict[str, Any]]) -> str:
@@ -106,7 +119,8 @@ def overview(cards: list[dict[str, Any]]) -> str:
         sizes = [found for _, found in _first_setting(card)]
         kilobytes = [f"{sizes[0][key] / 1000:.1f}" if sizes else "" for key in BYTES]
         cells = [_number(score, ".3f", "refused") for score in scores]
-        lines.append((np.mean(known or [0]), [card["name"], *cells, *kilobytes]))
+        place = (is_private(card), np.mean(known or [0]))
+        lines.append((place, [shown_name(card), *cells, *kilobytes]))
     lines.sort(key=lambda line: line[0], reverse=True)
     head = ["method", *short.values(), "kB up", "kB down"]
     return markdown_table([head, *(line for _, line in lines)])
@@ -152,11 +166,15 @@ def leads(cards: list[dict[str, Any]]) -> str:
     ahead: dict[str, list[float]] = {}
     behind: dict[str, list[float]] = {}
     same: dict[str, list[float]] = {}
+    without: dict[str, list[float]] = {}
     halves = []
     for name in protocol.SETTINGS:
         base = _base(name, cards)
         for card, found in trained_in(name, cards):
             if base is None or card["method"] == "fedlora":
+                continue
+            if not is_private(card):
+                without.setdefault(card["name"], []).append(0.0)
                 continue
             if is_same(found, base):
                 same.setdefault(card["name"], []).append(0.0)
@@ -175,6 +193,7 @@ def leads(cards: list[dict[str, Any]]) -> str:
         ("Ahead", ahead),
         ("Behind", behind),
         ("Left out, since they trained as FedLoRA did", same),
+        ("Left out, since no ε could be stated", without),
     ):
         said += f" {words}: {', '.join(map(_in_settings, side.items()))}." if side else ""
     return said
@@ -201,12 +220,14 @@ def _line(
     edge = {min(rates): ", the first", max(rates): ", the last"}.get(found["rate"], "")
     if base is None or card["method"] == "fedlora":
         more = ""
+    elif not is_private(card):
+        more = "no ε, so not compared"
     elif is_same(found, base):
         more = "is FedLoRA here"
     else:
         more = "{:+.3f} ± {:.3f}".format(*more_than(found, base))
     return [
-        card["name"],
+        shown_name(card),
         f"{found['accuracy']:.3f} ({_number(found['low'], '.3f')} to "
         f"{_number(found['high'], '.3f')})",
         more,
@@ -307,7 +328,7 @@ def figure(setting: str, cards: list[dict[str, Any]]) -> style.Figure:
         traffic.plot(sizes, [y, y], color=colour, lw=1, alpha=0.4)
         traffic.plot(sizes[:1], [y], "^", color=colour, ms=6)
         traffic.plot(sizes[1:], [y], "v", color=colour, ms=6, mfc="none")
-    accuracy.set_yticks(range(len(found)), [card["name"] for card, _ in found])
+    accuracy.set_yticks(range(len(found)), [shown_name(card) for card, _ in found])
     accuracy.invert_yaxis()
     accuracy.axvline(float(np.mean([one["start"] for _, one in found])), color=style.SOFT, ls=":")
     accuracy.set_xlabel("accuracy at the chosen rate")

@@ -114,6 +114,25 @@ def test_the_mistake_in_v_is_told_with_its_numbers():
     assert "would have been off by {}, {} and {}.".format(*first) in page
 
 
+def test_no_row_leads_and_one_without_epsilon_would_by_the_numbers_of_the_page():
+    cards = table.load_cards()
+    base, bare = (next(c for c in cards if c["method"] == x) for x in ("fedlora", "deer-literal"))
+    assert not table.is_private(bare)
+    gaps = {
+        name: table.more_than(one, base["settings"][name]) for name, one in bare["settings"].items()
+    }
+    said = ["{:.3f} ± {:.3f}".format(*gap) for gap in gaps.values() if gap[0] > gap[1]]
+    page = " ".join(table.WORDS.read_text("utf-8").split())
+    by_example, by_client = said
+    assert f"by {by_example} with examples and by {by_client} with clients protected" in page
+    assert "**0 have an interval above zero" in table.leads(cards)
+    assert (
+        table.table_of("digits, example, ε = 1".replace("ε =", "epsilon"), cards)
+        .splitlines()[-1]
+        .startswith("| DEeR literal (no ε) |")
+    )
+
+
 def test_fedrpca_ends_an_octave_early_with_the_numbers_of_the_page():
     page = " ".join(table.WORDS.read_text("utf-8").split())
     said = {"fedrpca": "its ranges end at {}, {} and {}", "fedlora": "FedLoRA's at {}, {} and {}"}

@@ -303,8 +303,8 @@ def figure(setting: str, cards: list[dict[str, Any]]) -> style.Figure:
     """
     rates = protocol.SETTINGS[setting].rates
     found = trained_in(setting, cards)
-    scores = [one["accuracy"] for _, one in found]
-    widths = [one["octaves"] for _, one in found]
+    private = [one for card, one in found if is_private(card)]
+    scores, widths = ([one[key] for one in private] for key in ("accuracy", "octaves"))
     picture, axes = style.subplots(
         9.5, 1.5 + 0.24 * len(found), columns=3, sharey=True, width_ratios=[3, 4, 2]
     )

@@ -30,7 +30,7 @@ def _steps(rng, scale=None):
     return step, batch, int(rng.integers(1, 1000)), clip
 
 
-def _mean_step(examples, seed):
+def mean_step(examples, seed):
     """A step that divides by the size of the batch: an example moves it that is far from others."""
     noise = np.random.default_rng(seed)
     rows = np.array(examples).reshape(len(examples), 2)
@@ -43,7 +43,7 @@ def _far_at(place):
     """A call of three examples: the one at a place moves the step most, and is the shortest."""
     batch = [np.array([3.0, 0.0]), np.array([4.0, 0.5])]
     batch.insert(place, np.array([0.0, 1.0]))
-    return _mean_step, batch, 7, 2.0
+    return mean_step, batch, 7, 2.0
 
 
 def _fits(rng, count=None):

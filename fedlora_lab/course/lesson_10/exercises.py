@@ -18,8 +18,8 @@ def _noises(rng):
 
 # Two clients, rank 1: a difference is shown at these.
 SMALL = (
-    np.array([[[1.0], [2.0]], [[3.0], [-1.0]]]),
-    np.array([[[2.0, 1.0, 0.0]], [[1.0, -1.0, 3.0]]]),
+    np.array([[[1.0], [2.0]], [[4.0], [0.0]]]),
+    np.array([[[2.0, 1.0, 0.0]], [[1.0, -2.0, 3.0]]]),
 )
 CALLS = {
     "10.1": Calls("B and A", SMALL, draw=_uploads),

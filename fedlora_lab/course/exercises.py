@@ -283,7 +283,8 @@ class Calls(Reader):
 
     def diagnosis(self, answer: Answer, solution: Answer) -> str:
         """Says what is wrong with a function, by calling it on these and on simpler inputs."""
-        several = isinstance(solution(*_as_given(self.cases[0])), tuple | list)
+        with np.errstate(all="ignore"):
+            several = isinstance(solution(*_as_given(self.cases[0])), tuple | list)
         return diagnosis.differs(self.call, answer, solution, self.cases, several)
 
 

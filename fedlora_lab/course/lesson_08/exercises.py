@@ -18,30 +18,47 @@ def _draw_numbers(rng):
     """Blocks of several sizes, the largest of each below zero, and a short one at the end."""
     block = int(rng.integers(5, 9))
     width = int(rng.integers(2, 4))
-    x = rng.uniform(0.1, 0.9, 4 * block - 2) * rng.choice([-1, 1], 4 * block - 2)
+    blocks = int(rng.integers(2, 5))
+    size = blocks * block - int(rng.integers(1, 4))
+    x = rng.uniform(0.1, 0.9, size) * rng.choice([-1, 1], size)
     x[::block] = -1
-    scales = np.repeat(rng.permutation([0.5, 1.7, 3.1, 6.0]), block)[: len(x)]
+    scales = np.repeat(rng.permutation([0.5, 1.7, 3.1, 6.0])[:blocks], block)[:size]
     return x * scales, np.array(normal_levels(width)), block
 
 
 def _draw_step(rng):
     """Weights that sum to less than one: some clients did not answer."""
-    psi = rng.normal(size=6)
-    uploads = rng.normal(size=(4, 6))
-    sent = psi + rng.normal(0, 0.3, 6)
-    return psi, sent, uploads, rng.uniform(0.1, 0.23, 4), rng.uniform(0.3, 0.9)
+    clients = int(rng.integers(3, 7))
+    size = int(rng.integers(4, 9))
+    psi = rng.normal(size=size)
+    uploads = rng.normal(size=(clients, size))
+    sent = psi + rng.normal(0, 0.3, size)
+    weights = rng.uniform(0.4, 0.9, clients) / clients
+    return psi, sent, uploads, weights, rng.uniform(0.3, 0.9)
 
 
 def _draw_copies(rng):
     """More rounds than are kept, and more than two of them, where a median is a mean."""
-    return rng.normal(size=(int(rng.integers(7, 11)), 5)), int(rng.integers(3, 6))
+    shape = int(rng.integers(7, 11)), int(rng.integers(3, 8))
+    return rng.normal(size=shape), int(rng.integers(3, 6))
 
+
+# Calls of few numbers, which a difference is shown at.
+FEW_NUMBERS = np.array([-2.0, 0.9, 0.6, 0.15, 3.0]), np.array([-1.0, 0.0, 0.4, 1.0]), 2
+TWO_CLIENTS = (
+    np.array([1.0, 2.0]),
+    np.array([1.5, 1.5]),
+    np.array([[2.0, 1.0], [3.0, 4.0]]),
+    np.array([0.5, 0.3]),
+    0.5,
+)
+FIVE_ROUNDS = np.array([[3.0, 1.0], [4.0, 1.0], [0.0, 2.0], [1.0, 4.0], [5.0, 9.0]]), 3
 
 CALLS = {
     "08.1": Calls("width, reach and quantile", draw=_draw_code),
-    "08.2": Calls("x, levels and block", draw=_draw_numbers, within=1e-9),
-    "08.4": Calls("psi, sent, uploads, weights and eta", draw=_draw_step),
-    "08.5": Calls("copies and m", draw=_draw_copies),
+    "08.2": Calls("x, levels and block", FEW_NUMBERS, draw=_draw_numbers),
+    "08.4": Calls("psi, sent, uploads, weights and eta", TWO_CLIENTS, draw=_draw_step),
+    "08.5": Calls("copies and m", FIVE_ROUNDS, draw=_draw_copies),
 }
 
 
@@ -84,6 +101,10 @@ def alike_on_both_sides(width, reach, quantile):
 # An even number of levels that mirror each other leaves out zero.
 def zero_left_out(width, reach, quantile):
     return quantile(np.linspace(1 - reach, reach, 2**width)) / quantile(reach)
+
+
+# At the probabilities 0 and 1 the quantile is infinite.
+up_to_one = vary(levels, reach=1.0)
 
 
 # ---- 08.2: the copy
@@ -135,6 +156,17 @@ def largest_with_its_sign(x, levels, block):
 def rounds_down(x, levels, block):
     scales = scale_of_each(x, block)
     return levels[np.searchsorted(levels, x / scales, side="right") - 1] * scales
+
+
+# A block has this many numbers; there are as many blocks as that takes.
+def as_many_blocks(x, levels, block):
+    parts = np.array_split(x, block)
+    return np.concatenate([receive(part, levels, len(part)) for part in parts])
+
+
+# The difference that is farthest below zero is that of the highest level.
+def highest_level(x, levels, block):
+    return levels[-1] * scale_of_each(x, block)
 
 
 # ---- 08.4: the server's step

@@ -9,24 +9,30 @@ from scipy.stats import t as student
 from fedlora_lab.course.exercises import Calls, vary
 
 
-def _pair(rng, methods=2, seeds=8):
-    """Accuracies of some methods that share what a seed does."""
+def _pair(rng, methods=2):
+    """Accuracies of some methods that share what a seed does; as many seeds as it happens."""
+    seeds = int(rng.integers(4, 13))
     together = rng.normal(0.75, 0.05, seeds)
     return tuple(together + rng.normal(0.01 * i, 0.02, seeds) for i in range(methods))
 
 
 def _scores(rng):
     """In any order, and with the best single score at a method that is not the best."""
-    scores = rng.permutation(_pair(rng, methods=6, seeds=10))
+    scores = rng.permutation(_pair(rng, methods=int(rng.integers(4, 8))))
     lucky = scores[scores.mean(axis=1).argmin()]
     lucky[lucky.argmax()] += 0.2
     lucky -= 0.02
     return (scores,)
 
 
+# The best mean is the second method's, the best median the first's, the best score the third's.
+MISLEADING = np.array([[0.8, 0.8, 0.8, 0.4], [0.76, 0.74, 0.78, 0.72], [0.9, 0.6, 0.65, 0.65]])
+FOUR_METHODS = np.array(
+    [[0.5, 0.7, 0.6], [0.9, 0.3, 0.9], [0.75, 0.7, 0.8], [0.95, 0.6, 0.6]],
+)
 CALLS = {
     "09.1": Calls("two arrays", draw=_pair),
-    "09.2": Calls("scores", draw=_scores),
+    "09.2": Calls("scores", (MISLEADING,), (FOUR_METHODS,), draw=_scores),
 }
 
 

@@ -6,15 +6,25 @@ from fedlora_lab.course.exercises import Calls, vary
 
 
 def _uploads(rng):
-    clients = rng.integers(4, 7)
-    rank = rng.integers(2, 4)
-    return rng.standard_normal((clients, 9, rank)), rng.standard_normal((clients, rank, 8))
+    """Sizes that have nothing to do with each other."""
+    clients, rank = int(rng.integers(3, 8)), int(rng.integers(2, 4))
+    d_out, d_in = rng.permutation(np.arange(5, 12))[:2]
+    return rng.standard_normal((clients, d_out, rank)), rng.standard_normal((clients, rank, d_in))
 
 
+def _noises(rng):
+    return *_uploads(rng), rng.uniform(0.3, 0.6)
+
+
+# Two clients, rank 1: a difference is shown at these.
+SMALL = (
+    np.array([[[1.0], [2.0]], [[4.0], [0.0]]]),
+    np.array([[[2.0, 1.0, 0.0]], [[1.0, -2.0, 3.0]]]),
+)
 CALLS = {
-    "10.1": Calls("B and A", draw=_uploads),
-    "10.2": Calls("B and A", draw=_uploads),
-    "10.4": Calls("z_B, z_A and tau", draw=lambda rng: (*_uploads(rng), rng.uniform(0.3, 0.6))),
+    "10.1": Calls("B and A", SMALL, draw=_uploads),
+    "10.2": Calls("B and A", SMALL, draw=_uploads),
+    "10.4": Calls("z_B, z_A and tau", (*SMALL, 0.5), draw=_noises),
 }
 
 

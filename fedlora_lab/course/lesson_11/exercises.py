@@ -13,27 +13,40 @@ def _direction(answer):
 
 
 def _noised(rng):
-    signal = np.outer(rng.standard_normal(5), rng.standard_normal(12))
-    return (signal + 0.15 * rng.standard_normal((5, 12)),)
+    shape = int(rng.integers(3, 7)), int(rng.integers(8, 15))
+    signal = np.outer(*map(rng.standard_normal, shape))
+    return (signal + 0.15 * rng.standard_normal(shape),)
 
 
-def _batch(rng):
-    n = int(rng.integers(2, 5))
-    candidates = rng.standard_normal((9, 16)) * rng.uniform(0.5, 3)
-    mixed = rng.standard_normal((8, n)) @ candidates[rng.permutation(9)[:n]]
-    return mixed + 1e-9 * rng.standard_normal((8, 16)), candidates, n
+def _batch(rng, full=0.3):
+    """In some calls there are as many inputs as rows."""
+    r, width, m = int(rng.integers(3, 8)), int(rng.integers(12, 19)), int(rng.integers(8, 12))
+    n = r if rng.random() < full else int(rng.integers(2, r))
+    candidates = rng.standard_normal((m, width)) * rng.uniform(0.5, 3, (m, 1))
+    mixed = rng.standard_normal((r, n)) @ candidates[rng.permutation(m)[:n]]
+    return mixed + 1e-9 * rng.standard_normal((r, width)), candidates, n
 
 
 def _head(rng):
-    error = rng.dirichlet(np.ones(10))
-    error[rng.integers(10)] -= 1
-    return (np.outer(error, rng.uniform(0, 1, 24)),)
+    classes = int(rng.integers(5, 13))
+    error = rng.dirichlet(np.ones(classes))
+    error[rng.integers(classes)] -= 1
+    return (np.outer(error, rng.uniform(0, 1, int(rng.integers(6, 25)))),)
 
 
+# Calls of few numbers, which a difference is shown at.
+TWO_ROWS = np.array([[0.4, -0.1, 0.3], [-2.1, 1.1, -0.9]])
+ONE_INPUT = (
+    np.array([[1.0, 2.0, 2.0], [-2.0, -4.0, -4.0 + 1e-9]]),
+    np.array([[3.0, 0.0, 4.0], [0.5, 1.0, 1.0], [2.0, 1.0, -2.0]]),
+    1,
+)
+AS_MANY_AS_ROWS = _batch(np.random.default_rng(0), full=1.0)
+THREE_CLASSES = np.outer([0.25, 0.25, -0.5], [1.0, 3.0])
 CALLS = {
-    "11.1": Calls("the gradient G", draw=_noised, standard=_direction),
-    "11.2": Calls("G, candidates and n", draw=_batch),
-    "11.4": Calls("the gradient G", draw=_head, times=8),
+    "11.1": Calls("the gradient G", (TWO_ROWS,), draw=_noised, standard=_direction),
+    "11.2": Calls("G, candidates and n", ONE_INPUT, AS_MANY_AS_ROWS, draw=_batch),
+    "11.4": Calls("the gradient G", (THREE_CLASSES,), draw=_head, times=8),
 }
 
 
@@ -83,6 +96,13 @@ def not_relative(G, candidates, n):
     return outside(G, candidates, n) * norm(candidates, axis=1)
 
 
+# NumPy gives the right singular vectors as rows.
+def columns_for_rows(G, candidates, n):
+    columns = svd(G)[2][:, :n]
+    inside = candidates @ columns @ columns.T
+    return norm(candidates - inside, axis=1) / norm(candidates, axis=1)
+
+
 # A share of energies.
 energies = vary(outside, then=np.square)
 # What lies inside.
@@ -109,3 +129,13 @@ def faintest(G):
 # Sums over the classes, of which one was asked for.
 def of_the_features(G):
     return G.sum(axis=0).argmin()
+
+
+# Counts through all numbers, row by row.
+def place_in_all(G):
+    return G.argmin()
+
+
+# One class's row has one sign.
+def in_the_first_row(G):
+    return G[0].argmin()

@@ -9,7 +9,7 @@ def _scores(rng):
     n = int(rng.integers(200, 600))
     shift = rng.uniform(1, 2)
     inside = shift + rng.standard_normal(n)
-    outside = rng.standard_normal(2 * n)
+    outside = rng.standard_normal(int(rng.integers(200, 1000)))
     return inside, outside, shift / 2 + rng.uniform(-0.2, 0.4), 0.01, 0.05
 
 
@@ -28,16 +28,37 @@ def _guesses(rng):
 # at which nothing is seen.
 FEW_MISSED = np.arange(100.0) + 55, np.arange(200.0) % 100, 60.0, 0.01, 0.05
 NOTHING_SEEN = np.arange(100.0), np.arange(100.0), 49.5, 0.01, 0.05
+# Few runs, more of them missed than false alarms, and one score of either kind at the threshold.
+FEW_RUNS = (
+    np.array([2.5, 1.0, 4.0, 5.0, 6.5, 3.0, 7.0, 5.5]),
+    np.array([0.0, 1.5, 2.5, 0.5, 3.5, 1.0, 2.0, -1.0, 0.3, -0.5, 1.2, 0.8]),
+    2.5,
+    0.01,
+    0.2,
+)
 # A δ with which anything may happen: the sum of the two terms is more than one.
 ANYTHING = 1000, 10, 7, 0.5, 0.01
+# The largest gain is at i = 1, where fewer are right than are expected; at i = 1 = v; and beyond
+# the half of v, where all are right.
+FEW_RIGHT = 10, 6, 2, 0.4, 0.02
+ONE_RIGHT = 10, 2, 1, 0.3, 0.01
+ALL_RIGHT = 20, 10, 10, 0.1, 0.01
 CALLS = {
     "12.1": Calls(
         "inside, outside, threshold, delta and significance",
+        FEW_RUNS,
         FEW_MISSED,
         NOTHING_SEEN,
         draw=_scores,
     ),
-    "12.2": Calls("m, g, v, epsilon and delta", ANYTHING, draw=_guesses),
+    "12.2": Calls(
+        "m, g, v, epsilon and delta",
+        ANYTHING,
+        FEW_RIGHT,
+        ONE_RIGHT,
+        ALL_RIGHT,
+        draw=_guesses,
+    ),
 }
 
 
@@ -66,13 +87,33 @@ def rates_as_measured(inside, outside, threshold, delta, significance):
 at_the_threshold = vary(threshold_audit, threshold=lambda threshold: np.nextafter(threshold, 0))
 
 
-# A mechanism may leak by what it does not show.
-def one_direction(inside, outside, threshold, delta, significance):
+def _logarithms(false_alarms, misses, delta, significance):
+    """The logarithm of each direction, from a mask of the errors of each kind."""
     from scipy.stats import beta
 
-    errors = outside > threshold, inside <= threshold
+    errors = false_alarms, misses
     fpr, fnr = (beta.ppf(1 - significance / 2, sum(x) + 1, sum(~x)) for x in errors)
-    return max(0, np.log((1 - delta - fnr) / fpr))
+    return np.log((1 - delta - fnr) / fpr), np.log((1 - delta - fpr) / fnr)
+
+
+# A mechanism may leak by what it does not show.
+def one_direction(inside, outside, threshold, *rest):
+    return max(0, _logarithms(outside > threshold, inside <= threshold, *rest)[0])
+
+
+# Or by what it shows.
+def other_direction(inside, outside, threshold, *rest):
+    return max(0, _logarithms(outside > threshold, inside <= threshold, *rest)[1])
+
+
+# An ε is never negative.
+def below_zero(inside, outside, threshold, *rest):
+    return max(_logarithms(outside > threshold, inside <= threshold, *rest))
+
+
+# A score at the threshold would be wrong for both kinds of runs.
+def wrong_on_both_sides(inside, outside, threshold, *rest):
+    return max(0, *_logarithms(outside >= threshold, inside <= threshold, *rest))
 
 
 # A rate of right guesses in place of a rate of errors bounds nothing.
@@ -114,3 +155,13 @@ def not_divided(m, g, v, epsilon, delta):
     right = 1 / (1 + np.exp(-epsilon))
     tail = binom.sf(v - 1, g, right)
     return min(1, tail + 2 * m * delta * (1 - tail))
+
+
+# A bound on a chance that is more than one says nothing.
+def without_limit(m, g, v, epsilon, delta):
+    from scipy.stats import binom
+
+    right = 1 / (1 + np.exp(-epsilon))
+    tail = binom.sf(v - 1, g, right)
+    i = np.arange(1, v + 1)
+    return tail + 2 * m * delta * ((binom.sf(v - i - 1, g, right) - tail) / i).max()

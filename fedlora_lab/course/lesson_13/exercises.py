@@ -9,8 +9,9 @@ from fedlora_lab.course.secagg_demo import pair_masks
 def _draw_share(rng):
     clip = rng.uniform(0.2, 2)
     uploads = int(rng.integers(12, 60))
-    update = rng.normal(size=5)
-    z = rng.normal(size=5)
+    size = int(rng.integers(3, 9))
+    update = rng.normal(size=size)
+    z = rng.normal(size=size)
     # Longer than the clip norm, or shorter: then it must stay as it is.
     length = rng.choice([rng.uniform(0.2, 0.8), rng.uniform(1.5, 4)])
     update *= clip * length / np.linalg.norm(update)
@@ -18,17 +19,23 @@ def _draw_share(rng):
 
 
 def _draw_masks(rng):
-    """Small values, and one mask for each pair of clients."""
+    """Small values, and one mask for each pair of clients; the modulus is no power of two."""
     clients = int(rng.integers(4, 8))
-    modulus = int(2 ** rng.integers(16, 25))
-    masks = pair_masks(clients, 6, modulus, rng)
-    return rng.integers(0, modulus // 10, (clients, 6)), masks, modulus
+    size = int(rng.integers(3, 9))
+    modulus = 2 * int(rng.integers(2**15, 2**23)) + 1
+    masks = pair_masks(clients, size, modulus, rng)
+    return rng.integers(0, modulus // 10, (clients, size)), masks, modulus
 
 
 def _draw_loss(rng):
     values, masks, modulus = _draw_masks(rng)
     order = rng.permutation(len(values))
-    lost, arrived = order[:2], sorted(int(k) for k in order[2:])
+    away = int(rng.integers(1, 4))
+    return _lose(rng, values, masks, modulus, order[:away])
+
+
+def _lose(rng, values, masks, modulus, lost):
+    arrived = [k for k in range(len(values)) if k not in lost]
     uploads = masked(values, masks, modulus)[arrived]
     # A server that knew the masks of two who arrived could read their uploads: it gets others.
     unknown = rng.integers(0, modulus, masks.shape)
@@ -36,14 +43,14 @@ def _draw_loss(rng):
     return uploads, unknown, modulus, arrived
 
 
+# Three clients of one number each, which a difference is shown at.
+THREE = np.array([[1], [2], [4]]), np.array([[[0], [3], [7]], [[3], [0], [6]], [[7], [6], [0]]]), 11
 # One update of each kind is asked at every check, under two clips: one could be mistaken for 1.
 SHORT = np.array([0.1, -0.2, 0.0, 0.1, 0.3]), 1.0, 1.5, 20, 4, np.ones(5)
 LONG = np.array([1.1, -2.2, 0.0, 1.1, 3.3]), 2.0, 1.5, 20, 4, np.ones(5)
-CALLS = {
-    "13.1": Calls("update, clip, sigma, uploads, colluding and z", SHORT, LONG, draw=_draw_share),
-    "13.2": Calls("values, masks and modulus", draw=_draw_masks),
-    "13.3": Calls("uploads, masks, modulus and arrived", draw=_draw_loss, times=25),
-}
+# An update that is zero, and one that is no vector.
+NOTHING = np.zeros(2), 1.0, 1.5, 20, 4, np.array([0.5, -1.0])
+TABLE = np.array([[3.0, 0.0, 1.0], [0.0, 4.0, -1.0]]), 2.0, 1.5, 20, 4, np.ones((2, 3))
 
 
 # ---- 13.1: one client's upload with its share of the noise
@@ -85,6 +92,32 @@ def clips_the_noised(update, clip, sigma, uploads, colluding, z):
 relies_on_all = vary(noised_upload, colluding=0)
 # Each client adds all the noise: as if nobody else did.
 whole_noise = vary(noised_upload, uploads=1, colluding=0)
+
+
+# A clip by the square is too hard above 1 and too loose below.
+def by_the_square(update, clip, sigma, uploads, colluding, z):
+    return not_clipped(
+        update * min(1, clip / (update**2).sum()), clip, sigma, uploads, colluding, z
+    )
+
+
+# The noise of a loud client is shorter then.
+def noise_clipped_along(update, clip, sigma, uploads, colluding, z):
+    factor = min(1, clip / np.linalg.norm(update))
+    return factor * not_clipped(update, clip, sigma, uploads, colluding, z)
+
+
+# An update of zeros has no direction.
+def nothing_over_nothing(update, clip, sigma, uploads, colluding, z):
+    length = np.linalg.norm(update)
+    return not_clipped(update / length * min(length, clip), clip, sigma, uploads, colluding, z)
+
+
+# An update has one length, whatever its shape.
+def clips_each_row(update, clip, sigma, uploads, colluding, z):
+    lengths = np.linalg.norm(update, axis=-1, keepdims=True)
+    clipped = update * np.minimum(1, clip / np.maximum(lengths, 1e-12))
+    return not_clipped(clipped, clip, sigma, uploads, colluding, z)
 
 
 # ---- 13.2: masks that cancel
@@ -152,3 +185,20 @@ masks_added_again = vary(open_sum, masks=np.negative)
 def signs_forgotten(uploads, masks, modulus, arrived):
     lost = [j for j in range(len(masks)) if j not in arrived]
     return (uploads.sum(0) - masks[arrived][:, lost].sum((0, 1))) % modulus
+
+
+# ---- how they are called
+
+ONE_LOST = _lose(np.random.default_rng(0), *THREE, [1])
+CALLS = {
+    "13.1": Calls(
+        "update, clip, sigma, uploads, colluding and z",
+        NOTHING,
+        SHORT,
+        LONG,
+        TABLE,
+        draw=_draw_share,
+    ),
+    "13.2": Calls("values, masks and modulus", THREE, draw=_draw_masks),
+    "13.3": Calls("uploads, masks, modulus and arrived", ONE_LOST, draw=_draw_loss, times=25),
+}

@@ -6,28 +6,27 @@ from fedlora_lab.course.exercises import Calls, vary
 
 
 def _table(rng):
-    """Three sites of unlike sizes in mixed order, each of which lacks a word."""
-    sites = [str(site) for site in rng.permutation(np.repeat(["east", "north", "south"], 7))]
-    lacking = dict(zip(("east", "north", "south"), rng.permutation(WORDS)))
-    labels = [str(rng.choice([word for word in WORDS if word != lacking[s]])) for s in sites]
-    # Words that appear in the sorted order would hide a mistake: the last word comes first.
-    place = next(i for i, site in enumerate(sites) if lacking[site] != WORDS[-1])
-    sites[0], sites[place] = sites[place], sites[0]
-    labels[0] = WORDS[-1]
+    """Some sites of unlike sizes in mixed order, each of which lacks one of some words."""
+    names = rng.permutation(PLACES)[: int(rng.integers(2, 6))]
+    words = sorted(str(word) for word in rng.permutation(WORDS)[: int(rng.integers(3, 7))])
+    sizes = rng.permutation(np.arange(3, 12))[: len(names)]
+    sites = [str(site) for site in rng.permutation(np.repeat(names, sizes))]
+    lacking = {str(name): str(rng.choice(words)) for name in names}
+    labels = [str(rng.choice([word for word in words if word != lacking[s]])) for s in sites]
     return sites, labels
 
 
 def _plans(rng):
-    """Five or seven plans: of the first three or five half are too much work, one is just not too
-    much; the next is just not too much for all sites together, and the last is a site's examples,
-    once. So neither number is mistaken for `work`, or one for the other."""
+    """Six or eight plans: of the first three or five half are too much work, one is just not too
+    much; the next is by one gradient too much, the next just not too much for all sites together,
+    and the last is a site's examples, once. So no other number is mistaken for `work`."""
     count = int(rng.choice([3, 5]))
     base = rng.uniform(0.3, 1)
     slope = rng.uniform(0.5, 2)
     plans = [(int(rng.integers(4, 65)), int(rng.integers(12, 400))) for _ in range(count)]
     n, K, d = (int(rng.integers(*ends)) for ends in ((100, 900), (2, 40), (50, 9000)))
     work = float(np.median([b * N for b, N in plans]))
-    plans += [(1, int(work / K)), (1, n)]
+    plans += [(1, int(work) + 1), (1, int(work / K)), (1, n)]
     return plans, lambda q, N: base + slope * q * np.sqrt(N), n, K, d, work
 
 
@@ -39,11 +38,22 @@ def _scores(rng):
     return correct, float(rng.uniform(1.2, 4)), rng.laplace(size=m).clip(-3, 3)
 
 
-WORDS = ("calm", "glad", "grim", "warm")
+PLACES = ("bern", "east", "graz", "lund", "north", "oslo", "south", "york")
+WORDS = ("calm", "fair", "glad", "grim", "hard", "mild", "sour", "warm")
+# Tables of few numbers, which a difference is shown at. Neither sites nor words come in order.
+FIVE_ROWS = (
+    ["lund", "bern", "lund", "bern", "lund"],
+    ["warm", "warm", "calm", "calm", "glad"],
+)
+TWO_MODELS = (
+    np.array([[1.0, 0.0, 1.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0]]),
+    4.0,
+    np.array([0.5, -0.2]),
+)
 CALLS = {
-    "14.1": Calls("sites and labels", draw=_table),
+    "14.1": Calls("sites and labels", FIVE_ROWS, draw=_table),
     "14.2": Calls("plans, sigma, n, K, d and work", draw=_plans),
-    "14.4": Calls("correct, epsilon and xi", draw=_scores, within=1e-9),
+    "14.4": Calls("correct, epsilon and xi", TWO_MODELS, draw=_scores),
 }
 
 
@@ -52,6 +62,10 @@ CALLS = {
 
 def by_site(sites, labels):
     numbers = np.unique(labels, return_inverse=True)[1]
+    return [numbers[np.array(sites) == site] for site in sorted(set(sites))]
+
+
+def _parted(sites, numbers):
     return [numbers[np.array(sites) == site] for site in sorted(set(sites))]
 
 
@@ -69,6 +83,29 @@ def as_they_appear(sites, labels):
 
 # Labels and their rows come apart.
 labels_sorted = vary(by_site, then=lambda parts: [np.sort(part) for part in parts])
+
+
+# Where a row stands says nothing of its class.
+def row_numbers(sites, labels):
+    return _parted(sites, np.arange(len(sites)))
+
+
+# The first word of the sorted ones is class 0.
+def from_the_last(sites, labels):
+    numbers = np.unique(labels, return_inverse=True)[1]
+    return _parted(sites, numbers.max() - numbers)
+
+
+# In another table the sites would come in another order.
+def sites_as_met(sites, labels):
+    places = sorted(set(sites))
+    parts = by_site(sites, labels)
+    return [parts[places.index(site)] for site in dict.fromkeys(sites)]
+
+
+# The row in which a word stands first is no number among the words.
+def first_rows(sites, labels):
+    return _parted(sites, np.array([labels.index(label) for label in labels]))
 
 
 # ---- 14.2: plans compared
